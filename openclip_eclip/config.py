@@ -1,0 +1,109 @@
+"""Settings of eCLIP as frozen dataclasses; the defaults are the paper's (arXiv 2403.10153, §3.2, §4.1)."""
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Mapping
+
+PROCESSORS = ("mha", "mask", "cnn")
+RESIDUALS = ("query", "image", "none")
+POSITIONS = ("none", "sincos")
+OWN_PAIRS = ("diagonal", "multi", "mask")
+
+
+class UserError(ValueError):
+    """Bad settings or bad input; the message says what was found, what was expected and what to do."""
+
+
+def _require(ok: bool, name: str, got: Any, expected: str) -> None:
+    if not ok:
+        raise UserError(f"eclip config: {name}={got!r}; expected {expected}.")
+
+
+@dataclass(frozen=True)
+class ProcessorConfig:
+    """Heatmap processor (Fig. 2 right, §3.2). Decision 0001 says why the defaults are not the authors'.
+
+    The authors' exact form is ``AUTHORS_PROCESSOR``.
+    """
+
+    kind: str = "mha"
+    patch: int = 16  # pixels
+    width: int = 256
+    heads: int = 8
+    residual: str = "query"  # what the attended patches are added to: E*I, I, or nothing
+    zero_init: bool = True  # the last projection starts at zero
+    positions: str = "none"
+    extra_projection: bool = False  # the authors' second linear layer after the attention
+
+    def __post_init__(self) -> None:
+        _require(self.kind in PROCESSORS, "processor.kind", self.kind, f"one of {PROCESSORS}")
+        _require(self.residual in RESIDUALS, "processor.residual", self.residual, f"one of {RESIDUALS}")
+        _require(self.positions in POSITIONS, "processor.positions", self.positions, f"one of {POSITIONS}")
+        _require(self.patch >= 1, "processor.patch", self.patch, "at least 1 pixel")
+        _require(self.heads >= 1 and self.width % self.heads == 0, "processor.width", self.width,
+                 f"a multiple of processor.heads={self.heads}")
+        _require(self.positions == "none" or self.width % 4 == 0, "processor.width", self.width,
+                 "a multiple of 4 with positions='sincos'")
+
+
+AUTHORS_PROCESSOR = ProcessorConfig(residual="none", zero_init=False, extra_projection=True)
+
+
+@dataclass(frozen=True)
+class CurriculumConfig:
+    """Phases of p_curr as shares of all optimiser steps, and its values (§3.2). After cool-down it holds `end`."""
+
+    cold: float = 0.1
+    warm: float = 0.3
+    cool: float = 0.4
+    low: float = 0.05
+    high: float = 0.5
+    end: float = 0.1
+
+    def __post_init__(self) -> None:
+        for phase in dataclasses.fields(self):
+            value = getattr(self, phase.name)
+            _require(0 <= value <= 1, f"curriculum.{phase.name}", value, "a number from 0 to 1")
+        total = self.cold + self.warm + self.cool
+        _require(total <= 1 + 1e-9, "curriculum.cold + warm + cool", total, "at most 1")
+
+
+@dataclass(frozen=True)
+class EClipConfig:
+    """Everything that distinguishes eCLIP from CLIP (Alg. 1)."""
+
+    processor: ProcessorConfig = field(default_factory=ProcessorConfig)
+    curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
+    alpha: float = 0.3  # lam ~ Beta(alpha, alpha)
+    priming_weight: float = 0.1  # w_p
+    own_pairs: str = "diagonal"  # what the second copy of a sample's text counts as
+    crop_threshold: float = 0.1  # a crop that keeps less of the heatmap's mass is not annotated
+
+    def __post_init__(self) -> None:
+        _require(self.alpha > 0, "alpha", self.alpha, "a positive number")
+        _require(0 <= self.priming_weight < 1, "priming_weight", self.priming_weight, "0 <= w_p < 1")
+        _require(self.own_pairs in OWN_PAIRS, "own_pairs", self.own_pairs, f"one of {OWN_PAIRS}")
+        _require(0 <= self.crop_threshold <= 1, "crop_threshold", self.crop_threshold, "a share from 0 to 1")
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> EClipConfig:
+        """Build from a (nested) dict such as a model JSON's `eclip_cfg`; ValueError names an unknown key."""
+        return _from_dict(cls, values, "eclip_cfg")
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+def _from_dict(cls: type, values: Mapping[str, Any], where: str) -> Any:
+    if not isinstance(values, Mapping):
+        raise UserError(f"{where}: {values!r}; expected a dict of settings (use {{}} for the defaults).")
+    known = {f.name for f in dataclasses.fields(cls)}
+    unknown = sorted(set(values) - known)
+    if unknown:
+        raise UserError(f"{where}: unknown key {unknown[0]!r}; known keys: {', '.join(sorted(known))}.")
+    nested = {"processor": ProcessorConfig, "curriculum": CurriculumConfig} if cls is EClipConfig else {}
+    return cls(**{
+        key: _from_dict(nested[key], value, f"{where}.{key}") if key in nested else value
+        for key, value in values.items()
+    })

@@ -1,0 +1,1 @@
+"""Annotated image-text data: sources, heatmap files, the joint transform, the batch."""

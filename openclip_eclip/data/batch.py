@@ -1,0 +1,46 @@
+"""The batch of Algorithm 1 as one object that travels through open_clip's loop in the place of the image tensor."""
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class ExpertBatch:
+    """Images of a batch and everything the gate decided about them; B images, M mixed pairs, M = M1 + M2.
+
+    The first M1 mixed pairs belong to annotated images of the batch (rows `mix_index` of `image`); the last M2 come
+    from the separate expert stream, bring their own image and text, and enter the loss as mixed pairs only.
+    The draws are stored here, not made in the forward pass: gradient accumulation runs every batch forward twice.
+    """
+
+    image: Tensor  # (B, 3, H, W), normalised
+    sample_id: Tensor  # (B,) int64, one number a sample of the data set
+    mix_index: Tensor  # (M1,) int64
+    heatmap: Tensor  # (M, 1, H, W), in [0, 1], maximum 1
+    lam: Tensor  # (M,) float32
+    mixed_id: Tensor  # (M,) int64, the sample_id of each mixed pair
+    expert_image: Tensor  # (M2, 3, H, W)
+    expert_text: Tensor  # (M2, L) int64
+    is_priming: bool = False
+
+    def to(self, device=None, dtype=None, non_blocking: bool = False) -> ExpertBatch:
+        """Move all tensors; only image and heatmap values take `dtype`, draws stay float32 and ids int64."""
+        moved = {}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, Tensor):
+                cast = dtype if field.name in ("image", "heatmap", "expert_image") else None
+                value = value.to(device=device, dtype=cast, non_blocking=non_blocking)
+            moved[field.name] = value
+        return ExpertBatch(**moved)
+
+    def __len__(self) -> int:
+        return len(self.image)
+
+    @property
+    def shape(self) -> torch.Size:
+        return self.image.shape

@@ -1,0 +1,210 @@
+"""Check a data set before training: `python -m openclip_eclip.data.check PATH ...`.
+
+Reads tables (.csv, .tsv) and webdataset shards, reports counts, sizes, the share annotated and every fault by row, and
+writes a contact sheet of images with their heatmaps. Training runs the same check, without decoding every image.
+"""
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import sys
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Callable, Iterator, NamedTuple, Sequence
+
+from PIL import Image
+from tqdm import tqdm
+
+from .csv_source import CsvColumns, CsvTable, read_csv_table, sniff_separator
+from .figures import contact_sheet
+from .heatmap import DataError, check_aspect, decode_heatmap
+from .sample import read_image
+from .tar_source import HEATMAP_MEMBERS, IMAGE_MEMBERS, TarEntry, index_shard
+
+
+class Fault(NamedTuple):
+    """`where`: file and row or key; `key`: column or member."""
+
+    where: str
+    key: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.where}, {self.key}: {self.message}"
+
+
+@dataclass
+class Report:
+    """What a check found; `good` indexes the samples without a fault."""
+
+    samples: int = 0
+    annotated: int = 0
+    faults: list[Fault] = field(default_factory=list)
+    good: list[int] = field(default_factory=list)
+    image_sizes: Counter = field(default_factory=Counter)  # (height, width) of the images opened
+    heatmap_sizes: Counter = field(default_factory=Counter)
+
+
+class Checked(NamedTuple):
+    faults: list[Fault]
+    image_size: tuple[int, int] | None
+    heatmap_size: tuple[int, int] | None
+
+
+def check_table(table: CsvTable, *, decode_images: bool = False, progress: bool | None = None) -> Report:
+    """Check every path, caption and heatmap of a table; with `decode_images` also read every image to its end."""
+    return _check_all(range(len(table)), lambda i: _check_row(table, i, decode_images), bool, table.heatmaps,
+                      str(table.path), progress)
+
+
+def check_entries(entries: Sequence[TarEntry], *, decode_images: bool = False, progress: bool | None = None) -> Report:
+    """The same for the samples of indexed shards."""
+    return _check_all(range(len(entries)), lambda i: _check_entry(entries[i], decode_images), bool,
+                      [entry.annotated for entry in entries], "shards", progress)
+
+
+def raise_faults(report: Report, path: Any, skip_flag: str = "--on-bad-sample skip") -> None:
+    """DataError naming the first ten faults, if there are any."""
+    if not report.faults:
+        return
+    lines = "\n".join(f"  {fault}" for fault in report.faults[:10])
+    more = f"\n  ... and {len(report.faults) - 10} more" if len(report.faults) > 10 else ""
+    raise DataError(f"{path}: {len(report.faults)} faults in {report.samples} samples; nothing was trained:\n{lines}{more}\n"
+                    f"Mend them, or leave the samples out with {skip_flag}. All of them: python -m openclip_eclip.data.check")
+
+
+def _check_all(indices: Sequence[int], check: Callable[[int], Checked], is_annotated: Callable[[Any], bool],
+               annotations: Sequence[Any], name: str, progress: bool | None) -> Report:
+    report = Report(samples=len(indices), annotated=sum(map(is_annotated, annotations)))
+    with ThreadPoolExecutor(max_workers=min(16, 2 * (os.cpu_count() or 1))) as pool:
+        results = tqdm(pool.map(check, indices), total=len(indices), desc=f"check {name}", unit="sample",
+                       disable=None if progress is None else not progress, leave=False)
+        for i, checked in zip(indices, results):
+            report.faults.extend(checked.faults)
+            if not checked.faults:
+                report.good.append(i)
+            if checked.image_size:
+                report.image_sizes[checked.image_size] += 1
+            if checked.heatmap_size:
+                report.heatmap_sizes[checked.heatmap_size] += 1
+    return report
+
+
+def _check_row(table: CsvTable, index: int, decode_images: bool) -> Checked:
+    columns, image, heatmap = table.columns, table.images[index], table.heatmaps[index]
+    faults = []
+    if not table.captions[index].strip():
+        faults.append(Fault(table.name(index), columns.caption, "empty caption"))
+    if not image.is_file():
+        faults.append(Fault(table.name(index), columns.image, f"no such file: {image}"))
+    if heatmap is not None and not heatmap.is_file():
+        faults.append(Fault(table.name(index), columns.heatmap, f"no such file: {heatmap}"))
+    if faults:
+        return Checked(faults, None, None)
+    return _check_pixels(table.name(index), (columns.image, columns.heatmap), lambda: image.read_bytes(),
+                         heatmap and heatmap.read_bytes, heatmap.name if heatmap else "", decode_images)
+
+
+def _check_entry(entry: TarEntry, decode_images: bool) -> Checked:
+    image_key = next((key for key in IMAGE_MEMBERS if key in entry.members), None)
+    if image_key is None or "txt" not in entry.members:
+        found = ", ".join(sorted(entry.members))
+        return Checked([Fault(entry.where, "members", f"found {found}; expected an image and a txt")], None, None)
+    content = entry.read()
+    if not content["txt"].strip():
+        return Checked([Fault(entry.where, "txt", "empty caption")], None, None)
+    heatmap_key = next((key for key in HEATMAP_MEMBERS if key in content), None)
+    return _check_pixels(entry.where, (image_key, heatmap_key), lambda: content[image_key],
+                         heatmap_key and (lambda: content[heatmap_key]), f"{entry.key}.{heatmap_key}", decode_images)
+
+
+def _check_pixels(where: str, keys: tuple[str, str | None], image: Callable[[], bytes],
+                  heatmap: Callable[[], bytes] | None, heatmap_name: str, decode_image: bool) -> Checked:
+    image_size = heatmap_size = None
+    key = keys[0]
+    try:
+        if decode_image:
+            picture = read_image(image(), "image")
+            image_size = (picture.height, picture.width)
+        if heatmap:
+            key = keys[1]
+            heatmap_size = decode_heatmap(heatmap(), heatmap_name).shape
+            if image_size is None:
+                key = keys[0]
+                image_size = _header_size(image())
+            key = keys[1]
+            check_aspect(heatmap_size, image_size, heatmap_name)
+    except (DataError, OSError) as error:
+        return Checked([Fault(where, key, str(error))], image_size, heatmap_size)
+    return Checked([], image_size, heatmap_size)
+
+
+def _header_size(data: bytes) -> tuple[int, int]:
+    with Image.open(io.BytesIO(data)) as picture:
+        return picture.height, picture.width
+
+
+def _open(path: Path, columns: CsvColumns) -> tuple[Report, Iterator[tuple[bytes, bytes, str]]]:
+    """The full report of one path, and its good annotated samples as (image bytes, heatmap bytes, heatmap name)."""
+    if path.suffix == ".tar":
+        entries = index_shard(path)
+        report = check_entries(entries, decode_images=True)
+        good = (entries[i] for i in report.good if entries[i].annotated)
+        contents = ((entry.read(), entry) for entry in good)
+        return report, ((content[next(k for k in IMAGE_MEMBERS if k in content)],
+                         content[next(k for k in HEATMAP_MEMBERS if k in content)],
+                         f"{entry.key}.{next(k for k in HEATMAP_MEMBERS if k in content)}") for content, entry in contents)
+    table = read_csv_table(path, columns)
+    report = check_table(table, decode_images=True)
+    good_rows = (i for i in report.good if table.heatmaps[i])
+    return report, ((table.images[i].read_bytes(), table.heatmaps[i].read_bytes(), table.heatmaps[i].name)
+                    for i in good_rows)
+
+
+def _describe(sizes: Counter) -> str:
+    if not sizes:
+        return "none"
+    ordered = sorted(sizes, key=lambda size: size[0] * size[1])
+    most, count = sizes.most_common(1)[0]
+    return (f"{ordered[0][0]}x{ordered[0][1]} to {ordered[-1][0]}x{ordered[-1][1]} (height x width), "
+            f"most often {most[0]}x{most[1]} ({count})")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m openclip_eclip.data.check", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help=".csv, .tsv or .tar")
+    parser.add_argument("--csv-img-key", default="filepath")
+    parser.add_argument("--csv-caption-key", default="title")
+    parser.add_argument("--csv-heatmap-key", default="heatmap")
+    parser.add_argument("--csv-separator", help="default: tab or comma, whichever the header has")
+    parser.add_argument("--sheet", type=Path, default=Path("contact_sheet.png"), help="the contact sheet, a PNG")
+    args = parser.parse_args(argv)
+    total, examples, status = Report(), [], 0
+    for path in args.paths:
+        try:
+            separator = args.csv_separator or ("" if path.suffix == ".tar" or not path.is_file() else sniff_separator(path))
+            columns = CsvColumns(args.csv_img_key, args.csv_caption_key, args.csv_heatmap_key, separator or ",")
+            report, annotated = _open(path, columns)
+        except DataError as error:
+            sys.stderr.write(f"error: {error}\n")
+            status = 1
+            continue
+        sys.stdout.write(f"{path}: {report.samples} samples, {report.annotated} annotated "
+                         f"({report.annotated / max(report.samples, 1):.1%}), {len(report.faults)} faults\n"
+                         f"  images: {_describe(report.image_sizes)}\n  heatmaps: {_describe(report.heatmap_sizes)}\n")
+        for fault in report.faults:
+            sys.stdout.write(f"  fault: {fault}\n")
+        examples.extend(item for item, _ in zip(annotated, range(12 - len(examples))))
+        total.faults.extend(report.faults)
+    if examples:
+        contact_sheet(examples, args.sheet)
+        sys.stdout.write(f"contact sheet: {args.sheet}\n")
+    return 1 if status or total.faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

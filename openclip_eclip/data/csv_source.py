@@ -1,0 +1,130 @@
+"""CSV and TSV tables: one row a sample, `filepath, title[, heatmap]` under open_clip's column flags."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+from torch.utils.data import Dataset
+
+from .heatmap import DataError
+from .joint_transform import JointTransform
+from .sample import Sample, Tokenize, read_heatmap, read_image
+
+
+@dataclass(frozen=True)
+class CsvColumns:
+    """Column names and the separator, as open_clip's --csv-* flags, plus the heatmap's."""
+
+    image: str = "filepath"
+    caption: str = "title"
+    heatmap: str = "heatmap"
+    separator: str = ","
+
+
+@dataclass
+class CsvTable:
+    """Rows of a table, in file order; `rows` are their numbers in the file, the first after the header is 1."""
+
+    path: Path
+    columns: CsvColumns
+    images: list[Path]
+    captions: list[str]
+    heatmaps: list[Path | None]
+    rows: list[int]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def name(self, index: int) -> str:
+        return f"{self.path}, row {self.rows[index]}"
+
+    @property
+    def annotated(self) -> list[int]:
+        return [i for i, heatmap in enumerate(self.heatmaps) if heatmap is not None]
+
+    def keep(self, indices: list[int]) -> CsvTable:
+        """The table with these rows only."""
+        return CsvTable(self.path, self.columns, [self.images[i] for i in indices], [self.captions[i] for i in indices],
+                        [self.heatmaps[i] for i in indices], [self.rows[i] for i in indices])
+
+
+def sniff_separator(path: str | Path) -> str:
+    """Tab or comma, whichever the header line has (open_clip's default is the tab)."""
+    with open(path, encoding="utf-8-sig") as file:
+        header = file.readline()
+    return "\t" if "\t" in header or "," not in header else ","
+
+
+def read_csv_table(path: str | Path, columns: CsvColumns) -> CsvTable:
+    """Read the table; a blank heatmap cell means not annotated, no such column means no heatmaps at all.
+
+    Paths are taken as written, else relative to the table's folder. DataError for a missing file, column or row.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; expected a table with the columns {columns.image!r} and {columns.caption!r}.")
+    try:
+        frame = pd.read_csv(path, sep=columns.separator, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: not a readable table with separator {columns.separator!r} ({error}).") from error
+    for flag, column in (("--csv-img-key", columns.image), ("--csv-caption-key", columns.caption)):
+        if column not in frame:
+            raise DataError(f"{path}: no column {column!r}; found {list(frame.columns)} with separator "
+                            f"{columns.separator!r}. Name yours with {flag}, the separator with --csv-separator.")
+    if frame.empty:
+        raise DataError(f"{path}: no rows.")
+    maps = frame[columns.heatmap] if columns.heatmap in frame else [""] * len(frame)
+    return CsvTable(path, columns, [_locate(cell, path.parent) for cell in frame[columns.image]],
+                    frame[columns.caption].tolist(),
+                    [_locate(cell, path.parent) if cell.strip() else None for cell in maps],
+                    list(range(1, len(frame) + 1)))
+
+
+def _locate(cell: str, folder: Path) -> Path:
+    as_written = Path(cell.strip())
+    return as_written if as_written.is_absolute() or as_written.exists() else folder / as_written
+
+
+class CsvSamples(Dataset):
+    """Map-style data set over a `CsvTable`.
+
+    `skip_bad`: a sample that can not be read is replaced by the next row and named, else DataError stops training.
+    """
+
+    def __init__(self, table: CsvTable, transform: JointTransform, tokenize: Tokenize, first_id: int = 0,
+                 skip_bad: bool = False) -> None:
+        self.table, self.transform, self.tokenize = table, transform, tokenize
+        self.first_id, self.skip_bad = first_id, skip_bad
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __getitem__(self, index: int) -> Sample:
+        skipped: list[str] = []
+        for attempt in range(len(self)):
+            try:
+                sample = self._read((index + attempt) % len(self))
+            except DataError as error:
+                if not self.skip_bad:
+                    raise
+                skipped.append(str(error))
+                continue
+            sample.skipped = skipped
+            return sample
+        raise DataError(f"{self.table.path}: not one readable sample.")
+
+    def _read(self, index: int) -> Sample:
+        where, columns = self.table.name(index), self.table.columns
+        image = read_image(self.table.images[index],
+                           f"{where}, column {columns.image!r}: {self.table.images[index]}")
+        heatmap = None
+        path = self.table.heatmaps[index]
+        if path is not None:
+            try:
+                heatmap = read_heatmap(path.read_bytes(), path.name, image)
+            except (OSError, DataError) as error:
+                raise DataError(f"{where}, column {columns.heatmap!r}: {error}") from error
+        pixels, cropped = self.transform(image, heatmap)
+        text = self.tokenize([self.table.captions[index]])[0]
+        return Sample(pixels, text, self.first_id + self.table.rows[index], cropped)

@@ -1,0 +1,62 @@
+"""The separate annotated source (`--expert-data`): samples that enter the loss only as mixed pairs (v^lam, t)."""
+from __future__ import annotations
+
+from typing import Any, Iterator
+
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from ..curriculum import Curriculum, draw_gate, expert_slots
+from .sample import Sample, collate
+
+EXPERT_ID = 1 << 62  # ids of this stream start here, apart from those of the training data
+
+
+class ExpertSlots(Sampler):
+    """Yields, for every batch of an epoch, the samples that passed the gate: list of (index, lam).
+
+    Slots are numbered through all steps, micro-batches and ranks, and both the sample in a slot and its draws depend on
+    (seed, slot) alone: the stream resumes anywhere, and a refused sample is never even decoded.
+    """
+
+    def __init__(self, size: int, batch_size: int, num_batches: int, curriculum: Curriculum, alpha: float, *, seed: int,
+                 accum_freq: int = 1, rank: int = 0, world_size: int = 1) -> None:
+        self.size, self.batch_size, self.num_batches = size, batch_size, num_batches
+        self.curriculum, self.alpha, self.seed = curriculum, alpha, seed
+        self.accum_freq, self.rank, self.world_size = accum_freq, rank, world_size
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return self.num_batches
+
+    def __iter__(self) -> Iterator[list[tuple[int, float]]]:
+        steps = self.num_batches // self.accum_freq
+        for i in range(self.num_batches):
+            step = steps * self.epoch + i // self.accum_freq
+            first = ((step * self.accum_freq + i % self.accum_freq) * self.world_size + self.rank) * self.batch_size
+            keys = [EXPERT_ID + first + j for j in range(self.batch_size)]
+            draws = draw_gate(self.seed, step, keys, self.curriculum.probability(step), self.alpha)
+            if not draws.accepted.any():
+                yield []
+                continue
+            chosen = expert_slots(self.seed, first, self.batch_size, self.size)
+            yield [(int(chosen[j]), float(draws.lam[j])) for j in draws.accepted.nonzero()[0]]
+
+
+class _WithLam(Dataset):
+    def __init__(self, samples: Dataset) -> None:
+        self.samples = samples
+
+    def __getitem__(self, item: tuple[int, float]) -> Sample:
+        sample = self.samples[item[0]]
+        sample.lam = item[1]
+        return sample
+
+
+def collate_annotated(samples: list[Sample]) -> Any:
+    """As `collate`, without the samples whose crop lost the annotated region: they have nothing to mix."""
+    return collate([sample for sample in samples if sample.heatmap is not None])
+
+
+def expert_loader(samples: Dataset, slots: ExpertSlots, workers: int) -> DataLoader:
+    """One (perhaps empty) batch of accepted samples for every batch of the training data."""
+    return DataLoader(_WithLam(samples), batch_sampler=slots, num_workers=workers, collate_fn=collate_annotated)

@@ -1,0 +1,106 @@
+"""One random geometry for an image and its heatmap, from open_clip's own training transform."""
+from __future__ import annotations
+
+from typing import Any, Callable
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F
+
+# steps of open_clip's and timm's training transforms that leave every pixel in its place
+PHOTOMETRIC = {"MaybeConvertMode", "MaybeToTensor", "MaybePILToTensor", "ToTensor", "PILToTensor", "Normalize", "ToNumpy",
+               "ColorJitter", "color_jitter", "gray_scale", "RandomErasing", "RandomGrayscale", "RandomApply"}
+
+
+class Heatmap(tv_tensors.TVTensor):
+    """A heatmap (1, h, w) at any resolution over an image of `canvas_size` (height, width) pixels."""
+
+    canvas_size: tuple[int, int]
+
+    @classmethod
+    def wrap(cls, values: Any, canvas_size: tuple[int, int]) -> Heatmap:
+        heatmap = torch.as_tensor(values, dtype=torch.float32).as_subclass(cls)
+        heatmap.canvas_size = canvas_size
+        return heatmap
+
+
+@F.register_kernel(F.resized_crop, Heatmap)
+def _resized_crop_heatmap(heatmap: Heatmap, top: int, left: int, height: int, width: int, size: list[int],
+                          **_: Any) -> Heatmap:
+    """Crop in image pixels, whatever the map's resolution; bilinear with antialiasing, so no value overshoots."""
+    rows, columns = heatmap.shape[-2:]
+    scale_y, scale_x = rows / heatmap.canvas_size[0], columns / heatmap.canvas_size[1]
+    box = (max(left * scale_x, 0.0), max(top * scale_y, 0.0),
+           min((left + width) * scale_x, columns), min((top + height) * scale_y, rows))
+    # Pillow, since it resamples a box with fractional edges in one pass
+    resized = Image.fromarray(heatmap[0].numpy()).resize((size[1], size[0]), Image.Resampling.BILINEAR, box=box)
+    return Heatmap.wrap(np.array(resized)[None], (size[0], size[1]))
+
+
+class SharedCrop(v2.Transform):
+    """The random resized crop `crop` (torchvision's or timm's), drawn once for all inputs, with its own random draws."""
+
+    def __init__(self, crop: Any) -> None:
+        super().__init__()
+        self.crop = crop
+        self.size = [crop.size, crop.size] if isinstance(crop.size, int) else list(crop.size)
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        image = next(x for x in flat_inputs if isinstance(x, Image.Image))
+        top, left, height, width = self.crop.get_params(image, self.crop.scale, self.crop.ratio)
+        interpolation = self.crop.interpolation
+        if isinstance(interpolation, (tuple, list)):  # timm's 'random'
+            interpolation = interpolation[int(torch.randint(len(interpolation), ()))]
+        return {"top": top, "left": left, "height": height, "width": width, "interpolation": interpolation}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        return self._call_kernel(F.resized_crop, inpt, size=self.size, antialias=True, **params)
+
+
+class JointTransform:
+    """open_clip's training transform for an image with or without a heatmap.
+
+    `train_transform` is what `create_model_and_transforms` returns for training, so `--aug-cfg`, mean and std,
+    interpolation and size mean what they mean there, and without a heatmap the result is bitwise the same. Its crop is
+    shared; all that follows touches the image alone. ValueError for a step that would move the image without its map.
+    """
+
+    def __init__(self, train_transform: Any, crop_threshold: float) -> None:
+        first, *rest = train_transform.transforms
+        if not all(hasattr(first, name) for name in ("get_params", "scale", "ratio", "size")):
+            raise ValueError(f"training transform starts with {type(first).__name__}; expected a random resized crop.")
+        moving = [type(step).__name__ for step in rest if type(step).__name__ not in PHOTOMETRIC]
+        if moving:
+            raise ValueError(f"training transform has the step {moving[0]}, which is not known to leave pixels in their "
+                             "place: the heatmap would no longer fit. Remove it from --aug-cfg.")
+        self.crop = SharedCrop(first)
+        self.rest: list[Callable] = rest
+        self.crop_threshold = crop_threshold
+
+    def __call__(self, image: Image.Image, heatmap: np.ndarray | None = None) -> tuple[Tensor, Tensor | None]:
+        """`heatmap` (h, w) float32 -> image (3, H, W), heatmap (1, H, W) float32 with maximum 1, or None.
+
+        None also when the crop kept less than `crop_threshold` of the heatmap's mass: the sample then counts as not
+        annotated for this draw.
+        """
+        if heatmap is None:
+            return self._finish(self.crop(image)), None
+        canvas = (image.height, image.width)
+        params = self.crop.make_params([image])
+        cropped = self.crop.transform(Heatmap.wrap(heatmap[None], canvas), params).as_subclass(Tensor)
+        image = self._finish(self.crop.transform(image, params))
+        area = params["height"] * params["width"] / (canvas[0] * canvas[1])
+        kept = float(cropped.mean()) * area / float(heatmap.mean())
+        peak = float(cropped.max())
+        if kept < self.crop_threshold or peak <= 0:
+            return image, None
+        return image, (cropped / peak).clamp_(0, 1)
+
+    def _finish(self, image: Image.Image) -> Tensor:
+        for step in self.rest:
+            image = step(image)
+        return image

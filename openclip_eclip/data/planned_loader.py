@@ -1,0 +1,78 @@
+"""Wraps the host's loader: attaches to every batch what the gate decided for it (Alg. 1, l. 6-9)."""
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from typing import Any, Callable, Iterable, Iterator
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from ..config import EClipConfig
+from ..curriculum import Curriculum, draw_gate
+from .batch import ExpertBatch
+
+logger = logging.getLogger(__name__)
+
+
+class PlannedLoader:
+    """Yields (ExpertBatch, text) for open_clip's loop; `num_batches` and `num_samples` are the wrapped loader's.
+
+    `after_step(step)` is called once the loop has finished an optimiser step; `views` counts the mixed pairs of each
+    annotated sample on this rank.
+    """
+
+    def __init__(self, loader: Iterable, config: EClipConfig, curriculum: Curriculum, *, seed: int, accum_freq: int = 1,
+                 annotated: bool = True, expert: DataLoader | None = None,
+                 after_step: Callable[[int], None] | None = None) -> None:
+        self.loader, self.config, self.curriculum = loader, config, curriculum
+        self.num_batches, self.num_samples = loader.num_batches, loader.num_samples
+        self.seed, self.accum_freq, self.expert, self.after_step = seed, accum_freq, expert, after_step
+        self.annotated = annotated  # any heatmap anywhere: without, this is CLIP to the last bit, priming included
+        self.epoch = 0
+        self.views: Counter[int] = Counter()
+        self.skipped = 0
+        self.lam_sum, self.lam_count = 0.0, 0  # since the log last read them
+
+    def __len__(self) -> int:
+        return self.num_batches
+
+    def __iter__(self) -> Iterator[tuple[ExpertBatch, Tensor]]:
+        steps = self.num_batches // self.accum_freq
+        batches = enumerate(self.loader)
+        if self.expert is not None:
+            self.expert.batch_sampler.epoch = self.epoch
+        experts = iter(self.expert) if self.expert is not None else None
+        for i, (samples, text) in batches:
+            step = steps * self.epoch + i // self.accum_freq
+            yield self.plan(samples, step, next(experts) if experts else None), text
+            if self.after_step is not None and (i + 1) % self.accum_freq == 0:
+                self.after_step(step)
+
+    def plan(self, samples: dict[str, Any], step: int, expert: tuple[dict[str, Any], Tensor] | None) -> ExpertBatch:
+        """The carrier of one batch at optimiser step `step`; `samples`, `expert` as `collate` returns them."""
+        self._report_skipped(samples["skipped"])
+        annotated, ids = samples["annotated"], samples["sample_id"]
+        draws = draw_gate(self.seed, step, ids[annotated].tolist(), self.curriculum.probability(step), self.config.alpha)
+        accepted = torch.from_numpy(draws.accepted)
+        index = annotated[accepted]
+        heatmap, lam = samples["heatmap"][accepted], torch.from_numpy(draws.lam)[accepted]
+        mixed_id = ids[index]
+        image = samples["image"]
+        expert_image, expert_text = image[:0], torch.zeros(0, 1, dtype=torch.int64)
+        if expert is not None and len(expert[0]["sample_id"]):
+            fields, expert_text = expert
+            expert_image = fields["image"]
+            heatmap = torch.cat([heatmap, fields["heatmap"]])
+            lam = torch.cat([lam, fields["lam"]])
+            mixed_id = torch.cat([mixed_id, fields["sample_id"]])
+        self.views.update(mixed_id.tolist())
+        self.lam_sum, self.lam_count = self.lam_sum + float(lam.sum()), self.lam_count + len(lam)
+        priming = self.annotated and self.config.priming_weight > 0 and self.curriculum.is_priming(step)
+        return ExpertBatch(image, ids, index, heatmap, lam, mixed_id, expert_image, expert_text, priming)
+
+    def _report_skipped(self, names: list[str]) -> None:
+        self.skipped += len(names)
+        for name in names:
+            logger.warning("eclip: skipped bad sample %d: %s", self.skipped, name)

@@ -1,0 +1,69 @@
+"""One sample, how a list of them becomes a batch, and what happens to a bad one."""
+from __future__ import annotations
+
+import hashlib
+import io
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Callable, Sequence
+
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from .heatmap import DataError, check_aspect, decode_heatmap
+
+
+@dataclass
+class Sample:
+    """An image (3, H, W), its tokens (L,), perhaps a heatmap (1, H, W); `skipped` names bad samples it stands in for."""
+
+    image: Tensor
+    text: Tensor
+    sample_id: int
+    heatmap: Tensor | None = None
+    lam: float = 1.0
+    skipped: list[str] = field(default_factory=list)
+
+
+def collate(samples: Sequence[Sample]) -> tuple[dict[str, Any], Tensor]:
+    """Samples -> ({image (B, 3, H, W), sample_id, lam (B,), annotated (A,), heatmap (A, 1, H, W), skipped}, text (B, L)).
+
+    `annotated` holds the rows that have a heatmap. An empty list gives empty tensors.
+    """
+    annotated = [i for i, sample in enumerate(samples) if sample.heatmap is not None]
+    fields = {
+        "image": torch.stack([s.image for s in samples]) if samples else torch.zeros(0, 3, 1, 1),
+        "sample_id": torch.tensor([s.sample_id for s in samples], dtype=torch.int64),
+        "lam": torch.tensor([s.lam for s in samples], dtype=torch.float32),
+        "annotated": torch.tensor(annotated, dtype=torch.int64),
+        "heatmap": (torch.stack([samples[i].heatmap for i in annotated]) if annotated
+                    else torch.zeros(0, 1, *(samples[0].image.shape[-2:] if samples else (1, 1)))),
+        "skipped": [name for sample in samples for name in sample.skipped],
+    }
+    return fields, torch.stack([s.text for s in samples]) if samples else torch.zeros(0, 1, dtype=torch.int64)
+
+
+def read_image(data: bytes | Path, name: str, mode: str | None = None) -> Image.Image:
+    """Decode an image fully; DataError with its name where Pillow can not. `mode` converts, as 'RGB'."""
+    try:
+        image = Image.open(io.BytesIO(data) if isinstance(data, bytes) else data)
+        image.load()
+    except (OSError, SyntaxError, ValueError, EOFError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        raise DataError(f"{name}: unreadable image ({error}).") from error
+    return image.convert(mode) if mode else image
+
+
+def read_heatmap(data: bytes, name: str, image: Image.Image) -> Any:
+    """Decode a heatmap and check that it has the image's aspect ratio, (h, w) float32."""
+    heatmap = decode_heatmap(data, name)
+    check_aspect(heatmap.shape, (image.height, image.width), name)
+    return heatmap
+
+
+def stable_id(name: str) -> int:
+    """A number below 2**60 for a sample known by name, the same in every process."""
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big") >> 4
+
+
+Tokenize = Callable[[list[str]], Tensor]

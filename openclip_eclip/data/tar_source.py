@@ -1,0 +1,111 @@
+"""webdataset shards: members `key.jpg`, `key.txt` and, where annotated, `key.heatmap.png` (or .npy, .npz)."""
+from __future__ import annotations
+
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Iterable, Iterator
+
+from torch.utils.data import Dataset
+
+from .heatmap import SUFFIXES, DataError
+from .joint_transform import JointTransform
+from .sample import Sample, Tokenize, read_heatmap, read_image, stable_id
+
+IMAGE_MEMBERS = ("jpg", "png", "jpeg", "webp")  # open_clip's, in its order
+HEATMAP_MEMBERS = tuple(f"heatmap{suffix}" for suffix in SUFFIXES)
+
+
+def read_members(members: dict[str, Any], where: str, transform: JointTransform, tokenize: Tokenize,
+                 sample_id: int) -> Sample:
+    """A sample from its members `extension -> bytes`; DataError names shard and key."""
+    image_key = next((key for key in IMAGE_MEMBERS if key in members), None)
+    if image_key is None or "txt" not in members:
+        found = sorted(key for key in members if not key.startswith("__"))
+        raise DataError(f"{where}: members {found}; expected an image ({', '.join(IMAGE_MEMBERS)}) and a txt.")
+    image = read_image(members[image_key], f"{where}.{image_key}", mode="RGB")
+    heatmap_key = next((key for key in HEATMAP_MEMBERS if key in members), None)
+    heatmap = None
+    if heatmap_key is not None:
+        heatmap = read_heatmap(members[heatmap_key], f"{where}.{heatmap_key}", image)
+    pixels, cropped = transform(image, heatmap)
+    try:
+        caption = members["txt"].decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{where}.txt: not UTF-8 ({error}).") from error
+    return Sample(pixels, tokenize([caption])[0], sample_id, cropped)
+
+
+def decode_stream(stream: Iterable[dict[str, Any]], transform: JointTransform, tokenize: Tokenize,
+                  skip_bad: bool) -> Iterator[Sample]:
+    """Stage of open_clip's webdataset pipeline: raw members in, samples out; bad ones stop it or are named by the next."""
+    skipped: list[str] = []
+    for members in stream:
+        where = f"{members['__url__']}, {members['__key__']}"
+        try:
+            sample = read_members(members, where, transform, tokenize, stable_id(where))
+        except DataError as error:
+            if not skip_bad:
+                raise
+            skipped.append(str(error))
+            continue
+        sample.skipped, skipped = skipped, []
+        yield sample
+
+
+@dataclass(frozen=True)
+class TarEntry:
+    """Where the members of one sample lie: extension -> (offset, length) in bytes."""
+
+    shard: Path
+    key: str
+    members: dict[str, tuple[int, int]]
+
+    @property
+    def where(self) -> str:
+        return f"{self.shard}, {self.key}"
+
+    @property
+    def annotated(self) -> bool:
+        return any(key in self.members for key in HEATMAP_MEMBERS)
+
+    def read(self) -> dict[str, bytes]:
+        with open(self.shard, "rb") as file:
+            content = {}
+            for name, (offset, length) in self.members.items():
+                file.seek(offset)
+                content[name] = file.read(length)
+        return content
+
+
+def index_shard(shard: Path) -> list[TarEntry]:
+    """All samples of an uncompressed shard without reading their content; DataError for a broken archive."""
+    entries: dict[str, dict[str, tuple[int, int]]] = {}
+    try:
+        with tarfile.open(shard, "r:") as archive:
+            for member in archive:
+                folder, _, base = member.name.rpartition("/")
+                key, _, extension = base.partition(".")
+                if member.isfile() and extension:
+                    name = f"{folder}/{key}" if folder else key
+                    entries.setdefault(name, {})[extension.lower()] = (member.offset_data, member.size)
+            end = max((offset + size for members in entries.values() for offset, size in members.values()), default=0)
+    except (OSError, tarfile.TarError) as error:
+        raise DataError(f"{shard}: not a readable tar archive ({error}); shards must exist and be uncompressed.") from error
+    if end > shard.stat().st_size:
+        raise DataError(f"{shard}: truncated: {shard.stat().st_size} bytes where its index asks for {end}. Copy it again.")
+    return [TarEntry(shard, key, members) for key, members in entries.items()]
+
+
+class TarSamples(Dataset):
+    """Map-style data set over indexed shards, for the separate expert stream."""
+
+    def __init__(self, entries: list[TarEntry], transform: JointTransform, tokenize: Tokenize, first_id: int = 0) -> None:
+        self.entries, self.transform, self.tokenize, self.first_id = entries, transform, tokenize, first_id
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __getitem__(self, index: int) -> Sample:
+        entry = self.entries[index]
+        return read_members(entry.read(), entry.where, self.transform, self.tokenize, self.first_id + index)

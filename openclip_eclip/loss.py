@@ -1,0 +1,162 @@
+"""L_total over (V, T) (Alg. 1, l. 13-19; Eq. 1): open_clip's losses with mixed pairs and the priming term."""
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+from open_clip.loss import ClipLoss, SigLipLoss, gather_features
+from torch import Tensor
+from torch.nn import functional as F
+
+from .config import EClipConfig
+
+
+class Pairs(NamedTuple):
+    """Rows to score against all columns; N pairs on all ranks, R rows on this one (all N without --local-loss)."""
+
+    image: Tensor  # (R, D) rows
+    text: Tensor  # (R, D)
+    all_image: Tensor  # (N, D) columns
+    all_text: Tensor  # (N, D)
+    label: Tensor  # (R,) the column of each row's own partner
+    own: Tensor  # (R, N) bool: the column belongs to the same sample, the partner included
+
+
+class _MixedPairs:
+    """What both losses share: joining originals and mixed pairs across ranks, and the weights of the total loss."""
+
+    def configure(self, config: EClipConfig) -> None:
+        self.eclip_config = config
+        self.mixed_pairs = 0  # on all ranks, at the last call; read by the log
+
+    def forward(self, image_features: Tensor, text_features: Tensor, logit_scale: Tensor,
+                logit_bias: Tensor | None = None, mixed_features: Tensor | None = None,
+                mixed_text_features: Tensor | None = None, sample_id: Tensor | None = None,
+                mixed_id: Tensor | None = None, priming_error: Tensor | None = None,
+                output_dict: bool = False) -> dict[str, Tensor] | Tensor:
+        """Takes the output of `EClip.forward`, or of a plain CLIP, for which it is open_clip's loss itself.
+
+        Features (B, D), mixed (M, D), all unit length; ids int64; `priming_error` (B,).
+        """
+        host = {"logit_scale": logit_scale} if logit_bias is None else {
+            "logit_scale": logit_scale, "logit_bias": logit_bias}
+        if mixed_features is None:
+            return super().forward(image_features, text_features, output_dict=output_dict, **host)
+        counts = self._count_mixed(mixed_features)
+        self.mixed_pairs = sum(counts)
+        if self.mixed_pairs == 0:  # bitwise open_clip's step
+            contrastive = super().forward(image_features, text_features, output_dict=False, **host)
+        else:
+            contrastive = self.contrast(self._join(
+                torch.cat([image_features, mixed_features]), torch.cat([text_features, mixed_text_features]),
+                torch.cat([sample_id, mixed_id]), counts), **host)
+        losses = self._total(contrastive, priming_error)
+        return losses if output_dict else sum(losses.values())
+
+    def _count_mixed(self, mixed_features: Tensor) -> list[int]:
+        """M on every rank; every rank takes part whatever its own share."""
+        if self.world_size == 1:
+            return [len(mixed_features)]
+        count = torch.tensor([len(mixed_features)], device=mixed_features.device)
+        counts = [torch.zeros_like(count) for _ in range(self.world_size)]
+        dist.all_gather(counts, count)
+        return torch.cat(counts).tolist()
+
+    def _join(self, image: Tensor, text: Tensor, ids: Tensor, counts: list[int]) -> Pairs:
+        """V = [v; v^lam] and T = [t; t] of all ranks (Alg. 1, "Append"); `image`, `text` (B + M, D), `ids` (B + M,).
+
+        Ranks hold different M: each fills B + max(M) slots, and padded rows are dropped after the gather. Padding keeps
+        the slots on the graph, so a rank without any mixed pair still takes part in the backward of the collective
+        (else the other ranks would wait for ever).
+        """
+        rows = len(image)
+        if self.world_size == 1:
+            label = torch.arange(rows, device=image.device)
+            return Pairs(image, text, image, text, label, ids[:, None] == ids[None])
+        size = rows - counts[self.rank]
+        slots = size + max(counts)
+        local = getattr(self, "local_loss", True)  # open_clip's SigLipLoss has neither switch: local rows, with gradient
+        all_image, all_text = gather_features(
+            _pad(image, slots), _pad(text, slots), local_loss=local,
+            gather_with_grad=getattr(self, "gather_with_grad", True), rank=self.rank, world_size=self.world_size)
+        all_ids = [torch.zeros(slots, dtype=ids.dtype, device=ids.device) for _ in counts]
+        dist.all_gather(all_ids, _pad(ids, slots))
+        valid = torch.cat([torch.arange(size + m, device=ids.device) + slots * r for r, m in enumerate(counts)])
+        all_image, all_text, all_ids = all_image[valid], all_text[valid], torch.cat(all_ids)[valid]
+        if not local:
+            label = torch.arange(len(valid), device=ids.device)
+            return Pairs(all_image, all_text, all_image, all_text, label, all_ids[:, None] == all_ids[None])
+        first = sum(size + m for m in counts[:self.rank])
+        label = torch.arange(first, first + rows, device=ids.device)
+        return Pairs(image, text, all_image, all_text, label, ids[:, None] == all_ids[None])
+
+    def _row_weight(self, pairs: Pairs) -> float:
+        """Turns this rank's mean over its rows into its part of the mean over all rows, under DDP's plain average.
+
+        Ranks with more mixed pairs must count for more; with all rows on every rank it is 1.
+        """
+        rows, columns = len(pairs.image), len(pairs.all_image)
+        return 1.0 if rows == columns else rows * self.world_size / columns
+
+    def _total(self, contrastive: Tensor, priming_error: Tensor | None) -> dict[str, Tensor]:
+        """{contrastive_loss, priming_loss}, already weighted, for open_clip's loop to sum (Alg. 1, l. 19).
+
+        (1 - w_p) applies during priming only: the paper's prose ("during this phase") against its pseudocode.
+        No primed sample: L_priming is exactly 0.
+        """
+        weight = self.eclip_config.priming_weight
+        if priming_error is None or weight == 0:
+            return {"contrastive_loss": contrastive, "priming_loss": torch.zeros_like(contrastive)}
+        return {"contrastive_loss": (1 - weight) * contrastive,
+                "priming_loss": weight * priming_error.mean()}
+
+
+class EClipLoss(_MixedPairs, ClipLoss):
+    """Symmetric InfoNCE over (V, T) (Eq. 1) plus priming (Alg. 1, l. 13-19)."""
+
+    def contrast(self, pairs: Pairs, logit_scale: Tensor, logit_bias: Tensor | None = None) -> Tensor:
+        """Mean of image->text and text->image cross-entropy over all pairs; own pairs as `config.own_pairs` says.
+
+        diagonal: the literal Alg. 1, the second copy of a text is a negative; multi: the target is shared by all
+        copies; mask: the other copies are left out of the sum.
+        """
+        target = pairs.label
+        if self.eclip_config.own_pairs == "multi":
+            target = pairs.own / pairs.own.sum(dim=1, keepdim=True)
+        directions = []
+        for rows, columns in ((pairs.image, pairs.all_text), (pairs.text, pairs.all_image)):
+            logits = logit_scale * rows @ columns.T
+            if logit_bias is not None:
+                logits = logits + logit_bias
+            if self.eclip_config.own_pairs == "mask":
+                logits = logits.masked_fill(_other_copies(pairs), float("-inf"))
+            directions.append(F.cross_entropy(logits, target.to(logits.dtype) if target.ndim == 2 else target))
+        return sum(directions) / 2 * self._row_weight(pairs)
+
+
+class EClipSigLipLoss(_MixedPairs, SigLipLoss):
+    """open_clip's sigmoid loss (--siglip) over (V, T) plus priming. Not in the paper."""
+
+    def contrast(self, pairs: Pairs, logit_scale: Tensor, logit_bias: Tensor | None = None) -> Tensor:
+        """-sum over all pairs of log sigmoid(label * logit) / rows; `own_pairs` as in `EClipLoss.contrast`."""
+        logits = self.get_logits(pairs.image, pairs.all_text, logit_scale, logit_bias)
+        positive = pairs.own if self.eclip_config.own_pairs == "multi" else ~_not_label(pairs)
+        terms = F.logsigmoid(logits * (2.0 * positive - 1).to(logits.dtype))
+        if self.eclip_config.own_pairs == "mask":
+            terms = terms.masked_fill(_other_copies(pairs), 0.0)
+        return -terms.sum() / len(pairs.image) * self._row_weight(pairs)
+
+
+def _not_label(pairs: Pairs) -> Tensor:
+    """(R, N) bool, true but at each row's own partner."""
+    return torch.ones_like(pairs.own).scatter(1, pairs.label[:, None], False)
+
+
+def _other_copies(pairs: Pairs) -> Tensor:
+    """(R, N) bool, the columns that repeat a row's own partner."""
+    return pairs.own & _not_label(pairs)
+
+
+def _pad(x: Tensor, rows: int) -> Tensor:
+    return F.pad(x, (0, 0) * (x.ndim - 1) + (0, rows - len(x)))

@@ -1,0 +1,96 @@
+"""Algorithm 1 over open_clip's two model classes; towers, keys and inference stay open_clip's."""
+from __future__ import annotations
+
+import logging
+from typing import Any, Mapping
+
+import torch
+from open_clip.model import CLIP, CustomTextCLIP
+from torch import Tensor
+
+from .config import EClipConfig
+from .data.batch import ExpertBatch
+from .mixup import mix_images
+from .priming import reconstruction_errors
+from .processor import build_processor
+
+logger = logging.getLogger(__name__)
+
+PROCESSOR_PREFIX = "heatmap_processor."
+
+
+class EClip:
+    """Mixin before open_clip's CLIP or CustomTextCLIP: a heatmap processor and the forward pass of Algorithm 1.
+
+    State-dict keys are the host's plus `heatmap_processor.*`. A plain image tensor still means plain CLIP.
+    """
+
+    def __init__(self, *args: Any, eclip_cfg: Mapping[str, Any], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.eclip_config = EClipConfig.from_dict(eclip_cfg)
+        # forked: the towers and everything drawn after this model are those of plain open_clip with the same seed
+        with torch.random.fork_rng(devices=[]):
+            self.heatmap_processor = build_processor(self.eclip_config.processor)
+        self.register_load_state_dict_pre_hook(_complete_plain_checkpoint)
+
+    def forward(self, image: Tensor | ExpertBatch | None = None, text: Tensor | None = None) -> Any:
+        """One step of Algorithm 1 on an `ExpertBatch`; open_clip's own forward on anything else.
+
+        `text` (B, L) int64. Returns open_clip's dict plus `mixed_features`, `mixed_text_features` (M, D),
+        `mixed_id` (M,), `sample_id` (B,) and, in the priming phase, `priming_error` (B,).
+        No entry is 0-d but the host's: gradient accumulation concatenates them all.
+        Deviation: T is encoded once a sample (Alg. 1 l. 4 encodes t_i once and appends it again), V in one pass.
+        """
+        if not isinstance(image, ExpertBatch):
+            return super().forward(image, text)
+        batch, size = image, len(image)
+        images, texts = batch.image, text
+        if len(batch.lam):
+            original = torch.cat([images[batch.mix_index], batch.expert_image])
+            expert_image = self.heatmap_processor(original, batch.heatmap)  # Alg. 1 l. 10
+            images = torch.cat([images, mix_images(original, expert_image, batch.lam)])  # l. 9, 11
+        if len(batch.expert_text):
+            texts = torch.cat([texts, batch.expert_text])
+
+        image_features = self.encode_image(images, normalize=True)  # (B + M, D), l. 5, 12
+        text_features = self.encode_text(texts, normalize=True)  # (B + M2, D), l. 4
+        out = {
+            "image_features": image_features[:size],
+            "text_features": text_features[:size],
+            "logit_scale": self.logit_scale.exp(),
+            "mixed_features": image_features[size:],
+            "mixed_text_features": torch.cat([text_features[:size][batch.mix_index], text_features[size:]]),
+            "sample_id": batch.sample_id,
+            "mixed_id": batch.mixed_id,
+        }
+        if self.logit_bias is not None:
+            out["logit_bias"] = self.logit_bias
+        if batch.is_priming:
+            out["priming_error"] = reconstruction_errors(self.heatmap_processor, batch.image)  # l. 14-17
+        return out
+
+
+class EClipCLIP(EClip, CLIP):
+    """eCLIP over `open_clip.model.CLIP`."""
+
+
+class EClipCustomTextCLIP(EClip, CustomTextCLIP):
+    """eCLIP over `open_clip.model.CustomTextCLIP`."""
+
+
+def _complete_plain_checkpoint(model: EClip, state_dict: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    """A checkpoint without any processor key is an eCLIP^P start: keep the fresh processor (§4.1; method.md §2)."""
+    own = {f"{prefix}{PROCESSOR_PREFIX}{key}": value for key, value in model.heatmap_processor.state_dict().items()}
+    found = [key for key in state_dict if key.startswith(prefix + PROCESSOR_PREFIX)]
+    if own and not found:
+        logger.info("eclip: plain CLIP checkpoint, no %s* key in it: starting with a fresh heatmap processor (eCLIP^P)",
+                    PROCESSOR_PREFIX)
+        state_dict.update(own)
+        return
+    wrong = sorted(set(own).symmetric_difference(found))
+    if wrong:
+        state = "missing" if wrong[0] in own else "unexpected"
+        raise ValueError(
+            f"checkpoint holds {len(found)} {PROCESSOR_PREFIX}* keys, this model has {len(own)}; first {state}: "
+            f"{wrong[0]!r}. Use the --eclip-* processor settings it was trained with, or remove all its "
+            f"{PROCESSOR_PREFIX}* keys to start with a fresh processor.")

@@ -1,0 +1,131 @@
+"""The flags of `openclip_eclip.train` beside open_clip's own, and the paper's settings as recipes."""
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from typing import Any, Mapping, Sequence
+
+from .config import OWN_PAIRS, PROCESSORS, EClipConfig, UserError
+
+COMPUTED = "-1"  # stands for "nobody chose this": filled in once the number of ranks or batches is known
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The paper's settings (§4.1; method.md §3); a flag the user gives wins over any of them."""
+
+    steps: int
+    lr: float
+    batch_size: int = 512  # over all ranks and accumulated micro-batches
+    warmup: float = 0.1  # share of all steps
+    weight_decay: float = 1e-3
+    context_length: int = 256
+
+    def flags(self) -> list[str]:
+        """As command-line flags to be put before the user's own, which then win."""
+        return [f"--lr={self.lr}", f"--wd={self.weight_decay}", f"--force-context-length={self.context_length}",
+                "--lr-scheduler=cosine", f"--batch-size={COMPUTED}", f"--epochs={COMPUTED}", f"--warmup={COMPUTED}"]
+
+
+RECIPES = {
+    "clip": Recipe(steps=10_000, lr=1e-4),
+    "eclip": Recipe(steps=10_000, lr=2e-4),
+    "eclip-p": Recipe(steps=1_000, lr=1e-5),
+}
+
+# what a loop around a carrier batch can not do; each is refused before training starts
+UNSUPPORTED = {
+    "horovod": "use torchrun",
+    "distill_model": "train without --distill-model",
+    "trace": "export a finished run instead (python -m openclip_eclip.export)",
+    "torchscript": "use --torchcompile",
+    "use_bnb_linear": "train without --use-bnb-linear",
+    "ddp_static_graph": "the number of mixed pairs, hence the graph, changes from step to step",
+}
+
+
+def eclip_parser() -> argparse.ArgumentParser:
+    """Flags that open_clip does not have; the README's table is generated from here."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, usage=argparse.SUPPRESS)
+    group = parser.add_argument_group("eCLIP")
+    group.add_argument("--recipe", choices=sorted(RECIPES),
+                       help="the paper's settings wherever no flag is given; 'clip' is the baseline: plain CLIP, "
+                            "heatmaps ignored; 'eclip-p' fine-tunes a trained CLIP (default: open_clip's own settings, with eCLIP)")
+    group.add_argument("--csv-heatmap-key", default="heatmap", metavar="COLUMN",
+                       help="column of heatmap files in --train-data; a blank cell means not annotated (default: heatmap)")
+    group.add_argument("--expert-data", metavar="PATH",
+                       help="a second, annotated source (.csv, .tsv, or .tar with braces or ::) whose samples enter only as mixed pairs")
+    group.add_argument("--expert-batch-size", type=int, metavar="N",
+                       help="candidates of --expert-data a batch and rank (default: half the batch size)")
+    group.add_argument("--on-bad-sample", choices=("stop", "skip"), default="stop",
+                       help="stop at bad input, or count it, name it in the log and go on (default: stop)")
+    group.add_argument("--eclip-processor", choices=PROCESSORS, help="heatmap processor (default: mha, the paper's)")
+    group.add_argument("--eclip-alpha", type=float, metavar="A", help="lambda ~ Beta(A, A) (default: 0.3)")
+    group.add_argument("--eclip-priming-weight", type=float, metavar="W", help="w_p, 0 turns priming off (default: 0.1)")
+    group.add_argument("--eclip-curriculum", type=float, nargs=6, metavar=("COLD", "WARM", "COOL", "LOW", "HIGH", "END"),
+                       help="shares of all steps, then probabilities (default: 0.1 0.3 0.4 0.05 0.5 0.1)")
+    group.add_argument("--eclip-own-pairs", choices=OWN_PAIRS,
+                       help="the second copy of a sample's text is a negative (diagonal), a second positive (multi), "
+                            "or left out (mask) (default: diagonal, as Algorithm 1)")
+    group.add_argument("--eclip-crop-threshold", type=float, metavar="SHARE",
+                       help="a crop that keeps less of the heatmap's mass counts as not annotated (default: 0.1)")
+    return parser
+
+
+def eclip_config(args: argparse.Namespace, base: Mapping[str, Any]) -> EClipConfig:
+    """The model JSON's `eclip_cfg` (`base`) with the flags the user gave on top."""
+    merged = EClipConfig.from_dict(base).to_dict()
+    if args.eclip_processor is not None:
+        merged["processor"]["kind"] = args.eclip_processor
+    if args.eclip_curriculum is not None:
+        merged["curriculum"] = dict(zip(("cold", "warm", "cool", "low", "high", "end"), args.eclip_curriculum))
+    for flag, key in (("eclip_alpha", "alpha"), ("eclip_priming_weight", "priming_weight"),
+                      ("eclip_own_pairs", "own_pairs"), ("eclip_crop_threshold", "crop_threshold")):
+        if getattr(args, flag) is not None:
+            merged[key] = getattr(args, flag)
+    return EClipConfig.from_dict(merged)
+
+
+def refuse_unsupported(args: argparse.Namespace) -> None:
+    """ValueError for a combination that can not work, before anything is built."""
+    for name, advice in UNSUPPORTED.items():
+        if getattr(args, name, None):
+            raise UserError(f"--{name.replace('_', '-')} does not work with openclip_eclip.train: {advice}.")
+    if "coca" in args.model.lower():
+        raise UserError(f"--model {args.model}: eCLIP needs a contrastive model; CoCa is not supported.")
+    if args.expert_batch_size is not None and not args.expert_data:
+        raise UserError("--expert-batch-size without --expert-data: name the annotated source, or drop the flag.")
+    if args.expert_batch_size is not None and args.expert_batch_size < 1:
+        raise UserError(f"--expert-batch-size {args.expert_batch_size}: expected at least 1.")
+    if args.expert_data and args.recipe == "clip":
+        raise UserError("--expert-data with --recipe clip: the CLIP baseline uses no annotation; drop one of them.")
+    if args.expert_data and not args.train_data:
+        raise UserError("--expert-data without --train-data: experts are added to batches of training data.")
+    if args.recipe == "eclip-p" and not (args.pretrained or ":" in args.model or args.resume):
+        raise UserError("--recipe eclip-p fine-tunes a trained CLIP: give --pretrained TAG_OR_FILE, or --model local-dir:FOLDER.")
+
+
+def fill_batch_size(args: argparse.Namespace, world_size: int) -> None:
+    """The recipe's effective batch, spread over ranks and accumulation, unless the user gave a size."""
+    if args.batch_size == int(COMPUTED):
+        recipe = RECIPES[args.recipe]
+        args.batch_size = max(1, recipe.batch_size // (world_size * args.accum_freq))
+
+
+def fill_schedule(args: argparse.Namespace, batches_per_epoch: int) -> dict[str, Any]:
+    """Epochs that reach the recipe's steps, and its warm-up; returns what it filled in, for the log."""
+    if args.recipe is None:
+        return {}
+    filled = {}
+    steps = max(1, batches_per_epoch // args.accum_freq)
+    recipe = RECIPES[args.recipe]
+    if args.epochs == int(COMPUTED):
+        filled["epochs"] = args.epochs = -(-recipe.steps // steps)
+    if args.warmup == int(COMPUTED):
+        filled["warmup"] = args.warmup = round(recipe.warmup * steps * args.epochs)
+    return filled
+
+
+def with_recipe(recipe: str | None, rest: Sequence[str]) -> list[str]:
+    """open_clip's arguments with the recipe's before the user's: argparse keeps the last value of a flag."""
+    return (RECIPES[recipe].flags() if recipe else []) + list(rest)

@@ -1,0 +1,39 @@
+"""`python -m openclip_eclip.prepare NAME OUT ...`: make the data set NAME under the folder OUT.
+
+Each module of the table below offers `add_arguments(parser)` and `run(args) -> str` (the summary line). Only the
+module that was asked for is imported, so that one data set's dependencies never stand in the way of another.
+"""
+
+import argparse
+import sys
+from importlib import import_module
+
+# name: (module, one line for --help)
+DATASETS = {
+    "phantom": ("openclip_eclip.prepare.phantom", "synthetic chest films, reports and gaze; nothing to download"),
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one preparation; returns the exit code: 0, or 2 after one line `error: ...` on stderr."""
+    argv = sys.argv[1:] if argv is None else argv
+    wanted = next((word for word in argv if not word.startswith("-")), None)
+    parser = argparse.ArgumentParser(prog="python -m openclip_eclip.prepare", description="Make a data set.")
+    commands = parser.add_subparsers(dest="name", metavar="NAME", required=True)
+    module = None
+    for name, (module_name, summary) in DATASETS.items():
+        command = commands.add_parser(name, help=summary, description=summary)
+        if name == wanted:
+            module = import_module(module_name)
+            module.add_arguments(command)
+    args = parser.parse_args(argv)
+    try:
+        print(module.run(args))
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

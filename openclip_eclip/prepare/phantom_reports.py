@@ -1,0 +1,116 @@
+"""The phantom's reports: a small sentence grammar, paraphrased and truthful to the scene.
+
+A report is one sentence on the finding (3 templates x synonyms of finding, side, zone and severity), 0-2 negations of
+findings that are not there, 0-2 distractor sentences and a sentence for most devices that are, in shuffled order. The
+negations name other classes, so that the presence of a word alone does not give the class away.
+"""
+
+import numpy as np
+
+CLASS_NAMES = ("normal", "nodule", "consolidation", "cavity", "atelectasis", "bulla")
+SIDES = ("right", "left")  # of the patient: "right" is drawn on the film's left
+ZONES = ("upper", "mid", "lower")
+DEVICES = ("leads", "pacemaker", "endotracheal tube", "feeding tube")
+
+# All of a class's synonyms stand for the same thing; each is a noun phrase that can follow "a"
+FINDING_WORDS = {
+    "nodule": ("nodule", "round nodular opacity", "well-defined coin lesion", "solitary nodule"),
+    "consolidation": ("consolidation", "patchy consolidation", "fluffy airspace opacity", "hazy pneumonic infiltrate"),
+    "cavity": ("cavity", "thick-walled cavity", "ring-shaped cavitating lesion", "cavitary lesion"),
+    "atelectasis": ("band of atelectasis", "linear atelectasis", "plate-like atelectasis", "streak of subsegmental collapse"),
+    "bulla": ("bulla", "thin-walled bulla", "lucent air-filled bulla", "bullous lucency"),
+}
+_SEVERITY_WORDS = (("small", "subtle", "minor"), ("moderate", "medium-sized"), ("large", "marked", "extensive"))
+_ZONE_WORDS = (
+    ("upper zone", "upper lung", "upper lobe region"),
+    ("mid zone", "middle zone", "mid lung"),
+    ("lower zone", "lower lung", "base"),
+)
+_TEMPLATES = (
+    "There is a {severity} {finding} in the {side} {zone}.",
+    "{severity} {finding} projecting over the {side} {zone}.",
+    "In the {side} {zone} a {severity} {finding} is {seen}.",
+)
+_SEEN = ("seen", "noted", "present", "demonstrated")
+_NORMAL_TEMPLATES = (
+    "The lungs are {clear}.",
+    "{clear} lungs on both sides.",
+    "Both lung fields are {clear} without focal lesion.",
+)
+_CLEAR = ("clear", "well aerated", "normal", "unremarkable")
+_NEGATION_TEMPLATES = ("No {finding}.", "There is no {finding}.", "No evidence of {finding}.", "{finding} is not seen.")
+_NEVER_DRAWN = ("pleural effusion", "pneumothorax", "fracture")
+_DISTRACTORS = (
+    "Heart size is within normal limits.",
+    "The cardiomediastinal contours are stable.",
+    "The bony thorax is intact.",
+    "Degenerative changes of the spine.",
+    "The patient is slightly rotated.",
+    "Comparison is made with the prior examination.",
+    "Hilar contours are unremarkable.",
+    "Portable frontal view of the chest.",
+)
+_DEVICE_SENTENCES = (
+    ("ECG leads overlie the chest.", "Monitoring leads project over the thorax."),
+    ("Left-sided pacemaker in situ.", "A pacemaker projects over the left chest wall."),
+    ("Endotracheal tube tip above the carina.", "The endotracheal tube is in standard position."),
+    ("Feeding tube courses below the diaphragm.", "Nasogastric tube with its tip in the stomach."),
+)
+_MENTION_DEVICE = 0.8  # reports leave things out
+
+# Zero-shot prompts: side, zone and severity left open, as an evaluator would write them
+PROMPTS = {
+    "normal": ["The lungs are clear.", "Both lung fields are clear without focal lesion.", "Normal lungs on both sides.",
+               "The lungs are well aerated.", "The lungs are unremarkable."],
+    "nodule": ["There is a nodule in the lung.", "A solitary nodule is seen.", "Round nodular opacity.",
+               "There is a well-defined coin lesion.", "Small nodule projecting over the lung."],
+    "consolidation": ["There is a consolidation in the lung.", "Patchy consolidation is seen.",
+                      "Fluffy airspace opacity.", "There is a hazy pneumonic infiltrate.",
+                      "Consolidation projecting over the lung."],
+    "cavity": ["There is a cavity in the lung.", "A thick-walled cavity is seen.", "Ring-shaped cavitating lesion.",
+               "There is a cavitary lesion.", "Cavity projecting over the lung."],
+    "atelectasis": ["There is a band of atelectasis in the lung.", "Linear atelectasis is seen.",
+                    "Plate-like atelectasis.", "There is a streak of subsegmental collapse.",
+                    "Atelectasis projecting over the lung."],
+    "bulla": ["There is a bulla in the lung.", "A thin-walled bulla is seen.", "Lucent air-filled bulla.",
+              "There is a bullous lucency.", "Bulla projecting over the lung."],
+}
+
+
+def _pick(rng: np.random.Generator, options: tuple[str, ...]) -> str:
+    return options[rng.integers(len(options))]
+
+
+def _capitalised(sentence: str) -> str:
+    # "ECG" must keep its capitals, so not str.capitalize; "a extensive" needs its article mended
+    sentence = sentence.replace(" a extensive", " an extensive")
+    return sentence[0].upper() + sentence[1:]
+
+
+def _finding_sentence(rng: np.random.Generator, name: str, side: int, zone: int, severity: int) -> str:
+    if name == "normal":
+        return _pick(rng, _NORMAL_TEMPLATES).format(clear=_pick(rng, _CLEAR))
+    return _pick(rng, _TEMPLATES).format(
+        finding=_pick(rng, FINDING_WORDS[name]), side=SIDES[side], zone=_pick(rng, _ZONE_WORDS[zone]),
+        severity=_pick(rng, _SEVERITY_WORDS[severity]), seen=_pick(rng, _SEEN),
+    )  # fmt: skip
+
+
+def _negations(rng: np.random.Generator, name: str) -> list[str]:
+    """0-2 sentences denying findings that the film does not show."""
+    absent = [FINDING_WORDS[other][0] for other in FINDING_WORDS if other != name] + list(_NEVER_DRAWN)
+    chosen = rng.permutation(len(absent))[: rng.integers(3)]
+    return [_pick(rng, _NEGATION_TEMPLATES).format(finding=absent[i]) for i in chosen]
+
+
+def compose_report(
+    rng: np.random.Generator, label: int, side: int, zone: int, severity: int, devices: np.ndarray
+) -> str:
+    """One report: `label`, `side`, `zone`, `severity` index the tuples above; `devices` is bool, one a DEVICES entry."""
+    name = CLASS_NAMES[label]
+    sentences = [_finding_sentence(rng, name, side, zone, severity)] + _negations(rng, name)
+    sentences += [_DISTRACTORS[i] for i in rng.permutation(len(_DISTRACTORS))[: rng.integers(3)]]
+    for present, options in zip(devices, _DEVICE_SENTENCES, strict=True):
+        if present and rng.random() < _MENTION_DEVICE:
+            sentences.append(_pick(rng, options))
+    return " ".join(_capitalised(sentences[i]) for i in rng.permutation(len(sentences)))

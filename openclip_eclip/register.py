@@ -1,0 +1,132 @@
+"""The only writer into open_clip.factory: makes `eclip-*` models known to open_clip's own functions, and takes it back.
+
+open_clip looks these names up in its module at call time, so code that imported `create_model` before us sees them too.
+"""
+from __future__ import annotations
+
+import contextvars
+import logging
+import os
+from pathlib import Path
+from typing import Any, Callable
+
+import open_clip
+from open_clip import factory, model as host_model
+from open_clip.coca_model import CoCa
+
+from .model import EClipCLIP, EClipCustomTextCLIP
+
+logger = logging.getLogger(__name__)
+
+TESTED = ("3.3.0", "3.4")  # from, up to but not including
+PREFIX = "eclip-"
+SCHEMAS = tuple(PREFIX + schema for schema in (factory.LOCAL_DIR_PREFIX, factory.HF_HUB_PREFIX))
+TEXT_FOLDER = "ECLIP_TEXT_FOLDER"  # environment: a local folder for the text tower of the -clinicalbert presets
+CONFIGS = Path(__file__).parent / "model_configs"
+
+_originals: dict[str, Any] = {}
+_schema_asks_for_eclip: contextvars.ContextVar[bool] = contextvars.ContextVar("eclip_schema", default=False)
+
+
+def check_open_clip_version(version: str = open_clip.__version__) -> None:
+    """RuntimeError outside the tested range."""
+    def numbers(text: str) -> tuple[int, ...]:
+        return tuple(int(part) for part in text.split(".")[:3] if part.isdigit())
+
+    if not numbers(TESTED[0]) <= numbers(version) < numbers(TESTED[1]):
+        raise RuntimeError(f"openclip_eclip is tested with open_clip_torch >= {TESTED[0]}, < {TESTED[1]}; found {version}: "
+                           f"install a tested version (pip install 'open_clip_torch>={TESTED[0]},<{TESTED[1]}').")
+
+
+def register() -> None:
+    """Teach open_clip the `eclip-*` names; a second call changes nothing. Undo with `unregister`."""
+    if _originals:
+        return
+    check_open_clip_version()
+    for name, expected in (("CLIP", host_model.CLIP), ("CustomTextCLIP", host_model.CustomTextCLIP), ("CoCa", CoCa)):
+        if getattr(factory, name) is not expected:
+            raise RuntimeError(f"open_clip.factory.{name} was already replaced by {getattr(factory, name)!r}: another "
+                               "extension of open_clip is active in this process; import only one of them.")
+    replacements = {
+        "CLIP": _dispatch(host_model.CLIP, EClipCLIP),
+        "CustomTextCLIP": _dispatch(host_model.CustomTextCLIP, EClipCustomTextCLIP),
+        "CoCa": _dispatch(CoCa, None),
+        "parse_model_name": _parse_model_name,
+        "get_model_config": _get_model_config,
+        "get_pretrained_cfg": lambda model, tag: _originals["get_pretrained_cfg"](_plain(model), tag),
+        "list_pretrained_tags_by_model": lambda model: _originals["list_pretrained_tags_by_model"](_plain(model)),
+        "HFTokenizer": _hf_tokenizer,
+    }
+    for name, value in replacements.items():
+        _originals[name] = getattr(factory, name)
+        setattr(factory, name, value)
+    factory.add_model_config(CONFIGS)
+
+
+def unregister() -> None:
+    """Restore every name `register` replaced and remove the presets."""
+    if not _originals:
+        return
+    for name, value in _originals.items():
+        setattr(factory, name, value)
+    _originals.clear()
+    factory._MODEL_CONFIG_PATHS.remove(CONFIGS)
+    for preset in CONFIGS.glob("*.json"):
+        factory._MODEL_CONFIGS.pop(preset.stem, None)
+
+
+def _plain(name: str) -> str:
+    return name[len(PREFIX):] if name.startswith(PREFIX) else name
+
+
+def _dispatch(host: type, extended: type | None) -> Callable[..., Any]:
+    """A stand-in for the class `host`: with `eclip_cfg` it builds `extended`, without it `host` itself."""
+    def build(*args: Any, eclip_cfg: Any = None, **kwargs: Any) -> Any:
+        if eclip_cfg is None and _schema_asks_for_eclip.get():
+            eclip_cfg = {}
+        _schema_asks_for_eclip.set(False)
+        if eclip_cfg is not None and extended is None:
+            raise ValueError("eCLIP needs a contrastive model of class CLIP or CustomTextCLIP; CoCa is not supported.")
+        try:
+            return host(*args, **kwargs) if eclip_cfg is None else extended(*args, eclip_cfg=eclip_cfg, **kwargs)
+        except OSError as error:
+            source = (kwargs.get("text_cfg") or {}).get("hf_model_name")
+            if source is None:
+                raise
+            raise OSError(_no_hub(source)) from error
+
+    build.__name__ = host.__name__  # open_clip logs it
+    return build
+
+
+def _hf_tokenizer(source: Any, *args: Any, **kwargs: Any) -> Any:
+    try:
+        return _originals["HFTokenizer"](source, *args, **kwargs)
+    except OSError as error:
+        raise OSError(_no_hub(source)) from error
+
+
+def _no_hub(source: Any) -> str:
+    return (f"text tower {str(source)!r} could not be loaded from the hub. On a machine with internet run "
+            f"`hf download {source} --local-dir FOLDER`, copy FOLDER here and set {TEXT_FOLDER}=FOLDER (the presets "
+            "ending in -clinicalbert read it), or put the folder as hf_model_name and hf_tokenizer_name into a model JSON.")
+
+
+def _parse_model_name(model_name: str) -> tuple[str | None, str]:
+    """`eclip-local-dir:FOLDER` and `eclip-hf-hub:ID` are the sources of that name, built as eCLIP."""
+    asked = model_name.startswith(SCHEMAS)
+    _schema_asks_for_eclip.set(asked)
+    return _originals["parse_model_name"](_plain(model_name) if asked else model_name)
+
+
+def _get_model_config(model_name: str) -> dict[str, Any] | None:
+    """Config of a preset, of `eclip-<any open_clip model>`, or whatever open_clip itself finds."""
+    config = _originals["get_model_config"](model_name)
+    if config is None and model_name.startswith(PREFIX):
+        config = _originals["get_model_config"](_plain(model_name))
+        if config is not None:
+            config["eclip_cfg"] = {}
+    folder = os.environ.get(TEXT_FOLDER)
+    if config is not None and folder and model_name.startswith(PREFIX) and model_name.endswith("-clinicalbert"):
+        config["text_cfg"].update(hf_model_name=folder, hf_tokenizer_name=folder)
+    return config

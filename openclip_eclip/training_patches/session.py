@@ -1,0 +1,238 @@
+"""What one training run adds around open_clip's loop: the loader, the log lines, figures, and the state of a resume."""
+from __future__ import annotations
+
+import argparse
+import csv
+import logging
+import random
+import statistics
+from collections import Counter
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Iterator
+
+import numpy as np
+import open_clip_train.data as upstream
+import torch
+import torch.distributed as dist
+from open_clip_train.distributed import is_master
+
+from ..config import EClipConfig
+from ..curriculum import Curriculum
+from ..data.expert_stream import ExpertSlots, expert_loader
+from ..data.figures import processor_figure
+from ..data.joint_transform import JointTransform
+from ..data.planned_loader import PlannedLoader
+from ..mixup import mix_images
+from ..params import fill_schedule
+from .checkpoints import random_state, set_random_state
+from .train_data import TrainSource, expert_samples, train_source
+
+logger = logging.getLogger(__name__)
+
+
+class PlainLoader:
+    """(image, text) batches from the same checked samples: the CLIP baseline."""
+
+    def __init__(self, loader: Any) -> None:
+        self.loader, self.num_batches, self.num_samples = loader, loader.num_batches, loader.num_samples
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        for samples, text in self.loader:
+            for name in samples["skipped"]:
+                logger.warning("eclip: skipped bad sample: %s", name)
+            yield samples["image"], text
+
+
+class EpochInfo(upstream.DataInfo):
+    """open_clip's DataInfo that also tells a `PlannedLoader` its epoch."""
+
+    def set_epoch(self, epoch: int) -> None:
+        super().set_epoch(epoch)
+        self.dataloader.epoch = epoch
+
+
+class Session:
+    """State of one run of `open_clip_train.main.main` under our seams."""
+
+    def __init__(self, args: argparse.Namespace, config: EClipConfig) -> None:
+        self.args, self.config = args, config
+        self.is_eclip = args.recipe != "clip"
+        self.loader: PlannedLoader | None = None
+        self.loss: Any = None
+        self.model: Any = None
+        self.writer: Any = None
+        self.examples: tuple[torch.Tensor, torch.Tensor] | None = None
+        self.names: dict[int, str] = {}
+        self.restored: dict[str, Any] | None = None  # our part of the checkpoint to resume from
+        self.all_states: list[dict[str, Any]] = []
+        self.all_views: Counter[int] = Counter()
+        self.views_before: Counter[int] = Counter()
+
+    # ---- data
+
+    def build_data(self, preprocess: Any, tokenizer: Any, epoch: int) -> upstream.DataInfo:
+        """open_clip's DataInfo for --train-data whose loader yields carriers (eCLIP) or plain tensors (CLIP)."""
+        args = self.args
+        transform = JointTransform(preprocess, self.config.crop_threshold)
+        source = train_source(args, transform, tokenizer, epoch, heatmaps=self.is_eclip)
+        filled = fill_schedule(args, source.info.dataloader.num_batches)
+        if filled:
+            self._note_params(filled)
+        if not self.is_eclip:
+            source.info.dataloader = PlainLoader(source.info.dataloader)
+            return source.info
+        self.loader = self._plan(source, transform, tokenizer)
+        return EpochInfo(self.loader, source.info.sampler, source.info.shared_epoch)
+
+    def _plan(self, source: TrainSource, transform: JointTransform, tokenizer: Any) -> PlannedLoader:
+        args, loader = self.args, source.info.dataloader
+        steps = loader.num_batches // args.accum_freq
+        curriculum = Curriculum(max(1, steps * args.epochs), self.config.curriculum)
+        expert, self.names = None, dict(source.names)
+        examples = source.examples
+        if args.expert_data:
+            samples, names = expert_samples(args, transform, tokenizer)
+            size = args.expert_batch_size or max(1, args.batch_size // 2)
+            slots = ExpertSlots(len(samples), size, loader.num_batches, curriculum, self.config.alpha, seed=args.seed,
+                                accum_freq=args.accum_freq, rank=args.rank, world_size=args.world_size)
+            expert = expert_loader(samples, slots, min(2, args.workers))
+            self.names.update(names)
+            examples = lambda: [samples[i] for i in range(min(4, len(samples)))]  # noqa: E731
+        annotated = source.annotated or expert is not None
+        if not annotated:
+            logger.warning("eclip: no heatmap in the data: this is plain CLIP training")
+        c = curriculum
+        logger.info("eclip: %d annotated samples; steps: cold (priming) 0-%d, warm-up to %d, cool-down to %d, then p = %g",
+                    len(self.names), c.cold_end - 1, c.warm_end - 1, c.cool_end - 1, c.config.end)
+        if is_master(args) and annotated:
+            with preserved_randomness(args.seed):
+                good = [sample for sample in examples() if sample.heatmap is not None]
+            if good:
+                self.examples = (torch.stack([s.image for s in good]), torch.stack([s.heatmap for s in good]))
+        return PlannedLoader(loader, self.config, curriculum, seed=args.seed, accum_freq=args.accum_freq,
+                             annotated=annotated, expert=expert, after_step=self.after_step)
+
+    def _note_params(self, filled: dict[str, Any]) -> None:
+        text = ", ".join(f"{name} {value}" for name, value in filled.items())
+        logger.info("eclip: recipe %s: %s", self.args.recipe, text)
+        params = Path(self.args.logs, self.args.name, "params.txt")
+        if is_master(self.args) and params.is_file():
+            lines = params.read_text().splitlines()
+            lines = [line for line in lines if line.split(":")[0] not in filled]
+            params.write_text("\n".join(sorted(lines + [f"{name}: {value}" for name, value in filled.items()])) + "\n")
+
+    # ---- epochs and steps
+
+    def start_epoch(self, model: Any, loss: Any, writer: Any, epoch: int) -> None:
+        """Before open_clip's epoch: on the first one after a resume, continue the random streams where they stopped."""
+        self.loss, self.writer = loss, writer
+        self.model = getattr(model, "_orig_mod", model)
+        self.model = getattr(self.model, "module", self.model)
+        if self.restored is not None:
+            self._restore()
+        elif epoch == 0:
+            self.draw("start", 0)
+
+    def end_epoch(self) -> None:
+        """After open_clip's epoch: collect what a checkpoint must hold from every rank."""
+        views = Counter(self.loader.views) if self.loader else Counter()
+        mine = (random_state(), dict(views))
+        gathered = [mine]
+        if self.args.world_size > 1:
+            gathered = [None] * self.args.world_size
+            dist.all_gather_object(gathered, mine)
+        self.all_states = [state for state, _ in gathered]
+        self.all_views = Counter(self.views_before)
+        for _, views in gathered:
+            self.all_views.update(views)
+        if is_master(self.args) and self.names:
+            self._write_views()
+
+    def checkpoint_state(self) -> dict[str, Any]:
+        """Tensors and numbers for the checkpoint; rank 0's own state is taken now, since it evaluates after the epoch."""
+        return {"random": [random_state(), *self.all_states[1:]], "views": dict(self.all_views)}
+
+    def _restore(self) -> None:
+        states = self.restored["random"]
+        if len(states) == self.args.world_size:
+            set_random_state(states[self.args.rank])
+        else:
+            logger.warning("eclip: the checkpoint comes from %d processes, this run has %d: random streams start anew",
+                           len(states), self.args.world_size)
+        self.views_before = Counter(self.restored["views"])
+        self.restored = None
+
+    def after_step(self, step: int) -> None:
+        """Log beside open_clip's line, at its steps; figures after priming and at the end."""
+        args, loader = self.args, self.loader
+        steps = loader.num_batches // args.accum_freq
+        if not is_master(args):
+            return
+        if step + 1 == loader.curriculum.cold_end:
+            self.draw("primed", step)
+        if step + 1 == steps * args.epochs:
+            self.draw("end", step)
+        count = step % steps + 1
+        if (count - 1) % args.log_every_n_steps and count != steps:
+            return
+        seen = [loader.views[key] + self.views_before[key] for key in self.names]
+        values = {"expert_probability": loader.curriculum.probability(step), "mixed_pairs": self.loss.mixed_pairs}
+        line = "eclip: expert probability {expert_probability:.3f}, mixed pairs {mixed_pairs}"
+        if loader.lam_count:
+            values["mean_lambda"] = loader.lam_sum / loader.lam_count
+            line += ", mean lambda {mean_lambda:.3f}"
+        loader.lam_sum, loader.lam_count = 0.0, 0
+        if seen:
+            values.update(views_min=min(seen), views_median=statistics.median(seen), views_max=max(seen))
+            line += ", views of an annotated image on this rank {views_min}/{views_median:g}/{views_max} (min/median/max)"
+        logger.info(line.format(**values))
+        values = {f"train/{name}": value for name, value in values.items()}
+        if self.writer is not None:
+            for name, value in values.items():
+                self.writer.add_scalar(name, value, step)
+        if args.wandb:
+            import wandb
+            wandb.log(values, step=step)
+
+    # ---- what people look at
+
+    def draw(self, when: str, step: int) -> None:
+        """I, E, I^E and I^lam (lam = 0.5) of the first annotated samples, a PNG beside the log and in tensorboard."""
+        if self.examples is None or not is_master(self.args) or not self.args.save_logs:
+            return
+        parameter = next(self.model.parameters())
+        image, heatmap = (x.to(parameter.device) for x in self.examples)
+        processor = self.model.heatmap_processor
+        weight = next(processor.parameters(), image)
+        with torch.no_grad():
+            expert_image = processor(image.to(weight.dtype), heatmap.to(weight.dtype)).float()
+            mixed = mix_images(image, expert_image, image.new_full((len(image),), 0.5))
+        pictures = [x.permute(0, 2, 3, 1).cpu().numpy() for x in (image, expert_image, mixed)]
+        figure = processor_figure(pictures[0], heatmap[:, 0].cpu().numpy(), *pictures[1:],
+                                  title=f"heatmap processor, {when} (step {step})")
+        folder = Path(self.args.logs, self.args.name, "figures")
+        folder.mkdir(parents=True, exist_ok=True)
+        figure.savefig(folder / f"processor_{when}.png", dpi=100)
+        if self.writer is not None:
+            self.writer.add_figure("eclip/processor", figure, step)
+
+    def _write_views(self) -> None:
+        path = Path(self.args.logs, self.args.name, "annotated_views.csv")
+        with open(path, "w", newline="", encoding="utf-8") as file:
+            table = csv.writer(file)
+            table.writerow(["sample", "mixed_views"])
+            table.writerows([name, self.all_views[key]] for key, name in self.names.items())
+
+
+@contextmanager
+def preserved_randomness(seed: int) -> Iterator[None]:
+    """Draw from seeded global generators and leave them as they were."""
+    before = random_state()
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)
+    random.seed(seed)
+    try:
+        yield
+    finally:
+        set_random_state(before)

@@ -1,0 +1,232 @@
+"""open_clip's training data with heatmaps: checked first, then built by open_clip's own functions with our samples inside."""
+from __future__ import annotations
+
+import argparse
+import logging
+import random
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Callable, Sequence
+
+import numpy as np
+import open_clip_train.data as upstream
+import torch
+import torch.distributed as dist
+import webdataset as wds
+from torch.utils.data import Dataset, get_worker_info
+from webdataset.filters import _shuffle
+
+from ..data.check import Report, check_entries, check_table, raise_faults
+from ..data.csv_source import CsvColumns, CsvSamples, CsvTable, read_csv_table
+from ..data.expert_stream import EXPERT_ID
+from ..data.heatmap import DataError
+from ..data.joint_transform import JointTransform
+from ..data.sample import Sample, collate, stable_id
+from ..data.tar_source import TarEntry, TarSamples, decode_stream, index_shard
+
+logger = logging.getLogger(__name__)
+
+REMOTE = ("pipe:", "s3:", "gs:", "http:", "https:", "ftp:", "hf:")
+TAIL = ("_select", "_decode", "_rename", "_map_dict", "_to_tuple", "_batched")  # of open_clip's webdataset pipeline
+
+
+@dataclass
+class TrainSource:
+    """open_clip's DataInfo over our samples, and what is known of the annotated ones before training."""
+
+    info: upstream.DataInfo
+    annotated: bool
+    names: dict[int, str] = field(default_factory=dict)  # sample_id -> file and row or key, of annotated samples
+    examples: Callable[[], list[Sample]] = list  # a few annotated samples, for figures
+
+
+def on_rank_zero(args: argparse.Namespace, work: Callable[[], Any]) -> Any:
+    """Run `work` on rank 0 and give its result, or its DataError, to every rank."""
+    result: list[Any] = [None]
+    if args.rank == 0:
+        try:
+            result = [work()]
+        except DataError as error:
+            result = [error]
+    if args.world_size > 1:
+        dist.broadcast_object_list(result, src=0)
+    if isinstance(result[0], DataError):
+        raise result[0]
+    return result[0]
+
+
+def columns_of(args: argparse.Namespace) -> CsvColumns:
+    return CsvColumns(args.csv_img_key, args.csv_caption_key, args.csv_heatmap_key, args.csv_separator)
+
+
+def is_table(path: str, dataset_type: str) -> bool:
+    """Whether open_clip would read `path` as CSV."""
+    return dataset_type == "csv" or (dataset_type == "auto" and path.rsplit(".", 1)[-1] in ("csv", "tsv"))
+
+
+def train_source(args: argparse.Namespace, transform: JointTransform, tokenizer: Callable, epoch: int,
+                 heatmaps: bool) -> TrainSource:
+    """Check --train-data and build its loader, whose batches are those of `collate`; without `heatmaps` they are ignored."""
+    if args.dataset_type == "synthetic":
+        info = upstream.get_synthetic_dataset(args, transform, is_train=True, tokenizer=tokenizer)
+        info.dataloader.collate_fn = _collate_plain
+        return TrainSource(info, annotated=False)
+    if is_table(args.train_data, args.dataset_type):
+        return _table_source(args, transform, tokenizer, heatmaps)
+    return _shard_source(args, transform, tokenizer, epoch, heatmaps)
+
+
+def expert_samples(args: argparse.Namespace, transform: JointTransform, tokenizer: Callable) -> tuple[Dataset, dict[int, str]]:
+    """Check --expert-data; its annotated samples and their names by sample_id. DataError if there is none."""
+    if is_table(args.expert_data, "auto"):
+        table = read_csv_table(args.expert_data, columns_of(args))
+        table = table.keep(_good(args, lambda: check_table(table), args.expert_data, len(table)))
+        total, table = len(table), table.keep(table.annotated)
+        samples: Dataset = CsvSamples(table, transform, tokenizer, first_id=EXPERT_ID, skip_bad=args.on_bad_sample == "skip")
+        names = {EXPERT_ID + table.rows[i]: table.name(i) for i in range(len(table))}
+    else:
+        entries = _index(_local_shards(args.expert_data))
+        good = _good(args, lambda: check_entries(entries), args.expert_data, len(entries))
+        total, entries = len(good), [entries[i] for i in good if entries[i].annotated]
+        samples = TarSamples(entries, transform, tokenizer, first_id=EXPERT_ID)
+        names = {EXPERT_ID + i: entry.where for i, entry in enumerate(entries)}
+    if not names:
+        raise DataError(f"--expert-data {args.expert_data}: no annotated sample among {total}; expected heatmaps in the column "
+                        f"{args.csv_heatmap_key!r} or members heatmap.png, .npy, .npz.")
+    if len(names) < total:
+        logger.info("eclip: --expert-data %s: %d of %d samples are annotated, the others are not used",
+                    args.expert_data, len(names), total)
+    return samples, names
+
+
+def _good(args: argparse.Namespace, check: Callable[[], Report], path: str, size: int) -> list[int]:
+    """Indices of the samples to train on; faults stop the run or, with --on-bad-sample skip, are counted and named."""
+    def work() -> tuple[list[int], list[str]]:
+        report = check()
+        if args.on_bad_sample == "stop":
+            raise_faults(report, path)
+        return report.good, [str(fault) for fault in report.faults]
+
+    good, faults = on_rank_zero(args, work)
+    for fault in faults:
+        logger.warning("eclip: skipped bad sample: %s", fault)
+    if faults:
+        logger.warning("eclip: %s: skipped %d of %d samples", path, size - len(good), size)
+    if not good:
+        raise DataError(f"{path}: not one good sample.")
+    return good
+
+
+def _table_source(args: argparse.Namespace, transform: JointTransform, tokenizer: Callable, heatmaps: bool) -> TrainSource:
+    table = read_csv_table(args.train_data, columns_of(args))
+    if not heatmaps:
+        table.heatmaps = [None] * len(table)
+    table = table.keep(_good(args, lambda: check_table(table), args.train_data, len(table)))
+    samples = CsvSamples(table, transform, tokenizer, skip_bad=args.on_bad_sample == "skip")
+    replaced, upstream.CsvDataset = upstream.CsvDataset, lambda *_, **__: samples
+    try:
+        info = upstream.get_csv_dataset(args, transform, is_train=True, tokenizer=tokenizer)
+    finally:
+        upstream.CsvDataset = replaced
+    info.dataloader.collate_fn = collate
+    if info.dataloader.num_batches == 0:
+        raise DataError(f"{args.train_data}: {len(table)} samples do not fill one batch of {args.batch_size} on each of "
+                        f"{args.world_size} ranks; lower --batch-size.")
+    annotated = table.annotated
+    return TrainSource(info, bool(annotated), {table.rows[i]: table.name(i) for i in annotated},
+                       partial(_first, samples, annotated))
+
+
+def _first(samples: Dataset, indices: Sequence[int], count: int = 4) -> list[Sample]:
+    return [samples[i] for i in indices[:count]]
+
+
+def _local_shards(path: str) -> list[Path] | None:
+    """The shards behind `path` in open_clip's notation, or None if one is not a file of this machine."""
+    urls = upstream.expand_urls(path)[0]
+    if any(str(url).startswith(REMOTE) for url in urls):
+        return None
+    missing = [url for url in urls if not Path(url).is_file()]
+    if missing:
+        raise DataError(f"{path}: no such shard: {missing[0]} ({len(missing)} of {len(urls)} missing).")
+    return [Path(url) for url in urls]
+
+
+def _index(shards: list[Path] | None) -> list[TarEntry]:
+    if shards is None:
+        raise DataError("--expert-data must be files of this machine: its samples are read one by one.")
+    return [entry for shard in shards for entry in index_shard(shard)]
+
+
+def _shard_source(args: argparse.Namespace, transform: JointTransform, tokenizer: Callable, epoch: int,
+                  heatmaps: bool) -> TrainSource:
+    shards = on_rank_zero(args, lambda: _local_shards(args.train_data))
+    annotated, names, entries = heatmaps, {}, []
+    if shards is None:
+        logger.info("eclip: --train-data is not local: heatmaps are checked as they come")
+    else:
+        found = on_rank_zero(args, lambda: _index(shards))
+        _good(args, lambda: check_entries(found), args.train_data, len(found))
+        entries = [entry for entry in found if entry.annotated and heatmaps]
+        annotated, names = bool(entries), {stable_id(entry.where): entry.where for entry in entries}
+    info = upstream.get_wds_dataset(args, transform, is_train=True, epoch=epoch, tokenizer=tokenizer)
+    _rewire(info, transform, tokenizer, args, heatmaps)
+    return TrainSource(info, annotated, names, partial(_first, TarSamples(entries[:4], transform, tokenizer), range(4)[:len(entries)]))
+
+
+def _rewire(info: upstream.DataInfo, transform: JointTransform, tokenizer: Callable, args: argparse.Namespace,
+            heatmaps: bool) -> None:
+    """Put our decoding at the end of open_clip's pipeline, and its unseeded sample shuffle under (seed, epoch)."""
+    stages = info.dataloader.pipeline[0].dataset.pipeline
+    names = tuple(getattr(getattr(stage, "f", stage), "__name__", type(stage).__name__) for stage in stages)
+    if names[-len(TAIL) - 2:] != ("tarfile_to_samples_nothrow", "_shuffle", *TAIL):
+        raise RuntimeError(f"open_clip's webdataset pipeline is {names}; this version of openclip_eclip knows another one.")
+    skip = args.on_bad_sample == "skip"
+    shuffle = stages[-len(TAIL) - 1]
+    keep = None if heatmaps else _without_heatmap
+    stages[-len(TAIL) - 2:] = [
+        partial(upstream.tarfile_to_samples_nothrow, handler=upstream.log_and_continue if skip else _broken_shard),
+        SeededShuffle(shuffle.kw["bufsize"], shuffle.kw["initial"], args.seed, args.rank, info.shared_epoch),
+        *([wds.map(keep)] if keep else []),
+        partial(decode_stream, transform=transform, tokenize=tokenizer, skip_bad=skip),
+        wds.batched(args.batch_size, partial=False, collation_fn=collate),
+    ]
+    if isinstance(stages[0], upstream.ResampledShards2):
+        stages[0].worker_seed = partial(_worker_seed, args.seed, args.rank)
+
+
+def _broken_shard(error: Exception) -> bool:
+    raise DataError(f"webdataset shard could not be read: {error!r}") from error
+
+
+def _without_heatmap(sample: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in sample.items() if not key.startswith("heatmap.")}
+
+
+def _worker_seed(seed: int, rank: int) -> int:
+    """Of this data worker, the same in a resumed run (open_clip's own depends on the process)."""
+    worker = get_worker_info()
+    return int(np.random.SeedSequence([seed, rank, worker.id if worker else 0]).generate_state(1)[0])
+
+
+class SeededShuffle(wds.PipelineStage):
+    """webdataset's sample shuffle, and the worker's random augmentation, as functions of (seed, rank, worker, epoch).
+
+    Upstream seeds the shuffle from the process id and the clock, so that no run could be resumed or repeated.
+    """
+
+    def __init__(self, bufsize: int, initial: int, seed: int, rank: int, epoch: upstream.SharedEpoch) -> None:
+        self.bufsize, self.initial, self.seed, self.rank, self.epoch = bufsize, initial, seed, rank, epoch
+
+    def run(self, source: Any) -> Any:
+        seed = _worker_seed(self.seed, self.rank) + self.epoch.get_value()
+        if get_worker_info() is not None:
+            torch.manual_seed(seed)
+            np.random.seed(seed % 2**32)
+            random.seed(seed)
+        return _shuffle(source, self.bufsize, self.initial, random.Random(seed))
+
+
+def _collate_plain(pairs: list[tuple[Any, torch.Tensor]]) -> Any:
+    return collate([Sample(image[0], text, i) for i, (image, text) in enumerate(pairs)])

@@ -1,0 +1,124 @@
+"""Tiny models and data. Training runs in subprocesses with a time limit, several runs to a process: imports cost most."""
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Sequence
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from PIL import Image
+
+TINY = {
+    "embed_dim": 32,
+    "vision_cfg": {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 16},
+    "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+}
+FINDINGS = ("nodule", "effusion", "cardiomegaly", "normal", "opacity", "fracture", "edema", "mass")
+BASIC = ("--model", "tiny", "--workers", 0, "--log-every-n-steps", 1, "--warmup", 2, "--lr", 1e-3, "--device", "cpu",
+         "--save-frequency", 1, "--logs", "logs", "--seed", 1)
+LAUNCH = """\
+import json, logging, runpy, sys, open_clip
+open_clip.add_model_config({config!r})
+module, runs = sys.argv[1], json.loads(sys.argv[2])
+for flags in runs:
+    sys.argv = [module, *flags]
+    try:
+        runpy.run_module(module, run_name='__main__', alter_sys=True)
+    except SystemExit as stop:
+        if stop.code:
+            raise
+    for handler in logging.root.handlers[:]:
+        logging.root.removeHandler(handler)
+{check}
+"""
+
+
+def write_table(folder: Path, count: int, annotated: Sequence[int] = (), size: int = 40, column: bool = True,
+                name: str = "train.csv", seed: int = 0) -> Path:
+    """A CSV of `count` noisy pictures, those in `annotated` (0-based) with a heatmap; image paths absolute, maps relative."""
+    rng = np.random.default_rng(seed)
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    lines = ["filepath,title,heatmap" if column else "filepath,title"]
+    for i in range(count):
+        pixels = rng.integers(0, 256, (size, size, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / "images" / f"{i}.png")
+        heatmap = ""
+        if i in annotated:
+            heatmap = f"images/{i}.npy"
+            values = np.full((size, size), 0.1, np.float32)
+            values[i % size // 2:, i % size // 2:] = 1 + rng.random()
+            np.save(folder / heatmap, values)
+        lines.append(f"{folder / 'images' / f'{i}.png'},{FINDINGS[i % 8]} number {i}" + (f",{heatmap}" if column else ""))
+    path = folder / name
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+class Launcher:
+    """Runs modules in subprocesses where open_clip knows the tiny model; `stock` proves that it never imports us."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "tiny.json").write_text(json.dumps(TINY))
+        for name, check in (("launch.py", ""), ("stock.py", "assert not [m for m in sys.modules if m.split('.')[0] == 'openclip_eclip']")):
+            (folder / name).write_text(LAUNCH.format(config=str(folder / "tiny.json"), check=check))
+
+    def command(self, module: str, runs: Sequence[Sequence[object]], processes: int = 1) -> list[str]:
+        script = "stock.py" if module.startswith("open_clip_train") else "launch.py"
+        launch = [str(self.folder / script), module, json.dumps([[str(flag) for flag in run] for run in runs])]
+        if processes == 1:
+            return [sys.executable, *launch]
+        return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes), *launch]
+
+    def environment(self) -> dict[str, str]:
+        return {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+
+    def run(self, module: str, *runs: Sequence[object], processes: int = 1, timeout: float = 200,
+            check: bool = True) -> subprocess.CompletedProcess:
+        done = subprocess.run(self.command(module, runs, processes), env=self.environment(), cwd=self.folder,
+                              capture_output=True, text=True, timeout=timeout)
+        if check and done.returncode:
+            raise AssertionError(f"{module} exited with {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-6000:]}")
+        return done
+
+    def train(self, *runs: Sequence[object], **options: object) -> subprocess.CompletedProcess:
+        return self.run("openclip_eclip.train", *runs, **options)
+
+    def stock(self, *runs: Sequence[object], **options: object) -> subprocess.CompletedProcess:
+        return self.run("open_clip_train.main", *runs, **options)
+
+    # ---- what a run left behind
+
+    def checkpoint(self, name: str, epoch: int) -> dict:
+        return torch.load(self.folder / "logs" / name / "checkpoints" / f"epoch_{epoch}.pt", weights_only=True)
+
+    def weights(self, name: str, epoch: int) -> dict[str, torch.Tensor]:
+        return {key.removeprefix("module."): value for key, value in self.checkpoint(name, epoch)["state_dict"].items()}
+
+    def log(self, name: str) -> str:
+        return (self.folder / "logs" / name / "out.log").read_text()
+
+    def losses(self, name: str) -> list[float]:
+        return [float(value) for value in re.findall(r" Loss: ([\d.e+-]+)", self.log(name))]
+
+
+@pytest.fixture
+def launcher(tmp_path: Path) -> Launcher:
+    return Launcher(tmp_path)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The tiny model's name, known to open_clip in this process."""
+    path = tmp_path_factory.mktemp("configs") / "tiny.json"
+    path.write_text(json.dumps(TINY))
+    open_clip.add_model_config(path)
+    return "tiny"
