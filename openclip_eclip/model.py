@@ -64,7 +64,7 @@ class EClip:
             "mixed_id": batch.mixed_id,
         }
         if self.logit_bias is not None:
-            out["logit_bias"] = self.logit_bias
+            out["logit_bias"] = self.logit_bias.clone()  # DDP takes a bare parameter in the output for an unused one
         if batch.is_priming:
             out["priming_error"] = reconstruction_errors(self.heatmap_processor, batch.image)  # l. 14-17
         return out

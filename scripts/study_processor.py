@@ -12,11 +12,10 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import re
 import tempfile
 import time
 from pathlib import Path
-from typing import Callable, NamedTuple
+from typing import Callable, NamedTuple, Sequence
 
 import numpy as np
 import open_clip
@@ -37,7 +36,7 @@ from openclip_eclip.prepare.phantom import generate
 from openclip_eclip.priming import reconstruction_errors
 from openclip_eclip.processor import build_processor
 
-SIDE, RATE = 64, 2e-4  # of the priming study
+SIDE = 64  # pixels, in the priming study
 SMALL_CLIP = {
     "embed_dim": 128,
     "vision_cfg": {"image_size": 64, "patch_size": 8, "width": 128, "layers": 4, "head_width": 32},
@@ -77,7 +76,6 @@ FORMS = {
     "residual E*I, zero start (default)": Form(ProcessorConfig()),
     "residual E*I": Form(ProcessorConfig(zero_init=False)),
     "residual E*I, output layer pushed away": Form(ProcessorConfig(), push_away),
-    "residual E*I, zero start, positions": Form(ProcessorConfig(positions="sincos")),
     "residual E*I, zero start, width 768": Form(ProcessorConfig(width=768)),
     "cnn (ablation), zero start": Form(ProcessorConfig(kind="cnn")),
 }
@@ -134,7 +132,7 @@ def prime(form: Form, images: Tensor, held_out: Tensor, marks: tuple[int, ...], 
     processor = build_processor(form.config)
     if form.start is not None:
         form.start(processor)
-    optimizer, errors = torch.optim.AdamW(processor.parameters(), lr=RATE, weight_decay=1e-3), []
+    optimizer, errors = torch.optim.AdamW(processor.parameters(), lr=2e-4, weight_decay=1e-3), []
     for step in tqdm(range(max(marks) + 1), leave=False, disable=None):
         if step in marks:
             with torch.no_grad():
@@ -164,13 +162,14 @@ def study_priming(amount: Amount) -> list[dict]:
     data, rows = priming_images(amount.images), []
     for name, marks, seeds in tqdm(jobs, desc="priming", disable=None):
         form = FORMS[name]
-        if form.start is None and (form.config.zero_init or form.config.kind == "cnn"):
+        if form.config.zero_init and form.start is None:
             seeds = seeds[:1]
-        size, ms = sum(map(torch.numel, build_processor(form.config).parameters())), milliseconds(form.config, *amount.timed)
+        parameters = sum(p.numel() for p in build_processor(form.config).parameters())
+        ms = milliseconds(form.config, *amount.timed)
         for data_set, (images, held_out) in data.items():
             flat = F.interpolate(F.avg_pool2d(held_out, 16), scale_factor=16)
             runs = [prime(form, images, held_out, marks, amount.batch, seed) for seed in seeds]
-            rows.append({"form": name, "config": dataclasses.asdict(form.config), "parameters": size, "ms": ms,
+            rows.append({"form": name, "config": dataclasses.asdict(form.config), "parameters": parameters, "ms": ms,
                          "data": data_set, "steps": marks, "errors": runs,
                          "patch_constant": (held_out - flat).square().mean().item()})
     return rows
@@ -219,15 +218,16 @@ def study_response(amount: Amount) -> tuple[list[dict], dict[str, list[Tensor]]]
     image, heatmap = unit(torch.from_numpy(films.images)[:, None].float()), torch.from_numpy(films.heatmaps)[:, None]
     kinds = {"true": heatmap, "shuffled": heatmap.roll(1, dims=0), "ones": torch.ones_like(heatmap)}
     rows, pictures = [], {"I": list(image[:2]), "E": list(heatmap[:2])}
-    for form, seed in tqdm([(f, s) for f in amount.response_forms for s in amount.response_seeds], desc="response", disable=None):
+    jobs = [(form, seed) for form in amount.response_forms for seed in amount.response_seeds]
+    for form, seed in tqdm(jobs, desc="response", disable=None):
         model = train_small(form, amount, seed)
         with torch.no_grad():
             v = model.encode_image(image, normalize=True)
             expert = {kind: model.heatmap_processor(image, e) for kind, e in kinds.items()}
             v_expert = {kind: model.encode_image(x, normalize=True) for kind, x in expert.items()}
-        cosines = {kind: (v, u) for kind, u in v_expert.items()}
-        cosines["v^E true, shuffled"], cosines["v, other v"] = (v_expert["true"], v_expert["shuffled"]), (v, v.roll(1, 0))
-        rows.append({"form": form, "seed": seed, **{k: (a * b).sum(1).mean().item() for k, (a, b) in cosines.items()},
+        pairs = {**{kind: (v, u) for kind, u in v_expert.items()}, "other film": (v, v.roll(1, dims=0)),
+                 "true and shuffled": (v_expert["true"], v_expert["shuffled"])}
+        rows.append({"form": form, "seed": seed, **{k: (a * b).sum(1).mean().item() for k, (a, b) in pairs.items()},
                      "error under ones": (expert["ones"] - image).square().mean().item(),
                      "distance to E*I": (expert["true"] - heatmap * image).square().mean().item()})
         pictures.setdefault(form, [expert[kind][i] for i in (0, 1) for kind in ("true", "ones")])
@@ -251,9 +251,8 @@ def draw(pictures: dict[str, list[Tensor]], path: Path) -> None:
     Image.open(path).convert("L").save(path, optimize=True)
 
 
-def spread(values: list[float]) -> str:
-    text = f"{np.mean(values):.4f}"
-    return text if len(values) == 1 else f"{text} ({min(values):.4f}-{max(values):.4f})"
+def spread(values: Sequence[float]) -> str:
+    return f"{np.mean(values):.4f}" + f" ({min(values):.4f}-{max(values):.4f})" * (len(values) > 1)
 
 
 def table(head: list[str], rows: list[list]) -> str:
@@ -261,19 +260,20 @@ def table(head: list[str], rows: list[list]) -> str:
 
 
 def report(result: dict) -> str:
-    priming, response, parts = result["priming"], result["response"], ["# Heatmap processor: identity and response\n"]
-    parts.append(result["setting"] + "\n")
+    setting, priming, response = result.values()
+    parts = ["# Heatmap processor: identity and response", ", ".join(f"{k}: {v}" for k, v in setting.items()),
+             "Means over seeds, ranges in brackets. ms: CPU time of forward and backward at 224 pixels."]
     for steps in sorted({row["steps"] for row in priming}):
-        parts.append(f"## Priming, {steps[-1]} steps: held-out error of Processor(I, 1), variance 1\n")
+        parts.append(f"## Priming, {steps[-1]} steps: held-out error of Processor(I, 1), variance 1")
         rows = [[r["form"], r["data"], f"{r['parameters']:,}", f"{r['ms']:.0f}", f"{r['patch_constant']:.3f}",
-                 *(spread(list(errors)) for errors in zip(*r["errors"]))] for r in priming if r["steps"] == steps]
-        parts.append(table(["form", "images", "parameters", "ms", "constant a patch", *map(str, steps)], rows) + "\n")
-    parts.append("## Response after training: cos(v, v^E) by heatmap (true, shuffled, ones), other cosines, errors\n")
+                 *(spread(errors) for errors in zip(*r["errors"]))] for r in priming if r["steps"] == steps]
+        parts.append(table(["form", "images", "parameters", "ms", "constant a patch", *map(str, steps)], rows))
+    parts.append("## Response after training: cos(v, v^E) under true, shuffled, all-ones heatmaps; cosines for scale; "
+                 "errors of I^E against I under ones, and against E*I")
     columns = list(response[0])[2:]
     rows = [[form, *(spread([r[c] for r in response if r["form"] == form]) for c in columns)]
             for form in dict.fromkeys(r["form"] for r in response)]
-    parts.append(table(["form", *columns], rows))
-    return "\n".join(parts) + "\n\n![I, E and I^E by form](processor.png)\n"
+    return "\n\n".join([*parts, table(["form", *columns], rows), "![I, E and I^E by form](processor.png)"]) + "\n"
 
 
 def main() -> None:
@@ -283,12 +283,11 @@ def main() -> None:
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     amount, start = QUICK if args.quick else Amount(), time.perf_counter()
-    cpu = re.search("model name.*: (.*)", Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else "")
     priming = study_priming(amount)
     response, pictures = study_response(amount)
-    setting = (f"{'QUICK, meaningless: ' * args.quick}`{amount}`; {cpu[1] if cpu else 'unknown CPU'}, "
-               f"{torch.get_num_threads()} thread(s), torch {torch.__version__}; {(time.perf_counter() - start) / 60:.0f} "
-               "min. Means over seeds, ranges in brackets; ms: CPU time of forward and backward at 224 pixels.")
+    cpu = Path("/proc/cpuinfo").read_text().split("model name\t: ")[1].splitlines()[0]  # Linux
+    setting = {"quick": args.quick, **amount._asdict(), "cpu": cpu, "threads": torch.get_num_threads(),
+               "torch": torch.__version__, "minutes": round((time.perf_counter() - start) / 60)}
     result = {"setting": setting, "priming": priming, "response": response}
     Path(args.out, "processor.json").write_text(json.dumps(result))
     Path(args.out, "processor.md").write_text(report(result))

@@ -24,7 +24,7 @@ FINDINGS = ("nodule", "effusion", "cardiomegaly", "normal", "opacity", "fracture
 BASIC = ("--model", "tiny", "--workers", 0, "--log-every-n-steps", 1, "--warmup", 2, "--lr", 1e-3, "--device", "cpu",
          "--save-frequency", 1, "--logs", "logs", "--seed", 1)
 LAUNCH = """\
-import json, logging, runpy, sys, open_clip
+import json, logging, runpy, sys, open_clip, torch.distributed as dist
 open_clip.add_model_config({config!r})
 module, runs = sys.argv[1], json.loads(sys.argv[2])
 for flags in runs:
@@ -36,6 +36,8 @@ for flags in runs:
             raise
     for handler in logging.root.handlers[:]:
         logging.root.removeHandler(handler)
+    if dist.is_initialized():
+        dist.destroy_process_group()
 {check}
 """
 

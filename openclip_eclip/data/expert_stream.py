@@ -3,19 +3,21 @@ from __future__ import annotations
 
 from typing import Any, Iterator
 
+import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..curriculum import Curriculum, draw_gate, expert_slots
-from .sample import Sample, collate
+from .sample import Sample, collate, seeded_randomness
 
 EXPERT_ID = 1 << 62  # ids of this stream start here, apart from those of the training data
 
 
 class ExpertSlots(Sampler):
-    """Yields, for every batch of an epoch, the samples that passed the gate: list of (index, lam).
+    """Yields, for every batch of an epoch, what passed the gate: list of (slot, index, lam).
 
-    Slots are numbered through all steps, micro-batches and ranks, and both the sample in a slot and its draws depend on
-    (seed, slot) alone: the stream resumes anywhere, and a refused sample is never even decoded.
+    Slots are numbered through all steps, micro-batches and ranks, and the sample in a slot, its draws and its crop depend
+    on (seed, slot) alone: the stream resumes anywhere, takes nothing from the random streams of the training data, and
+    a refused sample is never even decoded.
     """
 
     def __init__(self, size: int, batch_size: int, num_batches: int, curriculum: Curriculum, alpha: float, *, seed: int,
@@ -28,7 +30,7 @@ class ExpertSlots(Sampler):
     def __len__(self) -> int:
         return self.num_batches
 
-    def __iter__(self) -> Iterator[list[tuple[int, float]]]:
+    def __iter__(self) -> Iterator[list[tuple[int, int, float]]]:
         steps = self.num_batches // self.accum_freq
         for i in range(self.num_batches):
             step = steps * self.epoch + i // self.accum_freq
@@ -39,16 +41,18 @@ class ExpertSlots(Sampler):
                 yield []
                 continue
             chosen = expert_slots(self.seed, first, self.batch_size, self.size)
-            yield [(int(chosen[j]), float(draws.lam[j])) for j in draws.accepted.nonzero()[0]]
+            yield [(first + int(j), int(chosen[j]), float(draws.lam[j])) for j in draws.accepted.nonzero()[0]]
 
 
-class _WithLam(Dataset):
-    def __init__(self, samples: Dataset) -> None:
-        self.samples = samples
+class _Slots(Dataset):
+    def __init__(self, samples: Dataset, seed: int) -> None:
+        self.samples, self.seed = samples, seed
 
-    def __getitem__(self, item: tuple[int, float]) -> Sample:
-        sample = self.samples[item[0]]
-        sample.lam = item[1]
+    def __getitem__(self, item: tuple[int, int, float]) -> Sample:
+        slot, index, lam = item
+        with seeded_randomness([self.seed, slot]):
+            sample = self.samples[index]
+        sample.lam = lam
         return sample
 
 
@@ -59,4 +63,6 @@ def collate_annotated(samples: list[Sample]) -> Any:
 
 def expert_loader(samples: Dataset, slots: ExpertSlots, workers: int) -> DataLoader:
     """One (perhaps empty) batch of accepted samples for every batch of the training data."""
-    return DataLoader(_WithLam(samples), batch_sampler=slots, num_workers=workers, collate_fn=collate_annotated)
+    # a generator of its own: the loader draws one number an epoch, which must not come out of the training data's stream
+    return DataLoader(_Slots(samples, slots.seed), batch_sampler=slots, num_workers=workers, collate_fn=collate_annotated,
+                      generator=torch.Generator())

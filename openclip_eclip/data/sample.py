@@ -3,10 +3,13 @@ from __future__ import annotations
 
 import hashlib
 import io
+import random
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Callable, Sequence
+from typing import Any, Callable, Iterator, Sequence
 
+import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
@@ -59,6 +62,22 @@ def read_heatmap(data: bytes, name: str, image: Image.Image) -> Any:
     heatmap = decode_heatmap(data, name)
     check_aspect(heatmap.shape, (image.height, image.width), name)
     return heatmap
+
+
+@contextmanager
+def seeded_randomness(seed: Sequence[int]) -> Iterator[None]:
+    """Seed the global generators that transforms draw from, and leave them as they were."""
+    state = random.getstate(), np.random.get_state()
+    number = int(np.random.SeedSequence(seed).generate_state(1)[0])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(number)
+        np.random.seed(number)
+        random.seed(number)
+        try:
+            yield
+        finally:
+            random.setstate(state[0])
+            np.random.set_state(state[1])
 
 
 def stable_id(name: str) -> int:

@@ -4,14 +4,11 @@ from __future__ import annotations
 import argparse
 import csv
 import logging
-import random
 import statistics
 from collections import Counter
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Iterator
 
-import numpy as np
 import open_clip_train.data as upstream
 import torch
 import torch.distributed as dist
@@ -23,6 +20,7 @@ from ..data.expert_stream import ExpertSlots, expert_loader
 from ..data.figures import processor_figure
 from ..data.joint_transform import JointTransform
 from ..data.planned_loader import PlannedLoader
+from ..data.sample import seeded_randomness
 from ..mixup import mix_images
 from ..params import fill_schedule
 from .checkpoints import random_state, set_random_state
@@ -106,7 +104,7 @@ class Session:
         logger.info("eclip: %d annotated samples; steps: cold (priming) 0-%d, warm-up to %d, cool-down to %d, then p = %g",
                     len(self.names), c.cold_end - 1, c.warm_end - 1, c.cool_end - 1, c.config.end)
         if is_master(args) and annotated:
-            with preserved_randomness(args.seed):
+            with seeded_randomness([args.seed]):
                 good = [sample for sample in examples() if sample.heatmap is not None]
             if good:
                 self.examples = (torch.stack([s.image for s in good]), torch.stack([s.heatmap for s in good]))
@@ -223,16 +221,3 @@ class Session:
             table = csv.writer(file)
             table.writerow(["sample", "mixed_views"])
             table.writerows([name, self.all_views[key]] for key, name in self.names.items())
-
-
-@contextmanager
-def preserved_randomness(seed: int) -> Iterator[None]:
-    """Draw from seeded global generators and leave them as they were."""
-    before = random_state()
-    torch.manual_seed(seed)
-    np.random.seed(seed % 2**32)
-    random.seed(seed)
-    try:
-        yield
-    finally:
-        set_random_state(before)

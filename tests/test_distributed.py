@@ -1,0 +1,58 @@
+"""Invariant 3: two processes of B samples are one process of 2 B, whatever share of annotated samples a rank has.
+
+A rank that stays out of a collective makes the others wait for ever: the time limit turns that into a failure.
+"""
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import BASIC, Launcher, write_table
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
+    launcher = Launcher(tmp_path_factory.mktemp("ddp"))
+    out = launcher.folder / "results.json"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
+               str(Path(__file__).with_name("ddp_worker.py")), str(launcher.folder / "tiny.json"), str(out)]
+    done = subprocess.run(command, env=launcher.environment(), capture_output=True, text=True, timeout=150)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return json.loads(out.read_text())
+
+
+def test_every_case_ran(results: list[dict]) -> None:
+    assert len(results) == 4 * 3 * 5 + 2 * 3 + 3 * 5
+
+
+def test_loss_is_that_of_one_process(results: list[dict]) -> None:
+    wrong = [case for case in results if abs(case["loss"] - case["expected"]) > 1e-9 * case["expected"]]
+    assert not wrong, wrong[:2]
+
+
+def test_gradients_are_those_of_one_process(results: list[dict]) -> None:
+    """Not for --local-loss without --gather-with-grad, whose gradient is not the full one in open_clip either."""
+    exact = [case for case in results if case["grad"] or not case["local"]]
+    wrong = [case for case in exact if case["gradient_error"] > 1e-8 or case["names"]]
+    assert len(exact) == 66 and not wrong, wrong[:2]
+
+
+def test_training_with_uneven_annotations_on_two_ranks(launcher: Launcher) -> None:
+    """Three of 24 samples annotated, so most batches have none on a rank; then the separate stream; all reach the end."""
+    table = write_table(launcher.folder, 24, annotated=[0, 5, 6])
+    common = (*BASIC, "--train-data", table, "--batch-size", 4, "--epochs", 3, "--eclip-curriculum", 0.2, 0, 0, 0, 0, 1)
+    launcher.train((*common, "--name", "global"),
+                   (*common, "--name", "local", "--local-loss", "--gather-with-grad"),
+                   (*common, "--name", "accum", "--accum-freq", 3, "--local-loss", "--gather-with-grad", "--grad-checkpointing"),
+                   (*common, "--name", "stream", "--expert-data", table, "--expert-batch-size", 2),
+                   (*common, "--name", "siglip", "--siglip"), processes=2)
+    for name in ("global", "local", "accum", "stream", "siglip"):
+        mixed = [int(n) for n in re.findall(r"mixed pairs (\d+)", launcher.log(name))]
+        assert len(mixed) == (3 if name == "accum" else 9) and max(mixed) > 0, (name, mixed)
+        if name in ("global", "local", "siglip"):
+            assert min(mixed) == 0
+        assert len(launcher.losses(name)) == len(mixed)
