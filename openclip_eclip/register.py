@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Callable
 
 import open_clip
-from open_clip import factory, model as host_model
+from open_clip import factory, hf_configs, model as host_model
 from open_clip.coca_model import CoCa
 
 from .model import EClipCLIP, EClipCustomTextCLIP
@@ -22,6 +22,8 @@ TESTED = ("3.3.0", "3.4")  # from, up to but not including
 PREFIX = "eclip-"
 SCHEMAS = tuple(PREFIX + schema for schema in (factory.LOCAL_DIR_PREFIX, factory.HF_HUB_PREFIX))
 TEXT_FOLDER = "ECLIP_TEXT_FOLDER"  # environment: a local folder for the text tower of the -clinicalbert presets
+# open_clip 3.3 names them for other text models but not for BERT, so that --lock-text with unlocked layers fails there
+BERT_LAYERS = {"layer_attr": "layer", "token_embeddings_attr": "embeddings"}
 CONFIGS = Path(__file__).parent / "model_configs"
 
 _originals: dict[str, Any] = {}
@@ -60,6 +62,8 @@ def register() -> None:
     for name, value in replacements.items():
         _originals[name] = getattr(factory, name)
         setattr(factory, name, value)
+    for name, value in BERT_LAYERS.items():
+        hf_configs.arch_dict["bert"]["config_names"].setdefault(name, value)
     factory.add_model_config(CONFIGS)
 
 
@@ -70,6 +74,8 @@ def unregister() -> None:
     for name, value in _originals.items():
         setattr(factory, name, value)
     _originals.clear()
+    for name in BERT_LAYERS:
+        hf_configs.arch_dict["bert"]["config_names"].pop(name, None)
     factory._MODEL_CONFIG_PATHS.remove(CONFIGS)
     for preset in CONFIGS.glob("*.json"):
         factory._MODEL_CONFIGS.pop(preset.stem, None)

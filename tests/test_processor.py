@@ -151,6 +151,12 @@ def test_authors_form_has_their_number_of_parameters():
     assert sum(p.numel() for p in build_processor(AUTHORS_PROCESSOR).parameters()) == 722_435
 
 
+def test_default_is_the_form_of_decision_0001():
+    assert dataclasses.asdict(ProcessorConfig()) == {
+        "kind": "mha", "patch": 16, "width": 256, "heads": 8, "residual": "query", "zero_init": True,
+        "positions": "none", "extra_projection": False}
+
+
 def test_authors_form_is_reachable_from_a_model_json():
     eclip_cfg = json.loads('{"processor": {"residual": "none", "zero_init": false, "extra_projection": true}}')
     assert EClipConfig.from_dict(eclip_cfg).processor == AUTHORS_PROCESSOR
@@ -170,7 +176,8 @@ def test_kinds_share_one_call():
     for kind, cls in kinds.items():
         assert type(build_processor(ProcessorConfig(kind=kind))) is cls
         assert list(inspect.signature(cls.forward).parameters) == ["self", "image", "heatmap"]
-    assert list(MaskProcessor().parameters()) == []
+    image, heatmap = pair(4, 6)
+    assert torch.equal(MaskProcessor()(image, heatmap), image * heatmap) and not list(MaskProcessor().parameters())
 
 
 @pytest.mark.parametrize("config", [dataclasses.replace(SMALL, positions="sincos"), ProcessorConfig(kind="cnn")],

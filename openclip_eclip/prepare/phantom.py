@@ -10,10 +10,17 @@ have two fixations at the lesion and four weak ones of search.
 `gaze_leak` is the share of samples with natural places (and of normals without a decoy); the other samples draw the
 place from one distribution for all classes, normals included. At 0, gaze and class are independent by construction:
 that is why every finding here is focal and has the same three sizes (cardiomegaly or effusion could not be moved).
-GAZE_NUMBERS
+Logistic regression on the gaze alone (heatmap averaged to 8 x 8), 2 000 training and 1 000 test samples, mean and s.d.
+over seeds 0-4, by `gaze_score` of tests/test_phantom.py (chance: balanced accuracy .167; always "normal": .30 right):
+
+    gaze_leak   macro-F1     balanced accuracy   accuracy
+    1           .710 ± .006  .714 ± .007         .731 ± .007
+    0.5         .405 ± .010  .404 ± .010         .434 ± .007
+    0           .108 ± .015  .169 ± .008         .290 ± .016
 
 Every draw comes from a numpy Generator seeded by (seed, split, block of 32 samples, purpose): the same arguments give
-the same bytes, and a smaller `n` gives the same first samples (but not the same annotated ones: see `generate`).
+the same bytes (with the same numpy and Pillow), and a smaller `n` gives the same first samples (though not the same
+annotated ones: see `generate`).
 """
 
 import argparse
@@ -24,9 +31,9 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from openclip_eclip.prepare.phantom_files import fresh_folder, recipe, write_csv, write_json, write_webdataset
-from openclip_eclip.prepare.phantom_images import draw_scenes, render_films, render_gaze
-from openclip_eclip.prepare.phantom_reports import CLASS_NAMES, PROMPTS, compose_report
+from .phantom_files import fresh_folder, recipe, write_csv, write_json, write_webdataset
+from .phantom_images import draw_scenes, render_films, render_gaze
+from .phantom_reports import CLASS_NAMES, compose_report, zero_shot_prompts
 
 SPLITS = ("train", "test")
 _BLOCK = 32  # samples a generator; small enough for a block of 64-pixel planes to stay in the cache
@@ -129,15 +136,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--train", type=int, default=2000, help="training samples (default: %(default)s)")
     parser.add_argument("--test", type=int, default=1000, help="test samples (default: %(default)s)")
     parser.add_argument("--annotated", type=float, default=0.05,
-                        help="share of training samples with a heatmap (default: %(default)s)")  # fmt: skip
+                        help="share of training samples with a heatmap (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="same seed, same bytes (default: %(default)s)")
     parser.add_argument("--size", type=int, default=64, help="image side in pixels (default: %(default)s)")
     parser.add_argument("--format", choices=("csv", "webdataset"), default="csv", help="(default: %(default)s)")
     parser.add_argument("--gaze-leak", type=float, default=1.0, metavar="SHARE",
                         help="1: gaze goes to each class's natural places; 0: it says nothing of the class "
-                        "(default: %(default)s)")  # fmt: skip
+                        "(default: %(default)s)")
     parser.add_argument("--shard-size", type=int, default=500,
-                        help="samples a webdataset shard (default: %(default)s)")  # fmt: skip
+                        help="samples a webdataset shard (default: %(default)s)")
 
 
 def run(args: argparse.Namespace) -> str:
@@ -167,7 +174,8 @@ def run(args: argparse.Namespace) -> str:
                 write_csv(folder, split, watched)
             else:
                 write_webdataset(folder, split, watched, args.shard_size)
-        write_json(folder / "classes.json", {"classes": list(CLASS_NAMES), "prompts": PROMPTS})
+        prompts = {name: zero_shot_prompts(name) for name in CLASS_NAMES}
+        write_json(folder / "classes.json", {"classes": list(CLASS_NAMES), "prompts": prompts})
         parameters = {
             name: getattr(args, name)
             for name in ("train", "test", "annotated", "seed", "size", "format", "gaze_leak", "shard_size")

@@ -1,5 +1,7 @@
 """How the phantom reaches the disk: CSV folders or webdataset shards, byte for byte the same for the same arguments."""
 
+from __future__ import annotations
+
 import hashlib
 import io
 import json
@@ -9,14 +11,19 @@ import tarfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
+from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 from PIL import Image
 
-from openclip_eclip.prepare.phantom_reports import CLASS_NAMES
+from ..version import __version__
+from .phantom_reports import CLASS_NAMES
+
+if TYPE_CHECKING:  # phantom.py imports this file
+    from .phantom import PhantomBatch
 
 
 @contextmanager
@@ -42,10 +49,10 @@ def fresh_folder(out: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)  # gone already unless something failed
 
 
-def write_csv(folder: Path, split: str, blocks: Iterable) -> None:
+def write_csv(folder: Path, split: str, blocks: Iterable[PhantomBatch]) -> None:
     """Write a split as images/, heatmaps/ and `split`.csv; its gaze to test_gaze/ if it is the test split.
 
-    `blocks` yields `PhantomBatch`es. Test rows carry label and box, training rows a heatmap path or a blank.
+    Test rows carry label and box, training rows a heatmap path or a blank.
     """
     (folder / "images").mkdir(exist_ok=True)
     (folder / "heatmaps").mkdir(exist_ok=True)
@@ -67,7 +74,7 @@ def write_csv(folder: Path, split: str, blocks: Iterable) -> None:
         _write_table(folder / "test_gaze.csv", gaze_rows)
 
 
-def write_webdataset(folder: Path, split: str, blocks: Iterable, shard_size: int) -> None:
+def write_webdataset(folder: Path, split: str, blocks: Iterable[PhantomBatch], shard_size: int) -> None:
     """Write a split as `split`-000000.tar ... of `shard_size` samples and add the shards to sizes.json.
 
     Members: key.png, key.txt, key.heatmap.png (annotated samples only) and key.json (label, class, box or null).
@@ -75,25 +82,16 @@ def write_webdataset(folder: Path, split: str, blocks: Iterable, shard_size: int
     """
     sizes_file = folder / "sizes.json"
     sizes = json.loads(sizes_file.read_text()) if sizes_file.exists() else {}
-    gaze_rows, shard = [], None
-    for number, (key, block, i) in enumerate(_samples(split, blocks)):
-        if number % shard_size == 0:
-            if shard is not None:
-                shard.close()
-            name = f"{split}-{number // shard_size:06d}.tar"
-            shard = tarfile.open(folder / name, "w", format=tarfile.USTAR_FORMAT)
-            sizes[name] = 0
-        label = int(block.labels[i])
-        _add_member(shard, f"{key}.png", _png(block.images[i]))
-        _add_member(shard, f"{key}.txt", block.reports[i].encode())
-        if block.annotated[i]:
-            _add_member(shard, f"{key}.heatmap.png", _heatmap_png(block.heatmaps[i]))
-        facts = {"label": label, "class": CLASS_NAMES[label], "box": _box(block, i)}
-        _add_member(shard, f"{key}.json", json.dumps(facts).encode())
-        sizes[name] += 1
-        if split == "test":
-            gaze_rows.append({"filepath": f"{key}.png", "gaze": _write_gaze(folder, key, block.heatmaps[i])})
-    shard.close()
+    gaze_rows, number, samples = [], 0, _samples(split, blocks)
+    while chunk := list(islice(samples, shard_size)):
+        name = f"{split}-{number:06d}.tar"
+        with tarfile.open(folder / name, "w", format=tarfile.USTAR_FORMAT) as shard:
+            for key, block, i in chunk:
+                _add_sample(shard, key, block, i)
+                if split == "test":
+                    gaze_rows.append({"filepath": f"{key}.png", "gaze": _write_gaze(folder, key, block.heatmaps[i])})
+        sizes[name] = len(chunk)
+        number += 1
     write_json(sizes_file, sizes)
     if gaze_rows:
         _write_table(folder / "test_gaze.csv", gaze_rows)
@@ -101,15 +99,11 @@ def write_webdataset(folder: Path, split: str, blocks: Iterable, shard_size: int
 
 def recipe(folder: Path, parameters: dict, labels: dict[str, list[int]]) -> dict:
     """What recipe.json holds: parameters, package version, class counts a split, sha256 of each CSV and shard."""
-    try:
-        package_version = version("openclip_eclip")
-    except PackageNotFoundError:  # run from a source tree that was never installed
-        package_version = "not installed"
     counts = {split: Counter(CLASS_NAMES[label] for label in found) for split, found in labels.items()}
     files = sorted([*folder.glob("*.csv"), *folder.glob("*.tar")])
     return {
         "dataset": "phantom",
-        "package_version": package_version,
+        "package_version": __version__,
         "parameters": parameters,
         "class_counts": {split: {name: found[name] for name in CLASS_NAMES} for split, found in counts.items()},
         "sha256": {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files},
@@ -121,7 +115,7 @@ def write_json(path: Path, content: dict) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def _samples(split: str, blocks: Iterable) -> Iterator[tuple[str, object, int]]:
+def _samples(split: str, blocks: Iterable[PhantomBatch]) -> Iterator[tuple[str, PhantomBatch, int]]:
     """(key, block, row in the block) of every sample; keys are train_000000 ... (a dot would end a webdataset key)."""
     number = 0
     for block in blocks:
@@ -130,7 +124,7 @@ def _samples(split: str, blocks: Iterable) -> Iterator[tuple[str, object, int]]:
             number += 1
 
 
-def _box(block, i: int) -> list[int] | None:
+def _box(block: PhantomBatch, i: int) -> list[int] | None:
     return None if block.boxes[i, 0] < 0 else block.boxes[i].tolist()
 
 
@@ -158,6 +152,16 @@ def _write_table(path: Path, rows: list[dict]) -> None:
     boxes = [name for name in ("x0", "y0", "x1", "y1") if name in table]
     table = table.astype({name: "Int64" for name in boxes})
     table.to_csv(path, index=False, lineterminator="\n")
+
+
+def _add_sample(shard: tarfile.TarFile, key: str, block: PhantomBatch, i: int) -> None:
+    label = int(block.labels[i])
+    facts = {"label": label, "class": CLASS_NAMES[label], "box": _box(block, i)}
+    _add_member(shard, f"{key}.png", _png(block.images[i]))
+    _add_member(shard, f"{key}.txt", block.reports[i].encode())
+    if block.annotated[i]:
+        _add_member(shard, f"{key}.heatmap.png", _heatmap_png(block.heatmaps[i]))
+    _add_member(shard, f"{key}.json", json.dumps(facts).encode())
 
 
 def _add_member(shard: tarfile.TarFile, name: str, content: bytes) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from openclip_eclip.prepare.phantom_reports import CLASS_NAMES, DEVICES
+from .phantom_reports import CLASS_NAMES, DEVICES
 
 NORMAL = CLASS_NAMES.index("normal")
 CLASS_SHARES = (0.30, 0.14, 0.14, 0.14, 0.14, 0.14)
@@ -28,8 +28,8 @@ _NATURAL_PLACE = {
 }
 _U_RANGE, _V_RANGE = (-0.35, 0.65), (0.2, 0.88)  # lesions stay clear of the heart and in the lung
 
-_RADIUS = np.array([0.052, 0.065, 0.079], np.float32)  # by severity, image sides; the same for all classes, so that
-_CONTRAST = np.array([0.21, 0.26, 0.31], np.float32)  # neither size nor spread of the gaze tells them apart
+_RADIUS = np.array([0.057, 0.071, 0.086], np.float32)  # by severity, image sides; the same for all classes, so that
+_CONTRAST = np.array([0.25, 0.31, 0.37], np.float32)  # neither size nor spread of the gaze tells them apart
 _DEVICE_SHARES = np.array([0.30, 0.15, 0.15, 0.15])  # in the order of DEVICES
 _LETTERS = np.array(
     [[[1, 1, 0], [1, 0, 1], [1, 1, 0], [1, 0, 1], [1, 0, 1]], [[1, 0, 0], [1, 0, 0], [1, 0, 0], [1, 0, 0], [1, 1, 1]]],
@@ -124,8 +124,9 @@ def render_gaze(scenes: Scenes, rng: np.random.Generator, size: int) -> np.ndarr
     """
     count = len(scenes.label)
     at_place = scenes.place[:, None] + 0.025 * rng.standard_normal((count, 2, 2), dtype=np.float32)
-    side, u, v = rng.integers(2, size=(count, 4)), rng.uniform(-0.6, 0.8, (count, 4)), rng.uniform(0.1, 0.95, (count, 4))
-    fixations = _to_film(scenes, np.concatenate([at_place, lung_point(side, u, v)], axis=1))  # (B, F, 2)
+    side = rng.integers(2, size=(count, 4))
+    search = lung_point(side, rng.uniform(-0.6, 0.8, (count, 4)), rng.uniform(0.1, 0.95, (count, 4)))
+    fixations = _to_film(scenes, np.concatenate([at_place, search], axis=1))  # (B, F, 2)
     weights = rng.uniform([0.8] * 2 + [0.10] * 4, [1.0] * 2 + [0.30] * 4, (count, 6)).astype(np.float32)
     weights[(scenes.label == NORMAL) & scenes.natural, :2] = 0
     sigma = rng.uniform(0.04, 0.06, (count, 6, 1)).astype(np.float32)
@@ -240,8 +241,8 @@ def _boxes(lesion: np.ndarray, has_lesion: np.ndarray) -> np.ndarray:
     return np.where(has_lesion[:, None], np.stack(low + high, axis=-1), -1).astype(np.int32)
 
 
-def _line(x: np.ndarray, y: np.ndarray, start: tuple[float, float], end: tuple[float, float], width: float) -> np.ndarray:
-    """Soft line of half-width `width` between two anatomy points, in [0, 1]."""
+def _line(x: np.ndarray, y: np.ndarray, start: tuple, end: tuple, width: float) -> np.ndarray:
+    """Soft line of half-width `width` from `start` to `end`, both (X, Y) in anatomy; values in [0, 1]."""
     dx, dy = end[0] - start[0], end[1] - start[1]
     share = np.clip(((x - start[0]) * dx + (y - start[1]) * dy) / (dx * dx + dy * dy), 0, 1)
     return _step(width - np.hypot(x - start[0] - share * dx, y - start[1] - share * dy), 0.004)
@@ -257,7 +258,7 @@ def _add_devices(film: np.ndarray, scenes: Scenes, x: np.ndarray, y: np.ndarray)
          ((0.03, -0.20), (0.08, 0.20), 0.005, 0.25)),
         (((0.0, -0.50), (0.005, -0.16), 0.009, 0.20),),
         (((0.015, -0.50), (0.02, 0.28), 0.005, 0.22), ((0.02, 0.28), (0.12, 0.38), 0.005, 0.22)),
-    )  # fmt: skip
+    )
     for device, parts in enumerate(lines):
         rows = np.flatnonzero(scenes.devices[:, device])
         if len(rows):

@@ -5,6 +5,8 @@ findings that are not there, 0-2 distractor sentences and a sentence for most de
 negations name other classes, so that the presence of a word alone does not give the class away.
 """
 
+from itertools import product
+
 import numpy as np
 
 CLASS_NAMES = ("normal", "nodule", "consolidation", "cavity", "atelectasis", "bulla")
@@ -17,7 +19,7 @@ FINDING_WORDS = {
     "nodule": ("nodule", "round nodular opacity", "well-defined coin lesion", "solitary nodule"),
     "consolidation": ("consolidation", "patchy consolidation", "fluffy airspace opacity", "hazy pneumonic infiltrate"),
     "cavity": ("cavity", "thick-walled cavity", "ring-shaped cavitating lesion", "cavitary lesion"),
-    "atelectasis": ("band of atelectasis", "linear atelectasis", "plate-like atelectasis", "streak of subsegmental collapse"),
+    "atelectasis": ("band of atelectasis", "linear atelectasis", "plate-like atelectasis", "streak of lung collapse"),
     "bulla": ("bulla", "thin-walled bulla", "lucent air-filled bulla", "bullous lucency"),
 }
 _SEVERITY_WORDS = (("small", "subtle", "minor"), ("moderate", "medium-sized"), ("large", "marked", "extensive"))
@@ -58,25 +60,6 @@ _DEVICE_SENTENCES = (
 )
 _MENTION_DEVICE = 0.8  # reports leave things out
 
-# Zero-shot prompts: side, zone and severity left open, as an evaluator would write them
-PROMPTS = {
-    "normal": ["The lungs are clear.", "Both lung fields are clear without focal lesion.", "Normal lungs on both sides.",
-               "The lungs are well aerated.", "The lungs are unremarkable."],
-    "nodule": ["There is a nodule in the lung.", "A solitary nodule is seen.", "Round nodular opacity.",
-               "There is a well-defined coin lesion.", "Small nodule projecting over the lung."],
-    "consolidation": ["There is a consolidation in the lung.", "Patchy consolidation is seen.",
-                      "Fluffy airspace opacity.", "There is a hazy pneumonic infiltrate.",
-                      "Consolidation projecting over the lung."],
-    "cavity": ["There is a cavity in the lung.", "A thick-walled cavity is seen.", "Ring-shaped cavitating lesion.",
-               "There is a cavitary lesion.", "Cavity projecting over the lung."],
-    "atelectasis": ["There is a band of atelectasis in the lung.", "Linear atelectasis is seen.",
-                    "Plate-like atelectasis.", "There is a streak of subsegmental collapse.",
-                    "Atelectasis projecting over the lung."],
-    "bulla": ["There is a bulla in the lung.", "A thin-walled bulla is seen.", "Lucent air-filled bulla.",
-              "There is a bullous lucency.", "Bulla projecting over the lung."],
-}
-
-
 def _pick(rng: np.random.Generator, options: tuple[str, ...]) -> str:
     return options[rng.integers(len(options))]
 
@@ -93,7 +76,7 @@ def _finding_sentence(rng: np.random.Generator, name: str, side: int, zone: int,
     return _pick(rng, _TEMPLATES).format(
         finding=_pick(rng, FINDING_WORDS[name]), side=SIDES[side], zone=_pick(rng, _ZONE_WORDS[zone]),
         severity=_pick(rng, _SEVERITY_WORDS[severity]), seen=_pick(rng, _SEEN),
-    )  # fmt: skip
+    )
 
 
 def _negations(rng: np.random.Generator, name: str) -> list[str]:
@@ -106,7 +89,7 @@ def _negations(rng: np.random.Generator, name: str) -> list[str]:
 def compose_report(
     rng: np.random.Generator, label: int, side: int, zone: int, severity: int, devices: np.ndarray
 ) -> str:
-    """One report: `label`, `side`, `zone`, `severity` index the tuples above; `devices` is bool, one a DEVICES entry."""
+    """One report. The integers index CLASS_NAMES, SIDES, ZONES and severity; `devices` is bool (4,), as DEVICES."""
     name = CLASS_NAMES[label]
     sentences = [_finding_sentence(rng, name, side, zone, severity)] + _negations(rng, name)
     sentences += [_DISTRACTORS[i] for i in rng.permutation(len(_DISTRACTORS))[: rng.integers(3)]]
@@ -114,3 +97,25 @@ def compose_report(
         if present and rng.random() < _MENTION_DEVICE:
             sentences.append(_pick(rng, options))
     return " ".join(_capitalised(sentences[i]) for i in rng.permutation(len(sentences)))
+
+
+def zero_shot_prompts(name: str) -> list[str]:
+    """Six prompts of a class: one a side and zone, so that their mean says what is there but not where.
+
+    Sentences of the reports' own grammar, as one writes prompts for real reports; a bare "There is a nodule." is so
+    unlike every report that a small text encoder places it by chance.
+    """
+    if name == "normal":
+        pairs = [(template, clear) for template in _NORMAL_TEMPLATES for clear in _CLEAR[:2]]
+        return [_capitalised(template.format(clear=clear)) for template, clear in pairs]
+    prompts = []
+    for number, (side, zone) in enumerate(product(SIDES, range(len(ZONES)))):
+        fields = {
+            "finding": FINDING_WORDS[name][number % len(FINDING_WORDS[name])],
+            "side": side,
+            "zone": _ZONE_WORDS[zone][0],
+            "severity": _SEVERITY_WORDS[1][0],
+            "seen": _SEEN[0],
+        }
+        prompts.append(_capitalised(_TEMPLATES[number % len(_TEMPLATES)].format(**fields)))
+    return prompts

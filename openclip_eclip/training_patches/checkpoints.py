@@ -1,18 +1,13 @@
-"""Atomic checkpoints that carry what an exact resume needs, and finding the newest complete one."""
+"""Atomic checkpoints that carry what an exact resume needs."""
 from __future__ import annotations
 
-import logging
 import os
 import random
-import re
-import zipfile
 from pathlib import Path
 from typing import Any, Callable
 
 import numpy as np
 import torch
-
-logger = logging.getLogger(__name__)
 
 STATE_KEY = "eclip"  # in the checkpoint, beside open_clip's keys
 
@@ -50,19 +45,3 @@ def atomic_save(save: Callable[..., None], obj: Any, path: str | os.PathLike, *a
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
-
-
-def is_complete(path: Path) -> bool:
-    """Whether a checkpoint was written to its end (its zip directory stands last)."""
-    return zipfile.is_zipfile(path)
-
-
-def newest_complete(folder: str | os.PathLike) -> Path | None:
-    """The newest complete `epoch_N.pt`; truncated ones are named in a warning and passed over."""
-    numbered = [(int(match[1]), path) for path in Path(folder).glob("epoch_*.pt")
-                if (match := re.fullmatch(r"epoch_(\d+)\.pt", path.name))]
-    for _, path in sorted(numbered, reverse=True):
-        if is_complete(path):
-            return path
-        logger.warning("eclip: checkpoint %s is truncated, taking the one before it", path)
-    return None

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import json
 import logging
 import os
 from contextlib import contextmanager
@@ -12,15 +13,17 @@ from typing import Any, Callable, Iterator, Sequence
 import open_clip
 import open_clip_train.main as host
 import torch
+from open_clip_train.distributed import is_master
 from torch.nn.parallel import DistributedDataParallel
 
+from ..checkpoint import CONFIG, is_complete, newest_complete, plain_config
 from ..config import UserError
 from ..data.csv_source import sniff_separator
 from ..data.heatmap import DataError
 from ..loss import EClipLoss, EClipSigLipLoss
 from ..model import EClip
 from ..params import eclip_config, eclip_parser, fill_batch_size, refuse_unsupported, with_recipe
-from .checkpoints import STATE_KEY, atomic_save, is_complete, newest_complete
+from .checkpoints import STATE_KEY, atomic_save
 from .session import Session
 from .train_data import is_table
 
@@ -83,7 +86,12 @@ class Seams:
             kwargs["eclip_cfg"] = self.session.config.to_dict()
         else:
             kwargs["eclip_cfg"] = None  # a preset's own would win otherwise
-        return self.originals["create_model_and_transforms"](*args, **kwargs)
+        built = self.originals["create_model_and_transforms"](*args, **kwargs)
+        run = Path(self.session.args.logs, self.session.args.name)
+        if is_master(self.session.args) and run.is_dir():  # what --export and every later user of the weights must know
+            config = plain_config(args[0], kwargs, built[0].visual.preprocess_cfg)
+            (run / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        return built
 
     def get_data(self, args: argparse.Namespace, preprocess_fns: Any, epoch: int = 0, tokenizer: Any = None) -> dict[str, Any]:
         data = {}
@@ -115,7 +123,7 @@ class Seams:
     def get_latest_checkpoint(self, path: str, remote: bool) -> str | None:
         if remote:
             return self.originals["get_latest_checkpoint"](path, remote)
-        newest = newest_complete(path)
+        newest = newest_complete(Path(path))
         return str(newest) if newest else None
 
     def pt_load(self, file_path: str, map_location: Any = None) -> Any:

@@ -1,0 +1,153 @@
+"""Checkpoint files: the newest complete one, and the way from a trained eCLIP to plain open_clip (invariant 7)."""
+from __future__ import annotations
+
+import json
+import logging
+import re
+import zipfile
+from pathlib import Path
+from typing import Any, Mapping
+
+import open_clip
+import torch
+from torch import Tensor
+
+from .config import UserError
+from .model import PROCESSOR_PREFIX
+
+logger = logging.getLogger(__name__)
+
+WEIGHTS, CONFIG, CARD = "open_clip_model.safetensors", "open_clip_config.json", "README.md"
+# arguments of create_model that change the architecture -> where they stand in a model config
+OVERRIDES = {
+    "force_image_size": ("vision_cfg", "image_size"),
+    "force_patch_dropout": ("vision_cfg", "patch_dropout"),
+    "force_context_length": ("text_cfg", "context_length"),
+    "force_quick_gelu": (None, "quick_gelu"),
+    "force_custom_text": (None, "custom_text"),
+    "init_logit_scale": (None, "init_logit_scale"),
+    "init_logit_bias": (None, "init_logit_bias"),
+}
+
+
+def is_complete(path: Path) -> bool:
+    """Whether a checkpoint was written to its end (its zip directory stands last)."""
+    return zipfile.is_zipfile(path)
+
+
+def newest_complete(folder: Path) -> Path | None:
+    """The newest complete `epoch_N.pt` of a folder; truncated ones are named in a warning and passed over."""
+    numbered = [(int(match[1]), path) for path in folder.glob("epoch_*.pt")
+                if (match := re.fullmatch(r"epoch_(\d+)\.pt", path.name))]
+    for _, path in sorted(numbered, reverse=True):
+        if is_complete(path):
+            return path
+        logger.warning("eclip: checkpoint %s is truncated, taking the one before it", path)
+    return None
+
+
+def plain_config(model_name: str, settings: Mapping[str, Any], preprocess: Mapping[str, Any]) -> dict[str, Any]:
+    """The `open_clip_config.json` of plain open_clip for a model built by `create_model(model_name, **settings)`.
+
+    `preprocess` is the built model's `visual.preprocess_cfg`. UserError for an unknown name.
+    """
+    config = open_clip.factory.get_model_config(model_name)
+    if config is None:
+        raise UserError(f"model {model_name!r} is not known to open_clip; expected one of open_clip.list_models(), "
+                        "with or without 'eclip-' in front.")
+    config.pop("eclip_cfg", None)
+    for name, (part, key) in OVERRIDES.items():
+        value = settings.get(name)
+        if value is not None and value is not False:
+            (config[part] if part else config)[key] = float(value) if name.startswith("init_") else value
+    return {"model_cfg": config, "preprocess_cfg": dict(preprocess)}
+
+
+def load_weights(path: Path) -> dict[str, Tensor]:
+    """State dict of a training checkpoint or weights file, without the prefixes of DDP and torch.compile.
+
+    Never unpickles code. UserError for a truncated or foreign file.
+    """
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+        state = load_file(path)
+    else:
+        try:
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        except (RuntimeError, OSError, EOFError) as error:
+            raise UserError(f"{path}: not a complete checkpoint ({error}).") from error
+        state = checkpoint.get("state_dict", checkpoint)
+    for prefix in ("module.", "_orig_mod."):
+        state = {key.removeprefix(prefix): value for key, value in state.items()}
+    return state
+
+
+def export_plain(source: Path, out: Path, model_name: str | None = None) -> Path:
+    """Write `source` (run folder or checkpoint file) as a plain open_clip `local-dir:` folder; returns the checkpoint used.
+
+    The folder holds the config with preprocessing and quick_gelu, the weights without `heatmap_processor.*` as
+    safetensors, the tokenizer where it is a Hugging Face one, and a short model card. Its embeddings are bit for bit
+    those of the trained model. `model_name` is needed for a checkpoint without its run folder. UserError if something
+    is missing, does not fit, or `out` is not empty.
+    """
+    checkpoint, run = _find(source)
+    if out.exists() and any(out.iterdir()):
+        raise UserError(f"{out} is not empty; give a new folder.")
+    if run is not None and (run / CONFIG).is_file():
+        config = json.loads((run / CONFIG).read_text(encoding="utf-8"))
+    elif model_name:
+        model = open_clip.create_model(model_name, load_weights=False, pretrained_text=False)
+        config = plain_config(model_name, {}, model.visual.preprocess_cfg)
+    else:
+        raise UserError(f"{checkpoint}: no {CONFIG} of its run beside it; name the model it was trained as with --model.")
+    state = {key: value.contiguous() for key, value in load_weights(checkpoint).items()
+             if not key.startswith(PROCESSOR_PREFIX)}
+
+    from safetensors.torch import save_file
+    out.mkdir(parents=True, exist_ok=True)
+    (out / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    save_file(state, out / WEIGHTS, metadata={"format": "pt"})
+    _save_tokenizer(config, out)
+    (out / CARD).write_text(_card(config, out), encoding="utf-8")
+    _verify(out, state)
+    return checkpoint
+
+
+def _find(source: Path) -> tuple[Path, Path | None]:
+    """(checkpoint, run folder if there is one)."""
+    if source.is_file():
+        run = source.parent.parent
+        return source, run if (run / CONFIG).is_file() else None
+    folder = source / "checkpoints"
+    if not folder.is_dir():
+        raise UserError(f"{source}: neither a checkpoint file nor a run folder with checkpoints/ in it.")
+    latest = folder / "epoch_latest.pt"
+    checkpoint = newest_complete(folder) or (latest if is_complete(latest) else None)
+    if checkpoint is None:
+        raise UserError(f"{folder}: no complete checkpoint (epoch_N.pt).")
+    return checkpoint, source
+
+
+def _save_tokenizer(config: Mapping[str, Any], out: Path) -> None:
+    name = config["model_cfg"]["text_cfg"].get("hf_tokenizer_name")
+    if name:  # open_clip looks for a local-dir model's tokenizer in the folder itself
+        open_clip.factory.HFTokenizer(name).tokenizer.save_pretrained(out)
+
+
+def _card(config: Mapping[str, Any], out: Path) -> str:
+    vision, text = config["model_cfg"]["vision_cfg"], config["model_cfg"]["text_cfg"]
+    tower = vision.get("timm_model_name") or f"open_clip {vision.get('layers')} x {vision.get('width')}"
+    return (f"# {out.name}\n\nImage tower: {tower}, input {config['preprocess_cfg']['size']} px. "
+            f"Text tower: {text.get('hf_model_name') or 'open_clip transformer'}, context length {text.get('context_length', 77)}.\n"
+            "Trained with openclip_eclip; expert heatmaps are not needed at inference.\n\n```python\nimport open_clip\n"
+            f'model, preprocess = open_clip.create_model_from_pretrained("local-dir:{out.name}")\n'
+            f'tokenizer = open_clip.get_tokenizer("local-dir:{out.name}")\n```\n\n'
+            "Training data, intended use and licence: to be filled in by whoever publishes it. Not a medical device.\n")
+
+
+def _verify(out: Path, state: Mapping[str, Tensor]) -> None:
+    """Load the folder as plain open_clip and compare every tensor."""
+    loaded = open_clip.create_model(f"local-dir:{out}").state_dict()
+    for key, value in state.items():
+        if not torch.equal(loaded[key], value.to(loaded[key].dtype)):
+            raise UserError(f"{out}: {key} changed on loading; the model config does not belong to this checkpoint.")
