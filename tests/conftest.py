@@ -23,7 +23,7 @@ TINY = {
     "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
 }
 FINDINGS = ("nodule", "effusion", "cardiomegaly", "normal", "opacity", "fracture", "edema", "mass")
-BASIC = ("--model", "tiny", "--workers", 0, "--log-every-n-steps", 1, "--warmup", 2, "--lr", 1e-3, "--device", "cpu",
+BASIC = ("--model", "tiny", "--precision", "fp32", "--workers", 0, "--log-every-n-steps", 1, "--warmup", 2, "--lr", 1e-3, "--device", "cpu",
          "--save-frequency", 1, "--logs", "logs", "--seed", 1)
 LAUNCH = """\
 import json, logging, runpy, sys, open_clip, torch.distributed as dist

@@ -101,7 +101,7 @@ def draw_scenes(rng: np.random.Generator, count: int, gaze_leak: float) -> Scene
 def render_films(scenes: Scenes, rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray]:
     """Films uint8 (B, H, W) and lesion boxes int32 (B, 4): x0, y0, x1, y1 in pixels, x1, y1 exclusive; normals all -1.
 
-    A box bounds the pixels where the rendered lesion has more than 40 % of its peak contrast. `rng` makes the noise.
+    A box bounds the pixels where the rendered lesion has more than 35 % of its peak contrast. `rng` makes the noise.
     """
     centres = (np.arange(size, dtype=np.float32) + 0.5) / size
     film_x, film_y = centres[None, None, :], centres[None, :, None]
@@ -233,7 +233,7 @@ def _lesion_shape(name: str, along: np.ndarray, beside: np.ndarray, phase: np.nd
 
 def _boxes(lesion: np.ndarray, has_lesion: np.ndarray) -> np.ndarray:
     strength = np.abs(lesion)
-    inside = strength > 0.4 * strength.max(axis=(1, 2), keepdims=True)
+    inside = strength > 0.35 * strength.max(axis=(1, 2), keepdims=True)
     size = lesion.shape[-1]
     columns, rows = inside.any(axis=1), inside.any(axis=2)
     low = [columns.argmax(axis=1), rows.argmax(axis=1)]

@@ -72,6 +72,8 @@ class Session:
     def build_data(self, preprocess: Any, tokenizer: Any, epoch: int) -> upstream.DataInfo:
         """open_clip's DataInfo for --train-data whose loader yields carriers (eCLIP) or plain tensors (CLIP)."""
         args = self.args
+        if torch.device(args.device).type == "cpu" and args.precision.startswith("amp"):
+            logger.warning("eclip: --precision %s on a CPU can be many times slower than --precision fp32", args.precision)
         transform = JointTransform(preprocess, self.config.crop_threshold)
         source = train_source(args, transform, tokenizer, epoch, heatmaps=self.is_eclip)
         filled = fill_schedule(args, source.info.dataloader.num_batches)

@@ -1,0 +1,238 @@
+"""What experts cost: our step, processor, data pipeline and memory beside open_clip's, in one run; a Markdown table.
+
+CPU times are process CPU seconds of one thread (robust on a shared machine), CUDA times are events; every pair of
+contestants alternates, and ratios are medians over rounds of the ratio within a round.
+"""
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Callable
+
+import numpy as np
+import open_clip
+import openclip_eclip  # noqa: F401  (registers the models)
+import torch
+from openclip_eclip.config import AUTHORS_PROCESSOR, EClipConfig, ProcessorConfig
+from openclip_eclip.data.batch import ExpertBatch
+from openclip_eclip.data.joint_transform import JointTransform
+from openclip_eclip.loss import EClipLoss
+from openclip_eclip.processor import build_processor
+from openclip_eclip.training_patches.train_data import train_source
+from PIL import Image
+
+TOWERS = {"ViT-S/16": "eclip-vit-small", "Swin-T": "eclip-swin-tiny"}
+CONTEXT = 64
+# the authors' code on the CPU of shared/reference.md, quoted beside ours, never divided by it
+AUTHORS_STEP = {"ViT-S/16": 1.73, "Swin-T": 1.69}
+
+
+class Clock:
+    """Seconds of one call: CUDA events, or process CPU time."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.cuda = device.type == "cuda"
+
+    def __call__(self, work: Callable[[], object]) -> float:
+        if not self.cuda:
+            start = time.process_time()
+            work()
+            return time.process_time() - start
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        work()
+        end.record()
+        torch.cuda.synchronize()
+        return start.elapsed_time(end) / 1000
+
+
+def side_by_side(clock: Clock, contestants: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Seconds a round of each contestant, alternating, after one round of warm-up."""
+    times: dict[str, list[float]] = {name: [] for name in contestants}
+    for i in range(rounds + 1):
+        for name, work in contestants.items():
+            seconds = clock(work)
+            if i:
+                times[name].append(seconds)
+    return times
+
+
+def ratio(times: dict[str, list[float]], name: str, base: str) -> tuple[float, float, float]:
+    """Median, smallest and largest ratio within a round."""
+    ratios = [a / b for a, b in zip(times[name], times[base])]
+    return statistics.median(ratios), min(ratios), max(ratios)
+
+
+def make_step(model: torch.nn.Module, loss: torch.nn.Module, image: object, text: torch.Tensor) -> Callable[[], None]:
+    """Forward, backward, clip and AdamW, as open_clip's loop does them."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
+    model.train()
+
+    def step() -> None:
+        optimizer.zero_grad()
+        sum(loss(**model(image, text), output_dict=True).values()).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+
+    return step
+
+
+def make_batch(image: torch.Tensor, mixed: int) -> ExpertBatch:
+    size, device = len(image), image.device
+    rows = torch.arange(mixed, device=device)
+    heatmap = torch.rand(mixed, 1, *image.shape[-2:], device=device)
+    return ExpertBatch(image, torch.arange(size, device=device), rows, heatmap, torch.full((mixed,), 0.4, device=device),
+                       rows, image[:0], torch.zeros(0, CONTEXT, dtype=torch.int64, device=device))
+
+
+def build_step(tower: str, which: str, device: torch.device, batch: int) -> Callable[[], None]:
+    """open_clip's step ("stock"), ours without a heatmap ("closed"), ours with half a batch of mixed pairs ("mixed")."""
+    torch.manual_seed(0)
+    image = torch.randn(batch, 3, 224, 224, device=device)
+    text = torch.randint(1, 49000, (batch, CONTEXT), device=device)
+    model = open_clip.create_model(TOWERS[tower], eclip_cfg=None if which == "stock" else {}, output_dict=True, device=device,
+                                   force_context_length=CONTEXT)
+    if which == "stock":
+        return make_step(model, open_clip.ClipLoss(), image, text)
+    loss = EClipLoss()
+    loss.configure(EClipConfig())
+    return make_step(model, loss, make_batch(image, batch // 2 if which == "mixed" else 0), text)
+
+
+def bench_steps(device: torch.device, clock: Clock, rounds: int, batch: int, rows: list[str]) -> None:
+    mixed = batch // 2
+    for tower in TOWERS:
+        steps = {which: build_step(tower, which, device, batch) for which in ("stock", "closed", "mixed")}
+        times = side_by_side(clock, steps, rounds)
+        for label, limit, what in (("closed", 1.02, "(a) no heatmap"), ("mixed", 1.05 * 1.5, f"(b) {mixed} mixed pairs, r = 0.5")):
+            middle, low, high = ratio(times, label, "stock")
+            authors = f"authors' code {AUTHORS_STEP[tower]} on another day" if label == "mixed" else ""
+            rows.append(f"| {what}, {tower}, batch {batch} | {statistics.median(times[label]):.3f} s | "
+                        f"{statistics.median(times['stock']):.3f} s | {middle:.3f} ({low:.3f}-{high:.3f}) | {limit:.3f} | {authors} |")
+
+
+def bench_processor(device: torch.device, clock: Clock, rounds: int, rows: list[str]) -> None:
+    image, heatmap = torch.randn(16, 3, 224, 224, device=device), torch.rand(16, 1, 224, 224, device=device)
+
+    def run(config: ProcessorConfig) -> Callable[[], None]:
+        processor = build_processor(config).to(device)
+        return lambda: processor(image, heatmap).square().mean().backward()
+
+    times = side_by_side(clock, {"ours": run(ProcessorConfig()), "authors' form": run(AUTHORS_PROCESSOR)}, rounds * 3)
+    middle, low, high = ratio(times, "ours", "authors' form")
+    ours, authors = (statistics.median(times[name]) for name in ("ours", "authors' form"))
+    rows.append(f"| (c) processor forward + backward, batch 16 | {ours * 1000:.0f} ms | {authors * 1000:.0f} ms | "
+                f"{middle:.3f} ({low:.3f}-{high:.3f}) | | beside the authors' form built here, with fused attention |")
+
+
+def write_shards(folder: Path, count: int) -> str:
+    """One shard of 224-px JPEGs of smooth films, each with a blurred heatmap as 8-bit PNG."""
+    rng = np.random.default_rng(0)
+    path = folder / "bench-000000.tar"
+    with tarfile.open(path, "w") as archive:
+        for i in range(count):
+            smooth = Image.fromarray(rng.integers(0, 256, (14, 14, 3), dtype=np.uint8)).resize((224, 224), Image.Resampling.BICUBIC)
+            grey = Image.fromarray((rng.random((7, 7)) ** 4 * 255).astype(np.uint8)).resize((224, 224), Image.Resampling.BICUBIC)
+            jpeg, png = io.BytesIO(), io.BytesIO()
+            smooth.save(jpeg, "JPEG", quality=90)
+            grey.save(png, "PNG")
+            for extension, data in (("jpg", jpeg.getvalue()), ("txt", b"small left pleural effusion"), ("heatmap.png", png.getvalue())):
+                info = tarfile.TarInfo(f"{i:06d}.{extension}")
+                info.size = len(data)
+                archive.addfile(info, io.BytesIO(data))
+    (folder / "sizes.json").write_text(json.dumps({path.name: count}))
+    return str(path)
+
+
+def bench_pipeline(rounds: int, rows: list[str], count: int = 256) -> None:
+    """open_clip's own webdataset pipeline and ours over the same shard, every sample annotated, one process."""
+    import open_clip_train.data as upstream
+
+    clock = Clock(torch.device("cpu"))
+    transform = open_clip.transform.image_transform(224, is_train=True)
+    tokenizer = open_clip.get_tokenizer("eclip-vit-small", context_length=CONTEXT)
+    with tempfile.TemporaryDirectory() as folder:
+        args = SimpleNamespace(train_data=write_shards(Path(folder), count), dataset_type="webdataset", train_num_samples=count,
+                               dataset_resampled=False, train_data_upsampling_factors=None, seed=0, batch_size=16, workers=0,
+                               rank=0, world_size=1, on_bad_sample="stop")
+        plain = upstream.get_wds_dataset(args, transform, True, tokenizer=tokenizer).dataloader
+        ours = train_source(args, JointTransform(transform, 0.1), tokenizer, 0, heatmaps=True).info.dataloader
+
+        def exhaust(loader: object) -> Callable[[], None]:
+            return lambda: [len(batch) for batch in loader]
+
+        times = side_by_side(clock, {"ours": exhaust(ours), "stock": exhaust(plain)}, rounds)
+    middle, low, high = ratio(times, "stock", "ours")  # of samples/s: the inverse of the times
+    rates = {name: count / statistics.median(values) for name, values in times.items()}
+    rows.append(f"| (d) samples/s, 224-px JPEG, all with a PNG heatmap | {rates['ours']:.0f}/s | {rates['stock']:.0f}/s | "
+                f"{middle:.3f} ({low:.3f}-{high:.3f}) | >= 0.8 | authors' code 0.39 on another day |")
+
+
+def peak(tower: str, which: str, device: torch.device, batch: int) -> float:
+    """Peak memory in MiB over two steps; on the CPU the high-water mark of this whole (fresh) process."""
+    step = build_step(tower, which, device, batch)
+    step()
+    step()
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def bench_memory(device: torch.device, batch: int, rows: list[str]) -> None:
+    for tower in TOWERS:
+        found = {}
+        for which in ("stock", "closed", "mixed"):
+            command = [sys.executable, __file__, "--peak", tower, which, "--device", str(device), "--batch", str(batch)]
+            found[which] = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+        for which, what in (("closed", "no heatmap"), ("mixed", f"{batch // 2} mixed pairs")):
+            rows.append(f"| (e) peak memory, {what}, {tower}, batch {batch} | {found[which]:.0f} MiB | {found['stock']:.0f} MiB | "
+                        f"{found[which] / found['stock']:.3f} | | {'whole process' if device.type == 'cpu' else 'allocated'} |")
+
+
+def machine(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    with open("/proc/cpuinfo", encoding="utf-8") as file:
+        names = [line.split(":")[1].strip() for line in file if line.startswith("model name")]
+    return f"{names[0] if names else platform.processor()}, one thread"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--out", type=Path, default=Path("docs/results/benchmark_train.md"))
+    parser.add_argument("--peak", nargs=2, metavar=("TOWER", "WHICH"), help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    device = torch.device(args.device)
+    torch.set_num_threads(1)
+    if args.peak:
+        sys.stdout.write(f"{peak(*args.peak, device, args.batch)}\n")
+        return
+    clock, rows = Clock(device), []
+    bench_steps(device, clock, args.rounds, args.batch, rows)
+    bench_processor(device, clock, args.rounds, rows)
+    bench_pipeline(args.rounds, rows)
+    bench_memory(device, args.batch, rows)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.write_text(
+        f"# What experts cost\n\n`python scripts/benchmark_train.py`, {machine(device)}, torch {torch.__version__}, open_clip "
+        f"{open_clip.__version__}, fp32, {CONTEXT} tokens, {args.rounds} rounds; medians, ratio with smallest and largest.\n\n"
+        "| what | ours | beside it | ratio | at most | |\n|---|---|---|---|---|---|\n" + "\n".join(rows) + "\n", encoding="utf-8")
+    sys.stdout.write(args.out.read_text(encoding="utf-8"))
+
+
+if __name__ == "__main__":
+    main()
