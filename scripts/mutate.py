@@ -1,0 +1,96 @@
+"""Invariant 8: delete each statement of curriculum, mixup, priming, processor and loss; every time a test must turn red.
+
+Runs the fast tests on a mutated copy of the package, in a forked process that has torch and open_clip loaded already, and
+for what survives in loss.py the two-process tests. Prints the survivors; exit code 1 if there is any.
+"""
+from __future__ import annotations
+
+import argparse
+import ast
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Iterator
+
+import open_clip  # noqa: F401  (loaded before the fork)
+import pytest
+import torch  # noqa: F401
+from tqdm import tqdm
+
+ROOT = Path(__file__).resolve().parent.parent
+MODULES = ("curriculum", "mixup", "priming", "processor", "loss")
+FAST = ("tests/test_algorithm1.py", "tests/test_processor.py")
+SLOW = ("tests/test_distributed.py", "-k", "loss or gradients or every_case")
+
+
+def mutants(source: str) -> Iterator[tuple[int, str, str]]:
+    """(line, deleted statement, mutated source) for every statement but imports, docstrings and definitions."""
+    tree = ast.parse(source)
+    kinds = (ast.Assign, ast.AnnAssign, ast.AugAssign, ast.Return, ast.Expr, ast.If, ast.For, ast.Raise)
+    count = sum(isinstance(node, kinds) for node in ast.walk(tree))
+    for target in range(count):
+        copy = ast.parse(source)
+        seen = -1
+        for parent in ast.walk(copy):
+            for field in ("body", "orelse"):
+                body = getattr(parent, field, None)
+                if not isinstance(body, list):
+                    continue
+                for i, node in enumerate(body):
+                    if not isinstance(node, kinds):
+                        continue
+                    seen += 1
+                    if seen != target or _is_harmless(node, parent):
+                        continue
+                    body[i] = ast.copy_location(ast.Pass(), node)
+                    yield node.lineno, ast.unparse(node).splitlines()[0], ast.unparse(copy)
+
+
+def _is_harmless(node: ast.stmt, parent: ast.AST) -> bool:
+    """Docstrings, and annotations of NamedTuple fields (deleting one is an error at import)."""
+    docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+    return docstring or (isinstance(node, ast.AnnAssign) and isinstance(parent, ast.ClassDef))
+
+
+def is_red(package: Path, tests: tuple[str, ...], in_process: bool) -> bool:
+    environment = {**os.environ, "PYTHONPATH": f"{package}{os.pathsep}{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
+    if not in_process:
+        done = subprocess.run([sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests], env=environment,
+                              cwd=ROOT, capture_output=True, timeout=300)
+        return done.returncode == 1
+    child = os.fork()
+    if child == 0:
+        quiet = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(quiet, 1)
+        os.dup2(quiet, 2)
+        sys.path.insert(0, str(package))
+        os.environ.update(environment)
+        os.chdir(ROOT)
+        os._exit(int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", *tests])) != 0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("modules", nargs="*", default=MODULES, metavar="MODULE", help=f"default: {' '.join(MODULES)}")
+    survivors = []
+    total = 0
+    for module in parser.parse_args().modules:
+        source = (ROOT / "openclip_eclip" / f"{module}.py").read_text(encoding="utf-8")
+        for line, statement, mutated in tqdm(list(mutants(source)), desc=module, disable=None):
+            total += 1
+            with tempfile.TemporaryDirectory() as folder:
+                package = Path(folder)
+                shutil.copytree(ROOT / "openclip_eclip", package / "openclip_eclip", ignore=shutil.ignore_patterns("__pycache__"))
+                (package / "openclip_eclip" / f"{module}.py").write_text(mutated, encoding="utf-8")
+                if not is_red(package, FAST, True) and not (module == "loss" and is_red(package, SLOW, False)):
+                    survivors.append(f"{module}.py:{line}: {statement}")
+    sys.stdout.write(f"{total} statements deleted, {len(survivors)} not noticed by a test\n" + "".join(f"  {s}\n" for s in survivors))
+    return 1 if survivors else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
