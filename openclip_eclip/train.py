@@ -7,6 +7,7 @@ The `--` before the module keeps torchrun from taking --logs for its own. All fl
 """
 from __future__ import annotations
 
+import logging
 import sys
 from typing import Sequence
 
@@ -23,9 +24,15 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     from .training_patches import active
 
-    with active():
-        if host_main(argv) == -1:  # open_clip prints its reason and returns
-            raise UserError("open_clip stopped; its reason is printed above.")
+    handlers = list(logging.root.handlers)
+    try:
+        with active():
+            if host_main(argv) == -1:  # open_clip prints its reason and returns
+                raise UserError("open_clip stopped; its reason is printed above.")
+    finally:  # open_clip adds handlers to the root logger for good: a second run would also write into the first one's log
+        for handler in [handler for handler in logging.root.handlers if handler not in handlers]:
+            logging.root.removeHandler(handler)
+            handler.close()
 
 
 def run() -> int:
@@ -33,7 +40,8 @@ def run() -> int:
     try:
         main()
     except UserError as error:
-        sys.stderr.write(f"error: {error}\n")
+        # a data worker's error arrives with its traceback as text; the sentence is at its end
+        sys.stderr.write(f"error: {str(error).split('DataError: ')[-1].strip()}\n")
         return 2
     return 0
 

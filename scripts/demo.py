@@ -53,21 +53,20 @@ def overlays(axes: list, data: Path) -> None:
         axis.imshow(Image.open(data / row["filepath"]), cmap="gray")
         axis.imshow(heatmap, cmap="inferno", alpha=0.6 * heatmap ** 0.5)
         axis.set_axis_off()
-        axis.set_title(row["title"][:34] + "…", fontsize=6)
+        axis.set_title(row["title"][:30] + "…", fontsize=7)
 
 
 def draw(path: Path, data: Path, runs: dict[str, Path], scores: dict[str, dict[str, float]]) -> None:
-    figure = Figure(figsize=(9, 5.2), layout="constrained")
+    figure = Figure(figsize=(9, 5), layout="constrained")
     FigureCanvasAgg(figure)
-    grid = figure.add_gridspec(2, 4)
-    overlays([figure.add_subplot(grid[0, i]) for i in range(4)], data)
-    curve = figure.add_subplot(grid[1, :2])
+    top, bottom = figure.subfigures(2, 1)
+    overlays(list(top.subplots(1, 5)), data)
+    curve, bars = bottom.subplots(1, 2)
     for method, run in runs.items():
         values = losses(run)
         curve.plot(np.arange(len(values)) * 10, values, label=method)
     curve.set(xlabel="step", ylabel="contrastive loss")
     curve.legend()
-    bars = figure.add_subplot(grid[1, 2:])
     names = list(next(iter(scores.values())))
     for i, (method, values) in enumerate(scores.items()):
         bars.bar(np.arange(len(names)) + 0.4 * i, [values[name] for name in names], 0.4, label=method)
@@ -82,7 +81,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("demo_output"))
     parser.add_argument("--train", type=int, default=2000)
-    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     data, runs = args.out / "phantoms", args.out / "runs"

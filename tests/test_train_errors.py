@@ -98,12 +98,40 @@ def test_exit_codes_and_skipping(launcher: Launcher) -> None:
     assert "Traceback" not in stopped.stderr
     np.save(launcher.folder / "images" / "4.npy", np.full((40, 40), 1.0))
     broken = launcher.train([*flags, "--name", "unreadable", "--workers", 1], check=False)
-    assert broken.returncode == 2 and "row 4, column 'filepath'" in broken.stderr
+    assert broken.returncode == 2 and "row 4, column 'filepath'" in broken.stderr.split("error: ")[-1]
+    assert "Traceback" not in broken.stderr
     np.save(launcher.folder / "images" / "4.npy", np.full((40, 40), -1.0))
     launcher.train([*flags, "--name", "skip", "--on-bad-sample", "skip", "--workers", 1])
     log = launcher.log("skip")
     assert "row 5, heatmap" in log and "skipped 1 of 14 samples" in log and "row 4, column 'filepath'" in log
     assert len(launcher.losses("skip")) == 2 * 6
+
+
+def test_flags_of_open_clip_work_with_heatmaps(launcher: Launcher) -> None:
+    """One process; test_distributed.py has the same for two."""
+    table = write_table(launcher.folder, 12, annotated=range(12))
+    common = [*BASIC, "--train-data", table, "--batch-size", 4, "--epochs", 2, "--eclip-curriculum", 0.2, 0, 0, 0, 0, 1]
+    runs = {"bf16": ["--precision", "bf16"], "amp_bf16": ["--precision", "amp_bf16"], "amp": ["--precision", "amp"],
+            "checkpointing": ["--grad-checkpointing", "--accum-freq", 3], "mask": ["--eclip-processor", "mask"],
+            "cnn": ["--eclip-processor", "cnn", "--eclip-own-pairs", "multi"],
+            "size": ["--force-image-size", 40, "--force-custom-text", "--val-data", table, "--csv-separator", ","]}
+    launcher.train(*[[*common, "--name", name, *flags] for name, flags in runs.items()])
+    for name in runs:
+        losses = launcher.losses(name)
+        steps = {"checkpointing": 2, "size": 6 + 2}.get(name, 6)  # "size" logs two validation losses as well
+        assert len(losses) == steps and all(loss == loss for loss in losses), name
+        assert "mixed pairs 4" in launcher.log(name) or "mixed pairs 12" in launcher.log(name)
+
+
+def test_compiled_model_trains(launcher: Launcher) -> None:
+    table = write_table(launcher.folder, 12, annotated=range(0, 12, 2))
+    launcher.train([*BASIC, "--train-data", table, "--batch-size", 4, "--epochs", 1, "--name", "compiled", "--torchcompile",
+                    "--eclip-curriculum", 0, 0, 0, 0, 0, 1], timeout=280)
+    losses = launcher.losses("compiled")
+    launcher.train([*BASIC, "--train-data", table, "--batch-size", 4, "--epochs", 1, "--name", "plain",
+                    "--eclip-curriculum", 0, 0, 0, 0, 0, 1])
+    assert losses == pytest.approx(launcher.losses("plain"), rel=1e-3)
+    assert not [key for key in launcher.weights("compiled", 1) if "_orig_mod" in key]
 
 
 # ---- recipes

@@ -113,12 +113,11 @@ def _check_entry(entry: TarEntry, decode_images: bool) -> Checked:
     if image_key is None or "txt" not in entry.members:
         found = ", ".join(sorted(entry.members))
         return Checked([Fault(entry.where, "members", f"found {found}; expected an image and a txt")], None, None)
-    content = entry.read()
-    if not content["txt"].strip():
+    if not entry.read("txt")["txt"].strip():
         return Checked([Fault(entry.where, "txt", "empty caption")], None, None)
-    heatmap_key = next((key for key in HEATMAP_MEMBERS if key in content), None)
-    return _check_pixels(entry.where, (image_key, heatmap_key), lambda: content[image_key],
-                         heatmap_key and (lambda: content[heatmap_key]), f"{entry.key}.{heatmap_key}", decode_images)
+    heatmap_key = next((key for key in HEATMAP_MEMBERS if key in entry.members), None)
+    return _check_pixels(entry.where, (image_key, heatmap_key), lambda: entry.read(image_key)[image_key],
+                         heatmap_key and (lambda: entry.read(heatmap_key)[heatmap_key]), f"{entry.key}.{heatmap_key}", decode_images)
 
 
 def _check_pixels(where: str, keys: tuple[str, str | None], image: Callable[[], bytes],

@@ -69,10 +69,12 @@ class TarEntry:
     def annotated(self) -> bool:
         return any(key in self.members for key in HEATMAP_MEMBERS)
 
-    def read(self) -> dict[str, bytes]:
+    def read(self, *names: str) -> dict[str, bytes]:
+        """The content of the named members, of all without a name."""
+        content = {}
         with open(self.shard, "rb") as file:
-            content = {}
-            for name, (offset, length) in self.members.items():
+            for name in names or self.members:
+                offset, length = self.members[name]
                 file.seek(offset)
                 content[name] = file.read(length)
         return content

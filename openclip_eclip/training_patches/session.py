@@ -12,6 +12,7 @@ from typing import Any, Iterator
 import open_clip_train.data as upstream
 import torch
 import torch.distributed as dist
+from open_clip import get_input_dtype
 from open_clip_train.distributed import is_master
 
 from ..config import EClipConfig
@@ -201,12 +202,10 @@ class Session:
         """I, E, I^E and I^lam (lam = 0.5) of the first annotated samples, a PNG beside the log and in tensorboard."""
         if self.examples is None or not is_master(self.args) or not self.args.save_logs:
             return
-        parameter = next(self.model.parameters())
-        image, heatmap = (x.to(parameter.device) for x in self.examples)
-        processor = self.model.heatmap_processor
-        weight = next(processor.parameters(), image)
+        dtype = get_input_dtype(self.args.precision)
+        image, heatmap = (x.to(self.args.device) for x in self.examples)
         with torch.no_grad():
-            expert_image = processor(image.to(weight.dtype), heatmap.to(weight.dtype)).float()
+            expert_image = self.model.heatmap_processor(image.to(dtype), heatmap.to(dtype)).float()
             mixed = mix_images(image, expert_image, image.new_full((len(image),), 0.5))
         pictures = [x.permute(0, 2, 3, 1).cpu().numpy() for x in (image, expert_image, mixed)]
         figure = processor_figure(pictures[0], heatmap[:, 0].cpu().numpy(), *pictures[1:],
