@@ -104,8 +104,8 @@ class Session:
         if not annotated:
             logger.warning("eclip: no heatmap in the data: this is plain CLIP training")
         c = curriculum
-        logger.info("eclip: %d annotated samples; steps: cold (priming) 0-%d, warm-up to %d, cool-down to %d, then p = %g",
-                    len(self.names), c.cold_end - 1, c.warm_end - 1, c.cool_end - 1, c.config.end)
+        logger.info("eclip: %d annotated samples; cold start (priming) before step %d, warm-up before %d, cool-down before %d, "
+                    "then p = %g", len(self.names), c.cold_end, c.warm_end, c.cool_end, c.config.end)
         if is_master(args) and annotated:
             with seeded_randomness([args.seed]):
                 good = [sample for sample in examples() if sample.heatmap is not None]

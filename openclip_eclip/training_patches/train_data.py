@@ -81,14 +81,15 @@ def expert_samples(args: argparse.Namespace, transform: JointTransform, tokenize
     """Check --expert-data; its annotated samples and their names by sample_id. DataError if there is none."""
     if is_table(args.expert_data, "auto"):
         table = read_csv_table(args.expert_data, columns_of(args))
-        table = table.keep(_good(args, lambda: check_table(table), args.expert_data, len(table)))
+        table = _good_rows(args, table, args.expert_data)
         total, table = len(table), table.keep(table.annotated)
         samples: Dataset = CsvSamples(table, transform, tokenizer, first_id=EXPERT_ID, skip_bad=args.on_bad_sample == "skip")
         names = {EXPERT_ID + table.rows[i]: table.name(i) for i in range(len(table))}
     else:
-        entries = _index(_local_shards(args.expert_data))
-        good = _good(args, lambda: check_entries(entries), args.expert_data, len(entries))
-        total, entries = len(good), [entries[i] for i in good if entries[i].annotated]
+        shards = _local_shards(args.expert_data)
+        if shards is None:
+            raise DataError("--expert-data must be files of this machine: its samples are read one by one.")
+        entries, total = _annotated_entries(args, shards, args.expert_data)
         samples = TarSamples(entries, transform, tokenizer, first_id=EXPERT_ID)
         names = {EXPERT_ID + i: entry.where for i, entry in enumerate(entries)}
     if not names:
@@ -100,29 +101,50 @@ def expert_samples(args: argparse.Namespace, transform: JointTransform, tokenize
     return samples, names
 
 
-def _good(args: argparse.Namespace, check: Callable[[], Report], path: str, size: int) -> list[int]:
-    """Indices of the samples to train on; faults stop the run or, with --on-bad-sample skip, are counted and named."""
-    def work() -> tuple[list[int], list[str]]:
-        report = check()
+def _checked(args: argparse.Namespace, check: Callable[[], tuple[Report, Any]], path: str) -> Any:
+    """What `check` returns beside its report, computed on rank 0 and given to all.
+
+    Faults stop the run or, with --on-bad-sample skip, are counted and named. DataError if no sample is good.
+    """
+    def work() -> tuple[Any, list[str], tuple[int, int]]:
+        report, result = check()
         if args.on_bad_sample == "stop":
             raise_faults(report, path)
-        return report.good, [str(fault) for fault in report.faults]
+        if not report.good:
+            raise DataError(f"{path}: not one good sample.")
+        return result, [str(fault) for fault in report.faults], (report.samples - len(report.good), report.samples)
 
-    good, faults = on_rank_zero(args, work)
+    result, faults, counts = on_rank_zero(args, work)
     for fault in faults:
         logger.warning("eclip: skipped bad sample: %s", fault)
     if faults:
-        logger.warning("eclip: %s: skipped %d of %d samples", path, size - len(good), size)
-    if not good:
-        raise DataError(f"{path}: not one good sample.")
-    return good
+        logger.warning("eclip: %s: skipped %d of %d samples", path, *counts)
+    return result
+
+
+def _good_rows(args: argparse.Namespace, table: CsvTable, path: str) -> CsvTable:
+    def check() -> tuple[Report, list[int]]:
+        report = check_table(table)
+        return report, report.good
+
+    return table.keep(_checked(args, check, path))
+
+
+def _annotated_entries(args: argparse.Namespace, shards: list[Path], path: str) -> tuple[list[TarEntry], int]:
+    """(good annotated samples of the shards, number of good samples); the others are not sent to all ranks."""
+    def check() -> tuple[Report, Any]:
+        entries = [entry for shard in shards for entry in index_shard(shard)]
+        report = check_entries(entries)
+        return report, ([entries[i] for i in report.good if entries[i].annotated], len(report.good))
+
+    return _checked(args, check, path)
 
 
 def _table_source(args: argparse.Namespace, transform: JointTransform, tokenizer: Callable, heatmaps: bool) -> TrainSource:
     table = read_csv_table(args.train_data, columns_of(args))
     if not heatmaps:
         table.heatmaps = [None] * len(table)
-    table = table.keep(_good(args, lambda: check_table(table), args.train_data, len(table)))
+    table = _good_rows(args, table, args.train_data)
     samples = CsvSamples(table, transform, tokenizer, skip_bad=args.on_bad_sample == "skip")
     replaced, upstream.CsvDataset = upstream.CsvDataset, lambda *_, **__: samples
     try:
@@ -153,12 +175,6 @@ def _local_shards(path: str) -> list[Path] | None:
     return [Path(url) for url in urls]
 
 
-def _index(shards: list[Path] | None) -> list[TarEntry]:
-    if shards is None:
-        raise DataError("--expert-data must be files of this machine: its samples are read one by one.")
-    return [entry for shard in shards for entry in index_shard(shard)]
-
-
 def _shard_source(args: argparse.Namespace, transform: JointTransform, tokenizer: Callable, epoch: int,
                   heatmaps: bool) -> TrainSource:
     shards = on_rank_zero(args, lambda: _local_shards(args.train_data))
@@ -166,9 +182,8 @@ def _shard_source(args: argparse.Namespace, transform: JointTransform, tokenizer
     if shards is None:
         logger.info("eclip: --train-data is not local: heatmaps are checked as they come")
     else:
-        found = on_rank_zero(args, lambda: _index(shards))
-        _good(args, lambda: check_entries(found), args.train_data, len(found))
-        entries = [entry for entry in found if entry.annotated and heatmaps]
+        entries, _ = _annotated_entries(args, shards, args.train_data)
+        entries = entries if heatmaps else []
         annotated, names = bool(entries), {stable_id(entry.where): entry.where for entry in entries}
     info = upstream.get_wds_dataset(args, transform, is_train=True, epoch=epoch, tokenizer=tokenizer)
     _rewire(info, transform, tokenizer, args, heatmaps)
