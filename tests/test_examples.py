@@ -1,0 +1,102 @@
+"""Every example runs, in a cheap form: nothing is downloaded, and the stamps are drawn here."""
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "QUICK": "1",
+               "PYTHON": sys.executable}
+
+
+def run(folder: Path, *command: object) -> str:
+    done = subprocess.run([str(part) for part in command], cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=150)
+    assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    return done.stdout
+
+
+def fake_stamps(folder: Path, count: int = 12) -> Path:
+    """Discs and boxes cut out on nothing, two of each caption's kind, and what must be passed over."""
+    for i in range(count):
+        picture = Image.new("RGBA", (40 + i, 30))
+        shape = ImageDraw.Draw(picture)
+        (shape.ellipse if i % 2 else shape.rectangle)((4, 4, 26, 24), fill=(20 * i, 255 - 20 * i, 90, 255))
+        path = folder / ("animals" if i % 2 else "food") / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(path)
+        path.with_suffix(".txt").write_text(f"A thing of kind {i // 2}.\nde.utf8=Ein Ding\n", encoding="utf-8")
+    (folder / "symbols").mkdir()
+    Image.new("RGBA", (9, 9), "red").save(folder / "symbols" / "x.png")
+    (folder / "symbols" / "x.txt").write_text("A symbol.")
+    Image.new("RGBA", (9, 9), "red").save(folder / "food" / "no_caption.png")
+    Image.new("RGB", (20, 20), "blue").save(folder / "food" / "no_mask.png")
+    (folder / "food" / "no_mask.txt").write_text("A blue square.")
+    return folder
+
+
+def test_01_one_step_of_algorithm_1(tmp_path: Path) -> None:
+    out = run(tmp_path, sys.executable, EXAMPLES / "01_any_open_clip_model.py")
+    assert "the processor learns: True" in out and "priming_loss" in out and "plain image features (4, 32)" in out
+
+
+def test_02_and_03_from_phantoms_to_eclip_p(tmp_path: Path) -> None:
+    run(tmp_path, "bash", EXAMPLES / "02_train_on_phantoms.sh", "out")
+    assert (tmp_path / "out" / "contact_sheet.png").is_file()
+    run(tmp_path, "bash", EXAMPLES / "03_finetune_eclip_p.sh", "out")
+    log = (tmp_path / "out" / "logs" / "eclip-p" / "out.log").read_text()
+    assert "starting with a fresh heatmap processor (eCLIP^P)" in log and "lr: 1e-05" in log
+
+
+def test_04_stamps_on_drawn_ones(tmp_path: Path) -> None:
+    stamps = fake_stamps(tmp_path / "stamps")
+    out = run(tmp_path, sys.executable, EXAMPLES / "04_stamps.py", "--quick", "--stamps", stamps, "--out", "out", "--report", "report")
+    assert "eCLIP − CLIP, paired" in out
+    assert "object masks, not gaze" in (tmp_path / "report" / "stamps.md").read_text(encoding="utf-8")
+    assert (tmp_path / "report" / "stamps.png").stat().st_size > 5000
+    record = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert record["stamps"]["captions_held_out"] == 3 and record["stamps"]["train"] + record["stamps"]["held_out"] == 13
+    for scores in record["results"]["0"].values():
+        assert 0 <= scores["R@1"] <= scores["R@5"] == scores["R@10"] == 100  # three captions to choose from
+    heatmaps = (tmp_path / "out" / "test.csv").read_text().splitlines()
+    assert all(line.endswith(",") for line in heatmaps[1:])  # held-out pictures carry none
+
+
+@pytest.fixture
+def stamps_data(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    import stamps_data
+    return stamps_data
+
+
+def test_split_keeps_captions_apart_and_masks_lie_on_the_object(stamps_data, tmp_path: Path) -> None:
+    stamps = stamps_data.read_stamps(fake_stamps(tmp_path / "stamps"))
+    assert len(stamps) == 13 and all("symbols" not in stamp.path.parts for stamp in stamps)
+    split = stamps_data.split_by_caption(stamps, 3, seed=1)
+    assert not {s.caption for s in split.train} & {s.caption for s in split.held_out}
+    assert set(split.held_out) == set(stamps_data.split_by_caption(stamps[::-1], 3, seed=1).held_out)
+
+    disc = stamps_data.read_cutout(next(stamp for stamp in stamps if stamp.path.stem == "1"))
+    assert disc.has_mask and not stamps_data.read_cutout(next(s for s in stamps if s.path.stem == "no_mask")).has_mask
+    rng = np.random.default_rng(0)
+    photos = [Image.new("RGB", (200, 100), "white")]
+    for _ in range(20):
+        picture, mask = stamps_data.render(disc, rng, 64, photos)
+        inside = np.asarray(mask) > 250
+        assert 0.13 < inside.mean() < 0.42
+        assert np.abs(np.asarray(picture, dtype=int)[inside] - (20, 235, 90)).mean() < 6  # the object's own colour
+
+
+def test_without_stamps_the_example_says_what_to_do(stamps_data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(SystemExit, match="--stamps FOLDER"):
+        stamps_data.fetch_stamps(tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SystemExit, match="no X.png with a caption"):
+        stamps_data.read_stamps(tmp_path / "empty")
