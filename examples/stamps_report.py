@@ -62,7 +62,7 @@ def figure(results: Mapping[str, Any], chance: Sequence[float], path: Path) -> N
     """Bars of the means, a point a seed, lines between the points of a seed, chance as a dash."""
     metrics = list(next(iter(results.values()))["clip"])
     drawing, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
-    offset = {"clip": -0.19, "eclip": 0.19}
+    offset, first = {"clip": -0.19, "eclip": 0.19}, next(iter(results))
     for i, metric in enumerate(metrics):
         for method in NAMES:
             values = [scores[method][metric] for scores in results.values()]
@@ -70,7 +70,7 @@ def figure(results: Mapping[str, Any], chance: Sequence[float], path: Path) -> N
                      label=NAMES[method] if i == 0 else None, zorder=1)
         for seed, scores in results.items():
             axes.plot([i + offset[method] for method in NAMES], [scores[method][metric] for method in NAMES], "o-",
-                      color="black", markersize=4, linewidth=0.8, zorder=2, label="one seed" if i == 0 and seed == next(iter(results)) else None)
+                      color="black", markersize=4, linewidth=0.8, zorder=2, label="one seed" if (i, seed) == (0, first) else None)
         axes.hlines(chance[i], i - 0.42, i + 0.42, colors="#b33a3a", linestyles="dashed", zorder=3, label="chance" if i == 0 else None)
     axes.set_xticks(range(len(metrics)), metrics)
     axes.set_ylabel("image → text recall, %")
@@ -102,13 +102,16 @@ Image → text recall in percent on held-out Tux Paint stamps; mean ± sd over s
   objects and not gaze, and these are not chest films: this says nothing about the paper's medical results.
 - **Data**: {stamps['train']} training stamps, {stamps['held_out']} held out ({captions} captions, none of them in training), split once by
   caption (seed {SPLIT_SEED}). Each is pasted at a random place and scale onto gradients, noise, stripes and pieces of two photographs,
-  {settings['renders']} pictures a training stamp, {settings['test_renders']} a held-out one, {settings['size']} px. {settings['annotated']:.0%} of the training stamps are annotated, held-out ones never.
-- **Training**: EfficientNet-Lite0 from ImageNet, all of it trained; {TEXT_NOTES[settings['text']]}; batch {settings['batch_size']}, {settings['epochs']} epochs, lr {settings['lr']},
-  weight decay 0.001, {settings['warmup']} warm-up steps. CLIP and eCLIP of a seed share pictures, initial weights, order and every flag but `--recipe`.
+  {settings['renders']} pictures a training stamp, {settings['test_renders']} a held-out one, {settings['size']} px.
+  {settings['annotated']:.0%} of the training stamps are annotated, held-out ones never.
+- **Training**: EfficientNet-Lite0 from ImageNet, all of it trained; {TEXT_NOTES[settings['text']]}; batch {settings['batch_size']},
+  {settings['epochs']} epochs, lr {settings['lr']}, weight decay 0.001, {settings['warmup']} warm-up steps. CLIP and eCLIP of a seed share pictures,
+  initial weights, order and every flag but `--recipe`.
 - **Settings** were chosen for CLIP on a development seed with captions taken from the training side; the seeds above ran once.
 - **Not separated**: the runs are short, so few heatmaps entered at all: {views} mixed pairs a run, beside {seen} pictures a
   run. eCLIP also sees these extra views; there is no control with random heatmaps here.
-- **Machine**: {platform.machine()}, {os.cpu_count()} cores (shared), {torch.get_num_threads()} thread(s), no GPU; {record['minutes']:.0f} minutes for everything.
+- **Machine**: {platform.machine()}, {os.cpu_count()} cores (shared), {torch.get_num_threads()} thread(s), no GPU;
+  {record['minutes']:.0f} minutes for everything.
   openclip_eclip {__version__}, open_clip {open_clip.__version__}, torch {torch.__version__}.
 
 ![recall](stamps.png)
