@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Mapping, Sequence
 
 from .config import OWN_PAIRS, PROCESSORS, EClipConfig, UserError
@@ -101,6 +102,13 @@ def refuse_unsupported(args: argparse.Namespace) -> None:
         raise UserError("--expert-data with --recipe clip: the CLIP baseline uses no annotation; drop one of them.")
     if args.expert_data and not args.train_data:
         raise UserError("--expert-data without --train-data: experts are added to batches of training data.")
+    source = args.model.removeprefix("eclip-")
+    if source.startswith("local-dir:"):
+        folder = Path(source.removeprefix("local-dir:"))
+        if not (folder / "open_clip_config.json").is_file():
+            raise UserError(f"--model {args.model}: no open_clip_config.json in {folder}; expected an open_clip model folder.")
+        if args.recipe == "eclip-p" and not any(path.suffix in (".safetensors", ".bin", ".pth") for path in folder.iterdir()):
+            raise UserError(f"--recipe eclip-p fine-tunes a trained CLIP, but {folder} holds no weights.")
     if args.recipe == "eclip-p" and not (args.pretrained or ":" in args.model or args.resume):
         raise UserError("--recipe eclip-p fine-tunes a trained CLIP: give --pretrained TAG_OR_FILE, or --model local-dir:FOLDER.")
 

@@ -16,6 +16,9 @@ from openclip_eclip.training_patches import active
 from openclip_eclip.training_patches.release_3_3 import Seams
 
 
+WEIGHTLESS = Path(__file__).resolve().parent.parent / "scripts" / "phantom_model"
+
+
 def run(folder: Path, *flags: object, table: Path | None = None) -> None:
     """In this process: refused runs never reach a step."""
     data = ("--train-data", table) if table else ()
@@ -27,7 +30,8 @@ def run(folder: Path, *flags: object, table: Path | None = None) -> None:
     (["--horovod"], "use torchrun"), (["--distill-model", "x", "--distill-pretrained", "y"], "--distill-model"), (["--trace"], "export"),
     (["--torchscript"], "--torchcompile"), (["--ddp-static-graph"], "step to step"), (["--use-bnb-linear", "x"], "bnb"),
     (["--model", "coca_ViT-B-32"], "CoCa"), (["--expert-batch-size", "3"], "without --expert-data"),
-    (["--recipe", "eclip-p"], "give --pretrained"), (["--recipe", "clip", "--expert-data", "x.csv"], "CLIP baseline"),
+    (["--recipe", "eclip-p"], "give --pretrained"), (["--model", "local-dir:nowhere"], "no open_clip_config.json"),
+    (["--model", f"local-dir:{WEIGHTLESS}", "--recipe", "eclip-p"], "holds no weights"), (["--recipe", "clip", "--expert-data", "x.csv"], "CLIP baseline"),
     (["--eclip-alpha", "0"], "alpha=0.0; expected a positive"), (["--eclip-priming-weight", "1"], "priming_weight"),
     (["--eclip-curriculum", "0.5", "0.5", "0.5", "0", "0", "0"], "at most 1"),
 ])
