@@ -41,8 +41,8 @@ class ProcessorConfig:
         _require(self.residual in RESIDUALS, "processor.residual", self.residual, f"one of {RESIDUALS}")
         _require(self.positions in POSITIONS, "processor.positions", self.positions, f"one of {POSITIONS}")
         _require(self.patch >= 1, "processor.patch", self.patch, "at least 1 pixel")
-        _require(self.heads >= 1 and self.width % self.heads == 0, "processor.width", self.width,
-                 f"a multiple of processor.heads={self.heads}")
+        _require(self.heads >= 1 and self.width >= 1 and self.width % self.heads == 0, "processor.width", self.width,
+                 f"a positive multiple of processor.heads={self.heads}")
         _require(self.positions == "none" or self.width % 4 == 0, "processor.width", self.width,
                  "a multiple of 4 with positions='sincos'")
 

@@ -246,7 +246,7 @@ def test_authors_form_primed_200_steps_is_worse_than_a_constant_a_patch():
 
 
 @pytest.mark.parametrize("key, value", [("kind", "vit"), ("residual", "both"), ("positions", "learnt"), ("patch", 0),
-                                        ("heads", 0), ("width", 250)])
+                                        ("heads", 0), ("width", 250), ("width", 0), ("width", -8)])
 def test_impossible_value_is_refused_by_name(key, value):
     with pytest.raises(ValueError, match=rf"processor\.(width|{key})={value!r}"):
         ProcessorConfig(**{key: value})
