@@ -1,7 +1,6 @@
 """Phantoms, a CLIP and an eCLIP on them, their scores, and one picture; run by demo.sh.
 
-Zero-shot macro-F1 and image->text recall on the test split, one seed each: a demonstration, not a result. What several
-seeds say stands in the README.
+Zero-shot macro-F1 and image->text recall on the test split, one seed each: a demonstration, not a result.
 """
 from __future__ import annotations
 
@@ -16,16 +15,13 @@ from pathlib import Path
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from openclip_eclip.export import main as export
+from openclip_eclip.prepare.__main__ import main as prepare
+from openclip_eclip.train import main as train
 from phantom_scores import read_rows, score
 from PIL import Image
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent))
-
-from openclip_eclip.export import main as export  # noqa: E402
-from openclip_eclip.prepare.__main__ import main as prepare  # noqa: E402
-from openclip_eclip.train import main as train  # noqa: E402
-
 METHODS = {"CLIP": ("--recipe", "clip"), "eCLIP": ()}
 
 

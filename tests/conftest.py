@@ -1,11 +1,13 @@
 """Tiny models and data. Training runs in subprocesses with a time limit, several runs to a process: imports cost most."""
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 from typing import Sequence
 
@@ -63,6 +65,16 @@ def write_table(folder: Path, count: int, annotated: Sequence[int] = (), size: i
         lines.append(f"{folder / 'images' / f'{i}.png'},{FINDINGS[i % 8]} number {i}" + (f",{heatmap}" if column else ""))
     path = folder / name
     path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def write_shard(path: Path, members: dict[str, bytes]) -> Path:
+    """A webdataset shard, `name -> content` in order."""
+    with tarfile.open(path, "w") as archive:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
     return path
 
 

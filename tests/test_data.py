@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import io
-import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,7 @@ import open_clip
 import pytest
 import scipy.sparse
 import torch
-from conftest import write_table
+from conftest import write_shard, write_table
 from openclip_eclip.config import CurriculumConfig, EClipConfig
 from openclip_eclip.curriculum import Curriculum
 from openclip_eclip.data.check import check_entries, check_table, main as check_main, raise_faults
@@ -240,15 +239,6 @@ def test_unreadable_image_stops_or_is_replaced_and_named(tmp_path: Path) -> None
         samples_of(table)[1]
     sample = samples_of(table, skip_bad=True)[1]
     assert sample.sample_id == 3 and len(sample.skipped) == 1 and "row 2" in sample.skipped[0]
-
-
-def write_shard(path: Path, members: dict[str, bytes]) -> Path:
-    with tarfile.open(path, "w") as archive:
-        for name, data in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            archive.addfile(info, io.BytesIO(data))
-    return path
 
 
 def test_shards_are_indexed_checked_and_read(tmp_path: Path) -> None:

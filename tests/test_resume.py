@@ -5,17 +5,22 @@ import io
 import os
 import signal
 import subprocess
-import tarfile
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import BASIC, Launcher, write_table
+from conftest import BASIC, Launcher, write_shard, write_table
 from PIL import Image
 
 EPOCHS = 3
+
+
+def png(values: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(values).save(stream, "PNG")
+    return stream.getvalue()
 
 
 def write_shards(folder: Path, shards: int = 2, count: int = 12) -> str:
@@ -25,19 +30,14 @@ def write_shards(folder: Path, shards: int = 2, count: int = 12) -> str:
     sizes = []
     for shard in range(shards):
         name = f"train-{shard:06d}.tar"
-        with tarfile.open(folder / name, "w") as archive:
-            for i in range(count):
-                picture = io.BytesIO()
-                Image.fromarray(rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(picture, "PNG")
-                members = {"png": picture.getvalue(), "txt": f"finding {i} of {shard}".encode()}
-                if i % 3 == 0:
-                    heatmap = io.BytesIO()
-                    Image.fromarray(rng.integers(1, 65536, (20, 20), dtype=np.uint16)).save(heatmap, "PNG")
-                    members["heatmap.png"] = heatmap.getvalue()
-                for extension, data in members.items():
-                    info = tarfile.TarInfo(f"{shard}{i:04d}.{extension}")
-                    info.size = len(data)
-                    archive.addfile(info, io.BytesIO(data))
+        members = {}
+        for i in range(count):
+            key = f"{shard}{i:04d}"
+            members[f"{key}.png"] = png(rng.integers(0, 256, (40, 40, 3), dtype=np.uint8))
+            members[f"{key}.txt"] = f"finding {i} of {shard}".encode()
+            if i % 3 == 0:
+                members[f"{key}.heatmap.png"] = png(rng.integers(1, 65536, (20, 20), dtype=np.uint16))
+        write_shard(folder / name, members)
         sizes.append(f'"{name}": {count}')
     (folder / "sizes.json").write_text("{" + ", ".join(sizes) + "}")
     return str(folder / f"train-{{000000..{shards - 1:06d}}}.tar")

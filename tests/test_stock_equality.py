@@ -4,8 +4,6 @@ Stock is `open_clip_train.main` in a process that never imports us (checked ther
 """
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 from conftest import BASIC, Launcher, write_table

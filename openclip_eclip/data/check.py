@@ -22,7 +22,7 @@ from .csv_source import CsvColumns, CsvTable, read_csv_table, sniff_separator
 from .figures import contact_sheet
 from .heatmap import DataError, check_aspect, decode_heatmap
 from .sample import read_image
-from .tar_source import HEATMAP_MEMBERS, IMAGE_MEMBERS, TarEntry, index_shard
+from .tar_source import TarEntry, index_shard
 
 
 class Fault(NamedTuple):
@@ -54,35 +54,33 @@ class Checked(NamedTuple):
     heatmap_size: tuple[int, int] | None
 
 
-def check_table(table: CsvTable, *, decode_images: bool = False, progress: bool | None = None) -> Report:
+def check_table(table: CsvTable, *, decode_images: bool = False) -> Report:
     """Check every path, caption and heatmap of a table; with `decode_images` also read every image to its end."""
-    return _check_all(range(len(table)), lambda i: _check_row(table, i, decode_images), bool, table.heatmaps,
-                      str(table.path), progress)
+    return _check_all(len(table), len(table.annotated), lambda i: _check_row(table, i, decode_images), str(table.path))
 
 
-def check_entries(entries: Sequence[TarEntry], *, decode_images: bool = False, progress: bool | None = None) -> Report:
+def check_entries(entries: Sequence[TarEntry], *, decode_images: bool = False) -> Report:
     """The same for the samples of indexed shards."""
-    return _check_all(range(len(entries)), lambda i: _check_entry(entries[i], decode_images), bool,
-                      [entry.annotated for entry in entries], "shards", progress)
+    annotated = sum(entry.annotated for entry in entries)
+    return _check_all(len(entries), annotated, lambda i: _check_entry(entries[i], decode_images), "shards")
 
 
-def raise_faults(report: Report, path: Any, skip_flag: str = "--on-bad-sample skip") -> None:
+def raise_faults(report: Report, path: Any) -> None:
     """DataError naming the first ten faults, if there are any."""
     if not report.faults:
         return
     lines = "\n".join(f"  {fault}" for fault in report.faults[:10])
     more = f"\n  ... and {len(report.faults) - 10} more" if len(report.faults) > 10 else ""
     raise DataError(f"{path}: {len(report.faults)} faults in {report.samples} samples; nothing was trained:\n{lines}{more}\n"
-                    f"Mend them, or leave the samples out with {skip_flag}. All of them: python -m openclip_eclip.data.check")
+                    f"Mend them, or leave the samples out with --on-bad-sample skip. All of them: python -m openclip_eclip.data.check")
 
 
-def _check_all(indices: Sequence[int], check: Callable[[int], Checked], is_annotated: Callable[[Any], bool],
-               annotations: Sequence[Any], name: str, progress: bool | None) -> Report:
-    report = Report(samples=len(indices), annotated=sum(map(is_annotated, annotations)))
+def _check_all(samples: int, annotated: int, check: Callable[[int], Checked], name: str) -> Report:
+    report = Report(samples, annotated)
     with ThreadPoolExecutor(max_workers=min(16, 2 * (os.cpu_count() or 1))) as pool:
-        results = tqdm(pool.map(check, indices), total=len(indices), desc=f"check {name}", unit="sample",
-                       disable=None if progress is None else not progress, leave=False)
-        for i, checked in zip(indices, results):
+        results = tqdm(pool.map(check, range(samples)), total=samples, desc=f"check {name}", unit="sample", disable=None,
+                       leave=False)
+        for i, checked in enumerate(results):
             report.faults.extend(checked.faults)
             if not checked.faults:
                 report.good.append(i)
@@ -109,13 +107,12 @@ def _check_row(table: CsvTable, index: int, decode_images: bool) -> Checked:
 
 
 def _check_entry(entry: TarEntry, decode_images: bool) -> Checked:
-    image_key = next((key for key in IMAGE_MEMBERS if key in entry.members), None)
+    image_key, heatmap_key = entry.image_key, entry.heatmap_key
     if image_key is None or "txt" not in entry.members:
         found = ", ".join(sorted(entry.members))
         return Checked([Fault(entry.where, "members", f"found {found}; expected an image and a txt")], None, None)
     if not entry.read("txt")["txt"].strip():
         return Checked([Fault(entry.where, "txt", "empty caption")], None, None)
-    heatmap_key = next((key for key in HEATMAP_MEMBERS if key in entry.members), None)
     return _check_pixels(entry.where, (image_key, heatmap_key), lambda: entry.read(image_key)[image_key],
                          heatmap_key and (lambda: entry.read(heatmap_key)[heatmap_key]), f"{entry.key}.{heatmap_key}", decode_images)
 
@@ -152,10 +149,8 @@ def _open(path: Path, columns: CsvColumns) -> tuple[Report, Iterator[tuple[bytes
         entries = index_shard(path)
         report = check_entries(entries, decode_images=True)
         good = (entries[i] for i in report.good if entries[i].annotated)
-        contents = ((entry.read(), entry) for entry in good)
-        return report, ((content[next(k for k in IMAGE_MEMBERS if k in content)],
-                         content[next(k for k in HEATMAP_MEMBERS if k in content)],
-                         f"{entry.key}.{next(k for k in HEATMAP_MEMBERS if k in content)}") for content, entry in contents)
+        return report, ((*entry.read(entry.image_key, entry.heatmap_key).values(), f"{entry.key}.{entry.heatmap_key}")
+                        for entry in good)
     table = read_csv_table(path, columns)
     report = check_table(table, decode_images=True)
     good_rows = (i for i in report.good if table.heatmaps[i])

@@ -11,7 +11,7 @@ from PIL import Image
 from .heatmap import decode_heatmap
 
 
-def _pyplot() -> Any:
+def _agg_figure() -> Any:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -24,7 +24,7 @@ def contact_sheet(samples: Sequence[tuple[bytes, bytes, str]], path: Path) -> No
     """One PNG with the image and its heatmap over it for each (image bytes, heatmap bytes, heatmap name)."""
     columns = min(4, len(samples))
     rows = -(-len(samples) // columns)
-    figure = _pyplot()
+    figure = _agg_figure()
     figure.set_size_inches(2.4 * columns, 2.6 * rows)
     axes = np.atleast_1d(figure.subplots(rows, columns, squeeze=False)).ravel()
     for axis in axes:
@@ -44,7 +44,7 @@ def contact_sheet(samples: Sequence[tuple[bytes, bytes, str]], path: Path) -> No
 def processor_figure(image: np.ndarray, heatmap: np.ndarray, expert_image: np.ndarray, mixed: np.ndarray,
                      title: str) -> Any:
     """Rows of I, E, I^E, I^lam (Fig. 2): images (N, H, W, 3) in any range, heatmap (N, H, W); a matplotlib Figure."""
-    figure = _pyplot()
+    figure = _agg_figure()
     count = len(image)
     figure.set_size_inches(6.4, 1.7 * count + 0.5)
     axes = figure.subplots(count, 4, squeeze=False)

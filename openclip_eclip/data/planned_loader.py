@@ -38,14 +38,18 @@ class PlannedLoader:
     def __len__(self) -> int:
         return self.num_batches
 
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimiser steps, as open_clip's loop counts them."""
+        return self.num_batches // self.accum_freq
+
     def __iter__(self) -> Iterator[tuple[ExpertBatch, Tensor]]:
-        steps = self.num_batches // self.accum_freq
         batches = enumerate(self.loader)
         if self.expert is not None:
             self.expert.batch_sampler.epoch = self.epoch
         experts = iter(self.expert) if self.expert is not None else None
         for i, (samples, text) in batches:
-            step = steps * self.epoch + i // self.accum_freq
+            step = self.steps_per_epoch * self.epoch + i // self.accum_freq
             yield self.plan(samples, step, next(experts) if experts else None), text
             if self.after_step is not None and (i + 1) % self.accum_freq == 0:
                 self.after_step(step)

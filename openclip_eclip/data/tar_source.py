@@ -16,15 +16,20 @@ IMAGE_MEMBERS = ("jpg", "png", "jpeg", "webp")  # open_clip's, in its order
 HEATMAP_MEMBERS = tuple(f"heatmap{suffix}" for suffix in SUFFIXES)
 
 
+def find_member(members: Iterable[str], names: tuple[str, ...]) -> str | None:
+    """The first of `names` that a sample has."""
+    return next((name for name in names if name in members), None)
+
+
 def read_members(members: dict[str, Any], where: str, transform: JointTransform, tokenize: Tokenize,
                  sample_id: int) -> Sample:
     """A sample from its members `extension -> bytes`; DataError names shard and key."""
-    image_key = next((key for key in IMAGE_MEMBERS if key in members), None)
+    image_key = find_member(members, IMAGE_MEMBERS)
     if image_key is None or "txt" not in members:
         found = sorted(key for key in members if not key.startswith("__"))
         raise DataError(f"{where}: members {found}; expected an image ({', '.join(IMAGE_MEMBERS)}) and a txt.")
     image = read_image(members[image_key], f"{where}.{image_key}", mode="RGB")
-    heatmap_key = next((key for key in HEATMAP_MEMBERS if key in members), None)
+    heatmap_key = find_member(members, HEATMAP_MEMBERS)
     heatmap = None
     if heatmap_key is not None:
         heatmap = read_heatmap(members[heatmap_key], f"{where}.{heatmap_key}", image)
@@ -66,8 +71,16 @@ class TarEntry:
         return f"{self.shard}, {self.key}"
 
     @property
+    def image_key(self) -> str | None:
+        return find_member(self.members, IMAGE_MEMBERS)
+
+    @property
+    def heatmap_key(self) -> str | None:
+        return find_member(self.members, HEATMAP_MEMBERS)
+
+    @property
     def annotated(self) -> bool:
-        return any(key in self.members for key in HEATMAP_MEMBERS)
+        return self.heatmap_key is not None
 
     def read(self, *names: str) -> dict[str, bytes]:
         """The content of the named members, of all without a name."""

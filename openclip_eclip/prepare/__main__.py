@@ -28,9 +28,9 @@ def main(argv: list[str] | None = None) -> int:
             module.add_arguments(command)
     args = parser.parse_args(argv)
     try:
-        print(module.run(args))
+        sys.stdout.write(f"{module.run(args)}\n")
     except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
+        sys.stderr.write(f"error: {error}\n")
         return 2
     return 0
 

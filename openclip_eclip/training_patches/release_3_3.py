@@ -82,10 +82,8 @@ class Seams:
         for name in list(logging.root.manager.loggerDict):
             if name.split(".")[0] == "torch":  # open_clip has just set every logger to INFO; torch's spill statistics at exit
                 logging.getLogger(name).setLevel(logging.WARNING)
-        if self.session.is_eclip:
-            kwargs["eclip_cfg"] = self.session.config.to_dict()
-        else:
-            kwargs["eclip_cfg"] = None  # a preset's own would win otherwise
+        # None, not absent, for the baseline: a preset's own would win otherwise
+        kwargs["eclip_cfg"] = self.session.config.to_dict() if self.session.is_eclip else None
         built = self.originals["create_model_and_transforms"](*args, **kwargs)
         run = Path(self.session.args.logs, self.session.args.name)
         if is_master(self.session.args) and run.is_dir():  # what --export and every later user of the weights must know

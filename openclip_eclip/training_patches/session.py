@@ -6,6 +6,7 @@ import csv
 import logging
 import statistics
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any, Iterator
 
@@ -25,7 +26,7 @@ from ..data.sample import seeded_randomness
 from ..mixup import mix_images
 from ..params import fill_schedule
 from .checkpoints import random_state, set_random_state
-from .train_data import TrainSource, expert_samples, train_source
+from .train_data import TrainSource, expert_samples, first_samples, train_source
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +100,7 @@ class Session:
                                 accum_freq=args.accum_freq, rank=args.rank, world_size=args.world_size)
             expert = expert_loader(samples, slots, min(2, args.workers))
             self.names.update(names)
-            examples = lambda: [samples[i] for i in range(min(4, len(samples)))]  # noqa: E731
+            examples = partial(first_samples, samples, range(len(samples)))
         annotated = source.annotated or expert is not None
         if not annotated:
             logger.warning("eclip: no heatmap in the data: this is plain CLIP training")
@@ -167,7 +168,7 @@ class Session:
     def after_step(self, step: int) -> None:
         """Log beside open_clip's line, at its steps; figures after priming and at the end."""
         args, loader = self.args, self.loader
-        steps = loader.num_batches // args.accum_freq
+        steps = loader.steps_per_epoch
         if not is_master(args):
             return
         if step + 1 == loader.curriculum.cold_end:

@@ -157,10 +157,11 @@ def _table_source(args: argparse.Namespace, transform: JointTransform, tokenizer
                         f"{args.world_size} ranks; lower --batch-size.")
     annotated = table.annotated
     return TrainSource(info, bool(annotated), {table.rows[i]: table.name(i) for i in annotated},
-                       partial(_first, samples, annotated))
+                       partial(first_samples, samples, annotated))
 
 
-def _first(samples: Dataset, indices: Sequence[int], count: int = 4) -> list[Sample]:
+def first_samples(samples: Dataset, indices: Sequence[int], count: int = 4) -> list[Sample]:
+    """The samples at the first `count` of `indices`."""
     return [samples[i] for i in indices[:count]]
 
 
@@ -187,7 +188,8 @@ def _shard_source(args: argparse.Namespace, transform: JointTransform, tokenizer
         annotated, names = bool(entries), {stable_id(entry.where): entry.where for entry in entries}
     info = upstream.get_wds_dataset(args, transform, is_train=True, epoch=epoch, tokenizer=tokenizer)
     _rewire(info, transform, tokenizer, args, heatmaps)
-    return TrainSource(info, annotated, names, partial(_first, TarSamples(entries[:4], transform, tokenizer), range(4)[:len(entries)]))
+    samples = TarSamples(entries, transform, tokenizer)
+    return TrainSource(info, annotated, names, partial(first_samples, samples, range(len(entries))))
 
 
 def _rewire(info: upstream.DataInfo, transform: JointTransform, tokenizer: Callable, args: argparse.Namespace,
@@ -199,11 +201,11 @@ def _rewire(info: upstream.DataInfo, transform: JointTransform, tokenizer: Calla
         raise RuntimeError(f"open_clip's webdataset pipeline is {names}; this version of openclip_eclip knows another one.")
     skip = args.on_bad_sample == "skip"
     shuffle = stages[-len(TAIL) - 1]
-    keep = None if heatmaps else _without_heatmap
+    ignore = [] if heatmaps else [wds.map(_without_heatmap)]
     stages[-len(TAIL) - 2:] = [
         partial(upstream.tarfile_to_samples_nothrow, handler=upstream.log_and_continue if skip else _broken_shard),
         SeededShuffle(shuffle.kw["bufsize"], shuffle.kw["initial"], args.seed, args.rank, info.shared_epoch),
-        *([wds.map(keep)] if keep else []),
+        *ignore,
         partial(decode_stream, transform=transform, tokenize=tokenizer, skip_bad=skip),
         wds.batched(args.batch_size, partial=False, collation_fn=collate),
     ]
