@@ -52,10 +52,8 @@ def draw_gate(seed: int, step: int, keys: Sequence[int], probability: float, alp
     the order inside the batch or any global generator, so both passes of gradient accumulation, every rank and a
     resumed run see the same values. The authors' code flips one coin and draws one lam a step; we follow Alg. 1.
     """
-    accepted = np.zeros(len(keys), dtype=bool)
-    lam = np.ones(len(keys), dtype=np.float32)
-    if probability <= 0:
-        return GateDraws(accepted, lam)
+    accepted = np.empty(len(keys), dtype=bool)
+    lam = np.empty(len(keys), dtype=np.float32)
     for i, key in enumerate(keys):
         generator = np.random.default_rng([seed, step, int(key)])
         accepted[i] = generator.random() < probability

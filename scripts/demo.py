@@ -5,11 +5,10 @@ Zero-shot macro-F1 and image->text recall on the test split, one seed each: a de
 from __future__ import annotations
 
 import argparse
-import io
 import re
+import subprocess
 import sys
 import time
-from contextlib import redirect_stderr
 from pathlib import Path
 
 import numpy as np
@@ -17,24 +16,31 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from openclip_eclip.export import main as export
 from openclip_eclip.prepare.__main__ import main as prepare
-from openclip_eclip.train import main as train
 from phantom_scores import read_rows, score
 from PIL import Image
+from tqdm import tqdm
 
 HERE = Path(__file__).resolve().parent
 METHODS = {"CLIP": ("--recipe", "clip"), "eCLIP": ()}
 
 
 def train_one(method: str, data: Path, runs: Path, epochs: int, seed: int) -> Path:
-    """Train through openclip_eclip.train, identical flags but the method; returns the run folder."""
+    """`python -m openclip_eclip.train`, identical flags but the method; returns the run folder."""
     name = f"{method.lower()}-{seed}"
     flags = ["--model", f"local-dir:{HERE / 'phantom_model'}", "--train-data", data / "train.csv", "--batch-size", 64,
-             "--epochs", epochs, "--lr", 1e-3, "--wd", 0.1, "--warmup", 50, "--force-context-length", 96, "--workers", 1,
+             "--epochs", epochs, "--lr", 1e-3, "--wd", 0.1, "--warmup", 50, "--force-context-length", 64, "--workers", 1,
              "--device", "cpu", "--precision", "fp32", "--logs", runs, "--name", name, "--seed", seed, "--log-every-n-steps", 10,
              "--save-frequency", epochs, *METHODS[method]]
-    log = io.StringIO()
-    with redirect_stderr(log):
-        train([str(flag) for flag in flags])
+    command = [sys.executable, "-m", "openclip_eclip.train", *map(str, flags)]
+    said = []
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        bar = tqdm(total=epochs, desc=f"train {method}", unit="epoch", disable=None)
+        for line in process.stderr:
+            said.append(line)
+            bar.update("Start epoch" in line)
+        bar.close()
+    if process.returncode:
+        raise RuntimeError(f"training {method} failed:\n{''.join(said[-20:])}")
     return runs / name
 
 
@@ -77,7 +83,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("demo_output"))
     parser.add_argument("--train", type=int, default=2000)
-    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     data, runs = args.out / "phantoms", args.out / "runs"
@@ -86,13 +92,11 @@ def main() -> None:
     folders, scores = {}, {}
     for method in METHODS:
         began = time.monotonic()
-        sys.stdout.write(f"training {method} ...\n")
-        sys.stdout.flush()
         folders[method] = train_one(method, data, runs, args.epochs, args.seed)
         plain = args.out / f"{method.lower()}-plain"
         export([str(folders[method]), str(plain)])
         scores[method] = score(plain, data)
-        sys.stdout.write(f"  {time.monotonic() - began:.0f} s  " + "  ".join(f"{k} {v:.3f}" for k, v in scores[method].items()) + "\n")
+        sys.stdout.write(f"{method}: {time.monotonic() - began:.0f} s  " + "  ".join(f"{k} {v:.3f}" for k, v in scores[method].items()) + "\n")
     draw(args.out / "demo.png", data, folders, scores)
     sys.stdout.write(f"picture: {args.out / 'demo.png'}; runs with logs and figures: {runs}; {time.monotonic() - started:.0f} s in all\n")
 

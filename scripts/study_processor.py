@@ -3,7 +3,7 @@
     OMP_NUM_THREADS=1 python scripts/study_processor.py --out docs/results    # processor.md, .json and .png
     python scripts/study_processor.py --out /tmp/study --quick                # a few steps of everything, under 20 s
 
-Priming: each form learns Processor(I, 1) = I alone (Alg. 1, l. 14-17), on 64-pixel crops of photographs.
+Priming: each form learns Processor(I, 1) = I alone (Alg. 1, l. 14-17), on 64-pixel crops of phantoms and photographs.
 Response: a small eCLIP is trained by Algorithm 1 on phantoms; then cos(v, v^E) of held-out films under the true
 heatmaps, those of other films, and ones. Its patches have a quarter of the pixels, hence widths a quarter too.
 """
@@ -44,6 +44,17 @@ SMALL_CLIP = {
 }
 
 
+def initialise_as_torch(processor: nn.Module) -> None:
+    """The start of torch's MultiheadAttention and ConvTranspose2d, of which the authors' form is made."""
+    bound = (6 / (4 * processor.config.width)) ** 0.5  # one Xavier draw for queries, keys and values together
+    for layer in (processor.query, processor.key_value):
+        nn.init.uniform_(layer.weight, -bound, bound)
+    for layer in (processor.query, processor.key_value, processor.attend_out):
+        nn.init.zeros_(layer.bias)
+    bound = processor.unpatchify.out_features ** -0.5
+    nn.init.uniform_(processor.unpatchify.weight, -bound, bound)
+
+
 def push_away(processor: nn.Module) -> None:
     nn.init.normal_(processor.unpatchify.weight, std=0.3)  # can priming bring it back?
 
@@ -56,29 +67,38 @@ class Form(NamedTuple):
 POSITIONS = ProcessorConfig(residual="none", zero_init=False, positions="sincos")
 FORMS = {
     "authors' form": Form(AUTHORS_PROCESSOR),
+    "authors' form, torch's own initial weights": Form(AUTHORS_PROCESSOR, initialise_as_torch),
+    "width 256, no residual, positions": Form(POSITIONS),
+    "width 768, no residual": Form(ProcessorConfig(width=768, residual="none", zero_init=False)),
     "width 768, no residual, positions": Form(dataclasses.replace(POSITIONS, width=768)),
     "residual I, zero start": Form(ProcessorConfig(residual="image")),
+    "residual I": Form(ProcessorConfig(residual="image", zero_init=False)),
     "residual E*I, zero start (default)": Form(ProcessorConfig()),
+    "residual E*I": Form(ProcessorConfig(zero_init=False)),
     "residual E*I, output layer pushed away": Form(ProcessorConfig(), push_away),
+    "residual E*I, zero start, width 768": Form(ProcessorConfig(width=768)),
+    "cnn (ablation), zero start": Form(ProcessorConfig(kind="cnn")),
 }
-RESPONSE = ("authors' form", "residual I, zero start", "residual E*I, zero start (default)")
+RESPONSE = ("authors' form", "width 768, no residual, positions", "residual I, zero start",
+            "residual E*I, zero start (default)")
 
 
 class Amount(NamedTuple):
     """How much of everything to run."""
 
-    seeds: tuple[int, ...] = (0,)
+    seeds: tuple[int, ...] = (0, 1, 2)
     marks: tuple[int, ...] = (0, 100, 200, 300)  # priming steps at which the held-out error is taken
-    images: int = 256
+    long_steps: int = 3000
+    images: int = 1024
     batch: int = 32
-    timed: tuple[int, int] = (16, 3)  # batch, repeats
-    response_seeds: tuple[int, ...] = (0,)
+    timed: tuple[int, int] = (16, 5)  # batch, repeats
+    response_seeds: tuple[int, ...] = (0, 1, 2)
     response_forms: tuple[str, ...] = RESPONSE
-    response_steps: int = 150
-    films: int = 1000
+    response_steps: int = 500
+    films: int = 2000
 
 
-QUICK = Amount((0,), (0, 1), 16, 4, (1, 1), (0,), RESPONSE[2:], 10, 16)
+QUICK = Amount((0,), (0, 1), 2, 16, 4, (1, 1), (0,), RESPONSE[2:], 10, 16)
 
 
 def unit(images: Tensor) -> Tensor:
@@ -99,10 +119,11 @@ def crops(pictures: np.ndarray, count: int, largest: int, seed: int) -> Tensor:
 
 
 def priming_images(count: int) -> dict[str, tuple[Tensor, Tensor]]:
-    """{data set: (training crops, held-out crops)}: one of two photographs, the other one held out."""
+    """{data set: (training crops, held-out crops)}: of 224-pixel films, other ones held out; of two photographs."""
+    films = [generate(count // 4, seed=0, split=s, annotated=0.0, size=224).images[:, None] for s in ("train", "test")]
     photos = [photo.transpose(2, 0, 1)[None] for photo in load_sample_images().images]
     return {name: (crops(train, count, largest, 0), crops(held_out, count // 4, largest, 1))
-            for name, (train, held_out), largest in (("photographs", photos, 2 * SIDE),)}
+            for name, (train, held_out), largest in (("phantoms", films, SIDE), ("photographs", photos, 2 * SIDE))}
 
 
 def prime(form: Form, images: Tensor, held_out: Tensor, marks: tuple[int, ...], batch: int, seed: int) -> list[float]:
@@ -137,6 +158,7 @@ def milliseconds(config: ProcessorConfig, batch: int, repeats: int) -> float:
 def study_priming(amount: Amount) -> list[dict]:
     """One row a form and data set. At a zero start nothing depends on the seed, so one seed does."""
     jobs = [(name, amount.marks, amount.seeds) for name in FORMS]
+    jobs.append(("authors' form", (0, amount.long_steps), amount.seeds[:1]))  # is it only slow?
     data, rows = priming_images(amount.images), []
     for name, marks, seeds in tqdm(jobs, desc="priming", disable=None):
         form = FORMS[name]

@@ -241,7 +241,7 @@ def test_unreadable_image_stops_or_is_replaced_and_named(tmp_path: Path) -> None
     assert sample.sample_id == 3 and len(sample.skipped) == 1 and "row 2" in sample.skipped[0]
 
 
-def test_shards_are_indexed_checked_and_read(tmp_path: Path) -> None:
+def test_shards_are_indexed_checked_and_read(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     picture, good = encode(np.zeros((40, 40, 3), np.uint8), ".png"), encode(np.ones((20, 20)), ".npz")
     shard = write_shard(tmp_path / "a.tar", {
         "p/1.png": picture, "p/1.txt": b"one", "p/1.heatmap.npz": good, "2.png": picture, "2.txt": b"two", "3.png": picture,
@@ -253,6 +253,9 @@ def test_shards_are_indexed_checked_and_read(tmp_path: Path) -> None:
     assert "a.tar, 4" in report.faults[1].where and "all zero" in report.faults[1].message
     sample = TarSamples(entries, JointTransform(image_transform(32, is_train=True), 0.0), open_clip.get_tokenizer("tiny"))[0]
     assert sample.heatmap.shape == (1, 32, 32)
+    assert check_main([str(tmp_path / "{a,b}.tar"), "--sheet", str(tmp_path / "sheet.png")]) == 1
+    out, err = capsys.readouterr()
+    assert "a.tar: 4 samples, 2 annotated (50.0%), 2 faults" in out and "b.tar: " in err
     shard.write_bytes(shard.read_bytes()[:3000])
     with pytest.raises(DataError, match="a.tar"):
         index_shard(shard)

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
 import numpy as np
@@ -172,14 +173,24 @@ def test_without_a_recipe_settings_are_open_clips(tmp_path: Path) -> None:
     assert parse(["--model", "tiny", "--train-data", str(tmp_path / "a.csv"), "--csv-separator", ";"]).csv_separator == ";"
 
 
+WANDB = """\
+import json
+def log(values, step=None):
+    with open('wandb.jsonl', 'a') as file:
+        file.write(json.dumps({'step': step, 'keys': sorted(values)}) + '\\n')
+init = watch = save = finish = lambda *args, **kwargs: None
+"""
+
+
 def test_recipe_run_computes_its_schedule(launcher: Launcher) -> None:
-    """End to end: eclip-p from a plain checkpoint, logged once, with the recipe's numbers in params.txt; tensorboard; figures."""
+    """End to end: eclip-p from a plain checkpoint, logged once, its numbers in params.txt; tensorboard, wandb (a stub); figures."""
+    (launcher.folder / "wandb.py").write_text(WANDB)
     table = write_table(launcher.folder, 8, annotated=range(8))
     launcher.train([*BASIC, "--train-data", table, "--batch-size", 4, "--epochs", 1, "--name", "clip", "--recipe", "clip",
                     "--force-context-length", 16],
                    [*BASIC, "--train-data", table, "--batch-size", 4, "--epochs", 3, "--name", "p", "--recipe", "eclip-p",
                     "--force-context-length", 16, "--pretrained", "logs/clip/checkpoints/epoch_1.pt",
-                    "--report-to", "tensorboard", "--warmup", -1, "--lock-text", "--lock-text-freeze-layer-norm", "--lock-image"])
+                    "--report-to", "tensorboard,wandb", "--warmup", -1, "--lock-text", "--lock-text-freeze-layer-norm", "--lock-image"])
     log = launcher.log("p")
     assert log.count("fresh heatmap processor (eCLIP^P)") == 1 and "recipe eclip-p: warmup 1" in log
     params = (launcher.folder / "logs" / "p" / "params.txt").read_text()
@@ -196,6 +207,10 @@ def test_recipe_run_computes_its_schedule(launcher: Launcher) -> None:
     events = EventAccumulator(str(launcher.folder / "logs" / "p" / "tensorboard")).Reload()
     assert {"train/expert_probability", "train/mixed_pairs", "train/priming_loss", "train/views_median"} <= set(events.Tags()["scalars"])
     assert "eclip/processor" in events.Tags()["images"]
+    records = [json.loads(line) for line in (launcher.folder / "wandb.jsonl").read_text().splitlines()]
+    ours = [record["step"] for record in records if "train/mixed_pairs" in record["keys"]]
+    assert ours == list(range(6)) and "train/expert_probability" in records[1]["keys"]
+    assert [record["step"] for record in records] == sorted(record["step"] for record in records)  # wandb drops what comes late
 
 
 def test_every_own_flag_has_help_and_recipes_are_named() -> None:

@@ -17,6 +17,7 @@ from typing import Any, Callable, Iterator, NamedTuple, Sequence
 
 from PIL import Image
 from tqdm import tqdm
+from webdataset.shardlists import expand_urls
 
 from .csv_source import CsvColumns, CsvTable, read_csv_table, sniff_separator
 from .figures import contact_sheet
@@ -170,7 +171,7 @@ def _describe(sizes: Counter) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m openclip_eclip.data.check", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help=".csv, .tsv or .tar")
+    parser.add_argument("paths", nargs="+", metavar="PATH", help=".csv, .tsv or .tar, with braces or :: as in --train-data")
     parser.add_argument("--csv-img-key", default="filepath")
     parser.add_argument("--csv-caption-key", default="title")
     parser.add_argument("--csv-heatmap-key", default="heatmap")
@@ -178,7 +179,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--sheet", type=Path, default=Path("contact_sheet.png"), help="the contact sheet, a PNG")
     args = parser.parse_args(argv)
     total, examples, status = Report(), [], 0
-    for path in args.paths:
+    for path in (Path(url) for paths in args.paths for url in expand_urls(paths)):
         try:
             separator = args.csv_separator or ("" if path.suffix == ".tar" or not path.is_file() else sniff_separator(path))
             columns = CsvColumns(args.csv_img_key, args.csv_caption_key, args.csv_heatmap_key, separator or ",")
