@@ -26,9 +26,10 @@ class Pairs(NamedTuple):
 class _MixedPairs:
     """What both losses share: joining originals and mixed pairs across ranks, and the weights of the total loss."""
 
+    mixed_pairs: int = 0  # on all ranks, at the last call; read by the log
+
     def configure(self, config: EClipConfig) -> None:
         self.eclip_config = config
-        self.mixed_pairs = 0  # on all ranks, at the last call; read by the log
 
     def forward(self, image_features: Tensor, text_features: Tensor, logit_scale: Tensor,
                 logit_bias: Tensor | None = None, mixed_features: Tensor | None = None,

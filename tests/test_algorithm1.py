@@ -98,6 +98,10 @@ def test_plain_tensor_is_plain_clip() -> None:
     stock = open_clip.model.CLIP.forward(model, batch.image, text)
     found = model(batch.image, text)
     assert set(found) == set(stock) and all(torch.equal(found[key], stock[key]) for key in stock)
+    bias = {"logit_bias": torch.tensor(-3.0, dtype=torch.float64)}
+    for ours, host, more in ((EClipLoss(), open_clip.ClipLoss(), {}), (EClipSigLipLoss(), open_clip.loss.SigLipLoss(), bias)):
+        ours.configure(EClipConfig())
+        assert torch.equal(ours(**found, **more), host(**stock, **more))  # no mixed_features at all: the loss is open_clip's
 
 
 def test_lambda_one_is_the_original_and_zero_the_expert_image() -> None:
