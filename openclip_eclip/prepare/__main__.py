@@ -11,6 +11,7 @@ from importlib import import_module
 # name: (module, one line for --help)
 DATASETS = {
     "phantom": ("openclip_eclip.prepare.phantom", "synthetic chest films, reports and gaze; nothing to download"),
+    "chexpert": ("openclip_eclip.prepare.chexpert", "CheXpert: labelled images, chexpert-5x200"),
 }
 
 
