@@ -1,6 +1,7 @@
 """Choosing evaluation images: exclusive classes, fixed numbers of each, seeded, over candidates in a fixed order."""
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
@@ -33,4 +34,4 @@ def choose_per_class(candidates: dict[str, Sequence[Item]], count: int, seed: in
 
 def with_columns(item: Item, **columns: str | int | float) -> Item:
     """The item with further columns."""
-    return Item(item.key, item.image, item.text, item.annotations, item.size, {**item.columns, **columns}, item.windows)
+    return dataclasses.replace(item, columns={**item.columns, **columns})

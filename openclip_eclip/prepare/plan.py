@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..gaze import RenderConfig
+from ..gaze.render import Annotation
+
 EXAMPLES = 5  # ids named for each reason of leaving something out
 
 
@@ -16,7 +19,7 @@ class Window:
     sentence: str
     start: float
     end: float
-    annotation: Any  # of openclip_eclip.gaze
+    annotation: Annotation
 
 
 @dataclass(frozen=True)
@@ -26,10 +29,12 @@ class Item:
     key: str  # unique in the data set; letters, digits, - and _ (webdataset ends a key at the first dot)
     image: Path
     text: str
-    annotations: tuple[Any, ...] = ()  # of openclip_eclip.gaze, one a reader; none: not annotated
+    annotations: tuple[Annotation, ...] = ()  # one a reader; none: not annotated
     size: tuple[int, int] | None = None  # (height, width) the tables promise; another one in the file is an error
     columns: dict[str, str | int | float] = field(default_factory=dict)  # further columns, members of key.json in shards
     windows: tuple[Window, ...] = ()
+    config: RenderConfig = RenderConfig()  # how annotations and windows are drawn
+    merge: str = "mean"  # of several readers: mean, noisy-or or one
 
 
 @dataclass

@@ -35,8 +35,8 @@ def write_sample(item: Item, options: Options) -> Written:
     else:
         content = encode_jpeg(image, options.quality)
     size = (image.height, image.width)
-    heatmaps = [found for found in (render(annotation, original, size) for annotation in item.annotations) if found is not None]
-    heatmap = merge(heatmaps, "mean") if heatmaps else None
+    heatmaps = [found for found in (render(annotation, original, size, item.config) for annotation in item.annotations) if found is not None]
+    heatmap = merge(heatmaps, item.merge) if heatmaps else None
     return Written(content, None if heatmap is None else _png(heatmap), _windows(item, original, size))
 
 
@@ -53,7 +53,7 @@ def _png(heatmap: Heatmap) -> bytes:
 
 def _windows(item: Item, original: tuple[int, int], size: tuple[int, int]) -> tuple[bytes, bytes] | None:
     """Sentences with times, and one uint8 map each, (N, h, w); sentences without any fixation are left out."""
-    kept = [(window, found) for window in item.windows if (found := render(window.annotation, original, size)) is not None]
+    kept = [(window, found) for window in item.windows if (found := render(window.annotation, original, size, item.config)) is not None]
     if not kept:
         return None
     text = [{"sentence": window.sentence, "start": window.start, "end": window.end} for window, _ in kept]
