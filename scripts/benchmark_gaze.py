@@ -172,8 +172,8 @@ numpy {np.__version__}, scipy {scipy.__version__}, pandas {pd.__version__}, pill
 
 A map takes {kilobytes:.0f} kB. Full-resolution line: impulses, `scipy.ndimage.gaussian_filter(impulses, 150)` in float64, area
 average to the same size, maximum 1; the EGD-CXR authors' tool stops after the filter. The wall clock covers reading the tables,
-drawing and writing, not the imports of Python packages. Tables are synthetic, in EGD-CXR's columns; film sizes come from a table: no film
-is opened.
+drawing and writing, not the imports of Python packages. Tables are synthetic, in EGD-CXR's columns; film sizes come from a table:
+no film is opened.
 
 ![Fixations, boxes, ellipses and a polygon on a phantom film, and their heatmaps](gaze.png)
 """

@@ -188,7 +188,7 @@ def test_ellipse_covers_pi_a_b(size: tuple[int, int]) -> None:
     half = render(Ellipses([[-100, 20, 100, 270]]), (300, 400), size, RenderConfig(**RAW))
     assert mass(half) == pytest.approx(math.pi * 100 * 125 / 2, rel=3e-4)
     thin = render(Ellipses([[40, 20, 40.01, 20.01]]), (300, 400), size, RenderConfig(**RAW))
-    assert mass(thin) == pytest.approx(math.pi * 0.005 ** 2, rel=1e-3)  # between the samples of a fixed grid
+    assert mass(thin) == pytest.approx(math.pi * 0.005 ** 2, rel=3e-3)  # inside one column: 16 slices
 
 
 def test_certainty_weighs_ellipses() -> None:
