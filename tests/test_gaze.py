@@ -193,7 +193,7 @@ def test_ellipse_covers_pi_a_b(size: tuple[int, int]) -> None:
 
 def test_certainty_weighs_ellipses() -> None:
     apart = [[10 * i, 0, 10 * i + 9, 9] for i in range(7)]
-    heatmap = render(Ellipses(apart, [1, 2, 3, 4, 5, 0, np.nan]), (9, 70), (9, 70), RenderConfig(**RAW))
+    heatmap = render(Ellipses(apart, [1, 2, 3, 4, 5, 2.5, np.nan]), (9, 70), (9, 70), RenderConfig(**RAW))
     assert heatmap.values[4, 4:70:10] == pytest.approx([0.05, 0.25, 0.5, 0.75, 0.95, 0, 0], abs=1e-6)
     assert (heatmap.used, heatmap.dropped) == (5, {"no weight": 2})
     assert render(Ellipses(apart), (9, 70), (9, 70)).used == 7

@@ -23,7 +23,7 @@ MERGES = ("mean", "noisy-or", "one")
 class RenderConfig:
     """How to draw. The default is the EGD-CXR authors' kernel, weighted by duration.
 
-    REFLACX authors: RenderConfig(sigma=1, unit="degrees", border="none", normalise="sum").
+    REFLACX authors: RenderConfig(sigma=1, unit="degrees", border="none", normalise="sum"), but for our cut at 4 sigma.
 
     Raises:
         GazeError: an unknown choice, or a sigma that is not positive.

@@ -93,11 +93,11 @@ class Ellipses:
 
     @property
     def weight(self) -> np.ndarray:
-        """(N,) .05, .25, .5, .75, .95 for certainty 1-5, 0 for 0, NaN for anything else."""
+        """(N,) .05, .25, .5, .75, .95 for certainty 1-5, 0 for anything else."""
         if self.certainty is None:
             return np.ones(len(self.xyxy))
         known = np.isin(self.certainty, np.arange(len(CERTAINTY)))
-        return np.where(known, CERTAINTY[np.where(known, self.certainty, 0).astype(int)], np.nan)
+        return CERTAINTY[np.where(known, self.certainty, 0).astype(int)]
 
     def usable(self, image_size: tuple[int, int]) -> tuple[Ellipses, dict[str, int]]:
         """The ellipses with an area on the image and a certainty of 1-5, and a count of the others by reason."""
