@@ -119,12 +119,10 @@ class EClipLoss(_MixedPairs, ClipLoss):
     def contrast(self, pairs: Pairs, logit_scale: Tensor, logit_bias: Tensor | None = None) -> Tensor:
         """Mean of image->text and text->image cross-entropy over all pairs; own pairs as `config.own_pairs` says.
 
-        diagonal: the literal Alg. 1, the second copy of a text is a negative; multi: the target is shared by all
-        copies; mask: the other copies are left out of the sum.
+        diagonal: the literal Alg. 1, the second copy of a text is a negative; multi: the probability of all copies
+        together is to be 1; mask: the other copies are left out of the sum. A target shared evenly by the copies would
+        be diagonal again, since their texts are equal and each copy has its row (docs/decisions/0004).
         """
-        target = pairs.label
-        if self.eclip_config.own_pairs == "multi":
-            target = pairs.own / pairs.own.sum(dim=1, keepdim=True)
         directions = []
         for rows, columns in ((pairs.image, pairs.all_text), (pairs.text, pairs.all_image)):
             logits = logit_scale * rows @ columns.T
@@ -132,7 +130,11 @@ class EClipLoss(_MixedPairs, ClipLoss):
                 logits = logits + logit_bias
             if self.eclip_config.own_pairs == "mask":
                 logits = logits.masked_fill(_other_copies(pairs), float("-inf"))
-            directions.append(F.cross_entropy(logits, target.to(logits.dtype) if target.ndim == 2 else target))
+            if self.eclip_config.own_pairs == "multi":
+                own = logits.masked_fill(~pairs.own, float("-inf"))
+                directions.append((logits.logsumexp(dim=1) - own.logsumexp(dim=1)).mean())
+            else:
+                directions.append(F.cross_entropy(logits, pairs.label))
         return sum(directions) / 2 * self._row_weight(pairs)
 
 

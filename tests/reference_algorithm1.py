@@ -62,7 +62,7 @@ def info_nce(image: np.ndarray, text: np.ndarray, scale: float, owner: list[int]
                       if not (own_pairs == "mask" and j != i and j in copies)}
             log_sum = np.log(sum(np.exp(v) for v in scores.values()))
             targets = copies if own_pairs == "multi" else [i]
-            total += sum(log_sum - scores[j] for j in targets) / len(targets)
+            total += log_sum - np.log(sum(np.exp(scores[j]) for j in targets))
         return total / len(rows)
 
     return (direction(image, text) + direction(text, image)) / 2

@@ -44,13 +44,15 @@ def normalise_heatmap(values: np.ndarray, name: str) -> np.ndarray:
                         "A colour-mapped picture is not a heatmap: save the values themselves.")
     if values.dtype.kind not in "biuf":
         raise DataError(f"heatmap {name!r}: values of type {values.dtype}; expected real numbers.")
-    values = values.astype(np.float32)
-    if not np.isfinite(values).all():
+    if values.dtype.kind == "f":
+        values = values.astype(np.float32)
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
         raise DataError(f"heatmap {name!r}: holds NaN or infinite values; expected finite ones.")
-    if values.min() < 0:
+    if values.dtype.kind in "if" and values.min() < 0:
         raise DataError(f"heatmap {name!r}: minimum {values.min():g}; expected no negative value.")
-    if values.max() == 0:
+    if not values.any():
         raise DataError(f"heatmap {name!r}: all zero; leave the sample's heatmap blank if it has no annotation.")
+    values = values.astype(np.float32, copy=False)
     return values / values.max()
 
 
