@@ -14,7 +14,7 @@ DATASETS = {
     "chexpert": ("openclip_eclip.prepare.chexpert", "CheXpert: labelled images, chexpert-5x200"),
     "mimic-cxr": ("openclip_eclip.prepare.mimic_cxr", "MIMIC-CXR: films with reports, official splits, mimic-5x200"),
     "egd-cxr": ("openclip_eclip.prepare.egd_cxr", "EGD-CXR: films of MIMIC-CXR with one reader's gaze"),
-    "reflacx": ("openclip_eclip.prepare.reflacx", "REFLACX: films of MIMIC-CXR with gaze, ellipses or chest boxes of five readers"),
+    "reflacx": ("openclip_eclip.prepare.reflacx", "REFLACX: films of MIMIC-CXR with five readers' gaze, ellipses or chest boxes"),
 }
 
 

@@ -33,8 +33,10 @@ POSITIONS = {"original": ["X_ORIGINAL", "Y_ORIGINAL"], "screen": ["FPOGX", "FPOG
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_shared_arguments(parser)
-    parser.add_argument("--images", type=Path, required=True, metavar="FOLDER", help="root of MIMIC-CXR-JPG, with its metadata table")
-    parser.add_argument("--reports", type=Path, metavar="FOLDER", help="root of MIMIC-CXR, with files/p10/... (default: --images)")
+    parser.add_argument("--images", type=Path, required=True, metavar="FOLDER",
+                        help="root of MIMIC-CXR-JPG, with its metadata table")
+    parser.add_argument("--reports", type=Path, metavar="FOLDER",
+                        help="root of MIMIC-CXR, with files/p10/... (default: --images)")
     add_report_arguments(parser)
     add_gaze_arguments(parser, "150 pixels of the original, as the authors", "reflect")
     parser.add_argument("--positions", choices=tuple(POSITIONS), default="original",
@@ -74,8 +76,8 @@ def make_plan(args: argparse.Namespace) -> Plan:
         if args.windows == "sentence" and drawable:
             windows = make_windows(plan, fixations, read_words(plan, args.src, dicom), args.lead, dicom)
         columns = {"patient": row["patient_id"], "study": row["study_id"], **disease(row)}
-        items.append(Item(dicom, image_path(args.images, row["patient_id"], row["study_id"], dicom), "", (fixations,) if drawable else (),
-                          sizes[dicom], columns, windows, config))
+        image = image_path(args.images, row["patient_id"], row["study_id"], dicom)
+        items.append(Item(dicom, image, "", (fixations,) if drawable else (), sizes[dicom], columns, windows, config))
     items = without_subjects(plan, items, read_excluded(plan, args.exclude_subjects), "patient is in --exclude-subjects")
     items = add_texts(plan, items, args.reports or args.images, args)
     plan.splits = split_items(plan, items, sheet, args)
@@ -95,10 +97,12 @@ def read_master_sheet(plan: Plan, root: Path) -> pd.DataFrame:
     table = find_table(root, "master_sheet.csv")
     frame = read_table(table, ["dicom_id", "path", "study_id", "patient_id"])
     check_unique(frame, "dicom_id", table)
-    for i, (dicom, path, study, patient) in enumerate(zip(frame["dicom_id"], frame["path"], frame["study_id"], frame["patient_id"])):
-        check_id(dicom, f"{table}, row {i + 1}, column 'dicom_id'")
-        if read_place(path, f"{table}, row {i + 1}, column 'path'") != (patient, study, dicom):
-            raise UserError(f"{table}, row {i + 1}, column 'path': {path!r}; expected the place of patient {patient}, study {study}, {dicom}.")
+    columns = (frame[name] for name in ("dicom_id", "path", "study_id", "patient_id"))
+    for i, (dicom, path, study, patient) in enumerate(zip(*columns)):
+        where = f"{table}, row {i + 1}, column"
+        check_id(dicom, f"{where} 'dicom_id'")
+        if read_place(path, f"{where} 'path'") != (patient, study, dicom):
+            raise UserError(f"{where} 'path': {path!r}; expected the place of patient {patient}, study {study}, {dicom}.")
     plan.tables.append(table)
     plan.facts["EGD-CXR films"], plan.facts["EGD-CXR patients"] = len(frame), frame["patient_id"].nunique()
     return frame
@@ -110,7 +114,8 @@ def disease(row: pd.Series) -> dict[str, str]:
     return {"class": found[0]} if len(found) == 1 else {}
 
 
-def read_fixations(plan: Plan, root: Path, sheet: pd.DataFrame, sizes: dict[str, tuple[int, int]], positions: str) -> dict[str, Fixations]:
+def read_fixations(plan: Plan, root: Path, sheet: pd.DataFrame, sizes: dict[str, tuple[int, int]],
+                   positions: str) -> dict[str, Fixations]:
     """{dicom_id: valid fixations}; calibration dots, foreign ids, invalid and off-image rows are dropped and counted."""
     table = find_table(root, "fixations.csv")
     plan.tables.append(table)
@@ -152,14 +157,14 @@ def screen_to_image(fractions: np.ndarray, ids: pd.Series, sheet: pd.DataFrame, 
     names = [[f"image_{side}{suffix}" for side in ("left", "top", "right", "bottom")] for suffix in ("_pad", "")]
     columns = next((four for four in names if set(four) <= set(sheet.columns)), None)
     if columns is None:
-        raise UserError(f"{root / 'master_sheet.csv'}: no columns {', '.join(names[0])}; expected the pads to map the screen to the film. "
-                        "Without them: --positions original.")
+        raise UserError(f"{root / 'master_sheet.csv'}: no columns {', '.join(names[0])}; expected the pads to map the screen to the "
+                        "film. Without them: --positions original.")
     pads = read_numbers(sheet, columns)
     wrong = ~((pads[:, :2] + pads[:, 2:] < SCREEN) & (pads[:, :2] >= 0) & (pads[:, 2:] >= 0)).all(axis=1)
     if wrong.any():
         row = int(np.flatnonzero(wrong)[0])
-        raise UserError(f"{root / 'master_sheet.csv'}, row {row + 1}: pads {pads[row].tolist()} (left, top, right, bottom); expected 0 or more, "
-                        f"less than the screen of {SCREEN[0]} x {SCREEN[1]} together. Without them: --positions original.")
+        raise UserError(f"{root / 'master_sheet.csv'}, row {row + 1}: pads {pads[row].tolist()} (left, top, right, bottom); expected "
+                        f"0 or more, less than the screen of {SCREEN[0]} x {SCREEN[1]} together. Without them: --positions original.")
     films = {name: i for i, name in enumerate(sheet["dicom_id"])}
     known = np.array([films.get(name, -1) if name in sizes else -1 for name in ids])
     pad = pads[known]
@@ -196,7 +201,7 @@ def split_items(plan: Plan, items: list[Item], sheet: pd.DataFrame, args: argpar
             if item.key not in of_film:
                 plan.leave_out("no row in the table of splits", item.key)
         return {name: [item for item in items if of_film.get(item.key) == name] for name in SPLITS}
-    # The authors shuffle the unique patients with Python's random, seed 1. Their order before it is not published; here, the sheet's.
+    # The authors shuffle the unique patients with Python's random, seed 1; their order before it is unknown, here it is the sheet's
     patients = list(dict.fromkeys(sheet["patient_id"]))
     random.Random(1).shuffle(patients)
     ends = int(0.8 * len(patients)), int(0.9 * len(patients))

@@ -8,11 +8,12 @@ from ..gaze import RenderConfig
 
 
 def add_gaze_arguments(parser: argparse.ArgumentParser, sigma: str, border: str) -> None:
-    """`sigma`: the default in words. UserError comes from `gaze_config`."""
+    """`sigma`: the data set's default in words; `gaze_config` has it as a number."""
     parser.add_argument("--sigma", type=float, help=f"of the Gaussian around a fixation, in --unit (default: {sigma})")
     parser.add_argument("--unit", choices=("pixels", "width", "degrees"),
                         help="of --sigma: pixels of the original, shares of its width, degrees of visual angle (REFLACX)")
-    parser.add_argument("--weight", choices=("duration", "count"), default="duration", help="of a fixation (default: %(default)s)")
+    parser.add_argument("--weight", choices=("duration", "count"), default="duration",
+                        help="of a fixation (default: %(default)s)")
     parser.add_argument("--border", choices=("reflect", "none"), default=border,
                         help="what a Gaussian has beyond the image is folded back, or lost (default: %(default)s)")
 

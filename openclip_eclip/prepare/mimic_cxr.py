@@ -26,8 +26,8 @@ FRONTAL = ("AP", "PA")
 RESCUE = {"postero-anterior": "PA", "antero-posterior": "AP"}  # ViewCodeSequence_CodeMeaning
 LABEL_TABLES = {"chexpert": "mimic-cxr-2.0.0-chexpert.csv", "negbio": "mimic-cxr-2.0.0-negbio.csv",
                 "radiologist": "mimic-cxr-2.1.0-test-set-labeled.csv"}
-RULE_5X200 = ("GLoRIA's rule for CheXpert (Huang et al. 2021) on the study's labels: AP or PA; the class is 1 and every other label but "
-              "No Finding is 0 or blank; 200 a class from all official splits, one image a study, one study a patient")
+RULE_5X200 = ("GLoRIA's rule for CheXpert (Huang et al. 2021) on the study's labels: AP or PA; the class is 1 and every other label "
+              "but No Finding is 0 or blank; 200 a class from all official splits, one image a study, one study a patient")
 GUARD = "; no patient with gaze in "
 NAME_5X200 = "mimic-5x200"
 
@@ -36,7 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_shared_arguments(parser)
     parser.add_argument("--reports", type=Path, metavar="FOLDER", help="root of MIMIC-CXR, with files/p10/... (default: SRC)")
     add_report_arguments(parser)
-    parser.add_argument("--views", choices=("frontal", "all"), default="frontal", help="frontal: AP and PA (default: %(default)s)")
+    parser.add_argument("--views", choices=("frontal", "all"), default="frontal",
+                        help="frontal: AP and PA (default: %(default)s)")
     parser.add_argument("--rescue-views", action="store_true", help="where ViewPosition is blank, believe the DICOM view code")
     parser.add_argument("--labels", choices=(*LABEL_TABLES, "none"), default="chexpert",
                         help="joined as columns; radiologist: the labelled test studies of 2.1.0 (default: %(default)s)")
@@ -119,8 +120,9 @@ def join_labels(plan: Plan, items: list[Item], src: Path, source: str) -> list[I
         joined.append(Item(item.key, item.image, item.text, columns={**item.columns, **found}))
     plan.facts["studies without labels"] = len(without)
     plan.facts["label rows without an image"] = len(rows.keys() - {item.columns["study"] for item in items})
-    plan.facts["studies by label"] = {name: {"1": int((column == 1).sum()), "0": int((column == 0).sum()), "-1": int((column == -1).sum()),
-                                             "blank": int(np.isnan(column).sum())} for name, column in zip(LABELS, labels.T)}
+    plan.facts["studies by label"] = {name: {"1": int((column == 1).sum()), "0": int((column == 0).sum()),
+                                             "-1": int((column == -1).sum()), "blank": int(np.isnan(column).sum())}
+                                      for name, column in zip(LABELS, labels.T)}
     return joined
 
 
@@ -129,8 +131,8 @@ def add_evaluation(plan: Plan, items: list[Item], args: argparse.Namespace) -> N
     if args.labels == "none":
         raise UserError(f"--evaluation {NAME_5X200} with --labels none; expected labels to choose by, such as --labels chexpert.")
     if not (args.egd or args.reflacx or args.allow_gaze_in_evaluation):
-        raise UserError(f"--evaluation {NAME_5X200} without --egd and --reflacx; expected the folders of the gaze data sets you train with, "
-                        "so that none of their patients is evaluated. If there are none: --allow-gaze-in-evaluation.")
+        raise UserError(f"--evaluation {NAME_5X200} without --egd and --reflacx; expected the folders of the gaze data sets you train "
+                        "with, so that none of their patients is evaluated. If there are none: --allow-gaze-in-evaluation.")
     with_gaze, sources = set(), []
     for name, root, subjects in (("EGD-CXR", args.egd, egd_cxr.read_subjects), ("REFLACX", args.reflacx, reflacx.read_subjects)):
         if root:

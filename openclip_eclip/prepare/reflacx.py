@@ -40,11 +40,12 @@ class Drawn(NamedTuple):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_shared_arguments(parser)
     parser.add_argument("--images", type=Path, required=True, metavar="FOLDER", help="root of MIMIC-CXR-JPG, with files/p10/...")
-    parser.add_argument("--reports", type=Path, metavar="FOLDER", help="root of MIMIC-CXR; texts are its reports, not the dictations")
+    parser.add_argument("--reports", type=Path, metavar="FOLDER",
+                        help="root of MIMIC-CXR: its reports become the texts, instead of the dictations")
     add_report_arguments(parser)
     parser.add_argument("--annotation", choices=tuple(SOURCES), default="gaze", help="what is drawn (default: %(default)s)")
     parser.add_argument("--readers", choices=("mean", "noisy-or", "one", "all"), default="mean",
-                        help="of a film read by several: one merged map, the first reader's, or a sample each (default: %(default)s)")
+                        help="of a film read by several: a merged map, the first reader's, or a sample each (default: %(default)s)")
     add_gaze_arguments(parser, "1 degree for gaze, hard edges for ellipses and boxes", "none")
     add_window_arguments(parser)
     add_exclusion(parser)
@@ -106,7 +107,7 @@ def read_drawn(plan: Plan, reading: Reading, kind: str, config: RenderConfig) ->
 
 
 def make_item(plan: Plan, group: list[Drawn], args: argparse.Namespace, config: RenderConfig) -> Item:
-    """One sample of the readings of one film, its text the first dictation there is. Labels are a reader's: given where there is one."""
+    """One sample of the readings of one film, its text the first dictation there is. Labels are given where one reader is."""
     first = group[0].reading
     windows: list[Window] = []
     if args.windows == "sentence":
@@ -115,9 +116,11 @@ def make_item(plan: Plan, group: list[Drawn], args: argparse.Namespace, config: 
                 windows += make_windows(plan, drawn.annotation, read_words(plan, drawn.reading), args.lead, drawn.reading.id)
     columns = {"patient": first.patient, "study": first.study, "readings": " ".join(drawn.reading.id for drawn in group),
                **(first.labels if len(group) == 1 else {})}
-    return Item(first.id if args.readers == "all" else first.dicom, image_path(args.images, first.patient, first.study, first.dicom),
-                next((drawn.text for drawn in group if drawn.text), ""), tuple(d.annotation for d in group if d.annotation is not None),
-                first.size, columns, tuple(windows), config, "one" if args.readers == "all" else args.readers)
+    key, merge = (first.id, "one") if args.readers == "all" else (first.dicom, args.readers)
+    image = image_path(args.images, first.patient, first.study, first.dicom)
+    text = next((drawn.text for drawn in group if drawn.text), "")
+    annotations = tuple(drawn.annotation for drawn in group if drawn.annotation is not None)
+    return Item(key, image, text, annotations, first.size, columns, tuple(windows), config, merge)
 
 
 def with_dictation(plan: Plan, items: list[Item]) -> list[Item]:

@@ -52,11 +52,11 @@ def read_metadata(plan: Plan, root: Path) -> list[Reading]:
         for i, row in enumerate(frame.to_dict("records")):
             reading = _read_row(row, root, f"{table}, row {i + 1}")
             if reading.id in readings:
-                raise UserError(f"{table}, row {i + 1}, column 'id': {reading.id!r} stands there twice; expected each reading once.")
+                raise UserError(f"{table}, row {i + 1}, column 'id': {reading.id!r} stands there twice; expected each once.")
             known = films.setdefault(reading.dicom, reading)
             if (known.split, known.size, known.patient) != (reading.split, reading.size, reading.patient):
-                raise UserError(f"{table}, row {i + 1}: split, size or patient of film {reading.dicom} differ from reading {known.id}; "
-                                "expected the same.")
+                raise UserError(f"{table}, row {i + 1}: split, size or patient of film {reading.dicom} differ from reading "
+                                f"{known.id}; expected the same.")
             readings[reading.id] = reading
         plan.facts[f"readings of phase {phase}"] = len(frame)
     return list(readings.values())
@@ -72,11 +72,13 @@ def _read_row(row: dict[str, str], root: Path, where: str) -> Reading:
         raise UserError(f"{where}, column 'id': {row['id']!r}; expected P, phase and trial, R, six digits, such as P101R000001.")
     check_split(row["split"], f"{where}, column 'split'")
     if row["eye_tracking_data_discarded"] not in FLAGS:
-        raise UserError(f"{where}, column 'eye_tracking_data_discarded': {row['eye_tracking_data_discarded']!r}; expected True or False.")
+        raise UserError(f"{where}, column 'eye_tracking_data_discarded': {row['eye_tracking_data_discarded']!r}; expected True or "
+                        "False.")
     check_id(row["dicom_id"], f"{where}, column 'dicom_id'")
     subject, study, dicom = read_place(row["image"], f"{where}, column 'image'")
     if (subject, dicom) != (row["subject_id"], row["dicom_id"]):
-        raise UserError(f"{where}, column 'image': {row['image']!r}; expected the place of subject {row['subject_id']}, {row['dicom_id']}.")
+        raise UserError(f"{where}, column 'image': {row['image']!r}; expected the place of subject {row['subject_id']}, "
+                        f"{row['dicom_id']}.")
     sides = []
     for name in ("image_size_y", "image_size_x"):
         if not row[name].isdigit() or int(row[name]) < 1:
@@ -89,8 +91,8 @@ def _read_row(row: dict[str, str], root: Path, where: str) -> Reading:
         if name != "Other" and cell not in CERTAINTIES and cell not in FLAGS:  # Other is text, joined by |
             raise UserError(f"{where}, column {name!r}: {cell!r}; expected a certainty from 0 to 5, -1, True or False.")
         labels[name] = cell if name == "Other" else FLAGS[cell] if cell in FLAGS else int(cell)
-    return Reading(row["id"], root / "main_data" / row["id"], row["split"], row["eye_tracking_data_discarded"] == "True", dicom, subject,
-                   study, (sides[0], sides[1]), labels)
+    return Reading(row["id"], root / "main_data" / row["id"], row["split"], row["eye_tracking_data_discarded"] == "True", dicom,
+                   subject, study, (sides[0], sides[1]), labels)
 
 
 def read_gaze(plan: Plan, reading: Reading) -> Fixations:

@@ -26,7 +26,7 @@ def add_window_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--windows", choices=("none", "sentence"), default="none",
                         help="sentence: also the heatmap of each dictated sentence (default: %(default)s)")
     parser.add_argument("--lead", type=float, default=1.5, metavar="SECONDS",
-                        help="a sentence's window begins that long before its first word: one looks, then speaks (default: %(default)s)")
+                        help="a sentence's window begins that long before its first word (default: %(default)s)")
 
 
 def check_lead(args: argparse.Namespace) -> None:
@@ -38,7 +38,7 @@ def join_sentences(words: Sequence[Word]) -> list[Word]:
     """Sentences with the times of their first and last word.
 
     A sentence ends at a word that ends with a full stop (EGD-CXR glues it to the word, REFLACX gives it a row of its own); the
-    last one may lack it. A dot within a word ("1.5") ends nothing. Sentences of punctuation alone, or that take no time, are dropped.
+    last one may lack it. A dot within a word ("1.5") ends nothing. Sentences without a word, or that take no time, are dropped.
     """
     sentences, open_words = [], []
     for word in words:
@@ -65,5 +65,4 @@ def make_windows(plan: Plan, fixations: Fixations, words: Sequence[Word], lead: 
     sentences = join_sentences(words)
     if not sentences:
         plan.leave_out("windows: no words with times", identity)
-    return tuple(Window(sentence.text, sentence.start - lead, sentence.end, fixations.between(sentence.start - lead, sentence.end))
-                 for sentence in sentences)
+    return tuple(Window(text, start - lead, end, fixations.between(start - lead, end)) for text, start, end in sentences)
