@@ -131,7 +131,7 @@ def test_positions_from_the_screen_equal_the_tables(trees: tuple[Path, Path], tm
 
 @pytest.mark.parametrize("edit,message", [
     (lambda t: t.drop(columns="image_left_pad"), "no columns image_left_pad.*--positions original"),
-    (lambda t: t.assign(image_left_pad="1400"), r"row 1: pads \[1400.0, 0.0, 617.0, 0.0\].*less than the screen"),
+    (lambda t: t.assign(image_left_pad="1400"), r"row 1: pads \[1400.0, 0.0, 617.0, 0.0\].*together less than the screen"),
     (lambda t: t.assign(image_top_pad=""), "row 1: pads")])
 def test_faulty_pads_matter_to_the_screen_alone(trees: tuple[Path, Path], tmp_path: Path, edit, message: str,
                                                 capsys: pytest.CaptureFixture) -> None:

@@ -50,7 +50,10 @@ def change(path: Path, edit) -> None:
     ("\n CHEST:\n\n INDICATION: Cough.\n \n No change.\n", {"last_paragraph": "No change."}),
     ("\n COMPARISON: None.\n", {"comparison": "None."}),
     ("\n COMPARSION: None.\n \n Clear.\n \n Good.", {"comparison": "None.", "last_paragraph": "Clear. Good."}),
-    ("No header.\n", {}), ("\r\n IMPRESSION: A.\r\n", {"impression": "A."})])
+    ("\n FINDINGS: A.\n \n B.\n", {"findings": "A. B."}),  # no last paragraph beside findings
+    ("\n FINDINGS:\n IMPRESSION: A.\n", {"findings": "IMPRESSION: A."}),  # the line below a header holds no other: the authors' rule
+    ("\n IMPRESSION: A.\n ______________________________\n", {"impression": "A."}),
+    ("No header.\n", {}), ("\r\n TECHNIQUE: A.\r\n \r\n Clear.\r\n", {"last_paragraph": "Clear."})])
 def test_official_sections(report: str, expected: dict[str, str]) -> None:
     assert split_sections(report) == expected
 

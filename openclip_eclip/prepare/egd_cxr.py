@@ -157,14 +157,15 @@ def screen_to_image(fractions: np.ndarray, ids: pd.Series, sheet: pd.DataFrame, 
     names = [[f"image_{side}{suffix}" for side in ("left", "top", "right", "bottom")] for suffix in ("_pad", "")]
     columns = next((four for four in names if set(four) <= set(sheet.columns)), None)
     if columns is None:
-        raise UserError(f"{root / 'master_sheet.csv'}: no columns {', '.join(names[0])}; expected the pads to map the screen to the "
-                        "film. Without them: --positions original.")
+        raise UserError(f"{root / 'master_sheet.csv'}: no columns {', '.join(names[0])}; expected the pads to map the "
+                        "screen to the film. Without them: --positions original.")
     pads = read_numbers(sheet, columns)
     wrong = ~((pads[:, :2] + pads[:, 2:] < SCREEN) & (pads[:, :2] >= 0) & (pads[:, 2:] >= 0)).all(axis=1)
     if wrong.any():
         row = int(np.flatnonzero(wrong)[0])
-        raise UserError(f"{root / 'master_sheet.csv'}, row {row + 1}: pads {pads[row].tolist()} (left, top, right, bottom); expected "
-                        f"0 or more, less than the screen of {SCREEN[0]} x {SCREEN[1]} together. Without them: --positions original.")
+        raise UserError(f"{root / 'master_sheet.csv'}, row {row + 1}: pads {pads[row].tolist()} (left, top, right, bottom); "
+                        f"expected 0 or more, together less than the screen of {SCREEN[0]} x {SCREEN[1]}. Without them: "
+                        "--positions original.")
     films = {name: i for i, name in enumerate(sheet["dicom_id"])}
     known = np.array([films.get(name, -1) if name in sizes else -1 for name in ids])
     pad = pads[known]
@@ -201,7 +202,7 @@ def split_items(plan: Plan, items: list[Item], sheet: pd.DataFrame, args: argpar
             if item.key not in of_film:
                 plan.leave_out("no row in the table of splits", item.key)
         return {name: [item for item in items if of_film.get(item.key) == name] for name in SPLITS}
-    # The authors shuffle the unique patients with Python's random, seed 1; their order before it is unknown, here it is the sheet's
+    # The authors shuffle the unique patients with Python's random, seed 1; the order before it is unknown, here the sheet's
     patients = list(dict.fromkeys(sheet["patient_id"]))
     random.Random(1).shuffle(patients)
     ends = int(0.8 * len(patients)), int(0.9 * len(patients))

@@ -26,8 +26,8 @@ FRONTAL = ("AP", "PA")
 RESCUE = {"postero-anterior": "PA", "antero-posterior": "AP"}  # ViewCodeSequence_CodeMeaning
 LABEL_TABLES = {"chexpert": "mimic-cxr-2.0.0-chexpert.csv", "negbio": "mimic-cxr-2.0.0-negbio.csv",
                 "radiologist": "mimic-cxr-2.1.0-test-set-labeled.csv"}
-RULE_5X200 = ("GLoRIA's rule for CheXpert (Huang et al. 2021) on the study's labels: AP or PA; the class is 1 and every other label "
-              "but No Finding is 0 or blank; 200 a class from all official splits, one image a study, one study a patient")
+RULE_5X200 = ("GLoRIA's rule for CheXpert (Huang et al. 2021) on the study's labels: AP or PA; the class is 1 and every other "
+              "label but No Finding is 0 or blank; 200 a class from all official splits, one image a study, one study a patient")
 GUARD = "; no patient with gaze in "
 NAME_5X200 = "mimic-5x200"
 
@@ -131,8 +131,8 @@ def add_evaluation(plan: Plan, items: list[Item], args: argparse.Namespace) -> N
     if args.labels == "none":
         raise UserError(f"--evaluation {NAME_5X200} with --labels none; expected labels to choose by, such as --labels chexpert.")
     if not (args.egd or args.reflacx or args.allow_gaze_in_evaluation):
-        raise UserError(f"--evaluation {NAME_5X200} without --egd and --reflacx; expected the folders of the gaze data sets you train "
-                        "with, so that none of their patients is evaluated. If there are none: --allow-gaze-in-evaluation.")
+        raise UserError(f"--evaluation {NAME_5X200} without --egd and --reflacx; expected the folders of the gaze data sets you "
+                        "train with, so that none of their patients is evaluated. If there are none: --allow-gaze-in-evaluation.")
     with_gaze, sources = set(), []
     for name, root, subjects in (("EGD-CXR", args.egd, egd_cxr.read_subjects), ("REFLACX", args.reflacx, reflacx.read_subjects)):
         if root:

@@ -50,8 +50,8 @@ def check_unique(frame: pd.DataFrame, column: str, table: Path) -> None:
     again = frame[column].duplicated()
     if again.any():
         row = int(np.flatnonzero(again)[0])
-        raise UserError(f"{table}, row {row + 1}, column {column!r}: {frame[column].iat[row]!r} stands there twice; expected each "
-                        "once.")
+        raise UserError(f"{table}, row {row + 1}, column {column!r}: {frame[column].iat[row]!r} stands there twice; expected "
+                        "each once.")
 
 
 def find_metadata(images: Path) -> Path:

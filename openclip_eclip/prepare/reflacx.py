@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_report_arguments(parser)
     parser.add_argument("--annotation", choices=tuple(SOURCES), default="gaze", help="what is drawn (default: %(default)s)")
     parser.add_argument("--readers", choices=("mean", "noisy-or", "one", "all"), default="mean",
-                        help="of a film read by several: a merged map, the first reader's, or a sample each (default: %(default)s)")
+                        help="of a film with several: a merged map, the first reader's, or a sample each (default: %(default)s)")
     add_gaze_arguments(parser, "1 degree for gaze, hard edges for ellipses and boxes", "none")
     add_window_arguments(parser)
     add_exclusion(parser)
@@ -107,7 +107,7 @@ def read_drawn(plan: Plan, reading: Reading, kind: str, config: RenderConfig) ->
 
 
 def make_item(plan: Plan, group: list[Drawn], args: argparse.Namespace, config: RenderConfig) -> Item:
-    """One sample of the readings of one film, its text the first dictation there is. Labels are given where one reader is."""
+    """One sample of the readings of one film, its text the first dictation there is; labels only if there is one reading."""
     first = group[0].reading
     windows: list[Window] = []
     if args.windows == "sentence":

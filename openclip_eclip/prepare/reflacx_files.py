@@ -72,8 +72,8 @@ def _read_row(row: dict[str, str], root: Path, where: str) -> Reading:
         raise UserError(f"{where}, column 'id': {row['id']!r}; expected P, phase and trial, R, six digits, such as P101R000001.")
     check_split(row["split"], f"{where}, column 'split'")
     if row["eye_tracking_data_discarded"] not in FLAGS:
-        raise UserError(f"{where}, column 'eye_tracking_data_discarded': {row['eye_tracking_data_discarded']!r}; expected True or "
-                        "False.")
+        raise UserError(f"{where}, column 'eye_tracking_data_discarded': {row['eye_tracking_data_discarded']!r}; "
+                        "expected True or False.")
     check_id(row["dicom_id"], f"{where}, column 'dicom_id'")
     subject, study, dicom = read_place(row["image"], f"{where}, column 'image'")
     if (subject, dicom) != (row["subject_id"], row["dicom_id"]):
