@@ -1,6 +1,7 @@
 """EGD-CXR in miniature: which rows of gaze are drawn and where, sentences' windows, splits, faulty tables."""
 from __future__ import annotations
 
+import argparse
 import io
 import json
 import re
@@ -14,7 +15,8 @@ from mimic_trees import EGD_FILMS, FILMS, HEIGHT, WIDTH, dicom, film, fixation, 
 from openclip_eclip.data.check import main as check
 from openclip_eclip.gaze import Fixations
 from openclip_eclip.prepare.__main__ import main
-from openclip_eclip.prepare.plan import Plan
+from openclip_eclip.prepare.egd_cxr import split_items
+from openclip_eclip.prepare.plan import Item, Plan
 from openclip_eclip.prepare.windows import Word, join_sentences, make_windows
 from PIL import Image
 
@@ -203,3 +205,10 @@ def test_what_is_written_passes_the_check(trees: tuple[Path, Path], tmp_path: Pa
     assert prepare(trees, tmp_path / "out", "--format", format, "--windows", "sentence") == 0
     assert check([str(tmp_path / "out" / ("train.csv" if format == "csv" else "train-000000.tar"))]) == 0
     assert "4 samples, 2 annotated (50.0%), 0 faults" in capsys.readouterr().out
+
+
+def test_the_authors_split_is_a_shuffle_with_seed_1() -> None:
+    sheet = pd.DataFrame({"patient_id": [str(i) for i in range(10)]})
+    items = [Item(str(i), Path("a.jpg"), "a", columns={"patient": str(i)}) for i in range(10)]
+    found = split_items(Plan("p"), items, sheet, argparse.Namespace(split="authors"))
+    assert {name: [item.key for item in part] for name, part in found.items()} == {"train": list("03456789"), "validate": ["1"], "test": ["2"]}
