@@ -12,6 +12,9 @@ from importlib import import_module
 DATASETS = {
     "phantom": ("openclip_eclip.prepare.phantom", "synthetic chest films, reports and gaze; nothing to download"),
     "chexpert": ("openclip_eclip.prepare.chexpert", "CheXpert: labelled images, chexpert-5x200"),
+    "mimic-cxr": ("openclip_eclip.prepare.mimic_cxr", "MIMIC-CXR: films with reports, official splits, mimic-5x200"),
+    "egd-cxr": ("openclip_eclip.prepare.egd_cxr", "EGD-CXR: films of MIMIC-CXR with one reader's gaze"),
+    "reflacx": ("openclip_eclip.prepare.reflacx", "REFLACX: films of MIMIC-CXR with five readers' gaze, ellipses or chest boxes"),
 }
 
 
