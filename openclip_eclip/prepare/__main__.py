@@ -12,6 +12,9 @@ from importlib import import_module
 DATASETS = {
     "phantom": ("openclip_eclip.prepare.phantom", "synthetic chest films, reports and gaze; nothing to download"),
     "chexpert": ("openclip_eclip.prepare.chexpert", "CheXpert: labelled images, chexpert-5x200"),
+    "rsna": ("openclip_eclip.prepare.rsna", "RSNA Pneumonia: DICOM or JPEG, boxes; rsna-gloria, rsna-balanced"),
+    "nih-cxr14": ("openclip_eclip.prepare.nih_cxr14", "NIH ChestX-ray14: labels, boxes; cxr-14x100 (two class lists), cxr8"),
+    "open-i": ("openclip_eclip.prepare.open_i", "Open-I: reports; openi-5, retrieval, report generation"),
 }
 
 
