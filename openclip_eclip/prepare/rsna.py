@@ -7,6 +7,7 @@ An id stands for one image; which NIH patient it shows is not in the tables, so 
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -118,7 +119,7 @@ def _add_classes(plan: Plan, table: Path, items: list[Item]) -> list[Item]:
     for i in np.flatnonzero(~frame["class"].isin(DETAILED))[:1]:
         raise UserError(f"{table}, row {i + 1}, column 'class': {frame['class'][i]!r}; expected one of {', '.join(DETAILED)}.")
     classes = dict(zip(frame["patientId"], frame["class"]))
-    plan.facts["images by class"] = dict(pd.Series(classes, dtype=str).value_counts())
+    plan.facts["images by class"] = dict(Counter(classes.values()))
     for item in items:
         if item.key in classes and (classes[item.key] == "Lung Opacity") != (item.columns["Target"] == 1):
             raise UserError(f"{table}: {item.key} is {classes[item.key]!r}, its Target {item.columns['Target']}; expected Lung Opacity for "
