@@ -65,7 +65,8 @@ def make_plan(args: argparse.Namespace) -> Plan:
     if "none" in args.evaluation:
         return plan
     wanted = [name for name in CLASS_LISTS if name in args.evaluation]
-    chosen = _choose(plan.splits.get("test", []) if args.pool == "test" else list(items.values()), args.seed) if wanted else {}
+    pool = plan.splits.get("test", []) if args.pool == "test" else list(items.values())
+    chosen = _choose(pool, {label for name in wanted for label in CLASS_LISTS[name]}, args.seed)
     for name in wanted:
         images = [item for label in CLASS_LISTS[name] for item in chosen[label]]
         plan.evaluation[name] = EvaluationSet(images, list(CLASS_LISTS[name]), RULES[name], args.seed)
@@ -79,12 +80,12 @@ def make_plan(args: argparse.Namespace) -> Plan:
     return plan
 
 
-def _choose(pool: Sequence[Item], seed: int) -> dict[str, list[Item]]:
-    """{label: its 100 images}; both class lists share the images of the 13 labels they share, so that fewer patients are held out."""
-    alone = {label: [item for item in pool if _only(item, label)] for label in (NO_FINDING, *FINDINGS)}
-    hernia = choose_per_class({"Hernia": alone.pop("Hernia")}, 100, seed)
-    chosen = choose_per_class(alone, 100, seed, group="patient") + hernia
-    return {label: [item for item in chosen if item.columns["label"] == label] for label in (NO_FINDING, *FINDINGS)}
+def _choose(pool: Sequence[Item], labels: set[str], seed: int) -> dict[str, list[Item]]:
+    """{label: its 100 images}; both class lists share the images of the labels they share, so that fewer patients are held out."""
+    alone = {label: [item for item in pool if _only(item, label)] for label in (NO_FINDING, *FINDINGS) if label in labels}
+    hernia = {"Hernia": alone.pop("Hernia")} if "Hernia" in alone else {}
+    chosen = choose_per_class(alone, 100, seed, group="patient") + choose_per_class(hernia, 100, seed)
+    return {label: [item for item in chosen if item.columns["label"] == label] for label in labels}
 
 
 def read_images(plan: Plan, src: Path, boxes: dict[str, Boxes]) -> dict[str, Item]:
