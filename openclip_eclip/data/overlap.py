@@ -20,7 +20,7 @@ from webdataset.shardlists import expand_urls
 from .heatmap import DataError
 from .overlap_read import Contents, read_sets
 
-ALIKE_BITS = 2  # of 64 in the difference hash
+ALIKE_BITS = 4  # of 64 in the difference hash; choosing candidates only
 ALIKE_CORRELATION = 0.995  # of the 32 x 32 thumbnails: chest films resemble one another, 64 bits alone raise false alarms
 SHORT = 12  # words; shorter texts ("No acute disease.") recur without being copies
 KINDS = ("patients", "studies", "images", "reports")
@@ -67,7 +67,7 @@ def _particular(contents: Contents) -> dict[str, str]:
 
 
 def _alike(train: Contents, other: Contents) -> Shared:
-    """Images whose hashes differ in at most 2 of 64 bits and whose thumbnails correlate; pairs of the same bytes too.
+    """Images whose hashes differ in at most 4 of 64 bits and whose thumbnails correlate; pairs of the same bytes too.
 
     All pairs by a matrix product of +-1 bits, 2048 rows at a time: Hamming distance = (64 - dot product) / 2.
     """
@@ -90,8 +90,8 @@ def _signs(hashes: np.ndarray) -> np.ndarray:
 
 def _standardised(thumbnails: np.ndarray) -> np.ndarray:
     """(N, 1024) of mean 0 and length 1, so that a dot product is a correlation; a blank image correlates with nothing."""
-    values = thumbnails.reshape(len(thumbnails), -1).astype(np.float32)
-    values = values - values.mean(axis=1, keepdims=True) if len(values) else values
+    values = thumbnails.reshape(-1, 32 * 32).astype(np.float32)
+    values -= values.mean(axis=1, keepdims=True)
     length = np.linalg.norm(values, axis=1, keepdims=True)
     return values / np.where(length > 0, length, np.inf)
 

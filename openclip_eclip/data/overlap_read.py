@@ -77,10 +77,13 @@ class Contents:
 
 
 def perceptual_hash(image: Image.Image) -> tuple[np.ndarray, np.ndarray]:
-    """(8,) bytes: is each of 8 x 8 cells darker than its right neighbour; and the (32, 32) thumbnail. Both of the grey image."""
+    """(8,) bytes: is each of 8 x 8 cells brighter than its left neighbour; and the (32, 32) thumbnail. Both of the grey image.
+
+    Brighter by 3 of 255 at least: black borders stay without bits whatever the compression makes of them.
+    """
     grey = image.convert("L") if image.mode != "I;16" else Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     cells = np.asarray(grey.resize((9, 8), Image.Resampling.BOX), dtype=np.int16)
-    return np.packbits(cells[:, 1:] > cells[:, :-1]), np.asarray(grey.resize((32, 32), Image.Resampling.BOX))
+    return np.packbits(cells[:, 1:] > cells[:, :-1] + 2), np.asarray(grey.resize((32, 32), Image.Resampling.BOX))
 
 
 def normalise(text: str) -> str:
