@@ -123,6 +123,16 @@ def test_label_texts_short_texts_and_templates_are_no_copies(tmp_path: Path, tex
     assert main(paths) == 0 and counts(capsys.readouterr().out)[-1] == 0
 
 
+def test_the_same_hash_is_not_yet_the_same_look(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """A straight and a bent ramp rise from cell to cell alike; what they show differs."""
+    ramp = np.tile(np.linspace(0, 255, 90), (90, 1))
+    straight, bent = (Image.fromarray(values.astype(np.uint8)) for values in (ramp, 60 * ramp / 255 + 195 * (ramp / 255) ** 3))
+    assert np.array_equal(perceptual_hash(straight)[0], perceptual_hash(bent)[0])
+    paths = [str(write_table(tmp_path / f"{name}.csv", [{**rows(i, i + 1)[0], "picture": image}]))
+             for i, (name, image) in enumerate((("a", straight), ("b", bent)))]
+    assert main(paths) == 0 and counts(capsys.readouterr().out)[3] == 0
+
+
 def test_blank_images_look_like_nothing() -> None:
     """A constant thumbnail has no correlation; and the hash follows the gradient, not the brightness."""
     from openclip_eclip.data.overlap import _standardised
@@ -131,6 +141,8 @@ def test_blank_images_look_like_nothing() -> None:
     assert np.unpackbits(perceptual_hash(one)[0] ^ perceptual_hash(other)[0]).sum() <= 8
     ramp = Image.fromarray(np.tile(np.arange(0, 180, 2, dtype=np.uint8), (90, 1)))
     assert (perceptual_hash(ramp)[0] == 255).all() and (perceptual_hash(ramp.transpose(Image.Transpose.FLIP_LEFT_RIGHT))[0] == 0).all()
+    border = np.tile(np.array([0, 2, 1, 2, 0, 1, 2, 0, 2], dtype=np.uint8).repeat(10), (80, 1))  # what JPEG makes of black
+    assert not perceptual_hash(Image.fromarray(border))[0].any()
     assert normalise(" The heart,\n is X-large. ") == "the heart is x large"
 
 

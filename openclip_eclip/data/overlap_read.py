@@ -109,14 +109,15 @@ def _files(folder: Path, part: str) -> list[Path]:
     train = [path for path in found if re.fullmatch(r"(.+-)?train(-\d+)?", path.stem)]
     chosen = {"train": train, "others": [path for path in found if path not in train], "all": found}[part]
     if not chosen:
-        raise DataError(f"{folder}: {part}: none of {[path.name for path in found]}; expected tables or shards as prepare writes them. "
-                        "Name a table or shards themselves.")
+        raise DataError(f"{folder}: {part}: none of {[path.name for path in found]}; expected tables or shards as prepare writes "
+                        "them. Name a table or shards themselves.")
     return chosen
 
 
 def _ids(columns: Mapping[str, object]) -> tuple[str, str]:
     """(patient, study), "" where unknown. MIMIC's p10000032 and s50000001 stand for the numbers alone."""
-    patient, study = (_clean(next((columns[name] for name in names if columns.get(name) not in (None, "")), "")) for names in (PATIENT, STUDY))
+    patient, study = (_clean(next((columns[name] for name in names if columns.get(name) not in (None, "")), ""))
+                      for names in (PATIENT, STUDY))
     place = PLACE.search(str(columns.get("Path", "")))
     return patient or (place[1] if place else ""), study or (place[2] if place else "")
 
@@ -144,8 +145,8 @@ def _table(path: Path, images: bool) -> Iterator[tuple[str, dict, str, Path | No
     """Rows of any table that has one of the known columns."""
     try:
         plain = path.suffix in (".csv", ".tsv")
-        frame = pd.read_csv(path, sep=sniff_separator(path) if plain else ",", dtype=str, keep_default_na=False, encoding="utf-8-sig",
-                            index_col=False)
+        frame = pd.read_csv(path, sep=sniff_separator(path) if plain else ",", dtype=str, keep_default_na=False,
+                            encoding="utf-8-sig", index_col=False)
     except (OSError, EOFError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise DataError(f"{path}: not a readable table ({error}).") from error
     image_column, text_column = (next((name for name in names if name in frame), None) for names in (IMAGE, REPORT))

@@ -44,5 +44,5 @@ def refuse_leaks(plan: Plan) -> None:
             if name != split and name.startswith(prefix):
                 shared = shared_patients((item.columns for item in items), (item.columns for item in others[name]))
                 if shared:
-                    raise UserError(f"{plan.name}: {len(shared)} patients are both in {split} and in {name}, such as {', '.join(shared[:3])}; "
-                                    "expected none. Nothing was written.")
+                    raise UserError(f"{plan.name}: {len(shared)} patients are both in {split} and in {name}, such as "
+                                    f"{', '.join(shared[:3])}; expected none. Nothing was written.")

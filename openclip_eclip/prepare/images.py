@@ -88,7 +88,8 @@ def _read_dicom(path: Path) -> Image.Image:
     try:
         dataset = pydicom.dcmread(path)
         values = apply_voi_lut(apply_modality_lut(dataset.pixel_array, dataset), dataset).astype(np.float32)
-    except (pydicom.errors.InvalidDicomError, AttributeError, EOFError, KeyError, ValueError, RuntimeError, struct.error) as error:
+    except (pydicom.errors.InvalidDicomError, AttributeError, EOFError, KeyError, ValueError, RuntimeError,
+            struct.error) as error:
         raise ImageError(f"{path}: unreadable DICOM ({error}). Compressed pixels need pylibjpeg: "
                          "pip install 'openclip_eclip[dicom]'.") from error
     if values.ndim != 2:

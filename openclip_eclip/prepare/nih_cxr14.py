@@ -23,17 +23,18 @@ from .plan import EvaluationSet, Item, Plan
 from .tables import find_table, read_numbers, read_table
 
 NO_FINDING = "No Finding"
-FINDINGS = ("Atelectasis", "Cardiomegaly", "Effusion", "Infiltration", "Mass", "Nodule", "Pneumonia", "Pneumothorax", "Consolidation",
-            "Edema", "Emphysema", "Fibrosis", "Pleural_Thickening", "Hernia")
+FINDINGS = ("Atelectasis", "Cardiomegaly", "Effusion", "Infiltration", "Mass", "Nodule", "Pneumonia", "Pneumothorax",
+            "Consolidation", "Edema", "Emphysema", "Fibrosis", "Pleural_Thickening", "Hernia")
 BOX_CLASSES = FINDINGS[:8]  # ChestX-ray8
 CLASS_LISTS = {"cxr-14x100-no-finding": (NO_FINDING, *FINDINGS[:-1]),  # the authors' code: No Finding and 13, without Hernia
                "cxr-14x100-hernia": FINDINGS}  # the paper's words: 14 abnormalities
 RULES = {
-    "cxr-14x100-no-finding": "100 images a class with that label alone, at most one image a patient; classes of the eCLIP authors' code",
-    "cxr-14x100-hernia": ("100 images a class with that label alone; the 14 abnormalities of the eCLIP paper; at most one image a "
-                          "patient but for Hernia, which has 110 such images of 79 patients"),
-    "cxr8": ("all images of test_list.txt, the 8 classes of ChestX-ray8 as 0/1 columns; probes are fitted on the training split, which "
-             "has the same columns"),
+    "cxr-14x100-no-finding": ("100 images a class with that label alone, at most one image a patient; classes of the eCLIP "
+                              "authors' code"),
+    "cxr-14x100-hernia": ("100 images a class with that label alone; the 14 abnormalities of the eCLIP paper; at most one "
+                          "image a patient but for Hernia, which has 110 such images of 79 patients"),
+    "cxr8": ("all images of test_list.txt, the 8 classes of ChestX-ray8 as 0/1 columns; probes are fitted on the training split, "
+             "which has the same columns"),
 }
 NAME = re.compile(r"(\d{8})_\d{3}\.png")
 BOX = ("Bbox [x", "y", "w", "h]")  # the header's own commas split its one name into four
@@ -45,9 +46,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--evaluation", nargs="+", choices=(*RULES, "none"), default=list(RULES),
                         help="patients of the chosen images leave the training split (default: %(default)s)")
     parser.add_argument("--pool", choices=("all", "test"), default="all",
-                        help="where the images of cxr-14x100 are drawn from; in test some classes are too small (default: %(default)s)")
+                        help="where the images of cxr-14x100 are drawn from; some classes may be too small in test "
+                        "(default: %(default)s)")
     parser.add_argument("--split", choices=("official", "none"), default="official",
-                        help="official: train_val_list.txt and test_list.txt; none: all is training, no cxr8 (default: %(default)s)")
+                        help="official: train_val_list.txt and test_list.txt; none: all is training, no cxr8 "
+                        "(default: %(default)s)")
     parser.add_argument("--boxes", choices=("heatmap", "none"), default="heatmap",
                         help="none: for images of another size than 1024 x 1024 (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the choice of evaluation images (default: %(default)s)")
@@ -81,7 +84,7 @@ def make_plan(args: argparse.Namespace) -> Plan:
 
 
 def _choose(pool: Sequence[Item], labels: set[str], seed: int) -> dict[str, list[Item]]:
-    """{label: its 100 images}; both class lists share the images of the labels they share, so that fewer patients are held out."""
+    """{label: its 100 images}; the class lists share the images of their common labels, so that fewer patients are held out."""
     alone = {label: [item for item in pool if _only(item, label)] for label in (NO_FINDING, *FINDINGS) if label in labels}
     hernia = {"Hernia": alone.pop("Hernia")} if "Hernia" in alone else {}
     chosen = choose_per_class(alone, 100, seed, group="patient") + choose_per_class(hernia, 100, seed)
@@ -99,18 +102,20 @@ def read_images(plan: Plan, src: Path, boxes: dict[str, Boxes]) -> dict[str, Ite
         where = f"{table}, row {i + 1}, column"
         match = NAME.fullmatch(name)
         if match is None or not patient.isdigit() or int(match[1]) != int(patient):
-            raise UserError(f"{where} 'Image Index': {name!r} of patient {patient!r}; expected PATIENT_NNN.png with 8 and 3 digits.")
+            raise UserError(f"{where} 'Image Index': {name!r} of patient {patient!r}; expected PATIENT_NNN.png with "
+                            "8 and 3 digits.")
         if name in items:
             raise UserError(f"{where} 'Image Index': {name!r} stands there twice; expected each image once.")
         labels = cell.split("|")
         unknown = [label for label in labels if label not in (NO_FINDING, *FINDINGS)]
         if unknown or (NO_FINDING in labels and len(labels) > 1):
-            raise UserError(f"{where} 'Finding Labels': {cell!r}; expected No Finding alone, or some of {', '.join(FINDINGS)} with bars.")
+            raise UserError(f"{where} 'Finding Labels': {cell!r}; expected No Finding alone, or some of "
+                            f"{', '.join(FINDINGS)} with bars.")
         columns = {"patient": match[1], **{label: int(label in labels) for label in FINDINGS}}
         annotations = (boxes[name],) if name in boxes else ()
         key = name.removesuffix(".png")
-        items[name] = Item(key, files.get(key, src / "images" / name), describe(labels), annotations, (SIDE, SIDE) if annotations else None,
-                           columns)
+        items[name] = Item(key, files.get(key, src / "images" / name), describe(labels), annotations,
+                           (SIDE, SIDE) if annotations else None, columns)
     absent = [name for name in boxes if name not in items]
     if absent:
         raise UserError(f"BBox_List_2017.csv: {absent[0]} is not in {table}; expected the table it belongs to.")
@@ -123,7 +128,9 @@ def read_images(plan: Plan, src: Path, boxes: dict[str, Boxes]) -> dict[str, Ite
 
 def describe(labels: list[str]) -> str:
     """A sentence from the labels."""
-    return "No finding." if labels == [NO_FINDING] else f"Findings: {', '.join(label.replace('_', ' ').lower() for label in labels)}."
+    if labels == [NO_FINDING]:
+        return "No finding."
+    return f"Findings: {', '.join(label.replace('_', ' ').lower() for label in labels)}."
 
 
 def _only(item: Item, label: str) -> bool:
@@ -145,7 +152,8 @@ def _boxes(plan: Plan, args: argparse.Namespace) -> dict[str, Boxes]:
     for i in np.flatnonzero(~inside | ~labels.isin(BOX_CLASSES).to_numpy())[:1]:
         raise UserError(f"{table}, row {i + 1}: {frame['Finding Label'][i]!r} at x, y, w, h {xywh[i].tolist()}; expected one of "
                         f"{', '.join(BOX_CLASSES)} within {SIDE} x {SIDE} pixels.")
-    plan.facts |= {"boxes": len(frame), "images with boxes": frame["Image Index"].nunique(), "boxes by label": dict(Counter(labels))}
+    plan.facts |= {"boxes": len(frame), "images with boxes": frame["Image Index"].nunique(),
+                   "boxes by label": dict(Counter(labels))}
     return {name: Boxes.from_xywh(xywh[rows]) for name, rows in frame.groupby("Image Index").indices.items()}
 
 

@@ -26,22 +26,22 @@ CLASSES = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Eff
 GROUPS = ("cardiomegaly", "opacity", "atelectasis", "lung")  # of the authors' report generation, beside exactly "normal"
 TEST_SHARE = 0.15
 RULES = {
-    "openi-5": ("all chosen films of every report; a class is 1 where its name is in Problems, whatever the case; `fold` is the report's "
-                "side of the report generation split"),
-    "openi-retrieval": ("all chosen films of reports with findings; the text is the findings, `text_id` the same for texts equal in lower "
-                        "case: a hit is any film's own text_id among the first k"),
+    "openi-5": ("all chosen films of every report; a class is 1 where its name is in Problems, whatever the case; `fold` is the "
+                "report's side of the report generation split"),
+    "openi-retrieval": ("all chosen films of reports with findings; the text is the findings, `text_id` the same for texts equal "
+                        "in lower case: a hit is any film's own text_id among the first k"),
 }
 PLACE = re.compile(r"(?:CXR(?P<raw>\d+)_(?:(?P<again>\d+)_)?|(?P<kaggle>\d+)_)(?P<rest>IM-\d{4}-\d{4,8}(?:-\d{4})?)")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_shared_arguments(parser)
-    parser.add_argument("--views", metavar="FILE|all", help="table with columns filename, projection (Frontal or Lateral); default: "
-                        "SRC/indiana_projections.csv. 'all' takes every film, lateral ones too")
+    parser.add_argument("--views", metavar="FILE|all", help="table with columns filename, projection (Frontal or Lateral); "
+                        "default: SRC/indiana_projections.csv. 'all' takes every film, lateral ones too")
     parser.add_argument("--images", type=Path, metavar="FOLDER", help="where the films are (default: SRC)")
     parser.add_argument("--purpose", choices=("evaluation", "training"), default="evaluation",
-                        help="evaluation: all reports in openi-5 and openi-retrieval, and the report generation split; training: splits "
-                        "train and test by report, the evaluation sets of test reports alone (default: %(default)s)")
+                        help="evaluation: all reports in openi-5 and openi-retrieval, and the report generation split; training: "
+                        "splits train and test by report, the evaluation sets of test reports alone (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=123, help="of the split by report (default: %(default)s)")
 
 
@@ -78,7 +78,8 @@ def make_plan(args: argparse.Namespace) -> Plan:
     return plan
 
 
-def _item(key: str, path: Path, report: Report, test: set[str], text: str, labels: bool = False, text_id: int | None = None) -> Item:
+def _item(key: str, path: Path, report: Report, test: set[str], text: str, labels: bool = False,
+          text_id: int | None = None) -> Item:
     columns: dict = {"patient": report.uid, "fold": "test" if report.uid in test else "train", "problems": report.problems,
                      "groups": "|".join(groups(report)), "impression": report.impression}
     if labels:
@@ -132,9 +133,9 @@ def read_views(plan: Plan, args: argparse.Namespace) -> dict[str, str]:
     """{film: Frontal or Lateral} of the projections table; UserError without one, for another word, for a film twice."""
     path = Path(args.views) if args.views else args.src / "indiana_projections.csv"
     if not path.is_file():
-        raise UserError(f"{path}: no such file; expected a table with columns filename, projection. The reports do not tell frontal from "
-                        "lateral films and names do not either: give Kaggle's indiana_projections.csv or your own with --views FILE, "
-                        "or take all films with --views all.")
+        raise UserError(f"{path}: no such file; expected a table with columns filename, projection. The reports do not tell "
+                        "frontal from lateral films and names do not either: give Kaggle's indiana_projections.csv or your own with "
+                        "--views FILE, or take all films with --views all.")
     frame = read_table(path, ["filename", "projection"])
     plan.tables.append(path)
     views: dict[str, str] = {}
@@ -148,7 +149,8 @@ def read_views(plan: Plan, args: argparse.Namespace) -> dict[str, str]:
     return views
 
 
-def _films(plan: Plan, args: argparse.Namespace, reports: Sequence[Report], views: dict[str, str] | None) -> dict[str, list[tuple[str, Path]]]:
+def _films(plan: Plan, args: argparse.Namespace, reports: Sequence[Report],
+           views: dict[str, str] | None) -> dict[str, list[tuple[str, Path]]]:
     """{report: its chosen films as (key, file)}; Kaggle's reports name no films, there the projections do."""
     named = {report.uid: [film_key(name, f"report {report.uid}")[0] for name in report.films or ()] for report in reports}
     of_projections: dict[str, list[str]] = {}
@@ -205,4 +207,5 @@ def _facts(plan: Plan, reports: Sequence[Report]) -> None:
         "openi-5 (reports with a film)": {name: sum(class_labels(report)[name] for report in film) for name in CLASSES},
         "openi-5 (with findings)": {name: sum(class_labels(report)[name] for report in both) for name in CLASSES},
         "groups (with findings)": dict(Counter(name for report in both for name in groups(report))),
-        "in several groups": sum(len(groups(report)) > 1 for report in both), "in none": sum(not groups(report) for report in both)}
+        "in several groups": sum(len(groups(report)) > 1 for report in both),
+        "in none": sum(not groups(report) for report in both)}

@@ -28,7 +28,8 @@ class Report(NamedTuple):
 
 def read_reports(plan: Plan, src: Path) -> list[Report]:
     """All reports, in the order of their numbers; UserError for an id twice."""
-    archives = [path for name in ("NLMCXR_reports.tgz", "NLMCXR_reports.tar.gz", "NLMCXR_reports.tar") for path in [src / name] if path.is_file()]
+    names = ("NLMCXR_reports.tgz", "NLMCXR_reports.tar.gz", "NLMCXR_reports.tar")
+    archives = [src / name for name in names if (src / name).is_file()]
     folder = src / "ecgen-radiology"
     if archives:
         plan.tables.append(archives[0])

@@ -27,17 +27,18 @@ CLASSES = ("No pneumonia", "Pneumonia")  # Target 0 and 1
 BOX = ("x", "y", "width", "height")  # of the 1024 x 1024 film, pixels, (x, y) the top left corner
 SIDE = 1024
 DETAILED = ("Lung Opacity", "No Lung Opacity / Not Normal", "Normal")
-RULE_GLORIA = ("GLoRIA (Huang et al. 2021): images sorted by id, 70 / 15 / 15 by two scikit-learn splits with seed 0; this is the "
-               "test part with its own share of positives")
-RULE_BALANCED = ("the positives of GLoRIA's test part and as many of its negatives, drawn with the seed; MedCLIP and published F1 "
-                 "scores suggest a balanced set, none defines it")
+RULE_GLORIA = ("GLoRIA (Huang et al. 2021): images sorted by id, 70 / 15 / 15 by two scikit-learn splits with seed 0; this is "
+               "the test part with its own share of positives")
+RULE_BALANCED = ("the positives of GLoRIA's test part and as many of its negatives, drawn with the seed; MedCLIP and published "
+                 "F1 scores suggest a balanced set, none defines it")
 RULE_GIVEN = "test_labels.csv as it came with the images"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_shared_arguments(parser)
     parser.add_argument("--evaluation", nargs="+", choices=("rsna-gloria", "rsna-balanced", "none"),
-                        default=["rsna-gloria", "rsna-balanced"], help="(default: %(default)s); ready-made splits give rsna-given")
+                        default=["rsna-gloria", "rsna-balanced"],
+                        help="(default: %(default)s); ready-made splits give rsna-given")
     parser.add_argument("--boxes", choices=("heatmap", "none"), default="heatmap",
                         help="none: for exported images of another size than 1024 x 1024 (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the negatives of rsna-balanced (default: %(default)s)")
@@ -72,8 +73,8 @@ def read_images(plan: Plan, table: Path, folders: Sequence[Path], boxes: str) ->
         raise UserError(f"{table}, row {i + 1}, column 'Target': {frame['Target'][i]!r}; expected 0 or 1.")
     disagree = (targets != targets.groupby(frame["patientId"]).transform("first")).to_numpy()
     for i in np.flatnonzero(disagree)[:1]:
-        raise UserError(f"{table}, row {i + 1}, column 'Target': {targets[i]} for {frame['patientId'][i]}, another one above; expected "
-                        "the same in all rows of an image.")
+        raise UserError(f"{table}, row {i + 1}, column 'Target': {targets[i]} for {frame['patientId'][i]}, another one above; "
+                        "expected the same in all rows of an image.")
     positions = _read_boxes(frame, targets, table) if full else None
     found = list_images(folders)
     items = []
@@ -122,8 +123,9 @@ def _add_classes(plan: Plan, table: Path, items: list[Item]) -> list[Item]:
     plan.facts["images by class"] = dict(Counter(classes.values()))
     for item in items:
         if item.key in classes and (classes[item.key] == "Lung Opacity") != (item.columns["Target"] == 1):
-            raise UserError(f"{table}: {item.key} is {classes[item.key]!r}, its Target {item.columns['Target']}; expected Lung Opacity for "
-                            "1 and for nothing else. Tables of different releases?")
+            raise UserError(f"{table}: {item.key} is {classes[item.key]!r}, its Target {item.columns['Target']}; expected Lung Opacity "
+                            "for 1 and for nothing else. Tables of different "
+                            "releases?")
     return [with_columns(item, **{"class": classes.get(item.key, "")}) for item in items]
 
 
@@ -164,4 +166,5 @@ def _sets(plan: Plan, args: argparse.Namespace, rules: dict[str, str]) -> None:
     if "rsna-balanced" in args.evaluation:
         by_class = {name: [item for item in test if item.columns["label"] == name] for name in CLASSES}
         count = min(len(found) for found in by_class.values())
-        plan.evaluation[balanced] = EvaluationSet(choose_per_class(by_class, count, args.seed), list(CLASSES), rules[balanced], args.seed)
+        plan.evaluation[balanced] = EvaluationSet(choose_per_class(by_class, count, args.seed), list(CLASSES), rules[balanced],
+                                                  args.seed)
