@@ -134,8 +134,8 @@ def read_views(plan: Plan, args: argparse.Namespace) -> dict[str, str]:
     path = Path(args.views) if args.views else args.src / "indiana_projections.csv"
     if not path.is_file():
         raise UserError(f"{path}: no such file; expected a table with columns filename, projection. The reports do not tell "
-                        "frontal from lateral films and names do not either: give Kaggle's indiana_projections.csv or your own with "
-                        "--views FILE, or take all films with --views all.")
+                        "frontal from lateral films and names do not either: give Kaggle's indiana_projections.csv or your own "
+                        "with --views FILE, or take all films with --views all.")
     frame = read_table(path, ["filename", "projection"])
     plan.tables.append(path)
     views: dict[str, str] = {}

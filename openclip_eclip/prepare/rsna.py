@@ -123,8 +123,8 @@ def _add_classes(plan: Plan, table: Path, items: list[Item]) -> list[Item]:
     plan.facts["images by class"] = dict(Counter(classes.values()))
     for item in items:
         if item.key in classes and (classes[item.key] == "Lung Opacity") != (item.columns["Target"] == 1):
-            raise UserError(f"{table}: {item.key} is {classes[item.key]!r}, its Target {item.columns['Target']}; expected Lung Opacity "
-                            "for 1 and for nothing else. Tables of different "
+            raise UserError(f"{table}: {item.key} is {classes[item.key]!r}, its Target {item.columns['Target']}; expected Lung "
+                            "Opacity for 1 and for nothing else. Tables of different "
                             "releases?")
     return [with_columns(item, **{"class": classes.get(item.key, "")}) for item in items]
 
