@@ -15,6 +15,9 @@ DATASETS = {
     "mimic-cxr": ("openclip_eclip.prepare.mimic_cxr", "MIMIC-CXR: films with reports, official splits, mimic-5x200"),
     "egd-cxr": ("openclip_eclip.prepare.egd_cxr", "EGD-CXR: films of MIMIC-CXR with one reader's gaze"),
     "reflacx": ("openclip_eclip.prepare.reflacx", "REFLACX: films of MIMIC-CXR with five readers' gaze, ellipses or chest boxes"),
+    "rsna": ("openclip_eclip.prepare.rsna", "RSNA Pneumonia: DICOM or JPEG, boxes; rsna-gloria, rsna-balanced"),
+    "nih-cxr14": ("openclip_eclip.prepare.nih_cxr14", "NIH ChestX-ray14: labels, boxes; cxr-14x100 (two class lists), cxr8"),
+    "open-i": ("openclip_eclip.prepare.open_i", "Open-I: reports; openi-5, retrieval, report generation"),
 }
 
 

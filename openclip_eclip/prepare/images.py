@@ -2,16 +2,32 @@
 from __future__ import annotations
 
 import io
+import struct
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..config import UserError
 
 
+SUFFIXES = (".dcm", ".dicom", ".png", ".jpg", ".jpeg")
+
+
 class ImageError(UserError):
     """An image that can not be read, named by its file."""
+
+
+def list_images(folders: Iterable[Path]) -> dict[str, Path]:
+    """{name without suffixes: file} of the images in these folders; the first folder that has a name wins."""
+    found: dict[str, Path] = {}
+    for folder in folders:
+        if folder.is_dir():
+            for path in sorted(folder.iterdir()):
+                if path.suffix.lower() in SUFFIXES:
+                    found.setdefault(path.name.partition(".")[0], path)
+    return found
 
 
 def read_grey(path: Path, size: int | None) -> tuple[Image.Image, tuple[int, int]]:
@@ -72,13 +88,14 @@ def _read_dicom(path: Path) -> Image.Image:
     try:
         dataset = pydicom.dcmread(path)
         values = apply_voi_lut(apply_modality_lut(dataset.pixel_array, dataset), dataset).astype(np.float32)
-    except (pydicom.errors.InvalidDicomError, AttributeError, ValueError, RuntimeError, NotImplementedError) as error:
+    except (pydicom.errors.InvalidDicomError, AttributeError, EOFError, KeyError, ValueError, RuntimeError,
+            struct.error) as error:
         raise ImageError(f"{path}: unreadable DICOM ({error}). Compressed pixels need pylibjpeg: "
                          "pip install 'openclip_eclip[dicom]'.") from error
     if values.ndim != 2:
         raise ImageError(f"{path}: pixels of shape {values.shape}; expected one grey frame.")
-    if dataset.PhotometricInterpretation == "MONOCHROME1":
-        values = values.max() - values
-    if dataset.get("BitsStored", 16) <= 8 and values.min() >= 0 and values.max() <= 255:
-        return Image.fromarray(np.rint(values).astype(np.uint8))
-    return _stretch(values)
+    if dataset.get("BitsStored", 16) == 8 and values.min() >= 0 and values.max() <= 255:  # as it is: RSNA's films
+        image = Image.fromarray(np.rint(values).astype(np.uint8))
+    else:
+        image = _stretch(values)
+    return ImageOps.invert(image) if dataset.get("PhotometricInterpretation") == "MONOCHROME1" else image
