@@ -79,8 +79,7 @@ FORMS = {
     "residual E*I, zero start, width 768": Form(ProcessorConfig(width=768)),
     "cnn (ablation), zero start": Form(ProcessorConfig(kind="cnn")),
 }
-RESPONSE = ("authors' form", "width 768, no residual, positions", "residual I, zero start",
-            "residual E*I, zero start (default)")
+RESPONSE = ("authors' form", "residual I, zero start", "residual E*I, zero start (default)")
 
 
 class Amount(NamedTuple):
@@ -94,8 +93,8 @@ class Amount(NamedTuple):
     timed: tuple[int, int] = (16, 5)  # batch, repeats
     response_seeds: tuple[int, ...] = (0, 1, 2)
     response_forms: tuple[str, ...] = RESPONSE
-    response_steps: int = 500
-    films: int = 2000
+    response_steps: int = 250
+    films: int = 1000
 
 
 QUICK = Amount((0,), (0, 1), 2, 16, 4, (1, 1), (0,), RESPONSE[2:], 10, 16)

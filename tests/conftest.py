@@ -98,7 +98,7 @@ class Launcher:
     def environment(self) -> dict[str, str]:
         return {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
 
-    def run(self, module: str, *runs: Sequence[object], processes: int = 1, timeout: float = 200,
+    def run(self, module: str, *runs: Sequence[object], processes: int = 1, timeout: float = 600,
             check: bool = True) -> subprocess.CompletedProcess:
         done = subprocess.run(self.command(module, runs, processes), env=self.environment(), cwd=self.folder,
                               capture_output=True, text=True, timeout=timeout)

@@ -20,7 +20,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
     out = launcher.folder / "results.json"
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
                str(Path(__file__).with_name("ddp_worker.py")), str(launcher.folder / "tiny.json"), str(out)]
-    done = subprocess.run(command, env=launcher.environment(), capture_output=True, text=True, timeout=150)
+    done = subprocess.run(command, env=launcher.environment(), capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr[-4000:]
     return json.loads(out.read_text())
 

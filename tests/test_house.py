@@ -71,13 +71,13 @@ def test_core_runs_with_torch_alone() -> None:
                "from openclip_eclip import config, curriculum, mixup, priming, processor\n"
                "bad = {'open_clip', 'pandas', 'torchvision', 'transformers', 'sklearn', 'matplotlib'} & set(sys.modules)\n"
                "assert not bad, bad\n")
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=400)
 
 
 def test_wheel_holds_configs_types_and_patches(tmp_path: Path) -> None:
     import zipfile
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(tmp_path), str(PACKAGE.parent)]
-    subprocess.run(command, check=True, timeout=200, capture_output=True)
+    subprocess.run(command, check=True, timeout=600, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
     expected = {path.relative_to(PACKAGE.parent).as_posix() for path in FILES}

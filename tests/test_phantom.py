@@ -468,5 +468,5 @@ for words, loaded in ((["--help"], False), (["phantom", "--help"], True)):
     assert ("openclip_eclip.prepare.phantom" in sys.modules) == ("numpy" in sys.modules) == loaded
 print(sorted({{"torch", "open_clip", "sklearn"}} & set(sys.modules)))
 """
-    made = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    made = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=400, check=True)
     assert "--gaze-leak" in made.stdout and made.stdout.endswith("[]\n")

@@ -42,9 +42,9 @@ def test_commands_run_in_order(tmp_path: Path) -> None:
     """With a small model in the place of ViT-B-16; nothing else is changed."""
     assert len(blocks("bash")) == 2
     script = "\n".join(blocks("bash")).replace("ViT-B-16", f"local-dir:{ROOT / 'scripts' / 'phantom_model'}")
-    script = script.replace("--recipe eclip-p", "--recipe eclip-p --force-context-length 96")
+    script = script.replace("--recipe eclip-p", "--recipe eclip-p --force-context-length 64")
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(["bash", "-e", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=280)
+    done = subprocess.run(["bash", "-e", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=800)
     assert done.returncode == 0, done.stderr[-4000:]
     assert (tmp_path / "sheet.png").is_file() and (tmp_path / "plain" / "open_clip_config.json").is_file()
     assert {path.name for path in (tmp_path / "runs").iterdir()} == {"first", "two", "tuned", "stream"}
@@ -52,13 +52,13 @@ def test_commands_run_in_order(tmp_path: Path) -> None:
 
 def test_python_block_runs() -> None:
     (code,) = blocks("python")
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr[-2000:]
 
 
 def test_demo_draws_its_picture(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, str(ROOT / "scripts" / "demo.py"), "--out", str(tmp_path / "demo"), "--train", "128",
-                           "--epochs", "1"], capture_output=True, text=True, timeout=200, cwd=tmp_path)
+                           "--epochs", "1"], capture_output=True, text=True, timeout=600, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     assert (tmp_path / "demo" / "demo.png").stat().st_size > 10_000
     assert len(re.findall(r"macro_f1 0\.\d+  recall@1 0\.\d+", done.stdout)) == 2

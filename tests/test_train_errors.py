@@ -131,7 +131,7 @@ def test_flags_of_open_clip_work_with_heatmaps(launcher: Launcher) -> None:
 def test_compiled_model_trains(launcher: Launcher) -> None:
     table = write_table(launcher.folder, 12, annotated=range(0, 12, 2))
     launcher.train([*BASIC, "--train-data", table, "--batch-size", 4, "--epochs", 1, "--name", "compiled", "--torchcompile",
-                    "--eclip-curriculum", 0, 0, 0, 0, 0, 1], timeout=280)
+                    "--eclip-curriculum", 0, 0, 0, 0, 0, 1], timeout=800)
     losses = launcher.losses("compiled")
     launcher.train([*BASIC, "--train-data", table, "--batch-size", 4, "--epochs", 1, "--name", "plain",
                     "--eclip-curriculum", 0, 0, 0, 0, 0, 1])
