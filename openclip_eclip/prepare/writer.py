@@ -57,9 +57,8 @@ def write_plan(plan: Plan, options: Options, parameters: dict[str, Any]) -> str:
             for future in as_completed(futures):
                 future.result()
                 bar.update(len(futures[future].items))
-        except BaseException:
+        finally:  # after an error, chunks that have not begun need not be
             pool.shutdown(cancel_futures=True)
-            raise
     missing = [chunk.name for chunk in chunks if not (records / f"{chunk.name}.json").exists()]
     if missing:
         return f"{plan.name}: part {options.part[0]} of {options.part[1]} done; {len(missing)} of {len(chunks)} chunks wait for others"
