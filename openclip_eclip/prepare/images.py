@@ -90,8 +90,8 @@ def _read_dicom(path: Path) -> Image.Image:
         values = apply_voi_lut(apply_modality_lut(dataset.pixel_array, dataset), dataset).astype(np.float32)
     except (pydicom.errors.InvalidDicomError, AttributeError, EOFError, KeyError, ValueError, RuntimeError,
             struct.error) as error:
-        raise ImageError(f"{path}: unreadable DICOM ({error}). Compressed pixels need pylibjpeg: "
-                         "pip install 'openclip_eclip[dicom]'.") from error
+        raise ImageError(f"{path}: unreadable DICOM ({error}). Rare compressions need "
+                         "a decoder more: pip install pylibjpeg pylibjpeg-libjpeg.") from error
     if values.ndim != 2:
         raise ImageError(f"{path}: pixels of shape {values.shape}; expected one grey frame.")
     if dataset.get("BitsStored", 16) == 8 and values.min() >= 0 and values.max() <= 255:  # as it is: RSNA's films
