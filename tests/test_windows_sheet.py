@@ -99,7 +99,7 @@ def test_sheet_draws_the_first_five_sentences_under_the_film(tmp_path: Path, mon
     assert check_main([str(shard), "--sheet", str(tmp_path / "sheet.png")]) == 0
     assert "sentence windows: 2 samples" in capsys.readouterr().out
     titles = [title for title, _ in drawn]
-    assert titles[:2] == ["k1.heatmap.png", "k2.heatmap.png"] and titles[2] == "k1\n(1 more sentences)" and titles[8] == "k3"
+    assert titles[:2] == ["k1.heatmap.png", "k2.heatmap.png"] and titles[2] == "k1\n(5 of 6 sentences)" and titles[8] == "k3"
     assert len(titles) == 2 + 6 + 3 and titles[3].startswith("The heart is") and titles[5] == "No effusion.\n4.0 to 5.5 s"
     assert drawn[2][1] is None and max(len(line) for title in titles for line in title.split("\n")) <= 26 and "..." in titles[6]
     rows = [int(values.argmax()) // 50 for _, values in drawn[3:8]]

@@ -63,8 +63,8 @@ def _window_rows(figure: Any, told: Sequence[WindowExample]) -> None:
     for axis in grid.ravel():
         axis.set_axis_off()
     for axes, (image, windows, name) in zip(grid, told):
-        more = len(windows.sentences) - SENTENCES
-        _overlay(axes[0], image, None, _short(name) + (f"\n({more} more sentences)" if more > 0 else ""))
+        count = len(windows.sentences)
+        _overlay(axes[0], image, None, _short(name) + (f"\n({SENTENCES} of {count} sentences)" if count > SENTENCES else ""))
         for axis, sentence, (start, end), values in zip(axes[1:], windows.sentences, windows.times, windows.heatmaps):
             # each map by its own maximum, as training would take it
             _overlay(axis, image, values / np.float32(values.max()), f"{_short(sentence)}\n{start:.1f} to {end:.1f} s")
