@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -60,12 +61,13 @@ FAULTS = {
 
 @pytest.mark.parametrize("json_,npz_,message", FAULTS.values(), ids=FAULTS)
 def test_faults_of_windows_are_named_by_key_and_by_row(json_: bytes, npz_: bytes | None, message: str, tmp_path: Path) -> None:
-    import re
     shard = write_shard(tmp_path / "a.tar", {**sample("good", text(), npz()), **sample("bad", json_, npz_), **sample("none", None, None)})
-    for name, content in {"film.png": film(), "g.windows.json": text(), "g.windows.npz": npz(), "b.windows.json": json_, "b.windows.npz": npz_}.items():
+    for name, content in {"film.png": film(), "map.png": film(True), "g.windows.json": text(), "g.windows.npz": npz(),
+                          "b.windows.json": json_, "b.windows.npz": npz_}.items():
         if content is not None:
             (tmp_path / name).write_bytes(content)
-    (tmp_path / "a.csv").write_text("filepath,title,windows\nfilm.png,one,g.windows.json\nfilm.png,two,b.windows.json\nfilm.png,three,\n")
+    (tmp_path / "a.csv").write_text("filepath,title,heatmap,windows\nfilm.png,one,map.png,g.windows.json\n"
+                                    "film.png,two,map.png,b.windows.json\nfilm.png,three,map.png,\n")
     table = read_csv_table(tmp_path / "a.csv", CsvColumns())
     for report, where in ((check_entries(index_shard(shard), decode_images=True), f"{shard}, bad"),
                           (check_table(table, decode_images=True), f"{tmp_path / 'a.csv'}, row 2")):
