@@ -17,6 +17,7 @@ DATASETS = {
     "reflacx": ("openclip_eclip.prepare.reflacx", "REFLACX: films of MIMIC-CXR with five readers' gaze, ellipses or chest boxes"),
     "rsna": ("openclip_eclip.prepare.rsna", "RSNA Pneumonia: DICOM or JPEG, boxes; rsna-gloria, rsna-balanced"),
     "nih-cxr14": ("openclip_eclip.prepare.nih_cxr14", "NIH ChestX-ray14: labels, boxes; cxr-14x100 (two class lists), cxr8"),
+    "eclip-shards": ("openclip_eclip.prepare.eclip_shards", "the eCLIP authors' shards to ours, with their heatmaps"),
     "open-i": ("openclip_eclip.prepare.open_i", "Open-I: reports; openi-5, retrieval, report generation"),
 }
 

@@ -30,17 +30,18 @@ def list_images(folders: Iterable[Path]) -> dict[str, Path]:
     return found
 
 
-def read_grey(path: Path, size: int | None) -> tuple[Image.Image, tuple[int, int]]:
+def read_grey(path: Path, size: int | None, content: bytes | None = None) -> tuple[Image.Image, tuple[int, int]]:
     """The 8-bit grey image, its shortest side reduced to `size` pixels (never enlarged), and its original (height, width).
 
-    ImageError: missing, unreadable, truncated.
+    `content`: the file's, where it lies in an archive; `path` then only names it. ImageError: missing, unreadable, truncated.
     """
+    source = path if content is None else io.BytesIO(content)
     try:
         if path.suffix.lower() in (".dcm", ".dicom"):
-            image = _read_dicom(path)
+            image = _read_dicom(source, path)
             original = image.height, image.width
         else:
-            image = Image.open(path)
+            image = Image.open(source)
             original = image.height, image.width
             if size is not None:  # JPEG: decode at the smallest scale that is still twice as large as needed
                 image.draft("L", (_scaled(original, 2 * size)[1], _scaled(original, 2 * size)[0]))
@@ -78,7 +79,7 @@ def _stretch(values: np.ndarray) -> Image.Image:
     return Image.fromarray(np.rint((values - low) * (255 / max(high - low, 1e-9))).astype(np.uint8))
 
 
-def _read_dicom(path: Path) -> Image.Image:
+def _read_dicom(source: Path | io.BytesIO, path: Path) -> Image.Image:
     """Pixels through the file's own rescale and window (VOI) steps; MONOCHROME1 (white is low) inverted."""
     try:
         import pydicom
@@ -86,7 +87,7 @@ def _read_dicom(path: Path) -> Image.Image:
     except ImportError as error:
         raise UserError("reading DICOM needs the extra: pip install 'openclip_eclip[dicom]'") from error
     try:
-        dataset = pydicom.dcmread(path)
+        dataset = pydicom.dcmread(source)
         values = apply_voi_lut(apply_modality_lut(dataset.pixel_array, dataset), dataset).astype(np.float32)
     except (pydicom.errors.InvalidDicomError, AttributeError, EOFError, KeyError, ValueError, RuntimeError,
             struct.error) as error:

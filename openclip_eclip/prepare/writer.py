@@ -45,7 +45,7 @@ def write_plan(plan: Plan, options: Options, parameters: dict[str, Any]) -> str:
 
     `parameters`: everything the result depends on beside the tables. UserError if OUT was begun with others.
     """
-    _begin(plan, options, parameters)
+    begin(plan, options, parameters)
     chunks = list(_chunks(plan, options))
     records = options.out / ".chunks"
     mine = [chunk for i, chunk in enumerate(chunks) if i % options.part[1] == options.part[0]]
@@ -62,10 +62,10 @@ def write_plan(plan: Plan, options: Options, parameters: dict[str, Any]) -> str:
     missing = [chunk.name for chunk in chunks if not (records / f"{chunk.name}.json").exists()]
     if missing:
         return f"{plan.name}: part {options.part[0]} of {options.part[1]} done; {len(missing)} of {len(chunks)} chunks wait for others"
-    return _finish(plan, options, chunks)
+    return finish(plan, options, chunks)
 
 
-def _begin(plan: Plan, options: Options, parameters: dict[str, Any]) -> None:
+def begin(plan: Plan, options: Options, parameters: dict[str, Any]) -> None:
     """Make OUT, or make sure that it was begun with the same tables, package and settings."""
     settings = {"data_set": plan.name, "version": __version__, "size": options.size, "quality": options.quality,
                 "format": options.format, "limit": options.limit, "shard_size": options.shard_size, **parameters,
@@ -128,8 +128,13 @@ def _add_to_shard(archive: tarfile.TarFile, item: Item, written: Written) -> Non
         members["json"] = json.dumps(item.columns).encode()
     if written.windows is not None:
         members["windows.json"], members["windows.npz"] = written.windows
+    add_members(archive, item.key, members)
+
+
+def add_members(archive: tarfile.TarFile, key: str, members: dict[str, bytes]) -> None:
+    """One sample of a shard, {extension: content}."""
     for extension, content in members.items():
-        info = tarfile.TarInfo(f"{item.key}.{extension}")  # mtime 0, no owner: the same bytes every time
+        info = tarfile.TarInfo(f"{key}.{extension}")  # mtime 0, no owner: the same bytes every time
         info.size = len(content)
         archive.addfile(info, io.BytesIO(content))
 
@@ -150,7 +155,7 @@ def _write_files(out: Path, item: Item, written: Written, labelled: bool) -> dic
     return {**row, **item.columns}
 
 
-def _finish(plan: Plan, options: Options, chunks: list[Chunk]) -> str:
+def finish(plan: Plan, options: Options, chunks: list[Chunk]) -> str:
     """Tables, sizes.json, recipes of the evaluation sets and the manifest, from the records of all chunks."""
     records = {chunk: json.loads((options.out / ".chunks" / f"{chunk.name}.json").read_text(encoding="utf-8"))
                for chunk in map(lambda c: c._replace(items=()), chunks)}
