@@ -3,6 +3,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -64,6 +66,19 @@ def test_parts_equal_the_whole_and_killed_runs_go_on(tmp_path: Path, format: str
     assert lost and prepare(raw, tmp_path / "parts", "--format", format) == 0
     assert files(tmp_path / "whole") == files(tmp_path / "parts")
     assert (tmp_path / "parts" / ".chunks" / "train-000000.json").stat().st_mtime_ns == untouched
+
+
+def test_a_full_disk_leaves_no_broken_shard(tmp_path: Path) -> None:
+    """A limit on the size of files stands in for the disk: the shard does not fit, nothing of it is left, a second run goes on."""
+    raw = write_tree(tmp_path / "raw")
+    command = ["prepare", "chexpert", raw, tmp_path / "out", "--evaluation", "none", "--size", "32", "--workers", "1", "--shard-size", "5"]
+    program = ("import resource, sys; from openclip_eclip.prepare.__main__ import main; "
+               "resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000)); sys.exit(main(sys.argv[2:]))")
+    done = subprocess.run([sys.executable, "-c", program, *map(str, command)], capture_output=True, text=True, timeout=400)
+    assert done.returncode == 2 and "File too large" in done.stderr, done.stderr
+    assert [path for path in (tmp_path / "out").rglob("*") if path.is_file()] == [tmp_path / "out" / ".chunks" / "settings.json"]
+    assert prepare(raw, tmp_path / "out") == 0 and prepare(raw, tmp_path / "whole") == 0
+    assert files(tmp_path / "out") == files(tmp_path / "whole")
 
 
 def test_other_settings_or_foreign_files_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

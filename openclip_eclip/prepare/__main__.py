@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         sys.stdout.write(f"{module.run(args)}\n")
-    except ValueError as error:
+    except (ValueError, OSError) as error:  # bad input; a full disk or a folder that can not be read
         sys.stderr.write(f"error: {error}\n")
         return 2
     return 0
