@@ -68,6 +68,16 @@ def test_04_stamps_on_drawn_ones(tmp_path: Path) -> None:
     assert all(line.endswith(",") for line in heatmaps[1:])  # held-out pictures carry none
 
 
+def test_05_annotations_become_maps_that_training_reads(tmp_path: Path) -> None:
+    from openclip_eclip.data.heatmap import decode_heatmap
+    out = run(tmp_path, sys.executable, EXAMPLES / "05_gaze_to_heatmap.py", "out")
+    assert "fixations: 16 drawn, dropped {'off image': 1}" in out
+    for name in ("fixations", "boxes", "ellipses", "polygons"):
+        assert decode_heatmap((tmp_path / "out" / f"{name}.png").read_bytes(), f"{name}.png").shape == (224, 224)
+    assert (tmp_path / "out" / "gaze.png").stat().st_size > 50_000
+    assert (tmp_path / "out" / "manifest.json").is_file()
+
+
 @pytest.fixture
 def stamps_data(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.syspath_prepend(str(EXAMPLES))

@@ -1,7 +1,8 @@
 """Check a data set before training: `python -m openclip_eclip.data.check PATH ...`.
 
 Reads tables (.csv, .tsv) and webdataset shards, reports counts, sizes, the share annotated and every fault by row, and
-writes a contact sheet of images with their heatmaps. Training runs the same check, without decoding every image.
+writes a contact sheet of images with their heatmaps, and of sentences with theirs. Training runs the same check, without
+decoding every image and without the sentences, which it does not read.
 """
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, Callable, Iterator, NamedTuple, Sequence
 
@@ -20,10 +22,11 @@ from tqdm import tqdm
 from webdataset.shardlists import expand_urls
 
 from .csv_source import CsvColumns, CsvTable, read_csv_table, sniff_separator
-from .figures import contact_sheet
+from .figures import Example, WindowExample, contact_sheet
 from .heatmap import DataError, check_aspect, decode_heatmap
 from .sample import read_image
 from .tar_source import TarEntry, index_shard
+from .windows import decode_windows, entry_windows, file_windows
 
 
 class Fault(NamedTuple):
@@ -45,6 +48,7 @@ class Report:
     annotated: int = 0
     faults: list[Fault] = field(default_factory=list)
     good: list[int] = field(default_factory=list)
+    with_windows: int = 0
     image_sizes: Counter = field(default_factory=Counter)  # (height, width) of the images opened
     heatmap_sizes: Counter = field(default_factory=Counter)
 
@@ -53,6 +57,7 @@ class Checked(NamedTuple):
     faults: list[Fault]
     image_size: tuple[int, int] | None
     heatmap_size: tuple[int, int] | None
+    windows: bool = False
 
 
 def check_table(table: CsvTable, *, decode_images: bool = False) -> Report:
@@ -83,6 +88,7 @@ def _check_all(samples: int, annotated: int, check: Callable[[int], Checked], na
                        leave=False)
         for i, checked in enumerate(results):
             report.faults.extend(checked.faults)
+            report.with_windows += checked.windows
             if not checked.faults:
                 report.good.append(i)
             if checked.image_size:
@@ -103,8 +109,12 @@ def _check_row(table: CsvTable, index: int, decode_images: bool) -> Checked:
         faults.append(Fault(table.name(index), columns.heatmap, f"no such file: {heatmap}"))
     if faults:
         return Checked(faults, None, None)
-    return _check_pixels(table.name(index), (columns.image, columns.heatmap), lambda: image.read_bytes(),
-                         heatmap and heatmap.read_bytes, heatmap.name if heatmap else "", decode_images)
+    checked = _check_pixels(table.name(index), (columns.image, columns.heatmap), lambda: image.read_bytes(),
+                            heatmap and heatmap.read_bytes, heatmap.name if heatmap else "", decode_images)
+    path = table.windows[index] if table.windows and decode_images else None
+    if path is None:
+        return checked
+    return _check_windows(checked, table.name(index), columns.windows, path.name, lambda: file_windows(path))
 
 
 def _check_entry(entry: TarEntry, decode_images: bool) -> Checked:
@@ -114,8 +124,12 @@ def _check_entry(entry: TarEntry, decode_images: bool) -> Checked:
         return Checked([Fault(entry.where, "members", f"found {found}; expected an image and a txt")], None, None)
     if not entry.read("txt")["txt"].strip():
         return Checked([Fault(entry.where, "txt", "empty caption")], None, None)
-    return _check_pixels(entry.where, (image_key, heatmap_key), lambda: entry.read(image_key)[image_key],
-                         heatmap_key and (lambda: entry.read(heatmap_key)[heatmap_key]), f"{entry.key}.{heatmap_key}", decode_images)
+    checked = _check_pixels(entry.where, (image_key, heatmap_key), lambda: entry.read(image_key)[image_key],
+                            heatmap_key and (lambda: entry.read(heatmap_key)[heatmap_key]), f"{entry.key}.{heatmap_key}",
+                            decode_images)
+    if not decode_images:
+        return checked
+    return _check_windows(checked, entry.where, "windows", f"{entry.key}.windows", lambda: entry_windows(entry))
 
 
 def _check_pixels(where: str, keys: tuple[str, str | None], image: Callable[[], bytes],
@@ -139,24 +153,47 @@ def _check_pixels(where: str, keys: tuple[str, str | None], image: Callable[[], 
     return Checked([], image_size, heatmap_size)
 
 
+def _check_windows(checked: Checked, where: str, key: str, name: str, read: Callable[[], tuple[bytes, bytes] | None]) -> Checked:
+    """Add what is wrong with the sentence windows; a sample without a readable image keeps its fault alone."""
+    if checked.image_size is None:
+        return checked
+    try:
+        found = read()
+        if found is None:
+            return checked
+        decode_windows(*found, name, checked.image_size)
+    except (DataError, OSError) as error:
+        return checked._replace(faults=[*checked.faults, Fault(where, key, str(error))], windows=True)
+    return checked._replace(windows=True)
+
+
 def _header_size(data: bytes) -> tuple[int, int]:
     with Image.open(io.BytesIO(data)) as picture:
         return picture.height, picture.width
 
 
-def _open(path: Path, columns: CsvColumns) -> tuple[Report, Iterator[tuple[bytes, bytes, str]]]:
-    """The full report of one path, and its good annotated samples as (image bytes, heatmap bytes, heatmap name)."""
+def _open(path: Path, columns: CsvColumns) -> tuple[Report, Iterator[Example], Iterator[WindowExample]]:
+    """The full report of one path, its good annotated samples, and those with sentence windows."""
     if path.suffix == ".tar":
         entries = index_shard(path)
         report = check_entries(entries, decode_images=True)
         good = (entries[i] for i in report.good if entries[i].annotated)
-        return report, ((*entry.read(entry.image_key, entry.heatmap_key).values(), f"{entry.key}.{entry.heatmap_key}")
-                        for entry in good)
+        examples = ((*entry.read(entry.image_key, entry.heatmap_key).values(), f"{entry.key}.{entry.heatmap_key}")
+                    for entry in good)
+        told = (_window_example(entry.read(entry.image_key)[entry.image_key], found, entry.key)
+                for entry in (entries[i] for i in report.good) if (found := entry_windows(entry)))
+        return report, examples, told
     table = read_csv_table(path, columns)
     report = check_table(table, decode_images=True)
     good_rows = (i for i in report.good if table.heatmaps[i])
-    return report, ((table.images[i].read_bytes(), table.heatmaps[i].read_bytes(), table.heatmaps[i].name)
-                    for i in good_rows)
+    examples = ((table.images[i].read_bytes(), table.heatmaps[i].read_bytes(), table.heatmaps[i].name) for i in good_rows)
+    told = (_window_example(table.images[i].read_bytes(), file_windows(table.windows[i]), table.windows[i].name)
+            for i in report.good if table.windows and table.windows[i])
+    return report, examples, told
+
+
+def _window_example(image: bytes, windows: tuple[bytes, bytes], name: str) -> WindowExample:
+    return image, decode_windows(*windows, name, _header_size(image)), name
 
 
 def _describe(sizes: Counter) -> str:
@@ -178,12 +215,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--csv-separator", help="default: tab or comma, whichever the header has")
     parser.add_argument("--sheet", type=Path, default=Path("contact_sheet.png"), help="the contact sheet, a PNG")
     args = parser.parse_args(argv)
-    total, examples, status = Report(), [], 0
+    total, examples, told, status = Report(), [], [], 0
     for path in (Path(url) for paths in args.paths for url in expand_urls(paths)):
         try:
             separator = args.csv_separator or ("" if path.suffix == ".tar" or not path.is_file() else sniff_separator(path))
             columns = CsvColumns(args.csv_img_key, args.csv_caption_key, args.csv_heatmap_key, separator or ",")
-            report, annotated = _open(path, columns)
+            report, annotated, with_windows = _open(path, columns)
         except DataError as error:
             sys.stderr.write(f"error: {error}\n")
             status = 1
@@ -191,12 +228,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.write(f"{path}: {report.samples} samples, {report.annotated} annotated "
                          f"({report.annotated / max(report.samples, 1):.1%}), {len(report.faults)} faults\n"
                          f"  images: {_describe(report.image_sizes)}\n  heatmaps: {_describe(report.heatmap_sizes)}\n")
+        if report.with_windows:
+            sys.stdout.write(f"  sentence windows: {report.with_windows} samples\n")
         for fault in report.faults:
             sys.stdout.write(f"  fault: {fault}\n")
-        examples.extend(item for item, _ in zip(annotated, range(12 - len(examples))))
+        examples.extend(islice(annotated, 12 - len(examples)))
+        told.extend(islice(with_windows, 4 - len(told)))
         total.faults.extend(report.faults)
-    if examples:
-        contact_sheet(examples, args.sheet)
+    if examples or told:
+        contact_sheet(examples, args.sheet, told)
         sys.stdout.write(f"contact sheet: {args.sheet}\n")
     return 1 if status or total.faults else 0
 

@@ -1,7 +1,7 @@
 """CSV and TSV tables: one row a sample, `filepath, title[, heatmap]` under open_clip's column flags."""
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
@@ -20,6 +20,7 @@ class CsvColumns:
     caption: str = "title"
     heatmap: str = "heatmap"
     separator: str = ","
+    windows: str = "windows"  # sentence windows (data/windows.py), for data.check alone
 
 
 @dataclass
@@ -32,6 +33,7 @@ class CsvTable:
     captions: list[str]
     heatmaps: list[Path | None]
     rows: list[int]
+    windows: list[Path | None] = field(default_factory=list)  # empty: no such column
 
     def __len__(self) -> int:
         return len(self.images)
@@ -46,7 +48,8 @@ class CsvTable:
     def keep(self, indices: list[int]) -> CsvTable:
         """The table with these rows only."""
         return CsvTable(self.path, self.columns, [self.images[i] for i in indices], [self.captions[i] for i in indices],
-                        [self.heatmaps[i] for i in indices], [self.rows[i] for i in indices])
+                        [self.heatmaps[i] for i in indices], [self.rows[i] for i in indices],
+                        [self.windows[i] for i in indices] if self.windows else [])
 
 
 def sniff_separator(path: str | Path) -> str:
@@ -75,10 +78,12 @@ def read_csv_table(path: str | Path, columns: CsvColumns) -> CsvTable:
     if frame.empty:
         raise DataError(f"{path}: no rows.")
     maps = frame[columns.heatmap] if columns.heatmap in frame else [""] * len(frame)
+    windows = frame[columns.windows] if columns.windows in frame else []
     return CsvTable(path, columns, [_locate(cell, path.parent) for cell in frame[columns.image]],
                     frame[columns.caption].tolist(),
                     [_locate(cell, path.parent) if cell.strip() else None for cell in maps],
-                    list(range(1, len(frame) + 1)))
+                    list(range(1, len(frame) + 1)),
+                    [_locate(cell, path.parent) if cell.strip() else None for cell in windows])
 
 
 def _locate(cell: str, folder: Path) -> Path:

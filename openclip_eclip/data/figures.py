@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from pathlib import Path
 from typing import Any, Sequence
 
@@ -9,6 +10,11 @@ import numpy as np
 from PIL import Image
 
 from .heatmap import decode_heatmap
+from .windows import Windows
+
+Example = tuple[bytes, bytes, str]  # image, heatmap, the heatmap's name
+WindowExample = tuple[bytes, Windows, str]  # image, its sentences, a name
+SENTENCES = 5  # drawn of one sample
 
 
 def _agg_figure() -> Any:
@@ -20,25 +26,53 @@ def _agg_figure() -> Any:
     return figure
 
 
-def contact_sheet(samples: Sequence[tuple[bytes, bytes, str]], path: Path) -> None:
-    """One PNG with the image and its heatmap over it for each (image bytes, heatmap bytes, heatmap name)."""
-    columns = min(4, len(samples))
-    rows = -(-len(samples) // columns)
+def contact_sheet(samples: Sequence[Example], path: Path, told: Sequence[WindowExample] = ()) -> None:
+    """One PNG: each sample's image under its heatmap; below, a row for each of `told`: the film, then sentence by sentence."""
     figure = _agg_figure()
-    figure.set_size_inches(2.4 * columns, 2.6 * rows)
-    axes = np.atleast_1d(figure.subplots(rows, columns, squeeze=False)).ravel()
-    for axis in axes:
-        axis.set_axis_off()
-    for axis, (image, heatmap, name) in zip(axes, samples):
-        with Image.open(io.BytesIO(image)) as picture:
-            width, height = picture.size
-            picture.thumbnail((512, 512))
-            axis.imshow(picture.convert("RGB"), extent=(0, width, height, 0))
-        values = decode_heatmap(heatmap, name)
-        axis.imshow(values, extent=(0, width, height, 0), cmap="inferno", alpha=0.55 * values ** 0.5, vmin=0, vmax=1)
-        axis.set_title(name, fontsize=7)
+    columns = min(4, len(samples))
+    rows = -(-len(samples) // max(columns, 1))
+    heights = [height for height in (2.6 * rows, 2.3 * len(told)) if height]
+    figure.set_size_inches(max(2.4 * columns, 1.8 * (SENTENCES + 1) if told else 0), sum(heights))
+    parts = list(figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False).ravel())
+    if samples:
+        axes = parts.pop(0).subplots(rows, columns, squeeze=False).ravel()
+        for axis in axes:
+            axis.set_axis_off()
+        for axis, (image, heatmap, name) in zip(axes, samples):
+            _overlay(axis, image, decode_heatmap(heatmap, name), name)
+    if told:
+        _window_rows(parts[0], told)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
+
+
+def _overlay(axis: Any, image: bytes, values: np.ndarray | None, title: str) -> None:
+    """An image, its map (h, w) in [0, 1] over it, and a title taken as it stands ($ is no formula)."""
+    with Image.open(io.BytesIO(image)) as picture:
+        width, height = picture.size
+        picture.thumbnail((512, 512))
+        axis.imshow(picture.convert("RGB"), extent=(0, width, height, 0))
+    if values is not None:
+        axis.imshow(values, extent=(0, width, height, 0), cmap="inferno", alpha=0.55 * values ** 0.5, vmin=0, vmax=1)
+    axis.set_title(title, fontsize=7, parse_math=False)
+
+
+def _window_rows(figure: Any, told: Sequence[WindowExample]) -> None:
+    """A row a sample: the film, then at most SENTENCES overlays, each under its sentence and its seconds."""
+    grid = figure.subplots(len(told), SENTENCES + 1, squeeze=False)
+    for axis in grid.ravel():
+        axis.set_axis_off()
+    for axes, (image, windows, name) in zip(grid, told):
+        count = len(windows.sentences)
+        _overlay(axes[0], image, None, _short(name) + (f"\n({SENTENCES} of {count} sentences)" if count > SENTENCES else ""))
+        for axis, sentence, (start, end), values in zip(axes[1:], windows.sentences, windows.times, windows.heatmaps):
+            # each map by its own maximum, as training would take it
+            _overlay(axis, image, values / np.float32(values.max()), f"{_short(sentence)}\n{start:.1f} to {end:.1f} s")
+
+
+def _short(text: str) -> str:
+    """At most three lines that fit above a small picture."""
+    return "\n".join(textwrap.wrap(text, 26, max_lines=3, placeholder=" ..."))
 
 
 def processor_figure(image: np.ndarray, heatmap: np.ndarray, expert_image: np.ndarray, mixed: np.ndarray,

@@ -97,7 +97,12 @@ def _decode_csr(archive: np.lib.npyio.NpzFile, name: str) -> np.ndarray:
     missing = {"data", "indices", "indptr", "shape"} - set(archive.files)
     if missing:
         raise DataError(f"heatmap {name!r}: sparse, but without {sorted(missing)}; save it with scipy.sparse.save_npz.")
-    shape = tuple(int(side) for side in archive["shape"])
-    matrix = csr_matrix((archive["data"], archive["indices"], archive["indptr"]), shape=shape)
+    shape = tuple(int(side) for side in np.atleast_1d(archive["shape"]))
+    values, indices, indptr = (archive[key] for key in ("data", "indices", "indptr"))
+    if indices.dtype.kind not in "iu" or indptr.dtype.kind not in "iu":
+        raise DataError(f"heatmap {name!r}: indices of type {indices.dtype}, indptr of {indptr.dtype}; expected whole numbers.")
+    if values.dtype.kind in "biuf":  # SciPy knows no float16, and entries given twice would wrap in 8 bits
+        values = values.astype(np.float32)
+    matrix = csr_matrix((values, indices, indptr), shape=shape)
     matrix.check_format(full_check=True)  # ValueError for indices out of range or arrays that do not fit
     return matrix.toarray()

@@ -11,6 +11,14 @@ from importlib import import_module
 # name: (module, one line for --help)
 DATASETS = {
     "phantom": ("openclip_eclip.prepare.phantom", "synthetic chest films, reports and gaze; nothing to download"),
+    "chexpert": ("openclip_eclip.prepare.chexpert", "CheXpert: labelled images, chexpert-5x200"),
+    "mimic-cxr": ("openclip_eclip.prepare.mimic_cxr", "MIMIC-CXR: films with reports, official splits, mimic-5x200"),
+    "egd-cxr": ("openclip_eclip.prepare.egd_cxr", "EGD-CXR: films of MIMIC-CXR with one reader's gaze"),
+    "reflacx": ("openclip_eclip.prepare.reflacx", "REFLACX: films of MIMIC-CXR with five readers' gaze, ellipses or chest boxes"),
+    "rsna": ("openclip_eclip.prepare.rsna", "RSNA Pneumonia: DICOM or JPEG, boxes; rsna-gloria, rsna-balanced"),
+    "nih-cxr14": ("openclip_eclip.prepare.nih_cxr14", "NIH ChestX-ray14: labels, boxes; cxr-14x100 (two class lists), cxr8"),
+    "eclip-shards": ("openclip_eclip.prepare.eclip_shards", "the eCLIP authors' shards to ours, with their heatmaps"),
+    "open-i": ("openclip_eclip.prepare.open_i", "Open-I: reports; openi-5, retrieval, report generation"),
 }
 
 
@@ -29,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         sys.stdout.write(f"{module.run(args)}\n")
-    except ValueError as error:
+    except (ValueError, OSError) as error:  # bad input; a full disk or a folder that can not be read
         sys.stderr.write(f"error: {error}\n")
         return 2
     return 0

@@ -1,0 +1,157 @@
+"""Ids, image hashes and texts of tables, shards and prepared folders, for `overlap`."""
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from .csv_source import sniff_separator
+from .heatmap import DataError
+from .sample import read_image
+from .tar_source import index_shard
+
+# Names of columns, in the order they are looked for: prepared tables, MIMIC, NIH, RSNA, Kaggle's Open-I
+PATIENT = ("patient", "subject_id", "patient_id", "Patient ID", "patientId", "uid")
+STUDY = ("study", "study_id")
+IMAGE = ("filepath", "image", "Image Index", "filename", "Path")
+REPORT = ("title", "report", "caption", "findings", "text")
+PLACE = re.compile(r"(patient\d+)/(study\d+)/")  # CheXpert keeps both in the path
+LABEL_TEXT = re.compile(r"(findings: [a-z ,_]+|no findings?|no sign of [a-z ]+)\.?")  # made of labels by prepare: no reports
+
+
+@dataclass
+class Contents:
+    """Of each id, hash or text where it was first seen; image hashes (N, 8) bytes, thumbnails (N, 32, 32)."""
+
+    name: str
+    samples: int = 0
+    unread: int = 0  # images named in tables that are not there
+    patients: dict[str, str] = field(default_factory=dict)
+    studies: dict[str, str] = field(default_factory=dict)
+    image_hashes: dict[str, str] = field(default_factory=dict)
+    image_names: list[str] = field(default_factory=list)
+    reports: dict[str, str] = field(default_factory=dict)
+    report_patients: dict[str, set[str]] = field(default_factory=dict)
+    _hashes: list[np.ndarray] = field(default_factory=list)
+    _thumbnails: list[np.ndarray] = field(default_factory=list)
+
+    @property
+    def hashes(self) -> np.ndarray:
+        return np.array(self._hashes, dtype=np.uint8).reshape(-1, 8)
+
+    @property
+    def thumbnails(self) -> np.ndarray:
+        return np.array(self._thumbnails, dtype=np.uint8).reshape(-1, 32, 32)
+
+    def summary(self) -> str:
+        unread = f", {self.unread} images not found" if self.unread else ""
+        return (f"{self.name}: {self.samples} samples, {len(self.patients)} patients, {len(self.studies)} studies, "
+                f"{len(self.image_names)} images, {len(self.reports)} reports{unread}")
+
+    def add(self, where: str, columns: Mapping[str, object], text: str, image: bytes | None) -> None:
+        """One sample; `image` None: not asked for."""
+        self.samples += 1
+        patient, study = _ids(columns)
+        if patient:
+            self.patients.setdefault(patient, where)
+        if study:
+            self.studies.setdefault(f"{patient}/{study}" if study.startswith("study") else study, where)
+        words = normalise(text)
+        if words and not LABEL_TEXT.fullmatch(text.strip().lower()):
+            self.reports.setdefault(words, where)
+            self.report_patients.setdefault(words, set()).add(patient)
+        if image is not None:
+            fingerprint, thumbnail = perceptual_hash(read_image(image, where))
+            self.image_hashes.setdefault(hashlib.sha256(image).hexdigest(), where)
+            self.image_names.append(where)
+            self._hashes.append(fingerprint)
+            self._thumbnails.append(thumbnail)
+
+
+def perceptual_hash(image: Image.Image) -> tuple[np.ndarray, np.ndarray]:
+    """(8,) bytes: is each of 8 x 8 cells brighter than its left neighbour; and the (32, 32) thumbnail. Both of the grey image.
+
+    Brighter by 3 of 255 at least: black borders stay without bits whatever the compression makes of them.
+    """
+    grey = image.convert("L") if image.mode != "I;16" else Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    cells = np.asarray(grey.resize((9, 8), Image.Resampling.BOX), dtype=np.int16)
+    return np.packbits(cells[:, 1:] > cells[:, :-1] + 2), np.asarray(grey.resize((32, 32), Image.Resampling.BOX))
+
+
+def normalise(text: str) -> str:
+    """Words and numbers in lower case with single blanks: case, punctuation and line ends do not tell reports apart."""
+    return " ".join(re.findall(r"[^\W_]+", text.lower()))
+
+
+def read_sets(paths: Sequence[Path], images: bool, part: str) -> Contents:
+    """All of `paths` as one set. `part` of a folder: "train", "others" (not train) or "all". DataError: nothing there."""
+    contents = Contents(" and ".join(map(str, paths)) + (f" ({part})" if any(path.is_dir() for path in paths) else ""))
+    for path in [file for path in paths for file in (_files(path, part) if path.is_dir() else [path])]:
+        for where, columns, text, image in _shard(path, images) if path.suffix == ".tar" else _table(path, images):
+            if isinstance(image, Path):
+                contents.unread += not image.is_file()
+                image = image.read_bytes() if image.is_file() else None
+            contents.add(where, columns, text, image)
+    return contents
+
+
+def _files(folder: Path, part: str) -> list[Path]:
+    """Tables and shards of a prepared folder. A split's name ends at its number, or with `train`, as report-train."""
+    found = sorted([*folder.glob("*.csv"), *folder.glob("*.tsv"), *folder.glob("*.tar")])
+    train = [path for path in found if re.fullmatch(r"(.+-)?train(-\d+)?", path.stem)]
+    chosen = {"train": train, "others": [path for path in found if path not in train], "all": found}[part]
+    if not chosen:
+        raise DataError(f"{folder}: {part}: none of {[path.name for path in found]}; expected tables or shards as prepare writes "
+                        "them. Name a table or shards themselves.")
+    return chosen
+
+
+def _ids(columns: Mapping[str, object]) -> tuple[str, str]:
+    """(patient, study), "" where unknown. MIMIC's p10000032 and s50000001 stand for the numbers alone."""
+    patient, study = (_clean(next((columns[name] for name in names if columns.get(name) not in (None, "")), ""))
+                      for names in (PATIENT, STUDY))
+    place = PLACE.search(str(columns.get("Path", "")))
+    return patient or (place[1] if place else ""), study or (place[2] if place else "")
+
+
+def _clean(value: object) -> str:
+    """0012, 12.0 and p12 are one id: leading zeros and pandas' float form are accidents of the table."""
+    text = re.sub(r"^[ps](?=\d+$)", "", str(value).strip())
+    number = re.fullmatch(r"0*(\d+)(?:\.0)?", text)
+    return number[1] if number else text
+
+
+def _shard(path: Path, images: bool) -> Iterator[tuple[str, dict, str, bytes | None]]:
+    for entry in index_shard(path):
+        members = entry.read(*(name for name in ("txt", "json") if name in entry.members))
+        try:
+            columns = json.loads(members.get("json", b"{}"))
+            text = members.get("txt", b"").decode("utf-8")
+        except ValueError as error:
+            raise DataError(f"{entry.where}: txt or json unreadable ({error}).") from error
+        image = entry.read(entry.image_key)[entry.image_key] if images and entry.image_key else None
+        yield entry.where, columns, text, image
+
+
+def _table(path: Path, images: bool) -> Iterator[tuple[str, dict, str, Path | None]]:
+    """Rows of any table that has one of the known columns."""
+    try:
+        plain = path.suffix in (".csv", ".tsv")
+        frame = pd.read_csv(path, sep=sniff_separator(path) if plain else ",", dtype=str, keep_default_na=False,
+                            encoding="utf-8-sig", index_col=False)
+    except (OSError, EOFError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        raise DataError(f"{path}: not a readable table ({error}).") from error
+    image_column, text_column = (next((name for name in names if name in frame), None) for names in (IMAGE, REPORT))
+    if image_column is None and not set(frame) & {*PATIENT, *STUDY}:
+        raise DataError(f"{path}: columns {list(frame.columns)}; expected one of {', '.join((*PATIENT, *STUDY, *IMAGE))}.")
+    for i, row in enumerate(frame.to_dict("records")):
+        image = path.parent / row[image_column] if images and image_column and row[image_column] else None
+        yield f"{path}, row {i + 1}", row, row[text_column] if text_column else "", image

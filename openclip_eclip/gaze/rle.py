@@ -1,0 +1,79 @@
+"""Run-length encoded masks: SIIM-ACR, Kaggle's usual form and COCO."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from .errors import GazeError
+
+KINDS = ("siim", "kaggle", "coco")
+
+
+def decode_rle(code: str | Sequence[int], image_size: tuple[int, int], kind: str, *, row_major: bool = False) -> np.ndarray:
+    """Decode one mask, bool (height, width).
+
+    Args:
+        code: "siim": "gap length gap length ...", each gap counted from the end of the run before (SIIM-ACR Pneumothorax);
+            "kaggle": "start length ...", starts counted from 1; both give "-1" or "" for nothing.
+            "coco": the `counts` of {"size": [h, w], "counts": ...}, a list (lengths of 0s, 1s, 0s, ...) or the packed string.
+        image_size: (height, width).
+        kind: "siim", "kaggle" or "coco"; the first two look alike, so it is never guessed.
+        row_major: runs go along rows. By default down the columns, as all three sources have it.
+
+    Raises:
+        GazeError: unknown kind, no integers, an odd number of them, or runs outside the image.
+    """
+    if kind not in KINDS:
+        raise GazeError(f"rle: kind {kind!r}; expected one of {', '.join(KINDS)}.")
+    height, width = image_size
+    numbers = _unpack_coco(code) if kind == "coco" and isinstance(code, str) else _integers(code)
+    if kind == "coco":
+        numbers = np.append(numbers, 0) if len(numbers) % 2 else numbers
+        if numbers.sum() != height * width:
+            raise GazeError(f"rle: coco counts add up to {numbers.sum()}; expected {height} x {width} = {height * width}. "
+                            "Give the size that stands beside the counts.")
+        gaps, lengths = numbers[0::2], numbers[1::2]
+    else:
+        if numbers.tolist() in ([], [-1]):
+            return np.zeros((height, width), dtype=bool)
+        if len(numbers) % 2:
+            raise GazeError(f"rle: {len(numbers)} numbers; expected pairs of start and length. The string may have been cut off.")
+        gaps, lengths = numbers[0::2], numbers[1::2]
+    starts = gaps - 1 if kind == "kaggle" else np.cumsum(gaps) + np.cumsum(lengths) - lengths
+    if (lengths < 0).any() or (starts < 0).any() or (starts + lengths > height * width).any():
+        raise GazeError(f"rle: a run outside an image of {height} x {width} (height x width); expected all within its "
+                        f"{height * width} pixels. Check size and kind={kind!r}: SIIM-ACR is relative, most of Kaggle absolute.")
+    # +1 where a run begins and -1 behind its end: the running sum is above 0 inside, also where runs overlap
+    steps = np.bincount(starts, minlength=height * width + 1) - np.bincount(starts + lengths, minlength=height * width + 1)
+    inside = np.cumsum(steps)[:-1] > 0
+    return inside.reshape(height, width) if row_major else inside.reshape(width, height).T
+
+
+def _integers(code: str | Sequence[int]) -> np.ndarray:
+    try:
+        return np.array(code.split() if isinstance(code, str) else list(code), dtype=np.int64)
+    except ValueError as error:
+        raise GazeError(f"rle: {error}; expected integers.") from error
+
+
+def _unpack_coco(code: str) -> np.ndarray:
+    """COCO's packed counts: groups of 5 bits from chr(48) on, lowest first; bit 6 says "more", the last bit 5 is the sign.
+
+    From the fourth count on, differences to the count two before are stored.
+    """
+    counts: list[int] = []
+    value = shift = 0
+    for character in code:
+        bits = ord(character) - 48
+        if not 0 <= bits < 64:
+            raise GazeError(f"rle: character {character!r} in packed coco counts; expected chr(48) to chr(111).")
+        value |= (bits & 0x1F) << shift
+        shift += 5
+        if not bits & 0x20:
+            value -= (1 << shift) if bits & 0x10 else 0
+            counts.append(value + (counts[-2] if len(counts) > 2 else 0))
+            value = shift = 0
+    if shift:
+        raise GazeError("rle: packed coco counts end within a number; the string may have been cut off.")
+    return np.array(counts, dtype=np.int64)

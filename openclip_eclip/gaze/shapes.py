@@ -1,0 +1,164 @@
+"""Annotations that are no gaze: points, boxes, ellipses, polygons and masks, all in pixels of the original image."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from .errors import GazeError, as_rows, sieve
+
+# Certainty 0-5 of REFLACX as a probability: the middle of "< 10 %", "about 25 %", ..., "> 90 %"
+CERTAINTY = np.array([0.0, 0.05, 0.25, 0.5, 0.75, 0.95])
+
+
+def _weights(kind: str, weight: ArrayLike | None, count: int) -> np.ndarray:
+    return np.ones(count) if weight is None else as_rows(f"{kind}: weight", weight, (count,))
+
+
+def _no_weight(weight: np.ndarray) -> np.ndarray:
+    return ~(np.isfinite(weight) & (weight > 0))
+
+
+def _usable_rectangles(xyxy: np.ndarray, weight: np.ndarray, image_size: tuple[int, int]) -> tuple[np.ndarray, dict[str, int]]:
+    height, width = image_size
+    left, top, right, bottom = xyxy.T
+    return sieve({
+        "no position": ~np.isfinite(xyxy).all(axis=1),
+        "empty": ~((right > left) & (bottom > top)),
+        "off image": ~((left < width) & (top < height) & (right > 0) & (bottom > 0)),
+        "no weight": _no_weight(weight),
+    }, len(xyxy))
+
+
+@dataclass(frozen=True, eq=False)
+class Points:
+    """N clicks; drawn as Gaussians, like fixations."""
+
+    x: np.ndarray  # (N,)
+    y: np.ndarray  # (N,)
+    weight: np.ndarray | None = None  # (N,), 1 by default
+
+    def __post_init__(self) -> None:
+        count = len(np.atleast_1d(np.asarray(self.x)))
+        for name in ("x", "y"):
+            object.__setattr__(self, name, as_rows(f"points: {name}", getattr(self, name), (count,)))
+        object.__setattr__(self, "weight", _weights("points", self.weight, count))
+
+    def usable(self, image_size: tuple[int, int]) -> tuple[Points, dict[str, int]]:
+        """The points on the image with a positive weight, and a count of the others by reason."""
+        rows, dropped = sieve({
+            "no position": ~(np.isfinite(self.x) & np.isfinite(self.y)),
+            "off image": ~((self.x >= 0) & (self.x < image_size[1]) & (self.y >= 0) & (self.y < image_size[0])),
+            "no weight": _no_weight(self.weight),
+        }, len(self.x))
+        return Points(self.x[rows], self.y[rows], self.weight[rows]), dropped
+
+
+@dataclass(frozen=True, eq=False)
+class Boxes:
+    """N boxes xmin, ymin, xmax, ymax, max exclusive. EGD-CXR's table has the order x1, x2, y1, y2: reorder it."""
+
+    xyxy: np.ndarray  # (N, 4)
+    weight: np.ndarray | None = None  # (N,), 1 by default
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "xyxy", as_rows("boxes", self.xyxy, (None, 4)))
+        object.__setattr__(self, "weight", _weights("boxes", self.weight, len(self.xyxy)))
+
+    @classmethod
+    def from_xywh(cls, xywh: ArrayLike, weight: ArrayLike | None = None) -> Boxes:
+        """Boxes (N, 4) as x, y, width, height (RSNA, COCO)."""
+        rows = as_rows("boxes", xywh, (None, 4))
+        return cls(np.concatenate([rows[:, :2], rows[:, :2] + rows[:, 2:]], axis=1), weight)
+
+    def usable(self, image_size: tuple[int, int]) -> tuple[Boxes, dict[str, int]]:
+        """The boxes with an area on the image and a positive weight, and a count of the others by reason."""
+        rows, dropped = _usable_rectangles(self.xyxy, self.weight, image_size)
+        return Boxes(self.xyxy[rows], self.weight[rows]), dropped
+
+
+@dataclass(frozen=True, eq=False)
+class Ellipses:
+    """N axis-aligned ellipses by the rectangle around them; their weight is the probability that the certainty stands for."""
+
+    xyxy: np.ndarray  # (N, 4) xmin, ymin, xmax, ymax
+    certainty: np.ndarray | None = None  # (N,) 0-5 as in REFLACX; without it every ellipse weighs 1
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "xyxy", as_rows("ellipses", self.xyxy, (None, 4)))
+        if self.certainty is not None:
+            object.__setattr__(self, "certainty", as_rows("ellipses: certainty", self.certainty, (len(self.xyxy),)))
+
+    @property
+    def weight(self) -> np.ndarray:
+        """(N,) .05, .25, .5, .75, .95 for certainty 1-5, 0 for anything else."""
+        if self.certainty is None:
+            return np.ones(len(self.xyxy))
+        known = np.isin(self.certainty, np.arange(len(CERTAINTY)))
+        return CERTAINTY[np.where(known, self.certainty, 0).astype(int)]
+
+    def usable(self, image_size: tuple[int, int]) -> tuple[Ellipses, dict[str, int]]:
+        """The ellipses with an area on the image and a certainty of 1-5, and a count of the others by reason."""
+        rows, dropped = _usable_rectangles(self.xyxy, self.weight, image_size)
+        return Ellipses(self.xyxy[rows], None if self.certainty is None else self.certainty[rows]), dropped
+
+
+@dataclass(frozen=True, eq=False)
+class Polygons:
+    """Closed outlines, each (K, 2) of x, y, K >= 3; inside is where the winding number is not 0."""
+
+    outlines: Sequence[np.ndarray]
+    weight: np.ndarray | None = None  # (N,), 1 by default
+
+    def __post_init__(self) -> None:
+        outlines = tuple(as_rows("polygons: outline", line, (None, 2)) for line in self.outlines)
+        object.__setattr__(self, "outlines", outlines)
+        object.__setattr__(self, "weight", _weights("polygons", self.weight, len(self.outlines)))
+
+    def usable(self, image_size: tuple[int, int]) -> tuple[Polygons, dict[str, int]]:
+        """The outlines that touch the image with at least 3 points, and a count of the others by reason."""
+        finite = np.array([len(line) > 0 and bool(np.isfinite(line).all()) for line in self.outlines], dtype=bool)
+        boxes = np.array([[*line.min(axis=0), *line.max(axis=0)] if ok else [np.nan] * 4
+                          for ok, line in zip(finite, self.outlines)]).reshape(-1, 4)
+        rows, dropped = _usable_rectangles(boxes, self.weight, image_size)
+        few = [int(i) for i in rows if len(self.outlines[i]) < 3]
+        if few:
+            dropped["fewer than 3 points"] = len(few)
+            rows = np.setdiff1d(rows, few)
+        return Polygons([self.outlines[i] for i in rows], self.weight[rows]), dropped
+
+
+@dataclass(frozen=True, eq=False)
+class Mask:
+    """One mask of the image's size: integers and bools are inside where not 0, floats are weights.
+
+    Raises:
+        GazeError: not two-dimensional, not real numbers, negative, or not finite.
+    """
+
+    values: np.ndarray  # (H, W)
+
+    def __post_init__(self) -> None:
+        values = np.asarray(self.values)
+        if values.ndim != 2 or values.dtype.kind not in "biuf":
+            raise GazeError(f"mask: shape {values.shape} of {values.dtype}; expected (height, width) of numbers. Decode an RLE "
+                            "with decode_rle; take one channel of a colour picture.")
+        if values.dtype.kind != "f":
+            values = values != 0
+        elif not (np.isfinite(values).all() and (values >= 0).all()):
+            raise GazeError("mask: negative, infinite or NaN values; expected weights of at least 0. Threshold it first.")
+        object.__setattr__(self, "values", values)
+
+    def usable(self, image_size: tuple[int, int]) -> tuple[Mask | None, dict[str, int]]:
+        """The mask, or None and {"empty": 1} if it is zero everywhere.
+
+        Raises:
+            GazeError: the mask's size is not the image's.
+        """
+        if self.values.shape != tuple(image_size):
+            swapped = self.values.shape == tuple(image_size)[::-1]
+            hint = "It fits transposed: PIL has (width, height)." if swapped else "Resize neither before rendering."
+            raise GazeError(f"mask: {self.values.shape} (height, width), image {tuple(image_size)}; expected the same. {hint}")
+        return (self, {}) if self.values.any() else (None, {"empty": 1})

@@ -1,0 +1,214 @@
+"""Writes a plan in chunks: each chunk whole or not at all, by any number of processes and jobs, in any order.
+
+A chunk is `shard_size` samples of one split in the plan's order. Its record `.chunks/SPLIT-000000.json` is written last,
+so what has a record is complete and a run that was killed goes on with the others. Parts share OUT; whoever finds all
+records there puts the tables together, so parts together equal the whole run byte for byte.
+"""
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import os
+import tarfile
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from ..config import UserError
+from ..version import __version__
+from .images import ImageError
+from .options import Options
+from .plan import Item, Plan
+from .sample import Written, write_sample
+
+
+class Chunk(NamedTuple):
+    split: str
+    number: int
+    items: list[Item]
+    labelled: bool  # an evaluation set: always a table of files
+
+    @property
+    def name(self) -> str:
+        return f"{self.split}-{self.number:06d}"
+
+
+def write_plan(plan: Plan, options: Options, parameters: dict[str, Any]) -> str:
+    """Write this part of the plan; the summary line.
+
+    `parameters`: everything the result depends on beside the tables. UserError if OUT was begun with others.
+    """
+    begin(plan, options, parameters)
+    chunks = list(_chunks(plan, options))
+    records = options.out / ".chunks"
+    mine = [chunk for i, chunk in enumerate(chunks) if i % options.part[1] == options.part[0]]
+    todo = [chunk for chunk in mine if not (records / f"{chunk.name}.json").exists()]
+    with ProcessPoolExecutor(options.workers) as pool, tqdm(total=sum(len(chunk.items) for chunk in todo), unit="image",
+                                                           desc=plan.name, disable=None) as bar:
+        futures = {pool.submit(write_chunk, chunk, options): chunk for chunk in todo}
+        try:
+            for future in as_completed(futures):
+                future.result()
+                bar.update(len(futures[future].items))
+        finally:  # after an error, chunks that have not begun need not be
+            pool.shutdown(cancel_futures=True)
+    missing = [chunk.name for chunk in chunks if not (records / f"{chunk.name}.json").exists()]
+    if missing:
+        return f"{plan.name}: part {options.part[0]} of {options.part[1]} done; {len(missing)} of {len(chunks)} chunks wait for others"
+    return finish(plan, options, chunks)
+
+
+def begin(plan: Plan, options: Options, parameters: dict[str, Any]) -> None:
+    """Make OUT, or make sure that it was begun with the same tables, package and settings."""
+    settings = {"data_set": plan.name, "version": __version__, "size": options.size, "quality": options.quality,
+                "format": options.format, "limit": options.limit, "shard_size": options.shard_size, **parameters,
+                "tables": {path.name: sha256(path) for path in plan.tables}}
+    path = options.out / ".chunks" / "settings.json"
+    settings = json.loads(json.dumps(settings, default=str))
+    if path.exists():
+        begun = json.loads(path.read_text(encoding="utf-8"))
+        different = sorted(key for key in {*begun, *settings} if begun.get(key) != settings.get(key))
+        if different:
+            raise UserError(f"{options.out} was begun with other settings ({', '.join(different)}); expected the same to go on. "
+                            "Name another folder, or remove it.")
+        return
+    if options.out.exists() and any(entry.name != ".chunks" for entry in options.out.iterdir()):
+        raise UserError(f"{options.out} holds files of something else; expected an absent or empty folder. Name another one.")
+    write_whole(path, json.dumps(settings, indent=2).encode())
+
+
+def _chunks(plan: Plan, options: Options) -> Iterator[Chunk]:
+    sets = [(name, items, False) for name, items in plan.splits.items()]
+    sets += [(name, found.items, True) for name, found in plan.evaluation.items()]
+    for name, items, labelled in sets:
+        items = items[:options.limit]
+        for number, first in enumerate(range(0, len(items), options.shard_size)):
+            yield Chunk(name, number, items[first:first + options.shard_size], labelled)
+
+
+def write_chunk(chunk: Chunk, options: Options) -> None:
+    """All samples of a chunk: one shard, or files and rows; the record last."""
+    as_shard = options.format == "webdataset" and not chunk.labelled
+    rows, skipped, buffer = [], {}, io.BytesIO()
+    archive = tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) if as_shard else None
+    for item in chunk.items:
+        try:
+            written = write_sample(item, options)
+        except FileNotFoundError as error:
+            skipped[item.key] = f"no such file: {error.filename}"
+            continue
+        except ImageError as error:
+            if not options.skip_bad:
+                raise
+            skipped[item.key] = str(error)
+            continue
+        if archive is not None:
+            _add_to_shard(archive, item, written)
+        else:
+            rows.append(_write_files(options.out, item, written, chunk.labelled))
+    if archive is not None:
+        archive.close()
+        write_whole(options.out / f"{chunk.name}.tar", buffer.getvalue())
+    record = {"samples": len(chunk.items) - len(skipped), "skipped": skipped, "rows": rows}
+    write_whole(options.out / ".chunks" / f"{chunk.name}.json", json.dumps(record).encode())
+
+
+def _add_to_shard(archive: tarfile.TarFile, item: Item, written: Written) -> None:
+    members = {"jpg": written.image, "txt": item.text.encode()}
+    if written.heatmap is not None:
+        members["heatmap.png"] = written.heatmap
+    if item.columns:
+        members["json"] = json.dumps(item.columns).encode()
+    if written.windows is not None:
+        members["windows.json"], members["windows.npz"] = written.windows
+    add_members(archive, item.key, members)
+
+
+def add_members(archive: tarfile.TarFile, key: str, members: dict[str, bytes]) -> None:
+    """One sample of a shard, {extension: content}."""
+    for extension, content in members.items():
+        info = tarfile.TarInfo(f"{key}.{extension}")  # mtime 0, no owner: the same bytes every time
+        info.size = len(content)
+        archive.addfile(info, io.BytesIO(content))
+
+
+def _write_files(out: Path, item: Item, written: Written, labelled: bool) -> dict[str, Any]:
+    """Files of one sample and its row, paths relative to the table."""
+    row: dict[str, Any] = {"filepath": f"images/{item.key}.jpg", "title": item.text}
+    files = {row["filepath"]: written.image}
+    if not labelled:
+        row["heatmap"] = "" if written.heatmap is None else f"heatmaps/{item.key}.png"
+        if written.heatmap is not None:
+            files[row["heatmap"]] = written.heatmap
+    if written.windows is not None:
+        row["windows"] = f"windows/{item.key}.windows.json"
+        files[row["windows"]], files[f"windows/{item.key}.windows.npz"] = written.windows
+    for name, content in files.items():
+        write_whole(out / name, content)
+    return {**row, **item.columns}
+
+
+def finish(plan: Plan, options: Options, chunks: list[Chunk]) -> str:
+    """Tables, sizes.json, recipes of the evaluation sets and the manifest, from the records of all chunks."""
+    records = {chunk: json.loads((options.out / ".chunks" / f"{chunk.name}.json").read_text(encoding="utf-8"))
+               for chunk in map(lambda c: c._replace(items=()), chunks)}
+    left_out = Counter(plan.left_out)
+    skipped = {key: reason for record in records.values() for key, reason in record["skipped"].items()}
+    sizes, summary = {}, []
+    for split in dict.fromkeys(chunk.split for chunk in records):
+        own = {chunk: record for chunk, record in records.items() if chunk.split == split}
+        samples = sum(record["samples"] for record in own.values())
+        summary.append(f"{split} {samples}")
+        rows = [row for record in own.values() for row in record["rows"]]
+        if rows:
+            write_table(options.out / f"{split}.csv", rows)
+        else:
+            sizes.update({f"{chunk.name}.tar": record["samples"] for chunk, record in own.items()})
+    if sizes:
+        write_whole(options.out / "sizes.json", json.dumps(sizes, indent=2).encode())
+    for name, found in plan.evaluation.items():
+        keys = [item.key for item in found.items[:options.limit] if item.key not in skipped]
+        recipe = {"set": name, "rule": found.rule, "seed": found.seed, "classes": found.classes, "images": keys,
+                  "sha256_of_images": hashlib.sha256("\n".join(keys).encode()).hexdigest()}
+        write_whole(options.out / f"{name}.recipe.json", json.dumps(recipe, indent=2).encode())
+    settings = json.loads((options.out / ".chunks" / "settings.json").read_text(encoding="utf-8"))
+    manifest = {**settings, "numpy": np.__version__, "facts": plan.facts, "left_out": dict(left_out), "examples": plan.examples,
+                "skipped": skipped}
+    write_whole(options.out / "manifest.json", json.dumps(manifest, indent=2, default=str).encode())
+    missing = f"; {len(skipped)} images could not be read, see manifest.json" if skipped else ""
+    return f"{plan.name}: {', '.join(summary)} ({options.format}) in {options.out}{missing}"
+
+
+def write_table(path: Path, rows: list[dict[str, Any]]) -> None:
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    text = io.StringIO()
+    table = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    table.writeheader()
+    table.writerows(rows)
+    write_whole(path, text.getvalue().encode())
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """All of the file or nothing: a full disk or a kill leaves no half-written one under its name."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        partial.write_bytes(content)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,217 @@
+"""The authors' shards in miniature: members, manifests, sparse maps and their faults, shards whole or not at all."""
+from __future__ import annotations
+
+import io
+import json
+import re
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import write_shard
+from openclip_eclip.data.check import check_entries
+from openclip_eclip.data.tar_source import index_shard
+from openclip_eclip.prepare.__main__ import main
+from PIL import Image
+from scipy.sparse import csr_matrix
+
+SIZE = (40, 30)  # height, width
+NPZ = "heatmap_0.npz"
+
+
+def picture(seed: int = 0, form: str = "JPEG") -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, SIZE, dtype=np.uint8)).save(stream, form)
+    return stream.getvalue()
+
+
+def csr(values: np.ndarray, **changes: object) -> bytes:
+    """As scipy.sparse.save_npz writes it, with arrays replaced by `changes`."""
+    matrix, stream = csr_matrix(values), io.BytesIO()
+    arrays = {"shape": np.array(matrix.shape), "indices": matrix.indices, "indptr": matrix.indptr, "data": matrix.data}
+    np.savez(stream, **{**arrays, **changes, "format": b"csr"})
+    return stream.getvalue()
+
+
+def spot(row: int, column: int, peak: float = 0.5) -> np.ndarray:
+    values = np.zeros(SIZE)
+    values[row:row + 8, column:column + 8] = peak
+    return values
+
+
+def expert(key: str, maps: dict[str, bytes], manifest: object = None, snippets: tuple[str, ...] = ()) -> dict[str, bytes]:
+    """Members of one expert sample; the manifest names `maps` and `snippets` in order."""
+    texts = {f"snippet_{i}.txt": text.encode() for i, text in enumerate(snippets)}
+    entries = [{"heatmap": name, "snippet": f"snippet_{i}.txt"} if i < len(snippets) else {"heatmap": name} for i, name in enumerate(maps)]
+    members = {"img.jpg": picture(), "report.txt": b"A nodule.", "manifest.json": json.dumps(entries if manifest is None else manifest).encode()}
+    return {f"{key}.{name}": content for name, content in {**members, **maps, **texts}.items()}
+
+
+def pair(key: str, seed: int = 0, form: str = "JPEG") -> dict[str, bytes]:
+    return {f"{key}.frontal_img": picture(seed, form), f"{key}.report": f"Report {key}, 5 µm.".encode()}
+
+
+def write(folder: Path, name: str, members: dict[str, bytes]) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return write_shard(folder / name, members)
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    write(tmp_path / "src" / "train", "a.tar", {**pair("k1"), **pair("k2", 2, "PNG")})
+    write(tmp_path / "src" / "train", "b.tar", pair("k3", 3))
+    write(tmp_path / "src" / "val", "a.tar", pair("k4", 4))
+    return tmp_path / "src"
+
+
+def prepare(tmp_path: Path, *flags: object, out: str = "out") -> int:
+    return main(["eclip-shards", str(tmp_path / "src"), str(tmp_path / out), *map(str, flags)])
+
+
+def members(shard: Path) -> dict[str, bytes]:
+    with tarfile.open(shard) as archive:
+        return {member.name: archive.extractfile(member).read() for member in archive}
+
+
+def read_map(content: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(content)))
+
+
+def test_pairs_become_our_shards(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert prepare(tmp_path, "--size", 20) == 0 and "train 3, val 1" in capsys.readouterr().out
+    out = tmp_path / "out"
+    assert json.loads((out / "sizes.json").read_text()) == {"train-000000.tar": 2, "train-000001.tar": 1, "val-000000.tar": 1}
+    found = members(out / "train-000000.tar")
+    assert list(found) == ["k1.jpg", "k1.txt", "k2.jpg", "k2.txt"] and found["k2.txt"].decode() == "Report k2, 5 µm."
+    assert Image.open(io.BytesIO(found["k2.jpg"])).format == "JPEG" and Image.open(io.BytesIO(found["k2.jpg"])).size == (20, 27)
+    assert prepare(tmp_path, "--size", "original", out="b") == 0
+    found = members(tmp_path / "b" / "train-000000.tar")
+    assert found["k1.jpg"] == picture() and Image.open(io.BytesIO(found["k2.jpg"])).size == SIZE[::-1]
+
+
+def test_heatmaps_are_the_mean_of_all_or_the_first(source: Path, tmp_path: Path) -> None:
+    """Maps of [0, 1] and [0, 255] weigh the same; the authors' reader would make the first all zero."""
+    maps = {NPZ: csr(spot(0, 0)), "heatmap_1.json": json.dumps({k: v.tolist() for k, v in np.load(io.BytesIO(
+        csr(spot(20, 16, 255).astype(np.uint8)))).items() if k != "format"}).encode(),
+            "2.npz": csr(spot(20, 16), data=np.full(64, 9, np.float16))}
+    write(tmp_path / "expert", "x.tar", expert("e1", maps, snippets=("Nodule here.", "There too.")))
+    for how, low in (("mean", 128), ("first", 255)):
+        assert prepare(tmp_path, "--expert", tmp_path / "expert", "--heatmaps", how, "--size", "original", out=how) == 0
+        shard = tmp_path / how / "expert-000000.tar"
+        found = members(shard)
+        drawn = read_map(found["e1.heatmap.png"])
+        assert drawn.shape == SIZE and drawn[4, 4] == low and drawn[24, 20] == (255 if how == "mean" else 0) and drawn[15, 4] == 0
+        assert json.loads(found["e1.json"]) == {"snippets": ["Nodule here.", "There too."]} and found["e1.txt"] == b"A nodule."
+        assert not check_entries(index_shard(shard), decode_images=True).faults
+    assert prepare(tmp_path, "--expert", tmp_path / "expert", "--size", 20, out="small") == 0
+    small = members(tmp_path / "small" / "expert-000000.tar")
+    assert Image.open(io.BytesIO(small["e1.jpg"])).size == read_map(small["e1.heatmap.png"]).shape[::-1] == (20, 27)
+
+
+def test_without_a_manifest_or_its_heatmap_samples_stay_as_plain_pairs(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    lone = {name: content for name, content in expert("e3", {}).items() if "manifest" not in name}
+    write(tmp_path / "expert", "x.tar", {**expert("e1", {}, [{"heatmap": NPZ}]), **expert("e2", {}, []), **lone,
+                                         **expert("e4", {NPZ: csr(spot(0, 0))}, [{"heatmap": NPZ, "snippet": "gone.txt"}])})
+    assert prepare(tmp_path, "--expert", tmp_path / "expert") == 0
+    assert "expert 4" in capsys.readouterr().out
+    found = members(tmp_path / "out" / "expert-000000.tar")
+    assert [name for name in found if "heatmap" in name] == ["e4.heatmap.png"] and {f"e{i}.txt" for i in (1, 2, 3, 4)} <= set(found)
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest["left_out"] == {"not annotated: a heatmap named by the manifest is missing": 1, "a snippet is missing": 1,
+                                    "not annotated: no or an empty manifest": 2}
+    assert "x.tar, e1" in manifest["examples"]["not annotated: a heatmap named by the manifest is missing"][0]
+
+
+GOOD = csr(spot(0, 0))
+BAD_MAPS = {
+    "indices-out-of-range": (csr(spot(0, 0), indices=np.full(64, 30)), "indices must be < 30"),
+    "fractional-indices": (csr(spot(0, 0), indices=np.full(64, 1.5)), "indices of type float64"),
+    "indptr-length": (csr(spot(0, 0), indptr=np.arange(3)), "index pointer size"),
+    "lengths-differ": (csr(spot(0, 0), data=np.ones(63)), "same size"),
+    "three-dimensions": (csr(spot(0, 0), shape=np.array([40, 30, 1])), "shape must have length"),
+    "no-dimension": (csr(spot(0, 0), shape=np.array(40)), "shape must have length"),
+    "transposed": (csr(spot(0, 0).T), "fits transposed"),
+    "half-size": (csr(spot(0, 0)[::2, ::2]), "20 x 15 .* --resized-heatmaps"),
+    "nan": (csr(spot(0, 0), data=np.full(64, np.nan)), "NaN"), "negative": (csr(-spot(0, 0)), "no negative"),
+    "all-zero": (csr(np.zeros(SIZE)), "all zero"),
+    "object-array": (csr(spot(0, 0), data=np.array([{}] * 64)), "pickles"),
+    "pickle": (b"\x80\x04K\x01.", "Pickles are refused"), "cut-off": (GOOD[:200], "unreadable"),
+    "json": (b'{"shape": [40, 30]}', "KeyError 'indices'"),
+    "json-objects": (b'{"shape": [1, 1], "indices": [0], "indptr": [0, 1], "data": [{}]}', "TypeError"),
+}
+
+
+@pytest.mark.parametrize("content,message", BAD_MAPS.values(), ids=BAD_MAPS)
+def test_faulty_heatmaps_are_refused_by_shard_and_key(content: bytes, message: str, source: Path, tmp_path: Path,
+                                                      capsys: pytest.CaptureFixture) -> None:
+    write(tmp_path / "expert", "x.tar", {**expert("e1", {NPZ: GOOD}), **expert("e2", {NPZ: content})})
+    assert prepare(tmp_path, "--expert", tmp_path / "expert") == 2
+    assert re.search(rf"x\.tar, e2\.heatmap_0\.npz.*{message}", capsys.readouterr().err)
+    assert not (tmp_path / "out" / "expert-000000.tar").exists() and (tmp_path / "out" / "train-000000.tar").exists()
+    assert prepare(tmp_path, "--expert", tmp_path / "expert", "--on-bad-sample", "skip") == 0
+    assert json.loads((tmp_path / "out" / "sizes.json").read_text())["expert-000000.tar"] == 1
+    assert list(json.loads((tmp_path / "out" / "manifest.json").read_text())["skipped"]) == [f"{tmp_path / 'expert' / 'x.tar'}, e2"]
+
+
+def test_declared_resized_maps_are_taken(source: Path, tmp_path: Path) -> None:
+    write(tmp_path / "expert", "x.tar", expert("e1", {NPZ: csr(spot(20, 16)[::2, ::2])}))
+    assert prepare(tmp_path, "--expert", tmp_path / "expert", "--resized-heatmaps", "--size", "original") == 0
+    drawn = read_map(members(tmp_path / "out" / "expert-000000.tar")["e1.heatmap.png"])
+    assert drawn.shape == SIZE and drawn[24, 20] == 255 and drawn[10, 20] == drawn[24, 6] == 0
+
+
+BROKEN = {
+    "expert-in-train": (lambda path: write_shard(path, expert("e1", {NPZ: GOOD})), r"b\.tar, e1: members .*without frontal_img and report"),
+    "no-image": (lambda path: write_shard(path, {**pair("k1"), "k1.frontal_img": b"none"}), r"b\.tar, k1\.frontal_img: unreadable"),
+    "empty-report": (lambda path: write_shard(path, {**pair("k1"), "k1.report": b" "}), r"k1\.report: empty"),
+    "latin-1": (lambda path: write_shard(path, {**pair("k1"), "k1.report": b"5 \xb5m"}), r"k1\.report: not UTF-8"),
+    "scattered": (lambda path: write_shard(path, {**pair("k1"), **pair("k2"), "k1.other": b""}), "k1: its members stand in two places"),
+    "cut-in-member": (lambda path: path.write_bytes(path.read_bytes()[:1000]), r"b\.tar: not a whole tar"),
+    "cut-in-header": (lambda path: path.write_bytes(path.read_bytes()[:header(path) + 100]), r"b\.tar: not a whole tar"),
+    "damaged-header": (lambda path: path.write_bytes(path.read_bytes()[:header(path)] + b"x" * 512 + bytes(1024)), r"b\.tar: not a whole tar"),
+    "no-samples": (lambda path: write_shard(path, {}), r"b\.tar: no samples"),
+}
+
+
+def header(path: Path) -> int:
+    """Where the second member begins."""
+    with tarfile.open(path) as archive:
+        return archive.getmembers()[1].offset
+
+
+@pytest.mark.parametrize("change,message", BROKEN.values(), ids=BROKEN)
+def test_faulty_shards_are_refused(change, message: str, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    change(source / "train" / "b.tar")
+    assert prepare(tmp_path) == 2
+    assert re.search(message, capsys.readouterr().err)
+    assert (tmp_path / "out" / "train-000000.tar").exists() and not (tmp_path / "out" / "train-000001.tar").exists()
+
+
+@pytest.mark.parametrize("manifest", [{"heatmap": NPZ}, ["heatmap_0.npz"], [{"heatmap": 1}], [{"snippet": "s.txt"}]], ids=str)
+def test_manifests_of_another_form_are_refused(manifest: object, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    write(tmp_path / "expert", "x.tar", expert("e1", {NPZ: GOOD}, manifest))
+    assert prepare(tmp_path, "--expert", tmp_path / "expert") == 2
+    assert "x.tar, e1.manifest.json: " in capsys.readouterr().err
+
+
+def test_parts_equal_the_whole_and_repeated_runs_keep_shards(source: Path, tmp_path: Path) -> None:
+    assert prepare(tmp_path, out="whole") == 0
+    for part in ("1/2", "0/2"):
+        assert prepare(tmp_path, "--part", part) == 0
+    contents = [{str(path.relative_to(tmp_path / out)): path.read_bytes() for path in (tmp_path / out).rglob("*") if path.is_file()}
+                for out in ("whole", "out")]
+    assert contents[0] == contents[1]
+    kept, lost = tmp_path / "out" / "train-000000.tar", tmp_path / "out" / "train-000001.tar"
+    before = kept.stat().st_mtime_ns, kept.stat().st_ino
+    lost.unlink()
+    assert prepare(tmp_path) == 0 and lost.exists() and (kept.stat().st_mtime_ns, kept.stat().st_ino) == before
+
+
+def test_other_settings_sources_and_wrong_folders_are_refused(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert prepare(tmp_path) == 0
+    assert prepare(tmp_path, "--heatmaps", "first") == 2 and "other settings (heatmaps)" in capsys.readouterr().err
+    write_shard(source / "train" / "b.tar", {**pair("k3"), **{f"k3.{i}": b"" for i in range(20)}})  # sizes tell: 10 KiB blocks
+    assert prepare(tmp_path) == 2 and "other settings (shards)" in capsys.readouterr().err
+    assert prepare(tmp_path, "--expert", tmp_path / "none", out="b") == 2 and "no *.tar there" in capsys.readouterr().err
+    assert main(["eclip-shards", str(tmp_path), str(tmp_path / "b")]) == 2 and "neither train/*.tar nor val/*.tar" in capsys.readouterr().err
