@@ -13,6 +13,8 @@ import pytest
 from mimic_trees import HEIGHT, PHASE_LABELS, WIDTH, dicom, film, write_crlf, write_mimic, write_reflacx
 from openclip_eclip.data.check import main as check
 from openclip_eclip.prepare.__main__ import main
+from openclip_eclip.prepare.plan import Plan
+from openclip_eclip.prepare.reflacx_files import Reading, read_gaze
 from PIL import Image
 
 
@@ -210,3 +212,11 @@ def test_what_is_written_passes_the_check(trees: tuple[Path, Path], tmp_path: Pa
     assert prepare(trees, tmp_path / "out", "--format", format, "--windows", "sentence") == 0
     paths = [str(tmp_path / "out" / (f"{split}.csv" if format == "csv" else f"{split}-000000.tar")) for split in ("train", "test")]
     assert check(paths) == 0 and "2 samples, 1 annotated (50.0%), 0 faults" in capsys.readouterr().out
+
+
+def test_times_before_the_sound_stay_negative(trees: tuple[Path, Path]) -> None:
+    """A window that ends before the sound begins finds the fixation there; clipped starts would lose it."""
+    reading = Reading("P101R000001", trees[0] / "main_data" / "P101R000001", "train", False, dicom(0), "1", "5", (HEIGHT, WIDTH), {})
+    gaze = read_gaze(Plan("reflacx"), reading)
+    assert gaze.start[0] == -0.4 and gaze.duration[0] == pytest.approx(0.5)
+    assert gaze.between(-0.4, -0.1).duration.tolist() == pytest.approx([0.3])
