@@ -38,7 +38,7 @@ def save_heatmap(heatmap: Heatmap, path: str | Path, bits: int = 8) -> Path:
     scaled = heatmap.values.astype(np.float64) / heatmap.values.max() * top
     stream = io.BytesIO()
     Image.fromarray(np.rint(scaled).astype(np.uint8 if bits == 8 else np.uint16)).save(stream, "PNG")
-    _write_whole(path, stream.getvalue())
+    write_whole(path, stream.getvalue())
     return path
 
 
@@ -67,23 +67,28 @@ def write_manifest(folder: str | Path, parameters: Mapping[str, Any], inputs: It
     except (TypeError, ValueError) as error:
         raise GazeError(f"manifest: {error}; expected plain numbers, text, lists, mappings. numpy: .item().") from error
     path = Path(folder) / MANIFEST
-    _write_whole(path, text.encode() + b"\n")
+    write_whole(path, text.encode() + b"\n")
     return path
 
 
 def _fingerprint(path: Path) -> dict[str, Any]:
     try:
-        with path.open("rb") as stream:
-            digest = hashlib.sha256()
-            while block := stream.read(1 << 20):
-                digest.update(block)
-            return {"path": str(path), "bytes": stream.tell(), "sha256": digest.hexdigest()}
+        return {"path": str(path), "bytes": path.stat().st_size, "sha256": sha256(path)}
     except OSError as error:
         raise GazeError(f"manifest: input {str(path)!r} can not be read ({error}); expected a file.") from error
 
 
-def _write_whole(path: Path, data: bytes) -> None:
-    """A reader sees the old file or the new one, never half of it."""
+def sha256(path: Path) -> str:
+    """Hex digest of a file, read in pieces."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """A reader sees the old file or the new one, never half of it; a full disk or a kill leaves nothing under its name."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         partial.write_bytes(data)

@@ -10,9 +10,7 @@ import csv
 import hashlib
 import io
 import json
-import os
 import tarfile
-from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
@@ -22,6 +20,8 @@ import numpy as np
 from tqdm import tqdm
 
 from ..config import UserError
+from ..gaze import files
+from ..gaze.files import sha256
 from ..version import __version__
 from .images import ImageError
 from .options import Options
@@ -159,7 +159,6 @@ def finish(plan: Plan, options: Options, chunks: list[Chunk]) -> str:
     """Tables, sizes.json, recipes of the evaluation sets and the manifest, from the records of all chunks."""
     records = {chunk: json.loads((options.out / ".chunks" / f"{chunk.name}.json").read_text(encoding="utf-8"))
                for chunk in map(lambda c: c._replace(items=()), chunks)}
-    left_out = Counter(plan.left_out)
     skipped = {key: reason for record in records.values() for key, reason in record["skipped"].items()}
     sizes, summary = {}, []
     for split in dict.fromkeys(chunk.split for chunk in records):
@@ -179,7 +178,7 @@ def finish(plan: Plan, options: Options, chunks: list[Chunk]) -> str:
                   "sha256_of_images": hashlib.sha256("\n".join(keys).encode()).hexdigest()}
         write_whole(options.out / f"{name}.recipe.json", json.dumps(recipe, indent=2).encode())
     settings = json.loads((options.out / ".chunks" / "settings.json").read_text(encoding="utf-8"))
-    manifest = {**settings, "numpy": np.__version__, "facts": plan.facts, "left_out": dict(left_out), "examples": plan.examples,
+    manifest = {**settings, "numpy": np.__version__, "facts": plan.facts, "left_out": dict(plan.left_out), "examples": plan.examples,
                 "skipped": skipped}
     write_whole(options.out / "manifest.json", json.dumps(manifest, indent=2, default=str).encode())
     missing = f"; {len(skipped)} images could not be read, see manifest.json" if skipped else ""
@@ -196,19 +195,6 @@ def write_table(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """All of the file or nothing: a full disk or a kill leaves no half-written one under its name."""
+    """`gaze.files.write_whole`, in a folder that may not be there yet."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        partial.write_bytes(content)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+    files.write_whole(path, content)
