@@ -23,7 +23,7 @@ from ..config import UserError
 from ..data.heatmap import DataError, normalise_heatmap
 from .eclip_shards_files import decode_text, read_manifest, read_map
 from .images import encode_jpeg, read_grey
-from .options import Options, read_options
+from .options import Options, add_image_arguments, read_options
 from .plan import Plan
 from .writer import Chunk, add_members, begin, finish, write_whole
 
@@ -40,8 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                              "whole report; or the first, as the authors' reader (default: %(default)s)")
     parser.add_argument("--resized-heatmaps", action="store_true",
                         help="heatmaps may have another size than their image, of the same proportions")
-    parser.add_argument("--size", default="256", metavar="PIXELS", help="shortest side, or 'original' (default: %(default)s)")
-    parser.add_argument("--quality", type=int, default=95, help="of the JPEGs (default: %(default)s)")
+    add_image_arguments(parser)
     parser.add_argument("--part", default="0/1", metavar="I/N",
                         help="the I-th (from 0) of N jobs that share the shards and OUT (default: %(default)s)")
     parser.add_argument("--on-bad-sample", choices=("stop", "skip"), default="stop",

@@ -26,8 +26,7 @@ def add_shared_arguments(parser: argparse.ArgumentParser) -> None:
     """SRC, OUT and what every raw data set's command understands."""
     parser.add_argument("src", type=Path, metavar="SRC", help="folder of the raw data set")
     parser.add_argument("out", type=Path, metavar="OUT", help="folder to write to; an interrupted run goes on")
-    parser.add_argument("--size", default="256", metavar="PIXELS", help="shortest side, or 'original' (default: %(default)s)")
-    parser.add_argument("--quality", type=int, default=95, help="of the JPEGs (default: %(default)s)")
+    add_image_arguments(parser)
     parser.add_argument("--format", choices=("csv", "webdataset"), default="webdataset", help="(default: %(default)s)")
     parser.add_argument("--workers", type=int, default=2, help="processes (default: %(default)s)")
     parser.add_argument("--limit", type=int, help="only the first N samples of each split")
@@ -38,6 +37,12 @@ def add_shared_arguments(parser: argparse.ArgumentParser) -> None:
                         help="an unreadable image stops the run, or is counted and named (default: %(default)s)")
     parser.add_argument("--dry-run", action="store_true",
                         help="read the tables or reports alone; print rows, patients and counts by class")
+
+
+def add_image_arguments(parser: argparse.ArgumentParser) -> None:
+    """How images are written."""
+    parser.add_argument("--size", default="256", metavar="PIXELS", help="shortest side, or 'original' (default: %(default)s)")
+    parser.add_argument("--quality", type=int, default=95, help="of the JPEGs (default: %(default)s)")
 
 
 def read_options(args: argparse.Namespace) -> Options:
