@@ -2,7 +2,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 import tarfile
@@ -66,6 +68,26 @@ def test_parts_equal_the_whole_and_killed_runs_go_on(tmp_path: Path, format: str
     assert lost and prepare(raw, tmp_path / "parts", "--format", format) == 0
     assert files(tmp_path / "whole") == files(tmp_path / "parts")
     assert (tmp_path / "parts" / ".chunks" / "train-000000.json").stat().st_mtime_ns == untouched
+
+
+@pytest.mark.parametrize("format", ["csv", "webdataset"])
+def test_sigkill_leaves_whole_chunks_and_the_next_run_goes_on(tmp_path: Path, format: str) -> None:
+    """The command and its workers are killed once a few chunks are done; what has its name is whole."""
+    raw, out = write_tree(tmp_path / "raw", 400), tmp_path / "out"
+    flags = ["--evaluation", "none", "--size", "32", "--workers", "2", "--shard-size", "5", "--format", format]
+    command = [sys.executable, "-m", "openclip_eclip.prepare", "chexpert", str(raw), str(out), *flags]
+    run = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while run.poll() is None and len(list(out.glob(".chunks/train-*.json"))) < 3:
+        pass
+    os.killpg(run.pid, signal.SIGKILL)
+    assert run.wait() == -signal.SIGKILL and not (out / "manifest.json").exists(), "it ended before the kill"
+    assert main(["chexpert", str(raw), str(tmp_path / "whole"), *flags]) == 0
+    whole, left = files(tmp_path / "whole"), {name: content for name, content in files(out).items() if not name.endswith(".partial")}
+    assert len(left) > 3 and all(whole[name] == content for name, content in left.items())
+    kept = {path: path.stat().st_mtime_ns for path in out.glob(".chunks/train-*.json")}
+    assert main(["chexpert", str(raw), str(out), *flags]) == 0
+    assert {name: content for name, content in files(out).items() if not name.endswith(".partial")} == whole
+    assert all(path.stat().st_mtime_ns == stamp for path, stamp in kept.items())
 
 
 def test_a_full_disk_leaves_no_broken_shard(tmp_path: Path) -> None:

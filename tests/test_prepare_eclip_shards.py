@@ -8,6 +8,7 @@ import tarfile
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import write_shard
 from openclip_eclip.data.check import check_entries
@@ -185,7 +186,8 @@ def test_faulty_shards_are_refused(change, message: str, source: Path, tmp_path:
     change(source / "train" / "b.tar")
     assert prepare(tmp_path) == 2
     assert re.search(message, capsys.readouterr().err)
-    assert (tmp_path / "out" / "train-000000.tar").exists() and not (tmp_path / "out" / "train-000001.tar").exists()
+    planned = not re.search("not a whole|no samples|two places", message)  # damaged archives are found before anything is written
+    assert (tmp_path / "out" / "train-000000.tar").exists() == planned and not (tmp_path / "out" / "train-000001.tar").exists()
 
 
 @pytest.mark.parametrize("manifest", [{"heatmap": NPZ}, ["heatmap_0.npz"], [{"heatmap": 1}], [{"snippet": "s.txt"}]], ids=str)
@@ -206,6 +208,31 @@ def test_parts_equal_the_whole_and_repeated_runs_keep_shards(source: Path, tmp_p
     before = kept.stat().st_mtime_ns, kept.stat().st_ino
     lost.unlink()
     assert prepare(tmp_path) == 0 and lost.exists() and (kept.stat().st_mtime_ns, kept.stat().st_ino) == before
+
+
+def test_dry_run_reads_names_alone_and_limit_counts_by_split(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    write(tmp_path / "expert", "x.tar", {**expert("e1", {NPZ: b"not read"}), **{"e2.img.jpg": b"", "e2.report.txt": b""}})
+    assert prepare(tmp_path, "--expert", tmp_path / "expert", "--dry-run") == 0
+    printed = capsys.readouterr().out
+    assert "split train: 3 samples in 2 shards, 0 with a manifest" in printed and "split expert: 2 samples in 1 shards, 1 with" in printed
+    assert not (tmp_path / "out").exists()
+    for limit, sizes in ((1, {"train-000000.tar": 1, "val-000000.tar": 1}),
+                         (2, {"train-000000.tar": 2, "val-000000.tar": 1})):
+        assert prepare(tmp_path, "--limit", limit, out=f"out{limit}") == 0
+        assert json.loads((tmp_path / f"out{limit}" / "sizes.json").read_text()) == sizes
+
+
+def test_as_a_table_samples_have_names_of_our_own(tmp_path: Path) -> None:
+    """A key such as ../../x must not leave OUT; the table trains as the shards do."""
+    write(tmp_path / "src" / "train", "a.tar", {**pair("../../k1"), **pair("k2", 2)})
+    write(tmp_path / "expert", "x.tar", expert("e1", {NPZ: csr(spot(0, 0))}, snippets=("Nodule here.",)))
+    assert prepare(tmp_path, "--expert", tmp_path / "expert", "--format", "csv", "--workers", 1) == 0
+    out = tmp_path / "out"
+    table, annotated = (pd.read_csv(out / f"{name}.csv", keep_default_na=False) for name in ("train", "expert"))
+    assert list(table["key"]) == ["../../k1", "k2"] and list(table["filepath"]) == ["images/train-000000-000000.jpg", "images/train-000000-000001.jpg"]
+    assert list(table["title"]) == ["Report ../../k1, 5 µm.", "Report k2, 5 µm."] and list(table["heatmap"]) == ["", ""]
+    assert read_map((out / annotated["heatmap"][0]).read_bytes())[4, 4] == 255 and "Nodule here." in annotated["snippets"][0]
+    assert not list(out.glob("*.tar")) and not (out / "sizes.json").exists()
 
 
 def test_other_settings_sources_and_wrong_folders_are_refused(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

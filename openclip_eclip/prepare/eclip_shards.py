@@ -12,20 +12,21 @@ import argparse
 import io
 import json
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from ..config import UserError
 from ..data.heatmap import DataError, normalise_heatmap
 from .eclip_shards_files import decode_text, read_manifest, read_map
-from .images import encode_jpeg, read_grey
-from .options import Options, add_image_arguments, read_options
+from .images import encode_jpeg, encode_map, read_grey
+from .options import Options, add_writing_arguments, read_options
 from .plan import Plan
-from .writer import Chunk, add_members, begin, finish, write_whole
+from .writer import Chunk, add_members, begin, write_chunks, write_files, write_whole
 
 MAIN, EXPERT = ("frontal_img", "report"), ("img.jpg", "report.txt")
 LAYOUT = "train/*.tar, val/*.tar of frontal_img and report; --expert FOLDER/*.tar of img.jpg, report.txt and manifest.json"
@@ -40,59 +41,61 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                              "whole report; or the first, as the authors' reader (default: %(default)s)")
     parser.add_argument("--resized-heatmaps", action="store_true",
                         help="heatmaps may have another size than their image, of the same proportions")
-    add_image_arguments(parser)
-    parser.add_argument("--part", default="0/1", metavar="I/N",
-                        help="the I-th (from 0) of N jobs that share the shards and OUT (default: %(default)s)")
-    parser.add_argument("--on-bad-sample", choices=("stop", "skip"), default="stop",
-                        help="a faulty sample stops the run, or is counted and named (default: %(default)s)")
-    # one shard in, one out, one process: the flags of the other data sets that would have no effect are not offered
-    parser.set_defaults(format="webdataset", workers=None, limit=None, shard_size=None)
+    add_writing_arguments(parser)
+    parser.set_defaults(shard_size=None)  # one shard in, one out
 
 
 def run(args: argparse.Namespace) -> str:
-    """Convert this part's shards, in order; the summary line. UserError: no shards, faults, OUT begun with other settings."""
+    """Convert this part's shards; the summary. UserError: no shards, faults, OUT begun with other settings."""
     options = read_options(args)
     shards = list_shards(args.src, args.expert)
     plan = Plan("eclip-shards")
-    sources = {chunk.name: f"{path.parent.name}/{path.name}, {path.stat().st_size} bytes" for chunk, path in shards.items()}
+    chunks = plan_chunks(shards, plan, options)
+    if args.dry_run:
+        return plan.summary()
+    sources = {name: f"{path.parent.name}/{path.name}, {path.stat().st_size} bytes" for (_, name), path in shards.items()}
     begin(plan, options, {"expert": str(args.expert), "heatmaps": args.heatmaps, "resized_heatmaps": args.resized_heatmaps,
                           "shards": sources})
-    records = {chunk: options.out / ".chunks" / f"{chunk.name}.json" for chunk in shards}
-    for i, (chunk, path) in enumerate(tqdm(shards.items(), desc=plan.name, unit="shard", disable=None)):
-        done = records[chunk].exists() and (options.out / f"{chunk.name}.tar").exists()
-        if i % options.part[1] == options.part[0] and not done:
-            write_shard(chunk, path, args, options)
-    missing = [chunk.name for chunk, record in records.items() if not record.exists()]
-    if missing:
-        return f"{plan.name}: part {args.part} done; {len(missing)} of {len(shards)} shards wait for others"
-    for record in records.values():
-        for reason, keys in json.loads(record.read_text(encoding="utf-8"))["counted"].items():
-            for key in keys:
-                plan.leave_out(reason, key)
-    return "; ".join([finish(plan, options, list(shards)), *(f"{reason}: {count}" for reason, count in plan.left_out.items())])
+    write = partial(write_shard, {name: path for (_, name), path in shards.items()}, args)
+    return "; ".join([write_chunks(plan, options, chunks, write), *(f"{reason}: {count}" for reason, count in plan.left_out.items())])
 
 
-def list_shards(src: Path, expert: Path | None) -> dict[Chunk, Path]:
-    """Source of each shard to be written, by split and name; UserError without any, or for an empty or missing expert folder."""
-    found: dict[Chunk, Path] = {}
+def list_shards(src: Path, expert: Path | None) -> dict[tuple[str, str], Path]:
+    """{(split, our name): source} of each shard; UserError without any, or for an empty or missing expert folder."""
+    found: dict[tuple[str, str], Path] = {}
     for split, folder in (("train", src / "train"), ("val", src / "val"), ("expert", expert)):
         paths = sorted(folder.glob("*.tar")) if folder else []
         if split == "expert" and expert and not paths:
             raise UserError(f"--expert {expert}: no *.tar there; expected the folder that holds the expert shards themselves.")
-        found.update({Chunk(split, number, (), False): path for number, path in enumerate(paths)})
+        found.update({(split, f"{split}-{number:06d}"): path for number, path in enumerate(paths)})
     if not found:
         raise UserError(f"{src}: neither train/*.tar nor val/*.tar; expected the authors' layout ({LAYOUT}).")
     return found
 
 
-def write_shard(chunk: Chunk, source: Path, args: argparse.Namespace, options: Options) -> None:
+def plan_chunks(shards: dict[tuple[str, str], Path], plan: Plan, options: Options) -> list[Chunk]:
+    """One chunk a shard, its samples' keys as items, cut to --limit a split; counts into `plan`. DataError: a damaged shard."""
+    chunks: list[Chunk] = []
+    for split in dict.fromkeys(split for split, _ in shards):
+        own = [path for (other, _), path in shards.items() if other == split]
+        left, samples, promised = options.limit, 0, 0
+        for number, path in enumerate(tqdm(own, desc=f"reading {split}", unit="shard", disable=None)):
+            found = [(key, "manifest.json" in members) for key, members in read_samples(path)][:left]
+            left = None if left is None else left - len(found)
+            samples, promised = samples + len(found), promised + sum(has for _, has in found)
+            chunks.append(Chunk(split, number, [key for key, _ in found], False))
+        plan.facts[f"split {split}"] = f"{samples} samples in {len(own)} shards, {promised} with a manifest of heatmaps"
+    return [chunk for chunk in chunks if chunk.items]
+
+
+def write_shard(sources: dict[str, Path], args: argparse.Namespace, chunk: Chunk, options: Options) -> None:
     """One shard whole or not at all, its record last; a faulty sample stops it, or is named with --on-bad-sample skip."""
-    buffer, samples, skipped, counted = io.BytesIO(), 0, {}, {}
-    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.GNU_FORMAT) as archive:  # USTAR would refuse long keys
-        for key, members in read_samples(source):
+    source, buffer, samples, rows, skipped, counted = sources[chunk.name], io.BytesIO(), 0, [], {}, {}
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.GNU_FORMAT) as archive:
+        for i, (key, members) in enumerate(islice(read_samples(source), len(chunk.items))):  # GNU: USTAR would refuse long keys
             where = f"{source}, {key}"
             try:
-                converted, notes = convert(members, where, chunk.split == "expert", args, options)
+                converted, notes = convert({name: read() for name, read in members.items()}, where, chunk.split == "expert", args, options)
             except UserError as error:
                 if not options.skip_bad:
                     raise
@@ -100,15 +103,21 @@ def write_shard(chunk: Chunk, source: Path, args: argparse.Namespace, options: O
                 continue
             for note in notes:
                 counted.setdefault(note, []).append(where)
-            add_members(archive, key, converted)
+            if chunk.is_shard(options):
+                add_members(archive, key, converted)
+            else:  # a key of a foreign archive is no safe file name
+                files = write_files(options.out, f"{chunk.name}-{i:06d}", converted["jpg"], converted["txt"].decode(),
+                                    converted.get("heatmap.png"))
+                rows.append({**files, "key": key, **json.loads(converted.get("json", b"{}"))})
             samples += 1
-    write_whole(options.out / f"{chunk.name}.tar", buffer.getvalue())
-    record = {"source": str(source), "samples": samples, "skipped": skipped, "counted": counted, "rows": []}
-    write_whole(options.out / ".chunks" / f"{chunk.name}.json", json.dumps(record).encode())
+    if chunk.is_shard(options):
+        write_whole(options.out / f"{chunk.name}.tar", buffer.getvalue())
+    record = {"source": str(source), "samples": samples, "skipped": skipped, "counted": counted, "rows": rows}
+    write_whole(chunk.record(options.out), json.dumps(record).encode())
 
 
-def read_samples(shard: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """(key, {extension: content}) in the shard's order, one at a time; DataError for a truncated or damaged archive."""
+def read_samples(shard: Path) -> Iterator[tuple[str, dict[str, Callable[[], bytes]]]]:
+    """(key, {extension: its reader}) in the shard's order. DataError for a truncated or damaged archive."""
     seen, key, members = set(), None, {}
     try:
         with tarfile.open(shard, "r:") as archive:
@@ -127,17 +136,28 @@ def read_samples(shard: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
                     key, members = name, {}
                 if extension in members:
                     raise DataError(f"{shard}, {name}: member {extension} stands there twice; expected each once.")
-                members[extension] = archive.extractfile(member).read()
-            end = archive.offset
-        with open(shard, "rb") as file:  # tarfile takes a header that is cut off or damaged for the end
-            file.seek(end)
-            if file.read(512) != bytes(512):
-                raise tarfile.ReadError(f"no end mark at byte {end}")
+                members[extension] = partial(_read, shard, archive, member)
+            if key is not None:
+                yield key, members
+            with open(shard, "rb") as file:  # tarfile takes a header that is cut off or damaged for the end
+                file.seek(archive.offset)
+                if file.read(512) != bytes(512):
+                    raise tarfile.ReadError(f"no end mark at byte {archive.offset}")
     except (OSError, tarfile.TarError) as error:
-        raise DataError(f"{shard}: not a whole tar archive ({error}); expected an uncompressed one. Copy it again.") from error
+        raise damaged(shard, error) from error
     if key is None:
         raise DataError(f"{shard}: no samples; expected members {LAYOUT}.")
-    yield key, members
+
+
+def _read(shard: Path, archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    try:
+        return archive.extractfile(member).read()
+    except (OSError, tarfile.TarError) as error:
+        raise damaged(shard, error) from error
+
+
+def damaged(shard: Path, error: Exception) -> DataError:
+    return DataError(f"{shard}: not a whole tar archive ({error}); expected an uncompressed one. Copy it again.")
 
 
 def convert(members: dict[str, bytes], where: str, expert: bool, args: argparse.Namespace,
@@ -165,9 +185,7 @@ def convert(members: dict[str, bytes], where: str, expert: bool, args: argparse.
         maps = [read_map(members[entry["heatmap"]], f"{where}.{entry['heatmap']}", original, args.resized_heatmaps, image.size)
                 for entry in used]
         mean = normalise_heatmap(np.mean(maps, axis=0), where)  # float32 (h, w) of the written image, maximum 1
-        stream = io.BytesIO()
-        Image.fromarray(np.rint(mean * 255).astype(np.uint8)).save(stream, "PNG")
-        converted["heatmap.png"] = stream.getvalue()
+        converted["heatmap.png"] = encode_map(mean)
     if found := [decode_text(members[name], f"{where}.{name}") for name in snippets if name in members]:
         converted["json"] = json.dumps({"snippets": found}).encode()
     return converted, notes

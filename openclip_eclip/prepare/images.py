@@ -60,6 +60,13 @@ def encode_jpeg(image: Image.Image, quality: int) -> bytes:
     return buffer.getvalue()
 
 
+def encode_map(values: np.ndarray) -> bytes:
+    """A grey PNG of a heatmap: (h, w) float in [0, 1], 1 becoming 255."""
+    buffer = io.BytesIO()
+    Image.fromarray(np.rint(values * 255).astype(np.uint8)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
 def _scaled(original: tuple[int, int], shortest: int) -> tuple[int, int]:
     scale = shortest / min(original)
     return round(original[0] * scale), round(original[1] * scale)

@@ -26,15 +26,20 @@ def add_shared_arguments(parser: argparse.ArgumentParser) -> None:
     """SRC, OUT and what every raw data set's command understands."""
     parser.add_argument("src", type=Path, metavar="SRC", help="folder of the raw data set")
     parser.add_argument("out", type=Path, metavar="OUT", help="folder to write to; an interrupted run goes on")
+    add_writing_arguments(parser)
+    parser.add_argument("--shard-size", type=int, default=1000, help="samples a shard (default: %(default)s)")
+
+
+def add_writing_arguments(parser: argparse.ArgumentParser) -> None:
+    """What to write, how, and by how many."""
     add_image_arguments(parser)
     parser.add_argument("--format", choices=("csv", "webdataset"), default="webdataset", help="(default: %(default)s)")
     parser.add_argument("--workers", type=int, default=2, help="processes (default: %(default)s)")
     parser.add_argument("--limit", type=int, help="only the first N samples of each split")
     parser.add_argument("--part", default="0/1", metavar="I/N",
                         help="the I-th (from 0) of N jobs that share the work and OUT (default: %(default)s)")
-    parser.add_argument("--shard-size", type=int, default=1000, help="samples a shard (default: %(default)s)")
     parser.add_argument("--on-bad-sample", choices=("stop", "skip"), default="stop",
-                        help="an unreadable image stops the run, or is counted and named (default: %(default)s)")
+                        help="an unreadable sample stops the run, or is counted and named (default: %(default)s)")
     parser.add_argument("--dry-run", action="store_true",
                         help="read the tables or reports alone; print rows, patients and counts by class")
 

@@ -6,10 +6,9 @@ import json
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
-from ..gaze import Heatmap, merge, render
-from .images import ImageError, encode_jpeg, read_grey
+from ..gaze import merge, render
+from .images import ImageError, encode_jpeg, encode_map, read_grey
 from .options import Options
 from .plan import Item
 
@@ -37,18 +36,12 @@ def write_sample(item: Item, options: Options) -> Written:
     size = (image.height, image.width)
     heatmaps = [found for found in (render(annotation, original, size, item.config) for annotation in item.annotations) if found is not None]
     heatmap = merge(heatmaps, item.merge) if heatmaps else None
-    return Written(content, None if heatmap is None else _png(heatmap), _windows(item, original, size))
+    return Written(content, None if heatmap is None else encode_map(heatmap.values), _windows(item, original, size))
 
 
 def _differs(promised: tuple[int, int], found: tuple[int, int]) -> bool:
     """EGD's tables round sides up to even."""
     return any(not 0 <= p - f <= 1 for p, f in zip(promised, found))
-
-
-def _png(heatmap: Heatmap) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(np.rint(heatmap.values * 255).astype(np.uint8)).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def _windows(item: Item, original: tuple[int, int], size: tuple[int, int]) -> tuple[bytes, bytes] | None:

@@ -11,7 +11,7 @@ import hashlib
 import io
 import json
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,12 +32,22 @@ from .sample import Written, write_sample
 class Chunk(NamedTuple):
     split: str
     number: int
-    items: list[Item]
+    items: Collection[Any]  # one a sample
     labelled: bool  # an evaluation set: always a table of files
 
     @property
     def name(self) -> str:
         return f"{self.split}-{self.number:06d}"
+
+    def record(self, out: Path) -> Path:
+        """Written last: a chunk with a record is whole."""
+        return out / ".chunks" / f"{self.name}.json"
+
+    def is_shard(self, options: Options) -> bool:
+        return options.format == "webdataset" and not self.labelled
+
+    def is_whole(self, options: Options) -> bool:
+        return self.record(options.out).exists() and (not self.is_shard(options) or (options.out / f"{self.name}.tar").exists())
 
 
 def write_plan(plan: Plan, options: Options, parameters: dict[str, Any]) -> str:
@@ -46,20 +56,23 @@ def write_plan(plan: Plan, options: Options, parameters: dict[str, Any]) -> str:
     `parameters`: everything the result depends on beside the tables. UserError if OUT was begun with others.
     """
     begin(plan, options, parameters)
-    chunks = list(_chunks(plan, options))
-    records = options.out / ".chunks"
+    return write_chunks(plan, options, list(_chunks(plan, options)), write_chunk)
+
+
+def write_chunks(plan: Plan, options: Options, chunks: list[Chunk], write: Callable[[Chunk, Options], None]) -> str:
+    """Write those of this part that are not whole, with `write` in the workers; the tables with the last one. The summary."""
     mine = [chunk for i, chunk in enumerate(chunks) if i % options.part[1] == options.part[0]]
-    todo = [chunk for chunk in mine if not (records / f"{chunk.name}.json").exists()]
+    todo = [chunk for chunk in mine if not chunk.is_whole(options)]
     with ProcessPoolExecutor(options.workers) as pool, tqdm(total=sum(len(chunk.items) for chunk in todo), unit="image",
                                                            desc=plan.name, disable=None) as bar:
-        futures = {pool.submit(write_chunk, chunk, options): chunk for chunk in todo}
+        futures = {pool.submit(write, chunk, options): chunk for chunk in todo}
         try:
             for future in as_completed(futures):
                 future.result()
                 bar.update(len(futures[future].items))
         finally:  # after an error, chunks that have not begun need not be
             pool.shutdown(cancel_futures=True)
-    missing = [chunk.name for chunk in chunks if not (records / f"{chunk.name}.json").exists()]
+    missing = [chunk.name for chunk in chunks if not chunk.is_whole(options)]
     if missing:
         return f"{plan.name}: part {options.part[0]} of {options.part[1]} done; {len(missing)} of {len(chunks)} chunks wait for others"
     return finish(plan, options, chunks)
@@ -95,9 +108,8 @@ def _chunks(plan: Plan, options: Options) -> Iterator[Chunk]:
 
 def write_chunk(chunk: Chunk, options: Options) -> None:
     """All samples of a chunk: one shard, or files and rows; the record last."""
-    as_shard = options.format == "webdataset" and not chunk.labelled
     rows, skipped, buffer = [], {}, io.BytesIO()
-    archive = tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) if as_shard else None
+    archive = tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) if chunk.is_shard(options) else None
     for item in chunk.items:
         try:
             written = write_sample(item, options)
@@ -117,7 +129,7 @@ def write_chunk(chunk: Chunk, options: Options) -> None:
         archive.close()
         write_whole(options.out / f"{chunk.name}.tar", buffer.getvalue())
     record = {"samples": len(chunk.items) - len(skipped), "skipped": skipped, "rows": rows}
-    write_whole(options.out / ".chunks" / f"{chunk.name}.json", json.dumps(record).encode())
+    write_whole(chunk.record(options.out), json.dumps(record).encode())
 
 
 def _add_to_shard(archive: tarfile.TarFile, item: Item, written: Written) -> None:
@@ -140,38 +152,43 @@ def add_members(archive: tarfile.TarFile, key: str, members: dict[str, bytes]) -
 
 
 def _write_files(out: Path, item: Item, written: Written, labelled: bool) -> dict[str, Any]:
-    """Files of one sample and its row, paths relative to the table."""
-    row: dict[str, Any] = {"filepath": f"images/{item.key}.jpg", "title": item.text}
-    files = {row["filepath"]: written.image}
-    if not labelled:
-        row["heatmap"] = "" if written.heatmap is None else f"heatmaps/{item.key}.png"
-        if written.heatmap is not None:
-            files[row["heatmap"]] = written.heatmap
+    row = write_files(out, item.key, written.image, item.text, written.heatmap)
+    if labelled:
+        del row["heatmap"]
     if written.windows is not None:
         row["windows"] = f"windows/{item.key}.windows.json"
-        files[row["windows"]], files[f"windows/{item.key}.windows.npz"] = written.windows
-    for name, content in files.items():
-        write_whole(out / name, content)
+        for name, content in zip((row["windows"], f"windows/{item.key}.windows.npz"), written.windows, strict=True):
+            write_whole(out / name, content)
     return {**row, **item.columns}
+
+
+def write_files(out: Path, key: str, image: bytes, text: str, heatmap: bytes | None) -> dict[str, Any]:
+    """Files of one sample, named by `key` (a plain file name), and its row, with paths relative to the table."""
+    row: dict[str, Any] = {"filepath": f"images/{key}.jpg", "title": text, "heatmap": f"heatmaps/{key}.png" if heatmap else ""}
+    write_whole(out / row["filepath"], image)
+    if heatmap:
+        write_whole(out / row["heatmap"], heatmap)
+    return row
 
 
 def finish(plan: Plan, options: Options, chunks: list[Chunk]) -> str:
     """Tables, sizes.json, recipes of the evaluation sets and the manifest, from the records of all chunks."""
-    records = {chunk: json.loads((options.out / ".chunks" / f"{chunk.name}.json").read_text(encoding="utf-8"))
-               for chunk in map(lambda c: c._replace(items=()), chunks)}
+    records = {chunk.name: json.loads(chunk.record(options.out).read_text(encoding="utf-8")) for chunk in chunks}
     skipped = {key: reason for record in records.values() for key, reason in record["skipped"].items()}
     sizes, summary = {}, []
-    for split in dict.fromkeys(chunk.split for chunk in records):
-        own = {chunk: record for chunk, record in records.items() if chunk.split == split}
-        samples = sum(record["samples"] for record in own.values())
-        summary.append(f"{split} {samples}")
-        rows = [row for record in own.values() for row in record["rows"]]
-        if rows:
-            write_table(options.out / f"{split}.csv", rows)
+    for split in dict.fromkeys(chunk.split for chunk in chunks):
+        own = [chunk for chunk in chunks if chunk.split == split]
+        summary.append(f"{split} {sum(records[chunk.name]['samples'] for chunk in own)}")
+        if own[0].is_shard(options):
+            sizes.update({f"{chunk.name}.tar": records[chunk.name]["samples"] for chunk in own})
         else:
-            sizes.update({f"{chunk.name}.tar": record["samples"] for chunk, record in own.items()})
+            write_table(options.out / f"{split}.csv", [row for chunk in own for row in records[chunk.name]["rows"]])
     if sizes:
         write_whole(options.out / "sizes.json", json.dumps(sizes, indent=2).encode())
+    for record in records.values():
+        for reason, names in record.get("counted", {}).items():
+            for name in names:
+                plan.leave_out(reason, name)
     for name, found in plan.evaluation.items():
         keys = [item.key for item in found.items[:options.limit] if item.key not in skipped]
         recipe = {"set": name, "rule": found.rule, "seed": found.seed, "classes": found.classes, "images": keys,
