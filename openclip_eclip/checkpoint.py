@@ -90,7 +90,7 @@ def export_plain(source: Path, out: Path, model_name: str | None = None) -> Path
     those of the trained model. `model_name` is needed for a checkpoint without its run folder. UserError if something
     is missing, does not fit, or `out` is not empty.
     """
-    checkpoint, run = _find(source)
+    checkpoint, run = find_checkpoint(source)
     if out.exists() and any(out.iterdir()):
         raise UserError(f"{out} is not empty; give a new folder.")
     if run is not None and (run / CONFIG).is_file():
@@ -113,7 +113,7 @@ def export_plain(source: Path, out: Path, model_name: str | None = None) -> Path
     return checkpoint
 
 
-def _find(source: Path) -> tuple[Path, Path | None]:
+def find_checkpoint(source: Path) -> tuple[Path, Path | None]:
     """(checkpoint, run folder if there is one)."""
     if source.is_file():
         run = source.parent.parent

@@ -1,0 +1,1 @@
+"""Measure any open_clip model, plain or eCLIP: every image and text encoded once, results with their uncertainty."""

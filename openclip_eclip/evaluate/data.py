@@ -1,0 +1,151 @@
+"""Evaluation sets: a table of files, or webdataset shards, with labels, texts and a recipe beside them."""
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ..config import UserError
+from ..data.csv_source import sniff_separator
+from ..data.heatmap import DataError
+from ..data.tar_source import TarEntry, index_shard
+
+NO_LABEL = ("", "nan")
+
+
+@dataclass
+class EvalSet:
+    """Samples in file order. `table`: a row each, all columns as text; `images`: a file, or an entry of a shard, each."""
+
+    path: Path
+    images: list[Path | TarEntry]
+    table: pd.DataFrame
+    recipe: dict[str, Any] = field(default_factory=dict)  # X.recipe.json, or classes.json, beside the table
+    excluded: dict[str, str] = field(default_factory=dict)  # {sample: reason}
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def ids(self) -> list[str]:
+        """A name for each sample that does not depend on where the data lies: path in the table, or key in its shard."""
+        if "filepath" in self.table:
+            return self.table["filepath"].tolist()
+        return [f"{entry.shard.name}/{entry.key}" for entry in self.images]
+
+    def name(self, row: int) -> str:
+        return f"{self.path}, row {self.table.index[row] + 1} ({self.ids[row]})"
+
+    def read(self, row: int) -> bytes:
+        """The image's bytes; DataError if it is missing."""
+        image = self.images[row]
+        try:
+            return image.read_bytes() if isinstance(image, Path) else next(iter(image.read(image.image_key).values()))
+        except OSError as error:
+            raise DataError(f"{self.name(row)}: no such image ({error}).") from error
+
+    def column(self, name: str) -> list[str]:
+        """A column as text; UserError names what there is."""
+        if name not in self.table:
+            raise UserError(f"{self.path}: no column {name!r}; found {list(self.table.columns)}.")
+        return self.table[name].tolist()
+
+    def keep(self, mask: np.ndarray, reason: str) -> EvalSet:
+        """The rows of `mask` (N,) bool; the others are named with `reason`."""
+        dropped = {self.ids[i]: reason for i in np.flatnonzero(~mask)}
+        return replace(self, images=[image for image, kept in zip(self.images, mask, strict=True) if kept], table=self.table[mask],
+                       excluded={**self.excluded, **dropped})
+
+    def class_labels(self, classes: list[str], column: str = "label") -> np.ndarray:
+        """(N,) int64 of a single-label set: the column holds class names or their numbers.
+
+        UserError: an unknown class (with file and row), a row without label, or classes without any row.
+        """
+        numbers = {**{str(i): i for i in range(len(classes))}, **{name: i for i, name in enumerate(classes)}}
+        cells = self.column(column)
+        for row, cell in enumerate(cells):
+            if cell not in numbers:
+                found = "no label" if cell.lower() in NO_LABEL else f"unknown class {cell!r}"
+                raise UserError(f"{self.name(row)}, column {column!r}: {found}; expected one of {classes} or its number.")
+        return np.array([numbers[cell] for cell in cells], dtype=np.int64)
+
+    def multi_labels(self, classes: list[str]) -> np.ndarray:
+        """(N, K) float64 of 1, 0 and NaN (blank) from one column a class; UserError for another value, with file and row."""
+        known = {"1": 1.0, "1.0": 1.0, "0": 0.0, "0.0": 0.0, "": np.nan}
+        values = np.empty((len(self), len(classes)))
+        for k, name in enumerate(classes):
+            for row, cell in enumerate(self.column(name)):
+                if cell not in known:
+                    raise UserError(f"{self.name(row)}, column {name!r}: {cell!r}; expected 1, 0 or blank. Decide first what an "
+                                    "uncertain label is to mean.")
+                values[row, k] = known[cell]
+        return values
+
+    def content_hash(self) -> str:
+        """SHA-256 over ids and image contents in order."""
+        digest = hashlib.sha256()
+        for row, name in enumerate(self.ids):
+            digest.update(hashlib.sha256(self.read(row)).digest() + name.encode())
+        return digest.hexdigest()
+
+
+def read_eval_set(path: str | Path, skip_bad: bool = False) -> EvalSet:
+    """Read a .csv or .tsv table (column filepath), or .tar shards (braces allowed); DataError for missing files.
+
+    `skip_bad`: missing images are counted and named in `excluded`.
+    """
+    path = Path(path)
+    found = _read_shards(path) if path.suffix == ".tar" else _read_table(path)
+    if not len(found):
+        raise DataError(f"{path}: no samples.")
+    missing = np.array([isinstance(image, Path) and not image.is_file() for image in found.images])
+    if missing.any():
+        if not skip_bad:
+            raise DataError(f"{found.name(int(np.flatnonzero(missing)[0]))}: no such image; {missing.sum()} of {len(found)} are missing. "
+                            "Expected paths as written or relative to the table; --on-bad-sample skip leaves them out, counted.")
+        found = found.keep(~missing, "no such image")
+    return found
+
+
+def _read_table(path: Path) -> EvalSet:
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; expected a .csv or .tsv table with a column 'filepath', or .tar shards.")
+    try:
+        table = pd.read_csv(path, sep=sniff_separator(path), dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: not a readable table ({error}).") from error
+    if "filepath" not in table:
+        raise DataError(f"{path}: no column 'filepath'; found {list(table.columns)}.")
+    folder = path.parent
+    images = [as_written if (as_written := Path(cell)).is_absolute() or as_written.exists() else folder / as_written
+              for cell in table["filepath"]]
+    return EvalSet(path, images, table, _recipe(folder, path.stem))
+
+
+def _read_shards(path: Path) -> EvalSet:
+    from webdataset.shardlists import expand_urls
+    entries = [entry for url in expand_urls(str(path)) for entry in index_shard(Path(url))]
+    rows = []
+    for entry in entries:
+        if entry.image_key is None:
+            raise DataError(f"{entry.where}: members {sorted(entry.members)}; expected an image.")
+        content = entry.read(*(name for name in ("txt", "json", "cls") if name in entry.members))
+        row = {str(key): "" if value is None else str(value) for key, value in json.loads(content.get("json", b"{}")).items()}
+        if "cls" in content:
+            row["label"] = content["cls"].decode().strip()
+        if "txt" in content:
+            row["title"] = content["txt"].decode("utf-8", errors="replace")
+        rows.append(row)
+    return EvalSet(path, entries, pd.DataFrame(rows).fillna("") if rows else pd.DataFrame(), _recipe(path.parent, path.stem))
+
+
+def _recipe(folder: Path, stem: str) -> dict[str, Any]:
+    for name in (f"{stem}.recipe.json", "classes.json"):
+        if (folder / name).is_file():
+            return json.loads((folder / name).read_text(encoding="utf-8"))
+    return {}

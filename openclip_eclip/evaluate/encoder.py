@@ -1,0 +1,149 @@
+"""A model that is to be measured: weights, deterministic transform and tokenizer, with hashes that name them."""
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Callable
+
+import open_clip
+import torch
+from open_clip.model import get_input_dtype
+from open_clip.modified_resnet import ModifiedResNet
+from open_clip.timm_model import TimmModel
+from open_clip.transformer import VisionTransformer
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from ..checkpoint import CONFIG, find_checkpoint, load_weights
+from ..config import UserError
+
+RANDOM = "random"
+PRECISIONS = ("fp32", "bf16", "fp16")
+
+
+@dataclass
+class Encoder:
+    """`model` in evaluation mode. `facts`: what a result records of it (model, pretrained, precision, weights_hash, transform)."""
+
+    model: nn.Module
+    transform: Callable[[Image.Image], Tensor]
+    tokenizer: Callable[[list[str]], Tensor]
+    device: torch.device
+    precision: str
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @torch.inference_mode()
+    def encode_images(self, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Unit image features (B, D), and the pooled features before the projection (B, W) or None, both float32 on the CPU.
+
+        `pixels` (B, 3, H, W) float32. One forward pass gives both.
+        """
+        pixels = pixels.to(self.device, get_input_dtype(self.precision), non_blocking=True)
+        features, pooled = _encode_with_pooled(self.model, pixels)
+        return normalize(features.float(), dim=-1).cpu(), None if pooled is None else pooled.float().cpu()
+
+    @torch.inference_mode()
+    def encode_texts(self, tokens: Tensor) -> Tensor:
+        """Unit text features (B, D) float32 on the CPU; `tokens` (B, L) int64."""
+        return normalize(self.model.encode_text(tokens.to(self.device)).float(), dim=-1).cpu()
+
+
+def load_encoder(model: str, pretrained: str | None = None, precision: str = "fp32", device: str | None = None) -> Encoder:
+    """A model by open_clip's names (`ViT-B-16`, `eclip-ViT-B-16`, `local-dir:FOLDER`, ...), or the folder of a run of ours.
+
+    `pretrained`: open_clip's tag or file; "random" for untrained weights, which are never taken silently.
+    UserError: unknown model, or no weights.
+    """
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    run = Path(model)
+    try:
+        if run.is_dir():
+            if not (run / CONFIG).is_file():
+                raise UserError(f"--model {model}: a folder without {CONFIG}; expected the folder of a run, an exported folder, "
+                                "or a model name of open_clip.")
+            if pretrained:
+                raise UserError(f"--model {model} is a folder and brings its own weights; leave --pretrained {pretrained} out.")
+            name, pretrained = f"local-dir:{run}", "its own"
+            has_run = (run / "checkpoints").is_dir()
+            built, _, transform = open_clip.create_model_and_transforms(name, precision=precision, device=device, load_weights=not has_run)
+            if has_run:
+                pretrained = find_checkpoint(run)[0].name
+                state = load_weights(find_checkpoint(run)[0])
+                built.load_state_dict({key: value for key, value in state.items() if not key.startswith("heatmap_processor.")})
+        else:
+            name = model
+            own_weights = model.removeprefix("eclip-").startswith(("local-dir:", "hf-hub:"))
+            if not pretrained and not own_weights:
+                raise UserError(f"--model {model} without weights; give --pretrained TAG or FILE, or --pretrained {RANDOM} to "
+                                "measure an untrained model.")
+            tag = None if pretrained == RANDOM else pretrained
+            torch.manual_seed(0)  # random weights are the same in every process and run
+            built, _, transform = open_clip.create_model_and_transforms(name, pretrained=tag, precision=precision, device=device,
+                                                                        load_weights=pretrained != RANDOM,
+                                                                        pretrained_text=pretrained != RANDOM)
+        tokenizer = open_clip.get_tokenizer(name)
+    except (RuntimeError, OSError, KeyError, FileNotFoundError) as error:
+        raise UserError(f"--model {model} --pretrained {pretrained}: {error}") from error
+    built.eval()  # dropout off
+    facts = {"model": model, "pretrained": pretrained, "precision": precision, "weights_hash": hash_weights(built),
+             "transform": repr(transform)}
+    return Encoder(built, transform, tokenizer, device, precision, facts)
+
+
+def hash_weights(model: nn.Module) -> str:
+    """SHA-256 over names, dtypes, shapes and bytes of everything in the state dict, and the class of the model."""
+    digest = hashlib.sha256(type(model).__name__.encode())
+    for name, value in sorted(model.state_dict().items()):
+        value = value.detach().cpu().contiguous()
+        digest.update(json.dumps([name, str(value.dtype), list(value.shape)]).encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def truncated(tokens: Tensor) -> int:
+    """How many rows of (N, L) tokens fill the whole context: such texts were cut, or just fit."""
+    return int((tokens[:, -1] != 0).sum())
+
+
+def _encode_with_pooled(model: nn.Module, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
+    visual = model.visual
+    if isinstance(visual, VisionTransformer) and visual.proj is not None and not visual.output_tokens:
+        projection, visual.proj = visual.proj, None  # the projection is no module that a hook could watch
+        try:
+            pooled = model.encode_image(pixels)
+        finally:
+            visual.proj = projection
+        return pooled @ projection, pooled
+    watched = _last_module(visual)
+    if watched is None:
+        return model.encode_image(pixels), None
+    seen: list[Tensor] = []
+    handle = watched.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    try:
+        features = model.encode_image(pixels)
+    finally:
+        handle.remove()
+    pooled = seen[0]
+    return features, pooled.mean((2, 3)) if pooled.ndim == 4 else pooled  # attention pooling projects by itself
+
+
+def _last_module(visual: nn.Module) -> nn.Module | None:
+    """The module whose input is the tower's feature before projection; None where there is none."""
+    if isinstance(visual, ModifiedResNet):
+        return visual.attnpool
+    if isinstance(visual, TimmModel):
+        if len(visual.head):
+            return visual.head
+        classifier = visual.trunk.get_classifier()
+        return classifier if isinstance(classifier, nn.Linear) else None
+    return None
+
+
+def tokenize(encoder: Encoder, texts: Sequence[str], batch_size: int = 1024) -> Tensor:
+    """(N, L) int64."""
+    parts = [encoder.tokenizer(list(texts[first:first + batch_size])) for first in range(0, len(texts), batch_size)]
+    return torch.cat(parts)

@@ -1,0 +1,14 @@
+"""Every metric in one line; reports quote it, the README prints it (tests/test_readme.py)."""
+from __future__ import annotations
+
+GLOSSARY = {
+    "macro-F1": "mean over the classes of F1 = 2 TP / (2 TP + FP + FN), every class weighing the same",
+    "F1 of the positive class": "F1 of one class alone; always saying 'positive' gives 2p / (1 + p) at prevalence p",
+    "balanced accuracy": "mean over the classes of recall; chance is 1 / number of classes",
+    "accuracy": "share of samples whose class is right",
+    "AUROC": "probability that a positive sample scores above a negative one (ties count half); chance is 0.5 at any prevalence",
+    "prevalence": "share of the samples that are of a class",
+    "R@k": "share of the queries whose right answer is among the first k",
+    "median rank": "the rank (from 1) of the right answer that half of the queries reach or beat",
+    "ties": "equal scores: optimistic puts the right answer first among them, pessimistic last, expected averages over their orders",
+}

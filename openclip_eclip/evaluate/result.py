@@ -1,0 +1,146 @@
+"""What a task found, and how it reaches the disk: result.json, result.md, pictures, predictions.npz and report.html."""
+from __future__ import annotations
+
+import io
+import json
+import math
+import platform
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Sequence
+
+import numpy as np
+import open_clip
+import torch
+
+from ..config import UserError
+from ..gaze.files import write_whole
+from ..version import __version__
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Cell = str | int | float | None
+
+
+@dataclass
+class Table:
+    """`rows` of cells; floats are printed with three digits after the point, None as a dash. `note` stands below."""
+
+    title: str
+    columns: list[str]
+    rows: list[Sequence[Cell]]
+    note: str = ""
+
+
+@dataclass
+class Example:
+    """An image (encoded bytes) with what is to be said of it, line by line."""
+
+    image: bytes
+    lines: list[str]
+
+
+@dataclass
+class Result:
+    """`values`: every number, nested, for result.json. `predictions`: arrays a sample, for `compare` (predictions.npz).
+
+    predictions hold `id` (N,) str, and by `kind` (0-d str):
+      "classes": `label` (N,) int64, `score` (N, K) float64, `classes` (K,) str
+      "binary": `label` (N, K) 0, 1 or NaN, `score` (N, K) float64, `classes` (K,) str
+      "ranks": `rank` (N,) float64 from 1 (the expected rank where ties are)
+    """
+
+    task: str
+    settings: dict[str, Any]
+    values: dict[str, Any]
+    tables: list[Table]
+    figures: dict[str, Figure] = field(default_factory=dict)  # {file stem: picture}
+    captions: dict[str, str] = field(default_factory=dict)  # {file stem: what it shows}
+    examples: list[Example] = field(default_factory=list)
+    predictions: dict[str, np.ndarray] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    terms: list[str] = field(default_factory=list)  # names of metrics explained in the report (glossary.py)
+
+
+def versions() -> dict[str, str]:
+    return {"openclip_eclip": __version__, "open_clip": open_clip.__version__, "torch": torch.__version__, "numpy": np.__version__,
+            "python": platform.python_version(), "machine": platform.machine()}
+
+
+def refuse_foreign_folder(out: Path, task: str) -> None:
+    """UserError if `out` holds something else than an earlier result of this task."""
+    if not out.exists() or not any(out.iterdir()):
+        return
+    earlier = out / "result.json"
+    found = json.loads(earlier.read_text(encoding="utf-8")).get("task") if earlier.is_file() else None
+    if found != task:
+        raise UserError(f"{out} holds {'a result of ' + found if found else 'files of something else'}; expected a new or empty folder, or "
+                        f"an earlier result of {task}.")
+
+
+def write_result(result: Result, out: Path) -> None:
+    """Write everything; result.json last, so that a folder with it is whole."""
+    from .report import render_report
+
+    out.mkdir(parents=True, exist_ok=True)
+    pictures = {}
+    for stem, figure in result.figures.items():
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=120, bbox_inches="tight")
+        pictures[stem] = buffer.getvalue()
+        write_whole(out / f"{stem}.png", pictures[stem])
+    if result.predictions:
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, **result.predictions)
+        write_whole(out / "predictions.npz", buffer.getvalue())
+    record = {"task": result.task, "settings": result.settings, "versions": versions(), "values": result.values, "notes": result.notes}
+    write_whole(out / "result.md", markdown(result).encode())
+    write_whole(out / "report.html", render_report(result, record, pictures).encode())
+    write_whole(out / "result.json", json.dumps(plain(record), indent=2, allow_nan=False).encode())
+
+
+def plain(value: Any) -> Any:
+    """What JSON knows: numpy and paths converted, NaN as null."""
+    if isinstance(value, dict):
+        return {str(key): plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(entry) for entry in value]
+    if isinstance(value, np.ndarray):
+        return plain(value.tolist())
+    if isinstance(value, (np.integer, np.bool_)):
+        return value.item()
+    if isinstance(value, (float, np.floating)):
+        return float(value) if math.isfinite(value) else None
+    return str(value) if isinstance(value, Path) else value
+
+
+def show(cell: Cell) -> str:
+    """A cell as text."""
+    if cell is None or (isinstance(cell, float) and math.isnan(cell)):
+        return "–"
+    return f"{cell:.3f}" if isinstance(cell, (float, np.floating)) else str(cell)
+
+
+def markdown(result: Result) -> str:
+    """All tables, with notes."""
+    parts = [f"# {result.task}\n"]
+    for table in result.tables:
+        rows = [table.columns, ["---"] * len(table.columns), *[[show(cell).replace("|", "\\|") for cell in row] for row in table.rows]]
+        parts.append(f"## {table.title}\n\n" + "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n")
+        if table.note:
+            parts.append(f"{table.note}\n")
+    parts += [f"- {note}" for note in result.notes]
+    return "\n".join(parts) + ("\n" if result.notes else "")
+
+
+def read_predictions(folder: Path) -> dict[str, np.ndarray]:
+    """predictions.npz of a result folder; UserError if there is none or it is damaged."""
+    path = folder / "predictions.npz"
+    if not path.is_file():
+        raise UserError(f"{folder}: no predictions.npz; expected the --out folder of zero-shot, linear-probe or retrieval.")
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except (ValueError, OSError, EOFError) as error:
+        raise UserError(f"{path}: unreadable ({error}).") from error
