@@ -11,4 +11,9 @@ GLOSSARY = {
     "R@k": "share of the queries whose right answer is among the first k",
     "median rank": "the rank (from 1) of the right answer that half of the queries reach or beat",
     "ties": "equal scores: optimistic puts the right answer first among them, pessimistic last, expected averages over their orders",
+    "cos(v, v^E)": "cosine of an image's feature with and without its heatmap; 1: the heatmap changes nothing",
+    "pointing game": "share of images whose map has its maximum inside the marked region (half of the heatmap's maximum and more)",
+    "NSS": "normalised scanpath saliency: the map in standard deviations, averaged where experts looked; chance is 0",
+    "AUC-Judd": "AUROC of the map's values, marked against unmarked pixels; chance is 0.5",
+    "IoU": "overlap of the marked region with as many highest pixels of the map, shared area over joint area",
 }
