@@ -141,6 +141,14 @@ def test_ellipses_and_chest_boxes_of_discarded_readings_too(trees: tuple[Path, P
     assert manifest(tmp_path / "ellipses")["left_out"] == {"ellipses: nothing to draw (the film stays)": 1}
 
 
+def test_a_missing_chest_box_is_counted_and_the_film_stays(trees: tuple[Path, Path], tmp_path: Path) -> None:
+    (trees[0] / "main_data" / "P300R000006" / "chest_bounding_box.csv").unlink()
+    assert prepare(trees, tmp_path / "out", "--annotation", "chest-box") == 0
+    assert samples(tmp_path / "out")[dicom(7)] is None
+    left_out = manifest(tmp_path / "out")["left_out"]
+    assert left_out["no chest_bounding_box.csv"] == 1 and left_out["chest-box: nothing to draw (the film stays)"] == 1
+
+
 def test_windows_of_readings_with_their_own_gaze(trees: tuple[Path, Path], tmp_path: Path) -> None:
     assert prepare(trees, tmp_path / "out", "--windows", "sentence", "--readers", "all") == 0
     written = members(tmp_path / "out")
@@ -190,6 +198,8 @@ def test_other_faults_are_refused(trees: tuple[Path, Path], tmp_path: Path, caps
     assert prepare(trees, tmp_path / "a", "--annotation", "ellipses", "--sigma", 1, "--unit", "degrees") == 2
     assert "expected pixels or width" in capsys.readouterr().err
     assert prepare(trees, tmp_path / "a", "--unit", "degrees") == 2 and "--unit degrees without --sigma" in capsys.readouterr().err
+    for lead in ("-1", "inf"):
+        assert prepare(trees, tmp_path / "a", "--lead", lead) == 2 and "expected seconds, at least 0" in capsys.readouterr().err
     rewrite(trees[0] / "main_data" / "P201R000004" / "chest_bounding_box.csv", lambda t: pd.concat([t, t]))
     assert prepare(trees, tmp_path / "a", "--annotation", "chest-box") == 2 and "2 rows; expected exactly one" in capsys.readouterr().err
     path = film(trees[1], 0)
