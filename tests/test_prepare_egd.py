@@ -80,6 +80,15 @@ def test_what_is_dropped_is_counted(trees: tuple[Path, Path], tmp_path: Path) ->
     assert len((trees[0] / "master_sheet.csv").read_text().splitlines()) == 9  # more lines than rows
 
 
+def test_every_table_read_is_hashed_into_the_manifest(trees: tuple[Path, Path], tmp_path: Path) -> None:
+    """So that a run with changed tables does not go on in the same folder."""
+    assert prepare(trees, tmp_path / "out") == 0
+    tables = manifest(tmp_path / "out")["tables"]
+    assert {"master_sheet.csv", "fixations.csv"} <= set(tables) and any("metadata" in name for name in tables), tables
+    rewrite(trees[0] / "fixations.csv", lambda frame: frame.iloc[:-1])
+    assert prepare(trees, tmp_path / "out") == 2
+
+
 def test_weight_by_count(trees: tuple[Path, Path], tmp_path: Path) -> None:
     assert prepare(trees, tmp_path / "out", "--weight", "count") == 0
     values = np.asarray(Image.open(io.BytesIO(members(tmp_path / "out")[f"{dicom(0)}.heatmap.png"]))) / 255
