@@ -202,6 +202,15 @@ def test_splits_keep_patients_together(trees: tuple[Path, Path], tmp_path: Path)
     assert patients == {"train": {19000001, 18000005}, "test": {19000000}}
 
 
+def test_films_without_an_official_split_are_left_out_and_the_table_is_hashed(trees: tuple[Path, Path], tmp_path: Path) -> None:
+    table = trees[1] / "mimic-cxr-2.0.0-split.csv.gz"
+    rewrite(table, lambda frame: frame[frame["dicom_id"] != dicom(3)])
+    assert prepare(trees, tmp_path / "out", "--split", "official", "--format", "csv") == 0
+    found = manifest(tmp_path / "out")
+    assert found["left_out"]["no row in the table of splits"] == 1 and found["examples"]["no row in the table of splits"] == [dicom(3)]
+    assert table.name in found["tables"] and not (tmp_path / "out" / "validate.csv").exists()
+
+
 def test_evaluated_patients_are_excluded(trees: tuple[Path, Path], tmp_path: Path) -> None:
     (tmp_path / "mimic-5x200.csv").write_text(f"filepath,patient\na.jpg,{FILMS[0][0]}\n")
     assert prepare(trees, tmp_path / "out", "--exclude-subjects", tmp_path / "mimic-5x200.csv") == 0
