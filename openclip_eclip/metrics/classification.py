@@ -46,8 +46,8 @@ def standardise(scores: np.ndarray) -> np.ndarray:
     """
     if len(scores) < 2:
         raise ValueError(f"{len(scores)} samples; expected at least 2 to standardise over the test set.")
-    spread = scores.std(axis=0)
-    return (scores - scores.mean(axis=0)) / np.where(spread > 0, spread, 1)
+    varies = np.ptp(scores, axis=0) > 0  # the s.d. of equal numbers is not always exactly 0
+    return np.where(varies, scores - scores.mean(axis=0), 0) / np.where(varies, scores.std(axis=0), 1)
 
 
 def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
