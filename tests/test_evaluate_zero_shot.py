@@ -25,6 +25,7 @@ from openclip_eclip.evaluate.data import read_eval_set
 from openclip_eclip.evaluate.prompt_sets import NAMES, load_prompts, read_classes, read_templates
 from openclip_eclip.evaluate.protocols import COMPETITION, FINDINGS, HERNIA, NO_FINDING, PROTOCOLS, SETS, choose_rule, set_of
 from openclip_eclip.evaluate.zero_shot import choose_classes, choose_prompts
+from openclip_eclip.metrics.bootstrap import bootstrap_interval
 from openclip_eclip.prepare import chexpert, nih_cxr14, rsna
 from openclip_eclip.prepare.phantom import generate
 from openclip_eclip.prepare.phantom_reports import CLASS_NAMES
@@ -302,6 +303,9 @@ def test_own_classes_absent_class_and_patients(tmp_path: Path, model: str, films
     assert found["values"]["headline"]["value"] == pytest.approx(np.mean(f1))
     assert found["values"]["prompts"]["ring"]["positive"] == [template.format(c="ring") for template in TEMPLATES]
     assert "1 000 draws of 20 patients" in (tmp_path / "out" / "result.md").read_text()
+    right = found["predictions"]["score"].argmax(axis=1) == found["predictions"]["label"]
+    expected = bootstrap_interval(lambda rows: right[rows].mean(), 40, groups=[str(i) for i in np.arange(40) // 2])
+    assert [found["values"]["overall"]["accuracy"][key] for key in ("low", "high")] == pytest.approx(expected)
 
 
 def test_two_classes_report_floor_and_pairs(tmp_path: Path, model: str, films: Path) -> None:
@@ -309,7 +313,8 @@ def test_two_classes_report_floor_and_pairs(tmp_path: Path, model: str, films: P
     found = run(tmp_path / "out", model, data, "--set", "rsna", "--protocol", "eclip-release")
     assert found["values"]["headline"]["metric"] == "F1 of the positive class" and found["values"]["overall"]["macro-F1"]
     text = (tmp_path / "out" / "result.md").read_text()
-    assert "| F1 of the positive class (the protocol's) |" in text and f"{0.5 / 1.25:.3f} |" in text  # 2p / (1 + p) at p = 1/4
+    assert "| --- | --- | --- | --- |\n| F1 of the positive class (the protocol's) |" in text  # the headline comes first
+    assert f"{0.5 / 1.25:.3f} |" in text  # 2p / (1 + p) at p = 1/4
     assert any("AGPL" in note for note in found["notes"])
     pairs = run(tmp_path / "pairs", model, data, "--set", "rsna", "--protocol", "chexzero")["predictions"]["score"]
     np.testing.assert_allclose(pairs.sum(axis=1), 1, atol=1e-12)
