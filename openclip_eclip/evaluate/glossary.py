@@ -7,6 +7,8 @@ GLOSSARY = {
     "balanced accuracy": "mean over the classes of recall; chance is 1 / number of classes",
     "accuracy": "share of samples whose class is right",
     "AUROC": "probability that a positive sample scores above a negative one (ties count half); chance is 0.5 at any prevalence",
+    "precision": "share of the samples called a class that are of it",
+    "recall": "share of the samples of a class that are called so; for the positive class also sensitivity",
     "prevalence": "share of the samples that are of a class",
     "R@k": "share of the queries whose right answer is among the first k",
     "median rank": "the rank (from 1) of the right answer that half of the queries reach or beat",

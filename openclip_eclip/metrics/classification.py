@@ -1,0 +1,115 @@
+"""Scores of classes: confusion matrix, F1, recall, precision, balanced accuracy, AUROC; class scores from prompt vectors.
+
+Closed forms on whole arrays, since a bootstrap calls them a thousand times; the tests hold them to scikit-learn's to 1e-12.
+A class that no sample belongs to has no F1, recall or AUROC (NaN), and means over classes leave it out (docs/decisions/0011).
+"""
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.stats import rankdata
+
+CLASS_VECTORS = ("mean", "unit_mean", "max", "pair_softmax")
+Numbers = dict[str, np.ndarray]
+
+
+def class_scores(images: np.ndarray, positive: Sequence[np.ndarray], negative: Sequence[np.ndarray], rule: str) -> np.ndarray:
+    """Scores (N, K) float64 of unit image features (N, D) against the unit prompt features (P_k, D) of each of K classes.
+
+    mean: cosine averaged over prompts (= with the mean vector, not of unit length); unit_mean: cosine with the mean vector;
+    max: the best prompt's; pair_softmax: softmax of the cosines with `positive` and `negative` (unit_mean each), without
+    temperature, which would change neither order nor decision (peers.md §2.1).
+    """
+    images = images.astype(np.float64)
+    if rule == "max":
+        return np.stack([(images @ prompts.T.astype(np.float64)).max(axis=1) for prompts in positive], axis=1)
+    if rule == "mean":
+        return images @ np.stack([prompts.mean(axis=0, dtype=np.float64) for prompts in positive]).T
+    similarity = images @ np.stack([_unit_mean(prompts) for prompts in positive]).T
+    if rule == "unit_mean":
+        return similarity
+    if rule != "pair_softmax":
+        raise ValueError(f"class vector {rule!r}; expected one of {CLASS_VECTORS}.")
+    return 1 / (1 + np.exp(images @ np.stack([_unit_mean(prompts) for prompts in negative]).T - similarity))
+
+
+def _unit_mean(vectors: np.ndarray) -> np.ndarray:
+    mean = vectors.mean(axis=0, dtype=np.float64)
+    return mean / np.linalg.norm(mean)
+
+
+def standardise(scores: np.ndarray) -> np.ndarray:
+    """Each class's scores (N, K) with mean 0 and population s.d. 1 over the samples: GLoRIA's step, which sees the whole test set.
+
+    A constant column becomes 0. ValueError: fewer than two samples.
+    """
+    if len(scores) < 2:
+        raise ValueError(f"{len(scores)} samples; expected at least 2 to standardise over the test set.")
+    varies = np.ptp(scores, axis=0) > 0  # the s.d. of equal numbers is not always exactly 0
+    return np.where(varies, scores - scores.mean(axis=0), 0) / np.where(varies, scores.std(axis=0), 1)
+
+
+def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
+    """(K, K) int64, rows the truth; `labels` and `predicted` (N,) int64 in 0 .. K-1. ValueError otherwise, or without samples."""
+    if labels.shape != predicted.shape or labels.ndim != 1 or not len(labels):
+        raise ValueError(f"labels {labels.shape} and predictions {predicted.shape}; expected two equally long rows of at least one.")
+    for name, values in (("label", labels), ("prediction", predicted)):
+        if values.min() < 0 or values.max() >= classes:
+            raise ValueError(f"a {name} is {values.min() if values.min() < 0 else values.max()}; expected 0 to {classes - 1}.")
+    return np.bincount(labels * classes + predicted, minlength=classes * classes).reshape(classes, classes)
+
+
+def auroc(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """(K,) areas under the ROC curve of columns; `labels` (N, K) of 1, 0 and NaN (left out), ties count half.
+
+    NaN for a column without positives or without negatives. ValueError: NaN scores.
+    """
+    if np.isnan(scores).any():
+        raise ValueError(f"{int(np.isnan(scores).sum())} of {scores.size} scores are NaN; expected numbers.")
+    if np.isnan(labels).any():
+        known = ~np.isnan(labels)
+        columns = [auroc(labels[rows, k:k + 1], scores[rows, k:k + 1]) for k, rows in enumerate(known.T)]
+        return np.concatenate(columns)
+    positives = labels.sum(axis=0)
+    negatives = len(labels) - positives
+    above = (rankdata(scores, axis=0) * labels).sum(axis=0) - positives * (positives + 1) / 2  # Mann-Whitney's U
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return above / (positives * negatives)
+
+
+def measure(labels: np.ndarray, scores: np.ndarray) -> Numbers:
+    """Everything of a single-label set: arrays (K,) by class, 0-d over classes. Decision: the highest score, the first of equals.
+
+    `labels` (N,) int64, `scores` (N, K) float64. AUROC is one class against the rest by its own score; of two classes by the
+    difference of their scores, which is what decides. With two classes also the F1 of the positive (second) class.
+    """
+    classes = scores.shape[1]
+    table = confusion_matrix(labels, scores.argmax(axis=1), classes)
+    hits, truths, guesses = np.diag(table), table.sum(axis=1), table.sum(axis=0)
+    present = truths > 0
+    with np.errstate(invalid="ignore", divide="ignore"):
+        f1 = np.where(present, 2 * hits / (truths + guesses), np.nan)
+        recall, precision = hits / truths, hits / guesses
+    areas = auroc((labels[:, None] == np.arange(classes)).astype(np.float64), scores - scores[:, ::-1] if classes == 2 else scores)
+    found = {"macro-F1": f1[present].mean(), "balanced accuracy": recall[present].mean(), "accuracy": hits.sum() / len(labels),
+             "macro AUROC": _mean(areas), "F1": f1, "precision": precision, "recall": recall, "AUROC": areas}
+    if classes == 2:
+        found["F1 of the positive class"] = f1[1]
+    return {name: np.asarray(value, dtype=np.float64) for name, value in found.items()}
+
+
+def measure_multi(labels: np.ndarray, scores: np.ndarray) -> Numbers:
+    """AUROC of a multi-label set, by class and their mean; `labels` (N, K) of 1, 0 and NaN (not labelled)."""
+    areas = auroc(labels, scores)
+    return {"macro AUROC": np.asarray(_mean(areas)), "AUROC": areas}
+
+
+def floor_f1(prevalence: float) -> float:
+    """F1 of the positive class when everything is called positive: 2p / (1 + p)."""
+    return 2 * prevalence / (1 + prevalence)
+
+
+def _mean(values: np.ndarray) -> float:
+    defined = values[~np.isnan(values)]
+    return float(defined.mean()) if len(defined) else float("nan")
