@@ -10,5 +10,8 @@ GLOSSARY = {
     "prevalence": "share of the samples that are of a class",
     "R@k": "share of the queries whose right answer is among the first k",
     "median rank": "the rank (from 1) of the right answer that half of the queries reach or beat",
+    "mean rank": "the mean over the queries of the rank (from 1) of the right answer; a few far ones weigh much",
+    "MRR": "mean reciprocal rank: the mean over the queries of 1 / rank of the right answer",
+    "P@k": "share of the first k answers that have the query's labels",
     "ties": "equal scores: optimistic puts the right answer first among them, pessimistic last, expected averages over their orders",
 }
