@@ -131,8 +131,9 @@ def test_any_right_answer_counts_and_chance_knows_of_it() -> None:
 
 def test_precision_by_hand_and_over_all_orders_of_a_tie() -> None:
     """First three of scores 9 5 5 5 1: the first, and two of the three tied, one of which has the label: (0 + 2/3) / 3."""
-    found = precision_at_k(*scored([[9, 5, 5, 5, 1], [5, 4, 3, 2, 1]]), ["x", (1, 0)], [(1, 0), "x", (1, 0), (1, 0), "x"], 3)
-    assert found.tolist() == pytest.approx([2 / 9, 2 / 3], abs=1e-15)
+    given = *scored([[9, 5, 5, 5, 1], [5, 4, 3, 2, 1]]), ["x", (1, 0)], [(1, 0), "x", (1, 0), (1, 0), "x"]
+    assert precision_at_k(*given, 3).tolist() == pytest.approx([2 / 9, 2 / 3], abs=1e-15)
+    assert precision_at_k(*given, 1).tolist() == [0, 1]
     with pytest.raises(ValueError, match="precision at 6 of 5 answers"):
         precision_at_k(*scored([[9, 5, 5, 5, 1]]), [0], range(5), 6)
 
