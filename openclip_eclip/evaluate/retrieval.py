@@ -124,7 +124,7 @@ def measure(images: np.ndarray, texts: np.ndarray, reports: Reports, patients: S
     for name, (queries, gallery, query_groups, gallery_groups, units) in pairs.items():
         ranks = rank_answers(queries, gallery, query_groups, gallery_groups)
         chance = chance_ranks(query_groups, gallery_groups)
-        found[name] = Found(ranks, chance, score(ranks, units), _values(per_query(chance, "expected")))
+        found[name] = Found(ranks, chance, score(ranks, units), summarise(chance, "expected"))
     return found
 
 
@@ -132,6 +132,11 @@ def per_query(ranks: Ranks, ties: str) -> dict[str, np.ndarray]:
     """{R@k ..., rank, reciprocal rank}, each (N,); no R@k where k answers are the whole gallery: it would be 1 for any model."""
     hits = {f"R@{k}": ranks.hits(k, ties) for k in KS if k < ranks.gallery}
     return {**hits, "rank": ranks.rank(ties), "MRR": ranks.reciprocal(ties)}
+
+
+def summarise(ranks: Ranks, ties: str) -> dict[str, float]:
+    """{R@k ..., MRR, median rank, mean rank} over all queries."""
+    return _values(per_query(ranks, ties))
 
 
 def score(ranks: Ranks, units: Sequence[str] | None = None, draws: int = 1000) -> dict[str, dict[str, Interval]]:

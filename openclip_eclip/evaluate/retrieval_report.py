@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 DIRECTIONS = {"image_to_text": "image to report", "text_to_image": "report to image"}
 COLOURS = {"image_to_text": "#1f6fb2", "text_to_image": "#c8641b"}
+DASHES = {"image_to_text": (0, (4, 4)), "text_to_image": (4, (4, 4))}  # both are seen where the two chances are one line
 LONGEST = 100  # the curve ends here
 FILMS = 6
 
@@ -53,8 +54,8 @@ def curve_figure(found: dict[str, Found]) -> Figure:
         curve = {ties: [of.ranks.hits(k, ties).mean() for k in ks] for ties in TIES}
         axes.plot(ks, curve["expected"], color=COLOURS[name], label=DIRECTIONS[name], marker="o" if len(ks) < 2 else None)
         axes.fill_between(ks, curve["pessimistic"], curve["optimistic"], color=COLOURS[name], alpha=0.2, linewidth=0)
-        axes.plot(ks, [of.chance.hits(k, "expected").mean() for k in ks], "--", color=COLOURS[name], linewidth=1,
-                  label=f"chance, {DIRECTIONS[name]}")
+        axes.plot(ks, [of.chance.hits(k, "expected").mean() for k in ks], linestyle=DASHES[name], color=COLOURS[name],
+                  linewidth=1.2, label=f"chance, {DIRECTIONS[name]}")
         longest = max(longest, len(ks))
     axes.set_xscale("log")
     axes.set_xticks([k for k in (1, 2, 5, 10, 20, 50, 100) if k <= longest])
