@@ -96,6 +96,8 @@ def test_equal_vectors_tie_exactly_wherever_they_stand() -> None:
     ranks = rank_answers(queries, gallery, [0] * 37, range(1003))
     assert (ranks.right == 1).all() and set(ranks.wrong.tolist()) == {1003 // 3}
     assert set(ranks.above.tolist()) <= {0, 334, 335, 668, 669}
+    minus = rank_answers(queries[:, :3], np.array([[0, 1, 0], [-0.0, 1, -0.0]]), [0] * 37, [0, 1])
+    assert minus.wrong.tolist() == [1] * 37
 
 
 def test_strips_change_nothing_and_are_never_the_whole_matrix(monkeypatch: pytest.MonkeyPatch) -> None:

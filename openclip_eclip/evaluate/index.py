@@ -68,7 +68,8 @@ def measure_recall(index: ReportIndex, unit: np.ndarray, queries: np.ndarray, to
 def save_index(index: ReportIndex, folder: Path) -> None:
     """Write the three files; index.json, with the hashes of the others, last. UserError if `folder` holds something else."""
     if folder.exists() and any(folder.iterdir()) and not (folder / "index.json").is_file():
-        raise UserError(f"--save-index {folder}: holds files of something else; expected a new or empty folder, or an earlier index.")
+        raise UserError(f"--save-index {folder}: holds files of something else; expected a new or empty folder, "
+                        "or an earlier index.")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "index.json").unlink(missing_ok=True)
     partial = folder / f".index.faiss.{os.getpid()}.partial"
@@ -94,8 +95,8 @@ def load_index(folder: Path, weights_hash: str) -> ReportIndex:
     if facts["encoder"]["weights_hash"] != weights_hash:
         made = facts["encoder"]
         raise UserError(f"--index {folder} was made by --model {made['model']} --pretrained {made['pretrained']} (weights "
-                        f"{made['weights_hash'][:12]}); this model's weights are {weights_hash[:12]}. Scores across models mean nothing: "
-                        "give that model, or make an index with this one.")
+                        f"{made['weights_hash'][:12]}); this model's weights are {weights_hash[:12]}. Scores across models mean "
+                        "nothing: give that model, or make an index with this one.")
     lines = (folder / "texts.jsonl").read_text(encoding="utf-8").splitlines()
     return ReportIndex(faiss.read_index(str(folder / "index.faiss")), [json.loads(line)["text"] for line in lines], facts)
 

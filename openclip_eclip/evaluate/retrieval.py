@@ -26,16 +26,20 @@ Interval = dict[str, float]  # value, low, high
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser)
-    parser.add_argument("--data", required=True, metavar="FILE", help=".csv or .tsv with filepath and reports, or .tar shards (braces allowed)")
+    parser.add_argument("--data", required=True, metavar="FILE",
+                        help=".csv or .tsv with filepath and reports, or .tar shards (braces allowed)")
     parser.add_argument("--text-column", default="title", help="(default: %(default)s; in shards the .txt member)")
     parser.add_argument("--rule", choices=RULES, default="paper",
-                        help="which report is right. paper: equal reports (case and outer blanks aside) are one, section 4.3; index: a row's "
-                             "own and no other, as clip_benchmark; group: any report of the row's --group-column (default: %(default)s)")
+                        help="which report is right. paper: equal reports (case and outer blanks aside) are one, section 4.3; "
+                             "index: a row's own and no other, as clip_benchmark; group: any report of the row's --group-column "
+                             "(default: %(default)s)")
     parser.add_argument("--group-column", metavar="COLUMN", help="for --rule group: study, report id, ...")
     parser.add_argument("--patient-column", metavar="COLUMN", help="intervals draw patients, not images")
-    parser.add_argument("--labels", metavar="COL,COL...", help="also the share of the nearest k reports with the image's values in these columns")
+    parser.add_argument("--labels", metavar="COL,COL...",
+                        help="also the share of the nearest k reports with the image's values in these columns")
     parser.add_argument("--index", choices=KINDS, default="exact",
-                        help="kind of the index; approximate ones for more than a million reports, their recall is measured (default: %(default)s)")
+                        help="kind of the index; approximate ones for more than a million reports, their recall is measured "
+                             "(default: %(default)s)")
     parser.add_argument("--save-index", type=Path, metavar="FOLDER", help="keep the index for `search`")
     add_output_argument(parser)
 
@@ -63,7 +67,8 @@ class Found:
 def run(args: argparse.Namespace) -> Result:
     """Encode, rank in both directions, index."""
     if (args.rule == "group") != (args.group_column is not None):
-        raise UserError(f"--rule {args.rule} with --group-column {args.group_column}: --rule group needs a column, the other rules take none.")
+        raise UserError(f"--rule {args.rule} with --group-column {args.group_column}: --rule group needs a column, the other "
+                        "rules take none.")
     options = read_encode_options(args)
     data = with_reports(read_eval_set(args.data, options.skip_bad), args.text_column)
     wanted = [*filter(None, [args.group_column, args.patient_column]), *(args.labels.split(",") if args.labels else [])]
@@ -78,13 +83,14 @@ def run(args: argparse.Namespace) -> Result:
     found = measure(images.unit, texts.unit, reports, patients)
     index = build_index(texts.unit, reports.texts, args.index)
     content = data.content_hash()
-    index.facts |= {"recall_at_10": measure_recall(index, texts.unit, images.unit), "encoder": encoder.facts, "data": str(data.path),
-                    "data_hash": content, "rule": args.rule, "text_column": args.text_column}
+    index.facts |= {"recall_at_10": measure_recall(index, texts.unit, images.unit), "encoder": encoder.facts,
+                    "data": str(data.path), "data_hash": content, "rule": args.rule, "text_column": args.text_column}
     if args.save_index:
         save_index(index, args.save_index)
-    settings = {**encoder.facts, "data": str(data.path), "data_hash": content, "protocol": f"retrieval, rule {args.rule}", "rule": args.rule,
-                "text_column": args.text_column, "group_column": args.group_column, "patient_column": args.patient_column,
-                "labels": args.labels, "index": args.index, "batch_size": options.batch_size}
+    settings = {**encoder.facts, "data": str(data.path), "data_hash": content, "protocol": f"retrieval, rule {args.rule}",
+                "rule": args.rule, "text_column": args.text_column, "group_column": args.group_column,
+                "patient_column": args.patient_column, "labels": args.labels, "index": args.index,
+                "batch_size": options.batch_size}
     semantic = label_precision(images.unit, texts.unit, reports, data, args.labels.split(",")) if args.labels else {}
     return _result(settings, data, images, texts, reports, found, index, semantic)
 
@@ -93,7 +99,8 @@ def with_reports(data: EvalSet, column: str) -> EvalSet:
     """The rows that have a report; the others are named as excluded. UserError if none has."""
     has = np.array([text.strip().lower() not in NO_LABEL for text in data.column(column)])
     if not has.any():
-        raise UserError(f"{data.path}: column {column!r} holds no report at all; name the column of the reports with --text-column.")
+        raise UserError(f"{data.path}: column {column!r} holds no report at all; name the column of the reports with "
+                        "--text-column.")
     return data.keep(has, "no report") if not has.all() else data
 
 
@@ -140,7 +147,7 @@ def summarise(ranks: Ranks, ties: str) -> dict[str, float]:
 
 
 def score(ranks: Ranks, units: Sequence[str] | None = None, draws: int = 1000) -> dict[str, dict[str, Interval]]:
-    """{convention: {R@k, median rank, mean rank, MRR: value, low, high}}; 95 % bootstrap over the queries, or `units` (N,) of them."""
+    """{convention: {R@k, median rank, mean rank, MRR: value, low, high}}; 95 % bootstrap over queries, or their `units` (N,)."""
     kinds = TIES if ranks.tied else TIES[:1]  # without ties the conventions agree
     columns = [per_query(ranks, ties) for ties in kinds]
 
@@ -178,32 +185,36 @@ def _result(settings: dict[str, Any], data: EvalSet, images: ImageFeatures, text
             found: dict[str, Found], index: ReportIndex, semantic: dict[str, Any]) -> Result:
     counts = {"images": len(data), "reports": len(reports.texts), "reports_cut": texts.cut, "excluded": data.excluded}
     both = {name: {**of.scores, "chance": of.chance_scores, "tied": of.ranks.tied} for name, of in found.items()}
-    values = {**counts, **both, "index": {key: index.facts[key] for key in ("kind", "count", "recall_at_10")}, "semantic": semantic}
+    about = {key: index.facts[key] for key in ("kind", "count", "recall_at_10")}
+    values = {**counts, **both, "index": about, "semantic": semantic}
     expected = found["image_to_text"].ranks.rank("expected")
     return Result(
         "retrieval", settings, values, tables(found, semantic, KS), {"recall": curve_figure(found)},
-        {"recall": "Share of the queries whose right answer is among the first k, against chance (dashed). Where equal scores matter, the "
-                   "band reaches from the pessimistic to the optimistic order."},
+        {"recall": "Share of the queries whose right answer is among the first k, against chance (dashed). Where equal scores "
+                   "matter, the band reaches from the pessimistic to the optimistic order."},
         film_examples(data, images.unit, reports, expected, index),
         {"kind": np.array("ranks"), "id": np.array(data.ids), "rank": expected},
-        _notes(data, texts, reports, found, index), ["R@k", "median rank", "mean rank", "MRR", "ties", *(["P@k"] if semantic else [])])
+        _notes(data, texts, reports, found, index),
+        ["R@k", "median rank", "mean rank", "MRR", "ties", *(["P@k"] if semantic else [])])
 
 
 def _notes(data: EvalSet, texts: TextFeatures, reports: Reports, found: dict[str, Found], index: ReportIndex) -> list[str]:
     notes = [f"{len(data)} images, {len(reports.texts)} reports to tell apart."]
     if data.excluded:
-        reasons = sorted(set(data.excluded.values()))
-        notes.append("Left out: " + ", ".join(f"{list(data.excluded.values()).count(reason)} x {reason}" for reason in reasons) + ".")
+        reasons = list(data.excluded.values())
+        notes.append("Left out: " + ", ".join(f"{reasons.count(reason)} x {reason}" for reason in sorted(set(reasons))) + ".")
     if texts.cut:
-        notes.append(f"{texts.cut} reports fill the context length of the text tower: cut, or just fitting. Reports that are equal up to the cut "
-                     "get one vector and tie.")
+        notes.append(f"{texts.cut} reports fill the context length of the text tower: cut, or just fitting. Reports that are "
+                     "equal up to the cut get one vector and tie.")
     for name, of in found.items():
         if of.ranks.tied:
-            notes.append(f"{DIRECTIONS[name]}: for {of.ranks.tied} of {len(of.ranks.above)} queries a wrong answer scores exactly as the right one.")
+            notes.append(f"{DIRECTIONS[name]}: for {of.ranks.tied} of {len(of.ranks.above)} queries a wrong answer scores "
+                         "exactly as the right one.")
         short = [f"R@{k}" for k in KS if k >= of.ranks.gallery]
         if short:
-            notes.append(f"{DIRECTIONS[name]}: {', '.join(short)} not reported, for there are only {of.ranks.gallery} answers: any model has 1.")
+            notes.append(f"{DIRECTIONS[name]}: {', '.join(short)} not reported, for there are only {of.ranks.gallery} answers: "
+                         "any model has 1.")
     if index.facts["kind"] != "exact":
-        notes.append(f"The {index.facts['kind']} index finds {index.facts['recall_at_10']:.3f} of the exact ten nearest reports. The numbers "
-                     "above come from exact scores.")
+        notes.append(f"The {index.facts['kind']} index finds {index.facts['recall_at_10']:.3f} of the exact ten nearest reports. "
+                     "The numbers above come from exact scores.")
     return notes

@@ -37,8 +37,10 @@ def tables(found: dict[str, Found], semantic: dict[str, Any], ks: tuple[int, ...
                   "In brackets: 95 % intervals, bootstrap over the queries (or their patients); the gallery stays as it is.")]
     if semantic:
         precision = [key for key in semantic if key.startswith("P@")]
-        note = (f"Share of the nearest k reports with the same values of {', '.join(semantic['columns'])} as the image, its own report among them."
-                + (f" {semantic['mixed']} reports belong to images with different values; the first image's count." if semantic["mixed"] else ""))
+        note = (f"Share of the nearest k reports with the same values of {', '.join(semantic['columns'])} as the image, its own "
+                "report among them.")
+        if semantic["mixed"]:
+            note += f" {semantic['mixed']} reports belong to images with different values; the first image's count."
         made.append(Table("Same labels, image to report", ["", *precision, "chance"],
                           [["P@k", *(semantic[key] for key in precision), semantic["chance"]]], note))
     return made

@@ -1,12 +1,13 @@
 """Ranks of right answers in retrieval, in strips of the similarity matrix, with ties counted and not hidden.
 
-Scores are float32 products. Equal vectors get bit for bit equal scores: each distinct vector is multiplied once. Answers tie where their
-float32 scores are equal.
+Scores are float32 products, and answers tie where these are equal. Equal vectors get bit for bit equal scores: each distinct
+vector is multiplied once.
 """
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 
 import numpy as np
 from scipy.special import gammaln
@@ -61,7 +62,8 @@ class Ranks:
         return means[which.reshape(-1)]
 
 
-def rank_answers(queries: np.ndarray, gallery: np.ndarray, query_groups: Sequence[object], gallery_groups: Sequence[object]) -> Ranks:
+def rank_answers(queries: np.ndarray, gallery: np.ndarray, query_groups: Sequence[object],
+                 gallery_groups: Sequence[object]) -> Ranks:
     """Rank the `gallery` (M, D) for each of `queries` (N, D), float32; an answer is right if its group is the query's.
 
     Holds a strip of the N x M scores. ValueError: NaN, shapes, a query without any right answer.
@@ -72,7 +74,8 @@ def rank_answers(queries: np.ndarray, gallery: np.ndarray, query_groups: Sequenc
     first, last = (np.searchsorted(gallery_codes[order], query_codes, side=side) for side in ("left", "right"))
     if (first == last).any():
         lost = int(np.flatnonzero(first == last)[0])
-        raise ValueError(f"query {lost} (group {query_groups[lost]!r}) has no right answer in the gallery; leave such queries out.")
+        raise ValueError(f"query {lost} (group {query_groups[lost]!r}) has no right answer in the gallery; leave such "
+                         "queries out.")
     above, right, wrong = np.empty((3, len(queries)), np.int64)
     for start, scores in _strips(queries, gallery):
         for i, row in enumerate(scores, start):
@@ -117,10 +120,11 @@ def _all_wrong(right: np.ndarray, wrong: np.ndarray, places: np.ndarray) -> np.n
 def _strips(queries: np.ndarray, gallery: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
     """(first query, scores (rows, M)), again and again."""
     # BLAS rounds a product by its place in the matrix, so two copies of a vector might not tie
-    rows = gallery.view(np.dtype((np.void, gallery.shape[1] * gallery.itemsize))).reshape(-1)
-    _, first, place = np.unique(rows, return_index=True, return_inverse=True)
-    copies = len(first) < len(gallery)
-    distinct = gallery[first] if copies else gallery
+    number: dict[bytes, int] = {}
+    zero = np.float32(0)  # added, makes -0.0 the same as 0.0
+    place = np.array([number.setdefault(blake2b(row + zero).digest(), len(number)) for row in gallery])
+    copies = len(number) < len(gallery)
+    distinct = gallery[np.unique(place, return_index=True)[1]] if copies else gallery
     step = max(1, STRIP // len(gallery))
     for start in range(0, len(queries), step):
         scores = queries[start:start + step] @ distinct.T
@@ -128,12 +132,13 @@ def _strips(queries: np.ndarray, gallery: np.ndarray) -> Iterator[tuple[int, np.
 
 
 def _checked(queries: np.ndarray, gallery: np.ndarray, *names: Sequence[object]) -> tuple[np.ndarray, np.ndarray]:
-    arrays = [np.ascontiguousarray(values, dtype=np.float32) + np.float32(0) for values in (queries, gallery)]  # -0.0 becomes 0.0
+    arrays = [np.ascontiguousarray(values, dtype=np.float32) for values in (queries, gallery)]
     for values, groups, kind in zip(arrays, names, ("queries", "gallery"), strict=True):
         if values.ndim != 2 or not len(values) or len(groups) != len(values):
             raise ValueError(f"{kind}: features {values.shape} and {len(groups)} groups; expected (N, D), N >= 1, and N groups.")
         if not np.isfinite(values).all():
-            raise ValueError(f"{kind}: {int((~np.isfinite(values).all(axis=1)).sum())} of {len(values)} features are NaN or infinite.")
+            wrong = int((~np.isfinite(values).all(axis=1)).sum())
+            raise ValueError(f"{kind}: {wrong} of {len(values)} features are NaN or infinite.")
     return arrays[0], arrays[1]
 
 
