@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from openclip_eclip.data.overlap import main
-from openclip_eclip.data.overlap_read import normalise, perceptual_hash
+from openclip_eclip.data import overlap
+from openclip_eclip.data.overlap import compare, main
+from openclip_eclip.data.overlap_read import Contents, normalise, perceptual_hash
 from openclip_eclip.prepare.command import refuse_leaks
 from openclip_eclip.prepare.plan import EvaluationSet, Item, Plan
 from PIL import Image, ImageFilter
@@ -131,6 +132,22 @@ def test_the_same_hash_is_not_yet_the_same_look(tmp_path: Path, capsys: pytest.C
     paths = [str(write_table(tmp_path / f"{name}.csv", [{**rows(i, i + 1)[0], "picture": image}]))
              for i, (name, image) in enumerate((("a", straight), ("b", bent)))]
     assert main(paths) == 0 and counts(capsys.readouterr().out)[3] == 0
+
+
+def test_blocks_of_any_size_find_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twelve images against seven of them and three others, some of them twice: every pair once, named by its own two images."""
+    one, other = Contents("one"), Contents("other")
+    for contents, seeds in ((one, [*range(10), 3, 4]), (other, [*range(3, 10), 20, 21, 22])):
+        for number, seed in enumerate(seeds):
+            fingerprint, thumbnail = perceptual_hash(picture(seed))
+            contents.image_names.append(f"{contents.name} {number}: {seed}")
+            contents._hashes.append(fingerprint)
+            contents._thumbnails.append(thumbnail)
+    whole = compare(one, other, ["images"])[1]
+    assert whole.count == 9 and whole.examples[0] == ("one 3: 3", "other 0: 3")
+    monkeypatch.setattr(overlap, "BLOCK", 20)  # three rows of twelve
+    monkeypatch.setattr(overlap, "CANDIDATES", 2)
+    assert compare(one, other, ["images"])[1] == whole
 
 
 def test_blank_images_look_like_nothing() -> None:

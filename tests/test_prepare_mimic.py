@@ -131,13 +131,13 @@ def add_exclusive(raw: Path, classes: int = 5, each: int = 2) -> None:
     tables = {name: table(raw / name) for name in (METADATA, SPLIT, CHEXPERT)}
     rows = {name: [] for name in tables}
     for k in range(classes * each):
-        subject, study = f"170000{k:02d}", f"570000{k:02d}"
+        subject, study = f"1700{k:04d}", f"5700{k:04d}"
         report_path(raw, subject, study).parent.mkdir(parents=True)
         report_path(raw, subject, study).write_text("\n IMPRESSION: A.\n")
         for view in (0, 1):
             ids = {"dicom_id": dicom(100 + 2 * k + view), "subject_id": subject, "study_id": study}
             rows[METADATA].append(ids | {"ViewPosition": "PA", "Rows": "91", "Columns": "61"})
-            rows[SPLIT].append(ids | {"split": ("train", "test")[k // classes]})
+            rows[SPLIT].append(ids | {"split": ("train", "test")[k // classes % 2]})
         rows[CHEXPERT].append({"subject_id": subject, "study_id": study, mimic_cxr.COMPETITION[k % classes]: "1.0", "No Finding": "1.0"})
     for name in tables:
         pd.concat([tables[name], pd.DataFrame(rows[name])]).fillna("").to_csv(raw / name, index=False)

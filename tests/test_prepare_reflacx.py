@@ -88,6 +88,8 @@ def test_ways_to_deal_with_several_readers(trees: tuple[Path, Path], tmp_path: P
     mean, either = (first + second) / 2, 1 - (1 - first) * (1 - second)
     np.testing.assert_allclose(maps["mean"][dicom(0)], mean / mean.max(), atol=0.01)
     np.testing.assert_allclose(maps["noisy-or"][dicom(0)], either / either.max(), atol=0.01)
+    assert prepare(trees, tmp_path / "default") == 0
+    assert np.array_equal(samples(tmp_path / "default")[dicom(0)], maps["mean"][dicom(0)])
     assert not np.allclose(maps["mean"][dicom(0)], maps["noisy-or"][dicom(0)], atol=0.01)
 
 
@@ -109,15 +111,27 @@ def test_sigma_is_one_degree_and_is_lost_beyond_what_was_shown(trees: tuple[Path
     assert samples(tmp_path / "wide", "test")[dicom(4)][at(30 + 24, 45)] > 0.5
 
 
+def test_sigma_alone_is_in_pixels_and_what_is_beyond_the_film_is_lost(trees: tuple[Path, Path], tmp_path: Path) -> None:
+    rewrite(trees[0] / "main_data" / "P101R000001" / "fixations.csv", lambda t: t.head(2).assign(x_position=["50", str(WIDTH - 1)]))
+    for out, flags, inner in (("none", (), 1), ("reflect", ("--border", "reflect"), 0.5)):
+        assert prepare(trees, tmp_path / out, "--readers", "all", "--sigma", 3, *flags) == 0
+        values = samples(tmp_path / out)["P101R000001"]
+        assert values[at(50, 10)] == pytest.approx(inner, abs=0.1) and values[at(50, 10 + 9)] < 0.02
+
+
 def test_texts_are_dictations_or_reports(trees: tuple[Path, Path], tmp_path: Path) -> None:
     assert prepare(trees, tmp_path / "a") == 0
     written = members(tmp_path / "a")
     assert written[f"{dicom(0)}.txt"] == b"clear, lungs. no mass. P101R000001"
-    assert json.loads(written[f"{dicom(0)}.json"])["readings"] == "P101R000001 P101R000002"
+    columns = json.loads(written[f"{dicom(0)}.json"])
+    assert columns["readings"] == "P101R000001 P101R000002" and "Consolidation" not in columns  # labels are one reader's
     assert prepare(trees, tmp_path / "b", "--reports", trees[1], "--sections", "impression") == 0
     assert members(tmp_path / "b")[f"{dicom(0)}.txt"] == b"No acute process."
     assert prepare(trees, tmp_path / "c", "--annotation", "chest-box", "--readers", "all") == 0
     assert manifest(tmp_path / "c")["left_out"]["no transcription; --reports has texts for these"] == 2  # discarded readings
+    (trees[0] / "main_data" / "P101R000001" / "transcription.txt").unlink()
+    assert prepare(trees, tmp_path / "d") == 0
+    assert members(tmp_path / "d")[f"{dicom(0)}.txt"] == b"clear, lungs. no mass. P101R000002"
 
 
 def test_labels_of_one_reading_go_by_the_names_of_its_phase(trees: tuple[Path, Path], tmp_path: Path) -> None:
@@ -139,6 +153,14 @@ def test_ellipses_and_chest_boxes_of_discarded_readings_too(trees: tuple[Path, P
     assert ellipses["P101R000002"] is None  # a header alone
     assert ellipses["P201R000004"][at(20, 40)] == 1 and ellipses["P201R000004"][at(11, 21)] < 0.2  # the rectangle's corner
     assert manifest(tmp_path / "ellipses")["left_out"] == {"ellipses: nothing to draw (the film stays)": 1}
+
+
+def test_a_missing_chest_box_is_counted_and_the_film_stays(trees: tuple[Path, Path], tmp_path: Path) -> None:
+    (trees[0] / "main_data" / "P300R000006" / "chest_bounding_box.csv").unlink()
+    assert prepare(trees, tmp_path / "out", "--annotation", "chest-box") == 0
+    assert samples(tmp_path / "out")[dicom(7)] is None
+    left_out = manifest(tmp_path / "out")["left_out"]
+    assert left_out["no chest_bounding_box.csv"] == 1 and left_out["chest-box: nothing to draw (the film stays)"] == 1
 
 
 def test_windows_of_readings_with_their_own_gaze(trees: tuple[Path, Path], tmp_path: Path) -> None:
@@ -190,6 +212,8 @@ def test_other_faults_are_refused(trees: tuple[Path, Path], tmp_path: Path, caps
     assert prepare(trees, tmp_path / "a", "--annotation", "ellipses", "--sigma", 1, "--unit", "degrees") == 2
     assert "expected pixels or width" in capsys.readouterr().err
     assert prepare(trees, tmp_path / "a", "--unit", "degrees") == 2 and "--unit degrees without --sigma" in capsys.readouterr().err
+    for lead in ("-1", "inf"):
+        assert prepare(trees, tmp_path / "a", "--lead", lead) == 2 and "expected seconds, at least 0" in capsys.readouterr().err
     rewrite(trees[0] / "main_data" / "P201R000004" / "chest_bounding_box.csv", lambda t: pd.concat([t, t]))
     assert prepare(trees, tmp_path / "a", "--annotation", "chest-box") == 2 and "2 rows; expected exactly one" in capsys.readouterr().err
     path = film(trees[1], 0)

@@ -22,6 +22,8 @@ from .overlap_read import Contents, read_sets
 
 ALIKE_BITS = 4  # of 64 in the difference hash; choosing candidates only
 ALIKE_CORRELATION = 0.995  # of the 32 x 32 thumbnails: chest films resemble one another, 64 bits alone raise false alarms
+BLOCK = 1 << 24  # pairs of images at a time: 64 MB of dot products
+CANDIDATES = 1 << 14  # pairs of thumbnails at a time, 128 MB: films resemble one another, there may be millions
 SHORT = 12  # words; shorter texts ("No acute disease.") recur without being copies
 KINDS = ("patients", "studies", "images", "reports")
 
@@ -69,19 +71,21 @@ def _particular(contents: Contents) -> dict[str, str]:
 def _alike(train: Contents, other: Contents) -> Shared:
     """Images whose hashes differ in at most 4 of 64 bits and whose thumbnails correlate; pairs of the same bytes too.
 
-    All pairs by a matrix product of +-1 bits, 2048 rows at a time: Hamming distance = (64 - dot product) / 2.
+    All pairs by a matrix product of +-1 bits, a block at a time: Hamming distance = (64 - dot product) / 2.
     """
     examples, count = [], 0
-    bits, thumbs = _signs(other.hashes), _standardised(other.thumbnails)
-    for first in range(0, len(train.hashes) if len(other.hashes) else 0, 2048):
-        rows = slice(first, first + 2048)
-        mine, theirs = np.nonzero(_signs(train.hashes[rows]) @ bits.T >= 64 - 2 * ALIKE_BITS)
-        correlation = (_standardised(train.thumbnails[rows])[mine] * thumbs[theirs]).sum(axis=1)
-        for i, j in zip(mine[correlation >= ALIKE_CORRELATION], theirs[correlation >= ALIKE_CORRELATION]):
-            count += 1
-            if len(examples) < 3:
-                examples.append((train.image_names[first + i], other.image_names[j]))
-    return Shared("images that look the same (pairs)", count, examples)
+    hashes, thumbnails = train.hashes, train.thumbnails  # made of lists: once, not once a block
+    bits, theirs = _signs(other.hashes), _standardised(other.thumbnails)
+    step = min(2048, BLOCK // max(1, len(theirs)) + 1)
+    for first in range(0, len(hashes) if len(theirs) else 0, step):
+        pairs = np.argwhere(_signs(hashes[first:first + step]) @ bits.T >= 64 - 2 * ALIKE_BITS)
+        mine = _standardised(thumbnails[first:first + step])
+        for start in range(0, len(pairs), CANDIDATES):
+            i, j = pairs[start:start + CANDIDATES].T
+            found = np.einsum("ij,ij->i", mine[i], theirs[j]) >= ALIKE_CORRELATION
+            count += int(found.sum())
+            examples += [(train.image_names[first + a], other.image_names[b]) for a, b in zip(i[found][:3], j[found][:3])]
+    return Shared("images that look the same (pairs)", count, examples[:3])
 
 
 def _signs(hashes: np.ndarray) -> np.ndarray:

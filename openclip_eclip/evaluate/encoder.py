@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ from torch.nn.functional import normalize
 
 from ..checkpoint import CONFIG, find_checkpoint, load_weights
 from ..config import UserError
+from ..model import PROCESSOR_PREFIX
 
 RANDOM = "random"
 PRECISIONS = ("fp32", "bf16", "fp16")
@@ -52,46 +54,63 @@ class Encoder:
         return normalize(self.model.encode_text(tokens.to(self.device)).float(), dim=-1).cpu()
 
 
-def load_encoder(model: str, pretrained: str | None = None, precision: str = "fp32", device: str | None = None) -> Encoder:
+def load_encoder(model: str, pretrained: str | None = None, precision: str = "fp32", device: str | None = None,
+                 with_processor: bool = False) -> Encoder:
     """A model by open_clip's names (`ViT-B-16`, `eclip-ViT-B-16`, `local-dir:FOLDER`, ...), or the folder of a run of ours.
 
-    `pretrained`: open_clip's tag or file; "random" for untrained weights, which are never taken silently.
-    UserError: unknown model, or no weights.
+    `pretrained`: open_clip's tag or file; "random" for untrained weights, which are never taken silently. `with_processor`: of
+    a run folder, also its heatmap processor. UserError: unknown model, or no weights.
     """
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    run = Path(model)
     try:
-        if run.is_dir():
-            if not (run / CONFIG).is_file():
-                raise UserError(f"--model {model}: a folder without {CONFIG}; expected the folder of a run, an exported folder, "
-                                "or a model name of open_clip.")
+        if Path(model).is_dir():
             if pretrained:
                 raise UserError(f"--model {model} is a folder and brings its own weights; leave --pretrained {pretrained} out.")
-            name, pretrained = f"local-dir:{run}", "its own"
-            has_run = (run / "checkpoints").is_dir()
-            built, _, transform = open_clip.create_model_and_transforms(name, precision=precision, device=device, load_weights=not has_run)
-            if has_run:
-                pretrained = find_checkpoint(run)[0].name
-                state = load_weights(find_checkpoint(run)[0])
-                built.load_state_dict({key: value for key, value in state.items() if not key.startswith("heatmap_processor.")})
+            name, pretrained, built, transform = _load_folder(Path(model), precision, device, with_processor)
         else:
             name = model
             own_weights = model.removeprefix("eclip-").startswith(("local-dir:", "hf-hub:"))
             if not pretrained and not own_weights:
                 raise UserError(f"--model {model} without weights; give --pretrained TAG or FILE, or --pretrained {RANDOM} to "
                                 "measure an untrained model.")
-            tag = None if pretrained == RANDOM else pretrained
+            known = pretrained != RANDOM
             torch.manual_seed(0)  # random weights are the same in every process and run
-            built, _, transform = open_clip.create_model_and_transforms(name, pretrained=tag, precision=precision, device=device,
-                                                                        load_weights=pretrained != RANDOM,
-                                                                        pretrained_text=pretrained != RANDOM)
+            built, _, transform = open_clip.create_model_and_transforms(name, pretrained=pretrained if known else None, precision=precision,
+                                                                        device=device, load_weights=known, pretrained_text=known)
         tokenizer = open_clip.get_tokenizer(name)
-    except (RuntimeError, OSError, KeyError, FileNotFoundError) as error:
+    except (RuntimeError, OSError, KeyError) as error:
         raise UserError(f"--model {model} --pretrained {pretrained}: {error}") from error
     built.eval()  # dropout off
     facts = {"model": model, "pretrained": pretrained, "precision": precision, "weights_hash": hash_weights(built),
              "transform": repr(transform)}
     return Encoder(built, transform, tokenizer, device, precision, facts)
+
+
+def _load_folder(folder: Path, precision: str, device: torch.device, with_processor: bool) -> tuple[str, str, nn.Module, Any]:
+    """(name for open_clip, what the weights are, model, transform) of an exported folder or of a run's newest checkpoint."""
+    if not (folder / CONFIG).is_file():
+        raise UserError(f"--model {folder}: a folder without {CONFIG}; expected the folder of a run, an exported folder, or a model "
+                        "name of open_clip.")
+    name = f"local-dir:{folder}"
+    if not (folder / "checkpoints").is_dir():
+        built, _, transform = open_clip.create_model_and_transforms(name, precision=precision, device=device)
+        return name, "its own", built, transform
+    checkpoint, _ = find_checkpoint(folder)
+    state = load_weights(checkpoint)
+    inner = {key.removeprefix(PROCESSOR_PREFIX) for key in state if key.startswith(PROCESSOR_PREFIX)}
+    more = {}
+    if with_processor and inner:
+        more = {"eclip_cfg": {"processor": {"kind": "mha" if "patch_embed.weight" in inner else "cnn"}}}
+    else:
+        state = {key: value for key, value in state.items() if not key.startswith(PROCESSOR_PREFIX)}
+    logging.disable(logging.WARNING)  # open_clip would warn that it found no weights: they come below
+    try:
+        built, _, transform = open_clip.create_model_and_transforms(name, precision=precision, device=device, load_weights=False,
+                                                                    pretrained_text=False, **more)
+    finally:
+        logging.disable(logging.NOTSET)
+    built.load_state_dict(state)
+    return name, checkpoint.name, built, transform
 
 
 def hash_weights(model: nn.Module) -> str:

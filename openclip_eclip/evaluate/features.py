@@ -94,7 +94,7 @@ def rank_and_size() -> tuple[int, int]:
     """Of this process; joins the group of torchrun at the first call."""
     size = int(os.environ.get("WORLD_SIZE", 1))
     if size > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        dist.init_process_group("gloo")  # features travel as objects on the CPU
     return (dist.get_rank(), size) if size > 1 else (0, 1)
 
 

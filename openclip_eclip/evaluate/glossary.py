@@ -14,4 +14,9 @@ GLOSSARY = {
     "MRR": "mean reciprocal rank: the mean over the queries of 1 / rank of the right answer",
     "P@k": "share of the first k answers that have the query's labels",
     "ties": "equal scores: optimistic puts the right answer first among them, pessimistic last, expected averages over their orders",
+    "cos(v, v^E)": "cosine of an image's feature with and without its heatmap; 1: the heatmap changes nothing",
+    "pointing game": "share of images whose map has its maximum inside the marked region (half of the heatmap's maximum and more)",
+    "NSS": "normalised scanpath saliency: the map in standard deviations, averaged where experts looked; chance is 0",
+    "AUC-Judd": "AUROC of the map's values, marked against unmarked pixels; chance is 0.5",
+    "IoU": "overlap of the marked region with as many highest pixels of the map, shared area over joint area",
 }

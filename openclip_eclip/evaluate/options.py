@@ -32,13 +32,13 @@ def add_output_argument(parser: argparse.ArgumentParser) -> None:
                         help="gets result.json, result.md, report.html, pictures and predictions.npz; must be new, empty, or of the same task")
 
 
-def read_encoder(args: argparse.Namespace) -> Encoder:
-    """The model of the arguments; on its own GPU under torchrun."""
+def read_encoder(args: argparse.Namespace, with_processor: bool = False) -> Encoder:
+    """The model of the arguments; on its own GPU under torchrun. `with_processor`: see `load_encoder`."""
     device = args.device
     if device is None and "LOCAL_RANK" in os.environ:
         import torch
         device = f"cuda:{os.environ['LOCAL_RANK']}" if torch.cuda.is_available() else "cpu"
-    return load_encoder(args.model, args.pretrained, args.precision, device)
+    return load_encoder(args.model, args.pretrained, args.precision, device, with_processor)
 
 
 def read_encode_options(args: argparse.Namespace) -> EncodeOptions:

@@ -6,11 +6,11 @@ import json
 import math
 import platform
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Sequence
 
 import numpy as np
-import open_clip
 import torch
 
 from ..config import UserError
@@ -64,7 +64,7 @@ class Result:
 
 
 def versions() -> dict[str, str]:
-    return {"openclip_eclip": __version__, "open_clip": open_clip.__version__, "torch": torch.__version__, "numpy": np.__version__,
+    return {"openclip_eclip": __version__, "open_clip_torch": version("open_clip_torch"), "torch": torch.__version__, "numpy": np.__version__,
             "python": platform.python_version(), "machine": platform.machine()}
 
 

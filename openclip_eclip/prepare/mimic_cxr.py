@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ..config import UserError
-from . import egd_cxr, reflacx
+from . import egd_cxr, reflacx_files
 from .chexpert import COMPETITION, LABELS
 from .command import run_plan
 from .evaluation import choose_per_class
@@ -134,9 +134,9 @@ def add_evaluation(plan: Plan, items: list[Item], args: argparse.Namespace) -> N
         raise UserError(f"--evaluation {NAME_5X200} without --egd and --reflacx; expected the folders of the gaze data sets you "
                         "train with, so that none of their patients is evaluated. If there are none: --allow-gaze-in-evaluation.")
     with_gaze, sources = set(), []
-    for name, root, subjects in (("EGD-CXR", args.egd, egd_cxr.read_subjects), ("REFLACX", args.reflacx, reflacx.read_subjects)):
+    for name, root, module in (("EGD-CXR", args.egd, egd_cxr), ("REFLACX", args.reflacx, reflacx_files)):
         if root:
-            with_gaze |= subjects(plan, root)
+            with_gaze |= module.read_subjects(plan, root)
             sources.append(name)
     free = [item for item in items if item.columns["patient"] not in with_gaze]
     plan.facts["frontal images of patients with gaze, not evaluated"] = len(items) - len(free)

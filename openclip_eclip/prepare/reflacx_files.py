@@ -152,7 +152,7 @@ def read_words(plan: Plan, reading: Reading) -> list[Word]:
 
 def _read_if_there(plan: Plan, reading: Reading, name: str, columns: Sequence[str]) -> pd.DataFrame | None:
     path = reading.folder / name
-    if path.is_file():
-        return read_table(path, columns)
-    plan.leave_out(f"no {name}", reading.id)
-    return None
+    if not path.is_file():
+        plan.leave_out(f"no {name}", reading.id)
+        return None
+    return read_table(path, columns)

@@ -1,0 +1,81 @@
+"""Held-out heatmaps of an evaluation set, brought through the image's own evaluation transform."""
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Callable
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..config import UserError
+from ..data.csv_source import sniff_separator
+from ..data.heatmap import DataError, check_aspect, decode_heatmap
+from .data import EvalSet
+
+GEOMETRIC = ("Resize", "CenterCrop", "ResizeKeepRatio", "ResizeMaxSize", "CenterCropOrPad")
+
+
+def join_heatmaps(data: EvalSet, column: str, table: Path | None) -> EvalSet:
+    """The rows that have a heatmap: a column of files in `data` or in `table` (joined on filepath), or members of shards.
+
+    UserError: neither; DataError: `table` unreadable.
+    """
+    if "filepath" not in data.table:
+        mask = np.array([entry.annotated for entry in data.images])
+    else:
+        cells = data.table[column] if column in data.table else pd.Series("", index=data.table.index)
+        if table is not None:
+            if not table.is_file():
+                raise DataError(f"--heatmaps {table}: no such file.")
+            extra = pd.read_csv(table, sep=sniff_separator(table), dtype=str, keep_default_na=False, encoding="utf-8-sig")
+            name = column if column in extra else "gaze"
+            if "filepath" not in extra or name not in extra:
+                raise DataError(f"{table}: columns {list(extra.columns)}; expected filepath and {column!r} (or 'gaze').")
+            cells = data.table["filepath"].map(dict(zip(extra["filepath"], extra[name], strict=True))).fillna("")
+            cells = cells.map(lambda cell: str(table.parent / cell) if cell else "")
+        data.table = data.table.assign(**{"heatmap": cells.tolist()})
+        mask = (data.table["heatmap"] != "").to_numpy()
+    if not mask.any():
+        raise UserError(f"{data.path}: no heatmaps; expected a column {column!r} with files, or a table of them with --heatmaps.")
+    return data.keep(mask, "no heatmap")
+
+
+def read_heatmap_tensor(data: EvalSet, row: int, image: Image.Image, transform: Any) -> Tensor:
+    """(1, H, W) float32 with maximum 1, through the geometric steps of `transform`. DataError names row and file."""
+    content, name = _bytes(data, row)
+    values = decode_heatmap(content, name)
+    check_aspect(values.shape, (image.height, image.width), name)
+    found = Image.fromarray(values).resize(image.size, Image.Resampling.BILINEAR)
+    for step in geometric_steps(transform):
+        found = step(found)
+    cropped = np.asarray(found, np.float32).clip(0)
+    if cropped.max() <= 0:
+        raise DataError(f"{data.name(row)}, heatmap {name}: nothing of it is left in the centre crop of the evaluation transform.")
+    return torch.from_numpy(cropped / cropped.max())[None]
+
+
+def geometric_steps(transform: Any) -> list[Callable[[Image.Image], Image.Image]]:
+    """The steps of an evaluation transform that move pixels."""
+    return [step for step in transform.transforms if type(step).__name__ in GEOMETRIC]
+
+
+def centre_heatmap(height: int, width: int) -> Tensor:
+    """(1, 1, H, W) in [0, 1]: a Gaussian at the centre, sigma a fifth of each side."""
+    rows = (torch.arange(height) + 0.5) / height - 0.5
+    columns = (torch.arange(width) + 0.5) / width - 0.5
+    return torch.exp(-(rows[:, None] ** 2 + columns ** 2) / (2 * 0.2 ** 2))[None, None]
+
+
+def _bytes(data: EvalSet, row: int) -> tuple[bytes, str]:
+    entry = data.images[row]
+    if not isinstance(entry, Path):
+        return next(iter(entry.read(entry.heatmap_key).values())), f"{entry.key}.{entry.heatmap_key}"
+    cell = data.table["heatmap"].iloc[row]
+    path = Path(cell) if Path(cell).exists() else data.path.parent / cell
+    try:
+        return path.read_bytes(), path.name
+    except OSError as error:
+        raise DataError(f"{data.name(row)}: heatmap {cell} can not be read ({error}).") from error

@@ -1,0 +1,139 @@
+"""Positions of every tower, heatmaps through the evaluation transform, and the task on phantoms."""
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import pandas as pd
+import pytest
+import torch
+from open_clip.model import _build_vision_tower
+from openclip_eclip.config import UserError
+from openclip_eclip.evaluate.__main__ import main
+from openclip_eclip.evaluate.data import read_eval_set
+from openclip_eclip.evaluate.heatmaps import centre_heatmap, join_heatmaps, read_heatmap_tensor
+from openclip_eclip.evaluate.sensitivity import derangement
+from openclip_eclip.positions import encode_positions, similarity_map
+from openclip_eclip.prepare.__main__ import main as prepare
+from PIL import Image
+
+VIT = {"layers": 2, "width": 32, "head_width": 16, "patch_size": 16}
+TIMM = {"timm_proj": "linear"}
+TOWERS = {  # name: (config, side, grid, whether the positions' mean is the feature)
+    "vit-class-token": (VIT, 64, (4, 4), False),
+    "vit-average": ({**VIT, "pool_type": "avg"}, 64, (4, 4), True),
+    "vit-attention-pool": ({**VIT, "attentional_pool": True, "attn_pooler_heads": 2}, 64, (4, 4), False),
+    "modified-resnet": ({"layers": [1, 1, 1, 1], "width": 8, "head_width": 16}, 64, (2, 2), False),
+    "timm-vit-average": ({**TIMM, "timm_model_name": "vit_tiny_patch16_224", "timm_pool": "avg"}, 224, (14, 14), True),
+    "timm-vit-token": ({**TIMM, "timm_model_name": "vit_tiny_patch16_224", "timm_pool": "token"}, 224, (14, 14), False),
+    "timm-resnet": ({**TIMM, "timm_model_name": "resnet18", "timm_pool": "avg"}, 64, (2, 2), True),
+    "timm-resnet-attention": ({"timm_proj": "", "timm_model_name": "resnet18", "timm_pool": "abs_attn"}, 224, (7, 7), False),
+    "timm-convnext": ({**TIMM, "timm_model_name": "convnext_atto", "timm_pool": "avg"}, 64, (2, 2), False),
+    "timm-swin": ({**TIMM, "timm_model_name": "swin_tiny_patch4_window7_224", "timm_pool": "avg"}, 224, (7, 7), True),
+}
+
+
+@pytest.mark.parametrize("name", TOWERS)
+def test_positions_of_every_tower(name: str) -> None:
+    config, side, grid, is_mean = TOWERS[name]
+    torch.manual_seed(0)
+    tower = _build_vision_tower(24, {**config, "image_size": side}).eval()
+    with torch.no_grad():
+        pixels = torch.randn(2, 3, side, side)
+        positions, features = encode_positions(tower, pixels), tower(pixels)
+        assert positions.shape == (2, *grid, 24) and torch.isfinite(positions).all()
+        if is_mean:
+            torch.testing.assert_close(positions.mean((1, 2)), features, atol=1e-4, rtol=1e-4)
+        else:
+            assert not torch.allclose(positions.mean((1, 2)), features, atol=1e-4)
+        assert not torch.allclose(positions[:, 0, 0], positions[:, -1, -1])
+
+
+@pytest.mark.parametrize("name", ["vit-average", "timm-resnet", "timm-convnext"])
+def test_an_image_of_one_position_is_that_position(name: str) -> None:
+    config, _, grid, _ = TOWERS[name]
+    side = 16 if "vit" in name else 32
+    tower = _build_vision_tower(24, {**config, "image_size": side}).eval()
+    with torch.no_grad():
+        pixels = torch.randn(2, 3, side, side)
+        torch.testing.assert_close(encode_positions(tower, pixels)[:, 0, 0], tower(pixels), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["vit-average", "modified-resnet", "timm-swin"])
+def test_rows_and_columns_are_not_swapped(name: str) -> None:
+    """Changing a corner of the image changes the position of that corner most."""
+    config, side, (rows, columns), _ = TOWERS[name]
+    torch.manual_seed(0)
+    tower = _build_vision_tower(24, {**config, "image_size": side}).eval()
+    with torch.no_grad():
+        pixels = torch.randn(1, 3, side, side)
+        changed = pixels.clone()
+        changed[..., :side // columns, -side // columns:] += 3  # top right
+        difference = (encode_positions(tower, changed) - encode_positions(tower, pixels)).norm(dim=-1)[0]
+    assert divmod(int(difference.argmax()), columns) == (0, columns - 1)
+
+
+def test_unknown_towers_are_refused() -> None:
+    with pytest.raises(UserError, match="Linear: its features by position are not known"):
+        encode_positions(torch.nn.Linear(2, 2), torch.zeros(1, 3, 8, 8))
+
+
+def test_similarity_is_a_cosine() -> None:
+    positions = torch.tensor([[[[3.0, 4.0], [0.0, -2.0]]]])
+    torch.testing.assert_close(similarity_map(positions, torch.tensor([[0.0, 1.0]])), torch.tensor([[[0.8, -1.0]]]))
+
+
+def test_heatmaps_take_the_way_of_the_image(tmp_path: Path) -> None:
+    """A wide film: resized by its shorter side, cropped at the centre; a mark on the film and on the map stay together."""
+    pixels = np.zeros((40, 80), np.uint8)
+    pixels[10:14, 50:54] = 255
+    Image.fromarray(pixels).save(tmp_path / "film.png")
+    Image.fromarray(pixels[::2, ::2]).save(tmp_path / "map.png")  # half the resolution
+    pd.DataFrame({"filepath": ["film.png"], "heatmap": ["map.png"]}).to_csv(tmp_path / "t.csv", index=False)
+    data = join_heatmaps(read_eval_set(tmp_path / "t.csv"), "heatmap", None)
+    transform = open_clip.image_transform(32, is_train=False, mean=(0, 0, 0), std=(1, 1, 1))
+    image = Image.open(tmp_path / "film.png").convert("RGB")
+    heatmap, film = read_heatmap_tensor(data, 0, image, transform)[0], transform(image)[0]
+    assert heatmap.shape == film.shape == (32, 32) and heatmap.max() == 1
+    centre = [float((values.sum(axis) * torch.arange(32)).sum() / values.sum()) for values in (heatmap, film) for axis in (1, 0)]
+    assert centre[:2] == pytest.approx(centre[2:], abs=0.5)
+    Image.fromarray(np.eye(20, 40, dtype=np.uint8) * 0 + np.pad([[255]], ((0, 19), (0, 39))).astype(np.uint8)).save(tmp_path / "map.png")
+    with pytest.raises(UserError, match="nothing of it is left in the centre crop"):
+        read_heatmap_tensor(data, 0, image, transform)
+
+
+def test_shuffling_leaves_nobody_in_place() -> None:
+    for count in (2, 3, 50):
+        order = derangement(count, 7)
+        assert sorted(order) == list(range(count)) and all(i != place for i, place in enumerate(order)) and order == derangement(count, 7)
+    centre = centre_heatmap(9, 5)[0, 0]
+    assert centre.argmax() == 4 * 5 + 2 and centre[0, 2] == pytest.approx(centre[8, 2]) and centre[0, 2] < 0.1
+
+
+@pytest.fixture(scope="module")
+def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("sensitivity") / "phantoms"
+    assert prepare(["phantom", str(out), "--train", "4", "--test", "12"]) == 0
+    return out
+
+
+def test_task_with_and_without_processor(phantoms: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    common = ["--pretrained", "random", "--data", str(phantoms / "test.csv"), "--heatmaps", str(phantoms / "test_gaze.csv"), "--device", "cpu",
+              "--workers", "0", "--cache", "none", "--batch-size", "5", "--heatmap-column", "gaze"]
+    assert main(["sensitivity", "--model", "eclip-tiny", *common, "--out", str(tmp_path / "e")]) == 0
+    values = json.loads((tmp_path / "e" / "result.json").read_text())["values"]
+    assert values["identity_error"] < 1e-10 and values["grid"] == [2, 2]
+    cosine = {name: found["cosine"]["value"] for name, found in values["processor"].items()}
+    assert cosine["ones"] == pytest.approx(1, abs=1e-5) and cosine["true"] < 0.999
+    assert values["processor"]["ones"]["text_change"]["value"] == pytest.approx(0, abs=1e-5)
+    assert values["pointing"]["another heatmap"]["NSS"]["value"] != values["pointing"]["own report"]["NSS"]["value"]
+    assert {path.name for path in (tmp_path / "e").iterdir()} == {"result.json", "result.md", "report.html", "maps.png"}
+    assert main(["sensitivity", "--model", "tiny", *common, "--out", str(tmp_path / "p")]) == 0
+    plain = json.loads((tmp_path / "p" / "result.json").read_text())
+    assert "processor" not in plain["values"] and any("No heatmap processor" in note for note in plain["notes"])
+    assert plain["values"]["pointing"] == values["pointing"]
+    capsys.readouterr()
+    assert main(["sensitivity", "--model", "tiny", *common[:4], "--out", str(tmp_path / "n")]) == 2
+    assert "no heatmaps; expected a column 'heatmap'" in capsys.readouterr().err
