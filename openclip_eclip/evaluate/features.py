@@ -157,16 +157,20 @@ def _encode_image_batches(encoder: Encoder, data: EvalSet, options: EncodeOption
 
 
 def _encode_text_batches(encoder: Encoder, texts: list[str], options: EncodeOptions) -> dict[str, np.ndarray]:
+    tokens = tokenize(encoder, texts)
+    # texts that are equal once cut are encoded once: in two batches they might differ in the last bit and not tie
+    first: dict[bytes, int] = {}
+    place = [first.setdefault(row.tobytes(), len(first)) for row in tokens.numpy()]
+    rows = tokens[np.unique(place, return_index=True)[1]]
     parts = []
-    for batch in tqdm(_own_batches(len(texts), options.batch_size), desc="texts", unit="batch",
+    for batch in tqdm(_own_batches(len(rows), options.batch_size), desc="texts", unit="batch",
                       disable=None if rank_and_size()[0] == 0 else True):
-        tokens = tokenize(encoder, [texts[i] for i in batch])
-        parts.append((batch, encoder.encode_texts(tokens).numpy(), truncated(tokens)))
+        parts.append((batch, encoder.encode_texts(rows[batch]).numpy()))
     parts = _gather(parts)
-    unit = np.zeros((len(texts), parts[0][1].shape[1]), np.float32)
-    for batch, values, _ in parts:
+    unit = np.zeros((len(rows), parts[0][1].shape[1]), np.float32)
+    for batch, values in parts:
         unit[batch] = values
-    return {"unit": unit, "cut": np.array(sum(cut for _, _, cut in parts))}
+    return {"unit": unit[place], "cut": np.array(truncated(tokens))}
 
 
 def _own_batches(count: int, batch_size: int) -> list[list[int]]:

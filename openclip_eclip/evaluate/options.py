@@ -10,12 +10,14 @@ from .encoder import PRECISIONS, RANDOM, Encoder, load_encoder
 from .features import EncodeOptions
 
 
-def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """The model and how it encodes."""
+def add_model_arguments(parser: argparse.ArgumentParser, encoding: bool = True) -> None:
+    """The model and how it encodes; `encoding` False for a task that encodes no set."""
     parser.add_argument("--model", required=True, help="model name of open_clip, plain or eclip-, local-dir:FOLDER, or the folder of a run")
     parser.add_argument("--pretrained", metavar="TAG_OR_FILE", help=f"weights as in open_clip; '{RANDOM}' for an untrained model")
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="(default: %(default)s)")
     parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: a GPU where there is one)")
+    if not encoding:
+        return
     parser.add_argument("--batch-size", type=int, default=64, help="(default: %(default)s)")
     parser.add_argument("--workers", type=int, default=2, help="processes that decode images (default: %(default)s)")
     parser.add_argument("--cache", default=None, metavar="FOLDER",

@@ -1,0 +1,109 @@
+"""A FAISS index over reports on disk: index.faiss, texts.jsonl and index.json, which names the model that made it."""
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..config import UserError
+from ..gaze.files import sha256, write_whole
+
+if TYPE_CHECKING:
+    import faiss
+
+KINDS = ("exact", "ivf", "hnsw")
+SAMPLE = 1000  # queries that measure the recall of an index
+SAME = 1e-6  # two float32 products of unit vectors that differ less may be the same one, summed in another order
+
+
+@dataclass
+class ReportIndex:
+    """Reports that can be searched by an image. `facts`: kind, recall against exact search, model, data, ..."""
+
+    index: faiss.Index
+    texts: list[str]
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def search(self, queries: np.ndarray, top: int) -> tuple[np.ndarray, np.ndarray]:
+        """(inner products, places in `texts`), each (N, top), the nearest first; `top` is cut to the number of texts.
+
+        An approximate index that finds fewer fills up with places -1.
+        """
+        return self.index.search(np.ascontiguousarray(queries, np.float32), min(top, len(self.texts)))
+
+
+def build_index(unit: np.ndarray, texts: list[str], kind: str = "exact") -> ReportIndex:
+    """Index unit text features (M, D) float32 by inner product; settings of the approximate kinds: docs/decisions/0014."""
+    faiss = _faiss()
+    count, width = unit.shape
+    if kind == "exact":
+        index = faiss.IndexFlatIP(width)
+    elif kind == "ivf":
+        lists = max(1, min(int(count**0.5), count // 39))  # fewer than 39 points a list train badly (FAISS)
+        index = faiss.IndexIVFFlat(faiss.IndexFlatIP(width), width, lists, faiss.METRIC_INNER_PRODUCT)
+        index.nprobe = max(1, lists // 16)
+        index.train(unit)
+    else:
+        index = faiss.IndexHNSWFlat(width, 32, faiss.METRIC_INNER_PRODUCT)
+        index.hnsw.efConstruction, index.hnsw.efSearch = 200, 128
+    index.add(unit)
+    return ReportIndex(index, texts, {"kind": kind, "count": count, "width": width})
+
+
+def measure_recall(index: ReportIndex, unit: np.ndarray, queries: np.ndarray, top: int = 10) -> float:
+    """Share of the exact `top` nearest of (M, D) `unit` that `index` finds, over at most 1000 of `queries` (N, D).
+
+    A found text counts if it is as near as the last of the exact ones, so copies of a vector stand for one another.
+    """
+    sample = queries[np.random.default_rng(0).permutation(len(queries))[:SAMPLE]]
+    exact, _ = build_index(unit, index.texts).search(sample, top)
+    scores, _ = index.search(sample, top)
+    return float((scores >= exact[:, -1:] - SAME).mean())
+
+
+def save_index(index: ReportIndex, folder: Path) -> None:
+    """Write the three files; index.json, with the hashes of the others, last. UserError if `folder` holds something else."""
+    if folder.exists() and any(folder.iterdir()) and not (folder / "index.json").is_file():
+        raise UserError(f"--save-index {folder}: holds files of something else; expected a new or empty folder, "
+                        "or an earlier index.")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "index.json").unlink(missing_ok=True)
+    partial = folder / f".index.faiss.{os.getpid()}.partial"
+    _faiss().write_index(index.index, str(partial))  # not by way of bytes: an index may be as large as the memory
+    os.replace(partial, folder / "index.faiss")
+    write_whole(folder / "texts.jsonl", "".join(json.dumps({"text": text}) + "\n" for text in index.texts).encode())
+    facts = {**index.facts, "files": {name: sha256(folder / name) for name in ("index.faiss", "texts.jsonl")}}
+    write_whole(folder / "index.json", json.dumps(facts, indent=2).encode())
+
+
+def load_index(folder: Path, weights_hash: str) -> ReportIndex:
+    """An index for a model with `weights_hash` (encoder.hash_weights).
+
+    UserError: no index, files that are not those that were written, or an index of another model, whose space is another.
+    """
+    faiss = _faiss()
+    if not (folder / "index.json").is_file():
+        raise UserError(f"--index {folder}: no index.json; expected a folder that `retrieval --save-index` wrote.")
+    facts = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+    for name, expected in facts["files"].items():
+        if not (folder / name).is_file() or sha256(folder / name) != expected:
+            raise UserError(f"--index {folder}: {name} is missing or not the file that was written; make the index again.")
+    if facts["encoder"]["weights_hash"] != weights_hash:
+        made = facts["encoder"]
+        raise UserError(f"--index {folder} was made by --model {made['model']} --pretrained {made['pretrained']} (weights "
+                        f"{made['weights_hash'][:12]}); this model's weights are {weights_hash[:12]}. Scores across models mean "
+                        "nothing: give that model, or make an index with this one.")
+    lines = (folder / "texts.jsonl").read_text(encoding="utf-8").splitlines()
+    return ReportIndex(faiss.read_index(str(folder / "index.faiss")), [json.loads(line)["text"] for line in lines], facts)
+
+
+def _faiss() -> Any:
+    try:
+        import faiss
+    except ImportError as error:
+        raise UserError("retrieval and search need faiss: pip install 'openclip_eclip[evaluate]'.") from error
+    return faiss
