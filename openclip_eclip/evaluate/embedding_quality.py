@@ -81,6 +81,8 @@ def read_groups(data: EvalSet, column: str | None) -> tuple[list[str], np.ndarra
     cells = [classes[int(cell)] if cell.isdigit() and int(cell) < len(classes) else cell for cell in cells]
     clear = [not (cell.lower() in NO_LABEL or SEVERAL in cell) for cell in cells]
     found = {cell for cell, kept in zip(cells, clear, strict=True) if kept}
+    if not found:
+        raise UserError(f"{data.path}, column {column or 'label'!r}: no row is in exactly one group; name another with --group-column.")
     names = [name for name in classes if name in found] + sorted(found - set(classes))
     return names, np.array([names.index(cell) if kept else -1 for cell, kept in zip(cells, clear, strict=True)], dtype=np.int64)
 
@@ -110,8 +112,10 @@ def add_groups(result: Result, images: np.ndarray, names: list[str], member: np.
     result.captions["cosines"] = "Cosines of all pairs of images, within a group and between two, and their means by pair of groups."
     result.values["groups"] = {"names": names, "images": sizes, "mean_cosine": mean, "deviation_of_cosine": deviation,
                                "histogram": counts, "bins": [-1, 1, counts.shape[2]]}
-    if len(names) < 2 or len(images) <= len(names):
-        result.notes.append(f"No clusters: {len(images)} images in {len(names)} groups; expected two groups or more, and more images than groups.")
+    different = len(np.unique(images, axis=0))
+    if len(names) < 2 or different <= len(names):
+        result.notes.append(f"No clusters: {different} different images in {len(names)} groups; expected two groups or more, and more images "
+                            "than groups.")
         return
     found = embedding.clustering(images, member, seeds)
     result.values["clusters"] = {"seeds": seeds, **found}

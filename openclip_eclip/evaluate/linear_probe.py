@@ -12,7 +12,7 @@ from tqdm import tqdm
 from ..config import UserError
 from ..metrics.auroc import auroc, auroc_of_rows
 from ..metrics.bootstrap import bootstrap_interval
-from ..metrics.probe import MAX_ITERATIONS, PATIENCE, STRENGTHS, Probe, fit_probe, nested_subsets, standardise
+from ..metrics.probe import FALLS, MAX_ITERATIONS, STRENGTHS, Probe, fit_probe, nested_subsets, standardise
 from .features import encode_images, first_rank_only
 from .options import add_model_arguments, add_output_argument, read_encode_options, read_encoder
 from .probe_data import ProbeSet, add_data_arguments, gather, read_sets
@@ -84,7 +84,7 @@ def run(args: argparse.Namespace) -> Result:
     excluded = {name: reason for found in sets.values() for name, reason in found.excluded.items()}
     settings = {**encoder.facts, "data": args.data or args.test_data, "train_data": args.train_data, "val_data": args.val_data,
                 "split_column": args.split_column, "classes": data.classes, "fractions": percents, "resamples": args.resamples,
-                "seed": args.seed, "C_tried": STRENGTHS, "C_patience": PATIENCE, "max_iterations": MAX_ITERATIONS, "solver": "lbfgs",
+                "seed": args.seed, "C_tried": STRENGTHS, "C_stops_after_falls": FALLS, "max_iterations": MAX_ITERATIONS, "solver": "lbfgs",
                 "penalty": "L2", "by_patient": data.by_patient, "ids_and_labels_sha256": {part: data.digest(part) for part in data.parts}}
     return assemble(curves, data, settings, excluded)
 

@@ -11,7 +11,7 @@ from ..config import UserError
 from .auroc import auroc
 
 STRENGTHS = tuple(float(value) for value in np.logspace(-6, 2, 17))  # values of C tried, ascending
-PATIENCE = 4  # values of C without a better validation AUROC, then larger ones are not tried: they cost the most and overfit
+FALLS = 4  # of the validation AUROC in a row, then larger C are not tried: they cost the most. A flat start does not end the search
 MAX_ITERATIONS = 1000
 
 
@@ -91,7 +91,8 @@ def fit_probe(train: np.ndarray, train_labels: np.ndarray, valid: np.ndarray, va
         tried[strength] = float(auroc(valid_labels[:, judged], scores).mean())
         if best is None or tried[strength] > best.validation[best.strength]:
             best = Probe(strength, weights.copy(), bias.copy(), fitted, tried, 0)
-        elif STRENGTHS.index(strength) - STRENGTHS.index(best.strength) >= PATIENCE:
+        last = np.array(list(tried.values())[-FALLS - 1:])
+        if len(last) > FALLS and (np.diff(last) < 0).all():
             break
     return Probe(best.strength, best.weights, best.bias, fitted, tried, unconverged)
 
