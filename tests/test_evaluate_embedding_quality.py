@@ -31,7 +31,8 @@ def eval_set(classes: list[str] | None = None, **columns: list[str]) -> EvalSet:
 
 
 def test_groups_are_single_named_by_the_recipe_and_counted() -> None:
-    names, member = embedding_quality.read_groups(eval_set(["normal", "mass", "edema"], label=["1", "mass", "0", "", "nan"]), None)
+    names, member = embedding_quality.read_groups(eval_set(["normal", "mass", "edema"], label=["1", "mass", "0", "", "nan"]),
+                                                  None)
     assert names == ["normal", "mass"] and member.tolist() == [1, 1, 0, -1, -1]
     names, member = embedding_quality.read_groups(eval_set(groups=["lung", "normal", "lung|opacity", ""]), "groups")
     assert names == ["lung", "normal"] and member.tolist() == [0, 1, -1, -1]
@@ -46,13 +47,15 @@ def test_draws_are_of_n_pairs_and_centred_by_themselves() -> None:
     images, texts = unit(50, 8, 0), unit(50, 8, 1)
     whole = embedding_quality.measure_pairs(images, texts, 50, 1, 0)
     assert whole["alignment (Eq. 2)"]["raw"] == [pytest.approx(embedding.alignment(images, texts))]
-    assert whole["uniformity (Eq. 3)"]["centred"] == [pytest.approx(embedding.uniformity(embedding.centre(images), embedding.centre(texts)))]
+    centred = embedding.uniformity(embedding.centre(images), embedding.centre(texts))
+    assert whole["uniformity (Eq. 3)"]["centred"] == [pytest.approx(centred)]
     assert whole["Wang-Isola uniformity, texts"]["raw"] == [pytest.approx(embedding.wang_isola_uniformity(texts))]
     drawn = embedding_quality.measure_pairs(images, texts, 20, 40, 0)
     values = np.array(drawn["alignment (Eq. 2)"]["raw"])
     assert len(values) == 40 and values.std() > 0
     assert values.mean() > embedding.alignment(images, texts) + 0.05  # fewer wrong texts, larger Eq. 2
-    assert drawn == embedding_quality.measure_pairs(images, texts, 20, 40, 0) != embedding_quality.measure_pairs(images, texts, 20, 40, 1)
+    assert drawn == embedding_quality.measure_pairs(images, texts, 20, 40, 0)
+    assert drawn != embedding_quality.measure_pairs(images, texts, 20, 40, 1)
 
 
 def test_picture_says_which_projection_it_is(monkeypatch: pytest.MonkeyPatch) -> None:

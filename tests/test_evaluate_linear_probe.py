@@ -82,7 +82,8 @@ def test_three_tables(probe, tmp_path: Path) -> None:
     from sklearn.metrics import roc_auc_score
     assert roc_auc_score(found["label"][:, 0], found["score"][:, 0]) == pytest.approx(cells[2]["auroc"]["Mass"][0], abs=1e-12)
     json.dumps(plain(result.values), allow_nan=False)
-    assert "Macro AUROC by share" in markdown(result) and "linear probe" in render_report(result, {"settings": {}, "versions": {}}, {})
+    assert "Macro AUROC by share" in markdown(result)
+    assert "linear probe" in render_report(result, {"settings": {}, "versions": {}}, {})
 
 
 def test_test_labels_do_not_choose_c(probe, tmp_path: Path) -> None:
@@ -111,9 +112,11 @@ def test_one_table_is_split_by_patient_or_by_its_column(probe, tmp_path: Path) -
     result = probe("--data", table(tmp_path / "folds.csv", 100, fold=folds), "--classes", "Mass", "--split-column", "fold")
     assert result.values["images"] == {"train": 60, "valid": 20, "test": 20} and result.predictions["id"][0] == "80.png"
     open_i = table(tmp_path / "openi.csv", 100, fold=["train"] * 80 + ["test"] * 20)
-    assert probe("--data", open_i, "--classes", "Mass", "--split-column", "fold").values["images"] == {"train": 64, "valid": 16, "test": 20}
+    result = probe("--data", open_i, "--classes", "Mass", "--split-column", "fold")
+    assert result.values["images"] == {"train": 64, "valid": 16, "test": 20}
     with pytest.raises(UserError, match=r"row 3 \(2.png\), column 'fold': 'dev'; expected one of"):
-        probe("--data", table(tmp_path / "bad.csv", 4, fold=["train", "test", "dev", "test"]), "--classes", "Mass", "--split-column", "fold")
+        probe("--data", table(tmp_path / "bad.csv", 4, fold=["train", "test", "dev", "test"]), "--classes", "Mass",
+              "--split-column", "fold")
     with pytest.raises(UserError, match="no row is 'test'"):
         probe("--data", table(tmp_path / "bad.csv", 4, fold=["train"] * 4), "--classes", "Mass", "--split-column", "fold")
 
@@ -131,7 +134,8 @@ def test_somebody_on_two_sides_stops_the_run(probe, tmp_path: Path) -> None:
         (tmp_path / "sub").mkdir(exist_ok=True)
         frame.assign(patient="new").to_csv(tmp_path / "again.csv", index=False)
         with pytest.raises(UserError, match=r"90 images are both in .*[0-9]\.png"):
-            probe("--train-data", train, "--val-data", table(tmp_path / "v.csv", 40, 500), "--test-data", tmp_path / "again.csv", "--classes", "Mass")
+            probe("--train-data", train, "--val-data", table(tmp_path / "v.csv", 40, 500), "--test-data", tmp_path / "again.csv",
+                  "--classes", "Mass")
         frame = pd.read_csv(train).drop(columns="patient", errors="ignore")
         frame.to_csv(train, index=False)
 
@@ -183,13 +187,15 @@ def test_a_class_too_rare_for_a_share_is_left_out_and_named(probe, tmp_path: Pat
 def test_bad_input(probe, tmp_path: Path) -> None:
     flags, data = sets(tmp_path), table(tmp_path / "data.csv", 40)
     for wrong, message in (
-            (["--data", data], "no recipe with classes beside it"), (["--data", data, "--classes", "Edema"], "no 0/1 column 'Edema'"),
+            (["--data", data], "no recipe with classes beside it"),
+            (["--data", data, "--classes", "Edema"], "no 0/1 column 'Edema'"),
             ([*flags, "--fractions", 0], "above 0 and up to 100"), ([*flags, "--resamples", 0], "at least 1"),
-            ([*flags, "--data", data], "give it or them"), ([*flags, "--split-column", "fold"], "expected --train-data and --test-data"),
+            ([*flags, "--data", data], "give it or them"),
+            ([*flags, "--split-column", "fold"], "expected --train-data and --test-data"),
             (["--train-data", data], "expected --train-data and --test-data"),
             (["--data", table(tmp_path / "two.csv", 4, Mass=1), "--classes", "Mass"], "2 patients or images"),
-            (["--data", table(tmp_path / "one.csv", 40, Mass=1), "--classes", "Mass"], "no class of .'Mass'. has positives and negatives"),
-            (["--data", table(tmp_path / "odd.csv", 40, Mass=-1), "--classes", "Mass"], "column 'Mass': '-1'; expected 1, 0 or blank")):
+            (["--data", table(tmp_path / "one.csv", 40, Mass=1), "--classes", "Mass"], "no class of .'Mass'. has"),
+            (["--data", table(tmp_path / "odd.csv", 40, Mass=-1), "--classes", "Mass"], "'-1'; expected 1, 0 or blank")):
         with pytest.raises(UserError, match=message):
             probe(*wrong)
     labels = table(tmp_path / "label.csv", 40, 2000, classes=(), label="Mass")
@@ -197,11 +203,19 @@ def test_bad_input(probe, tmp_path: Path) -> None:
         probe("--train-data", data, "--test-data", labels, "--classes", "Mass", "Nodule")
 
 
+@pytest.mark.parametrize("task", ["linear-probe", "embedding-quality"])
+def test_help(task: str, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main([task, "--help"])
+    assert "--seed" in capsys.readouterr().out
+
+
 def test_phantoms_with_a_model(tiny_model: str, tmp_path: Path) -> None:
     assert prepare(["phantom", str(tmp_path / "ph"), "--train", "2", "--test", "48", "--size", "64"]) == 0
     out = tmp_path / "out"
     flags = ["--model", tiny_model, "--pretrained", "random", "--device", "cpu", "--workers", "0", "--cache", "none"]
-    assert main(["linear-probe", *flags, "--data", str(tmp_path / "ph" / "test.csv"), "--fractions", "25", "--resamples", "1", "--out", str(out)]) == 0
+    assert main(["linear-probe", *flags, "--data", str(tmp_path / "ph" / "test.csv"), "--fractions", "25", "--resamples", "1",
+                 "--out", str(out)]) == 0
     record = json.loads((out / "result.json").read_text())
     assert set(record["values"]["features"]) == {"before projection", "after projection"}
     assert record["settings"]["predictions_of"] == "before projection" and record["settings"]["C_tried"][0] == 1e-6

@@ -129,7 +129,8 @@ def test_blank_labels_are_left_out_class_by_class() -> None:
     alone = LogisticRegression(C=both.strength, tol=1e-8, max_iter=5000).fit(features[20:60], labels[20:60, 1])
     np.testing.assert_allclose(both.weights[1], alone.coef_[0], rtol=0.02, atol=1e-3)
     zeroed = np.nan_to_num(with_blanks[:60])
-    assert not np.allclose(probe.fit_probe(features[:60], zeroed, features[60:], with_blanks[60:]).weights[1], both.weights[1], rtol=0.1)
+    assert not np.allclose(probe.fit_probe(features[:60], zeroed, features[60:], with_blanks[60:]).weights[1], both.weights[1],
+                           rtol=0.1)
 
 
 def test_classes_without_both_labels_are_left_out() -> None:

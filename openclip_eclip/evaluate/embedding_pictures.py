@@ -23,7 +23,8 @@ def clouds_figure(images: np.ndarray, texts: np.ndarray, names: list[str], membe
     left, right = figure.subplots(1, 2)
     size = float(np.clip(8000 / len(images), 4, 28))
     colours = colormaps["tab10" if len(names) <= 10 else "tab20"]
-    left.scatter(*flat[member < 0].T, s=size, color="0.75", linewidths=0, label="no group" if names and (member < 0).any() else None)
+    left.scatter(*flat[member < 0].T, s=size, color="0.75", linewidths=0,
+                 label="no group" if names and (member < 0).any() else None)
     for k, name in enumerate(names):
         left.scatter(*flat[member == k].T, s=size, color=colours(k % colours.N), linewidths=0, alpha=0.8, label=name)
     right.scatter(*both[:len(images)].T, s=size, color="#1f6fb2", linewidths=0, alpha=0.6, label="images")
@@ -31,7 +32,8 @@ def clouds_figure(images: np.ndarray, texts: np.ndarray, names: list[str], membe
     for axes, title, columns in ((left, f"images, {kind}", 4), (right, f"images and texts, {kind}", 2)):
         axes.set(title=title, xticks=[], yticks=[])
         if axes.get_legend_handles_labels()[0]:
-            axes.legend(frameon=False, fontsize=8, ncols=columns, markerscale=1.5, loc="upper center", bbox_to_anchor=(0.5, -0.01))
+            axes.legend(frameon=False, fontsize=8, ncols=columns, markerscale=1.5, loc="upper center",
+                        bbox_to_anchor=(0.5, -0.01))
     return kind, figure
 
 
@@ -58,13 +60,16 @@ def cosine_figure(within: np.ndarray, between: np.ndarray, names: list[str], mea
         if counts.sum():
             left.stairs(counts / counts.sum(), edges, fill=True, alpha=0.45, color=colour, label=label)
     used = np.flatnonzero(within + between)
-    left.set(xlabel="cosine of two images", ylabel="share of pairs", xlim=(edges[max(used[0] - 1, 0)], edges[min(used[-1] + 2, len(within))]))
+    left.set(xlabel="cosine of two images", ylabel="share of pairs",
+             xlim=(edges[max(used[0] - 1, 0)], edges[min(used[-1] + 2, len(within))]))
     left.legend(frameon=False)
-    centre, half = (np.nanmax(mean) + np.nanmin(mean)) / 2, max((np.nanmax(mean) - np.nanmin(mean)) / 2, 0.02)  # no colours for rounding
+    low, high = np.nanmin(mean), np.nanmax(mean)
+    centre, half = (low + high) / 2, max((high - low) / 2, 0.02)  # no colours for rounding
     picture = right.imshow(mean, cmap="viridis", vmin=centre - half, vmax=centre + half)
     right.set_xticks(range(len(names)), names, rotation=40, ha="right", fontsize=8)
     right.set_yticks(range(len(names)), names, fontsize=8)
     for i, j in np.argwhere(~np.isnan(mean)) if len(names) <= 15 else ():
-        right.text(j, i, f"{mean[i, j]:.2f}", ha="center", va="center", fontsize=8, color="white" if mean[i, j] < centre else "black")
+        right.text(j, i, f"{mean[i, j]:.2f}", ha="center", va="center", fontsize=8,
+                   color="white" if mean[i, j] < centre else "black")
     figure.colorbar(picture, ax=right, label="mean cosine", shrink=0.8)
     return figure

@@ -11,10 +11,12 @@ GLOSSARY = {
     "R@k": "share of the queries whose right answer is among the first k",
     "median rank": "the rank (from 1) of the right answer that half of the queries reach or beat",
     "linear probe": "logistic regression on frozen features: what a model knows of a class, by how few labels bring it out",
-    "alignment (Eq. 2)": "mean squared distance of an image to its nearest wrong text, less that to its own; falls with the number of texts",
-    "uniformity (Eq. 3)": "-log of the mean of exp(-2 squared distance) over images and texts of other images; rises with the modality gap, at most 8",
+    "alignment (Eq. 2)": "mean squared distance of an image to its nearest wrong text, less that to its own; falls with "
+                         "the number of texts",
+    "uniformity (Eq. 3)": "-log of the mean of exp(-2 squared distance) over images and texts of other images; "
+                          "rises with the modality gap, at most 8",
     "Wang-Isola alignment": "mean squared distance of an image to its own text; 0 where they coincide",
-    "Wang-Isola uniformity": "log of the mean of exp(-2 squared distance) over pairs within one cloud; about -4 for random directions",
+    "Wang-Isola uniformity": "log of the mean of exp(-2 squared distance) over pairs in one cloud; random directions: -4",
     "modality gap": "length of the difference between the mean image and the mean text feature, from 0 to 2",
     "centred": "after each modality has lost its mean and every feature has length 1 again, so that no gap is left",
     "NMI": "normalised mutual information of clusters and groups, 0 to 1; rises with the number of clusters even by chance",

@@ -44,7 +44,7 @@ class Cell:
 
 @dataclass
 class Curve:
-    """What one kind of features gave: a cell a share, and at 100 % the scores and 95 % intervals, the macro mean last (K + 1,)."""
+    """Of one kind of features: a cell a share, and at 100 % the scores and 95 % intervals (K + 1,), the macro mean last."""
 
     cells: list[Cell]
     scores: np.ndarray
@@ -84,8 +84,9 @@ def run(args: argparse.Namespace) -> Result:
     excluded = {name: reason for found in sets.values() for name, reason in found.excluded.items()}
     settings = {**encoder.facts, "data": args.data or args.test_data, "train_data": args.train_data, "val_data": args.val_data,
                 "split_column": args.split_column, "classes": data.classes, "fractions": percents, "resamples": args.resamples,
-                "seed": args.seed, "C_tried": STRENGTHS, "C_stops_after_falls": FALLS, "max_iterations": MAX_ITERATIONS, "solver": "lbfgs",
-                "penalty": "L2", "by_patient": data.by_patient, "ids_and_labels_sha256": {part: data.digest(part) for part in data.parts}}
+                "seed": args.seed, "C_tried": STRENGTHS, "C_stops_after_falls": FALLS, "max_iterations": MAX_ITERATIONS,
+                "solver": "lbfgs", "penalty": "L2", "by_patient": data.by_patient,
+                "ids_and_labels_sha256": {part: data.digest(part) for part in data.parts}}
     return assemble(curves, data, settings, excluded)
 
 
@@ -112,8 +113,8 @@ def measure(features: np.ndarray, data: ProbeSet, percents: list[float], resampl
         cell.unconverged += last.unconverged
         cell.left_out.update(name for name, fitted in zip(data.classes, last.fitted, strict=True) if not fitted)
     if last is None or not len(cells[-1].macro):
-        raise UserError(f"no class of {data.classes} has positives and negatives in all of train ({len(train)} images), validation "
-                        f"({len(valid)}) and test ({len(test)}); is there enough data, are the labels right?")
+        raise UserError(f"no class of {data.classes} has positives and negatives in all of train ({len(train)} images), "
+                        f"validation ({len(valid)}) and test ({len(test)}); is there enough data, are the labels right?")
     scores = last.scores(features[test])
     low, high = _intervals(labels[test], scores, last.fitted, [data.patients[row] for row in test], seed)
     return Curve(cells, scores, last.fitted, low, high)
@@ -126,7 +127,8 @@ def _aurocs(probe: Probe, features: np.ndarray, labels: np.ndarray) -> np.ndarra
     return found
 
 
-def _intervals(labels: np.ndarray, scores: np.ndarray, fitted: np.ndarray, patients: list[str], seed: int) -> tuple[np.ndarray, np.ndarray]:
+def _intervals(labels: np.ndarray, scores: np.ndarray, fitted: np.ndarray, patients: list[str],
+               seed: int) -> tuple[np.ndarray, np.ndarray]:
     """95 % over test patients, of each class and of their mean (K + 1,); NaN where there is no value."""
     measured = fitted & ~np.isnan(auroc(labels, np.zeros(labels.shape)))
     of_rows = auroc_of_rows(labels[:, measured], scores[:, measured])
@@ -144,7 +146,8 @@ def assemble(curves: dict[str, Curve], data: ProbeSet, settings: dict[str, Any],
     """Tables, pictures and notes."""
     chosen = BEFORE if BEFORE in curves else AFTER
     fitted, test = curves[chosen].fitted, data.parts["test"]
-    predictions = {"kind": np.array("binary"), "id": np.array([data.ids[row] for row in test]), "label": data.labels[test][:, fitted],
+    predictions = {"kind": np.array("binary"), "id": np.array([data.ids[row] for row in test]),
+                   "label": data.labels[test][:, fitted],
                    "score": curves[chosen].scores[:, fitted], "classes": np.array(data.classes)[fitted]}
     values = {kind: {"cells": [_cell_values(cell, data.classes) for cell in curve.cells],
                      "interval at 100 %": {name: [low, high] for name, low, high in
@@ -154,30 +157,36 @@ def assemble(curves: dict[str, Curve], data: ProbeSet, settings: dict[str, Any],
                   {"features": values, "images": {part: len(rows) for part, rows in data.parts.items()}, "excluded": excluded},
                   [curve_table(curves), class_table(curves, data)],
                   {"curve": curve_figure(curves), "classes": class_figure(curves, data)}, figure_captions(),
-                  predictions=predictions, notes=_notes(curves, data, chosen, excluded, settings), terms=["AUROC", "linear probe"])
+                  predictions=predictions, notes=_notes(curves, data, chosen, excluded, settings),
+                  terms=["AUROC", "linear probe"])
 
 
 def _cell_values(cell: Cell, classes: list[str]) -> dict[str, Any]:
-    return {"percent": cell.percent, "images": cell.images, "macro_auroc": cell.macro, "C": cell.strengths, "validation": cell.validation,
-            "auroc": {name: [values[k] for values in cell.aurocs] for k, name in enumerate(classes)}, "left_out": dict(cell.left_out),
+    return {"percent": cell.percent, "images": cell.images, "macro_auroc": cell.macro, "C": cell.strengths,
+            "validation": cell.validation,
+            "auroc": {name: [values[k] for values in cell.aurocs] for k, name in enumerate(classes)},
+            "left_out": dict(cell.left_out),
             "unconverged": cell.unconverged}
 
 
-def _notes(curves: dict[str, Curve], data: ProbeSet, chosen: str, excluded: dict[str, str], settings: dict[str, Any]) -> list[str]:
+def _notes(curves: dict[str, Curve], data: ProbeSet, chosen: str, excluded: dict[str, str],
+           settings: dict[str, Any]) -> list[str]:
     sizes = ", ".join(f"{part} {len(rows)}" for part, rows in data.parts.items())
-    notes = [f"Images: {sizes}; {'split and drawn by patient' if data.by_patient else 'no patients known: every image counts as one'}.",
-             "Logistic regression (L2, lbfgs), one class against the rest. Features have mean 0 and deviation 1 over all training images. "
-             "One C for all classes of a fit, the best macro AUROC on the whole validation set, also for small shares; its labels "
-             "come on top of those counted.",
+    notes = [f"Images: {sizes}; "
+             f"{'split and drawn by patient' if data.by_patient else 'no patients known: every image counts as one'}.",
+             "Logistic regression (L2, lbfgs), one class against the rest. Features have mean 0 and deviation 1 over all "
+             "training images. One C for all classes of a fit, the best macro AUROC on the whole validation set, also for "
+             "small shares; its labels come on top of those counted.",
              f"predictions.npz holds the scores {chosen} at 100 %."]
     cells = [cell for curve in curves.values() for cell in curve.cells]
     chosen_c = [strength for cell in cells for strength in cell.strengths]
     low, high = chosen_c.count(STRENGTHS[0]), chosen_c.count(STRENGTHS[-1])
     if low + high:
-        notes.append(f"Of {len(chosen_c)} fits {low} took the smallest C tried, {STRENGTHS[0]:g}, where the weights point along the difference "
-                     f"of class means, and {high} the largest, {STRENGTHS[-1]:g}.")
+        notes.append(f"Of {len(chosen_c)} fits {low} took the smallest C tried, {STRENGTHS[0]:g}, where the weights point along "
+                     f"the difference of class means, and {high} the largest, {STRENGTHS[-1]:g}.")
     if sum(cell.unconverged for cell in cells):
-        notes.append(f"{sum(cell.unconverged for cell in cells)} fits stopped after {MAX_ITERATIONS} iterations before they had converged.")
+        notes.append(f"{sum(cell.unconverged for cell in cells)} fits stopped after {MAX_ITERATIONS} iterations before they had "
+                     "converged.")
     absent = [name for name, value in zip(data.classes, auroc(data.labels[data.parts["test"]], np.zeros((len(data.parts["test"]),
               len(data.classes)))), strict=True) if np.isnan(value)]
     if absent:

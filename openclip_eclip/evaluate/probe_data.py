@@ -22,7 +22,7 @@ VALID_SHARE = 0.2  # of the training patients, where no validation set is given
 
 @dataclass
 class ProbeSet:
-    """Rows of all given sets, one after the other. `labels` (N, K) 1, 0 or NaN; `parts`: {"train", "valid", "test": row numbers}."""
+    """Rows of all sets in order. `labels` (N, K) 1, 0 or NaN; `parts`: {"train", "valid", "test": row numbers}."""
 
     classes: list[str]
     labels: np.ndarray
@@ -41,14 +41,19 @@ class ProbeSet:
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     """Either a set for each part, or one to split."""
-    parser.add_argument("--train-data", metavar="T", help=".csv, .tsv or .tar shards with labels, and column 'patient' where known")
-    parser.add_argument("--val-data", metavar="V", help=f"chooses C (default: {VALID_SHARE:.0%} of the training patients, by the seed)")
+    parser.add_argument("--train-data", metavar="T",
+                        help=".csv, .tsv or .tar shards with labels, and column 'patient' where known")
+    parser.add_argument("--val-data", metavar="V",
+                        help=f"chooses C (default: {VALID_SHARE:g} of the training patients, by the seed)")
     parser.add_argument("--test-data", metavar="S", help="is scored, nothing else")
-    parser.add_argument("--data", help="one set instead of the three, split 60 / 20 / 20 by patient (by image without that column)")
-    parser.add_argument("--split-column", metavar="COLUMN", help="of --data: holds train, valid (or val, validate) and test, such as "
-                        "the fold of openi-5; without valid, as without --val-data")
-    parser.add_argument("--classes", nargs="+", help="0/1 columns, or the names in column 'label' in the order of their numbers; of two "
-                        "names in 'label' the second is the positive one (default: of the recipe beside the set)")
+    parser.add_argument("--data",
+                        help="one set instead of the three, split 60 / 20 / 20 by patient (by image without that column)")
+    parser.add_argument("--split-column", metavar="COLUMN",
+                        help="of --data: holds train, valid (or val, validate) and test, such as the fold of openi-5; without "
+                             "valid, as without --val-data")
+    parser.add_argument("--classes", nargs="+",
+                        help="0/1 columns, or the names in column 'label' in the order of their numbers; of two names in "
+                             "'label' the second is the positive one (default: of the recipe beside the set)")
 
 
 def read_sets(args: argparse.Namespace) -> dict[str, EvalSet]:
@@ -67,13 +72,14 @@ def read_sets(args: argparse.Namespace) -> dict[str, EvalSet]:
 
 def gather(sets: dict[str, EvalSet], classes: Sequence[str] | None, split_column: str | None, seed: int) -> ProbeSet:
     """Labels and parts of the sets' rows in order. UserError: no classes, a bad label or split, or someone in two parts."""
-    named = list(classes or next((found.recipe["classes"] for found in reversed(sets.values()) if found.recipe.get("classes")), ()))
+    named = list(classes or next((found.recipe["classes"] for found in reversed(sets.values()) if found.recipe.get("classes")),
+                                 ()))
     if not named:
         raise UserError(f"{list(sets.values())[-1].path}: no recipe with classes beside it; name them with --classes.")
     matrices = [_labels(found, named) for found in sets.values()]
     if len({matrix.shape[1] for matrix in matrices}) > 1:
-        raise UserError(f"{[str(found.path) for found in sets.values()]}: some have the 0/1 columns {named}, others a column 'label'; expected "
-                        "one form in all.")
+        raise UserError(f"{[str(found.path) for found in sets.values()]}: some have the 0/1 columns {named}, others a column "
+                        "'label'; expected one form in all.")
     if len(named) == 2 and matrices[0].shape[1] == 1:
         named = named[1:]
     images = [_image(found, row) for found in sets.values() for row in range(len(found))]
@@ -93,8 +99,8 @@ def _labels(data: EvalSet, classes: list[str]) -> np.ndarray:
         return data.multi_labels(classes)
     if "label" not in data.table:
         missing = [name for name in classes if name not in data.table]
-        raise UserError(f"{data.path}: no 0/1 column {missing[0]!r} and no column 'label'; found {list(data.table.columns)}. Name the "
-                        "classes with --classes.")
+        raise UserError(f"{data.path}: no 0/1 column {missing[0]!r} and no column 'label'; found {list(data.table.columns)}. "
+                        "Name the classes with --classes.")
     one_hot = np.eye(len(classes))[data.class_labels(classes)]
     return one_hot[:, 1:] if len(classes) == 2 else one_hot
 
@@ -111,7 +117,8 @@ def _parts(sets: dict[str, EvalSet], split_column: str | None, patients: list[st
         cells = sets["data"].column(split_column)
         for row, cell in enumerate(cells):
             if cell not in SPLIT_NAMES:
-                raise UserError(f"{sets['data'].name(row)}, column {split_column!r}: {cell!r}; expected one of {list(SPLIT_NAMES)}.")
+                raise UserError(f"{sets['data'].name(row)}, column {split_column!r}: {cell!r}; expected one of "
+                                f"{list(SPLIT_NAMES)}.")
         part_of = np.array([SPLIT_NAMES[cell] for cell in cells])
         for name in ("train", "test"):
             if name not in part_of:
@@ -131,5 +138,5 @@ def _refuse_leaks(data: ProbeSet) -> None:
         for kind, names in (("patients", data.patients), ("images", data.images)):
             both = sorted({names[row] for row in data.parts[one]} & {names[row] for row in data.parts[other]})
             if both and (kind == "images" or data.by_patient):
-                raise UserError(f"{len(both)} {kind} are both in {one} and in {other}, such as {', '.join(both[:3])}; expected everybody "
-                                "on one side. Remove them from one of the sets.")
+                raise UserError(f"{len(both)} {kind} are both in {one} and in {other}, such as {', '.join(both[:3])}; expected "
+                                "everybody on one side. Remove them from one of the sets.")

@@ -23,11 +23,12 @@ def curve_table(curves: dict[str, "Curve"]) -> Table:
     for i, cell in enumerate(first.cells):
         rows.append([f"{cell.percent:g} %", _images(cell), *(_spread(curve, i) for curve in curves.values()),
                      _left_out(cell)])
-    return Table("Macro AUROC by share of the training labels", ["labels", "images", *curves, "classes left out (resamples)"], rows,
-                 "Mean ± standard deviation over resamples of the training patients (nested: a small share is part of every larger one of "
-                 "its resample). Left out: classes "
-                 "without a positive or without a negative among those labels, and in how many resamples. 100 % is one set: in brackets its 95 % interval over the test set. The mean is over the classes that "
-                 "could be fitted, so rows with classes left out do not compare with the others.")
+    return Table("Macro AUROC by share of the training labels", ["labels", "images", *curves, "classes left out (resamples)"],
+                 rows,
+                 "Mean ± standard deviation over resamples of the training patients (nested: a small share is part of every "
+                 "larger one of its resample). Left out: classes without a positive or without a negative among those labels, "
+                 "and in how many resamples. 100 % is one set: in brackets its 95 % interval over the test set. The mean is "
+                 "over the classes that could be fitted, so rows with classes left out do not compare with the others.")
 
 
 def class_table(curves: dict[str, "Curve"], data: "ProbeSet") -> Table:
@@ -36,7 +37,8 @@ def class_table(curves: dict[str, "Curve"], data: "ProbeSet") -> Table:
     rows = []
     for k, name in enumerate(data.classes):
         counts = [_positives(labels[:, k]) for labels in (train, test)]
-        rows.append([name, *counts, *(_interval(curve.cells[-1].aurocs[0][k], curve.low[k], curve.high[k]) for curve in curves.values())])
+        rows.append([name, *counts, *(_interval(curve.cells[-1].aurocs[0][k], curve.low[k], curve.high[k])
+                                      for curve in curves.values())])
     return Table("AUROC of each class with all training labels", ["class", "train positives", "test positives", *curves], rows,
                  "In brackets: 95 % interval over the test set. Positives of labelled images.")
 
@@ -83,8 +85,8 @@ def class_figure(curves: dict[str, "Curve"], data: "ProbeSet") -> "Figure":
 
 
 def figure_captions() -> dict[str, str]:
-    return {"curve": "Macro AUROC against the number of labelled images: mean over resamples, band of one standard deviation; bars at the "
-                     "right end: 95 % interval over the test set.",
+    return {"curve": "Macro AUROC against the number of labelled images: mean over resamples, band of one standard deviation; "
+                     "bars at the right end: 95 % interval over the test set.",
             "classes": "AUROC of each class with all training labels, 95 % interval over the test set."}
 
 

@@ -15,7 +15,7 @@ def auroc(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
 
 
 def auroc_of_rows(labels: np.ndarray, scores: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    """`auroc` as a function of row numbers; sorts once, so that a thousand draws cost a thousand passes. ValueError: NaN scores."""
+    """`auroc` as a function of row numbers; sorts once, for a thousand draws. ValueError: NaN scores."""
     labels, scores = np.asarray(labels, dtype=np.float64), np.asarray(scores, dtype=np.float64)
     if labels.shape != scores.shape or labels.ndim != 2:
         raise ValueError(f"labels {labels.shape} and scores {scores.shape}; expected two arrays (N, K).")

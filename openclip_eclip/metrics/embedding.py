@@ -14,14 +14,14 @@ BLOCK_BYTES = 64 * 2**20  # of one block of the matrix of pairs
 def alignment(images: np.ndarray, texts: np.ndarray) -> float:
     """Eq. 2 of the paper, -E_i[|v_i - t_i|^2 - min_{j != i} |v_i - t_j|^2], (N, D) each: the mean of `margins`. Higher is better.
 
-    It falls with N, the number of wrong texts: compare at one N only. Oh et al.'s code leaves the minus out and is called with texts
-    first, so that its minimum runs over images and lower is better; that is another number.
+    It falls with N, the number of wrong texts: compare at one N only. Oh et al.'s code leaves the minus out and is called with
+    texts first, so that its minimum runs over images and lower is better; that is another number.
     """
     return float(margins(images, texts).mean())
 
 
 def margins(images: np.ndarray, texts: np.ndarray) -> np.ndarray:
-    """(N,) squared distance of each image to its nearest wrong text, less that to its own; above 0: its own text is the nearest."""
+    """(N,) squared distance of each image to its nearest wrong text, less that to its own; above 0: its own is the nearest."""
     images, texts = _pairs(images, texts)
     nearest = np.empty(len(images))
     for rows, squared in _squared_distances(images, texts):
@@ -46,7 +46,7 @@ def wang_isola_alignment(images: np.ndarray, texts: np.ndarray, alpha: float = 2
 
 
 def wang_isola_uniformity(points: np.ndarray) -> float:
-    """log E_{x != y} exp(-2 |x - y|^2) within one cloud (N, D) (Wang and Isola 2020); lower is better, about -4 for random directions."""
+    """log E_{x != y} exp(-2 |x - y|^2) in one cloud (N, D) (Wang and Isola 2020); lower is better, random directions: -4."""
     points = np.asarray(points, dtype=np.float64)
     return _log_mean_kernel(*_pairs(points, points))
 
@@ -62,8 +62,8 @@ def centre(points: np.ndarray) -> np.ndarray:
     moved = points - points.mean(axis=0)
     length = np.linalg.norm(moved, axis=1, keepdims=True)
     if (length < 1e-12).any():
-        raise UserError(f"{int((length < 1e-12).sum())} of {len(points)} features equal their mean, so the centred version does not exist. Are "
-                        "all of them equal: has the encoder collapsed?")
+        raise UserError(f"{int((length < 1e-12).sum())} of {len(points)} features equal their mean, so the centred version does "
+                        "not exist. Are all of them equal: has the encoder collapsed?")
     return moved / length
 
 
@@ -74,7 +74,8 @@ def cosine_histogram(points: np.ndarray, groups: np.ndarray, bins: int = 100) ->
     """
     points, count = np.asarray(points, dtype=np.float64), int(groups.max()) + 1
     clouds = [points[groups == group] for group in range(count)]
-    counts, mean, deviation = np.zeros((count, count, bins), np.int64), np.full((count, count), np.nan), np.full((count, count), np.nan)
+    counts = np.zeros((count, count, bins), np.int64)
+    mean, deviation = np.full((2, count, count), np.nan)
     for one, other in combinations_with_replacement(range(count), 2):
         number, total, squares = 0, 0.0, 0.0
         for rows, cosines in _blocks(clouds[one], clouds[other]):
@@ -93,7 +94,7 @@ def cosine_histogram(points: np.ndarray, groups: np.ndarray, bins: int = 100) ->
 def clustering(points: np.ndarray, groups: np.ndarray, seeds: Sequence[int]) -> dict[str, np.ndarray]:
     """k-means with k = number of groups, n_init 20, for each seed: NMI, ARI (against the groups), silhouette, Calinski-Harabasz.
 
-    `points` (N, D) unit vectors, `groups` (N,) int. UserError: fewer than two groups, not more points than groups, no scikit-learn.
+    `points` (N, D) unit vectors, `groups` (N,) int. UserError: fewer than two groups, too few points, no scikit-learn.
     """
     try:
         from sklearn import cluster, config_context, metrics
@@ -101,7 +102,8 @@ def clustering(points: np.ndarray, groups: np.ndarray, seeds: Sequence[int]) -> 
         raise UserError("clusters need scikit-learn: pip install 'openclip_eclip[evaluate]'") from error
     points, count = np.asarray(points, dtype=np.float64), len(np.unique(groups))
     if count < 2 or len(np.unique(points, axis=0)) <= count:
-        raise UserError(f"{len(np.unique(points, axis=0))} different points in {count} groups; expected two groups or more and more points.")
+        raise UserError(f"{len(np.unique(points, axis=0))} different points in {count} groups; expected two groups or more and "
+                        "more points.")
     found: dict[str, list[float]] = {"NMI": [], "ARI": [], "silhouette": [], "Calinski-Harabasz": []}
     for seed in seeds:
         clusters = cluster.KMeans(count, n_init=20, random_state=seed).fit_predict(points)

@@ -11,7 +11,7 @@ from ..config import UserError
 from .auroc import auroc
 
 STRENGTHS = tuple(float(value) for value in np.logspace(-6, 2, 17))  # values of C tried, ascending
-FALLS = 4  # of the validation AUROC in a row, then larger C are not tried: they cost the most. A flat start does not end the search
+FALLS = 4  # of the validation AUROC in a row end the search: large C cost the most. A flat start does not end it
 MAX_ITERATIONS = 1000
 
 
@@ -54,7 +54,8 @@ def split_groups(groups: Sequence[str], shares: Sequence[float], seed: int) -> l
     shuffled = shuffled_groups(groups, seed)
     ends = [0, *(round(end * len(shuffled)) for end in np.cumsum(shares))]
     if min(np.diff(ends)) < 1:
-        raise UserError(f"{len(shuffled)} patients or images; expected enough to split {' / '.join(f'{share:.0%}' for share in shares)}.")
+        parts = " / ".join(f"{share:.0%}" for share in shares)
+        raise UserError(f"{len(shuffled)} patients or images; expected enough to split {parts}.")
     return [np.sort(np.concatenate(shuffled[first:last])) for first, last in zip(ends, ends[1:])]
 
 
@@ -67,8 +68,8 @@ def nested_subsets(groups: Sequence[str], percents: Sequence[float], seed: int |
 def fit_probe(train: np.ndarray, train_labels: np.ndarray, valid: np.ndarray, valid_labels: np.ndarray) -> Probe | None:
     """Fit at ascending C, each from the weights of the one before; keep the smallest C of the best validation macro AUROC.
 
-    Features (N, D) float64, standardised; labels (N, K) 1, 0 or NaN: that row is left out for that class. A class without a positive
-    or a negative in `train` is left out; None if no class is left that both parts have. UserError: no scikit-learn.
+    Features (N, D) float64, standardised; labels (N, K) 1, 0 or NaN: that row is left out for that class. A class without a
+    positive or a negative in `train` is left out; None if no class is left that both parts have. UserError: no scikit-learn.
     """
     known = [np.flatnonzero(~np.isnan(label)) for label in train_labels.T]
     fitted = np.array([len(np.unique(label[rows])) == 2 for label, rows in zip(train_labels.T, known, strict=True)], dtype=bool)
