@@ -79,6 +79,7 @@ def test_three_tables(probe, tmp_path: Path) -> None:
     found = result.predictions
     assert found["kind"] == "binary" and found["label"].shape == found["score"].shape == (60, 2)
     assert found["classes"].tolist() == ["Mass", "Nodule"] and found["id"][0] == "1000.png"
+    assert found["patient"][:3].tolist() == ["p1000", "p1000", "p1001"]
     from sklearn.metrics import roc_auc_score
     assert roc_auc_score(found["label"][:, 0], found["score"][:, 0]) == pytest.approx(cells[2]["auroc"]["Mass"][0], abs=1e-12)
     json.dumps(plain(result.values), allow_nan=False)
@@ -146,6 +147,7 @@ def test_an_image_listed_twice_stays_on_one_side(probe, tmp_path: Path) -> None:
     pd.concat([frame, frame]).to_csv(data, index=False)
     result = probe("--data", data, "--classes", "Mass")
     assert result.values["images"] == {"train": 96, "valid": 32, "test": 32} and "every image counts as one" in result.notes[0]
+    assert "patient" not in result.predictions
 
 
 def test_label_column_single_and_binary(probe, tmp_path: Path) -> None:

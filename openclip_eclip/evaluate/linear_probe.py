@@ -149,6 +149,8 @@ def assemble(curves: dict[str, Curve], data: ProbeSet, settings: dict[str, Any],
     predictions = {"kind": np.array("binary"), "id": np.array([data.ids[row] for row in test]),
                    "label": data.labels[test][:, fitted],
                    "score": curves[chosen].scores[:, fitted], "classes": np.array(data.classes)[fitted]}
+    if data.by_patient:
+        predictions["patient"] = np.array([data.patients[row] for row in test])
     values = {kind: {"cells": [_cell_values(cell, data.classes) for cell in curve.cells],
                      "interval at 100 %": {name: [low, high] for name, low, high in
                                            zip([*data.classes, "macro"], curve.low, curve.high, strict=True)}}
