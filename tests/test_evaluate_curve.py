@@ -128,7 +128,7 @@ def test_annotations_are_nested_and_nothing_else_changes(folder: Path) -> None:
 
 
 def test_labels_share_one_training_a_seed(folder: Path, runs: Runs) -> None:
-    config = write_plan(folder, vary="labels", values=[0.1, 0.25, 0.5, 1], train={**PLAN["train"], "warmup": 3, "epochs": 2},
+    config = write_plan(folder, vary="labels", values=[0.1, 1, 10, 100], train={**PLAN["train"], "warmup": 3, "epochs": 2},
                         evaluate={"task": "linear-probe", "data": "test.csv", "fractions": "{x}"}, metric="fractions.{x}.macro.auroc")
     assert main(["curve", "--config", str(config), "--out", "out"]) == 0
     assert (runs.count("train"), runs.count("evaluate")) == (6, 24)
@@ -202,7 +202,7 @@ def test_launch_quotes_the_log(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("changes, said", [
     ({"vary": "epochs"}, "vary: epochs; expected one of"), ({"values": [0, 1]}, "values"), ({"values": [1, 1]}, "distinct numbers"),
-    ({"values": ["1e3"]}, "values"), ({"vary": "labels", "values": [0.5, 2]}, "at most 1"), ({"seeds": [0.5]}, "whole numbers"),
+    ({"values": ["1e3"]}, "values"), ({"vary": "labels", "values": [0.5, 200]}, "at most 100"), ({"vary": "annotations", "values": [2]}, "at most 1"), ({"seeds": [0.5]}, "whole numbers"),
     ({"seeds": []}, "seeds"), ({"methods": []}, "methods"), ({"methods": {"a/b": {}}}, "names of letters"),
     ({"train": {**PLAN["train"], "seed": 1}}, "sets itself"), ({"train": {**PLAN["train"], "epochs": 1}}, "sets itself"),
     ({"train": {"model": "tiny"}}, "train-data and batch-size"), ({"evaluate": {"data": "x"}}, "task"), ({"speed": 1}, "expected the entries"),

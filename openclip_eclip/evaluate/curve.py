@@ -25,7 +25,7 @@ from .curve_plan import Plan, Point, evaluation, read_plan, training
 from .options import add_output_argument
 from .result import Result, Table, plain, write_result
 
-AXES = {"batches": "training batches", "annotations": "share of the annotations", "labels": "share of the labels"}
+AXES = {"batches": "training batches", "annotations": "share of the annotations", "labels": "labelled training samples, %"}
 TAIL = 15  # lines of a log that an error quotes
 
 

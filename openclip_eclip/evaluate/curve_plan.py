@@ -62,9 +62,10 @@ def read_plan(path: Path) -> Plan:
         raise UserError(f"--config {path}: found {found}; expected the entries {', '.join(known)} (processes may be left out).")
     plan = Plan(**entries)
     _require(path, plan.vary in VARY, "vary", plan.vary, f"one of {VARY}")
-    top = math.inf if plan.vary == "batches" else 1
+    top = {"batches": math.inf, "annotations": 1, "labels": 100}[plan.vary]
     _require(path, _numbers(plan.values) and all(0 < x <= top for x in plan.values), "values", plan.values,
-             "distinct numbers of steps above 0" if plan.vary == "batches" else "distinct shares above 0, at most 1")
+             {"batches": "distinct numbers of steps above 0", "annotations": "distinct shares above 0, at most 1",
+              "labels": "distinct percentages above 0, at most 100"}[plan.vary])
     _require(path, _numbers(plan.seeds) and all(isinstance(seed, int) for seed in plan.seeds), "seeds", plan.seeds, "distinct whole numbers")
     _require(path, isinstance(plan.methods, dict) and bool(plan.methods) and all(re.fullmatch(r"[\w.+-]+", str(name)) for name in plan.methods),
              "methods", plan.methods, "{name: {flag: value}}, names of letters, digits and - _ . +")
