@@ -96,7 +96,8 @@ def test_patients_are_drawn_whole(tmp_path: Path) -> None:
     widths = {}
     for name, extra in (("image", {}), ("patient", {"patient": np.repeat([f"p{i}" for i in range(30)], 4)})):
         folders = [write(tmp_path / f"{name}{g}", gain=g, count=120, label=label, **extra,
-                         score=np.repeat(np.random.default_rng(g).normal(size=(30, 3)), 4, axis=0) + g * np.eye(3)[label]) for g in (1, 2)]
+                         score=np.repeat(np.random.default_rng(g).normal(size=(30, 3)), 4, axis=0) + g * np.eye(3)[label])
+                         for g in (1, 2)]
         main(["compare", *folders, "--out", str(tmp_path / f"out{name}")])
         values = result(tmp_path / f"out{name}")["values"]
         found = values["differences"][folders[1]]["accuracy"]

@@ -59,7 +59,8 @@ class Runs:
         if "openclip_eclip.evaluate" in command:
             out = Path(command[-1].removeprefix("--out="))
             out.mkdir(parents=True)
-            score = 0.8 - 0.4 * (float(point.asked) if point.asked >= 1 else 10 * point.asked) ** -0.7 + 0.01 * point.seed + 0.05 * (point.method == "eclip")
+            amount = max(1.0, point.asked)
+            score = 0.8 - 0.4 * amount ** -0.7 + 0.01 * point.seed + 0.05 * (point.method == "eclip")
             values = {"headline": {"macro_f1": score}, "fractions": {str(point.asked): {"macro.auroc": score}}}
             (out / "result.json").write_text(json.dumps({"task": "zero-shot", "values": values}))
 
@@ -129,7 +130,8 @@ def test_annotations_are_nested_and_nothing_else_changes(folder: Path) -> None:
 
 def test_labels_share_one_training_a_seed(folder: Path, runs: Runs) -> None:
     config = write_plan(folder, vary="labels", values=[0.1, 1, 10, 100], train={**PLAN["train"], "warmup": 3, "epochs": 2},
-                        evaluate={"task": "linear-probe", "data": "test.csv", "fractions": "{x}"}, metric="fractions.{x}.macro.auroc")
+                        evaluate={"task": "linear-probe", "data": "test.csv", "fractions": "{x}"},
+                        metric="fractions.{x}.macro.auroc")
     assert main(["curve", "--config", str(config), "--out", "out"]) == 0
     assert (runs.count("train"), runs.count("evaluate")) == (6, 24)
     probe = next(command for command in runs.commands if "linear-probe" in command)
@@ -196,18 +198,31 @@ def test_three_values_give_points_and_no_fit(folder: Path, runs: Runs) -> None:
 
 def test_launch_quotes_the_log(tmp_path: Path) -> None:
     command = [sys.executable, "-c", "print('reading'); raise SystemExit('no such table; $HOME')"]
-    with (tmp_path / "lock").open("w") as lock, pytest.raises(curve.PointError, match=r"exit code 1(.|\n)*reading(.|\n)*no such table; \$HOME"):
+    said = r"exit code 1(.|\n)*reading(.|\n)*no such table; \$HOME"
+    with (tmp_path / "lock").open("w") as lock, pytest.raises(curve.PointError, match=said):
         curve.launch(Point("clip", 0, 1), command, tmp_path / "log", lock.fileno())
 
 
 @pytest.mark.parametrize("changes, said", [
-    ({"vary": "epochs"}, "vary: epochs; expected one of"), ({"values": [0, 1]}, "values"), ({"values": [1, 1]}, "distinct numbers"),
-    ({"values": ["1e3"]}, "values"), ({"vary": "labels", "values": [0.5, 200]}, "at most 100"), ({"vary": "annotations", "values": [2]}, "at most 1"), ({"seeds": [0.5]}, "whole numbers"),
-    ({"seeds": []}, "seeds"), ({"methods": []}, "methods"), ({"methods": {"a/b": {}}}, "names of letters"),
-    ({"train": {**PLAN["train"], "seed": 1}}, "sets itself"), ({"train": {**PLAN["train"], "epochs": 1}}, "sets itself"),
-    ({"train": {"model": "tiny"}}, "train-data and batch-size"), ({"evaluate": {"data": "x"}}, "task"), ({"speed": 1}, "expected the entries"),
-    ({"train": {**PLAN["train"], "train-data": "a.tar"}}, "expected a .csv or .tsv"), ({"train": {**PLAN["train"], "batch-size": 64}}, "do not fill"),
-    ({"train": {**PLAN["train"], "train-data": "none.csv"}}, "no such file"), ({"metric": "headline.f1"}, "metric headline.f1: None in"),
+    ({"vary": "epochs"}, "vary: epochs; expected one of"),
+    ({"values": [0, 1]}, "values"),
+    ({"values": [1, 1]}, "distinct numbers"),
+    ({"values": ["1e3"]}, "values"),
+    ({"vary": "labels", "values": [0.5, 200]}, "at most 100"),
+    ({"vary": "annotations", "values": [2]}, "at most 1"),
+    ({"seeds": [0.5]}, "whole numbers"),
+    ({"seeds": []}, "seeds"),
+    ({"methods": []}, "methods"),
+    ({"methods": {"a/b": {}}}, "names of letters"),
+    ({"train": {**PLAN["train"], "seed": 1}}, "sets itself"),
+    ({"train": {**PLAN["train"], "epochs": 1}}, "sets itself"),
+    ({"train": {"model": "tiny"}}, "train-data and batch-size"),
+    ({"evaluate": {"data": "x"}}, "task"),
+    ({"speed": 1}, "expected the entries"),
+    ({"train": {**PLAN["train"], "train-data": "a.tar"}}, "expected a .csv or .tsv"),
+    ({"train": {**PLAN["train"], "batch-size": 64}}, "do not fill"),
+    ({"train": {**PLAN["train"], "train-data": "none.csv"}}, "no such file"),
+    ({"metric": "headline.f1"}, "metric headline.f1: None in"),
     ({"values": [1, 2, 8, 10]}, "as an earlier value"),
 ])
 def test_bad_plans_are_named(folder: Path, runs: Runs, capsys: pytest.CaptureFixture, changes: dict, said: str) -> None:
@@ -244,11 +259,13 @@ def test_real_training_takes_the_steps_of_its_point(folder: Path, monkeypatch: p
     stub, real = Runs(), curve.launch
     monkeypatch.setattr(curve, "launch", lambda point, command, log, lock:
                         (real if "openclip_eclip.train" in command else stub)(point, command, log, lock))
-    train = {**PLAN["train"], "model": "local-dir:model", "precision": "fp32", "workers": 0, "device": "cpu", "lr": 1e-3, "log-every-n-steps": 1}
+    train = {**PLAN["train"], "model": "local-dir:model", "precision": "fp32", "workers": 0, "device": "cpu", "lr": 1e-3,
+             "log-every-n-steps": 1}
     config = write_plan(folder, values=[8], seeds=[0], methods={"clip": {"recipe": "clip"}}, train=train)
     assert main(["curve", "--config", str(config), "--out", "out"]) == 0
     own = folder / "out" / "points" / "clip" / "seed-0" / "x-8" / "training" / "run"
     assert len(re.findall(r" Loss: ", (own / "out.log").read_text())) == 10
     state = torch.load(own / "checkpoints" / "epoch_2.pt", weights_only=True)
     assert all(float(entry["step"]) == 10 for entry in state["optimizer"]["state"].values())
-    assert np.isclose(state["optimizer"]["param_groups"][0]["lr"], 1e-3 * 0.5 * (1 + np.cos(np.pi * 7 / 8)))  # warm-up of 2, then cosine
+    assert np.isclose(state["optimizer"]["param_groups"][0]["lr"],
+                      1e-3 * 0.5 * (1 + np.cos(np.pi * 7 / 8)))  # warm-up of 2, then cosine

@@ -111,7 +111,8 @@ def test_identical_methods_differ_by_nothing() -> None:
     assert not found.value.any() and not found.low.any() and not found.high.any() and (found.p == 1).all()
 
 
-def correct_predictions(rng: np.random.Generator, seeds: int, images: int, gains: tuple[float, ...], seed_sd: float, image_sd: float,
+def correct_predictions(rng: np.random.Generator, seeds: int, images: int, gains: tuple[float, ...], seed_sd: float,
+                        image_sd: float,
                         noise: float) -> list[ClassScorer]:
     """A scorer a gain: right where gain + seed + image + noise > 0; images are shared by all methods."""
     shared = rng.normal(0, image_sd, images)
@@ -132,7 +133,9 @@ def test_paired_is_narrower_than_unpaired_on_correlated_predictions() -> None:
 
 
 def test_interval_covers_the_truth() -> None:
-    """Nominal 95 %; crossed resampling errs to the wide side. Resampling images alone, or seeds uncorrected, falls below the band."""
+    """Nominal 95 %; crossed resampling errs to the wide side. Resampling images alone, or seeds uncorrected, falls below the
+    band.
+    """
     from scipy.stats import norm
     rng, gains, sds = RNG(7), (0.3, 0.5), (0.15, 0.7, 0.7)
     scale = np.sqrt(np.square(sds).sum())
@@ -156,7 +159,8 @@ def test_large_seed_variance_is_not_cured_by_images() -> None:
         found = estimate_difference(method, reference)
         widths.append((found.high - found.low)[2])
     assert 0.6 < widths[1] / widths[0] < 1.6
-    alone = [draw_all(correct_predictions(RNG(1), 1, images, (0.0, 0.0), 1.5, 1.0, 0.1), images, 400, 0) for images in (200, 3200)]
+    alone = [draw_all(correct_predictions(RNG(1), 1, images, (0.0, 0.0), 1.5, 1.0, 0.1), images, 400, 0)
+             for images in (200, 3200)]
     narrow = [np.ptp(np.quantile((method.drawn - reference.drawn)[:, 0, 2], [0.025, 0.975])) for reference, method in alone]
     assert narrow[1] < 0.5 * narrow[0]  # what does shrink
 

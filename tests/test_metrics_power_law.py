@@ -42,7 +42,9 @@ def test_scale_of_x_does_not_matter() -> None:
 
 
 @pytest.mark.parametrize("x, error, said", [
-    ([1, 2, 4, 4], [0.5] * 4, "3 distinct values"), ([0, 1, 2, 3], [0.5] * 4, "above 0"), ([1, 2, 3, 4], [0.5, 0.5, 0.5, 1.2], "from 0 to 1"),
+    ([1, 2, 4, 4], [0.5] * 4, "3 distinct values"),
+    ([0, 1, 2, 3], [0.5] * 4, "above 0"),
+    ([1, 2, 3, 4], [0.5, 0.5, 0.5, 1.2], "from 0 to 1"),
     ([1, 2, 3, 4], [0.5, np.nan, 0.5, 0.5], "from 0 to 1"),
 ])
 def test_what_can_not_be_fitted_is_refused(x: list[float], error: list[float], said: str) -> None:

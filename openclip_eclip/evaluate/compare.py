@@ -22,12 +22,14 @@ MEDIAN = "median rank"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("methods", nargs="+", metavar="NAME=FOLDER[,FOLDER...]",
-                        help="result folders of a method, one a seed (a lone FOLDER is named by its path); the first is the reference. "
+                        help="result folders of a method, one a seed (a lone FOLDER is named by its path); the first is the "
+                             "reference. "
                              "Methods with equally many seeds are paired seed by seed, in the order given")
     parser.add_argument("--draws", type=int, default=1000, help="of the bootstrap (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (default: %(default)s)")
     parser.add_argument("--difference", type=float, default=0.02, metavar="D",
-                        help="how many seeds or images show a difference of D, with 80 %% power at alpha 0.05 (default: %(default)s)")
+                        help="how many seeds or images show a difference of D, with 80 %% power at alpha 0.05 (default: "
+                             "%(default)s)")
     add_output_argument(parser)
 
 
@@ -60,7 +62,8 @@ class Comparison:
 def run(args: argparse.Namespace) -> Result:
     """UserError for numbers out of range."""
     if args.draws < 100 or not args.difference > 0:
-        raise UserError(f"--draws {args.draws} --difference {args.difference}: expected at least 100 draws and a difference above 0.")
+        raise UserError(f"--draws {args.draws} --difference {args.difference}: expected at least 100 draws and a difference "
+                        f"above 0.")
     found = compare(read_methods(args.methods), args.draws, args.seed)
     tables = [_mean_table(found), _difference_table(found)]
     tables += [_class_table(found, name) for name in found.differences if found.classes]
@@ -70,7 +73,7 @@ def run(args: argparse.Namespace) -> Result:
     terms = [name for name in ("macro-F1", "balanced accuracy", "accuracy") if name in found.statistics]
     terms += ["AUROC"] * ("macro AUROC" in found.statistics) + ["R@k", MEDIAN] * (MEDIAN in found.statistics)
     return Result("compare", settings, _values(found, args.difference), tables, {"differences": _forest(found)},
-                  {"differences": f"Differences to {found.methods[0].name} with 95 % intervals, classes sorted by the difference."},
+                  {"differences": f"Differences to {found.methods[0].name}, 95 % intervals; classes sorted by the difference."},
                   notes=_notes(found, args.draws), terms=[*terms, "95 % interval", "bootstrap p", "Holm", "needed sizes"])
 
 
@@ -105,15 +108,19 @@ def _mean_table(found: Comparison) -> Table:
 def _difference_table(found: Comparison) -> Table:
     rows = [[name, _statistic(statistic), e.value[q], e.sd[q], e.low[q], e.high[q], e.p[q]]
             for q, statistic in enumerate(found.statistics) for name, e in found.differences.items()]
-    return Table(f"Difference to {found.methods[0].name}", ["method", "metric", "difference", "sd over seeds", "low", "high", "p"], rows,
-                 "p: two-sided, 2 (1 + draws on the rarer side of 0) / (draws + 1), so never 0; not corrected for the number of metrics and "
+    columns = ["method", "metric", "difference", "sd over seeds", "low", "high", "p"]
+    return Table(f"Difference to {found.methods[0].name}", columns, rows,
+                 "p: two-sided, 2 (1 + draws on the rarer side of 0) / (draws + 1), so never 0; not corrected for the number of "
+                 "metrics and "
                  "methods in this table.")
 
 
 def _class_table(found: Comparison, name: str) -> Table:
     e, adjusted = found.differences[name], _holm(found, name)
-    rows = [[label, found.means[found.methods[0].name].value[q], found.means[name].value[q], e.value[q], e.low[q], e.high[q], e.p[q],
-             adjusted[label]] for q, label in sorted(found.classes, key=lambda entry: -np.nan_to_num(e.value[entry[0]], nan=-np.inf))]
+    reference, own = found.means[found.methods[0].name], found.means[name]
+    order = sorted(found.classes, key=lambda entry: -np.nan_to_num(e.value[entry[0]], nan=-np.inf))
+    rows = [[label, reference.value[q], own.value[q], e.value[q], e.low[q], e.high[q], e.p[q], adjusted[label]] for q,
+            label in order]
     return Table(f"{found.scorer.per_class} of each class, {name} - {found.methods[0].name}",
                  ["class", found.methods[0].name, name, "difference", "low", "high", "p", "p (Holm)"], rows,
                  f"Holm: adjusted over the {len(rows)} classes. The interval of each class is its own, not simultaneous.")
@@ -143,8 +150,10 @@ def _needed_table(found: Comparison, difference: float) -> Table:
             if sizes:
                 rows.append([name, statistic, sizes["smallest_difference"], _size(sizes["seeds"]), _size(sizes["images"])])
     return Table(f"What it takes to see a difference of {difference:g}",
-                 ["method", "metric", "smallest difference seen now", f"seeds, with {found.units} {found.unit}", f"{found.unit}, with these seeds"],
-                 rows, "80 % power at alpha 0.05, normal approximation, from the variance between seeds and between images of the paired "
+                 ["method", "metric", "smallest difference seen now", f"seeds, with {found.units} {found.unit}",
+                  f"{found.unit}, with these seeds"],
+                 rows, "80 % power at alpha 0.05, normal approximation, from the variance between seeds and between images of "
+                       "the paired "
                  "difference. 'no number': the other factor alone is too noisy. With less than ten seeds add two.")
 
 
@@ -162,13 +171,15 @@ def _values(found: Comparison, difference: float) -> dict[str, Any]:
 
     statistics, classes = list(enumerate(found.statistics)), found.classes
     return {"images": found.images, found.unit: found.units, "seeds": {method.name: len(method.runs) for method in found.methods},
-            "methods": {name: {label: entry(estimate, q) for q, label in [*statistics, *classes]} for name, estimate in found.means.items()},
+            "methods": {name: {label: entry(estimate, q) for q, label in [*statistics, *classes]}
+                        for name, estimate in found.means.items()},
             "differences": {name: {label: {**entry(e, q), "p": e.p[q], "lost_draws": e.lost[q]} for q, label in statistics}
                             for name, e in found.differences.items()},
             "classes": {name: {label: {**entry(e, q), "p": e.p[q], "p_holm": _holm(found, name)[label], "lost_draws": e.lost[q]}
                                for q, label in classes} for name, e in found.differences.items()},
             "needed": {"difference": difference,
-                       **{name: {label: _needed(found, name, q, difference) for q, label in statistics} for name in found.differences}}}
+                       **{name: {label: _needed(found, name, q, difference) for q, label in statistics}
+                          for name in found.differences}}}
 
 
 def _notes(found: Comparison, draws: int) -> list[str]:
@@ -176,16 +187,20 @@ def _notes(found: Comparison, draws: int) -> list[str]:
     reference = found.methods[0].name
     for method in found.methods:
         if len(method.runs) == 1:
-            notes.append(f"ONE SEED of {method.name}: its interval knows the {found.unit} alone. Another training run of the same method "
+            notes.append(f"ONE SEED of {method.name}: its interval knows the {found.unit} alone. Another training run of the "
+                         f"same method "
                          "may lie outside it; nothing here says that the method, rather than these weights, is better.")
         elif len(method.runs) < 5:
-            notes.append(f"{method.name} has {len(method.runs)} seeds: the spread between runs is known badly, and the interval is still "
+            notes.append(f"{method.name} has {len(method.runs)} seeds: the spread between runs is known badly, and the interval "
+                         f"is still "
                          "too narrow where that spread dominates (decision 0017).")
     unpaired = [name for name in found.differences if found.components[name] is None]
-    notes += [f"{name} and {reference} have different numbers of seeds: seeds are not paired, and needed sizes are not given." for name in unpaired]
+    notes += [f"{name} and {reference} have different numbers of seeds: seeds are not paired, and needed sizes are not given."
+              for name in unpaired]
     facts = {fact for method in found.methods for fact in method.facts}
     if len(facts) > 1:
-        notes.append(f"The results are of different tasks or protocols: {sorted(map(str, facts))}. The difference is not one between models alone.")
+        notes.append(f"The results are of different tasks or protocols: {sorted(map(str, facts))}. The difference is not one "
+                     f"between models alone.")
     if found.scorer.undefined:
         notes.append(f"Left out of the means, being without a sample of one side: {', '.join(found.scorer.undefined)}.")
     lost = max(int(e.lost[:len(found.statistics)].max()) for e in found.differences.values())
@@ -200,7 +215,8 @@ def _forest(found: Comparison) -> Figure:
     figure = Figure(figsize=(5.2 * len(found.differences), 1.4 + 0.3 * (len(overall) + len(found.classes))), layout="constrained")
     axes = np.atleast_1d(figure.subplots(1, len(found.differences), sharex=True))
     for axis, (name, e) in zip(axes, found.differences.items(), strict=True):
-        classes = sorted((entry for entry in found.classes if not np.isnan(e.value[entry[0]])), key=lambda entry: -e.value[entry[0]])
+        classes = sorted((entry for entry in found.classes if not np.isnan(e.value[entry[0]])),
+                         key=lambda entry: -e.value[entry[0]])
         rows = [*((q, found.statistics[q], "#1f6fb2") for q in overall),
                 *((q, f"{found.scorer.per_class} {label}", "#5d6b7a") for q, label in classes)]
         for y, (q, _, colour) in enumerate(rows):

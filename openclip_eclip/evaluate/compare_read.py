@@ -30,7 +30,8 @@ def read_methods(words: Sequence[str]) -> list[Method]:
     named = [_parse(word) for word in words]
     names = [name for name, _ in named]
     if len(named) < 2 or len(set(names)) < len(names):
-        raise UserError(f"compare {' '.join(words)}: {names}; expected two or more methods with names of their own, as NAME=FOLDER,FOLDER.")
+        raise UserError(f"compare {' '.join(words)}: {names}; expected two or more methods with names of their own, as "
+                        f"NAME=FOLDER,FOLDER.")
     first = named[0][1][0]
     reference = read_predictions(first)
     methods = [Method(name, folders, [_aligned(read_predictions(folder), folder, reference, first) for folder in folders],
@@ -77,14 +78,17 @@ def _aligned(found: Predictions, folder: Path, reference: Predictions, first: Pa
     if kinds[0] != kinds[1]:
         raise UserError(f"{folder} holds {kinds[0]}, {first} holds {kinds[1]}; expected results of one kind of task.")
     if kinds[0] != "ranks" and found["classes"].tolist() != reference["classes"].tolist():
-        raise UserError(f"{folder} has classes {found['classes'].tolist()}, {first} {reference['classes'].tolist()}; expected the same.")
+        raise UserError(f"{folder} has classes {found['classes'].tolist()}, {first} {reference['classes'].tolist()}; expected "
+                        f"the same.")
     ids, expected = found["id"].tolist(), reference["id"].tolist()
     if ids != expected:
         found = _reordered(found, folder, expected, first)
     if "label" in found and not np.array_equal(found["label"], reference["label"], equal_nan=True):
-        wrong = ~((found["label"] == reference["label"]) | ((found["label"] != found["label"]) & (reference["label"] != reference["label"])))
+        mine, theirs = found["label"], reference["label"]
+        wrong = ~((mine == theirs) | ((mine != mine) & (theirs != theirs)))  # blank (NaN) in both is equal
         rows = np.flatnonzero(wrong.reshape(len(wrong), -1).any(1))
-        raise UserError(f"{folder} and {first}: {len(rows)} of {len(expected)} samples have other labels, the first {expected[rows[0]]!r}; "
+        raise UserError(f"{folder} and {first}: {len(rows)} of {len(expected)} samples have other labels, the first "
+                        f"{expected[rows[0]]!r}; "
                         "expected the same test set.")
     return found
 

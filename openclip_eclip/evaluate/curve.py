@@ -73,7 +73,8 @@ def run(args: argparse.Namespace) -> Result:
             scores[point.method][point.seed][x] = score
     if failed:
         write_result(_result(plan, scores, [f"{len(failed)} of {len(points)} points failed: {'; '.join(failed)}."]), args.out)
-        raise UserError(f"{len(failed)} of {len(points)} points failed; the same command tries them again.\n" + "\n".join(failed.values()))
+        said = "\n".join(failed.values())
+        raise UserError(f"{len(failed)} of {len(points)} points failed; the same command tries them again.\n{said}")
     return _result(plan, scores, [])
 
 
@@ -103,9 +104,12 @@ def run_point(plan: Plan, point: Point, folder: Path, lock: int) -> tuple[float,
 
 
 def launch(point: Point, command: list[str], log: Path, lock: int) -> None:
-    """Run it with its output in `log`; PointError with the log's tail. The child holds `lock` too, should this process be killed."""
+    """Run it with its output in `log`; PointError with the log's tail. The child holds `lock` too, should this process be
+    killed.
+    """
     with log.open("ab") as stream:
-        code = subprocess.run(command, stdout=stream, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, pass_fds=[lock], check=False).returncode
+        code = subprocess.run(command, stdout=stream, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, pass_fds=[lock],
+                              check=False).returncode
     if code:
         tail = log.read_text(encoding="utf-8", errors="replace").splitlines()[-TAIL:]
         raise PointError(f"{point.name}: exit code {code}, the end of {log}:\n    " + "\n    ".join(tail))
@@ -119,7 +123,8 @@ def _alone(folder: Path) -> Iterator[int]:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise UserError(f"{folder}: another curve, or a training left by one that was killed, still works here; wait for it or end it.") from error
+            raise UserError(f"{folder}: another curve, or a training left by one that was killed, still works here; wait for it "
+                            f"or end it.") from error
         yield stream.fileno()
 
 
@@ -153,15 +158,17 @@ def _result(plan: Plan, scores: Scores, notes: list[str]) -> Result:
             notes.append(f"{method}: the fit knows only the {len(whole)} of {len(seeds)} seeds that have every point.")
         law = fits[method].law
         if law.b == 0 or not 1.01 * FLATTEST < law.c < 0.99 * STEEPEST:
-            notes.append(f"{method}: the fit lies at the end of its range (b = {law.b:.3g}, c = {law.c:.3g}): these points show no power law.")
+            notes.append(f"{method}: the fit lies at the end of its range (b = {law.b:.3g}, c = {law.c:.3g}): these points show "
+                         f"no power law.")
     if len(plan.seeds) < 5:
-        known = "ONE SEED: no interval is known." if len(plan.seeds) == 1 else f"{len(plan.seeds)} seeds: the intervals are rough and too narrow."
-        notes.append(known)
+        few = f"{len(plan.seeds)} seeds: the intervals are rough and too narrow."
+        notes.append("ONE SEED: no interval is known." if len(plan.seeds) == 1 else few)
     values = {"vary": plan.vary, "metric": plan.metric,
               "points": [{"method": method, "seed": seed, "x": x, "score": score} for method, seeds in scores.items()
                          for seed, curve in seeds.items() for x, score in curve.items()],
               "fits": {method: _parameters(fit) for method, fit in fits.items()}}
-    return Result("curve", plain(dataclasses.asdict(plan)), values, _tables(plan, scores, fits), {"curve": _figure(plan, scores, fits)},
+    return Result("curve", plain(dataclasses.asdict(plan)), values, _tables(plan, scores, fits),
+                  {"curve": _figure(plan, scores, fits)},
                   {"curve": "Dots: one training each; line: mean over seeds; dashed: power law with its 95 % band over seeds."},
                   notes=notes, terms=["power law"])
 
@@ -181,7 +188,8 @@ def _fit(curves: dict[int, dict[float, float]]) -> Fit:
 def _parameters(fit: Fit) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name in ("a", "b", "c"):
-        low, high = (np.quantile([getattr(draw, name) for draw in fit.draws], [0.025, 0.975]) if fit.draws else (math.nan, math.nan))
+        drawn = [getattr(draw, name) for draw in fit.draws] or [math.nan]
+        low, high = np.quantile(drawn, [0.025, 0.975])
         found[name] = {"value": getattr(fit.law, name), "low": low, "high": high}
     return {**found, "sse": fit.law.sse}
 
@@ -191,14 +199,17 @@ def _tables(plan: Plan, scores: Scores, fits: dict[str, Fit]) -> list[Table]:
     for method, seeds in scores.items():
         for x in sorted({x for curve in seeds.values() for x in curve}):
             found = [curve[x] for curve in seeds.values() if x in curve]
-            rows.append([method, str(x), np.mean(found), np.std(found, ddof=1) if len(found) > 1 else None, min(found), max(found), len(found)])
-    tables = [Table(f"{plan.metric} by {AXES[plan.vary]}", ["method", AXES[plan.vary], "mean", "sd over seeds", "least", "most", "seeds"], rows)]
+            sd = np.std(found, ddof=1) if len(found) > 1 else None
+            rows.append([method, str(x), np.mean(found), sd, min(found), max(found), len(found)])
+    columns = ["method", AXES[plan.vary], "mean", "sd over seeds", "least", "most", "seeds"]
+    tables = [Table(f"{plan.metric} by {AXES[plan.vary]}", columns, rows)]
     if fits:
         parameters = {method: _parameters(fit) for method, fit in fits.items()}
         tables.append(Table("Power law 1 - score = a + b x^-c", ["method", "parameter", "value", "low", "high"],
                             [[method, name, *(found[name][key] for key in ("value", "low", "high"))]
                              for method, found in parameters.items() for name in ("a", "b", "c")],
-                            f"Least squares on the mean of the seeds, from at least {LEAST_X} values of x; 95 % interval over seeds."))
+                            f"Least squares on the mean of the seeds, from at least {LEAST_X} values of x; 95 % interval over "
+                            f"seeds."))
     return tables
 
 
@@ -209,7 +220,8 @@ def _figure(plan: Plan, scores: Scores, fits: dict[str, Fit]) -> Figure:
         x = sorted({x for curve in seeds.values() for x in curve})
         for curve in seeds.values():
             axis.plot(list(curve), list(curve.values()), "o", color=f"C{i}", ms=4, alpha=0.45)
-        axis.plot(x, [np.mean([curve[value] for curve in seeds.values() if value in curve]) for value in x], color=f"C{i}", lw=1.6, label=method)
+        means = [np.mean([curve[value] for curve in seeds.values() if value in curve]) for value in x]
+        axis.plot(x, means, color=f"C{i}", lw=1.6, label=method)
         if method in fits:
             fit = fits[method]
             axis.plot(fit.grid, 1 - fit.law.predict(fit.grid), "--", color=f"C{i}", lw=1.2)

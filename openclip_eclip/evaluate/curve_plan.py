@@ -66,17 +66,21 @@ def read_plan(path: Path) -> Plan:
     _require(path, _numbers(plan.values) and all(0 < x <= top for x in plan.values), "values", plan.values,
              {"batches": "distinct numbers of steps above 0", "annotations": "distinct shares above 0, at most 1",
               "labels": "distinct percentages above 0, at most 100"}[plan.vary])
-    _require(path, _numbers(plan.seeds) and all(isinstance(seed, int) for seed in plan.seeds), "seeds", plan.seeds, "distinct whole numbers")
-    _require(path, isinstance(plan.methods, dict) and bool(plan.methods) and all(re.fullmatch(r"[\w.+-]+", str(name)) for name in plan.methods),
-             "methods", plan.methods, "{name: {flag: value}}, names of letters, digits and - _ . +")
+    _require(path, _numbers(plan.seeds) and all(isinstance(seed, int) for seed in plan.seeds), "seeds", plan.seeds,
+             "distinct whole numbers")
+    named = isinstance(plan.methods, dict) and all(re.fullmatch(r"[\w.+-]+", str(name)) for name in plan.methods)
+    _require(path, named and bool(plan.methods), "methods", plan.methods,
+             "{name: {flag: value}}, names of letters, digits and - _ . +")
     for name, flags in {"train": plan.train, **plan.methods}.items():
         _require(path, isinstance(flags, dict), name, flags, "{flag: value}, {} for none")
         ours = {*OURS, *(["epochs"] if plan.vary == "batches" else [])} & set(flags)
         _require(path, not ours, name, sorted(ours), "no flag that the curve sets itself")
     for method in plan.methods:
-        _require(path, "train-data" in train_flags(plan, method) and "batch-size" in train_flags(plan, method), "train", plan.train,
+        _require(path, "train-data" in train_flags(plan, method) and "batch-size" in train_flags(plan, method), "train",
+                 plan.train,
                  "train-data and batch-size among the flags")
-    _require(path, isinstance(plan.evaluate, dict) and "task" in plan.evaluate, "evaluate", plan.evaluate, "{task: NAME, flag: value}")
+    _require(path, isinstance(plan.evaluate, dict) and "task" in plan.evaluate, "evaluate", plan.evaluate,
+             "{task: NAME, flag: value}")
     return plan
 
 
@@ -111,9 +115,9 @@ def to_argv(flags: Flags) -> list[str]:
 def training(plan: Plan, point: Point, folder: Path) -> tuple[list[str], float]:
     """(command, true x), and under `folder` the tables that it reads.
 
-    Batches: x <= one epoch: the first x batches of the seed's permutation of the rows, one epoch; more: whole epochs of all rows, as near
-    to x as they come. Annotations: all rows, heatmaps of the first x of the seed's permutation of the annotated ones. Either way what is
-    smaller is part of what is larger, in all methods alike. UserError: no table, or too few rows.
+    Batches: x <= one epoch: the first x batches of the seed's permutation of the rows, one epoch; more: whole epochs of all rows,
+    as near to x as they come. Annotations: all rows, heatmaps of the first x of the seed's permutation of the annotated ones.
+    Either way what is smaller is part of what is larger, in all methods alike. UserError: no table, or too few rows.
     """
     flags, x = train_flags(plan, point.method), point.asked
     folder.mkdir(parents=True, exist_ok=True)
@@ -135,11 +139,13 @@ def training(plan: Plan, point: Point, folder: Path) -> tuple[list[str], float]:
                 flags[key] = _write(folder / f"{key}.csv", _less_annotated(_table(flags, key), x, point.seed), flags)
     if 0 < float(flags.get("warmup", 1)) < 1:
         if "epochs" not in flags:
-            raise UserError(f"warmup {flags['warmup']} is a share of all steps; give the number of epochs too, or a warm-up in steps.")
+            raise UserError(f"warmup {flags['warmup']} is a share of all steps; give the number of epochs too, or a warm-up in "
+                            f"steps.")
         flags["warmup"] = round(float(flags["warmup"]) * steps * int(flags["epochs"]))
     launch = ["-m", "openclip_eclip.train"]
     if plan.processes > 1:
-        launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={plan.processes}", "-m", "--", "openclip_eclip.train"]
+        launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={plan.processes}", "-m", "--",
+                  "openclip_eclip.train"]
     own = {"seed": point.seed, "logs": folder, "name": "run", "resume": "latest"}
     return [sys.executable, *launch, *to_argv({**flags, **own})], x
 
@@ -148,7 +154,8 @@ def evaluation(plan: Plan, point: Point, run: Path, out: Path) -> list[str]:
     """The command; `{x}` in a flag is the value."""
     flags = {key: value.replace("{x}", str(point.asked)) if isinstance(value, str) else value
              for key, value in plan.evaluate.items() if key != "task"}
-    return [sys.executable, "-m", "openclip_eclip.evaluate", str(plan.evaluate["task"]), *to_argv({"model": run, **flags, "out": out})]
+    words = to_argv({"model": run, **flags, "out": out})
+    return [sys.executable, "-m", "openclip_eclip.evaluate", str(plan.evaluate["task"]), *words]
 
 
 def _table(flags: Flags, key: str) -> CsvTable:
@@ -158,7 +165,8 @@ def _table(flags: Flags, key: str) -> CsvTable:
     if not path.is_file():
         raise UserError(f"{key} {path}: no such file.")
     return read_csv_table(path, CsvColumns(flags.get("csv-img-key", "filepath"), flags.get("csv-caption-key", "title"),
-                                           flags.get("csv-heatmap-key", "heatmap"), flags.get("csv-separator") or sniff_separator(path)))
+                                           flags.get("csv-heatmap-key", "heatmap"), flags.get("csv-separator")
+                                           or sniff_separator(path)))
 
 
 def _less_annotated(table: CsvTable, share: float, seed: int) -> CsvTable:

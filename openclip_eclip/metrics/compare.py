@@ -38,8 +38,8 @@ class Estimate:
 class Components:
     """Variances of a difference d_si of seed s on image i: d + u_s + v_i + e_si, so var(mean) = seed/S + image/N + both/(S N).
 
-    A statistic that is no mean over images (F1, AUROC, median) is taken as one: its bootstrap variance times N stands for `image` + `both`.
-    `seed` NaN: one seed, not known.
+    A statistic that is no mean over images (F1, AUROC, median) is taken as one: its bootstrap variance times N stands for `image`
+    + `both`. `seed` NaN: one seed, not known.
     """
 
     seed: float
@@ -69,8 +69,8 @@ def seed_picks(seeds: int, draws: int, seed: int) -> np.ndarray:
 def mean_over_seeds(drawn: np.ndarray, picks: np.ndarray) -> np.ndarray:
     """(D, Q) of `drawn` (D, S, Q): the mean over the seeds that `picks` (D, S) names, on each draw's images.
 
-    The deviation from the mean over all seeds is multiplied by sqrt(S / (S - 1)): drawing S of S values has (S - 1) / S of the variance
-    it should have, which with three seeds would make every interval a fifth too narrow.
+    The deviation from the mean over all seeds is multiplied by sqrt(S / (S - 1)): drawing S of S values has (S - 1) / S of the
+    variance it should have, which with three seeds would make every interval a fifth too narrow.
     """
     centre = drawn.mean(1)
     seeds = drawn.shape[1]
@@ -109,7 +109,8 @@ def _estimate(value: np.ndarray, sd: np.ndarray, drawn: np.ndarray) -> Estimate:
 
 
 def bootstrap_p(drawn: np.ndarray) -> np.ndarray:
-    """(Q,) two-sided p-values of drawn differences (D, Q): twice (1 + draws on the rarer side of 0, those at 0 included) / (draws + 1).
+    """(Q,) two-sided p-values of drawn differences (D, Q): twice (1 + draws on the rarer side of 0, those at 0 included) / (draws
+    + 1).
 
     Never 0, at most 1; below 0.05 where the 95 % percentile interval leaves 0 out (up to one draw).
     """
@@ -130,8 +131,9 @@ def holm(p: np.ndarray) -> np.ndarray:
 def variance_components(method: Draws, reference: Draws, statistic: int, images: int) -> Components:
     """Of the differences of paired seeds. `images`: how many units (images, or patients) were drawn.
 
-    With d_s on all images, d*_s on those of a draw: v1 = mean over s of var(d*_s) estimates (image + both) / N, v2 = var(mean of d*_s)
-    estimates (image + both / S) / N, v3 = var over s of d_s estimates seed + both / N. ValueError: numbers of seeds that differ.
+    With d_s on all images, d*_s on those of a draw: v1 = mean over s of var(d*_s) estimates (image + both) / N, v2 = var(mean of
+    d*_s) estimates (image + both / S) / N, v3 = var over s of d_s estimates seed + both / N. ValueError: numbers of seeds that
+    differ.
     """
     if len(method.full) != len(reference.full):
         raise ValueError(f"{len(method.full)} and {len(reference.full)} seeds; expected equally many, paired.")
@@ -155,8 +157,8 @@ def _reach(alpha: float, power: float) -> float:
 def needed_seeds(parts: Components, difference: float, images: int, alpha: float = 0.05, power: float = 0.8) -> float:
     """The least number S of seeds a method that shows `difference` on `images` images; inf: no number does; NaN: not known.
 
-    S = (seed + both / N) / ((difference / (z_{1 - alpha/2} + z_power))² - image / N). Assumes a normal mean difference, known components
-    (which they are not: with less than ten seeds add two), paired seeds and a two-sided test.
+    S = (seed + both / N) / ((difference / (z_{1 - alpha/2} + z_power))² - image / N). Assumes a normal mean difference, known
+    components (which they are not: with less than ten seeds add two), paired seeds and a two-sided test.
     """
     room = (difference / _reach(alpha, power)) ** 2 - parts.image / images
     return _least(parts.seed + parts.both / images, room)
@@ -165,8 +167,8 @@ def needed_seeds(parts: Components, difference: float, images: int, alpha: float
 def needed_images(parts: Components, difference: float, seeds: int, alpha: float = 0.05, power: float = 0.8) -> float:
     """The least number N of images that shows `difference` with `seeds` seeds a method; inf: no number does; NaN: not known.
 
-    N = (image + both / S) / ((difference / (z_{1 - alpha/2} + z_power))² - seed / S). The assumptions of `needed_seeds`, and new images as
-    these are. One seed: the answer holds for these very weights.
+    N = (image + both / S) / ((difference / (z_{1 - alpha/2} + z_power))² - seed / S). The assumptions of `needed_seeds`, and new
+    images as these are. One seed: the answer holds for these very weights.
     """
     seed = 0.0 if math.isnan(parts.seed) else parts.seed
     return _least(parts.image + parts.both / seeds, (difference / _reach(alpha, power)) ** 2 - seed / seeds)

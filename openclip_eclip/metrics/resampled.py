@@ -1,7 +1,7 @@
 """The metrics of many bootstrap draws at once: a draw is a column of weights, how often each sample was drawn.
 
-Every scorer takes weights (N, D) and returns (D, S, Q): D draws, S seeds of a method, Q statistics in the order of `names`. All ones is
-the sample itself. NaN: not defined in that draw (a class, or one of its two sides, was not drawn).
+Every scorer takes weights (N, D) and returns (D, S, Q): D draws, S seeds of a method, Q statistics in the order of `names`. All
+ones is the sample itself. NaN: not defined in that draw (a class, or one of its two sides, was not drawn).
 """
 from __future__ import annotations
 
