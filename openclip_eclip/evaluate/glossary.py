@@ -34,4 +34,9 @@ GLOSSARY = {
     "NSS": "normalised scanpath saliency: the map in standard deviations, averaged where experts looked; chance is 0",
     "AUC-Judd": "AUROC of the map's values, marked against unmarked pixels; chance is 0.5",
     "IoU": "overlap of the marked region with as many highest pixels of the map, shared area over joint area",
+    "95 % interval": "percentiles 2.5 and 97.5 of 1000 draws with replacement of the images (of whole patients where known) and of the seeds",
+    "bootstrap p": "two-sided, 2 (1 + draws on the rarer side of 0) / (draws + 1); small where few draws change the sign of the difference",
+    "Holm": "p adjusted so that the chance of any false alarm among all classes stays below alpha",
+    "needed sizes": "seeds or images at which a difference is seen with 80 % power at alpha 0.05, by the normal approximation",
+    "power law": "error = a + b x^-c: a is what more data does not mend, c how fast it falls; fitted by least squares",
 }

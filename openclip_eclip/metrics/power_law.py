@@ -1,0 +1,82 @@
+"""err = a + b x^(-c), the sample-efficiency curve, by bounded least squares, with a bootstrap over seeds.
+
+For a given c the best a and b are known in closed form, so that the search is over c alone (variable projection): a grid, then
+finer ones about its best place. No start to choose, no local minimum, and all draws of a bootstrap at once.
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .compare import mean_over_seeds, seed_picks
+
+LEAST_X = 4  # three parameters, and one point that could contradict them
+FLATTEST, STEEPEST = 0.01, 5.0
+ZOOMS = 8  # each makes the grid ten times finer
+
+
+@dataclass(frozen=True)
+class PowerLaw:
+    """0 <= a <= 1: what more data does not mend; b >= 0; 0.01 <= c <= 5: how fast the rest falls. `sse`: sum of squared
+    residuals.
+    """
+
+    a: float
+    b: float
+    c: float
+    sse: float
+
+    def predict(self, x: np.ndarray) -> np.ndarray:
+        """The error at x > 0."""
+        return self.a + self.b * np.asarray(x, dtype=np.float64) ** -self.c
+
+
+def fit_power_law(x: np.ndarray, error: np.ndarray) -> PowerLaw:
+    """Of points (P,), all with equal weight. ValueError: fewer than four distinct x, x <= 0, an error outside 0 to 1 or not
+    finite.
+    """
+    x, error = np.asarray(x, dtype=np.float64), np.asarray(error, dtype=np.float64)
+    if len(np.unique(x)) < LEAST_X:
+        raise ValueError(f"{len(np.unique(x))} distinct values of x; a power law has three parameters and needs at least "
+                         f"{LEAST_X}.")
+    if not (x > 0).all() or not ((error >= 0) & (error <= 1)).all():
+        raise ValueError("expected x above 0 and errors (1 - score) from 0 to 1.")
+    return _fit(x, error[None])[0]
+
+
+def bootstrap_power_law(x: np.ndarray, error: np.ndarray, draws: int = 1000, seed: int = 0) -> list[PowerLaw]:
+    """Fits to the mean curve of seeds drawn with replacement, whole curves at a time; `x` (X,), `error` (S, X), S >= 2."""
+    picks = seed_picks(len(error), draws, seed)
+    return _fit(np.asarray(x, dtype=np.float64), mean_over_seeds(np.broadcast_to(error, (draws, *error.shape)), picks))
+
+
+def _fit(x: np.ndarray, error: np.ndarray) -> list[PowerLaw]:
+    """One a row of `error` (D, P)."""
+    scale = np.exp(np.log(x).mean())  # keeps x^-c near 1
+    low, high = np.full(len(error), np.log(FLATTEST)), np.full(len(error), np.log(STEEPEST))
+    for _ in range(ZOOMS):
+        grid = np.linspace(low, high, 41, axis=1)  # (D, C)
+        a, b, sse = _best_lines(error[:, None], (x / scale) ** -np.exp(grid)[:, :, None])
+        best = sse.argmin(1)
+        rows = np.arange(len(error))
+        low, high = grid[rows, np.maximum(best - 2, 0)], grid[rows, np.minimum(best + 2, grid.shape[1] - 1)]
+    c = np.exp(grid[rows, best])
+    return [PowerLaw(*map(float, entry)) for entry in zip(a[rows, best], b[rows, best] * scale ** c, c, sse[rows, best],
+                                                          strict=True)]
+
+
+def _best_lines(error: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(a, b, sse), each (D, C), of error (D, 1, P) = a + b z (D, C, P) with 0 <= a <= 1, b >= 0: inside, or on one of the
+    edges.
+    """
+    centred = z - z.mean(2, keepdims=True)
+    slope = (centred * error).sum(2) / (centred ** 2).sum(2)
+    through = [((z * (error - a)).sum(2) / (z ** 2).sum(2)) for a in (0.0, 1.0)]
+    mean = np.broadcast_to(error.mean(2), slope.shape)
+    a = np.stack([mean - slope * z.mean(2), np.zeros_like(slope), np.ones_like(slope), np.clip(mean, 0, 1)])
+    b = np.stack([slope, *(np.maximum(line, 0) for line in through), np.zeros_like(slope)])
+    sse = ((a[..., None] + b[..., None] * z - error) ** 2).sum(3)
+    sse[(a < 0) | (a > 1) | (b < 0)] = np.inf
+    best = sse.argmin(0)[None]
+    return tuple(np.take_along_axis(values, best, axis=0)[0] for values in (a, b, sse))

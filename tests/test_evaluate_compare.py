@@ -1,0 +1,167 @@
+"""`evaluate compare`: alignment by id, notes that say what is not known, files, bad input."""
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from openclip_eclip.evaluate.__main__ import main
+from sklearn.metrics import f1_score
+
+CLASSES = ["normal", "nodule", "mass"]
+
+
+def write(folder: Path, kind: str = "classes", gain: float = 1.0, seed: int = 0, count: int = 60, order: np.ndarray | None = None,
+          **changes: np.ndarray) -> str:
+    """A result folder; images are the same for all seeds, predictions are not."""
+    images, own = np.random.default_rng(99), np.random.default_rng([seed, int(gain * 10)])
+    label = images.integers(0, 3, count)
+    arrays = {"id": np.array([f"images/{i}.png" for i in range(count)]), "kind": np.array(kind)}
+    if kind == "classes":
+        arrays |= {"label": label, "score": np.eye(3)[label] * gain + own.normal(size=(count, 3)), "classes": np.array(CLASSES)}
+    elif kind == "binary":
+        labels = np.eye(3)[label]
+        labels[0] = np.nan
+        arrays |= {"label": labels, "score": np.eye(3)[label] * gain + own.normal(size=(count, 3)), "classes": np.array(CLASSES)}
+    else:
+        arrays["rank"] = np.ceil(own.exponential(10 / gain, count))
+    arrays |= changes
+    if order is not None:
+        arrays = {key: value[order] if value.ndim and key != "classes" else value for key, value in arrays.items()}
+    folder.mkdir(parents=True)
+    np.savez(folder / "predictions.npz", **arrays)
+    return str(folder)
+
+
+def methods(tmp_path: Path, kind: str = "classes", seeds: int = 3) -> list[str]:
+    return [f"{name}=" + ",".join(write(tmp_path / f"{name}{s}", kind, gain, s) for s in range(seeds))
+            for name, gain in (("clip", 1.0), ("eclip", 1.5))]
+
+
+def result(out: Path) -> dict:
+    return json.loads((out / "result.json").read_text())
+
+
+@pytest.mark.parametrize("kind, metric", [("classes", "macro-F1"), ("binary", "macro AUROC"), ("ranks", "R@5")])
+def test_every_kind_gives_means_with_intervals_and_a_page(tmp_path: Path, kind: str, metric: str) -> None:
+    assert main(["compare", *methods(tmp_path, kind), "--out", str(tmp_path / "out")]) == 0
+    values = result(tmp_path / "out")["values"]
+    own = values["methods"]["eclip"][metric]
+    assert own["low"] < own["value"] < own["high"] and own["sd"] > 0
+    found = values["differences"]["eclip"][metric]
+    assert found["value"] == pytest.approx(own["value"] - values["methods"]["clip"][metric]["value"])
+    assert found["low"] < found["value"] < found["high"] and 0 < found["p"] <= 1
+    assert values["needed"]["eclip"][metric]["smallest_difference"] > 0
+    assert values["seeds"] == {"clip": 3, "eclip": 3} and values["images"] == 60
+    if kind != "ranks":
+        assert set(values["classes"]["eclip"]) == set(CLASSES)
+        assert all(entry["p_holm"] >= entry["p"] for entry in values["classes"]["eclip"].values())
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "data:image/png" in page and (tmp_path / "out" / "differences.png").stat().st_size > 5000
+    assert "too narrow" in page  # three seeds
+
+
+def test_value_is_the_mean_of_the_seeds_scikit_learn_scores(tmp_path: Path) -> None:
+    words = methods(tmp_path)
+    main(["compare", *words, "--out", str(tmp_path / "out"), "--draws", "100"])
+    scores = []
+    for folder in words[1].removeprefix("eclip=").split(","):
+        with np.load(Path(folder) / "predictions.npz") as arrays:
+            scores.append(f1_score(arrays["label"], arrays["score"].argmax(1), average="macro"))
+    found = result(tmp_path / "out")["values"]["methods"]["eclip"]["macro-F1"]
+    assert (found["value"], found["sd"]) == pytest.approx((np.mean(scores), np.std(scores, ddof=1)), abs=1e-12)
+
+
+def test_order_of_the_samples_does_not_matter(tmp_path: Path) -> None:
+    one, two = write(tmp_path / "a"), write(tmp_path / "b", gain=2.0)
+    mixed = write(tmp_path / "c", gain=2.0, order=np.random.default_rng(0).permutation(60))
+    main(["compare", f"a={one}", f"b={two}", "--out", str(tmp_path / "plain")])
+    main(["compare", f"a={one}", f"b={mixed}", "--out", str(tmp_path / "mixed")])
+    assert result(tmp_path / "plain")["values"] == result(tmp_path / "mixed")["values"]
+
+
+def test_one_seed_is_said_loudly_and_needs_no_seeds_number(tmp_path: Path) -> None:
+    main(["compare", write(tmp_path / "a"), write(tmp_path / "b", gain=2.0), "--out", str(tmp_path / "out")])
+    record = result(tmp_path / "out")
+    assert sum("ONE SEED" in note for note in record["notes"]) == 2
+    needed = record["values"]["needed"][str(tmp_path / "b")]["macro-F1"]
+    assert needed["seeds"] is None and needed["images"] > 60
+
+
+def test_patients_are_drawn_whole(tmp_path: Path) -> None:
+    """Every image four times under its patient: an interval over images would be half as wide."""
+    label = np.repeat(np.random.default_rng(0).integers(0, 3, 30), 4)
+    widths = {}
+    for name, extra in (("image", {}), ("patient", {"patient": np.repeat([f"p{i}" for i in range(30)], 4)})):
+        folders = [write(tmp_path / f"{name}{g}", gain=g, count=120, label=label, **extra,
+                         score=np.repeat(np.random.default_rng(g).normal(size=(30, 3)), 4, axis=0) + g * np.eye(3)[label])
+                         for g in (1, 2)]
+        main(["compare", *folders, "--out", str(tmp_path / f"out{name}")])
+        values = result(tmp_path / f"out{name}")["values"]
+        found = values["differences"][folders[1]]["accuracy"]
+        widths[name] = found["high"] - found["low"]
+    assert values["patients"] == 30 and widths["patient"] > 1.6 * widths["image"]
+
+
+def test_different_numbers_of_seeds_are_not_paired_and_said(tmp_path: Path) -> None:
+    first = ",".join(write(tmp_path / f"a{s}", seed=s) for s in range(3))
+    second = ",".join(write(tmp_path / f"b{s}", seed=s, gain=2.0) for s in range(2))
+    assert main(["compare", f"a={first}", f"b={second}", "--out", str(tmp_path / "out")]) == 0
+    record = result(tmp_path / "out")
+    assert any("not paired" in note for note in record["notes"]) and record["values"]["needed"]["b"]["accuracy"] is None
+
+
+def test_class_without_samples_is_named(tmp_path: Path) -> None:
+    label = np.arange(60) % 2
+    folders = [write(tmp_path / str(g), gain=g, label=label) for g in (1, 2)]
+    main(["compare", *folders, "--out", str(tmp_path / "out")])
+    assert any("mass" in note for note in result(tmp_path / "out")["notes"])
+    assert result(tmp_path / "out")["values"]["classes"][folders[1]]["mass"]["p_holm"] is None
+
+
+def test_results_of_two_protocols_are_not_passed_off_as_models(tmp_path: Path) -> None:
+    folders = [write(tmp_path / name, gain=g) for name, g in (("a", 1), ("b", 2))]
+    for folder, protocol in zip(folders, ("gloria", "eclip-paper"), strict=True):
+        (Path(folder) / "result.json").write_text(json.dumps({"task": "zero-shot", "settings": {"protocol": protocol}}))
+    main(["compare", *folders, "--out", str(tmp_path / "out")])
+    assert any("protocols" in note for note in result(tmp_path / "out")["notes"])
+
+
+@pytest.mark.parametrize("second, said", [
+    ({"count": 58}, ["2 only in", "images/58.png"]),
+    ({"kind": "ranks"}, ["holds ranks", "holds classes"]),
+    ({"classes": np.array(["normal", "nodule", "cyst"])}, ["cyst", "expected the same"]),
+    ({"label": np.zeros(60, dtype=int)}, ["other labels", "images/"]),
+    ({"id": np.array(["images/0.png"] * 2 + [f"images/{i}.png" for i in range(2, 60)])}, ["1 only in"]),
+    ({"score": np.full((60, 3), np.nan)}, ["180 predictions are NaN"]),
+])
+def test_bad_results_are_named(tmp_path: Path, capsys: pytest.CaptureFixture, second: dict, said: list[str]) -> None:
+    folders = [write(tmp_path / "a"), write(tmp_path / "b", **second)]
+    assert main(["compare", *folders, "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert all(part in error for part in said), error
+
+
+@pytest.mark.parametrize("words, said", [
+    (["a"], "two or more"), (["x=a", "x=b"], "two or more"), (["a", "nowhere"], "no such folder"), (["x=a,a", "b"], "twice"),
+    (["x=a,empty", "b"], "no predictions.npz"), (["a", "b", "--draws", "5"], "at least 100 draws"),
+    (["a", "b", "--difference", "0"], "above 0"),
+])
+def test_bad_words_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, words: list[str],
+                             said: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "a")
+    write(tmp_path / "b", gain=2.0)
+    (tmp_path / "empty").mkdir()
+    assert main(["compare", *words, "--out", "out"]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_five_thousand_images_ten_seeds_in_seconds(tmp_path: Path) -> None:
+    words = [f"{name}=" + ",".join(write(tmp_path / f"{name}{s}", "classes", gain, s, 5000) for s in range(10))
+             for name, gain in (("clip", 1.0), ("eclip", 1.1))]
+    began = time.process_time()
+    main(["compare", *words, "--out", str(tmp_path / "out")])
+    assert time.process_time() - began < 10

@@ -1,0 +1,227 @@
+"""metrics/compare.py and resampled.py: hand values, scikit-learn, and simulations that know the truth."""
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from openclip_eclip.metrics.compare import (Components, Draws, bootstrap_p, draw_all, estimate_difference, estimate_mean, holm,
+                                            mean_over_seeds, needed_images, needed_seeds, seed_picks, smallest_difference,
+                                            variance_components)
+from openclip_eclip.metrics.resampled import AurocScorer, ClassScorer, RankScorer, weight_chunks
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, roc_auc_score
+
+RNG = np.random.default_rng
+
+
+def expanded(weights: np.ndarray) -> np.ndarray:
+    return np.repeat(np.arange(len(weights)), weights.astype(int))
+
+
+def test_weights_are_draws_of_whole_groups() -> None:
+    groups = np.array(list("aabbbccd"))
+    weights = np.concatenate(list(weight_chunks(8, 500, 0, groups)), axis=1)
+    assert weights.shape == (8, 500)
+    for group in "abcd":
+        own = weights[groups == group]
+        assert (own == own[0]).all()
+    assert (weights[[0, 2, 5, 7]].sum(0) == 4).all()  # as many groups as there are
+    alone = np.concatenate(list(weight_chunks(8, 4000, 0)), axis=1)
+    assert (alone.sum(0) == 8).all() and alone.mean() == 1 and abs(alone.var(1).mean() - 7 / 8) < 0.05
+
+
+def test_class_scorer_is_scikit_learn_on_the_drawn_rows() -> None:
+    rng = RNG(0)
+    label, predicted = rng.integers(0, 4, 60), rng.integers(0, 4, (3, 60))
+    weights = next(weight_chunks(60, 20, 1))
+    found = ClassScorer(label, predicted, list("abcd"))(weights)
+    assert found.shape == (20, 3, 7)
+    for d in range(20):
+        rows = expanded(weights[:, d])
+        for s in range(3):
+            y, p = label[rows], predicted[s, rows]
+            per_class = f1_score(y, p, average=None)
+            expected = [f1_score(y, p, average="macro"), balanced_accuracy_score(y, p), accuracy_score(y, p), *per_class]
+            assert found[d, s] == pytest.approx(expected, abs=1e-12)
+
+
+def test_class_without_a_sample_is_out_of_the_means_and_named() -> None:
+    """A prediction of it is still an error of the true class."""
+    scorer = ClassScorer(np.array([0, 0, 1, 1]), np.array([[0, 2, 1, 1]]), ["a", "b", "c"])
+    assert scorer.undefined == ["c"]
+    found = scorer(np.ones((4, 1)))[0, 0]
+    assert found[:3] == pytest.approx([(2 / 3 + 1) / 2, 0.75, 0.75])
+    assert np.isnan(found[5])
+    lost = scorer(np.array([[1.0], [1.0], [0.0], [0.0]]))[0, 0]  # a draw without class b
+    assert np.isnan(lost[[0, 1, 4]]).all() and lost[2] == 0.5
+
+
+def test_auroc_scorer_is_scikit_learn_with_ties_and_blanks() -> None:
+    rng = RNG(0)
+    label = (rng.random((80, 3)) < 0.4).astype(float)
+    label[rng.random((80, 3)) < 0.2] = np.nan
+    score = np.round(rng.normal(size=(2, 80, 3)) + np.nan_to_num(label), 1)  # many ties
+    weights = next(weight_chunks(80, 20, 1))
+    found = AurocScorer(label, score, list("abc"))(weights)
+    for d in range(20):
+        rows = expanded(weights[:, d])
+        for s in range(2):
+            per_class = []
+            for k in range(3):
+                kept = rows[~np.isnan(label[rows, k])]
+                per_class.append(roc_auc_score(label[kept, k], score[s, kept, k]))
+            assert found[d, s] == pytest.approx([np.mean(per_class), *per_class], abs=1e-12)
+
+
+def test_auroc_by_hand_and_one_sided_class() -> None:
+    label = np.array([[0, 1], [0, 1], [1, 1], [1, np.nan]], dtype=float)
+    score = np.array([[[0.1, 0], [0.4, 0], [0.4, 0], [0.8, 0]]])
+    scorer = AurocScorer(label, score, ["a", "b"])
+    assert scorer.undefined == ["b"]
+    assert scorer(np.ones((4, 1)))[0, 0, :2] == pytest.approx([3.5 / 4] * 2)  # of four pairs one ties
+    assert np.isnan(scorer(np.array([[1.0], [1], [0], [0]]))).all()
+
+
+def test_rank_scorer_by_hand_and_by_numpy() -> None:
+    rank = np.array([[1, 5, 5.5, 10, 30, 2]])
+    assert RankScorer(rank)(np.ones((6, 1)))[0, 0] == pytest.approx([1 / 6, 3 / 6, 5 / 6, 5.25])
+    ranks = RNG(0).integers(1, 40, (2, 31)).astype(float)
+    weights = next(weight_chunks(31, 30, 1, np.arange(31) // 2))  # even and odd numbers of rows
+    found = RankScorer(ranks)(weights)
+    for d in range(30):
+        rows = expanded(weights[:, d])
+        assert found[d, :, 3] == pytest.approx(np.median(ranks[:, rows], axis=1))
+
+
+def test_holm_against_published_values() -> None:
+    """R: p.adjust(c(0.01, 0.02, 0.03, 0.04, 0.05), "holm")."""
+    assert holm([0.01, 0.02, 0.03, 0.04, 0.05]) == pytest.approx([0.05, 0.08, 0.09, 0.09, 0.09])
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.9, np.nan, 0.6])[[0, 2]] == pytest.approx([1.0, 1.0])
+    assert np.isnan(holm([0.9, np.nan, 0.6])[1])
+
+
+def test_bootstrap_p_counts_both_sides_and_is_never_zero() -> None:
+    drawn = np.array([np.r_[-1, np.ones(98)], np.ones(99), np.zeros(99)]).T
+    assert bootstrap_p(drawn) == pytest.approx([2 * 2 / 100, 2 / 100, 1.0])
+
+
+def test_identical_methods_differ_by_nothing() -> None:
+    scorer = RankScorer(RNG(0).integers(1, 20, (3, 50)).astype(float))
+    own, other = draw_all([scorer, scorer], 50, 200, 0)
+    found = estimate_difference(own, other)
+    assert not found.value.any() and not found.low.any() and not found.high.any() and (found.p == 1).all()
+
+
+def correct_predictions(rng: np.random.Generator, seeds: int, images: int, gains: tuple[float, ...], seed_sd: float,
+                        image_sd: float,
+                        noise: float) -> list[ClassScorer]:
+    """A scorer a gain: right where gain + seed + image + noise > 0; images are shared by all methods."""
+    shared = rng.normal(0, image_sd, images)
+    label = np.zeros(images, dtype=int)
+    found = []
+    for gain in gains:
+        latent = gain + rng.normal(0, seed_sd, (seeds, 1)) + shared + rng.normal(0, noise, (seeds, images))
+        found.append(ClassScorer(label, (latent <= 0).astype(int), ["yes", "no"]))
+    return found
+
+
+def test_paired_is_narrower_than_unpaired_on_correlated_predictions() -> None:
+    scorers = correct_predictions(RNG(0), 3, 400, (0.2, 0.4), 0.02, 1.0, 0.2)
+    reference, method = draw_all(scorers, 400, 500, 0)
+    (other,) = draw_all(scorers[:1], 400, 500, 9)  # on images of its own
+    paired, unpaired = estimate_difference(method, reference), estimate_difference(method, other)
+    assert (paired.high - paired.low)[2] < 0.6 * (unpaired.high - unpaired.low)[2]
+
+
+def test_interval_covers_the_truth() -> None:
+    """Nominal 95 %; crossed resampling errs to the wide side. Resampling images alone, or seeds uncorrected, falls below the
+    band.
+    """
+    from scipy.stats import norm
+    rng, gains, sds = RNG(7), (0.3, 0.5), (0.15, 0.7, 0.7)
+    scale = np.sqrt(np.square(sds).sum())
+    truth = norm.cdf(gains[1] / scale) - norm.cdf(gains[0] / scale)
+    inside = images_only = 0
+    repeats = 250
+    for repeat in range(repeats):
+        reference, method = draw_all(correct_predictions(rng, 8, 150, gains, *sds), 150, 200, repeat)
+        found = estimate_difference(method, reference, repeat)
+        inside += found.low[2] <= truth <= found.high[2]
+        low, high = np.quantile((method.drawn - reference.drawn).mean(1)[:, 2], [0.025, 0.975])
+        images_only += low <= truth <= high
+    assert 0.92 <= inside / repeats <= 0.995
+    assert images_only / repeats < 0.85
+
+
+def test_large_seed_variance_is_not_cured_by_images() -> None:
+    widths = []
+    for images in (200, 3200):
+        reference, method = draw_all(correct_predictions(RNG(1), 6, images, (0.0, 0.0), 1.5, 0.1, 0.1), images, 400, 0)
+        found = estimate_difference(method, reference)
+        widths.append((found.high - found.low)[2])
+    assert 0.6 < widths[1] / widths[0] < 1.6
+    alone = [draw_all(correct_predictions(RNG(1), 1, images, (0.0, 0.0), 1.5, 1.0, 0.1), images, 400, 0)
+             for images in (200, 3200)]
+    narrow = [np.ptp(np.quantile((method.drawn - reference.drawn)[:, 0, 2], [0.025, 0.975])) for reference, method in alone]
+    assert narrow[1] < 0.5 * narrow[0]  # what does shrink
+
+
+def test_seeds_are_paired_where_their_numbers_agree() -> None:
+    """A seed's luck that both methods share cancels; with other numbers of seeds it does not."""
+    luck = RNG(0).normal(0, 1, 6)
+    full = luck[:, None]
+    drawn = np.broadcast_to(full, (1000, 6, 1))
+    better = Draws(full + 0.1, drawn + 0.1)
+    paired = estimate_difference(better, Draws(full, drawn))
+    assert (paired.low[0], paired.high[0], paired.sd[0]) == pytest.approx((0.1, 0.1, 0), abs=1e-12)
+    unpaired = estimate_difference(better, Draws(full[:5], drawn[:, :5]))
+    assert unpaired.high[0] - unpaired.low[0] > 0.5 and np.isnan(unpaired.sd[0])
+
+
+def test_seeds_vary_by_their_unbiased_variance() -> None:
+    """Three seeds, nothing else: var of the mean is s² / 3, where plain resampling of three gives 2 / 3 of it."""
+    full = np.array([[0.0], [1.0], [5.0]])
+    means = mean_over_seeds(np.broadcast_to(full, (40000, 3, 1)), seed_picks(3, 40000, 0))
+    assert means.var() == pytest.approx(full.var(ddof=1) / 3, rel=0.02)
+    assert estimate_mean(Draws(full, np.broadcast_to(full, (50, 3, 1)))).sd[0] == pytest.approx(full.std(ddof=1))
+
+
+def simulated(rng: np.random.Generator, seeds: int, images: int, parts: Components) -> np.ndarray:
+    """Differences (S, N) with the given variances around 0."""
+    draw = rng.standard_normal
+    return (np.sqrt(parts.seed) * draw((seeds, 1)) + np.sqrt(parts.image) * draw(images)
+            + np.sqrt(parts.both) * draw((seeds, images))).astype(np.float64)
+
+
+def test_variance_components_are_recovered() -> None:
+    rng, truth = RNG(3), Components(seed=0.02, image=1.0, both=2.0)
+    found = []
+    for repeat in range(40):
+        values = simulated(rng, 20, 100, truth)
+        weights = next(weight_chunks(100, 100, repeat))
+        drawn = (values @ weights / 100).T[:, :, None]
+        zero = Draws(np.zeros((20, 1)), np.zeros((100, 20, 1)))
+        parts = variance_components(Draws(values.mean(1)[:, None], drawn), zero, 0, 100)
+        found.append([parts.seed, parts.image, parts.both])
+    assert np.mean(found, axis=0) == pytest.approx([0.02, 1.0, 2.0], rel=0.25)
+
+
+@pytest.mark.parametrize("what", ["seeds", "images"])
+def test_needed_sizes_have_the_power_they_promise(what: str) -> None:
+    """10 000 experiments of the size found, tested with the known variance."""
+    parts, difference, rng = Components(seed=0.0004, image=0.1, both=0.3), 0.03, RNG(0)
+    seeds, images = (needed_seeds(parts, difference, 1000), 1000) if what == "seeds" else (8, needed_images(parts, difference, 8))
+    assert seeds == int(seeds) and images == int(images)
+    sd = np.sqrt(parts.variance(seeds, images))
+    means = (difference + np.sqrt(parts.seed) * rng.standard_normal((10000, int(seeds))).mean(1)
+             + np.sqrt(parts.image / images + parts.both / (seeds * images)) * rng.standard_normal(10000))
+    power = (np.abs(means / sd) > 1.959964).mean()
+    assert 0.79 < power < 0.85  # the next whole number of seeds gives a little more
+    smaller = (seeds - 1, images) if what == "seeds" else (seeds, images - 1)
+    assert smallest_difference(parts, *smaller) > difference >= smallest_difference(parts, seeds, images)
+
+
+def test_needed_sizes_that_no_number_reaches_or_nobody_knows() -> None:
+    assert needed_seeds(Components(0.1, 1.0, 0.0), 0.01, images=100) == np.inf
+    assert needed_images(Components(0.1, 1.0, 0.0), 0.01, seeds=3) == np.inf
+    assert np.isnan(needed_seeds(Components(np.nan, 1.0, 0.0), 0.5, images=100))
+    assert needed_images(Components(np.nan, 1.0, 0.0), 0.5, seeds=1) == np.ceil(2.8015852 ** 2 / 0.25)
