@@ -1,22 +1,26 @@
-"""Phantoms, a CLIP and an eCLIP on them, their scores, and one picture; run by demo.sh.
+"""Phantoms, a CLIP and an eCLIP on them, their scores, one picture and a page for each score; run by demo.sh.
 
-Zero-shot macro-F1 and image->text recall on the test split, one seed each: a demonstration, not a result.
+Zero-shot macro-F1 and image-to-report recall on the test split, one seed each: a demonstration, not a result.
 """
 from __future__ import annotations
 
 import argparse
+import io
+import json
 import re
 import subprocess
 import sys
 import time
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from openclip_eclip.evaluate.__main__ import main as evaluate
 from openclip_eclip.export import main as export
 from openclip_eclip.prepare.__main__ import main as prepare
-from phantom_scores import read_rows, score
 from PIL import Image
 from tqdm import tqdm
 
@@ -44,12 +48,26 @@ def train_one(method: str, data: Path, runs: Path, epochs: int, seed: int) -> Pa
     return runs / name
 
 
+def score(plain: Path, data: Path, out: Path) -> dict[str, float]:
+    """`openclip_eclip.evaluate` zero-shot and retrieval; their pages are left in `out`."""
+    values = {}
+    for task in ("zero-shot", "retrieval"):
+        with redirect_stdout(io.StringIO()):
+            failed = evaluate([task, "--model", str(plain), "--data", str(data / "test.csv"), "--out", str(out / task), "--device", "cpu",
+                               "--workers", "1", "--cache", "none"])
+        if failed:
+            raise RuntimeError(f"{task} of {plain} failed")
+        values[task] = json.loads((out / task / "result.json").read_text(encoding="utf-8"))["values"]
+    recall = values["retrieval"]["image_to_text"]["expected"]
+    return {"macro_f1": values["zero-shot"]["headline"]["value"], **{f"recall@{k}": recall[f"R@{k}"]["value"] for k in (1, 5, 10)}}
+
+
 def losses(run: Path) -> list[float]:
     return [float(value) for value in re.findall(r"Contrastive_loss: ([\d.]+)", (run / "out.log").read_text())]
 
 
 def overlays(axes: list, data: Path) -> None:
-    rows = [row for row in read_rows(data / "train.csv") if row["heatmap"]][:len(axes)]
+    rows = pd.read_csv(data / "train.csv").dropna(subset="heatmap").head(len(axes)).to_dict("records")
     for axis, row in zip(axes, rows):
         heatmap = np.asarray(Image.open(data / row["heatmap"])) / 255
         axis.imshow(Image.open(data / row["filepath"]), cmap="gray")
@@ -95,10 +113,10 @@ def main() -> None:
         folders[method] = train_one(method, data, runs, args.epochs, args.seed)
         plain = args.out / f"{method.lower()}-plain"
         export([str(folders[method]), str(plain)])
-        scores[method] = score(plain, data)
+        scores[method] = score(plain, data, args.out / f"{method.lower()}-results")
         sys.stdout.write(f"{method}: {time.monotonic() - began:.0f} s  " + "  ".join(f"{k} {v:.3f}" for k, v in scores[method].items()) + "\n")
     draw(args.out / "demo.png", data, folders, scores)
-    sys.stdout.write(f"picture: {args.out / 'demo.png'}; runs with logs and figures: {runs}; {time.monotonic() - started:.0f} s in all\n")
+    sys.stdout.write(f"picture: {args.out / 'demo.png'}; pages: {args.out}/*-results/*/report.html; runs: {runs}; {time.monotonic() - started:.0f} s in all\n")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # From a fresh machine to a picture: .venv, install, phantoms, CLIP and eCLIP, their scores. Arguments go to demo.py.
 set -euo pipefail
-source "$(dirname "$0")/env.sh" tensorboard
+source "$(dirname "$0")/env.sh" evaluate
 if [ -e demo_output ] && [ $# -eq 0 ]; then
     echo "demo_output exists: remove it, or give another folder with --out" >&2
     exit 2

@@ -183,17 +183,15 @@ def _values(found: Comparison, difference: float) -> dict[str, Any]:
 
 
 def _notes(found: Comparison, draws: int) -> list[str]:
-    notes = []
-    reference = found.methods[0].name
-    for method in found.methods:
-        if len(method.runs) == 1:
-            notes.append(f"ONE SEED of {method.name}: its interval knows the {found.unit} alone. Another training run of the "
-                         f"same method "
-                         "may lie outside it; nothing here says that the method, rather than these weights, is better.")
-        elif len(method.runs) < 5:
-            notes.append(f"{method.name} has {len(method.runs)} seeds: the spread between runs is known badly, and the interval "
-                         f"is still "
-                         "too narrow where that spread dominates (decision 0017).")
+    notes, reference = [], found.methods[0].name
+    single = [method.name for method in found.methods if len(method.runs) == 1]
+    if single:
+        notes.append(f"ONE SEED of {', '.join(single)}: such an interval knows the {found.unit} alone. Another training run of the same method "
+                     "may lie outside it; nothing here says that the method, rather than these weights, is better.")
+    few = [f"{method.name} ({len(method.runs)})" for method in found.methods if 1 < len(method.runs) < 5]
+    if few:
+        notes.append(f"Few seeds of {', '.join(few)}: the spread between runs is known badly, and intervals are still too narrow where that "
+                     "spread dominates (decision 0017).")
     unpaired = [name for name in found.differences if found.components[name] is None]
     notes += [f"{name} and {reference} have different numbers of seeds: seeds are not paired, and needed sizes are not given."
               for name in unpaired]
