@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.stats import rankdata
+
+from .auroc import auroc
 
 CLASS_VECTORS = ("mean", "unit_mean", "max", "pair_softmax")
 Numbers = dict[str, np.ndarray]
@@ -58,24 +59,6 @@ def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, classes: int) ->
         if values.min() < 0 or values.max() >= classes:
             raise ValueError(f"a {name} is {values.min() if values.min() < 0 else values.max()}; expected 0 to {classes - 1}.")
     return np.bincount(labels * classes + predicted, minlength=classes * classes).reshape(classes, classes)
-
-
-def auroc(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """(K,) areas under the ROC curve of columns; `labels` (N, K) of 1, 0 and NaN (left out), ties count half.
-
-    NaN for a column without positives or without negatives. ValueError: NaN scores.
-    """
-    if np.isnan(scores).any():
-        raise ValueError(f"{int(np.isnan(scores).sum())} of {scores.size} scores are NaN; expected numbers.")
-    if np.isnan(labels).any():
-        known = ~np.isnan(labels)
-        columns = [auroc(labels[rows, k:k + 1], scores[rows, k:k + 1]) for k, rows in enumerate(known.T)]
-        return np.concatenate(columns)
-    positives = labels.sum(axis=0)
-    negatives = len(labels) - positives
-    above = (rankdata(scores, axis=0) * labels).sum(axis=0) - positives * (positives + 1) / 2  # Mann-Whitney's U
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return above / (positives * negatives)
 
 
 def measure(labels: np.ndarray, scores: np.ndarray) -> Numbers:

@@ -2,7 +2,8 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.stats import rankdata
+
+from .auroc import auroc
 
 REGION = 0.5  # of a heatmap's maximum: what counts as marked
 
@@ -34,16 +35,8 @@ def pointing_scores(found: np.ndarray, heatmap: np.ndarray) -> dict[str, float]:
     standard = (found - found.mean()) / deviation if deviation > 0 else np.zeros_like(found)
     return {"pointing game": float(region[found == found.max()].mean()),
             "NSS": float((standard * heatmap).sum() / heatmap.sum()),
-            "AUC-Judd": _auroc(found, region),
+            "AUC-Judd": float(auroc(region.reshape(-1, 1), found.reshape(-1, 1))[0]),
             "IoU": _iou_of_equal_area(found, region)}
-
-
-def _auroc(found: np.ndarray, region: np.ndarray) -> float:
-    positive, total = int(region.sum()), region.size
-    if positive in (0, total):
-        return float("nan")
-    ranks = rankdata(found, axis=None)[region.ravel()]
-    return float((ranks.sum() - positive * (positive + 1) / 2) / (positive * (total - positive)))
 
 
 def _iou_of_equal_area(found: np.ndarray, region: np.ndarray) -> float:
