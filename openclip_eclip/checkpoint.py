@@ -107,7 +107,7 @@ def export_plain(source: Path, out: Path, model_name: str | None = None) -> Path
     out.mkdir(parents=True, exist_ok=True)
     (out / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     save_file(state, out / WEIGHTS, metadata={"format": "pt"})
-    _save_tokenizer(config, out)
+    save_tokenizer(config, out)
     (out / CARD).write_text(_card(config, out), encoding="utf-8")
     _verify(out, state)
     return checkpoint
@@ -128,7 +128,8 @@ def find_checkpoint(source: Path) -> tuple[Path, Path | None]:
     return checkpoint, source
 
 
-def _save_tokenizer(config: Mapping[str, Any], out: Path) -> None:
+def save_tokenizer(config: Mapping[str, Any], out: Path) -> None:
+    """Files of a Hugging Face tokenizer into `out`; nothing for open_clip's own."""
     name = config["model_cfg"]["text_cfg"].get("hf_tokenizer_name")
     if name:  # open_clip looks for a local-dir model's tokenizer in the folder itself
         open_clip.factory.HFTokenizer(name).tokenizer.save_pretrained(out)

