@@ -25,6 +25,8 @@ from openclip_eclip.prepare.plan import Plan
     ("Opacity may be atelectasis. Left atelectasis.", {"opacity": PRESENT, "atelectasis": PRESENT}),  # present beats uncertain
     ("No edema. Edema.", {"edema": PRESENT}), ("Possible edema. No edema.", {"edema": UNCERTAIN}),
     ("Pericardial effusion", {}), ("0.5 cm nodule", {"nodule": PRESENT}), ("Hyperinflation with no hernia", {"emphysema": PRESENT, "hernia": ABSENT}),
+    ("Casino edema", {"edema": PRESENT}), ("No 0.5 cm nodule", {"nodule": ABSENT}),
+    ("Effusion but a pneumothorax is not seen", {"pleural effusion": PRESENT, "pneumothorax": ABSENT}),
     ("Pacemaker", {"support devices": PRESENT}), ("northern lung", {}), ("", {})])
 def test_by_hand(text: str, expected: dict[str, int]) -> None:
     found = label_report(text)
