@@ -170,6 +170,19 @@ def test_labels_by_name_number_and_column(tmp_path: Path) -> None:
         read_eval_set(table).multi_labels(["edema", "mass"])
 
 
+def test_one_hot_columns_become_a_label(tmp_path: Path) -> None:
+    table = write_table(tmp_path, 3)
+    lines, good = table.read_text().splitlines(), ("1,0", "0,1", "1,0")
+    for cells, message in ((good, None), (("1,0", "1,1", "1,0"), r"row 2 .*of the classes \['edema', 'mass'\].*not one-hot, as are 1 rows"),
+                           (("1,0", "0,0", "0,0"), "row 2 .*of the classes none.*as are 2 rows"), (("1,", "0,1", "1,0"), "row 1 .*edema.*not one-hot")):
+        table.write_text("\n".join([f"{lines[0]},edema,mass"] + [f"{line},{more}" for line, more in zip(lines[1:], cells, strict=True)]))
+        if message is None:
+            assert read_eval_set(table).with_one_hot_label(["edema", "mass"]).class_labels(["edema", "mass"]).tolist() == [0, 1, 0]
+        else:
+            with pytest.raises(UserError, match=message):
+                read_eval_set(table).with_one_hot_label(["edema", "mass"])
+
+
 def test_shards_and_recipes(tmp_path: Path) -> None:
     picture = (write_table(tmp_path, 1).parent / "images" / "0.png").read_bytes()
     write_shard(tmp_path / "set.tar", {"a.png": picture, "a.txt": b"one", "a.cls": b"1", "b.png": picture, "b.json": b'{"label": "mass", "age": 3}'})

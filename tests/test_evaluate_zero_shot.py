@@ -330,6 +330,15 @@ def test_multi_label_table_gets_auroc_alone(tmp_path: Path, model: str, films: P
     assert found["values"]["labelled"] == {"a": 35, "b": 35, "c": 40} and str(found["predictions"]["kind"]) == "binary"
 
 
+def test_one_hot_columns_of_a_single_label_set(tmp_path: Path, model: str, films: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    columns = {name: (np.arange(40) % 5 == k).astype(int).astype(str) for k, name in enumerate(COMPETITION)}
+    found = run(tmp_path / "out", model, table(tmp_path / "good", films, **columns), "--set", "chexpert-5x200", "--prompts", "pairs:chexzero")
+    assert found["predictions"]["label"].tolist() == [i % 5 for i in range(40)] and str(found["predictions"]["kind"]) == "classes"
+    columns["Edema"][0] = "1"
+    message = refused(capsys, model, table(tmp_path / "bad", films, **columns), tmp_path / "x", "--set", "chexpert-5x200")
+    assert "row 1 " in message and "of the classes ['Atelectasis', 'Edema'], so its label is not one-hot" in message
+
+
 def test_bad_input_is_named(tmp_path: Path, model: str, films: Path, capsys: pytest.CaptureFixture[str]) -> None:
     classes, out = write(tmp_path / "c.txt", "normal\nnodule\n"), tmp_path / "out"
     flags = ("--classes", classes, "--templates", write(tmp_path / "t.txt", "{c}"))

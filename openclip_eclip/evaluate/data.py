@@ -86,6 +86,16 @@ class EvalSet:
                 values[row, k] = known[cell]
         return values
 
+    def with_one_hot_label(self, classes: list[str]) -> EvalSet:
+        """The same with a column `label` made of one 0/1 column a class. UserError: a row that is not of exactly one class."""
+        values = self.multi_labels(classes)
+        wrong = np.flatnonzero(np.isnan(values).any(axis=1) | (np.nansum(values, axis=1) != 1))
+        if len(wrong):
+            held = [name for name, value in zip(classes, values[wrong[0]], strict=True) if value == 1]
+            raise UserError(f"{self.name(int(wrong[0]))}: of the classes {held or 'none'}, so its label is not one-hot, as are {len(wrong)} rows; "
+                            f"expected 1 in exactly one of {classes} and 0 in the others, or a column 'label'.")
+        return replace(self, table=self.table.assign(label=[classes[i] for i in values.argmax(axis=1)]))
+
     def content_hash(self) -> str:
         """SHA-256 over ids and image contents in order."""
         digest = hashlib.sha256()

@@ -22,6 +22,7 @@ SETS: dict[str, tuple[str, ...]] = {  # classes in the order of numeric labels
     "cxr8": FINDINGS[:8],
     "openi-5": COMPETITION,
 }
+SINGLE_LABEL = ("chexpert-5x200", "mimic-5x200", "rsna", HERNIA, NO_FINDING)  # a film is of one class; the others are multi-label
 FAMILIES = ("chexpert-5x200", "mimic-5x200", "rsna", "cxr-14x100", "cxr8", "openi-5", "phantom")  # --set
 DEFAULT_PROMPTS = {"chexpert-5x200": "chexpert-5x200:gloria", "mimic-5x200": "chexpert-5x200:gloria", "openi-5": "chexpert-5x200:gloria",
                    "rsna": "rsna:biovil", HERNIA: "cxr-14x100:clean", NO_FINDING: "cxr-14x100:clean", "cxr8": "cxr-14x100:clean"}

@@ -15,7 +15,7 @@ from .encoder import Encoder
 from .features import EncodeOptions, encode_images, encode_texts, first_rank_only
 from .options import add_model_arguments, add_output_argument, read_encode_options, read_encoder
 from .prompt_sets import NAMES, PromptSet, load_prompts, own_prompts, read_classes, read_templates
-from .protocols import FAMILIES, OWN, PROTOCOLS, SETS, Rule, choose_rule, set_of
+from .protocols import FAMILIES, OWN, PROTOCOLS, SETS, SINGLE_LABEL, Rule, choose_rule, set_of
 from .result import Result
 from .zero_shot_report import multi_label_result, single_label_result
 
@@ -52,6 +52,8 @@ def run(args: argparse.Namespace) -> Result:
     if args.prompts and args.templates:
         raise UserError(f"--prompts {args.prompts} and --templates {args.templates}: both give the prompts; leave one out.")
     prompts = choose_prompts(rule, data, classes, args.templates)
+    if "label" not in data.table and set_name in SINGLE_LABEL:
+        data = data.with_one_hot_label(classes)
     is_single = "label" in data.table
     if is_single:
         data.class_labels(classes)  # a wrong label is found before minutes of encoding
