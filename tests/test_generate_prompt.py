@@ -120,10 +120,10 @@ def test_cleaning(raw: str, text: str) -> None:
 
 
 def test_faults_are_counted() -> None:
-    made = [Generation("Clear.", "stop"), Generation("Findings:", "stop"), Generation("on and on", "length"), Generation("", "length"),
+    made = [Generation("Clear.", "stop"), Generation("Findings:", "stop"), Generation("Dry.", "stop"), Generation("on and on", "length"), Generation("", "length"),
             Generation("", "content_filter")]
-    assert count_faults(made) == {"count": 5, "empty": 3, "runaway": 2, "stopped_otherwise": 1}
-    assert [one.empty for one in made] == [False, True, False, True, True] and made[1].raw == "Findings:"
+    assert count_faults(made) == {"count": 6, "empty": 3, "runaway": 2, "stopped_otherwise": 1}
+    assert [one.empty for one in made] == [False, True, False, False, True, True] and made[1].raw == "Findings:"
 
 
 # ---- floors
