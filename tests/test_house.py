@@ -83,5 +83,5 @@ def test_wheel_holds_configs_types_and_patches(tmp_path: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     expected = {path.relative_to(PACKAGE.parent).as_posix() for path in FILES}
     assert expected <= names and {"openclip_eclip/py.typed", "openclip_eclip/model_configs/eclip-swin-tiny.json",
-                                  "openclip_eclip/training_patches/README.md"} <= names
+                                  "openclip_eclip/training_patches/README.md", "openclip_eclip/generate/prompts/report.json"} <= names
     assert {name.split("/")[0].split("-")[0] for name in names} == {"openclip_eclip"}

@@ -1,0 +1,43 @@
+"""Writers without a model: what a language model must beat (peers.md §2.5: without them gains can not be attributed)."""
+from __future__ import annotations
+
+import zlib
+from typing import Any, Sequence
+
+import numpy as np
+
+from ..config import UserError
+from .base import Generation, Query
+
+
+class CopyWriter:
+    """The nearest report itself."""
+
+    batch_size = 64
+
+    def __init__(self) -> None:
+        self.facts: dict[str, Any] = {"writer": "copy", "model": "none: the nearest report, unchanged"}
+
+    def write(self, queries: Sequence[Query]) -> list[Generation]:
+        for query in queries:
+            if not query.nearest:
+                raise UserError(f"{query.key}: no retrieved report; copy needs at least one.")
+        return [Generation(query.nearest[0], "stop") for query in queries]
+
+
+class RandomWriter:
+    """A report of the training side, drawn with replacement by seed and key of the query."""
+
+    batch_size = 64
+
+    def __init__(self, reports: Sequence[str], seed: int) -> None:
+        if not reports:
+            raise UserError("random: no reports to draw from; expected those of the training side.")
+        self.reports, self.seed = reports, seed
+        self.facts: dict[str, Any] = {"writer": "random", "model": "none: a report of the training side at random", "reports": len(reports),
+                                      "sampling": {"seed": seed}}
+
+    def write(self, queries: Sequence[Query]) -> list[Generation]:
+        # by key, not in turn: a run that goes on after a kill draws what it would have drawn
+        draws = [np.random.default_rng([self.seed, zlib.crc32(query.key.encode())]).integers(len(self.reports)) for query in queries]
+        return [Generation(self.reports[draw], "stop") for draw in draws]
