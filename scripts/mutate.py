@@ -29,7 +29,8 @@ REFLACX, EGD, MIMIC = ("tests/test_prepare_reflacx.py",), ("tests/test_prepare_e
 MODULES = {
     **dict.fromkeys(("curriculum", "mixup", "priming", "processor", "loss"), CORE),
     "prepare/windows": EGD + REFLACX, "prepare/gaze_options": EGD + REFLACX, "prepare/egd_cxr": EGD + MIMIC,
-    "prepare/reflacx": REFLACX, "prepare/reflacx_files": REFLACX + MIMIC, "data/windows": ("tests/test_windows_sheet.py",)}
+    "prepare/reflacx": REFLACX, "prepare/reflacx_files": REFLACX + MIMIC, "data/windows": ("tests/test_windows_sheet.py",),
+    "evaluate/compare_read": ("tests/test_evaluate_compare.py",), "metrics/compare": ("tests/test_metrics_compare.py",)}
 SLOW = ("tests/test_distributed.py", "-k", "loss or gradients or every_case")
 
 

@@ -99,8 +99,9 @@ def main() -> int:
         cpu = next((line.split(": ")[1] for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), "?")
         head = (f"# Phantom benchmark\n\n`python scripts/phantom_results.py`: {args.train} training films of 64 px, 5 % with gaze, 1 000 test films, "
                 f"seeds {' '.join(map(str, args.seeds))}, {args.epochs} epochs (fine-tuning: {args.more} more), batch 64; {cpu}, fp32. Synthetic films: "
-                "no statement on medicine follows.\n\n")
-        args.write.write_text(head + "\n".join(page.replace("\n# ", "\n## ").replace("## ", "### ") for page in pages), encoding="utf-8")
+                "no statement on medicine follows.\n\n![Differences to CLIP](" + args.write.with_suffix(".png").name + ")\n\n")
+        shutil.copy(args.out / "compare-zero-shot" / "differences.png", args.write.with_suffix(".png"))
+        args.write.write_text(head + "\n".join(page.replace("\n## ", "\n### ").replace("# ", "## ", 1) for page in pages), encoding="utf-8")
     return 0
 
 
