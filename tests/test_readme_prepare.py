@@ -17,7 +17,7 @@ import test_prepare_nih as nih
 import test_prepare_open_i as open_i
 import test_prepare_rsna as rsna
 from mimic_trees import HEIGHT, WIDTH, write_egd, write_mimic, write_reflacx
-from openclip_eclip.prepare import egd_cxr, mimic_files, reflacx
+from openclip_eclip.prepare import egd_cxr, mimic_files, reflacx_files
 from openclip_eclip.prepare.chexpert import COMPETITION
 from openclip_eclip.prepare.nih_cxr14 import FINDINGS, NO_FINDING
 from openclip_eclip.prepare.plan import Plan
@@ -135,5 +135,5 @@ def test_every_raw_data_set_by_its_line(tmp_path: Path) -> None:
             assert len(rows) and all((out / path).is_file() for path in rows["filepath"]), found
     evaluated = set(mimic.table(tmp_path / "data" / "mimic" / "mimic-5x200.csv")["patient"])
     gaze = egd_cxr.read_subjects(Plan("egd-cxr"), tmp_path / "egd-cxr" / "1.0.0")
-    gaze |= reflacx.read_subjects(Plan("reflacx"), tmp_path / "reflacx" / "1.0.0")
+    gaze |= reflacx_files.read_subjects(Plan("reflacx"), tmp_path / "reflacx" / "1.0.0")
     assert len(evaluated) == 1000 and gaze and not evaluated & gaze
