@@ -219,7 +219,7 @@ def main() -> None:
     lines = ranking(args.rounds) + large_lines()
     with tempfile.TemporaryDirectory() as name:
         table = write_films(Path(name), args.films)
-        lines += encoding(table, min(256, args.films), args.rounds) + caching(table, args.films, Path(name), args.rounds)
+        lines += encoding(table, min(160, args.films), args.rounds) + caching(table, args.films, Path(name), args.rounds)
     lines += searching(args.rounds)
     model = next((line.split(": ")[1] for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), "?")
     head = [f"# What evaluating costs\n\n`python scripts/benchmark_evaluate.py`: {model}, one thread, median of {args.rounds} "
