@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,6 +14,7 @@ import pandas as pd
 from ..config import UserError
 from ..data.csv_source import sniff_separator
 from ..data.heatmap import DataError
+from ..data.sample import read_image
 from ..data.tar_source import TarEntry, index_shard
 
 NO_LABEL = ("", "nan")
@@ -27,6 +29,7 @@ class EvalSet:
     table: pd.DataFrame
     recipe: dict[str, Any] = field(default_factory=dict)  # X.recipe.json, or classes.json, beside the table
     excluded: dict[str, str] = field(default_factory=dict)  # {sample: reason}
+    _hash: str = field(default="", init=False, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -97,11 +100,21 @@ class EvalSet:
         return replace(self, table=self.table.assign(label=[classes[i] for i in values.argmax(axis=1)]))
 
     def content_hash(self) -> str:
-        """SHA-256 over ids and image contents in order."""
-        digest = hashlib.sha256()
-        for row, name in enumerate(self.ids):
-            digest.update(hashlib.sha256(self.read(row)).digest() + name.encode())
-        return digest.hexdigest()
+        """SHA-256 over ids and image contents in order; read once."""
+        if not self._hash:
+            digest = hashlib.sha256()
+            for row, name in enumerate(self.ids):
+                digest.update(hashlib.sha256(self.read(row)).digest() + name.encode())
+            self._hash = digest.hexdigest()
+        return self._hash
+
+    def thumbnail(self, row: int) -> bytes:
+        """A JPEG of at most 384 pixels a side, for examples."""
+        image = read_image(self.read(row), self.name(row), mode="RGB")
+        image.thumbnail((384, 384))
+        buffer = io.BytesIO()
+        image.save(buffer, "JPEG", quality=85)
+        return buffer.getvalue()
 
 
 def read_eval_set(path: str | Path, skip_bad: bool = False) -> EvalSet:

@@ -62,8 +62,7 @@ def encode_images(encoder: Encoder, data: EvalSet, options: EncodeOptions) -> tu
 
     DataError: an unreadable image. UserError: NaN features.
     """
-    key = _key("images", encoder, options, data.content_hash())
-    found = _cached(options.cache, key, lambda: _encode_image_batches(encoder, data, options))
+    found = _cached(options.cache, lambda: _key("images", encoder, options, data.content_hash()), lambda: _encode_image_batches(encoder, data, options))
     bad = found["bad"]
     if bad.any():
         first = int(np.flatnonzero(bad)[0])
@@ -82,9 +81,12 @@ def encode_texts(encoder: Encoder, texts: Sequence[str], options: EncodeOptions)
     if empty or not texts:
         raise UserError(f"{len(empty)} of {len(texts)} texts are empty (the first: number {empty[0] + 1 if empty else 0}); expected words.")
     unique = list(dict.fromkeys(texts))
-    vocabulary = tokenize(encoder, unique[:64]).tolist()  # tells one tokenizer from another
-    digest = hashlib.sha256(json.dumps([unique, vocabulary]).encode()).hexdigest()
-    found = _cached(options.cache, _key("texts", encoder, options, digest), lambda: _encode_text_batches(encoder, unique, options))
+
+    def key() -> str:
+        vocabulary = tokenize(encoder, unique[:64]).tolist()  # tells one tokenizer from another
+        return _key("texts", encoder, options, hashlib.sha256(json.dumps([unique, vocabulary]).encode()).hexdigest())
+
+    found = _cached(options.cache, key, lambda: _encode_text_batches(encoder, unique, options))
     _refuse_nan(found["unit"], unique, encoder)
     place = {text: i for i, text in enumerate(unique)}
     return TextFeatures(found["unit"][[place[text] for text in texts]], int(found["cut"]))
@@ -195,15 +197,15 @@ def _key(kind: str, encoder: Encoder, options: EncodeOptions, content: str) -> s
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
-def _cached(cache: Path | None, key: str, encode: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+def _cached(cache: Path | None, key: Callable[[], str], encode: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """`encode()`, or what it gave before. Rank 0 alone looks, so that all ranks do the same."""
-    path = None if cache is None else cache / f"{key}.npz"
-    found = [None if path is None or rank_and_size()[0] else _load(path)]
+    path = None if cache is None or rank_and_size()[0] else cache / f"{key()}.npz"
+    found = [None if path is None else _load(path)]
     if rank_and_size()[1] > 1:
         dist.broadcast_object_list(found)
     if found[0] is None:
         found[0] = encode()
-        if path is not None and rank_and_size()[0] == 0:
+        if path is not None:
             buffer = io.BytesIO()
             np.savez(buffer, **found[0])
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,14 +1,12 @@
 """Tables, curve and example films of a retrieval result."""
 from __future__ import annotations
 
-import io
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator, PercentFormatter, ScalarFormatter
 
-from ..data.sample import read_image
 from ..metrics.ranking import TIES
 from .data import EvalSet
 from .index import ReportIndex
@@ -86,16 +84,8 @@ def film_examples(data: EvalSet, unit: np.ndarray, reports: Reports, ranks: np.n
                 lines.append(f"{place}. {mark}({cosine:.3f}) {_short(reports.texts[report])}")
         if all(reports.groups[report] != reports.image_groups[row] for report in near):
             lines.append(f"own: {_short(reports.texts[reports.own[row]])}")
-        made.append(Example(_thumbnail(data, int(row)), lines))
+        made.append(Example(data.thumbnail(int(row)), lines))
     return made
-
-
-def _thumbnail(data: EvalSet, row: int) -> bytes:
-    image = read_image(data.read(row), data.name(row), mode="RGB")
-    image.thumbnail((384, 384))
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=85)
-    return buffer.getvalue()
 
 
 def _short(text: str) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate, normalize
 from tqdm import tqdm
@@ -54,13 +55,17 @@ def run(args: argparse.Namespace) -> Result:
         raise UserError(f"{data.path}: {len(data)} samples with a heatmap; expected at least two, to shuffle them.")
     other = derangement(len(data), args.seed)
     texts = data.column(args.text_column)
+    tokens = tokenize(encoder, texts)
+    reports = torch.cat([encoder.encode_texts(part) for part in tokens.split(options.batch_size)])
     cosines: list[dict[str, np.ndarray]] = []
     errors, pointing, pictures, grid = [], [], [], ()
     for first in tqdm(range(0, len(data), options.batch_size), desc="images", unit="batch", disable=None):
         rows = list(range(first, min(first + options.batch_size, len(data))))
-        pixels, heatmaps = _load(encoder, data, rows)
-        _, elsewhere = _load(encoder, data, [other[row] for row in rows])
-        text, wrong_text = (encoder.encode_texts(tokenize(encoder, [texts[i] for i in places])) for places in (rows, [other[r] for r in rows]))
+        others = [other[row] for row in rows]
+        images, heatmaps = _load(encoder, data, rows)
+        pixels = torch.stack([encoder.transform(image) for image in images])
+        _, elsewhere = _load(encoder, data, others)
+        text, wrong_text = reports[rows], reports[others]
         if hasattr(encoder.model, "heatmap_processor"):
             cosines.append(_cosines(encoder, pixels, heatmaps, elsewhere, text))
             errors.append(_identity_errors(encoder, pixels))
@@ -83,12 +88,11 @@ def derangement(count: int, seed: int) -> list[int]:
     return following.tolist()
 
 
-def _load(encoder: Encoder, data: EvalSet, rows: list[int]) -> tuple[Tensor, Tensor]:
-    """Pixels (B, 3, H, W), and heatmaps (B, 1, H, W) in [0, 1] through the same geometry."""
+def _load(encoder: Encoder, data: EvalSet, rows: list[int]) -> tuple[list[Image.Image], Tensor]:
+    """Images, and their heatmaps (B, 1, H, W) in [0, 1] through the geometry of the image's transform."""
     images = [read_image(data.read(row), data.name(row), mode="RGB") for row in rows]
-    pixels = torch.stack([encoder.transform(image) for image in images])
     heatmaps = torch.stack([read_heatmap_tensor(data, row, image, encoder.transform) for row, image in zip(rows, images, strict=True)])
-    return pixels, heatmaps
+    return images, heatmaps
 
 
 @torch.inference_mode()

@@ -1,14 +1,11 @@
 """Tables, picture and examples of a zero-shot result."""
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
 
-from ..data.sample import read_image
 from ..metrics.bootstrap import bootstrap_interval
 from ..metrics.classification import Numbers, confusion_matrix, floor_f1, measure, measure_multi
 from .data import EvalSet
@@ -129,17 +126,9 @@ def choose_examples(data: EvalSet, classes: list[str], labels: np.ndarray, score
         first_of_class[np.unique(labels[rows], return_index=True)[1]] = True
         rows = np.concatenate([rows[first_of_class], rows[~first_of_class]])[:EXAMPLES]
         chosen += [(row, "right" if right else "wrong") for row in rows]
-    return [Example(_thumbnail(data, row), [f"{verdict}: called {classes[predicted[row]]}, is {classes[labels[row]]}",
+    return [Example(data.thumbnail(row), [f"{verdict}: called {classes[predicted[row]]}, is {classes[labels[row]]}",
                                             "scores: " + ", ".join(f"{classes[k]} {scores[row, k]:.3f}" for k in np.argsort(-scores[row])[:3]),
                                             data.ids[row]]) for row, verdict in chosen]
-
-
-def _thumbnail(data: EvalSet, row: int, side: int = 320) -> bytes:
-    image = read_image(data.read(row), data.name(row), mode="RGB")
-    image.thumbnail((side, side), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG")
-    return buffer.getvalue()
 
 
 def draw_confusion(table: np.ndarray, classes: Sequence[str]) -> Figure:

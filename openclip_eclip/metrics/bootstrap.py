@@ -6,14 +6,18 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 
+def group_rows(groups: Sequence[object]) -> list[np.ndarray]:
+    """Ascending row numbers of each group, the groups in the order of their names."""
+    _, member = np.unique(np.asarray(groups), return_inverse=True)
+    return np.split(np.argsort(member, kind="stable"), np.cumsum(np.bincount(member))[:-1])
+
+
 def resamples(count: int, draws: int, seed: int, groups: Sequence[object] | None = None) -> list[np.ndarray]:
     """`draws` arrays of row numbers, drawn with replacement; with `groups` (N,) whole groups are drawn."""
     rng = np.random.default_rng(seed)
     if groups is None:
         return [rng.integers(0, count, count) for _ in range(draws)]
-    _, member = np.unique(np.asarray(groups), return_inverse=True)
-    order = np.argsort(member, kind="stable")
-    rows = np.split(order, np.flatnonzero(np.diff(member[order])) + 1)
+    rows = group_rows(groups)
     return [np.concatenate([rows[i] for i in rng.integers(0, len(rows), len(rows))]) for _ in range(draws)]
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..config import UserError
 from .auroc import auroc
+from .bootstrap import group_rows
 
 STRENGTHS = tuple(float(value) for value in np.logspace(-6, 2, 17))  # values of C tried, ascending
 FALLS = 4  # of the validation AUROC in a row end the search: large C cost the most. A flat start does not end it
@@ -44,8 +45,7 @@ def standardise(features: np.ndarray, reference: np.ndarray) -> np.ndarray:
 
 def shuffled_groups(groups: Sequence[str], seed: int | Sequence[int]) -> list[np.ndarray]:
     """Row numbers of each group (patient), the groups in an order that depends on their names and the seed alone."""
-    _, member = np.unique(np.asarray(groups), return_inverse=True)
-    rows = np.split(np.argsort(member, kind="stable"), np.cumsum(np.bincount(member))[:-1])
+    rows = group_rows(groups)
     return [rows[i] for i in np.random.default_rng(seed).permutation(len(rows))]
 
 
