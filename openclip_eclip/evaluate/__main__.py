@@ -4,10 +4,10 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from importlib import import_module
 
 import openclip_eclip  # noqa: F401  (eclip- models)
 
+from ..subcommands import exit_code, parse_command
 from .result import Result, markdown, refuse_foreign_folder, write_result
 
 TASKS = {  # task: (module, one line). Modules load when asked for
@@ -24,30 +24,20 @@ TASKS = {  # task: (module, one line). Modules load when asked for
 
 def main(argv: list[str] | None = None) -> int:
     """Run one task; returns the exit code: 0, or 2 after one line `error: ...` on stderr."""
-    argv = sys.argv[1:] if argv is None else argv
-    wanted = next((word for word in argv if not word.startswith("-")), None)
     parser = argparse.ArgumentParser(prog="python -m openclip_eclip.evaluate", description="Measure a model.")
-    commands = parser.add_subparsers(dest="task", metavar="TASK", required=True)
-    module = None
-    for name, (module_name, summary) in TASKS.items():
-        command = commands.add_parser(name, help=summary, description=summary)
-        if name == wanted:
-            module = import_module(module_name)
-            module.add_arguments(command)
-    args = parser.parse_args(argv)
+    module, args = parse_command(parser, "task", TASKS, argv)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    try:
+
+    def work() -> str:
         if hasattr(args, "out"):
             refuse_foreign_folder(args.out, args.task)
         found = module.run(args)
-        if isinstance(found, Result):
-            write_result(found, args.out)
-            found = f"{markdown(found)}\n{args.task}: {args.out / 'report.html'}"
-    except (ValueError, OSError) as error:  # bad input; a full disk or a folder that can not be read
-        sys.stderr.write(f"error: {error}\n")
-        return 2
-    sys.stdout.write(f"{found}\n")
-    return 0
+        if not isinstance(found, Result):
+            return found
+        write_result(found, args.out)
+        return f"{markdown(found)}\n{args.task}: {args.out / 'report.html'}"
+
+    return exit_code(work)
 
 
 if __name__ == "__main__":

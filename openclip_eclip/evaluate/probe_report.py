@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .result import Table
+from .result import Table, with_interval
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -37,7 +37,7 @@ def class_table(curves: dict[str, "Curve"], data: "ProbeSet") -> Table:
     rows = []
     for k, name in enumerate(data.classes):
         counts = [_positives(labels[:, k]) for labels in (train, test)]
-        rows.append([name, *counts, *(_interval(curve.cells[-1].aurocs[0][k], curve.low[k], curve.high[k])
+        rows.append([name, *counts, *(with_interval(curve.cells[-1].aurocs[0][k], curve.low[k], curve.high[k])
                                       for curve in curves.values())])
     return Table("AUROC of each class with all training labels", ["class", "train positives", "test positives", *curves], rows,
                  "In brackets: 95 % interval over the test set. Positives of labelled images.")
@@ -110,12 +110,8 @@ def _spread(curve: "Curve", place: int) -> str | None:
     if not len(macro):
         return None
     if place == len(curve.cells) - 1:
-        return _interval(macro[0], curve.low[-1], curve.high[-1])
+        return with_interval(macro[0], curve.low[-1], curve.high[-1])
     return f"{macro.mean():.3f} ± {macro.std(ddof=1):.3f}" if len(macro) > 1 else f"{macro[0]:.3f}"
-
-
-def _interval(value: float, low: float, high: float) -> str | None:
-    return None if np.isnan(value) else f"{value:.3f} [{low:.3f}, {high:.3f}]"
 
 
 def _positives(labels: np.ndarray) -> str:

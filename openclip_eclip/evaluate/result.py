@@ -122,6 +122,11 @@ def show(cell: Cell) -> str:
     return f"{cell:.3f}" if isinstance(cell, (float, np.floating)) else str(cell)
 
 
+def with_interval(value: float, low: float, high: float) -> str | None:
+    """A number and its interval as a cell; None for NaN."""
+    return None if math.isnan(value) else f"{value:.3f} [{low:.3f}, {high:.3f}]"
+
+
 def markdown(result: Result) -> str:
     """All tables, with notes."""
     parts = [f"# {result.task}\n"]

@@ -28,7 +28,7 @@ from .encoder import Encoder, tokenize
 from .features import rank_and_size
 from .heatmaps import centre_heatmap, join_heatmaps, read_heatmap_tensor
 from .options import add_model_arguments, add_output_argument, read_encode_options, read_encoder
-from .result import Result, Table
+from .result import Result, Table, with_interval
 
 CONDITIONS = ("true", "shuffled", "centre", "ones")
 MAPS = ("own report", "another report", "centre", "another heatmap")
@@ -143,7 +143,7 @@ def _result(args: argparse.Namespace, encoder: Encoder, data: EvalSet, cosines: 
         low, high = bootstrap_interval(lambda rows, found=found: np.nanmean(found[rows], axis=0), len(found), seed=args.seed)
         values["pointing"][map_name] = {name: {"value": v, "interval": [lo, hi]} for name, v, lo, hi
                                         in zip(names, np.nanmean(found, axis=0), low, high, strict=True)}
-        rows.append([map_name, *(f"{v:.3f} [{lo:.3f}, {hi:.3f}]" for v, lo, hi in zip(np.nanmean(found, axis=0), low, high, strict=True))])
+        rows.append([map_name, *(with_interval(v, lo, hi) for v, lo, hi in zip(np.nanmean(found, axis=0), low, high, strict=True))])
     tables = [Table("Does the similarity map point at the heatmap?", ["map", *names], rows,
                     "95 % bootstrap intervals over images. 'centre' and 'another heatmap' use no model: what the usual places of gaze alone reach.")]
     notes = [f"{len(data)} samples have a heatmap; {len(data.excluded)} were left out."]
@@ -166,7 +166,7 @@ def _processor_table(values: dict[str, Any], cosines: dict[str, np.ndarray], see
         mean = found.mean(axis=0)
         keys = ("cosine", "text_change", "cosine_true_minus_this", "text_change_true_minus_this")
         values["processor"][name] = {key: {"value": mean[i], "interval": [low[i], high[i]]} for i, key in enumerate(keys)}
-        shown = [f"{mean[i]:.3f} [{low[i]:.3f}, {high[i]:.3f}]" for i in range(4)]
+        shown = [with_interval(mean[i], low[i], high[i]) for i in range(4)]
         rows.append([name, shown[0], shown[1], *(shown[2:] if name != "true" else ("–", "–"))])
     return Table("What the heatmap changes", ["heatmap", "cos(v, v^E)", "cos(v^E, t) − cos(v, t)", "cos: true − this", "text: true − this"], rows,
                  "95 % paired bootstrap intervals over images. A model that uses the place of the gaze shows differences between true and shuffled.")

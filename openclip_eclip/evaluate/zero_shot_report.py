@@ -10,7 +10,7 @@ from ..metrics.bootstrap import bootstrap_interval
 from ..metrics.classification import Numbers, confusion_matrix, floor_f1, measure, measure_multi
 from .data import EvalSet
 from .protocols import Rule
-from .result import Cell, Example, Result, Table
+from .result import Cell, Example, Result, Table, with_interval
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -39,7 +39,7 @@ def single_label_result(data: EvalSet, classes: list[str], scores: np.ndarray, r
                      "a coin (AUROC).")
     rows: list[Sequence[Cell]] = []
     for k, name in enumerate(classes):
-        cells = [_cell(found[metric][k], [bound[k] for bound in intervals[metric]]) for metric in ("F1", "precision", "recall", "AUROC")]
+        cells = [with_interval(found[metric][k], *(bound[k] for bound in intervals[metric])) for metric in ("F1", "precision", "recall", "AUROC")]
         rows.append([name, *cells, int(counts[k]), counts[k] / counts.sum()])
     per_class = Table("By class", ["class", "F1", "precision", "recall", "AUROC", "n", "prevalence"], rows,
                       "In brackets the 95 % interval. Precision has none where nothing was called so." +
@@ -61,7 +61,7 @@ def multi_label_result(data: EvalSet, classes: list[str], scores: np.ndarray, ru
     known, positive = (~np.isnan(labels)).sum(axis=0), np.nansum(labels, axis=0).astype(int)
     headline = Table("Over all classes", ["metric", "value", "95 % interval", "without skill"],
                      [["macro AUROC", float(found["macro AUROC"]), _interval(intervals["macro AUROC"]), 0.5]], resampling)
-    rows = [[name, _cell(found["AUROC"][k], [bound[k] for bound in intervals["AUROC"]]), int(positive[k]), int(known[k]),
+    rows = [[name, with_interval(found["AUROC"][k], *(bound[k] for bound in intervals["AUROC"])), int(positive[k]), int(known[k]),
              positive[k] / known[k] if known[k] else None] for k, name in enumerate(classes)]
     per_class = Table("By class", ["class", "AUROC", "positive", "n labelled", "prevalence"], rows, "In brackets the 95 % interval.")
     values = _values(found, intervals, classes, positive, rule) | {"labelled": dict(zip(classes, known, strict=True))}
@@ -163,7 +163,3 @@ def _mark(name: str, rule: Rule) -> str:
 def _interval(bounds: Sequence[Any]) -> str | None:
     low, high = (float(bound) for bound in bounds)
     return None if np.isnan(low) else f"{low:.3f} to {high:.3f}"
-
-
-def _cell(value: float, bounds: Sequence[float]) -> str | None:
-    return None if np.isnan(value) else f"{value:.3f} [{bounds[0]:.3f}, {bounds[1]:.3f}]"

@@ -6,7 +6,8 @@ module that was asked for is imported, so that one data set's dependencies never
 
 import argparse
 import sys
-from importlib import import_module
+
+from ..subcommands import exit_code, parse_command
 
 # name: (module, one line for --help)
 DATASETS = {
@@ -24,23 +25,9 @@ DATASETS = {
 
 def main(argv: list[str] | None = None) -> int:
     """Run one preparation; returns the exit code: 0, or 2 after one line `error: ...` on stderr."""
-    argv = sys.argv[1:] if argv is None else argv
-    wanted = next((word for word in argv if not word.startswith("-")), None)
     parser = argparse.ArgumentParser(prog="python -m openclip_eclip.prepare", description="Make a data set.")
-    commands = parser.add_subparsers(dest="name", metavar="NAME", required=True)
-    module = None
-    for name, (module_name, summary) in DATASETS.items():
-        command = commands.add_parser(name, help=summary, description=summary)
-        if name == wanted:
-            module = import_module(module_name)
-            module.add_arguments(command)
-    args = parser.parse_args(argv)
-    try:
-        sys.stdout.write(f"{module.run(args)}\n")
-    except (ValueError, OSError) as error:  # bad input; a full disk or a folder that can not be read
-        sys.stderr.write(f"error: {error}\n")
-        return 2
-    return 0
+    module, args = parse_command(parser, "name", DATASETS, argv)
+    return exit_code(lambda: module.run(args))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,34 @@
+"""`python -m PACKAGE COMMAND ...`: a table of commands whose modules load when they are asked for."""
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from types import ModuleType
+
+
+def parse_command(parser: argparse.ArgumentParser, dest: str, commands: Mapping[str, tuple[str, str]],
+                  argv: list[str] | None) -> tuple[ModuleType, argparse.Namespace]:
+    """(module of the command, its arguments). `commands`: {command: (module with add_arguments, one line)}; `dest` gets the name."""
+    argv = sys.argv[1:] if argv is None else argv
+    wanted = next((word for word in argv if not word.startswith("-")), None)
+    choices = parser.add_subparsers(dest=dest, metavar=dest.upper(), required=True)
+    module = None
+    for name, (module_name, summary) in commands.items():
+        command = choices.add_parser(name, help=summary, description=summary)
+        if name == wanted:
+            module = import_module(module_name)
+            module.add_arguments(command)
+    return module, parser.parse_args(argv)
+
+
+def exit_code(work: Callable[[], str]) -> int:
+    """0 after what `work` says, or 2 after one line `error: ...` on stderr: bad input, a full disk, a folder that can not be read."""
+    try:
+        said = work()
+    except (ValueError, OSError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    sys.stdout.write(f"{said}\n")
+    return 0
