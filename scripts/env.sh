@@ -6,3 +6,5 @@ if [ ! -e "$stamp" ] || [ setup.cfg -nt "$stamp" ] || [ scripts/constraints.txt 
     .venv/bin/python -m pip install --quiet --disable-pip-version-check -c scripts/constraints.txt -e ".[$1]"
     touch "$stamp"
 fi
+# the list of fonts another installation left under the home names fonts this one may not have
+export MPLCONFIGDIR="$PWD/.venv/matplotlib"
