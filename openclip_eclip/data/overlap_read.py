@@ -116,13 +116,13 @@ def _files(folder: Path, part: str) -> list[Path]:
 
 def _ids(columns: Mapping[str, object]) -> tuple[str, str]:
     """(patient, study), "" where unknown. MIMIC's p10000032 and s50000001 stand for the numbers alone."""
-    patient, study = (_clean(next((columns[name] for name in names if columns.get(name) not in (None, "")), ""))
+    patient, study = (clean_id(next((columns[name] for name in names if columns.get(name) not in (None, "")), ""))
                       for names in (PATIENT, STUDY))
     place = PLACE.search(str(columns.get("Path", "")))
     return patient or (place[1] if place else ""), study or (place[2] if place else "")
 
 
-def _clean(value: object) -> str:
+def clean_id(value: object) -> str:
     """0012, 12.0 and p12 are one id: leading zeros and pandas' float form are accidents of the table."""
     text = re.sub(r"^[ps](?=\d+$)", "", str(value).strip())
     number = re.fullmatch(r"0*(\d+)(?:\.0)?", text)

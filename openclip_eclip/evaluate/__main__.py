@@ -15,6 +15,7 @@ TASKS = {  # task: (module, one line). Modules load when asked for
     "linear-probe": ("openclip_eclip.evaluate.linear_probe", "logistic regression on frozen features, by share of labels"),
     "retrieval": ("openclip_eclip.evaluate.retrieval", "image to report and report to image"),
     "search": ("openclip_eclip.evaluate.search", "nearest reports of an image, from a saved index"),
+    "reports": ("openclip_eclip.evaluate.reports", "reports written from retrieved reports, against the true ones"),
     "embedding-quality": ("openclip_eclip.evaluate.embedding_quality", "alignment, uniformity, modality gap, clusters"),
     "sensitivity": ("openclip_eclip.evaluate.sensitivity", "does the model use the annotation, and where does it look"),
     "compare": ("openclip_eclip.evaluate.compare", "differences between results, with uncertainty"),
@@ -30,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
 
     def work() -> str:
         if hasattr(args, "out"):
-            refuse_foreign_folder(args.out, args.task)
+            refuse_foreign_folder(args.out, args.task, getattr(module, "UNFINISHED", ""))
         found = module.run(args)
         if not isinstance(found, Result):
             return found

@@ -9,7 +9,7 @@ from typing import Any, Sequence
 import numpy as np
 
 from ..config import UserError
-from ..metrics.resampled import AurocScorer, ClassScorer, RankScorer, Scorer
+from ..metrics.resampled import AurocScorer, ClassScorer, MeanScorer, RankScorer, Scorer
 from .result import read_predictions
 
 Predictions = dict[str, np.ndarray]
@@ -52,6 +52,8 @@ def scorer(method: Method) -> Scorer:
     if kind == "ranks":
         return RankScorer(values)
     classes = first["classes"].tolist()
+    if kind == "means":
+        return MeanScorer(values, classes)
     if kind == "classes":
         return ClassScorer(first["label"], values.argmax(2), classes)
     return AurocScorer(first["label"], values, classes)

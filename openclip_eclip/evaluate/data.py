@@ -52,6 +52,11 @@ class EvalSet:
         except OSError as error:
             raise DataError(f"{self.name(row)}: no such image ({error}).") from error
 
+    def size(self, row: int) -> int:
+        """Of the image in bytes, without reading it."""
+        image = self.images[row]
+        return image.stat().st_size if isinstance(image, Path) else image.members[image.image_key][1]
+
     def column(self, name: str) -> list[str]:
         """A column as text; UserError names what there is."""
         if name not in self.table:

@@ -18,6 +18,7 @@ body { margin: 0; background: var(--page); color: var(--ink); font: 15px/1.55 sy
 main { max-width: 72rem; margin: 0 auto; padding: 2rem 1.25rem 4rem; }
 header { border-bottom: 3px solid var(--accent); margin-bottom: 1.5rem; padding-bottom: .75rem; }
 h1 { font-size: 1.7rem; margin: 0; } h2 { font-size: 1.15rem; margin: 2.2rem 0 .6rem; }
+.warning { border-left: 4px solid #c0392b; background: var(--band); padding: .7rem 1rem; font-weight: 600; }
 .facts { color: var(--soft); margin: .3rem 0 0; overflow-wrap: anywhere; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; min-width: 50%; font-variant-numeric: tabular-nums; }
@@ -28,7 +29,7 @@ td.text { text-align: left; white-space: normal; } tbody tr:nth-child(even) { ba
 .notes li { max-width: 48rem; }
 figure { margin: 1rem 0; } figure img { max-width: 100%; height: auto; border-radius: 4px; }
 figcaption { color: var(--soft); font-size: .92rem; max-width: 48rem; }
-.examples { display: grid; grid-template-columns: repeat(auto-fill, minmax(16rem, 1fr)); gap: 1rem; }
+.examples { display: grid; grid-template-columns: repeat(auto-fill, minmax(20rem, 1fr)); gap: 1rem; }
 .example { border: 1px solid var(--line); border-radius: 6px; padding: .7rem; background: var(--band); overflow-wrap: anywhere; }
 .example img { width: 100%; height: 11rem; object-fit: contain; background: #000; border-radius: 4px; }
 .example p { margin: .45rem 0 0; font-size: .9rem; }
@@ -43,6 +44,8 @@ def render_report(result: Result, record: Mapping[str, Any], pictures: Mapping[s
     facts = [f"{key}: {value}" for key, value in result.settings.items()
              if key in ("model", "pretrained", "data", "protocol") and value is not None]
     parts = [f"<header><h1>{_text(result.task)}</h1><p class=facts>{_text(' · '.join(facts))}</p></header>"]
+    if result.warning:
+        parts.append(f"<p class=warning role=alert>{_text(result.warning)}</p>")
     if result.notes:
         parts.append("<ul class=notes>" + "".join(f"<li>{_text(note)}</li>" for note in result.notes) + "</ul>")
     parts += [_table(table) for table in result.tables]
@@ -73,7 +76,7 @@ def _cell(cell: Cell, place: int) -> str:
 
 def _example(example: Any) -> str:
     kind = "png" if example.image.startswith(b"\x89PNG") else "jpeg"
-    lines = "".join(f"<p>{_text(line)}</p>" for line in example.lines)
+    lines = "".join(f"<p>{_text(line)}</p>" if isinstance(line, str) else f"<p><b>{_text(line[0])}</b> {_text(line[1])}</p>" for line in example.lines)
     return f"<div class=example><img alt='' src='data:image/{kind};base64,{base64.b64encode(example.image).decode()}'>{lines}</div>"
 
 

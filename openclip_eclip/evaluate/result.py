@@ -35,10 +35,10 @@ class Table:
 
 @dataclass
 class Example:
-    """An image (encoded bytes) with what is to be said of it, line by line."""
+    """An image (encoded bytes) with what is to be said of it, line by line; a pair is a label and its text."""
 
     image: bytes
-    lines: list[str]
+    lines: Sequence[str | tuple[str, str]]
 
 
 @dataclass
@@ -49,6 +49,7 @@ class Result:
       "classes": `label` (N,) int64, `score` (N, K) float64, `classes` (K,) str
       "binary": `label` (N, K) 0, 1 or NaN, `score` (N, K) float64, `classes` (K,) str
       "ranks": `rank` (N,) float64 from 1 (the expected rank where ties are)
+      "means": `score` (N, K) float64, `classes` (K,) str: metrics that are means over the samples
     """
 
     task: str
@@ -61,6 +62,7 @@ class Result:
     predictions: dict[str, np.ndarray] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     terms: list[str] = field(default_factory=list)  # names of metrics explained in the report (glossary.py)
+    warning: str = ""  # stands above everything
 
 
 def versions() -> dict[str, str]:
@@ -68,9 +70,9 @@ def versions() -> dict[str, str]:
             "python": platform.python_version(), "machine": platform.machine()}
 
 
-def refuse_foreign_folder(out: Path, task: str) -> None:
-    """UserError if `out` holds something else than an earlier result of this task."""
-    if not out.exists() or not any(out.iterdir()):
+def refuse_foreign_folder(out: Path, task: str, unfinished: str = "") -> None:
+    """UserError if `out` holds something else than an earlier result of this task, or a file that its unfinished runs leave."""
+    if not out.exists() or not any(out.iterdir()) or (unfinished and (out / unfinished).is_file()):
         return
     earlier = out / "result.json"
     found = json.loads(earlier.read_text(encoding="utf-8")).get("task") if earlier.is_file() else None
@@ -129,7 +131,7 @@ def with_interval(value: float, low: float, high: float) -> str | None:
 
 def markdown(result: Result) -> str:
     """All tables, with notes."""
-    parts = [f"# {result.task}\n"]
+    parts = [f"# {result.task}\n", *([f"**{result.warning}**\n"] if result.warning else [])]
     for table in result.tables:
         rows = [table.columns, ["---"] * len(table.columns), *[[show(cell).replace("|", "\\|") for cell in row] for row in table.rows]]
         parts.append(f"## {table.title}\n\n" + "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n")
@@ -143,7 +145,7 @@ def read_predictions(folder: Path) -> dict[str, np.ndarray]:
     """predictions.npz of a result folder; UserError if there is none or it is damaged."""
     path = folder / "predictions.npz"
     if not path.is_file():
-        raise UserError(f"{folder}: no predictions.npz; expected the --out folder of zero-shot, linear-probe or retrieval.")
+        raise UserError(f"{folder}: no predictions.npz; expected the --out folder of zero-shot, linear-probe, retrieval or reports.")
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return dict(arrays)

@@ -154,4 +154,19 @@ def _median(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return (values[order][low] + values[order][high]) / 2
 
 
-Scorer = ClassScorer | AurocScorer | RankScorer
+@dataclass
+class MeanScorer:
+    """Metrics that are means over the samples; `value` (S, N, Q), `names` Q of them."""
+
+    value: np.ndarray
+    names: list[str]
+
+    classes = ()
+    per_class = ""
+    undefined = ()
+
+    def __call__(self, weights: np.ndarray) -> np.ndarray:
+        return np.einsum("nd,snq->dsq", weights / weights.sum(0), self.value)
+
+
+Scorer = MeanScorer | ClassScorer | AurocScorer | RankScorer
