@@ -63,7 +63,7 @@ def make_result(settings: dict[str, Any], test: EvalSet, args: argparse.Namespac
                      "(missed), in the written one alone (invented)."},
         _examples(test, written[0], picked, references),
         {"kind": np.array("means"), "id": np.array(test.ids), "patient": np.array(patients), "classes": np.array(means),
-         "score": np.stack([written[0].scores[name].values for name in means], axis=1)},
+         "score": np.stack([written[0].scores[name].values for name in means], axis=1)} if means else {},
         _notes(test, args, written[0], faults, twins, index), [*METRICS, "copy and random", "95 % interval"], WARNING)
 
 
