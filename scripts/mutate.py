@@ -30,6 +30,8 @@ MODULES = {
     **dict.fromkeys(("curriculum", "mixup", "priming", "processor", "loss"), CORE),
     "prepare/windows": EGD + REFLACX, "prepare/gaze_options": EGD + REFLACX, "prepare/egd_cxr": EGD + MIMIC,
     "prepare/reflacx": REFLACX, "prepare/reflacx_files": REFLACX + MIMIC, "data/windows": ("tests/test_windows_sheet.py",),
+    **dict.fromkeys(("evaluate/training_side", "evaluate/snippets", "evaluate/journal", "evaluate/reports"),
+                    ("tests/test_evaluate_reports.py", "-k", "not killed and not nothing_is_sent")),
     "evaluate/compare_read": ("tests/test_evaluate_compare.py",), "metrics/compare": ("tests/test_metrics_compare.py",)}
 SLOW = ("tests/test_distributed.py", "-k", "loss or gradients or every_case")
 
