@@ -216,7 +216,7 @@ def test_a_line_that_a_kill_cut_is_written_again_and_no_other(tmp_path: Path) ->
 
 
 def test_lines_of_other_settings_or_damaged_ones_are_refused(tmp_path: Path) -> None:
-    with Journal(tmp_path, {"a": 1, "b": [float("nan")]}):
+    with Journal(tmp_path, {"a": np.int64(1), "b": [Path("x")]}):
         pass
     with Journal(tmp_path, {"a": 2, "b": 3}) as journal:  # nothing was written yet: nothing to lose
         journal.append({"key": "x"})
