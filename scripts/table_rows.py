@@ -1,0 +1,54 @@
+"""The rows of the paper's tables as flags of openclip_eclip.train."""
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+PHANTOM_MODEL = f"local-dir:{Path(__file__).resolve().parent / 'phantom_model'}"
+CONSTANT = ["--eclip-priming-weight", 0, "--eclip-curriculum", 0, 0, 0, 0, 0, 0.2225]  # decision 0027
+
+
+@dataclass(frozen=True)
+class Row:
+    """`flags` of training; `recipe`: the paper's settings for it; `start`: the row whose weights of the same seed it fine-tunes; `base`: what it is compared to."""
+
+    name: str
+    flags: list = field(default_factory=list)
+    recipe: str = "clip"
+    start: str = ""
+    base: str = "CLIP"
+
+
+def _family(base: str, method: str) -> list[Row]:
+    """A base and what Table 1 adds to it, with the control that trains on as long without annotations."""
+    plus = "" if base == "CLIP" else f"{base} + "
+    joined = "" if method == "clip" else f"{method}+"
+    return [
+        Row(base, ["--method", method], base=base),
+        Row(f"{plus}naive", ["--method", f"{joined}naive"], base=base),
+        Row(f"{plus}DACL", ["--method", f"{joined}dacl"], base=base),
+        Row(f"{plus}m3-mix", ["--method", f"{joined}m3-mix"], "m3-mix", base, base),
+        Row(f"{plus}eCLIP", ["--method", f"{joined}eclip"], "eclip", base=base),
+        Row(f"{plus}eCLIP^P", ["--method", f"{joined}eclip"], "eclip-p", base, base),
+        Row(f"{base}, longer", ["--method", method], "eclip-p", base, base)]
+
+
+TABLES = {
+    "table1": [*_family("CLIP", "clip"), *_family("GLoRIA", "gloria")],
+    "table4": [
+        Row("CLIP", ["--method", "clip"]),
+        Row("mask", ["--eclip-processor", "mask", "--eclip-no-mixup", *CONSTANT], "eclip"),
+        Row("CNN", ["--eclip-processor", "cnn", "--eclip-no-mixup", *CONSTANT], "eclip"),
+        Row("MHA", ["--eclip-no-mixup", *CONSTANT], "eclip"),
+        Row("MHA + mixup", CONSTANT, "eclip"),
+        Row("MHA + mixup + curriculum", ["--eclip-priming-weight", 0], "eclip"),
+        Row("random heatmaps, all of it", ["--eclip-heatmap-control", "random"], "eclip"),
+        Row("eCLIP", ["--method", "eclip"], "eclip")],
+}
+
+# what every row of a benchmark has in common: from scratch, fine-tuning, evaluation
+SETTINGS = {
+    "phantoms": (["--model", PHANTOM_MODEL, "--batch-size", 64, "--lr", 1e-3, "--wd", 0.1, "--warmup", 50, "--force-context-length", 64, "--workers", 0,
+                  "--precision", "fp32"],
+                 ["--batch-size", 64, "--lr", 3e-4, "--wd", 0.1, "--warmup", 10, "--force-context-length", 64, "--workers", 0, "--precision", "fp32"], []),
+    "paper": (["--precision", "amp_bf16", "--workers", 8], ["--precision", "amp_bf16", "--workers", 8], ["--protocol", "eclip-paper"])}
