@@ -55,7 +55,8 @@ class EClip:
         images = [piece for piece in pieces.values() if len(piece)]
         texts = torch.cat([text, batch.expert_text]) if len(batch.expert_text) else text
 
-        features = self.encode_image(torch.cat(images) if len(images) > 1 else images[0], normalize=True)  # (B + M + ..., D), l. 5, 12
+        together = torch.cat(images) if len(images) > 1 else images[0]
+        features = self.encode_image(together, normalize=True)  # (B + M + ..., D), l. 5, 12
         text_features = self.encode_text(texts, normalize=True)  # (B + M2, D), l. 4
         out = dict(zip(pieces, features.split([len(piece) for piece in pieces.values()])))
         out |= {"text_features": text_features[:size], "logit_scale": self.logit_scale.exp(), "sample_id": batch.sample_id}
