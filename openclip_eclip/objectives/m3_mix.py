@@ -75,8 +75,6 @@ class M3Mix(Objective):
 
     def losses(self, out: Mapping[str, Tensor], gather: Gather) -> dict[str, Tensor]:
         """{m3_v_loss, m3_l_loss, m3_vl_loss, m3_m2_loss}, those whose weight is not 0."""
-        if not any(self.weights.values()):
-            return {}
         *lams, rho = out["m3_mix_draws"][0].unbind()  # stay on the device: no synchronisation
         image, text, rows = gather(out["image_features"], out["text_features"])
         image, text = (F.normalize(full_precision(x), dim=1) for x in (image, text))
