@@ -60,6 +60,7 @@ class CurriculumConfig:
     low: float = 0.05
     high: float = 0.5
     end: float = 0.1
+    cold_probability: float = 0.0
 
     def __post_init__(self) -> None:
         for phase in dataclasses.fields(self):
@@ -73,15 +74,17 @@ class CurriculumConfig:
 class EClipConfig:
     """Everything that distinguishes eCLIP from CLIP (Alg. 1)."""
 
-    processor: ProcessorConfig = field(default_factory=ProcessorConfig)
+    processor: ProcessorConfig | None = field(default_factory=ProcessorConfig)  # None: a method without mixed pairs
     curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
     alpha: float = 0.3  # lam ~ Beta(alpha, alpha)
+    lam: float | None = None  # a fixed lam in the place of the draw
     priming_weight: float = 0.1  # w_p
     own_pairs: str = "diagonal"  # what the second copy of a sample's text counts as
     crop_threshold: float = 0.1  # a crop that keeps less of the heatmap's mass is not annotated
 
     def __post_init__(self) -> None:
         _require(self.alpha > 0, "alpha", self.alpha, "a positive number")
+        _require(self.lam is None or 0 <= self.lam <= 1, "lam", self.lam, "a number from 0 to 1, or None")
         _require(0 <= self.priming_weight < 1, "priming_weight", self.priming_weight, "0 <= w_p < 1")
         _require(self.own_pairs in OWN_PAIRS, "own_pairs", self.own_pairs, f"one of {OWN_PAIRS}")
         _require(0 <= self.crop_threshold <= 1, "crop_threshold", self.crop_threshold, "a share from 0 to 1")
@@ -104,6 +107,6 @@ def _from_dict(cls: type, values: Mapping[str, Any], where: str) -> Any:
         raise UserError(f"{where}: unknown key {unknown[0]!r}; known keys: {', '.join(sorted(known))}.")
     nested = {"processor": ProcessorConfig, "curriculum": CurriculumConfig} if cls is EClipConfig else {}
     return cls(**{
-        key: _from_dict(nested[key], value, f"{where}.{key}") if key in nested else value
+        key: _from_dict(nested[key], value, f"{where}.{key}") if key in nested and (key, value) != ("processor", None) else value
         for key, value in values.items()
     })

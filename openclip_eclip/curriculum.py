@@ -20,13 +20,13 @@ class Curriculum:
         self.cool_end = round((config.cold + config.warm + config.cool) * total_steps)
 
     def probability(self, step: int) -> float:
-        """p_curr at `step` (Alg. 1 l. 7; §3.2): 0 in cold start, then 0.05 -> 0.5 -> 0.1, held to the end.
+        """p_curr at `step` (Alg. 1 l. 7; §3.2): 0 in cold start (but `cold_probability`), then 0.05 -> 0.5 -> 0.1, held to the end.
 
         The paper leaves the last 20 % open; we hold the end value (method.md §2).
         """
         c = self.config
         if step < self.cold_end:
-            return 0.0
+            return c.cold_probability
         if step < self.warm_end:
             return c.low + (c.high - c.low) * (step - self.cold_end) / (self.warm_end - self.cold_end)
         if step < self.cool_end:
@@ -45,8 +45,9 @@ class GateDraws(NamedTuple):
     lam: np.ndarray
 
 
-def draw_gate(seed: int, step: int, keys: Sequence[int], probability: float, alpha: float) -> GateDraws:
-    """Per-sample gate u < p_curr and lam ~ Beta(alpha, alpha) (Alg. 1, l. 6-9).
+def draw_gate(seed: int, step: int, keys: Sequence[int], probability: float, alpha: float,
+              fixed_lam: float | None = None) -> GateDraws:
+    """Per-sample gate u < p_curr and lam ~ Beta(alpha, alpha), or `fixed_lam` (Alg. 1, l. 6-9).
 
     `keys` (N,) identify the candidates. The draws depend on (seed, step, key) alone: not on the rank, the worker,
     the order inside the batch or any global generator, so both passes of gradient accumulation, every rank and a
@@ -57,7 +58,7 @@ def draw_gate(seed: int, step: int, keys: Sequence[int], probability: float, alp
     for i, key in enumerate(keys):
         generator = np.random.default_rng([seed, step, int(key)])
         accepted[i] = generator.random() < probability
-        lam[i] = generator.beta(alpha, alpha)
+        lam[i] = generator.beta(alpha, alpha) if fixed_lam is None else fixed_lam
     return GateDraws(accepted, lam)
 
 

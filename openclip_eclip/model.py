@@ -11,6 +11,7 @@ from torch import Tensor
 from .config import EClipConfig
 from .data.batch import ExpertBatch
 from .mixup import mix_images
+from .objectives import Objective
 from .priming import reconstruction_errors
 from .processor import build_processor
 
@@ -30,7 +31,8 @@ class EClip:
         self.eclip_config = EClipConfig.from_dict(eclip_cfg)
         # forked: the towers and everything drawn after this model are those of plain open_clip with the same seed
         with torch.random.fork_rng(devices=[]):
-            self.heatmap_processor = build_processor(self.eclip_config.processor)
+            self.heatmap_processor = build_processor(self.eclip_config.processor) if self.eclip_config.processor else None
+        self.objectives: tuple[Objective, ...] = ()  # what else is trained on; set by the training
         self.register_load_state_dict_pre_hook(_complete_plain_checkpoint)
 
     def forward(self, image: Tensor | ExpertBatch | None = None, text: Tensor | None = None) -> Any:
@@ -39,35 +41,43 @@ class EClip:
         `text` (B, L) int64. Returns open_clip's dict plus `mixed_features`, `mixed_text_features` (M, D),
         `mixed_id` (M,), `sample_id` (B,) and, in the priming phase, `priming_error` (B,).
         No entry is 0-d but the host's: gradient accumulation concatenates them all.
+        Without a processor there are no mixed pairs and none of their keys. Objectives add images to the same pass, and keys.
         Deviation: T is encoded once a sample (Alg. 1 l. 4 encodes t_i once and appends it again), V in one pass.
         """
         if not isinstance(image, ExpertBatch):
             return super().forward(image, text)
         batch, size = image, len(image)
-        images, texts = batch.image, text
-        if len(batch.lam):
-            original = torch.cat([images[batch.mix_index], batch.expert_image])
-            expert_image = self.heatmap_processor(original, batch.heatmap)  # Alg. 1 l. 10
-            images = torch.cat([images, mix_images(original, expert_image, batch.lam)])  # l. 9, 11
-        if len(batch.expert_text):
-            texts = torch.cat([texts, batch.expert_text])
+        pieces = {"image_features": batch.image}
+        if self.heatmap_processor is not None:
+            pieces["mixed_features"] = self._mixed_images(batch)
+        for objective in self.objectives:
+            pieces.update(objective.images(batch, self.visual))
+        images = [piece for piece in pieces.values() if len(piece)]
+        texts = torch.cat([text, batch.expert_text]) if len(batch.expert_text) else text
 
-        image_features = self.encode_image(images, normalize=True)  # (B + M, D), l. 5, 12
+        together = torch.cat(images) if len(images) > 1 else images[0]
+        features = self.encode_image(together, normalize=True)  # (B + M + ..., D), l. 5, 12
         text_features = self.encode_text(texts, normalize=True)  # (B + M2, D), l. 4
-        out = {
-            "image_features": image_features[:size],
-            "text_features": text_features[:size],
-            "logit_scale": self.logit_scale.exp(),
-            "mixed_features": image_features[size:],
-            "mixed_text_features": torch.cat([text_features[:size][batch.mix_index], text_features[size:]]),
-            "sample_id": batch.sample_id,
-            "mixed_id": batch.mixed_id,
-        }
+        out = dict(zip(pieces, features.split([len(piece) for piece in pieces.values()])))
+        out |= {"text_features": text_features[:size], "logit_scale": self.logit_scale.exp(), "sample_id": batch.sample_id}
+        if self.heatmap_processor is not None:
+            out["mixed_text_features"] = torch.cat([text_features[:size][batch.mix_index], text_features[size:]])
+            out["mixed_id"] = batch.mixed_id
+        for objective in self.objectives:
+            objective.complete(out, batch)
         if self.logit_bias is not None:
             out["logit_bias"] = self.logit_bias.clone()  # DDP takes a bare parameter in the output for an unused one
         if batch.is_priming:
             out["priming_error"] = reconstruction_errors(self.heatmap_processor, batch.image)  # l. 14-17
         return out
+
+
+    def _mixed_images(self, batch: ExpertBatch) -> Tensor:
+        """I^lam (M, 3, H, W) (Alg. 1, l. 9-11)."""
+        if not len(batch.lam):
+            return batch.image[:0]
+        original = torch.cat([batch.image[batch.mix_index], batch.expert_image])
+        return mix_images(original, self.heatmap_processor(original, batch.heatmap), batch.lam)
 
 
 class EClipCLIP(EClip, CLIP):
@@ -80,7 +90,8 @@ class EClipCustomTextCLIP(EClip, CustomTextCLIP):
 
 def _complete_plain_checkpoint(model: EClip, state_dict: dict[str, Tensor], prefix: str, *_: Any) -> None:
     """A checkpoint without any processor key is an eCLIP^P start: keep the fresh processor (§4.1; method.md §2)."""
-    own = {f"{prefix}{PROCESSOR_PREFIX}{key}": value for key, value in model.heatmap_processor.state_dict().items()}
+    fresh = model.heatmap_processor.state_dict() if model.heatmap_processor is not None else {}
+    own = {f"{prefix}{PROCESSOR_PREFIX}{key}": value for key, value in fresh.items()}
     found = [key for key in state_dict if key.startswith(prefix + PROCESSOR_PREFIX)]
     if own and not found:
         logger.info("eclip: plain CLIP checkpoint, no %s* key in it: starting with a fresh heatmap processor (eCLIP^P)",

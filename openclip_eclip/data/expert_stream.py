@@ -21,9 +21,9 @@ class ExpertSlots(Sampler):
     """
 
     def __init__(self, size: int, batch_size: int, num_batches: int, curriculum: Curriculum, alpha: float, *, seed: int,
-                 accum_freq: int = 1, rank: int = 0, world_size: int = 1) -> None:
+                 accum_freq: int = 1, rank: int = 0, world_size: int = 1, fixed_lam: float | None = None) -> None:
         self.size, self.batch_size, self.num_batches = size, batch_size, num_batches
-        self.curriculum, self.alpha, self.seed = curriculum, alpha, seed
+        self.curriculum, self.alpha, self.fixed_lam, self.seed = curriculum, alpha, fixed_lam, seed
         self.accum_freq, self.rank, self.world_size = accum_freq, rank, world_size
         self.epoch = 0
 
@@ -36,7 +36,7 @@ class ExpertSlots(Sampler):
             step = steps * self.epoch + i // self.accum_freq
             first = ((step * self.accum_freq + i % self.accum_freq) * self.world_size + self.rank) * self.batch_size
             keys = [EXPERT_ID + first + j for j in range(self.batch_size)]
-            draws = draw_gate(self.seed, step, keys, self.curriculum.probability(step), self.alpha)
+            draws = draw_gate(self.seed, step, keys, self.curriculum.probability(step), self.alpha, self.fixed_lam)
             if not draws.accepted.any():
                 yield []
                 continue
