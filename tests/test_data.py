@@ -251,7 +251,7 @@ def test_shards_are_indexed_checked_and_read(tmp_path: Path, capsys: pytest.Capt
     report = check_entries(entries)
     assert report.good == [0, 1] and [fault.key for fault in report.faults] == ["members", "heatmap.png"]
     assert "a.tar, 4" in report.faults[1].where and "all zero" in report.faults[1].message
-    sample = TarSamples(entries, JointTransform(image_transform(32, is_train=True), 0.0), open_clip.get_tokenizer("tiny"))[0]
+    sample = TarSamples(entries, JointTransform(image_transform(32, is_train=True), 0.0), open_clip.get_tokenizer("tiny"), range(len(entries)))[0]
     assert sample.heatmap.shape == (1, 32, 32)
     assert check_main([str(tmp_path / "{a,b}.tar"), "--sheet", str(tmp_path / "sheet.png")]) == 1
     out, err = capsys.readouterr()

@@ -20,7 +20,7 @@ class ExpertSlots(Sampler):
     a refused sample is never even decoded.
     """
 
-    def __init__(self, size: int, batch_size: int, num_batches: int, curriculum: Curriculum, alpha: float, *, seed: int,
+    def __init__(self, size: int, batch_size: int, num_batches: int, curriculum: Curriculum, alpha: float | None, *, seed: int,
                  accum_freq: int = 1, rank: int = 0, world_size: int = 1) -> None:
         self.size, self.batch_size, self.num_batches = size, batch_size, num_batches
         self.curriculum, self.alpha, self.seed = curriculum, alpha, seed

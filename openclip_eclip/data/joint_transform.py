@@ -81,11 +81,13 @@ class JointTransform:
         self.rest: list[Callable] = rest
         self.crop_threshold = crop_threshold
 
-    def __call__(self, image: Image.Image, heatmap: np.ndarray | None = None) -> tuple[Tensor, Tensor | None]:
+    def __call__(self, image: Image.Image, heatmap: np.ndarray | None = None,
+                 placebo: np.ndarray | None = None) -> tuple[Tensor, Tensor | None]:
         """`heatmap` (h, w) float32 -> image (3, H, W), heatmap (1, H, W) float32 with maximum 1, or None.
 
         None also when the crop kept less than `crop_threshold` of the heatmap's mass: the sample then counts as not
-        annotated for this draw.
+        annotated for this draw. `placebo` (h', w') float32, also over the whole image, is returned in the place of an
+        accepted heatmap.
         """
         if heatmap is None:
             return self._finish(self.crop(image)), None
@@ -98,7 +100,16 @@ class JointTransform:
         peak = float(cropped.max())
         if kept < self.crop_threshold or peak <= 0:
             return image, None
+        if placebo is not None:
+            cropped, peak = self._crop_placebo(placebo, canvas, params)
         return image, (cropped / peak).clamp_(0, 1)
+
+    def _crop_placebo(self, placebo: np.ndarray, canvas: tuple[int, int], params: dict[str, Any]) -> tuple[Tensor, float]:
+        cropped = self.crop.transform(Heatmap.wrap(placebo[None], canvas), params).as_subclass(Tensor)
+        if float(cropped.max()) <= 0:  # the view stays annotated: the whole map, since nothing of it lies in the crop
+            whole = {**params, "top": 0, "left": 0, "height": canvas[0], "width": canvas[1]}
+            cropped = self.crop.transform(Heatmap.wrap(placebo[None], canvas), whole).as_subclass(Tensor)
+        return cropped, float(cropped.max())
 
     def _finish(self, image: Image.Image) -> Tensor:
         for step in self.rest:

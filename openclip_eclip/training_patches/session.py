@@ -104,6 +104,8 @@ class Session:
         annotated = source.annotated or expert is not None
         if not annotated:
             logger.warning("eclip: no heatmap in the data: this is plain CLIP training")
+        if args.eclip_heatmap_control:
+            logger.warning("eclip: --eclip-heatmap-control %s: every heatmap is a placebo", args.eclip_heatmap_control)
         c = curriculum
         logger.info("eclip: %d annotated samples; cold start (priming) before step %d, warm-up before %d, cool-down before %d, "
                     "then p = %g", len(self.names), c.cold_end, c.warm_end, c.cool_end, c.config.end)
