@@ -77,13 +77,15 @@ class EClipConfig:
 
     processor: ProcessorConfig = field(default_factory=ProcessorConfig)
     curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
-    alpha: float | None = 0.3  # lam ~ Beta(alpha, alpha); None: no mixup, I^lam = I^E
+    alpha: float = 0.3  # lam ~ Beta(alpha, alpha)
+    lam: float | None = None  # a fixed lam in the place of the draw
     priming_weight: float = 0.1  # w_p
     own_pairs: str = "diagonal"  # what the second copy of a sample's text counts as
     crop_threshold: float = 0.1  # a crop that keeps less of the heatmap's mass is not annotated
 
     def __post_init__(self) -> None:
-        _require(self.alpha is None or self.alpha > 0, "alpha", self.alpha, "a positive number, or none without mixup")
+        _require(self.alpha > 0, "alpha", self.alpha, "a positive number")
+        _require(self.lam is None or 0 <= self.lam <= 1, "lam", self.lam, "a number from 0 to 1, or None")
         _require(0 <= self.priming_weight < 1, "priming_weight", self.priming_weight, "0 <= w_p < 1")
         _require(self.own_pairs in OWN_PAIRS, "own_pairs", self.own_pairs, f"one of {OWN_PAIRS}")
         _require(0 <= self.crop_threshold <= 1, "crop_threshold", self.crop_threshold, "a share from 0 to 1")

@@ -45,8 +45,9 @@ class GateDraws(NamedTuple):
     lam: np.ndarray
 
 
-def draw_gate(seed: int, step: int, keys: Sequence[int], probability: float, alpha: float | None) -> GateDraws:
-    """Per-sample gate u < p_curr and lam ~ Beta(alpha, alpha), or lam = 0 with alpha None (Alg. 1, l. 6-9).
+def draw_gate(seed: int, step: int, keys: Sequence[int], probability: float, alpha: float,
+              fixed_lam: float | None = None) -> GateDraws:
+    """Per-sample gate u < p_curr and lam ~ Beta(alpha, alpha), or `fixed_lam` (Alg. 1, l. 6-9).
 
     `keys` (N,) identify the candidates. The draws depend on (seed, step, key) alone: not on the rank, the worker,
     the order inside the batch or any global generator, so both passes of gradient accumulation, every rank and a
@@ -57,7 +58,7 @@ def draw_gate(seed: int, step: int, keys: Sequence[int], probability: float, alp
     for i, key in enumerate(keys):
         generator = np.random.default_rng([seed, step, int(key)])
         accepted[i] = generator.random() < probability
-        lam[i] = 0.0 if alpha is None else generator.beta(alpha, alpha)
+        lam[i] = generator.beta(alpha, alpha) if fixed_lam is None else fixed_lam
     return GateDraws(accepted, lam)
 
 

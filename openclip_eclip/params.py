@@ -91,7 +91,7 @@ def eclip_config(args: argparse.Namespace, base: Mapping[str, Any]) -> EClipConf
         if getattr(args, flag) is not None:
             merged[key] = getattr(args, flag)
     if args.eclip_no_mixup:
-        merged["alpha"] = None
+        merged["lam"] = 0.0
     config = EClipConfig.from_dict(merged)
     _refuse_senseless(args, config)
     return config

