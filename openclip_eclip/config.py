@@ -62,6 +62,7 @@ class CurriculumConfig:
     low: float = 0.05
     high: float = 0.5
     end: float = 0.1
+    cold_probability: float = 0.0
 
     def __post_init__(self) -> None:
         for phase in dataclasses.fields(self):
@@ -75,11 +76,12 @@ class CurriculumConfig:
 class EClipConfig:
     """Everything that distinguishes eCLIP from CLIP (Alg. 1)."""
 
-    processor: ProcessorConfig = field(default_factory=ProcessorConfig)
+    processor: ProcessorConfig | None = field(default_factory=ProcessorConfig)  # None: a method without mixed pairs
     curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
     alpha: float = 0.3  # lam ~ Beta(alpha, alpha)
     lam: float | None = None  # a fixed lam in the place of the draw
     priming_weight: float = 0.1  # w_p
+    regions: bool = False  # a projection of image regions to the width of words (GLoRIA)
     own_pairs: str = "diagonal"  # what the second copy of a sample's text counts as
     crop_threshold: float = 0.1  # a crop that keeps less of the heatmap's mass is not annotated
 
@@ -108,6 +110,6 @@ def _from_dict(cls: type, values: Mapping[str, Any], where: str) -> Any:
         raise UserError(f"{where}: unknown key {unknown[0]!r}; known keys: {', '.join(sorted(known))}.")
     nested = {"processor": ProcessorConfig, "curriculum": CurriculumConfig} if cls is EClipConfig else {}
     return cls(**{
-        key: _from_dict(nested[key], value, f"{where}.{key}") if key in nested else value
+        key: _from_dict(nested[key], value, f"{where}.{key}") if key in nested and (key, value) != ("processor", None) else value
         for key, value in values.items()
     })

@@ -20,13 +20,13 @@ class Curriculum:
         self.cool_end = round((config.cold + config.warm + config.cool) * total_steps)
 
     def probability(self, step: int) -> float:
-        """p_curr at `step` (Alg. 1 l. 7; §3.2): 0 in cold start, then 0.05 -> 0.5 -> 0.1, held to the end.
+        """p_curr at `step` (Alg. 1 l. 7; §3.2): 0 in cold start (but `cold_probability`), then 0.05 -> 0.5 -> 0.1, held to the end.
 
         The paper leaves the last 20 % open; we hold the end value (method.md §2).
         """
         c = self.config
         if step < self.cold_end:
-            return 0.0
+            return c.cold_probability
         if step < self.warm_end:
             return c.low + (c.high - c.low) * (step - self.cold_end) / (self.warm_end - self.cold_end)
         if step < self.cool_end:

@@ -1,7 +1,7 @@
 """L_total over (V, T) (Alg. 1, l. 13-19; Eq. 1): open_clip's losses with mixed pairs and the priming term."""
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Sequence
 
 import torch
 import torch.distributed as dist
@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .config import EClipConfig
+from .objectives import Objective
 
 
 class Pairs(NamedTuple):
@@ -28,32 +29,43 @@ class _MixedPairs:
 
     mixed_pairs: int = 0  # on all ranks, at the last call; read by the log
 
-    def configure(self, config: EClipConfig) -> None:
-        self.eclip_config = config
+    def configure(self, config: EClipConfig, objectives: Sequence[Objective] = ()) -> None:
+        self.eclip_config, self.objectives = config, objectives
 
-    def forward(self, image_features: Tensor, text_features: Tensor, logit_scale: Tensor,
-                logit_bias: Tensor | None = None, mixed_features: Tensor | None = None,
-                mixed_text_features: Tensor | None = None, sample_id: Tensor | None = None,
-                mixed_id: Tensor | None = None, priming_error: Tensor | None = None,
-                output_dict: bool = False) -> dict[str, Tensor] | Tensor:
+    def forward(self, output_dict: bool = False, **out: Tensor) -> dict[str, Tensor] | Tensor:
         """Takes the output of `EClip.forward`, or of a plain CLIP, for which it is open_clip's loss itself.
 
-        Features (B, D), mixed (M, D), all unit length; ids int64; `priming_error` (B,).
+        image_features, text_features (B, D), mixed_features, mixed_text_features (M, D), all unit length; logit_scale and,
+        perhaps, logit_bias; sample_id (B,), mixed_id (M,) int64; priming_error (B,); and what the objectives ask for.
         """
-        host = {"logit_scale": logit_scale} if logit_bias is None else {
-            "logit_scale": logit_scale, "logit_bias": logit_bias}
-        if mixed_features is None:
-            return super().forward(image_features, text_features, output_dict=output_dict, **host)
-        counts = self._count_mixed(mixed_features)
+        host = {name: out[name] for name in ("logit_scale", "logit_bias") if name in out}
+        image_features, text_features = out["image_features"], out["text_features"]
+        counts = self._count_mixed(out["mixed_features"]) if "mixed_features" in out else [0]
         self.mixed_pairs = sum(counts)
         if self.mixed_pairs == 0:  # bitwise open_clip's step
             contrastive = super().forward(image_features, text_features, output_dict=False, **host)
         else:
             contrastive = self.contrast(self._join(
-                torch.cat([image_features, mixed_features]), torch.cat([text_features, mixed_text_features]),
-                torch.cat([sample_id, mixed_id]), counts), **host)
-        losses = self._total(contrastive, priming_error)
+                torch.cat([image_features, out["mixed_features"]]), torch.cat([text_features, out["mixed_text_features"]]),
+                torch.cat([out["sample_id"], out["mixed_id"]]), counts), **host)
+        for objective in self.objectives:
+            contrastive = contrastive * objective.contrast_weight if objective.contrast_weight != 1 else contrastive
+        losses = self._total(contrastive, out.get("priming_error"))
+        for objective in self.objectives:
+            losses |= objective.losses(out, self.gather)
         return losses if output_dict else sum(losses.values())
+
+    def gather(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor, slice]:
+        """(B, ...) twice -> (N, ...) of all ranks twice, this rank's rows with their gradient, and the rows to score here:
+        all of them, or with --local-loss this rank's. The mean over these rows is right under DDP's plain average.
+        """
+        if self.world_size == 1:
+            return first, second, slice(None)
+        size, local = len(first), getattr(self, "local_loss", True)
+        # local_loss=False: else open_clip leaves this rank's own rows off the graph where nothing else is on it either
+        first, second = gather_features(first, second, local_loss=False, rank=self.rank,
+                                        gather_with_grad=getattr(self, "gather_with_grad", True), world_size=self.world_size)
+        return first, second, slice(self.rank * size, (self.rank + 1) * size) if local else slice(None)
 
     def _count_mixed(self, mixed_features: Tensor) -> list[int]:
         """M on every rank; every rank takes part whatever its own share."""
@@ -101,11 +113,14 @@ class _MixedPairs:
         return 1.0 if rows == columns else rows * self.world_size / columns
 
     def _total(self, contrastive: Tensor, priming_error: Tensor | None) -> dict[str, Tensor]:
-        """{contrastive_loss, priming_loss}, already weighted, for open_clip's loop to sum (Alg. 1, l. 19).
+        """{contrastive_loss, priming_loss}, already weighted, for open_clip's loop to sum (Alg. 1, l. 19); the first alone
+        for a method without mixed pairs.
 
         (1 - w_p) applies during priming only: the paper's prose ("during this phase") against its pseudocode.
         No primed sample: L_priming is exactly 0.
         """
+        if self.eclip_config.processor is None:
+            return {"contrastive_loss": contrastive}
         weight = self.eclip_config.priming_weight
         if priming_error is None or weight == 0:
             return {"contrastive_loss": contrastive, "priming_loss": torch.zeros_like(contrastive)}

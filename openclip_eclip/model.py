@@ -6,17 +6,21 @@ from typing import Any, Mapping
 
 import torch
 from open_clip.model import CLIP, CustomTextCLIP
-from torch import Tensor
+from torch import Tensor, nn
 
 from .config import EClipConfig
 from .data.batch import ExpertBatch
 from .mixup import mix_images
+from .objectives import Objective
+from .objectives.base import Encoded
+from .objectives.local_features import region_width, word_width
 from .priming import reconstruction_errors
 from .processor import build_processor
 
 logger = logging.getLogger(__name__)
 
 PROCESSOR_PREFIX = "heatmap_processor."
+REGIONS_PREFIX = "region_projection."
 
 
 class EClip:
@@ -30,7 +34,10 @@ class EClip:
         self.eclip_config = EClipConfig.from_dict(eclip_cfg)
         # forked: the towers and everything drawn after this model are those of plain open_clip with the same seed
         with torch.random.fork_rng(devices=[]):
-            self.heatmap_processor = build_processor(self.eclip_config.processor)
+            self.heatmap_processor = build_processor(self.eclip_config.processor) if self.eclip_config.processor else None
+            if self.eclip_config.regions:
+                self.region_projection = nn.Linear(region_width(self), word_width(self), bias=False)
+        self.objectives: tuple[Objective, ...] = ()  # what else is trained on; set by the training
         self.register_load_state_dict_pre_hook(_complete_plain_checkpoint)
 
     def forward(self, image: Tensor | ExpertBatch | None = None, text: Tensor | None = None) -> Any:
@@ -39,35 +46,49 @@ class EClip:
         `text` (B, L) int64. Returns open_clip's dict plus `mixed_features`, `mixed_text_features` (M, D),
         `mixed_id` (M,), `sample_id` (B,) and, in the priming phase, `priming_error` (B,).
         No entry is 0-d but the host's: gradient accumulation concatenates them all.
+        Without a processor there are no mixed pairs and none of their keys. Objectives add images to the same pass, and keys.
         Deviation: T is encoded once a sample (Alg. 1 l. 4 encodes t_i once and appends it again), V in one pass.
         """
         if not isinstance(image, ExpertBatch):
             return super().forward(image, text)
         batch, size = image, len(image)
-        images, texts = batch.image, text
-        if len(batch.lam):
-            original = torch.cat([images[batch.mix_index], batch.expert_image])
-            expert_image = self.heatmap_processor(original, batch.heatmap)  # Alg. 1 l. 10
-            images = torch.cat([images, mix_images(original, expert_image, batch.lam)])  # l. 9, 11
-        if len(batch.expert_text):
-            texts = torch.cat([texts, batch.expert_text])
+        pieces = {"image_features": batch.image}
+        if self.heatmap_processor is not None:
+            pieces["mixed_features"] = self._mixed_images(batch)
+        for objective in self.objectives:
+            pieces.update(objective.images(batch, self.visual))
+        images = [piece for piece in pieces.values() if len(piece)]
+        texts = torch.cat([text, batch.expert_text]) if len(batch.expert_text) else text
 
-        image_features = self.encode_image(images, normalize=True)  # (B + M, D), l. 5, 12
-        text_features = self.encode_text(texts, normalize=True)  # (B + M2, D), l. 4
-        out = {
-            "image_features": image_features[:size],
-            "text_features": text_features[:size],
-            "logit_scale": self.logit_scale.exp(),
-            "mixed_features": image_features[size:],
-            "mixed_text_features": torch.cat([text_features[:size][batch.mix_index], text_features[size:]]),
-            "sample_id": batch.sample_id,
-            "mixed_id": batch.mixed_id,
-        }
+        features, text_features, local = self._encode(torch.cat(images) if len(images) > 1 else images[0], texts)
+        out = dict(zip(pieces, features.split([len(piece) for piece in pieces.values()])))
+        out |= {"text_features": text_features[:size], "logit_scale": self.logit_scale.exp(), "sample_id": batch.sample_id}
+        if self.heatmap_processor is not None:
+            out["mixed_text_features"] = torch.cat([text_features[:size][batch.mix_index], text_features[size:]])
+            out["mixed_id"] = batch.mixed_id
+        out |= local
+        for objective in self.objectives:
+            objective.complete(out, batch)
         if self.logit_bias is not None:
             out["logit_bias"] = self.logit_bias.clone()  # DDP takes a bare parameter in the output for an unused one
         if batch.is_priming:
             out["priming_error"] = reconstruction_errors(self.heatmap_processor, batch.image)  # l. 14-17
         return out
+
+    def _encode(self, images: Tensor, texts: Tensor) -> Encoded:
+        """v and t of everything in one pass, (B + M + ..., D) and (B + M2, D) (Alg. 1, l. 4, 5, 12)."""
+        for objective in self.objectives:
+            encoded = objective.encode(self, images, texts)
+            if encoded is not None:
+                return encoded
+        return Encoded(self.encode_image(images, normalize=True), self.encode_text(texts, normalize=True), {})
+
+    def _mixed_images(self, batch: ExpertBatch) -> Tensor:
+        """I^lam (M, 3, H, W) (Alg. 1, l. 9-11)."""
+        if not len(batch.lam):
+            return batch.image[:0]
+        original = torch.cat([batch.image[batch.mix_index], batch.expert_image])
+        return mix_images(original, self.heatmap_processor(original, batch.heatmap), batch.lam)
 
 
 class EClipCLIP(EClip, CLIP):
@@ -80,7 +101,9 @@ class EClipCustomTextCLIP(EClip, CustomTextCLIP):
 
 def _complete_plain_checkpoint(model: EClip, state_dict: dict[str, Tensor], prefix: str, *_: Any) -> None:
     """A checkpoint without any processor key is an eCLIP^P start: keep the fresh processor (§4.1; method.md §2)."""
-    own = {f"{prefix}{PROCESSOR_PREFIX}{key}": value for key, value in model.heatmap_processor.state_dict().items()}
+    _complete_regions(model, state_dict, prefix + REGIONS_PREFIX)
+    fresh = model.heatmap_processor.state_dict() if model.heatmap_processor is not None else {}
+    own = {f"{prefix}{PROCESSOR_PREFIX}{key}": value for key, value in fresh.items()}
     found = [key for key in state_dict if key.startswith(prefix + PROCESSOR_PREFIX)]
     if own and not found:
         logger.info("eclip: plain CLIP checkpoint, no %s* key in it: starting with a fresh heatmap processor (eCLIP^P)",
@@ -94,3 +117,14 @@ def _complete_plain_checkpoint(model: EClip, state_dict: dict[str, Tensor], pref
             f"checkpoint holds {len(found)} {PROCESSOR_PREFIX}* keys, this model has {len(own)}; first {state}: "
             f"{wrong[0]!r}. Use the --eclip-* processor settings it was trained with, or remove all its "
             f"{PROCESSOR_PREFIX}* keys to start with a fresh processor.")
+
+
+def _complete_regions(model: EClip, state_dict: dict[str, Tensor], prefix: str) -> None:
+    """GLoRIA from another method's checkpoint starts with a fresh projection, and another method from GLoRIA's goes without."""
+    found = [key for key in state_dict if key.startswith(prefix)]
+    if not model.eclip_config.regions:
+        for key in found:
+            del state_dict[key]
+    elif not found:
+        logger.info("eclip: no %s* key in the checkpoint: starting with a fresh projection of regions", REGIONS_PREFIX)
+        state_dict.update({prefix + key: value for key, value in model.region_projection.state_dict().items()})

@@ -2,11 +2,13 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Mapping, Sequence
 
 from .config import HEATMAP_CONTROLS, OWN_PAIRS, PROCESSORS, EClipConfig, UserError
+from .objectives import OBJECTIVES, Objective, naive
 
 COMPUTED = "-1"  # stands for "nobody chose this": filled in once the number of ranks or batches is known
 
@@ -15,6 +17,7 @@ COMPUTED = "-1"  # stands for "nobody chose this": filled in once the number of 
 class Recipe:
     """The paper's settings (§4.1; method.md §3); a flag the user gives wins over any of them."""
 
+    method: str
     steps: int
     lr: float
     batch_size: int = 512  # over all ranks and accumulated micro-batches
@@ -29,10 +32,14 @@ class Recipe:
 
 
 RECIPES = {
-    "clip": Recipe(steps=10_000, lr=1e-4),
-    "eclip": Recipe(steps=10_000, lr=2e-4),
-    "eclip-p": Recipe(steps=1_000, lr=1e-5),
+    "clip": Recipe("clip", steps=10_000, lr=1e-4),
+    "eclip": Recipe("eclip", steps=10_000, lr=2e-4),
+    "eclip-p": Recipe("eclip", steps=1_000, lr=1e-5),
+    "m3-mix": Recipe("m3-mix", steps=1_000, lr=1e-5),
 }
+FINE_TUNING = ("eclip-p", "m3-mix")  # recipes
+EXPERTS = ("eclip", "naive")  # methods that append mixed pairs of annotated samples
+METHODS = ("clip", *EXPERTS, *OBJECTIVES)
 
 # what a loop around a carrier batch can not do; each is refused before training starts
 UNSUPPORTED = {
@@ -50,8 +57,11 @@ def eclip_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, usage=argparse.SUPPRESS)
     group = parser.add_argument_group("eCLIP")
     group.add_argument("--recipe", choices=sorted(RECIPES),
-                       help="the paper's settings wherever no flag is given; 'clip' is the baseline: plain CLIP, "
-                            "heatmaps ignored; 'eclip-p' fine-tunes a trained CLIP (default: open_clip's own settings, with eCLIP)")
+                       help="the paper's settings, --method included, wherever no flag is given; 'clip' is the baseline: plain CLIP, heatmaps "
+                            "ignored; 'eclip-p' and 'm3-mix' fine-tune a trained CLIP (default: open_clip's own settings, with eCLIP)")
+    group.add_argument("--method", metavar="NAME[+NAME]",
+                       help=f"what is trained: {', '.join(METHODS)}, or several as in eclip+dacl; all but 'clip' add to the contrastive "
+                            "loss of CLIP, and only eclip and naive use heatmaps (default: the recipe's, else eclip)")
     group.add_argument("--csv-heatmap-key", default="heatmap", metavar="COLUMN",
                        help="column of heatmap files in --train-data; a blank cell means not annotated (default: heatmap)")
     group.add_argument("--expert-data", metavar="PATH",
@@ -76,11 +86,53 @@ def eclip_parser() -> argparse.ArgumentParser:
                        help="column of classes, in shards a field of key.json, for --eclip-heatmap-control same-class-shuffled")
     group.add_argument("--eclip-crop-threshold", type=float, metavar="SHARE",
                        help="a crop that keeps less of the heatmap's mass counts as not annotated (default: 0.1)")
+    group.add_argument("--naive-form", choices=naive.FORMS,
+                       help="what --method naive adds: the processed image, the image times the heatmap, or (--expert-data only) the "
+                            "plain image (default: processor)")
+    for name, kind in OBJECTIVES.items():
+        kind.add_flags(parser.add_argument_group(name))
     return parser
 
 
+@dataclass(frozen=True)
+class Method:
+    """What a run trains: `experts` ('eclip', 'naive' or None) decides about mixed pairs, `objectives` add terms."""
+
+    experts: str | None
+    objectives: tuple[Objective, ...]
+    heatmaps: bool  # of --train-data are used
+
+    @property
+    def is_plain(self) -> bool:
+        return self.experts is None and not self.objectives
+
+
+def method_names(args: argparse.Namespace) -> list[str]:
+    """The parts of --method, the recipe's where it is not given. UserError for what can not stand together."""
+    method = args.method or (RECIPES[args.recipe].method if args.recipe else "eclip")
+    names = method.split("+")
+    for name in names:
+        if name not in METHODS:
+            raise UserError(f"--method {method}: {name!r} is none of {', '.join(METHODS)}; join several by '+'.")
+    if len(set(names)) < len(names):
+        raise UserError(f"--method {method}: a part stands there twice.")
+    if "clip" in names and len(names) > 1:
+        raise UserError(f"--method {method}: every method contains CLIP's loss; leave 'clip' out.")
+    if set(EXPERTS) <= set(names):
+        raise UserError(f"--method {method}: eclip and naive are two ways to append the same pairs; keep one of them.")
+    return names
+
+
+def build_method(args: argparse.Namespace) -> Method:
+    """After `fill_batch_size`. UserError for bad settings of an objective."""
+    names = method_names(args)
+    experts = next((name for name in names if name in EXPERTS), None)
+    objectives = tuple(OBJECTIVES[name].from_args(args) for name in names if name in OBJECTIVES)
+    return Method(experts, objectives, experts is not None and args.naive_form != "plain")
+
+
 def eclip_config(args: argparse.Namespace, base: Mapping[str, Any]) -> EClipConfig:
-    """The model JSON's `eclip_cfg` (`base`) with the flags the user gave on top."""
+    """The model JSON's `eclip_cfg` (`base`) with the flags the user gave on top, as the method needs them."""
     merged = EClipConfig.from_dict(base).to_dict()
     if args.eclip_processor is not None:
         merged["processor"]["kind"] = args.eclip_processor
@@ -92,17 +144,16 @@ def eclip_config(args: argparse.Namespace, base: Mapping[str, Any]) -> EClipConf
             merged[key] = getattr(args, flag)
     if args.eclip_no_mixup:
         merged["lam"] = 0.0
-    config = EClipConfig.from_dict(merged)
-    _refuse_senseless(args, config)
-    return config
-
-
-def _refuse_senseless(args: argparse.Namespace, config: EClipConfig) -> None:
-    if args.eclip_no_mixup and args.eclip_alpha is not None:
-        raise UserError(f"--eclip-no-mixup with --eclip-alpha {args.eclip_alpha:g}: without mixup there is no lambda to draw; drop one of them.")
-    if args.recipe != "clip" and config.processor.kind == "mask" and config.priming_weight > 0:
+    config, names = EClipConfig.from_dict(merged), method_names(args)
+    config = dataclasses.replace(config, regions="gloria" in names)
+    if "naive" in names:
+        return naive.naive_config(config, args.naive_form or naive.FORMS[0])
+    if "eclip" not in names:
+        return dataclasses.replace(config, processor=None)
+    if config.processor.kind == "mask" and config.priming_weight > 0:
         raise UserError(f"--eclip-processor mask with priming weight {config.priming_weight:g}: the mask has no parameters and is the "
                         "identity under ones, so there is nothing to prime; add --eclip-priming-weight 0.")
+    return config
 
 
 def refuse_unsupported(args: argparse.Namespace) -> None:
@@ -116,23 +167,53 @@ def refuse_unsupported(args: argparse.Namespace) -> None:
         raise UserError("--expert-batch-size without --expert-data: name the annotated source, or drop the flag.")
     if args.expert_batch_size is not None and args.expert_batch_size < 1:
         raise UserError(f"--expert-batch-size {args.expert_batch_size}: expected at least 1.")
-    if args.expert_data and args.recipe == "clip":
-        raise UserError("--expert-data with --recipe clip: the CLIP baseline uses no annotation; drop one of them.")
-    if args.eclip_heatmap_control and args.recipe == "clip":
-        raise UserError("--eclip-heatmap-control with --recipe clip: the CLIP baseline uses no heatmap; drop one of them.")
     if (args.eclip_heatmap_control == "same-class-shuffled") != (args.csv_label_key is not None):
         raise UserError("--csv-label-key names the classes for --eclip-heatmap-control same-class-shuffled: give both or neither.")
+    if args.eclip_no_mixup and args.eclip_alpha is not None:
+        raise UserError(f"--eclip-no-mixup with --eclip-alpha {args.eclip_alpha:g}: without mixup there is no lambda to draw; drop one of them.")
     if args.expert_data and not args.train_data:
         raise UserError("--expert-data without --train-data: experts are added to batches of training data.")
+    _refuse_methods(args)
+    _refuse_models(args)
+
+
+def _refuse_methods(args: argparse.Namespace) -> None:
+    names = method_names(args)
+    joined = "+".join(names)
+    if args.expert_data and not set(EXPERTS) & set(names):
+        raise UserError(f"--expert-data with --method {joined}: it uses no annotation; drop one of them, or add eclip or naive.")
+    if args.eclip_heatmap_control and (not set(EXPERTS) & set(names) or args.naive_form == "plain"):
+        raise UserError(f"--eclip-heatmap-control with --method {joined}{' --naive-form plain' if args.naive_form else ''}: it uses no heatmap; "
+                        "drop one of them.")
+    if args.naive_form is not None and "naive" not in names:
+        raise UserError(f"--naive-form with --method {joined}: give --method naive, or drop it.")
+    if "naive" in names and args.eclip_alpha is not None:
+        raise UserError("--eclip-alpha with --method naive: it does not mix; drop one of them.")
+    if args.naive_form == "plain" and not args.expert_data:
+        raise UserError("--naive-form plain without --expert-data: annotated rows of --train-data are CLIP pairs already; name the "
+                        "annotated source, or use --method clip.")
+    if args.naive_form in ("multiply", "plain") and args.eclip_processor is not None:
+        raise UserError(f"--eclip-processor with --naive-form {args.naive_form}: that form has no processor; drop one of them.")
+    for name, kind in OBJECTIVES.items():
+        own = argparse.ArgumentParser(add_help=False)
+        kind.add_flags(own)
+        for action in own._actions:
+            if name not in names and getattr(args, action.dest) is not None:
+                raise UserError(f"{action.option_strings[0]} with --method {joined}: give --method {name}, or drop it.")
+
+
+def _refuse_models(args: argparse.Namespace) -> None:
     source = args.model.removeprefix("eclip-")
+    fine_tuning = "m3-mix" in method_names(args) or args.recipe in FINE_TUNING
+    what = f"--recipe {args.recipe}" if args.recipe in FINE_TUNING else "--method m3-mix"
     if source.startswith("local-dir:"):
         folder = Path(source.removeprefix("local-dir:"))
         if not (folder / "open_clip_config.json").is_file():
             raise UserError(f"--model {args.model}: no open_clip_config.json in {folder}; expected an open_clip model folder.")
-        if args.recipe == "eclip-p" and not any(path.suffix in (".safetensors", ".bin", ".pth") for path in folder.iterdir()):
-            raise UserError(f"--recipe eclip-p fine-tunes a trained CLIP, but {folder} holds no weights.")
-    if args.recipe == "eclip-p" and not (args.pretrained or ":" in args.model or args.resume):
-        raise UserError("--recipe eclip-p fine-tunes a trained CLIP: give --pretrained TAG_OR_FILE, or --model local-dir:FOLDER.")
+        if fine_tuning and not any(path.suffix in (".safetensors", ".bin", ".pth") for path in folder.iterdir()):
+            raise UserError(f"{what} fine-tunes a trained CLIP, but {folder} holds no weights.")
+    if fine_tuning and not (args.pretrained or ":" in args.model or args.resume):
+        raise UserError(f"{what} fine-tunes a trained CLIP: give --pretrained TAG_OR_FILE, or --model local-dir:FOLDER.")
 
 
 def fill_batch_size(args: argparse.Namespace, world_size: int) -> None:

@@ -86,6 +86,8 @@ def test_a_function_of_seed_and_sample(kind: str, tmp_path: Path) -> None:
     assert len(once) == 6
     for other in (maps(), maps(reverse=True), *([maps(workers=2)] if kind in ("random", "shuffled") else [])):
         assert other.keys() == once.keys() and all(torch.equal(other[key], once[key]) for key in once)
+    control = samples_of(path, kind).control(5, np.load(tmp_path / "images" / "4.npy"))
+    assert control.dtype == np.float32 and control.min() >= 0 and control.max() == 1
     if kind in ("random", "phase-scrambled"):
         other = maps(seed=1)
         assert not any(torch.equal(other[key], once[key]) for key in once)
@@ -183,7 +185,7 @@ def test_training_with_controls(launcher: Launcher) -> None:
 
 
 @pytest.mark.parametrize("flags,message", [
-    (["--recipe", "clip", "--eclip-heatmap-control", "ones"], "CLIP baseline uses no heatmap"),
+    (["--recipe", "clip", "--eclip-heatmap-control", "ones"], "it uses no heatmap"),
     (["--eclip-heatmap-control", "same-class-shuffled"], "--csv-label-key names the classes"),
     (["--csv-label-key", "finding"], "--csv-label-key names the classes"),
     (["--eclip-heatmap-control", "same-class-shuffled", "--csv-label-key", "class"], "no column 'class'"),

@@ -14,7 +14,7 @@ from conftest import BASIC, Launcher
 from mimic_trees import write_egd, write_mimic, write_reflacx
 from openclip_eclip.prepare.__main__ import main
 
-EXPLAINED = ("No pretrained weights loaded", "no heatmap in the data: this is plain CLIP training")
+EXPLAINED = ("No pretrained weights loaded", "no heatmap in the data: no pair is added")
 
 
 def trees(root: Path) -> dict[str, tuple[list[object], bool]]:

@@ -2,7 +2,8 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,16 +27,20 @@ class ExpertBatch:
     expert_image: Tensor  # (M2, 3, H, W)
     expert_text: Tensor  # (M2, L) int64
     is_priming: bool = False
+    draws: dict[str, Any] = field(default_factory=dict)  # what the objectives drew for this batch
 
     def to(self, device=None, dtype=None, non_blocking: bool = False) -> ExpertBatch:
         """Move all tensors; only image and heatmap values take `dtype`, draws stay float32 and ids int64."""
         moved = {}
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
+        for entry in dataclasses.fields(self):
+            value = getattr(self, entry.name)
             if isinstance(value, Tensor):
-                cast = dtype if field.name in ("image", "heatmap", "expert_image") else None
+                cast = dtype if entry.name in ("image", "heatmap", "expert_image") else None
                 value = value.to(device=device, dtype=cast, non_blocking=non_blocking)
-            moved[field.name] = value
+            elif entry.name == "draws":
+                value = {name: draw.to(device=device, non_blocking=non_blocking) if isinstance(draw, Tensor) else draw
+                         for name, draw in value.items()}
+            moved[entry.name] = value
         return ExpertBatch(**moved)
 
     def __len__(self) -> int:

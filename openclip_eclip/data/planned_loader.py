@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from typing import Any, Callable, Iterable, Iterator
+from typing import Any, Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -24,11 +24,12 @@ class PlannedLoader:
     """
 
     def __init__(self, loader: Iterable, config: EClipConfig, curriculum: Curriculum, *, seed: int, accum_freq: int = 1,
-                 annotated: bool = True, expert: DataLoader | None = None,
+                 annotated: bool = True, expert: DataLoader | None = None, objectives: Sequence[Any] = (),
                  after_step: Callable[[int], None] | None = None) -> None:
         self.loader, self.config, self.curriculum = loader, config, curriculum
         self.num_batches, self.num_samples = loader.num_batches, loader.num_samples
         self.seed, self.accum_freq, self.expert, self.after_step = seed, accum_freq, expert, after_step
+        self.objectives = objectives  # each draws for every batch
         self.annotated = annotated  # any heatmap anywhere: without, this is CLIP to the last bit, priming included
         self.epoch = 0
         self.views: Counter[int] = Counter()
@@ -75,7 +76,10 @@ class PlannedLoader:
         self.views.update(mixed_id.tolist())
         self.lam_sum, self.lam_count = self.lam_sum + float(lam.sum()), self.lam_count + len(lam)
         priming = self.annotated and self.config.priming_weight > 0 and self.curriculum.is_priming(step)
-        return ExpertBatch(image, ids, index, heatmap, lam, mixed_id, expert_image, expert_text, priming)
+        drawn: dict[str, Any] = {}
+        for objective in self.objectives:
+            drawn.update(objective.draw(self.seed, step, self.epoch, ids))
+        return ExpertBatch(image, ids, index, heatmap, lam, mixed_id, expert_image, expert_text, priming, drawn)
 
     def _report_skipped(self, names: list[str]) -> None:
         self.skipped += len(names)

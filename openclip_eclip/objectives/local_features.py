@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..config import UserError
+from .base import full_precision
 
 TEXT_LAYERS = 4  # the last ones, summed (GLoRIA)
 MARKS = ("##", "▁", "Ġ", "</w>")  # of word pieces: continues a word (WordPiece), begins one (twice), ends one (CLIP's BPE)
@@ -79,7 +80,7 @@ def encode_words(model: nn.Module, tokens: Tensor, pieces: WordPieces) -> tuple[
         features, layers = found["text_features"], found["text_intermediates"]
     else:
         raise UserError(f"text tower {_name(text)}: its words are not known; expected open_clip's own or a Hugging Face tower.")
-    return F.normalize(features, dim=-1), pieces.join(sum(layer.float() for layer in layers), tokens)
+    return F.normalize(features, dim=-1), pieces.join(sum(full_precision(layer) for layer in layers), tokens)
 
 
 def word_width(model: nn.Module) -> int:

@@ -22,7 +22,7 @@ from ..data.csv_source import sniff_separator
 from ..data.heatmap import DataError
 from ..loss import EClipLoss, EClipSigLipLoss
 from ..model import EClip
-from ..params import eclip_config, eclip_parser, fill_batch_size, refuse_unsupported, with_recipe
+from ..params import build_method, eclip_config, eclip_parser, fill_batch_size, method_names, refuse_unsupported, with_recipe
 from .checkpoints import STATE_KEY, atomic_save
 from .session import Session
 from .train_data import is_table
@@ -50,7 +50,7 @@ class ExpertDistributedDataParallel(DistributedDataParallel):
     def __init__(self, module: torch.nn.Module, device_ids: Any = None, **kwargs: Any) -> None:
         on_cpu = next(module.parameters()).device.type == "cpu"
         super().__init__(module, device_ids=None if on_cpu else device_ids,
-                         find_unused_parameters=isinstance(module, EClip), **kwargs)
+                         find_unused_parameters=isinstance(module, EClip) and module.heatmap_processor is not None, **kwargs)
 
 
 class Seams:
@@ -75,7 +75,8 @@ class Seams:
                              "or --resume latest to continue it.")
         base = open_clip.factory.get_model_config(args.model)
         config = eclip_config(args, (base or {}).get("eclip_cfg") or {})
-        self.session = Session(args, config)
+        args.method = "+".join(method_names(args))  # for params.txt
+        self.session = Session(args, config, build_method(args))
         return args
 
     def create_model_and_transforms(self, *args: Any, **kwargs: Any) -> Any:
@@ -83,8 +84,11 @@ class Seams:
             if name.split(".")[0] == "torch":  # open_clip has just set every logger to INFO; torch's spill statistics at exit
                 logging.getLogger(name).setLevel(logging.WARNING)
         # None, not absent, for the baseline: a preset's own would win otherwise
-        kwargs["eclip_cfg"] = self.session.config.to_dict() if self.session.is_eclip else None
+        method = self.session.method
+        kwargs["eclip_cfg"] = None if method.is_plain else self.session.config.to_dict()
         built = self.originals["create_model_and_transforms"](*args, **kwargs)
+        if not method.is_plain:
+            built[0].objectives = method.objectives
         run = Path(self.session.args.logs, self.session.args.name)
         if is_master(self.session.args) and run.is_dir():  # what --export and every later user of the weights must know
             config = plain_config(args[0], kwargs, built[0].visual.preprocess_cfg)
@@ -93,6 +97,8 @@ class Seams:
 
     def get_data(self, args: argparse.Namespace, preprocess_fns: Any, epoch: int = 0, tokenizer: Any = None) -> dict[str, Any]:
         data = {}
+        for objective in self.session.method.objectives:
+            objective.use_tokenizer(tokenizer)
         if args.train_data or args.dataset_type == "synthetic":
             data["train"] = self.session.build_data(preprocess_fns[0], tokenizer, epoch)
         rest = argparse.Namespace(**vars(args))
@@ -102,15 +108,15 @@ class Seams:
         return data
 
     def create_loss(self, args: argparse.Namespace) -> torch.nn.Module:
-        """open_clip's loss with the same settings, extended by mixed pairs and priming."""
-        if not self.session.is_eclip:
+        """open_clip's loss with the same settings, extended by mixed pairs, priming and objectives."""
+        if self.session.method.is_plain:
             return self.originals["create_loss"](args)
         where = {"rank": args.rank, "world_size": args.world_size, "cache_labels": True}
         if args.siglip:
             loss = EClipSigLipLoss(dist_impl=args.loss_dist_impl, **where)
         else:
             loss = EClipLoss(local_loss=args.local_loss, gather_with_grad=args.gather_with_grad, **where)
-        loss.configure(self.session.config)
+        loss.configure(self.session.config, self.session.method.objectives)
         return loss
 
     def train_one_epoch(self, model: Any, data: Any, loss: Any, epoch: int, *rest: Any, tb_writer: Any = None) -> None:

@@ -24,7 +24,7 @@ from ..data.joint_transform import JointTransform
 from ..data.planned_loader import PlannedLoader
 from ..data.sample import seeded_randomness
 from ..mixup import mix_images
-from ..params import fill_schedule
+from ..params import Method, fill_schedule
 from .checkpoints import random_state, set_random_state
 from .train_data import TrainSource, expert_samples, first_samples, train_source
 
@@ -55,9 +55,8 @@ class EpochInfo(upstream.DataInfo):
 class Session:
     """State of one run of `open_clip_train.main.main` under our seams."""
 
-    def __init__(self, args: argparse.Namespace, config: EClipConfig) -> None:
-        self.args, self.config = args, config
-        self.is_eclip = args.recipe != "clip"
+    def __init__(self, args: argparse.Namespace, config: EClipConfig, method: Method) -> None:
+        self.args, self.config, self.method = args, config, method
         self.loader: PlannedLoader | None = None
         self.loss: Any = None
         self.model: Any = None
@@ -72,16 +71,16 @@ class Session:
     # ---- data
 
     def build_data(self, preprocess: Any, tokenizer: Any, epoch: int) -> upstream.DataInfo:
-        """open_clip's DataInfo for --train-data whose loader yields carriers (eCLIP) or plain tensors (CLIP)."""
+        """open_clip's DataInfo for --train-data whose loader yields carriers, or plain tensors (CLIP)."""
         args = self.args
         if torch.device(args.device).type == "cpu" and args.precision.startswith("amp"):
             logger.warning("eclip: --precision %s on a CPU can be many times slower than --precision fp32", args.precision)
         transform = JointTransform(preprocess, self.config.crop_threshold)
-        source = train_source(args, transform, tokenizer, epoch, heatmaps=self.is_eclip)
+        source = train_source(args, transform, tokenizer, epoch, heatmaps=self.method.heatmaps)
         filled = fill_schedule(args, source.info.dataloader.num_batches)
         if filled:
             self._note_params(filled)
-        if not self.is_eclip:
+        if self.method.is_plain:
             source.info.dataloader = PlainLoader(source.info.dataloader)
             return source.info
         self.loader = self._plan(source, transform, tokenizer)
@@ -102,20 +101,23 @@ class Session:
             self.names.update(names)
             examples = partial(first_samples, samples, range(len(samples)))
         annotated = source.annotated or expert is not None
-        if not annotated:
-            logger.warning("eclip: no heatmap in the data: this is plain CLIP training")
-        if args.eclip_heatmap_control:
-            logger.warning("eclip: --eclip-heatmap-control %s: every heatmap is a placebo", args.eclip_heatmap_control)
-        c = curriculum
-        logger.info("eclip: %d annotated samples; cold start (priming) before step %d, warm-up before %d, cool-down before %d, "
-                    "then p = %g", len(self.names), c.cold_end, c.warm_end, c.cool_end, c.config.end)
+        if self.method.experts:
+            self._announce(curriculum, annotated)
         if is_master(args) and annotated:
             with seeded_randomness([args.seed]):
                 good = [sample for sample in examples() if sample.heatmap is not None]
             if good:
                 self.examples = (torch.stack([s.image for s in good]), torch.stack([s.heatmap for s in good]))
-        return PlannedLoader(loader, self.config, curriculum, seed=args.seed, accum_freq=args.accum_freq,
-                             annotated=annotated, expert=expert, after_step=self.after_step)
+        return PlannedLoader(loader, self.config, curriculum, seed=args.seed, accum_freq=args.accum_freq, annotated=annotated,
+                             expert=expert, objectives=self.method.objectives, after_step=self.after_step)
+
+    def _announce(self, c: Curriculum, annotated: bool) -> None:
+        if not annotated:
+            logger.warning("eclip: no heatmap in the data: no pair is added")
+        if self.args.eclip_heatmap_control:
+            logger.warning("eclip: --eclip-heatmap-control %s: every heatmap is a placebo", self.args.eclip_heatmap_control)
+        logger.info("eclip: %d annotated samples; cold start (priming) before step %d, warm-up before %d, cool-down before %d, "
+                    "then p = %g", len(self.names), c.cold_end, c.warm_end, c.cool_end, c.config.end)
 
     def _note_params(self, filled: dict[str, Any]) -> None:
         text = ", ".join(f"{name} {value}" for name, value in filled.items())
@@ -171,7 +173,7 @@ class Session:
         """Log beside open_clip's line, at its steps; figures after priming and at the end."""
         args, loader = self.args, self.loader
         steps = loader.steps_per_epoch
-        if not is_master(args):
+        if not is_master(args) or not self.method.experts:
             return
         if step + 1 == loader.curriculum.cold_end:
             self.draw("primed", step)

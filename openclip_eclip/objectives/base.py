@@ -1,0 +1,79 @@
+"""What an objective is: draws for the batch, images for the encoder pass, outputs, and weighted terms of the loss."""
+from __future__ import annotations
+
+import argparse
+from typing import Any, Callable, Mapping, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+# (B, D) and (B, D) of this rank -> (N, D) and (N, D) of all ranks with this rank's rows on the graph, and the rows it scores
+Gather = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, slice]]
+
+
+class Encoded(NamedTuple):
+    """Unit features (K, D) of images and (T, D) of texts; `local`: anything else of the same pass, for `complete`."""
+
+    image: Tensor
+    text: Tensor
+    local: dict[str, Tensor]
+
+
+class Objective:
+    """A method that adds terms to the contrastive loss; it has no state, so a run can be resumed anywhere.
+
+    Everything random is drawn in `draw`, by step and sample, and travels with the batch: both passes of gradient
+    accumulation, every rank and a resumed run see the same values.
+    """
+
+    @staticmethod
+    def add_flags(group: argparse._ActionsContainer) -> None:
+        """The objective's own flags; each is None unless given."""
+
+    @classmethod
+    def from_args(cls, args: argparse.Namespace) -> Objective:
+        """UserError for bad settings."""
+        return cls()
+
+    def use_tokenizer(self, tokenizer: Any) -> None:
+        """Called once before training, with the model's tokenizer."""
+
+    def draw(self, seed: int, step: int, epoch: int, sample_id: Tensor) -> dict[str, Any]:
+        """Random values of one batch under names of the objective's own; tensors move with it. `sample_id` (B,) int64."""
+        return {}
+
+    def images(self, batch: Any, visual: nn.Module) -> dict[str, Tensor]:
+        """Images (K, 3, H, W) to encode in the pass of the originals; the key names their features in the model's output.
+
+        `image_features` as a key replaces the originals. `batch`: `ExpertBatch`; `visual`: the image tower.
+        """
+        return {}
+
+    contrast_weight = 1.0  # of the contrastive loss
+
+    def encode(self, model: nn.Module, images: Tensor, texts: Tensor) -> Encoded | None:
+        """In the place of the model's own pass, for an objective that needs more of it than the two features."""
+
+    def complete(self, out: dict[str, Tensor], batch: Any) -> None:
+        """Change the model's output in place: no 0-d tensor, the same keys in every micro-batch."""
+
+    def losses(self, out: Mapping[str, Tensor], gather: Gather) -> dict[str, Tensor]:
+        """Weighted scalars for open_clip's loop to sum, by names that end in `_loss`; `out` is the model's output."""
+        return {}
+
+
+def generator(seed: int, step: int, *stream: int) -> np.random.Generator:
+    """Random numbers of one purpose in one step, the same on every rank."""
+    return np.random.default_rng(np.random.SeedSequence([seed, step], spawn_key=stream))
+
+
+def add_mixed_pairs(out: dict[str, Tensor], image_features: Tensor, text_features: Tensor, ids: Tensor) -> None:
+    """Append pairs (K, D), (K, D) of the samples `ids` (K,) to those that eCLIP appends, if any."""
+    for name, more in (("mixed_features", image_features), ("mixed_text_features", text_features), ("mixed_id", ids)):
+        out[name] = torch.cat([out[name], more]) if name in out else more
+
+
+def full_precision(x: Tensor) -> Tensor:
+    """fp16 and bf16 as fp32; anything wider stays."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
