@@ -60,7 +60,8 @@ class EClip:
         images = [piece for piece in pieces.values() if len(piece)]
         texts = torch.cat([text, batch.expert_text]) if len(batch.expert_text) else text
 
-        features, text_features, local = self._encode(torch.cat(images) if len(images) > 1 else images[0], texts)
+        together = torch.cat(images) if len(images) > 1 else images[0]
+        features, text_features, local = self._encode(together, texts)
         out = dict(zip(pieces, features.split([len(piece) for piece in pieces.values()])))
         out |= {"text_features": text_features[:size], "logit_scale": self.logit_scale.exp(), "sample_id": batch.sample_id}
         if self.heatmap_processor is not None:

@@ -28,6 +28,7 @@ CORE = ("tests/test_algorithm1.py", "tests/test_processor.py")
 REFLACX, EGD, MIMIC = ("tests/test_prepare_reflacx.py",), ("tests/test_prepare_egd.py",), ("tests/test_prepare_mimic.py",)
 MODULES = {
     **dict.fromkeys(("curriculum", "mixup", "priming", "processor", "loss"), CORE),
+    **dict.fromkeys(("objectives/dacl", "objectives/m3_mix", "objectives/naive"), ("tests/test_objectives.py",)),
     "prepare/windows": EGD + REFLACX, "prepare/gaze_options": EGD + REFLACX, "prepare/egd_cxr": EGD + MIMIC,
     "prepare/reflacx": REFLACX, "prepare/reflacx_files": REFLACX + MIMIC, "data/windows": ("tests/test_windows_sheet.py",),
     "evaluate/compare_read": ("tests/test_evaluate_compare.py",), "metrics/compare": ("tests/test_metrics_compare.py",)}

@@ -16,7 +16,7 @@ from openclip_eclip.data.batch import ExpertBatch
 from openclip_eclip.loss import EClipLoss
 from openclip_eclip.objectives import Dacl, M3Mix, Objective
 from openclip_eclip.objectives.dacl import DaclConfig, binary_mask, nt_xent
-from openclip_eclip.objectives.m3_mix import M3MixConfig, geodesic
+from openclip_eclip.objectives.m3_mix import M3MixConfig, geodesic, parse_settings
 from openclip_eclip.objectives.naive import naive_config
 
 LAMS = (0.0, 1e-6, 0.3, 0.5, 1.0)
@@ -145,6 +145,14 @@ def test_m3_mix_draws_by_step_alone_and_decays_by_epoch() -> None:
     many = torch.stack([objective.draw(0, step, 0, ids[:1])["m3_mix_draws"][0] for step in range(3000)])
     variance = many.var(dim=0)[:4]
     torch.testing.assert_close(variance, torch.tensor([0.125, 0.125, 0.125, 0.25 / 1.4]), atol=0.01, rtol=0)  # 1 / (4 (2 b + 1))
+
+
+def test_m3_mix_settings_as_words() -> None:
+    found = parse_settings(["weight_v=0.2", "decay=False", "vl_target=diagonal"])
+    assert found == M3MixConfig(weight_v=0.2, decay=False, vl_target="diagonal") and parse_settings([]) == M3MixConfig()
+    for word in ("gamma=1", "decay=maybe", "beta"):
+        with pytest.raises(UserError, match=f"--m3-mix-cfg {word}: expected KEY=VALUE with one of weight_v"):
+            parse_settings([word])
 
 
 # ---- DACL

@@ -32,7 +32,7 @@ def run(folder: Path, *flags: object, table: Path | None = None) -> None:
     (["--torchscript"], "--torchcompile"), (["--ddp-static-graph"], "step to step"), (["--use-bnb-linear", "x"], "bnb"),
     (["--model", "coca_ViT-B-32"], "CoCa"), (["--expert-batch-size", "3"], "without --expert-data"),
     (["--recipe", "eclip-p"], "give --pretrained"), (["--model", "local-dir:nowhere"], "no open_clip_config.json"),
-    (["--model", f"local-dir:{WEIGHTLESS}", "--recipe", "eclip-p"], "holds no weights"), (["--recipe", "clip", "--expert-data", "x.csv"], "CLIP baseline"),
+    (["--model", f"local-dir:{WEIGHTLESS}", "--recipe", "eclip-p"], "holds no weights"), (["--recipe", "clip", "--expert-data", "x.csv"], "uses no annotation"),
     (["--eclip-alpha", "0"], "alpha=0.0; expected a positive"), (["--eclip-priming-weight", "1"], "priming_weight"),
     (["--eclip-curriculum", "0.5", "0.5", "0.5", "0", "0", "0"], "at most 1"),
 ])
@@ -147,7 +147,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     return seams.parse_args(argv)
 
 
-@pytest.mark.parametrize("recipe,lr,steps", [("clip", 1e-4, 10_000), ("eclip", 2e-4, 10_000), ("eclip-p", 1e-5, 1_000)])
+@pytest.mark.parametrize("recipe,lr,steps", [("clip", 1e-4, 10_000), ("eclip", 2e-4, 10_000), ("eclip-p", 1e-5, 1_000),
+                                             ("m3-mix", 1e-5, 1_000)])
 def test_recipe_is_the_papers_table(recipe: str, lr: float, steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "4")
     args = parse(["--recipe", recipe, "--model", "tiny", "--pretrained", "x.pt", "--accum-freq", "2"])
@@ -215,7 +216,7 @@ def test_recipe_run_computes_its_schedule(launcher: Launcher) -> None:
 
 def test_every_own_flag_has_help_and_recipes_are_named() -> None:
     actions = [action for action in eclip_parser()._actions]
-    assert all(action.help for action in actions) and set(RECIPES) == {"clip", "eclip", "eclip-p"}
+    assert all(action.help for action in actions) and set(RECIPES) == {"clip", "eclip", "eclip-p", "m3-mix"}
     assert with_recipe(None, ["--lr", "1"]) == ["--lr", "1"]
     args = argparse.Namespace(batch_size=5, recipe="clip", accum_freq=1)
     fill_batch_size(args, 8)

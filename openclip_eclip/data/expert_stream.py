@@ -6,7 +6,6 @@ from typing import Any, Iterator
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from ..config import EClipConfig
 from ..curriculum import Curriculum, draw_gate, expert_slots
 from .sample import Sample, collate, seeded_randomness
 
@@ -21,10 +20,10 @@ class ExpertSlots(Sampler):
     a refused sample is never even decoded.
     """
 
-    def __init__(self, size: int, batch_size: int, num_batches: int, curriculum: Curriculum, config: EClipConfig, *, seed: int,
-                 accum_freq: int = 1, rank: int = 0, world_size: int = 1) -> None:
+    def __init__(self, size: int, batch_size: int, num_batches: int, curriculum: Curriculum, alpha: float, *, seed: int,
+                 accum_freq: int = 1, rank: int = 0, world_size: int = 1, fixed_lam: float | None = None) -> None:
         self.size, self.batch_size, self.num_batches = size, batch_size, num_batches
-        self.curriculum, self.config, self.seed = curriculum, config, seed
+        self.curriculum, self.alpha, self.fixed_lam, self.seed = curriculum, alpha, fixed_lam, seed
         self.accum_freq, self.rank, self.world_size = accum_freq, rank, world_size
         self.epoch = 0
 
@@ -37,7 +36,7 @@ class ExpertSlots(Sampler):
             step = steps * self.epoch + i // self.accum_freq
             first = ((step * self.accum_freq + i % self.accum_freq) * self.world_size + self.rank) * self.batch_size
             keys = [EXPERT_ID + first + j for j in range(self.batch_size)]
-            draws = draw_gate(self.seed, step, keys, self.curriculum.probability(step), self.config.alpha, self.config.lam)
+            draws = draw_gate(self.seed, step, keys, self.curriculum.probability(step), self.alpha, self.fixed_lam)
             if not draws.accepted.any():
                 yield []
                 continue

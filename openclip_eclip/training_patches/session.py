@@ -95,8 +95,8 @@ class Session:
         if args.expert_data:
             samples, names = expert_samples(args, transform, tokenizer)
             size = args.expert_batch_size or max(1, args.batch_size // 2)
-            slots = ExpertSlots(len(samples), size, loader.num_batches, curriculum, self.config, seed=args.seed,
-                                accum_freq=args.accum_freq, rank=args.rank, world_size=args.world_size)
+            slots = ExpertSlots(len(samples), size, loader.num_batches, curriculum, self.config.alpha, seed=args.seed,
+                                accum_freq=args.accum_freq, rank=args.rank, world_size=args.world_size, fixed_lam=self.config.lam)
             expert = expert_loader(samples, slots, min(2, args.workers))
             self.names.update(names)
             examples = partial(first_samples, samples, range(len(samples)))
