@@ -166,22 +166,22 @@ def test_training_with_controls(launcher: Launcher) -> None:
     table = labelled_table(launcher.folder)
     shard = write_labelled_shard(launcher.folder / "train-000000.tar")
     flags = [*BASIC, "--train-data", table, "--batch-size", 4, "--epochs", 2, "--eclip-curriculum", 0, 0, 0, 0, 0, 0.6,
-             "--expert-data", shard, "--expert-batch-size", 2]
+             "--expert-data", shard, "--expert-batch-size", 2]  # both sources
     shards = [*BASIC, "--train-data", shard, "--train-num-samples", 12, "--batch-size", 4, "--epochs", 1,
               "--eclip-curriculum", 0, 0, 0, 0, 0, 1]
     same = ["--eclip-heatmap-control", "same-class-shuffled", "--csv-label-key", "finding"]
-    launcher.train([*flags, "--name", "none"], [*flags, *same, "--name", "same"],
-                   [*flags, "--eclip-heatmap-control", "random", "--name", "random"], [*shards, "--name", "shards"],
-                   [*shards, *same, "--name", "shards-same"])
-    views = {name: (launcher.folder / "logs" / name / "annotated_views.csv").read_text()
-             for name in ("none", "same", "random", "shards", "shards-same")}
-    assert views["none"] == views["same"] == views["random"] and views["shards"] == views["shards-same"]
-    assert len({tuple(launcher.losses(name)) for name in ("none", "same", "random")}) == 3
-    assert launcher.losses("shards") != launcher.losses("shards-same") and "placebo" in launcher.log("same")
-    end = launcher.weights("same", 2)
-    (launcher.folder / "logs" / "same" / "checkpoints" / "epoch_2.pt").unlink()
-    launcher.train([*flags, *same, "--name", "same", "--resume", "latest"])
-    assert all(torch.equal(value, end[key]) for key, value in launcher.weights("same", 2).items())
+    plain = write_table(launcher.folder, 14, name="plain.csv")  # nothing annotated but the stream
+    stream = [*BASIC, "--train-data", plain, "--batch-size", 4, "--epochs", 1, "--expert-batch-size", 2, *shards[-7:]]
+    sources = {f"stream-{path.suffix[1:]}": [*stream, "--expert-data", path] for path in (table, shard)} | {"rows": flags, "shards": shards}
+    launcher.train(*[[*run, *control, "--name", name + end] for name, run in sources.items() for control, end in (([], ""), (same, "-same"))])
+    for name in sources:
+        views = [(launcher.folder / "logs" / run / "annotated_views.csv").read_text() for run in (name, f"{name}-same")]
+        assert views[0] == views[1] and launcher.losses(name) != launcher.losses(f"{name}-same"), name
+    assert "placebo" in launcher.log("rows-same")
+    end = launcher.weights("rows-same", 2)
+    (launcher.folder / "logs" / "rows-same" / "checkpoints" / "epoch_2.pt").unlink()
+    launcher.train([*flags, *same, "--name", "rows-same", "--resume", "latest"])
+    assert all(torch.equal(value, end[key]) for key, value in launcher.weights("rows-same", 2).items())
 
 
 @pytest.mark.parametrize("flags,message", [
