@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .config import UserError
-from .model import PROCESSOR_PREFIX
+from .model import PROCESSOR_PREFIX, REGIONS_PREFIX
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +64,8 @@ def plain_config(model_name: str, settings: Mapping[str, Any], preprocess: Mappi
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:
-    """State dict of a training checkpoint or weights file, without the prefixes of DDP and torch.compile.
+    """State dict of a training checkpoint or weights file, without the prefixes of DDP and torch.compile, and without GLoRIA's
+    projection of regions, which nothing but its training needs.
 
     Never unpickles code. UserError for a truncated or foreign file.
     """
@@ -79,7 +80,7 @@ def load_weights(path: Path) -> dict[str, Tensor]:
         state = checkpoint.get("state_dict", checkpoint)
     for prefix in ("module.", "_orig_mod."):
         state = {key.removeprefix(prefix): value for key, value in state.items()}
-    return state
+    return {key: value for key, value in state.items() if not key.startswith(REGIONS_PREFIX)}
 
 
 def export_plain(source: Path, out: Path, model_name: str | None = None) -> Path:

@@ -9,6 +9,8 @@ PROCESSORS = ("mha", "mask", "cnn")
 RESIDUALS = ("query", "image", "none")
 POSITIONS = ("none", "sincos")
 OWN_PAIRS = ("diagonal", "multi", "mask")
+SHUFFLES = ("shuffled", "same-class-shuffled")
+HEATMAP_CONTROLS = ("random", *SHUFFLES, "centre", "ones", "phase-scrambled")
 
 
 class UserError(ValueError):
@@ -79,6 +81,7 @@ class EClipConfig:
     alpha: float = 0.3  # lam ~ Beta(alpha, alpha)
     lam: float | None = None  # a fixed lam in the place of the draw
     priming_weight: float = 0.1  # w_p
+    regions: bool = False  # a projection of image regions to the width of words (GLoRIA)
     own_pairs: str = "diagonal"  # what the second copy of a sample's text counts as
     crop_threshold: float = 0.1  # a crop that keeps less of the heatmap's mass is not annotated
 

@@ -48,6 +48,8 @@ class _MixedPairs:
             contrastive = self.contrast(self._join(
                 torch.cat([image_features, out["mixed_features"]]), torch.cat([text_features, out["mixed_text_features"]]),
                 torch.cat([out["sample_id"], out["mixed_id"]]), counts), **host)
+        for objective in self.objectives:
+            contrastive = contrastive * objective.contrast_weight if objective.contrast_weight != 1 else contrastive
         losses = self._total(contrastive, out.get("priming_error"))
         for objective in self.objectives:
             losses |= objective.losses(out, self.gather)

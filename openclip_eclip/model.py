@@ -6,18 +6,21 @@ from typing import Any, Mapping
 
 import torch
 from open_clip.model import CLIP, CustomTextCLIP
-from torch import Tensor
+from torch import Tensor, nn
 
 from .config import EClipConfig
 from .data.batch import ExpertBatch
 from .mixup import mix_images
 from .objectives import Objective
+from .objectives.base import Encoded
+from .objectives.local_features import region_width, word_width
 from .priming import reconstruction_errors
 from .processor import build_processor
 
 logger = logging.getLogger(__name__)
 
 PROCESSOR_PREFIX = "heatmap_processor."
+REGIONS_PREFIX = "region_projection."
 
 
 class EClip:
@@ -32,6 +35,8 @@ class EClip:
         # forked: the towers and everything drawn after this model are those of plain open_clip with the same seed
         with torch.random.fork_rng(devices=[]):
             self.heatmap_processor = build_processor(self.eclip_config.processor) if self.eclip_config.processor else None
+            if self.eclip_config.regions:
+                self.region_projection = nn.Linear(region_width(self), word_width(self), bias=False)
         self.objectives: tuple[Objective, ...] = ()  # what else is trained on; set by the training
         self.register_load_state_dict_pre_hook(_complete_plain_checkpoint)
 
@@ -56,13 +61,13 @@ class EClip:
         texts = torch.cat([text, batch.expert_text]) if len(batch.expert_text) else text
 
         together = torch.cat(images) if len(images) > 1 else images[0]
-        features = self.encode_image(together, normalize=True)  # (B + M + ..., D), l. 5, 12
-        text_features = self.encode_text(texts, normalize=True)  # (B + M2, D), l. 4
+        features, text_features, local = self._encode(together, texts)
         out = dict(zip(pieces, features.split([len(piece) for piece in pieces.values()])))
         out |= {"text_features": text_features[:size], "logit_scale": self.logit_scale.exp(), "sample_id": batch.sample_id}
         if self.heatmap_processor is not None:
             out["mixed_text_features"] = torch.cat([text_features[:size][batch.mix_index], text_features[size:]])
             out["mixed_id"] = batch.mixed_id
+        out |= local
         for objective in self.objectives:
             objective.complete(out, batch)
         if self.logit_bias is not None:
@@ -71,6 +76,13 @@ class EClip:
             out["priming_error"] = reconstruction_errors(self.heatmap_processor, batch.image)  # l. 14-17
         return out
 
+    def _encode(self, images: Tensor, texts: Tensor) -> Encoded:
+        """v and t of everything in one pass, (B + M + ..., D) and (B + M2, D) (Alg. 1, l. 4, 5, 12)."""
+        for objective in self.objectives:
+            encoded = objective.encode(self, images, texts)
+            if encoded is not None:
+                return encoded
+        return Encoded(self.encode_image(images, normalize=True), self.encode_text(texts, normalize=True), {})
 
     def _mixed_images(self, batch: ExpertBatch) -> Tensor:
         """I^lam (M, 3, H, W) (Alg. 1, l. 9-11)."""
@@ -90,6 +102,7 @@ class EClipCustomTextCLIP(EClip, CustomTextCLIP):
 
 def _complete_plain_checkpoint(model: EClip, state_dict: dict[str, Tensor], prefix: str, *_: Any) -> None:
     """A checkpoint without any processor key is an eCLIP^P start: keep the fresh processor (§4.1; method.md §2)."""
+    _complete_regions(model, state_dict, prefix + REGIONS_PREFIX)
     fresh = model.heatmap_processor.state_dict() if model.heatmap_processor is not None else {}
     own = {f"{prefix}{PROCESSOR_PREFIX}{key}": value for key, value in fresh.items()}
     found = [key for key in state_dict if key.startswith(prefix + PROCESSOR_PREFIX)]
@@ -105,3 +118,14 @@ def _complete_plain_checkpoint(model: EClip, state_dict: dict[str, Tensor], pref
             f"checkpoint holds {len(found)} {PROCESSOR_PREFIX}* keys, this model has {len(own)}; first {state}: "
             f"{wrong[0]!r}. Use the --eclip-* processor settings it was trained with, or remove all its "
             f"{PROCESSOR_PREFIX}* keys to start with a fresh processor.")
+
+
+def _complete_regions(model: EClip, state_dict: dict[str, Tensor], prefix: str) -> None:
+    """GLoRIA from another method's checkpoint starts with a fresh projection, and another method from GLoRIA's goes without."""
+    found = [key for key in state_dict if key.startswith(prefix)]
+    if not model.eclip_config.regions:
+        for key in found:
+            del state_dict[key]
+    elif not found:
+        logger.info("eclip: no %s* key in the checkpoint: starting with a fresh projection of regions", REGIONS_PREFIX)
+        state_dict.update({prefix + key: value for key, value in model.region_projection.state_dict().items()})

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Mapping, Sequence
 
-from .config import OWN_PAIRS, PROCESSORS, EClipConfig, UserError
+from .config import HEATMAP_CONTROLS, OWN_PAIRS, PROCESSORS, EClipConfig, UserError
 from .objectives import OBJECTIVES, Objective, naive
 
 COMPUTED = "-1"  # stands for "nobody chose this": filled in once the number of ranks or batches is known
@@ -72,12 +72,18 @@ def eclip_parser() -> argparse.ArgumentParser:
                        help="stop at bad input, or count it, name it in the log and go on (default: stop)")
     group.add_argument("--eclip-processor", choices=PROCESSORS, help="heatmap processor (default: mha, the paper's)")
     group.add_argument("--eclip-alpha", type=float, metavar="A", help="lambda ~ Beta(A, A) (default: 0.3)")
+    group.add_argument("--eclip-no-mixup", action="store_true", help="lambda = 0: I^E itself in the place of the mixed image")
     group.add_argument("--eclip-priming-weight", type=float, metavar="W", help="w_p, 0 turns priming off (default: 0.1)")
     group.add_argument("--eclip-curriculum", type=float, nargs=6, metavar=("COLD", "WARM", "COOL", "LOW", "HIGH", "END"),
                        help="shares of all steps, then probabilities (default: 0.1 0.3 0.4 0.05 0.5 0.1)")
     group.add_argument("--eclip-own-pairs", choices=OWN_PAIRS,
                        help="the second copy of a sample's text is a negative (diagonal), a second positive (multi), "
                             "or left out (mask) (default: diagonal, as Algorithm 1)")
+    group.add_argument("--eclip-heatmap-control", choices=HEATMAP_CONTROLS,
+                       help="a placebo in the place of every heatmap, all else equal: noise (random), another image's map (shuffled), one of the "
+                            "same class, a Gaussian at the centre, ones, or the map's own spatial frequencies elsewhere (phase-scrambled)")
+    group.add_argument("--csv-label-key", metavar="COLUMN",
+                       help="column of classes, in shards a field of key.json, for --eclip-heatmap-control same-class-shuffled")
     group.add_argument("--eclip-crop-threshold", type=float, metavar="SHARE",
                        help="a crop that keeps less of the heatmap's mass counts as not annotated (default: 0.1)")
     group.add_argument("--naive-form", choices=naive.FORMS,
@@ -136,10 +142,18 @@ def eclip_config(args: argparse.Namespace, base: Mapping[str, Any]) -> EClipConf
                       ("eclip_own_pairs", "own_pairs"), ("eclip_crop_threshold", "crop_threshold")):
         if getattr(args, flag) is not None:
             merged[key] = getattr(args, flag)
+    if args.eclip_no_mixup:
+        merged["lam"] = 0.0
     config, names = EClipConfig.from_dict(merged), method_names(args)
+    config = dataclasses.replace(config, regions="gloria" in names)
     if "naive" in names:
         return naive.naive_config(config, args.naive_form or naive.FORMS[0])
-    return config if "eclip" in names else dataclasses.replace(config, processor=None)
+    if "eclip" not in names:
+        return dataclasses.replace(config, processor=None)
+    if config.processor.kind == "mask" and config.priming_weight > 0:
+        raise UserError(f"--eclip-processor mask with priming weight {config.priming_weight:g}: the mask has no parameters and is the "
+                        "identity under ones, so there is nothing to prime; add --eclip-priming-weight 0.")
+    return config
 
 
 def refuse_unsupported(args: argparse.Namespace) -> None:
@@ -153,6 +167,10 @@ def refuse_unsupported(args: argparse.Namespace) -> None:
         raise UserError("--expert-batch-size without --expert-data: name the annotated source, or drop the flag.")
     if args.expert_batch_size is not None and args.expert_batch_size < 1:
         raise UserError(f"--expert-batch-size {args.expert_batch_size}: expected at least 1.")
+    if (args.eclip_heatmap_control == "same-class-shuffled") != (args.csv_label_key is not None):
+        raise UserError("--csv-label-key names the classes for --eclip-heatmap-control same-class-shuffled: give both or neither.")
+    if args.eclip_no_mixup and args.eclip_alpha is not None:
+        raise UserError(f"--eclip-no-mixup with --eclip-alpha {args.eclip_alpha:g}: without mixup there is no lambda to draw; drop one of them.")
     if args.expert_data and not args.train_data:
         raise UserError("--expert-data without --train-data: experts are added to batches of training data.")
     _refuse_methods(args)
@@ -164,6 +182,9 @@ def _refuse_methods(args: argparse.Namespace) -> None:
     joined = "+".join(names)
     if args.expert_data and not set(EXPERTS) & set(names):
         raise UserError(f"--expert-data with --method {joined}: it uses no annotation; drop one of them, or add eclip or naive.")
+    if args.eclip_heatmap_control and (not set(EXPERTS) & set(names) or args.naive_form == "plain"):
+        raise UserError(f"--eclip-heatmap-control with --method {joined}{' --naive-form plain' if args.naive_form else ''}: it uses no heatmap; "
+                        "drop one of them.")
     if args.naive_form is not None and "naive" not in names:
         raise UserError(f"--naive-form with --method {joined}: give --method naive, or drop it.")
     if "naive" in names and args.eclip_alpha is not None:

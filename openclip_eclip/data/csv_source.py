@@ -9,7 +9,7 @@ from torch.utils.data import Dataset
 
 from .heatmap import DataError
 from .joint_transform import JointTransform
-from .sample import Sample, Tokenize, read_heatmap, read_image
+from .sample import Control, Sample, Tokenize, read_heatmap, read_image
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,7 @@ class CsvColumns:
     heatmap: str = "heatmap"
     separator: str = ","
     windows: str = "windows"  # sentence windows (data/windows.py), for data.check alone
+    label: str | None = None  # the class, for same-class-shuffled heatmaps
 
 
 @dataclass
@@ -34,6 +35,7 @@ class CsvTable:
     heatmaps: list[Path | None]
     rows: list[int]
     windows: list[Path | None] = field(default_factory=list)  # empty: no such column
+    labels: list[str] = field(default_factory=list)  # empty: no such column
 
     def __len__(self) -> int:
         return len(self.images)
@@ -49,7 +51,8 @@ class CsvTable:
         """The table with these rows only."""
         return CsvTable(self.path, self.columns, [self.images[i] for i in indices], [self.captions[i] for i in indices],
                         [self.heatmaps[i] for i in indices], [self.rows[i] for i in indices],
-                        [self.windows[i] for i in indices] if self.windows else [])
+                        [self.windows[i] for i in indices] if self.windows else [],
+                        [self.labels[i] for i in indices] if self.labels else [])
 
 
 def sniff_separator(path: str | Path) -> str:
@@ -83,7 +86,8 @@ def read_csv_table(path: str | Path, columns: CsvColumns) -> CsvTable:
                     frame[columns.caption].tolist(),
                     [_locate(cell, path.parent) if cell.strip() else None for cell in maps],
                     list(range(1, len(frame) + 1)),
-                    [_locate(cell, path.parent) if cell.strip() else None for cell in windows])
+                    [_locate(cell, path.parent) if cell.strip() else None for cell in windows],
+                    frame[columns.label].tolist() if columns.label in frame else [])
 
 
 def _locate(cell: str, folder: Path) -> Path:
@@ -95,12 +99,13 @@ class CsvSamples(Dataset):
     """Map-style data set over a `CsvTable`.
 
     `skip_bad`: a sample that can not be read is replaced by the next row and named, else DataError stops training.
+    `control`: a placebo in the place of every heatmap.
     """
 
     def __init__(self, table: CsvTable, transform: JointTransform, tokenize: Tokenize, first_id: int = 0,
-                 skip_bad: bool = False) -> None:
+                 skip_bad: bool = False, control: Control | None = None) -> None:
         self.table, self.transform, self.tokenize = table, transform, tokenize
-        self.first_id, self.skip_bad = first_id, skip_bad
+        self.first_id, self.skip_bad, self.control = first_id, skip_bad, control
 
     def __len__(self) -> int:
         return len(self.table)
@@ -130,6 +135,8 @@ class CsvSamples(Dataset):
                 heatmap = read_heatmap(path.read_bytes(), path.name, image)
             except (OSError, DataError) as error:
                 raise DataError(f"{where}, column {columns.heatmap!r}: {error}") from error
-        pixels, cropped = self.transform(image, heatmap)
+        sample_id = self.first_id + self.table.rows[index]
+        placebo = self.control(sample_id, heatmap) if self.control and heatmap is not None else None
+        pixels, cropped = self.transform(image, heatmap, placebo)
         text = self.tokenize([self.table.captions[index]])[0]
-        return Sample(pixels, text, self.first_id + self.table.rows[index], cropped)
+        return Sample(pixels, text, sample_id, cropped)

@@ -81,24 +81,33 @@ class JointTransform:
         self.rest: list[Callable] = rest
         self.crop_threshold = crop_threshold
 
-    def __call__(self, image: Image.Image, heatmap: np.ndarray | None = None) -> tuple[Tensor, Tensor | None]:
+    def __call__(self, image: Image.Image, heatmap: np.ndarray | None = None,
+                 placebo: np.ndarray | None = None) -> tuple[Tensor, Tensor | None]:
         """`heatmap` (h, w) float32 -> image (3, H, W), heatmap (1, H, W) float32 with maximum 1, or None.
 
         None also when the crop kept less than `crop_threshold` of the heatmap's mass: the sample then counts as not
-        annotated for this draw.
+        annotated for this draw. `placebo` (h', w') float32, also over the whole image, is returned in the place of an
+        accepted heatmap.
         """
         if heatmap is None:
             return self._finish(self.crop(image)), None
         canvas = (image.height, image.width)
         params = self.crop.make_params([image])
-        cropped = self.crop.transform(Heatmap.wrap(heatmap[None], canvas), params).as_subclass(Tensor)
+        cropped = self._crop(heatmap, canvas, params)
         image = self._finish(self.crop.transform(image, params))
+        if cropped is not None and placebo is not None:  # the view stays annotated: if the placebo is lost, the whole of it
+            whole = {**params, "top": 0, "left": 0, "height": canvas[0], "width": canvas[1]}
+            found = self._crop(placebo, canvas, params)
+            cropped = self._crop(placebo, canvas, whole) if found is None else found
+        return image, cropped
+
+    def _crop(self, heatmap: np.ndarray, canvas: tuple[int, int], params: dict[str, Any]) -> Tensor | None:
+        """(1, H, W) with maximum 1, or None if too little of the mass is left."""
+        cropped = self.crop.transform(Heatmap.wrap(heatmap[None], canvas), params).as_subclass(Tensor)
         area = params["height"] * params["width"] / (canvas[0] * canvas[1])
         kept = float(cropped.mean()) * area / float(heatmap.mean())
         peak = float(cropped.max())
-        if kept < self.crop_threshold or peak <= 0:
-            return image, None
-        return image, (cropped / peak).clamp_(0, 1)
+        return None if kept < self.crop_threshold or peak <= 0 else (cropped / peak).clamp_(0, 1)
 
     def _finish(self, image: Image.Image) -> Tensor:
         for step in self.rest:

@@ -86,3 +86,4 @@ def stable_id(name: str) -> int:
 
 
 Tokenize = Callable[[list[str]], Tensor]
+Control = Callable[[int, np.ndarray], np.ndarray]  # (sample_id, true heatmap) -> a placebo, see heatmap_control.py

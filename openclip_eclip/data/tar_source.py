@@ -4,13 +4,13 @@ from __future__ import annotations
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Iterable, Iterator
+from typing import Any, Iterable, Iterator, Sequence
 
 from torch.utils.data import Dataset
 
 from .heatmap import SUFFIXES, DataError
 from .joint_transform import JointTransform
-from .sample import Sample, Tokenize, read_heatmap, read_image, stable_id
+from .sample import Control, Sample, Tokenize, read_heatmap, read_image, stable_id
 
 IMAGE_MEMBERS = ("jpg", "png", "jpeg", "webp")  # open_clip's, in its order
 HEATMAP_MEMBERS = tuple(f"heatmap{suffix}" for suffix in SUFFIXES)
@@ -22,7 +22,7 @@ def find_member(members: Iterable[str], names: tuple[str, ...]) -> str | None:
 
 
 def read_members(members: dict[str, Any], where: str, transform: JointTransform, tokenize: Tokenize,
-                 sample_id: int) -> Sample:
+                 sample_id: int, control: Control | None = None) -> Sample:
     """A sample from its members `extension -> bytes`; DataError names shard and key."""
     image_key = find_member(members, IMAGE_MEMBERS)
     if image_key is None or "txt" not in members:
@@ -33,7 +33,8 @@ def read_members(members: dict[str, Any], where: str, transform: JointTransform,
     heatmap = None
     if heatmap_key is not None:
         heatmap = read_heatmap(members[heatmap_key], f"{where}.{heatmap_key}", image)
-    pixels, cropped = transform(image, heatmap)
+    placebo = control(sample_id, heatmap) if control and heatmap is not None else None
+    pixels, cropped = transform(image, heatmap, placebo)
     try:
         caption = members["txt"].decode("utf-8")
     except UnicodeDecodeError as error:
@@ -42,13 +43,13 @@ def read_members(members: dict[str, Any], where: str, transform: JointTransform,
 
 
 def decode_stream(stream: Iterable[dict[str, Any]], transform: JointTransform, tokenize: Tokenize,
-                  skip_bad: bool) -> Iterator[Sample]:
+                  skip_bad: bool, control: Control | None = None) -> Iterator[Sample]:
     """Stage of open_clip's webdataset pipeline: raw members in, samples out; bad ones stop it or are named by the next."""
     skipped: list[str] = []
     for members in stream:
         where = f"{members['__url__']}, {members['__key__']}"
         try:
-            sample = read_members(members, where, transform, tokenize, stable_id(where))
+            sample = read_members(members, where, transform, tokenize, stable_id(where), control)
         except DataError as error:
             if not skip_bad:
                 raise
@@ -113,14 +114,15 @@ def index_shard(shard: Path) -> list[TarEntry]:
 
 
 class TarSamples(Dataset):
-    """Map-style data set over indexed shards, for the separate expert stream."""
+    """Map-style data set over indexed shards, sample i under the number `ids[i]`."""
 
-    def __init__(self, entries: list[TarEntry], transform: JointTransform, tokenize: Tokenize, first_id: int = 0) -> None:
-        self.entries, self.transform, self.tokenize, self.first_id = entries, transform, tokenize, first_id
+    def __init__(self, entries: list[TarEntry], transform: JointTransform, tokenize: Tokenize, ids: Sequence[int],
+                 control: Control | None = None) -> None:
+        self.entries, self.transform, self.tokenize, self.ids, self.control = entries, transform, tokenize, ids, control
 
     def __len__(self) -> int:
         return len(self.entries)
 
     def __getitem__(self, index: int) -> Sample:
         entry = self.entries[index]
-        return read_members(entry.read(), entry.where, self.transform, self.tokenize, self.first_id + index)
+        return read_members(entry.read(), entry.where, self.transform, self.tokenize, self.ids[index], self.control)

@@ -3,8 +3,9 @@ from __future__ import annotations
 
 from .base import Objective
 from .dacl import Dacl
+from .gloria import Gloria
 from .m3_mix import M3Mix
 
-OBJECTIVES: dict[str, type[Objective]] = {"dacl": Dacl, "m3-mix": M3Mix}
+OBJECTIVES: dict[str, type[Objective]] = {"dacl": Dacl, "m3-mix": M3Mix, "gloria": Gloria}
 
-__all__ = ["OBJECTIVES", "Dacl", "M3Mix", "Objective"]
+__all__ = ["OBJECTIVES", "Dacl", "Gloria", "M3Mix", "Objective"]

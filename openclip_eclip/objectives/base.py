@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any, Callable, Mapping
+from typing import Any, Callable, Mapping, NamedTuple
 
 import numpy as np
 import torch
@@ -10,6 +10,14 @@ from torch import Tensor, nn
 
 # (B, D) and (B, D) of this rank -> (N, D) and (N, D) of all ranks with this rank's rows on the graph, and the rows it scores
 Gather = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, slice]]
+
+
+class Encoded(NamedTuple):
+    """Unit features (K, D) of images and (T, D) of texts; `local`: anything else of the same pass, for `complete`."""
+
+    image: Tensor
+    text: Tensor
+    local: dict[str, Tensor]
 
 
 class Objective:
@@ -28,6 +36,9 @@ class Objective:
         """UserError for bad settings."""
         return cls()
 
+    def use_tokenizer(self, tokenizer: Any) -> None:
+        """Called once before training, with the model's tokenizer."""
+
     def draw(self, seed: int, step: int, epoch: int, sample_id: Tensor) -> dict[str, Any]:
         """Random values of one batch under names of the objective's own; tensors move with it. `sample_id` (B,) int64."""
         return {}
@@ -38,6 +49,11 @@ class Objective:
         `image_features` as a key replaces the originals. `batch`: `ExpertBatch`; `visual`: the image tower.
         """
         return {}
+
+    contrast_weight = 1.0  # of the contrastive loss
+
+    def encode(self, model: nn.Module, images: Tensor, texts: Tensor) -> Encoded | None:
+        """In the place of the model's own pass, for an objective that needs more of it than the two features."""
 
     def complete(self, out: dict[str, Tensor], batch: Any) -> None:
         """Change the model's output in place: no 0-d tensor, the same keys in every micro-batch."""

@@ -97,6 +97,8 @@ class Seams:
 
     def get_data(self, args: argparse.Namespace, preprocess_fns: Any, epoch: int = 0, tokenizer: Any = None) -> dict[str, Any]:
         data = {}
+        for objective in self.session.method.objectives:
+            objective.use_tokenizer(tokenizer)
         if args.train_data or args.dataset_type == "synthetic":
             data["train"] = self.session.build_data(preprocess_fns[0], tokenizer, epoch)
         rest = argparse.Namespace(**vars(args))

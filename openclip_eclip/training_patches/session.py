@@ -114,6 +114,8 @@ class Session:
     def _announce(self, c: Curriculum, annotated: bool) -> None:
         if not annotated:
             logger.warning("eclip: no heatmap in the data: no pair is added")
+        if self.args.eclip_heatmap_control:
+            logger.warning("eclip: --eclip-heatmap-control %s: every heatmap is a placebo", self.args.eclip_heatmap_control)
         logger.info("eclip: %d annotated samples; cold start (priming) before step %d, warm-up before %d, cool-down before %d, "
                     "then p = %g", len(self.names), c.cold_end, c.warm_end, c.cool_end, c.config.end)
 

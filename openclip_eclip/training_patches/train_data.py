@@ -17,10 +17,12 @@ import webdataset as wds
 from torch.utils.data import Dataset, get_worker_info
 from webdataset.filters import _shuffle
 
+from ..config import SHUFFLES
 from ..data.check import Report, check_entries, check_table, raise_faults
 from ..data.csv_source import CsvColumns, CsvSamples, CsvTable, read_csv_table
 from ..data.expert_stream import EXPERT_ID
 from ..data.heatmap import DataError
+from ..data.heatmap_control import HeatmapControl, entries_control, table_control
 from ..data.joint_transform import JointTransform
 from ..data.sample import Sample, collate, stable_id
 from ..data.tar_source import TarEntry, TarSamples, decode_stream, index_shard
@@ -57,7 +59,7 @@ def on_rank_zero(args: argparse.Namespace, work: Callable[[], Any]) -> Any:
 
 
 def columns_of(args: argparse.Namespace) -> CsvColumns:
-    return CsvColumns(args.csv_img_key, args.csv_caption_key, args.csv_heatmap_key, args.csv_separator)
+    return CsvColumns(args.csv_img_key, args.csv_caption_key, args.csv_heatmap_key, args.csv_separator, label=args.csv_label_key)
 
 
 def is_table(path: str, dataset_type: str) -> bool:
@@ -83,15 +85,17 @@ def expert_samples(args: argparse.Namespace, transform: JointTransform, tokenize
         table = read_csv_table(args.expert_data, columns_of(args))
         table = _good_rows(args, table, args.expert_data)
         total, table = len(table), table.keep(table.annotated)
-        samples: Dataset = CsvSamples(table, transform, tokenizer, first_id=EXPERT_ID, skip_bad=args.on_bad_sample == "skip")
+        samples: Dataset = CsvSamples(table, transform, tokenizer, first_id=EXPERT_ID, skip_bad=args.on_bad_sample == "skip",
+                                      control=_table_control(args, transform, table, EXPERT_ID))
         names = {EXPERT_ID + table.rows[i]: table.name(i) for i in range(len(table))}
     else:
         shards = _local_shards(args.expert_data)
         if shards is None:
             raise DataError("--expert-data must be files of this machine: its samples are read one by one.")
         entries, total = _annotated_entries(args, shards, args.expert_data)
-        samples = TarSamples(entries, transform, tokenizer, first_id=EXPERT_ID)
-        names = {EXPERT_ID + i: entry.where for i, entry in enumerate(entries)}
+        ids = range(EXPERT_ID, EXPERT_ID + len(entries))
+        samples = TarSamples(entries, transform, tokenizer, ids, _entries_control(args, transform, entries, ids))
+        names = {i: entry.where for i, entry in zip(ids, entries)}
     if not names:
         raise DataError(f"--expert-data {args.expert_data}: no annotated sample among {total}; expected heatmaps in the column "
                         f"{args.csv_heatmap_key!r} or members heatmap.png, .npy, .npz.")
@@ -145,7 +149,8 @@ def _table_source(args: argparse.Namespace, transform: JointTransform, tokenizer
     if not heatmaps:
         table.heatmaps = [None] * len(table)
     table = _good_rows(args, table, args.train_data)
-    samples = CsvSamples(table, transform, tokenizer, skip_bad=args.on_bad_sample == "skip")
+    samples = CsvSamples(table, transform, tokenizer, skip_bad=args.on_bad_sample == "skip",
+                         control=_table_control(args, transform, table) if table.annotated else None)
     replaced, upstream.CsvDataset = upstream.CsvDataset, lambda *_, **__: samples
     try:
         info = upstream.get_csv_dataset(args, transform, is_train=True, tokenizer=tokenizer)
@@ -158,6 +163,17 @@ def _table_source(args: argparse.Namespace, transform: JointTransform, tokenizer
     annotated = table.annotated
     return TrainSource(info, bool(annotated), {table.rows[i]: table.name(i) for i in annotated},
                        partial(first_samples, samples, annotated))
+
+
+def _table_control(args: argparse.Namespace, transform: JointTransform, table: CsvTable, first_id: int = 0) -> HeatmapControl | None:
+    kind = args.eclip_heatmap_control
+    return table_control(kind, args.seed, transform.crop.size, table, first_id) if kind else None
+
+
+def _entries_control(args: argparse.Namespace, transform: JointTransform, entries: list[TarEntry],
+                     ids: Sequence[int]) -> HeatmapControl | None:
+    kind = args.eclip_heatmap_control
+    return entries_control(kind, args.seed, transform.crop.size, entries, ids, args.csv_label_key) if kind else None
 
 
 def first_samples(samples: Dataset, indices: Sequence[int], count: int = 4) -> list[Sample]:
@@ -181,19 +197,23 @@ def _shard_source(args: argparse.Namespace, transform: JointTransform, tokenizer
     shards = on_rank_zero(args, lambda: _local_shards(args.train_data))
     annotated, names, entries = heatmaps, {}, []
     if shards is None:
+        if args.eclip_heatmap_control in SHUFFLES:
+            raise DataError(f"--eclip-heatmap-control {args.eclip_heatmap_control} with a --train-data that is not on this machine: the maps of "
+                            "other samples can not be read; copy the shards, or take random, centre, ones or phase-scrambled.")
         logger.info("eclip: --train-data is not local: heatmaps are checked as they come")
     else:
         entries, _ = _annotated_entries(args, shards, args.train_data)
         entries = entries if heatmaps else []
         annotated, names = bool(entries), {stable_id(entry.where): entry.where for entry in entries}
+    control = None if shards is not None and not annotated else _entries_control(args, transform, entries, list(names))
     info = upstream.get_wds_dataset(args, transform, is_train=True, epoch=epoch, tokenizer=tokenizer)
-    _rewire(info, transform, tokenizer, args, heatmaps)
-    samples = TarSamples(entries, transform, tokenizer)
+    _rewire(info, transform, tokenizer, args, heatmaps, control)
+    samples = TarSamples(entries, transform, tokenizer, list(names), control)
     return TrainSource(info, annotated, names, partial(first_samples, samples, range(len(entries))))
 
 
 def _rewire(info: upstream.DataInfo, transform: JointTransform, tokenizer: Callable, args: argparse.Namespace,
-            heatmaps: bool) -> None:
+            heatmaps: bool, control: HeatmapControl | None) -> None:
     """Put our decoding at the end of open_clip's pipeline, and its unseeded sample shuffle under (seed, epoch)."""
     stages = info.dataloader.pipeline[0].dataset.pipeline
     names = tuple(getattr(getattr(stage, "f", stage), "__name__", type(stage).__name__) for stage in stages)
@@ -206,7 +226,7 @@ def _rewire(info: upstream.DataInfo, transform: JointTransform, tokenizer: Calla
         partial(upstream.tarfile_to_samples_nothrow, handler=upstream.log_and_continue if skip else _broken_shard),
         SeededShuffle(shuffle.kw["bufsize"], shuffle.kw["initial"], args.seed, args.rank, info.shared_epoch),
         *ignore,
-        partial(decode_stream, transform=transform, tokenize=tokenizer, skip_bad=skip),
+        partial(decode_stream, transform=transform, tokenize=tokenizer, skip_bad=skip, control=control),
         wds.batched(args.batch_size, partial=False, collation_fn=collate),
     ]
     if isinstance(stages[0], upstream.ResampledShards2):
