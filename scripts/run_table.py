@@ -87,6 +87,7 @@ class Bench:
             model = ["--model", f"local-dir:{out / 'models' / self.name(started, seed)}"] if started else ["--model", self.args.model] if self.args.model else []
             recipe = ["--recipe", row.recipe] if self.args.settings == "paper" else []
             seconds = run(["-m", "openclip_eclip.train", *(self.tune if started else self.scratch), *recipe, *model, *row.flags, *self.length(started is not None),
+                           *(["--expert-data", self.args.expert_data] if self.args.expert_data and row.annotated else []),
                            "--train-data", self.args.train_data or self.args.data / "train.csv", "--logs", out / "runs", "--name", name, "--seed", seed,
                            "--device", "cuda" if device else "cpu", *self.more], out / "logs" / f"{name}.txt", device)
             run(["-m", "openclip_eclip.export", out / "runs" / name, plain], out / "logs" / f"{name}-export.txt", device)
@@ -190,6 +191,7 @@ def parse() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("table", choices=TABLES)
     parser.add_argument("--data", type=Path, required=True, help="folder with train.csv and test.csv")
     parser.add_argument("--train-data", help="instead of DATA/train.csv: a table, or shards (then also --train-num-samples)")
+    parser.add_argument("--expert-data", help="a separate source of annotated pairs, for the rows that read heatmaps")
     parser.add_argument("--test", action="append", default=[], metavar="NAME=FILE", help="test sets instead of DATA/test.csv")
     parser.add_argument("--settings", choices=SETTINGS, default="phantoms", help="(default: %(default)s)")
     parser.add_argument("--model", help="instead of the settings' own")

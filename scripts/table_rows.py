@@ -10,13 +10,15 @@ CONSTANT = ["--eclip-priming-weight", 0, "--eclip-curriculum", 0, 0, 0, 0, 0, 0.
 
 @dataclass(frozen=True)
 class Row:
-    """`flags` of training; `recipe`: the paper's settings for it; `start`: the row whose weights of the same seed it fine-tunes; `base`: what it is compared to."""
+    """`flags` of training; `recipe`: the paper's settings for it; `start`: the row whose weights of the same seed it fine-tunes; `base`: what it is
+    compared to; `annotated`: reads heatmaps, so that it takes --expert-data."""
 
     name: str
     flags: list = field(default_factory=list)
     recipe: str = "clip"
     start: str = ""
     base: str = "CLIP"
+    annotated: bool = False
 
 
 def _family(base: str, method: str) -> list[Row]:
@@ -25,11 +27,11 @@ def _family(base: str, method: str) -> list[Row]:
     joined = "" if method == "clip" else f"{method}+"
     return [
         Row(base, ["--method", method], base=base),
-        Row(f"{plus}naive", ["--method", f"{joined}naive"], base=base),
+        Row(f"{plus}naive", ["--method", f"{joined}naive"], base=base, annotated=True),
         Row(f"{plus}DACL", ["--method", f"{joined}dacl"], base=base),
         Row(f"{plus}m3-mix", ["--method", f"{joined}m3-mix"], "m3-mix", base, base),
-        Row(f"{plus}eCLIP", ["--method", f"{joined}eclip"], "eclip", base=base),
-        Row(f"{plus}eCLIP^P", ["--method", f"{joined}eclip"], "eclip-p", base, base),
+        Row(f"{plus}eCLIP", ["--method", f"{joined}eclip"], "eclip", base=base, annotated=True),
+        Row(f"{plus}eCLIP^P", ["--method", f"{joined}eclip"], "eclip-p", base, base, True),
         Row(f"{base}, longer", ["--method", method], "eclip-p", base, base)]
 
 
@@ -37,13 +39,14 @@ TABLES = {
     "table1": [*_family("CLIP", "clip"), *_family("GLoRIA", "gloria")],
     "table4": [
         Row("CLIP", ["--method", "clip"]),
-        Row("mask", ["--eclip-processor", "mask", "--eclip-no-mixup", *CONSTANT], "eclip"),
-        Row("CNN", ["--eclip-processor", "cnn", "--eclip-no-mixup", *CONSTANT], "eclip"),
-        Row("MHA", ["--eclip-no-mixup", *CONSTANT], "eclip"),
-        Row("MHA + mixup", CONSTANT, "eclip"),
-        Row("MHA + mixup + curriculum", ["--eclip-priming-weight", 0], "eclip"),
-        Row("random heatmaps, all of it", ["--eclip-heatmap-control", "random"], "eclip"),
-        Row("eCLIP", ["--method", "eclip"], "eclip")],
+        *(Row(name, flags, "eclip", annotated=True) for name, flags in {
+            "mask": ["--eclip-processor", "mask", "--eclip-no-mixup", *CONSTANT],
+            "CNN": ["--eclip-processor", "cnn", "--eclip-no-mixup", *CONSTANT],
+            "MHA": ["--eclip-no-mixup", *CONSTANT],
+            "MHA + mixup": CONSTANT,
+            "MHA + mixup + curriculum": ["--eclip-priming-weight", 0],
+            "random heatmaps, all of it": ["--eclip-heatmap-control", "random"],
+            "eCLIP": ["--method", "eclip"]}.items())],
 }
 
 # what every row of a benchmark has in common: from scratch, fine-tuning, evaluation
@@ -51,4 +54,5 @@ SETTINGS = {
     "phantoms": (["--model", PHANTOM_MODEL, "--batch-size", 64, "--lr", 1e-3, "--wd", 0.1, "--warmup", 50, "--force-context-length", 64, "--workers", 0,
                   "--precision", "fp32"],
                  ["--batch-size", 64, "--lr", 3e-4, "--wd", 0.1, "--warmup", 10, "--force-context-length", 64, "--workers", 0, "--precision", "fp32"], []),
-    "paper": (["--precision", "amp_bf16", "--workers", 8], ["--precision", "amp_bf16", "--workers", 8], ["--protocol", "eclip-paper"])}
+    # one GPU a run holds the whole batch of 512: no accumulation, no gathering
+    "paper": (["--precision", "amp_bf16", "--workers", 8, "--pretrained-image"], ["--precision", "amp_bf16", "--workers", 8], ["--protocol", "eclip-paper"])}
