@@ -156,7 +156,8 @@ def markdown(args: argparse.Namespace, scores: dict[str, dict[str, dict]], facts
         for name, score in rows.items():
             d, seen = score["difference"], facts[name]["views"]
             change = "" if d is None else f"{d['value']:+.3f} [{d['low']:+.3f}, {d['high']:+.3f}]"
-            lines.append(f"| {name} | {score['value']:.3f} ± {score['sd']:.3f} | {change} | {score['base'] if d else ''} | {'' if seen is None else f'{seen:.1f}'} | "
+            spread = "" if score["sd"] is None else f" ± {score['sd']:.3f}"
+            lines.append(f"| {name} | {score['value']:.3f}{spread} | {change} | {score['base'] if d else ''} | {'' if seen is None else f'{seen:.1f}'} | "
                          f"{facts[name]['seconds']:.0f} |")
         lines.append("")
     return "\n".join(lines)

@@ -1,0 +1,84 @@
+"""The tables of the paper as a script: every row is a set of flags the trainer takes; a small table is made, stopped, gone on with."""
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from openclip_eclip.params import eclip_config, eclip_parser, method_names
+from openclip_eclip.prepare.__main__ import main as prepare
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "scripts"))
+from table_rows import TABLES, Row  # noqa: E402
+
+
+def test_rows_are_those_of_the_paper() -> None:
+    """Table 1 twice, over CLIP and over GLoRIA, each with the control that trains on; Table 4's eight."""
+    one, four = ([row.name for row in TABLES[name]] for name in ("table1", "table4"))
+    added = ["naive", "DACL", "m3-mix", "eCLIP", "eCLIP^P"]
+    assert one == ["CLIP", *added, "CLIP, longer", "GLoRIA", *(f"GLoRIA + {name}" for name in added), "GLoRIA, longer"]
+    assert four == ["CLIP", "mask", "CNN", "MHA", "MHA + mixup", "MHA + mixup + curriculum", "random heatmaps, all of it", "eCLIP"]
+    shared = [row for row in TABLES["table1"] if row.name in four]
+    assert len(shared) == 2 and all(row.base == "CLIP" and not row.start for row in shared)
+
+
+@pytest.mark.parametrize("row", {row.name: row for table in TABLES.values() for row in table}.values(), ids=lambda row: row.name)
+def test_every_row_is_flags_that_the_trainer_takes(row: Row) -> None:
+    """Rows are `annotated` where their method reads heatmaps; fine-tuned ones say from what."""
+    args = eclip_parser().parse_args([str(flag) for flag in row.flags])
+    names = method_names(args)
+    assert row.annotated == bool({"eclip", "naive"} & set(names)) and (eclip_config(args, {}).processor is not None) == row.annotated
+    assert ("gloria" in names) == (row.base == "GLoRIA") and bool(row.start) == (row.recipe in ("eclip-p", "m3-mix"))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    assert prepare(["phantom", str(folder / "phantoms"), "--train", "48", "--test", "24", "--annotated", "0.3", "--seed", "1"]) == 0
+    return folder / "phantoms"
+
+
+def run(data: Path, out: Path, *flags: object) -> subprocess.CompletedProcess:
+    command = [sys.executable, ROOT / "scripts" / "run_table.py", *flags, "--data", data, "--out", out, "--seeds", 1, "--steps", 3, "--tune-steps", 3, "--warmup", 1,
+               "--batch-size", 16]
+    return subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=800, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""})
+
+
+def test_a_table_is_made_and_gone_on_with(data: Path, tmp_path: Path) -> None:
+    """A fine-tuned row brings its start; Table 4 finds Table 1's CLIP; a killed run begins anew, a finished one is left alone."""
+    done = run(data, tmp_path, "table1", "--rows", "eCLIP^P")
+    assert done.returncode == 0, done.stderr[-3000:]
+    page = (tmp_path / "table1.md").read_text()
+    lines = [line for line in page.splitlines() if line.startswith("| ")]
+    assert [line.split(" | ")[0] for line in lines] == ["| row", "| CLIP", "| eCLIP^P"] and done.stdout == page
+    found = json.loads((tmp_path / "table1.json").read_text())
+    scores = found["scores"]["test"]
+    assert scores["CLIP"]["difference"] is None and scores["eCLIP^P"]["base"] == "CLIP"
+    assert scores["eCLIP^P"]["difference"]["value"] == pytest.approx(scores["eCLIP^P"]["value"] - scores["CLIP"]["value"])
+    assert found["facts"]["CLIP"]["views"] is None and found["facts"]["eCLIP^P"]["views"] > 0
+    assert (tmp_path / "table1.png").stat().st_size > 5000
+    log = (tmp_path / "runs" / "eclip-p-30" / "out.log").read_text()
+    assert f"local-dir:{tmp_path / 'models' / 'clip-30'}" in log and "starting with a fresh heatmap processor" in log
+    before = (tmp_path / "runs" / "clip-30" / "table.json").stat().st_mtime_ns
+    done = run(data, tmp_path, "table4", "--rows", "random heatmaps, all of it")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (tmp_path / "runs" / "clip-30" / "table.json").stat().st_mtime_ns == before
+    assert "random heatmaps, all of it" in (tmp_path / "table4.md").read_text()
+    (tmp_path / "runs" / "clip-30" / "table.json").unlink()  # as a kill leaves it
+    done = run(data, tmp_path, "table4", "--rows", "random heatmaps, all of it")
+    assert done.returncode == 0 and (tmp_path / "runs" / "clip-30" / "table.json").is_file()
+
+
+def test_a_run_that_fails_is_named_with_the_end_of_its_log(data: Path, tmp_path: Path) -> None:
+    done = run(data, tmp_path, "table4", "--rows", "mask", "--lr", "much")
+    assert done.returncode == 1 and "exit code 2" in done.stderr and "much" in done.stderr
+
+
+@pytest.mark.parametrize(("flags", "named"), [(("table1", "--rows", "eKLIP"), "eKLIP: expected some of"), (("table5",), "invalid choice: 'table5'")])
+def test_bad_flags(data: Path, tmp_path: Path, flags: tuple, named: str) -> None:
+    done = run(data, tmp_path, *flags)
+    assert done.returncode == 2 and named in done.stderr and not (tmp_path / "runs").exists()
