@@ -128,9 +128,10 @@ def page(out: Path, results: dict[str, Path], tokens: int) -> str:
              f"medicine follows), a CLIP of {HERE.name}/phantom_model trained on them, {cpu}, one thread, SmolLM2 {THREADS}. S_emb and BERTScore with MiniLM, not the "
              "paper's models.\n"]
     for name, folder in results.items():
-        values, seconds = found[name]["values"], (folder / "seconds.txt").read_text().strip()
+        values = found[name]["values"]
+        seconds = f"; {(folder / 'seconds.txt').read_text().strip()} s in all, start of Python to the page" if "smollm2" in values["faults"] else ""
         lines += [f"## {name}\n", f"{values['images']} films, {values['index']['count']} distinct reports to retrieve from, "
-                  f"{values['same_text']} with the words of a test report; {seconds} s in all.\n",
+                  f"{values['same_text']} with the words of a test report{seconds}.\n",
                   (folder / "result.md").read_text().split("## Against the true reports\n\n")[1].split("\n\n")[0] + "\n"]
     faults = found[next(iter(results))]["values"]["faults"]["smollm2"]
     lines.append(f"SmolLM2: at most {tokens} new tokens; {faults['runaway']} of {faults['count']} reports cut there, {faults['empty']} empty.\n")
