@@ -1,19 +1,22 @@
 """Algorithm 1 over open_clip's two model classes; towers, keys and inference stay open_clip's."""
 from __future__ import annotations
 
+import itertools
 import logging
 from typing import Any, Mapping
 
 import torch
 from open_clip.model import CLIP, CustomTextCLIP
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from .config import EClipConfig
 from .data.batch import ExpertBatch
 from .mixup import mix_images
 from .objectives import Objective
-from .objectives.base import Encoded
+from .objectives.base import Seen
 from .objectives.local_features import region_width, word_width
+from .positions import encode_tokens
 from .priming import reconstruction_errors
 from .processor import build_processor
 
@@ -61,8 +64,9 @@ class EClip:
         texts = torch.cat([text, batch.expert_text]) if len(batch.expert_text) else text
 
         together = torch.cat(images) if len(images) > 1 else images[0]
-        features, text_features, local = self._encode(together, texts)
-        out = dict(zip(pieces, features.split([len(piece) for piece in pieces.values()])))
+        sizes = [len(piece) for piece in pieces.values()]
+        features, text_features, local = self._encode(together, texts, dict(zip(pieces, sizes)), batch)
+        out = dict(zip(pieces, features.split(sizes)))
         out |= {"text_features": text_features[:size], "logit_scale": self.logit_scale.exp(), "sample_id": batch.sample_id}
         if self.heatmap_processor is not None:
             out["mixed_text_features"] = torch.cat([text_features[:size][batch.mix_index], text_features[size:]])
@@ -76,13 +80,27 @@ class EClip:
             out["priming_error"] = reconstruction_errors(self.heatmap_processor, batch.image)  # l. 14-17
         return out
 
-    def _encode(self, images: Tensor, texts: Tensor) -> Encoded:
-        """v and t of everything in one pass, (B + M + ..., D) and (B + M2, D) (Alg. 1, l. 4, 5, 12)."""
-        for objective in self.objectives:
-            encoded = objective.encode(self, images, texts)
-            if encoded is not None:
-                return encoded
-        return Encoded(self.encode_image(images, normalize=True), self.encode_text(texts, normalize=True), {})
+    def _encode(self, images: Tensor, texts: Tensor, sizes: Mapping[str, int],
+                batch: ExpertBatch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """v and t of everything in one pass, (B + M + ..., D) and (B + M2, D) (Alg. 1, l. 4, 5, 12), and what objectives read of it.
+
+        `sizes`: how many of the images each name has, in their order.
+        """
+        stages = [objective.image_stages for objective in self.objectives if objective.image_stages is not None]
+        if stages:
+            features, tokens = encode_tokens(self.visual, images, max(stages))
+            image_features = F.normalize(features, dim=-1)
+        else:
+            image_features = self.encode_image(images, normalize=True)
+        own = (objective.encode_texts(self, texts) for objective in self.objectives)
+        text_features, local = next((found for found in own if found is not None), None) or (self.encode_text(texts, normalize=True), {})
+        if stages:
+            ends = list(itertools.accumulate(sizes.values()))
+            rows = {name: slice(end - size, end) for (name, size), end in zip(sizes.items(), ends)}
+            for objective in self.objectives:
+                if objective.image_stages is not None:
+                    local |= objective.read(self, Seen(tokens, rows, text_features), batch)
+        return image_features, text_features, local
 
     def _mixed_images(self, batch: ExpertBatch) -> Tensor:
         """I^lam (M, 3, H, W) (Alg. 1, l. 9-11)."""

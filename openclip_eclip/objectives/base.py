@@ -8,16 +8,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..positions import Tokens
+
 # (B, D) and (B, D) of this rank -> (N, D) and (N, D) of all ranks with this rank's rows on the graph, and the rows it scores
 Gather = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, slice]]
 
 
-class Encoded(NamedTuple):
-    """Unit features (K, D) of images and (T, D) of texts; `local`: anything else of the same pass, for `complete`."""
+class Seen(NamedTuple):
+    """What the towers saw in the one pass of a step."""
 
-    image: Tensor
-    text: Tensor
-    local: dict[str, Tensor]
+    tokens: Tokens  # of all K images
+    rows: Mapping[str, slice]  # of which images, by the names of `Objective.images` and the host's
+    text: Tensor  # (B + M2, D) unit features of the batch's texts, then of the separate stream's
 
 
 class Objective:
@@ -52,8 +54,18 @@ class Objective:
 
     contrast_weight = 1.0  # of the contrastive loss
 
-    def encode(self, model: nn.Module, images: Tensor, texts: Tensor) -> Encoded | None:
-        """In the place of the model's own pass, for an objective that needs more of it than the two features."""
+    needs_heatmaps = False  # `ExpertBatch.annotated`: of every annotated sample, whatever eCLIP's gate decides
+    image_stages: int | None = None  # last stages of the image tower to hand to `read` with its tokens; None: no call of `read`
+
+    def check_model(self, model: nn.Module) -> None:
+        """Called once before training. UserError: a model that can not be trained so."""
+
+    def encode_texts(self, model: nn.Module, texts: Tensor) -> tuple[Tensor, dict[str, Tensor]] | None:
+        """Unit features (T, D) in the place of `model.encode_text`, and more of the same pass for the output."""
+
+    def read(self, model: nn.Module, seen: Seen, batch: Any) -> dict[str, Tensor]:
+        """What the pass holds beside its features, for the output; `complete` may still change it."""
+        return {}
 
     def complete(self, out: dict[str, Tensor], batch: Any) -> None:
         """Change the model's output in place: no 0-d tensor, the same keys in every micro-batch."""

@@ -15,8 +15,8 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from ..config import UserError
-from .base import Encoded, Gather, Objective, full_precision
-from .local_features import WordPieces, encode_regions, encode_words
+from .base import Gather, Objective, Seen, full_precision
+from .local_features import IMAGE_STAGES, WordPieces, encode_words, regions_of
 
 AGGREGATES = ("sum", "mean")
 NEGATIVES = ("rank", "global")
@@ -77,12 +77,15 @@ class Gloria(Objective):
     def use_tokenizer(self, tokenizer: Any) -> None:
         self.pieces = WordPieces.of(tokenizer)
 
-    def encode(self, model: nn.Module, images: Tensor, texts: Tensor) -> Encoded:
+    image_stages = IMAGE_STAGES
+
+    def encode_texts(self, model: nn.Module, texts: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         self.pieces = self.pieces.to(texts.device)
-        image_features, regions = encode_regions(model, images)
-        text_features, words = encode_words(model, texts, self.pieces)
-        return Encoded(image_features, text_features, {"regions": model.region_projection(regions), "words": words.values,
-                                                       "word_mask": words.mask})
+        features, words = encode_words(model, texts, self.pieces)
+        return features, {"words": words.values, "word_mask": words.mask}
+
+    def read(self, model: nn.Module, seen: Seen, batch: Any) -> dict[str, Tensor]:
+        return {"regions": model.region_projection(regions_of(model.visual, seen.tokens))}
 
     def complete(self, out: dict[str, Tensor], batch: Any) -> None:
         """regions (R, P, W), words (R, L, W) and word_mask (R, L) of the batch's images, then of eCLIP's mixed pairs; the scale."""

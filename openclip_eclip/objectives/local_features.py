@@ -1,7 +1,7 @@
 """Regions of an image and words of a report out of the same encoder pass that gives the global features."""
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, Callable, NamedTuple
 
 import torch
 from open_clip.hf_configs import arch_dict
@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..config import UserError
+from ..positions import Tokens, encode_tokens
 from .base import full_precision
 
+IMAGE_STAGES = 2  # the finer one of the last ones
 TEXT_LAYERS = 4  # the last ones, summed (GLoRIA)
 MARKS = ("##", "▁", "Ġ", "</w>")  # of word pieces: continues a word (WordPiece), begins one (twice), ends one (CLIP's BPE)
 
@@ -28,38 +30,48 @@ class Words(NamedTuple):
 def encode_regions(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
     """Unit image features (B, D), those of `model.encode_image`, and regions (B, P, C) from one pass over (B, 3, H, W).
 
-    Of the tower's last two stages the finer one, as GLoRIA takes the last but one of a ResNet; of equal ones (a plain ViT)
-    the last. Class tokens are no regions. UserError: a tower that gives no map.
+    UserError: a tower that gives no map.
     """
-    visual = model.visual
     try:
-        found = visual.forward_intermediates(images, indices=2, output_fmt="NCHW")
-        features, stages = found["image_features"], found["image_intermediates"]
-    except (AttributeError, NotImplementedError, KeyError) as error:
-        raise UserError(f"image tower {_name(visual)} has no spatial map (forward_intermediates: {error}); GLoRIA compares words with "
-                        "regions: take a ViT, ResNet, Swin or ConvNeXt tower.") from error
+        features, tokens = encode_tokens(model.visual, images, IMAGE_STAGES)
+    except (AttributeError, NotImplementedError, UserError) as error:
+        raise UserError(f"image tower {_name(model.visual)} has no spatial map ({error}); GLoRIA compares words with regions: take a ViT, "
+                        "ResNet, Swin or ConvNeXt tower.") from error
+    return F.normalize(features, dim=-1), regions_of(model.visual, tokens)
+
+
+def regions_of(visual: nn.Module, tokens: Tokens) -> Tensor:
+    """(B, P, C): of the tower's last two stages the finer one, as GLoRIA takes the last but one of a ResNet; of equal ones (a
+    plain ViT) the last. Class tokens are no regions.
+    """
+    stages = tokens.stages[-IMAGE_STAGES:]
     if any(stage.ndim != 4 for stage in stages) or stages[-1].shape[-2:].numel() < 2:
         raise UserError(f"image tower {_name(visual)}: its last stages have the shapes {[tuple(stage.shape[1:]) for stage in stages]}, "
                         "which are no spatial maps of several regions; take a ViT, ResNet, Swin or ConvNeXt tower.")
     stage = stages[0] if stages[0].shape[-2:].numel() > stages[-1].shape[-2:].numel() else stages[-1]
-    return F.normalize(features, dim=-1), stage.flatten(2).transpose(1, 2)
+    return stage.flatten(2).transpose(1, 2)
 
 
 def region_width(model: nn.Module) -> int:
     """C of `encode_regions`, by encoding one empty image. UserError: no spatial map, or dropped patches that leave holes in it."""
-    dropping = [module for module in model.visual.modules() if type(module).__name__.startswith("PatchDropout") and module.prob > 0]
+    return on_empty_image(model.visual, lambda image: encode_regions(model, image)[1]).shape[-1]
+
+
+def on_empty_image(visual: nn.Module, encode: Callable[[Tensor], Any]) -> Any:
+    """`encode` of one empty image (1, 3, H, W), leaving `visual` as it was. UserError: a tower that drops patches."""
+    dropping = [module for module in visual.modules() if type(module).__name__.startswith("PatchDropout") and module.prob > 0]
     if dropping:
-        raise UserError(f"image tower {_name(model.visual)} drops patches (--force-patch-dropout {dropping[0].prob:g}): there is no whole map "
-                        "left to compare words with; train without patch dropout.")
-    size, parameter = model.visual.image_size, next(model.visual.parameters())
+        raise UserError(f"image tower {_name(visual)} drops patches (--force-patch-dropout {dropping[0].prob:g}): there is no whole map "
+                        "left to compare with; train without patch dropout.")
+    size, parameter = visual.image_size, next(visual.parameters())
     height, width = (size, size) if isinstance(size, int) else size
-    training = [module for module in model.visual.modules() if module.training]  # frozen parts are not
-    model.visual.eval()
+    training = [module for module in visual.modules() if module.training]  # frozen parts are not
+    visual.eval()
     with torch.no_grad():
-        _, regions = encode_regions(model, torch.zeros(1, 3, height, width, device=parameter.device, dtype=parameter.dtype))
+        found = encode(torch.zeros(1, 3, height, width, device=parameter.device, dtype=parameter.dtype))
     for module in training:
         module.training = True
-    return regions.shape[-1]
+    return found
 
 
 def encode_words(model: nn.Module, tokens: Tensor, pieces: WordPieces) -> tuple[Tensor, Words]:
