@@ -39,6 +39,7 @@ RECIPES = {
 }
 FINE_TUNING = ("eclip-p", "m3-mix")  # recipes
 EXPERTS = ("eclip", "naive")  # methods that append mixed pairs of annotated samples
+HEATMAPS = (*EXPERTS, "align")  # methods that use heatmaps
 METHODS = ("clip", *EXPERTS, *OBJECTIVES)
 
 # what a loop around a carrier batch can not do; each is refused before training starts
@@ -61,7 +62,7 @@ def eclip_parser() -> argparse.ArgumentParser:
                             "ignored; 'eclip-p' and 'm3-mix' fine-tune a trained CLIP (default: open_clip's own settings, with eCLIP)")
     group.add_argument("--method", metavar="NAME[+NAME]",
                        help=f"what is trained: {', '.join(METHODS)}, or several as in eclip+dacl; all but 'clip' add to the contrastive "
-                            "loss of CLIP, and only eclip and naive use heatmaps (default: the recipe's, else eclip)")
+                            "loss of CLIP, and only eclip, naive and align use heatmaps (default: the recipe's, else eclip)")
     group.add_argument("--csv-heatmap-key", default="heatmap", metavar="COLUMN",
                        help="column of heatmap files in --train-data; a blank cell means not annotated (default: heatmap)")
     group.add_argument("--expert-data", metavar="PATH",
@@ -100,7 +101,12 @@ class Method:
 
     experts: str | None
     objectives: tuple[Objective, ...]
-    heatmaps: bool  # of --train-data are used
+    mixes: bool  # annotated samples of --train-data may become mixed pairs
+
+    @property
+    def heatmaps(self) -> bool:
+        """Those of --train-data are used."""
+        return self.mixes or any(objective.needs_heatmaps for objective in self.objectives)
 
     @property
     def is_plain(self) -> bool:
@@ -181,8 +187,9 @@ def _refuse_methods(args: argparse.Namespace) -> None:
     names = method_names(args)
     joined = "+".join(names)
     if args.expert_data and not set(EXPERTS) & set(names):
-        raise UserError(f"--expert-data with --method {joined}: it uses no annotation; drop one of them, or add eclip or naive.")
-    if args.eclip_heatmap_control and (not set(EXPERTS) & set(names) or args.naive_form == "plain"):
+        raise UserError(f"--expert-data with --method {joined}: it adds no pair of that source; drop one of them, or add eclip or naive "
+                        "(naive+... with --naive-form plain adds the images as they are).")
+    if args.eclip_heatmap_control and (not set(HEATMAPS) & set(names) or (args.naive_form == "plain" and "align" not in names)):
         raise UserError(f"--eclip-heatmap-control with --method {joined}{' --naive-form plain' if args.naive_form else ''}: it uses no heatmap; "
                         "drop one of them.")
     if args.naive_form is not None and "naive" not in names:

@@ -15,6 +15,7 @@ class ExpertBatch:
 
     The first M1 mixed pairs belong to annotated images of the batch (rows `mix_index` of `image`); the last M2 come
     from the separate expert stream, bring their own image and text, and enter the loss as mixed pairs only.
+    `annotated` and `annotated_heatmap`: all heatmaps of the batch, for an objective that needs them, whatever the gate decided.
     The draws are stored here, not made in the forward pass: gradient accumulation runs every batch forward twice.
     """
 
@@ -27,6 +28,8 @@ class ExpertBatch:
     expert_image: Tensor  # (M2, 3, H, W)
     expert_text: Tensor  # (M2, L) int64
     is_priming: bool = False
+    annotated: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))  # (A,), rows of `image`
+    annotated_heatmap: Tensor = field(default_factory=lambda: torch.zeros(0, 1, 1, 1))  # (A, 1, H, W), as `heatmap`
     draws: dict[str, Any] = field(default_factory=dict)  # what the objectives drew for this batch
 
     def to(self, device=None, dtype=None, non_blocking: bool = False) -> ExpertBatch:
@@ -35,7 +38,7 @@ class ExpertBatch:
         for entry in dataclasses.fields(self):
             value = getattr(self, entry.name)
             if isinstance(value, Tensor):
-                cast = dtype if entry.name in ("image", "heatmap", "expert_image") else None
+                cast = dtype if entry.name in ("image", "heatmap", "expert_image", "annotated_heatmap") else None
                 value = value.to(device=device, dtype=cast, non_blocking=non_blocking)
             elif entry.name == "draws":
                 value = {name: draw.to(device=device, non_blocking=non_blocking) if isinstance(draw, Tensor) else draw

@@ -24,12 +24,13 @@ class PlannedLoader:
     """
 
     def __init__(self, loader: Iterable, config: EClipConfig, curriculum: Curriculum, *, seed: int, accum_freq: int = 1,
-                 annotated: bool = True, expert: DataLoader | None = None, objectives: Sequence[Any] = (),
+                 annotated: bool = True, mixes: bool = True, expert: DataLoader | None = None, objectives: Sequence[Any] = (),
                  after_step: Callable[[int], None] | None = None) -> None:
         self.loader, self.config, self.curriculum = loader, config, curriculum
         self.num_batches, self.num_samples = loader.num_batches, loader.num_samples
         self.seed, self.accum_freq, self.expert, self.after_step = seed, accum_freq, expert, after_step
         self.objectives = objectives  # each draws for every batch
+        self.mixes = mixes  # annotated samples of the wrapped loader may become mixed pairs
         self.annotated = annotated  # any heatmap anywhere: without, this is CLIP to the last bit, priming included
         self.epoch = 0
         self.views: Counter[int] = Counter()
@@ -58,12 +59,13 @@ class PlannedLoader:
     def plan(self, samples: dict[str, Any], step: int, expert: tuple[dict[str, Any], Tensor] | None) -> ExpertBatch:
         """The carrier of one batch at optimiser step `step`; `samples`, `expert` as `collate` returns them."""
         self._report_skipped(samples["skipped"])
-        annotated, ids = samples["annotated"], samples["sample_id"]
+        ids = samples["sample_id"]
+        annotated = samples["annotated"] if self.mixes else samples["annotated"][:0]
         draws = draw_gate(self.seed, step, ids[annotated].tolist(), self.curriculum.probability(step), self.config.alpha,
                           self.config.lam)
         accepted = torch.from_numpy(draws.accepted)
         index = annotated[accepted]
-        heatmap, lam = samples["heatmap"][accepted], torch.from_numpy(draws.lam)[accepted]
+        heatmap, lam = samples["heatmap"][:len(annotated)][accepted], torch.from_numpy(draws.lam)[accepted]
         mixed_id = ids[index]
         image = samples["image"]
         expert_image, expert_text = image[:0], torch.zeros(0, 1, dtype=torch.int64)
@@ -75,11 +77,14 @@ class PlannedLoader:
             mixed_id = torch.cat([mixed_id, fields["sample_id"]])
         self.views.update(mixed_id.tolist())
         self.lam_sum, self.lam_count = self.lam_sum + float(lam.sum()), self.lam_count + len(lam)
-        priming = self.annotated and self.config.priming_weight > 0 and self.curriculum.is_priming(step)
+        primes = self.config.processor is not None and self.annotated
+        priming = primes and self.config.priming_weight > 0 and self.curriculum.is_priming(step)
         drawn: dict[str, Any] = {}
+        kept = len(samples["annotated"]) if any(objective.needs_heatmaps for objective in self.objectives) else 0
         for objective in self.objectives:
             drawn.update(objective.draw(self.seed, step, self.epoch, ids))
-        return ExpertBatch(image, ids, index, heatmap, lam, mixed_id, expert_image, expert_text, priming, drawn)
+        return ExpertBatch(image, ids, index, heatmap, lam, mixed_id, expert_image, expert_text, priming,
+                           samples["annotated"][:kept], samples["heatmap"][:kept], drawn)
 
     def _report_skipped(self, names: list[str]) -> None:
         self.skipped += len(names)

@@ -1,11 +1,12 @@
-"""The methods beside eCLIP that the paper compares (Table 1), one file each over the same inputs."""
+"""The methods beside eCLIP, one file each over the same inputs: those that the paper compares (Table 1), and alignment."""
 from __future__ import annotations
 
+from .align import Align
 from .base import Objective
 from .dacl import Dacl
 from .gloria import Gloria
 from .m3_mix import M3Mix
 
-OBJECTIVES: dict[str, type[Objective]] = {"dacl": Dacl, "m3-mix": M3Mix, "gloria": Gloria}
+OBJECTIVES: dict[str, type[Objective]] = {"dacl": Dacl, "m3-mix": M3Mix, "gloria": Gloria, "align": Align}
 
-__all__ = ["OBJECTIVES", "Dacl", "Gloria", "M3Mix", "Objective"]
+__all__ = ["OBJECTIVES", "Align", "Dacl", "Gloria", "M3Mix", "Objective"]

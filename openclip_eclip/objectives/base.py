@@ -41,6 +41,9 @@ class Objective:
     def use_tokenizer(self, tokenizer: Any) -> None:
         """Called once before training, with the model's tokenizer."""
 
+    def use_steps(self, total: int) -> None:
+        """Called once before training, with the number of optimiser steps of the run."""
+
     def draw(self, seed: int, step: int, epoch: int, sample_id: Tensor) -> dict[str, Any]:
         """Random values of one batch under names of the objective's own; tensors move with it. `sample_id` (B,) int64."""
         return {}

@@ -63,7 +63,9 @@ def on_empty_image(visual: nn.Module, encode: Callable[[Tensor], Any]) -> Any:
     if dropping:
         raise UserError(f"image tower {_name(visual)} drops patches (--force-patch-dropout {dropping[0].prob:g}): there is no whole map "
                         "left to compare with; train without patch dropout.")
-    size, parameter = visual.image_size, next(visual.parameters())
+    size = visual.image_size
+    # the type of images: that of a convolution, since --precision bf16 leaves other parameters in fp32
+    parameter = next((one for one in visual.parameters() if one.ndim == 4), next(visual.parameters()))
     height, width = (size, size) if isinstance(size, int) else size
     training = [module for module in visual.modules() if module.training]  # frozen parts are not
     visual.eval()

@@ -88,6 +88,8 @@ class Seams:
         kwargs["eclip_cfg"] = None if method.is_plain else self.session.config.to_dict()
         built = self.originals["create_model_and_transforms"](*args, **kwargs)
         if not method.is_plain:
+            for objective in method.objectives:
+                objective.check_model(built[0])
             built[0].objectives = method.objectives
         run = Path(self.session.args.logs, self.session.args.name)
         if is_master(self.session.args) and run.is_dir():  # what --export and every later user of the weights must know

@@ -90,7 +90,7 @@ class Session:
         args, loader = self.args, source.info.dataloader
         steps = loader.num_batches // args.accum_freq
         curriculum = Curriculum(max(1, steps * args.epochs), self.config.curriculum)
-        expert, self.names = None, dict(source.names)
+        expert, self.names = None, dict(source.names) if self.method.mixes else {}
         examples = source.examples
         if args.expert_data:
             samples, names = expert_samples(args, transform, tokenizer)
@@ -101,23 +101,28 @@ class Session:
             self.names.update(names)
             examples = partial(first_samples, samples, range(len(samples)))
         annotated = source.annotated or expert is not None
-        if self.method.experts:
-            self._announce(curriculum, annotated)
-        if is_master(args) and annotated:
+        for objective in self.method.objectives:
+            objective.use_steps(max(1, steps * args.epochs))
+        if self.method.experts or self.method.heatmaps:
+            self._announce(curriculum, annotated, len(source.names.keys() | self.names))
+        if is_master(args) and annotated and self.config.processor is not None:
             with seeded_randomness([args.seed]):
                 good = [sample for sample in examples() if sample.heatmap is not None]
             if good:
                 self.examples = (torch.stack([s.image for s in good]), torch.stack([s.heatmap for s in good]))
         return PlannedLoader(loader, self.config, curriculum, seed=args.seed, accum_freq=args.accum_freq, annotated=annotated,
-                             expert=expert, objectives=self.method.objectives, after_step=self.after_step)
+                             mixes=self.method.mixes, expert=expert, objectives=self.method.objectives, after_step=self.after_step)
 
-    def _announce(self, c: Curriculum, annotated: bool) -> None:
+    def _announce(self, c: Curriculum, annotated: bool, count: int) -> None:
         if not annotated:
-            logger.warning("eclip: no heatmap in the data: no pair is added")
+            logger.warning("eclip: no heatmap in the data: %s", "no pair is added" if self.method.experts else "this is plain CLIP")
         if self.args.eclip_heatmap_control:
             logger.warning("eclip: --eclip-heatmap-control %s: every heatmap is a placebo", self.args.eclip_heatmap_control)
+        if not self.method.experts:
+            logger.info("eclip: %d annotated samples", count)
+            return
         logger.info("eclip: %d annotated samples; cold start (priming) before step %d, warm-up before %d, cool-down before %d, "
-                    "then p = %g", len(self.names), c.cold_end, c.warm_end, c.cool_end, c.config.end)
+                    "then p = %g", count, c.cold_end, c.warm_end, c.cool_end, c.config.end)
 
     def _note_params(self, filled: dict[str, Any]) -> None:
         text = ", ".join(f"{name} {value}" for name, value in filled.items())

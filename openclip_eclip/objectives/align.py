@@ -1,0 +1,147 @@
+"""Alignment of where the image tower looks with where the expert looked, on every annotated sample; not in the paper.
+
+Close to it: attention alignment with gaze, as Ma et al. 2024, "Eye-gaze Guided Multi-modal Alignment for Medical Representation
+Learning", does between patches and sentences.
+"""
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from typing import Any, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ..config import UserError
+from ..positions import Tokens, encode_tokens, project_tokens
+from .base import Gather, Objective, Seen, full_precision
+from .local_features import on_empty_image
+from .pool_attention import pool_attention
+
+SCHEDULES = ("constant", "linear")
+
+
+@dataclass(frozen=True)
+class AlignConfig:
+    """Decision 0030 says why these."""
+
+    weight: float = 1.0
+    schedule: str = "constant"  # of the weight; linear: down to zero at the end of the run
+    temperature: float = 0.1  # of the similarity of text and positions; an attention pool has its own
+    power: float = 3.0  # of the heatmap on the grid: sharpens it towards what was looked at most
+
+    def __post_init__(self) -> None:
+        for ok, name, expected in ((0 <= self.weight < float("inf"), "weight", "0 or more"),
+                                   (self.schedule in SCHEDULES, "schedule", f"one of {SCHEDULES}"),
+                                   (self.temperature > 0, "temperature", "a positive number"),
+                                   (self.power > 0, "power", "a positive number")):
+            if not ok:
+                raise UserError(f"align: {name}={getattr(self, name)!r}; expected {expected}.")
+
+
+class Align(Objective):
+    """weight * mean over the annotated samples of all ranks of -sum_p target_p log look_p, over the positions p of the tower's grid.
+
+    `look` is the attention of the tower's learned pool, or else softmax of cos(t, position in the joint space) / temperature
+    with the sample's text feature t held fixed. Images of the separate stream are aligned unmixed.
+    """
+
+    def __init__(self, config: AlignConfig = AlignConfig(), stream_is_plain: bool = False) -> None:
+        """`stream_is_plain`: mixed pairs of the separate stream hold the images themselves."""
+        self.config, self.stream_is_plain, self.steps = config, stream_is_plain, 1
+        self.needs_heatmaps = config.weight > 0
+        self.image_stages = 0 if config.weight > 0 else None
+
+    @staticmethod
+    def add_flags(group: argparse._ActionsContainer) -> None:
+        group.add_argument("--align-weight", type=float, metavar="W",
+                           help="weight of the cross-entropy between the heatmap and where the image tower looks (default: 1)")
+        group.add_argument("--align-schedule", choices=SCHEDULES,
+                           help="of that weight: the same in all steps, or falling to zero at the end of the run (default: constant)")
+
+    @classmethod
+    def from_args(cls, args: argparse.Namespace) -> Align:
+        if args.lock_image and args.lock_image_unlocked_groups == 0:
+            raise UserError("--lock-image with --method align: a frozen image tower can not learn where to look; unlock groups by "
+                            "--lock-image-unlocked-groups, or drop one of them.")
+        if args.dacl_form == "release":
+            raise UserError("--dacl-form release with --method align: that form encodes mixed images only, and a heatmap belongs to one image; "
+                            "take another form.")
+        given = {name: getattr(args, f"align_{name}") for name in ("weight", "schedule")}
+        return cls(AlignConfig(**{name: value for name, value in given.items() if value is not None}), args.naive_form == "plain")
+
+    def check_model(self, model: nn.Module) -> None:
+        if self.config.weight == 0:
+            return
+        visual, normed = model.visual, []
+        hooks = [module.register_forward_hook(lambda *_: normed.append(True)) for module in visual.modules() if isinstance(module, _BatchNorm)]
+
+        def encode(image: Tensor) -> Tokens:
+            features, tokens = encode_tokens(visual, image)
+            normed.clear()
+            look(visual, tokens, F.normalize(features, dim=-1), self.config.temperature)
+            return tokens
+
+        tokens = on_empty_image(visual, encode)
+        for hook in hooks:
+            hook.remove()
+        name = type(getattr(visual, "trunk", visual)).__name__
+        if normed:
+            raise UserError(f"image tower {name} has batch norm behind its map: its statistics would be those of single positions; take another tower.")
+        if tokens.grid.shape[1:3].numel() < 2:
+            raise UserError(f"image tower {name}: its last map has a single position, so there is nowhere to look; take larger images or smaller "
+                            "patches.")
+
+    def use_steps(self, total: int) -> None:
+        self.steps = total
+
+    def draw(self, seed: int, step: int, epoch: int, sample_id: Tensor) -> dict[str, Any]:
+        """align_weight of this step."""
+        falling = self.config.schedule == "linear"
+        return {"align_weight": self.config.weight * (max(0.0, 1 - step / self.steps) if falling else 1.0)}
+
+    def images(self, batch: Any, visual: nn.Module) -> dict[str, Tensor]:
+        return {} if self.config.weight == 0 or self.stream_is_plain else {"align_stream": batch.expert_image}
+
+    def read(self, model: nn.Module, seen: Seen, batch: Any) -> dict[str, Tensor]:
+        """align_error (A,), weighted, of the annotated images of the batch, then of the separate stream's."""
+        size, count = len(batch), len(batch.expert_image)
+        last = seen.rows["mixed_features" if self.stream_is_plain else "align_stream"].stop if count else 0
+        rows = torch.cat([batch.annotated, torch.arange(last - count, last, device=batch.annotated.device)])
+        heatmap = torch.cat([batch.annotated_heatmap, batch.heatmap[len(batch.mix_index):]])
+        text = torch.cat([seen.text[:size][batch.annotated], seen.text[size:]])
+        log = look(model.visual, seen.tokens.rows(rows), text.detach(), self.config.temperature)
+        return {"align_error": batch.draws["align_weight"] * cross_entropy(heatmap, log, self.config.power)}
+
+    def complete(self, out: dict[str, Tensor], batch: Any) -> None:
+        out.pop("align_stream", None)
+
+    def losses(self, out: Mapping[str, Tensor], gather: Gather) -> dict[str, Tensor]:
+        """{align_loss}: 0 without an annotated sample; every rank takes part in the gather, forward and backward."""
+        if "align_error" not in out:
+            return {}
+        own = out["align_error"]
+        sums, counts, rows = gather(own.sum()[None, None], own.new_full((1, 1), len(own)))
+        share = sums[rows].sum() * (len(sums) / len(sums[rows]))  # right under DDP's plain average
+        return {"align_loss": share / counts.sum().clamp(min=1)}
+
+
+def look(visual: nn.Module, tokens: Tokens, text: Tensor, temperature: float) -> Tensor:
+    """Log of the distribution over positions, (A, h, w), where `visual` looks; `text` (A, D) unit features. fp32 or more."""
+    attention = pool_attention(visual, tokens)
+    if attention is not None:
+        return attention
+    positions = F.normalize(full_precision(project_tokens(visual, tokens)), dim=-1)
+    with torch.autocast(text.device.type, enabled=False):
+        similarity = torch.einsum("ahwd,ad->ahw", positions, full_precision(text)) / temperature
+    return similarity.flatten(1).log_softmax(dim=1).view_as(similarity)
+
+
+def cross_entropy(heatmap: Tensor, log: Tensor, power: float) -> Tensor:
+    """-sum_p target_p log_p, (A,), of `log` (A, h, w); target: the mean of `heatmap` (A, 1, H, W) in each cell, to the `power`,
+    made to sum to one."""
+    target = F.adaptive_avg_pool2d(heatmap.to(log.dtype), log.shape[1:]).flatten(1).pow(power)
+    target = target / target.sum(dim=1, keepdim=True)
+    return -(target * log.flatten(1)).sum(dim=1)

@@ -1,0 +1,36 @@
+"""The alignment loss in slow numpy loops, written from its definition; shares no code with the package."""
+from __future__ import annotations
+
+import numpy as np
+
+
+def cell_means(heatmap: np.ndarray, rows: int, columns: int) -> np.ndarray:
+    """(rows, columns) means of an (H, W) map whose sides the grid divides."""
+    height, width = heatmap.shape[0] // rows, heatmap.shape[1] // columns
+    found = np.zeros((rows, columns))
+    for r in range(rows):
+        for c in range(columns):
+            found[r, c] = heatmap[r * height:(r + 1) * height, c * width:(c + 1) * width].mean()
+    return found
+
+
+def looked_at(positions: np.ndarray, text: np.ndarray, temperature: float) -> np.ndarray:
+    """(h, w) probabilities of one image with positions (h, w, D), by cosine with its text feature (D,)."""
+    scores = np.zeros(positions.shape[:2])
+    for r in range(scores.shape[0]):
+        for c in range(scores.shape[1]):
+            scores[r, c] = positions[r, c] @ text / np.linalg.norm(positions[r, c]) / np.linalg.norm(text) / temperature
+    weights = np.exp(scores)
+    return weights / weights.sum()
+
+
+def cross_entropy(heatmap: np.ndarray, probabilities: np.ndarray, power: float) -> float:
+    target = cell_means(heatmap, *probabilities.shape) ** power
+    target = target / target.sum()
+    return -sum(float(target[i]) * float(np.log(probabilities[i])) for i in np.ndindex(probabilities.shape))
+
+
+def loss(heatmaps: list[np.ndarray], probabilities: list[np.ndarray], power: float = 3.0) -> float:
+    """The mean over annotated samples, 0 without any."""
+    errors = [cross_entropy(heatmap, p, power) for heatmap, p in zip(heatmaps, probabilities)]
+    return sum(errors) / len(errors) if errors else 0.0
