@@ -187,8 +187,9 @@ def _refuse_methods(args: argparse.Namespace) -> None:
     names = method_names(args)
     joined = "+".join(names)
     if args.expert_data and not set(EXPERTS) & set(names):
-        raise UserError(f"--expert-data with --method {joined}: it adds no pair of that source; drop one of them, or add eclip or naive "
-                        "(naive+... with --naive-form plain adds the images as they are).")
+        why = ("its samples enter as pairs, which eclip or naive append: take naive+align, with --naive-form plain for the images as they are"
+               if "align" in names else "it uses no annotation; drop one of them, or add eclip or naive")
+        raise UserError(f"--expert-data with --method {joined}: {why}.")
     if args.eclip_heatmap_control and (not set(HEATMAPS) & set(names) or (args.naive_form == "plain" and "align" not in names)):
         raise UserError(f"--eclip-heatmap-control with --method {joined}{' --naive-form plain' if args.naive_form else ''}: it uses no heatmap; "
                         "drop one of them.")

@@ -33,7 +33,7 @@ def importers(prefix: str) -> set[str]:
 def test_few_files_import_open_clip() -> None:
     patches = {name for name in importers("open_clip") if name.startswith("training_patches")}
     assert importers("open_clip") - patches == {"model.py", "loss.py", "register.py", "checkpoint.py", "positions.py",
-                                                      "evaluate/encoder.py", "objectives/local_features.py"}
+                                                      "evaluate/encoder.py", "objectives/local_features.py", "objectives/pool_attention.py"}
 
 
 def test_only_patches_and_train_import_open_clip_train() -> None:

@@ -1,0 +1,85 @@
+"""Started twice by test_align.py: alignment on two gloo ranks against one process over all samples; JSON out."""
+from __future__ import annotations
+
+import copy
+import json
+import sys
+
+import open_clip
+import torch
+import torch.distributed as dist
+from ddp_worker import SIZE, gradients, join_parts, make_loss, make_part
+from openclip_eclip.data.batch import ExpertBatch
+from openclip_eclip.objectives import Align, Dacl
+from openclip_eclip.training_patches.release_3_3 import ExpertDistributedDataParallel
+
+MODES = ((False, False, False), (False, False, True), (False, True, True), (True, True, True))  # siglip, local, with gradient
+CASES = (  # annotated rows and samples of the separate stream, on rank 0 and rank 1
+    (([], []), (0, 0)), (([], [0, 2]), (0, 0)), (([1], []), (0, 2)), (([0], [0, 1, 2]), (1, 0)))
+
+
+def annotate(batch: ExpertBatch, rank: int, rows: list[int]) -> ExpertBatch:
+    """With all maps, of which the gate let through those of `batch.mix_index`."""
+    generator = torch.Generator().manual_seed(200 + rank)
+    batch.annotated = torch.tensor(rows, dtype=torch.int64)
+    batch.annotated_heatmap = torch.rand(len(rows), 1, 32, 32, generator=generator, dtype=torch.float64)
+    return batch
+
+
+def compare(single: torch.nn.Module, wrapped: torch.nn.Module, plain: bool, rows: tuple, expert: tuple, mode: tuple) -> dict:
+    rank, world = dist.get_rank(), dist.get_world_size()
+    objectives = (Align(stream_is_plain=plain),) if plain else (Align(), Dacl())
+    parts = []
+    for r in range(world):
+        batch, text = make_part(r, rows[r][:1] if single.heatmap_processor is not None else [], expert[r], False)
+        batch.lam = torch.ones_like(batch.lam) if plain else batch.lam
+        parts.append((annotate(batch, r, list(rows[r])), text))
+    whole, text = join_parts(parts)
+    whole.annotated = torch.cat([batch.annotated + SIZE * r for r, (batch, _) in enumerate(parts)])
+    whole.annotated_heatmap = torch.cat([batch.annotated_heatmap for batch, _ in parts])
+    for r, batch in enumerate([*(batch for batch, _ in parts), whole]):
+        batch.draws = {name: value for one in objectives for name, value in one.draw(0, 0, 0, batch.sample_id).items()}
+        if not plain:  # partners of DACL stay on their rank
+            batch.draws["dacl_partner"] = torch.tensor([[1, 2], [2, 0], [0, 1]]) if r < world else torch.tensor(
+                [[1, 2], [2, 0], [0, 1], [4, 5], [5, 3], [3, 4]])
+    found = []
+    siglip, local, grad = mode
+    for model, batch, words, settings in ((wrapped, *parts[rank], (siglip, local, grad, "diagonal", rank, world)),
+                                          (single, whole, text, (siglip, False, False, "diagonal", 0, 1))):
+        inner = getattr(model, "module", model)
+        inner.objectives = objectives
+        loss = make_loss(*settings)
+        loss.configure(inner.eclip_config, objectives)
+        with torch.no_grad():
+            terms = loss(**model(batch, words), output_dict=True)
+        found.append((*gradients(model, loss, batch, words), float(terms["align_loss"])))
+    (value, ours, own), (expected_value, expected, alone) = found
+    mean = torch.tensor([value, own], dtype=torch.float64)
+    dist.all_reduce(mean)
+    factor = 1.0 if grad or siglip else 1.0 / world  # as in open_clip without --gather-with-grad; but for the scale
+    names = [name for name in expected if name not in ("logit_scale", "logit_bias")]
+    error = sum(float((ours[name] - factor * expected[name]).square().sum()) for name in names) ** 0.5
+    norm = sum(float(expected[name].square().sum()) for name in names) ** 0.5
+    return {"loss": float(mean[0]) / world, "expected": expected_value, "align": float(mean[1]) / world, "expected_align": alone,
+            "gradient_error": error / (factor * norm), "names": sorted(set(ours) ^ set(expected)), "rows": rows, "expert": expert, "mode": mode}
+
+
+def main(config: str, out: str) -> None:
+    open_clip.add_model_config(config)
+    dist.init_process_group("gloo")
+    results = []
+    for processor, plain in ((None, False), ({"width": 32, "heads": 4, "zero_init": False}, False), ({"kind": "mask"}, True)):
+        torch.manual_seed(0)
+        single = open_clip.create_model("tiny", output_dict=True, init_logit_bias=-5.0, eclip_cfg={"processor": processor}).double()
+        wrapped = ExpertDistributedDataParallel(copy.deepcopy(single), device_ids=[torch.device("cpu")])
+        for rows, expert in CASES:
+            results += [compare(single, wrapped, plain, rows, expert, mode) for mode in MODES]
+    if dist.get_rank() == 0:
+        with open(out, "w", encoding="utf-8") as file:
+            json.dump(results, file)
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
