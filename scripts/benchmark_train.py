@@ -23,10 +23,11 @@ import numpy as np
 import open_clip
 import openclip_eclip  # noqa: F401  (registers the models)
 import torch
-from openclip_eclip.config import AUTHORS_PROCESSOR, EClipConfig, ProcessorConfig
+from openclip_eclip.config import AUTHORS_PROCESSOR, ProcessorConfig
 from openclip_eclip.data.batch import ExpertBatch
 from openclip_eclip.data.joint_transform import JointTransform
 from openclip_eclip.loss import EClipLoss
+from openclip_eclip.objectives import Align
 from openclip_eclip.processor import build_processor
 from openclip_eclip.training_patches.train_data import train_source
 from PIL import Image
@@ -101,25 +102,33 @@ def make_batch(image: torch.Tensor, mixed: int) -> ExpertBatch:
 
 
 def build_step(tower: str, which: str, device: torch.device, batch: int) -> Callable[[], None]:
-    """open_clip's step ("stock"), ours without a heatmap ("closed"), ours with half a batch of mixed pairs ("mixed")."""
+    """open_clip's step ("stock"), ours without a heatmap ("closed"), with half a batch of mixed pairs ("mixed"), or CLIP with
+    alignment on 5 % of the batch ("align")."""
     torch.manual_seed(0)
     image = torch.randn(batch, 3, 224, 224, device=device)
     text = torch.randint(1, 49000, (batch, CONTEXT), device=device)
-    model = open_clip.create_model(TOWERS[tower], eclip_cfg=None if which == "stock" else {}, output_dict=True, device=device,
+    config = {"stock": None, "align": {"processor": None}}.get(which, {})
+    model = open_clip.create_model(TOWERS[tower], eclip_cfg=config, output_dict=True, device=device,
                                    force_context_length=CONTEXT)
     if which == "stock":
         return make_step(model, open_clip.ClipLoss(), image, text)
-    loss = EClipLoss()
-    loss.configure(EClipConfig())
-    return make_step(model, loss, make_batch(image, batch // 2 if which == "mixed" else 0), text)
+    loss, carrier = EClipLoss(), make_batch(image, batch // 2 if which == "mixed" else 0)
+    if which == "align":
+        model.objectives = (Align(),)
+        aligned = make_batch(image, max(1, round(0.05 * batch)))
+        carrier.annotated, carrier.annotated_heatmap = aligned.mix_index, aligned.heatmap
+        carrier.draws = model.objectives[0].draw(0, 0, 0, carrier.sample_id)
+    loss.configure(model.eclip_config, model.objectives)
+    return make_step(model, loss, carrier, text)
 
 
 def bench_steps(device: torch.device, clock: Clock, rounds: int, batch: int, rows: list[str]) -> None:
     mixed = batch // 2
     for tower in TOWERS:
-        steps = {which: build_step(tower, which, device, batch) for which in ("stock", "closed", "mixed")}
+        steps = {which: build_step(tower, which, device, batch) for which in ("stock", "closed", "mixed", "align")}
         times = side_by_side(clock, steps, rounds)
-        for label, limit, what in (("closed", 1.02, "(a) no heatmap"), ("mixed", 1.05 * 1.5, f"(b) {mixed} mixed pairs, r = 0.5")):
+        for label, limit, what in (("closed", 1.02, "(a) no heatmap"), ("mixed", 1.05 * 1.5, f"(b) {mixed} mixed pairs, r = 0.5"),
+                                   ("align", 1.03, f"(f) alignment of {max(1, round(0.05 * batch))} annotated")):
             middle, low, high = ratio(times, label, "stock")
             authors = f"authors' code {AUTHORS_STEP[tower]} on another day" if label == "mixed" else ""
             rows.append(f"| {what}, {tower}, batch {batch} | {statistics.median(times[label]):.3f} s | "

@@ -115,7 +115,7 @@ class Session:
 
     def _announce(self, c: Curriculum, annotated: bool, count: int) -> None:
         if not annotated:
-            logger.warning("eclip: no heatmap in the data: %s", "no pair is added" if self.method.experts else "this is plain CLIP")
+            logger.warning("eclip: no heatmap in the data: %s", "no pair is added" if self.method.experts else "nothing is aligned")
         if self.args.eclip_heatmap_control:
             logger.warning("eclip: --eclip-heatmap-control %s: every heatmap is a placebo", self.args.eclip_heatmap_control)
         if not self.method.experts:
