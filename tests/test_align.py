@@ -172,11 +172,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Launcher:
     launcher.train(
         (*common, "--name", "clip", "--method", "clip"), (*common, "--name", "zero", *align, "--align-weight", 0),
         (*data, blank, "--batch-size", 4, "--epochs", 1, "--name", "blank", *align),
-        (*common, "--name", "align", *align), (*common, "--name", "compiled", *align, "--torchcompile"),
+        (*common, "--name", "align", *align),
         (*common, "--name", "placebo", *align, "--eclip-heatmap-control", "centre"),
         (*common, "--name", "all", "--method", "eclip+align+gloria+dacl", "--expert-data", table, "--eclip-heatmap-control", "shuffled"),
         (*common, "--name", "plain", "--method", "naive+align", "--naive-form", "plain", "--expert-data", table),
-        (*common, "--name", "m3", "--method", "eclip+align+m3-mix", "--pretrained", "logs/clip/checkpoints/epoch_1.pt"),
         (*common, "--name", "siglip", *align, "--siglip", "--align-weight", 2),
         (*common, "--name", "bf16", "--method", "eclip+align", "--precision", "bf16", "--eclip-own-pairs", "mask"),
         (*common, "--name", "amp", *align, "--precision", "amp_bf16", "--grad-checkpointing"),
@@ -203,7 +202,7 @@ def test_weight_zero_or_no_annotation_is_bitwise_clip(runs: Launcher, name: str)
     assert ("no heatmap in the data: nothing is aligned" in runs.log(name)) == (name == "blank")
 
 
-@pytest.mark.parametrize("name", ["align", "compiled", "placebo", "all", "plain", "m3", "siglip", "bf16", "amp"])
+@pytest.mark.parametrize("name", ["align", "placebo", "all", "plain", "siglip", "bf16", "amp"])
 def test_it_trains_with_every_method(runs: Launcher, name: str) -> None:
     losses, values = runs.losses(name), aligned(runs, name)
     assert len(losses) == len(values) == 6 and np.isfinite(losses).all() and sum(value > 0 for value in values) >= 2
@@ -219,8 +218,7 @@ def test_alone_it_leaves_a_plain_checkpoint_and_says_what_it_uses(runs: Launcher
     assert set(re.findall(r"mixed pairs (\d+)", runs.log("plain"))) == {"2"}  # of the stream alone
 
 
-def test_compiled_and_low_precision_are_close(runs: Launcher) -> None:
-    assert aligned(runs, "compiled") == pytest.approx(aligned(runs, "align"), rel=1e-4)
+def test_low_precision_is_close(runs: Launcher) -> None:
     for name in ("bf16", "amp"):
         assert aligned(runs, name)[0] == pytest.approx(aligned(runs, "align")[0], rel=0.02)
 
@@ -250,7 +248,7 @@ def test_two_processes_are_one(launcher: Launcher) -> None:
     done = subprocess.run(command, env=launcher.environment(), capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr[-4000:]
     results = json.loads(out.read_text())
-    assert len(results) == 3 * 4 * 4
+    assert len(results) == 2 * 4 * 4 + 4
     wrong = [case for case in results if abs(case["loss"] - case["expected"]) > 1e-9 * case["expected"] or case["names"]
              or abs(case["align"] - case["expected_align"]) > 1e-9 or case["gradient_error"] > 1e-8]
     assert not wrong, wrong[:2]
