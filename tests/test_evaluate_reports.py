@@ -287,6 +287,7 @@ def test_copy_and_random_are_what_they_say(tmp_path: Path) -> None:
         assert cosines == sorted(cosines, reverse=True)
     found = [evaluate(train, test, tmp_path / f"random{seed}", "--writer", "random", "--seed", seed) for seed in (1, 2)]
     assert list(found[0]["values"]["scores"]) == ["random", "copy"] and {record["text"] for record in lines(tmp_path / "random1")} <= set(TRAIN)
+    assert "| metric | random | copy |\n" in (tmp_path / "random1" / "result.md").read_text()
     assert [record["text"] for record in lines(tmp_path / "random1")] != [record["text"] for record in lines(tmp_path / "random2")]
 
 
