@@ -294,7 +294,7 @@ def test_refused_expert_samples_are_never_decoded() -> None:
     def batches(probability: float) -> tuple[list, int]:
         Counting.read = []
         curriculum = Curriculum(40, CurriculumConfig(cold=0.5, warm=0, cool=0, end=probability))
-        slots = ExpertSlots(10, 5, 40, curriculum, EClipConfig(), seed=0)
+        slots = ExpertSlots(10, 5, 40, curriculum, EClipConfig().alpha, seed=0)
         loaded = list(expert_loader(Counting(), slots, workers=0))
         return loaded, len(Counting.read)
 
@@ -312,19 +312,19 @@ def test_refused_expert_samples_are_never_decoded() -> None:
 
 def test_expert_stream_is_the_same_however_it_is_spread() -> None:
     curriculum = Curriculum(6, CurriculumConfig(cold=0, warm=0, cool=0, end=0.7))
-    whole = list(ExpertSlots(7, 4, 6, curriculum, EClipConfig(), seed=2))
-    ranks = [list(ExpertSlots(7, 2, 6, curriculum, EClipConfig(), seed=2, rank=rank, world_size=2)) for rank in (0, 1)]
+    whole = list(ExpertSlots(7, 4, 6, curriculum, EClipConfig().alpha, seed=2))
+    ranks = [list(ExpertSlots(7, 2, 6, curriculum, EClipConfig().alpha, seed=2, rank=rank, world_size=2)) for rank in (0, 1)]
     assert [a + b for a, b in zip(*ranks)] == whole
-    accumulated = list(ExpertSlots(7, 2, 12, curriculum, EClipConfig(), seed=2, accum_freq=2))
+    accumulated = list(ExpertSlots(7, 2, 12, curriculum, EClipConfig().alpha, seed=2, accum_freq=2))
     assert [a + b for a, b in zip(accumulated[::2], accumulated[1::2])] == whole
-    second = ExpertSlots(7, 4, 3, curriculum, EClipConfig(), seed=2)
+    second = ExpertSlots(7, 4, 3, curriculum, EClipConfig().alpha, seed=2)
     second.epoch = 1
     assert list(second) == whole[3:]
 
 
 def test_expert_batch_joins_the_carrier() -> None:
     curriculum = Curriculum(2, CurriculumConfig(cold=0.5, warm=0, cool=0, end=1.0))
-    slots = ExpertSlots(10, 3, 2, curriculum, EClipConfig(), seed=0)
+    slots = ExpertSlots(10, 3, 2, curriculum, EClipConfig().alpha, seed=0)
     (_, rest), planned = plan([2], 1.0, expert=expert_loader(Counting(), slots, workers=0))
     extra = len(rest.expert_image)
     assert extra in (2, 3) and rest.expert_text.shape == (extra, 5) and len(rest.lam) == len(rest.heatmap) == 1 + extra

@@ -250,4 +250,4 @@ def test_foreign_folders_are_refused_before_anything_runs(tmp_path: Path, capsys
     command = ["sensitivity", "--model", "tiny", "--pretrained", "random", "--data", "absent.csv", "--out"]
     assert main([*command, str(tmp_path)]) == 2 and "files of something else" in capsys.readouterr().err
     assert main([*command, str(tmp_path / "new")]) == 2 and "absent.csv: no such file" in capsys.readouterr().err
-    assert not (tmp_path / "new").exists() and len(TASKS) == 8
+    assert not (tmp_path / "new").exists() and len(TASKS) == 9

@@ -1,6 +1,7 @@
 """Reports from retrieved reports: leaks, snippets, worked examples, restart after a kill, the endpoint, the page, one image."""
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import shutil
@@ -286,6 +287,7 @@ def test_copy_and_random_are_what_they_say(tmp_path: Path) -> None:
         assert cosines == sorted(cosines, reverse=True)
     found = [evaluate(train, test, tmp_path / f"random{seed}", "--writer", "random", "--seed", seed) for seed in (1, 2)]
     assert list(found[0]["values"]["scores"]) == ["random", "copy"] and {record["text"] for record in lines(tmp_path / "random1")} <= set(TRAIN)
+    assert "| metric | random | copy |\n" in (tmp_path / "random1" / "result.md").read_text()
     assert [record["text"] for record in lines(tmp_path / "random1")] != [record["text"] for record in lines(tmp_path / "random2")]
 
 
@@ -296,6 +298,20 @@ def test_sentence_vectors_name_their_weights(tmp_path: Path) -> None:
     found = evaluate(train, test, tmp_path / "out", "--sentence-model", get_model_path())
     assert 0 < found["values"]["scores"]["copy"]["S_emb"]["value"] < 1 and "S_emb" not in found["values"]["missing"]
     assert "sha256 53aa51172d142c89" in (tmp_path / "out" / "result.md").read_text()
+
+
+def test_the_papers_models_come_from_the_hubs_cache_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MPNet is there, BERT is not; what the user gives wins; CheXbert has no default."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    snapshot = tmp_path / "models--sentence-transformers--all-mpnet-base-v2" / "snapshots" / ("0" * 40)
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text("{}")
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs" / "main").write_text("0" * 40)
+    given = argparse.Namespace(sentence_model=None, bertscore_model=None, chexbert_model=Path("c"), radgraph_model=None)
+    assert reports.find_models(given) == {"sentence": snapshot, "chexbert": Path("c")}
+    given.sentence_model = Path("mine")
+    assert reports.find_models(given)["sentence"] == Path("mine")
 
 
 def test_reports_that_are_there_are_not_written_again(tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:

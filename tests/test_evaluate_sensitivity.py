@@ -13,7 +13,8 @@ from open_clip.model import _build_vision_tower
 from openclip_eclip.config import UserError
 from openclip_eclip.evaluate.__main__ import main
 from openclip_eclip.evaluate.data import read_eval_set
-from openclip_eclip.evaluate.heatmaps import centre_heatmap, join_heatmaps, read_heatmap_tensor
+from openclip_eclip.data.heatmap_control import centre_map
+from openclip_eclip.evaluate.heatmaps import join_heatmaps, read_heatmap_tensor
 from openclip_eclip.evaluate.sensitivity import derangement
 from openclip_eclip.positions import encode_positions, similarity_map
 from openclip_eclip.prepare.__main__ import main as prepare
@@ -108,7 +109,7 @@ def test_shuffling_leaves_nobody_in_place() -> None:
     for count in (2, 3, 50):
         order = derangement(count, 7)
         assert sorted(order) == list(range(count)) and all(i != place for i, place in enumerate(order)) and order == derangement(count, 7)
-    centre = centre_heatmap(9, 5)[0, 0]
+    centre = centre_map((9, 5))
     assert centre.argmax() == 4 * 5 + 2 and centre[0, 2] == pytest.approx(centre[8, 2]) and centre[0, 2] < 0.1
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -42,43 +43,43 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "phantoms"
 
 
-def run(data: Path, out: Path, *flags: object) -> subprocess.CompletedProcess:
-    command = [sys.executable, ROOT / "scripts" / "run_table.py", *flags, "--data", data, "--out", out, "--seeds", 1, "--steps", 3, "--tune-steps", 3, "--warmup", 1,
-               "--batch-size", 16]
+def run(*flags: object, steps: int = 2) -> subprocess.CompletedProcess:
+    command = [sys.executable, ROOT / "scripts" / "run_table.py", *flags, "--seeds", 1, "--steps", steps, "--tune-steps", steps, "--warmup", 1, "--batch-size", 16]
     return subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=800, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""})
 
 
 def test_a_table_is_made_and_gone_on_with(data: Path, tmp_path: Path) -> None:
-    """A fine-tuned row brings its start; Table 4 finds Table 1's CLIP; a killed run begins anew, a finished one is left alone."""
-    done = run(data, tmp_path, "table1", "--rows", "eCLIP^P")
+    """The README's line for one row of Table 4, then one of Table 1: it finds CLIP trained, brings what a fine-tuned row starts from, and begins
+    anew where a kill left half a run."""
+    (line,) = re.findall(r"^python scripts/run_table.py ([^#\n]*)", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    done = run(*line.replace("phantoms", str(data)).replace("tables", str(tmp_path)).split(), "--rows", "CNN")
     assert done.returncode == 0, done.stderr[-3000:]
-    page = (tmp_path / "table1.md").read_text()
-    lines = [line for line in page.splitlines() if line.startswith("| ")]
-    assert [line.split(" | ")[0] for line in lines] == ["| row", "| CLIP", "| eCLIP^P"] and done.stdout == page
+    page = (tmp_path / "table4.md").read_text()
+    rows = [line for line in page.splitlines() if line.startswith("| ")]
+    assert [line.split(" | ")[0] for line in rows] == ["| row", "| CLIP", "| CNN"] and done.stdout == page
+    trained = (tmp_path / "runs" / "clip-30" / "table.json").stat().st_mtime_ns
+    for leftover in ("runs", "models"):
+        (tmp_path / leftover / "eclip-p-30").mkdir()
+        (tmp_path / leftover / "eclip-p-30" / "README.md").write_text("half a run")
+    done = run("table1", "--data", data, "--out", tmp_path, "--rows", "eCLIP^P", steps=3)
+    assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads((tmp_path / "table1.json").read_text())
     scores = found["scores"]["test"]
-    assert scores["CLIP"]["difference"] is None and scores["eCLIP^P"]["base"] == "CLIP"
+    assert scores["CLIP"]["difference"] is None and scores["eCLIP^P"]["base"] == "CLIP" and list(scores) == ["CLIP", "eCLIP^P"]
     assert scores["eCLIP^P"]["difference"]["value"] == pytest.approx(scores["eCLIP^P"]["value"] - scores["CLIP"]["value"])
     assert found["facts"]["CLIP"]["views"] is None and found["facts"]["eCLIP^P"]["views"] > 0
     assert (tmp_path / "table1.png").stat().st_size > 5000
+    assert (tmp_path / "runs" / "clip-30" / "table.json").stat().st_mtime_ns == trained
     log = (tmp_path / "runs" / "eclip-p-30" / "out.log").read_text()
     assert f"local-dir:{tmp_path / 'models' / 'clip-30'}" in log and "starting with a fresh heatmap processor" in log
-    before = (tmp_path / "runs" / "clip-30" / "table.json").stat().st_mtime_ns
-    done = run(data, tmp_path, "table4", "--rows", "random heatmaps, all of it")
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert (tmp_path / "runs" / "clip-30" / "table.json").stat().st_mtime_ns == before
-    assert "random heatmaps, all of it" in (tmp_path / "table4.md").read_text()
-    (tmp_path / "runs" / "clip-30" / "table.json").unlink()  # as a kill leaves it
-    done = run(data, tmp_path, "table4", "--rows", "random heatmaps, all of it")
-    assert done.returncode == 0 and (tmp_path / "runs" / "clip-30" / "table.json").is_file()
 
 
 def test_a_run_that_fails_is_named_with_the_end_of_its_log(data: Path, tmp_path: Path) -> None:
-    done = run(data, tmp_path, "table4", "--rows", "mask", "--lr", "much")
+    done = run("table4", "--data", data, "--out", tmp_path, "--rows", "mask", "--lr", "much")
     assert done.returncode == 1 and "exit code 2" in done.stderr and "much" in done.stderr
 
 
 @pytest.mark.parametrize(("flags", "named"), [(("table1", "--rows", "eKLIP"), "eKLIP: expected some of"), (("table5",), "invalid choice: 'table5'")])
 def test_bad_flags(data: Path, tmp_path: Path, flags: tuple, named: str) -> None:
-    done = run(data, tmp_path, *flags)
+    done = run(*flags, "--data", data, "--out", tmp_path)
     assert done.returncode == 2 and named in done.stderr and not (tmp_path / "runs").exists()

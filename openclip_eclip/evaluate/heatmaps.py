@@ -62,13 +62,6 @@ def geometric_steps(transform: Any) -> list[Callable[[Image.Image], Image.Image]
     return [step for step in transform.transforms if type(step).__name__ in GEOMETRIC]
 
 
-def centre_heatmap(height: int, width: int) -> Tensor:
-    """(1, 1, H, W) in [0, 1]: a Gaussian at the centre, sigma a fifth of each side."""
-    rows = (torch.arange(height) + 0.5) / height - 0.5
-    columns = (torch.arange(width) + 0.5) / width - 0.5
-    return torch.exp(-(rows[:, None] ** 2 + columns ** 2) / (2 * 0.2 ** 2))[None, None]
-
-
 def _bytes(data: EvalSet, row: int) -> tuple[bytes, str]:
     entry = data.images[row]
     if not isinstance(entry, Path):

@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> Result:
     settings = {**encoder.facts, "data": str(test.path), "data_hash": test.content_hash(), "train_data": str(train.path),
                 "train_texts_hash": index.facts["texts_hash"], "text_column": args.text_column, "patient_column": args.patient_column,
                 "same_text": args.same_text, "pick": args.pick, "snippets": args.snippets, "index": args.index, "seed": args.seed,
-                "examples": examples, "prompt": template.facts, "writer": {key: value for key, value in writer.facts.items() if key != "served"}}
+                "examples": examples, "prompt": template.facts, "writer": writer.facts}
     written = [write_all(writer, queries, picked, args.out, settings)]
     written += [_floor(floor, queries) for floor in (CopyWriter(), RandomWriter(texts, args.seed)) if floor.facts["writer"] != args.writer]
     references = [text.strip() for text in test.column(args.text_column)]

@@ -114,7 +114,8 @@ def _fault_table(faults: dict[str, dict[str, int]]) -> Table:
 
 
 def _metric_table(one: Written) -> Table:
-    return Table("How it was measured", ["metric", "with"], [[name, scored.missing or scored.setting] for name, scored in one.scores.items()])
+    return Table("How it was measured", ["metric", "with"], [[name, scored.missing or scored.setting] for name, scored in one.scores.items()],
+                 "Folders of models: --sentence-model, --bertscore-model, --chexbert-model, --radgraph-model. Nothing is downloaded.")
 
 
 def _found_and_missed(texts: list[str], references: list[str]) -> dict[str, dict[str, int]]:

@@ -18,6 +18,7 @@ from torch.nn.functional import interpolate, normalize
 from tqdm import tqdm
 
 from ..config import UserError
+from ..data.heatmap_control import centre_map
 from ..data.sample import read_image
 from ..metrics.bootstrap import bootstrap_interval
 from ..metrics.pointing import pointing_scores
@@ -26,7 +27,7 @@ from ..priming import reconstruction_errors
 from .data import EvalSet, read_eval_set
 from .encoder import Encoder, tokenize
 from .features import rank_and_size
-from .heatmaps import centre_heatmap, join_heatmaps, read_heatmap_tensor
+from .heatmaps import join_heatmaps, read_heatmap_tensor
 from .options import add_model_arguments, add_output_argument, read_encode_options, read_encoder
 from .result import Result, Table, with_interval
 
@@ -100,7 +101,7 @@ def _cosines(encoder: Encoder, pixels: Tensor, heatmaps: Tensor, elsewhere: Tens
     """{condition: (B, 2)}: cos(v, v^E), and cos(v^E, t) - cos(v, t)."""
     pixels = pixels.to(encoder.device)
     plain = normalize(encoder.model.encode_image(pixels).float(), dim=-1).cpu()
-    maps = {"true": heatmaps, "shuffled": elsewhere, "centre": centre_heatmap(*pixels.shape[-2:]).expand_as(heatmaps),
+    maps = {"true": heatmaps, "shuffled": elsewhere, "centre": torch.from_numpy(centre_map(pixels.shape[-2:])).expand_as(heatmaps),
             "ones": torch.ones_like(heatmaps)}
     found = {}
     for name in CONDITIONS:
@@ -129,7 +130,7 @@ def _maps(encoder: Encoder, pixels: Tensor, heatmaps: Tensor, elsewhere: Tensor,
         return interpolate(found[:, None], size=size, mode="bilinear", align_corners=False)[:, 0].numpy()
 
     return {"own report": enlarge(similarity_map(positions, text)), "another report": enlarge(similarity_map(positions, wrong_text)),
-            "centre": centre_heatmap(*size).expand_as(heatmaps)[:, 0].numpy(), "another heatmap": elsewhere[:, 0].numpy()}, tuple(positions.shape[1:3])
+            "centre": np.broadcast_to(centre_map(size), (len(heatmaps), *size)), "another heatmap": elsewhere[:, 0].numpy()}, tuple(positions.shape[1:3])
 
 
 def _result(args: argparse.Namespace, encoder: Encoder, data: EvalSet, cosines: list[dict[str, np.ndarray]], errors: list[np.ndarray],
