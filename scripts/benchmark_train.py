@@ -178,7 +178,7 @@ def bench_pipeline(rounds: int, rows: list[str], count: int = 64) -> None:
     with tempfile.TemporaryDirectory() as folder:
         args = SimpleNamespace(train_data=write_shards(Path(folder), count), dataset_type="webdataset", train_num_samples=count,
                                dataset_resampled=False, train_data_upsampling_factors=None, seed=0, batch_size=16, workers=0,
-                               rank=0, world_size=1, on_bad_sample="stop")
+                               rank=0, world_size=1, on_bad_sample="stop", eclip_heatmap_control=None, csv_label_key=None)
         plain = upstream.get_wds_dataset(args, transform, True, tokenizer=tokenizer).dataloader
         ours = train_source(args, JointTransform(transform, 0.1), tokenizer, 0, heatmaps=True).info.dataloader
 
