@@ -88,7 +88,7 @@ def load_index(folder: Path, weights_hash: str) -> ReportIndex:
     """
     faiss = _faiss()
     if not (folder / "index.json").is_file():
-        raise UserError(f"--index {folder}: no index.json; expected a folder that `retrieval --save-index` wrote.")
+        raise UserError(f"--index {folder}: no index.json; expected a folder that `retrieval` or `reports` wrote with --save-index.")
     facts = json.loads((folder / "index.json").read_text(encoding="utf-8"))
     for name, expected in facts["files"].items():
         if not (folder / name).is_file() or sha256(folder / name) != expected:
