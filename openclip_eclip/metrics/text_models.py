@@ -67,7 +67,7 @@ def weights_name(folder: Path, pattern: str = "") -> str:
     return f"{name}, {files[0].name}{f' and {len(files) - 1} more' if files[1:] else ''} sha256 {digest.hexdigest()[:16]}"
 
 
-def _encode(encoder: Encoder, texts: list[str], pooling: str) -> tuple[np.ndarray, int]:
+def encode(encoder: Encoder, texts: list[str], pooling: str) -> tuple[np.ndarray, int]:
     """(N, D) float64 vectors, the tokens' mean or the first token's, and how many texts were cut. Equal texts are read once."""
     unique = sorted(set(texts), key=len, reverse=True)
     device, vectors, cut = next(encoder.model.parameters()).device, {}, set()
@@ -94,7 +94,7 @@ def sentence_cosine(candidates: list[str], references: list[str], folder: Path, 
     """S_emb of Tab. 3: cosine of sentence vectors, pooled as the folder's sentence-transformers settings say. (N,) in [-1, 1]."""
     pooling = _pooling(folder)
     encoder = load_encoder(folder, None, device)
-    vectors, cut = _encode(encoder, candidates + references, pooling)
+    vectors, cut = encode(encoder, candidates + references, pooling)
     count = len(candidates)
     return _cosine(candidates, vectors[:count], vectors[count:]), (f"{encoder.name}, {pooling} of tokens, "
                                                                     f"{cut} of {2 * count} texts cut at {encoder.longest} tokens")
@@ -191,7 +191,7 @@ def chexbert(candidates: list[str], references: list[str], folder: Path, device:
 
 @functools.lru_cache(maxsize=1)
 def _chexbert_vectors(encoder: Encoder, texts: tuple[str, ...]) -> np.ndarray:
-    return _encode(encoder, list(texts), "cls")[0]  # kept: two metrics are made of it
+    return encode(encoder, list(texts), "cls")[0]  # kept: two metrics are made of it
 
 
 def chexbert_cosine(candidates: list[str], references: list[str], folder: Path, device: str = "cpu") -> tuple[np.ndarray, str]:
