@@ -2,13 +2,14 @@
 
     python scripts/benchmark_methods.py --out docs/results/methods.md
 
-CPU seconds of one thread, or CUDA events; contestants alternate in an order drawn anew each round. A batch of 256 does not fit into this memory, so
-m3-mix's share there is its terms at 256 x 512 against 256 images at the measured cost of one.
+CPU seconds of one thread in fp32, or CUDA events under amp_bf16 (--batch 256); contestants alternate in an order drawn anew each round. m3-mix's share
+at 256 is also its terms at 256 x 512 against 256 images at the measured cost of one: a CPU does not hold such a batch.
 """
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from typing import Callable
 import open_clip
 import openclip_eclip  # noqa: F401  (registers the models)
 import torch
-from benchmark_train import CONTEXT, Clock, machine, make_batch, make_step, ratio, side_by_side
+from benchmark_train import CONTEXT, Clock, machine, make_batch, make_step, precision, ratio, side_by_side
 from openclip_eclip.loss import EClipLoss
 from openclip_eclip.objectives import Dacl, Gloria, M3Mix, Objective
 from openclip_eclip.objectives.dacl import DaclConfig
@@ -73,7 +74,7 @@ def bench_steps(device: torch.device, clock: Clock, rounds: int, batch: int) -> 
             middle, low, high = ratio(times, name, "CLIP")
             limit = f"{1.05 * (1 + share):.3f}" if share else ""
             extra = f"{share:g} mixed pairs a sample" if share else {"DACL, original": "3 images a sample", "DACL, release": "2 images a sample"}.get(name, "")
-            rows.append(f"| {name} | {tower} | {statistics.median(times[name]):.2f} s | {middle:.3f} ({low:.3f}-{high:.3f}) | {limit} | {extra} |")
+            rows.append(f"| {name} | {tower} | {1e3 * statistics.median(times[name]):.0f} ms | {middle:.3f} ({low:.3f}-{high:.3f}) | {limit} | {extra} |")
     return rows, cost
 
 
@@ -88,7 +89,7 @@ def bench_m3_mix(device: torch.device, clock: Clock, rounds: int, cost: dict[str
 
     seconds = statistics.median(side_by_side(clock, {"terms": terms}, rounds)["terms"])
     shares = ", ".join(f"{1 + seconds / (size * each):.4f} with {tower} (256 x {each:.3f} s)" for tower, each in cost.items())
-    return [f"\nm3-mix's four terms at batch 256 x 512 numbers, forward and backward: {1e3 * seconds:.0f} ms. Against CLIP's step of 256 images, had it fitted into memory: "
+    return [f"\nm3-mix's four terms at batch 256 x 512 numbers, forward and backward: {1e3 * seconds:.0f} ms. Against CLIP's step at the cost of 256 images: "
             f"{shares}. At most 1.05 was asked for."]
 
 
@@ -124,12 +125,12 @@ def main() -> None:
     rows, cost = bench_steps(device, clock, args.rounds, args.batch)
     lines = bench_m3_mix(device, clock, args.rounds, cost)
     # freed blocks go back to the system at once, so that the high-water mark is of what is alive
-    done = subprocess.run([sys.executable, __file__, "--peak"], check=True, capture_output=True, text=True, env={"MALLOC_TRIM_THRESHOLD_": "0", "MALLOC_MMAP_THRESHOLD_": "65536",
-                                                                                                              "OMP_NUM_THREADS": "1"})
+    done = subprocess.run([sys.executable, __file__, "--peak"], check=True, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1",
+                          "MALLOC_TRIM_THRESHOLD_": "0", "MALLOC_MMAP_THRESHOLD_": "65536"})
     peak = json.loads(done.stdout)
     lines.append(f"\nGLoRIA's local loss, {PAIRS} pairs, {WORDS} words, {REGIONS} regions, width {WIDTH}, fp32: {peak:.0f} MiB beside its inputs and their gradients on the CPU "
                  f"(peak of a fresh process). Less than 1024 was asked for; c_w alone, not chunked, would take {4 * PAIRS**2 * WORDS * WIDTH / 2**20:.0f}.")
-    head = (f"# What the methods cost\n\n`python scripts/benchmark_methods.py`, {machine(device)}, torch {torch.__version__}, open_clip {open_clip.__version__}, 224 pixels, fp32, batch "
+    head = (f"# What the methods cost\n\n`python scripts/benchmark_methods.py`, {machine(device)}, torch {torch.__version__}, open_clip {open_clip.__version__}, 224 pixels, {precision(device)}, batch "
             f"{args.batch}, {CONTEXT} tokens, {args.rounds} rounds; medians, ratios of medians with 95 % intervals.\n\n| method | image tower | a step | ratio to CLIP | at most | |\n"
             "|---|---|---|---|---|---|\n")
     args.out.write_text(head + "\n".join([*rows, *lines]) + "\n", encoding="utf-8")

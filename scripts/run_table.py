@@ -1,10 +1,11 @@
 """A table of the paper: every row with several seeds trained, measured, compared to its base, drawn.
 
-    python scripts/run_table.py table1 --data phantoms --seeds 5 --steps 250 --out tables                       # two processes on the CPU
+    python scripts/run_table.py table1 --data phantoms --seeds 5 --steps 500 --tune-steps 150 --out tables      # two processes on the CPU
     python scripts/run_table.py table1 --settings paper --data DATA --test "CheXpert 5x200=DATA/chexpert_5x200.csv" --model ViT-B-16 --out tables
 
-Runs of one seed begin with the same weights and see the same data in the same order. One run a GPU, on all visible ones. A second call goes on with
-what is missing; tables with the same --out share their runs. Flags that are not listed go to openclip_eclip.train.
+Runs of one seed begin with the same weights and see the same data in the same order. One run a GPU, on all visible ones; small models share a GPU
+with --jobs. A second call goes on with what is missing; tables with the same --out share their runs. Flags that are not listed go to
+openclip_eclip.train.
 """
 from __future__ import annotations
 
@@ -29,16 +30,26 @@ from tqdm import tqdm
 METRIC = "macro-F1"
 
 
-def run(command: list, log: Path, device: str) -> float:
-    """Seconds. RuntimeError with the log's end if the command fails. `device`: a GPU's number, or "" for one thread of the CPU."""
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": device, **({} if device else {"OMP_NUM_THREADS": "1"})}
-    log.parent.mkdir(parents=True, exist_ok=True)
-    start = time.perf_counter()
-    with open(log, "w", encoding="utf-8") as file:
-        done = subprocess.run([sys.executable, *map(str, command)], stdout=file, stderr=subprocess.STDOUT, env=environment)
-    if done.returncode:
-        raise RuntimeError(f"{log}: exit code {done.returncode}\n" + "\n".join(log.read_text(encoding="utf-8").splitlines()[-15:]))
-    return time.perf_counter() - start
+class Worker:
+    """A process that runs `python -m` commands one after the other, so that only the first one imports torch. `device`: a GPU's number, or ""
+    for one thread of the CPU."""
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+        environment = {**os.environ, "CUDA_VISIBLE_DEVICES": device, "OMP_NUM_THREADS": "1"}
+        self.child = subprocess.Popen([sys.executable, Path(__file__).with_name("run_commands.py")], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                      text=True, env=environment)
+
+    def run(self, module: str, flags: list, log: Path) -> float:
+        """Seconds. RuntimeError with the log's end if the command fails."""
+        log.parent.mkdir(parents=True, exist_ok=True)
+        start = time.perf_counter()
+        self.child.stdin.write(json.dumps([module, [str(flag) for flag in flags], str(log)]) + "\n")
+        self.child.stdin.flush()
+        reply = self.child.stdout.readline().strip() or f"it ended the process (exit code {self.child.wait()})"
+        if reply != "0":
+            raise RuntimeError(f"{log}: {reply}\n" + "\n".join(log.read_text(encoding="utf-8").splitlines()[-15:]))
+        return time.perf_counter() - start
 
 
 class Bench:
@@ -49,10 +60,11 @@ class Bench:
         self.scratch, self.tune, self.evaluate = SETTINGS[args.settings]
         self.tests = dict(word.split("=", 1) for word in args.test) or {"test": str(args.data / "test.csv")}
         count = visible_gpus()
-        self.devices: queue.Queue[str] = queue.Queue()
-        for name in [str(i) for i in range(count)] or [""] * args.jobs:
-            self.devices.put(name)
-        self.jobs = self.devices.qsize()
+        self.machine = f"{count} x {gpu_name()}" if count else cpu_name()
+        self.workers: queue.Queue[Worker] = queue.Queue()
+        for name in [str(i) for i in range(count)] * (args.jobs or 1) or [""] * (args.jobs or 2):
+            self.workers.put(Worker(name))
+        self.jobs = self.workers.qsize()
 
     def name(self, row: Row, seed: int) -> str:
         # one model a folder: the same row in two tables is one run
@@ -66,17 +78,17 @@ class Bench:
         """Train and measure, unless that was done."""
         if start is not None:
             start.result()
-        device = self.devices.get()
+        worker = self.workers.get()
         try:
-            model = self.train(row, seed, device)
+            model = self.train(row, seed, worker)
             for test, data in self.tests.items():
                 if not (self.result(row, seed, test) / "result.json").is_file():
-                    run(["-m", "openclip_eclip.evaluate", "zero-shot", "--model", model, "--data", data, "--out", self.result(row, seed, test), "--workers",
-                         0 if not device else 4, "--cache", "none", *self.evaluate], self.args.out / "logs" / f"{self.name(row, seed)}-{test}.txt", device)
+                    worker.run("openclip_eclip.evaluate", ["zero-shot", "--model", model, "--data", data, "--out", self.result(row, seed, test), "--cache", "none",
+                                                           *self.evaluate], self.args.out / "logs" / f"{self.name(row, seed)}-{test}.txt")
         finally:
-            self.devices.put(device)
+            self.workers.put(worker)
 
-    def train(self, row: Row, seed: int, device: str) -> Path:
+    def train(self, row: Row, seed: int, worker: Worker) -> Path:
         """The exported model of a run; one that was killed begins anew."""
         out, name = self.args.out, self.name(row, seed)
         plain, facts = out / "models" / name, out / "runs" / name / "table.json"
@@ -86,11 +98,11 @@ class Bench:
             started = next((other for table in TABLES.values() for other in table if other.name == row.start), None)
             model = ["--model", f"local-dir:{out / 'models' / self.name(started, seed)}"] if started else ["--model", self.args.model] if self.args.model else []
             recipe = ["--recipe", row.recipe] if self.args.settings == "paper" else []
-            seconds = run(["-m", "openclip_eclip.train", *(self.tune if started else self.scratch), *recipe, *model, *row.flags, *self.length(started is not None),
+            seconds = worker.run("openclip_eclip.train", [*(self.tune if started else self.scratch), *recipe, *model, *row.flags, *self.length(started is not None),
                            *(["--expert-data", self.args.expert_data] if self.args.expert_data and row.annotated else []),
                            "--train-data", self.args.train_data or self.args.data / "train.csv", "--logs", out / "runs", "--name", name, "--seed", seed,
-                           "--device", "cuda" if device else "cpu", *self.more], out / "logs" / f"{name}.txt", device)
-            run(["-m", "openclip_eclip.export", out / "runs" / name, plain], out / "logs" / f"{name}-export.txt", device)
+                           "--device", "cuda" if worker.device else "cpu", *self.more], out / "logs" / f"{name}.txt")
+            worker.run("openclip_eclip.export", [out / "runs" / name, plain], out / "logs" / f"{name}-export.txt")
             facts.write_text(json.dumps({"seconds": seconds, "views": views(out / "runs" / name)}))
         return plain
 
@@ -111,9 +123,18 @@ class Bench:
         return {"seconds": float(np.mean([entry["seconds"] for entry in found])), "views": float(np.mean(seen)) if seen else None}
 
 
+def gpu_name() -> str:
+    import torch
+    return torch.cuda.get_device_name()
+
+
 def visible_gpus() -> int:
     import torch
     return torch.cuda.device_count()
+
+
+def cpu_name() -> str:
+    return next((line.split(": ")[1] for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), "CPU")
 
 
 def count_rows(table: Path) -> int:
@@ -141,7 +162,7 @@ def compare(bench: Bench, rows: list[Row], seeds: list[int], test: str) -> dict[
             continue
         groups = [f"{row.name}={','.join(str(bench.result(row, seed, test)) for seed in seeds)}" for row in own]
         folder = bench.args.out / "compare" / bench.args.table / re.sub(r"\W+", "-", f"{base}-{test}")
-        run(["-m", "openclip_eclip.evaluate", "compare", *groups, "--out", folder], bench.args.out / "logs" / f"compare-{base}-{test}.txt", "")
+        bench.workers.queue[0].run("openclip_eclip.evaluate", ["compare", *groups, "--out", folder], bench.args.out / "logs" / f"compare-{base}-{test}.txt")
         values = json.loads((folder / "result.json").read_text())["values"]
         for row in own:
             found[row.name] = values["methods"][row.name][METRIC] | {"difference": values["differences"].get(row.name, {}).get(METRIC), "base": base}
@@ -201,7 +222,7 @@ def parse() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--first-seed", type=int, default=30, help="(default: %(default)s)")
     parser.add_argument("--steps", type=int, help="of training from scratch (default: the recipe's)")
     parser.add_argument("--tune-steps", type=int, help="of fine-tuning (default: the recipe's)")
-    parser.add_argument("--jobs", type=int, default=2, help="processes on a machine without a GPU (default: %(default)s)")
+    parser.add_argument("--jobs", type=int, help="runs at a time: of each GPU (default: 1), or of a machine without one (default: 2)")
     parser.add_argument("--note", default="", help="what the page says of the data")
     parser.add_argument("--out", type=Path, required=True)
     args, more = parser.parse_known_args()
@@ -229,8 +250,7 @@ def main() -> int:
             future.result()
     scores = {test: compare(bench, rows, seeds, test) for test in bench.tests}
     facts = {row.name: bench.facts(row, seeds) for row in rows}
-    cpu = next((line.split(": ")[1] for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), "?")
-    machine = f"{bench.jobs} processes on {cpu}" if bench.devices.queue[0] == "" else f"{bench.jobs} GPUs"
+    machine = f"{bench.jobs} runs at a time on {bench.machine}"
     (args.out / f"{args.table}.json").write_text(json.dumps({"scores": scores, "facts": facts, "seeds": seeds}, indent=2))
     (args.out / f"{args.table}.md").write_text(markdown(args, scores, facts, seeds, machine), encoding="utf-8")
     draw(scores).savefig(args.out / f"{args.table}.png", dpi=120)

@@ -53,6 +53,7 @@ TABLES = {
 SETTINGS = {
     "phantoms": (["--model", PHANTOM_MODEL, "--batch-size", 64, "--lr", 1e-3, "--wd", 0.1, "--warmup", 50, "--force-context-length", 64, "--workers", 0,
                   "--precision", "fp32"],
-                 ["--batch-size", 64, "--lr", 3e-4, "--wd", 0.1, "--warmup", 10, "--force-context-length", 64, "--workers", 0, "--precision", "fp32"], []),
+                 ["--batch-size", 64, "--lr", 3e-4, "--wd", 0.1, "--warmup", 10, "--force-context-length", 64, "--workers", 0, "--precision", "fp32"],
+                 ["--workers", 0]),
     # one GPU a run holds the whole batch of 512: no accumulation, no gathering
-    "paper": (["--precision", "amp_bf16", "--workers", 8, "--pretrained-image"], ["--precision", "amp_bf16", "--workers", 8], ["--protocol", "eclip-paper"])}
+    "paper": (["--precision", "amp_bf16", "--workers", 8, "--pretrained-image"], ["--precision", "amp_bf16", "--workers", 8], ["--protocol", "eclip-paper", "--workers", 8])}
