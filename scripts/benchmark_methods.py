@@ -19,7 +19,7 @@ from typing import Callable
 import open_clip
 import openclip_eclip  # noqa: F401  (registers the models)
 import torch
-from benchmark_train import CONTEXT, Clock, machine, make_batch, make_step, precision, ratio, side_by_side
+from benchmark_train import CONTEXT, Clock, machine, make_batch, make_step, precision, prepare_torch, ratio, side_by_side
 from openclip_eclip.loss import EClipLoss
 from openclip_eclip.objectives import Dacl, Gloria, M3Mix, Objective
 from openclip_eclip.objectives.dacl import DaclConfig
@@ -117,7 +117,7 @@ def main() -> None:
     parser.add_argument("--peak", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     device = torch.device(args.device)
-    torch.set_num_threads(1)
+    prepare_torch()
     if args.peak:
         sys.stdout.write(json.dumps(gloria_peak()))
         return

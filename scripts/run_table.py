@@ -24,6 +24,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from table_rows import SETTINGS, TABLES, Row
 from tqdm import tqdm
 
@@ -46,9 +47,9 @@ class Worker:
         start = time.perf_counter()
         self.child.stdin.write(json.dumps([module, [str(flag) for flag in flags], str(log)]) + "\n")
         self.child.stdin.flush()
-        reply = self.child.stdout.readline().strip() or f"it ended the process (exit code {self.child.wait()})"
-        if reply != "0":
-            raise RuntimeError(f"{log}: {reply}\n" + "\n".join(log.read_text(encoding="utf-8").splitlines()[-15:]))
+        code = self.child.stdout.readline().strip() or str(self.child.wait())  # no answer: an error that the command did not handle
+        if code != "0":
+            raise RuntimeError(f"{log}: exit code {code}\n" + "\n".join(log.read_text(encoding="utf-8").splitlines()[-15:]))
         return time.perf_counter() - start
 
 
@@ -60,11 +61,11 @@ class Bench:
         self.scratch, self.tune, self.evaluate = SETTINGS[args.settings]
         self.tests = dict(word.split("=", 1) for word in args.test) or {"test": str(args.data / "test.csv")}
         count = visible_gpus()
-        self.machine = f"{count} x {gpu_name()}" if count else cpu_name()
         self.workers: queue.Queue[Worker] = queue.Queue()
         for name in [str(i) for i in range(count)] * (args.jobs or 1) or [""] * (args.jobs or 2):
             self.workers.put(Worker(name))
         self.jobs = self.workers.qsize()
+        self.machine = f"{self.jobs} runs at a time on {f'{count} x {gpu_name()}' if count else cpu_name()}"
 
     def name(self, row: Row, seed: int) -> str:
         # one model a folder: the same row in two tables is one run
@@ -103,7 +104,7 @@ class Bench:
                            "--train-data", self.args.train_data or self.args.data / "train.csv", "--logs", out / "runs", "--name", name, "--seed", seed,
                            "--device", "cuda" if worker.device else "cpu", *self.more], out / "logs" / f"{name}.txt")
             worker.run("openclip_eclip.export", [out / "runs" / name, plain], out / "logs" / f"{name}-export.txt")
-            facts.write_text(json.dumps({"seconds": seconds, "views": views(out / "runs" / name)}))
+            facts.write_text(json.dumps({"seconds": seconds, "views": views(out / "runs" / name), "machine": self.machine}))
         return plain
 
     def length(self, is_tuning: bool) -> list:
@@ -117,10 +118,11 @@ class Bench:
         epochs = -(-steps // max(1, samples // int(flags.get("--batch-size", batch))))
         return ["--epochs", epochs, "--save-frequency", epochs]
 
-    def facts(self, row: Row, seeds: list[int]) -> dict[str, float | None]:
+    def facts(self, row: Row, seeds: list[int]) -> dict:
         found = [json.loads((self.args.out / "runs" / self.name(row, seed) / "table.json").read_text()) for seed in seeds]
         seen = [entry["views"] for entry in found if entry["views"] is not None]
-        return {"seconds": float(np.mean([entry["seconds"] for entry in found])), "views": float(np.mean(seen)) if seen else None}
+        return {"seconds": float(np.mean([entry["seconds"] for entry in found])), "views": float(np.mean(seen)) if seen else None,
+                "machines": sorted({entry["machine"] for entry in found})}
 
 
 def gpu_name() -> str:
@@ -169,9 +171,12 @@ def compare(bench: Bench, rows: list[Row], seeds: list[int], test: str) -> dict[
     return {row.name: found[row.name] for row in rows if row.name in found}
 
 
-def markdown(args: argparse.Namespace, scores: dict[str, dict[str, dict]], facts: dict[str, dict], seeds: list[int], machine: str) -> str:
-    lines = [f"# {args.table}\n", f"`python scripts/run_table.py {args.table}`: {METRIC}, seeds {' '.join(map(str, seeds))}, {args.note or args.settings}; {machine}. Mean ± sd "
-             "over seeds; difference to the row's base, seeds paired, with its 95 % interval over seeds and images.\n"]
+def markdown(args: argparse.Namespace, scores: dict[str, dict[str, dict]], facts: dict[str, dict], seeds: list[int]) -> str:
+    title = args.table.replace("table", "Table ")
+    machines = ", ".join(sorted({name for entry in facts.values() for name in entry["machines"]}))
+    lines = [f"# {title}\n", f"`python scripts/run_table.py {args.table}`: {METRIC}, seeds {' '.join(map(str, seeds))}, {args.note or args.settings}; {machines}. Mean ± sd "
+             "over seeds; difference to the row's base, seeds paired, with its 95 % interval over seeds and images.\n",
+             f"![Differences with their intervals]({args.table}.png)\n"]
     for test, rows in scores.items():
         lines += [f"## {test}\n", f"| row | {METRIC} | difference to base | base | views an annotated image | training s |", "|---|---|---|---|---|---|"]
         for name, score in rows.items():
@@ -203,6 +208,7 @@ def draw(scores: dict[str, dict[str, dict]]) -> Figure:
         axes.set_xlabel(f"difference of {METRIC}, 95 % interval")
         axes.grid(axis="x", color="#dde3ea", lw=0.7)
         axes.set_axisbelow(True)
+        axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.spines[["top", "right", "left"]].set_visible(False)
         axes.tick_params(axis="y", length=0)
     return figure
@@ -250,9 +256,8 @@ def main() -> int:
             future.result()
     scores = {test: compare(bench, rows, seeds, test) for test in bench.tests}
     facts = {row.name: bench.facts(row, seeds) for row in rows}
-    machine = f"{bench.jobs} runs at a time on {bench.machine}"
     (args.out / f"{args.table}.json").write_text(json.dumps({"scores": scores, "facts": facts, "seeds": seeds}, indent=2))
-    (args.out / f"{args.table}.md").write_text(markdown(args, scores, facts, seeds, machine), encoding="utf-8")
+    (args.out / f"{args.table}.md").write_text(markdown(args, scores, facts, seeds), encoding="utf-8")
     draw(scores).savefig(args.out / f"{args.table}.png", dpi=120)
     sys.stdout.write((args.out / f"{args.table}.md").read_text(encoding="utf-8"))
     return 0

@@ -1,11 +1,7 @@
-"""What the other tests show on the CPU, once on a GPU: losses of every method, low precision, compiling, NCCL, resuming, evaluation."""
+"""What the other tests show on the CPU, once on a GPU: losses of every method, low precision, compiling, resuming, evaluation."""
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,7 +22,7 @@ class GpuLauncher(Launcher):
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Launcher:
-    """Each method on both devices and in low precision, from the weights of "clip-cpu"; then resumed, compiled."""
+    """Each method on both devices and in low precision, from the weights of "first"; then resumed, compiled."""
     launcher = GpuLauncher(tmp_path_factory.mktemp("gpu"))
     table = write_table(launcher.folder, 24, annotated=range(0, 24, 3))
     data = (*BASIC, "--train-data", table, "--eclip-curriculum", 0.2, 0, 0, 0, 0, 1, "--batch-size", 8, "--epochs", 1)
@@ -54,19 +50,6 @@ def test_a_run_goes_on_where_it_stopped(runs: Launcher) -> None:
     assert runs.losses("resumed") == pytest.approx(runs.losses("whole")[3:], rel=1e-3)
     assert len(runs.losses("accumulated")) == 2 and all(loss == loss for loss in runs.losses("accumulated"))
     assert runs.losses("compiled") == pytest.approx(runs.losses("whole"), rel=1e-2)
-
-
-def test_one_rank_of_nccl(runs: Launcher) -> None:
-    """One rank of a process group, with the flags of a large run: the losses of no group."""
-    table = runs.folder / "train.csv"
-    flags = (*BASIC, "--train-data", table, "--eclip-curriculum", 0.2, 0, 0, 0, 0, 1, "--batch-size", 8, "--epochs", 1, "--pretrained", "logs/first/checkpoints/epoch_1.pt",
-             "--device", "cuda", "--local-loss", "--gather-with-grad", "--name", "nccl", "--method", "eclip+align")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "1", str(runs.folder / "launch.py"), "openclip_eclip.train",
-               json.dumps([list(map(str, flags))])]
-    done = subprocess.run(command, env=runs.environment(), cwd=runs.folder, capture_output=True, text=True, timeout=400)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "distributed: True" in runs.log("nccl")
-    assert runs.losses("nccl") == pytest.approx(runs.losses("eclip+align-cuda"), rel=2e-3)
 
 
 def test_evaluation_gives_the_features_of_the_cpu(runs: Launcher) -> None:

@@ -78,23 +78,32 @@ class M3Mix(Objective):
         *lams, rho = out["m3_mix_draws"][0].unbind()  # stay on the device: no synchronisation
         image, text, rows = gather(out["image_features"], out["text_features"])
         image, text = (F.normalize(full_precision(x), dim=1) for x in (image, text))
-        terms = {"v": self._v, "l": self._l, "vl": self._vl, "m2": self._m2}
-        return {f"m3_{name}_loss": rho * self.weights[name] * term(image, text, rows, lam, out["logit_scale"])
-                for (name, term), lam in zip(terms.items(), lams) if self.weights[name]}
+        mixed = self._mixtures(image, text, dict(zip(TERMS, lams)))
+        scale, (lam_v, lam_l, *_) = out["logit_scale"], lams
+        terms: dict[str, Tensor] = {}
+        if "v" in mixed:
+            terms["v"] = _paired(mixed["v"][0], text, rows, scale, lam_v, 1 - lam_v)
+        if "l" in mixed:
+            terms["l"] = _paired(image, mixed["l"][0], rows, scale, lam_l, 1 - lam_l)
+        if "vl" in mixed:
+            own, other = {"both": (0.5, 0.5), "both-sum": (1.0, 1.0), "diagonal": (1.0, 0.0)}[self.config.vl_target]
+            terms["vl"] = _paired(*mixed["vl"], rows, scale, own, other)
+        if "m2" in mixed:
+            terms["m2"] = self._m2(image, text, mixed["m2"][0], rows)
+        return {f"m3_{name}_loss": rho * self.weights[name] * term for name, term in terms.items()}
 
-    def _v(self, image: Tensor, text: Tensor, rows: slice, lam: Tensor, scale: Tensor) -> Tensor:
-        return _paired(geodesic(image, image.flip(0), lam), text, rows, scale, lam, 1 - lam)
+    def _mixtures(self, image: Tensor, text: Tensor, lams: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, ...]]:
+        """What each term of weight above 0 mixes, all of it in one call of `geodesic`: a GPU waits for many small kernels."""
+        ends = {"v": [(image, image.flip(0))], "l": [(text, text.flip(0))], "vl": [(image, image.flip(0)), (text, text.flip(0))], "m2": [(image, text)]}
+        ends = {name: pairs for name, pairs in ends.items() if self.weights[name]}
+        if not ends:
+            return {}
+        first, second, lam = zip(*((a, b, lams[name].expand(len(a), 1)) for name, pairs in ends.items() for a, b in pairs))
+        parts = iter(geodesic(torch.cat(first), torch.cat(second), torch.cat(lam)).split(len(image)))
+        return {name: tuple(next(parts) for _ in pairs) for name, pairs in ends.items()}
 
-    def _l(self, image: Tensor, text: Tensor, rows: slice, lam: Tensor, scale: Tensor) -> Tensor:
-        return _paired(image, geodesic(text, text.flip(0), lam), rows, scale, lam, 1 - lam)
-
-    def _vl(self, image: Tensor, text: Tensor, rows: slice, lam: Tensor, scale: Tensor) -> Tensor:
-        own, other = {"both": (0.5, 0.5), "both-sum": (1.0, 1.0), "diagonal": (1.0, 0.0)}[self.config.vl_target]
-        return _paired(geodesic(image, image.flip(0), lam), geodesic(text, text.flip(0), lam), rows, scale, own, other)
-
-    def _m2(self, image: Tensor, text: Tensor, rows: slice, lam: Tensor, scale: Tensor) -> Tensor:
+    def _m2(self, image: Tensor, text: Tensor, mixed: Tensor, rows: slice) -> Tensor:
         """Hard negatives m_lam(v_j, t_j) between the modalities; positives stay v_i . t_i. A sum of both directions."""
-        mixed = geodesic(image, text, lam)
         index = torch.arange(len(image), device=image.device)[rows]
         positive = (image[rows] * text[rows]).sum(dim=1, keepdim=True)
         loss = 0.0
