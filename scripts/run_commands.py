@@ -1,6 +1,7 @@
 """Runs the commands that come in on stdin, a JSON line each: [module, flags, log]; answers each with a line, its exit code.
 
-What one command imported is there for the next. An error that the command does not handle ends the process, its traceback in the log.
+What one command imported is there for the next; with --cache so are the words and pictures that it read (for small data sets). An error that
+the command does not handle ends the process, its traceback in the log.
 """
 from __future__ import annotations
 
@@ -8,9 +9,17 @@ import json
 import os
 import runpy
 import sys
+from functools import lru_cache
+
+import open_clip.tokenizer
+import openclip_eclip.data.csv_source as csv_source
+import phantom_tower  # noqa: F401  (registers the tower)
 
 
 def main() -> None:
+    if "--cache" in sys.argv:
+        csv_source.read_image = lru_cache(maxsize=None)(csv_source.read_image)
+        open_clip.tokenizer.SimpleTokenizer.encode = lru_cache(maxsize=None)(open_clip.tokenizer.SimpleTokenizer.encode)
     replies = os.fdopen(os.dup(1), "w")  # the commands' own output goes into their logs
     for line in sys.stdin:
         module, flags, log = json.loads(line)

@@ -11,7 +11,7 @@ CONSTANT = ["--eclip-priming-weight", 0, "--eclip-curriculum", 0, 0, 0, 0, 0, 0.
 @dataclass(frozen=True)
 class Row:
     """`flags` of training; `recipe`: the paper's settings for it; `start`: the row whose weights of the same seed it fine-tunes; `base`: what it is
-    compared to; `annotated`: reads heatmaps, so that it takes --expert-data."""
+    compared to; `annotated`: reads heatmaps, so that it takes --expert-data; `length`: times the steps of the others."""
 
     name: str
     flags: list = field(default_factory=list)
@@ -19,6 +19,7 @@ class Row:
     start: str = ""
     base: str = "CLIP"
     annotated: bool = False
+    length: int = 1
 
 
 def _family(base: str, method: str) -> list[Row]:

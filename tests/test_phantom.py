@@ -175,7 +175,7 @@ def test_gaze_peaks_at_the_lesion(leak):
 
 
 def test_film_and_anatomy_frames_are_inverses():
-    scenes = phantom_images.draw_scenes(np.random.default_rng(0), 50, 1.0)
+    scenes = phantom_images.draw_scenes(np.random.default_rng(0), 50, phantom_images.Knobs())
     film = phantom_images._to_film(scenes, scenes.place[:, None])[:, 0]
     back = phantom_images._to_anatomy(scenes, film[:, 0, None, None], film[:, 1, None, None])
     np.testing.assert_allclose(np.stack(back, axis=-1)[:, 0, 0], scenes.place, atol=1e-6)
@@ -287,7 +287,8 @@ def test_prompts_are_distinct_and_cover_side_and_zone(name):
 def test_csv_holds_what_generate_makes(csv_folder):
     train = generate(70, seed=7, split="train", annotated=0.3, size=32)
     table = pd.read_csv(csv_folder / "train.csv", keep_default_na=False)
-    assert list(table.columns) == ["filepath", "title", "heatmap"] and list(table.title) == train.reports
+    assert list(table.columns) == ["filepath", "title", "heatmap", "label"] and list(table.title) == train.reports
+    assert list(table.label) == list(train.labels)
     stored = np.stack([np.asarray(Image.open(csv_folder / path)) for path in table.filepath])
     np.testing.assert_array_equal(stored, train.images)
     np.testing.assert_array_equal(table.heatmap != "", train.annotated)
@@ -363,7 +364,7 @@ def test_recipe_and_classes(csv_folder, tar_folder):
     recipe = json.loads((csv_folder / "recipe.json").read_text())
     assert recipe["package_version"] == openclip_eclip.__version__
     assert recipe["parameters"] == {"train": 70, "test": 40, "annotated": 0.3, "seed": 7, "size": 32, "format": "csv",
-                                    "gaze_leak": 1.0, "shard_size": 25}
+                                    "gaze_leak": 1.0, "gaze_noise": 0.0, "gaze_shift": 0.0, "shortcut": 0.0, "shard_size": 25}
     assert set(recipe["sha256"]) == {"train.csv", "test.csv", "test_gaze.csv"}
     tar_recipe = json.loads((tar_folder / "recipe.json").read_text())
     assert len(tar_recipe["sha256"]) == 6 and tar_recipe["class_counts"] == recipe["class_counts"]
@@ -390,6 +391,9 @@ GOOD = {"n": 4, "seed": 0, "split": "train", "annotated": 0.5, "size": 32, "gaze
     ({"annotated": -0.1}, "annotated -0.1: expected a share in 0 .. 1"),
     ({"annotated": float("nan")}, "annotated nan: expected a share in 0 .. 1"),
     ({"gaze_leak": 2}, "gaze_leak 2: expected a share in 0 .. 1"),
+    ({"gaze_noise": 0.95}, "gaze_noise 0.95: expected a share in 0 .. 0.9"),
+    ({"gaze_shift": -0.1}, "gaze_shift -0.1: expected a share in 0 .. 0.5"),
+    ({"shortcut": 3}, "shortcut 3: expected a share in 0 .. 1"),
     ({"size": 31}, "size 31: expected at least 32 pixels"),
     ({"split": "test"}, "Test samples never carry heatmaps"),
 ])
@@ -469,3 +473,40 @@ print(sorted({{"torch", "open_clip", "sklearn"}} & set(sys.modules)))
 """
     made = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=400, check=True)
     assert "--gaze-leak" in made.stdout and made.stdout.endswith("[]\n")
+
+
+# ---- knobs of the training split
+
+def mass_near(made: PhantomBatch, rows: np.ndarray) -> np.ndarray:
+    """Share of each heatmap's mass within the lesion's box and its width around it."""
+    found = []
+    for heat, (x0, y0, x1, y1) in zip(made.heatmaps[rows], made.boxes[rows]):
+        w, h = x1 - x0, y1 - y0
+        found.append(heat[max(0, y0 - h):y1 + h, max(0, x0 - w):x1 + w].sum() / heat.sum())
+    return np.array(found)
+
+
+def test_knobs_change_heatmaps_or_devices_alone() -> None:
+    """Noise lowers the mass near the lesion by its share; a shift moves each map by its length; both leave films, reports and test split as they are."""
+    base = {"n": 160, "seed": 3, "split": "train", "annotated": 0.1}
+    clean = generate(**base)
+    rows = np.flatnonzero(clean.boxes[:, 0] >= 0)
+    noisy, moved = generate(**base, gaze_noise=0.5), generate(**base, gaze_shift=0.1)
+    for made in (noisy, moved):
+        assert np.array_equal(made.images, clean.images) and made.reports == clean.reports and np.array_equal(made.annotated, clean.annotated)
+    before, after = mass_near(clean, rows).mean(), mass_near(noisy, rows).mean()
+    assert 0.45 * before < after < 0.75 * before  # half of the mass is elsewhere, some of it by chance near
+    peaks = [np.stack(np.unravel_index(made.heatmaps.reshape(160, -1).argmax(1), (64, 64)), axis=1) for made in (clean, moved)]
+    distance = np.hypot(*(peaks[1] - peaks[0]).T)
+    assert abs(np.median(distance) - 6.4) < 1
+    test = {"n": 40, "seed": 3, "split": "test", "annotated": 0}
+    knobs = {"gaze_noise": 0.5, "gaze_shift": 0.1, "shortcut": 1.0}
+    assert_same(generate(**test), generate(**test, **knobs))
+
+
+def test_a_shortcut_gives_each_class_its_own_devices() -> None:
+    scenes = phantom_images.draw_scenes(np.random.default_rng(0), 400, phantom_images.Knobs(shortcut=1.0))
+    sets = {label: {tuple(row) for row in scenes.devices[scenes.label == label]} for label in range(6)}
+    assert all(len(found) == 1 for found in sets.values()) and len(set.union(*sets.values())) == 6
+    plain = phantom_images.draw_scenes(np.random.default_rng(0), 400, phantom_images.Knobs())
+    assert len({tuple(row) for row in plain.devices[plain.label == 1]}) > 3 and np.array_equal(plain.place, scenes.place)

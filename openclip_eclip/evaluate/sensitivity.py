@@ -1,7 +1,8 @@
 """Does the model use the annotation, and does it look where experts looked?
 
 Two questions of one set with held-out heatmaps: what the heatmap changes in v^E (an eCLIP with its processor), and how well
-the similarity of image positions to the report points at the heatmap (any model with a spatial image tower).
+the similarity of image positions to the report, or the tower's own attention pool, points at the heatmap (any model with a spatial
+image tower).
 """
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ from ..data.heatmap_control import centre_map
 from ..data.sample import read_image
 from ..metrics.bootstrap import bootstrap_interval
 from ..metrics.pointing import pointing_scores
-from ..positions import encode_positions, similarity_map
+from ..objectives.pool_attention import pool_attention
+from ..positions import encode_tokens, project_tokens, similarity_map
 from ..priming import reconstruction_errors
 from .data import EvalSet, read_eval_set
 from .encoder import Encoder, tokenize
@@ -32,7 +34,8 @@ from .options import add_model_arguments, add_output_argument, read_encode_optio
 from .result import Result, Table, with_interval
 
 CONDITIONS = ("true", "shuffled", "centre", "ones")
-MAPS = ("own report", "another report", "centre", "another heatmap")
+POOL = "attention pool"  # of towers that have one; as `--method align` reads it
+MAPS = (POOL, "own report", "another report", "centre", "another heatmap")
 SHOWN = 6
 
 
@@ -73,7 +76,7 @@ def run(args: argparse.Namespace) -> Result:
         maps, grid = _maps(encoder, pixels, heatmaps, elsewhere, text, wrong_text)
         pointing += [{name: pointing_scores(found[i], heatmaps[i, 0].numpy()) for name, found in maps.items()} for i in range(len(rows))]
         if first == 0:
-            pictures = [(pixels[i], heatmaps[i, 0], maps["own report"][i], texts[row]) for i, row in enumerate(rows[:SHOWN])]
+            pictures = [(pixels[i], heatmaps[i, 0], maps.get(POOL, maps["own report"])[i], texts[row]) for i, row in enumerate(rows[:SHOWN])]
     result = _result(args, encoder, data, cosines, errors, pointing, pictures)
     result.values["grid"] = grid
     result.notes.append(f"The tower has {grid[0]} x {grid[1]} positions; their similarities were enlarged to the image bilinearly. A coarse grid "
@@ -122,14 +125,16 @@ def _identity_errors(encoder: Encoder, pixels: Tensor) -> np.ndarray:
 @torch.inference_mode()
 def _maps(encoder: Encoder, pixels: Tensor, heatmaps: Tensor, elsewhere: Tensor, text: Tensor, wrong_text: Tensor
           ) -> tuple[dict[str, np.ndarray], tuple[int, int]]:
-    """{name: (B, H, W)}: similarity to the own and to another report, and two maps that need no model; and the tower's grid."""
-    size = pixels.shape[-2:]
-    positions = encode_positions(encoder.model.visual, pixels.to(encoder.device)).cpu()
+    """{name: (B, H, W)}: attention of the pool, similarity to the own and to another report, two maps that need no model; the tower's grid."""
+    size, visual = pixels.shape[-2:], encoder.model.visual
+    _, tokens = encode_tokens(visual, pixels.to(encoder.device))
+    positions, attention = project_tokens(visual, tokens).cpu(), pool_attention(visual, tokens)
 
     def enlarge(found: Tensor) -> np.ndarray:
         return interpolate(found[:, None], size=size, mode="bilinear", align_corners=False)[:, 0].numpy()
 
-    return {"own report": enlarge(similarity_map(positions, text)), "another report": enlarge(similarity_map(positions, wrong_text)),
+    own = {} if attention is None else {POOL: enlarge(attention.exp().float().cpu())}
+    return {**own, "own report": enlarge(similarity_map(positions, text)), "another report": enlarge(similarity_map(positions, wrong_text)),
             "centre": np.broadcast_to(centre_map(size), (len(heatmaps), *size)), "another heatmap": elsewhere[:, 0].numpy()}, tuple(positions.shape[1:3])
 
 
@@ -137,7 +142,7 @@ def _result(args: argparse.Namespace, encoder: Encoder, data: EvalSet, cosines: 
             pointing: list[dict[str, dict[str, float]]], pictures: list[Any]) -> Result:
     settings = {**encoder.facts, "data": str(args.data), "test_set_hash": data.content_hash(), "samples": len(data), "seed": args.seed}
     names = list(pointing[0]["own report"])
-    scores = {map_name: np.array([[sample[map_name][name] for name in names] for sample in pointing]) for map_name in MAPS}
+    scores = {map_name: np.array([[sample[map_name][name] for name in names] for sample in pointing]) for map_name in MAPS if map_name in pointing[0]}
     values: dict[str, Any] = {"pointing": {}}
     rows = []
     for map_name, found in scores.items():
@@ -145,10 +150,11 @@ def _result(args: argparse.Namespace, encoder: Encoder, data: EvalSet, cosines: 
         values["pointing"][map_name] = {name: {"value": v, "interval": [lo, hi]} for name, v, lo, hi
                                         in zip(names, np.nanmean(found, axis=0), low, high, strict=True)}
         rows.append([map_name, *(with_interval(v, lo, hi) for v, lo, hi in zip(np.nanmean(found, axis=0), low, high, strict=True))])
-    tables = [Table("Does the similarity map point at the heatmap?", ["map", *names], rows,
+    values["look"] = next(iter(scores))  # where the tower looks: its pool's attention, else similarity to the own report
+    tables = [Table("Does the model look where the heatmap is?", ["map", *names], rows,
                     "95 % bootstrap intervals over images. 'centre' and 'another heatmap' use no model: what the usual places of gaze alone reach.")]
     notes = [f"{len(data)} samples have a heatmap; {len(data.excluded)} were left out."]
-    figures, captions = {"maps": _picture(pictures)}, {"maps": "Film, heatmap, and similarity of each position to the own report."}
+    figures, captions = {"maps": _picture(pictures)}, {"maps": f"Film, heatmap, and where the model looks: {values['look']}."}
     if cosines:
         tables.insert(0, _processor_table(values, {name: np.concatenate([part[name] for part in cosines]) for name in CONDITIONS}, args.seed))
         identity = np.concatenate(errors)
@@ -185,6 +191,6 @@ def _picture(pictures: list[Any]) -> Figure:
                 axis.imshow(content, cmap="inferno", alpha=0.6)
             axis.set_axis_off()
         axes[0][column].set_title(text if len(text) < 36 else text[:34] + " …", fontsize=7, wrap=True)
-    for row, name in enumerate(("film", "heatmap", "similarity")):
+    for row, name in enumerate(("film", "heatmap", "look")):
         axes[row][0].text(-0.06, 0.5, name, rotation=90, va="center", ha="right", transform=axes[row][0].transAxes, fontsize=9)
     return figure

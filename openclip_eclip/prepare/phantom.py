@@ -18,6 +18,10 @@ over seeds 0-4, by `gaze_score` of tests/test_phantom.py (chance: balanced accur
     0.5         .405 ± .010  .404 ± .010         .434 ± .007
     0           .108 ± .015  .169 ± .008         .290 ± .016
 
+Three more knobs, of the training split alone: `gaze_noise` is the share of a heatmap's mass that lies on random places, `gaze_shift` moves each map by
+that share of the image side in a random direction, `shortcut` is the share of films whose devices follow from the class. The test split has none of
+them, so its heatmaps are the truth and its devices say nothing.
+
 Every draw comes from a numpy Generator seeded by (seed, split, block of 32 samples, purpose): the same arguments give
 the same bytes (with the same numpy and Pillow), and a smaller `n` gives the same first samples (though not the same
 annotated ones: see `generate`).
@@ -32,7 +36,7 @@ import numpy as np
 from tqdm import tqdm
 
 from .phantom_files import fresh_folder, recipe, write_csv, write_json, write_webdataset
-from .phantom_images import draw_scenes, render_films, render_gaze
+from .phantom_images import Knobs, draw_scenes, render_films, render_gaze
 from .phantom_reports import CLASS_NAMES, compose_report, zero_shot_prompts
 
 SPLITS = ("train", "test")
@@ -53,7 +57,8 @@ class PhantomBatch:
 
 
 def generate(
-    n: int, *, seed: int, split: str, annotated: float, size: int = 64, gaze_leak: float = 1.0
+    n: int, *, seed: int, split: str, annotated: float, size: int = 64, gaze_leak: float = 1.0, gaze_noise: float = 0.0, gaze_shift: float = 0.0,
+    shortcut: float = 0.0
 ) -> PhantomBatch:
     """Make `n` samples of `split` ("train" or "test"); see the module's docstring for what they show.
 
@@ -64,11 +69,15 @@ def generate(
             only adds samples to those of a smaller one.
         size: image side in pixels, at least 32. The scenes do not depend on it.
         gaze_leak: 0 .. 1, share of samples whose gaze goes to the place natural to the class.
+        gaze_noise: 0 .. 0.9, share of a heatmap's mass on random places.
+        gaze_shift: 0 .. 0.5, length of each heatmap's displacement in image sides.
+        shortcut: 0 .. 1, share of films whose devices follow from the class.
 
     Raises:
         ValueError: an argument is out of range.
     """
-    parts = list(_generate_blocks(n, seed, split, annotated, size, gaze_leak))
+    knobs = Knobs(gaze_leak, gaze_noise, gaze_shift, shortcut)
+    parts = list(_generate_blocks(n, seed, split, annotated, size, knobs))
     return PhantomBatch(
         images=np.concatenate([part.images for part in parts]),
         labels=np.concatenate([part.labels for part in parts]),
@@ -79,16 +88,16 @@ def generate(
     )
 
 
-def _generate_blocks(
-    n: int, seed: int, split: str, annotated: float, size: int, gaze_leak: float
-) -> Iterator[PhantomBatch]:
+def _generate_blocks(n: int, seed: int, split: str, annotated: float, size: int, knobs: Knobs) -> Iterator[PhantomBatch]:
     """`generate` in pieces of at most _BLOCK samples, so that a large data set never has to fit in memory."""
-    _check(n, seed, split, annotated, size, gaze_leak)
+    _check(n, seed, split, annotated, size, knobs)
+    if split == "test":
+        knobs = Knobs(knobs.gaze_leak)
     is_annotated = _choose_annotated(n, seed, split, annotated)
     for start in range(0, n, _BLOCK):
         rngs = [_rng(seed, split, start // _BLOCK, purpose) for purpose in (_SCENE, _NOISE, _GAZE, _REPORT)]
         # A last, partial block is drawn whole and cut: that keeps the first samples of any n the same
-        scenes = draw_scenes(rngs[0], _BLOCK, gaze_leak)
+        scenes = draw_scenes(rngs[0], _BLOCK, knobs)
         keep = min(_BLOCK, n - start)
         images, boxes = render_films(scenes, rngs[1], size)
         facts = zip(scenes.label, scenes.side, scenes.zone, scenes.severity, scenes.devices, strict=True)
@@ -96,7 +105,7 @@ def _generate_blocks(
             images=images[:keep],
             labels=scenes.label[:keep],
             reports=[compose_report(rngs[3], *fact) for fact in facts][:keep],
-            heatmaps=render_gaze(scenes, rngs[2], size)[:keep],
+            heatmaps=render_gaze(scenes, rngs[2], size, knobs)[:keep],
             annotated=is_annotated[start : start + keep],
             boxes=boxes[:keep],
         )
@@ -114,7 +123,7 @@ def _choose_annotated(n: int, seed: int, split: str, share: float) -> np.ndarray
     return chosen
 
 
-def _check(n: int, seed: int, split: str, annotated: float, size: int, gaze_leak: float) -> None:
+def _check(n: int, seed: int, split: str, annotated: float, size: int, knobs: Knobs) -> None:
     if split not in SPLITS:
         raise ValueError(f"split {split!r}: expected one of {', '.join(SPLITS)}. Use another seed for further sets.")
     if n < 1:
@@ -123,9 +132,10 @@ def _check(n: int, seed: int, split: str, annotated: float, size: int, gaze_leak
         raise ValueError(f"seed {seed}: expected an integer >= 0. numpy's seeds are not negative.")
     if size < 32:
         raise ValueError(f"size {size}: expected at least 32 pixels. Lesions vanish below that; 64 is the default.")
-    for name, value in (("annotated", annotated), ("gaze_leak", gaze_leak)):
-        if not 0 <= value <= 1:
-            raise ValueError(f"{name} {value}: expected a share in 0 .. 1. Give 0.05 for 5 %.")
+    for name, value, most in (("annotated", annotated, 1), ("gaze_leak", knobs.gaze_leak, 1), ("gaze_noise", knobs.gaze_noise, 0.9),
+                              ("gaze_shift", knobs.gaze_shift, 0.5), ("shortcut", knobs.shortcut, 1)):
+        if not 0 <= value <= most:
+            raise ValueError(f"{name} {value}: expected a share in 0 .. {most}. Give 0.05 for 5 %.")
     if split == "test" and annotated > 0:
         raise ValueError(f"annotated {annotated} for split 'test': expected 0. Test samples never carry heatmaps.")
 
@@ -143,6 +153,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--gaze-leak", type=float, default=1.0, metavar="SHARE",
                         help="1: gaze goes to each class's natural places; 0: it says nothing of the class "
                         "(default: %(default)s)")
+    parser.add_argument("--gaze-noise", type=float, default=0.0, metavar="SHARE",
+                        help="of each training heatmap's mass that lies on random places (default: %(default)s)")
+    parser.add_argument("--gaze-shift", type=float, default=0.0, metavar="SHARE",
+                        help="of the image side by which each training heatmap is displaced (default: %(default)s)")
+    parser.add_argument("--shortcut", type=float, default=0.0, metavar="SHARE",
+                        help="of the training films whose devices follow from the class (default: %(default)s)")
     parser.add_argument("--shard-size", type=int, default=500,
                         help="samples a webdataset shard (default: %(default)s)")
 
@@ -150,7 +166,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> str:
     """Write the data set, all of it or nothing, and return a one-line summary.
 
-    csv: images/, heatmaps/, train.csv (filepath, title, heatmap), test.csv (filepath, title, label, x0, y0, x1, y1).
+    csv: images/, heatmaps/, train.csv (filepath, title, heatmap, label), test.csv (filepath, title, label, x0, y0, x1, y1).
     webdataset: train-000000.tar ..., test-000000.tar ..., sizes.json. Both: classes.json, recipe.json and, for
     evaluation only, test_gaze/ with test_gaze.csv. Paths in a CSV are relative to its folder.
 
@@ -159,8 +175,9 @@ def run(args: argparse.Namespace) -> str:
     """
     shares = {"train": args.annotated, "test": 0.0}
     counts = {"train": args.train, "test": args.test}
+    knobs = Knobs(args.gaze_leak, args.gaze_noise, args.gaze_shift, args.shortcut)
     for split in SPLITS:  # before any file is written
-        _check(counts[split], args.seed, split, shares[split], args.size, args.gaze_leak)
+        _check(counts[split], args.seed, split, shares[split], args.size, knobs)
     if args.shard_size < 1:
         raise ValueError(f"shard size {args.shard_size}: expected at least 1. 500 is the default.")
     labels = {split: [] for split in SPLITS}
@@ -168,7 +185,7 @@ def run(args: argparse.Namespace) -> str:
     # disable=None: no bar where stderr is not a terminal
     with fresh_folder(args.out) as folder, tqdm(total=total, unit="film", disable=None) as bar:
         for split in SPLITS:
-            blocks = _generate_blocks(counts[split], args.seed, split, shares[split], args.size, args.gaze_leak)
+            blocks = _generate_blocks(counts[split], args.seed, split, shares[split], args.size, knobs)
             watched = _watch(blocks, labels[split], bar)
             if args.format == "csv":
                 write_csv(folder, split, watched)
@@ -178,7 +195,7 @@ def run(args: argparse.Namespace) -> str:
         write_json(folder / "classes.json", {"classes": list(CLASS_NAMES), "prompts": prompts})
         parameters = {
             name: getattr(args, name)
-            for name in ("train", "test", "annotated", "seed", "size", "format", "gaze_leak", "shard_size")
+            for name in ("train", "test", "annotated", "seed", "size", "format", "gaze_leak", "gaze_noise", "gaze_shift", "shortcut", "shard_size")
         }
         write_json(folder / "recipe.json", recipe(folder, parameters, labels))
     return f"phantom: {args.train} train, {args.test} test films of {args.size} pixels ({args.format}) in {args.out}"

@@ -52,7 +52,7 @@ def fresh_folder(out: Path) -> Iterator[Path]:
 def write_csv(folder: Path, split: str, blocks: Iterable[PhantomBatch]) -> None:
     """Write a split as images/, heatmaps/ and `split`.csv; its gaze to test_gaze/ if it is the test split.
 
-    Test rows carry label and box, training rows a heatmap path or a blank.
+    Training rows carry a heatmap path or a blank, and the label; test rows label and box.
     """
     (folder / "images").mkdir(exist_ok=True)
     (folder / "heatmaps").mkdir(exist_ok=True)
@@ -64,8 +64,8 @@ def write_csv(folder: Path, split: str, blocks: Iterable[PhantomBatch]) -> None:
             row["heatmap"] = f"heatmaps/{key}.png" if block.annotated[i] else None
             if block.annotated[i]:
                 (folder / row["heatmap"]).write_bytes(_heatmap_png(block.heatmaps[i]))
-        else:
-            row["label"] = int(block.labels[i])
+        row["label"] = int(block.labels[i])
+        if split == "test":
             row.update(zip(("x0", "y0", "x1", "y1"), _box(block, i) or [None] * 4, strict=True))
             gaze_rows.append({"filepath": row["filepath"], "gaze": _write_gaze(folder, key, block.heatmaps[i])})
         rows.append(row)

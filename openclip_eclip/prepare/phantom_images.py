@@ -38,6 +38,16 @@ _LETTERS = np.array(
 
 
 @dataclass(frozen=True)
+class Knobs:
+    """See `phantom.generate`."""
+
+    gaze_leak: float = 1.0
+    gaze_noise: float = 0.0
+    gaze_shift: float = 0.0
+    shortcut: float = 0.0
+
+
+@dataclass(frozen=True)
 class Scenes:
     """What B films show, before any pixel; lengths in image sides, angles in radians, float32 unless said."""
 
@@ -65,13 +75,14 @@ def lung_point(side: np.ndarray, u: np.ndarray, v: np.ndarray) -> np.ndarray:
     return np.stack([x, _LUNG_TOP + v * (_LUNG_BOTTOM - _LUNG_TOP)], axis=-1).astype(np.float32)
 
 
-def draw_scenes(rng: np.random.Generator, count: int, gaze_leak: float) -> Scenes:
-    """Draw `count` scenes. Nothing but lesion and place depends on the class, and the place only with P = gaze_leak."""
+def draw_scenes(rng: np.random.Generator, count: int, knobs: Knobs) -> Scenes:
+    """Draw `count` scenes. Nothing but lesion and place depends on the class, and the place only with P = gaze_leak; and the devices with
+    P = shortcut, each class having its own set of them."""
     label = rng.choice(len(CLASS_NAMES), size=count, p=CLASS_SHARES)
     side = rng.integers(2, size=count)
     severity = rng.integers(3, size=count)
     u_mean, u_sd, v_mean, v_sd = np.array([_NATURAL_PLACE[name] for name in CLASS_NAMES])[label].T
-    natural = rng.random(count) < gaze_leak
+    natural = rng.random(count) < knobs.gaze_leak
     # Both places are always drawn, so that the rest of the scene does not change with gaze_leak
     natural_u, natural_v = rng.normal(u_mean, u_sd), rng.normal(v_mean, v_sd)
     common_u, common_v = rng.uniform(*_U_RANGE, count), rng.uniform(*_V_RANGE, count)
@@ -79,6 +90,12 @@ def draw_scenes(rng: np.random.Generator, count: int, gaze_leak: float) -> Scene
     v = np.clip(np.where(natural, natural_v, common_v), *_V_RANGE)
     exposure = rng.uniform((0.75, -0.07, -0.12, -0.12, 0.015), (1.15, 0.07, 0.12, 0.12, 0.045), (count, 5))
     marker = np.stack([rng.integers(2, size=count), rng.integers(2, size=count), rng.integers(3, size=count)], axis=-1)
+    places = {"angle": rng.uniform(-0.5, 0.5, count), "phase": rng.uniform(0, 2 * np.pi, (count, 4)), "shift": rng.uniform(-0.03, 0.03, (count, 2)),
+              "scale": rng.uniform(0.93, 1.06, (count, 2)), "rotation": rng.uniform(-0.06, 0.06, count), "heart": rng.uniform(0.9, 1.15, count)}
+    devices = rng.random((count, len(DEVICES))) < _DEVICE_SHARES
+    if knobs.shortcut:
+        sets = label[:, None] >> np.arange(len(DEVICES)) & 1
+        devices = np.where(rng.random((count, 1)) < knobs.shortcut, sets, devices).astype(bool)
     return Scenes(
         label=label,
         side=side,
@@ -86,13 +103,8 @@ def draw_scenes(rng: np.random.Generator, count: int, gaze_leak: float) -> Scene
         severity=severity,
         natural=natural,
         place=lung_point(side, u, v),
-        angle=rng.uniform(-0.5, 0.5, count).astype(np.float32),
-        phase=rng.uniform(0, 2 * np.pi, (count, 4)).astype(np.float32),
-        shift=rng.uniform(-0.03, 0.03, (count, 2)).astype(np.float32),
-        scale=rng.uniform(0.93, 1.06, (count, 2)).astype(np.float32),
-        rotation=rng.uniform(-0.06, 0.06, count).astype(np.float32),
-        heart=rng.uniform(0.9, 1.15, count).astype(np.float32),
-        devices=rng.random((count, len(DEVICES))) < _DEVICE_SHARES,
+        **{name: values.astype(np.float32) for name, values in places.items()},
+        devices=devices,
         marker=marker,
         exposure=exposure.astype(np.float32),
     )
@@ -117,8 +129,8 @@ def render_films(scenes: Scenes, rng: np.random.Generator, size: int) -> tuple[n
     return np.rint(255 * np.clip(film, 0, 1)).astype(np.uint8), _boxes(lesion, scenes.label != NORMAL)
 
 
-def render_gaze(scenes: Scenes, rng: np.random.Generator, size: int) -> np.ndarray:
-    """Gaze heatmaps float32 (B, H, W) in [0, 1], max 1: 2 fixations at the lesion, 4 weak ones of search.
+def render_gaze(scenes: Scenes, rng: np.random.Generator, size: int, knobs: Knobs) -> np.ndarray:
+    """Gaze heatmaps float32 (B, H, W) in [0, 1], max 1: 2 fixations at the lesion, 4 weak ones of search; more at random places under `gaze_noise`.
 
     A normal film with `natural` places has search only; without, its lesion fixations go to a decoy place.
     """
@@ -130,6 +142,14 @@ def render_gaze(scenes: Scenes, rng: np.random.Generator, size: int) -> np.ndarr
     weights = rng.uniform([0.8] * 2 + [0.10] * 4, [1.0] * 2 + [0.30] * 4, (count, 6)).astype(np.float32)
     weights[(scenes.label == NORMAL) & scenes.natural, :2] = 0
     sigma = rng.uniform(0.04, 0.06, (count, 6, 1)).astype(np.float32)
+    if knobs.gaze_noise:
+        strays = rng.uniform(0.1, 0.9, (count, 6, 2)).astype(np.float32)
+        masses = (weights * sigma[..., 0] ** 2).sum(axis=1, keepdims=True) * knobs.gaze_noise / (1 - knobs.gaze_noise)
+        fixations, sigma = np.concatenate([fixations, strays], axis=1), np.concatenate([sigma, sigma], axis=1)
+        weights = np.concatenate([weights, masses / (6 * sigma[:, 6:, 0] ** 2)], axis=1)
+    if knobs.gaze_shift:
+        turn = rng.uniform(0, 2 * np.pi, (count, 1))
+        fixations = (fixations + knobs.gaze_shift * np.stack([np.cos(turn), np.sin(turn)], axis=-1)).astype(np.float32)
     centres = (np.arange(size, dtype=np.float32) + 0.5) / size
     profile_x = np.exp(-0.5 * ((centres - fixations[..., :1]) / sigma) ** 2)  # (B, F, W)
     profile_y = np.exp(-0.5 * ((centres - fixations[..., 1:]) / sigma) ** 2)  # (B, F, H)

@@ -1,0 +1,114 @@
+"""`run_table.py align`: where gaze alignment helps, by number of films, share of annotations and quality of the gaze.
+
+Every seed has training films of its own and shares the test films. A run's checkpoint is chosen by 300 further films without labels (mean rank of
+their reports); test films choose nothing.
+"""
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from align_cells import CELLS, MODEL, ROWS, STEPS, TEST_FILMS, TUNE_STEPS, VALIDATION_FILMS, Cell
+from bench_runs import Bench, Workers, make_all
+from table_rows import Row
+
+ROW = {row.name: row for row in ROWS}
+TASKS = {"zero-shot": [], "retrieval": [], "sensitivity": ["--heatmaps", "{test}_gaze.csv", "--heatmap-column", "gaze"]}
+SCORES = {"macro-F1": "zero-shot", "R@5": "retrieval"}
+
+
+def build(args: argparse.Namespace, more: list[str], workers: Workers, seeds: list[int], cells: list[Cell]) -> dict[tuple[str, int], tuple[Bench, Bench]]:
+    """{(cell, seed): bench of its annotated runs, bench of those without}; the films are made where they are missing."""
+    benches, homes = {}, {}
+    for cell in cells:
+        test = make_films(workers, args.data / f"test-{cell.home.replace('shortcut-', '')}", seed=7, train=1, test=TEST_FILMS,
+                          flags=cell.films if "--shortcut" not in cell.films else ())
+        for seed in seeds:
+            name = "-".join(map(str, (cell.home, cell.annotated, *cell.gaze))).replace("--", "")
+            data = make_films(workers, args.data / f"{name}-seed{seed}", seed=1000 + seed, train=cell.count, test=1,
+                              flags=("--annotated", cell.annotated, *cell.films, *cell.gaze))
+            validation = make_films(workers, args.data / f"{cell.home}-validation-seed{seed}", seed=5000 + seed, train=VALIDATION_FILMS, test=1,
+                                    flags=("--annotated", 0, *cell.films))
+            own = argparse.Namespace(**{**vars(args), "data": data, "out": args.out / name, "model": MODEL, "train_data": None, "expert_data": None,
+                                        "steps": args.steps or STEPS[cell.count], "tune_steps": args.tune_steps or TUNE_STEPS, "settings": "phantoms"})
+            tasks = {task: [str(flag).replace("{test}", str(test / "test")) for flag in flags] for task, flags in TASKS.items()}
+            shared = ({"test": str(test / "test.csv")}, tasks, validation / "train.csv")
+            if (cell.home, seed) not in homes:
+                homes[cell.home, seed] = Bench(argparse.Namespace(**{**vars(own), "out": args.out / cell.home}), more, workers, *shared)
+            home = homes[cell.home, seed]
+            benches[cell.name, seed] = Bench(own, more, workers, *shared, home=home), home
+    return benches
+
+
+def make_films(workers: Workers, folder: Path, seed: int, train: int, test: int, flags: tuple) -> Path:
+    """A phantom data set with absolute paths (open_clip reads validation tables as they are) and annotated.csv, those with a heatmap."""
+    if not (folder / "annotated.csv").is_file():
+        shutil.rmtree(folder, ignore_errors=True)
+        workers.queue[0].run("openclip_eclip.prepare", ["phantom", folder, "--train", train, "--test", test, "--seed", seed, *flags],
+                             folder.parent / "logs" / f"{folder.name}.txt")
+        table = pd.read_csv(folder / "train.csv")
+        table["filepath"] = [str(folder.resolve() / name) for name in table["filepath"]]
+        table.to_csv(folder / "train.csv", index=False)
+        table[table["heatmap"].notna()].to_csv(folder / "annotated.csv", index=False)
+    return folder
+
+
+def run_align(args: argparse.Namespace, more: list[str], seeds: list[int]) -> None:
+    """Every run that is missing, then align.json, align.md and the pictures."""
+    from align_pages import draw_cells, draw_map, page
+    workers = Workers(args.jobs, cache=True)
+    cells = [cell for cell in CELLS if not args.cells or cell.name in args.cells]
+    benches = build(args, more, workers, seeds, cells)
+    chosen = {cell.name: [ROW[name] for name in cell.rows if not args.rows or name in {"CLIP", *args.rows}] for cell in cells}
+    tasks = {}  # runs without annotations stand in several cells
+    for cell in cells:
+        for row, seed in product(chosen[cell.name], seeds):
+            bench = benches[cell.name, seed][0 if row.annotated else 1]
+            tasks[bench, row.name, seed] = bench, row, seed
+    make_all(list(tasks.values()), workers.jobs, "align")
+    found = {cell.name: measure(benches, cell, chosen[cell.name], seeds) for cell in cells}
+    facts = {"seeds": seeds, "machine": workers.machine, "note": args.note, "cells": found}
+    (args.out / "align.json").write_text(json.dumps(facts, indent=2))
+    (args.out / "align.md").write_text(page(facts), encoding="utf-8")
+    draw_cells(found).savefig(args.out / "align.png", dpi=110)
+    draw_map(found).savefig(args.out / "align_map.png", dpi=110)
+
+
+def measure(benches: dict, cell: Cell, rows: list[Row], seeds: list[int]) -> dict[str, dict]:
+    """{row: {score: {value, sd, low, high, difference}, pointing, NSS, epochs}}; "plus": eclip-plus against the best other row by mean."""
+    def results(row: Row, task: str) -> list[Path]:
+        return [benches[cell.name, seed][0 if row.annotated else 1].result(row, seed, "test", task) for seed in seeds]
+
+    found: dict[str, dict] = {row.name: {} for row in rows}
+    bench = benches[cell.name, seeds[0]][0]
+    for score, task in SCORES.items():
+        against_clip = compare(bench, f"{task}-clip", {row.name: results(row, task) for row in rows})
+        for row in rows:
+            found[row.name][score] = against_clip["methods"][row.name][score] | {"difference": against_clip["differences"].get(row.name, {}).get(score)}
+        others = [row for row in rows if not row.name.startswith("eclip-plus")]
+        if "eclip-plus" in found and len(others) > 1:
+            best = max(others, key=lambda row: found[row.name][score]["value"])
+            pair = compare(bench, f"{task}-best", {row.name: results(row, task) for row in (best, ROW["eclip-plus"])})
+            found["eclip-plus"][score]["best_other"] = {"row": best.name, **pair["differences"]["eclip-plus"][score]}
+    for row in rows:
+        looks = [json.loads((folder / "result.json").read_text())["values"] for folder in results(row, "sensitivity")]
+        for name, key in (("pointing", "pointing game"), ("NSS", "NSS")):
+            values = [look["pointing"][look["look"]][key]["value"] for look in looks]
+            found[row.name][name] = {"value": float(np.mean(values)), "sd": float(np.std(values, ddof=1)) if len(values) > 1 else None}
+        runs = [benches[cell.name, seed][0 if row.annotated else 1] for seed in seeds]
+        found[row.name]["epochs"] = [json.loads((bench.args.out / "runs" / bench.name(row, seed) / "table.json").read_text())["epoch"]
+                                     for bench, seed in zip(runs, seeds)]
+    return found
+
+
+def compare(bench: Bench, name: str, groups: dict[str, list[Path]]) -> dict:
+    """Values of `evaluate compare`, the first group being the base."""
+    folder = bench.args.out / "compare" / name
+    words = [f"{row}={','.join(map(str, folders))}" for row, folders in groups.items()]
+    bench.workers.queue[0].run("openclip_eclip.evaluate", ["compare", *words, "--out", folder], bench.args.out / "logs" / f"compare-{name}.txt")
+    return json.loads((folder / "result.json").read_text())["values"]

@@ -1,0 +1,168 @@
+"""Runs of a benchmark: processes that train, export and measure, and what they leave behind."""
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import queue
+import re
+import shutil
+import subprocess
+import sys
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+from table_rows import SETTINGS, TABLES, Row
+from tqdm import tqdm
+
+
+class Worker:
+    """A process that runs `python -m` commands one after the other, so that only the first one imports torch. `device`: a GPU's number, or ""
+    for one thread of the CPU. `cache`: small data sets are read once."""
+
+    def __init__(self, device: str, cache: bool) -> None:
+        self.device = device
+        environment = {**os.environ, "CUDA_VISIBLE_DEVICES": device, "OMP_NUM_THREADS": "1"}
+        self.child = subprocess.Popen([sys.executable, Path(__file__).with_name("run_commands.py"), *["--cache"] * cache], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                      text=True, env=environment)
+
+    def run(self, module: str, flags: list, log: Path) -> float:
+        """Seconds. RuntimeError with the log's end if the command fails."""
+        log.parent.mkdir(parents=True, exist_ok=True)
+        start = time.perf_counter()
+        self.child.stdin.write(json.dumps([module, [str(flag) for flag in flags], str(log)]) + "\n")
+        self.child.stdin.flush()
+        code = self.child.stdout.readline().strip() or str(self.child.wait())  # no answer: an error that the command did not handle
+        if code != "0":
+            raise RuntimeError(f"{log}: exit code {code}\n" + "\n".join(log.read_text(encoding="utf-8").splitlines()[-15:]))
+        return time.perf_counter() - start
+
+
+class Workers(queue.Queue):
+    """`jobs` processes a GPU (1), or on a machine without one (2)."""
+
+    def __init__(self, jobs: int | None, cache: bool) -> None:
+        super().__init__()
+        import torch
+        count = torch.cuda.device_count()
+        for name in [str(i) for i in range(count)] * (jobs or 1) or [""] * (jobs or 2):
+            self.put(Worker(name, cache))
+        self.jobs = self.qsize()
+        self.machine = f"{self.jobs} runs at a time on {f'{count} x {torch.cuda.get_device_name()}' if count else cpu_name()}"
+
+
+class Bench:
+    """Where everything lies, and how a run is made. `tests`: {name: table}; `tasks`: {task of openclip_eclip.evaluate: flags}; `validation`: a table
+    whose mean rank chooses a run's checkpoint, else it is the last; `home`: the bench of the runs that others start from, else this one."""
+
+    def __init__(self, args: argparse.Namespace, train_flags: list[str], workers: Workers, tests: dict[str, str], tasks: dict[str, list],
+                 validation: Path | None = None, home: Bench | None = None) -> None:
+        self.args, self.more, self.workers, self.tests, self.tasks, self.validation = args, train_flags, workers, tests, tasks, validation
+        self.home = home or self
+        self.scratch, self.tune, self.evaluate = SETTINGS[args.settings]
+
+    def name(self, row: Row, seed: int) -> str:
+        # one model a folder: the same row in two tables is one run
+        words = row.name.replace("^P", " P").lower()
+        return re.sub(r"\W+", "-", words).strip("-") + f"-{seed}"
+
+    def result(self, row: Row, seed: int, test: str, task: str = "zero-shot") -> Path:
+        return self.args.out / "results" / re.sub(r"\W+", "-", test) / task / self.name(row, seed)
+
+    def make(self, row: Row, seed: int, start: Future | None) -> None:
+        """Train and measure, unless that was done."""
+        if start is not None:
+            start.result()
+        worker = self.workers.get()
+        try:
+            model = self.train(row, seed, worker)
+            for (test, data), (task, flags) in product(self.tests.items(), self.tasks.items()):
+                out = self.result(row, seed, test, task)
+                if not (out / "result.json").is_file():
+                    worker.run("openclip_eclip.evaluate", [task, "--model", model, "--data", data, "--out", out, "--cache", "none", *flags, *self.evaluate],
+                               self.args.out / "logs" / f"{self.name(row, seed)}-{test}-{task}.txt")
+        finally:
+            self.workers.put(worker)
+
+    def train(self, row: Row, seed: int, worker: Worker) -> Path:
+        """The exported model of a run; one that was killed begins anew."""
+        out, name = self.args.out, self.name(row, seed)
+        plain, facts = out / "models" / name, out / "runs" / name / "table.json"
+        if not facts.is_file():
+            shutil.rmtree(out / "runs" / name, ignore_errors=True)
+            shutil.rmtree(plain, ignore_errors=True)
+            started = next((other for table in TABLES.values() for other in table if other.name == row.start), None)
+            model = ["--model", f"local-dir:{self.home.args.out / 'models' / self.name(started, seed)}"] if started else ["--model", self.args.model] if self.args.model else []
+            recipe = ["--recipe", row.recipe] if self.args.settings == "paper" else []
+            seconds = worker.run("openclip_eclip.train", [*(self.tune if started else self.scratch), *recipe, *model, *(str(flag).replace("{data}", str(self.args.data)) for flag in row.flags), *self.length(row),
+                           *(["--expert-data", self.args.expert_data] if self.args.expert_data and row.annotated else []),
+                           *(["--val-data", self.validation, "--csv-separator", ","] if self.validation else []), "--train-data", self.args.train_data or self.args.data / "train.csv", "--logs", out / "runs", "--name", name, "--seed", seed,
+                           "--device", "cuda" if worker.device else "cpu", *self.more], out / "logs" / f"{name}.txt")
+            epoch = best_epoch(out / "runs" / name) if self.validation else None
+            source = out / "runs" / name if epoch is None else out / "runs" / name / "checkpoints" / f"epoch_{epoch}.pt"
+            worker.run("openclip_eclip.export", [source, plain], out / "logs" / f"{name}-export.txt")
+            if self.validation:
+                shutil.rmtree(out / "runs" / name / "checkpoints")
+            facts.write_text(json.dumps({"seconds": seconds, "views": views(out / "runs" / name), "machine": self.workers.machine, "epoch": epoch}))
+        return plain
+
+    def length(self, row: Row) -> list:
+        """Whole epochs that hold the steps asked for; the recipe's own length where none was. With validation: measured and saved eight times."""
+        steps = self.args.tune_steps if row.start else self.args.steps
+        if steps is None:
+            return []
+        batch = int(dict(zip(self.scratch, self.scratch[1:])).get("--batch-size", 512))
+        flags = dict(zip(self.more, self.more[1:]))
+        samples = int(flags.get("--train-num-samples", 0)) or count_rows(Path(self.args.train_data or self.args.data / "train.csv"))
+        epochs = -(-steps * row.length // max(1, samples // int(flags.get("--batch-size", batch))))
+        if not self.validation:
+            return ["--epochs", epochs, "--save-frequency", epochs]
+        often = max(1, epochs // 8)
+        return ["--epochs", epochs, "--save-frequency", often, "--val-frequency", often]
+
+    def facts(self, row: Row, seeds: list[int]) -> dict:
+        found = [json.loads((self.args.out / "runs" / self.name(row, seed) / "table.json").read_text()) for seed in seeds]
+        seen = [entry["views"] for entry in found if entry["views"] is not None]
+        return {"seconds": float(np.mean([entry["seconds"] for entry in found])), "views": float(np.mean(seen)) if seen else None,
+                "machines": sorted({entry["machine"] for entry in found})}
+
+
+def best_epoch(folder: Path) -> int:
+    """The epoch of lowest mean rank on the validation pairs, image to text and back."""
+    lines = [json.loads(line) for line in (folder / "checkpoints" / "results.jsonl").read_text(encoding="utf-8").splitlines()]
+    saved = [line for line in lines if (folder / "checkpoints" / f"epoch_{line['epoch']}.pt").is_file()]
+    return min(saved, key=lambda line: line["image_to_text_mean_rank"] + line["text_to_image_mean_rank"])["epoch"]
+
+
+def cpu_name() -> str:
+    return next((line.split(": ")[1] for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), "CPU")
+
+
+def count_rows(table: Path) -> int:
+    with open(table, newline="", encoding="utf-8") as file:
+        return sum(1 for _ in csv.reader(file)) - 1
+
+
+def views(folder: Path) -> float | None:
+    """How often an annotated image was seen with its heatmap, on average; None for a method that reads none."""
+    path = folder / "annotated_views.csv"
+    if not path.is_file():
+        return None
+    with open(path, newline="", encoding="utf-8") as file:
+        seen = [int(row["mixed_views"]) for row in csv.DictReader(file)]
+    return sum(seen) / len(seen) if seen else 0.0
+
+
+def make_all(tasks: list[tuple[Bench, Row, int]], jobs: int, title: str) -> None:
+    """Every run of `tasks` (bench, row, seed), those that others start from first."""
+    with ThreadPoolExecutor(jobs) as pool, tqdm(total=len(tasks), desc=title, unit="run", disable=None) as bar:
+        futures: dict[tuple, Future] = {}
+        for bench, row, seed in sorted(tasks, key=lambda task: bool(task[1].start)):  # a run waits for its start in a worker
+            futures[bench, row.name, seed] = pool.submit(bench.make, row, seed, futures.get((bench.home, row.start, seed)))
+            futures[bench, row.name, seed].add_done_callback(lambda _: bar.update())
+        for future in futures.values():
+            future.result()
