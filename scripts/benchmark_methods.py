@@ -64,13 +64,14 @@ def build_step(tower: str, method: str, device: torch.device, batch: int) -> Cal
     return make_step(model, loss, inputs, text)
 
 
-def bench_steps(device: torch.device, clock: Clock, rounds: int, batch: int) -> tuple[list[str], dict[str, float]]:
+def bench_steps(device: torch.device, clock: Clock, rounds: int, batch: int, methods: list[str]) -> tuple[list[str], dict[str, float]]:
     """(table rows, {tower: seconds of CLIP's step an image})."""
     rows, cost = [], {}
     for tower in TOWERS:
-        times = side_by_side(clock, {name: build_step(tower, name, device, batch) for name in METHODS}, rounds)
+        times = side_by_side(clock, {name: build_step(tower, name, device, batch) for name in methods}, rounds)
         cost[tower] = statistics.median(times["CLIP"]) / batch
-        for name, (_, share, _) in METHODS.items():
+        for name in methods:
+            share = METHODS[name][1]
             middle, low, high = ratio(times, name, "CLIP")
             limit = f"{1.05 * (1 + share):.3f}" if share else ""
             extra = f"{share:g} mixed pairs a sample" if share else {"DACL, original": "3 images a sample", "DACL, release": "2 images a sample"}.get(name, "")
@@ -113,6 +114,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="only these, CLIP among them")
     parser.add_argument("--out", type=Path, default=Path("docs/results/methods.md"))
     parser.add_argument("--peak", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -122,7 +124,7 @@ def main() -> None:
         sys.stdout.write(json.dumps(gloria_peak()))
         return
     clock = Clock(device)
-    rows, cost = bench_steps(device, clock, args.rounds, args.batch)
+    rows, cost = bench_steps(device, clock, args.rounds, args.batch, args.methods)
     lines = bench_m3_mix(device, clock, args.rounds, cost)
     # freed blocks go back to the system at once, so that the high-water mark is of what is alive
     done = subprocess.run([sys.executable, __file__, "--peak"], check=True, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1",
