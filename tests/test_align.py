@@ -144,7 +144,7 @@ def test_a_batch_carries_all_maps_whatever_the_gate_decides(probability: float) 
     (["--method", "align", "--expert-data", "x.csv"], "take naive+align, with --naive-form plain"),
     (["--method", "align", "--align-weight", "-1"], "weight=-1.0; expected 0 or more"),
     (["--method", "align", "--align-weight", "nan"], "weight=nan"), (["--method", "align", "--align-weight", "inf"], "weight=inf"),
-    (["--align-weight", "1"], "give --method align"), (["--align-schedule", "linear"], "give --method align"),
+    (["--method", "align", "--align-heads", "0"], "heads=0.0; expected a share above 0"), (["--align-weight", "1"], "give --method align"), (["--align-schedule", "linear"], "give --method align"),
     (["--method", "align", "--lock-image"], "can not learn where to look"),
     (["--method", "align+dacl", "--dacl-form", "release"], "encodes mixed images only"),
     (["--method", "naive", "--naive-form", "plain", "--expert-data", "x.csv", "--eclip-heatmap-control", "ones"], "it uses no heatmap"),

@@ -14,6 +14,9 @@ from openclip_eclip.prepare.__main__ import main as prepare
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
+from align_cells import CELLS, DEVELOPMENT, NAMES  # noqa: E402
+from align_cells import ROWS as ALIGN_ROWS  # noqa: E402
+from bench_runs import best_epoch  # noqa: E402
 from table_rows import TABLES, Row  # noqa: E402
 
 
@@ -27,13 +30,23 @@ def test_rows_are_those_of_the_paper() -> None:
     assert len(shared) == 2 and all(row.base == "CLIP" and not row.start for row in shared)
 
 
-@pytest.mark.parametrize("row", {row.name: row for table in TABLES.values() for row in table}.values(), ids=lambda row: row.name)
+@pytest.mark.parametrize("row", {row.name: row for table in (*TABLES.values(), ALIGN_ROWS) for row in table}.values(), ids=lambda row: row.name)
 def test_every_row_is_flags_that_the_trainer_takes(row: Row) -> None:
     """Rows are `annotated` where their method reads heatmaps; fine-tuned ones say from what."""
     args = eclip_parser().parse_args([str(flag) for flag in row.flags])
     names = method_names(args)
+    if row in ALIGN_ROWS:
+        assert row.annotated == bool({"eclip", "naive", "align"} & set(names)) and (not row.start or row.start == "CLIP")
+        return
     assert row.annotated == bool({"eclip", "naive"} & set(names)) and (eclip_config(args, {}).processor is not None) == row.annotated
     assert ("gloria" in names) == (row.base == "GLoRIA") and bool(row.start) == (row.recipe in ("eclip-p", "m3-mix"))
+
+
+def test_cells_of_the_alignment_table() -> None:
+    """Cells of other films have runs of their own, others share them; no reporting seed is one of development."""
+    assert all(set(cell.rows) <= set(NAMES) and cell.rows[0] == "CLIP" for cell in CELLS) and len({cell.name for cell in CELLS}) == len(CELLS)
+    homes = {cell.name: cell.home for cell in CELLS}
+    assert homes["600 films, 1 %"] == homes["600 films, 15 %, gaze off by 8 %"] != homes["600 films, 15 %, gaze without class"] and DEVELOPMENT > 40
 
 
 @pytest.fixture(scope="module")
@@ -83,3 +96,32 @@ def test_a_run_that_fails_is_named_with_the_end_of_its_log(data: Path, tmp_path:
 def test_bad_flags(data: Path, tmp_path: Path, flags: tuple, named: str) -> None:
     done = run(*flags, "--data", data, "--out", tmp_path)
     assert done.returncode == 2 and named in done.stderr and not (tmp_path / "runs").exists()
+
+
+def test_alignment_table_is_made(tmp_path: Path) -> None:
+    """Two cells share CLIP's run; every run keeps the epoch that validation liked best; all pictures are there. A second call trains nothing."""
+    cells = ["600 films, 1 %", "600 films, 0.25 %"]
+    flags = ("align", "--data", tmp_path / "films", "--out", tmp_path / "out", "--cells", *cells, "--rows", "align", "--batch-size", 128)
+    done = run(*flags, steps=8)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads((tmp_path / "out" / "align.json").read_text())
+    assert list(found["cells"]) == cells and all(list(rows) == ["CLIP", "align"] for rows in found["cells"].values())
+    one, other = found["cells"].values()
+    assert one["CLIP"] == other["CLIP"] and one["align"]["NSS"] != other["align"]["NSS"]
+    assert one["align"]["macro-F1"]["difference"]["value"] == pytest.approx(one["align"]["macro-F1"]["value"] - one["CLIP"]["macro-F1"]["value"])
+    assert sorted(path.name for path in (tmp_path / "out").glob("*/runs/*")) == ["align-30", "align-30", "clip-30"]
+    assert (tmp_path / "out" / "align.md").read_text().count("| align |") == 2
+    assert all((tmp_path / "out" / name).stat().st_size > 5000 for name in ("align.png", "align_map.png"))
+    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*/runs/*/table.json")}
+    assert run(*flags, steps=8).returncode == 0 and times == {path: path.stat().st_mtime_ns for path in times}
+
+
+def test_best_epoch_is_that_of_validation(tmp_path: Path) -> None:
+    """Of the saved ones, by the mean ranks of both directions."""
+    (tmp_path / "checkpoints").mkdir()
+    ranks = {2: (9, 9), 4: (1, 30), 6: (8, 7), 8: (2, 2)}
+    (tmp_path / "checkpoints" / "results.jsonl").write_text("".join(
+        json.dumps({"epoch": epoch, "image_to_text_mean_rank": a, "text_to_image_mean_rank": b}) + "\n" for epoch, (a, b) in ranks.items()))
+    for epoch in (2, 4, 6):
+        (tmp_path / "checkpoints" / f"epoch_{epoch}.pt").touch()
+    assert best_epoch(tmp_path) == 6

@@ -30,11 +30,13 @@ class AlignConfig:
     weight: float = 1.0
     schedule: str = "constant"  # of the weight; linear: down to zero at the end of the run
     temperature: float = 0.1  # of the similarity of text and positions; an attention pool has its own
+    heads: float = 1.0  # share of an attention pool's heads that are aligned; the others look where they like
     power: float = 3.0  # of the heatmap on the grid: sharpens it towards what was looked at most
 
     def __post_init__(self) -> None:
         for ok, name, expected in ((0 <= self.weight < float("inf"), "weight", "0 or more"),
                                    (self.schedule in SCHEDULES, "schedule", f"one of {SCHEDULES}"),
+                                   (0 < self.heads <= 1, "heads", "a share above 0, at most 1"),
                                    (self.temperature > 0, "temperature", "a positive number"),
                                    (self.power > 0, "power", "a positive number")):
             if not ok:
@@ -61,6 +63,10 @@ class Align(Objective):
         group.add_argument("--align-schedule", choices=SCHEDULES,
                            help="of that weight: the same in all steps, or falling to zero at the end of the run (default: constant)")
 
+        group.add_argument("--align-heads", type=float, metavar="SHARE",
+                           help="of the heads of the tower's attention pool that are aligned; the others stay free (default: 1; towers without such a "
+                                "pool have no heads to choose)")
+
     @classmethod
     def from_args(cls, args: argparse.Namespace) -> Align:
         if args.lock_image and args.lock_image_unlocked_groups == 0:
@@ -69,7 +75,7 @@ class Align(Objective):
         if args.dacl_form == "release":
             raise UserError("--dacl-form release with --method align: that form encodes mixed images only, and a heatmap belongs to one image; "
                             "take another form.")
-        given = {name: getattr(args, f"align_{name}") for name in ("weight", "schedule")}
+        given = {name: getattr(args, f"align_{name}") for name in ("weight", "schedule", "heads")}
         return cls(AlignConfig(**{name: value for name, value in given.items() if value is not None}), args.naive_form == "plain")
 
     def check_model(self, model: nn.Module) -> None:
@@ -81,7 +87,7 @@ class Align(Objective):
         def encode(image: Tensor) -> Tokens:
             features, tokens = encode_tokens(visual, image)
             normed.clear()
-            look(visual, tokens, F.normalize(features, dim=-1), self.config.temperature)
+            look(visual, tokens, F.normalize(features, dim=-1), self.config)
             return tokens
 
         tokens = on_empty_image(visual, encode)
@@ -112,7 +118,7 @@ class Align(Objective):
         rows = torch.cat([batch.annotated, torch.arange(last - count, last, device=batch.annotated.device)])
         heatmap = torch.cat([batch.annotated_heatmap, batch.heatmap[len(batch.mix_index):]])
         text = torch.cat([seen.text[:size][batch.annotated], seen.text[size:]])
-        log = look(model.visual, seen.tokens.rows(rows), text.detach(), self.config.temperature)
+        log = look(model.visual, seen.tokens.rows(rows), text.detach(), self.config)
         return {"align_error": batch.draws["align_weight"] * cross_entropy(heatmap, log, self.config.power)}
 
     def complete(self, out: dict[str, Tensor], batch: Any) -> None:
@@ -128,14 +134,14 @@ class Align(Objective):
         return {"align_loss": share / counts.sum().clamp(min=1)}
 
 
-def look(visual: nn.Module, tokens: Tokens, text: Tensor, temperature: float) -> Tensor:
+def look(visual: nn.Module, tokens: Tokens, text: Tensor, config: AlignConfig) -> Tensor:
     """Log of the distribution over positions, (A, h, w), where `visual` looks; `text` (A, D) unit features. fp32 or more."""
-    attention = pool_attention(visual, tokens)
+    attention = pool_attention(visual, tokens, config.heads)
     if attention is not None:
         return attention
     positions = F.normalize(full_precision(project_tokens(visual, tokens)), dim=-1)
     with torch.autocast(text.device.type, enabled=False):
-        similarity = torch.einsum("ahwd,ad->ahw", positions, full_precision(text)) / temperature
+        similarity = torch.einsum("ahwd,ad->ahw", positions, full_precision(text)) / config.temperature
     return similarity.flatten(1).log_softmax(dim=1).view_as(similarity)
 
 

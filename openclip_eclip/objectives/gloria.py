@@ -20,7 +20,8 @@ from .local_features import IMAGE_STAGES, WordPieces, encode_words, regions_of
 
 AGGREGATES = ("sum", "mean")
 NEGATIVES = ("rank", "global")
-CHUNK = 1 << 22  # numbers (images x reports x words x regions) at a time, 16 MiB in fp32; about ten such tensors are alive
+# numbers (images x reports x words x regions) at a time, 16 MiB in fp32, of which about ten are alive; a GPU waits for launches with so few
+CHUNK, CHUNK_GPU = 1 << 22, 1 << 24
 TINY = 1e-8  # of a product of norms, as in the authors' cosine
 
 
@@ -139,16 +140,17 @@ def _gather(x: Tensor, counts: list[int]) -> Tensor:
     return torch.cat([part[:count] for part, count in zip(all_gather(padded), counts)])
 
 
-def local_similarity(regions: Tensor, words: Tensor, mask: Tensor, config: GloriaConfig, chunk: int = CHUNK) -> Tensor:
+def local_similarity(regions: Tensor, words: Tensor, mask: Tensor, config: GloriaConfig, chunk: int | None = None) -> Tensor:
     """M(i, k) of every image i and report k, (B, K) in fp32 (fp64 stays): log sum_w exp(gamma_2 cos(c_w, t_w)).
 
     `regions` (B, P, D), `words` (K, L, D), `mask` (K, L) bool, true for words, at least one a report. For each pair:
     e_rw = c_r . t_w, alpha = softmax of e over words, a = softmax of gamma_1 alpha over regions, c_w = sum_r a_wr c_r.
-    Chunks of images and reports hold at most `chunk` numbers (one pair, if a pair is more) and are recomputed in the backward
+    Chunks of images and reports hold at most `chunk` numbers (default by device; one pair, if a pair is more) and are recomputed in the backward
     pass. c_w itself is never made: c_w . t_w = sum_r a_wr e_rw, and |c_w|^2 = a^T (C C^T) a takes P x P numbers an image.
     """
     if regions.shape[-1] != words.shape[-1]:
         raise ValueError(f"regions of width {regions.shape[-1]}, words of width {words.shape[-1]}; expected one width.")
+    chunk = chunk or (CHUNK_GPU if regions.is_cuda else CHUNK)
     length = int(mask.any(0).nonzero().max()) + 1 if mask.any() else 1
     words, mask = words[:, :length], mask[:, :length]
     pair = length * regions.shape[1]

@@ -13,10 +13,10 @@ from ..positions import Tokens
 from .base import full_precision
 
 
-def pool_attention(visual: nn.Module, tokens: Tokens) -> Tensor | None:
+def pool_attention(visual: nn.Module, tokens: Tokens, share: float = 1.0) -> Tensor | None:
     """Log of the attention over positions, (B, h, w), a distribution in fp32 or more; None: the tower has no such pool.
 
-    The mean over heads (and over queries where the tower averages several). What the pool gives to class or mean tokens is
+    The mean over the first `share` of the heads, at least one (and over queries where the tower averages several). What the pool gives to class or mean tokens is
     left out, and the rest made to sum to one.
     """
     if isinstance(visual, ModifiedResNet):
@@ -38,6 +38,7 @@ def pool_attention(visual: nn.Module, tokens: Tokens) -> Tensor | None:
             scores = _latent(pool, torch.cat([tokens.prefix, flat], dim=1) if whole else flat)
         else:
             scores = _timm_2d(pool, tokens.grid)
+    scores = scores[:, :max(1, round(share * scores.shape[1]))]
     log = scores.log_softmax(dim=-1).flatten(1, 2).logsumexp(dim=1)[:, -tokens.grid.shape[1:3].numel():]
     return log.log_softmax(dim=-1).unflatten(1, tokens.grid.shape[1:3])
 
