@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
 
@@ -24,41 +25,44 @@ SCORES = {"macro-F1": "zero-shot", "R@5": "retrieval"}
 
 def build(args: argparse.Namespace, more: list[str], workers: Workers, seeds: list[int], cells: list[Cell]) -> dict[tuple[str, int], tuple[Bench, Bench]]:
     """{(cell, seed): bench of its annotated runs, bench of those without}; the films are made where they are missing."""
-    benches, homes = {}, {}
+    benches, homes, films = {}, {}, {}
     test_seed = 7 if max(seeds) < DEVELOPMENT else 8  # settings are not chosen on the films that are reported
-    for cell in cells:
+    for cell, seed in product(cells, seeds):
         leak = cell.films if "--gaze-leak" in cell.films else ()
-        test = make_films(workers, args.data / "-".join(map(str, ("test", test_seed, *leak))).replace("--", ""), seed=test_seed, train=1, test=TEST_FILMS, flags=leak)
-        for seed in seeds:
-            name = "-".join(map(str, (cell.home, cell.annotated, *cell.gaze))).replace("--", "")
-            data = make_films(workers, args.data / f"{name}-seed{seed}", seed=1000 + seed, train=cell.count, test=1,
-                              flags=("--annotated", cell.annotated, *cell.films, *cell.gaze))
-            validation = make_films(workers, args.data / f"{cell.home}-validation-seed{seed}", seed=5000 + seed, train=VALIDATION_FILMS, test=1,
-                                    flags=("--annotated", 0, *cell.films))
-            own = argparse.Namespace(**{**vars(args), "data": data, "out": args.out / name, "model": MODEL, "train_data": None, "expert_data": None,
-                                        "steps": args.steps or STEPS[cell.count], "tune_steps": args.tune_steps or TUNE_STEPS, "settings": "phantoms"})
-            tasks = {task: [str(flag).replace("{test}", str(test / "test")) for flag in flags] for task, flags in TASKS.items()}
-            shared = ({"test": str(test / "test.csv")}, tasks, validation / "train.csv")
-            if (cell.home, seed) not in homes:
-                homes[cell.home, seed] = Bench(argparse.Namespace(**{**vars(own), "out": args.out / cell.home}), more, workers, *shared)
-            home = homes[cell.home, seed]
-            benches[cell.name, seed] = Bench(own, more, workers, *shared, home=home), home
+        name = "-".join(map(str, (cell.home, cell.annotated, *cell.gaze))).replace("--", "")
+        test = args.data / "-".join(map(str, ("test", test_seed, *leak))).replace("--", "")
+        data, validation = args.data / f"{name}-seed{seed}", args.data / f"{cell.home}-validation-seed{seed}"
+        films[test] = ("--train", 1, "--test", TEST_FILMS, "--seed", test_seed, *leak)
+        films[data] = ("--train", cell.count, "--test", 1, "--seed", 1000 + seed, "--annotated", cell.annotated, *cell.films, *cell.gaze)
+        films[validation] = ("--train", VALIDATION_FILMS, "--test", 1, "--seed", 5000 + seed, "--annotated", 0, *cell.films)
+        own = argparse.Namespace(**{**vars(args), "data": data, "out": args.out / name, "model": MODEL, "train_data": None, "expert_data": None,
+                                    "steps": args.steps or STEPS[cell.count], "tune_steps": args.tune_steps or TUNE_STEPS, "settings": "phantoms"})
+        tasks = {task: [str(flag).replace("{test}", str(test / "test")) for flag in flags] for task, flags in TASKS.items()}
+        shared = ({"test": str(test / "test.csv")}, tasks, validation / "train.csv")
+        if (cell.home, seed) not in homes:
+            homes[cell.home, seed] = Bench(argparse.Namespace(**{**vars(own), "out": args.out / cell.home}), more, workers, *shared)
+        home = homes[cell.home, seed]
+        benches[cell.name, seed] = Bench(own, more, workers, *shared, home=home), home
+    with ThreadPoolExecutor(workers.jobs) as pool:
+        list(pool.map(lambda folder: make_films(workers, folder, films[folder]), films))
     return benches
 
 
-def make_films(workers: Workers, folder: Path, seed: int, train: int, test: int, flags: tuple) -> Path:
+def make_films(workers: Workers, folder: Path, flags: tuple) -> None:
     """A phantom data set with absolute paths (open_clip reads validation tables as they are) and annotated.csv, those with a heatmap."""
-    if not (folder / "annotated.csv").is_file():
-        shutil.rmtree(folder, ignore_errors=True)
-        workers.queue[0].run("openclip_eclip.prepare", ["phantom", folder, "--train", train, "--test", test, "--seed", seed, *flags],
-                             folder.parent / "logs" / f"{folder.name}.txt")
-        table = pd.read_csv(folder / "train.csv")
-        table["filepath"] = [str(folder.resolve() / name) for name in table["filepath"]]
-        table.to_csv(folder / "train.csv", index=False)
-        table[table["heatmap"].notna()].to_csv(folder / "annotated.csv", index=False)
-        gaze = pd.read_csv(folder / "test_gaze.csv")
-        gaze[:LOOKED_AT].to_csv(folder / "test_gaze.csv", index=False)
-    return folder
+    if (folder / "annotated.csv").is_file():
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    worker = workers.get()
+    try:
+        worker.run("openclip_eclip.prepare", ["phantom", folder, *flags], folder.parent / "logs" / f"{folder.name}.txt")
+    finally:
+        workers.put(worker)
+    table, gaze = pd.read_csv(folder / "train.csv"), pd.read_csv(folder / "test_gaze.csv")
+    table["filepath"] = [str(folder.resolve() / name) for name in table["filepath"]]
+    table.to_csv(folder / "train.csv", index=False)
+    gaze[:LOOKED_AT].to_csv(folder / "test_gaze.csv", index=False)
+    table[table["heatmap"].notna()].to_csv(folder / "annotated.csv", index=False)
 
 
 def run_align(args: argparse.Namespace, more: list[str], seeds: list[int]) -> None:
