@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from align_cells import CELLS, DEVELOPMENT, LOOKED_AT, MODEL, ROWS, STEPS, TEST_FILMS, TUNE_STEPS, VALIDATION_FILMS, Cell
+from align_cells import CELLS, DEVELOPMENT, LOOKED_AT, MODEL, OURS, ROWS, STEPS, TEST_FILMS, TUNE_STEPS, VALIDATION_FILMS, Cell
 from bench_runs import Bench, Workers, make_all
 from table_rows import Row
 
@@ -44,6 +44,7 @@ def build(args: argparse.Namespace, more: list[str], workers: Workers, seeds: li
         home = homes[cell.home, seed]
         benches[cell.name, seed] = Bench(own, more, workers, *shared, home=home), home
     with ThreadPoolExecutor(workers.jobs) as pool:
+        films = {} if args.measured else films
         list(pool.map(lambda folder: make_films(workers, folder, films[folder]), films))
     return benches
 
@@ -66,24 +67,34 @@ def make_films(workers: Workers, folder: Path, flags: tuple) -> None:
 
 
 def run_align(args: argparse.Namespace, more: list[str], seeds: list[int]) -> None:
-    """Every run that is missing, then align.json, align.md and the pictures."""
+    """Every run that is missing (none with --measured), then align.json, align.md and the pictures."""
     from align_pages import draw_cells, draw_map, page
     workers = Workers(args.jobs, cache=True)
     cells = [cell for cell in CELLS if not args.cells or cell.name in args.cells]
     benches = build(args, more, workers, seeds, cells)
     chosen = {cell.name: [ROW[name] for name in cell.rows if not args.rows or name in {"CLIP", *args.rows}] for cell in cells}
+    if args.measured:
+        chosen = {cell.name: [row for row in chosen[cell.name] if is_measured(benches, cell, row, seeds)] for cell in cells}
+        cells = [cell for cell in cells if len(chosen[cell.name]) > 1]
     tasks = {}  # runs without annotations stand in several cells
     for cell in cells:
         for row, seed in product(chosen[cell.name], seeds):
             bench = benches[cell.name, seed][0 if row.annotated else 1]
             tasks[bench, row.name, seed] = bench, row, seed
-    make_all(list(tasks.values()), workers.jobs, "align")
+    if not args.measured:
+        make_all(list(tasks.values()), workers.jobs, "align")
     found = {cell.name: measure(benches, cell, chosen[cell.name], seeds) for cell in cells}
-    facts = {"seeds": seeds, "machine": workers.machine, "note": args.note, "cells": found}
+    machines = {json.loads((bench.args.out / "runs" / bench.name(row, seed) / "table.json").read_text())["machine"] for bench, row, seed in tasks.values()}
+    facts = {"seeds": seeds, "machine": ", ".join(sorted(machines)), "note": args.note, "cells": found}
     (args.out / "align.json").write_text(json.dumps(facts, indent=2))
     (args.out / "align.md").write_text(page(facts), encoding="utf-8")
     draw_cells(found).savefig(args.out / "align.png", dpi=110)
     draw_map(found).savefig(args.out / "align_map.png", dpi=110)
+
+
+def is_measured(benches: dict, cell: Cell, row: Row, seeds: list[int]) -> bool:
+    runs = [benches[cell.name, seed][0 if row.annotated else 1] for seed in seeds]
+    return all((bench.result(row, seed, "test", task) / "result.json").is_file() for bench, seed in zip(runs, seeds) for task in TASKS)
 
 
 def measure(benches: dict, cell: Cell, rows: list[Row], seeds: list[int]) -> dict[str, dict]:
@@ -97,7 +108,7 @@ def measure(benches: dict, cell: Cell, rows: list[Row], seeds: list[int]) -> dic
         against_clip = compare(bench, f"{task}-clip", {row.name: results(row, task) for row in rows})
         for row in rows:
             found[row.name][score] = against_clip["methods"][row.name][score] | {"difference": against_clip["differences"].get(row.name, {}).get(score)}
-        others = [row for row in rows if not row.name.startswith("eclip-plus")]
+        others = [row for row in rows if not row.name.startswith(OURS)]
         if "eclip-plus" in found and len(others) > 1:
             best = max(others, key=lambda row: found[row.name][score]["value"])
             pair = compare(bench, f"{task}-best", {row.name: results(row, task) for row in (best, ROW["eclip-plus"])})

@@ -96,6 +96,7 @@ def parse() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--model", help="instead of the settings' own")
     parser.add_argument("--rows", nargs="+", metavar="ROW", help="only these (and what they start from)")
     parser.add_argument("--cells", nargs="+", metavar="CELL", help="of align: only these")
+    parser.add_argument("--measured", action="store_true", help="of align: train nothing, only the page of what is there")
     parser.add_argument("--seeds", type=int, default=3, help="how many (default: %(default)s)")
     parser.add_argument("--first-seed", type=int, default=30, help="(default: %(default)s)")
     parser.add_argument("--steps", type=int, help="of training from scratch (default: the recipe's)")
