@@ -25,19 +25,20 @@ annotated ones: see `generate`).
 
 import argparse
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
+from .phantom_findings import Told, render_findings
 from .phantom_files import fresh_folder, recipe, write_csv, write_json, write_webdataset
 from .phantom_images import draw_scenes, render_films, render_gaze
 from .phantom_reports import CLASS_NAMES, compose_report, zero_shot_prompts
 
 SPLITS = ("train", "test")
 _BLOCK = 32  # samples a generator; small enough for a block of 64-pixel planes to stay in the cache
-_SCENE, _NOISE, _GAZE, _REPORT, _ANNOTATED = range(5)  # purposes: each has its own stream of random numbers
+_SCENE, _NOISE, _GAZE, _REPORT, _ANNOTATED, _FINDINGS = range(6)  # purposes: each has its own stream of random numbers
 
 
 @dataclass(frozen=True)
@@ -50,10 +51,11 @@ class PhantomBatch:
     heatmaps: np.ndarray  # float32 (N, H, W) in [0, 1], max 1; there for every sample, annotated or not
     annotated: np.ndarray  # bool (N,), whose heatmap a model may train on
     boxes: np.ndarray  # int32 (N, 4), x0, y0, x1, y1 in pixels, x1 and y1 exclusive; -1 for normals
+    told: list[list[Told]] = field(default_factory=list)  # N films' findings as dictated; empty where --findings is 1
 
 
 def generate(
-    n: int, *, seed: int, split: str, annotated: float, size: int = 64, gaze_leak: float = 1.0
+    n: int, *, seed: int, split: str, annotated: float, size: int = 64, gaze_leak: float = 1.0, findings: int = 1
 ) -> PhantomBatch:
     """Make `n` samples of `split` ("train" or "test"); see the module's docstring for what they show.
 
@@ -64,11 +66,12 @@ def generate(
             only adds samples to those of a smaller one.
         size: image side in pixels, at least 32. The scenes do not depend on it.
         gaze_leak: 0 .. 1, share of samples whose gaze goes to the place natural to the class.
+        findings: the most a film shows (phantom_findings.py); labels and boxes are those of the one dictated first.
 
     Raises:
         ValueError: an argument is out of range.
     """
-    parts = list(_generate_blocks(n, seed, split, annotated, size, gaze_leak))
+    parts = list(_generate_blocks(n, seed, split, annotated, size, gaze_leak, findings))
     return PhantomBatch(
         images=np.concatenate([part.images for part in parts]),
         labels=np.concatenate([part.labels for part in parts]),
@@ -76,20 +79,25 @@ def generate(
         heatmaps=np.concatenate([part.heatmaps for part in parts]),
         annotated=np.concatenate([part.annotated for part in parts]),
         boxes=np.concatenate([part.boxes for part in parts]),
+        told=[told for part in parts for told in part.told],
     )
 
 
 def _generate_blocks(
-    n: int, seed: int, split: str, annotated: float, size: int, gaze_leak: float
+    n: int, seed: int, split: str, annotated: float, size: int, gaze_leak: float, findings: int
 ) -> Iterator[PhantomBatch]:
     """`generate` in pieces of at most _BLOCK samples, so that a large data set never has to fit in memory."""
-    _check(n, seed, split, annotated, size, gaze_leak)
+    _check(n, seed, split, annotated, size, gaze_leak, findings)
     is_annotated = _choose_annotated(n, seed, split, annotated)
     for start in range(0, n, _BLOCK):
         rngs = [_rng(seed, split, start // _BLOCK, purpose) for purpose in (_SCENE, _NOISE, _GAZE, _REPORT)]
         # A last, partial block is drawn whole and cut: that keeps the first samples of any n the same
         scenes = draw_scenes(rngs[0], _BLOCK, gaze_leak)
         keep = min(_BLOCK, n - start)
+        if findings > 1:
+            several = render_findings(scenes, [*rngs[1:], _rng(seed, split, start // _BLOCK, _FINDINGS)], size, gaze_leak, findings)
+            yield PhantomBatch(annotated=is_annotated[start : start + keep], **{name: made[:keep] for name, made in several.items()})
+            continue
         images, boxes = render_films(scenes, rngs[1], size)
         facts = zip(scenes.label, scenes.side, scenes.zone, scenes.severity, scenes.devices, strict=True)
         yield PhantomBatch(
@@ -114,11 +122,13 @@ def _choose_annotated(n: int, seed: int, split: str, share: float) -> np.ndarray
     return chosen
 
 
-def _check(n: int, seed: int, split: str, annotated: float, size: int, gaze_leak: float) -> None:
+def _check(n: int, seed: int, split: str, annotated: float, size: int, gaze_leak: float, findings: int) -> None:
     if split not in SPLITS:
         raise ValueError(f"split {split!r}: expected one of {', '.join(SPLITS)}. Use another seed for further sets.")
     if n < 1:
         raise ValueError(f"n = {n} {split} samples: expected at least 1. Ask for a positive number.")
+    if findings < 1:
+        raise ValueError(f"findings {findings}: expected at least 1 a film. 1 is the default.")
     if seed < 0:
         raise ValueError(f"seed {seed}: expected an integer >= 0. numpy's seeds are not negative.")
     if size < 32:
@@ -143,6 +153,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--gaze-leak", type=float, default=1.0, metavar="SHARE",
                         help="1: gaze goes to each class's natural places; 0: it says nothing of the class "
                         "(default: %(default)s)")
+    parser.add_argument("--findings", type=int, default=1, metavar="K",
+                        help="most findings a film; above 1 annotated films carry sentence windows (default: %(default)s)")
     parser.add_argument("--shard-size", type=int, default=500,
                         help="samples a webdataset shard (default: %(default)s)")
 
@@ -152,7 +164,9 @@ def run(args: argparse.Namespace) -> str:
 
     csv: images/, heatmaps/, train.csv (filepath, title, heatmap), test.csv (filepath, title, label, x0, y0, x1, y1).
     webdataset: train-000000.tar ..., test-000000.tar ..., sizes.json. Both: classes.json, recipe.json and, for
-    evaluation only, test_gaze/ with test_gaze.csv. Paths in a CSV are relative to its folder.
+    evaluation only, test_gaze/ with test_gaze.csv. Paths in a CSV are relative to its folder. With --findings above 1 also
+    windows of the dictated findings, in windows/ or the shards for annotated films, in test_gaze/ for test films; and
+    every test film's findings as dictated (class, box, sentence): label and box are the first one's.
 
     Raises:
         ValueError: an argument is out of range, or OUT is not empty.
@@ -160,7 +174,7 @@ def run(args: argparse.Namespace) -> str:
     shares = {"train": args.annotated, "test": 0.0}
     counts = {"train": args.train, "test": args.test}
     for split in SPLITS:  # before any file is written
-        _check(counts[split], args.seed, split, shares[split], args.size, args.gaze_leak)
+        _check(counts[split], args.seed, split, shares[split], args.size, args.gaze_leak, args.findings)
     if args.shard_size < 1:
         raise ValueError(f"shard size {args.shard_size}: expected at least 1. 500 is the default.")
     labels = {split: [] for split in SPLITS}
@@ -168,7 +182,7 @@ def run(args: argparse.Namespace) -> str:
     # disable=None: no bar where stderr is not a terminal
     with fresh_folder(args.out) as folder, tqdm(total=total, unit="film", disable=None) as bar:
         for split in SPLITS:
-            blocks = _generate_blocks(counts[split], args.seed, split, shares[split], args.size, args.gaze_leak)
+            blocks = _generate_blocks(counts[split], args.seed, split, shares[split], args.size, args.gaze_leak, args.findings)
             watched = _watch(blocks, labels[split], bar)
             if args.format == "csv":
                 write_csv(folder, split, watched)
@@ -180,6 +194,8 @@ def run(args: argparse.Namespace) -> str:
             name: getattr(args, name)
             for name in ("train", "test", "annotated", "seed", "size", "format", "gaze_leak", "shard_size")
         }
+        if args.findings > 1:  # not at 1: the same bytes as ever
+            parameters["findings"] = args.findings
         write_json(folder / "recipe.json", recipe(folder, parameters, labels))
     return f"phantom: {args.train} train, {args.test} test films of {args.size} pixels ({args.format}) in {args.out}"
 
