@@ -28,8 +28,8 @@ from tqdm import tqdm
 ROWS = {"CLIP": ["--method", "clip"], "align, whole reports": ["--method", "align"], "align, sentences": ["--method", "align", "--align-windows"],
         "align, sentences, windows swapped": ["--method", "align", "--align-windows"]}
 SCORES = ("peak in the box of its finding", "peak in the box of the other", "higher in its own box than in the other's")
-MODEL = {"model_cfg": {"embed_dim": 64, "vision_cfg": {"image_size": 64, "layers": 3, "width": 96, "head_width": 32, "patch_size": 8, "pool_type": "avg"},
-                       "text_cfg": {"context_length": 64, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 2}},
+MODEL = {"model_cfg": {"embed_dim": 32, "vision_cfg": {"image_size": 64, "layers": 3, "width": 64, "head_width": 32, "patch_size": 8, "pool_type": "avg"},
+                       "text_cfg": {"context_length": 48, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}},
          "preprocess_cfg": {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25], "interpolation": "bilinear"}}
 
 
@@ -67,8 +67,8 @@ def train(args: argparse.Namespace, row: str, seed: int) -> Path:
     checkpoint = args.out / "runs" / name / "checkpoints" / f"epoch_{args.epochs}.pt"
     if not checkpoint.is_file():
         table = "swapped.csv" if "swapped" in row else "train.csv"
-        run(["openclip_eclip.train", "--model", f"local-dir:{args.out / 'model'}", "--train-data", args.out / "data" / table, "--batch-size", 64,
-             "--epochs", args.epochs, "--lr", 1e-3, "--wd", 0.1, "--warmup", 50, "--workers", 0, "--device", args.device, "--precision", "fp32",
+        run(["openclip_eclip.train", "--model", f"local-dir:{args.out / 'model'}", "--train-data", args.out / "data" / table, "--batch-size", 48,
+             "--epochs", args.epochs, "--lr", 1e-3, "--wd", 0.01, "--warmup", 20, "--workers", 0, "--device", args.device, "--precision", "fp32",
              "--logs", args.out / "runs", "--name", name, "--seed", seed, "--save-frequency", args.epochs, "--resume", "latest", *ROWS[row]],
             args.out / "logs" / f"{name}.txt")
     return checkpoint
@@ -104,9 +104,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--write", type=Path, metavar="FILE", help="the table as Markdown (default: OUT/sentences.md)")
-    for name, value in (("train", 1000), ("test", 500), ("epochs", 40), ("seeds", 5), ("first-seed", 10), ("jobs", 2)):
+    for name, value in (("train", 1500), ("test", 500), ("epochs", 30), ("seeds", 5), ("first-seed", 10), ("jobs", 2)):
         parser.add_argument(f"--{name}", type=int, default=value, help="(default: %(default)s)")
-    parser.add_argument("--annotated", type=float, default=0.3, help="share of training films (default: %(default)s)")
+    parser.add_argument("--annotated", type=float, default=0.5, help="share of training films (default: %(default)s)")
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
@@ -116,7 +116,7 @@ def main() -> None:
         checkpoints = list(tqdm(pool.map(lambda cell: train(args, *cell), cells), total=len(cells), unit="run", disable=None))
     scores = {cell: measure(args, checkpoint) for cell, checkpoint in zip(cells, checkpoints)}
     lines = [f"# Sentences and their places\n\n`python scripts/study_sentences.py`: {args.train} phantom films with up to two findings, "
-             f"{args.annotated:.0%} with gaze, {args.epochs} epochs of 64, ViT of 8-pixel patches with average pooling; test films with two findings, "
+             f"{args.annotated:.0%} with gaze, {args.epochs} epochs in batches of 48, ViT of 8-pixel patches with average pooling; test films with two findings, "
              f"the sentence of each. Mean ± sd over {args.seeds} seeds; chance of the last column is 0.5.\n",
              "| | " + " | ".join(SCORES) + " |", "|---" * (len(SCORES) + 1) + "|"]
     for row in ROWS:
