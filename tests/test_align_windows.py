@@ -56,7 +56,7 @@ def test_the_loss_is_the_restatements(processor: dict | None, rows: list, expert
         samples.append(([heatmap for heatmap, _ in pairs], [reference.looked_at(positions[i], t, 0.2) for _, t in pairs]))
     assert float(losses["align_loss"].detach()) == pytest.approx(0.5 * reference.sentence_loss(samples, power=2), rel=1e-9)
     batch.sentence_row = batch.sentence_row[:0]
-    assert counts == {} or float(loss(**model(batch, text), output_dict=True)["align_loss"].detach()) != float(losses["align_loss"])
+    assert counts == {} or float(loss(**model(batch, text), output_dict=True)["align_loss"].detach()) != float(losses["align_loss"].detach())
 
 
 def test_gradient_is_that_of_finite_differences_and_none_in_the_text_tower() -> None:

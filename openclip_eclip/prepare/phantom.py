@@ -6,6 +6,8 @@ Six classes (normal 30 %, five focal findings 14 % each) with side, zone and sev
 pacemaker, tubes and R/L markers are independent of the finding; reports paraphrase (phantom_reports.py); gaze heatmaps
 have two fixations at the lesion and four weak ones of search.
 
+`--findings K` puts up to K findings on a film, dictated in order, each sentence with its own gaze (phantom_findings.py).
+
 **Gaze leaks the class**, since findings have their natural places and normal films are only searched.
 `gaze_leak` is the share of samples with natural places (and of normals without a decoy); the other samples draw the
 place from one distribution for all classes, normals included. At 0, gaze and class are independent by construction:
