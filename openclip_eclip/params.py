@@ -109,6 +109,11 @@ class Method:
         return self.mixes or any(objective.needs_heatmaps for objective in self.objectives)
 
     @property
+    def windows(self) -> bool:
+        """Those of single sentences are used."""
+        return any(objective.needs_windows for objective in self.objectives)
+
+    @property
     def is_plain(self) -> bool:
         return self.experts is None and not self.objectives
 
@@ -193,6 +198,9 @@ def _refuse_methods(args: argparse.Namespace) -> None:
     if args.eclip_heatmap_control and (not set(HEATMAPS) & set(names) or (args.naive_form == "plain" and "align" not in names)):
         raise UserError(f"--eclip-heatmap-control with --method {joined}{' --naive-form plain' if args.naive_form else ''}: it uses no heatmap; "
                         "drop one of them.")
+    if args.eclip_heatmap_control and args.align_windows:
+        raise UserError("--eclip-heatmap-control with --align-windows: a placebo stands for the map of a whole report, and the sentences would keep "
+                        "their true ones; drop one of them.")
     if args.naive_form is not None and "naive" not in names:
         raise UserError(f"--naive-form with --method {joined}: give --method naive, or drop it.")
     if "naive" in names and args.eclip_alpha is not None:

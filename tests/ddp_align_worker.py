@@ -11,11 +11,14 @@ import torch.distributed as dist
 from ddp_worker import SIZE, gradients, join_parts, make_loss, make_part
 from openclip_eclip.data.batch import ExpertBatch
 from openclip_eclip.objectives import Align, Dacl
+from openclip_eclip.objectives.align import AlignConfig
 from openclip_eclip.training_patches.release_3_3 import ExpertDistributedDataParallel
 
 MODES = ((False, False, False), (False, False, True), (False, True, True), (True, True, True))  # siglip, local, with gradient
 CASES = (  # annotated rows and samples of the separate stream, on rank 0 and rank 1
     (([], []), (0, 0)), (([], [0, 2]), (0, 0)), (([1], []), (0, 2)), (([0], [0, 1, 2]), (1, 0)))
+TOLD = (  # and sentences by row
+    (([], []), (0, 0), ({}, {0: 3, 2: 1})), (([0], [0, 1]), (0, 0), ({0: 4, 1: 1}, {})), (([1], []), (1, 2), ({3: 2}, {1: 2, 4: 3})))
 
 
 def annotate(batch: ExpertBatch, rank: int, rows: list[int]) -> ExpertBatch:
@@ -26,17 +29,33 @@ def annotate(batch: ExpertBatch, rank: int, rows: list[int]) -> ExpertBatch:
     return batch
 
 
-def compare(single: torch.nn.Module, wrapped: torch.nn.Module, plain: bool, rows: tuple, expert: tuple, mode: tuple) -> dict:
+def tell(batch: ExpertBatch, counts: dict[int, int], rank: int) -> ExpertBatch:
+    """With so many sentences of these rows, those past the batch of the stream."""
+    generator, total = torch.Generator().manual_seed(300 + rank), sum(counts.values())
+    batch.sentence_row = torch.tensor([row for row, count in counts.items() for _ in range(count)], dtype=torch.int64)
+    batch.sentence_text = torch.randint(1, 999, (total, 16), generator=generator)
+    batch.sentence_heatmap = torch.rand(total, 1, 32, 32, generator=generator, dtype=torch.float64)
+    return batch
+
+
+def compare(single: torch.nn.Module, wrapped: torch.nn.Module, plain: bool, rows: tuple, expert: tuple, mode: tuple,
+            counts: tuple[dict, dict] = ({}, {})) -> dict:
     rank, world = dist.get_rank(), dist.get_world_size()
-    objectives = (Align(stream_is_plain=plain),) if plain else (Align(), Dacl())
+    align = Align(AlignConfig(windows=True), stream_is_plain=plain)
+    objectives = (align,) if plain else (align, Dacl())
     parts = []
     for r in range(world):
         batch, text = make_part(r, rows[r][:1] if single.heatmap_processor is not None else [], expert[r], False)
         batch.lam = torch.ones_like(batch.lam) if plain else batch.lam
-        parts.append((annotate(batch, r, list(rows[r])), text))
+        parts.append((tell(annotate(batch, r, list(rows[r])), counts[r], r), text))
     whole, text = join_parts(parts)
     whole.annotated = torch.cat([batch.annotated + SIZE * r for r, (batch, _) in enumerate(parts)])
     whole.annotated_heatmap = torch.cat([batch.annotated_heatmap for batch, _ in parts])
+    # in one process the batches come first, then the streams
+    past = [[SIZE * (world - 1) + sum(expert[:r]), SIZE * r] for r in range(world)]
+    whole.sentence_row = torch.cat([b.sentence_row + torch.tensor(past[r])[(b.sentence_row < SIZE).long()] for r, (b, _) in enumerate(parts)])
+    whole.sentence_text = torch.cat([batch.sentence_text for batch, _ in parts])
+    whole.sentence_heatmap = torch.cat([batch.sentence_heatmap for batch, _ in parts])
     for r, batch in enumerate([*(batch for batch, _ in parts), whole]):
         batch.draws = {name: value for one in objectives for name, value in one.draw(0, 0, 0, batch.sample_id).items()}
         if not plain:  # partners of DACL stay on their rank
@@ -74,6 +93,7 @@ def main(config: str, out: str) -> None:
         wrapped = ExpertDistributedDataParallel(copy.deepcopy(single), device_ids=[torch.device("cpu")])
         for rows, expert in CASES:
             results += [compare(single, wrapped, plain, rows, expert, mode) for mode in (MODES[:1] if plain else MODES)]
+        results += [compare(single, wrapped, plain, rows, expert, mode, counts) for rows, expert, counts in TOLD for mode in (MODES[:1] if plain else MODES)]
     if dist.get_rank() == 0:
         with open(out, "w", encoding="utf-8") as file:
             json.dump(results, file)

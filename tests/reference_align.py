@@ -34,3 +34,12 @@ def loss(heatmaps: list[np.ndarray], probabilities: list[np.ndarray], power: flo
     """The mean over annotated samples, 0 without any."""
     errors = [cross_entropy(heatmap, p, power) for heatmap, p in zip(heatmaps, probabilities)]
     return sum(errors) / len(errors) if errors else 0.0
+
+
+def sentence_loss(samples: list[tuple[list[np.ndarray], list[np.ndarray]]], power: float = 3.0) -> float:
+    """The mean over samples of the mean over each one's sentences, each with a heatmap and probabilities, 0 without a sample.
+
+    A sample with a whole-report heatmap alone is one with a single sentence, its report.
+    """
+    errors = [loss(heatmaps, probabilities, power) for heatmaps, probabilities in samples]
+    return sum(errors) / len(errors) if errors else 0.0

@@ -241,14 +241,14 @@ def test_resumed_is_uninterrupted(runs: Launcher) -> None:
 
 
 def test_two_processes_are_one(launcher: Launcher) -> None:
-    """Loss and gradients over unequal numbers of annotated samples, none on a rank or on both, with and without a stream."""
+    """Loss and gradients over unequal numbers of annotated samples and sentences, none on a rank or on both, with and without a stream."""
     out = launcher.folder / "results.json"
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
                str(Path(__file__).with_name("ddp_align_worker.py")), str(launcher.folder / "tiny.json"), str(out)]
     done = subprocess.run(command, env=launcher.environment(), capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr[-4000:]
     results = json.loads(out.read_text())
-    assert len(results) == 2 * 4 * 4 + 4
+    assert len(results) == (4 + 3) * (4 + 4 + 1)
     wrong = [case for case in results if abs(case["loss"] - case["expected"]) > 1e-9 * case["expected"] or case["names"]
              or abs(case["align"] - case["expected_align"]) > 1e-9 or case["gradient_error"] > 1e-8]
     assert not wrong, wrong[:2]

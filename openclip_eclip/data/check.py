@@ -2,7 +2,7 @@
 
 Reads tables (.csv, .tsv) and webdataset shards, reports counts, sizes, the share annotated and every fault by row, and
 writes a contact sheet of images with their heatmaps, and of sentences with theirs. Training runs the same check, without
-decoding every image and without the sentences, which it does not read.
+decoding every image, and the sentences where it reads them.
 """
 from __future__ import annotations
 
@@ -60,15 +60,16 @@ class Checked(NamedTuple):
     windows: bool = False
 
 
-def check_table(table: CsvTable, *, decode_images: bool = False) -> Report:
-    """Check every path, caption and heatmap of a table; with `decode_images` also read every image to its end."""
-    return _check_all(len(table), len(table.annotated), lambda i: _check_row(table, i, decode_images), str(table.path))
+def check_table(table: CsvTable, *, decode_images: bool = False, windows: bool = False) -> Report:
+    """Check every path, caption and heatmap of a table, with `windows` also those of sentences; with `decode_images` windows and
+    every image to its end."""
+    return _check_all(len(table), len(table.annotated), lambda i: _check_row(table, i, decode_images, windows or decode_images), str(table.path))
 
 
-def check_entries(entries: Sequence[TarEntry], *, decode_images: bool = False) -> Report:
+def check_entries(entries: Sequence[TarEntry], *, decode_images: bool = False, windows: bool = False) -> Report:
     """The same for the samples of indexed shards."""
     annotated = sum(entry.annotated for entry in entries)
-    return _check_all(len(entries), annotated, lambda i: _check_entry(entries[i], decode_images), "shards")
+    return _check_all(len(entries), annotated, lambda i: _check_entry(entries[i], decode_images, windows or decode_images), "shards")
 
 
 def raise_faults(report: Report, path: Any) -> None:
@@ -98,7 +99,7 @@ def _check_all(samples: int, annotated: int, check: Callable[[int], Checked], na
     return report
 
 
-def _check_row(table: CsvTable, index: int, decode_images: bool) -> Checked:
+def _check_row(table: CsvTable, index: int, decode_images: bool, windows: bool) -> Checked:
     columns, image, heatmap = table.columns, table.images[index], table.heatmaps[index]
     faults = []
     if not table.captions[index].strip():
@@ -111,13 +112,13 @@ def _check_row(table: CsvTable, index: int, decode_images: bool) -> Checked:
         return Checked(faults, None, None)
     checked = _check_pixels(table.name(index), (columns.image, columns.heatmap), lambda: image.read_bytes(),
                             heatmap and heatmap.read_bytes, heatmap.name if heatmap else "", decode_images)
-    path = table.windows[index] if table.windows and decode_images else None
+    path = table.windows[index] if table.windows and windows else None
     if path is None:
         return checked
-    return _check_windows(checked, table.name(index), columns.windows, path.name, lambda: file_windows(path))
+    return _check_windows(checked, table.name(index), columns.windows, path.name, lambda: file_windows(path), image.read_bytes)
 
 
-def _check_entry(entry: TarEntry, decode_images: bool) -> Checked:
+def _check_entry(entry: TarEntry, decode_images: bool, windows: bool) -> Checked:
     image_key, heatmap_key = entry.image_key, entry.heatmap_key
     if image_key is None or "txt" not in entry.members:
         found = ", ".join(sorted(entry.members))
@@ -127,9 +128,10 @@ def _check_entry(entry: TarEntry, decode_images: bool) -> Checked:
     checked = _check_pixels(entry.where, (image_key, heatmap_key), lambda: entry.read(image_key)[image_key],
                             heatmap_key and (lambda: entry.read(heatmap_key)[heatmap_key]), f"{entry.key}.{heatmap_key}",
                             decode_images)
-    if not decode_images:
+    if not windows:
         return checked
-    return _check_windows(checked, entry.where, "windows", f"{entry.key}.windows", lambda: entry_windows(entry))
+    return _check_windows(checked, entry.where, "windows", f"{entry.key}.windows", lambda: entry_windows(entry),
+                          lambda: entry.read(image_key)[image_key])
 
 
 def _check_pixels(where: str, keys: tuple[str, str | None], image: Callable[[], bytes],
@@ -153,15 +155,16 @@ def _check_pixels(where: str, keys: tuple[str, str | None], image: Callable[[], 
     return Checked([], image_size, heatmap_size)
 
 
-def _check_windows(checked: Checked, where: str, key: str, name: str, read: Callable[[], tuple[bytes, bytes] | None]) -> Checked:
+def _check_windows(checked: Checked, where: str, key: str, name: str, read: Callable[[], tuple[bytes, bytes] | None],
+                   image: Callable[[], bytes]) -> Checked:
     """Add what is wrong with the sentence windows; a sample without a readable image keeps its fault alone."""
-    if checked.image_size is None:
+    if checked.image_size is None and checked.faults:
         return checked
     try:
         found = read()
         if found is None:
             return checked
-        decode_windows(*found, name, checked.image_size)
+        decode_windows(*found, name, checked.image_size or _header_size(image()))
     except (DataError, OSError) as error:
         return checked._replace(faults=[*checked.faults, Fault(where, key, str(error))], windows=True)
     return checked._replace(windows=True)

@@ -9,7 +9,8 @@ from torch.utils.data import Dataset
 
 from .heatmap import DataError
 from .joint_transform import JointTransform
-from .sample import Control, Sample, Tokenize, read_heatmap, read_image
+from .sample import Control, Sample, Tokenize, make_sample, read_heatmap, read_image
+from .windows import Windows, decode_windows, file_windows
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class CsvColumns:
     caption: str = "title"
     heatmap: str = "heatmap"
     separator: str = ","
-    windows: str = "windows"  # sentence windows (data/windows.py), for data.check alone
+    windows: str = "windows"  # sentence windows (data/windows.py)
     label: str | None = None  # the class, for same-class-shuffled heatmaps
 
 
@@ -46,6 +47,11 @@ class CsvTable:
     @property
     def annotated(self) -> list[int]:
         return [i for i, heatmap in enumerate(self.heatmaps) if heatmap is not None]
+
+    @property
+    def with_windows(self) -> int:
+        """How many rows have sentence windows."""
+        return len(self.windows) - self.windows.count(None)
 
     def keep(self, indices: list[int]) -> CsvTable:
         """The table with these rows only."""
@@ -99,13 +105,13 @@ class CsvSamples(Dataset):
     """Map-style data set over a `CsvTable`.
 
     `skip_bad`: a sample that can not be read is replaced by the next row and named, else DataError stops training.
-    `control`: a placebo in the place of every heatmap.
+    `control`: a placebo in the place of every heatmap. `windows`: those of sentences are read too.
     """
 
     def __init__(self, table: CsvTable, transform: JointTransform, tokenize: Tokenize, first_id: int = 0,
-                 skip_bad: bool = False, control: Control | None = None) -> None:
+                 skip_bad: bool = False, control: Control | None = None, windows: bool = False) -> None:
         self.table, self.transform, self.tokenize = table, transform, tokenize
-        self.first_id, self.skip_bad, self.control = first_id, skip_bad, control
+        self.first_id, self.skip_bad, self.control, self.windows = first_id, skip_bad, control, windows
 
     def __len__(self) -> int:
         return len(self.table)
@@ -135,8 +141,12 @@ class CsvSamples(Dataset):
                 heatmap = read_heatmap(path.read_bytes(), path.name, image)
             except (OSError, DataError) as error:
                 raise DataError(f"{where}, column {columns.heatmap!r}: {error}") from error
-        sample_id = self.first_id + self.table.rows[index]
-        placebo = self.control(sample_id, heatmap) if self.control and heatmap is not None else None
-        pixels, cropped = self.transform(image, heatmap, placebo)
-        text = self.tokenize([self.table.captions[index]])[0]
-        return Sample(pixels, text, sample_id, cropped)
+        return make_sample(self.transform, self.tokenize, image, self.table.captions[index], self.first_id + self.table.rows[index],
+                           heatmap, self.control, self._read_windows(index, (image.height, image.width)))
+
+    def _read_windows(self, index: int, image_size: tuple[int, int]) -> Windows | None:
+        path = self.table.windows[index] if self.windows and self.table.windows else None
+        try:
+            return path and decode_windows(*file_windows(path), path.name, image_size)
+        except (OSError, DataError) as error:
+            raise DataError(f"{self.table.name(index)}, column {self.table.columns.windows!r}: {error}") from error

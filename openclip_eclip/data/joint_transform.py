@@ -1,7 +1,7 @@
-"""One random geometry for an image and its heatmap, from open_clip's own training transform."""
+"""One random geometry for an image and its heatmaps, from open_clip's own training transform."""
 from __future__ import annotations
 
-from typing import Any, Callable
+from typing import Any, Callable, Sequence
 
 import numpy as np
 import torch
@@ -89,17 +89,26 @@ class JointTransform:
         annotated for this draw. `placebo` (h', w') float32, also over the whole image, is returned in the place of an
         accepted heatmap.
         """
-        if heatmap is None:
-            return self._finish(self.crop(image)), None
+        return self.with_windows(image, heatmap, placebo, ())[:2]
+
+    def with_windows(self, image: Image.Image, heatmap: np.ndarray | None, placebo: np.ndarray | None,
+                     windows: Sequence[np.ndarray]) -> tuple[Tensor, Tensor | None, list[Tensor | None]]:
+        """The same with maps of single sentences, each (h, w) of any number type, under the one geometry.
+
+        Each comes back as `heatmap` does: (1, H, W), or None where the crop lost it, whatever became of the others.
+        """
+        if heatmap is None and not len(windows):
+            return self._finish(self.crop(image)), None, []
         canvas = (image.height, image.width)
         params = self.crop.make_params([image])
-        cropped = self._crop(heatmap, canvas, params)
+        cropped = None if heatmap is None else self._crop(heatmap, canvas, params)
+        maps = [self._crop(window, canvas, params) for window in windows]
         image = self._finish(self.crop.transform(image, params))
         if cropped is not None and placebo is not None:  # the view stays annotated: if the placebo is lost, the whole of it
             whole = {**params, "top": 0, "left": 0, "height": canvas[0], "width": canvas[1]}
             found = self._crop(placebo, canvas, params)
             cropped = self._crop(placebo, canvas, whole) if found is None else found
-        return image, cropped
+        return image, cropped, maps
 
     def _crop(self, heatmap: np.ndarray, canvas: tuple[int, int], params: dict[str, Any]) -> Tensor | None:
         """(1, H, W) with maximum 1, or None if too little of the mass is left."""

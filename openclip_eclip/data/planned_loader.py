@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 from ..config import EClipConfig
 from ..curriculum import Curriculum, draw_gate
 from .batch import ExpertBatch
+from .sentences import draw_sentences
 
 logger = logging.getLogger(__name__)
 
@@ -69,12 +70,17 @@ class PlannedLoader:
         mixed_id = ids[index]
         image = samples["image"]
         expert_image, expert_text = image[:0], torch.zeros(0, 1, dtype=torch.int64)
+        sentences = draw_sentences(samples, self.seed, step)
         if expert is not None and len(expert[0]["sample_id"]):
             fields, expert_text = expert
             expert_image = fields["image"]
             heatmap = torch.cat([heatmap, fields["heatmap"]])
             lam = torch.cat([lam, fields["lam"]])
             mixed_id = torch.cat([mixed_id, fields["sample_id"]])
+            more = draw_sentences(fields, self.seed, step)
+            more["sentence_row"] += len(ids)
+            parts = [part for part in (sentences, more) if len(part["sentence_row"])]  # an empty one has no width of its own
+            sentences = {name: torch.cat([part[name] for part in parts]) for name in more} if parts else sentences
         self.views.update(mixed_id.tolist())
         self.lam_sum, self.lam_count = self.lam_sum + float(lam.sum()), self.lam_count + len(lam)
         primes = self.config.processor is not None and self.annotated
@@ -84,7 +90,7 @@ class PlannedLoader:
         for objective in self.objectives:
             drawn.update(objective.draw(self.seed, step, self.epoch, ids))
         return ExpertBatch(image, ids, index, heatmap, lam, mixed_id, expert_image, expert_text, priming,
-                           samples["annotated"][:kept], samples["heatmap"][:kept], drawn)
+                           samples["annotated"][:kept], samples["heatmap"][:kept], draws=drawn, **sentences)
 
     def _report_skipped(self, names: list[str]) -> None:
         self.skipped += len(names)

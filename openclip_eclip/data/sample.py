@@ -7,7 +7,7 @@ import random
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -15,11 +15,21 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from .heatmap import DataError, check_aspect, decode_heatmap
+from .windows import Windows
+
+if TYPE_CHECKING:  # needed for its type alone
+    from .joint_transform import JointTransform
+
+Tokenize = Callable[[list[str]], Tensor]
+Control = Callable[[int, np.ndarray], np.ndarray]  # (sample_id, true heatmap) -> a placebo, see heatmap_control.py
 
 
 @dataclass
 class Sample:
-    """An image (3, H, W), its tokens (L,), perhaps a heatmap (1, H, W); `skipped` names bad samples it stands in for."""
+    """An image (3, H, W), its tokens (L,), perhaps a heatmap (1, H, W); `skipped` names bad samples it stands in for.
+
+    Perhaps also S sentences: tokens (S, L) and a heatmap each, (S, 1, H, W).
+    """
 
     image: Tensor
     text: Tensor
@@ -27,14 +37,31 @@ class Sample:
     heatmap: Tensor | None = None
     lam: float = 1.0
     skipped: list[str] = field(default_factory=list)
+    sentence_text: Tensor | None = None
+    sentence_heatmap: Tensor | None = None
+
+
+def make_sample(transform: JointTransform, tokenize: Tokenize, image: Image.Image, caption: str, sample_id: int, heatmap: np.ndarray | None,
+                control: Control | None, windows: Windows | None) -> Sample:
+    """One random view of what was read; a sentence whose map the crop lost is left out."""
+    placebo = control(sample_id, heatmap) if control and heatmap is not None else None
+    pixels, cropped, maps = transform.with_windows(image, heatmap, placebo, windows.heatmaps if windows else ())
+    sample = Sample(pixels, tokenize([caption])[0], sample_id, cropped)
+    kept = [i for i, one in enumerate(maps) if one is not None]
+    if kept:
+        sample.sentence_text = tokenize([windows.sentences[i] for i in kept])
+        sample.sentence_heatmap = torch.stack([maps[i] for i in kept])
+    return sample
 
 
 def collate(samples: Sequence[Sample]) -> tuple[dict[str, Any], Tensor]:
-    """Samples -> ({image (B, 3, H, W), sample_id, lam (B,), annotated (A,), heatmap (A, 1, H, W), skipped}, text (B, L)).
+    """Samples -> ({image (B, 3, H, W), sample_id, lam (B,), annotated (A,), heatmap (A, 1, H, W), skipped, and of all T sentences
+    sentence_row (T,), sentence_text (T, L), sentence_heatmap (T, 1, H, W)}, text (B, L)).
 
-    `annotated` holds the rows that have a heatmap. An empty list gives empty tensors.
+    `annotated` holds the rows that have a heatmap, `sentence_row` each sentence's. An empty list gives empty tensors.
     """
     annotated = [i for i, sample in enumerate(samples) if sample.heatmap is not None]
+    told = [i for i, sample in enumerate(samples) if sample.sentence_text is not None]
     fields = {
         "image": torch.stack([s.image for s in samples]) if samples else torch.zeros(0, 3, 1, 1),
         "sample_id": torch.tensor([s.sample_id for s in samples], dtype=torch.int64),
@@ -42,6 +69,9 @@ def collate(samples: Sequence[Sample]) -> tuple[dict[str, Any], Tensor]:
         "annotated": torch.tensor(annotated, dtype=torch.int64),
         "heatmap": (torch.stack([samples[i].heatmap for i in annotated]) if annotated
                     else torch.zeros(0, 1, *(samples[0].image.shape[-2:] if samples else (1, 1)))),
+        "sentence_row": torch.tensor([i for i in told for _ in samples[i].sentence_text], dtype=torch.int64),
+        "sentence_text": torch.cat([samples[i].sentence_text for i in told]) if told else torch.zeros(0, 1, dtype=torch.int64),
+        "sentence_heatmap": torch.cat([samples[i].sentence_heatmap for i in told]) if told else torch.zeros(0, 1, 1, 1),
         "skipped": [name for sample in samples for name in sample.skipped],
     }
     return fields, torch.stack([s.text for s in samples]) if samples else torch.zeros(0, 1, dtype=torch.int64)
@@ -83,7 +113,3 @@ def seeded_randomness(seed: Sequence[int]) -> Iterator[None]:
 def stable_id(name: str) -> int:
     """A number below 2**60 for a sample known by name, the same in every process."""
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big") >> 4
-
-
-Tokenize = Callable[[list[str]], Tensor]
-Control = Callable[[int, np.ndarray], np.ndarray]  # (sample_id, true heatmap) -> a placebo, see heatmap_control.py

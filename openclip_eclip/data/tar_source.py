@@ -10,7 +10,8 @@ from torch.utils.data import Dataset
 
 from .heatmap import SUFFIXES, DataError
 from .joint_transform import JointTransform
-from .sample import Control, Sample, Tokenize, read_heatmap, read_image, stable_id
+from .sample import Control, Sample, Tokenize, make_sample, read_heatmap, read_image, stable_id
+from .windows import MAPS_MEMBER, TEXT_MEMBER, decode_windows, has_windows
 
 IMAGE_MEMBERS = ("jpg", "png", "jpeg", "webp")  # open_clip's, in its order
 HEATMAP_MEMBERS = tuple(f"heatmap{suffix}" for suffix in SUFFIXES)
@@ -22,8 +23,8 @@ def find_member(members: Iterable[str], names: tuple[str, ...]) -> str | None:
 
 
 def read_members(members: dict[str, Any], where: str, transform: JointTransform, tokenize: Tokenize,
-                 sample_id: int, control: Control | None = None) -> Sample:
-    """A sample from its members `extension -> bytes`; DataError names shard and key."""
+                 sample_id: int, control: Control | None = None, windows: bool = False) -> Sample:
+    """A sample from its members `extension -> bytes`, with `windows` also its sentences; DataError names shard and key."""
     image_key = find_member(members, IMAGE_MEMBERS)
     if image_key is None or "txt" not in members:
         found = sorted(key for key in members if not key.startswith("__"))
@@ -33,23 +34,24 @@ def read_members(members: dict[str, Any], where: str, transform: JointTransform,
     heatmap = None
     if heatmap_key is not None:
         heatmap = read_heatmap(members[heatmap_key], f"{where}.{heatmap_key}", image)
-    placebo = control(sample_id, heatmap) if control and heatmap is not None else None
-    pixels, cropped = transform(image, heatmap, placebo)
+    told = None
+    if windows and has_windows(members, where):
+        told = decode_windows(members[TEXT_MEMBER], members[MAPS_MEMBER], f"{where}.windows", (image.height, image.width))
     try:
         caption = members["txt"].decode("utf-8")
     except UnicodeDecodeError as error:
         raise DataError(f"{where}.txt: not UTF-8 ({error}).") from error
-    return Sample(pixels, tokenize([caption])[0], sample_id, cropped)
+    return make_sample(transform, tokenize, image, caption, sample_id, heatmap, control, told)
 
 
 def decode_stream(stream: Iterable[dict[str, Any]], transform: JointTransform, tokenize: Tokenize,
-                  skip_bad: bool, control: Control | None = None) -> Iterator[Sample]:
+                  skip_bad: bool, control: Control | None = None, windows: bool = False) -> Iterator[Sample]:
     """Stage of open_clip's webdataset pipeline: raw members in, samples out; bad ones stop it or are named by the next."""
     skipped: list[str] = []
     for members in stream:
         where = f"{members['__url__']}, {members['__key__']}"
         try:
-            sample = read_members(members, where, transform, tokenize, stable_id(where), control)
+            sample = read_members(members, where, transform, tokenize, stable_id(where), control, windows)
         except DataError as error:
             if not skip_bad:
                 raise
@@ -82,6 +84,10 @@ class TarEntry:
     @property
     def annotated(self) -> bool:
         return self.heatmap_key is not None
+
+    @property
+    def with_windows(self) -> bool:
+        return TEXT_MEMBER in self.members
 
     def read(self, *names: str) -> dict[str, bytes]:
         """The content of the named members, of all without a name."""
@@ -117,12 +123,14 @@ class TarSamples(Dataset):
     """Map-style data set over indexed shards, sample i under the number `ids[i]`."""
 
     def __init__(self, entries: list[TarEntry], transform: JointTransform, tokenize: Tokenize, ids: Sequence[int],
-                 control: Control | None = None) -> None:
+                 control: Control | None = None, windows: bool = False) -> None:
         self.entries, self.transform, self.tokenize, self.ids, self.control = entries, transform, tokenize, ids, control
+        self.windows = windows
 
     def __len__(self) -> int:
         return len(self.entries)
 
     def __getitem__(self, index: int) -> Sample:
         entry = self.entries[index]
-        return read_members(entry.read(), entry.where, self.transform, self.tokenize, self.ids[index], self.control)
+        return read_members(entry.read(), entry.where, self.transform, self.tokenize, self.ids[index], self.control,
+                            self.windows)

@@ -2,7 +2,7 @@
 
 In shards members `key.windows.json`, [{"sentence", "start", "end"}] with times in seconds on the recording's clock, and
 `key.windows.npz`, one array `heatmaps` of uint8 (N, h, w); beside tables files of these names, the JSON named by a column.
-Training reads none of this; `data.check` checks it and draws it.
+`--align-windows` trains on them; `data.check` checks them and draws them.
 """
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ import math
 import zipfile
 import zlib
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Iterable, NamedTuple
 
 import numpy as np
 
 from .heatmap import DataError, check_aspect
-from .tar_source import TarEntry
+
+if TYPE_CHECKING:  # tar_source.py imports this file
+    from .tar_source import TarEntry
 
 TEXT_MEMBER, MAPS_MEMBER = "windows.json", "windows.npz"
 
@@ -32,10 +34,15 @@ class Windows(NamedTuple):
 
 def entry_windows(entry: TarEntry) -> tuple[bytes, bytes] | None:
     """(JSON, npz) of a sample in a shard, None if it has neither; DataError for one without the other."""
-    found = [name for name in (TEXT_MEMBER, MAPS_MEMBER) if name in entry.members]
+    return tuple(entry.read(TEXT_MEMBER, MAPS_MEMBER).values()) if has_windows(entry.members, entry.key) else None
+
+
+def has_windows(members: Iterable[str], key: str) -> bool:
+    """Whether the sample `key` has both members; DataError for one without the other."""
+    found = [name for name in (TEXT_MEMBER, MAPS_MEMBER) if name in members]
     if len(found) == 1:
-        raise DataError(f"windows of {entry.key!r}: {found[0]} alone; expected {TEXT_MEMBER} and {MAPS_MEMBER}.")
-    return tuple(entry.read(TEXT_MEMBER, MAPS_MEMBER).values()) if found else None
+        raise DataError(f"windows of {key!r}: {found[0]} alone; expected {TEXT_MEMBER} and {MAPS_MEMBER}.")
+    return bool(found)
 
 
 def file_windows(path: Path) -> tuple[bytes, bytes]:

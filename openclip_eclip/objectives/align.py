@@ -1,7 +1,7 @@
 """Alignment of where the image tower looks with where the expert looked, on every annotated sample; not in the paper.
 
 Close to it: attention alignment with gaze, as Ma et al. 2024, "Eye-gaze Guided Multi-modal Alignment for Medical Representation
-Learning", does between patches and sentences.
+Learning", does between patches and sentences. Decisions 0030 and, for sentences, 0032.
 """
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ class AlignConfig:
     temperature: float = 0.1  # of the similarity of text and positions; an attention pool has its own
     heads: float = 1.0  # share of an attention pool's heads that are aligned; the others look where they like
     power: float = 3.0  # of the heatmap on the grid: sharpens it towards what was looked at most
+    windows: bool = False  # sentence by sentence where a sample carries windows
 
     def __post_init__(self) -> None:
         for ok, name, expected in ((0 <= self.weight < float("inf"), "weight", "0 or more"),
@@ -48,12 +49,16 @@ class Align(Objective):
 
     `look` is the attention of the tower's learned pool, or else softmax of cos(t, position in the joint space) / temperature
     with the sample's text feature t held fixed. Images of the separate stream are aligned unmixed.
+
+    With `windows`, a sample that carries them has the mean over its sentences s of -sum_p target_sp log look_sp in the place of that,
+    look_s being the similarity with the feature of that sentence for every tower: a pool's attention knows no sentence.
     """
 
     def __init__(self, config: AlignConfig = AlignConfig(), stream_is_plain: bool = False) -> None:
         """`stream_is_plain`: mixed pairs of the separate stream hold the images themselves."""
         self.config, self.stream_is_plain, self.steps = config, stream_is_plain, 1
         self.needs_heatmaps = config.weight > 0
+        self.needs_windows = config.windows and config.weight > 0
         self.image_stages = 0 if config.weight > 0 else None
 
     @staticmethod
@@ -62,7 +67,8 @@ class Align(Objective):
                            help="weight of the cross-entropy between the heatmap and where the image tower looks (default: 1)")
         group.add_argument("--align-schedule", choices=SCHEDULES,
                            help="of that weight: the same in all steps, or falling to zero at the end of the run (default: constant)")
-
+        group.add_argument("--align-windows", action="store_true", default=None,
+                           help="samples with sentence windows (column windows, members windows.json and .npz): each sentence against its own map")
         group.add_argument("--align-heads", type=float, metavar="SHARE",
                            help="of the heads of the tower's attention pool that are aligned; the others stay free (default: 1; towers without such a "
                                 "pool have no heads to choose)")
@@ -75,7 +81,7 @@ class Align(Objective):
         if args.dacl_form == "release":
             raise UserError("--dacl-form release with --method align: that form encodes mixed images only, and a heatmap belongs to one image; "
                             "take another form.")
-        given = {name: getattr(args, f"align_{name}") for name in ("weight", "schedule", "heads")}
+        given = {name: getattr(args, f"align_{name}") for name in ("weight", "schedule", "heads", "windows")}
         return cls(AlignConfig(**{name: value for name, value in given.items() if value is not None}), args.naive_form == "plain")
 
     def check_model(self, model: nn.Module) -> None:
@@ -87,7 +93,10 @@ class Align(Objective):
         def encode(image: Tensor) -> Tokens:
             features, tokens = encode_tokens(visual, image)
             normed.clear()
-            look(visual, tokens, F.normalize(features, dim=-1), self.config)
+            unit = F.normalize(features, dim=-1)
+            look(visual, tokens, unit, self.config)
+            if self.needs_windows:
+                look_at_texts(visual, tokens, unit, torch.zeros(1, dtype=torch.int64, device=image.device), self.config.temperature)
             return tokens
 
         tokens = on_empty_image(visual, encode)
@@ -112,14 +121,24 @@ class Align(Objective):
         return {} if self.config.weight == 0 or self.stream_is_plain else {"align_stream": batch.expert_image}
 
     def read(self, model: nn.Module, seen: Seen, batch: Any) -> dict[str, Tensor]:
-        """align_error (A,), weighted, of the annotated images of the batch, then of the separate stream's."""
+        """align_error (A,), weighted: one of each aligned image, of the batch and of the separate stream."""
         size, count = len(batch), len(batch.expert_image)
         last = seen.rows["mixed_features" if self.stream_is_plain else "align_stream"].stop if count else 0
-        rows = torch.cat([batch.annotated, torch.arange(last - count, last, device=batch.annotated.device)])
+        rows = torch.cat([batch.annotated, torch.arange(size, size + count, device=batch.annotated.device)])  # of the texts
+        passed = torch.cat([torch.arange(size), torch.arange(last - count, last)]).to(rows.device)  # and where in the pass their images are
         heatmap = torch.cat([batch.annotated_heatmap, batch.heatmap[len(batch.mix_index):]])
-        text = torch.cat([seen.text[:size][batch.annotated], seen.text[size:]])
-        log = look(model.visual, seen.tokens.rows(rows), text.detach(), self.config)
-        return {"align_error": batch.draws["align_weight"] * cross_entropy(heatmap, log, self.config.power)}
+        told, inverse = batch.sentence_row.unique(return_inverse=True)
+        alone = ~torch.isin(rows, told)  # a sample with both counts once
+        log = look(model.visual, seen.tokens.rows(passed[rows[alone]]), seen.text[rows[alone]].detach(), self.config)
+        error = cross_entropy(heatmap[alone], log, self.config.power)
+        if len(told):
+            with torch.no_grad():  # after the pass: autocast would keep the weights it casts here, without their graph, for the pass
+                text = model.encode_text(batch.sentence_text, normalize=True)
+            log = look_at_texts(model.visual, seen.tokens.rows(passed[told]), text, inverse, self.config.temperature)
+            each = cross_entropy(batch.sentence_heatmap, log, self.config.power)
+            means = each.new_zeros(len(told)).index_add(0, inverse, each) / inverse.bincount()
+            error = torch.cat([error, means])
+        return {"align_error": batch.draws["align_weight"] * error}
 
     def complete(self, out: dict[str, Tensor], batch: Any) -> None:
         out.pop("align_stream", None)
@@ -139,9 +158,17 @@ def look(visual: nn.Module, tokens: Tokens, text: Tensor, config: AlignConfig) -
     attention = pool_attention(visual, tokens, config.heads)
     if attention is not None:
         return attention
+    return look_at_texts(visual, tokens, text, torch.arange(len(text), device=text.device), config.temperature)
+
+
+def look_at_texts(visual: nn.Module, tokens: Tokens, text: Tensor, image: Tensor, temperature: float) -> Tensor:
+    """Log of softmax of cos(text, position) / temperature, (T, h, w): of each text (T, D), unit, over the positions of its image.
+
+    `image` (T,) int64: rows of `tokens`. fp32 or more, for any tower, with an attention pool too.
+    """
     positions = F.normalize(full_precision(project_tokens(visual, tokens)), dim=-1)
     with torch.autocast(text.device.type, enabled=False):
-        similarity = torch.einsum("ahwd,ad->ahw", positions, full_precision(text)) / config.temperature
+        similarity = torch.einsum("thwd,td->thw", positions[image], full_precision(text)) / temperature
     return similarity.flatten(1).log_softmax(dim=1).view_as(similarity)
 
 

@@ -58,6 +58,7 @@ class Objective:
     contrast_weight = 1.0  # of the contrastive loss
 
     needs_heatmaps = False  # `ExpertBatch.annotated`: of every annotated sample, whatever eCLIP's gate decides
+    needs_windows = False  # `ExpertBatch.sentence_*`: the sentences of samples that carry windows, with a map each
     image_stages: int | None = None  # last stages of the image tower to hand to `read` with its tokens; None: no call of `read`
 
     def check_model(self, model: nn.Module) -> None:

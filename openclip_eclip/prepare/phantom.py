@@ -6,6 +6,8 @@ Six classes (normal 30 %, five focal findings 14 % each) with side, zone and sev
 pacemaker, tubes and R/L markers are independent of the finding; reports paraphrase (phantom_reports.py); gaze heatmaps
 have two fixations at the lesion and four weak ones of search.
 
+`--findings K` puts up to K findings on a film, dictated in order, each sentence with its own gaze (phantom_findings.py).
+
 **Gaze leaks the class**, since findings have their natural places and normal films are only searched.
 `gaze_leak` is the share of samples with natural places (and of normals without a decoy); the other samples draw the
 place from one distribution for all classes, normals included. At 0, gaze and class are independent by construction:
@@ -29,19 +31,20 @@ annotated ones: see `generate`).
 
 import argparse
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
+from .phantom_findings import Told, render_findings
 from .phantom_files import fresh_folder, recipe, write_csv, write_json, write_webdataset
 from .phantom_images import Knobs, draw_scenes, render_films, render_gaze
 from .phantom_reports import CLASS_NAMES, compose_report, zero_shot_prompts
 
 SPLITS = ("train", "test")
 _BLOCK = 32  # samples a generator; small enough for a block of 64-pixel planes to stay in the cache
-_SCENE, _NOISE, _GAZE, _REPORT, _ANNOTATED = range(5)  # purposes: each has its own stream of random numbers
+_SCENE, _NOISE, _GAZE, _REPORT, _ANNOTATED, _FINDINGS = range(6)  # purposes: each has its own stream of random numbers
 
 
 @dataclass(frozen=True)
@@ -54,11 +57,12 @@ class PhantomBatch:
     heatmaps: np.ndarray  # float32 (N, H, W) in [0, 1], max 1; there for every sample, annotated or not
     annotated: np.ndarray  # bool (N,), whose heatmap a model may train on
     boxes: np.ndarray  # int32 (N, 4), x0, y0, x1, y1 in pixels, x1 and y1 exclusive; -1 for normals
+    told: list[list[Told]] = field(default_factory=list)  # N films' findings as dictated; empty where --findings is 1
 
 
 def generate(
     n: int, *, seed: int, split: str, annotated: float, size: int = 64, gaze_leak: float = 1.0, gaze_noise: float = 0.0, gaze_shift: float = 0.0,
-    shortcut: float = 0.0
+    shortcut: float = 0.0, findings: int = 1
 ) -> PhantomBatch:
     """Make `n` samples of `split` ("train" or "test"); see the module's docstring for what they show.
 
@@ -72,11 +76,12 @@ def generate(
         gaze_noise: 0 .. 0.9, share of a heatmap's mass on random places.
         gaze_shift: 0 .. 0.5, length of each heatmap's displacement in image sides.
         shortcut: 0 .. 1, share of films whose devices follow from the class.
+        findings: the most a film shows (phantom_findings.py); labels and boxes are those of the one dictated first.
 
     Raises:
         ValueError: an argument is out of range.
     """
-    knobs = Knobs(gaze_leak, gaze_noise, gaze_shift, shortcut)
+    knobs = Knobs(gaze_leak, gaze_noise, gaze_shift, shortcut, findings)
     parts = list(_generate_blocks(n, seed, split, annotated, size, knobs))
     return PhantomBatch(
         images=np.concatenate([part.images for part in parts]),
@@ -85,6 +90,7 @@ def generate(
         heatmaps=np.concatenate([part.heatmaps for part in parts]),
         annotated=np.concatenate([part.annotated for part in parts]),
         boxes=np.concatenate([part.boxes for part in parts]),
+        told=[told for part in parts for told in part.told],
     )
 
 
@@ -92,13 +98,17 @@ def _generate_blocks(n: int, seed: int, split: str, annotated: float, size: int,
     """`generate` in pieces of at most _BLOCK samples, so that a large data set never has to fit in memory."""
     _check(n, seed, split, annotated, size, knobs)
     if split == "test":
-        knobs = Knobs(knobs.gaze_leak)
+        knobs = Knobs(knobs.gaze_leak, findings=knobs.findings)
     is_annotated = _choose_annotated(n, seed, split, annotated)
     for start in range(0, n, _BLOCK):
         rngs = [_rng(seed, split, start // _BLOCK, purpose) for purpose in (_SCENE, _NOISE, _GAZE, _REPORT)]
         # A last, partial block is drawn whole and cut: that keeps the first samples of any n the same
         scenes = draw_scenes(rngs[0], _BLOCK, knobs)
         keep = min(_BLOCK, n - start)
+        if knobs.findings > 1:
+            several = render_findings(scenes, [*rngs[1:], _rng(seed, split, start // _BLOCK, _FINDINGS)], size, knobs)
+            yield PhantomBatch(annotated=is_annotated[start : start + keep], **{name: made[:keep] for name, made in several.items()})
+            continue
         images, boxes = render_films(scenes, rngs[1], size)
         facts = zip(scenes.label, scenes.side, scenes.zone, scenes.severity, scenes.devices, strict=True)
         yield PhantomBatch(
@@ -128,6 +138,8 @@ def _check(n: int, seed: int, split: str, annotated: float, size: int, knobs: Kn
         raise ValueError(f"split {split!r}: expected one of {', '.join(SPLITS)}. Use another seed for further sets.")
     if n < 1:
         raise ValueError(f"n = {n} {split} samples: expected at least 1. Ask for a positive number.")
+    if knobs.findings < 1:
+        raise ValueError(f"findings {knobs.findings}: expected at least 1 a film. 1 is the default.")
     if seed < 0:
         raise ValueError(f"seed {seed}: expected an integer >= 0. numpy's seeds are not negative.")
     if size < 32:
@@ -159,6 +171,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="of the image side by which each training heatmap is displaced (default: %(default)s)")
     parser.add_argument("--shortcut", type=float, default=0.0, metavar="SHARE",
                         help="of the training films whose devices follow from the class (default: %(default)s)")
+    parser.add_argument("--findings", type=int, default=1, metavar="K",
+                        help="most findings a film; above 1 annotated films carry sentence windows (default: %(default)s)")
     parser.add_argument("--shard-size", type=int, default=500,
                         help="samples a webdataset shard (default: %(default)s)")
 
@@ -168,14 +182,16 @@ def run(args: argparse.Namespace) -> str:
 
     csv: images/, heatmaps/, train.csv (filepath, title, heatmap, label), test.csv (filepath, title, label, x0, y0, x1, y1).
     webdataset: train-000000.tar ..., test-000000.tar ..., sizes.json. Both: classes.json, recipe.json and, for
-    evaluation only, test_gaze/ with test_gaze.csv. Paths in a CSV are relative to its folder.
+    evaluation only, test_gaze/ with test_gaze.csv. Paths in a CSV are relative to its folder. With --findings above 1 also
+    windows of the dictated findings, in windows/ or the shards for annotated films, in test_gaze/ for test films; and
+    every test film's findings as dictated (class, box, sentence): label and box are the first one's.
 
     Raises:
         ValueError: an argument is out of range, or OUT is not empty.
     """
     shares = {"train": args.annotated, "test": 0.0}
     counts = {"train": args.train, "test": args.test}
-    knobs = Knobs(args.gaze_leak, args.gaze_noise, args.gaze_shift, args.shortcut)
+    knobs = Knobs(args.gaze_leak, args.gaze_noise, args.gaze_shift, args.shortcut, args.findings)
     for split in SPLITS:  # before any file is written
         _check(counts[split], args.seed, split, shares[split], args.size, knobs)
     if args.shard_size < 1:
@@ -197,6 +213,8 @@ def run(args: argparse.Namespace) -> str:
             name: getattr(args, name)
             for name in ("train", "test", "annotated", "seed", "size", "format", "gaze_leak", "gaze_noise", "gaze_shift", "shortcut", "shard_size")
         }
+        if args.findings > 1:  # not at 1: the same bytes as ever
+            parameters["findings"] = args.findings
         write_json(folder / "recipe.json", recipe(folder, parameters, labels))
     return f"phantom: {args.train} train, {args.test} test films of {args.size} pixels ({args.format}) in {args.out}"
 

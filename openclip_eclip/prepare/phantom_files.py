@@ -20,6 +20,7 @@ import pandas as pd
 from PIL import Image
 
 from ..version import __version__
+from .phantom_findings import Told, windows_of
 from .phantom_reports import CLASS_NAMES
 
 if TYPE_CHECKING:  # phantom.py imports this file
@@ -52,7 +53,7 @@ def fresh_folder(out: Path) -> Iterator[Path]:
 def write_csv(folder: Path, split: str, blocks: Iterable[PhantomBatch]) -> None:
     """Write a split as images/, heatmaps/ and `split`.csv; its gaze to test_gaze/ if it is the test split.
 
-    Training rows carry a heatmap path or a blank, and the label; test rows label and box.
+    Training rows carry a heatmap path or a blank, and the label; test rows label and box. Films with several findings carry windows too.
     """
     (folder / "images").mkdir(exist_ok=True)
     (folder / "heatmaps").mkdir(exist_ok=True)
@@ -68,6 +69,11 @@ def write_csv(folder: Path, split: str, blocks: Iterable[PhantomBatch]) -> None:
         if split == "test":
             row.update(zip(("x0", "y0", "x1", "y1"), _box(block, i) or [None] * 4, strict=True))
             gaze_rows.append({"filepath": row["filepath"], "gaze": _write_gaze(folder, key, block.heatmaps[i])})
+            if block.told:
+                row["findings"] = json.dumps([one.facts() for one in block.told[i]])
+                gaze_rows[-1]["windows"] = _write_windows(folder, "test_gaze", key, block.told[i])
+        if split == "train" and block.told:
+            row["windows"] = _write_windows(folder, "windows", key, block.told[i]) if block.annotated[i] else None
         rows.append(row)
     _write_table(folder / f"{split}.csv", rows)
     if gaze_rows:
@@ -77,7 +83,8 @@ def write_csv(folder: Path, split: str, blocks: Iterable[PhantomBatch]) -> None:
 def write_webdataset(folder: Path, split: str, blocks: Iterable[PhantomBatch], shard_size: int) -> None:
     """Write a split as `split`-000000.tar ... of `shard_size` samples and add the shards to sizes.json.
 
-    Members: key.png, key.txt, key.heatmap.png (annotated samples only) and key.json (label, class, box or null).
+    Members: key.png, key.txt, key.heatmap.png (annotated samples only) and key.json (label, class, box or null); with several
+    findings a film also key.windows.json and key.windows.npz.
     The test split's gaze goes to test_gaze/, with the member's name as its filepath.
     """
     sizes_file = folder / "sizes.json"
@@ -90,6 +97,8 @@ def write_webdataset(folder: Path, split: str, blocks: Iterable[PhantomBatch], s
                 _add_sample(shard, key, block, i)
                 if split == "test":
                     gaze_rows.append({"filepath": f"{key}.png", "gaze": _write_gaze(folder, key, block.heatmaps[i])})
+                    if block.told:
+                        gaze_rows[-1]["windows"] = _write_windows(folder, "test_gaze", key, block.told[i])
         sizes[name] = len(chunk)
         number += 1
     write_json(sizes_file, sizes)
@@ -146,6 +155,17 @@ def _write_gaze(folder: Path, key: str, heatmap: np.ndarray) -> str:
     return f"test_gaze/{key}.png"
 
 
+def _write_windows(folder: Path, under: str, key: str, told: list[Told]) -> str | None:
+    """The path for the table; None without a finding."""
+    if not told:
+        return None
+    (folder / under).mkdir(exist_ok=True)
+    name = f"{under}/{key}.windows.json"
+    for path, content in zip((folder / name, (folder / name).with_suffix(".npz")), windows_of(told), strict=True):
+        path.write_bytes(content)
+    return name
+
+
 def _write_table(path: Path, rows: list[dict]) -> None:
     table = pd.DataFrame(rows)
     # Int64 keeps whole numbers whole where normals leave a blank
@@ -161,6 +181,11 @@ def _add_sample(shard: tarfile.TarFile, key: str, block: PhantomBatch, i: int) -
     _add_member(shard, f"{key}.txt", block.reports[i].encode())
     if block.annotated[i]:
         _add_member(shard, f"{key}.heatmap.png", _heatmap_png(block.heatmaps[i]))
+    if block.told:
+        facts["findings"] = [one.facts() for one in block.told[i]]
+        if block.annotated[i] and block.told[i]:
+            for name, content in zip(("json", "npz"), windows_of(block.told[i]), strict=True):
+                _add_member(shard, f"{key}.windows.{name}", content)
     _add_member(shard, f"{key}.json", json.dumps(facts).encode())
 
 

@@ -5,6 +5,7 @@ their places here. *Film*: x, y in [0, 1], pixel centres at (i + 0.5) / size. A 
 sample lead from one to the other. Shape letters: B samples, H = W = size pixels, F fixations.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,6 +46,7 @@ class Knobs:
     gaze_noise: float = 0.0
     gaze_shift: float = 0.0
     shortcut: float = 0.0
+    findings: int = 1
 
 
 @dataclass(frozen=True)
@@ -110,23 +112,26 @@ def draw_scenes(rng: np.random.Generator, count: int, knobs: Knobs) -> Scenes:
     )
 
 
-def render_films(scenes: Scenes, rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray]:
+def render_films(scenes: Scenes, rng: np.random.Generator, size: int, further: Sequence[Scenes] = ()) -> tuple[np.ndarray, np.ndarray]:
     """Films uint8 (B, H, W) and lesion boxes int32 (B, 4): x0, y0, x1, y1 in pixels, x1, y1 exclusive; normals all -1.
 
     A box bounds the pixels where the rendered lesion has more than 35 % of its peak contrast. `rng` makes the noise.
+    `further`: the same patients with other lesions, F of them, drawn on the same films; boxes are then (1 + F, B, 4).
     """
     centres = (np.arange(size, dtype=np.float32) + 0.5) / size
     film_x, film_y = centres[None, None, :], centres[None, :, None]
     x, y = _to_anatomy(scenes, film_x, film_y)
     film, lung = _anatomy(scenes, x, y)
-    lesion = _lesions(scenes, x, y) * (0.25 + 0.75 * lung)
-    film += lesion
+    lesions = [_lesions(layer, x, y) * (0.25 + 0.75 * lung) for layer in (scenes, *further)]
+    for lesion in lesions:
+        film += lesion
     _add_devices(film, scenes, x, y)
     _add_markers(film, scenes, film_x, film_y)
     gain, offset, tilt_x, tilt_y, noise = (column[:, None, None] for column in scenes.exposure.T)
     film = 0.5 + gain * (film - 0.5) + offset + tilt_x * (film_x - 0.5) + tilt_y * (film_y - 0.5)
     film += noise * rng.standard_normal(film.shape, dtype=np.float32)
-    return np.rint(255 * np.clip(film, 0, 1)).astype(np.uint8), _boxes(lesion, scenes.label != NORMAL)
+    boxes = [_boxes(lesion, layer.label != NORMAL) for lesion, layer in zip(lesions, (scenes, *further))]
+    return np.rint(255 * np.clip(film, 0, 1)).astype(np.uint8), np.stack(boxes) if further else boxes[0]
 
 
 def render_gaze(scenes: Scenes, rng: np.random.Generator, size: int, knobs: Knobs) -> np.ndarray:

@@ -5,6 +5,7 @@ findings that are not there, 0-2 distractor sentences and a sentence for most de
 negations name other classes, so that the presence of a word alone does not give the class away.
 """
 
+from collections.abc import Sequence
 from itertools import product
 
 import numpy as np
@@ -79,9 +80,9 @@ def _finding_sentence(rng: np.random.Generator, name: str, side: int, zone: int,
     )
 
 
-def _negations(rng: np.random.Generator, name: str) -> list[str]:
+def _negations(rng: np.random.Generator, names: list[str]) -> list[str]:
     """0-2 sentences denying findings that the film does not show."""
-    absent = [FINDING_WORDS[other][0] for other in FINDING_WORDS if other != name] + list(_NEVER_DRAWN)
+    absent = [FINDING_WORDS[other][0] for other in FINDING_WORDS if other not in names] + list(_NEVER_DRAWN)
     chosen = rng.permutation(len(absent))[: rng.integers(3)]
     return [_pick(rng, _NEGATION_TEMPLATES).format(finding=absent[i]) for i in chosen]
 
@@ -90,13 +91,23 @@ def compose_report(
     rng: np.random.Generator, label: int, side: int, zone: int, severity: int, devices: np.ndarray
 ) -> str:
     """One report. The integers index CLASS_NAMES, SIDES, ZONES and severity; `devices` is bool (4,), as DEVICES."""
-    name = CLASS_NAMES[label]
-    sentences = [_finding_sentence(rng, name, side, zone, severity)] + _negations(rng, name)
+    return " ".join(sentence for sentence, _ in dictate(rng, [(label, side, zone, severity)], devices))
+
+
+def dictate(rng: np.random.Generator, findings: Sequence[tuple[int, int, int, int]], devices: np.ndarray) -> list[tuple[str, int | None]]:
+    """The sentences of a report on `findings` (label, side, zone, severity), and of which of them each is, None for all others.
+
+    Findings come in their order, the rest anywhere between them.
+    """
+    names = [CLASS_NAMES[label] for label, *_ in findings]
+    sentences = [_finding_sentence(rng, name, *where) for name, (_, *where) in zip(names, findings, strict=True)] + _negations(rng, names)
     sentences += [_DISTRACTORS[i] for i in rng.permutation(len(_DISTRACTORS))[: rng.integers(3)]]
     for present, options in zip(devices, _DEVICE_SENTENCES, strict=True):
         if present and rng.random() < _MENTION_DEVICE:
             sentences.append(_pick(rng, options))
-    return " ".join(_capitalised(sentences[i]) for i in rng.permutation(len(sentences)))
+    order = rng.permutation(len(sentences))
+    order[order < len(findings)] = np.arange(len(findings))
+    return [(_capitalised(sentences[i]), int(i) if i < len(findings) else None) for i in order]
 
 
 def zero_shot_prompts(name: str) -> list[str]:

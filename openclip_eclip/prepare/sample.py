@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -49,7 +50,12 @@ def _windows(item: Item, original: tuple[int, int], size: tuple[int, int]) -> tu
     kept = [(window, found) for window in item.windows if (found := render(window.annotation, original, size, item.config)) is not None]
     if not kept:
         return None
-    text = [{"sentence": window.sentence, "start": window.start, "end": window.end} for window, _ in kept]
+    return encode_windows([(window.sentence, window.start, window.end) for window, _ in kept], [found.values for _, found in kept])
+
+
+def encode_windows(spoken: Sequence[tuple[str, float, float]], heatmaps: Sequence[np.ndarray]) -> tuple[bytes, bytes]:
+    """(JSON, npz) of sentences with start and end in seconds, and their maps, each (h, w) in [0, 1]."""
+    text = [{"sentence": sentence, "start": start, "end": end} for sentence, start, end in spoken]
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, heatmaps=np.stack([np.rint(found.values * 255).astype(np.uint8) for _, found in kept]))
+    np.savez_compressed(buffer, heatmaps=np.stack([np.rint(values * 255).astype(np.uint8) for values in heatmaps]))
     return json.dumps(text).encode(), buffer.getvalue()

@@ -20,6 +20,7 @@ from ..config import EClipConfig
 from ..curriculum import Curriculum
 from ..data.expert_stream import ExpertSlots, expert_loader
 from ..data.figures import processor_figure
+from ..data.heatmap import DataError
 from ..data.joint_transform import JointTransform
 from ..data.planned_loader import PlannedLoader
 from ..data.sample import seeded_randomness
@@ -76,7 +77,7 @@ class Session:
         if torch.device(args.device).type == "cpu" and args.precision.startswith("amp"):
             logger.warning("eclip: --precision %s on a CPU can be many times slower than --precision fp32", args.precision)
         transform = JointTransform(preprocess, self.config.crop_threshold)
-        source = train_source(args, transform, tokenizer, epoch, heatmaps=self.method.heatmaps)
+        source = train_source(args, transform, tokenizer, epoch, heatmaps=self.method.heatmaps, windows=self.method.windows)
         filled = fill_schedule(args, source.info.dataloader.num_batches)
         if filled:
             self._note_params(filled)
@@ -91,9 +92,10 @@ class Session:
         steps = loader.num_batches // args.accum_freq
         curriculum = Curriculum(max(1, steps * args.epochs), self.config.curriculum)
         expert, self.names = None, dict(source.names) if self.method.mixes else {}
-        examples = source.examples
+        examples, told = source.examples, source.windows
         if args.expert_data:
-            samples, names = expert_samples(args, transform, tokenizer)
+            samples, names, more = expert_samples(args, transform, tokenizer, self.method.windows)
+            told = None if told is None else told + more
             size = args.expert_batch_size or max(1, args.batch_size // 2)
             slots = ExpertSlots(len(samples), size, loader.num_batches, curriculum, self.config.alpha, seed=args.seed,
                                 accum_freq=args.accum_freq, rank=args.rank, world_size=args.world_size, fixed_lam=self.config.lam)
@@ -101,10 +103,12 @@ class Session:
             self.names.update(names)
             examples = partial(first_samples, samples, range(len(samples)))
         annotated = source.annotated or expert is not None
+        if self.method.windows:
+            self._announce_windows(told)
         for objective in self.method.objectives:
             objective.use_steps(max(1, steps * args.epochs))
         if self.method.experts or self.method.heatmaps:
-            self._announce(curriculum, annotated, len(source.names.keys() | self.names))
+            self._announce(curriculum, annotated, bool(told), len(source.names.keys() | self.names))
         if is_master(args) and annotated and self.config.processor is not None:
             with seeded_randomness([args.seed]):
                 good = [sample for sample in examples() if sample.heatmap is not None]
@@ -113,8 +117,16 @@ class Session:
         return PlannedLoader(loader, self.config, curriculum, seed=args.seed, accum_freq=args.accum_freq, annotated=annotated,
                              mixes=self.method.mixes, expert=expert, objectives=self.method.objectives, after_step=self.after_step)
 
-    def _announce(self, c: Curriculum, annotated: bool, count: int) -> None:
-        if not annotated:
+    def _announce_windows(self, count: int | None) -> None:
+        """DataError if no sample carries windows."""
+        if count == 0:
+            raise DataError(f"--align-windows: no sample of {self.args.train_data or 'the synthetic data'} carries sentence windows; expected a column "
+                            "'windows' of .windows.json files, or members windows.json and windows.npz, as `prepare ... --windows sentence` writes "
+                            "them. Drop the flag to align whole reports.")
+        logger.info("eclip: %s samples with sentence windows", "an unknown number of" if count is None else count)
+
+    def _announce(self, c: Curriculum, annotated: bool, windows: bool, count: int) -> None:
+        if not annotated and not (windows and self.method.windows):
             logger.warning("eclip: no heatmap in the data: %s", "no pair is added" if self.method.experts else "nothing is aligned")
         if self.args.eclip_heatmap_control:
             logger.warning("eclip: --eclip-heatmap-control %s: every heatmap is a placebo", self.args.eclip_heatmap_control)

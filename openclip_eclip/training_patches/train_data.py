@@ -39,6 +39,7 @@ class TrainSource:
 
     info: upstream.DataInfo
     annotated: bool
+    windows: int | None = 0  # samples that carry sentence windows; None: not known before they come
     names: dict[int, str] = field(default_factory=dict)  # sample_id -> file and row or key, of annotated samples
     examples: Callable[[], list[Sample]] = list  # a few annotated samples, for figures
 
@@ -68,33 +69,39 @@ def is_table(path: str, dataset_type: str) -> bool:
 
 
 def train_source(args: argparse.Namespace, transform: JointTransform, tokenizer: Callable, epoch: int,
-                 heatmaps: bool) -> TrainSource:
-    """Check --train-data and build its loader, whose batches are those of `collate`; without `heatmaps` they are ignored."""
+                 heatmaps: bool, windows: bool = False) -> TrainSource:
+    """Check --train-data and build its loader, whose batches are those of `collate`; without `heatmaps` or `windows` these are ignored."""
     if args.dataset_type == "synthetic":
         info = upstream.get_synthetic_dataset(args, transform, is_train=True, tokenizer=tokenizer)
         info.dataloader.collate_fn = _collate_plain
         return TrainSource(info, annotated=False)
     if is_table(args.train_data, args.dataset_type):
-        return _table_source(args, transform, tokenizer, heatmaps)
-    return _shard_source(args, transform, tokenizer, epoch, heatmaps)
+        return _table_source(args, transform, tokenizer, heatmaps, windows)
+    return _shard_source(args, transform, tokenizer, epoch, heatmaps, windows)
 
 
-def expert_samples(args: argparse.Namespace, transform: JointTransform, tokenizer: Callable) -> tuple[Dataset, dict[int, str]]:
-    """Check --expert-data; its annotated samples and their names by sample_id. DataError if there is none."""
+def expert_samples(args: argparse.Namespace, transform: JointTransform, tokenizer: Callable,
+                   windows: bool = False) -> tuple[Dataset, dict[int, str], int]:
+    """Check --expert-data; its annotated samples, their names by sample_id, and how many carry sentence windows, 0 unless `windows`.
+
+    DataError if no sample is annotated.
+    """
     if is_table(args.expert_data, "auto"):
         table = read_csv_table(args.expert_data, columns_of(args))
-        table = _good_rows(args, table, args.expert_data)
+        table = _good_rows(args, table, args.expert_data, windows)
         total, table = len(table), table.keep(table.annotated)
         samples: Dataset = CsvSamples(table, transform, tokenizer, first_id=EXPERT_ID, skip_bad=args.on_bad_sample == "skip",
-                                      control=_table_control(args, transform, table, EXPERT_ID))
+                                      control=_table_control(args, transform, table, EXPERT_ID), windows=windows)
+        told = table.with_windows
         names = {EXPERT_ID + table.rows[i]: table.name(i) for i in range(len(table))}
     else:
         shards = _local_shards(args.expert_data)
         if shards is None:
             raise DataError("--expert-data must be files of this machine: its samples are read one by one.")
-        entries, total = _annotated_entries(args, shards, args.expert_data)
+        entries, total, _ = _annotated_entries(args, shards, args.expert_data, windows)
+        told = sum(entry.with_windows for entry in entries)
         ids = range(EXPERT_ID, EXPERT_ID + len(entries))
-        samples = TarSamples(entries, transform, tokenizer, ids, _entries_control(args, transform, entries, ids))
+        samples = TarSamples(entries, transform, tokenizer, ids, _entries_control(args, transform, entries, ids), windows)
         names = {i: entry.where for i, entry in zip(ids, entries)}
     if not names:
         raise DataError(f"--expert-data {args.expert_data}: no annotated sample among {total}; expected heatmaps in the column "
@@ -102,7 +109,7 @@ def expert_samples(args: argparse.Namespace, transform: JointTransform, tokenize
     if len(names) < total:
         logger.info("eclip: --expert-data %s: %d of %d samples are annotated, the others are not used",
                     args.expert_data, len(names), total)
-    return samples, names
+    return samples, names, told if windows else 0
 
 
 def _checked(args: argparse.Namespace, check: Callable[[], tuple[Report, Any]], path: str) -> Any:
@@ -126,31 +133,32 @@ def _checked(args: argparse.Namespace, check: Callable[[], tuple[Report, Any]], 
     return result
 
 
-def _good_rows(args: argparse.Namespace, table: CsvTable, path: str) -> CsvTable:
+def _good_rows(args: argparse.Namespace, table: CsvTable, path: str, windows: bool) -> CsvTable:
     def check() -> tuple[Report, list[int]]:
-        report = check_table(table)
+        report = check_table(table, windows=windows)
         return report, report.good
 
     return table.keep(_checked(args, check, path))
 
 
-def _annotated_entries(args: argparse.Namespace, shards: list[Path], path: str) -> tuple[list[TarEntry], int]:
-    """(good annotated samples of the shards, number of good samples); the others are not sent to all ranks."""
+def _annotated_entries(args: argparse.Namespace, shards: list[Path], path: str, windows: bool) -> tuple[list[TarEntry], int, int]:
+    """(good annotated samples of the shards, number of good samples, of those with windows); the others are not sent to all ranks."""
     def check() -> tuple[Report, Any]:
         entries = [entry for shard in shards for entry in index_shard(shard)]
-        report = check_entries(entries)
-        return report, ([entries[i] for i in report.good if entries[i].annotated], len(report.good))
+        report = check_entries(entries, windows=windows)
+        good = [entries[i] for i in report.good]
+        return report, ([entry for entry in good if entry.annotated], len(good), sum(entry.with_windows for entry in good))
 
     return _checked(args, check, path)
 
 
-def _table_source(args: argparse.Namespace, transform: JointTransform, tokenizer: Callable, heatmaps: bool) -> TrainSource:
+def _table_source(args: argparse.Namespace, transform: JointTransform, tokenizer: Callable, heatmaps: bool, windows: bool) -> TrainSource:
     table = read_csv_table(args.train_data, columns_of(args))
     if not heatmaps:
         table.heatmaps = [None] * len(table)
-    table = _good_rows(args, table, args.train_data)
+    table = _good_rows(args, table, args.train_data, windows)
     samples = CsvSamples(table, transform, tokenizer, skip_bad=args.on_bad_sample == "skip",
-                         control=_table_control(args, transform, table) if table.annotated else None)
+                         control=_table_control(args, transform, table) if table.annotated else None, windows=windows)
     replaced, upstream.CsvDataset = upstream.CsvDataset, lambda *_, **__: samples
     try:
         info = upstream.get_csv_dataset(args, transform, is_train=True, tokenizer=tokenizer)
@@ -161,7 +169,7 @@ def _table_source(args: argparse.Namespace, transform: JointTransform, tokenizer
         raise DataError(f"{args.train_data}: {len(table)} samples do not fill one batch of {args.batch_size} on each of "
                         f"{args.world_size} ranks; lower --batch-size.")
     annotated = table.annotated
-    return TrainSource(info, bool(annotated), {table.rows[i]: table.name(i) for i in annotated},
+    return TrainSource(info, bool(annotated), table.with_windows, {table.rows[i]: table.name(i) for i in annotated},
                        partial(first_samples, samples, annotated))
 
 
@@ -193,27 +201,27 @@ def _local_shards(path: str) -> list[Path] | None:
 
 
 def _shard_source(args: argparse.Namespace, transform: JointTransform, tokenizer: Callable, epoch: int,
-                  heatmaps: bool) -> TrainSource:
+                  heatmaps: bool, windows: bool) -> TrainSource:
     shards = on_rank_zero(args, lambda: _local_shards(args.train_data))
-    annotated, names, entries = heatmaps, {}, []
+    annotated, told, names, entries = heatmaps, None, {}, []
     if shards is None:
         if args.eclip_heatmap_control in SHUFFLES:
             raise DataError(f"--eclip-heatmap-control {args.eclip_heatmap_control} with a --train-data that is not on this machine: the maps of "
                             "other samples can not be read; copy the shards, or take random, centre, ones or phase-scrambled.")
         logger.info("eclip: --train-data is not local: heatmaps are checked as they come")
     else:
-        entries, _ = _annotated_entries(args, shards, args.train_data)
+        entries, _, told = _annotated_entries(args, shards, args.train_data, windows)
         entries = entries if heatmaps else []
         annotated, names = bool(entries), {stable_id(entry.where): entry.where for entry in entries}
     control = None if shards is not None and not annotated else _entries_control(args, transform, entries, list(names))
     info = upstream.get_wds_dataset(args, transform, is_train=True, epoch=epoch, tokenizer=tokenizer)
-    _rewire(info, transform, tokenizer, args, heatmaps, control)
+    _rewire(info, transform, tokenizer, args, heatmaps, control, windows)
     samples = TarSamples(entries, transform, tokenizer, list(names), control)
-    return TrainSource(info, annotated, names, partial(first_samples, samples, range(len(entries))))
+    return TrainSource(info, annotated, told, names, partial(first_samples, samples, range(len(entries))))
 
 
 def _rewire(info: upstream.DataInfo, transform: JointTransform, tokenizer: Callable, args: argparse.Namespace,
-            heatmaps: bool, control: HeatmapControl | None) -> None:
+            heatmaps: bool, control: HeatmapControl | None, windows: bool) -> None:
     """Put our decoding at the end of open_clip's pipeline, and its unseeded sample shuffle under (seed, epoch)."""
     stages = info.dataloader.pipeline[0].dataset.pipeline
     names = tuple(getattr(getattr(stage, "f", stage), "__name__", type(stage).__name__) for stage in stages)
@@ -226,7 +234,7 @@ def _rewire(info: upstream.DataInfo, transform: JointTransform, tokenizer: Calla
         partial(upstream.tarfile_to_samples_nothrow, handler=upstream.log_and_continue if skip else _broken_shard),
         SeededShuffle(shuffle.kw["bufsize"], shuffle.kw["initial"], args.seed, args.rank, info.shared_epoch),
         *ignore,
-        partial(decode_stream, transform=transform, tokenize=tokenizer, skip_bad=skip, control=control),
+        partial(decode_stream, transform=transform, tokenize=tokenizer, skip_bad=skip, control=control, windows=windows),
         wds.batched(args.batch_size, partial=False, collation_fn=collate),
     ]
     if isinstance(stages[0], upstream.ResampledShards2):
