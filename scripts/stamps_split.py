@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "examples"))
 from stamps_data import Stamp, read_cutout  # noqa: E402
 
 PARTS = ("train", "validation", "test")
-ALIKE = 0.93  # correlation of two cutouts' fingerprints from which they count as the same drawing; pairs of the stamps: 27
+ALIKE = 0.93  # correlation of two cutouts' fingerprints from which they count as the same drawing
 SIDE = 16  # of a fingerprint
 
 
@@ -33,7 +33,9 @@ def fingerprints(stamps: Sequence[Stamp]) -> np.ndarray:
     """(N, 16, 16, 4): colour over grey and outline, whatever the size."""
     found = []
     for stamp in stamps:
-        small = np.asarray(read_cutout(stamp).picture.resize((SIDE, SIDE), Image.Resampling.BOX), dtype=np.float64) / 255
+        picture = read_cutout(stamp).picture
+        picture = picture.crop(picture.getchannel("A").point(lambda alpha: 255 * (alpha >= 128)).getbbox())  # soft edges differ with the size
+        small = np.asarray(picture.resize((SIDE, SIDE), Image.Resampling.BOX), dtype=np.float64) / 255
         found.append(np.concatenate([small[..., :3] * small[..., 3:] + 0.5 * (1 - small[..., 3:]), small[..., 3:]], axis=-1))
     return np.stack(found)
 

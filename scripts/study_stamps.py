@@ -58,6 +58,7 @@ class Run:
     tower: str
     method: str
     seed: int
+    base: int = EPOCHS  # epochs of a method that is not longer than the others
 
     @property
     def name(self) -> str:
@@ -65,7 +66,7 @@ class Run:
 
     @property
     def epochs(self) -> int:
-        return EPOCHS * LONGER.get(self.method, 1)
+        return self.base * LONGER.get(self.method, 1)
 
 
 # ---- prepare
@@ -117,7 +118,13 @@ def read_parts(prepared: Path) -> dict[str, list[Stamp]]:
 
 
 def write_part(folder: Path, stamps: Sequence[Stamp], part: str, seed: int) -> None:
-    write_table(folder, part, stamps, renders=RENDERS[part], annotated=ANNOTATED[part], size=SIZE, seed=seed)
+    """The pictures of a part, and PART.csv with absolute paths: open_clip's own reader of --val-data knows no folder of the table."""
+    table = write_table(folder, part, stamps, renders=RENDERS[part], annotated=ANNOTATED[part], size=SIZE, seed=seed)
+    with open(table, newline="", encoding="utf-8") as file:
+        names, *rows = csv.reader(file)
+    with open(table, "w", newline="", encoding="utf-8") as file:
+        here = folder.resolve()
+        csv.writer(file).writerows([names, *([str(here / image), text, heatmap and str(here / heatmap)] for image, text, heatmap in rows)])
 
 
 def write_seed(work: Path, prepared: Path, towers: Sequence[str], seed: int) -> None:
@@ -131,10 +138,10 @@ def training_flags(run: Run, work: Path, device: str, more: Sequence[str]) -> li
     train = work / f"seed_{run.seed}" / "train.csv"
     own = [str(flag).format(train=train) for flag in METHODS[run.method]]
     return [str(flag) for flag in (
-        "--model", f"local-dir:{work / f'seed_{run.seed}' / run.tower}", "--lock-text", "--train-data", train, "--val-data", work / "validation.csv",
-        "--seed", run.seed, "--lr", LR[run.tower], "--wd", 0.001, "--warmup", 8, "--batch-size", BATCH, "--epochs", run.epochs,
-        "--val-frequency", SAVE_EVERY, "--save-frequency", SAVE_EVERY, "--workers", 0, "--precision", "fp32", "--device", device, "--logs", work / "runs",
-        "--name", run.name, *own, *more)]
+        "--model", f"local-dir:{work / f'seed_{run.seed}' / run.tower}", "--lock-text", "--lock-text-freeze-layer-norm",
+        "--train-data", train, "--val-data", work / "validation.csv", "--seed", run.seed, "--lr", LR[run.tower], "--wd", 0.001, "--warmup", 8,
+        "--batch-size", BATCH, "--epochs", run.epochs, "--val-frequency", SAVE_EVERY, "--save-frequency", SAVE_EVERY, "--workers", 0,
+        "--precision", "fp32", "--device", device, "--logs", work / "runs", "--name", run.name, *own, *more)]
 
 
 def best_epoch(lines: Sequence[str]) -> tuple[int, dict[int, float]]:
@@ -169,7 +176,8 @@ def make(run: Run, worker: Worker, work: Path, out: Path, more: Sequence[str]) -
 
 def study(args: argparse.Namespace, work: Path, more: Sequence[str]) -> None:
     """Every run that --out has not, longest first; then the page."""
-    runs = [Run(tower, method, seed) for method in args.methods for seed in range(args.first_seed, args.first_seed + args.seeds) for tower in args.towers]
+    seeds = range(args.first_seed, args.first_seed + args.seeds)
+    runs = [Run(tower, method, seed, args.epochs) for method in args.methods for seed in seeds for tower in args.towers]
     missing = sorted((run for run in runs if not (args.out / "runs" / f"{run.name}.json").is_file()), key=lambda run: -run.epochs)
     started, parts = time.perf_counter(), read_parts(args.prepared)
     if missing:
@@ -193,7 +201,7 @@ def study(args: argparse.Namespace, work: Path, more: Sequence[str]) -> None:
     records = [json.loads((args.out / "runs" / f"{run.name}.json").read_text()) for run in runs]
     facts = {"minutes": (time.perf_counter() - started) / 60 if len(missing) == len(runs) else None, "jobs": args.jobs, "flags": list(more),
              "stamps": {part: len(found) for part, found in parts.items()}, "captions": {part: len({s.caption for s in found}) for part, found in parts.items()},
-             "annotated": ANNOTATED["train"], "renders": RENDERS, "size": SIZE, "batch": BATCH, "epochs": EPOCHS, "saved_every": SAVE_EVERY, "lr": LR}
+             "annotated": ANNOTATED["train"], "renders": RENDERS, "size": SIZE, "batch": BATCH, "epochs": args.epochs, "saved_every": SAVE_EVERY, "lr": LR}
     sys.stdout.write(write_page(records, facts, args.out))
 
 
@@ -213,6 +221,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     second.add_argument("--jobs", type=int, default=2, help="runs at a time (default: %(default)s)")
     second.add_argument("--seeds", type=int, default=5, help="how many (default: %(default)s)")
     second.add_argument("--first-seed", type=int, default=0, help="(default: %(default)s; for choosing settings: 90)")
+    second.add_argument("--epochs", type=int, default=EPOCHS, help=f"an even number; '{next(iter(LONGER))}' has twice as many (default: %(default)s)")
     second.add_argument("--towers", nargs="+", choices=TOWERS, default=list(TOWERS))
     second.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     args, more = parser.parse_known_args(argv)
