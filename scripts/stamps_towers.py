@@ -111,16 +111,18 @@ def unpack(packed: Mapping[str, Tensor]) -> dict[str, Tensor]:
 # ---- the models that training starts from
 
 def write_tokenizer(folder: Path, captions: Sequence[str]) -> None:
-    """A Hugging Face tokenizer for which every caption, cleaned as open_clip does, is one token."""
+    """A Hugging Face tokenizer for which every caption, cleaned as open_clip does, is one token; case does not matter (nor does it to MiniLM)."""
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
+    from tokenizers.normalizers import Lowercase
     from transformers import PreTrainedTokenizerFast
 
     clean = get_clean_fn("whitespace")
-    words = {word: i for i, word in enumerate([*SPECIAL, *(clean(caption) for caption in captions)])}
-    if len(words) != len(SPECIAL) + len(captions):
-        raise ValueError("two captions are one after cleaning")
+    words = {word: i for i, word in enumerate(SPECIAL)}
+    for i, caption in enumerate(captions, len(SPECIAL)):
+        words.setdefault(clean(caption).lower(), i)
     tokenizer = Tokenizer(WordLevel(words, unk_token=SPECIAL[1]))
+    tokenizer.normalizer = Lowercase()
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=SPECIAL[0], unk_token=SPECIAL[1]).save_pretrained(folder)
 
 

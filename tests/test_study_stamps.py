@@ -117,6 +117,7 @@ def test_a_captions_feature_is_its_embedding(tmp_path: Path, monkeypatch: pytest
     tokenizer = open_clip.get_tokenizer(f"local-dir:{tmp_path / 'start0'}")
     with torch.no_grad():
         features = models[0].encode_text(tokenizer(captions))
+        assert torch.equal(features, models[0].encode_text(tokenizer([caption.lower() for caption in captions])))  # as retrieval asks
     assert torch.cosine_similarity(features, embeddings - embeddings.mean(dim=1, keepdim=True)).min() > 1 - 1e-5
     states = [model.visual.state_dict() for model in models]
     assert all(torch.allclose(states[0][name], tower[name].half().float() if tower[name].ndim > 1 else tower[name]) for name in tower)
