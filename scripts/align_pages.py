@@ -1,7 +1,8 @@
 """The page and the pictures of `run_table.py align`."""
 from __future__ import annotations
 
-import numpy as np
+from textwrap import fill
+
 from align_cells import CELLS, NAMES, SHORT
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -77,11 +78,10 @@ def draw_map(found: dict[str, dict]) -> Figure:
         row[0].set_xticks([100 * share for share, _ in shares], [f"{100 * share:g}" for share, _ in shares])
         row[0].set_xlabel("annotated, % of 600 films")
         row[0].set_ylabel(f"{score}, mean ± sd over seeds")
-        row[1].set_xticks(range(len(worse)), [cell.split(", ", 2)[-1].replace("15 %", "as it is").replace(" ", "\n", 2) for cell in worse], fontsize=8)
+        row[1].set_xticks(range(len(worse)), [fill(cell.split(", ", 2)[-1].replace("15 %", "as it is"), 12) for cell in worse], fontsize=8)
         for axes in row:
             clean(axes, "y")
-        if np.size(row[0].lines):
-            row[0].legend(frameon=False, fontsize=8)
+    figure.axes[0].legend(frameon=False, fontsize=8)
     return figure
 
 

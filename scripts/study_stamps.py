@@ -22,7 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Sequence
 
-from run_table import Worker, cpu_name, gpu_name
+import torch
+from bench_runs import Worker, cpu_name
 from stamps_page import write_page
 from stamps_split import PARTS, strict_split
 from stamps_towers import TOWERS, pack, read_onnx, vit_state, write_start
@@ -169,7 +170,7 @@ def make(run: Run, worker: Worker, work: Path, out: Path, more: Sequence[str]) -
     pointing = {name: {score: found["value"] for score, found in entry.items()} for name, entry in values["sensitivity"]["pointing"].items()}
     scores |= {"pointing": 100 * pointing["own report"]["pointing game"], "NSS": pointing["own report"]["NSS"]}
     record = {"tower": run.tower, "method": run.method, "seed": run.seed, "epochs": run.epochs, "epoch": epoch, "validation_mean_rank": ranks, "scores": scores,
-              "pointing": pointing, "grid": values["sensitivity"]["grid"], "seconds": seconds, "device": gpu_name() if worker.device else cpu_name()}
+              "pointing": pointing, "grid": values["sensitivity"]["grid"], "seconds": seconds, "device": torch.cuda.get_device_name() if worker.device else cpu_name()}
     (out / "runs").mkdir(parents=True, exist_ok=True)
     (out / "runs" / f"{run.name}.json").write_text(json.dumps(record, indent=2))
 
@@ -187,7 +188,7 @@ def study(args: argparse.Namespace, work: Path, more: Sequence[str]) -> None:
             list(pool.map(write_seed, *zip(*((work, args.prepared, args.towers, seed) for seed in sorted({run.seed for run in missing})))))
     workers: queue.Queue[Worker] = queue.Queue()
     for _ in range(min(args.jobs, len(missing))):
-        workers.put(Worker("0" if args.device == "cuda" else ""))
+        workers.put(Worker("0" if args.device == "cuda" else "", cache=False))
 
     def one(run: Run) -> None:
         worker = workers.get()

@@ -37,6 +37,18 @@ def test_recipe_brings_a_method_and_the_users_wins(flags: tuple, method: str, lr
     assert (args.method, args.lr) == (method, lr)
 
 
+@pytest.mark.parametrize("flags,weight", [
+    ((), 0.2), (("--align-weight", 1), 1.0), (("--method", "eclip+align"), 0.2), (("--method", "eclip"), None), (("--method", "clip"), None)])
+def test_eclip_plus_is_align_at_its_weight(flags: tuple, weight: float | None) -> None:
+    """Another --method, or the user's weight, wins."""
+    args = parse("--recipe", "eclip-plus", *flags)
+    assert args.align_weight == weight and args.lr == 1e-4
+    if not flags:
+        method = build_method(args)
+        assert args.method == "align" and method.experts is None and [one.config.weight for one in method.objectives] == [0.2]
+    assert parse("--method", "align").align_weight is None
+
+
 def test_method_has_its_parts() -> None:
     args = parse("--method", "dacl+naive+m3-mix", "--pretrained", "x", "--dacl-form", "plus", "--dacl-weight", 0.5,
                  "--m3-mix-cfg", "weight_v=0.2", "decay=false", "vl_target=diagonal")

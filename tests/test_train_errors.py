@@ -216,7 +216,7 @@ def test_recipe_run_computes_its_schedule(launcher: Launcher) -> None:
 
 def test_every_own_flag_has_help_and_recipes_are_named() -> None:
     actions = [action for action in eclip_parser()._actions]
-    assert all(action.help for action in actions) and set(RECIPES) == {"clip", "eclip", "eclip-p", "m3-mix"}
+    assert all(action.help for action in actions) and set(RECIPES) == {"clip", "eclip", "eclip-p", "m3-mix", "eclip-plus"}
     assert with_recipe(None, ["--lr", "1"]) == ["--lr", "1"]
     args = argparse.Namespace(batch_size=5, recipe="clip", accum_freq=1)
     fill_batch_size(args, 8)

@@ -22,7 +22,7 @@ from ..data.csv_source import sniff_separator
 from ..data.heatmap import DataError
 from ..loss import EClipLoss, EClipSigLipLoss
 from ..model import EClip
-from ..params import build_method, eclip_config, eclip_parser, fill_batch_size, method_names, refuse_unsupported, with_recipe
+from ..params import build_method, eclip_config, eclip_parser, fill_batch_size, fill_weight, method_names, refuse_unsupported, with_recipe
 from .checkpoints import STATE_KEY, atomic_save
 from .session import Session
 from .train_data import is_table
@@ -66,6 +66,7 @@ class Seams:
         args = self.originals["parse_args"](with_recipe(own.recipe, rest))
         vars(args).update(vars(own))
         refuse_unsupported(args)
+        fill_weight(args)
         fill_batch_size(args, int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", "1"))))
         if args.train_data and is_table(args.train_data, args.dataset_type) and Path(args.train_data).is_file() \
                 and not any(flag.split("=")[0] == "--csv-separator" for flag in rest):
