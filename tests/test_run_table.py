@@ -100,7 +100,7 @@ def test_bad_flags(data: Path, tmp_path: Path, flags: tuple, named: str) -> None
 
 def test_alignment_table_is_made(tmp_path: Path) -> None:
     """Two cells share CLIP's run; every run keeps the epoch that validation liked best; all pictures are there. A second call trains nothing."""
-    cells = ["600 films, 1 %", "600 films, 0.25 %"]
+    cells = ["300 films, 15 %", "300 films, 5 %"]
     flags = ("align", "--data", tmp_path / "films", "--out", tmp_path / "out", "--cells", *cells, "--rows", "align", "--batch-size", 128)
     done = run(*flags, steps=8)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -112,8 +112,11 @@ def test_alignment_table_is_made(tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "out").glob("*/runs/*")) == ["align-30", "align-30", "clip-30"]
     assert (tmp_path / "out" / "align.md").read_text().count("| align |") == 2
     assert all((tmp_path / "out" / name).stat().st_size > 5000 for name in ("align.png", "align_map.png"))
+    drawn = [sys.executable, ROOT / "scripts" / "draw_looks.py", f"CLIP={tmp_path / 'out' / '300' / 'models' / 'clip-30'}",
+             f"align={tmp_path / 'out' / '300-0.15' / 'models' / 'align-30'}", "--data", tmp_path / "films" / "test-7", "--count", "3", "--out", tmp_path / "looks.png"]
+    assert subprocess.run(list(map(str, drawn)), env={**os.environ, "CUDA_VISIBLE_DEVICES": ""}).returncode == 0 and (tmp_path / "looks.png").stat().st_size > 20000
     times = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*/runs/*/table.json")}
-    assert run(*flags, steps=8).returncode == 0 and times == {path: path.stat().st_mtime_ns for path in times}
+    assert run(*flags, "--measured", steps=8).returncode == 0 and run(*flags, steps=8).returncode == 0 and times == {path: path.stat().st_mtime_ns for path in times}
 
 
 def test_best_epoch_is_that_of_validation(tmp_path: Path) -> None:

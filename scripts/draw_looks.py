@@ -1,0 +1,59 @@
+"""Where models look, beside where the expert looked, on test films drawn at random (never chosen).
+
+    python scripts/draw_looks.py CLIP=tables/600/models/clip-30 eclip-plus=tables/600-0.15/models/eclip-plus-30 --data films/test-7 --out looks.png
+"""
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import pandas as pd
+import phantom_tower  # noqa: F401  (registers the tower)
+import torch
+from matplotlib.figure import Figure
+from openclip_eclip.objectives.align import AlignConfig, look
+from openclip_eclip.positions import encode_tokens
+from PIL import Image
+from torch.nn.functional import interpolate, normalize
+
+
+def looks(folder: str, films: list[Image.Image], reports: list[str]) -> np.ndarray:
+    """(N, H, W): attention of the tower's pool, else similarity to the film's own report, as `--method align` reads them."""
+    model, _, transform = open_clip.create_model_and_transforms(f"local-dir:{folder}")
+    model.eval()
+    pixels = torch.stack([transform(film.convert("RGB")) for film in films])
+    with torch.no_grad():
+        text = normalize(model.encode_text(open_clip.get_tokenizer(f"local-dir:{folder}")(reports)), dim=-1)
+        found = look(model.visual, encode_tokens(model.visual, pixels)[1], text, AlignConfig()).exp()
+    return interpolate(found[:, None], size=pixels.shape[-2:], mode="bilinear")[:, 0].numpy()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="+", metavar="NAME=FOLDER")
+    parser.add_argument("--data", type=Path, required=True, help="folder with test.csv and test_gaze.csv")
+    parser.add_argument("--count", type=int, default=8)
+    parser.add_argument("--seed", type=int, default=0, help="of the draw of films (default: %(default)s)")
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    table = pd.read_csv(args.data / "test.csv").merge(pd.read_csv(args.data / "test_gaze.csv"), on="filepath")
+    table = table.iloc[np.random.default_rng(args.seed).permutation(len(table))[:args.count]]
+    films = [Image.open(args.data / name) for name in table["filepath"]]
+    rows = {"film": None, "expert": [np.asarray(Image.open(args.data / name), float) for name in table["gaze"]]}
+    rows |= {name: looks(folder, films, list(table["title"])) for name, folder in (word.split("=", 1) for word in args.models)}
+    figure = Figure(figsize=(1.35 * args.count, 1.4 * len(rows)), layout="constrained")
+    for axes, (name, maps) in zip(figure.subplots(len(rows), args.count), rows.items()):
+        axes[0].set_ylabel(name, fontsize=10)
+        for i, axis in enumerate(axes):
+            axis.imshow(films[i], cmap="gray")
+            if maps is not None:
+                axis.imshow(maps[i], cmap="inferno", alpha=0.6, extent=(0, films[i].width, films[i].height, 0))
+            axis.set_xticks([])
+            axis.set_yticks([])
+    figure.savefig(args.out, dpi=80)
+
+
+if __name__ == "__main__":
+    main()
