@@ -16,7 +16,7 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
-from table_rows import SETTINGS, TABLES, Row
+from table_rows import SETTINGS, Row
 from tqdm import tqdm
 
 
@@ -25,10 +25,13 @@ class Worker:
     for one thread of the CPU. `cache`: small data sets are read once."""
 
     def __init__(self, device: str, cache: bool) -> None:
-        self.device = device
-        environment = {**os.environ, "CUDA_VISIBLE_DEVICES": device, "OMP_NUM_THREADS": "1"}
-        self.child = subprocess.Popen([sys.executable, Path(__file__).with_name("run_commands.py"), *["--cache"] * cache], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                      text=True, env=environment)
+        self.device, self.cache = device, cache
+        self.start()
+
+    def start(self) -> None:
+        environment = {**os.environ, "CUDA_VISIBLE_DEVICES": self.device, "OMP_NUM_THREADS": "1"}
+        self.child = subprocess.Popen([sys.executable, Path(__file__).with_name("run_commands.py"), *["--cache"] * self.cache],
+                                      stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
 
     def run(self, module: str, flags: list, log: Path) -> float:
         """Seconds. RuntimeError with the log's end if the command fails."""
@@ -36,7 +39,10 @@ class Worker:
         start = time.perf_counter()
         self.child.stdin.write(json.dumps([module, [str(flag) for flag in flags], str(log)]) + "\n")
         self.child.stdin.flush()
-        code = self.child.stdout.readline().strip() or str(self.child.wait())  # no answer: an error that the command did not handle
+        code = self.child.stdout.readline().strip()
+        if not code:  # an error that the command did not handle ended the process
+            code = str(self.child.wait())
+            self.start()
         if code != "0":
             raise RuntimeError(f"{log}: exit code {code}\n" + "\n".join(log.read_text(encoding="utf-8").splitlines()[-15:]))
         return time.perf_counter() - start
@@ -77,38 +83,56 @@ class Bench:
         """Train and measure, unless that was done."""
         if start is not None:
             start.result()
+        results = {(test, task): self.result(row, seed, test, task) for test, task in product(self.tests, self.tasks)}
+        missing = {key: out for key, out in results.items() if not (out / "result.json").is_file()}
         worker = self.workers.get()
         try:
-            model = self.train(row, seed, worker)
-            for (test, data), (task, flags) in product(self.tests.items(), self.tasks.items()):
-                out = self.result(row, seed, test, task)
-                if not (out / "result.json").is_file():
-                    worker.run("openclip_eclip.evaluate", [task, "--model", model, "--data", data, "--out", out, "--cache", "none", *flags, *self.evaluate],
-                               self.args.out / "logs" / f"{self.name(row, seed)}-{test}-{task}.txt")
+            if missing or not self.is_trained(row, seed):
+                self.train(row, seed, worker)
+            for (test, task), out in missing.items():
+                worker.run("openclip_eclip.evaluate", [task, "--model", self.model(row, seed), "--data", self.tests[test], "--out", out, "--cache", "none",
+                                                       *self.tasks[task], *self.evaluate], self.log(row, seed, f"-{test}-{task}"))
         finally:
             self.workers.put(worker)
 
-    def train(self, row: Row, seed: int, worker: Worker) -> Path:
-        """The exported model of a run; one that was killed begins anew."""
-        out, name = self.args.out, self.name(row, seed)
-        plain, facts = out / "models" / name, out / "runs" / name / "table.json"
-        if not facts.is_file():
-            shutil.rmtree(out / "runs" / name, ignore_errors=True)
-            shutil.rmtree(plain, ignore_errors=True)
-            started = next((other for table in TABLES.values() for other in table if other.name == row.start), None)
-            model = ["--model", f"local-dir:{self.home.args.out / 'models' / self.name(started, seed)}"] if started else ["--model", self.args.model] if self.args.model else []
-            recipe = ["--recipe", row.recipe] if self.args.settings == "paper" else []
-            seconds = worker.run("openclip_eclip.train", [*(self.tune if started else self.scratch), *recipe, *model, *(str(flag).replace("{data}", str(self.args.data)) for flag in row.flags), *self.length(row),
-                           *(["--expert-data", self.args.expert_data] if self.args.expert_data and row.annotated else []),
-                           *(["--val-data", self.validation, "--csv-separator", ","] if self.validation else []), "--train-data", self.args.train_data or self.args.data / "train.csv", "--logs", out / "runs", "--name", name, "--seed", seed,
-                           "--device", "cuda" if worker.device else "cpu", *self.more], out / "logs" / f"{name}.txt")
-            epoch = best_epoch(out / "runs" / name) if self.validation else None
-            source = out / "runs" / name if epoch is None else out / "runs" / name / "checkpoints" / f"epoch_{epoch}.pt"
-            worker.run("openclip_eclip.export", [source, plain], out / "logs" / f"{name}-export.txt")
-            if self.validation:
-                shutil.rmtree(out / "runs" / name / "checkpoints")
-            facts.write_text(json.dumps({"seconds": seconds, "views": views(out / "runs" / name), "machine": self.workers.machine, "epoch": epoch}))
-        return plain
+    def model(self, row: Row, seed: int) -> Path:
+        return self.args.out / "models" / self.name(row, seed)
+
+    def log(self, row: Row, seed: int, of: str = "") -> Path:
+        return self.args.out / "logs" / f"{self.name(row, seed)}{of}.txt"
+
+    def is_trained(self, row: Row, seed: int) -> bool:
+        return (self.args.out / "runs" / self.name(row, seed) / "table.json").is_file()
+
+    def train(self, row: Row, seed: int, worker: Worker) -> None:
+        """Leaves the exported model of a run; one that was killed begins anew."""
+        folder, plain = self.args.out / "runs" / self.name(row, seed), self.model(row, seed)
+        if self.is_trained(row, seed) and plain.is_dir():
+            return
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(plain, ignore_errors=True)
+        flags = [*self.training_flags(row, seed), "--logs", folder.parent, "--name", folder.name, "--seed", seed, "--device", "cuda" if worker.device else "cpu"]
+        seconds = worker.run("openclip_eclip.train", [*flags, *self.more], self.log(row, seed))
+        epoch = best_epoch(folder) if self.validation else None
+        worker.run("openclip_eclip.export", [folder / "checkpoints" / f"epoch_{epoch}.pt" if epoch else folder, plain], self.log(row, seed, "-export"))
+        if self.validation:
+            shutil.rmtree(folder / "checkpoints")
+        (folder / "table.json").write_text(json.dumps({"seconds": seconds, "views": views(folder), "machine": self.workers.machine, "epoch": epoch}))
+
+    def training_flags(self, row: Row, seed: int) -> list:
+        args, flags = self.args, list(self.tune if row.start else self.scratch)
+        if args.settings == "paper":
+            flags += ["--recipe", row.recipe]
+        if row.start:
+            flags += ["--model", f"local-dir:{self.home.model(Row(row.start), seed)}"]
+        elif args.model:
+            flags += ["--model", args.model]
+        flags += [str(flag).replace("{data}", str(args.data)) for flag in row.flags] + self.length(row)
+        if args.expert_data and row.annotated:
+            flags += ["--expert-data", args.expert_data]
+        if self.validation:
+            flags += ["--val-data", self.validation, "--csv-separator", ","]
+        return [*flags, "--train-data", args.train_data or args.data / "train.csv"]
 
     def length(self, row: Row) -> list:
         """Whole epochs that hold the steps asked for; the recipe's own length where none was. With validation: measured and saved eight times."""

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 from align_cells import CELLS, DEVELOPMENT, NAMES  # noqa: E402
 from align_cells import ROWS as ALIGN_ROWS  # noqa: E402
-from bench_runs import best_epoch  # noqa: E402
+from bench_runs import Worker, best_epoch  # noqa: E402
 from table_rows import TABLES, Row  # noqa: E402
 
 
@@ -99,7 +99,7 @@ def test_bad_flags(data: Path, tmp_path: Path, flags: tuple, named: str) -> None
 
 
 def test_alignment_table_is_made(tmp_path: Path) -> None:
-    """Two cells share CLIP's run; every run keeps the epoch that validation liked best; all pictures are there. A second call trains nothing."""
+    """Two cells share CLIP's run; every run keeps the epoch that validation liked best; all pictures are there. The page again, without training."""
     cells = ["300 films, 15 %", "300 films, 5 %"]
     flags = ("align", "--data", tmp_path / "films", "--out", tmp_path / "out", "--cells", *cells, "--rows", "align", "--batch-size", 128)
     done = run(*flags, steps=8)
@@ -116,7 +116,15 @@ def test_alignment_table_is_made(tmp_path: Path) -> None:
              f"align={tmp_path / 'out' / '300-0.15' / 'models' / 'align-30'}", "--data", tmp_path / "films" / "test-7", "--count", "3", "--out", tmp_path / "looks.png"]
     assert subprocess.run(list(map(str, drawn)), env={**os.environ, "CUDA_VISIBLE_DEVICES": ""}).returncode == 0 and (tmp_path / "looks.png").stat().st_size > 20000
     times = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*/runs/*/table.json")}
-    assert run(*flags, "--measured", steps=8).returncode == 0 and run(*flags, steps=8).returncode == 0 and times == {path: path.stat().st_mtime_ns for path in times}
+    assert run(*flags, "--measured", steps=8).returncode == 0 and times == {path: path.stat().st_mtime_ns for path in times}
+
+
+def test_a_worker_outlives_a_crash(tmp_path: Path) -> None:
+    worker = Worker("", cache=False)
+    with pytest.raises(RuntimeError, match="(?s)crash.txt: exit code 1.*No module named openclip_eclip.nosuch"):
+        worker.run("openclip_eclip.nosuch", [], tmp_path / "crash.txt")
+    for i in range(2):
+        assert worker.run("platform", [], tmp_path / f"{i}.txt") > 0 and (tmp_path / f"{i}.txt").read_text().strip()
 
 
 def test_best_epoch_is_that_of_validation(tmp_path: Path) -> None:
