@@ -16,6 +16,7 @@ from openclip_eclip.evaluate.__main__ import main
 from openclip_eclip.evaluate.data import read_eval_set
 from openclip_eclip.data.heatmap_control import centre_map
 from openclip_eclip.evaluate.heatmaps import join_heatmaps, read_heatmap_tensor
+from openclip_eclip.evaluate import sensitivity
 from openclip_eclip.evaluate.sensitivity import derangement
 from openclip_eclip.metrics.pointing import pointing_scores
 from openclip_eclip.objectives.pool_attention import pool_attention
@@ -143,13 +144,16 @@ def test_task_with_and_without_processor(phantoms: Path, tmp_path: Path, capsys:
     assert "no heatmaps; expected a column 'heatmap'" in capsys.readouterr().err
 
 
-def test_a_pool_of_attention_is_where_the_tower_looks(phantoms: Path, tmp_path: Path) -> None:
+def test_a_pool_of_attention_is_where_the_tower_looks(phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its scores are those of the pool's attention, enlarged; it is what the picture and `look` show."""
     config = {"embed_dim": 24, "vision_cfg": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8, "head_width": 16}, "text_cfg": TINY["text_cfg"]}
     (tmp_path / "pooled.json").write_text(json.dumps(config))
     open_clip.add_model_config(tmp_path / "pooled.json")
     torch.manual_seed(0)
     model = open_clip.create_model("pooled").eval()
+    model.visual.attnpool.q_proj.weight.data *= 100  # untrained attention is all but even
+    shown = []
+    monkeypatch.setattr(sensitivity, "_picture", lambda pictures, draw=sensitivity._picture: shown.extend(pictures) or draw(pictures))
     torch.save(model.state_dict(), tmp_path / "weights.pt")
     table = phantoms / "test.csv"
     assert main(["sensitivity", "--model", "pooled", "--pretrained", str(tmp_path / "weights.pt"), "--data", str(table), "--heatmaps", str(phantoms / "test_gaze.csv"),
@@ -157,11 +161,14 @@ def test_a_pool_of_attention_is_where_the_tower_looks(phantoms: Path, tmp_path: 
     values = json.loads((tmp_path / "o" / "result.json").read_text())["values"]
     assert values["look"] == "attention pool" == next(iter(values["pointing"])) and values["pointing"]["own report"] != values["pointing"]["attention pool"]
     data, transform = join_heatmaps(read_eval_set(table), "gaze", phantoms / "test_gaze.csv"), open_clip.image_transform(64, is_train=False)
-    scores = []
+    scores, maps = [], []
     for row in range(len(data)):
         image = Image.open(phantoms / data.column("filepath")[row]).convert("RGB")
         with torch.no_grad():
             log = pool_attention(model.visual, encode_tokens(model.visual, transform(image)[None])[1])
         found = torch.nn.functional.interpolate(log.exp()[None], size=(64, 64), mode="bilinear")[0, 0]
+        maps.append(found.numpy())
         scores.append(pointing_scores(found.numpy(), read_heatmap_tensor(data, row, image, transform)[0].numpy())["NSS"])
     assert values["pointing"]["attention pool"]["NSS"]["value"] == pytest.approx(np.mean(scores), abs=1e-4)
+    assert max(one.max() / one.min() for one in maps) > 2 and len(shown) == 6
+    assert all(np.allclose(picture[2], one, atol=1e-5) for picture, one in zip(shown, maps))
