@@ -151,7 +151,7 @@ def test_a_pool_of_attention_is_where_the_tower_looks(phantoms: Path, tmp_path: 
     open_clip.add_model_config(tmp_path / "pooled.json")
     torch.manual_seed(0)
     model = open_clip.create_model("pooled").eval()
-    model.visual.attnpool.q_proj.weight.data *= 100  # untrained attention is all but even
+    model.visual.attnpool.q_proj.weight.data *= 1000  # untrained attention is all but even
     shown = []
     monkeypatch.setattr(sensitivity, "_picture", lambda pictures, draw=sensitivity._picture: shown.extend(pictures) or draw(pictures))
     torch.save(model.state_dict(), tmp_path / "weights.pt")
