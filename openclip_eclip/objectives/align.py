@@ -122,23 +122,25 @@ class Align(Objective):
 
     def read(self, model: nn.Module, seen: Seen, batch: Any) -> dict[str, Tensor]:
         """align_error (A,), weighted: one of each aligned image, of the batch and of the separate stream."""
-        size, count = len(batch), len(batch.expert_image)
+        size, count, device = len(batch), len(batch.expert_image), batch.annotated.device
         last = seen.rows["mixed_features" if self.stream_is_plain else "align_stream"].stop if count else 0
-        rows = torch.cat([batch.annotated, torch.arange(size, size + count, device=batch.annotated.device)])  # of the texts
-        passed = torch.cat([torch.arange(size), torch.arange(last - count, last)]).to(rows.device)  # and where in the pass their images are
+        rows = torch.cat([batch.annotated, torch.arange(size, size + count, device=device)])  # of the texts
+        passed = torch.cat([torch.arange(size, device=device), torch.arange(last - count, last, device=device)])  # where in the pass their images are
         heatmap = torch.cat([batch.annotated_heatmap, batch.heatmap[len(batch.mix_index):]])
-        told, inverse = batch.sentence_row.unique(return_inverse=True)
-        alone = ~torch.isin(rows, told)  # a sample with both counts once
-        log = look(model.visual, seen.tokens.rows(passed[rows[alone]]), seen.text[rows[alone]].detach(), self.config)
-        error = cross_entropy(heatmap[alone], log, self.config.power)
+        told, weight = batch.sentence_row, batch.draws["align_weight"]
+        if len(told):  # only then: a GPU waits for the numbers below
+            told, inverse = told.unique(return_inverse=True)
+            alone = ~torch.isin(rows, told)  # a sample with both counts once
+            rows, heatmap = rows[alone], heatmap[alone]
+        log = look(model.visual, seen.tokens.rows(passed[rows]), seen.text[rows].detach(), self.config)
+        error = cross_entropy(heatmap, log, self.config.power)
         if len(told):
             with torch.no_grad():  # after the pass: autocast would keep the weights it casts here, without their graph, for the pass
                 text = model.encode_text(batch.sentence_text, normalize=True)
             log = look_at_texts(model.visual, seen.tokens.rows(passed[told]), text, inverse, self.config.temperature)
             each = cross_entropy(batch.sentence_heatmap, log, self.config.power)
-            means = each.new_zeros(len(told)).index_add(0, inverse, each) / inverse.bincount()
-            error = torch.cat([error, means])
-        return {"align_error": batch.draws["align_weight"] * error}
+            error = torch.cat([error, each.new_zeros(len(told)).index_add(0, inverse, each) / inverse.bincount()])
+        return {"align_error": weight * error}
 
     def complete(self, out: dict[str, Tensor], batch: Any) -> None:
         out.pop("align_stream", None)
