@@ -92,6 +92,20 @@ def test_existing_experiment_is_refused_by_its_path(tmp_path: Path) -> None:
         run(tmp_path, table=tmp_path / "x.csv")
 
 
+def test_a_later_rank_takes_the_first_ones_log_for_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a second run of the same processes the first rank may have begun its log before another one parses its flags."""
+    (tmp_path / "logs" / "run").mkdir(parents=True)
+    (tmp_path / "logs" / "run" / "out.log").touch()
+    seams = Seams()
+    seams.originals = {"parse_args": host.parse_args}
+    flags = ["--model", "tiny", "--logs", str(tmp_path / "logs"), "--name", "run"]
+    monkeypatch.setenv("RANK", "1")
+    assert seams.parse_args(flags).name == "run"
+    monkeypatch.setenv("RANK", "0")
+    with pytest.raises(UserError, match="already exists"):
+        seams.parse_args(flags)
+
+
 def test_exit_codes_and_skipping(launcher: Launcher) -> None:
     """From the shell: bad data exits non-zero with one line; --on-bad-sample skip names it and trains on."""
     table = write_table(launcher.folder, 14, annotated=range(0, 14, 2))

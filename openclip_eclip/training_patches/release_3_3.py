@@ -71,7 +71,9 @@ class Seams:
         if args.train_data and is_table(args.train_data, args.dataset_type) and Path(args.train_data).is_file() \
                 and not any(flag.split("=")[0] == "--csv-separator" for flag in rest):
             args.csv_separator = sniff_separator(args.train_data)
-        if args.name and args.resume != "latest" and Path(args.logs, args.name, "out.log").exists():
+        # the first rank alone: it may have begun this very log before another one comes here
+        first = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) == 0
+        if first and args.name and args.resume != "latest" and Path(args.logs, args.name, "out.log").exists():
             raise UserError(f"experiment {Path(args.logs, args.name)} already exists: give another --name, "
                              "or --resume latest to continue it.")
         base = open_clip.factory.get_model_config(args.model)
