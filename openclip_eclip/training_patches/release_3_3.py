@@ -13,7 +13,7 @@ from typing import Any, Callable, Iterator, Sequence
 import open_clip
 import open_clip_train.main as host
 import torch
-from open_clip_train.distributed import is_master
+from open_clip_train.distributed import is_master, world_info_from_env
 from torch.nn.parallel import DistributedDataParallel
 
 from ..checkpoint import CONFIG, is_complete, newest_complete, plain_config
@@ -67,13 +67,13 @@ class Seams:
         vars(args).update(vars(own))
         refuse_unsupported(args)
         fill_weight(args)
-        fill_batch_size(args, int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", "1"))))
+        _, rank, world_size = world_info_from_env()
+        fill_batch_size(args, world_size)
         if args.train_data and is_table(args.train_data, args.dataset_type) and Path(args.train_data).is_file() \
                 and not any(flag.split("=")[0] == "--csv-separator" for flag in rest):
             args.csv_separator = sniff_separator(args.train_data)
         # the first rank alone: it may have begun this very log before another one comes here
-        first = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) == 0
-        if first and args.name and args.resume != "latest" and Path(args.logs, args.name, "out.log").exists():
+        if rank == 0 and args.name and args.resume != "latest" and Path(args.logs, args.name, "out.log").exists():
             raise UserError(f"experiment {Path(args.logs, args.name)} already exists: give another --name, "
                              "or --resume latest to continue it.")
         base = open_clip.factory.get_model_config(args.model)
