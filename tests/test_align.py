@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Callable
 
 import numpy as np
 import open_clip
@@ -84,9 +85,10 @@ def test_gradient() -> None:
     model = tiny()
     loss, batch, text = set_up(model, (Align(),), [0, 2], 1)
 
-    def value() -> torch.Tensor:
-        return loss(**model(batch, text), output_dict=True)["align_loss"]
+    assert_gradient(model, lambda: loss(**model(batch, text), output_dict=True)["align_loss"])
 
+
+def assert_gradient(model: torch.nn.Module, value: Callable[[], torch.Tensor]) -> None:
     value().backward()
     generator = torch.Generator().manual_seed(0)
     visual = dict(model.visual.named_parameters())
