@@ -4,10 +4,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from openclip_eclip.params import RECIPES
 from table_rows import Row
 
 MODEL = f"local-dir:{Path(__file__).resolve().parent / 'phantom_model_fine'}"
-PLUS = ["--method", "align", "--align-weight", 0.2]  # what --recipe eclip-plus adds to CLIP
+PLUS = ["--method", RECIPES["eclip-plus"].method, "--align-weight", RECIPES["eclip-plus"].align_weight]
 OURS = ("align", "eclip-plus")  # beginnings of rows that are not "other methods"
 CONTROLS = ("random", "shuffled", "same-class-shuffled", "ones")
 STEPS, TUNE_STEPS = {300: 400, 600: 600, 2000: 900}, 150  # the most; validation chooses among eighths of them

@@ -4,10 +4,10 @@ from __future__ import annotations
 from textwrap import fill
 
 from align_cells import CELLS, NAMES, SHORT
+from intervals import GREY, change, draw_differences, spread, tidy
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
-COLOURS = {"CLIP": "#8a96a3", "mask": "#c07a2b", "align": "#1f6fb2", "eclip-plus": "#14532d"}
+COLOURS = {"CLIP": GREY, "mask": "#c07a2b", "align": "#1f6fb2", "eclip-plus": "#14532d"}
 
 
 def page(facts: dict) -> str:
@@ -28,14 +28,6 @@ def page(facts: dict) -> str:
     return "\n".join(lines)
 
 
-def spread(score: dict) -> str:
-    return f"{score['value']:.3f}" + ("" if score["sd"] is None else f" ± {score['sd']:.3f}")
-
-
-def change(difference: dict | None) -> str:
-    return "" if difference is None else f"{difference['value']:+.3f} [{difference['low']:+.3f}, {difference['high']:+.3f}]"
-
-
 def draw_cells(found: dict[str, dict]) -> Figure:
     """Differences to CLIP in macro-F1 and R@5 in the cells with all methods."""
     shown = [cell.name for cell in CELLS if cell.name in found and len(cell.rows) > len(SHORT)] or list(found)[:3]
@@ -43,19 +35,8 @@ def draw_cells(found: dict[str, dict]) -> Figure:
     figure = Figure(figsize=(2.2 + 3.3 * len(shown), 1.6 + 0.5 * len(names)), layout="constrained")
     grid = figure.subplots(2, len(shown), sharey=True, sharex="row", squeeze=False)
     for axes, (score, cell) in zip(grid.flat, [(score, cell) for score in ("macro-F1", "R@5") for cell in shown]):
-        for y, name in enumerate(names):
-            difference = found[cell].get(name, {}).get(score, {}).get("difference")
-            if difference:
-                low, high = difference["low"], difference["high"]
-                colour = "#8a96a3" if low <= 0 <= high else "#1f6fb2" if low > 0 else "#c0392b"
-                axes.plot([low, high], [y, y], color=colour, lw=2.5, solid_capstyle="round")
-                axes.plot(difference["value"], y, "o", color=colour, ms=5)
-        axes.axvline(0, color="#1c2733", lw=1)
-        axes.set_yticks(range(len(names)), names, fontsize=8)
-        axes.set_ylim(len(names) - 0.5, -0.5)
-        axes.set_title(f"{cell}: {score} − CLIP", loc="left", fontsize=9)
-        axes.xaxis.set_major_locator(MaxNLocator(5))
-        clean(axes)
+        differences = [found[cell].get(name, {}).get(score, {}).get("difference") for name in names]
+        draw_differences(axes, names, differences, f"{cell}: {score} − CLIP")
     return figure
 
 
@@ -80,12 +61,6 @@ def draw_map(found: dict[str, dict]) -> Figure:
         row[0].set_ylabel(f"{score}, mean ± sd over seeds")
         row[1].set_xticks(range(len(worse)), [fill(cell.split(", ", 2)[-1].replace("15 %", "as it is"), 12) for cell in worse], fontsize=8)
         for axes in row:
-            clean(axes, "y")
+            tidy(axes, "y")
     figure.axes[0].legend(frameon=False, fontsize=8)
     return figure
-
-
-def clean(axes: object, axis: str = "x") -> None:
-    axes.grid(axis=axis, color="#dde3ea", lw=0.7)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)

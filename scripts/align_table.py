@@ -23,8 +23,8 @@ TASKS = {"zero-shot": [], "retrieval": [], "sensitivity": ["--heatmaps", "{test}
 SCORES = {"macro-F1": "zero-shot", "R@5": "retrieval"}
 
 
-def build(args: argparse.Namespace, more: list[str], workers: Workers, seeds: list[int], cells: list[Cell]) -> dict[tuple[str, int], tuple[Bench, Bench]]:
-    """{(cell, seed): bench of its annotated runs, bench of those without}; the films are made where they are missing."""
+def build(args: argparse.Namespace, more: list[str], workers: Workers, seeds: list[int], cells: list[Cell]) -> dict[tuple[str, int, bool], Bench]:
+    """{(cell, seed, whether annotated): bench of these runs}; cells of a home share those without annotations. The films are made where they are missing."""
     benches, homes, films = {}, {}, {}
     test_seed = 7 if max(seeds) < DEVELOPMENT else 8  # settings are not chosen on the films that are reported
     for cell, seed in product(cells, seeds):
@@ -41,11 +41,11 @@ def build(args: argparse.Namespace, more: list[str], workers: Workers, seeds: li
         shared = ({"test": str(test / "test.csv")}, tasks, validation / "train.csv")
         if (cell.home, seed) not in homes:
             homes[cell.home, seed] = Bench(argparse.Namespace(**{**vars(own), "out": args.out / cell.home}), more, workers, *shared)
-        home = homes[cell.home, seed]
-        benches[cell.name, seed] = Bench(own, more, workers, *shared, home=home), home
-    with ThreadPoolExecutor(workers.jobs) as pool:
-        films = {} if args.measured else films
-        list(pool.map(lambda folder: make_films(workers, folder, films[folder]), films))
+        benches[cell.name, seed, False] = homes[cell.home, seed]
+        benches[cell.name, seed, True] = Bench(own, more, workers, *shared, home=homes[cell.home, seed])
+    if not args.measured:
+        with ThreadPoolExecutor(workers.jobs) as pool:
+            list(pool.map(lambda folder: make_films(workers, folder, films[folder]), films))
     return benches
 
 
@@ -54,11 +54,8 @@ def make_films(workers: Workers, folder: Path, flags: tuple) -> None:
     if (folder / "annotated.csv").is_file():
         return
     shutil.rmtree(folder, ignore_errors=True)
-    worker = workers.get()
-    try:
+    with workers.one() as worker:
         worker.run("openclip_eclip.prepare", ["phantom", folder, *flags], folder.parent / "logs" / f"{folder.name}.txt")
-    finally:
-        workers.put(worker)
     table, gaze = pd.read_csv(folder / "train.csv"), pd.read_csv(folder / "test_gaze.csv")
     table["filepath"] = [str(folder.resolve() / name) for name in table["filepath"]]
     table.to_csv(folder / "train.csv", index=False)
@@ -79,12 +76,12 @@ def run_align(args: argparse.Namespace, more: list[str], seeds: list[int]) -> No
     tasks = {}  # runs without annotations stand in several cells
     for cell in cells:
         for row, seed in product(chosen[cell.name], seeds):
-            bench = benches[cell.name, seed][0 if row.annotated else 1]
+            bench = benches[cell.name, seed, row.annotated]
             tasks[bench, row.name, seed] = bench, row, seed
     if not args.measured:
         make_all(list(tasks.values()), workers.jobs, "align")
     found = {cell.name: measure(benches, cell, chosen[cell.name], seeds) for cell in cells}
-    machines = {json.loads((bench.args.out / "runs" / bench.name(row, seed) / "table.json").read_text())["machine"] for bench, row, seed in tasks.values()}
+    machines = {bench.facts(row, seed)["machine"] for bench, row, seed in tasks.values()}
     facts = {"seeds": seeds, "machine": ", ".join(sorted(machines)), "note": args.note, "cells": found}
     (args.out / "align.json").write_text(json.dumps(facts, indent=2))
     (args.out / "align.md").write_text(page(facts), encoding="utf-8")
@@ -93,40 +90,29 @@ def run_align(args: argparse.Namespace, more: list[str], seeds: list[int]) -> No
 
 
 def is_measured(benches: dict, cell: Cell, row: Row, seeds: list[int]) -> bool:
-    runs = [benches[cell.name, seed][0 if row.annotated else 1] for seed in seeds]
-    return all((bench.result(row, seed, "test", task) / "result.json").is_file() for bench, seed in zip(runs, seeds) for task in TASKS)
+    return all((benches[cell.name, seed, row.annotated].result(row, seed, "test", task) / "result.json").is_file() for seed in seeds for task in TASKS)
 
 
 def measure(benches: dict, cell: Cell, rows: list[Row], seeds: list[int]) -> dict[str, dict]:
-    """{row: {score: {value, sd, low, high, difference}, pointing, NSS, epochs}}; "plus": eclip-plus against the best other row by mean."""
+    """{row: {score: {value, sd, low, high, difference}, pointing, NSS, epochs}}; eclip-plus also against the best other row by mean, "best_other"."""
     def results(row: Row, task: str) -> list[Path]:
-        return [benches[cell.name, seed][0 if row.annotated else 1].result(row, seed, "test", task) for seed in seeds]
+        return [benches[cell.name, seed, row.annotated].result(row, seed, "test", task) for seed in seeds]
 
     found: dict[str, dict] = {row.name: {} for row in rows}
-    bench = benches[cell.name, seeds[0]][0]
+    bench = benches[cell.name, seeds[0], True]
     for score, task in SCORES.items():
-        against_clip = compare(bench, f"{task}-clip", {row.name: results(row, task) for row in rows})
+        against_clip = bench.compare(f"{task}-clip", {row.name: results(row, task) for row in rows})
         for row in rows:
             found[row.name][score] = against_clip["methods"][row.name][score] | {"difference": against_clip["differences"].get(row.name, {}).get(score)}
         others = [row for row in rows if not row.name.startswith(OURS)]
         if "eclip-plus" in found and len(others) > 1:
             best = max(others, key=lambda row: found[row.name][score]["value"])
-            pair = compare(bench, f"{task}-best", {row.name: results(row, task) for row in (best, ROW["eclip-plus"])})
+            pair = bench.compare(f"{task}-best", {row.name: results(row, task) for row in (best, ROW["eclip-plus"])})
             found["eclip-plus"][score]["best_other"] = {"row": best.name, **pair["differences"]["eclip-plus"][score]}
     for row in rows:
         looks = [json.loads((folder / "result.json").read_text())["values"] for folder in results(row, "sensitivity")]
         for name, key in (("pointing", "pointing game"), ("NSS", "NSS")):
             values = [look["pointing"][look["look"]][key]["value"] for look in looks]
             found[row.name][name] = {"value": float(np.mean(values)), "sd": float(np.std(values, ddof=1)) if len(values) > 1 else None}
-        runs = [benches[cell.name, seed][0 if row.annotated else 1] for seed in seeds]
-        found[row.name]["epochs"] = [json.loads((bench.args.out / "runs" / bench.name(row, seed) / "table.json").read_text())["epoch"]
-                                     for bench, seed in zip(runs, seeds)]
+        found[row.name]["epochs"] = [benches[cell.name, seed, row.annotated].facts(row, seed)["epoch"] for seed in seeds]
     return found
-
-
-def compare(bench: Bench, name: str, groups: dict[str, list[Path]]) -> dict:
-    """Values of `evaluate compare`, the first group being the base."""
-    folder = bench.args.out / "compare" / name
-    words = [f"{row}={','.join(map(str, folders))}" for row, folders in groups.items()]
-    bench.workers.queue[0].run("openclip_eclip.evaluate", ["compare", *words, "--out", folder], bench.args.out / "logs" / f"compare-{name}.txt")
-    return json.loads((folder / "result.json").read_text())["values"]

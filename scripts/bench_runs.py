@@ -12,10 +12,11 @@ import subprocess
 import sys
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
+from typing import Iterator
 
-import numpy as np
 from table_rows import SETTINGS, Row
 from tqdm import tqdm
 
@@ -49,16 +50,26 @@ class Worker:
 
 
 class Workers(queue.Queue):
-    """`jobs` processes a GPU (1), or on a machine without one (2)."""
+    """`jobs` processes a GPU (1), or without one (2); `gpus`: how many of the visible ones, all by default."""
 
-    def __init__(self, jobs: int | None, cache: bool) -> None:
+    def __init__(self, jobs: int | None, cache: bool, gpus: int | None = None) -> None:
         super().__init__()
         import torch
-        count = torch.cuda.device_count()
+        count = torch.cuda.device_count() if gpus is None else gpus
         for name in [str(i) for i in range(count)] * (jobs or 1) or [""] * (jobs or 2):
             self.put(Worker(name, cache))
         self.jobs = self.qsize()
         self.machine = f"{self.jobs} runs at a time on {f'{count} x {torch.cuda.get_device_name()}' if count else cpu_name()}"
+
+
+    @contextmanager
+    def one(self) -> Iterator[Worker]:
+        """A worker for as long as it takes; waits for one that is free."""
+        worker = self.get()
+        try:
+            yield worker
+        finally:
+            self.put(worker)
 
 
 class Bench:
@@ -85,15 +96,12 @@ class Bench:
             start.result()
         results = {(test, task): self.result(row, seed, test, task) for test, task in product(self.tests, self.tasks)}
         missing = {key: out for key, out in results.items() if not (out / "result.json").is_file()}
-        worker = self.workers.get()
-        try:
-            if missing or not self.is_trained(row, seed):
+        with self.workers.one() as worker:
+            if missing or not self.facts_file(row, seed).is_file():
                 self.train(row, seed, worker)
             for (test, task), out in missing.items():
                 worker.run("openclip_eclip.evaluate", [task, "--model", self.model(row, seed), "--data", self.tests[test], "--out", out, "--cache", "none",
                                                        *self.tasks[task], *self.evaluate], self.log(row, seed, f"-{test}-{task}"))
-        finally:
-            self.workers.put(worker)
 
     def model(self, row: Row, seed: int) -> Path:
         return self.args.out / "models" / self.name(row, seed)
@@ -101,13 +109,14 @@ class Bench:
     def log(self, row: Row, seed: int, of: str = "") -> Path:
         return self.args.out / "logs" / f"{self.name(row, seed)}{of}.txt"
 
-    def is_trained(self, row: Row, seed: int) -> bool:
-        return (self.args.out / "runs" / self.name(row, seed) / "table.json").is_file()
+    def facts_file(self, row: Row, seed: int) -> Path:
+        """Of a run that has ended: {seconds, views, machine, epoch}."""
+        return self.args.out / "runs" / self.name(row, seed) / "table.json"
 
     def train(self, row: Row, seed: int, worker: Worker) -> None:
         """Leaves the exported model of a run; one that was killed begins anew."""
         folder, plain = self.args.out / "runs" / self.name(row, seed), self.model(row, seed)
-        if self.is_trained(row, seed) and plain.is_dir():
+        if self.facts_file(row, seed).is_file() and plain.is_dir():
             return
         shutil.rmtree(folder, ignore_errors=True)
         shutil.rmtree(plain, ignore_errors=True)
@@ -117,7 +126,7 @@ class Bench:
         worker.run("openclip_eclip.export", [folder / "checkpoints" / f"epoch_{epoch}.pt" if epoch else folder, plain], self.log(row, seed, "-export"))
         if self.validation:
             shutil.rmtree(folder / "checkpoints")
-        (folder / "table.json").write_text(json.dumps({"seconds": seconds, "views": views(folder), "machine": self.workers.machine, "epoch": epoch}))
+        self.facts_file(row, seed).write_text(json.dumps({"seconds": seconds, "views": views(folder), "machine": self.workers.machine, "epoch": epoch}))
 
     def training_flags(self, row: Row, seed: int) -> list:
         args, flags = self.args, list(self.tune if row.start else self.scratch)
@@ -148,11 +157,16 @@ class Bench:
         often = max(1, epochs // 8)
         return ["--epochs", epochs, "--save-frequency", often, "--val-frequency", often]
 
-    def facts(self, row: Row, seeds: list[int]) -> dict:
-        found = [json.loads((self.args.out / "runs" / self.name(row, seed) / "table.json").read_text()) for seed in seeds]
-        seen = [entry["views"] for entry in found if entry["views"] is not None]
-        return {"seconds": float(np.mean([entry["seconds"] for entry in found])), "views": float(np.mean(seen)) if seen else None,
-                "machines": sorted({entry["machine"] for entry in found})}
+    def facts(self, row: Row, seed: int) -> dict:
+        return json.loads(self.facts_file(row, seed).read_text())
+
+    def compare(self, name: str, groups: dict[str, list[Path]]) -> dict:
+        """Values of `evaluate compare` of {row: results of its seeds}, the first being the base."""
+        folder = self.args.out / "compare" / re.sub(r"\W+", "-", name)
+        words = [f"{row}={','.join(map(str, folders))}" for row, folders in groups.items()]
+        with self.workers.one() as worker:
+            worker.run("openclip_eclip.evaluate", ["compare", *words, "--out", folder], self.args.out / "logs" / f"compare-{folder.name}.txt")
+        return json.loads((folder / "result.json").read_text())["values"]
 
 
 def best_epoch(folder: Path) -> int:

@@ -8,25 +8,24 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-import open_clip
 import pandas as pd
 import phantom_tower  # noqa: F401  (registers the tower)
 import torch
 from matplotlib.figure import Figure
+from openclip_eclip.evaluate.encoder import load_encoder, tokenize
 from openclip_eclip.objectives.align import AlignConfig, look
 from openclip_eclip.positions import encode_tokens
 from PIL import Image
-from torch.nn.functional import interpolate, normalize
+from torch.nn.functional import interpolate
 
 
 def looks(folder: str, films: list[Image.Image], reports: list[str]) -> np.ndarray:
     """(N, H, W): attention of the tower's pool, else similarity to the film's own report, as `--method align` reads them."""
-    model, _, transform = open_clip.create_model_and_transforms(f"local-dir:{folder}")
-    model.eval()
-    pixels = torch.stack([transform(film.convert("RGB")) for film in films])
+    encoder = load_encoder(folder, device="cpu")
+    pixels = torch.stack([encoder.transform(film.convert("RGB")) for film in films])
     with torch.no_grad():
-        text = normalize(model.encode_text(open_clip.get_tokenizer(f"local-dir:{folder}")(reports)), dim=-1)
-        found = look(model.visual, encode_tokens(model.visual, pixels)[1], text, AlignConfig()).exp()
+        text, (_, tokens) = encoder.encode_texts(tokenize(encoder, reports)), encode_tokens(encoder.model.visual, pixels)
+        found = look(encoder.model.visual, tokens, text, AlignConfig()).exp()
     return interpolate(found[:, None], size=pixels.shape[-2:], mode="bilinear")[:, 0].numpy()
 
 

@@ -11,15 +11,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import sys
 from pathlib import Path
 
 import numpy as np
+from align_cells import CELLS, ROWS
 from align_table import run_align
 from bench_runs import Bench, Workers, make_all
+from intervals import change, draw_differences, spread
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from table_rows import SETTINGS, TABLES, Row
 
 METRIC = "macro-F1"
@@ -33,13 +33,18 @@ def compare(bench: Bench, rows: list[Row], seeds: list[int], test: str) -> dict[
         own.sort(key=lambda row: row.name != base)
         if len(own) < 2:
             continue
-        groups = [f"{row.name}={','.join(str(bench.result(row, seed, test)) for seed in seeds)}" for row in own]
-        folder = bench.args.out / "compare" / bench.args.table / re.sub(r"\W+", "-", f"{base}-{test}")
-        bench.workers.queue[0].run("openclip_eclip.evaluate", ["compare", *groups, "--out", folder], bench.args.out / "logs" / f"compare-{base}-{test}.txt")
-        values = json.loads((folder / "result.json").read_text())["values"]
+        groups = {row.name: [bench.result(row, seed, test) for seed in seeds] for row in own}
+        values = bench.compare(f"{bench.args.table}-{base}-{test}", groups)
         for row in own:
             found[row.name] = values["methods"][row.name][METRIC] | {"difference": values["differences"].get(row.name, {}).get(METRIC), "base": base}
     return {row.name: found[row.name] for row in rows if row.name in found}
+
+
+def summary(facts: list[dict]) -> dict:
+    """Of the runs of a row."""
+    seen = [one["views"] for one in facts if one["views"] is not None]
+    return {"seconds": float(np.mean([one["seconds"] for one in facts])), "views": float(np.mean(seen)) if seen else None,
+            "machines": sorted({one["machine"] for one in facts})}
 
 
 def markdown(args: argparse.Namespace, scores: dict[str, dict[str, dict]], facts: dict[str, dict], seeds: list[int]) -> str:
@@ -52,9 +57,7 @@ def markdown(args: argparse.Namespace, scores: dict[str, dict[str, dict]], facts
         lines += [f"## {test}\n", f"| row | {METRIC} | difference to base | base | views an annotated image | training s |", "|---|---|---|---|---|---|"]
         for name, score in rows.items():
             d, seen = score["difference"], facts[name]["views"]
-            change = "" if d is None else f"{d['value']:+.3f} [{d['low']:+.3f}, {d['high']:+.3f}]"
-            spread = "" if score["sd"] is None else f" ± {score['sd']:.3f}"
-            lines.append(f"| {name} | {score['value']:.3f}{spread} | {change} | {score['base'] if d else ''} | {'' if seen is None else f'{seen:.1f}'} | "
+            lines.append(f"| {name} | {spread(score)} | {change(d)} | {score['base'] if d else ''} | {'' if seen is None else f'{seen:.1f}'} | "
                          f"{facts[name]['seconds']:.0f} |")
         lines.append("")
     return "\n".join(lines)
@@ -67,21 +70,8 @@ def draw(scores: dict[str, dict[str, dict]]) -> Figure:
     figure = Figure(figsize=(1.2 + 4.6 * len(shown), 1.1 + 0.32 * count), layout="constrained")
     panels = np.atleast_1d(figure.subplots(1, len(shown), sharey=True))
     for axes, (test, rows) in zip(panels, shown.items()):
-        for y, score in enumerate(rows.values()):
-            d = score["difference"]
-            colour = "#8a96a3" if d["low"] <= 0 <= d["high"] else "#1f6fb2" if d["value"] > 0 else "#c0392b"
-            axes.plot([d["low"], d["high"]], [y, y], color=colour, lw=2.5, solid_capstyle="round")
-            axes.plot(d["value"], y, "o", color=colour, ms=6)
-        axes.axvline(0, color="#1c2733", lw=1)
-        axes.set_yticks(range(len(rows)), [f"{name} − {score['base']}" for name, score in rows.items()])
-        axes.set_ylim(len(rows) - 0.5, -0.5)
-        axes.set_title(test, loc="left", fontsize=11)
+        draw_differences(axes, [f"{name} − {score['base']}" for name, score in rows.items()], [score["difference"] for score in rows.values()], test)
         axes.set_xlabel(f"difference of {METRIC}, 95 % interval")
-        axes.grid(axis="x", color="#dde3ea", lw=0.7)
-        axes.set_axisbelow(True)
-        axes.xaxis.set_major_locator(MaxNLocator(5))
-        axes.spines[["top", "right", "left"]].set_visible(False)
-        axes.tick_params(axis="y", length=0)
     return figure
 
 
@@ -105,13 +95,13 @@ def parse() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--note", default="", help="what the page says of the data")
     parser.add_argument("--out", type=Path, required=True)
     args, more = parser.parse_known_args()
-    if args.table == "align":
-        return args, more
-    if args.settings == "phantoms" and (args.steps is None or args.tune_steps is None):
+    if args.table != "align" and args.settings == "phantoms" and (args.steps is None or args.tune_steps is None):
         parser.error("--settings phantoms has no recipe: give --steps and --tune-steps")
-    names = {row.name for row in TABLES[args.table]}
-    if unknown := set(args.rows or ()) - names:
-        parser.error(f"--rows {', '.join(sorted(unknown))}: expected some of {', '.join(sorted(names))}")
+    rows, cells = (ROWS, CELLS) if args.table == "align" else (TABLES[args.table], ())
+    for flag, given, known in (("--rows", args.rows, rows), ("--cells", args.cells, cells)):
+        names = {one.name for one in known}
+        if unknown := set(given or ()) - names:
+            parser.error(f"{flag} {', '.join(sorted(unknown))}: expected some of {', '.join(sorted(names))}")
     return args, more
 
 
@@ -129,7 +119,7 @@ def main() -> int:
     rows = [row for row in TABLES[args.table] if row.name in wanted]
     make_all([(bench, row, seed) for row in rows for seed in seeds], workers.jobs, args.table)
     scores = {test: compare(bench, rows, seeds, test) for test in bench.tests}
-    facts = {row.name: bench.facts(row, seeds) for row in rows}
+    facts = {row.name: summary([bench.facts(row, seed) for seed in seeds]) for row in rows}
     (args.out / f"{args.table}.json").write_text(json.dumps({"scores": scores, "facts": facts, "seeds": seeds}, indent=2))
     (args.out / f"{args.table}.md").write_text(markdown(args, scores, facts, seeds), encoding="utf-8")
     draw(scores).savefig(args.out / f"{args.table}.png", dpi=120)

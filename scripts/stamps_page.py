@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Sequence
 
 import numpy as np
+from intervals import draw_differences
 from matplotlib.figure import Figure
 from scipy.stats import t as student
 
@@ -100,23 +101,8 @@ def draw(summary: dict[str, dict[str, dict[str, Any]]]) -> Figure:
     panels = figure.subplots(len(summary), len(COMPARED), squeeze=False, sharey=True)
     for (tower, rows), line in zip(summary.items(), panels):
         for score, axes in zip(COMPARED, line):
-            for y, method in enumerate(methods):
-                d = rows[method]["differences"].get(score)
-                if d is None:
-                    continue
-                low, high = (d["value"] if d[end] is None else d[end] for end in ("low", "high"))
-                colour = "#8a96a3" if d["low"] is None or low <= 0 <= high else "#1f6fb2" if low > 0 else "#c0392b"
-                axes.plot([low, high], [y, y], color=colour, lw=2.5, solid_capstyle="round")
-                axes.plot(d["value"], y, "o", color=colour, ms=6)
-            axes.axvline(0, color="#1c2733", lw=1)
-            axes.set_yticks(range(len(methods)), methods)
-            axes.set_ylim(len(methods) - 0.5, -0.5)
-            axes.set_title(f"{tower}: {score}", loc="left", fontsize=10)
+            draw_differences(axes, methods, [rows[method]["differences"].get(score) for method in methods], f"{tower}: {score}")
             axes.set_xlabel("difference to CLIP in percentage points, 95 % over seeds", fontsize=8)
-            axes.grid(axis="x", color="#dde3ea", lw=0.7)
-            axes.set_axisbelow(True)
-            axes.spines[["top", "right", "left"]].set_visible(False)
-            axes.tick_params(axis="y", length=0)
     return figure
 
 

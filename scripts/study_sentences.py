@@ -10,16 +10,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-import open_clip
 import pandas as pd
 import torch
+from bench_runs import Workers
+from openclip_eclip.evaluate.encoder import load_encoder, tokenize
 from openclip_eclip.positions import encode_positions, similarity_map
 from PIL import Image
 from torch.nn import functional as F
@@ -33,21 +32,12 @@ MODEL = {"model_cfg": {"embed_dim": 32, "vision_cfg": {"image_size": 64, "layers
          "preprocess_cfg": {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25], "interpolation": "bilinear"}}
 
 
-def run(command: list[object], log: Path) -> None:
-    """RuntimeError with the log's end if the command fails."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with open(log, "w", encoding="utf-8") as file:
-        done = subprocess.run([sys.executable, "-m", *map(str, command)], stdout=file, stderr=subprocess.STDOUT,
-                              env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"})
-    if done.returncode:
-        raise RuntimeError(f"{log}: exit code {done.returncode}\n" + log.read_text(encoding="utf-8")[-3000:])
-
-
-def make_data(args: argparse.Namespace) -> None:
+def make_data(args: argparse.Namespace, workers: Workers) -> None:
     """Films, the table with swapped windows, and the model's configuration."""
     if not (args.out / "data").is_dir():
-        run(["openclip_eclip.prepare", "phantom", args.out / "data", "--train", args.train, "--test", args.test, "--annotated", args.annotated,
-             "--findings", 2], args.out / "logs" / "data.txt")
+        with workers.one() as worker:
+            worker.run("openclip_eclip.prepare", ["phantom", args.out / "data", "--train", args.train, "--test", args.test, "--annotated", args.annotated,
+                                                  "--findings", 2], args.out / "logs" / "data.txt")
     table = pd.read_csv(args.out / "data" / "train.csv", keep_default_na=False)
     for i in table.index[table["windows"] != ""]:
         source = args.out / "data" / table["windows"][i]
@@ -61,34 +51,31 @@ def make_data(args: argparse.Namespace) -> None:
     (args.out / "model" / "open_clip_config.json").write_text(json.dumps(MODEL), encoding="utf-8")
 
 
-def train(args: argparse.Namespace, row: str, seed: int) -> Path:
-    """The last checkpoint of one run."""
-    name = f"{list(ROWS).index(row)}-{seed}"
-    checkpoint = args.out / "runs" / name / "checkpoints" / f"epoch_{args.epochs}.pt"
-    if not checkpoint.is_file():
+def train(args: argparse.Namespace, workers: Workers, row: str, seed: int) -> Path:
+    """The folder of one run."""
+    folder = args.out / "runs" / f"{list(ROWS).index(row)}-{seed}"
+    if not (folder / "checkpoints" / f"epoch_{args.epochs}.pt").is_file():
         table = "swapped.csv" if "swapped" in row else "train.csv"
-        run(["openclip_eclip.train", "--model", f"local-dir:{args.out / 'model'}", "--train-data", args.out / "data" / table, "--batch-size", 48,
-             "--epochs", args.epochs, "--lr", 1e-3, "--wd", 0.01, "--warmup", 20, "--workers", 0, "--device", args.device, "--precision", "fp32",
-             "--logs", args.out / "runs", "--name", name, "--seed", seed, "--save-frequency", args.epochs, "--resume", "latest", *ROWS[row]],
-            args.out / "logs" / f"{name}.txt")
-    return checkpoint
+        with workers.one() as worker:
+            worker.run("openclip_eclip.train", [
+                "--model", f"local-dir:{args.out / 'model'}", "--train-data", args.out / "data" / table, "--batch-size", 48, "--epochs", args.epochs, "--lr", 1e-3,
+                "--wd", 0.01, "--warmup", 20, "--workers", 0, "--device", args.device, "--precision", "fp32", "--logs", folder.parent, "--name", folder.name,
+                "--seed", seed, "--save-frequency", args.epochs, "--resume", "latest", *ROWS[row]], args.out / "logs" / f"{folder.name}.txt")
+    return folder
 
 
 @torch.no_grad()
-def measure(args: argparse.Namespace, checkpoint: Path) -> list[float]:
+def measure(args: argparse.Namespace, folder: Path) -> list[float]:
     """SCORES, means over the sentences of all test films with two findings; chance of the last is 0.5."""
-    model, _, transform = open_clip.create_model_and_transforms(f"local-dir:{args.out / 'model'}", load_weights=False)
-    state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
-    model.load_state_dict({key.removeprefix("module."): value for key, value in state.items()})
-    tokenizer = open_clip.get_tokenizer(f"local-dir:{args.out / 'model'}")
+    encoder = load_encoder(str(folder), device="cpu")
     table = pd.read_csv(args.out / "data" / "test.csv")
     found = []
     for path, told in zip(table["filepath"], map(json.loads, table["findings"])):
         if len(told) != 2:
             continue
-        pixels = transform(Image.open(args.out / "data" / path).convert("RGB"))[None]
-        text = model.eval().encode_text(tokenizer([one["sentence"] for one in told]), normalize=True)
-        maps = similarity_map(encode_positions(model.visual, pixels).expand(2, -1, -1, -1), text)
+        pixels = encoder.transform(Image.open(args.out / "data" / path).convert("RGB"))[None]
+        text = encoder.encode_texts(tokenize(encoder, [one["sentence"] for one in told]))
+        maps = similarity_map(encode_positions(encoder.model.visual, pixels).expand(2, -1, -1, -1), text)
         maps = F.interpolate(maps[:, None], size=pixels.shape[-2:], mode="bilinear", align_corners=False)[:, 0].numpy()
         inside = np.zeros((2, *maps.shape[1:]), dtype=bool)
         for mask, one in zip(inside, told):
@@ -107,14 +94,15 @@ def main() -> None:
     for name, value in (("train", 1500), ("test", 500), ("epochs", 30), ("seeds", 5), ("first-seed", 10), ("jobs", 2)):
         parser.add_argument(f"--{name}", type=int, default=value, help="(default: %(default)s)")
     parser.add_argument("--annotated", type=float, default=0.5, help="share of training films (default: %(default)s)")
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    make_data(args)
+    workers = Workers(args.jobs, cache=True, gpus=int(args.device == "cuda"))
+    make_data(args, workers)
     cells = [(row, args.first_seed + seed) for seed in range(args.seeds) for row in ROWS]
     with ThreadPoolExecutor(args.jobs) as pool:
-        checkpoints = list(tqdm(pool.map(lambda cell: train(args, *cell), cells), total=len(cells), unit="run", disable=None))
-    scores = {cell: measure(args, checkpoint) for cell, checkpoint in zip(cells, checkpoints)}
+        folders = list(tqdm(pool.map(lambda cell: train(args, workers, *cell), cells), total=len(cells), unit="run", disable=None))
+    scores = {cell: measure(args, folder) for cell, folder in zip(cells, folders)}
     lines = [f"# Sentences and their places\n\n`python scripts/study_sentences.py`: {args.train} phantom films with up to two findings, "
              f"{args.annotated:.0%} with gaze, {args.epochs} epochs in batches of 48, ViT of 8-pixel patches with average pooling; test films with two findings, "
              f"the sentence of each. Mean ± sd over {args.seeds} seeds; chance of the last column is 0.5.\n",

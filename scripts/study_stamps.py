@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import queue
 import re
 import shutil
 import sys
@@ -23,7 +22,7 @@ from pathlib import Path
 from typing import Sequence
 
 import torch
-from bench_runs import Worker, cpu_name
+from bench_runs import Worker, Workers, cpu_name
 from stamps_page import write_page
 from stamps_split import PARTS, strict_split
 from stamps_towers import TOWERS, pack, read_onnx, vit_state, write_start
@@ -186,16 +185,11 @@ def study(args: argparse.Namespace, work: Path, more: Sequence[str]) -> None:
             write_part(work, parts[part], part, RENDER_SEED)
         with ProcessPoolExecutor(args.jobs) as pool:
             list(pool.map(write_seed, *zip(*((work, args.prepared, args.towers, seed) for seed in sorted({run.seed for run in missing})))))
-    workers: queue.Queue[Worker] = queue.Queue()
-    for _ in range(min(args.jobs, len(missing))):
-        workers.put(Worker("0" if args.device == "cuda" else "", cache=False))
+    workers = Workers(min(args.jobs, max(1, len(missing))), cache=False, gpus=int(args.device == "cuda"))
 
     def one(run: Run) -> None:
-        worker = workers.get()
-        try:
+        with workers.one() as worker:
             make(run, worker, work, args.out, more)
-        finally:
-            workers.put(worker)
 
     with ThreadPoolExecutor(args.jobs) as pool:
         list(tqdm(pool.map(one, missing), total=len(missing), unit="run", disable=None))

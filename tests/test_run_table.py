@@ -92,7 +92,8 @@ def test_a_run_that_fails_is_named_with_the_end_of_its_log(data: Path, tmp_path:
     assert done.returncode == 1 and "clip-30.txt: exit code 2" in done.stderr and "'much'" in done.stderr
 
 
-@pytest.mark.parametrize(("flags", "named"), [(("table1", "--rows", "eKLIP"), "eKLIP: expected some of"), (("table5",), "invalid choice: 'table5'")])
+@pytest.mark.parametrize(("flags", "named"), [(("table1", "--rows", "eKLIP"), "eKLIP: expected some of"), (("align", "--cells", "600 film"), "--cells 600 film: expected some of"),
+                                              (("align", "--rows", "MHA"), "--rows MHA: expected some of"), (("table5",), "invalid choice: 'table5'")])
 def test_bad_flags(data: Path, tmp_path: Path, flags: tuple, named: str) -> None:
     done = run(*flags, "--data", data, "--out", tmp_path)
     assert done.returncode == 2 and named in done.stderr and not (tmp_path / "runs").exists()
