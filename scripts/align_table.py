@@ -50,15 +50,13 @@ def build(args: argparse.Namespace, more: list[str], workers: Workers, seeds: li
 
 
 def make_films(workers: Workers, folder: Path, flags: tuple) -> None:
-    """A phantom data set with absolute paths (open_clip reads validation tables as they are) and annotated.csv, those with a heatmap."""
+    """A phantom data set and annotated.csv, those with a heatmap."""
     if (folder / "annotated.csv").is_file():
         return
     shutil.rmtree(folder, ignore_errors=True)
     with workers.one() as worker:
         worker.run("openclip_eclip.prepare", ["phantom", folder, *flags], folder.parent / "logs" / f"{folder.name}.txt")
     table, gaze = pd.read_csv(folder / "train.csv"), pd.read_csv(folder / "test_gaze.csv")
-    table["filepath"] = [str(folder.resolve() / name) for name in table["filepath"]]
-    table.to_csv(folder / "train.csv", index=False)
     gaze[:LOOKED_AT].to_csv(folder / "test_gaze.csv", index=False)
     table[table["heatmap"].notna()].to_csv(folder / "annotated.csv", index=False)
 

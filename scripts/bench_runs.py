@@ -140,7 +140,7 @@ class Bench:
         if args.expert_data and row.annotated:
             flags += ["--expert-data", args.expert_data]
         if self.validation:
-            flags += ["--val-data", self.validation, "--csv-separator", ","]
+            flags += ["--val-data", self.validation]
         return [*flags, "--train-data", args.train_data or args.data / "train.csv"]
 
     def length(self, row: Row) -> list:

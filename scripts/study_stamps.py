@@ -118,13 +118,8 @@ def read_parts(prepared: Path) -> dict[str, list[Stamp]]:
 
 
 def write_part(folder: Path, stamps: Sequence[Stamp], part: str, seed: int) -> None:
-    """The pictures of a part, and PART.csv with absolute paths: open_clip's own reader of --val-data knows no folder of the table."""
-    table = write_table(folder, part, stamps, renders=RENDERS[part], annotated=ANNOTATED[part], size=SIZE, seed=seed)
-    with open(table, newline="", encoding="utf-8") as file:
-        names, *rows = csv.reader(file)
-    with open(table, "w", newline="", encoding="utf-8") as file:
-        here = folder.resolve()
-        csv.writer(file).writerows([names, *([str(here / image), text, heatmap and str(here / heatmap)] for image, text, heatmap in rows)])
+    """The pictures of a part, and PART.csv."""
+    write_table(folder, part, stamps, renders=RENDERS[part], annotated=ANNOTATED[part], size=SIZE, seed=seed)
 
 
 def write_seed(work: Path, prepared: Path, towers: Sequence[str], seed: int) -> None:

@@ -12,6 +12,7 @@ VARIANTS = {
     "plain": (), "accum": ("--accum-freq", 2), "workers": ("--workers", 1, "--grad-clip-norm", 0.5),
     "bf16": ("--precision", "amp_bf16"), "siglip": ("--siglip",),
     "augment": ("--aug-cfg", "scale=(0.3,1.0)", "color_jitter=(0.3,0.3,0.2,0.05)", "color_jitter_prob=0.8", "gray_scale_prob=0.3"),
+    "synthetic": ("--dataset-type", "synthetic", "--train-num-samples", 24),
     "timm": ("--aug-cfg", "use_timm=True", "scale=(0.3,1.0)", "re_prob=0.5", "color_jitter=0.3"),
 }
 CLOSED = ("--eclip-priming-weight", 0, "--eclip-curriculum", 0, 0, 0, 0, 0, 0)

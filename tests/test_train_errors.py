@@ -126,6 +126,21 @@ def test_exit_codes_and_skipping(launcher: Launcher) -> None:
     assert len(launcher.losses("skip")) == 2 * 6
 
 
+def test_validation_table_is_read_like_the_training_table(launcher: Launcher) -> None:
+    """Paths relative to it, open_clip's own values, and a bad row stops the run before training."""
+    folder = launcher.folder / "held_out"
+    absolute, relative = write_table(folder, 9, name="absolute.csv", seed=1), folder / "relative.csv"
+    relative.write_text(absolute.read_text().replace(f"{folder}/", ""))
+    flags = [*BASIC, "--train-data", write_table(launcher.folder / "train", 8), "--batch-size", 4, "--epochs", 1]
+    launcher.stock([*flags, "--csv-separator", ",", "--val-data", absolute, "--name", "stock"])
+    launcher.train([*flags, "--val-data", relative, "--name", "ours"])
+    stock, ours = (launcher.folder / "logs" / name / "checkpoints" / "results.jsonl" for name in ("stock", "ours"))
+    assert json.loads(ours.read_text()) == json.loads(stock.read_text())
+    (folder / "images" / "3.png").unlink()
+    stopped = launcher.train([*flags, "--val-data", relative, "--name", "gone"], check=False)
+    assert stopped.returncode == 2 and f"{relative}, row 4" in stopped.stderr and not launcher.losses("gone")
+
+
 def test_flags_of_open_clip_work_with_heatmaps(launcher: Launcher) -> None:
     """One process; test_distributed.py has the same for two."""
     table = write_table(launcher.folder, 12, annotated=range(12))

@@ -70,7 +70,8 @@ class JointTransform:
     """
 
     def __init__(self, train_transform: Any, crop_threshold: float) -> None:
-        first, *rest = train_transform.transforms
+        self.transforms = train_transform.transforms  # where open_clip's synthetic data looks for the size
+        first, *rest = self.transforms
         if not all(hasattr(first, name) for name in ("get_params", "scale", "ratio", "size")):
             raise ValueError(f"training transform starts with {type(first).__name__}; expected a random resized crop.")
         moving = [type(step).__name__ for step in rest if type(step).__name__ not in PHOTOMETRIC]

@@ -26,6 +26,7 @@ from ..params import build_method, eclip_config, eclip_parser, fill_batch_size, 
 from .checkpoints import STATE_KEY, atomic_save
 from .session import Session
 from .train_data import is_table
+from .val_data import val_source
 
 logger = logging.getLogger(__name__)
 
@@ -69,9 +70,10 @@ class Seams:
         fill_weight(args)
         _, rank, world_size = world_info_from_env()
         fill_batch_size(args, world_size)
-        if args.train_data and is_table(args.train_data, args.dataset_type) and Path(args.train_data).is_file() \
+        table = args.train_data or args.val_data
+        if table and is_table(table, args.dataset_type) and Path(table).is_file() \
                 and not any(flag.split("=")[0] == "--csv-separator" for flag in rest):
-            args.csv_separator = sniff_separator(args.train_data)
+            args.csv_separator = sniff_separator(table)
         # the first rank alone: it may have begun this very log before another one comes here
         if rank == 0 and args.name and args.resume != "latest" and Path(args.logs, args.name, "out.log").exists():
             raise UserError(f"experiment {Path(args.logs, args.name)} already exists: give another --name, "
@@ -108,6 +110,9 @@ class Seams:
             data["train"] = self.session.build_data(preprocess_fns[0], tokenizer, epoch)
         rest = argparse.Namespace(**vars(args))
         rest.train_data = None
+        if args.val_data and is_table(args.val_data, args.dataset_type):
+            data["val"] = val_source(args, preprocess_fns[1], tokenizer)
+            rest.val_data = None
         rest.dataset_type = "auto" if args.dataset_type == "synthetic" else args.dataset_type
         data.update(self.originals["get_data"](rest, preprocess_fns, epoch=epoch, tokenizer=tokenizer))
         return data

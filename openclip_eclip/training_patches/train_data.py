@@ -88,7 +88,7 @@ def expert_samples(args: argparse.Namespace, transform: JointTransform, tokenize
     """
     if is_table(args.expert_data, "auto"):
         table = read_csv_table(args.expert_data, columns_of(args))
-        table = _good_rows(args, table, args.expert_data, windows)
+        table = good_rows(args, table, args.expert_data, windows)
         total, table = len(table), table.keep(table.annotated)
         samples: Dataset = CsvSamples(table, transform, tokenizer, first_id=EXPERT_ID, skip_bad=args.on_bad_sample == "skip",
                                       control=_table_control(args, transform, table, EXPERT_ID), windows=windows)
@@ -133,7 +133,8 @@ def _checked(args: argparse.Namespace, check: Callable[[], tuple[Report, Any]], 
     return result
 
 
-def _good_rows(args: argparse.Namespace, table: CsvTable, path: str, windows: bool) -> CsvTable:
+def good_rows(args: argparse.Namespace, table: CsvTable, path: str, windows: bool) -> CsvTable:
+    """The table without its bad rows, which stop the run or, with --on-bad-sample skip, are named."""
     def check() -> tuple[Report, list[int]]:
         report = check_table(table, windows=windows)
         return report, report.good
@@ -152,18 +153,23 @@ def _annotated_entries(args: argparse.Namespace, shards: list[Path], path: str, 
     return _checked(args, check, path)
 
 
+def csv_info(args: argparse.Namespace, samples: Dataset, is_train: bool) -> upstream.DataInfo:
+    """What open_clip's get_csv_dataset makes of `samples`."""
+    replaced, upstream.CsvDataset = upstream.CsvDataset, lambda *_, **__: samples
+    try:
+        return upstream.get_csv_dataset(args, None, is_train=is_train)
+    finally:
+        upstream.CsvDataset = replaced
+
+
 def _table_source(args: argparse.Namespace, transform: JointTransform, tokenizer: Callable, heatmaps: bool, windows: bool) -> TrainSource:
     table = read_csv_table(args.train_data, columns_of(args))
     if not heatmaps:
         table.heatmaps = [None] * len(table)
-    table = _good_rows(args, table, args.train_data, windows)
+    table = good_rows(args, table, args.train_data, windows)
     samples = CsvSamples(table, transform, tokenizer, skip_bad=args.on_bad_sample == "skip",
                          control=_table_control(args, transform, table) if table.annotated else None, windows=windows)
-    replaced, upstream.CsvDataset = upstream.CsvDataset, lambda *_, **__: samples
-    try:
-        info = upstream.get_csv_dataset(args, transform, is_train=True, tokenizer=tokenizer)
-    finally:
-        upstream.CsvDataset = replaced
+    info = csv_info(args, samples, is_train=True)
     info.dataloader.collate_fn = collate
     if info.dataloader.num_batches == 0:
         raise DataError(f"{args.train_data}: {len(table)} samples do not fill one batch of {args.batch_size} on each of "
