@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from textwrap import fill
 
-from align_cells import CELLS, NAMES, SHORT
+from align_cells import CELLS, CLEAN, NAMES, PICTURED
 from intervals import GREY, change, draw_differences, spread, tidy
 from matplotlib.figure import Figure
 
@@ -29,8 +29,8 @@ def page(facts: dict) -> str:
 
 
 def draw_cells(found: dict[str, dict]) -> Figure:
-    """Differences to CLIP in macro-F1 and R@5 in the cells with all methods."""
-    shown = [cell.name for cell in CELLS if cell.name in found and len(cell.rows) > len(SHORT)] or list(found)[:3]
+    """Differences to CLIP in macro-F1 and R@5 in a cell of each size."""
+    shown = [cell for cell in PICTURED if cell in found] or list(found)[:3]
     names = [name for name in NAMES if any(name in found[cell] for cell in shown) and name != "CLIP"]
     figure = Figure(figsize=(2.2 + 3.3 * len(shown), 1.6 + 0.5 * len(names)), layout="constrained")
     grid = figure.subplots(2, len(shown), sharey=True, sharex="row", squeeze=False)
@@ -43,7 +43,7 @@ def draw_cells(found: dict[str, dict]) -> Figure:
 def draw_map(found: dict[str, dict]) -> Figure:
     """macro-F1 of the four main rows against the share of annotations at 600 films, and under worse gaze; pointing below."""
     shares = sorted((cell.annotated, cell.name) for cell in CELLS if cell.name in found and cell.count == 600 and not cell.gaze and not cell.films)
-    worse = [cell.name for cell in CELLS if cell.name in found and (cell.gaze or cell.films or cell.name == "600 films, 15 %")]
+    worse = [cell.name for cell in CELLS if cell.name in found and (cell.gaze or cell.films or cell.name == CLEAN)]
     figure = Figure(figsize=(11, 6), layout="constrained")
     for row, score in zip(figure.subplots(2, 2, width_ratios=(1, 1.3)), ("macro-F1", "pointing")):
         for name, colour in COLOURS.items():

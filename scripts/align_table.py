@@ -70,7 +70,7 @@ def run_align(args: argparse.Namespace, more: list[str], seeds: list[int]) -> No
     chosen = {cell.name: [ROW[name] for name in cell.rows if not args.rows or name in {"CLIP", *args.rows}] for cell in cells}
     if args.measured:
         chosen = {cell.name: [row for row in chosen[cell.name] if is_measured(benches, cell, row, seeds)] for cell in cells}
-        cells = [cell for cell in cells if len(chosen[cell.name]) > 1]
+        cells = [cell for cell in cells if any(row.annotated for row in chosen[cell.name])]  # CLIP's runs stand in many cells
     tasks = {}  # runs without annotations stand in several cells
     for cell in cells:
         for row, seed in product(chosen[cell.name], seeds):

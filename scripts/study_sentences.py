@@ -18,7 +18,9 @@ import numpy as np
 import pandas as pd
 import torch
 from bench_runs import Workers
-from openclip_eclip.evaluate.encoder import load_encoder, tokenize
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from openclip_eclip.evaluate.encoder import Encoder, load_encoder, tokenize
 from openclip_eclip.positions import encode_positions, similarity_map
 from PIL import Image
 from torch.nn import functional as F
@@ -64,21 +66,28 @@ def train(args: argparse.Namespace, workers: Workers, row: str, seed: int) -> Pa
     return folder
 
 
-@torch.no_grad()
-def measure(args: argparse.Namespace, folder: Path) -> list[float]:
-    """SCORES, means over the sentences of all test films with two findings; chance of the last is 0.5."""
-    encoder = load_encoder(str(folder), device="cpu")
+def two_findings(args: argparse.Namespace) -> list[tuple[Image.Image, list[dict]]]:
+    """Test films with two findings, and of each finding {class, box, sentence}."""
     table = pd.read_csv(args.out / "data" / "test.csv")
-    found = []
-    for path, told in zip(table["filepath"], map(json.loads, table["findings"])):
-        if len(told) != 2:
-            continue
-        pixels = encoder.transform(Image.open(args.out / "data" / path).convert("RGB"))[None]
-        text = encoder.encode_texts(tokenize(encoder, [one["sentence"] for one in told]))
-        maps = similarity_map(encode_positions(encoder.model.visual, pixels).expand(2, -1, -1, -1), text)
-        maps = F.interpolate(maps[:, None], size=pixels.shape[-2:], mode="bilinear", align_corners=False)[:, 0].numpy()
-        inside = np.zeros((2, *maps.shape[1:]), dtype=bool)
-        for mask, one in zip(inside, told):
+    told = zip(table["filepath"], map(json.loads, table["findings"]))
+    return [(Image.open(args.out / "data" / path).convert("RGB"), findings) for path, findings in told if len(findings) == 2]
+
+
+@torch.no_grad()
+def sentence_maps(encoder: Encoder, film: Image.Image, findings: list[dict]) -> np.ndarray:
+    """(2, H, W): similarity of each finding's sentence with the positions of the film."""
+    text = encoder.encode_texts(tokenize(encoder, [one["sentence"] for one in findings]))
+    maps = similarity_map(encode_positions(encoder.model.visual, encoder.transform(film)[None]).expand(2, -1, -1, -1), text)
+    return F.interpolate(maps[:, None], size=film.size[::-1], mode="bilinear", align_corners=False)[:, 0].numpy()
+
+
+def measure(folder: Path, films: list[tuple[Image.Image, list[dict]]]) -> list[float]:
+    """SCORES, means over the sentences of `films`; chance of the last is 0.5."""
+    encoder, found = load_encoder(str(folder), device="cpu"), []
+    for film, findings in films:
+        maps = sentence_maps(encoder, film, findings)
+        inside = np.zeros(maps.shape, dtype=bool)
+        for mask, one in zip(inside, findings):
             x0, y0, x1, y1 = one["box"]
             mask[y0:y1, x0:x1] = True
         for own, one in enumerate(maps):
@@ -87,11 +96,35 @@ def measure(args: argparse.Namespace, folder: Path) -> list[float]:
     return np.mean(found, axis=0).tolist()
 
 
+def draw(folders: dict[str, Path], films: list[tuple[Image.Image, list[dict]]], seed: int = 0) -> Figure:
+    """Maps of both sentences with the box of each one's finding, on eight films drawn at random, a column each."""
+    films = [films[i] for i in np.random.default_rng(seed).permutation(len(films))[:8]]
+    figure = Figure(figsize=(12, 1.5 * (1 + 2 * len(folders)) + 0.4), layout="constrained")
+    grid = figure.subplots(1 + 2 * len(folders), len(films), squeeze=False)
+    for axis, (film, findings) in zip(grid[0], films):
+        axis.set_title("\n".join(f"{i}: {one['class']}" for i, one in enumerate(findings, 1)), fontsize=8, loc="left")
+    grid[0, 0].set_ylabel("film", fontsize=9)
+    for line, (row, folder) in enumerate(folders.items()):
+        encoder = load_encoder(str(folder), device="cpu")
+        for column, (film, findings) in enumerate(films):
+            for i, (shown, one) in enumerate(zip(sentence_maps(encoder, film, findings), findings)):
+                axis, (x0, y0, x1, y1) = grid[1 + 2 * line + i, column], one["box"]
+                axis.imshow(shown, cmap="inferno", alpha=0.6, extent=(0, film.width, film.height, 0), zorder=2)
+                axis.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor="#35c4f0", lw=1.5, zorder=3))
+                if column == 0:
+                    axis.set_ylabel(f"{row}\nsentence {i + 1}", fontsize=9)
+    for axis, (film, _) in zip(grid.T.flat, [one for one in films for _ in range(len(grid))]):
+        axis.imshow(film, zorder=1)
+        axis.set_xticks([])
+        axis.set_yticks([])
+    return figure
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--write", type=Path, metavar="FILE", help="the table as Markdown (default: OUT/sentences.md)")
-    for name, value in (("train", 1500), ("test", 500), ("epochs", 30), ("seeds", 5), ("first-seed", 10), ("jobs", 2)):
+    parser.add_argument("--write", type=Path, metavar="FILE", help="the page, its picture beside it (default: OUT/sentences.md)")
+    for name, value in (("train", 1500), ("test", 500), ("epochs", 24), ("seeds", 5), ("first-seed", 10), ("jobs", 2)):
         parser.add_argument(f"--{name}", type=int, default=value, help="(default: %(default)s)")
     parser.add_argument("--annotated", type=float, default=0.5, help="share of training films (default: %(default)s)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
@@ -102,16 +135,22 @@ def main() -> None:
     cells = [(row, args.first_seed + seed) for seed in range(args.seeds) for row in ROWS]
     with ThreadPoolExecutor(args.jobs) as pool:
         folders = list(tqdm(pool.map(lambda cell: train(args, workers, *cell), cells), total=len(cells), unit="run", disable=None))
-    scores = {cell: measure(args, folder) for cell, folder in zip(cells, folders)}
+    films, written = two_findings(args), args.write or args.out / "sentences.md"
+    scores = {cell: measure(folder, films) for cell, folder in zip(cells, folders)}
     lines = [f"# Sentences and their places\n\n`python scripts/study_sentences.py`: {args.train} phantom films with up to two findings, "
-             f"{args.annotated:.0%} with gaze, {args.epochs} epochs in batches of 48, ViT of 8-pixel patches with average pooling; test films with two findings, "
-             f"the sentence of each. Mean ± sd over {args.seeds} seeds; chance of the last column is 0.5.\n",
+             f"{args.annotated:.0%} with gaze, {args.epochs} epochs in batches of 48, ViT of 8-pixel patches with average pooling; the {len(films)} of {args.test} test films with "
+             f"two findings, the sentence of each. Mean ± sd over seeds {' '.join(str(args.first_seed + i) for i in range(args.seeds))}; chance of the last column is 0.5. "
+             f"{workers.machine}.\n",
              "| | " + " | ".join(SCORES) + " |", "|---" * (len(SCORES) + 1) + "|"]
     for row in ROWS:
         values = np.array([scores[row, args.first_seed + seed] for seed in range(args.seeds)])
         spread = values.std(axis=0, ddof=1) if args.seeds > 1 else values.std(axis=0)
         lines.append(f"| {row} | " + " | ".join(f"{mean:.3f} ± {sd:.3f}" for mean, sd in zip(values.mean(axis=0), spread)) + " |")
-    (args.write or args.out / "sentences.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    lines.append(f"\nEight of these films drawn at random, models of seed {args.first_seed}; the box is that of the sentence's finding:\n\n![Films and the maps of "
+                 f"their sentences]({written.stem}.png)")
+    written.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    draw({row: folder for (row, seed), folder in zip(cells, folders) if seed == args.first_seed and row != "CLIP" and "swapped" not in row},
+         films).savefig(written.with_suffix(".png"), dpi=80)
     sys.stdout.write("\n".join(lines) + "\n")
 
 

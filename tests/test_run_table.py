@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,7 @@ def test_every_row_is_flags_that_the_trainer_takes(row: Row) -> None:
 def test_cells_of_the_alignment_table() -> None:
     """Cells of other films have runs of their own, others share them; no reporting seed is one of development."""
     assert all(set(cell.rows) <= set(NAMES) and cell.rows[0] == "CLIP" for cell in CELLS) and len({cell.name for cell in CELLS}) == len(CELLS)
+    assert {(cell.count, cell.annotated) for cell in CELLS} == set(product((300, 600, 2000), (0.0025, 0.01, 0.05, 0.15))) and len(CELLS) == 12 + 4
     homes = {cell.name: cell.home for cell in CELLS}
     assert homes["600 films, 1 %"] == homes["600 films, 15 %, gaze off by 8 %"] != homes["600 films, 15 %, gaze without class"] and DEVELOPMENT > 40
 
