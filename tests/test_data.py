@@ -20,6 +20,7 @@ from openclip_eclip.data.joint_transform import JointTransform
 from openclip_eclip.data.planned_loader import PlannedLoader
 from openclip_eclip.data.sample import Sample, collate
 from openclip_eclip.data.tar_source import TarSamples, index_shard
+from openclip_eclip.evaluate.data import read_eval_set
 from open_clip.transform import image_transform
 from PIL import Image
 
@@ -185,6 +186,21 @@ def test_table_reads_blank_cells_quotes_and_relative_paths(tmp_path: Path) -> No
     assert items["annotated"].tolist() == [1] and items["sample_id"].tolist() == [1, 2] and text.shape == (2, 16)
     assert items["heatmap"].shape == (1, 1, 32, 32) and items["image"].shape == (2, 3, 32, 32)
     assert not check_table(table).faults
+
+
+def test_a_path_that_could_be_two_files_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder of the same name where the command starts must not replace the pictures beside the table."""
+    for name in ("here", "there"):
+        write_table(tmp_path / name, 2)
+    table = tmp_path / "there" / "own.csv"
+    table.write_text("filepath,title\nimages/0.png,nodule\n")
+    monkeypatch.chdir(tmp_path / "there")
+    assert read_csv_table("own.csv", CsvColumns()).images[0].samefile(tmp_path / "there" / "images" / "0.png")
+    assert read_csv_table(table, CsvColumns()).images == [Path("images/0.png")]
+    monkeypatch.chdir(tmp_path / "here")
+    for read in (lambda: read_csv_table(table, CsvColumns()), lambda: read_eval_set(table)):
+        with pytest.raises(DataError, match="here/images/0.png or .*there/images/0.png"):
+            read()
 
 
 def test_table_errors_name_what_is_missing(tmp_path: Path) -> None:

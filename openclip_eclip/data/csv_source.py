@@ -71,7 +71,7 @@ def sniff_separator(path: str | Path) -> str:
 def read_csv_table(path: str | Path, columns: CsvColumns) -> CsvTable:
     """Read the table; a blank heatmap cell means not annotated, no such column means no heatmaps at all.
 
-    Paths are taken as written, else relative to the table's folder. DataError for a missing file, column or row.
+    Paths are taken as written, else relative to the table's folder. DataError for a missing file, column or row, or a path that could be either.
     """
     path = Path(path)
     if not path.is_file():
@@ -88,17 +88,23 @@ def read_csv_table(path: str | Path, columns: CsvColumns) -> CsvTable:
         raise DataError(f"{path}: no rows.")
     maps = frame[columns.heatmap] if columns.heatmap in frame else [""] * len(frame)
     windows = frame[columns.windows] if columns.windows in frame else []
-    return CsvTable(path, columns, [_locate(cell, path.parent) for cell in frame[columns.image]],
+    return CsvTable(path, columns, [locate(cell, path.parent) for cell in frame[columns.image]],
                     frame[columns.caption].tolist(),
-                    [_locate(cell, path.parent) if cell.strip() else None for cell in maps],
+                    [locate(cell, path.parent) if cell.strip() else None for cell in maps],
                     list(range(1, len(frame) + 1)),
-                    [_locate(cell, path.parent) if cell.strip() else None for cell in windows],
+                    [locate(cell, path.parent) if cell.strip() else None for cell in windows],
                     frame[columns.label].tolist() if columns.label in frame else [])
 
 
-def _locate(cell: str, folder: Path) -> Path:
-    as_written = Path(cell.strip())
-    return as_written if as_written.is_absolute() or as_written.exists() else folder / as_written
+def locate(cell: str, folder: Path) -> Path:
+    """The file that a cell of a table in `folder` means: as written, else relative to the table. DataError where these are two files."""
+    as_written, beside = Path(cell.strip()), folder / cell.strip()
+    if not as_written.is_file():
+        return beside
+    if beside.is_file() and not beside.samefile(as_written):
+        raise DataError(f"{cell.strip()!r} in a table of {folder} may be {as_written.absolute()} or {beside.absolute()}; expected one file. "
+                        "Start from another folder, or write absolute paths.")
+    return as_written
 
 
 class CsvSamples(Dataset):

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from .csv_source import sniff_separator
+from .csv_source import locate, sniff_separator
 from .heatmap import DataError
 from .sample import read_image
 from .tar_source import index_shard
@@ -153,5 +153,5 @@ def _table(path: Path, images: bool) -> Iterator[tuple[str, dict, str, Path | No
     if image_column is None and not set(frame) & {*PATIENT, *STUDY}:
         raise DataError(f"{path}: columns {list(frame.columns)}; expected one of {', '.join((*PATIENT, *STUDY, *IMAGE))}.")
     for i, row in enumerate(frame.to_dict("records")):
-        image = path.parent / row[image_column] if images and image_column and row[image_column] else None
+        image = locate(row[image_column], path.parent) if images and image_column and row[image_column] else None
         yield f"{path}, row {i + 1}", row, row[text_column] if text_column else "", image

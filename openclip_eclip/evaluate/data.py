@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from ..config import UserError
-from ..data.csv_source import sniff_separator
+from ..data.csv_source import locate, sniff_separator
 from ..data.heatmap import DataError
 from ..data.sample import read_image
 from ..data.tar_source import TarEntry, index_shard
@@ -150,9 +150,7 @@ def _read_table(path: Path) -> EvalSet:
     if "filepath" not in table:
         raise DataError(f"{path}: no column 'filepath'; found {list(table.columns)}.")
     folder = path.parent
-    images = [as_written if (as_written := Path(cell)).is_absolute() or as_written.exists() else folder / as_written
-              for cell in table["filepath"]]
-    return EvalSet(path, images, table, _recipe(folder, path.stem))
+    return EvalSet(path, [locate(cell, folder) for cell in table["filepath"]], table, _recipe(folder, path.stem))
 
 
 def _read_shards(path: Path) -> EvalSet:

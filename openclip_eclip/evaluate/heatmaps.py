@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..config import UserError
-from ..data.csv_source import sniff_separator
+from ..data.csv_source import locate, sniff_separator
 from ..data.heatmap import DataError, check_aspect, decode_heatmap
 from .data import EvalSet
 
@@ -67,7 +67,7 @@ def _bytes(data: EvalSet, row: int) -> tuple[bytes, str]:
     if not isinstance(entry, Path):
         return next(iter(entry.read(entry.heatmap_key).values())), f"{entry.key}.{entry.heatmap_key}"
     cell = data.table["heatmap"].iloc[row]
-    path = Path(cell) if Path(cell).exists() else data.path.parent / cell
+    path = locate(cell, data.path.parent)
     try:
         return path.read_bytes(), path.name
     except OSError as error:
