@@ -59,7 +59,7 @@ class Workers(queue.Queue):
         for name in [str(i) for i in range(count)] * (jobs or 1) or [""] * (jobs or 2):
             self.put(Worker(name, cache))
         self.jobs = self.qsize()
-        self.machine = f"{self.jobs} runs at a time on {f'{count} x {torch.cuda.get_device_name()}' if count else cpu_name()}"
+        self.machine = f"{self.jobs} run{'s' * (self.jobs > 1)} at a time on {f'{count} x {torch.cuda.get_device_name()}' if count else cpu_name()}"
 
 
     @contextmanager
