@@ -61,7 +61,6 @@ class Workers(queue.Queue):
         self.jobs = self.qsize()
         self.machine = f"{self.jobs} run{'s' * (self.jobs > 1)} at a time on {f'{count} x {torch.cuda.get_device_name()}' if count else cpu_name()}"
 
-
     @contextmanager
     def one(self) -> Iterator[Worker]:
         """A worker for as long as it takes; waits for one that is free."""

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import phantom_tower  # noqa: F401  (registers the tower)
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from openclip_eclip.evaluate.encoder import load_encoder, tokenize
 from openclip_eclip.objectives.align import AlignConfig, look
@@ -27,6 +28,15 @@ def looks(folder: str, films: list[Image.Image], reports: list[str]) -> np.ndarr
         text, (_, tokens) = encoder.encode_texts(tokenize(encoder, reports)), encode_tokens(encoder.model.visual, pixels)
         found = look(encoder.model.visual, tokens, text, AlignConfig()).exp()
     return interpolate(found[:, None], size=pixels.shape[-2:], mode="bilinear")[:, 0].numpy()
+
+
+def show(axes: Axes, film: Image.Image, found: np.ndarray | None = None) -> None:
+    """`film` with a map (h, w) over it."""
+    axes.imshow(film, cmap="gray")
+    if found is not None:
+        axes.imshow(found, cmap="inferno", alpha=0.6, extent=(0, film.width, film.height, 0))
+    axes.set_xticks([])
+    axes.set_yticks([])
 
 
 def main() -> None:
@@ -46,11 +56,7 @@ def main() -> None:
     for axes, (name, maps) in zip(figure.subplots(len(rows), args.count), rows.items()):
         axes[0].set_ylabel(name, fontsize=10)
         for i, axis in enumerate(axes):
-            axis.imshow(films[i], cmap="gray")
-            if maps is not None:
-                axis.imshow(maps[i], cmap="inferno", alpha=0.6, extent=(0, films[i].width, films[i].height, 0))
-            axis.set_xticks([])
-            axis.set_yticks([])
+            show(axis, films[i], None if maps is None else maps[i])
     figure.savefig(args.out, dpi=80)
 
 

@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 import torch
 from bench_runs import Workers
+from draw_looks import show
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from openclip_eclip.evaluate.encoder import Encoder, load_encoder, tokenize
@@ -102,6 +103,7 @@ def draw(folders: dict[str, Path], films: list[tuple[Image.Image, list[dict]]], 
     figure = Figure(figsize=(12, 1.5 * (1 + 2 * len(folders)) + 0.4), layout="constrained")
     grid = figure.subplots(1 + 2 * len(folders), len(films), squeeze=False)
     for axis, (film, findings) in zip(grid[0], films):
+        show(axis, film)
         axis.set_title("\n".join(f"{i}: {one['class']}" for i, one in enumerate(findings, 1)), fontsize=8, loc="left")
     grid[0, 0].set_ylabel("film", fontsize=9)
     for line, (row, folder) in enumerate(folders.items()):
@@ -109,14 +111,10 @@ def draw(folders: dict[str, Path], films: list[tuple[Image.Image, list[dict]]], 
         for column, (film, findings) in enumerate(films):
             for i, (shown, one) in enumerate(zip(sentence_maps(encoder, film, findings), findings)):
                 axis, (x0, y0, x1, y1) = grid[1 + 2 * line + i, column], one["box"]
-                axis.imshow(shown, cmap="inferno", alpha=0.6, extent=(0, film.width, film.height, 0), zorder=2)
-                axis.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor="#35c4f0", lw=1.5, zorder=3))
+                show(axis, film, shown)
+                axis.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor="#35c4f0", lw=1.5))
                 if column == 0:
                     axis.set_ylabel(f"{row}\nsentence {i + 1}", fontsize=9)
-    for axis, (film, _) in zip(grid.T.flat, [one for one in films for _ in range(len(grid))]):
-        axis.imshow(film, zorder=1)
-        axis.set_xticks([])
-        axis.set_yticks([])
     return figure
 
 

@@ -17,12 +17,16 @@ from openclip_eclip.params import eclip_parser
 from openclip_eclip.report import main as write_report
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "scripts"))
+
+from align_cells import PICTURED  # noqa: E402
+from intervals import change, spread  # noqa: E402
+
 README = ROOT / "README.md"
 ECLIP_PLUS = ROOT / "docs" / "eclip-plus.md"
 ALIGN_ROWS = {"CLIP": "CLIP", "CLIP, twice the steps": "CLIP, twice the steps", "oversample": "annotated images twice", "naive": "naive", "mask": "mask view", "eCLIP": "eCLIP",
               "align": "align, weight 1", "eclip-plus": "eclip-plus", "eclip-plus, shuffled": "eclip-plus, maps of other images",
               "eclip-plus, same-class-shuffled": "eclip-plus, maps of other images of the class"}
-ALIGN_CELLS = ("300 films, 15 %", "600 films, 15 %", "2000 films, 5 %")
 
 
 def flag_table() -> str:
@@ -50,11 +54,11 @@ def align_cells() -> dict[str, dict]:
 def align_table() -> str:
     """Scores of the methods in a cell of each size; blank where a row was not run."""
     cells, scores = align_cells(), ("macro-F1", "R@5", "pointing")
-    lines = ["| | " + " | ".join(f"{cell}: macro-F1 | R@5 | pointing" for cell in ALIGN_CELLS) + " |", "|---" * (1 + 3 * len(ALIGN_CELLS)) + "|"]
+    lines = ["| | " + " | ".join(f"{cell}: macro-F1 | R@5 | pointing" for cell in PICTURED) + " |", "|---" * (1 + 3 * len(PICTURED)) + "|"]
     for row, name in ALIGN_ROWS.items():
-        found = [cells[cell].get(row, {}).get(score) for cell in ALIGN_CELLS for score in scores]
+        found = [cells[cell].get(row, {}).get(score) for cell in PICTURED for score in scores]
         if any(found):
-            lines.append(f"| {name} | " + " | ".join(f"{score['value']:.3f} ± {score['sd']:.3f}" if score else "" for score in found) + " |")
+            lines.append(f"| {name} | " + " | ".join(spread(score) if score else "" for score in found) + " |")
     return "\n" + "\n".join(lines) + "\n\n"
 
 
@@ -65,8 +69,8 @@ def eclip_plus_table() -> str:
         if (own := rows.get("eclip-plus")) is None:
             continue
         others = [own[score].get("best_other") or own[score]["difference"] | {"row": "CLIP"} for score in ("macro-F1", "R@5")]
-        changes = [f"{one['value']:+.3f} [{one['low']:+.3f}, {one['high']:+.3f}] ({one['row']})".replace("-", "−") for one in others]
-        lines.append(f"| {cell} | {rows['CLIP']['macro-F1']['value']:.3f} | {own['macro-F1']['value']:.3f} ± {own['macro-F1']['sd']:.3f} | {' | '.join(changes)} |")
+        changes = [f"{change(one)} ({one['row']})".replace("-", "−") for one in others]
+        lines.append(f"| {cell} | {rows['CLIP']['macro-F1']['value']:.3f} | {spread(own['macro-F1'])} | {' | '.join(changes)} |")
     return "\n" + "\n".join(lines) + "\n\n"
 
 
