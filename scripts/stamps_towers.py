@@ -13,13 +13,14 @@ import open_clip
 import torch
 from open_clip.tokenizer import get_clean_fn
 from safetensors.torch import load_file, save_file
+from timm.models import create_model, register_model
 from torch import Tensor
 from torch.nn.functional import interpolate
 
 WIDTH = 384  # of MiniLM's embeddings, hence of the joint space
 IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 TOWERS = {  # vision_cfg, preprocess_cfg
-    "efficientnet-lite0": ({"timm_model_name": "tf_efficientnet_lite0", "timm_model_pretrained": False, "timm_pool": "", "timm_proj": "linear",
+    "efficientnet-lite0": ({"timm_model_name": "lite0_channels_last", "timm_model_pretrained": False, "timm_pool": "", "timm_proj": "linear",
                             "image_size": 128}, {"mean": [0.5] * 3, "std": [0.5] * 3}),
     "vit-s14": ({"layers": 12, "width": 384, "head_width": 64, "patch_size": 14, "image_size": 126, "ls_init_value": 1.0, "no_ln_pre": True,
                  "norm_kwargs": {"eps": 1e-6}}, IMAGENET),
@@ -27,6 +28,12 @@ TOWERS = {  # vision_cfg, preprocess_cfg
 FRESH = ("proj", "head.proj.weight")  # the image projection: not pretrained
 TEXT_LAYER = "transformer.resblocks.0."
 SPECIAL = ("[PAD]", "[UNK]")
+
+
+@register_model
+def lite0_channels_last(pretrained: bool = False, **kwargs: object) -> torch.nn.Module:
+    """timm's tf_efficientnet_lite0; a step on a CPU takes two thirds of the time."""
+    return create_model("tf_efficientnet_lite0", pretrained=pretrained, **kwargs).to(memory_format=torch.channels_last)
 
 
 # ---- the ViT out of an ONNX file

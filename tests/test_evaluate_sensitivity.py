@@ -14,6 +14,7 @@ from open_clip.model import _build_vision_tower
 from openclip_eclip.config import UserError
 from openclip_eclip.evaluate.__main__ import main
 from openclip_eclip.evaluate.data import read_eval_set
+from openclip_eclip.data.heatmap import DataError
 from openclip_eclip.data.heatmap_control import centre_map
 from openclip_eclip.evaluate.heatmaps import join_heatmaps, read_heatmap_tensor
 from openclip_eclip.evaluate import sensitivity
@@ -107,6 +108,28 @@ def test_heatmaps_take_the_way_of_the_image(tmp_path: Path) -> None:
     Image.fromarray(np.eye(20, 40, dtype=np.uint8) * 0 + np.pad([[255]], ((0, 19), (0, 39))).astype(np.uint8)).save(tmp_path / "map.png")
     with pytest.raises(UserError, match="nothing of it is left in the centre crop"):
         read_heatmap_tensor(data, 0, image, transform)
+
+
+def test_a_second_table_has_its_own_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Heatmaps beside that table, or where the command starts; an image in it twice, or a cell that may be two files, is refused."""
+    for folder in ("data", "gaze", "start"):
+        (tmp_path / folder).mkdir()
+    for name in ("data/a.png", "data/b.png", "gaze/own.png", "start/other.png"):
+        Image.new("L", (8, 8), 255).save(tmp_path / name)
+    table, gaze = tmp_path / "data" / "t.csv", tmp_path / "gaze" / "g.csv"
+    pd.DataFrame({"filepath": ["a.png", "b.png"]}).to_csv(table, index=False)
+    rows = pd.DataFrame({"filepath": ["a.png", "b.png"], "heatmap": ["own.png", "other.png"]})
+    rows.to_csv(gaze, index=False)
+    monkeypatch.chdir(tmp_path / "start")
+    for path in (gaze, Path("..") / "gaze" / "g.csv"):
+        data = join_heatmaps(read_eval_set(table), "heatmap", path)
+        assert [Path(cell).resolve() for cell in data.table["heatmap"]] == [tmp_path / "gaze" / "own.png", tmp_path / "start" / "other.png"]
+    (tmp_path / "start" / "own.png").write_bytes(b"")
+    with pytest.raises(DataError, match="'own.png' in a table of .*gaze may be"):
+        join_heatmaps(read_eval_set(table), "heatmap", gaze)
+    pd.concat([rows, rows[:1]]).to_csv(gaze, index=False)
+    with pytest.raises(DataError, match="g.csv: a.png has several heatmaps; expected one row an image"):
+        join_heatmaps(read_eval_set(table), "heatmap", gaze)
 
 
 def test_shuffling_leaves_nobody_in_place() -> None:

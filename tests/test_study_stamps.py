@@ -130,7 +130,7 @@ def test_the_epoch_is_chosen_on_validation() -> None:
     assert study_stamps.best_epoch(lines) == (4, {2: 9.0, 4: 7.5, 6: 7.5})
     flags = study_stamps.training_flags(study_stamps.Run("vit-s14", "CLIP, twice the steps", 0), Path("w"), "cpu", ["--lr", "1"])
     given = dict(zip(flags, flags[1:]))
-    assert given["--val-data"].endswith("validation.csv") and given["--save-frequency"] == given["--val-frequency"] and given["--epochs"] == "12"
+    assert given["--val-data"].endswith("validation.csv") and given["--save-frequency"] == given["--val-frequency"] and given["--epochs"] == str(2 * study_stamps.EPOCHS)
     assert not any("test.csv" in flag for flag in flags) and given["--lr"] == "1"
 
 
@@ -148,7 +148,7 @@ def record(method: str, seed: int, recall: float) -> dict:
 
 
 FACTS = {"minutes": 2.0, "jobs": 1, "flags": [], "stamps": dict.fromkeys(study_stamps.PARTS, 9), "captions": dict.fromkeys(study_stamps.PARTS, 8),
-         "annotated": 0.3, "renders": dict.fromkeys(study_stamps.PARTS, 2), "size": 64, "batch": 4, "epochs": 6, "saved_every": 2, "lr": {"vit": 1e-4}}
+         "annotated": 0.3, "renders": dict.fromkeys(study_stamps.PARTS, 2), "size": 64, "batch": 4, "epochs": 6, "unlocked": 4, "saved_every": 2, "lr": {"vit": 1e-4}}
 
 
 def test_the_page_pairs_seeds(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ GEOMETRIC = ("Resize", "CenterCrop", "ResizeKeepRatio", "ResizeMaxSize", "Center
 def join_heatmaps(data: EvalSet, column: str, table: Path | None) -> EvalSet:
     """The rows that have a heatmap: a column of files in `data` or in `table` (joined on filepath), or members of shards.
 
-    UserError: neither; DataError: `table` unreadable.
+    UserError: neither; DataError: `table` unreadable, or an image in it twice.
     """
     if "filepath" not in data.table:
         mask = np.array([entry.annotated for entry in data.images])
@@ -34,8 +34,11 @@ def join_heatmaps(data: EvalSet, column: str, table: Path | None) -> EvalSet:
             name = column if column in extra else "gaze"
             if "filepath" not in extra or name not in extra:
                 raise DataError(f"{table}: columns {list(extra.columns)}; expected filepath and {column!r} (or 'gaze').")
+            extra = extra[extra[name].str.strip() != ""]
+            if extra["filepath"].duplicated().any():
+                raise DataError(f"{table}: {extra['filepath'][extra['filepath'].duplicated()].iloc[0]} has several heatmaps; expected one row an image.")
             cells = data.table["filepath"].map(dict(zip(extra["filepath"], extra[name], strict=True))).fillna("")
-            cells = cells.map(lambda cell: str(table.parent / cell) if cell else "")
+            cells = cells.map(lambda cell: str(locate(cell, table.parent).absolute()) if cell else "")
         data.table = data.table.assign(**{"heatmap": cells.tolist()})
         mask = (data.table["heatmap"] != "").to_numpy()
     if not mask.any():
