@@ -29,8 +29,9 @@ def summarise(records: Sequence[dict[str, Any]]) -> dict[str, dict[str, dict[str
     """{tower: {method: {scores: {name: {mean, sd}}, differences: {name: {value, low, high}} or {}, epochs, seconds}}}."""
     found: dict[str, dict[str, dict[str, Any]]] = {}
     for tower in dict.fromkeys(record["tower"] for record in records):
-        rows = {method: sorted((record for record in records if (record["tower"], record["method"]) == (tower, method)), key=lambda record: record["seed"])
-                for method in dict.fromkeys(record["method"] for record in records)}
+        of_tower = [record for record in records if record["tower"] == tower]
+        rows = {method: sorted((record for record in of_tower if record["method"] == method), key=lambda record: record["seed"])
+                for method in dict.fromkeys(record["method"] for record in of_tower)}
         found[tower] = {}
         for method, own in rows.items():
             values = {name: [record["scores"][name] for record in own] for name in SCORES}

@@ -22,7 +22,7 @@ IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 TOWERS = {  # vision_cfg, preprocess_cfg
     "efficientnet-lite0": ({"timm_model_name": "lite0_channels_last", "timm_model_pretrained": False, "timm_pool": "", "timm_proj": "linear",
                             "image_size": 128}, {"mean": [0.5] * 3, "std": [0.5] * 3}),
-    "vit-s14": ({"layers": 12, "width": 384, "head_width": 64, "patch_size": 14, "image_size": 126, "ls_init_value": 1.0, "no_ln_pre": True,
+    "vit-s14": ({"layers": 12, "width": 384, "head_width": 64, "patch_size": 14, "image_size": 98, "ls_init_value": 1.0, "no_ln_pre": True,
                  "norm_kwargs": {"eps": 1e-6}}, IMAGENET),
 }
 FRESH = ("proj", "head.proj.weight")  # the image projection: not pretrained

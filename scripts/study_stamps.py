@@ -171,10 +171,18 @@ def make(run: Run, worker: Worker, work: Path, out: Path, more: Sequence[str]) -
     (out / "runs" / f"{run.name}.json").write_text(json.dumps(record, indent=2))
 
 
+def done(runs: Sequence[Run], out: Path) -> list[Run]:
+    """Those of methods that have all seeds."""
+    missing = {(run.tower, run.method) for run in runs if not (out / "runs" / f"{run.name}.json").is_file()}
+    return [run for run in runs if (run.tower, run.method) not in missing]
+
+
 def study(args: argparse.Namespace, work: Path, more: Sequence[str]) -> None:
     """Every run that --out has not, longest first; then the page."""
     seeds = range(args.first_seed, args.first_seed + args.seeds)
     runs = [Run(tower, method, seed, args.epochs) for method in args.methods for seed in seeds for tower in args.towers]
+    if args.measured:
+        runs = done(runs, args.out)
     missing = sorted((run for run in runs if not (args.out / "runs" / f"{run.name}.json").is_file()), key=lambda run: -run.epochs)
     started, parts = time.perf_counter(), read_parts(args.prepared)
     if missing:
@@ -214,6 +222,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     second.add_argument("--seeds", type=int, default=5, help="how many (default: %(default)s)")
     second.add_argument("--first-seed", type=int, default=0, help="(default: %(default)s; for choosing settings: 90)")
     second.add_argument("--epochs", type=int, default=EPOCHS, help=f"an even number; '{next(iter(LONGER))}' has twice as many (default: %(default)s)")
+    second.add_argument("--measured", action="store_true", help="no runs: the page of those that are there")
     second.add_argument("--towers", nargs="+", choices=TOWERS, default=list(TOWERS))
     second.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     args, more = parser.parse_known_args(argv)

@@ -163,3 +163,20 @@ def test_the_page_pairs_seeds(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="other seeds"):
         stamps_page.summarise(records[1:])
     assert stamps_page.difference([3.0], [1.0]) == {"value": 2.0, "low": None, "high": None}
+
+
+def test_the_page_of_what_is_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """--measured: a tower's methods of which all seeds are there; another tower may have others. Nothing runs."""
+    prepared, out = tmp_path / "prepared", tmp_path / "out"
+    prepared.mkdir()
+    (prepared / "stamps.csv").write_text("filepath,caption,part\n" + "".join(f"{part}.webp,a {part},{part}\n" for part in study_stamps.PARTS), encoding="utf-8")
+    (out / "runs").mkdir(parents=True)
+    for tower, methods in {"efficientnet-lite0": ("CLIP", "mask view", "eCLIP"), "vit-s14": ("CLIP", "align")}.items():
+        for method, seed in ((method, seed) for method in methods for seed in (0, 1) if (method, seed) != ("eCLIP", 1)):
+            run = study_stamps.Run(tower, method, seed)
+            (out / "runs" / f"{run.name}.json").write_text(json.dumps(record(method, seed, 20.0 + seed) | {"tower": tower}), encoding="utf-8")
+    study_stamps.main(["run", str(prepared), "--out", str(out), "--seeds", "2", "--measured"])
+    text = capsys.readouterr().out
+    assert [line.split(" |")[0] for line in text.splitlines() if line.startswith(("## ", "| C", "| m", "| a", "| e"))] == [
+        "## efficientnet-lite0, 9 × 9 positions", "| CLIP", "| mask view", "## vit-s14, 9 × 9 positions", "| CLIP", "| align"]
+    assert (out / "stamps_align.png").stat().st_size > 5000
