@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help=".csv or .tsv with filepath and reports, or .tar shards (braces allowed)")
     parser.add_argument("--text-column", default="title", help="(default: %(default)s; in shards the .txt member)")
     parser.add_argument("--rule", choices=RULES, default="paper",
-                        help="which report is right. paper: equal reports (case and outer blanks aside) are one, section 4.3; "
+                        help="which report is right. paper: equal reports (case and outer blanks aside) are one, encoded in lower case, section 4.3; "
                              "index: a row's own and no other, as clip_benchmark; group: any report of the row's --group-column "
                              "(default: %(default)s)")
     parser.add_argument("--group-column", metavar="COLUMN", help="for --rule group: study, report id, ...")
