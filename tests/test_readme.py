@@ -21,6 +21,7 @@ sys.path.insert(0, str(ROOT / "scripts"))
 
 from align_cells import PICTURED  # noqa: E402
 from intervals import change, spread  # noqa: E402
+import stamps_page  # noqa: E402
 
 README = ROOT / "README.md"
 ECLIP_PLUS = ROOT / "docs" / "eclip-plus.md"
@@ -74,7 +75,19 @@ def eclip_plus_table() -> str:
     return "\n" + "\n".join(lines) + "\n\n"
 
 
-GENERATED = {README: {"flags": flag_table, "glossary": glossary_table, "align": align_table}, ECLIP_PLUS: {"cells": eclip_plus_table}}
+def stamps_table() -> str:
+    """Recall and pointing of the stamps study, a part a tower."""
+    found = json.loads((ROOT / "docs" / "results" / "stamps_align.json").read_text(encoding="utf-8"))["summary"]
+    lines = ["| | R@5 | − CLIP | pointing | − CLIP |", "|---|---|---|---|---|"]
+    for tower, rows in found.items():
+        lines.append(f"| **{tower}** | | | | |")
+        for method, row in rows.items():
+            cells = [cell for name in ("R@5", "pointing") for cell in (stamps_page.with_sd(row["scores"][name]), stamps_page.change(row["differences"].get(name)))]
+            lines.append(f"| {method} | {' | '.join(cells).replace('-', '−')} |")
+    return "\n" + "\n".join(lines) + "\n\n"
+
+
+GENERATED = {README: {"flags": flag_table, "glossary": glossary_table, "align": align_table, "stamps": stamps_table}, ECLIP_PLUS: {"cells": eclip_plus_table}}
 
 
 def generated(page: Path) -> str:
@@ -100,12 +113,12 @@ def test_commands_run_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     """With a small model in the place of ViT-B-16; nothing else is changed. Evaluation runs in this process, which has torch loaded."""
     assert len(blocks("bash")) == 2
     script = "\n".join(blocks("bash")).replace("ViT-B-16", f"local-dir:{ROOT / 'scripts' / 'phantom_model'}")
-    script = script.replace("--recipe eclip-p", "--recipe eclip-p --force-context-length 64")
+    script = re.sub(r"(--recipe eclip-p(lus)?) ", r"\1 --force-context-length 64 ", script)
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(["bash", "-e", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=800)
     assert done.returncode == 0, done.stderr[-4000:]
     assert (tmp_path / "sheet.png").is_file() and (tmp_path / "plain" / "open_clip_config.json").is_file()
-    assert {path.name for path in (tmp_path / "runs").iterdir()} == {"first", "two", "tuned", "stream"}
+    assert {path.name for path in (tmp_path / "runs").iterdir()} == {"first", "two", "tuned", "stream", "plus"}
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     lines = blocks("bash", "run evaluate")[0].splitlines()
