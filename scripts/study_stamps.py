@@ -69,6 +69,10 @@ class Run:
     def epochs(self) -> int:
         return self.base * LONGER.get(self.method, 1)
 
+    def record(self, out: Path) -> Path:
+        """What a run leaves when it has ended."""
+        return out / "runs" / f"{self.name}.json"
+
 
 # ---- prepare
 
@@ -167,13 +171,13 @@ def make(run: Run, worker: Worker, work: Path, out: Path, more: Sequence[str]) -
     scores |= {"pointing": 100 * pointing["own report"]["pointing game"], "NSS": pointing["own report"]["NSS"]}
     record = {"tower": run.tower, "method": run.method, "seed": run.seed, "epochs": run.epochs, "epoch": epoch, "validation_mean_rank": ranks, "scores": scores,
               "pointing": pointing, "grid": values["sensitivity"]["grid"], "seconds": seconds, "device": torch.cuda.get_device_name() if worker.device else cpu_name()}
-    (out / "runs").mkdir(parents=True, exist_ok=True)
-    (out / "runs" / f"{run.name}.json").write_text(json.dumps(record, indent=2))
+    run.record(out).parent.mkdir(parents=True, exist_ok=True)
+    run.record(out).write_text(json.dumps(record, indent=2))
 
 
 def done(runs: Sequence[Run], out: Path) -> list[Run]:
     """Those of methods that have all seeds."""
-    missing = {(run.tower, run.method) for run in runs if not (out / "runs" / f"{run.name}.json").is_file()}
+    missing = {(run.tower, run.method) for run in runs if not run.record(out).is_file()}
     return [run for run in runs if (run.tower, run.method) not in missing]
 
 
@@ -183,7 +187,7 @@ def study(args: argparse.Namespace, work: Path, more: Sequence[str]) -> None:
     runs = [Run(tower, method, seed, args.epochs) for method in args.methods for seed in seeds for tower in args.towers]
     if args.measured:
         runs = done(runs, args.out)
-    missing = sorted((run for run in runs if not (args.out / "runs" / f"{run.name}.json").is_file()), key=lambda run: -run.epochs)
+    missing = sorted((run for run in runs if not run.record(args.out).is_file()), key=lambda run: -run.epochs)
     started, parts = time.perf_counter(), read_parts(args.prepared)
     if missing:
         for part in ("validation", "test"):
@@ -198,7 +202,7 @@ def study(args: argparse.Namespace, work: Path, more: Sequence[str]) -> None:
 
     with ThreadPoolExecutor(args.jobs) as pool:
         list(tqdm(pool.map(one, missing), total=len(missing), unit="run", disable=None))
-    records = [json.loads((args.out / "runs" / f"{run.name}.json").read_text()) for run in runs]
+    records = [json.loads(run.record(args.out).read_text()) for run in runs]
     facts = {"minutes": (time.perf_counter() - started) / 60 if len(missing) == len(runs) else None, "jobs": args.jobs, "flags": list(more),
              "stamps": {part: len(found) for part, found in parts.items()}, "captions": {part: len({s.caption for s in found}) for part, found in parts.items()},
              "annotated": ANNOTATED["train"], "renders": RENDERS, "size": SIZE, "batch": BATCH, "epochs": args.epochs, "unlocked": UNLOCKED, "saved_every": SAVE_EVERY, "lr": LR}

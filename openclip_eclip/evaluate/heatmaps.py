@@ -27,23 +27,30 @@ def join_heatmaps(data: EvalSet, column: str, table: Path | None) -> EvalSet:
         mask = np.array([entry.annotated for entry in data.images])
     else:
         cells = data.table[column] if column in data.table else pd.Series("", index=data.table.index)
+        folder = data.path.parent
         if table is not None:
-            if not table.is_file():
-                raise DataError(f"--heatmaps {table}: no such file.")
-            extra = pd.read_csv(table, sep=sniff_separator(table), dtype=str, keep_default_na=False, encoding="utf-8-sig")
-            name = column if column in extra else "gaze"
-            if "filepath" not in extra or name not in extra:
-                raise DataError(f"{table}: columns {list(extra.columns)}; expected filepath and {column!r} (or 'gaze').")
-            extra = extra[extra[name].str.strip() != ""]
-            if extra["filepath"].duplicated().any():
-                raise DataError(f"{table}: {extra['filepath'][extra['filepath'].duplicated()].iloc[0]} has several heatmaps; expected one row an image.")
-            cells = data.table["filepath"].map(dict(zip(extra["filepath"], extra[name], strict=True))).fillna("")
-            cells = cells.map(lambda cell: str(locate(cell, table.parent).absolute()) if cell else "")
+            cells, folder = data.table["filepath"].map(_read_cells(table, column)).fillna(""), table.parent
+        cells = cells.map(lambda cell: str(locate(cell, folder).absolute()) if cell else "")
         data.table = data.table.assign(**{"heatmap": cells.tolist()})
         mask = (data.table["heatmap"] != "").to_numpy()
     if not mask.any():
         raise UserError(f"{data.path}: no heatmaps; expected a column {column!r} with files, or a table of them with --heatmaps.")
     return data.keep(mask, "no heatmap")
+
+
+def _read_cells(table: Path, column: str) -> dict[str, str]:
+    """{filepath: heatmap} of the rows of --heatmaps that have one."""
+    if not table.is_file():
+        raise DataError(f"--heatmaps {table}: no such file.")
+    extra = pd.read_csv(table, sep=sniff_separator(table), dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    name = column if column in extra else "gaze"
+    if "filepath" not in extra or name not in extra:
+        raise DataError(f"{table}: columns {list(extra.columns)}; expected filepath and {column!r} (or 'gaze').")
+    extra = extra[extra[name].str.strip() != ""]
+    repeated = extra["filepath"][extra["filepath"].duplicated()]
+    if len(repeated):
+        raise DataError(f"{table}: {repeated.iloc[0]} has several heatmaps; expected one row an image.")
+    return dict(zip(extra["filepath"], extra[name], strict=True))
 
 
 def read_heatmap_tensor(data: EvalSet, row: int, image: Image.Image, transform: Any) -> Tensor:
@@ -69,9 +76,8 @@ def _bytes(data: EvalSet, row: int) -> tuple[bytes, str]:
     entry = data.images[row]
     if not isinstance(entry, Path):
         return next(iter(entry.read(entry.heatmap_key).values())), f"{entry.key}.{entry.heatmap_key}"
-    cell = data.table["heatmap"].iloc[row]
-    path = locate(cell, data.path.parent)
+    path = Path(data.table["heatmap"].iloc[row])
     try:
         return path.read_bytes(), path.name
     except OSError as error:
-        raise DataError(f"{data.name(row)}: heatmap {cell} can not be read ({error}).") from error
+        raise DataError(f"{data.name(row)}: heatmap {path} can not be read ({error}).") from error
