@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import io
+import random
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from openclip_eclip.data.expert_stream import ExpertSlots, expert_loader
 from openclip_eclip.data.heatmap import DataError, check_aspect, decode_heatmap
 from openclip_eclip.data.joint_transform import JointTransform
 from openclip_eclip.data.planned_loader import PlannedLoader
-from openclip_eclip.data.sample import Sample, collate
+from openclip_eclip.data.sample import Sample, collate, seeded_randomness
 from openclip_eclip.data.tar_source import TarSamples, index_shard
 from openclip_eclip.evaluate.data import read_eval_set
 from open_clip.transform import image_transform
@@ -173,6 +174,27 @@ def test_a_step_that_moves_pixels_is_refused() -> None:
 
 def samples_of(table, **options) -> CsvSamples:
     return CsvSamples(table, JointTransform(image_transform(32, is_train=True), 0.0), open_clip.get_tokenizer("tiny"), **options)
+
+
+def test_seeded_randomness_repeats_and_leaves_every_generator_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of GPUs too: reseeded with every sample, dropout would follow the expert stream."""
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda seed: pytest.fail("the GPUs were reseeded"))
+
+    def draw() -> tuple[float, float, float]:
+        return float(torch.rand(())), float(np.random.rand()), random.random()
+
+    def seeded(seed: list[int]) -> tuple[float, float, float]:
+        with seeded_randomness(seed):
+            return draw()
+
+    state = torch.get_rng_state(), np.random.get_state(), random.getstate()
+    expected = draw()
+    torch.set_rng_state(state[0])
+    np.random.set_state(state[1])
+    random.setstate(state[2])
+    first, other, again = seeded([3, 4]), seeded([3, 5]), seeded([3, 4])
+    assert first == again and len({*first, *other}) == 6
+    assert draw() == expected
 
 
 def test_table_reads_blank_cells_quotes_and_relative_paths(tmp_path: Path) -> None:

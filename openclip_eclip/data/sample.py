@@ -96,11 +96,11 @@ def read_heatmap(data: bytes, name: str, image: Image.Image) -> Any:
 
 @contextmanager
 def seeded_randomness(seed: Sequence[int]) -> Iterator[None]:
-    """Seed the global generators that transforms draw from, and leave them as they were."""
+    """Seed the global generators of the CPU, which transforms draw from, and leave them as they were."""
     state = random.getstate(), np.random.get_state()
     number = int(np.random.SeedSequence(seed).generate_state(1)[0])
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(number)
+        torch.default_generator.manual_seed(number)  # torch.manual_seed would reseed every GPU too, and nothing puts that back
         np.random.seed(number)
         random.seed(number)
         try:
