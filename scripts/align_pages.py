@@ -5,17 +5,19 @@ from textwrap import fill
 
 from align_cells import CELLS, CLEAN, NAMES, PICTURED
 from intervals import GREY, change, draw_differences, spread, tidy
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-COLOURS = {"CLIP": GREY, "mask": "#c07a2b", "align": "#1f6fb2", "eclip-plus": "#14532d"}
+COLOURS = {"CLIP, twice the steps": GREY, "mask": "#c07a2b", "eCLIP": "#8e5ba6", "align": "#1f6fb2", "eclip-plus": "#14532d"}
 
 
 def page(facts: dict) -> str:
     seeds = " ".join(map(str, facts["seeds"]))
     lines = ["# Where alignment helps\n", f"`python scripts/run_table.py align`: phantom films of 64 px, an attention-pooled ResNet with 8 x 8 places; seeds {seeds}, each with "
-             f"films of its own; {facts['machine']}. {facts['note']} The checkpoint of each run is the one of eight with the best mean rank on 300 validation pairs. Mean ± sd over "
+             f"films of its own; {facts['machine']}. {facts['note'] + ' ' * bool(facts['note'])}The checkpoint of each run is the one of eight with the best mean rank on 300 validation pairs. Mean ± sd over "
              "seeds; differences to CLIP, seeds paired, with 95 % intervals over seeds and test films. Pointing and NSS: where the tower looks against where the "
              "gaze was, on test films.\n", "![Differences to CLIP](align.png)\n", "![By share of annotations, and under bad gaze](align_map.png)\n"]
+    lines += ["## At a glance\n", "best other: the row with the highest mean of all that do not align, placebos apart.\n", *glance(facts["cells"]), ""]
     for cell, rows in facts["cells"].items():
         lines += [f"## {cell}\n", "| row | macro-F1 | − CLIP | R@5 | − CLIP | pointing | NSS |", "|---|---|---|---|---|---|---|"]
         for name, row in rows.items():
@@ -26,6 +28,21 @@ def page(facts: dict) -> str:
                 lines.append(f"\neclip-plus − the best other row in {score} ({best['row']}): {change(best)}.")
         lines.append("")
     return "\n".join(lines)
+
+
+def glance(cells: dict[str, dict]) -> list[str]:
+    """A table of all cells in which eclip-plus was run."""
+    lines = ["| | macro-F1: CLIP | align, weight 1 | eclip-plus | − best other | R@5: CLIP | eclip-plus − CLIP | − best other | pointing: CLIP | eclip-plus |",
+             "|---" * 10 + "|"]
+    for cell, rows in cells.items():
+        if (own := rows.get("eclip-plus")) is None:
+            continue
+        clip, best = rows["CLIP"], {score: own[score].get("best_other") for score in ("macro-F1", "R@5")}
+        others = {score: f"{change(one)} ({one['row']})" if one else "" for score, one in best.items()}
+        words = [cell, spread(clip["macro-F1"]), spread(rows["align"]["macro-F1"]) if "align" in rows else "", spread(own["macro-F1"]), others["macro-F1"], spread(clip["R@5"]),
+                 change(own["R@5"]["difference"]), others["R@5"], f"{clip['pointing']['value']:.3f}", f"{own['pointing']['value']:.3f}"]
+        lines.append(f"| {' | '.join(words)} |".replace("-0", "−0"))
+    return lines
 
 
 def draw_cells(found: dict[str, dict]) -> Figure:
@@ -41,26 +58,34 @@ def draw_cells(found: dict[str, dict]) -> Figure:
 
 
 def draw_map(found: dict[str, dict]) -> Figure:
-    """macro-F1 of the four main rows against the share of annotations at 600 films, and under worse gaze; pointing below."""
-    shares = sorted((cell.annotated, cell.name) for cell in CELLS if cell.name in found and cell.count == 600 and not cell.gaze and not cell.films)
+    """Three scores of the main rows: a panel for each size against the share of annotations, and one under worse gaze."""
+    clean = [cell for cell in CELLS if cell.name in found and not cell.gaze and not cell.films]
     worse = [cell.name for cell in CELLS if cell.name in found and (cell.gaze or cell.films or cell.name == CLEAN)]
-    figure = Figure(figsize=(11, 6), layout="constrained")
-    for row, score in zip(figure.subplots(2, 2, width_ratios=(1, 1.3)), ("macro-F1", "pointing")):
-        for name, colour in COLOURS.items():
-            rows = [(share, found[cell][name][score]) for share, cell in shares if name in found[cell]]
-            if rows:
-                row[0].errorbar([100 * share for share, _ in rows], [score["value"] for _, score in rows], yerr=[score["sd"] or 0 for _, score in rows], color=colour,
-                                marker="o", ms=5, lw=1.5, capsize=2, label=name)
-            places = [(x, found[cell][name][score]) for x, cell in enumerate(worse) if name in found[cell]]
-            offset = 0.16 * (list(COLOURS).index(name) - 1.5)
-            row[1].errorbar([x + offset for x, _ in places], [score["value"] for _, score in places], yerr=[score["sd"] or 0 for _, score in places], color=colour, fmt="o", ms=5,
-                            capsize=2)
-        row[0].set_xscale("log")
-        row[0].set_xticks([100 * share for share, _ in shares], [f"{100 * share:g}" for share, _ in shares])
-        row[0].set_xlabel("annotated, % of 600 films")
+    counts = sorted({cell.count for cell in clean})
+    figure = Figure(figsize=(4.6 + 2.9 * len(counts), 8.4), layout="constrained")
+    grid = figure.subplots(3, len(counts) + 1, width_ratios=[1] * len(counts) + [1.6], squeeze=False)
+    for row, score in zip(grid, ("macro-F1", "R@5", "pointing")):
+        for axes, count in zip(row, counts):
+            shares = sorted((100 * cell.annotated, cell.name) for cell in clean if cell.count == count)
+            _draw_rows(axes, found, [cell for _, cell in shares], [share for share, _ in shares], score, spacing=None)
+            axes.set_xscale("log")
+            axes.set_xticks([share for share, _ in shares], [f"{share:g} %" for share, _ in shares])
+            axes.minorticks_off()
+            axes.set_title(f"{count} films, by share annotated", loc="left", fontsize=9)
+        _draw_rows(row[-1], found, worse, list(range(len(worse))), score, spacing=0.14)
+        row[-1].set_xticks(range(len(worse)), [fill(cell.split(", ", 2)[-1].replace("15 %", "as it is"), 12) for cell in worse], fontsize=8)
+        row[-1].set_title(CLEAN + " of them annotated", loc="left", fontsize=9)
         row[0].set_ylabel(f"{score}, mean ± sd over seeds")
-        row[1].set_xticks(range(len(worse)), [fill(cell.split(", ", 2)[-1].replace("15 %", "as it is"), 12) for cell in worse], fontsize=8)
-        for axes in row:
-            tidy(axes, "y")
-    figure.axes[0].legend(frameon=False, fontsize=8)
+    figure.legend(*grid[0][0].get_legend_handles_labels(), loc="outside upper center", ncols=len(COLOURS), frameon=False, fontsize=9)
     return figure
+
+
+def _draw_rows(axes: Axes, found: dict[str, dict], cells: list[str], places: list[float], score: str, spacing: float | None) -> None:
+    """The main rows over `places`, one a cell: joined by lines, or side by side at a distance of `spacing`."""
+    for i, (name, colour) in enumerate(COLOURS.items()):
+        shown = [(place, found[cell][name][score]) for place, cell in zip(places, cells) if name in found[cell]]
+        # shares lie on a logarithmic axis: a twentieth apart, so that bars do not hide each other
+        moved = [place * 1.05 ** (i - 2) if spacing is None else place + spacing * (i - 2) for place, _ in shown]
+        axes.errorbar(moved, [one["value"] for _, one in shown], yerr=[one["sd"] or 0 for _, one in shown], color=colour, fmt="o" if spacing else "o-", ms=4, lw=1.3, capsize=2,
+                      label=name)
+    tidy(axes, "y")

@@ -20,14 +20,17 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 
 from align_cells import PICTURED  # noqa: E402
-from intervals import change, spread  # noqa: E402
+from align_pages import glance  # noqa: E402
+from intervals import spread  # noqa: E402
 import stamps_page  # noqa: E402
 
 README = ROOT / "README.md"
 ECLIP_PLUS = ROOT / "docs" / "eclip-plus.md"
-ALIGN_ROWS = {"CLIP": "CLIP", "CLIP, twice the steps": "CLIP, twice the steps", "oversample": "annotated images twice", "naive": "naive", "mask": "mask view", "eCLIP": "eCLIP",
-              "align": "align, weight 1", "eclip-plus": "eclip-plus", "eclip-plus, shuffled": "eclip-plus, maps of other images",
-              "eclip-plus, same-class-shuffled": "eclip-plus, maps of other images of the class"}
+ALIGN_ROWS = {"CLIP": "CLIP", "CLIP, twice the steps": "CLIP, twice the steps", "m3-mix": "m3-mix", "oversample": "annotated images twice", "naive": "naive",
+              "mask": "mask view", "eCLIP": "eCLIP", "eCLIP^P": "eCLIP^P", "align": "align, weight 1", "eclip-plus": "eclip-plus",
+              "eclip-plus, random": "eclip-plus, random maps", "eclip-plus, shuffled": "eclip-plus, maps of other images",
+              "eclip-plus, same-class-shuffled": "eclip-plus, maps of other images of the class", "eclip-plus, centre": "eclip-plus, the centre",
+              "eclip-plus, ones": "eclip-plus, maps of ones"}
 
 
 def flag_table() -> str:
@@ -65,14 +68,7 @@ def align_table() -> str:
 
 def eclip_plus_table() -> str:
     """eclip-plus in every cell, and its difference to the best row without alignment."""
-    lines = ["| cell | macro-F1 of CLIP | of eclip-plus | − best other | R@5 − best other |", "|---|---|---|---|---|"]
-    for cell, rows in align_cells().items():
-        if (own := rows.get("eclip-plus")) is None:
-            continue
-        others = [own[score].get("best_other") or own[score]["difference"] | {"row": "CLIP"} for score in ("macro-F1", "R@5")]
-        changes = [f"{change(one)} ({one['row']})".replace("-", "−") for one in others]
-        lines.append(f"| {cell} | {rows['CLIP']['macro-F1']['value']:.3f} | {spread(own['macro-F1'])} | {' | '.join(changes)} |")
-    return "\n" + "\n".join(lines) + "\n\n"
+    return "\n" + "\n".join(glance(align_cells())) + "\n\n"
 
 
 def stamps_table() -> str:
