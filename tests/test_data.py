@@ -14,7 +14,7 @@ from conftest import write_shard, write_table
 from openclip_eclip.config import CurriculumConfig, EClipConfig
 from openclip_eclip.curriculum import Curriculum
 from openclip_eclip.data.check import check_entries, check_table, main as check_main, raise_faults
-from openclip_eclip.data.csv_source import CsvColumns, CsvSamples, read_csv_table, sniff_separator
+from openclip_eclip.data.csv_source import CsvColumns, CsvSamples, read_csv_table
 from openclip_eclip.data.expert_stream import ExpertSlots, expert_loader
 from openclip_eclip.data.heatmap import DataError, check_aspect, decode_heatmap
 from openclip_eclip.data.joint_transform import JointTransform
@@ -200,7 +200,7 @@ def test_seeded_randomness_repeats_and_leaves_every_generator_as_it_was(monkeypa
 def test_table_reads_blank_cells_quotes_and_relative_paths(tmp_path: Path) -> None:
     write_table(tmp_path, 3, annotated=[1])
     (tmp_path / "own.csv").write_text('path,report,gaze\nimages/0.png,"no, ""nodule""",\nimages/1.png,NA,images/1.npy\n')
-    columns = CsvColumns("path", "report", "gaze", sniff_separator(tmp_path / "own.csv"))
+    columns = CsvColumns("path", "report", "gaze")
     table = read_csv_table(tmp_path / "own.csv", columns)
     assert table.captions == ['no, "nodule"', "NA"] and table.annotated == [1] and table.rows == [1, 2]
     assert table.images[0] == tmp_path / "images" / "0.png"
@@ -235,7 +235,7 @@ def test_table_errors_name_what_is_missing(tmp_path: Path) -> None:
     (tmp_path / "empty.csv").write_text("filepath,title\n")
     with pytest.raises(DataError, match="no rows"):
         read_csv_table(tmp_path / "empty.csv", CsvColumns())
-    assert sniff_separator(path) == "," and not read_csv_table(write_table(tmp_path, 2, column=False), CsvColumns()).annotated
+    assert not read_csv_table(write_table(tmp_path, 2, column=False), CsvColumns()).annotated
 
 
 def broken_table(folder: Path) -> Path:

@@ -21,7 +21,7 @@ from PIL import Image
 from tqdm import tqdm
 from webdataset.shardlists import expand_urls
 
-from .csv_source import CsvColumns, CsvTable, read_csv_table, sniff_separator
+from .csv_source import CsvColumns, CsvTable, read_csv_table
 from .figures import Example, WindowExample, contact_sheet
 from .heatmap import DataError, check_aspect, decode_heatmap
 from .sample import read_image
@@ -221,8 +221,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     total, examples, told, status = Report(), [], [], 0
     for path in (Path(url) for paths in args.paths for url in expand_urls(paths)):
         try:
-            separator = args.csv_separator or ("" if path.suffix == ".tar" or not path.is_file() else sniff_separator(path))
-            columns = CsvColumns(args.csv_img_key, args.csv_caption_key, args.csv_heatmap_key, separator or ",")
+            columns = CsvColumns(args.csv_img_key, args.csv_caption_key, args.csv_heatmap_key, args.csv_separator)
             report, annotated, with_windows = _open(path, columns)
         except DataError as error:
             sys.stderr.write(f"error: {error}\n")

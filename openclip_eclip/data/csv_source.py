@@ -15,12 +15,12 @@ from .windows import Windows, decode_windows, file_windows
 
 @dataclass(frozen=True)
 class CsvColumns:
-    """Column names and the separator, as open_clip's --csv-* flags, plus the heatmap's."""
+    """Column names and the separator, as open_clip's --csv-* flags, plus the heatmap's. `separator` None: tab or comma, as the table has it."""
 
     image: str = "filepath"
     caption: str = "title"
     heatmap: str = "heatmap"
-    separator: str = ","
+    separator: str | None = None
     windows: str = "windows"  # sentence windows (data/windows.py)
     label: str | None = None  # the class, for same-class-shuffled heatmaps
 
@@ -76,14 +76,16 @@ def read_csv_table(path: str | Path, columns: CsvColumns) -> CsvTable:
     path = Path(path)
     if not path.is_file():
         raise DataError(f"{path}: no such file; expected a table with the columns {columns.image!r} and {columns.caption!r}.")
+    separator = columns.separator
     try:
-        frame = pd.read_csv(path, sep=columns.separator, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+        separator = separator or sniff_separator(path)
+        frame = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig")
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not a readable table with separator {columns.separator!r} ({error}).") from error
+        raise DataError(f"{path}: not a readable table with separator {separator!r} ({error}).") from error
     for flag, column in (("--csv-img-key", columns.image), ("--csv-caption-key", columns.caption)):
         if column not in frame:
             raise DataError(f"{path}: no column {column!r}; found {list(frame.columns)} with separator "
-                            f"{columns.separator!r}. Name yours with {flag}, the separator with --csv-separator.")
+                            f"{separator!r}. Name yours with {flag}, the separator with --csv-separator.")
     if frame.empty:
         raise DataError(f"{path}: no rows.")
     maps = frame[columns.heatmap] if columns.heatmap in frame else [""] * len(frame)

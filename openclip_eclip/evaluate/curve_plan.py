@@ -14,7 +14,7 @@ import numpy as np
 import yaml
 
 from ..config import UserError
-from ..data.csv_source import CsvColumns, CsvTable, read_csv_table, sniff_separator
+from ..data.csv_source import CsvColumns, CsvTable, read_csv_table
 from ..gaze.files import write_whole
 
 VARY = ("batches", "annotations", "labels")
@@ -165,8 +165,7 @@ def _table(flags: Flags, key: str) -> CsvTable:
     if not path.is_file():
         raise UserError(f"{key} {path}: no such file.")
     return read_csv_table(path, CsvColumns(flags.get("csv-img-key", "filepath"), flags.get("csv-caption-key", "title"),
-                                           flags.get("csv-heatmap-key", "heatmap"), flags.get("csv-separator")
-                                           or sniff_separator(path)))
+                                           flags.get("csv-heatmap-key", "heatmap"), flags.get("csv-separator")))
 
 
 def _less_annotated(table: CsvTable, share: float, seed: int) -> CsvTable:

@@ -18,7 +18,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..checkpoint import CONFIG, is_complete, newest_complete, plain_config
 from ..config import UserError
-from ..data.csv_source import sniff_separator
 from ..data.heatmap import DataError
 from ..loss import EClipLoss, EClipSigLipLoss
 from ..model import EClip
@@ -70,10 +69,8 @@ class Seams:
         fill_weight(args)
         _, rank, world_size = world_info_from_env()
         fill_batch_size(args, world_size)
-        table = args.train_data or args.val_data
-        if table and is_table(table, args.dataset_type) and Path(table).is_file() \
-                and not any(flag.split("=")[0] == "--csv-separator" for flag in rest):
-            args.csv_separator = sniff_separator(table)
+        if not any(flag.split("=")[0] == "--csv-separator" for flag in rest):
+            args.csv_separator = None  # each table's own; open_clip's default is the tab
         # the first rank alone: it may have begun this very log before another one comes here
         if rank == 0 and args.name and args.resume != "latest" and Path(args.logs, args.name, "out.log").exists():
             raise UserError(f"experiment {Path(args.logs, args.name)} already exists: give another --name, "
