@@ -62,7 +62,9 @@ def test_the_loss_is_the_restatements(processor: dict | None, rows: list, expert
     assert len(out["align_error"]) == len(rows) + expert and "align_stream" not in out
     model.objectives = loss.objectives = ()
     alone = loss(**model(batch, text), output_dict=True)
-    assert all(torch.equal(losses[name], value) for name, value in alone.items()) and set(losses) - set(alone) == {"align_loss"}
+    assert set(losses) - set(alone) == {"align_loss"}
+    for name, value in alone.items():  # images of the stream make the pass larger, and its last bit another one on some CPUs
+        torch.testing.assert_close(losses[name], value, rtol=1e-12 if expert else 0, atol=0)
 
 
 def test_plain_images_of_the_stream_are_encoded_once() -> None:
