@@ -61,6 +61,7 @@ def test_the_loss_is_the_restatements(processor: dict | None, rows: list, expert
     assert float(losses["align_loss"].detach()) == pytest.approx(expected, rel=1e-9, abs=1e-12)
     assert len(out["align_error"]) == len(rows) + expert and "align_stream" not in out
     model.objectives = loss.objectives = ()
+    assert all(torch.equal(losses[name], value) for name, value in loss(**out, output_dict=True).items())
     alone = loss(**model(batch, text), output_dict=True)
     assert set(losses) - set(alone) == {"align_loss"}
     for name, value in alone.items():  # images of the stream make the pass larger, and its last bit another one on some CPUs
