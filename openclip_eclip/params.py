@@ -25,6 +25,7 @@ class Recipe:
     weight_decay: float = 1e-3
     context_length: int = 256
     align_weight: float | None = None
+    align_least: float | None = None
 
     def flags(self) -> list[str]:
         """As command-line flags to be put before the user's own, which then win."""
@@ -37,7 +38,7 @@ RECIPES = {
     "eclip": Recipe("eclip", steps=10_000, lr=2e-4),
     "eclip-p": Recipe("eclip", steps=1_000, lr=1e-5),
     "m3-mix": Recipe("m3-mix", steps=1_000, lr=1e-5),
-    "eclip-plus": Recipe("align", steps=10_000, lr=1e-4, align_weight=0.2),
+    "eclip-plus": Recipe("align", steps=10_000, lr=1e-4, align_weight=0.2, align_least=0.05),
 }
 FINE_TUNING = ("eclip-p", "m3-mix")  # recipes
 EXPERTS = ("eclip", "naive")  # methods that append mixed pairs of annotated samples
@@ -242,11 +243,13 @@ def fill_batch_size(args: argparse.Namespace, world_size: int) -> None:
         args.batch_size = max(1, recipe.batch_size // (world_size * args.accum_freq))
 
 
-def fill_weight(args: argparse.Namespace) -> None:
-    """The recipe's weight of alignment, unless the user gave one or trains something else."""
-    weight = RECIPES[args.recipe].align_weight if args.recipe else None
-    if args.align_weight is None and "align" in method_names(args):
-        args.align_weight = weight
+def fill_alignment(args: argparse.Namespace) -> None:
+    """The recipe's settings of alignment, unless the user gave others or trains something else."""
+    if args.recipe is None or "align" not in method_names(args):
+        return
+    for name in ("align_weight", "align_least"):
+        if getattr(args, name) is None:
+            setattr(args, name, getattr(RECIPES[args.recipe], name))
 
 
 def fill_schedule(args: argparse.Namespace, batches_per_epoch: int) -> dict[str, Any]:

@@ -8,7 +8,9 @@ from openclip_eclip.params import RECIPES
 from table_rows import Row
 
 MODEL = f"local-dir:{Path(__file__).resolve().parent / 'phantom_model_fine'}"
-PLUS = ["--method", RECIPES["eclip-plus"].method, "--align-weight", RECIPES["eclip-plus"].align_weight]
+LIGHT = ["--method", RECIPES["eclip-plus"].method, "--align-weight", RECIPES["eclip-plus"].align_weight]
+PLUS = [*LIGHT, "--align-least", RECIPES["eclip-plus"].align_least]
+ABLATION = f"align, weight {RECIPES['eclip-plus'].align_weight}"  # the recipe without its least share, where that matters
 OURS = ("align", "eclip-plus")  # beginnings of rows that are not "other methods"
 CONTROLS = ("random", "shuffled", "same-class-shuffled", "centre", "ones")
 STEPS, TUNE_STEPS = {300: 400, 600: 600, 2000: 900}, 150  # the most; validation chooses among eighths of them
@@ -26,10 +28,13 @@ ROWS = [
     Row("eCLIP^P", ["--method", "eclip"], start="CLIP", annotated=True),
     Row("align", ["--method", "align"], annotated=True),
     Row("eclip-plus", PLUS, annotated=True),
+    Row(ABLATION, LIGHT, annotated=True),
     *(Row(f"eclip-plus, {control}", [*PLUS, "--eclip-heatmap-control", control, *["--csv-label-key", "label"] * control.startswith("same")], annotated=True)
       for control in CONTROLS)]
 NAMES = [row.name for row in ROWS]
 METHODS = tuple(NAMES[:10])
+PLACEBOS = tuple(NAMES[11:])
+SCARCE = RECIPES["eclip-plus"].align_least  # shares of the data up to here have many batches with fewer
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,7 @@ WORSE = {
     "gaze off by 8 %": {"gaze": ("--gaze-shift", 0.08)},
     "gaze without class": {"films": ("--gaze-leak", 0)},
     "devices as shortcut": {"films": ("--shortcut", 0.8)}}
-CELLS = [Cell(name := f"{count} films, {100 * share:g} %", count, share, tuple(NAMES) if name == CLEAN else METHODS)
+CELLS = [Cell(name := f"{count} films, {100 * share:g} %", count, share, {CLEAN: (*METHODS, *PLACEBOS)}.get(name, METHODS if share > SCARCE else (*METHODS, ABLATION)))
          for count in STEPS for share in (0.15, 0.05, 0.01, 0.0025)]
 CELLS += [Cell(f"{CLEAN}, {name}", 600, 0.15, METHODS, **knobs) for name, knobs in WORSE.items()]
 PICTURED = ("300 films, 15 %", CLEAN, "2000 films, 5 %")

@@ -47,7 +47,7 @@ METHODS = {  # flags; {train} is the run's own table
     "mask view": ["--method", "naive", "--naive-form", "multiply"],
     "eCLIP": ["--method", "eclip"],
     "align": ["--method", "align"],
-    "eclip-plus": ["--method", "align", "--align-weight", 0.2],
+    "eclip-plus": ["--method", "align", "--align-weight", 0.2, "--align-least", 0.05],
     "align, shuffled masks": ["--method", "align", "--eclip-heatmap-control", "shuffled"],
 }
 LONGER = {"CLIP, twice the steps": 2}

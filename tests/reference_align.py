@@ -30,16 +30,16 @@ def cross_entropy(heatmap: np.ndarray, probabilities: np.ndarray, power: float) 
     return -sum(float(target[i]) * float(np.log(probabilities[i])) for i in np.ndindex(probabilities.shape))
 
 
-def loss(heatmaps: list[np.ndarray], probabilities: list[np.ndarray], power: float = 3.0) -> float:
-    """The mean over annotated samples, 0 without any."""
+def loss(heatmaps: list[np.ndarray], probabilities: list[np.ndarray], power: float = 3.0, least: float = 0.0) -> float:
+    """The mean over annotated samples, 0 without any; their sum over `least` where they are fewer."""
     errors = [cross_entropy(heatmap, p, power) for heatmap, p in zip(heatmaps, probabilities)]
-    return sum(errors) / len(errors) if errors else 0.0
+    return sum(errors) / max(len(errors), least) if errors else 0.0
 
 
-def sentence_loss(samples: list[tuple[list[np.ndarray], list[np.ndarray]]], power: float = 3.0) -> float:
+def sentence_loss(samples: list[tuple[list[np.ndarray], list[np.ndarray]]], power: float = 3.0, least: float = 0.0) -> float:
     """The mean over samples of the mean over each one's sentences, each with a heatmap and probabilities, 0 without a sample.
 
-    A sample with a whole-report heatmap alone is one with a single sentence, its report.
+    A sample with a whole-report heatmap alone is one with a single sentence, its report. Where they are fewer than `least`: their sum over it.
     """
     errors = [loss(heatmaps, probabilities, power) for heatmaps, probabilities in samples]
-    return sum(errors) / len(errors) if errors else 0.0
+    return sum(errors) / max(len(errors), least) if errors else 0.0

@@ -45,11 +45,12 @@ def set_up(model: torch.nn.Module, objectives: tuple[Objective, ...], rows: list
 
 
 @pytest.mark.parametrize("processor", [None, {"width": 32, "heads": 4, "zero_init": False}], ids=["alone", "eclip"])
-@pytest.mark.parametrize("rows,expert", [([], 0), ([2, 0], 0), ([1], 2), ([], 1)])
-def test_the_loss_is_the_restatements(processor: dict | None, rows: list, expert: int) -> None:
+@pytest.mark.parametrize("rows,expert,least", [([], 0, 0), ([2, 0], 0, 0), ([1], 2, 0), ([], 1, 0),
+                                               ([], 0, 0.5), ([1], 0, 0.5), ([2, 0], 0, 0.5), ([], 1, 1), ([1], 2, 1)])
+def test_the_loss_is_the_restatements(processor: dict | None, rows: list, expert: int, least: float) -> None:
     """Over all annotated images of the batch and of the stream, each unmixed with its own text and map; other terms as they were."""
     model = tiny(processor)
-    loss, batch, text = set_up(model, (Align(AlignConfig(weight=0.5, temperature=0.2, power=2)),), rows, expert)
+    loss, batch, text = set_up(model, (Align(AlignConfig(weight=0.5, temperature=0.2, power=2, least=least)),), rows, expert)
     out = model(batch, text)
     losses = loss(**out, output_dict=True)
     with torch.no_grad():
@@ -57,7 +58,7 @@ def test_the_loss_is_the_restatements(processor: dict | None, rows: list, expert
         words = model.encode_text(torch.cat([text[rows], batch.expert_text]), normalize=True).numpy()
         positions = encode_positions(model.visual, images).numpy() if len(images) else []
     looks = [reference.looked_at(one, t, 0.2) for one, t in zip(positions, words)]
-    expected = 0.5 * reference.loss([one[0].numpy() for one in (*batch.annotated_heatmap, *batch.heatmap)], looks, power=2)
+    expected = 0.5 * reference.loss([one[0].numpy() for one in (*batch.annotated_heatmap, *batch.heatmap)], looks, power=2, least=least * 3)
     assert float(losses["align_loss"].detach()) == pytest.approx(expected, rel=1e-9, abs=1e-12)
     assert len(out["align_error"]) == len(rows) + expert and "align_stream" not in out
     model.objectives = loss.objectives = ()
@@ -149,7 +150,7 @@ def test_a_batch_carries_all_maps_whatever_the_gate_decides(probability: float) 
     (["--method", "align", "--expert-data", "x.csv"], "take naive+align, with --naive-form plain"),
     (["--method", "align", "--align-weight", "-1"], "weight=-1.0; expected 0 or more"),
     (["--method", "align", "--align-weight", "nan"], "weight=nan"), (["--method", "align", "--align-weight", "inf"], "weight=inf"),
-    (["--method", "align", "--align-heads", "0"], "heads=0.0; expected a share above 0"), (["--align-weight", "1"], "give --method align"), (["--align-schedule", "linear"], "give --method align"),
+    (["--method", "align", "--align-heads", "0"], "heads=0.0; expected a share above 0"), (["--method", "align", "--align-least", "5"], "least=5.0; expected a share from 0 to 1"), (["--align-weight", "1"], "give --method align"), (["--align-least", "0.1"], "give --method align"), (["--align-schedule", "linear"], "give --method align"),
     (["--method", "align", "--lock-image"], "can not learn where to look"),
     (["--method", "align+dacl", "--dacl-form", "release"], "encodes mixed images only"),
     (["--method", "naive", "--naive-form", "plain", "--expert-data", "x.csv", "--eclip-heatmap-control", "ones"], "it uses no heatmap"),
@@ -171,6 +172,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Launcher:
     """Short runs in one process; every third of 24 samples is annotated, so some batches have none."""
     launcher = Launcher(tmp_path_factory.mktemp("align"))
     table, blank = write_table(launcher.folder, 24, annotated=range(0, 24, 6)), write_table(launcher.folder, 24, name="blank.csv")
+    lone = write_table(launcher.folder, 24, annotated=[7], name="lone.csv")
     data = (*BASIC, "--eclip-curriculum", 0.2, 0, 0, 0, 0, 1, "--train-data")
     common, align = (*data, table, "--batch-size", 4, "--epochs", 1), ("--method", "align")
     still = (*data, table, "--epochs", 1, "--lr", 0)
@@ -188,6 +190,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Launcher:
         (*still, "--name", "linear", "--batch-size", 4, *align, "--align-schedule", "linear", "--align-weight", 2),
         (*still, "--name", "one", "--batch-size", 12, "--method", "eclip+align"),
         (*still, "--name", "three", "--batch-size", 4, "--accum-freq", 3, "--method", "eclip+align"),
+        *((*data, lone, "--epochs", 1, "--lr", 0, "--name", f"lone {size}", "--batch-size", size, "--accum-freq", 24 // size, *align, "--align-least", 0.5) for size in (24, 8)),
         (*common, "--name", "whole", "--method", "eclip+align", "--align-schedule", "linear", "--epochs", 2),
         (*common, "--name", "resumed", "--method", "eclip+align", "--align-schedule", "linear", "--epochs", 2,
          "--resume", "logs/whole/checkpoints/epoch_1.pt"))
@@ -237,6 +240,12 @@ def test_accumulation_is_the_large_batch(runs: Launcher) -> None:
     assert len(runs.losses("one")) == 2 and all(aligned(runs, "one"))
     assert aligned(runs, "three") == pytest.approx(aligned(runs, "one"), rel=1e-4)
     assert runs.losses("three") == pytest.approx(runs.losses("one"), rel=2e-5)
+
+
+def test_the_least_share_is_of_the_accumulated_batch(runs: Launcher) -> None:
+    """One annotated image in 24: its error by 12, not by the 4 that 8 images ask for."""
+    whole, parts = aligned(runs, "lone 24"), aligned(runs, "lone 8")
+    assert len(whole) == len(parts) == 1 and 0 < parts[0] == pytest.approx(whole[0], rel=1e-4)
 
 
 def test_resumed_is_uninterrupted(runs: Launcher) -> None:

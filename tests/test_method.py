@@ -15,6 +15,7 @@ from conftest import BASIC, Launcher, write_table
 from openclip_eclip import train
 from openclip_eclip.config import UserError
 from openclip_eclip.objectives import Dacl, M3Mix
+from openclip_eclip.objectives.align import AlignConfig
 from openclip_eclip.params import build_method, eclip_config
 from openclip_eclip.training_patches.release_3_3 import Seams
 
@@ -37,16 +38,18 @@ def test_recipe_brings_a_method_and_the_users_wins(flags: tuple, method: str, lr
     assert (args.method, args.lr) == (method, lr)
 
 
-@pytest.mark.parametrize("flags,weight", [
-    ((), 0.2), (("--align-weight", 1), 1.0), (("--method", "eclip+align"), 0.2), (("--method", "eclip"), None), (("--method", "clip"), None)])
-def test_eclip_plus_is_align_at_its_weight(flags: tuple, weight: float | None) -> None:
-    """Another --method, or the user's weight, wins."""
+@pytest.mark.parametrize("flags,weight,least", [
+    ((), 0.2, 0.05), (("--align-weight", 1), 1.0, 0.05), (("--align-least", 0), 0.2, 0.0), (("--method", "eclip+align"), 0.2, 0.05),
+    (("--method", "eclip"), None, None), (("--method", "clip"), None, None)])
+def test_eclip_plus_is_align_with_its_settings(flags: tuple, weight: float | None, least: float | None) -> None:
+    """Another --method, or the user's settings, win."""
     args = parse("--recipe", "eclip-plus", *flags)
-    assert args.align_weight == weight and args.lr == 1e-4
+    assert (args.align_weight, args.align_least) == (weight, least) and args.lr == 1e-4
     if not flags:
         method = build_method(args)
-        assert args.method == "align" and method.experts is None and [one.config.weight for one in method.objectives] == [0.2]
-    assert parse("--method", "align").align_weight is None
+        assert args.method == "align" and method.experts is None and [(one.config.weight, one.config.least) for one in method.objectives] == [(0.2, 0.05)]
+    plain = parse("--method", "align")
+    assert plain.align_weight is None and plain.align_least is None and build_method(plain).objectives[0].config == AlignConfig()
 
 
 def test_method_has_its_parts() -> None:

@@ -32,6 +32,7 @@ class AlignConfig:
     temperature: float = 0.1  # of the similarity of text and positions; an attention pool has its own
     heads: float = 1.0  # share of an attention pool's heads that are aligned; the others look where they like
     power: float = 3.0  # of the heatmap on the grid: sharpens it towards what was looked at most
+    least: float = 0.0  # share of the batch that the mean is over at least: a few annotated samples do not get the whole weight
     windows: bool = False  # sentence by sentence where a sample carries windows
 
     def __post_init__(self) -> None:
@@ -39,7 +40,8 @@ class AlignConfig:
                                    (self.schedule in SCHEDULES, "schedule", f"one of {SCHEDULES}"),
                                    (0 < self.heads <= 1, "heads", "a share above 0, at most 1"),
                                    (self.temperature > 0, "temperature", "a positive number"),
-                                   (self.power > 0, "power", "a positive number")):
+                                   (self.power > 0, "power", "a positive number"),
+                                   (0 <= self.least <= 1, "least", "a share from 0 to 1")):
             if not ok:
                 raise UserError(f"align: {name}={getattr(self, name)!r}; expected {expected}.")
 
@@ -47,6 +49,7 @@ class AlignConfig:
 class Align(Objective):
     """weight * mean over the annotated samples of all ranks of -sum_p target_p log look_p, over the positions p of the tower's grid.
 
+    Where fewer than `least` of the batch are annotated, the sum over them is divided by that share of the batch (decision 0035).
     `look` is the attention of the tower's learned pool, or else softmax of cos(t, position in the joint space) / temperature
     with the sample's text feature t held fixed. Images of the separate stream are aligned unmixed.
 
@@ -67,6 +70,9 @@ class Align(Objective):
                            help="weight of the cross-entropy between the heatmap and where the image tower looks (default: 1)")
         group.add_argument("--align-schedule", choices=SCHEDULES,
                            help="of that weight: the same in all steps, or falling to zero at the end of the run (default: constant)")
+        group.add_argument("--align-least", type=float, metavar="SHARE",
+                           help="of the batch: the mean over annotated images is one over at least so many, so that few of them do not get the whole "
+                                "weight (default: 0; 0.05 with --recipe eclip-plus)")
         group.add_argument("--align-windows", action="store_true", default=None,
                            help="samples with sentence windows (column windows, members windows.json and .npz): each sentence against its own map")
         group.add_argument("--align-heads", type=float, metavar="SHARE",
@@ -81,7 +87,7 @@ class Align(Objective):
         if args.dacl_form == "release":
             raise UserError("--dacl-form release with --method align: that form encodes mixed images only, and a heatmap belongs to one image; "
                             "take another form.")
-        given = {name: getattr(args, f"align_{name}") for name in ("weight", "schedule", "heads", "windows")}
+        given = {name: getattr(args, f"align_{name}") for name in ("weight", "schedule", "least", "heads", "windows")}
         return cls(AlignConfig(**{name: value for name, value in given.items() if value is not None}), args.naive_form == "plain")
 
     def check_model(self, model: nn.Module) -> None:
@@ -150,9 +156,9 @@ class Align(Objective):
         if "align_error" not in out:
             return {}
         own = out["align_error"]
-        sums, counts, rows = gather(own.sum()[None, None], own.new_full((1, 1), len(own)))
+        sums, counts, rows = gather(own.sum()[None, None], own.new_full((1, 1), len(own)))  # one row a rank
         share = sums[rows].sum() * (len(sums) / len(sums[rows]))  # right under DDP's plain average
-        return {"align_loss": share / counts.sum().clamp(min=1)}
+        return {"align_loss": share / counts.sum().clamp(min=max(1, self.config.least * len(out["sample_id"]) * len(sums)))}
 
 
 def look(visual: nn.Module, tokens: Tokens, text: Tensor, config: AlignConfig) -> Tensor:

@@ -21,7 +21,7 @@ from ..config import UserError
 from ..data.heatmap import DataError
 from ..loss import EClipLoss, EClipSigLipLoss
 from ..model import EClip
-from ..params import build_method, eclip_config, eclip_parser, fill_batch_size, fill_weight, method_names, refuse_unsupported, with_recipe
+from ..params import build_method, eclip_config, eclip_parser, fill_batch_size, fill_alignment, method_names, refuse_unsupported, with_recipe
 from .checkpoints import STATE_KEY, atomic_save
 from .session import Session
 from .train_data import is_table
@@ -66,7 +66,7 @@ class Seams:
         args = self.originals["parse_args"](with_recipe(own.recipe, rest))
         vars(args).update(vars(own))
         refuse_unsupported(args)
-        fill_weight(args)
+        fill_alignment(args)
         _, rank, world_size = world_info_from_env()
         fill_batch_size(args, world_size)
         if not any(flag.split("=")[0] == "--csv-separator" for flag in rest):
