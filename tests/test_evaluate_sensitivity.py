@@ -130,6 +130,10 @@ def test_a_second_table_has_its_own_paths(tmp_path: Path, monkeypatch: pytest.Mo
     pd.concat([rows, rows[:1]]).to_csv(gaze, index=False)
     with pytest.raises(DataError, match="g.csv: a.png has several heatmaps; expected one row an image"):
         join_heatmaps(read_eval_set(table), "heatmap", gaze)
+    for content in (b"", b"filepath,heatmap\n\xff.png,own.png\n", b"filepath,heatmap\na.png,own.png,,\nb.png,other.png,,,\n"):
+        gaze.write_bytes(content)
+        with pytest.raises(DataError, match="g.csv: not a readable table with separator"):
+            join_heatmaps(read_eval_set(table), "heatmap", gaze)
 
 
 def test_shuffling_leaves_nobody_in_place() -> None:

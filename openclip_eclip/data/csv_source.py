@@ -68,6 +68,15 @@ def sniff_separator(path: str | Path) -> str:
     return "\t" if "\t" in header or "," not in header else ","
 
 
+def read_columns(path: Path, separator: str | None = None) -> pd.DataFrame:
+    """All columns of a table as text, blank cells as ""; None sniffs the separator. DataError where it can not be read."""
+    try:
+        separator = separator or sniff_separator(path)
+        return pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: not a readable table with separator {separator!r} ({error}).") from error
+
+
 def read_csv_table(path: str | Path, columns: CsvColumns) -> CsvTable:
     """Read the table; a blank heatmap cell means not annotated, no such column means no heatmaps at all.
 
@@ -76,16 +85,11 @@ def read_csv_table(path: str | Path, columns: CsvColumns) -> CsvTable:
     path = Path(path)
     if not path.is_file():
         raise DataError(f"{path}: no such file; expected a table with the columns {columns.image!r} and {columns.caption!r}.")
-    separator = columns.separator
-    try:
-        separator = separator or sniff_separator(path)
-        frame = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not a readable table with separator {separator!r} ({error}).") from error
+    frame = read_columns(path, columns.separator)
     for flag, column in (("--csv-img-key", columns.image), ("--csv-caption-key", columns.caption)):
         if column not in frame:
             raise DataError(f"{path}: no column {column!r}; found {list(frame.columns)} with separator "
-                            f"{separator!r}. Name yours with {flag}, the separator with --csv-separator.")
+                            f"{columns.separator or sniff_separator(path)!r}. Name yours with {flag}, the separator with --csv-separator.")
     if frame.empty:
         raise DataError(f"{path}: no rows.")
     maps = frame[columns.heatmap] if columns.heatmap in frame else [""] * len(frame)

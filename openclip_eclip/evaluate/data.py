@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from ..config import UserError
-from ..data.csv_source import locate, sniff_separator
+from ..data.csv_source import locate, read_columns
 from ..data.heatmap import DataError
 from ..data.sample import read_image
 from ..data.tar_source import TarEntry, index_shard
@@ -143,10 +143,7 @@ def read_eval_set(path: str | Path, skip_bad: bool = False) -> EvalSet:
 def _read_table(path: Path) -> EvalSet:
     if not path.is_file():
         raise DataError(f"{path}: no such file; expected a .csv or .tsv table with a column 'filepath', or .tar shards.")
-    try:
-        table = pd.read_csv(path, sep=sniff_separator(path), dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not a readable table ({error}).") from error
+    table = read_columns(path)
     if "filepath" not in table:
         raise DataError(f"{path}: no column 'filepath'; found {list(table.columns)}.")
     folder = path.parent

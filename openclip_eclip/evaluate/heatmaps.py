@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..config import UserError
-from ..data.csv_source import locate, sniff_separator
+from ..data.csv_source import locate, read_columns
 from ..data.heatmap import DataError, check_aspect, decode_heatmap
 from .data import EvalSet
 
@@ -42,7 +42,7 @@ def _read_cells(table: Path, column: str) -> dict[str, str]:
     """{filepath: heatmap} of the rows of --heatmaps that have one."""
     if not table.is_file():
         raise DataError(f"--heatmaps {table}: no such file.")
-    extra = pd.read_csv(table, sep=sniff_separator(table), dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    extra = read_columns(table)
     name = column if column in extra else "gaze"
     if "filepath" not in extra or name not in extra:
         raise DataError(f"{table}: columns {list(extra.columns)}; expected filepath and {column!r} (or 'gaze').")
