@@ -190,6 +190,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Launcher:
         (*still, "--name", "linear", "--batch-size", 4, *align, "--align-schedule", "linear", "--align-weight", 2),
         (*still, "--name", "one", "--batch-size", 12, "--method", "eclip+align"),
         (*still, "--name", "three", "--batch-size", 4, "--accum-freq", 3, "--method", "eclip+align"),
+        *((*still, "--name", f"least {least}", "--batch-size", 8, *align, "--align-least", least) for least in (0, 0.16, 0.2)),
         *((*data, lone, "--epochs", 1, "--lr", 0, "--name", f"lone {size}", "--batch-size", size, "--accum-freq", 24 // size, *align, "--align-least", 0.5) for size in (24, 8)),
         (*common, "--name", "whole", "--method", "eclip+align", "--align-schedule", "linear", "--epochs", 2),
         (*common, "--name", "resumed", "--method", "eclip+align", "--align-schedule", "linear", "--epochs", 2,
@@ -246,6 +247,14 @@ def test_the_least_share_is_of_the_accumulated_batch(runs: Launcher) -> None:
     """One annotated image in 24: its error by 12, not by the 4 that 8 images ask for."""
     whole, parts = aligned(runs, "lone 24"), aligned(runs, "lone 8")
     assert len(whole) == len(parts) == 1 and 0 < parts[0] == pytest.approx(whole[0], rel=1e-4)
+    assert "4.17 % of the data is annotated: alignment is a mean over at least 50 % of each batch" in runs.log("lone 8")
+
+
+def test_the_least_share_is_for_data_with_fewer(runs: Launcher) -> None:
+    """4 of 24 are annotated, in two batches of eight a lone one: it is one of 1.6 for a least share of 0.2, and itself for 0.16."""
+    mean, enough, few = (aligned(runs, f"least {least}") for least in (0, 0.16, 0.2))
+    assert enough == mean and "of the data is annotated" not in runs.log("least 0.16")
+    assert [value / other for value, other in zip(mean, few) if other] == pytest.approx([1, 1.6, 1.6], rel=1e-4)
 
 
 def test_resumed_is_uninterrupted(runs: Launcher) -> None:

@@ -6,6 +6,7 @@ Learning", does between patches and sentences. Decisions 0030 and, for sentences
 from __future__ import annotations
 
 import argparse
+import logging
 from dataclasses import dataclass
 from typing import Any, Mapping
 
@@ -20,6 +21,7 @@ from .base import Gather, Objective, Seen, full_precision
 from .local_features import on_empty_image
 from .pool_attention import pool_attention
 
+logger = logging.getLogger(__name__)
 SCHEDULES = ("constant", "linear")
 
 
@@ -32,7 +34,7 @@ class AlignConfig:
     temperature: float = 0.1  # of the similarity of text and positions; an attention pool has its own
     heads: float = 1.0  # share of an attention pool's heads that are aligned; the others look where they like
     power: float = 3.0  # of the heatmap on the grid: sharpens it towards what was looked at most
-    least: float = 0.0  # share of the batch that the mean is over at least: a few annotated samples do not get the whole weight
+    least: float = 0.0  # share of the batch that the mean is over at least, where less of the data is annotated: few samples do not get the whole weight
     windows: bool = False  # sentence by sentence where a sample carries windows
 
     def __post_init__(self) -> None:
@@ -49,7 +51,7 @@ class AlignConfig:
 class Align(Objective):
     """weight * mean over the annotated samples of all ranks of -sum_p target_p log look_p, over the positions p of the tower's grid.
 
-    Where fewer than `least` of the batch are annotated, the sum over them is divided by that share of the batch (decision 0035).
+    Where less than `least` of the data is annotated, the sum is divided by that share of the batch at least (decision 0035).
     `look` is the attention of the tower's learned pool, or else softmax of cos(t, position in the joint space) / temperature
     with the sample's text feature t held fixed. Images of the separate stream are aligned unmixed.
 
@@ -59,7 +61,7 @@ class Align(Objective):
 
     def __init__(self, config: AlignConfig = AlignConfig(), stream_is_plain: bool = False) -> None:
         """`stream_is_plain`: mixed pairs of the separate stream hold the images themselves."""
-        self.config, self.stream_is_plain, self.steps = config, stream_is_plain, 1
+        self.config, self.stream_is_plain, self.steps, self.least = config, stream_is_plain, 1, config.least
         self.needs_heatmaps = config.weight > 0
         self.needs_windows = config.windows and config.weight > 0
         self.image_stages = 0 if config.weight > 0 else None
@@ -71,8 +73,8 @@ class Align(Objective):
         group.add_argument("--align-schedule", choices=SCHEDULES,
                            help="of that weight: the same in all steps, or falling to zero at the end of the run (default: constant)")
         group.add_argument("--align-least", type=float, metavar="SHARE",
-                           help="of the batch: the mean over annotated images is one over at least so many, so that few of them do not get the whole "
-                                "weight (default: 0; 0.05 with --recipe eclip-plus)")
+                           help="where less than this share of the data is annotated, the mean over the annotated images of a batch is one over at "
+                                "least this share of it, so that a few do not get the whole weight (default: 0; 0.05 with --recipe eclip-plus)")
         group.add_argument("--align-windows", action="store_true", default=None,
                            help="samples with sentence windows (column windows, members windows.json and .npz): each sentence against its own map")
         group.add_argument("--align-heads", type=float, metavar="SHARE",
@@ -118,6 +120,11 @@ class Align(Objective):
     def use_steps(self, total: int) -> None:
         self.steps = total
 
+    def use_annotated(self, share: float | None) -> None:
+        self.least = self.config.least if share is None or share < self.config.least else 0.0
+        if self.least and share:
+            logger.info("eclip: %.3g %% of the data is annotated: alignment is a mean over at least %.3g %% of each batch", 100 * share, 100 * self.least)
+
     def draw(self, seed: int, step: int, epoch: int, sample_id: Tensor) -> dict[str, Any]:
         """align_weight of this step."""
         falling = self.config.schedule == "linear"
@@ -158,7 +165,7 @@ class Align(Objective):
         own = out["align_error"]
         sums, counts, rows = gather(own.sum()[None, None], own.new_full((1, 1), len(own)))  # one row a rank
         share = sums[rows].sum() * (len(sums) / len(sums[rows]))  # right under DDP's plain average
-        return {"align_loss": share / counts.sum().clamp(min=max(1, self.config.least * len(out["sample_id"]) * len(sums)))}
+        return {"align_loss": share / counts.sum().clamp(min=max(1, self.least * len(out["sample_id"]) * len(sums)))}
 
 
 def look(visual: nn.Module, tokens: Tokens, text: Tensor, config: AlignConfig) -> Tensor:

@@ -44,6 +44,9 @@ class Objective:
     def use_steps(self, total: int) -> None:
         """Called once before training, with the number of optimiser steps of the run."""
 
+    def use_annotated(self, share: float | None) -> None:
+        """Called once before training, with the share of the training data that is annotated; None: not known before they are read."""
+
     def draw(self, seed: int, step: int, epoch: int, sample_id: Tensor) -> dict[str, Any]:
         """Random values of one batch under names of the objective's own; tensors move with it. `sample_id` (B,) int64."""
         return {}

@@ -105,10 +105,12 @@ class Session:
         annotated = source.annotated or expert is not None
         if self.method.windows:
             self._announce_windows(told)
+        count = len(source.names.keys() | self.names)
         for objective in self.method.objectives:
             objective.use_steps(max(1, steps * args.epochs))
+            objective.use_annotated(max(count, told or 0) / loader.num_samples if count or not annotated else None)
         if self.method.experts or self.method.heatmaps:
-            self._announce(curriculum, annotated, bool(told), len(source.names.keys() | self.names))
+            self._announce(curriculum, annotated, bool(told), count)
         if is_master(args) and annotated and self.config.processor is not None:
             with seeded_randomness([args.seed]):
                 good = [sample for sample in examples() if sample.heatmap is not None]
