@@ -217,6 +217,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Launcher:
         (*common, "--name", "reports", "--method", "align"), (*common, "--name", "align", *align),
         (*data, only, "--batch-size", 4, "--epochs", 1, "--name", "only", *align, "--align-least", 0.25),
         (*data, shard(launcher.folder, table), "--train-num-samples", 24, "--dataset-type", "webdataset", "--batch-size", 4, "--epochs", 1, "--name", "shard", *align, "--align-least", 0.25),
+        (*data, launcher.folder / "train.tar", "--train-num-samples", 8, "--dataset-type", "webdataset", "--dataset-resampled", "--batch-size", 4, "--epochs", 1, "--name", "resampled",
+         *align, "--align-least", 0.25),
         (*common, "--name", "all", "--method", "eclip+align+gloria+dacl", "--align-windows", "--expert-data", table),
         (*common, "--name", "plain", "--method", "naive+align", "--naive-form", "plain", "--expert-data", table, "--align-windows"),
         (*common, "--name", "bf16", *align, "--precision", "bf16"),
@@ -239,6 +241,7 @@ def test_it_trains_from_every_source(runs: Launcher, name: str) -> None:
     assert len(losses) == len(values) == 6 and np.isfinite(losses).all() and sum(value > 0 for value in values) >= 2
     # the stream's annotated samples with windows count beside those of the training data
     assert f"eclip: {7 if name in ('all', 'plain') else 5} samples with sentence windows" in runs.log(name)
+    assert "20.8 % of the data is annotated" in runs.log("resampled")  # not of an epoch's eight
     assert ("20.8 % of the data is annotated: alignment is a mean over at least 25 % of each batch" in runs.log(name)) == (name in ("only", "shard"))
     assert "nothing is aligned" not in runs.log(name) and set(runs.weights("align", 1)) == set(runs.weights("clip", 1))
 

@@ -108,7 +108,7 @@ class Session:
         count = len(source.names.keys() | self.names)
         for objective in self.method.objectives:
             objective.use_steps(max(1, steps * args.epochs))
-            objective.use_annotated(max(count, told or 0) / loader.num_samples if count or not annotated else None)
+            objective.use_annotated(None if source.total is None else max(count, told or 0) / source.total)
         if self.method.experts or self.method.heatmaps:
             self._announce(curriculum, annotated, bool(told), count)
         if is_master(args) and annotated and self.config.processor is not None:

@@ -39,6 +39,7 @@ class TrainSource:
 
     info: upstream.DataInfo
     annotated: bool
+    total: int | None = None  # samples, however many of them an epoch takes; None: not known before they come
     windows: int | None = 0  # samples that carry sentence windows; None: not known before they come
     names: dict[int, str] = field(default_factory=dict)  # sample_id -> file and row or key, of annotated samples
     examples: Callable[[], list[Sample]] = list  # a few annotated samples, for figures
@@ -175,7 +176,7 @@ def _table_source(args: argparse.Namespace, transform: JointTransform, tokenizer
         raise DataError(f"{args.train_data}: {len(table)} samples do not fill one batch of {args.batch_size} on each of "
                         f"{args.world_size} ranks; lower --batch-size.")
     annotated = table.annotated
-    return TrainSource(info, bool(annotated), table.with_windows, {table.rows[i]: table.name(i) for i in annotated},
+    return TrainSource(info, bool(annotated), len(table), table.with_windows, {table.rows[i]: table.name(i) for i in annotated},
                        partial(first_samples, samples, annotated))
 
 
@@ -209,21 +210,21 @@ def _local_shards(path: str) -> list[Path] | None:
 def _shard_source(args: argparse.Namespace, transform: JointTransform, tokenizer: Callable, epoch: int,
                   heatmaps: bool, windows: bool) -> TrainSource:
     shards = on_rank_zero(args, lambda: _local_shards(args.train_data))
-    annotated, told, names, entries = heatmaps, None, {}, []
+    annotated, total, told, names, entries = heatmaps, None, None, {}, []
     if shards is None:
         if args.eclip_heatmap_control in SHUFFLES:
             raise DataError(f"--eclip-heatmap-control {args.eclip_heatmap_control} with a --train-data that is not on this machine: the maps of "
                             "other samples can not be read; copy the shards, or take random, centre, ones or phase-scrambled.")
         logger.info("eclip: --train-data is not local: heatmaps are checked as they come")
     else:
-        entries, _, told = _annotated_entries(args, shards, args.train_data, windows)
+        entries, total, told = _annotated_entries(args, shards, args.train_data, windows)
         entries = entries if heatmaps else []
         annotated, names = bool(entries), {stable_id(entry.where): entry.where for entry in entries}
     control = None if shards is not None and not annotated else _entries_control(args, transform, entries, list(names))
     info = upstream.get_wds_dataset(args, transform, is_train=True, epoch=epoch, tokenizer=tokenizer)
     _rewire(info, transform, tokenizer, args, heatmaps, control, windows)
     samples = TarSamples(entries, transform, tokenizer, list(names), control)
-    return TrainSource(info, annotated, told, names, partial(first_samples, samples, range(len(entries))))
+    return TrainSource(info, annotated, total, told, names, partial(first_samples, samples, range(len(entries))))
 
 
 def _rewire(info: upstream.DataInfo, transform: JointTransform, tokenizer: Callable, args: argparse.Namespace,
