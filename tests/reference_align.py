@@ -30,15 +30,6 @@ def cross_entropy(heatmap: np.ndarray, probabilities: np.ndarray, power: float) 
     return -sum(float(target[i]) * float(np.log(probabilities[i])) for i in np.ndindex(probabilities.shape))
 
 
-def blurred(probabilities: np.ndarray, blur: float) -> np.ndarray:
-    """Where the gaze lies of one who looks by (h, w) `probabilities` and is off by a Gaussian of `blur` sides, but never past the image."""
-    found, (height, width) = np.zeros_like(probabilities), probabilities.shape
-    for i in np.ndindex(height, width):
-        kernel = np.array([[np.exp(-(((r - i[0]) / height) ** 2 + ((c - i[1]) / width) ** 2) / (2 * blur ** 2)) for c in range(width)] for r in range(height)])
-        found += probabilities[i] * kernel / kernel.sum()
-    return found
-
-
 def loss(heatmaps: list[np.ndarray], probabilities: list[np.ndarray], power: float = 3.0, least: float = 0.0) -> float:
     """The mean over annotated samples, 0 without any; their sum over `least` where they are fewer."""
     errors = [cross_entropy(heatmap, p, power) for heatmap, p in zip(heatmaps, probabilities)]

@@ -10,7 +10,7 @@ import torch
 from conftest import TINY
 from open_clip.model import _build_vision_tower
 from openclip_eclip.config import UserError
-from openclip_eclip.objectives.align import Align, AlignConfig, blurred, cross_entropy, look
+from openclip_eclip.objectives.align import Align, AlignConfig, cross_entropy, look
 from openclip_eclip.objectives.pool_attention import pool_attention
 from openclip_eclip.positions import encode_positions, encode_tokens
 from torch import Tensor, nn
@@ -119,20 +119,6 @@ def test_low_precision_is_scored_in_full() -> None:
         log = look(tower, tokens, F.normalize(torch.randn(2, 24), dim=-1).bfloat16(), AlignConfig())
     assert log.dtype == torch.float32 and log.exp().sum((1, 2)).tolist() == pytest.approx([1, 1], abs=1e-5)
     assert cross_entropy(torch.rand(2, 1, 32, 32).bfloat16(), log, 3.0).dtype == torch.float32
-
-
-@pytest.mark.parametrize("blur", [0.01, 0.1, 0.6])
-def test_a_blurred_look_is_the_restatements(blur: float) -> None:
-    """By as much of either side, on a grid that is not square; a distribution still, and a look that is nowhere near has a gradient."""
-    log = (torch.randn(2, 6, 9, dtype=torch.float64) * 5).flatten(1).log_softmax(1).view(2, 6, 9).requires_grad_()
-    found = blurred(log, blur)
-    for one, own in zip(found.detach().exp().numpy(), log.detach().exp().numpy()):
-        np.testing.assert_allclose(one, reference.blurred(own, blur), rtol=1e-9)
-        assert one.sum() == pytest.approx(1)
-    assert blurred(log, 0.0) is log
-    far = torch.full((1, 24, 24), -80.0).index_put((torch.tensor([0]),) * 3, torch.tensor(0.0)).requires_grad_()
-    blurred(far, 0.01)[0, 23, 23].backward()
-    assert torch.isfinite(far.grad).all() and far.grad.any()
 
 
 def test_the_target_is_the_map_on_the_grid_cubed() -> None:

@@ -33,7 +33,7 @@ from test_align import aligned, assert_gradient, set_up, tiny
 from test_align_towers import POOLS, build
 from test_train_errors import run
 
-SETTINGS = AlignConfig(weight=0.5, temperature=0.2, power=2, windows=True, least=0.9, blur=0.1)  # of three images
+SETTINGS = AlignConfig(weight=0.5, temperature=0.2, power=2, windows=True, least=0.9)  # of three images
 
 
 @pytest.mark.parametrize("processor", [None, {"width": 32, "heads": 4, "zero_init": False}], ids=["alone", "eclip"])
@@ -53,7 +53,7 @@ def test_the_loss_is_the_restatements(processor: dict | None, rows: list, expert
     for i in sorted(heatmaps.keys() | counts):
         own = [k for k, row in enumerate(batch.sentence_row.tolist()) if row == i]
         pairs = [(batch.sentence_heatmap[k, 0].numpy(), said[k]) for k in own] or [(heatmaps[i], reports[i])]
-        samples.append(([heatmap for heatmap, _ in pairs], [reference.blurred(reference.looked_at(positions[i], t, 0.2), 0.1) for _, t in pairs]))
+        samples.append(([heatmap for heatmap, _ in pairs], [reference.looked_at(positions[i], t, 0.2) for _, t in pairs]))
     assert float(losses["align_loss"].detach()) == pytest.approx(0.5 * reference.sentence_loss(samples, power=2, least=2.7), rel=1e-9)
     batch.sentence_row = batch.sentence_row[:0]
     assert counts == {} or float(loss(**model(batch, text), output_dict=True)["align_loss"].detach()) != float(losses["align_loss"].detach())

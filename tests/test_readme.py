@@ -19,7 +19,7 @@ from openclip_eclip.report import main as write_report
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 
-from align_cells import BLURRED, PICTURED  # noqa: E402
+from align_cells import PICTURED  # noqa: E402
 from align_pages import glance  # noqa: E402
 from intervals import spread  # noqa: E402
 import stamps_page  # noqa: E402
@@ -28,7 +28,7 @@ README = ROOT / "README.md"
 ECLIP_PLUS = ROOT / "docs" / "eclip-plus.md"
 ALIGN_ROWS = {"CLIP": "CLIP", "CLIP, twice the steps": "CLIP, twice the steps", "m3-mix": "m3-mix", "oversample": "annotated images twice", "naive": "naive",
               "mask": "mask view", "eCLIP": "eCLIP", "eCLIP^P": "eCLIP^P", "align": "align, weight 1", "eclip-plus": "eclip-plus",
-              BLURRED: "eclip-plus, `--align-blur 0.08`", "eclip-plus, random": "eclip-plus, random maps", "eclip-plus, shuffled": "eclip-plus, maps of other images",
+              "eclip-plus, random": "eclip-plus, random maps", "eclip-plus, shuffled": "eclip-plus, maps of other images",
               "eclip-plus, same-class-shuffled": "eclip-plus, maps of other images of the class", "eclip-plus, centre": "eclip-plus, the centre",
               "eclip-plus, ones": "eclip-plus, maps of ones"}
 

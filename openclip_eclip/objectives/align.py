@@ -35,7 +35,6 @@ class AlignConfig:
     heads: float = 1.0  # share of an attention pool's heads that are aligned; the others look where they like
     power: float = 3.0  # of the heatmap on the grid: sharpens it towards what was looked at most
     least: float = 0.0  # share of the batch that the mean is over at least, where less of the data is annotated: few samples do not get the whole weight
-    blur: float = 0.0  # of the look: standard deviation in sides of the image by which the gaze may be off
     windows: bool = False  # sentence by sentence where a sample carries windows
 
     def __post_init__(self) -> None:
@@ -44,8 +43,7 @@ class AlignConfig:
                                    (0 < self.heads <= 1, "heads", "a share above 0, at most 1"),
                                    (self.temperature > 0, "temperature", "a positive number"),
                                    (self.power > 0, "power", "a positive number"),
-                                   (0 <= self.least <= 1, "least", "a share from 0 to 1"),
-                                   (0 <= self.blur <= 1, "blur", "a share from 0 to 1")):
+                                   (0 <= self.least <= 1, "least", "a share from 0 to 1")):
             if not ok:
                 raise UserError(f"align: {name}={getattr(self, name)!r}; expected {expected}.")
 
@@ -53,8 +51,6 @@ class AlignConfig:
 class Align(Objective):
     """weight * mean over the annotated samples of all ranks of -sum_p target_p log look_p, over the positions p of the tower's grid.
 
-    With `blur` in the place of look_p: sum_q look_q K_qp, K_q. a Gaussian about q made to sum to one over the grid, which is the distribution of
-    the gaze of one who looks at q and is off by as much (decision 0036).
     Where less than `least` of the data is annotated, the sum is divided by that share of the batch at least (decision 0035).
     `look` is the attention of the tower's learned pool, or else softmax of cos(t, position in the joint space) / temperature
     with the sample's text feature t held fixed. Images of the separate stream are aligned unmixed.
@@ -79,9 +75,6 @@ class Align(Objective):
         group.add_argument("--align-least", type=float, metavar="SHARE",
                            help="where less than this share of the data is annotated, the mean over the annotated images of a batch is one over at "
                                 "least this share of it, so that a few do not get the whole weight (default: 0; 0.05 with --recipe eclip-plus)")
-        group.add_argument("--align-blur", type=float, metavar="SHARE",
-                           help="standard deviation, in sides of the image, of a Gaussian by which the look is blurred before it is compared: for gaze "
-                                "that is off by as much (default: 0)")
         group.add_argument("--align-windows", action="store_true", default=None,
                            help="samples with sentence windows (column windows, members windows.json and .npz): each sentence against its own map")
         group.add_argument("--align-heads", type=float, metavar="SHARE",
@@ -96,7 +89,7 @@ class Align(Objective):
         if args.dacl_form == "release":
             raise UserError("--dacl-form release with --method align: that form encodes mixed images only, and a heatmap belongs to one image; "
                             "take another form.")
-        given = {name: getattr(args, f"align_{name}") for name in ("weight", "schedule", "least", "blur", "heads", "windows")}
+        given = {name: getattr(args, f"align_{name}") for name in ("weight", "schedule", "least", "heads", "windows")}
         return cls(AlignConfig(**{name: value for name, value in given.items() if value is not None}), args.naive_form == "plain")
 
     def check_model(self, model: nn.Module) -> None:
@@ -153,12 +146,12 @@ class Align(Objective):
             alone = ~torch.isin(rows, told)  # a sample with both counts once
             rows, heatmap = rows[alone], heatmap[alone]
         log = look(model.visual, seen.tokens.rows(passed[rows]), seen.text[rows].detach(), self.config)
-        error = cross_entropy(heatmap, blurred(log, self.config.blur), self.config.power)
+        error = cross_entropy(heatmap, log, self.config.power)
         if len(told):
             with torch.no_grad():  # after the pass: autocast would keep the weights it casts here, without their graph, for the pass
                 text = model.encode_text(batch.sentence_text, normalize=True)
             log = look_at_texts(model.visual, seen.tokens.rows(passed[told]), text, inverse, self.config.temperature)
-            each = cross_entropy(batch.sentence_heatmap, blurred(log, self.config.blur), self.config.power)
+            each = cross_entropy(batch.sentence_heatmap, log, self.config.power)
             error = torch.cat([error, each.new_zeros(len(told)).index_add(0, inverse, each) / inverse.bincount()])
         return {"align_error": weight * error}
 
@@ -192,15 +185,6 @@ def look_at_texts(visual: nn.Module, tokens: Tokens, text: Tensor, image: Tensor
     with torch.autocast(text.device.type, enabled=False):
         similarity = torch.einsum("thwd,td->thw", positions[image], full_precision(text)) / temperature
     return similarity.flatten(1).log_softmax(dim=1).view_as(similarity)
-
-
-def blurred(log: Tensor, blur: float) -> Tensor:
-    """Log of sum_q look_q K_qp, (A, h, w), of `log` look (A, h, w); `blur` in sides of the image, 0 leaves it."""
-    for _ in range(2 if blur else 0):  # along columns, then along rows
-        place = torch.arange(log.shape[2], device=log.device, dtype=log.dtype) / (blur * log.shape[2])
-        kernel = (place - place[:, None]).square().div(-2).log_softmax(dim=1)
-        log = (log[..., None] + kernel).logsumexp(dim=2).transpose(1, 2)
-    return log
 
 
 def cross_entropy(heatmap: Tensor, log: Tensor, power: float) -> Tensor:
