@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Sequence
 
 import torch
+from align_cells import PLUS
 from bench_runs import Worker, Workers, cpu_name
 from stamps_page import write_page
 from stamps_split import PARTS, strict_split
@@ -47,7 +48,7 @@ METHODS = {  # flags; {train} is the run's own table
     "mask view": ["--method", "naive", "--naive-form", "multiply"],
     "eCLIP": ["--method", "eclip"],
     "align": ["--method", "align"],
-    "eclip-plus": ["--method", "align", "--align-weight", 0.2, "--align-least", 0.05],
+    "eclip-plus": PLUS,
     "align, shuffled masks": ["--method", "align", "--eclip-heatmap-control", "shuffled"],
 }
 LONGER = {"CLIP, twice the steps": 2}

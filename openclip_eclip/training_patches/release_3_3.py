@@ -21,7 +21,7 @@ from ..config import UserError
 from ..data.heatmap import DataError
 from ..loss import EClipLoss, EClipSigLipLoss
 from ..model import EClip
-from ..params import build_method, eclip_config, eclip_parser, fill_batch_size, fill_alignment, method_names, refuse_unsupported, with_recipe
+from ..params import build_method, eclip_config, eclip_parser, fill_alignment, fill_batch_size, method_names, refuse_unsupported, with_recipe
 from .checkpoints import STATE_KEY, atomic_save
 from .session import Session
 from .train_data import is_table
