@@ -11,6 +11,8 @@ MODEL = f"local-dir:{Path(__file__).resolve().parent / 'phantom_model_fine'}"
 LIGHT = ["--method", RECIPES["eclip-plus"].method, "--align-weight", RECIPES["eclip-plus"].align_weight]
 PLUS = [*LIGHT, "--align-least", RECIPES["eclip-plus"].align_least]
 ABLATION = f"align, weight {RECIPES['eclip-plus'].align_weight}"  # the recipe without its least share, in the cells that have less
+REPLAY = "eclip-plus with replay"  # in the same cells
+REPLAY_SHARE = 0.1
 OURS = ("align", "eclip-plus")  # beginnings of rows that are not "other methods"
 CONTROLS = ("random", "shuffled", "same-class-shuffled", "centre", "ones")
 STEPS, TUNE_STEPS = {300: 400, 600: 600, 2000: 900}, 150  # the most; validation chooses among eighths of them
@@ -29,6 +31,7 @@ ROWS = [
     Row("align", ["--method", "align"], annotated=True),
     Row("eclip-plus", PLUS, annotated=True),
     Row(ABLATION, LIGHT, annotated=True),
+    Row(REPLAY, [*PLUS, "--align-replay", REPLAY_SHARE], annotated=True),
     *(Row(f"eclip-plus, {control}", [*PLUS, "--eclip-heatmap-control", control, *["--csv-label-key", "label"] * control.startswith("same")], annotated=True)
       for control in CONTROLS)]
 NAMES = [row.name for row in ROWS]
@@ -65,7 +68,7 @@ def rows_of(cell: str, share: float) -> tuple[str, ...]:
     """METHODS, and what only some cells are for."""
     if cell == CLEAN:
         return (*METHODS, *PLACEBOS)
-    return METHODS if share >= RECIPES["eclip-plus"].align_least else (*METHODS, ABLATION)
+    return METHODS if share >= RECIPES["eclip-plus"].align_least else (*METHODS, ABLATION, REPLAY)
 
 
 CELLS = [Cell(name := f"{count} films, {100 * share:g} %", count, share, rows_of(name, share)) for count in STEPS for share in (0.15, 0.05, 0.01, 0.0025)]

@@ -26,7 +26,7 @@ def looks(folder: str, films: list[Image.Image], reports: list[str]) -> np.ndarr
     pixels = torch.stack([encoder.transform(film.convert("RGB")) for film in films])
     with torch.no_grad():
         text, (_, tokens) = encoder.encode_texts(tokenize(encoder, reports)), encode_tokens(encoder.model.visual, pixels)
-        found = look(encoder.model.visual, tokens, text, AlignConfig()).exp()
+        found = look(encoder.model.visual, tokens, lambda: text, AlignConfig()).exp()
     return interpolate(found[:, None], size=pixels.shape[-2:], mode="bilinear")[:, 0].numpy()
 
 

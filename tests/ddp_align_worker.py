@@ -15,17 +15,20 @@ from openclip_eclip.objectives.align import AlignConfig
 from openclip_eclip.training_patches.release_3_3 import ExpertDistributedDataParallel
 
 MODES = ((False, False, False), (False, False, True), (False, True, True), (True, True, True))  # siglip, local, with gradient
-CASES = (  # annotated rows and samples of the separate stream, on rank 0 and rank 1
-    (([], []), (0, 0)), (([], [0, 2]), (0, 0)), (([1], []), (0, 2)), (([0], [0, 1, 2]), (1, 0)))
+CASES = (  # annotated rows, samples of the separate stream and those shown once more, on rank 0 and rank 1
+    (([], []), (0, 0), (0, 0)), (([], [0, 2]), (0, 0), (0, 0)), (([1], []), (0, 2), (0, 1)), (([0], [0, 1, 2]), (1, 0), (2, 2)))
 TOLD = (  # and sentences by row
     (([], []), (0, 0), ({}, {0: 3, 2: 1})), (([0], [0, 1]), (0, 0), ({0: 4, 1: 1}, {})), (([1], []), (1, 2), ({3: 2}, {1: 2, 4: 3})))
 
 
-def annotate(batch: ExpertBatch, rank: int, rows: list[int]) -> ExpertBatch:
-    """With all maps, of which the gate let through those of `batch.mix_index`."""
+def annotate(batch: ExpertBatch, rank: int, rows: list[int], again: int) -> ExpertBatch:
+    """With all maps, of which the gate let through those of `batch.mix_index`, and `again` samples shown once more."""
     generator = torch.Generator().manual_seed(200 + rank)
     batch.annotated = torch.tensor(rows, dtype=torch.int64)
     batch.annotated_heatmap = torch.rand(len(rows), 1, 32, 32, generator=generator, dtype=torch.float64)
+    batch.replay_image = torch.randn(again, 3, 32, 32, generator=generator, dtype=torch.float64)
+    batch.replay_text = torch.randint(1, 999, (again, 16), generator=generator)
+    batch.replay_heatmap = torch.rand(again, 1, 32, 32, generator=generator, dtype=torch.float64)
     return batch
 
 
@@ -39,7 +42,7 @@ def tell(batch: ExpertBatch, counts: dict[int, int], rank: int) -> ExpertBatch:
 
 
 def compare(single: torch.nn.Module, wrapped: torch.nn.Module, plain: bool, rows: tuple, expert: tuple, mode: tuple,
-            counts: tuple[dict, dict] = ({}, {})) -> dict:
+            again: tuple = (0, 0), counts: tuple[dict, dict] = ({}, {})) -> dict:
     rank, world = dist.get_rank(), dist.get_world_size()
     align = Align(AlignConfig(windows=True, least=0.45), stream_is_plain=plain)  # over at least 2.7 of both ranks' samples
     objectives = (align,) if plain else (align, Dacl())
@@ -47,10 +50,12 @@ def compare(single: torch.nn.Module, wrapped: torch.nn.Module, plain: bool, rows
     for r in range(world):
         batch, text = make_part(r, rows[r][:1] if single.heatmap_processor is not None else [], expert[r], False)
         batch.lam = torch.ones_like(batch.lam) if plain else batch.lam
-        parts.append((tell(annotate(batch, r, list(rows[r])), counts[r], r), text))
+        parts.append((tell(annotate(batch, r, list(rows[r]), again[r]), counts[r], r), text))
     whole, text = join_parts(parts)
     whole.annotated = torch.cat([batch.annotated + SIZE * r for r, (batch, _) in enumerate(parts)])
     whole.annotated_heatmap = torch.cat([batch.annotated_heatmap for batch, _ in parts])
+    for name in ("replay_image", "replay_text", "replay_heatmap"):
+        setattr(whole, name, torch.cat([getattr(batch, name) for batch, _ in parts]))
     # in one process the batches come first, then the streams
     past = [[SIZE * (world - 1) + sum(expert[:r]), SIZE * r] for r in range(world)]
     whole.sentence_row = torch.cat([b.sentence_row + torch.tensor(past[r])[(b.sentence_row < SIZE).long()] for r, (b, _) in enumerate(parts)])
@@ -91,9 +96,9 @@ def main(config: str, out: str) -> None:
         torch.manual_seed(0)
         single = open_clip.create_model("tiny", output_dict=True, init_logit_bias=-5.0, eclip_cfg={"processor": processor}).double()
         wrapped = ExpertDistributedDataParallel(copy.deepcopy(single), device_ids=[torch.device("cpu")])
-        for rows, expert in CASES:
-            results += [compare(single, wrapped, plain, rows, expert, mode) for mode in (MODES[:1] if plain else MODES)]
-        results += [compare(single, wrapped, plain, rows, expert, mode, counts) for rows, expert, counts in TOLD for mode in (MODES[:1] if plain else MODES)]
+        for rows, expert, again in CASES:
+            results += [compare(single, wrapped, plain, rows, expert, mode, again) for mode in (MODES[:1] if plain else MODES)]
+        results += [compare(single, wrapped, plain, rows, expert, mode, counts=counts) for rows, expert, counts in TOLD for mode in (MODES[:1] if plain else MODES)]
     if dist.get_rank() == 0:
         with open(out, "w", encoding="utf-8") as file:
             json.dump(results, file)

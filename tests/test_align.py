@@ -31,11 +31,14 @@ def tiny(processor: dict | None = None) -> torch.nn.Module:
     return open_clip.create_model("tiny", output_dict=True, eclip_cfg={"processor": processor}).double()
 
 
-def set_up(model: torch.nn.Module, objectives: tuple[Objective, ...], rows: list[int], expert: int) -> tuple:
-    """(loss, batch, text): three images, of which `rows` are annotated and none got through the gate, and `expert` of the stream."""
+def set_up(model: torch.nn.Module, objectives: tuple[Objective, ...], rows: list[int], expert: int, again: int = 0) -> tuple:
+    """(loss, batch, text): three images, of which `rows` are annotated and none got through the gate, `expert` of the stream, and `again` shown once more."""
     batch, text = make_part(0, [], expert, False)
     batch.annotated = torch.tensor(rows, dtype=torch.int64)
     batch.annotated_heatmap = torch.rand(len(rows), 1, 32, 32, dtype=torch.float64)
+    if again:
+        batch.replay_image, batch.replay_text = torch.randn(again, 3, 32, 32, dtype=torch.float64), torch.randint(1, 999, (again, 16))
+        batch.replay_heatmap = torch.rand(again, 1, 32, 32, dtype=torch.float64)
     for objective in objectives:
         batch.draws.update(objective.draw(0, 0, 0, batch.sample_id))
     model.objectives = objectives
@@ -45,28 +48,28 @@ def set_up(model: torch.nn.Module, objectives: tuple[Objective, ...], rows: list
 
 
 @pytest.mark.parametrize("processor", [None, {"width": 32, "heads": 4, "zero_init": False}], ids=["alone", "eclip"])
-@pytest.mark.parametrize("rows,expert,least", [([], 0, 0), ([2, 0], 0, 0), ([1], 2, 0), ([], 1, 0),
-                                               ([], 0, 0.5), ([1], 0, 0.5), ([2, 0], 0, 0.5), ([], 1, 1), ([1], 2, 1)])
-def test_the_loss_is_the_restatements(processor: dict | None, rows: list, expert: int, least: float) -> None:
-    """Over all annotated images of the batch and of the stream, each unmixed with its own text and map; other terms as they were."""
+@pytest.mark.parametrize("rows,expert,again,least", [([], 0, 0, 0), ([2, 0], 0, 0, 0), ([1], 2, 0, 0), ([], 1, 0, 0), ([], 0, 2, 0), ([1], 0, 1, 0), ([2, 0], 1, 2, 0),
+                                                     ([], 0, 0, 0.5), ([1], 0, 0, 0.5), ([2, 0], 0, 0, 0.5), ([], 1, 0, 1), ([1], 2, 0, 1), ([1], 0, 1, 1)])
+def test_the_loss_is_the_restatements(processor: dict | None, rows: list, expert: int, again: int, least: float) -> None:
+    """Over all annotated images of the batch, of the stream and of those shown again, each unmixed with its own text and map; other terms as they were."""
     model = tiny(processor)
-    loss, batch, text = set_up(model, (Align(AlignConfig(weight=0.5, temperature=0.2, power=2, least=least)),), rows, expert)
+    loss, batch, text = set_up(model, (Align(AlignConfig(weight=0.5, temperature=0.2, power=2, least=least)),), rows, expert, again)
     out = model(batch, text)
     losses = loss(**out, output_dict=True)
     with torch.no_grad():
-        images = torch.cat([batch.image[rows], batch.expert_image])
-        words = model.encode_text(torch.cat([text[rows], batch.expert_text]), normalize=True).numpy()
+        images = torch.cat([batch.image[rows], batch.expert_image, *[batch.replay_image] * bool(again)])
+        words = model.encode_text(torch.cat([text[rows], batch.expert_text, *[batch.replay_text] * bool(again)]), normalize=True).numpy()
         positions = encode_positions(model.visual, images).numpy() if len(images) else []
     looks = [reference.looked_at(one, t, 0.2) for one, t in zip(positions, words)]
-    expected = 0.5 * reference.loss([one[0].numpy() for one in (*batch.annotated_heatmap, *batch.heatmap)], looks, power=2, least=least * 3)
+    expected = 0.5 * reference.loss([one[0].numpy() for one in (*batch.annotated_heatmap, *batch.heatmap, *batch.replay_heatmap)], looks, power=2, least=least * 3)
     assert float(losses["align_loss"].detach()) == pytest.approx(expected, rel=1e-9, abs=1e-12)
-    assert len(out["align_error"]) == len(rows) + expert and "align_stream" not in out
+    assert len(out["align_error"]) == len(rows) + expert + again and not {"align_stream", "align_replay"} & set(out)
     model.objectives = loss.objectives = ()
     assert all(torch.equal(losses[name], value) for name, value in loss(**out, output_dict=True).items())
     alone = loss(**model(batch, text), output_dict=True)
     assert set(losses) - set(alone) == {"align_loss"}
     for name, value in alone.items():  # images of the stream make the pass larger, and its last bit another one on some CPUs
-        torch.testing.assert_close(losses[name], value, rtol=1e-12 if expert else 0, atol=0)
+        torch.testing.assert_close(losses[name], value, rtol=1e-12 if expert or again else 0, atol=0)
 
 
 def test_plain_images_of_the_stream_are_encoded_once() -> None:
@@ -87,7 +90,7 @@ def test_plain_images_of_the_stream_are_encoded_once() -> None:
 def test_gradient() -> None:
     """That of finite differences in the image tower; none in the text tower, whose features are held fixed."""
     model = tiny()
-    loss, batch, text = set_up(model, (Align(),), [0, 2], 1)
+    loss, batch, text = set_up(model, (Align(),), [0, 2], 1, again=2)
 
     assert_gradient(model, lambda: loss(**model(batch, text), output_dict=True)["align_loss"])
 
@@ -152,6 +155,7 @@ def test_a_batch_carries_all_maps_whatever_the_gate_decides(probability: float) 
     (["--method", "align", "--align-weight", "nan"], "weight=nan"), (["--method", "align", "--align-weight", "inf"], "weight=inf"),
     (["--method", "align", "--align-heads", "0"], "heads=0.0; expected a share above 0"),
     (["--method", "align", "--align-least", "5"], "least=5.0; expected a share from 0 to 1"),
+    (["--method", "align", "--align-replay", "5"], "replay=5.0; expected a share from 0 to 1"), (["--align-replay", "0.1"], "give --method align"),
     (["--align-weight", "1"], "give --method align"), (["--align-least", "0.1"], "give --method align"), (["--align-schedule", "linear"], "give --method align"),
     (["--method", "align", "--lock-image"], "can not learn where to look"),
     (["--method", "align+dacl", "--dacl-form", "release"], "encodes mixed images only"),
@@ -194,8 +198,12 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Launcher:
         (*still, "--name", "three", "--batch-size", 4, "--accum-freq", 3, "--method", "eclip+align"),
         *((*still, "--name", f"least {least}", "--batch-size", 8, *align, "--align-least", least) for least in (0, 0.16, 0.2)),
         *((*data, lone, "--epochs", 1, "--lr", 0, "--name", f"lone {size}", "--batch-size", size, "--accum-freq", 24 // size, *align, "--align-least", 0.5) for size in (24, 8)),
-        (*common, "--name", "whole", "--method", "eclip+align", "--align-schedule", "linear", "--epochs", 2),
-        (*common, "--name", "resumed", "--method", "eclip+align", "--align-schedule", "linear", "--epochs", 2,
+        (*common, "--name", "again", *align, "--align-replay", 0.5, "--workers", 1), (*common, "--name", "enough", *align, "--align-replay", 0.33),
+        (*common, "--name", "zero again", *align, "--align-weight", 0, "--align-replay", 0.5), (*data, blank, "--batch-size", 4, "--epochs", 1, "--name", "blank again", *align, "--align-replay", 0.5),
+        (*common, "--name", "again, placebo", *align, "--align-replay", 0.5, "--eclip-heatmap-control", "centre"),
+        *((*still, "--name", f"again {size}", "--batch-size", size, "--accum-freq", 12 // size, "--method", "eclip+align", "--align-replay", 5 / 12) for size in (12, 4)),
+        (*common, "--name", "whole", "--method", "eclip+align", "--align-schedule", "linear", "--align-replay", 0.5, "--epochs", 2),
+        (*common, "--name", "resumed", "--method", "eclip+align", "--align-schedule", "linear", "--align-replay", 0.5, "--epochs", 2,
          "--resume", "logs/whole/checkpoints/epoch_1.pt"))
     return launcher
 
@@ -204,13 +212,13 @@ def aligned(launcher: Launcher, name: str) -> list[float]:
     return [float(value) for value in re.findall(r" Align_loss: ([\d.e+-]+)", launcher.log(name))]
 
 
-@pytest.mark.parametrize("name", ["zero", "blank"])
+@pytest.mark.parametrize("name", ["zero", "blank", "zero again", "blank again"])
 def test_weight_zero_or_no_annotation_is_bitwise_clip(runs: Launcher, name: str) -> None:
     expected, found = runs.weights("clip", 1), runs.weights(name, 1)
     assert set(found) == set(expected) and all(torch.equal(found[key], value) for key, value in expected.items())
-    assert runs.losses(name) == runs.losses("clip") and not any(aligned(runs, name))
+    assert runs.losses(name) == runs.losses("clip") and not any(aligned(runs, name)) and Align(AlignConfig(weight=0, replay=0.5)).replay == 0
     assert any(not torch.equal(value, expected[key]) for key, value in runs.weights("align", 1).items())
-    assert ("no heatmap in the data: nothing is aligned" in runs.log(name)) == (name == "blank")
+    assert ("no heatmap in the data: nothing is aligned" in runs.log(name)) == name.startswith("blank") and "once more" not in runs.log(name)
 
 
 @pytest.mark.parametrize("name", ["align", "placebo", "all", "plain", "siglip", "bf16", "amp"])
@@ -243,6 +251,20 @@ def test_accumulation_is_the_large_batch(runs: Launcher) -> None:
     assert len(runs.losses("one")) == 2 and all(aligned(runs, "one"))
     assert aligned(runs, "three") == pytest.approx(aligned(runs, "one"), rel=1e-4)
     assert runs.losses("three") == pytest.approx(runs.losses("one"), rel=2e-5)
+
+
+def test_annotated_images_are_shown_once_more_where_few_are_annotated(runs: Launcher) -> None:
+    """4 of 24: less than half of 0.5, so every batch of four has one more of them; not less than half of 0.33."""
+    assert "16.7 % of the data is annotated: 1 annotated images a batch and rank are shown once more" in runs.log("again")
+    assert len(aligned(runs, "again")) == 6 and all(aligned(runs, "again")) and not all(aligned(runs, "align"))
+    assert aligned(runs, "enough") == aligned(runs, "align") and runs.losses("enough") == runs.losses("align") and "once more" not in runs.log("enough")
+    assert set(runs.weights("again", 1)) == set(runs.weights("clip", 1)) and aligned(runs, "again, placebo") != aligned(runs, "again")
+
+
+def test_what_is_shown_once_more_is_that_of_the_large_batch(runs: Launcher) -> None:
+    assert "3 annotated images" in runs.log("again 12") and "1 annotated images" in runs.log("again 4")
+    assert len(aligned(runs, "again 4")) == 2 and aligned(runs, "again 4") == pytest.approx(aligned(runs, "again 12"), rel=1e-4)
+    assert runs.losses("again 4") == pytest.approx(runs.losses("again 12"), rel=2e-5) and aligned(runs, "again 4") != aligned(runs, "three")
 
 
 def test_the_least_share_is_of_the_accumulated_batch(runs: Launcher) -> None:

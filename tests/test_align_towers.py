@@ -53,7 +53,7 @@ def test_towers_without_a_pool_look_where_positions_are_like_the_text(name: str)
     state = {key: value.clone() for key, value in tower.state_dict().items()}
     torch.manual_seed(1)  # of stochastic depth
     features, tokens = encode_tokens(tower, pixels)
-    log = look(tower, tokens, text, AlignConfig())
+    log = look(tower, tokens, lambda: text, AlignConfig())
     heatmap = torch.rand(2, 1, *(8 * side for side in grid))
     errors = cross_entropy(heatmap, log, 3.0)
     errors.sum().backward()
@@ -92,11 +92,11 @@ def test_a_learned_pools_attention_is_what_the_tower_uses(name: str, monkeypatch
         used = heads[:, :count].mean((1, 2))[:, prefix:]
         expected = (used / used.sum(1, keepdims=True)).reshape(2, *grid)
         assert np.abs(log.detach().exp().numpy() - expected).max() < 1e-5
-    assert heads.shape[1] > 1 and torch.equal(look(tower, tokens, torch.zeros(2, 24), AlignConfig(heads=0.5)), pool_attention(tower, tokens, 0.5))
-    assert torch.equal(found, look(tower, tokens, torch.zeros(2, 24), AlignConfig()))  # whatever the text
+    assert heads.shape[1] > 1 and torch.equal(look(tower, tokens, lambda: torch.zeros(2, 24), AlignConfig(heads=0.5)), pool_attention(tower, tokens, 0.5))
+    assert torch.equal(found, look(tower, tokens, lambda: torch.zeros(2, 24), AlignConfig()))  # whatever the text
     found[:, 0, 0].sum().backward()
     assert sum(float(p.grad.abs().sum()) for p in tower.parameters() if p.grad is not None) > 0
-    assert expected.std() > 1e-6 and look(tower, tokens.rows(torch.zeros(0, dtype=torch.int64)), torch.zeros(0, 24), AlignConfig()).shape == (0, *grid)
+    assert expected.std() > 1e-6 and look(tower, tokens.rows(torch.zeros(0, dtype=torch.int64)), lambda: torch.zeros(0, 24), AlignConfig()).shape == (0, *grid)
 
 
 def test_a_pool_with_class_tokens_leaves_them_out() -> None:
@@ -116,7 +116,8 @@ def test_low_precision_is_scored_in_full() -> None:
     tower, pixels = build(VIT)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         _, tokens = encode_tokens(tower, pixels)
-        log = look(tower, tokens, F.normalize(torch.randn(2, 24), dim=-1).bfloat16(), AlignConfig())
+        text = F.normalize(torch.randn(2, 24), dim=-1).bfloat16()
+        log = look(tower, tokens, lambda: text, AlignConfig())
     assert log.dtype == torch.float32 and log.exp().sum((1, 2)).tolist() == pytest.approx([1, 1], abs=1e-5)
     assert cross_entropy(torch.rand(2, 1, 32, 32).bfloat16(), log, 3.0).dtype == torch.float32
 

@@ -216,7 +216,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Launcher:
         (*common, "--name", "clip", "--method", "clip"), (*common, "--name", "zero", *align, "--align-weight", 0),
         (*common, "--name", "reports", "--method", "align"), (*common, "--name", "align", *align),
         (*data, only, "--batch-size", 4, "--epochs", 1, "--name", "only", *align, "--align-least", 0.25),
-        (*data, shard(launcher.folder, table), "--train-num-samples", 24, "--dataset-type", "webdataset", "--batch-size", 4, "--epochs", 1, "--name", "shard", *align, "--align-least", 0.25),
+        (*data, shard(launcher.folder, table), "--train-num-samples", 24, "--dataset-type", "webdataset", "--batch-size", 4, "--epochs", 1, "--name", "shard", *align, "--align-least", 0.25, "--align-replay", 0.5),
         (*data, launcher.folder / "train.tar", "--train-num-samples", 8, "--dataset-type", "webdataset", "--dataset-resampled", "--batch-size", 4, "--epochs", 1, "--name", "resampled",
          *align, "--align-least", 0.25),
         (*common, "--name", "all", "--method", "eclip+align+gloria+dacl", "--align-windows", "--expert-data", table),
@@ -224,6 +224,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Launcher:
         (*common, "--name", "bf16", *align, "--precision", "bf16"),
         (*common, "--name", "amp", *align, "--precision", "amp_bf16", "--grad-checkpointing"),
         (*still, "--name", "one", "--batch-size", 12, *both), (*still, "--name", "three", "--batch-size", 4, "--accum-freq", 3, *both),
+        *((*still, "--name", f"again {size}", "--batch-size", size, "--accum-freq", 12 // size, *both, "--align-replay", 5 / 12) for size in (12, 4)),
         (*common, "--name", "whole", *both, "--epochs", 2),
         (*common, "--name", "resumed", *both, "--epochs", 2, "--resume", "logs/whole/checkpoints/epoch_1.pt"))
     return launcher
@@ -254,10 +255,13 @@ def test_sentences_change_the_loss_and_low_precision_is_close(runs: Launcher) ->
     assert any(not torch.equal(value, runs.weights("clip", 1)[key]) for key, value in runs.weights("amp", 1).items() if key.startswith("transformer."))
 
 
-def test_accumulation_is_the_large_batch(runs: Launcher) -> None:
-    assert len(runs.losses("one")) == 2 and all(aligned(runs, "one"))
-    assert aligned(runs, "three") == pytest.approx(aligned(runs, "one"), rel=1e-4)
-    assert runs.losses("three") == pytest.approx(runs.losses("one"), rel=2e-5)
+@pytest.mark.parametrize("whole,parts", [("one", "three"), ("again 12", "again 4")])
+def test_accumulation_is_the_large_batch(runs: Launcher, whole: str, parts: str) -> None:
+    """Also of what is shown once more: samples with a heatmap, two of them with sentences."""
+    assert len(runs.losses(whole)) == 2 and all(aligned(runs, whole)) and ("once more" in runs.log(whole)) == (whole == "again 12")
+    assert aligned(runs, parts) == pytest.approx(aligned(runs, whole), rel=1e-4)
+    assert runs.losses(parts) == pytest.approx(runs.losses(whole), rel=2e-5)
+    assert "1 annotated images a batch and rank are shown once more" in runs.log("shard")
 
 
 def test_resumed_is_uninterrupted(runs: Launcher) -> None:

@@ -15,7 +15,7 @@ from openclip_eclip.config import CurriculumConfig, EClipConfig
 from openclip_eclip.curriculum import Curriculum
 from openclip_eclip.data.check import check_entries, check_table, main as check_main, raise_faults
 from openclip_eclip.data.csv_source import CsvColumns, CsvSamples, read_csv_table
-from openclip_eclip.data.expert_stream import ExpertSlots, expert_loader
+from openclip_eclip.data.expert_stream import ExpertSlots, expert_loader, replay_loader
 from openclip_eclip.data.heatmap import DataError, check_aspect, decode_heatmap
 from openclip_eclip.data.joint_transform import JointTransform
 from openclip_eclip.data.planned_loader import PlannedLoader
@@ -367,3 +367,20 @@ def test_expert_batch_joins_the_carrier() -> None:
     extra = len(rest.expert_image)
     assert extra in (2, 3) and rest.expert_text.shape == (extra, 5) and len(rest.lam) == len(rest.heatmap) == 1 + extra
     assert rest.mixed_id.tolist()[0] == 12 and min(rest.mixed_id.tolist()[1:]) >= 100
+
+
+class Ten(Counting):
+    def __len__(self) -> int:
+        return 10
+
+
+def test_what_is_shown_once_more_comes_equally_often_in_an_order_of_each_epoch() -> None:
+    """Five of ten for each of two batches; nothing of it becomes a pair."""
+    Counting.read = []
+    (cold, rest), planned = plan([2], 1.0, replay=replay_loader(Ten(), 5, 2, 0, seed=0))
+    planned.epoch = 1
+    again = [batch for batch, _ in planned]
+    assert sorted(Counting.read[:10]) == sorted(Counting.read[10:]) == list(range(10)) and Counting.read[:10] != Counting.read[10:]
+    assert sum(len(batch.replay_image) for batch in (cold, rest)) == sum(len(batch.replay_image) for batch in again) == 9  # the crop of sample 0 lost the region
+    assert rest.replay_text.shape[1:] == (5,) and rest.replay_heatmap.shape[1:] == (1, 4, 4) and rest.mixed_id.tolist() == [12] and len(rest.expert_image) == 0
+    assert rest.to(dtype=torch.bfloat16).replay_image.dtype == rest.to(dtype=torch.bfloat16).replay_heatmap.dtype == torch.bfloat16

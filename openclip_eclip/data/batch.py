@@ -16,6 +16,7 @@ class ExpertBatch:
     The first M1 mixed pairs belong to annotated images of the batch (rows `mix_index` of `image`); the last M2 come
     from the separate expert stream, bring their own image and text, and enter the loss as mixed pairs only.
     `annotated` and `annotated_heatmap`: all heatmaps of the batch, for an objective that needs them, whatever the gate decided.
+    `replay_*`: annotated samples of the training data once more, for an objective that asks for them; they enter no pair.
     `sentence_*`: single sentences and where the expert looked with each, for an objective that reads windows.
     The draws are stored here, not made in the forward pass: gradient accumulation runs every batch forward twice.
     """
@@ -31,9 +32,12 @@ class ExpertBatch:
     is_priming: bool = False
     annotated: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))  # (A,), rows of `image`
     annotated_heatmap: Tensor = field(default_factory=lambda: torch.zeros(0, 1, 1, 1))  # (A, 1, H, W), as `heatmap`
-    sentence_row: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))  # (T,) of `image`, or B + row of `expert_image`
+    sentence_row: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))  # (T,) of `image`, then `expert_image`, then `replay_image`
     sentence_text: Tensor = field(default_factory=lambda: torch.zeros(0, 1, dtype=torch.int64))  # (T, L)
     sentence_heatmap: Tensor = field(default_factory=lambda: torch.zeros(0, 1, 1, 1))  # (T, 1, H, W), as `heatmap`
+    replay_image: Tensor = field(default_factory=lambda: torch.zeros(0, 3, 1, 1))  # (R, 3, H, W)
+    replay_text: Tensor = field(default_factory=lambda: torch.zeros(0, 1, dtype=torch.int64))  # (R, L)
+    replay_heatmap: Tensor = field(default_factory=lambda: torch.zeros(0, 1, 1, 1))  # (R, 1, H, W), as `heatmap`
     draws: dict[str, Any] = field(default_factory=dict)  # what the objectives drew for this batch
 
     def to(self, device=None, dtype=None, non_blocking: bool = False) -> ExpertBatch:
@@ -42,7 +46,7 @@ class ExpertBatch:
         for entry in dataclasses.fields(self):
             value = getattr(self, entry.name)
             if isinstance(value, Tensor):
-                cast = dtype if entry.name in ("image", "heatmap", "expert_image", "annotated_heatmap", "sentence_heatmap") else None
+                cast = dtype if entry.name.endswith(("image", "heatmap")) else None
                 value = value.to(device=device, dtype=cast, non_blocking=non_blocking)
             elif entry.name == "draws":
                 value = {name: draw.to(device=device, non_blocking=non_blocking) if isinstance(draw, Tensor) else draw

@@ -1,4 +1,4 @@
-"""The separate annotated source (`--expert-data`): samples that enter the loss only as mixed pairs (v^lam, t)."""
+"""The separate annotated source (`--expert-data`), whose samples enter the loss only as mixed pairs (v^lam, t), and annotated samples shown once more."""
 from __future__ import annotations
 
 from typing import Any, Iterator
@@ -6,6 +6,7 @@ from typing import Any, Iterator
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from ..config import CurriculumConfig
 from ..curriculum import Curriculum, draw_gate, expert_slots
 from .sample import Sample, collate, seeded_randomness
 
@@ -66,3 +67,9 @@ def expert_loader(samples: Dataset, slots: ExpertSlots, workers: int) -> DataLoa
     # a generator of its own: the loader draws one number an epoch, which must not come out of the training data's stream
     return DataLoader(_Slots(samples, slots.seed), batch_sampler=slots, num_workers=workers, collate_fn=collate_annotated,
                       generator=torch.Generator())
+
+
+def replay_loader(samples: Dataset, count: int, num_batches: int, workers: int, **place: int) -> DataLoader:
+    """`count` of `samples` for every batch of the training data, each as often as the others; `place`: seed, accum_freq, rank and world_size."""
+    always = Curriculum(1, CurriculumConfig(cold=0, warm=0, cool=0, end=1))
+    return expert_loader(samples, ExpertSlots(len(samples), count, num_batches, always, alpha=1, fixed_lam=0, **place), workers)

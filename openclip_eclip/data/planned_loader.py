@@ -1,6 +1,7 @@
 """Wraps the host's loader: attaches to every batch what the gate decided for it (Alg. 1, l. 6-9)."""
 from __future__ import annotations
 
+import itertools
 import logging
 from collections import Counter
 from typing import Any, Callable, Iterable, Iterator, Sequence
@@ -12,7 +13,7 @@ from torch.utils.data import DataLoader
 from ..config import EClipConfig
 from ..curriculum import Curriculum, draw_gate
 from .batch import ExpertBatch
-from .sentences import draw_sentences
+from .sentences import join_sentences
 
 logger = logging.getLogger(__name__)
 
@@ -25,11 +26,11 @@ class PlannedLoader:
     """
 
     def __init__(self, loader: Iterable, config: EClipConfig, curriculum: Curriculum, *, seed: int, accum_freq: int = 1,
-                 annotated: bool = True, mixes: bool = True, expert: DataLoader | None = None, objectives: Sequence[Any] = (),
-                 after_step: Callable[[int], None] | None = None) -> None:
+                 annotated: bool = True, mixes: bool = True, expert: DataLoader | None = None, replay: DataLoader | None = None,
+                 objectives: Sequence[Any] = (), after_step: Callable[[int], None] | None = None) -> None:
         self.loader, self.config, self.curriculum = loader, config, curriculum
         self.num_batches, self.num_samples = loader.num_batches, loader.num_samples
-        self.seed, self.accum_freq, self.expert, self.after_step = seed, accum_freq, expert, after_step
+        self.seed, self.accum_freq, self.expert, self.replay, self.after_step = seed, accum_freq, expert, replay, after_step
         self.objectives = objectives  # each draws for every batch
         self.mixes = mixes  # annotated samples of the wrapped loader may become mixed pairs
         self.annotated = annotated  # any heatmap anywhere: without, this is CLIP to the last bit, priming included
@@ -48,17 +49,23 @@ class PlannedLoader:
 
     def __iter__(self) -> Iterator[tuple[ExpertBatch, Tensor]]:
         batches = enumerate(self.loader)
-        if self.expert is not None:
-            self.expert.batch_sampler.epoch = self.epoch
-        experts = iter(self.expert) if self.expert is not None else None
+        experts, replays = self._stream(self.expert), self._stream(self.replay)
         for i, (samples, text) in batches:
             step = self.steps_per_epoch * self.epoch + i // self.accum_freq
-            yield self.plan(samples, step, next(experts) if experts else None), text
+            yield self.plan(samples, step, next(experts), next(replays)), text
             if self.after_step is not None and (i + 1) % self.accum_freq == 0:
                 self.after_step(step)
 
-    def plan(self, samples: dict[str, Any], step: int, expert: tuple[dict[str, Any], Tensor] | None) -> ExpertBatch:
-        """The carrier of one batch at optimiser step `step`; `samples`, `expert` as `collate` returns them."""
+    def _stream(self, loader: DataLoader | None) -> Iterator[tuple[dict[str, Any], Tensor] | None]:
+        """One batch for every batch of this epoch; None without a loader, and where nothing is in it."""
+        if loader is None:
+            return itertools.repeat(None)
+        loader.batch_sampler.epoch = self.epoch
+        return (batch if len(batch[0]["sample_id"]) else None for batch in loader)
+
+    def plan(self, samples: dict[str, Any], step: int, expert: tuple[dict[str, Any], Tensor] | None = None,
+             replay: tuple[dict[str, Any], Tensor] | None = None) -> ExpertBatch:
+        """The carrier of one batch at optimiser step `step`; `samples`, `expert`, `replay` as `collate` returns them."""
         self._report_skipped(samples["skipped"])
         ids = samples["sample_id"]
         annotated = samples["annotated"] if self.mixes else samples["annotated"][:0]
@@ -70,17 +77,14 @@ class PlannedLoader:
         mixed_id = ids[index]
         image = samples["image"]
         expert_image, expert_text = image[:0], torch.zeros(0, 1, dtype=torch.int64)
-        sentences = draw_sentences(samples, self.seed, step)
-        if expert is not None and len(expert[0]["sample_id"]):
+        if expert is not None:
             fields, expert_text = expert
             expert_image = fields["image"]
             heatmap = torch.cat([heatmap, fields["heatmap"]])
             lam = torch.cat([lam, fields["lam"]])
             mixed_id = torch.cat([mixed_id, fields["sample_id"]])
-            more = draw_sentences(fields, self.seed, step)
-            more["sentence_row"] += len(ids)
-            parts = [part for part in (sentences, more) if len(part["sentence_row"])]  # an empty one has no width of its own
-            sentences = {name: torch.cat([part[name] for part in parts]) for name in more} if parts else sentences
+        more = {} if replay is None else {"replay_image": replay[0]["image"], "replay_text": replay[1], "replay_heatmap": replay[0]["heatmap"]}
+        streams = [fields for fields, _ in filter(None, (expert, replay))]
         self.views.update(mixed_id.tolist())
         self.lam_sum, self.lam_count = self.lam_sum + float(lam.sum()), self.lam_count + len(lam)
         primes = self.config.processor is not None and self.annotated
@@ -90,7 +94,8 @@ class PlannedLoader:
         for objective in self.objectives:
             drawn.update(objective.draw(self.seed, step, self.epoch, ids))
         return ExpertBatch(image, ids, index, heatmap, lam, mixed_id, expert_image, expert_text, priming,
-                           samples["annotated"][:kept], samples["heatmap"][:kept], draws=drawn, **sentences)
+                           samples["annotated"][:kept], samples["heatmap"][:kept], draws=drawn, **more,
+                           **join_sentences([samples, *streams], self.seed, step))
 
     def _report_skipped(self, names: list[str]) -> None:
         self.skipped += len(names)

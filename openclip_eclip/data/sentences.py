@@ -1,7 +1,7 @@
 """Which sentences of a batch a step takes."""
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Sequence
 
 import numpy as np
 import torch
@@ -24,3 +24,14 @@ def draw_sentences(fields: dict[str, Any], seed: int, step: int) -> dict[str, Te
             own = np.sort(np.random.default_rng(sequence).choice(own, MOST, replace=False))
         kept.extend(own.tolist())
     return {name: fields[name][torch.tensor(kept, dtype=torch.int64)] for name in ("sentence_row", "sentence_text", "sentence_heatmap")}
+
+
+def join_sentences(parts: Sequence[dict[str, Any]], seed: int, step: int) -> dict[str, Tensor]:
+    """`draw_sentences` of batches that stand one behind the other: rows go on counting."""
+    drawn, first = [], 0
+    for fields in parts:
+        drawn.append(draw_sentences(fields, seed, step))
+        drawn[-1]["sentence_row"] += first
+        first += len(fields["sample_id"])
+    told = [one for one in drawn if len(one["sentence_row"])] or drawn[:1]  # an empty one has no width of its own
+    return {name: torch.cat([one[name] for one in told]) for name in drawn[0]}

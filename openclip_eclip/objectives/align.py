@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import logging
 from dataclasses import dataclass
-from typing import Any, Mapping
+from typing import Any, Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +35,7 @@ class AlignConfig:
     heads: float = 1.0  # share of an attention pool's heads that are aligned; the others look where they like
     power: float = 3.0  # of the heatmap on the grid: sharpens it towards what was looked at most
     least: float = 0.0  # share of the batch that the mean is over at least, where less of the data is annotated: few samples do not get the whole weight
+    replay: float = 0.0  # share of a batch that annotated images fill, shown once more for this loss alone, where less than half of it is annotated
     windows: bool = False  # sentence by sentence where a sample carries windows
 
     def __post_init__(self) -> None:
@@ -43,7 +44,8 @@ class AlignConfig:
                                    (0 < self.heads <= 1, "heads", "a share above 0, at most 1"),
                                    (self.temperature > 0, "temperature", "a positive number"),
                                    (self.power > 0, "power", "a positive number"),
-                                   (0 <= self.least <= 1, "least", "a share from 0 to 1")):
+                                   (0 <= self.least <= 1, "least", "a share from 0 to 1"),
+                                   (0 <= self.replay <= 1, "replay", "a share from 0 to 1")):
             if not ok:
                 raise UserError(f"align: {name}={getattr(self, name)!r}; expected {expected}.")
 
@@ -65,6 +67,7 @@ class Align(Objective):
         self.needs_heatmaps = config.weight > 0
         self.needs_windows = config.windows and config.weight > 0
         self.image_stages = 0 if config.weight > 0 else None
+        self.replay = config.replay if config.weight > 0 else 0.0
 
     @staticmethod
     def add_flags(group: argparse._ActionsContainer) -> None:
@@ -75,6 +78,9 @@ class Align(Objective):
         group.add_argument("--align-least", type=float, metavar="SHARE",
                            help="where less than this share of the data is annotated, the mean over the annotated images of a batch is one over at "
                                 "least this share of it, so that a few do not get the whole weight (default: 0; 0.05 with --recipe eclip-plus)")
+        group.add_argument("--align-replay", type=float, metavar="SHARE",
+                           help="where less than half of this share of the data is annotated, annotated images are shown once more, to be aligned and "
+                                "nothing else, so that they make about this share of each batch (default: 0)")
         group.add_argument("--align-windows", action="store_true", default=None,
                            help="samples with sentence windows (column windows, members windows.json and .npz): each sentence against its own map")
         group.add_argument("--align-heads", type=float, metavar="SHARE",
@@ -89,7 +95,7 @@ class Align(Objective):
         if args.dacl_form == "release":
             raise UserError("--dacl-form release with --method align: that form encodes mixed images only, and a heatmap belongs to one image; "
                             "take another form.")
-        given = {name: getattr(args, f"align_{name}") for name in ("weight", "schedule", "least", "heads", "windows")}
+        given = {name: getattr(args, f"align_{name}") for name in ("weight", "schedule", "least", "replay", "heads", "windows")}
         return cls(AlignConfig(**{name: value for name, value in given.items() if value is not None}), args.naive_form == "plain")
 
     def check_model(self, model: nn.Module) -> None:
@@ -102,7 +108,7 @@ class Align(Objective):
             features, tokens = encode_tokens(visual, image)
             normed.clear()
             unit = F.normalize(features, dim=-1)
-            look(visual, tokens, unit, self.config)
+            look(visual, tokens, lambda: unit, self.config)
             if self.needs_windows:
                 look_at_texts(visual, tokens, unit, torch.zeros(1, dtype=torch.int64, device=image.device), self.config.temperature)
             return tokens
@@ -131,32 +137,39 @@ class Align(Objective):
         return {"align_weight": self.config.weight * (max(0.0, 1 - step / self.steps) if falling else 1.0)}
 
     def images(self, batch: Any, visual: nn.Module) -> dict[str, Tensor]:
-        return {} if self.config.weight == 0 or self.stream_is_plain else {"align_stream": batch.expert_image}
+        if self.config.weight == 0:
+            return {}
+        return {"align_replay": batch.replay_image} | ({} if self.stream_is_plain else {"align_stream": batch.expert_image})
 
     def read(self, model: nn.Module, seen: Seen, batch: Any) -> dict[str, Tensor]:
-        """align_error (A,), weighted: one of each aligned image, of the batch and of the separate stream."""
+        """align_error (A,), weighted: one of each aligned image, of the batch, of the separate stream and of those shown once more."""
         size, count, device = len(batch), len(batch.expert_image), batch.annotated.device
         last = seen.rows["mixed_features" if self.stream_is_plain else "align_stream"].stop if count else 0
-        rows = torch.cat([batch.annotated, torch.arange(size, size + count, device=device)])  # of the texts
-        passed = torch.cat([torch.arange(size, device=device), torch.arange(last - count, last, device=device)])  # where in the pass their images are
-        heatmap = torch.cat([batch.annotated_heatmap, batch.heatmap[len(batch.mix_index):]])
+        again = seen.rows["align_replay"]
+        # where in the pass the images are: those of the batch, of the stream, shown again
+        passed = torch.cat([torch.arange(*ends, device=device) for ends in ((0, size), (last - count, last), (again.start, again.stop))])
+        rows = torch.cat([batch.annotated, torch.arange(size, len(passed), device=device)])  # of `passed`
+        shown = bool(len(batch.replay_image))  # none have no size of their own
+        heatmap = torch.cat([batch.annotated_heatmap, batch.heatmap[len(batch.mix_index):], *[batch.replay_heatmap] * shown])
         told, weight = batch.sentence_row, batch.draws["align_weight"]
         if len(told):  # only then: a GPU waits for the numbers below
             told, inverse = told.unique(return_inverse=True)
             alone = ~torch.isin(rows, told)  # a sample with both counts once
             rows, heatmap = rows[alone], heatmap[alone]
-        log = look(model.visual, seen.tokens.rows(passed[rows]), seen.text[rows].detach(), self.config)
+        def text() -> Tensor:
+            return torch.cat([seen.text.detach(), *([encode_held(model, batch.replay_text)] if shown else [])])[rows]
+
+        log = look(model.visual, seen.tokens.rows(passed[rows]), text, self.config)
         error = cross_entropy(heatmap, log, self.config.power)
         if len(told):
-            with torch.no_grad():  # after the pass: autocast would keep the weights it casts here, without their graph, for the pass
-                text = model.encode_text(batch.sentence_text, normalize=True)
-            log = look_at_texts(model.visual, seen.tokens.rows(passed[told]), text, inverse, self.config.temperature)
+            log = look_at_texts(model.visual, seen.tokens.rows(passed[told]), encode_held(model, batch.sentence_text), inverse, self.config.temperature)
             each = cross_entropy(batch.sentence_heatmap, log, self.config.power)
             error = torch.cat([error, each.new_zeros(len(told)).index_add(0, inverse, each) / inverse.bincount()])
         return {"align_error": weight * error}
 
     def complete(self, out: dict[str, Tensor], batch: Any) -> None:
-        out.pop("align_stream", None)
+        for name in ("align_replay", "align_stream"):
+            out.pop(name, None)
 
     def losses(self, out: Mapping[str, Tensor], gather: Gather) -> dict[str, Tensor]:
         """{align_loss}: 0 without an annotated sample; every rank takes part in the gather, forward and backward."""
@@ -168,12 +181,20 @@ class Align(Objective):
         return {"align_loss": share / counts.sum().clamp(min=max(1, self.least * len(out["sample_id"]) * len(sums)))}
 
 
-def look(visual: nn.Module, tokens: Tokens, text: Tensor, config: AlignConfig) -> Tensor:
-    """Log of the distribution over positions, (A, h, w), where `visual` looks; `text` (A, D) unit features. fp32 or more."""
+def encode_held(model: nn.Module, texts: Tensor) -> Tensor:
+    """Unit features (T, D) of `texts` (T, L), held fixed."""
+    with torch.no_grad():  # after the pass: autocast would keep the weights it casts here, without their graph, for the pass
+        return model.encode_text(texts, normalize=True)
+
+
+def look(visual: nn.Module, tokens: Tokens, text: Callable[[], Tensor], config: AlignConfig) -> Tensor:
+    """Log of the distribution over positions, (A, h, w), where `visual` looks; `text` gives (A, D) unit features, asked only where the tower has no
+    pool of its own. fp32 or more."""
     attention = pool_attention(visual, tokens, config.heads)
     if attention is not None:
         return attention
-    return look_at_texts(visual, tokens, text, torch.arange(len(text), device=text.device), config.temperature)
+    held = text()
+    return look_at_texts(visual, tokens, held, torch.arange(len(held), device=held.device), config.temperature)
 
 
 def look_at_texts(visual: nn.Module, tokens: Tokens, text: Tensor, image: Tensor, temperature: float) -> Tensor:

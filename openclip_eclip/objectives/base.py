@@ -60,6 +60,7 @@ class Objective:
 
     contrast_weight = 1.0  # of the contrastive loss
 
+    replay = 0.0  # share of a batch to fill up with annotated images where less than half of it is annotated in the training data: `ExpertBatch.replay_*`
     needs_heatmaps = False  # `ExpertBatch.annotated`: of every annotated sample, whatever eCLIP's gate decides
     needs_windows = False  # `ExpertBatch.sentence_*`: the sentences of samples that carry windows, with a map each
     image_stages: int | None = None  # last stages of the image tower to hand to `read` with its tokens; None: no call of `read`

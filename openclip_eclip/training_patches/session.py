@@ -6,7 +6,6 @@ import csv
 import logging
 import statistics
 from collections import Counter
-from functools import partial
 from pathlib import Path
 from typing import Any, Iterator
 
@@ -15,10 +14,11 @@ import torch
 import torch.distributed as dist
 from open_clip import get_input_dtype
 from open_clip_train.distributed import is_master
+from torch.utils.data import DataLoader
 
 from ..config import EClipConfig
 from ..curriculum import Curriculum
-from ..data.expert_stream import ExpertSlots, expert_loader
+from ..data.expert_stream import ExpertSlots, expert_loader, replay_loader
 from ..data.figures import processor_figure
 from ..data.heatmap import DataError
 from ..data.joint_transform import JointTransform
@@ -27,7 +27,7 @@ from ..data.sample import seeded_randomness
 from ..mixup import mix_images
 from ..params import Method, fill_schedule
 from .checkpoints import random_state, set_random_state
-from .train_data import TrainSource, expert_samples, first_samples, train_source
+from .train_data import TrainSource, expert_samples, train_source
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +92,7 @@ class Session:
         steps = loader.num_batches // args.accum_freq
         curriculum = Curriculum(max(1, steps * args.epochs), self.config.curriculum)
         expert, self.names = None, dict(source.names) if self.method.mixes else {}
-        examples, told = source.examples, source.windows
+        examples, told = source.samples, source.windows
         if args.expert_data:
             samples, names, more = expert_samples(args, transform, tokenizer, self.method.windows)
             told = None if told is None else told + more
@@ -101,7 +101,7 @@ class Session:
                                 accum_freq=args.accum_freq, rank=args.rank, world_size=args.world_size, fixed_lam=self.config.lam)
             expert = expert_loader(samples, slots, min(2, args.workers))
             self.names.update(names)
-            examples = partial(first_samples, samples, range(len(samples)))
+            examples = samples
         annotated = source.annotated or expert is not None
         if self.method.windows:
             self._announce_windows(told)
@@ -113,11 +113,28 @@ class Session:
             self._announce(curriculum, annotated, bool(told), count)
         if is_master(args) and annotated and self.config.processor is not None:
             with seeded_randomness([args.seed]):
-                good = [sample for sample in examples() if sample.heatmap is not None]
+                good = [sample for i in range(min(4, len(examples or ()))) if (sample := examples[i]).heatmap is not None]
             if good:
                 self.examples = (torch.stack([s.image for s in good]), torch.stack([s.heatmap for s in good]))
         return PlannedLoader(loader, self.config, curriculum, seed=args.seed, accum_freq=args.accum_freq, annotated=annotated,
-                             mixes=self.method.mixes, expert=expert, objectives=self.method.objectives, after_step=self.after_step)
+                             mixes=self.method.mixes, expert=expert, replay=self._replay(source), objectives=self.method.objectives, after_step=self.after_step)
+
+    def _replay(self, source: TrainSource) -> DataLoader | None:
+        """What fills batches up to the share of annotated images that an objective asks for, where the data has less than half of it; else None."""
+        args, loader = self.args, source.info.dataloader
+        asked = max((objective.replay for objective in self.method.objectives), default=0.0)
+        if asked == 0 or not source.annotated:
+            return None
+        if source.samples is None:
+            logger.warning("eclip: --train-data is not local: its annotated images can not be shown again to fill %.3g %% of a batch", 100 * asked)
+            return None
+        share = len(source.names) / source.total
+        if share >= asked / 2:
+            return None
+        count = max(1, round((asked - share) * args.batch_size))
+        logger.info("eclip: %.3g %% of the data is annotated: %d annotated images a batch and rank are shown once more, for alignment alone", 100 * share, count)
+        return replay_loader(source.samples, count, loader.num_batches, min(2, args.workers), seed=args.seed, accum_freq=args.accum_freq,
+                             rank=args.rank, world_size=args.world_size)
 
     def _announce_windows(self, count: int | None) -> None:
         """DataError if no sample carries windows."""

@@ -14,7 +14,7 @@ import open_clip_train.data as upstream
 import torch
 import torch.distributed as dist
 import webdataset as wds
-from torch.utils.data import Dataset, get_worker_info
+from torch.utils.data import Dataset, Subset, get_worker_info
 from webdataset.filters import _shuffle
 
 from ..config import SHUFFLES
@@ -42,7 +42,7 @@ class TrainSource:
     total: int | None = None  # samples, however many of them an epoch takes; None: not known before they come
     windows: int | None = 0  # samples that carry sentence windows; None: not known before they come
     names: dict[int, str] = field(default_factory=dict)  # sample_id -> file and row or key, of annotated samples
-    examples: Callable[[], list[Sample]] = list  # a few annotated samples, for figures
+    samples: Dataset | None = None  # those with a heatmap, one by one; None: without any, or not known before they come
 
 
 def on_rank_zero(args: argparse.Namespace, work: Callable[[], Any]) -> Any:
@@ -177,7 +177,7 @@ def _table_source(args: argparse.Namespace, transform: JointTransform, tokenizer
                         f"{args.world_size} ranks; lower --batch-size.")
     annotated = table.annotated
     return TrainSource(info, bool(annotated), len(table), table.with_windows, {table.rows[i]: table.name(i) for i in annotated},
-                       partial(first_samples, samples, annotated))
+                       Subset(samples, annotated) if annotated else None)
 
 
 def _table_control(args: argparse.Namespace, transform: JointTransform, table: CsvTable, first_id: int = 0) -> HeatmapControl | None:
@@ -189,11 +189,6 @@ def _entries_control(args: argparse.Namespace, transform: JointTransform, entrie
                      ids: Sequence[int]) -> HeatmapControl | None:
     kind = args.eclip_heatmap_control
     return entries_control(kind, args.seed, transform.crop.size, entries, ids, args.csv_label_key) if kind else None
-
-
-def first_samples(samples: Dataset, indices: Sequence[int], count: int = 4) -> list[Sample]:
-    """The samples at the first `count` of `indices`."""
-    return [samples[i] for i in indices[:count]]
 
 
 def _local_shards(path: str) -> list[Path] | None:
@@ -223,8 +218,8 @@ def _shard_source(args: argparse.Namespace, transform: JointTransform, tokenizer
     control = None if shards is not None and not annotated else _entries_control(args, transform, entries, list(names))
     info = upstream.get_wds_dataset(args, transform, is_train=True, epoch=epoch, tokenizer=tokenizer)
     _rewire(info, transform, tokenizer, args, heatmaps, control, windows)
-    samples = TarSamples(entries, transform, tokenizer, list(names), control)
-    return TrainSource(info, annotated, total, told, names, partial(first_samples, samples, range(len(entries))))
+    samples = TarSamples(entries, transform, tokenizer, list(names), control, windows) if entries else None
+    return TrainSource(info, annotated, total, told, names, samples)
 
 
 def _rewire(info: upstream.DataInfo, transform: JointTransform, tokenizer: Callable, args: argparse.Namespace,
