@@ -255,14 +255,14 @@ def test_accumulation_is_the_large_batch(runs: Launcher) -> None:
 
 def test_annotated_images_are_shown_once_more_where_few_are_annotated(runs: Launcher) -> None:
     """4 of 24: less than half of 0.5, so every batch of four has one more of them; not less than half of 0.33."""
-    assert "16.7 % of the data is annotated: 1 annotated images a batch and rank are shown once more" in runs.log("again")
+    assert "16.7 % of the data is annotated: each batch of a rank shows 1 of these images once more" in runs.log("again")
     assert len(aligned(runs, "again")) == 6 and all(aligned(runs, "again")) and not all(aligned(runs, "align"))
     assert aligned(runs, "enough") == aligned(runs, "align") and runs.losses("enough") == runs.losses("align") and "once more" not in runs.log("enough")
     assert set(runs.weights("again", 1)) == set(runs.weights("clip", 1)) and aligned(runs, "again, placebo") != aligned(runs, "again")
 
 
 def test_what_is_shown_once_more_is_that_of_the_large_batch(runs: Launcher) -> None:
-    assert "3 annotated images" in runs.log("again 12") and "1 annotated images" in runs.log("again 4")
+    assert "shows 3 of these images" in runs.log("again 12") and "shows 1 of these images" in runs.log("again 4")
     assert len(aligned(runs, "again 4")) == 2 and aligned(runs, "again 4") == pytest.approx(aligned(runs, "again 12"), rel=1e-4)
     assert runs.losses("again 4") == pytest.approx(runs.losses("again 12"), rel=2e-5) and aligned(runs, "again 4") != aligned(runs, "three")
 

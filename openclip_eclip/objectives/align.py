@@ -53,7 +53,8 @@ class AlignConfig:
 class Align(Objective):
     """weight * mean over the annotated samples of all ranks of -sum_p target_p log look_p, over the positions p of the tower's grid.
 
-    Where less than `least` of the data is annotated, the sum is divided by that share of the batch at least (decision 0035).
+    Where less than `least` of the data is annotated, the sum is divided by that share of the batch at least (decision 0035); where less than half of
+    `replay` is, annotated samples are shown once more, so that they make about that share of a batch (decision 0036).
     `look` is the attention of the tower's learned pool, or else softmax of cos(t, position in the joint space) / temperature
     with the sample's text feature t held fixed. Images of the separate stream are aligned unmixed.
 
@@ -156,6 +157,7 @@ class Align(Objective):
             told, inverse = told.unique(return_inverse=True)
             alone = ~torch.isin(rows, told)  # a sample with both counts once
             rows, heatmap = rows[alone], heatmap[alone]
+
         def text() -> Tensor:
             return torch.cat([seen.text.detach(), *([encode_held(model, batch.replay_text)] if shown else [])])[rows]
 

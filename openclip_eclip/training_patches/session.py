@@ -132,7 +132,7 @@ class Session:
         if share >= asked / 2:
             return None
         count = max(1, round((asked - share) * args.batch_size))
-        logger.info("eclip: %.3g %% of the data is annotated: %d annotated images a batch and rank are shown once more, for alignment alone", 100 * share, count)
+        logger.info("eclip: %.3g %% of the data is annotated: each batch of a rank shows %d of these images once more, for alignment alone", 100 * share, count)
         return replay_loader(source.samples, count, loader.num_batches, min(2, args.workers), seed=args.seed, accum_freq=args.accum_freq,
                              rank=args.rank, world_size=args.world_size)
 
