@@ -13,6 +13,7 @@ PLUS = [*LIGHT, "--align-least", RECIPES["eclip-plus"].align_least]
 ABLATION = f"align, weight {RECIPES['eclip-plus'].align_weight}"  # the recipe without its least share, in the cells that have less
 REPLAY = "eclip-plus with replay"  # in the same cells
 REPLAY_SHARE = 0.1
+RECIPE_ROWS = ("eclip-plus", REPLAY)  # are compared with the best other row
 OURS = ("align", "eclip-plus")  # beginnings of rows that are not "other methods"
 CONTROLS = ("random", "shuffled", "same-class-shuffled", "centre", "ones")
 STEPS, TUNE_STEPS = {300: 400, 600: 600, 2000: 900}, 150  # the most; validation chooses among eighths of them

@@ -1,9 +1,10 @@
 """The page and the pictures of `run_table.py align`."""
 from __future__ import annotations
 
+from itertools import product
 from textwrap import fill
 
-from align_cells import CELLS, CLEAN, NAMES, PICTURED
+from align_cells import CELLS, CLEAN, NAMES, PICTURED, RECIPE_ROWS
 from intervals import GREY, change, draw_differences, spread, tidy
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -23,9 +24,9 @@ def page(facts: dict) -> str:
         for name, row in rows.items():
             shown = [word for score in ("macro-F1", "R@5") for word in (spread(row[score]), change(row[score]["difference"]))]
             lines.append(f"| {name} | {' | '.join(shown)} | {spread(row['pointing'])} | {spread(row['NSS'])} |")
-        for score in ("macro-F1", "R@5"):
-            if best := rows.get("eclip-plus", {}).get(score, {}).get("best_other"):
-                lines.append(f"\neclip-plus − the best other row in {score} ({best['row']}): {change(best)}.")
+        for name, score in product(RECIPE_ROWS, ("macro-F1", "R@5")):
+            if best := rows.get(name, {}).get(score, {}).get("best_other"):
+                lines.append(f"\n{name} − the best other row in {score} ({best['row']}): {change(best)}.")
         lines.append("")
     return "\n".join(lines)
 

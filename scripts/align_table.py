@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from align_cells import CELLS, DEVELOPMENT, LOOKED_AT, MODEL, OURS, ROWS, STEPS, TEST_FILMS, TUNE_STEPS, VALIDATION_FILMS, Cell
+from align_cells import CELLS, DEVELOPMENT, LOOKED_AT, MODEL, OURS, RECIPE_ROWS, ROWS, STEPS, TEST_FILMS, TUNE_STEPS, VALIDATION_FILMS, Cell
 from bench_runs import Bench, Workers, make_all
 from table_rows import Row
 
@@ -92,7 +92,7 @@ def is_measured(benches: dict, cell: Cell, row: Row, seeds: list[int]) -> bool:
 
 
 def measure(benches: dict, cell: Cell, rows: list[Row], seeds: list[int]) -> dict[str, dict]:
-    """{row: {score: {value, sd, low, high, difference}, pointing, NSS, epochs}}; eclip-plus also against the best other row by mean, "best_other"."""
+    """{row: {score: {value, sd, low, high, difference}, pointing, NSS, epochs}}; RECIPE_ROWS also against the best other row by mean, "best_other"."""
     def results(row: Row, task: str) -> list[Path]:
         return [benches[cell.name, seed, row.annotated].result(row, seed, "test", task) for seed in seeds]
 
@@ -103,10 +103,10 @@ def measure(benches: dict, cell: Cell, rows: list[Row], seeds: list[int]) -> dic
         for row in rows:
             found[row.name][score] = against_clip["methods"][row.name][score] | {"difference": against_clip["differences"].get(row.name, {}).get(score)}
         others = [row for row in rows if not row.name.startswith(OURS)]
-        if "eclip-plus" in found and len(others) > 1:
+        for name in found.keys() & RECIPE_ROWS if len(others) > 1 else ():
             best = max(others, key=lambda row: found[row.name][score]["value"])
-            pair = bench.compare(f"{task}-best", {row.name: results(row, task) for row in (best, ROW["eclip-plus"])})
-            found["eclip-plus"][score]["best_other"] = {"row": best.name, **pair["differences"]["eclip-plus"][score]}
+            pair = bench.compare(f"{task}-best-{name}", {row.name: results(row, task) for row in (best, ROW[name])})
+            found[name][score]["best_other"] = {"row": best.name, **pair["differences"][name][score]}
     for row in rows:
         looks = [json.loads((folder / "result.json").read_text())["values"] for folder in results(row, "sensitivity")]
         for name, key in (("pointing", "pointing game"), ("NSS", "NSS")):
