@@ -10,9 +10,9 @@ from table_rows import Row
 MODEL = f"local-dir:{Path(__file__).resolve().parent / 'phantom_model_fine'}"
 LIGHT = ["--method", RECIPES["eclip-plus"].method, "--align-weight", RECIPES["eclip-plus"].align_weight]
 PLUS = [*LIGHT, "--align-least", RECIPES["eclip-plus"].align_least]
+AGAIN = [*PLUS, "--align-replay", 0.1]
 ABLATION = f"align, weight {RECIPES['eclip-plus'].align_weight}"  # the recipe without its least share, in the cells that have less
 REPLAY = "eclip-plus with replay"  # in the same cells
-REPLAY_SHARE = 0.1
 RECIPE_ROWS = ("eclip-plus", REPLAY)  # are compared with the best other row
 OURS = ("align", "eclip-plus")  # beginnings of rows that are not "other methods"
 CONTROLS = ("random", "shuffled", "same-class-shuffled", "centre", "ones")
@@ -32,12 +32,13 @@ ROWS = [
     Row("align", ["--method", "align"], annotated=True),
     Row("eclip-plus", PLUS, annotated=True),
     Row(ABLATION, LIGHT, annotated=True),
-    Row(REPLAY, [*PLUS, "--align-replay", REPLAY_SHARE], annotated=True),
+    Row(REPLAY, AGAIN, annotated=True),
+    *(Row(f"{REPLAY}, {control}", [*AGAIN, "--eclip-heatmap-control", control], annotated=True) for control in CONTROLS[:2]),
     *(Row(f"eclip-plus, {control}", [*PLUS, "--eclip-heatmap-control", control, *["--csv-label-key", "label"] * control.startswith("same")], annotated=True)
       for control in CONTROLS)]
 NAMES = [row.name for row in ROWS]
 METHODS = tuple(NAMES[:10])
-PLACEBOS = tuple(name for name in NAMES if name.startswith("eclip-plus, "))
+PLACEBOS, PLACEBOS_AGAIN = (tuple(name for name in NAMES if name.startswith(f"{row}, ")) for row in RECIPE_ROWS)
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ class Cell:
 
 
 CLEAN = "600 films, 15 %"  # what the cells of worse gaze and of other films are compared with
+SCARCE = "600 films, 1 %"
 WORSE = {
     "half of the gaze astray": {"gaze": ("--gaze-noise", 0.5)},
     "gaze off by 8 %": {"gaze": ("--gaze-shift", 0.08)},
@@ -67,9 +69,8 @@ WORSE = {
 
 def rows_of(cell: str, share: float) -> tuple[str, ...]:
     """METHODS, and what only some cells are for."""
-    if cell == CLEAN:
-        return (*METHODS, *PLACEBOS)
-    return METHODS if share >= RECIPES["eclip-plus"].align_least else (*METHODS, ABLATION, REPLAY)
+    placebos = {CLEAN: PLACEBOS, SCARCE: PLACEBOS_AGAIN}.get(cell, ())
+    return (*METHODS, *(() if share >= RECIPES["eclip-plus"].align_least else (ABLATION, REPLAY)), *placebos)
 
 
 CELLS = [Cell(name := f"{count} films, {100 * share:g} %", count, share, rows_of(name, share)) for count in STEPS for share in (0.15, 0.05, 0.01, 0.0025)]

@@ -4,12 +4,12 @@ from __future__ import annotations
 from itertools import product
 from textwrap import fill
 
-from align_cells import CELLS, CLEAN, NAMES, PICTURED, RECIPE_ROWS
+from align_cells import CELLS, CLEAN, NAMES, PICTURED, RECIPE_ROWS, REPLAY
 from intervals import GREY, change, draw_differences, spread, tidy
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-COLOURS = {"CLIP, twice the steps": GREY, "mask": "#c07a2b", "eCLIP": "#8e5ba6", "align": "#1f6fb2", "eclip-plus": "#14532d"}
+COLOURS = {"CLIP, twice the steps": GREY, "mask": "#c07a2b", "eCLIP": "#8e5ba6", "align": "#1f6fb2", "eclip-plus": "#14532d", REPLAY: "#5fb37c"}
 
 
 def page(facts: dict) -> str:
@@ -19,6 +19,8 @@ def page(facts: dict) -> str:
              "seeds; differences to CLIP, seeds paired, with 95 % intervals over seeds and test films. Pointing and NSS: where the tower looks against where the "
              "gaze was, on test films.\n", "![Differences to CLIP](align.png)\n", "![By share of annotations, and under bad gaze](align_map.png)\n"]
     lines += ["## At a glance\n", "best other: the row with the highest mean of all that do not align, placebos apart.\n", *glance(facts["cells"]), ""]
+    if any(REPLAY in rows for rows in facts["cells"].values()):
+        lines += ["## Few annotated images, shown once more\n", *glance_again(facts["cells"]), ""]
     for cell, rows in facts["cells"].items():
         lines += [f"## {cell}\n", "| row | macro-F1 | − CLIP | R@5 | − CLIP | pointing | NSS |", "|---|---|---|---|---|---|---|"]
         for name, row in rows.items():
@@ -42,6 +44,23 @@ def glance(cells: dict[str, dict]) -> list[str]:
         others = {score: f"{change(one)} ({one['row']})" if one else "" for score, one in best.items()}
         words = [cell, spread(clip["macro-F1"]), spread(rows["align"]["macro-F1"]) if "align" in rows else "", spread(own["macro-F1"]), others["macro-F1"], spread(clip["R@5"]),
                  change(own["R@5"]["difference"]), others["R@5"], f"{clip['pointing']['value']:.3f}", f"{own['pointing']['value']:.3f}"]
+        lines.append(f"| {' | '.join(words)} |".replace("-0", "−0"))
+    return lines
+
+
+def glance_again(cells: dict[str, dict]) -> list[str]:
+    """A table of the cells in which eclip-plus was run with replay too."""
+    lines = ["| | macro-F1: eclip-plus | with replay | − CLIP | − best other | R@5: eclip-plus | with replay | − CLIP | − best other | pointing: eclip-plus | with replay |",
+             "|---" * 11 + "|"]
+    for cell, rows in cells.items():
+        if not set(RECIPE_ROWS) <= set(rows):
+            continue
+        own, again = (rows[name] for name in RECIPE_ROWS)
+        words = [cell]
+        for score in ("macro-F1", "R@5"):
+            best = again[score].get("best_other")
+            words += [spread(own[score]), spread(again[score]), change(again[score]["difference"]), f"{change(best)} ({best['row']})" if best else ""]
+        words += [f"{row['pointing']['value']:.3f}" for row in (own, again)]
         lines.append(f"| {' | '.join(words)} |".replace("-0", "−0"))
     return lines
 
@@ -73,7 +92,7 @@ def draw_map(found: dict[str, dict]) -> Figure:
             axes.set_xticks([share for share, _ in shares], [f"{share:g} %" for share, _ in shares])
             axes.minorticks_off()
             axes.set_title(f"{count} films, by share annotated", loc="left", fontsize=9)
-        _draw_rows(row[-1], found, worse, list(range(len(worse))), score, spacing=0.14)
+        _draw_rows(row[-1], found, worse, list(range(len(worse))), score, spacing=0.12)
         row[-1].set_xticks(range(len(worse)), [fill(cell.split(", ", 2)[-1].replace("15 %", "as it is"), 12) for cell in worse], fontsize=8)
         row[-1].set_title(CLEAN + " of them annotated", loc="left", fontsize=9)
         row[0].set_ylabel(f"{score}, mean ± sd over seeds")
@@ -86,7 +105,8 @@ def _draw_rows(axes: Axes, found: dict[str, dict], cells: list[str], places: lis
     for i, (name, colour) in enumerate(COLOURS.items()):
         shown = [(place, found[cell][name][score]) for place, cell in zip(places, cells) if name in found[cell]]
         # shares lie on a logarithmic axis: a twentieth apart, so that bars do not hide each other
-        moved = [place * 1.05 ** (i - 2) if spacing is None else place + spacing * (i - 2) for place, _ in shown]
+        aside = i - (len(COLOURS) - 1) / 2
+        moved = [place * 1.05 ** aside if spacing is None else place + spacing * aside for place, _ in shown]
         axes.errorbar(moved, [one["value"] for _, one in shown], yerr=[one["sd"] or 0 for _, one in shown], color=colour, fmt="o" if spacing else "o-", ms=4, lw=1.3, capsize=2,
                       label=name)
     tidy(axes, "y")

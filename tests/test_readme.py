@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 
 from align_cells import PICTURED  # noqa: E402
-from align_pages import glance  # noqa: E402
+from align_pages import glance, glance_again  # noqa: E402
 from intervals import spread  # noqa: E402
 import stamps_page  # noqa: E402
 
@@ -71,6 +71,10 @@ def eclip_plus_table() -> str:
     return "\n" + "\n".join(glance(align_cells())) + "\n\n"
 
 
+def replay_table() -> str:
+    return "\n" + "\n".join(glance_again(align_cells())) + "\n\n"
+
+
 def stamps_table() -> str:
     """Recall and pointing of the stamps study, a part a tower."""
     found = json.loads((ROOT / "docs" / "results" / "stamps_align.json").read_text(encoding="utf-8"))["summary"]
@@ -83,7 +87,7 @@ def stamps_table() -> str:
     return "\n" + "\n".join(lines) + "\n\n"
 
 
-GENERATED = {README: {"flags": flag_table, "glossary": glossary_table, "align": align_table, "stamps": stamps_table}, ECLIP_PLUS: {"cells": eclip_plus_table}}
+GENERATED = {README: {"flags": flag_table, "glossary": glossary_table, "align": align_table, "stamps": stamps_table}, ECLIP_PLUS: {"cells": eclip_plus_table, "replay": replay_table}}
 
 
 def generated(page: Path) -> str:
