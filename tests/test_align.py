@@ -187,7 +187,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Launcher:
         (*data, blank, "--batch-size", 4, "--epochs", 1, "--name", "blank", *align),
         (*common, "--name", "align", *align),
         (*common, "--name", "placebo", *align, "--eclip-heatmap-control", "centre"),
-        (*common, "--name", "all", "--method", "eclip+align+gloria+dacl", "--expert-data", table, "--eclip-heatmap-control", "shuffled"),
+        (*common, "--name", "all", "--method", "eclip+align+gloria+dacl", "--expert-data", table, "--eclip-heatmap-control", "shuffled", "--align-replay", 0.5),
         (*common, "--name", "plain", "--method", "naive+align", "--naive-form", "plain", "--expert-data", table),
         (*common, "--name", "siglip", *align, "--siglip", "--align-weight", 2),
         (*common, "--name", "bf16", "--method", "eclip+align", "--precision", "bf16", "--eclip-own-pairs", "mask"),
