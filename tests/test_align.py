@@ -274,6 +274,13 @@ def test_the_least_share_is_of_the_accumulated_batch(runs: Launcher) -> None:
     assert "4.17 % of the data is annotated: alignment is a mean over at least 50 % of each batch" in runs.log("lone 8")
 
 
+@pytest.mark.parametrize("weight", [0, 1])
+def test_the_least_share_is_told_of_where_it_counts(weight: float, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"):
+        Align(AlignConfig(weight=weight, least=0.5)).use_annotated(0.1)
+    assert bool(caplog.records) == bool(weight)
+
+
 def test_the_least_share_is_for_data_with_fewer(runs: Launcher) -> None:
     """4 of 24 are annotated, in two batches of eight a lone one: it is one of 1.6 for a least share of 0.2, and itself for 0.16."""
     mean, enough, few = (aligned(runs, f"least {least}") for least in (0, 0.16, 0.2))

@@ -129,7 +129,7 @@ class Align(Objective):
 
     def use_annotated(self, share: float | None) -> None:
         self.least = self.config.least if share is None or share < self.config.least else 0.0
-        if self.least and share:
+        if self.least and share and self.config.weight:
             logger.info("eclip: %.3g %% of the data is annotated: alignment is a mean over at least %.3g %% of each batch", 100 * share, 100 * self.least)
 
     def draw(self, seed: int, step: int, epoch: int, sample_id: Tensor) -> dict[str, Any]:
