@@ -40,12 +40,16 @@ def glance(cells: dict[str, dict]) -> list[str]:
     for cell, rows in cells.items():
         if (own := rows.get("eclip-plus")) is None:
             continue
-        clip, best = rows["CLIP"], {score: own[score].get("best_other") for score in ("macro-F1", "R@5")}
-        others = {score: f"{change(one)} ({one['row']})" if one else "" for score, one in best.items()}
+        clip, others = rows["CLIP"], {score: against_best(own[score]) for score in ("macro-F1", "R@5")}
         words = [cell, spread(clip["macro-F1"]), spread(rows["align"]["macro-F1"]) if "align" in rows else "", spread(own["macro-F1"]), others["macro-F1"], spread(clip["R@5"]),
                  change(own["R@5"]["difference"]), others["R@5"], f"{clip['pointing']['value']:.3f}", f"{own['pointing']['value']:.3f}"]
         lines.append(f"| {' | '.join(words)} |".replace("-0", "−0"))
     return lines
+
+
+def against_best(score: dict) -> str:
+    best = score.get("best_other")
+    return f"{change(best)} ({best['row']})" if best else ""
 
 
 def glance_again(cells: dict[str, dict]) -> list[str]:
@@ -58,8 +62,7 @@ def glance_again(cells: dict[str, dict]) -> list[str]:
         own, again = (rows[name] for name in RECIPE_ROWS)
         words = [cell]
         for score in ("macro-F1", "R@5"):
-            best = again[score].get("best_other")
-            words += [spread(own[score]), spread(again[score]), change(again[score]["difference"]), f"{change(best)} ({best['row']})" if best else ""]
+            words += [spread(own[score]), spread(again[score]), change(again[score]["difference"]), against_best(again[score])]
         words += [f"{row['pointing']['value']:.3f}" for row in (own, again)]
         lines.append(f"| {' | '.join(words)} |".replace("-0", "−0"))
     return lines

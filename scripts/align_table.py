@@ -103,8 +103,10 @@ def measure(benches: dict, cell: Cell, rows: list[Row], seeds: list[int]) -> dic
         for row in rows:
             found[row.name][score] = against_clip["methods"][row.name][score] | {"difference": against_clip["differences"].get(row.name, {}).get(score)}
         others = [row for row in rows if not row.name.startswith(OURS)]
-        for name in found.keys() & RECIPE_ROWS if len(others) > 1 else ():
-            best = max(others, key=lambda row: found[row.name][score]["value"])
+        if len(others) < 2:
+            continue
+        best = max(others, key=lambda row: found[row.name][score]["value"])
+        for name in found.keys() & RECIPE_ROWS:
             pair = bench.compare(f"{task}-best-{name}", {row.name: results(row, task) for row in (best, ROW[name])})
             found[name][score]["best_other"] = {"row": best.name, **pair["differences"][name][score]}
     for row in rows:

@@ -216,7 +216,7 @@ def aligned(launcher: Launcher, name: str) -> list[float]:
 def test_weight_zero_or_no_annotation_is_bitwise_clip(runs: Launcher, name: str) -> None:
     expected, found = runs.weights("clip", 1), runs.weights(name, 1)
     assert set(found) == set(expected) and all(torch.equal(found[key], value) for key, value in expected.items())
-    assert runs.losses(name) == runs.losses("clip") and not any(aligned(runs, name)) and Align(AlignConfig(weight=0, replay=0.5)).replay == 0
+    assert runs.losses(name) == runs.losses("clip") and not any(aligned(runs, name))
     assert any(not torch.equal(value, expected[key]) for key, value in runs.weights("align", 1).items())
     assert ("no heatmap in the data: nothing is aligned" in runs.log(name)) == name.startswith("blank") and "of the data is annotated" not in runs.log(name)
 
@@ -275,10 +275,11 @@ def test_the_least_share_is_of_the_accumulated_batch(runs: Launcher) -> None:
 
 
 @pytest.mark.parametrize("weight", [0, 1])
-def test_the_least_share_is_told_of_where_it_counts(weight: float, caplog: pytest.LogCaptureFixture) -> None:
+def test_shares_count_where_something_is_aligned(weight: float, caplog: pytest.LogCaptureFixture) -> None:
+    align = Align(AlignConfig(weight=weight, least=0.5, replay=0.5))
     with caplog.at_level("INFO"):
-        Align(AlignConfig(weight=weight, least=0.5)).use_annotated(0.1)
-    assert bool(caplog.records) == bool(weight)
+        align.use_annotated(0.1)
+    assert bool(caplog.records) == bool(weight) and align.replay == (0.5 if weight else 0)
 
 
 def test_the_least_share_is_for_data_with_fewer(runs: Launcher) -> None:

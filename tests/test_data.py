@@ -15,7 +15,7 @@ from openclip_eclip.config import CurriculumConfig, EClipConfig
 from openclip_eclip.curriculum import Curriculum
 from openclip_eclip.data.check import check_entries, check_table, main as check_main, raise_faults
 from openclip_eclip.data.csv_source import CsvColumns, CsvSamples, read_csv_table
-from openclip_eclip.data.expert_stream import ExpertSlots, expert_loader, replay_loader
+from openclip_eclip.data.expert_stream import ALWAYS, ExpertSlots, expert_loader
 from openclip_eclip.data.heatmap import DataError, check_aspect, decode_heatmap
 from openclip_eclip.data.joint_transform import JointTransform
 from openclip_eclip.data.planned_loader import PlannedLoader
@@ -369,15 +369,10 @@ def test_expert_batch_joins_the_carrier() -> None:
     assert rest.mixed_id.tolist()[0] == 12 and min(rest.mixed_id.tolist()[1:]) >= 100
 
 
-class Ten(Counting):
-    def __len__(self) -> int:
-        return 10
-
-
 def test_what_is_shown_once_more_comes_equally_often_in_an_order_of_each_epoch() -> None:
     """Five of ten for each of two batches; nothing of it becomes a pair."""
     Counting.read = []
-    (cold, rest), planned = plan([2], 1.0, replay=replay_loader(Ten(), 5, 2, 0, seed=0))
+    (cold, rest), planned = plan([2], 1.0, replay=expert_loader(Counting(), ExpertSlots(10, 5, 2, Curriculum(1, ALWAYS), EClipConfig().alpha, seed=0), workers=0))
     planned.epoch = 1
     again = [batch for batch, _ in planned]
     assert sorted(Counting.read[:10]) == sorted(Counting.read[10:]) == list(range(10)) and Counting.read[:10] != Counting.read[10:]

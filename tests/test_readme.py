@@ -7,7 +7,9 @@ import re
 import shlex
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
+from typing import Callable
 
 import pytest
 from openclip_eclip.evaluate.__main__ import TASKS
@@ -66,13 +68,9 @@ def align_table() -> str:
     return "\n" + "\n".join(lines) + "\n\n"
 
 
-def eclip_plus_table() -> str:
-    """eclip-plus in every cell, and its difference to the best row without alignment."""
-    return "\n" + "\n".join(glance(align_cells())) + "\n\n"
-
-
-def replay_table() -> str:
-    return "\n" + "\n".join(glance_again(align_cells())) + "\n\n"
+def cells_table(table: Callable[[dict], list[str]]) -> str:
+    """A table over the cells of the alignment benchmark."""
+    return "\n" + "\n".join(table(align_cells())) + "\n\n"
 
 
 def stamps_table() -> str:
@@ -87,7 +85,7 @@ def stamps_table() -> str:
     return "\n" + "\n".join(lines) + "\n\n"
 
 
-GENERATED = {README: {"flags": flag_table, "glossary": glossary_table, "align": align_table, "stamps": stamps_table}, ECLIP_PLUS: {"cells": eclip_plus_table, "replay": replay_table}}
+GENERATED = {README: {"flags": flag_table, "glossary": glossary_table, "align": align_table, "stamps": stamps_table}, ECLIP_PLUS: {"cells": partial(cells_table, glance), "replay": partial(cells_table, glance_again)}}
 
 
 def generated(page: Path) -> str:

@@ -11,6 +11,7 @@ from ..curriculum import Curriculum, draw_gate, expert_slots
 from .sample import Sample, collate, seeded_randomness
 
 EXPERT_ID = 1 << 62  # ids of this stream start here, apart from those of the training data
+ALWAYS = CurriculumConfig(cold=0, warm=0, cool=0, end=1)  # of samples shown once more: all slots are filled
 
 
 class ExpertSlots(Sampler):
@@ -67,9 +68,3 @@ def expert_loader(samples: Dataset, slots: ExpertSlots, workers: int) -> DataLoa
     # a generator of its own: the loader draws one number an epoch, which must not come out of the training data's stream
     return DataLoader(_Slots(samples, slots.seed), batch_sampler=slots, num_workers=workers, collate_fn=collate_annotated,
                       generator=torch.Generator())
-
-
-def replay_loader(samples: Dataset, count: int, num_batches: int, workers: int, **place: int) -> DataLoader:
-    """`count` of `samples` for every batch of the training data, each as often as the others; `place`: seed, accum_freq, rank and world_size."""
-    always = Curriculum(1, CurriculumConfig(cold=0, warm=0, cool=0, end=1))
-    return expert_loader(samples, ExpertSlots(len(samples), count, num_batches, always, alpha=1, fixed_lam=0, **place), workers)

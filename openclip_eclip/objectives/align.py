@@ -150,8 +150,9 @@ class Align(Objective):
         # where in the pass the images are: those of the batch, of the stream, shown again
         passed = torch.cat([torch.arange(*ends, device=device) for ends in ((0, size), (last - count, last), (again.start, again.stop))])
         rows = torch.cat([batch.annotated, torch.arange(size, len(passed), device=device)])  # of `passed`
-        shown = bool(len(batch.replay_image))  # none have no size of their own
-        heatmap = torch.cat([batch.annotated_heatmap, batch.heatmap[len(batch.mix_index):], *[batch.replay_heatmap] * shown])
+        heatmap = torch.cat([batch.annotated_heatmap, batch.heatmap[len(batch.mix_index):]])
+        if len(batch.replay_image):  # none have no size of their own
+            heatmap = torch.cat([heatmap, batch.replay_heatmap])
         told, weight = batch.sentence_row, batch.draws["align_weight"]
         if len(told):  # only then: a GPU waits for the numbers below
             told, inverse = told.unique(return_inverse=True)
@@ -159,7 +160,8 @@ class Align(Objective):
             rows, heatmap = rows[alone], heatmap[alone]
 
         def text() -> Tensor:
-            return torch.cat([seen.text.detach(), *([encode_held(model, batch.replay_text)] if shown else [])])[rows]
+            known = seen.text.detach()
+            return (torch.cat([known, encode_held(model, batch.replay_text)]) if len(batch.replay_text) else known)[rows]
 
         log = look(model.visual, seen.tokens.rows(passed[rows]), text, self.config)
         error = cross_entropy(heatmap, log, self.config.power)

@@ -14,11 +14,11 @@ import torch
 import torch.distributed as dist
 from open_clip import get_input_dtype
 from open_clip_train.distributed import is_master
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from ..config import EClipConfig
 from ..curriculum import Curriculum
-from ..data.expert_stream import ExpertSlots, expert_loader, replay_loader
+from ..data.expert_stream import ALWAYS, ExpertSlots, expert_loader
 from ..data.figures import processor_figure
 from ..data.heatmap import DataError
 from ..data.joint_transform import JointTransform
@@ -97,9 +97,7 @@ class Session:
             samples, names, more = expert_samples(args, transform, tokenizer, self.method.windows)
             told = None if told is None else told + more
             size = args.expert_batch_size or max(1, args.batch_size // 2)
-            slots = ExpertSlots(len(samples), size, loader.num_batches, curriculum, self.config.alpha, seed=args.seed,
-                                accum_freq=args.accum_freq, rank=args.rank, world_size=args.world_size, fixed_lam=self.config.lam)
-            expert = expert_loader(samples, slots, min(2, args.workers))
+            expert = self._stream(samples, size, loader.num_batches, curriculum)
             self.names.update(names)
             examples = samples
         annotated = source.annotated or expert is not None
@@ -133,8 +131,14 @@ class Session:
             return None
         count = max(1, round((asked - share) * args.batch_size))
         logger.info("eclip: %.3g %% of the data is annotated: each batch of a rank shows %d of these images once more, for alignment alone", 100 * share, count)
-        return replay_loader(source.samples, count, loader.num_batches, min(2, args.workers), seed=args.seed, accum_freq=args.accum_freq,
-                             rank=args.rank, world_size=args.world_size)
+        return self._stream(source.samples, count, loader.num_batches, Curriculum(1, ALWAYS))
+
+    def _stream(self, samples: Dataset, size: int, num_batches: int, curriculum: Curriculum) -> DataLoader:
+        """Up to `size` of `samples` for every batch of the training data."""
+        args = self.args
+        slots = ExpertSlots(len(samples), size, num_batches, curriculum, self.config.alpha, seed=args.seed, accum_freq=args.accum_freq,
+                            rank=args.rank, world_size=args.world_size, fixed_lam=self.config.lam)
+        return expert_loader(samples, slots, min(2, args.workers))
 
     def _announce_windows(self, count: int | None) -> None:
         """DataError if no sample carries windows."""
