@@ -34,6 +34,7 @@ from PIL import Image
 
 TOWERS = {"ViT-S/16": "eclip-vit-small", "Swin-T": "eclip-swin-tiny"}
 CONTEXT = 64
+ALIGNED = {"align": 0.05, "replay": 0.1}  # share of the batch
 # the authors' code on the CPU of shared/reference.md, quoted beside ours, never divided by it
 AUTHORS_STEP = {"ViT-S/16": 1.73, "Swin-T": 1.69}
 
@@ -103,22 +104,30 @@ def make_batch(image: torch.Tensor, mixed: int) -> ExpertBatch:
                        rows, image[:0], torch.zeros(0, CONTEXT, dtype=torch.int64, device=device))
 
 
+def aligned_count(which: str, batch: int) -> int:
+    return max(1, round(ALIGNED[which] * batch))
+
+
 def build_step(tower: str, which: str, device: torch.device, batch: int) -> Callable[[], None]:
-    """open_clip's step ("stock"), ours without a heatmap ("closed"), with half a batch of mixed pairs ("mixed"), or CLIP with
-    alignment on 5 % of the batch ("align")."""
+    """open_clip's step ("stock"), ours without a heatmap ("closed"), with half a batch of mixed pairs ("mixed"), CLIP with
+    alignment on 5 % of the batch ("align"), or with a tenth of a batch shown once more for alignment alone ("replay")."""
     torch.manual_seed(0)
     image = torch.randn(batch, 3, 224, 224, device=device)
     text = torch.randint(1, 49000, (batch, CONTEXT), device=device)
-    config = {"stock": None, "align": {"processor": None}}.get(which, {})
+    config = {"stock": None, "align": {"processor": None}, "replay": {"processor": None}}.get(which, {})
     model = open_clip.create_model(TOWERS[tower], eclip_cfg=config, output_dict=True, device=device,
                                    force_context_length=CONTEXT)
     if which == "stock":
         return make_step(model, open_clip.ClipLoss(), image, text)
     loss, carrier = EClipLoss(), make_batch(image, batch // 2 if which == "mixed" else 0)
-    if which == "align":
+    if which in ALIGNED:
         model.objectives = (Align(),)
-        aligned = make_batch(image, max(1, round(0.05 * batch)))
-        carrier.annotated, carrier.annotated_heatmap = aligned.mix_index, aligned.heatmap
+        count = aligned_count(which, batch)
+        aligned = make_batch(image, count)
+        own = count if which == "align" else 0
+        carrier.annotated, carrier.annotated_heatmap = aligned.mix_index[:own], aligned.heatmap[:own]
+        if which == "replay":
+            carrier.replay_image, carrier.replay_heatmap, carrier.replay_text = torch.randn_like(image[:count]), aligned.heatmap, text[:count]
         carrier.draws = model.objectives[0].draw(0, 0, 0, carrier.sample_id)
     loss.configure(model.eclip_config, model.objectives)
     return make_step(model, loss, carrier, text)
@@ -127,10 +136,12 @@ def build_step(tower: str, which: str, device: torch.device, batch: int) -> Call
 def bench_steps(device: torch.device, clock: Clock, rounds: int, batch: int, rows: list[str]) -> None:
     mixed = batch // 2
     for tower in TOWERS:
-        steps = {which: build_step(tower, which, device, batch) for which in ("stock", "closed", "mixed", "align")}
+        steps = {which: build_step(tower, which, device, batch) for which in ("stock", "closed", "mixed", *ALIGNED)}
         times = side_by_side(clock, steps, rounds)
+        align, replay = (aligned_count(which, batch) for which in ALIGNED)
         for label, limit, what in (("closed", 1.02, "(a) no heatmap"), ("mixed", 1.05 * 1.5, f"(b) {mixed} mixed pairs, r = 0.5"),
-                                   ("align", 1.03, f"(f) alignment of {max(1, round(0.05 * batch))} annotated")):
+                                   ("align", 1.03, f"(f) alignment of {align} annotated"),
+                                   ("replay", 1.03 * (1 + replay / batch), f"(g) {replay} images once more, aligned")):
             middle, low, high = ratio(times, label, "stock")
             authors = f"authors' code {AUTHORS_STEP[tower]} on another day" if label == "mixed" else ""
             rows.append(f"| {what}, {tower}, batch {batch} | {statistics.median(times[label]):.3f} s | "

@@ -219,6 +219,7 @@ def test_weight_zero_or_no_annotation_is_bitwise_clip(runs: Launcher, name: str)
     assert runs.losses(name) == runs.losses("clip") and not any(aligned(runs, name))
     assert any(not torch.equal(value, expected[key]) for key, value in runs.weights("align", 1).items())
     assert ("no heatmap in the data: nothing is aligned" in runs.log(name)) == name.startswith("blank") and "of the data is annotated" not in runs.log(name)
+    assert "once more" not in runs.log(name)
 
 
 @pytest.mark.parametrize("name", ["align", "placebo", "all", "plain", "siglip", "bf16", "amp"])
@@ -255,7 +256,7 @@ def test_accumulation_is_the_large_batch(runs: Launcher) -> None:
 
 def test_annotated_images_are_shown_once_more_where_few_are_annotated(runs: Launcher) -> None:
     """4 of 24: less than half of 0.5, so every batch of four has one more of them; not less than half of 0.33."""
-    assert "16.7 % of the data is annotated: each batch of a rank shows 1 of these images once more" in runs.log("again")
+    assert "16.7 % of --train-data has heatmaps: each batch of a rank shows 1 of these images once more" in runs.log("again")
     assert len(aligned(runs, "again")) == 6 and all(aligned(runs, "again")) and not all(aligned(runs, "align"))
     assert aligned(runs, "enough") == aligned(runs, "align") and runs.losses("enough") == runs.losses("align") and "once more" not in runs.log("enough")
     assert set(runs.weights("again", 1)) == set(runs.weights("clip", 1)) and aligned(runs, "again, placebo") != aligned(runs, "again")

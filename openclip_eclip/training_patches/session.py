@@ -130,7 +130,7 @@ class Session:
         if share >= asked / 2:
             return None
         count = max(1, round((asked - share) * args.batch_size))
-        logger.info("eclip: %.3g %% of the data is annotated: each batch of a rank shows %d of these images once more, for alignment alone", 100 * share, count)
+        logger.info("eclip: %.3g %% of --train-data has heatmaps: each batch of a rank shows %d of these images once more, for alignment alone", 100 * share, count)
         return self._stream(source.samples, count, loader.num_batches, Curriculum(1, ALWAYS))
 
     def _stream(self, samples: Dataset, size: int, num_batches: int, curriculum: Curriculum) -> DataLoader:
