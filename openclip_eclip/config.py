@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any, Mapping
+from typing import Any, Iterable, Mapping
 
 PROCESSORS = ("mha", "mask", "cnn")
 RESIDUALS = ("query", "image", "none")
@@ -20,6 +20,13 @@ class UserError(ValueError):
 def _require(ok: bool, name: str, got: Any, expected: str) -> None:
     if not ok:
         raise UserError(f"eclip config: {name}={got!r}; expected {expected}.")
+
+
+def check_fields(settings: Any, method: str, checks: Iterable[tuple[bool, str, str]]) -> None:
+    """UserError at the first of (whether it is right, field, what is expected) that is not right."""
+    for right, name, expected in checks:
+        if not right:
+            raise UserError(f"{method}: {name}={getattr(settings, name)!r}; expected {expected}.")
 
 
 @dataclass(frozen=True)

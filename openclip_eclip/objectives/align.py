@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..config import UserError
+from ..config import UserError, check_fields
 from ..positions import Tokens, encode_tokens, project_tokens
 from .base import Gather, Objective, Seen, full_precision
 from .local_features import on_empty_image
@@ -39,15 +39,11 @@ class AlignConfig:
     windows: bool = False  # sentence by sentence where a sample carries windows
 
     def __post_init__(self) -> None:
-        for ok, name, expected in ((0 <= self.weight < float("inf"), "weight", "0 or more"),
-                                   (self.schedule in SCHEDULES, "schedule", f"one of {SCHEDULES}"),
-                                   (0 < self.heads <= 1, "heads", "a share above 0, at most 1"),
-                                   (self.temperature > 0, "temperature", "a positive number"),
-                                   (self.power > 0, "power", "a positive number"),
-                                   (0 <= self.least <= 1, "least", "a share from 0 to 1"),
-                                   (0 <= self.replay <= 1, "replay", "a share from 0 to 1")):
-            if not ok:
-                raise UserError(f"align: {name}={getattr(self, name)!r}; expected {expected}.")
+        check_fields(self, "align", [
+            (0 <= self.weight < float("inf"), "weight", "0 or more"), (self.schedule in SCHEDULES, "schedule", f"one of {SCHEDULES}"),
+            (0 < self.heads <= 1, "heads", "a share above 0, at most 1"), (self.temperature > 0, "temperature", "a positive number"),
+            (self.power > 0, "power", "a positive number"), (0 <= self.least <= 1, "least", "a share from 0 to 1"),
+            (0 <= self.replay <= 1, "replay", "a share from 0 to 1")])
 
 
 class Align(Objective):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..config import UserError
+from ..config import UserError, check_fields
 from ..mixup import mix_images
 from .base import Gather, Objective, add_mixed_pairs, full_precision, generator
 
@@ -31,12 +31,10 @@ class DaclConfig:
     release_beta: float = 0.6  # 'release': lam ~ Beta(release_beta, release_beta)
 
     def __post_init__(self) -> None:
-        for ok, name, expected in ((self.form in FORMS, "form", f"one of {FORMS}"), (self.weight >= 0, "weight", "0 or more"),
-                                   (0 <= self.alpha <= 1, "alpha", "a number from 0 to 1"),
-                                   (self.temperature > 0, "temperature", "a positive number"),
-                                   (self.release_beta > 0, "release_beta", "a positive number")):
-            if not ok:
-                raise UserError(f"dacl: {name}={getattr(self, name)!r}; expected {expected}.")
+        check_fields(self, "dacl", [
+            (self.form in FORMS, "form", f"one of {FORMS}"), (self.weight >= 0, "weight", "0 or more"),
+            (0 <= self.alpha <= 1, "alpha", "a number from 0 to 1"), (self.temperature > 0, "temperature", "a positive number"),
+            (self.release_beta > 0, "release_beta", "a positive number")])
 
 
 class Dacl(Objective):

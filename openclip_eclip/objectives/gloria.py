@@ -14,7 +14,7 @@ from torch.distributed.nn.functional import all_gather
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from ..config import UserError
+from ..config import UserError, check_fields
 from .base import Gather, Objective, Seen, full_precision
 from .local_features import IMAGE_STAGES, WordPieces, encode_words, regions_of
 
@@ -42,9 +42,7 @@ class GloriaConfig:
         checks += [(getattr(self, name) >= 0, name, "0 or more") for name in ("local_weight", "global_weight")]
         checks += [(self.aggregate in AGGREGATES, "aggregate", f"one of {AGGREGATES}"),
                    (self.local_negatives in NEGATIVES, "local_negatives", f"one of {NEGATIVES}")]
-        for ok, name, expected in checks:
-            if not ok:
-                raise UserError(f"gloria: {name}={getattr(self, name)!r}; expected {expected}.")
+        check_fields(self, "gloria", checks)
 
 
 class Gloria(Objective):

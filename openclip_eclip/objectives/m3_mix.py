@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..config import UserError
+from ..config import UserError, check_fields
 from .base import Gather, Objective, full_precision, generator
 
 VL_TARGETS = ("both", "both-sum", "diagonal")
@@ -38,9 +38,7 @@ class M3MixConfig:
         checks = [(getattr(self, f"weight_{term}") >= 0, f"weight_{term}", "0 or more") for term in TERMS]
         checks += [(getattr(self, name) > 0, name, "a positive number") for name in ("beta", "beta_m2", "temperature_m2")]
         checks += [(self.vl_target in VL_TARGETS, "vl_target", f"one of {VL_TARGETS}")]
-        for ok, name, expected in checks:
-            if not ok:
-                raise UserError(f"m3-mix: {name}={getattr(self, name)!r}; expected {expected}.")
+        check_fields(self, "m3-mix", checks)
 
 
 class M3Mix(Objective):
