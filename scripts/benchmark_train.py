@@ -141,7 +141,7 @@ def bench_steps(device: torch.device, clock: Clock, rounds: int, batch: int, row
         align, replay = (aligned_count(which, batch) for which in ALIGNED)
         for label, limit, what in (("closed", 1.02, "(a) no heatmap"), ("mixed", 1.05 * 1.5, f"(b) {mixed} mixed pairs, r = 0.5"),
                                    ("align", 1.03, f"(f) alignment of {align} annotated"),
-                                   ("replay", 1.03 * (1 + replay / batch), f"(g) {replay} images once more, aligned")):
+                                   ("replay", 1.03 * (1 + replay / batch), f"(g) {replay} shown once more, aligned")):
             middle, low, high = ratio(times, label, "stock")
             authors = f"authors' code {AUTHORS_STEP[tower]} on another day" if label == "mixed" else ""
             rows.append(f"| {what}, {tower}, batch {batch} | {statistics.median(times[label]):.3f} s | "
