@@ -102,12 +102,12 @@ def rank_and_size() -> tuple[int, int]:
 
 def first_rank_only() -> None:
     """Ends the other ranks: what follows the encoding needs one process."""
-    rank, _ = rank_and_size()
+    rank, size = rank_and_size()
+    if size > 1:
+        dist.barrier()
+        dist.destroy_process_group()  # a process that ends inside its group can abort
     if rank:
-        dist.barrier()
         raise SystemExit(0)
-    if dist.is_initialized():
-        dist.barrier()
 
 
 class _Images(Dataset):
