@@ -198,7 +198,7 @@ def test_three_values_give_points_and_no_fit(folder: Path, runs: Runs) -> None:
 
 
 def test_launch_quotes_the_log(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", "print('reading'); raise SystemExit('no such table; $HOME')"]
+    command = [sys.executable, "-c", "print('reading', flush=True); raise SystemExit('no such table; $HOME')"]
     said = r"exit code 1(.|\n)*reading(.|\n)*no such table; \$HOME"
     with (tmp_path / "lock").open("w") as lock, pytest.raises(curve.PointError, match=said):
         curve.launch(Point("clip", 0, 1), command, tmp_path / "log", lock.fileno())
