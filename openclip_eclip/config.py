@@ -17,16 +17,15 @@ class UserError(ValueError):
     """Bad settings or bad input; the message says what was found, what was expected and what to do."""
 
 
-def _require(ok: bool, name: str, got: Any, expected: str) -> None:
+def _require(ok: bool, name: str, got: Any, expected: str, where: str = "eclip config") -> None:
     if not ok:
-        raise UserError(f"eclip config: {name}={got!r}; expected {expected}.")
+        raise UserError(f"{where}: {name}={got!r}; expected {expected}.")
 
 
 def check_fields(settings: Any, method: str, checks: Iterable[tuple[bool, str, str]]) -> None:
     """UserError at the first of (whether it is right, field, what is expected) that is not right."""
     for right, name, expected in checks:
-        if not right:
-            raise UserError(f"{method}: {name}={getattr(settings, name)!r}; expected {expected}.")
+        _require(right, name, getattr(settings, name), expected, method)
 
 
 @dataclass(frozen=True)

@@ -114,7 +114,7 @@ def build_step(tower: str, which: str, device: torch.device, batch: int) -> Call
     torch.manual_seed(0)
     image = torch.randn(batch, 3, 224, 224, device=device)
     text = torch.randint(1, 49000, (batch, CONTEXT), device=device)
-    config = {"stock": None, "align": {"processor": None}, "replay": {"processor": None}}.get(which, {})
+    config = None if which == "stock" else {"processor": None} if which in ALIGNED else {}
     model = open_clip.create_model(TOWERS[tower], eclip_cfg=config, output_dict=True, device=device,
                                    force_context_length=CONTEXT)
     if which == "stock":

@@ -101,7 +101,7 @@ def rank_and_size() -> tuple[int, int]:
 
 
 def first_rank_only() -> None:
-    """Ends the other ranks: what follows the encoding needs one process."""
+    """Ends the other ranks: what follows the encoding needs one process, and may not ask for its rank again."""
     rank, size = rank_and_size()
     if size > 1:
         dist.barrier()
