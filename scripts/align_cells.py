@@ -13,8 +13,10 @@ PLUS = [*LIGHT, "--align-least", RECIPES["eclip-plus"].align_least]
 AGAIN = [*PLUS, "--align-replay", 0.1]
 ABLATION = f"align, weight {RECIPES['eclip-plus'].align_weight}"  # the recipe without its least share, in the cells that have less
 REPLAY = "eclip-plus with replay"  # in the same cells
-RECIPE_ROWS = ("eclip-plus", REPLAY)  # are compared with the best other row
-OURS = ("align", "eclip-plus")  # beginnings of rows that are not "other methods"
+TAUGHT, TAUGHT_AGAIN = "eclip-plus self-trained", f"{REPLAY} self-trained"  # with the heatmaps of a model of that row; the second where few are annotated
+RECIPE_ROWS = ("eclip-plus", REPLAY, TAUGHT, TAUGHT_AGAIN)  # are compared with the best other row
+UNTAUGHT = ("CLIP self-trained", "eclip-plus, twice the steps")  # controls of TAUGHT: no gaze at all; no heatmaps of a model
+OURS = ("align", "eclip-plus", *UNTAUGHT)  # beginnings of rows that are not "other methods"
 CONTROLS = ("random", "shuffled", "same-class-shuffled", "centre", "ones")
 STEPS, TUNE_STEPS = {300: 400, 600: 600, 2000: 900}, 150  # the most; validation chooses among eighths of them
 TEST_FILMS, VALIDATION_FILMS, LOOKED_AT = 600, 300, 300
@@ -33,12 +35,16 @@ ROWS = [
     Row("eclip-plus", PLUS, annotated=True),
     Row(ABLATION, LIGHT, annotated=True),
     Row(REPLAY, AGAIN, annotated=True),
+    Row(TAUGHT, PLUS, annotated=True, teacher="eclip-plus"),
+    Row(TAUGHT_AGAIN, PLUS, annotated=True, teacher=REPLAY),
+    Row(UNTAUGHT[0], [*PLUS, "--csv-heatmap-key", "look"], teacher="CLIP", teaching=["--csv-heatmap-key", "look"]),
+    Row(UNTAUGHT[1], PLUS, annotated=True, length=2),
     *(Row(f"{REPLAY}, {control}", [*AGAIN, "--eclip-heatmap-control", control], annotated=True) for control in CONTROLS[:2]),
     *(Row(f"eclip-plus, {control}", [*PLUS, "--eclip-heatmap-control", control, *["--csv-label-key", "label"] * control.startswith("same")], annotated=True)
       for control in CONTROLS)]
 NAMES = [row.name for row in ROWS]
 METHODS = tuple(NAMES[:10])
-PLACEBOS, PLACEBOS_AGAIN = (tuple(name for name in NAMES if name.startswith(f"{row}, ")) for row in RECIPE_ROWS)
+PLACEBOS, PLACEBOS_AGAIN = (tuple(name for name in NAMES if name.startswith(f"{row}, ") and name not in UNTAUGHT) for row in RECIPE_ROWS[:2])
 
 
 @dataclass(frozen=True)
@@ -69,10 +75,10 @@ WORSE = {
 
 def rows_of(cell: str, share: float) -> tuple[str, ...]:
     """METHODS, and what only some cells are for."""
-    placebos = {CLEAN: PLACEBOS, SCARCE: PLACEBOS_AGAIN}.get(cell, ())
-    return (*METHODS, *(() if share >= RECIPES["eclip-plus"].align_least else (ABLATION, REPLAY)), *placebos)
+    controls = {CLEAN: (*UNTAUGHT, *PLACEBOS), SCARCE: PLACEBOS_AGAIN}.get(cell, ())
+    return (*METHODS, *((TAUGHT,) if share >= RECIPES["eclip-plus"].align_least else (ABLATION, REPLAY, TAUGHT_AGAIN)), *controls)
 
 
 CELLS = [Cell(name := f"{count} films, {100 * share:g} %", count, share, rows_of(name, share)) for count in STEPS for share in (0.15, 0.05, 0.01, 0.0025)]
-CELLS += [Cell(f"{CLEAN}, {name}", 600, 0.15, METHODS, **knobs) for name, knobs in WORSE.items()]
+CELLS += [Cell(f"{CLEAN}, {name}", 600, 0.15, (*METHODS, TAUGHT), **knobs) for name, knobs in WORSE.items()]
 PICTURED = ("300 films, 15 %", CLEAN, "2000 films, 5 %")

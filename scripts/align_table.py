@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from align_cells import CELLS, DEVELOPMENT, LOOKED_AT, MODEL, OURS, RECIPE_ROWS, ROWS, STEPS, TEST_FILMS, TUNE_STEPS, VALIDATION_FILMS, Cell
+from align_cells import CELLS, DEVELOPMENT, LOOKED_AT, MODEL, NAMES, OURS, RECIPE_ROWS, ROWS, STEPS, TEST_FILMS, TUNE_STEPS, VALIDATION_FILMS, Cell
 from bench_runs import Bench, Workers, make_all
 from table_rows import Row
 
@@ -67,7 +67,9 @@ def run_align(args: argparse.Namespace, more: list[str], seeds: list[int]) -> No
     workers = Workers(args.jobs, cache=True)
     cells = [cell for cell in CELLS if not args.cells or cell.name in args.cells]
     benches = build(args, more, workers, seeds, cells)
-    chosen = {cell.name: [ROW[name] for name in cell.rows if not args.rows or name in {"CLIP", *args.rows}] for cell in cells}
+    asked = {"CLIP", *(args.rows or NAMES)}
+    asked |= {ROW[name].teacher for name in asked}
+    chosen = {cell.name: [ROW[name] for name in cell.rows if name in asked] for cell in cells}
     if args.measured:
         chosen = {cell.name: [row for row in chosen[cell.name] if is_measured(benches, cell, row, seeds)] for cell in cells}
         cells = [cell for cell in cells if any(row.annotated for row in chosen[cell.name])]  # CLIP's runs stand in many cells

@@ -89,10 +89,10 @@ class Bench:
     def result(self, row: Row, seed: int, test: str, task: str = "zero-shot") -> Path:
         return self.args.out / "results" / re.sub(r"\W+", "-", test) / task / self.name(row, seed)
 
-    def make(self, row: Row, seed: int, start: Future | None) -> None:
-        """Train and measure, unless that was done."""
-        if start is not None:
-            start.result()
+    def make(self, row: Row, seed: int, before: list[Future]) -> None:
+        """Train and measure, unless that was done; after the runs `before`."""
+        for run in before:
+            run.result()
         results = {(test, task): self.result(row, seed, test, task) for test, task in product(self.tests, self.tasks)}
         missing = {key: out for key, out in results.items() if not (out / "result.json").is_file()}
         with self.workers.one() as worker:
@@ -119,7 +119,7 @@ class Bench:
             return
         shutil.rmtree(folder, ignore_errors=True)
         shutil.rmtree(plain, ignore_errors=True)
-        flags = [*self.training_flags(row, seed), "--logs", folder.parent, "--name", folder.name, "--seed", seed, "--device", "cuda" if worker.device else "cpu"]
+        flags = [*self.training_flags(row, seed), "--train-data", self.training_data(row, seed, worker), "--logs", folder.parent, "--name", folder.name, "--seed", seed, "--device", "cuda" if worker.device else "cpu"]
         seconds = worker.run("openclip_eclip.train", [*flags, *self.more], self.log(row, seed))
         epoch = best_epoch(folder) if self.validation else None
         worker.run("openclip_eclip.export", [folder / "checkpoints" / f"epoch_{epoch}.pt" if epoch else folder, plain], self.log(row, seed, "-export"))
@@ -140,7 +140,18 @@ class Bench:
             flags += ["--expert-data", args.expert_data]
         if self.validation:
             flags += ["--val-data", self.validation]
-        return [*flags, "--train-data", args.train_data or args.data / "train.csv"]
+        return flags
+
+    def training_data(self, row: Row, seed: int, worker: Worker) -> Path | str:
+        """That of all rows, or with the heatmaps of the row's teacher."""
+        table = self.args.train_data or self.args.data / "train.csv"
+        if not row.teacher:
+            return table
+        folder = self.args.out / "taught" / self.name(row, seed)
+        shutil.rmtree(folder, ignore_errors=True)
+        worker.run("openclip_eclip.prepare", ["pseudo-heatmaps", folder, "--data", table, "--model", self.model(Row(row.teacher), seed), "--workers", 0,
+                                              *row.teaching], self.log(row, seed, "-taught"))
+        return folder / Path(table).name
 
     def length(self, row: Row) -> list:
         """Whole epochs that hold the steps asked for; the recipe's own length where none was. With validation: measured and saved eight times."""
@@ -195,11 +206,12 @@ def views(folder: Path) -> float | None:
 
 
 def make_all(tasks: list[tuple[Bench, Row, int]], jobs: int, title: str) -> None:
-    """Every run of `tasks` (bench, row, seed), those that others start from first."""
+    """Every run of `tasks` (bench, row, seed), those that others start from or are taught by first."""
     with ThreadPoolExecutor(jobs) as pool, tqdm(total=len(tasks), desc=title, unit="run", disable=None) as bar:
         futures: dict[tuple, Future] = {}
-        for bench, row, seed in sorted(tasks, key=lambda task: bool(task[1].start)):  # a run waits for its start in a worker
-            futures[bench, row.name, seed] = pool.submit(bench.make, row, seed, futures.get((bench.home, row.start, seed)))
+        for bench, row, seed in sorted(tasks, key=lambda task: bool(task[1].start or task[1].teacher)):  # a run waits for another one in a worker
+            before = [futures[key] for key in ((bench.home, row.start, seed), (bench, row.teacher, seed)) if key in futures]
+            futures[bench, row.name, seed] = pool.submit(bench.make, row, seed, before)
             futures[bench, row.name, seed].add_done_callback(lambda _: bar.update())
         for future in futures.values():
             future.result()

@@ -13,9 +13,8 @@ import phantom_tower  # noqa: F401  (registers the tower)
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from openclip_eclip.evaluate.encoder import load_encoder, tokenize
-from openclip_eclip.objectives.align import AlignConfig, look
-from openclip_eclip.positions import encode_tokens
+from openclip_eclip.evaluate.encoder import load_encoder
+from openclip_eclip.prepare.pseudo_heatmaps import look_at
 from PIL import Image
 from torch.nn.functional import interpolate
 
@@ -24,10 +23,7 @@ def looks(folder: str, films: list[Image.Image], reports: list[str]) -> np.ndarr
     """(N, H, W): attention of the tower's pool, else similarity to the film's own report, as `--method align` reads them."""
     encoder = load_encoder(folder, device="cpu")
     pixels = torch.stack([encoder.transform(film.convert("RGB")) for film in films])
-    with torch.no_grad():
-        text, (_, tokens) = encoder.encode_texts(tokenize(encoder, reports)), encode_tokens(encoder.model.visual, pixels)
-        found = look(encoder.model.visual, tokens, lambda: text, AlignConfig()).exp()
-    return interpolate(found[:, None], size=pixels.shape[-2:], mode="bilinear")[:, 0].numpy()
+    return interpolate(look_at(encoder, pixels, reports)[:, None], size=pixels.shape[-2:], mode="bilinear")[:, 0].numpy()
 
 
 def show(axes: Axes, film: Image.Image, found: np.ndarray | None = None) -> None:

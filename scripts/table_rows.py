@@ -11,7 +11,8 @@ CONSTANT = ["--eclip-priming-weight", 0, "--eclip-curriculum", 0, 0, 0, 0, 0, 0.
 @dataclass(frozen=True)
 class Row:
     """`flags` of training; `recipe`: the paper's settings for it; `start`: the row whose weights of the same seed it fine-tunes; `base`: what it is
-    compared to; `annotated`: reads heatmaps, so that it takes --expert-data; `length`: times the steps of the others."""
+    compared to; `annotated`: reads heatmaps, so that it takes --expert-data; `length`: times the steps of the others; `teacher`: the row whose model of the same
+    seed makes the heatmaps that are missing, with the flags `teaching`."""
 
     name: str
     flags: list = field(default_factory=list)
@@ -20,6 +21,8 @@ class Row:
     base: str = "CLIP"
     annotated: bool = False
     length: int = 1
+    teacher: str = ""
+    teaching: list = field(default_factory=list)
 
 
 def _family(base: str, method: str) -> list[Row]:

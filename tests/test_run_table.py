@@ -9,6 +9,7 @@ import sys
 from itertools import product
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from openclip_eclip.params import eclip_config, eclip_parser, method_names
 from openclip_eclip.prepare.__main__ import main as prepare
@@ -37,7 +38,9 @@ def test_every_row_is_flags_that_the_trainer_takes(row: Row) -> None:
     args = eclip_parser().parse_args([str(flag) for flag in row.flags])
     names = method_names(args)
     if row in ALIGN_ROWS:
-        assert row.annotated == bool({"eclip", "naive", "align"} & set(names)) and (not row.start or row.start == "CLIP")
+        own_maps = "--csv-heatmap-key" in row.flags  # of a model alone, in a column of their own
+        assert row.annotated == (bool({"eclip", "naive", "align"} & set(names)) and not own_maps) and (not row.start or row.start == "CLIP")
+        assert not row.teacher or any(row.teacher in cell.rows for cell in CELLS if row.name in cell.rows)
         return
     assert row.annotated == bool({"eclip", "naive"} & set(names)) and (eclip_config(args, {}).processor is not None) == row.annotated
     assert ("gloria" in names) == (row.base == "GLoRIA") and bool(row.start) == (row.recipe in ("eclip-p", "m3-mix"))
@@ -102,18 +105,23 @@ def test_bad_flags(data: Path, tmp_path: Path, flags: tuple, named: str) -> None
 
 
 def test_alignment_table_is_made(tmp_path: Path) -> None:
-    """Two cells share CLIP's run; every run keeps the epoch that validation liked best; all pictures are there. The page again, without training."""
+    """Two cells share CLIP's run; every run keeps the epoch that validation liked best; a taught row brings its teacher, and the heatmaps that it
+    makes; all pictures are there. The page again, without training."""
     cells = ["300 films, 15 %", "300 films, 5 %"]
-    flags = ("align", "--data", tmp_path / "films", "--out", tmp_path / "out", "--cells", *cells, "--rows", "align", "--batch-size", 128)
+    flags = ("align", "--data", tmp_path / "films", "--out", tmp_path / "out", "--cells", *cells, "--rows", "align", "eclip-plus self-trained", "--batch-size", 128)
     done = run(*flags, steps=8)
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads((tmp_path / "out" / "align.json").read_text())
-    assert list(found["cells"]) == cells and all(list(rows) == ["CLIP", "align"] for rows in found["cells"].values())
+    assert list(found["cells"]) == cells and all(list(rows) == ["CLIP", "align", "eclip-plus", "eclip-plus self-trained"] for rows in found["cells"].values())
     one, other = found["cells"].values()
     assert one["CLIP"] == other["CLIP"] and one["align"]["NSS"] != other["align"]["NSS"]
     assert one["align"]["macro-F1"]["difference"]["value"] == pytest.approx(one["align"]["macro-F1"]["value"] - one["CLIP"]["macro-F1"]["value"])
-    assert sorted(path.name for path in (tmp_path / "out").glob("*/runs/*")) == ["align-30", "align-30", "clip-30"]
-    assert (tmp_path / "out" / "align.md").read_text().count("| align |") == 2
+    assert sorted(path.name for path in (tmp_path / "out").glob("*/runs/*")) == [
+        "align-30", "align-30", "clip-30", "eclip-plus-30", "eclip-plus-30", "eclip-plus-self-trained-30", "eclip-plus-self-trained-30"]
+    assert "255 made, 45 of experts kept" in (tmp_path / "out" / "300-0.15" / "logs" / "eclip-plus-self-trained-30-taught.txt").read_text()
+    taught = pd.read_csv(tmp_path / "out" / "300-0.15" / "taught" / "eclip-plus-self-trained-30" / "train.csv")
+    assert taught["heatmap"].notna().all() and "eclip: 300 annotated samples" in (tmp_path / "out" / "300-0.15" / "runs" / "eclip-plus-self-trained-30" / "out.log").read_text()
+    assert (tmp_path / "out" / "align.md").read_text().count("| align |") == 2 and "## Self-training" in (tmp_path / "out" / "align.md").read_text()
     assert all((tmp_path / "out" / name).stat().st_size > 5000 for name in ("align.png", "align_map.png"))
     drawn = [sys.executable, ROOT / "scripts" / "draw_looks.py", f"CLIP={tmp_path / 'out' / '300' / 'models' / 'clip-30'}",
              f"align={tmp_path / 'out' / '300-0.15' / 'models' / 'align-30'}", "--data", tmp_path / "films" / "test-7", "--count", "3", "--out", tmp_path / "looks.png"]

@@ -21,7 +21,7 @@ from PIL import Image
 from tqdm import tqdm
 from webdataset.shardlists import expand_urls
 
-from .csv_source import CsvColumns, CsvTable, read_csv_table
+from .csv_source import CsvColumns, CsvTable, add_column_arguments, read_column_names, read_csv_table
 from .figures import Example, WindowExample, contact_sheet
 from .heatmap import DataError, check_aspect, decode_heatmap
 from .sample import read_image
@@ -212,17 +212,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m openclip_eclip.data.check", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("paths", nargs="+", metavar="PATH", help=".csv, .tsv or .tar, with braces or :: as in --train-data")
-    parser.add_argument("--csv-img-key", default="filepath")
-    parser.add_argument("--csv-caption-key", default="title")
-    parser.add_argument("--csv-heatmap-key", default="heatmap")
-    parser.add_argument("--csv-separator", help="default: tab or comma, whichever the header has")
+    add_column_arguments(parser)
     parser.add_argument("--sheet", type=Path, default=Path("contact_sheet.png"), help="the contact sheet, a PNG")
     args = parser.parse_args(argv)
     total, examples, told, status = Report(), [], [], 0
     for path in (Path(url) for paths in args.paths for url in expand_urls(paths)):
         try:
-            columns = CsvColumns(args.csv_img_key, args.csv_caption_key, args.csv_heatmap_key, args.csv_separator)
-            report, annotated, with_windows = _open(path, columns)
+            report, annotated, with_windows = _open(path, read_column_names(args))
         except DataError as error:
             sys.stderr.write(f"error: {error}\n")
             status = 1

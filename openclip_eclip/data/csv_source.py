@@ -1,6 +1,7 @@
 """CSV and TSV tables: one row a sample, `filepath, title[, heatmap]` under open_clip's column flags."""
 from __future__ import annotations
 
+import argparse
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,6 +24,18 @@ class CsvColumns:
     separator: str | None = None
     windows: str = "windows"  # sentence windows (data/windows.py)
     label: str | None = None  # the class, for same-class-shuffled heatmaps
+
+
+def add_column_arguments(parser: argparse.ArgumentParser) -> None:
+    """open_clip's --csv-* flags and the heatmap's, for commands that read training data."""
+    parser.add_argument("--csv-img-key", default="filepath", metavar="COLUMN", help="(default: %(default)s)")
+    parser.add_argument("--csv-caption-key", default="title", metavar="COLUMN", help="(default: %(default)s)")
+    parser.add_argument("--csv-heatmap-key", default="heatmap", metavar="COLUMN", help="(default: %(default)s)")
+    parser.add_argument("--csv-separator", help="default: tab or comma, whichever the header has")
+
+
+def read_column_names(args: argparse.Namespace) -> CsvColumns:
+    return CsvColumns(args.csv_img_key, args.csv_caption_key, args.csv_heatmap_key, args.csv_separator)
 
 
 @dataclass

@@ -16,6 +16,7 @@ import torch
 from open_clip.model import get_input_dtype
 from open_clip.modified_resnet import ModifiedResNet
 from open_clip.timm_model import TimmModel
+from open_clip.transform import PreprocessCfg, image_transform_v2
 from open_clip.transformer import VisionTransformer
 from PIL import Image
 from torch import Tensor, nn
@@ -24,6 +25,7 @@ from torch.nn.functional import normalize
 from ..checkpoint import CONFIG, find_checkpoint, load_weights, save_tokenizer
 from ..config import UserError
 from ..model import PROCESSOR_PREFIX
+from ..positions import Tokens, encode_tokens
 
 RANDOM = "random"
 PRECISIONS = ("fp32", "bf16", "fp16")
@@ -49,6 +51,15 @@ class Encoder:
         pixels = pixels.to(self.device, get_input_dtype(self.precision), non_blocking=True)
         features, pooled = _encode_with_pooled(self.model, pixels)
         return normalize(features.float(), dim=-1).cpu(), None if pooled is None else pooled.float().cpu()
+
+    @torch.inference_mode()
+    def encode_tokens(self, pixels: Tensor) -> Tokens:
+        """What the image tower computes of `pixels` (B, 3, H, W) float32 by position, on the model's device. UserError: a tower without positions."""
+        return encode_tokens(self.model.visual, pixels.to(self.device, get_input_dtype(self.precision)))[1]
+
+    def whole_image_transform(self) -> Callable[[Image.Image], Tensor]:
+        """As `transform`, but squashed to the model's size where that one would crop."""
+        return image_transform_v2(PreprocessCfg(**{**self.model.visual.preprocess_cfg, "resize_mode": "squash"}), is_train=False)
 
     @torch.inference_mode()
     def encode_texts(self, tokens: Tensor) -> Tensor:

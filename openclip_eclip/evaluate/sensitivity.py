@@ -24,7 +24,7 @@ from ..data.sample import read_image
 from ..metrics.bootstrap import bootstrap_interval
 from ..metrics.pointing import pointing_scores
 from ..objectives.pool_attention import pool_attention
-from ..positions import encode_tokens, project_tokens, similarity_map
+from ..positions import project_tokens, similarity_map
 from ..priming import reconstruction_errors
 from .data import EvalSet, read_eval_set
 from .encoder import Encoder, tokenize
@@ -127,8 +127,8 @@ def _maps(encoder: Encoder, pixels: Tensor, heatmaps: Tensor, elsewhere: Tensor,
           ) -> tuple[dict[str, np.ndarray], tuple[int, int]]:
     """{name: (B, H, W)}: attention of the pool, similarity to the own and to another report, two maps that need no model; the tower's grid."""
     size, visual = pixels.shape[-2:], encoder.model.visual
-    _, tokens = encode_tokens(visual, pixels.to(encoder.device))
-    positions, attention = project_tokens(visual, tokens).cpu(), pool_attention(visual, tokens)
+    tokens = encoder.encode_tokens(pixels)
+    positions, attention = project_tokens(visual, tokens).float().cpu(), pool_attention(visual, tokens)
 
     def enlarge(found: Tensor) -> np.ndarray:
         return interpolate(found[:, None], size=size, mode="bilinear", align_corners=False)[:, 0].numpy()

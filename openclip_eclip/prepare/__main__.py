@@ -19,6 +19,7 @@ DATASETS = {
     "rsna": ("openclip_eclip.prepare.rsna", "RSNA Pneumonia: DICOM or JPEG, boxes; rsna-gloria, rsna-balanced"),
     "nih-cxr14": ("openclip_eclip.prepare.nih_cxr14", "NIH ChestX-ray14: labels, boxes; cxr-14x100 (two class lists), cxr8"),
     "eclip-shards": ("openclip_eclip.prepare.eclip_shards", "the eCLIP authors' shards to ours, with their heatmaps"),
+    "pseudo-heatmaps": ("openclip_eclip.prepare.pseudo_heatmaps", "training data again, with heatmaps of where a trained model looks"),
     "open-i": ("openclip_eclip.prepare.open_i", "Open-I: reports; openi-5, retrieval, report generation"),
 }
 
