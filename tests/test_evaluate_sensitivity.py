@@ -166,6 +166,9 @@ def test_task_with_and_without_processor(phantoms: Path, tmp_path: Path, capsys:
     plain = json.loads((tmp_path / "p" / "result.json").read_text())
     assert "processor" not in plain["values"] and any("No heatmap processor" in note for note in plain["notes"])
     assert plain["values"]["pointing"] == values["pointing"]
+    assert main(["sensitivity", "--model", "eclip-tiny", *common, "--precision", "bf16", "--out", str(tmp_path / "l")]) == 0
+    low = json.loads((tmp_path / "l" / "result.json").read_text())["values"]
+    assert low["identity_error"] < 1e-3 and low["processor"]["true"]["cosine"]["value"] == pytest.approx(cosine["true"], abs=0.02)
     capsys.readouterr()
     assert main(["sensitivity", "--model", "tiny", *common[:4], "--out", str(tmp_path / "n")]) == 2
     assert "no heatmaps; expected a column 'heatmap'" in capsys.readouterr().err

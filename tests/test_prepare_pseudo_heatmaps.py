@@ -80,6 +80,14 @@ def test_the_report_says_where_only_without_a_pool(tmp_path: Path) -> None:
         assert torch.allclose(*maps, atol=1e-4) == same and torch.allclose(maps.sum((1, 2)), torch.ones(2))
 
 
+def test_low_precision(tmp_path: Path) -> None:
+    """Maps in fp32, close to those of an fp32 model."""
+    pixels = torch.randn(2, 3, 32, 32)
+    exact, low = (pseudo.look_at(load_encoder("tiny", "random", precision=precision, device="cpu"), pixels, ["a nodule"] * 2) for precision in ("fp32", "bf16"))
+    assert low.dtype == exact.dtype == torch.float32 and not torch.equal(low, exact)
+    torch.testing.assert_close(low, exact, atol=0.02, rtol=0.1)
+
+
 @pytest.mark.parametrize(("size", "shape"), [((80, 40), (16, 32)), ((30, 60), (32, 16)), ((40, 40), (32, 32))])
 @pytest.mark.parametrize("corner", [(0, 1), (1, 0)])
 def test_a_map_covers_the_whole_image(tmp_path: Path, to_light: None, size: tuple[int, int], shape: tuple[int, int], corner: tuple[int, int]) -> None:

@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 
 from align_cells import PICTURED  # noqa: E402
-from align_pages import glance, glance_again  # noqa: E402
+from align_pages import glance, glance_again, glance_taught  # noqa: E402
 from intervals import spread  # noqa: E402
 import stamps_page  # noqa: E402
 
@@ -85,7 +85,8 @@ def stamps_table() -> str:
     return "\n" + "\n".join(lines) + "\n\n"
 
 
-GENERATED = {README: {"flags": flag_table, "glossary": glossary_table, "align": align_table, "stamps": stamps_table}, ECLIP_PLUS: {"cells": partial(cells_table, glance), "replay": partial(cells_table, glance_again)}}
+GENERATED = {README: {"flags": flag_table, "glossary": glossary_table, "align": align_table, "stamps": stamps_table},
+             ECLIP_PLUS: {name: partial(cells_table, table) for name, table in (("cells", glance), ("replay", glance_again), ("taught", glance_taught))}}
 
 
 def generated(page: Path) -> str:
@@ -116,7 +117,7 @@ def test_commands_run_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     done = subprocess.run(["bash", "-e", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=800)
     assert done.returncode == 0, done.stderr[-4000:]
     assert (tmp_path / "sheet.png").is_file() and (tmp_path / "plain" / "open_clip_config.json").is_file()
-    assert {path.name for path in (tmp_path / "runs").iterdir()} == {"first", "two", "tuned", "stream", "plus"}
+    assert {path.name for path in (tmp_path / "runs").iterdir()} == {"first", "two", "tuned", "stream", "plus", "taught"}
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     lines = blocks("bash", "run evaluate")[0].splitlines()

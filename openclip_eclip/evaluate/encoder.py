@@ -48,14 +48,17 @@ class Encoder:
 
         `pixels` (B, 3, H, W) float32. One forward pass gives both.
         """
-        pixels = pixels.to(self.device, get_input_dtype(self.precision), non_blocking=True)
-        features, pooled = _encode_with_pooled(self.model, pixels)
+        features, pooled = _encode_with_pooled(self.model, self.to_input(pixels))
         return normalize(features.float(), dim=-1).cpu(), None if pooled is None else pooled.float().cpu()
 
     @torch.inference_mode()
     def encode_tokens(self, pixels: Tensor) -> Tokens:
         """What the image tower computes of `pixels` (B, 3, H, W) float32 by position, on the model's device. UserError: a tower without positions."""
-        return encode_tokens(self.model.visual, pixels.to(self.device, get_input_dtype(self.precision)))[1]
+        return encode_tokens(self.model.visual, self.to_input(pixels))[1]
+
+    def to_input(self, values: Tensor) -> Tensor:
+        """Pixels or heatmaps on the model's device, in the dtype it takes."""
+        return values.to(self.device, get_input_dtype(self.precision), non_blocking=True)
 
     def whole_image_transform(self) -> Callable[[Image.Image], Tensor]:
         """As `transform`, but squashed to the model's size where that one would crop."""

@@ -102,13 +102,13 @@ def _load(encoder: Encoder, data: EvalSet, rows: list[int]) -> tuple[list[Image.
 @torch.inference_mode()
 def _cosines(encoder: Encoder, pixels: Tensor, heatmaps: Tensor, elsewhere: Tensor, text: Tensor) -> dict[str, np.ndarray]:
     """{condition: (B, 2)}: cos(v, v^E), and cos(v^E, t) - cos(v, t)."""
-    pixels = pixels.to(encoder.device)
+    pixels = encoder.to_input(pixels)
     plain = normalize(encoder.model.encode_image(pixels).float(), dim=-1).cpu()
     maps = {"true": heatmaps, "shuffled": elsewhere, "centre": torch.from_numpy(centre_map(pixels.shape[-2:])).expand_as(heatmaps),
             "ones": torch.ones_like(heatmaps)}
     found = {}
     for name in CONDITIONS:
-        expert_image = encoder.model.heatmap_processor(pixels, maps[name].to(encoder.device))
+        expert_image = encoder.model.heatmap_processor(pixels, encoder.to_input(maps[name]))
         expert = normalize(encoder.model.encode_image(expert_image).float(), dim=-1).cpu()
         found[name] = torch.stack([(plain * expert).sum(1), ((expert - plain) * text).sum(1)], dim=1).double().numpy()
     return found
@@ -117,9 +117,9 @@ def _cosines(encoder: Encoder, pixels: Tensor, heatmaps: Tensor, elsewhere: Tens
 @torch.inference_mode()
 def _identity_errors(encoder: Encoder, pixels: Tensor) -> np.ndarray:
     """(B,): ||I - Processor(I, 1)||^2 relative to the image's own variance."""
-    pixels = pixels.to(encoder.device)
-    spread = (pixels - pixels.mean((2, 3), keepdim=True)).square().flatten(1).mean(1)
-    return (reconstruction_errors(encoder.model.heatmap_processor, pixels) / spread.clamp_min(1e-12)).cpu().double().numpy()
+    pixels = encoder.to_input(pixels)
+    spread = (pixels - pixels.mean((2, 3), keepdim=True)).float().square().flatten(1).mean(1)
+    return (reconstruction_errors(encoder.model.heatmap_processor, pixels).float() / spread.clamp_min(1e-12)).cpu().double().numpy()
 
 
 @torch.inference_mode()
