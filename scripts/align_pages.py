@@ -58,21 +58,20 @@ def against_best(score: dict) -> str:
 
 def glance_again(cells: dict[str, dict]) -> list[str]:
     """A table of the cells in which eclip-plus was run with replay too."""
-    return _glance_pairs(cells, [("eclip-plus", REPLAY)], "eclip-plus", "with replay")
+    found = [(cell, rows["eclip-plus"], rows[REPLAY]) for cell, rows in cells.items() if {"eclip-plus", REPLAY} <= set(rows)]
+    return _glance_pairs(found, "eclip-plus", "with replay")
 
 
 def glance_taught(cells: dict[str, dict]) -> list[str]:
-    """A table of the cells with self-training: the teacher (with replay where few are annotated), and the model taught by it."""
-    return _glance_pairs(cells, [("eclip-plus", TAUGHT), (REPLAY, TAUGHT_AGAIN)], "teacher", "self-trained")
+    """A table of the cells with self-training: the very teachers, and the models taught by them."""
+    found = [(cell, rows[name]["teacher"], rows[name]) for cell, rows in cells.items() for name in (TAUGHT, TAUGHT_AGAIN) if name in rows]
+    return _glance_pairs(found, "teacher", "self-trained")
 
 
-def _glance_pairs(cells: dict[str, dict], pairs: list[tuple[str, str]], before: str, after: str) -> list[str]:
-    """A row for each cell that has both rows of a pair."""
+def _glance_pairs(found: list[tuple[str, dict, dict]], before: str, after: str) -> list[str]:
+    """A row for each (cell, scores before, scores after)."""
     lines = [f"| | macro-F1: {before} | {after} | − CLIP | − best other | R@5: {before} | {after} | − CLIP | − best other | pointing: {before} | {after} |", "|---" * 11 + "|"]
-    for (cell, rows), (first, second) in product(cells.items(), pairs):
-        if first not in rows or second not in rows:
-            continue
-        own, more = rows[first], rows[second]
+    for cell, own, more in found:
         words = [cell]
         for score in ("macro-F1", "R@5"):
             words += [spread(own[score]), spread(more[score]), change(more[score]["difference"]), against_best(more[score])]

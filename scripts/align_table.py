@@ -115,6 +115,23 @@ def measure(benches: dict, cell: Cell, rows: list[Row], seeds: list[int]) -> dic
         looks = [json.loads((folder / "result.json").read_text())["values"] for folder in results(row, "sensitivity")]
         for name, key in (("pointing", "pointing game"), ("NSS", "NSS")):
             values = [look["pointing"][look["look"]][key]["value"] for look in looks]
-            found[row.name][name] = {"value": float(np.mean(values)), "sd": float(np.std(values, ddof=1)) if len(values) > 1 else None}
+            found[row.name][name] = spread_of(values)
+        if row.teacher:
+            found[row.name]["teacher"] = teacher_means([benches[cell.name, seed, row.annotated].taught(row, seed) for seed in seeds])
         found[row.name]["epochs"] = [benches[cell.name, seed, row.annotated].facts(row, seed)["epoch"] for seed in seeds]
     return found
+
+
+def teacher_means(folders: list[Path]) -> dict[str, dict[str, float]]:
+    """{score: {value, sd}} over the teachers whose results `folders` hold."""
+    scores = {"macro-F1": [], "R@5": [], "pointing": []}
+    for folder in folders:
+        zero_shot, retrieval, looks = (json.loads((folder / f"test-{task}.json").read_text())["values"] for task in TASKS)
+        scores["macro-F1"].append(zero_shot["headline"]["value"])
+        scores["R@5"].append(retrieval["image_to_text"]["pessimistic"]["R@5"]["value"])
+        scores["pointing"].append(looks["pointing"][looks["look"]]["pointing game"]["value"])
+    return {score: spread_of(values) for score, values in scores.items()}
+
+
+def spread_of(values: list[float]) -> dict[str, float | None]:
+    return {"value": float(np.mean(values)), "sd": float(np.std(values, ddof=1)) if len(values) > 1 else None}

@@ -105,6 +105,10 @@ class Bench:
     def model(self, row: Row, seed: int) -> Path:
         return self.args.out / "models" / self.name(row, seed)
 
+    def taught(self, row: Row, seed: int) -> Path:
+        """What the teacher of a row made."""
+        return self.args.out / "taught" / self.name(row, seed)
+
     def log(self, row: Row, seed: int, of: str = "") -> Path:
         return self.args.out / "logs" / f"{self.name(row, seed)}{of}.txt"
 
@@ -143,14 +147,16 @@ class Bench:
         return flags
 
     def training_data(self, row: Row, seed: int, worker: Worker) -> Path | str:
-        """That of all rows, or with the heatmaps of the row's teacher."""
+        """That of all rows, or with the heatmaps of the row's teacher; what that teacher reached is kept beside them."""
         table = self.args.train_data or self.args.data / "train.csv"
         if not row.teacher:
             return table
-        folder = self.args.out / "taught" / self.name(row, seed)
+        folder = self.taught(row, seed)
         shutil.rmtree(folder, ignore_errors=True)
         worker.run("openclip_eclip.prepare", ["pseudo-heatmaps", folder, "--data", table, "--model", self.model(Row(row.teacher), seed), "--workers", 0,
                                               *row.teaching], self.log(row, seed, "-taught"))
+        for test, task in product(self.tests, self.tasks):
+            shutil.copy(self.result(Row(row.teacher), seed, test, task) / "result.json", folder / f"{test}-{task}.json")
         return folder / Path(table).name
 
     def length(self, row: Row) -> list:
