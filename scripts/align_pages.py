@@ -3,6 +3,7 @@ from __future__ import annotations
 
 from itertools import product
 from textwrap import fill
+from typing import Callable
 
 from align_cells import CELLS, CLEAN, NAMES, PICTURED, RECIPE_ROWS, REPLAY, TAUGHT, TAUGHT_AGAIN
 from intervals import GREY, change, draw_differences, spread, tidy
@@ -58,26 +59,31 @@ def against_best(score: dict) -> str:
 
 def glance_again(cells: dict[str, dict]) -> list[str]:
     """A table of the cells in which eclip-plus was run with replay too."""
-    found = [(cell, rows["eclip-plus"], rows[REPLAY]) for cell, rows in cells.items() if {"eclip-plus", REPLAY} <= set(rows)]
-    return _glance_pairs(found, "eclip-plus", "with replay")
+    lines = ["| | macro-F1: eclip-plus | with replay | − CLIP | − best other | R@5: eclip-plus | with replay | − CLIP | − best other | pointing: eclip-plus | with replay |",
+             "|---" * 11 + "|"]
+    for cell, rows in cells.items():
+        if {"eclip-plus", REPLAY} <= set(rows):
+            lines.append(_pair(cell, rows["eclip-plus"], rows[REPLAY], lambda own, more: change(more["difference"])))
+    return lines
 
 
 def glance_taught(cells: dict[str, dict]) -> list[str]:
     """A table of the cells with self-training: the very teachers, and the models taught by them."""
-    found = [(cell, rows[name]["teacher"], rows[name]) for cell, rows in cells.items() for name in (TAUGHT, TAUGHT_AGAIN) if name in rows]
-    return _glance_pairs(found, "teacher", "self-trained")
-
-
-def _glance_pairs(found: list[tuple[str, dict, dict]], before: str, after: str) -> list[str]:
-    """A row for each (cell, scores before, scores after)."""
-    lines = [f"| | macro-F1: {before} | {after} | − CLIP | − best other | R@5: {before} | {after} | − CLIP | − best other | pointing: {before} | {after} |", "|---" * 11 + "|"]
-    for cell, own, more in found:
-        words = [cell]
-        for score in ("macro-F1", "R@5"):
-            words += [spread(own[score]), spread(more[score]), change(more[score]["difference"]), against_best(more[score])]
-        words += [f"{row['pointing']['value']:.3f}" for row in (own, more)]
-        lines.append(f"| {' | '.join(words)} |".replace("-0", "−0"))
+    lines = ["| | macro-F1: teacher | self-trained | − teacher | − best other | R@5: teacher | self-trained | − teacher | − best other | pointing: teacher | self-trained |",
+             "|---" * 11 + "|"]
+    for (cell, rows), name in product(cells.items(), (TAUGHT, TAUGHT_AGAIN)):
+        if name in rows:
+            lines.append(_pair(cell, rows[name]["teacher"], rows[name], lambda own, more: change(own["change"])))
     return lines
+
+
+def _pair(cell: str, own: dict, more: dict, difference: Callable[[dict, dict], str]) -> str:
+    """A row: two scores before and after, and pointing."""
+    words = [cell]
+    for score in ("macro-F1", "R@5"):
+        words += [spread(own[score]), spread(more[score]), difference(own[score], more[score]), against_best(more[score])]
+    words += [f"{row['pointing']['value']:.3f}" for row in (own, more)]
+    return f"| {' | '.join(words)} |".replace("-0", "−0")
 
 
 def draw_cells(found: dict[str, dict]) -> Figure:

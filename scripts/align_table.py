@@ -11,6 +11,7 @@ import shutil
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
+from typing import Callable
 
 import numpy as np
 import pandas as pd
@@ -112,26 +113,26 @@ def measure(benches: dict, cell: Cell, rows: list[Row], seeds: list[int]) -> dic
             pair = bench.compare(f"{task}-best-{name}", {row.name: results(row, task) for row in (best, ROW[name])})
             found[name][score]["best_other"] = {"row": best.name, **pair["differences"][name][score]}
     for row in rows:
-        looks = [json.loads((folder / "result.json").read_text())["values"] for folder in results(row, "sensitivity")]
         for name, key in (("pointing", "pointing game"), ("NSS", "NSS")):
-            values = [look["pointing"][look["look"]][key]["value"] for look in looks]
-            found[row.name][name] = spread_of(values)
+            found[row.name][name] = pointing_of(results(row, "sensitivity"), key)
         if row.teacher:
-            found[row.name]["teacher"] = teacher_means([benches[cell.name, seed, row.annotated].taught(row, seed) for seed in seeds])
+            found[row.name]["teacher"] = against_teacher(benches, cell, row, seeds, results)
         found[row.name]["epochs"] = [benches[cell.name, seed, row.annotated].facts(row, seed)["epoch"] for seed in seeds]
     return found
 
 
-def teacher_means(folders: list[Path]) -> dict[str, dict[str, float]]:
-    """{score: {value, sd}} over the teachers whose results `folders` hold."""
-    scores = {"macro-F1": [], "R@5": [], "pointing": []}
-    for folder in folders:
-        zero_shot, retrieval, looks = (json.loads((folder / f"test-{task}.json").read_text())["values"] for task in TASKS)
-        scores["macro-F1"].append(zero_shot["headline"]["value"])
-        scores["R@5"].append(retrieval["image_to_text"]["pessimistic"]["R@5"]["value"])
-        scores["pointing"].append(looks["pointing"][looks["look"]]["pointing game"]["value"])
-    return {score: spread_of(values) for score, values in scores.items()}
+def against_teacher(benches: dict, cell: Cell, row: Row, seeds: list[int], pupils: Callable[[Row, str], list[Path]]) -> dict[str, dict]:
+    """{score: {value, sd, change}, pointing: {value, sd}} of the very teachers of `row`; change: the row's score less theirs, seeds paired."""
+    bench, found = benches[cell.name, seeds[0], True], {}
+    folders = {task: [benches[cell.name, seed, row.annotated].taught(row, seed) / f"test-{task}" for seed in seeds] for task in TASKS}
+    for score, task in SCORES.items():
+        pair = bench.compare(f"{task}-taught-{row.name}", {"teacher": folders[task], row.name: pupils(row, task)})
+        found[score] = pair["methods"]["teacher"][score] | {"change": pair["differences"][row.name][score]}
+    return found | {"pointing": pointing_of(folders["sensitivity"], "pointing game")}
 
 
-def spread_of(values: list[float]) -> dict[str, float | None]:
+def pointing_of(folders: list[Path], key: str) -> dict[str, float | None]:
+    """{value, sd} over results of `sensitivity` of how well the tower's look points."""
+    looks = [json.loads((folder / "result.json").read_text())["values"] for folder in folders]
+    values = [look["pointing"][look["look"]][key]["value"] for look in looks]
     return {"value": float(np.mean(values)), "sd": float(np.std(values, ddof=1)) if len(values) > 1 else None}

@@ -156,7 +156,7 @@ class Bench:
         worker.run("openclip_eclip.prepare", ["pseudo-heatmaps", folder, "--data", table, "--model", self.model(Row(row.teacher), seed), "--workers", 0,
                                               *row.teaching], self.log(row, seed, "-taught"))
         for test, task in product(self.tests, self.tasks):
-            shutil.copy(self.result(Row(row.teacher), seed, test, task) / "result.json", folder / f"{test}-{task}.json")
+            shutil.copytree(self.result(Row(row.teacher), seed, test, task), folder / f"{test}-{task}")
         return folder / Path(table).name
 
     def length(self, row: Row) -> list:

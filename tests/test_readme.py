@@ -30,6 +30,7 @@ README = ROOT / "README.md"
 ECLIP_PLUS = ROOT / "docs" / "eclip-plus.md"
 ALIGN_ROWS = {"CLIP": "CLIP", "CLIP, twice the steps": "CLIP, twice the steps", "m3-mix": "m3-mix", "oversample": "annotated images twice", "naive": "naive",
               "mask": "mask view", "eCLIP": "eCLIP", "eCLIP^P": "eCLIP^P", "align": "align, weight 1", "eclip-plus": "eclip-plus",
+              "eclip-plus self-trained": "eclip-plus, self-trained", "CLIP self-trained": "CLIP, self-trained",
               "eclip-plus, random": "eclip-plus, random maps", "eclip-plus, shuffled": "eclip-plus, maps of other images",
               "eclip-plus, same-class-shuffled": "eclip-plus, maps of other images of the class", "eclip-plus, centre": "eclip-plus, the centre",
               "eclip-plus, ones": "eclip-plus, maps of ones"}
