@@ -123,7 +123,8 @@ class Bench:
             return
         shutil.rmtree(folder, ignore_errors=True)
         shutil.rmtree(plain, ignore_errors=True)
-        flags = [*self.training_flags(row, seed), "--train-data", self.training_data(row, seed, worker), "--logs", folder.parent, "--name", folder.name, "--seed", seed, "--device", "cuda" if worker.device else "cpu"]
+        flags = [*self.training_flags(row, seed), "--train-data", self.training_data(row, seed, worker), "--logs", folder.parent, "--name", folder.name,
+                 "--seed", seed, "--device", "cuda" if worker.device else "cpu"]
         seconds = worker.run("openclip_eclip.train", [*flags, *self.more], self.log(row, seed))
         epoch = best_epoch(folder) if self.validation else None
         worker.run("openclip_eclip.export", [folder / "checkpoints" / f"epoch_{epoch}.pt" if epoch else folder, plain], self.log(row, seed, "-export"))

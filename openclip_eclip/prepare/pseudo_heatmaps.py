@@ -171,8 +171,8 @@ def _write_shards(encoder: Encoder, paths: list[Path], args: argparse.Namespace)
         raise UserError(f"--data {args.data}: {repeated[0]} is in several folders; expected names that differ, since all go to {args.out}.")
     entries = {path: index_shard(path) for path in paths}
     films = {path: [_film(entry) for entry in found if not entry.annotated] for path, found in entries.items()}
-    made = missing = 0
-    with _bar(sum(map(len, films.values()))) as bar:
+    bare, missing = sum(map(len, films.values())), 0
+    with _bar(bare) as bar:
         for path, found in entries.items():
             pngs = pseudo_heatmaps(encoder, films[path], args.batch_size, args.workers, args.on_bad_sample == "skip", bar)
             buffer = io.BytesIO()
@@ -182,9 +182,9 @@ def _write_shards(encoder: Encoder, paths: list[Path], args: argparse.Namespace)
                     missing += not entry.annotated and png is None
                     add_members(archive, entry.key, {**entry.read(), **({} if png is None else {"heatmap.png": png})})
             write_whole(args.out / path.name, buffer.getvalue())
-            made += len(films[path])
-    write_whole(args.out / "sizes.json", json.dumps({path.name: len(found) for path, found in entries.items()}, indent=2).encode())
-    return _counts(made, sum(map(len, entries.values())) - made, missing)
+    sizes = {path.name: len(found) for path, found in entries.items()}
+    write_whole(args.out / "sizes.json", json.dumps(sizes, indent=2).encode())
+    return _counts(bare, sum(sizes.values()) - bare, missing)
 
 
 def _film(entry: TarEntry) -> Film:

@@ -4,7 +4,7 @@ from __future__ import annotations
 import argparse
 import logging
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Sequence
@@ -19,7 +19,7 @@ from webdataset.filters import _shuffle
 
 from ..config import SHUFFLES
 from ..data.check import Report, check_entries, check_table, raise_faults
-from ..data.csv_source import CsvColumns, CsvSamples, CsvTable, read_csv_table
+from ..data.csv_source import CsvColumns, CsvSamples, CsvTable, read_column_names, read_csv_table
 from ..data.expert_stream import EXPERT_ID
 from ..data.heatmap import DataError
 from ..data.heatmap_control import HeatmapControl, entries_control, table_control
@@ -61,7 +61,7 @@ def on_rank_zero(args: argparse.Namespace, work: Callable[[], Any]) -> Any:
 
 
 def columns_of(args: argparse.Namespace) -> CsvColumns:
-    return CsvColumns(args.csv_img_key, args.csv_caption_key, args.csv_heatmap_key, args.csv_separator, label=args.csv_label_key)
+    return replace(read_column_names(args), label=args.csv_label_key)
 
 
 def is_table(path: str, dataset_type: str) -> bool:
