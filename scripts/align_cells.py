@@ -14,7 +14,8 @@ AGAIN = [*PLUS, "--align-replay", 0.1]
 ABLATION = f"align, weight {RECIPES['eclip-plus'].align_weight}"  # the recipe without its least share, in the cells that have less
 REPLAY = "eclip-plus with replay"  # in the same cells
 TAUGHT, TAUGHT_AGAIN = "eclip-plus self-trained", f"{REPLAY} self-trained"  # with the heatmaps of a model of that row; the second where few are annotated
-RECIPE_ROWS = ("eclip-plus", REPLAY, TAUGHT, TAUGHT_AGAIN)  # are compared with the best other row
+HARD = f"{REPLAY}, weight 1, twice the steps"  # in the cells with one to three annotated films
+RECIPE_ROWS = ("eclip-plus", REPLAY, HARD, TAUGHT, TAUGHT_AGAIN)  # are compared with the best other row
 UNTAUGHT = ("CLIP self-trained", "eclip-plus, twice the steps")  # controls of TAUGHT: no gaze at all; no heatmaps of a model
 OURS = ("align", "eclip-plus", UNTAUGHT[0])  # beginnings of rows that are not "other methods"
 CONTROLS = ("random", "shuffled", "same-class-shuffled", "centre", "ones")
@@ -35,11 +36,13 @@ ROWS = [
     Row("eclip-plus", PLUS, annotated=True),
     Row(ABLATION, LIGHT, annotated=True),
     Row(REPLAY, AGAIN, annotated=True),
+    Row(HARD, [*AGAIN, "--align-weight", 1], annotated=True, length=2),
     Row(TAUGHT, PLUS, annotated=True, teacher="eclip-plus"),
     Row(TAUGHT_AGAIN, PLUS, annotated=True, teacher=REPLAY),
     Row(UNTAUGHT[0], [*PLUS, "--csv-heatmap-key", "look"], teacher="CLIP", teaching=["--csv-heatmap-key", "look"]),
     Row(UNTAUGHT[1], PLUS, annotated=True, length=2),
     *(Row(f"{REPLAY}, {control}", [*AGAIN, "--eclip-heatmap-control", control], annotated=True) for control in CONTROLS[:2]),
+    Row(f"{HARD}, {CONTROLS[1]}", [*AGAIN, "--align-weight", 1, "--eclip-heatmap-control", CONTROLS[1]], annotated=True, length=2),
     *(Row(f"eclip-plus, {control}", [*PLUS, "--eclip-heatmap-control", control, *["--csv-label-key", "label"] * control.startswith("same")], annotated=True)
       for control in CONTROLS)]
 NAMES = [row.name for row in ROWS]
@@ -65,7 +68,9 @@ class Cell:
 
 
 CLEAN = "600 films, 15 %"  # what the cells of worse gaze and of other films are compared with
-SCARCE = "600 films, 1 %"
+EXTRA = {  # rows that single cells are for
+    CLEAN: (*UNTAUGHT, *PLACEBOS), "600 films, 1 %": PLACEBOS_AGAIN,
+    "300 films, 1 %": (HARD, f"{HARD}, {CONTROLS[1]}"), "300 films, 0.25 %": (HARD,), "600 films, 0.25 %": (HARD,)}
 WORSE = {
     "half of the gaze astray": {"gaze": ("--gaze-noise", 0.5)},
     "gaze off by 8 %": {"gaze": ("--gaze-shift", 0.08)},
@@ -75,8 +80,7 @@ WORSE = {
 
 def rows_of(cell: str, share: float) -> tuple[str, ...]:
     """METHODS, and what only some cells are for."""
-    controls = {CLEAN: (*UNTAUGHT, *PLACEBOS), SCARCE: PLACEBOS_AGAIN}.get(cell, ())
-    return (*METHODS, *((TAUGHT,) if share >= RECIPES["eclip-plus"].align_least else (ABLATION, REPLAY, TAUGHT_AGAIN)), *controls)
+    return (*METHODS, *((TAUGHT,) if share >= RECIPES["eclip-plus"].align_least else (ABLATION, REPLAY, TAUGHT_AGAIN)), *EXTRA.get(cell, ()))
 
 
 CELLS = [Cell(name := f"{count} films, {100 * share:g} %", count, share, rows_of(name, share)) for count in STEPS for share in (0.15, 0.05, 0.01, 0.0025)]

@@ -5,13 +5,14 @@ from itertools import product
 from textwrap import fill
 from typing import Callable
 
-from align_cells import CELLS, CLEAN, NAMES, PICTURED, RECIPE_ROWS, REPLAY, TAUGHT, TAUGHT_AGAIN
+from align_cells import CELLS, CLEAN, HARD, NAMES, PICTURED, RECIPE_ROWS, REPLAY, TAUGHT, TAUGHT_AGAIN
 from intervals import GREY, change, draw_differences, spread, tidy
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-COLOURS = {"CLIP, twice the steps": GREY, "mask": "#c07a2b", "eCLIP": "#8e5ba6", "align": "#1f6fb2", "eclip-plus": "#14532d", REPLAY: "#5fb37c",
+COLOURS = {"CLIP, twice the steps": GREY, "mask": "#c07a2b", "eCLIP": "#8e5ba6", "align": "#1f6fb2", "eclip-plus": "#14532d", REPLAY: "#5fb37c", HARD: "#d4a017",
            TAUGHT: "#b3202c", TAUGHT_AGAIN: "#ec8c74"}
+HEAD = 2  # lines of a table without rows
 
 
 def page(facts: dict) -> str:
@@ -20,12 +21,14 @@ def page(facts: dict) -> str:
              f"films of its own; {facts['machine']}. {facts['note'] + ' ' * bool(facts['note'])}The checkpoint of each run is the one of eight with the best mean rank on 300 validation pairs. Mean ± sd over "
              "seeds; differences to CLIP, seeds paired, with 95 % intervals over seeds and test films. Pointing and NSS: where the tower looks against where the "
              "gaze was, on test films.\n", "![Differences to CLIP](align.png)\n", "![By share of annotations, and under bad gaze](align_map.png)\n"]
-    lines += ["## At a glance\n", "best other: the row with the highest mean of all that do not align, placebos apart.\n", *glance(facts["cells"]), ""]
-    if any(REPLAY in rows for rows in facts["cells"].values()):
-        lines += ["## Few annotated images, shown once more\n", *glance_again(facts["cells"]), ""]
-    if any({TAUGHT, TAUGHT_AGAIN} & set(rows) for rows in facts["cells"].values()):
-        lines += ["## Self-training\n", "A model of the row \"teacher\" makes the heatmaps that are missing; another one is trained on all. In cells with 1 % and less the teacher is "
-                  "eclip-plus with replay.\n", *glance_taught(facts["cells"]), ""]
+    parts = {"At a glance": ("best other: the row with the highest mean of all that do not align, placebos apart.", glance),
+             "Few annotated images, shown once more": ("", glance_again),
+             "One to three annotated images, longer and harder": ("Replay, `--align-weight 1` and twice the steps.", glance_hard),
+             "Self-training": ("A model of the row \"teacher\" makes the heatmaps that are missing; another one is trained on all. In cells with 1 % and less the teacher is "
+                               "eclip-plus with replay.", glance_taught)}
+    for title, (words, table) in parts.items():
+        if len(shown := table(facts["cells"])) > HEAD:
+            lines += [f"## {title}\n", *[f"{words}\n"] * bool(words), *shown, ""]
     for cell, rows in facts["cells"].items():
         lines += [f"## {cell}\n", "| row | macro-F1 | − CLIP | R@5 | − CLIP | pointing | NSS |", "|---|---|---|---|---|---|---|"]
         for name, row in rows.items():
@@ -67,6 +70,16 @@ def glance_again(cells: dict[str, dict]) -> list[str]:
     return lines
 
 
+def glance_hard(cells: dict[str, dict]) -> list[str]:
+    """A table of the cells in which replay was also run at weight 1 for twice the steps."""
+    lines = ["| | macro-F1: with replay | weight 1, twice the steps | − CLIP | − best other | R@5: with replay | weight 1, twice the steps | − CLIP | − best other | "
+             "pointing: with replay | weight 1, twice the steps |", "|---" * 11 + "|"]
+    for cell, rows in cells.items():
+        if {REPLAY, HARD} <= set(rows):
+            lines.append(_pair(cell, rows[REPLAY], rows[HARD], lambda own, more: change(more["difference"])))
+    return lines
+
+
 def glance_taught(cells: dict[str, dict]) -> list[str]:
     """A table of the cells with self-training: the very teachers, and the models taught by them."""
     lines = ["| | macro-F1: teacher | self-trained | − teacher | − best other | R@5: teacher | self-trained | − teacher | − best other | pointing: teacher | self-trained |",
@@ -103,8 +116,9 @@ def draw_map(found: dict[str, dict]) -> Figure:
     clean = [cell for cell in CELLS if cell.name in found and not cell.gaze and not cell.films]
     worse = [cell.name for cell in CELLS if cell.name in found and (cell.gaze or cell.films or cell.name == CLEAN)]
     counts = sorted({cell.count for cell in clean})
-    figure = Figure(figsize=(4.6 + 2.9 * len(counts), 8.4), layout="constrained")
-    grid = figure.subplots(3, len(counts) + 1, width_ratios=[1] * len(counts) + [1.6], squeeze=False)
+    widths = [1.0] * len(counts) + [1.6] * bool(worse)
+    figure = Figure(figsize=(max(11, 2.9 * sum(widths)), 8.4), layout="constrained")
+    grid = figure.subplots(3, len(widths), width_ratios=widths, squeeze=False)
     for row, score in zip(grid, ("macro-F1", "R@5", "pointing")):
         for axes, count in zip(row, counts):
             shares = sorted((100 * cell.annotated, cell.name) for cell in clean if cell.count == count)
@@ -113,20 +127,22 @@ def draw_map(found: dict[str, dict]) -> Figure:
             axes.set_xticks([share for share, _ in shares], [f"{share:g} %" for share, _ in shares])
             axes.minorticks_off()
             axes.set_title(f"{count} films, by share annotated", loc="left", fontsize=9)
-        _draw_rows(row[-1], found, worse, list(range(len(worse))), score, spacing=0.12)
-        row[-1].set_xticks(range(len(worse)), [fill(cell.split(", ", 2)[-1].replace("15 %", "as it is"), 12) for cell in worse], fontsize=8)
-        row[-1].set_title(CLEAN + " of them annotated", loc="left", fontsize=9)
+        if worse:
+            _draw_rows(row[-1], found, worse, list(range(len(worse))), score, spacing=0.12)
+            row[-1].set_xticks(range(len(worse)), [fill(cell.split(", ", 2)[-1].replace("15 %", "as it is"), 12) for cell in worse], fontsize=8)
+            row[-1].set_title(CLEAN + " of them annotated", loc="left", fontsize=9)
         row[0].set_ylabel(f"{score}, mean ± sd over seeds")
-    figure.legend(*grid[0][0].get_legend_handles_labels(), loc="outside upper center", ncols=len(COLOURS), frameon=False, fontsize=9)
+    figure.legend(*grid[0][0].get_legend_handles_labels(), loc="outside upper center", ncols=5, frameon=False, fontsize=9)
     return figure
 
 
 def _draw_rows(axes: Axes, found: dict[str, dict], cells: list[str], places: list[float], score: str, spacing: float | None) -> None:
     """The main rows over `places`, one a cell: joined by lines, or side by side at a distance of `spacing`."""
-    for i, (name, colour) in enumerate(COLOURS.items()):
+    drawn = {name: colour for name, colour in COLOURS.items() if any(name in rows for rows in found.values())}
+    for i, (name, colour) in enumerate(drawn.items()):
         shown = [(place, found[cell][name][score]) for place, cell in zip(places, cells) if name in found[cell]]
         # shares lie on a logarithmic axis: a twentieth apart, so that bars do not hide each other
-        aside = i - (len(COLOURS) - 1) / 2
+        aside = i - (len(drawn) - 1) / 2
         moved = [place * 1.05 ** aside if spacing is None else place + spacing * aside for place, _ in shown]
         axes.errorbar(moved, [one["value"] for _, one in shown], yerr=[one["sd"] or 0 for _, one in shown], color=colour, fmt="o" if spacing else "o-", ms=4, lw=1.3, capsize=2,
                       label=name)

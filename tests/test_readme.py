@@ -22,8 +22,9 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 
 from align_cells import PICTURED  # noqa: E402
-from align_pages import glance, glance_again, glance_taught  # noqa: E402
+from align_pages import glance, glance_again, glance_hard, glance_taught  # noqa: E402
 from intervals import spread  # noqa: E402
+import align_pages  # noqa: E402
 import stamps_page  # noqa: E402
 
 README = ROOT / "README.md"
@@ -54,8 +55,8 @@ def glossary_table() -> str:
     return f"\n| metric | meaning |\n|---|---|\n{rows}\n"
 
 
-def align_cells() -> dict[str, dict]:
-    return json.loads((ROOT / "docs" / "results" / "align.json").read_text(encoding="utf-8"))["cells"]
+def align_cells(folder: str = ".") -> dict[str, dict]:
+    return json.loads((ROOT / "docs" / "results" / folder / "align.json").read_text(encoding="utf-8"))["cells"]
 
 
 def align_table() -> str:
@@ -69,9 +70,9 @@ def align_table() -> str:
     return "\n" + "\n".join(lines) + "\n\n"
 
 
-def cells_table(table: Callable[[dict], list[str]]) -> str:
+def cells_table(table: Callable[[dict], list[str]], folder: str = ".") -> str:
     """A table over the cells of the alignment benchmark."""
-    return "\n" + "\n".join(table(align_cells())) + "\n\n"
+    return "\n" + "\n".join(table(align_cells(folder))) + "\n\n"
 
 
 def stamps_table() -> str:
@@ -87,7 +88,8 @@ def stamps_table() -> str:
 
 
 GENERATED = {README: {"flags": flag_table, "glossary": glossary_table, "align": align_table, "stamps": stamps_table},
-             ECLIP_PLUS: {name: partial(cells_table, table) for name, table in (("cells", glance), ("replay", glance_again), ("taught", glance_taught))}}
+             ECLIP_PLUS: {"cells": partial(cells_table, glance), "replay": partial(cells_table, glance_again), "hard": partial(cells_table, glance_hard, "align_scarce"),
+                          "taught": partial(cells_table, glance_taught)}}
 
 
 def generated(page: Path) -> str:
@@ -103,6 +105,17 @@ def generated(page: Path) -> str:
 def test_generated_parts_are_those_of_code_and_results(page: Path) -> None:
     """To update them: python tests/test_readme.py."""
     assert page.read_text(encoding="utf-8") == generated(page)
+
+
+@pytest.mark.parametrize("folder", [".", "align_scarce"])
+def test_pages_of_the_alignment_benchmark_are_those_of_their_results(folder: str) -> None:
+    """And a part that has no row is not there."""
+    results = ROOT / "docs" / "results" / folder
+    text = (results / "align.md").read_text(encoding="utf-8")
+    assert text == align_pages.page(json.loads((results / "align.json").read_text(encoding="utf-8")))
+    titles = {"At a glance", "Few annotated images, shown once more", "One to three annotated images, longer and harder", "Self-training"}
+    shown = {title for title in titles if f"## {title}\n" in text}
+    assert shown == ({"One to three annotated images, longer and harder"} if folder == "align_scarce" else titles - {"One to three annotated images, longer and harder"})
 
 
 def blocks(language: str, mark: str = "run") -> list[str]:
