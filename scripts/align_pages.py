@@ -23,7 +23,7 @@ def page(facts: dict) -> str:
              "gaze was, on test films.\n", "![Differences to CLIP](align.png)\n", "![By share of annotations, and under bad gaze](align_map.png)\n"]
     parts = {"At a glance": ("best other: the row with the highest mean of all that do not align, placebos apart.", glance),
              "Few annotated images, shown once more": ("", glance_again),
-             "One to three annotated images, longer and harder": ("Replay, `--align-weight 1` and twice the steps.", glance_hard),
+             "One to three annotated images, longer and harder": ("Replay, `--align-weight 1` and twice the steps. Best other: the row with the highest mean of those that do not align.", glance_hard),
              "Self-training": ("A model of the row \"teacher\" makes the heatmaps that are missing; another one is trained on all. In cells with 1 % and less the teacher is "
                                "eclip-plus with replay.", glance_taught)}
     for title, (words, table) in parts.items():
