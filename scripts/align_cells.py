@@ -11,6 +11,7 @@ MODEL = f"local-dir:{Path(__file__).resolve().parent / 'phantom_model_fine'}"
 LIGHT = ["--method", RECIPES["eclip-plus"].method, "--align-weight", RECIPES["eclip-plus"].align_weight]
 PLUS = [*LIGHT, "--align-least", RECIPES["eclip-plus"].align_least]
 AGAIN = [*PLUS, "--align-replay", 0.1]
+HARDER = [*AGAIN, "--align-weight", 1]
 ABLATION = f"align, weight {RECIPES['eclip-plus'].align_weight}"  # the recipe without its least share, in the cells that have less
 REPLAY = "eclip-plus with replay"  # in the same cells
 TAUGHT, TAUGHT_AGAIN = "eclip-plus self-trained", f"{REPLAY} self-trained"  # with the heatmaps of a model of that row; the second where few are annotated
@@ -36,18 +37,18 @@ ROWS = [
     Row("eclip-plus", PLUS, annotated=True),
     Row(ABLATION, LIGHT, annotated=True),
     Row(REPLAY, AGAIN, annotated=True),
-    Row(HARD, [*AGAIN, "--align-weight", 1], annotated=True, length=2),
+    Row(HARD, HARDER, annotated=True, length=2),
     Row(TAUGHT, PLUS, annotated=True, teacher="eclip-plus"),
     Row(TAUGHT_AGAIN, PLUS, annotated=True, teacher=REPLAY),
     Row(UNTAUGHT[0], [*PLUS, "--csv-heatmap-key", "look"], teacher="CLIP", teaching=["--csv-heatmap-key", "look"]),
     Row(UNTAUGHT[1], PLUS, annotated=True, length=2),
     *(Row(f"{REPLAY}, {control}", [*AGAIN, "--eclip-heatmap-control", control], annotated=True) for control in CONTROLS[:2]),
-    Row(f"{HARD}, {CONTROLS[1]}", [*AGAIN, "--align-weight", 1, "--eclip-heatmap-control", CONTROLS[1]], annotated=True, length=2),
+    Row(f"{HARD}, {CONTROLS[1]}", [*HARDER, "--eclip-heatmap-control", CONTROLS[1]], annotated=True, length=2),
     *(Row(f"eclip-plus, {control}", [*PLUS, "--eclip-heatmap-control", control, *["--csv-label-key", "label"] * control.startswith("same")], annotated=True)
       for control in CONTROLS)]
 NAMES = [row.name for row in ROWS]
 METHODS = tuple(NAMES[:10])
-PLACEBOS, PLACEBOS_AGAIN = (tuple(name for control in CONTROLS if (name := f"{row}, {control}") in NAMES) for row in ("eclip-plus", REPLAY))
+PLACEBOS, PLACEBOS_AGAIN, PLACEBOS_HARD = (tuple(name for control in CONTROLS if (name := f"{row}, {control}") in NAMES) for row in ("eclip-plus", REPLAY, HARD))
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class Cell:
 CLEAN = "600 films, 15 %"  # what the cells of worse gaze and of other films are compared with
 EXTRA = {  # rows that single cells are for
     CLEAN: (*UNTAUGHT, *PLACEBOS), "600 films, 1 %": PLACEBOS_AGAIN,
-    "300 films, 1 %": (HARD, f"{HARD}, {CONTROLS[1]}"), "300 films, 0.25 %": (HARD,), "600 films, 0.25 %": (HARD,)}
+    "300 films, 1 %": (HARD, *PLACEBOS_HARD), "300 films, 0.25 %": (HARD,), "600 films, 0.25 %": (HARD,)}
 WORSE = {
     "half of the gaze astray": {"gaze": ("--gaze-noise", 0.5)},
     "gaze off by 8 %": {"gaze": ("--gaze-shift", 0.08)},

@@ -62,21 +62,21 @@ def against_best(score: dict) -> str:
 
 def glance_again(cells: dict[str, dict]) -> list[str]:
     """A table of the cells in which eclip-plus was run with replay too."""
-    lines = ["| | macro-F1: eclip-plus | with replay | − CLIP | − best other | R@5: eclip-plus | with replay | − CLIP | − best other | pointing: eclip-plus | with replay |",
-             "|---" * 11 + "|"]
-    for cell, rows in cells.items():
-        if {"eclip-plus", REPLAY} <= set(rows):
-            lines.append(_pair(cell, rows["eclip-plus"], rows[REPLAY], lambda own, more: change(more["difference"])))
-    return lines
+    return _pairs(cells, ("eclip-plus", "eclip-plus"), (REPLAY, "with replay"))
 
 
 def glance_hard(cells: dict[str, dict]) -> list[str]:
     """A table of the cells in which replay was also run at weight 1 for twice the steps."""
-    lines = ["| | macro-F1: with replay | weight 1, twice the steps | − CLIP | − best other | R@5: with replay | weight 1, twice the steps | − CLIP | − best other | "
-             "pointing: with replay | weight 1, twice the steps |", "|---" * 11 + "|"]
+    return _pairs(cells, (REPLAY, "with replay"), (HARD, "weight 1, twice the steps"))
+
+
+def _pairs(cells: dict[str, dict], own: tuple[str, str], more: tuple[str, str]) -> list[str]:
+    """A table of the cells that have both rows (name, heading), the second against CLIP and the best other."""
+    scores = [f"{score}: {own[1]} | {more[1]} | − CLIP | − best other" for score in ("macro-F1", "R@5")]
+    lines = [f"| | {' | '.join(scores)} | pointing: {own[1]} | {more[1]} |", "|---" * 11 + "|"]
     for cell, rows in cells.items():
-        if {REPLAY, HARD} <= set(rows):
-            lines.append(_pair(cell, rows[REPLAY], rows[HARD], lambda own, more: change(more["difference"])))
+        if {own[0], more[0]} <= set(rows):
+            lines.append(_pair(cell, rows[own[0]], rows[more[0]], lambda _, after: change(after["difference"])))
     return lines
 
 
