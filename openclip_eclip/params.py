@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Mapping, Sequence
 
 from .config import HEATMAP_CONTROLS, OWN_PAIRS, PROCESSORS, EClipConfig, UserError
+from .data.read_options import add_read_arguments
 from .objectives import OBJECTIVES, Objective, naive
 
 COMPUTED = "-1"  # stands for "nobody chose this": filled in once the number of ranks or batches is known
@@ -94,6 +95,7 @@ def eclip_parser() -> argparse.ArgumentParser:
     group.add_argument("--naive-form", choices=naive.FORMS,
                        help="what --method naive adds: the processed image, the image times the heatmap, or (--expert-data only) the "
                             "plain image (default: processor)")
+    add_read_arguments(group)
     for name, kind in OBJECTIVES.items():
         kind.add_flags(parser.add_argument_group(name))
     return parser

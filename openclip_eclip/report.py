@@ -14,6 +14,7 @@ from pathlib import Path
 import openclip_eclip  # noqa: F401  (eclip- models)
 
 from .config import UserError
+from .data.read_options import read_options
 from .data.sample import read_image
 from .evaluate.index import ReportIndex, load_index
 from .evaluate.options import add_model_arguments, read_encoder
@@ -28,7 +29,7 @@ from .subcommands import exit_code
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m openclip_eclip.report", description="Write a report for an image from the nearest reports of an "
                                      "index. Research output, not a diagnosis.")
-    parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="films, PNG or JPEG")
+    parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="images: PNG, JPEG, TIFF, WebP, DICOM ...")
     parser.add_argument("--index", type=Path, required=True, metavar="FOLDER", help="what `evaluate reports --save-index FOLDER` wrote")
     add_model_arguments(parser, encoding=False)
     add_writer_arguments(parser)
@@ -45,7 +46,7 @@ def run(args: argparse.Namespace) -> str:
     template = read_template(args.prompt_template)
     encoder = read_encoder(args)
     index = _checked(load_index(args.index, encoder.facts["weights_hash"]), args.index)
-    pixels = [encoder.transform(read_image(path, str(path), mode="RGB")) for path in args.images]
+    pixels = [encoder.transform(read_image(path, str(path), "RGB", read_options(args))) for path in args.images]
     writer = open_writer(args, index.texts, index.facts["seed"])
     unit, _ = encoder.encode_images(torch.stack(pixels))
     picked = pick_snippets(index, unit.numpy(), index.facts["snippets"], index.facts["pick"], index.facts["seed"])

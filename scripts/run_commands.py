@@ -19,7 +19,7 @@ import stamps_towers  # noqa: F401  (registers one too)
 
 def main() -> None:
     if "--cache" in sys.argv:
-        csv_source.read_image = lru_cache(maxsize=None)(csv_source.read_image)
+        csv_source.read_picture = lru_cache(maxsize=None)(csv_source.read_picture)
         open_clip.tokenizer.SimpleTokenizer.encode = lru_cache(maxsize=None)(open_clip.tokenizer.SimpleTokenizer.encode)
     replies = os.fdopen(os.dup(1), "w")  # the commands' own output goes into their logs
     for line in sys.stdin:

@@ -121,7 +121,7 @@ def test_pydicoms_own_jpeg_film() -> None:
     assert size == (1024, 256) and image.size == (64, 256) and np.asarray(image).std() > 10
 
 
-@pytest.mark.parametrize("fault", ["no dicom", "no pixels", "colour", "cut"])
+@pytest.mark.parametrize("fault", ["no dicom", "no pixels", "HSV", "cut"])
 def test_unreadable_dicoms_are_named(tmp_path: Path, fault: str) -> None:
     path = tmp_path / "bad.dcm"
     write_dicom(path, film(0, 64), jpeg=fault == "cut")
@@ -134,7 +134,7 @@ def test_unreadable_dicoms_are_named(tmp_path: Path, fault: str) -> None:
         if fault == "no pixels":
             del dataset.PixelData
         else:
-            dataset.SamplesPerPixel, dataset.PhotometricInterpretation, dataset.PlanarConfiguration = 3, "RGB", 0
+            dataset.SamplesPerPixel, dataset.PhotometricInterpretation, dataset.PlanarConfiguration = 3, fault, 0
             dataset.PixelData = bytes(64 * 64 * 3)
         dataset.save_as(path)
     with pytest.raises(ImageError, match="bad.dcm"):

@@ -7,7 +7,6 @@ decoding every image, and the sentences where it reads them.
 from __future__ import annotations
 
 import argparse
-import io
 import os
 import sys
 from collections import Counter
@@ -17,16 +16,19 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Callable, Iterator, NamedTuple, Sequence
 
-from PIL import Image
 from tqdm import tqdm
 from webdataset.shardlists import expand_urls
 
+from ..config import UserError
 from .csv_source import CsvColumns, CsvTable, add_column_arguments, read_column_names, read_csv_table
 from .figures import Example, WindowExample, contact_sheet
-from .heatmap import DataError, check_aspect, decode_heatmap
-from .sample import read_image
+from .heatmap import DataError, decode_heatmap
+from .image import read_frame, read_picture
+from .picture import Frame, orient_maps
+from .read_options import ReadOptions, add_read_arguments, read_options
+from .sample import read_windows
 from .tar_source import TarEntry, index_shard
-from .windows import decode_windows, entry_windows, file_windows
+from .windows import entry_windows, file_windows
 
 
 class Fault(NamedTuple):
@@ -49,27 +51,31 @@ class Report:
     faults: list[Fault] = field(default_factory=list)
     good: list[int] = field(default_factory=list)
     with_windows: int = 0
-    image_sizes: Counter = field(default_factory=Counter)  # (height, width) of the images opened
+    deep: int = 0  # images decoded that have more than 8 bits
+    turned: int = 0  # annotated images that their own metadata turn
+    image_sizes: Counter = field(default_factory=Counter)  # (height, width) of the images opened, as shown
     heatmap_sizes: Counter = field(default_factory=Counter)
 
 
 class Checked(NamedTuple):
     faults: list[Fault]
-    image_size: tuple[int, int] | None
+    frame: Frame | None
     heatmap_size: tuple[int, int] | None
     windows: bool = False
+    deep: bool = False
 
 
-def check_table(table: CsvTable, *, decode_images: bool = False, windows: bool = False) -> Report:
+def check_table(table: CsvTable, *, decode_images: bool = False, windows: bool = False, options: ReadOptions = ReadOptions()) -> Report:
     """Check every path, caption and heatmap of a table, with `windows` also those of sentences; with `decode_images` windows and
     every image to its end."""
-    return _check_all(len(table), len(table.annotated), lambda i: _check_row(table, i, decode_images, windows or decode_images), str(table.path))
+    return _check_all(len(table), len(table.annotated), lambda i: _check_row(table, i, decode_images, windows or decode_images, options), str(table.path))
 
 
-def check_entries(entries: Sequence[TarEntry], *, decode_images: bool = False, windows: bool = False) -> Report:
+def check_entries(entries: Sequence[TarEntry], *, decode_images: bool = False, windows: bool = False,
+                  options: ReadOptions = ReadOptions()) -> Report:
     """The same for the samples of indexed shards."""
     annotated = sum(entry.annotated for entry in entries)
-    return _check_all(len(entries), annotated, lambda i: _check_entry(entries[i], decode_images, windows or decode_images), "shards")
+    return _check_all(len(entries), annotated, lambda i: _check_entry(entries[i], decode_images, windows or decode_images, options), "shards")
 
 
 def raise_faults(report: Report, path: Any) -> None:
@@ -92,14 +98,16 @@ def _check_all(samples: int, annotated: int, check: Callable[[int], Checked], na
             report.with_windows += checked.windows
             if not checked.faults:
                 report.good.append(i)
-            if checked.image_size:
-                report.image_sizes[checked.image_size] += 1
+            report.deep += checked.deep
+            if checked.frame:
+                report.image_sizes[checked.frame.shown_size] += 1
+                report.turned += checked.frame.orientation != 1 and checked.heatmap_size is not None
             if checked.heatmap_size:
                 report.heatmap_sizes[checked.heatmap_size] += 1
     return report
 
 
-def _check_row(table: CsvTable, index: int, decode_images: bool, windows: bool) -> Checked:
+def _check_row(table: CsvTable, index: int, decode_images: bool, windows: bool, options: ReadOptions) -> Checked:
     columns, image, heatmap = table.columns, table.images[index], table.heatmaps[index]
     faults = []
     if not table.captions[index].strip():
@@ -111,14 +119,14 @@ def _check_row(table: CsvTable, index: int, decode_images: bool, windows: bool) 
     if faults:
         return Checked(faults, None, None)
     checked = _check_pixels(table.name(index), (columns.image, columns.heatmap), lambda: image.read_bytes(),
-                            heatmap and heatmap.read_bytes, heatmap.name if heatmap else "", decode_images)
+                            heatmap and heatmap.read_bytes, heatmap.name if heatmap else "", decode_images, options)
     path = table.windows[index] if table.windows and windows else None
     if path is None:
         return checked
-    return _check_windows(checked, table.name(index), columns.windows, path.name, lambda: file_windows(path), image.read_bytes)
+    return _check_windows(checked, table.name(index), columns.windows, path.name, lambda: file_windows(path), image.read_bytes, options)
 
 
-def _check_entry(entry: TarEntry, decode_images: bool, windows: bool) -> Checked:
+def _check_entry(entry: TarEntry, decode_images: bool, windows: bool, options: ReadOptions) -> Checked:
     image_key, heatmap_key = entry.image_key, entry.heatmap_key
     if image_key is None or "txt" not in entry.members:
         found = ", ".join(sorted(entry.members))
@@ -127,76 +135,72 @@ def _check_entry(entry: TarEntry, decode_images: bool, windows: bool) -> Checked
         return Checked([Fault(entry.where, "txt", "empty caption")], None, None)
     checked = _check_pixels(entry.where, (image_key, heatmap_key), lambda: entry.read(image_key)[image_key],
                             heatmap_key and (lambda: entry.read(heatmap_key)[heatmap_key]), f"{entry.key}.{heatmap_key}",
-                            decode_images)
+                            decode_images, options)
     if not windows:
         return checked
     return _check_windows(checked, entry.where, "windows", f"{entry.key}.windows", lambda: entry_windows(entry),
-                          lambda: entry.read(image_key)[image_key])
+                          lambda: entry.read(image_key)[image_key], options)
 
 
 def _check_pixels(where: str, keys: tuple[str, str | None], image: Callable[[], bytes],
-                  heatmap: Callable[[], bytes] | None, heatmap_name: str, decode_image: bool) -> Checked:
-    image_size = heatmap_size = None
+                  heatmap: Callable[[], bytes] | None, heatmap_name: str, decode_image: bool, options: ReadOptions) -> Checked:
+    frame, heatmap_size, deep = None, None, False
     key = keys[0]
     try:
         if decode_image:
-            picture = read_image(image(), "image")
-            image_size = (picture.height, picture.width)
+            picture = read_picture(image(), "image", options)
+            frame, deep = picture.frame, picture.deep
         if heatmap:
             key = keys[1]
-            heatmap_size = decode_heatmap(heatmap(), heatmap_name).shape
-            if image_size is None:
+            values = decode_heatmap(heatmap(), heatmap_name)
+            heatmap_size = values.shape
+            if frame is None:
                 key = keys[0]
-                image_size = _header_size(image())
+                frame = read_frame(image(), "image", options)
             key = keys[1]
-            check_aspect(heatmap_size, image_size, heatmap_name)
+            orient_maps(values, frame, heatmap_name)
     except (DataError, OSError) as error:
-        return Checked([Fault(where, key, str(error))], image_size, heatmap_size)
-    return Checked([], image_size, heatmap_size)
+        return Checked([Fault(where, key, str(error))], frame, heatmap_size, deep=deep)
+    return Checked([], frame, heatmap_size, deep=deep)
 
 
 def _check_windows(checked: Checked, where: str, key: str, name: str, read: Callable[[], tuple[bytes, bytes] | None],
-                   image: Callable[[], bytes]) -> Checked:
+                   image: Callable[[], bytes], options: ReadOptions) -> Checked:
     """Add what is wrong with the sentence windows; a sample without a readable image keeps its fault alone."""
-    if checked.image_size is None and checked.faults:
+    if checked.frame is None and checked.faults:
         return checked
     try:
         found = read()
         if found is None:
             return checked
-        decode_windows(*found, name, checked.image_size or _header_size(image()))
+        read_windows(*found, name, checked.frame or read_frame(image(), "image", options))
     except (DataError, OSError) as error:
         return checked._replace(faults=[*checked.faults, Fault(where, key, str(error))], windows=True)
     return checked._replace(windows=True)
 
 
-def _header_size(data: bytes) -> tuple[int, int]:
-    with Image.open(io.BytesIO(data)) as picture:
-        return picture.height, picture.width
-
-
-def _open(path: Path, columns: CsvColumns) -> tuple[Report, Iterator[Example], Iterator[WindowExample]]:
+def _open(path: Path, columns: CsvColumns, options: ReadOptions) -> tuple[Report, Iterator[Example], Iterator[WindowExample]]:
     """The full report of one path, its good annotated samples, and those with sentence windows."""
     if path.suffix == ".tar":
         entries = index_shard(path)
-        report = check_entries(entries, decode_images=True)
+        report = check_entries(entries, decode_images=True, options=options)
         good = (entries[i] for i in report.good if entries[i].annotated)
         examples = ((*entry.read(entry.image_key, entry.heatmap_key).values(), f"{entry.key}.{entry.heatmap_key}")
                     for entry in good)
-        told = (_window_example(entry.read(entry.image_key)[entry.image_key], found, entry.key)
+        told = (_window_example(entry.read(entry.image_key)[entry.image_key], found, entry.key, options)
                 for entry in (entries[i] for i in report.good) if (found := entry_windows(entry)))
         return report, examples, told
     table = read_csv_table(path, columns)
-    report = check_table(table, decode_images=True)
+    report = check_table(table, decode_images=True, options=options)
     good_rows = (i for i in report.good if table.heatmaps[i])
     examples = ((table.images[i].read_bytes(), table.heatmaps[i].read_bytes(), table.heatmaps[i].name) for i in good_rows)
-    told = (_window_example(table.images[i].read_bytes(), file_windows(table.windows[i]), table.windows[i].name)
+    told = (_window_example(table.images[i].read_bytes(), file_windows(table.windows[i]), table.windows[i].name, options)
             for i in report.good if table.windows and table.windows[i])
     return report, examples, told
 
 
-def _window_example(image: bytes, windows: tuple[bytes, bytes], name: str) -> WindowExample:
-    return image, decode_windows(*windows, name, _header_size(image)), name
+def _window_example(image: bytes, windows: tuple[bytes, bytes], name: str, options: ReadOptions) -> WindowExample:
+    return image, read_windows(*windows, name, read_frame(image, name, options)), name
 
 
 def _describe(sizes: Counter) -> str:
@@ -208,24 +212,39 @@ def _describe(sizes: Counter) -> str:
             f"most often {most[0]}x{most[1]} ({count})")
 
 
+def _describe_reading(report: Report, grey_range: Sequence[float] | None) -> str:
+    """Lines on images of more than 8 bits and turned ones, "" where there are none (decision 0039)."""
+    lines = ""
+    if report.deep:
+        how = (f"from {grey_range[0]:g} to {grey_range[1]:g} (--image-range)" if grey_range else
+               "by its own window or from its own darkest to its own brightest value; --image-range LOW HIGH takes one range for all")
+        lines += f"  images of more than 8 bits: {report.deep}, each brought to 8 {how}\n"
+    if report.turned:
+        lines += (f"  warning: {report.turned} annotated images are turned by their own orientation tag; their heatmaps are taken to lie over the "
+                  "pixels as stored and are turned with them: look at the contact sheet\n")
+    return lines
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m openclip_eclip.data.check", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("paths", nargs="+", metavar="PATH", help=".csv, .tsv or .tar, with braces or :: as in --train-data")
     add_column_arguments(parser)
+    add_read_arguments(parser)
     parser.add_argument("--sheet", type=Path, default=Path("contact_sheet.png"), help="the contact sheet, a PNG")
     args = parser.parse_args(argv)
     total, examples, told, status = Report(), [], [], 0
     for path in (Path(url) for paths in args.paths for url in expand_urls(paths)):
         try:
-            report, annotated, with_windows = _open(path, read_column_names(args))
-        except DataError as error:
+            report, annotated, with_windows = _open(path, read_column_names(args), read_options(args))
+        except UserError as error:
             sys.stderr.write(f"error: {error}\n")
             status = 1
             continue
         sys.stdout.write(f"{path}: {report.samples} samples, {report.annotated} annotated "
                          f"({report.annotated / max(report.samples, 1):.1%}), {len(report.faults)} faults\n"
                          f"  images: {_describe(report.image_sizes)}\n  heatmaps: {_describe(report.heatmap_sizes)}\n")
+        sys.stdout.write(_describe_reading(report, args.image_range))
         if report.with_windows:
             sys.stdout.write(f"  sentence windows: {report.with_windows} samples\n")
         for fault in report.faults:
@@ -234,7 +253,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         told.extend(islice(with_windows, 4 - len(told)))
         total.faults.extend(report.faults)
     if examples or told:
-        contact_sheet(examples, args.sheet, told)
+        contact_sheet(examples, args.sheet, told, read_options(args))
         sys.stdout.write(f"contact sheet: {args.sheet}\n")
     return 1 if status or total.faults else 0
 

@@ -9,9 +9,12 @@ import pandas as pd
 from torch.utils.data import Dataset
 
 from .heatmap import DataError
+from .image import read_picture
 from .joint_transform import JointTransform
-from .sample import Control, Sample, Tokenize, make_sample, read_heatmap, read_image
-from .windows import Windows, decode_windows, file_windows
+from .picture import Frame
+from .read_options import ReadOptions
+from .sample import Control, Sample, Tokenize, make_sample, read_heatmap, read_windows
+from .windows import Windows, file_windows
 
 
 @dataclass(frozen=True)
@@ -134,7 +137,9 @@ class CsvSamples(Dataset):
     """
 
     def __init__(self, table: CsvTable, transform: JointTransform, tokenize: Tokenize, first_id: int = 0,
-                 skip_bad: bool = False, control: Control | None = None, windows: bool = False) -> None:
+                 skip_bad: bool = False, control: Control | None = None, windows: bool = False,
+                 options: ReadOptions = ReadOptions()) -> None:
+        self.options = options
         self.table, self.transform, self.tokenize = table, transform, tokenize
         self.first_id, self.skip_bad, self.control, self.windows = first_id, skip_bad, control, windows
 
@@ -157,21 +162,20 @@ class CsvSamples(Dataset):
 
     def _read(self, index: int) -> Sample:
         where, columns = self.table.name(index), self.table.columns
-        image = read_image(self.table.images[index],
-                           f"{where}, column {columns.image!r}: {self.table.images[index]}")
+        picture = read_picture(self.table.images[index], f"{where}, column {columns.image!r}: {self.table.images[index]}", self.options)
         heatmap = None
         path = self.table.heatmaps[index]
         if path is not None:
             try:
-                heatmap = read_heatmap(path.read_bytes(), path.name, image)
+                heatmap = read_heatmap(path.read_bytes(), path.name, picture.frame)
             except (OSError, DataError) as error:
                 raise DataError(f"{where}, column {columns.heatmap!r}: {error}") from error
-        return make_sample(self.transform, self.tokenize, image, self.table.captions[index], self.first_id + self.table.rows[index],
-                           heatmap, self.control, self._read_windows(index, (image.height, image.width)))
+        return make_sample(self.transform, self.tokenize, picture.image, self.table.captions[index], self.first_id + self.table.rows[index],
+                           heatmap, self.control, self._read_windows(index, picture.frame))
 
-    def _read_windows(self, index: int, image_size: tuple[int, int]) -> Windows | None:
+    def _read_windows(self, index: int, frame: Frame) -> Windows | None:
         path = self.table.windows[index] if self.windows and self.table.windows else None
         try:
-            return path and decode_windows(*file_windows(path), path.name, image_size)
+            return path and read_windows(*file_windows(path), path.name, frame)
         except (OSError, DataError) as error:
             raise DataError(f"{self.table.name(index)}, column {self.table.columns.windows!r}: {error}") from error

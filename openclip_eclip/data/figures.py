@@ -1,7 +1,6 @@
 """Pictures of annotated samples, drawn with matplotlib."""
 from __future__ import annotations
 
-import io
 import textwrap
 from pathlib import Path
 from typing import Any, Sequence
@@ -9,11 +8,13 @@ from typing import Any, Sequence
 import numpy as np
 from PIL import Image
 
-from .heatmap import decode_heatmap
+from .image import read_picture
+from .read_options import ReadOptions
+from .sample import read_heatmap
 from .windows import Windows
 
 Example = tuple[bytes, bytes, str]  # image, heatmap, the heatmap's name
-WindowExample = tuple[bytes, Windows, str]  # image, its sentences, a name
+WindowExample = tuple[bytes, Windows, str]  # image, its sentences with maps over what is shown of it, a name
 SENTENCES = 5  # drawn of one sample
 
 
@@ -26,7 +27,8 @@ def _agg_figure() -> Any:
     return figure
 
 
-def contact_sheet(samples: Sequence[Example], path: Path, told: Sequence[WindowExample] = ()) -> None:
+def contact_sheet(samples: Sequence[Example], path: Path, told: Sequence[WindowExample] = (),
+                  options: ReadOptions = ReadOptions()) -> None:
     """One PNG: each sample's image under its heatmap; below, a row for each of `told`: the film, then sentence by sentence."""
     figure = _agg_figure()
     columns = min(4, len(samples))
@@ -39,30 +41,32 @@ def contact_sheet(samples: Sequence[Example], path: Path, told: Sequence[WindowE
         for axis in axes:
             axis.set_axis_off()
         for axis, (image, heatmap, name) in zip(axes, samples):
-            _overlay(axis, image, decode_heatmap(heatmap, name), name)
+            picture = read_picture(image, name, options)
+            _overlay(axis, picture.image, read_heatmap(heatmap, name, picture.frame), name)
     if told:
-        _window_rows(parts[0], told)
+        _window_rows(parts[0], told, options)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
 
 
-def _overlay(axis: Any, image: bytes, values: np.ndarray | None, title: str) -> None:
+def _overlay(axis: Any, image: Image.Image, values: np.ndarray | None, title: str) -> None:
     """An image, its map (h, w) in [0, 1] over it, and a title taken as it stands ($ is no formula)."""
-    with Image.open(io.BytesIO(image)) as picture:
-        width, height = picture.size
-        picture.thumbnail((512, 512))
-        axis.imshow(picture.convert("RGB"), extent=(0, width, height, 0))
+    width, height = image.size
+    small = image.convert("RGB")
+    small.thumbnail((512, 512))
+    axis.imshow(small, extent=(0, width, height, 0))
     if values is not None:
         axis.imshow(values, extent=(0, width, height, 0), cmap="inferno", alpha=0.55 * values ** 0.5, vmin=0, vmax=1)
     axis.set_title(title, fontsize=7, parse_math=False)
 
 
-def _window_rows(figure: Any, told: Sequence[WindowExample]) -> None:
+def _window_rows(figure: Any, told: Sequence[WindowExample], options: ReadOptions) -> None:
     """A row a sample: the film, then at most SENTENCES overlays, each under its sentence and its seconds."""
     grid = figure.subplots(len(told), SENTENCES + 1, squeeze=False)
     for axis in grid.ravel():
         axis.set_axis_off()
-    for axes, (image, windows, name) in zip(grid, told):
+    for axes, (content, windows, name) in zip(grid, told):
+        image = read_picture(content, name, options).image
         count = len(windows.sentences)
         _overlay(axes[0], image, None, _short(name) + (f"\n({SENTENCES} of {count} sentences)" if count > SENTENCES else ""))
         for axis, sentence, (start, end), values in zip(axes[1:], windows.sentences, windows.times, windows.heatmaps):

@@ -6,7 +6,7 @@ import zipfile
 import zlib
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..config import UserError
 
@@ -59,12 +59,18 @@ def normalise_heatmap(values: np.ndarray, name: str) -> np.ndarray:
 def check_aspect(heatmap_size: tuple[int, int], image_size: tuple[int, int], name: str) -> None:
     """DataError unless both (height, width) have the same aspect ratio; the resolutions may differ."""
     (h, w), (image_h, image_w) = heatmap_size, image_size
-    # a map of h rows can only hit the image's ratio to within half a pixel on its short side
-    tolerance = max(ASPECT_TOLERANCE, 0.5 / min(h, w) + 0.5 / min(image_h, image_w))
-    if abs(np.log((w / h) / (image_w / image_h))) > tolerance:
-        hint = " It fits transposed." if abs(np.log((h / w) / (image_w / image_h))) <= tolerance else ""
+    if not aspect_fits(heatmap_size, image_size):
+        hint = " It fits transposed." if aspect_fits((w, h), image_size) else ""
         raise DataError(f"heatmap {name!r}: {h} x {w} (height x width) on an image of {image_h} x {image_w}; expected "
                         f"the image's aspect ratio at any resolution.{hint}")
+
+
+def aspect_fits(heatmap_size: tuple[int, int], image_size: tuple[int, int]) -> bool:
+    """Whether both (height, width) have the same aspect ratio."""
+    (h, w), (image_h, image_w) = heatmap_size, image_size
+    # a map of h rows can only hit the image's ratio to within half a pixel on its short side
+    tolerance = max(ASPECT_TOLERANCE, 0.5 / min(h, w) + 0.5 / min(image_h, image_w))
+    return abs(np.log((w / h) / (image_w / image_h))) <= tolerance
 
 
 def _decode_png(data: bytes, name: str) -> np.ndarray:
@@ -72,7 +78,7 @@ def _decode_png(data: bytes, name: str) -> np.ndarray:
         if picture.mode not in GREY_MODES:
             raise DataError(f"heatmap {name!r}: PNG of mode {picture.mode}; expected one grey channel (8 or 16 bit). "
                             "A colour-mapped picture is not a heatmap: save the values themselves.")
-        return np.asarray(picture)
+        return np.asarray(ImageOps.exif_transpose(picture))  # its own orientation comes first (decision 0039)
 
 
 def _decode_numpy(data: bytes, name: str, suffix: str) -> np.ndarray:

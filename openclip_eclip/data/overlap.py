@@ -17,8 +17,10 @@ from typing import NamedTuple
 import numpy as np
 from webdataset.shardlists import expand_urls
 
+from ..config import UserError
 from .heatmap import DataError
 from .overlap_read import Contents, read_sets
+from .read_options import ReadOptions, add_read_arguments, read_options
 
 ALIKE_BITS = 4  # of 64 in the difference hash; choosing candidates only
 ALIKE_CORRELATION = 0.995  # of the 32 x 32 thumbnails: chest films resemble one another, 64 bits alone raise false alarms
@@ -104,16 +106,16 @@ def _expand(sets: str) -> list[Path]:
     return [Path(url) for url in expand_urls(sets)]
 
 
-def _pairs(paths: Sequence[str], kinds: Sequence[str]) -> Iterator[tuple[str, Contents, Contents]]:
+def _pairs(paths: Sequence[str], kinds: Sequence[str], options: ReadOptions) -> Iterator[tuple[str, Contents, Contents]]:
     images = "images" in kinds
     if len(paths) == 1:
         if not Path(paths[0]).is_dir():
             raise DataError(f"{paths[0]}: one set; expected TRAIN OTHER ..., or one folder that prepare wrote.")
-        yield paths[0], read_sets(_expand(paths[0]), images, "train"), read_sets(_expand(paths[0]), images, "others")
+        yield paths[0], read_sets(_expand(paths[0]), images, "train", options), read_sets(_expand(paths[0]), images, "others", options)
         return
-    train = read_sets(_expand(paths[0]), images, "train")
+    train = read_sets(_expand(paths[0]), images, "train", options)
     for path in paths[1:]:
-        yield f"{paths[0]} and {path}", train, read_sets(_expand(path), images, "all")
+        yield f"{paths[0]} and {path}", train, read_sets(_expand(path), images, "all", options)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -122,16 +124,17 @@ def main(argv: Sequence[str] | None = None) -> int:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("paths", nargs="+", metavar="SET", help="the training set first")
     parser.add_argument("--compare", nargs="+", choices=KINDS, default=KINDS, help="(default: all)")
+    add_read_arguments(parser)
     args = parser.parse_args(argv)
     leaks = 0
     try:
-        for name, train, other in _pairs(args.paths, args.compare):
+        for name, train, other in _pairs(args.paths, args.compare, read_options(args)):
             sys.stdout.write(f"{name}:\n  {train.summary()}\n  {other.summary()}\n")
             for shared in compare(train, other, args.compare):
                 leaks += shared.count
                 sys.stdout.write(f"  shared {shared.kind}: {shared.count}\n")
                 sys.stdout.writelines(f"    {one} = {two}\n" for one, two in shared.examples)
-    except DataError as error:
+    except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
     return 1 if leaks else 0

@@ -15,6 +15,7 @@ from PIL import Image
 
 from .csv_source import locate, sniff_separator
 from .heatmap import DataError
+from .read_options import ReadOptions
 from .sample import read_image
 from .tar_source import index_shard
 
@@ -56,7 +57,7 @@ class Contents:
         return (f"{self.name}: {self.samples} samples, {len(self.patients)} patients, {len(self.studies)} studies, "
                 f"{len(self.image_names)} images, {len(self.reports)} reports{unread}")
 
-    def add(self, where: str, columns: Mapping[str, object], text: str, image: bytes | None) -> None:
+    def add(self, where: str, columns: Mapping[str, object], text: str, image: bytes | None, options: ReadOptions = ReadOptions()) -> None:
         """One sample; `image` None: not asked for."""
         self.samples += 1
         patient, study = _ids(columns)
@@ -69,7 +70,7 @@ class Contents:
             self.reports.setdefault(words, where)
             self.report_patients.setdefault(words, set()).add(patient)
         if image is not None:
-            fingerprint, thumbnail = perceptual_hash(read_image(image, where))
+            fingerprint, thumbnail = perceptual_hash(read_image(image, where, options=options))
             self.image_hashes.setdefault(hashlib.sha256(image).hexdigest(), where)
             self.image_names.append(where)
             self._hashes.append(fingerprint)
@@ -81,7 +82,7 @@ def perceptual_hash(image: Image.Image) -> tuple[np.ndarray, np.ndarray]:
 
     Brighter by 3 of 255 at least: black borders stay without bits whatever the compression makes of them.
     """
-    grey = image.convert("L") if image.mode != "I;16" else Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    grey = image.convert("L")
     cells = np.asarray(grey.resize((9, 8), Image.Resampling.BOX), dtype=np.int16)
     return np.packbits(cells[:, 1:] > cells[:, :-1] + 2), np.asarray(grey.resize((32, 32), Image.Resampling.BOX))
 
@@ -91,7 +92,7 @@ def normalise(text: str) -> str:
     return " ".join(re.findall(r"[^\W_]+", text.lower()))
 
 
-def read_sets(paths: Sequence[Path], images: bool, part: str) -> Contents:
+def read_sets(paths: Sequence[Path], images: bool, part: str, options: ReadOptions = ReadOptions()) -> Contents:
     """All of `paths` as one set. `part` of a folder: "train", "others" (not train) or "all". DataError: nothing there."""
     contents = Contents(" and ".join(map(str, paths)) + (f" ({part})" if any(path.is_dir() for path in paths) else ""))
     for path in [file for path in paths for file in (_files(path, part) if path.is_dir() else [path])]:
@@ -99,7 +100,7 @@ def read_sets(paths: Sequence[Path], images: bool, part: str) -> Contents:
             if isinstance(image, Path):
                 contents.unread += not image.is_file()
                 image = image.read_bytes() if image.is_file() else None
-            contents.add(where, columns, text, image)
+            contents.add(where, columns, text, image, options)
     return contents
 
 

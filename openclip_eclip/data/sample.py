@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import random
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,11 +10,14 @@ from typing import TYPE_CHECKING, Any, Callable, Iterator, Sequence
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
-from .heatmap import DataError, check_aspect, decode_heatmap
-from .windows import Windows
+from .heatmap import decode_heatmap
+from .image import read_picture
+from .picture import Frame, orient_maps
+from .read_options import ReadOptions
+from .windows import Windows, decode_windows
 
 if TYPE_CHECKING:  # needed for its type alone
     from .joint_transform import JointTransform
@@ -77,21 +79,21 @@ def collate(samples: Sequence[Sample]) -> tuple[dict[str, Any], Tensor]:
     return fields, torch.stack([s.text for s in samples]) if samples else torch.zeros(0, 1, dtype=torch.int64)
 
 
-def read_image(data: bytes | Path, name: str, mode: str | None = None) -> Image.Image:
-    """Decode an image fully; DataError with its name where Pillow can not. `mode` converts, as 'RGB'."""
-    try:
-        image = Image.open(io.BytesIO(data) if isinstance(data, bytes) else data)
-        image.load()
-    except (OSError, SyntaxError, ValueError, EOFError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise DataError(f"{name}: unreadable image ({error}).") from error
+def read_image(data: bytes | Path, name: str, mode: str | None = None, options: ReadOptions = ReadOptions()) -> Image.Image:
+    """The image of `image.read_picture`, of mode "L" or "RGB"; `mode` converts, as 'RGB'. DataError with its name."""
+    image = read_picture(data, name, options).image
     return image.convert(mode) if mode else image
 
 
-def read_heatmap(data: bytes, name: str, image: Image.Image) -> Any:
-    """Decode a heatmap and check that it has the image's aspect ratio, (h, w) float32."""
-    heatmap = decode_heatmap(data, name)
-    check_aspect(heatmap.shape, (image.height, image.width), name)
-    return heatmap
+def read_heatmap(data: bytes, name: str, frame: Frame) -> np.ndarray:
+    """Decode a heatmap, check that it has the proportions of the image of `frame`, turn it with that: (h, w) float32."""
+    return orient_maps(decode_heatmap(data, name), frame, name)
+
+
+def read_windows(text: bytes, maps: bytes, name: str, frame: Frame) -> Windows:
+    """Decode sentence windows, and lay their maps over the image of `frame` as `read_heatmap` does."""
+    windows = decode_windows(text, maps, name)
+    return windows._replace(heatmaps=orient_maps(windows.heatmaps, frame, name))
 
 
 @contextmanager

@@ -9,9 +9,11 @@ from typing import Any, Iterable, Iterator, Sequence
 from torch.utils.data import Dataset
 
 from .heatmap import SUFFIXES, DataError
+from .image import read_picture
 from .joint_transform import JointTransform
-from .sample import Control, Sample, Tokenize, make_sample, read_heatmap, read_image, stable_id
-from .windows import MAPS_MEMBER, TEXT_MEMBER, decode_windows, has_windows
+from .read_options import ReadOptions
+from .sample import Control, Sample, Tokenize, make_sample, read_heatmap, read_windows, stable_id
+from .windows import MAPS_MEMBER, TEXT_MEMBER, has_windows
 
 IMAGE_MEMBERS = ("jpg", "png", "jpeg", "webp")  # open_clip's, in its order
 HEATMAP_MEMBERS = tuple(f"heatmap{suffix}" for suffix in SUFFIXES)
@@ -23,35 +25,37 @@ def find_member(members: Iterable[str], names: tuple[str, ...]) -> str | None:
 
 
 def read_members(members: dict[str, Any], where: str, transform: JointTransform, tokenize: Tokenize,
-                 sample_id: int, control: Control | None = None, windows: bool = False) -> Sample:
+                 sample_id: int, control: Control | None = None, windows: bool = False,
+                 options: ReadOptions = ReadOptions()) -> Sample:
     """A sample from its members `extension -> bytes`, with `windows` also its sentences; DataError names shard and key."""
     image_key = find_member(members, IMAGE_MEMBERS)
     if image_key is None or "txt" not in members:
         found = sorted(key for key in members if not key.startswith("__"))
         raise DataError(f"{where}: members {found}; expected an image ({', '.join(IMAGE_MEMBERS)}) and a txt.")
-    image = read_image(members[image_key], f"{where}.{image_key}", mode="RGB")
+    picture = read_picture(members[image_key], f"{where}.{image_key}", options)
     heatmap_key = find_member(members, HEATMAP_MEMBERS)
     heatmap = None
     if heatmap_key is not None:
-        heatmap = read_heatmap(members[heatmap_key], f"{where}.{heatmap_key}", image)
+        heatmap = read_heatmap(members[heatmap_key], f"{where}.{heatmap_key}", picture.frame)
     told = None
     if windows and has_windows(members, where):
-        told = decode_windows(members[TEXT_MEMBER], members[MAPS_MEMBER], f"{where}.windows", (image.height, image.width))
+        told = read_windows(members[TEXT_MEMBER], members[MAPS_MEMBER], f"{where}.windows", picture.frame)
     try:
         caption = members["txt"].decode("utf-8")
     except UnicodeDecodeError as error:
         raise DataError(f"{where}.txt: not UTF-8 ({error}).") from error
-    return make_sample(transform, tokenize, image, caption, sample_id, heatmap, control, told)
+    return make_sample(transform, tokenize, picture.image.convert("RGB"), caption, sample_id, heatmap, control, told)
 
 
 def decode_stream(stream: Iterable[dict[str, Any]], transform: JointTransform, tokenize: Tokenize,
-                  skip_bad: bool, control: Control | None = None, windows: bool = False) -> Iterator[Sample]:
+                  skip_bad: bool, control: Control | None = None, windows: bool = False,
+                  options: ReadOptions = ReadOptions()) -> Iterator[Sample]:
     """Stage of open_clip's webdataset pipeline: raw members in, samples out; bad ones stop it or are named by the next."""
     skipped: list[str] = []
     for members in stream:
         where = f"{members['__url__']}, {members['__key__']}"
         try:
-            sample = read_members(members, where, transform, tokenize, stable_id(where), control, windows)
+            sample = read_members(members, where, transform, tokenize, stable_id(where), control, windows, options)
         except DataError as error:
             if not skip_bad:
                 raise
@@ -123,9 +127,9 @@ class TarSamples(Dataset):
     """Map-style data set over indexed shards, sample i under the number `ids[i]`."""
 
     def __init__(self, entries: list[TarEntry], transform: JointTransform, tokenize: Tokenize, ids: Sequence[int],
-                 control: Control | None = None, windows: bool = False) -> None:
+                 control: Control | None = None, windows: bool = False, options: ReadOptions = ReadOptions()) -> None:
         self.entries, self.transform, self.tokenize, self.ids, self.control = entries, transform, tokenize, ids, control
-        self.windows = windows
+        self.windows, self.options = windows, options
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -133,4 +137,4 @@ class TarSamples(Dataset):
     def __getitem__(self, index: int) -> Sample:
         entry = self.entries[index]
         return read_members(entry.read(), entry.where, self.transform, self.tokenize, self.ids[index], self.control,
-                            self.windows)
+                            self.windows, self.options)

@@ -55,8 +55,8 @@ def file_windows(path: Path) -> tuple[bytes, bytes]:
     return path.read_bytes(), path.with_suffix(".npz").read_bytes()
 
 
-def decode_windows(text: bytes, maps: bytes, name: str, image_size: tuple[int, int]) -> Windows:
-    """Both members, checked against each other and the image's (height, width).
+def decode_windows(text: bytes, maps: bytes, name: str, image_size: tuple[int, int] | None = None) -> Windows:
+    """Both members, checked against each other and, where given, the image's (height, width).
 
     `name` is named in every DataError: not JSON or npz, pickled objects, other fields or types, counts that differ, an empty
     map, another aspect ratio than the image's.
@@ -65,7 +65,8 @@ def decode_windows(text: bytes, maps: bytes, name: str, image_size: tuple[int, i
     heatmaps = _decode_maps(maps, name)
     if len(heatmaps) != len(sentences):
         raise DataError(f"windows {name!r}: {len(heatmaps)} heatmaps for {len(sentences)} sentences; expected one each.")
-    check_aspect(heatmaps.shape[1:], image_size, name)
+    if image_size is not None:
+        check_aspect(heatmaps.shape[1:], image_size, name)
     empty = [i for i, values in enumerate(heatmaps) if not values.any()]
     if empty:
         raise DataError(f"windows {name!r}: the heatmap of sentence {empty[0] + 1} ({sentences[empty[0]][:40]!r}) is all zero; "

@@ -14,6 +14,7 @@ import pandas as pd
 from ..config import UserError
 from ..data.csv_source import locate, read_columns
 from ..data.heatmap import DataError
+from ..data.read_options import ReadOptions
 from ..data.sample import read_image
 from ..data.tar_source import TarEntry, index_shard
 
@@ -29,6 +30,7 @@ class EvalSet:
     table: pd.DataFrame
     recipe: dict[str, Any] = field(default_factory=dict)  # X.recipe.json, or classes.json, beside the table
     excluded: dict[str, str] = field(default_factory=dict)  # {sample: reason}
+    reading: ReadOptions = ReadOptions()  # how its images are read
     _hash: str = field(default="", init=False, repr=False, compare=False)
 
     def __len__(self) -> int:
@@ -115,20 +117,20 @@ class EvalSet:
 
     def thumbnail(self, row: int) -> bytes:
         """A JPEG of at most 384 pixels a side, for examples."""
-        image = read_image(self.read(row), self.name(row), mode="RGB")
+        image = read_image(self.read(row), self.name(row), "RGB", self.reading)
         image.thumbnail((384, 384))
         buffer = io.BytesIO()
         image.save(buffer, "JPEG", quality=85)
         return buffer.getvalue()
 
 
-def read_eval_set(path: str | Path, skip_bad: bool = False) -> EvalSet:
+def read_eval_set(path: str | Path, skip_bad: bool = False, reading: ReadOptions = ReadOptions()) -> EvalSet:
     """Read a .csv or .tsv table (column filepath), or .tar shards (braces allowed); DataError for missing files.
 
-    `skip_bad`: missing images are counted and named in `excluded`.
+    `skip_bad`: missing images are counted and named in `excluded`. `reading`: how its images are read.
     """
     path = Path(path)
-    found = _read_shards(path) if path.suffix == ".tar" else _read_table(path)
+    found = replace(_read_shards(path) if path.suffix == ".tar" else _read_table(path), reading=reading)
     if not len(found):
         raise DataError(f"{path}: no samples.")
     missing = np.array([isinstance(image, Path) and not image.is_file() for image in found.images])

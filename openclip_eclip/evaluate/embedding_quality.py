@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..config import UserError
+from ..data.read_options import read_options
 from ..metrics import embedding
 from .data import NO_LABEL, EvalSet, read_eval_set
 from .embedding_pictures import clouds_figure, cosine_figure
@@ -46,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> Result:
-    data = read_eval_set(args.data, args.on_bad_sample == "skip")
+    data = read_eval_set(args.data, args.on_bad_sample == "skip", read_options(args))
     texts = data.column("title")
     read_groups(data, args.group_column)  # errors before the long part
     for flag in ("draws", "cluster_seeds"):

@@ -30,6 +30,8 @@ from .encoder import Encoder, tokenize, truncated
 
 logger = logging.getLogger(__name__)
 
+READER = "decision 0039"  # features of images that were read in another way are not used again
+
 
 @dataclass(frozen=True)
 class EncodeOptions:
@@ -62,7 +64,7 @@ def encode_images(encoder: Encoder, data: EvalSet, options: EncodeOptions) -> tu
 
     DataError: an unreadable image. UserError: NaN features.
     """
-    found = _cached(options.cache, lambda: _key("images", encoder, options, data.content_hash()), lambda: _encode_image_batches(encoder, data, options))
+    found = _cached(options.cache, lambda: _key("images", encoder, options, f"{data.content_hash()} {READER} {data.reading.grey_range}"), lambda: _encode_image_batches(encoder, data, options))
     bad = found["bad"]
     if bad.any():
         first = int(np.flatnonzero(bad)[0])
@@ -122,7 +124,7 @@ class _Images(Dataset):
     def __getitem__(self, index: int) -> Tensor | None:
         row = self.rows[index]
         try:
-            return self.transform(read_image(self.data.read(row), self.data.name(row), mode="RGB"))
+            return self.transform(read_image(self.data.read(row), self.data.name(row), "RGB", self.data.reading))
         except DataError as error:
             logger.warning("%s", error)
             return None

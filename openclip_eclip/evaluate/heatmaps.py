@@ -12,7 +12,9 @@ from torch import Tensor
 
 from ..config import UserError
 from ..data.csv_source import locate, read_columns
-from ..data.heatmap import DataError, check_aspect, decode_heatmap
+from ..data.heatmap import DataError
+from ..data.image import read_frame
+from ..data.sample import read_heatmap
 from .data import EvalSet
 
 GEOMETRIC = ("Resize", "CenterCrop", "ResizeKeepRatio", "ResizeMaxSize", "CenterCropOrPad")
@@ -56,8 +58,7 @@ def _read_cells(table: Path, column: str) -> dict[str, str]:
 def read_heatmap_tensor(data: EvalSet, row: int, image: Image.Image, transform: Any) -> Tensor:
     """(1, H, W) float32 with maximum 1, through the geometric steps of `transform`. DataError names row and file."""
     content, name = _bytes(data, row)
-    values = decode_heatmap(content, name)
-    check_aspect(values.shape, (image.height, image.width), name)
+    values = read_heatmap(content, name, read_frame(data.read(row), data.name(row), data.reading))
     found = Image.fromarray(values).resize(image.size, Image.Resampling.BILINEAR)
     for step in geometric_steps(transform):
         found = step(found)

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from ..config import UserError
+from ..data.read_options import add_read_arguments
 from .encoder import PRECISIONS, RANDOM, Encoder, load_encoder
 from .features import EncodeOptions
 
@@ -16,6 +17,7 @@ def add_model_arguments(parser: argparse.ArgumentParser, encoding: bool = True) 
     parser.add_argument("--pretrained", metavar="TAG_OR_FILE", help=f"weights as in open_clip; '{RANDOM}' for an untrained model")
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="(default: %(default)s)")
     parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: a GPU where there is one)")
+    add_read_arguments(parser)
     if not encoding:
         return
     parser.add_argument("--batch-size", type=int, default=64, help="(default: %(default)s)")

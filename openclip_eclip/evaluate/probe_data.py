@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ..config import UserError
+from ..data.read_options import read_options
 from ..metrics.probe import split_groups
 from .data import EvalSet, read_eval_set
 
@@ -67,7 +68,7 @@ def read_sets(args: argparse.Namespace) -> dict[str, EvalSet]:
         raise UserError("expected --train-data and --test-data, or --data (with --split-column, if it has one).")
     else:
         wanted = {name: path for name, path in three.items() if path}
-    return {name: read_eval_set(path, args.on_bad_sample == "skip") for name, path in wanted.items()}
+    return {name: read_eval_set(path, args.on_bad_sample == "skip", read_options(args)) for name, path in wanted.items()}
 
 
 def gather(sets: dict[str, EvalSet], classes: Sequence[str] | None, split_column: str | None, seed: int) -> ProbeSet:

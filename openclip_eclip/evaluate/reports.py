@@ -10,6 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ..config import UserError
+from ..data.read_options import read_options
 from ..generate import (Query, Template, WorkedExample, Writer, add_writer_arguments, build_chat, open_writer, read_template)
 from ..generate.floors import CopyWriter, RandomWriter
 from ..metrics.text import METRICS, score_reports
@@ -58,7 +59,7 @@ def run(args: argparse.Namespace) -> Result:
     if args.snippets < 1:
         raise UserError(f"--snippets {args.snippets}: expected at least 1.")
     options = read_encode_options(args)
-    test, train = (with_reports(read_eval_set(path, options.skip_bad), args.text_column) for path in (args.data, args.train_data))
+    test, train = (with_reports(read_eval_set(path, options.skip_bad, read_options(args)), args.text_column) for path in (args.data, args.train_data))
     _refuse_equal_ids(test)
     refuse_leaks(train, test, args.patient_column)
     texts, twins = distinct_reports(train, test, args.text_column, args.same_text)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..config import UserError
+from ..data.read_options import read_options
 from ..metrics.bootstrap import bootstrap_interval
 from ..metrics.ranking import TIES, Ranks, chance_ranks, precision_at_k, rank_answers
 from .data import NO_LABEL, EvalSet, read_eval_set
@@ -70,7 +71,7 @@ def run(args: argparse.Namespace) -> Result:
         raise UserError(f"--rule {args.rule} with --group-column {args.group_column}: --rule group needs a column, the other "
                         "rules take none.")
     options = read_encode_options(args)
-    data = with_reports(read_eval_set(args.data, options.skip_bad), args.text_column)
+    data = with_reports(read_eval_set(args.data, options.skip_bad, read_options(args)), args.text_column)
     wanted = [*filter(None, [args.group_column, args.patient_column]), *(args.labels.split(",") if args.labels else [])]
     for column in wanted:
         data.column(column)  # before hours of encoding

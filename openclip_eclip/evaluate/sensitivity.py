@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from ..config import UserError
 from ..data.heatmap_control import centre_map
+from ..data.read_options import read_options
 from ..data.sample import read_image
 from ..metrics.bootstrap import bootstrap_interval
 from ..metrics.pointing import pointing_scores
@@ -54,7 +55,7 @@ def run(args: argparse.Namespace) -> Result:
     if rank_and_size()[1] > 1:
         raise UserError("sensitivity runs in one process; start it without torchrun.")
     encoder, options = read_encoder(args, with_processor=True), read_encode_options(args)
-    data = join_heatmaps(read_eval_set(args.data, options.skip_bad), args.heatmap_column, args.heatmaps)
+    data = join_heatmaps(read_eval_set(args.data, options.skip_bad, read_options(args)), args.heatmap_column, args.heatmaps)
     if len(data) < 2:
         raise UserError(f"{data.path}: {len(data)} samples with a heatmap; expected at least two, to shuffle them.")
     other = derangement(len(data), args.seed)
@@ -94,7 +95,7 @@ def derangement(count: int, seed: int) -> list[int]:
 
 def _load(encoder: Encoder, data: EvalSet, rows: list[int]) -> tuple[list[Image.Image], Tensor]:
     """Images, and their heatmaps (B, 1, H, W) in [0, 1] through the geometry of the image's transform."""
-    images = [read_image(data.read(row), data.name(row), mode="RGB") for row in rows]
+    images = [read_image(data.read(row), data.name(row), "RGB", data.reading) for row in rows]
     heatmaps = torch.stack([read_heatmap_tensor(data, row, image, encoder.transform) for row, image in zip(rows, images, strict=True)])
     return images, heatmaps
 

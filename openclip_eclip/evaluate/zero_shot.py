@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ..config import UserError
+from ..data.read_options import read_options
 from ..metrics.classification import CLASS_VECTORS, class_scores, standardise
 from .data import EvalSet, read_eval_set
 from .encoder import Encoder
@@ -45,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> Result:
     options = read_encode_options(args)
-    data = read_eval_set(args.data, options.skip_bad)
+    data = read_eval_set(args.data, options.skip_bad, read_options(args))
     set_name, classes = choose_classes(data, args.set, args.classes)
     rule = choose_rule(args.protocol, set_name, prompts=args.prompts, class_vector=args.class_vector, sample=args.sample, seed=args.seed,
                        z_score=args.z_score)

@@ -22,8 +22,9 @@ from tqdm import tqdm
 
 from ..config import UserError
 from ..data.heatmap import DataError, normalise_heatmap
+from ..data.picture import QUARTER_TURNS, turn_maps
 from .eclip_shards_files import decode_text, read_manifest, read_map
-from .images import encode_jpeg, encode_map, read_grey
+from .images import encode_jpeg, encode_map, read_grey_picture
 from .options import Options, add_writing_arguments, read_options
 from .plan import Plan
 from .writer import Chunk, add_members, begin, write_chunks, write_files, write_whole
@@ -167,11 +168,11 @@ def convert(members: dict[str, bytes], where: str, expert: bool, args: argparse.
     missing = [name for name in (image_name, text_name) if name not in members]
     if missing:
         raise DataError(f"{where}: members {sorted(members)}, without {' and '.join(missing)}; expected {LAYOUT}.")
-    image, original = read_grey(Path(f"{where}.{image_name}"), options.size, members[image_name])
+    image, frame = read_grey_picture(Path(f"{where}.{image_name}"), options.size, members[image_name], options.reading)
     text = decode_text(members[text_name], f"{where}.{text_name}")
     if not text.strip():
         raise DataError(f"{where}.{text_name}: empty; expected a report.")
-    jpeg = options.size is None and members[image_name].startswith(b"\xff\xd8")
+    jpeg = options.size is None and frame.orientation == 1 and members[image_name].startswith(b"\xff\xd8")
     converted = {"jpg": members[image_name] if jpeg else encode_jpeg(image, options.quality), "txt": text.encode()}
     if not expert:
         return converted, []
@@ -182,8 +183,9 @@ def convert(members: dict[str, bytes], where: str, expert: bool, args: argparse.
     if not used or any(entry["heatmap"] not in members for entry in used):  # such samples train as plain pairs
         notes.append(f"not annotated: {'a heatmap named by the manifest is missing' if used else 'no or an empty manifest'}")
     else:
-        maps = [read_map(members[entry["heatmap"]], f"{where}.{entry['heatmap']}", original, args.resized_heatmaps, image.size)
-                for entry in used]
+        size = image.size[::-1] if frame.orientation in QUARTER_TURNS else image.size  # the maps lie over the stored pixels
+        maps = [turn_maps(read_map(members[entry["heatmap"]], f"{where}.{entry['heatmap']}", frame.stored_size, args.resized_heatmaps, size),
+                          frame.orientation) for entry in used]
         mean = normalise_heatmap(np.mean(maps, axis=0), where)  # float32 (h, w) of the written image, maximum 1
         converted["heatmap.png"] = encode_map(mean)
     if found := [decode_text(members[name], f"{where}.{name}") for name in snippets if name in members]:

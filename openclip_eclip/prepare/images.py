@@ -1,15 +1,18 @@
-"""Raw images (JPEG, PNG, DICOM) to small grey JPEGs."""
+"""Raw images to small grey JPEGs, read by the one reader of the package (data/image.py)."""
 from __future__ import annotations
 
 import io
-import struct
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
 from ..config import UserError
+from ..data.heatmap import DataError
+from ..data.image import read_picture
+from ..data.picture import Frame
+from ..data.read_options import ReadOptions
 
 
 SUFFIXES = (".dcm", ".dicom", ".png", ".jpg", ".jpeg")
@@ -30,28 +33,33 @@ def list_images(folders: Iterable[Path]) -> dict[str, Path]:
     return found
 
 
-def read_grey(path: Path, size: int | None, content: bytes | None = None) -> tuple[Image.Image, tuple[int, int]]:
-    """The 8-bit grey image, its shortest side reduced to `size` pixels (never enlarged), and its original (height, width).
+def read_grey(path: Path, size: int | None, content: bytes | None = None,
+              options: ReadOptions = ReadOptions()) -> tuple[Image.Image, tuple[int, int]]:
+    """`read_grey_picture` without the frame: the image and its original (height, width) as shown."""
+    image, frame = read_grey_picture(path, size, content, options)
+    return image, frame.shown_size
 
-    `content`: the file's, where it lies in an archive; `path` then only names it. ImageError: missing, unreadable, truncated.
+
+def read_grey_picture(path: Path, size: int | None, content: bytes | None = None,
+                      options: ReadOptions = ReadOptions()) -> tuple[Image.Image, Frame]:
+    """The 8-bit grey image as a person sees it, its shortest side reduced to `size` pixels (never enlarged), and its frame.
+
+    `content`: the file's, where it lies in an archive; `path` then only names it. ImageError: as `read_picture`.
     """
-    source = path if content is None else io.BytesIO(content)
+    def draft(image: Image.Image) -> None:
+        """Decode a JPEG at the smallest scale that is still twice as large as needed, in grey unless its colours have a profile."""
+        small = _scaled((image.height, image.width), 2 * size)
+        image.draft(None if image.info.get("icc_profile") else "L", small[::-1])
+
     try:
-        if path.suffix.lower() in (".dcm", ".dicom"):
-            image = _read_dicom(source, path)
-            original = image.height, image.width
-        else:
-            image = Image.open(source)
-            original = image.height, image.width
-            if size is not None:  # JPEG: decode at the smallest scale that is still twice as large as needed
-                image.draft("L", (_scaled(original, 2 * size)[1], _scaled(original, 2 * size)[0]))
-            image = _to_grey(image)
-    except (OSError, SyntaxError, UnidentifiedImageError) as error:
-        raise ImageError(f"{path}: unreadable image ({error}).") from error
+        picture = read_picture(path if content is None else content, str(path), options, None if size is None else draft)
+    except DataError as error:
+        raise ImageError(str(error)) from error
+    image, original = picture.image.convert("L"), picture.frame.shown_size
     if size is not None and min(original) > size:
         height, width = _scaled(original, size)
         image = image.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3.0)
-    return image, original
+    return image, picture.frame
 
 
 def encode_jpeg(image: Image.Image, quality: int) -> bytes:
@@ -70,40 +78,3 @@ def encode_map(values: np.ndarray) -> bytes:
 def _scaled(original: tuple[int, int], shortest: int) -> tuple[int, int]:
     scale = shortest / min(original)
     return round(original[0] * scale), round(original[1] * scale)
-
-
-def _to_grey(image: Image.Image) -> Image.Image:
-    """8 bit; 16-bit images by their own range. An alpha channel is ignored, as a viewer of films would."""
-    if image.mode.startswith("I") or image.mode == "F":
-        return _stretch(np.asarray(image, dtype=np.float32))
-    if image.mode in ("RGBA", "LA", "P"):
-        image = image.convert("RGB")
-    return image.convert("L")
-
-
-def _stretch(values: np.ndarray) -> Image.Image:
-    low, high = float(values.min()), float(values.max())
-    return Image.fromarray(np.rint((values - low) * (255 / max(high - low, 1e-9))).astype(np.uint8))
-
-
-def _read_dicom(source: Path | io.BytesIO, path: Path) -> Image.Image:
-    """Pixels through the file's own rescale and window (VOI) steps; MONOCHROME1 (white is low) inverted."""
-    try:
-        import pydicom
-        from pydicom.pixels import apply_modality_lut, apply_voi_lut
-    except ImportError as error:
-        raise UserError("reading DICOM needs the extra: pip install 'openclip_eclip[dicom]'") from error
-    try:
-        dataset = pydicom.dcmread(source)
-        values = apply_voi_lut(apply_modality_lut(dataset.pixel_array, dataset), dataset).astype(np.float32)
-    except (pydicom.errors.InvalidDicomError, AttributeError, EOFError, KeyError, ValueError, RuntimeError,
-            struct.error) as error:
-        raise ImageError(f"{path}: unreadable DICOM ({error}). Rare compressions need "
-                         "a decoder more: pip install pylibjpeg pylibjpeg-libjpeg.") from error
-    if values.ndim != 2:
-        raise ImageError(f"{path}: pixels of shape {values.shape}; expected one grey frame.")
-    if dataset.get("BitsStored", 16) == 8 and values.min() >= 0 and values.max() <= 255:  # as it is: RSNA's films
-        image = Image.fromarray(np.rint(values).astype(np.uint8))
-    else:
-        image = _stretch(values)
-    return ImageOps.invert(image) if dataset.get("PhotometricInterpretation") == "MONOCHROME1" else image

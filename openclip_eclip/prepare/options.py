@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..config import UserError
+from ..data import read_options as reading
+from ..data.read_options import ReadOptions
 
 
 class Options(NamedTuple):
@@ -20,6 +22,7 @@ class Options(NamedTuple):
     part: tuple[int, int]  # (0, 1): everything
     shard_size: int
     skip_bad: bool
+    reading: ReadOptions = ReadOptions()
 
 
 def add_shared_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,6 +36,7 @@ def add_shared_arguments(parser: argparse.ArgumentParser) -> None:
 def add_writing_arguments(parser: argparse.ArgumentParser) -> None:
     """What to write, how, and by how many."""
     add_image_arguments(parser)
+    reading.add_read_arguments(parser)
     parser.add_argument("--format", choices=("csv", "webdataset"), default="webdataset", help="(default: %(default)s)")
     parser.add_argument("--workers", type=int, default=2, help="processes (default: %(default)s)")
     parser.add_argument("--limit", type=int, help="only the first N samples of each split")
@@ -65,7 +69,7 @@ def read_options(args: argparse.Namespace) -> Options:
         if getattr(args, flag) is not None:
             _whole(getattr(args, flag), f"--{flag.replace('_', '-')}", 1)
     return Options(args.out, size, args.quality, args.format, args.workers, args.limit, (part, parts), args.shard_size,
-                   args.on_bad_sample == "skip")
+                   args.on_bad_sample == "skip", reading.read_options(args))
 
 
 def _whole(value: str | int, flag: str, least: int) -> int:

@@ -27,7 +27,9 @@ from webdataset.shardlists import expand_urls
 from ..config import UserError
 from ..data.csv_source import add_column_arguments, read_column_names, read_columns, read_csv_table, sniff_separator
 from ..data.heatmap import DataError
-from ..data.sample import read_image
+from ..data.image import read_picture
+from ..data.picture import Frame, turn_maps_back
+from ..data.read_options import ReadOptions, read_options
 from ..data.tar_source import TarEntry, index_shard
 from ..evaluate.encoder import Encoder, tokenize
 from ..evaluate.options import add_model_arguments, read_encoder
@@ -84,21 +86,21 @@ class Film:
 
 
 class _Films(Dataset):
-    """(transformed image, its (width, height)), or the error where it can not be read."""
+    """(transformed image, its frame), or the error where it can not be read."""
 
-    def __init__(self, films: Sequence[Film], transform: Any) -> None:
-        self.films, self.transform = films, transform
+    def __init__(self, films: Sequence[Film], transform: Any, options: ReadOptions) -> None:
+        self.films, self.transform, self.options = films, transform, options
 
     def __len__(self) -> int:
         return len(self.films)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, tuple[int, int]] | DataError:
+    def __getitem__(self, index: int) -> tuple[Tensor, Frame] | DataError:
         film = self.films[index]
         try:
-            image = read_image(film.read(), film.name, mode="RGB")
+            picture = read_picture(film.read(), film.name, self.options)
         except DataError as error:
             return error
-        return self.transform(image), image.size
+        return self.transform(picture.image.convert("RGB")), picture.frame
 
 
 @torch.inference_mode()
@@ -109,12 +111,13 @@ def look_at(encoder: Encoder, pixels: Tensor, captions: Sequence[str]) -> Tensor
     return log.exp().float().cpu()
 
 
-def pseudo_heatmaps(encoder: Encoder, films: Sequence[Film], batch_size: int, workers: int, skip_bad: bool, bar: tqdm) -> Iterator[bytes | None]:
+def pseudo_heatmaps(encoder: Encoder, films: Sequence[Film], batch_size: int, workers: int, skip_bad: bool, bar: tqdm,
+                    options: ReadOptions = ReadOptions()) -> Iterator[bytes | None]:
     """A grey PNG of each film in order, of its proportions, its longer side that of the model's input; None where it can not be read.
 
     DataError: that, unless `skip_bad`.
     """
-    loader = DataLoader(_Films(films, encoder.whole_image_transform()), batch_size, num_workers=workers, collate_fn=list)
+    loader = DataLoader(_Films(films, encoder.whole_image_transform(), options), batch_size, num_workers=workers, collate_fn=list)
     for first, batch in zip(range(0, len(films), batch_size), loader):
         good = [i for i, found in enumerate(batch) if not isinstance(found, DataError)]
         maps: dict[int, Tensor] = {}
@@ -132,11 +135,11 @@ def pseudo_heatmaps(encoder: Encoder, films: Sequence[Film], batch_size: int, wo
             yield None
 
 
-def _png(found: Tensor, size: tuple[int, int], longer: int) -> bytes:
-    """(h, w) as an expert's map of an image of `size` (width, height) is kept."""
-    width, height = (max(1, round(longer * side / max(size))) for side in size)
+def _png(found: Tensor, frame: Frame, longer: int) -> bytes:
+    """(h, w) over what is shown, as an expert's map of an image of `frame` is kept: over the pixels as stored."""
+    height, width = (max(1, round(longer * side / max(frame.shown_size))) for side in frame.shown_size)
     large = interpolate(found[None, None], size=(height, width), mode="bilinear")[0, 0]
-    return encode_map((large / large.max()).numpy())
+    return encode_map(turn_maps_back((large / large.max()).numpy(), frame.orientation))
 
 
 def _write_table(encoder: Encoder, paths: list[Path], args: argparse.Namespace) -> dict[str, int]:
@@ -147,7 +150,7 @@ def _write_table(encoder: Encoder, paths: list[Path], args: argparse.Namespace) 
     films = [Film(table.images[i], table.captions[i], f"{table.name(i)}, column {columns.image!r}: {table.images[i]}") for i in bare]
     cells = [_relative(heatmap, args.out) for heatmap in table.heatmaps]
     with _bar(len(films)) as bar:
-        for i, png in zip(bare, pseudo_heatmaps(encoder, films, args.batch_size, args.workers, args.on_bad_sample == "skip", bar), strict=True):
+        for i, png in zip(bare, pseudo_heatmaps(encoder, films, args.batch_size, args.workers, args.on_bad_sample == "skip", bar, read_options(args)), strict=True):
             if png is not None:
                 cells[i] = f"heatmaps/{table.rows[i]:06d}.png"
                 write_whole(args.out / cells[i], png)
@@ -174,7 +177,7 @@ def _write_shards(encoder: Encoder, paths: list[Path], args: argparse.Namespace)
     bare, missing = sum(map(len, films.values())), 0
     with _bar(bare) as bar:
         for path, found in entries.items():
-            pngs = pseudo_heatmaps(encoder, films[path], args.batch_size, args.workers, args.on_bad_sample == "skip", bar)
+            pngs = pseudo_heatmaps(encoder, films[path], args.batch_size, args.workers, args.on_bad_sample == "skip", bar, read_options(args))
             buffer = io.BytesIO()
             with tarfile.open(fileobj=buffer, mode="w", format=tarfile.GNU_FORMAT) as archive:  # GNU: USTAR would refuse long keys
                 for entry in found:

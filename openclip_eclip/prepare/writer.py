@@ -81,7 +81,8 @@ def write_chunks(plan: Plan, options: Options, chunks: list[Chunk], write: Calla
 def begin(plan: Plan, options: Options, parameters: dict[str, Any]) -> None:
     """Make OUT, or make sure that it was begun with the same tables, package and settings."""
     settings = {"data_set": plan.name, "version": __version__, "size": options.size, "quality": options.quality,
-                "format": options.format, "limit": options.limit, "shard_size": options.shard_size, **parameters,
+                "format": options.format, "limit": options.limit, "shard_size": options.shard_size,
+                "image_range": options.reading.grey_range, **parameters,
                 "tables": {path.name: sha256(path) for path in plan.tables}}
     path = options.out / ".chunks" / "settings.json"
     settings = json.loads(json.dumps(settings, default=str))

@@ -24,6 +24,7 @@ from ..data.expert_stream import EXPERT_ID
 from ..data.heatmap import DataError
 from ..data.heatmap_control import HeatmapControl, entries_control, table_control
 from ..data.joint_transform import JointTransform
+from ..data.read_options import read_options
 from ..data.sample import Sample, collate, stable_id
 from ..data.tar_source import TarEntry, TarSamples, decode_stream, index_shard
 
@@ -92,7 +93,7 @@ def expert_samples(args: argparse.Namespace, transform: JointTransform, tokenize
         table = good_rows(args, table, args.expert_data, windows)
         total, table = len(table), table.keep(table.annotated)
         samples: Dataset = CsvSamples(table, transform, tokenizer, first_id=EXPERT_ID, skip_bad=args.on_bad_sample == "skip",
-                                      control=_table_control(args, transform, table, EXPERT_ID), windows=windows)
+                                      control=_table_control(args, transform, table, EXPERT_ID), windows=windows, options=read_options(args))
         told = table.with_windows
         names = {EXPERT_ID + table.rows[i]: table.name(i) for i in range(len(table))}
     else:
@@ -102,7 +103,8 @@ def expert_samples(args: argparse.Namespace, transform: JointTransform, tokenize
         entries, total, _ = _annotated_entries(args, shards, args.expert_data, windows)
         told = sum(entry.with_windows for entry in entries)
         ids = range(EXPERT_ID, EXPERT_ID + len(entries))
-        samples = TarSamples(entries, transform, tokenizer, ids, _entries_control(args, transform, entries, ids), windows)
+        samples = TarSamples(entries, transform, tokenizer, ids, _entries_control(args, transform, entries, ids), windows,
+                             read_options(args))
         names = {i: entry.where for i, entry in zip(ids, entries)}
     if not names:
         raise DataError(f"--expert-data {args.expert_data}: no annotated sample among {total}; expected heatmaps in the column "
@@ -137,7 +139,7 @@ def _checked(args: argparse.Namespace, check: Callable[[], tuple[Report, Any]], 
 def good_rows(args: argparse.Namespace, table: CsvTable, path: str, windows: bool) -> CsvTable:
     """The table without its bad rows, which stop the run or, with --on-bad-sample skip, are named."""
     def check() -> tuple[Report, list[int]]:
-        report = check_table(table, windows=windows)
+        report = check_table(table, windows=windows, options=read_options(args))
         return report, report.good
 
     return table.keep(_checked(args, check, path))
@@ -147,7 +149,7 @@ def _annotated_entries(args: argparse.Namespace, shards: list[Path], path: str, 
     """(good annotated samples of the shards, number of good samples, of those with windows); the others are not sent to all ranks."""
     def check() -> tuple[Report, Any]:
         entries = [entry for shard in shards for entry in index_shard(shard)]
-        report = check_entries(entries, windows=windows)
+        report = check_entries(entries, windows=windows, options=read_options(args))
         good = [entries[i] for i in report.good]
         return report, ([entry for entry in good if entry.annotated], len(good), sum(entry.with_windows for entry in good))
 
@@ -169,7 +171,7 @@ def _table_source(args: argparse.Namespace, transform: JointTransform, tokenizer
         table.heatmaps = [None] * len(table)
     table = good_rows(args, table, args.train_data, windows)
     samples = CsvSamples(table, transform, tokenizer, skip_bad=args.on_bad_sample == "skip",
-                         control=_table_control(args, transform, table) if table.annotated else None, windows=windows)
+                         control=_table_control(args, transform, table) if table.annotated else None, windows=windows, options=read_options(args))
     info = csv_info(args, samples, is_train=True)
     info.dataloader.collate_fn = collate
     if info.dataloader.num_batches == 0:
@@ -218,7 +220,7 @@ def _shard_source(args: argparse.Namespace, transform: JointTransform, tokenizer
     control = None if shards is not None and not annotated else _entries_control(args, transform, entries, list(names))
     info = upstream.get_wds_dataset(args, transform, is_train=True, epoch=epoch, tokenizer=tokenizer)
     _rewire(info, transform, tokenizer, args, heatmaps, control, windows)
-    samples = TarSamples(entries, transform, tokenizer, list(names), control, windows) if entries else None
+    samples = TarSamples(entries, transform, tokenizer, list(names), control, windows, read_options(args)) if entries else None
     return TrainSource(info, annotated, total, told, names, samples)
 
 
@@ -236,7 +238,8 @@ def _rewire(info: upstream.DataInfo, transform: JointTransform, tokenizer: Calla
         partial(upstream.tarfile_to_samples_nothrow, handler=upstream.log_and_continue if skip else _broken_shard),
         SeededShuffle(shuffle.kw["bufsize"], shuffle.kw["initial"], args.seed, args.rank, info.shared_epoch),
         *ignore,
-        partial(decode_stream, transform=transform, tokenize=tokenizer, skip_bad=skip, control=control, windows=windows),
+        partial(decode_stream, transform=transform, tokenize=tokenizer, skip_bad=skip, control=control, windows=windows,
+                options=read_options(args)),
         wds.batched(args.batch_size, partial=False, collation_fn=collate),
     ]
     if isinstance(stages[0], upstream.ResampledShards2):

@@ -1,0 +1,88 @@
+"""Embedded colour profiles (ICC) and PNG's gamma, brought to sRGB (decision 0039)."""
+from __future__ import annotations
+
+import io
+from functools import lru_cache
+
+import numpy as np
+from PIL import Image, ImageCms
+
+SAME_COLOUR, SAME_GREY = 2, 10  # of 255; a grey profile of gamma 2.2 differs from sRGB by 8 in the darkest tones
+SAME_GAMMA = 0.05  # libpng's threshold
+SPACES = {"RGB ": "RGB", "CMYK": "CMYK", "GRAY": "L"}  # of a profile -> mode
+
+
+def apply_profile(image: Image.Image, profile: bytes | None) -> Image.Image:
+    """An "L", "RGB" or "CMYK" image in sRGB, "L" staying "L" and "CMYK" becoming "RGB".
+
+    Left bit for bit: without a profile, where the profile is sRGB or a plain grey gamma near it,
+    and where it is damaged or of another kind of image, as viewers do.
+    """
+    if profile and image.mode == "L":
+        table = _grey_table(profile)
+        return image if table is None else image.point(table)
+    transform = _transform(profile, image.mode) if profile else None
+    if transform is not None:
+        return ImageCms.applyTransform(image, transform)
+    return image.convert("RGB") if image.mode == "CMYK" else image
+
+
+def apply_gamma(image: Image.Image, gamma: float) -> Image.Image:
+    """An "L" or "RGB" image whose samples are light to the power of `gamma` (PNG's gAMA), for a screen of 2.2."""
+    if gamma <= 0 or abs(2.2 * gamma - 1) <= SAME_GAMMA:
+        return image
+    table = np.rint(255 * (np.arange(256) / 255) ** (1 / (2.2 * gamma))).astype(int).tolist()
+    return image.point(table * len(image.getbands()))
+
+
+def _open(profile: bytes) -> tuple[ImageCms.ImageCmsProfile, str] | None:
+    try:
+        opened = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        return opened, SPACES.get(opened.profile.xcolor_space, "")
+    except (ImageCms.PyCMSError, OSError, ValueError, TypeError, AttributeError):
+        return None
+
+
+def _build(profile: ImageCms.ImageCmsProfile, mode: str) -> ImageCms.ImageCmsTransform | None:
+    try:
+        return ImageCms.buildTransform(profile, ImageCms.createProfile("sRGB"), mode, "RGB", ImageCms.Intent.RELATIVE_COLORIMETRIC,
+                                       ImageCms.Flags.BLACKPOINTCOMPENSATION)
+    except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
+        return None
+
+
+@lru_cache(maxsize=16)
+def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
+    """None: nothing to do, or nothing that can be done."""
+    opened = _open(profile)
+    if opened is None or opened[1] != mode:
+        return None
+    transform = _build(opened[0], mode)
+    if transform is None or mode != "RGB":
+        return transform
+    steps = np.linspace(0, 255, 9).astype(np.uint8)
+    probe = np.stack(np.meshgrid(steps, steps, steps), axis=-1).reshape(1, -1, 3)
+    probe = np.concatenate([probe, np.arange(256, dtype=np.uint8).reshape(1, -1, 1).repeat(3, axis=2)], axis=1)
+    return None if _change(probe, transform) <= SAME_COLOUR else transform
+
+
+@lru_cache(maxsize=16)
+def _grey_table(profile: bytes) -> list[int] | None:
+    """What each of 256 greys becomes; a profile of colours is asked for its neutral ones."""
+    opened = _open(profile)
+    if opened is None or opened[1] not in ("L", "RGB"):
+        return None
+    transform = _build(*opened)
+    if transform is None:
+        return None
+    ramp = np.arange(256, dtype=np.uint8).reshape(1, -1)
+    picture = Image.fromarray(ramp)
+    found = np.asarray(ImageCms.applyTransform(picture.convert(opened[1]), transform).convert("L"))
+    change = np.abs(found.astype(int) - ramp).max()
+    return None if change <= (SAME_GREY if opened[1] == "L" else SAME_COLOUR) else found[0].tolist()
+
+
+def _change(probe: np.ndarray, transform: ImageCms.ImageCmsTransform) -> int:
+    """Largest change of the colours (1, N, 3) uint8."""
+    found = np.asarray(ImageCms.applyTransform(Image.fromarray(probe), transform))
+    return int(np.abs(found.astype(int) - probe).max())
