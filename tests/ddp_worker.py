@@ -96,9 +96,11 @@ def main(config: str, out: str) -> None:
         results.append({"siglip": siglip, "local": local, "grad": grad, "own_pairs": pairs, "rows": rows, "expert": expert,
                         "priming": priming, "loss": float(mean) / world, "expected": expected_value,
                         "gradient_error": error / (factor * norm), "names": sorted(names ^ set(expected))})
+    from ddp_terms import compare_all  # which takes the batches of this file
+    terms = compare_all()
     if rank == 0:
         with open(out, "w", encoding="utf-8") as file:
-            json.dump(results, file)
+            json.dump({"cases": results, "terms": terms}, file)
     dist.barrier()
     dist.destroy_process_group()
 
