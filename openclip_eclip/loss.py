@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from .config import EClipConfig
 from .objectives import Objective
+from .objectives.base import full_precision
 
 
 class Pairs(NamedTuple):
@@ -50,21 +51,34 @@ class _MixedPairs:
                 torch.cat([out["sample_id"], out["mixed_id"]]), counts), **host)
         for objective in self.objectives:
             contrastive = contrastive * objective.contrast_weight if objective.contrast_weight != 1 else contrastive
-        losses = self._total(contrastive, out.get("priming_error"))
+        weighed = {name: value if name in host else _scale_gradient(value, self.gradient_factor) for name, value in out.items()}
+        losses = self._total(contrastive, weighed.get("priming_error"))
         for objective in self.objectives:
-            losses |= objective.losses(out, self.gather)
+            losses |= objective.losses(weighed, self.gather)
         return losses if output_dict else sum(losses.values())
 
+    @property
+    def gradient_factor(self) -> float:
+        """The share of one process's gradient that open_clip's contrastive loss keeps on W ranks, after DDP's average, and so
+        every other term (docs/decisions/0042).
+
+        Without --gather-with-grad each rank has its own features alone on the graph: 1 / W. With --local-loss as well they
+        are so as rows but not as columns: half of what pulls a pair together, whatever W. The gradient of `logit_scale` is whole.
+        """
+        if self.world_size == 1 or getattr(self, "gather_with_grad", True):  # open_clip's SigLipLoss always has the gradient
+            return 1.0
+        return 0.5 if self.local_loss else 1 / self.world_size
+
     def gather(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor, slice]:
-        """(B, ...) twice -> (N, ...) of all ranks twice, this rank's rows with their gradient, and the rows to score here:
-        all of them, or with --local-loss this rank's. The mean over these rows is right under DDP's plain average.
+        """(B, ...) twice -> (N, ...) of all ranks twice, and the rows to score here: all of them, or with --local-loss this rank's.
+
+        The mean over these rows is right under DDP's plain average, value and gradient: it takes the gradient of all ranks
+        along whatever --gather-with-grad says, since `gradient_factor` stands for that flag.
         """
         if self.world_size == 1:
             return first, second, slice(None)
         size, local = len(first), getattr(self, "local_loss", True)
-        # local_loss=False: else open_clip leaves this rank's own rows off the graph where nothing else is on it either
-        first, second = gather_features(first, second, local_loss=False, rank=self.rank,
-                                        gather_with_grad=getattr(self, "gather_with_grad", True), world_size=self.world_size)
+        first, second = gather_features(first, second, gather_with_grad=True, rank=self.rank, world_size=self.world_size)
         return first, second, slice(self.rank * size, (self.rank + 1) * size) if local else slice(None)
 
     def _count_mixed(self, mixed_features: Tensor) -> list[int]:
@@ -140,9 +154,7 @@ class EClipLoss(_MixedPairs, ClipLoss):
         """
         directions = []
         for rows, columns in ((pairs.image, pairs.all_text), (pairs.text, pairs.all_image)):
-            logits = logit_scale * rows @ columns.T
-            if logit_bias is not None:
-                logits = logits + logit_bias
+            logits = _logits(rows, columns, logit_scale, logit_bias)
             if self.eclip_config.own_pairs == "mask":
                 logits = logits.masked_fill(_other_copies(pairs), float("-inf"))
             if self.eclip_config.own_pairs == "multi":
@@ -158,12 +170,28 @@ class EClipSigLipLoss(_MixedPairs, SigLipLoss):
 
     def contrast(self, pairs: Pairs, logit_scale: Tensor, logit_bias: Tensor | None = None) -> Tensor:
         """-sum over all pairs of log sigmoid(label * logit) / rows; `own_pairs` as in `EClipLoss.contrast`."""
-        logits = self.get_logits(pairs.image, pairs.all_text, logit_scale, logit_bias)
+        logits = _logits(pairs.image, pairs.all_text, logit_scale, logit_bias)
         positive = pairs.own if self.eclip_config.own_pairs == "multi" else ~_not_label(pairs)
         terms = F.logsigmoid(logits * (2.0 * positive - 1).to(logits.dtype))
         if self.eclip_config.own_pairs == "mask":
             terms = terms.masked_fill(_other_copies(pairs), 0.0)
         return -terms.sum() / len(pairs.image) * self._row_weight(pairs)
+
+
+def _logits(rows: Tensor, columns: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
+    """(R, N) in fp32 or more, under autocast too: a sum of exponentials of bf16 logits would be wrong by whole percents."""
+    with torch.autocast(rows.device.type, enabled=False):
+        logits = full_precision(scale) * full_precision(rows) @ full_precision(columns).T
+    return logits if bias is None else logits + full_precision(bias)
+
+
+def _scale_gradient(x: Tensor, factor: float) -> Tensor:
+    """`x` itself in value, with `factor` times its gradient."""
+    if factor == 1 or not x.requires_grad:
+        return x
+    x = x.view_as(x)  # not the caller's tensor, which enters the contrastive loss
+    x.register_hook(lambda gradient: factor * gradient)
+    return x
 
 
 def _not_label(pairs: Pairs) -> Tensor:

@@ -14,7 +14,7 @@ from openclip_eclip.objectives import Align, Dacl
 from openclip_eclip.objectives.align import AlignConfig
 from openclip_eclip.training_patches.release_3_3 import ExpertDistributedDataParallel
 
-MODES = ((False, False, False), (False, False, True), (False, True, True), (True, True, True))  # siglip, local, with gradient
+MODES = ((False, False, False), (False, False, True), (False, True, True), (True, True, True), (False, True, False))  # siglip, local, with gradient
 CASES = (  # annotated rows, samples of the separate stream and those shown once more, on rank 0 and rank 1
     (([], []), (0, 0), (0, 0)), (([], [0, 2]), (0, 0), (0, 0)), (([1], []), (0, 2), (0, 1)), (([0], [0, 1, 2]), (1, 0), (2, 2)))
 TOLD = (  # and sentences by row
@@ -66,8 +66,8 @@ def compare(single: torch.nn.Module, wrapped: torch.nn.Module, plain: bool, rows
         if not plain:  # partners of DACL stay on their rank
             batch.draws["dacl_partner"] = torch.tensor([[1, 2], [2, 0], [0, 1]]) if r < world else torch.tensor(
                 [[1, 2], [2, 0], [0, 1], [4, 5], [5, 3], [3, 4]])
-    found = []
     siglip, local, grad = mode
+    found, contrastive = [], grad or not local  # else open_clip's own gradient is not the whole
     for model, batch, words, settings in ((wrapped, *parts[rank], (siglip, local, grad, "diagonal", rank, world)),
                                           (single, whole, text, (siglip, False, False, "diagonal", 0, 1))):
         inner = getattr(model, "module", model)
@@ -76,7 +76,7 @@ def compare(single: torch.nn.Module, wrapped: torch.nn.Module, plain: bool, rows
         loss.configure(inner.eclip_config, objectives)
         with torch.no_grad():
             terms = loss(**model(batch, words), output_dict=True)
-        found.append((*gradients(model, loss, batch, words), float(terms["align_loss"])))
+        found.append((*gradients(model, loss, batch, words, contrastive), float(terms["align_loss"])))
     (value, ours, own), (expected_value, expected, alone) = found
     mean = torch.tensor([value, own], dtype=torch.float64)
     dist.all_reduce(mean)
@@ -85,7 +85,7 @@ def compare(single: torch.nn.Module, wrapped: torch.nn.Module, plain: bool, rows
     error = sum(float((ours[name] - factor * expected[name]).square().sum()) for name in names) ** 0.5
     norm = sum(float(expected[name].square().sum()) for name in names) ** 0.5
     return {"loss": float(mean[0]) / world, "expected": expected_value, "align": float(mean[1]) / world, "expected_align": alone,
-            "gradient_error": error / (factor * norm), "names": sorted(set(ours) ^ set(expected)), "rows": rows, "expert": expert, "mode": mode}
+            "gradient_error": error / max(factor * norm, 1e-30), "names": sorted(set(ours) ^ set(expected)), "rows": rows, "expert": expert, "mode": mode}
 
 
 def main(config: str, out: str) -> None:

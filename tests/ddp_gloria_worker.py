@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 import sys
 
@@ -23,7 +24,7 @@ def main(config: str, out: str) -> None:
         torch.manual_seed(0)
         single = open_clip.create_model("tiny", output_dict=True, eclip_cfg={"processor": processor, "regions": True}).double()
         wrapped = ExpertDistributedDataParallel(copy.deepcopy(single), device_ids=[torch.device("cpu")])
-        for local in (False, True):
+        for local, grad in itertools.product((False, True), repeat=2):
             for rows in (([], [0, 2]), ([1], [])) if processor else (([], []),):
                 parts = [make_part(r, list(rows[r]), 0, False) for r in range(world)]
                 found = []
@@ -33,16 +34,17 @@ def main(config: str, out: str) -> None:
                     objective.use_tokenizer(open_clip.get_tokenizer("tiny"))
                     inner = getattr(model, "module", model)
                     inner.objectives = (objective,)
-                    loss = make_loss(False, local, True, "diagonal", *place)
+                    loss = make_loss(False, local, grad, "diagonal", *place)
                     loss.configure(inner.eclip_config, inner.objectives)
                     found.append(gradients(model, loss, *part))
                 (value, ours), (expected_value, expected) = found
                 mean = torch.tensor(value, dtype=torch.float64)
                 dist.all_reduce(mean)
-                error = sum(float((ours[name] - expected[name]).square().sum()) for name in expected) ** 0.5
+                factor = 1.0 if grad else 1.0 / world  # open_clip's
+                error = sum(float((ours[name] - factor * expected[name]).square().sum()) for name in expected) ** 0.5
                 norm = sum(float(value.square().sum()) for value in expected.values()) ** 0.5
-                results.append({"loss": float(mean) / world, "expected": expected_value, "gradient_error": error / norm,
-                                "names": sorted(set(ours) ^ set(expected)), "local": local, "rows": rows})
+                results.append({"loss": float(mean) / world, "expected": expected_value, "gradient_error": error / (factor * norm),
+                                "names": sorted(set(ours) ^ set(expected)), "local": local, "grad": grad, "rows": rows})
     if rank == 0:
         with open(out, "w", encoding="utf-8") as file:
             json.dump(results, file)

@@ -21,7 +21,7 @@ from openclip_eclip.training_patches.release_3_3 import ExpertDistributedDataPar
 M3 = M3MixConfig(weight_v=1.0, weight_l=1.0, weight_vl=1.0, weight_m2=1.0)
 CASES = {"release": (Dacl(DaclConfig("release")),), "plus": (Dacl(DaclConfig("plus", alpha=0.3)),), "dacl+m3-mix": (Dacl(), M3Mix(M3)),
          "m3-mix": (M3Mix(M3),)}
-MODES = ((False, False, False), (False, False, True), (False, True, True), (True, True, True))  # siglip, local, with gradient
+MODES = ((False, False, False), (False, False, True), (False, True, True), (True, True, True), (False, True, False))  # siglip, local, with gradient
 BINARY_STEP = next(s for s in range(99) if Dacl(DaclConfig("plus")).draw(0, s, 0, torch.arange(2))["dacl_kind"] == "binary")
 
 
@@ -44,14 +44,14 @@ def compare(single: Any, wrapped: Any, objectives: tuple[Objective, ...], rows: 
         draws.append(batch.draws)
     whole, text = join_parts(parts)
     whole.draws = join_draws(draws)
-    found = []
+    found, contrastive = [], grad or not local  # else open_clip's own gradient is not the whole
     for model, batch, words, settings in ((wrapped, *parts[rank], (siglip, local, grad, "diagonal", rank, world)),
                                           (single, whole, text, (siglip, False, False, "diagonal", 0, 1))):
         inner = getattr(model, "module", model)
         inner.objectives = objectives
         loss = make_loss(*settings)
         loss.configure(inner.eclip_config, objectives)
-        found.append(gradients(model, loss, batch, words))
+        found.append(gradients(model, loss, batch, words, contrastive))
     (value, ours), (expected_value, expected) = found
     mean = torch.tensor(value, dtype=torch.float64)
     dist.all_reduce(mean)
@@ -59,7 +59,7 @@ def compare(single: Any, wrapped: Any, objectives: tuple[Objective, ...], rows: 
     names = [name for name in expected if name not in ("logit_scale", "logit_bias")]
     error = sum(float((ours[name] - factor * expected[name]).square().sum()) for name in names) ** 0.5
     norm = sum(float(expected[name].square().sum()) for name in names) ** 0.5
-    return {"loss": float(mean) / world, "expected": expected_value, "gradient_error": error / (factor * norm),
+    return {"loss": float(mean) / world, "expected": expected_value, "gradient_error": error / max(factor * norm, 1e-30),
             "names": sorted(set(ours) ^ set(expected)), "local": local, "grad": grad, "siglip": siglip, "rows": rows}
 
 

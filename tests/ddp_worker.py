@@ -59,9 +59,11 @@ def make_loss(siglip: bool, local: bool, grad: bool, own_pairs: str, rank: int, 
     return loss
 
 
-def gradients(model: torch.nn.Module, loss: torch.nn.Module, batch: ExpertBatch, text: torch.Tensor) -> tuple[float, dict]:
+def gradients(model: torch.nn.Module, loss: torch.nn.Module, batch: ExpertBatch, text: torch.Tensor, contrastive: bool = True) -> tuple[float, dict]:
+    """The loss and its gradients, without the contrastive term's if so."""
     model.zero_grad()
-    total = sum(loss(**model(batch, text), output_dict=True).values())
+    terms = loss(**model(batch, text), output_dict=True)
+    total = sum(terms.values()) - (0 if contrastive else terms["contrastive_loss"])
     total.backward()
     named = getattr(model, "module", model).named_parameters()
     return float(total.detach()), {name: p.grad.clone() for name, p in named if p.grad is not None}
@@ -78,7 +80,8 @@ def main(config: str, out: str) -> None:
     results = []
     cases = [(False, local, grad, pairs, rows, expert, False) for local, grad in itertools.product((False, True), repeat=2)
              for pairs in ("diagonal", "multi", "mask") for rows, expert in zip(ANNOTATED, itertools.cycle(EXPERT))]
-    cases += [(False, local, True, "diagonal", rows, (0, 0), True) for local in (False, True) for rows in ANNOTATED[:3]]
+    cases += [(False, local, grad, "diagonal", rows, (0, 0), True) for local, grad in itertools.product((False, True), repeat=2)
+              for rows in ANNOTATED[:3]]
     cases += [(True, True, True, pairs, rows, expert, False) for pairs in ("diagonal", "multi", "mask")
               for rows, expert in zip(ANNOTATED, itertools.cycle(EXPERT))]
     for siglip, local, grad, pairs, rows, expert, priming in cases:
@@ -96,9 +99,11 @@ def main(config: str, out: str) -> None:
         results.append({"siglip": siglip, "local": local, "grad": grad, "own_pairs": pairs, "rows": rows, "expert": expert,
                         "priming": priming, "loss": float(mean) / world, "expected": expected_value,
                         "gradient_error": error / (factor * norm), "names": sorted(names ^ set(expected))})
+    from ddp_terms import compare_all  # which takes the batches of this file
+    terms = compare_all()
     if rank == 0:
         with open(out, "w", encoding="utf-8") as file:
-            json.dump(results, file)
+            json.dump({"cases": results, "terms": terms}, file)
     dist.barrier()
     dist.destroy_process_group()
 

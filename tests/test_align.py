@@ -304,8 +304,8 @@ def test_two_processes_are_one(launcher: Launcher) -> None:
     done = subprocess.run(command, env=launcher.environment(), capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr[-4000:]
     results = json.loads(out.read_text())
-    assert len(results) == (4 + 3) * (4 + 4 + 1)
+    assert len(results) == (4 + 3) * (5 + 5 + 1)
     wrong = [case for case in results if abs(case["loss"] - case["expected"]) > 1e-9 * case["expected"] or case["names"]
              or abs(case["align"] - case["expected_align"]) > 1e-9 or case["gradient_error"] > 1e-8]
     assert not wrong, wrong[:2]
-    assert [bool(case["align"]) for case in results[:16:4]] == [False, True, True, True]
+    assert [bool(case["align"]) for case in results[:20:5]] == [False, True, True, True]

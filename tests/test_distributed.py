@@ -15,7 +15,7 @@ from conftest import BASIC, Launcher, write_table
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict]]:
     launcher = Launcher(tmp_path_factory.mktemp("ddp"))
     out = launcher.folder / "results.json"
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
@@ -25,8 +25,13 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
     return json.loads(out.read_text())
 
 
+@pytest.fixture
+def results(found: dict[str, list[dict]]) -> list[dict]:
+    return found["cases"]
+
+
 def test_every_case_ran(results: list[dict]) -> None:
-    assert len(results) == 4 * 3 * 5 + 2 * 3 + 3 * 5
+    assert len(results) == 4 * 3 * 5 + 4 * 3 + 3 * 5
 
 
 def test_loss_is_that_of_one_process(results: list[dict]) -> None:
@@ -38,7 +43,33 @@ def test_gradients_are_those_of_one_process(results: list[dict]) -> None:
     """Not for --local-loss without --gather-with-grad, whose gradient is not the full one in open_clip either."""
     exact = [case for case in results if case["grad"] or not case["local"]]
     wrong = [case for case in exact if case["gradient_error"] > 1e-8 or case["names"]]
-    assert len(exact) == 66 and not wrong, wrong[:2]
+    assert len(exact) == 69 and not wrong, wrong[:2]
+
+
+TERMS = {"priming": ["contrastive_loss", "priming_loss"], "gloria": ["contrastive_loss", "priming_loss", "gloria_local_loss"],
+         "several": ["contrastive_loss", "priming_loss", "dacl_loss", "m3_v_loss", "m3_l_loss", "m3_vl_loss", "m3_m2_loss", "align_loss"]}
+TERMS |= {"siglip": TERMS["several"], "gloria, rank": TERMS["gloria"], "priming alone": TERMS["priming"],
+          "no annotation": [term for term in TERMS["several"] if term != "priming_loss"]}
+
+
+def test_every_term_ran_under_all_flags(found: dict[str, list[dict]]) -> None:
+    """And each had a gradient, but for the priming term outside of priming and alignment without an annotated sample."""
+    twice = ("priming", "gloria", "several", "siglip")
+    modes = {setup: 1 if setup == "siglip" else 4 for setup in TERMS}
+    expected = [(setup, term) for setup in TERMS for term in TERMS[setup] * modes[setup] * (2 if setup in twice else 1)]
+    assert sorted((case["setup"], case["term"]) for case in found["terms"]) == sorted(expected)
+    empty = {(case["setup"], case["term"]) for case in found["terms"] if case["empty"]}
+    assert empty == {(setup, "priming_loss") for setup in ("gloria", "several", "siglip", "gloria, rank")} | {("no annotation", "align_loss")}
+
+
+def test_terms_keep_their_ratio_under_all_flags(found: dict[str, list[dict]]) -> None:
+    """The gradient of each term alone is one process's times open_clip's own factor, also over two micro-batches a rank; its value,
+    and the gradient of the scale, are one process's. Of the contrastive term under --local-loss without --gather-with-grad: the part
+    that open_clip keeps.
+    """
+    wrong = [case for case in found["terms"] if case["error"] > 1e-8 or case["value"] != pytest.approx(case["expected"], rel=1e-9)
+             or case["scale"] != pytest.approx(case["expected_scale"], rel=1e-8, abs=1e-12)]
+    assert not wrong, wrong[:2]
 
 
 def test_training_with_uneven_annotations_on_two_ranks(launcher: Launcher) -> None:

@@ -110,9 +110,10 @@ def test_two_processes(launcher: Launcher) -> None:
     done = subprocess.run(command, env=launcher.environment(), capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr[-4000:]
     results = json.loads(out.read_text())
-    assert len(results) == 6
+    assert len(results) == 12
+    # --local-loss without --gather-with-grad: open_clip's contrastive gradient is not the whole; test_distributed.py has each term alone
     wrong = [case for case in results if abs(case["loss"] - case["expected"]) > 1e-9 * case["expected"]
-             or case["gradient_error"] > 1e-8 or case["names"]]
+             or (case["gradient_error"] > 1e-8 and (case["grad"] or not case["local"])) or case["names"]]
     assert not wrong, wrong
 
 

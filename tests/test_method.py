@@ -194,7 +194,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Launcher:
 def test_two_processes_are_one(pair: Launcher) -> None:
     """Loss and gradients, with and without mixed pairs."""
     results = json.loads((pair.folder / "results.json").read_text())
-    assert len(results) == 4 * 4 * 2
+    assert len(results) == 4 * 5 * 2
     wrong = [case for case in results if abs(case["loss"] - case["expected"]) > 1e-9 * case["expected"]]
     wrong += [case for case in results if case["gradient_error"] > 1e-8 or case["names"]]
     assert not wrong, wrong[:2]

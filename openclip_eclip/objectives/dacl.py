@@ -102,7 +102,7 @@ class Dacl(Objective):
         if "dacl_u" not in out:
             return {}
         u, w, rows = gather(out["dacl_u"], out["dacl_w"])
-        return {"dacl_loss": self.config.weight * nt_xent(full_precision(u), full_precision(w), rows, self.config.temperature)}
+        return {"dacl_loss": self.config.weight * nt_xent(u, w, rows, self.config.temperature)}
 
 
 def _view(batch: Any, which: int, visual: nn.Module) -> Tensor:
@@ -138,10 +138,12 @@ def nt_xent(u: Tensor, w: Tensor, rows: slice, temperature: float) -> Tensor:
     """Mean over both views of the `rows` of -log softmax over the other 2N - 1 points; `u`, `w` (N, D), unit length.
 
     Verma et al. 2021, as SimCLR's loss: the positive of u_i is w_i and the other way round.
+    In fp32 or more, under autocast too.
     """
-    points, size = torch.cat([u, w]), len(u)
+    points, size = full_precision(torch.cat([u, w])), len(u)
     index = torch.arange(size, device=u.device)[rows]
     own, positive = torch.cat([index, index + size]), torch.cat([index + size, index])
-    logits = points[own] @ points.T / temperature
+    with torch.autocast(u.device.type, enabled=False):
+        logits = points[own] @ points.T / temperature
     logits = logits.scatter(1, own[:, None], float("-inf"))
     return F.cross_entropy(logits, positive)

@@ -106,7 +106,7 @@ class M3Mix(Objective):
         positive = (image[rows] * text[rows]).sum(dim=1, keepdim=True)
         loss = 0.0
         for x in (image[rows], text[rows]):
-            cosines = x @ mixed.T
+            cosines = _product(x, mixed)
             cosines = cosines.scatter(1, index[:, None], positive.to(cosines.dtype))
             loss = loss + F.cross_entropy(cosines / self.config.temperature_m2, index)
         return loss
@@ -118,9 +118,15 @@ def _paired(image: Tensor, text: Tensor, rows: slice, scale: Tensor, own: Tensor
     mirror = len(image) - 1 - index
     directions = []
     for x, y in ((image, text), (text, image)):
-        log_p = (scale * x[rows] @ y.T).log_softmax(dim=1)
+        log_p = _product(full_precision(scale) * x[rows], y).log_softmax(dim=1)
         directions.append(-(own * log_p.gather(1, index[:, None]) + other * log_p.gather(1, mirror[:, None])).mean())
     return sum(directions) / 2
+
+
+def _product(x: Tensor, y: Tensor) -> Tensor:
+    """x y^T in the type that they have: autocast would round the logits to 16 bits."""
+    with torch.autocast(x.device.type, enabled=False):
+        return x @ y.T
 
 
 def geodesic(a: Tensor, b: Tensor, lam: Tensor | float) -> Tensor:
