@@ -25,8 +25,11 @@ from .csv_source import CsvColumns, CsvTable, add_column_arguments, read_column_
 from .figures import Example, WindowExample, contact_sheet
 from .heatmap import DataError, check_aspect, decode_heatmap
 from .sample import read_image
-from .tar_source import TarEntry, index_shard
+from .tar_source import TarEntry, open_shard, walk_shard
 from .windows import decode_windows, entry_windows, file_windows
+
+
+CHUNK = 64  # samples checked by one thread in one go
 
 
 class Fault(NamedTuple):
@@ -66,10 +69,12 @@ def check_table(table: CsvTable, *, decode_images: bool = False, windows: bool =
     return _check_all(len(table), len(table.annotated), lambda i: _check_row(table, i, decode_images, windows or decode_images), str(table.path))
 
 
-def check_entries(entries: Sequence[TarEntry], *, decode_images: bool = False, windows: bool = False) -> Report:
-    """The same for the samples of indexed shards."""
-    annotated = sum(entry.annotated for entry in entries)
-    return _check_all(len(entries), annotated, lambda i: _check_entry(entries[i], decode_images, windows or decode_images), "shards")
+def check_entries(entries: Sequence[TarEntry], *, decode_images: bool = False, windows: bool | None = None,
+                  heatmaps: bool = True) -> Report:
+    """The same for the samples of indexed shards; without `heatmaps` these are not looked at. `windows` None: as `decode_images`."""
+    annotated = sum(entry.annotated for entry in entries) if heatmaps else 0
+    windows = decode_images if windows is None else windows
+    return _check_all(len(entries), annotated, lambda i: _check_entry(entries[i], decode_images, windows, heatmaps), "shards")
 
 
 def raise_faults(report: Report, path: Any) -> None:
@@ -84,19 +89,25 @@ def raise_faults(report: Report, path: Any) -> None:
 
 def _check_all(samples: int, annotated: int, check: Callable[[int], Checked], name: str) -> Report:
     report = Report(samples, annotated)
-    with ThreadPoolExecutor(max_workers=min(16, 2 * (os.cpu_count() or 1))) as pool:
-        results = tqdm(pool.map(check, range(samples)), total=samples, desc=f"check {name}", unit="sample", disable=None,
-                       leave=False)
-        for i, checked in enumerate(results):
-            report.faults.extend(checked.faults)
-            report.with_windows += checked.windows
-            if not checked.faults:
-                report.good.append(i)
-            if checked.image_size:
-                report.image_sizes[checked.image_size] += 1
-            if checked.heatmap_size:
-                report.heatmap_sizes[checked.heatmap_size] += 1
+    chunks = [range(start, min(start + CHUNK, samples)) for start in range(0, samples, CHUNK)]
+    with (ThreadPoolExecutor(max_workers=min(16, 2 * (os.cpu_count() or 1))) as pool,
+          tqdm(total=samples, desc=f"check {name}", unit="sample", disable=None, leave=False) as bar):
+        for chunk, results in zip(chunks, pool.map(lambda chunk: [check(i) for i in chunk], chunks)):
+            for i, checked in zip(chunk, results):
+                _add(report, i, checked)
+            bar.update(len(chunk))
     return report
+
+
+def _add(report: Report, index: int, checked: Checked) -> None:
+    report.faults.extend(checked.faults)
+    report.with_windows += checked.windows
+    if not checked.faults:
+        report.good.append(index)
+    if checked.image_size:
+        report.image_sizes[checked.image_size] += 1
+    if checked.heatmap_size:
+        report.heatmap_sizes[checked.heatmap_size] += 1
 
 
 def _check_row(table: CsvTable, index: int, decode_images: bool, windows: bool) -> Checked:
@@ -118,13 +129,18 @@ def _check_row(table: CsvTable, index: int, decode_images: bool, windows: bool) 
     return _check_windows(checked, table.name(index), columns.windows, path.name, lambda: file_windows(path), image.read_bytes)
 
 
-def _check_entry(entry: TarEntry, decode_images: bool, windows: bool) -> Checked:
-    image_key, heatmap_key = entry.image_key, entry.heatmap_key
-    if image_key is None or "txt" not in entry.members:
-        found = ", ".join(sorted(entry.members))
-        return Checked([Fault(entry.where, "members", f"found {found}; expected an image and a txt")], None, None)
-    if not entry.read("txt")["txt"].strip():
-        return Checked([Fault(entry.where, "txt", "empty caption")], None, None)
+def _check_entry(entry: TarEntry, decode_images: bool, windows: bool, heatmaps: bool = True) -> Checked:
+    image_key, heatmap_key = entry.image_key, entry.heatmap_key if heatmaps else None
+    found = entry.all_faults(heatmaps, windows)
+    if found:
+        return Checked([Fault(entry.where, member, message) for member, message in found], None, None)
+    try:
+        if not entry.read("txt")["txt"].strip():
+            return Checked([Fault(entry.where, "txt", "empty caption")], None, None)
+    except DataError as error:
+        return Checked([Fault(entry.where, "txt", str(error))], None, None)
+    if not entry.members[image_key][1]:
+        return Checked([Fault(entry.where, image_key, "an empty file; expected an image")], None, None)
     checked = _check_pixels(entry.where, (image_key, heatmap_key), lambda: entry.read(image_key)[image_key],
                             heatmap_key and (lambda: entry.read(heatmap_key)[heatmap_key]), f"{entry.key}.{heatmap_key}",
                             decode_images)
@@ -178,8 +194,11 @@ def _header_size(data: bytes) -> tuple[int, int]:
 def _open(path: Path, columns: CsvColumns) -> tuple[Report, Iterator[Example], Iterator[WindowExample]]:
     """The full report of one path, its good annotated samples, and those with sentence windows."""
     if path.suffix == ".tar":
-        entries = index_shard(path)
+        with open_shard(path) as file:
+            entries, damage = walk_shard(path, file)
         report = check_entries(entries, decode_images=True)
+        if damage:
+            report.faults.append(Fault(str(path), "archive", damage))
         good = (entries[i] for i in report.good if entries[i].annotated)
         examples = ((*entry.read(entry.image_key, entry.heatmap_key).values(), f"{entry.key}.{entry.heatmap_key}")
                     for entry in good)
