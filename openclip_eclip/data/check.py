@@ -27,8 +27,14 @@ from .image import read_frame, read_picture
 from .picture import Frame, orient_maps
 from .read_options import ReadOptions, add_read_arguments, read_options
 from .sample import read_windows
-from .tar_source import TarEntry, index_shard
+from .tar_source import TarEntry, open_shard, walk_shard
 from .windows import entry_windows, file_windows
+
+
+CHUNK = 64  # samples checked by one thread in one go
+
+
+CHUNK = 64  # samples checked by one thread in one go
 
 
 class Fault(NamedTuple):
@@ -71,11 +77,12 @@ def check_table(table: CsvTable, *, decode_images: bool = False, windows: bool =
     return _check_all(len(table), len(table.annotated), lambda i: _check_row(table, i, decode_images, windows or decode_images, options), str(table.path))
 
 
-def check_entries(entries: Sequence[TarEntry], *, decode_images: bool = False, windows: bool = False,
-                  options: ReadOptions = ReadOptions()) -> Report:
-    """The same for the samples of indexed shards."""
-    annotated = sum(entry.annotated for entry in entries)
-    return _check_all(len(entries), annotated, lambda i: _check_entry(entries[i], decode_images, windows or decode_images, options), "shards")
+def check_entries(entries: Sequence[TarEntry], *, decode_images: bool = False, windows: bool | None = None,
+                  heatmaps: bool = True, options: ReadOptions = ReadOptions()) -> Report:
+    """The same for the samples of indexed shards; without `heatmaps` these are not looked at. `windows` None: as `decode_images`."""
+    annotated = sum(entry.annotated for entry in entries) if heatmaps else 0
+    windows = decode_images if windows is None else windows
+    return _check_all(len(entries), annotated, lambda i: _check_entry(entries[i], decode_images, windows, heatmaps, options), "shards")
 
 
 def raise_faults(report: Report, path: Any) -> None:
@@ -90,21 +97,27 @@ def raise_faults(report: Report, path: Any) -> None:
 
 def _check_all(samples: int, annotated: int, check: Callable[[int], Checked], name: str) -> Report:
     report = Report(samples, annotated)
-    with ThreadPoolExecutor(max_workers=min(16, 2 * (os.cpu_count() or 1))) as pool:
-        results = tqdm(pool.map(check, range(samples)), total=samples, desc=f"check {name}", unit="sample", disable=None,
-                       leave=False)
-        for i, checked in enumerate(results):
-            report.faults.extend(checked.faults)
-            report.with_windows += checked.windows
-            if not checked.faults:
-                report.good.append(i)
-            report.deep += checked.deep
-            if checked.frame:
-                report.image_sizes[checked.frame.shown_size] += 1
-                report.turned += checked.frame.orientation != 1 and checked.heatmap_size is not None
-            if checked.heatmap_size:
-                report.heatmap_sizes[checked.heatmap_size] += 1
+    chunks = [range(start, min(start + CHUNK, samples)) for start in range(0, samples, CHUNK)]
+    with (ThreadPoolExecutor(max_workers=min(16, 2 * (os.cpu_count() or 1))) as pool,
+          tqdm(total=samples, desc=f"check {name}", unit="sample", disable=None, leave=False) as bar):
+        for chunk, results in zip(chunks, pool.map(lambda chunk: [check(i) for i in chunk], chunks)):
+            for i, checked in zip(chunk, results):
+                _add(report, i, checked)
+            bar.update(len(chunk))
     return report
+
+
+def _add(report: Report, index: int, checked: Checked) -> None:
+    report.faults.extend(checked.faults)
+    report.with_windows += checked.windows
+    if not checked.faults:
+        report.good.append(index)
+    report.deep += checked.deep
+    if checked.frame:
+        report.image_sizes[checked.frame.shown_size] += 1
+        report.turned += checked.frame.orientation != 1 and checked.heatmap_size is not None
+    if checked.heatmap_size:
+        report.heatmap_sizes[checked.heatmap_size] += 1
 
 
 def _check_row(table: CsvTable, index: int, decode_images: bool, windows: bool, options: ReadOptions) -> Checked:
@@ -126,13 +139,18 @@ def _check_row(table: CsvTable, index: int, decode_images: bool, windows: bool, 
     return _check_windows(checked, table.name(index), columns.windows, path.name, lambda: file_windows(path), image.read_bytes, options)
 
 
-def _check_entry(entry: TarEntry, decode_images: bool, windows: bool, options: ReadOptions) -> Checked:
-    image_key, heatmap_key = entry.image_key, entry.heatmap_key
-    if image_key is None or "txt" not in entry.members:
-        found = ", ".join(sorted(entry.members))
-        return Checked([Fault(entry.where, "members", f"found {found}; expected an image and a txt")], None, None)
-    if not entry.read("txt")["txt"].strip():
-        return Checked([Fault(entry.where, "txt", "empty caption")], None, None)
+def _check_entry(entry: TarEntry, decode_images: bool, windows: bool, heatmaps: bool, options: ReadOptions) -> Checked:
+    image_key, heatmap_key = entry.image_key, entry.heatmap_key if heatmaps else None
+    found = entry.all_faults(heatmaps, windows)
+    if found:
+        return Checked([Fault(entry.where, member, message) for member, message in found], None, None)
+    try:
+        if not entry.read("txt")["txt"].strip():
+            return Checked([Fault(entry.where, "txt", "empty caption")], None, None)
+    except DataError as error:
+        return Checked([Fault(entry.where, "txt", str(error))], None, None)
+    if not entry.members[image_key][1]:
+        return Checked([Fault(entry.where, image_key, "an empty file; expected an image")], None, None)
     checked = _check_pixels(entry.where, (image_key, heatmap_key), lambda: entry.read(image_key)[image_key],
                             heatmap_key and (lambda: entry.read(heatmap_key)[heatmap_key]), f"{entry.key}.{heatmap_key}",
                             decode_images, options)
@@ -182,8 +200,11 @@ def _check_windows(checked: Checked, where: str, key: str, name: str, read: Call
 def _open(path: Path, columns: CsvColumns, options: ReadOptions) -> tuple[Report, Iterator[Example], Iterator[WindowExample]]:
     """The full report of one path, its good annotated samples, and those with sentence windows."""
     if path.suffix == ".tar":
-        entries = index_shard(path)
+        with open_shard(path) as file:
+            entries, damage = walk_shard(path, file)
         report = check_entries(entries, decode_images=True, options=options)
+        if damage:
+            report.faults.append(Fault(str(path), "archive", damage))
         good = (entries[i] for i in report.good if entries[i].annotated)
         examples = ((*entry.read(entry.image_key, entry.heatmap_key).values(), f"{entry.key}.{entry.heatmap_key}")
                     for entry in good)

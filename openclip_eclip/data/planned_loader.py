@@ -27,10 +27,11 @@ class PlannedLoader:
 
     def __init__(self, loader: Iterable, config: EClipConfig, curriculum: Curriculum, *, seed: int, accum_freq: int = 1,
                  annotated: bool = True, mixes: bool = True, expert: DataLoader | None = None, replay: DataLoader | None = None,
-                 objectives: Sequence[Any] = (), after_step: Callable[[int], None] | None = None) -> None:
+                 objectives: Sequence[Any] = (), after_step: Callable[[int], None] | None = None, announced: Any = None) -> None:
         self.loader, self.config, self.curriculum = loader, config, curriculum
         self.num_batches, self.num_samples = loader.num_batches, loader.num_samples
         self.seed, self.accum_freq, self.expert, self.replay, self.after_step = seed, accum_freq, expert, replay, after_step
+        self.announced = announced  # sees every batch: has a sample the heatmap that the check found?
         self.objectives = objectives  # each draws for every batch
         self.mixes = mixes  # annotated samples of the wrapped loader may become mixed pairs
         self.annotated = annotated  # any heatmap anywhere: without, this is CLIP to the last bit, priming included
@@ -67,6 +68,8 @@ class PlannedLoader:
              replay: tuple[dict[str, Any], Tensor] | None = None) -> ExpertBatch:
         """The carrier of one batch at optimiser step `step`; `samples`, `expert`, `replay` as `collate` returns them."""
         self._report_skipped(samples["skipped"])
+        if self.announced is not None:
+            self.announced.see(samples)
         ids = samples["sample_id"]
         annotated = samples["annotated"] if self.mixes else samples["annotated"][:0]
         draws = draw_gate(self.seed, step, ids[annotated].tolist(), self.curriculum.probability(step), self.config.alpha,

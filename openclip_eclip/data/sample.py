@@ -41,6 +41,7 @@ class Sample:
     skipped: list[str] = field(default_factory=list)
     sentence_text: Tensor | None = None
     sentence_heatmap: Tensor | None = None
+    delivered: bool = False  # a heatmap was read, whether or not the crop kept it
 
 
 def make_sample(transform: JointTransform, tokenize: Tokenize, image: Image.Image, caption: str, sample_id: int, heatmap: np.ndarray | None,
@@ -48,7 +49,7 @@ def make_sample(transform: JointTransform, tokenize: Tokenize, image: Image.Imag
     """One random view of what was read; a sentence whose map the crop lost is left out."""
     placebo = control(sample_id, heatmap) if control and heatmap is not None else None
     pixels, cropped, maps = transform.with_windows(image, heatmap, placebo, windows.heatmaps if windows else ())
-    sample = Sample(pixels, tokenize([caption])[0], sample_id, cropped)
+    sample = Sample(pixels, tokenize([caption])[0], sample_id, cropped, delivered=heatmap is not None)
     kept = [i for i, one in enumerate(maps) if one is not None]
     if kept:
         sample.sentence_text = tokenize([windows.sentences[i] for i in kept])
@@ -57,7 +58,7 @@ def make_sample(transform: JointTransform, tokenize: Tokenize, image: Image.Imag
 
 
 def collate(samples: Sequence[Sample]) -> tuple[dict[str, Any], Tensor]:
-    """Samples -> ({image (B, 3, H, W), sample_id, lam (B,), annotated (A,), heatmap (A, 1, H, W), skipped, and of all T sentences
+    """Samples -> ({image (B, 3, H, W), sample_id, lam (B,), annotated (A,), heatmap (A, 1, H, W), delivered (B,) bool, skipped, and of all T sentences
     sentence_row (T,), sentence_text (T, L), sentence_heatmap (T, 1, H, W)}, text (B, L)).
 
     `annotated` holds the rows that have a heatmap, `sentence_row` each sentence's. An empty list gives empty tensors.
@@ -74,6 +75,7 @@ def collate(samples: Sequence[Sample]) -> tuple[dict[str, Any], Tensor]:
         "sentence_row": torch.tensor([i for i in told for _ in samples[i].sentence_text], dtype=torch.int64),
         "sentence_text": torch.cat([samples[i].sentence_text for i in told]) if told else torch.zeros(0, 1, dtype=torch.int64),
         "sentence_heatmap": torch.cat([samples[i].sentence_heatmap for i in told]) if told else torch.zeros(0, 1, 1, 1),
+        "delivered": torch.tensor([s.delivered for s in samples], dtype=torch.bool),
         "skipped": [name for sample in samples for name in sample.skipped],
     }
     return fields, torch.stack([s.text for s in samples]) if samples else torch.zeros(0, 1, dtype=torch.int64)

@@ -1,61 +1,62 @@
 """webdataset shards: members `key.jpg`, `key.txt` and, where annotated, `key.heatmap.png` (or .npy, .npz)."""
 from __future__ import annotations
 
-import tarfile
-from dataclasses import dataclass
+import os
+from collections import Counter
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Iterable, Iterator, Sequence
+from typing import Any, BinaryIO, Iterable, Iterator, Mapping, Sequence
 
 from torch.utils.data import Dataset
 
-from .heatmap import SUFFIXES, DataError
+from .heatmap import DataError
 from .image import read_picture
 from .joint_transform import JointTransform
 from .read_options import ReadOptions
 from .sample import Control, Sample, Tokenize, make_sample, read_heatmap, read_windows, stable_id
+from .shard_members import HEATMAP_MEMBERS, IMAGE_MEMBERS, READ_MEMBERS, Fault, find_member, member_faults
+from .tar_walk import KEY_AGAIN, ArchiveError, place_of, walk_samples
 from .windows import MAPS_MEMBER, TEXT_MEMBER, has_windows
 
-IMAGE_MEMBERS = ("jpg", "png", "jpeg", "webp")  # open_clip's, in its order
-HEATMAP_MEMBERS = tuple(f"heatmap{suffix}" for suffix in SUFFIXES)
 
-
-def find_member(members: Iterable[str], names: tuple[str, ...]) -> str | None:
-    """The first of `names` that a sample has."""
-    return next((name for name in names if name in members), None)
-
-
-def read_members(members: dict[str, Any], where: str, transform: JointTransform, tokenize: Tokenize,
-                 sample_id: int, control: Control | None = None, windows: bool = False,
+def read_members(members: Mapping[str, Any], where: str, transform: JointTransform, tokenize: Tokenize, sample_id: int,
+                 control: Control | None = None, windows: bool = False, heatmaps: bool = True,
                  options: ReadOptions = ReadOptions()) -> Sample:
     """A sample from its members `extension -> bytes`, with `windows` also its sentences; DataError names shard and key."""
+    faults = member_faults(members, heatmaps, windows)
+    if faults:
+        raise DataError(f"{where}, {faults[0][0]}: {faults[0][1]}.")
     image_key = find_member(members, IMAGE_MEMBERS)
-    if image_key is None or "txt" not in members:
-        found = sorted(key for key in members if not key.startswith("__"))
-        raise DataError(f"{where}: members {found}; expected an image ({', '.join(IMAGE_MEMBERS)}) and a txt.")
     picture = read_picture(members[image_key], f"{where}.{image_key}", options)
-    heatmap_key = find_member(members, HEATMAP_MEMBERS)
+    heatmap_key = find_member(members, HEATMAP_MEMBERS) if heatmaps else None
     heatmap = None
     if heatmap_key is not None:
         heatmap = read_heatmap(members[heatmap_key], f"{where}.{heatmap_key}", picture.frame)
     told = None
     if windows and has_windows(members, where):
         told = read_windows(members[TEXT_MEMBER], members[MAPS_MEMBER], f"{where}.windows", picture.frame)
+    return make_sample(transform, tokenize, picture.image.convert("RGB"), read_caption(members, where), sample_id, heatmap, control, told)
+
+
+def read_caption(members: Mapping[str, bytes], where: str) -> str:
+    """The txt of a sample. DataError for what is not UTF-8."""
     try:
-        caption = members["txt"].decode("utf-8")
+        return members["txt"].decode("utf-8")
     except UnicodeDecodeError as error:
         raise DataError(f"{where}.txt: not UTF-8 ({error}).") from error
-    return make_sample(transform, tokenize, picture.image.convert("RGB"), caption, sample_id, heatmap, control, told)
 
 
-def decode_stream(stream: Iterable[dict[str, Any]], transform: JointTransform, tokenize: Tokenize,
-                  skip_bad: bool, control: Control | None = None, windows: bool = False,
+def decode_stream(stream: Iterable[dict[str, Any]], transform: JointTransform, tokenize: Tokenize, skip_bad: bool,
+                  control: Control | None = None, windows: bool = False, heatmaps: bool = True,
                   options: ReadOptions = ReadOptions()) -> Iterator[Sample]:
     """Stage of open_clip's webdataset pipeline: raw members in, samples out; bad ones stop it or are named by the next."""
     skipped: list[str] = []
     for members in stream:
         where = f"{members['__url__']}, {members['__key__']}"
         try:
-            sample = read_members(members, where, transform, tokenize, stable_id(where), control, windows, options)
+            content = sample_content(members)
+            sample = read_members(content, where, transform, tokenize, stable_id(where), control, windows, heatmaps, options)
         except DataError as error:
             if not skip_bad:
                 raise
@@ -65,13 +66,22 @@ def decode_stream(stream: Iterable[dict[str, Any]], transform: JointTransform, t
         yield sample
 
 
+def sample_content(members: Mapping[str, Any]) -> dict[str, Any]:
+    """Extension -> bytes of a sample as `shard_stream.read_shards` gives it. DataError for a fault found in the archive."""
+    for member, message in members.get("__faults__", ()):
+        raise DataError(f"{members['__url__']}, {members['__key__']}, {member}: {message}.")
+    return {name: content for name, content in members.items() if not name.startswith("__")}
+
+
 @dataclass(frozen=True)
 class TarEntry:
-    """Where the members of one sample lie: extension -> (offset, length) in bytes."""
+    """Where the members of one sample lie: extension -> (offset, length) in bytes; faults as (member, message)."""
 
     shard: Path
     key: str
     members: dict[str, tuple[int, int]]
+    faults: tuple[Fault, ...] = ()  # of the archive: a key twice, a link
+    file: BinaryIO | None = field(default=None, repr=False, compare=False)  # the shard where it is open already
 
     @property
     def where(self) -> str:
@@ -93,34 +103,71 @@ class TarEntry:
     def with_windows(self) -> bool:
         return TEXT_MEMBER in self.members
 
+    def all_faults(self, heatmaps: bool, windows: bool) -> list[Fault]:
+        """Those of the archive and of the members' names; of heatmaps and windows only where they are used."""
+        return [*self.faults, *member_faults(self.members, heatmaps, windows)]
+
     def read(self, *names: str) -> dict[str, bytes]:
-        """The content of the named members, of all without a name."""
-        content = {}
-        with open(self.shard, "rb") as file:
-            for name in names or self.members:
-                offset, length = self.members[name]
-                file.seek(offset)
-                content[name] = file.read(length)
-        return content
+        """The content of the named members, of all without a name. DataError where the shard is not what it was."""
+        names = names or tuple(self.members)
+        if self.file is not None:
+            return self._read(self.file, names)
+        try:
+            with open(self.shard, "rb") as file:
+                return self._read(file, names)
+        except OSError as error:
+            raise DataError(f"{self.where}: {error.strerror}; the shard was there when it was indexed.") from error
+
+    def _read(self, file: BinaryIO, names: Iterable[str]) -> dict[str, bytes]:
+        try:
+            return {name: read_at(file, *self.members[name], name) for name in names}
+        except ArchiveError as error:
+            raise DataError(f"{self.where}: {error}") from error
+
+
+def read_at(file: BinaryIO, offset: int, size: int, name: str) -> bytes:
+    """The content of a member, whatever other threads read from the file. ArchiveError where the file ends before."""
+    content = os.pread(file.fileno(), size, offset)
+    if len(content) < size:
+        raise ArchiveError(f"cut off in the member {name!r}: {len(content)} of {size} bytes. Copy it again.")
+    return content
+
+
+@contextmanager
+def open_shard(shard: Path) -> Iterator[BinaryIO]:
+    """DataError for what cannot be opened."""
+    try:
+        with open(shard, "rb") as file:
+            yield file
+    except OSError as error:
+        raise DataError(f"{shard}: not a readable tar archive ({error.strerror}).") from error
+
+
+def walk_shard(shard: Path, file: BinaryIO) -> tuple[list[TarEntry], str | None]:
+    """The samples of an open shard as training sees them, without reading their content; what damage ends it, else None."""
+    entries: list[TarEntry] = []
+    damage = None
+    total = file.seek(0, 2)
+    try:
+        for sample in walk_samples(file, total, place_of):
+            entries.append(TarEntry(shard, sample.key, sample.members, tuple(sample.faults)))
+    except ArchiveError as error:
+        damage = str(error)
+    times = Counter(entry.key for entry in entries)
+    if len(times) < len(entries):  # the first part of a key that comes again is as bad as the others
+        entries = [entry if times[entry.key] == 1 or entry.faults else replace(entry, faults=(("key", KEY_AGAIN),)) for entry in entries]
+    if not entries and damage is None:
+        damage = "no sample in it; leave it out."
+    return entries, damage
 
 
 def index_shard(shard: Path) -> list[TarEntry]:
     """All samples of an uncompressed shard without reading their content; DataError for a broken archive."""
-    entries: dict[str, dict[str, tuple[int, int]]] = {}
-    try:
-        with tarfile.open(shard, "r:") as archive:
-            for member in archive:
-                folder, _, base = member.name.rpartition("/")
-                key, _, extension = base.partition(".")
-                if member.isfile() and extension:
-                    name = f"{folder}/{key}" if folder else key
-                    entries.setdefault(name, {})[extension.lower()] = (member.offset_data, member.size)
-            end = max((offset + size for members in entries.values() for offset, size in members.values()), default=0)
-    except (OSError, tarfile.TarError) as error:
-        raise DataError(f"{shard}: not a readable tar archive ({error}); shards must exist and be uncompressed.") from error
-    if end > shard.stat().st_size:
-        raise DataError(f"{shard}: truncated: {shard.stat().st_size} bytes where its index asks for {end}. Copy it again.")
-    return [TarEntry(shard, key, members) for key, members in entries.items()]
+    with open_shard(shard) as file:
+        entries, damage = walk_shard(shard, file)
+    if damage:
+        raise DataError(f"{shard}: {damage}")
+    return entries
 
 
 class TarSamples(Dataset):
@@ -136,5 +183,6 @@ class TarSamples(Dataset):
 
     def __getitem__(self, index: int) -> Sample:
         entry = self.entries[index]
-        return read_members(entry.read(), entry.where, self.transform, self.tokenize, self.ids[index], self.control,
-                            self.windows, self.options)
+        content = entry.read(*(name for name in entry.members if name in READ_MEMBERS))
+        return read_members(content, entry.where, self.transform, self.tokenize, self.ids[index], self.control, self.windows,
+                            options=self.options)

@@ -24,7 +24,6 @@ from ..model import EClip
 from ..params import build_method, eclip_config, eclip_parser, fill_alignment, fill_batch_size, method_names, refuse_unsupported, with_recipe
 from .checkpoints import STATE_KEY, atomic_save
 from .session import Session
-from .train_data import is_table
 from .val_data import val_source
 
 logger = logging.getLogger(__name__)
@@ -107,7 +106,7 @@ class Seams:
             data["train"] = self.session.build_data(preprocess_fns[0], tokenizer, epoch)
         rest = argparse.Namespace(**vars(args))
         rest.train_data = None
-        if args.val_data and is_table(args.val_data, args.dataset_type):
+        if args.val_data:
             data["val"] = val_source(args, preprocess_fns[1], tokenizer)
             rest.val_data = None
         rest.dataset_type = "auto" if args.dataset_type == "synthetic" else args.dataset_type

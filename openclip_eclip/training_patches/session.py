@@ -115,7 +115,8 @@ class Session:
             if good:
                 self.examples = (torch.stack([s.image for s in good]), torch.stack([s.heatmap for s in good]))
         return PlannedLoader(loader, self.config, curriculum, seed=args.seed, accum_freq=args.accum_freq, annotated=annotated,
-                             mixes=self.method.mixes, expert=expert, replay=self._replay(source), objectives=self.method.objectives, after_step=self.after_step)
+                             mixes=self.method.mixes, expert=expert, replay=self._replay(source), objectives=self.method.objectives, after_step=self.after_step,
+                             announced=source.announced)
 
     def _replay(self, source: TrainSource) -> DataLoader | None:
         """What fills batches up to the share of annotated images that an objective asks for, where the data has less than half of it; else None."""
@@ -182,6 +183,8 @@ class Session:
 
     def end_epoch(self) -> None:
         """After open_clip's epoch: collect what a checkpoint must hold from every rank."""
+        if self.loader and self.loader.announced:
+            self.loader.announced.end_pass(self.args)
         views = Counter(self.loader.views) if self.loader else Counter()
         mine = (random_state(), dict(views))
         gathered = [mine]

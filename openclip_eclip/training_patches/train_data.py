@@ -7,18 +7,17 @@ import random
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable, Sequence
+from typing import Any, Callable, Mapping, Sequence
 
 import numpy as np
 import open_clip_train.data as upstream
 import torch
-import torch.distributed as dist
 import webdataset as wds
 from torch.utils.data import Dataset, Subset, get_worker_info
 from webdataset.filters import _shuffle
 
 from ..config import SHUFFLES
-from ..data.check import Report, check_entries, check_table, raise_faults
+from ..data.check import Report, check_table, raise_faults
 from ..data.csv_source import CsvColumns, CsvSamples, CsvTable, read_column_names, read_csv_table
 from ..data.expert_stream import EXPERT_ID
 from ..data.heatmap import DataError
@@ -26,11 +25,16 @@ from ..data.heatmap_control import HeatmapControl, entries_control, table_contro
 from ..data.joint_transform import JointTransform
 from ..data.read_options import read_options
 from ..data.sample import Sample, collate, stable_id
-from ..data.tar_source import TarEntry, TarSamples, decode_stream, index_shard
+from ..data.shard_index import CheckOptions, ShardReport, check_shards, join_reports
+from ..data.shard_stream import Announced as ShardAnnounced, read_shards
+from ..data.tar_source import TarEntry, TarSamples, decode_stream
+from .announced import Announced
+from .pass_guard import PassGuard, check_number, check_shares
+from .ranks import on_rank_zero, shared_work
+from .shard_flags import check_flags, local_shards, train_samples, warn_sizes
 
 logger = logging.getLogger(__name__)
 
-REMOTE = ("pipe:", "s3:", "gs:", "http:", "https:", "ftp:", "hf:")
 TAIL = ("_select", "_decode", "_rename", "_map_dict", "_to_tuple", "_batched")  # of open_clip's webdataset pipeline
 
 
@@ -44,21 +48,7 @@ class TrainSource:
     windows: int | None = 0  # samples that carry sentence windows; None: not known before they come
     names: dict[int, str] = field(default_factory=dict)  # sample_id -> file and row or key, of annotated samples
     samples: Dataset | None = None  # those with a heatmap, one by one; None: without any, or not known before they come
-
-
-def on_rank_zero(args: argparse.Namespace, work: Callable[[], Any]) -> Any:
-    """Run `work` on rank 0 and give its result, or its DataError, to every rank."""
-    result: list[Any] = [None]
-    if args.rank == 0:
-        try:
-            result = [work()]
-        except DataError as error:
-            result = [error]
-    if args.world_size > 1:
-        dist.broadcast_object_list(result, src=0)
-    if isinstance(result[0], DataError):
-        raise result[0]
-    return result[0]
+    announced: Announced | None = None  # sees every batch; None: nothing is known before it comes
 
 
 def columns_of(args: argparse.Namespace) -> CsvColumns:
@@ -97,10 +87,11 @@ def expert_samples(args: argparse.Namespace, transform: JointTransform, tokenize
         told = table.with_windows
         names = {EXPERT_ID + table.rows[i]: table.name(i) for i in range(len(table))}
     else:
-        shards = _local_shards(args.expert_data)
+        shards = local_shards(args.expert_data)
         if shards is None:
             raise DataError("--expert-data must be files of this machine: its samples are read one by one.")
-        entries, total, _ = _annotated_entries(args, shards, args.expert_data, windows)
+        reports = shard_reports(args, shards, args.expert_data, CheckOptions(windows=windows, read=read_options(args)))
+        entries, total = [entry for report in reports for entry in report.annotated], sum(report.good for report in reports)
         told = sum(entry.with_windows for entry in entries)
         ids = range(EXPERT_ID, EXPERT_ID + len(entries))
         samples = TarSamples(entries, transform, tokenizer, ids, _entries_control(args, transform, entries, ids), windows,
@@ -115,45 +106,43 @@ def expert_samples(args: argparse.Namespace, transform: JointTransform, tokenize
     return samples, names, told if windows else 0
 
 
-def _checked(args: argparse.Namespace, check: Callable[[], tuple[Report, Any]], path: str) -> Any:
-    """What `check` returns beside its report, computed on rank 0 and given to all.
+def _good_or_stop(args: argparse.Namespace, report: Report, path: str) -> None:
+    """Faults stop the run or, with --on-bad-sample skip, are allowed. DataError too if no sample is good."""
+    if args.on_bad_sample == "stop":
+        raise_faults(report, path)
+    if not report.good:
+        raise DataError(f"{path}: not one good sample.")
 
-    Faults stop the run or, with --on-bad-sample skip, are counted and named. DataError if no sample is good.
-    """
-    def work() -> tuple[Any, list[str], tuple[int, int]]:
-        report, result = check()
-        if args.on_bad_sample == "stop":
-            raise_faults(report, path)
-        if not report.good:
-            raise DataError(f"{path}: not one good sample.")
-        return result, [str(fault) for fault in report.faults], (report.samples - len(report.good), report.samples)
 
-    result, faults, counts = on_rank_zero(args, work)
+def _warn_faults(faults: Sequence[Any], skipped: int, samples: int, path: str) -> None:
     for fault in faults:
         logger.warning("eclip: skipped bad sample: %s", fault)
     if faults:
-        logger.warning("eclip: %s: skipped %d of %d samples", path, *counts)
-    return result
+        logger.warning("eclip: %s: skipped %d of %d samples", path, skipped, samples)
 
 
-def good_rows(args: argparse.Namespace, table: CsvTable, path: str, windows: bool) -> CsvTable:
-    """The table without its bad rows, which stop the run or, with --on-bad-sample skip, are named."""
-    def check() -> tuple[Report, list[int]]:
-        report = check_table(table, windows=windows, options=read_options(args))
-        return report, report.good
+def good_rows(args: argparse.Namespace, table: CsvTable, path: str, windows: bool, images: bool = False) -> CsvTable:
+    """The table without its bad rows, which stop the run or, with --on-bad-sample skip, are named; `images`: all are decoded."""
+    def work() -> tuple[list[int], list[str], int]:
+        report = check_table(table, windows=windows, decode_images=images, options=read_options(args))
+        _good_or_stop(args, report, path)
+        return report.good, [str(fault) for fault in report.faults], report.samples
 
-    return table.keep(_checked(args, check, path))
+    good, faults, samples = on_rank_zero(args, work)
+    _warn_faults(faults, samples - len(good), samples, path)
+    return table.keep(good)
 
 
-def _annotated_entries(args: argparse.Namespace, shards: list[Path], path: str, windows: bool) -> tuple[list[TarEntry], int, int]:
-    """(good annotated samples of the shards, number of good samples, of those with windows); the others are not sent to all ranks."""
-    def check() -> tuple[Report, Any]:
-        entries = [entry for shard in shards for entry in index_shard(shard)]
-        report = check_entries(entries, windows=windows, options=read_options(args))
-        good = [entries[i] for i in report.good]
-        return report, ([entry for entry in good if entry.annotated], len(good), sum(entry.with_windows for entry in good))
+def shard_reports(args: argparse.Namespace, shards: list[Path], path: str, options: CheckOptions) -> list[ShardReport]:
+    """What the check finds in each shard, every rank checking its part; only annotated samples are sent to all of them.
 
-    return _checked(args, check, path)
+    Faults stop the run or, with --on-bad-sample skip, are counted and named. DataError if no sample is good.
+    """
+    reports = shared_work(args, shards, lambda part: check_shards(part, options, progress=args.rank == 0))
+    report = join_reports(reports)
+    _good_or_stop(args, report, path)
+    _warn_faults(report.faults, report.samples - len(report.good), report.samples, path)
+    return reports
 
 
 def csv_info(args: argparse.Namespace, samples: Dataset, is_train: bool) -> upstream.DataInfo:
@@ -178,8 +167,9 @@ def _table_source(args: argparse.Namespace, transform: JointTransform, tokenizer
         raise DataError(f"{args.train_data}: {len(table)} samples do not fill one batch of {args.batch_size} on each of "
                         f"{args.world_size} ranks; lower --batch-size.")
     annotated = table.annotated
-    return TrainSource(info, bool(annotated), len(table), table.with_windows, {table.rows[i]: table.name(i) for i in annotated},
-                       Subset(samples, annotated) if annotated else None)
+    names = {table.rows[i]: table.name(i) for i in annotated}
+    return TrainSource(info, bool(annotated), len(table), table.with_windows, names, Subset(samples, annotated) if annotated else None,
+                       Announced(names, len(table), args.train_data))
 
 
 def _table_control(args: argparse.Namespace, transform: JointTransform, table: CsvTable, first_id: int = 0) -> HeatmapControl | None:
@@ -193,65 +183,65 @@ def _entries_control(args: argparse.Namespace, transform: JointTransform, entrie
     return entries_control(kind, args.seed, transform.crop.size, entries, ids, args.csv_label_key) if kind else None
 
 
-def _local_shards(path: str) -> list[Path] | None:
-    """The shards behind `path` in open_clip's notation, or None if one is not a file of this machine."""
-    urls = upstream.expand_urls(path)[0]
-    if any(str(url).startswith(REMOTE) for url in urls):
-        return None
-    missing = [url for url in urls if not Path(url).is_file()]
-    if missing:
-        raise DataError(f"{path}: no such shard: {missing[0]} ({len(missing)} of {len(urls)} missing).")
-    return [Path(url) for url in urls]
-
-
 def _shard_source(args: argparse.Namespace, transform: JointTransform, tokenizer: Callable, epoch: int,
                   heatmaps: bool, windows: bool) -> TrainSource:
-    shards = on_rank_zero(args, lambda: _local_shards(args.train_data))
-    annotated, total, told, names, entries = heatmaps, None, None, {}, []
+    check_flags(args)
+    shards = on_rank_zero(args, lambda: local_shards(args.train_data))
+    check_number(args, len(upstream.expand_urls(args.train_data)[0]))
+    annotated, total, told, names, entries, announced = heatmaps, None, None, {}, [], None
     if shards is None:
         if args.eclip_heatmap_control in SHUFFLES:
             raise DataError(f"--eclip-heatmap-control {args.eclip_heatmap_control} with a --train-data that is not on this machine: the maps of "
                             "other samples can not be read; copy the shards, or take random, centre, ones or phase-scrambled.")
         logger.info("eclip: --train-data is not local: heatmaps are checked as they come")
+        count = train_samples(args, None)
     else:
-        entries, total, told = _annotated_entries(args, shards, args.train_data, windows)
-        entries = entries if heatmaps else []
-        annotated, names = bool(entries), {stable_id(entry.where): entry.where for entry in entries}
+        reports = shard_reports(args, shards, args.train_data, CheckOptions(heatmaps, windows, read=read_options(args)))
+        counts = [report.good for report in reports]
+        warn_sizes(shards, [report.samples for report in reports])
+        check_shares(args, counts, epoch)
+        total, count, told = sum(counts), train_samples(args, sum(counts)), sum(report.windows for report in reports)
+        entries = [entry for report in reports for entry in report.annotated]
+        names = {stable_id(entry.where): entry.where for entry in entries}
+        annotated = bool(entries)
+        announced = {str(report.shard): report.announced for report in reports}
     control = None if shards is not None and not annotated else _entries_control(args, transform, entries, list(names))
-    info = upstream.get_wds_dataset(args, transform, is_train=True, epoch=epoch, tokenizer=tokenizer)
-    _rewire(info, transform, tokenizer, args, heatmaps, control, windows)
+    filled = argparse.Namespace(**{**vars(args), "train_num_samples": count})
+    info = upstream.get_wds_dataset(filled, transform, is_train=True, epoch=epoch, tokenizer=tokenizer)
+    _rewire(info, transform, tokenizer, args, heatmaps, control, windows, announced)
     samples = TarSamples(entries, transform, tokenizer, list(names), control, windows, read_options(args)) if entries else None
-    return TrainSource(info, annotated, total, told, names, samples)
+    return TrainSource(info, annotated, total, told, names, samples,
+                       None if total is None else Announced(names, None, args.train_data))
 
 
-def _rewire(info: upstream.DataInfo, transform: JointTransform, tokenizer: Callable, args: argparse.Namespace,
-            heatmaps: bool, control: HeatmapControl | None, windows: bool) -> None:
-    """Put our decoding at the end of open_clip's pipeline, and its unseeded sample shuffle under (seed, epoch)."""
+def _rewire(info: upstream.DataInfo, transform: JointTransform, tokenizer: Callable, args: argparse.Namespace, heatmaps: bool,
+            control: HeatmapControl | None, windows: bool, announced: Mapping[str, ShardAnnounced] | None) -> None:
+    """Put our reading and decoding at the end of open_clip's pipeline, and its unseeded sample shuffle under (seed, epoch)."""
     stages = info.dataloader.pipeline[0].dataset.pipeline
-    names = tuple(getattr(getattr(stage, "f", stage), "__name__", type(stage).__name__) for stage in stages)
+    names = stage_names(stages)
     if names[-len(TAIL) - 2:] != ("tarfile_to_samples_nothrow", "_shuffle", *TAIL):
         raise RuntimeError(f"open_clip's webdataset pipeline is {names}; this version of openclip_eclip knows another one.")
     skip = args.on_bad_sample == "skip"
     shuffle = stages[-len(TAIL) - 1]
-    ignore = [] if heatmaps else [wds.map(_without_heatmap)]
+    resampled = isinstance(stages[0], upstream.ResampledShards2)
+    guard = PassGuard(args.train_data, args.batch_size, args.rank, skip, announced, draws=len(stages[0].urls) if resampled else 0)
     stages[-len(TAIL) - 2:] = [
-        partial(upstream.tarfile_to_samples_nothrow, handler=upstream.log_and_continue if skip else _broken_shard),
+        guard.shards,
+        partial(read_shards, skip_bad=skip, announced=announced),
+        guard.read,
         SeededShuffle(shuffle.kw["bufsize"], shuffle.kw["initial"], args.seed, args.rank, info.shared_epoch),
-        *ignore,
         partial(decode_stream, transform=transform, tokenize=tokenizer, skip_bad=skip, control=control, windows=windows,
-                options=read_options(args)),
+                heatmaps=heatmaps, options=read_options(args)),
+        guard.good,
         wds.batched(args.batch_size, partial=False, collation_fn=collate),
     ]
-    if isinstance(stages[0], upstream.ResampledShards2):
+    if resampled:
         stages[0].worker_seed = partial(_worker_seed, args.seed, args.rank)
 
 
-def _broken_shard(error: Exception) -> bool:
-    raise DataError(f"webdataset shard could not be read: {error!r}") from error
-
-
-def _without_heatmap(sample: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in sample.items() if not key.startswith("heatmap.")}
+def stage_names(stages: Sequence[Any]) -> tuple[str, ...]:
+    """What the stages of a webdataset pipeline are called."""
+    return tuple(getattr(getattr(stage, "f", stage), "__name__", type(stage).__name__) for stage in stages)
 
 
 def _worker_seed(seed: int, rank: int) -> int:
