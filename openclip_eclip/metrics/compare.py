@@ -119,7 +119,7 @@ def half_width(seeds: np.ndarray, images: np.ndarray, freedom: np.ndarray, units
     """Half of the 1 - alpha interval of variances (Q,) `seeds`, known with `freedom`, and `images`, known from `units` images.
 
     Each part has its own quantile, and their squares are added: with one part alone it is the usual interval. Satterthwaite's
-    degrees of freedom for the sum cover 87 % with two seeds and 92 % with three (docs/results/coverage.md).
+    degrees of freedom for the sum cover less with two and three seeds (docs/results/coverage.md).
     """
     few = stdtrit(np.minimum(freedom, MOST_FREEDOM), np.asarray(alpha) / 2)
     many = stdtrit(min(max(units - 1, 1), MOST_FREEDOM), np.asarray(alpha) / 2)
