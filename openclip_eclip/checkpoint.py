@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .config import UserError
+from .machine import NAME as MACHINE
 from .model import PROCESSOR_PREFIX, REGIONS_PREFIX
 
 logger = logging.getLogger(__name__)
@@ -110,6 +111,8 @@ def export_plain(source: Path, out: Path, model_name: str | None = None) -> Path
     save_file(state, out / WEIGHTS, metadata={"format": "pt"})
     save_tokenizer(config, out)
     (out / CARD).write_text(_card(config, out), encoding="utf-8")
+    if run is not None and (run / MACHINE).is_file():
+        (out / MACHINE).write_bytes((run / MACHINE).read_bytes())
     _verify(out, state)
     return checkpoint
 

@@ -53,6 +53,8 @@ def test_every_kind_gives_means_with_intervals_and_a_page(tmp_path: Path, kind: 
     found = values["differences"]["eclip"][metric]
     assert found["value"] == pytest.approx(own["value"] - values["methods"]["clip"][metric]["value"])
     assert found["low"] < found["value"] < found["high"] and 0 < found["p"] <= 1
+    entries = [*values["differences"]["eclip"].values(), *values["classes"]["eclip"].values()]
+    assert all((entry["p"] < 0.05) == (entry["low"] > 0 or entry["high"] < 0) for entry in entries)
     assert values["needed"]["eclip"][metric]["smallest_difference"] > 0
     assert values["seeds"] == {"clip": 3, "eclip": 3} and values["images"] == 60
     if kind != "ranks":
@@ -60,7 +62,7 @@ def test_every_kind_gives_means_with_intervals_and_a_page(tmp_path: Path, kind: 
         assert all(entry["p_holm"] >= entry["p"] for entry in values["classes"]["eclip"].values())
     page = (tmp_path / "out" / "report.html").read_text()
     assert "data:image/png" in page and (tmp_path / "out" / "differences.png").stat().st_size > 5000
-    assert "too narrow" in page  # three seeds
+    assert "intervals are wide" in page  # three seeds
 
 
 def test_value_is_the_mean_of_the_seeds_scikit_learn_scores(tmp_path: Path) -> None:
@@ -86,6 +88,7 @@ def test_one_seed_is_said_loudly_and_needs_no_seeds_number(tmp_path: Path) -> No
     main(["compare", write(tmp_path / "a"), write(tmp_path / "b", gain=2.0), "--out", str(tmp_path / "out")])
     record = result(tmp_path / "out")
     (loud,) = [note for note in record["notes"] if "ONE SEED" in note]
+    assert "covers test images only" in loud
     assert str(tmp_path / "a") in loud and str(tmp_path / "b") in loud
     needed = record["values"]["needed"][str(tmp_path / "b")]["macro-F1"]
     assert needed["seeds"] is None and needed["images"] > 60
@@ -128,6 +131,60 @@ def test_results_of_two_protocols_are_not_passed_off_as_models(tmp_path: Path) -
         (Path(folder) / "result.json").write_text(json.dumps({"task": "zero-shot", "settings": {"protocol": protocol}}))
     main(["compare", *folders, "--out", str(tmp_path / "out")])
     assert any("protocols" in note for note in result(tmp_path / "out")["notes"])
+
+
+def recorded(folder: Path, gain: float = 1.0, seed: int = 0, trained: object = "H100", measured: object = "AMD EPYC (CPU)", torch: object = "2.14.1",
+             kind: object = "x86_64") -> str:
+    """A result with what it says of its machines; None: not recorded."""
+    name = write(folder, gain=gain, seed=seed)
+    machine = {"device": measured, "trained": None if trained is None else [{"device": trained, "torch": torch}]}
+    record = {"task": "zero-shot", "settings": {} if measured is None else {"machine": machine}, "versions": {"torch": torch, "machine": kind}}
+    (folder / "result.json").write_text(json.dumps(record))
+    return name
+
+
+@pytest.mark.parametrize(("other", "said"), [
+    ({"trained": "AMD EPYC (CPU)"}, ["trained on: H100 (2 of 3 results", "AMD EPYC (CPU) (1 of 3"]), ({"measured": "Intel Xeon (CPU)"}, ["measured on: ", "Intel Xeon"]),
+    ({"torch": "2.11.0"}, ["trained with torch", "measured with torch: 2.14.1 (2 of 3", "2.11.0"]), ({"kind": "aarch64"}, ["aarch64"])])
+def test_results_of_different_machines_are_not_compared(tmp_path: Path, capsys: pytest.CaptureFixture, other: dict, said: list[str]) -> None:
+    """Also where they are of one method; with the flag they are, and the page says so in its first line."""
+    words = [f"a={recorded(tmp_path / 'a')},{recorded(tmp_path / 'b', seed=1)}", f"c={recorded(tmp_path / 'c', 2.0, **other)}"]
+    assert main(["compare", *words, "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert all(part in error for part in ["error: the results come from different machines", "--mixed-machines", *said]), error
+    assert error.count("\n") == 1 and not (tmp_path / "out").exists()
+    assert main(["compare", *words, "--mixed-machines", "--out", str(tmp_path / "out")]) == 0
+    page = (tmp_path / "out" / "result.md").read_text()
+    assert page.splitlines()[2].startswith("**MIXED MACHINES") and all(part in page for part in said)
+    assert result(tmp_path / "out")["settings"]["mixed_machines"] is True
+
+
+def test_machines_that_are_one_or_not_known_are_said(tmp_path: Path) -> None:
+    same = [recorded(tmp_path / name, gain) for name, gain in (("a", 1.0), ("b", 2.0))]
+    assert main(["compare", *same, "--out", str(tmp_path / "same")]) == 0
+    notes = result(tmp_path / "same")["notes"]
+    assert any("trained on: H100" in note and "measured on: AMD EPYC (CPU)" in note for note in notes) and not any("not recorded" in note for note in notes)
+    old = recorded(tmp_path / "old", 3.0, trained=None, measured=None)
+    assert main(["compare", same[0], old, "--out", str(tmp_path / "old-too")]) == 0
+    (note,) = [note for note in result(tmp_path / "old-too")["notes"] if "not recorded" in note]
+    assert "trained on of 1 of 2" in note and "measured on of 1 of 2" in note and "torch of 1" not in note.replace("trained with torch of 1 of 2", "")
+
+
+def test_a_run_on_two_machines_is_of_neither(tmp_path: Path) -> None:
+    words = [recorded(tmp_path / name, gain) for name, gain in (("a", 1.0), ("b", 2.0))]
+    record = result(tmp_path / "b")
+    record["settings"]["machine"]["trained"].append({"device": "H200", "torch": "2.14.1"})
+    (tmp_path / "b" / "result.json").write_text(json.dumps(record))
+    assert main(["compare", *words, "--out", str(tmp_path / "out")]) == 2
+
+
+def test_intervals_of_means_end_where_the_score_does(tmp_path: Path) -> None:
+    """Two seeds far apart: Student's t reaches beyond 0 and 1, a share does not."""
+    label = np.random.default_rng(0).integers(0, 3, 60)
+    folders = [",".join(write(tmp_path / f"{name}{s}", label=label, score=np.eye(3)[(label + s * (np.arange(60) % 2)) % 3]) for s in range(2)) for name in "ab"]
+    main(["compare", *(f"{name}={folder}" for name, folder in zip("ab", folders, strict=True)), "--out", str(tmp_path / "out")])
+    found = result(tmp_path / "out")["values"]["methods"]["a"]["accuracy"]
+    assert (found["low"], found["high"]) == (0, 1) and found["value"] == pytest.approx(0.75, abs=0.05)
 
 
 @pytest.mark.parametrize("second, said", [

@@ -11,7 +11,9 @@ import pytest
 import torch
 from conftest import BASIC, Launcher, write_table
 from openclip_eclip.checkpoint import export_plain, load_weights
+from openclip_eclip.evaluate.encoder import load_encoder
 from openclip_eclip.export import main as export_main
+from openclip_eclip.machine import note_machine, read_machines, this_machine
 
 LOAD = """\
 import sys, torch, open_clip
@@ -53,6 +55,23 @@ def test_plain_open_clip_gives_bit_identical_embeddings(run: Path, tmp_path: Pat
     config = json.loads((tmp_path / "plain" / "open_clip_config.json").read_text())
     assert config["model_cfg"]["quick_gelu"] is True and "eclip_cfg" not in config["model_cfg"]
     assert "local-dir:plain" in (tmp_path / "plain" / "README.md").read_text()
+
+
+def test_machine_of_training_reaches_what_is_measured(run: Path, tmp_path: Path) -> None:
+    """The run names it, the exported folder keeps it, an encoder of either knows it; going on elsewhere adds a second, a broken file is unknown."""
+    own = this_machine("cpu")
+    assert own["device"].endswith("(CPU)") and own["torch"] == str(torch.__version__) and read_machines(run) == [own]
+    assert export_main([str(run), str(tmp_path / "plain")]) == 0
+    for model in (str(run), str(tmp_path / "plain"), f"local-dir:{tmp_path / 'plain'}"):
+        assert load_encoder(model, device="cpu").facts["machine"] == {"device": own["device"], "trained": [own]}
+    assert load_encoder("tiny", "random", device="cpu").facts["machine"]["trained"] is None
+    (tmp_path / "machine.json").write_text(json.dumps([{"device": "H100", "torch": "2.5"}]))
+    for _ in range(2):
+        note_machine(tmp_path, "cpu")
+    assert read_machines(tmp_path) == [{"device": "H100", "torch": "2.5"}, own]
+    for text in ("[", "{}", "[]", '[{"device": 1}]'):
+        (tmp_path / "machine.json").write_text(text)
+        assert read_machines(tmp_path) is None
 
 
 def test_exported_folder_starts_eclip_p(run: Path, tmp_path: Path) -> None:

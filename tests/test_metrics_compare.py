@@ -1,13 +1,20 @@
 """metrics/compare.py and resampled.py: hand values, scikit-learn, and simulations that know the truth."""
 from __future__ import annotations
 
+import sys
+from itertools import product
+from pathlib import Path
+
 import numpy as np
 import pytest
-from openclip_eclip.metrics.compare import (Components, Draws, bootstrap_p, draw_all, estimate_difference, estimate_mean, holm,
-                                            mean_over_seeds, needed_images, needed_seeds, seed_picks, smallest_difference,
-                                            variance_components)
+from openclip_eclip.metrics.compare import (Components, Draws, draw_all, estimate_difference, estimate_mean, holm, needed_images,
+                                            needed_seeds, smallest_difference, variance_components)
 from openclip_eclip.metrics.resampled import AurocScorer, ClassScorer, RankScorer, weight_chunks
+from scipy.stats import norm, t, ttest_1samp, ttest_ind
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, roc_auc_score
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
+import coverage  # noqa: E402
 
 RNG = np.random.default_rng
 
@@ -99,9 +106,59 @@ def test_holm_against_published_values() -> None:
     assert np.isnan(holm([0.9, np.nan, 0.6])[1])
 
 
-def test_bootstrap_p_counts_both_sides_and_is_never_zero() -> None:
-    drawn = np.array([np.r_[-1, np.ones(98)], np.ones(99), np.zeros(99)]).T
-    assert bootstrap_p(drawn) == pytest.approx([2 * 2 / 100, 2 / 100, 1.0])
+def without_images(full: np.ndarray, draws: int = 50) -> Draws:
+    """All images are known: nothing but the seeds varies."""
+    return Draws(full, np.broadcast_to(full, (draws, *full.shape)))
+
+
+def test_seeds_alone_are_the_t_test() -> None:
+    """Interval and p of SciPy's one-sample t-test of paired differences, and of Welch's where the numbers of seeds differ."""
+    own, other = RNG(0).normal(0.1, 1, (5, 40)), RNG(1).normal(0, 2, (5, 40))
+    found, exact = estimate_difference(without_images(own), without_images(other)), ttest_1samp(own - other, 0)
+    assert found.p == pytest.approx(exact.pvalue, rel=1e-6)
+    assert found.low == pytest.approx(exact.confidence_interval().low) and found.high == pytest.approx(exact.confidence_interval().high)
+    found, exact = (estimate_difference(without_images(own), without_images(other[:3])), ttest_ind(own, other[:3], equal_var=False))
+    assert found.p == pytest.approx(exact.pvalue, rel=1e-6) and found.freedom == pytest.approx(exact.df)
+    assert found.low == pytest.approx(exact.confidence_interval().low) and np.isnan(found.sd).all()
+
+
+def test_images_alone_are_the_t_test_over_images() -> None:
+    """One seed: the standard error of a mean over images, whole patients drawn where there are such."""
+    values = RNG(0).normal(0, 1, 80)
+    scorer = RankScorer(np.where(values > 0, 1.0, 20.0)[None])
+    (drawn,) = draw_all([scorer], 80, 4000, 0)
+    hit = (values > 0).astype(float)
+    half = t.ppf(0.975, 79) * hit.std(ddof=1) / np.sqrt(80)
+    found = estimate_mean(drawn)
+    assert (found.high - found.low)[0] == pytest.approx(2 * half, rel=0.04) and np.isnan(found.sd[0])
+    (drawn,) = draw_all([scorer], 80, 4000, 0, np.arange(80) // 2)
+    assert drawn.units == 40
+
+
+def test_p_is_small_exactly_where_the_interval_leaves_zero_out() -> None:
+    rng, seen = RNG(0), set()
+    for seeds in (1, 2, 3, 10):
+        shift = rng.normal(0, 2, 500)
+        full = rng.normal(shift, 1, (seeds, 500))
+        found = estimate_mean(Draws(full, full + rng.normal(0, 0.5, (100, 1, 500)), 30))
+        outside = (found.low > 0) | (found.high < 0)
+        assert np.array_equal(found.p < 0.05, outside) and (found.p > 0).all()
+        seen |= set(outside.tolist())
+    assert seen == {True, False}
+
+
+@pytest.mark.parametrize(("regime", "seeds"), list(product(coverage.REGIMES, coverage.SEEDS)))
+def test_intervals_hold_the_truth_as_often_as_they_say(regime: str, seeds: int) -> None:
+    """2 000 experiments of scripts/coverage.py: 95 % with 5 and 10 seeds, never less than that with 2 and 3 but for the simulation's own
+    noise of half a point; what was there before held 59 % with two seeds."""
+    held = coverage.paired(regime, seeds, 2000, 300, 7)["now"]
+    assert 0.93 <= held <= (0.97 if seeds >= 5 else 0.995)
+
+
+def test_intervals_of_unequal_numbers_of_seeds_hold_the_truth() -> None:
+    for regime, seeds in product(("seeds", "all three alike"), ((3, 5), (5, 10))):
+        assert 0.93 <= coverage.unpaired(regime, seeds, 0.5, 2000, 300, 7) <= 0.985
+    assert 0.935 <= coverage.one_seed(2000, 300, 7) <= 0.965
 
 
 def test_identical_methods_differ_by_nothing() -> None:
@@ -133,10 +190,7 @@ def test_paired_is_narrower_than_unpaired_on_correlated_predictions() -> None:
 
 
 def test_interval_covers_the_truth() -> None:
-    """Nominal 95 %; crossed resampling errs to the wide side. Resampling images alone, or seeds uncorrected, falls below the
-    band.
-    """
-    from scipy.stats import norm
+    """Nominal 95 %, of a difference in accuracy, through the scorers. Resampling images alone falls far below."""
     rng, gains, sds = RNG(7), (0.3, 0.5), (0.15, 0.7, 0.7)
     scale = np.sqrt(np.square(sds).sum())
     truth = norm.cdf(gains[1] / scale) - norm.cdf(gains[0] / scale)
@@ -144,21 +198,21 @@ def test_interval_covers_the_truth() -> None:
     repeats = 250
     for repeat in range(repeats):
         reference, method = draw_all(correct_predictions(rng, 8, 150, gains, *sds), 150, 200, repeat)
-        found = estimate_difference(method, reference, repeat)
+        found = estimate_difference(method, reference)
         inside += found.low[2] <= truth <= found.high[2]
         low, high = np.quantile((method.drawn - reference.drawn).mean(1)[:, 2], [0.025, 0.975])
         images_only += low <= truth <= high
-    assert 0.92 <= inside / repeats <= 0.995
+    assert 0.92 <= inside / repeats <= 0.985
     assert images_only / repeats < 0.85
 
 
 def test_large_seed_variance_is_not_cured_by_images() -> None:
-    widths = []
-    for images in (200, 3200):
-        reference, method = draw_all(correct_predictions(RNG(1), 6, images, (0.0, 0.0), 1.5, 0.1, 0.1), images, 400, 0)
+    widths = {200: 0.0, 3200: 0.0}
+    for images, start in product(widths, range(6)):  # six seeds tell their spread badly
+        reference, method = draw_all(correct_predictions(RNG(start), 6, images, (0.0, 0.0), 1.5, 0.1, 0.1), images, 100, 0)
         found = estimate_difference(method, reference)
-        widths.append((found.high - found.low)[2])
-    assert 0.6 < widths[1] / widths[0] < 1.6
+        widths[images] += (found.high - found.low)[2]
+    assert 0.6 < widths[3200] / widths[200] < 1.6
     alone = [draw_all(correct_predictions(RNG(1), 1, images, (0.0, 0.0), 1.5, 1.0, 0.1), images, 400, 0)
              for images in (200, 3200)]
     narrow = [np.ptp(np.quantile((method.drawn - reference.drawn)[:, 0, 2], [0.025, 0.975])) for reference, method in alone]
@@ -175,14 +229,6 @@ def test_seeds_are_paired_where_their_numbers_agree() -> None:
     assert (paired.low[0], paired.high[0], paired.sd[0]) == pytest.approx((0.1, 0.1, 0), abs=1e-12)
     unpaired = estimate_difference(better, Draws(full[:5], drawn[:, :5]))
     assert unpaired.high[0] - unpaired.low[0] > 0.5 and np.isnan(unpaired.sd[0])
-
-
-def test_seeds_vary_by_their_unbiased_variance() -> None:
-    """Three seeds, nothing else: var of the mean is s² / 3, where plain resampling of three gives 2 / 3 of it."""
-    full = np.array([[0.0], [1.0], [5.0]])
-    means = mean_over_seeds(np.broadcast_to(full, (40000, 3, 1)), seed_picks(3, 40000, 0))
-    assert means.var() == pytest.approx(full.var(ddof=1) / 3, rel=0.02)
-    assert estimate_mean(Draws(full, np.broadcast_to(full, (50, 3, 1)))).sd[0] == pytest.approx(full.std(ddof=1))
 
 
 def simulated(rng: np.random.Generator, seeds: int, images: int, parts: Components) -> np.ndarray:
@@ -206,16 +252,20 @@ def test_variance_components_are_recovered() -> None:
 
 
 @pytest.mark.parametrize("what", ["seeds", "images"])
-def test_needed_sizes_have_the_power_they_promise(what: str) -> None:
-    """10 000 experiments of the size found, tested with the known variance."""
-    parts, difference, rng = Components(seed=0.0004, image=0.1, both=0.3), 0.03, RNG(0)
+@pytest.mark.parametrize("difference", [0.03, 0.06])
+def test_needed_sizes_have_the_power_they_promise(what: str, difference: float) -> None:
+    """4 000 experiments of the size found, whose seeds' variance is estimated from the seeds, as `compare` does."""
+    parts, rng, count = Components(seed=0.0003, image=0.05, both=0.3), RNG(0), 4000
     seeds, images = (needed_seeds(parts, difference, 1000), 1000) if what == "seeds" else (8, needed_images(parts, difference, 8))
     assert seeds == int(seeds) and images == int(images)
-    sd = np.sqrt(parts.variance(seeds, images))
-    means = (difference + np.sqrt(parts.seed) * rng.standard_normal((10000, int(seeds))).mean(1)
-             + np.sqrt(parts.image / images + parts.both / (seeds * images)) * rng.standard_normal(10000))
-    power = (np.abs(means / sd) > 1.959964).mean()
-    assert 0.79 < power < 0.85  # the next whole number of seeds gives a little more
+    seeds = int(seeds)
+    own = np.sqrt(parts.seed + parts.both / images) * rng.standard_normal((seeds, count))
+    full = difference + own + np.sqrt(parts.image / images) * rng.standard_normal(count)
+    ends = np.sqrt(parts.image / images) * np.array([-1, 1])[:, None, None] * np.sqrt(0.5)  # two draws with that variance
+    found = estimate_mean(Draws(full, full + ends))
+    assert found.images == pytest.approx(parts.image / images)
+    power = (found.low > 0).mean()
+    assert 0.78 < power < 0.9  # the next whole number of seeds gives a little more
     smaller = (seeds - 1, images) if what == "seeds" else (seeds, images - 1)
     assert smallest_difference(parts, *smaller) > difference >= smallest_difference(parts, seeds, images)
 

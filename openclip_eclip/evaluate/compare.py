@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from ..config import UserError
 from ..metrics.compare import (Components, Draws, Estimate, draw_all, estimate_difference, estimate_mean, holm, needed_images,
                                needed_seeds, smallest_difference, variance_components)
 from ..metrics.resampled import Scorer
+from .compare_machines import read_machines, refuse_mixed
 from .compare_read import Method, read_methods, scorer
 from .options import add_output_argument
 from .result import Result, Table
@@ -30,6 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--difference", type=float, default=0.02, metavar="D",
                         help="how many seeds or images show a difference of D, with 80 %% power at alpha 0.05 (default: "
                              "%(default)s)")
+    parser.add_argument("--mixed-machines", action="store_true",
+                        help="compare results although they were trained or measured on different kinds of machines or with different "
+                             "versions of torch; the page says so")
     add_output_argument(parser)
 
 
@@ -64,17 +68,22 @@ def run(args: argparse.Namespace) -> Result:
     if args.draws < 100 or not args.difference > 0:
         raise UserError(f"--draws {args.draws} --difference {args.difference}: expected at least 100 draws and a difference "
                         f"above 0.")
-    found = compare(read_methods(args.methods), args.draws, args.seed)
+    methods = read_methods(args.methods)
+    machines = read_machines({str(folder): record for method in methods
+                              for folder, record in zip(method.folders, method.records, strict=True)})
+    refuse_mixed(machines, args.mixed_machines)
+    found = compare(methods, args.draws, args.seed)
     tables = [_mean_table(found), _difference_table(found)]
     tables += [_class_table(found, name) for name in found.differences if found.classes]
     tables.append(_needed_table(found, args.difference))
     settings = {"methods": {method.name: method.folders for method in found.methods}, "draws": args.draws, "seed": args.seed,
-                "difference": args.difference}
+                "difference": args.difference, "mixed_machines": args.mixed_machines}
     terms = [name for name in ("macro-F1", "balanced accuracy", "accuracy") if name in found.statistics]
     terms += ["AUROC"] * ("macro AUROC" in found.statistics) + ["R@k", MEDIAN] * (MEDIAN in found.statistics)
     return Result("compare", settings, _values(found, args.difference), tables, {"differences": _forest(found)},
                   {"differences": f"Differences to {found.methods[0].name}, 95 % intervals; classes sorted by the difference."},
-                  notes=_notes(found, args.draws), terms=[*terms, "95 % interval", "bootstrap p", "Holm", "needed sizes"])
+                  notes=[*_notes(found, args.draws), *machines.notes()], terms=[*terms, "95 % interval", "p", "Holm", "needed sizes"],
+                  warning=f"MIXED MACHINES. {machines.sentence()}. A difference here may be that of the machines." if machines.mixed else "")
 
 
 def compare(methods: list[Method], draws: int, seed: int) -> Comparison:
@@ -87,9 +96,15 @@ def compare(methods: list[Method], draws: int, seed: int) -> Comparison:
     reference = drawn[0]
     others = {method.name: own for method, own in zip(methods[1:], drawn[1:], strict=True)}
     return Comparison(methods, scorers[0], images, units, "images" if patients is None else "patients",
-                      {method.name: estimate_mean(own, seed) for method, own in zip(methods, drawn, strict=True)},
-                      {name: estimate_difference(own, reference, seed) for name, own in others.items()},
+                      {method.name: _mean(own, scorers[0]) for method, own in zip(methods, drawn, strict=True)},
+                      {name: estimate_difference(own, reference) for name, own in others.items()},
                       {name: _components(own, reference, len(scorers[0].names), units) for name, own in others.items()})
+
+
+def _mean(own: Draws, scorer: Scorer) -> Estimate:
+    """Its interval ends where the statistic does."""
+    found, (low, high) = estimate_mean(own), scorer.limits
+    return replace(found, low=np.maximum(found.low, low), high=np.minimum(found.high, high))
 
 
 def _components(own: Draws, reference: Draws, statistics: int, units: int) -> list[Components] | None:
@@ -102,7 +117,7 @@ def _mean_table(found: Comparison) -> Table:
     rows = [[name, statistic, estimate.value[q], estimate.sd[q], estimate.low[q], estimate.high[q], found.seeds(name)]
             for q, statistic in enumerate(found.statistics) for name, estimate in found.means.items()]
     return Table("Methods", ["method", "metric", "mean", "sd over seeds", "low", "high", "seeds"], rows,
-                 f"Mean over seeds with its 95 % interval: {found.unit} and seeds drawn with replacement.")
+                 f"Mean over seeds with its 95 % interval over seeds (Student's t) and {found.unit} (bootstrap); one seed: {found.unit} alone.")
 
 
 def _difference_table(found: Comparison) -> Table:
@@ -110,9 +125,7 @@ def _difference_table(found: Comparison) -> Table:
             for q, statistic in enumerate(found.statistics) for name, e in found.differences.items()]
     columns = ["method", "metric", "difference", "sd over seeds", "low", "high", "p"]
     return Table(f"Difference to {found.methods[0].name}", columns, rows,
-                 "p: two-sided, 2 (1 + draws on the rarer side of 0) / (draws + 1), so never 0; not corrected for the number of "
-                 "metrics and "
-                 "methods in this table.")
+                 "p: two-sided, below 0.05 where the interval leaves 0 out; not corrected for the number of metrics and methods in this table.")
 
 
 def _class_table(found: Comparison, name: str) -> Table:
@@ -152,9 +165,8 @@ def _needed_table(found: Comparison, difference: float) -> Table:
     return Table(f"What it takes to see a difference of {difference:g}",
                  ["method", "metric", "smallest difference seen now", f"seeds, with {found.units} {found.unit}",
                   f"{found.unit}, with these seeds"],
-                 rows, "80 % power at alpha 0.05, normal approximation, from the variance between seeds and between images of "
-                       "the paired "
-                 "difference. 'no number': the other factor alone is too noisy. With less than ten seeds add two.")
+                 rows, "80 % power at alpha 0.05 with this very interval, from the variance between seeds and between images of the paired "
+                       "difference. 'no number': the other factor alone is too noisy.")
 
 
 def _size(number: float) -> str | int | None:
@@ -167,7 +179,8 @@ def _statistic(name: str) -> str:
 
 def _values(found: Comparison, difference: float) -> dict[str, Any]:
     def entry(estimate: Estimate, q: int) -> dict[str, Any]:
-        return {"value": estimate.value[q], "sd": estimate.sd[q], "low": estimate.low[q], "high": estimate.high[q]}
+        return {"value": estimate.value[q], "sd": estimate.sd[q], "low": estimate.low[q], "high": estimate.high[q],
+                "variance_seeds": estimate.seeds[q], "variance_images": estimate.images[q]}
 
     statistics, classes = list(enumerate(found.statistics)), found.classes
     return {"images": found.images, found.unit: found.units, "seeds": {method.name: len(method.runs) for method in found.methods},
@@ -186,12 +199,12 @@ def _notes(found: Comparison, draws: int) -> list[str]:
     notes, reference = [], found.methods[0].name
     single = [method.name for method in found.methods if len(method.runs) == 1]
     if single:
-        notes.append(f"ONE SEED of {', '.join(single)}: such an interval knows the {found.unit} alone. Another training run of the same method "
+        notes.append(f"ONE SEED of {', '.join(single)}: the interval covers test {found.unit} only. Another training run of the same method "
                      "may lie outside it; nothing here says that the method, rather than these weights, is better.")
     few = [f"{method.name} ({len(method.runs)})" for method in found.methods if 1 < len(method.runs) < 5]
     if few:
-        notes.append(f"Few seeds of {', '.join(few)}: the spread between runs is known badly, and intervals are still too narrow where that "
-                     "spread dominates (decision 0017).")
+        notes.append(f"Few seeds of {', '.join(few)}: the spread between runs is known badly, so that intervals are wide: with two seeds up to "
+                     "6.5 times, with three 2.2 times as wide as if that spread were known (Student's t, decision 0043).")
     unpaired = [name for name in found.differences if found.components[name] is None]
     notes += [f"{name} and {reference} have different numbers of seeds: seeds are not paired, and needed sizes are not given."
               for name in unpaired]

@@ -17,12 +17,17 @@ Predictions = dict[str, np.ndarray]
 
 @dataclass
 class Method:
-    """`runs`: predictions a seed, all in the order of the first result; `facts`: (task, protocol) of each folder."""
+    """`runs`: predictions a seed, all in the order of the first result; `records`: what each folder's result.json holds."""
 
     name: str
     folders: list[Path]
     runs: list[Predictions]
-    facts: list[tuple[Any, Any]]
+    records: list[dict[str, Any]]
+
+    @property
+    def facts(self) -> list[tuple[Any, Any]]:
+        """(task, protocol) of each folder."""
+        return [(record.get("task"), record.get("settings", {}).get("protocol")) for record in self.records]
 
 
 def read_methods(words: Sequence[str]) -> list[Method]:
@@ -35,7 +40,7 @@ def read_methods(words: Sequence[str]) -> list[Method]:
     first = named[0][1][0]
     reference = read_predictions(first)
     methods = [Method(name, folders, [_aligned(read_predictions(folder), folder, reference, first) for folder in folders],
-                      [_facts(folder) for folder in folders]) for name, folders in named]
+                      [_record(folder) for folder in folders]) for name, folders in named]
     for method in methods:
         if len(set(method.folders)) < len(method.folders):
             raise UserError(f"{method.name}: the same folder twice; seeds are different runs.")
@@ -68,10 +73,9 @@ def _parse(word: str) -> tuple[str, list[Path]]:
     return name, [Path(folder) for folder in folders.split(",") if folder]
 
 
-def _facts(folder: Path) -> tuple[Any, Any]:
+def _record(folder: Path) -> dict[str, Any]:
     path = folder / "result.json"
-    record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return record.get("task"), record.get("settings", {}).get("protocol")
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def _aligned(found: Predictions, folder: Path, reference: Predictions, first: Path) -> Predictions:

@@ -161,7 +161,7 @@ def _result(plan: Plan, scores: Scores, notes: list[str]) -> Result:
             notes.append(f"{method}: the fit lies at the end of its range (b = {law.b:.3g}, c = {law.c:.3g}): these points show "
                          f"no power law.")
     if len(plan.seeds) < 5:
-        few = f"{len(plan.seeds)} seeds: the intervals are rough and too narrow."
+        few = f"{len(plan.seeds)} seeds: their spread is known badly, so that the intervals are wide (Student's t, {len(plan.seeds) - 1} degrees of freedom)."
         notes.append("ONE SEED: no interval is known." if len(plan.seeds) == 1 else few)
     values = {"vary": plan.vary, "metric": plan.metric,
               "points": [{"method": method, "seed": seed, "x": x, "score": score} for method, seeds in scores.items()

@@ -24,6 +24,7 @@ from torch.nn.functional import normalize
 
 from ..checkpoint import CONFIG, find_checkpoint, load_weights, save_tokenizer
 from ..config import UserError
+from ..machine import device_name, read_machines
 from ..model import PROCESSOR_PREFIX
 from ..positions import Tokens, encode_tokens
 
@@ -33,7 +34,8 @@ PRECISIONS = ("fp32", "bf16", "fp16")
 
 @dataclass
 class Encoder:
-    """`model` in evaluation mode. `facts`: what a result records of it (model, pretrained, precision, weights_hash, transform)."""
+    """`model` in evaluation mode. `facts`: what a result records of it (model, pretrained, precision, weights_hash, transform,
+    machine)."""
 
     model: nn.Module
     transform: Callable[[Image.Image], Tensor]
@@ -97,7 +99,7 @@ def load_encoder(model: str, pretrained: str | None = None, precision: str = "fp
         raise UserError(f"--model {model} --pretrained {pretrained}: {error}") from error
     built.eval()  # dropout off
     facts = {"model": model, "pretrained": pretrained, "precision": precision, "weights_hash": hash_weights(built),
-             "transform": repr(transform)}
+             "transform": repr(transform), "machine": {"device": device_name(device), "trained": read_machines(Path(model.removeprefix("local-dir:")))}}
     return Encoder(built, transform, tokenizer, device, precision, facts)
 
 

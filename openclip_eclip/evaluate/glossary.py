@@ -44,9 +44,10 @@ GLOSSARY = {
     "CheXbert-F1": "micro-F1 of CheXbert's 14 labels of the two reports, uncertain as positive",
     "RadGraph-F1": "overlap of the findings and their relations that RadGraph reads in the two reports, averaged over the reports",
     "copy and random": "floors: the nearest report unchanged shows what retrieval alone is worth, any report what knowing nothing is",
-    "95 % interval": "percentiles 2.5 and 97.5 of 1000 draws with replacement of the images (of whole patients where known) and of the seeds",
-    "bootstrap p": "two-sided, 2 (1 + draws on the rarer side of 0) / (draws + 1); small where few draws change the sign of the difference",
+    "95 % interval": "of the mean over seeds: Student's t for the spread between seeds, a bootstrap for that between images (of whole patients "
+                     "where known); one seed: images alone",
+    "p": "two-sided, of the same construction as the interval: below 0.05 where the 95 % interval leaves 0 out, and nowhere else",
     "Holm": "p adjusted so that the chance of any false alarm among all classes stays below alpha",
-    "needed sizes": "seeds or images at which a difference is seen with 80 % power at alpha 0.05, by the normal approximation",
+    "needed sizes": "seeds or images at which the interval leaves 0 out with 80 % power, for a true difference of that size",
     "power law": "error = a + b x^-c: a is what more data does not mend, c how fast it falls; fitted by least squares",
 }

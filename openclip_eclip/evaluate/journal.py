@@ -21,7 +21,7 @@ class Journal:
             for key in set(keys) - set(journal.records):
                 journal.append({"key": key, ...})
 
-    UserError: the lines in `out` come from other settings, or a line that is not the last is damaged.
+    UserError: the lines in `out` come from other settings (another machine may go on), or a line that is not the last is damaged.
     """
 
     def __init__(self, out: Path, settings: dict[str, Any]) -> None:
@@ -70,7 +70,7 @@ def _refuse_other_settings(out: Path, settings: dict[str, Any]) -> None:
     except (OSError, ValueError) as error:
         raise UserError(f"{out}: {LINES} without a readable {SETTINGS} ({error}); expected a new folder, or one that this command wrote.") from error
     changed = [f"{name} was {_short(before.get(name))}, is {_short(settings.get(name))}"
-               for name in sorted({*before, *settings}) if before.get(name) != settings.get(name)]
+               for name in sorted({*before, *settings} - {"machine"}) if before.get(name) != settings.get(name)]
     if changed:
         raise UserError(f"{out} holds reports of another run: {'; '.join(changed)}. Give another --out, or remove {out / LINES} to begin anew.")
 

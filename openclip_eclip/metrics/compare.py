@@ -1,29 +1,45 @@
-"""Differences between methods with several seeds each, on one set of images: crossed bootstrap, Holm, sizes needed."""
+"""Differences between methods with several seeds each, on one set of images: intervals, p, Holm, sizes needed.
+
+The mean over S seeds of a statistic on N images varies by two things: other seeds, other images. Decision 0043:
+half of an interval = sqrt(t(S - 1)^2 A + t(N - 1)^2 B), A = (variance between seeds) / S, with Student's t for the
+few seeds it is known from; B = the images' part, from a bootstrap over images. scripts/coverage.py measures its coverage.
+"""
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import stdtrit
 from scipy.stats import norm
 
 from .resampled import Scorer, weight_chunks
 
+LEVEL = 0.05
+MOST_FREEDOM = 1e9  # of Student's t: the normal distribution
+MOST_SEEDS = 10**6  # that are ever said to be needed
+
 
 @dataclass
 class Draws:
-    """Of one method: `full` (S, Q) a seed's statistics on all images, `drawn` (D, S, Q) on the images of each draw."""
+    """Of one method: `full` (S, Q) a seed's statistics on all images, `drawn` (D, S, Q) on the images of each draw.
+
+    `units`: how many images, or patients, were drawn from; inf where that is not known.
+    """
 
     full: np.ndarray
     drawn: np.ndarray
+    units: float = math.inf
 
 
 @dataclass
 class Estimate:
     """Arrays (Q,): a mean over seeds (or a difference of two), its sd over seeds (NaN: one seed) and 95 % interval.
 
-    `p`: two-sided, for differences. `lost`: draws in which the statistic is not defined.
+    `p`: two-sided, for differences; below 0.05 where the interval leaves 0 out, and nowhere else. `lost`: draws in which the
+    statistic is not defined. `seeds`, `images`: the two parts of the variance of `value`; `freedom`: degrees of freedom of
+    the first.
     """
 
     value: np.ndarray
@@ -32,6 +48,9 @@ class Estimate:
     high: np.ndarray
     p: np.ndarray
     lost: np.ndarray
+    seeds: np.ndarray
+    images: np.ndarray
+    freedom: np.ndarray
 
 
 @dataclass
@@ -58,64 +77,83 @@ def draw_all(scorers: Sequence[Scorer], count: int, draws: int, seed: int, group
     for weights in weight_chunks(count, draws, seed, groups):
         for part, scorer in zip(parts, scorers, strict=True):
             part.append(scorer(weights))
-    return [Draws(scorer(ones)[0], np.concatenate(part)) for scorer, part in zip(scorers, parts, strict=True)]
+    units = count if groups is None else len(np.unique(np.asarray(groups)))
+    return [Draws(scorer(ones)[0], np.concatenate(part), units) for scorer, part in zip(scorers, parts, strict=True)]
 
 
-def seed_picks(seeds: int, draws: int, seed: int) -> np.ndarray:
-    """(D, S) numbers of seeds drawn with replacement; methods with equally many seeds get the same picks, hence are paired."""
-    return np.random.default_rng([seed, seeds]).integers(0, seeds, (draws, seeds))
+def estimate_mean(method: Draws) -> Estimate:
+    """Mean over the seeds of one method. One seed: the interval knows the images alone."""
+    return _estimate(method.full.mean(0), [method], method.drawn.mean(1))
 
 
-def mean_over_seeds(drawn: np.ndarray, picks: np.ndarray) -> np.ndarray:
-    """(D, Q) of `drawn` (D, S, Q): the mean over the seeds that `picks` (D, S) names, on each draw's images.
-
-    The deviation from the mean over all seeds is multiplied by sqrt(S / (S - 1)): drawing S of S values has (S - 1) / S of the
-    variance it should have, which with three seeds would make every interval a fifth too narrow.
-    """
-    centre = drawn.mean(1)
-    seeds = drawn.shape[1]
-    if seeds == 1:
-        return centre
-    picked = np.take_along_axis(drawn, picks[:, :, None], axis=1).mean(1)
-    return centre + math.sqrt(seeds / (seeds - 1)) * (picked - centre)
-
-
-def estimate_mean(method: Draws, seed: int = 0) -> Estimate:
-    """Mean over the seeds of one method."""
-    picks = seed_picks(len(method.full), len(method.drawn), seed)
-    return _estimate(method.full.mean(0), _sd(method.full), mean_over_seeds(method.drawn, picks))
-
-
-def estimate_difference(method: Draws, reference: Draws, seed: int = 0) -> Estimate:
+def estimate_difference(method: Draws, reference: Draws) -> Estimate:
     """method - reference, seeds paired by their order where both have equally many (sd: of the paired differences, else NaN).
 
-    Images are the same in both in every draw. Where both factors are drawn the variance of what belongs to one seed and one image
-    enters three times (Owen, The pigeonhole bootstrap, 2007), so that the interval errs to the wide side.
+    Images are the same in both in every draw. With other numbers of seeds the seeds' variances of both are added, the degrees of
+    freedom are Welch's, and a method with one seed has no such variance.
     """
-    means = [mean_over_seeds(one.drawn, seed_picks(len(one.full), len(one.drawn), seed)) for one in (method, reference)]
-    paired = len(method.full) == len(reference.full)
-    sd = _sd(method.full - reference.full) if paired else np.full(method.full.shape[1], np.nan)
-    return _estimate(method.full.mean(0) - reference.full.mean(0), sd, means[0] - means[1])
+    if len(method.full) == len(reference.full):
+        return estimate_mean(Draws(method.full - reference.full, method.drawn - reference.drawn, method.units))
+    value = method.full.mean(0) - reference.full.mean(0)
+    return _estimate(value, [method, reference], method.drawn.mean(1) - reference.drawn.mean(1))
+
+
+def _estimate(value: np.ndarray, groups: Sequence[Draws], centre: np.ndarray) -> Estimate:
+    """`value` (Q,), a sum over `groups` of means over their seeds, `centre` (D, Q) the same in each draw."""
+    several = [one for one in groups if len(one.full) > 1]
+    parts = [one.full.var(0, ddof=1) / len(one.full) for one in several]
+    seeds = np.sum(parts, axis=0) if parts else np.zeros(len(value))
+    squares = np.sum([part**2 / (len(one.full) - 1) for part, one in zip(parts, several, strict=True)], axis=0)
+    freedom = np.divide(seeds**2, squares, out=np.full(len(value), MOST_FREEDOM), where=squares > 0)
+    images = _variance(centre, groups[0].units)
+    for one in several:  # what belongs to one seed on one image is in the seeds' part already
+        images = images - _both(one.drawn, one.units) / len(one.full)
+    images = np.maximum(images, 0.0)
+    half = half_width(seeds, images, freedom, groups[0].units, LEVEL)
+    sd = _sd(groups[0].full) if len(groups) == 1 else np.full(len(value), np.nan)
+    p = p_value(value, seeds, images, freedom, groups[0].units)
+    return Estimate(value, sd, value - half, value + half, p, np.isnan(centre).sum(0), seeds, images, freedom)
+
+
+def half_width(seeds: np.ndarray, images: np.ndarray, freedom: np.ndarray, units: float, alpha: np.ndarray | float) -> np.ndarray:
+    """Half of the 1 - alpha interval of variances (Q,) `seeds`, known with `freedom`, and `images`, known from `units` images.
+
+    Each part has its own quantile, and their squares are added: with one part alone it is the usual interval. Satterthwaite's
+    degrees of freedom for the sum cover less with two and three seeds (docs/results/coverage.md).
+    """
+    few = stdtrit(np.minimum(freedom, MOST_FREEDOM), np.asarray(alpha) / 2)
+    many = stdtrit(min(max(units - 1, 1), MOST_FREEDOM), np.asarray(alpha) / 2)
+    return np.sqrt(few**2 * seeds + many**2 * images)
+
+
+def p_value(value: np.ndarray, seeds: np.ndarray, images: np.ndarray, freedom: np.ndarray, units: float) -> np.ndarray:
+    """(Q,) the alpha whose interval ends at 0: below 0.05 exactly where the 95 % interval leaves 0 out."""
+    low, high = np.full(len(value), -700.0), np.zeros(len(value))  # of log alpha
+    for _ in range(45):
+        middle = (low + high) / 2
+        outside = np.abs(value) > half_width(seeds, images, freedom, units, np.exp(middle))
+        low, high = np.where(outside, low, middle), np.where(outside, middle, high)
+    return np.where(np.isnan(value), np.nan, np.where(value == 0, 1.0, np.exp(high)))
+
+
+def _variance(drawn: np.ndarray, units: float) -> np.ndarray:
+    """Over the draws (first axis) in which there is a value, as if the images had been drawn from all that there are."""
+    known = ~np.isnan(drawn)
+    count = known.sum(0)
+    mean = np.where(known, drawn, 0).sum(0) / np.maximum(count, 1)
+    squares = (np.where(known, drawn - mean, 0) ** 2).sum(0) / np.maximum(count - 1, 1)
+    return np.where(count > 1, squares, np.nan) * (units / (units - 1) if 1 < units < math.inf else 1.0)
+
+
+def _both(drawn: np.ndarray, units: float) -> np.ndarray:
+    """(Q,) of `drawn` (D, S, Q), S > 1: the variance of one seed's statistic by what belongs to one seed on one image."""
+    seeds = drawn.shape[1]
+    alone, mean = _variance(drawn, units).mean(0), _variance(drawn.mean(1), units)
+    return np.clip((alone - mean) * seeds / (seeds - 1), 0.0, alone)
 
 
 def _sd(full: np.ndarray) -> np.ndarray:
     return full.std(0, ddof=1) if len(full) > 1 else np.full(full.shape[1], np.nan)
-
-
-def _estimate(value: np.ndarray, sd: np.ndarray, drawn: np.ndarray) -> Estimate:
-    whole = np.where(np.isnan(drawn).all(0), 0, drawn)  # a statistic without any draw: NaN below, without numpy's warning
-    low, high = np.where(np.isnan(value), np.nan, np.nanquantile(whole, [0.025, 0.975], axis=0))
-    return Estimate(value, sd, low, high, np.where(np.isnan(value), np.nan, bootstrap_p(drawn)), np.isnan(drawn).sum(0))
-
-
-def bootstrap_p(drawn: np.ndarray) -> np.ndarray:
-    """(Q,) two-sided p-values of drawn differences (D, Q): twice (1 + draws on the rarer side of 0, those at 0 included) / (draws
-    + 1).
-
-    Never 0, at most 1; below 0.05 where the 95 % percentile interval leaves 0 out (up to one draw).
-    """
-    counts = np.minimum((drawn <= 0).sum(0), (drawn >= 0).sum(0))  # NaN is in neither
-    return np.minimum(1.0, 2 * (1 + counts) / ((~np.isnan(drawn)).sum(0) + 1))
 
 
 def holm(p: np.ndarray) -> np.ndarray:
@@ -138,49 +176,52 @@ def variance_components(method: Draws, reference: Draws, statistic: int, images:
     if len(method.full) != len(reference.full):
         raise ValueError(f"{len(method.full)} and {len(reference.full)} seeds; expected equally many, paired.")
     full = (method.full - reference.full)[:, statistic]
-    drawn = (method.drawn - reference.drawn)[:, :, statistic]
-    drawn = drawn[~np.isnan(drawn).any(1)]
-    seeds = len(full)
-    if len(drawn) < 2:
+    drawn = (method.drawn - reference.drawn)[:, :, [statistic]]
+    alone = float(_variance(drawn, images).mean())
+    if math.isnan(alone):
         return Components(math.nan, math.nan, math.nan)
-    v1, v2 = float(drawn.var(0, ddof=1).mean()), float(drawn.mean(1).var(ddof=1))
-    if seeds == 1:
-        return Components(math.nan, v1 * images, 0.0)
-    both = min(max((v1 - v2) * seeds / (seeds - 1), 0.0), v1)
-    return Components(max(float(full.var(ddof=1)) - both, 0.0), (v1 - both) * images, both * images)
+    if len(full) == 1:
+        return Components(math.nan, alone * images, 0.0)
+    both = float(_both(drawn, images)[0])
+    return Components(max(float(full.var(ddof=1)) - both, 0.0), (alone - both) * images, both * images)
 
 
-def _reach(alpha: float, power: float) -> float:
-    return float(norm.ppf(1 - alpha / 2) + norm.ppf(power))
+def smallest_difference(parts: Components, seeds: int | np.ndarray, images: float | np.ndarray, alpha: float = LEVEL,
+                        power: float = 0.8) -> float | np.ndarray:
+    """What `seeds` seeds a method and `images` images show with this power: half of the interval + z_power sqrt(var(mean)).
 
-
-def needed_seeds(parts: Components, difference: float, images: int, alpha: float = 0.05, power: float = 0.8) -> float:
-    """The least number S of seeds a method that shows `difference` on `images` images; inf: no number does; NaN: not known.
-
-    S = (seed + both / N) / ((difference / (z_{1 - alpha/2} + z_power))² - image / N). Assumes a normal mean difference, known
-    components (which they are not: with less than ten seeds add two), paired seeds and a two-sided test.
+    Assumes a normal mean difference, known components, paired seeds and a two-sided test. One seed (`parts.seed` NaN): the answer
+    holds for these very weights.
     """
-    room = (difference / _reach(alpha, power)) ** 2 - parts.image / images
-    return _least(parts.seed + parts.both / images, room)
+    own = 0.0 * images if math.isnan(parts.seed) else (parts.seed + parts.both / images) / seeds
+    rest = parts.image / images
+    half = half_width(own, rest, np.maximum(np.asarray(seeds) - 1.0, 1.0), math.inf, alpha)
+    found = half + norm.ppf(power) * np.sqrt(own + rest)
+    return float(found) if np.ndim(found) == 0 else found
 
 
-def needed_images(parts: Components, difference: float, seeds: int, alpha: float = 0.05, power: float = 0.8) -> float:
-    """The least number N of images that shows `difference` with `seeds` seeds a method; inf: no number does; NaN: not known.
-
-    N = (image + both / S) / ((difference / (z_{1 - alpha/2} + z_power))² - seed / S). The assumptions of `needed_seeds`, and new
-    images as these are. One seed: the answer holds for these very weights.
-    """
-    seed = 0.0 if math.isnan(parts.seed) else parts.seed
-    return _least(parts.image + parts.both / seeds, (difference / _reach(alpha, power)) ** 2 - seed / seeds)
-
-
-def smallest_difference(parts: Components, seeds: int, images: int, alpha: float = 0.05, power: float = 0.8) -> float:
-    """What `seeds` seeds and `images` images show with this power: (z_{1 - alpha/2} + z_power) sqrt(var(mean))."""
-    known = Components(0.0 if math.isnan(parts.seed) else parts.seed, parts.image, parts.both)
-    return _reach(alpha, power) * math.sqrt(known.variance(seeds, images))
-
-
-def _least(variance: float, room: float) -> float:
-    if math.isnan(variance) or math.isnan(room):
+def needed_seeds(parts: Components, difference: float, images: int, alpha: float = LEVEL, power: float = 0.8) -> float:
+    """The least number of seeds a method that shows `difference` on `images` images; inf: no number does; NaN: not known."""
+    if math.isnan(parts.seed) or math.isnan(parts.image):
         return math.nan
-    return math.inf if room <= 0 else max(1.0, math.ceil(variance / room))
+    return _least(lambda seeds: smallest_difference(parts, seeds, images, alpha, power), difference, 2, MOST_SEEDS)
+
+
+def needed_images(parts: Components, difference: float, seeds: int, alpha: float = LEVEL, power: float = 0.8) -> float:
+    """The least number of images that shows `difference` with `seeds` seeds a method; inf: no number does; NaN: not known.
+
+    New images are taken to be as these are.
+    """
+    if math.isnan(parts.image):
+        return math.nan
+    return _least(lambda images: smallest_difference(parts, seeds, images, alpha, power), difference, 1, 10**12)
+
+
+def _least(shown: Callable[[int], float], difference: float, low: int, high: int) -> float:
+    """The least whole number from `low` to `high` at which `shown`, which falls, is at most `difference`; inf: none."""
+    if shown(high) > difference:
+        return math.inf
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if shown(middle) <= difference else (middle + 1, high)
+    return float(low)

@@ -37,6 +37,8 @@ class ClassScorer:
     predicted: np.ndarray
     classes: list[str]
 
+    limits = (0.0, 1.0)  # no statistic is outside
+
     @property
     def names(self) -> list[str]:
         return ["macro-F1", "balanced accuracy", "accuracy"]
@@ -79,6 +81,8 @@ class AurocScorer:
     label: np.ndarray
     score: np.ndarray
     classes: list[str]
+
+    limits = (0.0, 1.0)
 
     @property
     def names(self) -> list[str]:
@@ -128,6 +132,7 @@ class RankScorer:
 
     rank: np.ndarray
 
+    limits = (np.zeros(4), np.array([1, 1, 1, np.inf]))
     classes = ()
     per_class = ""
     undefined = ()
@@ -161,6 +166,7 @@ class MeanScorer:
     value: np.ndarray
     names: list[str]
 
+    limits = (-np.inf, np.inf)
     classes = ()
     per_class = ""
     undefined = ()

@@ -174,6 +174,8 @@ class Session:
     def start_epoch(self, model: Any, loss: Any, writer: Any, epoch: int) -> None:
         """Before open_clip's epoch: on the first one after a resume, continue the random streams where they stopped."""
         self.loss, self.writer = loss, writer
+        if is_master(self.args):
+            note_machine(Path(self.args.logs, self.args.name), self.args.device)
         self.model = getattr(model, "_orig_mod", model)
         self.model = getattr(self.model, "module", self.model)
         if self.restored is not None:
