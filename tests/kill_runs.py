@@ -33,6 +33,7 @@ from PIL import Image  # noqa: E402
 
 from openclip_eclip import train  # noqa: E402
 from openclip_eclip.training_patches import checkpoints, release_3_3  # noqa: E402
+from openclip_eclip.training_patches.session import Session  # noqa: E402
 
 EPOCHS, LIMIT = 3, 120.0  # seconds
 KINDS = (signal.SIGKILL, signal.SIGTERM, "writing")  # the last: SIGKILL when half of a checkpoint is written
@@ -53,7 +54,7 @@ def settings(folder: Path) -> list[Setting]:
     table = write_table(folder / "table", 33, annotated=range(0, 33, 3))
     rare = write_table(folder / "rare", 33, annotated=[4])
     shards = write_shards(folder / "shards")
-    crops = ["--aug-cfg", "scale=(0.5,1.0)", "color_jitter=(0.3,0.3,0.2,0.05)", "color_jitter_prob=0.8"]
+    crops = ["--aug-cfg", "use_timm=True", "scale=(0.5,1.0)", "re_prob=0.5", "color_jitter=0.3"]
     common = [*BASIC, *crops, "--batch-size", 4, "--epochs", EPOCHS, "--save-every-steps", 2]
     gate = ["--eclip-curriculum", 0.2, 0.3, 0.3, 0.5, 1, 0.5]
     on_table = [*common, "--train-data", table]
@@ -66,7 +67,7 @@ def settings(folder: Path) -> list[Setting]:
         Setting("align-two-ranks", 4, [*common, "--train-data", rare, "--workers", 1, "--method", "align", "--align-replay", 0.5],
                 ranks=2),
         Setting("clip", 8, [*on_table, "--workers", 2, "--method", "clip", "--force-patch-dropout", 0.25, "--save-most-recent"]),
-        Setting("shards", 10, [*common, *gate, "--train-data", shards, "--workers", 0, "--on-bad-sample", "skip"]),
+        Setting("shards", 9, [*common, *gate, "--train-data", shards, "--workers", 0, "--on-bad-sample", "skip"]),
     ]
 
 
@@ -278,10 +279,12 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--chain", type=int, default=3, help="kills of one run, each followed by a resume")
     parser.add_argument("--settings", nargs="+", help="default: all")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    sys.stdout.write(json.dumps(all_kills(args.folder.resolve(), args.kills, args.seed, args.settings)) + "\n")
+    Session.draw = lambda *_: None  # figures take longer than all else
+    sys.stdout.write(json.dumps(all_kills(args.folder.resolve(), args.kills, args.seed, args.settings, args.chain)) + "\n")
 
 
 if __name__ == "__main__":

@@ -31,8 +31,7 @@ def random_state(with_cuda: bool = True) -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any]) -> None:
-    """Undo `random_state`; arrays may stand for the tensors."""
-    state = {key: torch.from_numpy(value.copy()) if isinstance(value, np.ndarray) else value for key, value in state.items()}
+    """Undo `random_state`."""
     random.setstate((state["python_version"], tuple(state["python"].tolist()), state["python_gauss"]))
     np.random.set_state(("MT19937", state["numpy"].numpy().astype(np.uint32), state["numpy_position"],
                          state["numpy_has_gauss"], state["numpy_cached"]))

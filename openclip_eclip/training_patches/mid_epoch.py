@@ -20,7 +20,7 @@ from .signals import ignore_in_worker
 
 @dataclass(frozen=True)
 class WorkerState:
-    """Of a data worker once it had made a batch. `random` holds arrays: tensors would take a file descriptor each."""
+    """Of a data worker once it had made a batch. `random` is packed: a tensor would take a file descriptor on its way."""
 
     worker: int
     taken: int  # samples it had taken from its shards in this epoch, bad ones too; 0 for tables
@@ -50,9 +50,7 @@ def _this_worker() -> tuple[int, int]:
 def _worker_state(taken: int = 0) -> WorkerState:
     if get_worker_info() is None:
         return WorkerState(0, taken, None)
-    arrays = {key: value.numpy() if isinstance(value, torch.Tensor) else value
-              for key, value in random_state(with_cuda=False).items()}
-    return WorkerState(_this_worker()[0], taken, arrays)
+    return WorkerState(_this_worker()[0], taken, _packed(random_state(with_cuda=False)))
 
 
 def _restore_worker(position: Position) -> None:
@@ -136,16 +134,24 @@ class TakeSamples(wds.PipelineStage):
 
 
 class GiveBatches(wds.PipelineStage):
-    """After the batching: placeholders for the consumed batches, then (batch, `WorkerState`)."""
+    """In the place of webdataset's batching: placeholders for the consumed batches, then (batch, `WorkerState`).
 
-    def __init__(self, progress: ShardProgress) -> None:
-        self.progress = progress
+    webdataset decodes the first sample of the next batch before it gives one away: where a batch ends it is too late to stop.
+    Samples that fill no batch at the end of a pass are dropped, as there.
+    """
+
+    def __init__(self, progress: ShardProgress, size: int, collate: Callable[[list[Any]], Any]) -> None:
+        self.progress, self.size, self.collate = progress, size, collate
 
     def run(self, source: Any) -> Iterator[tuple[Any, WorkerState | None]]:
         for _ in range(self.progress.placeholders()):
             yield None, None
-        for batch in source:
-            yield batch, _worker_state(self.progress.taken)
+        samples: list[Any] = []
+        for sample in source:
+            samples.append(sample)
+            if len(samples) == self.size:
+                yield self.collate(samples), _worker_state(self.progress.taken)
+                samples = []
 
 
 class ResumableLoader:
@@ -190,7 +196,7 @@ class ResumableLoader:
 
     def checkpoint_state(self) -> dict[str, Any]:
         """Of this rank, in tensors and numbers: what a `Position` needs beside the batch and the random state now."""
-        workers = {number: {"taken": state.taken, "random": state.random and _as_tensors(state.random)}
+        workers = {number: {"taken": state.taken, "random": state.random and _unpacked(state.random)}
                    for number, state in self.states.items()}
         return {"start": dict(self.start), "workers": workers}
 
@@ -201,9 +207,15 @@ def position_from(batch: int, now: Mapping[str, Any], state: Mapping[str, Any]) 
     return Position(batch, state["start"], now, workers)
 
 
-def _as_tensors(state: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: torch.from_numpy(value.copy()) if isinstance(value, np.ndarray) else value
-            for key, value in state.items()}
+def _packed(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Arrays for tensors, of 4 bytes a number where these have 8."""
+    return {key: value.numpy().astype(np.uint32 if value.dtype == torch.int64 else np.uint8)
+            if isinstance(value, torch.Tensor) else value for key, value in state.items()}
+
+
+def _unpacked(state: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: torch.from_numpy(value.astype(np.int64 if value.dtype == np.uint32 else np.uint8))
+            if isinstance(value, np.ndarray) else value for key, value in state.items()}
 
 
 def resumable(loader: Any, shared_epoch: Any = None) -> ResumableLoader:
@@ -212,10 +224,10 @@ def resumable(loader: Any, shared_epoch: Any = None) -> ResumableLoader:
         inner = loader.pipeline[0]
         progress = ShardProgress(shared_epoch)
         stages = inner.dataset.pipeline
-        decode = next(i for i, stage in enumerate(stages)
-                      if getattr(getattr(stage, "func", None), "__name__", "") == "decode_stream")
-        stages.insert(decode, TakeSamples(progress))
-        stages.append(GiveBatches(progress))
+        names = [getattr(getattr(stage, "func", getattr(stage, "f", None)), "__name__", "") for stage in stages]
+        batched = stages[names.index("_batched")]
+        stages[names.index("_batched")] = GiveBatches(progress, batched.args[0], batched.kw["collation_fn"])
+        stages.insert(names.index("decode_stream"), TakeSamples(progress))
         inner.worker_init_fn = ignore_in_worker
         return ResumableLoader(loader, progress, loader.num_batches, loader.num_samples, inner.persistent_workers)
     table = ResumableTable(loader.dataset, loader.collate_fn)

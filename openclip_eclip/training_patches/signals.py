@@ -69,7 +69,8 @@ class Signals:
 def ignore_in_worker(worker: int) -> None:
     """In a data worker: a signal to the whole process group is the main process's affair, which still needs its batches.
 
-    SIGTERM of the main process itself ends the worker, as it expects.
+    SIGTERM of the main process itself ends the worker, as it expects, and so does the main process's death: else a worker
+    whose batches nobody takes any more would wait for ever.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
@@ -78,6 +79,8 @@ def ignore_in_worker(worker: int) -> None:
 
 
 def _end_with(parent: int) -> None:
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
-        pass
+    while os.getppid() == parent:
+        received = signal.sigtimedwait({signal.SIGTERM}, 2)  # seconds
+        if received is not None and received.si_pid == parent:
+            break
     os._exit(0)
