@@ -16,6 +16,16 @@ HEATMAP_CONTROLS = ("random", *SHUFFLES, "centre", "ones", "phase-scrambled")
 class UserError(ValueError):
     """Bad settings or bad input; the message says what was found, what was expected and what to do."""
 
+    exit_code = 2
+
+
+class Stopped(UserError):
+    """A run was stopped by a signal; the message begins with which one and says how to continue."""
+
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(f"stopped {message}")
+        self.exit_code = 128 + number
+
 
 def _require(ok: bool, name: str, got: Any, expected: str, where: str = "eclip config") -> None:
     if not ok:

@@ -42,7 +42,7 @@ def run() -> int:
     except UserError as error:
         # a data worker's error arrives with its traceback as text; the sentence is at its end
         sys.stderr.write(f"error: {str(error).split('DataError: ')[-1].strip()}\n")
-        return 2
+        return error.exit_code
     return 0
 
 

@@ -27,14 +27,14 @@ class ExpertSlots(Sampler):
         self.size, self.batch_size, self.num_batches = size, batch_size, num_batches
         self.curriculum, self.alpha, self.fixed_lam, self.seed = curriculum, alpha, fixed_lam, seed
         self.accum_freq, self.rank, self.world_size = accum_freq, rank, world_size
-        self.epoch = 0
+        self.epoch, self.first_batch = 0, 0
 
     def __len__(self) -> int:
         return self.num_batches
 
     def __iter__(self) -> Iterator[list[tuple[int, int, float]]]:
         steps = self.num_batches // self.accum_freq
-        for i in range(self.num_batches):
+        for i in range(self.first_batch, self.num_batches):
             step = steps * self.epoch + i // self.accum_freq
             first = ((step * self.accum_freq + i % self.accum_freq) * self.world_size + self.rank) * self.batch_size
             keys = [EXPERT_ID + first + j for j in range(self.batch_size)]

@@ -21,13 +21,14 @@ logger = logging.getLogger(__name__)
 class PlannedLoader:
     """Yields (ExpertBatch, text) for open_clip's loop; `num_batches` and `num_samples` are the wrapped loader's.
 
-    `after_step(step)` is called once the loop has finished an optimiser step; `views` counts the mixed pairs of each
+    `after_step(step, batches)` is called once the loop has finished an optimiser step, the last of `batches` of the epoch;
+    iteration begins at `first_batch` where the wrapped loader continues an epoch. `views` counts the mixed pairs of each
     annotated sample on this rank.
     """
 
     def __init__(self, loader: Iterable, config: EClipConfig, curriculum: Curriculum, *, seed: int, accum_freq: int = 1,
                  annotated: bool = True, mixes: bool = True, expert: DataLoader | None = None, replay: DataLoader | None = None,
-                 objectives: Sequence[Any] = (), after_step: Callable[[int], None] | None = None, announced: Any = None) -> None:
+                 objectives: Sequence[Any] = (), after_step: Callable[[int, int], None] | None = None, announced: Any = None) -> None:
         self.loader, self.config, self.curriculum = loader, config, curriculum
         self.num_batches, self.num_samples = loader.num_batches, loader.num_samples
         self.seed, self.accum_freq, self.expert, self.replay, self.after_step = seed, accum_freq, expert, replay, after_step
@@ -48,20 +49,25 @@ class PlannedLoader:
         """Optimiser steps, as open_clip's loop counts them."""
         return self.num_batches // self.accum_freq
 
+    @property
+    def first_batch(self) -> int:
+        """Number in the epoch of the first batch that iteration gives."""
+        return getattr(self.loader, "first_batch", 0)
+
     def __iter__(self) -> Iterator[tuple[ExpertBatch, Tensor]]:
-        batches = enumerate(self.loader)
+        batches = enumerate(self.loader, self.first_batch)
         experts, replays = self._stream(self.expert), self._stream(self.replay)
         for i, (samples, text) in batches:
             step = self.steps_per_epoch * self.epoch + i // self.accum_freq
             yield self.plan(samples, step, next(experts), next(replays)), text
             if self.after_step is not None and (i + 1) % self.accum_freq == 0:
-                self.after_step(step)
+                self.after_step(step, i + 1)
 
     def _stream(self, loader: DataLoader | None) -> Iterator[tuple[dict[str, Any], Tensor] | None]:
         """One batch for every batch of this epoch; None without a loader, and where nothing is in it."""
         if loader is None:
             return itertools.repeat(None)
-        loader.batch_sampler.epoch = self.epoch
+        loader.batch_sampler.epoch, loader.batch_sampler.first_batch = self.epoch, self.first_batch
         return (batch if len(batch[0]["sample_id"]) else None for batch in loader)
 
     def plan(self, samples: dict[str, Any], step: int, expert: tuple[dict[str, Any], Tensor] | None = None,

@@ -22,7 +22,6 @@ import PIL
 from tqdm import tqdm
 
 from .check import Fault, Report, check_entries
-from .heatmap import DataError
 from .read_options import ReadOptions
 from .shard_stream import Announced
 from .tar_source import TarEntry, open_shard, walk_shard

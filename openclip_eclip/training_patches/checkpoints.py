@@ -10,10 +10,14 @@ import numpy as np
 import torch
 
 STATE_KEY = "eclip"  # in the checkpoint, beside open_clip's keys
+PARTIAL = ".partial"  # ends the name of a file that is being written
 
 
-def random_state() -> dict[str, Any]:
-    """State of the global generators of this process, as tensors and numbers only (loads with weights_only)."""
+def random_state(with_cuda: bool = True) -> dict[str, Any]:
+    """State of the global generators of this process, as tensors and numbers only (loads with weights_only).
+
+    `with_cuda`: also of the current GPU, if there is one; not for a forked data worker, which may not ask for it.
+    """
     version, numbers, gauss = random.getstate()
     _, keys, position, has_gauss, cached = np.random.get_state()
     state = {
@@ -21,7 +25,7 @@ def random_state() -> dict[str, Any]:
         "numpy": torch.from_numpy(keys.astype(np.int64)), "numpy_position": int(position),
         "numpy_has_gauss": int(has_gauss), "numpy_cached": float(cached), "torch": torch.get_rng_state(),
     }
-    if torch.cuda.is_available():
+    if with_cuda and torch.cuda.is_available():
         state["cuda"] = torch.cuda.get_rng_state()
     return state
 
@@ -37,11 +41,33 @@ def set_random_state(state: dict[str, Any]) -> None:
 
 
 def atomic_save(save: Callable[..., None], obj: Any, path: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
-    """`save(obj, path)` through a temporary name: a kill leaves the old file or the new one, never half of one."""
+    """`save(obj, path)` through a temporary name: a kill leaves the old file or the new one, never half of one.
+
+    The name holds the process id, so that two runs never write into one file; after a return it is all on the disk.
+    """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.partial")  # not *.pt: open_clip takes any *.pt for a checkpoint
-    with open(temporary, "wb") as file:
-        save(obj, file, *args, **kwargs)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")  # not *.pt: open_clip takes any *.pt for a checkpoint
+    try:
+        with open(temporary, "wb") as file:
+            save(obj, file, *args, **kwargs)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring new names and removals in `folder` to the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_partial(folder: Path) -> None:
+    """Delete what killed runs were writing. Only for the one run that writes into `folder`."""
+    for path in folder.glob(f".*{PARTIAL}"):
+        path.unlink(missing_ok=True)

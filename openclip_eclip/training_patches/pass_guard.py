@@ -105,10 +105,11 @@ class PassGuard:
         self.announced = announced
         self.opened: list[str] = []  # of this pass, or drawn since the last good sample
         self.raw = 0
+        self.whole = True  # False: a continued epoch let samples of this pass go by, so nothing can be said of it
 
     def shards(self, source: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
         """Begin a pass; one without an end stops where many shards in a row gave nothing."""
-        self.opened, self.raw = [], 0
+        self.opened, self.raw, self.whole = [], 0, True
         for shard in source:
             if self.draws and len(self.opened) > PATIENCE * self.draws and (self.raw == 0 or self.raw > 2 * IN_FLIGHT):
                 raise DataError(self._sentence(f"{len(self.opened)} shards drawn in a row gave no good sample"))
@@ -128,6 +129,8 @@ class PassGuard:
             if self.draws:
                 self.opened, self.raw = [], 0
             yield sample
+        if not self.whole:
+            return
         if count < self.batch_size:
             raise DataError(self._sentence(f"a whole pass over {_plural(len(self.opened), 'shard')} gave {count} good samples of "
                                            f"{self.raw}, and no batch of {self.batch_size}"))

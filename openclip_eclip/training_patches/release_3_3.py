@@ -8,15 +8,16 @@ import logging
 import os
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Callable, Iterator, Sequence
+from typing import Any, Callable, Iterable, Iterator, Mapping, Sequence
 
 import open_clip
 import open_clip_train.main as host
+import open_clip_train.train as host_loop
 import torch
 from open_clip_train.distributed import is_master, world_info_from_env
 from torch.nn.parallel import DistributedDataParallel
 
-from ..checkpoint import CONFIG, is_complete, newest_complete, plain_config
+from ..checkpoint import CONFIG, checkpoint_order, is_complete, newest_complete, plain_config
 from ..config import UserError
 from ..data.heatmap import DataError
 from ..loss import EClipLoss, EClipSigLipLoss
@@ -24,6 +25,7 @@ from ..model import EClip
 from ..params import build_method, eclip_config, eclip_parser, fill_alignment, fill_batch_size, method_names, refuse_unsupported, with_recipe
 from .checkpoints import STATE_KEY, atomic_save
 from .session import Session
+from .signals import Signals
 from .val_data import val_source
 
 logger = logging.getLogger(__name__)
@@ -34,6 +36,7 @@ SIGNATURES = {
     "create_loss": "(args)",
     "get_data": "(args, preprocess_fns, epoch=0, tokenizer=None)",
     "train_one_epoch": "(model, data, loss, epoch, optimizer, scaler, scheduler, dist_model, args, tb_writer=None)",
+    "evaluate": "(model, data, epoch, args, tb_writer=None, tokenizer=None)",
     "get_latest_checkpoint": "(path: str, remote: bool)",
     "pt_load": "(file_path, map_location=None)",
 }
@@ -57,6 +60,7 @@ class Seams:
 
     def __init__(self) -> None:
         self.session: Session | None = None
+        self.signals = Signals()
         self.originals: dict[str, Callable] = {}
 
     def parse_args(self, argv: Sequence[str]) -> argparse.Namespace:
@@ -77,7 +81,7 @@ class Seams:
         base = open_clip.factory.get_model_config(args.model)
         config = eclip_config(args, (base or {}).get("eclip_cfg") or {})
         args.method = "+".join(method_names(args))  # for params.txt
-        self.session = Session(args, config, build_method(args))
+        self.session = Session(args, config, build_method(args), self.signals)
         return args
 
     def create_model_and_transforms(self, *args: Any, **kwargs: Any) -> Any:
@@ -126,9 +130,14 @@ class Seams:
         return loss
 
     def train_one_epoch(self, model: Any, data: Any, loss: Any, epoch: int, *rest: Any, tb_writer: Any = None) -> None:
-        self.session.start_epoch(model, loss, tb_writer, epoch)
+        optimizer, scaler = rest[:2]
+        self.session.start_epoch(model, loss, optimizer, scaler, tb_writer, epoch)
         self.originals["train_one_epoch"](model, data, loss, epoch, *rest, tb_writer=tb_writer)
-        self.session.end_epoch()
+        self.session.end_epoch(is_evaluated=will_evaluate(self.session.args, data, epoch + 1))
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        with self.session.saver.evaluation():
+            return self.originals["evaluate"](*args, **kwargs)
 
     def get_latest_checkpoint(self, path: str, remote: bool) -> str | None:
         if remote:
@@ -153,9 +162,23 @@ class Seams:
     def save(self, obj: Any, path: Any, *args: Any, **kwargs: Any) -> None:
         if not isinstance(path, (str, os.PathLike)):
             return self.originals["save"](obj, path, *args, **kwargs)
-        if isinstance(obj, dict) and {"epoch", "state_dict", "optimizer"} <= set(obj):
+        is_checkpoint = isinstance(obj, dict) and {"epoch", "state_dict", "optimizer"} <= set(obj)
+        if is_checkpoint:
             obj = {**obj, STATE_KEY: self.session.checkpoint_state()}
-        return atomic_save(self.originals["save"], obj, path, *args, **kwargs)
+        atomic_save(self.originals["save"], obj, path, *args, **kwargs)
+        if is_checkpoint and checkpoint_order(Path(path)) == (obj["epoch"], 0):
+            self.session.saver.epoch_saved(obj["epoch"])
+
+
+def will_evaluate(args: argparse.Namespace, data: Mapping[str, Any], completed: int) -> bool:
+    """Whether open_clip evaluates anything after `completed` epochs."""
+    kinds = {"val": args.val_frequency, "imagenet-val": args.zeroshot_frequency, "imagenet-v2": args.zeroshot_frequency}
+    return any(name in data and every and (completed % every == 0 or completed == args.epochs) for name, every in kinds.items())
+
+
+def enumerate_batches(batches: Iterable, start: int = 0) -> Iterator[tuple[int, Any]]:
+    """`enumerate` for open_clip's loops: a loader that continues an epoch is counted on from where it does."""
+    return enumerate(batches, getattr(batches, "first_batch", start))
 
 
 @contextmanager
@@ -170,12 +193,19 @@ def rebound() -> Iterator[None]:
     before = [(module, name, getattr(module, name)) for module, name in targets]
     before += [(torch, "save", torch.save), (torch.nn.parallel, "DistributedDataParallel", DistributedDataParallel)]
     seams.originals = {name: value for _, name, value in before}
-    try:
-        for module, name in targets:
-            setattr(module, name, getattr(seams, name))
-        torch.save = seams.save
-        torch.nn.parallel.DistributedDataParallel = ExpertDistributedDataParallel
-        yield
-    finally:
-        for module, name, value in before:
-            setattr(module, name, value)
+    with seams.signals.handled():
+        try:
+            for module, name in targets:
+                setattr(module, name, getattr(seams, name))
+            torch.save = seams.save
+            torch.nn.parallel.DistributedDataParallel = ExpertDistributedDataParallel
+            host_loop.enumerate = enumerate_batches
+            yield
+        except RuntimeError as error:  # a data worker or another rank may go first
+            if seams.signals.stop:
+                seams.signals.stop_now(f"({error})")
+            raise
+        finally:
+            vars(host_loop).pop("enumerate", None)
+            for module, name, value in before:
+                setattr(module, name, value)

@@ -7,7 +7,7 @@ import logging
 import statistics
 from collections import Counter
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any, Callable, Iterator
 
 import open_clip_train.data as upstream
 import torch
@@ -24,29 +24,41 @@ from ..data.heatmap import DataError
 from ..data.joint_transform import JointTransform
 from ..data.planned_loader import PlannedLoader
 from ..data.sample import seeded_randomness
+from ..machine import note_machine
 from ..mixup import mix_images
 from ..params import Method, fill_schedule
 from .checkpoints import random_state, set_random_state
+from .mid_epoch import Position, ResumableLoader, position_from, resumable
+from .saving import MidEpochSaver
+from .signals import Signals, ignore_in_worker
 from .train_data import TrainSource, expert_samples, train_source
 
 logger = logging.getLogger(__name__)
 
 
 class PlainLoader:
-    """(image, text) batches from the same checked samples: the CLIP baseline."""
+    """(image, text) batches from the same checked samples: the CLIP baseline. `after_step` as `PlannedLoader` calls it."""
 
-    def __init__(self, loader: Any) -> None:
+    def __init__(self, loader: ResumableLoader, accum_freq: int, after_step: Callable[[int, int], None]) -> None:
         self.loader, self.num_batches, self.num_samples = loader, loader.num_batches, loader.num_samples
+        self.accum_freq, self.after_step, self.epoch = accum_freq, after_step, 0
+
+    @property
+    def first_batch(self) -> int:
+        return self.loader.first_batch
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        for samples, text in self.loader:
+        steps = self.num_batches // self.accum_freq
+        for i, (samples, text) in enumerate(self.loader, self.first_batch):
             for name in samples["skipped"]:
                 logger.warning("eclip: skipped bad sample: %s", name)
             yield samples["image"], text
+            if (i + 1) % self.accum_freq == 0:
+                self.after_step(steps * self.epoch + i // self.accum_freq, i + 1)
 
 
 class EpochInfo(upstream.DataInfo):
-    """open_clip's DataInfo that also tells a `PlannedLoader` its epoch."""
+    """open_clip's DataInfo that also tells a `PlannedLoader` or `PlainLoader` its epoch."""
 
     def set_epoch(self, epoch: int) -> None:
         super().set_epoch(epoch)
@@ -56,9 +68,12 @@ class EpochInfo(upstream.DataInfo):
 class Session:
     """State of one run of `open_clip_train.main.main` under our seams."""
 
-    def __init__(self, args: argparse.Namespace, config: EClipConfig, method: Method) -> None:
+    def __init__(self, args: argparse.Namespace, config: EClipConfig, method: Method, signals: Signals) -> None:
         self.args, self.config, self.method = args, config, method
         self.loader: PlannedLoader | None = None
+        self.batches: ResumableLoader | None = None  # what the loader is made of
+        self.signals, self.saver = signals, MidEpochSaver(args, signals)
+        self.position: dict[str, Any] | None = None  # of the checkpoint that is being written in mid-epoch
         self.loss: Any = None
         self.model: Any = None
         self.writer: Any = None
@@ -81,9 +96,10 @@ class Session:
         filled = fill_schedule(args, source.info.dataloader.num_batches)
         if filled:
             self._note_params(filled)
+        source.info.dataloader = self.batches = resumable(source.info.dataloader, source.info.shared_epoch)
         if self.method.is_plain:
-            source.info.dataloader = PlainLoader(source.info.dataloader)
-            return source.info
+            loader = PlainLoader(self.batches, args.accum_freq, self.saver.after_step)
+            return EpochInfo(loader, source.info.sampler, source.info.shared_epoch)
         self.loader = self._plan(source, transform, tokenizer)
         return EpochInfo(self.loader, source.info.sampler, source.info.shared_epoch)
 
@@ -139,7 +155,9 @@ class Session:
         args = self.args
         slots = ExpertSlots(len(samples), size, num_batches, curriculum, self.config.alpha, seed=args.seed, accum_freq=args.accum_freq,
                             rank=args.rank, world_size=args.world_size, fixed_lam=self.config.lam)
-        return expert_loader(samples, slots, min(2, args.workers))
+        loader = expert_loader(samples, slots, min(2, args.workers))
+        loader.worker_init_fn = ignore_in_worker
+        return loader
 
     def _announce_windows(self, count: int | None) -> None:
         """DataError if no sample carries windows."""
@@ -171,50 +189,108 @@ class Session:
 
     # ---- epochs and steps
 
-    def start_epoch(self, model: Any, loss: Any, writer: Any, epoch: int) -> None:
+    def start_epoch(self, model: Any, loss: Any, optimizer: Any, scaler: Any, writer: Any, epoch: int) -> None:
         """Before open_clip's epoch: on the first one after a resume, continue the random streams where they stopped."""
-        self.loss, self.writer = loss, writer
+        self.loss, self.writer, self.optimizer, self.scaler, self.epoch = loss, writer, optimizer, scaler, epoch
         if is_master(self.args):
             note_machine(Path(self.args.logs, self.args.name), self.args.device)
-        self.model = getattr(model, "_orig_mod", model)
-        self.model = getattr(self.model, "module", self.model)
+        self.wrapped = getattr(model, "_orig_mod", model)
+        self.model = getattr(self.wrapped, "module", self.wrapped)
+        position = None
         if self.restored is not None:
-            self._restore()
+            position = self._restore()
         elif epoch == 0:
             self.draw("start", 0)
+        self.batches.begin_epoch(epoch, position)
+        self.saver.begin_epoch(epoch, self.batches.num_batches, self.save_position)
 
-    def end_epoch(self) -> None:
+    def end_epoch(self, is_evaluated: bool) -> None:
         """After open_clip's epoch: collect what a checkpoint must hold from every rank."""
         if self.loader and self.loader.announced:
             self.loader.announced.end_pass(self.args)
-        views = Counter(self.loader.views) if self.loader else Counter()
-        mine = (random_state(), dict(views))
-        gathered = [mine]
-        if self.args.world_size > 1:
-            gathered = [None] * self.args.world_size
-            dist.all_gather_object(gathered, mine)
-        self.all_states = [state for state, _ in gathered]
-        self.all_views = Counter(self.views_before)
-        for _, views in gathered:
-            self.all_views.update(views)
+        self.saver.end_epoch(is_evaluated)
+        self._collect()
         if is_master(self.args) and self.names:
             self._write_views()
 
+    def _collect(self, batch: int | None = None) -> None:
+        """From every rank; `batch` of them are done where the epoch is not."""
+        mine: dict[str, Any] = {"random": random_state(), "views": dict(self.loader.views) if self.loader else {}}
+        if batch is not None:
+            mine["position"] = self.batches.checkpoint_state() | self._log_state()
+        gathered = [mine]
+        if self.args.world_size > 1:
+            gathered = [None] * self.args.world_size
+            dist.all_gather_object(gathered, mine, group=self.saver.group)
+        self.all_states = [one["random"] for one in gathered]
+        self.all_views = Counter(self.views_before)
+        for one in gathered:
+            self.all_views.update(one["views"])
+        if batch is not None:
+            self.position = {"batch": batch, "made_of": self._made_of(), "ranks": [one["position"] for one in gathered]}
+
+    def _log_state(self) -> dict[str, Any]:
+        """What log lines add up between steps."""
+        loader = self.loader
+        return {"lam_sum": loader.lam_sum, "lam_count": loader.lam_count, "skipped": loader.skipped} if loader else {}
+
+    def _made_of(self) -> dict[str, int]:
+        """What decides which batches an epoch has: a position means nothing where one of these is another."""
+        args = self.args
+        return {"processes": args.world_size, "--workers": args.workers, "--batch-size": args.batch_size,
+                "--accum-freq": args.accum_freq, "--seed": args.seed, "batches": self.batches.num_batches,
+                "samples": self.batches.num_samples}
+
+    def save_position(self, batch: int, path: Path) -> None:
+        """open_clip's checkpoint, in the middle of its epoch, with what continues it before batch `batch`."""
+        self._collect(batch)
+        if is_master(self.args):
+            state = {"epoch": self.epoch, "name": self.args.name, "state_dict": self.wrapped.state_dict(),
+                     "optimizer": self.optimizer.state_dict()}
+            torch.save(state | ({"scaler": self.scaler.state_dict()} if self.scaler is not None else {}), path)
+        self.position = None
+
     def checkpoint_state(self) -> dict[str, Any]:
         """Tensors and numbers for the checkpoint; rank 0's own state is taken now, since it evaluates after the epoch."""
-        return {"random": [random_state(), *self.all_states[1:]], "views": dict(self.all_views)}
+        state = {"random": [random_state(), *self.all_states[1:]], "views": dict(self.all_views)}
+        return state | ({"position": self.position} if self.position else {})
 
-    def _restore(self) -> None:
-        states = self.restored["random"]
-        if len(states) == self.args.world_size:
-            set_random_state(states[self.args.rank])
-        else:
+    def _restore(self) -> Position | None:
+        """Take up the random streams and counts of the checkpoint; where its epoch is continued, None: at its start."""
+        restored, self.restored = self.restored, None
+        states, position, rank = restored["random"], restored.get("position"), self.args.rank
+        self.views_before = Counter(restored["views"])
+        if len(states) != self.args.world_size and not position:
             logger.warning("eclip: the checkpoint comes from %d processes, this run has %d: random streams start anew",
                            len(states), self.args.world_size)
-        self.views_before = Counter(self.restored["views"])
-        self.restored = None
+        elif not position:
+            set_random_state(states[rank])
+        elif self._fits(position):
+            mine = position["ranks"][rank]
+            for name in self._log_state():
+                setattr(self.loader, name, mine[name])
+            logger.info("eclip: epoch %d goes on after batch %d of %d", self.epoch, position["batch"], self.batches.num_batches)
+            return position_from(position["batch"], states[rank], mine)
+        elif len(states) == self.args.world_size:
+            set_random_state(position["ranks"][rank]["start"])
+        return None
 
-    def after_step(self, step: int) -> None:
+    def _fits(self, position: dict[str, Any]) -> bool:
+        """Whether this run makes the batches that the position counts; says what differs."""
+        now = self._made_of()
+        differences = [f"{name} {value}, now {now[name]}" for name, value in position["made_of"].items() if value != now[name]]
+        if differences:
+            logger.warning("eclip: the checkpoint was saved after batch %d of epoch %d, but its batches cannot be had again (%s): "
+                           "the epoch starts anew from its first batch, with the weights of the checkpoint",
+                           position["batch"], self.epoch, "; ".join(differences))
+        return not differences
+
+    def after_step(self, step: int, batches: int) -> None:
+        """After optimiser step `step` of the run, the last of `batches` of the epoch."""
+        self._log_step(step)
+        self.saver.after_step(step, batches)
+
+    def _log_step(self, step: int) -> None:
         """Log beside open_clip's line, at its steps; figures after priming and at the end."""
         args, loader = self.args, self.loader
         steps = loader.steps_per_epoch

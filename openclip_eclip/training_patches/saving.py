@@ -1,0 +1,162 @@
+"""When a run saves its position within an epoch, which of these checkpoints are kept, and how all ranks agree on it."""
+from __future__ import annotations
+
+import argparse
+import logging
+import signal
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Callable, Iterator
+
+import torch
+import torch.distributed as dist
+from open_clip_train.distributed import is_master
+
+from ..checkpoint import checkpoint_order
+from ..config import Stopped
+from .checkpoints import remove_partial, sync_folder
+from .signals import Signals
+
+logger = logging.getLogger(__name__)
+
+SAVE, STOP = 1, 2  # what a rank asks for; STOP + the number of the signal
+
+
+class MidEpochSaver:
+    """Asked after every optimiser step and at the end of each epoch; `write(batch, path)` writes the checkpoint, with all ranks."""
+
+    def __init__(self, args: argparse.Namespace, signals: Signals) -> None:
+        self.args, self.signals = args, signals
+        self.group: Any = None  # of CPU processes, whatever the training's own is
+        self.pending: tuple[Any, torch.Tensor] | None = None
+        self.saved_at: float | None = None  # by the monotonic clock, in seconds
+        self.at_end = 0  # asked for in the last step of an epoch
+        self.is_epoch_saved = False  # the current one, to its end
+
+    @property
+    def is_on(self) -> bool:
+        """Whether the run leaves checkpoints at all."""
+        return bool(self.args.logs) and self.args.logs.lower() != "none"
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.args.checkpoint_path)
+
+    def begin_epoch(self, epoch: int, num_batches: int, write: Callable[[int, Path], None]) -> None:
+        """`epoch` counts from 0."""
+        if not self.is_on:
+            return
+        self.epoch, self.num_batches, self.write = epoch, num_batches, write
+        self.at_end, self.is_epoch_saved = 0, False
+        if self.saved_at is None:
+            self.saved_at = time.monotonic()
+            if self.args.world_size > 1:
+                self.group = dist.new_group(backend="gloo")
+            if is_master(self.args):
+                remove_partial(self.folder)
+        if self.args.save_most_recent and is_master(self.args):
+            self.epoch_saved(epoch)
+        self.signals.training_begins()
+
+    def after_step(self, step: int, batch: int) -> None:
+        """`step` of the run is done, and `batch` batches of the epoch. Stopped once a position is saved."""
+        if not self.is_on:
+            return
+        asked = self._agree()
+        every = self.args.save_every_steps
+        if every and (step + 1) % every == 0:
+            asked = max(asked, SAVE)
+        if not asked:
+            return
+        self._forget_wish()
+        if batch + self.args.accum_freq > self.num_batches:
+            self.at_end = asked  # the batches that fill no step come first
+            return
+        self._save(batch, asked)
+
+    def end_epoch(self, is_evaluated: bool) -> None:
+        """Before the evaluation and open_clip's own checkpoint: a bad validation image must not cost the epoch."""
+        if not self.is_on:
+            return
+        asked = max(self.at_end, self._agree(wait=True))
+        if asked:
+            self._forget_wish()
+        if is_evaluated or asked >= STOP or (asked and not self._is_saved_by_open_clip()):
+            self._save(self.num_batches, asked)
+            self.is_epoch_saved = True
+
+    @contextmanager
+    def evaluation(self) -> Iterator[None]:
+        """A signal stops at once in here, where the epoch is saved."""
+        if not self.is_epoch_saved:
+            yield
+            return
+        with self.signals.all_is_saved("in the evaluation; --resume latest begins it again and goes on"):
+            yield
+
+    def epoch_saved(self, completed: int) -> None:
+        """open_clip's own checkpoint is there: one made at the end of the same epoch says nothing more."""
+        for path in self.folder.glob("epoch_*_batch_*.pt"):
+            order = checkpoint_order(path)
+            if order is not None and order[0] == completed - 1 and order[1] >= self.num_batches:
+                path.unlink(missing_ok=True)
+
+    def _is_saved_by_open_clip(self) -> bool:
+        args, completed = self.args, self.epoch + 1
+        return (completed == args.epochs or args.save_most_recent
+                or (args.save_frequency > 0 and completed % args.save_frequency == 0))
+
+    def _save(self, batch: int, asked: int) -> None:
+        began = time.monotonic()
+        path = self.folder / f"epoch_{self.epoch}_batch_{batch:08d}.pt"
+        self.write(batch, path)
+        if is_master(self.args):
+            self._keep_last(path)
+            logger.info("eclip: batch %d of %d in epoch %d: saved in %s (%.1f s)", batch, self.num_batches, self.epoch,
+                        path, time.monotonic() - began)
+        self.saved_at = time.monotonic()
+        if asked >= STOP:
+            if self.group is not None:
+                dist.barrier(self.group)  # torchrun ends the rank that writes once another one is gone
+            raise Stopped(f"by {signal.Signals(asked - STOP).name} after batch {batch} of {self.num_batches} in epoch "
+                          f"{self.epoch}; the position is saved in {path}: continue with --resume latest.", asked - STOP)
+
+    def _keep_last(self, written: Path) -> None:
+        """Delete all but the last --keep-last; those of a later position are of a course that this run has left."""
+        orders = {path: order for path in self.folder.glob("epoch_*_batch_*.pt") if (order := checkpoint_order(path))}
+        kept = sorted((path for path in orders if orders[path] <= orders[written]), key=orders.get)[-self.args.keep_last:]
+        for path in set(orders) - set(kept):
+            path.unlink(missing_ok=True)
+        sync_folder(self.folder)
+
+    # ---- what is asked for
+
+    def _wish(self) -> int:
+        minutes = self.args.save_every_minutes
+        if self.signals.stop:
+            return STOP + self.signals.stop
+        is_due = minutes and is_master(self.args) and time.monotonic() - self.saved_at >= 60 * minutes
+        return SAVE if self.signals.save or is_due else 0
+
+    def _forget_wish(self) -> None:
+        self.signals.save = False
+        self.saved_at = time.monotonic()
+
+    def _agree(self, wait: bool = False) -> int:
+        """The largest wish of all ranks: as of the step before, so that no step waits for it, or with `wait` as of now."""
+        if self.group is None:
+            return self._wish()
+        agreed = self._received()
+        if agreed:
+            self._forget_wish()
+        wish = torch.tensor([self._wish()])
+        self.pending = dist.all_reduce(wish, dist.ReduceOp.MAX, group=self.group, async_op=True), wish
+        return max(agreed, self._received()) if wait else agreed
+
+    def _received(self) -> int:
+        if self.pending is None:
+            return 0
+        (work, value), self.pending = self.pending, None
+        work.wait()
+        return int(value)
