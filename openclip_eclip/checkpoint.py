@@ -37,14 +37,18 @@ def is_complete(path: Path) -> bool:
 
 
 def checkpoint_order(path: Path) -> tuple[int, int] | None:
-    """(completed epochs, batches of the next one) of a checkpoint by its name, None for another file."""
+    """(completed epochs, batches of the next one) by the name of a checkpoint, None for others."""
     match = re.fullmatch(r"epoch_(\d+)(?:_batch_(\d+))?\.pt", path.name)
     return (int(match[1]), int(match[2] or 0)) if match else None
 
 
 def newest_complete(folder: Path) -> Path | None:
-    """The newest complete `epoch_N.pt` or `epoch_N_batch_B.pt` of a folder; truncated ones are named in a warning and passed over."""
-    numbered = [(order, path) for path in folder.glob("epoch_*.pt") if (order := checkpoint_order(path))]
+    """The newest complete `epoch_N.pt` or `epoch_N_batch_B.pt` of a folder.
+
+    Truncated ones are named in a warning and passed over.
+    """
+    numbered = [(order, path) for path in folder.glob("epoch_*.pt")
+                if (order := checkpoint_order(path))]
     for _, path in sorted(numbered, reverse=True):
         if is_complete(path):
             return path

@@ -104,12 +104,15 @@ def eclip_parser() -> argparse.ArgumentParser:
 
 def _add_saving(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--save-every-steps", type=int, metavar="N",
-                       help="saves a checkpoint after every N optimiser steps, from which --resume latest continues in the middle of the "
-                            "epoch (default: only at the end of epochs, and at SIGTERM, SIGINT and SIGUSR1)")
+                       help="saves a checkpoint after every N optimiser steps, from which --resume "
+                            "latest continues in the middle of the epoch (default: only at the end "
+                            "of epochs, and at SIGTERM, SIGINT and SIGUSR1)")
     group.add_argument("--save-every-minutes", type=float, metavar="M",
-                       help="saves such a checkpoint at the first step that ends M minutes after the last one (default: never)")
+                       help="saves such a checkpoint at the first step that ends M minutes after "
+                            "the last one (default: never)")
     group.add_argument("--keep-last", type=int, default=2, metavar="K",
-                       help="keeps the K newest checkpoints within epochs; those of whole epochs are all kept (default: 2)")
+                       help="keeps the K newest checkpoints within epochs; those of whole epochs "
+                            "are all kept (default: 2)")
 
 
 @dataclass(frozen=True)
@@ -207,15 +210,18 @@ def refuse_unsupported(args: argparse.Namespace) -> None:
 
 
 def _refuse_saving(args: argparse.Namespace) -> None:
-    if args.save_every_steps is not None and args.save_every_steps < 1:
-        raise UserError(f"--save-every-steps {args.save_every_steps}: expected at least 1; drop the flag to save at the end of epochs.")
-    if args.save_every_minutes is not None and not 0 < args.save_every_minutes < float("inf"):
-        raise UserError(f"--save-every-minutes {args.save_every_minutes:g}: expected a number above 0; drop the flag to save at the "
-                        "end of epochs.")
+    steps, minutes = args.save_every_steps, args.save_every_minutes
+    if steps is not None and steps < 1:
+        raise UserError(f"--save-every-steps {steps}: expected at least 1; drop the flag to save "
+                        "at the end of epochs only.")
+    if minutes is not None and not 0 < minutes < float("inf"):
+        raise UserError(f"--save-every-minutes {minutes:g}: expected a number above 0; drop the "
+                        "flag to save at the end of epochs only.")
     if args.keep_last < 1:
         raise UserError(f"--keep-last {args.keep_last}: expected at least 1.")
-    if (args.save_every_steps or args.save_every_minutes) and (not args.logs or args.logs.lower() == "none"):
-        raise UserError(f"--save-every-steps or --save-every-minutes with --logs {args.logs}: nothing is saved there; name a folder.")
+    if (steps or minutes) and (not args.logs or args.logs.lower() == "none"):
+        flag = "--save-every-steps" if steps else "--save-every-minutes"
+        raise UserError(f"{flag} with --logs {args.logs}: nothing is saved there; name a folder.")
 
 
 def _refuse_methods(args: argparse.Namespace) -> None:

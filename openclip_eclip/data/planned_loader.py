@@ -21,14 +21,16 @@ logger = logging.getLogger(__name__)
 class PlannedLoader:
     """Yields (ExpertBatch, text) for open_clip's loop; `num_batches` and `num_samples` are the wrapped loader's.
 
-    `after_step(step, batches)` is called once the loop has finished an optimiser step, the last of `batches` of the epoch;
-    iteration begins at `first_batch` where the wrapped loader continues an epoch. `views` counts the mixed pairs of each
-    annotated sample on this rank.
+    `after_step(step, batches)` is called once the loop has finished an optimiser step, when so many
+    batches of the epoch are done. Iteration begins at `first_batch` where the wrapped loader
+    continues an epoch. `views` counts the mixed pairs of each annotated sample on this rank.
     """
 
     def __init__(self, loader: Iterable, config: EClipConfig, curriculum: Curriculum, *, seed: int, accum_freq: int = 1,
                  annotated: bool = True, mixes: bool = True, expert: DataLoader | None = None, replay: DataLoader | None = None,
-                 objectives: Sequence[Any] = (), after_step: Callable[[int, int], None] | None = None, announced: Any = None) -> None:
+                 objectives: Sequence[Any] = (),
+                 after_step: Callable[[int, int], None] | None = None,
+                 announced: Any = None) -> None:
         self.loader, self.config, self.curriculum = loader, config, curriculum
         self.num_batches, self.num_samples = loader.num_batches, loader.num_samples
         self.seed, self.accum_freq, self.expert, self.replay, self.after_step = seed, accum_freq, expert, replay, after_step

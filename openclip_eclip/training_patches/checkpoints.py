@@ -14,9 +14,9 @@ PARTIAL = ".partial"  # ends the name of a file that is being written
 
 
 def random_state(with_cuda: bool = True) -> dict[str, Any]:
-    """State of the global generators of this process, as tensors and numbers only (loads with weights_only).
+    """State of the global generators of this process, as tensors and numbers (for weights_only).
 
-    `with_cuda`: also of the current GPU, if there is one; not for a forked data worker, which may not ask for it.
+    `with_cuda`: also of the current GPU, if there is one; a forked data worker may not ask for it.
     """
     version, numbers, gauss = random.getstate()
     _, keys, position, has_gauss, cached = np.random.get_state()
@@ -43,10 +43,12 @@ def set_random_state(state: dict[str, Any]) -> None:
 def atomic_save(save: Callable[..., None], obj: Any, path: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
     """`save(obj, path)` through a temporary name: a kill leaves the old file or the new one, never half of one.
 
-    The name holds the process id, so that two runs never write into one file; after a return it is all on the disk.
+    The name holds the process id, so that two runs never write into one file. Once this returns,
+    everything is on the disk.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")  # not *.pt: open_clip takes any *.pt for a checkpoint
+    # not *.pt: open_clip takes any *.pt for a checkpoint
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
     try:
         with open(temporary, "wb") as file:
             save(obj, file, *args, **kwargs)

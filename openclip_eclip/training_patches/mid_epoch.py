@@ -1,8 +1,9 @@
-"""A loader that can begin in the middle of an epoch, with the batches and random draws of the interrupted run.
+"""A loader that begins in the middle of an epoch, with the batches and draws of the run before.
 
-The epoch is built exactly as at its start: the same random state gives the same order of samples and the same seeds of the
-data workers. Batches that were consumed then pass as placeholders, undecoded. Transforms draw from the running random
-streams of the worker that decodes, so every batch carries its worker's state, and the worker takes it up where it left off.
+The epoch is built exactly as at its start: from the same random state come the same order of
+samples and the same seeds of the data workers. Batches that were consumed then pass as
+placeholders, undecoded. Transforms draw from the running random streams of the worker that
+decodes, so every batch carries its worker's state, and the worker takes it up where it left off.
 """
 from __future__ import annotations
 
@@ -21,11 +22,14 @@ from .signals import ignore_in_worker
 
 @dataclass(frozen=True)
 class WorkerState:
-    """Of a data worker once it had made a batch. `random` is packed: a tensor would take a file descriptor on its way."""
+    """Of a data worker once it had made a batch.
+
+    `random` is packed on its way to the main process: a tensor would take a file descriptor there.
+    """
 
     worker: int
     taken: int  # samples it had taken from its shards in this epoch, bad ones too; 0 for tables
-    random: dict[str, Any] | None  # None without worker processes: the state is the main process's
+    random: dict[str, Any] | None  # None without worker processes: it is the main process's
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,7 @@ class Position:
     batch: int
     start: Mapping[str, Any]  # `random_state` before the first batch of the epoch
     now: Mapping[str, Any]  # and after the last one that was consumed
-    workers: Mapping[int, WorkerState] = field(default_factory=dict)  # of those that had made a consumed batch
+    workers: Mapping[int, WorkerState] = field(default_factory=dict)  # with a consumed batch
 
     def passing(self, worker: int, workers: int) -> int:
         """How many of the consumed batches `worker` of `workers` made: they take turns."""
@@ -60,6 +64,17 @@ def _restore_worker(position: Position) -> None:
         set_random_state(state.random)
 
 
+def _packed(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Arrays for tensors, of 4 bytes a number where these have 8."""
+    return {key: value.numpy().astype(np.uint32 if value.dtype == torch.int64 else np.uint8)
+            if isinstance(value, torch.Tensor) else value for key, value in state.items()}
+
+
+def _unpacked(state: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: torch.from_numpy(value.astype(np.int64 if value.dtype == np.uint32 else np.uint8))
+            if isinstance(value, np.ndarray) else value for key, value in state.items()}
+
+
 class ResumableTable(Dataset):
     """A map-style data set whose first batches pass as placeholders when an epoch is continued."""
 
@@ -68,7 +83,7 @@ class ResumableTable(Dataset):
         self.begin_epoch(0, None)
 
     def begin_epoch(self, epoch: int, position: Position | None) -> None:
-        """In the main process, before the workers are started. `epoch` is not needed here."""
+        """In the main process, before the workers are started; they live for one epoch."""
         self.position, self.count = position, 0
 
     def __len__(self) -> int:
@@ -84,19 +99,20 @@ class ResumableTable(Dataset):
         return None
 
     def collate(self, samples: list[Any] | None) -> tuple[Any, WorkerState | None]:
+        """(batch, state of its worker), or (None, None) for a batch that passes."""
         return (None, None) if samples is None else (self.collate_samples(samples), _worker_state())
 
 
 class ShardProgress:
-    """What the two stages around the decoding of shards share, in each worker: how far it is in the epoch."""
+    """How far a worker is in the epoch: what the stages around its decoding of shards share."""
 
     def __init__(self, shared_epoch: Any) -> None:
         self.shared_epoch = shared_epoch
-        self.epoch, self.taken, self.to_pass = -1, 0, 0
+        self.epoch, self.taken, self.to_pass, self.batches = -1, 0, 0, 0
         self.begin_epoch(-1, None)
 
     def begin_epoch(self, epoch: int, position: Position | None) -> None:
-        """In the main process, before the workers are started: `position` counts in `epoch` alone, they outlive it."""
+        """In the main process, before the workers are started: they outlive `epoch`."""
         self.position_epoch, self.position = epoch, position
 
     def begin_pass(self) -> None:
@@ -139,13 +155,13 @@ class TakeSamples(wds.PipelineStage):
 
 
 class GiveBatches(wds.PipelineStage):
-    """In the place of webdataset's batching: placeholders for the consumed batches, then (batch, `WorkerState`).
+    """In the place of webdataset's batching: placeholders, then (batch, `WorkerState`).
 
-    webdataset decodes the first sample of the next batch before it gives one away: where a batch ends it is too late to stop.
-    Samples that fill no batch at the end of a pass are dropped, as there.
+    webdataset decodes the first sample of the next batch before it gives a batch away, so that no
+    state belongs to the end of one. Samples that fill no batch in a pass are dropped, as there.
     """
 
-    def __init__(self, progress: ShardProgress, size: int, collate: Callable[[list[Any]], Any]) -> None:
+    def __init__(self, progress: ShardProgress, size: int, collate: Callable[..., Any]) -> None:
         self.progress, self.size, self.collate = progress, size, collate
 
     def run(self, source: Any) -> Iterator[tuple[Any, WorkerState | None]]:
@@ -160,10 +176,13 @@ class GiveBatches(wds.PipelineStage):
 
 
 class ResumableLoader:
-    """Batches of `loader`, from `first_batch` on; `num_batches` and `num_samples` are those of a whole epoch."""
+    """Batches of `loader`, from `first_batch` on.
 
-    def __init__(self, loader: Any, parts: ResumableTable | ShardProgress, num_batches: int, num_samples: int,
-                 keeps_workers: bool) -> None:
+    `num_batches` and `num_samples` are those of a whole epoch. `keeps_workers`: for the whole run.
+    """
+
+    def __init__(self, loader: Any, parts: ResumableTable | ShardProgress, num_batches: int,
+                 num_samples: int, keeps_workers: bool) -> None:
         self.loader, self.parts, self.keeps_workers = loader, parts, keeps_workers
         self.num_batches, self.num_samples = num_batches, num_samples
         self.begin_epoch(0, None)
@@ -187,7 +206,7 @@ class ResumableLoader:
         if self.first_batch == self.num_batches:
             set_random_state(self.position.now)
             return
-        # workers that live for the whole run are seeded once, in the first epoch: a resumed run draws no second seed
+        # kept workers are seeded once, in epoch 0: a resumed run draws no seed in a later one
         kept = torch.get_rng_state() if self.keeps_workers and self.epoch > 0 else None
         for i, (batch, state) in enumerate(self.loader):
             if kept is not None:
@@ -200,45 +219,40 @@ class ResumableLoader:
                 set_random_state(self.position.now)
 
     def checkpoint_state(self) -> dict[str, Any]:
-        """Of this rank, in tensors and numbers: what a `Position` needs beside the batch and the random state now."""
-        workers = {number: {"taken": state.taken, "random": state.random and _unpacked(state.random)}
-                   for number, state in self.states.items()}
+        """Of this rank, in tensors and numbers: what a `Position` needs beside batch and `now`."""
+        workers = {}
+        for number, state in self.states.items():
+            unpacked = state.random and _unpacked(state.random)
+            workers[number] = {"taken": state.taken, "random": unpacked}
         return {"start": dict(self.start), "workers": workers}
 
 
 def position_from(batch: int, now: Mapping[str, Any], state: Mapping[str, Any]) -> Position:
     """Undo `ResumableLoader.checkpoint_state`."""
-    workers = {number: WorkerState(number, one["taken"], one["random"]) for number, one in state["workers"].items()}
+    workers = {number: WorkerState(number, one["taken"], one["random"])
+               for number, one in state["workers"].items()}
     return Position(batch, state["start"], now, workers)
 
 
-def _packed(state: Mapping[str, Any]) -> dict[str, Any]:
-    """Arrays for tensors, of 4 bytes a number where these have 8."""
-    return {key: value.numpy().astype(np.uint32 if value.dtype == torch.int64 else np.uint8)
-            if isinstance(value, torch.Tensor) else value for key, value in state.items()}
-
-
-def _unpacked(state: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: torch.from_numpy(value.astype(np.int64 if value.dtype == np.uint32 else np.uint8))
-            if isinstance(value, np.ndarray) else value for key, value in state.items()}
-
-
 def resumable(loader: Any, shared_epoch: Any = None) -> ResumableLoader:
-    """Of open_clip's loader of training data over our samples: a DataLoader, or a WebLoader of our pipeline."""
-    if not isinstance(loader, DataLoader):
-        inner = loader.pipeline[0]
-        progress = ShardProgress(shared_epoch)
-        stages = inner.dataset.pipeline
-        names = [getattr(getattr(stage, "func", getattr(stage, "f", None)), "__name__", "") for stage in stages]
-        batched = stages[names.index("_batched")]
-        stages[names.index("_batched")] = GiveBatches(progress, batched.args[0], batched.kw["collation_fn"])
-        owners = (getattr(stage, "__self__", None) for stage in stages)
-        guard = next((owner for owner in owners if isinstance(owner, PassGuard)), None)
-        stages.insert(names.index("decode_stream"), TakeSamples(progress, guard))
-        inner.worker_init_fn = ignore_in_worker
-        return ResumableLoader(loader, progress, loader.num_batches, loader.num_samples, inner.persistent_workers)
-    table = ResumableTable(loader.dataset, loader.collate_fn)
-    # drawn from as open_clip's own: its batch sampler, and one number an epoch for the seed of the workers
-    batches = DataLoader(table, batch_sampler=loader.batch_sampler, num_workers=loader.num_workers, collate_fn=table.collate,
-                         pin_memory=loader.pin_memory, worker_init_fn=ignore_in_worker)
-    return ResumableLoader(batches, table, loader.num_batches, loader.num_samples, keeps_workers=False)
+    """Of open_clip's loader over our samples: a DataLoader, or a WebLoader of our pipeline."""
+    counts = loader.num_batches, loader.num_samples
+    if isinstance(loader, DataLoader):
+        table = ResumableTable(loader.dataset, loader.collate_fn)
+        # draws as open_clip's own does: in its batch sampler, and one seed of the workers an epoch
+        batches = DataLoader(table, batch_sampler=loader.batch_sampler, collate_fn=table.collate,
+                             num_workers=loader.num_workers, pin_memory=loader.pin_memory,
+                             worker_init_fn=ignore_in_worker)
+        return ResumableLoader(batches, table, *counts, keeps_workers=False)
+    inner, progress = loader.pipeline[0], ShardProgress(shared_epoch)
+    stages = inner.dataset.pipeline
+    names = [getattr(getattr(stage, "func", getattr(stage, "f", None)), "__name__", "")
+             for stage in stages]
+    decoding, batching = names.index("decode_stream"), names.index("_batched")
+    size, collate = stages[batching].args[0], stages[batching].kw["collation_fn"]
+    stages[batching] = GiveBatches(progress, size, collate)
+    owners = (getattr(stage, "__self__", None) for stage in stages)
+    guard = next((owner for owner in owners if isinstance(owner, PassGuard)), None)
+    stages.insert(decoding, TakeSamples(progress, guard))
+    inner.worker_init_fn = ignore_in_worker
+    return ResumableLoader(loader, progress, *counts, keeps_workers=inner.persistent_workers)

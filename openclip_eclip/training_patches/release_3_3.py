@@ -172,12 +172,14 @@ class Seams:
 
 def will_evaluate(args: argparse.Namespace, data: Mapping[str, Any], completed: int) -> bool:
     """Whether open_clip evaluates anything after `completed` epochs."""
-    kinds = {"val": args.val_frequency, "imagenet-val": args.zeroshot_frequency, "imagenet-v2": args.zeroshot_frequency}
-    return any(name in data and every and (completed % every == 0 or completed == args.epochs) for name, every in kinds.items())
+    frequencies = {"val": args.val_frequency, "imagenet-val": args.zeroshot_frequency,
+                   "imagenet-v2": args.zeroshot_frequency}
+    return any(name in data and every and (completed % every == 0 or completed == args.epochs)
+               for name, every in frequencies.items())
 
 
 def enumerate_batches(batches: Iterable, start: int = 0) -> Iterator[tuple[int, Any]]:
-    """`enumerate` for open_clip's loops: a loader that continues an epoch is counted on from where it does."""
+    """`enumerate` for open_clip's loops: a loader that continues an epoch counts on from there."""
     return enumerate(batches, getattr(batches, "first_batch", start))
 
 

@@ -1,4 +1,4 @@
-"""When a run saves its position within an epoch, which of these checkpoints are kept, and how all ranks agree on it."""
+"""When a run saves its position within an epoch, how all ranks agree on it, and what is kept."""
 from __future__ import annotations
 
 import argparse
@@ -24,7 +24,10 @@ SAVE, STOP = 1, 2  # what a rank asks for; STOP + the number of the signal
 
 
 class MidEpochSaver:
-    """Asked after every optimiser step and at the end of each epoch; `write(batch, path)` writes the checkpoint, with all ranks."""
+    """Asked after every optimiser step and at the end of each epoch.
+
+    `write(batch, path)` writes the checkpoint; all ranks take part.
+    """
 
     def __init__(self, args: argparse.Namespace, signals: Signals) -> None:
         self.args, self.signals = args, signals
@@ -60,7 +63,10 @@ class MidEpochSaver:
         self.signals.training_begins()
 
     def after_step(self, step: int, batch: int) -> None:
-        """`step` of the run is done, and `batch` batches of the epoch. Stopped once a position is saved."""
+        """`step` of the run is done, and `batch` batches of the epoch.
+
+        Stopped, after saving, where a signal asked for it.
+        """
         if not self.is_on:
             return
         asked = self._agree()
@@ -76,7 +82,7 @@ class MidEpochSaver:
         self._save(batch, asked)
 
     def end_epoch(self, is_evaluated: bool) -> None:
-        """Before the evaluation and open_clip's own checkpoint: a bad validation image must not cost the epoch."""
+        """Before the evaluation: a bad validation image must not cost the epoch."""
         if not self.is_on:
             return
         asked = max(self.at_end, self._agree(wait=True))
@@ -92,11 +98,12 @@ class MidEpochSaver:
         if not self.is_epoch_saved:
             yield
             return
-        with self.signals.all_is_saved("in the evaluation; --resume latest begins it again and goes on"):
+        when = "in the evaluation; --resume latest begins it again and goes on"
+        with self.signals.all_is_saved(when):
             yield
 
     def epoch_saved(self, completed: int) -> None:
-        """open_clip's own checkpoint is there: one made at the end of the same epoch says nothing more."""
+        """open_clip's own checkpoint is there: ours of the end of that epoch says nothing more."""
         for path in self.folder.glob("epoch_*_batch_*.pt"):
             order = checkpoint_order(path)
             if order is not None and order[0] == completed - 1 and order[1] >= self.num_batches:
@@ -113,30 +120,39 @@ class MidEpochSaver:
         self.write(batch, path)
         if is_master(self.args):
             self._keep_last(path)
-            logger.info("eclip: batch %d of %d in epoch %d: saved in %s (%.1f s)", batch, self.num_batches, self.epoch,
-                        path, time.monotonic() - began)
+            logger.info("eclip: batch %d of %d in epoch %d: saved in %s (%.1f s)", batch,
+                        self.num_batches, self.epoch, path, time.monotonic() - began)
         self.saved_at = time.monotonic()
         if asked >= STOP:
             if self.group is not None:
-                dist.barrier(self.group)  # torchrun ends the rank that writes once another one is gone
-            raise Stopped(f"by {signal.Signals(asked - STOP).name} after batch {batch} of {self.num_batches} in epoch "
-                          f"{self.epoch}; the position is saved in {path}: continue with --resume latest.", asked - STOP)
+                dist.barrier(self.group)  # torchrun ends the rank that writes once another is gone
+            name = signal.Signals(asked - STOP).name
+            where = f"after batch {batch} of {self.num_batches} in epoch {self.epoch}"
+            raise Stopped(f"by {name} {where}; the position is saved in {path}: continue with "
+                          "--resume latest.",
+                          asked - STOP)
 
     def _keep_last(self, written: Path) -> None:
-        """Delete all but the last --keep-last; those of a later position are of a course that this run has left."""
-        orders = {path: order for path in self.folder.glob("epoch_*_batch_*.pt") if (order := checkpoint_order(path))}
-        kept = sorted((path for path in orders if orders[path] <= orders[written]), key=orders.get)[-self.args.keep_last:]
-        for path in set(orders) - set(kept):
+        """Delete all but the last --keep-last, and those of a later position.
+
+        They are of a course that this run has left: it was resumed from an older checkpoint, or
+        began its epoch anew.
+        """
+        orders = {path: order for path in self.folder.glob("epoch_*_batch_*.pt")
+                  if (order := checkpoint_order(path))}
+        passed = sorted((path for path, order in orders.items() if order <= orders[written]),
+                        key=orders.get)
+        for path in set(orders) - set(passed[-self.args.keep_last:]):
             path.unlink(missing_ok=True)
         sync_folder(self.folder)
 
     # ---- what is asked for
 
     def _wish(self) -> int:
-        minutes = self.args.save_every_minutes
         if self.signals.stop:
             return STOP + self.signals.stop
-        is_due = minutes and is_master(self.args) and time.monotonic() - self.saved_at >= 60 * minutes
+        minutes, passed = self.args.save_every_minutes, time.monotonic() - self.saved_at
+        is_due = minutes is not None and is_master(self.args) and passed >= 60 * minutes
         return SAVE if self.signals.save or is_due else 0
 
     def _forget_wish(self) -> None:
@@ -144,14 +160,18 @@ class MidEpochSaver:
         self.saved_at = time.monotonic()
 
     def _agree(self, wait: bool = False) -> int:
-        """The largest wish of all ranks: as of the step before, so that no step waits for it, or with `wait` as of now."""
+        """The largest wish of all ranks.
+
+        As of the step before, so that no step waits for another rank; with `wait` as of now.
+        """
         if self.group is None:
             return self._wish()
         agreed = self._received()
         if agreed:
             self._forget_wish()
         wish = torch.tensor([self._wish()])
-        self.pending = dist.all_reduce(wish, dist.ReduceOp.MAX, group=self.group, async_op=True), wish
+        work = dist.all_reduce(wish, dist.ReduceOp.MAX, group=self.group, async_op=True)
+        self.pending = work, wish
         return max(agreed, self._received()) if wait else agreed
 
     def _received(self) -> int:

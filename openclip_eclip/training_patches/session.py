@@ -37,9 +37,13 @@ logger = logging.getLogger(__name__)
 
 
 class PlainLoader:
-    """(image, text) batches from the same checked samples: the CLIP baseline. `after_step` as `PlannedLoader` calls it."""
+    """(image, text) batches from the same checked samples: the CLIP baseline.
 
-    def __init__(self, loader: ResumableLoader, accum_freq: int, after_step: Callable[[int, int], None]) -> None:
+    `after_step` and `first_batch` are those of `PlannedLoader`.
+    """
+
+    def __init__(self, loader: ResumableLoader, accum_freq: int,
+                 after_step: Callable[[int, int], None]) -> None:
         self.loader, self.num_batches, self.num_samples = loader, loader.num_batches, loader.num_samples
         self.accum_freq, self.after_step, self.epoch = accum_freq, after_step, 0
 
@@ -68,12 +72,13 @@ class EpochInfo(upstream.DataInfo):
 class Session:
     """State of one run of `open_clip_train.main.main` under our seams."""
 
-    def __init__(self, args: argparse.Namespace, config: EClipConfig, method: Method, signals: Signals) -> None:
+    def __init__(self, args: argparse.Namespace, config: EClipConfig, method: Method,
+                 signals: Signals) -> None:
         self.args, self.config, self.method = args, config, method
         self.loader: PlannedLoader | None = None
         self.batches: ResumableLoader | None = None  # what the loader is made of
         self.signals, self.saver = signals, MidEpochSaver(args, signals)
-        self.position: dict[str, Any] | None = None  # of the checkpoint that is being written in mid-epoch
+        self.position: dict[str, Any] | None = None  # while a checkpoint is written in mid-epoch
         self.loss: Any = None
         self.model: Any = None
         self.writer: Any = None
@@ -96,7 +101,8 @@ class Session:
         filled = fill_schedule(args, source.info.dataloader.num_batches)
         if filled:
             self._note_params(filled)
-        source.info.dataloader = self.batches = resumable(source.info.dataloader, source.info.shared_epoch)
+        self.batches = resumable(source.info.dataloader, source.info.shared_epoch)
+        source.info.dataloader = self.batches
         if self.method.is_plain:
             loader = PlainLoader(self.batches, args.accum_freq, self.saver.after_step)
             return EpochInfo(loader, source.info.sampler, source.info.shared_epoch)
@@ -189,9 +195,11 @@ class Session:
 
     # ---- epochs and steps
 
-    def start_epoch(self, model: Any, loss: Any, optimizer: Any, scaler: Any, writer: Any, epoch: int) -> None:
+    def start_epoch(self, model: Any, loss: Any, optimizer: Any, scaler: Any, writer: Any,
+                    epoch: int) -> None:
         """Before open_clip's epoch: on the first one after a resume, continue the random streams where they stopped."""
-        self.loss, self.writer, self.optimizer, self.scaler, self.epoch = loss, writer, optimizer, scaler, epoch
+        self.loss, self.writer, self.epoch = loss, writer, epoch
+        self.optimizer, self.scaler = optimizer, scaler
         if is_master(self.args):
             note_machine(Path(self.args.logs, self.args.name), self.args.device)
         self.wrapped = getattr(model, "_orig_mod", model)
@@ -215,7 +223,8 @@ class Session:
 
     def _collect(self, batch: int | None = None) -> None:
         """From every rank; `batch` of them are done where the epoch is not."""
-        mine: dict[str, Any] = {"random": random_state(), "views": dict(self.loader.views) if self.loader else {}}
+        views = dict(self.loader.views) if self.loader else {}
+        mine: dict[str, Any] = {"random": random_state(), "views": views}
         if batch is not None:
             mine["position"] = self.batches.checkpoint_state() | self._log_state()
         gathered = [mine]
@@ -227,27 +236,33 @@ class Session:
         for one in gathered:
             self.all_views.update(one["views"])
         if batch is not None:
-            self.position = {"batch": batch, "made_of": self._made_of(), "ranks": [one["position"] for one in gathered]}
+            self.position = {"batch": batch, "made_of": self._made_of(),
+                             "ranks": [one["position"] for one in gathered]}
 
     def _log_state(self) -> dict[str, Any]:
         """What log lines add up between steps."""
         loader = self.loader
-        return {"lam_sum": loader.lam_sum, "lam_count": loader.lam_count, "skipped": loader.skipped} if loader else {}
+        names = ("lam_sum", "lam_count", "skipped")
+        return {name: getattr(loader, name) for name in names} if loader else {}
 
     def _made_of(self) -> dict[str, int]:
-        """What decides which batches an epoch has: a position means nothing where one of these is another."""
+        """What decides which batches an epoch has: with others a position says nothing."""
         args = self.args
-        return {"processes": args.world_size, "--workers": args.workers, "--batch-size": args.batch_size,
-                "--accum-freq": args.accum_freq, "--seed": args.seed, "batches": self.batches.num_batches,
+        return {"processes": args.world_size, "--workers": args.workers,
+                "--batch-size": args.batch_size, "--accum-freq": args.accum_freq,
+                "--seed": args.seed, "batches": self.batches.num_batches,
                 "samples": self.batches.num_samples}
 
     def save_position(self, batch: int, path: Path) -> None:
-        """open_clip's checkpoint, in the middle of its epoch, with what continues it before batch `batch`."""
+        """open_clip's checkpoint, within its epoch, with what continues it before batch `batch`."""
         self._collect(batch)
         if is_master(self.args):
-            state = {"epoch": self.epoch, "name": self.args.name, "state_dict": self.wrapped.state_dict(),
+            state = {"epoch": self.epoch, "name": self.args.name,
+                     "state_dict": self.wrapped.state_dict(),
                      "optimizer": self.optimizer.state_dict()}
-            torch.save(state | ({"scaler": self.scaler.state_dict()} if self.scaler is not None else {}), path)
+            if self.scaler is not None:
+                state["scaler"] = self.scaler.state_dict()
+            torch.save(state, path)  # one of the patched functions: it adds `checkpoint_state`
         self.position = None
 
     def checkpoint_state(self) -> dict[str, Any]:
@@ -256,34 +271,46 @@ class Session:
         return state | ({"position": self.position} if self.position else {})
 
     def _restore(self) -> Position | None:
-        """Take up the random streams and counts of the checkpoint; where its epoch is continued, None: at its start."""
+        """Take up the random streams and counts of the checkpoint.
+
+        Returns where its epoch is continued; None: at the start, of the next one or anew.
+        """
         restored, self.restored = self.restored, None
         states, position, rank = restored["random"], restored.get("position"), self.args.rank
+        same_ranks = len(states) == self.args.world_size
         self.views_before = Counter(restored["views"])
-        if len(states) != self.args.world_size and not position:
+        if position:
+            return self._restore_position(position, states[rank] if same_ranks else None)
+        if same_ranks:
+            set_random_state(states[rank])
+        else:
             logger.warning("eclip: the checkpoint comes from %d processes, this run has %d: random streams start anew",
                            len(states), self.args.world_size)
-        elif not position:
-            set_random_state(states[rank])
-        elif self._fits(position):
-            mine = position["ranks"][rank]
-            for name in self._log_state():
-                setattr(self.loader, name, mine[name])
-            logger.info("eclip: epoch %d goes on after batch %d of %d", self.epoch, position["batch"], self.batches.num_batches)
-            return position_from(position["batch"], states[rank], mine)
-        elif len(states) == self.args.world_size:
-            set_random_state(position["ranks"][rank]["start"])
         return None
 
-    def _fits(self, position: dict[str, Any]) -> bool:
-        """Whether this run makes the batches that the position counts; says what differs."""
-        now = self._made_of()
-        differences = [f"{name} {value}, now {now[name]}" for name, value in position["made_of"].items() if value != now[name]]
-        if differences:
-            logger.warning("eclip: the checkpoint was saved after batch %d of epoch %d, but its batches cannot be had again (%s): "
-                           "the epoch starts anew from its first batch, with the weights of the checkpoint",
-                           position["batch"], self.epoch, "; ".join(differences))
-        return not differences
+    def _restore_position(self, position: dict[str, Any],
+                          now: dict[str, Any] | None) -> Position | None:
+        """`now`: this rank's random state, None for a checkpoint of another number of ranks."""
+        batch, count, made_of = position["batch"], self.batches.num_batches, self._made_of()
+        if batch == position["made_of"]["batches"]:  # evaluation alone is left, whoever does it
+            logger.info("eclip: epoch %d is trained, and goes on after its last batch", self.epoch)
+            now = now or random_state()
+            return Position(count, now, now)
+        changed = [f"{name} {value}, now {made_of[name]}"
+                   for name, value in position["made_of"].items() if value != made_of[name]]
+        if changed:
+            logger.warning("eclip: the checkpoint was saved after batch %d of epoch %d, but its "
+                           "batches cannot be had again (%s): the epoch starts anew from its first "
+                           "batch, with the weights of the checkpoint",
+                           batch, self.epoch, "; ".join(changed))
+            if now is not None:
+                set_random_state(position["ranks"][self.args.rank]["start"])
+            return None
+        mine = position["ranks"][self.args.rank]
+        for name in self._log_state():
+            setattr(self.loader, name, mine[name])
+        logger.info("eclip: epoch %d goes on after batch %d of %d", self.epoch, batch, count)
+        return position_from(batch, now, mine)
 
     def after_step(self, step: int, batches: int) -> None:
         """After optimiser step `step` of the run, the last of `batches` of the epoch."""

@@ -1,4 +1,4 @@
-"""SIGTERM, SIGINT and SIGUSR1 while a run lasts: it saves its position at the end of the step instead of dying in it."""
+"""SIGTERM, SIGINT and SIGUSR1 while a run lasts: it saves its position at the end of the step."""
 from __future__ import annotations
 
 import os
@@ -10,10 +10,14 @@ from typing import Any, Iterator
 from ..config import Stopped
 
 STOPPING = (signal.SIGTERM, signal.SIGINT)
+CHECK_EVERY = 2  # seconds in which a data worker notices that the main process is gone
 
 
 class Signals:
-    """What was asked for by signal: `stop` (its number, 0: nothing) and `save`. A second SIGINT stops at once."""
+    """What was asked for by signal: `save`, and `stop`, its number or 0.
+
+    A second SIGINT stops at once.
+    """
 
     def __init__(self) -> None:
         self.stop, self.save = 0, False
@@ -21,11 +25,12 @@ class Signals:
 
     @contextmanager
     def handled(self) -> Iterator[None]:
-        """Handlers of our own, and the previous ones afterwards; nothing outside the main thread, where none can be set."""
+        """Our handlers, then the previous ones; Python sets them in the main thread only."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        previous = {number: signal.signal(number, self._handle) for number in (*STOPPING, signal.SIGUSR1)}
+        previous = {number: signal.signal(number, self._handle)
+                    for number in (*STOPPING, signal.SIGUSR1)}
         try:
             yield
         finally:
@@ -39,17 +44,20 @@ class Signals:
         again = self.stop == signal.SIGINT == number
         self.stop = self.stop or number
         if again:
-            raise Stopped("by a second SIGINT, without saving; --resume latest continues from the newest checkpoint.", number)
+            raise Stopped("by a second SIGINT, without saving; --resume latest continues from the "
+                          "newest checkpoint.", number)
         self._stop_if_nothing_to_save()
 
     def _stop_if_nothing_to_save(self) -> None:
         if self.stop and self._nothing_to_save is not None:
-            raise Stopped(f"by {signal.Signals(self.stop).name} {self._nothing_to_save}.", self.stop)
+            name = signal.Signals(self.stop).name
+            raise Stopped(f"by {name} {self._nothing_to_save}.", self.stop)
 
     def stop_now(self, why: str) -> None:
         """Stopped, where the run cannot come to the end of its step any more."""
-        raise Stopped(f"by {signal.Signals(self.stop).name} before a position was saved {why}; --resume latest continues from "
-                      "the newest checkpoint.", self.stop)
+        name = signal.Signals(self.stop).name
+        raise Stopped(f"by {name} before a position was saved {why}; --resume latest continues "
+                      "from the newest checkpoint.", self.stop)
 
     def training_begins(self) -> None:
         """From now on a signal waits for the end of a step."""
@@ -67,10 +75,10 @@ class Signals:
 
 
 def ignore_in_worker(worker: int) -> None:
-    """In a data worker: a signal to the whole process group is the main process's affair, which still needs its batches.
+    """In a data worker: signals to the whole process group are for the main process to answer.
 
-    SIGTERM of the main process itself ends the worker, as it expects, and so does the main process's death: else a worker
-    whose batches nobody takes any more would wait for ever.
+    It still needs the worker's batches then. Its own SIGTERM ends the worker, as it expects, and
+    so does its death: a worker whose batches nobody takes would else wait for ever.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
@@ -80,7 +88,7 @@ def ignore_in_worker(worker: int) -> None:
 
 def _end_with(parent: int) -> None:
     while os.getppid() == parent:
-        received = signal.sigtimedwait({signal.SIGTERM}, 2)  # seconds
+        received = signal.sigtimedwait({signal.SIGTERM}, CHECK_EVERY)
         if received is not None and received.si_pid == parent:
             break
     os._exit(0)
