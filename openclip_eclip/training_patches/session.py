@@ -27,6 +27,7 @@ from ..data.sample import seeded_randomness
 from ..mixup import mix_images
 from ..params import Method, fill_schedule
 from .checkpoints import random_state, set_random_state
+from .known_again import known_again
 from .train_data import TrainSource, expert_samples, train_source
 
 logger = logging.getLogger(__name__)
@@ -91,7 +92,7 @@ class Session:
         args, loader = self.args, source.info.dataloader
         steps = loader.num_batches // args.accum_freq
         curriculum = Curriculum(max(1, steps * args.epochs), self.config.curriculum)
-        expert, self.names = None, dict(source.names) if self.method.mixes else {}
+        expert, self.names, same_image = None, dict(source.names) if self.method.mixes else {}, {}
         examples, told = source.samples, source.windows
         if args.expert_data:
             samples, names, more = expert_samples(args, transform, tokenizer, self.method.windows)
@@ -100,6 +101,8 @@ class Session:
             expert = self._stream(samples, size, loader.num_batches, curriculum)
             self.names.update(names)
             examples = samples
+            if self.config.own_pairs != "diagonal":
+                same_image = known_again(args, loader, samples)
         annotated = source.annotated or expert is not None
         if self.method.windows:
             self._announce_windows(told)
@@ -115,7 +118,8 @@ class Session:
             if good:
                 self.examples = (torch.stack([s.image for s in good]), torch.stack([s.heatmap for s in good]))
         return PlannedLoader(loader, self.config, curriculum, seed=args.seed, accum_freq=args.accum_freq, annotated=annotated,
-                             mixes=self.method.mixes, expert=expert, replay=self._replay(source), objectives=self.method.objectives, after_step=self.after_step)
+                             mixes=self.method.mixes, expert=expert, replay=self._replay(source), objectives=self.method.objectives, after_step=self.after_step,
+                             same_image=same_image)
 
     def _replay(self, source: TrainSource) -> DataLoader | None:
         """What fills batches up to the share of annotated images that an objective asks for, where the data has less than half of it; else None."""
