@@ -24,13 +24,15 @@ class Recipe:
     warmup: float = 0.1  # share of all steps
     weight_decay: float = 1e-3
     context_length: int = 256
+    crop_scale: tuple[float, float] = (0.5, 1.0)  # share of the image's area; the authors' (open_clip's own is 0.9 to 1)
     align_weight: float | None = None
     align_least: float | None = None
 
     def flags(self) -> list[str]:
         """As command-line flags to be put before the user's own, which then win."""
         return [f"--lr={self.lr}", f"--wd={self.weight_decay}", f"--force-context-length={self.context_length}",
-                "--lr-scheduler=cosine", f"--batch-size={COMPUTED}", f"--epochs={COMPUTED}", f"--warmup={COMPUTED}"]
+                "--lr-scheduler=cosine", f"--aug-cfg=scale={self.crop_scale}", f"--batch-size={COMPUTED}", f"--epochs={COMPUTED}",
+                f"--warmup={COMPUTED}"]
 
 
 RECIPES = {
@@ -78,7 +80,8 @@ def eclip_parser() -> argparse.ArgumentParser:
     group.add_argument("--eclip-processor", choices=PROCESSORS, help="heatmap processor (default: mha, the paper's)")
     group.add_argument("--eclip-alpha", type=float, metavar="A", help="lambda ~ Beta(A, A) (default: 0.3)")
     group.add_argument("--eclip-no-mixup", action="store_true", help="lambda = 0: I^E itself in the place of the mixed image")
-    group.add_argument("--eclip-priming-weight", type=float, metavar="W", help="w_p, 0 turns priming off (default: 0.1)")
+    group.add_argument("--eclip-priming-weight", type=float, metavar="W", help="w_p, 0 turns priming off; it teaches the processor to be the identity under a heatmap of ones, which the default "
+                            "processor is from the start, so that the term is exactly 0 there and only (1 - w_p) is left of it (default: 0.1)")
     group.add_argument("--eclip-curriculum", type=float, nargs=6, metavar=("COLD", "WARM", "COOL", "LOW", "HIGH", "END"),
                        help="shares of all steps, then probabilities (default: 0.1 0.3 0.4 0.05 0.5 0.1)")
     group.add_argument("--eclip-own-pairs", choices=OWN_PAIRS,
