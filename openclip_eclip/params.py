@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Mapping, Sequence
 
-from .config import HEATMAP_CONTROLS, OWN_PAIRS, PROCESSORS, EClipConfig, UserError
+from .config import AUTHORS_PROCESSOR, HEATMAP_CONTROLS, OWN_PAIRS, PROCESSORS, EClipConfig, UserError
 from .objectives import OBJECTIVES, Objective, naive
 
+AUTHORS = "authors"  # of --eclip-processor
 COMPUTED = "-1"  # stands for "nobody chose this": filled in once the number of ranks or batches is known
 
 
@@ -77,7 +78,9 @@ def eclip_parser() -> argparse.ArgumentParser:
                        help="candidates of --expert-data a batch and rank (default: half the batch size)")
     group.add_argument("--on-bad-sample", choices=("stop", "skip"), default="stop",
                        help="stop at bad input, or count it, name it in the log and go on (default: stop)")
-    group.add_argument("--eclip-processor", choices=PROCESSORS, help="heatmap processor (default: mha, the paper's)")
+    group.add_argument("--eclip-processor", choices=(*PROCESSORS, AUTHORS),
+                       help="heatmap processor; authors: mha exactly as in the code of eCLIP's authors, which is not the identity at the start and "
+                            "has something to learn from priming (default: mha, the paper's, from the identity)")
     group.add_argument("--eclip-alpha", type=float, metavar="A", help="lambda ~ Beta(A, A) (default: 0.3)")
     group.add_argument("--eclip-no-mixup", action="store_true", help="lambda = 0: I^E itself in the place of the mixed image")
     group.add_argument("--eclip-priming-weight", type=float, metavar="W", help="w_p, 0 turns priming off; it teaches the processor to be the identity under a heatmap of ones, which the default "
@@ -152,7 +155,9 @@ def build_method(args: argparse.Namespace) -> Method:
 def eclip_config(args: argparse.Namespace, base: Mapping[str, Any]) -> EClipConfig:
     """The model JSON's `eclip_cfg` (`base`) with the flags the user gave on top, as the method needs them."""
     merged = EClipConfig.from_dict(base).to_dict()
-    if args.eclip_processor is not None:
+    if args.eclip_processor == AUTHORS:
+        merged["processor"] = dataclasses.asdict(AUTHORS_PROCESSOR)
+    elif args.eclip_processor is not None:
         merged["processor"]["kind"] = args.eclip_processor
     if args.eclip_curriculum is not None:
         merged["curriculum"] = dict(zip(("cold", "warm", "cool", "low", "high", "end"), args.eclip_curriculum))
