@@ -139,7 +139,7 @@ class _MixedPairs:
         if priming_error is None or weight == 0:
             return {"contrastive_loss": contrastive, "priming_loss": torch.zeros_like(contrastive)}
         return {"contrastive_loss": (1 - weight) * contrastive,
-                "priming_loss": weight * priming_error.mean()}
+                "priming_loss": weight * full_precision(priming_error).mean()}
 
 
 class EClipLoss(_MixedPairs, ClipLoss):

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Mapping, Sequence
 
-from .config import HEATMAP_CONTROLS, OWN_PAIRS, PROCESSORS, EClipConfig, UserError
+from .config import AUTHORS_PROCESSOR, HEATMAP_CONTROLS, OWN_PAIRS, PROCESSORS, EClipConfig, UserError
 from .data.read_options import add_read_arguments
 from .objectives import OBJECTIVES, Objective, naive
 
+AUTHORS = "authors"  # of --eclip-processor
 COMPUTED = "-1"  # stands for "nobody chose this": filled in once the number of ranks or batches is known
 
 
@@ -25,13 +26,15 @@ class Recipe:
     warmup: float = 0.1  # share of all steps
     weight_decay: float = 1e-3
     context_length: int = 256
+    crop_scale: tuple[float, float] = (0.5, 1.0)  # share of the image's area; the authors' (open_clip's own is 0.9 to 1)
     align_weight: float | None = None
     align_least: float | None = None
 
     def flags(self) -> list[str]:
         """As command-line flags to be put before the user's own, which then win."""
         return [f"--lr={self.lr}", f"--wd={self.weight_decay}", f"--force-context-length={self.context_length}",
-                "--lr-scheduler=cosine", f"--batch-size={COMPUTED}", f"--epochs={COMPUTED}", f"--warmup={COMPUTED}"]
+                "--lr-scheduler=cosine", f"--aug-cfg=scale={self.crop_scale}", f"--batch-size={COMPUTED}", f"--epochs={COMPUTED}",
+                f"--warmup={COMPUTED}"]
 
 
 RECIPES = {
@@ -76,10 +79,13 @@ def eclip_parser() -> argparse.ArgumentParser:
                        help="candidates of --expert-data a batch and rank (default: half the batch size)")
     group.add_argument("--on-bad-sample", choices=("stop", "skip"), default="stop",
                        help="stop at bad input, or count it, name it in the log and go on (default: stop)")
-    group.add_argument("--eclip-processor", choices=PROCESSORS, help="heatmap processor (default: mha, the paper's)")
+    group.add_argument("--eclip-processor", choices=(*PROCESSORS, AUTHORS),
+                       help="heatmap processor; authors: mha exactly as in the code of eCLIP's authors, which is not the identity at the start and "
+                            "has something to learn from priming (default: mha, the paper's, from the identity)")
     group.add_argument("--eclip-alpha", type=float, metavar="A", help="lambda ~ Beta(A, A) (default: 0.3)")
     group.add_argument("--eclip-no-mixup", action="store_true", help="lambda = 0: I^E itself in the place of the mixed image")
-    group.add_argument("--eclip-priming-weight", type=float, metavar="W", help="w_p, 0 turns priming off (default: 0.1)")
+    group.add_argument("--eclip-priming-weight", type=float, metavar="W", help="w_p, 0 turns priming off; it teaches the processor to be the identity under a heatmap of ones, which the default "
+                            "processor is from the start, so that the term is exactly 0 there and only (1 - w_p) is left of it (default: 0.1)")
     group.add_argument("--eclip-curriculum", type=float, nargs=6, metavar=("COLD", "WARM", "COOL", "LOW", "HIGH", "END"),
                        help="shares of all steps, then probabilities (default: 0.1 0.3 0.4 0.05 0.5 0.1)")
     group.add_argument("--eclip-own-pairs", choices=OWN_PAIRS,
@@ -165,7 +171,9 @@ def build_method(args: argparse.Namespace) -> Method:
 def eclip_config(args: argparse.Namespace, base: Mapping[str, Any]) -> EClipConfig:
     """The model JSON's `eclip_cfg` (`base`) with the flags the user gave on top, as the method needs them."""
     merged = EClipConfig.from_dict(base).to_dict()
-    if args.eclip_processor is not None:
+    if args.eclip_processor == AUTHORS:
+        merged["processor"] = dataclasses.asdict(AUTHORS_PROCESSOR)
+    elif args.eclip_processor is not None:
         merged["processor"]["kind"] = args.eclip_processor
     if args.eclip_curriculum is not None:
         merged["curriculum"] = dict(zip(("cold", "warm", "cool", "low", "high", "end"), args.eclip_curriculum))

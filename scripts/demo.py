@@ -25,7 +25,7 @@ from PIL import Image
 from tqdm import tqdm
 
 HERE = Path(__file__).resolve().parent
-METHODS = {"CLIP": ("--recipe", "clip"), "eCLIP": ()}
+METHODS = {"CLIP": ("--method", "clip"), "eCLIP": ()}
 
 
 def train_one(method: str, data: Path, runs: Path, epochs: int, seed: int) -> Path:

@@ -101,7 +101,7 @@ def train(out: Path, epochs: int) -> Path:
     """The folder of a small CLIP's run on the constructed pairs."""
     folder = out / "runs" / "clip"
     if not (folder / "checkpoints" / f"epoch_{epochs}.pt").is_file():
-        run(["-m", "openclip_eclip.train", "--recipe", "clip", "--model", f"local-dir:{HERE / 'phantom_model'}", "--train-data", out / "data/train.csv",
+        run(["-m", "openclip_eclip.train", "--method", "clip", "--model", f"local-dir:{HERE / 'phantom_model'}", "--train-data", out / "data/train.csv",
              "--batch-size", 64, "--epochs", epochs, "--lr", 1e-3, "--wd", 0.1, "--warmup", 50, "--force-context-length", 64, "--workers", 0,
              "--device", "cpu", "--precision", "fp32", "--logs", out / "runs", "--name", "clip", "--seed", 20, "--save-frequency", epochs], out / "logs/train.txt")
     return folder

@@ -12,7 +12,7 @@ from test_train_errors import run
 
 STEADY = "--eclip-curriculum 0 0 0 0 0 0.2225"  # no curriculum: the mean of the paper's, so annotated images are seen as often
 ROWS = {  # docs/decisions/0027
-    "base": "--recipe clip",
+    "base": "--method clip",
     "mask": f"--eclip-processor mask --eclip-no-mixup --eclip-priming-weight 0 {STEADY}",
     "cnn": f"--eclip-processor cnn --eclip-no-mixup --eclip-priming-weight 0 {STEADY}",
     "mha": f"--eclip-no-mixup --eclip-priming-weight 0 {STEADY}",

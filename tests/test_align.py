@@ -283,6 +283,16 @@ def test_shares_count_where_something_is_aligned(weight: float, caplog: pytest.L
     assert bool(caplog.records) == bool(weight) and align.replay == (0.5 if weight else 0)
 
 
+@pytest.mark.parametrize("annotated,total", [(15, 300), (30, 600), (100, 2000)])
+def test_the_least_share_is_not_for_data_with_exactly_that_share(annotated: int, total: int) -> None:
+    """The cells with 5 %: one sample less, and it is."""
+    align = Align(AlignConfig(least=0.05))
+    align.use_annotated(annotated / total)
+    assert align.least == 0
+    align.use_annotated((annotated - 1) / total)
+    assert align.least == 0.05
+
+
 def test_the_least_share_is_for_data_with_fewer(runs: Launcher) -> None:
     """4 of 24 are annotated, in two batches of eight a lone one: it is one of 1.6 for a least share of 0.2, and itself for 0.16."""
     mean, enough, few = (aligned(runs, f"least {least}") for least in (0, 0.16, 0.2))

@@ -128,6 +128,23 @@ def test_a_mark_stays_under_its_mark(image_size: tuple, map_size: tuple, spot: t
     assert compared >= 5
 
 
+@pytest.mark.parametrize("image_size,map_size,spot", [((300, 150), (64, 64), (0.5, 0.4)), ((120, 310), (200, 40), (0.45, 0.6)), ((200, 200), (30, 90), (0.6, 0.5))])
+def test_a_placebo_of_another_shape_lies_over_the_whole_image(image_size: tuple, map_size: tuple, spot: tuple) -> None:
+    """Its height is the image's height, its width the image's width: a mark of it stays where the image has one."""
+    transform = JointTransform(image_transform(112, is_train=True, mean=(0.0,) * 3, std=(1.0,) * 3, aug_cfg={"scale": (0.3, 1.0)}), 0.5)
+    image = Image.fromarray((marked(image_size, spot, 0.2) * 255).astype(np.uint8)).convert("RGB")
+    torch.manual_seed(0)
+    compared = 0
+    for _ in range(30):
+        pixels, placebo = transform(image, marked(image_size, spot, 0.2), marked(map_size, spot, 0.2))
+        if placebo is None or min(pixels[0][0].max(), pixels[0][-1].max(), pixels[0][:, 0].max(), pixels[0][:, -1].max()) > 0:
+            continue
+        distance = (centre(pixels[0]) - centre(placebo[0])).abs().max()
+        assert distance < 2 * 112 / min(*map_size) + 112 / min(*image_size), distance
+        compared += 1
+    assert compared >= 5
+
+
 def test_full_crop_of_an_equal_map_is_the_map() -> None:
     transform = JointTransform(image_transform(8, is_train=True, aug_cfg={"scale": (1.0, 1.0)}), 0.1)
     values = np.random.default_rng(0).random((8, 8)).astype(np.float32)

@@ -79,7 +79,7 @@ def test_training_with_uneven_annotations_on_two_ranks(launcher: Launcher) -> No
     launcher.train((*common, "--name", "global"),
                    (*common, "--name", "local", "--local-loss", "--gather-with-grad"),
                    (*common, "--name", "accum", "--accum-freq", 3, "--local-loss", "--gather-with-grad", "--grad-checkpointing"),
-                   (*common, "--name", "stream", "--expert-data", table, "--expert-batch-size", 2),
+                   (*common, "--name", "stream", "--expert-data", table, "--expert-batch-size", 2, "--eclip-own-pairs", "multi"),
                    (*common, "--name", "siglip", "--siglip"), processes=2)
     for name in ("global", "local", "accum", "stream", "siglip"):
         mixed = [int(n) for n in re.findall(r"mixed pairs (\d+)", launcher.log(name))]
@@ -87,3 +87,4 @@ def test_training_with_uneven_annotations_on_two_ranks(launcher: Launcher) -> No
         if name in ("global", "local", "siglip"):
             assert min(mixed) == 0
         assert len(launcher.losses(name)) == len(mixed)
+    assert "3 of 3 samples of --expert-data stand in --train-data too" in launcher.log("stream")

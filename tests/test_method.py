@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import open_clip.transform
 import open_clip_train.main as host
 import pytest
 import torch
@@ -204,3 +205,14 @@ def test_two_processes_are_one(pair: Launcher) -> None:
 def test_methods_train_on_two_ranks(pair: Launcher, name: str, steps: int) -> None:
     losses = pair.losses(name)
     assert len(losses) == steps and all(loss == loss for loss in losses)
+
+
+@pytest.mark.parametrize("recipe", ["clip", "eclip", "eclip-plus"])
+def test_recipes_crop_as_the_authors_and_the_users_flag_wins(recipe: str) -> None:
+    """The paper's only augmentation; open_clip's own scale is (0.9, 1). A user's --aug-cfg stands in the place of it all."""
+    assert parse("--recipe", recipe).aug_cfg == {"scale": (0.5, 1.0)} and parse("--method", "clip").aug_cfg == {}
+    given = parse("--recipe", recipe, "--aug-cfg", "scale=(0.8, 1.0)", "color_jitter_prob=0.5")
+    assert given.aug_cfg == {"scale": (0.8, 1.0), "color_jitter_prob": 0.5}
+    assert parse("--recipe", recipe, "--aug-cfg", "use_timm=True").aug_cfg == {"use_timm": True}
+    transform = open_clip.transform.image_transform(32, is_train=True, aug_cfg=parse("--recipe", recipe).aug_cfg)
+    assert transform.transforms[0].scale == (0.5, 1.0)

@@ -147,6 +147,7 @@ def test_mimic_5x200_holds_patients_out_and_has_no_gaze(tmp_path: Path, monkeypa
     """One of the patients fits the rule and has gaze (study 59000000, Edema): never chosen, and stays in train."""
     raw = write_mimic(tmp_path / "raw")
     add_exclusive(raw)
+    change(raw / SPLIT, lambda t: t.assign(split=t["split"].where(t["subject_id"] != "17000001", "validate")))
     monkeypatch.setattr(mimic_cxr, "choose_per_class", lambda found, count, seed, group: choose_per_class(found, 2, seed, group=group))
     egd, reflacx = write_egd(tmp_path / "egd"), write_reflacx(tmp_path / "reflacx")
     flags = ("--evaluation", "mimic-5x200", "--on-bad-sample", "skip", "--seed", "3")
@@ -157,6 +158,7 @@ def test_mimic_5x200_holds_patients_out_and_has_no_gaze(tmp_path: Path, monkeypa
     chosen = {item.columns["patient"] for item in found.items}
     assert len(chosen) == 10 and all(patient.startswith("17") for patient in chosen) and "EGD-CXR or REFLACX" in found.rule
     assert {item.columns["patient"] for item in plan.splits["train"]} == {"19000000", "18000005", "19000006"}
+    assert "17000001" in chosen and not plan.splits["validate"]
     assert plan.left_out["patient is in mimic-5x200"] == 10 and len(plan.splits["test"]) == 11  # the official test split stays whole
     assert plan.facts["exclusive frontal images, one a study"] == dict.fromkeys(mimic_cxr.COMPETITION, 2)
     unguarded = make(arguments + ["--allow-gaze-in-evaluation"])

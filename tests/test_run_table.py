@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from openclip_eclip.config import AUTHORS_PROCESSOR
 from openclip_eclip.params import eclip_config, eclip_parser, method_names
 from openclip_eclip.prepare.__main__ import main as prepare
 
@@ -28,6 +29,9 @@ def test_rows_are_those_of_the_paper() -> None:
     added = ["naive", "DACL", "m3-mix", "eCLIP", "eCLIP^P"]
     assert one == ["CLIP", *added, "CLIP, longer", "GLoRIA", *(f"GLoRIA + {name}" for name in added), "GLoRIA, longer"]
     assert four == ["CLIP", "mask", "CNN", "MHA", "MHA + mixup", "MHA + mixup + curriculum", "random heatmaps, all of it", "eCLIP"]
+    authors = TABLES["table4-authors"]
+    assert [row.name.removesuffix(", authors' processor") for row in authors] == [name for name in four if name not in ("mask", "CNN")]
+    assert all(eclip_config(eclip_parser().parse_args(list(map(str, row.flags))), {}).processor == AUTHORS_PROCESSOR for row in authors[1:])
     shared = [row for row in TABLES["table1"] if row.name in four]
     assert len(shared) == 2 and all(row.base == "CLIP" and not row.start for row in shared)
 

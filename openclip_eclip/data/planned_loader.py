@@ -4,7 +4,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections import Counter
-from typing import Any, Callable, Iterable, Iterator, Sequence
+from typing import Any, Callable, Iterable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -30,7 +30,7 @@ class PlannedLoader:
                  annotated: bool = True, mixes: bool = True, expert: DataLoader | None = None, replay: DataLoader | None = None,
                  objectives: Sequence[Any] = (),
                  after_step: Callable[[int, int], None] | None = None,
-                 announced: Any = None) -> None:
+                 announced: Any = None, same_image: Mapping[int, int] | None = None) -> None:
         self.loader, self.config, self.curriculum = loader, config, curriculum
         self.num_batches, self.num_samples = loader.num_batches, loader.num_samples
         self.seed, self.accum_freq, self.expert, self.replay, self.after_step = seed, accum_freq, expert, replay, after_step
@@ -38,6 +38,7 @@ class PlannedLoader:
         self.objectives = objectives  # each draws for every batch
         self.mixes = mixes  # annotated samples of the wrapped loader may become mixed pairs
         self.annotated = annotated  # any heatmap anywhere: without, this is CLIP to the last bit, priming included
+        self.same_image = same_image or {}  # of the stream's samples: the training sample whose id their pairs carry
         self.epoch = 0
         self.views: Counter[int] = Counter()
         self.skipped = 0
@@ -97,6 +98,7 @@ class PlannedLoader:
         more = {} if replay is None else {"replay_image": replay[0]["image"], "replay_text": replay[1], "replay_heatmap": replay[0]["heatmap"]}
         streams = [fields for fields, _ in filter(None, (expert, replay))]
         self.views.update(mixed_id.tolist())
+        mixed_id = torch.tensor([self.same_image.get(i, i) for i in mixed_id.tolist()], dtype=torch.int64)
         self.lam_sum, self.lam_count = self.lam_sum + float(lam.sum()), self.lam_count + len(lam)
         primes = self.config.processor is not None and self.annotated
         priming = primes and self.config.priming_weight > 0 and self.curriculum.is_priming(step)

@@ -28,6 +28,7 @@ from ..machine import note_machine
 from ..mixup import mix_images
 from ..params import Method, fill_schedule
 from .checkpoints import random_state, set_random_state
+from .known_again import known_again
 from .mid_epoch import Position, ResumableLoader, position_from, resumable
 from .saving import MidEpochSaver
 from .signals import Signals, ignore_in_worker
@@ -113,7 +114,7 @@ class Session:
         args, loader = self.args, source.info.dataloader
         steps = loader.num_batches // args.accum_freq
         curriculum = Curriculum(max(1, steps * args.epochs), self.config.curriculum)
-        expert, self.names = None, dict(source.names) if self.method.mixes else {}
+        expert, self.names, same_image = None, dict(source.names) if self.method.mixes else {}, {}
         examples, told = source.samples, source.windows
         if args.expert_data:
             samples, names, more = expert_samples(args, transform, tokenizer, self.method.windows)
@@ -122,6 +123,8 @@ class Session:
             expert = self._stream(samples, size, loader.num_batches, curriculum)
             self.names.update(names)
             examples = samples
+            if self.config.own_pairs != "diagonal":
+                same_image = known_again(args, loader, samples)
         annotated = source.annotated or expert is not None
         if self.method.windows:
             self._announce_windows(told)
@@ -138,7 +141,7 @@ class Session:
                 self.examples = (torch.stack([s.image for s in good]), torch.stack([s.heatmap for s in good]))
         return PlannedLoader(loader, self.config, curriculum, seed=args.seed, accum_freq=args.accum_freq, annotated=annotated,
                              mixes=self.method.mixes, expert=expert, replay=self._replay(source), objectives=self.method.objectives, after_step=self.after_step,
-                             announced=source.announced)
+                             announced=source.announced, same_image=same_image)
 
     def _replay(self, source: TrainSource) -> DataLoader | None:
         """What fills batches up to the share of annotated images that an objective asks for, where the data has less than half of it; else None."""
