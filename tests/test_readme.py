@@ -60,11 +60,12 @@ def align_cells(folder: str = ".") -> dict[str, dict]:
 
 
 def align_table() -> str:
-    """Scores of the methods in a cell of each size; blank where a row was not run."""
+    """Scores of the methods in a cell of each size; blank where a row was not run, or ran on another machine than CLIP."""
     cells, scores = align_cells(), ("macro-F1", "R@5", "pointing")
     lines = ["| | " + " | ".join(f"{cell}: macro-F1 | R@5 | pointing" for cell in PICTURED) + " |", "|---" * (1 + 3 * len(PICTURED)) + "|"]
     for row, name in ALIGN_ROWS.items():
-        found = [cells[cell].get(row, {}).get(score) for cell in PICTURED for score in scores]
+        of_cells = [cells[cell].get(row, {}) for cell in PICTURED]
+        found = [own.get(score) if own.get("machine") == cells[cell]["CLIP"]["machine"] else None for own, cell in zip(of_cells, PICTURED) for score in scores]
         if any(found):
             lines.append(f"| {name} | " + " | ".join(spread(score) if score else "" for score in found) + " |")
     return "\n" + "\n".join(lines) + "\n\n"
