@@ -24,6 +24,7 @@ from ..data.heatmap import DataError
 from ..data.joint_transform import JointTransform
 from ..data.planned_loader import PlannedLoader
 from ..data.sample import seeded_randomness
+from ..machine import note_machine
 from ..mixup import mix_images
 from ..params import Method, fill_schedule
 from .checkpoints import random_state, set_random_state
