@@ -109,7 +109,8 @@ def measure(benches: dict, cell: Cell, rows: list[Row], seeds: list[int]) -> dic
     bench = benches[cell.name, seeds[0], True]
     kinds = {row.name: machine_kinds(benches[cell.name, seed, row.annotated].facts(row, seed) for seed in seeds) for row in rows}
     for score, task in SCORES.items():
-        against_clip = bench.compare(f"{task}-clip", {row.name: results(row, task) for row in rows}, mixed=not all(comparable(row, rows[0]) for row in rows))
+        mixed = bench.args.mixed_machines or not all(comparable(row, rows[0]) for row in rows)
+        against_clip = bench.compare(f"{task}-clip", {row.name: results(row, task) for row in rows}, mixed)
         for row in rows:
             difference = against_clip["differences"].get(row.name, {}).get(score) if comparable(row, rows[0]) else None
             found[row.name][score] = against_clip["methods"][row.name][score] | {"difference": difference}
@@ -145,7 +146,7 @@ def against_teacher(benches: dict, cell: Cell, row: Row, seeds: list[int], pupil
     bench, found = benches[cell.name, seeds[0], True], {}
     folders = {task: [benches[cell.name, seed, row.annotated].taught(row, seed) / f"test-{task}" for seed in seeds] for task in TASKS}
     for score, task in SCORES.items():
-        pair = bench.compare(f"{task}-taught-{row.name}", {"teacher": folders[task], row.name: pupils(row, task)})
+        pair = bench.compare(f"{task}-taught-{row.name}", {"teacher": folders[task], row.name: pupils(row, task)}, bench.args.mixed_machines)
         found[score] = pair["methods"]["teacher"][score] | {"change": pair["differences"][row.name][score]}
     return found | {"pointing": pointing_of(folders["sensitivity"], "pointing game")}
 
