@@ -11,6 +11,7 @@ from typing import Any, Mapping, Sequence
 import matplotlib
 import open_clip
 import torch
+from scipy.stats import t as student
 from stamps_data import SPLIT_SEED
 
 matplotlib.use("Agg")  # a figure is only ever saved
@@ -28,15 +29,27 @@ def mean_and_sd(values: Sequence[float]) -> str:
     return f"{statistics.mean(values):.1f}{spread}"
 
 
+def with_interval(values: Sequence[float]) -> str:
+    """Mean and 95 % interval over seeds (Student's t); a single seed has none."""
+    mean, half = statistics.mean(values), half_width(values)
+    return f"{mean:.1f}" if half is None else f"{mean:.1f} [{mean - half:.1f}, {mean + half:.1f}]"
+
+
+def half_width(values: Sequence[float]) -> float | None:
+    if len(values) < 2:
+        return None
+    return float(student.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / len(values) ** 0.5
+
+
 def table(results: Mapping[str, Any]) -> str:
-    """Recall of both methods and the paired differences, mean ± sd over seeds, with every seed's value."""
+    """Recall of both methods and the paired differences, mean ± sd or 95 % interval over seeds, with every seed's value."""
     metrics = list(next(iter(results.values()))["clip"])
     lines = ["| | " + " | ".join(metrics) + " |", "|---|" + "---|" * len(metrics)]
     for method, name in NAMES.items():
         cells = [mean_and_sd([scores[method][metric] for scores in results.values()]) for metric in metrics]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     differences = {metric: [scores["eclip"][metric] - scores["clip"][metric] for scores in results.values()] for metric in metrics}
-    lines.append("| eCLIP − CLIP, paired | " + " | ".join(mean_and_sd(differences[metric]) for metric in metrics) + " |")
+    lines.append("| eCLIP − CLIP, paired | " + " | ".join(with_interval(differences[metric]) for metric in metrics) + " |")
     for i, seed in enumerate(results):
         lines.append(f"| seed {seed}: CLIP / eCLIP | " + " | ".join(
             f"{results[seed]['clip'][metric]:.1f} / {results[seed]['eclip'][metric]:.1f}" for metric in metrics) + " |")
@@ -44,17 +57,17 @@ def table(results: Mapping[str, Any]) -> str:
 
 
 def verdict(results: Mapping[str, Any]) -> str:
-    """One sentence on the paired differences; few seeds allow no more than comparing a mean with its spread."""
+    """One sentence on the paired differences."""
     if len(results) < 2:
         return "One seed: no comparison can be made."
     inside, better, worse = [], [], []
     for metric in next(iter(results.values()))["clip"]:
         values = [scores["eclip"][metric] - scores["clip"][metric] for scores in results.values()]
-        clear = abs(statistics.mean(values)) > statistics.stdev(values)
+        clear = abs(statistics.mean(values)) > half_width(values)
         (inside if not clear else better if statistics.mean(values) > 0 else worse).append(metric)
     parts = [f"{', '.join(names)}: {text}" for names, text in (
-        (inside, "no difference beyond the spread over seeds"), (better, "eCLIP better by more than the spread"),
-        (worse, "eCLIP worse by more than the spread")) if names]
+        (inside, "the 95 % interval of the difference over seeds holds 0"), (better, "eCLIP better, by an interval above 0"),
+        (worse, "eCLIP worse, by an interval below 0")) if names]
     return "; ".join(parts) + "."
 
 

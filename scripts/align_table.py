@@ -17,9 +17,11 @@ import numpy as np
 import pandas as pd
 from align_cells import CELLS, DEVELOPMENT, LOOKED_AT, MODEL, NAMES, OURS, RECIPE_ROWS, ROWS, STEPS, TEST_FILMS, TUNE_STEPS, VALIDATION_FILMS, Cell
 from bench_runs import Bench, Workers, make_all
+from intervals import machine_kinds
 from table_rows import Row
 
 ROW = {row.name: row for row in ROWS}
+BATCH = 64  # of table_rows.SETTINGS
 TASKS = {"zero-shot": [], "retrieval": [], "sensitivity": ["--heatmaps", "{test}_gaze.csv", "--heatmap-column", "gaze"]}
 SCORES = {"macro-F1": "zero-shot", "R@5": "retrieval"}
 
@@ -83,7 +85,7 @@ def run_align(args: argparse.Namespace, more: list[str], seeds: list[int]) -> No
         make_all(list(tasks.values()), workers.jobs, "align")
     found = {cell.name: measure(benches, cell, chosen[cell.name], seeds) for cell in cells}
     machines = {bench.facts(row, seed)["machine"] for bench, row, seed in tasks.values()}
-    facts = {"seeds": seeds, "machine": ", ".join(sorted(machines)), "note": args.note, "cells": found}
+    facts = {"seeds": seeds, "machine": ", ".join(sorted(machines)), "note": args.note, "mixed_machines": args.mixed_machines, "cells": found}
     (args.out / "align.json").write_text(json.dumps(facts, indent=2))
     (args.out / "align.md").write_text(page(facts), encoding="utf-8")
     draw_cells(found).savefig(args.out / "align.png", dpi=110)
@@ -95,22 +97,29 @@ def is_measured(benches: dict, cell: Cell, row: Row, seeds: list[int]) -> bool:
 
 
 def measure(benches: dict, cell: Cell, rows: list[Row], seeds: list[int]) -> dict[str, dict]:
-    """{row: {score: {value, sd, low, high, difference}, pointing, NSS, epochs}}; RECIPE_ROWS also against the best other row by mean, "best_other"."""
+    """{row: {score: {value, sd, low, high, difference}, pointing, NSS, epochs, machine, views}}; RECIPE_ROWS also against the best other row by mean,
+    "best_other". No difference between rows of different kinds of machines, unless --mixed-machines."""
     def results(row: Row, task: str) -> list[Path]:
         return [benches[cell.name, seed, row.annotated].result(row, seed, "test", task) for seed in seeds]
 
     found: dict[str, dict] = {row.name: {} for row in rows}
+    def comparable(row: Row, base: Row) -> bool:
+        return bench.args.mixed_machines or len({*kinds[row.name], *kinds[base.name]}) == 1
+
     bench = benches[cell.name, seeds[0], True]
+    kinds = {row.name: machine_kinds(benches[cell.name, seed, row.annotated].facts(row, seed) for seed in seeds) for row in rows}
     for score, task in SCORES.items():
-        against_clip = bench.compare(f"{task}-clip", {row.name: results(row, task) for row in rows})
+        mixed = bench.args.mixed_machines or not all(comparable(row, rows[0]) for row in rows)
+        against_clip = bench.compare(f"{task}-clip", {row.name: results(row, task) for row in rows}, mixed)
         for row in rows:
-            found[row.name][score] = against_clip["methods"][row.name][score] | {"difference": against_clip["differences"].get(row.name, {}).get(score)}
+            difference = against_clip["differences"].get(row.name, {}).get(score) if comparable(row, rows[0]) else None
+            found[row.name][score] = against_clip["methods"][row.name][score] | {"difference": difference}
         others = [row for row in rows if not row.name.startswith(OURS)]
         if len(others) < 2:
             continue
         best = max(others, key=lambda row: found[row.name][score]["value"])
-        for name in found.keys() & RECIPE_ROWS:
-            pair = bench.compare(f"{task}-best-{name}", {row.name: results(row, task) for row in (best, ROW[name])})
+        for name in [name for name in found if name in RECIPE_ROWS and comparable(ROW[name], best)]:
+            pair = bench.compare(f"{task}-best-{name}", {row.name: results(row, task) for row in (best, ROW[name])}, bench.args.mixed_machines)
             found[name][score]["best_other"] = {"row": best.name, **pair["differences"][name][score]}
     for row in rows:
         for name, key in (("pointing", "pointing game"), ("NSS", "NSS")):
@@ -118,7 +127,18 @@ def measure(benches: dict, cell: Cell, rows: list[Row], seeds: list[int]) -> dic
         if row.teacher:
             found[row.name]["teacher"] = against_teacher(benches, cell, row, seeds, results)
         found[row.name]["epochs"] = [benches[cell.name, seed, row.annotated].facts(row, seed)["epoch"] for seed in seeds]
+        found[row.name] |= {"machine": " and ".join(kinds[row.name]), "views": views_of(row, cell, found[row.name]["epochs"])}
     return found
+
+
+def views_of(row: Row, cell: Cell, epochs: list[int]) -> float | None:
+    """How often an annotated image entered with its heatmap up to the checkpoint taken, on average over seeds, where it does so once in every
+    epoch: alignment without replay, naive and mask. Batches are full, so a few images of an epoch are left out. None: not known, or no heatmaps."""
+    flags = list(map(str, row.flags))
+    once = "align" in flags or ("naive" in flags and "--expert-data" not in flags)
+    if not (row.annotated and once) or "--align-replay" in flags:
+        return None
+    return float(np.mean(epochs)) * (cell.count // BATCH * BATCH) / cell.count
 
 
 def against_teacher(benches: dict, cell: Cell, row: Row, seeds: list[int], pupils: Callable[[Row, str], list[Path]]) -> dict[str, dict]:
@@ -126,7 +146,7 @@ def against_teacher(benches: dict, cell: Cell, row: Row, seeds: list[int], pupil
     bench, found = benches[cell.name, seeds[0], True], {}
     folders = {task: [benches[cell.name, seed, row.annotated].taught(row, seed) / f"test-{task}" for seed in seeds] for task in TASKS}
     for score, task in SCORES.items():
-        pair = bench.compare(f"{task}-taught-{row.name}", {"teacher": folders[task], row.name: pupils(row, task)})
+        pair = bench.compare(f"{task}-taught-{row.name}", {"teacher": folders[task], row.name: pupils(row, task)}, bench.args.mixed_machines)
         found[score] = pair["methods"]["teacher"][score] | {"change": pair["differences"][row.name][score]}
     return found | {"pointing": pointing_of(folders["sensitivity"], "pointing game")}
 

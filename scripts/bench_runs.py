@@ -13,10 +13,12 @@ import sys
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from importlib.metadata import version
 from itertools import product
 from pathlib import Path
 from typing import Iterator
 
+from intervals import machine_kinds
 from table_rows import SETTINGS, Row
 from tqdm import tqdm
 
@@ -113,7 +115,7 @@ class Bench:
         return self.args.out / "logs" / f"{self.name(row, seed)}{of}.txt"
 
     def facts_file(self, row: Row, seed: int) -> Path:
-        """Of a run that has ended: {seconds, views, machine, epoch}."""
+        """Of a run that has ended: {seconds, views, machine, torch, epoch}."""
         return self.args.out / "runs" / self.name(row, seed) / "table.json"
 
     def train(self, row: Row, seed: int, worker: Worker) -> None:
@@ -130,7 +132,7 @@ class Bench:
         worker.run("openclip_eclip.export", [folder / "checkpoints" / f"epoch_{epoch}.pt" if epoch else folder, plain], self.log(row, seed, "-export"))
         if self.validation:
             shutil.rmtree(folder / "checkpoints")
-        self.facts_file(row, seed).write_text(json.dumps({"seconds": seconds, "views": views(folder), "machine": self.workers.machine, "epoch": epoch}))
+        self.facts_file(row, seed).write_text(json.dumps({"seconds": seconds, "views": views(folder), "machine": self.workers.machine, "torch": version("torch"), "epoch": epoch}))
 
     def training_flags(self, row: Row, seed: int) -> list:
         args, flags = self.args, list(self.tune if row.start else self.scratch)
@@ -177,12 +179,16 @@ class Bench:
     def facts(self, row: Row, seed: int) -> dict:
         return json.loads(self.facts_file(row, seed).read_text())
 
-    def compare(self, name: str, groups: dict[str, list[Path]]) -> dict:
-        """Values of `evaluate compare` of {row: results of its seeds}, the first being the base."""
+    def kinds(self, row: Row, seeds: list[int]) -> list[str]:
+        """Of machines, of the row's runs."""
+        return machine_kinds(self.facts(row, seed) for seed in seeds)
+
+    def compare(self, name: str, groups: dict[str, list[Path]], mixed: bool = False) -> dict:
+        """Values of `evaluate compare` of {row: results of its seeds}, the first being the base; `mixed`: of different machines too."""
         folder = self.args.out / "compare" / re.sub(r"\W+", "-", name)
         words = [f"{row}={','.join(map(str, folders))}" for row, folders in groups.items()]
         with self.workers.one() as worker:
-            worker.run("openclip_eclip.evaluate", ["compare", *words, "--out", folder], self.args.out / "logs" / f"compare-{folder.name}.txt")
+            worker.run("openclip_eclip.evaluate", ["compare", *words, "--out", folder, *["--mixed-machines"] * mixed], self.args.out / "logs" / f"compare-{folder.name}.txt")
         return json.loads((folder / "result.json").read_text())["values"]
 
 

@@ -1,11 +1,12 @@
 """How the benchmarks' pages show scores over seeds and differences with their intervals."""
 from __future__ import annotations
 
-from typing import Sequence
+from typing import Iterable, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+OTHER_MACHINE = "other machine: not compared"
 GREY, BETTER, WORSE = "#8a96a3", "#1f6fb2", "#c0392b"
 
 
@@ -16,7 +17,13 @@ def spread(score: dict) -> str:
 
 def change(difference: dict | None) -> str:
     """Of {value, low, high}; blank for the base."""
-    return "" if difference is None else f"{difference['value']:+.3f} [{difference['low']:+.3f}, {difference['high']:+.3f}]"
+    return "" if difference is None else f"{difference['value']:+.3f} [{difference['low']:.3f}, {difference['high']:.3f}]"
+
+
+def machine_kinds(runs: Iterable[dict]) -> list[str]:
+    """Of {machine, torch} of runs: "16 runs at a time on 1 x NVIDIA H200" with "2.11.0" is "NVIDIA H200, torch 2.11.0"."""
+    devices = {(facts["machine"].split(" on ", 1)[-1].split(" x ", 1)[-1], facts.get("torch")) for facts in runs}
+    return sorted(device + (f", torch {torch}" if torch else "") for device, torch in devices)
 
 
 def draw_differences(axes: Axes, names: Sequence[str], differences: Sequence[dict | None], title: str) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 from align_cells import CELLS, ROWS
 from align_table import run_align
 from bench_runs import Bench, Workers, make_all
-from intervals import change, draw_differences, spread
+from intervals import OTHER_MACHINE, change, draw_differences, machine_kinds, spread
 from matplotlib.figure import Figure
 from table_rows import SETTINGS, TABLES, Row
 
@@ -26,7 +26,8 @@ METRIC = "macro-F1"
 
 
 def compare(bench: Bench, rows: list[Row], seeds: list[int], test: str) -> dict[str, dict]:
-    """{row: {value, sd, low, high, difference: {value, low, high, p} or None}}, each row against its base."""
+    """{row: {value, sd, low, high, base, difference: {value, low, high, p}}}, each row against its base; the difference is None for
+    the base itself, and where a row ran on another kind of machine than its base (`other_machine`), unless --mixed-machines."""
     found: dict[str, dict] = {}
     for base in dict.fromkeys(row.base for row in rows):
         own = [row for row in rows if row.base == base]
@@ -34,9 +35,11 @@ def compare(bench: Bench, rows: list[Row], seeds: list[int], test: str) -> dict[
         if len(own) < 2:
             continue
         groups = {row.name: [bench.result(row, seed, test) for seed in seeds] for row in own}
-        values = bench.compare(f"{bench.args.table}-{base}-{test}", groups)
+        other = {row.name: not bench.args.mixed_machines and len({*bench.kinds(row, seeds), *bench.kinds(own[0], seeds)}) > 1 for row in own}
+        values = bench.compare(f"{bench.args.table}-{base}-{test}", groups, mixed=bench.args.mixed_machines or any(other.values()))
         for row in own:
-            found[row.name] = values["methods"][row.name][METRIC] | {"difference": values["differences"].get(row.name, {}).get(METRIC), "base": base}
+            difference = None if other[row.name] else values["differences"].get(row.name, {}).get(METRIC)
+            found[row.name] = values["methods"][row.name][METRIC] | {"difference": difference, "base": base, "other_machine": other[row.name]}
     return {row.name: found[row.name] for row in rows if row.name in found}
 
 
@@ -44,23 +47,36 @@ def summary(facts: list[dict]) -> dict:
     """Of the runs of a row."""
     seen = [one["views"] for one in facts if one["views"] is not None]
     return {"seconds": float(np.mean([one["seconds"] for one in facts])), "views": float(np.mean(seen)) if seen else None,
-            "machines": sorted({one["machine"] for one in facts})}
+            "machines": sorted({one["machine"] for one in facts}), "kinds": machine_kinds(facts)}
 
 
-def markdown(args: argparse.Namespace, scores: dict[str, dict[str, dict]], facts: dict[str, dict], seeds: list[int]) -> str:
-    title = args.table.replace("table", "Table ")
+def markdown(table: str, found: dict) -> str:
+    """The page of what {table}.json holds."""
+    scores, facts = found["scores"], found["facts"]
+    title = table.replace("table", "Table ")
     machines = ", ".join(sorted({name for entry in facts.values() for name in entry["machines"]}))
-    lines = [f"# {title}\n", f"`python scripts/run_table.py {args.table}`: {METRIC}, seeds {' '.join(map(str, seeds))}, {args.note or args.settings}; {machines}. Mean ± sd "
-             "over seeds; difference to the row's base, seeds paired, with its 95 % interval over seeds and images.\n",
-             f"![Differences with their intervals]({args.table}.png)\n"]
+    mixed = " Rows of different machines are compared (--mixed-machines): a difference may be that of the machines." * found.get("mixed_machines", False)
+    lines = [f"# {title}\n", f"`python scripts/run_table.py {table}`: {METRIC}, seeds {' '.join(map(str, found['seeds']))}, {found['note']}; {machines}.{mixed} Mean ± sd "
+             f"over seeds; difference to the row's base, seeds paired, with its 95 % interval over seeds (Student's t) and images.{found.get('intervals', '')}\n",
+             f"{limits(facts)}\n", f"![Differences with their intervals]({table}.png)\n"]
     for test, rows in scores.items():
         lines += [f"## {test}\n", f"| row | {METRIC} | difference to base | base | views an annotated image | training s |", "|---|---|---|---|---|---|"]
         for name, score in rows.items():
             d, seen = score["difference"], facts[name]["views"]
-            lines.append(f"| {name} | {spread(score)} | {change(d)} | {score['base'] if d else ''} | {'' if seen is None else f'{seen:.1f}'} | "
+            words = OTHER_MACHINE if score.get("other_machine") else change(d)
+            lines.append(f"| {name} | {spread(score)} | {words} | {score['base'] if words else ''} | {'' if seen is None else f'{seen:.1f}'} | "
                          f"{facts[name]['seconds']:.0f} |")
         lines.append("")
     return "\n".join(lines)
+
+
+def limits(facts: dict[str, dict]) -> str:
+    """What these rows can not say."""
+    seen = sorted(entry["views"] for entry in facts.values() if entry["views"] is not None)
+    times = " to ".join(dict.fromkeys(f"{number:.1f}" for number in (seen[0], seen[-1]))) if seen else ""
+    dose = f" An annotated image enters {times} times here, about 527 times in the paper (through an annotated half-batch): that a row shows no gain at this dose " \
+           "says nothing of the paper's."
+    return "All rows share learning rate, batch and length, and those that fine-tune theirs; none has settings of its own." + dose * bool(seen)
 
 
 def draw(scores: dict[str, dict[str, dict]]) -> Figure:
@@ -93,6 +109,7 @@ def parse() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--tune-steps", type=int, help="of fine-tuning (default: the recipe's)")
     parser.add_argument("--jobs", type=int, help="runs at a time: of each GPU (default: 1), or of a machine without one (default: 2)")
     parser.add_argument("--note", default="", help="what the page says of the data")
+    parser.add_argument("--mixed-machines", action="store_true", help="compare rows that ran on different kinds of machines, too; the page says so")
     parser.add_argument("--out", type=Path, required=True)
     args, more = parser.parse_known_args()
     if args.table != "align" and args.settings == "phantoms" and (args.steps is None or args.tune_steps is None):
@@ -120,8 +137,9 @@ def main() -> int:
     make_all([(bench, row, seed) for row in rows for seed in seeds], workers.jobs, args.table)
     scores = {test: compare(bench, rows, seeds, test) for test in bench.tests}
     facts = {row.name: summary([bench.facts(row, seed) for seed in seeds]) for row in rows}
-    (args.out / f"{args.table}.json").write_text(json.dumps({"scores": scores, "facts": facts, "seeds": seeds}, indent=2))
-    (args.out / f"{args.table}.md").write_text(markdown(args, scores, facts, seeds), encoding="utf-8")
+    found = {"scores": scores, "facts": facts, "seeds": seeds, "note": args.note or args.settings, "mixed_machines": args.mixed_machines}
+    (args.out / f"{args.table}.json").write_text(json.dumps(found, indent=2))
+    (args.out / f"{args.table}.md").write_text(markdown(args.table, found), encoding="utf-8")
     draw(scores).savefig(args.out / f"{args.table}.png", dpi=120)
     sys.stdout.write((args.out / f"{args.table}.md").read_text(encoding="utf-8"))
     return 0

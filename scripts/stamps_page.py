@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Sequence
 
 import numpy as np
-from intervals import draw_differences
+from intervals import OTHER_MACHINE, draw_differences
 from matplotlib.figure import Figure
 from scipy.stats import t as student
 
@@ -26,7 +26,8 @@ def difference(own: Sequence[float], base: Sequence[float]) -> dict[str, float |
 
 
 def summarise(records: Sequence[dict[str, Any]]) -> dict[str, dict[str, dict[str, Any]]]:
-    """{tower: {method: {scores: {name: {mean, sd}}, differences: {name: {value, low, high}} or {}, epochs, seconds}}}."""
+    """{tower: {method: {scores: {name: {mean, sd}}, differences: {name: {value, low, high}} or {}, epochs, seconds}}}; differences are
+    {} where the runs are of several kinds of machines or versions of torch."""
     found: dict[str, dict[str, dict[str, Any]]] = {}
     for tower in dict.fromkeys(record["tower"] for record in records):
         of_tower = [record for record in records if record["tower"] == tower]
@@ -38,9 +39,10 @@ def summarise(records: Sequence[dict[str, Any]]) -> dict[str, dict[str, dict[str
             base = rows.get(BASE, []) if method != BASE else []
             if base and [record["seed"] for record in base] != [record["seed"] for record in own]:
                 raise ValueError(f"{tower}: {method} and {BASE} have other seeds")
+            one = len({(record["device"], record.get("torch")) for record in [*own, *base]}) == 1
             found[tower][method] = {
                 "scores": {name: {"mean": float(np.mean(value)), "sd": float(np.std(value, ddof=1)) if len(value) > 1 else None} for name, value in values.items()},
-                "differences": {name: difference(value, [record["scores"][name] for record in base]) for name, value in values.items()} if base else {},
+                "differences": {name: difference(value, [record["scores"][name] for record in base]) for name, value in values.items()} if base and one else {},
                 "epochs": [record["epoch"] for record in own], "seconds": float(np.mean([record["seconds"] for record in own]))}
     return found
 
@@ -59,8 +61,9 @@ def table(rows: dict[str, dict[str, Any]]) -> list[str]:
     lines = ["| | R@1 | R@5 | R@10 | R@5 − CLIP | pointing | pointing − CLIP | NSS | epochs taken | training s |", "|---|---|---|---|---|---|---|---|---|---|"]
     for method, row in rows.items():
         scores, changes = row["scores"], row["differences"]
-        lines.append(f"| {method} | {with_sd(scores['R@1'])} | {with_sd(scores['R@5'])} | {with_sd(scores['R@10'])} | {change(changes.get('R@5'))} | "
-                     f"{with_sd(scores['pointing'])} | {change(changes.get('pointing'))} | {with_sd(scores['NSS'], 2)} | "
+        words = {name: change(changes.get(name)) if changes or method == BASE or BASE not in rows else OTHER_MACHINE for name in COMPARED}
+        lines.append(f"| {method} | {with_sd(scores['R@1'])} | {with_sd(scores['R@5'])} | {with_sd(scores['R@10'])} | {words['R@5']} | "
+                     f"{with_sd(scores['pointing'])} | {words['pointing']} | {with_sd(scores['NSS'], 2)} | "
                      f"{' '.join(map(str, row['epochs']))} | {row['seconds']:.0f} |")
     return lines
 
@@ -71,7 +74,8 @@ def page(records: Sequence[dict[str, Any]], facts: dict[str, Any], summary: dict
     lines = ["# Alignment on real pictures: stamps with hand-cut masks, not gaze\n",
              f"`python scripts/study_stamps.py run`: image → text recall in % among the {captions['test']} captions of the test part, and how often the place where the "
              "image tower looks with the image's own caption (the position most like the caption) lies on the object, in %. Mean ± sd over seeds "
-             f"{' '.join(map(str, seeds))}; differences to CLIP of the same seed with 95 % intervals over seeds (Student's t).\n",
+             f"{' '.join(map(str, seeds))}; differences to CLIP of the same seed with 95 % intervals over seeds (Student's t); other test pictures would move "
+             "them further.\n",
              "![Differences to CLIP in R@5 and pointing](stamps_align.png)\n"]
     for tower, rows in summary.items():
         own = [record for record in records if record["tower"] == tower]

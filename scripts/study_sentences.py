@@ -22,6 +22,7 @@ from draw_looks import show
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from openclip_eclip.evaluate.encoder import Encoder, load_encoder, tokenize
+from openclip_eclip.machine import read_machines
 from openclip_eclip.positions import encode_positions, similarity_map
 from PIL import Image
 from torch.nn import functional as F
@@ -126,6 +127,7 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, default=value, help="(default: %(default)s)")
     parser.add_argument("--annotated", type=float, default=0.5, help="share of training films (default: %(default)s)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--mixed-machines", action="store_true", help="runs of different machines in one table, which says so")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     workers = Workers(args.jobs, cache=True, gpus=int(args.device == "cuda"))
@@ -133,12 +135,15 @@ def main() -> None:
     cells = [(row, args.first_seed + seed) for seed in range(args.seeds) for row in ROWS]
     with ThreadPoolExecutor(args.jobs) as pool:
         folders = list(tqdm(pool.map(lambda cell: train(args, workers, *cell), cells), total=len(cells), unit="run", disable=None))
+    kinds = sorted({f"{one['device']}, torch {one['torch']}" for folder in folders for one in read_machines(folder) or []})
+    if len(kinds) > 1 and not args.mixed_machines:
+        sys.exit(f"{args.out / 'runs'}: runs of different machines ({'; '.join(kinds)}); expected one: remove those of the others, or give --mixed-machines.")
     films, written = two_findings(args), args.write or args.out / "sentences.md"
     scores = {cell: measure(folder, films) for cell, folder in zip(cells, folders)}
     lines = [f"# Sentences and their places\n\n`python scripts/study_sentences.py`: {args.train} phantom films with up to two findings, "
              f"{args.annotated:.0%} with gaze, {args.epochs} epochs in batches of 48, ViT of 8-pixel patches with average pooling; the {len(films)} of {args.test} test films with "
              f"two findings, the sentence of each. Mean ± sd over seeds {' '.join(str(args.first_seed + i) for i in range(args.seeds))}; chance of the last column is 0.5. "
-             f"{workers.machine}.\n",
+             f"{'; '.join(kinds) or workers.machine}.{' MIXED MACHINES.' * (len(kinds) > 1)}\n",
              "| | " + " | ".join(SCORES) + " |", "|---" * (len(SCORES) + 1) + "|"]
     for row in ROWS:
         values = np.array([scores[row, args.first_seed + seed] for seed in range(args.seeds)])

@@ -171,7 +171,8 @@ def make(run: Run, worker: Worker, work: Path, out: Path, more: Sequence[str]) -
     pointing = {name: {score: found["value"] for score, found in entry.items()} for name, entry in values["sensitivity"]["pointing"].items()}
     scores |= {"pointing": 100 * pointing["own report"]["pointing game"], "NSS": pointing["own report"]["NSS"]}
     record = {"tower": run.tower, "method": run.method, "seed": run.seed, "epochs": run.epochs, "epoch": epoch, "validation_mean_rank": ranks, "scores": scores,
-              "pointing": pointing, "grid": values["sensitivity"]["grid"], "seconds": seconds, "device": torch.cuda.get_device_name() if worker.device else cpu_name()}
+              "pointing": pointing, "grid": values["sensitivity"]["grid"], "seconds": seconds, "device": torch.cuda.get_device_name() if worker.device else cpu_name(),
+              "torch": torch.__version__}
     run.record(out).parent.mkdir(parents=True, exist_ok=True)
     run.record(out).write_text(json.dumps(record, indent=2))
 

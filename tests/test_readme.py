@@ -23,7 +23,8 @@ sys.path.insert(0, str(ROOT / "scripts"))
 
 from align_cells import PICTURED  # noqa: E402
 from align_pages import glance, glance_again, glance_hard, glance_taught  # noqa: E402
-from intervals import spread  # noqa: E402
+from intervals import change, spread  # noqa: E402
+import run_table  # noqa: E402
 import align_pages  # noqa: E402
 import stamps_page  # noqa: E402
 
@@ -60,11 +61,12 @@ def align_cells(folder: str = ".") -> dict[str, dict]:
 
 
 def align_table() -> str:
-    """Scores of the methods in a cell of each size; blank where a row was not run."""
+    """Scores of the methods in a cell of each size; blank where a row was not run, or ran on another machine than CLIP."""
     cells, scores = align_cells(), ("macro-F1", "R@5", "pointing")
     lines = ["| | " + " | ".join(f"{cell}: macro-F1 | R@5 | pointing" for cell in PICTURED) + " |", "|---" * (1 + 3 * len(PICTURED)) + "|"]
     for row, name in ALIGN_ROWS.items():
-        found = [cells[cell].get(row, {}).get(score) for cell in PICTURED for score in scores]
+        of_cells = [cells[cell].get(row, {}) for cell in PICTURED]
+        found = [own.get(score) if own.get("machine") == cells[cell]["CLIP"]["machine"] else None for own, cell in zip(of_cells, PICTURED) for score in scores]
         if any(found):
             lines.append(f"| {name} | " + " | ".join(spread(score) if score else "" for score in found) + " |")
     return "\n" + "\n".join(lines) + "\n\n"
@@ -73,6 +75,16 @@ def align_table() -> str:
 def cells_table(table: Callable[[dict], list[str]], folder: str = ".") -> str:
     """A table over the cells of the alignment benchmark."""
     return "\n" + "\n".join(table(align_cells(folder))) + "\n\n"
+
+
+def tables() -> str:
+    """Tables 1 and 4."""
+    parts = []
+    for table, base in (("table1", "base"), ("table4", "CLIP")):
+        rows = json.loads((ROOT / "docs" / "results" / f"{table}.json").read_text(encoding="utf-8"))["scores"]["test"]
+        lines = [f"| {table.replace('table', 'Table ')} | macro-F1 | − {base} |", "|---|---|---|"]
+        parts.append("\n".join([*lines, *(f"| {name} | {spread(row)} | {change(row['difference']).replace('-', '−')} |" for name, row in rows.items())]))
+    return "\n" + "\n\n".join(parts) + "\n\n"
 
 
 def stamps_table() -> str:
@@ -87,7 +99,7 @@ def stamps_table() -> str:
     return "\n" + "\n".join(lines) + "\n\n"
 
 
-GENERATED = {README: {"flags": flag_table, "glossary": glossary_table, "align": align_table, "stamps": stamps_table},
+GENERATED = {README: {"flags": flag_table, "glossary": glossary_table, "align": align_table, "stamps": stamps_table, "tables": tables},
              ECLIP_PLUS: {"cells": partial(cells_table, glance), "replay": partial(cells_table, glance_again), "hard": partial(cells_table, glance_hard, "align_scarce"),
                           "taught": partial(cells_table, glance_taught)}}
 
@@ -116,6 +128,20 @@ def test_pages_of_the_alignment_benchmark_are_those_of_their_results(folder: str
     titles = {"At a glance", "Few annotated images, shown once more", "One to three annotated images, longer and harder", "Self-training"}
     shown = {title for title in titles if f"## {title}\n" in text}
     assert shown == ({"One to three annotated images, longer and harder"} if folder == "align_scarce" else titles - {"One to three annotated images, longer and harder"})
+
+
+@pytest.mark.parametrize("table", ["table1", "table4"])
+def test_pages_of_the_tables_are_those_of_their_results(table: str) -> None:
+    results = ROOT / "docs" / "results"
+    assert (results / f"{table}.md").read_text(encoding="utf-8") == run_table.markdown(table, json.loads((results / f"{table}.json").read_text(encoding="utf-8")))
+
+
+def test_page_of_the_stamps_is_that_of_its_runs() -> None:
+    """Of every single run, which are all on record."""
+    results = ROOT / "docs" / "results"
+    found = json.loads((results / "stamps_align.json").read_text(encoding="utf-8"))
+    summary = stamps_page.summarise(found["runs"])
+    assert found["summary"] == summary and (results / "stamps_align.md").read_text(encoding="utf-8") == stamps_page.page(found["runs"], found["facts"], summary)
 
 
 def blocks(language: str, mark: str = "run") -> list[str]:

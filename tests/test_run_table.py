@@ -1,6 +1,7 @@
 """The tables of the paper as a script: every row is a set of flags the trainer takes; a small table is made, stopped, gone on with."""
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import re
@@ -19,7 +20,11 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 from align_cells import CELLS, DEVELOPMENT, NAMES  # noqa: E402
 from align_cells import ROWS as ALIGN_ROWS  # noqa: E402
+from align_pages import page as align_page  # noqa: E402
+from align_table import ROW, measure, views_of  # noqa: E402
 from bench_runs import Worker, best_epoch  # noqa: E402
+from intervals import OTHER_MACHINE, machine_kinds  # noqa: E402
+from run_table import compare, markdown, summary  # noqa: E402
 from table_rows import TABLES, Row  # noqa: E402
 
 
@@ -132,6 +137,69 @@ def test_alignment_table_is_made(tmp_path: Path) -> None:
     assert subprocess.run(list(map(str, drawn)), env={**os.environ, "CUDA_VISIBLE_DEVICES": ""}).returncode == 0 and (tmp_path / "looks.png").stat().st_size > 20000
     times = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*/runs/*/table.json")}
     assert run(*flags, "--measured", steps=8).returncode == 0 and times == {path: path.stat().st_mtime_ns for path in times}
+
+
+class Measured:
+    """Runs that are there, the rows of `on_cpu` on a CPU; scores are made up, and which comparisons were asked for is kept."""
+
+    def __init__(self, folder: Path, on_cpu: set[str], mixed_machines: bool = False) -> None:
+        self.args, self.folder, self.on_cpu = argparse.Namespace(mixed_machines=mixed_machines, table="table4"), folder, on_cpu
+        self.asked: dict[str, tuple[list[str], bool]] = {}
+
+    def facts(self, row: Row, seed: int) -> dict:
+        machine = "2 runs at a time on AMD EPYC" if row.name in self.on_cpu else f"{seed} runs at a time on 1 x NVIDIA H200"
+        return {"machine": machine, "torch": "2.11.0", "seconds": 1.0, "views": 3.8 if row.annotated else None, "epoch": 8}
+
+    def kinds(self, row: Row, seeds: list[int]) -> list[str]:
+        return machine_kinds(self.facts(row, seed) for seed in seeds)
+
+    def result(self, row: Row, seed: int, test: str, task: str = "zero-shot") -> Path:
+        folder = self.folder / f"{row.name} {seed} {task}"
+        folder.mkdir(exist_ok=True)
+        (folder / "result.json").write_text(json.dumps({"values": {"look": "look", "pointing": {"look": {key: {"value": 0.5} for key in ("pointing game", "NSS")}}}}))
+        return folder
+
+    def compare(self, name: str, groups: dict[str, list[Path]], mixed: bool = False) -> dict:
+        self.asked[name] = list(groups), mixed
+        score = {"value": 0.5, "sd": 0.1, "low": 0.4, "high": 0.6}
+        scores = {metric: score for metric in ("macro-F1", "R@5")}
+        return {"methods": dict.fromkeys(groups, scores), "differences": dict.fromkeys(list(groups)[1:], scores)}
+
+
+def test_rows_of_another_machine_are_not_compared(tmp_path: Path) -> None:
+    """Their scores stand in the table, their differences do not; with --mixed-machines they do, and the page says so."""
+    assert machine_kinds([{"machine": "16 runs at a time on 1 x NVIDIA H200"}, {"machine": "2 runs at a time on 2 x NVIDIA H200"}]) == ["NVIDIA H200"]
+    assert machine_kinds([{"machine": "1 run at a time on AMD EPYC", "torch": "2.4"}, {"machine": "1 run at a time on AMD EPYC"}]) == ["AMD EPYC", "AMD EPYC, torch 2.4"]
+    rows, pages = TABLES["table4"][:3], {}
+    for on_cpu, mixed in (((), False), (("mask",), False), (("mask",), True)):
+        bench = Measured(tmp_path, set(on_cpu), mixed)
+        scores = compare(bench, rows, [1, 2], "test")
+        assert bench.asked == {"table4-CLIP-test": (["CLIP", "mask", "CNN"], bool(on_cpu))}
+        assert (scores["mask"]["difference"] is None) == (bool(on_cpu) and not mixed) and scores["CNN"]["difference"] and scores["mask"]["value"] == 0.5
+        facts = {row.name: summary([bench.facts(row, seed) for seed in (1, 2)]) for row in rows}
+        pages[on_cpu, mixed] = markdown("table4", {"scores": {"test": scores}, "facts": facts, "seeds": [1, 2], "note": "films", "mixed_machines": mixed})
+    assert [OTHER_MACHINE in page for page in pages.values()] == [False, True, False]
+    assert ["--mixed-machines" in page for page in pages.values()] == [False, False, True] and all("enters 3.8 times" in page for page in pages.values())
+
+
+def test_cells_compare_rows_of_one_machine(tmp_path: Path) -> None:
+    cell = next(cell for cell in CELLS if cell.name == "600 films, 5 %")
+    rows = [ROW[name] for name in ("CLIP", "m3-mix", "mask", "eclip-plus")]
+    for on_cpu, mixed in (((), False), (("eclip-plus",), False), (("eclip-plus",), True)):
+        bench = Measured(tmp_path, set(on_cpu), mixed)
+        found = measure({(cell.name, seed, annotated): bench for seed in (1, 2) for annotated in (False, True)}, cell, rows, [1, 2])
+        apart = bool(on_cpu) and not mixed
+        assert all((found["eclip-plus"][score]["difference"] is None) == apart and ("best_other" in found["eclip-plus"][score]) != apart for score in ("macro-F1", "R@5"))
+        assert found["mask"]["macro-F1"]["difference"] and bench.asked["zero-shot-clip"][1] == bool(on_cpu) and ("zero-shot-best-eclip-plus" in bench.asked) != apart
+        assert (found["eclip-plus"]["machine"] == found["CLIP"]["machine"]) == (not on_cpu) and found["CLIP"]["views"] is None
+        text = align_page({"seeds": [1, 2], "machine": "", "note": "", "mixed_machines": mixed, "cells": {cell.name: found}})
+        assert (OTHER_MACHINE in text) == apart and ("(--mixed-machines)" in text) == mixed and ("one kind of machine" in text) == (not on_cpu)
+
+
+def test_views_are_those_of_whole_batches_once_an_epoch() -> None:
+    cell = next(cell for cell in CELLS if cell.name == "300 films, 15 %")
+    assert views_of(ROW["eclip-plus"], cell, [10, 20]) == pytest.approx(15 * 256 / 300) == views_of(ROW["mask"], cell, [15])
+    assert all(views_of(ROW[name], cell, [10]) is None for name in ("CLIP", "oversample", "eCLIP", "eclip-plus with replay", "CLIP self-trained"))
 
 
 def test_a_worker_outlives_a_crash(tmp_path: Path) -> None:

@@ -160,6 +160,9 @@ def test_the_page_pairs_seeds(tmp_path: Path) -> None:
     row = next(line for line in text.splitlines() if line.startswith("| align"))
     assert "+2.0 [-0.5, +4.5]" in row and "| 33.0 ± 11.0 |" in row and "Abacus" in text and (tmp_path / "stamps_align.md").read_text(encoding="utf-8") == text
     assert (tmp_path / "stamps_align.png").stat().st_size > 5000
+    elsewhere = stamps_page.summarise([one | ({"device": "Laptop"} if one["method"] == "align" and one["seed"] == 1 else {}) for one in records])
+    row = next(line for line in stamps_page.table(elsewhere["vit"]) if line.startswith("| align"))
+    assert row.count("other machine: not compared") == 2 and elsewhere["vit"]["align"]["scores"]["R@5"]["mean"] == pytest.approx(33)
     with pytest.raises(ValueError, match="other seeds"):
         stamps_page.summarise(records[1:])
     assert stamps_page.difference([3.0], [1.0]) == {"value": 2.0, "low": None, "high": None}
