@@ -25,6 +25,7 @@ from .csv_source import CsvColumns, CsvTable, add_column_arguments, read_column_
 from .figures import Example, WindowExample, contact_sheet
 from .heatmap import DataError, check_aspect, decode_heatmap
 from .sample import read_image
+from .table_paths import PathColumn
 from .tar_source import TarEntry, open_shard, walk_shard
 from .windows import decode_windows, entry_windows, file_windows
 
@@ -115,9 +116,9 @@ def _check_row(table: CsvTable, index: int, decode_images: bool, windows: bool) 
     faults = []
     if not table.captions[index].strip():
         faults.append(Fault(table.name(index), columns.caption, "empty caption"))
-    if not image.is_file():
-        faults.append(Fault(table.name(index), columns.image, f"no such file: {image}"))
-    if heatmap is not None and not heatmap.is_file():
+    if image is None or not _is_there(table.images, index):
+        faults.append(Fault(table.name(index), columns.image, f"no such file: {image}" if image else "blank; expected an image file"))
+    if heatmap is not None and not _is_there(table.heatmaps, index):
         faults.append(Fault(table.name(index), columns.heatmap, f"no such file: {heatmap}"))
     if faults:
         return Checked(faults, None, None)
@@ -127,6 +128,11 @@ def _check_row(table: CsvTable, index: int, decode_images: bool, windows: bool) 
     if path is None:
         return checked
     return _check_windows(checked, table.name(index), columns.windows, path.name, lambda: file_windows(path), image.read_bytes)
+
+
+def _is_there(column: Sequence[Path | None], index: int) -> bool:
+    """Whether the file of a row is there, as seen when the table was read."""
+    return column.exists(index) if isinstance(column, PathColumn) else column[index].is_file()
 
 
 def _check_entry(entry: TarEntry, decode_images: bool, windows: bool, heatmaps: bool = True) -> Checked:
