@@ -27,11 +27,9 @@ from .image import read_frame, read_picture
 from .picture import Frame, orient_maps
 from .read_options import ReadOptions, add_read_arguments, read_options
 from .sample import read_windows
+from .table_paths import PathColumn
 from .tar_source import TarEntry, open_shard, walk_shard
 from .windows import entry_windows, file_windows
-
-
-CHUNK = 64  # samples checked by one thread in one go
 
 
 CHUNK = 64  # samples checked by one thread in one go
@@ -125,9 +123,9 @@ def _check_row(table: CsvTable, index: int, decode_images: bool, windows: bool, 
     faults = []
     if not table.captions[index].strip():
         faults.append(Fault(table.name(index), columns.caption, "empty caption"))
-    if not image.is_file():
-        faults.append(Fault(table.name(index), columns.image, f"no such file: {image}"))
-    if heatmap is not None and not heatmap.is_file():
+    if image is None or not _is_there(table.images, index):
+        faults.append(Fault(table.name(index), columns.image, f"no such file: {image}" if image else "blank; expected an image file"))
+    if heatmap is not None and not _is_there(table.heatmaps, index):
         faults.append(Fault(table.name(index), columns.heatmap, f"no such file: {heatmap}"))
     if faults:
         return Checked(faults, None, None)
@@ -137,6 +135,11 @@ def _check_row(table: CsvTable, index: int, decode_images: bool, windows: bool, 
     if path is None:
         return checked
     return _check_windows(checked, table.name(index), columns.windows, path.name, lambda: file_windows(path), image.read_bytes, options)
+
+
+def _is_there(column: Sequence[Path | None], index: int) -> bool:
+    """Whether the file of a row is there, as seen when the table was read."""
+    return column.exists(index) if isinstance(column, PathColumn) else column[index].is_file()
 
 
 def _check_entry(entry: TarEntry, decode_images: bool, windows: bool, heatmaps: bool, options: ReadOptions) -> Checked:

@@ -2,9 +2,11 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from torch.utils.data import Dataset
 
@@ -14,6 +16,7 @@ from .joint_transform import JointTransform
 from .picture import Frame
 from .read_options import ReadOptions
 from .sample import Control, Sample, Tokenize, make_sample, read_heatmap, read_windows
+from .table_paths import PathColumn
 from .windows import Windows, file_windows
 
 
@@ -47,11 +50,11 @@ class CsvTable:
 
     path: Path
     columns: CsvColumns
-    images: list[Path]
+    images: Sequence[Path]
     captions: list[str]
-    heatmaps: list[Path | None]
+    heatmaps: Sequence[Path | None]
     rows: list[int]
-    windows: list[Path | None] = field(default_factory=list)  # empty: no such column
+    windows: Sequence[Path | None] = field(default_factory=list)  # empty: no such column
     labels: list[str] = field(default_factory=list)  # empty: no such column
 
     def __len__(self) -> int:
@@ -62,7 +65,15 @@ class CsvTable:
 
     @property
     def annotated(self) -> list[int]:
+        if isinstance(self.heatmaps, PathColumn):
+            return self.heatmaps.filled()
         return [i for i, heatmap in enumerate(self.heatmaps) if heatmap is not None]
+
+    @property
+    def locations(self) -> dict[str, np.ndarray]:
+        """How each column of files was understood, small enough to send: `read_csv_table` of another rank looks for nothing."""
+        columns = {"images": self.images, "heatmaps": self.heatmaps, "windows": self.windows}
+        return {name: column.packed for name, column in columns.items() if isinstance(column, PathColumn)}
 
     @property
     def with_windows(self) -> int:
@@ -71,10 +82,14 @@ class CsvTable:
 
     def keep(self, indices: list[int]) -> CsvTable:
         """The table with these rows only."""
-        return CsvTable(self.path, self.columns, [self.images[i] for i in indices], [self.captions[i] for i in indices],
-                        [self.heatmaps[i] for i in indices], [self.rows[i] for i in indices],
-                        [self.windows[i] for i in indices] if self.windows else [],
+        return CsvTable(self.path, self.columns, _kept(self.images, indices), [self.captions[i] for i in indices],
+                        _kept(self.heatmaps, indices), [self.rows[i] for i in indices],
+                        _kept(self.windows, indices) if self.windows else [],
                         [self.labels[i] for i in indices] if self.labels else [])
+
+
+def _kept(column: Sequence[Path | None], indices: list[int]) -> Sequence[Path | None]:
+    return column.keep(indices) if isinstance(column, PathColumn) else [column[i] for i in indices]
 
 
 def sniff_separator(path: str | Path) -> str:
@@ -93,10 +108,11 @@ def read_columns(path: Path, separator: str | None = None) -> pd.DataFrame:
         raise DataError(f"{path}: not a readable table with separator {separator!r} ({error}).") from error
 
 
-def read_csv_table(path: str | Path, columns: CsvColumns) -> CsvTable:
+def read_csv_table(path: str | Path, columns: CsvColumns, locations: dict[str, np.ndarray] | None = None) -> CsvTable:
     """Read the table; a blank heatmap cell means not annotated, no such column means no heatmaps at all.
 
-    Paths are taken as written, else relative to the table's folder. DataError for a missing file, column or row, or a path that could be either.
+    Paths are taken as written, else relative to the table's folder; `locations` of another rank's table spares looking for them.
+    DataError for a missing file, column or row, or a path that could be either.
     """
     path = Path(path)
     if not path.is_file():
@@ -110,23 +126,20 @@ def read_csv_table(path: str | Path, columns: CsvColumns) -> CsvTable:
         raise DataError(f"{path}: no rows.")
     maps = frame[columns.heatmap] if columns.heatmap in frame else [""] * len(frame)
     windows = frame[columns.windows] if columns.windows in frame else []
-    return CsvTable(path, columns, [locate(cell, path.parent) for cell in frame[columns.image]],
-                    frame[columns.caption].tolist(),
-                    [locate(cell, path.parent) if cell.strip() else None for cell in maps],
-                    list(range(1, len(frame) + 1)),
-                    [locate(cell, path.parent) if cell.strip() else None for cell in windows],
+
+    def files(name: str, cells: Iterable[str]) -> PathColumn:
+        if locations is not None and name in locations:
+            return PathColumn.located(list(cells), path.parent, locations[name])
+        return PathColumn.locate(list(cells), path.parent)
+
+    return CsvTable(path, columns, files("images", frame[columns.image]), frame[columns.caption].tolist(),
+                    files("heatmaps", maps), list(range(1, len(frame) + 1)), files("windows", windows),
                     frame[columns.label].tolist() if columns.label in frame else [])
 
 
 def locate(cell: str, folder: Path) -> Path:
     """The file that a cell of a table in `folder` means: as written, else relative to the table. DataError where these are two files."""
-    as_written, beside = Path(cell.strip()), folder / cell.strip()
-    if not as_written.is_file():
-        return beside
-    if beside.is_file() and not beside.samefile(as_written):
-        raise DataError(f"{cell.strip()!r} in a table of {folder} may be {as_written.absolute()} or {beside.absolute()}; expected one file. "
-                        "Start from another folder, or write absolute paths.")
-    return as_written
+    return PathColumn.locate([cell], folder)[0] or folder
 
 
 class CsvSamples(Dataset):

@@ -104,8 +104,8 @@ class TarEntry:
         return TEXT_MEMBER in self.members
 
     def all_faults(self, heatmaps: bool, windows: bool) -> list[Fault]:
-        """Those of the archive and of the members' names; of heatmaps and windows only where they are used."""
-        return [*self.faults, *member_faults(self.members, heatmaps, windows)]
+        """Those of the archive, else of the members' names; of heatmaps and windows only where they are used."""
+        return list(self.faults) or member_faults(self.members, heatmaps, windows)
 
     def read(self, *names: str) -> dict[str, bytes]:
         """The content of the named members, of all without a name. DataError where the shard is not what it was."""

@@ -12,7 +12,7 @@ import re
 import struct
 import tarfile
 from dataclasses import dataclass, field
-from typing import Any, Callable, Iterable, Iterator, NamedTuple, Protocol
+from typing import Any, Callable, Iterator, NamedTuple, Protocol
 
 from webdataset.tariterators import base_plus_ext
 
@@ -52,6 +52,9 @@ class Member(NamedTuple):
     kind: str = ""
 
 
+END = Member("", 0, 0, "the end of the archive")
+
+
 @dataclass
 class ShardSample:
     """Neighbouring members of one key, extension -> what `take` made of them; faults as (member, message)."""
@@ -76,12 +79,14 @@ def place_of(_: str, member: Member) -> tuple[int, int]:
     return member.offset, member.size
 
 
-def group_members(members: Iterable[Member], take: Callable[[str, Member], Any] = place_of) -> Iterator[ShardSample]:
+def group_members(members: Iterator[Member], take: Callable[[str, Member], Any] = place_of) -> Iterator[ShardSample]:
     """Join neighbours to samples; links and the like become faults of the sample they belong to."""
     sample: ShardSample | None = None
     seen: set[str] = set()
     unread: dict[str, list[tuple[str, str]]] = {}  # faults of members that come before their sample
     for member in members:
+        if member is END:  # before what follows the end is looked at: the last sample is whole
+            break
         key, extension = split_name(member.name)
         if key is None:
             continue
@@ -104,6 +109,8 @@ def group_members(members: Iterable[Member], take: Callable[[str, Member], Any] 
         yield sample
     for key, faults in unread.items():
         yield ShardSample(key, {}, faults)
+    for _ in members:
+        pass
 
 
 def split_name(name: str) -> tuple[str | None, str]:
@@ -118,7 +125,7 @@ def split_name(name: str) -> tuple[str | None, str]:
 
 
 def walk_members(file: Readable, total: int | None) -> Iterator[Member]:
-    """Every member that is not a folder, in order. ArchiveError at damage, or where more follows the end."""
+    """Every member that is not a folder, in order, then END. ArchiveError at damage, or where more follows the end."""
     position = 0
     shared: dict[str, str] = {}  # pax fields of all members that follow
     while True:
@@ -129,6 +136,7 @@ def walk_members(file: Readable, total: int | None) -> Iterator[Member]:
         if position == 0:
             _raise_compressed(header)
         if not header.strip(b"\0"):
+            yield END
             _check_rest(file, position + BLOCK)
             return
         member = None if shared else _plain_member(file, header, position)

@@ -79,8 +79,7 @@ def expert_samples(args: argparse.Namespace, transform: JointTransform, tokenize
     DataError if no sample is annotated.
     """
     if is_table(args.expert_data, "auto"):
-        table = read_csv_table(args.expert_data, columns_of(args))
-        table = good_rows(args, table, args.expert_data, windows)
+        table = good_rows(args, args.expert_data, heatmaps=True, windows=windows)
         total, table = len(table), table.keep(table.annotated)
         samples: Dataset = CsvSamples(table, transform, tokenizer, first_id=EXPERT_ID, skip_bad=args.on_bad_sample == "skip",
                                       control=_table_control(args, transform, table, EXPERT_ID), windows=windows, options=read_options(args))
@@ -121,16 +120,36 @@ def _warn_faults(faults: Sequence[Any], skipped: int, samples: int, path: str) -
         logger.warning("eclip: %s: skipped %d of %d samples", path, skipped, samples)
 
 
-def good_rows(args: argparse.Namespace, table: CsvTable, path: str, windows: bool, images: bool = False) -> CsvTable:
-    """The table without its bad rows, which stop the run or, with --on-bad-sample skip, are named; `images`: all are decoded."""
-    def work() -> tuple[list[int], list[str], int]:
+def good_rows(args: argparse.Namespace, path: str, heatmaps: bool, windows: bool, images: bool = False) -> CsvTable:
+    """The table without its bad rows, which stop the run or, with --on-bad-sample skip, are named; `images`: all are decoded.
+
+    Rank 0 alone looks for files; the others read the table and take from it where they are. Without `heatmaps` these are left out.
+    """
+    own: list[CsvTable] = []
+
+    def read(locations: dict[str, np.ndarray] | None = None) -> dict[str, np.ndarray]:
+        table = read_csv_table(path, columns_of(args), locations)
+        locations = table.locations
+        if not heatmaps:
+            table.heatmaps = [None] * len(table)
+        if images:  # of --val-data, where no sentence is read
+            table.windows = []
+        own.append(table)
+        return locations
+
+    def work() -> tuple[dict[str, np.ndarray], list[int], list[str], int]:
+        locations, table = read(), own[0]
         report = check_table(table, windows=windows, decode_images=images, options=read_options(args))
         _good_or_stop(args, report, path)
-        return report.good, [str(fault) for fault in report.faults], report.samples
+        bad = np.setdiff1d(np.arange(len(table)), report.good).tolist()
+        return locations, bad, [str(fault) for fault in report.faults], report.samples
 
-    good, faults, samples = on_rank_zero(args, work)
-    _warn_faults(faults, samples - len(good), samples, path)
-    return table.keep(good)
+    locations, bad, faults, samples = on_rank_zero(args, work)
+    _warn_faults(faults, len(bad), samples, path)
+    if not own:
+        read(locations)
+    (table,) = own
+    return table.keep(np.setdiff1d(np.arange(len(table)), bad).tolist()) if bad else table
 
 
 def shard_reports(args: argparse.Namespace, shards: list[Path], path: str, options: CheckOptions) -> list[ShardReport]:
@@ -155,10 +174,7 @@ def csv_info(args: argparse.Namespace, samples: Dataset, is_train: bool) -> upst
 
 
 def _table_source(args: argparse.Namespace, transform: JointTransform, tokenizer: Callable, heatmaps: bool, windows: bool) -> TrainSource:
-    table = read_csv_table(args.train_data, columns_of(args))
-    if not heatmaps:
-        table.heatmaps = [None] * len(table)
-    table = good_rows(args, table, args.train_data, windows)
+    table = good_rows(args, args.train_data, heatmaps, windows)
     samples = CsvSamples(table, transform, tokenizer, skip_bad=args.on_bad_sample == "skip",
                          control=_table_control(args, transform, table) if table.annotated else None, windows=windows, options=read_options(args))
     info = csv_info(args, samples, is_train=True)

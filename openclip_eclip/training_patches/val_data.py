@@ -15,7 +15,7 @@ import webdataset as wds
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..data.csv_source import CsvTable, read_csv_table
+from ..data.csv_source import CsvTable
 from ..data.heatmap import DataError
 from ..data.read_options import ReadOptions, read_options
 from ..data.sample import read_image
@@ -24,7 +24,7 @@ from ..data.shard_members import IMAGE_MEMBERS, find_member, member_faults
 from ..data.shard_stream import read_shards
 from ..data.tar_source import read_caption, sample_content
 from .shard_flags import local_shards
-from .train_data import TAIL, columns_of, csv_info, good_rows, is_table, shard_reports, stage_names
+from .train_data import TAIL, csv_info, good_rows, is_table, shard_reports, stage_names
 
 logger = logging.getLogger(__name__)
 
@@ -49,9 +49,7 @@ def val_source(args: argparse.Namespace, transform: Callable, tokenizer: Callabl
     """Check --val-data, its images too, and build its loader; heatmaps are ignored. DataError before training starts."""
     if not is_table(args.val_data, args.dataset_type):
         return _shard_source(args, transform, tokenizer)
-    table = read_csv_table(args.val_data, columns_of(args))
-    table.heatmaps, table.windows = [None] * len(table), []
-    table = good_rows(args, table, args.val_data, windows=False, images=True)
+    table = good_rows(args, args.val_data, heatmaps=False, windows=False, images=True)
     return csv_info(args, CsvPairs(table, transform, tokenizer, read_options(args)), is_train=False)
 
 
