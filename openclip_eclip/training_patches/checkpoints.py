@@ -9,8 +9,6 @@ from typing import Any, Callable
 import numpy as np
 import torch
 
-STATE_KEY = "eclip"  # in the checkpoint, beside open_clip's keys
-
 
 def random_state() -> dict[str, Any]:
     """State of the global generators of this process, as tensors and numbers only (loads with weights_only)."""

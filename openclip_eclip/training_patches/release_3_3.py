@@ -8,7 +8,7 @@ import logging
 import os
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Callable, Iterator, Sequence
+from typing import IO, Any, Callable, Iterator, Sequence
 
 import open_clip
 import open_clip_train.main as host
@@ -16,13 +16,19 @@ import torch
 from open_clip_train.distributed import is_master, world_info_from_env
 from torch.nn.parallel import DistributedDataParallel
 
-from ..checkpoint import CONFIG, is_complete, newest_complete, plain_config
+from ..checkpoint import CONFIG, plain_config
+from ..checkpoint_files import STATE_KEY, newest_complete, without_prefixes
 from ..config import UserError
-from ..data.heatmap import DataError
+from ..flag_checks import check_learning
 from ..loss import EClipLoss, EClipSigLipLoss
 from ..model import EClip
-from ..params import build_method, eclip_config, eclip_parser, fill_alignment, fill_batch_size, method_names, refuse_unsupported, with_recipe
-from .checkpoints import STATE_KEY, atomic_save
+from ..model_errors import one_sentence
+from ..params import build_method, eclip_config, eclip_parser, fill_alignment, fill_batch_size, method_names, parse_host, refuse_unsupported, with_recipe, with_runs_dir
+from .before_training import before_first_step, check_names, check_towers
+from .checkpoints import atomic_save
+from .finite_loss import FiniteLoss
+from .run_folder import claim
+from .run_settings import load_to_resume, run_settings
 from .session import Session
 from .train_data import is_table
 from .val_data import val_source
@@ -59,26 +65,35 @@ class Seams:
     def __init__(self) -> None:
         self.session: Session | None = None
         self.originals: dict[str, Callable] = {}
+        self.lock: IO[str] | None = None
+        self.finite: FiniteLoss | None = None
+        self.built: torch.nn.Module | None = None
+        self.resumed: dict[str, Any] | None = None  # settings of the run that wrote the checkpoint
+        self.resume_latest = self.most_recent = False  # as the flags were given
 
     def parse_args(self, argv: Sequence[str]) -> argparse.Namespace:
         """open_clip's arguments and ours in one namespace, so that params.txt and wandb record both."""
         own, rest = eclip_parser().parse_known_args(list(argv))
-        args = self.originals["parse_args"](with_recipe(own.recipe, rest))
+        args = parse_host(self.originals["parse_args"], with_recipe(own.recipe, with_runs_dir(own.runs_dir, rest)))
         vars(args).update(vars(own))
         refuse_unsupported(args)
+        check_names(args)
         fill_alignment(args)
         _, rank, world_size = world_info_from_env()
         fill_batch_size(args, world_size)
         if not any(flag.split("=")[0] == "--csv-separator" for flag in rest):
             args.csv_separator = None  # each table's own; open_clip's default is the tab
-        # the first rank alone: it may have begun this very log before another one comes here
-        if rank == 0 and args.name and args.resume != "latest" and Path(args.logs, args.name, "out.log").exists():
-            raise UserError(f"experiment {Path(args.logs, args.name)} already exists: give another --name, "
-                             "or --resume latest to continue it.")
         base = open_clip.factory.get_model_config(args.model)
         config = eclip_config(args, (base or {}).get("eclip_cfg") or {})
         args.method = "+".join(method_names(args))  # for params.txt
-        self.session = Session(args, config, build_method(args))
+        self.session, self.finite = Session(args, config, build_method(args)), FiniteLoss(args)
+        check_learning(args, world_size)
+        # the first rank alone: it may have begun this very log before another one comes here
+        if rank == 0 and args.name:
+            self.lock = claim(args)
+        self.resume_latest, self.most_recent = args.resume == "latest", args.save_most_recent
+        if self.resume_latest and args.remote_sync is None:
+            args.save_most_recent = False  # open_clip would look at epoch_latest.pt alone; put back once it has looked
         return args
 
     def create_model_and_transforms(self, *args: Any, **kwargs: Any) -> Any:
@@ -88,7 +103,11 @@ class Seams:
         # None, not absent, for the baseline: a preset's own would win otherwise
         method = self.session.method
         kwargs["eclip_cfg"] = None if method.is_plain else self.session.config.to_dict()
-        built = self.originals["create_model_and_transforms"](*args, **kwargs)
+        self.session.args.save_most_recent = self.most_recent
+        with one_sentence(args[0], args[1]):
+            built = self.originals["create_model_and_transforms"](*args, **kwargs)
+        self.built = built[0]
+        check_towers(self.session.args, built[0])
         if not method.is_plain:
             for objective in method.objectives:
                 objective.check_model(built[0])
@@ -112,24 +131,33 @@ class Seams:
             rest.val_data = None
         rest.dataset_type = "auto" if args.dataset_type == "synthetic" else args.dataset_type
         data.update(self.originals["get_data"](rest, preprocess_fns, epoch=epoch, tokenizer=tokenizer))
+        self.session.settings = run_settings(args, self.session.config, data)
+        before_first_step(args, data, epoch, self.resumed, self.session.settings, self.resume_latest)
         return data
 
     def create_loss(self, args: argparse.Namespace) -> torch.nn.Module:
         """open_clip's loss with the same settings, extended by mixed pairs, priming and objectives."""
         if self.session.method.is_plain:
-            return self.originals["create_loss"](args)
+            return self.finite.watch(self.originals["create_loss"](args))
         where = {"rank": args.rank, "world_size": args.world_size, "cache_labels": True}
         if args.siglip:
             loss = EClipSigLipLoss(dist_impl=args.loss_dist_impl, **where)
         else:
             loss = EClipLoss(local_loss=args.local_loss, gather_with_grad=args.gather_with_grad, **where)
         loss.configure(self.session.config, self.session.method.objectives)
-        return loss
+        return self.finite.watch(loss)
 
     def train_one_epoch(self, model: Any, data: Any, loss: Any, epoch: int, *rest: Any, tb_writer: Any = None) -> None:
+        optimizer, scaler, scheduler, *others = rest
+        scheduler = self.finite.start_epoch(epoch, optimizer, scheduler, data["train"].dataloader.num_batches)
         self.session.start_epoch(model, loss, tb_writer, epoch)
-        self.originals["train_one_epoch"](model, data, loss, epoch, *rest, tb_writer=tb_writer)
+        self.originals["train_one_epoch"](model, data, loss, epoch, optimizer, scaler, scheduler, *others, tb_writer=tb_writer)
+        self.finite.check_weights(self.built.state_dict(), self.buffers())  # on all ranks, before one of them saves
         self.session.end_epoch()
+
+    def buffers(self) -> frozenset[str]:
+        """Names of what the model holds beside its parameters."""
+        return frozenset(name for name, _ in self.built.named_buffers())
 
     def get_latest_checkpoint(self, path: str, remote: bool) -> str | None:
         if remote:
@@ -139,28 +167,23 @@ class Seams:
 
     def pt_load(self, file_path: str, map_location: Any = None) -> Any:
         """Load a checkpoint without unpickling code, and keep our part of it for the first epoch."""
-        path = Path(file_path)
-        if path.is_file() and not is_complete(path):
-            older = newest_complete(path.parent)
-            if older is None:
-                raise DataError(f"checkpoint {path} is truncated and there is no complete one beside it; start anew with another --name.")
-            logger.warning("eclip: checkpoint %s is truncated, resuming from %s", path, older)
-            file_path = str(older)
-        checkpoint = self.originals["pt_load"](file_path, map_location=map_location)
+        checkpoint = load_to_resume(file_path, self.session.args, self.built, map_location, checked=self.resume_latest)
         if isinstance(checkpoint, dict) and "epoch" in checkpoint:
             self.session.restored = checkpoint.pop(STATE_KEY, None)
+            self.resumed = (self.session.restored or {}).get("settings")
         return checkpoint
 
     def save(self, obj: Any, path: Any, *args: Any, **kwargs: Any) -> None:
         if not isinstance(path, (str, os.PathLike)):
             return self.originals["save"](obj, path, *args, **kwargs)
         if isinstance(obj, dict) and {"epoch", "state_dict", "optimizer"} <= set(obj):
+            self.finite.check_weights(without_prefixes(obj["state_dict"]), self.buffers())
             obj = {**obj, STATE_KEY: self.session.checkpoint_state()}
         return atomic_save(self.originals["save"], obj, path, *args, **kwargs)
 
 
 @contextmanager
-def rebound() -> Iterator[None]:
+def rebound() -> Iterator[Seams]:
     """Rebind every seam, restore all of them at the end whatever happened."""
     for name, expected in SIGNATURES.items():
         found = str(inspect.signature(getattr(host, name)))
@@ -176,7 +199,9 @@ def rebound() -> Iterator[None]:
             setattr(module, name, getattr(seams, name))
         torch.save = seams.save
         torch.nn.parallel.DistributedDataParallel = ExpertDistributedDataParallel
-        yield
+        yield seams
     finally:
+        if seams.lock is not None:
+            seams.lock.close()
         for module, name, value in before:
             setattr(module, name, value)
