@@ -142,7 +142,7 @@ def _verify(out: Path, state: Mapping[str, Tensor], checkpoint: Path) -> None:
     foreign = UserError(f"{checkpoint}: the model config does not belong to this checkpoint, which holds other tensors.")
     try:
         loaded = open_clip.create_model(f"local-dir:{out}").state_dict()
-    except (RuntimeError, KeyError) as error:  # missing keys, other shapes
+    except (RuntimeError, KeyError, AssertionError) as error:  # missing keys, other shapes
         raise foreign from error
     for key, value in state.items():
         if not torch.equal(loaded[key], value.to(loaded[key].dtype)):

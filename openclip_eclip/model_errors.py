@@ -20,7 +20,7 @@ def one_sentence(model: str, pretrained: str | None) -> Iterator[None]:
     """UserError in the place of open_clip's tracebacks about names, files, the network and weights that do not fit."""
     try:
         yield
-    except (RuntimeError, OSError, ValueError) as error:
+    except (RuntimeError, OSError, ValueError, AssertionError) as error:
         if isinstance(error, UserError):
             sentence = f"{_source(model, pretrained)}: {error}" if str(error).startswith("the weights") else None
         else:
@@ -43,9 +43,11 @@ def _sentence(error: Exception, model: str, pretrained: str | None) -> str | Non
                 f"`python -c \"import open_clip; print(open_clip.list_pretrained_tags_by_model('{model.removeprefix('eclip-')}'))\"` lists its tags.")
     if "not found in built-ins" in text:
         return f"--model {model} is not known to open_clip."
-    if "Failed to download weights" in text or "Failed initial config/weights load" in text:
+    if "Failed to download" in text or "Failed initial config/weights load" in text:
         return (f"{source} could not be downloaded ({_last_clause(text)}); on a machine with internet fetch the file and give it as "
                 "--pretrained FILE, or the folder as --model local-dir:FOLDER.")
+    if isinstance(error, AssertionError):
+        return f"{source} does not fit --model {model}: {_last_clause(text)}"
     if isinstance(error, OSError) or "Could not load valid config" in text:
         return f"{source}: {_last_clause(text)}"
     return None

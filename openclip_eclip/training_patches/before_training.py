@@ -32,6 +32,21 @@ def check_names(args: argparse.Namespace) -> None:
         raise UserError(f"--aug-cfg {unknown[0]}=...: unknown; expected one of {', '.join(sorted(known))}.")
 
 
+def check_optimiser(args: argparse.Namespace) -> None:
+    """UserError for an optimiser that timm does not know, or whose values open_clip leaves at None."""
+    if not args.opt.lower().startswith("timm/"):
+        return
+    from timm.optim import get_optimizer_info
+
+    try:
+        info = get_optimizer_info(args.opt.lower().removeprefix("timm/"))
+    except ValueError as error:
+        raise UserError(f"--opt {args.opt} is not known to timm.") from error
+    missing = [flag for flag, value, needed in (("--lr", args.lr, True), ("--eps", args.eps, info.has_eps)) if needed and value is None]
+    if missing:
+        raise UserError(f"--opt {args.opt}: give {' and '.join(missing)}, for which open_clip has defaults with adamw only.")
+
+
 def check_towers(args: argparse.Namespace, model: torch.nn.Module) -> None:
     """UserError for flags of the towers that open_clip would pass over in this model, or stop at with a traceback."""
     is_timm = hasattr(model.visual, "trunk")

@@ -24,7 +24,7 @@ from ..loss import EClipLoss, EClipSigLipLoss
 from ..model import EClip
 from ..model_errors import one_sentence
 from ..params import build_method, eclip_config, eclip_parser, fill_alignment, fill_batch_size, method_names, parse_host, refuse_unsupported, with_recipe, with_runs_dir
-from .before_training import before_first_step, check_names, check_towers
+from .before_training import before_first_step, check_names, check_optimiser, check_towers
 from .checkpoints import atomic_save
 from .finite_loss import FiniteLoss
 from .run_folder import claim
@@ -78,12 +78,14 @@ class Seams:
         vars(args).update(vars(own))
         refuse_unsupported(args)
         check_names(args)
+        check_optimiser(args)
         fill_alignment(args)
         _, rank, world_size = world_info_from_env()
         fill_batch_size(args, world_size)
         if not any(flag.split("=")[0] == "--csv-separator" for flag in rest):
             args.csv_separator = None  # each table's own; open_clip's default is the tab
-        base = open_clip.factory.get_model_config(args.model)
+        with one_sentence(args.model, None):
+            base = open_clip.factory.get_model_config(args.model)
         config = eclip_config(args, (base or {}).get("eclip_cfg") or {})
         args.method = "+".join(method_names(args))  # for params.txt
         self.session, self.finite = Session(args, config, build_method(args)), FiniteLoss(args)
