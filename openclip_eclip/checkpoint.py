@@ -1,10 +1,10 @@
-"""Checkpoint files: the newest complete one, and the way from a trained eCLIP to plain open_clip (invariant 7)."""
+"""The way from a trained eCLIP to plain open_clip (invariant 7); checkpoint_files.py reads and orders the files."""
 from __future__ import annotations
 
 import json
 import logging
-import re
-import zipfile
+import os
+import shutil
 from pathlib import Path
 from typing import Any, Mapping
 
@@ -12,9 +12,11 @@ import open_clip
 import torch
 from torch import Tensor
 
+from .checkpoint_files import describe_progress, newest_complete, read_checkpoint, read_config, require_finite, state_of
 from .config import UserError
 from .machine import NAME as MACHINE
 from .model import PROCESSOR_PREFIX, REGIONS_PREFIX
+from .model_errors import one_sentence
 
 logger = logging.getLogger(__name__)
 
@@ -29,31 +31,6 @@ OVERRIDES = {
     "init_logit_scale": (None, "init_logit_scale"),
     "init_logit_bias": (None, "init_logit_bias"),
 }
-
-
-def is_complete(path: Path) -> bool:
-    """Whether a checkpoint was written to its end (its zip directory stands last)."""
-    return zipfile.is_zipfile(path)
-
-
-def checkpoint_order(path: Path) -> tuple[int, int] | None:
-    """(completed epochs, batches of the next one) by the name of a checkpoint, None for others."""
-    match = re.fullmatch(r"epoch_(\d+)(?:_batch_(\d+))?\.pt", path.name)
-    return (int(match[1]), int(match[2] or 0)) if match else None
-
-
-def newest_complete(folder: Path) -> Path | None:
-    """The newest complete `epoch_N.pt` or `epoch_N_batch_B.pt` of a folder.
-
-    Truncated ones are named in a warning and passed over.
-    """
-    numbered = [(order, path) for path in folder.glob("epoch_*.pt")
-                if (order := checkpoint_order(path))]
-    for _, path in sorted(numbered, reverse=True):
-        if is_complete(path):
-            return path
-        logger.warning("eclip: checkpoint %s is truncated, taking the one before it", path)
-    return None
 
 
 def plain_config(model_name: str, settings: Mapping[str, Any], preprocess: Mapping[str, Any]) -> dict[str, Any]:
@@ -77,19 +54,10 @@ def load_weights(path: Path) -> dict[str, Tensor]:
     """State dict of a training checkpoint or weights file, without the prefixes of DDP and torch.compile, and without GLoRIA's
     projection of regions, which nothing but its training needs.
 
-    Never unpickles code. UserError for a truncated or foreign file.
+    Never unpickles code. UserError for a truncated, damaged or foreign file, and for weights that are NaN.
     """
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-        state = load_file(path)
-    else:
-        try:
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        except (RuntimeError, OSError, EOFError) as error:
-            raise UserError(f"{path}: not a complete checkpoint ({error}).") from error
-        state = checkpoint.get("state_dict", checkpoint)
-    for prefix in ("module.", "_orig_mod."):
-        state = {key.removeprefix(prefix): value for key, value in state.items()}
+    state = state_of(read_checkpoint(path), path)
+    require_finite(state, path)
     return {key: value for key, value in state.items() if not key.startswith(REGIONS_PREFIX)}
 
 
@@ -102,12 +70,15 @@ def export_plain(source: Path, out: Path, model_name: str | None = None) -> Path
     is missing, does not fit, or `out` is not empty.
     """
     checkpoint, run = find_checkpoint(source)
+    if out.is_file():
+        raise UserError(f"{out} is a file; give a new folder.")
     if out.exists() and any(out.iterdir()):
         raise UserError(f"{out} is not empty; give a new folder.")
     if run is not None and (run / CONFIG).is_file():
-        config = json.loads((run / CONFIG).read_text(encoding="utf-8"))
+        config = read_config(run / CONFIG)
     elif model_name:
-        model = open_clip.create_model(model_name, load_weights=False, pretrained_text=False)
+        with one_sentence(model_name, None):
+            model = open_clip.create_model(model_name, load_weights=False, pretrained_text=False)
         config = plain_config(model_name, {}, model.visual.preprocess_cfg)
     else:
         raise UserError(f"{checkpoint}: no {CONFIG} of its run beside it; name the model it was trained as with --model.")
@@ -115,29 +86,39 @@ def export_plain(source: Path, out: Path, model_name: str | None = None) -> Path
              if not key.startswith(PROCESSOR_PREFIX)}
 
     from safetensors.torch import save_file
-    out.mkdir(parents=True, exist_ok=True)
-    (out / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    save_file(state, out / WEIGHTS, metadata={"format": "pt"})
-    save_tokenizer(config, out)
-    (out / CARD).write_text(_card(config, out), encoding="utf-8")
-    if run is not None and (run / MACHINE).is_file():
-        (out / MACHINE).write_bytes((run / MACHINE).read_bytes())
-    _verify(out, state)
+    unfinished = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    unfinished.mkdir(parents=True)
+    try:
+        (unfinished / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        save_file(state, unfinished / WEIGHTS, metadata={"format": "pt"})
+        shutil.copymode(unfinished / CONFIG, unfinished / WEIGHTS)  # safetensors leaves a file that only its owner can read
+        save_tokenizer(config, unfinished)
+        (unfinished / CARD).write_text(_card(config, out), encoding="utf-8")
+        if run is not None and (run / MACHINE).is_file():
+            (unfinished / MACHINE).write_bytes((run / MACHINE).read_bytes())
+        _verify(unfinished, state, checkpoint)
+        for path in unfinished.iterdir():
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
+        unfinished.replace(out)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
     return checkpoint
 
 
 def find_checkpoint(source: Path) -> tuple[Path, Path | None]:
-    """(checkpoint, run folder if there is one)."""
+    """(checkpoint, run folder if there is one). Of a run folder its newest whole checkpoint, however it was written."""
     if source.is_file():
         run = source.parent.parent
         return source, run if (run / CONFIG).is_file() else None
     folder = source / "checkpoints"
     if not folder.is_dir():
         raise UserError(f"{source}: neither a checkpoint file nor a run folder with checkpoints/ in it.")
-    latest = folder / "epoch_latest.pt"
-    checkpoint = newest_complete(folder) or (latest if is_complete(latest) else None)
+    checkpoint = newest_complete(folder)
     if checkpoint is None:
-        raise UserError(f"{folder}: no complete checkpoint (epoch_N.pt).")
+        raise UserError(f"{folder}: no complete checkpoint (epoch_N.pt, epoch_N_batch_B.pt or epoch_latest.pt).")
+    if describe_progress(checkpoint):
+        logger.warning("eclip: %s was written within an epoch: %s", checkpoint, describe_progress(checkpoint))
     return checkpoint, source
 
 
@@ -159,9 +140,13 @@ def _card(config: Mapping[str, Any], out: Path) -> str:
             "Training data, intended use and licence: to be filled in by whoever publishes it. Not a medical device.\n")
 
 
-def _verify(out: Path, state: Mapping[str, Tensor]) -> None:
+def _verify(out: Path, state: Mapping[str, Tensor], checkpoint: Path) -> None:
     """Load the folder as plain open_clip and compare every tensor."""
-    loaded = open_clip.create_model(f"local-dir:{out}").state_dict()
+    foreign = UserError(f"{checkpoint}: the model config does not belong to this checkpoint, which holds other tensors.")
+    try:
+        loaded = open_clip.create_model(f"local-dir:{out}").state_dict()
+    except (RuntimeError, KeyError, AssertionError) as error:  # missing keys, other shapes
+        raise foreign from error
     for key, value in state.items():
         if not torch.equal(loaded[key], value.to(loaded[key].dtype)):
-            raise UserError(f"{out}: {key} changed on loading; the model config does not belong to this checkpoint.")
+            raise UserError(f"{checkpoint}: {key} changed on loading; the model config does not belong to this checkpoint.")

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from typing import Any, Iterable, Mapping
 
@@ -102,7 +103,7 @@ class EClipConfig:
     crop_threshold: float = 0.1  # a crop that keeps less of the heatmap's mass is not annotated
 
     def __post_init__(self) -> None:
-        _require(self.alpha > 0, "alpha", self.alpha, "a positive number")
+        _require(0 < self.alpha < math.inf, "alpha", self.alpha, "a positive finite number")
         _require(self.lam is None or 0 <= self.lam <= 1, "lam", self.lam, "a number from 0 to 1, or None")
         _require(0 <= self.priming_weight < 1, "priming_weight", self.priming_weight, "0 <= w_p < 1")
         _require(self.own_pairs in OWN_PAIRS, "own_pairs", self.own_pairs, f"one of {OWN_PAIRS}")
@@ -117,6 +118,9 @@ class EClipConfig:
         return dataclasses.asdict(self)
 
 
+KINDS = {"bool": bool, "int": int, "float": (int, float), "float | None": (int, float, type(None)), "str": str}  # annotation: classes
+
+
 def _from_dict(cls: type, values: Mapping[str, Any], where: str) -> Any:
     if not isinstance(values, Mapping):
         raise UserError(f"{where}: {values!r}; expected a dict of settings (use {{}} for the defaults).")
@@ -124,6 +128,10 @@ def _from_dict(cls: type, values: Mapping[str, Any], where: str) -> Any:
     unknown = sorted(set(values) - known)
     if unknown:
         raise UserError(f"{where}: unknown key {unknown[0]!r}; known keys: {', '.join(sorted(known))}.")
+    for f in dataclasses.fields(cls):
+        kinds = KINDS.get(f.type)
+        if f.name in values and kinds and (not isinstance(values[f.name], kinds) or isinstance(values[f.name], bool) != (f.type == "bool")):
+            raise UserError(f"{where}: {f.name}={values[f.name]!r}; expected {f.type}.")
     nested = {"processor": ProcessorConfig, "curriculum": CurriculumConfig} if cls is EClipConfig else {}
     return cls(**{
         key: _from_dict(nested[key], value, f"{where}.{key}") if key in nested and (key, value) != ("processor", None) else value

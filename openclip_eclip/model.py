@@ -10,7 +10,7 @@ from open_clip.model import CLIP, CustomTextCLIP
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .config import EClipConfig
+from .config import EClipConfig, UserError
 from .data.batch import ExpertBatch
 from .mixup import mix_images
 from .objectives import Objective
@@ -132,7 +132,7 @@ def _complete_plain_checkpoint(model: EClip, state_dict: dict[str, Tensor], pref
     wrong = sorted(set(own).symmetric_difference(found))
     if wrong:
         state = "missing" if wrong[0] in own else "unexpected"
-        raise ValueError(
+        raise UserError(
             f"checkpoint holds {len(found)} {PROCESSOR_PREFIX}* keys, this model has {len(own)}; first {state}: "
             f"{wrong[0]!r}. Use the --eclip-* processor settings it was trained with, or remove all its "
             f"{PROCESSOR_PREFIX}* keys to start with a fresh processor.")

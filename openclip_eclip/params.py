@@ -5,14 +5,15 @@ import argparse
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Mapping, Sequence
+from typing import Any, Callable, Mapping, Sequence
 
+from .checkpoint_files import weight_files
 from .config import AUTHORS_PROCESSOR, HEATMAP_CONTROLS, OWN_PAIRS, PROCESSORS, EClipConfig, UserError
 from .data.read_options import add_read_arguments
+from .flag_checks import COMPUTED, check_data_flags, check_flags, check_own_numbers
 from .objectives import OBJECTIVES, Objective, naive
 
 AUTHORS = "authors"  # of --eclip-processor
-COMPUTED = "-1"  # stands for "nobody chose this": filled in once the number of ranks or batches is known
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,9 @@ def eclip_parser() -> argparse.ArgumentParser:
     group.add_argument("--method", metavar="NAME[+NAME]",
                        help=f"what is trained: {', '.join(METHODS)}, or several as in eclip+dacl; all but 'clip' add to the contrastive "
                             "loss of CLIP, and only eclip, naive and align use heatmaps (default: the recipe's, else eclip)")
+    group.add_argument("--runs-dir", metavar="DIR",
+                       help="folder of all runs; the same as --logs, which torchrun takes for a flag of its own unless -- stands before "
+                            "the module (default: --logs)")
     group.add_argument("--csv-heatmap-key", default="heatmap", metavar="COLUMN",
                        help="column of heatmap files in --train-data; a blank cell means not annotated (default: heatmap)")
     group.add_argument("--expert-data", metavar="PATH",
@@ -204,8 +208,6 @@ def refuse_unsupported(args: argparse.Namespace) -> None:
         raise UserError(f"--model {args.model}: eCLIP needs a contrastive model; CoCa is not supported.")
     if args.expert_batch_size is not None and not args.expert_data:
         raise UserError("--expert-batch-size without --expert-data: name the annotated source, or drop the flag.")
-    if args.expert_batch_size is not None and args.expert_batch_size < 1:
-        raise UserError(f"--expert-batch-size {args.expert_batch_size}: expected at least 1.")
     if (args.eclip_heatmap_control == "same-class-shuffled") != (args.csv_label_key is not None):
         raise UserError("--csv-label-key names the classes for --eclip-heatmap-control same-class-shuffled: give both or neither.")
     if args.eclip_no_mixup and args.eclip_alpha is not None:
@@ -213,8 +215,11 @@ def refuse_unsupported(args: argparse.Namespace) -> None:
     if args.expert_data and not args.train_data:
         raise UserError("--expert-data without --train-data: experts are added to batches of training data.")
     _refuse_saving(args)
+    check_own_numbers(args, eclip_parser()._actions)
     _refuse_methods(args)
     _refuse_models(args)
+    check_flags(args)
+    check_data_flags(args)
 
 
 def _refuse_saving(args: argparse.Namespace) -> None:
@@ -266,19 +271,29 @@ def _refuse_models(args: argparse.Namespace) -> None:
     source = args.model.removeprefix("eclip-")
     fine_tuning = "m3-mix" in method_names(args) or args.recipe in FINE_TUNING
     what = f"--recipe {args.recipe}" if args.recipe in FINE_TUNING else "--method m3-mix"
+    brings_weights = source.startswith(("local-dir:", "hf-hub:"))
     if source.startswith("local-dir:"):
         folder = Path(source.removeprefix("local-dir:"))
         if not (folder / "open_clip_config.json").is_file():
             raise UserError(f"--model {args.model}: no open_clip_config.json in {folder}; expected an open_clip model folder.")
-        if fine_tuning and not any(path.suffix in (".safetensors", ".bin", ".pth") for path in folder.iterdir()):
+        brings_weights = bool(weight_files(folder))
+        if fine_tuning and not (brings_weights or args.pretrained or args.resume):
             raise UserError(f"{what} fine-tunes a trained CLIP, but {folder} holds no weights.")
+    if args.pretrained and source.startswith(("local-dir:", "hf-hub:")):  # open_clip ignores it, and records it as used
+        own = "brings its own weights" if brings_weights else "is built as its folder says, without weights"
+        raise UserError(f"--pretrained {args.pretrained} with --model {args.model}, which {own}: leave --pretrained out, or name an architecture "
+                        f"(--model ViT-B-16); `python -m openclip_eclip.export {args.pretrained} NEW --model {args.model}` makes a folder "
+                        "of that model with those weights, for --model local-dir:NEW.")
+    if args.pretrained_image and (args.pretrained or (brings_weights and not args.resume)):
+        raise UserError(f"--pretrained-image with {'--pretrained ' + args.pretrained if args.pretrained else '--model ' + args.model}, whose weights "
+                        "take its place: drop one of them.")
     if fine_tuning and not (args.pretrained or ":" in args.model or args.resume):
         raise UserError(f"{what} fine-tunes a trained CLIP: give --pretrained TAG_OR_FILE, or --model local-dir:FOLDER.")
 
 
 def fill_batch_size(args: argparse.Namespace, world_size: int) -> None:
     """The recipe's effective batch, spread over ranks and accumulation, unless the user gave a size."""
-    if args.batch_size == int(COMPUTED):
+    if args.batch_size == COMPUTED:
         recipe = RECIPES[args.recipe]
         args.batch_size = max(1, recipe.batch_size // (world_size * args.accum_freq))
 
@@ -299,9 +314,9 @@ def fill_schedule(args: argparse.Namespace, batches_per_epoch: int) -> dict[str,
     filled = {}
     steps = max(1, batches_per_epoch // args.accum_freq)
     recipe = RECIPES[args.recipe]
-    if args.epochs == int(COMPUTED):
+    if args.epochs == COMPUTED:
         filled["epochs"] = args.epochs = -(-recipe.steps // steps)
-    if args.warmup == int(COMPUTED):
+    if args.warmup == COMPUTED:
         filled["warmup"] = args.warmup = round(recipe.warmup * steps * args.epochs)
     return filled
 
@@ -309,3 +324,23 @@ def fill_schedule(args: argparse.Namespace, batches_per_epoch: int) -> dict[str,
 def with_recipe(recipe: str | None, rest: Sequence[str]) -> list[str]:
     """open_clip's arguments with the recipe's before the user's: argparse keeps the last value of a flag."""
     return (RECIPES[recipe].flags() if recipe else []) + list(rest)
+
+
+def with_runs_dir(runs_dir: str | None, rest: Sequence[str]) -> list[str]:
+    """open_clip's arguments with --runs-dir as --logs. UserError if both are given and differ."""
+    if runs_dir is None:
+        return list(rest)
+    own = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    own.add_argument("--logs")
+    logs = own.parse_known_args(list(rest))[0].logs
+    if logs not in (None, runs_dir):
+        raise UserError(f"--runs-dir {runs_dir} with --logs {logs}: two names of one setting; drop one of them.")
+    return [*rest, f"--logs={runs_dir}"]
+
+
+def parse_host(parse: Callable[[list[str]], argparse.Namespace], argv: list[str]) -> argparse.Namespace:
+    """open_clip's own parser. UserError where its --aug-cfg would end in a traceback."""
+    try:
+        return parse(argv)
+    except (ValueError, SyntaxError) as error:
+        raise UserError(f"--aug-cfg: expected KEY=VALUE pairs, e.g. --aug-cfg 'scale=(0.5,1.0)' ({error}).") from error

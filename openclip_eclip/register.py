@@ -13,8 +13,11 @@ from typing import Any, Callable
 import open_clip
 from open_clip import factory, hf_configs, model as host_model
 from open_clip.coca_model import CoCa
+from torch import Tensor
 
-from .model import EClipCLIP, EClipCustomTextCLIP
+from .checkpoint_files import read_checkpoint, state_of
+from .config import UserError
+from .model import PROCESSOR_PREFIX, REGIONS_PREFIX, EClipCLIP, EClipCustomTextCLIP
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +61,8 @@ def register() -> None:
         "get_pretrained_cfg": lambda model, tag: _originals["get_pretrained_cfg"](_plain(model), tag),
         "list_pretrained_tags_by_model": lambda model: _originals["list_pretrained_tags_by_model"](_plain(model)),
         "HFTokenizer": _hf_tokenizer,
+        "load_state_dict": _load_state_dict,
+        "convert_state_dict": _convert_state_dict,
     }
     for name, value in replacements.items():
         _originals[name] = getattr(factory, name)
@@ -110,6 +115,33 @@ def _hf_tokenizer(source: Any, *args: Any, **kwargs: Any) -> Any:
         return _originals["HFTokenizer"](source, *args, **kwargs)
     except OSError as error:
         raise OSError(_no_hub(source)) from error
+
+
+def _load_state_dict(checkpoint_path: Any, device: Any = "cpu", weights_only: bool = True) -> dict[str, Tensor]:
+    """A state dict from a file, without unpickling code: open_clip's own tries again without weights_only after a TypeError."""
+    if not weights_only:  # asked for by name
+        return _originals["load_state_dict"](checkpoint_path, device=device, weights_only=False)
+    path = Path(checkpoint_path)
+    return state_of(read_checkpoint(path, map_location=device), path)
+
+
+def _convert_state_dict(model: Any, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """open_clip's conversions, after what a plain model has no use for; UserError for weights that are not those of a CLIP."""
+    own = model.state_dict()
+    trained_with = [prefix for prefix in (PROCESSOR_PREFIX, REGIONS_PREFIX)
+                    if any(key.startswith(prefix) for key in state) and not any(key.startswith(prefix) for key in own)]
+    if trained_with:
+        logger.info("eclip: the weights have %s*, this model has not: left out", "*, ".join(trained_with))
+        state = {key: value for key, value in state.items() if not key.startswith(tuple(trained_with))}
+    if any(key.startswith(("vision_model.", "text_model.")) for key in state):
+        raise UserError("the weights have the names of Hugging Face's CLIPModel (vision_model.*); give open_clip's own file of that model, "
+                        "e.g. its --pretrained tag or --model hf-hub:ID.")
+    state = _originals["convert_state_dict"](model, state)
+    if "logit_scale" not in state:
+        raise UserError(f"the weights have no logit_scale, so they are not those of a whole CLIP (first key: {next(iter(state))}).")
+    if "logit_bias" in state and model.logit_bias is None:
+        raise UserError("the weights are those of a SigLIP model (logit_bias): add --siglip, or take a SigLIP model.")
+    return state
 
 
 def _no_hub(source: Any) -> str:

@@ -26,7 +26,7 @@ M3 = {"M3_v_loss", "M3_l_loss", "M3_vl_loss", "M3_m2_loss"}
 def parse(*argv: object) -> argparse.Namespace:
     seams = Seams()
     seams.originals = {"parse_args": host.parse_args}
-    return seams.parse_args(["--model", "tiny", *map(str, argv)])
+    return seams.parse_args(["--model", "tiny", "--train-data", "train.csv", *map(str, argv)])
 
 
 @pytest.mark.parametrize("flags,method,lr", [

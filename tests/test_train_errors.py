@@ -98,7 +98,7 @@ def test_a_later_rank_takes_the_first_ones_log_for_its_own(tmp_path: Path, monke
     (tmp_path / "logs" / "run" / "out.log").touch()
     seams = Seams()
     seams.originals = {"parse_args": host.parse_args}
-    flags = ["--model", "tiny", "--logs", str(tmp_path / "logs"), "--name", "run"]
+    flags = ["--model", "tiny", "--train-data", "train.csv", "--logs", str(tmp_path / "logs"), "--name", "run"]
     monkeypatch.setenv("RANK", "1")
     assert seams.parse_args(flags).name == "run"
     monkeypatch.setenv("RANK", "0")
@@ -171,7 +171,7 @@ def test_compiled_model_trains(launcher: Launcher) -> None:
 def parse(argv: list[str]) -> argparse.Namespace:
     seams = Seams()
     seams.originals = {"parse_args": host.parse_args}
-    return seams.parse_args(argv)
+    return seams.parse_args(["--train-data", "train.csv", *argv])
 
 
 @pytest.mark.parametrize("recipe,lr,steps", [("clip", 1e-4, 10_000), ("eclip", 2e-4, 10_000), ("eclip-p", 1e-5, 1_000),
@@ -193,7 +193,7 @@ def test_what_the_user_gives_wins_over_the_recipe() -> None:
 
 
 def test_without_a_recipe_settings_are_open_clips() -> None:
-    args, stock = parse(["--model", "tiny"]), host.parse_args(["--model", "tiny"])
+    args, stock = parse(["--model", "tiny"]), host.parse_args(["--model", "tiny", "--train-data", "train.csv"])
     assert {key: value for key, value in vars(args).items() if hasattr(stock, key)} == {**vars(stock), "csv_separator": None}
     assert fill_schedule(args, 100) == {}
     assert parse(["--model", "tiny", "--csv-separator", ";"]).csv_separator == ";"

@@ -2,13 +2,13 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import Iterator
+from typing import Any, Iterator
 
 from ..register import check_open_clip_version
 
 
 @contextmanager
-def active() -> Iterator[None]:
+def active() -> Iterator[Any]:
     """Rebind the seams for the duration of one training run; every name is restored afterwards.
 
     RuntimeError for an open_clip outside the tested range, or one whose seams have another signature.
@@ -16,5 +16,5 @@ def active() -> Iterator[None]:
     check_open_clip_version()
     from . import release_3_3
 
-    with release_3_3.rebound():
-        yield
+    with release_3_3.rebound() as seams:
+        yield seams

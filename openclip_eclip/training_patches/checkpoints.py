@@ -9,9 +9,7 @@ from typing import Any, Callable
 import numpy as np
 import torch
 
-STATE_KEY = "eclip"  # in the checkpoint, beside open_clip's keys
 PARTIAL = ".partial"  # ends the name of a file that is being written
-
 
 def random_state(with_cuda: bool = True) -> dict[str, Any]:
     """State of the global generators of this process, as tensors and numbers (for weights_only).

@@ -8,7 +8,7 @@ import logging
 import os
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Callable, Iterable, Iterator, Mapping, Sequence
+from typing import IO, Any, Callable, Iterable, Iterator, Mapping, Sequence
 
 import open_clip
 import open_clip_train.main as host
@@ -17,13 +17,18 @@ import torch
 from open_clip_train.distributed import is_master, world_info_from_env
 from torch.nn.parallel import DistributedDataParallel
 
-from ..checkpoint import CONFIG, checkpoint_order, is_complete, newest_complete, plain_config
-from ..config import UserError
-from ..data.heatmap import DataError
+from ..checkpoint import CONFIG, plain_config
+from ..checkpoint_files import STATE_KEY, newest_complete, progress_in_name, without_prefixes
+from ..flag_checks import check_learning
 from ..loss import EClipLoss, EClipSigLipLoss
 from ..model import EClip
-from ..params import build_method, eclip_config, eclip_parser, fill_alignment, fill_batch_size, method_names, refuse_unsupported, with_recipe
-from .checkpoints import STATE_KEY, atomic_save
+from ..model_errors import one_sentence
+from ..params import build_method, eclip_config, eclip_parser, fill_alignment, fill_batch_size, method_names, parse_host, refuse_unsupported, with_recipe, with_runs_dir
+from .before_training import before_first_step, check_names, check_optimiser, check_towers
+from .checkpoints import atomic_save
+from .finite_loss import FiniteLoss
+from .run_folder import claim
+from .run_settings import load_to_resume, run_settings
 from .session import Session
 from .signals import Signals
 from .val_data import val_source
@@ -62,26 +67,38 @@ class Seams:
         self.session: Session | None = None
         self.signals = Signals()
         self.originals: dict[str, Callable] = {}
+        self.lock: IO[str] | None = None
+        self.finite: FiniteLoss | None = None
+        self.built: torch.nn.Module | None = None
+        self.resumed: dict[str, Any] | None = None  # settings of the run that wrote the checkpoint
+        self.resume_latest = self.most_recent = False  # as the flags were given
 
     def parse_args(self, argv: Sequence[str]) -> argparse.Namespace:
         """open_clip's arguments and ours in one namespace, so that params.txt and wandb record both."""
         own, rest = eclip_parser().parse_known_args(list(argv))
-        args = self.originals["parse_args"](with_recipe(own.recipe, rest))
+        args = parse_host(self.originals["parse_args"], with_recipe(own.recipe, with_runs_dir(own.runs_dir, rest)))
         vars(args).update(vars(own))
         refuse_unsupported(args)
+        check_names(args)
+        check_optimiser(args)
         fill_alignment(args)
         _, rank, world_size = world_info_from_env()
         fill_batch_size(args, world_size)
         if not any(flag.split("=")[0] == "--csv-separator" for flag in rest):
             args.csv_separator = None  # each table's own; open_clip's default is the tab
-        # the first rank alone: it may have begun this very log before another one comes here
-        if rank == 0 and args.name and args.resume != "latest" and Path(args.logs, args.name, "out.log").exists():
-            raise UserError(f"experiment {Path(args.logs, args.name)} already exists: give another --name, "
-                             "or --resume latest to continue it.")
-        base = open_clip.factory.get_model_config(args.model)
+        with one_sentence(args.model, None):
+            base = open_clip.factory.get_model_config(args.model)
         config = eclip_config(args, (base or {}).get("eclip_cfg") or {})
         args.method = "+".join(method_names(args))  # for params.txt
         self.session = Session(args, config, build_method(args), self.signals)
+        self.finite = FiniteLoss(args)
+        check_learning(args, world_size)
+        # the first rank alone: it may have begun this very log before another one comes here
+        if rank == 0 and args.name:
+            self.lock = claim(args)
+        self.resume_latest, self.most_recent = args.resume == "latest", args.save_most_recent
+        if self.resume_latest and args.remote_sync is None:
+            args.save_most_recent = False  # open_clip would look at epoch_latest.pt alone; put back once it has looked
         return args
 
     def create_model_and_transforms(self, *args: Any, **kwargs: Any) -> Any:
@@ -91,7 +108,11 @@ class Seams:
         # None, not absent, for the baseline: a preset's own would win otherwise
         method = self.session.method
         kwargs["eclip_cfg"] = None if method.is_plain else self.session.config.to_dict()
-        built = self.originals["create_model_and_transforms"](*args, **kwargs)
+        self.session.args.save_most_recent = self.most_recent
+        with one_sentence(args[0], args[1]):
+            built = self.originals["create_model_and_transforms"](*args, **kwargs)
+        self.built = built[0]
+        check_towers(self.session.args, built[0])
         if not method.is_plain:
             for objective in method.objectives:
                 objective.check_model(built[0])
@@ -115,29 +136,38 @@ class Seams:
             rest.val_data = None
         rest.dataset_type = "auto" if args.dataset_type == "synthetic" else args.dataset_type
         data.update(self.originals["get_data"](rest, preprocess_fns, epoch=epoch, tokenizer=tokenizer))
+        self.session.settings = run_settings(args, self.session.config, data)
+        before_first_step(args, data, epoch, self.resumed, self.session.settings, self.resume_latest)
         return data
 
     def create_loss(self, args: argparse.Namespace) -> torch.nn.Module:
         """open_clip's loss with the same settings, extended by mixed pairs, priming and objectives."""
         if self.session.method.is_plain:
-            return self.originals["create_loss"](args)
+            return self.finite.watch(self.originals["create_loss"](args))
         where = {"rank": args.rank, "world_size": args.world_size, "cache_labels": True}
         if args.siglip:
             loss = EClipSigLipLoss(dist_impl=args.loss_dist_impl, **where)
         else:
             loss = EClipLoss(local_loss=args.local_loss, gather_with_grad=args.gather_with_grad, **where)
         loss.configure(self.session.config, self.session.method.objectives)
-        return loss
+        return self.finite.watch(loss)
 
     def train_one_epoch(self, model: Any, data: Any, loss: Any, epoch: int, *rest: Any, tb_writer: Any = None) -> None:
-        optimizer, scaler = rest[:2]
+        optimizer, scaler, scheduler, *others = rest
         self.session.start_epoch(model, loss, optimizer, scaler, tb_writer, epoch)
-        self.originals["train_one_epoch"](model, data, loss, epoch, *rest, tb_writer=tb_writer)
+        loader = data["train"].dataloader
+        scheduler = self.finite.start_epoch(epoch, optimizer, scheduler, loader.num_batches, getattr(loader, "first_batch", 0))
+        self.originals["train_one_epoch"](model, data, loss, epoch, optimizer, scaler, scheduler, *others, tb_writer=tb_writer)
+        self.finite.check_weights(self.built.state_dict(), self.buffers())  # on all ranks, before one of them saves
         self.session.end_epoch(is_evaluated=will_evaluate(self.session.args, data, epoch + 1))
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         with self.session.saver.evaluation():
             return self.originals["evaluate"](*args, **kwargs)
+
+    def buffers(self) -> frozenset[str]:
+        """Names of what the model holds beside its parameters."""
+        return frozenset(name for name, _ in self.built.named_buffers())
 
     def get_latest_checkpoint(self, path: str, remote: bool) -> str | None:
         if remote:
@@ -147,16 +177,10 @@ class Seams:
 
     def pt_load(self, file_path: str, map_location: Any = None) -> Any:
         """Load a checkpoint without unpickling code, and keep our part of it for the first epoch."""
-        path = Path(file_path)
-        if path.is_file() and not is_complete(path):
-            older = newest_complete(path.parent)
-            if older is None:
-                raise DataError(f"checkpoint {path} is truncated and there is no complete one beside it; start anew with another --name.")
-            logger.warning("eclip: checkpoint %s is truncated, resuming from %s", path, older)
-            file_path = str(older)
-        checkpoint = self.originals["pt_load"](file_path, map_location=map_location)
+        checkpoint = load_to_resume(file_path, self.session.args, self.built, map_location, checked=self.resume_latest)
         if isinstance(checkpoint, dict) and "epoch" in checkpoint:
             self.session.restored = checkpoint.pop(STATE_KEY, None)
+            self.resumed = (self.session.restored or {}).get("settings")
         return checkpoint
 
     def save(self, obj: Any, path: Any, *args: Any, **kwargs: Any) -> None:
@@ -164,9 +188,10 @@ class Seams:
             return self.originals["save"](obj, path, *args, **kwargs)
         is_checkpoint = isinstance(obj, dict) and {"epoch", "state_dict", "optimizer"} <= set(obj)
         if is_checkpoint:
+            self.finite.check_weights(without_prefixes(obj["state_dict"]), self.buffers())
             obj = {**obj, STATE_KEY: self.session.checkpoint_state()}
         atomic_save(self.originals["save"], obj, path, *args, **kwargs)
-        if is_checkpoint and checkpoint_order(Path(path)) == (obj["epoch"], 0):
+        if is_checkpoint and progress_in_name(Path(path)) == (obj["epoch"], 0):
             self.session.saver.epoch_saved(obj["epoch"])
 
 
@@ -184,7 +209,7 @@ def enumerate_batches(batches: Iterable, start: int = 0) -> Iterator[tuple[int, 
 
 
 @contextmanager
-def rebound() -> Iterator[None]:
+def rebound() -> Iterator[Seams]:
     """Rebind every seam, restore all of them at the end whatever happened."""
     for name, expected in SIGNATURES.items():
         found = str(inspect.signature(getattr(host, name)))
@@ -202,12 +227,14 @@ def rebound() -> Iterator[None]:
             torch.save = seams.save
             torch.nn.parallel.DistributedDataParallel = ExpertDistributedDataParallel
             host_loop.enumerate = enumerate_batches
-            yield
+            yield seams
         except RuntimeError as error:  # a data worker or another rank may go first
             if seams.signals.stop:
                 seams.signals.stop_now(f"({error})")
             raise
         finally:
+            if seams.lock is not None:
+                seams.lock.close()
             vars(host_loop).pop("enumerate", None)
             for module, name, value in before:
                 setattr(module, name, value)

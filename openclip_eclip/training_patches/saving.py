@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from open_clip_train.distributed import is_master
 
-from ..checkpoint import checkpoint_order
+from ..checkpoint_files import progress_in_name
 from ..config import Stopped
 from .checkpoints import remove_partial, sync_folder
 from .signals import Signals
@@ -105,7 +105,7 @@ class MidEpochSaver:
     def epoch_saved(self, completed: int) -> None:
         """open_clip's own checkpoint is there: ours of the end of that epoch says nothing more."""
         for path in self.folder.glob("epoch_*_batch_*.pt"):
-            order = checkpoint_order(path)
+            order = progress_in_name(path)
             if order is not None and order[0] == completed - 1 and order[1] >= self.num_batches:
                 path.unlink(missing_ok=True)
 
@@ -139,7 +139,7 @@ class MidEpochSaver:
         began its epoch anew.
         """
         orders = {path: order for path in self.folder.glob("epoch_*_batch_*.pt")
-                  if (order := checkpoint_order(path))}
+                  if (order := progress_in_name(path))}
         passed = sorted((path for path, order in orders.items() if order <= orders[written]),
                         key=orders.get)
         for path in set(orders) - set(passed[-self.args.keep_last:]):

@@ -85,6 +85,7 @@ class Session:
         self.writer: Any = None
         self.examples: tuple[torch.Tensor, torch.Tensor] | None = None
         self.names: dict[int, str] = {}
+        self.settings: dict[str, Any] = {}  # what a checkpoint says of this run
         self.restored: dict[str, Any] | None = None  # our part of the checkpoint to resume from
         self.all_states: list[dict[str, Any]] = []
         self.all_views: Counter[int] = Counter()
@@ -270,7 +271,8 @@ class Session:
 
     def checkpoint_state(self) -> dict[str, Any]:
         """Tensors and numbers for the checkpoint; rank 0's own state is taken now, since it evaluates after the epoch."""
-        state = {"random": [random_state(), *self.all_states[1:]], "views": dict(self.all_views)}
+        state = {"random": [random_state(), *self.all_states[1:]], "views": dict(self.all_views),
+                 "settings": self.settings}
         return state | ({"position": self.position} if self.position else {})
 
     def _restore(self) -> Position | None:

@@ -1,0 +1,202 @@
+"""Checkpoint files on disk: which one is newest, whether it is whole, and reading it without running anything in it."""
+from __future__ import annotations
+
+import json
+import logging
+import pickle
+import re
+import struct
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any, Mapping
+
+import torch
+from torch import Tensor
+
+from .config import UserError
+
+logger = logging.getLogger(__name__)
+
+STATE_KEY = "eclip"  # our part of a training checkpoint, beside open_clip's keys
+LATEST = "epoch_latest.pt"  # of --save-most-recent
+NUMBERED = re.compile(r"epoch_(\d+)(?:_batch_(\d+))?\.pt")
+PREFIXES = ("module.", "_orig_mod.")  # of DDP and torch.compile
+STATES = ("state_dict", "model_state_dict", "model")  # where training programs keep the weights
+# what reading a damaged or foreign file was seen to raise, whatever library reads it
+UNREADABLE = (zipfile.BadZipFile, zlib.error, struct.error, pickle.UnpicklingError, EOFError, RuntimeError, OSError, ValueError,
+              LookupError, AttributeError, TypeError, ImportError, OverflowError, MemoryError)
+
+
+def damage(path: Path) -> str | None:
+    """What is wrong with the bytes of a checkpoint that torch.save wrote, as the end of a sentence; None if it is whole.
+
+    Every byte of the tensors is read and compared with the checksums in the file.
+    """
+    if path.stat().st_size == 0:
+        return "is empty"
+    try:
+        if not zipfile.is_zipfile(path):  # its directory stands last
+            with open(path, "rb") as file:
+                return "is truncated" if file.read(2) == b"PK" else "is not a checkpoint"
+        with zipfile.ZipFile(path) as archive:
+            wrong = archive.testzip()
+        if not wrong and not _is_torchscript(path):
+            torch.load(path, map_location="cpu", mmap=True, weights_only=True)  # its reader looks at headers that zipfile does not
+    except pickle.UnpicklingError:
+        return None  # whole, and foreign
+    except UNREADABLE as error:
+        return f"is damaged ({_first_line(error)})"
+    return f"is damaged (the checksum of {wrong} is wrong)" if wrong else None
+
+
+def progress_in_name(path: Path) -> tuple[int, int] | None:
+    """(complete epochs, batches of the next one) as a checkpoint's name says, None for other names."""
+    match = NUMBERED.fullmatch(path.name)
+    return (int(match[1]), int(match[2] or 0)) if match else None
+
+
+def newest_complete(folder: Path) -> Path | None:
+    """The checkpoint of `folder` that has trained longest and is whole; damaged ones are named in a warning and passed over.
+
+    Considered are `epoch_N.pt`, `epoch_N_batch_B.pt` (N epochs and B batches) and `epoch_latest.pt`, whose progress is inside.
+    """
+    found = {path: progress for path in folder.glob("epoch_*.pt") if (progress := progress_in_name(path)) and path.is_file()}
+    latest = folder / LATEST
+    if latest.is_file():
+        wrong = damage(latest)
+        if wrong is None:
+            try:
+                found[latest] = _progress_inside(latest)
+            except UNREADABLE as error:
+                wrong = f"is not a training checkpoint ({_first_line(error)})"
+        if wrong:
+            logger.warning("eclip: checkpoint %s %s, taking the one before it", latest, wrong)
+    for path in sorted(found, key=lambda path: (found[path], path != latest), reverse=True):
+        wrong = damage(path) if path != latest else None
+        if wrong is None:
+            return path
+        logger.warning("eclip: checkpoint %s %s, taking the one before it", path, wrong)
+    return None
+
+
+def _progress_inside(path: Path) -> tuple[int, int]:
+    checkpoint = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    return int(checkpoint["epoch"]), int((checkpoint.get(STATE_KEY) or {}).get("batch") or 0)
+
+
+def describe_progress(path: Path) -> str:
+    """How far a checkpoint has come where its name says that it lies within an epoch, else ''."""
+    epochs, batches = progress_in_name(path) or (0, 0)
+    return f"{epochs} complete epochs and {batches} batches of the next" if batches else ""
+
+
+def read_checkpoint(path: Path, map_location: Any = "cpu", checked: bool = False) -> Any:
+    """What torch.save, or safetensors, wrote to `path`. Nothing in the file is executed, whatever the version of torch.
+
+    `checked`: its checksums have just been compared. UserError, one sentence, for a file that is missing, damaged or foreign.
+    """
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; expected a checkpoint file, e.g. {path / 'checkpoints' / 'epoch_1.pt'}.")
+    if not path.is_file():
+        raise UserError(f"{path}: no such checkpoint file.")
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    with open(path, "rb") as file:
+        start = file.read(64)
+    wrong = None if checked or (start and not start.startswith(b"PK")) else damage(path)
+    if wrong:
+        raise UserError(f"checkpoint {path} {wrong}: it is not a complete checkpoint; give an older one, or copy it anew.")
+    if start.startswith(b"PK") and _is_torchscript(path):
+        raise UserError(f"{path} is a TorchScript archive (as OpenAI's): a program, not weights; give its tag (--pretrained openai), or "
+                        "save torch.jit.load(FILE).state_dict() with torch.save where you trust it.")
+    try:
+        return torch.load(path, map_location=map_location, weights_only=True)
+    except UNREADABLE as error:
+        raise UserError(f"{path}: {_why_unreadable(start, error)}") from error
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (SafetensorError, *UNREADABLE) as error:
+        raise UserError(f"{path} is no complete safetensors file ({_first_line(error)}); copy it anew.") from error
+
+
+def _is_torchscript(path: Path) -> bool:
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())
+
+
+def _why_unreadable(start: bytes, error: BaseException) -> str:
+    blocked = re.search(r"(?:GLOBAL|global:?) ([\w.]+)", str(error))
+    if blocked:
+        return (f"holds {blocked[1]} beside tensors and numbers, which is not loaded because it could run code; where you trust the "
+                "file, save its state dict alone with torch.save.")
+    if start.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
+        return "is a web page, not a checkpoint: the download failed; fetch it again."
+    if start.startswith(b"version https://git-lfs"):
+        return "is a pointer of Git LFS, not the file itself; run `git lfs pull`."
+    return f"is not a checkpoint that torch can read ({_first_line(error)}); expected what torch.save or safetensors wrote."
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).split("WeightsUnpickler error:")[-1].strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+def state_of(checkpoint: Any, path: Path) -> dict[str, Tensor]:
+    """The model's state dict in what `read_checkpoint` gave, without the prefixes of DDP and torch.compile. UserError without one."""
+    if isinstance(checkpoint, Mapping):
+        inner = next((checkpoint[key] for key in STATES if isinstance(checkpoint.get(key), Mapping)), checkpoint)
+        state = {str(key): value for key, value in inner.items() if isinstance(value, Tensor)}
+        if state:
+            return without_prefixes(state)
+        what = f"a dict of {', '.join(map(str, list(checkpoint)[:4]))}" if checkpoint else "an empty dict"
+    else:
+        what = f"a {type(checkpoint).__name__}"
+    raise UserError(f"{path} holds {what}, no weights; expected a state dict, or a checkpoint with one under 'state_dict'.")
+
+
+def without_prefixes(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Keys as the plain model has them, in the same order."""
+    state = dict(state)
+    while prefix := next((prefix for prefix in PREFIXES if state and all(key.startswith(prefix) for key in state)), None):
+        state = {key.removeprefix(prefix): value for key, value in state.items()}
+    return state
+
+
+def non_finite(state: Mapping[str, Tensor], buffers: frozenset[str] = frozenset()) -> list[str]:
+    """Names of tensors with a NaN, or an infinity that is not in one of `buffers` (a mask may hold -inf)."""
+    def wrong(name: str, value: Tensor) -> bool:
+        if not value.is_floating_point():
+            return False
+        return bool(value.isnan().any() if name in buffers else not value.isfinite().all())
+
+    return [name for name, value in state.items() if wrong(name, value)]
+
+
+def require_finite(state: Mapping[str, Tensor], path: Path) -> None:
+    """UserError if weights of `path` are NaN or infinite."""
+    wrong = non_finite(state)
+    if wrong:
+        raise UserError(f"{path}: {len(wrong)} of {len(state)} tensors hold NaN or infinite weights, first {wrong[0]}: the training diverged; "
+                        "take an older checkpoint, or train again with a lower --lr.")
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Files that open_clip would take for the weights of a `local-dir:` model."""
+    return sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".bin", ".pth"))
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """An `open_clip_config.json`. UserError for a file that is not one."""
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is no JSON file ({error}).") from error
+    if not isinstance(config, dict) or not {"model_cfg", "preprocess_cfg"} <= set(config):
+        raise UserError(f"{path}: expected the keys model_cfg and preprocess_cfg.")
+    return config

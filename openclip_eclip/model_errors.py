@@ -1,0 +1,69 @@
+"""What goes wrong when open_clip builds a model or loads weights into it, as one sentence."""
+from __future__ import annotations
+
+import re
+from contextlib import contextmanager
+from difflib import get_close_matches
+from typing import Iterable, Iterator
+
+from .config import UserError
+
+
+def near(name: str, known: Iterable[str]) -> str:
+    """A list of the names like `name`, as the end of a sentence."""
+    matches = get_close_matches(name, list(known), n=4, cutoff=0.6)
+    return f"; did you mean {' or '.join(matches)}?" if matches else "; `python -c 'import open_clip; print(open_clip.list_models())'` lists them."
+
+
+@contextmanager
+def one_sentence(model: str, pretrained: str | None) -> Iterator[None]:
+    """UserError in the place of open_clip's tracebacks about names, files, the network and weights that do not fit."""
+    try:
+        yield
+    except (RuntimeError, OSError, ValueError, AssertionError) as error:
+        if isinstance(error, UserError):
+            sentence = f"{_source(model, pretrained)}: {error}" if str(error).startswith("the weights") else None
+        else:
+            sentence = _sentence(error, model, pretrained)
+        if sentence is None:
+            raise
+        raise UserError(sentence) from error
+
+
+def _source(model: str, pretrained: str | None) -> str:
+    return f"--pretrained {pretrained}" if pretrained else f"--model {model}"
+
+
+def _sentence(error: Exception, model: str, pretrained: str | None) -> str | None:
+    text, source = str(error), _source(model, pretrained)
+    if "Error(s) in loading state_dict" in text:
+        return f"{source} holds weights of another architecture than --model {model}: {_misfit(text)}."
+    if "is not a known tag or valid file path" in text:
+        return (f"--pretrained {pretrained} is neither a file nor a tag of {model}; "
+                f"`python -c \"import open_clip; print(open_clip.list_pretrained_tags_by_model('{model.removeprefix('eclip-')}'))\"` lists its tags.")
+    if "not found in built-ins" in text:
+        return f"--model {model} is not known to open_clip."
+    if "Failed to download" in text or "Failed initial config/weights load" in text:
+        return (f"{source} could not be downloaded ({_last_clause(text)}); on a machine with internet fetch the file and give it as "
+                "--pretrained FILE, or the folder as --model local-dir:FOLDER.")
+    if isinstance(error, AssertionError):
+        return f"{source} does not fit --model {model}: {_last_clause(text)}"
+    if isinstance(error, OSError) or "Could not load valid config" in text:
+        return f"{source}: {_last_clause(text)}"
+    return None
+
+
+def _misfit(text: str) -> str:
+    """The first difference in torch's list of them."""
+    size = re.search(r"size mismatch for ([\w.]+): copying a param with shape torch.Size\((.*?)\) from checkpoint, the shape in current "
+                     r"model is torch.Size\((.*?)\)", text)
+    missing = re.search(r'Missing key\(s\) in state_dict: "([^"]+)"', text)
+    unexpected = re.search(r'Unexpected key\(s\) in state_dict: "([^"]+)"', text)
+    parts = [f"{size[1]} is {size[2]} in the file and {size[3]} in the model"] if size else []
+    parts += [f"{missing[1]} is missing"] if missing else []
+    parts += [f"{unexpected[1]} is unexpected"] if unexpected else []
+    return ", ".join(parts) or text.splitlines()[0]
+
+
+def _last_clause(text: str) -> str:
+    return " ".join(text.split())[:300]
