@@ -10,6 +10,7 @@ RESIDUALS = ("query", "image", "none")
 POSITIONS = ("none", "sincos")
 OWN_PAIRS = ("diagonal", "multi", "mask")
 SHUFFLES = ("shuffled", "same-class-shuffled")
+TYPES = {"int": (int,), "float": (int, float), "float | None": (int, float, type(None)), "str": (str,), "bool": (bool,)}  # of fields
 HEATMAP_CONTROLS = ("random", *SHUFFLES, "centre", "ones", "phase-scrambled")
 
 
@@ -114,6 +115,10 @@ def _from_dict(cls: type, values: Mapping[str, Any], where: str) -> Any:
     unknown = sorted(set(values) - known)
     if unknown:
         raise UserError(f"{where}: unknown key {unknown[0]!r}; known keys: {', '.join(sorted(known))}.")
+    for field_ in dataclasses.fields(cls):
+        kinds, value = TYPES.get(field_.type), values.get(field_.name)
+        if kinds and field_.name in values and (not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds)):
+            raise UserError(f"{where}: {field_.name}={value!r}; expected a value of type {field_.type}.")
     nested = {"processor": ProcessorConfig, "curriculum": CurriculumConfig} if cls is EClipConfig else {}
     return cls(**{
         key: _from_dict(nested[key], value, f"{where}.{key}") if key in nested and (key, value) != ("processor", None) else value

@@ -14,7 +14,9 @@ import open_clip
 from open_clip import factory, hf_configs, model as host_model
 from open_clip.coca_model import CoCa
 
+from .config import UserError
 from .model import EClipCLIP, EClipCustomTextCLIP
+from .model_folder import CONFIG, check_model_folder
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +29,7 @@ BERT_LAYERS = {"layer_attr": "layer", "token_embeddings_attr": "embeddings"}
 CONFIGS = Path(__file__).parent / "model_configs"
 
 _originals: dict[str, Any] = {}
+_source: contextvars.ContextVar[str] = contextvars.ContextVar("eclip_source", default="model")  # what is being built, for errors
 _schema_asks_for_eclip: contextvars.ContextVar[bool] = contextvars.ContextVar("eclip_schema", default=False)
 
 
@@ -100,6 +103,11 @@ def _dispatch(host: type, extended: type | None) -> Callable[..., Any]:
             if source is None:
                 raise
             raise OSError(_no_hub(source)) from error
+        except UserError:
+            raise
+        except (TypeError, ValueError, KeyError, AssertionError, ArithmeticError, RuntimeError) as error:  # whatever a wrong value leads to
+            said = " ".join(f"{type(error).__name__}: {error}".split())
+            raise UserError(f"{_source.get()}: open_clip cannot build this model ({said[:300]}); look at its model_cfg and at the flags that change it.") from error
 
     build.__name__ = host.__name__  # open_clip logs it
     return build
@@ -122,7 +130,11 @@ def _parse_model_name(model_name: str) -> tuple[str | None, str]:
     """`eclip-local-dir:FOLDER` and `eclip-hf-hub:ID` are the sources of that name, built as eCLIP."""
     asked = model_name.startswith(SCHEMAS)
     _schema_asks_for_eclip.set(asked)
-    return _originals["parse_model_name"](_plain(model_name) if asked else model_name)
+    schema, identifier = _originals["parse_model_name"](_plain(model_name) if asked else model_name)
+    if schema == "local-dir":
+        check_model_folder(Path(identifier))
+    _source.set(f"{Path(identifier) / CONFIG}" if schema == "local-dir" else f"model {model_name}")
+    return schema, identifier
 
 
 def _get_model_config(model_name: str) -> dict[str, Any] | None:

@@ -76,6 +76,9 @@ class Seams:
             raise UserError(f"experiment {Path(args.logs, args.name)} already exists: give another --name, "
                              "or --resume latest to continue it.")
         base = open_clip.factory.get_model_config(args.model)
+        if base is None:
+            raise UserError(f"--model {args.model}: not known to open_clip; expected one of open_clip.list_models(), with or without 'eclip-' "
+                            "in front, or local-dir:FOLDER.")
         config = eclip_config(args, (base or {}).get("eclip_cfg") or {})
         args.method = "+".join(method_names(args))  # for params.txt
         self.session = Session(args, config, build_method(args))

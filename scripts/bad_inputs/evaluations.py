@@ -78,7 +78,7 @@ def _other_task_cases() -> Found:
         ("probe without data", probe(), ("--data",)), ("probe of both forms", probe(*t, "--train-data", "t.csv"), ("--data",)), ("probe without classes", probe(*t), ("t.csv", "--classes")),
         ("probe: --fractions 0", probe(*one, "--fractions", 0), ("--fractions",)), ("probe: --fractions nan", probe(*one, "--fractions", "nan"), ("--fractions",)), ("probe: --resamples 0", probe(*one, "--resamples", 0), ("--resamples",)),
         ("probe: --seed -1", probe(*one, "--seed", "-1"), ("--seed",)), ("probe: no such split column", probe(*one, "--split-column", "part"), ("t.csv", "part")), ("probe: an unknown split", probe(*one, "--split-column", "patient"), ("t.csv", "row 1", "patient")),
-        ("probe: two rows", probe(*one, lines=rows()[:3]), ("train|data",)), ("probe: sides share images", probe("--train-data", "t.csv", "--test-data", "t.csv", "--classes", "0", "1"), ("both", "train")),
+        ("probe: two rows", probe(*one, lines=rows()[:3]), ("2 patients", "t.csv")), ("probe: sides share images", probe("--train-data", "t.csv", "--test-data", "t.csv", "--classes", "0", "1"), ("both", "train")),
         ("probe: one class twice", probe(*t, "--classes", "0", "0"), ("--classes|classes",)), ("probe: a class in no row", probe(*t, "--classes", "0", "1", "2"), ("2|class",)),
         ("retrieval: group rule without column", put({"t.csv": "\n".join(rows())}, evaluate("retrieval", *t, "--rule", "group")), ("--group-column",)),
         ("retrieval: blank group", put({"t.csv": "\n".join([*rows()[:4], "images/3.png,x,,0,,train"])}, evaluate("retrieval", *t, "--rule", "group", "--group-column", "patient")), ("t.csv", "row 4", "patient")),
@@ -127,7 +127,7 @@ def _index_cases() -> Found:
         ("report: index of retrieval", index(lambda folder: [shutil.rmtree(folder), shutil.copytree(world() / "index", folder)], "report"), ("index", "examples")), ("report: examples a text", index(facts(examples="x"), "report"), ("index.json", "examples")),
         ("report: examples of nothing", index(facts(examples=[{}]), "report"), ("index.json", "examples")), ("report: snippets a text", index(facts(snippets="x"), "report"), ("index.json", "snippets")),
         ("report: no seed", index(facts(seed=None), "report"), ("index.json", "seed")), ("report: pick of no name", index(facts(pick="best"), "report"), ("index.json", "pick")),
-        ("report: --out is there", index(lambda folder: (folder.parent / "o").write_text(""), "report"), ("index|o",)),
+        ("report: --out is there", put({"o": "", "a.png": png(pixels(0))}, ["report", "a.png", "--index", world() / "reports_index", "--model", model(), "--writer", "copy", "--out", "o"]), ("--out o",)),
     ]
 
 

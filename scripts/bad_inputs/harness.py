@@ -65,6 +65,7 @@ def run_command(words: Sequence[object]) -> int:
         return train.run()
     if name == "example":
         import runpy
+        sys.argv = rest
         runpy.run_path(str(ROOT / "examples" / rest[0]), run_name="__main__")
         return 0
     from importlib import import_module
@@ -74,6 +75,7 @@ def run_command(words: Sequence[object]) -> int:
 
 def import_everything() -> None:
     """What the commands need, so that no child imports it again."""
+    import gc
     sys.argv = ["reliability"]
     from importlib import import_module
 
@@ -95,6 +97,8 @@ def import_everything() -> None:
     from openclip_eclip.prepare.__main__ import DATASETS
     for module, _ in (*TASKS.values(), *DATASETS.values()):
         import_module(module)
+    gc.collect()
+    gc.freeze()  # the collector of a child would write to, and so copy, everything that it looks at
 
 
 def start(work: Callable[[], int], folder: Path, limits: bool = True) -> int:

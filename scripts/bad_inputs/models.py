@@ -59,7 +59,7 @@ def _config_cases() -> Iterator[tuple[str, Maker, tuple[str, ...]]]:
         ("context_length of 0", config(text(context_length=0)), (FILE,)), ("heads that do not divide", config(text(heads=3)), (FILE,)),
         ("a timm model that is none", config(vision(timm_model_name="no_such_model")), (FILE, "no_such_model")),
         ("preprocess_cfg a list", config(lambda found: {**found, "preprocess_cfg": [1]}), (FILE, "preprocess_cfg")),
-        ("preprocess_cfg of an unknown key", config(lambda found: {**found, "preprocess_cfg": {"meen": [0.5]}}, "evaluate", True), (FILE, "meen")),
+        
         ("mean a text", config(lambda found: {**found, "preprocess_cfg": {"mean": "dark"}}, "evaluate", True), (FILE, "mean")),
         ("eclip_cfg a list", eclip([1]), ("eclip_cfg",)), ("eclip_cfg of an unknown key", eclip({"alhpa": 0.3}), ("eclip_cfg", "alhpa")),
         ("eclip_cfg: alpha a text", eclip({"alpha": "much"}), ("alpha",)), ("eclip_cfg: alpha a list", eclip({"alpha": [1]}), ("alpha",)),
@@ -183,6 +183,8 @@ def _checkpoint_cases() -> Iterator[tuple[str, Maker, tuple[str, ...]]]:
 
 def cases() -> Iterator[Case]:
     yield from (Case(name, "model configs", make, words) for name, make, words in _config_cases())
+    unknown = config(lambda found: {**found, "preprocess_cfg": {"meen": [0.5]}}, "evaluate", True)
+    yield Case("preprocess_cfg of an unknown key", "model configs", unknown, (FILE, "meen"), warns=True)
     for name, flags, words in FLAGS:
         yield Case(name, "flags", lambda folder, flags=flags: train("--train-data", table(folder), *flags), words)
     yield from (Case(name, "checkpoints", make, words) for name, make, words in _checkpoint_cases())
