@@ -48,6 +48,7 @@ class Outcome:
     output: str
     seconds: float
     mib: float
+    cpu: float  # seconds
 
     @property
     def answer(self) -> str:
@@ -149,7 +150,7 @@ def finish(pid: int, folder: Path, began: float, limit: float) -> Outcome:
     except ProcessLookupError:
         pass
     output = (folder / ".output").read_text(encoding="utf-8", errors="replace")
-    return Outcome(os.waitstatus_to_exitcode(status) if ended else None, output, seconds, used.ru_maxrss / 1024 - float((folder / ".idle").read_text()))
+    return Outcome(os.waitstatus_to_exitcode(status) if ended else None, output, seconds, used.ru_maxrss / 1024 - float((folder / ".idle").read_text()), used.ru_utime + used.ru_stime)
 
 
 def idle_memory() -> float:
@@ -204,6 +205,6 @@ def run_all(cases: Sequence[Case], folder: Path, say: Callable[[str], object]) -
         fault = fault_of(case, found)
         if fault:
             say(f"wrong: {case.kind}: {case.name}: {fault}\n")
-        records.append({"name": case.name, "kind": case.kind, "right": not fault, "fault": fault, "code": found.code, "seconds": round(found.seconds, 2),
+        records.append({"name": case.name, "kind": case.kind, "right": not fault, "fault": fault, "code": found.code, "seconds": round(found.seconds, 2), "cpu": round(found.cpu, 2),
                         "mib": round(max(0.0, found.mib)), "answer": (found.answer or found.output[-300:])[:600]})
     return records
