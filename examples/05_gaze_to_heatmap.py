@@ -17,6 +17,8 @@ import matplotlib.pyplot as plt  # noqa: E402
 from matplotlib.patches import Circle, Ellipse, Polygon, Rectangle
 
 out = Path(sys.argv[1] if len(sys.argv) > 1 else "gaze_example")
+if out.exists() and not out.is_dir():
+    sys.exit(f"error: {out} is a file; expected a folder for the pictures.")
 out.mkdir(parents=True, exist_ok=True)
 
 # the first film with a finding, and its box

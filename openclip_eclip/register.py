@@ -18,6 +18,7 @@ from torch import Tensor
 from .checkpoint_files import read_checkpoint, state_of
 from .config import UserError
 from .model import PROCESSOR_PREFIX, REGIONS_PREFIX, EClipCLIP, EClipCustomTextCLIP
+from .model_folder import CONFIG, check_model_folder
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +31,7 @@ BERT_LAYERS = {"layer_attr": "layer", "token_embeddings_attr": "embeddings"}
 CONFIGS = Path(__file__).parent / "model_configs"
 
 _originals: dict[str, Any] = {}
+_source: contextvars.ContextVar[str] = contextvars.ContextVar("eclip_source", default="model")  # what is being built, for errors
 _schema_asks_for_eclip: contextvars.ContextVar[bool] = contextvars.ContextVar("eclip_schema", default=False)
 
 
@@ -105,6 +107,11 @@ def _dispatch(host: type, extended: type | None) -> Callable[..., Any]:
             if source is None:
                 raise
             raise OSError(_no_hub(source)) from error
+        except UserError:
+            raise
+        except (TypeError, ValueError, KeyError, AssertionError, ArithmeticError, RuntimeError) as error:  # whatever a wrong value leads to
+            said = " ".join(f"{type(error).__name__}: {error}".split())
+            raise UserError(f"{_source.get()}: open_clip cannot build this model ({said[:300]}); look at its model_cfg and at the flags that change it.") from error
 
     build.__name__ = host.__name__  # open_clip logs it
     return build
@@ -154,7 +161,11 @@ def _parse_model_name(model_name: str) -> tuple[str | None, str]:
     """`eclip-local-dir:FOLDER` and `eclip-hf-hub:ID` are the sources of that name, built as eCLIP."""
     asked = model_name.startswith(SCHEMAS)
     _schema_asks_for_eclip.set(asked)
-    return _originals["parse_model_name"](_plain(model_name) if asked else model_name)
+    schema, identifier = _originals["parse_model_name"](_plain(model_name) if asked else model_name)
+    if schema == "local-dir":
+        check_model_folder(Path(identifier))
+    _source.set(f"{Path(identifier) / CONFIG}" if schema == "local-dir" else f"model {model_name}")
+    return schema, identifier
 
 
 def _get_model_config(model_name: str) -> dict[str, Any] | None:

@@ -10,6 +10,7 @@ import json
 import logging
 import sys
 from pathlib import Path
+from typing import Any
 
 import openclip_eclip  # noqa: F401  (eclip- models)
 
@@ -20,7 +21,7 @@ from .evaluate.index import ReportIndex, load_index
 from .evaluate.options import add_model_arguments, read_encoder
 from .evaluate.reports import make_queries, record
 from .evaluate.reports_page import WARNING
-from .evaluate.snippets import pick_snippets
+from .evaluate.snippets import PICKS, pick_snippets
 from .gaze.files import write_whole
 from .generate import add_writer_arguments, open_writer, read_template
 from .subcommands import exit_code
@@ -66,10 +67,23 @@ def run(args: argparse.Namespace) -> str:
 
 
 def _checked(index: ReportIndex, folder: Path) -> ReportIndex:
-    if "examples" not in index.facts:
+    if "examples" in index.facts:
+        _check_facts(index.facts, folder / "index.json")
+    else:
         raise UserError(f"--index {folder}: has no worked examples, so it is one of `retrieval`; expected one of "
                         "`python -m openclip_eclip.evaluate reports --save-index`.")
     return index
+
+
+def _check_facts(facts: dict[str, Any], path: Path) -> None:
+    """UserError for settings of `evaluate reports` that are not what it writes."""
+    examples = facts["examples"]
+    whole = isinstance(examples, list) and all(isinstance(one, dict) and isinstance(one.get("report"), str) and isinstance(one.get("snippets"), list)
+                                               and all(isinstance(text, str) for text in one["snippets"]) for one in examples)
+    numbers = all(type(facts.get(name)) is int and facts[name] >= least for name, least in (("snippets", 1), ("seed", 0)))
+    if not whole or not numbers or facts.get("pick") not in PICKS:
+        found = {name: str(facts.get(name))[:60] for name in ("examples", "snippets", "seed", "pick")}
+        raise UserError(f"{path}: {found}; expected worked examples, a number of snippets, a seed and one of {PICKS}. Make the index again.")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -23,6 +23,13 @@ def parse_command(parser: argparse.ArgumentParser, dest: str, commands: Mapping[
     return module, parser.parse_args(argv)
 
 
+def seed(text: str) -> int:
+    """A random seed from the command line; numpy takes none below 0."""
+    if not (text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError(f"{text!r}; expected a whole number of at least 0")
+    return int(text)
+
+
 def exit_code(work: Callable[[], str]) -> int:
     """0 after what `work` says, or 2 after one line `error: ...` on stderr: bad input, a full disk, a folder that can not be read."""
     try:

@@ -13,6 +13,7 @@ from ..config import UserError
 from ..metrics.compare import (Components, Draws, Estimate, draw_all, estimate_difference, estimate_mean, holm, needed_images,
                                needed_seeds, smallest_difference, variance_components)
 from ..metrics.resampled import Scorer
+from ..subcommands import seed
 from .compare_machines import read_machines, refuse_mixed
 from .compare_read import Method, read_methods, scorer
 from .options import add_output_argument
@@ -27,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                              "reference. "
                              "Methods with equally many seeds are paired seed by seed, in the order given")
     parser.add_argument("--draws", type=int, default=1000, help="of the bootstrap (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (default: %(default)s)")
+    parser.add_argument("--seed", type=seed, default=0, help="of the bootstrap (default: %(default)s)")
     parser.add_argument("--difference", type=float, default=0.02, metavar="D",
                         help="how many seeds or images show a difference of D, with 80 %% power at alpha 0.05 (default: "
                              "%(default)s)")

@@ -17,6 +17,7 @@ from ..config import UserError
 from ..data.csv_source import CsvColumns, CsvTable, read_csv_table
 from ..gaze.files import write_whole
 
+MEASURES = ("zero-shot", "linear-probe", "retrieval", "embedding-quality", "sensitivity", "reports")  # tasks of `evaluate` that measure one model
 VARY = ("batches", "annotations", "labels")
 OURS = ("seed", "logs", "name", "resume")  # flags that a point sets
 Flags = Mapping[str, Any]
@@ -53,7 +54,7 @@ def read_plan(path: Path) -> Plan:
     """UserError for a file that can not be read, an unknown, missing or unfit entry."""
     try:
         entries = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise UserError(f"--config {path}: not a readable YAML file ({error}).") from error
     known = [field.name for field in fields(Plan)]
     needed = set(known) - {"processes"}
@@ -61,13 +62,15 @@ def read_plan(path: Path) -> Plan:
         found = sorted(map(str, entries)) if isinstance(entries, dict) else type(entries).__name__
         raise UserError(f"--config {path}: found {found}; expected the entries {', '.join(known)} (processes may be left out).")
     plan = Plan(**entries)
-    _require(path, plan.vary in VARY, "vary", plan.vary, f"one of {VARY}")
+    _require(path, isinstance(plan.vary, str) and plan.vary in VARY, "vary", plan.vary, f"one of {VARY}")
     top = {"batches": math.inf, "annotations": 1, "labels": 100}[plan.vary]
     _require(path, _numbers(plan.values) and all(0 < x <= top for x in plan.values), "values", plan.values,
              {"batches": "distinct numbers of steps above 0", "annotations": "distinct shares above 0, at most 1",
               "labels": "distinct percentages above 0, at most 100"}[plan.vary])
-    _require(path, _numbers(plan.seeds) and all(isinstance(seed, int) for seed in plan.seeds), "seeds", plan.seeds,
-             "distinct whole numbers")
+    _require(path, _numbers(plan.seeds) and all(isinstance(seed, int) and seed >= 0 for seed in plan.seeds), "seeds",
+             plan.seeds, "distinct whole numbers of at least 0")
+    _require(path, isinstance(plan.metric, str), "metric", plan.metric, "a path into the values of result.json, such as headline.macro_f1")
+    _require(path, _is_count(plan.processes), "processes", plan.processes, "a whole number of at least 1")
     named = isinstance(plan.methods, dict) and all(re.fullmatch(r"[\w.+-]+", str(name)) for name in plan.methods)
     _require(path, named and bool(plan.methods), "methods", plan.methods,
              "{name: {flag: value}}, names of letters, digits and - _ . +")
@@ -79,9 +82,24 @@ def read_plan(path: Path) -> Plan:
         _require(path, "train-data" in train_flags(plan, method) and "batch-size" in train_flags(plan, method), "train",
                  plan.train,
                  "train-data and batch-size among the flags")
-    _require(path, isinstance(plan.evaluate, dict) and "task" in plan.evaluate, "evaluate", plan.evaluate,
-             "{task: NAME, flag: value}")
+        _check_numbers(path, method, train_flags(plan, method))
+    task = plan.evaluate.get("task") if isinstance(plan.evaluate, dict) else None
+    _require(path, task in MEASURES, "evaluate", plan.evaluate, f"{{task: NAME, flag: value}} with one of the tasks {', '.join(MEASURES)}")
     return plan
+
+
+def _check_numbers(path: Path, method: str, flags: Flags) -> None:
+    """UserError for flags whose numbers the curve computes with."""
+    for name in ("batch-size", "accum-freq", "epochs"):
+        _require(path, _is_count(flags.get(name, 1)), f"{method}: {name}", flags.get(name), "a whole number of at least 1")
+    warmup = flags.get("warmup", 1)
+    _require(path, isinstance(warmup, (int, float)) and 0 <= warmup < math.inf, f"{method}: warmup", warmup, "steps, or a share of all of them")
+    for name in ("train-data", "expert-data"):
+        _require(path, isinstance(flags.get(name, ""), str), f"{method}: {name}", flags.get(name), "a path")
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 def _numbers(values: Any) -> bool:

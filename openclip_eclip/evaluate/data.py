@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import pandas as pd
 from ..config import UserError
 from ..data.csv_source import locate, read_columns
 from ..data.heatmap import DataError
+from ..data.json_text import parse_json, read_json
 from ..data.read_options import ReadOptions
 from ..data.sample import read_image
 from ..data.tar_source import TarEntry, index_shard
@@ -160,11 +160,11 @@ def _read_shards(path: Path) -> EvalSet:
         if entry.image_key is None:
             raise DataError(f"{entry.where}: members {sorted(entry.members)}; expected an image.")
         content = entry.read(*(name for name in ("txt", "json", "cls") if name in entry.members))
-        row = {str(key): "" if value is None else str(value) for key, value in json.loads(content.get("json", b"{}")).items()}
+        row = {str(key): "" if value is None else str(value) for key, value in parse_json(content.get("json", b"{}"), f"{entry.where}.json").items()}
         if "cls" in content:
-            row["label"] = content["cls"].decode().strip()
+            row["label"] = _text(entry, "cls", content["cls"]).strip()
         if "txt" in content:
-            row["title"] = content["txt"].decode("utf-8", errors="replace")
+            row["title"] = _text(entry, "txt", content["txt"])
         rows.append(row)
     return EvalSet(path, entries, pd.DataFrame(rows).fillna("") if rows else pd.DataFrame(), _recipe(path.parent, path.stem))
 
@@ -172,5 +172,24 @@ def _read_shards(path: Path) -> EvalSet:
 def _recipe(folder: Path, stem: str) -> dict[str, Any]:
     for name in (f"{stem}.recipe.json", "classes.json"):
         if (folder / name).is_file():
-            return json.loads((folder / name).read_text(encoding="utf-8"))
+            return _checked_recipe(folder / name)
     return {}
+
+
+def _checked_recipe(path: Path) -> dict[str, Any]:
+    """UserError for entries that zero-shot and its kin cannot use."""
+    recipe = read_json(path)
+    classes = recipe.get("classes", [])
+    if not isinstance(classes, list) or not all(isinstance(name, str) and name for name in classes):
+        raise UserError(f"{path}: classes is {str(classes)[:80]}; expected a list of names.")
+    for name, kind in (("set", str), ("prompts", dict)):
+        if name in recipe and not isinstance(recipe[name], kind):
+            raise UserError(f"{path}: {name} is {str(recipe[name])[:80]}; expected {'a text' if kind is str else '{class: prompts}'}.")
+    return recipe
+
+
+def _text(entry: TarEntry, member: str, content: bytes) -> str:
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{entry.where}.{member}: not UTF-8 ({error}).") from error

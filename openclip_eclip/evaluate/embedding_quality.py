@@ -9,6 +9,7 @@ import numpy as np
 from ..config import UserError
 from ..data.read_options import read_options
 from ..metrics import embedding
+from ..subcommands import seed
 from .data import NO_LABEL, EvalSet, read_eval_set
 from .embedding_pictures import clouds_figure, cosine_figure
 from .features import encode_images, encode_texts, first_rank_only
@@ -42,13 +43,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                              f"{PAIRS}, or all where there are fewer)")
     parser.add_argument("--draws", type=int, default=10, help="draws of N pairs without replacement (default: %(default)s)")
     parser.add_argument("--cluster-seeds", type=int, default=5, metavar="COUNT", help="runs of k-means (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
+    parser.add_argument("--seed", type=seed, default=0, help="(default: %(default)s)")
     add_output_argument(parser)
 
 
 def run(args: argparse.Namespace) -> Result:
     data = read_eval_set(args.data, args.on_bad_sample == "skip", read_options(args))
     texts = data.column("title")
+    blank = [row for row, text in enumerate(texts) if not text.strip()]
+    if blank:
+        raise UserError(f"{data.name(blank[0])}, column 'title': blank, as in {len(blank)} of {len(texts)} rows; expected a text for every image.")
     read_groups(data, args.group_column)  # errors before the long part
     for flag in ("draws", "cluster_seeds"):
         if getattr(args, flag) < 1:

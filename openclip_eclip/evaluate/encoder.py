@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from pickle import UnpicklingError
 from tempfile import TemporaryDirectory
 from typing import Any, Callable
 
@@ -79,7 +80,12 @@ def load_encoder(model: str, pretrained: str | None = None, precision: str = "fp
     `pretrained`: open_clip's tag or file; "random" for untrained weights, which are never taken silently. `with_processor`: of
     a run folder, also its heatmap processor. UserError: unknown model, or no weights.
     """
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    try:
+        device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError as error:
+        raise UserError(f"--device {device}: no such device; expected cpu, cuda or cuda:NUMBER.") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"--device {device}: this machine has {torch.cuda.device_count()} GPUs that torch sees; expected one of them, or cpu.")
     try:
         if Path(model).is_dir():
             if pretrained:
@@ -91,16 +97,29 @@ def load_encoder(model: str, pretrained: str | None = None, precision: str = "fp
                 raise UserError(f"--model {model} without weights; give --pretrained TAG or FILE, or --pretrained {RANDOM} to "
                                 "measure an untrained model.")
             known = pretrained != RANDOM
+            if known and own_weights:
+                _refuse_no_weights(model)
             torch.manual_seed(0)  # random weights are the same in every process and run
             built, _, transform = open_clip.create_model_and_transforms(model, pretrained=pretrained if known else None, precision=precision,
                                                                         device=device, load_weights=known, pretrained_text=known)
             tokenizer = open_clip.get_tokenizer(model)
-    except (RuntimeError, OSError, KeyError) as error:
-        raise UserError(f"--model {model} --pretrained {pretrained}: {error}") from error
+    except UserError:
+        raise
+    except (RuntimeError, OSError, LookupError, TypeError, ValueError, AttributeError, AssertionError, EOFError, UnpicklingError) as error:
+        said = " ".join(str(error).split())  # a foreign file can lead open_clip to any of these
+        raise UserError(f"--model {model}{f' --pretrained {pretrained}' if pretrained else ''}: {said[:400]}{' ...' if len(said) > 400 else ''}") from error
     built.eval()  # dropout off
     facts = {"model": model, "pretrained": pretrained, "precision": precision, "weights_hash": hash_weights(built),
              "transform": repr(transform), "machine": {"device": device_name(device), "trained": read_machines(Path(model.removeprefix("local-dir:")))}}
     return Encoder(built, transform, tokenizer, device, precision, facts)
+
+
+def _refuse_no_weights(model: str) -> None:
+    """UserError for a local-dir: folder with a config alone: open_clip would build it with random weights."""
+    source = model.removeprefix("eclip-")
+    folder = source.removeprefix("local-dir:")
+    if source.startswith("local-dir:") and (Path(folder) / CONFIG).is_file() and not open_clip.factory._find_checkpoint_in_dir(Path(folder)):
+        raise UserError(f"--model {model}: no weights beside {CONFIG}; expected an exported folder, or --pretrained {RANDOM} to measure an untrained model.")
 
 
 def _load_folder(folder: Path, precision: str, device: torch.device, with_processor: bool) -> tuple[str, nn.Module, Any, Any]:
@@ -110,6 +129,7 @@ def _load_folder(folder: Path, precision: str, device: torch.device, with_proces
                         "name of open_clip.")
     name = f"local-dir:{folder}"
     if not (folder / "checkpoints").is_dir():
+        _refuse_no_weights(name)
         built, _, transform = open_clip.create_model_and_transforms(name, precision=precision, device=device)
         return "its own", built, transform, open_clip.get_tokenizer(name)
     checkpoint, _ = find_checkpoint(folder)

@@ -9,6 +9,8 @@ import io
 import json
 import logging
 import os
+import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -218,8 +220,12 @@ def _cached(cache: Path | None, key: Callable[[], str], encode: Callable[[], dic
 def _load(path: Path) -> dict[str, np.ndarray] | None:
     if not path.is_file():
         return None
-    with np.load(path, allow_pickle=False) as arrays:
-        return dict(arrays)
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        logger.warning("eclip: %s: damaged (%s); encoding again", path, error)
+        return None
 
 
 def _refuse_nan(values: np.ndarray, names: Sequence[str], encoder: Encoder) -> None:

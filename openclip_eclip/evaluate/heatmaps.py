@@ -58,7 +58,10 @@ def _read_cells(table: Path, column: str) -> dict[str, str]:
 def read_heatmap_tensor(data: EvalSet, row: int, image: Image.Image, transform: Any) -> Tensor:
     """(1, H, W) float32 with maximum 1, through the geometric steps of `transform`. DataError names row and file."""
     content, name = _bytes(data, row)
-    values = read_heatmap(content, name, read_frame(data.read(row), data.name(row), data.reading))
+    try:
+        values = read_heatmap(content, name, read_frame(data.read(row), data.name(row), data.reading))
+    except DataError as error:
+        raise DataError(f"{data.name(row)}: {error}") from error
     found = Image.fromarray(values).resize(image.size, Image.Resampling.BILINEAR)
     for step in geometric_steps(transform):
         found = step(found)

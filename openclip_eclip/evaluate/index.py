@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..config import UserError
+from ..data.json_text import read_json
 from ..gaze.files import sha256, write_whole
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def load_index(folder: Path, weights_hash: str) -> ReportIndex:
     faiss = _faiss()
     if not (folder / "index.json").is_file():
         raise UserError(f"--index {folder}: no index.json; expected a folder that `retrieval` or `reports` wrote with --save-index.")
-    facts = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+    facts = _checked_facts(folder / "index.json")
     for name, expected in facts["files"].items():
         if not (folder / name).is_file() or sha256(folder / name) != expected:
             raise UserError(f"--index {folder}: {name} is missing or not the file that was written; make the index again.")
@@ -102,7 +103,26 @@ def load_index(folder: Path, weights_hash: str) -> ReportIndex:
                         f"{made['weights_hash'][:12]}); this model's weights are {weights_hash[:12]}. Scores across models mean "
                         "nothing: give that model, or make an index with this one.")
     lines = (folder / "texts.jsonl").read_text(encoding="utf-8").splitlines()
-    return ReportIndex(faiss.read_index(str(folder / "index.faiss")), [json.loads(line)["text"] for line in lines], facts)
+    try:
+        index = faiss.read_index(str(folder / "index.faiss"))
+        texts = [json.loads(line)["text"] for line in lines]
+    except (RuntimeError, ValueError, LookupError, TypeError) as error:
+        said = " ".join(str(error).split())
+        raise UserError(f"--index {folder}: index.faiss or texts.jsonl is damaged ({said[:200]}); make the index again.") from error
+    if index.ntotal != len(texts):
+        raise UserError(f"--index {folder}: {index.ntotal} vectors in index.faiss for {len(texts)} texts; make the index again.")
+    return ReportIndex(index, texts, facts)
+
+
+def _checked_facts(path: Path) -> dict[str, Any]:
+    """index.json; UserError for an entry that a search needs and that is missing or misshapen."""
+    facts = read_json(path)
+    files, made = facts.get("files"), facts.get("encoder")
+    if not isinstance(files, dict) or set(files) != {"index.faiss", "texts.jsonl"}:
+        raise UserError(f"{path}: files is {str(files)[:80]}; expected the SHA-256 of index.faiss and texts.jsonl. Make the index again.")
+    if not isinstance(made, dict) or not {"weights_hash", "model", "pretrained"} <= set(made):
+        raise UserError(f"{path}: encoder is {str(made)[:80]}; expected the facts of the model that made it. Make the index again.")
+    return facts
 
 
 def _faiss() -> Any:

@@ -8,6 +8,8 @@ from types import TracebackType
 from typing import Any
 
 from ..config import UserError
+from ..data.heatmap import DataError
+from ..data.json_text import read_json
 from ..gaze.files import write_whole
 from .result import plain
 
@@ -59,15 +61,15 @@ def _read(path: Path) -> tuple[dict[str, dict[str, Any]], int]:
         try:
             record = json.loads(line)
             records[record["key"]] = record
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise UserError(f"{path}, line {number}: no record of a report ({error}); remove that line, or the file to begin anew.") from error
     return records, whole
 
 
 def _refuse_other_settings(out: Path, settings: dict[str, Any]) -> None:
     try:
-        before = json.loads((out / SETTINGS).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        before = read_json(out / SETTINGS)
+    except DataError as error:
         raise UserError(f"{out}: {LINES} without a readable {SETTINGS} ({error}); expected a new folder, or one that this command wrote.") from error
     changed = [f"{name} was {_short(before.get(name))}, is {_short(settings.get(name))}"
                for name in sorted({*before, *settings} - {"machine"}) if before.get(name) != settings.get(name)]

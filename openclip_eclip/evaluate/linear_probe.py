@@ -13,6 +13,7 @@ from ..config import UserError
 from ..metrics.auroc import auroc, auroc_of_rows
 from ..metrics.bootstrap import bootstrap_interval
 from ..metrics.probe import FALLS, MAX_ITERATIONS, STRENGTHS, Probe, fit_probe, nested_subsets, standardise
+from ..subcommands import seed
 from .features import encode_images, first_rank_only
 from .options import add_model_arguments, add_output_argument, read_encode_options, read_encoder
 from .probe_data import ProbeSet, add_data_arguments, gather, read_sets
@@ -59,13 +60,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fractions", nargs="+", type=float, default=[0.1, 1, 5, 10, 25, 50, 100], metavar="PERCENT",
                         help="shares of the training patients; 100 is always measured (default: %(default)s)")
     parser.add_argument("--resamples", type=int, default=5, help="nested series of subsets (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of splits, subsets and intervals (default: %(default)s)")
+    parser.add_argument("--seed", type=seed, default=0, help="of splits, subsets and intervals (default: %(default)s)")
     add_output_argument(parser)
 
 
 def run(args: argparse.Namespace) -> Result:
     percents = sorted({*args.fractions, 100.0})
-    if percents[0] <= 0 or percents[-1] > 100:
+    if not all(0 < percent <= 100 for percent in percents):
         raise UserError(f"--fractions {args.fractions}: expected percentages above 0 and up to 100.")
     if args.resamples < 1:
         raise UserError(f"--resamples {args.resamples}: expected at least 1.")

@@ -43,11 +43,18 @@ def read_encoder(args: argparse.Namespace, with_processor: bool = False) -> Enco
     return load_encoder(args.model, args.pretrained, args.precision, device, with_processor)
 
 
-def read_encode_options(args: argparse.Namespace) -> EncodeOptions:
-    """UserError for a number out of range."""
+def read_encode_numbers(args: argparse.Namespace) -> None:
+    """UserError for a --batch-size or --workers out of range."""
     for flag, least in (("batch_size", 1), ("workers", 0)):
         if getattr(args, flag) < least:
             raise UserError(f"--{flag.replace('_', '-')} {getattr(args, flag)}: expected at least {least}.")
+
+
+def read_encode_options(args: argparse.Namespace) -> EncodeOptions:
+    """UserError for a number out of range, or a --cache that is a file."""
+    read_encode_numbers(args)
     home = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "openclip_eclip"
     cache = home if args.cache is None else None if args.cache == "none" else Path(args.cache)
+    if cache is not None and cache.exists() and not cache.is_dir():
+        raise UserError(f"--cache {cache}: is a file; expected a folder, or 'none'.")
     return EncodeOptions(args.batch_size, args.workers, cache, args.on_bad_sample == "skip")

@@ -75,6 +75,9 @@ def gather(sets: dict[str, EvalSet], classes: Sequence[str] | None, split_column
     """Labels and parts of the sets' rows in order. UserError: no classes, a bad label or split, or someone in two parts."""
     named = list(classes or next((found.recipe["classes"] for found in reversed(sets.values()) if found.recipe.get("classes")),
                                  ()))
+    twice = next((name for name in named if named.count(name) > 1), None)
+    if twice is not None:
+        raise UserError(f"classes {named}: {twice!r} stands there twice; expected each once.")
     if not named:
         raise UserError(f"{list(sets.values())[-1].path}: no recipe with classes beside it; name them with --classes.")
     matrices = [_labels(found, named) for found in sets.values()]
@@ -113,7 +116,10 @@ def _image(data: EvalSet, row: int) -> str:
 
 def _parts(sets: dict[str, EvalSet], split_column: str | None, patients: list[str], seed: int) -> dict[str, np.ndarray]:
     if "data" in sets and split_column is None:
-        return dict(zip(("train", "valid", "test"), split_groups(patients, SHARES, seed), strict=True))
+        try:
+            return dict(zip(("train", "valid", "test"), split_groups(patients, SHARES, seed), strict=True))
+        except UserError as error:
+            raise UserError(f"{sets['data'].path}: {error}") from error
     if "data" in sets:
         cells = sets["data"].column(split_column)
         for row, cell in enumerate(cells):

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..config import UserError
+from ..data.json_text import parse_json
 
 NAMES = ("chexpert-5x200:gloria", "chexpert-5x200:eclip", "rsna:biovil", "rsna:structure", "cxr-14x100:clean", "cxr-14x100:eclip",
          "pairs:chexzero")
@@ -149,7 +150,4 @@ def _read(path: Path) -> str:
 
 
 def _json(path: Path, text: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}: not JSON ({error}).") from error
+    return parse_json(text, str(path), object)

@@ -14,6 +14,7 @@ from ..data.read_options import read_options
 from ..generate import (Query, Template, WorkedExample, Writer, add_writer_arguments, build_chat, open_writer, read_template)
 from ..generate.floors import CopyWriter, RandomWriter
 from ..metrics.text import METRICS, score_reports
+from ..subcommands import seed
 from .data import EvalSet, read_eval_set
 from .features import encode_images, first_rank_only, rank_and_size
 from .index import KINDS, ReportIndex, measure_recall, save_index
@@ -46,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--index", choices=KINDS, default="exact",
                         help="kind of the index; approximate ones for more than a hundred thousand reports (default: %(default)s)")
     parser.add_argument("--save-index", type=Path, metavar="FOLDER", help="keep the index for `search` and for openclip_eclip.report")
-    parser.add_argument("--seed", type=int, default=0, help="of worked examples, medoids and random reports (default: %(default)s)")
+    parser.add_argument("--seed", type=seed, default=0, help="of worked examples, medoids and random reports (default: %(default)s)")
     add_writer_arguments(parser)
     for name, needs in {metric.model: metric.needs for metric in METRICS.values() if metric.model}.items():
         more = f"; default: {MODELS[name]}, if the hub's cache has it" if name in MODELS else ""

@@ -5,6 +5,8 @@ import io
 import json
 import math
 import platform
+import zipfile
+import zlib
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -14,6 +16,7 @@ import numpy as np
 import torch
 
 from ..config import UserError
+from ..data.json_text import read_json
 from ..gaze.files import write_whole
 from ..version import __version__
 
@@ -75,7 +78,7 @@ def refuse_foreign_folder(out: Path, task: str, unfinished: str = "") -> None:
     if not out.exists() or not any(out.iterdir()) or (unfinished and (out / unfinished).is_file()):
         return
     earlier = out / "result.json"
-    found = json.loads(earlier.read_text(encoding="utf-8")).get("task") if earlier.is_file() else None
+    found = read_json(earlier).get("task") if earlier.is_file() else None
     if found != task:
         raise UserError(f"{out} holds {'a result of ' + found if found else 'files of something else'}; expected a new or empty folder, or "
                         f"an earlier result of {task}.")
@@ -148,6 +151,24 @@ def read_predictions(folder: Path) -> dict[str, np.ndarray]:
         raise UserError(f"{folder}: no predictions.npz; expected the --out folder of zero-shot, linear-probe, retrieval or reports.")
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            return dict(arrays)
-    except (ValueError, OSError, EOFError) as error:
-        raise UserError(f"{path}: unreadable ({error}).") from error
+            found = dict(arrays)
+    except (ValueError, OSError, EOFError, TypeError, AttributeError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(f"{path}: not a readable npz of plain arrays ({error}).") from error
+    _check_predictions(path, found)
+    return found
+
+
+def _check_predictions(path: Path, found: dict[str, np.ndarray]) -> None:
+    """UserError where the arrays are not those of a `Result`."""
+    kind = str(found.get("kind"))
+    names = {"ranks": ("id", "rank"), "means": ("id", "score", "classes"), "classes": ("id", "label", "score", "classes"),
+             "binary": ("id", "label", "score", "classes")}.get(kind)
+    if names is None or not set(names) <= set(found):
+        raise UserError(f"{path}: arrays {sorted(found)} of kind {kind!r}; expected those that zero-shot, linear-probe, retrieval or reports write.")
+    count, value = len(np.atleast_1d(found["id"])), found["rank" if kind == "ranks" else "score"]
+    shape = (count,) if kind == "ranks" else (count, len(np.atleast_1d(found["classes"])))
+    if value.shape != shape or value.dtype.kind not in "iuf" or found["id"].dtype.kind != "U":
+        raise UserError(f"{path}: {'ranks' if kind == 'ranks' else 'scores'} of {value.dtype} {value.shape} for {count} ids of {found['id'].dtype}; "
+                        f"expected numbers {shape}, and ids as text.")
+    if "label" in names and (len(np.atleast_1d(found["label"])) != count or found["label"].dtype.kind not in "iuf"):
+        raise UserError(f"{path}: labels of {found['label'].dtype} {found['label'].shape} for {count} ids; expected a number each.")

@@ -27,6 +27,7 @@ from ..metrics.pointing import pointing_scores
 from ..objectives.pool_attention import pool_attention
 from ..positions import project_tokens, similarity_map
 from ..priming import reconstruction_errors
+from ..subcommands import seed
 from .data import EvalSet, read_eval_set
 from .encoder import Encoder, tokenize
 from .features import rank_and_size
@@ -46,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--text-column", default="title", help="(default: %(default)s)")
     parser.add_argument("--heatmap-column", default="heatmap", help="files of heatmaps (default: %(default)s)")
     parser.add_argument("--heatmaps", type=Path, metavar="TABLE", help="a table with filepath and the heatmap column, if --data has none")
-    parser.add_argument("--seed", type=int, default=0, help="of the shuffling and the bootstrap (default: %(default)s)")
+    parser.add_argument("--seed", type=seed, default=0, help="of the shuffling and the bootstrap (default: %(default)s)")
     add_output_argument(parser)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from ..config import UserError
 from ..data.read_options import read_options
 from ..metrics.classification import CLASS_VECTORS, class_scores, standardise
+from ..subcommands import seed
 from .data import EvalSet, read_eval_set
 from .encoder import Encoder
 from .features import EncodeOptions, encode_images, encode_texts, first_rank_only
@@ -40,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--class-vector", choices=CLASS_VECTORS,
                         help="how the prompts of a class become its score (without a protocol: unit_mean)")
     parser.add_argument("--sample", type=int, metavar="N", help="draw N prompts a class (default: all)")
-    parser.add_argument("--seed", type=int, help="of the prompts that are drawn (default: 0)")
+    parser.add_argument("--seed", type=seed, help="of the prompts that are drawn (default: 0)")
     parser.add_argument("--z-score", action="store_true", help="standardise each class's scores over the test images (transductive)")
 
 

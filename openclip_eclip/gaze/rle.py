@@ -53,8 +53,8 @@ def decode_rle(code: str | Sequence[int], image_size: tuple[int, int], kind: str
 def _integers(code: str | Sequence[int]) -> np.ndarray:
     try:
         return np.array(code.split() if isinstance(code, str) else list(code), dtype=np.int64)
-    except ValueError as error:
-        raise GazeError(f"rle: {error}; expected integers.") from error
+    except (ValueError, OverflowError) as error:
+        raise GazeError(f"rle: {error}; expected integers of at most 64 bits.") from error
 
 
 def _unpack_coco(code: str) -> np.ndarray:
@@ -76,4 +76,4 @@ def _unpack_coco(code: str) -> np.ndarray:
             value = shift = 0
     if shift:
         raise GazeError("rle: packed coco counts end within a number; the string may have been cut off.")
-    return np.array(counts, dtype=np.int64)
+    return _integers(counts)

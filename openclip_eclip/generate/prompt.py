@@ -48,7 +48,7 @@ def read_template(path: Path | None = None) -> Template:
     try:
         content = source.read_bytes()
         found = json.loads(content)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"prompt template {where}: not readable as JSON ({error}).") from error
     texts = {field.name for field in fields(Template)} - {"name", "sha256"}
     expected = f"expected an object with exactly the texts {', '.join(_PLACEHOLDERS)}"

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from ..config import UserError
+from ..subcommands import seed
 from .command import run_plan
 from .evaluation import choose_per_class
 from .options import add_shared_arguments
@@ -33,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--evaluation", choices=("chexpert-5x200", "none"), default="chexpert-5x200",
                         help="its patients are left out of the training split (default: %(default)s)")
     parser.add_argument("--views", choices=("frontal", "all"), default="frontal", help="(default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the choice of evaluation images (default: %(default)s)")
+    parser.add_argument("--seed", type=seed, default=0, help="of the choice of evaluation images (default: %(default)s)")
 
 
 def run(args: argparse.Namespace) -> str:

@@ -14,7 +14,7 @@ def read_manifest(content: bytes, name: str) -> list[dict[str, str]]:
     """[{"heatmap": extension, "snippet": extension}, ...], perhaps without snippets; DataError for anything else."""
     try:
         entries = json.loads(decode_text(content, name))
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise DataError(f"{name}: not JSON ({error}).") from error
     if not isinstance(entries, list) or not all(isinstance(entry, dict) and isinstance(entry.get("heatmap"), str)
                                                 and isinstance(entry.get("snippet", ""), str) for entry in entries):
@@ -48,7 +48,7 @@ def _csr_from_json(content: bytes, name: str) -> bytes:
         found = json.loads(decode_text(content, name))
         whole = {key: np.array(found[key], dtype=np.int64) for key in ("shape", "indices", "indptr")}
         np.savez(stream, data=np.array(found["data"], dtype=np.float64), **whole)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise DataError(f"{name}: {type(error).__name__} {error}; "
                         "expected numbers in shape, indices, indptr and data.") from error
     return stream.getvalue()

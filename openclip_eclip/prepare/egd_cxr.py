@@ -78,6 +78,9 @@ def make_plan(args: argparse.Namespace) -> Plan:
         columns = {"patient": row["patient_id"], "study": row["study_id"], **disease(row)}
         image = image_path(args.images, row["patient_id"], row["study_id"], dicom)
         items.append(Item(dicom, image, "", (fixations,) if drawable else (), sizes[dicom], columns, windows, config))
+    if items and not any(item.annotations for item in items):
+        raise UserError(f"{find_table(args.src, 'fixations.csv')}: not one usable fixation on {len(items)} images ({dict(plan.left_out)}); expected positions "
+                        f"in the columns {POSITIONS[args.positions]}.")
     items = without_subjects(plan, items, read_excluded(plan, args.exclude_subjects), "patient is in --exclude-subjects")
     items = add_texts(plan, items, args.reports or args.images, args)
     plan.splits = split_items(plan, items, sheet, args)
@@ -187,7 +190,7 @@ def read_words(plan: Plan, root: Path, dicom: str) -> list[Word]:
     try:
         phrases = json.loads(path.read_text(encoding="utf-8"))["time_stamped_text"]
         return [Word(str(phrase["phrase"]), float(phrase["begin_time"]), float(phrase["end_time"])) for phrase in phrases]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise UserError(f"{path}: {error!r}; expected time_stamped_text, a list of phrase, begin_time and end_time.") from error
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from ..config import UserError
 from . import egd_cxr, reflacx_files
+from ..subcommands import seed
 from .chexpert import COMPETITION, LABELS
 from .command import run_plan
 from .evaluation import choose_per_class
@@ -46,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--egd", type=Path, metavar="FOLDER", help="EGD-CXR: its patients are not in the evaluation set")
     parser.add_argument("--reflacx", type=Path, metavar="FOLDER", help="REFLACX: its patients are not in the evaluation set")
     parser.add_argument("--allow-gaze-in-evaluation", action="store_true", help=f"{NAME_5X200} without --egd and --reflacx")
-    parser.add_argument("--seed", type=int, default=0, help="of the choice of evaluation images (default: %(default)s)")
+    parser.add_argument("--seed", type=seed, default=0, help="of the choice of evaluation images (default: %(default)s)")
     add_exclusion(parser)
 
 
@@ -82,7 +83,7 @@ def read_images(plan: Plan, args: argparse.Namespace) -> tuple[list[Item], dict[
                                                                    frame["ViewPosition"], codes)):
         check_id(dicom, f"{table}, row {i + 1}, column 'dicom_id'")
         for name, number in (("subject_id", subject), ("study_id", study)):
-            if not (number.isdigit() and len(number) == 8):
+            if not (number.isascii() and number.isdigit() and len(number) == 8):
                 raise UserError(f"{table}, row {i + 1}, column {name!r}: {number!r}; expected 8 digits.")
         view = view or RESCUE.get(meaning.strip().lower(), "")
         views[view or "blank"] += 1

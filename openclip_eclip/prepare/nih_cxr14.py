@@ -15,6 +15,7 @@ import numpy as np
 
 from ..config import UserError
 from ..gaze import Boxes
+from ..subcommands import seed
 from .command import run_plan
 from .evaluation import choose_per_class
 from .images import list_images
@@ -53,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         "(default: %(default)s)")
     parser.add_argument("--boxes", choices=("heatmap", "none"), default="heatmap",
                         help="none: for images of another size than 1024 x 1024 (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the choice of evaluation images (default: %(default)s)")
+    parser.add_argument("--seed", type=seed, default=0, help="of the choice of evaluation images (default: %(default)s)")
 
 
 def run(args: argparse.Namespace) -> str:
@@ -101,7 +102,7 @@ def read_images(plan: Plan, src: Path, boxes: dict[str, Boxes]) -> dict[str, Ite
     for i, (name, cell, patient) in enumerate(zip(frame["Image Index"], frame["Finding Labels"], frame["Patient ID"])):
         where = f"{table}, row {i + 1}, column"
         match = NAME.fullmatch(name)
-        if match is None or not patient.isdigit() or int(match[1]) != int(patient):
+        if match is None or not (patient.isascii() and patient.isdigit()) or int(match[1]) != int(patient):
             raise UserError(f"{where} 'Image Index': {name!r} of patient {patient!r}; expected PATIENT_NNN.png with "
                             "8 and 3 digits.")
         if name in items:
@@ -166,7 +167,11 @@ def _official(plan: Plan, src: Path, items: dict[str, Item]) -> dict[str, list[I
         if not path.is_file():
             raise UserError(f"{path}: no such file; expected the data set's official lists. Download both, or use --split none.")
         plan.tables.append(path)
-        for i, name in enumerate(path.read_text(encoding="utf-8").split()):
+        try:
+            names = path.read_text(encoding="utf-8").split()
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path}: not UTF-8 ({error}); expected one image name a line.") from error
+        for i, name in enumerate(names):
             if name not in items or name in split_of:
                 found = f"already in {split_of[name]}" if name in split_of else "not in the table of labels"
                 raise UserError(f"{path}, line {i + 1}: {name} is {found}; expected each image of the table once in one list.")

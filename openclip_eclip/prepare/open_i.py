@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from ..config import UserError
+from ..subcommands import seed
 from .command import run_plan
 from .images import SUFFIXES
 from .open_i_reports import Report, read_reports
@@ -42,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--purpose", choices=("evaluation", "training"), default="evaluation",
                         help="evaluation: all reports in openi-5 and openi-retrieval, and the report generation split; training: "
                         "splits train and test by report, the evaluation sets of test reports alone (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=123, help="of the split by report (default: %(default)s)")
+    parser.add_argument("--seed", type=seed, default=123, help="of the split by report (default: %(default)s)")
 
 
 def run(args: argparse.Namespace) -> str:

@@ -101,7 +101,7 @@ def _kaggle(plan: Plan, src: Path) -> list[Report]:
     frame = read_table(table, ["uid", "Problems", "findings", "impression"])
     plan.tables.append(table)
     for i, uid in enumerate(frame["uid"]):
-        if not uid.isdigit():
+        if not (uid.isascii() and uid.isdigit()):
             raise UserError(f"{table}, row {i + 1}, column 'uid': {uid!r}; expected a number.")
     cells = (frame[name].map(lambda cell: " ".join(cell.split())) for name in ("uid", "Problems", "findings", "impression"))
     return [Report(*row, None) for row in zip(*cells)]

@@ -73,6 +73,6 @@ def read_options(args: argparse.Namespace) -> Options:
 
 
 def _whole(value: str | int, flag: str, least: int) -> int:
-    if not str(value).isdigit() or int(value) < least:
+    if not (str(value).isascii() and str(value).isdigit()) or int(value) < least:
         raise UserError(f"{flag} {value}: expected a whole number of at least {least}.")
     return int(value)

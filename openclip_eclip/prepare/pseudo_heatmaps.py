@@ -32,7 +32,7 @@ from ..data.picture import Frame, turn_maps_back
 from ..data.read_options import ReadOptions, read_options
 from ..data.tar_source import TarEntry, index_shard
 from ..evaluate.encoder import Encoder, tokenize
-from ..evaluate.options import add_model_arguments, read_encoder
+from ..evaluate.options import add_model_arguments, read_encode_numbers, read_encoder
 from ..gaze.files import write_manifest
 from ..objectives.align import Align, AlignConfig, look
 from .images import encode_map
@@ -56,6 +56,7 @@ def run(args: argparse.Namespace) -> str:
     """The summary. UserError: OUT is not empty, nothing to do, a tower without positions; DataError: unreadable data."""
     if args.out.exists() and any(args.out.iterdir()):
         raise UserError(f"{args.out} is not empty; expected a new folder, so that the maps of two models do not mix.")
+    read_encode_numbers(args)
     paths = [Path(url) for url in expand_urls(args.data)]
     shards = paths[0].suffix == ".tar"
     if not shards and len(paths) > 1:

@@ -81,7 +81,7 @@ def _read_row(row: dict[str, str], root: Path, where: str) -> Reading:
                         f"{row['dicom_id']}.")
     sides = []
     for name in ("image_size_y", "image_size_x"):
-        if not row[name].isdigit() or int(row[name]) < 1:
+        if not (row[name].isascii() and row[name].isdigit()) or int(row[name]) < 1:
             raise UserError(f"{where}, column {name!r}: {row[name]!r}; expected pixels of the original film.")
         sides.append(int(row[name]))
     labels: dict[str, str | int] = {}

@@ -16,6 +16,7 @@ import pandas as pd
 
 from ..config import UserError
 from ..gaze import Boxes
+from ..subcommands import seed
 from .command import run_plan
 from .evaluation import choose_per_class, with_columns
 from .images import list_images
@@ -41,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="(default: %(default)s); ready-made splits give rsna-given")
     parser.add_argument("--boxes", choices=("heatmap", "none"), default="heatmap",
                         help="none: for exported images of another size than 1024 x 1024 (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the negatives of rsna-balanced (default: %(default)s)")
+    parser.add_argument("--seed", type=seed, default=0, help="of the negatives of rsna-balanced (default: %(default)s)")
 
 
 def run(args: argparse.Namespace) -> str:

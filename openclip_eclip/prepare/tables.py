@@ -1,7 +1,9 @@
 """Reading other people's tables: by column name, plain or compressed, with labels that keep blank apart from 0."""
 from __future__ import annotations
 
+import gzip
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pandas as pd
 
 from ..config import UserError
 
+LARGEST = 1 << 30  # bytes of a table once it is unpacked
 LABEL_VALUES = {"": np.nan, "1": 1.0, "1.0": 1.0, "0": 0.0, "0.0": 0.0, "-1": -1.0, "-1.0": -1.0}
 
 
@@ -31,13 +34,31 @@ def read_table(path: Path, required: Sequence[str]) -> pd.DataFrame:
     Rows are numbered from 1 after the header in every later message.
     """
     try:
+        _refuse_bomb(path)
         frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", index_col=False)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except UserError:
+        raise
+    # pandas: ValueError for an archive of several files, RuntimeError for an encrypted one, NotImplementedError for a strange compression
+    except (ValueError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"{path}: not a readable CSV table ({error}).") from error
     missing = [name for name in required if name not in frame]
     if missing:
         raise UserError(f"{path}: no column {', '.join(map(repr, missing))}; found {list(frame.columns)}.")
     return frame
+
+
+def _refuse_bomb(path: Path) -> None:
+    """UserError for a compressed table that unpacks to more than `LARGEST`, found without keeping what is unpacked."""
+    size = 0
+    if path.suffix == ".gz":
+        with gzip.open(path) as stream:
+            while size <= LARGEST and (block := stream.read(1 << 22)):
+                size += len(block)
+    elif path.suffix == ".zip":
+        with zipfile.ZipFile(path) as archive:
+            size = sum(member.file_size for member in archive.infolist())  # no more than that is unpacked
+    if size > LARGEST:
+        raise UserError(f"{path}: unpacks to more than {LARGEST >> 20} MiB; expected a table of the data set. Unpack it yourself if it is one.")
 
 
 def read_labels(frame: pd.DataFrame, columns: Sequence[str], path: Path) -> np.ndarray:

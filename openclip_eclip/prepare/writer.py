@@ -20,6 +20,8 @@ import numpy as np
 from tqdm import tqdm
 
 from ..config import UserError
+from ..data.heatmap import DataError
+from ..data.json_text import read_json
 from ..gaze import files
 from ..gaze.files import sha256
 from ..version import __version__
@@ -87,7 +89,7 @@ def begin(plan: Plan, options: Options, parameters: dict[str, Any]) -> None:
     path = options.out / ".chunks" / "settings.json"
     settings = json.loads(json.dumps(settings, default=str))
     if path.exists():
-        begun = json.loads(path.read_text(encoding="utf-8"))
+        begun = read_json(path)
         different = sorted(key for key in {*begun, *settings} if begun.get(key) != settings.get(key))
         if different:
             raise UserError(f"{options.out} was begun with other settings ({', '.join(different)}); expected the same to go on. "
@@ -174,8 +176,12 @@ def write_files(out: Path, key: str, image: bytes, text: str, heatmap: bytes | N
 
 def finish(plan: Plan, options: Options, chunks: list[Chunk]) -> str:
     """Tables, sizes.json, recipes of the evaluation sets and the manifest, from the records of all chunks."""
-    records = {chunk.name: json.loads(chunk.record(options.out).read_text(encoding="utf-8")) for chunk in chunks}
+    records = {chunk.name: _read_record(chunk.record(options.out)) for chunk in chunks}
     skipped = {key: reason for record in records.values() for key, reason in record["skipped"].items()}
+    if skipped and not any(record["samples"] for record in records.values()):
+        key, reason = next(iter(skipped.items()))
+        raise UserError(f"{plan.name}: none of the {len(skipped)} images can be read, such as {key}: {reason}. Is their folder the right one? "
+                        f"Remove {options.out} before the next try.")
     sizes, summary = {}, []
     for split in dict.fromkeys(chunk.split for chunk in chunks):
         own = [chunk for chunk in chunks if chunk.split == split]
@@ -195,12 +201,23 @@ def finish(plan: Plan, options: Options, chunks: list[Chunk]) -> str:
         recipe = {"set": name, "rule": found.rule, "seed": found.seed, "classes": found.classes, "images": keys,
                   "sha256_of_images": hashlib.sha256("\n".join(keys).encode()).hexdigest()}
         write_whole(options.out / f"{name}.recipe.json", json.dumps(recipe, indent=2).encode())
-    settings = json.loads((options.out / ".chunks" / "settings.json").read_text(encoding="utf-8"))
+    settings = read_json(options.out / ".chunks" / "settings.json")
     manifest = {**settings, "numpy": np.__version__, "facts": plan.facts, "left_out": dict(plan.left_out), "examples": plan.examples,
                 "skipped": skipped}
     write_whole(options.out / "manifest.json", json.dumps(manifest, indent=2, default=str).encode())
     missing = f"; {len(skipped)} images could not be read, see manifest.json" if skipped else ""
     return f"{plan.name}: {', '.join(summary)} ({options.format}) in {options.out}{missing}"
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    """What `write_chunk` left of a chunk. UserError for a damaged one: its chunk is made again once it is gone."""
+    try:
+        record = read_json(path)
+    except DataError as error:
+        raise UserError(f"{error} Remove that file: its chunk is then written again.") from error
+    if not {"samples", "skipped", "rows"} <= set(record):
+        raise UserError(f"{path}: {sorted(record)}; expected samples, skipped and rows. Remove that file: its chunk is then written again.")
+    return record
 
 
 def write_table(path: Path, rows: list[dict[str, Any]]) -> None:
