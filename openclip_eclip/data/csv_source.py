@@ -5,12 +5,15 @@ import argparse
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from torch.utils.data import Dataset
 
 from .heatmap import DataError
 from .joint_transform import JointTransform
+from .near_names import did_you_mean
 from .sample import Control, Sample, Tokenize, make_sample, read_heatmap, read_image
+from .table_text import line_of, read_table_text, sniff_separator
 from .windows import Windows, decode_windows, file_windows
 
 
@@ -24,18 +27,20 @@ class CsvColumns:
     separator: str | None = None
     windows: str = "windows"  # sentence windows (data/windows.py)
     label: str | None = None  # the class, for same-class-shuffled heatmaps
+    heatmap_named: bool = False  # the user asked for that column: its absence is an error
 
 
 def add_column_arguments(parser: argparse.ArgumentParser) -> None:
     """open_clip's --csv-* flags and the heatmap's, for commands that read training data."""
     parser.add_argument("--csv-img-key", default="filepath", metavar="COLUMN", help="(default: %(default)s)")
     parser.add_argument("--csv-caption-key", default="title", metavar="COLUMN", help="(default: %(default)s)")
-    parser.add_argument("--csv-heatmap-key", default="heatmap", metavar="COLUMN", help="(default: %(default)s)")
+    parser.add_argument("--csv-heatmap-key", metavar="COLUMN", help="(default: heatmap, where there is such a column)")
     parser.add_argument("--csv-separator", help="default: tab or comma, whichever the header has")
 
 
 def read_column_names(args: argparse.Namespace) -> CsvColumns:
-    return CsvColumns(args.csv_img_key, args.csv_caption_key, args.csv_heatmap_key, args.csv_separator)
+    return CsvColumns(args.csv_img_key, args.csv_caption_key, args.csv_heatmap_key or "heatmap", args.csv_separator,
+                      heatmap_named=args.csv_heatmap_key is not None)
 
 
 @dataclass
@@ -50,16 +55,23 @@ class CsvTable:
     rows: list[int]
     windows: list[Path | None] = field(default_factory=list)  # empty: no such column
     labels: list[str] = field(default_factory=list)  # empty: no such column
+    header: list[str] = field(default_factory=list)  # names of all columns
+    lines: np.ndarray | None = None  # of all rows of the file, as `table_text.TableText`
 
     def __len__(self) -> int:
         return len(self.images)
 
     def name(self, index: int) -> str:
-        return f"{self.path}, row {self.rows[index]}"
+        return f"{self.path}, row {self.rows[index]}{line_of(self.lines, self.rows[index])}"
 
     @property
     def annotated(self) -> list[int]:
         return [i for i, heatmap in enumerate(self.heatmaps) if heatmap is not None]
+
+    @property
+    def near_heatmap(self) -> str:
+        """A sentence on columns that may be the heatmaps' under another name; "" where there is none, or no need."""
+        return "" if self.columns.heatmap in self.header else did_you_mean(self.columns.heatmap, self.header)
 
     @property
     def with_windows(self) -> int:
@@ -71,23 +83,12 @@ class CsvTable:
         return CsvTable(self.path, self.columns, [self.images[i] for i in indices], [self.captions[i] for i in indices],
                         [self.heatmaps[i] for i in indices], [self.rows[i] for i in indices],
                         [self.windows[i] for i in indices] if self.windows else [],
-                        [self.labels[i] for i in indices] if self.labels else [])
-
-
-def sniff_separator(path: str | Path) -> str:
-    """Tab or comma, whichever the header line has (open_clip's default is the tab)."""
-    with open(path, encoding="utf-8-sig") as file:
-        header = file.readline()
-    return "\t" if "\t" in header or "," not in header else ","
+                        [self.labels[i] for i in indices] if self.labels else [], self.header, self.lines)
 
 
 def read_columns(path: Path, separator: str | None = None) -> pd.DataFrame:
-    """All columns of a table as text, blank cells as ""; None sniffs the separator. DataError where it can not be read."""
-    try:
-        separator = separator or sniff_separator(path)
-        return pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not a readable table with separator {separator!r} ({error}).") from error
+    """All columns of a table as text, blank cells as ""; None sniffs the separator. DataError as `read_table_text`."""
+    return read_table_text(path, separator).frame
 
 
 def read_csv_table(path: str | Path, columns: CsvColumns) -> CsvTable:
@@ -98,11 +99,12 @@ def read_csv_table(path: str | Path, columns: CsvColumns) -> CsvTable:
     path = Path(path)
     if not path.is_file():
         raise DataError(f"{path}: no such file; expected a table with the columns {columns.image!r} and {columns.caption!r}.")
-    frame = read_columns(path, columns.separator)
-    for flag, column in (("--csv-img-key", columns.image), ("--csv-caption-key", columns.caption)):
+    frame, separator, lines = read_table_text(path, columns.separator)
+    needed = [("--csv-img-key", columns.image), ("--csv-caption-key", columns.caption)]
+    for flag, column in needed + [("--csv-heatmap-key", columns.heatmap)] * columns.heatmap_named:
         if column not in frame:
-            raise DataError(f"{path}: no column {column!r}; found {list(frame.columns)} with separator "
-                            f"{columns.separator or sniff_separator(path)!r}. Name yours with {flag}, the separator with --csv-separator.")
+            raise DataError(f"{path}: no column {column!r}; found {list(frame.columns)} with separator {separator!r}."
+                            f"{did_you_mean(column, frame.columns)} Name yours with {flag}, the separator with --csv-separator.")
     if frame.empty:
         raise DataError(f"{path}: no rows.")
     maps = frame[columns.heatmap] if columns.heatmap in frame else [""] * len(frame)
@@ -112,7 +114,7 @@ def read_csv_table(path: str | Path, columns: CsvColumns) -> CsvTable:
                     [locate(cell, path.parent) if cell.strip() else None for cell in maps],
                     list(range(1, len(frame) + 1)),
                     [locate(cell, path.parent) if cell.strip() else None for cell in windows],
-                    frame[columns.label].tolist() if columns.label in frame else [])
+                    frame[columns.label].tolist() if columns.label in frame else [], list(frame.columns), lines)
 
 
 def locate(cell: str, folder: Path) -> Path:
