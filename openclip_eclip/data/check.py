@@ -21,10 +21,14 @@ from PIL import Image
 from tqdm import tqdm
 from webdataset.shardlists import expand_urls
 
+from .caption_words import CONTEXTS, describe_lengths, fewest_tokens
 from .csv_source import CsvColumns, CsvTable, add_column_arguments, read_column_names, read_csv_table
 from .figures import Example, WindowExample, contact_sheet
-from .heatmap import DataError, check_aspect, decode_heatmap
+from .heatmap import DataError, check_aspect, decode_heatmap, read_bounded
+from .missing_text import is_doubtful, is_missing
+from .read_options import ReadOptions
 from .sample import read_image
+from .suspicious_maps import SharedMaps, fingerprint, is_the_image
 from .tar_source import TarEntry, index_shard
 from .windows import decode_windows, entry_windows, file_windows
 
@@ -42,7 +46,7 @@ class Fault(NamedTuple):
 
 @dataclass
 class Report:
-    """What a check found; `good` indexes the samples without a fault."""
+    """What a check found; `good` indexes the samples without a fault, `warnings` are of the data as a whole."""
 
     samples: int = 0
     annotated: int = 0
@@ -51,6 +55,17 @@ class Report:
     with_windows: int = 0
     image_sizes: Counter = field(default_factory=Counter)  # (height, width) of the images opened
     heatmap_sizes: Counter = field(default_factory=Counter)
+    warnings: list[str] = field(default_factory=list)
+    caption_tokens: list[int] = field(default_factory=list)  # at least, of the captions that are none missing
+    sentence_tokens: list[int] = field(default_factory=list)
+
+
+class Rule(NamedTuple):
+    """What is looked at: every image to its end, sentence windows; and what files may unpack to."""
+
+    decode_images: bool
+    windows: bool
+    options: ReadOptions
 
 
 class Checked(NamedTuple):
@@ -58,18 +73,23 @@ class Checked(NamedTuple):
     image_size: tuple[int, int] | None
     heatmap_size: tuple[int, int] | None
     windows: bool = False
+    caption: str = ""
+    sentences: Sequence[str] = ()
+    prints: tuple[bytes, bytes] | None = None  # fingerprints of heatmap and image
 
 
-def check_table(table: CsvTable, *, decode_images: bool = False, windows: bool = False) -> Report:
+def check_table(table: CsvTable, *, decode_images: bool = False, windows: bool = False, options: ReadOptions = ReadOptions()) -> Report:
     """Check every path, caption and heatmap of a table, with `windows` also those of sentences; with `decode_images` windows and
     every image to its end."""
-    return _check_all(len(table), len(table.annotated), lambda i: _check_row(table, i, decode_images, windows or decode_images), str(table.path))
+    rule = Rule(decode_images, windows or decode_images, options)
+    return _check_all(len(table), len(table.annotated), lambda i: _check_row(table, i, rule), str(table.path), decode_images)
 
 
-def check_entries(entries: Sequence[TarEntry], *, decode_images: bool = False, windows: bool = False) -> Report:
+def check_entries(entries: Sequence[TarEntry], *, decode_images: bool = False, windows: bool = False,
+                  options: ReadOptions = ReadOptions()) -> Report:
     """The same for the samples of indexed shards."""
-    annotated = sum(entry.annotated for entry in entries)
-    return _check_all(len(entries), annotated, lambda i: _check_entry(entries[i], decode_images, windows or decode_images), "shards")
+    annotated, rule = sum(entry.annotated for entry in entries), Rule(decode_images, windows or decode_images, options)
+    return _check_all(len(entries), annotated, lambda i: _check_entry(entries[i], rule), "shards", decode_images)
 
 
 def raise_faults(report: Report, path: Any) -> None:
@@ -82,8 +102,8 @@ def raise_faults(report: Report, path: Any) -> None:
                     f"Mend them, or leave the samples out with --on-bad-sample skip. All of them: python -m openclip_eclip.data.check")
 
 
-def _check_all(samples: int, annotated: int, check: Callable[[int], Checked], name: str) -> Report:
-    report = Report(samples, annotated)
+def _check_all(samples: int, annotated: int, check: Callable[[int], Checked], name: str, lengths: bool) -> Report:
+    report, shared, doubtful = Report(samples, annotated), SharedMaps(), Counter()
     with ThreadPoolExecutor(max_workers=min(16, 2 * (os.cpu_count() or 1))) as pool:
         results = tqdm(pool.map(check, range(samples)), total=samples, desc=f"check {name}", unit="sample", disable=None,
                        leave=False)
@@ -96,67 +116,100 @@ def _check_all(samples: int, annotated: int, check: Callable[[int], Checked], na
                 report.image_sizes[checked.image_size] += 1
             if checked.heatmap_size:
                 report.heatmap_sizes[checked.heatmap_size] += 1
+            if checked.prints:
+                shared.add(*checked.prints)
+            if is_doubtful(checked.caption):
+                doubtful[checked.caption.strip()] += 1
+            if lengths and checked.caption:
+                report.caption_tokens.append(fewest_tokens(checked.caption))
+                report.sentence_tokens.extend(map(fewest_tokens, checked.sentences))
+    report.warnings.extend(f"{count} captions are {text!r}, which may stand for no text" for text, count in doubtful.items())
+    report.warnings.extend(filter(None, [shared.warning()]))
     return report
 
 
-def _check_row(table: CsvTable, index: int, decode_images: bool, windows: bool) -> Checked:
-    columns, image, heatmap = table.columns, table.images[index], table.heatmaps[index]
-    faults = []
-    if not table.captions[index].strip():
-        faults.append(Fault(table.name(index), columns.caption, "empty caption"))
+def _check_row(table: CsvTable, index: int, rule: Rule) -> Checked:
+    columns, image, heatmap, where = table.columns, table.images[index], table.heatmaps[index], table.name(index)
+    faults = _no_caption(where, columns.caption, table.captions[index])
     if not image.is_file():
-        faults.append(Fault(table.name(index), columns.image, f"no such file: {image}"))
+        faults.append(Fault(where, columns.image, f"no such file: {image}"))
     if heatmap is not None and not heatmap.is_file():
-        faults.append(Fault(table.name(index), columns.heatmap, f"no such file: {heatmap}"))
+        faults.append(Fault(where, columns.heatmap, f"no such file: {heatmap}"))
     if faults:
         return Checked(faults, None, None)
-    checked = _check_pixels(table.name(index), (columns.image, columns.heatmap), lambda: image.read_bytes(),
-                            heatmap and heatmap.read_bytes, heatmap.name if heatmap else "", decode_images)
-    path = table.windows[index] if table.windows and windows else None
+    checked = _check_pixels(where, (columns.image, columns.heatmap), image.read_bytes,
+                            heatmap and (lambda: read_bounded(heatmap, rule.options)), heatmap.name if heatmap else "", rule)
+    checked = checked._replace(caption=table.captions[index])
+    path = table.windows[index] if table.windows and rule.windows else None
     if path is None:
         return checked
-    return _check_windows(checked, table.name(index), columns.windows, path.name, lambda: file_windows(path), image.read_bytes)
+    return _check_windows(checked, where, columns.windows, path.name, lambda: file_windows(path, rule.options), image.read_bytes, rule)
 
 
-def _check_entry(entry: TarEntry, decode_images: bool, windows: bool) -> Checked:
+def _no_caption(where: str, key: str, caption: str) -> list[Fault]:
+    """At most one fault."""
+    if not is_missing(caption):
+        return []
+    found = f"{caption.strip()[:40]!r} stands for no text" if caption.strip() else "blank"
+    return [Fault(where, key, f"no caption: {found}")]
+
+
+def _check_entry(entry: TarEntry, rule: Rule) -> Checked:
     image_key, heatmap_key = entry.image_key, entry.heatmap_key
     if image_key is None or "txt" not in entry.members:
         found = ", ".join(sorted(entry.members))
         return Checked([Fault(entry.where, "members", f"found {found}; expected an image and a txt")], None, None)
-    if not entry.read("txt")["txt"].strip():
-        return Checked([Fault(entry.where, "txt", "empty caption")], None, None)
+    try:
+        caption = entry.read("txt")["txt"].decode("utf-8")
+    except UnicodeDecodeError as error:
+        return Checked([Fault(entry.where, "txt", f"not UTF-8 ({error})")], None, None)
+    if faults := _no_caption(entry.where, "txt", caption):
+        return Checked(faults, None, None)
     checked = _check_pixels(entry.where, (image_key, heatmap_key), lambda: entry.read(image_key)[image_key],
-                            heatmap_key and (lambda: entry.read(heatmap_key)[heatmap_key]), f"{entry.key}.{heatmap_key}",
-                            decode_images)
-    if not windows:
+                            heatmap_key and (lambda: entry.read(heatmap_key)[heatmap_key]), f"{entry.key}.{heatmap_key}", rule)
+    checked = checked._replace(caption=caption)
+    if not rule.windows:
         return checked
     return _check_windows(checked, entry.where, "windows", f"{entry.key}.windows", lambda: entry_windows(entry),
-                          lambda: entry.read(image_key)[image_key])
+                          lambda: entry.read(image_key)[image_key], rule)
 
 
 def _check_pixels(where: str, keys: tuple[str, str | None], image: Callable[[], bytes],
-                  heatmap: Callable[[], bytes] | None, heatmap_name: str, decode_image: bool) -> Checked:
-    image_size = heatmap_size = None
+                  heatmap: Callable[[], bytes] | None, heatmap_name: str, rule: Rule) -> Checked:
+    image_size = heatmap_size = picture = prints = None
     key = keys[0]
     try:
-        if decode_image:
-            picture = read_image(image(), "image")
+        if not rule.decode_images and not heatmap:
+            return Checked([], None, None)
+        content = image()
+        if rule.decode_images:
+            picture = read_image(content, "image")
             image_size = (picture.height, picture.width)
         if heatmap:
             key = keys[1]
-            heatmap_size = decode_heatmap(heatmap(), heatmap_name).shape
-            if image_size is None:
-                key = keys[0]
-                image_size = _header_size(image())
+            data = heatmap()
+            prints = fingerprint(data), fingerprint(content)
+            if prints[0] == prints[1]:
+                raise DataError(f"heatmap {heatmap_name!r}: the image itself; expected a map of where an expert looked, or a blank.")
+            values = decode_heatmap(data, heatmap_name, rule.options)
+            heatmap_size, key = values.shape, keys[0]
+            image_size = image_size or _header_size(content)
             key = keys[1]
             check_aspect(heatmap_size, image_size, heatmap_name)
+            if picture is None and heatmap_size == image_size:  # a copy that was only saved anew has the image's size
+                key = keys[0]
+                picture = read_image(content, "image")
+                key = keys[1]
+            if picture is not None and is_the_image(values, picture):
+                raise DataError(f"heatmap {heatmap_name!r}: the pixels of the image itself; expected a map of where an expert looked, or a "
+                                "blank.")
     except (DataError, OSError) as error:
         return Checked([Fault(where, key, str(error))], image_size, heatmap_size)
-    return Checked([], image_size, heatmap_size)
+    return Checked([], image_size, heatmap_size, prints=prints)
 
 
 def _check_windows(checked: Checked, where: str, key: str, name: str, read: Callable[[], tuple[bytes, bytes] | None],
-                   image: Callable[[], bytes]) -> Checked:
+                   image: Callable[[], bytes], rule: Rule) -> Checked:
     """Add what is wrong with the sentence windows; a sample without a readable image keeps its fault alone."""
     if checked.image_size is None and checked.faults:
         return checked
@@ -164,15 +217,18 @@ def _check_windows(checked: Checked, where: str, key: str, name: str, read: Call
         found = read()
         if found is None:
             return checked
-        decode_windows(*found, name, checked.image_size or _header_size(image()))
+        windows = decode_windows(*found, name, checked.image_size or _header_size(image()), rule.options)
     except (DataError, OSError) as error:
         return checked._replace(faults=[*checked.faults, Fault(where, key, str(error))], windows=True)
-    return checked._replace(windows=True)
+    return checked._replace(windows=True, sentences=windows.sentences)
 
 
 def _header_size(data: bytes) -> tuple[int, int]:
-    with Image.open(io.BytesIO(data)) as picture:
-        return picture.height, picture.width
+    try:
+        with Image.open(io.BytesIO(data)) as picture:
+            return picture.height, picture.width
+    except (ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DataError(f"unreadable image ({error}).") from error
 
 
 def _open(path: Path, columns: CsvColumns) -> tuple[Report, Iterator[Example], Iterator[WindowExample]]:
@@ -188,6 +244,9 @@ def _open(path: Path, columns: CsvColumns) -> tuple[Report, Iterator[Example], I
         return report, examples, told
     table = read_csv_table(path, columns)
     report = check_table(table, decode_images=True)
+    if columns.heatmap not in table.header:
+        report.warnings.insert(0, f"no column {columns.heatmap!r}, so no heatmap.{table.near_heatmap or f' Found {table.header}.'} "
+                                  "Name yours with --csv-heatmap-key")
     good_rows = (i for i in report.good if table.heatmaps[i])
     examples = ((table.images[i].read_bytes(), table.heatmaps[i].read_bytes(), table.heatmaps[i].name) for i in good_rows)
     told = (_window_example(table.images[i].read_bytes(), file_windows(table.windows[i]), table.windows[i].name)
@@ -213,6 +272,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("paths", nargs="+", metavar="PATH", help=".csv, .tsv or .tar, with braces or :: as in --train-data")
     add_column_arguments(parser)
+    parser.add_argument("--context-length", type=int, nargs="+", default=list(CONTEXTS), metavar="N",
+                        help="tokens that the text tower reads; longer captions are counted (default: 77, most models, and 256, the recipes)")
     parser.add_argument("--sheet", type=Path, default=Path("contact_sheet.png"), help="the contact sheet, a PNG")
     args = parser.parse_args(argv)
     total, examples, told, status = Report(), [], [], 0
@@ -228,6 +289,13 @@ def main(argv: Sequence[str] | None = None) -> int:
                          f"  images: {_describe(report.image_sizes)}\n  heatmaps: {_describe(report.heatmap_sizes)}\n")
         if report.with_windows:
             sys.stdout.write(f"  sentence windows: {report.with_windows} samples\n")
+        for what, lengths in (("captions", report.caption_tokens), ("sentences", report.sentence_tokens)):
+            if lengths:
+                line, warnings = describe_lengths(what, lengths, args.context_length)
+                sys.stdout.write(f"  {line}\n")
+                report.warnings.extend(warnings)
+        for warning in report.warnings:
+            sys.stdout.write(f"  warning: {warning}\n")
         for fault in report.faults:
             sys.stdout.write(f"  fault: {fault}\n")
         examples.extend(islice(annotated, 12 - len(examples)))
