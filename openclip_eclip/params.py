@@ -67,8 +67,9 @@ def eclip_parser() -> argparse.ArgumentParser:
     group.add_argument("--method", metavar="NAME[+NAME]",
                        help=f"what is trained: {', '.join(METHODS)}, or several as in eclip+dacl; all but 'clip' add to the contrastive "
                             "loss of CLIP, and only eclip, naive and align use heatmaps (default: the recipe's, else eclip)")
-    group.add_argument("--csv-heatmap-key", default="heatmap", metavar="COLUMN",
-                       help="column of heatmap files in --train-data; a blank cell means not annotated (default: heatmap)")
+    group.add_argument("--csv-heatmap-key", metavar="COLUMN",
+                       help="column of heatmap files in --train-data, or in --expert-data alone; a blank cell means not annotated, and a "
+                            "named column that is absent is an error (default: heatmap, where there is one)")
     group.add_argument("--expert-data", metavar="PATH",
                        help="a second, annotated source (.csv, .tsv, or .tar with braces or ::) whose samples enter only as mixed pairs")
     group.add_argument("--expert-batch-size", type=int, metavar="N",

@@ -56,6 +56,7 @@ class Report:
     image_sizes: Counter = field(default_factory=Counter)  # (height, width) of the images opened
     heatmap_sizes: Counter = field(default_factory=Counter)
     warnings: list[str] = field(default_factory=list)
+    near_heatmap: str = ""  # where a table has no column of heatmaps, but one of nearly that name
     caption_tokens: list[int] = field(default_factory=list)  # at least, of the captions that are none missing
     sentence_tokens: list[int] = field(default_factory=list)
 
@@ -244,9 +245,7 @@ def _open(path: Path, columns: CsvColumns) -> tuple[Report, Iterator[Example], I
         return report, examples, told
     table = read_csv_table(path, columns)
     report = check_table(table, decode_images=True)
-    if columns.heatmap not in table.header:
-        report.warnings.insert(0, f"no column {columns.heatmap!r}, so no heatmap.{table.near_heatmap or f' Found {table.header}.'} "
-                                  "Name yours with --csv-heatmap-key")
+    report.near_heatmap = table.near_heatmap
     good_rows = (i for i in report.good if table.heatmaps[i])
     examples = ((table.images[i].read_bytes(), table.heatmaps[i].read_bytes(), table.heatmaps[i].name) for i in good_rows)
     told = (_window_example(table.images[i].read_bytes(), file_windows(table.windows[i]), table.windows[i].name)
@@ -256,6 +255,12 @@ def _open(path: Path, columns: CsvColumns) -> tuple[Report, Iterator[Example], I
 
 def _window_example(image: bytes, windows: tuple[bytes, bytes], name: str) -> WindowExample:
     return image, decode_windows(*windows, name, _header_size(image)), name
+
+
+def _near(report: Report, args: argparse.Namespace) -> str:
+    """For the line of counts, where nothing is annotated because of a name."""
+    column = read_column_names(args).heatmap
+    return report.near_heatmap and f"; no column {column!r}.{report.near_heatmap} Name it with --csv-heatmap-key"
 
 
 def _describe(sizes: Counter) -> str:
@@ -285,7 +290,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             status = 1
             continue
         sys.stdout.write(f"{path}: {report.samples} samples, {report.annotated} annotated "
-                         f"({report.annotated / max(report.samples, 1):.1%}), {len(report.faults)} faults\n"
+                         f"({report.annotated / max(report.samples, 1):.1%}), {len(report.faults)} faults{_near(report, args)}\n"
                          f"  images: {_describe(report.image_sizes)}\n  heatmaps: {_describe(report.heatmap_sizes)}\n")
         if report.with_windows:
             sys.stdout.write(f"  sentence windows: {report.with_windows} samples\n")

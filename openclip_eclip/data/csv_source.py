@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from torch.utils.data import Dataset
 
-from .heatmap import DataError
+from .heatmap import DataError, read_bounded
 from .joint_transform import JointTransform
 from .near_names import did_you_mean
 from .sample import Control, Sample, Tokenize, make_sample, read_heatmap, read_image
@@ -165,7 +165,7 @@ class CsvSamples(Dataset):
         path = self.table.heatmaps[index]
         if path is not None:
             try:
-                heatmap = read_heatmap(path.read_bytes(), path.name, image)
+                heatmap = read_heatmap(read_bounded(path), path.name, image)
             except (OSError, DataError) as error:
                 raise DataError(f"{where}, column {columns.heatmap!r}: {error}") from error
         return make_sample(self.transform, self.tokenize, image, self.table.captions[index], self.first_id + self.table.rows[index],

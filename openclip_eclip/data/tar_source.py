@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 
 from .heatmap import SUFFIXES, DataError
 from .joint_transform import JointTransform
+from .missing_text import is_missing
 from .sample import Control, Sample, Tokenize, make_sample, read_heatmap, read_image, stable_id
 from .windows import MAPS_MEMBER, TEXT_MEMBER, decode_windows, has_windows
 
@@ -41,6 +42,8 @@ def read_members(members: dict[str, Any], where: str, transform: JointTransform,
         caption = members["txt"].decode("utf-8")
     except UnicodeDecodeError as error:
         raise DataError(f"{where}.txt: not UTF-8 ({error}).") from error
+    if is_missing(caption):
+        raise DataError(f"{where}.txt: no caption, found {caption.strip()[:40]!r}.")
     return make_sample(transform, tokenize, image, caption, sample_id, heatmap, control, told)
 
 

@@ -1,7 +1,6 @@
 """Reading other people's tables: by column name, plain or compressed, with labels that keep blank apart from 0."""
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +8,8 @@ import numpy as np
 import pandas as pd
 
 from ..config import UserError
+from ..data.near_names import did_you_mean
+from ..data.table_text import read_table_text
 
 LABEL_VALUES = {"": np.nan, "1": 1.0, "1.0": 1.0, "0": 0.0, "0.0": 0.0, "-1": -1.0, "-1.0": -1.0}
 
@@ -26,17 +27,15 @@ def find_table(folder: Path, *names: str) -> Path:
 
 
 def read_table(path: Path, required: Sequence[str]) -> pd.DataFrame:
-    """All columns as text, blanks as "", read by a real CSV reader; UserError names a missing column.
+    """All columns as text, blanks as "", read as `data.table_text` reads; UserError names a missing column.
 
     Rows are numbered from 1 after the header in every later message.
     """
-    try:
-        frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", index_col=False)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path}: not a readable CSV table ({error}).") from error
+    frame = read_table_text(path, ",", used=required).frame
     missing = [name for name in required if name not in frame]
     if missing:
-        raise UserError(f"{path}: no column {', '.join(map(repr, missing))}; found {list(frame.columns)}.")
+        near = "".join(did_you_mean(name, frame.columns) for name in missing)
+        raise UserError(f"{path}: no column {', '.join(map(repr, missing))}; found {list(frame.columns)}.{near}")
     return frame
 
 

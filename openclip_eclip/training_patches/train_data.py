@@ -43,6 +43,7 @@ class TrainSource:
     windows: int | None = 0  # samples that carry sentence windows; None: not known before they come
     names: dict[int, str] = field(default_factory=dict)  # sample_id -> file and row or key, of annotated samples
     samples: Dataset | None = None  # those with a heatmap, one by one; None: without any, or not known before they come
+    header: list[str] = field(default_factory=list)  # columns of the table, for messages
 
 
 def on_rank_zero(args: argparse.Namespace, work: Callable[[], Any]) -> Any:
@@ -89,6 +90,7 @@ def expert_samples(args: argparse.Namespace, transform: JointTransform, tokenize
     """
     if is_table(args.expert_data, "auto"):
         table = read_csv_table(args.expert_data, columns_of(args))
+        near = table.near_heatmap
         table = good_rows(args, table, args.expert_data, windows)
         total, table = len(table), table.keep(table.annotated)
         samples: Dataset = CsvSamples(table, transform, tokenizer, first_id=EXPERT_ID, skip_bad=args.on_bad_sample == "skip",
@@ -96,7 +98,7 @@ def expert_samples(args: argparse.Namespace, transform: JointTransform, tokenize
         told = table.with_windows
         names = {EXPERT_ID + table.rows[i]: table.name(i) for i in range(len(table))}
     else:
-        shards = _local_shards(args.expert_data)
+        shards, near = _local_shards(args.expert_data), ""
         if shards is None:
             raise DataError("--expert-data must be files of this machine: its samples are read one by one.")
         entries, total, _ = _annotated_entries(args, shards, args.expert_data, windows)
@@ -106,7 +108,7 @@ def expert_samples(args: argparse.Namespace, transform: JointTransform, tokenize
         names = {i: entry.where for i, entry in zip(ids, entries)}
     if not names:
         raise DataError(f"--expert-data {args.expert_data}: no annotated sample among {total}; expected heatmaps in the column "
-                        f"{args.csv_heatmap_key!r} or members heatmap.png, .npy, .npz.")
+                        f"{columns_of(args).heatmap!r} or members heatmap.png, .npy, .npz.{near}")
     if len(names) < total:
         logger.info("eclip: --expert-data %s: %d of %d samples are annotated, the others are not used",
                     args.expert_data, len(names), total)
@@ -120,6 +122,8 @@ def _checked(args: argparse.Namespace, check: Callable[[], tuple[Report, Any]], 
     """
     def work() -> tuple[Any, list[str], tuple[int, int]]:
         report, result = check()
+        for warning in report.warnings:
+            logger.warning("eclip: %s: %s", path, warning)
         if args.on_bad_sample == "stop":
             raise_faults(report, path)
         if not report.good:
@@ -164,7 +168,9 @@ def csv_info(args: argparse.Namespace, samples: Dataset, is_train: bool) -> upst
 
 
 def _table_source(args: argparse.Namespace, transform: JointTransform, tokenizer: Callable, heatmaps: bool, windows: bool) -> TrainSource:
-    table = read_csv_table(args.train_data, columns_of(args))
+    columns = columns_of(args)
+    # beside --expert-data the named column may be that table's alone
+    table = read_csv_table(args.train_data, replace(columns, heatmap_named=columns.heatmap_named and not args.expert_data))
     if not heatmaps:
         table.heatmaps = [None] * len(table)
     table = good_rows(args, table, args.train_data, windows)
@@ -177,7 +183,7 @@ def _table_source(args: argparse.Namespace, transform: JointTransform, tokenizer
                         f"{args.world_size} ranks; lower --batch-size.")
     annotated = table.annotated
     return TrainSource(info, bool(annotated), len(table), table.with_windows, {table.rows[i]: table.name(i) for i in annotated},
-                       Subset(samples, annotated) if annotated else None)
+                       Subset(samples, annotated) if annotated else None, table.header)
 
 
 def _table_control(args: argparse.Namespace, transform: JointTransform, table: CsvTable, first_id: int = 0) -> HeatmapControl | None:

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from typing import Callable
 
 import open_clip_train.data as upstream
@@ -29,6 +30,6 @@ class CsvPairs(Dataset):
 
 def val_source(args: argparse.Namespace, transform: Callable, tokenizer: Callable) -> upstream.DataInfo:
     """Check --val-data, a table, and build its loader; heatmaps are ignored. DataError before training starts."""
-    table = read_csv_table(args.val_data, columns_of(args))
+    table = read_csv_table(args.val_data, replace(columns_of(args), heatmap_named=False))
     table.heatmaps = [None] * len(table)
     return csv_info(args, CsvPairs(good_rows(args, table, args.val_data, windows=False), transform, tokenizer), is_train=False)
