@@ -14,6 +14,7 @@ from PIL import Image
 
 from .csv_source import locate
 from .heatmap import DataError
+from .missing_text import is_missing
 from .sample import read_image
 from .table_text import read_table_text
 from .tar_source import index_shard
@@ -65,7 +66,7 @@ class Contents:
         if study:
             self.studies.setdefault(f"{patient}/{study}" if study.startswith("study") else study, where)
         words = normalise(text)
-        if words and not LABEL_TEXT.fullmatch(text.strip().lower()):
+        if words and not is_missing(text) and not LABEL_TEXT.fullmatch(text.strip().lower()):
             self.reports.setdefault(words, where)
             self.report_patients.setdefault(words, set()).add(patient)
         if image is not None:

@@ -124,7 +124,10 @@ class _Reading:
                 lines = first + np.cumsum([0, *heights[:-1]])
             self._take(chunk, lines)
         if not self.header:
-            raise DataError(f"{self.path}: empty; expected a header line with the names of columns.")
+            raise DataError(
+                f"{self.path}: not a readable table with separator {self.separator!r}: it is empty; expected a "
+                "header line with the names of columns."
+            )
         lines = np.concatenate(self.lines) if self.lines else np.zeros(0, np.int64)
         simple = (lines == np.arange(2, len(lines) + 2)).all()
         self._refuse_swallowed()

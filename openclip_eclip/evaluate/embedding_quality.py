@@ -7,12 +7,14 @@ from typing import Any
 import numpy as np
 
 from ..config import UserError
+from ..data.missing_text import is_missing
 from ..metrics import embedding
-from .data import NO_LABEL, EvalSet, read_eval_set
+from .data import EvalSet, read_eval_set
 from .embedding_pictures import clouds_figure, cosine_figure
 from .features import encode_images, encode_texts, first_rank_only
 from .options import add_model_arguments, add_output_argument, read_encode_options, read_encoder
 from .result import Result, Table
+from .retrieval import with_reports
 
 PAIRS = 1000
 SEVERAL = "|"  # between the groups of one film, in tables of prepare
@@ -46,8 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> Result:
-    data = read_eval_set(args.data, args.on_bad_sample == "skip")
-    texts = data.column("title")
+    data = with_reports(read_eval_set(args.data, args.on_bad_sample == "skip"), "title")
     read_groups(data, args.group_column)  # errors before the long part
     for flag in ("draws", "cluster_seeds"):
         if getattr(args, flag) < 1:
@@ -85,7 +86,7 @@ def read_groups(data: EvalSet, column: str | None) -> tuple[list[str], np.ndarra
     cells = data.column(column or "label")
     classes = data.recipe.get("classes", []) if (column or "label") == "label" else []
     cells = [classes[int(cell)] if cell.isdigit() and int(cell) < len(classes) else cell for cell in cells]
-    clear = [not (cell.lower() in NO_LABEL or SEVERAL in cell) for cell in cells]
+    clear = [not (is_missing(cell) or SEVERAL in cell) for cell in cells]
     found = {cell for cell, kept in zip(cells, clear, strict=True) if kept}
     if not found:
         raise UserError(f"{data.path}, column {column or 'label'!r}: no row is in exactly one group; name another with "

@@ -12,7 +12,9 @@ from torch import Tensor
 
 from ..config import UserError
 from ..data.csv_source import locate, read_columns
-from ..data.heatmap import DataError, check_aspect, decode_heatmap
+from ..data.heatmap import DataError, check_aspect, decode_heatmap, read_bounded
+from ..data.near_names import did_you_mean
+from ..data.suspicious_maps import is_the_image
 from .data import EvalSet
 
 GEOMETRIC = ("Resize", "CenterCrop", "ResizeKeepRatio", "ResizeMaxSize", "CenterCropOrPad")
@@ -34,7 +36,8 @@ def join_heatmaps(data: EvalSet, column: str, table: Path | None) -> EvalSet:
         data.table = data.table.assign(**{"heatmap": cells.tolist()})
         mask = (data.table["heatmap"] != "").to_numpy()
     if not mask.any():
-        raise UserError(f"{data.path}: no heatmaps; expected a column {column!r} with files, or a table of them with --heatmaps.")
+        near = "" if column in data.table else did_you_mean(column, data.table.columns)
+        raise UserError(f"{data.path}: no heatmaps; expected a column {column!r} with files, or a table of them with --heatmaps.{near}")
     return data.keep(mask, "no heatmap")
 
 
@@ -45,7 +48,8 @@ def _read_cells(table: Path, column: str) -> dict[str, str]:
     extra = read_columns(table)
     name = column if column in extra else "gaze"
     if "filepath" not in extra or name not in extra:
-        raise DataError(f"{table}: columns {list(extra.columns)}; expected filepath and {column!r} (or 'gaze').")
+        raise DataError(f"{table}: columns {list(extra.columns)}; expected filepath and {column!r} (or 'gaze')."
+                        f"{''.join(did_you_mean(name, extra.columns) for name in ('filepath', column) if name not in extra)}")
     extra = extra[extra[name].str.strip() != ""]
     repeated = extra["filepath"][extra["filepath"].duplicated()]
     if len(repeated):
@@ -56,8 +60,13 @@ def _read_cells(table: Path, column: str) -> dict[str, str]:
 def read_heatmap_tensor(data: EvalSet, row: int, image: Image.Image, transform: Any) -> Tensor:
     """(1, H, W) float32 with maximum 1, through the geometric steps of `transform`. DataError names row and file."""
     content, name = _bytes(data, row)
-    values = decode_heatmap(content, name)
-    check_aspect(values.shape, (image.height, image.width), name)
+    try:
+        values = decode_heatmap(content, name)
+        check_aspect(values.shape, (image.height, image.width), name)
+    except DataError as error:
+        raise DataError(f"{data.name(row)}: {error}") from error
+    if is_the_image(values, image):
+        raise DataError(f"{data.name(row)}: heatmap {name!r} shows the image itself; expected a map of where an expert looked, or a blank.")
     found = Image.fromarray(values).resize(image.size, Image.Resampling.BILINEAR)
     for step in geometric_steps(transform):
         found = step(found)
@@ -78,6 +87,6 @@ def _bytes(data: EvalSet, row: int) -> tuple[bytes, str]:
         return next(iter(entry.read(entry.heatmap_key).values())), f"{entry.key}.{entry.heatmap_key}"
     path = Path(data.table["heatmap"].iloc[row])
     try:
-        return path.read_bytes(), path.name
+        return read_bounded(path), path.name
     except OSError as error:
         raise DataError(f"{data.name(row)}: heatmap {path} can not be read ({error}).") from error
