@@ -79,8 +79,8 @@ def read_table_text(
 ) -> TableText:
     """Read a table, plain or packed (.gz, .bz2, .xz, .zip); None sniffs the separator.
 
-    Blank lines are left out, blank fields beyond the header's too. `used`: the columns that count;
-    None: all of them. DataError names file and line: no UTF-8, NUL bytes, an open quotation or text
+    Blank lines are left out. `used`: the columns that count in a table of other people's, whose blank
+    fields beyond the header's are left out, too; None: all of them. DataError names file and line: no UTF-8, NUL bytes, an open quotation or text
     behind a closed one, a quotation over whole rows, too few or too many fields, the header again,
     one of `used` twice in the header.
     """
@@ -176,12 +176,13 @@ class _Reading:
         return names
 
     def _cut(self, chunk: list[list[str]], lines: np.ndarray) -> tuple[list[list[str]], np.ndarray]:
-        """Without blank lines and blank fields at the end of a row."""
+        """Without blank lines and, in other people's tables, blank fields behind the last one."""
         count, kept = len(self.header), []
         for i, row in enumerate(chunk):
             if len(row) < 2 and not any(map(str.strip, row)):
                 continue
-            if len(row) < count or any(map(str.strip, row[count:])):
+            more = row[count:]
+            if len(row) < count or any(map(str.strip, more)) or (more and self.used is None):
                 raise DataError(
                     f"{self.path}, line {lines[i]}: {len(row)} fields, the header has {count} (separator "
                     f"{self.separator!r}); expected as many. {HINT}"
