@@ -75,8 +75,9 @@ def eclip_parser() -> argparse.ArgumentParser:
     group.add_argument("--runs-dir", metavar="DIR",
                        help="folder of all runs; the same as --logs, which torchrun takes for a flag of its own unless -- stands before "
                             "the module (default: --logs)")
-    group.add_argument("--csv-heatmap-key", default="heatmap", metavar="COLUMN",
-                       help="column of heatmap files in --train-data; a blank cell means not annotated (default: heatmap)")
+    group.add_argument("--csv-heatmap-key", metavar="COLUMN",
+                       help="column of heatmap files in --train-data, or in --expert-data alone; a blank cell means not annotated, and a "
+                            "named column that is absent is an error (default: heatmap, where there is one)")
     group.add_argument("--expert-data", metavar="PATH",
                        help="a second, annotated source (.csv, .tsv, or .tar with braces or ::) whose samples enter only as mixed pairs")
     group.add_argument("--expert-batch-size", type=int, metavar="N",

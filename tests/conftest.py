@@ -60,7 +60,8 @@ def write_table(folder: Path, count: int, annotated: Sequence[int] = (), size: i
         if i in annotated:
             heatmap = f"images/{i}.npy"
             values = np.full((size, size), 0.1, np.float32)
-            values[i % size // 2:, i % size // 2:] = 1 + rng.random()
+            start = max(1, i % size // 2)  # a map that is the same everywhere is a fault
+            values[start:, start:] = 1 + rng.random()
             np.save(folder / heatmap, values)
         lines.append(f"{folder / 'images' / f'{i}.png'},{FINDINGS[i % 8]} number {i}" + (f",{heatmap}" if column else ""))
     path = folder / name

@@ -259,7 +259,7 @@ def broken_table(folder: Path) -> Path:
     """Rows 2-6 have one fault each, rows 1 and 7 none."""
     path = write_table(folder, 7, annotated=[1, 2, 6])
     np.save(folder / "images" / "1.npy", np.full((40, 40), np.nan))
-    np.save(folder / "images" / "2.npy", np.ones((40, 80)))
+    np.save(folder / "images" / "2.npy", np.eye(40, 80))
     lines = path.read_text().splitlines()
     lines[4] = lines[4].replace("3.png", "gone.png")
     lines[5] = lines[5].rsplit(",", 2)[0] + ", ,"
@@ -297,7 +297,7 @@ def test_unreadable_image_stops_or_is_replaced_and_named(tmp_path: Path) -> None
 
 
 def test_shards_are_indexed_checked_and_read(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    picture, good = encode(np.zeros((40, 40, 3), np.uint8), ".png"), encode(np.ones((20, 20)), ".npz")
+    picture, good = encode(np.zeros((40, 40, 3), np.uint8), ".png"), encode(np.eye(20), ".npz")
     shard = write_shard(tmp_path / "a.tar", {
         "p/1.png": picture, "p/1.txt": b"one", "p/1.heatmap.npz": good, "2.png": picture, "2.txt": b"two", "3.png": picture,
         "4.png": picture, "4.txt": b"four", "4.heatmap.png": encode(np.zeros((40, 40), np.uint8), ".png")})

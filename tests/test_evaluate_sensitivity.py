@@ -130,9 +130,10 @@ def test_a_second_table_has_its_own_paths(tmp_path: Path, monkeypatch: pytest.Mo
     pd.concat([rows, rows[:1]]).to_csv(gaze, index=False)
     with pytest.raises(DataError, match="g.csv: a.png has several heatmaps; expected one row an image"):
         join_heatmaps(read_eval_set(table), "heatmap", gaze)
-    for content in (b"", b"filepath,heatmap\n\xff.png,own.png\n", b"filepath,heatmap\na.png,own.png,,\nb.png,other.png,,,\n"):
+    for content, message in ((b"", "g.csv: not a readable table with separator"), (b"filepath,heatmap\n\xff.png,own.png\n", "g.csv, line 2: byte 0xff"),
+                             (b"filepath,heatmap\na.png,own.png,,\nb.png,other.png,,,\n", "g.csv, line 2: 4 fields, the header has 2")):
         gaze.write_bytes(content)
-        with pytest.raises(DataError, match="g.csv: not a readable table with separator"):
+        with pytest.raises(DataError, match=message):
             join_heatmaps(read_eval_set(table), "heatmap", gaze)
 
 

@@ -115,7 +115,7 @@ def test_exit_codes_and_skipping(launcher: Launcher) -> None:
     stopped = launcher.train([*flags, "--name", "stop"], check=False)
     assert stopped.returncode == 2 and "error: " in stopped.stderr and "row 5, heatmap: " in stopped.stderr
     assert "Traceback" not in stopped.stderr
-    np.save(launcher.folder / "images" / "4.npy", np.full((40, 40), 1.0))
+    np.save(launcher.folder / "images" / "4.npy", np.eye(40))
     broken = launcher.train([*flags, "--name", "unreadable", "--workers", 1], check=False)
     assert broken.returncode == 2 and "row 4, column 'filepath'" in broken.stderr.split("error: ")[-1]
     assert "Traceback" not in broken.stderr

@@ -14,41 +14,31 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, Callable, Iterator, NamedTuple, Sequence
+from typing import Any, Callable, Iterator, Sequence
 
 from tqdm import tqdm
 from webdataset.shardlists import expand_urls
 
 from ..config import UserError
+from .caption_words import CONTEXTS, describe_lengths, fewest_tokens
+from .check_sample import Checked, Fault, Rule, check_entry, check_row
 from .csv_source import CsvColumns, CsvTable, add_column_arguments, read_column_names, read_csv_table
 from .figures import Example, WindowExample, contact_sheet
-from .heatmap import DataError, decode_heatmap
-from .image import read_frame, read_picture
-from .picture import Frame, orient_maps
+from .heatmap import DataError
+from .image import read_frame
+from .missing_text import is_doubtful
 from .read_options import ReadOptions, add_read_arguments, read_options
 from .sample import read_windows
-from .table_paths import PathColumn
+from .suspicious_maps import SharedMaps
 from .tar_source import TarEntry, open_shard, walk_shard
 from .windows import entry_windows, file_windows
-
 
 CHUNK = 64  # samples checked by one thread in one go
 
 
-class Fault(NamedTuple):
-    """`where`: file and row or key; `key`: column or member."""
-
-    where: str
-    key: str
-    message: str
-
-    def __str__(self) -> str:
-        return f"{self.where}, {self.key}: {self.message}"
-
-
 @dataclass
 class Report:
-    """What a check found; `good` indexes the samples without a fault."""
+    """What a check found; `good` indexes the samples without a fault, `warnings` are of the data as a whole."""
 
     samples: int = 0
     annotated: int = 0
@@ -59,28 +49,47 @@ class Report:
     turned: int = 0  # annotated images that their own metadata turn
     image_sizes: Counter = field(default_factory=Counter)  # (height, width) of the images opened, as shown
     heatmap_sizes: Counter = field(default_factory=Counter)
+    warnings: list[str] = field(default_factory=list)
+    near_heatmap: str = ""  # where a table has no column of heatmaps, but one of nearly that name
+    caption_tokens: list[int] = field(default_factory=list)  # at least, of the captions that are none missing
+    sentence_tokens: list[int] = field(default_factory=list)
+
+    def add(self, index: int, checked: Checked, lengths: bool) -> None:
+        """Count one sample; `lengths`: of its caption and sentences too."""
+        self.faults.extend(checked.faults)
+        self.with_windows += checked.windows
+        if not checked.faults:
+            self.good.append(index)
+        self.deep += checked.deep
+        if checked.frame:
+            self.image_sizes[checked.frame.shown_size] += 1
+            self.turned += checked.frame.orientation != 1 and checked.heatmap_size is not None
+        if checked.heatmap_size:
+            self.heatmap_sizes[checked.heatmap_size] += 1
+        if lengths and checked.caption:
+            self.caption_tokens.append(fewest_tokens(checked.caption))
+            self.sentence_tokens.extend(map(fewest_tokens, checked.sentences))
 
 
-class Checked(NamedTuple):
-    faults: list[Fault]
-    frame: Frame | None
-    heatmap_size: tuple[int, int] | None
-    windows: bool = False
-    deep: bool = False
+def check_table(table: CsvTable, *, decode_images: bool = False, windows: bool = False,
+                options: ReadOptions = ReadOptions()) -> Report:
+    """Check every path, caption and heatmap of a table, with `windows` also those of sentences.
 
-
-def check_table(table: CsvTable, *, decode_images: bool = False, windows: bool = False, options: ReadOptions = ReadOptions()) -> Report:
-    """Check every path, caption and heatmap of a table, with `windows` also those of sentences; with `decode_images` windows and
-    every image to its end."""
-    return _check_all(len(table), len(table.annotated), lambda i: _check_row(table, i, decode_images, windows or decode_images, options), str(table.path))
+    With `decode_images` windows, the lengths of captions, and every image to its end.
+    """
+    rule = Rule(decode_images, True, windows or decode_images, options)
+    return _check_all(len(table), len(table.annotated), lambda i: check_row(table, i, rule), str(table.path), decode_images)
 
 
 def check_entries(entries: Sequence[TarEntry], *, decode_images: bool = False, windows: bool | None = None,
                   heatmaps: bool = True, options: ReadOptions = ReadOptions()) -> Report:
-    """The same for the samples of indexed shards; without `heatmaps` these are not looked at. `windows` None: as `decode_images`."""
+    """The same for the samples of indexed shards; without `heatmaps` these are not looked at.
+
+    `windows` None: as `decode_images`.
+    """
     annotated = sum(entry.annotated for entry in entries) if heatmaps else 0
-    windows = decode_images if windows is None else windows
-    return _check_all(len(entries), annotated, lambda i: _check_entry(entries[i], decode_images, windows, heatmaps, options), "shards")
+    rule = Rule(decode_images, heatmaps, decode_images if windows is None else windows, options)
+    return _check_all(len(entries), annotated, lambda i: check_entry(entries[i], rule), "shards", decode_images)
 
 
 def raise_faults(report: Report, path: Any) -> None:
@@ -93,111 +102,22 @@ def raise_faults(report: Report, path: Any) -> None:
                     f"Mend them, or leave the samples out with --on-bad-sample skip. All of them: python -m openclip_eclip.data.check")
 
 
-def _check_all(samples: int, annotated: int, check: Callable[[int], Checked], name: str) -> Report:
-    report = Report(samples, annotated)
+def _check_all(samples: int, annotated: int, check: Callable[[int], Checked], name: str, lengths: bool) -> Report:
+    report, shared, doubtful = Report(samples, annotated), SharedMaps(), Counter()
     chunks = [range(start, min(start + CHUNK, samples)) for start in range(0, samples, CHUNK)]
     with (ThreadPoolExecutor(max_workers=min(16, 2 * (os.cpu_count() or 1))) as pool,
           tqdm(total=samples, desc=f"check {name}", unit="sample", disable=None, leave=False) as bar):
         for chunk, results in zip(chunks, pool.map(lambda chunk: [check(i) for i in chunk], chunks)):
             for i, checked in zip(chunk, results):
-                _add(report, i, checked)
+                report.add(i, checked, lengths)
+                if checked.prints:
+                    shared.add(*checked.prints)
+                if is_doubtful(checked.caption):
+                    doubtful[checked.caption.strip()] += 1
             bar.update(len(chunk))
+    report.warnings.extend(f"{count} captions are {text!r}, which may stand for no text" for text, count in doubtful.items())
+    report.warnings.extend(filter(None, [shared.warning()]))
     return report
-
-
-def _add(report: Report, index: int, checked: Checked) -> None:
-    report.faults.extend(checked.faults)
-    report.with_windows += checked.windows
-    if not checked.faults:
-        report.good.append(index)
-    report.deep += checked.deep
-    if checked.frame:
-        report.image_sizes[checked.frame.shown_size] += 1
-        report.turned += checked.frame.orientation != 1 and checked.heatmap_size is not None
-    if checked.heatmap_size:
-        report.heatmap_sizes[checked.heatmap_size] += 1
-
-
-def _check_row(table: CsvTable, index: int, decode_images: bool, windows: bool, options: ReadOptions) -> Checked:
-    columns, image, heatmap = table.columns, table.images[index], table.heatmaps[index]
-    faults = []
-    if not table.captions[index].strip():
-        faults.append(Fault(table.name(index), columns.caption, "empty caption"))
-    if image is None or not _is_there(table.images, index):
-        faults.append(Fault(table.name(index), columns.image, f"no such file: {image}" if image else "blank; expected an image file"))
-    if heatmap is not None and not _is_there(table.heatmaps, index):
-        faults.append(Fault(table.name(index), columns.heatmap, f"no such file: {heatmap}"))
-    if faults:
-        return Checked(faults, None, None)
-    checked = _check_pixels(table.name(index), (columns.image, columns.heatmap), lambda: image.read_bytes(),
-                            heatmap and heatmap.read_bytes, heatmap.name if heatmap else "", decode_images, options)
-    path = table.windows[index] if table.windows and windows else None
-    if path is None:
-        return checked
-    return _check_windows(checked, table.name(index), columns.windows, path.name, lambda: file_windows(path), image.read_bytes, options)
-
-
-def _is_there(column: Sequence[Path | None], index: int) -> bool:
-    """Whether the file of a row is there, as seen when the table was read."""
-    return column.exists(index) if isinstance(column, PathColumn) else column[index].is_file()
-
-
-def _check_entry(entry: TarEntry, decode_images: bool, windows: bool, heatmaps: bool, options: ReadOptions) -> Checked:
-    image_key, heatmap_key = entry.image_key, entry.heatmap_key if heatmaps else None
-    found = entry.all_faults(heatmaps, windows)
-    if found:
-        return Checked([Fault(entry.where, member, message) for member, message in found], None, None)
-    try:
-        if not entry.read("txt")["txt"].strip():
-            return Checked([Fault(entry.where, "txt", "empty caption")], None, None)
-    except DataError as error:
-        return Checked([Fault(entry.where, "txt", str(error))], None, None)
-    if not entry.members[image_key][1]:
-        return Checked([Fault(entry.where, image_key, "an empty file; expected an image")], None, None)
-    checked = _check_pixels(entry.where, (image_key, heatmap_key), lambda: entry.read(image_key)[image_key],
-                            heatmap_key and (lambda: entry.read(heatmap_key)[heatmap_key]), f"{entry.key}.{heatmap_key}",
-                            decode_images, options)
-    if not windows:
-        return checked
-    return _check_windows(checked, entry.where, "windows", f"{entry.key}.windows", lambda: entry_windows(entry),
-                          lambda: entry.read(image_key)[image_key], options)
-
-
-def _check_pixels(where: str, keys: tuple[str, str | None], image: Callable[[], bytes],
-                  heatmap: Callable[[], bytes] | None, heatmap_name: str, decode_image: bool, options: ReadOptions) -> Checked:
-    frame, heatmap_size, deep = None, None, False
-    key = keys[0]
-    try:
-        if decode_image:
-            picture = read_picture(image(), "image", options)
-            frame, deep = picture.frame, picture.deep
-        if heatmap:
-            key = keys[1]
-            values = decode_heatmap(heatmap(), heatmap_name)
-            heatmap_size = values.shape
-            if frame is None:
-                key = keys[0]
-                frame = read_frame(image(), "image", options)
-            key = keys[1]
-            orient_maps(values, frame, heatmap_name)
-    except (DataError, OSError) as error:
-        return Checked([Fault(where, key, str(error))], frame, heatmap_size, deep=deep)
-    return Checked([], frame, heatmap_size, deep=deep)
-
-
-def _check_windows(checked: Checked, where: str, key: str, name: str, read: Callable[[], tuple[bytes, bytes] | None],
-                   image: Callable[[], bytes], options: ReadOptions) -> Checked:
-    """Add what is wrong with the sentence windows; a sample without a readable image keeps its fault alone."""
-    if checked.frame is None and checked.faults:
-        return checked
-    try:
-        found = read()
-        if found is None:
-            return checked
-        read_windows(*found, name, checked.frame or read_frame(image(), "image", options))
-    except (DataError, OSError) as error:
-        return checked._replace(faults=[*checked.faults, Fault(where, key, str(error))], windows=True)
-    return checked._replace(windows=True)
 
 
 def _open(path: Path, columns: CsvColumns, options: ReadOptions) -> tuple[Report, Iterator[Example], Iterator[WindowExample]]:
@@ -216,15 +136,22 @@ def _open(path: Path, columns: CsvColumns, options: ReadOptions) -> tuple[Report
         return report, examples, told
     table = read_csv_table(path, columns)
     report = check_table(table, decode_images=True, options=options)
+    report.near_heatmap = table.near_heatmap
     good_rows = (i for i in report.good if table.heatmaps[i])
     examples = ((table.images[i].read_bytes(), table.heatmaps[i].read_bytes(), table.heatmaps[i].name) for i in good_rows)
-    told = (_window_example(table.images[i].read_bytes(), file_windows(table.windows[i]), table.windows[i].name, options)
+    told = (_window_example(table.images[i].read_bytes(), file_windows(table.windows[i], options), table.windows[i].name, options)
             for i in report.good if table.windows and table.windows[i])
     return report, examples, told
 
 
 def _window_example(image: bytes, windows: tuple[bytes, bytes], name: str, options: ReadOptions) -> WindowExample:
-    return image, read_windows(*windows, name, read_frame(image, name, options)), name
+    return image, read_windows(*windows, name, read_frame(image, name, options), options), name
+
+
+def _near(report: Report, args: argparse.Namespace) -> str:
+    """For the line of counts, where nothing is annotated because of a name."""
+    column = read_column_names(args).heatmap
+    return report.near_heatmap and f"; no column {column!r}.{report.near_heatmap} Name it with --csv-heatmap-key"
 
 
 def _describe(sizes: Counter) -> str:
@@ -255,6 +182,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("paths", nargs="+", metavar="PATH", help=".csv, .tsv or .tar, with braces or :: as in --train-data")
     add_column_arguments(parser)
     add_read_arguments(parser)
+    parser.add_argument("--context-length", type=int, nargs="+", default=list(CONTEXTS), metavar="N",
+                        help="tokens that the text tower reads; longer captions are counted (default: 77, most models, and 256, the recipes)")
     parser.add_argument("--sheet", type=Path, default=Path("contact_sheet.png"), help="the contact sheet, a PNG")
     args = parser.parse_args(argv)
     total, examples, told, status = Report(), [], [], 0
@@ -266,11 +195,18 @@ def main(argv: Sequence[str] | None = None) -> int:
             status = 1
             continue
         sys.stdout.write(f"{path}: {report.samples} samples, {report.annotated} annotated "
-                         f"({report.annotated / max(report.samples, 1):.1%}), {len(report.faults)} faults\n"
+                         f"({report.annotated / max(report.samples, 1):.1%}), {len(report.faults)} faults{_near(report, args)}\n"
                          f"  images: {_describe(report.image_sizes)}\n  heatmaps: {_describe(report.heatmap_sizes)}\n")
         sys.stdout.write(_describe_reading(report, args.image_range))
         if report.with_windows:
             sys.stdout.write(f"  sentence windows: {report.with_windows} samples\n")
+        for what, lengths in (("captions", report.caption_tokens), ("sentences", report.sentence_tokens)):
+            if lengths:
+                line, warnings = describe_lengths(what, lengths, args.context_length)
+                sys.stdout.write(f"  {line}\n")
+                report.warnings.extend(warnings)
+        for warning in report.warnings:
+            sys.stdout.write(f"  warning: {warning}\n")
         for fault in report.faults:
             sys.stdout.write(f"  fault: {fault}\n")
         examples.extend(islice(annotated, 12 - len(examples)))

@@ -10,13 +10,15 @@ import numpy as np
 import pandas as pd
 from torch.utils.data import Dataset
 
-from .heatmap import DataError
+from .heatmap import DataError, read_bounded
 from .image import read_picture
 from .joint_transform import JointTransform
+from .near_names import did_you_mean
 from .picture import Frame
 from .read_options import ReadOptions
 from .sample import Control, Sample, Tokenize, make_sample, read_heatmap, read_windows
 from .table_paths import PathColumn
+from .table_text import line_of, read_table_text
 from .windows import Windows, file_windows
 
 
@@ -30,18 +32,20 @@ class CsvColumns:
     separator: str | None = None
     windows: str = "windows"  # sentence windows (data/windows.py)
     label: str | None = None  # the class, for same-class-shuffled heatmaps
+    heatmap_named: bool = False  # the user asked for that column: its absence is an error
 
 
 def add_column_arguments(parser: argparse.ArgumentParser) -> None:
     """open_clip's --csv-* flags and the heatmap's, for commands that read training data."""
     parser.add_argument("--csv-img-key", default="filepath", metavar="COLUMN", help="(default: %(default)s)")
     parser.add_argument("--csv-caption-key", default="title", metavar="COLUMN", help="(default: %(default)s)")
-    parser.add_argument("--csv-heatmap-key", default="heatmap", metavar="COLUMN", help="(default: %(default)s)")
+    parser.add_argument("--csv-heatmap-key", metavar="COLUMN", help="(default: heatmap, where there is such a column)")
     parser.add_argument("--csv-separator", help="default: tab or comma, whichever the header has")
 
 
 def read_column_names(args: argparse.Namespace) -> CsvColumns:
-    return CsvColumns(args.csv_img_key, args.csv_caption_key, args.csv_heatmap_key, args.csv_separator)
+    return CsvColumns(args.csv_img_key, args.csv_caption_key, args.csv_heatmap_key or "heatmap", args.csv_separator,
+                      heatmap_named=args.csv_heatmap_key is not None)
 
 
 @dataclass
@@ -56,12 +60,14 @@ class CsvTable:
     rows: list[int]
     windows: Sequence[Path | None] = field(default_factory=list)  # empty: no such column
     labels: list[str] = field(default_factory=list)  # empty: no such column
+    header: list[str] = field(default_factory=list)  # names of all columns
+    lines: np.ndarray | None = None  # of all rows of the file, as `table_text.TableText`
 
     def __len__(self) -> int:
         return len(self.images)
 
     def name(self, index: int) -> str:
-        return f"{self.path}, row {self.rows[index]}"
+        return f"{self.path}, row {self.rows[index]}{line_of(self.lines, self.rows[index])}"
 
     @property
     def annotated(self) -> list[int]:
@@ -76,6 +82,11 @@ class CsvTable:
         return {name: column.packed for name, column in columns.items() if isinstance(column, PathColumn)}
 
     @property
+    def near_heatmap(self) -> str:
+        """A sentence on columns that may be the heatmaps' under another name; "" where there is none, or no need."""
+        return "" if self.columns.heatmap in self.header else did_you_mean(self.columns.heatmap, self.header)
+
+    @property
     def with_windows(self) -> int:
         """How many rows have sentence windows."""
         return len(self.windows) - self.windows.count(None)
@@ -85,27 +96,16 @@ class CsvTable:
         return CsvTable(self.path, self.columns, _kept(self.images, indices), [self.captions[i] for i in indices],
                         _kept(self.heatmaps, indices), [self.rows[i] for i in indices],
                         _kept(self.windows, indices) if self.windows else [],
-                        [self.labels[i] for i in indices] if self.labels else [])
+                        [self.labels[i] for i in indices] if self.labels else [], self.header, self.lines)
 
 
 def _kept(column: Sequence[Path | None], indices: list[int]) -> Sequence[Path | None]:
     return column.keep(indices) if isinstance(column, PathColumn) else [column[i] for i in indices]
 
 
-def sniff_separator(path: str | Path) -> str:
-    """Tab or comma, whichever the header line has (open_clip's default is the tab)."""
-    with open(path, encoding="utf-8-sig") as file:
-        header = file.readline()
-    return "\t" if "\t" in header or "," not in header else ","
-
-
 def read_columns(path: Path, separator: str | None = None) -> pd.DataFrame:
-    """All columns of a table as text, blank cells as ""; None sniffs the separator. DataError where it can not be read."""
-    try:
-        separator = separator or sniff_separator(path)
-        return pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not a readable table with separator {separator!r} ({error}).") from error
+    """All columns of a table as text, blank cells as ""; None sniffs the separator. DataError as `read_table_text`."""
+    return read_table_text(path, separator).frame
 
 
 def read_csv_table(path: str | Path, columns: CsvColumns, locations: dict[str, np.ndarray] | None = None) -> CsvTable:
@@ -117,11 +117,12 @@ def read_csv_table(path: str | Path, columns: CsvColumns, locations: dict[str, n
     path = Path(path)
     if not path.is_file():
         raise DataError(f"{path}: no such file; expected a table with the columns {columns.image!r} and {columns.caption!r}.")
-    frame = read_columns(path, columns.separator)
-    for flag, column in (("--csv-img-key", columns.image), ("--csv-caption-key", columns.caption)):
+    frame, separator, lines = read_table_text(path, columns.separator)
+    needed = [("--csv-img-key", columns.image), ("--csv-caption-key", columns.caption)]
+    for flag, column in needed + [("--csv-heatmap-key", columns.heatmap)] * columns.heatmap_named:
         if column not in frame:
-            raise DataError(f"{path}: no column {column!r}; found {list(frame.columns)} with separator "
-                            f"{columns.separator or sniff_separator(path)!r}. Name yours with {flag}, the separator with --csv-separator.")
+            raise DataError(f"{path}: no column {column!r}; found {list(frame.columns)} with separator {separator!r}."
+                            f"{did_you_mean(column, frame.columns)} Name yours with {flag}, the separator with --csv-separator.")
     if frame.empty:
         raise DataError(f"{path}: no rows.")
     maps = frame[columns.heatmap] if columns.heatmap in frame else [""] * len(frame)
@@ -134,7 +135,7 @@ def read_csv_table(path: str | Path, columns: CsvColumns, locations: dict[str, n
 
     return CsvTable(path, columns, files("images", frame[columns.image]), frame[columns.caption].tolist(),
                     files("heatmaps", maps), list(range(1, len(frame) + 1)), files("windows", windows),
-                    frame[columns.label].tolist() if columns.label in frame else [])
+                    frame[columns.label].tolist() if columns.label in frame else [], list(frame.columns), lines)
 
 
 def locate(cell: str, folder: Path) -> Path:
@@ -180,7 +181,7 @@ class CsvSamples(Dataset):
         path = self.table.heatmaps[index]
         if path is not None:
             try:
-                heatmap = read_heatmap(path.read_bytes(), path.name, picture.frame)
+                heatmap = read_heatmap(read_bounded(path, self.options), path.name, picture.frame, self.options)
             except (OSError, DataError) as error:
                 raise DataError(f"{where}, column {columns.heatmap!r}: {error}") from error
         return make_sample(self.transform, self.tokenize, picture.image, self.table.captions[index], self.first_id + self.table.rows[index],
@@ -189,6 +190,6 @@ class CsvSamples(Dataset):
     def _read_windows(self, index: int, frame: Frame) -> Windows | None:
         path = self.table.windows[index] if self.windows and self.table.windows else None
         try:
-            return path and read_windows(*file_windows(path), path.name, frame)
+            return path and read_windows(*file_windows(path, self.options), path.name, frame, self.options)
         except (OSError, DataError) as error:
             raise DataError(f"{self.table.name(index)}, column {self.table.columns.windows!r}: {error}") from error

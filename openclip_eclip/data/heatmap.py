@@ -2,35 +2,46 @@
 from __future__ import annotations
 
 import io
+import warnings
 import zipfile
 import zlib
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..config import UserError
+from .read_options import ReadOptions
 
 SUFFIXES = (".png", ".npy", ".npz")
 GREY_MODES = ("1", "L", "I", "I;16", "I;16B", "I;16L", "F")
 ASPECT_TOLERANCE = 0.02  # one pixel of rounding on a 50-pixel map
+CONTRAST = 1 / 255  # of the maximum: a map with less differs nowhere by a step of grey
+MEMBERS = 16  # arrays in an .npz; a CSR matrix has five
 
 
 class DataError(UserError):
     """Bad input data, named by file and row or key."""
 
 
-def decode_heatmap(data: bytes, name: str) -> np.ndarray:
+UNREADABLE = (OSError, EOFError, SyntaxError, zipfile.BadZipFile, zlib.error, UnidentifiedImageError,
+              Image.DecompressionBombError)
+# what a damaged or made-up .npy header, or a zip of a kind that Python does not know, may raise
+BROKEN_ARRAY = (ValueError, TypeError, KeyError, OverflowError, RuntimeError, MemoryError)
+
+
+def decode_heatmap(data: bytes, name: str, options: ReadOptions = ReadOptions()) -> np.ndarray:
     """Decode the bytes of a heatmap file, (H, W) float32, non-negative, maximum exactly 1.
 
-    `name` decides the format by its suffix and is named in every DataError: NaN or infinite, negative, all zero, more
-    than one channel, pickled objects, unreadable.
+    `name` decides the format by its suffix and is named in every DataError: NaN or infinite, negative, all zero, the same
+    everywhere, more than one channel, pickled objects, unreadable, or larger than `options` allow, which the header tells.
     """
     suffix = name[name.rfind("."):].lower()
     if suffix not in SUFFIXES:
         raise DataError(f"heatmap {name!r}: unknown format; expected one of {', '.join(SUFFIXES)}.")
     try:
-        values = _decode_png(data, name) if suffix == ".png" else _decode_numpy(data, name, suffix)
-    except (OSError, EOFError, SyntaxError, zipfile.BadZipFile, zlib.error, UnidentifiedImageError) as error:
+        values = _decode_png(data, name, options) if suffix == ".png" else _decode_numpy(data, name, suffix, options)
+    except UNREADABLE as error:
         raise DataError(f"heatmap {name!r}: unreadable ({error}).") from error
     return normalise_heatmap(values, name)
 
@@ -45,7 +56,8 @@ def normalise_heatmap(values: np.ndarray, name: str) -> np.ndarray:
     if values.dtype.kind not in "biuf":
         raise DataError(f"heatmap {name!r}: values of type {values.dtype}; expected real numbers.")
     if values.dtype.kind == "f":
-        values = values.astype(np.float32)
+        with np.errstate(over="ignore"):  # becomes infinite, which the next line names
+            values = values.astype(np.float32)
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         raise DataError(f"heatmap {name!r}: holds NaN or infinite values; expected finite ones.")
     if values.dtype.kind in "if" and values.min() < 0:
@@ -53,7 +65,16 @@ def normalise_heatmap(values: np.ndarray, name: str) -> np.ndarray:
     if not values.any():
         raise DataError(f"heatmap {name!r}: all zero; leave the sample's heatmap blank if it has no annotation.")
     values = values.astype(np.float32, copy=False)
-    return values / values.max()
+    values = values / values.max()
+    if is_flat(values):
+        raise DataError(f"heatmap {name!r}: the same everywhere (contrast below 1/255), so it says nothing of a position; leave the "
+                        "sample's heatmap blank if it has no annotation.")
+    return values
+
+
+def is_flat(values: np.ndarray) -> bool:
+    """Whether a map of maximum 1 says nothing: it differs nowhere by a step of 8-bit grey."""
+    return bool(1 - values.min() < CONTRAST * (1 - 1e-6))
 
 
 def check_aspect(heatmap_size: tuple[int, int], image_size: tuple[int, int], name: str) -> None:
@@ -73,42 +94,131 @@ def aspect_fits(heatmap_size: tuple[int, int], image_size: tuple[int, int]) -> b
     return abs(np.log((w / h) / (image_w / image_h))) <= tolerance
 
 
-def _decode_png(data: bytes, name: str) -> np.ndarray:
-    with Image.open(io.BytesIO(data)) as picture:
-        if picture.mode not in GREY_MODES:
-            raise DataError(f"heatmap {name!r}: PNG of mode {picture.mode}; expected one grey channel (8 or 16 bit). "
-                            "A colour-mapped picture is not a heatmap: save the values themselves.")
-        return np.asarray(ImageOps.exif_transpose(picture))  # its own orientation comes first (decision 0039)
+def read_bounded(path: Path, options: ReadOptions = ReadOptions()) -> bytes:
+    """The content of a file of arrays; DataError for one that is larger than any array may become."""
+    size, most = path.stat().st_size, options.max_bytes + (1 << 20)
+    if size > most:
+        raise DataError(f"{path}: {size} bytes; expected at most {options.max_bytes} (--max-bytes).")
+    return path.read_bytes()
 
 
-def _decode_numpy(data: bytes, name: str, suffix: str) -> np.ndarray:
+def check_array_size(shape: tuple[int, ...], itemsize: int, what: str, options: ReadOptions) -> None:
+    """DataError, beginning with `what`, for an array whose header asks for more than `options` allow."""
+    size = itemsize
+    for side in shape:
+        if side < 0:
+            raise DataError(f"{what}: shape {shape}; expected no negative side.")
+        size *= int(side)
+    if size > options.max_bytes:
+        raise DataError(f"{what}: shape {shape} of {itemsize} bytes each asks for {size} bytes; expected at most {options.max_bytes} "
+                        "(--max-bytes).")
+
+
+def check_pixels(shape: tuple[int, ...], what: str, options: ReadOptions) -> None:
+    """DataError, beginning with `what`, for a map (height, width) of more pixels than `options` allow."""
+    pixels = 1
+    for side in shape:
+        pixels *= max(int(side), 0)
+    if pixels > options.max_pixels:
+        raise DataError(f"{what}: {' x '.join(map(str, shape))} (height x width), {pixels} pixels; expected at most {options.max_pixels} "
+                        "(--max-pixels).")
+
+
+def read_npy(data: bytes, what: str, options: ReadOptions) -> np.ndarray:
+    """An array from the bytes of an .npy, its header checked first. DataError, beginning with `what`: pickled, too large, cut off."""
+    stream = io.BytesIO(data)
     try:
-        if suffix == ".npy":
-            return np.load(io.BytesIO(data), allow_pickle=False)
-        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-            if "indptr" in archive.files:
-                return _decode_csr(archive, name)
-            if len(archive.files) != 1:
-                raise DataError(f"heatmap {name!r}: arrays {archive.files}; expected one dense array or a SciPy CSR matrix.")
-            return archive[archive.files[0]]
-    except ValueError as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"heatmap {name!r}: {error}. Object arrays (pickles) are refused; save plain numbers.") from error
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of headers written by Python 2
+            version = np.lib.format.read_magic(stream)
+            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            shape, _, dtype = read(stream)
+        if dtype.hasobject:
+            raise DataError(f"{what}: an array of objects (a pickle). Pickles are refused; save plain numbers.")
+        check_array_size(shape, dtype.itemsize, what, options)
+        check_pixels(shape, what, options) if len(shape) == 2 else None
+        needed, there = dtype.itemsize * int(np.prod(shape, dtype=object)), len(data) - stream.tell()
+        if needed > there:
+            raise DataError(f"{what}: {there} bytes where shape {shape} of {dtype} needs {needed}; the file was cut off.")
+        return np.load(io.BytesIO(data), allow_pickle=False)
+    except DataError:
+        raise
+    except BROKEN_ARRAY as error:
+        raise DataError(f"{what}: no readable array ({str(error)[:200]}). Pickles are refused; save plain numbers.") from error
 
 
-def _decode_csr(archive: np.lib.npyio.NpzFile, name: str) -> np.ndarray:
+def read_npz(data: bytes, what: str, options: ReadOptions) -> dict[str, np.ndarray]:
+    """{name: array} of an .npz whose index, then each header, is checked before anything is unpacked. DataError as `read_npy`."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            members = archive.infolist()
+            total = sum(member.file_size for member in members)
+            if len(members) > MEMBERS or total > options.max_bytes + (1 << 16):
+                raise DataError(f"{what}: {len(members)} arrays that unpack to {total} bytes; expected at most {MEMBERS} and "
+                                f"{options.max_bytes} bytes (--max-bytes).")
+            found = {}
+            for member in members:  # a member gives no more bytes than its index says
+                name = member.filename.removesuffix(".npy")
+                with archive.open(member) as file:
+                    found[name] = read_npy(file.read(), f"{what}, array {name!r}", options)
+    except DataError:
+        raise
+    except (RuntimeError, ValueError, KeyError, OverflowError) as error:  # encrypted, or packed as Python does not know
+        raise DataError(f"{what}: unreadable ({error}).") from error
+    return found
+
+
+def _decode_png(data: bytes, name: str, options: ReadOptions) -> np.ndarray:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit is ours
+            picture = Image.open(io.BytesIO(data))
+        with picture:
+            check_pixels((picture.height, picture.width), f"heatmap {name!r}", options)
+            if picture.mode not in GREY_MODES:
+                raise DataError(f"heatmap {name!r}: PNG of mode {picture.mode}; expected one grey channel (8 or 16 bit). "
+                                "A colour-mapped picture is not a heatmap: save the values themselves.")
+            return np.asarray(ImageOps.exif_transpose(picture))  # its own orientation comes first (decision 0039)
+    except DataError:
+        raise
+    except ValueError as error:  # texts that unpack to megabytes, chunks of other lengths than they say
+        raise DataError(f"heatmap {name!r}: unreadable ({error}).") from error
+
+
+def _decode_numpy(data: bytes, name: str, suffix: str, options: ReadOptions) -> np.ndarray:
+    what = f"heatmap {name!r}"
+    if suffix == ".npy":
+        return read_npy(data, what, options)
+    arrays = read_npz(data, what, options)
+    if "indptr" in arrays:
+        return _decode_csr(arrays, name, options)
+    if len(arrays) != 1:
+        raise DataError(f"{what}: arrays {list(arrays)}; expected one dense array or a SciPy CSR matrix.")
+    return next(iter(arrays.values()))
+
+
+def _decode_csr(arrays: dict[str, np.ndarray], name: str, options: ReadOptions) -> np.ndarray:
     from scipy.sparse import csr_matrix
 
-    missing = {"data", "indices", "indptr", "shape"} - set(archive.files)
+    missing = {"data", "indices", "indptr", "shape"} - set(arrays)
     if missing:
         raise DataError(f"heatmap {name!r}: sparse, but without {sorted(missing)}; save it with scipy.sparse.save_npz.")
-    shape = tuple(int(side) for side in np.atleast_1d(archive["shape"]))
-    values, indices, indptr = (archive[key] for key in ("data", "indices", "indptr"))
+    shape, values, indices, indptr = (arrays[key] for key in ("shape", "data", "indices", "indptr"))
+    if shape.dtype.kind not in "iu" or shape.shape != (2,) or (shape < 1).any():
+        raise DataError(f"heatmap {name!r}: sparse, of shape {shape.tolist() if shape.size < 9 else shape.shape}; expected two whole "
+                        "numbers, height and width.")
+    height, width = (int(side) for side in shape)
+    check_pixels((height, width), f"heatmap {name!r}", options)
+    check_array_size((height, width), 4, f"heatmap {name!r}", options)
     if indices.dtype.kind not in "iu" or indptr.dtype.kind not in "iu":
         raise DataError(f"heatmap {name!r}: indices of type {indices.dtype}, indptr of {indptr.dtype}; expected whole numbers.")
-    if values.dtype.kind in "biuf":  # SciPy knows no float16, and entries given twice would wrap in 8 bits
-        values = values.astype(np.float32)
-    matrix = csr_matrix((values, indices, indptr), shape=shape)
-    matrix.check_format(full_check=True)  # ValueError for indices out of range or arrays that do not fit
-    return matrix.toarray()
+    if values.dtype.kind not in "biuf":
+        raise DataError(f"heatmap {name!r}: values of type {values.dtype}; expected real numbers.")
+    try:
+        with np.errstate(over="ignore"):
+            # SciPy knows no float16, and entries given twice would wrap in 8 bits
+            matrix = csr_matrix((values.astype(np.float32), indices, indptr), shape=(height, width))
+        matrix.check_format(full_check=True)  # ValueError for indices out of range or arrays that do not fit
+        return matrix.toarray()
+    except (ValueError, TypeError, IndexError, OverflowError) as error:
+        raise DataError(f"heatmap {name!r}: a broken CSR matrix ({error}); save it with scipy.sparse.save_npz.") from error

@@ -16,7 +16,8 @@ import numpy as np
 
 from ..config import SHUFFLES
 from .csv_source import CsvTable
-from .heatmap import DataError, decode_heatmap
+from .heatmap import DataError, decode_heatmap, read_bounded
+from .near_names import did_you_mean
 from .tar_source import TarEntry
 
 CENTRE_SIGMA = 0.2  # of each side
@@ -79,7 +80,7 @@ def table_control(kind: str, seed: int, size: Sequence[int], table: CsvTable, fi
     if kind == "same-class-shuffled":
         if not table.labels:
             raise DataError(f"{table.path}: no column {table.columns.label!r} (--csv-label-key); same-class-shuffled heatmaps "
-                            "need the class of every annotated sample.")
+                            f"need the class of every annotated sample.{did_you_mean(table.columns.label, table.header)}")
         classes = [table.labels[i] for i in rows]
     donors = choose_donors(seed, [str(table.images[i]) for i in rows], classes, [table.name(i) for i in rows])
     paths = [table.heatmaps[rows[donor]] for donor in donors]
@@ -121,15 +122,18 @@ def choose_donors(seed: int, images: Sequence[Hashable], classes: Sequence[str] 
 
 
 def _label(entry: TarEntry, key: str | None) -> str:
-    found = json.loads(entry.read("json")["json"]) if "json" in entry.members else {}
-    if key not in found:
+    try:
+        found = json.loads(entry.read("json")["json"]) if "json" in entry.members else {}
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{entry.where}.json: not JSON ({error}).") from error
+    if not isinstance(found, dict) or key not in found:
         raise DataError(f"{entry.where}: no field {key!r} (--csv-label-key) in its json; same-class-shuffled heatmaps need the class of "
                         "every annotated sample.")
     return str(found[key])
 
 
 def _read_file(path: Path) -> np.ndarray:
-    return decode_heatmap(path.read_bytes(), path.name)
+    return decode_heatmap(read_bounded(path), path.name)
 
 
 def _read_entry(entry: TarEntry) -> np.ndarray:

@@ -9,13 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from PIL import Image
 
-from .csv_source import locate, sniff_separator
+from .csv_source import locate
 from .heatmap import DataError
+from .missing_text import is_missing
 from .read_options import ReadOptions
 from .sample import read_image
+from .table_text import read_table_text
 from .tar_source import index_shard
 
 # Names of columns, in the order they are looked for: prepared tables, MIMIC, NIH, RSNA, Kaggle's Open-I
@@ -65,7 +66,7 @@ class Contents:
         if study:
             self.studies.setdefault(f"{patient}/{study}" if study.startswith("study") else study, where)
         words = normalise(text)
-        if words and not LABEL_TEXT.fullmatch(text.strip().lower()):
+        if words and not is_missing(text) and not LABEL_TEXT.fullmatch(text.strip().lower()):
             self.reports.setdefault(words, where)
             self.report_patients.setdefault(words, set()).add(patient)
         if image is not None:
@@ -135,20 +136,20 @@ def _shard(path: Path, images: bool) -> Iterator[tuple[str, dict, str, bytes | N
         try:
             columns = json.loads(members.get("json", b"{}"))
             text = members.get("txt", b"").decode("utf-8")
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{entry.where}: txt or json unreadable ({error}).") from error
+        if not isinstance(columns, dict):
+            raise DataError(f"{entry.where}.json: {str(columns)[:60]!r}; expected an object, {{name: value}}.")
         image = entry.read(entry.image_key)[entry.image_key] if images and entry.image_key else None
         yield entry.where, columns, text, image
 
 
 def _table(path: Path, images: bool) -> Iterator[tuple[str, dict, str, Path | None]]:
     """Rows of any table that has one of the known columns."""
-    try:
-        plain = path.suffix in (".csv", ".tsv")
-        frame = pd.read_csv(path, sep=sniff_separator(path) if plain else ",", dtype=str, keep_default_na=False,
-                            encoding="utf-8-sig", index_col=False)
-    except (OSError, EOFError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise DataError(f"{path}: not a readable table ({error}).") from error
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; expected a table or shards.")
+    plain = path.suffix in (".csv", ".tsv")
+    frame = read_table_text(path, None if plain else ",", used=()).frame
     image_column, text_column = (next((name for name in names if name in frame), None) for names in (IMAGE, REPORT))
     if image_column is None and not set(frame) & {*PATIENT, *STUDY}:
         raise DataError(f"{path}: columns {list(frame.columns)}; expected one of {', '.join((*PATIENT, *STUDY, *IMAGE))}.")

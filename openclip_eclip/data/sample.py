@@ -87,14 +87,14 @@ def read_image(data: bytes | Path, name: str, mode: str | None = None, options: 
     return image.convert(mode) if mode else image
 
 
-def read_heatmap(data: bytes, name: str, frame: Frame) -> np.ndarray:
+def read_heatmap(data: bytes, name: str, frame: Frame, options: ReadOptions = ReadOptions()) -> np.ndarray:
     """Decode a heatmap, check that it has the proportions of the image of `frame`, turn it with that: (h, w) float32."""
-    return orient_maps(decode_heatmap(data, name), frame, name)
+    return orient_maps(decode_heatmap(data, name, options), frame, name)
 
 
-def read_windows(text: bytes, maps: bytes, name: str, frame: Frame) -> Windows:
+def read_windows(text: bytes, maps: bytes, name: str, frame: Frame, options: ReadOptions = ReadOptions()) -> Windows:
     """Decode sentence windows, and lay their maps over the image of `frame` as `read_heatmap` does."""
-    windows = decode_windows(text, maps, name)
+    windows = decode_windows(text, maps, name, options=options)
     return windows._replace(heatmaps=orient_maps(windows.heatmaps, frame, name))
 
 

@@ -12,7 +12,7 @@ import os
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,7 @@ class ShardReport:
     windows: int  # good samples with sentence windows
     faults: list[Fault]
     annotated: list[TarEntry]  # the good samples with a heatmap
+    warnings: list[str] = field(default_factory=list)  # of the shard as a whole
 
     @property
     def announced(self) -> Announced:
@@ -79,7 +80,8 @@ def join_reports(reports: Sequence[ShardReport]) -> Report:
     good = sum(report.good for report in reports)
     return Report(sum(report.samples for report in reports), sum(len(report.annotated) for report in reports),
                   [fault for report in reports for fault in report.faults], list(range(good)),
-                  sum(report.windows for report in reports))
+                  sum(report.windows for report in reports),
+                  warnings=[f"{report.shard.name}: {warning}" for report in reports for warning in report.warnings])
 
 
 def compare_sizes(shards: Sequence[Path], counts: Sequence[int]) -> list[str]:
@@ -112,7 +114,7 @@ def _check(shard: Path, options: CheckOptions) -> ShardReport:
     faults = [*report.faults, *([Fault(str(shard), "archive", damage)] if damage else [])]
     found = ShardReport(shard, len(entries), sum(entry.annotated for entry in entries), len(good),
                         sum(entry.with_windows for entry in good) if options.windows else 0, faults,
-                        [entry for entry in good if entry.annotated] if options.heatmaps else [])
+                        [entry for entry in good if entry.annotated] if options.heatmaps else [], report.warnings)
     _store(found, before, options)
     return found
 
@@ -159,7 +161,8 @@ def _load(shard: Path, options: CheckOptions) -> ShardReport | None:
 def _from_record(shard: Path, record: dict[str, Any]) -> ShardReport:
     entries = [TarEntry(shard, key, {name: tuple(place) for name, place in members.items()}) for key, members in record["annotated"]]
     faults = [Fault(f"{shard}, {where}" if where else str(shard), key, message) for where, key, message in record["faults"]]
-    return ShardReport(shard, *(int(record[name]) for name in ("samples", "maps", "good", "windows")), faults, entries)
+    return ShardReport(shard, *(int(record[name]) for name in ("samples", "maps", "good", "windows")), faults, entries,
+                       [str(warning) for warning in record["warnings"]])
 
 
 def _store(report: ShardReport, stat: os.stat_result, options: CheckOptions) -> None:
@@ -167,6 +170,7 @@ def _store(report: ShardReport, stat: os.stat_result, options: CheckOptions) -> 
     shard, prefix = report.shard, f"{report.shard}, "
     record = {"shard": _identity(shard, stat), "samples": report.samples, "maps": report.maps, "good": report.good,
               "windows": report.windows, "annotated": [[entry.key, entry.members] for entry in report.annotated],
+              "warnings": report.warnings,
               "faults": [[where.removeprefix(prefix) if where.startswith(prefix) else "", key, message]
                          for where, key, message in report.faults]}
     content = json.dumps(record).encode()

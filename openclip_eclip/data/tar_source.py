@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 from .heatmap import DataError
 from .image import read_picture
 from .joint_transform import JointTransform
+from .missing_text import is_missing
 from .read_options import ReadOptions
 from .sample import Control, Sample, Tokenize, make_sample, read_heatmap, read_windows, stable_id
 from .shard_members import HEATMAP_MEMBERS, IMAGE_MEMBERS, READ_MEMBERS, Fault, find_member, member_faults
@@ -32,19 +33,22 @@ def read_members(members: Mapping[str, Any], where: str, transform: JointTransfo
     heatmap_key = find_member(members, HEATMAP_MEMBERS) if heatmaps else None
     heatmap = None
     if heatmap_key is not None:
-        heatmap = read_heatmap(members[heatmap_key], f"{where}.{heatmap_key}", picture.frame)
+        heatmap = read_heatmap(members[heatmap_key], f"{where}.{heatmap_key}", picture.frame, options)
     told = None
     if windows and has_windows(members, where):
-        told = read_windows(members[TEXT_MEMBER], members[MAPS_MEMBER], f"{where}.windows", picture.frame)
+        told = read_windows(members[TEXT_MEMBER], members[MAPS_MEMBER], f"{where}.windows", picture.frame, options)
     return make_sample(transform, tokenize, picture.image.convert("RGB"), read_caption(members, where), sample_id, heatmap, control, told)
 
 
 def read_caption(members: Mapping[str, bytes], where: str) -> str:
-    """The txt of a sample. DataError for what is not UTF-8."""
+    """The txt of a sample. DataError for what is not UTF-8, or stands for no text."""
     try:
-        return members["txt"].decode("utf-8")
+        caption = members["txt"].decode("utf-8")
     except UnicodeDecodeError as error:
         raise DataError(f"{where}.txt: not UTF-8 ({error}).") from error
+    if is_missing(caption):
+        raise DataError(f"{where}.txt: no caption, found {caption.strip()[:40]!r}.")
+    return caption
 
 
 def decode_stream(stream: Iterable[dict[str, Any]], transform: JointTransform, tokenize: Tokenize, skip_bad: bool,

@@ -11,14 +11,15 @@ import numpy as np
 import pandas as pd
 
 from ..config import UserError
-from ..data.csv_source import locate, read_columns
+from ..data.csv_source import locate
 from ..data.heatmap import DataError
 from ..data.json_text import parse_json, read_json
+from ..data.missing_text import is_missing
+from ..data.near_names import did_you_mean
 from ..data.read_options import ReadOptions
 from ..data.sample import read_image
+from ..data.table_text import line_of, read_table_text
 from ..data.tar_source import TarEntry, index_shard
-
-NO_LABEL = ("", "nan")
 
 
 @dataclass
@@ -31,7 +32,9 @@ class EvalSet:
     recipe: dict[str, Any] = field(default_factory=dict)  # X.recipe.json, or classes.json, beside the table
     excluded: dict[str, str] = field(default_factory=dict)  # {sample: reason}
     reading: ReadOptions = ReadOptions()  # how its images are read
+    lines: np.ndarray | None = None  # of all rows of the file, as `table_text.TableText`
     _hash: str = field(default="", init=False, repr=False, compare=False)
+    _contents: list[bytes] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -44,7 +47,8 @@ class EvalSet:
         return [f"{entry.shard.name}/{entry.key}" for entry in self.images]
 
     def name(self, row: int) -> str:
-        return f"{self.path}, row {self.table.index[row] + 1} ({self.ids[row]})"
+        number = self.table.index[row] + 1
+        return f"{self.path}, row {number}{line_of(self.lines, number)} ({self.ids[row]})"
 
     def read(self, row: int) -> bytes:
         """The image's bytes; DataError if it is missing."""
@@ -54,6 +58,12 @@ class EvalSet:
         except OSError as error:
             raise DataError(f"{self.name(row)}: no such image ({error}).") from error
 
+    def identities(self) -> list[bytes]:
+        """For each sample the SHA-256 of its image's content: equal ones are one image, whatever the rows call it."""
+        if not self._contents:
+            self._contents = [hashlib.sha256(self.read(row)).digest() for row in range(len(self))]
+        return self._contents
+
     def size(self, row: int) -> int:
         """Of the image in bytes, without reading it."""
         image = self.images[row]
@@ -62,7 +72,7 @@ class EvalSet:
     def column(self, name: str) -> list[str]:
         """A column as text; UserError names what there is."""
         if name not in self.table:
-            raise UserError(f"{self.path}: no column {name!r}; found {list(self.table.columns)}.")
+            raise UserError(f"{self.path}: no column {name!r}; found {list(self.table.columns)}.{did_you_mean(name, self.table.columns)}")
         return self.table[name].tolist()
 
     def keep(self, mask: np.ndarray, reason: str) -> EvalSet:
@@ -80,7 +90,7 @@ class EvalSet:
         cells = self.column(column)
         for row, cell in enumerate(cells):
             if cell not in numbers:
-                found = "no label" if cell.lower() in NO_LABEL else f"unknown class {cell!r}"
+                found = "no label" if is_missing(cell) else f"unknown class {cell!r}"
                 raise UserError(f"{self.name(row)}, column {column!r}: {found}; expected one of {classes} or its number.")
         return np.array([numbers[cell] for cell in cells], dtype=np.int64)
 
@@ -110,8 +120,8 @@ class EvalSet:
         """SHA-256 over ids and image contents in order; read once."""
         if not self._hash:
             digest = hashlib.sha256()
-            for row, name in enumerate(self.ids):
-                digest.update(hashlib.sha256(self.read(row)).digest() + name.encode())
+            for name, content in zip(self.ids, self.identities(), strict=True):
+                digest.update(content + name.encode())
             self._hash = digest.hexdigest()
         return self._hash
 
@@ -127,10 +137,11 @@ class EvalSet:
 def read_eval_set(path: str | Path, skip_bad: bool = False, reading: ReadOptions = ReadOptions()) -> EvalSet:
     """Read a .csv or .tsv table (column filepath), or .tar shards (braces allowed); DataError for missing files.
 
-    `skip_bad`: missing images are counted and named in `excluded`. `reading`: how its images are read.
+    `skip_bad`: missing images, and samples of shards that cannot be read, are counted and named in `excluded`. `reading`: how
+    its images are read.
     """
     path = Path(path)
-    found = replace(_read_shards(path) if path.suffix == ".tar" else _read_table(path), reading=reading)
+    found = replace(_read_shards(path, skip_bad) if path.suffix == ".tar" else _read_table(path), reading=reading)
     if not len(found):
         raise DataError(f"{path}: no samples.")
     missing = np.array([isinstance(image, Path) and not image.is_file() for image in found.images])
@@ -145,28 +156,41 @@ def read_eval_set(path: str | Path, skip_bad: bool = False, reading: ReadOptions
 def _read_table(path: Path) -> EvalSet:
     if not path.is_file():
         raise DataError(f"{path}: no such file; expected a .csv or .tsv table with a column 'filepath', or .tar shards.")
-    table = read_columns(path)
+    table, _, lines = read_table_text(path)
     if "filepath" not in table:
-        raise DataError(f"{path}: no column 'filepath'; found {list(table.columns)}.")
+        raise DataError(f"{path}: no column 'filepath'; found {list(table.columns)}.{did_you_mean('filepath', table.columns)}")
     folder = path.parent
-    return EvalSet(path, [locate(cell, folder) for cell in table["filepath"]], table, _recipe(folder, path.stem))
+    return EvalSet(path, [locate(cell, folder) for cell in table["filepath"]], table, _recipe(folder, path.stem), lines=lines)
 
 
-def _read_shards(path: Path) -> EvalSet:
+def _read_shards(path: Path, skip_bad: bool) -> EvalSet:
     from webdataset.shardlists import expand_urls
-    entries = [entry for url in expand_urls(str(path)) for entry in index_shard(Path(url))]
-    rows = []
-    for entry in entries:
-        if entry.image_key is None:
-            raise DataError(f"{entry.where}: members {sorted(entry.members)}; expected an image.")
-        content = entry.read(*(name for name in ("txt", "json", "cls") if name in entry.members))
-        row = {str(key): "" if value is None else str(value) for key, value in parse_json(content.get("json", b"{}"), f"{entry.where}.json").items()}
-        if "cls" in content:
-            row["label"] = _text(entry, "cls", content["cls"]).strip()
-        if "txt" in content:
-            row["title"] = _text(entry, "txt", content["txt"])
-        rows.append(row)
-    return EvalSet(path, entries, pd.DataFrame(rows).fillna("") if rows else pd.DataFrame(), _recipe(path.parent, path.stem))
+    entries, rows, excluded = [], [], {}
+    for entry in (entry for url in expand_urls(str(path)) for entry in index_shard(Path(url))):
+        try:
+            rows.append(_read_row(entry))
+        except DataError as error:
+            if not skip_bad:
+                raise
+            excluded[f"{entry.shard.name}/{entry.key}"] = str(error)
+            continue
+        entries.append(entry)
+    table = pd.DataFrame(rows).fillna("") if rows else pd.DataFrame()
+    return EvalSet(path, entries, table, _recipe(path.parent, path.stem), excluded)
+
+
+def _read_row(entry: TarEntry) -> dict[str, str]:
+    """What the txt, json and cls members of a sample say; DataError names shard, key and member."""
+    if entry.image_key is None:
+        raise DataError(f"{entry.where}: members {sorted(entry.members)}; expected an image.")
+    content = entry.read(*(name for name in ("txt", "json", "cls") if name in entry.members))
+    found = parse_json(content.get("json", b"{}"), f"{entry.where}.json")
+    row = {str(key): "" if value is None else str(value) for key, value in found.items()}
+    if "cls" in content:
+        row["label"] = _text(entry, "cls", content["cls"]).strip()
+    if "txt" in content:
+        row["title"] = _text(entry, "txt", content["txt"])
+    return row
 
 
 def _recipe(folder: Path, stem: str) -> dict[str, Any]:
@@ -177,14 +201,17 @@ def _recipe(folder: Path, stem: str) -> dict[str, Any]:
 
 
 def _checked_recipe(path: Path) -> dict[str, Any]:
-    """UserError for entries that zero-shot and its kin cannot use."""
+    """DataError: classes that are no list of names, or one of them twice, and other entries that zero-shot cannot use."""
     recipe = read_json(path)
     classes = recipe.get("classes", [])
     if not isinstance(classes, list) or not all(isinstance(name, str) and name for name in classes):
-        raise UserError(f"{path}: classes is {str(classes)[:80]}; expected a list of names.")
+        raise DataError(f"{path}: classes is {str(classes)[:80]}; expected a list of names.")
+    repeated = [name for name in classes if classes.count(name) > 1]
+    if repeated:
+        raise DataError(f"{path}: class {repeated[0]!r} stands there twice; expected each once.")
     for name, kind in (("set", str), ("prompts", dict)):
         if name in recipe and not isinstance(recipe[name], kind):
-            raise UserError(f"{path}: {name} is {str(recipe[name])[:80]}; expected {'a text' if kind is str else '{class: prompts}'}.")
+            raise DataError(f"{path}: {name} is {str(recipe[name])[:80]}; expected {'a text' if kind is str else '{class: prompts}'}.")
     return recipe
 
 

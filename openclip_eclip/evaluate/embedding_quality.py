@@ -7,14 +7,16 @@ from typing import Any
 import numpy as np
 
 from ..config import UserError
+from ..data.missing_text import is_missing
 from ..data.read_options import read_options
 from ..metrics import embedding
 from ..subcommands import seed
-from .data import NO_LABEL, EvalSet, read_eval_set
+from .data import EvalSet, read_eval_set
 from .embedding_pictures import clouds_figure, cosine_figure
 from .features import encode_images, encode_texts, first_rank_only
 from .options import add_model_arguments, add_output_argument, read_encode_options, read_encoder
 from .result import Result, Table
+from .retrieval import with_reports
 
 PAIRS = 1000
 SEVERAL = "|"  # between the groups of one film, in tables of prepare
@@ -48,11 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> Result:
-    data = read_eval_set(args.data, args.on_bad_sample == "skip", read_options(args))
-    texts = data.column("title")
-    blank = [row for row, text in enumerate(texts) if not text.strip()]
-    if blank:
-        raise UserError(f"{data.name(blank[0])}, column 'title': blank, as in {len(blank)} of {len(texts)} rows; expected a text for every image.")
+    data = with_reports(read_eval_set(args.data, args.on_bad_sample == "skip", read_options(args)), "title")
     read_groups(data, args.group_column)  # errors before the long part
     for flag in ("draws", "cluster_seeds"):
         if getattr(args, flag) < 1:
@@ -90,7 +88,7 @@ def read_groups(data: EvalSet, column: str | None) -> tuple[list[str], np.ndarra
     cells = data.column(column or "label")
     classes = data.recipe.get("classes", []) if (column or "label") == "label" else []
     cells = [classes[int(cell)] if cell.isdigit() and int(cell) < len(classes) else cell for cell in cells]
-    clear = [not (cell.lower() in NO_LABEL or SEVERAL in cell) for cell in cells]
+    clear = [not (is_missing(cell) or SEVERAL in cell) for cell in cells]
     found = {cell for cell, kept in zip(cells, clear, strict=True) if kept}
     if not found:
         raise UserError(f"{data.path}, column {column or 'label'!r}: no row is in exactly one group; name another with "

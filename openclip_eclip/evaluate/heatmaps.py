@@ -12,9 +12,11 @@ from torch import Tensor
 
 from ..config import UserError
 from ..data.csv_source import locate, read_columns
-from ..data.heatmap import DataError
+from ..data.heatmap import DataError, read_bounded
 from ..data.image import read_frame
+from ..data.near_names import did_you_mean
 from ..data.sample import read_heatmap
+from ..data.suspicious_maps import is_the_image
 from .data import EvalSet
 
 GEOMETRIC = ("Resize", "CenterCrop", "ResizeKeepRatio", "ResizeMaxSize", "CenterCropOrPad")
@@ -36,7 +38,8 @@ def join_heatmaps(data: EvalSet, column: str, table: Path | None) -> EvalSet:
         data.table = data.table.assign(**{"heatmap": cells.tolist()})
         mask = (data.table["heatmap"] != "").to_numpy()
     if not mask.any():
-        raise UserError(f"{data.path}: no heatmaps; expected a column {column!r} with files, or a table of them with --heatmaps.")
+        near = "" if column in data.table else did_you_mean(column, data.table.columns)
+        raise UserError(f"{data.path}: no heatmaps; expected a column {column!r} with files, or a table of them with --heatmaps.{near}")
     return data.keep(mask, "no heatmap")
 
 
@@ -47,7 +50,8 @@ def _read_cells(table: Path, column: str) -> dict[str, str]:
     extra = read_columns(table)
     name = column if column in extra else "gaze"
     if "filepath" not in extra or name not in extra:
-        raise DataError(f"{table}: columns {list(extra.columns)}; expected filepath and {column!r} (or 'gaze').")
+        raise DataError(f"{table}: columns {list(extra.columns)}; expected filepath and {column!r} (or 'gaze')."
+                        f"{''.join(did_you_mean(name, extra.columns) for name in ('filepath', column) if name not in extra)}")
     extra = extra[extra[name].str.strip() != ""]
     repeated = extra["filepath"][extra["filepath"].duplicated()]
     if len(repeated):
@@ -59,9 +63,11 @@ def read_heatmap_tensor(data: EvalSet, row: int, image: Image.Image, transform: 
     """(1, H, W) float32 with maximum 1, through the geometric steps of `transform`. DataError names row and file."""
     content, name = _bytes(data, row)
     try:
-        values = read_heatmap(content, name, read_frame(data.read(row), data.name(row), data.reading))
+        values = read_heatmap(content, name, read_frame(data.read(row), data.name(row), data.reading), data.reading)
     except DataError as error:
         raise DataError(f"{data.name(row)}: {error}") from error
+    if is_the_image(values, image):
+        raise DataError(f"{data.name(row)}: heatmap {name!r} shows the image itself; expected a map of where an expert looked, or a blank.")
     found = Image.fromarray(values).resize(image.size, Image.Resampling.BILINEAR)
     for step in geometric_steps(transform):
         found = step(found)
@@ -82,6 +88,6 @@ def _bytes(data: EvalSet, row: int) -> tuple[bytes, str]:
         return next(iter(entry.read(entry.heatmap_key).values())), f"{entry.key}.{entry.heatmap_key}"
     path = Path(data.table["heatmap"].iloc[row])
     try:
-        return path.read_bytes(), path.name
+        return read_bounded(path, data.reading), path.name
     except OSError as error:
         raise DataError(f"{data.name(row)}: heatmap {path} can not be read ({error}).") from error

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from ..config import UserError
+from ..data.missing_text import is_doubtful, is_missing
 from ..data.read_options import read_options
 from ..metrics.bootstrap import bootstrap_interval
 from ..metrics.ranking import TIES, Ranks, chance_ranks, precision_at_k, rank_answers
-from .data import NO_LABEL, EvalSet, read_eval_set
+from .data import EvalSet, read_eval_set
 from .features import ImageFeatures, TextFeatures, encode_images, encode_texts, first_rank_only
 from .index import KINDS, ReportIndex, build_index, measure_recall, save_index
 from .options import add_model_arguments, add_output_argument, read_encode_options, read_encoder
@@ -98,7 +99,7 @@ def run(args: argparse.Namespace) -> Result:
 
 def with_reports(data: EvalSet, column: str) -> EvalSet:
     """The rows that have a report; the others are named as excluded. UserError if none has."""
-    has = np.array([text.strip().lower() not in NO_LABEL for text in data.column(column)])
+    has = np.array([not is_missing(text) for text in data.column(column)])
     if not has.any():
         raise UserError(f"{data.path}: column {column!r} holds no report at all; name the column of the reports with "
                         "--text-column.")
@@ -116,11 +117,22 @@ def find_reports(data: EvalSet, rule: str, text_column: str, group_column: str |
         groups = list(range(len(texts)))
     else:
         groups = data.column(group_column or "")
+        if group_column == "filepath":  # a.png and ./a.png are one
+            groups = [str(image.resolve()) if isinstance(image, Path) else image for image in data.images]
         if "" in groups:
             raise UserError(f"{data.name(groups.index(''))}, column {group_column!r}: blank; expected a group for every row.")
     place: dict[tuple[Any, str], int] = {}
     own = np.array([place.setdefault(key, len(place)) for key in zip(groups, texts, strict=True)])
     return Reports([text for _, text in place], [group for group, _ in place], own, groups)
+
+
+def repeated_images(data: EvalSet, reports: Reports) -> tuple[int, int]:
+    """(images, their rows): those of equal content that stand in several rows of which the rule makes different groups."""
+    groups: dict[bytes, list[Any]] = {}
+    for identity, group in zip(data.identities(), reports.image_groups, strict=True):
+        groups.setdefault(identity, []).append(group)
+    found = [len(of_one) for of_one in groups.values() if len(set(of_one)) > 1]
+    return len(found), sum(found)
 
 
 def measure(images: np.ndarray, texts: np.ndarray, reports: Reports, patients: Sequence[str] | None = None) -> dict[str, Found]:
@@ -195,15 +207,22 @@ def _result(settings: dict[str, Any], data: EvalSet, images: ImageFeatures, text
                    "matter, the band reaches from the pessimistic to the optimistic order."},
         film_examples(data, images.unit, reports, expected, index),
         {"kind": np.array("ranks"), "id": np.array(data.ids), "rank": expected},
-        _notes(data, texts, reports, found, index),
+        _notes(data, texts, reports, found, index, settings["rule"]),
         ["R@k", "median rank", "mean rank", "MRR", "ties", *(["P@k"] if semantic else [])])
 
 
-def _notes(data: EvalSet, texts: TextFeatures, reports: Reports, found: dict[str, Found], index: ReportIndex) -> list[str]:
+def _notes(data: EvalSet, texts: TextFeatures, reports: Reports, found: dict[str, Found], index: ReportIndex, rule: str) -> list[str]:
     notes = [f"{len(data)} images, {len(reports.texts)} reports to tell apart."]
     if data.excluded:
         reasons = list(data.excluded.values())
         notes.append("Left out: " + ", ".join(f"{reasons.count(reason)} x {reason}" for reason in sorted(set(reasons))) + ".")
+    images, rows = repeated_images(data, reports)
+    if images:
+        notes.append(f"{images} images stand in several rows ({rows} rows) with several reports: under --rule {rule} each row is an image of its "
+                     "own, and the other reports of its image count as wrong. To count them as right: --rule group --group-column filepath.")
+    doubtful = sum(is_doubtful(text) for text in reports.texts)
+    if doubtful:
+        notes.append(f"{doubtful} reports are 'NA', which may stand for no report.")
     if texts.cut:
         notes.append(f"{texts.cut} reports fill the context length of the text tower: cut, or just fitting. Reports that are "
                      "equal up to the cut get one vector and tie.")

@@ -34,6 +34,7 @@ from .features import rank_and_size
 from .heatmaps import join_heatmaps, read_heatmap_tensor
 from .options import add_model_arguments, add_output_argument, read_encode_options, read_encoder
 from .result import Result, Table, with_interval
+from .retrieval import with_reports
 
 CONDITIONS = ("true", "shuffled", "centre", "ones")
 POOL = "attention pool"  # of towers that have one; as `--method align` reads it
@@ -56,7 +57,8 @@ def run(args: argparse.Namespace) -> Result:
     if rank_and_size()[1] > 1:
         raise UserError("sensitivity runs in one process; start it without torchrun.")
     encoder, options = read_encoder(args, with_processor=True), read_encode_options(args)
-    data = join_heatmaps(read_eval_set(args.data, options.skip_bad, read_options(args)), args.heatmap_column, args.heatmaps)
+    found = join_heatmaps(read_eval_set(args.data, options.skip_bad, read_options(args)), args.heatmap_column, args.heatmaps)
+    data = with_reports(found, args.text_column)
     if len(data) < 2:
         raise UserError(f"{data.path}: {len(data)} samples with a heatmap; expected at least two, to shuffle them.")
     other = derangement(len(data), args.seed)

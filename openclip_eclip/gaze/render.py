@@ -1,18 +1,24 @@
 """Any annotation to a heatmap, and the heatmaps of several readers to one."""
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
+from ..data.read_options import MAX_PIXELS
 from .errors import GazeError
 from .fixations import Fixations
 from .kernels import area_average, fill_ellipse, fill_polygon, gaussian_responses, interval_overlaps
 from .shapes import Boxes, Ellipses, Mask, Points, Polygons
 
 Annotation = Fixations | Points | Boxes | Ellipses | Polygons | Mask
+logger = logging.getLogger(__name__)
+
+WIDEST = 10  # sigma, in longer sides of the image: wider ones draw the same map everywhere, and take a kernel as wide
+MANY_OFF = 10  # fixations, all off their image, that are worth a warning; a short sentence may have a few
 DEFAULT_SIGMA = 150.0  # pixels of the original, the EGD-CXR authors' default
 CHOICES = {"unit": ("pixels", "width", "degrees"), "weight": ("duration", "count"), "border": ("reflect", "none"),
            "overlap": ("max", "sum"), "normalise": ("max", "sum", "none")}
@@ -70,7 +76,8 @@ def render(annotation: Annotation, image_size: tuple[int, int], size: int | tupl
         config: see RenderConfig.
 
     Raises:
-        GazeError: sizes below 1, degrees without pixels per degree, a mask of another size.
+        GazeError: sizes below 1 or too large, degrees without pixels per degree, a mask of another size, positions in another unit
+            (see `plausible`), a sigma far wider than the image.
     """
     height, width = image_size
     if min(height, width) < 1:
@@ -98,7 +105,10 @@ def _output_size(image_size: tuple[int, int], size: int | tuple[int, int]) -> tu
     shorter = size if isinstance(size, (int, np.integer)) else min(size)
     if shorter < 1:
         raise GazeError(f"render: size {size}; expected at least 1 pixel.")
-    return tuple(round(shorter * side / min(image_size)) for side in image_size) if shorter is size else tuple(size)
+    out = tuple(round(shorter * side / min(image_size)) for side in image_size) if shorter is size else tuple(size)
+    if out[0] * out[1] > MAX_PIXELS:
+        raise GazeError(f"render: a map of {out[0]} x {out[1]} (height x width); expected at most {MAX_PIXELS} pixels.")
+    return out
 
 
 def merge(heatmaps: Sequence[Heatmap | None], how: str = "mean", *, pick: int | np.random.Generator = 0) -> Heatmap | None:
@@ -146,6 +156,9 @@ def _render_gaussians(annotation: Fixations | Points, image_size: tuple[int, int
         usable, dropped = annotation.usable(image_size)
         weight, shown = usable.weight, None
     if len(usable.x) == 0:
+        if dropped.get("off image", 0) >= MANY_OFF:
+            logger.warning("eclip: all %d positions that count lie off the image of %d x %d (height x width): nothing is drawn",
+                           dropped["off image"], *image_size)
         return None
     sigma_y, sigma_x = _sigmas(usable, image_size, config)
     reflect = config.border == "reflect"
@@ -165,9 +178,19 @@ def _sigmas(usable: Fixations | Points, image_size: tuple[int, int], config: Ren
         if isinstance(usable, Points):
             raise GazeError("render: sigma in degrees for points; expected pixels or a share of the width. A click has no "
                             "visual angle.")
-        return config.sigma * usable.ppd_y, config.sigma * usable.ppd_x
-    sigma = DEFAULT_SIGMA if config.sigma is None else config.sigma * (image_size[1] if config.unit == "width" else 1)
-    return np.full(len(usable.x), sigma), np.full(len(usable.x), sigma)
+        sigmas = config.sigma * usable.ppd_y, config.sigma * usable.ppd_x
+    else:
+        sigma = DEFAULT_SIGMA if config.sigma is None else config.sigma * (image_size[1] if config.unit == "width" else 1)
+        sigmas = np.full(len(usable.x), sigma), np.full(len(usable.x), sigma)
+    _refuse_wide(max(float(found.max()) for found in sigmas), image_size, config)
+    return sigmas
+
+
+def _refuse_wide(sigma: float, image_size: tuple[int, int], config: RenderConfig) -> None:
+    """The default of 150 pixels is never too wide: small images are drawn with it, too."""
+    if config.sigma is not None and sigma > max(WIDEST * max(image_size), DEFAULT_SIGMA):
+        raise GazeError(f"render: a sigma of {sigma:.4g} pixels on an image of {image_size[0]} x {image_size[1]} (height x width); "
+                        "expected one narrower than the image. Is its unit right?")
 
 
 def _draw_areas(areas: Boxes | Ellipses | Polygons, image_size: tuple[int, int], out: tuple[int, int],
@@ -194,6 +217,7 @@ def _blur(values: np.ndarray, image_size: tuple[int, int], config: RenderConfig)
     if config.unit == "degrees":
         raise GazeError("render: sigma in degrees for an area; expected pixels, a share of the width, or None for hard edges.")
     sigma = config.sigma * (image_size[1] if config.unit == "width" else 1)
+    _refuse_wide(sigma, image_size, config)
     scaled = [sigma * part / full for part, full in zip(values.shape, image_size)]
     return gaussian_filter(values, scaled, mode="reflect" if config.border == "reflect" else "constant")
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ..data.read_options import MAX_PIXELS
 from .errors import GazeError
 
 KINDS = ("siim", "kaggle", "coco")
@@ -22,12 +23,18 @@ def decode_rle(code: str | Sequence[int], image_size: tuple[int, int], kind: str
         row_major: runs go along rows. By default down the columns, as all three sources have it.
 
     Raises:
-        GazeError: unknown kind, no integers, an odd number of them, or runs outside the image.
+        GazeError: unknown kind, no integers, an odd number of them, runs outside the image, or an image beyond any real one.
     """
     if kind not in KINDS:
         raise GazeError(f"rle: kind {kind!r}; expected one of {', '.join(KINDS)}.")
     height, width = image_size
+    if min(height, width) < 1 or height * width > MAX_PIXELS:
+        raise GazeError(f"rle: an image of {height} x {width} (height x width); expected at least 1 and at most {MAX_PIXELS} pixels.")
     numbers = _unpack_coco(code) if kind == "coco" and isinstance(code, str) else _integers(code)
+    beyond = numbers[(numbers > height * width) | (numbers < -height * width)]  # before sums that would run over
+    if len(beyond):
+        raise GazeError(f"rle: the number {beyond[0]} on an image of {height * width} pixels, a run outside it; "
+                        f"expected all within. Check size and kind={kind!r}.")
     if kind == "coco":
         numbers = np.append(numbers, 0) if len(numbers) % 2 else numbers
         if numbers.sum() != height * width:
@@ -44,17 +51,17 @@ def decode_rle(code: str | Sequence[int], image_size: tuple[int, int], kind: str
     if (lengths < 0).any() or (starts < 0).any() or (starts + lengths > height * width).any():
         raise GazeError(f"rle: a run outside an image of {height} x {width} (height x width); expected all within its "
                         f"{height * width} pixels. Check size and kind={kind!r}: SIIM-ACR is relative, most of Kaggle absolute.")
-    # +1 where a run begins and -1 behind its end: the running sum is above 0 inside, also where runs overlap
-    steps = np.bincount(starts, minlength=height * width + 1) - np.bincount(starts + lengths, minlength=height * width + 1)
-    inside = np.cumsum(steps)[:-1] > 0
+    inside = np.zeros(height * width, dtype=bool)
+    for start, length in zip(starts, lengths):  # runs may overlap
+        inside[start:start + length] = True
     return inside.reshape(height, width) if row_major else inside.reshape(width, height).T
 
 
 def _integers(code: str | Sequence[int]) -> np.ndarray:
     try:
         return np.array(code.split() if isinstance(code, str) else list(code), dtype=np.int64)
-    except (ValueError, OverflowError) as error:
-        raise GazeError(f"rle: {error}; expected integers of at most 64 bits.") from error
+    except (ValueError, TypeError, OverflowError) as error:
+        raise GazeError(f"rle: {error}; expected integers.") from error
 
 
 def _unpack_coco(code: str) -> np.ndarray:
@@ -66,6 +73,8 @@ def _unpack_coco(code: str) -> np.ndarray:
     value = shift = 0
     for character in code:
         bits = ord(character) - 48
+        if shift > 40:
+            raise GazeError("rle: a number of more than 40 bits in packed coco counts; expected pixels.")
         if not 0 <= bits < 64:
             raise GazeError(f"rle: character {character!r} in packed coco counts; expected chr(48) to chr(111).")
         value |= (bits & 0x1F) << shift

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .errors import GazeError, as_rows, sieve
+from .plausible import refuse_fractions, refuse_off_image
 
 # Certainty 0-5 of REFLACX as a probability: the middle of "< 10 %", "about 25 %", ..., "> 90 %"
 CERTAINTY = np.array([0.0, 0.05, 0.25, 0.5, 0.75, 0.95])
@@ -21,15 +22,20 @@ def _no_weight(weight: np.ndarray) -> np.ndarray:
     return ~(np.isfinite(weight) & (weight > 0))
 
 
-def _usable_rectangles(xyxy: np.ndarray, weight: np.ndarray, image_size: tuple[int, int]) -> tuple[np.ndarray, dict[str, int]]:
+def _usable_rectangles(kind: str, xyxy: np.ndarray, weight: np.ndarray, image_size: tuple[int, int]) -> tuple[np.ndarray, dict[str, int]]:
     height, width = image_size
     left, top, right, bottom = xyxy.T
-    return sieve({
+    corners = xyxy.reshape(-1, 2)
+    refuse_fractions(kind, corners, image_size)
+    rows, dropped = sieve({
         "no position": ~np.isfinite(xyxy).all(axis=1),
         "empty": ~((right > left) & (bottom > top)),
         "off image": ~((left < width) & (top < height) & (right > 0) & (bottom > 0)),
         "no weight": _no_weight(weight),
     }, len(xyxy))
+    if not len(rows):
+        refuse_off_image(kind, dropped, corners, image_size)
+    return rows, dropped
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,12 +53,20 @@ class Points:
         object.__setattr__(self, "weight", _weights("points", self.weight, count))
 
     def usable(self, image_size: tuple[int, int]) -> tuple[Points, dict[str, int]]:
-        """The points on the image with a positive weight, and a count of the others by reason."""
+        """The points on the image with a positive weight, and a count of the others by reason.
+
+        Raises:
+            GazeError: all are fractions of the image, or off it; so have all shapes.
+        """
+        xy = np.stack([self.x, self.y], axis=1)
+        refuse_fractions("points", xy, image_size)
         rows, dropped = sieve({
             "no position": ~(np.isfinite(self.x) & np.isfinite(self.y)),
             "off image": ~((self.x >= 0) & (self.x < image_size[1]) & (self.y >= 0) & (self.y < image_size[0])),
             "no weight": _no_weight(self.weight),
         }, len(self.x))
+        if not len(rows):
+            refuse_off_image("points", dropped, xy, image_size)
         return Points(self.x[rows], self.y[rows], self.weight[rows]), dropped
 
 
@@ -75,7 +89,7 @@ class Boxes:
 
     def usable(self, image_size: tuple[int, int]) -> tuple[Boxes, dict[str, int]]:
         """The boxes with an area on the image and a positive weight, and a count of the others by reason."""
-        rows, dropped = _usable_rectangles(self.xyxy, self.weight, image_size)
+        rows, dropped = _usable_rectangles("boxes", self.xyxy, self.weight, image_size)
         return Boxes(self.xyxy[rows], self.weight[rows]), dropped
 
 
@@ -101,7 +115,7 @@ class Ellipses:
 
     def usable(self, image_size: tuple[int, int]) -> tuple[Ellipses, dict[str, int]]:
         """The ellipses with an area on the image and a certainty of 1-5, and a count of the others by reason."""
-        rows, dropped = _usable_rectangles(self.xyxy, self.weight, image_size)
+        rows, dropped = _usable_rectangles("ellipses", self.xyxy, self.weight, image_size)
         return Ellipses(self.xyxy[rows], None if self.certainty is None else self.certainty[rows]), dropped
 
 
@@ -122,7 +136,7 @@ class Polygons:
         finite = np.array([len(line) > 0 and bool(np.isfinite(line).all()) for line in self.outlines], dtype=bool)
         boxes = np.array([[*line.min(axis=0), *line.max(axis=0)] if ok else [np.nan] * 4
                           for ok, line in zip(finite, self.outlines)]).reshape(-1, 4)
-        rows, dropped = _usable_rectangles(boxes, self.weight, image_size)
+        rows, dropped = _usable_rectangles("polygons", boxes, self.weight, image_size)
         few = [int(i) for i in rows if len(self.outlines[i]) < 3]
         if few:
             dropped["fewer than 3 points"] = len(few)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..config import UserError
+from ..data.missing_text import is_missing
 from ..data.overlap import shared_patients
 from .options import add_shared_arguments, read_options
 from .plan import Plan
@@ -22,12 +23,24 @@ def run_plan(args: argparse.Namespace, make_plan: Callable[[argparse.Namespace],
     """Plan, then print it (--dry-run) or write it; the summary."""
     options = read_options(args)
     plan = make_plan(args)
+    leave_out_missing_texts(plan)
     refuse_leaks(plan)
     if args.dry_run:
         return plan.summary()
     own = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()
            if name not in shared_names()}
     return write_plan(plan, options, own)
+
+
+def leave_out_missing_texts(plan: Plan) -> None:
+    """Without the items of splits whose text is blank or a word for nothing ("nan"): training would refuse them. Counted by name."""
+    for split, items in plan.splits.items():
+        kept = [item for item in items if not is_missing(item.text)]
+        if len(kept) < len(items):
+            for item in items:
+                if is_missing(item.text):
+                    plan.leave_out("no text, or a word that stands for none", item.key)
+            plan.splits[split] = kept
 
 
 def refuse_leaks(plan: Plan) -> None:

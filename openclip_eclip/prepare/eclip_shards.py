@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from ..config import UserError
 from ..data.heatmap import DataError, normalise_heatmap
+from ..data.missing_text import is_missing
 from ..data.picture import QUARTER_TURNS, turn_maps
 from .eclip_shards_files import decode_text, read_manifest, read_map
 from .images import encode_jpeg, encode_map, read_grey_picture
@@ -170,8 +171,8 @@ def convert(members: dict[str, bytes], where: str, expert: bool, args: argparse.
         raise DataError(f"{where}: members {sorted(members)}, without {' and '.join(missing)}; expected {LAYOUT}.")
     image, frame = read_grey_picture(Path(f"{where}.{image_name}"), options.size, members[image_name], options.reading)
     text = decode_text(members[text_name], f"{where}.{text_name}")
-    if not text.strip():
-        raise DataError(f"{where}.{text_name}: empty; expected a report.")
+    if is_missing(text):
+        raise DataError(f"{where}.{text_name}: {f'{text.strip()[:40]!r} stands for no text' if text.strip() else 'empty'}; expected a report.")
     jpeg = options.size is None and frame.orientation == 1 and members[image_name].startswith(b"\xff\xd8")
     converted = {"jpg": members[image_name] if jpeg else encode_jpeg(image, options.quality), "txt": text.encode()}
     if not expert:

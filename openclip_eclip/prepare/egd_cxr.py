@@ -14,6 +14,7 @@ import pandas as pd
 
 from ..config import UserError
 from ..gaze import Fixations
+from ..gaze.plausible import refuse_pixels, refuse_units
 from .command import run_plan
 from .gaze_options import add_gaze_arguments, gaze_config
 from .mimic_files import (SPLITS, add_exclusion, check_id, check_unique, find_metadata, image_path, read_excluded,
@@ -126,10 +127,15 @@ def read_fixations(plan: Plan, root: Path, sheet: pd.DataFrame, sizes: dict[str,
     plan.facts["fixation rows"] = len(frame)
     ids = frame["DICOM_ID"].str.strip()
     numbers = read_numbers(frame, [*GAZE, *POSITIONS[positions]])
+    valid = numbers[:, 2] == 1
+    if positions == "screen":
+        refuse_pixels(f"{table}, columns {', '.join(POSITIONS[positions])}", numbers[valid, 3:])
     xy = numbers[:, 3:] if positions == "original" else screen_to_image(numbers[:, 3:], ids, sheet, sizes, root)
     length = ids.str.len().to_numpy()
     # sides of films without a size are NaN: nothing is off them, and they are left out as a whole
     sides = np.array([sizes.get(name, (np.nan, np.nan)) for name in ids], dtype=np.float64).reshape(-1, 2)[:, ::-1]
+    if positions == "original":
+        refuse_units(f"{table}, columns {', '.join(POSITIONS[positions])}", xy[valid], sides[valid])
     beyond = sides + sides % 2  # the authors rounded odd sides up to even ones, so that their last pixel may be one too far
     tests = {
         "fixations: calibration dot (an id of 39 characters)": length == CALIBRATION,

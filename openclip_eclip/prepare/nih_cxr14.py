@@ -15,6 +15,7 @@ import numpy as np
 
 from ..config import UserError
 from ..gaze import Boxes
+from ..gaze.plausible import refuse_box_units
 from ..subcommands import seed
 from .command import run_plan
 from .evaluation import choose_per_class
@@ -153,6 +154,7 @@ def _boxes(plan: Plan, args: argparse.Namespace) -> dict[str, Boxes]:
     for i in np.flatnonzero(~inside | ~labels.isin(BOX_CLASSES).to_numpy())[:1]:
         raise UserError(f"{table}, row {i + 1}: {frame['Finding Label'][i]!r} at x, y, w, h {xywh[i].tolist()}; expected one of "
                         f"{', '.join(BOX_CLASSES)} within {SIDE} x {SIDE} pixels.")
+    refuse_box_units(f"{table}, x, y, w, h", xywh, SIDE)
     plan.facts |= {"boxes": len(frame), "images with boxes": frame["Image Index"].nunique(),
                    "boxes by label": dict(Counter(labels))}
     return {name: Boxes.from_xywh(xywh[rows]) for name, rows in frame.groupby("Image Index").indices.items()}

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from xml.etree import ElementTree
 
 from ..config import UserError
+from ..data.missing_text import is_missing
 from .plan import Plan
 from .tables import find_table, read_table
 
@@ -103,5 +104,5 @@ def _kaggle(plan: Plan, src: Path) -> list[Report]:
     for i, uid in enumerate(frame["uid"]):
         if not (uid.isascii() and uid.isdigit()):
             raise UserError(f"{table}, row {i + 1}, column 'uid': {uid!r}; expected a number.")
-    cells = (frame[name].map(lambda cell: " ".join(cell.split())) for name in ("uid", "Problems", "findings", "impression"))
+    cells = (frame[name].map(lambda cell: "" if is_missing(cell) else " ".join(cell.split())) for name in ("uid", "Problems", "findings", "impression"))
     return [Report(*row, None) for row in zip(*cells)]

@@ -26,7 +26,7 @@ from webdataset.shardlists import expand_urls
 
 from ..config import UserError
 from ..data.csv_source import add_column_arguments, read_column_names, read_columns, read_csv_table, sniff_separator
-from ..data.heatmap import DataError
+from ..data.heatmap import DataError, is_flat
 from ..data.image import read_picture
 from ..data.picture import Frame, turn_maps_back
 from ..data.read_options import ReadOptions, read_options
@@ -67,6 +67,7 @@ def run(args: argparse.Namespace) -> str:
     parameters = {**encoder.facts, "data": args.data, "batch_size": args.batch_size}
     write_manifest(args.out, parameters, [] if shards else paths, counts)
     bad = f"; {counts['unreadable']} images can not be read and have none" if counts["unreadable"] else ""
+    bad += f"; {counts.get('flat')} have none, for the model attends everywhere alike" if "flat" in counts else ""
     return f"pseudo-heatmaps: {counts['made']} made, {counts['expert']} of experts kept, in {args.out}{bad}"
 
 
@@ -114,7 +115,8 @@ def look_at(encoder: Encoder, pixels: Tensor, captions: Sequence[str]) -> Tensor
 
 def pseudo_heatmaps(encoder: Encoder, films: Sequence[Film], batch_size: int, workers: int, skip_bad: bool, bar: tqdm,
                     options: ReadOptions = ReadOptions()) -> Iterator[bytes | None]:
-    """A grey PNG of each film in order, of its proportions, its longer side that of the model's input; None where it can not be read.
+    """A grey PNG of each film in order, of its proportions, its longer side that of the model's input; None where it can not be read,
+    b"" where the model's map is the same everywhere.
 
     DataError: that, unless `skip_bad`.
     """
@@ -128,7 +130,7 @@ def pseudo_heatmaps(encoder: Encoder, films: Sequence[Film], batch_size: int, wo
         for i, found in enumerate(batch):
             bar.update()
             if i in maps:
-                yield _png(maps[i], found[1], max(pixels.shape[-2:]))
+                yield b"" if is_flat((maps[i] / maps[i].max()).numpy()) else _png(maps[i], found[1], max(pixels.shape[-2:]))
                 continue
             if not skip_bad:
                 raise found
@@ -149,10 +151,12 @@ def _write_table(encoder: Encoder, paths: list[Path], args: argparse.Namespace) 
     table, frame = read_csv_table(paths[0], columns), read_columns(paths[0], columns.separator)
     bare = [i for i, heatmap in enumerate(table.heatmaps) if heatmap is None]
     films = [Film(table.images[i], table.captions[i], f"{table.name(i)}, column {columns.image!r}: {table.images[i]}") for i in bare]
-    cells = [_relative(heatmap, args.out) for heatmap in table.heatmaps]
+    cells, flat = [_relative(heatmap, args.out) for heatmap in table.heatmaps], 0
     with _bar(len(films)) as bar:
-        for i, png in zip(bare, pseudo_heatmaps(encoder, films, args.batch_size, args.workers, args.on_bad_sample == "skip", bar, read_options(args)), strict=True):
-            if png is not None:
+        pngs = pseudo_heatmaps(encoder, films, args.batch_size, args.workers, args.on_bad_sample == "skip", bar, read_options(args))
+        for i, png in zip(bare, pngs, strict=True):
+            flat += png == b""
+            if png:
                 cells[i] = f"heatmaps/{table.rows[i]:06d}.png"
                 write_whole(args.out / cells[i], png)
     frame[columns.image] = [_relative(image, args.out) for image in table.images]
@@ -161,7 +165,7 @@ def _write_table(encoder: Encoder, paths: list[Path], args: argparse.Namespace) 
         frame[columns.windows] = [_relative(windows, args.out) for windows in table.windows]
     separator = columns.separator or sniff_separator(paths[0])
     write_whole(args.out / paths[0].name, frame.to_csv(index=False, sep=separator, lineterminator="\n").encode())
-    return _counts(len(films), len(table) - len(films), cells.count(""))
+    return _counts(len(films), len(table) - len(films), cells.count("") - flat, flat)
 
 
 def _relative(path: Path | None, folder: Path) -> str:
@@ -175,7 +179,7 @@ def _write_shards(encoder: Encoder, paths: list[Path], args: argparse.Namespace)
         raise UserError(f"--data {args.data}: {repeated[0]} is in several folders; expected names that differ, since all go to {args.out}.")
     entries = {path: index_shard(path) for path in paths}
     films = {path: [_film(entry) for entry in found if not entry.annotated] for path, found in entries.items()}
-    bare, missing = sum(map(len, films.values())), 0
+    bare, missing, flat = sum(map(len, films.values())), 0, 0
     with _bar(bare) as bar:
         for path, found in entries.items():
             pngs = pseudo_heatmaps(encoder, films[path], args.batch_size, args.workers, args.on_bad_sample == "skip", bar, read_options(args))
@@ -184,11 +188,12 @@ def _write_shards(encoder: Encoder, paths: list[Path], args: argparse.Namespace)
                 for entry in found:
                     png = None if entry.annotated else next(pngs)
                     missing += not entry.annotated and png is None
-                    add_members(archive, entry.key, {**entry.read(), **({} if png is None else {"heatmap.png": png})})
+                    flat += png == b""
+                    add_members(archive, entry.key, {**entry.read(), **({"heatmap.png": png} if png else {})})
             write_whole(args.out / path.name, buffer.getvalue())
     sizes = {path.name: len(found) for path, found in entries.items()}
     write_whole(args.out / "sizes.json", json.dumps(sizes, indent=2).encode())
-    return _counts(bare, sum(sizes.values()) - bare, missing)
+    return _counts(bare, sum(sizes.values()) - bare, missing, flat)
 
 
 def _film(entry: TarEntry) -> Film:
@@ -204,5 +209,5 @@ def _bar(total: int) -> tqdm:
     return tqdm(total=total, desc="pseudo-heatmaps", unit="image", disable=None)
 
 
-def _counts(bare: int, expert: int, unreadable: int) -> dict[str, int]:
-    return {"made": bare - unreadable, "expert": expert, "unreadable": unreadable}
+def _counts(bare: int, expert: int, unreadable: int, flat: int) -> dict[str, int]:
+    return {"made": bare - unreadable - flat, "expert": expert, "unreadable": unreadable, **({"flat": flat} if flat else {})}

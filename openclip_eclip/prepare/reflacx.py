@@ -6,12 +6,15 @@ reports (--reports) or else from what the readers dictated. The splits are MIMIC
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from ..config import UserError
-from ..gaze import RenderConfig
+from ..gaze import Fixations, GazeError, RenderConfig
+from ..gaze.plausible import refuse_units
 from ..gaze.render import Annotation
 from .command import run_plan
 from .gaze_options import add_gaze_arguments, gaze_config
@@ -66,6 +69,7 @@ def make_plan(args: argparse.Namespace) -> Plan:
         drawn = read_drawn(plan, reading, args.annotation, config)
         if drawn is not None:
             films.setdefault(reading.dicom, []).append(drawn)
+    refuse_wrong_units(args.src, [drawn for film in films.values() for drawn in film])
     groups = [[drawn] for film in films.values() for drawn in film] if args.readers == "all" else list(films.values())
     items, splits = [], {}
     for group in groups:
@@ -93,7 +97,10 @@ def read_drawn(plan: Plan, reading: Reading, kind: str, config: RenderConfig) ->
     annotation = SOURCES[kind](plan, reading)
     if annotation is not None:
         gaze = (config.weight, config.unit) if kind == "gaze" else ()
-        usable, dropped = annotation.usable(reading.size, *gaze)
+        try:
+            usable, dropped = annotation.usable(reading.size, *gaze)
+        except GazeError as error:
+            raise UserError(f"{reading.folder}, reading {reading.id}: {error}") from error
         for reason, count in dropped.items():
             plan.leave_out(f"{kind}: {reason}", reading.id, count)
         if len(usable.weight if kind != "gaze" else usable) == 0:
@@ -101,6 +108,19 @@ def read_drawn(plan: Plan, reading: Reading, kind: str, config: RenderConfig) ->
     if annotation is None:
         plan.leave_out(f"{kind}: nothing to draw (the film stays)", reading.id)
     return Drawn(reading, annotation, read_transcription(reading))
+
+
+def refuse_wrong_units(src: Path, readings: Sequence[Drawn]) -> None:
+    """UserError if the positions of all readings together are not pixels of their images."""
+    found, sides = [np.zeros((0, 2))], [np.zeros((0, 2))]
+    for reading, annotation, _ in readings:
+        if annotation is None:
+            continue
+        is_gaze = isinstance(annotation, Fixations)
+        xy = np.stack([annotation.x, annotation.y], axis=1) if is_gaze else annotation.xyxy.reshape(-1, 2)
+        found.append(xy)
+        sides.append(np.broadcast_to(np.array(reading.size[::-1], dtype=np.float64), xy.shape))
+    refuse_units(f"{src}, positions of all readings", np.concatenate(found), np.concatenate(sides))
 
 
 def make_item(plan: Plan, group: list[Drawn], args: argparse.Namespace, config: RenderConfig) -> Item:

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
+from ..data.missing_text import is_missing
 from .mimic_files import report_path
 from .plan import Item, Plan
 from .tables import read_table
@@ -124,6 +125,7 @@ def read_sectioned(plan: Plan, table: Path, args: argparse.Namespace) -> dict[st
     """{study: caption} from the authors' table, whose studies are written with an s."""
     plan.tables.append(table)
     frame = read_table(table, ["study", *SECTIONS])
+    frame = frame.assign(**{name: frame[name].mask(frame[name].map(is_missing), "") for name in SECTIONS})
     rows = zip(frame["study"], *(frame[name] for name in SECTIONS))
     return {study.removeprefix("s"): choose({name: text for name, cell in zip(SECTIONS, cells) if (text := clean(cell))},
                                             args.sections, args.fallback) for study, *cells in rows}

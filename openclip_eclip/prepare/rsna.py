@@ -16,6 +16,7 @@ import pandas as pd
 
 from ..config import UserError
 from ..gaze import Boxes
+from ..gaze.plausible import refuse_box_units
 from ..subcommands import seed
 from .command import run_plan
 from .evaluation import choose_per_class, with_columns
@@ -111,6 +112,7 @@ def _read_boxes(frame: pd.DataFrame, targets: pd.Series, table: Path) -> np.ndar
         cells = ", ".join(f"{name}={frame[name][i]!r}" for name in BOX)
         expected = f"a box within {SIDE} x {SIDE} pixels" if positive[i] else "blanks"
         raise UserError(f"{table}, row {i + 1}, columns {', '.join(BOX)}: {cells}; expected {expected} for Target {targets[i]}.")
+    refuse_box_units(f"{table}, columns {', '.join(BOX)}", positions, SIDE)
     return positions
 
 

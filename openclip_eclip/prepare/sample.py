@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..data.heatmap import is_flat
+from ..data.missing_text import is_missing
 from ..data.picture import Frame, turn_maps
 from ..gaze import merge, render
 from .images import ImageError, encode_jpeg, encode_map, read_grey_picture
@@ -16,11 +18,12 @@ from .plan import Item
 
 
 class Written(NamedTuple):
-    """Encoded members; `windows` is (json, npz)."""
+    """Encoded members; `windows` is (json, npz). `notes`: what was left out of the sample, to be counted."""
 
     image: bytes
     heatmap: bytes | None
     windows: tuple[bytes, bytes] | None
+    notes: tuple[str, ...] = ()
 
 
 def write_sample(item: Item, options: Options) -> Written:
@@ -35,9 +38,14 @@ def write_sample(item: Item, options: Options) -> Written:
         content = encode_jpeg(image, options.quality)
     size = (image.height, image.width) if orientation < 5 else (image.width, image.height)
     heatmaps = [found for found in (render(annotation, original, size, item.config) for annotation in item.annotations) if found is not None]
-    heatmap = merge(heatmaps, item.merge) if heatmaps else None
-    return Written(content, None if heatmap is None else encode_map(turn_maps(heatmap.values, orientation)),
-                   _windows(item, original, size, orientation))
+    heatmap, notes = merge(heatmaps, item.merge) if heatmaps else None, []
+    if heatmap is not None and is_flat(heatmap.values / heatmap.values.max()):
+        heatmap = None
+        notes.append("heatmap: the same everywhere (the image stays, without one)")
+    windows, left_out = _windows(item, original, size, orientation)
+    notes += left_out
+    png = None if heatmap is None else encode_map(turn_maps(heatmap.values, orientation))
+    return Written(content, png, windows, tuple(notes))
 
 
 def _annotated_grid(item: Item, frame: Frame) -> tuple[tuple[int, int], int]:
@@ -58,12 +66,25 @@ def _differs(promised: tuple[int, int], found: tuple[int, int]) -> bool:
     return any(not 0 <= p - f <= 1 for p, f in zip(promised, found))
 
 
-def _windows(item: Item, original: tuple[int, int], size: tuple[int, int], orientation: int) -> tuple[bytes, bytes] | None:
-    """Sentences with times, and one uint8 map each, (N, h, w); sentences without any fixation are left out."""
-    kept = [(window, found) for window in item.windows if (found := render(window.annotation, original, size, item.config)) is not None]
+def _windows(item: Item, original: tuple[int, int], size: tuple[int, int],
+             orientation: int) -> tuple[tuple[bytes, bytes] | None, list[str]]:
+    """Sentences with times, and one uint8 map each, (N, h, w); and why others were left out: no fixation on the image, a map that is the
+    same everywhere, no words."""
+    kept, notes = [], []
+    for window in item.windows:
+        found = render(window.annotation, original, size, item.config)
+        if found is None:
+            notes.append("windows: sentence without a fixation on the image")
+        elif is_flat(found.values / found.values.max()):
+            notes.append("windows: sentence whose map is the same everywhere")
+        elif is_missing(window.sentence):
+            notes.append("windows: sentence without words")
+        else:
+            kept.append((window, found))
     if not kept:
-        return None
-    return encode_windows([(window.sentence, window.start, window.end) for window, _ in kept], [turn_maps(found.values, orientation) for _, found in kept])
+        return None, notes
+    spoken = [(window.sentence, window.start, window.end) for window, _ in kept]
+    return encode_windows(spoken, [turn_maps(found.values, orientation) for _, found in kept]), notes
 
 
 def encode_windows(spoken: Sequence[tuple[str, float, float]], heatmaps: Sequence[np.ndarray]) -> tuple[bytes, bytes]:

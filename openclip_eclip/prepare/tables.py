@@ -1,9 +1,6 @@
 """Reading other people's tables: by column name, plain or compressed, with labels that keep blank apart from 0."""
 from __future__ import annotations
 
-import gzip
-import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,8 +8,9 @@ import numpy as np
 import pandas as pd
 
 from ..config import UserError
+from ..data.near_names import did_you_mean
+from ..data.table_text import read_table_text
 
-LARGEST = 1 << 30  # bytes of a table once it is unpacked
 LABEL_VALUES = {"": np.nan, "1": 1.0, "1.0": 1.0, "0": 0.0, "0.0": 0.0, "-1": -1.0, "-1.0": -1.0}
 
 
@@ -29,36 +27,16 @@ def find_table(folder: Path, *names: str) -> Path:
 
 
 def read_table(path: Path, required: Sequence[str]) -> pd.DataFrame:
-    """All columns as text, blanks as "", read by a real CSV reader; UserError names a missing column.
+    """All columns as text, blanks as "", read as `data.table_text` reads; UserError names a missing column.
 
     Rows are numbered from 1 after the header in every later message.
     """
-    try:
-        _refuse_bomb(path)
-        frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", index_col=False)
-    except UserError:
-        raise
-    # pandas: ValueError for an archive of several files, RuntimeError for an encrypted one, NotImplementedError for a strange compression
-    except (ValueError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(f"{path}: not a readable CSV table ({error}).") from error
+    frame = read_table_text(path, ",", used=required).frame
     missing = [name for name in required if name not in frame]
     if missing:
-        raise UserError(f"{path}: no column {', '.join(map(repr, missing))}; found {list(frame.columns)}.")
+        near = "".join(did_you_mean(name, frame.columns) for name in missing)
+        raise UserError(f"{path}: no column {', '.join(map(repr, missing))}; found {list(frame.columns)}.{near}")
     return frame
-
-
-def _refuse_bomb(path: Path) -> None:
-    """UserError for a compressed table that unpacks to more than `LARGEST`, found without keeping what is unpacked."""
-    size = 0
-    if path.suffix == ".gz":
-        with gzip.open(path) as stream:
-            while size <= LARGEST and (block := stream.read(1 << 22)):
-                size += len(block)
-    elif path.suffix == ".zip":
-        with zipfile.ZipFile(path) as archive:
-            size = sum(member.file_size for member in archive.infolist())  # no more than that is unpacked
-    if size > LARGEST:
-        raise UserError(f"{path}: unpacks to more than {LARGEST >> 20} MiB; expected a table of the data set. Unpack it yourself if it is one.")
 
 
 def read_labels(frame: pd.DataFrame, columns: Sequence[str], path: Path) -> np.ndarray:

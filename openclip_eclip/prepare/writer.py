@@ -111,7 +111,7 @@ def _chunks(plan: Plan, options: Options) -> Iterator[Chunk]:
 
 def write_chunk(chunk: Chunk, options: Options) -> None:
     """All samples of a chunk: one shard, or files and rows; the record last."""
-    rows, skipped, buffer = [], {}, io.BytesIO()
+    rows, skipped, counted, buffer = [], {}, {}, io.BytesIO()
     archive = tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) if chunk.is_shard(options) else None
     for item in chunk.items:
         try:
@@ -124,6 +124,8 @@ def write_chunk(chunk: Chunk, options: Options) -> None:
                 raise
             skipped[item.key] = str(error)
             continue
+        for note in written.notes:
+            counted.setdefault(note, []).append(item.key)
         if archive is not None:
             _add_to_shard(archive, item, written)
         else:
@@ -131,7 +133,7 @@ def write_chunk(chunk: Chunk, options: Options) -> None:
     if archive is not None:
         archive.close()
         write_whole(options.out / f"{chunk.name}.tar", buffer.getvalue())
-    record = {"samples": len(chunk.items) - len(skipped), "skipped": skipped, "rows": rows}
+    record = {"samples": len(chunk.items) - len(skipped), "skipped": skipped, "counted": counted, "rows": rows}
     write_whole(chunk.record(options.out), json.dumps(record).encode())
 
 

@@ -22,11 +22,13 @@ from ..data.expert_stream import ALWAYS, ExpertSlots, expert_loader
 from ..data.figures import processor_figure
 from ..data.heatmap import DataError
 from ..data.joint_transform import JointTransform
+from ..data.near_names import did_you_mean
 from ..data.planned_loader import PlannedLoader
 from ..data.sample import seeded_randomness
 from ..machine import note_machine
 from ..mixup import mix_images
 from ..params import Method, fill_schedule
+from .caption_length import announce_lengths
 from .checkpoints import random_state, set_random_state
 from .known_again import known_again
 from .mid_epoch import Position, ResumableLoader, position_from, resumable
@@ -100,6 +102,7 @@ class Session:
             logger.warning("eclip: --precision %s on a CPU can be many times slower than --precision fp32", args.precision)
         transform = JointTransform(preprocess, self.config.crop_threshold)
         source = train_source(args, transform, tokenizer, epoch, heatmaps=self.method.heatmaps, windows=self.method.windows)
+        announce_lengths(args, "--train-data", getattr(source.info.dataloader, "dataset", None), tokenizer, self.method.windows)
         filled = fill_schedule(args, source.info.dataloader.num_batches)
         if filled:
             self._note_params(filled)
@@ -120,6 +123,7 @@ class Session:
         if args.expert_data:
             samples, names, more = expert_samples(args, transform, tokenizer, self.method.windows)
             told = None if told is None else told + more
+            announce_lengths(args, "--expert-data", samples, tokenizer, self.method.windows)
             size = args.expert_batch_size or max(1, args.batch_size // 2)
             expert = self._stream(samples, size, loader.num_batches, curriculum)
             self.names.update(names)
@@ -128,13 +132,13 @@ class Session:
                 same_image = known_again(args, loader, samples)
         annotated = source.annotated or expert is not None
         if self.method.windows:
-            self._announce_windows(told)
+            self._announce_windows(told, source.header)
         count = len(source.names.keys() | self.names)
         for objective in self.method.objectives:
             objective.use_steps(max(1, steps * args.epochs))
             objective.use_annotated(None if source.total is None else max(count, told or 0) / source.total)
         if self.method.experts or self.method.heatmaps:
-            self._announce(curriculum, annotated, bool(told), count)
+            self._announce(curriculum, annotated, bool(told), count, source.header)
         if is_master(args) and annotated and self.config.processor is not None:
             with seeded_randomness([args.seed]):
                 good = [sample for i in range(min(4, len(examples or ()))) if (sample := examples[i]).heatmap is not None]
@@ -169,17 +173,19 @@ class Session:
         loader.worker_init_fn = ignore_in_worker
         return loader
 
-    def _announce_windows(self, count: int | None) -> None:
-        """DataError if no sample carries windows."""
+    def _announce_windows(self, count: int | None, header: list[str]) -> None:
+        """DataError if no sample carries windows. `header`: columns of the table of training data."""
         if count == 0:
             raise DataError(f"--align-windows: no sample of {self.args.train_data or 'the synthetic data'} carries sentence windows; expected a column "
                             "'windows' of .windows.json files, or members windows.json and windows.npz, as `prepare ... --windows sentence` writes "
-                            "them. Drop the flag to align whole reports.")
+                            f"them.{'' if 'windows' in header else did_you_mean('windows', header)} Drop the flag to align whole reports.")
         logger.info("eclip: %s samples with sentence windows", "an unknown number of" if count is None else count)
 
-    def _announce(self, c: Curriculum, annotated: bool, windows: bool, count: int) -> None:
+    def _announce(self, c: Curriculum, annotated: bool, windows: bool, count: int, header: list[str]) -> None:
         if not annotated and not (windows and self.method.windows):
-            logger.warning("eclip: no heatmap in the data: %s", "no pair is added" if self.method.experts else "nothing is aligned")
+            near = "" if (column := self.args.csv_heatmap_key or "heatmap") in header else did_you_mean(column, header)
+            logger.warning("eclip: no heatmap in the data: %s%s", "no pair is added" if self.method.experts else "nothing is aligned",
+                           near and f".{near} Name the column with --csv-heatmap-key")
         if self.args.eclip_heatmap_control:
             logger.warning("eclip: --eclip-heatmap-control %s: every heatmap is a placebo", self.args.eclip_heatmap_control)
         if not self.method.experts:

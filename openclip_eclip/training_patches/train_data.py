@@ -49,6 +49,7 @@ class TrainSource:
     names: dict[int, str] = field(default_factory=dict)  # sample_id -> file and row or key, of annotated samples
     samples: Dataset | None = None  # those with a heatmap, one by one; None: without any, or not known before they come
     announced: Announced | None = None  # sees every batch; None: nothing is known before it comes
+    header: list[str] = field(default_factory=list)  # columns of the table, for messages
 
 
 def columns_of(args: argparse.Namespace) -> CsvColumns:
@@ -80,13 +81,14 @@ def expert_samples(args: argparse.Namespace, transform: JointTransform, tokenize
     """
     if is_table(args.expert_data, "auto"):
         table = good_rows(args, args.expert_data, heatmaps=True, windows=windows)
+        near = table.near_heatmap
         total, table = len(table), table.keep(table.annotated)
         samples: Dataset = CsvSamples(table, transform, tokenizer, first_id=EXPERT_ID, skip_bad=args.on_bad_sample == "skip",
                                       control=_table_control(args, transform, table, EXPERT_ID), windows=windows, options=read_options(args))
         told = table.with_windows
         names = {EXPERT_ID + table.rows[i]: table.name(i) for i in range(len(table))}
     else:
-        shards = local_shards(args.expert_data)
+        shards, near = local_shards(args.expert_data), ""
         if shards is None:
             raise DataError("--expert-data must be files of this machine: its samples are read one by one.")
         reports = shard_reports(args, shards, args.expert_data, CheckOptions(windows=windows, read=read_options(args)))
@@ -98,7 +100,7 @@ def expert_samples(args: argparse.Namespace, transform: JointTransform, tokenize
         names = {i: entry.where for i, entry in zip(ids, entries)}
     if not names:
         raise DataError(f"--expert-data {args.expert_data}: no annotated sample among {total}; expected heatmaps in the column "
-                        f"{args.csv_heatmap_key!r} or members heatmap.png, .npy, .npz.")
+                        f"{columns_of(args).heatmap!r} or members heatmap.png, .npy, .npz.{near}")
     if len(names) < total:
         logger.info("eclip: --expert-data %s: %d of %d samples are annotated, the others are not used",
                     args.expert_data, len(names), total)
@@ -107,6 +109,8 @@ def expert_samples(args: argparse.Namespace, transform: JointTransform, tokenize
 
 def _good_or_stop(args: argparse.Namespace, report: Report, path: str) -> None:
     """Faults stop the run or, with --on-bad-sample skip, are allowed. DataError too if no sample is good."""
+    for warning in report.warnings if args.rank == 0 else ():
+        logger.warning("eclip: %s: %s", path, warning)
     if args.on_bad_sample == "stop":
         raise_faults(report, path)
     if not report.good:
@@ -120,15 +124,19 @@ def _warn_faults(faults: Sequence[Any], skipped: int, samples: int, path: str) -
         logger.warning("eclip: %s: skipped %d of %d samples", path, skipped, samples)
 
 
-def good_rows(args: argparse.Namespace, path: str, heatmaps: bool, windows: bool, images: bool = False) -> CsvTable:
+def good_rows(args: argparse.Namespace, path: str, heatmaps: bool, windows: bool, images: bool = False,
+              heatmap_named: bool = True) -> CsvTable:
     """The table without its bad rows, which stop the run or, with --on-bad-sample skip, are named; `images`: all are decoded.
 
     Rank 0 alone looks for files; the others read the table and take from it where they are. Without `heatmaps` these are left out.
+    `heatmap_named` False: a column that --csv-heatmap-key names may be missing here.
     """
     own: list[CsvTable] = []
+    columns = columns_of(args)
+    columns = replace(columns, heatmap_named=columns.heatmap_named and heatmap_named)
 
     def read(locations: dict[str, np.ndarray] | None = None) -> dict[str, np.ndarray]:
-        table = read_csv_table(path, columns_of(args), locations)
+        table = read_csv_table(path, columns, locations)
         locations = table.locations
         if not heatmaps:
             table.heatmaps = [None] * len(table)
@@ -174,7 +182,8 @@ def csv_info(args: argparse.Namespace, samples: Dataset, is_train: bool) -> upst
 
 
 def _table_source(args: argparse.Namespace, transform: JointTransform, tokenizer: Callable, heatmaps: bool, windows: bool) -> TrainSource:
-    table = good_rows(args, args.train_data, heatmaps, windows)
+    # beside --expert-data the named column may be that table's alone
+    table = good_rows(args, args.train_data, heatmaps, windows, heatmap_named=not args.expert_data)
     samples = CsvSamples(table, transform, tokenizer, skip_bad=args.on_bad_sample == "skip",
                          control=_table_control(args, transform, table) if table.annotated else None, windows=windows, options=read_options(args))
     info = csv_info(args, samples, is_train=True)
@@ -185,7 +194,7 @@ def _table_source(args: argparse.Namespace, transform: JointTransform, tokenizer
     annotated = table.annotated
     names = {table.rows[i]: table.name(i) for i in annotated}
     return TrainSource(info, bool(annotated), len(table), table.with_windows, names, Subset(samples, annotated) if annotated else None,
-                       Announced(names, len(table), args.train_data))
+                       Announced(names, len(table), args.train_data), table.header)
 
 
 def _table_control(args: argparse.Namespace, transform: JointTransform, table: CsvTable, first_id: int = 0) -> HeatmapControl | None:

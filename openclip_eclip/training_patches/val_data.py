@@ -49,7 +49,7 @@ def val_source(args: argparse.Namespace, transform: Callable, tokenizer: Callabl
     """Check --val-data, its images too, and build its loader; heatmaps are ignored. DataError before training starts."""
     if not is_table(args.val_data, args.dataset_type):
         return _shard_source(args, transform, tokenizer)
-    table = good_rows(args, args.val_data, heatmaps=False, windows=False, images=True)
+    table = good_rows(args, args.val_data, heatmaps=False, windows=False, images=True, heatmap_named=False)
     return csv_info(args, CsvPairs(table, transform, tokenizer, read_options(args)), is_train=False)
 
 
