@@ -89,7 +89,7 @@ def _inflated(file: BinaryIO, name: str, options: ReadOptions) -> BinaryIO:
     """The file itself, or one that is deflated as a whole unpacked within the limit, which pydicom has not."""
     file.seek(0)
     head = file.read(1024)
-    if DEFLATED.encode() + b"\0" not in head or head[132:136] != b"\2\0\0\0":
+    if DEFLATED.encode() not in head or head[132:136] != b"\2\0\0\0":
         return file
     start = 144 + int.from_bytes(head[140:144], "little")  # after the group of meta elements, whose length is its first
     file.seek(start)

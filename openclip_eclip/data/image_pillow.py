@@ -74,31 +74,29 @@ def read_pillow(file: BinaryIO, name: str, options: ReadOptions, draft: Draft | 
     """
     with own_limit(), readable(name):
         image = _open(file, name, options)
-        stored = _stored_size(image)
-        orientation = _orientation(image)
+        turned = _orientation(image) if image.format == "TIFF" else 1  # Pillow turns TIFF itself, when it decodes
+        stored = _turned((image.height, image.width), turned)
         if image.format == "PNG":
             _check_png(file, name)
         if draft is not None and image.format in ("JPEG", "MPO"):
             draft(image)
         shown, deep = _show(file, image, name, options)
-        if image.format != "TIFF":  # Pillow turns TIFF upright itself; PNG may tell at its end
-            orientation = _orientation(image)
-            shown = turn_image(shown, orientation)
+        if image.format != "TIFF":
+            turned = _orientation(image)  # only now: PNG may tell after its pixels
+            shown = turn_image(shown, turned)
         shown.info.clear()
-    return Picture(shown, Frame(stored, _turned(stored, orientation), orientation), deep)
+    return Picture(shown, Frame(stored, _turned(stored, turned), turned), deep)
 
 
 def read_pillow_frame(file: BinaryIO, name: str, options: ReadOptions) -> Frame:
     """The same from the header alone."""
     with own_limit(), readable(name):
         image = _open(file, name, options)
-        stored, orientation = _stored_size(image), _orientation(image)
-        late = image.format == "PNG" and orientation == 1 and any(
-            kind in (b"eXIf", b"iTXt", b"zTXt", b"tEXt") for kind, _, _ in _png_chunks(file))
-        if late:  # after the pixels, perhaps
+        if image.format == "PNG" and _tells_late(file):
             image.load()
-            orientation = _orientation(image)
-    return Frame(stored, _turned(stored, orientation), orientation)
+        size, turned = (image.height, image.width), _orientation(image)
+    stored = _turned(size, turned) if image.format == "TIFF" else size
+    return Frame(stored, _turned(stored, turned), turned)
 
 
 def _turned(size: tuple[int, int], orientation: int) -> tuple[int, int]:
@@ -139,11 +137,6 @@ def _webp_size(head: bytes) -> tuple[int, int] | None:
         bits = int.from_bytes(head[21:25], "little")
         return (bits >> 14 & 0x3FFF) + 1, (bits & 0x3FFF) + 1
     return int.from_bytes(head[28:30], "little") & 0x3FFF, int.from_bytes(head[26:28], "little") & 0x3FFF
-
-
-def _stored_size(image: Image.Image) -> tuple[int, int]:
-    size = image.height, image.width
-    return size[::-1] if image.format == "TIFF" and _orientation(image) in QUARTER_TURNS else size
 
 
 def _orientation(image: Image.Image) -> int:
@@ -206,6 +199,18 @@ def _png_chunks(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
         length, kind = struct.unpack(">I4s", file.read(8))
         yield kind, place + 8, length
         place += length + 12
+
+
+def _tells_late(file: BinaryIO) -> bool:
+    """Whether a PNG has EXIF or text, which may hold an orientation, after its pixels."""
+    place, pixels = file.tell(), False
+    for kind, _, _ in _png_chunks(file):
+        pixels = pixels or kind == b"IDAT"
+        if pixels and kind in (b"eXIf", b"iTXt", b"zTXt", b"tEXt"):
+            file.seek(place)
+            return True
+    file.seek(place)
+    return False
 
 
 def _check_png(file: BinaryIO, name: str) -> None:
