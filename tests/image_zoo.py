@@ -180,8 +180,8 @@ def packed(values: np.ndarray, bits: int) -> bytes:
     )
 
 
-def icc(space: str, gamma: float) -> bytes:
-    """A matrix profile of sRGB's colours, or a grey one, with that gamma: v2, as the standard lays it out."""
+def icc(space: str, gamma: float | None) -> bytes:
+    """A v2 profile of sRGB's colours, or a grey one, with that gamma; None: nearly sRGB itself."""
 
     def fixed(*numbers: float) -> bytes:
         return b"".join(struct.pack(">i", round(number * 65536)) for number in numbers)
@@ -189,7 +189,12 @@ def icc(space: str, gamma: float) -> bytes:
     def xyz(*numbers: float) -> bytes:
         return b"XYZ " + bytes(4) + fixed(*numbers)
 
-    curve = b"curv" + bytes(4) + struct.pack(">IH", 1, round(gamma * 256)) + bytes(2)
+    if gamma is None:
+        steps = np.linspace(0, 1, 1024)
+        light = np.where(steps <= 0.04045, steps / 12.92, ((steps + 0.055) / 1.055) ** 2.43)
+        curve = b"curv" + struct.pack(">II", 0, 1024) + np.rint(light * 65535).astype(">u2").tobytes()
+    else:
+        curve = b"curv" + bytes(4) + struct.pack(">IH", 1, round(gamma * 256)) + bytes(2)
     text = b"made by a test\0"
     tags = {
         b"desc": b"desc" + bytes(4) + struct.pack(">I", len(text)) + text + bytes(78 + 5),
@@ -356,6 +361,11 @@ def png_members() -> list[Member]:
         ),
         Member("gamma 1", png(GREY, 8, 0, gama), gamma_1, 1),
         Member("gamma of sRGB", png(GREY, 8, 0, chunk(b"gAMA", struct.pack(">I", 45455))), GREY),
+        Member(
+            "gamma of nearly sRGB",
+            png(GREY, 8, 0, chunk(b"gAMA", struct.pack(">I", 44000))),
+            GREY,
+        ),
         Member("gamma under sRGB", png(GREY, 8, 0, gama + chunk(b"sRGB", b"\0")), GREY),
         Member(
             "gamma 1, colour",
@@ -384,6 +394,7 @@ def png_members() -> list[Member]:
         ),
         Member("linear profile", png(COLOUR, 8, 2, iccp(linear)), through_gamma(COLOUR, 1.0), 3),
         Member("profile of sRGB", png(COLOUR, 8, 2, iccp(srgb)), COLOUR),
+        Member("profile of nearly sRGB", png(COLOUR, 8, 2, iccp(icc("RGB", None))), COLOUR),
         Member(
             "linear profile, palette",
             png(GREY, 8, 3, iccp(linear) + plte),

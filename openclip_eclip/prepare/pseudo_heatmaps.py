@@ -150,7 +150,9 @@ def _write_table(encoder: Encoder, paths: list[Path], args: argparse.Namespace) 
     films = [Film(table.images[i], table.captions[i], f"{table.name(i)}, column {columns.image!r}: {table.images[i]}") for i in bare]
     cells = [_relative(heatmap, args.out) for heatmap in table.heatmaps]
     with _bar(len(films)) as bar:
-        for i, png in zip(bare, pseudo_heatmaps(encoder, films, args.batch_size, args.workers, args.on_bad_sample == "skip", bar, read_options(args)), strict=True):
+        pngs = pseudo_heatmaps(encoder, films, args.batch_size, args.workers, args.on_bad_sample == "skip", bar,
+                               read_options(args))
+        for i, png in zip(bare, pngs, strict=True):
             if png is not None:
                 cells[i] = f"heatmaps/{table.rows[i]:06d}.png"
                 write_whole(args.out / cells[i], png)
@@ -177,7 +179,8 @@ def _write_shards(encoder: Encoder, paths: list[Path], args: argparse.Namespace)
     bare, missing = sum(map(len, films.values())), 0
     with _bar(bare) as bar:
         for path, found in entries.items():
-            pngs = pseudo_heatmaps(encoder, films[path], args.batch_size, args.workers, args.on_bad_sample == "skip", bar, read_options(args))
+            pngs = pseudo_heatmaps(encoder, films[path], args.batch_size, args.workers, args.on_bad_sample == "skip", bar,
+                                   read_options(args))
             buffer = io.BytesIO()
             with tarfile.open(fileobj=buffer, mode="w", format=tarfile.GNU_FORMAT) as archive:  # GNU: USTAR would refuse long keys
                 for entry in found:

@@ -63,7 +63,8 @@ def _windows(item: Item, original: tuple[int, int], size: tuple[int, int], orien
     kept = [(window, found) for window in item.windows if (found := render(window.annotation, original, size, item.config)) is not None]
     if not kept:
         return None
-    return encode_windows([(window.sentence, window.start, window.end) for window, _ in kept], [turn_maps(found.values, orientation) for _, found in kept])
+    return encode_windows([(window.sentence, window.start, window.end) for window, _ in kept],
+                          [turn_maps(found.values, orientation) for _, found in kept])
 
 
 def encode_windows(spoken: Sequence[tuple[str, float, float]], heatmaps: Sequence[np.ndarray]) -> tuple[bytes, bytes]:

@@ -32,4 +32,5 @@ def val_source(args: argparse.Namespace, transform: Callable, tokenizer: Callabl
     """Check --val-data, a table, and build its loader; heatmaps are ignored. DataError before training starts."""
     table = read_csv_table(args.val_data, columns_of(args))
     table.heatmaps = [None] * len(table)
-    return csv_info(args, CsvPairs(good_rows(args, table, args.val_data, windows=False), transform, tokenizer, read_options(args)), is_train=False)
+    pairs = CsvPairs(good_rows(args, table, args.val_data, windows=False), transform, tokenizer, read_options(args))
+    return csv_info(args, pairs, is_train=False)
