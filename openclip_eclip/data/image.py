@@ -1,8 +1,9 @@
-"""The one reader of images: any file that Pillow or pydicom opens, as a person sees it (decision 0039).
+"""The one reader of images: any file that Pillow or pydicom opens, as a person sees it.
 
-Training, validation, evaluation, search, reports, overlap, contact sheets, checks and `prepare` read through it, so they all
-see the same picture. Everything is decoded whole and brought to 8 bits of grey or colour, with what the file itself says of how it is
-shown: orientation, colour profile, transparency (over black), white at zero, DICOM's rescale, window, padding and presentation.
+Training, validation, evaluation, search, reports, overlap, contact sheets, checks and `prepare`
+read through it, so they all see the same picture: 8 bits of grey or colour, with what the file
+itself says of how it is shown: orientation, colour profile, transparency (over black), white at
+zero, DICOM's rescale, window, padding and presentation. Decision 0039 has the rules.
 """
 from __future__ import annotations
 
@@ -21,11 +22,13 @@ from .read_options import ReadOptions
 DICOM_SUFFIXES = (".dcm", ".dicom")
 
 
-def read_picture(data: bytes | Path, name: str, options: ReadOptions = ReadOptions(), draft: Draft | None = None) -> Picture:
+def read_picture(data: bytes | Path, name: str, options: ReadOptions = ReadOptions(),
+                 draft: Draft | None = None) -> Picture:
     """Decode a file or its bytes whole, upright, mode "L" or "RGB".
 
-    `name` is named in every DataError: missing, unreadable, truncated, larger than `options` allow, several frames or pages,
-    nothing to show. `draft` may ask a JPEG for a smaller decoding. UserError: DICOM without pydicom.
+    `name` is named in every DataError: missing, unreadable, truncated, larger than `options`
+    allow, several frames or pages, nothing to show. `draft` may ask a JPEG for a smaller decoding.
+    UserError: DICOM without pydicom.
     """
     with _opened(data, name, options) as file:
         if is_dicom(file):
@@ -34,7 +37,7 @@ def read_picture(data: bytes | Path, name: str, options: ReadOptions = ReadOptio
 
 
 def read_frame(data: bytes | Path, name: str, options: ReadOptions = ReadOptions()) -> Frame:
-    """Size and orientation from the header; DataError as `read_picture` as far as the header tells."""
+    """Size and orientation from the header; DataError as `read_picture` where that tells."""
     with _opened(data, name, options) as file:
         if is_dicom(file):
             return read_dicom_frame(file, name, options)
@@ -59,5 +62,6 @@ def _opened(data: bytes | Path, name: str, options: ReadOptions) -> Iterator[Bin
     with file:
         size = os.fstat(file.fileno()).st_size
         if size > options.max_bytes:
-            raise DataError(f"{name}: a file of {size} bytes; expected at most {options.max_bytes} (--max-bytes).")
+            raise DataError(f"{name}: a file of {size} bytes; expected at most "
+                            f"{options.max_bytes} (--max-bytes).")
         yield file

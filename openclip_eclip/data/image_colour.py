@@ -7,7 +7,8 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image, ImageCms
 
-SAME_COLOUR, SAME_GREY = 2, 10  # of 255; a grey profile of gamma 2.2 differs from sRGB by 8 in the darkest tones
+# of 255; a grey profile of gamma 2.2 differs from sRGB by 8 in the darkest tones
+SAME_COLOUR, SAME_GREY = 2, 10
 SAME_GAMMA = 0.05  # libpng's threshold
 SPACES = {"RGB ": "RGB", "CMYK": "CMYK", "GRAY": "L"}  # of a profile -> mode
 
@@ -28,11 +29,11 @@ def apply_profile(image: Image.Image, profile: bytes | None) -> Image.Image:
 
 
 def apply_gamma(image: Image.Image, gamma: float) -> Image.Image:
-    """An "L" or "RGB" image whose samples are light to the power of `gamma` (PNG's gAMA), for a screen of 2.2."""
+    """An "L" or "RGB" image of samples light ** `gamma` (PNG's gAMA), for a screen of 2.2."""
     if gamma <= 0 or abs(2.2 * gamma - 1) <= SAME_GAMMA:
         return image
-    table = np.rint(255 * (np.arange(256) / 255) ** (1 / (2.2 * gamma))).astype(int).tolist()
-    return image.point(table * len(image.getbands()))
+    table = np.rint(255 * (np.arange(256) / 255) ** (1 / (2.2 * gamma)))
+    return image.point(table.astype(int).tolist() * len(image.getbands()))
 
 
 def _open(profile: bytes) -> tuple[ImageCms.ImageCmsProfile, str] | None:
@@ -43,10 +44,13 @@ def _open(profile: bytes) -> tuple[ImageCms.ImageCmsProfile, str] | None:
         return None
 
 
-def _build(profile: ImageCms.ImageCmsProfile, mode: str) -> ImageCms.ImageCmsTransform | None:
+def _build(profile: ImageCms.ImageCmsProfile, mode: str,
+           exact: bool = False) -> ImageCms.ImageCmsTransform | None:
+    """`exact`: without lcms's quick way, which is off by 10 in the darkest greys."""
+    flags = ImageCms.Flags.BLACKPOINTCOMPENSATION | (ImageCms.Flags.NOOPTIMIZE if exact else 0)
     try:
-        return ImageCms.buildTransform(profile, ImageCms.createProfile("sRGB"), mode, "RGB", ImageCms.Intent.RELATIVE_COLORIMETRIC,
-                                       ImageCms.Flags.BLACKPOINTCOMPENSATION)
+        return ImageCms.buildTransform(profile, ImageCms.createProfile("sRGB"), mode, "RGB",
+                                       ImageCms.Intent.RELATIVE_COLORIMETRIC, flags)
     except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
         return None
 
@@ -62,7 +66,8 @@ def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
         return transform
     steps = np.linspace(0, 255, 9).astype(np.uint8)
     probe = np.stack(np.meshgrid(steps, steps, steps), axis=-1).reshape(1, -1, 3)
-    probe = np.concatenate([probe, np.arange(256, dtype=np.uint8).reshape(1, -1, 1).repeat(3, axis=2)], axis=1)
+    greys = np.arange(256, dtype=np.uint8).reshape(1, -1, 1).repeat(3, axis=2)
+    probe = np.concatenate([probe, greys], axis=1)
     return None if _change(probe, transform) <= SAME_COLOUR else transform
 
 
@@ -72,12 +77,13 @@ def _grey_table(profile: bytes) -> list[int] | None:
     opened = _open(profile)
     if opened is None or opened[1] not in ("L", "RGB"):
         return None
-    transform = _build(*opened)
+    transform = _build(*opened, exact=True)
     if transform is None:
         return None
     ramp = np.arange(256, dtype=np.uint8).reshape(1, -1)
     picture = Image.fromarray(ramp)
-    found = np.asarray(ImageCms.applyTransform(picture.convert(opened[1]), transform).convert("L"))
+    found = ImageCms.applyTransform(picture.convert(opened[1]), transform)
+    found = np.asarray(found.convert("L"))
     change = np.abs(found.astype(int) - ramp).max()
     return None if change <= (SAME_GREY if opened[1] == "L" else SAME_COLOUR) else found[0].tolist()
 

@@ -1,4 +1,4 @@
-"""DICOM, as a person sees it: the file's own rescale, window, padding and presentation (decision 0039)."""
+"""DICOM as a person sees it: its own rescale, window, padding, presentation (decision 0039)."""
 from __future__ import annotations
 
 import io
@@ -21,8 +21,9 @@ GREY = ("MONOCHROME1", "MONOCHROME2")
 COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT")  # pydicom gives RGB of them all
 DEFLATED = "1.2.840.10008.1.2.1.99"
 SQUARE = 0.01  # a side longer by less than that is rounding
-DAMAGED = (OSError, EOFError, ValueError, TypeError, KeyError, IndexError, AttributeError, ArithmeticError, RuntimeError, MemoryError,
-           struct.error, zlib.error, Image.DecompressionBombError)
+DAMAGED = (OSError, EOFError, ValueError, TypeError, KeyError, IndexError, AttributeError,
+           ArithmeticError, RuntimeError, MemoryError, struct.error, zlib.error,
+           Image.DecompressionBombError)  # what pydicom raises on damaged files
 
 
 def is_dicom(file: BinaryIO) -> bool:
@@ -43,10 +44,12 @@ def read_dicom(file: BinaryIO, name: str, options: ReadOptions) -> Picture:
     elif photometric == "PALETTE COLOR" and values.ndim == 2:
         image = _palette(dataset, values, name)
     elif photometric in COLOUR and values.ndim == 3 and values.shape[2] == 3:
-        image = Image.fromarray(values if bits == 8 else stretch(values, None, options.grey_range, name))
+        levels = values if bits == 8 else stretch(values, None, options.grey_range, name)
+        image = Image.fromarray(levels)
     else:
-        raise DataError(f"{name}: unreadable DICOM (pixels of shape {values.shape}, {photometric or 'no photometric interpretation'}); expected "
-                        f"one of {', '.join((*GREY, 'PALETTE COLOR', *COLOUR))}.")
+        found = photometric or "no photometric interpretation"
+        raise DataError(f"{name}: unreadable DICOM (pixels of shape {values.shape}, {found}); "
+                        f"expected one of {', '.join((*GREY, 'PALETTE COLOR', *COLOUR))}.")
     if image.mode == "RGB":
         image = apply_profile(image, dataset.get("ICCProfile"))
     if frame.shown_size != frame.stored_size:
@@ -55,24 +58,27 @@ def read_dicom(file: BinaryIO, name: str, options: ReadOptions) -> Picture:
 
 
 def read_dicom_frame(file: BinaryIO, name: str, options: ReadOptions) -> Frame:
-    """From the header alone; DataError for several frames, and what is larger than `options` allow."""
+    """From the header alone; DataError: several frames, or larger than `options` allow."""
     pydicom = _pydicom(name)
     file = _inflated(file, name, options)
     file.seek(0)
     try:
         header = pydicom.dcmread(file, stop_before_pixels=True)
         size = _whole(header, "Rows", 0), _whole(header, "Columns", 0)
-        frames, samples, bits = (_whole(header, key, 1) for key in ("NumberOfFrames", "SamplesPerPixel", "BitsAllocated"))
+        frames, samples, bits = (_whole(header, key, 1) for key in
+                                 ("NumberOfFrames", "SamplesPerPixel", "BitsAllocated"))
         ratio = _pixel_ratio(header)
     except (pydicom.errors.InvalidDicomError, *DAMAGED) as error:
         raise DataError(f"{name}: unreadable DICOM ({error}).") from error
     if 0 in size:
         raise DataError(f"{name}: a DICOM without an image (no Rows and Columns).")
     if frames > 1:
-        raise DataError(f"{name}: a DICOM of {frames} frames; expected one image. Save the frame that is meant.")
-    shown = (max(1, round(size[0] * ratio)), size[1]) if ratio > 1 else (size[0], max(1, round(size[1] / ratio)))
+        raise DataError(f"{name}: a DICOM of {frames} frames; expected one image. "
+                        "Save the frame that is meant.")
+    height, width = max(1, round(size[0] * ratio)), max(1, round(size[1] / ratio))
+    shown = (height, size[1]) if ratio > 1 else (size[0], width)
     for one in (size, shown):
-        check_size(one, samples * max(1, bits // 8), (options.max_pixels, options.max_bytes), name)
+        check_size(one, samples * max(1, bits // 8), options, name)
     return Frame(size, shown)
 
 
@@ -81,17 +87,19 @@ def _pydicom(name: str) -> Any:
         import pydicom
         import pydicom.pixels
     except ImportError as error:
-        raise UserError(f"{name}: reading DICOM needs the extra: pip install 'openclip_eclip[dicom]'") from error
+        raise UserError(f"{name}: reading DICOM needs the extra: "
+                        "pip install 'openclip_eclip[dicom]'") from error
     return pydicom
 
 
 def _inflated(file: BinaryIO, name: str, options: ReadOptions) -> BinaryIO:
-    """The file itself, or one that is deflated as a whole unpacked within the limit, which pydicom has not."""
+    """The file; unpacked, within the limit that pydicom has not, where it is deflated whole."""
     file.seek(0)
     head = file.read(1024)
-    if DEFLATED.encode() + b"\0" not in head or head[132:136] != b"\2\0\0\0":
+    if DEFLATED.encode() not in head or head[132:136] != b"\2\0\0\0":
         return file
-    start = 144 + int.from_bytes(head[140:144], "little")  # after the group of meta elements, whose length is its first
+    # after the group of meta elements, whose first element is its length
+    start = 144 + int.from_bytes(head[140:144], "little")
     file.seek(start)
     unpacker = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
@@ -99,7 +107,8 @@ def _inflated(file: BinaryIO, name: str, options: ReadOptions) -> BinaryIO:
     except zlib.error as error:
         raise DataError(f"{name}: unreadable DICOM ({error}).") from error
     if unpacker.unconsumed_tail:
-        raise DataError(f"{name}: unpacks to more than {options.max_bytes} bytes; expected at most that (--max-bytes).")
+        raise DataError(f"{name}: unpacks to more than {options.max_bytes} bytes; expected at most "
+                        "that (--max-bytes).")
     file.seek(0)
     plain = b"1.2.840.10008.1.2.1"  # the same, not deflated
     meta = file.read(start).replace(DEFLATED.encode(), plain + bytes(len(DEFLATED) - len(plain)))
@@ -120,24 +129,28 @@ def _decode(file: BinaryIO, name: str) -> tuple[Any, np.ndarray]:
     except DataError:
         raise
     except (pydicom.errors.InvalidDicomError, *DAMAGED) as error:
-        raise DataError(f"{name}: unreadable DICOM ({error}).{_decoder_hint(pydicom, uid)}") from error
+        hint = _decoder_hint(pydicom, uid)
+        raise DataError(f"{name}: unreadable DICOM ({error}).{hint}") from error
 
 
 def _decoder_hint(pydicom: Any, uid: Any) -> str:
     """Which package is missing, if that is why."""
     try:
-        missing = uid is not None and uid.is_encapsulated and not pydicom.pixels.get_decoder(uid).is_available
+        if uid is None or not uid.is_encapsulated or pydicom.pixels.get_decoder(uid).is_available:
+            return ""
     except (NotImplementedError, ValueError):
         return f" No decoder is known for its compression ({uid})."
-    return f" Its compression ({uid.name}) needs a decoder: pip install pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg." if missing else ""
+    return (f" Its compression ({uid.name}) needs a decoder: "
+            "pip install pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg.")
 
 
 def _check_compressed(dataset: Any, name: str) -> None:
-    """DataError where the compressed picture itself is of another size than the header says, before it is unpacked."""
-    size, expected = _compressed_size(bytes(dataset.PixelData[:1 << 20])), (int(dataset.Rows), int(dataset.Columns))
+    """DataError, before it is unpacked, for a picture of another size than the header says."""
+    size = _compressed_size(bytes(dataset.PixelData[:1 << 20]))
+    expected = int(dataset.Rows), int(dataset.Columns)
     if size is not None and size != expected:
-        raise DataError(f"{name}: unreadable DICOM (its compressed picture has {size[0]} x {size[1]} pixels, its header says "
-                        f"{expected[0]} x {expected[1]}).")
+        raise DataError(f"{name}: unreadable DICOM (its compressed picture has {size[0]} x "
+                        f"{size[1]} pixels, its header says {expected[0]} x {expected[1]}).")
 
 
 def _compressed_size(stream: bytes) -> tuple[int, int] | None:
@@ -155,8 +168,9 @@ def _compressed_size(stream: bytes) -> tuple[int, int] | None:
     return None
 
 
-def _grey(dataset: Any, stored: np.ndarray, bits: int, name: str, options: ReadOptions) -> np.ndarray:
-    """(H, W) uint8: padding apart, rescale, then the first of --image-range, VOI table, window, stretch; inverted last."""
+def _grey(dataset: Any, stored: np.ndarray, bits: int, name: str,
+          options: ReadOptions) -> np.ndarray:
+    """(H, W) uint8: padding apart; rescale; --image-range, table, window or stretch; inversion."""
     shown = _not_padding(dataset, stored)
     values = _without_unused_bits(dataset, stored, bits)
     deep = bits > 8 or values.dtype.kind == "f"
@@ -167,17 +181,20 @@ def _grey(dataset: Any, stored: np.ndarray, bits: int, name: str, options: ReadO
     elif table is not None:
         levels, first = table
         found = levels[(np.rint(rescaled) - first).clip(0, len(levels) - 1).astype(np.int64)]
-        grey = np.rint(found * (255 / ((1 << int(levels.max()).bit_length()) - 1 or 1))).astype(np.uint8)
+        white = (1 << int(levels.max()).bit_length()) - 1 or 1  # many files claim too many bits
+        grey = np.rint(found * (255 / white)).astype(np.uint8)
         _check_voi(grey, rescaled, shown, "by its own VOI table", name)
     elif window is not None:
         grey = _through_window(rescaled, *window)
         centre, width, _ = window
-        _check_voi(grey, rescaled, shown, f"by its own window (centre {centre:g}, width {width:g})", name)
+        how = f"by its own window (centre {centre:g}, width {width:g})"
+        _check_voi(grey, rescaled, shown, how, name)
     elif deep or table_bits > 8:
         grey = stretch(rescaled, shown, None, name)
     else:
         grey = _shallow(dataset, values, rescaled, bits, table_bits)
-    if dataset.get("PhotometricInterpretation") == "MONOCHROME1" or dataset.get("PresentationLUTShape") == "INVERSE":
+    low_is_white = dataset.get("PhotometricInterpretation") == "MONOCHROME1"
+    if low_is_white or dataset.get("PresentationLUTShape") == "INVERSE":
         grey = 255 - grey  # once: the standard asks for INVERSE together with MONOCHROME1
     if shown is not None:
         if not shown.any():
@@ -186,25 +203,33 @@ def _grey(dataset: Any, stored: np.ndarray, bits: int, name: str, options: ReadO
     return grey
 
 
-def _check_voi(grey: np.ndarray, values: np.ndarray, shown: np.ndarray | None, how: str, name: str) -> None:
+def _check_voi(grey: np.ndarray, values: np.ndarray, shown: np.ndarray | None, how: str,
+               name: str) -> None:
     """A window beside the values is a fault; a flat image of 8 bits is shown as it is."""
     part = values if shown is None else values[shown]
     if part.size and part.min() != part.max():
-        check_flat(grey, shown, f"{how}, its values being {float(part.min()):g} to {float(part.max()):g}", name)
+        values = f"its values being {float(part.min()):g} to {float(part.max()):g}"
+        check_flat(grey, shown, f"{how}, {values}", name)
 
 
-def _shallow(dataset: Any, values: np.ndarray, rescaled: np.ndarray, bits: int, table_bits: int) -> np.ndarray:
-    """8 bits and fewer keep their scale: black is the lowest number that they can store, white the highest."""
+def _shallow(dataset: Any, values: np.ndarray, rescaled: np.ndarray, bits: int,
+             table_bits: int) -> np.ndarray:
+    """8 bits and fewer keep their scale: from the lowest number they can store to the highest."""
     if table_bits:
         return rescaled.astype(np.uint8)
     low = -(1 << bits - 1) if values.dtype.kind == "i" else 0
     grey = np.rint((values.astype(np.float32) - low) * (255 / ((1 << bits) - 1))).astype(np.uint8)
-    return 255 - grey if (_number(dataset.get("RescaleSlope")) or 1) < 0 else grey
+    falls = (_number(dataset.get("RescaleSlope")) or 1) < 0
+    return 255 - grey if falls else grey
 
 
 def _not_padding(dataset: Any, stored: np.ndarray) -> np.ndarray | None:
-    """(H, W) bool, None where nothing is padding. Compared as stored: padding often lies in bits that are not used."""
-    value, limit = (_like(dataset.get(key), stored.dtype) for key in ("PixelPaddingValue", "PixelPaddingRangeLimit"))
+    """(H, W) bool, None where nothing is padding.
+
+    Compared as stored: padding often lies in bits that are not used.
+    """
+    value = _like(dataset.get("PixelPaddingValue"), stored.dtype)
+    limit = _like(dataset.get("PixelPaddingRangeLimit"), stored.dtype)
     if value is None:
         return None
     low, high = sorted((value, value if limit is None else limit))
@@ -213,7 +238,7 @@ def _not_padding(dataset: Any, stored: np.ndarray) -> np.ndarray | None:
 
 
 def _like(value: Any, dtype: np.dtype) -> float | None:
-    """A padding value as pixels of that type have it: the file may give it with another sign than theirs."""
+    """A padding value as pixels of that type have it; the file may give it another sign."""
     number = _number(value)
     if number is None or dtype.kind not in "iu":
         return number
@@ -222,11 +247,12 @@ def _like(value: Any, dtype: np.dtype) -> float | None:
 
 
 def _without_unused_bits(dataset: Any, stored: np.ndarray, bits: int) -> np.ndarray:
-    """The numbers of BitsStored bits that end at HighBit; the bits around them may hold anything."""
+    """The numbers of BitsStored bits that end at HighBit; other bits may hold anything."""
     allocated = 8 * stored.itemsize
     if stored.dtype.kind not in "iu" or not 0 < bits < allocated:
         return stored
-    top = allocated - 1 - min(max(_whole(dataset, "HighBit", bits - 1), bits - 1), allocated - 1)
+    high = max(_whole(dataset, "HighBit", bits - 1), bits - 1)
+    top = allocated - 1 - min(high, allocated - 1)
     return stored << top >> allocated - bits
 
 
@@ -234,17 +260,19 @@ def _rescale(dataset: Any, values: np.ndarray, name: str) -> tuple[np.ndarray, i
     """(numbers after the modality's table or slope and intercept, bits of that table or 0)."""
     if dataset.get("ModalityLUTSequence"):
         levels, first = _table(dataset, dataset.ModalityLUTSequence[0], values, name)
-        return levels[(values.astype(np.int64) - first).clip(0, len(levels) - 1)], int(levels.max()).bit_length() or 1
-    slope, intercept = _number(dataset.get("RescaleSlope")), _number(dataset.get("RescaleIntercept"))
-    slope, intercept = 1.0 if slope is None else slope, 0.0 if intercept is None else intercept
+        found = levels[(values.astype(np.int64) - first).clip(0, len(levels) - 1)]
+        return found, int(levels.max()).bit_length() or 1
+    slope, intercept = (_number(dataset.get(key)) for key in ("RescaleSlope", "RescaleIntercept"))
+    slope, intercept = 1.0 if slope is None else slope, intercept or 0.0
     if (slope, intercept) == (1, 0):
         return values, 0
-    return values.astype(np.float32 if values.itemsize <= 2 else np.float64) * slope + intercept, 0
+    values = values.astype(np.float32 if values.itemsize <= 2 else np.float64)
+    return values * slope + intercept, 0
 
 
 def _voi_table(dataset: Any, name: str) -> tuple[np.ndarray, int] | None:
     sequence = dataset.get("VOILUTSequence")
-    if not sequence or sequence[0].get("LUTData") is None or sequence[0].get("LUTDescriptor") is None:
+    if not sequence or None in (sequence[0].get("LUTData"), sequence[0].get("LUTDescriptor")):
         return None
     return _table(dataset, sequence[0], np.empty(0, np.int32), name)
 
@@ -256,42 +284,49 @@ def _table(dataset: Any, item: Any, values: np.ndarray, name: str) -> tuple[np.n
         data = item.LUTData
         if isinstance(data, bytes):
             order = "<" if dataset.original_encoding[1] in (True, None) else ">"
-            data = np.frombuffer(data, f"{order}u2" if len(data) >= 2 * (count or 1 << 16) else np.uint8)
+            wide = len(data) >= 2 * (count or 1 << 16)
+            data = np.frombuffer(data, f"{order}u2" if wide else np.uint8)
         levels = np.atleast_1d(np.asarray(data)).astype(np.int64)[:count or 1 << 16]
     except (ValueError, TypeError, AttributeError, OverflowError) as error:
         raise DataError(f"{name}: unreadable DICOM (a table of grey levels: {error}).") from error
     if not len(levels) or levels.min() < 0:
-        raise DataError(f"{name}: unreadable DICOM (a table of grey levels with {len(levels)} entries, or negative ones).")
+        raise DataError(f"{name}: unreadable DICOM (a table of grey levels with {len(levels)} "
+                        "entries, or negative ones).")
     if values.dtype.kind == "i" and first > 32767:
         first -= 1 << 16
     return levels, first
 
 
 def _window(dataset: Any) -> tuple[float, float, str] | None:
-    """(centre, width, function) of the first window that is one; a width that the standard forbids is no window."""
+    """(centre, width, function) of the first window of a width that the standard allows."""
     function = str(dataset.get("VOILUTFunction") or "LINEAR").upper()
-    function = function if function in ("LINEAR_EXACT", "SIGMOID") else "LINEAR"
-    for centre, width in zip(_numbers(dataset.get("WindowCenter")), _numbers(dataset.get("WindowWidth"))):
-        if centre is not None and width is not None and (width >= 1 if function == "LINEAR" else width > 0):
+    exact = function in ("LINEAR_EXACT", "SIGMOID")
+    function = function if exact else "LINEAR"
+    centres, widths = (_numbers(dataset.get(key)) for key in ("WindowCenter", "WindowWidth"))
+    for centre, width in zip(centres, widths):
+        if centre is not None and width is not None and (width > 0 if exact else width >= 1):
             return centre, width, function
     return None
 
 
 def _through_window(values: np.ndarray, centre: float, width: float, function: str) -> np.ndarray:
-    """(H, W) uint8, as PS3.3 C.11.2.1.2 and C.11.2.1.3 have it, 0 to 255 being the whole output."""
+    """(H, W) uint8, as PS3.3 C.11.2.1.2 and C.11.2.1.3 have it, for an output of 0 to 255."""
     values = values.astype(np.float32 if values.itemsize <= 4 else np.float64)
     if function == "SIGMOID":
         levels = 1 / (1 + np.exp((-4 * (values - centre) / width).clip(-80, 80)))
     else:
-        centre, width = (centre - 0.5, width - 1) if function == "LINEAR" else (centre, width)
-        levels = ((values - centre) / width + 0.5).clip(0, 1) if width else (values > centre).astype(np.float32)
+        if function == "LINEAR":
+            centre, width = centre - 0.5, width - 1
+        rising = width and ((values - centre) / width + 0.5).clip(0, 1)
+        levels = rising if width else (values > centre).astype(np.float32)
     return np.rint(np.nan_to_num(levels) * 255).astype(np.uint8)
 
 
 def _palette(dataset: Any, values: np.ndarray, name: str) -> Image.Image:
     from pydicom.pixels import apply_color_lut
     try:
-        colours = apply_color_lut(_without_unused_bits(dataset, values, _whole(dataset, "BitsStored", 8)), dataset)[..., :3]
+        values = _without_unused_bits(dataset, values, _whole(dataset, "BitsStored", 8))
+        colours = apply_color_lut(values, dataset)[..., :3]
     except DAMAGED as error:
         raise DataError(f"{name}: unreadable DICOM (its palette: {error}).") from error
     return Image.fromarray((colours >> 8 if colours.max() > 255 else colours).astype(np.uint8))
@@ -299,7 +334,8 @@ def _palette(dataset: Any, values: np.ndarray, name: str) -> Image.Image:
 
 def _pixel_ratio(dataset: Any) -> float:
     """Height of a pixel by its width, 1 where they do not differ or nothing usable is said."""
-    for key in ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing", "PixelAspectRatio"):
+    for key in ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing",
+                "PixelAspectRatio"):
         pair = _numbers(dataset.get(key))
         if len(pair) == 2 and all(side is not None and side > 0 for side in pair):
             return pair[0] / pair[1] if abs(pair[0] / pair[1] - 1) > SQUARE else 1.0

@@ -8,7 +8,7 @@ import threading
 import zlib
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import BinaryIO, Callable, Iterator
+from typing import Any, BinaryIO, Callable, Iterator
 
 import numpy as np
 from PIL import Image, ImageChops
@@ -22,14 +22,18 @@ from .read_options import ReadOptions
 # EPS and WMF run another program; BUFR, GRIB, HDF5 and MPEG cannot be decoded; icons hold several
 # sizes; Pillow ignores the scale of FITS, and FLI is an animation
 NOT_SHOWN = ("EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG", "ICO", "ICNS", "CUR", "FITS", "FLI")
-BROKEN = (OSError, SyntaxError, ValueError, EOFError, TypeError, KeyError, IndexError, AttributeError, ArithmeticError,
-          AssertionError, RuntimeError, MemoryError, struct.error, zlib.error)  # what decoders raise on damaged files
-BYTES = {"1": 1, "L": 1, "P": 1, "LA": 4, "I;16": 2, "I;16B": 2, "I;16L": 2, "I;16N": 2}  # a pixel; 4 in all other modes
+BROKEN = (OSError, SyntaxError, ValueError, EOFError, TypeError, KeyError, IndexError,
+          AttributeError, ArithmeticError, AssertionError, RuntimeError, MemoryError, struct.error,
+          zlib.error)  # what decoders raise on damaged files
+# a pixel in Pillow's memory; 4 in all other modes
+BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2, "I;16N": 2}
+FIRST_IS_WHOLE = ("MPO", "PSD")  # further frames are small copies and layers
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 ORIENTATION, PHOTOMETRIC, SUBFILE, OLD_SUBFILE = 274, 262, 254, 255
 BITS, COMPRESSION, PLANAR, TILE_WIDTH, TILE_LENGTH, SAMPLE_FORMAT = 258, 259, 284, 322, 323, 339
-# libtiff gives the machine's byte order, where Pillow 13 expects the file's: other values in big-endian files
-NATIVE = {"I;16S": "I;16NS", "I;16BS": "I;16NS", "I;32S": "I;32NS", "I;32BS": "I;32NS", "F;32F": "F;32NF", "F;32BF": "F;32NF"}
+# libtiff gives the machine's byte order where Pillow 13 expects the file's
+NATIVE = {"I;16S": "I;16NS", "I;16BS": "I;16NS", "I;32S": "I;32NS", "I;32BS": "I;32NS",
+          "F;32F": "F;32NF", "F;32BF": "F;32NF"}
 NATIVE_16 = ";16L" if sys.byteorder == "little" else ";16B"
 Draft = Callable[[Image.Image], None]
 
@@ -39,7 +43,7 @@ _readers, _pillow_limit = 0, Image.MAX_IMAGE_PIXELS
 
 @contextmanager
 def own_limit() -> Iterator[None]:
-    """Pillow's own limit of pixels is off while any thread is in here: ours, a setting, is checked in its place."""
+    """Pillow's own limit of pixels is off while any thread is in here: ours is checked instead."""
     global _readers, _pillow_limit
     with _limit:
         if _readers == 0:
@@ -62,43 +66,45 @@ def readable(name: str) -> Iterator[None]:
     except DataError:
         raise
     except Image.UnidentifiedImageError as error:
-        raise DataError(f"{name}: unreadable image (its format, or this kind of it, is not read here, or its beginning is damaged).") from error
+        raise DataError(f"{name}: unreadable image (its format, or this kind of it, is not read "
+                        "here, or its beginning is damaged).") from error
     except BROKEN as error:
-        raise DataError(f"{name}: unreadable image ({str(error) or type(error).__name__}).") from error
+        reason = str(error) or type(error).__name__
+        raise DataError(f"{name}: unreadable image ({reason}).") from error
 
 
-def read_pillow(file: BinaryIO, name: str, options: ReadOptions, draft: Draft | None = None) -> Picture:
-    """The picture upright, of mode "L" or "RGB". `draft` may ask a JPEG without a profile for a smaller one.
+def read_pillow(file: BinaryIO, name: str, options: ReadOptions,
+                draft: Draft | None = None) -> Picture:
+    """The picture upright, of mode "L" or "RGB". `draft` may ask a JPEG for a smaller one.
 
-    DataError with `name`: unreadable, truncated, damaged, too large, several frames, nothing to show.
+    DataError with `name`: unreadable, damaged, too large, several frames, nothing to show.
     """
     with own_limit(), readable(name):
         image = _open(file, name, options)
-        stored = _stored_size(image)
-        orientation = _orientation(image)
+        # Pillow turns TIFF itself, when it decodes
+        turned = _orientation(image) if image.format == "TIFF" else 1
+        stored = _turned((image.height, image.width), turned)
         if image.format == "PNG":
             _check_png(file, name)
         if draft is not None and image.format in ("JPEG", "MPO"):
             draft(image)
         shown, deep = _show(file, image, name, options)
-        if image.format != "TIFF":  # Pillow turns TIFF upright itself; PNG may tell at its end
-            orientation = _orientation(image)
-            shown = turn_image(shown, orientation)
+        if image.format != "TIFF":
+            turned = _orientation(image)  # only now: PNG may tell after its pixels
+            shown = turn_image(shown, turned)
         shown.info.clear()
-    return Picture(shown, Frame(stored, _turned(stored, orientation), orientation), deep)
+    return Picture(shown, Frame(stored, _turned(stored, turned), turned), deep)
 
 
 def read_pillow_frame(file: BinaryIO, name: str, options: ReadOptions) -> Frame:
     """The same from the header alone."""
     with own_limit(), readable(name):
         image = _open(file, name, options)
-        stored, orientation = _stored_size(image), _orientation(image)
-        late = image.format == "PNG" and orientation == 1 and any(
-            kind in (b"eXIf", b"iTXt", b"zTXt", b"tEXt") for kind, _, _ in _png_chunks(file))
-        if late:  # after the pixels, perhaps
+        if image.format == "PNG" and _tells_late(file):
             image.load()
-            orientation = _orientation(image)
-    return Frame(stored, _turned(stored, orientation), orientation)
+        size, turned = (image.height, image.width), _orientation(image)
+    stored = _turned(size, turned) if image.format == "TIFF" else size
+    return Frame(stored, _turned(stored, turned), turned)
 
 
 def _turned(size: tuple[int, int], orientation: int) -> tuple[int, int]:
@@ -118,14 +124,15 @@ def _open(file: BinaryIO, name: str, options: ReadOptions) -> Image.Image:
     file.seek(0)
     size = _webp_size(file.read(30))
     if size:  # Pillow allocates a WebP's canvas when it opens it
-        check_size(size, 4, (options.max_pixels, options.max_bytes), name)
+        check_size(size, 4, options, name)
     file.seek(0)
     image = Image.open(file, formats=_formats())
-    check_size((image.height, image.width), BYTES.get(image.mode, 4), (options.max_pixels, options.max_bytes), name)
+    check_size((image.height, image.width), BYTES.get(image.mode, 4), options, name)
     if image.format == "TIFF":
         _check_tiff(image, name, options)
-    elif image.format not in ("MPO", "PSD") and getattr(image, "is_animated", False):  # theirs begin with the whole picture
-        raise DataError(f"{name}: {image.format} of several frames; expected one image. Save the frame that is meant.")
+    elif image.format not in FIRST_IS_WHOLE and getattr(image, "is_animated", False):
+        raise DataError(f"{name}: {image.format} of several frames; expected one image. "
+                        "Save the frame that is meant.")
     return image
 
 
@@ -138,12 +145,8 @@ def _webp_size(head: bytes) -> tuple[int, int] | None:
     if head[12:16] == b"VP8L":
         bits = int.from_bytes(head[21:25], "little")
         return (bits >> 14 & 0x3FFF) + 1, (bits & 0x3FFF) + 1
-    return int.from_bytes(head[28:30], "little") & 0x3FFF, int.from_bytes(head[26:28], "little") & 0x3FFF
-
-
-def _stored_size(image: Image.Image) -> tuple[int, int]:
-    size = image.height, image.width
-    return size[::-1] if image.format == "TIFF" and _orientation(image) in QUARTER_TURNS else size
+    width, height = struct.unpack("<HH", head[26:30])
+    return height & 0x3FFF, width & 0x3FFF
 
 
 def _orientation(image: Image.Image) -> int:
@@ -159,13 +162,16 @@ def _check_tiff(image: Image.Image, name: str, options: ReadOptions) -> None:
     """DataError for what Pillow would show wrongly, several pages and oversized tiles."""
     tags = image.tag_v2
     if PHOTOMETRIC not in tags:
-        raise DataError(f"{name}: TIFF without PhotometricInterpretation (tag 262), so black may be 0 or the highest value; expected the tag.")
+        raise DataError(f"{name}: TIFF without PhotometricInterpretation (tag 262), so black "
+                        "may be 0 or the highest value; expected the tag.")
     bits, tile = tags.get(BITS, (1,)), (tags.get(TILE_LENGTH, 1), tags.get(TILE_WIDTH, 1))
     if tags.get(PLANAR, 1) == 2 and max(bits) != 8 and len(bits) > 1:
-        raise DataError(f"{name}: TIFF of {max(bits)} bits with its colours stored apart, which Pillow decodes wrongly; expected pixel after "
-                        "pixel (PlanarConfiguration 1).")
+        raise DataError(f"{name}: TIFF of {max(bits)} bits with its colours stored apart, which "
+                        "Pillow decodes wrongly; expected pixel after pixel (PlanarConfiguration "
+                        "1).")
     if all(isinstance(side, int) for side in tile):
-        check_size(tile, 4, (max(options.max_pixels, 1 << 16), max(options.max_bytes, 1 << 18)), f"{name}, tiles")
+        least = ReadOptions(None, max(options.max_pixels, 1 << 16), max(options.max_bytes, 1 << 18))
+        check_size(tile, 4, least, f"{name}, tiles")  # may be larger than a small image
     if image.is_animated:
         _check_pages(image, name)
     if tags.get(COMPRESSION, 1) != 1 and image.tile:
@@ -181,12 +187,13 @@ def _check_pages(image: Image.Image, name: str) -> None:
         except EOFError:
             break
         if not (image.tag_v2.get(SUBFILE, 0) & 0b101 or image.tag_v2.get(OLD_SUBFILE) == 2):
-            raise DataError(f"{name}: TIFF of several pages; expected one image. Save the page that is meant.")
+            raise DataError(f"{name}: TIFF of several pages; expected one image. Save the page "
+                            "that is meant.")
     image.seek(0)
 
 
 def _raw_mode(image: Image.Image) -> str:
-    """How the decoder's bytes are understood, such as RGB;16B; "" where a format has no such thing."""
+    """How the decoder's bytes are understood, such as RGB;16B; "" where nothing says so."""
     arguments = image.tile[0].args if image.tile else ""
     if isinstance(arguments, tuple):
         arguments = arguments[0] if arguments else ""
@@ -194,8 +201,11 @@ def _raw_mode(image: Image.Image) -> str:
 
 
 def _set_raw_mode(image: Image.Image, raw: str | None) -> None:
+    def changed(arguments: Any) -> Any:
+        return (raw, *arguments[1:]) if isinstance(arguments, tuple) else raw
+
     if raw:
-        image.tile = [tile._replace(args=(raw, *tile.args[1:]) if isinstance(tile.args, tuple) else raw) for tile in image.tile]
+        image.tile = [tile._replace(args=changed(tile.args)) for tile in image.tile]
 
 
 def _png_chunks(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
@@ -208,60 +218,75 @@ def _png_chunks(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
         place += length + 12
 
 
+def _tells_late(file: BinaryIO) -> bool:
+    """Whether a PNG has EXIF or text, which may hold an orientation, after its pixels."""
+    place, pixels = file.tell(), False
+    for kind, _, _ in _png_chunks(file):
+        pixels = pixels or kind == b"IDAT"
+        if pixels and kind in (b"eXIf", b"iTXt", b"zTXt", b"tEXt"):
+            file.seek(place)
+            return True
+    file.seek(place)
+    return False
+
+
 def _check_png(file: BinaryIO, name: str) -> None:
     """DataError for pixel data that are damaged: Pillow does not look at their checksums."""
     for kind, place, length in _png_chunks(file):
         if kind == b"IDAT":
             file.seek(place)
             data, check = file.read(length), file.read(4)
-            if len(check) == 4 and zlib.crc32(data, zlib.crc32(kind)) != int.from_bytes(check, "big"):
-                raise DataError(f"{name}: unreadable image (damaged: the checksum of its pixel data does not match). Copy it again.")
+            sum_of_data = zlib.crc32(data, zlib.crc32(kind)).to_bytes(4, "big")
+            if len(check) == 4 and check != sum_of_data:
+                raise DataError(f"{name}: unreadable image (damaged: the checksum of its pixel "
+                                "data does not match). Copy it again.")
         if kind == b"IEND":
             break
 
 
-def _show(file: BinaryIO, image: Image.Image, name: str, options: ReadOptions) -> tuple[Image.Image, bool]:
-    """The decoded "L" or "RGB" image, as stored but for TIFF's orientation, and whether it was of more than 8 bits."""
-    info = dict(image.info)
-    if image.format == "TIFF":
-        file_bits, white_is_zero = max(image.tag_v2.get(BITS, (1,))), image.tag_v2.get(PHOTOMETRIC) == 0
-        signed = (image.tag_v2.get(SAMPLE_FORMAT) or (1,))[0] == 2
-    else:
-        file_bits, white_is_zero, signed = 0, False, False
-    raw = _raw_mode(image)
-    deep = image.mode.startswith("I") or image.mode == "F"
-    found = _sixteen_bit_colour(file, image, raw, name, options)
-    if found is not None:
-        found, deep = found, True
-    elif deep:
+def _show(file: BinaryIO, image: Image.Image, name: str,
+          options: ReadOptions) -> tuple[Image.Image, bool]:
+    """(the decoded "L" or "RGB" image, turned for TIFF alone; whether it has more than 8 bits)."""
+    info, raw = dict(image.info), _raw_mode(image)
+    found, deep = _sixteen_bit_colour(file, image, raw, name, options), True
+    if found is None:
+        deep = image.mode.startswith("I") or image.mode == "F"
+        tags = image.tag_v2 if image.format == "TIFF" else {}
+        bits, photometric = max(tags.get(BITS, (0,))), tags.get(PHOTOMETRIC, 1)
+        signed = tags.get(SAMPLE_FORMAT, (1,))[0] == 2
         image.load()
-        values = np.asarray(image)
-        if image.mode == "I" and file_bits == 32 and not signed:
-            values = values.view(np.uint32)  # Pillow has signed ones only
-        clear = image.info.get("transparency")
-        shown = None if clear is None else values != clear
-        grey = stretch(values, shown, options.grey_range, name)
-        if white_is_zero:  # Pillow inverts 8 bits, not more; what is no number stays background
-            part = np.isfinite(values) if values.dtype.kind == "f" else True
-            grey = np.where(part, 255 - grey, 0).astype(np.uint8)
-        found = Image.fromarray(grey)
-    else:
-        image.load()
-        if signed and image.mode == "L" and file_bits == 8:
-            image = Image.fromarray(np.asarray(image) ^ 128)  # -128 is black
-        found = _eight_bits(image, raw, name)
+        if deep:
+            values = np.asarray(image)
+            if image.mode == "I" and bits == 32 and not signed:
+                values = values.view(np.uint32)  # Pillow has signed ones only
+            clear = image.info.get("transparency")
+            found = _deep_grey(values, clear, photometric == 0, name, options)
+        elif signed and bits == 8 and image.mode == "L":
+            found = Image.fromarray(np.asarray(image) ^ 128)  # -128 is black
+        else:
+            found = _eight_bits(image, raw, name)
     found = apply_profile(found, info.get("icc_profile"))
     if image.format == "PNG" and not info.get("icc_profile") and "srgb" not in info:
         found = apply_gamma(found, info.get("gamma", 0))
     return found, deep
 
 
+def _deep_grey(values: np.ndarray, clear: int | None, white_is_zero: bool, name: str,
+               options: ReadOptions) -> Image.Image:
+    """`clear`: the value that is transparent; `white_is_zero`: Pillow inverts 8 bits, not more."""
+    grey = stretch(values, None if clear is None else values != clear, options.grey_range, name)
+    if white_is_zero:  # what is no number stays background
+        part = np.isfinite(values) if values.dtype.kind == "f" else True
+        grey = np.where(part, 255 - grey, 0).astype(np.uint8)
+    return Image.fromarray(grey)
+
+
 def _eight_bits(image: Image.Image, raw: str, name: str) -> Image.Image:
-    """Any mode of 8 bits or fewer as "L", "RGB" or, for its profile, "CMYK"; what is transparent over black."""
+    """Any mode of 8 bits or fewer as "L", "RGB" or, for its profile, "CMYK"; alpha over black."""
     if image.mode in ("L", "RGB", "CMYK") and "transparency" not in image.info:
         return image
     clear = image.info.get("transparency")
-    if image.mode == "L" and isinstance(clear, int):  # Pillow scales the pixels of 2 and 4 bits, not this
+    if image.mode == "L" and isinstance(clear, int):  # Pillow scales pixels of 2, 4 bits alone
         image.info["transparency"] = clear * {"L;2": 85, "L;4": 17}.get(raw, 1) & 255
     elif image.mode == "RGB" and isinstance(clear, tuple):
         image.info["transparency"] = tuple(value & 255 for value in clear)
@@ -283,14 +308,15 @@ def _over_black(image: Image.Image, name: str) -> Image.Image:
     return ImageChops.multiply(colour, alpha if grey else Image.merge("RGB", [alpha] * 3))
 
 
-def _sixteen_bit_colour(file: BinaryIO, image: Image.Image, raw: str, name: str, options: ReadOptions) -> Image.Image | None:
-    """A PNG or TIFF of 16 bits a channel, all of them, stretched over its channels together; None for any other image.
+def _sixteen_bit_colour(file: BinaryIO, image: Image.Image, raw: str, name: str,
+                        options: ReadOptions) -> Image.Image | None:
+    """A PNG or TIFF of 16 bits a channel, stretched over its channels together; None for others.
 
     Pillow keeps the upper bytes alone. The lower ones are had by reading with the other byte order.
     """
     if raw == "LA;16B":
         pixels = _grey_alpha_bytes(file, name)
-    elif raw in ("RGB;16L", "RGB;16B", "RGB;16N", "RGBA;16L", "RGBA;16B", "RGBA;16N", "RGBX;16L", "RGBX;16B", "RGBX;16N"):
+    elif raw[:-4] in ("RGB", "RGBA", "RGBX") and raw[-4:] in (";16L", ";16B", ";16N"):
         order = NATIVE_16 if raw.endswith("N") else raw[-4:]
         file.seek(0)
         low = Image.open(file, formats=[image.format])
@@ -307,14 +333,15 @@ def _sixteen_bit_colour(file: BinaryIO, image: Image.Image, raw: str, name: str,
     elif clear is not None:
         shown = (pixels != np.array(clear)).any(axis=-1)
     colours = pixels[..., :-1] if pixels.shape[2] in (2, 4) else pixels
-    levels = stretch(colours, None if shown is None or shown.all() else shown, options.grey_range, name)
+    shown = None if shown is None or shown.all() else shown
+    levels = stretch(colours, shown, options.grey_range, name)
     if pixels.shape[2] in (2, 4) and pixels[..., -1].min() < 65535:
         levels = np.rint(levels * (pixels[..., -1:] / 65535)).astype(np.uint8)
     return Image.fromarray(levels[..., 0] if levels.shape[2] == 1 else levels)
 
 
 def _grey_alpha_bytes(file: BinaryIO, name: str) -> np.ndarray:
-    """(H, W, 2) uint16 of a PNG of grey and alpha: its bytes lie as those of a PNG of 4 channels of 8 bits, and are read as one."""
+    """(H, W, 2) uint16 of a PNG of grey and alpha, read as 4 channels of 8 bits: the same bytes."""
     file.seek(0)
     data = bytearray(file.read())
     if data[:8] != PNG_MAGIC or data[12:16] != b"IHDR":

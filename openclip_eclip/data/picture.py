@@ -1,4 +1,4 @@
-"""What reading an image gives, and how maps over its stored pixels lie over what is shown (decision 0039)."""
+"""What reading an image gives, and how maps over it lie over what is shown (decision 0039)."""
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -7,10 +7,12 @@ import numpy as np
 from PIL import Image
 
 from .heatmap import DataError, aspect_fits, check_aspect
+from .read_options import ReadOptions
 
-TURNS = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
-         5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
-         8: Image.Transpose.ROTATE_90}  # EXIF orientation -> what makes the stored pixels upright
+TURNS = {  # EXIF orientation -> what makes the stored pixels upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90}
 QUARTER_TURNS = (5, 6, 7, 8)
 BACK = {6: 8, 8: 6}  # the orientation that undoes another; all others undo themselves
 
@@ -29,7 +31,7 @@ class Frame:
 
 @dataclass(frozen=True)
 class Picture:
-    """An image as a person sees it: upright, of mode "L" or "RGB", 8 bits. `deep`: the file has more."""
+    """An image as a person sees it: upright, "L" or "RGB", 8 bits. `deep`: the file has more."""
 
     image: Image.Image
     frame: Frame
@@ -42,7 +44,7 @@ def turn_image(image: Image.Image, orientation: int) -> Image.Image:
 
 
 def turn_maps(maps: np.ndarray, orientation: int) -> np.ndarray:
-    """(..., h, w) over stored pixels -> (..., h', w') over the upright picture, as `turn_image` does."""
+    """(..., h, w) over stored pixels -> over the upright picture, as `turn_image` does."""
     if orientation in QUARTER_TURNS:
         maps = maps.swapaxes(-1, -2)
     if orientation in (3, 4, 7, 8):  # after the transposition: upside down
@@ -72,12 +74,14 @@ def orient_maps(maps: np.ndarray, frame: Frame, name: str) -> np.ndarray:
     return turn_maps(maps, frame.orientation) if frame.orientation != 1 else maps
 
 
-def check_size(size: tuple[int, int], bytes_a_pixel: int, limits: tuple[int, int], name: str) -> None:
-    """DataError where (height, width) is more than `limits` = (pixels, bytes) allow; called before anything is unpacked."""
-    pixels = size[0] * size[1]
+def check_size(size: tuple[int, int], bytes_a_pixel: int, options: ReadOptions, name: str) -> None:
+    """DataError where (height, width) is more than `options` allow, before anything is unpacked."""
+    pixels, shape = size[0] * size[1], f"{size[0]} x {size[1]} pixels (height x width)"
     if pixels < 1:
-        raise DataError(f"{name}: {size[0]} x {size[1]} pixels (height x width); expected at least one.")
-    if pixels > limits[0]:
-        raise DataError(f"{name}: {size[0]} x {size[1]} pixels (height x width); expected at most {limits[0]} pixels (--max-pixels).")
-    if pixels * bytes_a_pixel > limits[1]:
-        raise DataError(f"{name}: unpacks to {pixels * bytes_a_pixel} bytes ({size[0]} x {size[1]} pixels); expected at most {limits[1]} (--max-bytes).")
+        raise DataError(f"{name}: {shape}; expected at least one.")
+    if pixels > options.max_pixels:
+        raise DataError(f"{name}: {shape}; expected at most {options.max_pixels} pixels "
+                        "(--max-pixels).")
+    if pixels * bytes_a_pixel > options.max_bytes:
+        raise DataError(f"{name}: unpacks to {pixels * bytes_a_pixel} bytes ({shape}); expected at "
+                        f"most {options.max_bytes} (--max-bytes).")

@@ -66,7 +66,10 @@ def encode_images(encoder: Encoder, data: EvalSet, options: EncodeOptions) -> tu
 
     DataError: an unreadable image. UserError: NaN features.
     """
-    found = _cached(options.cache, lambda: _key("images", encoder, options, f"{data.content_hash()} {READER} {data.reading.grey_range}"), lambda: _encode_image_batches(encoder, data, options))
+    def key() -> str:
+        return _key("images", encoder, options, f"{data.content_hash()} {READER} {data.reading.grey_range}")
+
+    found = _cached(options.cache, key, lambda: _encode_image_batches(encoder, data, options))
     bad = found["bad"]
     if bad.any():
         first = int(np.flatnonzero(bad)[0])

@@ -182,7 +182,8 @@ def _write_shards(encoder: Encoder, paths: list[Path], args: argparse.Namespace)
     bare, missing, flat = sum(map(len, films.values())), 0, 0
     with _bar(bare) as bar:
         for path, found in entries.items():
-            pngs = pseudo_heatmaps(encoder, films[path], args.batch_size, args.workers, args.on_bad_sample == "skip", bar, read_options(args))
+            pngs = pseudo_heatmaps(encoder, films[path], args.batch_size, args.workers, args.on_bad_sample == "skip", bar,
+                                   read_options(args))
             buffer = io.BytesIO()
             with tarfile.open(fileobj=buffer, mode="w", format=tarfile.GNU_FORMAT) as archive:  # GNU: USTAR would refuse long keys
                 for entry in found:

@@ -84,7 +84,8 @@ def expert_samples(args: argparse.Namespace, transform: JointTransform, tokenize
         near = table.near_heatmap
         total, table = len(table), table.keep(table.annotated)
         samples: Dataset = CsvSamples(table, transform, tokenizer, first_id=EXPERT_ID, skip_bad=args.on_bad_sample == "skip",
-                                      control=_table_control(args, transform, table, EXPERT_ID), windows=windows, options=read_options(args))
+                                      control=_table_control(args, transform, table, EXPERT_ID), windows=windows,
+                                      options=read_options(args))
         told = table.with_windows
         names = {EXPERT_ID + table.rows[i]: table.name(i) for i in range(len(table))}
     else:
@@ -185,7 +186,8 @@ def _table_source(args: argparse.Namespace, transform: JointTransform, tokenizer
     # beside --expert-data the named column may be that table's alone
     table = good_rows(args, args.train_data, heatmaps, windows, heatmap_named=not args.expert_data)
     samples = CsvSamples(table, transform, tokenizer, skip_bad=args.on_bad_sample == "skip",
-                         control=_table_control(args, transform, table) if table.annotated else None, windows=windows, options=read_options(args))
+                         control=_table_control(args, transform, table) if table.annotated else None, windows=windows,
+                         options=read_options(args))
     info = csv_info(args, samples, is_train=True)
     info.dataloader.collate_fn = collate
     if info.dataloader.num_batches == 0:
