@@ -13,10 +13,10 @@ if [ -n "${QUICK:-}" ]; then films=64 epochs=1 methods="clip"; fi
 "$python" -m openclip_eclip.prepare phantom "$out/data" --train "$films" --test 64 --annotated 0.1
 "$python" -m openclip_eclip.data.check "$out/data/train.csv" --sheet "$out/contact_sheet.png"
 
-# a folder with open_clip_config.json and no weights is a model to train from scratch; --recipe clip is the plain baseline.
-# All schedule flags are given, so a recipe sets nothing but the method. fp32: mixed precision is slow on a CPU.
+# a folder with open_clip_config.json and no weights is a model to train from scratch; --method clip is the plain baseline.
+# Every other flag is the same for both. fp32: mixed precision is slow on a CPU.
 for method in $methods; do
-    "$python" -m openclip_eclip.train --recipe "$method" --model "local-dir:$here/configs/tiny" \
+    "$python" -m openclip_eclip.train --method "$method" --model "local-dir:$here/configs/tiny" \
         --train-data "$out/data/train.csv" --batch-size 32 --epochs "$epochs" --warmup 4 --lr 1e-3 --wd 1e-3 \
         --force-context-length 64 --precision fp32 --workers 0 --seed 0 --save-frequency 1000 --log-every-n-steps 8 \
         --logs "$out/logs" --name "$method"

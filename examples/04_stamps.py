@@ -53,7 +53,7 @@ QUICK = Settings(seeds=(0,), held_out=3, renders=2, test_renders=1, size=64, tex
 
 
 def training_flags(settings: Settings, folder: Path, seed: int) -> list[str]:
-    """Everything but the method: with all of these given, `--recipe clip` and `--recipe eclip` set nothing else."""
+    """Everything but the method."""
     flags = ["--model", f"local-dir:{folder / 'start'}", "--train-data", str(folder / "train.csv"), "--seed", str(seed),
              "--lr", str(settings.lr), "--wd", "0.001", "--epochs", str(settings.epochs), "--warmup", str(settings.warmup),
              "--batch-size", str(settings.batch_size), "--force-context-length", str(CONTEXT), "--workers", "0",
@@ -71,7 +71,7 @@ def run_seed(settings: Settings, split: Split, out: Path, seed: int) -> dict[str
     flags = training_flags(settings, folder, seed)
     scores = {}
     for method in METHODS:
-        exported = train_run(["--recipe", method, *flags], folder / "logs", method)
+        exported = train_run(["--method", method, *flags], folder / "logs", method)
         scores[method] = recall(exported, out / "test.csv")
         sys.stdout.write(f"seed {seed}, {method}: {scores[method]}\n")
     return scores

@@ -25,10 +25,13 @@ from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parent.parent
 CORE = ("tests/test_algorithm1.py", "tests/test_processor.py")
+HALF = ("tests/test_low_precision.py",)
 REFLACX, EGD, MIMIC = ("tests/test_prepare_reflacx.py",), ("tests/test_prepare_egd.py",), ("tests/test_prepare_mimic.py",)
 MODULES = {
-    **dict.fromkeys(("curriculum", "mixup", "priming", "processor", "loss"), CORE),
-    **dict.fromkeys(("objectives/dacl", "objectives/m3_mix", "objectives/naive"), ("tests/test_objectives.py",)),
+    **dict.fromkeys(("curriculum", "mixup", "processor"), CORE), "priming": CORE + HALF,
+    "loss": CORE + HALF + ("tests/test_gradient_factor.py",),
+    **dict.fromkeys(("objectives/dacl", "objectives/m3_mix", "objectives/naive"), ("tests/test_objectives.py",) + HALF),
+    "training_patches/known_again": ("tests/test_known_again.py",),
     "prepare/windows": EGD + REFLACX, "prepare/gaze_options": EGD + REFLACX, "prepare/egd_cxr": EGD + MIMIC,
     "prepare/reflacx": REFLACX, "prepare/reflacx_files": REFLACX + MIMIC, "data/windows": ("tests/test_windows_sheet.py",),
     **dict.fromkeys(("evaluate/training_side", "evaluate/snippets", "evaluate/journal", "evaluate/reports"),

@@ -54,7 +54,7 @@ def few(path: Path, rows: list[int], name: str, change: Any = lambda line: line)
     return path.parent / name
 
 
-def test_tables_by_file_and_by_content(tmp_path: Path) -> None:
+def test_tables_by_file_and_by_content(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """By the same path, by a link, by a copy; not an image of equal length with other bytes, nor one that is stored nowhere else."""
     train = write_table(tmp_path / "train", 6, annotated=[1])
     other = write_table(tmp_path / "other", 1, annotated=[0], seed=9)
@@ -69,7 +69,9 @@ def test_tables_by_file_and_by_content(tmp_path: Path) -> None:
     lines = ["filepath,title,heatmap", *(f"{path},words,{images / '1.npy'}" for path in (
         images / "1.png", copies / "copied.png", copies / "link.png", copies / "changed.png", other.parent / "images" / "0.png"))]
     (tmp_path / "expert.csv").write_text("\n".join(lines) + "\n")
-    found = known(table_samples(train), table_samples(tmp_path / "expert.csv", EXPERT_ID))
+    with caplog.at_level(logging.INFO):
+        found = known(table_samples(train), table_samples(tmp_path / "expert.csv", EXPERT_ID))
+    assert "3 of 5 samples of --expert-data stand in --train-data too" in caplog.text
     assert found == {EXPERT_ID + 1: 2, EXPERT_ID + 2: 4, EXPERT_ID + 3: 5}
 
 

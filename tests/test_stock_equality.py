@@ -64,6 +64,6 @@ def test_two_processes_without_heatmaps_are_bitwise_plain_clip(launcher: Launche
     """Stock open_clip can not run two CPU processes; plain CLIP under the same seams stands in for it."""
     table = write_table(launcher.folder, 24, column=False)
     common = (*BASIC, "--train-data", table, "--batch-size", 4, "--epochs", 2)
-    launcher.train((*common, "--name", "clip", "--recipe", "clip", "--force-context-length", 16, "--wd", 0.2),
+    launcher.train((*common, "--name", "clip", "--method", "clip"),
                    (*common, "--name", "ours"), processes=2)
     assert_same_run(launcher, "ours", "clip")
