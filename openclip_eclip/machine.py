@@ -1,12 +1,15 @@
-"""What kind of machine a run was trained on: `machine.json` in its folder, read where results are compared (decision 0043).
+"""What kind of machine a run was trained on: `machine.json` in its folder, read where results are
+compared (decision 0043).
 
-The same seed gives other weights on another kind of machine: means over five seeds were seen to differ by 0.06 of macro-F1.
+The same seed gives other weights on another kind of machine: means over five seeds were seen to
+differ by 0.06 of macro-F1.
 """
 from __future__ import annotations
 
 import json
 import platform
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -22,8 +25,8 @@ def device_name(device: torch.device | str) -> str:
     if device.type != "cpu":
         return f"{device.type}, {platform.machine()}"
     lines = CPU_FACTS.read_text(encoding="utf-8").splitlines() if CPU_FACTS.is_file() else []
-    model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-    return f"{model} (CPU)"
+    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return f"{models[0] if models else platform.machine()} (CPU)"
 
 
 def this_machine(device: torch.device | str) -> dict[str, str]:
@@ -32,17 +35,24 @@ def this_machine(device: torch.device | str) -> dict[str, str]:
 
 
 def note_machine(run: Path, device: torch.device | str) -> None:
-    """Add this machine to those of the run folder, unless it is among them; a run that was resumed elsewhere has several."""
+    """Add this machine to those of the run folder, unless it is among them.
+
+    A run that was resumed elsewhere has several.
+    """
     known, own = read_machines(run) or [], this_machine(device)
     if own not in known:
-        (run / NAME).write_text(json.dumps([*known, own], indent=2) + "\n", encoding="utf-8")
+        text = json.dumps([*known, own], indent=2) + "\n"
+        (run / NAME).write_text(text, encoding="utf-8")
 
 
 def read_machines(folder: Path) -> list[dict[str, str]] | None:
-    """Of a run or exported folder; None where it is not recorded, or the file is not one of ours."""
+    """Of a run or exported folder; None where it is not recorded, or the file is not of ours."""
     try:
         found = json.loads((folder / NAME).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    whole = isinstance(found, list) and bool(found) and all(isinstance(one, dict) and {"device", "torch"} <= one.keys() for one in found)
-    return found if whole else None
+    return found if isinstance(found, list) and found and all(map(_is_machine, found)) else None
+
+
+def _is_machine(entry: Any) -> bool:
+    return isinstance(entry, dict) and {"device", "torch"} <= entry.keys()

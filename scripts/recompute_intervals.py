@@ -1,10 +1,14 @@
-"""Give committed results the intervals of decision 0043 from what they hold: means, sd over seeds, and the earlier bootstrap intervals.
+"""Give committed results the intervals of decision 0043 from what they hold: means, sd over seeds,
+and the earlier bootstrap intervals.
 
-    python scripts/recompute_intervals.py docs/results     # run once, on 2026-11-28; a file that has them already is left alone
+    python scripts/recompute_intervals.py docs/results
 
-Predictions of single images are not in these files, so the images' part of the variance is known by its upper bound alone: the variance of the
-earlier interval, which held both parts and twice what belongs to one seed on one image, less that between seeds. So these intervals err to the
-wide side. Rows of align.json that ran on a CPU (its note says which) lose their differences to rows of the GPU.
+Run once, on 2026-11-28; of a file that has these intervals only page and pictures are made anew.
+Predictions of single images are not in these files, so the images' part of the variance is known
+by its upper bound alone: the variance of the earlier interval, which held both parts and twice
+what belongs to one seed on one image, less that between seeds. So these intervals err to the wide
+side. Rows of align.json that ran on a CPU (its note says which) lose their differences to rows of
+the GPU.
 """
 from __future__ import annotations
 
@@ -23,11 +27,14 @@ from openclip_eclip.metrics.compare import half_width, p_value
 from run_table import draw, markdown
 
 Z = 1.959964
-INTERVALS = (" Recomputed on 2026-11-28 from means, sd and the earlier intervals: the images' part is an upper bound, so that the intervals err to the wide side "
+INTERVALS = (" Recomputed on 2026-11-28 from means, sd and the earlier intervals: the images' part "
+             "is an upper bound, so that the intervals err to the wide side "
              "(scripts/recompute_intervals.py).")
 GPU, CPU = "NVIDIA H100 80GB HBM3", "AMD EPYC"
-NOTES = {"table1": "2 000 phantom films of 64 px, 5 % with gaze, 1 000 test films, 500 steps of 64, 150 of fine-tuning"}
-ON_CPU = {REPLAY, TAUGHT, TAUGHT_AGAIN, UNTAUGHT[0], *(f"{REPLAY}, {control}" for control in CONTROLS)}
+NOTE = ("2 000 phantom films of 64 px, 5 % with gaze, 1 000 test films, 500 steps of 64, "
+        "150 of fine-tuning")
+ON_CPU = {REPLAY, TAUGHT, TAUGHT_AGAIN, UNTAUGHT[0],
+          *(f"{REPLAY}, {control}" for control in CONTROLS)}
 
 
 def renew(entry: dict[str, Any], seeds: int, difference: bool) -> None:
@@ -36,7 +43,8 @@ def renew(entry: dict[str, Any], seeds: int, difference: bool) -> None:
     images = max(((entry["high"] - entry["low"]) / (2 * Z)) ** 2 - between, 0.0)
     parts = np.array([between]), np.array([images]), np.array([seeds - 1.0])
     half = float(half_width(*parts, math.inf, 0.05)[0])
-    entry |= {"low": entry["value"] - half, "high": entry["value"] + half, "variance_seeds": between, "variance_images_at_most": images}
+    entry |= {"low": entry["value"] - half, "high": entry["value"] + half,
+              "variance_seeds": between, "variance_images_at_most": images}
     if difference:
         entry["p"] = float(p_value(np.array([entry["value"]]), *parts, math.inf)[0])
     else:
@@ -59,12 +67,15 @@ def on_cpu(cell: str, row: str) -> bool:
 
 
 def separate(cells: dict[str, dict], one_machine: bool) -> None:
-    """`machine` and `views` of each row, and no difference between machines; what a pupil gains on its teacher is of one machine."""
+    """`machine` and `views` of each row, and no difference between machines; what a pupil gains
+    on its teacher is of one machine.
+    """
     named = {cell.name: cell for cell in CELLS}
     for cell, rows in cells.items():
         for name, row in rows.items():
             cpu = not one_machine and on_cpu(cell, name)
-            row |= {"machine": CPU if cpu else GPU, "views": views_of(ROW[name], named[cell], row["epochs"])}
+            row |= {"machine": CPU if cpu else GPU,
+                    "views": views_of(ROW[name], named[cell], row["epochs"])}
             if cpu:
                 for score in ("macro-F1", "R@5"):
                     row[score]["difference"] = None
@@ -88,9 +99,9 @@ def main() -> None:
         found = json.loads(path.read_text(encoding="utf-8"))
         if "intervals" not in found:
             renew_all(found["scores"], len(found["seeds"]))
-            found |= {"note": NOTES["table1"], "intervals": INTERVALS}
+            found |= {"note": NOTE, "intervals": INTERVALS}
             for entry in found["facts"].values():
-                entry["kinds"] = machine_kinds([{"machine": machine} for machine in entry["machines"]])
+                entry["kinds"] = machine_kinds({"machine": name} for name in entry["machines"])
             path.write_text(json.dumps(found, indent=2))
         path.with_suffix(".md").write_text(markdown(table, found), encoding="utf-8")
         draw(found["scores"]).savefig(path.with_suffix(".png"), dpi=120)

@@ -93,7 +93,7 @@ def test_whole_curve_with_fit_picture_and_page(folder: Path, runs: Runs) -> None
     fit = record["values"]["fits"]["clip"]
     assert fit["c"]["low"] <= fit["c"]["value"] <= fit["c"]["high"] and fit["a"]["value"] == pytest.approx(0.2, abs=0.05)
     page = (folder / "out" / "report.html").read_text()
-    assert "power law" in page and "data:image/png" in page and "sd over seeds" in page and "too narrow" in page
+    assert "power law" in page and "data:image/png" in page and "sd over seeds" in page and "intervals are wide" in page
 
 
 def test_batches_are_a_prefix_of_one_order_in_all_methods(folder: Path, runs: Runs) -> None:

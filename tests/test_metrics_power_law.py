@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from openclip_eclip.metrics.power_law import bootstrap_power_law, fit_power_law
 from scipy.optimize import least_squares
+from scipy.stats import t
 
 X = np.array([50, 100, 200, 400, 800, 1600])
 
@@ -63,3 +64,11 @@ def test_interval_of_the_curve_covers_it() -> None:
         widths.append((high - low).mean())
     assert 0.85 < inside / 240 <= 0.99
     assert np.mean(widths) == pytest.approx(2 * 1.96 * 0.02 / np.sqrt(8), rel=0.4)
+
+
+def test_few_seeds_have_the_tails_of_students_t() -> None:
+    """Three curves that differ by a shift: the band is that of the mean's t interval at every x."""
+    shift = np.array([-0.01, 0.0, 0.01])
+    drawn = [law.predict(X) for law in bootstrap_power_law(X, 0.3 + 2 * X ** -0.5 + shift[:, None], draws=4000)]
+    low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
+    assert (high - low) / 2 == pytest.approx(np.full(6, t.ppf(0.975, 2) * 0.01 / np.sqrt(3)), rel=0.1)

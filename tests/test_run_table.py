@@ -24,6 +24,7 @@ from align_pages import page as align_page  # noqa: E402
 from align_table import ROW, measure, views_of  # noqa: E402
 from bench_runs import Worker, best_epoch  # noqa: E402
 from intervals import OTHER_MACHINE, machine_kinds  # noqa: E402
+from recompute_intervals import on_cpu, renew_all  # noqa: E402
 from run_table import compare, markdown, summary  # noqa: E402
 from table_rows import TABLES, Row  # noqa: E402
 
@@ -200,6 +201,18 @@ def test_views_are_those_of_whole_batches_once_an_epoch() -> None:
     cell = next(cell for cell in CELLS if cell.name == "300 films, 15 %")
     assert views_of(ROW["eclip-plus"], cell, [10, 20]) == pytest.approx(15 * 256 / 300) == views_of(ROW["mask"], cell, [15])
     assert all(views_of(ROW[name], cell, [10]) is None for name in ("CLIP", "oversample", "eCLIP", "eclip-plus with replay", "CLIP self-trained"))
+
+
+def test_intervals_of_old_results_are_recomputed() -> None:
+    """t of four degrees of freedom for sd / sqrt(5), and the rest of the old interval's variance for the images; a mean ends at 0."""
+    half = 1.959964 * (0.03**2 / 5 + 0.0001) ** 0.5
+    found = {"cell": {"row": {"value": 0.005, "sd": 0.03, "low": -half, "high": half, "difference": {"value": 0.1, "sd": 0.03, "low": 0.1 - half, "high": 0.1 + half, "p": 0.5}}}}
+    renew_all(found, 5)
+    row, wide = found["cell"]["row"], (2.776445**2 * 0.03**2 / 5 + 1.959964**2 * 0.0001) ** 0.5
+    assert row["difference"]["low"] == pytest.approx(0.1 - wide, abs=1e-6) and row["difference"]["high"] == pytest.approx(0.1 + wide, abs=1e-6)
+    assert row["difference"]["p"] < 0.05 and row["low"] == 0 and row["high"] == pytest.approx(0.005 + wide, abs=1e-6) and "p" not in row
+    assert on_cpu("600 films, 1 %", "eclip-plus") and not on_cpu("600 films, 5 %", "eclip-plus") and not on_cpu("600 films, 1 %", "align, weight 0.2")
+    assert on_cpu("600 films, 15 %", "eclip-plus self-trained") and on_cpu("600 films, 1 %", "eclip-plus with replay, shuffled")
 
 
 def test_a_worker_outlives_a_crash(tmp_path: Path) -> None:

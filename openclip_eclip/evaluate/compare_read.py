@@ -74,8 +74,17 @@ def _parse(word: str) -> tuple[str, list[Path]]:
 
 
 def _record(folder: Path) -> dict[str, Any]:
+    """Of result.json; {} where there is none. UserError where it is no JSON object."""
     path = folder / "result.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if not path.is_file():
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not a readable JSON file ({error}); expected what an evaluation wrote.") from error
+    if not isinstance(found, dict) or not isinstance(found.get("settings", {}), dict):
+        raise UserError(f"{path}: no record of a result; expected what an evaluation wrote, with its settings.")
+    return found
 
 
 def _aligned(found: Predictions, folder: Path, reference: Predictions, first: Path) -> Predictions:

@@ -1,8 +1,10 @@
-"""Differences between methods with several seeds each, on one set of images: intervals, p, Holm, sizes needed.
+"""Differences between methods with several seeds each, on one set of images: intervals, p, Holm,
+sizes needed.
 
-The mean over S seeds of a statistic on N images varies by two things: other seeds, other images. Decision 0043:
-half of an interval = sqrt(t(S - 1)^2 A + t(N - 1)^2 B), A = (variance between seeds) / S, with Student's t for the
-few seeds it is known from; B = the images' part, from a bootstrap over images. scripts/coverage.py measures its coverage.
+The mean over S seeds of a statistic on N images varies by two things: other seeds, other images.
+Decision 0043: half of an interval = sqrt(t(S - 1)^2 A + t(N - 1)^2 B), A = (variance between
+seeds) / S, with Student's t for the few seeds it is known from; B = the images' part, from a
+bootstrap over images. scripts/coverage.py measures its coverage.
 """
 from __future__ import annotations
 
@@ -18,12 +20,13 @@ from .resampled import Scorer, weight_chunks
 
 LEVEL = 0.05
 MOST_FREEDOM = 1e9  # of Student's t: the normal distribution
-MOST_SEEDS = 10**6  # that are ever said to be needed
+MOST_SEEDS, MOST_IMAGES = 10**6, 10**12  # that are ever said to be needed
 
 
 @dataclass
 class Draws:
-    """Of one method: `full` (S, Q) a seed's statistics on all images, `drawn` (D, S, Q) on the images of each draw.
+    """Of one method: `full` (S, Q) a seed's statistics on all images, `drawn` (D, S, Q) on the
+    images of each draw.
 
     `units`: how many images, or patients, were drawn from; inf where that is not known.
     """
@@ -35,11 +38,12 @@ class Draws:
 
 @dataclass
 class Estimate:
-    """Arrays (Q,): a mean over seeds (or a difference of two), its sd over seeds (NaN: one seed) and 95 % interval.
+    """Arrays (Q,): a mean over seeds (or a difference of two), its sd over seeds (NaN: one seed)
+    and 95 % interval.
 
-    `p`: two-sided, for differences; below 0.05 where the interval leaves 0 out, and nowhere else. `lost`: draws in which the
-    statistic is not defined. `seeds`, `images`: the two parts of the variance of `value`; `freedom`: degrees of freedom of
-    the first.
+    `p`: two-sided, for differences; below 0.05 where the interval leaves 0 out, and nowhere else.
+    `lost`: draws in which the statistic is not defined. `seeds`, `images`: the two parts of the
+    variance of `value`; `freedom`: degrees of freedom of the first.
     """
 
     value: np.ndarray
@@ -78,7 +82,8 @@ def draw_all(scorers: Sequence[Scorer], count: int, draws: int, seed: int, group
         for part, scorer in zip(parts, scorers, strict=True):
             part.append(scorer(weights))
     units = count if groups is None else len(np.unique(np.asarray(groups)))
-    return [Draws(scorer(ones)[0], np.concatenate(part), units) for scorer, part in zip(scorers, parts, strict=True)]
+    return [Draws(scorer(ones)[0], np.concatenate(part), units)
+            for scorer, part in zip(scorers, parts, strict=True)]
 
 
 def estimate_mean(method: Draws) -> Estimate:
@@ -87,24 +92,29 @@ def estimate_mean(method: Draws) -> Estimate:
 
 
 def estimate_difference(method: Draws, reference: Draws) -> Estimate:
-    """method - reference, seeds paired by their order where both have equally many (sd: of the paired differences, else NaN).
+    """method - reference, seeds paired by their order where both have equally many (sd: of the
+    paired differences, else NaN).
 
-    Images are the same in both in every draw. With other numbers of seeds the seeds' variances of both are added, the degrees of
-    freedom are Welch's, and a method with one seed has no such variance.
+    Images are the same in both in every draw. With other numbers of seeds the seeds' variances of
+    both are added, the degrees of freedom are Welch's, and a method with one seed has no such
+    variance.
     """
     if len(method.full) == len(reference.full):
-        return estimate_mean(Draws(method.full - reference.full, method.drawn - reference.drawn, method.units))
+        full, drawn = method.full - reference.full, method.drawn - reference.drawn
+        return estimate_mean(Draws(full, drawn, method.units))
     value = method.full.mean(0) - reference.full.mean(0)
     return _estimate(value, [method, reference], method.drawn.mean(1) - reference.drawn.mean(1))
 
 
 def _estimate(value: np.ndarray, groups: Sequence[Draws], centre: np.ndarray) -> Estimate:
-    """`value` (Q,), a sum over `groups` of means over their seeds, `centre` (D, Q) the same in each draw."""
+    """`value` (Q,) of the means over seeds of `groups`, `centre` (D, Q) the same in each draw."""
     several = [one for one in groups if len(one.full) > 1]
     parts = [one.full.var(0, ddof=1) / len(one.full) for one in several]
     seeds = np.sum(parts, axis=0) if parts else np.zeros(len(value))
-    squares = np.sum([part**2 / (len(one.full) - 1) for part, one in zip(parts, several, strict=True)], axis=0)
-    freedom = np.divide(seeds**2, squares, out=np.full(len(value), MOST_FREEDOM), where=squares > 0)
+    squares = np.sum([part**2 / (len(one.full) - 1)
+                      for part, one in zip(parts, several, strict=True)], axis=0)
+    freedom = np.divide(seeds**2, squares, out=np.full(len(value), MOST_FREEDOM),
+                        where=squares > 0)
     images = _variance(centre, groups[0].units)
     for one in several:  # what belongs to one seed on one image is in the seeds' part already
         images = images - _both(one.drawn, one.units) / len(one.full)
@@ -112,22 +122,29 @@ def _estimate(value: np.ndarray, groups: Sequence[Draws], centre: np.ndarray) ->
     half = half_width(seeds, images, freedom, groups[0].units, LEVEL)
     sd = _sd(groups[0].full) if len(groups) == 1 else np.full(len(value), np.nan)
     p = p_value(value, seeds, images, freedom, groups[0].units)
-    return Estimate(value, sd, value - half, value + half, p, np.isnan(centre).sum(0), seeds, images, freedom)
+    return Estimate(value, sd, value - half, value + half, p, np.isnan(centre).sum(0), seeds,
+                    images, freedom)
 
 
-def half_width(seeds: np.ndarray, images: np.ndarray, freedom: np.ndarray, units: float, alpha: np.ndarray | float) -> np.ndarray:
-    """Half of the 1 - alpha interval of variances (Q,) `seeds`, known with `freedom`, and `images`, known from `units` images.
+def half_width(seeds: np.ndarray, images: np.ndarray, freedom: np.ndarray, units: float,
+               alpha: np.ndarray | float) -> np.ndarray:
+    """Half of the 1 - alpha interval of variances (Q,) `seeds`, known with `freedom`, and
+    `images`, known from `units` images.
 
-    Each part has its own quantile, and their squares are added: with one part alone it is the usual interval. Satterthwaite's
-    degrees of freedom for the sum cover less with two and three seeds (docs/results/coverage.md).
+    Each part has its own quantile, and their squares are added: with one part alone it is the
+    usual interval. Satterthwaite's degrees of freedom for the sum cover less with two and three
+    seeds (docs/results/coverage.md).
     """
     few = stdtrit(np.minimum(freedom, MOST_FREEDOM), np.asarray(alpha) / 2)
     many = stdtrit(min(max(units - 1, 1), MOST_FREEDOM), np.asarray(alpha) / 2)
     return np.sqrt(few**2 * seeds + many**2 * images)
 
 
-def p_value(value: np.ndarray, seeds: np.ndarray, images: np.ndarray, freedom: np.ndarray, units: float) -> np.ndarray:
-    """(Q,) the alpha whose interval ends at 0: below 0.05 exactly where the 95 % interval leaves 0 out."""
+def p_value(value: np.ndarray, seeds: np.ndarray, images: np.ndarray, freedom: np.ndarray,
+            units: float) -> np.ndarray:
+    """(Q,) the alpha whose interval ends at 0: below 0.05 exactly where the 95 % interval leaves 0
+    out.
+    """
     low, high = np.full(len(value), -700.0), np.zeros(len(value))  # of log alpha
     for _ in range(45):
         middle = (low + high) / 2
@@ -137,16 +154,19 @@ def p_value(value: np.ndarray, seeds: np.ndarray, images: np.ndarray, freedom: n
 
 
 def _variance(drawn: np.ndarray, units: float) -> np.ndarray:
-    """Over the draws (first axis) in which there is a value, as if the images had been drawn from all that there are."""
+    """Over the draws (first axis) in which there is a value, for images drawn from all images."""
     known = ~np.isnan(drawn)
     count = known.sum(0)
     mean = np.where(known, drawn, 0).sum(0) / np.maximum(count, 1)
     squares = (np.where(known, drawn - mean, 0) ** 2).sum(0) / np.maximum(count - 1, 1)
-    return np.where(count > 1, squares, np.nan) * (units / (units - 1) if 1 < units < math.inf else 1.0)
+    unbiased = units / (units - 1) if 1 < units < math.inf else 1.0
+    return np.where(count > 1, squares, np.nan) * unbiased
 
 
 def _both(drawn: np.ndarray, units: float) -> np.ndarray:
-    """(Q,) of `drawn` (D, S, Q), S > 1: the variance of one seed's statistic by what belongs to one seed on one image."""
+    """(Q,) of `drawn` (D, S, Q), S > 1: the variance of one seed's statistic by what belongs to
+    one seed on one image.
+    """
     seeds = drawn.shape[1]
     alone, mean = _variance(drawn, units).mean(0), _variance(drawn.mean(1), units)
     return np.clip((alone - mean) * seeds / (seeds - 1), 0.0, alone)
@@ -186,39 +206,48 @@ def variance_components(method: Draws, reference: Draws, statistic: int, images:
     return Components(max(float(full.var(ddof=1)) - both, 0.0), (alone - both) * images, both * images)
 
 
-def smallest_difference(parts: Components, seeds: int | np.ndarray, images: float | np.ndarray, alpha: float = LEVEL,
-                        power: float = 0.8) -> float | np.ndarray:
-    """What `seeds` seeds a method and `images` images show with this power: half of the interval + z_power sqrt(var(mean)).
+def smallest_difference(parts: Components, seeds: int, images: float, alpha: float = LEVEL,
+                        power: float = 0.8) -> float:
+    """What `seeds` seeds a method and `images` images show with this power: half of the interval
+    + z_power sqrt(var(mean)).
 
-    Assumes a normal mean difference, known components, paired seeds and a two-sided test. One seed (`parts.seed` NaN): the answer
-    holds for these very weights.
+    Assumes a normal mean difference, known components, paired seeds and a two-sided test. One seed
+    (`parts.seed` NaN): the answer holds for these very weights.
     """
-    own = 0.0 * images if math.isnan(parts.seed) else (parts.seed + parts.both / images) / seeds
+    own = 0.0 if math.isnan(parts.seed) else (parts.seed + parts.both / images) / seeds
     rest = parts.image / images
-    half = half_width(own, rest, np.maximum(np.asarray(seeds) - 1.0, 1.0), math.inf, alpha)
-    found = half + norm.ppf(power) * np.sqrt(own + rest)
-    return float(found) if np.ndim(found) == 0 else found
+    half = half_width(np.array(own), np.array(rest), np.array(max(seeds - 1, 1)), math.inf, alpha)
+    return float(half + norm.ppf(power) * math.sqrt(own + rest))
 
 
-def needed_seeds(parts: Components, difference: float, images: int, alpha: float = LEVEL, power: float = 0.8) -> float:
-    """The least number of seeds a method that shows `difference` on `images` images; inf: no number does; NaN: not known."""
+def needed_seeds(parts: Components, difference: float, images: int, alpha: float = LEVEL,
+                 power: float = 0.8) -> float:
+    """The least number of seeds a method that shows `difference` on `images` images; inf: no
+    number does; NaN: not known.
+    """
     if math.isnan(parts.seed) or math.isnan(parts.image):
         return math.nan
-    return _least(lambda seeds: smallest_difference(parts, seeds, images, alpha, power), difference, 2, MOST_SEEDS)
+    return _least(lambda seeds: smallest_difference(parts, seeds, images, alpha, power),
+                  difference, 2, MOST_SEEDS)
 
 
-def needed_images(parts: Components, difference: float, seeds: int, alpha: float = LEVEL, power: float = 0.8) -> float:
-    """The least number of images that shows `difference` with `seeds` seeds a method; inf: no number does; NaN: not known.
+def needed_images(parts: Components, difference: float, seeds: int, alpha: float = LEVEL,
+                  power: float = 0.8) -> float:
+    """The least number of images that shows `difference` with `seeds` seeds a method; inf: no
+    number does; NaN: not known.
 
     New images are taken to be as these are.
     """
     if math.isnan(parts.image):
         return math.nan
-    return _least(lambda images: smallest_difference(parts, seeds, images, alpha, power), difference, 1, 10**12)
+    return _least(lambda images: smallest_difference(parts, seeds, images, alpha, power),
+                  difference, 1, MOST_IMAGES)
 
 
 def _least(shown: Callable[[int], float], difference: float, low: int, high: int) -> float:
-    """The least whole number from `low` to `high` at which `shown`, which falls, is at most `difference`; inf: none."""
+    """The least whole number from `low` to `high` at which `shown`, which falls, is at most
+    `difference`; inf: none.
+    """
     if shown(high) > difference:
         return math.inf
     while low < high:
