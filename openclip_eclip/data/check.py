@@ -25,6 +25,7 @@ from .csv_source import CsvColumns, CsvTable, add_column_arguments, read_column_
 from .figures import Example, WindowExample, contact_sheet
 from .heatmap import DataError, check_aspect, decode_heatmap
 from .sample import read_image
+from .shard_sizes import compare_sizes
 from .table_paths import PathColumn
 from .tar_source import TarEntry, open_shard, walk_shard
 from .windows import decode_windows, entry_windows, file_windows
@@ -241,6 +242,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--sheet", type=Path, default=Path("contact_sheet.png"), help="the contact sheet, a PNG")
     args = parser.parse_args(argv)
     total, examples, told, status = Report(), [], [], 0
+    shards: dict[Path, int] = {}  # samples of each
     for path in (Path(url) for paths in args.paths for url in expand_urls(paths)):
         try:
             report, annotated, with_windows = _open(path, read_column_names(args))
@@ -251,6 +253,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.write(f"{path}: {report.samples} samples, {report.annotated} annotated "
                          f"({report.annotated / max(report.samples, 1):.1%}), {len(report.faults)} faults\n"
                          f"  images: {_describe(report.image_sizes)}\n  heatmaps: {_describe(report.heatmap_sizes)}\n")
+        if path.suffix == ".tar":
+            shards[path] = report.samples
         if report.with_windows:
             sys.stdout.write(f"  sentence windows: {report.with_windows} samples\n")
         for fault in report.faults:
@@ -258,6 +262,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         examples.extend(islice(annotated, 12 - len(examples)))
         told.extend(islice(with_windows, 4 - len(told)))
         total.faults.extend(report.faults)
+    for warning in compare_sizes(list(shards), list(shards.values())):
+        sys.stdout.write(f"warning: {warning}\n")
     if examples or told:
         contact_sheet(examples, args.sheet, told)
         sys.stdout.write(f"contact sheet: {args.sheet}\n")
