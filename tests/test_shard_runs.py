@@ -76,7 +76,7 @@ def test_a_record_that_does_not_hold_is_made_anew(change: str, tmp_path: Path, w
     elif change == "other-shard":
         os.replace(tmp_path / "s-1.tar", path)
     else:
-        record.write_bytes({"flipped": raw[:-30] + bytes([raw[-30] ^ 1]) + raw[-29:], "cut": raw[:-9], "foreign": b"\x80\x04K\x01.", "json": b"{}"}[change])
+        record.write_bytes({"flipped": raw.replace(b'"samples": 4', b'"samples": 5'), "cut": raw[:-9], "foreign": b"\x80\x04K\x01.", "json": b"{}"}[change])
     after = check_shards([path], options)
     assert walked == ["s-0.tar"] * 2
     assert after[0].samples == {"content": 5, "other-shard": 2}.get(change, 4) and (after == before) == (change not in ("content", "options", "other-shard"))
