@@ -262,8 +262,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         examples.extend(islice(annotated, 12 - len(examples)))
         told.extend(islice(with_windows, 4 - len(told)))
         total.faults.extend(report.faults)
-    for warning in compare_sizes(list(shards), list(shards.values())):
-        sys.stdout.write(f"warning: {warning}\n")
+    for message in compare_sizes(list(shards), list(shards.values())):
+        sys.stdout.write(f"fault: {message}\n")
+        status = 1
     if examples or told:
         contact_sheet(examples, args.sheet, told)
         sys.stdout.write(f"contact sheet: {args.sheet}\n")
