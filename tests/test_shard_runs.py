@@ -11,10 +11,12 @@ import pytest
 import torch
 from conftest import BASIC, Launcher, write_shard, write_table
 from openclip_eclip.data import shard_index, table_paths
+from openclip_eclip.data.check import main as check_main
 from openclip_eclip.data.csv_source import CsvColumns, read_csv_table
 from openclip_eclip.data.heatmap import DataError
 from openclip_eclip.data.sample import Sample, collate
-from openclip_eclip.data.shard_index import FOLDER, CheckOptions, check_shards, compare_sizes
+from openclip_eclip.data.shard_index import FOLDER, CheckOptions, check_shards
+from openclip_eclip.data.shard_sizes import compare_sizes
 from openclip_eclip.training_patches import pass_guard
 from openclip_eclip.training_patches.announced import Announced
 from openclip_eclip.training_patches.pass_guard import IN_FLIGHT, PassGuard, check_number, check_shares, shares, smallest_share
@@ -74,7 +76,7 @@ def test_a_record_that_does_not_hold_is_made_anew(change: str, tmp_path: Path, w
     elif change == "other-shard":
         os.replace(tmp_path / "s-1.tar", path)
     else:
-        record.write_bytes({"flipped": raw[:-30] + bytes([raw[-30] ^ 1]) + raw[-29:], "cut": raw[:-9], "foreign": b"\x80\x04K\x01.", "json": b"{}"}[change])
+        record.write_bytes({"flipped": raw.replace(b'"samples": 4', b'"samples": 5'), "cut": raw[:-9], "foreign": b"\x80\x04K\x01.", "json": b"{}"}[change])
     after = check_shards([path], options)
     assert walked == ["s-0.tar"] * 2
     assert after[0].samples == {"content": 5, "other-shard": 2}.get(change, 4) and (after == before) == (change not in ("content", "options", "other-shard"))
@@ -92,7 +94,7 @@ def test_where_the_folder_cannot_be_written_the_record_lies_in_the_cache(tmp_pat
     assert check_shards([tmp_path / "s-0.tar"], CheckOptions()) == first and len(walked) == 2
 
 
-def test_counts_beside_the_shards_are_compared(tmp_path: Path) -> None:
+def test_counts_beside_the_shards_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     shards(tmp_path, 4, 3)
     paths = [tmp_path / "s-0.tar", tmp_path / "s-1.tar"]
     assert compare_sizes(paths, [4, 3]) == []
@@ -104,6 +106,8 @@ def test_counts_beside_the_shards_are_compared(tmp_path: Path) -> None:
     (tmp_path / "sizes.json").unlink()
     (tmp_path / "__len__").write_text("70")
     assert "says 70, the shards hold 7" in compare_sizes(paths, [4, 3])[0]
+    assert check_main([str(tmp_path / "s-{0..1}.tar"), "--sheet", str(tmp_path / "sheet.png")]) == 1
+    assert "fault: " in (out := capsys.readouterr().out) and "says 70" in out
 
 
 # ---- counts and flags

@@ -29,6 +29,7 @@ from .image import read_frame
 from .missing_text import is_doubtful
 from .read_options import ReadOptions, add_read_arguments, read_options
 from .sample import read_windows
+from .shard_sizes import compare_sizes
 from .suspicious_maps import SharedMaps
 from .tar_source import TarEntry, open_shard, walk_shard
 from .windows import entry_windows, file_windows
@@ -187,6 +188,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--sheet", type=Path, default=Path("contact_sheet.png"), help="the contact sheet, a PNG")
     args = parser.parse_args(argv)
     total, examples, told, status = Report(), [], [], 0
+    shards: dict[Path, int] = {}  # samples of each
     for path in (Path(url) for paths in args.paths for url in expand_urls(paths)):
         try:
             report, annotated, with_windows = _open(path, read_column_names(args), read_options(args))
@@ -198,6 +200,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                          f"({report.annotated / max(report.samples, 1):.1%}), {len(report.faults)} faults{_near(report, args)}\n"
                          f"  images: {_describe(report.image_sizes)}\n  heatmaps: {_describe(report.heatmap_sizes)}\n")
         sys.stdout.write(_describe_reading(report, args.image_range))
+        if path.suffix == ".tar":
+            shards[path] = report.samples
         if report.with_windows:
             sys.stdout.write(f"  sentence windows: {report.with_windows} samples\n")
         for what, lengths in (("captions", report.caption_tokens), ("sentences", report.sentence_tokens)):
@@ -212,6 +216,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         examples.extend(islice(annotated, 12 - len(examples)))
         told.extend(islice(with_windows, 4 - len(told)))
         total.faults.extend(report.faults)
+    for message in compare_sizes(list(shards), list(shards.values())):
+        sys.stdout.write(f"fault: {message}\n")
+        status = 1
     if examples or told:
         contact_sheet(examples, args.sheet, told, read_options(args))
         sys.stdout.write(f"contact sheet: {args.sheet}\n")

@@ -84,24 +84,6 @@ def join_reports(reports: Sequence[ShardReport]) -> Report:
                   warnings=[f"{report.shard.name}: {warning}" for report in reports for warning in report.warnings])
 
 
-def compare_sizes(shards: Sequence[Path], counts: Sequence[int]) -> list[str]:
-    """What a sizes.json or __len__ beside the first shard, which open_clip would believe, says otherwise than the shards."""
-    folder = shards[0].parent
-    sizes, length = folder / "sizes.json", folder / "__len__"
-    try:
-        if sizes.is_file():
-            said = json.loads(sizes.read_text(encoding="utf-8"))
-            wrong = [f"{shard.name} {said.get(shard.name, 'nothing')} (it holds {count})" for shard, count in zip(shards, counts)
-                     if said.get(shard.name) != count]
-            more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-            return [f"{sizes} is wrong and not used: {', '.join(wrong[:3])}{more}"] if wrong else []
-        if length.is_file() and length.read_text(encoding="utf-8").strip() != str(sum(counts)):
-            return [f"{length} says {length.read_text(encoding='utf-8').strip()[:20]}, the shards hold {sum(counts)} samples: it is not used"]
-    except (OSError, ValueError, AttributeError) as error:
-        return [f"{folder}: sizes.json or __len__ cannot be read ({error}) and is not used"]
-    return []
-
-
 def _check(shard: Path, options: CheckOptions) -> ShardReport:
     with open_shard(shard) as file:
         before = os.fstat(file.fileno())

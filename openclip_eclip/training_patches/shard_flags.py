@@ -11,7 +11,7 @@ import open_clip_train.data as upstream
 from braceexpand import UnbalancedBracesError
 
 from ..data.heatmap import DataError
-from ..data.shard_index import compare_sizes
+from ..data.shard_sizes import compare_sizes
 from ..data.shard_stream import is_remote, local_path
 
 logger = logging.getLogger(__name__)
