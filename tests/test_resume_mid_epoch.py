@@ -192,9 +192,10 @@ def test_sigusr1_saves_and_goes_on_and_the_last_k_are_kept(tmp_path: Path, monke
     folder = tmp_path / "logs" / "run" / "checkpoints"
     folder.mkdir(parents=True)
     (folder / ".epoch_9.pt.1.partial").write_bytes(b"of a run that was killed")
-    run(tmp_path, "run", "--train-data", table, "--save-every-steps", 4, "--keep-last", 3, "--epochs", 1)
-    assert checkpoints(tmp_path, "run") == ["epoch_0_batch_00000003.pt", "epoch_0_batch_00000004.pt", "epoch_0_batch_00000008.pt",
-                                            "epoch_1.pt"]
+    (folder / "epoch_0_batch_00000009.pt").write_bytes(b"further than this run, which began its epoch anew")
+    run(tmp_path, "run", "--train-data", table, "--save-every-steps", 4, "--keep-last", 2, "--epochs", 1)
+    assert checkpoints(tmp_path, "run") == ["epoch_0_batch_00000004.pt", "epoch_0_batch_00000008.pt", "epoch_1.pt"]
+    assert "batch 3 of 10 in epoch 0: saved in" in (tmp_path / "logs" / "run" / "out.log").read_text()
     assert newest_complete(folder) == folder / "epoch_1.pt"
     (folder / "epoch_1.pt").write_bytes(b"PK")
     assert newest_complete(folder) == folder / "epoch_0_batch_00000008.pt"
@@ -287,10 +288,10 @@ def test_senseless_settings_are_an_error(flags: list[str], message: str, tmp_pat
 
 def test_killed_in_mid_epoch_and_in_writing(tmp_path: Path) -> None:
     """A handful of the kills of scripts/reliability_kills.py: SIGKILL, SIGTERM and SIGKILL in writing, to whole process groups."""
-    settings = ("table", "shards-workers", "expert-accumulated", "align-two-ranks")
-    done = subprocess.run([sys.executable, TESTS / "kill_runs.py", tmp_path / "kills", "--kills", "8", "--chain", "2", "--settings", *settings],
+    settings = ("shards-workers", "expert-accumulated", "align-two-ranks")
+    done = subprocess.run([sys.executable, TESTS / "kill_runs.py", tmp_path / "kills", "--kills", "6", "--chain", "2", "--settings", *settings],
                           capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout)
-    assert found["wrong"] == [] and found["same"] == 4 and found["settings"] == sorted(settings)
-    assert found["by_kind"] == {"SIGKILL": 3, "SIGTERM": 3, "writing": 2}
+    assert found["wrong"] == [] and found["same"] == 3 and found["settings"] == sorted(settings)
+    assert found["by_kind"] == {"SIGKILL": 2, "SIGTERM": 2, "writing": 2}
