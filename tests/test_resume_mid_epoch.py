@@ -79,22 +79,20 @@ def test_every_position_gives_the_rest_of_the_epoch(source: str, workers: int, s
         "synthetic": ["--dataset-type", "synthetic", "--train-num-samples", 33]}[source]
     flags = [*data, "--workers", workers]
     _, info, loader = build(flags)
-    expected, kept, passes = [], {}, 0
+    expected, kept = [], {}
     for i, batch in enumerate(begin(info, loader, 0), 1):
         expected.append(content(batch))
         kept[i] = random_state(), loader.checkpoint_state()
     assert len(expected) == loader.num_batches and len({pixels for _, pixels, _ in expected}) >= 6  # two workers take their shards twice
     second = [content(batch) for batch in begin(info, loader, 1)]
     assert second != expected
-    for i in {1, 2, len(expected) // 2, len(expected) - 1, len(expected)}:
+    for i in (1, len(expected) - 1, len(expected)) if workers else (1, 2, len(expected) // 2, len(expected) - 1, len(expected)):
         _, info, again = build(flags)
         torch.rand(7)  # the state at which the new process arrives is of no account
         now, state = kept[i]
         rest = begin(info, again, 0, position_from(i, now, state))
         assert again.first_batch == i and [content(batch) for batch in rest] == expected[i:], i
         assert [content(batch) for batch in begin(info, again, 1)] == second, f"epoch after position {i}"
-        passes += 1
-    assert passes == 5
 
 
 def test_consumed_samples_are_not_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,9 +192,10 @@ def test_sigusr1_saves_and_goes_on_and_the_last_k_are_kept(tmp_path: Path, monke
     folder = tmp_path / "logs" / "run" / "checkpoints"
     folder.mkdir(parents=True)
     (folder / ".epoch_9.pt.1.partial").write_bytes(b"of a run that was killed")
-    run(tmp_path, "run", "--train-data", table, "--save-every-steps", 4, "--keep-last", 3, "--epochs", 1)
-    assert checkpoints(tmp_path, "run") == ["epoch_0_batch_00000003.pt", "epoch_0_batch_00000004.pt", "epoch_0_batch_00000008.pt",
-                                            "epoch_1.pt"]
+    (folder / "epoch_0_batch_00000009.pt").write_bytes(b"further than this run, which began its epoch anew")
+    run(tmp_path, "run", "--train-data", table, "--save-every-steps", 4, "--keep-last", 2, "--epochs", 1)
+    assert checkpoints(tmp_path, "run") == ["epoch_0_batch_00000004.pt", "epoch_0_batch_00000008.pt", "epoch_1.pt"]
+    assert "batch 3 of 10 in epoch 0: saved in" in (tmp_path / "logs" / "run" / "out.log").read_text()
     assert newest_complete(folder) == folder / "epoch_1.pt"
     (folder / "epoch_1.pt").write_bytes(b"PK")
     assert newest_complete(folder) == folder / "epoch_0_batch_00000008.pt"
@@ -238,13 +237,13 @@ def test_another_number_of_processes_restarts_the_epoch(tmp_path: Path, monkeypa
     assert "(processes 2, now 1): the epoch starts anew" in log and log.count("Train Epoch: 0 ") == 6
 
 
-def test_the_epoch_is_saved_before_a_bad_validation_image(tmp_path: Path) -> None:
+def test_the_epoch_is_saved_before_a_bad_validation_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     table, valid = write_table(tmp_path, 24), write_table(tmp_path / "valid", 8)
     common = ["--train-data", table, "--val-data", valid]
     image = tmp_path / "valid" / "images" / "5.png"
     good = image.read_bytes()
-    image.write_bytes(good[:200])  # its header is whole
-    with pytest.raises(UserError, match="row 6"):
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="row 6"):
+        at_step(patch, 1, lambda: image.write_bytes(good[:200]))  # after whatever is checked before training
         run(tmp_path, "bad", *common)
     assert checkpoints(tmp_path, "bad") == ["epoch_0_batch_00000006.pt"]
     image.write_bytes(good)
@@ -264,6 +263,17 @@ def test_a_signal_in_the_evaluation_stops_at_once(tmp_path: Path, monkeypatch: p
     assert checkpoints(tmp_path, "run") == ["epoch_0_batch_00000006.pt"]
 
 
+def test_a_trained_epoch_needs_no_batch_in_any_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table, common = write_table(tmp_path, 24), ["--epochs", 1, "--val-data", write_table(tmp_path / "valid", 8)]
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr("open_clip_train.train.get_clip_metrics", lambda **_: send(signal.SIGINT)())
+        run(tmp_path, "run", "--train-data", table, *common)
+    run(tmp_path, "run", "--train-data", table, *common, "--resume", "latest", "--workers", 1)
+    log = (tmp_path / "logs" / "run" / "out.log").read_text()
+    assert "epoch 0 is trained" in log and "starts anew" not in log and log.count("Train Epoch: 0 ") == 6
+    assert checkpoints(tmp_path, "run") == ["epoch_1.pt", "results.jsonl"]
+
+
 @pytest.mark.parametrize("flags,message", [
     (["--save-every-steps", "0"], "--save-every-steps 0: expected at least 1"), (["--save-every-minutes", "0"], "expected a number above 0"),
     (["--save-every-minutes", "nan"], "expected a number above 0"), (["--keep-last", "0"], "--keep-last 0: expected at least 1"),
@@ -278,10 +288,10 @@ def test_senseless_settings_are_an_error(flags: list[str], message: str, tmp_pat
 
 def test_killed_in_mid_epoch_and_in_writing(tmp_path: Path) -> None:
     """A handful of the kills of scripts/reliability_kills.py: SIGKILL, SIGTERM and SIGKILL in writing, to whole process groups."""
-    settings = ("table", "shards-workers", "expert-accumulated", "align-two-ranks")
-    done = subprocess.run([sys.executable, TESTS / "kill_runs.py", tmp_path / "kills", "--kills", "8", "--chain", "2", "--settings", *settings],
+    settings = ("shards-workers", "expert-accumulated", "align-two-ranks")
+    done = subprocess.run([sys.executable, TESTS / "kill_runs.py", tmp_path / "kills", "--kills", "6", "--chain", "2", "--settings", *settings],
                           capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout)
-    assert found["wrong"] == [] and found["same"] == 4 and found["settings"] == sorted(settings)
-    assert found["by_kind"] == {"SIGKILL": 3, "SIGTERM": 3, "writing": 2}
+    assert found["wrong"] == [] and found["same"] == 3 and found["settings"] == sorted(settings)
+    assert found["by_kind"] == {"SIGKILL": 2, "SIGTERM": 2, "writing": 2}
