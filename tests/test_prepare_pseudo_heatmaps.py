@@ -117,7 +117,7 @@ def test_shards_again_with_one_member_more(tmp_path: Path, to_light: None, capsy
         for key, corner in corners.items():
             stream, heat = io.BytesIO(), io.BytesIO()
             lit((40, 20), corner).save(stream, "PNG")
-            lit((40, 20), corner).save(heat, "PNG")
+            lit((20, 10), corner).save(heat, "PNG")  # of another size: the bytes of the image would be a fault
             members |= {f"{key}.png": stream.getvalue(), f"{key}.txt": f"report {key}".encode(), f"{key}.json": b"{}", **({"c.heatmap.png": heat.getvalue()} if key == "c" else {})}
         write_shard(tmp_path / f"train-{number}.tar", members)
     out = tmp_path / "out"

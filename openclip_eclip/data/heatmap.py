@@ -134,7 +134,7 @@ def read_npy(data: bytes, what: str, options: ReadOptions) -> np.ndarray:
             read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
             shape, _, dtype = read(stream)
         if dtype.hasobject:
-            raise DataError(f"{what}: an array of objects (a pickle). Pickles are refused; save plain numbers.")
+            raise DataError(f"{what}: an array of objects (pickles). Pickles are refused; save plain numbers.")
         check_array_size(shape, dtype.itemsize, what, options)
         check_pixels(shape, what, options) if len(shape) == 2 else None
         needed, there = dtype.itemsize * int(np.prod(shape, dtype=object)), len(data) - stream.tell()
@@ -205,7 +205,8 @@ def _decode_csr(arrays: dict[str, np.ndarray], name: str, options: ReadOptions) 
         raise DataError(f"heatmap {name!r}: sparse, but without {sorted(missing)}; save it with scipy.sparse.save_npz.")
     shape, values, indices, indptr = (arrays[key] for key in ("shape", "data", "indices", "indptr"))
     if shape.dtype.kind not in "iu" or shape.shape != (2,) or (shape < 1).any():
-        raise DataError(f"heatmap {name!r}: sparse, of shape {shape.tolist() if shape.size < 9 else shape.shape}; expected two whole "
+        found = shape.tolist() if shape.size < 9 else f"{shape.size} numbers"
+        raise DataError(f"heatmap {name!r}: a sparse matrix whose shape is {found}: its shape must have length 2; expected two whole "
                         "numbers, height and width.")
     height, width = (int(side) for side in shape)
     check_pixels((height, width), f"heatmap {name!r}", options)

@@ -13,7 +13,7 @@ import os
 import tarfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -147,7 +147,7 @@ def _png(found: Tensor, frame: Frame, longer: int) -> bytes:
 
 def _write_table(encoder: Encoder, paths: list[Path], args: argparse.Namespace) -> dict[str, int]:
     """OUT/heatmaps/ and the table with all its columns, its paths relative to OUT."""
-    columns = read_column_names(args)
+    columns = replace(read_column_names(args), heatmap_named=False)  # it may be the name of a column that is to be made
     table, frame = read_csv_table(paths[0], columns), read_columns(paths[0], columns.separator)
     bare = [i for i, heatmap in enumerate(table.heatmaps) if heatmap is None]
     films = [Film(table.images[i], table.captions[i], f"{table.name(i)}, column {columns.image!r}: {table.images[i]}") for i in bare]

@@ -49,12 +49,14 @@ def announce_lengths(args: argparse.Namespace, flag: str, source: Any, tokenizer
 def count_cut(tokenizer: Callable[..., Tensor], texts: Sequence[str]) -> int:
     """How many of `texts` do not fit into the tokenizer's context, whatever its padding: a longer context changes them."""
     context = tokenizer([""]).shape[1]
+    padding = tokenizer([""], context_length=context + 1)[0, -1]
     long = [text for text in texts if not (text.isascii() and len(text) <= context - 2)]  # a token is a byte at least
     cut = 0
     for first in range(0, len(long), BATCH):
         part = long[first : first + BATCH]
-        roomy = tokenizer(part, context_length=context + 1)[:, :context]
-        cut += int((tokenizer(part) != roomy).any(dim=1).sum())
+        roomy = tokenizer(part, context_length=context + 1)
+        changed = (tokenizer(part) != roomy[:, :context]).any(dim=1)
+        cut += int((changed | (roomy[:, context] != padding)).sum())
     return cut
 
 
@@ -104,7 +106,8 @@ def _scaled(spoken: list[list[str]], samples: int) -> tuple[list[str], int]:
     return found, round(len(found) * samples / max(len(spoken), 1))
 
 
-def _spaced(items: Sequence[Any], most: int = SAMPLE) -> list[Any]:
+def _spaced(items: Sequence[Any], most: int | None = None) -> list[Any]:
+    most = most or SAMPLE
     return [items[i * len(items) // most] for i in range(most)] if len(items) > most else list(items)
 
 
