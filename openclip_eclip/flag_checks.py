@@ -62,6 +62,8 @@ def check_flags(args: argparse.Namespace) -> None:
             raise UserError(f"{flag_of(name)} without {flag_of(other)} has no effect: give both, or drop it.")
     if args.name is not None and not args.name.strip():
         raise UserError("--name is empty: give the run a name, or drop the flag for one made from date and settings.")
+    if args.resume == "latest" and not args.name:
+        raise UserError("--resume latest without --name: a new name is made for each run, so nothing would be found to continue; give the run's --name.")
     _check_optimiser(args)
     _check_device(args.device)
     _check_augmentation(args.aug_cfg or {})

@@ -22,19 +22,20 @@ def one_sentence(model: str, pretrained: str | None) -> Iterator[None]:
         yield
     except (RuntimeError, OSError, ValueError, AssertionError) as error:
         if isinstance(error, UserError):
-            sentence = f"{_source(model, pretrained)}: {error}" if str(error).startswith("the weights") else None
+            told = f"{_source(model, pretrained)}: {error}" if str(error).startswith("the weights") else None
         else:
-            sentence = _sentence(error, model, pretrained)
-        if sentence is None:
+            told = sentence(error, model, pretrained)
+        if told is None:
             raise
-        raise UserError(sentence) from error
+        raise UserError(told) from error
 
 
 def _source(model: str, pretrained: str | None) -> str:
     return f"--pretrained {pretrained}" if pretrained else f"--model {model}"
 
 
-def _sentence(error: Exception, model: str, pretrained: str | None) -> str | None:
+def sentence(error: Exception, model: str, pretrained: str | None) -> str | None:
+    """What `error`, raised while open_clip built a model, says to a user; None for one that is no user's mistake."""
     text, source = str(error), _source(model, pretrained)
     if "Error(s) in loading state_dict" in text:
         return f"{source} holds weights of another architecture than --model {model}: {_misfit(text)}."
@@ -66,4 +67,4 @@ def _misfit(text: str) -> str:
 
 
 def _last_clause(text: str) -> str:
-    return " ".join(text.split())[:300]
+    return " ".join(text.split())[:700]

@@ -25,6 +25,7 @@ from torch.nn.functional import normalize
 from ..checkpoint import CONFIG, find_checkpoint, load_weights, save_tokenizer
 from ..config import UserError
 from ..model import PROCESSOR_PREFIX
+from ..model_errors import sentence
 from ..positions import Tokens, encode_tokens
 
 RANDOM = "random"
@@ -93,8 +94,8 @@ def load_encoder(model: str, pretrained: str | None = None, precision: str = "fp
             built, _, transform = open_clip.create_model_and_transforms(model, pretrained=pretrained if known else None, precision=precision,
                                                                         device=device, load_weights=known, pretrained_text=known)
             tokenizer = open_clip.get_tokenizer(model)
-    except (RuntimeError, OSError, KeyError) as error:
-        raise UserError(f"--model {model} --pretrained {pretrained}: {error}") from error
+    except (RuntimeError, OSError, KeyError, AssertionError) as error:
+        raise UserError(sentence(error, model, pretrained) or f"--model {model} --pretrained {pretrained}: {error}") from error
     built.eval()  # dropout off
     facts = {"model": model, "pretrained": pretrained, "precision": precision, "weights_hash": hash_weights(built),
              "transform": repr(transform)}

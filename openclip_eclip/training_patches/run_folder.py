@@ -96,3 +96,11 @@ def log_stop(args: argparse.Namespace | None, reason: str) -> None:
     if log.is_file():
         with open(log, "a", encoding="utf-8") as file:
             file.write(f"{datetime.now():%Y-%m-%d,%H:%M:%S} | ERROR | eclip: stopped on rank {args.rank}: {reason}\n")
+
+
+def has_logged(args: argparse.Namespace | None, reason: str) -> bool:
+    """Whether the first rank has written the same reason into the run's log."""
+    if args is None or not args.name:
+        return False
+    log = Path(args.logs, args.name, LOG)
+    return log.is_file() and f"stopped: {reason}" in log.read_text(encoding="utf-8", errors="replace")

@@ -60,7 +60,7 @@ def load_to_resume(file_path: str, args: argparse.Namespace, model: torch.nn.Mod
     (§E: give it as --pretrained), other weights, or another choice of what is trained.
     """
     path = Path(file_path)
-    if "://" in file_path or file_path.startswith("s3"):
+    if "://" in file_path:
         with fsspec.open(file_path, "rb") as file:
             checkpoint = torch.load(file, map_location=map_location, weights_only=True)
     else:
