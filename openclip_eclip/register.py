@@ -33,6 +33,10 @@ _originals: dict[str, Any] = {}
 _schema_asks_for_eclip: contextvars.ContextVar[bool] = contextvars.ContextVar("eclip_schema", default=False)
 
 
+class HubError(OSError, UserError):
+    """A file of the hub that is not on this machine: an OSError as from open_clip, and one sentence for our commands."""
+
+
 def check_open_clip_version(version: str = open_clip.__version__) -> None:
     """RuntimeError outside the tested range."""
     def numbers(text: str) -> tuple[int, ...]:
@@ -104,7 +108,7 @@ def _dispatch(host: type, extended: type | None) -> Callable[..., Any]:
             source = (kwargs.get("text_cfg") or {}).get("hf_model_name")
             if source is None:
                 raise
-            raise OSError(_no_hub(source)) from error
+            raise HubError(_no_hub(source)) from error
 
     build.__name__ = host.__name__  # open_clip logs it
     return build
@@ -114,7 +118,7 @@ def _hf_tokenizer(source: Any, *args: Any, **kwargs: Any) -> Any:
     try:
         return _originals["HFTokenizer"](source, *args, **kwargs)
     except OSError as error:
-        raise OSError(_no_hub(source)) from error
+        raise HubError(_no_hub(source)) from error
 
 
 def _load_state_dict(checkpoint_path: Any, device: Any = "cpu", weights_only: bool = True) -> dict[str, Tensor]:

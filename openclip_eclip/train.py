@@ -1,10 +1,14 @@
 """open_clip's training with expert heatmaps: `python -m openclip_eclip.train`, or under torchrun.
 
-    torchrun --nproc_per_node 4 -m openclip_eclip.train --model ViT-B-16 --train-data train.csv --runs-dir runs
-    torchrun --nproc_per_node 4 -m -- openclip_eclip.train --model ViT-B-16 --train-data train.csv --logs runs
+    torchrun --nproc_per_node 4 -m openclip_eclip.train --model ViT-B-16 --train-data train.csv
+    --runs-dir runs
+    torchrun --nproc_per_node 4 -m -- openclip_eclip.train --model ViT-B-16 --train-data train.csv
+    --logs runs
 
-The two are the same. `--runs-dir` is open_clip's `--logs`; without the `--` before the module torchrun stops at `--logs`
-("ambiguous option: --logs could match --logs-specs"), before anything of ours runs. All flags of open_clip_train work;
+The two are the same. `--runs-dir` is open_clip's `--logs`; without the `--` before the module
+torchrun stops at `--logs`
+("ambiguous option: --logs could match --logs-specs"), before anything of ours runs. All flags of
+open_clip_train work;
 `--help` lists ours first.
 """
 from __future__ import annotations
@@ -58,7 +62,8 @@ def _args(seams: Any) -> argparse.Namespace | None:
 
 
 def sentence(error: BaseException) -> str:
-    """What went wrong on one line; a data worker's error arrives with its traceback as text, the sentence is at its end."""
+    """What went wrong on one line; a data worker's error arrives with its traceback as text, the
+    sentence is at its end."""
     if isinstance(error, UserError):
         return " ".join(re.split(r"(?:Data|User)Error: ", str(error))[-1].split())
     return " ".join(f"{type(error).__name__}: {error}".split())
