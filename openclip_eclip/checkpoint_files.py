@@ -1,4 +1,5 @@
-"""Checkpoint files on disk: which one is newest, whether it is whole, and reading it without running anything in it."""
+"""Checkpoint files on disk: which one is newest, whether it is whole, and reading it without
+running anything in it."""
 from __future__ import annotations
 
 import json
@@ -29,7 +30,8 @@ UNREADABLE = (zipfile.BadZipFile, zlib.error, struct.error, pickle.UnpicklingErr
 
 
 def damage(path: Path) -> str | None:
-    """What is wrong with the bytes of a checkpoint that torch.save wrote, as the end of a sentence; None if it is whole.
+    """What is wrong with the bytes of a checkpoint that torch.save wrote, as the end of a sentence;
+    None if it is whole.
 
     Every byte of the tensors is read and compared with the checksums in the file.
     """
@@ -51,15 +53,18 @@ def damage(path: Path) -> str | None:
 
 
 def progress_in_name(path: Path) -> tuple[int, int] | None:
-    """(complete epochs, batches of the next one) as a checkpoint's name says, None for other names."""
+    """(complete epochs, batches of the next one) as a checkpoint's name says, None for other
+    names."""
     match = NUMBERED.fullmatch(path.name)
     return (int(match[1]), int(match[2] or 0)) if match else None
 
 
 def newest_complete(folder: Path) -> Path | None:
-    """The checkpoint of `folder` that has trained longest and is whole; damaged ones are named in a warning and passed over.
+    """The checkpoint of `folder` that has trained longest and is whole; damaged ones are named in a
+    warning and passed over.
 
-    Considered are `epoch_N.pt`, `epoch_N_batch_B.pt` (N epochs and B batches) and `epoch_latest.pt`, whose progress is inside.
+    Considered are `epoch_N.pt`, `epoch_N_batch_B.pt` (N epochs and B batches) and
+    `epoch_latest.pt`, whose progress is inside.
     """
     found = {path: progress for path in folder.glob("epoch_*.pt") if (progress := progress_in_name(path)) and path.is_file()}
     latest = folder / LATEST
@@ -92,12 +97,15 @@ def describe_progress(path: Path) -> str:
 
 
 def read_checkpoint(path: Path, map_location: Any = "cpu", checked: bool = False) -> Any:
-    """What torch.save, or safetensors, wrote to `path`. Nothing in the file is executed, whatever the version of torch.
+    """What torch.save, or safetensors, wrote to `path`. Nothing in the file is executed, whatever
+    the version of torch.
 
-    `checked`: its checksums have just been compared. UserError, one sentence, for a file that is missing, damaged or foreign.
+    `checked`: its checksums have just been compared. UserError, one sentence, for a file that is
+    missing, damaged or foreign.
     """
     if path.is_dir():
-        raise UserError(f"{path} is a folder; expected a checkpoint file, e.g. {path / 'checkpoints' / 'epoch_1.pt'}.")
+        raise UserError(f"{path} is a folder; expected a checkpoint file, e.g. "
+                        f"{path / 'checkpoints' / 'epoch_1.pt'}.")
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint file.")
     if path.suffix == ".safetensors":
@@ -106,10 +114,13 @@ def read_checkpoint(path: Path, map_location: Any = "cpu", checked: bool = False
         start = file.read(64)
     wrong = None if checked or (start and not start.startswith(b"PK")) else damage(path)
     if wrong:
-        raise UserError(f"checkpoint {path} {wrong}: it is not a complete checkpoint; give an older one, or copy it anew.")
+        raise UserError(f"checkpoint {path} {wrong}: it is not a complete checkpoint; give an "
+                        "older one, or copy it anew.")
     if start.startswith(b"PK") and _is_torchscript(path):
-        raise UserError(f"{path} is a TorchScript archive (as OpenAI's): a program, not weights; give its tag (--pretrained openai), or "
-                        "save torch.jit.load(FILE).state_dict() with torch.save where you trust it.")
+        raise UserError(f"{path} is a TorchScript archive (as OpenAI's): a program, not weights; "
+                        "give its tag (--pretrained openai), or "
+                        "save torch.jit.load(FILE).state_dict() with torch.save where you trust "
+                        "it.")
     try:
         return torch.load(path, map_location=map_location, weights_only=True)
     except UNREADABLE as error:
@@ -123,7 +134,8 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, *UNREADABLE) as error:
-        raise UserError(f"{path} is no complete safetensors file ({_first_line(error)}); copy it anew.") from error
+        raise UserError(f"{path} is no complete safetensors file ({_first_line(error)}); copy it "
+                        "anew.") from error
 
 
 def _is_torchscript(path: Path) -> bool:
@@ -134,7 +146,8 @@ def _is_torchscript(path: Path) -> bool:
 def _why_unreadable(start: bytes, error: BaseException) -> str:
     blocked = re.search(r"(?:GLOBAL|global:?) ([\w.]+)", str(error))
     if blocked:
-        return (f"holds {blocked[1]} beside tensors and numbers, which is not loaded because it could run code; where you trust the "
+        return (f"holds {blocked[1]} beside tensors and numbers, which is not loaded because it "
+                "could run code; where you trust the "
                 "file, save its state dict alone with torch.save.")
     if start.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
         return "is a web page, not a checkpoint: the download failed; fetch it again."
@@ -148,7 +161,8 @@ def _first_line(error: BaseException) -> str:
 
 
 def state_of(checkpoint: Any, path: Path) -> dict[str, Tensor]:
-    """The model's state dict in what `read_checkpoint` gave, without the prefixes of DDP and torch.compile. UserError without one."""
+    """The model's state dict in what `read_checkpoint` gave, without the prefixes of DDP and
+    torch.compile. UserError without one."""
     if isinstance(checkpoint, Mapping):
         inner = next((checkpoint[key] for key in STATES if isinstance(checkpoint.get(key), Mapping)), checkpoint)
         state = {str(key): value for key, value in inner.items() if isinstance(value, Tensor)}
@@ -157,7 +171,8 @@ def state_of(checkpoint: Any, path: Path) -> dict[str, Tensor]:
         what = f"a dict of {', '.join(map(str, list(checkpoint)[:4]))}" if checkpoint else "an empty dict"
     else:
         what = f"a {type(checkpoint).__name__}"
-    raise UserError(f"{path} holds {what}, no weights; expected a state dict, or a checkpoint with one under 'state_dict'.")
+    raise UserError(f"{path} holds {what}, no weights; expected a state dict, or a checkpoint "
+                    "with one under 'state_dict'.")
 
 
 def without_prefixes(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -169,7 +184,8 @@ def without_prefixes(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def non_finite(state: Mapping[str, Tensor], buffers: frozenset[str] = frozenset()) -> list[str]:
-    """Names of tensors with a NaN, or an infinity that is not in one of `buffers` (a mask may hold -inf)."""
+    """Names of tensors with a NaN, or an infinity that is not in one of `buffers` (a mask may hold
+    -inf)."""
     def wrong(name: str, value: Tensor) -> bool:
         if not value.is_floating_point():
             return False
@@ -182,7 +198,8 @@ def require_finite(state: Mapping[str, Tensor], path: Path) -> None:
     """UserError if weights of `path` are NaN or infinite."""
     wrong = non_finite(state)
     if wrong:
-        raise UserError(f"{path}: {len(wrong)} of {len(state)} tensors hold NaN or infinite weights, first {wrong[0]}: the training diverged; "
+        raise UserError(f"{path}: {len(wrong)} of {len(state)} tensors hold NaN or infinite "
+                        f"weights, first {wrong[0]}: the training diverged; "
                         "take an older checkpoint, or train again with a lower --lr.")
 
 

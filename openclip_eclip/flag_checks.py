@@ -1,4 +1,5 @@
-"""Values of flags, open_clip's and ours, with which no run could do what was asked; one sentence each, before anything is built."""
+"""Values of flags, open_clip's and ours, with which no run could do what was asked; one sentence
+each, before anything is built."""
 from __future__ import annotations
 
 import argparse
@@ -46,7 +47,8 @@ def flag_of(name: str) -> str:
 
 
 def check_flags(args: argparse.Namespace) -> None:
-    """UserError for a value that no run can work with. Values a recipe has yet to compute are left alone."""
+    """UserError for a value that no run can work with. Values a recipe has yet to compute are left
+    alone."""
     for name, (right, expected) in RANGES.items():
         value = getattr(args, name)
         computed = args.recipe and name in COMPUTABLE and value == COMPUTED
@@ -56,12 +58,18 @@ def check_flags(args: argparse.Namespace) -> None:
         values = getattr(args, name)
         values = [] if values is None else values if isinstance(values, Sequence) else [values]
         if values and (len(values) not in lengths or not all(map(right, values))):
-            raise UserError(f"{flag_of(name)} {' '.join(map(str, values))}: expected {' or '.join(map(str, lengths))} numbers, each {expected}.")
+            raise UserError(f"{flag_of(name)} {' '.join(map(str, values))}: expected "
+                            f"{' or '.join(map(str, lengths))} numbers, each {expected}.")
     for name, other in NEEDS.items():
         if getattr(args, name) and not getattr(args, other):
-            raise UserError(f"{flag_of(name)} without {flag_of(other)} has no effect: give both, or drop it.")
+            raise UserError(f"{flag_of(name)} without {flag_of(other)} has no effect: give both, "
+                            "or drop it.")
     if args.name is not None and not args.name.strip():
-        raise UserError("--name is empty: give the run a name, or drop the flag for one made from date and settings.")
+        raise UserError("--name is empty: give the run a name, or drop the flag for one made from "
+                        "date and settings.")
+    if args.resume == "latest" and not args.name:
+        raise UserError("--resume latest without --name: a new name is made for each run, so "
+                        "nothing would be found to continue; give the run's --name.")
     _check_optimiser(args)
     _check_device(args.device)
     _check_augmentation(args.aug_cfg or {})
@@ -73,7 +81,8 @@ def check_own_numbers(args: argparse.Namespace, actions: Sequence[argparse.Actio
         value = getattr(args, action.dest, None)
         values = value if isinstance(value, (list, tuple)) else [value]
         if any(isinstance(number, float) and not math.isfinite(number) for number in values):
-            raise UserError(f"{action.option_strings[0]} {' '.join(map(str, values))}: expected finite numbers.")
+            raise UserError(f"{action.option_strings[0]} {' '.join(map(str, values))}: expected "
+                            "finite numbers.")
 
 
 def _check_optimiser(args: argparse.Namespace) -> None:
@@ -84,14 +93,18 @@ def _check_optimiser(args: argparse.Namespace) -> None:
     if (args.beta1 is None) != (args.beta2 is None):
         raise UserError(f"--beta1 and --beta2 with --opt {args.opt}: give both or neither.")
     if args.lr_scheduler not in SCHEDULES:
-        raise UserError(f"--lr-scheduler {args.lr_scheduler} is not known; expected one of {', '.join(SCHEDULES)}.")
+        raise UserError(f"--lr-scheduler {args.lr_scheduler} is not known; expected one of "
+                        f"{', '.join(SCHEDULES)}.")
     if args.lr_scheduler == "const-cooldown":
         if args.epochs_cooldown is None:
-            raise UserError("--lr-scheduler const-cooldown: give --epochs-cooldown, the number of epochs at the end with a falling rate.")
+            raise UserError("--lr-scheduler const-cooldown: give --epochs-cooldown, the number of "
+                            "epochs at the end with a falling rate.")
         if args.epochs != COMPUTED and args.epochs_cooldown > args.epochs:
-            raise UserError(f"--epochs-cooldown {args.epochs_cooldown} is more than --epochs {args.epochs}.")
+            raise UserError(f"--epochs-cooldown {args.epochs_cooldown} is more than --epochs "
+                            f"{args.epochs}.")
     elif args.epochs_cooldown is not None:
-        raise UserError(f"--epochs-cooldown with --lr-scheduler {args.lr_scheduler} has no effect: give const-cooldown, or drop it.")
+        raise UserError(f"--epochs-cooldown with --lr-scheduler {args.lr_scheduler} has no "
+                        "effect: give const-cooldown, or drop it.")
 
 
 def _check_device(device: str) -> None:
@@ -106,13 +119,15 @@ def _check_augmentation(settings: dict[str, Any]) -> None:
     if scale is not None:
         pair = isinstance(scale, (tuple, list)) and len(scale) == 2 and all(isinstance(x, (int, float)) for x in scale)
         if not pair or not 0 < scale[0] <= scale[1] <= 1:
-            raise UserError(f"--aug-cfg scale={scale}: expected two shares of the image's area, 0 < LEAST <= MOST <= 1, e.g. scale=(0.5,1.0).")
+            raise UserError(f"--aug-cfg scale={scale}: expected two shares of the image's area, 0 "
+                            "< LEAST <= MOST <= 1, e.g. scale=(0.5,1.0).")
 
 
 def check_data_flags(args: argparse.Namespace) -> None:
     """UserError if there is nothing to train on or to evaluate."""
     if not (args.train_data or args.dataset_type == "synthetic" or args.val_data or args.imagenet_val or args.imagenet_v2):
-        raise UserError("no data: give --train-data FILE, e.g. --train-data train.csv (columns filepath, title and, where annotated, heatmap) "
+        raise UserError("no data: give --train-data FILE, e.g. --train-data train.csv (columns "
+                        "filepath, title and, where annotated, heatmap) "
                         "or --train-data 'shards/{000000..000009}.tar'.")
 
 
@@ -120,24 +135,30 @@ def check_learning(args: argparse.Namespace, world_size: int) -> None:
     """UserError where every loss of the run would be 0: one pair has no negative."""
     together = args.batch_size * args.accum_freq * world_size
     if args.train_data and together == 1 and not args.siglip and args.method == "clip":
-        raise UserError("--batch-size 1: the loss of CLIP compares the pairs of a batch, so that of one pair is always 0; give 2 or more.")
+        raise UserError("--batch-size 1: the loss of CLIP compares the pairs of a batch, so that "
+                        "of one pair is always 0; give 2 or more.")
 
 
 def schedule_warnings(args: argparse.Namespace, batches_per_epoch: int, world_size: int) -> list[str]:
-    """What the user may mean, but should know before training. UserError if the run has no step at all.
+    """What the user may mean, but should know before training. UserError if the run has no step at
+    all.
 
     `batches_per_epoch`: of one rank. Call it when epochs, warm-up and batch size are known.
     """
     if batches_per_epoch < args.accum_freq:
-        raise UserError(f"--accum-freq {args.accum_freq} is more than the {batches_per_epoch} batches of an epoch, so no step would be taken; "
-                        f"give at most {batches_per_epoch}, or lower --batch-size {args.batch_size}.")
+        raise UserError(f"--accum-freq {args.accum_freq} is more than the {batches_per_epoch} "
+                        "batches of an epoch, so no step would be taken; "
+                        f"give at most {batches_per_epoch}, or lower --batch-size "
+                        f"{args.batch_size}.")
     steps, warnings = batches_per_epoch // args.accum_freq * args.epochs, []
     if args.lr == 0:
         warnings.append("--lr 0: nothing will be learned")
     elif args.warmup >= steps and not args.skip_scheduler:
         reached = args.lr * steps / args.warmup
-        warnings.append(f"warm-up of {args.warmup} steps, the run has {steps}: the learning rate will not pass {reached:.3g} of --lr {args.lr:g}; "
+        warnings.append(f"warm-up of {args.warmup} steps, the run has {steps}: the learning rate "
+                        f"will not pass {reached:.3g} of --lr {args.lr:g}; "
                         f"give --warmup, e.g. {max(1, steps // 10)}, or --recipe")
     if args.batch_size * args.accum_freq * world_size == 1 and not args.siglip:
-        warnings.append("--batch-size 1: the contrastive loss of one pair is always 0; only annotated samples can be learned from")
+        warnings.append("--batch-size 1: the contrastive loss of one pair is always 0; only "
+                        "annotated samples can be learned from")
     return warnings

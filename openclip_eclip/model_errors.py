@@ -17,34 +17,39 @@ def near(name: str, known: Iterable[str]) -> str:
 
 @contextmanager
 def one_sentence(model: str, pretrained: str | None) -> Iterator[None]:
-    """UserError in the place of open_clip's tracebacks about names, files, the network and weights that do not fit."""
+    """UserError in the place of open_clip's tracebacks about names, files, the network and weights
+    that do not fit."""
     try:
         yield
     except (RuntimeError, OSError, ValueError, AssertionError) as error:
         if isinstance(error, UserError):
-            sentence = f"{_source(model, pretrained)}: {error}" if str(error).startswith("the weights") else None
+            told = f"{_source(model, pretrained)}: {error}" if str(error).startswith("the weights") else None
         else:
-            sentence = _sentence(error, model, pretrained)
-        if sentence is None:
+            told = sentence(error, model, pretrained)
+        if told is None:
             raise
-        raise UserError(sentence) from error
+        raise UserError(told) from error
 
 
 def _source(model: str, pretrained: str | None) -> str:
     return f"--pretrained {pretrained}" if pretrained else f"--model {model}"
 
 
-def _sentence(error: Exception, model: str, pretrained: str | None) -> str | None:
+def sentence(error: Exception, model: str, pretrained: str | None) -> str | None:
+    """What `error`, raised while open_clip built a model, says to a user; None for one that is no
+    user's mistake."""
     text, source = str(error), _source(model, pretrained)
     if "Error(s) in loading state_dict" in text:
         return f"{source} holds weights of another architecture than --model {model}: {_misfit(text)}."
     if "is not a known tag or valid file path" in text:
         return (f"--pretrained {pretrained} is neither a file nor a tag of {model}; "
-                f"`python -c \"import open_clip; print(open_clip.list_pretrained_tags_by_model('{model.removeprefix('eclip-')}'))\"` lists its tags.")
+                f"`python -c \"import open_clip; "
+                f"print(open_clip.list_pretrained_tags_by_model('{model.removeprefix('eclip-')}'))\"` lists its tags.")
     if "not found in built-ins" in text:
         return f"--model {model} is not known to open_clip."
     if "Failed to download" in text or "Failed initial config/weights load" in text:
-        return (f"{source} could not be downloaded ({_last_clause(text)}); on a machine with internet fetch the file and give it as "
+        return (f"{source} could not be downloaded ({_last_clause(text)}); on a machine with "
+                "internet fetch the file and give it as "
                 "--pretrained FILE, or the folder as --model local-dir:FOLDER.")
     if isinstance(error, AssertionError):
         return f"{source} does not fit --model {model}: {_last_clause(text)}"
@@ -55,7 +60,8 @@ def _sentence(error: Exception, model: str, pretrained: str | None) -> str | Non
 
 def _misfit(text: str) -> str:
     """The first difference in torch's list of them."""
-    size = re.search(r"size mismatch for ([\w.]+): copying a param with shape torch.Size\((.*?)\) from checkpoint, the shape in current "
+    size = re.search(r"size mismatch for ([\w.]+): copying a param with shape torch.Size\((.*?)\) "
+                     "from checkpoint, the shape in current "
                      r"model is torch.Size\((.*?)\)", text)
     missing = re.search(r'Missing key\(s\) in state_dict: "([^"]+)"', text)
     unexpected = re.search(r'Unexpected key\(s\) in state_dict: "([^"]+)"', text)
@@ -66,4 +72,4 @@ def _misfit(text: str) -> str:
 
 
 def _last_clause(text: str) -> str:
-    return " ".join(text.split())[:300]
+    return " ".join(text.split())[:700]

@@ -35,6 +35,10 @@ _source: contextvars.ContextVar[str] = contextvars.ContextVar("eclip_source", de
 _schema_asks_for_eclip: contextvars.ContextVar[bool] = contextvars.ContextVar("eclip_schema", default=False)
 
 
+class HubError(OSError, UserError):
+    """A file of the hub that is not on this machine: an OSError as from open_clip, and one sentence for our commands."""
+
+
 def check_open_clip_version(version: str = open_clip.__version__) -> None:
     """RuntimeError outside the tested range."""
     def numbers(text: str) -> tuple[int, ...]:
@@ -106,7 +110,7 @@ def _dispatch(host: type, extended: type | None) -> Callable[..., Any]:
             source = (kwargs.get("text_cfg") or {}).get("hf_model_name")
             if source is None:
                 raise
-            raise OSError(_no_hub(source)) from error
+            raise HubError(_no_hub(source)) from error
         except UserError:
             raise
         except (TypeError, ValueError, KeyError, AssertionError, ArithmeticError, RuntimeError) as error:  # whatever a wrong value leads to
@@ -121,7 +125,7 @@ def _hf_tokenizer(source: Any, *args: Any, **kwargs: Any) -> Any:
     try:
         return _originals["HFTokenizer"](source, *args, **kwargs)
     except OSError as error:
-        raise OSError(_no_hub(source)) from error
+        raise HubError(_no_hub(source)) from error
 
 
 def _load_state_dict(checkpoint_path: Any, device: Any = "cpu", weights_only: bool = True) -> dict[str, Tensor]:

@@ -1,25 +1,30 @@
 """open_clip's training with expert heatmaps: `python -m openclip_eclip.train`, or under torchrun.
 
-    torchrun --nproc_per_node 4 -m openclip_eclip.train --model ViT-B-16 --train-data train.csv --runs-dir runs
-    torchrun --nproc_per_node 4 -m -- openclip_eclip.train --model ViT-B-16 --train-data train.csv --logs runs
+    torchrun --nproc_per_node 4 -m openclip_eclip.train --model ViT-B-16 --train-data train.csv
+    --runs-dir runs
+    torchrun --nproc_per_node 4 -m -- openclip_eclip.train --model ViT-B-16 --train-data train.csv
+    --logs runs
 
-The two are the same. `--runs-dir` is open_clip's `--logs`; without the `--` before the module torchrun stops at `--logs`
-("ambiguous option: --logs could match --logs-specs"), before anything of ours runs. All flags of open_clip_train work;
+The two are the same. `--runs-dir` is open_clip's `--logs`; without the `--` before the module
+torchrun stops at `--logs`
+("ambiguous option: --logs could match --logs-specs"), before anything of ours runs. All flags of
+open_clip_train work;
 `--help` lists ours first.
 """
 from __future__ import annotations
 
+import argparse
 import logging
 import os
 import re
 import sys
 import time
-from typing import Sequence
+from typing import Any, Sequence
 
 from .config import UserError
 from .params import eclip_parser
 
-GRACE = 10  # seconds that other ranks leave to the first one to say what all of them found
+GRACE = 5  # seconds that other ranks leave to the first one to say what all of them found
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -30,28 +35,35 @@ def main(argv: Sequence[str] | None = None) -> None:
     from open_clip_train.main import main as host_main
 
     from .training_patches import active
-    from .training_patches.run_folder import log_stop
+    from .training_patches.run_folder import has_logged, log_stop
 
     handlers, seams = list(logging.root.handlers), None
     try:
         with active() as seams:
             if host_main(argv) == -1:  # open_clip prints its reason and returns
                 raise UserError("open_clip stopped; its reason is printed above.")
-    except UserError:
+    except UserError as found:
         if os.environ.get("RANK", "0") != "0":
-            time.sleep(GRACE)  # torchrun ends this process as soon as the first one has told
+            time.sleep(GRACE)  # torchrun ends this process once the first one has told and ended
+            if has_logged(_args(seams), sentence(found)):
+                raise SystemExit(2) from found
         raise
     finally:  # open_clip adds handlers to the root logger for good: a second run would also write into the first one's log
         error = sys.exc_info()[1]
         if error is not None and not isinstance(error, SystemExit):
-            log_stop(getattr(getattr(seams, "session", None), "args", None), sentence(error))
+            log_stop(_args(seams), sentence(error))
         for handler in [handler for handler in logging.root.handlers if handler not in handlers]:
             logging.root.removeHandler(handler)
             handler.close()
 
 
+def _args(seams: Any) -> argparse.Namespace | None:
+    return getattr(getattr(seams, "session", None), "args", None)
+
+
 def sentence(error: BaseException) -> str:
-    """What went wrong on one line; a data worker's error arrives with its traceback as text, the sentence is at its end."""
+    """What went wrong on one line; a data worker's error arrives with its traceback as text, the
+    sentence is at its end."""
     if isinstance(error, UserError):
         return " ".join(re.split(r"(?:Data|User)Error: ", str(error))[-1].split())
     return " ".join(f"{type(error).__name__}: {error}".split())

@@ -52,12 +52,13 @@ def run(folder: Path, *flags: object, name: str = "run") -> Path:
     "--aug-cfg scael=(0.5,1)", "--expert-batch-size 0 --expert-data x.csv", "--eclip-alpha inf", "--eclip-alpha nan", "--eclip-priming-weight nan",
     "--eclip-curriculum 0.1 nan 0 0 0 0", "--eclip-crop-threshold nan", "--align-weight nan --method align", "--lock-image-unlocked-groups -1 --lock-image",
     "--lock-text-unlocked-layers -1 --lock-text", "--batch-size 1 --method clip", "--loss-dist-impl gather", "--runs-dir a --logs b",
+    "--resume latest", "--name=",
 ])
 def test_a_value_no_run_can_work_with_is_named(flags: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError) as caught:
         parse(*flags.split())
-    message, flag = str(caught.value), flags.split()[0]
+    message, flag = str(caught.value), flags.split()[0].split("=")[0]
     assert "\n" not in message and (flag in message or flag.removeprefix("--eclip-") in message), message
     assert not list(tmp_path.iterdir())
 
@@ -283,6 +284,20 @@ def test_save_most_recent_goes_on_from_numbered_checkpoints_too(tmp_path: Path) 
     run(tmp_path, "--epochs", 2, "--resume", "latest", "--save-most-recent")
     log = (folder / "out.log").read_text()
     assert log.count("Start epoch 1") == 2 and "epoch_latest.pt is truncated, taking the one before it" in log
+
+
+def test_resume_latest_does_not_begin_anew_over_damaged_checkpoints(tmp_path: Path) -> None:
+    folder = run(tmp_path)
+    newest = folder / "checkpoints" / "epoch_1.pt"
+    newest.write_bytes(newest.read_bytes()[:-50])
+    with pytest.raises(UserError, match="no complete checkpoint is left in"):
+        run(tmp_path, "--resume", "latest")
+
+
+def test_a_run_without_a_name_is_locked_too(tmp_path: Path) -> None:
+    write_table(tmp_path, 4, annotated=[0])
+    train.main([str(flag) for flag in (*BASIC, "--logs", tmp_path / "logs", "--train-data", tmp_path / "train.csv", "--batch-size", 2, "--epochs", 1)])
+    assert f'"pid": {os.getpid()}' in next((tmp_path / "logs").glob("*/.lock")).read_text()
 
 
 def test_settings_are_plain_values() -> None:

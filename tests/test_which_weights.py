@@ -279,6 +279,13 @@ def test_no_weights_or_layers_but_those_named(flags: list[str], message: str, tm
     assert "\n" not in str(caught.value)
 
 
+def test_a_tokenizer_of_the_hub_is_one_sentence_without_a_network(tmp_path: Path) -> None:
+    """In a run open_clip asks for it after the model is built."""
+    with pytest.raises(UserError, match="hf download") as caught:
+        open_clip.get_tokenizer("ViT-B-16-SigLIP")
+    assert isinstance(caught.value, OSError) and str(caught.value).startswith("text tower")
+
+
 # ---- export
 
 def test_export_is_whole_readable_or_not_there(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

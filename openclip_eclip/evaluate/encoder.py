@@ -27,6 +27,7 @@ from ..checkpoint import CONFIG, find_checkpoint, load_weights, save_tokenizer
 from ..config import UserError
 from ..machine import device_name, read_machines
 from ..model import PROCESSOR_PREFIX
+from ..model_errors import sentence
 from ..positions import Tokens, encode_tokens
 
 RANDOM = "random"
@@ -105,9 +106,11 @@ def load_encoder(model: str, pretrained: str | None = None, precision: str = "fp
             tokenizer = open_clip.get_tokenizer(model)
     except UserError:
         raise
+    # a foreign file can lead open_clip to any of these
     except (RuntimeError, OSError, LookupError, TypeError, ValueError, AttributeError, AssertionError, EOFError, UnpicklingError) as error:
-        said = " ".join(str(error).split())  # a foreign file can lead open_clip to any of these
-        raise UserError(f"--model {model}{f' --pretrained {pretrained}' if pretrained else ''}: {said[:400]}{' ...' if len(said) > 400 else ''}") from error
+        said = " ".join(str(error).split())
+        given = f"--model {model}{f' --pretrained {pretrained}' if pretrained else ''}"
+        raise UserError(sentence(error, model, pretrained) or f"{given}: {said[:400]}{' ...' if len(said) > 400 else ''}") from error
     built.eval()  # dropout off
     facts = {"model": model, "pretrained": pretrained, "precision": precision, "weights_hash": hash_weights(built),
              "transform": repr(transform), "machine": {"device": device_name(device), "trained": read_machines(Path(model.removeprefix("local-dir:")))}}

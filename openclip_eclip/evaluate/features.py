@@ -234,5 +234,7 @@ def _load(path: Path) -> dict[str, np.ndarray] | None:
 def _refuse_nan(values: np.ndarray, names: Sequence[str], encoder: Encoder) -> None:
     wrong = ~np.isfinite(values).all(axis=1)
     if wrong.any():
+        advice = (f"with --precision {encoder.precision} an overflow is possible: try fp32" if encoder.precision != "fp32" else
+                  "the weights or the images are not what they should be: try an older checkpoint")
         raise UserError(f"{int(wrong.sum())} of {len(values)} features are NaN or infinite, the first of {names[int(np.flatnonzero(wrong)[0])]!r}; "
-                        f"is the checkpoint whole? With --precision {encoder.precision} an overflow is possible: try fp32.")
+                        f"{advice}.")

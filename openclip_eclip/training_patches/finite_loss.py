@@ -1,4 +1,5 @@
-"""A run whose loss or weights are no numbers stops at once, on all ranks, and writes no checkpoint of them."""
+"""A run whose loss or weights are no numbers stops at once, on all ranks, and writes no checkpoint
+of them."""
 from __future__ import annotations
 
 import argparse
@@ -15,9 +16,11 @@ from ..config import UserError
 
 
 class FiniteLoss:
-    """Watches the loss by a hook on its module, which changes no value, so the baseline stays open_clip's to the last bit.
+    """Watches the loss by a hook on its module, which changes no value, so the baseline stays
+    open_clip's to the last bit.
 
-    On a GPU the loss of a call is looked at in the next one, when it has long been computed: the device never waits.
+    On a GPU the loss of a call is looked at in the next one, when it has long been computed: the
+    device never waits.
     With several ranks the worst of them counts, so all stop at the same call.
     """
 
@@ -91,17 +94,21 @@ class FiniteLoss:
                 raise UserError(self._sentence(f"the loss is not finite ({value})", step, rate))
 
     def check_weights(self, state: Mapping[str, Tensor], buffers: frozenset[str] = frozenset()) -> None:
-        """UserError if the last loss, or a tensor of `state`, is not finite: no checkpoint of it may be written."""
+        """UserError if the last loss, or a tensor of `state`, is not finite: no checkpoint of it
+        may be written."""
         self.look()
         wrong = non_finite(state, buffers)
         if wrong:
             rate = self.optimizer.param_groups[0]["lr"] if self.optimizer is not None else math.nan
-            raise UserError(self._sentence(f"{len(wrong)} of {len(state)} tensors of the model are not finite, first {wrong[0]}, so no "
+            raise UserError(self._sentence(f"{len(wrong)} of {len(state)} tensors of the model "
+                                           f"are not finite, first {wrong[0]}, so no "
                                            "checkpoint is written", self.step, rate))
 
     def _sentence(self, what: str, step: int, rate: float) -> str:
         folder = Path(self.args.logs, self.args.name, "checkpoints")
         good = newest_complete(folder) if folder.is_dir() else None
         kept = f"the last good checkpoint is {good}" if good else "no checkpoint was written before"
-        return (f"{what} at step {step} (epoch {self.epoch}), learning rate {rate:.3g}, --precision {self.args.precision}: training stops, {kept}; "
-                "try a lower --lr, a longer --warmup, --grad-clip-norm 1, or --precision amp_bf16 or fp32 in the place of fp16.")
+        return (f"{what} at step {step} (epoch {self.epoch}), learning rate {rate:.3g}, "
+                f"--precision {self.args.precision}: training stops, {kept}; "
+                "try a lower --lr, a longer --warmup, --grad-clip-norm 1, or --precision amp_bf16 "
+                "or fp32 in the place of fp16.")

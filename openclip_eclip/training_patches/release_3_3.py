@@ -27,7 +27,7 @@ from ..params import build_method, eclip_config, eclip_parser, fill_alignment, f
 from .before_training import before_first_step, check_names, check_optimiser, check_towers
 from .checkpoints import atomic_save
 from .finite_loss import FiniteLoss
-from .run_folder import claim
+from .run_folder import claim, lock
 from .run_settings import load_to_resume, run_settings
 from .session import Session
 from .signals import Signals
@@ -71,7 +71,7 @@ class Seams:
         self.finite: FiniteLoss | None = None
         self.built: torch.nn.Module | None = None
         self.resumed: dict[str, Any] | None = None  # settings of the run that wrote the checkpoint
-        self.resume_latest = self.most_recent = False  # as the flags were given
+        self.resume_latest = self.most_recent = self.named = False  # as the flags were given
 
     def parse_args(self, argv: Sequence[str]) -> argparse.Namespace:
         """open_clip's arguments and ours in one namespace, so that params.txt and wandb record both."""
@@ -96,6 +96,7 @@ class Seams:
         # the first rank alone: it may have begun this very log before another one comes here
         if rank == 0 and args.name:
             self.lock = claim(args)
+        self.named = bool(args.name)
         self.resume_latest, self.most_recent = args.resume == "latest", args.save_most_recent
         if self.resume_latest and args.remote_sync is None:
             args.save_most_recent = False  # open_clip would look at epoch_latest.pt alone; put back once it has looked
@@ -121,6 +122,8 @@ class Seams:
         if is_master(self.session.args) and run.is_dir():  # what --export and every later user of the weights must know
             config = plain_config(args[0], kwargs, built[0].visual.preprocess_cfg)
             (run / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+            if not self.named:  # open_clip has just made a name
+                self.lock = lock(run)
         return built
 
     def get_data(self, args: argparse.Namespace, preprocess_fns: Any, epoch: int = 0, tokenizer: Any = None) -> dict[str, Any]:
@@ -173,6 +176,8 @@ class Seams:
         if remote:
             return self.originals["get_latest_checkpoint"](path, remote)
         newest = newest_complete(Path(path))
+        if newest is None and any(Path(path).glob("epoch_*.pt")):
+            raise UserError(f"--resume latest: no complete checkpoint is left in {path}; move the damaged ones away to start anew, or give another --name.")
         return str(newest) if newest else None
 
     def pt_load(self, file_path: str, map_location: Any = None) -> Any:

@@ -1,4 +1,5 @@
-"""One process owns a run folder at a time, a name is used up only by a run that trained, and the reason of a stop is in its log."""
+"""One process owns a run folder at a time, a name is used up only by a run that trained, and the
+reason of a stop is in its log."""
 from __future__ import annotations
 
 import argparse
@@ -26,15 +27,18 @@ HELD = (errno.EACCES, errno.EAGAIN)
 
 
 def claim(args: argparse.Namespace) -> IO[str] | None:
-    """Lock the folder of a named run for the life of this process; None where locks are not supported.
+    """Lock the folder of a named run for the life of this process; None where locks are not
+    supported.
 
-    The log of an earlier attempt that never began is kept beside the new one. UserError if another process holds the folder,
+    The log of an earlier attempt that never began is kept beside the new one. UserError if another
+    process holds the folder,
     or the name was used by a run that trained and --resume latest does not continue it.
     """
     folder = Path(args.logs, args.name)
     log = folder / LOG
     if args.resume != "latest" and log.exists() and _has_trained(folder):
-        raise UserError(f"experiment {folder} already exists: give another --name, or --resume latest to continue it.")
+        raise UserError(f"experiment {folder} already exists: give another --name, or --resume "
+                        "latest to continue it.")
     held = lock(folder)
     if args.resume != "latest" and log.exists():
         kept = next(path for i in range(1, 10_000) if not (path := folder / f"out.attempt-{i}.log").exists())
@@ -51,9 +55,11 @@ def _has_trained(folder: Path) -> bool:
 
 
 def lock(folder: Path) -> IO[str] | None:
-    """An open file that holds the lock of `folder` until it is closed or the process ends; None without support for locks.
+    """An open file that holds the lock of `folder` until it is closed or the process ends; None
+    without support for locks.
 
-    A POSIX record lock: it goes with this process, while one of `flock` would live on in orphaned data workers. UserError if held.
+    A POSIX record lock: it goes with this process, while one of `flock` would live on in orphaned
+    data workers. UserError if held.
     """
     folder.mkdir(parents=True, exist_ok=True)
     file = open(folder / LOCK, "a+", encoding="utf-8")
@@ -66,9 +72,11 @@ def lock(folder: Path) -> IO[str] | None:
         holder = file.read().strip()
         file.close()
         if error.errno in HELD:
-            raise UserError(f"{folder} is in use by {_who(holder)}: two processes would overwrite each other's checkpoints; wait for it, "
+            raise UserError(f"{folder} is in use by {_who(holder)}: two processes would overwrite "
+                            "each other's checkpoints; wait for it, "
                             "stop it, or give another --name.") from error
-        logger.warning("eclip: %s cannot be locked (%s): take care that no second run writes into it", folder, error)
+        logger.warning("eclip: %s cannot be locked (%s): take care that no second run writes into "
+                       "it", folder, error)
         return None
     file.truncate(0)
     json.dump({"pid": os.getpid(), "host": socket.gethostname(), "start": datetime.now().isoformat(timespec="seconds")}, file)
@@ -85,7 +93,8 @@ def _who(holder: str) -> str:
 
 
 def log_stop(args: argparse.Namespace | None, reason: str) -> None:
-    """`reason` as the last line of the run's log. Any rank may call it; only the first one has a handler for the file."""
+    """`reason` as the last line of the run's log. Any rank may call it; only the first one has a
+    handler for the file."""
     record = logging.LogRecord(__name__, logging.ERROR, __file__, 0, "eclip: stopped: %s", (reason,), None)
     files = [handler for handler in logging.root.handlers if isinstance(handler, logging.FileHandler)]
     for handler in files:
@@ -95,4 +104,13 @@ def log_stop(args: argparse.Namespace | None, reason: str) -> None:
     log = Path(args.logs, args.name, LOG)
     if log.is_file():
         with open(log, "a", encoding="utf-8") as file:
-            file.write(f"{datetime.now():%Y-%m-%d,%H:%M:%S} | ERROR | eclip: stopped on rank {args.rank}: {reason}\n")
+            file.write(f"{datetime.now():%Y-%m-%d,%H:%M:%S} | ERROR | eclip: stopped on rank "
+                       f"{args.rank}: {reason}\n")
+
+
+def has_logged(args: argparse.Namespace | None, reason: str) -> bool:
+    """Whether the first rank has written the same reason into the run's log."""
+    if args is None or not args.name:
+        return False
+    log = Path(args.logs, args.name, LOG)
+    return log.is_file() and f"stopped: {reason}" in log.read_text(encoding="utf-8", errors="replace")

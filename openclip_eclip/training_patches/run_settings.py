@@ -1,4 +1,5 @@
-"""What a checkpoint says of the run that wrote it, and what a run that continues from it does differently."""
+"""What a checkpoint says of the run that wrote it, and what a run that continues from it does
+differently."""
 from __future__ import annotations
 
 import argparse
@@ -28,7 +29,8 @@ OPTIMISED = ("opt", "lock_image", "lock_image_unlocked_groups", "lock_text", "lo
 
 
 def run_settings(args: argparse.Namespace, config: EClipConfig, data: Mapping[str, Any]) -> dict[str, Any]:
-    """Plain values, which load with weights_only: the method, the flags that matter, how much data there is, and our own settings."""
+    """Plain values, which load with weights_only: the method, the flags that matter, how much data
+    there is, and our own settings."""
     found = {name: _plain(getattr(args, name)) for name in (*NAMES, *OPTIMISED)}
     if "train" in data:
         found["samples"] = int(data["train"].dataloader.num_samples)
@@ -54,13 +56,14 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 def load_to_resume(file_path: str, args: argparse.Namespace, model: torch.nn.Module, map_location: Any, checked: bool) -> Any:
-    """The checkpoint behind --resume as `model` takes it, with or without DDP's prefix. Nothing in it is executed.
+    """The checkpoint behind --resume as `model` takes it, with or without DDP's prefix. Nothing in
+    it is executed.
 
-    `checked`: its checksums have been compared. UserError, one sentence, for a damaged or foreign file, another method's checkpoint
-    (§E: give it as --pretrained), other weights, or another choice of what is trained.
+    `checked`: its checksums have been compared. UserError, one sentence, for a damaged or foreign
+    file, another method's checkpoint, other weights, or another choice of what is trained.
     """
     path = Path(file_path)
-    if "://" in file_path or file_path.startswith("s3"):
+    if "://" in file_path:
         with fsspec.open(file_path, "rb") as file:
             checkpoint = torch.load(file, map_location=map_location, weights_only=True)
     else:
@@ -68,7 +71,8 @@ def load_to_resume(file_path: str, args: argparse.Namespace, model: torch.nn.Mod
     state = state_of(checkpoint, path)
     trained = isinstance(checkpoint, dict) and "epoch" in checkpoint and "state_dict" in checkpoint
     if trained and "optimizer" not in checkpoint and args.train_data:
-        raise UserError(f"checkpoint {path} holds no optimizer state, so training cannot continue from it: give it as --pretrained.")
+        raise UserError(f"checkpoint {path} holds no optimizer state, so training cannot continue "
+                        "from it: give it as --pretrained.")
     settings = (checkpoint.get(STATE_KEY) or {}).get("settings") or {} if trained else {}
     if trained:
         _check_method(path, settings.get("method"), state, args, model)
@@ -76,7 +80,8 @@ def load_to_resume(file_path: str, args: argparse.Namespace, model: torch.nn.Mod
     if trained and args.train_data:
         _check_optimised(path, settings, checkpoint["optimizer"], args, model)
     if args.pretrained:
-        logger.info("eclip: weights are those of checkpoint %s; --pretrained %s is where the run began", path, args.pretrained)
+        logger.info("eclip: weights are those of checkpoint %s; --pretrained %s is where the run "
+                    "began", path, args.pretrained)
     if args.distributed:
         state = {f"module.{key}": value for key, value in state.items()}
     if not trained:
@@ -91,12 +96,14 @@ def _check_method(path: Path, method: str | None, state: Mapping[str, Tensor], a
         advice += f" (with --model {args.model}: `python -m openclip_eclip.export {path} NEW`, then --model local-dir:NEW in the place of --pretrained)"
     if method is not None:
         if set(method.split("+")) != set(args.method.split("+")):
-            raise UserError(f"checkpoint {path} is of --method {method}, this run trains {args.method}: {advice}.")
+            raise UserError(f"checkpoint {path} is of --method {method}, this run trains "
+                            f"{args.method}: {advice}.")
         return
     found = any(key.startswith(PROCESSOR_PREFIX) for key in state)  # written before checkpoints named their method
     if found != any(key.startswith(PROCESSOR_PREFIX) for key in model.state_dict()):
         holds = "a heatmap processor, as of --method eclip or naive" if found else "no heatmap processor, as of --method clip"
-        raise UserError(f"checkpoint {path} holds {holds}, this run trains {args.method}: {advice}.")
+        raise UserError(f"checkpoint {path} holds {holds}, this run trains {args.method}: "
+                        f"{advice}.")
 
 
 def _check_weights(path: Path, state: Mapping[str, Tensor], model: torch.nn.Module, bare: bool) -> None:
@@ -105,11 +112,13 @@ def _check_weights(path: Path, state: Mapping[str, Tensor], model: torch.nn.Modu
     keys = set(own) ^ set(state)
     wrong = sorted(key for key in keys if not (bare and key.startswith(added)) and not key.startswith(REGIONS_PREFIX))
     if wrong:
-        raise UserError(f"checkpoint {path} is of another model: {wrong[0]} is {'missing' if wrong[0] in own else 'not part of this run'}; give the "
+        raise UserError(f"checkpoint {path} is of another model: {wrong[0]} is "
+                        f"{'missing' if wrong[0] in own else 'not part of this run'}; give the "
                         "same --model and --force-* flags.")
     for key, value in state.items():
         if key in own and own[key].shape != value.shape:
-            raise UserError(f"checkpoint {path} is of another model: {key} is {tuple(value.shape)} in it and {tuple(own[key].shape)} in this run; "
+            raise UserError(f"checkpoint {path} is of another model: {key} is "
+                            f"{tuple(value.shape)} in it and {tuple(own[key].shape)} in this run; "
                             "give the same --model and --force-* flags.")
 
 
@@ -118,10 +127,12 @@ def _check_optimised(path: Path, settings: Mapping[str, Any], optimizer: Mapping
     changed = [name for name in OPTIMISED if name in settings and settings[name] != getattr(args, name)]
     if changed:
         name = changed[0]
-        raise UserError(f"checkpoint {path} was trained with {flag_of(name)} {settings[name]}, this run has {getattr(args, name)}: its optimizer "
+        raise UserError(f"checkpoint {path} was trained with {flag_of(name)} {settings[name]}, "
+                        f"this run has {getattr(args, name)}: its optimizer "
                         "state does not fit; give the same, or the checkpoint as --pretrained.")
     stored = sum(len(group["params"]) for group in optimizer["param_groups"])
     trained = sum(parameter.requires_grad for parameter in model.parameters())
     if stored != trained:
-        raise UserError(f"checkpoint {path}: its optimizer trains {stored} tensors, this run {trained}; give the same --lock-* flags, or the "
+        raise UserError(f"checkpoint {path}: its optimizer trains {stored} tensors, this run "
+                        f"{trained}; give the same --lock-* flags, or the "
                         "checkpoint as --pretrained.")
