@@ -180,7 +180,7 @@ def fault_of(case: Case, found: Outcome) -> str:
     if "Traceback (most recent call last)" in found.output:
         return f"traceback: {found.output.strip().splitlines()[-1][:160]}"
     if found.code < 0 or found.code > 128:
-        return f"ended by signal {found.code}"
+        return f"ended by signal {-found.code if found.code < 0 else found.code - 128}"
     if found.mib > MIB:
         return f"{found.mib:.0f} MiB"
     if case.warns and not found.code:
