@@ -14,19 +14,20 @@ CONFIG = "open_clip_config.json"
 PREPROCESS = ("size", "mode", "mean", "std", "interpolation", "resize_mode", "fill_color")  # open_clip's; it passes over others
 
 
-def check_model_folder(folder: Path) -> None:
-    """UserError, with file and key, for a config that is no JSON, or lacks or misshapes what open_clip asks of it. No file: nothing."""
+def check_model_folder(folder: Path, whole: bool = False) -> None:
+    """UserError, with file and key, for a config that is no JSON or misshapes what open_clip asks of it; with `whole` also for one that
+    lacks it, which is enough for a tokenizer. No file: nothing.
+    """
     path = folder / CONFIG
     if not path.is_file():
         return
     config = read_json(path)
     model = _part(path, config, "model_cfg")
-    for name in ("vision_cfg", "text_cfg"):
-        _part(path, model, name, "model_cfg.")
-    width = model.get("embed_dim")
+    vision, text = (_part(path, model, name, "model_cfg.") if whole or name in model else {} for name in ("vision_cfg", "text_cfg"))
+    width = model.get("embed_dim", None if whole else 1)
     if not isinstance(width, int) or isinstance(width, bool) or width < 1:
         raise UserError(f"{path}: model_cfg.embed_dim is {width!r}; expected a whole number of at least 1.")
-    _check_sizes(path, model["vision_cfg"], model["text_cfg"])
+    _check_sizes(path, vision, text)
     if model.get("eclip_cfg") is not None:
         try:
             EClipConfig.from_dict(model["eclip_cfg"])

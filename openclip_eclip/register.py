@@ -174,6 +174,9 @@ def _parse_model_name(model_name: str) -> tuple[str | None, str]:
 
 def _get_model_config(model_name: str) -> dict[str, Any] | None:
     """Config of a preset, of `eclip-<any open_clip model>`, or whatever open_clip itself finds."""
+    schema, identifier = _parse_model_name(model_name)
+    if schema == "local-dir":
+        check_model_folder(Path(identifier), whole=True)
     config = _originals["get_model_config"](model_name)
     if config is None and model_name.startswith(PREFIX):
         config = _originals["get_model_config"](_plain(model_name))

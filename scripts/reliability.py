@@ -109,10 +109,11 @@ def kills(count: int) -> dict[str, Any]:
     if not script.is_file():
         sys.stdout.write(f"{script.name} is not there: no kills\n")
         return {}
-    with TemporaryDirectory(prefix="kills-") as place:
-        out = Path(place) / "kills.json"
-        subprocess.run([sys.executable, str(script), "--kills", str(count), "--out", str(out)], check=False, env={**os.environ, "PYTHONPATH": str(ROOT)})
-        return {"kills": {**json.loads(out.read_text(encoding="utf-8")), **circumstances()}} if out.is_file() else {}
+    done = subprocess.run([sys.executable, str(script), "--kills", str(count)], env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False)
+    if not done.stdout.strip():
+        sys.exit(f"error: {script.name} ended with {done.returncode}: {done.stderr[-2000:]}")
+    found = json.loads(done.stdout)
+    return {"kills": {**found, "tried": found["runs"], "right": found["same"], **circumstances()}}
 
 
 def page(found: dict[str, Any], load: Any) -> str:
@@ -122,8 +123,9 @@ def page(found: dict[str, Any], load: Any) -> str:
     lines += _hangs(found["hangs"]) if "hangs" in found else []
     if "kills" in found:
         part = found["kills"]
-        lines += ["## Kills", "", f"{part['right']} of {part['tried']} runs that were killed (SIGKILL or SIGTERM, in an epoch or while writing) and resumed end bit-for-bit "
-                  "identical to the run that was not.", *_by_name(part.get("settings")), "", _measured(part), ""]
+        lines += ["## Kills", "", f"**{part['same']} of {part['runs']}** runs, killed {part['kills']} times and resumed each time, end bit-for-bit identical to the run that "
+                  f"was not killed. Settings: {', '.join(part['settings'])}.", "", "| kill | times |", "|---|---|",
+                  *(f"| {name} | {times} |" for name, times in part["by_kind"].items()), "", _measured(part), ""]
     if load is not None:
         lines += ["## Load", "", "Start-up of large data sets; scripts/benchmark_load.py.", "", *_table(load), ""]
     return "\n".join(lines)
@@ -151,10 +153,6 @@ def _wrong(part: dict[str, Any]) -> list[str]:
 def _measured(part: dict[str, Any]) -> str:
     return (f"{part['date']}, commit {part['commit']}; {part['machine']}, Python {part['python']}, torch {part['torch']}, open_clip {part['open_clip_torch']}, "
             f"numpy {part['numpy']}, Pillow {part['pillow']}.")
-
-
-def _by_name(rows: dict[str, Any] | None) -> list[str]:
-    return ["", "| configuration | killed | equal |", "|---|---|---|", *(f"| {name} | {one['tried']} | {one['right']} |" for name, one in rows.items())] if rows else []
 
 
 def _table(load: Any) -> list[str]:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from bad_inputs.harness import Outcome, finish, run_command, start
+from bad_inputs.harness import Outcome, busy, finish, run_command, start
 from bad_inputs.world import heat, link_images, pixels, png, sample, shard, train
 
 LIMIT = 60.0  # seconds for a run of at most 40 samples
@@ -93,10 +93,10 @@ def run(setting: Setting, folder: Path) -> tuple[str, list[Outcome]]:
     for rank, place in enumerate(folders):
         place.mkdir()
         pids.append(start(_rank(words, folder, rank, setting.ranks, port), place))
-    outcomes = []
+    outcomes, limit = [], LIMIT * busy()
     for pid, place in zip(pids, folders, strict=True):
         failed = any(one.code for one in outcomes)
-        outcomes.append(finish(pid, place, began, min(LIMIT, time.monotonic() - began + GRACE) if failed else LIMIT))
+        outcomes.append(finish(pid, place, began, min(limit, time.monotonic() - began + GRACE * busy()) if failed else limit))
     shutil.rmtree(folder, ignore_errors=True)
     return _verdict(outcomes), outcomes
 

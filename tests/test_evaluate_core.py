@@ -234,7 +234,7 @@ def test_a_run_with_a_hugging_face_tokenizer_finds_it(tmp_path: Path) -> None:
 def test_results_reach_the_disk_whole(tmp_path: Path) -> None:
     values = {"score": np.float64(0.5), "none": float("nan"), "list": np.arange(2), "path": Path("a")}
     result = Result("zero-shot", {"model": "<tiny>"}, values, [Table("T <1>", ["a", "b"], [["x|y", 0.12345], ["z", None]], "A note.")],
-                    predictions={"id": np.array(["a"])}, notes=["careful"], terms=["macro-F1"])
+                    predictions={"kind": np.array("ranks"), "id": np.array(["a"]), "rank": np.array([1.0])}, notes=["careful"], terms=["macro-F1"])
     write_result(result, tmp_path / "out")
     record = json.loads((tmp_path / "out" / "result.json").read_text())
     assert record["values"] == {"score": 0.5, "none": None, "list": [0, 1], "path": "a"} and record["versions"]["torch"] == torch.__version__

@@ -5,7 +5,6 @@ import os
 import random
 from pathlib import Path
 
-import open_clip
 import open_clip_train.data as upstream
 import pytest
 import torch

@@ -28,6 +28,7 @@ from ..config import UserError
 from ..machine import device_name, read_machines
 from ..model import PROCESSOR_PREFIX
 from ..model_errors import sentence
+from ..model_folder import check_model_folder
 from ..positions import Tokens, encode_tokens
 
 RANDOM = "random"
@@ -98,6 +99,9 @@ def load_encoder(model: str, pretrained: str | None = None, precision: str = "fp
                 raise UserError(f"--model {model} without weights; give --pretrained TAG or FILE, or --pretrained {RANDOM} to "
                                 "measure an untrained model.")
             known = pretrained != RANDOM
+            source = model.removeprefix("eclip-")
+            if source.startswith("local-dir:"):
+                check_model_folder(Path(source.removeprefix("local-dir:")), whole=True)
             if known and own_weights:
                 _refuse_no_weights(model)
             torch.manual_seed(0)  # random weights are the same in every process and run
@@ -131,6 +135,7 @@ def _load_folder(folder: Path, precision: str, device: torch.device, with_proces
         raise UserError(f"--model {folder}: a folder without {CONFIG}; expected the folder of a run, an exported folder, or a model "
                         "name of open_clip.")
     name = f"local-dir:{folder}"
+    check_model_folder(folder, whole=True)
     if not (folder / "checkpoints").is_dir():
         _refuse_no_weights(name)
         built, _, transform = open_clip.create_model_and_transforms(name, precision=precision, device=device)

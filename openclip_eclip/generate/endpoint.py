@@ -6,10 +6,14 @@ import ipaddress
 import json
 import logging
 import os
+import socket
+import ssl
+import threading
 import time
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from typing import Any, Callable, Sequence
@@ -40,6 +44,56 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
         return None
 
 
+class _TimeLimit:
+    """Ends what this thread asks of a server after `seconds`, however often a byte comes: a socket's own time-out begins anew with each."""
+
+    here = threading.local()
+
+    def __init__(self, seconds: float) -> None:
+        self.expired, self.socket = False, None
+        self._timer = threading.Timer(seconds, self._stop)
+        self._timer.daemon = True
+
+    def watch(self, found: socket.socket) -> None:
+        self.socket = found
+
+    def _stop(self) -> None:
+        self.expired = True
+        if self.socket is not None:
+            with suppress(OSError):  # it may have ended meanwhile
+                self.socket.shutdown(socket.SHUT_RDWR)
+
+    def __enter__(self) -> _TimeLimit:
+        _TimeLimit.here.limit = self
+        self._timer.start()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._timer.cancel()
+
+
+class _Connection(http.client.HTTPConnection):
+    def connect(self) -> None:
+        super().connect()
+        _TimeLimit.here.limit.watch(self.sock)
+
+
+class _SecureConnection(http.client.HTTPSConnection):
+    def connect(self) -> None:
+        super().connect()
+        _TimeLimit.here.limit.watch(self.sock)
+
+
+class _Watched(urllib.request.HTTPHandler):
+    def http_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(_Connection, request)
+
+
+class _WatchedSecure(urllib.request.HTTPSHandler):
+    def https_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(_SecureConnection, request, context=ssl.create_default_context())
+
+
 class EndpointWriter:
     """POST {url}/chat/completions, greedy; `batch_size` requests at a time. The key comes from the environment and goes nowhere else.
 
@@ -56,7 +110,7 @@ class EndpointWriter:
         if not self._key.isascii() or not self._key.isprintable():
             raise UserError(f"{KEY_VARIABLE}: characters that a header can not hold; expected the key alone.")
         proxies = {} if _is_loopback(host) else None
-        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler(proxies), _NoRedirect)
+        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler(proxies), _NoRedirect, _Watched, _WatchedSecure)
         self.facts: dict[str, Any] = {"writer": "http", "model": model, "url": self.url, "served": [],
                                       "sampling": {"temperature": 0, "seed": seed, "max_new_tokens": max_new_tokens}}
         if not _is_loopback(host):
@@ -89,14 +143,19 @@ class EndpointWriter:
             headers["Authorization"] = f"Bearer {self._key}"
         request = urllib.request.Request(f"{self.url}/chat/completions", json.dumps({**self._settings, "messages": query.chat}).encode(),
                                          headers, method="POST")
-        try:
-            with self._opener.open(request, timeout=self.timeout) as answer:
-                content = answer.read(LARGEST + 1)
-        except urllib.error.HTTPError as error:
-            with error:
-                self._refused(error, query)
-        except (OSError, http.client.HTTPException) as error:  # URLError and time-outs are OSErrors
-            raise _Fault(f"{getattr(error, 'reason', None) or error or type(error).__name__}") from error
+        with _TimeLimit(self.timeout) as limit:
+            try:
+                with self._opener.open(request, timeout=self.timeout) as answer:
+                    content = answer.read(LARGEST + 1)
+            except urllib.error.HTTPError as error:
+                with error:
+                    self._refused(error, query)
+            # URLError and time-outs are OSErrors; ValueError: chunks of no length
+            except (OSError, http.client.HTTPException, ValueError) as error:
+                if not limit.expired:
+                    raise _Fault(f"{getattr(error, 'reason', None) or error or type(error).__name__}") from error
+            if limit.expired:
+                raise _Fault(f"no whole answer within {self.timeout:g} s (--llm-timeout)")
         return _parse(content)
 
     def _refused(self, error: urllib.error.HTTPError, query: Query) -> None:
@@ -155,7 +214,7 @@ def _parse(content: bytes) -> tuple[Generation, str]:
         raise _Fault(f"an answer of more than {LARGEST} bytes")
     try:
         found = json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _Fault(f"no JSON ({error}): {content[:80]!r}") from error
     try:
         choice = found["choices"][0]

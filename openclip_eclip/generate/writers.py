@@ -22,7 +22,7 @@ def add_writer_arguments(parser: argparse.ArgumentParser) -> None:
                         "http: the model's name at the server")
     parser.add_argument("--llm-url", metavar="URL", help="OpenAI-compatible endpoint, such as http://localhost:8000/v1; nothing is sent without. "
                         "Restricted data must not leave the site. A key is read from the variable OPENCLIP_ECLIP_LLM_KEY")
-    parser.add_argument("--llm-timeout", type=float, default=120, metavar="SECONDS", help="http: without a sign of life (default: %(default)s)")
+    parser.add_argument("--llm-timeout", type=float, default=120, metavar="SECONDS", help="http: until an answer is whole (default: %(default)s)")
     parser.add_argument("--llm-tries", type=int, default=5, help="http: before the run stops (default: %(default)s)")
     parser.add_argument("--llm-precision", choices=PRECISIONS, default="auto",
                         help="transformers; auto: 4bit on a GPU with bitsandbytes, bf16 without, fp32 on a CPU (default: %(default)s)")

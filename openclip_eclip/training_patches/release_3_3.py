@@ -19,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..checkpoint import CONFIG, plain_config
 from ..checkpoint_files import STATE_KEY, newest_complete, progress_in_name, without_prefixes
+from ..config import UserError
 from ..flag_checks import check_learning
 from ..loss import EClipLoss, EClipSigLipLoss
 from ..model import EClip

@@ -158,12 +158,17 @@ def idle_memory() -> float:
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
 
 
+def busy() -> float:
+    """How many times longer than alone a process waits for a core; time limits mean an idle machine."""
+    return max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+
+
 def run_case(case: Case, folder: Path, limit: float = SECONDS) -> Outcome:
     """Make the input and run its command in a child."""
     folder.mkdir(parents=True)
     began = time.monotonic()
     pid = start(lambda: run_command(case.make(Path())), folder)
-    found = finish(pid, folder, began, limit)
+    found = finish(pid, folder, began, limit * busy())
     shutil.rmtree(folder, ignore_errors=True)
     return found
 
@@ -175,7 +180,7 @@ def fault_of(case: Case, found: Outcome) -> str:
     if "Traceback (most recent call last)" in found.output:
         return f"traceback: {found.output.strip().splitlines()[-1][:160]}"
     if found.code < 0 or found.code > 128:
-        return f"ended by signal {found.code}"
+        return f"ended by signal {-found.code if found.code < 0 else found.code - 128}"
     if found.mib > MIB:
         return f"{found.mib:.0f} MiB"
     if case.warns and not found.code:

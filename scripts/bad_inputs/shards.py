@@ -108,6 +108,11 @@ def _dots(members: Members) -> Members:
     return [(f"1.2.840.{name[1]}.{name.partition('.')[2]}", content) for name, content in members]
 
 
+def _classes(members: Members) -> Members:
+    """Every sample of class 1, s3 of a ninth."""
+    return [pair for name, content in members for pair in ((name, content), *([(f"{name[:2]}.cls", b"9" if name[1] == "3" else b"1")] * name.endswith(".txt")))]
+
+
 def cases() -> Iterator[Case]:
     zero_shot = evaluate("zero-shot", "--data", "a.tar", "--classes", world() / "classes.txt", "--templates", world() / "templates.txt")
     retrieval = evaluate("retrieval", "--data", "a.tar")
@@ -118,9 +123,9 @@ def cases() -> Iterator[Case]:
         ("text", put({"a.tar": "not a tar\n" * 200}, ["check", "a.tar"]), ("a.tar",)), ("gzip", raw(gzip.compress), ("a.tar",)),
         ("no sample", edited(lambda m: []), ("a.tar", "no sample|0 samples|no samples|empty")),
         ("cut within a member", raw(lambda content: content[:9000]), ("a.tar",)), ("cut between samples", raw(_between_samples), ("a.tar",)),
-        ("a damaged header", raw(_header_damaged), ("a.tar",)), ("zeros after the first half", raw(lambda c: c[:len(c) // 2 // 512 * 512] + bytes(len(c) // 2)), ("a.tar",)),
+        ("a damaged header", raw(_header_damaged), ("a.tar",)), 
         ("a key twice", edited(lambda m: m + m[3:6]), ("a.tar", "s1")), ("a member twice", edited(added("s3.txt", ("s3.txt", b"Other words."))), ("a.tar", "s3")),
-        ("members of one key in two places", edited(lambda m: m[1:] + m[:1]), ("a.tar", "s0")), ("sizes.json is wrong", _sizes, ("sizes.json", "800|a.tar")),
+        ("members of one key in two places", edited(lambda m: m[1:] + m[:1]), ("a.tar", "s0")),
         ("no image", edited(replaced("s3.png", None)), ("a.tar", "s3", "image")), ("no text", edited(replaced("s3.txt", None)), ("a.tar", "s3", "txt")),
         ("empty text", edited(replaced("s3.txt", b" \n")), ("a.tar", "s3")), ("text nan", edited(replaced("s3.txt", b"nan")), ("a.tar", "s3")),
         ("text in Latin-1", edited(replaced("s3.txt", "Röntgen".encode("latin-1"))), ("a.tar", "s3")),
@@ -145,7 +150,7 @@ def cases() -> Iterator[Case]:
                                              train("--train-data", "a.tar", "--train-num-samples", 8, "--on-bad-sample", "skip")), ("a.tar|sample|batch",)),
         ("validation shard with a bad image", _val(replaced("s3.png", b"nothing")), ("val.tar", "s3")), ("validation shard without text", _val(replaced("s3.txt", None)), ("val.tar", "s3")),
         ("validation shard missing", lambda folder: train("--train-data", table(folder), "--val-data", "gone.tar", "--val-num-samples", 8), ("gone.tar",)),
-        ("evaluation: class unknown", edited(lambda m: m + [(f"s{i}.cls", b"9" if i == 3 else b"1") for i in range(COUNT)], zero_shot), ("a.tar", "s3", "label")),
+        ("evaluation: class unknown", edited(_classes, zero_shot), ("a.tar", "s3", "label")),
         ("evaluation: json broken", edited(added("s3.txt", ("s3.json", b"{")), retrieval), ("a.tar", "s3", "json")),
         ("evaluation: json a list", edited(added("s3.txt", ("s3.json", b"[1]")), retrieval), ("a.tar", "s3", "json")),
         ("evaluation: json of brackets", edited(added("s3.txt", ("s3.json", b"[" * 100000)), retrieval), ("a.tar", "s3", "json")),
@@ -158,6 +163,7 @@ def cases() -> Iterator[Case]:
     warned = [
         ("a pickle in a validation shard", _pickled("pyd", True), ("no code of the shard ran",)),
         ("a pickle in a training shard", _pickled("pickle", False), ("no code of the shard ran",)),
+        ("sizes.json is wrong", _sizes, ("sizes.json", "800")),
         ("macOS's ._ members", edited(lambda m: [pair for name, content in m for pair in ((f"._{name}", b"\0\5\x16\7 x"), (name, content))]), ("8 samples|._",)),
     ]
     yield from (Case(name, "shards", make, words, warns=True) for name, make, words in warned)
