@@ -21,7 +21,7 @@ import sys
 import time
 from typing import Any, Sequence
 
-from .config import UserError
+from .config import Stopped, UserError
 from .params import eclip_parser
 
 GRACE = 5  # seconds that other ranks leave to the first one to say what all of them found
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             if host_main(argv) == -1:  # open_clip prints its reason and returns
                 raise UserError("open_clip stopped; its reason is printed above.")
     except UserError as found:
-        if os.environ.get("RANK", "0") != "0":
+        if not isinstance(found, Stopped) and os.environ.get("RANK", "0") != "0":
             time.sleep(GRACE)  # torchrun ends this process once the first one has told and ended
             if has_logged(_args(seams), sentence(found)):
                 raise SystemExit(2) from found

@@ -142,7 +142,7 @@ class ShardProgress:
 class TakeSamples(wds.PipelineStage):
     """Before the decoding: lets the members of consumed samples go by."""
 
-    def __init__(self, progress: ShardProgress, guard: PassGuard | None) -> None:
+    def __init__(self, progress: ShardProgress, guard: PassGuard) -> None:
         self.progress, self.guard = progress, guard
 
     def run(self, source: Any) -> Iterator[Any]:
@@ -150,8 +150,8 @@ class TakeSamples(wds.PipelineStage):
         for members in source:
             if self.progress.take():
                 yield members
-            elif self.guard is not None:
-                self.guard.whole = False
+            else:
+                self.guard.pass_over()
 
 
 class GiveBatches(wds.PipelineStage):
@@ -193,6 +193,11 @@ class ResumableLoader:
         self.start: Mapping[str, Any] | None = None
         self.states: dict[int, WorkerState] = dict(position.workers) if position else {}
         self.parts.begin_epoch(epoch, position)
+
+    @property
+    def dataset(self) -> Dataset | None:
+        """The samples of a table, None for shards."""
+        return self.parts.samples if isinstance(self.parts, ResumableTable) else None
 
     @property
     def first_batch(self) -> int:
@@ -252,7 +257,7 @@ def resumable(loader: Any, shared_epoch: Any = None) -> ResumableLoader:
     size, collate = stages[batching].args[0], stages[batching].kw["collation_fn"]
     stages[batching] = GiveBatches(progress, size, collate)
     owners = (getattr(stage, "__self__", None) for stage in stages)
-    guard = next((owner for owner in owners if isinstance(owner, PassGuard)), None)
+    guard = next(owner for owner in owners if isinstance(owner, PassGuard))
     stages.insert(decoding, TakeSamples(progress, guard))
     inner.worker_init_fn = ignore_in_worker
     return ResumableLoader(loader, progress, *counts, keeps_workers=inner.persistent_workers)

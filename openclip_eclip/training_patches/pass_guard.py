@@ -105,16 +105,22 @@ class PassGuard:
         self.announced = announced
         self.opened: list[str] = []  # of this pass, or drawn since the last good sample
         self.raw = 0
-        self.whole = True  # False: a continued epoch let samples of this pass go by, so nothing can be said of it
+        self.is_whole = True  # this pass: no sample of it was passed over
 
     def shards(self, source: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
         """Begin a pass; one without an end stops where many shards in a row gave nothing."""
-        self.opened, self.raw, self.whole = [], 0, True
+        self.opened, self.raw, self.is_whole = [], 0, True
         for shard in source:
             if self.draws and len(self.opened) > PATIENCE * self.draws and (self.raw == 0 or self.raw > 2 * IN_FLIGHT):
                 raise DataError(self._sentence(f"{len(self.opened)} shards drawn in a row gave no good sample"))
             self.opened.append(shard["url"])
             yield shard
+
+    def pass_over(self) -> None:
+        """A sample goes by undecoded: it was consumed before the run was interrupted."""
+        self.is_whole = False
+        if self.draws:
+            self.opened, self.raw = [], 0
 
     def read(self, source: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         for sample in source:
@@ -129,7 +135,7 @@ class PassGuard:
             if self.draws:
                 self.opened, self.raw = [], 0
             yield sample
-        if not self.whole:
+        if not self.is_whole:
             return
         if count < self.batch_size:
             raise DataError(self._sentence(f"a whole pass over {_plural(len(self.opened), 'shard')} gave {count} good samples of "

@@ -159,11 +159,16 @@ class Seams:
     def train_one_epoch(self, model: Any, data: Any, loss: Any, epoch: int, *rest: Any, tb_writer: Any = None) -> None:
         optimizer, scaler, scheduler, *others = rest
         self.session.start_epoch(model, loss, optimizer, scaler, tb_writer, epoch)
+        self.session.check_weights = self.check_weights
         loader = data["train"].dataloader
         scheduler = self.finite.start_epoch(epoch, optimizer, scheduler, loader.num_batches, getattr(loader, "first_batch", 0))
         self.originals["train_one_epoch"](model, data, loss, epoch, optimizer, scaler, scheduler, *others, tb_writer=tb_writer)
-        self.finite.check_weights(self.built.state_dict(), self.buffers())  # on all ranks, before one of them saves
+        self.check_weights()
         self.session.end_epoch(is_evaluated=will_evaluate(self.session.args, data, epoch + 1))
+
+    def check_weights(self) -> None:
+        """On all ranks, before one of them saves."""
+        self.finite.check_weights(self.built.state_dict(), self.buffers())
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         with self.session.saver.evaluation():

@@ -81,6 +81,7 @@ class Session:
         self.loader: PlannedLoader | None = None
         self.batches: ResumableLoader | None = None  # what the loader is made of
         self.signals, self.saver = signals, MidEpochSaver(args, signals)
+        self.check_weights: Callable[[], None] = lambda: None
         self.position: dict[str, Any] | None = None  # while a checkpoint is written in mid-epoch
         self.loss: Any = None
         self.model: Any = None
@@ -224,7 +225,7 @@ class Session:
 
     def end_epoch(self, is_evaluated: bool) -> None:
         """After open_clip's epoch: collect what a checkpoint must hold from every rank."""
-        if self.loader and self.loader.announced:
+        if self.loader and self.loader.announced and self.batches.first_batch == 0:
             self.loader.announced.end_pass(self.args)
         self.saver.end_epoch(is_evaluated)
         self._collect()
@@ -265,6 +266,7 @@ class Session:
 
     def save_position(self, batch: int, path: Path) -> None:
         """open_clip's checkpoint, within its epoch, with what continues it before batch `batch`."""
+        self.check_weights()
         self._collect(batch)
         if is_master(self.args):
             state = {"epoch": self.epoch, "name": self.args.name,
