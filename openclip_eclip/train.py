@@ -14,11 +14,13 @@ open_clip_train work;
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import os
 import re
 import sys
 import time
+from pathlib import Path
 from typing import Any, Sequence
 
 from .config import UserError
@@ -75,9 +77,9 @@ def run() -> int:
         main()
     except UserError as error:
         sys.stderr.write(f"error: {sentence(error)}\n")
-        if "TORCHELASTIC_ERROR_FILE" in os.environ:  # the end of torchrun's own message is then ours
-            from torch.distributed.elastic.multiprocessing.errors import get_error_handler
-            get_error_handler().record_exception(UserError(sentence(error)))
+        if file := os.environ.get("TORCHELASTIC_ERROR_FILE"):  # torchrun ends its own message with it
+            facts = {"py_callstack": sentence(error), "timestamp": str(int(time.time()))}
+            Path(file).write_text(json.dumps({"message": {"message": sentence(error), "extraInfo": facts}}))
         return 2
     return 0
 
