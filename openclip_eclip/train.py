@@ -47,7 +47,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     except UserError as found:
         if os.environ.get("RANK", "0") != "0":
             time.sleep(GRACE)  # torchrun ends this process once the first one has told and ended
-            if has_logged(_args(seams), sentence(found)):
+            of_flags = _args(seams) is None and os.environ.get("LOCAL_RANK", "0") != "0"  # the same on every rank of a machine
+            if of_flags or has_logged(_args(seams), sentence(found)):
                 raise SystemExit(2) from found
         raise
     finally:  # open_clip adds handlers to the root logger for good: a second run would also write into the first one's log
