@@ -14,11 +14,13 @@ open_clip_train work;
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import os
 import re
 import sys
 import time
+from pathlib import Path
 from typing import Any, Sequence
 
 from .config import Stopped, UserError
@@ -45,7 +47,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     except UserError as found:
         if not isinstance(found, Stopped) and os.environ.get("RANK", "0") != "0":
             time.sleep(GRACE)  # torchrun ends this process once the first one has told and ended
-            if has_logged(_args(seams), sentence(found)):
+            of_flags = _args(seams) is None and os.environ.get("LOCAL_RANK", "0") != "0"  # the same on every rank of a machine
+            if of_flags or has_logged(_args(seams), sentence(found)):
                 raise SystemExit(2) from found
         raise
     finally:  # open_clip adds handlers to the root logger for good: a second run would also write into the first one's log
@@ -75,9 +78,9 @@ def run() -> int:
         main()
     except UserError as error:
         sys.stderr.write(f"error: {sentence(error)}\n")
-        if "TORCHELASTIC_ERROR_FILE" in os.environ:  # the end of torchrun's own message is then ours
-            from torch.distributed.elastic.multiprocessing.errors import get_error_handler
-            get_error_handler().record_exception(UserError(sentence(error)))
+        if file := os.environ.get("TORCHELASTIC_ERROR_FILE"):  # torchrun ends its own message with it
+            facts = {"py_callstack": sentence(error), "timestamp": str(int(time.time()))}
+            Path(file).write_text(json.dumps({"message": {"message": sentence(error), "extraInfo": facts}}))
         return error.exit_code
     return 0
 

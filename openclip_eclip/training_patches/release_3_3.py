@@ -91,9 +91,9 @@ class Seams:
             base = open_clip.factory.get_model_config(args.model)
         config = eclip_config(args, (base or {}).get("eclip_cfg") or {})
         args.method = "+".join(method_names(args))  # for params.txt
+        check_learning(args, world_size)
         self.session = Session(args, config, build_method(args), self.signals)
         self.finite = FiniteLoss(args)
-        check_learning(args, world_size)
         # the first rank alone: it may have begun this very log before another one comes here
         if rank == 0 and args.name:
             self.lock = claim(args)
