@@ -125,7 +125,11 @@ def _checkpoint_cases() -> Iterator[tuple[str, Maker, tuple[str, ...]]]:
         yield f"{name}, export", run_copy(change, export), ("epoch_1.pt|checkpoints",)
         yield f"{name}, resume", run_copy(change, resume), ("epoch_1.pt",)
         if number % 2 == 0:
-            yield f"{name}, evaluate", run_copy(change, measured), ("epoch_1.pt|checkpoints",)
+            yield (
+                f"{name}, evaluate",
+                run_copy(change, measured),
+                ("epoch_1.pt|checkpoints|logs/run",),
+            )
     yield (
         "weights of NaN, export",
         run_copy(saved(_nan), export),
