@@ -2,6 +2,7 @@
 
 Called by scripts/reliability.py. Runs are forks of one process, as the bad inputs are; two ranks are two forks that meet over gloo.
 """
+
 from __future__ import annotations
 
 import itertools
@@ -35,29 +36,66 @@ class Setting(NamedTuple):
     @property
     def name(self) -> str:
         source = f"{'table' if self.table else 'shards'} of {'+'.join(map(str, self.samples))}"
-        more = [f"{self.bad} bad"] * (self.bad != "none") + ["resampled"] * self.resampled + ["expert data"] * self.expert
-        return ", ".join([source, f"batch {self.batch}", f"{self.workers} workers", f"{self.ranks} ranks", *more])
+        more = (
+            [f"{self.bad} bad"] * (self.bad != "none")
+            + ["resampled"] * self.resampled
+            + ["expert data"] * self.expert
+        )
+        return ", ".join(
+            [source, f"batch {self.batch}", f"{self.workers} workers", f"{self.ranks} ranks", *more]
+        )
 
 
 def settings() -> Iterator[Setting]:
     """The table: 36 of one rank, 12 of two."""
-    for samples, workers, batch in itertools.product(((6,), (3, 3), (9, 1, 9), (8, 8, 8, 8)), (0, 1, 2), (4, 8)):
+    for samples, workers, batch in itertools.product(
+        ((6,), (3, 3), (9, 1, 9), (8, 8, 8, 8)), (0, 1, 2), (4, 8)
+    ):
         yield Setting(samples, workers, 1, batch)
-    yield from (Setting((8, 8), workers, 1, 4, bad) for bad in ("some", "all") for workers in (0, 2))
-    yield from (Setting((8,), workers, 1, 4, bad, table=True) for bad in ("none", "some", "all") for workers in (0, 1))
+    yield from (
+        Setting((8, 8), workers, 1, 4, bad) for bad in ("some", "all") for workers in (0, 2)
+    )
+    yield from (
+        Setting((8,), workers, 1, 4, bad, table=True)
+        for bad in ("none", "some", "all")
+        for workers in (0, 1)
+    )
     yield from (Setting((5, 2), 1, 1, 4, resampled=True), Setting((2,), 0, 1, 4, resampled=True))
-    for samples, workers, batch in (((6,), 0, 4), ((8, 8), 0, 4), ((9, 1), 1, 4), ((3, 3), 1, 2), ((8, 8, 8, 8), 2, 4), ((2, 20), 0, 4)):
+    for samples, workers, batch in (
+        ((6,), 0, 4),
+        ((8, 8), 0, 4),
+        ((9, 1), 1, 4),
+        ((3, 3), 1, 2),
+        ((8, 8, 8, 8), 2, 4),
+        ((2, 20), 0, 4),
+    ):
         yield Setting(samples, workers, 2, batch)
-    yield from (Setting((8, 8), 0, 2, 4, "some"), Setting((8, 8), 0, 2, 4, "all"), Setting((8,), 0, 2, 4, table=True), Setting((3,), 0, 2, 4, table=True),
-                Setting((8, 8), 0, 2, 4, expert=True), Setting((8, 8), 1, 2, 4, resampled=True))
+    yield from (
+        Setting((8, 8), 0, 2, 4, "some"),
+        Setting((8, 8), 0, 2, 4, "all"),
+        Setting((8,), 0, 2, 4, table=True),
+        Setting((3,), 0, 2, 4, table=True),
+        Setting((8, 8), 0, 2, 4, expert=True),
+        Setting((8, 8), 1, 2, 4, resampled=True),
+    )
 
 
 def command(setting: Setting, folder: Path) -> list[object]:
     """Write the data of a setting; the training of two epochs that reads it."""
     bad = {"none": set(), "some": {1, 5}, "all": set(range(99))}[setting.bad]
     numbers, sources = iter(range(99)), []
-    flags: list[object] = ["--batch-size", setting.batch, "--workers", setting.workers, "--epochs", 2, "--on-bad-sample", "skip" if bad else "stop",
-                           "--train-num-samples", sum(setting.samples)]
+    flags: list[object] = [
+        "--batch-size",
+        setting.batch,
+        "--workers",
+        setting.workers,
+        "--epochs",
+        2,
+        "--on-bad-sample",
+        "skip" if bad else "stop",
+        "--train-num-samples",
+        sum(setting.samples),
+    ]
     if setting.table:
         link_images(folder)
         lines = ["filepath,title,heatmap"]
@@ -73,9 +111,17 @@ def command(setting: Setting, folder: Path) -> list[object]:
             members |= content if i not in bad else content | {f"s{i}.png": b"damaged"}
         sources.append(shard(folder / f"s-{number}.tar", members).name)
     if setting.expert:
-        shard(folder / "expert.tar", {name: content for i in (3, 5) for name, content in sample(i).items()})
+        shard(
+            folder / "expert.tar",
+            {name: content for i in (3, 5) for name, content in sample(i).items()},
+        )
         flags += ["--expert-data", "expert.tar", "--expert-batch-size", 2]
-    return train("--train-data", "::".join(sources), *flags, *(["--dataset-resampled"] if setting.resampled else []))
+    return train(
+        "--train-data",
+        "::".join(sources),
+        *flags,
+        *(["--dataset-resampled"] if setting.resampled else []),
+    )
 
 
 def _port() -> int:
@@ -86,9 +132,16 @@ def _port() -> int:
 
 def run(setting: Setting, folder: Path) -> tuple[str, list[Outcome]]:
     """("trained", "a sentence" or what is wrong, the outcome of each rank)."""
-    folders, port, began = [folder / f"rank{rank}" for rank in range(setting.ranks)], str(_port()), time.monotonic()
+    folders, port, began = (
+        [folder / f"rank{rank}" for rank in range(setting.ranks)],
+        str(_port()),
+        time.monotonic(),
+    )
     folder.mkdir(parents=True)
-    words = [str(word) if not isinstance(word, Path) else str(word.absolute()) for word in _in(folder, setting)]
+    words = [
+        str(word) if not isinstance(word, Path) else str(word.absolute())
+        for word in _in(folder, setting)
+    ]
     pids = []
     for rank, place in enumerate(folders):
         place.mkdir()
@@ -96,7 +149,14 @@ def run(setting: Setting, folder: Path) -> tuple[str, list[Outcome]]:
     outcomes, limit = [], LIMIT * busy()
     for pid, place in zip(pids, folders, strict=True):
         failed = any(one.code for one in outcomes)
-        outcomes.append(finish(pid, place, began, min(limit, time.monotonic() - began + GRACE * busy()) if failed else limit))
+        outcomes.append(
+            finish(
+                pid,
+                place,
+                began,
+                min(limit, time.monotonic() - began + GRACE * busy()) if failed else limit,
+            )
+        )
     shutil.rmtree(folder, ignore_errors=True)
     return _verdict(outcomes), outcomes
 
@@ -114,8 +174,15 @@ def _rank(words: list[str], folder: Path, rank: int, ranks: int, port: str) -> C
     def work() -> int:
         os.chdir(folder)
         if ranks > 1:
-            os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(ranks), MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+            os.environ.update(
+                RANK=str(rank),
+                LOCAL_RANK=str(rank),
+                WORLD_SIZE=str(ranks),
+                MASTER_ADDR="127.0.0.1",
+                MASTER_PORT=port,
+            )
         return run_command(words)
+
     return work
 
 
@@ -123,9 +190,15 @@ def _verdict(outcomes: list[Outcome]) -> str:
     codes = [one.code for one in outcomes]
     if all(code == 0 for code in codes):
         return "trained"
-    if any("Traceback (most recent call last)" in one.output for one in outcomes if one.code not in (None, 0)):
+    if any(
+        "Traceback (most recent call last)" in one.output
+        for one in outcomes
+        if one.code not in (None, 0)
+    ):
         return "traceback"
-    if any(one.code and one.answer for one in outcomes):  # one sentence is enough: the launcher ends the others
+    if any(
+        one.code and one.answer for one in outcomes
+    ):  # one sentence is enough: the launcher ends the others
         return "a sentence"
     return "no end" if None in codes else f"exit codes {codes} without a sentence"
 
@@ -136,8 +209,18 @@ def run_all(folder: Path, say: Callable[[str], object]) -> list[dict]:
     for number, setting in enumerate(settings()):
         verdict, outcomes = run(setting, folder / f"{number:03d}")
         right = verdict in ("trained", "a sentence")
-        records.append({"name": setting.name, "right": right, "verdict": verdict, "seconds": round(max(one.seconds for one in outcomes), 1),
-                        "answer": next((one.answer[:300] for one in outcomes if one.answer), outcomes[0].output[-300:] if not right else "")})
+        records.append(
+            {
+                "name": setting.name,
+                "right": right,
+                "verdict": verdict,
+                "seconds": round(max(one.seconds for one in outcomes), 1),
+                "answer": next(
+                    (one.answer[:300] for one in outcomes if one.answer),
+                    outcomes[0].output[-300:] if not right else "",
+                ),
+            }
+        )
         if not right:
             say(f"wrong: {setting.name}: {verdict}\n")
     return records

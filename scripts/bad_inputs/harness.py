@@ -3,6 +3,7 @@
 A case writes its bad input into a folder of its own, in the child, and names a command. The child's output, exit code, time
 and memory say whether the input was answered as it should be: one sentence, no traceback, within the limits.
 """
+
 from __future__ import annotations
 
 import os
@@ -21,7 +22,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 20.0  # a case that takes longer is wrong
 MIB = 1024  # beside what the idle process has
-RESERVED = 2 << 30  # bytes of address space beside the idle process's: a bomb fails here instead of taking the machine
+RESERVED = (
+    2 << 30
+)  # bytes of address space beside the idle process's: a bomb fails here instead of taking the machine
 LONGEST = 4000  # characters of an answer
 SAYS = re.compile(r"^(?:[^\n:]*: |\s*)(?:error|fault): ", re.MULTILINE)
 
@@ -54,7 +57,7 @@ class Outcome:
     def answer(self) -> str:
         """From the first `error: ` or `fault: ` on; "" without one."""
         found = SAYS.search(self.output)
-        return self.output[found.start():].strip() if found else ""
+        return self.output[found.start() :].strip() if found else ""
 
 
 def run_command(words: Sequence[object]) -> int:
@@ -63,20 +66,29 @@ def run_command(words: Sequence[object]) -> int:
     sys.argv = [name, *rest]
     if name == "train":
         from openclip_eclip import train
+
         return train.run()
     if name == "example":
         import runpy
+
         sys.argv = rest
         runpy.run_path(str(ROOT / "examples" / rest[0]), run_name="__main__")
         return 0
     from importlib import import_module
-    module = {"check": "data.check", "overlap": "data.overlap", "evaluate": "evaluate.__main__", "prepare": "prepare.__main__"}.get(name, name)
+
+    module = {
+        "check": "data.check",
+        "overlap": "data.overlap",
+        "evaluate": "evaluate.__main__",
+        "prepare": "prepare.__main__",
+    }.get(name, name)
     return import_module(f"openclip_eclip.{module}").main(rest)
 
 
 def import_everything() -> None:
     """What the commands need, so that no child imports it again."""
     import gc
+
     sys.argv = ["reliability"]
     from importlib import import_module
 
@@ -87,6 +99,7 @@ def import_everything() -> None:
     import sklearn.linear_model  # noqa: F401
     import tensorboard  # noqa: F401
     import webdataset  # noqa: F401
+
     matplotlib.use("Agg")
     import matplotlib.pyplot  # noqa: F401
     import openclip_eclip.data.overlap
@@ -96,6 +109,7 @@ def import_everything() -> None:
     import openclip_eclip.training_patches  # noqa: F401
     from openclip_eclip.evaluate.__main__ import TASKS
     from openclip_eclip.prepare.__main__ import DATASETS
+
     for module, _ in (*TASKS.values(), *DATASETS.values()):
         import_module(module)
     gc.collect()
@@ -117,7 +131,10 @@ def start(work: Callable[[], int], folder: Path, limits: bool = True) -> int:
         os.dup2(output, 1)
         os.dup2(output, 2)
         if limits:
-            size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + RESERVED
+            size = (
+                int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+                + RESERVED
+            )
             resource.setrlimit(resource.RLIMIT_AS, (size, size))
         Path(".idle").write_text(str(idle_memory()))
         code = work()
@@ -150,7 +167,13 @@ def finish(pid: int, folder: Path, began: float, limit: float) -> Outcome:
     except ProcessLookupError:
         pass
     output = (folder / ".output").read_text(encoding="utf-8", errors="replace")
-    return Outcome(os.waitstatus_to_exitcode(status) if ended else None, output, seconds, used.ru_maxrss / 1024 - float((folder / ".idle").read_text()), used.ru_utime + used.ru_stime)
+    return Outcome(
+        os.waitstatus_to_exitcode(status) if ended else None,
+        output,
+        seconds,
+        used.ru_maxrss / 1024 - float((folder / ".idle").read_text()),
+        used.ru_utime + used.ru_stime,
+    )
 
 
 def idle_memory() -> float:
@@ -198,7 +221,9 @@ def fault_of(case: Case, found: Outcome) -> str:
 
 
 def _missing(words: Iterable[str], text: str, who: str) -> str:
-    absent = [word for word in words if not any(one.lower() in text.lower() for one in word.split("|"))]
+    absent = [
+        word for word in words if not any(one.lower() in text.lower() for one in word.split("|"))
+    ]
     return f"{who} say {absent}: {text[:200]!r}" if absent else ""
 
 
@@ -210,6 +235,17 @@ def run_all(cases: Sequence[Case], folder: Path, say: Callable[[str], object]) -
         fault = fault_of(case, found)
         if fault:
             say(f"wrong: {case.kind}: {case.name}: {fault}\n")
-        records.append({"name": case.name, "kind": case.kind, "right": not fault, "fault": fault, "code": found.code, "seconds": round(found.seconds, 2), "cpu": round(found.cpu, 2),
-                        "mib": round(max(0.0, found.mib)), "answer": (found.answer or found.output[-300:])[:600]})
+        records.append(
+            {
+                "name": case.name,
+                "kind": case.kind,
+                "right": not fault,
+                "fault": fault,
+                "code": found.code,
+                "seconds": round(found.seconds, 2),
+                "cpu": round(found.cpu, 2),
+                "mib": round(max(0.0, found.mib)),
+                "answer": (found.answer or found.output[-300:])[:600],
+            }
+        )
     return records

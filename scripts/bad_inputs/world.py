@@ -1,4 +1,5 @@
 """Good inputs that the bad ones are made from: images, heatmaps, tables, shards, a model, a run, an index. Made once, in children."""
+
 from __future__ import annotations
 
 import io
@@ -19,8 +20,28 @@ Maker = Callable[[Path], Sequence[object]]
 SIDE, COUNT = 48, 8
 WORDS = ("nodule", "effusion", "cardiomegaly", "normal", "opacity", "fracture", "edema", "mass")
 CONFIG = json.loads((ROOT / "examples" / "configs" / "tiny" / "open_clip_config.json").read_text())
-SETTINGS = ("--precision", "fp32", "--workers", 0, "--device", "cpu", "--batch-size", 4, "--epochs", 1, "--warmup", 1, "--lr", 1e-3,
-            "--log-every-n-steps", 1, "--logs", "logs", "--name", "run")
+SETTINGS = (
+    "--precision",
+    "fp32",
+    "--workers",
+    0,
+    "--device",
+    "cpu",
+    "--batch-size",
+    4,
+    "--epochs",
+    1,
+    "--warmup",
+    1,
+    "--lr",
+    1e-3,
+    "--log-every-n-steps",
+    1,
+    "--logs",
+    "logs",
+    "--name",
+    "run",
+)
 
 
 def world() -> Path:
@@ -29,12 +50,14 @@ def world() -> Path:
 
 def pixels(i: int, side: int = SIDE) -> np.ndarray:
     """(side, side) uint8, noise around a gradient of its own."""
-    return np.clip(np.random.default_rng(i).normal(90 + 10 * i, 30, (side, side)) + np.arange(side), 0, 255).astype(np.uint8)
+    return np.clip(
+        np.random.default_rng(i).normal(90 + 10 * i, 30, (side, side)) + np.arange(side), 0, 255
+    ).astype(np.uint8)
 
 
 def heat(i: int) -> np.ndarray:
     values = np.zeros((SIDE, SIDE), np.uint8)
-    values[4 + i:20 + i, 10:30] = np.arange(20, dtype=np.uint8) * 10 + 20
+    values[4 + i : 20 + i, 10:30] = np.arange(20, dtype=np.uint8) * 10 + 20
     return values
 
 
@@ -58,7 +81,11 @@ def npz(**arrays: object) -> bytes:
 
 def sample(i: int) -> dict[str, bytes]:
     """Members of a good sample, {name: content}."""
-    return {f"s{i}.png": png(pixels(i)), f"s{i}.txt": f"Finding {WORDS[i % 8]} number {i}.".encode(), f"s{i}.heatmap.png": png(heat(i))}
+    return {
+        f"s{i}.png": png(pixels(i)),
+        f"s{i}.txt": f"Finding {WORDS[i % 8]} number {i}.".encode(),
+        f"s{i}.heatmap.png": png(heat(i)),
+    }
 
 
 def shard(path: Path, members: Mapping[str, bytes] | Sequence[tuple[str, bytes]]) -> Path:
@@ -73,8 +100,10 @@ def shard(path: Path, members: Mapping[str, bytes] | Sequence[tuple[str, bytes]]
 def rows(count: int = COUNT) -> list[str]:
     """Lines of a good table with its header."""
     lines = ["filepath,title,heatmap,label,patient,fold"]
-    return lines + [f"images/{i}.png,Finding {WORDS[i]} number {i}.,{f'images/{i}.heatmap.png' if i % 2 else ''},{i % 2},{i},{('train', 'test')[i % 4 == 0]}"
-                    for i in range(count)]
+    return lines + [
+        f"images/{i}.png,Finding {WORDS[i]} number {i}.,{f'images/{i}.heatmap.png' if i % 2 else ''},{i % 2},{i},{('train', 'test')[i % 4 == 0]}"
+        for i in range(count)
+    ]
 
 
 def link_images(folder: Path) -> None:
@@ -93,12 +122,14 @@ def table(folder: Path, lines: Sequence[str] | None = None, name: str = "train.c
 
 def put(files: Mapping[str, bytes | str], command: Sequence[object]) -> Maker:
     """Writes these files and the good images; the command that reads them."""
+
     def make(folder: Path) -> Sequence[object]:
         link_images(folder)
         for name, content in files.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes(content.encode() if isinstance(content, str) else content)
         return command
+
     return make
 
 
@@ -108,11 +139,31 @@ def model(name: str = "model") -> str:
 
 def train(*flags: object, model_name: str | None = None) -> list[object]:
     """The command of a small training; later flags win."""
-    return ["train", "--model", model_name or f"local-dir:{ROOT / 'examples' / 'configs' / 'tiny'}", *SETTINGS, *flags]
+    return [
+        "train",
+        "--model",
+        model_name or f"local-dir:{ROOT / 'examples' / 'configs' / 'tiny'}",
+        *SETTINGS,
+        *flags,
+    ]
 
 
 def evaluate(task: str, *flags: object) -> list[object]:
-    return ["evaluate", task, "--model", model(), "--device", "cpu", "--workers", 0, "--cache", "none", "--out", "out", *flags]
+    return [
+        "evaluate",
+        task,
+        "--model",
+        model(),
+        "--device",
+        "cpu",
+        "--workers",
+        0,
+        "--cache",
+        "none",
+        "--out",
+        "out",
+        *flags,
+    ]
 
 
 def build(folder: Path) -> None:
@@ -123,30 +174,60 @@ def build(folder: Path) -> None:
         (folder / "images" / f"{i}.png").write_bytes(png(pixels(i)))
         (folder / "images" / f"{i}.heatmap.png").write_bytes(png(heat(i)))
     table(folder)
-    shard(folder / "good.tar", {name: content for i in range(COUNT) for name, content in sample(i).items()})
+    shard(
+        folder / "good.tar",
+        {name: content for i in range(COUNT) for name, content in sample(i).items()},
+    )
     (folder / "classes.txt").write_text("normal\nopacity\n")
     (folder / "templates.txt").write_text("a chest image with {c}\n")
     _in_child(folder, _write_model)
-    _in_child(folder, lambda: run_command(train("--train-data", "train.csv", "--save-frequency", 1)))
-    _in_child(folder, lambda: run_command(evaluate("retrieval", "--data", "train.csv", "--save-index", "index")))
+    _in_child(
+        folder, lambda: run_command(train("--train-data", "train.csv", "--save-frequency", 1))
+    )
+    _in_child(
+        folder,
+        lambda: run_command(evaluate("retrieval", "--data", "train.csv", "--save-index", "index")),
+    )
     shutil.rmtree(folder / "out")
     half = [rows()[0], *rows()[1:5]], [rows()[0], *rows()[5:]]
     for name, lines in zip(("test.csv", "other.csv"), half):
         table(folder, lines, name)
-    _in_child(folder, lambda: run_command(evaluate("reports", "--data", "test.csv", "--train-data", "other.csv", "--writer", "copy",
-                                                   "--save-index", "reports_index", "--snippets", 2)))
+    _in_child(
+        folder,
+        lambda: run_command(
+            evaluate(
+                "reports",
+                "--data",
+                "test.csv",
+                "--train-data",
+                "other.csv",
+                "--writer",
+                "copy",
+                "--save-index",
+                "reports_index",
+                "--snippets",
+                2,
+            )
+        ),
+    )
 
 
 def _write_model() -> int:
     import open_clip
     import torch
     from safetensors.torch import save_file
+
     torch.manual_seed(0)
-    built = open_clip.create_model(f"local-dir:{ROOT / 'examples' / 'configs' / 'tiny'}", load_weights=False)
+    built = open_clip.create_model(
+        f"local-dir:{ROOT / 'examples' / 'configs' / 'tiny'}", load_weights=False
+    )
     target = Path("model")
     target.mkdir()
     (target / "open_clip_config.json").write_text(json.dumps(CONFIG))
-    save_file({key: value.contiguous() for key, value in built.state_dict().items()}, target / "open_clip_model.safetensors")
+    save_file(
+        {key: value.contiguous() for key, value in built.state_dict().items()},
+        target / "open_clip_model.safetensors",
+    )
     return 0
 
 
@@ -154,4 +235,6 @@ def _in_child(folder: Path, work: object) -> None:
     began = time.monotonic()
     found = finish(start(work, folder), folder, began, 120)
     if found.code:
-        raise RuntimeError(f"the good inputs can not be made (exit code {found.code}):\n{found.output[-3000:]}")
+        raise RuntimeError(
+            f"the good inputs can not be made (exit code {found.code}):\n{found.output[-3000:]}"
+        )
