@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-PIECE = re.compile(r"[^\W\d_]+|\d+|[^\w\s]+|_+")  # each becomes a token or more in every tokenizer of open_clip
+PIECE = re.compile(
+    r"[^\W\d_]+|\d+|[^\w\s]+|_+"
+)  # each becomes a token or more in every tokenizer of open_clip
 ENDS = 2  # tokens for the beginning and the end
 CONTEXTS = {77: "most models, ViT-B-16 among them", 256: "the recipes and eclip models"}
 MANY = 0.02  # share of captions from which a warning is due
@@ -16,7 +18,9 @@ def fewest_tokens(text: str) -> int:
     return ENDS + sum(1 for _ in PIECE.finditer(text))
 
 
-def describe_lengths(what: str, lengths: Sequence[int], contexts: Sequence[int]) -> tuple[str, list[str]]:
+def describe_lengths(
+    what: str, lengths: Sequence[int], contexts: Sequence[int]
+) -> tuple[str, list[str]]:
     """(a line on the lengths of all captions or sentences, warnings): what is certainly cut at each context length."""
     over = {context: sum(length > context for length in lengths) for context in contexts}
     cuts = "; ".join(

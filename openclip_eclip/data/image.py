@@ -5,6 +5,7 @@ read through it, so they all see the same picture: 8 bits of grey or colour, wit
 itself says of how it is shown: orientation, colour profile, transparency (over black), white at
 zero, DICOM's rescale, window, padding and presentation. Decision 0039 has the rules.
 """
+
 from __future__ import annotations
 
 import io
@@ -22,8 +23,9 @@ from .read_options import ReadOptions
 DICOM_SUFFIXES = (".dcm", ".dicom")
 
 
-def read_picture(data: bytes | Path, name: str, options: ReadOptions = ReadOptions(),
-                 draft: Draft | None = None) -> Picture:
+def read_picture(
+    data: bytes | Path, name: str, options: ReadOptions = ReadOptions(), draft: Draft | None = None
+) -> Picture:
     """Decode a file or its bytes whole, upright, mode "L" or "RGB".
 
     `name` is named in every DataError: missing, unreadable, truncated, larger than `options`
@@ -62,6 +64,8 @@ def _opened(data: bytes | Path, name: str, options: ReadOptions) -> Iterator[Bin
     with file:
         size = os.fstat(file.fileno()).st_size
         if size > options.max_bytes:
-            raise DataError(f"{name}: a file of {size} bytes; expected at most "
-                            f"{options.max_bytes} (--max-bytes).")
+            raise DataError(
+                f"{name}: a file of {size} bytes; expected at most "
+                f"{options.max_bytes} (--max-bytes)."
+            )
         yield file

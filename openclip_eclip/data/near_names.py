@@ -7,8 +7,28 @@ import re
 from collections.abc import Iterable
 
 # What people call these columns; levelled as `_level` does
-HEATMAPS = {"heatmap", "gaze", "mask", "attention", "saliency", "gazemap", "attentionmap", "saliencymap", "heat"}
-IMAGES = {"image", "img", "file", "filename", "path", "imagepath", "imagefile", "imgpath", "filepath"}
+HEATMAPS = {
+    "heatmap",
+    "gaze",
+    "mask",
+    "attention",
+    "saliency",
+    "gazemap",
+    "attentionmap",
+    "saliencymap",
+    "heat",
+}
+IMAGES = {
+    "image",
+    "img",
+    "file",
+    "filename",
+    "path",
+    "imagepath",
+    "imagefile",
+    "imgpath",
+    "filepath",
+}
 CAPTIONS = {"caption", "title", "text", "report", "finding", "impression"}
 WINDOWS = {"window", "sentencewindow", "sentence"}
 ROLES = (HEATMAPS, IMAGES, CAPTIONS, WINDOWS)
@@ -23,7 +43,8 @@ def near_names(wanted: str, found: Iterable[str]) -> list[str]:
     return [
         name
         for name in names
-        if _level(name) in {own} | role or difflib.SequenceMatcher(None, own, _level(name)).ratio() >= CUTOFF
+        if _level(name) in {own} | role
+        or difflib.SequenceMatcher(None, own, _level(name)).ratio() >= CUTOFF
     ]
 
 

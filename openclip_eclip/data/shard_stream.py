@@ -1,4 +1,5 @@
 """Shards read one after the other for training and validation, by the walk that also makes the index."""
+
 from __future__ import annotations
 
 import bz2
@@ -19,7 +20,9 @@ from .tar_walk import ArchiveError, Member, read_content, walk_samples
 
 logger = logging.getLogger(__name__)
 
-REMOTE = tuple(f"{scheme}:" for scheme in (*gopen_schemes, "s3", "ftp", "hf") if not scheme.startswith("__"))
+REMOTE = tuple(
+    f"{scheme}:" for scheme in (*gopen_schemes, "s3", "ftp", "hf") if not scheme.startswith("__")
+)
 OPENERS = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
 
 
@@ -45,9 +48,11 @@ class ForwardReader:
 
     def read(self, size: int = -1, /) -> bytes:
         parts = [self.again[:size] if size >= 0 else self.again]
-        self.again = self.again[len(parts[0]):]
+        self.again = self.again[len(parts[0]) :]
         missing = size - len(parts[0])
-        while (size < 0 or missing > 0) and (part := self.stream.read(missing if size >= 0 else 1 << 20)):
+        while (size < 0 or missing > 0) and (
+            part := self.stream.read(missing if size >= 0 else 1 << 20)
+        ):
             parts.append(part)  # a pipe gives what it has
             missing -= len(part)
         self.last = b"".join(parts)
@@ -57,7 +62,7 @@ class ForwardReader:
     def seek(self, offset: int, /) -> int:
         if offset < self.position:
             back = self.position - offset
-            self.again = self.last[len(self.last) - back:] + self.again
+            self.again = self.last[len(self.last) - back :] + self.again
             self.position = offset
         while self.position < offset and self.read(min(offset - self.position, 1 << 20)):
             pass
@@ -79,8 +84,11 @@ def shard_name(url: str) -> str:
     return url if is_remote(url) else str(local_path(url))
 
 
-def read_shards(sources: Iterable[Mapping[str, Any]], skip_bad: bool,
-                announced: Mapping[str, Announced] | None = None) -> Iterator[dict[str, Any]]:
+def read_shards(
+    sources: Iterable[Mapping[str, Any]],
+    skip_bad: bool,
+    announced: Mapping[str, Announced] | None = None,
+) -> Iterator[dict[str, Any]]:
     """Stage of open_clip's webdataset pipeline: {"url"} in, samples out: `__url__`, `__key__`, `__faults__`, extension -> bytes.
 
     Only members that are used are read; the others stand there with empty content. DataError for damage
@@ -104,8 +112,10 @@ def read_shards(sources: Iterable[Mapping[str, Any]], skip_bad: bool,
                 raise DataError(f"{name}: {error}") from error
             logger.warning("eclip: skipped the rest of a bad shard: %s: %s", name, error)
         if expected is not None and (samples, maps) != expected[:2]:
-            raise DataError(f"{name}: the check announced {expected.samples} samples, {expected.maps} with a heatmap; training read "
-                            f"{samples} and {maps}. The shard has changed meanwhile: start again.")
+            raise DataError(
+                f"{name}: the check announced {expected.samples} samples, {expected.maps} with a heatmap; training read "
+                f"{samples} and {maps}. The shard has changed meanwhile: start again."
+            )
 
 
 def _read_shard(url: str) -> Iterator[dict[str, Any]]:
@@ -115,14 +125,20 @@ def _read_shard(url: str) -> Iterator[dict[str, Any]]:
         total = None if file is not stream else file.seek(0, 2)
 
         def take(extension: str, member: Member) -> bytes:
-            return read_content(file, member.offset, member.size, member.name) if extension in READ_MEMBERS else b""
+            return (
+                read_content(file, member.offset, member.size, member.name)
+                if extension in READ_MEMBERS
+                else b""
+            )
 
         for sample in walk_samples(file, total, take):
             yield {"__key__": sample.key, "__faults__": sample.faults, **sample.members}
     except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
         raise ArchiveError(f"not readable ({error}).") from error
     finally:
-        with suppress(OSError):  # a program's exit code; what it gave was a whole archive, or is an error already
+        with suppress(
+            OSError
+        ):  # a program's exit code; what it gave was a whole archive, or is an error already
             stream.close()
 
 

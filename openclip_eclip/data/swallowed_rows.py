@@ -53,7 +53,9 @@ def _kind(column: Sequence[str]) -> tuple[set[str], set[str]] | None:
     """(suffixes of file names, forms of ids) of a column; None where most cells are neither."""
     step = max(1, len(column) // SAMPLE)
     cells = [cell.strip() for cell in column[::step] if cell.strip()]
-    files = [found[0].lower() for cell in cells if (found := SUFFIX.search(cell)) and "\n" not in cell]
+    files = [
+        found[0].lower() for cell in cells if (found := SUFFIX.search(cell)) and "\n" not in cell
+    ]
     if cells and len(files) >= MOST * len(cells):
         return set(files), set()
     tokens = [cell for cell in cells if TOKEN.fullmatch(cell)]

@@ -1,4 +1,5 @@
 """The files that the cells of a table mean: one look at the disk for each, and no object for each until it is asked for."""
+
 from __future__ import annotations
 
 import os
@@ -17,7 +18,9 @@ class PathColumn(Sequence):
     says whether the file is there.
     """
 
-    def __init__(self, cells: list[str], folder: Path, beside: np.ndarray, found: np.ndarray | None = None) -> None:
+    def __init__(
+        self, cells: list[str], folder: Path, beside: np.ndarray, found: np.ndarray | None = None
+    ) -> None:
         self.cells, self.folder, self.beside, self.found = cells, folder, beside, found
 
     @classmethod
@@ -88,8 +91,10 @@ def locate_cells(cells: Sequence[str], folder: Path) -> tuple[np.ndarray, np.nda
         other = os.path.join(folder, cell)
         as_written = here and os.path.isfile(cell)
         if as_written and there and os.path.isfile(other) and not os.path.samefile(cell, other):
-            raise DataError(f"{cell!r} in a table of {folder} may be {Path(cell).absolute()} or {Path(other).absolute()}; expected one file. "
-                            "Start from another folder, or write absolute paths.")
+            raise DataError(
+                f"{cell!r} in a table of {folder} may be {Path(cell).absolute()} or {Path(other).absolute()}; expected one file. "
+                "Start from another folder, or write absolute paths."
+            )
         beside[i] = not as_written
         found[i] = as_written or (there and os.path.isfile(other))
     return beside, found

@@ -93,7 +93,9 @@ def read_table_text(
         _refuse_binary(path)
         separator = separator or sniff_separator(path)
         with _open_text(path) as file:
-            return _Reading(path, separator, used).read(csv.reader(file, delimiter=separator, strict=True))
+            return _Reading(path, separator, used).read(
+                csv.reader(file, delimiter=separator, strict=True)
+            )
     except csv.Error as error:
         raise _broken_quotation(path, separator, error) from error
     except UnicodeDecodeError as error:
@@ -220,7 +222,9 @@ def _line_ends(cell: str) -> int:
 def _checked_separator(separator: str | None, path: Path) -> str | None:
     separator = "\t" if separator == "\\t" else separator  # as a shell hands it on
     if separator is not None and (len(separator) != 1 or separator in '"\r\n'):
-        raise DataError(f"{path}: --csv-separator {separator!r}; expected one character, such as ',' or ';'.")
+        raise DataError(
+            f"{path}: --csv-separator {separator!r}; expected one character, such as ',' or ';'."
+        )
     return separator
 
 
@@ -249,13 +253,17 @@ def _refuse_bomb(path: Path) -> None:
     size = 0
     if path.suffix == ".zip":
         with zipfile.ZipFile(path) as archive:
-            size = sum(member.file_size for member in archive.infolist())  # no more than that is unpacked
+            size = sum(
+                member.file_size for member in archive.infolist()
+            )  # no more than that is unpacked
     elif path.suffix in PACKED:
         with PACKED[path.suffix](path) as stream:
             while size <= LARGEST_PACKED and (block := stream.read(1 << 22)):
                 size += len(block)
     if size > LARGEST_PACKED:
-        raise DataError(f"{path}: unpacks to more than {LARGEST_PACKED >> 20} MiB; expected a table. Unpack it yourself if it is one.")
+        raise DataError(
+            f"{path}: unpacks to more than {LARGEST_PACKED >> 20} MiB; expected a table. Unpack it yourself if it is one."
+        )
 
 
 def _refuse_binary(path: Path) -> None:
@@ -265,12 +273,16 @@ def _refuse_binary(path: Path) -> None:
         block = file.read(1 << 20)
         for mark, name in MARKS.items():
             if block.startswith(mark):
-                raise DataError(f"{path}, line 1: begins as {name}; expected UTF-8. Save the table as UTF-8.")
+                raise DataError(
+                    f"{path}, line 1: begins as {name}; expected UTF-8. Save the table as UTF-8."
+                )
         while block:
             at = block.find(b"\0")
             if at >= 0:
                 line += _line_ends(block[:at].decode("latin-1"))
-                raise DataError(f"{path}, line {line}: a NUL byte; expected a table of text in UTF-8.")
+                raise DataError(
+                    f"{path}, line {line}: a NUL byte; expected a table of text in UTF-8."
+                )
             line += block.count(b"\n")
             block = file.read(1 << 20)
 

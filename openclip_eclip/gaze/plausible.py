@@ -14,7 +14,9 @@ MOSTLY = 0.5  # share of positions off their images from which all of them are i
 SOME = 0.2  # the same, where swapping the axes would bring nearly all of them back
 
 
-def refuse_fractions(kind: str, xy: np.ndarray, image_size: tuple[int, int], least: int = 1) -> None:
+def refuse_fractions(
+    kind: str, xy: np.ndarray, image_size: tuple[int, int], least: int = 1
+) -> None:
     """GazeError if all positions (N, 2) of an image lie in its first pixel, at least `least` of them: fractions of the image.
 
     Whole numbers and NaN say nothing of a unit. `image_size`: (height, width).
@@ -29,14 +31,20 @@ def refuse_fractions(kind: str, xy: np.ndarray, image_size: tuple[int, int], lea
     )
 
 
-def refuse_off_image(kind: str, dropped: dict[str, int], xy: np.ndarray, image_size: tuple[int, int]) -> None:
+def refuse_off_image(
+    kind: str, dropped: dict[str, int], xy: np.ndarray, image_size: tuple[int, int]
+) -> None:
     """GazeError if all annotations of an image fell to "off image"; `xy` (N, 2) are their positions, for the message."""
     found = xy[np.isfinite(xy).all(axis=1)]
     if set(dropped) != {"off image"} or min(image_size) < SMALL or not len(found):
         return
     height, width = image_size
     swapped = ((found >= 0) & (found < [height, width])).all()
-    hint = "They fit with x and y swapped." if swapped else "Pixels of a screen, or of the image at another size?"
+    hint = (
+        "They fit with x and y swapped."
+        if swapped
+        else "Pixels of a screen, or of the image at another size?"
+    )
     raise GazeError(
         f"{kind}: all of them lie off the image of {height} x {width} pixels (height x width), x {_span(found[:, 0])}, "
         f"y {_span(found[:, 1])}; expected positions on it. {hint}"
@@ -54,14 +62,20 @@ def refuse_units(where: str, xy: np.ndarray, sides: np.ndarray) -> None:
         return
     spans = f"x {_span(xy[:, 0])}, y {_span(xy[:, 1])}, images of {_span(sides[:, 0])} x {_span(sides[:, 1])} (width x height)"
     if _are_fractions(xy):
-        raise GazeError(f"{where}: {spans}: fractions of the image, it seems; expected pixels. Multiply by width and height.")
+        raise GazeError(
+            f"{where}: {spans}: fractions of the image, it seems; expected pixels. Multiply by width and height."
+        )
     if len(xy) < FEW:
         return
     if (xy >= 0).all() and PERCENT / 2 < xy.max() <= PERCENT and sides.min() > 2 * PERCENT:
-        raise GazeError(f"{where}: {spans}: percentages of the image, it seems; expected pixels. Multiply by width / 100 and height / 100.")
+        raise GazeError(
+            f"{where}: {spans}: percentages of the image, it seems; expected pixels. Multiply by width / 100 and height / 100."
+        )
     off, swapped = _share_off(xy, sides), _share_off(xy[:, ::-1], sides)
     if off > SOME and swapped < off / 10:
-        raise GazeError(f"{where}: {spans}: {off:.0%} lie off their image, {swapped:.0%} with x and y swapped; expected x to the right, y down.")
+        raise GazeError(
+            f"{where}: {spans}: {off:.0%} lie off their image, {swapped:.0%} with x and y swapped; expected x to the right, y down."
+        )
     if off > MOSTLY:
         raise GazeError(
             f"{where}: {spans}: {off:.0%} of the positions lie off their image; expected pixels of the original image, not of a "
@@ -79,7 +93,9 @@ def refuse_pixels(where: str, fractions: np.ndarray) -> None:
     """GazeError, beginning with `where`, if positions (N, 2) that should be fractions of the screen are not."""
     found = fractions[np.isfinite(fractions).all(axis=1)]
     if len(found) and np.median(np.abs(found), axis=0).max() > NEAR_ONE[1]:
-        raise GazeError(f"{where}: x {_span(found[:, 0])}, y {_span(found[:, 1])}; expected fractions of the screen, 0 to 1, not pixels or percentages.")
+        raise GazeError(
+            f"{where}: x {_span(found[:, 0])}, y {_span(found[:, 1])}; expected fractions of the screen, 0 to 1, not pixels or percentages."
+        )
 
 
 def _are_fractions(xy: np.ndarray) -> bool:

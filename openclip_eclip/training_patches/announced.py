@@ -1,4 +1,5 @@
 """What the check announced must arrive: every sample that training sees has a heatmap exactly where the check found one."""
+
 from __future__ import annotations
 
 import argparse
@@ -31,10 +32,13 @@ class Announced:
         ids, delivered = samples["sample_id"].tolist(), samples["delivered"].tolist()
         for sample_id, has_map in zip(ids, delivered):
             if has_map != (sample_id in self.names):
-                raise DataError(f"{self.names[sample_id]}: the check found a heatmap, and training read none. The data has changed "
-                                "meanwhile: start again." if not has_map else
-                                f"{self.source}: training read a heatmap of a sample for which the check found none. The data has "
-                                "changed meanwhile: start again.")
+                raise DataError(
+                    f"{self.names[sample_id]}: the check found a heatmap, and training read none. The data has changed "
+                    "meanwhile: start again."
+                    if not has_map
+                    else f"{self.source}: training read a heatmap of a sample for which the check found none. The data has "
+                    "changed meanwhile: start again."
+                )
         if self.first:
             self.shown += len(ids)
             self.seen.update(sample_id for sample_id, has_map in zip(ids, delivered) if has_map)
@@ -50,8 +54,14 @@ class Announced:
             dist.all_gather_object(counts, (self.shown, len(self.seen)))
         shown, seen = sum(shown for shown, _ in counts), sum(seen for _, seen in counts)
         if self.total is not None and seen == 0 and len(self.names) > max(0, self.total - shown):
-            raise DataError(f"{self.source}: the check announced {len(self.names)} annotated samples, and none of the {shown} samples of "
-                            "the first epoch was one. If they were skipped as bad, the log names them.")
+            raise DataError(
+                f"{self.source}: the check announced {len(self.names)} annotated samples, and none of the {shown} samples of "
+                "the first epoch was one. If they were skipped as bad, the log names them."
+            )
         if seen < len(self.names):
-            logger.info("eclip: the first epoch showed %d of %d annotated samples; the others were not among its %d samples",
-                        seen, len(self.names), shown)
+            logger.info(
+                "eclip: the first epoch showed %d of %d annotated samples; the others were not among its %d samples",
+                seen,
+                len(self.names),
+                shown,
+            )

@@ -28,7 +28,9 @@ SHARDS = 4  # of those in which captions are looked at
 BATCH = 256  # texts at a time
 
 
-def announce_lengths(args: argparse.Namespace, flag: str, source: Any, tokenizer: Callable, windows: bool) -> None:
+def announce_lengths(
+    args: argparse.Namespace, flag: str, source: Any, tokenizer: Callable, windows: bool
+) -> None:
     """Log how many captions lose their end, a warning where they are many; on the first rank.
 
     `source`: what a loader reads, `CsvSamples` or `TarSamples`; anything else: the shards of `flag`. With `windows` also
@@ -38,19 +40,30 @@ def announce_lengths(args: argparse.Namespace, flag: str, source: Any, tokenizer
         return
     found = _texts(args, flag, source, windows)
     if found is None:
-        logger.info("eclip: %s is not on this machine: captions that are too long are not counted", flag)
+        logger.info(
+            "eclip: %s is not on this machine: captions that are too long are not counted", flag
+        )
         return
     with seeded_randomness([args.seed]), _one_thread():
         for what, (texts, total) in zip(("captions", "sentences"), found):
             if texts:
-                _announce(flag, what, count_cut(tokenizer, texts), len(texts), total, tokenizer([""]).shape[1])
+                _announce(
+                    flag,
+                    what,
+                    count_cut(tokenizer, texts),
+                    len(texts),
+                    total,
+                    tokenizer([""]).shape[1],
+                )
 
 
 def count_cut(tokenizer: Callable[..., Tensor], texts: Sequence[str]) -> int:
     """How many of `texts` do not fit into the tokenizer's context, whatever its padding: a longer context changes them."""
     context = tokenizer([""]).shape[1]
     padding = tokenizer([""], context_length=context + 1)[0, -1]
-    long = [text for text in texts if not (text.isascii() and len(text) <= context - 2)]  # a token is a byte at least
+    long = [
+        text for text in texts if not (text.isascii() and len(text) <= context - 2)
+    ]  # a token is a byte at least
     cut = 0
     for first in range(0, len(long), BATCH):
         part = long[first : first + BATCH]
@@ -61,13 +74,29 @@ def count_cut(tokenizer: Callable[..., Tensor], texts: Sequence[str]) -> int:
 
 
 def _announce(flag: str, what: str, cut: int, looked: int, total: int, context: int) -> None:
-    share = f"{cut} of {looked}" if looked == total else f"{cut} of {looked} looked at, out of {total}"
+    share = (
+        f"{cut} of {looked}" if looked == total else f"{cut} of {looked} looked at, out of {total}"
+    )
     log = logger.warning if cut > MANY * looked else logger.info
-    end = ": what is beyond it is cut off and never trained; give a larger --force-context-length or shorten them" if cut else ""
-    log("eclip: %s: %s %s (%.3g %%) are longer than the context length of %d tokens%s", flag, share, what, 100 * cut / looked, context, end)
+    end = (
+        ": what is beyond it is cut off and never trained; give a larger --force-context-length or shorten them"
+        if cut
+        else ""
+    )
+    log(
+        "eclip: %s: %s %s (%.3g %%) are longer than the context length of %d tokens%s",
+        flag,
+        share,
+        what,
+        100 * cut / looked,
+        context,
+        end,
+    )
 
 
-def _texts(args: argparse.Namespace, flag: str, source: Any, windows: bool) -> list[tuple[list[str], int]] | None:
+def _texts(
+    args: argparse.Namespace, flag: str, source: Any, windows: bool
+) -> list[tuple[list[str], int]] | None:
     """[(captions, of how many), (sentences, of how many)], evenly spaced; None: not on this machine."""
     if isinstance(source, CsvSamples):
         table = source.table
@@ -85,11 +114,17 @@ def _texts(args: argparse.Namespace, flag: str, source: Any, windows: bool) -> l
     return _of_entries(entries, round(len(entries) * len(urls) / len(chosen)), windows)
 
 
-def _of_entries(entries: Sequence[TarEntry], total: int, windows: bool) -> list[tuple[list[str], int]]:
+def _of_entries(
+    entries: Sequence[TarEntry], total: int, windows: bool
+) -> list[tuple[list[str], int]]:
     readable = [entry for entry in entries if "txt" in entry.members]
     told = [entry for entry in readable if TEXT_MEMBER in entry.members] if windows else []
-    texts = [entry.read("txt")["txt"].decode("utf-8", errors="replace") for entry in _spaced(readable)]
-    spoken = [_sentences(entry.read(TEXT_MEMBER)[TEXT_MEMBER], entry.key) for entry in _spaced(told)]
+    texts = [
+        entry.read("txt")["txt"].decode("utf-8", errors="replace") for entry in _spaced(readable)
+    ]
+    spoken = [
+        _sentences(entry.read(TEXT_MEMBER)[TEXT_MEMBER], entry.key) for entry in _spaced(told)
+    ]
     return [(texts, total), _scaled(spoken, round(len(told) * total / max(len(readable), 1)))]
 
 
@@ -108,7 +143,9 @@ def _scaled(spoken: list[list[str]], samples: int) -> tuple[list[str], int]:
 
 def _spaced(items: Sequence[Any], most: int | None = None) -> list[Any]:
     most = most or SAMPLE
-    return [items[i * len(items) // most] for i in range(most)] if len(items) > most else list(items)
+    return (
+        [items[i * len(items) // most] for i in range(most)] if len(items) > most else list(items)
+    )
 
 
 @contextmanager

@@ -1,4 +1,5 @@
 """Flags about shards, against what the shards hold: each mistake one sentence, counts filled in."""
+
 from __future__ import annotations
 
 import argparse
@@ -21,17 +22,33 @@ def local_shards(path: str) -> list[Path] | None:
     """The shards behind `path` in open_clip's notation, or None if one is not a file of this machine."""
     try:
         urls = upstream.expand_urls(path)[0]
-    except (UnbalancedBracesError, AssertionError) as error:  # an environment variable in ${...} that is not set is an assertion
-        raise DataError(f"{path}: not a list of shards ({error}); expected names with braces, as train-{{000..041}}.tar, joined by ::.") from error
+    except (
+        UnbalancedBracesError,
+        AssertionError,
+    ) as error:  # an environment variable in ${...} that is not set is an assertion
+        raise DataError(
+            f"{path}: not a list of shards ({error}); expected names with braces, as train-{{000..041}}.tar, joined by ::."
+        ) from error
     if any(is_remote(url) for url in urls):
         return None
     shards = [local_path(url) for url in urls]
     missing = [shard for shard in shards if not shard.is_file()]
     if missing:
-        hint = " Wildcards are not expanded: write train-{000..041}.tar." if {"*", "?"} & set(path) else ""
-        raise DataError(f"{path}: no such shard: {missing[0]} ({len(missing)} of {len(urls)} missing).{hint}")
+        hint = (
+            " Wildcards are not expanded: write train-{000..041}.tar."
+            if {"*", "?"} & set(path)
+            else ""
+        )
+        raise DataError(
+            f"{path}: no such shard: {missing[0]} ({len(missing)} of {len(urls)} missing).{hint}"
+        )
     if len(set(shards)) < len(shards):
-        logger.warning("eclip: %s names %d shards, %d of them twice", path, len(shards), len(shards) - len(set(shards)))
+        logger.warning(
+            "eclip: %s names %d shards, %d of them twice",
+            path,
+            len(shards),
+            len(shards) - len(set(shards)),
+        )
     return shards
 
 
@@ -43,17 +60,23 @@ def check_flags(args: argparse.Namespace) -> None:
     if factors is None:
         return
     if not getattr(args, "dataset_resampled", False):
-        raise DataError("--train-data-upsampling-factors works only with --dataset-resampled: add it, or drop the factors.")
+        raise DataError(
+            "--train-data-upsampling-factors works only with --dataset-resampled: add it, or drop the factors."
+        )
     parts = args.train_data.split("::")
     try:
         values = [float(factor) for factor in factors.split("::")]
     except ValueError:
         values = [math.nan]
     if not all(value >= 0 and math.isfinite(value) for value in values) or not sum(values):
-        raise DataError(f"--train-data-upsampling-factors {factors}: expected numbers from 0 up joined by ::, as 1::2.5, not all of them 0.")
+        raise DataError(
+            f"--train-data-upsampling-factors {factors}: expected numbers from 0 up joined by ::, as 1::2.5, not all of them 0."
+        )
     if len(values) != len(parts):
-        raise DataError(f"--train-data-upsampling-factors {factors}: {len(values)} factors for the {len(parts)} parts of --train-data; "
-                        "expected one for each part between ::.")
+        raise DataError(
+            f"--train-data-upsampling-factors {factors}: {len(values)} factors for the {len(parts)} parts of --train-data; "
+            "expected one for each part between ::."
+        )
 
 
 def train_samples(args: argparse.Namespace, total: int | None) -> int:
@@ -62,17 +85,27 @@ def train_samples(args: argparse.Namespace, total: int | None) -> int:
     if total is None:
         size = asked or upstream.get_dataset_size(args.train_data)[0]
         if not size:
-            raise DataError(f"{args.train_data}: not on this machine, so its samples cannot be counted before training; give "
-                            "--train-num-samples.")
+            raise DataError(
+                f"{args.train_data}: not on this machine, so its samples cannot be counted before training; give "
+                "--train-num-samples."
+            )
         return size
     if asked is None:
         logger.info("eclip: --train-num-samples is not given: %d, as counted in the shards", total)
         return total
     if asked > total:
-        logger.warning("eclip: --train-num-samples %d, but the shards hold %d: an epoch shows samples %.3g times on average",
-                       asked, total, asked / total)
+        logger.warning(
+            "eclip: --train-num-samples %d, but the shards hold %d: an epoch shows samples %.3g times on average",
+            asked,
+            total,
+            asked / total,
+        )
     elif asked < total:
-        logger.info("eclip: --train-num-samples %d: an epoch takes so many of the %d samples in the shards", asked, total)
+        logger.info(
+            "eclip: --train-num-samples %d: an epoch takes so many of the %d samples in the shards",
+            asked,
+            total,
+        )
     return asked
 
 
