@@ -183,7 +183,10 @@ def _why_unreadable(start: bytes, error: BaseException) -> str:
         return "is a web page, not a checkpoint: the download failed; fetch it again."
     if start.startswith(b"version https://git-lfs"):
         return "is a pointer of Git LFS, not the file itself; run `git lfs pull`."
-    return f"is not a checkpoint that torch can read ({_first_line(error)}); expected what torch.save or safetensors wrote."
+    return (
+        f"is not a checkpoint that torch can read ({_first_line(error)}); expected what torch.save "
+        "or safetensors wrote."
+    )
 
 
 def _first_line(error: BaseException) -> str:

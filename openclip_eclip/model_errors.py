@@ -56,7 +56,8 @@ def sentence(error: Exception, model: str, pretrained: str | None) -> str | None
         return (
             f"--pretrained {pretrained} is neither a file nor a tag of {model}; "
             f'`python -c "import open_clip; '
-            f"print(open_clip.list_pretrained_tags_by_model('{model.removeprefix('eclip-')}'))\"` lists its tags."
+            f"print(open_clip.list_pretrained_tags_by_model('{model.removeprefix('eclip-')}'))\"` "
+            "lists its tags."
         )
     if "not found in built-ins" in text:
         return f"--model {model} is not known to open_clip."

@@ -24,8 +24,10 @@ PREPROCESS = (
 
 
 def check_model_folder(folder: Path, whole: bool = False) -> None:
-    """UserError, with file and key, for a config that is no JSON or misshapes what open_clip asks of it; with `whole` also for one that
-    lacks it, which is enough for a tokenizer. No file: nothing.
+    """UserError, with file and key, for a config that is no JSON or not as open_clip asks.
+
+    With `whole` also for one that lacks what a model needs; a tokenizer alone needs less.
+    A folder without the file passes.
     """
     path = folder / CONFIG
     if not path.is_file():
@@ -80,19 +82,21 @@ def _check_sizes(path: Path, vision: dict[str, Any], text: dict[str, Any]) -> No
             isinstance(side, int) and side >= 1 for side in sides[name]
         ):
             raise UserError(
-                f"{path}: model_cfg.vision_cfg.{name} is {found!r}; expected whole numbers of at least 1, in pixels."
+                f"{path}: model_cfg.vision_cfg.{name} is {found!r}; expected whole numbers of at "
+                "least 1, in pixels."
             )
     if None not in (vision.get("image_size"), vision.get("patch_size")) and min(
         sides["image_size"]
     ) < max(sides["patch_size"]):
         raise UserError(
-            f"{path}: model_cfg.vision_cfg.patch_size {vision['patch_size']} on an image_size of {vision['image_size']}; expected patches "
-            "that fit into the image."
+            f"{path}: model_cfg.vision_cfg.patch_size {vision['patch_size']} on an image_size of "
+            f"{vision['image_size']}; expected patches that fit into the image."
         )
     length = text.get("context_length", 1)
     if not isinstance(length, int) or length < 1:
         raise UserError(
-            f"{path}: model_cfg.text_cfg.context_length is {length!r}; expected a whole number of at least 1."
+            f"{path}: model_cfg.text_cfg.context_length is {length!r}; expected a whole number of "
+            "at least 1."
         )
 
 
@@ -103,5 +107,6 @@ def _check_channels(path: Path, name: str, values: Any) -> None:
     ) and len(numbers) in (1, 3)
     if values is not None and not right:
         raise UserError(
-            f"{path}: preprocess_cfg.{name} is {str(values)[:60]!r}; expected three numbers, one a channel."
+            f"{path}: preprocess_cfg.{name} is {str(values)[:60]!r}; expected three numbers, one "
+            "a channel."
         )

@@ -32,7 +32,7 @@ class Fault(NamedTuple):
 
 
 class Rule(NamedTuple):
-    """What is looked at: every image to its end, heatmaps, sentence windows; and what files may unpack to."""
+    """What is checked (images decoded to their end, heatmaps, windows), and the reading limits."""
 
     decode_images: bool
     heatmaps: bool
@@ -41,7 +41,10 @@ class Rule(NamedTuple):
 
 
 class Checked(NamedTuple):
-    """What one sample gave; without `decode_images` the frame of an image is known only where a map needs it."""
+    """What one sample gave.
+
+    Without `decode_images` the frame of an image is known only where a map needs it.
+    """
 
     faults: list[Fault]
     frame: Frame | None = None
@@ -170,8 +173,8 @@ def _check_maps(maps: _Maps, rule: Rule) -> Checked:
             prints = fingerprint(data), fingerprint(content)
             if prints[0] == prints[1]:
                 raise DataError(
-                    f"heatmap {maps.heatmap_name!r}: the image itself; expected a map of where an expert "
-                    "looked, or a blank."
+                    f"heatmap {maps.heatmap_name!r}: the image itself; expected a map of where an "
+                    "expert looked, or a blank."
                 )
             values = decode_heatmap(data, maps.heatmap_name, rule.options)
             size, key = values.shape, maps.image_key
@@ -196,8 +199,8 @@ def _check_maps(maps: _Maps, rule: Rule) -> Checked:
 def _refuse_the_image(values: np.ndarray, picture: Picture | None, name: str) -> None:
     if picture is not None and is_the_image(values, picture.image):
         raise DataError(
-            f"heatmap {name!r}: the pixels of the image itself; expected a map of where an expert looked, "
-            "or a blank."
+            f"heatmap {name!r}: the pixels of the image itself; expected a map of where an expert "
+            "looked, or a blank."
         )
 
 
@@ -210,7 +213,7 @@ def _check_windows(
     image: Callable[[], bytes],
     rule: Rule,
 ) -> Checked:
-    """Add what is wrong with the sentence windows; a sample without a readable image keeps its fault alone."""
+    """Add what is wrong with the windows; without a readable image that fault stands alone."""
     if checked.frame is None and checked.faults:
         return checked
     try:

@@ -12,7 +12,10 @@ NAMES = {dict: "an object", list: "a list"}
 
 
 def parse_json(content: bytes | str, where: str, kind: type = dict) -> Any:
-    """The value in UTF-8 `content`, which must be a `kind`. DataError begins with `where`: not UTF-8, no JSON, nested without end, another kind."""
+    """The value in UTF-8 `content`, which must be a `kind`.
+
+    DataError begins with `where`: not UTF-8, no JSON, nested without end, another kind.
+    """
     try:
         found = json.loads(content.decode("utf-8-sig") if isinstance(content, bytes) else content)
     except (ValueError, RecursionError) as error:  # broken UTF-8 is a ValueError too

@@ -1,4 +1,4 @@
-"""How files are read: the grey range of deep images, and how large a file may become when it is unpacked."""
+"""How files are read: the grey range of deep images, and the size a file may unpack to."""
 
 from __future__ import annotations
 
@@ -42,7 +42,8 @@ def add_read_arguments(parser: argparse._ActionsContainer) -> None:
         type=float,
         nargs=2,
         metavar=("LOW", "HIGH"),
-        help="values of images of more than 8 bits that become black and white, the same for all of them "
+        help="values of images of more than 8 bits that become black and white, the same for all "
+        "of them "
         "(default: each image's own range)",
     )
     parser.add_argument(

@@ -1,8 +1,9 @@
 """What a check found in each shard, remembered beside it: the second start of a run reads no shard.
 
-The record of `train-0.tar` lies in `.openclip_eclip_index/` of its folder, where that cannot be written in
-`$XDG_CACHE_HOME/openclip_eclip/index` (default ~/.cache). It holds for a shard of this name, size and time of
-change, for the options it was checked with and for this version of the readers; any other is made anew.
+The record of `train-0.tar` lies in `.openclip_eclip_index/` of its folder, where that cannot be
+written in `$XDG_CACHE_HOME/openclip_eclip/index` (default ~/.cache). It holds for a shard of this
+name, size and time of change, for the options it was checked with and for this version of the
+readers; any other is made anew.
 """
 
 from __future__ import annotations
@@ -75,7 +76,10 @@ class ShardReport:
 def check_shards(
     shards: Sequence[Path], options: CheckOptions, progress: bool = True
 ) -> list[ShardReport]:
-    """The reports of `shards`, from the cache where it holds. DataError for a shard that cannot be opened."""
+    """The reports of `shards`, from the cache where it holds.
+
+    DataError for a shard that cannot be opened.
+    """
     found = [_load(shard, options) for shard in shards]
     missing = [i for i, report in enumerate(found) if report is None]
     with (
@@ -97,7 +101,7 @@ def check_shards(
 
 
 def join_reports(reports: Sequence[ShardReport]) -> Report:
-    """One report over several shards; `good` holds as many numbers as samples are good, their places are not known."""
+    """One report over several shards; `good` has the right length, but not the true positions."""
     good = sum(report.good for report in reports)
     return Report(
         sum(report.samples for report in reports),
@@ -145,7 +149,7 @@ def _check(shard: Path, options: CheckOptions) -> ShardReport:
 
 @lru_cache(maxsize=8)
 def _fingerprint(options: CheckOptions) -> str:
-    """Of the options and of all that decides a verdict: the source of the readers, and the libraries under them."""
+    """Of the options and of all that decides a verdict: the readers' source and their libraries."""
     source = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
     text = json.dumps([asdict(options), PIL.__version__, np.__version__], sort_keys=True)
     return hashlib.blake2b(source + text.encode(), digest_size=8).hexdigest()
@@ -168,7 +172,7 @@ def _identity(shard: Path, stat: os.stat_result) -> list[Any]:
 
 
 def _load(shard: Path, options: CheckOptions) -> ShardReport | None:
-    """The record of a shard, None where there is none that holds; a damaged or foreign one is none."""
+    """The record of a shard; None where there is none, or a damaged or foreign one."""
     for place in _places(shard, options):
         try:
             raw = place.read_bytes()
@@ -203,7 +207,7 @@ def _from_record(shard: Path, record: dict[str, Any]) -> ShardReport:
 
 
 def _store(report: ShardReport, stat: os.stat_result, options: CheckOptions) -> None:
-    """Write the record; without a folder that can be written the shard is checked anew next time."""
+    """Write the record; where no folder can be written, the shard is checked anew next time."""
     shard, prefix = report.shard, f"{report.shard}, "
     record = {
         "shard": _identity(shard, stat),

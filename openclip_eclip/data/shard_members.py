@@ -35,7 +35,8 @@ def list_members(members: Collection[str]) -> str:
 
 
 def member_faults(members: Collection[str], heatmaps: bool, windows: bool) -> list[Fault]:
-    """What the names of a sample's members say: two images, a heatmap in a format that is not read, and so on.
+    """What the names of a sample's members say: two images, a heatmap in a format that is not read,
+    and so on.
 
     Members of heatmaps and of sentence windows count only where they are used.
     """
@@ -59,7 +60,8 @@ def member_faults(members: Collection[str], heatmaps: bool, windows: bool) -> li
         faults += [
             (
                 name,
-                f"looks like sentence windows, but is not read; expected {TEXT_MEMBER} and {MAPS_MEMBER}",
+                f"looks like sentence windows, but is not read; expected {TEXT_MEMBER} and "
+                f"{MAPS_MEMBER}",
             )
             for name in extra
             if WINDOWS_LIKE.search(name)
@@ -76,7 +78,8 @@ def _image_and_caption(members: Collection[str]) -> list[Fault]:
         return [
             (
                 "members",
-                f"{why}found {list_members(members)}; expected an image ({', '.join(IMAGE_MEMBERS)}) and a txt",
+                f"{why}found {list_members(members)}; expected an image "
+                f"({', '.join(IMAGE_MEMBERS)}) and a txt",
             )
         ]
     faults = []
@@ -84,7 +87,8 @@ def _image_and_caption(members: Collection[str]) -> list[Fault]:
         faults.append(
             (
                 images[1],
-                f"a second image beside {read}: which one belongs to the caption is a guess; keep one",
+                f"a second image beside {read}: which one belongs to the caption is a guess; keep "
+                "one",
             )
         )
     if len(captions) > 1:

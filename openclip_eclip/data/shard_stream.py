@@ -1,4 +1,4 @@
-"""Shards read one after the other for training and validation, by the walk that also makes the index."""
+"""Shards read one after the other for training and validation, by the walk of the index."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ OPENERS = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
 
 
 class Announced(NamedTuple):
-    """What the check found in a shard: samples, those with a heatmap, the good ones of each, and of each bad one what is wrong."""
+    """What the check found in a shard: samples, those with a heatmap, the good ones, the faults."""
 
     samples: int
     maps: int
@@ -37,7 +37,7 @@ class Announced(NamedTuple):
 
 
 class ForwardReader:
-    """A stream of unknown length as `tar_walk` needs it: seeks forward by reading, back only over the last read."""
+    """A stream of unknown length for `tar_walk`: seeks forward by reading, back over one read."""
 
     def __init__(self, stream: Any) -> None:
         self.stream, self.position = stream, 0
@@ -80,7 +80,7 @@ def local_path(url: str) -> Path:
 
 
 def shard_name(url: str) -> str:
-    """What a shard is called in messages and numbers of samples: its path, or the URL of a remote one."""
+    """What a shard is called in messages and sample numbers: its path, or its URL."""
     return url if is_remote(url) else str(local_path(url))
 
 
@@ -89,11 +89,13 @@ def read_shards(
     skip_bad: bool,
     announced: Mapping[str, Announced] | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """Stage of open_clip's webdataset pipeline: {"url"} in, samples out: `__url__`, `__key__`, `__faults__`, extension -> bytes.
+    """Stage of open_clip's webdataset pipeline: {"url"} in, samples out: `__url__`, `__key__`,
+    `__faults__`, extension -> bytes.
 
-    Only members that are used are read; the others stand there with empty content. DataError for damage
-    (with `skip_bad` named in the log, and the next shard begins) and for a shard that does not give what
-    `announced`, by its name, says. A sample that is bad there has that fault here too.
+    Only members that are used are read; the others stand there with empty content. DataError for
+    damage (with `skip_bad` named in the log, and the next shard begins) and for a shard that does
+    not give what `announced`, by its name, says. A sample that is bad there has that fault here
+    too.
     """
     for source in sources:
         url = source["url"]
@@ -113,8 +115,9 @@ def read_shards(
             logger.warning("eclip: skipped the rest of a bad shard: %s: %s", name, error)
         if expected is not None and (samples, maps) != expected[:2]:
             raise DataError(
-                f"{name}: the check announced {expected.samples} samples, {expected.maps} with a heatmap; training read "
-                f"{samples} and {maps}. The shard has changed meanwhile: start again."
+                f"{name}: the check announced {expected.samples} samples, {expected.maps} with a "
+                f"heatmap; training read {samples} and {maps}. The shard has changed meanwhile: "
+                "start again."
             )
 
 

@@ -1,4 +1,6 @@
-"""The files that the cells of a table mean: one look at the disk for each, and no object for each until it is asked for."""
+"""The files that the cells of a table mean: one look at the disk for each, and no object for each
+until it is asked for.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +16,8 @@ from .heatmap import DataError
 class PathColumn(Sequence):
     """A column of files: `column[i]` is a Path, None for a blank cell.
 
-    A path is as written, or relative to the table's folder where `beside[i]`; `found[i]`, where it was looked for,
-    says whether the file is there.
+    A path is as written, or relative to the table's folder where `beside[i]`; `found[i]`, where it
+    was looked for, says whether the file is there.
     """
 
     def __init__(
@@ -73,8 +75,9 @@ class PathColumn(Sequence):
 def locate_cells(cells: Sequence[str], folder: Path) -> tuple[np.ndarray, np.ndarray]:
     """(relative to `folder`, found), bool (N,) each; blank cells are neither.
 
-    One stat for an absolute path. A relative one may be as written or relative to the table: two folders are looked at once,
-    then one stat a path, and a second only where both folders exist. DataError where these are two files.
+    One stat for an absolute path. A relative one may be as written or relative to the table: two
+    folders are looked at once, then one stat a path, and a second only where both folders exist.
+    DataError where these are two files.
     """
     beside, found = np.zeros(len(cells), dtype=bool), np.zeros(len(cells), dtype=bool)
     folders: dict[str, tuple[bool, bool]] = {}
@@ -92,8 +95,9 @@ def locate_cells(cells: Sequence[str], folder: Path) -> tuple[np.ndarray, np.nda
         as_written = here and os.path.isfile(cell)
         if as_written and there and os.path.isfile(other) and not os.path.samefile(cell, other):
             raise DataError(
-                f"{cell!r} in a table of {folder} may be {Path(cell).absolute()} or {Path(other).absolute()}; expected one file. "
-                "Start from another folder, or write absolute paths."
+                f"{cell!r} in a table of {folder} may be {Path(cell).absolute()} or "
+                f"{Path(other).absolute()}; expected one file. Start from another folder, or "
+                "write absolute paths."
             )
         beside[i] = not as_written
         found[i] = as_written or (there and os.path.isfile(other))

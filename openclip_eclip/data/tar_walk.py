@@ -1,9 +1,10 @@
-"""The members of a tar archive and how they join to samples: one walk for the index and for training.
+"""The members of a tar archive and how they join to samples: one walk for the index and for
+training.
 
-webdataset's rules (webdataset 0.2, open_clip's `group_by_keys_nothrow`): the key ends at the first dot
-of the base name, the rest in lower case is the member; `__name__` is passed over; only neighbours
-join; a member that the sample has already begins another sample. Names that begin with a dot are
-passed over in folders too, where webdataset's pattern takes them for members of the folder.
+webdataset's rules (webdataset 0.2, open_clip's `group_by_keys_nothrow`): the key ends at the first
+dot of the base name, the rest in lower case is the member; `__name__` is passed over; only
+neighbours join; a member that the sample has already begins another sample. Names that begin with a
+dot are passed over in folders too, where webdataset's pattern takes them for members of the folder.
 What webdataset passes over in silence and cannot be meant (damage, links, a key twice) is a fault.
 """
 
@@ -62,7 +63,7 @@ class Readable(Protocol):
 
 
 class Member(NamedTuple):
-    """One member: content at `offset`, `size` bytes; `kind` says what it is if not a regular file."""
+    """One member: `size` bytes at `offset`; `kind` says what it is if not a regular file."""
 
     name: str
     offset: int
@@ -75,7 +76,9 @@ END = Member("", 0, 0, "the end of the archive")
 
 @dataclass
 class ShardSample:
-    """Neighbouring members of one key, extension -> what `take` made of them; faults as (member, message)."""
+    """Neighbouring members of one key, extension -> what `take` made of them; faults as (member,
+    message).
+    """
 
     key: str
     members: dict[str, Any] = field(default_factory=dict)
@@ -87,9 +90,9 @@ def walk_samples(
 ) -> Iterator[ShardSample]:
     """The samples of an open archive in order.
 
-    `total`: the size of the file in bytes, None for a stream. `take(extension, member)` is called for
-    each member while the file stands at it. ArchiveError at damage; the sample before it may miss
-    members and is left out.
+    `total`: the size of the file in bytes, None for a stream. `take(extension, member)` is called
+    for each member while the file stands at it. ArchiveError at damage; the sample before it may
+    miss members and is left out.
     """
     return group_members(walk_members(file, total), take)
 
@@ -155,7 +158,10 @@ def split_name(name: str) -> tuple[str | None, str]:
 
 
 def walk_members(file: Readable, total: int | None) -> Iterator[Member]:
-    """Every member that is not a folder, in order, then END. ArchiveError at damage, or where more follows the end."""
+    """Every member that is not a folder, in order, then END.
+
+    ArchiveError at damage, or where more follows the end.
+    """
     position = 0
     shared: dict[str, str] = {}  # pax fields of all members that follow
     while True:
@@ -176,8 +182,8 @@ def walk_members(file: Readable, total: int | None) -> Iterator[Member]:
             member, following = _library_header(file, header, position, shared)
         if total is not None and member.offset + member.size > total and not member.kind:
             raise ArchiveError(
-                f"cut off in the member {member.name!r}: it ends at byte {member.offset + member.size}, "
-                f"the file at {total}. Copy it again."
+                f"cut off in the member {member.name!r}: it ends at byte "
+                f"{member.offset + member.size}, the file at {total}. Copy it again."
             )
         if member.kind != "a folder":
             yield member
@@ -203,7 +209,8 @@ def padded(size: int) -> int:
 def _plain_member(file: Readable, header: bytes, position: int) -> Member | None:
     """The member that `header`, just read, begins; None where that takes the standard library.
 
-    webdataset's own writer puts pax fields (the time of day) before every member, hence their place here.
+    webdataset's own writer puts pax fields (the time of day) before every member, hence their place
+    here.
     """
     plain = _plain_header(header, b"0\0x")
     if plain is None or header[156] != PAX:
@@ -236,7 +243,9 @@ def _plain_header(header: bytes, types: bytes) -> tuple[str, int] | None:
 
 
 def _pax_path(data: bytes) -> tuple[bool, str | None]:
-    """(whether these pax fields are understood here, the name they give the member); others may give a size, or make it sparse."""
+    """(whether these pax fields are understood here, the name they give the member); others may
+    give a size, or make it sparse.
+    """
     path, position = None, 0
     while position < len(data) and data[position]:
         found = PAX_FIELD.match(data, position)
@@ -254,7 +263,9 @@ def _pax_path(data: bytes) -> tuple[bool, str | None]:
 def _library_header(
     file: Readable, header: bytes, position: int, shared: dict[str, str]
 ) -> tuple[Member, int]:
-    """(member, where the next header is) by the standard library: long names, pax fields, links, large files."""
+    """(member, where the next header is) by the standard library: long names, pax fields, links,
+    large files.
+    """
     try:
         if (
             header[156:157] in (b"L", b"K", b"x", b"g", b"X")
@@ -273,14 +284,15 @@ def _library_header(
         RecursionError,
     ) as error:
         raise ArchiveError(
-            f"a damaged header at byte {position} ({error}): what follows is lost. Write the archive anew."
+            f"a damaged header at byte {position} ({error}): what follows is lost. Write the "
+            "archive anew."
         ) from error
     member = archive.firstmember
     shared.update(archive.pax_headers)
     if member is None or member.size < 0 or archive.offset <= position:
         raise ArchiveError(
-            f"a damaged header at byte {position}: what follows is lost, and webdataset would not say so. "
-            "Write the archive anew."
+            f"a damaged header at byte {position}: what follows is lost, and webdataset would not "
+            "say so. Write the archive anew."
         )
     kind = ""
     if member.isdir():
@@ -298,8 +310,8 @@ def _raise_cut(position: int, found: int) -> None:
     if position == 0:
         raise ArchiveError(f"{found} bytes; expected a tar archive.")
     raise ArchiveError(
-        f"no end marker at byte {position}: the archive was cut off there, and its last samples are missing. "
-        "Copy it again, or write it anew and close it."
+        f"no end marker at byte {position}: the archive was cut off there, and its last samples "
+        "are missing. Copy it again, or write it anew and close it."
     )
 
 
@@ -307,7 +319,8 @@ def _raise_compressed(header: bytes) -> None:
     kind = next((kind for magic, kind in COMPRESSED.items() if header.startswith(magic)), None)
     if kind and _plain_header(header, b"0\0") is None:
         raise ArchiveError(
-            f"compressed ({kind}); shards must be uncompressed tar archives, since samples are read one by one."
+            f"compressed ({kind}); shards must be uncompressed tar archives, since samples are "
+            "read one by one."
         )
 
 
@@ -320,10 +333,12 @@ def _check_rest(file: Readable, position: int) -> None:
             start = (len(chunk) - len(rest)) // BLOCK * BLOCK
             if _plain_header(chunk[start : start + BLOCK].ljust(BLOCK, b"\0"), b"0\0x") is not None:
                 raise ArchiveError(
-                    f"another archive begins at byte {position + start}, and webdataset reads only the first: "
-                    "name the archives one by one, or join them with tar --concatenate."
+                    f"another archive begins at byte {position + start}, and webdataset reads "
+                    "only the first: name the archives one by one, or join them with tar "
+                    "--concatenate."
                 )
             raise ArchiveError(
-                f"other data after the end of the archive, from byte {position + start} on. Copy it again."
+                f"other data after the end of the archive, from byte {position + start} on. Copy "
+                "it again."
             )
         position += len(chunk)

@@ -33,8 +33,8 @@ def announce_lengths(
 ) -> None:
     """Log how many captions lose their end, a warning where they are many; on the first rank.
 
-    `source`: what a loader reads, `CsvSamples` or `TarSamples`; anything else: the shards of `flag`. With `windows` also
-    sentences. Takes nothing from the random streams.
+    `source`: what a loader reads, `CsvSamples` or `TarSamples`; anything else: the shards of
+    `flag`. With `windows` also sentences. Takes nothing from the random streams.
     """
     if not is_master(args):
         return
@@ -58,7 +58,7 @@ def announce_lengths(
 
 
 def count_cut(tokenizer: Callable[..., Tensor], texts: Sequence[str]) -> int:
-    """How many of `texts` do not fit into the tokenizer's context, whatever its padding: a longer context changes them."""
+    """How many of `texts` a longer context would change: they do not fit, whatever the padding."""
     context = tokenizer([""]).shape[1]
     padding = tokenizer([""], context_length=context + 1)[0, -1]
     long = [
@@ -79,7 +79,8 @@ def _announce(flag: str, what: str, cut: int, looked: int, total: int, context: 
     )
     log = logger.warning if cut > MANY * looked else logger.info
     end = (
-        ": what is beyond it is cut off and never trained; give a larger --force-context-length or shorten them"
+        ": what is beyond it is cut off and never trained; give a larger --force-context-length "
+        "or shorten them"
         if cut
         else ""
     )
@@ -97,7 +98,7 @@ def _announce(flag: str, what: str, cut: int, looked: int, total: int, context: 
 def _texts(
     args: argparse.Namespace, flag: str, source: Any, windows: bool
 ) -> list[tuple[list[str], int]] | None:
-    """[(captions, of how many), (sentences, of how many)], evenly spaced; None: not on this machine."""
+    """[(captions, of how many), (sentences, of how many)], evenly spaced; None: remote data."""
     if isinstance(source, CsvSamples):
         table = source.table
         named = [path for path in table.windows if path] if windows else []
@@ -150,7 +151,7 @@ def _spaced(items: Sequence[Any], most: int | None = None) -> list[Any]:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Tokenizers of Hugging Face that used threads once complain in every data worker that is forked later."""
+    """No threads: tokenizers of Hugging Face that used them complain in each forked worker."""
     before = os.environ.get("TOKENIZERS_PARALLELISM")
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     try:

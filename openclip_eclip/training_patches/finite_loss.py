@@ -45,7 +45,7 @@ class FiniteLoss:
         batches: int,
         first_batch: int = 0,
     ) -> Callable[[int], Any]:
-        """`scheduler`, which open_clip calls with the number of the step, so that a stop can name it.
+        """`scheduler`, which open_clip calls with the step's number, so that a stop can name it.
 
         `batches`: of the epoch; it is continued before `first_batch`.
         """

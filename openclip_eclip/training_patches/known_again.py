@@ -1,4 +1,4 @@
-"""Which samples of --expert-data are samples of --train-data as well: the same image, by file or by content."""
+"""Which samples of --expert-data are in --train-data as well: the same image file or content."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class _Image:
-    """Where the image file of a sample lies: `place` is (device, inode, offset), the same for one file by two paths."""
+    """Where a sample's image lies; `place`: (device, inode, offset), whatever the file's path."""
 
     sample_id: int
     place: tuple[int, int, int]
@@ -36,9 +36,10 @@ def known_again(
 ) -> dict[int, int]:
     """sample_id of a sample of --expert-data -> that of the training sample with the same image.
 
-    `loader`: of the training data. Two files are the same image if their bytes are; only images of one length in bytes are
-    read. Of several training samples with it the one with the same caption is taken, else the first. An image that was
-    stored anew (another format, another size) is not known again.
+    `loader`: of the training data. Two files are the same image if their bytes are; only images of
+    one length in bytes are read. Of several training samples with it the one with the same caption
+    is taken, else the first. An image that was stored anew (another format, another size) is not
+    known again.
     """
 
     def work() -> dict[int, int] | None:
@@ -48,12 +49,13 @@ def known_again(
     found = on_rank_zero(args, work)
     if found is None:
         logger.warning(
-            "eclip: --eclip-own-pairs: the images of --train-data are not files of this machine: a sample of --expert-data that "
-            "stands there too counts as another one"
+            "eclip: --eclip-own-pairs: the images of --train-data are not files of this machine: "
+            "a sample of --expert-data that stands there too counts as another one"
         )
         return {}
     logger.info(
-        "eclip: %d of %d samples of --expert-data stand in --train-data too, known by their image: their texts are copies",
+        "eclip: %d of %d samples of --expert-data stand in --train-data too, known by their "
+        "image: their texts are copies",
         len(found),
         len(expert),
     )

@@ -1,7 +1,9 @@
-"""Which data worker reads which shards, and an end with a sentence where one of them could never fill a batch.
+"""Which data worker reads which shards, and an end with a sentence where one of them could never
+fill a batch.
 
-A worker drops the batch that its shards do not fill and begins them again, so one with fewer samples than
-a batch would read for ever. What the index knows is an error before training; for the rest there is `PassGuard`.
+A worker drops the batch that its shards do not fill and begins them again, so one with fewer
+samples than a batch would read for ever. What the index knows is an error before training; for the
+rest there is `PassGuard`.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ from ..data.sample import Sample
 from ..data.shard_stream import Announced, shard_name
 
 MAX_DRAWS = 2_000_000  # shards shuffled while looking for a worker with too few samples
-PATIENCE = 20  # draws of as many shards as there are, without one good sample, when shards are drawn at random
+# Draws of as many shards as there are, without one good sample, when shards are drawn at random
+PATIENCE = 20
 IN_FLIGHT = (
     upstream._SAMPLE_SHUFFLE_SIZE + upstream._SAMPLE_SHUFFLE_INITIAL
 )  # samples that the shuffle may hold back
@@ -36,19 +39,19 @@ class Share(NamedTuple):
 
 
 def check_number(args: argparse.Namespace, shards: int) -> None:
-    """DataError where there are fewer shards than workers on all ranks, each of which reads whole shards."""
+    """DataError for fewer shards than workers on all ranks: each worker reads whole shards."""
     if getattr(args, "dataset_resampled", False) or shards >= _readers(args):
         return
     fewer = shards // args.world_size
     advice = f"give --workers {fewer}" if fewer else f"start at most {_plural(shards, 'rank')}"
     raise DataError(
-        f"{args.train_data}: {_plural(shards, 'shard')} for {_spread(args)}, and each worker reads whole shards; {advice}, "
-        "write more shards, or add --dataset-resampled."
+        f"{args.train_data}: {_plural(shards, 'shard')} for {_spread(args)}, and each worker "
+        f"reads whole shards; {advice}, write more shards, or add --dataset-resampled."
     )
 
 
 def check_shares(args: argparse.Namespace, counts: Sequence[int], first_epoch: int) -> None:
-    """DataError where open_clip would give a worker fewer samples than a batch in an epoch of this run.
+    """DataError where open_clip would give a worker fewer samples than a batch in some epoch.
 
     `counts`: good samples of each shard, in order.
     """
@@ -61,13 +64,15 @@ def check_shares(args: argparse.Namespace, counts: Sequence[int], first_epoch: i
         return
     if _readers(args) == 1:
         raise DataError(
-            f"{args.train_data}: {share.samples} samples do not fill one batch of {args.batch_size}; lower --batch-size."
+            f"{args.train_data}: {share.samples} samples do not fill one batch of "
+            f"{args.batch_size}; lower --batch-size."
         )
     raise DataError(
-        f"{args.train_data}: worker {share.worker} of rank {share.rank} has {_plural(share.samples, 'sample')} in "
-        f"{_plural(share.shards, 'shard')} in epoch {share.epoch}, which do not fill one batch of {args.batch_size} "
-        f"({len(counts)} shards, {sum(counts)} samples, {_spread(args)}); lower --batch-size, take fewer --workers or ranks, "
-        "write more shards of equal size, or add --dataset-resampled."
+        f"{args.train_data}: worker {share.worker} of rank {share.rank} has "
+        f"{_plural(share.samples, 'sample')} in {_plural(share.shards, 'shard')} in epoch "
+        f"{share.epoch}, which do not fill one batch of {args.batch_size} ({len(counts)} shards, "
+        f"{sum(counts)} samples, {_spread(args)}); lower --batch-size, take fewer --workers or "
+        "ranks, write more shards of equal size, or add --dataset-resampled."
     )
 
 
@@ -86,7 +91,9 @@ def _plural(count: int, word: str) -> str:
 def smallest_share(
     args: argparse.Namespace, counts: Sequence[int], first_epoch: int
 ) -> Share | None:
-    """A worker that has fewer samples than a batch in one of the epochs, as open_clip will shuffle and split them; else None."""
+    """A worker that has fewer samples than a batch in one of the epochs, as open_clip will shuffle
+    and split them; else None.
+    """
     fewest = len(counts) // _readers(args)  # shards of the worker that gets fewest
     if sum(sorted(counts)[:fewest]) >= args.batch_size:
         return None  # whatever the shuffle does
@@ -101,7 +108,7 @@ def smallest_share(
 
 
 def shares(args: argparse.Namespace, counts: Sequence[int], epoch: int) -> list[Share]:
-    """What every worker reads in one epoch: open_clip's shuffle of shards, then its split by rank and by worker."""
+    """What every worker reads in an epoch: open_clip's shuffle and split by rank and worker."""
     workers = max(1, args.workers)
     order = list(
         _shuffle(
@@ -120,11 +127,13 @@ def shares(args: argparse.Namespace, counts: Sequence[int], epoch: int) -> list[
 
 
 class PassGuard:
-    """Three stages of one worker's pipeline that count what passes; DataError instead of a loop without a batch.
+    """Three stages of one worker's pipeline that count what passes; DataError instead of a loop
+    without a batch.
 
-    `shards` stands where shards are named, `read` where samples leave their shard, `good` before they become batches.
-    `announced`: what the check found in each shard; a whole pass must bring all of it, but for samples that `skip_bad` left out.
-    `draws`: of how many shards one is drawn at random for ever (--dataset-resampled); 0: a pass ends with the last shard.
+    `shards` stands where shards are named, `read` where samples leave their shard, `good` before
+    they become batches. `announced`: what the check found in each shard; a whole pass must bring
+    all of it, but for samples that `skip_bad` left out. `draws`: of how many shards one is drawn at
+    random for ever (--dataset-resampled); 0: a pass ends with the last shard.
     """
 
     def __init__(
@@ -187,8 +196,8 @@ class PassGuard:
         if count < self.batch_size:
             raise DataError(
                 self._sentence(
-                    f"a whole pass over {_plural(len(self.opened), 'shard')} gave {count} good samples of "
-                    f"{self.raw}, and no batch of {self.batch_size}"
+                    f"a whole pass over {_plural(len(self.opened), 'shard')} gave {count} good "
+                    f"samples of {self.raw}, and no batch of {self.batch_size}"
                 )
             )
         if self.announced is not None:
@@ -198,9 +207,8 @@ class PassGuard:
         """What a whole pass brought against what the check announced for its shards."""
         found = [self.announced[shard_name(url)] for url in self.opened]
         good, maps = sum(shard.good for shard in found), sum(shard.annotated for shard in found)
-        missing = (
-            good - count
-        )  # with --on-bad-sample skip images that could not be read, which the check does not decode
+        # With --on-bad-sample skip: images that could not be read, which the check does not decode
+        missing = good - count
         if (
             annotated == maps
             and not missing
@@ -211,14 +219,14 @@ class PassGuard:
             return
         raise DataError(
             self._sentence(
-                f"the check announced {good} good samples, {maps} of them annotated, and a whole pass brought "
-                f"{count} and {annotated}"
+                f"the check announced {good} good samples, {maps} of them annotated, and a whole "
+                f"pass brought {count} and {annotated}"
             )
         )
 
     def _sentence(self, found: str) -> str:
         worker = get_worker_info()
         return (
-            f"{self.path}: worker {worker.id if worker else 0} of rank {self.rank}: {found}. Mend the samples, lower --batch-size, "
-            "or take fewer --workers or ranks."
+            f"{self.path}: worker {worker.id if worker else 0} of rank {self.rank}: {found}. Mend "
+            "the samples, lower --batch-size, or take fewer --workers or ranks."
         )

@@ -1,7 +1,7 @@
 """Work on the data before training that ranks share, under a time limit of its own.
 
-The process group's own limit (NCCL: ten minutes) is for training steps; a first look at a large data set
-takes longer, and the ranks that wait for it must not be killed.
+The process group's own limit (NCCL: ten minutes) is for training steps; a first look at a large
+data set takes longer, and the ranks that wait for it must not be killed.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def on_rank_zero(args: argparse.Namespace, work: Callable[[], T]) -> T:
 def shared_work(
     args: argparse.Namespace, items: Sequence[Any], work: Callable[[Sequence[Any]], list[T]]
 ) -> list[T]:
-    """`work(items)`, every rank doing its part of the items; the results in the order of the items, on every rank.
+    """`work(items)`, each rank doing its part; the results in the items' order, on every rank.
 
     A DataError of one rank stops all of them.
     """

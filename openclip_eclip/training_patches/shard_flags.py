@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 def local_shards(path: str) -> list[Path] | None:
-    """The shards behind `path` in open_clip's notation, or None if one is not a file of this machine."""
+    """The shards behind `path` in open_clip's notation; None if one is no file of this machine."""
     try:
         urls = upstream.expand_urls(path)[0]
     except (
@@ -27,7 +27,8 @@ def local_shards(path: str) -> list[Path] | None:
         AssertionError,
     ) as error:  # an environment variable in ${...} that is not set is an assertion
         raise DataError(
-            f"{path}: not a list of shards ({error}); expected names with braces, as train-{{000..041}}.tar, joined by ::."
+            f"{path}: not a list of shards ({error}); expected names with braces, as "
+            "train-{000..041}.tar, joined by ::."
         ) from error
     if any(is_remote(url) for url in urls):
         return None
@@ -53,7 +54,9 @@ def local_shards(path: str) -> list[Path] | None:
 
 
 def check_flags(args: argparse.Namespace) -> None:
-    """DataError for --train-data-upsampling-factors and --train-num-samples that open_clip would answer with an assertion."""
+    """DataError for --train-data-upsampling-factors and --train-num-samples that open_clip would
+    answer with an assertion.
+    """
     if args.train_num_samples is not None and args.train_num_samples < 1:
         raise DataError(f"--train-num-samples {args.train_num_samples}: expected at least 1.")
     factors = getattr(args, "train_data_upsampling_factors", None)
@@ -61,7 +64,8 @@ def check_flags(args: argparse.Namespace) -> None:
         return
     if not getattr(args, "dataset_resampled", False):
         raise DataError(
-            "--train-data-upsampling-factors works only with --dataset-resampled: add it, or drop the factors."
+            "--train-data-upsampling-factors works only with --dataset-resampled: add it, or "
+            "drop the factors."
         )
     parts = args.train_data.split("::")
     try:
@@ -70,24 +74,28 @@ def check_flags(args: argparse.Namespace) -> None:
         values = [math.nan]
     if not all(value >= 0 and math.isfinite(value) for value in values) or not sum(values):
         raise DataError(
-            f"--train-data-upsampling-factors {factors}: expected numbers from 0 up joined by ::, as 1::2.5, not all of them 0."
+            f"--train-data-upsampling-factors {factors}: expected numbers from 0 up joined by ::, "
+            "as 1::2.5, not all of them 0."
         )
     if len(values) != len(parts):
         raise DataError(
-            f"--train-data-upsampling-factors {factors}: {len(values)} factors for the {len(parts)} parts of --train-data; "
-            "expected one for each part between ::."
+            f"--train-data-upsampling-factors {factors}: {len(values)} factors for the "
+            f"{len(parts)} parts of --train-data; expected one for each part between ::."
         )
 
 
 def train_samples(args: argparse.Namespace, total: int | None) -> int:
-    """--train-num-samples, filled in from the `total` good samples of the shards; what differs is said. None: remote shards."""
+    """--train-num-samples, filled in from the `total` good samples; what differs is said.
+
+    `total` None: remote shards.
+    """
     asked = args.train_num_samples
     if total is None:
         size = asked or upstream.get_dataset_size(args.train_data)[0]
         if not size:
             raise DataError(
-                f"{args.train_data}: not on this machine, so its samples cannot be counted before training; give "
-                "--train-num-samples."
+                f"{args.train_data}: not on this machine, so its samples cannot be counted before "
+                "training; give --train-num-samples."
             )
         return size
     if asked is None:
@@ -95,7 +103,8 @@ def train_samples(args: argparse.Namespace, total: int | None) -> int:
         return total
     if asked > total:
         logger.warning(
-            "eclip: --train-num-samples %d, but the shards hold %d: an epoch shows samples %.3g times on average",
+            "eclip: --train-num-samples %d, but the shards hold %d: an epoch shows samples %.3g "
+            "times on average",
             asked,
             total,
             asked / total,
@@ -110,6 +119,6 @@ def train_samples(args: argparse.Namespace, total: int | None) -> int:
 
 
 def warn_sizes(shards: Sequence[Path], counts: Sequence[int]) -> None:
-    """Say where sizes.json or __len__ beside the shards is wrong; the shards themselves are counted."""
+    """Warn where sizes.json or __len__ beside the shards is wrong; the shards are counted."""
     for message in compare_sizes(shards, counts):
         logger.warning("eclip: %s", message)
