@@ -155,7 +155,10 @@ class TakeSamples(wds.PipelineStage):
         self.progress, self.guard = progress, guard
 
     def run(self, source: Any) -> Iterator[Any]:
-        self.progress.begin_pass()
+        self.progress.begin_pass()  # now, not at the first sample: `GiveBatches` asks before that
+        return self._take(source)
+
+    def _take(self, source: Any) -> Iterator[Any]:
         for members in source:
             if self.progress.take():
                 yield members
