@@ -20,8 +20,9 @@ from open_clip.transform import image_transform
 from openclip_eclip.data.check import main as check_main
 from openclip_eclip.data.heatmap import DataError
 from openclip_eclip.data.joint_transform import JointTransform
-from openclip_eclip.data.shard_stream import read_shards
+from openclip_eclip.data.shard_stream import ForwardReader, read_shards
 from openclip_eclip.data.tar_source import index_shard, open_shard, walk_shard
+from openclip_eclip.data.tar_walk import place_of, walk_samples
 from openclip_eclip.training_patches.release_3_3 import Seams
 from openclip_eclip.training_patches.train_data import TrainSource, train_source
 from openclip_eclip.training_patches.val_data import val_source
@@ -120,6 +121,26 @@ def test_index_and_training_find_what_webdataset_finds(seeds: range, tmp_path: P
                 break
         kinds |= {entry.faults[0][1][:12] for entry in entries if entry.faults}
     assert len(kinds) == 2  # a member twice, and a key in several parts
+
+
+@pytest.mark.parametrize("field", ["hdrcharset", "path", "comment"])
+def test_a_stream_goes_back_over_the_fields_before_a_header(field: str, tmp_path: Path) -> None:
+    """The standard library reads such a header once more, from before its fields (pax)."""
+    path = tmp_path / "a.tar"
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as archive:
+        for name, content in members(3).items():
+            info = tarfile.TarInfo(name)
+            info.size, info.pax_headers = len(content), {field: {"hdrcharset": "BINARY", "path": name}.get(field, "x" * 3000)}
+            folder = tarfile.TarInfo(f"folder-{name}")
+            folder.type, folder.mtime = tarfile.DIRTYPE, 1.5
+            for one in (folder, info):
+                archive.addfile(one, io.BytesIO(content) if one is info else None)
+    expected = list(read_shards([{"url": str(path)}], skip_bad=False))
+    streamed = list(read_shards([{"url": f"pipe:cat '{path}'"}], skip_bad=False))
+    assert len(expected) == 3 and [{**sample, "__url__": ""} for sample in streamed] == [{**sample, "__url__": ""} for sample in expected]
+    with open(path, "rb") as file:
+        offsets = [sample.members for sample in walk_samples(ForwardReader(file), None, place_of)]
+    assert offsets == [entry.members for entry in index_shard(path)]
 
 
 # ---- damage

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import io
 import logging
 import lzma
 import zlib
+from collections import deque
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Iterable, Iterator, Mapping, NamedTuple
@@ -16,13 +18,14 @@ from webdataset.gopen import gopen, gopen_schemes
 
 from .heatmap import DataError
 from .shard_members import HEATMAP_MEMBERS, READ_MEMBERS, find_member
-from .tar_walk import ArchiveError, Member, read_content, walk_samples
+from .tar_walk import BLOCK, MAX_HEADER, ArchiveError, Member, read_content, walk_samples
 
 logger = logging.getLogger(__name__)
 
 REMOTE = tuple(
     f"{scheme}:" for scheme in (*gopen_schemes, "s3", "ftp", "hf") if not scheme.startswith("__")
 )
+KEPT = MAX_HEADER + 4 * BLOCK  # bytes that a header with all that belongs to it may take
 OPENERS = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
 
 
@@ -37,11 +40,13 @@ class Announced(NamedTuple):
 
 
 class ForwardReader:
-    """A stream of unknown length for `tar_walk`: seeks forward by reading, back over one read."""
+    """A stream of unknown length for `tar_walk`: seeks forward by reading, back within `KEPT`."""
 
     def __init__(self, stream: Any) -> None:
         self.stream, self.position = stream, 0
-        self.last = self.again = b""  # the last read, and what of it comes once more
+        self.recent: deque[bytes] = deque()  # the last reads, the last of them whole
+        self.kept = 0  # bytes of `recent`
+        self.again = b""  # what comes once more after a step back
 
     def tell(self) -> int:
         return self.position
@@ -55,14 +60,25 @@ class ForwardReader:
         ):
             parts.append(part)  # a pipe gives what it has
             missing -= len(part)
-        self.last = b"".join(parts)
-        self.position += len(self.last)
-        return self.last
+        found = b"".join(parts)
+        self._keep(found)
+        self.position += len(found)
+        return found
+
+    def _keep(self, found: bytes) -> None:
+        self.recent.append(found)
+        self.kept += len(found)
+        while self.kept - len(self.recent[0]) >= KEPT:
+            self.kept -= len(self.recent.popleft())
 
     def seek(self, offset: int, /) -> int:
         if offset < self.position:
-            back = self.position - offset
-            self.again = self.last[len(self.last) - back :] + self.again
+            recent = b"".join(self.recent)
+            start = len(recent) - (self.position - offset)
+            if start < 0:
+                raise io.UnsupportedOperation(f"a step back to byte {offset} of a stream")
+            self.again = recent[start:] + self.again
+            self.recent, self.kept = deque([recent[:start]]), start
             self.position = offset
         while self.position < offset and self.read(min(offset - self.position, 1 << 20)):
             pass
@@ -139,9 +155,8 @@ def _read_shard(url: str) -> Iterator[dict[str, Any]]:
     except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
         raise ArchiveError(f"not readable ({error}).") from error
     finally:
-        with suppress(
-            OSError
-        ):  # a program's exit code; what it gave was a whole archive, or is an error already
+        # a program's exit code: what it gave was a whole archive, or is an error already
+        with suppress(OSError):
             stream.close()
 
 
