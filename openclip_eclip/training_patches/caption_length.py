@@ -7,10 +7,8 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
-import open_clip_train.data as upstream
 from open_clip_train.distributed import is_master
 from torch import Tensor
 
@@ -18,8 +16,9 @@ from ..data.caption_words import MANY
 from ..data.csv_source import CsvSamples
 from ..data.heatmap import DataError
 from ..data.sample import seeded_randomness
-from ..data.tar_source import TarEntry, TarSamples, index_shard
+from ..data.tar_source import TarEntry, TarSamples, entries_before_damage
 from ..data.windows import TEXT_MEMBER, decode_sentences, file_windows
+from .shard_flags import shard_files
 
 logger = logging.getLogger(__name__)
 
@@ -61,9 +60,8 @@ def count_cut(tokenizer: Callable[..., Tensor], texts: Sequence[str]) -> int:
     """How many of `texts` a longer context would change: they do not fit, whatever the padding."""
     context = tokenizer([""]).shape[1]
     padding = tokenizer([""], context_length=context + 1)[0, -1]
-    long = [
-        text for text in texts if not (text.isascii() and len(text) <= context - 2)
-    ]  # a token is a byte at least
+    # a token is a byte at least
+    long = [text for text in texts if not (text.isascii() and len(text) <= context - 2)]
     cut = 0
     for first in range(0, len(long), BATCH):
         part = long[first : first + BATCH]
@@ -102,17 +100,19 @@ def _texts(
     if isinstance(source, CsvSamples):
         table = source.table
         named = [path for path in table.windows if path] if windows else []
-        spoken = [_sentences(file_windows(path)[0], path.name) for path in _spaced(named)]
+        spoken = [
+            _sentences(file_windows(path, source.options)[0], path.name) for path in _spaced(named)
+        ]
         return [(_spaced(table.captions), len(table)), _scaled(spoken, len(named))]
     if isinstance(source, TarSamples):
         return _of_entries(source.entries, len(source.entries), windows)
     path = getattr(args, flag.removeprefix("--").replace("-", "_"))
-    urls = upstream.expand_urls(path)[0] if path else []
-    if not urls or not all(Path(url).is_file() for url in urls):
+    shards = shard_files(path) if path else None
+    if not shards:
         return None
-    chosen = _spaced(urls, SHARDS)
-    entries = [entry for url in chosen for entry in index_shard(Path(url))]
-    return _of_entries(entries, round(len(entries) * len(urls) / len(chosen)), windows)
+    chosen = _spaced(shards, SHARDS)
+    entries = [entry for shard in chosen for entry in entries_before_damage(shard)]
+    return _of_entries(entries, round(len(entries) * len(shards) / len(chosen)), windows)
 
 
 def _of_entries(

@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Iterable, Iterator
 
-import open_clip_train.data as upstream
 from ..data.csv_source import CsvSamples, CsvTable
-from ..data.heatmap import DataError
 from ..data.sample import stable_id
-from ..data.tar_source import TarEntry, TarSamples, index_shard
-from .train_data import on_rank_zero
+from ..data.tar_source import TarEntry, TarSamples, entries_before_damage
+from .ranks import on_rank_zero
+from .shard_flags import shard_files
 
 logger = logging.getLogger(__name__)
 
@@ -66,20 +65,13 @@ def _training_images(args: argparse.Namespace, loader: Any) -> Iterator[_Image] 
     dataset = getattr(loader, "dataset", None)
     if isinstance(dataset, CsvSamples):
         return _images_of(dataset)
-    urls = upstream.expand_urls(args.train_data)[0] if args.train_data else []
-    if not urls or not all(Path(url).is_file() for url in urls):
-        return None
-    return _shard_images(urls, skip_bad=args.on_bad_sample == "skip")
+    shards = shard_files(args.train_data) if args.train_data else None
+    return _shard_images(shards) if shards else None
 
 
-def _shard_images(urls: Iterable[str], skip_bad: bool) -> Iterator[_Image]:
-    for url in urls:
-        try:
-            entries = index_shard(Path(url))
-        except DataError:
-            if not skip_bad:
-                raise
-            continue  # the check has named it
+def _shard_images(shards: Iterable[Path]) -> Iterator[_Image]:
+    for shard in shards:
+        entries = entries_before_damage(shard)
         yield from _entry_images(entries, [stable_id(entry.where) for entry in entries])
 
 

@@ -18,21 +18,24 @@ from ..data.shard_stream import is_remote, local_path
 logger = logging.getLogger(__name__)
 
 
+def shard_files(path: str) -> list[Path] | None:
+    """The files behind `path` in open_clip's notation; None if one is not on this machine."""
+    urls = upstream.expand_urls(path)[0]
+    return None if any(map(is_remote, urls)) else [local_path(url) for url in urls]
+
+
 def local_shards(path: str) -> list[Path] | None:
-    """The shards behind `path` in open_clip's notation; None if one is no file of this machine."""
+    """`shard_files`, with a DataError for a bad notation and for files that are not there."""
     try:
-        urls = upstream.expand_urls(path)[0]
-    except (
-        UnbalancedBracesError,
-        AssertionError,
-    ) as error:  # an environment variable in ${...} that is not set is an assertion
+        shards = shard_files(path)
+    # an environment variable in ${...} that is not set is an assertion
+    except (UnbalancedBracesError, AssertionError) as error:
         raise DataError(
             f"{path}: not a list of shards ({error}); expected names with braces, as "
             "train-{000..041}.tar, joined by ::."
         ) from error
-    if any(is_remote(url) for url in urls):
+    if shards is None:
         return None
-    shards = [local_path(url) for url in urls]
     missing = [shard for shard in shards if not shard.is_file()]
     if missing:
         hint = (
@@ -41,7 +44,7 @@ def local_shards(path: str) -> list[Path] | None:
             else ""
         )
         raise DataError(
-            f"{path}: no such shard: {missing[0]} ({len(missing)} of {len(urls)} missing).{hint}"
+            f"{path}: no such shard: {missing[0]} ({len(missing)} of {len(shards)} missing).{hint}"
         )
     if len(set(shards)) < len(shards):
         logger.warning(
