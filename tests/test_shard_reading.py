@@ -327,6 +327,14 @@ def test_parts_of_a_key_apart_are_faults_of_both(tmp_path: Path) -> None:
     assert found.total == 4 and sum(len(text) for _, text in found.info.dataloader) == 4
 
 
+def test_keys_that_are_not_utf8(tmp_path: Path) -> None:
+    path = write_shard(tmp_path / "a.tar", {f"R\udcf6ntgen{i}.{name}": content for i in range(4) for name, content in (
+        ("jpg", JPG), ("txt", b"clear"), ("heatmap.png", members(1)["0000.heatmap.png"]))})
+    found = source(path)
+    seen = {i for samples, _ in found.info.dataloader for i in samples["sample_id"].tolist()}
+    assert seen == set(found.names) and len(seen) == 4 and all("ntgen" in name for name in found.names.values())
+
+
 # ---- nothing in a shard is executed
 
 class Malicious:

@@ -83,9 +83,8 @@ def check_shards(
     found = [_load(shard, options) for shard in shards]
     missing = [i for i, report in enumerate(found) if report is None]
     with (
-        ThreadPoolExecutor(
-            max_workers=2
-        ) as pool,  # the walk is Python: more threads wait for each other
+        # the walk is Python: more threads wait for each other
+        ThreadPoolExecutor(max_workers=2) as pool,
         tqdm(
             total=len(missing),
             desc="check shards",
@@ -157,14 +156,13 @@ def _fingerprint(options: CheckOptions) -> str:
 
 def _places(shard: Path, options: CheckOptions) -> list[Path]:
     """Where the record may lie, in the order in which it is looked for and written."""
-    home = Path(
-        os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "openclip_eclip", "index"
-    )
-    folder = hashlib.blake2b(
-        str(shard.absolute().parent).encode("utf-8", "surrogateescape"), digest_size=8
-    ).hexdigest()
     name = f"{shard.name}.{_fingerprint(options)}.json"
-    return [shard.parent / FOLDER / name, home / folder / name]
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    folder = hashlib.blake2b(os.fsencode(shard.absolute().parent), digest_size=8).hexdigest()
+    places = [shard.parent / FOLDER / name]
+    if not cache.startswith("~"):  # as it stays for a user without a home, in a container
+        places.append(Path(cache, "openclip_eclip", "index", folder, name))
+    return places
 
 
 def _identity(shard: Path, stat: os.stat_result) -> list[Any]:

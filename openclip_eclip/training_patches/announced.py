@@ -25,8 +25,12 @@ class Announced:
 
     def __init__(self, names: Mapping[int, str], total: int | None, source: str) -> None:
         self.names, self.total, self.source = names, total, source
+        self.first = True  # whole epoch of this process
+        self.begin_pass()
+
+    def begin_pass(self) -> None:
+        """Before an epoch, also one that is continued: its part is no whole pass."""
         self.shown, self.seen = 0, set()
-        self.first = True  # epoch of this process
 
     def see(self, samples: Mapping[str, Any]) -> None:
         """One batch as `collate` returns it.
