@@ -6,6 +6,7 @@ import gzip
 import io
 import pickle
 import random
+import re
 import tarfile
 from pathlib import Path
 from typing import Callable
@@ -23,7 +24,9 @@ from openclip_eclip.data.joint_transform import JointTransform
 from openclip_eclip.data.shard_stream import ForwardReader, read_shards
 from openclip_eclip.data.tar_source import index_shard, open_shard, walk_shard
 from openclip_eclip.data.tar_walk import place_of, walk_samples
+from openclip_eclip.evaluate.data import read_eval_set
 from openclip_eclip.training_patches.release_3_3 import Seams
+from openclip_eclip.training_patches.shard_flags import local_shards
 from openclip_eclip.training_patches.train_data import TrainSource, train_source
 from openclip_eclip.training_patches.val_data import val_source
 from PIL import Image
@@ -333,6 +336,14 @@ def test_keys_that_are_not_utf8(tmp_path: Path) -> None:
     found = source(path)
     seen = {i for samples, _ in found.info.dataloader for i in samples["sample_id"].tolist()}
     assert seen == set(found.names) and len(seen) == 4 and all("ntgen" in name for name in found.names.values())
+
+
+def test_braces_that_do_not_close(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    files, message = f"{tmp_path}/a-{{0..1.tar", r"a-\{0..1.tar: not a list of files"
+    assert check_main([files]) == 1 and "error: " in (said := capsys.readouterr().err) and re.search(message, said)
+    for read in (local_shards, read_eval_set):
+        with pytest.raises(DataError, match=message):
+            read(Path(files) if read is read_eval_set else files)
 
 
 # ---- nothing in a shard is executed

@@ -82,7 +82,7 @@ def check_row(table: CsvTable, index: int, rule: Rule) -> Checked:
     maps = _Maps(
         where,
         columns.image,
-        image.read_bytes,
+        lambda: read_bounded(image, rule.options),
         columns.heatmap,
         (lambda: read_bounded(heatmap, rule.options)) if heatmap else None,
         heatmap.name if heatmap else "",
@@ -97,7 +97,7 @@ def check_row(table: CsvTable, index: int, rule: Rule) -> Checked:
         columns.windows,
         path.name,
         lambda: file_windows(path, rule.options),
-        image.read_bytes,
+        maps.image,
         rule,
     )
 

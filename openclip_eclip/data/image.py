@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Iterator
 
-from .heatmap import DataError
+from .heatmap import DataError, check_file_size
 from .image_dicom import is_dicom, read_dicom, read_dicom_frame
 from .image_pillow import Draft, read_pillow, read_pillow_frame
 from .picture import Frame, Picture
@@ -62,10 +62,5 @@ def _opened(data: bytes | Path, name: str, options: ReadOptions) -> Iterator[Bin
     except (OSError, ValueError) as error:
         raise DataError(f"{name}: unreadable image ({error}).") from error
     with file:
-        size = os.fstat(file.fileno()).st_size
-        if size > options.max_bytes:
-            raise DataError(
-                f"{name}: a file of {size} bytes; expected at most "
-                f"{options.max_bytes} (--max-bytes)."
-            )
+        check_file_size(os.fstat(file.fileno()).st_size, name, options)
         yield file

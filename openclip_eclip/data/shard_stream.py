@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any, Iterable, Iterator, Mapping, NamedTuple
 from urllib.parse import urlparse
 
+from braceexpand import UnbalancedBracesError
 from webdataset.gopen import gopen, gopen_schemes
+from webdataset.shardlists import expand_urls
 
 from .heatmap import DataError
 from .shard_members import HEATMAP_MEMBERS, READ_MEMBERS, find_member
@@ -93,6 +95,23 @@ def is_remote(url: str) -> bool:
 def local_path(url: str) -> Path:
     """The file behind a shard of this machine, `file:` allowed as in webdataset."""
     return Path(urlparse(url).path if url.startswith("file:") else url)
+
+
+def expand_shards(shards: str) -> list[str]:
+    """The URLs behind braces and :: as in --train-data. DataError for another notation."""
+    try:
+        return expand_urls(shards)
+    # an environment variable in ${...} that is not set is an assertion
+    except (UnbalancedBracesError, AssertionError) as error:
+        raise DataError(
+            f"{shards}: not a list of files ({error}); expected names with braces, as "
+            "train-{000..041}.tar, joined by ::."
+        ) from error
+
+
+def expand_paths(files: str) -> list[Path]:
+    """The same for files of this machine."""
+    return [local_path(url) for url in expand_shards(files)]
 
 
 def shard_name(url: str) -> str:

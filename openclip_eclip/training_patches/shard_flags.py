@@ -9,31 +9,26 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import open_clip_train.data as upstream
-from braceexpand import UnbalancedBracesError
 
 from ..data.heatmap import DataError
 from ..data.shard_sizes import compare_sizes
-from ..data.shard_stream import is_remote, local_path
+from ..data.shard_stream import expand_shards, is_remote, local_path
 
 logger = logging.getLogger(__name__)
 
 
 def shard_files(path: str) -> list[Path] | None:
-    """The files behind `path` in open_clip's notation; None if one is not on this machine."""
-    urls = upstream.expand_urls(path)[0]
+    """The files behind `path` in open_clip's notation; None if one is not on this machine.
+
+    DataError for another notation.
+    """
+    urls = expand_shards(path)
     return None if any(map(is_remote, urls)) else [local_path(url) for url in urls]
 
 
 def local_shards(path: str) -> list[Path] | None:
-    """`shard_files`, with a DataError for a bad notation and for files that are not there."""
-    try:
-        shards = shard_files(path)
-    # an environment variable in ${...} that is not set is an assertion
-    except (UnbalancedBracesError, AssertionError) as error:
-        raise DataError(
-            f"{path}: not a list of shards ({error}); expected names with braces, as "
-            "train-{000..041}.tar, joined by ::."
-        ) from error
+    """`shard_files`, with a DataError where one of them is not there."""
+    shards = shard_files(path)
     if shards is None:
         return None
     missing = [shard for shard in shards if not shard.is_file()]
