@@ -3,7 +3,6 @@ running anything in it."""
 
 from __future__ import annotations
 
-import json
 import logging
 import pickle
 import re
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 
 from .config import UserError
+from .data.json_text import read_json
 
 logger = logging.getLogger(__name__)
 
@@ -263,10 +263,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 def read_config(path: Path) -> dict[str, Any]:
     """An `open_clip_config.json`. UserError for a file that is not one."""
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} is no JSON file ({error}).") from error
-    if not isinstance(config, dict) or not {"model_cfg", "preprocess_cfg"} <= set(config):
+    config = read_json(path)
+    if not {"model_cfg", "preprocess_cfg"} <= set(config):
         raise UserError(f"{path}: expected the keys model_cfg and preprocess_cfg.")
     return config

@@ -1,7 +1,6 @@
 """The predictions of several methods, each with several seeds, brought into one order of samples."""
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Sequence
@@ -9,6 +8,7 @@ from typing import Any, Sequence
 import numpy as np
 
 from ..config import UserError
+from ..data.json_text import read_json
 from ..metrics.resampled import AurocScorer, ClassScorer, MeanScorer, RankScorer, Scorer
 from .result import read_predictions
 
@@ -78,11 +78,8 @@ def _record(folder: Path) -> dict[str, Any]:
     path = folder / "result.json"
     if not path.is_file():
         return {}
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: not a readable JSON file ({error}); expected what an evaluation wrote.") from error
-    if not isinstance(found, dict) or not isinstance(found.get("settings", {}), dict):
+    found = read_json(path)
+    if not isinstance(found.get("settings", {}), dict):
         raise UserError(f"{path}: no record of a result; expected what an evaluation wrote, with its settings.")
     return found
 
