@@ -1116,6 +1116,21 @@ def dicom_members() -> list[Member]:
                 np.uint8
             ),
         ),
+        Member(
+            "VOI table that begins above 32767",
+            dicom(twelve + 40000, VOILUTSequence=lut(table, 40000, 11)),
+            np.rint(table[twelve] * (255 / 2047)).astype(np.uint8),
+        ),
+        Member(
+            "VOI table that begins below 0, after rescale",
+            dicom(
+                twelve,
+                RescaleSlope=1,
+                RescaleIntercept=-2000,
+                VOILUTSequence=lut(table, 65536 - 2000, 11),
+            ),
+            np.rint(table[twelve] * (255 / 2047)).astype(np.uint8),
+        ),
         Member("colour", dicom(COLOUR), COLOUR),
         Member("colour, planes", dicom(COLOUR, PlanarConfiguration=1), COLOUR),
         Member("colour, 16 bits", dicom(COLOUR.astype(np.uint16) * 100 + 7), COLOUR),

@@ -200,7 +200,7 @@ def _grey(
     values = _without_unused_bits(dataset, stored, bits)
     deep = bits > 8 or values.dtype.kind == "f"
     rescaled, table_bits = _rescale(dataset, values, name)
-    table, window = _voi_table(dataset, name), _window(dataset)
+    table, window = _voi_table(dataset, rescaled, name), _window(dataset)
     if deep and options.grey_range:
         grey = stretch(rescaled, shown, options.grey_range, name)
     elif table is not None:
@@ -286,7 +286,9 @@ def _without_unused_bits(dataset: Any, stored: np.ndarray, bits: int) -> np.ndar
 def _rescale(dataset: Any, values: np.ndarray, name: str) -> tuple[np.ndarray, int]:
     """(numbers after the modality's table or slope and intercept, bits of that table or 0)."""
     if dataset.get("ModalityLUTSequence"):
-        levels, first = _table(dataset, dataset.ModalityLUTSequence[0], values, name)
+        levels, first = _table(dataset, dataset.ModalityLUTSequence[0], name)
+        if values.dtype.kind == "i" and first > 32767:
+            first -= 1 << 16
         found = levels[(values.astype(np.int64) - first).clip(0, len(levels) - 1)]
         return found, int(levels.max()).bit_length() or 1
     slope, intercept = (_number(dataset.get(key)) for key in ("RescaleSlope", "RescaleIntercept"))
@@ -297,14 +299,16 @@ def _rescale(dataset: Any, values: np.ndarray, name: str) -> tuple[np.ndarray, i
     return values * slope + intercept, 0
 
 
-def _voi_table(dataset: Any, name: str) -> tuple[np.ndarray, int] | None:
+def _voi_table(dataset: Any, values: np.ndarray, name: str) -> tuple[np.ndarray, int] | None:
     sequence = dataset.get("VOILUTSequence")
     if not sequence or None in (sequence[0].get("LUTData"), sequence[0].get("LUTDescriptor")):
         return None
-    return _table(dataset, sequence[0], np.empty(0, np.int32), name)
+    levels, first = _table(dataset, sequence[0], name)
+    # A number below 0 in an unsigned element; so it is where no value comes near it otherwise
+    return levels, first - (1 << 16) if first > max(32767, values.max()) else first
 
 
-def _table(dataset: Any, item: Any, values: np.ndarray, name: str) -> tuple[np.ndarray, int]:
+def _table(dataset: Any, item: Any, name: str) -> tuple[np.ndarray, int]:
     """(its entries, the value that the first of them stands for)."""
     try:
         count, first, _ = (int(number) for number in item.LUTDescriptor)
@@ -321,8 +325,6 @@ def _table(dataset: Any, item: Any, values: np.ndarray, name: str) -> tuple[np.n
             f"{name}: unreadable DICOM (a table of grey levels with {len(levels)} "
             "entries, or negative ones)."
         )
-    if values.dtype.kind == "i" and first > 32767:
-        first -= 1 << 16
     return levels, first
 
 
