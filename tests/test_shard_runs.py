@@ -60,8 +60,8 @@ def test_a_second_check_reads_no_shard_and_finds_the_same(tmp_path: Path, walked
     assert [path.suffix for path in (tmp_path / FOLDER).iterdir()] == [".json"] * 3  # and no temporary file
 
 
-@pytest.mark.parametrize("change", ["content", "touched", "flipped", "cut", "foreign", "json", "other-shard", "options"])
-def test_a_record_that_does_not_hold_is_made_anew(change: str, tmp_path: Path, walked: list[str]) -> None:
+@pytest.mark.parametrize("change", ["content", "touched", "flipped", "cut", "foreign", "json", "other-shard", "options", "library"])
+def test_a_record_that_does_not_hold_is_made_anew(change: str, tmp_path: Path, walked: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     shards(tmp_path, 4, 2)
     path, options = tmp_path / "s-0.tar", CheckOptions()
     before = check_shards([path], options)
@@ -71,6 +71,9 @@ def test_a_record_that_does_not_hold_is_made_anew(change: str, tmp_path: Path, w
         write_shard(path, members(5))
     elif change == "touched":
         os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))
+    elif change == "library":
+        shard_index._fingerprint.cache_clear()
+        monkeypatch.setattr(shard_index, "_version", lambda library: "9" if library == "webdataset" else "1")
     elif change == "options":
         options = CheckOptions(heatmaps=False)
     elif change == "other-shard":
@@ -81,6 +84,7 @@ def test_a_record_that_does_not_hold_is_made_anew(change: str, tmp_path: Path, w
     assert walked == ["s-0.tar"] * 2
     assert after[0].samples == {"content": 5, "other-shard": 2}.get(change, 4) and (after == before) == (change not in ("content", "options", "other-shard"))
     assert check_shards([path], options) == after and len(walked) == 2
+    shard_index._fingerprint.cache_clear()
 
 
 def test_where_the_folder_cannot_be_written_the_record_lies_in_the_cache(tmp_path: Path, walked: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,11 +16,10 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import PIL
 from tqdm import tqdm
 
 from .check import Fault, Report, check_entries
@@ -30,6 +29,7 @@ from .tar_source import TarEntry, open_shard, walk_shard
 
 FOLDER = ".openclip_eclip_index"
 MAGIC = b"openclip_eclip shard check\n"
+LIBRARIES = ("pillow", "numpy", "webdataset", "pydicom")  # that the readers use
 DIGEST = 32  # hexadecimal digits before the content
 
 
@@ -150,8 +150,15 @@ def _check(shard: Path, options: CheckOptions) -> ShardReport:
 def _fingerprint(options: CheckOptions) -> str:
     """Of the options and of all that decides a verdict: the readers' source and their libraries."""
     source = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
-    text = json.dumps([asdict(options), PIL.__version__, np.__version__], sort_keys=True)
+    text = json.dumps([asdict(options), *map(_version, LIBRARIES)], sort_keys=True)
     return hashlib.blake2b(source + text.encode(), digest_size=8).hexdigest()
+
+
+def _version(library: str) -> str:
+    try:
+        return metadata.version(library)
+    except metadata.PackageNotFoundError:
+        return ""
 
 
 def _places(shard: Path, options: CheckOptions) -> list[Path]:
