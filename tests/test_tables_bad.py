@@ -241,7 +241,7 @@ def test_damaged_members_of_evaluation_shards(member: str, value: bytes, message
 
 @pytest.mark.parametrize("recipe,message", [
     (b"{", "not JSON"), (b"[]", "expected an object"), (b'{"classes": "ab"}', "expected a list of names"), (b'{"classes": [1]}', "expected a list of names"),
-    (b'{"classes": ["a", "b", "a"]}', "class 'a' stands there twice"), (b'{"prompts": []}', "expected prompts"), (b"\xff", "not UTF-8"),
+    (b'{"classes": ["a", "b", "a"]}', "class 'a' stands there twice"), (b'{"prompts": []}', "expected .class: prompts."), (b"\xff", "not UTF-8"),
 ])
 def test_damaged_recipes(recipe: bytes, message: str, tmp_path: Path) -> None:
     (tmp_path / "1.png").write_bytes(b"")

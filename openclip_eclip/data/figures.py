@@ -42,7 +42,7 @@ def contact_sheet(samples: Sequence[Example], path: Path, told: Sequence[WindowE
             axis.set_axis_off()
         for axis, (image, heatmap, name) in zip(axes, samples):
             picture = read_picture(image, name, options)
-            _overlay(axis, picture.image, read_heatmap(heatmap, name, picture.frame), name)
+            _overlay(axis, picture.image, read_heatmap(heatmap, name, picture.frame, options), name)
     if told:
         _window_rows(parts[0], told, options)
     path.parent.mkdir(parents=True, exist_ok=True)

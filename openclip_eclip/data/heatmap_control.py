@@ -6,7 +6,6 @@ ranks, data workers and a resumed run see the same one, in every epoch.
 """
 from __future__ import annotations
 
-import json
 from collections import Counter
 from functools import partial
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 from ..config import SHUFFLES
 from .csv_source import CsvTable
 from .heatmap import DataError, decode_heatmap, read_bounded
+from .json_text import parse_json
 from .near_names import did_you_mean
 from .tar_source import TarEntry
 
@@ -122,11 +122,8 @@ def choose_donors(seed: int, images: Sequence[Hashable], classes: Sequence[str] 
 
 
 def _label(entry: TarEntry, key: str | None) -> str:
-    try:
-        found = json.loads(entry.read("json")["json"]) if "json" in entry.members else {}
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{entry.where}.json: not JSON ({error}).") from error
-    if not isinstance(found, dict) or key not in found:
+    found = parse_json(entry.read("json")["json"], f"{entry.where}.json") if "json" in entry.members else {}
+    if key not in found:
         raise DataError(f"{entry.where}: no field {key!r} (--csv-label-key) in its json; same-class-shuffled heatmaps need the class of "
                         "every annotated sample.")
     return str(found[key])

@@ -1,4 +1,4 @@
-"""JSON from files of the user's: one sentence for whatever is wrong with it."""
+"""Text and JSON from files of the user's: one sentence for whatever is wrong with them."""
 
 from __future__ import annotations
 
@@ -8,24 +8,29 @@ from typing import Any
 
 from .heatmap import DataError
 
-NAMES = {dict: "an object", list: "a list"}
+NAMES = {dict: "an object", list: "a list", object: "a value"}
+
+
+def decode_text(content: bytes, where: str) -> str:
+    """The text in UTF-8 `content`. DataError, beginning with `where`, for what is not UTF-8."""
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{where}: not UTF-8 ({error}).") from error
 
 
 def parse_json(content: bytes | str, where: str, kind: type = dict) -> Any:
-    """The value in UTF-8 `content`, which must be a `kind`.
+    """The value in `content`, UTF-8 if bytes, which must be a `kind`.
 
     DataError begins with `where`: not UTF-8, no JSON, nested without end, another kind.
     """
+    text = content if isinstance(content, str) else decode_text(content, where)
     try:
-        found = json.loads(content.decode("utf-8-sig") if isinstance(content, bytes) else content)
-    except (ValueError, RecursionError) as error:  # broken UTF-8 is a ValueError too
-        raise DataError(
-            f"{where}: not JSON in UTF-8 ({error}); expected {NAMES.get(kind, kind.__name__)}."
-        ) from error
+        found = json.loads(text.removeprefix("\ufeff"))
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where}: not JSON ({error}); expected {NAMES[kind]}.") from error
     if not isinstance(found, kind):
-        raise DataError(
-            f"{where}: {str(found)[:60]}; expected {NAMES.get(kind, kind.__name__)} as JSON."
-        )
+        raise DataError(f"{where}: {str(found)[:60]!r}; expected {NAMES[kind]} as JSON.")
     return found
 
 

@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from PIL import Image
 
 from .csv_source import locate
 from .heatmap import DataError
+from .json_text import decode_text, parse_json
 from .missing_text import is_missing
 from .read_options import ReadOptions
 from .sample import read_image
@@ -133,13 +133,8 @@ def clean_id(value: object) -> str:
 def _shard(path: Path, images: bool) -> Iterator[tuple[str, dict, str, bytes | None]]:
     for entry in index_shard(path):
         members = entry.read(*(name for name in ("txt", "json") if name in entry.members))
-        try:
-            columns = json.loads(members.get("json", b"{}"))
-            text = members.get("txt", b"").decode("utf-8")
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{entry.where}: txt or json unreadable ({error}).") from error
-        if not isinstance(columns, dict):
-            raise DataError(f"{entry.where}.json: {str(columns)[:60]!r}; expected an object, {{name: value}}.")
+        columns = parse_json(members.get("json", b"{}"), f"{entry.where}.json")
+        text = decode_text(members.get("txt", b""), f"{entry.where}.txt")
         image = entry.read(entry.image_key)[entry.image_key] if images and entry.image_key else None
         yield entry.where, columns, text, image
 

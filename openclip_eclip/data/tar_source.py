@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 from .heatmap import DataError
 from .image import read_picture
 from .joint_transform import JointTransform
+from .json_text import decode_text
 from .missing_text import is_missing
 from .read_options import ReadOptions
 from .sample import Control, Sample, Tokenize, make_sample, read_heatmap, read_windows, stable_id
@@ -42,10 +43,7 @@ def read_members(members: Mapping[str, Any], where: str, transform: JointTransfo
 
 def read_caption(members: Mapping[str, bytes], where: str) -> str:
     """The txt of a sample. DataError for what is not UTF-8, or stands for no text."""
-    try:
-        caption = members["txt"].decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{where}.txt: not UTF-8 ({error}).") from error
+    caption = decode_text(members["txt"], f"{where}.txt")
     if is_missing(caption):
         raise DataError(f"{where}.txt: no caption, found {caption.strip()[:40]!r}.")
     return caption

@@ -13,7 +13,7 @@ import pandas as pd
 from ..config import UserError
 from ..data.csv_source import locate
 from ..data.heatmap import DataError
-from ..data.json_text import parse_json, read_json
+from ..data.json_text import decode_text, parse_json, read_json
 from ..data.missing_text import is_missing
 from ..data.near_names import did_you_mean
 from ..data.read_options import ReadOptions
@@ -187,9 +187,9 @@ def _read_row(entry: TarEntry) -> dict[str, str]:
     found = parse_json(content.get("json", b"{}"), f"{entry.where}.json")
     row = {str(key): "" if value is None else str(value) for key, value in found.items()}
     if "cls" in content:
-        row["label"] = _text(entry, "cls", content["cls"]).strip()
+        row["label"] = decode_text(content["cls"], f"{entry.where}.cls").strip()
     if "txt" in content:
-        row["title"] = _text(entry, "txt", content["txt"])
+        row["title"] = decode_text(content["txt"], f"{entry.where}.txt")
     return row
 
 
@@ -213,10 +213,3 @@ def _checked_recipe(path: Path) -> dict[str, Any]:
         if name in recipe and not isinstance(recipe[name], kind):
             raise DataError(f"{path}: {name} is {str(recipe[name])[:80]}; expected {'a text' if kind is str else '{class: prompts}'}.")
     return recipe
-
-
-def _text(entry: TarEntry, member: str, content: bytes) -> str:
-    try:
-        return content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{entry.where}.{member}: not UTF-8 ({error}).") from error

@@ -22,9 +22,10 @@ from tqdm import tqdm
 
 from ..config import UserError
 from ..data.heatmap import DataError, normalise_heatmap
+from ..data.json_text import decode_text
 from ..data.missing_text import is_missing
 from ..data.picture import QUARTER_TURNS, turn_maps
-from .eclip_shards_files import decode_text, read_manifest, read_map
+from .eclip_shards_files import read_manifest, read_map
 from .images import encode_jpeg, encode_map, read_grey_picture
 from .options import Options, add_writing_arguments, read_options
 from .plan import Plan

@@ -8,14 +8,12 @@ import numpy as np
 from PIL import Image
 
 from ..data.heatmap import DataError, check_aspect, decode_heatmap, normalise_heatmap
+from ..data.json_text import decode_text, parse_json
 
 
 def read_manifest(content: bytes, name: str) -> list[dict[str, str]]:
     """[{"heatmap": extension, "snippet": extension}, ...], perhaps without snippets; DataError for anything else."""
-    try:
-        entries = json.loads(decode_text(content, name))
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise DataError(f"{name}: not JSON ({error}).") from error
+    entries = parse_json(content, name, object)
     if not isinstance(entries, list) or not all(isinstance(entry, dict) and isinstance(entry.get("heatmap"), str)
                                                 and isinstance(entry.get("snippet", ""), str) for entry in entries):
         raise DataError(f'{name}: {str(entries)[:80]}; expected a list of {{"heatmap": extension, "snippet": extension}}.')
@@ -52,10 +50,3 @@ def _csr_from_json(content: bytes, name: str) -> bytes:
         raise DataError(f"{name}: {type(error).__name__} {error}; "
                         "expected numbers in shape, indices, indptr and data.") from error
     return stream.getvalue()
-
-
-def decode_text(content: bytes, name: str) -> str:
-    try:
-        return content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{name}: not UTF-8 ({error}).") from error
