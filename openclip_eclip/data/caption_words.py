@@ -19,10 +19,12 @@ def fewest_tokens(text: str) -> int:
 def describe_lengths(what: str, lengths: Sequence[int], contexts: Sequence[int]) -> tuple[str, list[str]]:
     """(a line on the lengths of all captions or sentences, warnings): what is certainly cut at each context length."""
     over = {context: sum(length > context for length in lengths) for context in contexts}
-    cuts = "; ".join(
-        f"at least {count} exceed a context length of {context}" for context, count in over.items()
+    cuts = "".join(
+        f"; at least {count} exceed a context length of {context}"
+        for context, count in over.items()
+        if count
     )
-    line = f"{what}: {len(lengths)}, of up to {max(lengths)} tokens at least; {cuts}"
+    line = f"{what}: {len(lengths)}, the longest of at least {max(lengths)} tokens{cuts}"
     warnings = []
     for context, count in over.items():
         if count > MANY * len(lengths):

@@ -164,17 +164,36 @@ def _describe(sizes: Counter) -> str:
             f"most often {most[0]}x{most[1]} ({count})")
 
 
-def _describe_reading(report: Report, grey_range: Sequence[float] | None) -> str:
-    """Lines on images of more than 8 bits and turned ones, "" where there are none (decision 0039)."""
-    lines = ""
+def _describe_reading(report: Report, grey_range: Sequence[float] | None) -> list[str]:
+    """Lines on images of more than 8 bits and turned ones (decision 0039)."""
+    lines = []
     if report.deep:
         how = (f"from {grey_range[0]:g} to {grey_range[1]:g} (--image-range)" if grey_range else
                "by its own window or from its own darkest to its own brightest value; --image-range LOW HIGH takes one range for all")
-        lines += f"  images of more than 8 bits: {report.deep}, each brought to 8 {how}\n"
+        lines.append(f"  images of more than 8 bits: {report.deep}, each brought to 8 {how}")
     if report.turned:
-        lines += (f"  warning: {report.turned} annotated images are turned by their own orientation tag; their heatmaps are taken to lie over the "
-                  "pixels as stored and are turned with them: look at the contact sheet\n")
+        lines.append(f"  warning: {report.turned} annotated images are turned by their own orientation tag; their heatmaps are taken to lie over "
+                     "the pixels as stored and are turned with them: look at the contact sheet")
     return lines
+
+
+def _describe_report(path: Path, report: Report, args: argparse.Namespace) -> str:
+    """Everything that is said of one path, a fact a line."""
+    lines = [f"{path}: {report.samples} samples, {report.annotated} annotated "
+             f"({report.annotated / max(report.samples, 1):.1%}), {len(report.faults)} faults{_near(report, args)}",
+             f"  images: {_describe(report.image_sizes)}", f"  heatmaps: {_describe(report.heatmap_sizes)}",
+             *_describe_reading(report, args.image_range)]
+    if report.with_windows:
+        lines.append(f"  sentence windows: {report.with_windows} samples")
+    warnings = list(report.warnings)
+    for what, lengths in (("captions", report.caption_tokens), ("sentences", report.sentence_tokens)):
+        if lengths:
+            line, cut = describe_lengths(what, lengths, args.context_length)
+            lines.append(f"  {line}")
+            warnings.extend(cut)
+    lines += [f"  warning: {warning}" for warning in warnings]
+    lines += [f"  fault: {fault}" for fault in report.faults]
+    return "\n".join(lines) + "\n"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -196,23 +215,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             sys.stderr.write(f"error: {error}\n")
             status = 1
             continue
-        sys.stdout.write(f"{path}: {report.samples} samples, {report.annotated} annotated "
-                         f"({report.annotated / max(report.samples, 1):.1%}), {len(report.faults)} faults{_near(report, args)}\n"
-                         f"  images: {_describe(report.image_sizes)}\n  heatmaps: {_describe(report.heatmap_sizes)}\n")
-        sys.stdout.write(_describe_reading(report, args.image_range))
+        sys.stdout.write(_describe_report(path, report, args))
         if path.suffix == ".tar":
             shards[path] = report.samples
-        if report.with_windows:
-            sys.stdout.write(f"  sentence windows: {report.with_windows} samples\n")
-        for what, lengths in (("captions", report.caption_tokens), ("sentences", report.sentence_tokens)):
-            if lengths:
-                line, warnings = describe_lengths(what, lengths, args.context_length)
-                sys.stdout.write(f"  {line}\n")
-                report.warnings.extend(warnings)
-        for warning in report.warnings:
-            sys.stdout.write(f"  warning: {warning}\n")
-        for fault in report.faults:
-            sys.stdout.write(f"  fault: {fault}\n")
         examples.extend(islice(annotated, 12 - len(examples)))
         told.extend(islice(with_windows, 4 - len(told)))
         total.faults.extend(report.faults)
