@@ -1,5 +1,6 @@
 """Checkpoint files on disk: which one is newest, whether it is whole, and reading it without
 running anything in it."""
+
 from __future__ import annotations
 
 import json
@@ -25,8 +26,22 @@ NUMBERED = re.compile(r"epoch_(\d+)(?:_batch_(\d+))?\.pt")
 PREFIXES = ("module.", "_orig_mod.")  # of DDP and torch.compile
 STATES = ("state_dict", "model_state_dict", "model")  # where training programs keep the weights
 # what reading a damaged or foreign file was seen to raise, whatever library reads it
-UNREADABLE = (zipfile.BadZipFile, zlib.error, struct.error, pickle.UnpicklingError, EOFError, RuntimeError, OSError, ValueError,
-              LookupError, AttributeError, TypeError, ImportError, OverflowError, MemoryError)
+UNREADABLE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    pickle.UnpicklingError,
+    EOFError,
+    RuntimeError,
+    OSError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    TypeError,
+    ImportError,
+    OverflowError,
+    MemoryError,
+)
 
 
 def damage(path: Path) -> str | None:
@@ -44,7 +59,9 @@ def damage(path: Path) -> str | None:
         with zipfile.ZipFile(path) as archive:
             wrong = archive.testzip()
         if not wrong and not _is_torchscript(path):
-            torch.load(path, map_location="cpu", mmap=True, weights_only=True)  # its reader looks at headers that zipfile does not
+            torch.load(
+                path, map_location="cpu", mmap=True, weights_only=True
+            )  # its reader looks at headers that zipfile does not
     except pickle.UnpicklingError:
         return None  # whole, and foreign
     except UNREADABLE as error:
@@ -66,7 +83,11 @@ def newest_complete(folder: Path) -> Path | None:
     Considered are `epoch_N.pt`, `epoch_N_batch_B.pt` (N epochs and B batches) and
     `epoch_latest.pt`, whose progress is inside.
     """
-    found = {path: progress for path in folder.glob("epoch_*.pt") if (progress := progress_in_name(path)) and path.is_file()}
+    found = {
+        path: progress
+        for path in folder.glob("epoch_*.pt")
+        if (progress := progress_in_name(path)) and path.is_file()
+    }
     latest = folder / LATEST
     if latest.is_file():
         wrong = damage(latest)
@@ -104,8 +125,10 @@ def read_checkpoint(path: Path, map_location: Any = "cpu", checked: bool = False
     missing, damaged or foreign.
     """
     if path.is_dir():
-        raise UserError(f"{path} is a folder; expected a checkpoint file, e.g. "
-                        f"{path / 'checkpoints' / 'epoch_1.pt'}.")
+        raise UserError(
+            f"{path} is a folder; expected a checkpoint file, e.g. "
+            f"{path / 'checkpoints' / 'epoch_1.pt'}."
+        )
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint file.")
     if path.suffix == ".safetensors":
@@ -114,13 +137,17 @@ def read_checkpoint(path: Path, map_location: Any = "cpu", checked: bool = False
         start = file.read(64)
     wrong = None if checked or (start and not start.startswith(b"PK")) else damage(path)
     if wrong:
-        raise UserError(f"checkpoint {path} {wrong}: it is not a complete checkpoint; give an "
-                        "older one, or copy it anew.")
+        raise UserError(
+            f"checkpoint {path} {wrong}: it is not a complete checkpoint; give an "
+            "older one, or copy it anew."
+        )
     if start.startswith(b"PK") and _is_torchscript(path):
-        raise UserError(f"{path} is a TorchScript archive (as OpenAI's): a program, not weights; "
-                        "give its tag (--pretrained openai), or "
-                        "save torch.jit.load(FILE).state_dict() with torch.save where you trust "
-                        "it.")
+        raise UserError(
+            f"{path} is a TorchScript archive (as OpenAI's): a program, not weights; "
+            "give its tag (--pretrained openai), or "
+            "save torch.jit.load(FILE).state_dict() with torch.save where you trust "
+            "it."
+        )
     try:
         return torch.load(path, map_location=map_location, weights_only=True)
     except UNREADABLE as error:
@@ -134,8 +161,9 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, *UNREADABLE) as error:
-        raise UserError(f"{path} is no complete safetensors file ({_first_line(error)}); copy it "
-                        "anew.") from error
+        raise UserError(
+            f"{path} is no complete safetensors file ({_first_line(error)}); copy it anew."
+        ) from error
 
 
 def _is_torchscript(path: Path) -> bool:
@@ -146,39 +174,59 @@ def _is_torchscript(path: Path) -> bool:
 def _why_unreadable(start: bytes, error: BaseException) -> str:
     blocked = re.search(r"(?:GLOBAL|global:?) ([\w.]+)", str(error))
     if blocked:
-        return (f"holds {blocked[1]} beside tensors and numbers, which is not loaded because it "
-                "could run code; where you trust the "
-                "file, save its state dict alone with torch.save.")
+        return (
+            f"holds {blocked[1]} beside tensors and numbers, which is not loaded because it "
+            "could run code; where you trust the "
+            "file, save its state dict alone with torch.save."
+        )
     if start.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
         return "is a web page, not a checkpoint: the download failed; fetch it again."
     if start.startswith(b"version https://git-lfs"):
         return "is a pointer of Git LFS, not the file itself; run `git lfs pull`."
-    return f"is not a checkpoint that torch can read ({_first_line(error)}); expected what torch.save or safetensors wrote."
+    return (
+        f"is not a checkpoint that torch can read ({_first_line(error)}); expected what torch.save "
+        "or safetensors wrote."
+    )
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).split("WeightsUnpickler error:")[-1].strip().splitlines() or [type(error).__name__])[0][:200]
+    return (
+        str(error).split("WeightsUnpickler error:")[-1].strip().splitlines()
+        or [type(error).__name__]
+    )[0][:200]
 
 
 def state_of(checkpoint: Any, path: Path) -> dict[str, Tensor]:
     """The model's state dict in what `read_checkpoint` gave, without the prefixes of DDP and
     torch.compile. UserError without one."""
     if isinstance(checkpoint, Mapping):
-        inner = next((checkpoint[key] for key in STATES if isinstance(checkpoint.get(key), Mapping)), checkpoint)
+        inner = next(
+            (checkpoint[key] for key in STATES if isinstance(checkpoint.get(key), Mapping)),
+            checkpoint,
+        )
         state = {str(key): value for key, value in inner.items() if isinstance(value, Tensor)}
         if state:
             return without_prefixes(state)
-        what = f"a dict of {', '.join(map(str, list(checkpoint)[:4]))}" if checkpoint else "an empty dict"
+        what = (
+            f"a dict of {', '.join(map(str, list(checkpoint)[:4]))}"
+            if checkpoint
+            else "an empty dict"
+        )
     else:
         what = f"a {type(checkpoint).__name__}"
-    raise UserError(f"{path} holds {what}, no weights; expected a state dict, or a checkpoint "
-                    "with one under 'state_dict'.")
+    raise UserError(
+        f"{path} holds {what}, no weights; expected a state dict, or a checkpoint "
+        "with one under 'state_dict'."
+    )
 
 
 def without_prefixes(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Keys as the plain model has them, in the same order."""
     state = dict(state)
-    while prefix := next((prefix for prefix in PREFIXES if state and all(key.startswith(prefix) for key in state)), None):
+    while prefix := next(
+        (prefix for prefix in PREFIXES if state and all(key.startswith(prefix) for key in state)),
+        None,
+    ):
         state = {key.removeprefix(prefix): value for key, value in state.items()}
     return state
 
@@ -186,6 +234,7 @@ def without_prefixes(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def non_finite(state: Mapping[str, Tensor], buffers: frozenset[str] = frozenset()) -> list[str]:
     """Names of tensors with a NaN, or an infinity that is not in one of `buffers` (a mask may hold
     -inf)."""
+
     def wrong(name: str, value: Tensor) -> bool:
         if not value.is_floating_point():
             return False
@@ -198,14 +247,18 @@ def require_finite(state: Mapping[str, Tensor], path: Path) -> None:
     """UserError if weights of `path` are NaN or infinite."""
     wrong = non_finite(state)
     if wrong:
-        raise UserError(f"{path}: {len(wrong)} of {len(state)} tensors hold NaN or infinite "
-                        f"weights, first {wrong[0]}: the training diverged; "
-                        "take an older checkpoint, or train again with a lower --lr.")
+        raise UserError(
+            f"{path}: {len(wrong)} of {len(state)} tensors hold NaN or infinite "
+            f"weights, first {wrong[0]}: the training diverged; "
+            "take an older checkpoint, or train again with a lower --lr."
+        )
 
 
 def weight_files(folder: Path) -> list[Path]:
     """Files that open_clip would take for the weights of a `local-dir:` model."""
-    return sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".bin", ".pth"))
+    return sorted(
+        path for path in folder.iterdir() if path.suffix in (".safetensors", ".bin", ".pth")
+    )
 
 
 def read_config(path: Path) -> dict[str, Any]:

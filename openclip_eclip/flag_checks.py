@@ -1,5 +1,6 @@
 """Values of flags, open_clip's and ours, with which no run could do what was asked; one sentence
 each, before anything is built."""
+
 from __future__ import annotations
 
 import argparse
@@ -13,9 +14,13 @@ from .config import UserError
 COMPUTED = -1  # what a recipe puts where the number is known only once the data is
 
 
-def _number(least: float = -math.inf, most: float = math.inf, above: bool = False) -> Callable[[Any], bool]:
+def _number(
+    least: float = -math.inf, most: float = math.inf, above: bool = False
+) -> Callable[[Any], bool]:
     """Whether a value is finite and from `least` (`above`: more than it) to `most`."""
-    return lambda value: math.isfinite(value) and (value > least if above else value >= least) and value <= most
+    return lambda value: (
+        math.isfinite(value) and (value > least if above else value >= least) and value <= most
+    )
 
 
 # flag: (whether a value is right, what is expected)
@@ -24,21 +29,50 @@ AT_LEAST_1 = (_number(1), "1 or more")
 POSITIVE = (_number(0, above=True), "a number above 0")
 BELOW_1 = (lambda value: 0 <= value < 1, "0 or more and below 1")
 RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "lr": AT_LEAST_0, "wd": AT_LEAST_0, "beta1": BELOW_1, "beta2": BELOW_1, "momentum": BELOW_1, "eps": POSITIVE,
-    "epochs": AT_LEAST_1, "batch_size": AT_LEAST_1, "accum_freq": AT_LEAST_1, "warmup": AT_LEAST_0, "epochs_cooldown": AT_LEAST_0,
-    "lr_cooldown_end": AT_LEAST_0, "lr_cooldown_power": POSITIVE, "grad_clip_norm": POSITIVE, "workers": AT_LEAST_0,
-    "seed": (_number(0, 2**31), "0 to 2147483648"), "save_frequency": AT_LEAST_0, "val_frequency": AT_LEAST_0,
-    "zeroshot_frequency": AT_LEAST_0, "log_every_n_steps": AT_LEAST_1, "train_num_samples": AT_LEAST_1,
-    "val_num_samples": AT_LEAST_1, "remote_sync_frequency": AT_LEAST_1, "force_context_length": AT_LEAST_1,
-    "force_patch_dropout": BELOW_1, "lock_image_unlocked_groups": AT_LEAST_0, "lock_text_unlocked_layers": AT_LEAST_0,
+    "lr": AT_LEAST_0,
+    "wd": AT_LEAST_0,
+    "beta1": BELOW_1,
+    "beta2": BELOW_1,
+    "momentum": BELOW_1,
+    "eps": POSITIVE,
+    "epochs": AT_LEAST_1,
+    "batch_size": AT_LEAST_1,
+    "accum_freq": AT_LEAST_1,
+    "warmup": AT_LEAST_0,
+    "epochs_cooldown": AT_LEAST_0,
+    "lr_cooldown_end": AT_LEAST_0,
+    "lr_cooldown_power": POSITIVE,
+    "grad_clip_norm": POSITIVE,
+    "workers": AT_LEAST_0,
+    "seed": (_number(0, 2**31), "0 to 2147483648"),
+    "save_frequency": AT_LEAST_0,
+    "val_frequency": AT_LEAST_0,
+    "zeroshot_frequency": AT_LEAST_0,
+    "log_every_n_steps": AT_LEAST_1,
+    "train_num_samples": AT_LEAST_1,
+    "val_num_samples": AT_LEAST_1,
+    "remote_sync_frequency": AT_LEAST_1,
+    "force_context_length": AT_LEAST_1,
+    "force_patch_dropout": BELOW_1,
+    "lock_image_unlocked_groups": AT_LEAST_0,
+    "lock_text_unlocked_layers": AT_LEAST_0,
     "expert_batch_size": AT_LEAST_1,
 }
-LISTS = {"force_image_size": (AT_LEAST_1, (1, 2)), "image_mean": ((_number(), "finite numbers"), (1, 3)), "image_std": (POSITIVE, (1, 3))}
+LISTS = {
+    "force_image_size": (AT_LEAST_1, (1, 2)),
+    "image_mean": ((_number(), "finite numbers"), (1, 3)),
+    "image_std": (POSITIVE, (1, 3)),
+}
 COMPUTABLE = ("epochs", "batch_size", "warmup")
 # a flag that open_clip passes over without a word unless another one is given
-NEEDS = {"lock_image_unlocked_groups": "lock_image", "lock_image_freeze_bn_stats": "lock_image",
-         "lock_text_unlocked_layers": "lock_text", "lock_text_freeze_layer_norm": "lock_text",
-         "train_data_upsampling_factors": "dataset_resampled", "loss_dist_impl": "siglip"}
+NEEDS = {
+    "lock_image_unlocked_groups": "lock_image",
+    "lock_image_freeze_bn_stats": "lock_image",
+    "lock_text_unlocked_layers": "lock_text",
+    "lock_text_freeze_layer_norm": "lock_text",
+    "train_data_upsampling_factors": "dataset_resampled",
+    "loss_dist_impl": "siglip",
+}
 SCHEDULES = ("cosine", "const", "const-cooldown")
 
 
@@ -58,18 +92,25 @@ def check_flags(args: argparse.Namespace) -> None:
         values = getattr(args, name)
         values = [] if values is None else values if isinstance(values, Sequence) else [values]
         if values and (len(values) not in lengths or not all(map(right, values))):
-            raise UserError(f"{flag_of(name)} {' '.join(map(str, values))}: expected "
-                            f"{' or '.join(map(str, lengths))} numbers, each {expected}.")
+            raise UserError(
+                f"{flag_of(name)} {' '.join(map(str, values))}: expected "
+                f"{' or '.join(map(str, lengths))} numbers, each {expected}."
+            )
     for name, other in NEEDS.items():
         if getattr(args, name) and not getattr(args, other):
-            raise UserError(f"{flag_of(name)} without {flag_of(other)} has no effect: give both, "
-                            "or drop it.")
+            raise UserError(
+                f"{flag_of(name)} without {flag_of(other)} has no effect: give both, or drop it."
+            )
     if args.name is not None and not args.name.strip():
-        raise UserError("--name is empty: give the run a name, or drop the flag for one made from "
-                        "date and settings.")
+        raise UserError(
+            "--name is empty: give the run a name, or drop the flag for one made from "
+            "date and settings."
+        )
     if args.resume == "latest" and not args.name:
-        raise UserError("--resume latest without --name: a new name is made for each run, so "
-                        "nothing would be found to continue; give the run's --name.")
+        raise UserError(
+            "--resume latest without --name: a new name is made for each run, so "
+            "nothing would be found to continue; give the run's --name."
+        )
     _check_optimiser(args)
     _check_device(args.device)
     _check_augmentation(args.aug_cfg or {})
@@ -81,8 +122,9 @@ def check_own_numbers(args: argparse.Namespace, actions: Sequence[argparse.Actio
         value = getattr(args, action.dest, None)
         values = value if isinstance(value, (list, tuple)) else [value]
         if any(isinstance(number, float) and not math.isfinite(number) for number in values):
-            raise UserError(f"{action.option_strings[0]} {' '.join(map(str, values))}: expected "
-                            "finite numbers.")
+            raise UserError(
+                f"{action.option_strings[0]} {' '.join(map(str, values))}: expected finite numbers."
+            )
 
 
 def _check_optimiser(args: argparse.Namespace) -> None:
@@ -93,72 +135,105 @@ def _check_optimiser(args: argparse.Namespace) -> None:
     if (args.beta1 is None) != (args.beta2 is None):
         raise UserError(f"--beta1 and --beta2 with --opt {args.opt}: give both or neither.")
     if args.lr_scheduler not in SCHEDULES:
-        raise UserError(f"--lr-scheduler {args.lr_scheduler} is not known; expected one of "
-                        f"{', '.join(SCHEDULES)}.")
+        raise UserError(
+            f"--lr-scheduler {args.lr_scheduler} is not known; expected one of "
+            f"{', '.join(SCHEDULES)}."
+        )
     if args.lr_scheduler == "const-cooldown":
         if args.epochs_cooldown is None:
-            raise UserError("--lr-scheduler const-cooldown: give --epochs-cooldown, the number of "
-                            "epochs at the end with a falling rate.")
+            raise UserError(
+                "--lr-scheduler const-cooldown: give --epochs-cooldown, the number of "
+                "epochs at the end with a falling rate."
+            )
         if args.epochs != COMPUTED and args.epochs_cooldown > args.epochs:
-            raise UserError(f"--epochs-cooldown {args.epochs_cooldown} is more than --epochs "
-                            f"{args.epochs}.")
+            raise UserError(
+                f"--epochs-cooldown {args.epochs_cooldown} is more than --epochs {args.epochs}."
+            )
     elif args.epochs_cooldown is not None:
-        raise UserError(f"--epochs-cooldown with --lr-scheduler {args.lr_scheduler} has no "
-                        "effect: give const-cooldown, or drop it.")
+        raise UserError(
+            f"--epochs-cooldown with --lr-scheduler {args.lr_scheduler} has no "
+            "effect: give const-cooldown, or drop it."
+        )
 
 
 def _check_device(device: str) -> None:
     try:
         torch.device(device)
     except RuntimeError as error:
-        raise UserError(f"--device {device} is not a device; expected cpu, cuda or cuda:N.") from error
+        raise UserError(
+            f"--device {device} is not a device; expected cpu, cuda or cuda:N."
+        ) from error
 
 
 def _check_augmentation(settings: dict[str, Any]) -> None:
     scale = settings.get("scale")
     if scale is not None:
-        pair = isinstance(scale, (tuple, list)) and len(scale) == 2 and all(isinstance(x, (int, float)) for x in scale)
+        pair = (
+            isinstance(scale, (tuple, list))
+            and len(scale) == 2
+            and all(isinstance(x, (int, float)) for x in scale)
+        )
         if not pair or not 0 < scale[0] <= scale[1] <= 1:
-            raise UserError(f"--aug-cfg scale={scale}: expected two shares of the image's area, 0 "
-                            "< LEAST <= MOST <= 1, e.g. scale=(0.5,1.0).")
+            raise UserError(
+                f"--aug-cfg scale={scale}: expected two shares of the image's area, 0 "
+                "< LEAST <= MOST <= 1, e.g. scale=(0.5,1.0)."
+            )
 
 
 def check_data_flags(args: argparse.Namespace) -> None:
     """UserError if there is nothing to train on or to evaluate."""
-    if not (args.train_data or args.dataset_type == "synthetic" or args.val_data or args.imagenet_val or args.imagenet_v2):
-        raise UserError("no data: give --train-data FILE, e.g. --train-data train.csv (columns "
-                        "filepath, title and, where annotated, heatmap) "
-                        "or --train-data 'shards/{000000..000009}.tar'.")
+    if not (
+        args.train_data
+        or args.dataset_type == "synthetic"
+        or args.val_data
+        or args.imagenet_val
+        or args.imagenet_v2
+    ):
+        raise UserError(
+            "no data: give --train-data FILE, e.g. --train-data train.csv (columns "
+            "filepath, title and, where annotated, heatmap) "
+            "or --train-data 'shards/{000000..000009}.tar'."
+        )
 
 
 def check_learning(args: argparse.Namespace, world_size: int) -> None:
     """UserError where every loss of the run would be 0: one pair has no negative."""
     together = args.batch_size * args.accum_freq * world_size
     if args.train_data and together == 1 and not args.siglip and args.method == "clip":
-        raise UserError("--batch-size 1: the loss of CLIP compares the pairs of a batch, so that "
-                        "of one pair is always 0; give 2 or more.")
+        raise UserError(
+            "--batch-size 1: the loss of CLIP compares the pairs of a batch, so that "
+            "of one pair is always 0; give 2 or more."
+        )
 
 
-def schedule_warnings(args: argparse.Namespace, batches_per_epoch: int, world_size: int) -> list[str]:
+def schedule_warnings(
+    args: argparse.Namespace, batches_per_epoch: int, world_size: int
+) -> list[str]:
     """What the user may mean, but should know before training. UserError if the run has no step at
     all.
 
     `batches_per_epoch`: of one rank. Call it when epochs, warm-up and batch size are known.
     """
     if batches_per_epoch < args.accum_freq:
-        raise UserError(f"--accum-freq {args.accum_freq} is more than the {batches_per_epoch} "
-                        "batches of an epoch, so no step would be taken; "
-                        f"give at most {batches_per_epoch}, or lower --batch-size "
-                        f"{args.batch_size}.")
+        raise UserError(
+            f"--accum-freq {args.accum_freq} is more than the {batches_per_epoch} "
+            "batches of an epoch, so no step would be taken; "
+            f"give at most {batches_per_epoch}, or lower --batch-size "
+            f"{args.batch_size}."
+        )
     steps, warnings = batches_per_epoch // args.accum_freq * args.epochs, []
     if args.lr == 0:
         warnings.append("--lr 0: nothing will be learned")
     elif args.warmup >= steps and not args.skip_scheduler:
         reached = args.lr * steps / args.warmup
-        warnings.append(f"warm-up of {args.warmup} steps, the run has {steps}: the learning rate "
-                        f"will not pass {reached:.3g} of --lr {args.lr:g}; "
-                        f"give --warmup, e.g. {max(1, steps // 10)}, or --recipe")
+        warnings.append(
+            f"warm-up of {args.warmup} steps, the run has {steps}: the learning rate "
+            f"will not pass {reached:.3g} of --lr {args.lr:g}; "
+            f"give --warmup, e.g. {max(1, steps // 10)}, or --recipe"
+        )
     if args.batch_size * args.accum_freq * world_size == 1 and not args.siglip:
-        warnings.append("--batch-size 1: the contrastive loss of one pair is always 0; only "
-                        "annotated samples can be learned from")
+        warnings.append(
+            "--batch-size 1: the contrastive loss of one pair is always 0; only "
+            "annotated samples can be learned from"
+        )
     return warnings

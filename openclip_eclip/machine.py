@@ -4,6 +4,7 @@ compared (decision 0043).
 The same seed gives other weights on another kind of machine: means over five seeds were seen to
 differ by 0.06 of macro-F1.
 """
+
 from __future__ import annotations
 
 import json

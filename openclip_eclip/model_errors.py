@@ -1,4 +1,5 @@
 """What goes wrong when open_clip builds a model or loads weights into it, as one sentence."""
+
 from __future__ import annotations
 
 import re
@@ -12,7 +13,11 @@ from .config import UserError
 def near(name: str, known: Iterable[str]) -> str:
     """A list of the names like `name`, as the end of a sentence."""
     matches = get_close_matches(name, list(known), n=4, cutoff=0.6)
-    return f"; did you mean {' or '.join(matches)}?" if matches else "; `python -c 'import open_clip; print(open_clip.list_models())'` lists them."
+    return (
+        f"; did you mean {' or '.join(matches)}?"
+        if matches
+        else "; `python -c 'import open_clip; print(open_clip.list_models())'` lists them."
+    )
 
 
 @contextmanager
@@ -23,7 +28,11 @@ def one_sentence(model: str, pretrained: str | None) -> Iterator[None]:
         yield
     except (RuntimeError, OSError, ValueError, AssertionError) as error:
         if isinstance(error, UserError):
-            told = f"{_source(model, pretrained)}: {error}" if str(error).startswith("the weights") else None
+            told = (
+                f"{_source(model, pretrained)}: {error}"
+                if str(error).startswith("the weights")
+                else None
+            )
         else:
             told = sentence(error, model, pretrained)
         if told is None:
@@ -40,17 +49,24 @@ def sentence(error: Exception, model: str, pretrained: str | None) -> str | None
     user's mistake."""
     text, source = str(error), _source(model, pretrained)
     if "Error(s) in loading state_dict" in text:
-        return f"{source} holds weights of another architecture than --model {model}: {_misfit(text)}."
+        return (
+            f"{source} holds weights of another architecture than --model {model}: {_misfit(text)}."
+        )
     if "is not a known tag or valid file path" in text:
-        return (f"--pretrained {pretrained} is neither a file nor a tag of {model}; "
-                f"`python -c \"import open_clip; "
-                f"print(open_clip.list_pretrained_tags_by_model('{model.removeprefix('eclip-')}'))\"` lists its tags.")
+        return (
+            f"--pretrained {pretrained} is neither a file nor a tag of {model}; "
+            f'`python -c "import open_clip; '
+            f"print(open_clip.list_pretrained_tags_by_model('{model.removeprefix('eclip-')}'))\"` "
+            "lists its tags."
+        )
     if "not found in built-ins" in text:
         return f"--model {model} is not known to open_clip."
     if "Failed to download" in text or "Failed initial config/weights load" in text:
-        return (f"{source} could not be downloaded ({_last_clause(text)}); on a machine with "
-                "internet fetch the file and give it as "
-                "--pretrained FILE, or the folder as --model local-dir:FOLDER.")
+        return (
+            f"{source} could not be downloaded ({_last_clause(text)}); on a machine with "
+            "internet fetch the file and give it as "
+            "--pretrained FILE, or the folder as --model local-dir:FOLDER."
+        )
     if isinstance(error, AssertionError):
         return f"{source} does not fit --model {model}: {_last_clause(text)}"
     if isinstance(error, OSError) or "Could not load valid config" in text:
@@ -60,9 +76,12 @@ def sentence(error: Exception, model: str, pretrained: str | None) -> str | None
 
 def _misfit(text: str) -> str:
     """The first difference in torch's list of them."""
-    size = re.search(r"size mismatch for ([\w.]+): copying a param with shape torch.Size\((.*?)\) "
-                     "from checkpoint, the shape in current "
-                     r"model is torch.Size\((.*?)\)", text)
+    size = re.search(
+        r"size mismatch for ([\w.]+): copying a param with shape torch.Size\((.*?)\) "
+        "from checkpoint, the shape in current "
+        r"model is torch.Size\((.*?)\)",
+        text,
+    )
     missing = re.search(r'Missing key\(s\) in state_dict: "([^"]+)"', text)
     unexpected = re.search(r'Unexpected key\(s\) in state_dict: "([^"]+)"', text)
     parts = [f"{size[1]} is {size[2]} in the file and {size[3]} in the model"] if size else []

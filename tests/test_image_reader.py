@@ -562,9 +562,14 @@ def test_limits_are_settings(family: str, member: Member, monkeypatch: pytest.Mo
 
 def test_large_files_are_not_read(tmp_path: Path) -> None:
     path = tmp_path / "large.png"
-    path.write_bytes(png(GREY, 8, 0) + bytes(10_000))
-    with pytest.raises(DataError, match="a file of .* bytes; expected at most 2000 .--max-bytes"):
-        read_picture(path, "x", ReadOptions(max_bytes=2000))
+    path.write_bytes(png(GREY, 8, 0) + bytes(1_100_000))
+    options, message = ReadOptions(max_bytes=H * W), "a file of .* bytes; expected at most .* .--max-bytes"
+    with pytest.raises(DataError, match=message):
+        read_picture(path, "x", options)
+    (tmp_path / "t.csv").write_text("filepath,title\nlarge.png,clear\n")
+    table = read_csv_table(tmp_path / "t.csv", CsvColumns())  # the check finds what training would
+    (fault,) = check_table(table, decode_images=True, options=options).faults
+    assert re.search(message, fault.message)
     with pytest.raises(DataError, match="no file.*unreadable image"):
         read_picture(tmp_path / "absent.png", "no file")
     with pytest.raises(DataError, match="unreadable image"):

@@ -103,6 +103,16 @@ def test_the_same_shard(tmp_path: Path) -> None:
     entries = index_shard(shard)
     expert = TarSamples([entries[2]], None, None, [EXPERT_ID])
     assert known(shard, expert) == {EXPERT_ID: stable_id(f"{shard}, s2")}
+    assert known(f"file:{shard}", expert) == {EXPERT_ID: stable_id(f"{shard}, s2")}
+
+
+def test_a_damaged_shard_up_to_its_damage(tmp_path: Path) -> None:
+    """As training reads it with --on-bad-sample skip."""
+    write_table(tmp_path, 3, annotated=[0, 2])
+    shard = shard_of(tmp_path, [0, 1, 2], "train.tar")
+    expert = shard_samples(shard_of(tmp_path, [0], "expert.tar"))
+    shard.write_bytes(shard.read_bytes()[:-10240])
+    assert known(shard, expert) == {EXPERT_ID: stable_id(f"{shard}, s0")}
 
 
 def test_what_is_not_here_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

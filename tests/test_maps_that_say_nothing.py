@@ -154,7 +154,7 @@ def test_files_beyond_the_limit_are_not_even_read(tmp_path: Path) -> None:
     path = tmp_path / "a.npy"
     with open(path, "wb") as file:
         file.truncate(3 << 30)  # sparse: takes no room
-    with pytest.raises(DataError, match="a.npy: 3221225472 bytes; expected at most 1073741824"):
+    with pytest.raises(DataError, match="a.npy: a file of 3221225472 bytes; expected at most 1073741824"):
         read_bounded(path)
     (tmp_path / "a.windows.json").write_text("[]")
     path.rename(tmp_path / "a.windows.npz")

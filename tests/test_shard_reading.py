@@ -6,6 +6,7 @@ import gzip
 import io
 import pickle
 import random
+import re
 import tarfile
 from pathlib import Path
 from typing import Callable
@@ -20,9 +21,12 @@ from open_clip.transform import image_transform
 from openclip_eclip.data.check import main as check_main
 from openclip_eclip.data.heatmap import DataError
 from openclip_eclip.data.joint_transform import JointTransform
-from openclip_eclip.data.shard_stream import read_shards
+from openclip_eclip.data.shard_stream import ForwardReader, read_shards
 from openclip_eclip.data.tar_source import index_shard, open_shard, walk_shard
+from openclip_eclip.data.tar_walk import place_of, walk_samples
+from openclip_eclip.evaluate.data import read_eval_set
 from openclip_eclip.training_patches.release_3_3 import Seams
+from openclip_eclip.training_patches.shard_flags import local_shards
 from openclip_eclip.training_patches.train_data import TrainSource, train_source
 from openclip_eclip.training_patches.val_data import val_source
 from PIL import Image
@@ -120,6 +124,26 @@ def test_index_and_training_find_what_webdataset_finds(seeds: range, tmp_path: P
                 break
         kinds |= {entry.faults[0][1][:12] for entry in entries if entry.faults}
     assert len(kinds) == 2  # a member twice, and a key in several parts
+
+
+@pytest.mark.parametrize("field", ["hdrcharset", "path", "comment"])
+def test_a_stream_goes_back_over_the_fields_before_a_header(field: str, tmp_path: Path) -> None:
+    """The standard library reads such a header once more, from before its fields (pax)."""
+    path = tmp_path / "a.tar"
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as archive:
+        for name, content in members(3).items():
+            info = tarfile.TarInfo(name)
+            info.size, info.pax_headers = len(content), {field: {"hdrcharset": "BINARY", "path": name}.get(field, "x" * 3000)}
+            folder = tarfile.TarInfo(f"folder-{name}")
+            folder.type, folder.mtime = tarfile.DIRTYPE, 1.5
+            for one in (folder, info):
+                archive.addfile(one, io.BytesIO(content) if one is info else None)
+    expected = list(read_shards([{"url": str(path)}], skip_bad=False))
+    streamed = list(read_shards([{"url": f"pipe:cat '{path}'"}], skip_bad=False))
+    assert len(expected) == 3 and [{**sample, "__url__": ""} for sample in streamed] == [{**sample, "__url__": ""} for sample in expected]
+    with open(path, "rb") as file:
+        offsets = [sample.members for sample in walk_samples(ForwardReader(file), None, place_of)]
+    assert offsets == [entry.members for entry in index_shard(path)]
 
 
 # ---- damage
@@ -304,6 +328,22 @@ def test_parts_of_a_key_apart_are_faults_of_both(tmp_path: Path) -> None:
         source(path)
     found = source(path, "--on-bad-sample", "skip")
     assert found.total == 4 and sum(len(text) for _, text in found.info.dataloader) == 4
+
+
+def test_keys_that_are_not_utf8(tmp_path: Path) -> None:
+    path = write_shard(tmp_path / "a.tar", {f"R\udcf6ntgen{i}.{name}": content for i in range(4) for name, content in (
+        ("jpg", JPG), ("txt", b"clear"), ("heatmap.png", members(1)["0000.heatmap.png"]))})
+    found = source(path)
+    seen = {i for samples, _ in found.info.dataloader for i in samples["sample_id"].tolist()}
+    assert seen == set(found.names) and len(seen) == 4 and all("ntgen" in name for name in found.names.values())
+
+
+def test_braces_that_do_not_close(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    files, message = f"{tmp_path}/a-{{0..1.tar", r"a-\{0..1.tar: not a list of files"
+    assert check_main([files]) == 1 and "error: " in (said := capsys.readouterr().err) and re.search(message, said)
+    for read in (local_shards, read_eval_set):
+        with pytest.raises(DataError, match=message):
+            read(Path(files) if read is read_eval_set else files)
 
 
 # ---- nothing in a shard is executed

@@ -91,6 +91,9 @@ def test_where_the_folder_cannot_be_written_the_record_lies_in_the_cache(tmp_pat
     assert len(list((tmp_path / "cache").rglob("s-0.tar.*.json"))) == 1
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / FOLDER))  # neither place: checked again, no error
     assert check_shards([tmp_path / "s-0.tar"], CheckOptions()) == first and len(walked) == 2
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # a user without a home
+    assert check_shards([tmp_path / "s-0.tar"], CheckOptions()) == first and len(walked) == 3
 
 
 def test_counts_beside_the_shards_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -304,6 +307,11 @@ def test_announced_and_seen_are_compared_batch_by_batch_and_at_the_end() -> None
         else:
             with pytest.raises(DataError, match="announced 2 annotated samples, and none of the 5 samples"):
                 announced.end_pass(args)
+    announced = Announced({2: "x.csv, row 2", 5: "x.csv, row 5"}, 6, "x.csv")
+    for part in ([1, 3], [1, 3, 4, 6]):  # what is left of an epoch that is continued, then a whole one
+        announced.begin_pass()
+        announced.see(batch(part, [False] * len(part)))
+    announced.end_pass(args)
 
 
 # ---- one look at a table's files

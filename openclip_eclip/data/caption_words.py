@@ -5,19 +5,28 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-PIECE = re.compile(r"[^\W\d_]+|\d+|[^\w\s]+|_+")  # each becomes a token or more in every tokenizer of open_clip
+PIECE = re.compile(
+    r"[^\W\d_]+|\d+|[^\w\s]+|_+"
+)  # each becomes a token or more in every tokenizer of open_clip
 ENDS = 2  # tokens for the beginning and the end
 CONTEXTS = {77: "most models, ViT-B-16 among them", 256: "the recipes and eclip models"}
 MANY = 0.02  # share of captions from which a warning is due
 
 
 def fewest_tokens(text: str) -> int:
-    """A lower bound: words, numbers and signs, and the two ends. Medical words become several tokens each."""
+    """A lower bound: words, numbers and signs, and the two ends.
+
+    Medical words become several tokens each.
+    """
     return ENDS + sum(1 for _ in PIECE.finditer(text))
 
 
-def describe_lengths(what: str, lengths: Sequence[int], contexts: Sequence[int]) -> tuple[str, list[str]]:
-    """(a line on the lengths of all captions or sentences, warnings): what is certainly cut at each context length."""
+def describe_lengths(
+    what: str, lengths: Sequence[int], contexts: Sequence[int]
+) -> tuple[str, list[str]]:
+    """(a line on the lengths of all captions or sentences, warnings): what is certainly cut at each
+    context length.
+    """
     over = {context: sum(length > context for length in lengths) for context in contexts}
     cuts = "".join(
         f"; at least {count} exceed a context length of {context}"
@@ -30,7 +39,8 @@ def describe_lengths(what: str, lengths: Sequence[int], contexts: Sequence[int])
         if count > MANY * len(lengths):
             used = f" ({CONTEXTS[context]})" if context in CONTEXTS else ""
             warnings.append(
-                f"at least {count} of {len(lengths)} {what} ({count / len(lengths):.1%}) lose their end at a context "
-                f"length of {context}{used}; train with a larger --force-context-length, or shorten them"
+                f"at least {count} of {len(lengths)} {what} ({count / len(lengths):.1%}) lose "
+                f"their end at a context length of {context}{used}; train with a larger "
+                "--force-context-length, or shorten them"
             )
     return line, warnings

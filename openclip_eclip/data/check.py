@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, Callable, Iterator, Sequence
 
 from tqdm import tqdm
-from webdataset.shardlists import expand_urls
 
 from ..config import UserError
 from .caption_words import CONTEXTS, describe_lengths, fewest_tokens
@@ -30,6 +29,7 @@ from .missing_text import is_doubtful
 from .read_options import ReadOptions, add_read_arguments, read_options
 from .sample import read_windows
 from .shard_sizes import compare_sizes
+from .shard_stream import expand_paths
 from .suspicious_maps import SharedMaps
 from .tar_source import TarEntry, open_shard, walk_shard
 from .windows import entry_windows, file_windows
@@ -208,7 +208,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     total, examples, told, status = Report(), [], [], 0
     shards: dict[Path, int] = {}  # samples of each
-    for path in (Path(url) for paths in args.paths for url in expand_urls(paths)):
+    try:
+        paths = [path for paths in args.paths for path in expand_paths(paths)]
+    except UserError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    for path in paths:
         try:
             report, annotated, with_windows = _open(path, read_column_names(args), read_options(args))
         except UserError as error:

@@ -1,4 +1,5 @@
 """What is wrong with one sample: the row of a table, or the members of a shard."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -31,7 +32,7 @@ class Fault(NamedTuple):
 
 
 class Rule(NamedTuple):
-    """What is looked at: every image to its end, heatmaps, sentence windows; and what files may unpack to."""
+    """What is checked (images decoded to their end, heatmaps, windows), and the reading limits."""
 
     decode_images: bool
     heatmaps: bool
@@ -40,7 +41,10 @@ class Rule(NamedTuple):
 
 
 class Checked(NamedTuple):
-    """What one sample gave; without `decode_images` the frame of an image is known only where a map needs it."""
+    """What one sample gave.
+
+    Without `decode_images` the frame of an image is known only where a map needs it.
+    """
 
     faults: list[Fault]
     frame: Frame | None = None
@@ -75,15 +79,27 @@ def check_row(table: CsvTable, index: int, rule: Rule) -> Checked:
         faults.append(Fault(where, columns.heatmap, f"no such file: {heatmap}"))
     if faults:
         return Checked(faults)
-    maps = _Maps(where, columns.image, image.read_bytes, columns.heatmap,
-                 (lambda: read_bounded(heatmap, rule.options)) if heatmap else None,
-                 heatmap.name if heatmap else "")
+    maps = _Maps(
+        where,
+        columns.image,
+        lambda: read_bounded(image, rule.options),
+        columns.heatmap,
+        (lambda: read_bounded(heatmap, rule.options)) if heatmap else None,
+        heatmap.name if heatmap else "",
+    )
     checked = _check_maps(maps, rule)._replace(caption=table.captions[index])
     path = table.windows[index] if table.windows and rule.windows else None
     if path is None:
         return checked
-    return _check_windows(checked, where, columns.windows, path.name,
-                          lambda: file_windows(path, rule.options), image.read_bytes, rule)
+    return _check_windows(
+        checked,
+        where,
+        columns.windows,
+        path.name,
+        lambda: file_windows(path, rule.options),
+        maps.image,
+        rule,
+    )
 
 
 def _is_there(column: Sequence[Path | None], index: int) -> bool:
@@ -110,14 +126,26 @@ def check_entry(entry: TarEntry, rule: Rule) -> Checked:
     def image() -> bytes:
         return entry.read(image_key)[image_key]
 
-    maps = _Maps(entry.where, image_key, image, heatmap_key,
-                 (lambda: entry.read(heatmap_key)[heatmap_key]) if heatmap_key else None,
-                 f"{entry.key}.{heatmap_key}")
+    maps = _Maps(
+        entry.where,
+        image_key,
+        image,
+        heatmap_key,
+        (lambda: entry.read(heatmap_key)[heatmap_key]) if heatmap_key else None,
+        f"{entry.key}.{heatmap_key}",
+    )
     checked = _check_maps(maps, rule)._replace(caption=caption)
     if not rule.windows:
         return checked
-    return _check_windows(checked, entry.where, "windows", f"{entry.key}.windows",
-                          lambda: entry_windows(entry), image, rule)
+    return _check_windows(
+        checked,
+        entry.where,
+        "windows",
+        f"{entry.key}.windows",
+        lambda: entry_windows(entry),
+        image,
+        rule,
+    )
 
 
 def _no_caption(where: str, key: str, caption: str) -> list[Fault]:
@@ -144,8 +172,10 @@ def _check_maps(maps: _Maps, rule: Rule) -> Checked:
             data = maps.heatmap()
             prints = fingerprint(data), fingerprint(content)
             if prints[0] == prints[1]:
-                raise DataError(f"heatmap {maps.heatmap_name!r}: the image itself; expected a map of where an expert "
-                                "looked, or a blank.")
+                raise DataError(
+                    f"heatmap {maps.heatmap_name!r}: the image itself; expected a map of where an "
+                    "expert looked, or a blank."
+                )
             values = decode_heatmap(data, maps.heatmap_name, rule.options)
             size, key = values.shape, maps.image_key
             frame = frame or read_frame(content, "image", rule.options)
@@ -153,21 +183,37 @@ def _check_maps(maps: _Maps, rule: Rule) -> Checked:
                 # a copy of the image that was only saved anew has its size
                 picture = read_picture(content, "image", rule.options)
             key = maps.heatmap_key
-            _refuse_the_image(orient_maps(values, frame, maps.heatmap_name), picture, maps.heatmap_name)
+            _refuse_the_image(
+                orient_maps(values, frame, maps.heatmap_name), picture, maps.heatmap_name
+            )
     except (DataError, OSError) as error:
-        return Checked([Fault(maps.where, key, str(error))], frame, size, deep=picture is not None and picture.deep)
+        return Checked(
+            [Fault(maps.where, key, str(error))],
+            frame,
+            size,
+            deep=picture is not None and picture.deep,
+        )
     return Checked([], frame, size, deep=picture is not None and picture.deep, prints=prints)
 
 
 def _refuse_the_image(values: np.ndarray, picture: Picture | None, name: str) -> None:
     if picture is not None and is_the_image(values, picture.image):
-        raise DataError(f"heatmap {name!r}: the pixels of the image itself; expected a map of where an expert looked, "
-                        "or a blank.")
+        raise DataError(
+            f"heatmap {name!r}: the pixels of the image itself; expected a map of where an expert "
+            "looked, or a blank."
+        )
 
 
-def _check_windows(checked: Checked, where: str, key: str, name: str, read: Callable[[], tuple[bytes, bytes] | None],
-                   image: Callable[[], bytes], rule: Rule) -> Checked:
-    """Add what is wrong with the sentence windows; a sample without a readable image keeps its fault alone."""
+def _check_windows(
+    checked: Checked,
+    where: str,
+    key: str,
+    name: str,
+    read: Callable[[], tuple[bytes, bytes] | None],
+    image: Callable[[], bytes],
+    rule: Rule,
+) -> Checked:
+    """Add what is wrong with the windows; without a readable image that fault stands alone."""
     if checked.frame is None and checked.faults:
         return checked
     try:
@@ -177,5 +223,7 @@ def _check_windows(checked: Checked, where: str, key: str, name: str, read: Call
         frame = checked.frame or read_frame(image(), "image", rule.options)
         windows = read_windows(*found, name, frame, rule.options)
     except (DataError, OSError) as error:
-        return checked._replace(faults=[*checked.faults, Fault(where, key, str(error))], windows=True)
+        return checked._replace(
+            faults=[*checked.faults, Fault(where, key, str(error))], windows=True
+        )
     return checked._replace(windows=True, sentences=windows.sentences)

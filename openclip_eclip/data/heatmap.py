@@ -94,11 +94,15 @@ def aspect_fits(heatmap_size: tuple[int, int], image_size: tuple[int, int]) -> b
     return abs(np.log((w / h) / (image_w / image_h))) <= tolerance
 
 
+def check_file_size(size: int, name: str, options: ReadOptions) -> None:
+    """DataError for a file of images or arrays that is larger, headers aside, than what may be in it."""
+    if size > options.max_bytes + (1 << 20):
+        raise DataError(f"{name}: a file of {size} bytes; expected at most {options.max_bytes} (--max-bytes).")
+
+
 def read_bounded(path: Path, options: ReadOptions = ReadOptions()) -> bytes:
-    """The content of a file of arrays; DataError for one that is larger than any array may become."""
-    size, most = path.stat().st_size, options.max_bytes + (1 << 20)
-    if size > most:
-        raise DataError(f"{path}: {size} bytes; expected at most {options.max_bytes} (--max-bytes).")
+    """The content of a file; DataError as `check_file_size`."""
+    check_file_size(path.stat().st_size, str(path), options)
     return path.read_bytes()
 
 

@@ -5,6 +5,7 @@ read through it, so they all see the same picture: 8 bits of grey or colour, wit
 itself says of how it is shown: orientation, colour profile, transparency (over black), white at
 zero, DICOM's rescale, window, padding and presentation. Decision 0039 has the rules.
 """
+
 from __future__ import annotations
 
 import io
@@ -13,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Iterator
 
-from .heatmap import DataError
+from .heatmap import DataError, check_file_size
 from .image_dicom import is_dicom, read_dicom, read_dicom_frame
 from .image_pillow import Draft, read_pillow, read_pillow_frame
 from .picture import Frame, Picture
@@ -22,8 +23,9 @@ from .read_options import ReadOptions
 DICOM_SUFFIXES = (".dcm", ".dicom")
 
 
-def read_picture(data: bytes | Path, name: str, options: ReadOptions = ReadOptions(),
-                 draft: Draft | None = None) -> Picture:
+def read_picture(
+    data: bytes | Path, name: str, options: ReadOptions = ReadOptions(), draft: Draft | None = None
+) -> Picture:
     """Decode a file or its bytes whole, upright, mode "L" or "RGB".
 
     `name` is named in every DataError: missing, unreadable, truncated, larger than `options`
@@ -60,8 +62,5 @@ def _opened(data: bytes | Path, name: str, options: ReadOptions) -> Iterator[Bin
     except (OSError, ValueError) as error:
         raise DataError(f"{name}: unreadable image ({error}).") from error
     with file:
-        size = os.fstat(file.fileno()).st_size
-        if size > options.max_bytes:
-            raise DataError(f"{name}: a file of {size} bytes; expected at most "
-                            f"{options.max_bytes} (--max-bytes).")
+        check_file_size(os.fstat(file.fileno()).st_size, name, options)
         yield file

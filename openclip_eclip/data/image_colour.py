@@ -1,4 +1,5 @@
 """Embedded colour profiles (ICC) and PNG's gamma, brought to sRGB (decision 0039)."""
+
 from __future__ import annotations
 
 import io
@@ -44,13 +45,20 @@ def _open(profile: bytes) -> tuple[ImageCms.ImageCmsProfile, str] | None:
         return None
 
 
-def _build(profile: ImageCms.ImageCmsProfile, mode: str,
-           exact: bool = False) -> ImageCms.ImageCmsTransform | None:
+def _build(
+    profile: ImageCms.ImageCmsProfile, mode: str, exact: bool = False
+) -> ImageCms.ImageCmsTransform | None:
     """`exact`: without lcms's quick way, which is off by 10 in the darkest greys."""
     flags = ImageCms.Flags.BLACKPOINTCOMPENSATION | (ImageCms.Flags.NOOPTIMIZE if exact else 0)
     try:
-        return ImageCms.buildTransform(profile, ImageCms.createProfile("sRGB"), mode, "RGB",
-                                       ImageCms.Intent.RELATIVE_COLORIMETRIC, flags)
+        return ImageCms.buildTransform(
+            profile,
+            ImageCms.createProfile("sRGB"),
+            mode,
+            "RGB",
+            ImageCms.Intent.RELATIVE_COLORIMETRIC,
+            flags,
+        )
     except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
         return None
 

@@ -1,4 +1,5 @@
 """DICOM as a person sees it: its own rescale, window, padding, presentation (decision 0039)."""
+
 from __future__ import annotations
 
 import io
@@ -21,9 +22,21 @@ GREY = ("MONOCHROME1", "MONOCHROME2")
 COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT")  # pydicom gives RGB of them all
 DEFLATED = "1.2.840.10008.1.2.1.99"
 SQUARE = 0.01  # a side longer by less than that is rounding
-DAMAGED = (OSError, EOFError, ValueError, TypeError, KeyError, IndexError, AttributeError,
-           ArithmeticError, RuntimeError, MemoryError, struct.error, zlib.error,
-           Image.DecompressionBombError)  # what pydicom raises on damaged files
+DAMAGED = (
+    OSError,
+    EOFError,
+    ValueError,
+    TypeError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    ArithmeticError,
+    RuntimeError,
+    MemoryError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)  # what pydicom raises on damaged files
 
 
 def is_dicom(file: BinaryIO) -> bool:
@@ -48,8 +61,10 @@ def read_dicom(file: BinaryIO, name: str, options: ReadOptions) -> Picture:
         image = Image.fromarray(levels)
     else:
         found = photometric or "no photometric interpretation"
-        raise DataError(f"{name}: unreadable DICOM (pixels of shape {values.shape}, {found}); "
-                        f"expected one of {', '.join((*GREY, 'PALETTE COLOR', *COLOUR))}.")
+        raise DataError(
+            f"{name}: unreadable DICOM (pixels of shape {values.shape}, {found}); "
+            f"expected one of {', '.join((*GREY, 'PALETTE COLOR', *COLOUR))}."
+        )
     if image.mode == "RGB":
         image = apply_profile(image, dataset.get("ICCProfile"))
     if frame.shown_size != frame.stored_size:
@@ -65,16 +80,18 @@ def read_dicom_frame(file: BinaryIO, name: str, options: ReadOptions) -> Frame:
     try:
         header = pydicom.dcmread(file, stop_before_pixels=True)
         size = _whole(header, "Rows", 0), _whole(header, "Columns", 0)
-        frames, samples, bits = (_whole(header, key, 1) for key in
-                                 ("NumberOfFrames", "SamplesPerPixel", "BitsAllocated"))
+        frames, samples, bits = (
+            _whole(header, key, 1) for key in ("NumberOfFrames", "SamplesPerPixel", "BitsAllocated")
+        )
         ratio = _pixel_ratio(header)
     except (pydicom.errors.InvalidDicomError, *DAMAGED) as error:
         raise DataError(f"{name}: unreadable DICOM ({error}).") from error
     if 0 in size:
         raise DataError(f"{name}: a DICOM without an image (no Rows and Columns).")
     if frames > 1:
-        raise DataError(f"{name}: a DICOM of {frames} frames; expected one image. "
-                        "Save the frame that is meant.")
+        raise DataError(
+            f"{name}: a DICOM of {frames} frames; expected one image. Save the frame that is meant."
+        )
     height, width = max(1, round(size[0] * ratio)), max(1, round(size[1] / ratio))
     shown = (height, size[1]) if ratio > 1 else (size[0], width)
     for one in (size, shown):
@@ -87,8 +104,9 @@ def _pydicom(name: str) -> Any:
         import pydicom
         import pydicom.pixels
     except ImportError as error:
-        raise UserError(f"{name}: reading DICOM needs the extra: "
-                        "pip install 'openclip_eclip[dicom]'") from error
+        raise UserError(
+            f"{name}: reading DICOM needs the extra: pip install 'openclip_eclip[dicom]'"
+        ) from error
     return pydicom
 
 
@@ -107,8 +125,10 @@ def _inflated(file: BinaryIO, name: str, options: ReadOptions) -> BinaryIO:
     except zlib.error as error:
         raise DataError(f"{name}: unreadable DICOM ({error}).") from error
     if unpacker.unconsumed_tail:
-        raise DataError(f"{name}: unpacks to more than {options.max_bytes} bytes; expected at most "
-                        "that (--max-bytes).")
+        raise DataError(
+            f"{name}: unpacks to more than {options.max_bytes} bytes; expected at most "
+            "that (--max-bytes)."
+        )
     file.seek(0)
     plain = b"1.2.840.10008.1.2.1"  # the same, not deflated
     meta = file.read(start).replace(DEFLATED.encode(), plain + bytes(len(DEFLATED) - len(plain)))
@@ -140,36 +160,41 @@ def _decoder_hint(pydicom: Any, uid: Any) -> str:
             return ""
     except (NotImplementedError, ValueError):
         return f" No decoder is known for its compression ({uid})."
-    return (f" Its compression ({uid.name}) needs a decoder: "
-            "pip install pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg.")
+    return (
+        f" Its compression ({uid.name}) needs a decoder: "
+        "pip install pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg."
+    )
 
 
 def _check_compressed(dataset: Any, name: str) -> None:
     """DataError, before it is unpacked, for a picture of another size than the header says."""
-    size = _compressed_size(bytes(dataset.PixelData[:1 << 20]))
+    size = _compressed_size(bytes(dataset.PixelData[: 1 << 20]))
     expected = int(dataset.Rows), int(dataset.Columns)
     if size is not None and size != expected:
-        raise DataError(f"{name}: unreadable DICOM (its compressed picture has {size[0]} x "
-                        f"{size[1]} pixels, its header says {expected[0]} x {expected[1]}).")
+        raise DataError(
+            f"{name}: unreadable DICOM (its compressed picture has {size[0]} x "
+            f"{size[1]} pixels, its header says {expected[0]} x {expected[1]})."
+        )
 
 
 def _compressed_size(stream: bytes) -> tuple[int, int] | None:
     """(height, width) that a JPEG, JPEG-LS or JPEG 2000 stream announces; None: not found."""
     start = stream.find(b"\xff\x4f\xff\x51")
     if 0 <= start <= len(stream) - 24:
-        right, low, left, top = struct.unpack(">4I", stream[start + 8:start + 24])
+        right, low, left, top = struct.unpack(">4I", stream[start + 8 : start + 24])
         return low - top, right - left
     place = stream.find(b"\xff\xd8\xff") + 2
     while 2 <= place <= len(stream) - 9 and stream[place] == 0xFF:
         marker = stream[place + 1]
         if marker == 0xF7 or 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            return struct.unpack(">HH", stream[place + 5:place + 9])
-        place += 2 + int.from_bytes(stream[place + 2:place + 4], "big")
+            return struct.unpack(">HH", stream[place + 5 : place + 9])
+        place += 2 + int.from_bytes(stream[place + 2 : place + 4], "big")
     return None
 
 
-def _grey(dataset: Any, stored: np.ndarray, bits: int, name: str,
-          options: ReadOptions) -> np.ndarray:
+def _grey(
+    dataset: Any, stored: np.ndarray, bits: int, name: str, options: ReadOptions
+) -> np.ndarray:
     """(H, W) uint8: padding apart; rescale; --image-range, table, window or stretch; inversion."""
     shown = _not_padding(dataset, stored)
     values = _without_unused_bits(dataset, stored, bits)
@@ -203,8 +228,9 @@ def _grey(dataset: Any, stored: np.ndarray, bits: int, name: str,
     return grey
 
 
-def _check_voi(grey: np.ndarray, values: np.ndarray, shown: np.ndarray | None, how: str,
-               name: str) -> None:
+def _check_voi(
+    grey: np.ndarray, values: np.ndarray, shown: np.ndarray | None, how: str, name: str
+) -> None:
     """A window beside the values is a fault; a flat image of 8 bits is shown as it is."""
     part = values if shown is None else values[shown]
     if part.size and part.min() != part.max():
@@ -212,8 +238,9 @@ def _check_voi(grey: np.ndarray, values: np.ndarray, shown: np.ndarray | None, h
         check_flat(grey, shown, f"{how}, {values}", name)
 
 
-def _shallow(dataset: Any, values: np.ndarray, rescaled: np.ndarray, bits: int,
-             table_bits: int) -> np.ndarray:
+def _shallow(
+    dataset: Any, values: np.ndarray, rescaled: np.ndarray, bits: int, table_bits: int
+) -> np.ndarray:
     """8 bits and fewer keep their scale: from the lowest number they can store to the highest."""
     if table_bits:
         return rescaled.astype(np.uint8)
@@ -286,12 +313,14 @@ def _table(dataset: Any, item: Any, values: np.ndarray, name: str) -> tuple[np.n
             order = "<" if dataset.original_encoding[1] in (True, None) else ">"
             wide = len(data) >= 2 * (count or 1 << 16)
             data = np.frombuffer(data, f"{order}u2" if wide else np.uint8)
-        levels = np.atleast_1d(np.asarray(data)).astype(np.int64)[:count or 1 << 16]
+        levels = np.atleast_1d(np.asarray(data)).astype(np.int64)[: count or 1 << 16]
     except (ValueError, TypeError, AttributeError, OverflowError) as error:
         raise DataError(f"{name}: unreadable DICOM (a table of grey levels: {error}).") from error
     if not len(levels) or levels.min() < 0:
-        raise DataError(f"{name}: unreadable DICOM (a table of grey levels with {len(levels)} "
-                        "entries, or negative ones).")
+        raise DataError(
+            f"{name}: unreadable DICOM (a table of grey levels with {len(levels)} "
+            "entries, or negative ones)."
+        )
     if values.dtype.kind == "i" and first > 32767:
         first -= 1 << 16
     return levels, first
@@ -324,6 +353,7 @@ def _through_window(values: np.ndarray, centre: float, width: float, function: s
 
 def _palette(dataset: Any, values: np.ndarray, name: str) -> Image.Image:
     from pydicom.pixels import apply_color_lut
+
     try:
         values = _without_unused_bits(dataset, values, _whole(dataset, "BitsStored", 8))
         colours = apply_color_lut(values, dataset)[..., :3]
@@ -334,8 +364,12 @@ def _palette(dataset: Any, values: np.ndarray, name: str) -> Image.Image:
 
 def _pixel_ratio(dataset: Any) -> float:
     """Height of a pixel by its width, 1 where they do not differ or nothing usable is said."""
-    for key in ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing",
-                "PixelAspectRatio"):
+    for key in (
+        "PixelSpacing",
+        "ImagerPixelSpacing",
+        "NominalScannedPixelSpacing",
+        "PixelAspectRatio",
+    ):
         pair = _numbers(dataset.get(key))
         if len(pair) == 2 and all(side is not None and side > 0 for side in pair):
             return pair[0] / pair[1] if abs(pair[0] / pair[1] - 1) > SQUARE else 1.0

@@ -1,4 +1,5 @@
 """Everything that Pillow opens, as a person sees it (decision 0039)."""
+
 from __future__ import annotations
 
 import io
@@ -22,9 +23,22 @@ from .read_options import ReadOptions
 # EPS and WMF run another program; BUFR, GRIB, HDF5 and MPEG cannot be decoded; icons hold several
 # sizes; Pillow ignores the scale of FITS, and FLI is an animation
 NOT_SHOWN = ("EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG", "ICO", "ICNS", "CUR", "FITS", "FLI")
-BROKEN = (OSError, SyntaxError, ValueError, EOFError, TypeError, KeyError, IndexError,
-          AttributeError, ArithmeticError, AssertionError, RuntimeError, MemoryError, struct.error,
-          zlib.error)  # what decoders raise on damaged files
+BROKEN = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    TypeError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    ArithmeticError,
+    AssertionError,
+    RuntimeError,
+    MemoryError,
+    struct.error,
+    zlib.error,
+)  # what decoders raise on damaged files
 # a pixel in Pillow's memory; 4 in all other modes
 BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2, "I;16N": 2}
 FIRST_IS_WHOLE = ("MPO", "PSD")  # further frames are small copies and layers
@@ -32,8 +46,14 @@ PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 ORIENTATION, PHOTOMETRIC, SUBFILE, OLD_SUBFILE = 274, 262, 254, 255
 BITS, COMPRESSION, PLANAR, TILE_WIDTH, TILE_LENGTH, SAMPLE_FORMAT = 258, 259, 284, 322, 323, 339
 # libtiff gives the machine's byte order where Pillow 13 expects the file's
-NATIVE = {"I;16S": "I;16NS", "I;16BS": "I;16NS", "I;32S": "I;32NS", "I;32BS": "I;32NS",
-          "F;32F": "F;32NF", "F;32BF": "F;32NF"}
+NATIVE = {
+    "I;16S": "I;16NS",
+    "I;16BS": "I;16NS",
+    "I;32S": "I;32NS",
+    "I;32BS": "I;32NS",
+    "F;32F": "F;32NF",
+    "F;32BF": "F;32NF",
+}
 NATIVE_16 = ";16L" if sys.byteorder == "little" else ";16B"
 Draft = Callable[[Image.Image], None]
 
@@ -66,15 +86,18 @@ def readable(name: str) -> Iterator[None]:
     except DataError:
         raise
     except Image.UnidentifiedImageError as error:
-        raise DataError(f"{name}: unreadable image (its format, or this kind of it, is not read "
-                        "here, or its beginning is damaged).") from error
+        raise DataError(
+            f"{name}: unreadable image (its format, or this kind of it, is not read "
+            "here, or its beginning is damaged)."
+        ) from error
     except BROKEN as error:
         reason = str(error) or type(error).__name__
         raise DataError(f"{name}: unreadable image ({reason}).") from error
 
 
-def read_pillow(file: BinaryIO, name: str, options: ReadOptions,
-                draft: Draft | None = None) -> Picture:
+def read_pillow(
+    file: BinaryIO, name: str, options: ReadOptions, draft: Draft | None = None
+) -> Picture:
     """The picture upright, of mode "L" or "RGB". `draft` may ask a JPEG for a smaller one.
 
     DataError with `name`: unreadable, damaged, too large, several frames, nothing to show.
@@ -131,8 +154,10 @@ def _open(file: BinaryIO, name: str, options: ReadOptions) -> Image.Image:
     if image.format == "TIFF":
         _check_tiff(image, name, options)
     elif image.format not in FIRST_IS_WHOLE and getattr(image, "is_animated", False):
-        raise DataError(f"{name}: {image.format} of several frames; expected one image. "
-                        "Save the frame that is meant.")
+        raise DataError(
+            f"{name}: {image.format} of several frames; expected one image. "
+            "Save the frame that is meant."
+        )
     return image
 
 
@@ -162,13 +187,17 @@ def _check_tiff(image: Image.Image, name: str, options: ReadOptions) -> None:
     """DataError for what Pillow would show wrongly, several pages and oversized tiles."""
     tags = image.tag_v2
     if PHOTOMETRIC not in tags:
-        raise DataError(f"{name}: TIFF without PhotometricInterpretation (tag 262), so black "
-                        "may be 0 or the highest value; expected the tag.")
+        raise DataError(
+            f"{name}: TIFF without PhotometricInterpretation (tag 262), so black "
+            "may be 0 or the highest value; expected the tag."
+        )
     bits, tile = tags.get(BITS, (1,)), (tags.get(TILE_LENGTH, 1), tags.get(TILE_WIDTH, 1))
     if tags.get(PLANAR, 1) == 2 and max(bits) != 8 and len(bits) > 1:
-        raise DataError(f"{name}: TIFF of {max(bits)} bits with its colours stored apart, which "
-                        "Pillow decodes wrongly; expected pixel after pixel (PlanarConfiguration "
-                        "1).")
+        raise DataError(
+            f"{name}: TIFF of {max(bits)} bits with its colours stored apart, which "
+            "Pillow decodes wrongly; expected pixel after pixel (PlanarConfiguration "
+            "1)."
+        )
     if all(isinstance(side, int) for side in tile):
         least = ReadOptions(None, max(options.max_pixels, 1 << 16), max(options.max_bytes, 1 << 18))
         check_size(tile, 4, least, f"{name}, tiles")  # may be larger than a small image
@@ -187,8 +216,9 @@ def _check_pages(image: Image.Image, name: str) -> None:
         except EOFError:
             break
         if not (image.tag_v2.get(SUBFILE, 0) & 0b101 or image.tag_v2.get(OLD_SUBFILE) == 2):
-            raise DataError(f"{name}: TIFF of several pages; expected one image. Save the page "
-                            "that is meant.")
+            raise DataError(
+                f"{name}: TIFF of several pages; expected one image. Save the page that is meant."
+            )
     image.seek(0)
 
 
@@ -238,14 +268,17 @@ def _check_png(file: BinaryIO, name: str) -> None:
             data, check = file.read(length), file.read(4)
             sum_of_data = zlib.crc32(data, zlib.crc32(kind)).to_bytes(4, "big")
             if len(check) == 4 and check != sum_of_data:
-                raise DataError(f"{name}: unreadable image (damaged: the checksum of its pixel "
-                                "data does not match). Copy it again.")
+                raise DataError(
+                    f"{name}: unreadable image (damaged: the checksum of its pixel "
+                    "data does not match). Copy it again."
+                )
         if kind == b"IEND":
             break
 
 
-def _show(file: BinaryIO, image: Image.Image, name: str,
-          options: ReadOptions) -> tuple[Image.Image, bool]:
+def _show(
+    file: BinaryIO, image: Image.Image, name: str, options: ReadOptions
+) -> tuple[Image.Image, bool]:
     """(the decoded "L" or "RGB" image, turned for TIFF alone; whether it has more than 8 bits)."""
     info, raw = dict(image.info), _raw_mode(image)
     found, deep = _sixteen_bit_colour(file, image, raw, name, options), True
@@ -271,8 +304,9 @@ def _show(file: BinaryIO, image: Image.Image, name: str,
     return found, deep
 
 
-def _deep_grey(values: np.ndarray, clear: int | None, white_is_zero: bool, name: str,
-               options: ReadOptions) -> Image.Image:
+def _deep_grey(
+    values: np.ndarray, clear: int | None, white_is_zero: bool, name: str, options: ReadOptions
+) -> Image.Image:
     """`clear`: the value that is transparent; `white_is_zero`: Pillow inverts 8 bits, not more."""
     grey = stretch(values, None if clear is None else values != clear, options.grey_range, name)
     if white_is_zero:  # what is no number stays background
@@ -308,8 +342,9 @@ def _over_black(image: Image.Image, name: str) -> Image.Image:
     return ImageChops.multiply(colour, alpha if grey else Image.merge("RGB", [alpha] * 3))
 
 
-def _sixteen_bit_colour(file: BinaryIO, image: Image.Image, raw: str, name: str,
-                        options: ReadOptions) -> Image.Image | None:
+def _sixteen_bit_colour(
+    file: BinaryIO, image: Image.Image, raw: str, name: str, options: ReadOptions
+) -> Image.Image | None:
     """A PNG or TIFF of 16 bits a channel, stretched over its channels together; None for others.
 
     Pillow keeps the upper bytes alone. The lower ones are had by reading with the other byte order.

@@ -1,4 +1,5 @@
 """JSON from files of the user's: one sentence for whatever is wrong with it."""
+
 from __future__ import annotations
 
 import json
@@ -11,13 +12,20 @@ NAMES = {dict: "an object", list: "a list"}
 
 
 def parse_json(content: bytes | str, where: str, kind: type = dict) -> Any:
-    """The value in UTF-8 `content`, which must be a `kind`. DataError begins with `where`: not UTF-8, no JSON, nested without end, another kind."""
+    """The value in UTF-8 `content`, which must be a `kind`.
+
+    DataError begins with `where`: not UTF-8, no JSON, nested without end, another kind.
+    """
     try:
         found = json.loads(content.decode("utf-8-sig") if isinstance(content, bytes) else content)
     except (ValueError, RecursionError) as error:  # broken UTF-8 is a ValueError too
-        raise DataError(f"{where}: not JSON in UTF-8 ({error}); expected {NAMES.get(kind, kind.__name__)}.") from error
+        raise DataError(
+            f"{where}: not JSON in UTF-8 ({error}); expected {NAMES.get(kind, kind.__name__)}."
+        ) from error
     if not isinstance(found, kind):
-        raise DataError(f"{where}: {str(found)[:60]}; expected {NAMES.get(kind, kind.__name__)} as JSON.")
+        raise DataError(
+            f"{where}: {str(found)[:60]}; expected {NAMES.get(kind, kind.__name__)} as JSON."
+        )
     return found
 
 

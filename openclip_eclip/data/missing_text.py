@@ -1,10 +1,10 @@
-"""Cells and captions that stand for no text: one list for training, validation, checks, evaluation and `prepare`."""
+"""Cells and captions that stand for no text: one list for all that reads tables or captions."""
 
 from __future__ import annotations
 
 import unicodedata
 
-# What tables have where there was no text: written by pandas, numpy, R, SQL, Excel, JavaScript; case aside
+# What pandas, numpy, R, SQL, Excel and JavaScript write where there was no text; case aside
 MISSING = frozenset(
     "nan none null <na> n/a #n/a #na nat -nan +nan nan.0 1.#ind -1.#ind 1.#qnan -1.#qnan "
     "undefined #value! #ref! #name? (null) [null] <null> \\n".split()

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from webdataset.shardlists import expand_urls
 
 from ..config import UserError
 from .heatmap import DataError
 from .overlap_read import Contents, read_sets
 from .read_options import ReadOptions, add_read_arguments, read_options
+from .shard_stream import expand_paths
 
 ALIKE_BITS = 4  # of 64 in the difference hash; choosing candidates only
 ALIKE_CORRELATION = 0.995  # of the 32 x 32 thumbnails: chest films resemble one another, 64 bits alone raise false alarms
@@ -102,20 +102,16 @@ def _standardised(thumbnails: np.ndarray) -> np.ndarray:
     return values / np.where(length > 0, length, np.inf)
 
 
-def _expand(sets: str) -> list[Path]:
-    return [Path(url) for url in expand_urls(sets)]
-
-
 def _pairs(paths: Sequence[str], kinds: Sequence[str], options: ReadOptions) -> Iterator[tuple[str, Contents, Contents]]:
     images = "images" in kinds
     if len(paths) == 1:
         if not Path(paths[0]).is_dir():
             raise DataError(f"{paths[0]}: one set; expected TRAIN OTHER ..., or one folder that prepare wrote.")
-        yield paths[0], read_sets(_expand(paths[0]), images, "train", options), read_sets(_expand(paths[0]), images, "others", options)
+        yield paths[0], read_sets(expand_paths(paths[0]), images, "train", options), read_sets(expand_paths(paths[0]), images, "others", options)
         return
-    train = read_sets(_expand(paths[0]), images, "train", options)
+    train = read_sets(expand_paths(paths[0]), images, "train", options)
     for path in paths[1:]:
-        yield f"{paths[0]} and {path}", train, read_sets(_expand(path), images, "all", options)
+        yield f"{paths[0]} and {path}", train, read_sets(expand_paths(path), images, "all", options)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

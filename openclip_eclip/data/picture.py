@@ -1,4 +1,5 @@
 """What reading an image gives, and how maps over it lie over what is shown (decision 0039)."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -10,9 +11,14 @@ from .heatmap import DataError, aspect_fits, check_aspect
 from .read_options import ReadOptions
 
 TURNS = {  # EXIF orientation -> what makes the stored pixels upright
-    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90}
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 QUARTER_TURNS = (5, 6, 7, 8)
 BACK = {6: 8, 8: 6}  # the orientation that undoes another; all others undo themselves
 
@@ -80,8 +86,11 @@ def check_size(size: tuple[int, int], bytes_a_pixel: int, options: ReadOptions, 
     if pixels < 1:
         raise DataError(f"{name}: {shape}; expected at least one.")
     if pixels > options.max_pixels:
-        raise DataError(f"{name}: {shape}; expected at most {options.max_pixels} pixels "
-                        "(--max-pixels).")
+        raise DataError(
+            f"{name}: {shape}; expected at most {options.max_pixels} pixels (--max-pixels)."
+        )
     if pixels * bytes_a_pixel > options.max_bytes:
-        raise DataError(f"{name}: unpacks to {pixels * bytes_a_pixel} bytes ({shape}); expected at "
-                        f"most {options.max_bytes} (--max-bytes).")
+        raise DataError(
+            f"{name}: unpacks to {pixels * bytes_a_pixel} bytes ({shape}); expected at "
+            f"most {options.max_bytes} (--max-bytes)."
+        )

@@ -116,4 +116,5 @@ def seeded_randomness(seed: Sequence[int]) -> Iterator[None]:
 
 def stable_id(name: str) -> int:
     """A number below 2**60 for a sample known by name, the same in every process."""
-    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big") >> 4
+    content = name.encode("utf-8", "surrogateescape")  # a name in an archive need not be UTF-8
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "big") >> 4

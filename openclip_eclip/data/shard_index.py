@@ -1,9 +1,11 @@
 """What a check found in each shard, remembered beside it: the second start of a run reads no shard.
 
-The record of `train-0.tar` lies in `.openclip_eclip_index/` of its folder, where that cannot be written in
-`$XDG_CACHE_HOME/openclip_eclip/index` (default ~/.cache). It holds for a shard of this name, size and time of
-change, for the options it was checked with and for this version of the readers; any other is made anew.
+The record of `train-0.tar` lies in `.openclip_eclip_index/` of its folder, where that cannot be
+written in `$XDG_CACHE_HOME/openclip_eclip/index` (default ~/.cache). It holds for a shard of this
+name, size and time of change, for the options it was checked with and for this version of the
+readers; any other is made anew.
 """
+
 from __future__ import annotations
 
 import hashlib
@@ -58,17 +60,39 @@ class ShardReport:
     def announced(self) -> Announced:
         """What training must meet in this shard."""
         prefix = f"{self.shard}, "
-        return Announced(self.samples, self.maps, self.good, len(self.annotated),
-                         {fault.where.removeprefix(prefix): (fault.key, fault.message)
-                          for fault in self.faults if fault.where.startswith(prefix)})
+        return Announced(
+            self.samples,
+            self.maps,
+            self.good,
+            len(self.annotated),
+            {
+                fault.where.removeprefix(prefix): (fault.key, fault.message)
+                for fault in self.faults
+                if fault.where.startswith(prefix)
+            },
+        )
 
 
-def check_shards(shards: Sequence[Path], options: CheckOptions, progress: bool = True) -> list[ShardReport]:
-    """The reports of `shards`, from the cache where it holds. DataError for a shard that cannot be opened."""
+def check_shards(
+    shards: Sequence[Path], options: CheckOptions, progress: bool = True
+) -> list[ShardReport]:
+    """The reports of `shards`, from the cache where it holds.
+
+    DataError for a shard that cannot be opened.
+    """
     found = [_load(shard, options) for shard in shards]
     missing = [i for i, report in enumerate(found) if report is None]
-    with (ThreadPoolExecutor(max_workers=2) as pool,  # the walk is Python: more threads wait for each other
-          tqdm(total=len(missing), desc="check shards", unit="shard", disable=None if progress else True, leave=False) as bar):
+    with (
+        # the walk is Python: more threads wait for each other
+        ThreadPoolExecutor(max_workers=2) as pool,
+        tqdm(
+            total=len(missing),
+            desc="check shards",
+            unit="shard",
+            disable=None if progress else True,
+            leave=False,
+        ) as bar,
+    ):
         for i, report in zip(missing, pool.map(lambda i: _check(shards[i], options), missing)):
             found[i] = report
             bar.update()
@@ -76,12 +100,18 @@ def check_shards(shards: Sequence[Path], options: CheckOptions, progress: bool =
 
 
 def join_reports(reports: Sequence[ShardReport]) -> Report:
-    """One report over several shards; `good` holds as many numbers as samples are good, their places are not known."""
+    """One report over several shards; `good` has the right length, but not the true positions."""
     good = sum(report.good for report in reports)
-    return Report(sum(report.samples for report in reports), sum(len(report.annotated) for report in reports),
-                  [fault for report in reports for fault in report.faults], list(range(good)),
-                  sum(report.windows for report in reports),
-                  warnings=[f"{report.shard.name}: {warning}" for report in reports for warning in report.warnings])
+    return Report(
+        sum(report.samples for report in reports),
+        sum(len(report.annotated) for report in reports),
+        [fault for report in reports for fault in report.faults],
+        list(range(good)),
+        sum(report.windows for report in reports),
+        warnings=[
+            f"{report.shard.name}: {warning}" for report in reports for warning in report.warnings
+        ],
+    )
 
 
 def _check(shard: Path, options: CheckOptions) -> ShardReport:
@@ -90,22 +120,35 @@ def _check(shard: Path, options: CheckOptions) -> ShardReport:
         entries, damage = walk_shard(shard, file)
         # one open file for all reads of this shard: its samples are checked one by one here
         opened = [TarEntry(shard, e.key, e.members, e.faults, file) for e in entries]
-        report = check_entries(opened, heatmaps=options.heatmaps, windows=options.windows,
-                               decode_images=options.images, options=options.read)
+        report = check_entries(
+            opened,
+            heatmaps=options.heatmaps,
+            windows=options.windows,
+            decode_images=options.images,
+            options=options.read,
+        )
     good = [entries[i] for i in report.good]
     faults = [*report.faults, *([Fault(str(shard), "archive", damage)] if damage else [])]
-    found = ShardReport(shard, len(entries), sum(entry.annotated for entry in entries), len(good),
-                        sum(entry.with_windows for entry in good) if options.windows else 0, faults,
-                        [entry for entry in good if entry.annotated] if options.heatmaps else [], report.warnings)
+    found = ShardReport(
+        shard,
+        len(entries),
+        sum(entry.annotated for entry in entries),
+        len(good),
+        sum(entry.with_windows for entry in good) if options.windows else 0,
+        faults,
+        [entry for entry in good if entry.annotated] if options.heatmaps else [],
+        report.warnings,
+    )
     _store(found, before, options)
     return found
 
 
 # ---- the cache
 
+
 @lru_cache(maxsize=8)
 def _fingerprint(options: CheckOptions) -> str:
-    """Of the options and of all that decides a verdict: the source of the readers, and the libraries under them."""
+    """Of the options and of all that decides a verdict: the readers' source and their libraries."""
     source = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
     text = json.dumps([asdict(options), PIL.__version__, np.__version__], sort_keys=True)
     return hashlib.blake2b(source + text.encode(), digest_size=8).hexdigest()
@@ -113,10 +156,13 @@ def _fingerprint(options: CheckOptions) -> str:
 
 def _places(shard: Path, options: CheckOptions) -> list[Path]:
     """Where the record may lie, in the order in which it is looked for and written."""
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "openclip_eclip", "index")
-    folder = hashlib.blake2b(str(shard.absolute().parent).encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()
     name = f"{shard.name}.{_fingerprint(options)}.json"
-    return [shard.parent / FOLDER / name, home / folder / name]
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    folder = hashlib.blake2b(os.fsencode(shard.absolute().parent), digest_size=8).hexdigest()
+    places = [shard.parent / FOLDER / name]
+    if not cache.startswith("~"):  # as it stays for a user without a home, in a container
+        places.append(Path(cache, "openclip_eclip", "index", folder, name))
+    return places
 
 
 def _identity(shard: Path, stat: os.stat_result) -> list[Any]:
@@ -124,12 +170,12 @@ def _identity(shard: Path, stat: os.stat_result) -> list[Any]:
 
 
 def _load(shard: Path, options: CheckOptions) -> ShardReport | None:
-    """The record of a shard, None where there is none that holds; a damaged or foreign one is none."""
+    """The record of a shard; None where there is none, or a damaged or foreign one."""
     for place in _places(shard, options):
         try:
             raw = place.read_bytes()
-            content = raw[len(MAGIC) + DIGEST:]
-            if raw[:len(MAGIC) + DIGEST] != MAGIC + _digest(content):
+            content = raw[len(MAGIC) + DIGEST :]
+            if raw[: len(MAGIC) + DIGEST] != MAGIC + _digest(content):
                 continue
             record = json.loads(content)
             if record["shard"] != _identity(shard, os.stat(shard)):
@@ -141,20 +187,39 @@ def _load(shard: Path, options: CheckOptions) -> ShardReport | None:
 
 
 def _from_record(shard: Path, record: dict[str, Any]) -> ShardReport:
-    entries = [TarEntry(shard, key, {name: tuple(place) for name, place in members.items()}) for key, members in record["annotated"]]
-    faults = [Fault(f"{shard}, {where}" if where else str(shard), key, message) for where, key, message in record["faults"]]
-    return ShardReport(shard, *(int(record[name]) for name in ("samples", "maps", "good", "windows")), faults, entries,
-                       [str(warning) for warning in record["warnings"]])
+    entries = [
+        TarEntry(shard, key, {name: tuple(place) for name, place in members.items()})
+        for key, members in record["annotated"]
+    ]
+    faults = [
+        Fault(f"{shard}, {where}" if where else str(shard), key, message)
+        for where, key, message in record["faults"]
+    ]
+    return ShardReport(
+        shard,
+        *(int(record[name]) for name in ("samples", "maps", "good", "windows")),
+        faults,
+        entries,
+        [str(warning) for warning in record["warnings"]],
+    )
 
 
 def _store(report: ShardReport, stat: os.stat_result, options: CheckOptions) -> None:
-    """Write the record; without a folder that can be written the shard is checked anew next time."""
+    """Write the record; where no folder can be written, the shard is checked anew next time."""
     shard, prefix = report.shard, f"{report.shard}, "
-    record = {"shard": _identity(shard, stat), "samples": report.samples, "maps": report.maps, "good": report.good,
-              "windows": report.windows, "annotated": [[entry.key, entry.members] for entry in report.annotated],
-              "warnings": report.warnings,
-              "faults": [[where.removeprefix(prefix) if where.startswith(prefix) else "", key, message]
-                         for where, key, message in report.faults]}
+    record = {
+        "shard": _identity(shard, stat),
+        "samples": report.samples,
+        "maps": report.maps,
+        "good": report.good,
+        "windows": report.windows,
+        "annotated": [[entry.key, entry.members] for entry in report.annotated],
+        "warnings": report.warnings,
+        "faults": [
+            [where.removeprefix(prefix) if where.startswith(prefix) else "", key, message]
+            for where, key, message in report.faults
+        ],
+    }
     content = json.dumps(record).encode()
     for place in _places(shard, options):
         temporary = place.with_name(f".{place.name}.{os.getpid()}.{threading.get_ident()}")

@@ -1,4 +1,5 @@
-"""sizes.json and __len__ beside shards, which open_clip would believe, against what the shards hold."""
+"""sizes.json and __len__ beside shards, which open_clip would believe, against the shards."""
+
 from __future__ import annotations
 
 import json
@@ -7,7 +8,7 @@ from pathlib import Path
 
 
 def compare_sizes(shards: Sequence[Path], counts: Sequence[int]) -> list[str]:
-    """What a sizes.json or __len__ beside the first shard, which open_clip would believe, says otherwise than the shards."""
+    """Where a sizes.json or __len__ beside the first shard contradicts the shards."""
     if not shards:
         return []
     folder = shards[0].parent
@@ -15,12 +16,18 @@ def compare_sizes(shards: Sequence[Path], counts: Sequence[int]) -> list[str]:
     try:
         if sizes.is_file():
             said = json.loads(sizes.read_text(encoding="utf-8"))
-            wrong = [f"{shard.name} {said.get(shard.name, 'nothing')} (it holds {count})" for shard, count in zip(shards, counts)
-                     if said.get(shard.name) != count]
+            wrong = [
+                f"{shard.name} {said.get(shard.name, 'nothing')} (it holds {count})"
+                for shard, count in zip(shards, counts)
+                if said.get(shard.name) != count
+            ]
             more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
             return [f"{sizes} is wrong and not used: {', '.join(wrong[:3])}{more}"] if wrong else []
         if length.is_file() and length.read_text(encoding="utf-8").strip() != str(sum(counts)):
-            return [f"{length} says {length.read_text(encoding='utf-8').strip()[:20]}, the shards hold {sum(counts)} samples: it is not used"]
+            return [
+                f"{length} says {length.read_text(encoding='utf-8').strip()[:20]}, the shards "
+                f"hold {sum(counts)} samples: it is not used"
+            ]
     except (OSError, ValueError, AttributeError) as error:
         return [f"{folder}: sizes.json or __len__ cannot be read ({error}) and is not used"]
     return []

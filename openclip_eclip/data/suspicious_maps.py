@@ -11,11 +11,16 @@ from .heatmap import GREY_MODES
 
 SAME = 0.999  # correlation of pixels from which a map is the image, saved once more
 SOME = 1 << 16  # pixels that are looked at first
-GREYS, BLACK = 16, 0.5  # a picture has more grey values, and a smaller share of zeros: drawn marks are maps too
+GREYS, BLACK = (
+    16,
+    0.5,
+)  # a picture has more grey values, and a smaller share of zeros: drawn marks are maps too
 
 
 def is_the_image(values: np.ndarray, picture: Image.Image) -> bool:
-    """Whether a map (h, w) shows what the image shows, at any size; never where the image could itself be a map."""
+    """Whether a map (h, w) shows what the image shows, at any size; never where the image could
+    itself be a map.
+    """
     grey = picture if picture.mode in GREY_MODES else picture.convert("L")
     pixels = np.asarray(grey).astype(np.float32)
     some = pixels.ravel()[:: max(1, pixels.size // SOME)]
@@ -54,6 +59,7 @@ class SharedMaps:
             return None
         served = [1 + len(images) for images in self.others.values()]
         return (
-            f"{len(served)} {'heatmap serves' if len(served) == 1 else 'heatmaps serve'} {sum(served)} different images "
-            f"(one of them {max(served)}); expected each image to have its own"
+            f"{len(served)} {'heatmap serves' if len(served) == 1 else 'heatmaps serve'} "
+            f"{sum(served)} different images (one of them {max(served)}); expected each image to "
+            "have its own"
         )

@@ -1,4 +1,7 @@
-"""The files that the cells of a table mean: one look at the disk for each, and no object for each until it is asked for."""
+"""The files that the cells of a table mean: one look at the disk for each, and no object for each
+until it is asked for.
+"""
+
 from __future__ import annotations
 
 import os
@@ -13,11 +16,13 @@ from .heatmap import DataError
 class PathColumn(Sequence):
     """A column of files: `column[i]` is a Path, None for a blank cell.
 
-    A path is as written, or relative to the table's folder where `beside[i]`; `found[i]`, where it was looked for,
-    says whether the file is there.
+    A path is as written, or relative to the table's folder where `beside[i]`; `found[i]`, where it
+    was looked for, says whether the file is there.
     """
 
-    def __init__(self, cells: list[str], folder: Path, beside: np.ndarray, found: np.ndarray | None = None) -> None:
+    def __init__(
+        self, cells: list[str], folder: Path, beside: np.ndarray, found: np.ndarray | None = None
+    ) -> None:
         self.cells, self.folder, self.beside, self.found = cells, folder, beside, found
 
     @classmethod
@@ -70,8 +75,9 @@ class PathColumn(Sequence):
 def locate_cells(cells: Sequence[str], folder: Path) -> tuple[np.ndarray, np.ndarray]:
     """(relative to `folder`, found), bool (N,) each; blank cells are neither.
 
-    One stat for an absolute path. A relative one may be as written or relative to the table: two folders are looked at once,
-    then one stat a path, and a second only where both folders exist. DataError where these are two files.
+    One stat for an absolute path. A relative one may be as written or relative to the table: two
+    folders are looked at once, then one stat a path, and a second only where both folders exist.
+    DataError where these are two files.
     """
     beside, found = np.zeros(len(cells), dtype=bool), np.zeros(len(cells), dtype=bool)
     folders: dict[str, tuple[bool, bool]] = {}
@@ -88,8 +94,11 @@ def locate_cells(cells: Sequence[str], folder: Path) -> tuple[np.ndarray, np.nda
         other = os.path.join(folder, cell)
         as_written = here and os.path.isfile(cell)
         if as_written and there and os.path.isfile(other) and not os.path.samefile(cell, other):
-            raise DataError(f"{cell!r} in a table of {folder} may be {Path(cell).absolute()} or {Path(other).absolute()}; expected one file. "
-                            "Start from another folder, or write absolute paths.")
+            raise DataError(
+                f"{cell!r} in a table of {folder} may be {Path(cell).absolute()} or "
+                f"{Path(other).absolute()}; expected one file. Start from another folder, or "
+                "write absolute paths."
+            )
         beside[i] = not as_written
         found[i] = as_written or (there and os.path.isfile(other))
     return beside, found

@@ -1,7 +1,8 @@
-"""The text of a table, read strictly: every row as the file has it, or one sentence that names the line.
+"""The text of a table, read strictly: every row as the file has it, or one sentence with the line.
 
-All tables go through `read_table_text`: those of training, validation, evaluation, overlap and `prepare`. Nothing is mended
-in silence: a quotation that swallows rows, a row with fields too few or too many, bytes that are no UTF-8 are errors.
+All tables go through `read_table_text`: those of training, validation, evaluation, overlap and
+`prepare`. Nothing is mended in silence: a quotation that swallows rows, a row with fields too few
+or too many, bytes that are no UTF-8 are errors.
 """
 
 from __future__ import annotations
@@ -80,10 +81,10 @@ def read_table_text(
 ) -> TableText:
     """Read a table, plain or packed (.gz, .bz2, .xz, .zip); None sniffs the separator.
 
-    Blank lines are left out. `used`: the columns that count in a table of other people's, whose blank
-    fields beyond the header's are left out, too; None: all of them. DataError names file and line: no UTF-8, NUL bytes, an open quotation or text
-    behind a closed one, a quotation over whole rows, too few or too many fields, the header again,
-    one of `used` twice in the header.
+    Blank lines are left out. `used`: the columns that count in a table of other people's, whose
+    blank fields beyond the header's are left out, too; None: all of them. DataError names file and
+    line: no UTF-8, NUL bytes, an open quotation or text behind a closed one, a quotation over whole
+    rows, too few or too many fields, the header again, one of `used` twice in the header.
     """
     separator = _checked_separator(separator, path)
     before, collecting = csv.field_size_limit(LARGEST_CELL), gc.isenabled()
@@ -93,7 +94,9 @@ def read_table_text(
         _refuse_binary(path)
         separator = separator or sniff_separator(path)
         with _open_text(path) as file:
-            return _Reading(path, separator, used).read(csv.reader(file, delimiter=separator, strict=True))
+            return _Reading(path, separator, used).read(
+                csv.reader(file, delimiter=separator, strict=True)
+            )
     except csv.Error as error:
         raise _broken_quotation(path, separator, error) from error
     except UnicodeDecodeError as error:
@@ -127,8 +130,8 @@ class _Reading:
             self._take(chunk, lines)
         if not self.header:
             raise DataError(
-                f"{self.path}: not a readable table with separator {self.separator!r}: it is empty; expected a "
-                "header line with the names of columns."
+                f"{self.path}: not a readable table with separator {self.separator!r}: it is "
+                "empty; expected a header line with the names of columns."
             )
         lines = np.concatenate(self.lines) if self.lines else np.zeros(0, np.int64)
         simple = (lines == np.arange(2, len(lines) + 2)).all()
@@ -149,8 +152,8 @@ class _Reading:
         if self.header in chunk:
             line = lines[chunk.index(self.header)]
             raise DataError(
-                f"{self.path}, line {line}: the header once more; expected it in the first line only. "
-                "Two tables put together? Take that line out."
+                f"{self.path}, line {line}: the header once more; expected it in the first line "
+                "only. Two tables put together? Take that line out."
             )
         if len(chunk) and lines[-1] - lines[0] + 1 != len(chunk):
             self._collect_suspects(chunk, lines)
@@ -164,8 +167,8 @@ class _Reading:
         for name in names:
             if name in known and name.strip() and (self.used is None or name in self.used):
                 raise DataError(
-                    f"{self.path}, line {line}: the header has a column {name!r} twice; expected each name "
-                    "once. Rename one of them."
+                    f"{self.path}, line {line}: the header has a column {name!r} twice; expected "
+                    "each name once. Rename one of them."
                 )
             known.add(name)
 
@@ -186,8 +189,8 @@ class _Reading:
             more = row[count:]
             if len(row) < count or any(map(str.strip, more)) or (more and self.used is None):
                 raise DataError(
-                    f"{self.path}, line {lines[i]}: {len(row)} fields, the header has {count} (separator "
-                    f"{self.separator!r}); expected as many. {HINT}"
+                    f"{self.path}, line {lines[i]}: {len(row)} fields, the header has {count} "
+                    f"(separator {self.separator!r}); expected as many. {HINT}"
                 )
             kept.append(i)
         return [chunk[i][:count] for i in kept], lines[kept]
@@ -207,9 +210,9 @@ class _Reading:
         for line, column, inner in self.suspects:
             if kinds.match(inner, column, self.separator):
                 raise DataError(
-                    f"{self.path}, line {line}, column {self.header[column]!r}: the quotation that opens there "
-                    f"swallows what looks like another row ({inner[1][:60]!r}); expected it to end in its own "
-                    f"row. {HINT}"
+                    f"{self.path}, line {line}, column {self.header[column]!r}: the quotation "
+                    f"that opens there swallows what looks like another row ({inner[1][:60]!r}); "
+                    f"expected it to end in its own row. {HINT}"
                 )
 
 
@@ -220,7 +223,9 @@ def _line_ends(cell: str) -> int:
 def _checked_separator(separator: str | None, path: Path) -> str | None:
     separator = "\t" if separator == "\\t" else separator  # as a shell hands it on
     if separator is not None and (len(separator) != 1 or separator in '"\r\n'):
-        raise DataError(f"{path}: --csv-separator {separator!r}; expected one character, such as ',' or ';'.")
+        raise DataError(
+            f"{path}: --csv-separator {separator!r}; expected one character, such as ',' or ';'."
+        )
     return separator
 
 
@@ -245,17 +250,24 @@ def _open_text(path: Path) -> Iterator[TextIO]:
 
 
 def _refuse_bomb(path: Path) -> None:
-    """DataError for a packed table that unpacks to too much, found without keeping what is unpacked."""
+    """DataError for a packed table that unpacks to too much, found without keeping what is
+    unpacked.
+    """
     size = 0
     if path.suffix == ".zip":
         with zipfile.ZipFile(path) as archive:
-            size = sum(member.file_size for member in archive.infolist())  # no more than that is unpacked
+            size = sum(
+                member.file_size for member in archive.infolist()
+            )  # no more than that is unpacked
     elif path.suffix in PACKED:
         with PACKED[path.suffix](path) as stream:
             while size <= LARGEST_PACKED and (block := stream.read(1 << 22)):
                 size += len(block)
     if size > LARGEST_PACKED:
-        raise DataError(f"{path}: unpacks to more than {LARGEST_PACKED >> 20} MiB; expected a table. Unpack it yourself if it is one.")
+        raise DataError(
+            f"{path}: unpacks to more than {LARGEST_PACKED >> 20} MiB; expected a table. Unpack "
+            "it yourself if it is one."
+        )
 
 
 def _refuse_binary(path: Path) -> None:
@@ -265,12 +277,16 @@ def _refuse_binary(path: Path) -> None:
         block = file.read(1 << 20)
         for mark, name in MARKS.items():
             if block.startswith(mark):
-                raise DataError(f"{path}, line 1: begins as {name}; expected UTF-8. Save the table as UTF-8.")
+                raise DataError(
+                    f"{path}, line 1: begins as {name}; expected UTF-8. Save the table as UTF-8."
+                )
         while block:
             at = block.find(b"\0")
             if at >= 0:
                 line += _line_ends(block[:at].decode("latin-1"))
-                raise DataError(f"{path}, line {line}: a NUL byte; expected a table of text in UTF-8.")
+                raise DataError(
+                    f"{path}, line {line}: a NUL byte; expected a table of text in UTF-8."
+                )
             line += block.count(b"\n")
             block = file.read(1 << 20)
 
@@ -283,8 +299,8 @@ def _not_utf8(path: Path) -> DataError:
     except UnicodeDecodeError as error:
         line = 1 + _line_ends(content[: error.start].decode("latin-1"))
         return DataError(
-            f"{path}, line {line}: byte 0x{content[error.start]:02x} is not UTF-8; expected UTF-8. Save the "
-            "table so, or convert it (from Latin-1: iconv -f latin1 -t utf-8)."
+            f"{path}, line {line}: byte 0x{content[error.start]:02x} is not UTF-8; expected "
+            "UTF-8. Save the table so, or convert it (from Latin-1: iconv -f latin1 -t utf-8)."
         )
     return DataError(f"{path}: not UTF-8.")
 
@@ -310,14 +326,16 @@ def _broken_quotation(path: Path, separator: str, error: csv.Error) -> DataError
         closes = line + _line_ends(text[at:behind])
         glued = LINE_END.split(text[behind : behind + 20])[0]
         what = (
-            f"closes in line {closes} with {glued!r} right behind it; expected the separator or the end "
-            "of the line there"
+            f"closes in line {closes} with {glued!r} right behind it; expected the separator or "
+            "the end of the line there"
         )
     return DataError(f"{path}, line {line}: the quotation that opens there {what}. {HINT}")
 
 
 def _opening(text: str, separator: str) -> tuple[int, int | None]:
-    """(where the broken quotation of a row opens, the end of its closing mark; None: it never closes)."""
+    """(where the broken quotation of a row opens, the end of its closing mark; None: it never
+    closes).
+    """
     field_end = re.compile(f"{re.escape(separator)}|\r\n|\r|\n")
     at = 0
     while at < len(text):

@@ -174,6 +174,12 @@ def index_shard(shard: Path) -> list[TarEntry]:
     return entries
 
 
+def entries_before_damage(shard: Path) -> list[TarEntry]:
+    """What training reads of a shard: all samples, of a damaged one (the check has named it) those before the damage."""
+    with open_shard(shard) as file:
+        return walk_shard(shard, file)[0]
+
+
 class TarSamples(Dataset):
     """Map-style data set over indexed shards, sample i under the number `ids[i]`."""
 

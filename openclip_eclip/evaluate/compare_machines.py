@@ -1,5 +1,6 @@
 """Results of one comparison come from one kind of machine and one version of torch
 (invariant 13)."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
@@ -25,8 +26,10 @@ class Machines:
 
     def sentence(self) -> str:
         """What differs, with a folder of each."""
-        return "; ".join(f"{what}: {', '.join(map(self._share, values.items()))}"
-                         for what, values in self.mixed.items())
+        return "; ".join(
+            f"{what}: {', '.join(map(self._share, values.items()))}"
+            for what, values in self.mixed.items()
+        )
 
     def _share(self, entry: tuple[str, list[str]]) -> str:
         value, folders = entry
@@ -34,16 +37,22 @@ class Machines:
 
     def notes(self) -> list[str]:
         """For the page: the machine, and of how many results it is not known."""
-        known = "; ".join(f"{what}: {', '.join(values)}"
-                          for what, values in self.facts.items() if values)
+        known = "; ".join(
+            f"{what}: {', '.join(values)}" for what, values in self.facts.items() if values
+        )
         notes = [f"Machine. {known}."] if known else []
-        missing = [f"{what} of {len(folders)} of {self.count}"
-                   for what, folders in self.unknown.items() if folders]
+        missing = [
+            f"{what} of {len(folders)} of {self.count}"
+            for what, folders in self.unknown.items()
+            if folders
+        ]
         if missing:
-            notes.append(f"The machine is not recorded in every result ({', '.join(missing)}): "
-                         "that these ran on one kind of machine and one version of torch is taken "
-                         "on trust. Another kind alone can move a mean by more than many a "
-                         "difference here.")
+            notes.append(
+                f"The machine is not recorded in every result ({', '.join(missing)}): "
+                "that these ran on one kind of machine and one version of torch is taken "
+                "on trust. Another kind alone can move a mean by more than many a "
+                "difference here."
+            )
         return notes
 
 
@@ -67,7 +76,8 @@ def refuse_mixed(machines: Machines, allowed: bool) -> None:
             f"the results come from different machines ({machines.sentence()}); expected one kind "
             "of machine and one version of torch, for another kind alone can move a mean by as "
             "much as a method: run them again on one, or give --mixed-machines to compare them "
-            "all the same, which the page will say.")
+            "all the same, which the page will say."
+        )
 
 
 def _facts(record: Mapping[str, Any]) -> dict[str, str | None]:
@@ -77,11 +87,13 @@ def _facts(record: Mapping[str, Any]) -> dict[str, str | None]:
     versions = _mapping(record.get("versions"))
     machine = _mapping(_mapping(record.get("settings")).get("machine"))
     trained = machine.get("trained") if isinstance(machine.get("trained"), Sequence) else None
-    return {"trained on": _joined(trained, "device"),
-            "trained with torch": _joined(trained, "torch"),
-            "measured on": _text(machine.get("device")),
-            "measured with torch": _text(versions.get("torch")),
-            "measured on a processor of kind": _text(versions.get("machine"))}
+    return {
+        "trained on": _joined(trained, "device"),
+        "trained with torch": _joined(trained, "torch"),
+        "measured on": _text(machine.get("device")),
+        "measured with torch": _text(versions.get("torch")),
+        "measured on a processor of kind": _text(versions.get("machine")),
+    }
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

@@ -18,6 +18,7 @@ from ..data.missing_text import is_missing
 from ..data.near_names import did_you_mean
 from ..data.read_options import ReadOptions
 from ..data.sample import read_image
+from ..data.shard_stream import expand_paths
 from ..data.table_text import line_of, read_table_text
 from ..data.tar_source import TarEntry, index_shard
 
@@ -164,9 +165,8 @@ def _read_table(path: Path) -> EvalSet:
 
 
 def _read_shards(path: Path, skip_bad: bool) -> EvalSet:
-    from webdataset.shardlists import expand_urls
     entries, rows, excluded = [], [], {}
-    for entry in (entry for url in expand_urls(str(path)) for entry in index_shard(Path(url))):
+    for entry in (entry for shard in expand_paths(str(path)) for entry in index_shard(shard)):
         try:
             rows.append(_read_row(entry))
         except DataError as error:

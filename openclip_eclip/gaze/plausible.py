@@ -1,4 +1,6 @@
-"""Are positions in the unit that is expected? Fractions, percentages, swapped axes and pixels of a screen look like positions, too."""
+"""Are positions in the unit that is expected? Fractions, percentages, swapped axes and pixels of a
+screen look like positions, too.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +16,11 @@ MOSTLY = 0.5  # share of positions off their images from which all of them are i
 SOME = 0.2  # the same, where swapping the axes would bring nearly all of them back
 
 
-def refuse_fractions(kind: str, xy: np.ndarray, image_size: tuple[int, int], least: int = 1) -> None:
-    """GazeError if all positions (N, 2) of an image lie in its first pixel, at least `least` of them: fractions of the image.
+def refuse_fractions(
+    kind: str, xy: np.ndarray, image_size: tuple[int, int], least: int = 1
+) -> None:
+    """GazeError if all positions (N, 2) of an image lie in its first pixel, at least `least` of
+    them: fractions of the image.
 
     Whole numbers and NaN say nothing of a unit. `image_size`: (height, width).
     """
@@ -23,63 +28,90 @@ def refuse_fractions(kind: str, xy: np.ndarray, image_size: tuple[int, int], lea
     if len(found) < least or min(image_size) < SMALL or not _are_fractions(found):
         return
     raise GazeError(
-        f"{kind}: all {len(found)} positions lie within x {_span(found[:, 0])} and y {_span(found[:, 1])} on an image of "
-        f"{image_size[0]} x {image_size[1]} pixels (height x width), as fractions do; expected pixels. Multiply x by the "
-        "width and y by the height."
+        f"{kind}: all {len(found)} positions lie within x {_span(found[:, 0])} and y "
+        f"{_span(found[:, 1])} on an image of {image_size[0]} x {image_size[1]} pixels (height x "
+        "width), as fractions do; expected pixels. Multiply x by the width and y by the height."
     )
 
 
-def refuse_off_image(kind: str, dropped: dict[str, int], xy: np.ndarray, image_size: tuple[int, int]) -> None:
-    """GazeError if all annotations of an image fell to "off image"; `xy` (N, 2) are their positions, for the message."""
+def refuse_off_image(
+    kind: str, dropped: dict[str, int], xy: np.ndarray, image_size: tuple[int, int]
+) -> None:
+    """GazeError if all annotations of an image fell to "off image"; `xy` (N, 2) are their
+    positions, for the message.
+    """
     found = xy[np.isfinite(xy).all(axis=1)]
     if set(dropped) != {"off image"} or min(image_size) < SMALL or not len(found):
         return
     height, width = image_size
     swapped = ((found >= 0) & (found < [height, width])).all()
-    hint = "They fit with x and y swapped." if swapped else "Pixels of a screen, or of the image at another size?"
+    hint = (
+        "They fit with x and y swapped."
+        if swapped
+        else "Pixels of a screen, or of the image at another size?"
+    )
     raise GazeError(
-        f"{kind}: all of them lie off the image of {height} x {width} pixels (height x width), x {_span(found[:, 0])}, "
-        f"y {_span(found[:, 1])}; expected positions on it. {hint}"
+        f"{kind}: all of them lie off the image of {height} x {width} pixels (height x width), x "
+        f"{_span(found[:, 0])}, y {_span(found[:, 1])}; expected positions on it. {hint}"
     )
 
 
 def refuse_units(where: str, xy: np.ndarray, sides: np.ndarray) -> None:
-    """GazeError, beginning with `where`, if the positions of a whole data set are not pixels of their images.
+    """GazeError, beginning with `where`, if the positions of a whole data set are not pixels of
+    their images.
 
-    `xy` (N, 2) x and y; `sides` (N, 2) width and height of each one's image; rows with a NaN do not count.
+    `xy` (N, 2) x and y; `sides` (N, 2) width and height of each one's image; rows with a NaN do not
+    count.
     """
     known = np.isfinite(xy).all(axis=1) & np.isfinite(sides).all(axis=1)
     xy, sides = xy[known], sides[known]
     if len(xy) < 2 or sides.min() < SMALL:
         return
-    spans = f"x {_span(xy[:, 0])}, y {_span(xy[:, 1])}, images of {_span(sides[:, 0])} x {_span(sides[:, 1])} (width x height)"
+    spans = (
+        f"x {_span(xy[:, 0])}, y {_span(xy[:, 1])}, images of {_span(sides[:, 0])} x "
+        f"{_span(sides[:, 1])} (width x height)"
+    )
     if _are_fractions(xy):
-        raise GazeError(f"{where}: {spans}: fractions of the image, it seems; expected pixels. Multiply by width and height.")
+        raise GazeError(
+            f"{where}: {spans}: fractions of the image, it seems; expected pixels. Multiply by "
+            "width and height."
+        )
     if len(xy) < FEW:
         return
     if (xy >= 0).all() and PERCENT / 2 < xy.max() <= PERCENT and sides.min() > 2 * PERCENT:
-        raise GazeError(f"{where}: {spans}: percentages of the image, it seems; expected pixels. Multiply by width / 100 and height / 100.")
+        raise GazeError(
+            f"{where}: {spans}: percentages of the image, it seems; expected pixels. Multiply by "
+            "width / 100 and height / 100."
+        )
     off, swapped = _share_off(xy, sides), _share_off(xy[:, ::-1], sides)
     if off > SOME and swapped < off / 10:
-        raise GazeError(f"{where}: {spans}: {off:.0%} lie off their image, {swapped:.0%} with x and y swapped; expected x to the right, y down.")
+        raise GazeError(
+            f"{where}: {spans}: {off:.0%} lie off their image, {swapped:.0%} with x and y "
+            "swapped; expected x to the right, y down."
+        )
     if off > MOSTLY:
         raise GazeError(
-            f"{where}: {spans}: {off:.0%} of the positions lie off their image; expected pixels of the original image, not of a "
-            "screen or of a reduced one."
+            f"{where}: {spans}: {off:.0%} of the positions lie off their image; expected pixels "
+            "of the original image, not of a screen or of a reduced one."
         )
 
 
 def refuse_box_units(where: str, xywh: np.ndarray, side: int) -> None:
-    """As `refuse_units` for boxes (N, 4) of x, y, width, height on square images of `side` pixels."""
+    """`refuse_units` for boxes (N, 4) of x, y, width, height on square images of `side` pixels."""
     corners = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]])
     refuse_units(where, corners, np.full(corners.shape, side, dtype=np.float64))
 
 
 def refuse_pixels(where: str, fractions: np.ndarray) -> None:
-    """GazeError, beginning with `where`, if positions (N, 2) that should be fractions of the screen are not."""
+    """GazeError, beginning with `where`, if positions (N, 2) that should be fractions of the screen
+    are not.
+    """
     found = fractions[np.isfinite(fractions).all(axis=1)]
     if len(found) and np.median(np.abs(found), axis=0).max() > NEAR_ONE[1]:
-        raise GazeError(f"{where}: x {_span(found[:, 0])}, y {_span(found[:, 1])}; expected fractions of the screen, 0 to 1, not pixels or percentages.")
+        raise GazeError(
+            f"{where}: x {_span(found[:, 0])}, y {_span(found[:, 1])}; expected fractions of the "
+            "screen, 0 to 1, not pixels or percentages."
+        )
 
 
 def _are_fractions(xy: np.ndarray) -> bool:

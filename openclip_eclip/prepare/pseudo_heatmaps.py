@@ -22,7 +22,6 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
-from webdataset.shardlists import expand_urls
 
 from ..config import UserError
 from ..data.csv_source import add_column_arguments, read_column_names, read_columns, read_csv_table, sniff_separator
@@ -30,6 +29,7 @@ from ..data.heatmap import DataError, is_flat
 from ..data.image import read_picture
 from ..data.picture import Frame, turn_maps_back
 from ..data.read_options import ReadOptions, read_options
+from ..data.shard_stream import expand_paths
 from ..data.tar_source import TarEntry, index_shard
 from ..evaluate.encoder import Encoder, tokenize
 from ..evaluate.options import add_model_arguments, read_encode_numbers, read_encoder
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> str:
     if args.out.exists() and any(args.out.iterdir()):
         raise UserError(f"{args.out} is not empty; expected a new folder, so that the maps of two models do not mix.")
     read_encode_numbers(args)
-    paths = [Path(url) for url in expand_urls(args.data)]
+    paths = expand_paths(args.data)
     shards = paths[0].suffix == ".tar"
     if not shards and len(paths) > 1:
         raise UserError(f"--data {args.data}: {len(paths)} tables; expected one table, or .tar shards.")

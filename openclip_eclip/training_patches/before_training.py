@@ -1,4 +1,5 @@
 """Checks that need the built model or the read data, all before the first step."""
+
 from __future__ import annotations
 
 import argparse
@@ -24,14 +25,19 @@ HEADS = ("logit_scale", "logit_bias")  # alone they train no tower
 def check_names(args: argparse.Namespace) -> None:
     """UserError for a model or an augmentation that open_clip does not know."""
     name = args.model.removeprefix("eclip-")
-    if not name.startswith(("local-dir:", "hf-hub:")) and open_clip.factory.get_model_config(args.model.replace("/", "-")) is None:
-        raise UserError(f"--model {args.model} is not known to "
-                        f"open_clip{near(name, open_clip.list_models())}")
+    if (
+        not name.startswith(("local-dir:", "hf-hub:"))
+        and open_clip.factory.get_model_config(args.model.replace("/", "-")) is None
+    ):
+        raise UserError(
+            f"--model {args.model} is not known to open_clip{near(name, open_clip.list_models())}"
+        )
     known = {field.name for field in dataclasses.fields(AugmentationCfg)}
     unknown = sorted(set(args.aug_cfg or {}) - known)
     if unknown:
-        raise UserError(f"--aug-cfg {unknown[0]}=...: unknown; expected one of "
-                        f"{', '.join(sorted(known))}.")
+        raise UserError(
+            f"--aug-cfg {unknown[0]}=...: unknown; expected one of {', '.join(sorted(known))}."
+        )
 
 
 def check_optimiser(args: argparse.Namespace) -> None:
@@ -45,10 +51,16 @@ def check_optimiser(args: argparse.Namespace) -> None:
         info = get_optimizer_info(args.opt.lower().removeprefix("timm/"))
     except ValueError as error:
         raise UserError(f"--opt {args.opt} is not known to timm.") from error
-    missing = [flag for flag, value, needed in (("--lr", args.lr, True), ("--eps", args.eps, info.has_eps)) if needed and value is None]
+    missing = [
+        flag
+        for flag, value, needed in (("--lr", args.lr, True), ("--eps", args.eps, info.has_eps))
+        if needed and value is None
+    ]
     if missing:
-        raise UserError(f"--opt {args.opt}: give {' and '.join(missing)}, for which open_clip has "
-                        "defaults with adamw only.")
+        raise UserError(
+            f"--opt {args.opt}: give {' and '.join(missing)}, for which open_clip has "
+            "defaults with adamw only."
+        )
 
 
 def check_towers(args: argparse.Namespace, model: torch.nn.Module) -> None:
@@ -56,41 +68,68 @@ def check_towers(args: argparse.Namespace, model: torch.nn.Module) -> None:
     with a traceback."""
     is_timm = hasattr(model.visual, "trunk")
     if args.pretrained_image and not is_timm:
-        raise UserError(f"--pretrained-image with --model {args.model}: its image tower is "
-                        "open_clip's own, which has no ImageNet weights; take a "
-                        "model with a timm tower, or --pretrained TAG.")
+        raise UserError(
+            f"--pretrained-image with --model {args.model}: its image tower is "
+            "open_clip's own, which has no ImageNet weights; take a "
+            "model with a timm tower, or --pretrained TAG."
+        )
     if args.force_patch_dropout and not is_timm and not hasattr(model.visual, "patch_dropout"):
-        raise UserError(f"--force-patch-dropout with --model {args.model}: its image tower has no "
-                        "patches to drop; leave it out.")
+        raise UserError(
+            f"--force-patch-dropout with --model {args.model}: its image tower has no "
+            "patches to drop; leave it out."
+        )
     for tower, lock in (("image", _lock_image), ("text", _lock_text)):
         if getattr(args, f"lock_{tower}"):
             before = sum(parameter.requires_grad for parameter in model.parameters())
             try:
                 lock(args, model)  # once more by open_clip, with the same end
             except (AssertionError, AttributeError, LookupError, RuntimeError, TypeError) as error:
-                raise UserError(f"--lock-{tower} cannot be done in this way with --model "
-                                f"{args.model}: {error or type(error).__name__}") from error
+                raise UserError(
+                    f"--lock-{tower} cannot be done in this way with --model "
+                    f"{args.model}: {error or type(error).__name__}"
+                ) from error
             if sum(parameter.requires_grad for parameter in model.parameters()) == before:
-                raise UserError(f"--lock-{tower} leaves all layers of --model {args.model} "
-                                "unlocked: give a lower number of unlocked ones.")
-    if args.train_data and not any(p.requires_grad for name, p in model.named_parameters() if name not in HEADS):
-        raise UserError("--lock-image with --lock-text leaves nothing to train but the logit "
-                        "scale: drop one of them, or unlock some layers.")
+                raise UserError(
+                    f"--lock-{tower} leaves all layers of --model {args.model} "
+                    "unlocked: give a lower number of unlocked ones."
+                )
+    if args.train_data and not any(
+        p.requires_grad for name, p in model.named_parameters() if name not in HEADS
+    ):
+        raise UserError(
+            "--lock-image with --lock-text leaves nothing to train but the logit "
+            "scale: drop one of them, or unlock some layers."
+        )
 
 
 def _lock_image(args: argparse.Namespace, model: torch.nn.Module) -> None:
-    model.lock_image_tower(unlocked_groups=args.lock_image_unlocked_groups, freeze_bn_stats=args.lock_image_freeze_bn_stats)
+    model.lock_image_tower(
+        unlocked_groups=args.lock_image_unlocked_groups,
+        freeze_bn_stats=args.lock_image_freeze_bn_stats,
+    )
 
 
 def _lock_text(args: argparse.Namespace, model: torch.nn.Module) -> None:
-    if not args.lock_text_freeze_layer_norm and not hasattr(getattr(model, "text", None), "config"):  # a tower of open_clip's own
-        raise AssertionError("its LayerNorm weights are locked with the rest: add "
-                             "--lock-text-freeze-layer-norm")
-    model.lock_text_tower(unlocked_layers=args.lock_text_unlocked_layers, freeze_layer_norm=args.lock_text_freeze_layer_norm)
+    if not args.lock_text_freeze_layer_norm and not hasattr(
+        getattr(model, "text", None), "config"
+    ):  # a tower of open_clip's own
+        raise AssertionError(
+            "its LayerNorm weights are locked with the rest: add --lock-text-freeze-layer-norm"
+        )
+    model.lock_text_tower(
+        unlocked_layers=args.lock_text_unlocked_layers,
+        freeze_layer_norm=args.lock_text_freeze_layer_norm,
+    )
 
 
-def before_first_step(args: argparse.Namespace, data: Mapping[str, Any], epoch: int, resumed: Mapping[str, Any] | None,
-                      settings: Mapping[str, Any], resume_latest: bool) -> None:
+def before_first_step(
+    args: argparse.Namespace,
+    data: Mapping[str, Any],
+    epoch: int,
+    resumed: Mapping[str, Any] | None,
+    settings: Mapping[str, Any],
+    resume_latest: bool,
+) -> None:
     """Warn of a schedule that learns nothing and of settings other than those of the checkpoint;
     UserError where no step is left.
 
@@ -98,13 +137,19 @@ def before_first_step(args: argparse.Namespace, data: Mapping[str, Any], epoch: 
     """
     if "train" not in data:
         return
-    warnings = [f"resuming with another setting: {line}" for line in differences(resumed or {}, settings)]
+    warnings = [
+        f"resuming with another setting: {line}" for line in differences(resumed or {}, settings)
+    ]
     if epoch >= args.epochs:
         done = f"all {args.epochs} epochs are done, the checkpoint has {epoch}"
         if not resume_latest:
-            raise UserError(f"--resume {args.resume}: {done}, so there is nothing to train; give "
-                            "more --epochs, or evaluate the checkpoint.")
+            raise UserError(
+                f"--resume {args.resume}: {done}, so there is nothing to train; give "
+                "more --epochs, or evaluate the checkpoint."
+            )
         warnings.append(f"{done}: nothing is trained")
-    warnings = schedule_warnings(args, data["train"].dataloader.num_batches, args.world_size) + warnings
+    warnings = (
+        schedule_warnings(args, data["train"].dataloader.num_batches, args.world_size) + warnings
+    )
     for warning in warnings if is_master(args) else ():
         logger.warning("eclip: %s", warning)

@@ -7,10 +7,8 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
-import open_clip_train.data as upstream
 from open_clip_train.distributed import is_master
 from torch import Tensor
 
@@ -18,8 +16,9 @@ from ..data.caption_words import MANY
 from ..data.csv_source import CsvSamples
 from ..data.heatmap import DataError
 from ..data.sample import seeded_randomness
-from ..data.tar_source import TarEntry, TarSamples, index_shard
+from ..data.tar_source import TarEntry, TarSamples, entries_before_damage
 from ..data.windows import TEXT_MEMBER, decode_sentences, file_windows
+from .shard_flags import shard_files
 
 logger = logging.getLogger(__name__)
 
@@ -28,29 +27,41 @@ SHARDS = 4  # of those in which captions are looked at
 BATCH = 256  # texts at a time
 
 
-def announce_lengths(args: argparse.Namespace, flag: str, source: Any, tokenizer: Callable, windows: bool) -> None:
+def announce_lengths(
+    args: argparse.Namespace, flag: str, source: Any, tokenizer: Callable, windows: bool
+) -> None:
     """Log how many captions lose their end, a warning where they are many; on the first rank.
 
-    `source`: what a loader reads, `CsvSamples` or `TarSamples`; anything else: the shards of `flag`. With `windows` also
-    sentences. Takes nothing from the random streams.
+    `source`: what a loader reads, `CsvSamples` or `TarSamples`; anything else: the shards of
+    `flag`. With `windows` also sentences. Takes nothing from the random streams.
     """
     if not is_master(args):
         return
     found = _texts(args, flag, source, windows)
     if found is None:
-        logger.info("eclip: %s is not on this machine: captions that are too long are not counted", flag)
+        logger.info(
+            "eclip: %s is not on this machine: captions that are too long are not counted", flag
+        )
         return
     with seeded_randomness([args.seed]), _one_thread():
         for what, (texts, total) in zip(("captions", "sentences"), found):
             if texts:
-                _announce(flag, what, count_cut(tokenizer, texts), len(texts), total, tokenizer([""]).shape[1])
+                _announce(
+                    flag,
+                    what,
+                    count_cut(tokenizer, texts),
+                    len(texts),
+                    total,
+                    tokenizer([""]).shape[1],
+                )
 
 
 def count_cut(tokenizer: Callable[..., Tensor], texts: Sequence[str]) -> int:
-    """How many of `texts` do not fit into the tokenizer's context, whatever its padding: a longer context changes them."""
+    """How many of `texts` a longer context would change: they do not fit, whatever the padding."""
     context = tokenizer([""]).shape[1]
     padding = tokenizer([""], context_length=context + 1)[0, -1]
-    long = [text for text in texts if not (text.isascii() and len(text) <= context - 2)]  # a token is a byte at least
+    # a token is a byte at least
+    long = [text for text in texts if not (text.isascii() and len(text) <= context - 2)]
     cut = 0
     for first in range(0, len(long), BATCH):
         part = long[first : first + BATCH]
@@ -61,35 +72,60 @@ def count_cut(tokenizer: Callable[..., Tensor], texts: Sequence[str]) -> int:
 
 
 def _announce(flag: str, what: str, cut: int, looked: int, total: int, context: int) -> None:
-    share = f"{cut} of {looked}" if looked == total else f"{cut} of {looked} looked at, out of {total}"
+    share = (
+        f"{cut} of {looked}" if looked == total else f"{cut} of {looked} looked at, out of {total}"
+    )
     log = logger.warning if cut > MANY * looked else logger.info
-    end = ": what is beyond it is cut off and never trained; give a larger --force-context-length or shorten them" if cut else ""
-    log("eclip: %s: %s %s (%.3g %%) are longer than the context length of %d tokens%s", flag, share, what, 100 * cut / looked, context, end)
+    end = (
+        ": what is beyond it is cut off and never trained; give a larger --force-context-length "
+        "or shorten them"
+        if cut
+        else ""
+    )
+    log(
+        "eclip: %s: %s %s (%.3g %%) are longer than the context length of %d tokens%s",
+        flag,
+        share,
+        what,
+        100 * cut / looked,
+        context,
+        end,
+    )
 
 
-def _texts(args: argparse.Namespace, flag: str, source: Any, windows: bool) -> list[tuple[list[str], int]] | None:
-    """[(captions, of how many), (sentences, of how many)], evenly spaced; None: not on this machine."""
+def _texts(
+    args: argparse.Namespace, flag: str, source: Any, windows: bool
+) -> list[tuple[list[str], int]] | None:
+    """[(captions, of how many), (sentences, of how many)], evenly spaced; None: remote data."""
     if isinstance(source, CsvSamples):
         table = source.table
         named = [path for path in table.windows if path] if windows else []
-        spoken = [_sentences(file_windows(path)[0], path.name) for path in _spaced(named)]
+        spoken = [
+            _sentences(file_windows(path, source.options)[0], path.name) for path in _spaced(named)
+        ]
         return [(_spaced(table.captions), len(table)), _scaled(spoken, len(named))]
     if isinstance(source, TarSamples):
         return _of_entries(source.entries, len(source.entries), windows)
     path = getattr(args, flag.removeprefix("--").replace("-", "_"))
-    urls = upstream.expand_urls(path)[0] if path else []
-    if not urls or not all(Path(url).is_file() for url in urls):
+    shards = shard_files(path) if path else None
+    if not shards:
         return None
-    chosen = _spaced(urls, SHARDS)
-    entries = [entry for url in chosen for entry in index_shard(Path(url))]
-    return _of_entries(entries, round(len(entries) * len(urls) / len(chosen)), windows)
+    chosen = _spaced(shards, SHARDS)
+    entries = [entry for shard in chosen for entry in entries_before_damage(shard)]
+    return _of_entries(entries, round(len(entries) * len(shards) / len(chosen)), windows)
 
 
-def _of_entries(entries: Sequence[TarEntry], total: int, windows: bool) -> list[tuple[list[str], int]]:
+def _of_entries(
+    entries: Sequence[TarEntry], total: int, windows: bool
+) -> list[tuple[list[str], int]]:
     readable = [entry for entry in entries if "txt" in entry.members]
     told = [entry for entry in readable if TEXT_MEMBER in entry.members] if windows else []
-    texts = [entry.read("txt")["txt"].decode("utf-8", errors="replace") for entry in _spaced(readable)]
-    spoken = [_sentences(entry.read(TEXT_MEMBER)[TEXT_MEMBER], entry.key) for entry in _spaced(told)]
+    texts = [
+        entry.read("txt")["txt"].decode("utf-8", errors="replace") for entry in _spaced(readable)
+    ]
+    spoken = [
+        _sentences(entry.read(TEXT_MEMBER)[TEXT_MEMBER], entry.key) for entry in _spaced(told)
+    ]
     return [(texts, total), _scaled(spoken, round(len(told) * total / max(len(readable), 1)))]
 
 
@@ -108,12 +144,14 @@ def _scaled(spoken: list[list[str]], samples: int) -> tuple[list[str], int]:
 
 def _spaced(items: Sequence[Any], most: int | None = None) -> list[Any]:
     most = most or SAMPLE
-    return [items[i * len(items) // most] for i in range(most)] if len(items) > most else list(items)
+    return (
+        [items[i * len(items) // most] for i in range(most)] if len(items) > most else list(items)
+    )
 
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Tokenizers of Hugging Face that used threads once complain in every data worker that is forked later."""
+    """No threads: tokenizers of Hugging Face that used them complain in each forked worker."""
     before = os.environ.get("TOKENIZERS_PARALLELISM")
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     try:

@@ -1,5 +1,6 @@
 """A run whose loss or weights are no numbers stops at once, on all ranks, and writes no checkpoint
 of them."""
+
 from __future__ import annotations
 
 import argparse
@@ -28,15 +29,23 @@ class FiniteLoss:
         self.args = args
         self.optimizer: torch.optim.Optimizer | None = None
         self.step, self.epoch, self.calls, self.first_step = 0, 0, 0, 0
-        self.waiting: tuple[int, float, Callable[[], float]] | None = None  # step, learning rate, value of the last loss
+        self.waiting: tuple[int, float, Callable[[], float]] | None = (
+            None  # step, learning rate, value of the last loss
+        )
 
     def watch(self, loss: torch.nn.Module) -> torch.nn.Module:
         loss.register_forward_hook(lambda _, __, losses: self._seen(losses))
         return loss
 
-    def start_epoch(self, epoch: int, optimizer: torch.optim.Optimizer, scheduler: Callable[[int], Any],
-                    batches: int, first_batch: int = 0) -> Callable[[int], Any]:
-        """`scheduler`, which open_clip calls with the number of the step, so that a stop can name it.
+    def start_epoch(
+        self,
+        epoch: int,
+        optimizer: torch.optim.Optimizer,
+        scheduler: Callable[[int], Any],
+        batches: int,
+        first_batch: int = 0,
+    ) -> Callable[[int], Any]:
+        """`scheduler`, which open_clip calls with the step's number, so that a stop can name it.
 
         `batches`: of the epoch; it is continued before `first_batch`.
         """
@@ -57,7 +66,11 @@ class FiniteLoss:
             self.step = self.first_step + self.calls // self.args.accum_freq
         self.calls += 1
         self.look()  # at the one before
-        self.waiting = self.step, self.optimizer.param_groups[0]["lr"], self._start_reading(total.detach())
+        self.waiting = (
+            self.step,
+            self.optimizer.param_groups[0]["lr"],
+            self._start_reading(total.detach()),
+        )
         if total.device.type != "cuda":
             self.look()
 
@@ -68,10 +81,12 @@ class FiniteLoss:
             total = torch.where(total.isfinite(), total, torch.full_like(total, math.inf))
             work = dist.all_reduce(total, op=dist.ReduceOp.MAX, async_op=True)
         if total.device.type != "cuda":
+
             def read() -> float:
                 if work is not None:
                     work.wait()
                 return float(total)
+
             return read
         if work is not None:
             work.wait()  # makes the stream wait, not this process
@@ -83,6 +98,7 @@ class FiniteLoss:
         def read_when_done() -> float:
             done.synchronize()
             return float(host)
+
         return read_when_done
 
     def look(self) -> None:
@@ -93,22 +109,32 @@ class FiniteLoss:
             if not math.isfinite(value):
                 raise UserError(self._sentence(f"the loss is not finite ({value})", step, rate))
 
-    def check_weights(self, state: Mapping[str, Tensor], buffers: frozenset[str] = frozenset()) -> None:
+    def check_weights(
+        self, state: Mapping[str, Tensor], buffers: frozenset[str] = frozenset()
+    ) -> None:
         """UserError if the last loss, or a tensor of `state`, is not finite: no checkpoint of it
         may be written."""
         self.look()
         wrong = non_finite(state, buffers)
         if wrong:
             rate = self.optimizer.param_groups[0]["lr"] if self.optimizer is not None else math.nan
-            raise UserError(self._sentence(f"{len(wrong)} of {len(state)} tensors of the model "
-                                           f"are not finite, first {wrong[0]}, so no "
-                                           "checkpoint is written", self.step, rate))
+            raise UserError(
+                self._sentence(
+                    f"{len(wrong)} of {len(state)} tensors of the model "
+                    f"are not finite, first {wrong[0]}, so no "
+                    "checkpoint is written",
+                    self.step,
+                    rate,
+                )
+            )
 
     def _sentence(self, what: str, step: int, rate: float) -> str:
         folder = Path(self.args.logs, self.args.name, "checkpoints")
         good = newest_complete(folder) if folder.is_dir() else None
         kept = f"the last good checkpoint is {good}" if good else "no checkpoint was written before"
-        return (f"{what} at step {step} (epoch {self.epoch}), learning rate {rate:.3g}, "
-                f"--precision {self.args.precision}: training stops, {kept}; "
-                "try a lower --lr, a longer --warmup, --grad-clip-norm 1, or --precision amp_bf16 "
-                "or fp32 in the place of fp16.")
+        return (
+            f"{what} at step {step} (epoch {self.epoch}), learning rate {rate:.3g}, "
+            f"--precision {self.args.precision}: training stops, {kept}; "
+            "try a lower --lr, a longer --warmup, --grad-clip-norm 1, or --precision amp_bf16 "
+            "or fp32 in the place of fp16."
+        )

@@ -5,6 +5,7 @@ samples and the same seeds of the data workers. Batches that were consumed then 
 placeholders, undecoded. Transforms draw from the running random streams of the worker that
 decodes, so every batch carries its worker's state, and the worker takes it up where it left off.
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass, field
@@ -66,13 +67,21 @@ def _restore_worker(position: Position) -> None:
 
 def _packed(state: Mapping[str, Any]) -> dict[str, Any]:
     """Arrays for tensors, of 4 bytes a number where these have 8."""
-    return {key: value.numpy().astype(np.uint32 if value.dtype == torch.int64 else np.uint8)
-            if isinstance(value, torch.Tensor) else value for key, value in state.items()}
+    return {
+        key: value.numpy().astype(np.uint32 if value.dtype == torch.int64 else np.uint8)
+        if isinstance(value, torch.Tensor)
+        else value
+        for key, value in state.items()
+    }
 
 
 def _unpacked(state: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: torch.from_numpy(value.astype(np.int64 if value.dtype == np.uint32 else np.uint8))
-            if isinstance(value, np.ndarray) else value for key, value in state.items()}
+    return {
+        key: torch.from_numpy(value.astype(np.int64 if value.dtype == np.uint32 else np.uint8))
+        if isinstance(value, np.ndarray)
+        else value
+        for key, value in state.items()
+    }
 
 
 class ResumableTable(Dataset):
@@ -146,7 +155,10 @@ class TakeSamples(wds.PipelineStage):
         self.progress, self.guard = progress, guard
 
     def run(self, source: Any) -> Iterator[Any]:
-        self.progress.begin_pass()
+        self.progress.begin_pass()  # now, not at the first sample: `GiveBatches` asks before that
+        return self._take(source)
+
+    def _take(self, source: Any) -> Iterator[Any]:
         for members in source:
             if self.progress.take():
                 yield members
@@ -181,8 +193,14 @@ class ResumableLoader:
     `num_batches` and `num_samples` are those of a whole epoch. `keeps_workers`: for the whole run.
     """
 
-    def __init__(self, loader: Any, parts: ResumableTable | ShardProgress, num_batches: int,
-                 num_samples: int, keeps_workers: bool) -> None:
+    def __init__(
+        self,
+        loader: Any,
+        parts: ResumableTable | ShardProgress,
+        num_batches: int,
+        num_samples: int,
+        keeps_workers: bool,
+    ) -> None:
         self.loader, self.parts, self.keeps_workers = loader, parts, keeps_workers
         self.num_batches, self.num_samples = num_batches, num_samples
         self.begin_epoch(0, None)
@@ -234,8 +252,10 @@ class ResumableLoader:
 
 def position_from(batch: int, now: Mapping[str, Any], state: Mapping[str, Any]) -> Position:
     """Undo `ResumableLoader.checkpoint_state`."""
-    workers = {number: WorkerState(number, one["taken"], one["random"])
-               for number, one in state["workers"].items()}
+    workers = {
+        number: WorkerState(number, one["taken"], one["random"])
+        for number, one in state["workers"].items()
+    }
     return Position(batch, state["start"], now, workers)
 
 
@@ -245,14 +265,21 @@ def resumable(loader: Any, shared_epoch: Any = None) -> ResumableLoader:
     if isinstance(loader, DataLoader):
         table = ResumableTable(loader.dataset, loader.collate_fn)
         # draws as open_clip's own does: in its batch sampler, and one seed of the workers an epoch
-        batches = DataLoader(table, batch_sampler=loader.batch_sampler, collate_fn=table.collate,
-                             num_workers=loader.num_workers, pin_memory=loader.pin_memory,
-                             worker_init_fn=ignore_in_worker)
+        batches = DataLoader(
+            table,
+            batch_sampler=loader.batch_sampler,
+            collate_fn=table.collate,
+            num_workers=loader.num_workers,
+            pin_memory=loader.pin_memory,
+            worker_init_fn=ignore_in_worker,
+        )
         return ResumableLoader(batches, table, *counts, keeps_workers=False)
     inner, progress = loader.pipeline[0], ShardProgress(shared_epoch)
     stages = inner.dataset.pipeline
-    names = [getattr(getattr(stage, "func", getattr(stage, "f", None)), "__name__", "")
-             for stage in stages]
+    names = [
+        getattr(getattr(stage, "func", getattr(stage, "f", None)), "__name__", "")
+        for stage in stages
+    ]
     decoding, batching = names.index("decode_stream"), names.index("_batched")
     size, collate = stages[batching].args[0], stages[batching].kw["collation_fn"]
     stages[batching] = GiveBatches(progress, size, collate)

@@ -1,8 +1,9 @@
 """Work on the data before training that ranks share, under a time limit of its own.
 
-The process group's own limit (NCCL: ten minutes) is for training steps; a first look at a large data set
-takes longer, and the ranks that wait for it must not be killed.
+The process group's own limit (NCCL: ten minutes) is for training steps; a first look at a large
+data set takes longer, and the ranks that wait for it must not be killed.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -40,8 +41,10 @@ def on_rank_zero(args: argparse.Namespace, work: Callable[[], T]) -> T:
     return _result(result[0])
 
 
-def shared_work(args: argparse.Namespace, items: Sequence[Any], work: Callable[[Sequence[Any]], list[T]]) -> list[T]:
-    """`work(items)`, every rank doing its part of the items; the results in the order of the items, on every rank.
+def shared_work(
+    args: argparse.Namespace, items: Sequence[Any], work: Callable[[Sequence[Any]], list[T]]
+) -> list[T]:
+    """`work(items)`, each rank doing its part; the results in the items' order, on every rank.
 
     A DataError of one rank stops all of them.
     """
@@ -49,10 +52,12 @@ def shared_work(args: argparse.Namespace, items: Sequence[Any], work: Callable[[
         return work(items)
     parts: list[Any] = [None] * args.world_size
     with patient_group() as group:
-        dist.all_gather_object(parts, _outcome(lambda: work(items[args.rank::args.world_size])), group=group)
+        dist.all_gather_object(
+            parts, _outcome(lambda: work(items[args.rank :: args.world_size])), group=group
+        )
     results: list[Any] = [None] * len(items)
     for rank, part in enumerate(parts):
-        results[rank::args.world_size] = _result(part)
+        results[rank :: args.world_size] = _result(part)
     return results
 
 

@@ -1,5 +1,6 @@
 """One process owns a run folder at a time, a name is used up only by a run that trained, and the
 reason of a stop is in its log."""
+
 from __future__ import annotations
 
 import argparse
@@ -22,7 +23,11 @@ except ImportError:  # not on Windows
 logger = logging.getLogger(__name__)
 
 LOG, LOCK = "out.log", ".lock"
-TRAINED = ("Start epoch", "Eval Epoch", "Train Epoch")  # open_clip's lines of a run that did something
+TRAINED = (
+    "Start epoch",
+    "Eval Epoch",
+    "Train Epoch",
+)  # open_clip's lines of a run that did something
 HELD = (errno.EACCES, errno.EAGAIN)
 
 
@@ -37,13 +42,21 @@ def claim(args: argparse.Namespace) -> IO[str] | None:
     folder = Path(args.logs, args.name)
     log = folder / LOG
     if args.resume != "latest" and log.exists() and _has_trained(folder):
-        raise UserError(f"experiment {folder} already exists: give another --name, or --resume "
-                        "latest to continue it.")
+        raise UserError(
+            f"experiment {folder} already exists: give another --name, or --resume "
+            "latest to continue it."
+        )
     held = lock(folder)
     if args.resume != "latest" and log.exists():
-        kept = next(path for i in range(1, 10_000) if not (path := folder / f"out.attempt-{i}.log").exists())
+        kept = next(
+            path for i in range(1, 10_000) if not (path := folder / f"out.attempt-{i}.log").exists()
+        )
         log.rename(kept)
-        logger.warning("eclip: an earlier attempt at %s stopped before training; its log is now %s", folder, kept)
+        logger.warning(
+            "eclip: an earlier attempt at %s stopped before training; its log is now %s",
+            folder,
+            kept,
+        )
     return held
 
 
@@ -51,7 +64,12 @@ def _has_trained(folder: Path) -> bool:
     """Also for an empty log, of which nothing is known."""
     text = (folder / LOG).read_text(encoding="utf-8", errors="replace")
     checkpoints = folder / "checkpoints"
-    return not text or any(line in text for line in TRAINED) or checkpoints.is_dir() and any(checkpoints.iterdir())
+    return (
+        not text
+        or any(line in text for line in TRAINED)
+        or checkpoints.is_dir()
+        and any(checkpoints.iterdir())
+    )
 
 
 def lock(folder: Path) -> IO[str] | None:
@@ -72,14 +90,26 @@ def lock(folder: Path) -> IO[str] | None:
         holder = file.read().strip()
         file.close()
         if error.errno in HELD:
-            raise UserError(f"{folder} is in use by {_who(holder)}: two processes would overwrite "
-                            "each other's checkpoints; wait for it, "
-                            "stop it, or give another --name.") from error
-        logger.warning("eclip: %s cannot be locked (%s): take care that no second run writes into "
-                       "it", folder, error)
+            raise UserError(
+                f"{folder} is in use by {_who(holder)}: two processes would overwrite "
+                "each other's checkpoints; wait for it, "
+                "stop it, or give another --name."
+            ) from error
+        logger.warning(
+            "eclip: %s cannot be locked (%s): take care that no second run writes into it",
+            folder,
+            error,
+        )
         return None
     file.truncate(0)
-    json.dump({"pid": os.getpid(), "host": socket.gethostname(), "start": datetime.now().isoformat(timespec="seconds")}, file)
+    json.dump(
+        {
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "start": datetime.now().isoformat(timespec="seconds"),
+        },
+        file,
+    )
     file.flush()
     return file
 
@@ -95,8 +125,12 @@ def _who(holder: str) -> str:
 def log_stop(args: argparse.Namespace | None, reason: str) -> None:
     """`reason` as the last line of the run's log. Any rank may call it; only the first one has a
     handler for the file."""
-    record = logging.LogRecord(__name__, logging.ERROR, __file__, 0, "eclip: stopped: %s", (reason,), None)
-    files = [handler for handler in logging.root.handlers if isinstance(handler, logging.FileHandler)]
+    record = logging.LogRecord(
+        __name__, logging.ERROR, __file__, 0, "eclip: stopped: %s", (reason,), None
+    )
+    files = [
+        handler for handler in logging.root.handlers if isinstance(handler, logging.FileHandler)
+    ]
     for handler in files:
         handler.handle(record)
     if files or args is None or not args.name or getattr(args, "rank", 0) == 0:
@@ -104,8 +138,10 @@ def log_stop(args: argparse.Namespace | None, reason: str) -> None:
     log = Path(args.logs, args.name, LOG)
     if log.is_file():
         with open(log, "a", encoding="utf-8") as file:
-            file.write(f"{datetime.now():%Y-%m-%d,%H:%M:%S} | ERROR | eclip: stopped on rank "
-                       f"{args.rank}: {reason}\n")
+            file.write(
+                f"{datetime.now():%Y-%m-%d,%H:%M:%S} | ERROR | eclip: stopped on rank "
+                f"{args.rank}: {reason}\n"
+            )
 
 
 def has_logged(args: argparse.Namespace | None, reason: str) -> bool:
@@ -113,4 +149,6 @@ def has_logged(args: argparse.Namespace | None, reason: str) -> bool:
     if args is None or not args.name:
         return False
     log = Path(args.logs, args.name, LOG)
-    return log.is_file() and f"stopped: {reason}" in log.read_text(encoding="utf-8", errors="replace")
+    return log.is_file() and f"stopped: {reason}" in log.read_text(
+        encoding="utf-8", errors="replace"
+    )

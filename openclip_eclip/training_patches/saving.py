@@ -1,4 +1,5 @@
 """When a run saves its position within an epoch, how all ranks agree on it, and what is kept."""
+
 from __future__ import annotations
 
 import argparse
@@ -111,8 +112,11 @@ class MidEpochSaver:
 
     def _is_saved_by_open_clip(self) -> bool:
         args, completed = self.args, self.epoch + 1
-        return (completed == args.epochs or args.save_most_recent
-                or (args.save_frequency > 0 and completed % args.save_frequency == 0))
+        return (
+            completed == args.epochs
+            or args.save_most_recent
+            or (args.save_frequency > 0 and completed % args.save_frequency == 0)
+        )
 
     def _save(self, batch: int, asked: int) -> None:
         began = time.monotonic()
@@ -120,17 +124,25 @@ class MidEpochSaver:
         self.write(batch, path)
         if is_master(self.args):
             self._keep_last(path)
-            logger.info("eclip: batch %d of %d in epoch %d: saved in %s (%.1f s)", batch,
-                        self.num_batches, self.epoch, path, time.monotonic() - began)
+            logger.info(
+                "eclip: batch %d of %d in epoch %d: saved in %s (%.1f s)",
+                batch,
+                self.num_batches,
+                self.epoch,
+                path,
+                time.monotonic() - began,
+            )
         self.saved_at = time.monotonic()
         if asked >= STOP:
             if self.group is not None:
                 dist.barrier(self.group)  # torchrun ends the rank that writes once another is gone
             name = signal.Signals(asked - STOP).name
             where = f"after batch {batch} of {self.num_batches} in epoch {self.epoch}"
-            raise Stopped(f"by {name} {where}; the position is saved in {path}: continue with "
-                          "--resume latest.",
-                          asked - STOP)
+            raise Stopped(
+                f"by {name} {where}; the position is saved in {path}: continue with "
+                "--resume latest.",
+                asked - STOP,
+            )
 
     def _keep_last(self, written: Path) -> None:
         """Delete all but the last --keep-last, and those of a later position.
@@ -138,11 +150,15 @@ class MidEpochSaver:
         They are of a course that this run has left: it was resumed from an older checkpoint, or
         began its epoch anew.
         """
-        orders = {path: order for path in self.folder.glob("epoch_*_batch_*.pt")
-                  if (order := progress_in_name(path))}
-        passed = sorted((path for path, order in orders.items() if order <= orders[written]),
-                        key=orders.get)
-        for path in set(orders) - set(passed[-self.args.keep_last:]):
+        orders = {
+            path: order
+            for path in self.folder.glob("epoch_*_batch_*.pt")
+            if (order := progress_in_name(path))
+        }
+        passed = sorted(
+            (path for path, order in orders.items() if order <= orders[written]), key=orders.get
+        )
+        for path in set(orders) - set(passed[-self.args.keep_last :]):
             path.unlink(missing_ok=True)
         sync_folder(self.folder)
 

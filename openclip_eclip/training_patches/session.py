@@ -221,6 +221,8 @@ class Session:
         elif epoch == 0:
             self.draw("start", 0)
         self.batches.begin_epoch(epoch, position)
+        if self.loader and self.loader.announced:
+            self.loader.announced.begin_pass()
         self.saver.begin_epoch(epoch, self.batches.num_batches, self.save_position)
 
     def end_epoch(self, is_evaluated: bool) -> None:
@@ -384,7 +386,7 @@ class Session:
 
     def _write_views(self) -> None:
         path = Path(self.args.logs, self.args.name, "annotated_views.csv")
-        with open(path, "w", newline="", encoding="utf-8") as file:
+        with open(path, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
             table = csv.writer(file)
             table.writerow(["sample", "mixed_views"])
             table.writerows([name, self.all_views[key]] for key, name in self.names.items())

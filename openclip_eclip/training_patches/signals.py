@@ -1,4 +1,5 @@
 """SIGTERM, SIGINT and SIGUSR1 while a run lasts: it saves its position at the end of the step."""
+
 from __future__ import annotations
 
 import os
@@ -29,8 +30,9 @@ class Signals:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        previous = {number: signal.signal(number, self._handle)
-                    for number in (*STOPPING, signal.SIGUSR1)}
+        previous = {
+            number: signal.signal(number, self._handle) for number in (*STOPPING, signal.SIGUSR1)
+        }
         try:
             yield
         finally:
@@ -44,8 +46,11 @@ class Signals:
         again = self.stop == signal.SIGINT == number
         self.stop = self.stop or number
         if again:
-            raise Stopped("by a second SIGINT, without saving; --resume latest continues from the "
-                          "newest checkpoint.", number)
+            raise Stopped(
+                "by a second SIGINT, without saving; --resume latest continues from the "
+                "newest checkpoint.",
+                number,
+            )
         self._stop_if_nothing_to_save()
 
     def _stop_if_nothing_to_save(self) -> None:
@@ -56,8 +61,11 @@ class Signals:
     def stop_now(self, why: str) -> None:
         """Stopped, where the run cannot come to the end of its step any more."""
         name = signal.Signals(self.stop).name
-        raise Stopped(f"by {name} before a position was saved {why}; --resume latest continues "
-                      "from the newest checkpoint.", self.stop)
+        raise Stopped(
+            f"by {name} before a position was saved {why}; --resume latest continues "
+            "from the newest checkpoint.",
+            self.stop,
+        )
 
     def training_begins(self) -> None:
         """From now on a signal waits for the end of a step."""

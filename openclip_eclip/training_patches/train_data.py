@@ -26,7 +26,7 @@ from ..data.joint_transform import JointTransform
 from ..data.read_options import read_options
 from ..data.sample import Sample, collate, stable_id
 from ..data.shard_index import CheckOptions, ShardReport, check_shards, join_reports
-from ..data.shard_stream import Announced as ShardAnnounced, read_shards
+from ..data.shard_stream import Announced as ShardAnnounced, expand_shards, read_shards
 from ..data.tar_source import TarEntry, TarSamples, decode_stream
 from .announced import Announced
 from .pass_guard import PassGuard, check_number, check_shares
@@ -214,7 +214,7 @@ def _shard_source(args: argparse.Namespace, transform: JointTransform, tokenizer
                   heatmaps: bool, windows: bool) -> TrainSource:
     check_flags(args)
     shards = on_rank_zero(args, lambda: local_shards(args.train_data))
-    check_number(args, len(upstream.expand_urls(args.train_data)[0]))
+    check_number(args, len(expand_shards(args.train_data)))
     annotated, total, told, names, entries, announced = heatmaps, None, None, {}, [], None
     if shards is None:
         if args.eclip_heatmap_control in SHUFFLES:
