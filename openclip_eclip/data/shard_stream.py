@@ -8,7 +8,7 @@ import lzma
 import zlib
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Iterable, Iterator, Mapping, NamedTuple
+from typing import Any, Iterable, Iterator, Mapping, NamedTuple, Sequence
 from urllib.parse import urlparse
 
 from webdataset.gopen import gopen, gopen_schemes
@@ -72,6 +72,12 @@ def is_remote(url: str) -> bool:
 def local_path(url: str) -> Path:
     """The file behind a shard of this machine, `file:` allowed as in webdataset."""
     return Path(urlparse(url).path if url.startswith("file:") else url)
+
+
+def local_files(urls: Sequence[str]) -> list[Path] | None:
+    """The files behind `urls`, None where one of them is not a file of this machine."""
+    paths = [local_path(url) for url in urls if not is_remote(url)]
+    return paths if paths and len(paths) == len(urls) and all(path.is_file() for path in paths) else None
 
 
 def shard_name(url: str) -> str:

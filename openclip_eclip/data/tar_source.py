@@ -165,11 +165,14 @@ def walk_shard(shard: Path, file: BinaryIO) -> tuple[list[TarEntry], str | None]
     return entries, damage
 
 
-def index_shard(shard: Path) -> list[TarEntry]:
-    """All samples of an uncompressed shard without reading their content; DataError for a broken archive."""
+def index_shard(shard: Path, skip_bad: bool = False) -> list[TarEntry]:
+    """All samples of an uncompressed shard without reading their content; DataError for a broken archive.
+
+    With `skip_bad` those before the damage, on which training goes on; the check has named it.
+    """
     with open_shard(shard) as file:
         entries, damage = walk_shard(shard, file)
-    if damage:
+    if damage and not skip_bad:
         raise DataError(f"{shard}: {damage}")
     return entries
 

@@ -7,7 +7,6 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import open_clip_train.data as upstream
@@ -18,6 +17,7 @@ from ..data.caption_words import MANY
 from ..data.csv_source import CsvSamples
 from ..data.heatmap import DataError
 from ..data.sample import seeded_randomness
+from ..data.shard_stream import local_files
 from ..data.tar_source import TarEntry, TarSamples, index_shard
 from ..data.windows import TEXT_MEMBER, decode_sentences, file_windows
 
@@ -34,7 +34,7 @@ def announce_lengths(args: argparse.Namespace, flag: str, source: Any, tokenizer
     `source`: what a loader reads, `CsvSamples` or `TarSamples`; anything else: the shards of `flag`. With `windows` also
     sentences. Takes nothing from the random streams.
     """
-    if not is_master(args):
+    if not is_master(args) or args.dataset_type == "synthetic":
         return
     found = _texts(args, flag, source, windows)
     if found is None:
@@ -77,12 +77,12 @@ def _texts(args: argparse.Namespace, flag: str, source: Any, windows: bool) -> l
     if isinstance(source, TarSamples):
         return _of_entries(source.entries, len(source.entries), windows)
     path = getattr(args, flag.removeprefix("--").replace("-", "_"))
-    urls = upstream.expand_urls(path)[0] if path else []
-    if not urls or not all(Path(url).is_file() for url in urls):
+    shards = local_files(upstream.expand_urls(path)[0])
+    if shards is None:
         return None
-    chosen = _spaced(urls, SHARDS)
-    entries = [entry for url in chosen for entry in index_shard(Path(url))]
-    return _of_entries(entries, round(len(entries) * len(urls) / len(chosen)), windows)
+    chosen, skip_bad = _spaced(shards, SHARDS), args.on_bad_sample == "skip"
+    entries = [entry for shard in chosen for entry in index_shard(shard, skip_bad)]
+    return _of_entries(entries, round(len(entries) * len(shards) / len(chosen)), windows)
 
 
 def _of_entries(entries: Sequence[TarEntry], total: int, windows: bool) -> list[tuple[list[str], int]]:

@@ -11,8 +11,8 @@ from typing import Any, Callable, Iterable, Iterator
 
 import open_clip_train.data as upstream
 from ..data.csv_source import CsvSamples, CsvTable
-from ..data.heatmap import DataError
 from ..data.sample import stable_id
+from ..data.shard_stream import local_files
 from ..data.tar_source import TarEntry, TarSamples, index_shard
 from .train_data import on_rank_zero
 
@@ -56,19 +56,13 @@ def _training_images(args: argparse.Namespace, loader: Any) -> Iterator[_Image] 
     if isinstance(dataset, CsvSamples):
         return _images_of(dataset)
     urls = upstream.expand_urls(args.train_data)[0] if args.train_data else []
-    if not urls or not all(Path(url).is_file() for url in urls):
-        return None
-    return _shard_images(urls, skip_bad=args.on_bad_sample == "skip")
+    shards = local_files(urls)
+    return None if shards is None else _shard_images(shards, skip_bad=args.on_bad_sample == "skip")
 
 
-def _shard_images(urls: Iterable[str], skip_bad: bool) -> Iterator[_Image]:
-    for url in urls:
-        try:
-            entries = index_shard(Path(url))
-        except DataError:
-            if not skip_bad:
-                raise
-            continue  # the check has named it
+def _shard_images(shards: Iterable[Path], skip_bad: bool) -> Iterator[_Image]:
+    for shard in shards:
+        entries = index_shard(shard, skip_bad)
         yield from _entry_images(entries, [stable_id(entry.where) for entry in entries])
 
 
