@@ -146,7 +146,10 @@ class TakeSamples(wds.PipelineStage):
         self.progress, self.guard = progress, guard
 
     def run(self, source: Any) -> Iterator[Any]:
-        self.progress.begin_pass()
+        self.progress.begin_pass()  # at once: `GiveBatches` asks for placeholders before any sample
+        return self._left(source)
+
+    def _left(self, source: Any) -> Iterator[Any]:
         for members in source:
             if self.progress.take():
                 yield members
