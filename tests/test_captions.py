@@ -171,7 +171,8 @@ def test_cut_captions_are_counted_for_any_padding(tokenizer: object, words: int)
 
 
 def training_arguments(**more: object) -> argparse.Namespace:
-    return argparse.Namespace(rank=0, local_rank=0, world_size=1, seed=0, log_local=False, **more)
+    return argparse.Namespace(rank=0, local_rank=0, world_size=1, seed=0, log_local=False, dataset_type="auto",
+                              on_bad_sample="stop", **more)
 
 
 def test_training_says_how_many_captions_are_cut(tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,4 +209,22 @@ def test_shards_and_their_sentences_are_counted_too(tmp_path: Path, caplog: pyte
     announce_lengths(training_arguments(train_data="pipe:cat x.tar"), "--train-data", None, tokenizer, True)
     assert "not counted" in caplog.records[0].message
     announce_lengths(SimpleNamespace(rank=1, log_local=False), "--train-data", None, tokenizer, True)
+    assert len(caplog.records) == 1
+
+
+def test_captions_before_the_damage_of_a_shard_are_counted_where_it_is_skipped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The check has named the damage; here it stopped the first rank, and the others waited."""
+    tokenizer = open_clip.SimpleTokenizer(context_length=16)
+    caplog.set_level(logging.INFO)
+    path = write_shard(tmp_path / "a.tar", {"a.png": b"x", "a.txt": LONG.encode(), "b.png": b"x", "c.png": b"x"})
+    content = bytearray(path.read_bytes())
+    content[3072 + 20:3072 + 200] = b"\xff" * 180  # the header of c.png
+    path.write_bytes(content)
+    damaged = training_arguments(train_data=f"file:{path}")
+    damaged.on_bad_sample = "skip"
+    announce_lengths(damaged, "--train-data", None, tokenizer, False)
+    assert "1 of 1 captions" in caplog.records[0].message
+    synthetic = training_arguments(train_data=None)
+    synthetic.dataset_type = "synthetic"
+    announce_lengths(synthetic, "--train-data", None, tokenizer, False)
     assert len(caplog.records) == 1

@@ -15,10 +15,10 @@ import pytest
 import torch
 from conftest import BASIC, Launcher, write_table
 from openclip_eclip import train
-from openclip_eclip.config import EClipConfig, UserError
+from openclip_eclip.config import EClipConfig, Stopped, UserError
 from openclip_eclip.flag_checks import schedule_warnings
 from openclip_eclip.params import eclip_parser
-from openclip_eclip.training_patches import run_settings
+from openclip_eclip.training_patches import run_folder, run_settings
 from openclip_eclip.training_patches.finite_loss import FiniteLoss
 from openclip_eclip.training_patches.release_3_3 import Seams
 from openclip_eclip.training_patches.run_folder import lock
@@ -313,6 +313,23 @@ def test_two_ranks_stop_together_and_tell_once(launcher: Launcher) -> None:
     assert done.returncode and done.stderr.count("error: the loss is not finite") == 1
     assert "Traceback (most recent call last)" not in done.stderr.split("error: the loss")[0]
     assert "the loss is not finite" in launcher.log("nan").splitlines()[-1]
+
+
+@pytest.mark.parametrize("last,error,expected", [
+    ("| ERROR | eclip: stopped: row 3: not an image", torch.distributed.DistNetworkError("Connection reset by peer"), True),
+    ("| ERROR | eclip: stopped on rank 1: row 3", RuntimeError("[gloo/pair.cc:534] Connection closed"), True),
+    ("| ERROR | eclip: stopped on rank 1: row 3", Stopped("by SIGTERM", 15), True),
+    ("| ERROR | eclip: stopped: row 3", RuntimeError("CUDA out of memory"), False),
+    ("| ERROR | eclip: stopped: row 3", UserError("row 4"), False),
+    ("| INFO | Train Epoch: 0", RuntimeError("Connection closed by peer"), False),
+])
+def test_what_another_ranks_stop_brings_is_not_the_reason(last: str, error: Exception, expected: bool, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "out.log").write_text(f"first\n2026-11-28,05:57:13 {last}\n")
+    args = argparse.Namespace(logs=str(tmp_path), name="run", world_size=2)
+    assert run_folder.is_consequence(args, error) == expected
+    args.world_size = 1
+    assert not run_folder.is_consequence(args, error)
 
 
 def test_logging_is_as_it_was(tmp_path: Path) -> None:
