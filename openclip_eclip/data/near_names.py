@@ -7,7 +7,8 @@ import re
 from collections.abc import Iterable
 
 # What people call these columns; levelled as `_level` does
-HEATMAPS = {"heatmap", "gaze", "mask", "attention", "saliency", "gazemap", "attentionmap", "saliencymap", "heat"}
+HEATMAPS = {"heatmap", "gaze", "mask", "attention", "saliency", "gazemap", "attentionmap", "saliencymap", "heat",
+            "annotation", "expertmap", "fixation", "fixationmap", "eyegaze", "roi", "hm"}
 IMAGES = {"image", "img", "file", "filename", "path", "imagepath", "imagefile", "imgpath", "filepath"}
 CAPTIONS = {"caption", "title", "text", "report", "finding", "impression"}
 WINDOWS = {"window", "sentencewindow", "sentence"}
