@@ -31,7 +31,7 @@ from openclip_eclip.training_patches import caption_length
 from openclip_eclip.training_patches.caption_length import announce_lengths, count_cut
 
 MISSING = ["", "  ", "\u00a0", "\u200b", "nan", "NaN", "None", "none ", "<NA>", "null", "NULL", "N/A", "n/a", "#N/A", "NaT", "nan nan", "nan. nan.",
-           "None; None", "-", "---", ".", "?", "...", "undefined", "-nan"]
+           "None; None", "-", "---", ".", "?", "...", "undefined", "-nan", "n.a.", "N.A."]
 TEXTS = ["no finding", "none seen", "nodule", "NAD", "a", "0", "normal", "nan in the table", "null hypothesis", "正常", "Nonetheless normal"]
 
 
@@ -69,6 +69,15 @@ def test_tables_and_shards_name_missing_captions(tmp_path: Path) -> None:
     assert "not UTF-8" in report.faults[-1].message
     with pytest.raises(DataError, match="a.tar, 1.txt: no caption, found 'nan'"):  # remote shards are read without a check before
         read_members(entries[1].read(), "a.tar, 1", None, None, 1)
+
+
+def test_captions_that_may_be_missing_or_are_all_the_same_are_named(tmp_path: Path) -> None:
+    path = captions_table(tmp_path, ["No report", "unknown", "unknown", "a nodule"])
+    report = check_table(read_csv_table(path, CsvColumns()))
+    assert not report.faults and report.warnings == [
+        "1 captions are 'No report', which may stand for no text", "2 captions are 'unknown', which may stand for no text"]
+    report = check_table(read_csv_table(captions_table(tmp_path, ["chest x-ray"] * 3), CsvColumns()))
+    assert report.warnings == ["all 3 captions are the same, 'chest x-ray': nothing can be learned from them"]
 
 
 @pytest.mark.parametrize("sentence", ["nan", "", " ", "<NA>", "...", None, 3, "\ud800"], ids=ascii)

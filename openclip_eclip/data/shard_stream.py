@@ -11,7 +11,7 @@ import zlib
 from collections import deque
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Iterable, Iterator, Mapping, NamedTuple, Sequence
+from typing import Any, Iterable, Iterator, Mapping, NamedTuple
 from urllib.parse import urlparse
 
 from braceexpand import UnbalancedBracesError
