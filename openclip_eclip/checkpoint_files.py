@@ -59,9 +59,8 @@ def damage(path: Path) -> str | None:
         with zipfile.ZipFile(path) as archive:
             wrong = archive.testzip()
         if not wrong and not _is_torchscript(path):
-            torch.load(
-                path, map_location="cpu", mmap=True, weights_only=True
-            )  # its reader looks at headers that zipfile does not
+            # its reader looks at headers that zipfile does not
+            torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except pickle.UnpicklingError:
         return None  # whole, and foreign
     except UNREADABLE as error:
@@ -107,8 +106,9 @@ def newest_complete(folder: Path) -> Path | None:
 
 
 def _progress_inside(path: Path) -> tuple[int, int]:
+    """Of `epoch_latest.pt`, which is written at the end of an epoch."""
     checkpoint = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-    return int(checkpoint["epoch"]), int((checkpoint.get(STATE_KEY) or {}).get("batch") or 0)
+    return int(checkpoint["epoch"]), 0
 
 
 def describe_progress(path: Path) -> str:

@@ -22,8 +22,7 @@ def near(name: str, known: Iterable[str]) -> str:
 
 @contextmanager
 def one_sentence(model: str, pretrained: str | None) -> Iterator[None]:
-    """UserError in the place of open_clip's tracebacks about names, files, the network and weights
-    that do not fit."""
+    """UserError instead of open_clip's tracebacks about names, files, network and weights."""
     try:
         yield
     except (RuntimeError, OSError, ValueError, AssertionError) as error:
@@ -45,8 +44,10 @@ def _source(model: str, pretrained: str | None) -> str:
 
 
 def sentence(error: Exception, model: str, pretrained: str | None) -> str | None:
-    """What `error`, raised while open_clip built a model, says to a user; None for one that is no
-    user's mistake."""
+    """What `error`, raised while open_clip built a model, says to a user.
+
+    None for one that is no user's mistake.
+    """
     text, source = str(error), _source(model, pretrained)
     if "Error(s) in loading state_dict" in text:
         return (

@@ -12,15 +12,8 @@ from .data.json_text import read_json
 logger = logging.getLogger(__name__)
 
 CONFIG = "open_clip_config.json"
-PREPROCESS = (
-    "size",
-    "mode",
-    "mean",
-    "std",
-    "interpolation",
-    "resize_mode",
-    "fill_color",
-)  # open_clip's; it passes over others
+# What open_clip reads; it passes over others
+PREPROCESS = ("size", "mode", "mean", "std", "interpolation", "resize_mode", "fill_color")
 
 
 def check_model_folder(folder: Path, whole: bool = False) -> None:

@@ -71,7 +71,7 @@ def markdown(table: str, found: dict) -> str:
 
 
 def limits(facts: dict[str, dict]) -> str:
-    """What these rows can not say."""
+    """What these rows cannot say."""
     seen = sorted(entry["views"] for entry in facts.values() if entry["views"] is not None)
     times = " to ".join(dict.fromkeys(f"{number:.1f}" for number in (seen[0], seen[-1]))) if seen else ""
     dose = f" An annotated image enters {times} times here, about 527 times in the paper (through an annotated half-batch): that a row shows no gain at this dose " \

@@ -339,7 +339,7 @@ def test_keys_that_are_not_utf8(tmp_path: Path) -> None:
 
 
 def test_braces_that_do_not_close(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    files, message = f"{tmp_path}/a-{{0..1.tar", r"a-\{0..1.tar: not a list of files"
+    files, message = f"{tmp_path}/a-{{0..1.tar", r"a-\{0..1.tar: not a list of shards"
     assert check_main([files]) == 1 and "error: " in (said := capsys.readouterr().err) and re.search(message, said)
     for read in (local_shards, read_eval_set):
         with pytest.raises(DataError, match=message):

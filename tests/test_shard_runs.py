@@ -9,6 +9,7 @@ import open_clip_train.data as upstream
 import pytest
 import torch
 from conftest import BASIC, Launcher, write_shard, write_table
+from openclip_eclip.config import UserError
 from openclip_eclip.data import shard_index, table_paths
 from openclip_eclip.data.check import main as check_main
 from openclip_eclip.data.csv_source import CsvColumns, read_csv_table
@@ -19,7 +20,7 @@ from openclip_eclip.data.shard_sizes import compare_sizes
 from openclip_eclip.training_patches import pass_guard
 from openclip_eclip.training_patches.announced import Announced
 from openclip_eclip.training_patches.pass_guard import IN_FLIGHT, PassGuard, check_number, check_shares, shares, smallest_share
-from openclip_eclip.training_patches.shard_flags import check_flags, local_shards, train_samples
+from openclip_eclip.training_patches.shard_flags import check_factors, local_shards, train_samples
 from test_shard_reading import JPG, arguments, members, source
 
 
@@ -127,16 +128,16 @@ def test_counts_are_filled_in_from_the_shards(tmp_path: Path, caplog: pytest.Log
 
 
 @pytest.mark.parametrize("data,flags,message", [
-    ("a.tar", ["--train-data-upsampling-factors", "2"], "works only with --dataset-resampled"),
+    ("a.tar", ["--train-data-upsampling-factors", "2"], "without --dataset-resampled has no effect"),
     ("a.tar", ["--train-data-upsampling-factors", "1::2", "--dataset-resampled"], "2 factors for the 1 parts"),
     ("a.tar::b.tar", ["--train-data-upsampling-factors", "1::x", "--dataset-resampled"], "expected numbers from 0 up"),
     ("a.tar::b.tar", ["--train-data-upsampling-factors", "0::0", "--dataset-resampled"], "not all of them 0"),
     ("a.tar::b.tar", ["--train-data-upsampling-factors", "1::nan", "--dataset-resampled"], "expected numbers"),
-    ("a.tar", ["--train-num-samples", "0"], "expected at least 1"), ("a.tar", ["--train-num-samples", "-4"], "expected at least 1"),
+    ("a.tar", ["--train-num-samples", "0"], "expected 1 or more"), ("a.tar", ["--train-num-samples", "-4"], "expected 1 or more"),
 ])
 def test_flags_that_open_clip_asserts_are_sentences(data: str, flags: list[str], message: str) -> None:
-    with pytest.raises(DataError, match=message):
-        check_flags(arguments("--train-data", data, *flags))
+    with pytest.raises(UserError, match=message):
+        check_factors(arguments("--train-data", data, *flags))
 
 
 @pytest.mark.parametrize("path,message", [("s-{0..3.tar", "not a list of shards"), ("${NOWHERE}/a.tar", "not a list of shards"),

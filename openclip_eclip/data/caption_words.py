@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-PIECE = re.compile(
-    r"[^\W\d_]+|\d+|[^\w\s]+|_+"
-)  # each becomes a token or more in every tokenizer of open_clip
+# Each becomes a token or more in every tokenizer of open_clip
+PIECE = re.compile(r"[^\W\d_]+|\d+|[^\w\s]+|_+")
 ENDS = 2  # tokens for the beginning and the end
 CONTEXTS = {77: "most models, ViT-B-16 among them", 256: "the recipes and eclip models"}
 MANY = 0.02  # share of captions from which a warning is due

@@ -43,7 +43,7 @@ CUTOFF = 0.75  # of difflib's ratio, for letters swapped or forgotten
 
 
 def near_names(wanted: str, found: Iterable[str]) -> list[str]:
-    """Those of `found` like `wanted` but for case, blanks, hyphens, plural or a slip; or synonyms."""
+    """Those of `found` like `wanted` but for case, blanks, hyphens, plural or a slip; synonyms."""
     own = _level(wanted)
     role = next((role for role in ROLES if own in role), {own})
     names = [name for name in found if name != wanted and _level(name)]

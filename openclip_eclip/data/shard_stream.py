@@ -104,7 +104,7 @@ def expand_shards(shards: str) -> list[str]:
     # an environment variable in ${...} that is not set is an assertion
     except (UnbalancedBracesError, AssertionError) as error:
         raise DataError(
-            f"{shards}: not a list of files ({error}); expected names with braces, as "
+            f"{shards}: not a list of shards ({error}); expected names with braces, as "
             "train-{000..041}.tar, joined by ::."
         ) from error
 

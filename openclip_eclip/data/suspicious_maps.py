@@ -11,10 +11,8 @@ from .heatmap import GREY_MODES
 
 SAME = 0.999  # correlation of pixels from which a map is the image, saved once more
 SOME = 1 << 16  # pixels that are looked at first
-GREYS, BLACK = (
-    16,
-    0.5,
-)  # a picture has more grey values, and a smaller share of zeros: drawn marks are maps too
+# A picture has more grey values, and a smaller share of zeros: drawn marks are maps too
+GREYS, BLACK = 16, 0.5
 
 
 def is_the_image(values: np.ndarray, picture: Image.Image) -> bool:

@@ -263,9 +263,8 @@ def _refuse_bomb(path: Path) -> None:
     size = 0
     if path.suffix == ".zip":
         with zipfile.ZipFile(path) as archive:
-            size = sum(
-                member.file_size for member in archive.infolist()
-            )  # no more than that is unpacked
+            # no more than that is unpacked
+            size = sum(member.file_size for member in archive.infolist())
     elif path.suffix in PACKED:
         with PACKED[path.suffix](path) as stream:
             while size <= LARGEST_PACKED and (block := stream.read(1 << 22)):

@@ -24,11 +24,8 @@ BLOCK = 512  # bytes
 MAX_HEADER = 1 << 20  # bytes of one long name or one set of pax fields
 PAX = ord("x")
 PAX_FIELD = re.compile(rb"(\d{1,9}) ([^=]+)=")
-PAX_OTHER = (
-    b"size",
-    b"hdrcharset",
-    b"GNU.sparse",
-)  # fields that say where the content is or how to read the name
+# Fields that say where the content is or how to read the name
+PAX_OTHER = (b"size", b"hdrcharset", b"GNU.sparse")
 META = re.compile(r"__[^/]*__($|/)")  # webdataset's skip_meta
 COMPRESSED = {
     b"\x1f\x8b": "gzip",

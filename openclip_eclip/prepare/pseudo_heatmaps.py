@@ -88,7 +88,7 @@ class Film:
 
 
 class _Films(Dataset):
-    """(transformed image, its frame), or the error where it can not be read."""
+    """(transformed image, its frame), or the error where it cannot be read."""
 
     def __init__(self, films: Sequence[Film], transform: Any, options: ReadOptions) -> None:
         self.films, self.transform, self.options = films, transform, options
@@ -115,7 +115,7 @@ def look_at(encoder: Encoder, pixels: Tensor, captions: Sequence[str]) -> Tensor
 
 def pseudo_heatmaps(encoder: Encoder, films: Sequence[Film], batch_size: int, workers: int, skip_bad: bool, bar: tqdm,
                     options: ReadOptions = ReadOptions()) -> Iterator[bytes | None]:
-    """A grey PNG of each film in order, of its proportions, its longer side that of the model's input; None where it can not be read,
+    """A grey PNG of each film in order, of its proportions, its longer side that of the model's input; None where it cannot be read,
     b"" where the model's map is the same everywhere.
 
     DataError: that, unless `skip_bad`.

@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 class Announced:
     """The annotated samples that the check found, and how many of them the first pass showed.
 
-    Counted is what the reader delivered: a crop that loses a map, or a gate that refuses it,
+    Counted is what the reader delivered: a crop that loses a map, or a gate that rejects it,
     changes nothing. `names`: sample_id -> file and row or key of each; `total`: all good rows of a
     table, of which an epoch drops only the last, partial batch. None for shards: `PassGuard` counts
     there, since an epoch need not be a whole pass of each worker.

@@ -110,9 +110,8 @@ def _lock_image(args: argparse.Namespace, model: torch.nn.Module) -> None:
 
 
 def _lock_text(args: argparse.Namespace, model: torch.nn.Module) -> None:
-    if not args.lock_text_freeze_layer_norm and not hasattr(
-        getattr(model, "text", None), "config"
-    ):  # a tower of open_clip's own
+    is_own_tower = not hasattr(getattr(model, "text", None), "config")  # of open_clip
+    if is_own_tower and not args.lock_text_freeze_layer_norm:
         raise AssertionError(
             "its LayerNorm weights are locked with the rest: add --lock-text-freeze-layer-norm"
         )

@@ -1,5 +1,4 @@
-"""A run whose loss or weights are no numbers stops at once, on all ranks, and writes no checkpoint
-of them."""
+"""A run whose loss or weights are not finite stops at once, on all ranks, and saves none of it."""
 
 from __future__ import annotations
 
@@ -18,20 +17,18 @@ from ..config import UserError
 
 class FiniteLoss:
     """Watches the loss by a hook on its module, which changes no value, so the baseline stays
-    open_clip's to the last bit.
+    bit-for-bit identical to open_clip's.
 
     On a GPU the loss of a call is looked at in the next one, when it has long been computed: the
-    device never waits.
-    With several ranks the worst of them counts, so all stop at the same call.
+    device never waits. With several ranks the worst of them counts, so all stop at the same call.
     """
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
         self.optimizer: torch.optim.Optimizer | None = None
         self.step, self.epoch, self.calls, self.first_step = 0, 0, 0, 0
-        self.waiting: tuple[int, float, Callable[[], float]] | None = (
-            None  # step, learning rate, value of the last loss
-        )
+        # step, learning rate, value of the last loss
+        self.waiting: tuple[int, float, Callable[[], float]] | None = None
 
     def watch(self, loss: torch.nn.Module) -> torch.nn.Module:
         loss.register_forward_hook(lambda _, __, losses: self._seen(losses))
@@ -136,5 +133,5 @@ class FiniteLoss:
             f"{what} at step {step} (epoch {self.epoch}), learning rate {rate:.3g}, "
             f"--precision {self.args.precision}: training stops, {kept}; "
             "try a lower --lr, a longer --warmup, --grad-clip-norm 1, or --precision amp_bf16 "
-            "or fp32 in the place of fp16."
+            "or fp32 instead of fp16."
         )

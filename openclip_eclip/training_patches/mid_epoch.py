@@ -167,7 +167,7 @@ class TakeSamples(wds.PipelineStage):
 
 
 class GiveBatches(wds.PipelineStage):
-    """In the place of webdataset's batching: placeholders, then (batch, `WorkerState`).
+    """Instead of webdataset's batching: placeholders, then (batch, `WorkerState`).
 
     webdataset decodes the first sample of the next batch before it gives a batch away, so that no
     state belongs to the end of one. Samples that fill no batch in a pass are dropped, as there.

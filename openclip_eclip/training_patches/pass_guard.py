@@ -23,9 +23,8 @@ from ..data.shard_stream import Announced, shard_name
 MAX_DRAWS = 2_000_000  # shards shuffled while looking for a worker with too few samples
 # Draws of as many shards as there are, without one good sample, when shards are drawn at random
 PATIENCE = 20
-IN_FLIGHT = (
-    upstream._SAMPLE_SHUFFLE_SIZE + upstream._SAMPLE_SHUFFLE_INITIAL
-)  # samples that the shuffle may hold back
+# Samples that the shuffle may hold back
+IN_FLIGHT = upstream._SAMPLE_SHUFFLE_SIZE + upstream._SAMPLE_SHUFFLE_INITIAL
 
 
 class Share(NamedTuple):
@@ -145,13 +144,8 @@ class PassGuard:
         announced: Mapping[str, Announced] | None,
         draws: int = 0,
     ) -> None:
-        self.path, self.batch_size, self.rank, self.skip_bad, self.draws = (
-            path,
-            batch_size,
-            rank,
-            skip_bad,
-            draws,
-        )
+        self.path, self.batch_size, self.rank = path, batch_size, rank
+        self.skip_bad, self.draws = skip_bad, draws
         self.announced = announced
         self.opened: list[str] = []  # of this pass, or drawn since the last good sample
         self.raw = 0

@@ -25,11 +25,8 @@ except ImportError:  # not on Windows
 logger = logging.getLogger(__name__)
 
 LOG, LOCK = "out.log", ".lock"
-TRAINED = (
-    "Start epoch",
-    "Eval Epoch",
-    "Train Epoch",
-)  # open_clip's lines of a run that did something
+# open_clip's lines of a run that did something
+TRAINED = ("Start epoch", "Eval Epoch", "Train Epoch")
 HELD = (errno.EACCES, errno.EAGAIN)
 BROKEN = ("gloo", "by peer", "NCCL")  # in what a rank raises when another one is gone
 

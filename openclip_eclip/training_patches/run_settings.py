@@ -175,9 +175,8 @@ def _check_method(
                 f"{args.method}: {advice}."
             )
         return
-    found = any(
-        key.startswith(PROCESSOR_PREFIX) for key in state
-    )  # written before checkpoints named their method
+    # written before checkpoints named their method
+    found = any(key.startswith(PROCESSOR_PREFIX) for key in state)
     if found != any(key.startswith(PROCESSOR_PREFIX) for key in model.state_dict()):
         holds = (
             "a heatmap processor, as of --method eclip or naive"

@@ -51,20 +51,14 @@ def local_shards(path: str) -> list[Path] | None:
     return shards
 
 
-def check_flags(args: argparse.Namespace) -> None:
-    """DataError for --train-data-upsampling-factors and --train-num-samples that open_clip would
-    answer with an assertion.
+def check_factors(args: argparse.Namespace) -> None:
+    """DataError for --train-data-upsampling-factors that open_clip would answer with a traceback.
+
+    `flag_checks` has seen to it that --dataset-resampled is there.
     """
-    if args.train_num_samples is not None and args.train_num_samples < 1:
-        raise DataError(f"--train-num-samples {args.train_num_samples}: expected at least 1.")
     factors = getattr(args, "train_data_upsampling_factors", None)
     if factors is None:
         return
-    if not getattr(args, "dataset_resampled", False):
-        raise DataError(
-            "--train-data-upsampling-factors works only with --dataset-resampled: add it, or "
-            "drop the factors."
-        )
     parts = args.train_data.split("::")
     try:
         values = [float(factor) for factor in factors.split("::")]

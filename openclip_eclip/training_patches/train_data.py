@@ -31,7 +31,7 @@ from ..data.tar_source import TarEntry, TarSamples, decode_stream
 from .announced import Announced
 from .pass_guard import PassGuard, check_number, check_shares
 from .ranks import on_rank_zero, shared_work
-from .shard_flags import check_flags, local_shards, train_samples, warn_sizes
+from .shard_flags import check_factors, local_shards, train_samples, warn_sizes
 
 logger = logging.getLogger(__name__)
 
@@ -212,7 +212,7 @@ def _entries_control(args: argparse.Namespace, transform: JointTransform, entrie
 
 def _shard_source(args: argparse.Namespace, transform: JointTransform, tokenizer: Callable, epoch: int,
                   heatmaps: bool, windows: bool) -> TrainSource:
-    check_flags(args)
+    check_factors(args)
     shards = on_rank_zero(args, lambda: local_shards(args.train_data))
     check_number(args, len(expand_shards(args.train_data)))
     annotated, total, told, names, entries, announced = heatmaps, None, None, {}, [], None

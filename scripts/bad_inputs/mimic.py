@@ -65,7 +65,7 @@ METADATA, SPLIT, LABELS = (
 
 
 def as_zip(name: str, members: dict[str, bytes]) -> Change:
-    """The table as a zip of these members in the place of the .gz."""
+    """The table as a zip of these members instead of the .gz."""
 
     def change(root: Path) -> None:
         (root / name).unlink()

@@ -1,4 +1,4 @@
-"""Images that can not be read, by every command that reads images."""
+"""Images that cannot be read, by every command that reads images."""
 
 from __future__ import annotations
 

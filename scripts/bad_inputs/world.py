@@ -236,5 +236,5 @@ def _in_child(folder: Path, work: object) -> None:
     found = finish(start(work, folder), folder, began, 120)
     if found.code:
         raise RuntimeError(
-            f"the good inputs can not be made (exit code {found.code}):\n{found.output[-3000:]}"
+            f"the good inputs cannot be made (exit code {found.code}):\n{found.output[-3000:]}"
         )
