@@ -52,7 +52,7 @@ def run(folder: Path, *flags: object, name: str = "run") -> Path:
     "--aug-cfg scael=(0.5,1)", "--expert-batch-size 0 --expert-data x.csv", "--eclip-alpha inf", "--eclip-alpha nan", "--eclip-priming-weight nan",
     "--eclip-curriculum 0.1 nan 0 0 0 0", "--eclip-crop-threshold nan", "--align-weight nan --method align", "--lock-image-unlocked-groups -1 --lock-image",
     "--lock-text-unlocked-layers -1 --lock-text", "--batch-size 1 --method clip", "--loss-dist-impl gather", "--runs-dir a --logs b",
-    "--resume latest", "--name=",
+    "--resume latest", "--name=", "--name ../out", "--name /tmp/out", "--report-to tensorbord",
 ])
 def test_a_value_no_run_can_work_with_is_named(flags: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
