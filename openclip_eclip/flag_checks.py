@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from pathlib import Path
 from typing import Any, Callable, Sequence
 
 import torch
@@ -73,6 +74,7 @@ NEEDS = {
     "train_data_upsampling_factors": "dataset_resampled",
     "loss_dist_impl": "siglip",
 }
+REPORTERS = ("tensorboard", "wandb", "all", "none")
 SCHEDULES = ("cosine", "const", "const-cooldown")
 
 
@@ -106,6 +108,12 @@ def check_flags(args: argparse.Namespace) -> None:
             "--name is empty: give the run a name, or drop the flag for one made from "
             "date and settings."
         )
+    if args.name is not None and (Path(args.name).is_absolute() or ".." in Path(args.name).parts):
+        raise UserError(
+            f"--name {args.name}: leads out of the folder of all runs; give a name, and the folder "
+            "with --runs-dir."
+        )
+    _check_report_to(args.report_to)
     if args.resume == "latest" and not args.name:
         raise UserError(
             "--resume latest without --name: a new name is made for each run, so "
@@ -114,6 +122,17 @@ def check_flags(args: argparse.Namespace) -> None:
     _check_optimiser(args)
     _check_device(args.device)
     _check_augmentation(args.aug_cfg or {})
+
+
+def _check_report_to(report_to: str) -> None:
+    """open_clip looks for words in the value and passes over any other."""
+    unknown = [
+        name for name in report_to.split(",") if name.strip() and name.strip() not in REPORTERS
+    ]
+    if unknown:
+        raise UserError(
+            f"--report-to {report_to}: {unknown[0]!r} is none of {', '.join(REPORTERS)}."
+        )
 
 
 def check_own_numbers(args: argparse.Namespace, actions: Sequence[argparse.Action]) -> None:

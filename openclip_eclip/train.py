@@ -37,15 +37,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     from open_clip_train.main import main as host_main
 
     from .training_patches import active
-    from .training_patches.run_folder import has_logged, log_stop
+    from .training_patches.run_folder import has_logged, is_consequence, log_stop
 
     handlers, seams = list(logging.root.handlers), None
     try:
         with active() as seams:
             if host_main(argv) == -1:  # open_clip prints its reason and returns
                 raise UserError("open_clip stopped; its reason is printed above.")
-    except UserError as found:
-        if not isinstance(found, Stopped) and os.environ.get("RANK", "0") != "0":
+    except (UserError, RuntimeError) as found:
+        if is_consequence(_args(seams), found):
+            raise SystemExit(getattr(found, "exit_code", 1)) from found
+        if isinstance(found, UserError) and not isinstance(found, Stopped) and os.environ.get("RANK", "0") != "0":
             time.sleep(GRACE)  # torchrun ends this process once the first one has told and ended
             of_flags = _args(seams) is None and os.environ.get("LOCAL_RANK", "0") != "0"  # the same on every rank of a machine
             if of_flags or has_logged(_args(seams), sentence(found)):

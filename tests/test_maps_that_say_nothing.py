@@ -176,9 +176,14 @@ def jpeg(values: np.ndarray) -> bytes:
     return stream.getvalue()
 
 
+def smaller(values: np.ndarray) -> np.ndarray:
+    return np.asarray(Image.fromarray(values).resize((20, 20), Image.Resampling.BILINEAR))
+
+
 COPIES = {
     "bytes": lambda film: ("png", png(film)), "as numbers": lambda film: ("npy", npy(film)), "as shares": lambda film: ("npz", npz(h=film / 255)),
-    "16 bit": lambda film: ("png", png(film.astype(np.uint16) * 257)),
+    "16 bit": lambda film: ("png", png(film.astype(np.uint16) * 257)), "negative": lambda film: ("png", png(255 - film)),
+    "smaller": lambda film: ("npy", npy(smaller(film))), "smaller negative": lambda film: ("npy", npy(255 - smaller(film))),
 }
 
 
@@ -208,6 +213,25 @@ def test_a_smaller_copy_is_found_where_images_are_decoded() -> None:
     mark = np.zeros((40, 40), np.float32)
     mark[5:9, 20:30] = 1
     assert not is_the_image(mark, Image.fromarray((mark * 255).astype(np.uint8)))  # a drawn mark is an image of tests, and a right map
+
+
+def test_many_maps_are_compared_by_samples_evenly_spaced(tmp_path: Path) -> None:
+    path = write_table(tmp_path, 130, annotated=range(130), size=8)
+    film = radiograph(8)
+    (tmp_path / "film.png").write_bytes(png(film))
+    np.save(tmp_path / "small.npy", np.asarray(Image.fromarray(film).resize((4, 4), Image.Resampling.BOX)))
+    path.write_text("filepath,title,heatmap\n" + "".join(f"film.png,text {i},small.npy\n" for i in range(130)))
+    table = read_csv_table(path, CsvColumns())
+    rows = [int(fault.where.split("row ")[1]) for fault in check_table(table).faults]
+    assert rows == list(range(1, 131, 3)) and len(check_table(table, decode_images=True).faults) == 130
+
+
+def test_maps_that_are_images_of_other_samples_are_counted(tmp_path: Path) -> None:
+    for i in range(3):
+        (tmp_path / f"{i}.png").write_bytes(png(radiograph(seed=i)))
+    (tmp_path / "t.csv").write_text("filepath,title,heatmap\n0.png,a,1.png\n1.png,b,2.png\n2.png,c,0.png\n")
+    report = check_table(read_csv_table(tmp_path / "t.csv", CsvColumns()))
+    assert not report.faults and report.warnings == ["3 heatmaps are images of other samples; expected maps"]
 
 
 def test_one_map_under_many_images_is_counted(tmp_path: Path) -> None:

@@ -15,10 +15,10 @@ import pytest
 import torch
 from conftest import BASIC, Launcher, write_table
 from openclip_eclip import train
-from openclip_eclip.config import EClipConfig, UserError
+from openclip_eclip.config import EClipConfig, Stopped, UserError
 from openclip_eclip.flag_checks import schedule_warnings
 from openclip_eclip.params import eclip_parser
-from openclip_eclip.training_patches import run_settings
+from openclip_eclip.training_patches import run_folder, run_settings
 from openclip_eclip.training_patches.finite_loss import FiniteLoss
 from openclip_eclip.training_patches.release_3_3 import Seams
 from openclip_eclip.training_patches.run_folder import lock
@@ -52,7 +52,7 @@ def run(folder: Path, *flags: object, name: str = "run") -> Path:
     "--aug-cfg scael=(0.5,1)", "--expert-batch-size 0 --expert-data x.csv", "--eclip-alpha inf", "--eclip-alpha nan", "--eclip-priming-weight nan",
     "--eclip-curriculum 0.1 nan 0 0 0 0", "--eclip-crop-threshold nan", "--align-weight nan --method align", "--lock-image-unlocked-groups -1 --lock-image",
     "--lock-text-unlocked-layers -1 --lock-text", "--batch-size 1 --method clip", "--loss-dist-impl gather", "--runs-dir a --logs b",
-    "--resume latest", "--name=",
+    "--resume latest", "--name=", "--name ../out", "--name /tmp/out", "--report-to tensorbord",
 ])
 def test_a_value_no_run_can_work_with_is_named(flags: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -313,6 +313,23 @@ def test_two_ranks_stop_together_and_tell_once(launcher: Launcher) -> None:
     assert done.returncode and done.stderr.count("error: the loss is not finite") == 1
     assert "Traceback (most recent call last)" not in done.stderr.split("error: the loss")[0]
     assert "the loss is not finite" in launcher.log("nan").splitlines()[-1]
+
+
+@pytest.mark.parametrize("last,error,expected", [
+    ("| ERROR | eclip: stopped: row 3: not an image", torch.distributed.DistNetworkError("Connection reset by peer"), True),
+    ("| ERROR | eclip: stopped on rank 1: row 3", RuntimeError("[gloo/pair.cc:534] Connection closed"), True),
+    ("| ERROR | eclip: stopped on rank 1: row 3", Stopped("by SIGTERM", 15), True),
+    ("| ERROR | eclip: stopped: row 3", RuntimeError("CUDA out of memory"), False),
+    ("| ERROR | eclip: stopped: row 3", UserError("row 4"), False),
+    ("| INFO | Train Epoch: 0", RuntimeError("Connection closed by peer"), False),
+])
+def test_what_another_ranks_stop_brings_is_not_the_reason(last: str, error: Exception, expected: bool, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "out.log").write_text(f"first\n2026-11-28,05:57:13 {last}\n")
+    args = argparse.Namespace(logs=str(tmp_path), name="run", world_size=2)
+    assert run_folder.is_consequence(args, error) == expected
+    args.world_size = 1
+    assert not run_folder.is_consequence(args, error)
 
 
 def test_logging_is_as_it_was(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from openclip_eclip.data.near_names import near_names
 from openclip_eclip.data.overlap_read import read_sets
 from openclip_eclip.data.table_text import CHUNK, read_table_text
 from openclip_eclip.evaluate.data import read_eval_set
+from openclip_eclip.evaluate.heatmaps import join_heatmaps
 from openclip_eclip.prepare.tables import read_table
 
 HEADER = "filepath,title,heatmap\n"
@@ -141,6 +142,9 @@ BROKEN = {
     "header alone": (HEADER, "no rows"),
     "semicolons": (HEADER.replace(",", ";") + "1.png;a;\n", "The header looks separated by ';'"),
     "bars": (HEADER.replace(",", "|") + "1.png|a|\n", r"The header looks separated by '\|'"),
+    "a mark for Excel": ("sep=;\n" + HEADER.replace(",", ";") + "1.png;a;\n", "line 1: 'sep=;', a mark for Excel"),
+    "the same with commas, for Excel": ("sep=,\n" + HEADER + "1.png,a,\n", "line 1: 'sep=', a mark for Excel"),
+    "a workbook": (b"PK\x03\x04" + bytes(60), "line 1: begins as an Excel workbook or a zip"),
     "a picture": (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "line 3: a NUL byte"),
 }
 
@@ -184,7 +188,24 @@ def test_separators(separator: str, right: bool, tmp_path: Path) -> None:
 
 # ---- names of columns
 
-@pytest.mark.parametrize("found", ["Heatmap", "heatmap ", "heatmaps", "heat_map", "heat map", "Heat-Map", "gaze", "MASK", "heatmap_path", "heatmpa"])
+@pytest.mark.parametrize("word", ["nan", "NaN", "NA", "None", "<NA>", "\\N", "NULL", "n/a", "#N/A", "-", " "])
+def test_words_for_no_file_are_blank_cells(word: str, tmp_path: Path) -> None:
+    path = write_table(tmp_path, 4, annotated=[1, 2])
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join(line + word if line.endswith(",") else line for line in lines) + "\n")
+    report = check_table(read_csv_table(path, CsvColumns()))
+    assert not report.faults and report.annotated == 2
+    other = read_csv_table(path, CsvColumns(), read_csv_table(path, CsvColumns()).locations)
+    assert other.annotated == [1, 2]
+    data = join_heatmaps(read_eval_set(path), "heatmap", None)
+    assert len(data) == 2
+    (tmp_path / "maps.csv").write_text(f"filepath,heatmap\n{data.ids[0]},{word}\n{data.ids[1]},images/2.npy\n")
+    assert join_heatmaps(read_eval_set(path), "heatmap", tmp_path / "maps.csv").ids == data.ids[1:]
+    path.write_text(f"filepath,title\n{word},a b\n")
+    assert "row 1, filepath: blank; expected an image file" in str(check_table(read_csv_table(path, CsvColumns())).faults[0])
+
+
+@pytest.mark.parametrize("found", ["eye_gaze", "Expert map", "annotations", "fixation_map", "Heatmap", "heatmap ", "heatmaps", "heat_map", "heat map", "Heat-Map", "gaze", "MASK", "heatmap_path", "heatmpa"])
 def test_near_heatmap_columns_are_named(found: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     path = write_table(tmp_path, 3, annotated=[1, 2])
     path.write_text(path.read_text().replace("title,heatmap", f"title,{found}"))
@@ -241,7 +262,7 @@ def test_damaged_members_of_evaluation_shards(member: str, value: bytes, message
 
 @pytest.mark.parametrize("recipe,message", [
     (b"{", "not JSON"), (b"[]", "expected an object"), (b'{"classes": "ab"}', "expected a list of names"), (b'{"classes": [1]}', "expected a list of names"),
-    (b'{"classes": ["a", "b", "a"]}', "class 'a' stands there twice"), (b'{"prompts": []}', "expected .class: prompts."), (b"\xff", "not UTF-8"),
+    (b'{"classes": ["a", "b", "a"]}', "class 'a' stands there twice"), (b'{"prompts": []}', r"prompts is \[\]; expected"), (b"\xff", "not UTF-8"),
 ])
 def test_damaged_recipes(recipe: bytes, message: str, tmp_path: Path) -> None:
     (tmp_path / "1.png").write_bytes(b"")

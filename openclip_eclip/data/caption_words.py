@@ -27,10 +27,12 @@ def describe_lengths(
     context length.
     """
     over = {context: sum(length > context for length in lengths) for context in contexts}
-    cuts = "; ".join(
-        f"at least {count} exceed a context length of {context}" for context, count in over.items()
+    cuts = "".join(
+        f"; at least {count} exceed a context length of {context}"
+        for context, count in over.items()
+        if count
     )
-    line = f"{what}: {len(lengths)}, of up to {max(lengths)} tokens at least; {cuts}"
+    line = f"{what}: {len(lengths)}, the longest of at least {max(lengths)} tokens{cuts}"
     warnings = []
     for context, count in over.items():
         if count > MANY * len(lengths):

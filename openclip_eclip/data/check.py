@@ -34,6 +34,8 @@ from .suspicious_maps import SharedMaps
 from .tar_source import TarEntry, open_shard, walk_shard
 from .windows import entry_windows, file_windows
 
+# annotated samples of a table, and of a shard, whose image is compared with a map of another size, where images are not decoded
+COMPARED, COMPARED_OF_SHARD = 64, 8
 CHUNK = 64  # samples checked by one thread in one go
 
 
@@ -79,7 +81,9 @@ def check_table(table: CsvTable, *, decode_images: bool = False, windows: bool =
     With `decode_images` windows, the lengths of captions, and every image to its end.
     """
     rule = Rule(decode_images, True, windows or decode_images, options)
-    return _check_all(len(table), len(table.annotated), lambda i: check_row(table, i, rule), str(table.path), decode_images)
+    compared = _evenly(table.annotated, COMPARED)
+    return _check_all(len(table), len(table.annotated), lambda i: check_row(table, i, rule._replace(compare=i in compared)), str(table.path),
+                      decode_images)
 
 
 def check_entries(entries: Sequence[TarEntry], *, decode_images: bool = False, windows: bool | None = None,
@@ -88,9 +92,16 @@ def check_entries(entries: Sequence[TarEntry], *, decode_images: bool = False, w
 
     `windows` None: as `decode_images`.
     """
-    annotated = sum(entry.annotated for entry in entries) if heatmaps else 0
+    annotated = [i for i, entry in enumerate(entries) if entry.annotated] if heatmaps else []
     rule = Rule(decode_images, heatmaps, decode_images if windows is None else windows, options)
-    return _check_all(len(entries), annotated, lambda i: check_entry(entries[i], rule), "shards", decode_images)
+    compared = _evenly(annotated, COMPARED_OF_SHARD)
+    return _check_all(len(entries), len(annotated), lambda i: check_entry(entries[i], rule._replace(compare=i in compared)), "shards",
+                      decode_images)
+
+
+def _evenly(annotated: Sequence[int], most: int) -> frozenset[int]:
+    """At most `most` of them, evenly spaced: wrong files throughout show in any."""
+    return frozenset(annotated[::max(1, -(-len(annotated) // most))])
 
 
 def raise_faults(report: Report, path: Any) -> None:
@@ -104,7 +115,7 @@ def raise_faults(report: Report, path: Any) -> None:
 
 
 def _check_all(samples: int, annotated: int, check: Callable[[int], Checked], name: str, lengths: bool) -> Report:
-    report, shared, doubtful = Report(samples, annotated), SharedMaps(), Counter()
+    report, shared, doubtful, texts = Report(samples, annotated), SharedMaps(), Counter(), set()
     chunks = [range(start, min(start + CHUNK, samples)) for start in range(0, samples, CHUNK)]
     with (ThreadPoolExecutor(max_workers=min(16, 2 * (os.cpu_count() or 1))) as pool,
           tqdm(total=samples, desc=f"check {name}", unit="sample", disable=None, leave=False) as bar):
@@ -113,11 +124,15 @@ def _check_all(samples: int, annotated: int, check: Callable[[int], Checked], na
                 report.add(i, checked, lengths)
                 if checked.prints:
                     shared.add(*checked.prints)
+                if checked.caption and len(texts) < 2:
+                    texts.add(checked.caption)
                 if is_doubtful(checked.caption):
                     doubtful[checked.caption.strip()] += 1
             bar.update(len(chunk))
     report.warnings.extend(f"{count} captions are {text!r}, which may stand for no text" for text, count in doubtful.items())
-    report.warnings.extend(filter(None, [shared.warning()]))
+    if len(texts) == 1 and len(report.good) > 1:
+        report.warnings.append(f"all {len(report.good)} captions are the same, {texts.pop()[:40]!r}: nothing can be learned from them")
+    report.warnings.extend(filter(None, [shared.warning(), shared.swapped()]))
     return report
 
 
@@ -164,17 +179,36 @@ def _describe(sizes: Counter) -> str:
             f"most often {most[0]}x{most[1]} ({count})")
 
 
-def _describe_reading(report: Report, grey_range: Sequence[float] | None) -> str:
-    """Lines on images of more than 8 bits and turned ones, "" where there are none (decision 0039)."""
-    lines = ""
+def _describe_reading(report: Report, grey_range: Sequence[float] | None) -> list[str]:
+    """Lines on images of more than 8 bits and turned ones (decision 0039)."""
+    lines = []
     if report.deep:
         how = (f"from {grey_range[0]:g} to {grey_range[1]:g} (--image-range)" if grey_range else
                "by its own window or from its own darkest to its own brightest value; --image-range LOW HIGH takes one range for all")
-        lines += f"  images of more than 8 bits: {report.deep}, each brought to 8 {how}\n"
+        lines.append(f"  images of more than 8 bits: {report.deep}, each brought to 8 {how}")
     if report.turned:
-        lines += (f"  warning: {report.turned} annotated images are turned by their own orientation tag; their heatmaps are taken to lie over the "
-                  "pixels as stored and are turned with them: look at the contact sheet\n")
+        lines.append(f"  warning: {report.turned} annotated images are turned by their own orientation tag; their heatmaps are taken to lie over "
+                     "the pixels as stored and are turned with them: look at the contact sheet")
     return lines
+
+
+def _describe_report(path: Path, report: Report, args: argparse.Namespace) -> str:
+    """Everything that is said of one path, a fact a line."""
+    lines = [f"{path}: {report.samples} samples, {report.annotated} annotated "
+             f"({report.annotated / max(report.samples, 1):.1%}), {len(report.faults)} faults{_near(report, args)}",
+             f"  images: {_describe(report.image_sizes)}", f"  heatmaps: {_describe(report.heatmap_sizes)}",
+             *_describe_reading(report, args.image_range)]
+    if report.with_windows:
+        lines.append(f"  sentence windows: {report.with_windows} samples")
+    warnings = list(report.warnings)
+    for what, lengths in (("captions", report.caption_tokens), ("sentences", report.sentence_tokens)):
+        if lengths:
+            line, cut = describe_lengths(what, lengths, args.context_length)
+            lines.append(f"  {line}")
+            warnings.extend(cut)
+    lines += [f"  warning: {warning}" for warning in warnings]
+    lines += [f"  fault: {fault}" for fault in report.faults]
+    return "\n".join(lines) + "\n"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -201,23 +235,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             sys.stderr.write(f"error: {error}\n")
             status = 1
             continue
-        sys.stdout.write(f"{path}: {report.samples} samples, {report.annotated} annotated "
-                         f"({report.annotated / max(report.samples, 1):.1%}), {len(report.faults)} faults{_near(report, args)}\n"
-                         f"  images: {_describe(report.image_sizes)}\n  heatmaps: {_describe(report.heatmap_sizes)}\n")
-        sys.stdout.write(_describe_reading(report, args.image_range))
+        sys.stdout.write(_describe_report(path, report, args))
         if path.suffix == ".tar":
             shards[path] = report.samples
-        if report.with_windows:
-            sys.stdout.write(f"  sentence windows: {report.with_windows} samples\n")
-        for what, lengths in (("captions", report.caption_tokens), ("sentences", report.sentence_tokens)):
-            if lengths:
-                line, warnings = describe_lengths(what, lengths, args.context_length)
-                sys.stdout.write(f"  {line}\n")
-                report.warnings.extend(warnings)
-        for warning in report.warnings:
-            sys.stdout.write(f"  warning: {warning}\n")
-        for fault in report.faults:
-            sys.stdout.write(f"  fault: {fault}\n")
         examples.extend(islice(annotated, 12 - len(examples)))
         told.extend(islice(with_windows, 4 - len(told)))
         total.faults.extend(report.faults)

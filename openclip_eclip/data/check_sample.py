@@ -32,12 +32,17 @@ class Fault(NamedTuple):
 
 
 class Rule(NamedTuple):
-    """What is checked (images decoded to their end, heatmaps, windows), and the reading limits."""
+    """What is checked (images decoded to their end, heatmaps, windows), and the reading limits.
+
+    `compare`: images are compared with heatmaps of any size, otherwise, to save time, with those
+    of their own size.
+    """
 
     decode_images: bool
     heatmaps: bool
     windows: bool
     options: ReadOptions
+    compare: bool = False
 
 
 class Checked(NamedTuple):
@@ -179,7 +184,7 @@ def _check_maps(maps: _Maps, rule: Rule) -> Checked:
             values = decode_heatmap(data, maps.heatmap_name, rule.options)
             size, key = values.shape, maps.image_key
             frame = frame or read_frame(content, "image", rule.options)
-            if picture is None and size in (frame.stored_size, frame.shown_size):
+            if picture is None and (rule.compare or size in (frame.stored_size, frame.shown_size)):
                 # a copy of the image that was only saved anew has its size
                 picture = read_picture(content, "image", rule.options)
             key = maps.heatmap_key

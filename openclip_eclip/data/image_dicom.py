@@ -21,6 +21,7 @@ from .read_options import ReadOptions
 GREY = ("MONOCHROME1", "MONOCHROME2")
 COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT")  # pydicom gives RGB of them all
 DEFLATED = "1.2.840.10008.1.2.1.99"
+FRAME_MACROS = ("PixelValueTransformationSequence", "FrameVOILUTSequence", "PixelMeasuresSequence")
 SQUARE = 0.01  # a side longer by less than that is rounding
 DAMAGED = (
     OSError,
@@ -78,7 +79,7 @@ def read_dicom_frame(file: BinaryIO, name: str, options: ReadOptions) -> Frame:
     file = _inflated(file, name, options)
     file.seek(0)
     try:
-        header = pydicom.dcmread(file, stop_before_pixels=True)
+        header = _of_its_frame(pydicom.dcmread(file, stop_before_pixels=True))
         size = _whole(header, "Rows", 0), _whole(header, "Columns", 0)
         frames, samples, bits = (
             _whole(header, key, 1) for key in ("NumberOfFrames", "SamplesPerPixel", "BitsAllocated")
@@ -145,12 +146,23 @@ def _decode(file: BinaryIO, name: str) -> tuple[Any, np.ndarray]:
         uid = dataset.file_meta.TransferSyntaxUID
         if uid.is_encapsulated:
             _check_compressed(dataset, name)
-        return dataset, pydicom.pixels.pixel_array(dataset, correct_unused_bits=False)
+        pixels = pydicom.pixels.pixel_array(dataset, correct_unused_bits=False)
+        return _of_its_frame(dataset), pixels
     except DataError:
         raise
     except (pydicom.errors.InvalidDicomError, *DAMAGED) as error:
         hint = _decoder_hint(pydicom, uid)
         raise DataError(f"{name}: unreadable DICOM ({error}).{hint}") from error
+
+
+def _of_its_frame(dataset: Any) -> Any:
+    """The data set with what an enhanced one says in the functional groups of its only frame."""
+    for group in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):
+        for macro in FRAME_MACROS:
+            for outer in (dataset.get(group) or ())[:1]:
+                for inner in (outer.get(macro) or ())[:1]:
+                    dataset.update(inner)
+    return dataset
 
 
 def _decoder_hint(pydicom: Any, uid: Any) -> str:

@@ -88,7 +88,8 @@ def readable(name: str) -> Iterator[None]:
     except Image.UnidentifiedImageError as error:
         raise DataError(
             f"{name}: unreadable image (its format, or this kind of it, is not read "
-            "here, or its beginning is damaged)."
+            "here, or its beginning is damaged). Save it as a PNG or TIFF of 8 or 16 "
+            "bits, or copy it again."
         ) from error
     except BROKEN as error:
         reason = str(error) or type(error).__name__
@@ -151,6 +152,7 @@ def _open(file: BinaryIO, name: str, options: ReadOptions) -> Image.Image:
     file.seek(0)
     image = Image.open(file, formats=_formats())
     check_size((image.height, image.width), BYTES.get(image.mode, 4), options, name)
+    _check_colour_depth(file, image, name)
     if image.format == "TIFF":
         _check_tiff(image, name, options)
     elif image.format not in FIRST_IS_WHOLE and getattr(image, "is_animated", False):
@@ -159,6 +161,26 @@ def _open(file: BinaryIO, name: str, options: ReadOptions) -> Image.Image:
             "Save the frame that is meant."
         )
     return image
+
+
+def _check_colour_depth(file: BinaryIO, image: Image.Image, name: str) -> None:
+    """DataError for deep colours of which Pillow keeps the upper 8 bits: often nearly black."""
+    bits, kind = 8, image.tile[0] if image.tile else None
+    if kind and kind.codec_name in ("ppm", "ppm_plain") and image.mode == "RGB":
+        bits = int(kind.args[1]).bit_length()
+    elif kind and kind.codec_name == "SGI16":
+        bits = 16
+    elif image.format == "JPEG2000" and len(image.getbands()) > 1:
+        file.seek(0)
+        head = file.read(1 << 16)
+        place = head.find(b"\xff\x4f\xff\x51") + 42  # Ssiz of the first component
+        if 42 <= place < len(head):
+            bits = (head[place] & 127) + 1
+    if bits > 8:
+        raise DataError(
+            f"{name}: {image.format} of {bits} bits a channel, of which Pillow "
+            "keeps the upper 8; expected 8, or a PNG or TIFF of 16."
+        )
 
 
 def _webp_size(head: bytes) -> tuple[int, int] | None:

@@ -17,6 +17,13 @@ HEATMAPS = {
     "attentionmap",
     "saliencymap",
     "heat",
+    "annotation",
+    "expertmap",
+    "fixation",
+    "fixationmap",
+    "eyegaze",
+    "roi",
+    "hm",
 }
 IMAGES = {
     "image",

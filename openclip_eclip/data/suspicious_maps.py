@@ -31,7 +31,7 @@ def is_the_image(values: np.ndarray, picture: Image.Image) -> bool:
     if not np.isfinite(spread) or spread == 0:
         return False
     product = (pixels - pixels.mean(dtype=np.float64)) * (values - values.mean(dtype=np.float64))
-    return bool(product.mean(dtype=np.float64) > SAME * spread)
+    return bool(abs(product.mean(dtype=np.float64)) > SAME * spread)  # its negative, too
 
 
 def fingerprint(content: bytes) -> bytes:
@@ -40,16 +40,23 @@ def fingerprint(content: bytes) -> bytes:
 
 
 class SharedMaps:
-    """Which maps serve several images; the rows of one image may well share its map."""
+    """Which maps serve several images, or are images; the rows of one image may share its map."""
 
     def __init__(self) -> None:
         self.first: dict[bytes, bytes] = {}  # fingerprint of a map -> of its first image
         self.others: dict[bytes, set[bytes]] = {}
+        self.images: set[bytes] = set()
 
     def add(self, heatmap: bytes, image: bytes) -> None:
         """Fingerprints of a sample's map and image."""
+        self.images.add(image)
         if self.first.setdefault(heatmap, image) != image:
             self.others.setdefault(heatmap, set()).add(image)
+
+    def swapped(self) -> str | None:
+        """A sentence, where a map is the image of another sample."""
+        count = len(self.images & self.first.keys())
+        return f"{count} heatmaps are images of other samples; expected maps" if count else None
 
     def warning(self) -> str | None:
         """A sentence, where a map serves more than one image."""

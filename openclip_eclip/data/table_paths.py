@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from .heatmap import DataError
+from .missing_text import file_cell
 
 
 class PathColumn(Sequence):
-    """A column of files: `column[i]` is a Path, None for a blank cell.
+    """A column of files: `column[i]` is a Path, None for a blank cell or a word for none ("NA").
 
     A path is as written, or relative to the table's folder where `beside[i]`; `found[i]`, where it
     was looked for, says whether the file is there.
@@ -28,14 +29,14 @@ class PathColumn(Sequence):
     @classmethod
     def locate(cls, cells: Sequence[str], folder: Path) -> PathColumn:
         """Look for every file once. DataError for a cell that may mean two files."""
-        stripped = [cell.strip() for cell in cells]
+        stripped = [file_cell(cell) for cell in cells]
         return cls(stripped, folder, *locate_cells(stripped, folder))
 
     @classmethod
     def located(cls, cells: Sequence[str], folder: Path, packed: np.ndarray) -> PathColumn:
         """The same from what another rank found (`packed` below), without a look at the disk."""
         beside = np.unpackbits(packed, count=len(cells)).astype(bool)
-        return cls([cell.strip() for cell in cells], folder, beside)
+        return cls([file_cell(cell) for cell in cells], folder, beside)
 
     @property
     def packed(self) -> np.ndarray:

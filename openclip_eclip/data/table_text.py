@@ -39,6 +39,8 @@ MARKS = {
     b"\xff\xfe": "UTF-16",
     b"\xfe\xff": "UTF-16",
     b"\x00\x00\xfe\xff": "UTF-32",
+    b"PK\x03\x04": "an Excel workbook or a zip",
+    b"\xd0\xcf\x11\xe0": "an Excel workbook",
 }
 HINT = (
     "A text with the separator, a line end or a quotation mark stands in quotation marks, and each "
@@ -162,6 +164,11 @@ class _Reading:
         self.lines.append(lines)
 
     def _take_header(self, names: list[str], line: int) -> None:
+        if names[0].lower().startswith("sep="):
+            raise DataError(
+                f"{self.path}, line {line}: {names[0]!r}, a mark for Excel; expected the header. "
+                "Take that line out, and name the separator with --csv-separator."
+            )
         self.header, self.columns = names, [[] for _ in names]
         known: set[str] = set()
         for name in names:
@@ -277,7 +284,8 @@ def _refuse_binary(path: Path) -> None:
         for mark, name in MARKS.items():
             if block.startswith(mark):
                 raise DataError(
-                    f"{path}, line 1: begins as {name}; expected UTF-8. Save the table as UTF-8."
+                    f"{path}, line 1: begins as {name}; expected UTF-8. Save the table as CSV in "
+                    "UTF-8."
                 )
         while block:
             at = block.find(b"\0")

@@ -31,6 +31,7 @@ from ..model_errors import sentence
 from ..model_folder import check_model_folder
 from ..positions import Tokens, encode_tokens
 
+logger = logging.getLogger(__name__)
 RANDOM = "random"
 PRECISIONS = ("fp32", "bf16", "fp16")
 
@@ -102,8 +103,13 @@ def load_encoder(model: str, pretrained: str | None = None, precision: str = "fp
             source = model.removeprefix("eclip-")
             if source.startswith("local-dir:"):
                 check_model_folder(Path(source.removeprefix("local-dir:")), whole=True)
-            if known and own_weights:
-                _refuse_no_weights(model)
+            if known and source.startswith("local-dir:") and _has_no_weights(Path(source.removeprefix("local-dir:"))):
+                if pretrained:
+                    raise UserError(f"--model {model}: no weights beside {CONFIG}, and open_clip reads no --pretrained {pretrained} for "
+                                    "such a folder; expected an exported folder.")
+                logger.warning("eclip: --model %s: no weights beside %s, so they are random: what follows measures an untrained model. "
+                               "Expected an exported folder.", model, CONFIG)
+                pretrained, known = RANDOM, False
             torch.manual_seed(0)  # random weights are the same in every process and run
             built, _, transform = open_clip.create_model_and_transforms(model, pretrained=pretrained if known else None, precision=precision,
                                                                         device=device, load_weights=known, pretrained_text=known)
@@ -121,12 +127,9 @@ def load_encoder(model: str, pretrained: str | None = None, precision: str = "fp
     return Encoder(built, transform, tokenizer, device, precision, facts)
 
 
-def _refuse_no_weights(model: str) -> None:
-    """UserError for a local-dir: folder with a config alone: open_clip would build it with random weights."""
-    source = model.removeprefix("eclip-")
-    folder = source.removeprefix("local-dir:")
-    if source.startswith("local-dir:") and (Path(folder) / CONFIG).is_file() and not open_clip.factory._find_checkpoint_in_dir(Path(folder)):
-        raise UserError(f"--model {model}: no weights beside {CONFIG}; expected an exported folder, or --pretrained {RANDOM} to measure an untrained model.")
+def _has_no_weights(folder: Path) -> bool:
+    """Whether a folder has a config alone: open_clip would build its model with random weights."""
+    return (folder / CONFIG).is_file() and not open_clip.factory._find_checkpoint_in_dir(folder)
 
 
 def _load_folder(folder: Path, precision: str, device: torch.device, with_processor: bool) -> tuple[str, nn.Module, Any, Any]:
@@ -137,7 +140,9 @@ def _load_folder(folder: Path, precision: str, device: torch.device, with_proces
     name = f"local-dir:{folder}"
     check_model_folder(folder, whole=True)
     if not (folder / "checkpoints").is_dir():
-        _refuse_no_weights(name)
+        if _has_no_weights(folder):
+            raise UserError(f"--model {name}: no weights beside {CONFIG}; expected an exported folder, or, for an untrained model, "
+                            f"--model {name} --pretrained {RANDOM}.")
         built, _, transform = open_clip.create_model_and_transforms(name, precision=precision, device=device)
         return "its own", built, transform, open_clip.get_tokenizer(name)
     checkpoint, _ = find_checkpoint(folder)

@@ -14,6 +14,7 @@ from ..config import UserError
 from ..data.csv_source import locate, read_columns
 from ..data.heatmap import DataError, read_bounded
 from ..data.image import read_frame
+from ..data.missing_text import file_cell
 from ..data.near_names import did_you_mean
 from ..data.sample import read_heatmap
 from ..data.suspicious_maps import is_the_image
@@ -34,7 +35,7 @@ def join_heatmaps(data: EvalSet, column: str, table: Path | None) -> EvalSet:
         folder = data.path.parent
         if table is not None:
             cells, folder = data.table["filepath"].map(_read_cells(table, column)).fillna(""), table.parent
-        cells = cells.map(lambda cell: str(locate(cell, folder).absolute()) if cell else "")
+        cells = cells.map(lambda cell: str(locate(cell, folder).absolute()) if file_cell(cell) else "")
         data.table = data.table.assign(**{"heatmap": cells.tolist()})
         mask = (data.table["heatmap"] != "").to_numpy()
     if not mask.any():
@@ -52,7 +53,7 @@ def _read_cells(table: Path, column: str) -> dict[str, str]:
     if "filepath" not in extra or name not in extra:
         raise DataError(f"{table}: columns {list(extra.columns)}; expected filepath and {column!r} (or 'gaze')."
                         f"{''.join(did_you_mean(name, extra.columns) for name in ('filepath', column) if name not in extra)}")
-    extra = extra[extra[name].str.strip() != ""]
+    extra = extra[extra[name].map(file_cell) != ""]
     repeated = extra["filepath"][extra["filepath"].duplicated()]
     if len(repeated):
         raise DataError(f"{table}: {repeated.iloc[0]} has several heatmaps; expected one row an image.")

@@ -35,7 +35,7 @@ def announce_lengths(
     `source`: what a loader reads, `CsvSamples` or `TarSamples`; anything else: the shards of
     `flag`. With `windows` also sentences. Takes nothing from the random streams.
     """
-    if not is_master(args):
+    if not is_master(args) or args.dataset_type == "synthetic":
         return
     found = _texts(args, flag, source, windows)
     if found is None:

@@ -13,7 +13,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO
 
-from ..config import UserError
+import torch.distributed as dist
+
+from ..config import Stopped, UserError
 
 try:
     import fcntl
@@ -26,6 +28,7 @@ LOG, LOCK = "out.log", ".lock"
 # open_clip's lines of a run that did something
 TRAINED = ("Start epoch", "Eval Epoch", "Train Epoch")
 HELD = (errno.EACCES, errno.EAGAIN)
+BROKEN = ("gloo", "by peer", "NCCL")  # in what a rank raises when another one is gone
 
 
 def claim(args: argparse.Namespace) -> IO[str] | None:
@@ -149,3 +152,16 @@ def has_logged(args: argparse.Namespace | None, reason: str) -> bool:
     return log.is_file() and f"stopped: {reason}" in log.read_text(
         encoding="utf-8", errors="replace"
     )
+
+
+def is_consequence(args: argparse.Namespace | None, error: BaseException) -> bool:
+    """Whether another rank has stopped before, its reason is the last line of the log, and `error`
+    is what came of it here: a broken connection, or torchrun's signal."""
+    if getattr(args, "world_size", 1) == 1 or not args.name:
+        return False
+    broken = isinstance(error, dist.DistError) or any(word in str(error) for word in BROKEN)
+    log = Path(args.logs, args.name, LOG)
+    if not (broken or isinstance(error, Stopped)) or not log.is_file():
+        return False
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    return bool(lines) and "| ERROR | eclip: stopped" in lines[-1]
