@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import math
 import struct
 import zlib
 from typing import Any, BinaryIO
@@ -12,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from ..config import UserError
+from .dicom_numbers import read_number, read_numbers, read_whole
 from .heatmap import DataError
 from .image_colour import apply_profile
 from .image_levels import check_flat, stretch
@@ -52,7 +52,7 @@ def read_dicom(file: BinaryIO, name: str, options: ReadOptions) -> Picture:
     frame = read_dicom_frame(file, name, options)
     dataset, values = _decode(file, name)
     photometric = str(dataset.get("PhotometricInterpretation", ""))
-    bits = _whole(dataset, "BitsStored", 8 * values.itemsize)
+    bits = read_whole(dataset, "BitsStored", 8 * values.itemsize)
     if photometric in GREY and values.ndim == 2:
         image = Image.fromarray(_grey(dataset, values, bits, name, options))
     elif photometric == "PALETTE COLOR" and values.ndim == 2:
@@ -80,9 +80,10 @@ def read_dicom_frame(file: BinaryIO, name: str, options: ReadOptions) -> Frame:
     file.seek(0)
     try:
         header = _of_its_frame(pydicom.dcmread(file, stop_before_pixels=True))
-        size = _whole(header, "Rows", 0), _whole(header, "Columns", 0)
+        size = read_whole(header, "Rows", 0), read_whole(header, "Columns", 0)
         frames, samples, bits = (
-            _whole(header, key, 1) for key in ("NumberOfFrames", "SamplesPerPixel", "BitsAllocated")
+            read_whole(header, key, 1)
+            for key in ("NumberOfFrames", "SamplesPerPixel", "BitsAllocated")
         )
         ratio = _pixel_ratio(header)
     except (pydicom.errors.InvalidDicomError, *DAMAGED) as error:
@@ -258,7 +259,7 @@ def _shallow(
         return rescaled.astype(np.uint8)
     low = -(1 << bits - 1) if values.dtype.kind == "i" else 0
     grey = np.rint((values.astype(np.float32) - low) * (255 / ((1 << bits) - 1))).astype(np.uint8)
-    falls = (_number(dataset.get("RescaleSlope")) or 1) < 0
+    falls = (read_number(dataset.get("RescaleSlope")) or 1) < 0
     return 255 - grey if falls else grey
 
 
@@ -278,7 +279,7 @@ def _not_padding(dataset: Any, stored: np.ndarray) -> np.ndarray | None:
 
 def _like(value: Any, dtype: np.dtype) -> float | None:
     """A padding value as pixels of that type have it; the file may give it another sign."""
-    number = _number(value)
+    number = read_number(value)
     if number is None or dtype.kind not in "iu":
         return number
     span, low = 1 << 8 * dtype.itemsize, np.iinfo(dtype).min
@@ -290,7 +291,7 @@ def _without_unused_bits(dataset: Any, stored: np.ndarray, bits: int) -> np.ndar
     allocated = 8 * stored.itemsize
     if stored.dtype.kind not in "iu" or not 0 < bits < allocated:
         return stored
-    high = max(_whole(dataset, "HighBit", bits - 1), bits - 1)
+    high = max(read_whole(dataset, "HighBit", bits - 1), bits - 1)
     top = allocated - 1 - min(high, allocated - 1)
     return stored << top >> allocated - bits
 
@@ -303,7 +304,9 @@ def _rescale(dataset: Any, values: np.ndarray, name: str) -> tuple[np.ndarray, i
             first -= 1 << 16
         found = levels[(values.astype(np.int64) - first).clip(0, len(levels) - 1)]
         return found, int(levels.max()).bit_length() or 1
-    slope, intercept = (_number(dataset.get(key)) for key in ("RescaleSlope", "RescaleIntercept"))
+    slope, intercept = (
+        read_number(dataset.get(key)) for key in ("RescaleSlope", "RescaleIntercept")
+    )
     slope, intercept = 1.0 if slope is None else slope, intercept or 0.0
     if (slope, intercept) == (1, 0):
         return values, 0
@@ -345,7 +348,7 @@ def _window(dataset: Any) -> tuple[float, float, str] | None:
     function = str(dataset.get("VOILUTFunction") or "LINEAR").upper()
     exact = function in ("LINEAR_EXACT", "SIGMOID")
     function = function if exact else "LINEAR"
-    centres, widths = (_numbers(dataset.get(key)) for key in ("WindowCenter", "WindowWidth"))
+    centres, widths = (read_numbers(dataset.get(key)) for key in ("WindowCenter", "WindowWidth"))
     for centre, width in zip(centres, widths):
         if centre is not None and width is not None and (width > 0 if exact else width >= 1):
             return centre, width, function
@@ -369,7 +372,7 @@ def _palette(dataset: Any, values: np.ndarray, name: str) -> Image.Image:
     from pydicom.pixels import apply_color_lut
 
     try:
-        values = _without_unused_bits(dataset, values, _whole(dataset, "BitsStored", 8))
+        values = _without_unused_bits(dataset, values, read_whole(dataset, "BitsStored", 8))
         colours = apply_color_lut(values, dataset)[..., :3]
     except DAMAGED as error:
         raise DataError(f"{name}: unreadable DICOM (its palette: {error}).") from error
@@ -384,27 +387,7 @@ def _pixel_ratio(dataset: Any) -> float:
         "NominalScannedPixelSpacing",
         "PixelAspectRatio",
     ):
-        pair = _numbers(dataset.get(key))
+        pair = read_numbers(dataset.get(key))
         if len(pair) == 2 and all(side is not None and side > 0 for side in pair):
             return pair[0] / pair[1] if abs(pair[0] / pair[1] - 1) > SQUARE else 1.0
     return 1.0
-
-
-def _number(value: Any) -> float | None:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        return None
-    return number if math.isfinite(number) else None
-
-
-def _numbers(value: Any) -> list[float | None]:
-    """Of an element of one or several values."""
-    if value is None or isinstance(value, str):
-        return [_number(value)]
-    return [_number(one) for one in value] if hasattr(value, "__iter__") else [_number(value)]
-
-
-def _whole(dataset: Any, key: str, default: int) -> int:
-    number = _number(dataset.get(key))
-    return default if number is None else int(number)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import struct
 import sys
 import threading
@@ -17,6 +16,7 @@ from PIL import Image, ImageChops
 from .heatmap import DataError
 from .image_colour import apply_gamma, apply_profile
 from .image_levels import stretch
+from .image_png import check_png, read_grey_alpha, tells_late
 from .picture import QUARTER_TURNS, Frame, Picture, check_size, turn_image
 from .read_options import ReadOptions
 
@@ -42,7 +42,6 @@ BROKEN = (
 # a pixel in Pillow's memory; 4 in all other modes
 BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2, "I;16N": 2}
 FIRST_IS_WHOLE = ("MPO", "PSD")  # further frames are small copies and layers
-PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 ORIENTATION, PHOTOMETRIC, SUBFILE, OLD_SUBFILE = 274, 262, 254, 255
 BITS, COMPRESSION, PLANAR, TILE_WIDTH, TILE_LENGTH, SAMPLE_FORMAT = 258, 259, 284, 322, 323, 339
 # libtiff gives the machine's byte order where Pillow 13 expects the file's
@@ -109,7 +108,7 @@ def read_pillow(
         turned = _orientation(image) if image.format == "TIFF" else 1
         stored = _turned((image.height, image.width), turned)
         if image.format == "PNG":
-            _check_png(file, name)
+            check_png(file, name)
         if draft is not None and image.format in ("JPEG", "MPO"):
             draft(image)
         shown, deep = _show(file, image, name, options)
@@ -124,7 +123,7 @@ def read_pillow_frame(file: BinaryIO, name: str, options: ReadOptions) -> Frame:
     """The same from the header alone."""
     with own_limit(), readable(name):
         image = _open(file, name, options)
-        if image.format == "PNG" and _tells_late(file):
+        if image.format == "PNG" and tells_late(file):
             image.load()
         size, turned = (image.height, image.width), _orientation(image)
     stored = _turned(size, turned) if image.format == "TIFF" else size
@@ -260,44 +259,6 @@ def _set_raw_mode(image: Image.Image, raw: str | None) -> None:
         image.tile = [tile._replace(args=changed(tile.args)) for tile in image.tile]
 
 
-def _png_chunks(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
-    """(kind, where its data begins, their length) of a PNG's chunks, as far as they are whole."""
-    end, place = file.seek(0, io.SEEK_END), 8
-    while place + 12 <= end:
-        file.seek(place)
-        length, kind = struct.unpack(">I4s", file.read(8))
-        yield kind, place + 8, length
-        place += length + 12
-
-
-def _tells_late(file: BinaryIO) -> bool:
-    """Whether a PNG has EXIF or text, which may hold an orientation, after its pixels."""
-    place, pixels = file.tell(), False
-    for kind, _, _ in _png_chunks(file):
-        pixels = pixels or kind == b"IDAT"
-        if pixels and kind in (b"eXIf", b"iTXt", b"zTXt", b"tEXt"):
-            file.seek(place)
-            return True
-    file.seek(place)
-    return False
-
-
-def _check_png(file: BinaryIO, name: str) -> None:
-    """DataError for pixel data that are damaged: Pillow does not look at their checksums."""
-    for kind, place, length in _png_chunks(file):
-        if kind == b"IDAT":
-            file.seek(place)
-            data, check = file.read(length), file.read(4)
-            sum_of_data = zlib.crc32(data, zlib.crc32(kind)).to_bytes(4, "big")
-            if len(check) == 4 and check != sum_of_data:
-                raise DataError(
-                    f"{name}: unreadable image (damaged: the checksum of its pixel "
-                    "data does not match). Copy it again."
-                )
-        if kind == b"IEND":
-            break
-
-
 def _show(
     file: BinaryIO, image: Image.Image, name: str, options: ReadOptions
 ) -> tuple[Image.Image, bool]:
@@ -372,7 +333,7 @@ def _sixteen_bit_colour(
     Pillow keeps the upper bytes alone. The lower ones are had by reading with the other byte order.
     """
     if raw == "LA;16B":
-        pixels = _grey_alpha_bytes(file, name)
+        pixels = read_grey_alpha(file, name)
     elif raw[:-4] in ("RGB", "RGBA", "RGBX") and raw[-4:] in (";16L", ";16B", ";16N"):
         order = NATIVE_16 if raw.endswith("N") else raw[-4:]
         file.seek(0)
@@ -395,17 +356,3 @@ def _sixteen_bit_colour(
     if pixels.shape[2] in (2, 4) and pixels[..., -1].min() < 65535:
         levels = np.rint(levels * (pixels[..., -1:] / 65535)).astype(np.uint8)
     return Image.fromarray(levels[..., 0] if levels.shape[2] == 1 else levels)
-
-
-def _grey_alpha_bytes(file: BinaryIO, name: str) -> np.ndarray:
-    """(H, W, 2) uint16 of a PNG of grey and alpha, read as 4 channels of 8 bits: the same bytes."""
-    file.seek(0)
-    data = bytearray(file.read())
-    if data[:8] != PNG_MAGIC or data[12:16] != b"IHDR":
-        raise DataError(f"{name}: unreadable image (no PNG header).")
-    data[24:26] = 8, 6
-    data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
-    image = Image.open(io.BytesIO(bytes(data)), formats=["PNG"])
-    image.load()
-    found = np.asarray(image).astype(np.uint16)
-    return found[..., 0::2] << 8 | found[..., 1::2]
