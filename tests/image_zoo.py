@@ -826,7 +826,7 @@ def other_members() -> list[Member]:
             fault="unreadable image",
         ),
         Member("no image", b"a table, perhaps", None, fault="unreadable image"),
-        Member("nothing", b"", None, fault="unreadable image"),
+        Member("nothing", b"", None, fault="unreadable image|an empty file"),
         Member("JPEG, cut", jpeg[:-60], None, fault="unreadable image"),
         Member("PNG, cut", png(GREY, 8, 0)[:-90], None, fault="unreadable image"),
         Member("PNG, a bit flipped", _flipped(png(GREY, 8, 0)), None, fault="unreadable image"),

@@ -615,7 +615,7 @@ def test_the_check_says_how_deep_images_are_read(
     (tmp_path / "a.png").write_bytes(png(DEEP, 16, 0, chunk(b"eXIf", exif(6))))
     (tmp_path / "b.dcm").write_bytes(dicom(DEEP))
     (tmp_path / "c.png").write_bytes(png(GREY, 8, 0))
-    (tmp_path / "h.png").write_bytes(png(GREY, 8, 0))
+    (tmp_path / "h.png").write_bytes(png(GREY[::-1] // 64 * 64, 8, 0))
     (tmp_path / "t.csv").write_text(
         "filepath,title,heatmap\na.png,one,h.png\nb.dcm,two,\nc.png,three,h.png\n"
     )

@@ -44,7 +44,7 @@ def model_folder(folder: Path, weights: bool = False) -> Path:
     ({"epoch_latest.pt": (2, 0), "epoch_2.pt": (2, 0)}, "epoch_2.pt"),
     ({"epoch_1.pt": (1, 0), "epoch_1_batch_00000002.pt": (1, 2), "epoch_1_batch_00000010.pt": (1, 10)}, "epoch_1_batch_00000010.pt"),
     ({"epoch_2.pt": (2, 0), "epoch_1_batch_00000900.pt": (1, 900)}, "epoch_2.pt"),
-    ({"epoch_latest.pt": (1, 7), "epoch_1_batch_00000005.pt": (1, 5)}, "epoch_latest.pt"),
+    ({"epoch_latest.pt": (1, 0), "epoch_1_batch_00000005.pt": (1, 5)}, "epoch_1_batch_00000005.pt"),
     ({"epoch_0_batch_00000005.pt": (0, 5)}, "epoch_0_batch_00000005.pt"),
     ({"tmp.pt": (9, 0), "other_9.pt": (9, 0), "epoch_1.pt.old": (9, 0)}, None), ({}, None),
 ])
