@@ -243,9 +243,10 @@ def non_finite(state: Mapping[str, Tensor], buffers: frozenset[str] = frozenset(
     return [name for name, value in state.items() if wrong(name, value)]
 
 
-def require_finite(state: Mapping[str, Tensor], path: Path) -> None:
+def require_finite(state: Mapping[str, Tensor], path: Path | str,
+                   buffers: frozenset[str] = frozenset()) -> None:
     """UserError if weights of `path` are NaN or infinite."""
-    wrong = non_finite(state)
+    wrong = non_finite(state, buffers)
     if wrong:
         raise UserError(
             f"{path}: {len(wrong)} of {len(state)} tensors hold NaN or infinite "

@@ -237,3 +237,16 @@ def test_captions_before_the_damage_of_a_shard_are_counted_where_it_is_skipped(t
     synthetic.dataset_type = "synthetic"
     announce_lengths(synthetic, "--train-data", None, tokenizer, False)
     assert len(caplog.records) == 1
+
+
+def test_one_caption_for_all_images_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Nothing can be learned, and the loss is ln(batch) to the end."""
+    assert "all 3 captions are 'a chest x-ray'" in check_table(read_csv_table(captions_table(tmp_path, ["a chest x-ray"] * 3), CsvColumns())).warnings[-1]
+    assert not check_table(read_csv_table(captions_table(tmp_path, ["a chest x-ray", "effusion"]), CsvColumns())).warnings
+    assert not check_table(read_csv_table(captions_table(tmp_path, ["a chest x-ray"]), CsvColumns())).warnings
+    tokenizer = open_clip.SimpleTokenizer(context_length=16)
+    for texts, told in ((("a scan", "a scan"), True), (("a scan", "another"), False)):
+        caplog.clear()
+        path = write_shard(tmp_path / "a.tar", {"a.png": b"x", "a.txt": texts[0].encode(), "b.png": b"x", "b.txt": texts[1].encode()})
+        announce_lengths(training_arguments(train_data=str(path)), "--train-data", None, tokenizer, False)
+        assert ("all 2 captions are 'a scan'" in caplog.text) == told

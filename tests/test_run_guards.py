@@ -250,6 +250,16 @@ def test_what_cannot_go_on_is_told(flags: list[object], message: str, runs: Path
         run(tmp_path, "--method", "clip", "--epochs", 2, "--resume", checkpoint(runs, "clip"), *flags)
 
 
+@pytest.mark.parametrize("flag,value", [("--pretrained", math.nan), ("--pretrained", math.inf), ("--resume", math.nan)])
+def test_weights_to_begin_with_that_are_no_numbers_are_named(flag: str, value: float, runs: Path, tmp_path: Path) -> None:
+    """Not the learning rate is to blame."""
+    content = torch.load(checkpoint(runs, "clip"), weights_only=True)
+    content["state_dict"]["visual.proj"][0] = value
+    torch.save(content, tmp_path / "bad.pt")
+    with pytest.raises(UserError, match=r"bad.pt: 1 of \d+ tensors hold NaN or infinite weights, first visual.proj"):
+        run(tmp_path, "--method", "clip", "--epochs", 2, flag, tmp_path / "bad.pt")
+
+
 def test_other_settings_are_told_and_older_checkpoints_still_resume(runs: Path, tmp_path: Path) -> None:
     common = ("--method", "eclip", "--epochs", 2, "--seed", 5, "--lr", 1e-4, "--eclip-alpha", 0.7)
     folder = run(tmp_path, *common, "--resume", checkpoint(runs, "eclip"))

@@ -20,6 +20,18 @@ def fewest_tokens(text: str) -> int:
     return ENDS + sum(1 for _ in PIECE.finditer(text))
 
 
+def all_the_same(captions: Sequence[str]) -> str | None:
+    """A warning where one caption stands beside every image, else None."""
+    if len(captions) < 2 or any(caption != captions[0] for caption in captions):
+        return None
+    text = captions[0].strip()
+    shown = text if len(text) <= 40 else f"{text[:40]}..."
+    return (
+        f"all {len(captions)} captions are {shown!r}: they tell no image from another, so "
+        "nothing can be learned from them; is this the column meant?"
+    )
+
+
 def describe_lengths(
     what: str, lengths: Sequence[int], contexts: Sequence[int]
 ) -> tuple[str, list[str]]:

@@ -19,7 +19,7 @@ from typing import Any, Callable, Iterator, Sequence
 from tqdm import tqdm
 
 from ..config import UserError
-from .caption_words import CONTEXTS, describe_lengths, fewest_tokens
+from .caption_words import CONTEXTS, all_the_same, describe_lengths, fewest_tokens
 from .check_sample import Checked, Fault, Rule, check_entry, check_row
 from .csv_source import CsvColumns, CsvTable, add_column_arguments, read_column_names, read_csv_table
 from .figures import Example, WindowExample, contact_sheet
@@ -82,8 +82,10 @@ def check_table(table: CsvTable, *, decode_images: bool = False, windows: bool =
     """
     rule = Rule(decode_images, True, windows or decode_images, options)
     compared = _evenly(table.annotated, COMPARED)
-    return _check_all(len(table), len(table.annotated), lambda i: check_row(table, i, rule._replace(compare=i in compared)), str(table.path),
-                      decode_images)
+    report = _check_all(len(table), len(table.annotated), lambda i: check_row(table, i, rule._replace(compare=i in compared)), str(table.path),
+                        decode_images)
+    report.warnings.extend(filter(None, [all_the_same(table.captions)]))
+    return report
 
 
 def check_entries(entries: Sequence[TarEntry], *, decode_images: bool = False, windows: bool | None = None,

@@ -1,4 +1,4 @@
-"""How many captions and sentences are longer than the text tower reads, said before training."""
+"""How many captions and sentences are longer than the text tower reads, and whether all are the same: said before training."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from open_clip_train.distributed import is_master
 from torch import Tensor
 
-from ..data.caption_words import MANY
+from ..data.caption_words import MANY, all_the_same
 from ..data.csv_source import CsvSamples
 from ..data.heatmap import DataError
 from ..data.sample import seeded_randomness
@@ -43,6 +43,9 @@ def announce_lengths(
             "eclip: %s is not on this machine: captions that are too long are not counted", flag
         )
         return
+    same = None if isinstance(source, CsvSamples) else all_the_same(found[0][0])  # the check of a table has said it
+    if same:
+        logger.warning("eclip: %s: %s", flag, same)
     with seeded_randomness([args.seed]), _one_thread():
         for what, (texts, total) in zip(("captions", "sentences"), found):
             if texts:

@@ -18,7 +18,7 @@ from open_clip_train.distributed import is_master, world_info_from_env
 from torch.nn.parallel import DistributedDataParallel
 
 from ..checkpoint import CONFIG, plain_config
-from ..checkpoint_files import STATE_KEY, newest_complete, progress_in_name, without_prefixes
+from ..checkpoint_files import STATE_KEY, newest_complete, progress_in_name, require_finite, without_prefixes
 from ..config import UserError
 from ..flag_checks import check_learning
 from ..loss import EClipLoss, EClipSigLipLoss
@@ -114,6 +114,7 @@ class Seams:
         with one_sentence(args[0], args[1]):
             built = self.originals["create_model_and_transforms"](*args, **kwargs)
         self.built = built[0]
+        require_finite(built[0].state_dict(), args[1] or args[0], self.buffers())
         check_towers(self.session.args, built[0])
         if not method.is_plain:
             for objective in method.objectives:

@@ -12,7 +12,7 @@ import fsspec
 import torch
 from torch import Tensor
 
-from ..checkpoint_files import STATE_KEY, read_checkpoint, state_of, without_prefixes
+from ..checkpoint_files import STATE_KEY, read_checkpoint, require_finite, state_of, without_prefixes
 from ..config import EClipConfig, UserError
 from ..flag_checks import flag_of
 from ..model import PROCESSOR_PREFIX, REGIONS_PREFIX
@@ -139,6 +139,7 @@ def load_to_resume(
     if trained:
         _check_method(path, settings.get("method"), state, args, model)
     _check_weights(path, state, model, bare=not trained)
+    require_finite(state, path, frozenset(name for name, _ in model.named_buffers()))
     if trained and args.train_data:
         _check_optimised(path, settings, checkpoint["optimizer"], args, model)
     if args.pretrained:
