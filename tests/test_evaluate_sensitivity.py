@@ -16,7 +16,7 @@ from openclip_eclip.evaluate.__main__ import main
 from openclip_eclip.evaluate.data import read_eval_set
 from openclip_eclip.data.heatmap import DataError
 from openclip_eclip.data.heatmap_control import centre_map
-from openclip_eclip.evaluate.heatmaps import join_heatmaps, read_heatmap_tensor
+from openclip_eclip.evaluate.heatmaps import join_heatmaps, read_heatmap_tensor, suspicious_maps
 from openclip_eclip.evaluate import sensitivity
 from openclip_eclip.evaluate.sensitivity import derangement
 from openclip_eclip.metrics.pointing import pointing_scores
@@ -135,6 +135,25 @@ def test_a_second_table_has_its_own_paths(tmp_path: Path, monkeypatch: pytest.Mo
         gaze.write_bytes(content)
         with pytest.raises(DataError, match=message):
             join_heatmaps(read_eval_set(table), "heatmap", gaze)
+
+
+def test_shared_and_swapped_maps_and_near_columns_are_named(tmp_path: Path) -> None:
+    for i in range(4):
+        Image.fromarray(np.eye(8, dtype=np.uint8) * (40 + i)).save(tmp_path / f"{i}.png")
+    for i in range(4):
+        Image.fromarray(np.tri(8, dtype=np.uint8) * (40 + i)).save(tmp_path / f"map{i}.png")
+    path = tmp_path / "t.csv"
+
+    def found(*maps: str) -> list[str]:
+        path.write_text("filepath,heatmap\n" + "".join(f"{i}.png,{name}.png\n" for i, name in enumerate(maps)))
+        return suspicious_maps(join_heatmaps(read_eval_set(path), "heatmap", None))
+
+    assert found("map0", "map1", "map2", "map3") == []
+    assert found("map0", "map0", "map0", "map3") == ["1 heatmap serves 3 different images (one of them 3); expected each image to have its own."]
+    assert found("1", "2", "3", "map0") == ["3 heatmaps are images of other samples; expected maps."]
+    path.write_text("filepath,heat_map\n0.png,1.png\n")
+    with pytest.raises(UserError, match="no heatmaps; .* Did you mean 'heat_map'"):
+        join_heatmaps(read_eval_set(path), "heatmap", None)
 
 
 def test_shuffling_leaves_nobody_in_place() -> None:

@@ -49,6 +49,30 @@ def test_few_fixations_may_lie_anywhere_and_many_are_named(caplog: pytest.LogCap
     assert "all 12 positions that count lie off the image of 400 x 300" in caplog.text
 
 
+@pytest.mark.parametrize("kind", [lambda xy: Points(*xy.T), lambda xy: Fixations(*xy.T, np.ones(len(xy)))], ids=["points", "fixations"])
+def test_percentages_are_refused_and_many_off_the_image_named(kind, caplog: pytest.LogCaptureFixture) -> None:
+    xy = np.random.default_rng(0).random((40, 2))
+    with pytest.raises(GazeError, match="all 40 positions lie within .* as percentages do; expected pixels"):
+        render(kind(xy * 100), SIZE)
+    assert render(kind(xy[:15] * 100), SIZE).used == 15 and render(kind(xy * 100), (150, 150)).used == 40
+    render(kind(xy * [300, 400]), SIZE)
+    render(kind(np.concatenate([xy * [300, 400], xy[:30] + 1000])), SIZE)  # readers look off the image
+    assert not caplog.records
+    render(kind(xy * [300, 400] * 2.5), SIZE)
+    assert "positions lie off the image of 400 x 300" in caplog.text and "Pixels of a screen" in caplog.text
+    render(kind(np.concatenate([xy * [100, 300] + [300, 0], [[9, 9]]])), SIZE)
+    assert "They fit with x and y swapped" in caplog.text
+
+
+@pytest.mark.parametrize("make", [Boxes, Ellipses])
+def test_rectangles_that_end_before_they_begin_are_refused(make: type) -> None:
+    for rows in ([[200, 220, 40, 50], [150, 300, 90, 40]], [[100, 140, 50, 90]]):  # x, y, width, height; x1, x2, y1, y2
+        with pytest.raises(GazeError, match="end before they begin, .* expected xmin, ymin, xmax, ymax"):
+            render(make(rows), SIZE)
+    assert render(make([[200, 220, 40, 50], [40, 50, 90, 90]]), SIZE).dropped == {"empty": 1}
+    assert render(make([[40, 50, 40, 90]]), SIZE) is None  # no width
+
+
 def data_set(count: int = 60) -> tuple[np.ndarray, np.ndarray]:
     """(xy, sides) of positions all over images of 600 x 1000 and 500 x 900, width x height."""
     rng = np.random.default_rng(0)

@@ -1,6 +1,7 @@
 """Held-out heatmaps of an evaluation set, brought through the image's own evaluation transform."""
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any, Callable
 
@@ -17,7 +18,7 @@ from ..data.image import read_frame
 from ..data.missing_text import file_cell
 from ..data.near_names import did_you_mean
 from ..data.sample import read_heatmap
-from ..data.suspicious_maps import is_the_image
+from ..data.suspicious_maps import SharedMaps, is_the_image
 from .data import EvalSet
 
 GEOMETRIC = ("Resize", "CenterCrop", "ResizeKeepRatio", "ResizeMaxSize", "CenterCropOrPad")
@@ -28,6 +29,7 @@ def join_heatmaps(data: EvalSet, column: str, table: Path | None) -> EvalSet:
 
     UserError: neither; DataError: `table` unreadable, or an image in it twice.
     """
+    near = "" if column in data.table else did_you_mean(column, data.table.columns)
     if "filepath" not in data.table:
         mask = np.array([entry.annotated for entry in data.images])
     else:
@@ -39,7 +41,6 @@ def join_heatmaps(data: EvalSet, column: str, table: Path | None) -> EvalSet:
         data.table = data.table.assign(**{"heatmap": cells.tolist()})
         mask = (data.table["heatmap"] != "").to_numpy()
     if not mask.any():
-        near = "" if column in data.table else did_you_mean(column, data.table.columns)
         raise UserError(f"{data.path}: no heatmaps; expected a column {column!r} with files, or a table of them with --heatmaps.{near}")
     return data.keep(mask, "no heatmap")
 
@@ -58,6 +59,14 @@ def _read_cells(table: Path, column: str) -> dict[str, str]:
     if len(repeated):
         raise DataError(f"{table}: {repeated.iloc[0]} has several heatmaps; expected one row an image.")
     return dict(zip(extra["filepath"], extra[name], strict=True))
+
+
+def suspicious_maps(data: EvalSet) -> list[str]:
+    """Sentences on heatmaps of `data` that serve several images, or are the image of another sample."""
+    shared = SharedMaps()
+    for row, identity in enumerate(data.identities()):
+        shared.add(hashlib.sha256(_bytes(data, row)[0]).digest(), identity)
+    return [f"{sentence}." for sentence in (shared.warning(), shared.swapped()) if sentence]
 
 
 def read_heatmap_tensor(data: EvalSet, row: int, image: Image.Image, transform: Any) -> Tensor:

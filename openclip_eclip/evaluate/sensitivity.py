@@ -31,7 +31,7 @@ from ..subcommands import seed
 from .data import EvalSet, read_eval_set
 from .encoder import Encoder, tokenize
 from .features import rank_and_size
-from .heatmaps import join_heatmaps, read_heatmap_tensor
+from .heatmaps import join_heatmaps, read_heatmap_tensor, suspicious_maps
 from .options import add_model_arguments, add_output_argument, read_encode_options, read_encoder
 from .result import Result, Table, with_interval
 from .retrieval import with_reports
@@ -157,7 +157,7 @@ def _result(args: argparse.Namespace, encoder: Encoder, data: EvalSet, cosines: 
     values["look"] = next(iter(scores))  # where the tower looks: its pool's attention, else similarity to the own report
     tables = [Table("Does the model look where the heatmap is?", ["map", *names], rows,
                     "95 % bootstrap intervals over images. 'centre' and 'another heatmap' use no model: what the usual places of gaze alone reach.")]
-    notes = [f"{len(data)} samples have a heatmap; {len(data.excluded)} were left out."]
+    notes = [f"{len(data)} samples have a heatmap; {len(data.excluded)} were left out.", *suspicious_maps(data)]
     figures, captions = {"maps": _picture(pictures)}, {"maps": f"Film, heatmap, and where the model looks: {values['look']}."}
     if cosines:
         tables.insert(0, _processor_table(values, {name: np.concatenate([part[name] for part in cosines]) for name in CONDITIONS}, args.seed))

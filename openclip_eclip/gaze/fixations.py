@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from .errors import GazeError, as_rows, sieve
-from .plausible import refuse_fractions
+from .plausible import refuse_fractions, refuse_percentages
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,10 +76,13 @@ class Fixations:
         (if unit is "degrees"), "empty window".
 
         Raises:
-            GazeError: unit is "degrees" and there are no ppd_x and ppd_y, or all positions are fractions of the image.
+            GazeError: unit is "degrees" and there are no ppd_x and ppd_y, or all positions are fractions or
+                percentages of the image.
         """
         height, width = image_size
-        refuse_fractions("fixations", np.stack([self.x, self.y], axis=1), image_size, least=3)  # one or two may be of a short sentence
+        xy = np.stack([self.x, self.y], axis=1)
+        refuse_fractions("fixations", xy, image_size, least=3)  # one or two may be of a short sentence
+        refuse_percentages("fixations", xy, image_size)
         tests = {
             "no position": ~(np.isfinite(self.x) & np.isfinite(self.y)),
             "off image": ~((self.x >= 0) & (self.x < width) & (self.y >= 0) & (self.y < height)),

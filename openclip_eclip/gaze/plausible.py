@@ -34,6 +34,45 @@ def refuse_fractions(
     )
 
 
+def refuse_percentages(kind: str, xy: np.ndarray, image_size: tuple[int, int]) -> None:
+    """GazeError if at least FEW positions (N, 2) of an image all lie within its first 100 pixels, over more than half of them."""
+    found = xy[np.isfinite(xy).all(axis=1)]
+    if len(found) >= FEW and _are_percentages(found, min(image_size)):
+        raise GazeError(
+            f"{kind}: all {len(found)} positions lie within x {_span(found[:, 0])} and y {_span(found[:, 1])} on an image of "
+            f"{image_size[0]} x {image_size[1]} pixels (height x width), as percentages do; expected pixels. Multiply x by "
+            "the width / 100 and y by the height / 100."
+        )
+
+
+def refuse_reversed(kind: str, xyxy: np.ndarray) -> None:
+    """GazeError if every rectangle (N, 4) of an image ends before it begins."""
+    found = xyxy[np.isfinite(xyxy).all(axis=1)]
+    if len(found) and ((found[:, 2] < found[:, 0]) | (found[:, 3] < found[:, 1])).all():
+        raise GazeError(
+            f"{kind}: all {len(found)} end before they begin, the first is {found[0].tolist()}; expected xmin, ymin, xmax, ymax. "
+            "Is it x, y, width, height (Boxes.from_xywh), or x1, x2, y1, y2?"
+        )
+
+
+def describe_off_image(off: int, xy: np.ndarray, image_size: tuple[int, int]) -> str:
+    """A sentence, "" for fewer than FEW positions (N, 2), or where `off` of them, those off the image, are not most of them."""
+    found = xy[np.isfinite(xy).all(axis=1)]
+    if len(found) < FEW or off <= MOSTLY * len(found):
+        return ""
+    sides = np.full(found.shape, image_size[::-1], dtype=np.float64)
+    swapped = _share_off(found[:, ::-1], sides) < off / len(found) / 10
+    return (
+        f"{off} of {len(found)} positions lie off the image of {image_size[0]} x {image_size[1]} (height x width), x {_span(found[:, 0])}, "
+        f"y {_span(found[:, 1])}; expected most on it. "
+        + (
+            "They fit with x and y swapped."
+            if swapped
+            else "Pixels of a screen, or of the image at another size?"
+        )
+    )
+
+
 def refuse_off_image(
     kind: str, dropped: dict[str, int], xy: np.ndarray, image_size: tuple[int, int]
 ) -> None:
@@ -78,7 +117,7 @@ def refuse_units(where: str, xy: np.ndarray, sides: np.ndarray) -> None:
         )
     if len(xy) < FEW:
         return
-    if (xy >= 0).all() and PERCENT / 2 < xy.max() <= PERCENT and sides.min() > 2 * PERCENT:
+    if _are_percentages(xy, sides.min()):
         raise GazeError(
             f"{where}: {spans}: percentages of the image, it seems; expected pixels. Multiply by "
             "width / 100 and height / 100."
@@ -116,6 +155,10 @@ def refuse_pixels(where: str, fractions: np.ndarray) -> None:
 
 def _are_fractions(xy: np.ndarray) -> bool:
     return bool(((xy >= NEAR_ONE[0]) & (xy <= NEAR_ONE[1])).all() and (xy % 1 != 0).any())
+
+
+def _are_percentages(xy: np.ndarray, shortest: float) -> bool:
+    return bool((xy >= 0).all() and PERCENT / 2 < xy.max() <= PERCENT and shortest > 2 * PERCENT)
 
 
 def _share_off(xy: np.ndarray, sides: np.ndarray) -> float:

@@ -12,6 +12,7 @@ from ..data.read_options import MAX_PIXELS
 from .errors import GazeError
 from .fixations import Fixations
 from .kernels import area_average, fill_ellipse, fill_polygon, gaussian_responses, interval_overlaps
+from .plausible import describe_off_image
 from .shapes import Boxes, Ellipses, Mask, Points, Polygons
 
 Annotation = Fixations | Points | Boxes | Ellipses | Polygons | Mask
@@ -160,6 +161,9 @@ def _render_gaussians(annotation: Fixations | Points, image_size: tuple[int, int
             logger.warning("eclip: all %d positions that count lie off the image of %d x %d (height x width): nothing is drawn",
                            dropped["off image"], *image_size)
         return None
+    xy = np.stack([annotation.x, annotation.y], axis=1)
+    if warning := describe_off_image(dropped.get("off image", 0), xy, image_size):
+        logger.warning("eclip: %s", warning)
     sigma_y, sigma_x = _sigmas(usable, image_size, config)
     reflect = config.border == "reflect"
     rows = gaussian_responses(usable.y.astype(np.int64), sigma_y, image_size[0], out[0], reflect=reflect,

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .errors import GazeError, as_rows, sieve
-from .plausible import refuse_fractions, refuse_off_image
+from .plausible import refuse_fractions, refuse_off_image, refuse_percentages, refuse_reversed
 
 # Certainty 0-5 of REFLACX as a probability: the middle of "< 10 %", "about 25 %", ..., "> 90 %"
 CERTAINTY = np.array([0.0, 0.05, 0.25, 0.5, 0.75, 0.95])
@@ -34,6 +34,7 @@ def _usable_rectangles(kind: str, xyxy: np.ndarray, weight: np.ndarray, image_si
         "no weight": _no_weight(weight),
     }, len(xyxy))
     if not len(rows):
+        refuse_reversed(kind, xyxy)
         refuse_off_image(kind, dropped, corners, image_size)
     return rows, dropped
 
@@ -60,6 +61,7 @@ class Points:
         """
         xy = np.stack([self.x, self.y], axis=1)
         refuse_fractions("points", xy, image_size)
+        refuse_percentages("points", xy, image_size)
         rows, dropped = sieve({
             "no position": ~(np.isfinite(self.x) & np.isfinite(self.y)),
             "off image": ~((self.x >= 0) & (self.x < image_size[1]) & (self.y >= 0) & (self.y < image_size[0])),
