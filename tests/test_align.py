@@ -152,7 +152,7 @@ def test_a_batch_carries_all_maps_whatever_the_gate_decides(probability: float) 
 @pytest.mark.parametrize("flags,message", [
     (["--method", "align", "--expert-data", "x.csv"], "take naive+align, with --naive-form plain"),
     (["--method", "align", "--align-weight", "-1"], "weight=-1.0; expected 0 or more"),
-    (["--method", "align", "--align-weight", "nan"], "weight=nan"), (["--method", "align", "--align-weight", "inf"], "weight=inf"),
+    (["--method", "align", "--align-weight", "nan"], "--align-weight nan"), (["--method", "align", "--align-weight", "inf"], "--align-weight inf"),
     (["--method", "align", "--align-heads", "0"], "heads=0.0; expected a share above 0"),
     (["--method", "align", "--align-least", "5"], "least=5.0; expected a share from 0 to 1"),
     (["--method", "align", "--align-replay", "5"], "replay=5.0; expected a share from 0 to 1"), (["--align-replay", "0.1"], "give --method align"),

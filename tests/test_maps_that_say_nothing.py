@@ -158,7 +158,7 @@ def test_files_beyond_the_limit_are_not_even_read(tmp_path: Path) -> None:
         read_bounded(path)
     (tmp_path / "a.windows.json").write_text("[]")
     path.rename(tmp_path / "a.windows.npz")
-    with pytest.raises(DataError, match="a.windows.npz: 3221225472 bytes"):
+    with pytest.raises(DataError, match="a.windows.npz: a file of 3221225472 bytes"):
         file_windows(tmp_path / "a.windows.json")
 
 
