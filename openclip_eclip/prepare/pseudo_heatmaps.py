@@ -24,12 +24,13 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from ..config import UserError
-from ..data.csv_source import add_column_arguments, read_column_names, read_columns, read_csv_table, sniff_separator
+from ..data.csv_source import add_column_arguments, read_column_names, read_columns, read_csv_table
 from ..data.heatmap import DataError, is_flat
 from ..data.image import read_picture
 from ..data.picture import Frame, turn_maps_back
 from ..data.read_options import ReadOptions, read_options
 from ..data.shard_stream import expand_paths
+from ..data.table_text import sniff_separator
 from ..data.tar_source import TarEntry, index_shard
 from ..evaluate.encoder import Encoder, tokenize
 from ..evaluate.options import add_model_arguments, read_encode_numbers, read_encoder

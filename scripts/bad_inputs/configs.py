@@ -164,7 +164,11 @@ def _config_cases() -> Iterator[tuple[str, Maker, tuple[str, ...]]]:
             ("curriculum", "cold"),
         ),
         ("eclip_cfg: own_pairs a number", eclip({"own_pairs": 3}), ("own_pairs",)),
-        ("evaluation without weights", config(lambda found: None, "evaluate"), ("m", "weights")),
+        (
+            "evaluation of a folder without weights",
+            config(lambda found: None, "folder"),
+            ("m", "weights"),
+        ),
         ("evaluation of a broken config", config(b"{", "evaluate"), (FILE,)),
         ("evaluation of a folder of broken config", config(b"{", "folder", True), (FILE,)),
         ("evaluation: weights do not fit", config(vision(width=64), "evaluate", True), ("m",)),
@@ -247,6 +251,8 @@ def _config_cases() -> Iterator[tuple[str, Maker, tuple[str, ...]]]:
 
 def cases() -> Iterator[Case]:
     yield from (Case(name, "model configs", make, words) for name, make, words in _config_cases())
+    untrained = config(lambda found: None, "evaluate")
+    yield Case("evaluation without weights", "model configs", untrained, ("m", "random"), warns=True)
     unknown = config(lambda found: {**found, "preprocess_cfg": {"meen": [0.5]}}, "evaluate", True)
     yield Case(
         "preprocess_cfg of an unknown key", "model configs", unknown, (FILE, "meen"), warns=True
