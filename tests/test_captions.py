@@ -77,7 +77,7 @@ def test_captions_that_may_be_missing_or_are_all_the_same_are_named(tmp_path: Pa
     assert not report.faults and report.warnings == [
         "1 captions are 'No report', which may stand for no text", "2 captions are 'unknown', which may stand for no text"]
     report = check_table(read_csv_table(captions_table(tmp_path, ["chest x-ray"] * 3), CsvColumns()))
-    assert report.warnings == ["all 3 captions are the same, 'chest x-ray': nothing can be learned from them"]
+    assert [warning.split(":")[0] for warning in report.warnings] == ["all 3 captions are 'chest x-ray'"]
 
 
 @pytest.mark.parametrize("sentence", ["nan", "", " ", "<NA>", "...", None, 3, "\ud800"], ids=ascii)

@@ -117,7 +117,7 @@ def raise_faults(report: Report, path: Any) -> None:
 
 
 def _check_all(samples: int, annotated: int, check: Callable[[int], Checked], name: str, lengths: bool) -> Report:
-    report, shared, doubtful, texts = Report(samples, annotated), SharedMaps(), Counter(), set()
+    report, shared, doubtful = Report(samples, annotated), SharedMaps(), Counter()
     chunks = [range(start, min(start + CHUNK, samples)) for start in range(0, samples, CHUNK)]
     with (ThreadPoolExecutor(max_workers=min(16, 2 * (os.cpu_count() or 1))) as pool,
           tqdm(total=samples, desc=f"check {name}", unit="sample", disable=None, leave=False) as bar):
@@ -126,14 +126,10 @@ def _check_all(samples: int, annotated: int, check: Callable[[int], Checked], na
                 report.add(i, checked, lengths)
                 if checked.prints:
                     shared.add(*checked.prints)
-                if checked.caption and len(texts) < 2:
-                    texts.add(checked.caption)
                 if is_doubtful(checked.caption):
                     doubtful[checked.caption.strip()] += 1
             bar.update(len(chunk))
     report.warnings.extend(f"{count} captions are {text!r}, which may stand for no text" for text, count in doubtful.items())
-    if len(texts) == 1 and len(report.good) > 1:
-        report.warnings.append(f"all {len(report.good)} captions are the same, {texts.pop()[:40]!r}: nothing can be learned from them")
     report.warnings.extend(filter(None, [shared.warning(), shared.swapped()]))
     return report
 
