@@ -37,7 +37,6 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from ..subcommands import seed
 from .phantom_findings import Told, render_findings
 from .phantom_files import fresh_folder, recipe, write_csv, write_json, write_webdataset
 from .phantom_images import Knobs, draw_scenes, render_films, render_gaze
@@ -160,7 +159,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--test", type=int, default=1000, help="test samples (default: %(default)s)")
     parser.add_argument("--annotated", type=float, default=0.05,
                         help="share of training samples with a heatmap (default: %(default)s)")
-    parser.add_argument("--seed", type=seed, default=0, help="same seed, same bytes (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="same seed, same bytes (default: %(default)s)")
     parser.add_argument("--size", type=int, default=64, help="image side in pixels (default: %(default)s)")
     parser.add_argument("--format", choices=("csv", "webdataset"), default="csv", help="(default: %(default)s)")
     parser.add_argument("--gaze-leak", type=float, default=1.0, metavar="SHARE",
