@@ -20,6 +20,9 @@ from .tar_source import TarEntry
 from .windows import entry_windows, file_windows
 
 
+LONGEST = 300  # characters of a path in a message
+
+
 class Fault(NamedTuple):
     """`where`: file and row or key; `key`: column or member."""
 
@@ -78,10 +81,10 @@ def check_row(table: CsvTable, index: int, rule: Rule) -> Checked:
     image, heatmap = table.images[index], table.heatmaps[index] if rule.heatmaps else None
     faults = _no_caption(where, columns.caption, table.captions[index])
     if image is None or not _is_there(table.images, index):
-        found = f"no such file: {image}" if image else "blank; expected an image file"
+        found = f"no such file: {_shown(image)}" if image else "blank; expected an image file"
         faults.append(Fault(where, columns.image, found))
     if heatmap is not None and not _is_there(table.heatmaps, index):
-        faults.append(Fault(where, columns.heatmap, f"no such file: {heatmap}"))
+        faults.append(Fault(where, columns.heatmap, f"no such file: {_shown(heatmap)}"))
     if faults:
         return Checked(faults)
     maps = _Maps(
@@ -105,6 +108,12 @@ def check_row(table: CsvTable, index: int, rule: Rule) -> Checked:
         maps.image,
         rule,
     )
+
+
+def _shown(path: Path) -> str:
+    """A path for a message; of a caption in the column of files, only its beginning."""
+    text = str(path)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 
 def _is_there(column: Sequence[Path | None], index: int) -> bool:

@@ -271,7 +271,7 @@ def cases() -> Iterator[Case]:
         (
             "one map for all images",
             _one_map_for_all,
-            ("1.heatmap.png|images share|same heatmap|one file|one heatmap",),
+            ("1.heatmap.png|images share|heatmap serves|same heatmap|one file|one heatmap",),
         ),
         (
             "captions longer than the text tower",
