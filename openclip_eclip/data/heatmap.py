@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import io
+import tokenize
 import warnings
 import zipfile
 import zlib
@@ -27,7 +28,8 @@ class DataError(UserError):
 UNREADABLE = (OSError, EOFError, SyntaxError, zipfile.BadZipFile, zlib.error, UnidentifiedImageError,
               Image.DecompressionBombError)
 # what a damaged or made-up .npy header, or a zip of a kind that Python does not know, may raise
-BROKEN_ARRAY = (ValueError, TypeError, KeyError, OverflowError, RuntimeError, MemoryError)
+# numpy parses the header of an array as Python
+BROKEN_ARRAY = (ValueError, TypeError, KeyError, OverflowError, RuntimeError, MemoryError, SyntaxError, tokenize.TokenError)
 
 
 def decode_heatmap(data: bytes, name: str, options: ReadOptions = ReadOptions()) -> np.ndarray:

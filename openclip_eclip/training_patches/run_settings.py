@@ -130,6 +130,11 @@ def load_to_resume(
         checkpoint = read_checkpoint(path, map_location, checked)
     state = state_of(checkpoint, path)
     trained = isinstance(checkpoint, dict) and "epoch" in checkpoint and "state_dict" in checkpoint
+    if trained and not isinstance(checkpoint["epoch"], int):
+        raise UserError(
+            f"checkpoint {path}: epoch is {str(checkpoint['epoch'])[:40]!r}; expected a whole "
+            "number of complete epochs."
+        )
     if trained and "optimizer" not in checkpoint and args.train_data:
         raise UserError(
             f"checkpoint {path} holds no optimizer state, so training cannot continue "

@@ -92,14 +92,6 @@ def _other_task_cases() -> Found:
             ("pairs|sample",),
         ),
         (
-            "quality: an empty text",
-            put(
-                {"t.csv": "\n".join([*rows()[:3], "images/2.png,,,1,2,train"])},
-                evaluate("embedding-quality", *t),
-            ),
-            ("t.csv", "row 3"),
-        ),
-        (
             "quality: no such group",
             put(
                 {"t.csv": "\n".join(rows())},
