@@ -125,6 +125,8 @@ class Run:
                 before()
             sys.argv = ["train", *argv]
             code = train.run()
+        except SystemExit as found:  # of a rank that follows another one
+            code = found.code
         except BaseException:  # noqa: B036 - the child must not run on as its parent
             traceback.print_exc()
         finally:
