@@ -248,7 +248,7 @@ def schedule_warnings(
         warnings.append(
             f"warm-up of {args.warmup} steps, the run has {steps}: the learning rate "
             f"will not pass {reached:.3g} of --lr {args.lr:g}; "
-            f"give --warmup, e.g. {max(1, steps // 10)}, or --recipe"
+            f"give --warmup, e.g. {steps // 10}, or --recipe"
         )
     if args.batch_size * args.accum_freq * world_size == 1 and not args.siglip:
         warnings.append(

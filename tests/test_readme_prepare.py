@@ -7,6 +7,7 @@ import shlex
 import tarfile
 from pathlib import Path
 
+import mimic_trees
 import pandas as pd
 import pytest
 import test_prepare_chexpert as chexpert
@@ -15,7 +16,7 @@ import test_prepare_mimic as mimic
 import test_prepare_nih as nih
 import test_prepare_open_i as open_i
 import test_prepare_rsna as rsna
-from mimic_trees import HEIGHT, WIDTH, write_egd, write_mimic, write_reflacx
+from mimic_trees import write_egd, write_mimic, write_reflacx
 from openclip_eclip.prepare import egd_cxr, mimic_files, reflacx_files
 from openclip_eclip.prepare.__main__ import main as prepare
 from openclip_eclip.prepare.chexpert import COMPETITION
@@ -48,7 +49,7 @@ def write_mimic_trees(root: Path) -> None:
     films, reports = write_mimic(root / "mimic-cxr-jpg"), root / "mimic-cxr"
     mimic.add_exclusive(films, each=201)
     picture = root / "picture.jpg"
-    Image.new("L", (WIDTH, HEIGHT), 90).save(picture)
+    Image.new("L", (mimic_trees.WIDTH, mimic_trees.HEIGHT), 90).save(picture)
     for row in mimic.table(films / mimic.METADATA).itertuples():
         if row.subject_id.startswith("17"):
             link(picture, mimic_files.image_path(films, row.subject_id, row.study_id, row.dicom_id))
@@ -120,6 +121,8 @@ def test_every_raw_data_set_by_its_line(tmp_path: Path, monkeypatch: pytest.Monk
     would cost a minute and a half."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     (script,) = re.findall(r"<!-- run on miniatures -->\n```bash\n(.*?)```", readme, re.DOTALL)
+    monkeypatch.setattr(mimic_trees, "HEIGHT", 910)  # on smaller films EGD-CXR's default sigma, 150 pixels, draws flat maps
+    monkeypatch.setattr(mimic_trees, "WIDTH", 610)
     write_trees(tmp_path)
     monkeypatch.chdir(tmp_path)
     for line in script.replace("\\\n", " ").splitlines():

@@ -78,7 +78,7 @@ def schedule(**changes: Any) -> tuple[argparse.Namespace, int]:
 
 @pytest.mark.parametrize("changes,expected", [
     ({}, "warm-up of 10000 steps, the run has 16: the learning rate will not pass 8e-07 of --lr 0.0005; give --warmup, e.g. 1, or --recipe"),
-    ({"accum_freq": 4}, "the run has 4: "), ({"warmup": 16}, "the run has 16"), ({"warmup": 15}, None), ({"skip_scheduler": True}, None), ({"lr": 0}, "--lr 0: nothing"),
+    ({"accum_freq": 4}, "the run has 4: the learning rate will not pass 2e-07 of --lr 0.0005; give --warmup, e.g. 0"), ({"warmup": 16}, "the run has 16"), ({"warmup": 15}, None), ({"skip_scheduler": True}, None), ({"lr": 0}, "--lr 0: nothing"),
     ({"batch_size": 1, "warmup": 0}, "--batch-size 1"), ({"batch_size": 1, "warmup": 0, "siglip": True}, None),
 ])
 def test_a_schedule_that_learns_nothing_is_told(changes: dict[str, Any], expected: str | None) -> None:
