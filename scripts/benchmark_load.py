@@ -100,7 +100,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="figures are added to this JSON, by size")
     args = parser.parse_args()
     figures = json.loads(args.out.read_text()) if args.out.is_file() else {}
-    figures["machine"] = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+    figures["machine"] = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}; one sample in {args.share} has a heatmap"
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "tiny.json").write_text(json.dumps(MODEL))

@@ -235,14 +235,7 @@ def page(found: dict[str, Any], load: Any) -> str:
             "",
         ]
     if load is not None:
-        lines += [
-            "## Load",
-            "",
-            "Start-up of large data sets; scripts/benchmark_load.py.",
-            "",
-            *_table(load),
-            "",
-        ]
+        lines += _load(load)
     return "\n".join(lines)
 
 
@@ -302,19 +295,26 @@ def _measured(part: dict[str, Any]) -> str:
     )
 
 
-def _table(load: Any) -> list[str]:
-    """Nested figures as `a / b | value`."""
-    rows: list[tuple[str, Any]] = []
-
-    def walk(name: str, value: Any) -> None:
-        if isinstance(value, dict):
-            for key, inner in value.items():
-                walk(f"{name} / {key}" if name else str(key), inner)
-        else:
-            rows.append((name, value))
-
-    walk("", load)
-    return ["| what | figure |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)]
+def _load(load: dict[str, Any]) -> list[str]:
+    """One row per start."""
+    machine, starts = load["machine"], {key: one for key, one in load.items() if key != "machine"}
+    rows = [
+        [data, start, one["cpu_s"], one["wall_s"], one["annotated"], one["peak_gib"]]
+        for data, by_start in starts.items()
+        for start, one in by_start.items()
+    ]
+    return [
+        "## Load",
+        "",
+        "From the start of a run to its first batch, by the data alone (scripts/benchmark_load.py).",
+        "",
+        "| data | start | CPU, s | wall clock, s | annotated | most memory, GiB |",
+        "|---|---|---|---|---|---|",
+        *("| " + " | ".join(map(str, row)) + " |" for row in rows),
+        "",
+        f"{machine}.",
+        "",
+    ]
 
 
 if __name__ == "__main__":

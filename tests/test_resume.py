@@ -53,7 +53,7 @@ def kill_in_epoch(launcher: Launcher, run: list, name: str, epoch: int, step: st
         assert process.poll() is None and time.monotonic() < deadline, "the run ended before it could be killed"
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    assert process.wait() == -signal.SIGKILL, "the run ended by itself"
 
 
 def assert_same_end(launcher: Launcher, name: str, other: str) -> None:
