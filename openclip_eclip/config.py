@@ -137,3 +137,7 @@ def _from_dict(cls: type, values: Mapping[str, Any], where: str) -> Any:
         key: _from_dict(nested[key], value, f"{where}.{key}") if key in nested and (key, value) != ("processor", None) else value
         for key, value in values.items()
     })
+
+
+class DataError(UserError):
+    """Bad input data, named by file and row or key."""

@@ -94,3 +94,8 @@ def encode_positions(visual: nn.Module, pixels: Tensor) -> Tensor:
 def similarity_map(positions: Tensor, text: Tensor) -> Tensor:
     """(B, h, w): cosine of each position (B, h, w, D) with the image's own unit text feature (B, D)."""
     return torch.einsum("bhwd,bd->bhw", nn.functional.normalize(positions.float(), dim=-1), text.float())
+
+
+def full_precision(x: Tensor) -> Tensor:
+    """fp16 and bf16 as fp32; anything wider stays."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

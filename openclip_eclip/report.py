@@ -22,7 +22,7 @@ from .evaluate.options import add_model_arguments, read_encoder
 from .evaluate.reports import make_queries, record
 from .evaluate.reports_page import WARNING
 from .evaluate.snippets import PICKS, pick_snippets
-from .gaze.files import write_whole
+from .files import write_whole
 from .generate import add_writer_arguments, open_writer, read_template
 from .subcommands import exit_code
 

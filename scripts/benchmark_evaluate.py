@@ -55,7 +55,7 @@ def ranking(rounds: int) -> list[str]:
     """4 000 x 4 000, both directions: ours, ours with intervals, open_clip's; the numbers must agree."""
     import torch
     from open_clip_train.train import get_clip_metrics
-    from openclip_eclip.evaluate.retrieval import score, summarise
+    from openclip_eclip.evaluate.retrieval.ranks import score, summarise
     from openclip_eclip.metrics.ranking import rank_answers
 
     images, texts, rows = unit(4000, 0), unit(4000, 1), range(4000)

@@ -16,7 +16,8 @@ from openclip_eclip.curriculum import Curriculum
 from openclip_eclip.data.check import check_entries, check_table, main as check_main, raise_faults
 from openclip_eclip.data.csv_source import CsvColumns, CsvSamples, read_csv_table
 from openclip_eclip.data.expert_stream import ALWAYS, ExpertSlots, expert_loader
-from openclip_eclip.data.heatmap import DataError, check_aspect, decode_heatmap
+from openclip_eclip.config import DataError
+from openclip_eclip.data.heatmap import check_aspect, decode_heatmap
 from openclip_eclip.data.joint_transform import JointTransform
 from openclip_eclip.data.planned_loader import PlannedLoader
 from openclip_eclip.data.sample import Sample, collate, seeded_randomness

@@ -17,7 +17,8 @@ from openclip_eclip.evaluate.__main__ import TASKS, main
 from openclip_eclip.evaluate.data import read_eval_set
 from openclip_eclip.evaluate.encoder import Encoder, _run_tokenizer, load_encoder
 from openclip_eclip.evaluate.features import EncodeOptions, encode_images, encode_texts
-from openclip_eclip.evaluate.result import Result, Table, markdown, plain, read_predictions, write_result
+from openclip_eclip.evaluate.result import Result, Table, markdown, plain, read_predictions
+from openclip_eclip.evaluate.output.write import write_result
 from PIL import Image
 
 OPTIONS = EncodeOptions(batch_size=4, workers=0)
@@ -56,7 +57,7 @@ TOWERS = {
 
 @pytest.mark.parametrize("tower", TOWERS)
 def test_pooled_features_stand_before_the_projection(tower: str, tmp_path: Path) -> None:
-    from openclip_eclip.evaluate.encoder import _encode_with_pooled
+    from openclip_eclip.towers.pooled import _encode_with_pooled
     from open_clip.model import CLIP
     torch.manual_seed(0)
     model = CLIP(embed_dim=32, vision_cfg=TOWERS[tower], text_cfg={"context_length": 8, "vocab_size": 100, "width": 16, "heads": 2, "layers": 1}).eval()

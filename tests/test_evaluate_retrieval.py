@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import FINDINGS, write_table
 from openclip_eclip.config import UserError
-from openclip_eclip.data.heatmap import DataError
+from openclip_eclip.config import DataError
 from openclip_eclip.evaluate import index as index_module
 from openclip_eclip.evaluate import retrieval
 from openclip_eclip.evaluate.__main__ import main

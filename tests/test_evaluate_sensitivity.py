@@ -14,7 +14,7 @@ from open_clip.model import _build_vision_tower
 from openclip_eclip.config import UserError
 from openclip_eclip.evaluate.__main__ import main
 from openclip_eclip.evaluate.data import read_eval_set
-from openclip_eclip.data.heatmap import DataError
+from openclip_eclip.config import DataError
 from openclip_eclip.data.heatmap_control import centre_map
 from openclip_eclip.evaluate.heatmaps import join_heatmaps, read_heatmap_tensor, suspicious_maps
 from openclip_eclip.evaluate import sensitivity

@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from openclip_eclip.data.heatmap import check_aspect, decode_heatmap
-from openclip_eclip.gaze import (Boxes, Ellipses, Fixations, GazeError, Heatmap, Mask, Points, Polygons, RenderConfig,
-                                 area_average, decode_rle, merge, render, save_heatmap, write_manifest)
+from openclip_eclip.gaze import Boxes, Ellipses, Fixations, GazeError, Heatmap, Mask, Points, Polygons, RenderConfig, area_average, decode_rle, merge, render, save_heatmap, write_manifest
 from openclip_eclip.gaze.kernels import gaussian_responses
 from scipy.ndimage import gaussian_filter
 

@@ -40,7 +40,7 @@ from image_zoo import (
 from openclip_eclip.config import UserError
 from openclip_eclip.data.check import check_entries, check_table, main as check_main
 from openclip_eclip.data.csv_source import CsvColumns, CsvSamples, read_csv_table
-from openclip_eclip.data.heatmap import DataError
+from openclip_eclip.config import DataError
 from openclip_eclip.data.image import read_frame, read_picture
 from openclip_eclip.data.joint_transform import JointTransform
 from openclip_eclip.data.overlap_read import perceptual_hash
@@ -55,7 +55,8 @@ from openclip_eclip.gaze import Boxes
 from openclip_eclip.prepare.images import ImageError, read_grey
 from openclip_eclip.prepare.options import Options
 from openclip_eclip.prepare.plan import Item
-from openclip_eclip.prepare.sample import encode_windows, write_sample
+from openclip_eclip.data.windows import encode_windows
+from openclip_eclip.prepare.sample import write_sample
 from openclip_eclip.training_patches.val_data import CsvPairs
 from open_clip.transform import image_transform
 from PIL import Image, ImageFile

@@ -16,7 +16,8 @@ import pytest
 from conftest import write_shard, write_table
 from openclip_eclip.data.check import check_entries, check_table
 from openclip_eclip.data.csv_source import CsvColumns, read_csv_table
-from openclip_eclip.data.heatmap import DataError, decode_heatmap, read_bounded
+from openclip_eclip.config import DataError
+from openclip_eclip.data.heatmap import decode_heatmap, read_bounded
 from openclip_eclip.data.read_options import ReadOptions
 from openclip_eclip.data.suspicious_maps import is_the_image
 from openclip_eclip.data.tar_source import index_shard

@@ -5,9 +5,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as sk
 
-from openclip_eclip.metrics.classification import (
-    auroc, class_scores, confusion_matrix, floor_f1, measure, measure_multi, standardise,
-)
+from openclip_eclip.metrics.classification import auroc, class_scores, confusion_matrix, floor_f1, measure, measure_multi, standardise
 
 
 def one_hot_scores(predicted: list[int], classes: int) -> np.ndarray:

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from openclip_eclip.metrics.compare import (Components, Draws, draw_all, estimate_difference, estimate_mean, holm, needed_images,
-                                            needed_seeds, smallest_difference, variance_components)
+from openclip_eclip.metrics.compare import Components, Draws, draw_all, estimate_difference, estimate_mean, holm, needed_images, needed_seeds, smallest_difference, variance_components
 from openclip_eclip.metrics.resampled import AurocScorer, ClassScorer, RankScorer, weight_chunks
 from scipy.stats import norm, t, ttest_1samp, ttest_ind
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, roc_auc_score

@@ -18,11 +18,10 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
 import openclip_eclip
 from openclip_eclip.prepare import phantom, phantom_images
 from openclip_eclip.prepare.__main__ import main
-from openclip_eclip.prepare.phantom import PhantomBatch, generate
+from openclip_eclip.phantom.batch import PhantomBatch
+from openclip_eclip.prepare.phantom import generate
 from openclip_eclip.prepare.phantom_images import NORMAL
-from openclip_eclip.prepare.phantom_reports import (
-    CLASS_NAMES, DEVICES, FINDING_WORDS, compose_report, zero_shot_prompts,
-)
+from openclip_eclip.prepare.phantom_reports import CLASS_NAMES, DEVICES, FINDING_WORDS, compose_report, zero_shot_prompts
 
 FIELDS = ("images", "labels", "reports", "heatmaps", "annotated", "boxes")
 SMALL = ["--train", "70", "--test", "40", "--annotated", "0.3", "--seed", "7", "--size", "32", "--shard-size", "25"]

@@ -18,7 +18,8 @@ from openclip_eclip.objectives import Align
 from openclip_eclip.objectives.align import AlignConfig
 from openclip_eclip.positions import encode_positions, similarity_map
 from openclip_eclip.prepare.__main__ import main
-from openclip_eclip.prepare.phantom import PhantomBatch, generate
+from openclip_eclip.phantom.batch import PhantomBatch
+from openclip_eclip.prepare.phantom import generate
 from openclip_eclip.prepare.phantom_images import NORMAL
 from openclip_eclip.prepare.phantom_reports import CLASS_NAMES, FINDING_WORDS
 from torch.nn import functional as F

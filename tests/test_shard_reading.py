@@ -19,7 +19,7 @@ import pytest
 from conftest import BASIC, write_shard
 from open_clip.transform import image_transform
 from openclip_eclip.data.check import main as check_main
-from openclip_eclip.data.heatmap import DataError
+from openclip_eclip.config import DataError
 from openclip_eclip.data.joint_transform import JointTransform
 from openclip_eclip.data.shard_stream import ForwardReader, read_shards
 from openclip_eclip.data.tar_source import index_shard, open_shard, walk_shard

@@ -13,7 +13,7 @@ from openclip_eclip.config import UserError
 from openclip_eclip.data import shard_index, table_paths
 from openclip_eclip.data.check import main as check_main
 from openclip_eclip.data.csv_source import CsvColumns, read_csv_table
-from openclip_eclip.data.heatmap import DataError
+from openclip_eclip.config import DataError
 from openclip_eclip.data.sample import Sample, collate
 from openclip_eclip.data.shard_index import FOLDER, CheckOptions, check_shards
 from openclip_eclip.data.shard_sizes import compare_sizes

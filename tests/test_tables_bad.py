@@ -13,7 +13,7 @@ from conftest import write_shard, write_table
 from openclip_eclip.data.check import check_table
 from openclip_eclip.data.check import main as check_main
 from openclip_eclip.data.csv_source import CsvColumns, read_csv_table
-from openclip_eclip.data.heatmap import DataError
+from openclip_eclip.config import DataError
 from openclip_eclip.data.near_names import near_names
 from openclip_eclip.data.overlap_read import read_sets
 from openclip_eclip.data.table_text import CHUNK, read_table_text

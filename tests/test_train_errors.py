@@ -12,7 +12,8 @@ import torch
 from conftest import BASIC, Launcher, write_table
 from openclip_eclip import train
 from openclip_eclip.config import UserError
-from openclip_eclip.params import RECIPES, eclip_parser, fill_batch_size, fill_schedule, with_recipe
+from openclip_eclip.recipes import RECIPES, fill_batch_size, fill_schedule, with_recipe
+from openclip_eclip.params import eclip_parser
 from openclip_eclip.training_patches import active
 from openclip_eclip.training_patches.release_3_3 import Seams
 

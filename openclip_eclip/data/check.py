@@ -23,7 +23,7 @@ from .caption_words import CONTEXTS, all_the_same, describe_lengths, fewest_toke
 from .check_sample import Checked, Fault, Rule, check_entry, check_row
 from .csv_source import CsvColumns, CsvTable, add_column_arguments, read_column_names, read_csv_table
 from .figures import Example, WindowExample, contact_sheet
-from .heatmap import DataError
+from ..config import DataError
 from .image import read_frame
 from .missing_text import is_doubtful
 from .read_options import ReadOptions, add_read_arguments, read_options
@@ -32,7 +32,8 @@ from .shard_sizes import compare_sizes
 from .shard_stream import expand_paths
 from .suspicious_maps import SharedMaps
 from .tar_source import TarEntry, open_shard, walk_shard
-from .windows import entry_windows, file_windows
+from .tar_source import entry_windows
+from .windows import file_windows
 
 # annotated samples of a table, and of a shard, whose image is compared with a map of another size, where images are not decoded
 COMPARED, COMPARED_OF_SHARD = 64, 8

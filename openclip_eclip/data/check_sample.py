@@ -8,7 +8,8 @@ from typing import Callable, NamedTuple, Sequence
 import numpy as np
 
 from .csv_source import CsvTable
-from .heatmap import DataError, decode_heatmap, read_bounded
+from ..config import DataError
+from .heatmap import decode_heatmap, read_bounded
 from .image import read_frame, read_picture
 from .missing_text import is_missing
 from .picture import Frame, Picture, orient_maps
@@ -17,7 +18,8 @@ from .sample import read_windows
 from .suspicious_maps import fingerprint, is_the_image
 from .table_paths import PathColumn
 from .tar_source import TarEntry
-from .windows import entry_windows, file_windows
+from .tar_source import entry_windows
+from .windows import file_windows
 
 
 LONGEST = 300  # characters of a path in a message

@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 from torch.utils.data import Dataset
 
-from .heatmap import DataError, read_bounded
+from ..config import DataError
+from .heatmap import read_bounded
 from .image import read_picture
 from .joint_transform import JointTransform
 from .near_names import did_you_mean

@@ -13,16 +13,13 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..config import UserError
 from .read_options import ReadOptions
+from ..config import DataError
 
 SUFFIXES = (".png", ".npy", ".npz")
 GREY_MODES = ("1", "L", "I", "I;16", "I;16B", "I;16L", "F")
 ASPECT_TOLERANCE = 0.02  # one pixel of rounding on a 50-pixel map
 CONTRAST = 1 / 255  # of the maximum: a map with less differs nowhere by a step of grey
 MEMBERS = 16  # arrays in an .npz; a CSR matrix has five
-
-
-class DataError(UserError):
-    """Bad input data, named by file and row or key."""
 
 
 UNREADABLE = (OSError, EOFError, SyntaxError, zipfile.BadZipFile, zlib.error, UnidentifiedImageError,

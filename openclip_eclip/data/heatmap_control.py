@@ -15,7 +15,8 @@ import numpy as np
 
 from ..config import SHUFFLES
 from .csv_source import CsvTable
-from .heatmap import DataError, decode_heatmap, read_bounded
+from ..config import DataError
+from .heatmap import decode_heatmap, read_bounded
 from .json_text import parse_json
 from .near_names import did_you_mean
 from .tar_source import TarEntry

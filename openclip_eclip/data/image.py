@@ -14,7 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Iterator
 
-from .heatmap import DataError, check_file_size
+from ..config import DataError
+from .heatmap import check_file_size
 from .image_dicom import is_dicom, read_dicom, read_dicom_frame
 from .image_pillow import Draft, read_pillow, read_pillow_frame
 from .picture import Frame, Picture

@@ -12,7 +12,7 @@ from PIL import Image
 
 from ..config import UserError
 from .dicom_numbers import read_number, read_numbers, read_whole
-from .heatmap import DataError
+from ..config import DataError
 from .image_colour import apply_profile
 from .image_levels import check_flat, stretch
 from .picture import Frame, Picture, check_size

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .heatmap import DataError
+from ..config import DataError
 
 BLOCK = 1 << 22  # values at a time, so that doubles of a large image are never all in memory
 

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, Callable, Iterator
 import numpy as np
 from PIL import Image, ImageChops
 
-from .heatmap import DataError
+from ..config import DataError
 from .image_colour import apply_gamma, apply_profile
 from .image_levels import stretch
 from .image_png import check_png, read_grey_alpha, tells_late

@@ -10,7 +10,7 @@ from typing import BinaryIO, Iterator
 import numpy as np
 from PIL import Image
 
-from .heatmap import DataError
+from ..config import DataError
 
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 

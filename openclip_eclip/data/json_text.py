@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from .heatmap import DataError
+from ..config import DataError
 
 NAMES = {dict: "an object", list: "a list", object: "a value"}
 

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..config import UserError
-from .heatmap import DataError
+from ..config import DataError
 from .overlap_read import Contents, read_sets
 from .read_options import ReadOptions, add_read_arguments, read_options
 from .shard_stream import expand_paths

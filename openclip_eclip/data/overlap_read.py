@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from .csv_source import locate
-from .heatmap import DataError
+from ..config import DataError
 from .json_text import decode_text, parse_json
 from .missing_text import is_missing
 from .read_options import ReadOptions

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from .heatmap import DataError, aspect_fits, check_aspect
+from ..config import DataError
+from .heatmap import aspect_fits, check_aspect
 from .read_options import ReadOptions
 
 TURNS = {  # EXIF orientation -> what makes the stored pixels upright

@@ -18,7 +18,7 @@ from braceexpand import UnbalancedBracesError
 from webdataset.gopen import gopen, gopen_schemes
 from webdataset.shardlists import expand_urls
 
-from .heatmap import DataError
+from ..config import DataError
 from .shard_members import HEATMAP_MEMBERS, READ_MEMBERS, find_member
 from .tar_walk import BLOCK, MAX_HEADER, ArchiveError, Member, read_content, walk_samples
 

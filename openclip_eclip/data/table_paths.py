@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .heatmap import DataError
+from ..config import DataError
 from .missing_text import file_cell
 
 

@@ -25,7 +25,7 @@ from typing import BinaryIO, NamedTuple, TextIO
 import numpy as np
 import pandas as pd
 
-from .heatmap import DataError
+from ..config import DataError
 from .swallowed_rows import RowKinds, stands_like_rows
 
 LINE_END = re.compile("\r\n|\r|\n")

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO, Iterable, Iterator, Mapping, Sequence
 
 from torch.utils.data import Dataset
 
-from .heatmap import DataError
+from ..config import DataError
 from .image import read_picture
 from .joint_transform import JointTransform
 from .json_text import decode_text
@@ -194,3 +194,8 @@ class TarSamples(Dataset):
         content = entry.read(*(name for name in entry.members if name in READ_MEMBERS))
         return read_members(content, entry.where, self.transform, self.tokenize, self.ids[index], self.control, self.windows,
                             options=self.options)
+
+
+def entry_windows(entry: TarEntry) -> tuple[bytes, bytes] | None:
+    """(JSON, npz) of a sample in a shard, None if it has neither; DataError for one without the other."""
+    return tuple(entry.read(TEXT_MEMBER, MAPS_MEMBER).values()) if has_windows(entry.members, entry.key) else None

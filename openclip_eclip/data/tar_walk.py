@@ -18,7 +18,7 @@ from typing import Any, Callable, Iterator, NamedTuple, Protocol
 
 from webdataset.tariterators import base_plus_ext
 
-from .heatmap import DataError
+from ..config import DataError
 
 BLOCK = 512  # bytes
 MAX_HEADER = 1 << 20  # bytes of one long name or one set of pax fields

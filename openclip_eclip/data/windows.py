@@ -13,9 +13,12 @@ from typing import TYPE_CHECKING, Iterable, NamedTuple
 
 import numpy as np
 
-from .heatmap import UNREADABLE, DataError, check_aspect, check_pixels, is_flat, read_bounded, read_npz
+from .heatmap import UNREADABLE, check_aspect, check_pixels, is_flat, read_bounded, read_npz
+from ..config import DataError
 from .missing_text import is_missing
 from .read_options import ReadOptions
+from collections.abc import Sequence
+import io
 
 if TYPE_CHECKING:  # tar_source.py imports this file
     from .tar_source import TarEntry
@@ -31,11 +34,6 @@ class Windows(NamedTuple):
     sentences: list[str]
     times: list[tuple[float, float]]  # start and end in seconds
     heatmaps: np.ndarray  # uint8 (N, h, w), none the same everywhere
-
-
-def entry_windows(entry: TarEntry) -> tuple[bytes, bytes] | None:
-    """(JSON, npz) of a sample in a shard, None if it has neither; DataError for one without the other."""
-    return tuple(entry.read(TEXT_MEMBER, MAPS_MEMBER).values()) if has_windows(entry.members, entry.key) else None
 
 
 def has_windows(members: Iterable[str], key: str) -> bool:
@@ -126,3 +124,11 @@ def _decode_maps(maps: bytes, name: str, options: ReadOptions) -> np.ndarray:
                         "width).")
     check_pixels(heatmaps.shape[1:], f"windows {name!r}", options)
     return heatmaps
+
+
+def encode_windows(spoken: Sequence[tuple[str, float, float]], heatmaps: Sequence[np.ndarray]) -> tuple[bytes, bytes]:
+    """(JSON, npz) of sentences with start and end in seconds, and their maps, each (h, w) in [0, 1]."""
+    text = [{"sentence": sentence, "start": start, "end": end} for sentence, start, end in spoken]
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, heatmaps=np.stack([np.rint(values * 255).astype(np.uint8) for values in heatmaps]))
+    return json.dumps(text).encode(), buffer.getvalue()

@@ -8,7 +8,8 @@ import sys
 import openclip_eclip  # noqa: F401  (eclip- models)
 
 from ..subcommands import exit_code, parse_command
-from .result import Result, markdown, refuse_foreign_folder, write_result
+from .result import Result, markdown
+from .output.write import refuse_foreign_folder, write_result
 
 TASKS = {  # task: (module, one line). Modules load when asked for
     "zero-shot": ("openclip_eclip.evaluate.zero_shot", "classes from prompts, by named protocols"),

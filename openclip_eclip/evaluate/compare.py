@@ -10,8 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from ..config import UserError
-from ..metrics.compare import (Components, Draws, Estimate, draw_all, estimate_difference, estimate_mean, holm, needed_images,
-                               needed_seeds, smallest_difference, variance_components)
+from ..metrics.compare import Components, Draws, Estimate, draw_all, estimate_difference, estimate_mean, holm, needed_images, needed_seeds, smallest_difference, variance_components
 from ..metrics.resampled import Scorer
 from ..subcommands import seed
 from .compare_machines import read_machines, refuse_mixed

@@ -19,11 +19,12 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from ..config import UserError
-from ..gaze.files import write_whole
+from ..files import write_whole
 from ..metrics.power_law import FLATTEST, LEAST_X, STEEPEST, PowerLaw, bootstrap_power_law, fit_power_law
 from .curve_plan import Plan, Point, evaluation, read_plan, training
 from .options import add_output_argument
-from .result import Result, Table, plain, write_result
+from .result import Result, Table, plain
+from .output.write import write_result
 
 AXES = {"batches": "training batches", "annotations": "share of the annotations", "labels": "labelled training samples, %"}
 TAIL = 15  # lines of a log that an error quotes

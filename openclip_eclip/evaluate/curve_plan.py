@@ -15,7 +15,7 @@ import yaml
 
 from ..config import UserError
 from ..data.csv_source import CsvColumns, CsvTable, read_csv_table
-from ..gaze.files import write_whole
+from ..files import write_whole
 
 MEASURES = ("zero-shot", "linear-probe", "retrieval", "embedding-quality", "sensitivity", "reports")  # tasks of `evaluate` that measure one model
 VARY = ("batches", "annotations", "labels")

@@ -12,7 +12,7 @@ import pandas as pd
 
 from ..config import UserError
 from ..data.csv_source import locate
-from ..data.heatmap import DataError
+from ..config import DataError
 from ..data.json_text import decode_text, parse_json, read_json
 from ..data.missing_text import is_missing
 from ..data.near_names import did_you_mean
@@ -213,3 +213,12 @@ def _checked_recipe(path: Path) -> dict[str, Any]:
         if name in recipe and not isinstance(recipe[name], kind):
             raise DataError(f"{path}: {name} is {str(recipe[name])[:80]}; expected {'a text' if kind is str else '{class: prompts}'}.")
     return recipe
+
+
+def with_reports(data: EvalSet, column: str) -> EvalSet:
+    """The rows that have a report; the others are named as excluded. UserError if none has."""
+    has = np.array([not is_missing(text) for text in data.column(column)])
+    if not has.any():
+        raise UserError(f"{data.path}: column {column!r} holds no report at all; name the column of the reports with "
+                        "--text-column.")
+    return data.keep(has, "no report") if not has.all() else data

@@ -16,7 +16,7 @@ from .embedding_pictures import clouds_figure, cosine_figure
 from .features import encode_images, encode_texts, first_rank_only
 from .options import add_model_arguments, add_output_argument, read_encode_options, read_encoder
 from .result import Result, Table
-from .retrieval import with_reports
+from .data import with_reports
 
 PAIRS = 1000
 SEVERAL = "|"  # between the groups of one film, in tables of prepare

@@ -30,6 +30,7 @@ from ..model import PROCESSOR_PREFIX
 from ..model_errors import sentence
 from ..model_folder import check_model_folder
 from ..positions import Tokens, encode_tokens
+from ..towers.pooled import _encode_with_pooled
 
 logger = logging.getLogger(__name__)
 RANDOM = "random"
@@ -184,40 +185,6 @@ def hash_weights(model: nn.Module) -> str:
 def truncated(tokens: Tensor) -> int:
     """How many rows of (N, L) tokens fill the whole context: such texts were cut, or just fit."""
     return int((tokens[:, -1] != 0).sum())
-
-
-def _encode_with_pooled(model: nn.Module, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
-    visual = model.visual
-    if isinstance(visual, VisionTransformer) and visual.proj is not None and not visual.output_tokens:
-        projection, visual.proj = visual.proj, None  # the projection is no module that a hook could watch
-        try:
-            pooled = model.encode_image(pixels)
-        finally:
-            visual.proj = projection
-        return pooled @ projection, pooled
-    watched = _last_module(visual)
-    if watched is None:
-        return model.encode_image(pixels), None
-    seen: list[Tensor] = []
-    handle = watched.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    try:
-        features = model.encode_image(pixels)
-    finally:
-        handle.remove()
-    pooled = seen[0]
-    return features, pooled.mean((2, 3)) if pooled.ndim == 4 else pooled  # attention pooling projects by itself
-
-
-def _last_module(visual: nn.Module) -> nn.Module | None:
-    """The module whose input is the tower's feature before projection; None where there is none."""
-    if isinstance(visual, ModifiedResNet):
-        return visual.attnpool
-    if isinstance(visual, TimmModel):
-        if len(visual.head):
-            return visual.head
-        classifier = visual.trunk.get_classifier()
-        return classifier if isinstance(classifier, nn.Linear) else None
-    return None
 
 
 def tokenize(encoder: Encoder, texts: Sequence[str], batch_size: int = 1024) -> Tensor:

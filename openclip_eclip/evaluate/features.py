@@ -24,9 +24,9 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from ..config import UserError
-from ..data.heatmap import DataError
+from ..config import DataError
 from ..data.sample import read_image
-from ..gaze.files import write_whole
+from ..files import write_whole
 from .data import EvalSet
 from .encoder import Encoder, tokenize, truncated
 

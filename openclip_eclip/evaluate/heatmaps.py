@@ -13,7 +13,8 @@ from torch import Tensor
 
 from ..config import UserError
 from ..data.csv_source import locate, read_columns
-from ..data.heatmap import DataError, read_bounded
+from ..config import DataError
+from ..data.heatmap import read_bounded
 from ..data.image import read_frame
 from ..data.missing_text import file_cell
 from ..data.near_names import did_you_mean

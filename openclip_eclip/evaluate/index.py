@@ -11,7 +11,7 @@ import numpy as np
 
 from ..config import UserError
 from ..data.json_text import read_json
-from ..gaze.files import sha256, write_whole
+from ..files import sha256, write_whole
 
 if TYPE_CHECKING:
     import faiss

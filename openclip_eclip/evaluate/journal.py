@@ -8,9 +8,9 @@ from types import TracebackType
 from typing import Any
 
 from ..config import UserError
-from ..data.heatmap import DataError
+from ..config import DataError
 from ..data.json_text import read_json
-from ..gaze.files import write_whole
+from ..files import write_whole
 from .result import plain
 
 LINES, SETTINGS = "reports.jsonl", "reports.settings.json"

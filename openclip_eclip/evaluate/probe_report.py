@@ -10,7 +10,7 @@ from .result import Table, with_interval
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from .linear_probe import Cell, Curve
+    from .linear_probe.learning_curve import Cell, Curve
     from .probe_data import ProbeSet
 
 COLOURS = ("#1f6fb2", "#d9772b")  # before, after

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from ..config import UserError
 from ..data.read_options import read_options
-from ..generate import (Query, Template, WorkedExample, Writer, add_writer_arguments, build_chat, open_writer, read_template)
+from ..generate import Query, Template, WorkedExample, Writer, add_writer_arguments, build_chat, open_writer, read_template
 from ..generate.floors import CopyWriter, RandomWriter
 from ..metrics.text import METRICS, score_reports
 from ..subcommands import seed
@@ -22,7 +22,7 @@ from .journal import SETTINGS, Journal
 from .options import add_model_arguments, add_output_argument, read_encode_options, read_encoder
 from .reports_page import Written, make_result
 from .result import Result
-from .retrieval import with_reports
+from .data import with_reports
 from .snippets import PICKS, Snippets, pick_snippets
 from .training_side import SAME_TEXT, choose_examples, distinct_reports, index_reports, refuse_leaks
 

@@ -13,7 +13,7 @@ from .index import ReportIndex
 from .result import Cell, Example, Table
 
 if TYPE_CHECKING:
-    from .retrieval import Found, Reports
+    from .retrieval.ranks import Found, Reports
 
 DIRECTIONS = {"image_to_text": "image to report", "text_to_image": "report to image"}
 COLOURS = {"image_to_text": "#1f6fb2", "text_to_image": "#c8641b"}

@@ -34,7 +34,7 @@ from .features import rank_and_size
 from .heatmaps import join_heatmaps, read_heatmap_tensor, suspicious_maps
 from .options import add_model_arguments, add_output_argument, read_encode_options, read_encoder
 from .result import Result, Table, with_interval
-from .retrieval import with_reports
+from .data import with_reports
 
 CONDITIONS = ("true", "shuffled", "centre", "ones")
 POOL = "attention pool"  # of towers that have one; as `--method align` reads it

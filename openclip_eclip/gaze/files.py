@@ -17,6 +17,7 @@ from PIL import Image
 from ..version import __version__
 from .errors import GazeError
 from .render import Heatmap
+from ..files import sha256, write_whole
 
 MANIFEST = "manifest.json"
 
@@ -76,22 +77,3 @@ def _fingerprint(path: Path) -> dict[str, Any]:
         return {"path": str(path), "bytes": path.stat().st_size, "sha256": sha256(path)}
     except OSError as error:
         raise GazeError(f"manifest: input {str(path)!r} can not be read ({error}); expected a file.") from error
-
-
-def sha256(path: Path) -> str:
-    """Hex digest of a file, read in pieces."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """A reader sees the old file or the new one, never half of it; a full disk or a kill leaves nothing under its name."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_bytes(data)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)

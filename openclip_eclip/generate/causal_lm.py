@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Sequence
 import torch
 
 from ..config import UserError
-from ..gaze.files import sha256
+from ..files import sha256
 from .base import Generation, Query
 
 if TYPE_CHECKING:

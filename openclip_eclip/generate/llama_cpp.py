@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Sequence
 
 from ..config import UserError
-from ..gaze.files import sha256
+from ..files import sha256
 from .base import Chat, Generation, Query
 
 PACKAGED = "SmolLM2-135M-Instruct.Q4_1.gguf"

@@ -17,7 +17,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..config import UserError, check_fields
 from ..positions import Tokens, encode_tokens, project_tokens
-from .base import Gather, Objective, Seen, full_precision
+from .base import Gather, Objective, Seen
+from ..positions import full_precision
 from .local_features import on_empty_image
 from .pool_attention import pool_attention
 

@@ -92,8 +92,3 @@ def add_mixed_pairs(out: dict[str, Tensor], image_features: Tensor, text_feature
     """Append pairs (K, D), (K, D) of the samples `ids` (K,) to those that eCLIP appends, if any."""
     for name, more in (("mixed_features", image_features), ("mixed_text_features", text_features), ("mixed_id", ids)):
         out[name] = torch.cat([out[name], more]) if name in out else more
-
-
-def full_precision(x: Tensor) -> Tensor:
-    """fp16 and bf16 as fp32; anything wider stays."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

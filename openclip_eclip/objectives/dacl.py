@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from ..config import UserError, check_fields
 from ..mixup import mix_images
-from .base import Gather, Objective, add_mixed_pairs, full_precision, generator
+from .base import Gather, Objective, add_mixed_pairs, generator
+from ..positions import full_precision
 
 FORMS = ("original", "release", "plus")
 KINDS = ("linear", "geometric", "binary")  # DACL+ draws one a step

@@ -15,7 +15,8 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from ..config import UserError, check_fields
-from .base import Gather, Objective, Seen, full_precision
+from .base import Gather, Objective, Seen
+from ..positions import full_precision
 from .local_features import IMAGE_STAGES, WordPieces, encode_words, regions_of
 
 AGGREGATES = ("sum", "mean")

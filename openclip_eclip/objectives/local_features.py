@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from ..config import UserError
 from ..positions import Tokens, encode_tokens
-from .base import full_precision
+from ..positions import full_precision
 
 IMAGE_STAGES = 2  # the finer one of the last ones
 TEXT_LAYERS = 4  # the last ones, summed (GLoRIA)

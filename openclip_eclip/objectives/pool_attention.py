@@ -10,7 +10,7 @@ from timm.layers import AttentionPool2d, AttentionPoolLatent, RotAttentionPool2d
 from torch import Tensor, nn
 
 from ..positions import Tokens
-from .base import full_precision
+from ..positions import full_precision
 
 
 def pool_attention(visual: nn.Module, tokens: Tokens, share: float = 1.0) -> Tensor | None:

@@ -21,7 +21,8 @@ import numpy as np
 from tqdm import tqdm
 
 from ..config import UserError
-from ..data.heatmap import DataError, normalise_heatmap
+from ..config import DataError
+from ..data.heatmap import normalise_heatmap
 from ..data.json_text import decode_text
 from ..data.missing_text import is_missing
 from ..data.picture import QUARTER_TURNS, turn_maps

@@ -7,7 +7,8 @@ import json
 import numpy as np
 from PIL import Image
 
-from ..data.heatmap import DataError, check_aspect, decode_heatmap, normalise_heatmap
+from ..config import DataError
+from ..data.heatmap import check_aspect, decode_heatmap, normalise_heatmap
 from ..data.json_text import decode_text, parse_json
 
 

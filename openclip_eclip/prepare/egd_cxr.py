@@ -17,8 +17,7 @@ from ..gaze import Fixations
 from ..gaze.plausible import refuse_pixels, refuse_units
 from .command import run_plan
 from .gaze_options import add_gaze_arguments, gaze_config
-from .mimic_files import (SPLITS, add_exclusion, check_id, check_unique, find_metadata, image_path, read_excluded,
-                          read_official_splits, read_place, read_sizes, without_subjects)
+from .mimic_files import SPLITS, add_exclusion, check_id, check_unique, find_metadata, image_path, read_excluded, read_official_splits, read_place, read_sizes, without_subjects
 from .options import add_shared_arguments
 from .plan import Item, Plan
 from .reports import add_report_arguments, add_texts

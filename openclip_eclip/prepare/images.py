@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from ..config import UserError
-from ..data.heatmap import DataError
+from ..config import DataError
 from ..data.image import read_picture
 from ..data.picture import Frame
 from ..data.read_options import ReadOptions

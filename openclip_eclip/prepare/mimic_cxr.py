@@ -16,8 +16,7 @@ from ..subcommands import seed
 from .chexpert import COMPETITION, LABELS
 from .command import run_plan
 from .evaluation import choose_per_class
-from .mimic_files import (SPLITS, add_exclusion, check_id, check_unique, find_metadata, image_path, read_excluded,
-                          read_official_splits, without_subjects)
+from .mimic_files import SPLITS, add_exclusion, check_id, check_unique, find_metadata, image_path, read_excluded, read_official_splits, without_subjects
 from .options import add_shared_arguments
 from .plan import EvaluationSet, Item, Plan
 from .reports import add_report_arguments, add_texts

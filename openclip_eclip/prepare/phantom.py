@@ -38,26 +38,14 @@ import numpy as np
 from tqdm import tqdm
 
 from .phantom_findings import Told, render_findings
-from .phantom_files import fresh_folder, recipe, write_csv, write_json, write_webdataset
+from ..files import fresh_folder
+from .phantom_files import recipe, write_csv, write_json, write_webdataset
 from .phantom_images import Knobs, draw_scenes, render_films, render_gaze
 from .phantom_reports import CLASS_NAMES, compose_report, zero_shot_prompts
+from ..phantom.batch import PhantomBatch, SPLITS
 
-SPLITS = ("train", "test")
 _BLOCK = 32  # samples a generator; small enough for a block of 64-pixel planes to stay in the cache
 _SCENE, _NOISE, _GAZE, _REPORT, _ANNOTATED, _FINDINGS = range(6)  # purposes: each has its own stream of random numbers
-
-
-@dataclass(frozen=True)
-class PhantomBatch:
-    """N phantom samples; H = W = the size asked for."""
-
-    images: np.ndarray  # uint8 (N, H, W), 0 black
-    labels: np.ndarray  # int64 (N,), index into CLASS_NAMES
-    reports: list[str]  # N reports
-    heatmaps: np.ndarray  # float32 (N, H, W) in [0, 1], max 1; there for every sample, annotated or not
-    annotated: np.ndarray  # bool (N,), whose heatmap a model may train on
-    boxes: np.ndarray  # int32 (N, 4), x0, y0, x1, y1 in pixels, x1 and y1 exclusive; -1 for normals
-    told: list[list[Told]] = field(default_factory=list)  # N films' findings as dictated; empty where --findings is 1
 
 
 def generate(

@@ -24,30 +24,7 @@ from .phantom_findings import Told, windows_of
 from .phantom_reports import CLASS_NAMES
 
 if TYPE_CHECKING:  # phantom.py imports this file
-    from .phantom import PhantomBatch
-
-
-@contextmanager
-def fresh_folder(out: Path) -> Iterator[Path]:
-    """A temporary sibling of `out`, renamed to `out` if the block succeeds and removed if it does not.
-
-    Raises:
-        ValueError: `out` is a file or a folder that is not empty.
-    """
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        kind = "holds files" if out.is_dir() else "is a file"
-        raise ValueError(f"{out} {kind}: expected an absent or empty folder. Name another one or remove it first.")
-    out = out.resolve()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.parent / f".{out.name}.partial-{os.getpid()}"
-    partial.mkdir()
-    try:
-        yield partial
-        if out.exists():
-            out.rmdir()  # some systems do not rename onto a folder, even an empty one
-        partial.rename(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)  # gone already unless something failed
+    from ..phantom.batch import PhantomBatch
 
 
 def write_csv(folder: Path, split: str, blocks: Iterable[PhantomBatch]) -> None:

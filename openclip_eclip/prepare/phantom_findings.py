@@ -13,7 +13,7 @@ import numpy as np
 
 from .phantom_images import NORMAL, Knobs, Scenes, draw_scenes, render_films, render_gaze
 from .phantom_reports import CLASS_NAMES, dictate
-from .sample import encode_windows
+from ..data.windows import encode_windows
 
 _APART = 0.24  # image sides between two places: more than two radii of the largest finding
 _TRIES = 6  # scenes to take a further finding from; where none fits, the film has fewer

@@ -25,7 +25,8 @@ from tqdm import tqdm
 
 from ..config import UserError
 from ..data.csv_source import add_column_arguments, read_column_names, read_columns, read_csv_table
-from ..data.heatmap import DataError, is_flat
+from ..config import DataError
+from ..data.heatmap import is_flat
 from ..data.image import read_picture
 from ..data.picture import Frame, turn_maps_back
 from ..data.read_options import ReadOptions, read_options

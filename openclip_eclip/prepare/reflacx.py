@@ -21,7 +21,7 @@ from .gaze_options import add_gaze_arguments, gaze_config
 from .mimic_files import SPLITS, add_exclusion, image_path, read_excluded, without_subjects
 from .options import add_shared_arguments
 from .plan import Item, Plan, Window
-from .reflacx_files import (Reading, read_box, read_ellipses, read_gaze, read_metadata, read_transcription, read_words)
+from .reflacx_files import Reading, read_box, read_ellipses, read_gaze, read_metadata, read_transcription, read_words
 from .reports import add_report_arguments, add_texts
 from .windows import add_window_arguments, check_lead, make_windows
 

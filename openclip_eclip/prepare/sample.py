@@ -15,6 +15,7 @@ from ..gaze import merge, render
 from .images import ImageError, encode_jpeg, encode_map, read_grey_picture
 from .options import Options
 from .plan import Item
+from ..data.windows import encode_windows
 
 
 class Written(NamedTuple):
@@ -85,11 +86,3 @@ def _windows(item: Item, original: tuple[int, int], size: tuple[int, int],
         return None, notes
     spoken = [(window.sentence, window.start, window.end) for window, _ in kept]
     return encode_windows(spoken, [turn_maps(found.values, orientation) for _, found in kept]), notes
-
-
-def encode_windows(spoken: Sequence[tuple[str, float, float]], heatmaps: Sequence[np.ndarray]) -> tuple[bytes, bytes]:
-    """(JSON, npz) of sentences with start and end in seconds, and their maps, each (h, w) in [0, 1]."""
-    text = [{"sentence": sentence, "start": start, "end": end} for sentence, start, end in spoken]
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, heatmaps=np.stack([np.rint(values * 255).astype(np.uint8) for values in heatmaps]))
-    return json.dumps(text).encode(), buffer.getvalue()

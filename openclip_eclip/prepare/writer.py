@@ -20,10 +20,10 @@ import numpy as np
 from tqdm import tqdm
 
 from ..config import UserError
-from ..data.heatmap import DataError
+from ..config import DataError
 from ..data.json_text import read_json
 from ..gaze import files
-from ..gaze.files import sha256
+from ..files import sha256
 from ..version import __version__
 from .images import ImageError
 from .options import Options

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch.distributed as dist
 
-from ..data.heatmap import DataError
+from ..config import DataError
 
 logger = logging.getLogger(__name__)
 

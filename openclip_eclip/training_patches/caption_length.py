@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..data.caption_words import MANY, all_the_same
 from ..data.csv_source import CsvSamples
-from ..data.heatmap import DataError
+from ..config import DataError
 from ..data.sample import seeded_randomness
 from ..data.tar_source import TarEntry, TarSamples, entries_before_damage
 from ..data.windows import TEXT_MEMBER, decode_sentences, file_windows

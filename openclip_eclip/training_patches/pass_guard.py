@@ -16,7 +16,7 @@ import open_clip_train.data as upstream
 from torch.utils.data import get_worker_info
 from webdataset.filters import _shuffle
 
-from ..data.heatmap import DataError
+from ..config import DataError
 from ..data.sample import Sample
 from ..data.shard_stream import Announced, shard_name
 

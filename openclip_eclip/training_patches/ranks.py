@@ -13,7 +13,7 @@ from typing import Any, Callable, Iterator, Sequence, TypeVar
 
 import torch.distributed as dist
 
-from ..data.heatmap import DataError
+from ..config import DataError
 
 WAIT = timedelta(hours=24)
 T = TypeVar("T")

@@ -24,7 +24,8 @@ from ..flag_checks import check_learning
 from ..loss import EClipLoss, EClipSigLipLoss
 from ..model import EClip
 from ..model_errors import one_sentence
-from ..params import build_method, eclip_config, eclip_parser, fill_alignment, fill_batch_size, method_names, parse_host, refuse_unsupported, with_recipe, with_runs_dir
+from ..params import build_method, eclip_config, eclip_parser, fill_alignment, method_names, parse_host, refuse_unsupported, with_runs_dir
+from ..recipes import fill_batch_size, with_recipe
 from .before_training import before_first_step, check_names, check_optimiser, check_towers
 from .checkpoints import atomic_save
 from .finite_loss import FiniteLoss

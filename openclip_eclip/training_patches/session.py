@@ -20,14 +20,15 @@ from ..config import EClipConfig
 from ..curriculum import Curriculum
 from ..data.expert_stream import ALWAYS, ExpertSlots, expert_loader
 from ..data.figures import processor_figure
-from ..data.heatmap import DataError
+from ..config import DataError
 from ..data.joint_transform import JointTransform
 from ..data.near_names import did_you_mean
 from ..data.planned_loader import PlannedLoader
 from ..data.sample import seeded_randomness
 from ..machine import note_machine
 from ..mixup import mix_images
-from ..params import Method, fill_schedule
+from ..params import Method
+from ..recipes import fill_schedule
 from .caption_length import announce_lengths
 from .checkpoints import random_state, set_random_state
 from .known_again import known_again

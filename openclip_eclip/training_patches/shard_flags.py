@@ -10,7 +10,7 @@ from pathlib import Path
 
 import open_clip_train.data as upstream
 
-from ..data.heatmap import DataError
+from ..config import DataError
 from ..data.shard_sizes import compare_sizes
 from ..data.shard_stream import expand_shards, is_remote, local_path
 

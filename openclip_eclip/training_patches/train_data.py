@@ -20,7 +20,7 @@ from ..config import SHUFFLES
 from ..data.check import Report, check_table, raise_faults
 from ..data.csv_source import CsvColumns, CsvSamples, CsvTable, read_column_names, read_csv_table
 from ..data.expert_stream import EXPERT_ID
-from ..data.heatmap import DataError
+from ..config import DataError
 from ..data.heatmap_control import HeatmapControl, entries_control, table_control
 from ..data.joint_transform import JointTransform
 from ..data.read_options import read_options

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..data.csv_source import CsvTable
-from ..data.heatmap import DataError
+from ..config import DataError
 from ..data.read_options import ReadOptions, read_options
 from ..data.sample import read_image
 from ..data.shard_index import CheckOptions

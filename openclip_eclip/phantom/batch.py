@@ -1,0 +1,23 @@
+"""TODO"""
+
+from __future__ import annotations
+from ..prepare.phantom_findings import Told
+from dataclasses import dataclass
+from dataclasses import field
+import numpy as np
+
+
+SPLITS = ("train", "test")
+
+
+@dataclass(frozen=True)
+class PhantomBatch:
+    """N phantom samples; H = W = the size asked for."""
+
+    images: np.ndarray  # uint8 (N, H, W), 0 black
+    labels: np.ndarray  # int64 (N,), index into CLASS_NAMES
+    reports: list[str]  # N reports
+    heatmaps: np.ndarray  # float32 (N, H, W) in [0, 1], max 1; there for every sample, annotated or not
+    annotated: np.ndarray  # bool (N,), whose heatmap a model may train on
+    boxes: np.ndarray  # int32 (N, 4), x0, y0, x1, y1 in pixels, x1 and y1 exclusive; -1 for normals
+    told: list[list[Told]] = field(default_factory=list)  # N films' findings as dictated; empty where --findings is 1
