@@ -10,7 +10,7 @@ import open_clip
 import torch
 
 import openclip_eclip  # noqa: F401, its import teaches open_clip the eclip-* names
-from openclip_eclip.data.batch import ExpertBatch
+from openclip_eclip.batching.expert_batch import ExpertBatch
 from openclip_eclip.loss import EClipLoss
 
 name = sys.argv[1] if len(sys.argv) > 1 else f"eclip-local-dir:{Path(__file__).parent / 'configs' / 'tiny'}"

@@ -9,7 +9,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 from openclip_eclip.gaze import Boxes, Ellipses, Fixations, Polygons, RenderConfig, render, save_heatmap, write_manifest
-from openclip_eclip.prepare.phantom import generate
+from openclip_eclip.phantom.generate import generate
 from PIL import Image
 
 matplotlib.use("Agg")

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .config import UserError
-from .data.json_text import read_json
+from .json_text import read_json
 
 logger = logging.getLogger(__name__)
 

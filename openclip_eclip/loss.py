@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from .config import EClipConfig
 from .objectives import Objective
-from .positions import full_precision
+from .towers.positions import full_precision
 
 
 class Pairs(NamedTuple):

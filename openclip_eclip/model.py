@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .config import EClipConfig, UserError
-from .data.batch import ExpertBatch
+from .batching.expert_batch import ExpertBatch
 from .mixup import mix_images
 from .objectives import Objective
 from .objectives.base import Seen
-from .objectives.local_features import region_width, word_width
-from .positions import encode_tokens
+from .towers.local_features import region_width, word_width
+from .towers.positions import encode_tokens
 from .priming import reconstruction_errors
 from .processor import build_processor
 

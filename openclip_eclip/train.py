@@ -36,8 +36,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.stdout.write(eclip_parser().format_help() + "\nopen_clip's own:\n")
     from open_clip_train.main import main as host_main
 
-    from .training_patches import active
-    from .training_patches.run_folder import has_logged, is_consequence, log_stop
+    from training_patches import active
+    from training_patches.run_folder import has_logged, is_consequence, log_stop
 
     handlers, seams = list(logging.root.handlers), None
     try:

@@ -55,7 +55,7 @@ def ranking(rounds: int) -> list[str]:
     """4 000 x 4 000, both directions: ours, ours with intervals, open_clip's; the numbers must agree."""
     import torch
     from open_clip_train.train import get_clip_metrics
-    from openclip_eclip.evaluate.retrieval.ranks import score, summarise
+    from openclip_eclip.evaluate.retrieval.task.ranks import score, summarise
     from openclip_eclip.metrics.ranking import rank_answers
 
     images, texts, rows = unit(4000, 0), unit(4000, 1), range(4000)
@@ -126,9 +126,9 @@ def encoding(table: Path, images: int, rounds: int) -> list[str]:
     """Decoding, transform, batches and hashes beside the encoder on tensors that lie ready."""
     import torch
     from openclip_eclip.data.sample import read_image
-    from openclip_eclip.evaluate.data import read_eval_set
-    from openclip_eclip.evaluate.encoder import load_encoder
-    from openclip_eclip.evaluate.features import EncodeOptions, encode_images
+    from openclip_eclip.evaluate.inputs.eval_set import read_eval_set
+    from openclip_eclip.evaluate.inputs.encoder import load_encoder
+    from openclip_eclip.evaluate.inputs.features import EncodeOptions, encode_images
 
     torch.set_num_threads(1)
     encoder, data = load_encoder(MODEL, "random", device="cpu"), read_eval_set(table)
@@ -158,7 +158,7 @@ def caching(table: Path, images: int, folder: Path, rounds: int) -> list[str]:
     """`retrieval` as a whole (model, features, ranks, intervals, figure), without and with its features in the cache."""
     import logging
 
-    from openclip_eclip.evaluate import retrieval
+    from openclip_eclip.evaluate.retrieval.task import task as retrieval
 
     logging.disable(logging.WARNING)
     parser = argparse.ArgumentParser()
@@ -185,7 +185,7 @@ def caching(table: Path, images: int, folder: Path, rounds: int) -> list[str]:
 def searching(rounds: int) -> list[str]:
     """One query at a time in exact indices."""
     import faiss
-    from openclip_eclip.evaluate.index import ReportIndex, build_index
+    from openclip_eclip.evaluate.inputs.report_index import ReportIndex, build_index
 
     lines = ["## One query in an exact index (the image's encoding not included), top 5\n", "| reports | ms a query |\n|---|---|"]
     queries = unit(rounds * 5, 2)

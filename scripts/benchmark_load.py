@@ -29,8 +29,8 @@ import open_clip, torch
 import open_clip_train.main as host
 from open_clip.transform import image_transform
 from openclip_eclip.data.joint_transform import JointTransform
-from openclip_eclip.training_patches.release_3_3 import Seams
-from openclip_eclip.training_patches.train_data import train_source
+from training_patches.release_3_3 import Seams
+from training_patches.train_data import train_source
 seams = Seams()
 seams.originals = {"parse_args": host.parse_args}
 open_clip.add_model_config(sys.argv[1])

@@ -18,8 +18,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from openclip_eclip.prepare.chexpert import LABELS
-from openclip_eclip.prepare.mimic_files import report_path
+from openclip_eclip.prepare.datasets.chexpert import LABELS
+from openclip_eclip.prepare.datasets.mimic_files import report_path
 from openclip_eclip.prepare.options import Options
 from openclip_eclip.prepare.plan import Item, Plan
 from openclip_eclip.prepare.writer import write_plan

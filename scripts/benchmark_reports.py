@@ -56,8 +56,8 @@ def blur(rng: np.random.Generator, count: int, width: int) -> np.ndarray:
 
 
 def measure(unit: np.ndarray, queries: np.ndarray, kind: str, pick: str) -> list[str]:
-    from openclip_eclip.evaluate.index import build_index, measure_recall
-    from openclip_eclip.evaluate.snippets import pick_snippets
+    from openclip_eclip.evaluate.inputs.report_index import build_index, measure_recall
+    from openclip_eclip.evaluate.report_generation.snippets import pick_snippets
 
     start = time.process_time()
     index = build_index(unit, [""] * len(unit), kind)
@@ -77,7 +77,7 @@ def measure(unit: np.ndarray, queries: np.ndarray, kind: str, pick: str) -> list
 def encode_cost() -> float:
     """CPU milliseconds an image, ViT-B-32 with random weights, batches of 32."""
     import torch
-    from openclip_eclip.evaluate.encoder import load_encoder
+    from openclip_eclip.evaluate.inputs.encoder import load_encoder
 
     encoder = load_encoder("ViT-B-32", "random", device="cpu")
     pixels = torch.randn(32, 3, 224, 224)

@@ -24,12 +24,12 @@ import open_clip
 import openclip_eclip  # noqa: F401  (registers the models)
 import torch
 from openclip_eclip.config import AUTHORS_PROCESSOR, ProcessorConfig
-from openclip_eclip.data.batch import ExpertBatch
+from openclip_eclip.batching.expert_batch import ExpertBatch
 from openclip_eclip.data.joint_transform import JointTransform
 from openclip_eclip.loss import EClipLoss
 from openclip_eclip.objectives import Align
 from openclip_eclip.processor import build_processor
-from openclip_eclip.training_patches.train_data import train_source
+from training_patches.train_data import train_source
 from PIL import Image
 
 TOWERS = {"ViT-S/16": "eclip-vit-small", "Swin-T": "eclip-swin-tiny"}

@@ -13,8 +13,8 @@ import phantom_tower  # noqa: F401  (registers the tower)
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from openclip_eclip.evaluate.encoder import load_encoder
-from openclip_eclip.prepare.pseudo_heatmaps import look_at
+from openclip_eclip.evaluate.inputs.encoder import load_encoder
+from openclip_eclip.pseudo_heatmaps import look_at
 from PIL import Image
 from torch.nn.functional import interpolate
 

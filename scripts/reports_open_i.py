@@ -40,8 +40,8 @@ def package_folder(name: str) -> Path:
 
 def read_open_i() -> tuple[list, set[str]]:
     """(reports with findings, ids of the test side)."""
-    from openclip_eclip.prepare.open_i import split_reports
-    from openclip_eclip.prepare.open_i_reports import read_reports
+    from openclip_eclip.prepare.datasets.open_i import split_reports
+    from openclip_eclip.prepare.datasets.open_i_reports import read_reports
     from openclip_eclip.prepare.plan import Plan
 
     reports = [report for report in read_reports(Plan("open-i"), package_folder("torchxrayvision") / "data") if report.findings]
@@ -51,8 +51,8 @@ def read_open_i() -> tuple[list, set[str]]:
 def construct(folder: Path, size: int = 64, limit: int | None = None) -> None:
     """train.csv and test.csv with a phantom film a report; `limit`: so many reports of each side."""
     from openclip_eclip.metrics.finding_labels import PRESENT, UNCERTAIN, label_report
-    from openclip_eclip.prepare.phantom_images import draw_scenes, render_films
-    from openclip_eclip.prepare.phantom_reports import CLASS_NAMES
+    from openclip_eclip.phantom.images import draw_scenes, render_films
+    from openclip_eclip.phantom.reports import CLASS_NAMES
 
     reports, test = read_open_i()
     (folder / "films").mkdir(parents=True, exist_ok=True)

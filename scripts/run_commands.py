@@ -12,7 +12,7 @@ import sys
 from functools import lru_cache
 
 import open_clip.tokenizer
-import openclip_eclip.data.csv_source as csv_source
+import openclip_eclip.data.tables.csv_source as csv_source
 import phantom_tower  # noqa: F401  (registers the tower)
 import stamps_towers  # noqa: F401  (registers one too)
 

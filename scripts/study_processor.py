@@ -29,10 +29,10 @@ from tqdm import tqdm
 
 from openclip_eclip import EClipConfig
 from openclip_eclip.config import AUTHORS_PROCESSOR, ProcessorConfig
-from openclip_eclip.curriculum import Curriculum, draw_gate
-from openclip_eclip.data.batch import ExpertBatch
+from openclip_eclip.batching.curriculum import Curriculum, draw_gate
+from openclip_eclip.batching.expert_batch import ExpertBatch
 from openclip_eclip.loss import EClipLoss
-from openclip_eclip.prepare.phantom import generate
+from openclip_eclip.phantom.generate import generate
 from openclip_eclip.priming import reconstruction_errors
 from openclip_eclip.processor import build_processor
 

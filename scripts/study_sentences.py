@@ -21,9 +21,9 @@ from bench_runs import Workers
 from draw_looks import show
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from openclip_eclip.evaluate.encoder import Encoder, load_encoder, tokenize
+from openclip_eclip.evaluate.inputs.encoder import Encoder, load_encoder, tokenize
 from openclip_eclip.machine import read_machines
-from openclip_eclip.positions import encode_positions, similarity_map
+from openclip_eclip.towers.positions import encode_positions, similarity_map
 from PIL import Image
 from torch.nn import functional as F
 from tqdm import tqdm

@@ -9,10 +9,10 @@ import open_clip
 import torch
 import torch.distributed as dist
 from ddp_worker import SIZE, gradients, join_parts, make_loss, make_part
-from openclip_eclip.data.batch import ExpertBatch
+from openclip_eclip.batching.expert_batch import ExpertBatch
 from openclip_eclip.objectives import Align, Dacl
 from openclip_eclip.objectives.align import AlignConfig
-from openclip_eclip.training_patches.release_3_3 import ExpertDistributedDataParallel
+from training_patches.release_3_3 import ExpertDistributedDataParallel
 
 MODES = ((False, False, False), (False, False, True), (False, True, True), (True, True, True), (False, True, False))  # siglip, local, with gradient
 CASES = (  # annotated rows, samples of the separate stream and those shown once more, on rank 0 and rank 1

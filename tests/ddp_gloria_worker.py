@@ -12,7 +12,7 @@ import torch.distributed as dist
 from ddp_worker import gradients, join_parts, make_loss, make_part
 from openclip_eclip.objectives import Gloria
 from openclip_eclip.objectives.gloria import GloriaConfig
-from openclip_eclip.training_patches.release_3_3 import ExpertDistributedDataParallel
+from training_patches.release_3_3 import ExpertDistributedDataParallel
 
 
 def main(config: str, out: str) -> None:

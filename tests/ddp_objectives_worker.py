@@ -15,7 +15,7 @@ from openclip_eclip import train
 from openclip_eclip.objectives import Dacl, M3Mix, Objective
 from openclip_eclip.objectives.dacl import DaclConfig
 from openclip_eclip.objectives.m3_mix import M3MixConfig
-from openclip_eclip.training_patches.release_3_3 import ExpertDistributedDataParallel
+from training_patches.release_3_3 import ExpertDistributedDataParallel
 
 # with all weights alike, every term of m3-mix counts in the gradient
 M3 = M3MixConfig(weight_v=1.0, weight_l=1.0, weight_vl=1.0, weight_m2=1.0)

@@ -10,9 +10,9 @@ import open_clip
 import torch
 import torch.distributed as dist
 from openclip_eclip.config import EClipConfig
-from openclip_eclip.data.batch import ExpertBatch
+from openclip_eclip.batching.expert_batch import ExpertBatch
 from openclip_eclip.loss import EClipLoss, EClipSigLipLoss
-from openclip_eclip.training_patches.release_3_3 import ExpertDistributedDataParallel
+from training_patches.release_3_3 import ExpertDistributedDataParallel
 
 SIZE = 3  # samples a rank
 ANNOTATED = ([[], []], [[], [0, 2]], [[1], []], [[0], [0, 1, 2]], [[0, 1, 2], [0, 1, 2]])  # rows on rank 0, on rank 1

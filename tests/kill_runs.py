@@ -32,8 +32,8 @@ from conftest import BASIC, TINY, write_shard, write_table  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from openclip_eclip import train  # noqa: E402
-from openclip_eclip.training_patches import checkpoints, release_3_3  # noqa: E402
-from openclip_eclip.training_patches.session import Session  # noqa: E402
+from training_patches import resume as checkpoints, release_3_3  # noqa: E402
+from training_patches.session import Session  # noqa: E402
 
 EPOCHS, LIMIT = 3, 120.0  # seconds
 KINDS = (signal.SIGKILL, signal.SIGTERM, "writing")  # the last: SIGKILL when half of a checkpoint is written

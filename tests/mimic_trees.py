@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from openclip_eclip.prepare.mimic_files import image_path, report_path
+from openclip_eclip.prepare.datasets.mimic_files import image_path, report_path
 from PIL import Image
 
 LABELS = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Enlarged Cardiomediastinum", "Fracture", "Lung Lesion", "Lung Opacity",

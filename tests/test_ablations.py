@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from conftest import BASIC, Launcher, write_table
 from openclip_eclip.config import EClipConfig, UserError
-from openclip_eclip.curriculum import Curriculum, draw_gate
+from openclip_eclip.batching.curriculum import Curriculum, draw_gate
 from openclip_eclip.params import eclip_config, eclip_parser
 from test_train_errors import run
 

@@ -7,8 +7,8 @@ import pytest
 import reference_algorithm1 as reference
 import torch
 from openclip_eclip.config import CurriculumConfig, EClipConfig
-from openclip_eclip.curriculum import Curriculum, draw_gate, expert_slots
-from openclip_eclip.data.batch import ExpertBatch
+from openclip_eclip.batching.curriculum import Curriculum, draw_gate, expert_slots
+from openclip_eclip.batching.expert_batch import ExpertBatch
 from openclip_eclip.loss import EClipLoss, EClipSigLipLoss
 from openclip_eclip.mixup import mix_images
 from openclip_eclip.priming import reconstruction_errors

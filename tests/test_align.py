@@ -17,12 +17,12 @@ import torch
 from conftest import BASIC, Launcher, write_table
 from ddp_worker import make_loss, make_part
 from openclip_eclip.config import EClipConfig, UserError
-from openclip_eclip.curriculum import Curriculum
-from openclip_eclip.data.planned_loader import PlannedLoader
+from openclip_eclip.batching.curriculum import Curriculum
+from openclip_eclip.batching.planned_loader import PlannedLoader
 from openclip_eclip.data.sample import Sample, collate
 from openclip_eclip.objectives import Align, Dacl, Objective
 from openclip_eclip.objectives.align import AlignConfig
-from openclip_eclip.positions import encode_positions
+from openclip_eclip.towers.positions import encode_positions
 from test_train_errors import run
 
 

@@ -11,8 +11,8 @@ from conftest import TINY
 from open_clip.model import _build_vision_tower
 from openclip_eclip.config import UserError
 from openclip_eclip.objectives.align import Align, AlignConfig, cross_entropy, look
-from openclip_eclip.objectives.pool_attention import pool_attention
-from openclip_eclip.positions import encode_positions, encode_tokens
+from openclip_eclip.towers.pool_attention import pool_attention
+from openclip_eclip.towers.positions import encode_positions, encode_tokens
 from torch import Tensor, nn
 from torch.nn import functional as F
 

@@ -16,18 +16,18 @@ from conftest import BASIC, Launcher, write_shard, write_table
 from ddp_align_worker import tell
 from open_clip.transform import image_transform
 from openclip_eclip.config import EClipConfig, UserError
-from openclip_eclip.curriculum import Curriculum
-from openclip_eclip.data.csv_source import CsvColumns, CsvSamples, read_csv_table
+from openclip_eclip.batching.curriculum import Curriculum
+from openclip_eclip.data.tables.csv_source import CsvColumns, CsvSamples, read_csv_table
 from openclip_eclip.config import DataError
 from openclip_eclip.data.joint_transform import JointTransform
-from openclip_eclip.data.planned_loader import PlannedLoader
+from openclip_eclip.batching.planned_loader import PlannedLoader
 from openclip_eclip.data.sample import Sample, collate, seeded_randomness
-from openclip_eclip.data.sentences import MOST, draw_sentences
-from openclip_eclip.data.tar_source import TarSamples, index_shard
+from openclip_eclip.batching.sentence_draw import MOST, draw_sentences
+from openclip_eclip.data.shards.tar_source import TarSamples, index_shard
 from openclip_eclip.objectives import Align
 from openclip_eclip.objectives.align import AlignConfig, look_at_texts
-from openclip_eclip.positions import encode_positions, encode_tokens
-from openclip_eclip.data.windows import encode_windows
+from openclip_eclip.towers.positions import encode_positions, encode_tokens
+from openclip_eclip.data.sentence_windows import encode_windows
 from PIL import Image
 from test_align import aligned, assert_gradient, set_up, tiny
 from test_align_towers import POOLS, build

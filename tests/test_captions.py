@@ -17,19 +17,19 @@ from openclip_eclip.config import UserError
 from openclip_eclip.data.caption_words import describe_lengths, fewest_tokens
 from openclip_eclip.data.check import check_entries, check_table
 from openclip_eclip.data.check import main as check_main
-from openclip_eclip.data.csv_source import CsvColumns, CsvSamples, read_csv_table
+from openclip_eclip.data.tables.csv_source import CsvColumns, CsvSamples, read_csv_table
 from openclip_eclip.config import DataError
-from openclip_eclip.data.missing_text import is_missing
+from openclip_eclip.data.tables.missing_text import is_missing
 from openclip_eclip.data.overlap_read import Contents
-from openclip_eclip.data.tar_source import index_shard, read_members
-from openclip_eclip.data.windows import decode_sentences
-from openclip_eclip.evaluate.data import EvalSet, read_eval_set
-from openclip_eclip.evaluate.retrieval.ranks import find_reports, repeated_images
-from openclip_eclip.evaluate.data import with_reports
+from openclip_eclip.data.shards.tar_source import index_shard, read_members
+from openclip_eclip.data.sentence_windows import decode_sentences
+from openclip_eclip.evaluate.inputs.eval_set import EvalSet, read_eval_set
+from openclip_eclip.evaluate.retrieval.task.ranks import find_reports, repeated_images
+from openclip_eclip.evaluate.inputs.eval_set import with_reports
 from openclip_eclip.prepare.command import leave_out_missing_texts
 from openclip_eclip.prepare.plan import Item, Plan
-from openclip_eclip.training_patches import caption_length
-from openclip_eclip.training_patches.caption_length import announce_lengths, count_cut
+from training_patches import caption_length
+from training_patches.caption_length import announce_lengths, count_cut
 
 MISSING = ["", "  ", "\u00a0", "\u200b", "nan", "NaN", "None", "none ", "<NA>", "null", "NULL", "N/A", "n/a", "#N/A", "NaT", "nan nan", "nan. nan.",
            "None; None", "-", "---", ".", "?", "...", "undefined", "-nan", "n.a.", "N.A."]

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 from conftest import BASIC, Launcher, write_table
-from openclip_eclip.evaluate.data import read_eval_set
-from openclip_eclip.evaluate.encoder import load_encoder
-from openclip_eclip.evaluate.features import EncodeOptions, encode_images
+from openclip_eclip.evaluate.inputs.eval_set import read_eval_set
+from openclip_eclip.evaluate.inputs.encoder import load_encoder
+from openclip_eclip.evaluate.inputs.features import EncodeOptions, encode_images
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 METHODS = ("clip", "eclip", "naive", "dacl", "align", "eclip+align", "gloria+eclip", "gloria+align", "eclip+dacl+m3-mix")

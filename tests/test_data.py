@@ -12,17 +12,17 @@ import scipy.sparse
 import torch
 from conftest import write_shard, write_table
 from openclip_eclip.config import CurriculumConfig, EClipConfig
-from openclip_eclip.curriculum import Curriculum
+from openclip_eclip.batching.curriculum import Curriculum
 from openclip_eclip.data.check import check_entries, check_table, main as check_main, raise_faults
-from openclip_eclip.data.csv_source import CsvColumns, CsvSamples, read_csv_table
-from openclip_eclip.data.expert_stream import ALWAYS, ExpertSlots, expert_loader
+from openclip_eclip.data.tables.csv_source import CsvColumns, CsvSamples, read_csv_table
+from openclip_eclip.batching.expert_stream import ALWAYS, ExpertSlots, expert_loader
 from openclip_eclip.config import DataError
 from openclip_eclip.data.heatmap import check_aspect, decode_heatmap
 from openclip_eclip.data.joint_transform import JointTransform
-from openclip_eclip.data.planned_loader import PlannedLoader
+from openclip_eclip.batching.planned_loader import PlannedLoader
 from openclip_eclip.data.sample import Sample, collate, seeded_randomness
-from openclip_eclip.data.tar_source import TarSamples, index_shard
-from openclip_eclip.evaluate.data import read_eval_set
+from openclip_eclip.data.shards.tar_source import TarSamples, index_shard
+from openclip_eclip.evaluate.inputs.eval_set import read_eval_set
 from open_clip.transform import image_transform
 from PIL import Image
 

@@ -14,10 +14,10 @@ from conftest import Launcher, write_shard, write_table
 from openclip_eclip.checkpoint import export_plain, plain_config
 from openclip_eclip.config import UserError
 from openclip_eclip.evaluate.__main__ import TASKS, main
-from openclip_eclip.evaluate.data import read_eval_set
-from openclip_eclip.evaluate.encoder import Encoder, _run_tokenizer, load_encoder
-from openclip_eclip.evaluate.features import EncodeOptions, encode_images, encode_texts
-from openclip_eclip.evaluate.result import Result, Table, markdown, plain, read_predictions
+from openclip_eclip.evaluate.inputs.eval_set import read_eval_set
+from openclip_eclip.evaluate.inputs.encoder import Encoder, _run_tokenizer, load_encoder
+from openclip_eclip.evaluate.inputs.features import EncodeOptions, encode_images, encode_texts
+from openclip_eclip.evaluate.output.result import Result, Table, markdown, plain, read_predictions
 from openclip_eclip.evaluate.output.write import write_result
 from PIL import Image
 
@@ -106,9 +106,9 @@ def test_cache_is_keyed_by_weights_transform_and_content(encoder: Encoder, tmp_p
 
 RANKS = """\
 import sys, numpy as np, open_clip, torch
-from openclip_eclip.evaluate.data import read_eval_set
-from openclip_eclip.evaluate.encoder import load_encoder
-from openclip_eclip.evaluate.features import EncodeOptions, encode_images, encode_texts, first_rank_only
+from openclip_eclip.evaluate.inputs.eval_set import read_eval_set
+from openclip_eclip.evaluate.inputs.encoder import load_encoder
+from openclip_eclip.evaluate.inputs.features import EncodeOptions, encode_images, encode_texts, first_rank_only
 open_clip.add_model_config(sys.argv[1])
 encoder, data = load_encoder("tiny", "random", device="cpu"), read_eval_set(sys.argv[2])
 options = EncodeOptions(batch_size=4, workers=0, skip_bad=True)

@@ -16,9 +16,9 @@ import torch
 import yaml
 from conftest import TINY, write_table
 from open_clip_train.main import random_seed
-from openclip_eclip.evaluate import curve
+from openclip_eclip.benchmark import curve
 from openclip_eclip.evaluate.__main__ import main
-from openclip_eclip.evaluate.curve_plan import Point, read_plan, training
+from openclip_eclip.benchmark.curve_plan import Point, read_plan, training
 
 PLAN: dict[str, Any] = {
     "vary": "batches", "values": [1, 2, 4, 8], "seeds": [0, 1, 2], "methods": {"clip": {"recipe": "clip"}, "eclip": {}},

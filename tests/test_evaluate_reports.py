@@ -18,16 +18,16 @@ import open_clip
 import pandas as pd
 import pytest
 from conftest import TINY, Launcher, write_table
-from openclip_eclip import report
+from openclip_eclip.evaluate.report_generation import one_image as report
 from openclip_eclip.config import UserError
-from openclip_eclip.evaluate import reports, training_side
+from openclip_eclip.evaluate.report_generation import task as reports, training_side
 from openclip_eclip.evaluate.__main__ import main
-from openclip_eclip.evaluate.data import read_eval_set
-from openclip_eclip.evaluate.encoder import load_encoder
-from openclip_eclip.evaluate.features import EncodeOptions
-from openclip_eclip.evaluate.index import KINDS, build_index
-from openclip_eclip.evaluate.journal import LINES, Journal
-from openclip_eclip.evaluate.snippets import pick_snippets
+from openclip_eclip.evaluate.inputs.eval_set import read_eval_set
+from openclip_eclip.evaluate.inputs.encoder import load_encoder
+from openclip_eclip.evaluate.inputs.features import EncodeOptions
+from openclip_eclip.evaluate.inputs.report_index import KINDS, build_index
+from openclip_eclip.evaluate.report_generation.journal import LINES, Journal
+from openclip_eclip.evaluate.report_generation.snippets import pick_snippets
 from openclip_eclip.generate import Generation, Query
 from openclip_eclip.metrics.resampled import MeanScorer
 from test_generate_endpoint import Stub, answer, stub  # noqa: F401  (a fixture)

@@ -12,13 +12,13 @@ import torch
 from conftest import FINDINGS, write_table
 from openclip_eclip.config import UserError
 from openclip_eclip.config import DataError
-from openclip_eclip.evaluate import index as index_module
-from openclip_eclip.evaluate import retrieval
+from openclip_eclip.evaluate.inputs import report_index as index_module
+from openclip_eclip.evaluate.retrieval.task import task as retrieval
 from openclip_eclip.evaluate.__main__ import main
-from openclip_eclip.evaluate.data import EvalSet
-from openclip_eclip.evaluate.encoder import Encoder, load_encoder
-from openclip_eclip.evaluate.features import EncodeOptions, encode_texts
-from openclip_eclip.evaluate.index import build_index, load_index, measure_recall, save_index
+from openclip_eclip.evaluate.inputs.eval_set import EvalSet
+from openclip_eclip.evaluate.inputs.encoder import Encoder, load_encoder
+from openclip_eclip.evaluate.inputs.features import EncodeOptions, encode_texts
+from openclip_eclip.evaluate.inputs.report_index import build_index, load_index, measure_recall, save_index
 from openclip_eclip.metrics.ranking import TIES
 
 LONG = "there is a very long sentence in front of everything that a radiologist would like to say about the"

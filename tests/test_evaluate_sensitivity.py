@@ -13,15 +13,15 @@ from conftest import TINY
 from open_clip.model import _build_vision_tower
 from openclip_eclip.config import UserError
 from openclip_eclip.evaluate.__main__ import main
-from openclip_eclip.evaluate.data import read_eval_set
+from openclip_eclip.evaluate.inputs.eval_set import read_eval_set
 from openclip_eclip.config import DataError
-from openclip_eclip.data.heatmap_control import centre_map
-from openclip_eclip.evaluate.heatmaps import join_heatmaps, read_heatmap_tensor, suspicious_maps
-from openclip_eclip.evaluate import sensitivity
-from openclip_eclip.evaluate.sensitivity import derangement
+from openclip_eclip.data.placebo import centre_map
+from openclip_eclip.evaluate.inputs.heatmaps import join_heatmaps, read_heatmap_tensor, suspicious_maps
+from openclip_eclip.evaluate.sensitivity.task import task as sensitivity
+from openclip_eclip.evaluate.sensitivity.task.task import derangement
 from openclip_eclip.metrics.pointing import pointing_scores
-from openclip_eclip.objectives.pool_attention import pool_attention
-from openclip_eclip.positions import encode_positions, encode_tokens, similarity_map
+from openclip_eclip.towers.pool_attention import pool_attention
+from openclip_eclip.towers.positions import encode_positions, encode_tokens, similarity_map
 from openclip_eclip.prepare.__main__ import main as prepare
 from PIL import Image
 

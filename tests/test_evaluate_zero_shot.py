@@ -21,14 +21,14 @@ from torch.nn.functional import normalize
 
 from openclip_eclip.config import UserError
 from openclip_eclip.evaluate.__main__ import main
-from openclip_eclip.evaluate.data import read_eval_set
-from openclip_eclip.evaluate.prompt_sets import NAMES, load_prompts, read_classes, read_templates
-from openclip_eclip.evaluate.protocols import COMPETITION, FINDINGS, HERNIA, NO_FINDING, PROTOCOLS, SETS, choose_rule, set_of
-from openclip_eclip.evaluate.zero_shot import choose_classes, choose_prompts
+from openclip_eclip.evaluate.inputs.eval_set import read_eval_set
+from openclip_eclip.evaluate.zero_shot.task.prompt_sets import NAMES, load_prompts, read_classes, read_templates
+from openclip_eclip.evaluate.zero_shot.task.protocols import COMPETITION, FINDINGS, HERNIA, NO_FINDING, PROTOCOLS, SETS, choose_rule, set_of
+from openclip_eclip.evaluate.zero_shot.task.task import choose_classes, choose_prompts
 from openclip_eclip.metrics.bootstrap import bootstrap_interval
-from openclip_eclip.prepare import chexpert, nih_cxr14, rsna
-from openclip_eclip.prepare.phantom import generate
-from openclip_eclip.prepare.phantom_reports import CLASS_NAMES
+from openclip_eclip.prepare.datasets import chexpert, nih_cxr14, rsna
+from openclip_eclip.phantom.generate import generate
+from openclip_eclip.phantom.reports import CLASS_NAMES
 
 TEMPLATES = ["a film with {c}.", "{c}", "chest: {c}, again {c}"]
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import BASIC, Launcher, write_table
 from openclip_eclip.checkpoint import export_plain, load_weights
-from openclip_eclip.evaluate.encoder import load_encoder
+from openclip_eclip.evaluate.inputs.encoder import load_encoder
 from openclip_eclip.export import main as export_main
 from openclip_eclip.machine import note_machine, read_machines, this_machine
 

@@ -10,7 +10,7 @@ import torch
 from conftest import TINY
 from open_clip.hf_model import HFTextEncoder
 from openclip_eclip.config import UserError
-from openclip_eclip.objectives.local_features import WordPieces, encode_regions, encode_words, region_width, word_width
+from openclip_eclip.towers.local_features import WordPieces, encode_regions, encode_words, region_width, word_width
 from torch import nn
 from transformers import BertConfig, BertModel, BertTokenizerFast
 

@@ -11,10 +11,10 @@ import torch
 from conftest import BASIC, Launcher, write_shard, write_table
 from open_clip.transform import image_transform
 from openclip_eclip.config import HEATMAP_CONTROLS
-from openclip_eclip.curriculum import draw_gate
-from openclip_eclip.data.csv_source import CsvColumns, CsvSamples, read_csv_table
+from openclip_eclip.batching.curriculum import draw_gate
+from openclip_eclip.data.tables.csv_source import CsvColumns, CsvSamples, read_csv_table
 from openclip_eclip.config import DataError
-from openclip_eclip.data.heatmap_control import choose_donors, scramble_phases, table_control
+from openclip_eclip.data.placebo import choose_donors, scramble_phases, table_control
 from openclip_eclip.data.joint_transform import JointTransform
 from openclip_eclip.data.sample import Sample, collate, seeded_randomness
 from PIL import Image

@@ -33,12 +33,12 @@ def importers(prefix: str) -> set[str]:
 def test_few_files_import_open_clip() -> None:
     patches = {name for name in importers("open_clip") if name.startswith("training_patches")}
     assert importers("open_clip") - patches == {"model.py", "loss.py", "register.py", "checkpoint.py", "positions.py",
-                                                      "evaluate/encoder.py", "objectives/local_features.py", "objectives/pool_attention.py"}
+                                                      "evaluate/inputs/encoder.py", "towers/local_features.py", "towers/pool_attention.py"}
 
 
 def test_only_patches_and_train_import_open_clip_train() -> None:
     assert {name for name in importers("open_clip_train") if not name.startswith("training_patches")} == {"train.py"}
-    assert {name for name in importers("openclip_eclip.training_patches") if not name.startswith("training_patches")} == {"train.py"}
+    assert {name for name in importers("training_patches") if not name.startswith("training_patches")} == {"train.py"}
 
 
 def test_data_and_core_know_no_models() -> None:

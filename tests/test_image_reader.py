@@ -39,25 +39,25 @@ from image_zoo import (
 )
 from openclip_eclip.config import UserError
 from openclip_eclip.data.check import check_entries, check_table, main as check_main
-from openclip_eclip.data.csv_source import CsvColumns, CsvSamples, read_csv_table
+from openclip_eclip.data.tables.csv_source import CsvColumns, CsvSamples, read_csv_table
 from openclip_eclip.config import DataError
-from openclip_eclip.data.image import read_frame, read_picture
+from openclip_eclip.data.images.read import read_frame, read_picture
 from openclip_eclip.data.joint_transform import JointTransform
 from openclip_eclip.data.overlap_read import perceptual_hash
-from openclip_eclip.data.picture import Frame, orient_maps, turn_maps, turn_maps_back
-from openclip_eclip.data.read_options import ReadOptions, add_read_arguments, read_options
+from openclip_eclip.data.images.picture import Frame, orient_maps, turn_maps, turn_maps_back
+from openclip_eclip.data.images.options import ReadOptions, add_read_arguments, read_options
 from openclip_eclip.data.sample import read_heatmap, read_image, read_windows
-from openclip_eclip.data.tar_source import TarSamples, index_shard
-from openclip_eclip.evaluate.data import read_eval_set
-from openclip_eclip.evaluate.features import _Images, _key
-from openclip_eclip.evaluate.heatmaps import join_heatmaps, read_heatmap_tensor
+from openclip_eclip.data.shards.tar_source import TarSamples, index_shard
+from openclip_eclip.evaluate.inputs.eval_set import read_eval_set
+from openclip_eclip.evaluate.inputs.features import _Images, _key
+from openclip_eclip.evaluate.inputs.heatmaps import join_heatmaps, read_heatmap_tensor
 from openclip_eclip.gaze import Boxes
 from openclip_eclip.prepare.images import ImageError, read_grey
 from openclip_eclip.prepare.options import Options
 from openclip_eclip.prepare.plan import Item
-from openclip_eclip.data.windows import encode_windows
-from openclip_eclip.prepare.sample import write_sample
-from openclip_eclip.training_patches.val_data import CsvPairs
+from openclip_eclip.data.sentence_windows import encode_windows
+from openclip_eclip.prepare.write_sample import write_sample
+from training_patches.val_data import CsvPairs
 from open_clip.transform import image_transform
 from PIL import Image, ImageFile
 
@@ -696,7 +696,7 @@ def test_features_of_another_range_are_not_used_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The cache's key knows how the images were read."""
-    from openclip_eclip.evaluate import features
+    from openclip_eclip.evaluate.inputs import features
 
     (tmp_path / "a.png").write_bytes(png(DEEP, 16, 0))
     (tmp_path / "t.csv").write_text("filepath,title\na.png,one\n")

@@ -13,13 +13,13 @@ import pytest
 import torch
 from conftest import write_shard, write_table
 from openclip_eclip.config import CurriculumConfig, EClipConfig
-from openclip_eclip.curriculum import Curriculum
-from openclip_eclip.data.csv_source import CsvColumns, CsvSamples, read_csv_table
-from openclip_eclip.data.expert_stream import EXPERT_ID
-from openclip_eclip.data.planned_loader import PlannedLoader
+from openclip_eclip.batching.curriculum import Curriculum
+from openclip_eclip.data.tables.csv_source import CsvColumns, CsvSamples, read_csv_table
+from openclip_eclip.batching.expert_stream import EXPERT_ID
+from openclip_eclip.batching.planned_loader import PlannedLoader
 from openclip_eclip.data.sample import stable_id
-from openclip_eclip.data.tar_source import TarSamples, index_shard
-from openclip_eclip.training_patches.known_again import known_again
+from openclip_eclip.data.shards.tar_source import TarSamples, index_shard
+from training_patches.known_again import known_again
 
 
 def table_samples(path: Path, first_id: int = 0) -> CsvSamples:

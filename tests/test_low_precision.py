@@ -11,7 +11,7 @@ from openclip_eclip.objectives import Align, Dacl, Gloria, M3Mix, Objective
 from openclip_eclip.objectives.align import AlignConfig, cross_entropy, look_at_texts
 from openclip_eclip.objectives.gloria import GloriaConfig
 from openclip_eclip.objectives.m3_mix import M3MixConfig
-from openclip_eclip.positions import Tokens
+from openclip_eclip.towers.positions import Tokens
 from openclip_eclip.priming import reconstruction_errors
 from torch import Tensor, nn
 from torch.nn import functional as F

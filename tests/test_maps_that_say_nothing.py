@@ -15,17 +15,17 @@ import numpy as np
 import pytest
 from conftest import write_shard, write_table
 from openclip_eclip.data.check import check_entries, check_table
-from openclip_eclip.data.csv_source import CsvColumns, read_csv_table
+from openclip_eclip.data.tables.csv_source import CsvColumns, read_csv_table
 from openclip_eclip.config import DataError
 from openclip_eclip.data.heatmap import decode_heatmap, read_bounded
-from openclip_eclip.data.read_options import ReadOptions
+from openclip_eclip.data.images.options import ReadOptions
 from openclip_eclip.data.suspicious_maps import is_the_image
-from openclip_eclip.data.tar_source import index_shard
-from openclip_eclip.data.windows import LARGEST_TEXT, decode_windows, file_windows
+from openclip_eclip.data.shards.tar_source import index_shard
+from openclip_eclip.data.sentence_windows import LARGEST_TEXT, decode_windows, file_windows
 from openclip_eclip.gaze import Boxes, Fixations, RenderConfig
 from openclip_eclip.prepare.options import Options
 from openclip_eclip.prepare.plan import Item, Window
-from openclip_eclip.prepare.sample import write_sample
+from openclip_eclip.prepare.write_sample import write_sample
 from PIL import Image
 
 SMALL = ReadOptions(max_pixels=10_000, max_bytes=100_000)

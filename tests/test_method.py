@@ -18,7 +18,7 @@ from openclip_eclip.config import UserError
 from openclip_eclip.objectives import Dacl, M3Mix
 from openclip_eclip.objectives.align import AlignConfig
 from openclip_eclip.params import build_method, eclip_config
-from openclip_eclip.training_patches.release_3_3 import Seams
+from training_patches.release_3_3 import Seams
 
 M3 = {"M3_v_loss", "M3_l_loss", "M3_vl_loss", "M3_m2_loss"}
 

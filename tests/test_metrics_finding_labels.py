@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from openclip_eclip.metrics.finding_labels import ABSENT, NO_FINDING, PRESENT, UNCERTAIN, finding_names, label_matrix, label_report
-from openclip_eclip.prepare.open_i_reports import read_reports
+from openclip_eclip.prepare.datasets.open_i_reports import read_reports
 from openclip_eclip.prepare.plan import Plan
 
 

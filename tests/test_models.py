@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from openclip_eclip.config import EClipConfig
-from openclip_eclip.data.batch import ExpertBatch
+from openclip_eclip.batching.expert_batch import ExpertBatch
 from openclip_eclip.loss import EClipLoss, EClipSigLipLoss
 from openclip_eclip.register import check_open_clip_version
 

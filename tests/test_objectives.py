@@ -11,8 +11,8 @@ import reference_algorithm1
 import reference_objectives as reference
 import torch
 from openclip_eclip.config import CurriculumConfig, EClipConfig, UserError
-from openclip_eclip.curriculum import Curriculum, draw_gate
-from openclip_eclip.data.batch import ExpertBatch
+from openclip_eclip.batching.curriculum import Curriculum, draw_gate
+from openclip_eclip.batching.expert_batch import ExpertBatch
 from openclip_eclip.loss import EClipLoss
 from openclip_eclip.objectives import Dacl, M3Mix, Objective
 from openclip_eclip.objectives.dacl import DaclConfig, binary_mask, nt_xent

@@ -16,12 +16,12 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
 
 import openclip_eclip
-from openclip_eclip.prepare import phantom, phantom_images
+from openclip_eclip.phantom import generate as phantom, images as phantom_images
 from openclip_eclip.prepare.__main__ import main
 from openclip_eclip.phantom.batch import PhantomBatch
-from openclip_eclip.prepare.phantom import generate
-from openclip_eclip.prepare.phantom_images import NORMAL
-from openclip_eclip.prepare.phantom_reports import CLASS_NAMES, DEVICES, FINDING_WORDS, compose_report, zero_shot_prompts
+from openclip_eclip.phantom.generate import generate
+from openclip_eclip.phantom.images import NORMAL
+from openclip_eclip.phantom.reports import CLASS_NAMES, DEVICES, FINDING_WORDS, compose_report, zero_shot_prompts
 
 FIELDS = ("images", "labels", "reports", "heatmaps", "annotated", "boxes")
 SMALL = ["--train", "70", "--test", "40", "--annotated", "0.3", "--seed", "7", "--size", "32", "--shard-size", "25"]
@@ -467,7 +467,7 @@ for words, loaded in ((["--help"], False), (["phantom", "--help"], True)):
         main(words)
     except SystemExit:
         pass
-    assert ("openclip_eclip.prepare.phantom" in sys.modules) == ("numpy" in sys.modules) == loaded
+    assert ("openclip_eclip.phantom.generate" in sys.modules) == ("numpy" in sys.modules) == loaded
 print(sorted({{"torch", "open_clip", "sklearn"}} & set(sys.modules)))
 """
     made = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=400, check=True)

@@ -9,19 +9,19 @@ import open_clip
 import pandas as pd
 import pytest
 import torch
-from openclip_eclip.data.batch import ExpertBatch
+from openclip_eclip.batching.expert_batch import ExpertBatch
 from openclip_eclip.data.check import check_entries, check_table
-from openclip_eclip.data.csv_source import CsvColumns, read_csv_table
-from openclip_eclip.data.tar_source import index_shard
-from openclip_eclip.data.windows import decode_windows, file_windows
+from openclip_eclip.data.tables.csv_source import CsvColumns, read_csv_table
+from openclip_eclip.data.shards.tar_source import index_shard
+from openclip_eclip.data.sentence_windows import decode_windows, file_windows
 from openclip_eclip.objectives import Align
 from openclip_eclip.objectives.align import AlignConfig
-from openclip_eclip.positions import encode_positions, similarity_map
+from openclip_eclip.towers.positions import encode_positions, similarity_map
 from openclip_eclip.prepare.__main__ import main
 from openclip_eclip.phantom.batch import PhantomBatch
-from openclip_eclip.prepare.phantom import generate
-from openclip_eclip.prepare.phantom_images import NORMAL
-from openclip_eclip.prepare.phantom_reports import CLASS_NAMES, FINDING_WORDS
+from openclip_eclip.phantom.generate import generate
+from openclip_eclip.phantom.images import NORMAL
+from openclip_eclip.phantom.reports import CLASS_NAMES, FINDING_WORDS
 from torch.nn import functional as F
 
 

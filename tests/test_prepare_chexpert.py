@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from openclip_eclip.prepare.__main__ import main
-from openclip_eclip.prepare.chexpert import LABELS
+from openclip_eclip.prepare.datasets.chexpert import LABELS
 from PIL import Image
 
 EXTRA = ["Sex", "Age", "Frontal/Lateral", "AP/PA"]
@@ -144,7 +144,7 @@ def test_dry_run_needs_no_images(tmp_path: Path, capsys: pytest.CaptureFixture) 
 
 def test_evaluation_set_holds_its_patients_out(tmp_path: Path) -> None:
     """200 a class of exclusive frontal images; what shares a patient leaves the training split."""
-    from openclip_eclip.prepare.chexpert import COMPETITION, exclusive
+    from openclip_eclip.prepare.datasets.chexpert import COMPETITION, exclusive
     from openclip_eclip.prepare.evaluation import choose_per_class
     from openclip_eclip.prepare.plan import Item
 

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from conftest import write_shard
 from openclip_eclip.data.check import check_entries
-from openclip_eclip.data.tar_source import index_shard
+from openclip_eclip.data.shards.tar_source import index_shard
 from openclip_eclip.prepare.__main__ import main
 from PIL import Image
 from scipy.sparse import csr_matrix

@@ -15,9 +15,9 @@ from mimic_trees import EGD_FILMS, FILMS, HEIGHT, WIDTH, dicom, film, fixation, 
 from openclip_eclip.data.check import main as check
 from openclip_eclip.gaze import Fixations
 from openclip_eclip.prepare.__main__ import main
-from openclip_eclip.prepare.egd_cxr import split_items
+from openclip_eclip.prepare.datasets.egd_cxr import split_items
 from openclip_eclip.prepare.plan import Item, Plan
-from openclip_eclip.prepare.windows import Word, join_sentences, make_windows
+from openclip_eclip.prepare.sentence_windows import Word, join_sentences, make_windows
 from PIL import Image
 
 

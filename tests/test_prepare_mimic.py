@@ -9,11 +9,11 @@ import pandas as pd
 import pytest
 from mimic_trees import FILMS, dicom, film, write_egd, write_mimic, write_reflacx
 from openclip_eclip.data.check import main as check
-from openclip_eclip.prepare import mimic_cxr
+from openclip_eclip.prepare.datasets import mimic_cxr
 from openclip_eclip.prepare.__main__ import main
 from openclip_eclip.prepare.evaluation import choose_per_class
-from openclip_eclip.prepare.mimic_files import report_path
-from openclip_eclip.prepare.reports import choose, split_sections
+from openclip_eclip.prepare.datasets.mimic_files import report_path
+from openclip_eclip.prepare.datasets.mimic_reports import choose, split_sections
 
 METADATA, SPLIT, CHEXPERT = (f"mimic-cxr-2.0.0-{name}.csv.gz" for name in ("metadata", "split", "chexpert"))
 

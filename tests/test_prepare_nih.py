@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from openclip_eclip.prepare import nih_cxr14
+from openclip_eclip.prepare.datasets import nih_cxr14
 from openclip_eclip.prepare.__main__ import main
-from openclip_eclip.prepare.nih_cxr14 import CLASS_LISTS, FINDINGS, NO_FINDING
+from openclip_eclip.prepare.datasets.nih_cxr14 import CLASS_LISTS, FINDINGS, NO_FINDING
 from PIL import Image
 
 HEADER = ("Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,OriginalImage[Width,Height],"

@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from openclip_eclip.prepare.__main__ import main
-from openclip_eclip.prepare.open_i import film_key, groups, split_reports
-from openclip_eclip.prepare.open_i_reports import Report
+from openclip_eclip.prepare.datasets.open_i import film_key, groups, split_reports
+from openclip_eclip.prepare.datasets.open_i_reports import Report
 from PIL import Image
 
 # number: (major MeSH terms, findings, impression, films); 4 has no film, 5 no findings, 6 neither

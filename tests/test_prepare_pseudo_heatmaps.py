@@ -13,9 +13,9 @@ import pytest
 import torch
 from conftest import TINY, Launcher, write_shard, write_table
 from openclip_eclip.data.check import main as check
-from openclip_eclip.data.tar_source import index_shard
-from openclip_eclip.evaluate.encoder import load_encoder
-from openclip_eclip.prepare import pseudo_heatmaps as pseudo
+from openclip_eclip.data.shards.tar_source import index_shard
+from openclip_eclip.evaluate.inputs.encoder import load_encoder
+from openclip_eclip import pseudo_heatmaps as pseudo
 from openclip_eclip.prepare.__main__ import main
 from PIL import Image
 from torch.nn.functional import adaptive_avg_pool2d, interpolate

@@ -14,7 +14,7 @@ from mimic_trees import HEIGHT, PHASE_LABELS, WIDTH, dicom, film, write_crlf, wr
 from openclip_eclip.data.check import main as check
 from openclip_eclip.prepare.__main__ import main
 from openclip_eclip.prepare.plan import Plan
-from openclip_eclip.prepare.reflacx_files import Reading, read_gaze
+from openclip_eclip.prepare.datasets.reflacx_files import Reading, read_gaze
 from PIL import Image
 
 

@@ -16,7 +16,7 @@ import pytest
 from openclip_eclip.prepare.__main__ import main
 from openclip_eclip.prepare.images import ImageError, read_grey
 from openclip_eclip.prepare.plan import Plan
-from openclip_eclip.prepare.rsna import _sets, read_images, split_gloria
+from openclip_eclip.prepare.datasets.rsna import _sets, read_images, split_gloria
 from PIL import Image
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.encaps import encapsulate

@@ -8,7 +8,7 @@ import pytest
 import torch
 from ddp_worker import make_part
 from openclip_eclip.config import AUTHORS_PROCESSOR, EClipConfig, ProcessorConfig
-from openclip_eclip.curriculum import Curriculum
+from openclip_eclip.batching.curriculum import Curriculum
 from openclip_eclip.loss import EClipLoss
 from openclip_eclip.params import eclip_config, eclip_parser
 from openclip_eclip.processor import HeatmapProcessor

@@ -14,9 +14,9 @@ from typing import Callable
 import pytest
 from openclip_eclip.evaluate.__main__ import TASKS
 from openclip_eclip.evaluate.__main__ import main as evaluate
-from openclip_eclip.evaluate.glossary import GLOSSARY
+from openclip_eclip.evaluate.output.glossary import GLOSSARY
 from openclip_eclip.params import eclip_parser
-from openclip_eclip.report import main as write_report
+from openclip_eclip.evaluate.report_generation.one_image import main as write_report
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -161,7 +161,7 @@ def test_commands_run_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     lines = blocks("bash", "run evaluate")[0].splitlines()
-    mains = {"openclip_eclip.evaluate": evaluate, "openclip_eclip.report": write_report}
+    mains = {"openclip_eclip.evaluate": evaluate, "openclip_eclip.evaluate.report_generation.one_image": write_report}
     for line in lines:
         words = shlex.split(line, comments=True)
         assert words[:2] == ["python", "-m"] and mains[words[2]](words[3:]) == 0, line

@@ -17,10 +17,10 @@ import test_prepare_nih as nih
 import test_prepare_open_i as open_i
 import test_prepare_rsna as rsna
 from mimic_trees import write_egd, write_mimic, write_reflacx
-from openclip_eclip.prepare import egd_cxr, mimic_files, reflacx_files
+from openclip_eclip.prepare.datasets import egd_cxr, mimic_files, reflacx_files
 from openclip_eclip.prepare.__main__ import main as prepare
-from openclip_eclip.prepare.chexpert import COMPETITION
-from openclip_eclip.prepare.nih_cxr14 import FINDINGS, NO_FINDING
+from openclip_eclip.prepare.datasets.chexpert import COMPETITION
+from openclip_eclip.prepare.datasets.nih_cxr14 import FINDINGS, NO_FINDING
 from openclip_eclip.prepare.plan import Plan
 from PIL import Image
 

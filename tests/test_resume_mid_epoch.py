@@ -21,11 +21,11 @@ from openclip_eclip import train
 from openclip_eclip.checkpoint import newest_complete
 from openclip_eclip.config import Stopped, UserError
 from openclip_eclip.data.joint_transform import JointTransform
-from openclip_eclip.training_patches import saving
-from openclip_eclip.training_patches.checkpoints import random_state
-from openclip_eclip.training_patches.mid_epoch import ResumableLoader, position_from, resumable
-from openclip_eclip.training_patches.release_3_3 import Seams
-from openclip_eclip.training_patches.train_data import train_source
+from training_patches import saving
+from training_patches.resume import random_state
+from training_patches.mid_epoch import ResumableLoader, position_from, resumable
+from training_patches.release_3_3 import Seams
+from training_patches.train_data import train_source
 
 TESTS = Path(__file__).resolve().parent
 FLAGS = [*BASIC, "--batch-size", 4, "--epochs", 2, "--aug-cfg", "use_timm=True", "scale=(0.5,1.0)", "re_prob=0.5",
@@ -144,7 +144,7 @@ def assert_same_weights(folder: Path, name: str, other: str) -> None:
 
 @pytest.fixture(autouse=True)
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("openclip_eclip.training_patches.session.Session.draw", lambda *_: None)
+    monkeypatch.setattr("training_patches.session.Session.draw", lambda *_: None)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -181,7 +181,7 @@ def test_a_second_interrupt_stops_at_once(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_a_signal_before_training_stops_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("openclip_eclip.training_patches.session.train_source", lambda *_, **__: send(signal.SIGTERM)())
+    monkeypatch.setattr("training_patches.session.train_source", lambda *_, **__: send(signal.SIGTERM)())
     with pytest.raises(Stopped, match="by SIGTERM before training, with nothing to save"):
         run(tmp_path, "run", "--train-data", tmp_path / "x.csv")
 

@@ -18,10 +18,10 @@ from openclip_eclip import train
 from openclip_eclip.config import EClipConfig, Stopped, UserError
 from openclip_eclip.flag_checks import schedule_warnings
 from openclip_eclip.params import eclip_parser
-from openclip_eclip.training_patches import run_folder, run_settings
-from openclip_eclip.training_patches.finite_loss import FiniteLoss
-from openclip_eclip.training_patches.release_3_3 import Seams
-from openclip_eclip.training_patches.run_folder import lock
+from training_patches import run_folder, run_settings
+from training_patches.finite_loss import FiniteLoss
+from training_patches.release_3_3 import Seams
+from training_patches.run_folder import lock
 
 
 def parse(*argv: object) -> argparse.Namespace:
@@ -134,7 +134,7 @@ def test_without_support_for_locks_the_run_goes_on_and_says_so(tmp_path: Path, m
     def unsupported(*_: Any) -> None:
         raise OSError(95, "Operation not supported")
 
-    monkeypatch.setattr("openclip_eclip.training_patches.run_folder.fcntl.lockf", unsupported)
+    monkeypatch.setattr("training_patches.run_folder.fcntl.lockf", unsupported)
     assert lock(tmp_path) is None and "cannot be locked" in caplog.text
 
 
@@ -159,7 +159,7 @@ def test_an_unexpected_error_is_in_the_log_too(tmp_path: Path, monkeypatch: pyte
     def broken(*_: Any) -> None:
         raise KeyError("of ours")
 
-    monkeypatch.setattr("openclip_eclip.training_patches.session.fill_schedule", broken)
+    monkeypatch.setattr("training_patches.session.fill_schedule", broken)
     with pytest.raises(KeyError):
         run(tmp_path)
     assert (tmp_path / "logs" / "run" / "out.log").read_text().splitlines()[-1].endswith("eclip: stopped: KeyError: 'of ours'")

@@ -21,14 +21,14 @@ from open_clip.transform import image_transform
 from openclip_eclip.data.check import main as check_main
 from openclip_eclip.config import DataError
 from openclip_eclip.data.joint_transform import JointTransform
-from openclip_eclip.data.shard_stream import ForwardReader, read_shards
-from openclip_eclip.data.tar_source import index_shard, open_shard, walk_shard
-from openclip_eclip.data.tar_walk import place_of, walk_samples
-from openclip_eclip.evaluate.data import read_eval_set
-from openclip_eclip.training_patches.release_3_3 import Seams
-from openclip_eclip.training_patches.shard_flags import local_shards
-from openclip_eclip.training_patches.train_data import TrainSource, train_source
-from openclip_eclip.training_patches.val_data import val_source
+from openclip_eclip.data.shards.stream import ForwardReader, read_shards
+from openclip_eclip.data.shards.tar_source import index_shard, open_shard, walk_shard
+from openclip_eclip.data.shards.walk import place_of, walk_samples
+from openclip_eclip.evaluate.inputs.eval_set import read_eval_set
+from training_patches.release_3_3 import Seams
+from training_patches.shard_flags import local_shards
+from training_patches.train_data import TrainSource, train_source
+from training_patches.val_data import val_source
 from PIL import Image
 
 

@@ -10,17 +10,18 @@ import pytest
 import torch
 from conftest import BASIC, Launcher, write_shard, write_table
 from openclip_eclip.config import UserError
-from openclip_eclip.data import shard_index, table_paths
+from openclip_eclip.data.shards import index as shard_index
+from openclip_eclip.data.tables import paths as table_paths
 from openclip_eclip.data.check import main as check_main
-from openclip_eclip.data.csv_source import CsvColumns, read_csv_table
+from openclip_eclip.data.tables.csv_source import CsvColumns, read_csv_table
 from openclip_eclip.config import DataError
 from openclip_eclip.data.sample import Sample, collate
-from openclip_eclip.data.shard_index import FOLDER, CheckOptions, check_shards
-from openclip_eclip.data.shard_sizes import compare_sizes
-from openclip_eclip.training_patches import pass_guard
-from openclip_eclip.training_patches.announced import Announced
-from openclip_eclip.training_patches.pass_guard import IN_FLIGHT, PassGuard, check_number, check_shares, shares, smallest_share
-from openclip_eclip.training_patches.shard_flags import check_factors, local_shards, train_samples
+from openclip_eclip.data.shards.index import FOLDER, CheckOptions, check_shards
+from openclip_eclip.data.shards.sizes import compare_sizes
+from training_patches import pass_guard
+from training_patches.announced import Announced
+from training_patches.pass_guard import IN_FLIGHT, PassGuard, check_number, check_shares, shares, smallest_share
+from training_patches.shard_flags import check_factors, local_shards, train_samples
 from test_shard_reading import JPG, arguments, members, source
 
 
@@ -276,7 +277,7 @@ def test_a_shard_that_changes_after_the_check_stops_training(tmp_path: Path) -> 
 @pytest.mark.parametrize("lost", ["all", "one"])
 def test_a_reader_that_loses_heatmaps_stops_training(lost: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Shards: a whole pass of a worker is counted; all data: every sample is what the check announced."""
-    from openclip_eclip.data import tar_source
+    from openclip_eclip.data.shards import tar_source
     found = source(write_shard(tmp_path / "a.tar", members(6)))
     find = tar_source.find_member
     monkeypatch.setattr(tar_source, "find_member", lambda names, wanted: None if wanted == tar_source.HEATMAP_MEMBERS and (

@@ -12,13 +12,13 @@ import pytest
 from conftest import write_shard, write_table
 from openclip_eclip.data.check import check_table
 from openclip_eclip.data.check import main as check_main
-from openclip_eclip.data.csv_source import CsvColumns, read_csv_table
+from openclip_eclip.data.tables.csv_source import CsvColumns, read_csv_table
 from openclip_eclip.config import DataError
-from openclip_eclip.data.near_names import near_names
+from openclip_eclip.data.tables.near_names import near_names
 from openclip_eclip.data.overlap_read import read_sets
-from openclip_eclip.data.table_text import CHUNK, read_table_text
-from openclip_eclip.evaluate.data import read_eval_set
-from openclip_eclip.evaluate.heatmaps import join_heatmaps
+from openclip_eclip.data.tables.text import CHUNK, read_table_text
+from openclip_eclip.evaluate.inputs.eval_set import read_eval_set
+from openclip_eclip.evaluate.inputs.heatmaps import join_heatmaps
 from openclip_eclip.prepare.tables import read_table
 
 HEADER = "filepath,title,heatmap\n"

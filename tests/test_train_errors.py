@@ -14,8 +14,8 @@ from openclip_eclip import train
 from openclip_eclip.config import UserError
 from openclip_eclip.recipes import RECIPES, fill_batch_size, fill_schedule, with_recipe
 from openclip_eclip.params import eclip_parser
-from openclip_eclip.training_patches import active
-from openclip_eclip.training_patches.release_3_3 import Seams
+from training_patches import active
+from training_patches.release_3_3 import Seams
 
 
 WEIGHTLESS = Path(__file__).resolve().parent.parent / "scripts" / "phantom_model"
@@ -49,13 +49,13 @@ def test_faults_stop_before_the_first_step(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(host, "train_one_epoch", lambda *_, **__: pytest.fail("training started"))
     with pytest.raises(UserError, match=r"row 2, heatmap: .*all zero"):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("openclip_eclip.training_patches.release_3_3.SIGNATURES",
+            patch.setattr("training_patches.release_3_3.SIGNATURES",
                           {**_signatures(), "train_one_epoch": "(*_, **__)"})
             run(tmp_path, table=table)
 
 
 def _signatures() -> dict[str, str]:
-    from openclip_eclip.training_patches.release_3_3 import SIGNATURES
+    from training_patches.release_3_3 import SIGNATURES
     return SIGNATURES
 
 

@@ -16,7 +16,7 @@ from openclip_eclip import train
 from openclip_eclip.checkpoint import export_plain, find_checkpoint, load_weights
 from openclip_eclip.checkpoint_files import damage, newest_complete
 from openclip_eclip.config import UserError
-from openclip_eclip.evaluate.encoder import load_encoder
+from openclip_eclip.evaluate.inputs.encoder import load_encoder
 from openclip_eclip.export import main as export_main
 from safetensors.torch import save_file
 

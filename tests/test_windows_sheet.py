@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from conftest import write_shard
 from openclip_eclip.data.check import check_entries, check_table, main as check_main
-from openclip_eclip.data.csv_source import CsvColumns, read_csv_table
+from openclip_eclip.data.tables.csv_source import CsvColumns, read_csv_table
 from openclip_eclip.data.figures import contact_sheet
-from openclip_eclip.data.tar_source import index_shard
-from openclip_eclip.data.windows import decode_windows
+from openclip_eclip.data.shards.tar_source import index_shard
+from openclip_eclip.data.sentence_windows import decode_windows
 from PIL import Image
 
 SENTENCES = ["The heart is of normal size and the mediastinum is not widened.", "Small nodule in the left upper lobe, $5 to $9 mm across.",

@@ -21,19 +21,19 @@ from tqdm import tqdm
 from ..config import UserError
 from .caption_words import CONTEXTS, all_the_same, describe_lengths, fewest_tokens
 from .check_sample import Checked, Fault, Rule, check_entry, check_row
-from .csv_source import CsvColumns, CsvTable, add_column_arguments, read_column_names, read_csv_table
+from .tables.csv_source import CsvColumns, CsvTable, add_column_arguments, read_column_names, read_csv_table
 from .figures import Example, WindowExample, contact_sheet
 from ..config import DataError
-from .image import read_frame
-from .missing_text import is_doubtful
-from .read_options import ReadOptions, add_read_arguments, read_options
+from .images.read import read_frame
+from .tables.missing_text import is_doubtful
+from .images.options import ReadOptions, add_read_arguments, read_options
 from .sample import read_windows
-from .shard_sizes import compare_sizes
-from .shard_stream import expand_paths
+from .shards.sizes import compare_sizes
+from .shards.stream import expand_paths
 from .suspicious_maps import SharedMaps
-from .tar_source import TarEntry, open_shard, walk_shard
-from .tar_source import entry_windows
-from .windows import file_windows
+from .shards.tar_source import TarEntry, open_shard, walk_shard
+from .shards.tar_source import entry_windows
+from .sentence_windows import file_windows
 
 # annotated samples of a table, and of a shard, whose image is compared with a map of another size, where images are not decoded
 COMPARED, COMPARED_OF_SHARD = 64, 8

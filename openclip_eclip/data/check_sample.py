@@ -7,19 +7,19 @@ from typing import Callable, NamedTuple, Sequence
 
 import numpy as np
 
-from .csv_source import CsvTable
+from .tables.csv_source import CsvTable
 from ..config import DataError
 from .heatmap import decode_heatmap, read_bounded
-from .image import read_frame, read_picture
-from .missing_text import is_missing
-from .picture import Frame, Picture, orient_maps
-from .read_options import ReadOptions
+from .images.read import read_frame, read_picture
+from .tables.missing_text import is_missing
+from .images.picture import Frame, Picture, orient_maps
+from .images.options import ReadOptions
 from .sample import read_windows
 from .suspicious_maps import fingerprint, is_the_image
-from .table_paths import PathColumn
-from .tar_source import TarEntry
-from .tar_source import entry_windows
-from .windows import file_windows
+from .tables.paths import PathColumn
+from .shards.tar_source import TarEntry
+from .shards.tar_source import entry_windows
+from .sentence_windows import file_windows
 
 
 LONGEST = 300  # characters of a path in a message

@@ -8,10 +8,10 @@ from typing import Any, Sequence
 import numpy as np
 from PIL import Image
 
-from .image import read_picture
-from .read_options import ReadOptions
+from .images.read import read_picture
+from .images.options import ReadOptions
 from .sample import read_heatmap
-from .windows import Windows
+from .sentence_windows import Windows
 
 Example = tuple[bytes, bytes, str]  # image, heatmap, the heatmap's name
 WindowExample = tuple[bytes, Windows, str]  # image, its sentences with maps over what is shown of it, a name

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..config import UserError
-from .read_options import ReadOptions
+from .images.options import ReadOptions
 from ..config import DataError
 
 SUFFIXES = (".png", ".npy", ".npz")

@@ -19,8 +19,8 @@ import numpy as np
 from ..config import UserError
 from ..config import DataError
 from .overlap_read import Contents, read_sets
-from .read_options import ReadOptions, add_read_arguments, read_options
-from .shard_stream import expand_paths
+from .images.options import ReadOptions, add_read_arguments, read_options
+from .shards.stream import expand_paths
 
 ALIKE_BITS = 4  # of 64 in the difference hash; choosing candidates only
 ALIKE_CORRELATION = 0.995  # of the 32 x 32 thumbnails: chest films resemble one another, 64 bits alone raise false alarms

@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from .csv_source import locate
+from .tables.csv_source import locate
 from ..config import DataError
-from .json_text import decode_text, parse_json
-from .missing_text import is_missing
-from .read_options import ReadOptions
+from ..json_text import decode_text, parse_json
+from .tables.missing_text import is_missing
+from .images.options import ReadOptions
 from .sample import read_image
-from .table_text import read_table_text
-from .tar_source import index_shard
+from .tables.text import read_table_text
+from .shards.tar_source import index_shard
 
 # Names of columns, in the order they are looked for: prepared tables, MIMIC, NIH, RSNA, Kaggle's Open-I
 PATIENT = ("patient", "subject_id", "patient_id", "Patient ID", "patientId", "uid")

@@ -14,10 +14,10 @@ from PIL import Image
 from torch import Tensor
 
 from .heatmap import decode_heatmap
-from .image import read_picture
-from .picture import Frame, orient_maps
-from .read_options import ReadOptions
-from .windows import Windows, decode_windows
+from .images.read import read_picture
+from .images.picture import Frame, orient_maps
+from .images.options import ReadOptions
+from .sentence_windows import Windows, decode_windows
 
 if TYPE_CHECKING:  # needed for its type alone
     from .joint_transform import JointTransform

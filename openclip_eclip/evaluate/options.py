@@ -6,9 +6,9 @@ import os
 from pathlib import Path
 
 from ..config import UserError
-from ..data.read_options import add_read_arguments
-from .encoder import PRECISIONS, RANDOM, Encoder, load_encoder
-from .features import EncodeOptions
+from ..data.images.options import add_read_arguments
+from .inputs.encoder import PRECISIONS, RANDOM, Encoder, load_encoder
+from .inputs.features import EncodeOptions
 
 
 def add_model_arguments(parser: argparse.ArgumentParser, encoding: bool = True) -> None:

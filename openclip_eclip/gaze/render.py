@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from ..data.read_options import MAX_PIXELS
+from ..data.images.options import MAX_PIXELS
 from .errors import GazeError
 from .fixations import Fixations
 from .kernels import area_average, fill_ellipse, fill_polygon, gaussian_responses, interval_overlaps

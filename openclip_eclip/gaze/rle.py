@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..data.read_options import MAX_PIXELS
+from ..data.images.options import MAX_PIXELS
 from .errors import GazeError
 
 KINDS = ("siim", "kaggle", "coco")

@@ -16,11 +16,11 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..config import UserError, check_fields
-from ..positions import Tokens, encode_tokens, project_tokens
+from ..towers.positions import Tokens, encode_tokens, project_tokens
 from .base import Gather, Objective, Seen
-from ..positions import full_precision
-from .local_features import on_empty_image
-from .pool_attention import pool_attention
+from ..towers.positions import full_precision
+from ..towers.local_features import on_empty_image
+from ..towers.pool_attention import pool_attention
 
 logger = logging.getLogger(__name__)
 SCHEDULES = ("constant", "linear")

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..positions import Tokens
+from ..towers.positions import Tokens
 
 # (B, D) and (B, D) of this rank -> (N, D) and (N, D) of all ranks with this rank's rows on the graph, and the rows it scores
 Gather = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, slice]]

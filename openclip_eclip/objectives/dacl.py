@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from ..config import UserError, check_fields
 from ..mixup import mix_images
 from .base import Gather, Objective, add_mixed_pairs, generator
-from ..positions import full_precision
+from ..towers.positions import full_precision
 
 FORMS = ("original", "release", "plus")
 KINDS = ("linear", "geometric", "binary")  # DACL+ draws one a step

@@ -16,8 +16,8 @@ from torch.utils.checkpoint import checkpoint
 
 from ..config import UserError, check_fields
 from .base import Gather, Objective, Seen
-from ..positions import full_precision
-from .local_features import IMAGE_STAGES, WordPieces, encode_words, regions_of
+from ..towers.positions import full_precision
+from ..towers.local_features import IMAGE_STAGES, WordPieces, encode_words, regions_of
 
 AGGREGATES = ("sum", "mean")
 NEGATIVES = ("rank", "global")

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from ..config import UserError, check_fields
 from .base import Gather, Objective, generator
-from ..positions import full_precision
+from ..towers.positions import full_precision
 
 VL_TARGETS = ("both", "both-sum", "diagonal")
 TERMS = ("v", "l", "vl", "m2")

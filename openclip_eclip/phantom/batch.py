@@ -1,7 +1,7 @@
 """TODO"""
 
 from __future__ import annotations
-from ..prepare.phantom_findings import Told
+from .findings import Told
 from dataclasses import dataclass
 from dataclasses import field
 import numpy as np

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..config import UserError
-from ..data.missing_text import is_missing
+from ..data.tables.missing_text import is_missing
 from ..data.overlap import shared_patients
 from .options import add_shared_arguments, read_options
 from .plan import Plan

@@ -1,4 +1,4 @@
-"""Raw images to small grey JPEGs, read by the one reader of the package (data/image.py)."""
+"""Raw images to small grey JPEGs, read by the one reader of the package (data/images/read.py)."""
 from __future__ import annotations
 
 import io
@@ -10,9 +10,9 @@ from PIL import Image
 
 from ..config import UserError
 from ..config import DataError
-from ..data.image import read_picture
-from ..data.picture import Frame
-from ..data.read_options import ReadOptions
+from ..data.images.read import read_picture
+from ..data.images.picture import Frame
+from ..data.images.options import ReadOptions
 
 
 SUFFIXES = (".dcm", ".dicom", ".png", ".jpg", ".jpeg")

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..config import UserError
-from ..data import read_options as reading
-from ..data.read_options import ReadOptions
+from ..data.images import options as reading
+from ..data.images.options import ReadOptions
 
 
 class Options(NamedTuple):

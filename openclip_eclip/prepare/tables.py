@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 
 from ..config import UserError
-from ..data.near_names import did_you_mean
-from ..data.table_text import read_table_text
+from ..data.tables.near_names import did_you_mean
+from ..data.tables.text import read_table_text
 
 LABEL_VALUES = {"": np.nan, "1": 1.0, "1.0": 1.0, "0": 0.0, "0.0": 0.0, "-1": -1.0, "-1.0": -1.0}
 

@@ -21,14 +21,14 @@ from tqdm import tqdm
 
 from ..config import UserError
 from ..config import DataError
-from ..data.json_text import read_json
+from ..json_text import read_json
 from ..gaze import files
 from ..files import sha256
 from ..version import __version__
 from .images import ImageError
 from .options import Options
 from .plan import Item, Plan
-from .sample import Written, write_sample
+from .write_sample import Written, write_sample
 
 
 class Chunk(NamedTuple):

@@ -104,9 +104,9 @@ def import_everything() -> None:
     import matplotlib.pyplot  # noqa: F401
     import openclip_eclip.data.overlap
     import openclip_eclip.export
-    import openclip_eclip.report
+    import openclip_eclip.evaluate.report_generation.one_image
     import openclip_eclip.train
-    import openclip_eclip.training_patches  # noqa: F401
+    import training_patches  # noqa: F401
     from openclip_eclip.evaluate.__main__ import TASKS
     from openclip_eclip.prepare.__main__ import DATASETS
 

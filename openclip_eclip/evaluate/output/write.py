@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 from pathlib import Path
-from ..result import Result
+from .result import Result
 from ...config import UserError
 from ...version import __version__
 import io
 import json
-from ..result import markdown
+from .result import markdown
 import numpy as np
-from ..result import plain
+from .result import plain
 import platform
-from ...data.json_text import read_json
+from ...json_text import read_json
 import torch
 from importlib.metadata import version
 from ...files import write_whole

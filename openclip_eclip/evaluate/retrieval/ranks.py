@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 from typing import Any
-from ..data import EvalSet
+from ..inputs.eval_set import EvalSet
 from pathlib import Path
 from ...metrics.ranking import Ranks
 from collections.abc import Sequence

@@ -1,0 +1,20 @@
+"""Everything changed in open_clip_train, and nothing else; see README.md beside this file."""
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import Any, Iterator
+
+from openclip_eclip.register import check_open_clip_version
+
+
+@contextmanager
+def active() -> Iterator[Any]:
+    """Rebind the seams for the duration of one training run; every name is restored afterwards.
+
+    RuntimeError for an open_clip outside the tested range, or one whose seams have another signature.
+    """
+    check_open_clip_version()
+    from . import release_3_3
+
+    with release_3_3.rebound() as seams:
+        yield seams
