@@ -1,4 +1,4 @@
-"""TODO"""
+"""Checksums, and files and folders that are whole or not there."""
 
 from __future__ import annotations
 from pathlib import Path

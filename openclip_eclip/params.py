@@ -10,7 +10,7 @@ from typing import Any, Callable, Mapping, Sequence
 from .checkpoint_files import weight_files
 from .config import AUTHORS_PROCESSOR, HEATMAP_CONTROLS, OWN_PAIRS, PROCESSORS, EClipConfig, UserError
 from .data.images.options import add_read_arguments
-from .flag_checks import COMPUTED, check_data_flags, check_flags, check_own_numbers
+from .flag_checks import check_data_flags, check_flags, check_own_numbers
 from .objectives import OBJECTIVES, Objective, naive
 from .recipes import RECIPES, FINE_TUNING
 

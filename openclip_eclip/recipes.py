@@ -1,4 +1,4 @@
-"""TODO"""
+"""Recipes: settings under one name, and the numbers that wait for the size of the data."""
 
 from __future__ import annotations
 from typing import Any

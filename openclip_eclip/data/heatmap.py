@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from ..config import UserError
 from .images.options import ReadOptions
 from ..config import DataError
 

@@ -6,7 +6,7 @@ import random
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Iterator, Sequence
+from typing import Any, Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -16,11 +16,9 @@ from torch import Tensor
 from .heatmap import decode_heatmap
 from .images.read import read_picture
 from .images.picture import Frame, orient_maps
+from .joint_transform import JointTransform
 from .images.options import ReadOptions
 from .sentence_windows import Windows, decode_windows
-
-if TYPE_CHECKING:  # needed for its type alone
-    from .joint_transform import JointTransform
 
 Tokenize = Callable[[list[str]], Tensor]
 Control = Callable[[int, np.ndarray], np.ndarray]  # (sample_id, true heatmap) -> a placebo, see heatmap_control.py

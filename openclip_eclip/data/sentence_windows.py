@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Iterable, NamedTuple
+from typing import Iterable, NamedTuple
 
 import numpy as np
 
@@ -19,9 +19,6 @@ from .tables.missing_text import is_missing
 from .images.options import ReadOptions
 from collections.abc import Sequence
 import io
-
-if TYPE_CHECKING:  # tar_source.py imports this file
-    from .shards.tar_source import TarEntry
 
 TEXT_MEMBER, MAPS_MEMBER = "windows.json", "windows.npz"
 LARGEST_TEXT = 1 << 24  # bytes of JSON, 16 MiB: a long dictation has some thousand

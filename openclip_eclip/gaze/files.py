@@ -1,10 +1,8 @@
 """Maps to PNG files that training reads, and the manifest that says how a set was made."""
 from __future__ import annotations
 
-import hashlib
 import io
 import json
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""TODO"""
+"""A batch of phantoms: images, reports, heatmaps and windows of one split."""
 
 from __future__ import annotations
 from .findings import Told

@@ -31,13 +31,12 @@ annotated ones: see `generate`).
 
 import argparse
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from .findings import Told, render_findings
+from .findings import render_findings
 from ..files import fresh_folder
 from .write import recipe, write_csv, write_json, write_webdataset
 from .images import Knobs, draw_scenes, render_films, render_gaze

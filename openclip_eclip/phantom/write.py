@@ -5,26 +5,20 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
-import shutil
 import tarfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 from PIL import Image
 
 from ..version import __version__
+from .batch import PhantomBatch
 from .findings import Told, windows_of
 from .reports import CLASS_NAMES
-
-if TYPE_CHECKING:  # phantom.py imports this file
-    from .batch import PhantomBatch
 
 
 def write_csv(folder: Path, split: str, blocks: Iterable[PhantomBatch]) -> None:

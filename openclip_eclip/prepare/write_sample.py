@@ -1,12 +1,8 @@
 """One sample's bytes: the image, its heatmap from one or several readers, its sentence windows."""
 from __future__ import annotations
 
-import io
-import json
-from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
 
 from ..data.heatmap import is_flat
 from ..data.tables.missing_text import is_missing

@@ -1,4 +1,4 @@
-"""TODO"""
+"""Image features before the projection, for open_clip's and timm's towers."""
 
 from __future__ import annotations
 from open_clip.modified_resnet import ModifiedResNet
@@ -8,7 +8,7 @@ from open_clip.transformer import VisionTransformer
 from torch import nn
 
 
-def _encode_with_pooled(model: nn.Module, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
+def encode_with_pooled(model: nn.Module, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
     visual = model.visual
     if isinstance(visual, VisionTransformer) and visual.proj is not None and not visual.output_tokens:
         projection, visual.proj = visual.proj, None  # the projection is no module that a hook could watch

@@ -15,10 +15,7 @@ from typing import Any, Callable
 import open_clip
 import torch
 from open_clip.model import get_input_dtype
-from open_clip.modified_resnet import ModifiedResNet
-from open_clip.timm_model import TimmModel
 from open_clip.transform import PreprocessCfg, image_transform_v2
-from open_clip.transformer import VisionTransformer
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import normalize
@@ -30,7 +27,7 @@ from ...model import PROCESSOR_PREFIX
 from ...model_errors import sentence
 from ...model_folder import check_model_folder
 from ...towers.positions import Tokens, encode_tokens
-from ...towers.pooled import _encode_with_pooled
+from ...towers.pooled import encode_with_pooled
 
 logger = logging.getLogger(__name__)
 RANDOM = "random"
@@ -55,7 +52,7 @@ class Encoder:
 
         `pixels` (B, 3, H, W) float32. One forward pass gives both.
         """
-        features, pooled = _encode_with_pooled(self.model, self.to_input(pixels))
+        features, pooled = encode_with_pooled(self.model, self.to_input(pixels))
         return normalize(features.float(), dim=-1).cpu(), None if pooled is None else pooled.float().cpu()
 
     @torch.inference_mode()

@@ -1,4 +1,4 @@
-"""TODO"""
+"""The learning curve of a linear probe: AUROC by share of the labels, with intervals."""
 
 from __future__ import annotations
 from collections import Counter
@@ -13,7 +13,6 @@ from dataclasses import field
 from ...metrics.probe import fit_probe
 from ...metrics.probe import nested_subsets
 import numpy as np
-from ...subcommands import seed
 from ...metrics.probe import standardise
 from tqdm import tqdm
 

@@ -5,13 +5,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .learning_curve import Cell, Curve
+from .data import ProbeSet
 from ..output.result import Table, with_interval
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-    from .learning_curve import Cell, Curve
-    from .data import ProbeSet
 
 COLOURS = ("#1f6fb2", "#d9772b")  # before, after
 

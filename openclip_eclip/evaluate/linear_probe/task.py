@@ -2,17 +2,13 @@
 from __future__ import annotations
 
 import argparse
-from collections import Counter
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from ...config import UserError
-from ...metrics.auroc import auroc, auroc_of_rows
-from ...metrics.bootstrap import bootstrap_interval
-from ...metrics.probe import FALLS, MAX_ITERATIONS, STRENGTHS, Probe, fit_probe, nested_subsets, standardise
+from ...metrics.auroc import auroc
+from ...metrics.probe import FALLS, MAX_ITERATIONS, STRENGTHS
 from ...subcommands import seed
 from ..inputs.features import encode_images, first_rank_only
 from ..options import add_model_arguments, add_output_argument, read_encode_options, read_encoder

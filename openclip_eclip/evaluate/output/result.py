@@ -1,24 +1,16 @@
 """What a task found, and how it reaches the disk: result.json, result.md, pictures, predictions.npz and report.html."""
 from __future__ import annotations
 
-import io
-import json
 import math
-import platform
 import zipfile
 import zlib
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Sequence
 
 import numpy as np
-import torch
 
 from ...config import UserError
-from ...json_text import read_json
-from ...files import write_whole
-from ...version import __version__
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

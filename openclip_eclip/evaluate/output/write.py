@@ -1,4 +1,4 @@
-"""TODO"""
+"""A result on disk: result.json, predictions.npz, figures and the HTML page."""
 
 from __future__ import annotations
 from pathlib import Path
@@ -10,6 +10,7 @@ import json
 from .result import markdown
 import numpy as np
 from .result import plain
+from .html_page import render_report
 import platform
 from ...json_text import read_json
 import torch
@@ -35,8 +36,6 @@ def refuse_foreign_folder(out: Path, task: str, unfinished: str = "") -> None:
 
 def write_result(result: Result, out: Path) -> None:
     """Write everything; result.json last, so that a folder with it is whole."""
-    from .report import render_report
-
     out.mkdir(parents=True, exist_ok=True)
     pictures = {}
     for stem, figure in result.figures.items():

@@ -1,4 +1,4 @@
-"""TODO"""
+"""Which reports answer an image, their ranks in both directions, and the scores of the ranks."""
 
 from __future__ import annotations
 from typing import Any

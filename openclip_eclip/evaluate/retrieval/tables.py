@@ -1,7 +1,7 @@
 """Tables, curve and example films of a retrieval result."""
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -10,10 +10,8 @@ from matplotlib.ticker import NullLocator, PercentFormatter, ScalarFormatter
 from ...metrics.ranking import TIES
 from ..inputs.eval_set import EvalSet
 from ..inputs.report_index import ReportIndex
+from .ranks import Found, Reports
 from ..output.result import Cell, Example, Table
-
-if TYPE_CHECKING:
-    from .ranks import Found, Reports
 
 DIRECTIONS = {"image_to_text": "image to report", "text_to_image": "report to image"}
 COLOURS = {"image_to_text": "#1f6fb2", "text_to_image": "#c8641b"}

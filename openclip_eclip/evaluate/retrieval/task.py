@@ -2,18 +2,14 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ...config import UserError
-from ...data.tables.missing_text import is_doubtful, is_missing
+from ...data.tables.missing_text import is_doubtful
 from ...data.images.options import read_options
-from ...metrics.bootstrap import bootstrap_interval
-from ...metrics.ranking import TIES, Ranks, chance_ranks, precision_at_k, rank_answers
 from ..inputs.eval_set import EvalSet, read_eval_set
 from ..inputs.features import ImageFeatures, TextFeatures, encode_images, encode_texts, first_rank_only
 from ..inputs.report_index import KINDS, ReportIndex, build_index, measure_recall, save_index
