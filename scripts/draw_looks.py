@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import phantom_tower  # noqa: F401  (registers the tower)
+import openclip_eclip.benchmark.phantom_tower  # noqa: F401  (registers the tower)
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure

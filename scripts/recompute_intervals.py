@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from align_cells import ABLATION, CELLS, CONTROLS, REPLAY, TAUGHT, TAUGHT_AGAIN, UNTAUGHT
-from align_pages import draw_cells, draw_map, page
-from align_table import ROW, views_of
-from intervals import machine_kinds
+from openclip_eclip.benchmark.align_cells import ABLATION, CELLS, CONTROLS, REPLAY, TAUGHT, TAUGHT_AGAIN, UNTAUGHT
+from openclip_eclip.benchmark.align_page import draw_cells, draw_map, page
+from openclip_eclip.benchmark.align import ROW, views_of
+from openclip_eclip.benchmark.page import machine_kinds
 from openclip_eclip.metrics.compare import half_width, p_value
-from run_table import draw, markdown
+from openclip_eclip.benchmark.paper_tables import draw, markdown
 
 Z = 1.959964
 INTERVALS = (" Recomputed on 2026-11-28 from means, sd and the earlier intervals: the images' part "

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Sequence
 
 import numpy as np
-from intervals import OTHER_MACHINE, draw_differences
+from openclip_eclip.benchmark.page import OTHER_MACHINE, draw_differences
 from matplotlib.figure import Figure
 from scipy.stats import t as student
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from bench_runs import Workers
+from openclip_eclip.benchmark.runner import Workers
 from draw_looks import show
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle

@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Sequence
 
 import torch
-from align_cells import PLUS
-from bench_runs import Worker, Workers, cpu_name
+from openclip_eclip.benchmark.align_cells import PLUS
+from openclip_eclip.benchmark.runner import Worker, Workers, cpu_name
 from stamps_page import write_page
 from stamps_split import PARTS, strict_split
 from stamps_towers import TOWERS, pack, read_onnx, vit_state, write_start

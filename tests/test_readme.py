@@ -21,11 +21,11 @@ from openclip_eclip.evaluate.report_generation.one_image import main as write_re
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 
-from align_cells import PICTURED  # noqa: E402
-from align_pages import glance, glance_again, glance_hard, glance_taught  # noqa: E402
-from intervals import change, spread  # noqa: E402
-import run_table  # noqa: E402
-import align_pages  # noqa: E402
+from openclip_eclip.benchmark.align_cells import PICTURED  # noqa: E402
+from openclip_eclip.benchmark.align_page import glance, glance_again, glance_hard, glance_taught  # noqa: E402
+from openclip_eclip.benchmark.page import change, spread  # noqa: E402
+import openclip_eclip.benchmark.paper_tables  # noqa: E402
+import openclip_eclip.benchmark.align_page  # noqa: E402
 import stamps_page  # noqa: E402
 
 README = ROOT / "README.md"

@@ -18,15 +18,15 @@ from openclip_eclip.prepare.__main__ import main as prepare
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
-from align_cells import CELLS, DEVELOPMENT, NAMES  # noqa: E402
-from align_cells import ROWS as ALIGN_ROWS  # noqa: E402
-from align_pages import page as align_page  # noqa: E402
-from align_table import ROW, measure, views_of  # noqa: E402
-from bench_runs import Worker, best_epoch  # noqa: E402
-from intervals import OTHER_MACHINE, machine_kinds  # noqa: E402
+from openclip_eclip.benchmark.align_cells import CELLS, DEVELOPMENT, NAMES  # noqa: E402
+from openclip_eclip.benchmark.align_cells import ROWS as ALIGN_ROWS  # noqa: E402
+from openclip_eclip.benchmark.align_page import page as align_page  # noqa: E402
+from openclip_eclip.benchmark.align import ROW, measure, views_of  # noqa: E402
+from openclip_eclip.benchmark.runner import Worker, best_epoch  # noqa: E402
+from openclip_eclip.benchmark.page import OTHER_MACHINE, machine_kinds  # noqa: E402
 from recompute_intervals import on_cpu, renew_all  # noqa: E402
-from run_table import compare, markdown, summary  # noqa: E402
-from table_rows import TABLES, Row  # noqa: E402
+from openclip_eclip.benchmark.paper_tables import compare, markdown, summary  # noqa: E402
+from openclip_eclip.benchmark.rows import TABLES, Row  # noqa: E402
 
 
 def test_rows_are_those_of_the_paper() -> None:
@@ -79,7 +79,7 @@ def run(*flags: object, steps: int = 2) -> subprocess.CompletedProcess:
 def test_a_table_is_made_and_gone_on_with(data: Path, tmp_path: Path) -> None:
     """The README's line for one row of Table 4, then one of Table 1: it finds CLIP trained, brings what a fine-tuned row starts from, and begins
     anew where a kill left half a run."""
-    (line,) = re.findall(r"^python scripts/run_table.py ([^#\n]*)", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    (line,) = re.findall(r"^python openclip_eclip/benchmark/paper_tables.py ([^#\n]*)", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
     done = run(*line.replace("phantoms", str(data)).replace("tables", str(tmp_path)).split(), "--rows", "CNN")
     assert done.returncode == 0, done.stderr[-3000:]
     page = (tmp_path / "table4.md").read_text()

@@ -4,8 +4,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from openclip_eclip.recipes import RECIPES
-from table_rows import Row
+from ..recipes import RECIPES
+from .rows import Row
 
 MODEL = f"local-dir:{Path(__file__).resolve().parent / 'phantom_model_fine'}"
 LIGHT = ["--method", RECIPES["eclip-plus"].method, "--align-weight", RECIPES["eclip-plus"].align_weight]

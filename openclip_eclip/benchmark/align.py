@@ -15,10 +15,10 @@ from typing import Callable
 
 import numpy as np
 import pandas as pd
-from align_cells import CELLS, DEVELOPMENT, LOOKED_AT, MODEL, NAMES, OURS, RECIPE_ROWS, ROWS, STEPS, TEST_FILMS, TUNE_STEPS, VALIDATION_FILMS, Cell
-from bench_runs import Bench, Workers, make_all
-from intervals import machine_kinds
-from table_rows import Row
+from .align_cells import CELLS, DEVELOPMENT, LOOKED_AT, MODEL, NAMES, OURS, RECIPE_ROWS, ROWS, STEPS, TEST_FILMS, TUNE_STEPS, VALIDATION_FILMS, Cell
+from .runner import Bench, Workers, make_all
+from .page import machine_kinds
+from .rows import Row
 
 ROW = {row.name: row for row in ROWS}
 BATCH = 64  # of table_rows.SETTINGS
@@ -66,7 +66,7 @@ def make_films(workers: Workers, folder: Path, flags: tuple) -> None:
 
 def run_align(args: argparse.Namespace, more: list[str], seeds: list[int]) -> None:
     """Every run that is missing (none with --measured), then align.json, align.md and the pictures."""
-    from align_pages import draw_cells, draw_map, page
+    from .align_page import draw_cells, draw_map, page
     workers = Workers(args.jobs, cache=True)
     cells = [cell for cell in CELLS if not args.cells or cell.name in args.cells]
     benches = build(args, more, workers, seeds, cells)

@@ -18,8 +18,8 @@ from itertools import product
 from pathlib import Path
 from typing import Iterator
 
-from intervals import machine_kinds
-from table_rows import SETTINGS, Row
+from .page import machine_kinds
+from .rows import SETTINGS, Row
 from tqdm import tqdm
 
 

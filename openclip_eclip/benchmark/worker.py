@@ -13,7 +13,7 @@ from functools import lru_cache
 
 import open_clip.tokenizer
 import openclip_eclip.data.tables.csv_source as csv_source
-import phantom_tower  # noqa: F401  (registers the tower)
+import openclip_eclip.benchmark.phantom_tower  # noqa: F401  (registers the tower)
 import stamps_towers  # noqa: F401  (registers one too)
 
 
