@@ -79,7 +79,7 @@ def run(*flags: object, steps: int = 2) -> subprocess.CompletedProcess:
 def test_a_table_is_made_and_gone_on_with(data: Path, tmp_path: Path) -> None:
     """The README's line for one row of Table 4, then one of Table 1: it finds CLIP trained, brings what a fine-tuned row starts from, and begins
     anew where a kill left half a run."""
-    (line,) = re.findall(r"^python openclip_eclip/benchmark/paper_tables.py ([^#\n]*)", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    (line,) = re.findall(r"^python -m openclip_eclip.benchmark ([^#\n]*)", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
     done = run(*line.replace("phantoms", str(data)).replace("tables", str(tmp_path)).split(), "--rows", "CNN")
     assert done.returncode == 0, done.stderr[-3000:]
     page = (tmp_path / "table4.md").read_text()

@@ -27,7 +27,7 @@ def page(facts: dict) -> str:
     mixed = facts.get("mixed_machines", False)
     kinds = sorted({row["machine"] for rows in facts["cells"].values() for row in rows.values()})
     machines = MIXED if mixed else MACHINES if len(kinds) > 1 else f"All rows ran on one kind of machine: {kinds[0]}."
-    lines = ["# Where alignment helps\n", f"`python openclip_eclip/benchmark/paper_tables.py align`: phantom films of 64 px, an attention-pooled ResNet with 8 x 8 places; seeds {seeds}, each with "
+    lines = ["# Where alignment helps\n", f"`python -m openclip_eclip.benchmark align`: phantom films of 64 px, an attention-pooled ResNet with 8 x 8 places; seeds {seeds}, each with "
              f"films of its own; {facts['machine']}. {facts['note'] + ' ' * bool(facts['note'])}The checkpoint of each run is the one of eight with the best mean rank on 300 validation pairs. Mean ± sd over "
              f"seeds; differences to CLIP, seeds paired, with 95 % intervals over seeds (Student's t) and test films.{facts.get('intervals', '')} Pointing and NSS: "
              f"where the tower looks against where the gaze was, on test films.\n", f"{machines}\n", f"{LIMITS}\n", "![Differences to CLIP](align.png)\n", "![By share of annotations, and under bad gaze](align_map.png)\n"]

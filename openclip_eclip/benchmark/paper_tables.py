@@ -1,7 +1,7 @@
 """A table of the paper: every row with several seeds trained, measured, compared to its base, drawn.
 
-    python openclip_eclip/benchmark/paper_tables.py table1 --data phantoms --seeds 5 --steps 500 --tune-steps 150 --out tables      # two processes on the CPU
-    python openclip_eclip/benchmark/paper_tables.py table1 --settings paper --data DATA --test "CheXpert 5x200=DATA/chexpert_5x200.csv" --model ViT-B-16 --out tables
+    python -m openclip_eclip.benchmark table1 --data phantoms --seeds 5 --steps 500 --tune-steps 150 --out tables      # two processes on the CPU
+    python -m openclip_eclip.benchmark table1 --settings paper --data DATA --test "CheXpert 5x200=DATA/chexpert_5x200.csv" --model ViT-B-16 --out tables
 
 Runs of one seed begin with the same weights and see the same data in the same order. One run a GPU, on all visible ones; small models share a GPU
 with --jobs. A second call goes on with what is missing; tables with the same --out share their runs. Flags that are not listed go to
@@ -56,7 +56,7 @@ def markdown(table: str, found: dict) -> str:
     title = table.replace("table", "Table ")
     machines = ", ".join(sorted({name for entry in facts.values() for name in entry["machines"]}))
     mixed = " Rows of different machines are compared (--mixed-machines): a difference may be that of the machines." * found.get("mixed_machines", False)
-    lines = [f"# {title}\n", f"`python openclip_eclip/benchmark/paper_tables.py {table}`: {METRIC}, seeds {' '.join(map(str, found['seeds']))}, {found['note']}; {machines}.{mixed} Mean ± sd "
+    lines = [f"# {title}\n", f"`python -m openclip_eclip.benchmark {table}`: {METRIC}, seeds {' '.join(map(str, found['seeds']))}, {found['note']}; {machines}.{mixed} Mean ± sd "
              f"over seeds; difference to the row's base, seeds paired, with its 95 % interval over seeds (Student's t) and images.{found.get('intervals', '')}\n",
              f"{limits(facts)}\n", f"![Differences with their intervals]({table}.png)\n"]
     for test, rows in scores.items():
