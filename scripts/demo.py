@@ -18,20 +18,20 @@ import numpy as np
 import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from openclip_eclip.benchmark.rows import PHANTOM_MODEL
 from openclip_eclip.evaluate.__main__ import main as evaluate
 from openclip_eclip.export import main as export
 from openclip_eclip.prepare.__main__ import main as prepare
 from PIL import Image
 from tqdm import tqdm
 
-HERE = Path(__file__).resolve().parent
 METHODS = {"CLIP": ("--method", "clip"), "eCLIP": ()}
 
 
 def train_one(method: str, data: Path, runs: Path, epochs: int, seed: int) -> Path:
     """`python -m openclip_eclip.train`, identical flags but the method; returns the run folder."""
     name = f"{method.lower()}-{seed}"
-    flags = ["--model", f"local-dir:{HERE / 'phantom_model'}", "--train-data", data / "train.csv", "--batch-size", 64,
+    flags = ["--model", PHANTOM_MODEL, "--train-data", data / "train.csv", "--batch-size", 64,
              "--epochs", epochs, "--lr", 1e-3, "--wd", 0.1, "--warmup", 50, "--force-context-length", 64, "--workers", 1,
              "--device", "cpu", "--precision", "fp32", "--logs", runs, "--name", name, "--seed", seed, "--log-every-n-steps", 10,
              "--save-frequency", epochs, *METHODS[method]]

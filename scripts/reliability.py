@@ -5,7 +5,7 @@
 
 Bad inputs (scripts/bad_inputs): each must be answered by one sentence with file, row or key, exit code not 0, no traceback, within 20 s and
 1 GiB. Hangs (scripts/reliability_hangs.py): every combination of data and processes ends. Kills: scripts/reliability_kills.py.
-Load: docs/results/load.json, made by scripts/benchmark_load.py. A part that was not run keeps its figures of the last time.
+Load: docs/results/load.json, made by scripts/costs/load.py. A part that was not run keeps its figures of the last time.
 """
 
 from __future__ import annotations
@@ -306,7 +306,7 @@ def _load(load: dict[str, Any]) -> list[str]:
     return [
         "## Load",
         "",
-        "From the start of a run to its first batch, by the data alone (scripts/benchmark_load.py).",
+        "From the start of a run to its first batch, by the data alone (scripts/costs/load.py).",
         "",
         "| data | start | CPU, s | wall clock, s | annotated | most memory, GiB |",
         "|---|---|---|---|---|---|",

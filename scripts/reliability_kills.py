@@ -3,7 +3,7 @@
     python scripts/reliability_kills.py --kills 30 > kills.json
 
 One JSON object: how many kills of which kind, how many runs ended bit-for-bit as without them, and what differed elsewhere.
-The settings and the kills are those of the tests (tests/kill_runs.py), which this runs in a process of its own.
+The settings and the kills are those of the tests (scripts/kill_runs.py), which this runs in a process of its own.
 """
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def kill_figures(kills: int = 30, seed: int = 0, limit: float = 1800) -> dict[str, Any]:
-    """What tests/kill_runs.py reports; RuntimeError with its last words where it fails or takes over `limit` seconds."""
+    """What scripts/kill_runs.py reports; RuntimeError with its last words where it fails or takes over `limit` seconds."""
     path = os.pathsep.join(filter(None, (str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH"))))
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, str(ROOT / "tests" / "kill_runs.py"), folder, "--kills", str(kills), "--seed", str(seed)]
+        command = [sys.executable, str(ROOT / "scripts" / "kill_runs.py"), folder, "--kills", str(kills), "--seed", str(seed)]
         done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=limit)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}: {done.stderr[-2000:]}")

@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "scripts"))
 
-from bad_inputs.harness import MIB, Case, Outcome, fault_of  # noqa: E402
+from bad_inputs.harness import MIB, Case, Outcome, fault_of
 
 KINDS = (
     "tables",

@@ -12,8 +12,7 @@ from openclip_eclip.metrics.resampled import AurocScorer, ClassScorer, RankScore
 from scipy.stats import norm, t, ttest_1samp, ttest_ind
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, roc_auc_score
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
-import coverage  # noqa: E402
+import coverage
 
 RNG = np.random.default_rng
 
@@ -148,7 +147,7 @@ def test_p_is_small_exactly_where_the_interval_leaves_zero_out() -> None:
 
 @pytest.mark.parametrize(("regime", "seeds"), list(product(coverage.REGIMES, coverage.SEEDS)))
 def test_intervals_hold_the_truth_as_often_as_they_say(regime: str, seeds: int) -> None:
-    """2 000 experiments of scripts/coverage.py: 95 % with 5 and 10 seeds, never less than that with 2 and 3 but for the simulation's own
+    """2 000 experiments of scripts/studies/coverage.py: 95 % with 5 and 10 seeds, never less than that with 2 and 3 but for the simulation's own
     noise of half a point; what was there before held 59 % with two seeds."""
     held = coverage.paired(regime, seeds, 2000, 300, 7)["now"]
     assert 0.93 <= held <= (0.97 if seeds >= 5 else 0.995)

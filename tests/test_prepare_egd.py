@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from mimic_trees import EGD_FILMS, FILMS, HEIGHT, WIDTH, dicom, film, fixation, write_egd, write_mimic, write_transcript
+from bad_inputs.mimic_trees import EGD_FILMS, FILMS, HEIGHT, WIDTH, dicom, film, fixation, write_egd, write_mimic, write_transcript
 from openclip_eclip.data.check import main as check
 from openclip_eclip.gaze import Fixations
 from openclip_eclip.prepare.__main__ import main

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from mimic_trees import FILMS, dicom, film, write_egd, write_mimic, write_reflacx
+from bad_inputs.mimic_trees import FILMS, dicom, film, write_egd, write_mimic, write_reflacx
 from openclip_eclip.data.check import main as check
 from openclip_eclip.prepare.datasets import mimic_cxr
 from openclip_eclip.prepare.__main__ import main

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from mimic_trees import HEIGHT, PHASE_LABELS, WIDTH, dicom, film, write_crlf, write_mimic, write_reflacx
+from bad_inputs.mimic_trees import HEIGHT, PHASE_LABELS, WIDTH, dicom, film, write_crlf, write_mimic, write_reflacx
 from openclip_eclip.data.check import main as check
 from openclip_eclip.prepare.__main__ import main
 from openclip_eclip.prepare.plan import Plan

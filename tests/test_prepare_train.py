@@ -11,7 +11,7 @@ import test_prepare_nih as nih
 import test_prepare_open_i as open_i
 import test_prepare_rsna as rsna
 from conftest import BASIC, Launcher
-from mimic_trees import write_egd, write_mimic, write_reflacx
+from bad_inputs.mimic_trees import write_egd, write_mimic, write_reflacx
 from openclip_eclip.prepare.__main__ import main
 
 EXPLAINED = (

@@ -19,14 +19,13 @@ from openclip_eclip.params import eclip_parser
 from openclip_eclip.evaluate.report_generation.one_image import main as write_report
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "scripts"))
 
-from openclip_eclip.benchmark.align_cells import PICTURED  # noqa: E402
-from openclip_eclip.benchmark.align_page import glance, glance_again, glance_hard, glance_taught  # noqa: E402
-from openclip_eclip.benchmark.page import change, spread  # noqa: E402
-import openclip_eclip.benchmark.paper_tables  # noqa: E402
-import openclip_eclip.benchmark.align_page  # noqa: E402
-import stamps_page  # noqa: E402
+from openclip_eclip.benchmark.align_cells import PICTURED
+from openclip_eclip.benchmark.align_page import glance, glance_again, glance_hard, glance_taught
+from openclip_eclip.benchmark.page import change, spread
+import openclip_eclip.benchmark.paper_tables
+import openclip_eclip.benchmark.align_page
+import stamps_page
 
 README = ROOT / "README.md"
 ECLIP_PLUS = ROOT / "docs" / "eclip-plus.md"
@@ -151,7 +150,7 @@ def blocks(language: str, mark: str = "run") -> list[str]:
 def test_commands_run_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     """With a small model in the place of ViT-B-16; nothing else is changed. Evaluation runs in this process, which has torch loaded."""
     assert len(blocks("bash")) == 2
-    script = "\n".join(blocks("bash")).replace("ViT-B-16", f"local-dir:{ROOT / 'scripts' / 'phantom_model'}")
+    script = "\n".join(blocks("bash")).replace("ViT-B-16", PHANTOM_MODEL)
     script = re.sub(r"(--recipe eclip-p(lus)?) ", r"\1 --force-context-length 64 ", script)
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(["bash", "-e", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=800)

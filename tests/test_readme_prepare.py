@@ -7,7 +7,7 @@ import shlex
 import tarfile
 from pathlib import Path
 
-import mimic_trees
+from bad_inputs import mimic_trees
 import pandas as pd
 import pytest
 import test_prepare_chexpert as chexpert
@@ -16,7 +16,7 @@ import test_prepare_mimic as mimic
 import test_prepare_nih as nih
 import test_prepare_open_i as open_i
 import test_prepare_rsna as rsna
-from mimic_trees import write_egd, write_mimic, write_reflacx
+from bad_inputs.mimic_trees import write_egd, write_mimic, write_reflacx
 from openclip_eclip.prepare.datasets import egd_cxr, mimic_files, reflacx_files
 from openclip_eclip.prepare.__main__ import main as prepare
 from openclip_eclip.prepare.datasets.chexpert import COMPETITION

@@ -27,7 +27,7 @@ from training_patches.mid_epoch import ResumableLoader, position_from, resumable
 from training_patches.release_3_3 import Seams
 from training_patches.train_data import train_source
 
-TESTS = Path(__file__).resolve().parent
+SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
 FLAGS = [*BASIC, "--batch-size", 4, "--epochs", 2, "--aug-cfg", "use_timm=True", "scale=(0.5,1.0)", "re_prob=0.5",
          "color_jitter=0.3", "--eclip-curriculum", 0, 0, 0, 1, 1, 1]
 
@@ -289,7 +289,7 @@ def test_senseless_settings_are_an_error(flags: list[str], message: str, tmp_pat
 def test_killed_in_mid_epoch_and_in_writing(tmp_path: Path) -> None:
     """A handful of the kills of scripts/reliability_kills.py: SIGKILL, SIGTERM and SIGKILL in writing, to whole process groups."""
     settings = ("shards-workers", "expert-accumulated", "align-two-ranks")
-    done = subprocess.run([sys.executable, TESTS / "kill_runs.py", tmp_path / "kills", "--kills", "6", "--chain", "2", "--settings", *settings],
+    done = subprocess.run([sys.executable, SCRIPTS / "kill_runs.py", tmp_path / "kills", "--kills", "6", "--chain", "2", "--settings", *settings],
                           capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout)

@@ -17,16 +17,15 @@ from openclip_eclip.params import eclip_config, eclip_parser, method_names
 from openclip_eclip.prepare.__main__ import main as prepare
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "scripts"))
-from openclip_eclip.benchmark.align_cells import CELLS, DEVELOPMENT, NAMES  # noqa: E402
-from openclip_eclip.benchmark.align_cells import ROWS as ALIGN_ROWS  # noqa: E402
-from openclip_eclip.benchmark.align_page import page as align_page  # noqa: E402
-from openclip_eclip.benchmark.align import ROW, measure, views_of  # noqa: E402
-from openclip_eclip.benchmark.runner import Worker, best_epoch  # noqa: E402
-from openclip_eclip.benchmark.page import OTHER_MACHINE, machine_kinds  # noqa: E402
-from recompute_intervals import on_cpu, renew_all  # noqa: E402
-from openclip_eclip.benchmark.paper_tables import compare, markdown, summary  # noqa: E402
-from openclip_eclip.benchmark.rows import TABLES, Row  # noqa: E402
+from openclip_eclip.benchmark.align_cells import CELLS, DEVELOPMENT, NAMES
+from openclip_eclip.benchmark.align_cells import ROWS as ALIGN_ROWS
+from openclip_eclip.benchmark.align_page import page as align_page
+from openclip_eclip.benchmark.align import ROW, measure, views_of
+from openclip_eclip.benchmark.runner import Worker, best_epoch
+from openclip_eclip.benchmark.page import OTHER_MACHINE, machine_kinds
+from recompute_intervals import on_cpu, renew_all
+from openclip_eclip.benchmark.paper_tables import compare, markdown, summary
+from openclip_eclip.benchmark.rows import TABLES, Row
 
 
 def test_rows_are_those_of_the_paper() -> None:
@@ -72,7 +71,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(*flags: object, steps: int = 2) -> subprocess.CompletedProcess:
-    command = [sys.executable, ROOT / "scripts" / "run_table.py", *flags, "--seeds", 1, "--steps", steps, "--tune-steps", steps, "--warmup", 1, "--batch-size", 16]
+    command = [sys.executable, "-m", "openclip_eclip.benchmark", *flags, "--seeds", 1, "--steps", steps, "--tune-steps", steps, "--warmup", 1, "--batch-size", 16]
     return subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=800, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""})
 
 
@@ -133,7 +132,7 @@ def test_alignment_table_is_made(tmp_path: Path) -> None:
     assert taught["heatmap"].notna().all() and "eclip: 300 annotated samples" in (tmp_path / "out" / "300-0.15" / "runs" / "eclip-plus-self-trained-30" / "out.log").read_text()
     assert (tmp_path / "out" / "align.md").read_text().count("| align |") == 2 and "## Self-training" in (tmp_path / "out" / "align.md").read_text()
     assert all((tmp_path / "out" / name).stat().st_size > 5000 for name in ("align.png", "align_map.png"))
-    drawn = [sys.executable, ROOT / "scripts" / "draw_looks.py", f"CLIP={tmp_path / 'out' / '300' / 'models' / 'clip-30'}",
+    drawn = [sys.executable, ROOT / "scripts" / "studies" / "draw_attention.py", f"CLIP={tmp_path / 'out' / '300' / 'models' / 'clip-30'}",
              f"align={tmp_path / 'out' / '300-0.15' / 'models' / 'align-30'}", "--data", tmp_path / "films" / "test-7", "--count", "3", "--out", tmp_path / "looks.png"]
     assert subprocess.run(list(map(str, drawn)), env={**os.environ, "CUDA_VISIBLE_DEVICES": ""}).returncode == 0 and (tmp_path / "looks.png").stat().st_size > 20000
     times = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*/runs/*/table.json")}

@@ -1,4 +1,4 @@
-"""scripts/study_sentences.py on a few films: every row trains, the control's windows are swapped, the page and its picture are there."""
+"""scripts/studies/sentences.py on a few films: every row trains, the control's windows are swapped, the page and its picture are there."""
 from __future__ import annotations
 
 import json
@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "study_sentences.py"
+SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "studies" / "sentences.py"
 
 
 @pytest.fixture(scope="module")

@@ -14,11 +14,10 @@ from openclip_eclip.params import eclip_parser, method_names
 from PIL import Image, ImageDraw
 from safetensors.torch import save_file
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
-import stamps_page  # noqa: E402
-import stamps_split  # noqa: E402
-import stamps_towers  # noqa: E402
-import study_stamps  # noqa: E402
+import stamps_page
+import stamps_split
+import stamps_towers
+import study
 
 Stamp = study_stamps.Stamp
 

@@ -18,7 +18,7 @@ from training_patches import active
 from training_patches.release_3_3 import Seams
 
 
-WEIGHTLESS = Path(__file__).resolve().parent.parent / "scripts" / "phantom_model"
+WEIGHTLESS = Path(__file__).resolve().parent.parent / "openclip_eclip" / "benchmark" / "phantom_model"
 
 
 def run(folder: Path, *flags: object, table: Path | None = None) -> None:

@@ -25,15 +25,15 @@ from tqdm import tqdm
 
 class Worker:
     """A process that runs `python -m` commands one after the other, so that only the first one imports torch. `device`: a GPU's number, or ""
-    for one thread of the CPU. `cache`: small data sets are read once."""
+    for one thread of the CPU. `cache`: small data sets are read once. `register`: a file of Python that registers models, run first."""
 
-    def __init__(self, device: str, cache: bool) -> None:
-        self.device, self.cache = device, cache
+    def __init__(self, device: str, cache: bool, register: Path | None = None) -> None:
+        self.device, self.options = device, [*["--cache"] * cache, *(["--register", str(register)] if register else [])]
         self.start()
 
     def start(self) -> None:
         environment = {**os.environ, "CUDA_VISIBLE_DEVICES": self.device, "OMP_NUM_THREADS": "1"}
-        self.child = subprocess.Popen([sys.executable, Path(__file__).with_name("run_commands.py"), *["--cache"] * self.cache],
+        self.child = subprocess.Popen([sys.executable, "-m", "openclip_eclip.benchmark.worker", *self.options],
                                       stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
 
     def run(self, module: str, flags: list, log: Path) -> float:
@@ -54,12 +54,12 @@ class Worker:
 class Workers(queue.Queue):
     """`jobs` processes a GPU (1), or without one (2); `gpus`: how many of the visible ones, all by default."""
 
-    def __init__(self, jobs: int | None, cache: bool, gpus: int | None = None) -> None:
+    def __init__(self, jobs: int | None, cache: bool, gpus: int | None = None, register: Path | None = None) -> None:
         super().__init__()
         import torch
         count = torch.cuda.device_count() if gpus is None else gpus
         for name in [str(i) for i in range(count)] * (jobs or 1) or [""] * (jobs or 2):
-            self.put(Worker(name, cache))
+            self.put(Worker(name, cache, register))
         self.jobs = self.qsize()
         self.machine = f"{self.jobs} run{'s' * (self.jobs > 1)} at a time on {f'{count} x {torch.cuda.get_device_name()}' if count else cpu_name()}"
 

@@ -1,10 +1,11 @@
 """Runs the commands that come in on stdin, a JSON line each: [module, flags, log]; answers each with a line, its exit code.
 
 What one command imported is there for the next; with --cache so are the words and pictures that it read (for small data sets). An error that
-the command does not handle ends the process, its traceback in the log.
+the command does not handle ends the process, its traceback in the log. --register FILE runs a file of Python first, which registers models.
 """
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import runpy
@@ -12,13 +13,19 @@ import sys
 from functools import lru_cache
 
 import open_clip.tokenizer
-import openclip_eclip.data.tables.csv_source as csv_source
-import openclip_eclip.benchmark.phantom_tower  # noqa: F401  (registers the tower)
-import stamps_towers  # noqa: F401  (registers one too)
+
+from ..data.tables import csv_source
+from . import phantom_tower  # noqa: F401  (registers the tower)
 
 
 def main() -> None:
-    if "--cache" in sys.argv:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--cache", action="store_true")
+    parser.add_argument("--register", metavar="FILE")
+    args = parser.parse_args()
+    if args.register:
+        runpy.run_path(args.register)
+    if args.cache:
         csv_source.read_picture = lru_cache(maxsize=None)(csv_source.read_picture)
         open_clip.tokenizer.SimpleTokenizer.encode = lru_cache(maxsize=None)(open_clip.tokenizer.SimpleTokenizer.encode)
     replies = os.fdopen(os.dup(1), "w")  # the commands' own output goes into their logs

@@ -4,7 +4,7 @@ sizes needed.
 The mean over S seeds of a statistic on N images varies by two things: other seeds, other images.
 Decision 0043: half of an interval = sqrt(t(S - 1)^2 A + t(N - 1)^2 B), A = (variance between
 seeds) / S, with Student's t for the few seeds it is known from; B = the images' part, from a
-bootstrap over images. scripts/coverage.py measures its coverage.
+bootstrap over images. scripts/studies/coverage.py measures its coverage.
 """
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ import scipy
 from openclip_eclip.gaze import Fixations, RenderConfig, area_average, render, save_heatmap, write_manifest
 from scipy.ndimage import gaussian_filter
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 FILM = (3056, 2544)
 COLUMNS = ("SESSION_ID,MEDIA_ID,DICOM_ID,CNT,Time (in secs),TIMETICK(f=10000000),FPOGX,FPOGY,FPOGS,FPOGD,FPOGID,FPOGV,"
            "BPOGX,BPOGY,BPOGV,LPCX,LPCY,LPD,LPS,LPV,RPCX,RPCY,RPD,RPS,RPV,BKID,BKDUR,BKPMIN,LPMM,LPMMV,RPMM,RPMMV,"
@@ -157,7 +157,7 @@ def main() -> None:
     rows, written, kilobytes, walls = bench_set(args.images, args.repeats)
     text = f"""# Heatmaps from fixations
 
-`python scripts/benchmark_gaze.py`, {processor_name()}, {os.cpu_count()} cores, one thread a process, \
+`python scripts/costs/gaze.py`, {processor_name()}, {os.cpu_count()} cores, one thread a process, \
 1-minute load before: {load:.1f}; Python {platform.python_version()},
 numpy {np.__version__}, scipy {scipy.__version__}, pandas {pd.__version__}, pillow {PIL.__version__}. \
 {args.repeats} repeats, medians (smallest-largest). Films of {FILM[1]} x {FILM[0]}, maps of 224 x 269 pixels.

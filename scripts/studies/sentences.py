@@ -1,6 +1,6 @@
 """Does the right sentence go to the right place? Phantom films with two findings, a small attention-free ViT, several seeds.
 
-    python scripts/study_sentences.py --out sentences --write docs/results/sentences.md     # --device cuda --jobs 8 on a GPU
+    python scripts/studies/sentences.py --out sentences --write docs/results/sentences.md     # --device cuda --jobs 8 on a GPU
 
 Rows: CLIP, alignment with whole reports, with sentences, and with the sentences of each film given each other's windows (the
 control). Measured on test films with two findings, by the sentence of each: where the similarity of that sentence with the
@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 import torch
 from openclip_eclip.benchmark.runner import Workers
-from draw_looks import show
+from draw_attention import show
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from openclip_eclip.evaluate.inputs.encoder import Encoder, load_encoder, tokenize
@@ -140,7 +140,7 @@ def main() -> None:
         sys.exit(f"{args.out / 'runs'}: runs of different machines ({'; '.join(kinds)}); expected one: remove those of the others, or give --mixed-machines.")
     films, written = two_findings(args), args.write or args.out / "sentences.md"
     scores = {cell: measure(folder, films) for cell, folder in zip(cells, folders)}
-    lines = [f"# Sentences and their places\n\n`python scripts/study_sentences.py`: {args.train} phantom films with up to two findings, "
+    lines = [f"# Sentences and their places\n\n`python scripts/studies/sentences.py`: {args.train} phantom films with up to two findings, "
              f"{args.annotated:.0%} with gaze, {args.epochs} epochs in batches of 48, ViT of 8-pixel patches with average pooling; the {len(films)} of {args.test} test films with "
              f"two findings, the sentence of each. Mean ± sd over seeds {' '.join(str(args.first_seed + i) for i in range(args.seeds))}; chance of the last column is 0.5. "
              f"{'; '.join(kinds) or workers.machine}.{' MIXED MACHINES.' * (len(kinds) > 1)}\n",

@@ -1,6 +1,6 @@
 """CPU seconds from the start of a run to its first batch, by the data alone: tables and shards, first and second start.
 
-    python scripts/benchmark_load.py --rows 1000000 --shards 1000 --samples 1000 --out docs/results/load.json
+    python scripts/costs/load.py --rows 1000000 --shards 1000 --samples 1000 --out docs/results/load.json
 
 Makes its data in a temporary folder and measures each start in a process of its own. `--package` names a checkout of
 another version, whose figures stand beside those of this one.
@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-HERE = Path(__file__).resolve().parent.parent
+HERE = Path(__file__).resolve().parents[2]
 MEASURE = """\
 import argparse, json, resource, sys, time
 import open_clip, torch

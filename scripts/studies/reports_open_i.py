@@ -1,6 +1,6 @@
 """Reports from retrieved reports, end to end on a machine with nothing: real texts, constructed films, SmolLM2.
 
-    python scripts/reports_open_i.py --out reports_open_i --write docs/results/reports.md
+    python scripts/studies/reports_open_i.py --out reports_open_i --write docs/results/reports.md
 
 Texts are Open-I's (CC BY-NC-ND, read from the installed package torchxrayvision). Its films come with no package: each report gets a phantom
 film drawn after the findings that the dictionary reads in it. Films and reports are CONSTRUCTED PAIRS: retrieval can find something,
@@ -20,9 +20,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from openclip_eclip.benchmark.rows import PHANTOM_MODEL
 from PIL import Image
 
-HERE = Path(__file__).resolve().parent
 FINDINGS = {"nodule": "nodule", "mass": "nodule", "consolidation": "consolidation", "pneumonia": "consolidation", "opacity": "consolidation",
             "edema": "consolidation", "atelectasis": "atelectasis", "pneumothorax": "bulla", "emphysema": "bulla", "pleural effusion": "cavity"}
 LARGE_HEART = 1.4  # of the phantom's; 0.9 to 1.15 without cardiomegaly
@@ -101,7 +101,7 @@ def train(out: Path, epochs: int) -> Path:
     """The folder of a small CLIP's run on the constructed pairs."""
     folder = out / "runs" / "clip"
     if not (folder / "checkpoints" / f"epoch_{epochs}.pt").is_file():
-        run(["-m", "openclip_eclip.train", "--method", "clip", "--model", f"local-dir:{HERE / 'phantom_model'}", "--train-data", out / "data/train.csv",
+        run(["-m", "openclip_eclip.train", "--method", "clip", "--model", PHANTOM_MODEL, "--train-data", out / "data/train.csv",
              "--batch-size", 64, "--epochs", epochs, "--lr", 1e-3, "--wd", 0.1, "--warmup", 50, "--force-context-length", 64, "--workers", 0,
              "--device", "cpu", "--precision", "fp32", "--logs", out / "runs", "--name", "clip", "--seed", 20, "--save-frequency", epochs], out / "logs/train.txt")
     return folder
@@ -124,8 +124,8 @@ def page(out: Path, results: dict[str, Path], tokens: int) -> str:
     cpu = next((line.split(": ")[1] for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), "?")
     found = {name: json.loads((folder / "result.json").read_text()) for name, folder in results.items()}
     lines = ["# Reports from retrieved reports\n",
-             f"`python scripts/reports_open_i.py`: texts of Open-I, phantom films drawn after their findings (constructed pairs: no statement on "
-             f"medicine follows), a CLIP of {HERE.name}/phantom_model trained on them, {cpu}, one thread, SmolLM2 {THREADS}. S_emb and BERTScore with MiniLM, not the "
+             f"`python scripts/studies/reports_open_i.py`: texts of Open-I, phantom films drawn after their findings (constructed pairs: no statement on "
+             f"medicine follows), a CLIP of the phantom model trained on them, {cpu}, one thread, SmolLM2 {THREADS}. S_emb and BERTScore with MiniLM, not the "
              "paper's models.\n"]
     for name, folder in results.items():
         values = found[name]["values"]

@@ -1,7 +1,7 @@
 """How often do 95 % intervals over few seeds hold the truth? Simulated experiments whose truth is
 known (decision 0043).
 
-    OMP_NUM_THREADS=1 python scripts/coverage.py --write docs/results/coverage.md
+    OMP_NUM_THREADS=1 python scripts/studies/coverage.py --write docs/results/coverage.md
 
 A difference of seed s on image i is d_si = u_s + v_i + e_si around 0, normal, with shares of the
 variance of the mean over S seeds and N images that a row names. Each experiment is drawn anew,
@@ -153,7 +153,7 @@ def power_law(seeds: int, experiments: int, start: int) -> float:
 def page(experiments: int, draws: int, start: int) -> str:
     noise = 196 * np.sqrt(0.95 * 0.05 / experiments)
     lines = ["# How often 95 % intervals hold the truth\n",
-             f"`python scripts/coverage.py`: {experiments} simulated experiments a cell (so one "
+             f"`python scripts/studies/coverage.py`: {experiments} simulated experiments a cell (so one "
              f"figure is known to ± {noise:.1f} percentage points), {IMAGES} images, {draws} draws "
              f"of the bootstrap, random seed {start}. Before: percentiles of a bootstrap over "
              "images and seeds. Now: decision 0043. Median width: of the interval now, beside that "

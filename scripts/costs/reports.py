@@ -1,6 +1,6 @@
 """What retrieving reports for a prompt costs a query: 3 000 and 1 000 000 reports, every kind of index, beside the image's encoding.
 
-    python scripts/benchmark_reports.py --out docs/results/reports_retrieval.md
+    python scripts/costs/reports.py --out docs/results/reports_retrieval.md
 
 Vectors: MiniLM's of Open-I's real findings (384 numbers). A million of them are made by mixing three real ones each (Dirichlet 1, 1, 1) and a little noise;
 queries are 400 reports that were held out, blurred by noise as long as they are, as an image's feature is that of its report. One thread,
@@ -103,7 +103,7 @@ def main() -> None:
                 rows.append(measure(unit, queries, kind, pick))
                 sys.stderr.write(f"{rows[-1]}\n")
     cpu = next((line.split(": ")[1] for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), "?")
-    lines = ["# What retrieving reports costs\n", f"`python scripts/benchmark_reports.py`: {cpu}, one thread, {vectors.shape[1]} numbers a vector, five reports a "
+    lines = ["# What retrieving reports costs\n", f"`python scripts/costs/reports.py`: {cpu}, one thread, {vectors.shape[1]} numbers a vector, five reports a "
              f"query, queries one at a time; mean with the middle 90 %. Encoding an image (ViT-B-32, 224 pixels) costs {encode_cost():.0f} ms of CPU beside it.\n",
              "| reports | index | pick | CPU ms a query | recall of the exact ten nearest | built in s |", "|---|---|---|---|---|---|"]
     lines += [f"| {' | '.join(row)} |" for row in rows]

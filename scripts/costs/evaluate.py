@@ -1,6 +1,6 @@
 """What evaluating costs: ranks beside open_clip's own metrics, memory, encoding beside the bare encoder, the cache, search.
 
-    python scripts/benchmark_evaluate.py --out docs/results/evaluate.md
+    python scripts/costs/evaluate.py --out docs/results/evaluate.md
 
 One thread. Seconds of ranking are CPU seconds of the process (robust on a shared machine), the others wall clock. About ten
 minutes.
@@ -222,7 +222,7 @@ def main() -> None:
         lines += encoding(table, min(160, args.films), args.rounds) + caching(table, args.films, Path(name), args.rounds)
     lines += searching(args.rounds)
     model = next((line.split(": ")[1] for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), "?")
-    head = [f"# What evaluating costs\n\n`python scripts/benchmark_evaluate.py`: {model}, one thread, median of {args.rounds} "
+    head = [f"# What evaluating costs\n\n`python scripts/costs/evaluate.py`: {model}, one thread, median of {args.rounds} "
             f"rounds with the range; {(time.perf_counter() - start) / 60:.0f} minutes in all. {args.note}\n"]
     args.out.write_text("\n".join(head + lines), encoding="utf-8")
     sys.stdout.write(args.out.read_text(encoding="utf-8"))

@@ -1,6 +1,6 @@
 """Where models look, beside where the expert looked, on test films drawn at random (never chosen).
 
-    python scripts/draw_looks.py CLIP=tables/600/models/clip-30 eclip-plus=tables/600-0.15/models/eclip-plus-30 --data films/test-7 --out looks.png
+    python scripts/studies/draw_attention.py CLIP=tables/600/models/clip-30 eclip-plus=tables/600-0.15/models/eclip-plus-30 --data films/test-7 --out looks.png
 """
 from __future__ import annotations
 

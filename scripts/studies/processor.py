@@ -1,7 +1,7 @@
 """Which form of the heatmap processor can be the identity, and does it respond to the heatmap? (decision 0001)
 
-    OMP_NUM_THREADS=1 python scripts/study_processor.py --out docs/results    # processor.md, .json and .png
-    python scripts/study_processor.py --out /tmp/study --quick                # a few steps of everything, under 20 s
+    OMP_NUM_THREADS=1 python scripts/studies/processor.py --out docs/results    # processor.md, .json and .png
+    python scripts/studies/processor.py --out /tmp/study --quick                # a few steps of everything, under 20 s
 
 Priming: each form learns Processor(I, 1) = I alone (Alg. 1, l. 14-17), on 64-pixel crops of phantoms and photographs.
 Response: a small eCLIP is trained by Algorithm 1 on phantoms; then cos(v, v^E) of held-out films under the true

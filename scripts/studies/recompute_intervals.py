@@ -1,7 +1,7 @@
 """Give committed results the intervals of decision 0043 from what they hold: means, sd over seeds,
 and the earlier bootstrap intervals.
 
-    python scripts/recompute_intervals.py docs/results
+    python scripts/studies/recompute_intervals.py docs/results
 
 Run once, on 2026-11-28; of a file that has these intervals only page and pictures are made anew.
 Predictions of single images are not in these files, so the images' part of the variance is known
@@ -29,7 +29,7 @@ from openclip_eclip.benchmark.paper_tables import draw, markdown
 Z = 1.959964
 INTERVALS = (" Recomputed on 2026-11-28 from means, sd and the earlier intervals: the images' part "
              "is an upper bound, so that the intervals err to the wide side "
-             "(scripts/recompute_intervals.py).")
+             "(scripts/studies/recompute_intervals.py).")
 GPU, CPU = "NVIDIA H100 80GB HBM3", "AMD EPYC"
 NOTE = ("2 000 phantom films of 64 px, 5 % with gaze, 1 000 test films, 500 steps of 64, "
         "150 of fine-tuning")

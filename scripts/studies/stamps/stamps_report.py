@@ -1,4 +1,4 @@
-"""Table and figure of `04_stamps.py`. The figure shows no stamp: the art is GPL-2 and stays out of the repository."""
+"""Table and figure of `first_try.py`. The figure shows no stamp: the art is GPL-2 and stays out of the repository."""
 from __future__ import annotations
 
 import os
@@ -105,7 +105,7 @@ def write_report(record: Mapping[str, Any], folder: Path) -> str:
     text = f"""# Stamps: object masks, not gaze
 
 Image → text recall in percent on held-out Tux Paint stamps; mean ± sd over seeds {', '.join(results)}. Written by
-`python examples/04_stamps.py` on {time.strftime('%Y-%m-%d')}.
+`python scripts/studies/stamps/first_try.py` on {time.strftime('%Y-%m-%d')}.
 
 {rows}
 

