@@ -1,9 +1,7 @@
 """metrics/compare.py and resampled.py: hand values, scikit-learn, and simulations that know the truth."""
 from __future__ import annotations
 
-import sys
 from itertools import product
-from pathlib import Path
 
 import numpy as np
 import pytest

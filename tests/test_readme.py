@@ -12,6 +12,12 @@ from pathlib import Path
 from typing import Callable
 
 import pytest
+import stamps_page
+from openclip_eclip.benchmark import align_page, paper_tables
+from openclip_eclip.benchmark.align_cells import PICTURED
+from openclip_eclip.benchmark.align_page import glance, glance_again, glance_hard, glance_taught
+from openclip_eclip.benchmark.page import change, spread
+from openclip_eclip.benchmark.rows import PHANTOM_MODEL
 from openclip_eclip.evaluate.__main__ import TASKS
 from openclip_eclip.evaluate.__main__ import main as evaluate
 from openclip_eclip.evaluate.output.glossary import GLOSSARY
@@ -19,13 +25,6 @@ from openclip_eclip.params import eclip_parser
 from openclip_eclip.evaluate.report_generation.one_image import main as write_report
 
 ROOT = Path(__file__).resolve().parent.parent
-
-from openclip_eclip.benchmark.align_cells import PICTURED
-from openclip_eclip.benchmark.align_page import glance, glance_again, glance_hard, glance_taught
-from openclip_eclip.benchmark.page import change, spread
-import openclip_eclip.benchmark.paper_tables
-import openclip_eclip.benchmark.align_page
-import stamps_page
 
 README = ROOT / "README.md"
 ECLIP_PLUS = ROOT / "docs" / "eclip-plus.md"
@@ -123,7 +122,7 @@ def test_pages_of_the_alignment_benchmark_are_those_of_their_results(folder: str
     """And a part that has no row is not there."""
     results = ROOT / "docs" / "results" / folder
     text = (results / "align.md").read_text(encoding="utf-8")
-    assert text == align_pages.page(json.loads((results / "align.json").read_text(encoding="utf-8")))
+    assert text == align_page.page(json.loads((results / "align.json").read_text(encoding="utf-8")))
     titles = {"At a glance", "Few annotated images, shown once more", "One to three annotated images, longer and harder", "Self-training"}
     shown = {title for title in titles if f"## {title}\n" in text}
     assert shown == ({"One to three annotated images, longer and harder"} if folder == "align_scarce" else titles - {"One to three annotated images, longer and harder"})
@@ -132,7 +131,7 @@ def test_pages_of_the_alignment_benchmark_are_those_of_their_results(folder: str
 @pytest.mark.parametrize("table", ["table1", "table4"])
 def test_pages_of_the_tables_are_those_of_their_results(table: str) -> None:
     results = ROOT / "docs" / "results"
-    assert (results / f"{table}.md").read_text(encoding="utf-8") == run_table.markdown(table, json.loads((results / f"{table}.json").read_text(encoding="utf-8")))
+    assert (results / f"{table}.md").read_text(encoding="utf-8") == paper_tables.markdown(table, json.loads((results / f"{table}.json").read_text(encoding="utf-8")))
 
 
 def test_page_of_the_stamps_is_that_of_its_runs() -> None:

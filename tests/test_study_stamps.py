@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,7 @@ import stamps_split
 import stamps_towers
 import study
 
-Stamp = study_stamps.Stamp
+Stamp = study.Stamp
 
 
 def draw(path: Path, seed: int) -> Image.Image:
@@ -126,16 +125,16 @@ def test_a_captions_feature_is_its_embedding(tmp_path: Path, monkeypatch: pytest
 def test_the_epoch_is_chosen_on_validation() -> None:
     lines = [json.dumps({"epoch": epoch, "image_to_text_mean_rank": rank, "image_to_text_R@5": recall}) for epoch, rank, recall in
              ((2, 9.0, 0.9), (4, 7.5, 0.1), (6, 7.5, 0.5))]
-    assert study_stamps.best_epoch(lines) == (4, {2: 9.0, 4: 7.5, 6: 7.5})
-    flags = study_stamps.training_flags(study_stamps.Run("vit-s14", "CLIP, twice the steps", 0), Path("w"), "cpu", ["--lr", "1"])
+    assert study.best_epoch(lines) == (4, {2: 9.0, 4: 7.5, 6: 7.5})
+    flags = study.training_flags(study.Run("vit-s14", "CLIP, twice the steps", 0), Path("w"), "cpu", ["--lr", "1"])
     given = dict(zip(flags, flags[1:]))
-    assert given["--val-data"].endswith("validation.csv") and given["--save-frequency"] == given["--val-frequency"] and given["--epochs"] == str(2 * study_stamps.EPOCHS)
+    assert given["--val-data"].endswith("validation.csv") and given["--save-frequency"] == given["--val-frequency"] and given["--epochs"] == str(2 * study.EPOCHS)
     assert not any("test.csv" in flag for flag in flags) and given["--lr"] == "1"
 
 
-@pytest.mark.parametrize("method", study_stamps.METHODS)
+@pytest.mark.parametrize("method", study.METHODS)
 def test_methods_are_flags_that_the_trainer_takes(method: str) -> None:
-    flags = [str(flag).format(train="t.csv") for flag in study_stamps.METHODS[method]]
+    flags = [str(flag).format(train="t.csv") for flag in study.METHODS[method]]
     args, rest = eclip_parser().parse_known_args(flags)
     assert not rest and (method.startswith("align") or method == "eclip-plus") == ("align" in method_names(args)) and ("shuffled" in method) == (args.eclip_heatmap_control == "shuffled")
 
@@ -146,8 +145,8 @@ def record(method: str, seed: int, recall: float) -> dict:
     return {"tower": "vit", "method": method, "seed": seed, "epochs": 6, "epoch": 4, "scores": scores, "pointing": maps, "grid": [9, 9], "seconds": 1.0, "device": "Abacus"}
 
 
-FACTS = {"minutes": 2.0, "jobs": 1, "flags": [], "stamps": dict.fromkeys(study_stamps.PARTS, 9), "captions": dict.fromkeys(study_stamps.PARTS, 8),
-         "annotated": 0.3, "renders": dict.fromkeys(study_stamps.PARTS, 2), "size": 64, "batch": 4, "epochs": 6, "unlocked": 4, "saved_every": 2, "lr": {"vit": 1e-4}}
+FACTS = {"minutes": 2.0, "jobs": 1, "flags": [], "stamps": dict.fromkeys(study.PARTS, 9), "captions": dict.fromkeys(study.PARTS, 8),
+         "annotated": 0.3, "renders": dict.fromkeys(study.PARTS, 2), "size": 64, "batch": 4, "epochs": 6, "unlocked": 4, "saved_every": 2, "lr": {"vit": 1e-4}}
 
 
 def test_the_page_pairs_seeds(tmp_path: Path) -> None:
@@ -171,13 +170,13 @@ def test_the_page_of_what_is_there(tmp_path: Path, capsys: pytest.CaptureFixture
     """--measured: a tower's methods of which all seeds are there; another tower may have others. Nothing runs."""
     prepared, out = tmp_path / "prepared", tmp_path / "out"
     prepared.mkdir()
-    (prepared / "stamps.csv").write_text("filepath,caption,part\n" + "".join(f"{part}.webp,a {part},{part}\n" for part in study_stamps.PARTS), encoding="utf-8")
+    (prepared / "stamps.csv").write_text("filepath,caption,part\n" + "".join(f"{part}.webp,a {part},{part}\n" for part in study.PARTS), encoding="utf-8")
     (out / "runs").mkdir(parents=True)
     for tower, methods in {"efficientnet-lite0": ("CLIP", "mask view", "eCLIP"), "vit-s14": ("CLIP", "align")}.items():
         for method, seed in ((method, seed) for method in methods for seed in (0, 1) if (method, seed) != ("eCLIP", 1)):
-            run = study_stamps.Run(tower, method, seed)
+            run = study.Run(tower, method, seed)
             (out / "runs" / f"{run.name}.json").write_text(json.dumps(record(method, seed, 20.0 + seed) | {"tower": tower}), encoding="utf-8")
-    study_stamps.main(["run", str(prepared), "--out", str(out), "--seeds", "2", "--measured"])
+    study.main(["run", str(prepared), "--out", str(out), "--seeds", "2", "--measured"])
     text = capsys.readouterr().out
     assert [line.split(" |")[0] for line in text.splitlines() if line.startswith(("## ", "| C", "| m", "| a", "| e"))] == [
         "## efficientnet-lite0, 9 × 9 positions", "| CLIP", "| mask view", "## vit-s14, 9 × 9 positions", "| CLIP", "| align"]

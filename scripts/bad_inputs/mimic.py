@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from .bombs import deflated, png_bomb
-from .harness import ROOT, Case
+from .harness import Case
 from .world import Maker, put
 
 from . import mimic_trees as trees  # the exact on-disk form, as the tests of prepare have it
