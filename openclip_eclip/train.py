@@ -20,11 +20,13 @@ import os
 import re
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Sequence
 
 from .config import Stopped, UserError
 from .params import eclip_parser
+from .version import __version__
 
 GRACE = 5  # seconds that other ranks leave to the first one to say what all of them found
 
@@ -36,6 +38,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.stdout.write(eclip_parser().format_help() + "\nopen_clip's own:\n")
     from open_clip_train.main import main as host_main
 
+    check_patches()
     from training_patches import active
     from training_patches.run_folder import has_logged, is_consequence, log_stop
 
@@ -60,6 +63,20 @@ def main(argv: Sequence[str] | None = None) -> None:
         for handler in [handler for handler in logging.root.handlers if handler not in handlers]:
             logging.root.removeHandler(handler)
             handler.close()
+
+
+def check_patches() -> None:
+    """UserError where `training_patches` is another package of that name, or of another version."""
+    patches = import_module("training_patches")
+    found = getattr(patches, "OPENCLIP_ECLIP", None)
+    if found != __version__:
+        whose = f"of openclip_eclip {found}" if found else "another package of that name"
+        place = getattr(patches, "__file__", None) or ", ".join(patches.__path__)
+        raise UserError(
+            f"training_patches was found at {place}, which is {whose}; expected the one beside "
+            f"openclip_eclip {__version__}, {Path(__file__).resolve().parents[1] / 'training_patches'}. "
+            "Remove the other one, or start from another folder."
+        )
 
 
 def _args(seams: Any) -> argparse.Namespace | None:

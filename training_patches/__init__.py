@@ -6,6 +6,9 @@ from typing import Any, Iterator
 
 from openclip_eclip.register import check_open_clip_version
 
+# train.py compares it: the name of this package is so general that another one may be found first
+OPENCLIP_ECLIP = "0.1.0"
+
 
 @contextmanager
 def active() -> Iterator[Any]:
