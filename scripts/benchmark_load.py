@@ -47,9 +47,9 @@ MODEL = {"embed_dim": 32, "vision_cfg": {"image_size": 32, "layers": 1, "width":
 
 
 def picture(is_map: bool = False) -> bytes:
-    """A diagonal; as a map the other one, since an image is no map of itself."""
+    """A diagonal; as a map the other one at half the size, as maps mostly are smaller than their image."""
     stream = io.BytesIO()
-    diagonal = np.eye(8, dtype=np.uint8) * 255
+    diagonal = np.eye(4 if is_map else 8, dtype=np.uint8) * 255
     Image.fromarray(diagonal[::-1] if is_map else diagonal).save(stream, "PNG")
     return stream.getvalue()
 

@@ -216,7 +216,8 @@ def test_intervals_of_old_results_are_recomputed() -> None:
     assert on_cpu("600 films, 15 %", "eclip-plus self-trained") and on_cpu("600 films, 1 %", "eclip-plus with replay, shuffled")
 
 
-def test_a_worker_outlives_a_crash(tmp_path: Path) -> None:
+def test_a_worker_outlives_a_crash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", fast_python())
     worker = Worker("", cache=False)
     with pytest.raises(RuntimeError, match="(?s)crash.txt: exit code 1.*No module named openclip_eclip.nosuch"):
         worker.run("openclip_eclip.nosuch", [], tmp_path / "crash.txt")
