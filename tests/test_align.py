@@ -4,7 +4,6 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Callable
@@ -14,7 +13,7 @@ import open_clip
 import pytest
 import reference_align as reference
 import torch
-from conftest import BASIC, Launcher, write_table
+from conftest import BASIC, Launcher, fast_python, write_table
 from ddp_worker import make_loss, make_part
 from openclip_eclip.config import EClipConfig, UserError
 from openclip_eclip.batching.curriculum import Curriculum
@@ -309,7 +308,7 @@ def test_resumed_is_uninterrupted(runs: Launcher) -> None:
 def test_two_processes_are_one(launcher: Launcher) -> None:
     """Loss and gradients over unequal numbers of annotated samples and sentences, none on a rank or on both, with and without a stream."""
     out = launcher.folder / "results.json"
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
+    command = [fast_python(), "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
                str(Path(__file__).with_name("ddp_align_worker.py")), str(launcher.folder / "tiny.json"), str(out)]
     done = subprocess.run(command, env=launcher.environment(), capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr[-4000:]

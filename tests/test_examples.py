@@ -4,20 +4,19 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import fast_python
 from PIL import Image, ImageDraw
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "QUICK": "1",
-               "PYTHON": sys.executable}
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "QUICK": "1"}
 
 
 def run(folder: Path, *command: object) -> str:
-    done = subprocess.run([str(part) for part in command], cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=400)
+    done = subprocess.run([str(part) for part in command], cwd=folder, env={**ENVIRONMENT, "PYTHON": fast_python()}, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
     return done.stdout
 
@@ -42,7 +41,7 @@ def fake_stamps(folder: Path, count: int = 12) -> Path:
 
 
 def test_01_one_step_of_algorithm_1(tmp_path: Path) -> None:
-    out = run(tmp_path, sys.executable, EXAMPLES / "01_any_open_clip_model.py")
+    out = run(tmp_path, fast_python(), EXAMPLES / "01_any_open_clip_model.py")
     assert "the processor learns: True" in out and "priming_loss" in out and "plain image features (4, 32)" in out
 
 
@@ -56,7 +55,7 @@ def test_02_and_03_from_phantoms_to_eclip_p(tmp_path: Path) -> None:
 
 def test_04_stamps_on_drawn_ones(tmp_path: Path) -> None:
     stamps = fake_stamps(tmp_path / "stamps")
-    out = run(tmp_path, sys.executable, EXAMPLES / "04_stamps.py", "--quick", "--stamps", stamps, "--out", "out", "--report", "report")
+    out = run(tmp_path, fast_python(), EXAMPLES / "04_stamps.py", "--quick", "--stamps", stamps, "--out", "out", "--report", "report")
     assert "eCLIP − CLIP, paired" in out
     assert "object masks, not gaze" in (tmp_path / "report" / "stamps.md").read_text(encoding="utf-8")
     assert (tmp_path / "report" / "stamps.png").stat().st_size > 5000
@@ -70,7 +69,7 @@ def test_04_stamps_on_drawn_ones(tmp_path: Path) -> None:
 
 def test_05_annotations_become_maps_that_training_reads(tmp_path: Path) -> None:
     from openclip_eclip.data.heatmap import decode_heatmap
-    out = run(tmp_path, sys.executable, EXAMPLES / "05_gaze_to_heatmap.py", "out")
+    out = run(tmp_path, fast_python(), EXAMPLES / "05_gaze_to_heatmap.py", "out")
     assert "fixations: 16 drawn, dropped {'off image': 1}" in out
     for name in ("fixations", "boxes", "ellipses", "polygons"):
         assert decode_heatmap((tmp_path / "out" / f"{name}.png").read_bytes(), f"{name}.png").shape == (224, 224)

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import fast_python
 from openclip_eclip.prepare.__main__ import main
 from openclip_eclip.prepare.datasets.chexpert import LABELS
 from PIL import Image
@@ -96,7 +97,7 @@ def test_a_full_disk_leaves_no_broken_shard(tmp_path: Path) -> None:
     command = ["prepare", "chexpert", raw, tmp_path / "out", "--evaluation", "none", "--size", "32", "--workers", "1", "--shard-size", "5"]
     program = ("import resource, sys; from openclip_eclip.prepare.__main__ import main; "
                "resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000)); sys.exit(main(sys.argv[2:]))")
-    done = subprocess.run([sys.executable, "-c", program, *map(str, command)], capture_output=True, text=True, timeout=400)
+    done = subprocess.run([fast_python(), "-c", program, *map(str, command)], capture_output=True, text=True, timeout=400)
     assert done.returncode == 2 and "File too large" in done.stderr, done.stderr
     assert [path for path in (tmp_path / "out").rglob("*") if path.is_file()] == [tmp_path / "out" / ".chunks" / "settings.json"]
     assert prepare(raw, tmp_path / "out") == 0 and prepare(raw, tmp_path / "whole") == 0

@@ -18,6 +18,7 @@ from openclip_eclip.benchmark.align_cells import PICTURED
 from openclip_eclip.benchmark.align_page import glance, glance_again, glance_hard, glance_taught
 from openclip_eclip.benchmark.page import change, spread
 from openclip_eclip.benchmark.rows import PHANTOM_MODEL
+from conftest import fast_python
 from openclip_eclip.evaluate.__main__ import TASKS
 from openclip_eclip.evaluate.__main__ import main as evaluate
 from openclip_eclip.evaluate.output.glossary import GLOSSARY
@@ -151,7 +152,7 @@ def test_commands_run_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     assert len(blocks("bash")) == 2
     script = "\n".join(blocks("bash")).replace("ViT-B-16", PHANTOM_MODEL)
     script = re.sub(r"(--recipe eclip-p(lus)?) ", r"\1 --force-context-length 64 ", script)
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PATH": os.pathsep.join([str(Path(fast_python()).parent), str(Path(sys.executable).parent), os.environ["PATH"]]), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(["bash", "-e", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=800)
     assert done.returncode == 0, done.stderr[-4000:]
     assert (tmp_path / "sheet.png").is_file() and (tmp_path / "plain" / "open_clip_config.json").is_file()
@@ -173,12 +174,12 @@ def test_commands_run_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
 
 def test_python_block_runs() -> None:
     (code,) = blocks("python")
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=400)
+    done = subprocess.run([fast_python(), "-c", code], capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr[-2000:]
 
 
 def test_demo_draws_its_picture(tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, str(ROOT / "scripts" / "demo.py"), "--out", str(tmp_path / "demo"), "--train", "128",
+    done = subprocess.run([fast_python(), str(ROOT / "scripts" / "demo.py"), "--out", str(tmp_path / "demo"), "--train", "128",
                            "--epochs", "1"], capture_output=True, text=True, timeout=600, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     assert (tmp_path / "demo" / "demo.png").stat().st_size > 10_000

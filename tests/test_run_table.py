@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from conftest import fast_python
 from openclip_eclip.config import AUTHORS_PROCESSOR
 from openclip_eclip.params import eclip_config, eclip_parser, method_names
 from openclip_eclip.prepare.__main__ import main as prepare
@@ -71,7 +72,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(*flags: object, steps: int = 2) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "openclip_eclip.benchmark", *flags, "--seeds", 1, "--steps", steps, "--tune-steps", steps, "--warmup", 1, "--batch-size", 16]
+    command = [fast_python(), "-m", "openclip_eclip.benchmark", *flags, "--seeds", 1, "--steps", steps, "--tune-steps", steps, "--warmup", 1, "--batch-size", 16]
     return subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=800, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""})
 
 
@@ -132,7 +133,7 @@ def test_alignment_table_is_made(tmp_path: Path) -> None:
     assert taught["heatmap"].notna().all() and "eclip: 300 annotated samples" in (tmp_path / "out" / "300-0.15" / "runs" / "eclip-plus-self-trained-30" / "out.log").read_text()
     assert (tmp_path / "out" / "align.md").read_text().count("| align |") == 2 and "## Self-training" in (tmp_path / "out" / "align.md").read_text()
     assert all((tmp_path / "out" / name).stat().st_size > 5000 for name in ("align.png", "align_map.png"))
-    drawn = [sys.executable, ROOT / "scripts" / "studies" / "draw_attention.py", f"CLIP={tmp_path / 'out' / '300' / 'models' / 'clip-30'}",
+    drawn = [fast_python(), ROOT / "scripts" / "studies" / "draw_attention.py", f"CLIP={tmp_path / 'out' / '300' / 'models' / 'clip-30'}",
              f"align={tmp_path / 'out' / '300-0.15' / 'models' / 'align-30'}", "--data", tmp_path / "films" / "test-7", "--count", "3", "--out", tmp_path / "looks.png"]
     assert subprocess.run(list(map(str, drawn)), env={**os.environ, "CUDA_VISIBLE_DEVICES": ""}).returncode == 0 and (tmp_path / "looks.png").stat().st_size > 20000
     times = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*/runs/*/table.json")}
@@ -214,7 +215,8 @@ def test_intervals_of_old_results_are_recomputed() -> None:
     assert on_cpu("600 films, 15 %", "eclip-plus self-trained") and on_cpu("600 films, 1 %", "eclip-plus with replay, shuffled")
 
 
-def test_a_worker_outlives_a_crash(tmp_path: Path) -> None:
+def test_a_worker_outlives_a_crash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", fast_python())
     worker = Worker("", cache=False)
     with pytest.raises(RuntimeError, match="(?s)crash.txt: exit code 1.*No module named openclip_eclip.nosuch"):
         worker.run("openclip_eclip.nosuch", [], tmp_path / "crash.txt")

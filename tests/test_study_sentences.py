@@ -4,12 +4,12 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import fast_python
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "studies" / "sentences.py"
 
@@ -18,7 +18,7 @@ SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "studies" / "sentence
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("study")
     flags = ("--out", folder, "--train", 96, "--test", 60, "--epochs", 1, "--seeds", 1, "--jobs", 1)
-    done = subprocess.run([sys.executable, SCRIPT, *map(str, flags)], capture_output=True, text=True, timeout=600, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""})
+    done = subprocess.run([fast_python(), SCRIPT, *map(str, flags)], capture_output=True, text=True, timeout=600, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""})
     assert done.returncode == 0, done.stderr[-3000:]
     return folder
 
