@@ -79,7 +79,7 @@ def test_plain_images_of_the_stream_are_encoded_once() -> None:
         batch.annotated_heatmap = torch.ones(1, 1, 32, 32, dtype=torch.float64).tril()
         batch.lam = torch.ones(2)  # as --naive-form plain
         seen = []
-        hook = model.visual.conv1.register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0])))
+        hook = model.visual.conv1.register_forward_hook(lambda _, inputs, __, seen=seen: seen.append(len(inputs[0])))
         results.append(float(loss(**model(batch, text), output_dict=True)["align_loss"].detach()))
         hook.remove()
         assert seen == [5 if plain else 7]

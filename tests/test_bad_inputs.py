@@ -9,10 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from bad_inputs.harness import MIB, Case, Outcome, fault_of
 
 ROOT = Path(__file__).resolve().parent.parent
-
-from bad_inputs.harness import MIB, Case, Outcome, fault_of
 
 KINDS = (
     "tables",

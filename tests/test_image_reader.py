@@ -174,7 +174,7 @@ def test_every_reader_sees_the_same(tmp_path: Path) -> None:
         _Images(data, lambda image: torch.from_numpy(np.array(image)), list(range(len(data))))
         for data in sets
     ]
-    for i, (family, member) in enumerate(GOOD):
+    for i, (_, member) in enumerate(GOOD):
         image = read_image(rows.images[i], "x")
         assert np.abs(pixels(image) - member.shown).max() <= member.tolerance
         own, rgb, grey = (

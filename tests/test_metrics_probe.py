@@ -100,7 +100,7 @@ def test_larger_c_are_not_tried_after_four_falls_in_a_row(monkeypatch: pytest.Mo
                               ([.5, .5, .5, .5, .5, .8, .7, .6, .6, .5, .4, .3, .2], 13, 5),  # a tie is no fall
                               ([.6, .5, .4, .3, .35] + [.9] * 12, 17, 5)):
         values = iter(path)
-        monkeypatch.setattr(probe, "auroc", lambda labels, scores: np.array([next(values) if scores.any() else 0.5]))
+        monkeypatch.setattr(probe, "auroc", lambda labels, scores, values=values: np.array([next(values) if scores.any() else 0.5]))
         found = probe.fit_probe(features[:30], labels[:30], features[30:], labels[30:])
         assert len(found.validation) == tried and probe.STRENGTHS.index(found.strength) == best
 

@@ -141,7 +141,7 @@ def test_without_support_for_locks_the_run_goes_on_and_says_so(tmp_path: Path, m
 def test_a_refused_run_keeps_its_reason_and_not_its_name(tmp_path: Path) -> None:
     table = write_table(tmp_path, 4, annotated=[0])
     text = table.read_text()
-    for attempt in (1, 2):
+    for _ in range(2):
         table.write_text(text.replace("images/0.npy", "images/gone.npy"))
         with pytest.raises(UserError, match="gone.npy"):
             run(tmp_path)

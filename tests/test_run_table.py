@@ -16,8 +16,6 @@ from conftest import fast_python
 from openclip_eclip.config import AUTHORS_PROCESSOR
 from openclip_eclip.params import eclip_config, eclip_parser, method_names
 from openclip_eclip.prepare.__main__ import main as prepare
-
-ROOT = Path(__file__).resolve().parent.parent
 from openclip_eclip.benchmark.align_cells import CELLS, DEVELOPMENT, NAMES
 from openclip_eclip.benchmark.align_cells import ROWS as ALIGN_ROWS
 from openclip_eclip.benchmark.align_page import page as align_page
@@ -27,6 +25,8 @@ from openclip_eclip.benchmark.page import OTHER_MACHINE, machine_kinds
 from recompute_intervals import on_cpu, renew_all
 from openclip_eclip.benchmark.paper_tables import compare, markdown, summary
 from openclip_eclip.benchmark.rows import TABLES, Row
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def test_rows_are_those_of_the_paper() -> None:
@@ -172,8 +172,8 @@ def test_rows_of_another_machine_are_not_compared(tmp_path: Path) -> None:
     assert machine_kinds([{"machine": "16 runs at a time on 1 x NVIDIA H200"}, {"machine": "2 runs at a time on 2 x NVIDIA H200"}]) == ["NVIDIA H200"]
     assert machine_kinds([{"machine": "1 run at a time on AMD EPYC", "torch": "2.4"}, {"machine": "1 run at a time on AMD EPYC"}]) == ["AMD EPYC", "AMD EPYC, torch 2.4"]
     rows, pages = TABLES["table4"][:3], {}
-    for on_cpu, mixed in (((), False), (("mask",), False), (("mask",), True)):
-        bench = Measured(tmp_path, set(on_cpu), mixed)
+    for slow, mixed in (((), False), (("mask",), False), (("mask",), True)):
+        bench = Measured(tmp_path, set(slow), mixed)
         scores = compare(bench, rows, [1, 2], "test")
         assert bench.asked == {"table4-CLIP-test": (["CLIP", "mask", "CNN"], bool(on_cpu))}
         assert (scores["mask"]["difference"] is None) == (bool(on_cpu) and not mixed) and scores["CNN"]["difference"] and scores["mask"]["value"] == 0.5
@@ -186,8 +186,8 @@ def test_rows_of_another_machine_are_not_compared(tmp_path: Path) -> None:
 def test_cells_compare_rows_of_one_machine(tmp_path: Path) -> None:
     cell = next(cell for cell in CELLS if cell.name == "600 films, 5 %")
     rows = [ROW[name] for name in ("CLIP", "m3-mix", "mask", "eclip-plus")]
-    for on_cpu, mixed in (((), False), (("eclip-plus",), False), (("eclip-plus",), True)):
-        bench = Measured(tmp_path, set(on_cpu), mixed)
+    for slow, mixed in (((), False), (("eclip-plus",), False), (("eclip-plus",), True)):
+        bench = Measured(tmp_path, set(slow), mixed)
         found = measure({(cell.name, seed, annotated): bench for seed in (1, 2) for annotated in (False, True)}, cell, rows, [1, 2])
         apart = bool(on_cpu) and not mixed
         assert all((found["eclip-plus"][score]["difference"] is None) == apart and ("best_other" in found["eclip-plus"][score]) != apart for score in ("macro-F1", "R@5"))

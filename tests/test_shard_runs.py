@@ -168,7 +168,7 @@ def test_shares_are_what_open_clips_pipeline_gives(ranks: int, workers: int, num
     for epoch in (0, 1, 5):
         for rank in range(ranks):
             for worker in range(max(1, workers)):
-                monkeypatch.setattr("webdataset.utils.pytorch_worker_info", lambda group=None: (rank, ranks, worker, max(1, workers)))
+                monkeypatch.setattr("webdataset.utils.pytorch_worker_info", lambda group=None, here=(rank, ranks, worker, max(1, workers)): here)
                 stages = [upstream.detshuffle2(2000, 500, seed=3, epoch=upstream.SharedEpoch(epoch)).run, upstream.wds.split_by_node,
                           upstream.wds.split_by_worker]
                 stream = iter([{"count": count} for count in counts])
@@ -248,7 +248,7 @@ def test_patience_with_random_draws_is_longer_than_the_shuffle() -> None:
     """Samples that the shuffle holds back are no reason to stop; shards that give none, or bad ones without end, are."""
     def draw(raw: int, good: bool, limit: int) -> int:
         guard, drawn, held = PassGuard("x.tar", 2, 0, True, None, draws=3), 0, []
-        for shard in guard.shards({"url": "x.tar"} for _ in range(limit)):
+        for _ in guard.shards({"url": "x.tar"} for _ in range(limit)):
             drawn += 1
             held += list(guard.read({} for _ in range(raw)))
             if good and len(held) > IN_FLIGHT:

@@ -95,7 +95,8 @@ def normalise(text: str) -> str:
 def read_sets(paths: Sequence[Path], images: bool, part: str, options: ReadOptions = ReadOptions()) -> Contents:
     """All of `paths` as one set. `part` of a folder: "train", "others" (not train) or "all". DataError: nothing there."""
     contents = Contents(" and ".join(map(str, paths)) + (f" ({part})" if any(path.is_dir() for path in paths) else ""))
-    for path in [file for path in paths for file in (_files(path, part) if path.is_dir() else [path])]:
+    files = [file for path in paths for file in (_files(path, part) if path.is_dir() else [path])]
+    for path in files:
         for where, columns, text, image in _shard(path, images) if path.suffix == ".tar" else _table(path, images):
             if isinstance(image, Path):
                 contents.unread += not image.is_file()

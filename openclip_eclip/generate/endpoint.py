@@ -181,7 +181,7 @@ def _checked(url: str) -> str:
     expected = "expected http://HOST:PORT/v1 or https://HOST/v1, to which /chat/completions is added"
     try:
         parts = urlsplit(url)
-        parts.port
+        _ = parts.port  # raises where it is no number
     except ValueError as error:
         raise UserError(f"--llm-url: {error}; {expected}.") from error
     if parts.username is not None or parts.password is not None:

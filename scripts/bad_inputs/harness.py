@@ -106,7 +106,7 @@ def import_everything() -> None:
     import openclip_eclip.export
     import openclip_eclip.evaluate.report_generation.one_image
     import openclip_eclip.train
-    import training_patches  # noqa: F401
+    import training_patches.release_3_3  # noqa: F401
     from openclip_eclip.evaluate.__main__ import TASKS
     from openclip_eclip.prepare.__main__ import DATASETS
 

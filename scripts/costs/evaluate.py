@@ -197,7 +197,7 @@ def searching(rounds: int) -> list[str]:
                 flat.add(unit(50_000, 4 + part))
             index = ReportIndex(flat, [""] * count)
         index.search(queries[:1], 5)
-        times = [wall(lambda i=i: index.search(queries[i:i + 1], 5)) for i in range(len(queries))]
+        times = [wall(lambda i=i, index=index: index.search(queries[i:i + 1], 5)) for i in range(len(queries))]
         lines.append(f"| {count:,} | {spread(times, 1000, 3 if count == 3000 else 0)} |".replace(",", " "))
     return [*lines, ""]
 

@@ -50,7 +50,7 @@ def table(results: Mapping[str, Any]) -> str:
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     differences = {metric: [scores["eclip"][metric] - scores["clip"][metric] for scores in results.values()] for metric in metrics}
     lines.append("| eCLIP − CLIP, paired | " + " | ".join(with_interval(differences[metric]) for metric in metrics) + " |")
-    for i, seed in enumerate(results):
+    for seed in results:
         lines.append(f"| seed {seed}: CLIP / eCLIP | " + " | ".join(
             f"{results[seed]['clip'][metric]:.1f} / {results[seed]['eclip'][metric]:.1f}" for metric in metrics) + " |")
     return "\n".join(lines)

@@ -73,7 +73,7 @@ def vit_state(constants: Mapping[str, np.ndarray], factors: Mapping[str, np.ndar
     for layer in range(count):
         own, inner = f"transformer.resblocks.{layer}.", f"encoder.layer.{layer}."
 
-        def factor(name: str) -> Tensor:
+        def factor(name: str, layer: int = layer) -> Tensor:
             return torch.from_numpy(np.array(factors[f"/backbone/encoder/layer.{layer}/{name}/MatMul"].T, dtype=np.float32))
 
         three = [f"attention/attention/{name}" for name in ("query", "key", "value")]
