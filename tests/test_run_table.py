@@ -175,10 +175,10 @@ def test_rows_of_another_machine_are_not_compared(tmp_path: Path) -> None:
     for slow, mixed in (((), False), (("mask",), False), (("mask",), True)):
         bench = Measured(tmp_path, set(slow), mixed)
         scores = compare(bench, rows, [1, 2], "test")
-        assert bench.asked == {"table4-CLIP-test": (["CLIP", "mask", "CNN"], bool(on_cpu))}
-        assert (scores["mask"]["difference"] is None) == (bool(on_cpu) and not mixed) and scores["CNN"]["difference"] and scores["mask"]["value"] == 0.5
+        assert bench.asked == {"table4-CLIP-test": (["CLIP", "mask", "CNN"], bool(slow))}
+        assert (scores["mask"]["difference"] is None) == (bool(slow) and not mixed) and scores["CNN"]["difference"] and scores["mask"]["value"] == 0.5
         facts = {row.name: summary([bench.facts(row, seed) for seed in (1, 2)]) for row in rows}
-        pages[on_cpu, mixed] = markdown("table4", {"scores": {"test": scores}, "facts": facts, "seeds": [1, 2], "note": "films", "mixed_machines": mixed})
+        pages[slow, mixed] = markdown("table4", {"scores": {"test": scores}, "facts": facts, "seeds": [1, 2], "note": "films", "mixed_machines": mixed})
     assert [OTHER_MACHINE in page for page in pages.values()] == [False, True, False]
     assert ["--mixed-machines" in page for page in pages.values()] == [False, False, True] and all("enters 3.8 times" in page for page in pages.values())
 
@@ -189,12 +189,12 @@ def test_cells_compare_rows_of_one_machine(tmp_path: Path) -> None:
     for slow, mixed in (((), False), (("eclip-plus",), False), (("eclip-plus",), True)):
         bench = Measured(tmp_path, set(slow), mixed)
         found = measure({(cell.name, seed, annotated): bench for seed in (1, 2) for annotated in (False, True)}, cell, rows, [1, 2])
-        apart = bool(on_cpu) and not mixed
+        apart = bool(slow) and not mixed
         assert all((found["eclip-plus"][score]["difference"] is None) == apart and ("best_other" in found["eclip-plus"][score]) != apart for score in ("macro-F1", "R@5"))
-        assert found["mask"]["macro-F1"]["difference"] and bench.asked["zero-shot-clip"][1] == bool(on_cpu) and ("zero-shot-best-eclip-plus" in bench.asked) != apart
-        assert (found["eclip-plus"]["machine"] == found["CLIP"]["machine"]) == (not on_cpu) and found["CLIP"]["views"] is None
+        assert found["mask"]["macro-F1"]["difference"] and bench.asked["zero-shot-clip"][1] == bool(slow) and ("zero-shot-best-eclip-plus" in bench.asked) != apart
+        assert (found["eclip-plus"]["machine"] == found["CLIP"]["machine"]) == (not slow) and found["CLIP"]["views"] is None
         text = align_page({"seeds": [1, 2], "machine": "", "note": "", "mixed_machines": mixed, "cells": {cell.name: found}})
-        assert (OTHER_MACHINE in text) == apart and ("(--mixed-machines)" in text) == mixed and ("one kind of machine" in text) == (not on_cpu)
+        assert (OTHER_MACHINE in text) == apart and ("(--mixed-machines)" in text) == mixed and ("one kind of machine" in text) == (not slow)
 
 
 def test_views_are_those_of_whole_batches_once_an_epoch() -> None:

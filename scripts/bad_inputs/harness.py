@@ -102,15 +102,17 @@ def import_everything() -> None:
 
     matplotlib.use("Agg")
     import matplotlib.pyplot  # noqa: F401
-    import openclip_eclip.data.overlap
-    import openclip_eclip.export
-    import openclip_eclip.evaluate.report_generation.one_image
-    import openclip_eclip.train
-    import training_patches.release_3_3  # noqa: F401
     from openclip_eclip.evaluate.__main__ import TASKS
     from openclip_eclip.prepare.__main__ import DATASETS
 
-    for module, _ in (*TASKS.values(), *DATASETS.values()):
+    more = (
+        "openclip_eclip.data.overlap",
+        "openclip_eclip.export",
+        "openclip_eclip.evaluate.report_generation.one_image",
+        "openclip_eclip.train",
+        "training_patches.release_3_3",
+    )
+    for module in (*more, *(module for module, _ in (*TASKS.values(), *DATASETS.values()))):
         import_module(module)
     gc.collect()
     gc.freeze()  # the collector of a child would write to, and so copy, everything that it looks at
