@@ -1,18 +1,29 @@
-"""The flags of `openclip_eclip.train` beside open_clip's own, and the paper's settings as recipes."""
+"""The flags of `openclip_eclip.train` beside open_clip's own, and the paper's settings as
+recipes.
+"""
+
 from __future__ import annotations
 
 import argparse
 import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Mapping, Sequence
+from typing import Any
 
 from .checkpoint_files import weight_files
-from .config import AUTHORS_PROCESSOR, HEATMAP_CONTROLS, OWN_PAIRS, PROCESSORS, EClipConfig, UserError
+from .config import (
+    AUTHORS_PROCESSOR,
+    HEATMAP_CONTROLS,
+    OWN_PAIRS,
+    PROCESSORS,
+    EClipConfig,
+    UserError,
+)
 from .data.images.options import add_read_arguments
 from .flag_checks import check_data_flags, check_flags, check_own_numbers
 from .objectives import OBJECTIVES, Objective, naive
-from .recipes import RECIPES, FINE_TUNING
+from .recipes import FINE_TUNING, RECIPES
 
 AUTHORS = "authors"  # of --eclip-processor
 
@@ -36,47 +47,135 @@ def eclip_parser() -> argparse.ArgumentParser:
     """Flags that open_clip does not have; the README's table is generated from here."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, usage=argparse.SUPPRESS)
     group = parser.add_argument_group("eCLIP")
-    group.add_argument("--recipe", choices=sorted(RECIPES),
-                       help="the paper's settings, --method included, wherever no flag is given; 'clip' is the baseline: plain CLIP, heatmaps "
-                            "ignored; 'eclip-p' and 'm3-mix' fine-tune a trained CLIP; 'eclip-plus' is ours, CLIP with alignment of weight 0.2 "
-                            "(default: open_clip's own settings, with eCLIP)")
-    group.add_argument("--method", metavar="NAME[+NAME]",
-                       help=f"what is trained: {', '.join(METHODS)}, or several as in eclip+dacl; all but 'clip' add to the contrastive "
-                            "loss of CLIP, and only eclip, naive and align use heatmaps (default: the recipe's, else eclip)")
-    group.add_argument("--runs-dir", metavar="DIR",
-                       help="folder of all runs; the same as --logs, which torchrun takes for a flag of its own unless -- stands before "
-                            "the module (default: --logs)")
-    group.add_argument("--csv-heatmap-key", metavar="COLUMN",
-                       help="column of heatmap files in --train-data, or in --expert-data alone; a blank cell means not annotated, and a "
-                            "named column that is absent is an error (default: heatmap, where there is one)")
-    group.add_argument("--expert-data", metavar="PATH",
-                       help="a second, annotated source (.csv, .tsv, or .tar with braces or ::) whose samples enter only as mixed pairs")
-    group.add_argument("--expert-batch-size", type=int, metavar="N",
-                       help="candidates of --expert-data a batch and rank (default: half the batch size)")
-    group.add_argument("--on-bad-sample", choices=("stop", "skip"), default="stop",
-                       help="stop at bad input, or count it, name it in the log and go on (default: stop)")
-    group.add_argument("--eclip-processor", choices=(*PROCESSORS, AUTHORS),
-                       help="heatmap processor; authors: mha exactly as in the code of eCLIP's authors, which is not the identity at the start and "
-                            "has something to learn from priming (default: mha, the paper's, from the identity)")
-    group.add_argument("--eclip-alpha", type=float, metavar="A", help="lambda ~ Beta(A, A) (default: 0.3)")
-    group.add_argument("--eclip-no-mixup", action="store_true", help="lambda = 0: I^E itself in the place of the mixed image")
-    group.add_argument("--eclip-priming-weight", type=float, metavar="W", help="w_p, 0 turns priming off; it teaches the processor to be the identity under a heatmap of ones, which the default "
-                            "processor is from the start, so that the term is exactly 0 there and only (1 - w_p) is left of it (default: 0.1)")
-    group.add_argument("--eclip-curriculum", type=float, nargs=6, metavar=("COLD", "WARM", "COOL", "LOW", "HIGH", "END"),
-                       help="shares of all steps, then probabilities (default: 0.1 0.3 0.4 0.05 0.5 0.1)")
-    group.add_argument("--eclip-own-pairs", choices=OWN_PAIRS,
-                       help="the second copy of a sample's text is a negative (diagonal), a second positive (multi), "
-                            "or left out (mask) (default: diagonal, as Algorithm 1)")
-    group.add_argument("--eclip-heatmap-control", choices=HEATMAP_CONTROLS,
-                       help="a placebo in the place of every heatmap, all else equal: noise (random), another image's map (shuffled), one of the "
-                            "same class, a Gaussian at the centre, ones, or the map's own spatial frequencies elsewhere (phase-scrambled)")
-    group.add_argument("--csv-label-key", metavar="COLUMN",
-                       help="column of classes, in shards a field of key.json, for --eclip-heatmap-control same-class-shuffled")
-    group.add_argument("--eclip-crop-threshold", type=float, metavar="SHARE",
-                       help="a crop that keeps less of the heatmap's mass counts as not annotated (default: 0.1)")
-    group.add_argument("--naive-form", choices=naive.FORMS,
-                       help="what --method naive adds: the processed image, the image times the heatmap, or (--expert-data only) the "
-                            "plain image (default: processor)")
+    group.add_argument(
+        "--recipe",
+        choices=sorted(RECIPES),
+        help=(
+            "the paper's settings, --method included, wherever no flag is given; 'clip' is the"
+            " baseline: plain CLIP, heatmaps ignored; 'eclip-p' and 'm3-mix' fine-tune a trained"
+            " CLIP; 'eclip-plus' is ours, CLIP with alignment of weight 0.2 (default: open_clip's"
+            " own settings, with eCLIP)"
+        ),
+    )
+    group.add_argument(
+        "--method",
+        metavar="NAME[+NAME]",
+        help=(
+            f"what is trained: {', '.join(METHODS)}, or several as in eclip+dacl; all but 'clip'"
+            " add to the contrastive loss of CLIP, and only eclip, naive and align use heatmaps"
+            " (default: the recipe's, else eclip)"
+        ),
+    )
+    group.add_argument(
+        "--runs-dir",
+        metavar="DIR",
+        help=(
+            "folder of all runs; the same as --logs, which torchrun takes for a flag of its own"
+            " unless -- stands before the module (default: --logs)"
+        ),
+    )
+    group.add_argument(
+        "--csv-heatmap-key",
+        metavar="COLUMN",
+        help=(
+            "column of heatmap files in --train-data, or in --expert-data alone; a blank cell means"
+            " not annotated, and a named column that is absent is an error (default: heatmap, where"
+            " there is one)"
+        ),
+    )
+    group.add_argument(
+        "--expert-data",
+        metavar="PATH",
+        help=(
+            "a second, annotated source (.csv, .tsv, or .tar with braces or ::) whose samples enter"
+            " only as mixed pairs"
+        ),
+    )
+    group.add_argument(
+        "--expert-batch-size",
+        type=int,
+        metavar="N",
+        help="candidates of --expert-data a batch and rank (default: half the batch size)",
+    )
+    group.add_argument(
+        "--on-bad-sample",
+        choices=("stop", "skip"),
+        default="stop",
+        help="stop at bad input, or count it, name it in the log and go on (default: stop)",
+    )
+    group.add_argument(
+        "--eclip-processor",
+        choices=(*PROCESSORS, AUTHORS),
+        help=(
+            "heatmap processor; authors: mha exactly as in the code of eCLIP's authors, which is"
+            " not the identity at the start and has something to learn from priming (default: mha,"
+            " the paper's, from the identity)"
+        ),
+    )
+    group.add_argument(
+        "--eclip-alpha", type=float, metavar="A", help="lambda ~ Beta(A, A) (default: 0.3)"
+    )
+    group.add_argument(
+        "--eclip-no-mixup",
+        action="store_true",
+        help="lambda = 0: I^E itself in the place of the mixed image",
+    )
+    group.add_argument(
+        "--eclip-priming-weight",
+        type=float,
+        metavar="W",
+        help=(
+            "w_p, 0 turns priming off; it teaches the processor to be the identity under a heatmap"
+            " of ones, which the default processor is from the start, so that the term is exactly 0"
+            " there and only (1 - w_p) is left of it (default: 0.1)"
+        ),
+    )
+    group.add_argument(
+        "--eclip-curriculum",
+        type=float,
+        nargs=6,
+        metavar=("COLD", "WARM", "COOL", "LOW", "HIGH", "END"),
+        help="shares of all steps, then probabilities (default: 0.1 0.3 0.4 0.05 0.5 0.1)",
+    )
+    group.add_argument(
+        "--eclip-own-pairs",
+        choices=OWN_PAIRS,
+        help=(
+            "the second copy of a sample's text is a negative (diagonal), a second positive"
+            " (multi), or left out (mask) (default: diagonal, as Algorithm 1)"
+        ),
+    )
+    group.add_argument(
+        "--eclip-heatmap-control",
+        choices=HEATMAP_CONTROLS,
+        help=(
+            "a placebo in the place of every heatmap, all else equal: noise (random), another"
+            " image's map (shuffled), one of the same class, a Gaussian at the centre, ones, or the"
+            " map's own spatial frequencies elsewhere (phase-scrambled)"
+        ),
+    )
+    group.add_argument(
+        "--csv-label-key",
+        metavar="COLUMN",
+        help=(
+            "column of classes, in shards a field of key.json, for --eclip-heatmap-control"
+            " same-class-shuffled"
+        ),
+    )
+    group.add_argument(
+        "--eclip-crop-threshold",
+        type=float,
+        metavar="SHARE",
+        help="a crop that keeps less of the heatmap's mass counts as not annotated (default: 0.1)",
+    )
+    group.add_argument(
+        "--naive-form",
+        choices=naive.FORMS,
+        help=(
+            "what --method naive adds: the processed image, the image times the heatmap, or"
+            " (--expert-data only) the plain image (default: processor)"
+        ),
+    )
     add_read_arguments(group)
     _add_saving(parser.add_argument_group("saving"))
     for name, kind in OBJECTIVES.items():
@@ -85,21 +184,42 @@ def eclip_parser() -> argparse.ArgumentParser:
 
 
 def _add_saving(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--save-every-steps", type=int, metavar="N",
-                       help="saves a checkpoint after every N optimiser steps, from which --resume "
-                            "latest continues in the middle of the epoch (default: only at the end "
-                            "of epochs, and at SIGTERM, SIGINT and SIGUSR1)")
-    group.add_argument("--save-every-minutes", type=float, metavar="M",
-                       help="saves such a checkpoint at the first step that ends M minutes after "
-                            "the last one (default: never)")
-    group.add_argument("--keep-last", type=int, default=2, metavar="K",
-                       help="keeps the K newest checkpoints within epochs; those of whole epochs "
-                            "are all kept (default: 2)")
+    group.add_argument(
+        "--save-every-steps",
+        type=int,
+        metavar="N",
+        help=(
+            "saves a checkpoint after every N optimiser steps, from which --resume "
+            "latest continues in the middle of the epoch (default: only at the end "
+            "of epochs, and at SIGTERM, SIGINT and SIGUSR1)"
+        ),
+    )
+    group.add_argument(
+        "--save-every-minutes",
+        type=float,
+        metavar="M",
+        help=(
+            "saves such a checkpoint at the first step that ends M minutes after "
+            "the last one (default: never)"
+        ),
+    )
+    group.add_argument(
+        "--keep-last",
+        type=int,
+        default=2,
+        metavar="K",
+        help=(
+            "keeps the K newest checkpoints within epochs; those of whole epochs "
+            "are all kept (default: 2)"
+        ),
+    )
 
 
 @dataclass(frozen=True)
 class Method:
-    """What a run trains: `experts` ('eclip', 'naive' or None) decides about mixed pairs, `objectives` add terms."""
+    """What a run trains: `experts` ('eclip', 'naive' or None) decides about mixed pairs,
+    `objectives` add terms.
+    """
 
     experts: str | None
     objectives: tuple[Objective, ...]
@@ -121,18 +241,25 @@ class Method:
 
 
 def method_names(args: argparse.Namespace) -> list[str]:
-    """The parts of --method, the recipe's where it is not given. UserError for what can not stand together."""
+    """The parts of --method, the recipe's where it is not given. UserError for what can not stand
+    together.
+    """
     method = args.method or (RECIPES[args.recipe].method if args.recipe else "eclip")
     names = method.split("+")
     for name in names:
         if name not in METHODS:
-            raise UserError(f"--method {method}: {name!r} is none of {', '.join(METHODS)}; join several by '+'.")
+            raise UserError(
+                f"--method {method}: {name!r} is none of {', '.join(METHODS)}; join several by '+'."
+            )
     if len(set(names)) < len(names):
         raise UserError(f"--method {method}: a part stands there twice.")
     if "clip" in names and len(names) > 1:
         raise UserError(f"--method {method}: every method contains CLIP's loss; leave 'clip' out.")
     if set(EXPERTS) <= set(names):
-        raise UserError(f"--method {method}: eclip and naive are two ways to append the same pairs; keep one of them.")
+        raise UserError(
+            f"--method {method}: eclip and naive are two ways to append the same pairs; keep one of"
+            " them."
+        )
     return names
 
 
@@ -145,16 +272,24 @@ def build_method(args: argparse.Namespace) -> Method:
 
 
 def eclip_config(args: argparse.Namespace, base: Mapping[str, Any]) -> EClipConfig:
-    """The model JSON's `eclip_cfg` (`base`) with the flags the user gave on top, as the method needs them."""
+    """The model JSON's `eclip_cfg` (`base`) with the flags the user gave on top, as the method
+    needs them.
+    """
     merged = EClipConfig.from_dict(base).to_dict()
     if args.eclip_processor == AUTHORS:
         merged["processor"] = dataclasses.asdict(AUTHORS_PROCESSOR)
     elif args.eclip_processor is not None:
         merged["processor"]["kind"] = args.eclip_processor
     if args.eclip_curriculum is not None:
-        merged["curriculum"] = dict(zip(("cold", "warm", "cool", "low", "high", "end"), args.eclip_curriculum))
-    for flag, key in (("eclip_alpha", "alpha"), ("eclip_priming_weight", "priming_weight"),
-                      ("eclip_own_pairs", "own_pairs"), ("eclip_crop_threshold", "crop_threshold")):
+        merged["curriculum"] = dict(
+            zip(("cold", "warm", "cool", "low", "high", "end"), args.eclip_curriculum)
+        )
+    for flag, key in (
+        ("eclip_alpha", "alpha"),
+        ("eclip_priming_weight", "priming_weight"),
+        ("eclip_own_pairs", "own_pairs"),
+        ("eclip_crop_threshold", "crop_threshold"),
+    ):
         if getattr(args, flag) is not None:
             merged[key] = getattr(args, flag)
     if args.eclip_no_mixup:
@@ -166,8 +301,11 @@ def eclip_config(args: argparse.Namespace, base: Mapping[str, Any]) -> EClipConf
     if "eclip" not in names:
         return dataclasses.replace(config, processor=None)
     if config.processor.kind == "mask" and config.priming_weight > 0:
-        raise UserError(f"--eclip-processor mask with priming weight {config.priming_weight:g}: the mask has no parameters and is the "
-                        "identity under ones, so there is nothing to prime; add --eclip-priming-weight 0.")
+        raise UserError(
+            f"--eclip-processor mask with priming weight {config.priming_weight:g}: the mask has no"
+            " parameters and is the identity under ones, so there is nothing to prime; add"
+            " --eclip-priming-weight 0."
+        )
     return config
 
 
@@ -175,17 +313,32 @@ def refuse_unsupported(args: argparse.Namespace) -> None:
     """ValueError for a combination that can not work, before anything is built."""
     for name, advice in UNSUPPORTED.items():
         if getattr(args, name, None):
-            raise UserError(f"--{name.replace('_', '-')} does not work with openclip_eclip.train: {advice}.")
+            raise UserError(
+                f"--{name.replace('_', '-')} does not work with openclip_eclip.train: {advice}."
+            )
     if "coca" in args.model.lower():
-        raise UserError(f"--model {args.model}: eCLIP needs a contrastive model; CoCa is not supported.")
+        raise UserError(
+            f"--model {args.model}: eCLIP needs a contrastive model; CoCa is not supported."
+        )
     if args.expert_batch_size is not None and not args.expert_data:
-        raise UserError("--expert-batch-size without --expert-data: name the annotated source, or drop the flag.")
+        raise UserError(
+            "--expert-batch-size without --expert-data: name the annotated source, or drop the"
+            " flag."
+        )
     if (args.eclip_heatmap_control == "same-class-shuffled") != (args.csv_label_key is not None):
-        raise UserError("--csv-label-key names the classes for --eclip-heatmap-control same-class-shuffled: give both or neither.")
+        raise UserError(
+            "--csv-label-key names the classes for --eclip-heatmap-control same-class-shuffled:"
+            " give both or neither."
+        )
     if args.eclip_no_mixup and args.eclip_alpha is not None:
-        raise UserError(f"--eclip-no-mixup with --eclip-alpha {args.eclip_alpha:g}: without mixup there is no lambda to draw; drop one of them.")
+        raise UserError(
+            f"--eclip-no-mixup with --eclip-alpha {args.eclip_alpha:g}: without mixup there is no"
+            " lambda to draw; drop one of them."
+        )
     if args.expert_data and not args.train_data:
-        raise UserError("--expert-data without --train-data: experts are added to batches of training data.")
+        raise UserError(
+            "--expert-data without --train-data: experts are added to batches of training data."
+        )
     _refuse_saving(args)
     check_own_numbers(args, eclip_parser()._actions)
     _refuse_methods(args)
@@ -197,11 +350,15 @@ def refuse_unsupported(args: argparse.Namespace) -> None:
 def _refuse_saving(args: argparse.Namespace) -> None:
     steps, minutes = args.save_every_steps, args.save_every_minutes
     if steps is not None and steps < 1:
-        raise UserError(f"--save-every-steps {steps}: expected at least 1; drop the flag to save "
-                        "at the end of epochs only.")
+        raise UserError(
+            f"--save-every-steps {steps}: expected at least 1; drop the flag to save "
+            "at the end of epochs only."
+        )
     if minutes is not None and not 0 < minutes < float("inf"):
-        raise UserError(f"--save-every-minutes {minutes:g}: expected a number above 0; drop the "
-                        "flag to save at the end of epochs only.")
+        raise UserError(
+            f"--save-every-minutes {minutes:g}: expected a number above 0; drop the "
+            "flag to save at the end of epochs only."
+        )
     if args.keep_last < 1:
         raise UserError(f"--keep-last {args.keep_last}: expected at least 1.")
     if (steps or minutes) and (not args.logs or args.logs.lower() == "none"):
@@ -213,30 +370,49 @@ def _refuse_methods(args: argparse.Namespace) -> None:
     names = method_names(args)
     joined = "+".join(names)
     if args.expert_data and not set(EXPERTS) & set(names):
-        why = ("its samples enter as pairs, which eclip or naive append: take naive+align, with --naive-form plain for the images as they are"
-               if "align" in names else "it uses no annotation; drop one of them, or add eclip or naive")
+        why = (
+            "its samples enter as pairs, which eclip or naive append: take naive+align, with"
+            " --naive-form plain for the images as they are"
+            if "align" in names
+            else "it uses no annotation; drop one of them, or add eclip or naive"
+        )
         raise UserError(f"--expert-data with --method {joined}: {why}.")
-    if args.eclip_heatmap_control and (not set(HEATMAPS) & set(names) or (args.naive_form == "plain" and "align" not in names)):
-        raise UserError(f"--eclip-heatmap-control with --method {joined}{' --naive-form plain' if args.naive_form else ''}: it uses no heatmap; "
-                        "drop one of them.")
+    if args.eclip_heatmap_control and (
+        not set(HEATMAPS) & set(names) or (args.naive_form == "plain" and "align" not in names)
+    ):
+        raise UserError(
+            "--eclip-heatmap-control with --method"
+            f" {joined}{' --naive-form plain' if args.naive_form else ''}: it uses no heatmap; drop"
+            " one of them."
+        )
     if args.eclip_heatmap_control and args.align_windows:
-        raise UserError("--eclip-heatmap-control with --align-windows: a placebo stands for the map of a whole report, and the sentences would keep "
-                        "their true ones; drop one of them.")
+        raise UserError(
+            "--eclip-heatmap-control with --align-windows: a placebo stands for the map of a whole"
+            " report, and the sentences would keep their true ones; drop one of them."
+        )
     if args.naive_form is not None and "naive" not in names:
         raise UserError(f"--naive-form with --method {joined}: give --method naive, or drop it.")
     if "naive" in names and args.eclip_alpha is not None:
         raise UserError("--eclip-alpha with --method naive: it does not mix; drop one of them.")
     if args.naive_form == "plain" and not args.expert_data:
-        raise UserError("--naive-form plain without --expert-data: annotated rows of --train-data are CLIP pairs already; name the "
-                        "annotated source, or use --method clip.")
+        raise UserError(
+            "--naive-form plain without --expert-data: annotated rows of --train-data are CLIP"
+            " pairs already; name the annotated source, or use --method clip."
+        )
     if args.naive_form in ("multiply", "plain") and args.eclip_processor is not None:
-        raise UserError(f"--eclip-processor with --naive-form {args.naive_form}: that form has no processor; drop one of them.")
+        raise UserError(
+            f"--eclip-processor with --naive-form {args.naive_form}: that form has no processor;"
+            " drop one of them."
+        )
     for name, kind in OBJECTIVES.items():
         own = argparse.ArgumentParser(add_help=False)
         kind.add_flags(own)
         for action in own._actions:
             if name not in names and getattr(args, action.dest) is not None:
-                raise UserError(f"{action.option_strings[0]} with --method {joined}: give --method {name}, or drop it.")
+                raise UserError(
+                    f"{action.option_strings[0]} with --method {joined}: give --method {name}, or"
+                    " drop it."
+                )
 
 
 def _refuse_models(args: argparse.Namespace) -> None:
@@ -247,20 +423,37 @@ def _refuse_models(args: argparse.Namespace) -> None:
     if source.startswith("local-dir:"):
         folder = Path(source.removeprefix("local-dir:"))
         if not (folder / "open_clip_config.json").is_file():
-            raise UserError(f"--model {args.model}: no open_clip_config.json in {folder}; expected an open_clip model folder.")
+            raise UserError(
+                f"--model {args.model}: no open_clip_config.json in {folder}; expected an open_clip"
+                " model folder."
+            )
         brings_weights = bool(weight_files(folder))
         if fine_tuning and not (brings_weights or args.pretrained or args.resume):
             raise UserError(f"{what} fine-tunes a trained CLIP, but {folder} holds no weights.")
-    if args.pretrained and source.startswith(("local-dir:", "hf-hub:")):  # open_clip ignores it, and records it as used
-        own = "brings its own weights" if brings_weights else "is built as its folder says, without weights"
-        raise UserError(f"--pretrained {args.pretrained} with --model {args.model}, which {own}: leave --pretrained out, or name an architecture "
-                        f"(--model ViT-B-16); `python -m openclip_eclip.export {args.pretrained} NEW --model {args.model}` makes a folder "
-                        "of that model with those weights, for --model local-dir:NEW.")
+    # open_clip ignores it, and records it as used
+    if args.pretrained and source.startswith(("local-dir:", "hf-hub:")):
+        own = (
+            "brings its own weights"
+            if brings_weights
+            else "is built as its folder says, without weights"
+        )
+        raise UserError(
+            f"--pretrained {args.pretrained} with --model {args.model}, which {own}: leave"
+            " --pretrained out, or name an architecture (--model ViT-B-16); `python -m"
+            f" openclip_eclip.export {args.pretrained} NEW --model {args.model}` makes a folder of"
+            " that model with those weights, for --model local-dir:NEW."
+        )
     if args.pretrained_image and (args.pretrained or (brings_weights and not args.resume)):
-        raise UserError(f"--pretrained-image with {'--pretrained ' + args.pretrained if args.pretrained else '--model ' + args.model}, whose weights "
-                        "take its place: drop one of them.")
+        raise UserError(
+            "--pretrained-image with"
+            f" {'--pretrained ' + args.pretrained if args.pretrained else '--model ' + args.model},"
+            " whose weights take its place: drop one of them."
+        )
     if fine_tuning and not (args.pretrained or ":" in args.model or args.resume):
-        raise UserError(f"{what} fine-tunes a trained CLIP: give --pretrained TAG_OR_FILE, or --model local-dir:FOLDER.")
+        raise UserError(
+            f"{what} fine-tunes a trained CLIP: give --pretrained TAG_OR_FILE, or --model"
+            " local-dir:FOLDER."
+        )
 
 
 def fill_alignment(args: argparse.Namespace) -> None:
@@ -280,13 +473,19 @@ def with_runs_dir(runs_dir: str | None, rest: Sequence[str]) -> list[str]:
     own.add_argument("--logs")
     logs = own.parse_known_args(list(rest))[0].logs
     if logs not in (None, runs_dir):
-        raise UserError(f"--runs-dir {runs_dir} with --logs {logs}: two names of one setting; drop one of them.")
+        raise UserError(
+            f"--runs-dir {runs_dir} with --logs {logs}: two names of one setting; drop one of them."
+        )
     return [*rest, f"--logs={runs_dir}"]
 
 
-def parse_host(parse: Callable[[list[str]], argparse.Namespace], argv: list[str]) -> argparse.Namespace:
+def parse_host(
+    parse: Callable[[list[str]], argparse.Namespace], argv: list[str]
+) -> argparse.Namespace:
     """open_clip's own parser. UserError where its --aug-cfg would end in a traceback."""
     try:
         return parse(argv)
     except (ValueError, SyntaxError) as error:
-        raise UserError(f"--aug-cfg: expected KEY=VALUE pairs, e.g. --aug-cfg 'scale=(0.5,1.0)' ({error}).") from error
+        raise UserError(
+            f"--aug-cfg: expected KEY=VALUE pairs, e.g. --aug-cfg 'scale=(0.5,1.0)' ({error})."
+        ) from error

@@ -1,16 +1,20 @@
 """Recipes: settings under one name, and the numbers that wait for the size of the data."""
 
 from __future__ import annotations
-from typing import Any
-from .flag_checks import COMPUTED
-from typing import Sequence
+
 import argparse
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
+
+from .flag_checks import COMPUTED
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """The paper's settings (§4.1); 'eclip-plus' is not the paper's (docs/eclip-plus.md). A flag the user gives wins over any of them."""
+    """The paper's settings (§4.1); 'eclip-plus' is not the paper's (docs/eclip-plus.md). A flag the
+    user gives wins over any of them.
+    """
 
     method: str
     steps: int
@@ -19,15 +23,26 @@ class Recipe:
     warmup: float = 0.1  # share of all steps
     weight_decay: float = 1e-3
     context_length: int = 256
-    crop_scale: tuple[float, float] = (0.5, 1.0)  # share of the image's area; the authors' (open_clip's own is 0.9 to 1)
+    # share of the image's area; the authors' (open_clip's own is 0.9 to 1)
+    crop_scale: tuple[float, float] = (
+        0.5,
+        1.0,
+    )
     align_weight: float | None = None
     align_least: float | None = None
 
     def flags(self) -> list[str]:
         """As command-line flags to be put before the user's own, which then win."""
-        return [f"--lr={self.lr}", f"--wd={self.weight_decay}", f"--force-context-length={self.context_length}",
-                "--lr-scheduler=cosine", f"--aug-cfg=scale={self.crop_scale}", f"--batch-size={COMPUTED}", f"--epochs={COMPUTED}",
-                f"--warmup={COMPUTED}"]
+        return [
+            f"--lr={self.lr}",
+            f"--wd={self.weight_decay}",
+            f"--force-context-length={self.context_length}",
+            "--lr-scheduler=cosine",
+            f"--aug-cfg=scale={self.crop_scale}",
+            f"--batch-size={COMPUTED}",
+            f"--epochs={COMPUTED}",
+            f"--warmup={COMPUTED}",
+        ]
 
 
 RECIPES = {
@@ -43,14 +58,18 @@ FINE_TUNING = ("eclip-p", "m3-mix")  # recipes
 
 
 def fill_batch_size(args: argparse.Namespace, world_size: int) -> None:
-    """The recipe's effective batch, spread over ranks and accumulation, unless the user gave a size."""
+    """The recipe's effective batch, spread over ranks and accumulation, unless the user gave a
+    size.
+    """
     if args.batch_size == COMPUTED:
         recipe = RECIPES[args.recipe]
         args.batch_size = max(1, recipe.batch_size // (world_size * args.accum_freq))
 
 
 def fill_schedule(args: argparse.Namespace, batches_per_epoch: int) -> dict[str, Any]:
-    """Epochs that reach the recipe's steps, and its warm-up; returns what it filled in, for the log."""
+    """Epochs that reach the recipe's steps, and its warm-up; returns what it filled in, for the
+    log.
+    """
     if args.recipe is None:
         return {}
     filled = {}
@@ -64,5 +83,7 @@ def fill_schedule(args: argparse.Namespace, batches_per_epoch: int) -> dict[str,
 
 
 def with_recipe(recipe: str | None, rest: Sequence[str]) -> list[str]:
-    """open_clip's arguments with the recipe's before the user's: argparse keeps the last value of a flag."""
+    """open_clip's arguments with the recipe's before the user's: argparse keeps the last value of a
+    flag.
+    """
     return (RECIPES[recipe].flags() if recipe else []) + list(rest)

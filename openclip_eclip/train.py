@@ -11,6 +11,7 @@ torchrun stops at `--logs`
 open_clip_train work;
 `--help` lists ours first.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -20,9 +21,10 @@ import os
 import re
 import sys
 import time
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Sequence
+from typing import Any
 
 from .config import Stopped, UserError
 from .params import eclip_parser
@@ -50,13 +52,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     except (UserError, RuntimeError) as found:
         if is_consequence(_args(seams), found):
             raise SystemExit(getattr(found, "exit_code", 1)) from found
-        if isinstance(found, UserError) and not isinstance(found, Stopped) and os.environ.get("RANK", "0") != "0":
+        if (
+            isinstance(found, UserError)
+            and not isinstance(found, Stopped)
+            and os.environ.get("RANK", "0") != "0"
+        ):
             time.sleep(GRACE)  # torchrun ends this process once the first one has told and ended
-            of_flags = _args(seams) is None and os.environ.get("LOCAL_RANK", "0") != "0"  # the same on every rank of a machine
+            # the same on every rank of a machine
+            of_flags = _args(seams) is None and os.environ.get("LOCAL_RANK", "0") != "0"
             if of_flags or has_logged(_args(seams), sentence(found)):
                 raise SystemExit(2) from found
         raise
-    finally:  # open_clip adds handlers to the root logger for good: a second run would also write into the first one's log
+    # open_clip adds handlers to the root logger for good: a second run would also write into the
+    # first one's log
+    finally:
         error = sys.exc_info()[1]
         if error is not None and not isinstance(error, SystemExit):
             log_stop(_args(seams), sentence(error))
@@ -73,9 +82,10 @@ def check_patches() -> None:
         whose = f"of openclip_eclip {found}" if found else "another package of that name"
         place = getattr(patches, "__file__", None) or ", ".join(patches.__path__)
         raise UserError(
-            f"training_patches was found at {place}, which is {whose}; expected the one beside "
-            f"openclip_eclip {__version__}, {Path(__file__).resolve().parents[1] / 'training_patches'}. "
-            "Remove the other one, or start from another folder."
+            f"training_patches was found at {place}, which is {whose}; expected the one beside"
+            f" openclip_eclip {__version__},"
+            f" {Path(__file__).resolve().parents[1] / 'training_patches'}. Remove the other one, or"
+            " start from another folder."
         )
 
 
@@ -97,9 +107,12 @@ def run() -> int:
         main()
     except UserError as error:
         sys.stderr.write(f"error: {sentence(error)}\n")
-        if file := os.environ.get("TORCHELASTIC_ERROR_FILE"):  # torchrun ends its own message with it
+        # torchrun ends its own message with it
+        if file := os.environ.get("TORCHELASTIC_ERROR_FILE"):
             facts = {"py_callstack": sentence(error), "timestamp": str(int(time.time()))}
-            Path(file).write_text(json.dumps({"message": {"message": sentence(error), "extraInfo": facts}}))
+            Path(file).write_text(
+                json.dumps({"message": {"message": sentence(error), "extraInfo": facts}})
+            )
         return error.exit_code
     return 0
 

@@ -1,9 +1,12 @@
-"""Kills training runs in the middle of epochs and of writing, resumes them, and compares their end with an uninterrupted run's.
+"""Kills training runs in the middle of epochs and of writing, resumes them, and compares their end
+with an uninterrupted run's.
 
-One process imports torch and open_clip and forks every run, so that a kill costs a second instead of ten:
+One process imports torch and open_clip and forks every run, so that a kill costs a second instead
+of ten:
 
     python scripts/kill_runs.py FOLDER --kills 30 --seed 0     # prints one JSON object
 """
+
 from __future__ import annotations
 
 import argparse
@@ -17,11 +20,15 @@ import socket
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Callable
 
-for name, value in (("OMP_NUM_THREADS", "1"), ("HF_HUB_OFFLINE", "1"), ("CUDA_VISIBLE_DEVICES", "")):
+for name, value in (
+    ("OMP_NUM_THREADS", "1"),
+    ("HF_HUB_OFFLINE", "1"),
+    ("CUDA_VISIBLE_DEVICES", ""),
+):
     os.environ[name] = value
 
 import numpy as np  # noqa: E402
@@ -32,11 +39,17 @@ from conftest import BASIC, TINY, write_shard, write_table  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from openclip_eclip import train  # noqa: E402
-from training_patches import resume as checkpoints, release_3_3  # noqa: E402
+from training_patches import release_3_3  # noqa: E402
+from training_patches import resume as checkpoints  # noqa: E402
 from training_patches.session import Session  # noqa: E402
 
 EPOCHS, LIMIT = 3, 120.0  # seconds
-KINDS = (signal.SIGKILL, signal.SIGTERM, "writing")  # the last: SIGKILL when half of a checkpoint is written
+# the last: SIGKILL when half of a checkpoint is written
+KINDS = (
+    signal.SIGKILL,
+    signal.SIGTERM,
+    "writing",
+)
 
 
 @dataclass
@@ -61,13 +74,62 @@ def settings(folder: Path) -> list[Setting]:
     return [
         Setting("table", 8, [*on_table, *gate, "--val-data", rare, "--force-patch-dropout", 0.25]),
         Setting("table-workers", 8, [*on_table, *gate, "--workers", 2]),
-        Setting("shards-workers", 10, [*common, *gate, "--train-data", shards, "--workers", 2, "--on-bad-sample", "skip"]),
-        Setting("expert-accumulated", 4, [*on_table, *gate, "--workers", 1, "--accum-freq", 2, "--expert-data", table,
-                                          "--expert-batch-size", 2]),
-        Setting("align-two-ranks", 4, [*common, "--train-data", rare, "--workers", 1, "--method", "align", "--align-replay", 0.5],
-                ranks=2),
-        Setting("clip", 8, [*on_table, "--workers", 2, "--method", "clip", "--force-patch-dropout", 0.25, "--save-most-recent"]),
-        Setting("shards", 9, [*common, *gate, "--train-data", shards, "--workers", 0, "--on-bad-sample", "skip"]),
+        Setting(
+            "shards-workers",
+            10,
+            [*common, *gate, "--train-data", shards, "--workers", 2, "--on-bad-sample", "skip"],
+        ),
+        Setting(
+            "expert-accumulated",
+            4,
+            [
+                *on_table,
+                *gate,
+                "--workers",
+                1,
+                "--accum-freq",
+                2,
+                "--expert-data",
+                table,
+                "--expert-batch-size",
+                2,
+            ],
+        ),
+        Setting(
+            "align-two-ranks",
+            4,
+            [
+                *common,
+                "--train-data",
+                rare,
+                "--workers",
+                1,
+                "--method",
+                "align",
+                "--align-replay",
+                0.5,
+            ],
+            ranks=2,
+        ),
+        Setting(
+            "clip",
+            8,
+            [
+                *on_table,
+                "--workers",
+                2,
+                "--method",
+                "clip",
+                "--force-patch-dropout",
+                0.25,
+                "--save-most-recent",
+            ],
+        ),
+        Setting(
+            "shards",
+            9,
+            [*common, *gate, "--train-data", shards, "--workers", 0, "--on-bad-sample", "skip"],
+        ),
     ]
 
 
@@ -95,19 +157,38 @@ def write_shards(folder: Path, shards: int = 4, count: int = 9) -> str:
 
 # ---- runs in forked processes
 
+
 class Run:
     """A training run of `setting` in processes of its own, one a rank."""
 
-    def __init__(self, folder: Path, setting: Setting, name: str, flags: list = (), before: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        setting: Setting,
+        name: str,
+        flags: list = (),
+        before: Callable[[], None] | None = None,
+    ) -> None:
         self.folder, self.log = folder, folder / "logs" / name / "out.log"
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         argv = [str(flag) for flag in (*setting.flags, "--name", name, *flags)]
         self.skip = self.log.stat().st_size if self.log.exists() else 0
-        self.pids = [self._fork(argv, rank, setting.ranks, port, name, before) for rank in range(setting.ranks)]
+        self.pids = [
+            self._fork(argv, rank, setting.ranks, port, name, before)
+            for rank in range(setting.ranks)
+        ]
 
-    def _fork(self, argv: list[str], rank: int, ranks: int, port: int, name: str, before: Callable[[], None] | None) -> int:
+    def _fork(
+        self,
+        argv: list[str],
+        rank: int,
+        ranks: int,
+        port: int,
+        name: str,
+        before: Callable[[], None] | None,
+    ) -> int:
         pid = os.fork()
         if pid:
             return pid
@@ -119,8 +200,13 @@ class Run:
             os.dup2(output, 1)
             os.dup2(output, 2)
             if ranks > 1:
-                os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(ranks), MASTER_ADDR="127.0.0.1",
-                                  MASTER_PORT=str(port))
+                os.environ.update(
+                    RANK=str(rank),
+                    LOCAL_RANK=str(rank),
+                    WORLD_SIZE=str(ranks),
+                    MASTER_ADDR="127.0.0.1",
+                    MASTER_PORT=str(port),
+                )
             if before is not None and rank == 0:
                 before()
             sys.argv = ["train", *argv]
@@ -158,11 +244,15 @@ class Run:
         return [codes[pid] for pid in self.pids]
 
     def kill_after(self, steps: int, number: signal.Signals, ranks: slice = slice(None)) -> None:
-        """Signal the process groups, data workers included, once `steps` steps are in the log. It must really be killed."""
+        """Signal the process groups, data workers included, once `steps` steps are in the log. It
+        must really be killed.
+        """
         deadline = time.monotonic() + LIMIT
         while self.steps_done() < steps:
             assert time.monotonic() < deadline, f"no step {steps} in {self.log}"
-            assert os.waitid(os.P_PID, self.pids[0], os.WEXITED | os.WNOHANG | os.WNOWAIT) is None, f"over before its kill: {self.log}"
+            assert (
+                os.waitid(os.P_PID, self.pids[0], os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+            ), f"over before its kill: {self.log}"
             time.sleep(0.002)
         for pid in self.pids[ranks]:
             os.killpg(pid, number)
@@ -173,30 +263,46 @@ class Run:
 
 def die_in_writing(count: int) -> Callable[[], None]:
     """For a child: SIGKILL when half of its `count`-th checkpoint is in the file."""
+
     def before() -> None:
         calls = iter(range(1, 10_000))
 
-        def half(save: Callable, obj: object, path: object, *args: object, **kwargs: object) -> None:
+        def half(
+            save: Callable, obj: object, path: object, *args: object, **kwargs: object
+        ) -> None:
             if next(calls) == count:
-                def save(obj: object, file: io.IOBase, *args: object, save: Callable = save, **kwargs: object) -> None:
+
+                def save(
+                    obj: object,
+                    file: io.IOBase,
+                    *args: object,
+                    save: Callable = save,
+                    **kwargs: object,
+                ) -> None:
                     stream = io.BytesIO()
                     save(obj, stream, *args, **kwargs)
-                    file.write(stream.getvalue()[:stream.tell() // 2])
+                    file.write(stream.getvalue()[: stream.tell() // 2])
                     file.flush()
                     os.kill(os.getpid(), signal.SIGKILL)
+
             checkpoints.atomic_save(save, obj, path, *args, **kwargs)
 
         release_3_3.atomic_save = half
+
     return before
 
 
 # ---- one chain of kills
 
+
 def end_of(folder: Path, name: str, steps: int) -> tuple[dict, dict, str]:
     """(last checkpoint, losses as logged last by (epoch, sample), views)."""
     run = folder / "logs" / name
     checkpoint = torch.load(run / "checkpoints" / f"epoch_{EPOCHS}.pt", weights_only=True)
-    found = re.findall(r"Train Epoch: (\d+) \[ *(\d+)/.* LR: ([\d.]+) .* Loss: ([\d.e+-]+)", (run / "out.log").read_text())
+    found = re.findall(
+        r"Train Epoch: (\d+) \[ *(\d+)/.* LR: ([\d.]+) .* Loss: ([\d.e+-]+)",
+        (run / "out.log").read_text(),
+    )
     losses = {(epoch, samples): (rate, loss) for epoch, samples, rate, loss in found}
     assert len(losses) == EPOCHS * steps, f"{name}: {len(losses)} steps in the log"
     views = run / "annotated_views.csv"
@@ -209,16 +315,34 @@ def differences(found: object, expected: object, where: str = "") -> list[str]:
         return [] if torch.equal(found, expected) else [where]
     if isinstance(expected, dict):
         names = [key for key in expected if key not in ("name", "position")]
-        return [where] if set(found) != set(expected) else [
-            one for key in names for one in differences(found[key], expected[key], f"{where}.{key}")]
+        return (
+            [where]
+            if set(found) != set(expected)
+            else [
+                one
+                for key in names
+                for one in differences(found[key], expected[key], f"{where}.{key}")
+            ]
+        )
     if isinstance(expected, (list, tuple)):
-        return [where] if len(found) != len(expected) else [
-            one for i in range(len(expected)) for one in differences(found[i], expected[i], f"{where}[{i}]")]
+        return (
+            [where]
+            if len(found) != len(expected)
+            else [
+                one
+                for i in range(len(expected))
+                for one in differences(found[i], expected[i], f"{where}[{i}]")
+            ]
+        )
     return [] if found == expected else [where]
 
 
-def kill_and_resume(folder: Path, setting: Setting, name: str, kinds: list, rng: random.Random) -> dict:
-    """One run that is killed once for each of `kinds`, resumed after each, and compared with the run `setting.name`."""
+def kill_and_resume(
+    folder: Path, setting: Setting, name: str, kinds: list, rng: random.Random
+) -> dict:
+    """One run that is killed once for each of `kinds`, resumed after each, and compared with the
+    run `setting.name`.
+    """
     total, done, resumed, killed = setting.steps * EPOCHS, 0, [], []
     for i, kind in enumerate(kinds):
         # leave steps for the kills to come, and one in which the signal can arrive
@@ -228,19 +352,34 @@ def kill_and_resume(folder: Path, setting: Setting, name: str, kinds: list, rng:
             run = Run(folder, setting, name, resumed, die_in_writing(max(1, step // 2)))
             codes = run.wait() if setting.ranks == 1 else wait_for_first(run)
             assert codes[0] == -signal.SIGKILL, f"killed in writing: {codes}: {run.log}"
-            assert list((folder / "logs" / name / "checkpoints").glob(".*.partial")), "nothing was being written"
+            assert list((folder / "logs" / name / "checkpoints").glob(".*.partial")), (
+                "nothing was being written"
+            )
         else:
             run = Run(folder, setting, name, resumed)
-            run.kill_after(step, kind, slice(rng.choice((1, None))) if kind == signal.SIGTERM else slice(None))
+            run.kill_after(
+                step, kind, slice(rng.choice((1, None))) if kind == signal.SIGTERM else slice(None)
+            )
         killed.append(str(getattr(kind, "name", kind)))
         done = min(total - 6, done + max(0, run.steps_done() - 2))
         resumed = ["--resume", "latest"]
     codes = Run(folder, setting, name, resumed).wait()
     assert codes == [0] * setting.ranks, f"{codes}: {name}"
     found, expected = (end_of(folder, one, setting.steps) for one in (name, setting.name))
-    left = sorted(path.name for path in (folder / "logs" / name / "checkpoints").iterdir() if path.name.endswith(".partial"))
-    return {"setting": setting.name, "name": name, "kills": killed, "differences": differences(found[0], expected[0])[:5],
-            "losses_differ": found[1] != expected[1], "views_differ": found[2] != expected[2], "left": left}
+    left = sorted(
+        path.name
+        for path in (folder / "logs" / name / "checkpoints").iterdir()
+        if path.name.endswith(".partial")
+    )
+    return {
+        "setting": setting.name,
+        "name": name,
+        "kills": killed,
+        "differences": differences(found[0], expected[0])[:5],
+        "losses_differ": found[1] != expected[1],
+        "views_differ": found[2] != expected[2],
+        "left": left,
+    }
 
 
 def wait_for_first(run: Run) -> list[int]:
@@ -252,7 +391,9 @@ def wait_for_first(run: Run) -> list[int]:
     return [os.waitstatus_to_exitcode(status)]
 
 
-def all_kills(folder: Path, kills: int, seed: int, names: list[str] | None = None, chain: int = 3) -> dict:
+def all_kills(
+    folder: Path, kills: int, seed: int, names: list[str] | None = None, chain: int = 3
+) -> dict:
     """`kills` kills spread over the settings, `chain` to a run."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "tiny.json").write_text(json.dumps(TINY))
@@ -267,13 +408,29 @@ def all_kills(folder: Path, kills: int, seed: int, names: list[str] | None = Non
             whole.add(setting.name)
         kinds = [KINDS[(given + i) % len(KINDS)] for i in range(min(chain, kills - given))]
         rng.shuffle(kinds)
-        results.append(kill_and_resume(folder, setting, f"{setting.name}-{len(results)}", kinds, rng))
+        results.append(
+            kill_and_resume(folder, setting, f"{setting.name}-{len(results)}", kinds, rng)
+        )
         given += len(kinds)
-    wrong = [one for one in results if one["differences"] or one["losses_differ"] or one["views_differ"] or one["left"]]
-    return {"kills": given, "runs": len(results), "same": len(results) - len(wrong), "wrong": wrong,
-            "by_kind": {str(getattr(kind, "name", kind)): sum(one["kills"].count(str(getattr(kind, "name", kind))) for one in results)
-                        for kind in KINDS},
-            "settings": sorted(whole), "seconds": round(time.monotonic() - began, 1)}
+    wrong = [
+        one
+        for one in results
+        if one["differences"] or one["losses_differ"] or one["views_differ"] or one["left"]
+    ]
+    return {
+        "kills": given,
+        "runs": len(results),
+        "same": len(results) - len(wrong),
+        "wrong": wrong,
+        "by_kind": {
+            str(getattr(kind, "name", kind)): sum(
+                one["kills"].count(str(getattr(kind, "name", kind))) for one in results
+            )
+            for kind in KINDS
+        },
+        "settings": sorted(whole),
+        "seconds": round(time.monotonic() - began, 1),
+    }
 
 
 def main() -> None:
@@ -281,12 +438,19 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--chain", type=int, default=3, help="kills of one run, each followed by a resume")
+    parser.add_argument(
+        "--chain", type=int, default=3, help="kills of one run, each followed by a resume"
+    )
     parser.add_argument("--settings", nargs="+", help="default: all")
     args = parser.parse_args()
     torch.set_num_threads(1)
     Session.draw = lambda *_: None  # figures take longer than all else
-    sys.stdout.write(json.dumps(all_kills(args.folder.resolve(), args.kills, args.seed, args.settings, args.chain)) + "\n")
+    sys.stdout.write(
+        json.dumps(
+            all_kills(args.folder.resolve(), args.kills, args.seed, args.settings, args.chain)
+        )
+        + "\n"
+    )
 
 
 if __name__ == "__main__":

@@ -18,7 +18,8 @@ FILES = {
     for package in PACKAGES
     for path in sorted((ROOT / package).rglob("*.py"))
 }
-# from the ground up: a room imports from itself and from those before it; a module outside the rooms is one by itself
+# from the ground up: a room imports from itself and from those before it; a module outside the
+# rooms is one by itself
 STOREYS = (
     "version config json_text files machine subcommands mixup priming",
     "data metrics",
@@ -69,9 +70,7 @@ def room(name: str) -> str:
 
 def importers(package: str) -> set[str]:
     return {
-        name
-        for name in FILES
-        if any(found.split(".")[0] == package for found in imports(name))
+        name for name in FILES if any(found.split(".")[0] == package for found in imports(name))
     }
 
 

@@ -1,8 +1,10 @@
 """Everything changed in open_clip_train, and nothing else; see README.md beside this file."""
+
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Iterator
+from typing import Any
 
 from openclip_eclip.register import check_open_clip_version
 
@@ -14,7 +16,8 @@ OPENCLIP_ECLIP = "0.1.0"
 def active() -> Iterator[Any]:
     """Rebind the seams for the duration of one training run; every name is restored afterwards.
 
-    RuntimeError for an open_clip outside the tested range, or one whose seams have another signature.
+    RuntimeError for an open_clip outside the tested range, or one whose seams have another
+    signature.
     """
     check_open_clip_version()
     from . import release_3_3

@@ -44,8 +44,10 @@ class Announced:
                     f"{self.names[sample_id]}: the check found a heatmap, and training read none. "
                     "The data has changed meanwhile: start again."
                     if not has_map
-                    else f"{self.source}: training read a heatmap of a sample for which the check "
-                    "found none. The data has changed meanwhile: start again."
+                    else (
+                        f"{self.source}: training read a heatmap of a sample for which the check "
+                        "found none. The data has changed meanwhile: start again."
+                    )
                 )
         if self.first:
             self.shown += len(ids)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import logging
-from typing import Any, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 import open_clip
 import torch
@@ -15,6 +16,7 @@ from open_clip_train.distributed import is_master
 from openclip_eclip.config import UserError
 from openclip_eclip.flag_checks import schedule_warnings
 from openclip_eclip.model_errors import near
+
 from .run_settings import differences
 
 logger = logging.getLogger(__name__)

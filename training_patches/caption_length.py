@@ -1,4 +1,6 @@
-"""How many captions and sentences are longer than the text tower reads, and whether all are the same: said before training."""
+"""How many captions and sentences are longer than the text tower reads, and whether all are the
+same: said before training.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +14,13 @@ from typing import Any
 from open_clip_train.distributed import is_master
 from torch import Tensor
 
-from openclip_eclip.data.caption_words import MANY, all_the_same
-from openclip_eclip.data.tables.csv_source import CsvSamples
 from openclip_eclip.config import DataError
+from openclip_eclip.data.caption_words import MANY, all_the_same
 from openclip_eclip.data.sample import seeded_randomness
-from openclip_eclip.data.shards.tar_source import TarEntry, TarSamples, entries_before_damage
 from openclip_eclip.data.sentence_windows import TEXT_MEMBER, decode_sentences, file_windows
+from openclip_eclip.data.shards.tar_source import TarEntry, TarSamples, entries_before_damage
+from openclip_eclip.data.tables.csv_source import CsvSamples
+
 from .shard_flags import shard_files
 
 logger = logging.getLogger(__name__)
@@ -43,7 +46,8 @@ def announce_lengths(
             "eclip: %s is not on this machine: captions that are too long are not counted", flag
         )
         return
-    same = None if isinstance(source, CsvSamples) else all_the_same(found[0][0])  # the check of a table has said it
+    # the check of a table has said it
+    same = None if isinstance(source, CsvSamples) else all_the_same(found[0][0])
     if same:
         logger.warning("eclip: %s: %s", flag, same)
     with seeded_randomness([args.seed]), _one_thread():

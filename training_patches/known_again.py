@@ -6,13 +6,15 @@ import argparse
 import hashlib
 import logging
 import os
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Iterable, Iterator
+from typing import Any
 
-from openclip_eclip.data.tables.csv_source import CsvSamples, CsvTable
 from openclip_eclip.data.sample import stable_id
 from openclip_eclip.data.shards.tar_source import TarEntry, TarSamples, entries_before_damage
+from openclip_eclip.data.tables.csv_source import CsvSamples, CsvTable
+
 from .ranks import on_rank_zero
 from .shard_flags import shard_files
 

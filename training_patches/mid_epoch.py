@@ -8,16 +8,17 @@ decodes, so every batch carries its worker's state, and the worker takes it up w
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 import webdataset as wds
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from .resume import random_state, set_random_state
 from .pass_guard import PassGuard
+from .resume import random_state, set_random_state
 from .signals import ignore_in_worker
 
 
@@ -68,18 +69,22 @@ def _restore_worker(position: Position) -> None:
 def _packed(state: Mapping[str, Any]) -> dict[str, Any]:
     """Arrays for tensors, of 4 bytes a number where these have 8."""
     return {
-        key: value.numpy().astype(np.uint32 if value.dtype == torch.int64 else np.uint8)
-        if isinstance(value, torch.Tensor)
-        else value
+        key: (
+            value.numpy().astype(np.uint32 if value.dtype == torch.int64 else np.uint8)
+            if isinstance(value, torch.Tensor)
+            else value
+        )
         for key, value in state.items()
     }
 
 
 def _unpacked(state: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        key: torch.from_numpy(value.astype(np.int64 if value.dtype == np.uint32 else np.uint8))
-        if isinstance(value, np.ndarray)
-        else value
+        key: (
+            torch.from_numpy(value.astype(np.int64 if value.dtype == np.uint32 else np.uint8))
+            if isinstance(value, np.ndarray)
+            else value
+        )
         for key, value in state.items()
     }
 

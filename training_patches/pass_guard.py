@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import argparse
 import random
-from typing import Any, Iterable, Iterator, Mapping, NamedTuple, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import open_clip_train.data as upstream
 from torch.utils.data import get_worker_info

@@ -5,14 +5,21 @@ from __future__ import annotations
 
 import argparse
 import logging
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Mapping
+from typing import Any
 
 import fsspec
 import torch
 from torch import Tensor
 
-from openclip_eclip.checkpoint_files import STATE_KEY, read_checkpoint, require_finite, state_of, without_prefixes
+from openclip_eclip.checkpoint_files import (
+    STATE_KEY,
+    read_checkpoint,
+    require_finite,
+    state_of,
+    without_prefixes,
+)
 from openclip_eclip.config import EClipConfig, UserError
 from openclip_eclip.flag_checks import flag_of
 from openclip_eclip.model import PROCESSOR_PREFIX, REGIONS_PREFIX

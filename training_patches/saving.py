@@ -6,9 +6,10 @@ import argparse
 import logging
 import signal
 import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Callable, Iterator
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -16,6 +17,7 @@ from open_clip_train.distributed import is_master
 
 from openclip_eclip.checkpoint_files import progress_in_name
 from openclip_eclip.config import Stopped
+
 from .resume import remove_partial, sync_folder
 from .signals import Signals
 

@@ -1,4 +1,7 @@
-"""What one training run adds around open_clip's loop: the loader, the log lines, figures, and the state of a resume."""
+"""What one training run adds around open_clip's loop: the loader, the log lines, figures, and the
+state of a resume.
+"""
+
 from __future__ import annotations
 
 import argparse
@@ -6,8 +9,9 @@ import csv
 import logging
 import statistics
 from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Callable, Iterator
+from typing import Any
 
 import open_clip_train.data as upstream
 import torch
@@ -16,23 +20,23 @@ from open_clip import get_input_dtype
 from open_clip_train.distributed import is_master
 from torch.utils.data import DataLoader, Dataset
 
-from openclip_eclip.config import EClipConfig
 from openclip_eclip.batching.curriculum import Curriculum
 from openclip_eclip.batching.expert_stream import ALWAYS, ExpertSlots, expert_loader
-from openclip_eclip.data.figures import processor_figure
-from openclip_eclip.config import DataError
-from openclip_eclip.data.joint_transform import JointTransform
-from openclip_eclip.data.tables.near_names import did_you_mean
 from openclip_eclip.batching.planned_loader import PlannedLoader
+from openclip_eclip.config import DataError, EClipConfig
+from openclip_eclip.data.figures import processor_figure
+from openclip_eclip.data.joint_transform import JointTransform
 from openclip_eclip.data.sample import seeded_randomness
+from openclip_eclip.data.tables.near_names import did_you_mean
 from openclip_eclip.machine import note_machine
 from openclip_eclip.mixup import mix_images
 from openclip_eclip.params import Method
 from openclip_eclip.recipes import fill_schedule
+
 from .caption_length import announce_lengths
-from .resume import random_state, set_random_state
 from .known_again import known_again
 from .mid_epoch import Position, ResumableLoader, position_from, resumable
+from .resume import random_state, set_random_state
 from .saving import MidEpochSaver
 from .signals import Signals, ignore_in_worker
 from .train_data import TrainSource, expert_samples, train_source
@@ -46,9 +50,14 @@ class PlainLoader:
     `after_step` and `first_batch` are those of `PlannedLoader`.
     """
 
-    def __init__(self, loader: ResumableLoader, accum_freq: int,
-                 after_step: Callable[[int, int], None]) -> None:
-        self.loader, self.num_batches, self.num_samples = loader, loader.num_batches, loader.num_samples
+    def __init__(
+        self, loader: ResumableLoader, accum_freq: int, after_step: Callable[[int, int], None]
+    ) -> None:
+        self.loader, self.num_batches, self.num_samples = (
+            loader,
+            loader.num_batches,
+            loader.num_samples,
+        )
         self.accum_freq, self.after_step, self.epoch = accum_freq, after_step, 0
 
     @property
@@ -76,8 +85,9 @@ class EpochInfo(upstream.DataInfo):
 class Session:
     """State of one run of `open_clip_train.main.main` under our seams."""
 
-    def __init__(self, args: argparse.Namespace, config: EClipConfig, method: Method,
-                 signals: Signals) -> None:
+    def __init__(
+        self, args: argparse.Namespace, config: EClipConfig, method: Method, signals: Signals
+    ) -> None:
         self.args, self.config, self.method = args, config, method
         self.loader: PlannedLoader | None = None
         self.batches: ResumableLoader | None = None  # what the loader is made of
@@ -98,13 +108,31 @@ class Session:
     # ---- data
 
     def build_data(self, preprocess: Any, tokenizer: Any, epoch: int) -> upstream.DataInfo:
-        """open_clip's DataInfo for --train-data whose loader yields carriers, or plain tensors (CLIP)."""
+        """open_clip's DataInfo for --train-data whose loader yields carriers, or plain tensors
+        (CLIP).
+        """
         args = self.args
         if torch.device(args.device).type == "cpu" and args.precision.startswith("amp"):
-            logger.warning("eclip: --precision %s on a CPU can be many times slower than --precision fp32", args.precision)
+            logger.warning(
+                "eclip: --precision %s on a CPU can be many times slower than --precision fp32",
+                args.precision,
+            )
         transform = JointTransform(preprocess, self.config.crop_threshold)
-        source = train_source(args, transform, tokenizer, epoch, heatmaps=self.method.heatmaps, windows=self.method.windows)
-        announce_lengths(args, "--train-data", getattr(source.info.dataloader, "dataset", None), tokenizer, self.method.windows)
+        source = train_source(
+            args,
+            transform,
+            tokenizer,
+            epoch,
+            heatmaps=self.method.heatmaps,
+            windows=self.method.windows,
+        )
+        announce_lengths(
+            args,
+            "--train-data",
+            getattr(source.info.dataloader, "dataset", None),
+            tokenizer,
+            self.method.windows,
+        )
         filled = fill_schedule(args, source.info.dataloader.num_batches)
         if filled:
             self._note_params(filled)
@@ -116,7 +144,9 @@ class Session:
         self.loader = self._plan(source, transform, tokenizer)
         return EpochInfo(self.loader, source.info.sampler, source.info.shared_epoch)
 
-    def _plan(self, source: TrainSource, transform: JointTransform, tokenizer: Any) -> PlannedLoader:
+    def _plan(
+        self, source: TrainSource, transform: JointTransform, tokenizer: Any
+    ) -> PlannedLoader:
         args, loader = self.args, source.info.dataloader
         steps = loader.num_batches // args.accum_freq
         curriculum = Curriculum(max(1, steps * args.epochs), self.config.curriculum)
@@ -138,63 +168,135 @@ class Session:
         count = len(source.names.keys() | self.names)
         for objective in self.method.objectives:
             objective.use_steps(max(1, steps * args.epochs))
-            objective.use_annotated(None if source.total is None else max(count, told or 0) / source.total)
+            objective.use_annotated(
+                None if source.total is None else max(count, told or 0) / source.total
+            )
         if self.method.experts or self.method.heatmaps:
             self._announce(curriculum, annotated, bool(told), count, source.header)
         if is_master(args) and annotated and self.config.processor is not None:
             with seeded_randomness([args.seed]):
-                good = [sample for i in range(min(4, len(examples or ()))) if (sample := examples[i]).heatmap is not None]
+                good = [
+                    sample
+                    for i in range(min(4, len(examples or ())))
+                    if (sample := examples[i]).heatmap is not None
+                ]
             if good:
-                self.examples = (torch.stack([s.image for s in good]), torch.stack([s.heatmap for s in good]))
-        return PlannedLoader(loader, self.config, curriculum, seed=args.seed, accum_freq=args.accum_freq, annotated=annotated,
-                             mixes=self.method.mixes, expert=expert, replay=self._replay(source), objectives=self.method.objectives, after_step=self.after_step,
-                             announced=source.announced, same_image=same_image)
+                self.examples = (
+                    torch.stack([s.image for s in good]),
+                    torch.stack([s.heatmap for s in good]),
+                )
+        return PlannedLoader(
+            loader,
+            self.config,
+            curriculum,
+            seed=args.seed,
+            accum_freq=args.accum_freq,
+            annotated=annotated,
+            mixes=self.method.mixes,
+            expert=expert,
+            replay=self._replay(source),
+            objectives=self.method.objectives,
+            after_step=self.after_step,
+            announced=source.announced,
+            same_image=same_image,
+        )
 
     def _replay(self, source: TrainSource) -> DataLoader | None:
-        """What fills batches up to the share of annotated images that an objective asks for, where the data has less than half of it; else None."""
+        """What fills batches up to the share of annotated images that an objective asks for, where
+        the data has less than half of it; else None.
+        """
         args, loader = self.args, source.info.dataloader
         asked = max((objective.replay for objective in self.method.objectives), default=0.0)
         if asked == 0 or not source.annotated:
             return None
         if source.samples is None:
-            logger.warning("eclip: --train-data is not local: its annotated images can not be shown again to fill %.3g %% of a batch", 100 * asked)
+            logger.warning(
+                "eclip: --train-data is not local: its annotated images can not be shown again to"
+                " fill %.3g %% of a batch",
+                100 * asked,
+            )
             return None
         share = len(source.names) / source.total
         if share >= asked / 2:
             return None
         count = max(1, round((asked - share) * args.batch_size))
-        logger.info("eclip: %.3g %% of --train-data has heatmaps: each batch of a rank shows %d of these images once more, for alignment alone", 100 * share, count)
+        logger.info(
+            "eclip: %.3g %% of --train-data has heatmaps: each batch of a rank shows %d of these"
+            " images once more, for alignment alone",
+            100 * share,
+            count,
+        )
         return self._stream(source.samples, count, loader.num_batches, Curriculum(1, ALWAYS))
 
-    def _stream(self, samples: Dataset, size: int, num_batches: int, curriculum: Curriculum) -> DataLoader:
+    def _stream(
+        self, samples: Dataset, size: int, num_batches: int, curriculum: Curriculum
+    ) -> DataLoader:
         """Up to `size` of `samples` for every batch of the training data."""
         args = self.args
-        slots = ExpertSlots(len(samples), size, num_batches, curriculum, self.config.alpha, seed=args.seed, accum_freq=args.accum_freq,
-                            rank=args.rank, world_size=args.world_size, fixed_lam=self.config.lam)
+        slots = ExpertSlots(
+            len(samples),
+            size,
+            num_batches,
+            curriculum,
+            self.config.alpha,
+            seed=args.seed,
+            accum_freq=args.accum_freq,
+            rank=args.rank,
+            world_size=args.world_size,
+            fixed_lam=self.config.lam,
+        )
         loader = expert_loader(samples, slots, min(2, args.workers))
         loader.worker_init_fn = ignore_in_worker
         return loader
 
     def _announce_windows(self, count: int | None, header: list[str]) -> None:
-        """DataError if no sample carries windows. `header`: columns of the table of training data."""
+        """DataError if no sample carries windows. `header`: columns of the table of
+        training data.
+        """
         if count == 0:
-            raise DataError(f"--align-windows: no sample of {self.args.train_data or 'the synthetic data'} carries sentence windows; expected a column "
-                            "'windows' of .windows.json files, or members windows.json and windows.npz, as `prepare ... --windows sentence` writes "
-                            f"them.{'' if 'windows' in header else did_you_mean('windows', header)} Drop the flag to align whole reports.")
-        logger.info("eclip: %s samples with sentence windows", "an unknown number of" if count is None else count)
+            raise DataError(
+                f"--align-windows: no sample of {self.args.train_data or 'the synthetic data'}"
+                " carries sentence windows; expected a column 'windows' of .windows.json files, or"
+                " members windows.json and windows.npz, as `prepare ... --windows sentence` writes"
+                f" them.{'' if 'windows' in header else did_you_mean('windows', header)} Drop the"
+                " flag to align whole reports."
+            )
+        logger.info(
+            "eclip: %s samples with sentence windows",
+            "an unknown number of" if count is None else count,
+        )
 
-    def _announce(self, c: Curriculum, annotated: bool, windows: bool, count: int, header: list[str]) -> None:
+    def _announce(
+        self, c: Curriculum, annotated: bool, windows: bool, count: int, header: list[str]
+    ) -> None:
         if not annotated and not (windows and self.method.windows):
-            near = "" if (column := self.args.csv_heatmap_key or "heatmap") in header else did_you_mean(column, header)
-            logger.warning("eclip: no heatmap in the data: %s%s", "no pair is added" if self.method.experts else "nothing is aligned",
-                           near and f".{near} Name the column with --csv-heatmap-key")
+            near = (
+                ""
+                if (column := self.args.csv_heatmap_key or "heatmap") in header
+                else did_you_mean(column, header)
+            )
+            logger.warning(
+                "eclip: no heatmap in the data: %s%s",
+                "no pair is added" if self.method.experts else "nothing is aligned",
+                near and f".{near} Name the column with --csv-heatmap-key",
+            )
         if self.args.eclip_heatmap_control:
-            logger.warning("eclip: --eclip-heatmap-control %s: every heatmap is a placebo", self.args.eclip_heatmap_control)
+            logger.warning(
+                "eclip: --eclip-heatmap-control %s: every heatmap is a placebo",
+                self.args.eclip_heatmap_control,
+            )
         if not self.method.experts:
             logger.info("eclip: %d annotated samples", count)
             return
-        logger.info("eclip: %d annotated samples; cold start (priming) before step %d, warm-up before %d, cool-down before %d, "
-                    "then p = %g", count, c.cold_end, c.warm_end, c.cool_end, c.config.end)
+        logger.info(
+            "eclip: %d annotated samples; cold start (priming) before step %d, warm-up before %d,"
+            " cool-down before %d, then p = %g",
+            count,
+            c.cold_end,
+            c.warm_end,
+            c.cool_end,
+            c.config.end,
+        )
 
     def _note_params(self, filled: dict[str, Any]) -> None:
         text = ", ".join(f"{name} {value}" for name, value in filled.items())
@@ -203,13 +305,19 @@ class Session:
         if is_master(self.args) and params.is_file():
             lines = params.read_text().splitlines()
             lines = [line for line in lines if line.split(":")[0] not in filled]
-            params.write_text("\n".join(sorted(lines + [f"{name}: {value}" for name, value in filled.items()])) + "\n")
+            params.write_text(
+                "\n".join(sorted(lines + [f"{name}: {value}" for name, value in filled.items()]))
+                + "\n"
+            )
 
     # ---- epochs and steps
 
-    def start_epoch(self, model: Any, loss: Any, optimizer: Any, scaler: Any, writer: Any,
-                    epoch: int) -> None:
-        """Before open_clip's epoch: on the first one after a resume, continue the random streams where they stopped."""
+    def start_epoch(
+        self, model: Any, loss: Any, optimizer: Any, scaler: Any, writer: Any, epoch: int
+    ) -> None:
+        """Before open_clip's epoch: on the first one after a resume, continue the random streams
+        where they stopped.
+        """
         self.loss, self.writer, self.epoch = loss, writer, epoch
         self.optimizer, self.scaler = optimizer, scaler
         if is_master(self.args):
@@ -250,8 +358,11 @@ class Session:
         for one in gathered:
             self.all_views.update(one["views"])
         if batch is not None:
-            self.position = {"batch": batch, "made_of": self._made_of(),
-                             "ranks": [one["position"] for one in gathered]}
+            self.position = {
+                "batch": batch,
+                "made_of": self._made_of(),
+                "ranks": [one["position"] for one in gathered],
+            }
 
     def _log_state(self) -> dict[str, Any]:
         """What log lines add up between steps."""
@@ -262,28 +373,41 @@ class Session:
     def _made_of(self) -> dict[str, int]:
         """What decides which batches an epoch has: with others a position says nothing."""
         args = self.args
-        return {"processes": args.world_size, "--workers": args.workers,
-                "--batch-size": args.batch_size, "--accum-freq": args.accum_freq,
-                "--seed": args.seed, "batches": self.batches.num_batches,
-                "samples": self.batches.num_samples}
+        return {
+            "processes": args.world_size,
+            "--workers": args.workers,
+            "--batch-size": args.batch_size,
+            "--accum-freq": args.accum_freq,
+            "--seed": args.seed,
+            "batches": self.batches.num_batches,
+            "samples": self.batches.num_samples,
+        }
 
     def save_position(self, batch: int, path: Path) -> None:
         """open_clip's checkpoint, within its epoch, with what continues it before batch `batch`."""
         self.check_weights()
         self._collect(batch)
         if is_master(self.args):
-            state = {"epoch": self.epoch, "name": self.args.name,
-                     "state_dict": self.wrapped.state_dict(),
-                     "optimizer": self.optimizer.state_dict()}
+            state = {
+                "epoch": self.epoch,
+                "name": self.args.name,
+                "state_dict": self.wrapped.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+            }
             if self.scaler is not None:
                 state["scaler"] = self.scaler.state_dict()
             torch.save(state, path)  # one of the patched functions: it adds `checkpoint_state`
         self.position = None
 
     def checkpoint_state(self) -> dict[str, Any]:
-        """Tensors and numbers for the checkpoint; rank 0's own state is taken now, since it evaluates after the epoch."""
-        state = {"random": [random_state(), *self.all_states[1:]], "views": dict(self.all_views),
-                 "settings": self.settings}
+        """Tensors and numbers for the checkpoint; rank 0's own state is taken now, since it
+        evaluates after the epoch.
+        """
+        state = {
+            "random": [random_state(), *self.all_states[1:]],
+            "views": dict(self.all_views),
+            "settings": self.settings,
+        }
         return state | ({"position": self.position} if self.position else {})
 
     def _restore(self) -> Position | None:
@@ -300,25 +424,37 @@ class Session:
         if same_ranks:
             set_random_state(states[rank])
         else:
-            logger.warning("eclip: the checkpoint comes from %d processes, this run has %d: random streams start anew",
-                           len(states), self.args.world_size)
+            logger.warning(
+                "eclip: the checkpoint comes from %d processes, this run has %d: random streams"
+                " start anew",
+                len(states),
+                self.args.world_size,
+            )
         return None
 
-    def _restore_position(self, position: dict[str, Any],
-                          now: dict[str, Any] | None) -> Position | None:
+    def _restore_position(
+        self, position: dict[str, Any], now: dict[str, Any] | None
+    ) -> Position | None:
         """`now`: this rank's random state, None for a checkpoint of another number of ranks."""
         batch, count, made_of = position["batch"], self.batches.num_batches, self._made_of()
         if batch == position["made_of"]["batches"]:  # evaluation alone is left, whoever does it
             logger.info("eclip: epoch %d is trained, and goes on after its last batch", self.epoch)
             now = now or random_state()
             return Position(count, now, now)
-        changed = [f"{name} {value}, now {made_of[name]}"
-                   for name, value in position["made_of"].items() if value != made_of[name]]
+        changed = [
+            f"{name} {value}, now {made_of[name]}"
+            for name, value in position["made_of"].items()
+            if value != made_of[name]
+        ]
         if changed:
-            logger.warning("eclip: the checkpoint was saved after batch %d of epoch %d, but its "
-                           "batches cannot be had again (%s): the epoch starts anew from its first "
-                           "batch, with the weights of the checkpoint",
-                           batch, self.epoch, "; ".join(changed))
+            logger.warning(
+                "eclip: the checkpoint was saved after batch %d of epoch %d, but its "
+                "batches cannot be had again (%s): the epoch starts anew from its first "
+                "batch, with the weights of the checkpoint",
+                batch,
+                self.epoch,
+                "; ".join(changed),
+            )
             if now is not None:
                 set_random_state(position["ranks"][self.args.rank]["start"])
             return None
@@ -347,15 +483,23 @@ class Session:
         if (count - 1) % args.log_every_n_steps and count != steps:
             return
         seen = [loader.views[key] + self.views_before[key] for key in self.names]
-        values = {"expert_probability": loader.curriculum.probability(step), "mixed_pairs": self.loss.mixed_pairs}
+        values = {
+            "expert_probability": loader.curriculum.probability(step),
+            "mixed_pairs": self.loss.mixed_pairs,
+        }
         line = "eclip: expert probability {expert_probability:.3f}, mixed pairs {mixed_pairs}"
         if loader.lam_count:
             values["mean_lambda"] = loader.lam_sum / loader.lam_count
             line += ", mean lambda {mean_lambda:.3f}"
         loader.lam_sum, loader.lam_count = 0.0, 0
         if seen:
-            values.update(views_min=min(seen), views_median=statistics.median(seen), views_max=max(seen))
-            line += ", views of an annotated image on this rank {views_min}/{views_median:g}/{views_max} (min/median/max)"
+            values.update(
+                views_min=min(seen), views_median=statistics.median(seen), views_max=max(seen)
+            )
+            line += (
+                ", views of an annotated image on this rank"
+                " {views_min}/{views_median:g}/{views_max} (min/median/max)"
+            )
         logger.info(line.format(**values))
         values = {f"train/{name}": value for name, value in values.items()}
         if self.writer is not None:
@@ -363,12 +507,15 @@ class Session:
                 self.writer.add_scalar(name, value, step)
         if args.wandb:
             import wandb
+
             wandb.log(values, step=step)
 
     # ---- what people look at
 
     def draw(self, when: str, step: int) -> None:
-        """I, E, I^E and I^lam (lam = 0.5) of the first annotated samples, a PNG beside the log and in tensorboard."""
+        """I, E, I^E and I^lam (lam = 0.5) of the first annotated samples, a PNG beside the log and
+        in tensorboard.
+        """
         if self.examples is None or not is_master(self.args) or not self.args.save_logs:
             return
         dtype = get_input_dtype(self.args.precision)
@@ -377,8 +524,12 @@ class Session:
             expert_image = self.model.heatmap_processor(image.to(dtype), heatmap.to(dtype)).float()
             mixed = mix_images(image, expert_image, image.new_full((len(image),), 0.5))
         pictures = [x.permute(0, 2, 3, 1).cpu().numpy() for x in (image, expert_image, mixed)]
-        figure = processor_figure(pictures[0], heatmap[:, 0].cpu().numpy(), *pictures[1:],
-                                  title=f"heatmap processor, {when} (step {step})")
+        figure = processor_figure(
+            pictures[0],
+            heatmap[:, 0].cpu().numpy(),
+            *pictures[1:],
+            title=f"heatmap processor, {when} (step {step})",
+        )
         folder = Path(self.args.logs, self.args.name, "figures")
         folder.mkdir(parents=True, exist_ok=True)
         figure.savefig(folder / f"processor_{when}.png", dpi=100)

@@ -1,13 +1,17 @@
-"""open_clip's training data with heatmaps: checked first, then built by open_clip's own functions with our samples inside."""
+"""open_clip's training data with heatmaps: checked first, then built by open_clip's own functions
+with our samples inside.
+"""
+
 from __future__ import annotations
 
 import argparse
 import logging
 import random
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import open_clip_train.data as upstream
@@ -16,18 +20,25 @@ import webdataset as wds
 from torch.utils.data import Dataset, Subset, get_worker_info
 from webdataset.filters import _shuffle
 
-from openclip_eclip.config import SHUFFLES
-from openclip_eclip.data.check import Report, check_table, raise_faults
-from openclip_eclip.data.tables.csv_source import CsvColumns, CsvSamples, CsvTable, read_column_names, read_csv_table
 from openclip_eclip.batching.expert_stream import EXPERT_ID
-from openclip_eclip.config import DataError
-from openclip_eclip.data.placebo import HeatmapControl, entries_control, table_control
-from openclip_eclip.data.joint_transform import JointTransform
+from openclip_eclip.config import SHUFFLES, DataError
+from openclip_eclip.data.check import Report, check_table, raise_faults
 from openclip_eclip.data.images.options import read_options
+from openclip_eclip.data.joint_transform import JointTransform
+from openclip_eclip.data.placebo import HeatmapControl, entries_control, table_control
 from openclip_eclip.data.sample import Sample, collate, stable_id
 from openclip_eclip.data.shards.index import CheckOptions, ShardReport, check_shards, join_reports
-from openclip_eclip.data.shards.stream import Announced as ShardAnnounced, expand_shards, read_shards
+from openclip_eclip.data.shards.stream import Announced as ShardAnnounced
+from openclip_eclip.data.shards.stream import expand_shards, read_shards
 from openclip_eclip.data.shards.tar_source import TarEntry, TarSamples, decode_stream
+from openclip_eclip.data.tables.csv_source import (
+    CsvColumns,
+    CsvSamples,
+    CsvTable,
+    read_column_names,
+    read_csv_table,
+)
+
 from .announced import Announced
 from .pass_guard import PassGuard, check_number, check_shares
 from .ranks import on_rank_zero, shared_work
@@ -35,19 +46,34 @@ from .shard_flags import check_factors, local_shards, train_samples, warn_sizes
 
 logger = logging.getLogger(__name__)
 
-TAIL = ("_select", "_decode", "_rename", "_map_dict", "_to_tuple", "_batched")  # of open_clip's webdataset pipeline
+# of open_clip's webdataset pipeline
+TAIL = (
+    "_select",
+    "_decode",
+    "_rename",
+    "_map_dict",
+    "_to_tuple",
+    "_batched",
+)
 
 
 @dataclass
 class TrainSource:
-    """open_clip's DataInfo over our samples, and what is known of the annotated ones before training."""
+    """open_clip's DataInfo over our samples, and what is known of the annotated ones before
+    training.
+    """
 
     info: upstream.DataInfo
     annotated: bool
-    total: int | None = None  # samples, however many of them an epoch takes; None: not known before they come
+    total: int | None = (
+        None  # samples, however many of them an epoch takes; None: not known before they come
+    )
     windows: int | None = 0  # samples that carry sentence windows; None: not known before they come
-    names: dict[int, str] = field(default_factory=dict)  # sample_id -> file and row or key, of annotated samples
-    samples: Dataset | None = None  # those with a heatmap, one by one; None: without any, or not known before they come
+    # sample_id -> file and row or key, of annotated samples
+    names: dict[int, str] = field(default_factory=dict)
+    samples: Dataset | None = (
+        None  # those with a heatmap, one by one; None: without any, or not known before they come
+    )
     announced: Announced | None = None  # sees every batch; None: nothing is known before it comes
     header: list[str] = field(default_factory=list)  # columns of the table, for messages
 
@@ -58,12 +84,22 @@ def columns_of(args: argparse.Namespace) -> CsvColumns:
 
 def is_table(path: str, dataset_type: str) -> bool:
     """Whether open_clip would read `path` as CSV."""
-    return dataset_type == "csv" or (dataset_type == "auto" and path.rsplit(".", 1)[-1] in ("csv", "tsv"))
+    return dataset_type == "csv" or (
+        dataset_type == "auto" and path.rsplit(".", 1)[-1] in ("csv", "tsv")
+    )
 
 
-def train_source(args: argparse.Namespace, transform: JointTransform, tokenizer: Callable, epoch: int,
-                 heatmaps: bool, windows: bool = False) -> TrainSource:
-    """Check --train-data and build its loader, whose batches are those of `collate`; without `heatmaps` or `windows` these are ignored."""
+def train_source(
+    args: argparse.Namespace,
+    transform: JointTransform,
+    tokenizer: Callable,
+    epoch: int,
+    heatmaps: bool,
+    windows: bool = False,
+) -> TrainSource:
+    """Check --train-data and build its loader, whose batches are those of `collate`; without
+    `heatmaps` or `windows` these are ignored.
+    """
     if args.dataset_type == "synthetic":
         info = upstream.get_synthetic_dataset(args, transform, is_train=True, tokenizer=tokenizer)
         info.dataloader.collate_fn = _collate_plain
@@ -73,9 +109,11 @@ def train_source(args: argparse.Namespace, transform: JointTransform, tokenizer:
     return _shard_source(args, transform, tokenizer, epoch, heatmaps, windows)
 
 
-def expert_samples(args: argparse.Namespace, transform: JointTransform, tokenizer: Callable,
-                   windows: bool = False) -> tuple[Dataset, dict[int, str], int]:
-    """Check --expert-data; its annotated samples, their names by sample_id, and how many carry sentence windows, 0 unless `windows`.
+def expert_samples(
+    args: argparse.Namespace, transform: JointTransform, tokenizer: Callable, windows: bool = False
+) -> tuple[Dataset, dict[int, str], int]:
+    """Check --expert-data; its annotated samples, their names by sample_id, and how many carry
+    sentence windows, 0 unless `windows`.
 
     DataError if no sample is annotated.
     """
@@ -83,33 +121,63 @@ def expert_samples(args: argparse.Namespace, transform: JointTransform, tokenize
         table = good_rows(args, args.expert_data, heatmaps=True, windows=windows)
         near = table.near_heatmap
         total, table = len(table), table.keep(table.annotated)
-        samples: Dataset = CsvSamples(table, transform, tokenizer, first_id=EXPERT_ID, skip_bad=args.on_bad_sample == "skip",
-                                      control=_table_control(args, transform, table, EXPERT_ID), windows=windows,
-                                      options=read_options(args))
+        samples: Dataset = CsvSamples(
+            table,
+            transform,
+            tokenizer,
+            first_id=EXPERT_ID,
+            skip_bad=args.on_bad_sample == "skip",
+            control=_table_control(args, transform, table, EXPERT_ID),
+            windows=windows,
+            options=read_options(args),
+        )
         told = table.with_windows
         names = {EXPERT_ID + table.rows[i]: table.name(i) for i in range(len(table))}
     else:
         shards, near = local_shards(args.expert_data), ""
         if shards is None:
-            raise DataError("--expert-data must be files of this machine: its samples are read one by one.")
-        reports = shard_reports(args, shards, args.expert_data, CheckOptions(windows=windows, read=read_options(args)))
-        entries, total = [entry for report in reports for entry in report.annotated], sum(report.good for report in reports)
+            raise DataError(
+                "--expert-data must be files of this machine: its samples are read one by one."
+            )
+        reports = shard_reports(
+            args, shards, args.expert_data, CheckOptions(windows=windows, read=read_options(args))
+        )
+        entries, total = (
+            [entry for report in reports for entry in report.annotated],
+            sum(report.good for report in reports),
+        )
         told = sum(entry.with_windows for entry in entries)
         ids = range(EXPERT_ID, EXPERT_ID + len(entries))
-        samples = TarSamples(entries, transform, tokenizer, ids, _entries_control(args, transform, entries, ids), windows,
-                             read_options(args))
+        samples = TarSamples(
+            entries,
+            transform,
+            tokenizer,
+            ids,
+            _entries_control(args, transform, entries, ids),
+            windows,
+            read_options(args),
+        )
         names = {i: entry.where for i, entry in zip(ids, entries)}
     if not names:
-        raise DataError(f"--expert-data {args.expert_data}: no annotated sample among {total}; expected heatmaps in the column "
-                        f"{columns_of(args).heatmap!r} or members heatmap.png, .npy, .npz.{near}")
+        raise DataError(
+            f"--expert-data {args.expert_data}: no annotated sample among {total}; expected"
+            f" heatmaps in the column {columns_of(args).heatmap!r} or members heatmap.png, .npy,"
+            f" .npz.{near}"
+        )
     if len(names) < total:
-        logger.info("eclip: --expert-data %s: %d of %d samples are annotated, the others are not used",
-                    args.expert_data, len(names), total)
+        logger.info(
+            "eclip: --expert-data %s: %d of %d samples are annotated, the others are not used",
+            args.expert_data,
+            len(names),
+            total,
+        )
     return samples, names, told if windows else 0
 
 
 def _good_or_stop(args: argparse.Namespace, report: Report, path: str) -> None:
-    """Faults stop the run or, with --on-bad-sample skip, are allowed. DataError too if no sample is good."""
+    """Faults stop the run or, with --on-bad-sample skip, are allowed. DataError too if no sample is
+    good.
+    """
     for warning in report.warnings if args.rank == 0 else ():
         logger.warning("eclip: %s: %s", path, warning)
     if args.on_bad_sample == "stop":
@@ -125,11 +193,19 @@ def _warn_faults(faults: Sequence[Any], skipped: int, samples: int, path: str) -
         logger.warning("eclip: %s: skipped %d of %d samples", path, skipped, samples)
 
 
-def good_rows(args: argparse.Namespace, path: str, heatmaps: bool, windows: bool, images: bool = False,
-              heatmap_named: bool = True) -> CsvTable:
-    """The table without its bad rows, which stop the run or, with --on-bad-sample skip, are named; `images`: all are decoded.
+def good_rows(
+    args: argparse.Namespace,
+    path: str,
+    heatmaps: bool,
+    windows: bool,
+    images: bool = False,
+    heatmap_named: bool = True,
+) -> CsvTable:
+    """The table without its bad rows, which stop the run or, with --on-bad-sample skip, are named;
+    `images`: all are decoded.
 
-    Rank 0 alone looks for files; the others read the table and take from it where they are. Without `heatmaps` these are left out.
+    Rank 0 alone looks for files; the others read the table and take from it where they are. Without
+    `heatmaps` these are left out.
     `heatmap_named` False: a column that --csv-heatmap-key names may be missing here.
     """
     own: list[CsvTable] = []
@@ -148,7 +224,9 @@ def good_rows(args: argparse.Namespace, path: str, heatmaps: bool, windows: bool
 
     def work() -> tuple[dict[str, np.ndarray], list[int], list[str], int]:
         locations, table = read(), own[0]
-        report = check_table(table, windows=windows, decode_images=images, options=read_options(args))
+        report = check_table(
+            table, windows=windows, decode_images=images, options=read_options(args)
+        )
         _good_or_stop(args, report, path)
         bad = np.setdiff1d(np.arange(len(table)), report.good).tolist()
         return locations, bad, [str(fault) for fault in report.faults], report.samples
@@ -161,12 +239,18 @@ def good_rows(args: argparse.Namespace, path: str, heatmaps: bool, windows: bool
     return table.keep(np.setdiff1d(np.arange(len(table)), bad).tolist()) if bad else table
 
 
-def shard_reports(args: argparse.Namespace, shards: list[Path], path: str, options: CheckOptions) -> list[ShardReport]:
-    """What the check finds in each shard, every rank checking its part; only annotated samples are sent to all of them.
+def shard_reports(
+    args: argparse.Namespace, shards: list[Path], path: str, options: CheckOptions
+) -> list[ShardReport]:
+    """What the check finds in each shard, every rank checking its part; only annotated samples are
+    sent to all of them.
 
-    Faults stop the run or, with --on-bad-sample skip, are counted and named. DataError if no sample is good.
+    Faults stop the run or, with --on-bad-sample skip, are counted and named. DataError if no sample
+    is good.
     """
-    reports = shared_work(args, shards, lambda part: check_shards(part, options, progress=args.rank == 0))
+    reports = shared_work(
+        args, shards, lambda part: check_shards(part, options, progress=args.rank == 0)
+    )
     report = join_reports(reports)
     _good_or_stop(args, report, path)
     _warn_faults(report.faults, report.samples - len(report.good), report.samples, path)
@@ -182,83 +266,174 @@ def csv_info(args: argparse.Namespace, samples: Dataset, is_train: bool) -> upst
         upstream.CsvDataset = replaced
 
 
-def _table_source(args: argparse.Namespace, transform: JointTransform, tokenizer: Callable, heatmaps: bool, windows: bool) -> TrainSource:
+def _table_source(
+    args: argparse.Namespace,
+    transform: JointTransform,
+    tokenizer: Callable,
+    heatmaps: bool,
+    windows: bool,
+) -> TrainSource:
     # beside --expert-data the named column may be that table's alone
     table = good_rows(args, args.train_data, heatmaps, windows, heatmap_named=not args.expert_data)
-    samples = CsvSamples(table, transform, tokenizer, skip_bad=args.on_bad_sample == "skip",
-                         control=_table_control(args, transform, table) if table.annotated else None, windows=windows,
-                         options=read_options(args))
+    samples = CsvSamples(
+        table,
+        transform,
+        tokenizer,
+        skip_bad=args.on_bad_sample == "skip",
+        control=_table_control(args, transform, table) if table.annotated else None,
+        windows=windows,
+        options=read_options(args),
+    )
     info = csv_info(args, samples, is_train=True)
     info.dataloader.collate_fn = collate
     if info.dataloader.num_batches == 0:
-        raise DataError(f"{args.train_data}: {len(table)} samples do not fill one batch of {args.batch_size} on each of "
-                        f"{args.world_size} ranks; lower --batch-size.")
+        raise DataError(
+            f"{args.train_data}: {len(table)} samples do not fill one batch of {args.batch_size} on"
+            f" each of {args.world_size} ranks; lower --batch-size."
+        )
     annotated = table.annotated
     names = {table.rows[i]: table.name(i) for i in annotated}
-    return TrainSource(info, bool(annotated), len(table), table.with_windows, names, Subset(samples, annotated) if annotated else None,
-                       Announced(names, len(table), args.train_data), table.header)
+    return TrainSource(
+        info,
+        bool(annotated),
+        len(table),
+        table.with_windows,
+        names,
+        Subset(samples, annotated) if annotated else None,
+        Announced(names, len(table), args.train_data),
+        table.header,
+    )
 
 
-def _table_control(args: argparse.Namespace, transform: JointTransform, table: CsvTable, first_id: int = 0) -> HeatmapControl | None:
+def _table_control(
+    args: argparse.Namespace, transform: JointTransform, table: CsvTable, first_id: int = 0
+) -> HeatmapControl | None:
     kind = args.eclip_heatmap_control
     return table_control(kind, args.seed, transform.crop.size, table, first_id) if kind else None
 
 
-def _entries_control(args: argparse.Namespace, transform: JointTransform, entries: list[TarEntry],
-                     ids: Sequence[int]) -> HeatmapControl | None:
+def _entries_control(
+    args: argparse.Namespace, transform: JointTransform, entries: list[TarEntry], ids: Sequence[int]
+) -> HeatmapControl | None:
     kind = args.eclip_heatmap_control
-    return entries_control(kind, args.seed, transform.crop.size, entries, ids, args.csv_label_key) if kind else None
+    return (
+        entries_control(kind, args.seed, transform.crop.size, entries, ids, args.csv_label_key)
+        if kind
+        else None
+    )
 
 
-def _shard_source(args: argparse.Namespace, transform: JointTransform, tokenizer: Callable, epoch: int,
-                  heatmaps: bool, windows: bool) -> TrainSource:
+def _shard_source(
+    args: argparse.Namespace,
+    transform: JointTransform,
+    tokenizer: Callable,
+    epoch: int,
+    heatmaps: bool,
+    windows: bool,
+) -> TrainSource:
     check_factors(args)
     shards = on_rank_zero(args, lambda: local_shards(args.train_data))
     check_number(args, len(expand_shards(args.train_data)))
     annotated, total, told, names, entries, announced = heatmaps, None, None, {}, [], None
     if shards is None:
         if args.eclip_heatmap_control in SHUFFLES:
-            raise DataError(f"--eclip-heatmap-control {args.eclip_heatmap_control} with a --train-data that is not on this machine: the maps of "
-                            "other samples can not be read; copy the shards, or take random, centre, ones or phase-scrambled.")
+            raise DataError(
+                f"--eclip-heatmap-control {args.eclip_heatmap_control} with a --train-data that is"
+                " not on this machine: the maps of other samples can not be read; copy the shards,"
+                " or take random, centre, ones or phase-scrambled."
+            )
         logger.info("eclip: --train-data is not local: heatmaps are checked as they come")
         count = train_samples(args, None)
     else:
-        reports = shard_reports(args, shards, args.train_data, CheckOptions(heatmaps, windows, read=read_options(args)))
+        reports = shard_reports(
+            args, shards, args.train_data, CheckOptions(heatmaps, windows, read=read_options(args))
+        )
         counts = [report.good for report in reports]
         warn_sizes(shards, [report.samples for report in reports])
         check_shares(args, counts, epoch)
-        total, count, told = sum(counts), train_samples(args, sum(counts)), sum(report.windows for report in reports)
+        total, count, told = (
+            sum(counts),
+            train_samples(args, sum(counts)),
+            sum(report.windows for report in reports),
+        )
         entries = [entry for report in reports for entry in report.annotated]
         names = {stable_id(entry.where): entry.where for entry in entries}
         annotated = bool(entries)
         announced = {str(report.shard): report.announced for report in reports}
-    control = None if shards is not None and not annotated else _entries_control(args, transform, entries, list(names))
+    control = (
+        None
+        if shards is not None and not annotated
+        else _entries_control(args, transform, entries, list(names))
+    )
     filled = argparse.Namespace(**{**vars(args), "train_num_samples": count})
-    info = upstream.get_wds_dataset(filled, transform, is_train=True, epoch=epoch, tokenizer=tokenizer)
+    info = upstream.get_wds_dataset(
+        filled, transform, is_train=True, epoch=epoch, tokenizer=tokenizer
+    )
     _rewire(info, transform, tokenizer, args, heatmaps, control, windows, announced)
-    samples = TarSamples(entries, transform, tokenizer, list(names), control, windows, read_options(args)) if entries else None
-    return TrainSource(info, annotated, total, told, names, samples,
-                       None if total is None else Announced(names, None, args.train_data))
+    samples = (
+        TarSamples(entries, transform, tokenizer, list(names), control, windows, read_options(args))
+        if entries
+        else None
+    )
+    return TrainSource(
+        info,
+        annotated,
+        total,
+        told,
+        names,
+        samples,
+        None if total is None else Announced(names, None, args.train_data),
+    )
 
 
-def _rewire(info: upstream.DataInfo, transform: JointTransform, tokenizer: Callable, args: argparse.Namespace, heatmaps: bool,
-            control: HeatmapControl | None, windows: bool, announced: Mapping[str, ShardAnnounced] | None) -> None:
-    """Put our reading and decoding at the end of open_clip's pipeline, and its unseeded sample shuffle under (seed, epoch)."""
+def _rewire(
+    info: upstream.DataInfo,
+    transform: JointTransform,
+    tokenizer: Callable,
+    args: argparse.Namespace,
+    heatmaps: bool,
+    control: HeatmapControl | None,
+    windows: bool,
+    announced: Mapping[str, ShardAnnounced] | None,
+) -> None:
+    """Put our reading and decoding at the end of open_clip's pipeline, and its unseeded sample
+    shuffle under (seed, epoch).
+    """
     stages = info.dataloader.pipeline[0].dataset.pipeline
     names = stage_names(stages)
-    if names[-len(TAIL) - 2:] != ("tarfile_to_samples_nothrow", "_shuffle", *TAIL):
-        raise RuntimeError(f"open_clip's webdataset pipeline is {names}; this version of openclip_eclip knows another one.")
+    if names[-len(TAIL) - 2 :] != ("tarfile_to_samples_nothrow", "_shuffle", *TAIL):
+        raise RuntimeError(
+            f"open_clip's webdataset pipeline is {names}; this version of openclip_eclip knows"
+            " another one."
+        )
     skip = args.on_bad_sample == "skip"
     shuffle = stages[-len(TAIL) - 1]
     resampled = isinstance(stages[0], upstream.ResampledShards2)
-    guard = PassGuard(args.train_data, args.batch_size, args.rank, skip, announced, draws=len(stages[0].urls) if resampled else 0)
-    stages[-len(TAIL) - 2:] = [
+    guard = PassGuard(
+        args.train_data,
+        args.batch_size,
+        args.rank,
+        skip,
+        announced,
+        draws=len(stages[0].urls) if resampled else 0,
+    )
+    stages[-len(TAIL) - 2 :] = [
         guard.shards,
         partial(read_shards, skip_bad=skip, announced=announced),
         guard.read,
-        SeededShuffle(shuffle.kw["bufsize"], shuffle.kw["initial"], args.seed, args.rank, info.shared_epoch),
-        partial(decode_stream, transform=transform, tokenize=tokenizer, skip_bad=skip, control=control, windows=windows,
-                heatmaps=heatmaps, options=read_options(args)),
+        SeededShuffle(
+            shuffle.kw["bufsize"], shuffle.kw["initial"], args.seed, args.rank, info.shared_epoch
+        ),
+        partial(
+            decode_stream,
+            transform=transform,
+            tokenize=tokenizer,
+            skip_bad=skip,
+            control=control,
+            windows=windows,
+            heatmaps=heatmaps,
+            options=read_options(args),
+        ),
         guard.good,
         wds.batched(args.batch_size, partial=False, collation_fn=collate),
     ]
@@ -268,23 +443,37 @@ def _rewire(info: upstream.DataInfo, transform: JointTransform, tokenizer: Calla
 
 def stage_names(stages: Sequence[Any]) -> tuple[str, ...]:
     """What the stages of a webdataset pipeline are called."""
-    return tuple(getattr(getattr(stage, "f", stage), "__name__", type(stage).__name__) for stage in stages)
+    return tuple(
+        getattr(getattr(stage, "f", stage), "__name__", type(stage).__name__) for stage in stages
+    )
 
 
 def _worker_seed(seed: int, rank: int) -> int:
     """Of this data worker, the same in a resumed run (open_clip's own depends on the process)."""
     worker = get_worker_info()
-    return int(np.random.SeedSequence([seed, rank, worker.id if worker else 0]).generate_state(1)[0])
+    return int(
+        np.random.SeedSequence([seed, rank, worker.id if worker else 0]).generate_state(1)[0]
+    )
 
 
 class SeededShuffle(wds.PipelineStage):
-    """webdataset's sample shuffle, and the worker's random augmentation, as functions of (seed, rank, worker, epoch).
+    """webdataset's sample shuffle, and the worker's random augmentation, as functions of (seed,
+    rank, worker, epoch).
 
-    Upstream seeds the shuffle from the process id and the clock, so that no run could be resumed or repeated.
+    Upstream seeds the shuffle from the process id and the clock, so that no run could be resumed or
+    repeated.
     """
 
-    def __init__(self, bufsize: int, initial: int, seed: int, rank: int, epoch: upstream.SharedEpoch) -> None:
-        self.bufsize, self.initial, self.seed, self.rank, self.epoch = bufsize, initial, seed, rank, epoch
+    def __init__(
+        self, bufsize: int, initial: int, seed: int, rank: int, epoch: upstream.SharedEpoch
+    ) -> None:
+        self.bufsize, self.initial, self.seed, self.rank, self.epoch = (
+            bufsize,
+            initial,
+            seed,
+            rank,
+            epoch,
+        )
 
     def run(self, source: Any) -> Any:
         seed = _worker_seed(self.seed, self.rank) + self.epoch.get_value()

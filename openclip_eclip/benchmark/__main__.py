@@ -1,4 +1,6 @@
-"""`python -m openclip_eclip.benchmark TABLE ...`: the tables of the paper, and where alignment helps."""
+"""`python -m openclip_eclip.benchmark TABLE ...`: the tables of the paper, and where alignment
+helps.
+"""
 
 from __future__ import annotations
 

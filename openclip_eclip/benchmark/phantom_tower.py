@@ -1,4 +1,7 @@
-"""A ResNet for phantoms that looks at 64 pixels in 8 x 8 places: the smallest ones of timm end in 2 x 2."""
+"""A ResNet for phantoms that looks at 64 pixels in 8 x 8 places: the smallest ones of timm end in 2
+x 2.
+"""
+
 from __future__ import annotations
 
 from timm.models import register_model
@@ -7,7 +10,9 @@ from timm.models.resnet import BasicBlock, ResNet
 
 @register_model
 def phantom_resnet(pretrained: bool = False, **kwargs: object) -> ResNet:
-    """A stem of 64 channels, four blocks of 16 to 128 at strides 4, 8, 8, 8; for open_clip's towers of timm, pools of attention too."""
+    """A stem of 64 channels, four blocks of 16 to 128 at strides 4, 8, 8, 8; for open_clip's towers
+    of timm, pools of attention too.
+    """
     for name in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"):
         kwargs.pop(name, None)
     model = ResNet(BasicBlock, (1, 1, 1, 1), channels=(16, 32, 64, 128), output_stride=8, **kwargs)

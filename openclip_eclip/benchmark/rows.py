@@ -1,18 +1,32 @@
 """The rows of the paper's tables as flags of openclip_eclip.train."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
 
 PHANTOM_MODEL = f"local-dir:{Path(__file__).resolve().parent / 'phantom_model'}"
-CONSTANT = ["--eclip-priming-weight", 0, "--eclip-curriculum", 0, 0, 0, 0, 0, 0.2225]  # decision 0027
+# decision 0027
+CONSTANT = [
+    "--eclip-priming-weight",
+    0,
+    "--eclip-curriculum",
+    0,
+    0,
+    0,
+    0,
+    0,
+    0.2225,
+]
 
 
 @dataclass(frozen=True)
 class Row:
-    """`flags` of training; `recipe`: the paper's settings for it; `start`: the row whose weights of the same seed it fine-tunes; `base`: what it is
-    compared to; `annotated`: reads heatmaps, so that it takes --expert-data; `length`: times the steps of the others; `teacher`: the row whose model of the same
-    seed makes the heatmaps that are missing, with the flags `teaching`."""
+    """`flags` of training; `recipe`: the paper's settings for it; `start`: the row whose weights of
+    the same seed it fine-tunes; `base`: what it is compared to; `annotated`: reads heatmaps, so
+    that it takes --expert-data; `length`: times the steps of the others; `teacher`: the row whose
+    model of the same seed makes the heatmaps that are missing, with the flags `teaching`.
+    """
 
     name: str
     flags: list = field(default_factory=list)
@@ -26,7 +40,9 @@ class Row:
 
 
 def _family(base: str, method: str) -> list[Row]:
-    """A base and what Table 1 adds to it, with the control that trains on as long without annotations."""
+    """A base and what Table 1 adds to it, with the control that trains on as long without
+    annotations.
+    """
     plus = "" if base == "CLIP" else f"{base} + "
     joined = "" if method == "clip" else f"{method}+"
     return [
@@ -36,37 +52,92 @@ def _family(base: str, method: str) -> list[Row]:
         Row(f"{plus}m3-mix", ["--method", f"{joined}m3-mix"], "m3-mix", base, base),
         Row(f"{plus}eCLIP", ["--method", f"{joined}eclip"], "eclip", base=base, annotated=True),
         Row(f"{plus}eCLIP^P", ["--method", f"{joined}eclip"], "eclip-p", base, base, True),
-        Row(f"{base}, longer", ["--method", method], "eclip-p", base, base)]
+        Row(f"{base}, longer", ["--method", method], "eclip-p", base, base),
+    ]
 
 
 TABLES = {
     "table1": [*_family("CLIP", "clip"), *_family("GLoRIA", "gloria")],
     "table4": [
         Row("CLIP", ["--method", "clip"]),
-        *(Row(name, flags, "eclip", annotated=True) for name, flags in {
-            "mask": ["--eclip-processor", "mask", "--eclip-no-mixup", *CONSTANT],
-            "CNN": ["--eclip-processor", "cnn", "--eclip-no-mixup", *CONSTANT],
-            "MHA": ["--eclip-no-mixup", *CONSTANT],
-            "MHA + mixup": CONSTANT,
-            "MHA + mixup + curriculum": ["--eclip-priming-weight", 0],
-            "random heatmaps, all of it": ["--eclip-heatmap-control", "random"],
-            "eCLIP": ["--method", "eclip"]}.items())],
-    # the same ladder with the authors' own processor, which priming does teach something: ours is the identity from the start
+        *(
+            Row(name, flags, "eclip", annotated=True)
+            for name, flags in {
+                "mask": ["--eclip-processor", "mask", "--eclip-no-mixup", *CONSTANT],
+                "CNN": ["--eclip-processor", "cnn", "--eclip-no-mixup", *CONSTANT],
+                "MHA": ["--eclip-no-mixup", *CONSTANT],
+                "MHA + mixup": CONSTANT,
+                "MHA + mixup + curriculum": ["--eclip-priming-weight", 0],
+                "random heatmaps, all of it": ["--eclip-heatmap-control", "random"],
+                "eCLIP": ["--method", "eclip"],
+            }.items()
+        ),
+    ],
+    # the same ladder with the authors' own processor, which priming does teach something: ours is
+    # the identity from the start
     "table4-authors": [
         Row("CLIP", ["--method", "clip"]),
-        *(Row(f"{name}, authors' processor", ["--eclip-processor", "authors", *flags], "eclip", annotated=True) for name, flags in {
-            "MHA": ["--eclip-no-mixup", *CONSTANT],
-            "MHA + mixup": CONSTANT,
-            "MHA + mixup + curriculum": ["--eclip-priming-weight", 0],
-            "random heatmaps, all of it": ["--eclip-heatmap-control", "random"],
-            "eCLIP": []}.items())],
+        *(
+            Row(
+                f"{name}, authors' processor",
+                ["--eclip-processor", "authors", *flags],
+                "eclip",
+                annotated=True,
+            )
+            for name, flags in {
+                "MHA": ["--eclip-no-mixup", *CONSTANT],
+                "MHA + mixup": CONSTANT,
+                "MHA + mixup + curriculum": ["--eclip-priming-weight", 0],
+                "random heatmaps, all of it": ["--eclip-heatmap-control", "random"],
+                "eCLIP": [],
+            }.items()
+        ),
+    ],
 }
 
 # what every row of a benchmark has in common: from scratch, fine-tuning, evaluation
 SETTINGS = {
-    "phantoms": (["--model", PHANTOM_MODEL, "--batch-size", 64, "--lr", 1e-3, "--wd", 0.1, "--warmup", 50, "--force-context-length", 64, "--workers", 0,
-                  "--precision", "fp32"],
-                 ["--batch-size", 64, "--lr", 3e-4, "--wd", 0.1, "--warmup", 10, "--force-context-length", 64, "--workers", 0, "--precision", "fp32"],
-                 ["--workers", 0]),
+    "phantoms": (
+        [
+            "--model",
+            PHANTOM_MODEL,
+            "--batch-size",
+            64,
+            "--lr",
+            1e-3,
+            "--wd",
+            0.1,
+            "--warmup",
+            50,
+            "--force-context-length",
+            64,
+            "--workers",
+            0,
+            "--precision",
+            "fp32",
+        ],
+        [
+            "--batch-size",
+            64,
+            "--lr",
+            3e-4,
+            "--wd",
+            0.1,
+            "--warmup",
+            10,
+            "--force-context-length",
+            64,
+            "--workers",
+            0,
+            "--precision",
+            "fp32",
+        ],
+        ["--workers", 0],
+    ),
     # one GPU a run holds the whole batch of 512: no accumulation, no gathering
-    "paper": (["--precision", "amp_bf16", "--workers", 8, "--pretrained-image"], ["--precision", "amp_bf16", "--workers", 8], ["--protocol", "eclip-paper", "--workers", 8])}
+    "paper": (
+        ["--precision", "amp_bf16", "--workers", 8, "--pretrained-image"],
+        ["--precision", "amp_bf16", "--workers", 8],
+        ["--protocol", "eclip-paper", "--workers", 8],
+    ),
+}

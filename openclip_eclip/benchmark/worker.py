@@ -1,8 +1,11 @@
-"""Runs the commands that come in on stdin, a JSON line each: [module, flags, log]; answers each with a line, its exit code.
+"""Runs the commands that come in on stdin, a JSON line each: [module, flags, log]; answers each
+with a line, its exit code.
 
-What one command imported is there for the next; with --cache so are the words and pictures that it read (for small data sets). An error that
-the command does not handle ends the process, its traceback in the log. --register FILE runs a file of Python first, which registers models.
+What one command imported is there for the next; with --cache so are the words and pictures that it
+read (for small data sets). An error that the command does not handle ends the process, its
+traceback in the log. --register FILE runs a file of Python first, which registers models.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -15,7 +18,7 @@ from functools import lru_cache
 import open_clip.tokenizer
 
 from ..data.tables import csv_source
-from . import phantom_tower  # noqa: F401  (registers the tower)
+from . import phantom_tower  # noqa: F401
 
 
 def main() -> None:
@@ -27,7 +30,9 @@ def main() -> None:
         runpy.run_path(args.register)
     if args.cache:
         csv_source.read_picture = lru_cache(maxsize=None)(csv_source.read_picture)
-        open_clip.tokenizer.SimpleTokenizer.encode = lru_cache(maxsize=None)(open_clip.tokenizer.SimpleTokenizer.encode)
+        open_clip.tokenizer.SimpleTokenizer.encode = lru_cache(maxsize=None)(
+            open_clip.tokenizer.SimpleTokenizer.encode
+        )
     replies = os.fdopen(os.dup(1), "w")  # the commands' own output goes into their logs
     for line in sys.stdin:
         module, flags, log = json.loads(line)

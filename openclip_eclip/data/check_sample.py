@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Callable, NamedTuple, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-from .tables.csv_source import CsvTable
 from ..config import DataError
 from .heatmap import decode_heatmap, read_bounded
-from .images.read import read_frame, read_picture
-from .tables.missing_text import is_missing
-from .images.picture import Frame, Picture, orient_maps
 from .images.options import ReadOptions
+from .images.picture import Frame, Picture, orient_maps
+from .images.read import read_frame, read_picture
 from .sample import read_windows
-from .suspicious_maps import fingerprint, is_the_image
-from .tables.paths import PathColumn
-from .shards.tar_source import TarEntry
-from .shards.tar_source import entry_windows
 from .sentence_windows import file_windows
-
+from .shards.tar_source import TarEntry, entry_windows
+from .suspicious_maps import fingerprint, is_the_image
+from .tables.csv_source import CsvTable
+from .tables.missing_text import is_missing
+from .tables.paths import PathColumn
 
 LONGEST = 300  # characters of a path in a message
 

@@ -1,11 +1,12 @@
 """A batch of phantoms: images, reports, heatmaps and windows of one split."""
 
 from __future__ import annotations
-from .findings import Told
-from dataclasses import dataclass
-from dataclasses import field
+
+from dataclasses import dataclass, field
+
 import numpy as np
 
+from .findings import Told
 
 SPLITS = ("train", "test")
 
@@ -17,7 +18,9 @@ class PhantomBatch:
     images: np.ndarray  # uint8 (N, H, W), 0 black
     labels: np.ndarray  # int64 (N,), index into CLASS_NAMES
     reports: list[str]  # N reports
-    heatmaps: np.ndarray  # float32 (N, H, W) in [0, 1], max 1; there for every sample, annotated or not
+    # float32 (N, H, W) in [0, 1], max 1; there for every sample, annotated or not
+    heatmaps: np.ndarray
     annotated: np.ndarray  # bool (N,), whose heatmap a model may train on
     boxes: np.ndarray  # int32 (N, 4), x0, y0, x1, y1 in pixels, x1 and y1 exclusive; -1 for normals
-    told: list[list[Told]] = field(default_factory=list)  # N films' findings as dictated; empty where --findings is 1
+    # N films' findings as dictated; empty where --findings is 1
+    told: list[list[Told]] = field(default_factory=list)

@@ -1,4 +1,6 @@
-"""How the phantom reaches the disk: CSV folders or webdataset shards, byte for byte the same for the same arguments."""
+"""How the phantom reaches the disk: CSV folders or webdataset shards, byte for byte the same for
+the same arguments.
+"""
 
 from __future__ import annotations
 
@@ -22,9 +24,11 @@ from .reports import CLASS_NAMES
 
 
 def write_csv(folder: Path, split: str, blocks: Iterable[PhantomBatch]) -> None:
-    """Write a split as images/, heatmaps/ and `split`.csv; its gaze to test_gaze/ if it is the test split.
+    """Write a split as images/, heatmaps/ and `split`.csv; its gaze to test_gaze/ if it is the test
+    split.
 
-    Training rows carry a heatmap path or a blank, and the label; test rows label and box. Films with several findings carry windows too.
+    Training rows carry a heatmap path or a blank, and the label; test rows label and box. Films
+    with several findings carry windows too.
     """
     (folder / "images").mkdir(exist_ok=True)
     (folder / "heatmaps").mkdir(exist_ok=True)
@@ -39,23 +43,32 @@ def write_csv(folder: Path, split: str, blocks: Iterable[PhantomBatch]) -> None:
         row["label"] = int(block.labels[i])
         if split == "test":
             row.update(zip(("x0", "y0", "x1", "y1"), _box(block, i) or [None] * 4, strict=True))
-            gaze_rows.append({"filepath": row["filepath"], "gaze": _write_gaze(folder, key, block.heatmaps[i])})
+            gaze_rows.append(
+                {"filepath": row["filepath"], "gaze": _write_gaze(folder, key, block.heatmaps[i])}
+            )
             if block.told:
                 row["findings"] = json.dumps([one.facts() for one in block.told[i]])
                 gaze_rows[-1]["windows"] = _write_windows(folder, "test_gaze", key, block.told[i])
         if split == "train" and block.told:
-            row["windows"] = _write_windows(folder, "windows", key, block.told[i]) if block.annotated[i] else None
+            row["windows"] = (
+                _write_windows(folder, "windows", key, block.told[i])
+                if block.annotated[i]
+                else None
+            )
         rows.append(row)
     _write_table(folder / f"{split}.csv", rows)
     if gaze_rows:
         _write_table(folder / "test_gaze.csv", gaze_rows)
 
 
-def write_webdataset(folder: Path, split: str, blocks: Iterable[PhantomBatch], shard_size: int) -> None:
-    """Write a split as `split`-000000.tar ... of `shard_size` samples and add the shards to sizes.json.
+def write_webdataset(
+    folder: Path, split: str, blocks: Iterable[PhantomBatch], shard_size: int
+) -> None:
+    """Write a split as `split`-000000.tar ... of `shard_size` samples and add the shards to
+    sizes.json.
 
-    Members: key.png, key.txt, key.heatmap.png (annotated samples only) and key.json (label, class, box or null); with several
-    findings a film also key.windows.json and key.windows.npz.
+    Members: key.png, key.txt, key.heatmap.png (annotated samples only) and key.json (label, class,
+    box or null); with several findings a film also key.windows.json and key.windows.npz.
     The test split's gaze goes to test_gaze/, with the member's name as its filepath.
     """
     sizes_file = folder / "sizes.json"
@@ -67,9 +80,16 @@ def write_webdataset(folder: Path, split: str, blocks: Iterable[PhantomBatch], s
             for key, block, i in chunk:
                 _add_sample(shard, key, block, i)
                 if split == "test":
-                    gaze_rows.append({"filepath": f"{key}.png", "gaze": _write_gaze(folder, key, block.heatmaps[i])})
+                    gaze_rows.append(
+                        {
+                            "filepath": f"{key}.png",
+                            "gaze": _write_gaze(folder, key, block.heatmaps[i]),
+                        }
+                    )
                     if block.told:
-                        gaze_rows[-1]["windows"] = _write_windows(folder, "test_gaze", key, block.told[i])
+                        gaze_rows[-1]["windows"] = _write_windows(
+                            folder, "test_gaze", key, block.told[i]
+                        )
         sizes[name] = len(chunk)
         number += 1
     write_json(sizes_file, sizes)
@@ -78,14 +98,20 @@ def write_webdataset(folder: Path, split: str, blocks: Iterable[PhantomBatch], s
 
 
 def recipe(folder: Path, parameters: dict, labels: dict[str, list[int]]) -> dict:
-    """What recipe.json holds: parameters, package version, class counts a split, sha256 of each CSV and shard."""
-    counts = {split: Counter(CLASS_NAMES[label] for label in found) for split, found in labels.items()}
+    """What recipe.json holds: parameters, package version, class counts a split, sha256 of each CSV
+    and shard.
+    """
+    counts = {
+        split: Counter(CLASS_NAMES[label] for label in found) for split, found in labels.items()
+    }
     files = sorted([*folder.glob("*.csv"), *folder.glob("*.tar")])
     return {
         "dataset": "phantom",
         "package_version": __version__,
         "parameters": parameters,
-        "class_counts": {split: {name: found[name] for name in CLASS_NAMES} for split, found in counts.items()},
+        "class_counts": {
+            split: {name: found[name] for name in CLASS_NAMES} for split, found in counts.items()
+        },
         "sha256": {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files},
     }
 
@@ -96,7 +122,9 @@ def write_json(path: Path, content: dict) -> None:
 
 
 def _samples(split: str, blocks: Iterable[PhantomBatch]) -> Iterator[tuple[str, PhantomBatch, int]]:
-    """(key, block, row in the block) of every sample; keys are train_000000 ... (a dot would end a webdataset key)."""
+    """(key, block, row in the block) of every sample; keys are train_000000 ... (a dot would end a
+    webdataset key).
+    """
     number = 0
     for block in blocks:
         for i in range(len(block.labels)):
@@ -132,7 +160,9 @@ def _write_windows(folder: Path, under: str, key: str, told: list[Told]) -> str 
         return None
     (folder / under).mkdir(exist_ok=True)
     name = f"{under}/{key}.windows.json"
-    for path, content in zip((folder / name, (folder / name).with_suffix(".npz")), windows_of(told), strict=True):
+    for path, content in zip(
+        (folder / name, (folder / name).with_suffix(".npz")), windows_of(told), strict=True
+    ):
         path.write_bytes(content)
     return name
 
@@ -161,6 +191,7 @@ def _add_sample(shard: tarfile.TarFile, key: str, block: PhantomBatch, i: int) -
 
 
 def _add_member(shard: tarfile.TarFile, name: str, content: bytes) -> None:
-    member = tarfile.TarInfo(name)  # its defaults (mtime 0, no owner) are what keeps the bytes the same
+    # its defaults (mtime 0, no owner) are what keeps the bytes the same
+    member = tarfile.TarInfo(name)
     member.size = len(content)
     shard.addfile(member, io.BytesIO(content))

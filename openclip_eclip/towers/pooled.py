@@ -1,17 +1,25 @@
 """Image features before the projection, for open_clip's and timm's towers."""
 
 from __future__ import annotations
+
 from open_clip.modified_resnet import ModifiedResNet
-from torch import Tensor
 from open_clip.timm_model import TimmModel
 from open_clip.transformer import VisionTransformer
-from torch import nn
+from torch import Tensor, nn
 
 
 def encode_with_pooled(model: nn.Module, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
     visual = model.visual
-    if isinstance(visual, VisionTransformer) and visual.proj is not None and not visual.output_tokens:
-        projection, visual.proj = visual.proj, None  # the projection is no module that a hook could watch
+    if (
+        isinstance(visual, VisionTransformer)
+        and visual.proj is not None
+        and not visual.output_tokens
+    ):
+        # the projection is no module that a hook could watch
+        projection, visual.proj = (
+            visual.proj,
+            None,
+        )
         try:
             pooled = model.encode_image(pixels)
         finally:
@@ -27,7 +35,8 @@ def encode_with_pooled(model: nn.Module, pixels: Tensor) -> tuple[Tensor, Tensor
     finally:
         handle.remove()
     pooled = seen[0]
-    return features, pooled.mean((2, 3)) if pooled.ndim == 4 else pooled  # attention pooling projects by itself
+    # attention pooling projects by itself
+    return features, (pooled.mean((2, 3)) if pooled.ndim == 4 else pooled)
 
 
 def _last_module(visual: nn.Module) -> nn.Module | None:

@@ -7,11 +7,10 @@ import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from . import mimic_trees as trees  # the exact on-disk form, as the tests of prepare have it
 from .bombs import deflated, png_bomb
 from .harness import Case
 from .world import Maker, put
-
-from . import mimic_trees as trees  # the exact on-disk form, as the tests of prepare have it
 
 Change = Callable[[Path], object]
 TAIL = ("--size", 32, "--workers", 1)

@@ -1,15 +1,20 @@
-"""Heatmaps: our renderer beside the EGD-CXR authors' kind of line, same output, one run; and a whole set of tables to PNG files.
+"""Heatmaps: our renderer beside the EGD-CXR authors' kind of line, same output, one run; and a
+whole set of tables to PNG files.
 
-The line compared with: durations set as impulses into a map of the film's full size, `scipy.ndimage.gaussian_filter(map, 150)`
-over it, averaged down. Tables are synthetic, in the columns of EGD-CXR's fixations.csv. Writes docs/results/gaze.md.
+The line compared with: durations set as impulses into a map of the film's full size,
+`scipy.ndimage.gaussian_filter(map, 150)` over it, averaged down. Tables are synthetic, in the
+columns of EGD-CXR's fixations.csv. Writes docs/results/gaze.md.
 """
+
 from __future__ import annotations
 
 import os
 
-os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"  # two processes are two cores; before numpy is imported
+os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = (
+    "1"  # two processes are two cores; before numpy is imported
+)
 
-import argparse  # noqa: E402
+import argparse
 import multiprocessing
 import platform
 import statistics
@@ -24,20 +29,35 @@ import numpy as np
 import pandas as pd
 import PIL
 import scipy
-from openclip_eclip.gaze import Fixations, RenderConfig, area_average, render, save_heatmap, write_manifest
 from scipy.ndimage import gaussian_filter
+
+from openclip_eclip.gaze import (
+    Fixations,
+    RenderConfig,
+    area_average,
+    render,
+    save_heatmap,
+    write_manifest,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 FILM = (3056, 2544)
-COLUMNS = ("SESSION_ID,MEDIA_ID,DICOM_ID,CNT,Time (in secs),TIMETICK(f=10000000),FPOGX,FPOGY,FPOGS,FPOGD,FPOGID,FPOGV,"
-           "BPOGX,BPOGY,BPOGV,LPCX,LPCY,LPD,LPS,LPV,RPCX,RPCY,RPD,RPS,RPV,BKID,BKDUR,BKPMIN,LPMM,LPMMV,RPMM,RPMMV,"
-           "SACCADE_MAG,SACCADE_DIR,VID_FRAME,X_ORIGINAL,Y_ORIGINAL").split(",")
+COLUMNS = (
+    "SESSION_ID,MEDIA_ID,DICOM_ID,CNT,Time (in"
+    " secs),TIMETICK(f=10000000),FPOGX,FPOGY,FPOGS,FPOGD,FPOGID,FPOGV,"
+    "BPOGX,BPOGY,BPOGV,LPCX,LPCY,LPD,LPS,LPV,RPCX,RPCY,RPD,RPS,RPV,BKID,BKDUR,BKPMIN,LPMM,LPMMV,RPMM,RPMMV,"
+    "SACCADE_MAG,SACCADE_DIR,VID_FRAME,X_ORIGINAL,Y_ORIGINAL"
+).split(",")
 Work = list[tuple[str, Fixations, tuple[int, int]]]
 
 
 def films_fixations(count: int, seed: int) -> Fixations:
     rng = np.random.default_rng(seed)
-    return Fixations(rng.integers(0, FILM[1], count), rng.integers(0, FILM[0], count), rng.gamma(2, 0.15, count) + 0.05)
+    return Fixations(
+        rng.integers(0, FILM[1], count),
+        rng.integers(0, FILM[0], count),
+        rng.gamma(2, 0.15, count) + 0.05,
+    )
 
 
 def full_resolution_line(fixations: Fixations, sigma: float, size: tuple[int, int]) -> np.ndarray:
@@ -56,15 +76,21 @@ def cpu_seconds(work: Callable[[], object]) -> float:
 
 
 def write_tables(folder: Path, images: int, seed: int) -> None:
-    """fixations.csv in EGD-CXR's columns, about 46 rows a film, with calibration rows and misses; films.csv with sizes."""
+    """fixations.csv in EGD-CXR's columns, about 46 rows a film, with calibration rows and misses;
+    films.csv with sizes.
+    """
     rng = np.random.default_rng(seed)
     counts = rng.poisson(45, images) + 1
     hexes = [rng.bytes(20).hex() for _ in range(images)]
-    keys = np.array(["-".join(text[i:i + 8] for i in range(0, 40, 8)) for text in hexes])
+    keys = np.array(["-".join(text[i : i + 8] for i in range(0, 40, 8)) for text in hexes])
     film = np.repeat(np.arange(images), counts)
     rows = len(film)
     table = pd.DataFrame({name: rng.random(rows).round(5) for name in COLUMNS})
-    table["SESSION_ID"], table["MEDIA_ID"], table["DICOM_ID"] = film // 30 + 1, film % 30, keys[film]
+    table["SESSION_ID"], table["MEDIA_ID"], table["DICOM_ID"] = (
+        film // 30 + 1,
+        film % 30,
+        keys[film],
+    )
     table["FPOGD"] = (rng.gamma(2, 0.15, rows) + 0.05).round(5)
     table["FPOGV"] = (rng.random(rows) > 0.02).astype(int)
     inside = rng.random(rows) > 0.03
@@ -73,18 +99,27 @@ def write_tables(folder: Path, images: int, seed: int) -> None:
     calibration = table.groupby("DICOM_ID").head(1).iloc[::20].copy()
     calibration["DICOM_ID"] = calibration["DICOM_ID"].str[:-5]
     pd.concat([table, calibration]).to_csv(folder / "fixations.csv", index=False)
-    pd.DataFrame({"dicom_id": keys, "height": FILM[0], "width": FILM[1]}).to_csv(folder / "films.csv", index=False)
+    pd.DataFrame({"dicom_id": keys, "height": FILM[0], "width": FILM[1]}).to_csv(
+        folder / "films.csv", index=False
+    )
 
 
 def read_tables(folder: Path) -> Work:
-    """(dicom_id, valid fixations, film size) of every film; sizes come from a table, since the films are not opened."""
+    """(dicom_id, valid fixations, film size) of every film; sizes come from a table, since the
+    films are not opened.
+    """
     films = pd.read_csv(folder / "films.csv").set_index("dicom_id")
-    table = pd.read_csv(folder / "fixations.csv", usecols=["DICOM_ID", "X_ORIGINAL", "Y_ORIGINAL", "FPOGD", "FPOGS", "FPOGV"])
+    table = pd.read_csv(
+        folder / "fixations.csv",
+        usecols=["DICOM_ID", "X_ORIGINAL", "Y_ORIGINAL", "FPOGD", "FPOGS", "FPOGV"],
+    )
     table = table[(table["FPOGV"] == 1) & table["DICOM_ID"].isin(films.index)]
     work = []
     for key, rows in table.groupby("DICOM_ID"):
         fields = (rows[name].to_numpy() for name in ("X_ORIGINAL", "Y_ORIGINAL", "FPOGD", "FPOGS"))
-        work.append((key, Fixations(*fields), (int(films.at[key, "height"]), int(films.at[key, "width"]))))
+        work.append(
+            (key, Fixations(*fields), (int(films.at[key, "height"]), int(films.at[key, "width"])))
+        )
     return work
 
 
@@ -102,7 +137,9 @@ def whole_set(tables: Path, out: Path) -> int:
     """Tables to maps and a manifest with two processes; how many maps."""
     work = read_tables(tables)
     with multiprocessing.get_context("fork").Pool(2) as pool:
-        written = sum(pool.imap_unordered(partial(write_maps, folder=out), [work[i::16] for i in range(16)]))
+        written = sum(
+            pool.imap_unordered(partial(write_maps, folder=out), [work[i::16] for i in range(16)])
+        )
     inputs = [tables / "fixations.csv", tables / "films.csv"]
     write_manifest(out, {**asdict(RenderConfig()), "size": 224}, inputs, {"maps": written})
     return written
@@ -112,7 +149,8 @@ def bench_film(repeats: int) -> tuple[float, list[float], list[float]]:
     """Largest difference of the two maps, CPU seconds of ours and of the full-resolution line."""
     fixations, size = films_fixations(40, seed=0), (269, 224)
     ours = render(fixations, FILM, size).values
-    difference = float(np.abs(ours - full_resolution_line(fixations, 150, size)).max())  # also the warm-up
+    # also the warm-up
+    difference = float(np.abs(ours - full_resolution_line(fixations, 150, size)).max())
     fast, slow = [], []
     for _ in range(repeats):  # in turn, so that other jobs meet both
         slow.append(cpu_seconds(lambda: full_resolution_line(fixations, 150, size)))
@@ -133,24 +171,41 @@ def bench_set(images: int, repeats: int) -> tuple[int, int, float, list[float]]:
             start = time.perf_counter()
             written = whole_set(folder, out)
             walls.append(time.perf_counter() - start)
-        return rows, written, statistics.mean(path.stat().st_size for path in out.glob("*.png")) / 1000, walls
+        return (
+            rows,
+            written,
+            statistics.mean(path.stat().st_size for path in out.glob("*.png")) / 1000,
+            walls,
+        )
 
 
 def spread(values: list[float], scale: float, unit: str) -> str:
-    low, middle, high = (value * scale for value in (min(values), statistics.median(values), max(values)))
+    low, middle, high = (
+        value * scale for value in (min(values), statistics.median(values), max(values))
+    )
     return f"{middle:.3g} {unit} ({low:.3g}-{high:.3g})"
 
 
 def processor_name() -> str:
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+    return next(
+        (line.split(":")[1].strip() for line in lines if line.startswith("model name")),
+        platform.machine(),
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=3, help="of each row (default: %(default)s)")
-    parser.add_argument("--images", type=int, default=1080, help="films of the whole set (default: %(default)s)")
-    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results", help="folder for gaze.md (default: %(default)s)")
+    parser.add_argument(
+        "--images", type=int, default=1080, help="films of the whole set (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=ROOT / "docs" / "results",
+        help="folder for gaze.md (default: %(default)s)",
+    )
     args = parser.parse_args()
     load = os.getloadavg()[0]
     difference, fast, slow = bench_film(args.repeats)

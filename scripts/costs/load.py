@@ -1,10 +1,12 @@
-"""CPU seconds from the start of a run to its first batch, by the data alone: tables and shards, first and second start.
+"""CPU seconds from the start of a run to its first batch, by the data alone: tables and shards,
+first and second start.
 
-    python scripts/costs/load.py --rows 1000000 --shards 1000 --samples 1000 --out docs/results/load.json
+    python scripts/costs/load.py --rows 1000000 --shards 1000 --out docs/results/load.json
 
-Makes its data in a temporary folder and measures each start in a process of its own. `--package` names a checkout of
-another version, whose figures stand beside those of this one.
+Makes its data in a temporary folder and measures each start in a process of its own. `--package`
+names a checkout of another version, whose figures stand beside those of this one.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -34,20 +36,30 @@ from training_patches.train_data import train_source
 seams = Seams()
 seams.originals = {"parse_args": host.parse_args}
 open_clip.add_model_config(sys.argv[1])
-args = seams.parse_args(["--model", "tiny", "--batch-size", "64", "--workers", "0", "--epochs", "1", "--warmup", "1", "--device", "cpu", *sys.argv[2:]])
+flags = "--model tiny --batch-size 64 --workers 0 --epochs 1 --warmup 1 --device cpu".split()
+args = seams.parse_args([*flags, *sys.argv[2:]])
 args.rank, args.world_size, args.distributed = 0, 1, False
-tokenizer, transform = open_clip.get_tokenizer("tiny"), JointTransform(image_transform(32, is_train=True), 0.1)
+tokenizer = open_clip.get_tokenizer("tiny")
+transform = JointTransform(image_transform(32, is_train=True), 0.1)
 cpu, wall = time.process_time(), time.perf_counter()
 source = train_source(args, transform, tokenizer, 0, heatmaps=True)
-print(json.dumps({"cpu_s": round(time.process_time() - cpu, 2), "wall_s": round(time.perf_counter() - wall, 2), "samples": source.total,
-                  "annotated": len(source.names), "peak_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2)}))
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(json.dumps({
+    "cpu_s": round(time.process_time() - cpu, 2), "wall_s": round(time.perf_counter() - wall, 2),
+    "samples": source.total, "annotated": len(source.names), "peak_gib": round(peak / 2**20, 2),
+}))
 """
-MODEL = {"embed_dim": 32, "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16},
-         "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}}
+MODEL = {
+    "embed_dim": 32,
+    "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16},
+    "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+}
 
 
 def picture(is_map: bool = False) -> bytes:
-    """A diagonal; as a map the other one at half the size, as maps mostly are smaller than their image."""
+    """A diagonal; as a map the other one at half the size, as maps mostly are smaller than their
+    image.
+    """
     stream = io.BytesIO()
     diagonal = np.eye(4 if is_map else 8, dtype=np.uint8) * 255
     Image.fromarray(diagonal[::-1] if is_map else diagonal).save(stream, "PNG")
@@ -55,24 +67,35 @@ def picture(is_map: bool = False) -> bytes:
 
 
 def write_rows(folder: Path, rows: int, share: int) -> Path:
-    """A table over 1000 images named many times by short relative paths; one row in `share` has a heatmap."""
+    """A table over 1000 images named many times by short relative paths; one row in `share` has a
+    heatmap.
+    """
     folder.mkdir()
     for i in range(1000):
         (folder / f"{i}.png").write_bytes(picture())
         (folder / f"h{i}.png").write_bytes(picture(is_map=True))
     with open(folder / "train.csv", "w", encoding="utf-8") as file:
         file.write("filepath,title,heatmap\n")
-        file.writelines(f"{i % 1000}.png,finding {i},{f'h{i % 1000}.png' if i % share == 0 else ''}\n" for i in range(rows))
+        file.writelines(
+            f"{i % 1000}.png,finding {i},{f'h{i % 1000}.png' if i % share == 0 else ''}\n"
+            for i in range(rows)
+        )
     return folder / "train.csv"
 
 
 def write_shards(folder: Path, shards: int, samples: int, share: int) -> str:
-    """Shards as webdataset's writer makes them (pax times); one sample in `share` has a heatmap. All are copies of the first."""
+    """Shards as webdataset's writer makes them (pax times); one sample in `share` has a heatmap.
+    All are copies of the first.
+    """
     folder.mkdir()
     first = folder / f"train-{0:06d}.tar"
     with tarfile.open(first, "w", format=tarfile.PAX_FORMAT) as archive:
         for i in range(samples):
-            members = {"png": picture(), "txt": f"finding {i}".encode(), **({"heatmap.png": picture(is_map=True)} if i % share == 0 else {})}
+            members = {
+                "png": picture(),
+                "txt": f"finding {i}".encode(),
+                **({"heatmap.png": picture(is_map=True)} if i % share == 0 else {}),
+            }
             for name, content in sorted(members.items()):
                 info = tarfile.TarInfo(f"{i:09d}.{name}")
                 info.size, info.mtime = len(content), 1.5
@@ -84,35 +107,87 @@ def write_shards(folder: Path, shards: int, samples: int, share: int) -> str:
 
 def measure(package: Path, folder: Path, *flags: object) -> dict[str, float]:
     """One start in a process of its own, in the folder of the data."""
-    environment = {**os.environ, "PYTHONPATH": str(package), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", MEASURE, str(folder / "tiny.json"), *map(str, flags)], env=environment, cwd=folder,
-                          capture_output=True, text=True, check=False)
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(package),
+        "OMP_NUM_THREADS": "1",
+        "HF_HUB_OFFLINE": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-W",
+            "ignore",
+            "-c",
+            MEASURE,
+            str(folder / "tiny.json"),
+            *map(str, flags),
+        ],
+        env=environment,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if done.returncode:
         sys.exit(f"error: a start ended with {done.returncode}: {done.stderr[-2000:]}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, nargs="*", default=[1_000_000], help="rows of each table")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--rows", type=int, nargs="*", default=[1_000_000], help="rows of each table"
+    )
     parser.add_argument("--shards", type=int, default=1000)
     parser.add_argument("--samples", type=int, default=1000, help="samples a shard")
-    parser.add_argument("--share", type=int, default=10, metavar="N", help="one sample in N has a heatmap")
-    parser.add_argument("--package", type=Path, help="a checkout of another version, measured as 'before'")
-    parser.add_argument("--out", type=Path, required=True, help="figures are added to this JSON, by size")
+    parser.add_argument(
+        "--share", type=int, default=10, metavar="N", help="one sample in N has a heatmap"
+    )
+    parser.add_argument(
+        "--package", type=Path, help="a checkout of another version, measured as 'before'"
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, help="figures are added to this JSON, by size"
+    )
     args = parser.parse_args()
     figures = json.loads(args.out.read_text()) if args.out.is_file() else {}
-    figures["machine"] = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}; one sample in {args.share} has a heatmap"
+    figures["machine"] = (
+        f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}; one"
+        f" sample in {args.share} has a heatmap"
+    )
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "tiny.json").write_text(json.dumps(MODEL))
-        jobs = [(f"table of {rows} rows", ["--train-data", write_rows(folder / f"t{rows}", rows, args.share), "--csv-separator", ","]) for rows in args.rows]
+        jobs = [
+            (
+                f"table of {rows} rows",
+                [
+                    "--train-data",
+                    write_rows(folder / f"t{rows}", rows, args.share),
+                    "--csv-separator",
+                    ",",
+                ],
+            )
+            for rows in args.rows
+        ]
         if args.shards:
             path = write_shards(folder / "shards", args.shards, args.samples, args.share)
-            jobs.append((f"{args.shards} shards of {args.samples} samples", ["--train-data", path, "--train-num-samples", args.shards * args.samples]))
+            jobs.append(
+                (
+                    f"{args.shards} shards of {args.samples} samples",
+                    ["--train-data", path, "--train-num-samples", args.shards * args.samples],
+                )
+            )
         for what, flags in jobs:
             entry = figures.setdefault(what, {})
-            starts = [("before", args.package)] * bool(args.package) + [("first start", HERE), ("second start", HERE)]
+            starts = [("before", args.package)] * bool(args.package) + [
+                ("first start", HERE),
+                ("second start", HERE),
+            ]
             for start, package in starts:
                 entry[start] = measure(package, folder, *flags)
                 sys.stdout.write(f"{what}, {start}: {json.dumps(entry[start])}\n")

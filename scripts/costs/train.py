@@ -1,8 +1,11 @@
-"""What experts cost: our step, processor, data pipeline and memory beside open_clip's, in one run; a Markdown table.
+"""What experts cost: our step, processor, data pipeline and memory beside open_clip's, in one run;
+a Markdown table.
 
-CPU times are process CPU seconds of one thread (robust on a shared machine), CUDA times are events; every set of
-contestants alternates, in an order drawn anew each round; a ratio is that of the medians, with its 95 % bootstrap interval.
+CPU times are process CPU seconds of one thread (robust on a shared machine), CUDA times are events;
+every set of contestants alternates, in an order drawn anew each round; a ratio is that of the
+medians, with its 95 % bootstrap interval.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -15,22 +18,23 @@ import sys
 import tarfile
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Callable
 
 import numpy as np
 import open_clip
-import openclip_eclip  # noqa: F401  (registers the models)
 import torch
-from openclip_eclip.config import AUTHORS_PROCESSOR, ProcessorConfig
+from PIL import Image
+
+import openclip_eclip  # noqa: F401
 from openclip_eclip.batching.expert_batch import ExpertBatch
+from openclip_eclip.config import AUTHORS_PROCESSOR, ProcessorConfig
 from openclip_eclip.data.joint_transform import JointTransform
 from openclip_eclip.loss import EClipLoss
 from openclip_eclip.objectives import Align
 from openclip_eclip.processor import build_processor
 from training_patches.train_data import train_source
-from PIL import Image
 
 TOWERS = {"ViT-S/16": "eclip-vit-small", "Swin-T": "eclip-swin-tiny"}
 CONTEXT = 64
@@ -58,8 +62,12 @@ class Clock:
         return start.elapsed_time(end) / 1000
 
 
-def side_by_side(clock: Clock, contestants: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds a round of each contestant after one round of warm-up; who follows whom changes, since leftovers in caches cost."""
+def side_by_side(
+    clock: Clock, contestants: dict[str, Callable[[], object]], rounds: int
+) -> dict[str, list[float]]:
+    """Seconds a round of each contestant after one round of warm-up; who follows whom changes,
+    since leftovers in caches cost.
+    """
     times: dict[str, list[float]] = {name: [] for name in contestants}
     rng = np.random.default_rng(0)
     for i in range(rounds + 1):
@@ -71,7 +79,9 @@ def side_by_side(clock: Clock, contestants: dict[str, Callable[[], object]], rou
 
 
 def ratio(times: dict[str, list[float]], name: str, base: str) -> tuple[float, float, float]:
-    """Ratio of the medians over rounds, and its 95 % bootstrap interval (rounds drawn, both contestants of a round together)."""
+    """Ratio of the medians over rounds, and its 95 % bootstrap interval (rounds drawn, both
+    contestants of a round together).
+    """
     pairs = np.array([times[name], times[base]])
     drawn = np.random.default_rng(0).integers(0, pairs.shape[1], (2000, pairs.shape[1]))
     medians = np.median(pairs[:, drawn], axis=2)
@@ -80,7 +90,9 @@ def ratio(times: dict[str, list[float]], name: str, base: str) -> tuple[float, f
     return float(middle[0] / middle[1]), float(low), float(high)
 
 
-def make_step(model: torch.nn.Module, loss: torch.nn.Module, image: object, text: torch.Tensor) -> Callable[[], None]:
+def make_step(
+    model: torch.nn.Module, loss: torch.nn.Module, image: object, text: torch.Tensor
+) -> Callable[[], None]:
     """Forward, backward, clip and AdamW, as open_clip's loop does them: on a GPU under amp_bf16."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
     model.train()
@@ -100,8 +112,16 @@ def make_batch(image: torch.Tensor, mixed: int) -> ExpertBatch:
     size, device = len(image), image.device
     rows = torch.arange(mixed, device=device)
     heatmap = torch.rand(mixed, 1, *image.shape[-2:], device=device)
-    return ExpertBatch(image, torch.arange(size, device=device), rows, heatmap, torch.full((mixed,), 0.4, device=device),
-                       rows, image[:0], torch.zeros(0, CONTEXT, dtype=torch.int64, device=device))
+    return ExpertBatch(
+        image,
+        torch.arange(size, device=device),
+        rows,
+        heatmap,
+        torch.full((mixed,), 0.4, device=device),
+        rows,
+        image[:0],
+        torch.zeros(0, CONTEXT, dtype=torch.int64, device=device),
+    )
 
 
 def aligned_count(which: str, batch: int) -> int:
@@ -109,14 +129,21 @@ def aligned_count(which: str, batch: int) -> int:
 
 
 def build_step(tower: str, which: str, device: torch.device, batch: int) -> Callable[[], None]:
-    """open_clip's step ("stock"), ours without a heatmap ("closed"), with half a batch of mixed pairs ("mixed"), CLIP with
-    alignment on 5 % of the batch ("align"), or with a tenth of a batch shown once more for alignment alone ("replay")."""
+    """open_clip's step ("stock"), ours without a heatmap ("closed"), with half a batch of mixed
+    pairs ("mixed"), CLIP with alignment on 5 % of the batch ("align"), or with a tenth of a batch
+    shown once more for alignment alone ("replay").
+    """
     torch.manual_seed(0)
     image = torch.randn(batch, 3, 224, 224, device=device)
     text = torch.randint(1, 49000, (batch, CONTEXT), device=device)
     config = None if which == "stock" else {"processor": None} if which in ALIGNED else {}
-    model = open_clip.create_model(TOWERS[tower], eclip_cfg=config, output_dict=True, device=device,
-                                   force_context_length=CONTEXT)
+    model = open_clip.create_model(
+        TOWERS[tower],
+        eclip_cfg=config,
+        output_dict=True,
+        device=device,
+        force_context_length=CONTEXT,
+    )
     if which == "stock":
         return make_step(model, open_clip.ClipLoss(), image, text)
     loss, carrier = EClipLoss(), make_batch(image, batch // 2 if which == "mixed" else 0)
@@ -125,41 +152,69 @@ def build_step(tower: str, which: str, device: torch.device, batch: int) -> Call
         count = aligned_count(which, batch)
         aligned = make_batch(image, count)
         own = count if which == "align" else 0
-        carrier.annotated, carrier.annotated_heatmap = aligned.mix_index[:own], aligned.heatmap[:own]
+        carrier.annotated, carrier.annotated_heatmap = (
+            aligned.mix_index[:own],
+            aligned.heatmap[:own],
+        )
         if which == "replay":
-            carrier.replay_image, carrier.replay_heatmap, carrier.replay_text = torch.randn_like(image[:count]), aligned.heatmap, text[:count]
+            carrier.replay_image, carrier.replay_heatmap, carrier.replay_text = (
+                torch.randn_like(image[:count]),
+                aligned.heatmap,
+                text[:count],
+            )
         carrier.draws = model.objectives[0].draw(0, 0, 0, carrier.sample_id)
     loss.configure(model.eclip_config, model.objectives)
     return make_step(model, loss, carrier, text)
 
 
-def bench_steps(device: torch.device, clock: Clock, rounds: int, batch: int, rows: list[str]) -> None:
+def bench_steps(
+    device: torch.device, clock: Clock, rounds: int, batch: int, rows: list[str]
+) -> None:
     mixed = batch // 2
     for tower in TOWERS:
-        steps = {which: build_step(tower, which, device, batch) for which in ("stock", "closed", "mixed", *ALIGNED)}
+        steps = {
+            which: build_step(tower, which, device, batch)
+            for which in ("stock", "closed", "mixed", *ALIGNED)
+        }
         times = side_by_side(clock, steps, rounds)
         align, replay = (aligned_count(which, batch) for which in ALIGNED)
-        for label, limit, what in (("closed", 1.02, "(a) no heatmap"), ("mixed", 1.05 * 1.5, f"(b) {mixed} mixed pairs, r = 0.5"),
-                                   ("align", 1.03, f"(f) alignment of {align} annotated"),
-                                   ("replay", 1.03 * (1 + replay / batch), f"(g) {replay} shown once more, aligned")):
+        for label, limit, what in (
+            ("closed", 1.02, "(a) no heatmap"),
+            ("mixed", 1.05 * 1.5, f"(b) {mixed} mixed pairs, r = 0.5"),
+            ("align", 1.03, f"(f) alignment of {align} annotated"),
+            ("replay", 1.03 * (1 + replay / batch), f"(g) {replay} shown once more, aligned"),
+        ):
             middle, low, high = ratio(times, label, "stock")
-            authors = f"authors' code {AUTHORS_STEP[tower]} on another day" if label == "mixed" else ""
-            rows.append(f"| {what}, {tower}, batch {batch} | {statistics.median(times[label]):.3f} s | "
-                        f"{statistics.median(times['stock']):.3f} s | {middle:.3f} ({low:.3f}-{high:.3f}) | {limit:.3f} | {authors} |")
+            authors = (
+                f"authors' code {AUTHORS_STEP[tower]} on another day" if label == "mixed" else ""
+            )
+            rows.append(
+                f"| {what}, {tower}, batch {batch} | {statistics.median(times[label]):.3f} s |"
+                f" {statistics.median(times['stock']):.3f} s | {middle:.3f} ({low:.3f}-{high:.3f})"
+                f" | {limit:.3f} | {authors} |"
+            )
 
 
 def bench_processor(device: torch.device, clock: Clock, rounds: int, rows: list[str]) -> None:
-    image, heatmap = torch.randn(16, 3, 224, 224, device=device), torch.rand(16, 1, 224, 224, device=device)
+    image, heatmap = (
+        torch.randn(16, 3, 224, 224, device=device),
+        torch.rand(16, 1, 224, 224, device=device),
+    )
 
     def run(config: ProcessorConfig) -> Callable[[], None]:
         processor = build_processor(config).to(device)
         return lambda: processor(image, heatmap).square().mean().backward()
 
-    times = side_by_side(clock, {"ours": run(ProcessorConfig()), "authors' form": run(AUTHORS_PROCESSOR)}, rounds * 3)
+    times = side_by_side(
+        clock, {"ours": run(ProcessorConfig()), "authors' form": run(AUTHORS_PROCESSOR)}, rounds * 3
+    )
     middle, low, high = ratio(times, "ours", "authors' form")
     ours, authors = (statistics.median(times[name]) for name in ("ours", "authors' form"))
-    rows.append(f"| (c) processor forward + backward, batch 16 | {ours * 1000:.0f} ms | {authors * 1000:.0f} ms | "
-                f"{middle:.3f} ({low:.3f}-{high:.3f}) | | beside the authors' form built here, with fused attention |")
+    rows.append(
+        f"| (c) processor forward + backward, batch 16 | {ours * 1000:.0f} ms |"
+        f" {authors * 1000:.0f} ms | {middle:.3f} ({low:.3f}-{high:.3f}) | | beside the authors'"
+        " form built here, with fused attention |"
+    )
 
 
 def write_shards(folder: Path, count: int) -> str:
@@ -168,12 +223,20 @@ def write_shards(folder: Path, count: int) -> str:
     path = folder / "bench-000000.tar"
     with tarfile.open(path, "w") as archive:
         for i in range(count):
-            smooth = Image.fromarray(rng.integers(0, 256, (14, 14, 3), dtype=np.uint8)).resize((224, 224), Image.Resampling.BICUBIC)
-            grey = Image.fromarray((rng.random((7, 7)) ** 4 * 255).astype(np.uint8)).resize((224, 224), Image.Resampling.BICUBIC)
+            smooth = Image.fromarray(rng.integers(0, 256, (14, 14, 3), dtype=np.uint8)).resize(
+                (224, 224), Image.Resampling.BICUBIC
+            )
+            grey = Image.fromarray((rng.random((7, 7)) ** 4 * 255).astype(np.uint8)).resize(
+                (224, 224), Image.Resampling.BICUBIC
+            )
             jpeg, png = io.BytesIO(), io.BytesIO()
             smooth.save(jpeg, "JPEG", quality=90)
             grey.save(png, "PNG")
-            for extension, data in (("jpg", jpeg.getvalue()), ("txt", b"small left pleural effusion"), ("heatmap.png", png.getvalue())):
+            for extension, data in (
+                ("jpg", jpeg.getvalue()),
+                ("txt", b"small left pleural effusion"),
+                ("heatmap.png", png.getvalue()),
+            ):
                 info = tarfile.TarInfo(f"{i:06d}.{extension}")
                 info.size = len(data)
                 archive.addfile(info, io.BytesIO(data))
@@ -182,31 +245,53 @@ def write_shards(folder: Path, count: int) -> str:
 
 
 def bench_pipeline(rounds: int, rows: list[str], count: int = 64) -> None:
-    """open_clip's own webdataset pipeline and ours over the same shard, every sample annotated, one process."""
+    """open_clip's own webdataset pipeline and ours over the same shard, every sample annotated, one
+    process.
+    """
     import open_clip_train.data as upstream
 
     clock = Clock(torch.device("cpu"))
     transform = open_clip.transform.image_transform(224, is_train=True)
     tokenizer = open_clip.get_tokenizer("eclip-vit-small", context_length=CONTEXT)
     with tempfile.TemporaryDirectory() as folder:
-        args = SimpleNamespace(train_data=write_shards(Path(folder), count), dataset_type="webdataset", train_num_samples=count,
-                               dataset_resampled=False, train_data_upsampling_factors=None, seed=0, batch_size=16, workers=0,
-                               rank=0, world_size=1, on_bad_sample="stop", eclip_heatmap_control=None, csv_label_key=None)
+        args = SimpleNamespace(
+            train_data=write_shards(Path(folder), count),
+            dataset_type="webdataset",
+            train_num_samples=count,
+            dataset_resampled=False,
+            train_data_upsampling_factors=None,
+            seed=0,
+            batch_size=16,
+            workers=0,
+            rank=0,
+            world_size=1,
+            on_bad_sample="stop",
+            eclip_heatmap_control=None,
+            csv_label_key=None,
+        )
         plain = upstream.get_wds_dataset(args, transform, True, tokenizer=tokenizer).dataloader
-        ours = train_source(args, JointTransform(transform, 0.1), tokenizer, 0, heatmaps=True).info.dataloader
+        ours = train_source(
+            args, JointTransform(transform, 0.1), tokenizer, 0, heatmaps=True
+        ).info.dataloader
 
         def exhaust(loader: object) -> Callable[[], None]:
             return lambda: [len(batch) for batch in loader]
 
-        times = side_by_side(clock, {"ours": exhaust(ours), "stock": exhaust(plain)}, rounds * 8)  # short and often: less noise
+        # short and often: less noise
+        times = side_by_side(clock, {"ours": exhaust(ours), "stock": exhaust(plain)}, rounds * 8)
     middle, low, high = ratio(times, "stock", "ours")  # of samples/s: the inverse of the times
     rates = {name: count / statistics.median(values) for name, values in times.items()}
-    rows.append(f"| (d) samples/s, 224-px JPEG, all with a PNG heatmap | {rates['ours']:.0f}/s | {rates['stock']:.0f}/s | "
-                f"{middle:.3f} ({low:.3f}-{high:.3f}) | >= 0.8 | authors' code 0.39 on another day |")
+    rows.append(
+        f"| (d) samples/s, 224-px JPEG, all with a PNG heatmap | {rates['ours']:.0f}/s |"
+        f" {rates['stock']:.0f}/s | {middle:.3f} ({low:.3f}-{high:.3f}) | >= 0.8 | authors' code"
+        " 0.39 on another day |"
+    )
 
 
 def peak(tower: str, which: str, device: torch.device, batch: int) -> float:
-    """Peak memory in MiB over two steps; on the CPU the high-water mark of this whole (fresh) process."""
+    """Peak memory in MiB over two steps; on the CPU the high-water mark of this whole (fresh)
+    process.
+    """
     step = build_step(tower, which, device, batch)
     step()
     step()
@@ -221,11 +306,28 @@ def bench_memory(device: torch.device, batch: int, rows: list[str]) -> None:
     for tower in TOWERS:
         found = {}
         for which in ("stock", "closed", "mixed"):
-            command = [sys.executable, __file__, "--peak", tower, which, "--device", str(device), "--batch", str(batch)]
-            found[which] = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+            command = [
+                sys.executable,
+                __file__,
+                "--peak",
+                tower,
+                which,
+                "--device",
+                str(device),
+                "--batch",
+                str(batch),
+            ]
+            found[which] = float(
+                subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[
+                    -1
+                ]
+            )
         for which, what in (("closed", "no heatmap"), ("mixed", f"{batch // 2} mixed pairs")):
-            rows.append(f"| (e) peak memory, {what}, {tower}, batch {batch} | {found[which]:.0f} MiB | {found['stock']:.0f} MiB | "
-                        f"{found[which] / found['stock']:.3f} | | {'whole process' if device.type == 'cpu' else 'allocated'} |")
+            rows.append(
+                f"| (e) peak memory, {what}, {tower}, batch {batch} | {found[which]:.0f} MiB |"
+                f" {found['stock']:.0f} MiB | {found[which] / found['stock']:.3f} | |"
+                f" {'whole process' if device.type == 'cpu' else 'allocated'} |"
+            )
 
 
 def prepare_torch() -> None:
@@ -266,9 +368,14 @@ def main() -> None:
     bench_memory(device, args.batch, rows)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(
-        f"# What experts cost\n\n`python scripts/costs/train.py`, {machine(device)}, torch {torch.__version__}, open_clip "
-        f"{open_clip.__version__}, {precision(device)}, {CONTEXT} tokens, {args.rounds} rounds; medians, ratios of medians with 95 % intervals.\n\n"
-        "| what | ours | beside it | ratio | at most | |\n|---|---|---|---|---|---|\n" + "\n".join(rows) + "\n", encoding="utf-8")
+        f"# What experts cost\n\n`python scripts/costs/train.py`, {machine(device)}, torch"
+        f" {torch.__version__}, open_clip {open_clip.__version__}, {precision(device)}, {CONTEXT}"
+        f" tokens, {args.rounds} rounds; medians, ratios of medians with 95 % intervals.\n\n| what"
+        " | ours | beside it | ratio | at most | |\n|---|---|---|---|---|---|\n"
+        + "\n".join(rows)
+        + "\n",
+        encoding="utf-8",
+    )
     sys.stdout.write(args.out.read_text(encoding="utf-8"))
 
 

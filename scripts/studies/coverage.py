@@ -9,6 +9,7 @@ bootstrapped over its images and handed to openclip_eclip.metrics.compare, as `e
 does it. Beside it, on the same draws: the percentile bootstrap over images and seeds that was
 there before, and Satterthwaite's degrees of freedom.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -18,10 +19,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from scipy.stats import t as student
+
 from openclip_eclip.metrics.compare import Draws, Estimate, estimate_difference, estimate_mean
 from openclip_eclip.metrics.power_law import bootstrap_power_law
 from openclip_eclip.metrics.resampled import weight_chunks
-from scipy.stats import t as student
 
 SEEDS = (2, 3, 5, 10)
 IMAGES = 100
@@ -36,14 +38,20 @@ class Shares(NamedTuple):
     both: float
 
 
-REGIMES = {"seeds": Shares(1, 0, 0), "images": Shares(0, 1, 0),
-           "one seed on one image": Shares(0, 0, 1),
-           "seeds mostly": Shares(0.85, 0.15, 0), "seeds and images alike": Shares(0.5, 0.5, 0),
-           "seeds a little": Shares(0.1, 0.8, 0.1), "all three alike": Shares(1 / 3, 1 / 3, 1 / 3)}
+REGIMES = {
+    "seeds": Shares(1, 0, 0),
+    "images": Shares(0, 1, 0),
+    "one seed on one image": Shares(0, 0, 1),
+    "seeds mostly": Shares(0.85, 0.15, 0),
+    "seeds and images alike": Shares(0.5, 0.5, 0),
+    "seeds a little": Shares(0.1, 0.8, 0.1),
+    "all three alike": Shares(1 / 3, 1 / 3, 1 / 3),
+}
 
 
-def experiment(rng: np.random.Generator, seeds: int, count: int, shares: Shares,
-               image: np.ndarray) -> np.ndarray:
+def experiment(
+    rng: np.random.Generator, seeds: int, count: int, shares: Shares, image: np.ndarray
+) -> np.ndarray:
     """Values (S, N, Q) of `count` experiments around 0, of variance 1 for the mean; `image`
     (N, Q): their v_i, standard normal.
     """
@@ -100,11 +108,13 @@ def paired(regime: str, seeds: int, experiments: int, draws: int, start: int) ->
             raise AssertionError("p and interval disagree")
         widths.append(found.high - found.low)
     return {name: number / experiments for name, number in held.items()} | {
-        "width": float(np.median(np.concatenate(widths)) / (2 * 1.96))}
+        "width": float(np.median(np.concatenate(widths)) / (2 * 1.96))
+    }
 
 
-def unpaired(regime: str, seeds: tuple[int, int], spread: float, experiments: int, draws: int,
-             start: int) -> float:
+def unpaired(
+    regime: str, seeds: tuple[int, int], spread: float, experiments: int, draws: int, start: int
+) -> float:
     """Coverage of the difference of two methods with unequal numbers of seeds; the second varies
     `spread` times as much.
     """
@@ -114,8 +124,10 @@ def unpaired(regime: str, seeds: tuple[int, int], spread: float, experiments: in
         weights = next(weight_chunks(IMAGES, draws, int(rng.integers(2**31))))
         count = min(CHUNK, experiments - first)
         shared = rng.standard_normal((IMAGES, count))
-        own = [drawn_of(experiment(rng, number, count, REGIMES[regime], shared * sign), weights)
-               for number, sign in zip(seeds, (1, -1), strict=True)]
+        own = [
+            drawn_of(experiment(rng, number, count, REGIMES[regime], shared * sign), weights)
+            for number, sign in zip(seeds, (1, -1), strict=True)
+        ]
         own[1] = Draws(spread * own[1].full, spread * own[1].drawn, IMAGES)
         found = estimate_difference(*own)
         held += int(((found.low <= 0) & (0 <= found.high)).sum())
@@ -152,42 +164,59 @@ def power_law(seeds: int, experiments: int, start: int) -> float:
 
 def page(experiments: int, draws: int, start: int) -> str:
     noise = 196 * np.sqrt(0.95 * 0.05 / experiments)
-    lines = ["# How often 95 % intervals hold the truth\n",
-             f"`python scripts/studies/coverage.py`: {experiments} simulated experiments a cell (so one "
-             f"figure is known to ± {noise:.1f} percentage points), {IMAGES} images, {draws} draws "
-             f"of the bootstrap, random seed {start}. Before: percentiles of a bootstrap over "
-             "images and seeds. Now: decision 0043. Median width: of the interval now, beside that "
-             "of a normal interval whose variance is known.\n",
-             "## The mean of paired differences\n",
-             "| what varies | seeds | before | Satterthwaite | now | median width |",
-             "|---|---|---|---|---|---|"]
+    lines = [
+        "# How often 95 % intervals hold the truth\n",
+        (
+            f"`python scripts/studies/coverage.py`: {experiments} simulated experiments a cell (so"
+            f" one figure is known to ± {noise:.1f} percentage points), {IMAGES} images, {draws}"
+            f" draws of the bootstrap, random seed {start}. Before: percentiles of a bootstrap over"
+            " images and seeds. Now: decision 0043. Median width: of the interval now, beside that"
+            " of a normal interval whose variance is known.\n"
+        ),
+        "## The mean of paired differences\n",
+        "| what varies | seeds | before | Satterthwaite | now | median width |",
+        "|---|---|---|---|---|---|",
+    ]
     for regime in REGIMES:
         for seeds in SEEDS:
             found = paired(regime, seeds, experiments, draws, start)
             held = [f"{100 * found[name]:.1f} %" for name in ("before", "Satterthwaite", "now")]
             lines.append(f"| {regime} | {seeds} | {' | '.join(held)} | {found['width']:.2f} |")
-    lines += ["\n## Unequal numbers of seeds, not paired (Welch's degrees of freedom)\n",
-              "| what varies | seeds | the second method varies | now |", "|---|---|---|---|"]
+    lines += [
+        "\n## Unequal numbers of seeds, not paired (Welch's degrees of freedom)\n",
+        "| what varies | seeds | the second method varies | now |",
+        "|---|---|---|---|",
+    ]
     for regime in ("seeds", "images", "all three alike"):
         for seeds in ((2, 3), (3, 5), (5, 10)):
             for spread in (1.0, 0.5):
                 held = unpaired(regime, seeds, spread, experiments, draws, start)
                 much = "as much" if spread == 1 else "half as much"
-                lines.append(f"| {regime} | {seeds[0]} and {seeds[1]} | {much} | {100 * held:.1f} % |")
+                lines.append(
+                    f"| {regime} | {seeds[0]} and {seeds[1]} | {much} | {100 * held:.1f} % |"
+                )
     alone = 100 * one_seed(experiments, draws, start)
-    lines += ["\n## One seed\n",
-              "The interval knows the images alone. Of these very weights it holds the score on all "
-              f"images in {alone:.1f} % of experiments; of the method it says nothing.\n",
-              "## The band of a fitted curve (`evaluate curve`)\n", "| seeds | now |", "|---|---|"]
+    lines += [
+        "\n## One seed\n",
+        (
+            "The interval knows the images alone. Of these very weights it holds the score on all "
+            f"images in {alone:.1f} % of experiments; of the method it says nothing.\n"
+        ),
+        "## The band of a fitted curve (`evaluate curve`)\n",
+        "| seeds | now |",
+        "|---|---|",
+    ]
     lines += [f"| {seeds} | {100 * power_law(seeds, 300, start):.1f} % |" for seeds in SEEDS]
     return "\n".join(lines) + "\n"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", type=Path, metavar="FILE",
-                        help="Markdown page (default: standard output alone)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--write", type=Path, metavar="FILE", help="Markdown page (default: standard output alone)"
+    )
     for name, value in (("experiments", 4000), ("draws", 1000), ("seed", 43)):
         parser.add_argument(f"--{name}", type=int, default=value, help="(default: %(default)s)")
     args = parser.parse_args()

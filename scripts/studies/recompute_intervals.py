@@ -10,6 +10,7 @@ what belongs to one seed on one image, less that between seeds. So these interva
 side. Rows of align.json that ran on a CPU (its note says which) lose their differences to rows of
 the GPU.
 """
+
 from __future__ import annotations
 
 import json
@@ -19,22 +20,40 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from openclip_eclip.benchmark.align_cells import ABLATION, CELLS, CONTROLS, REPLAY, TAUGHT, TAUGHT_AGAIN, UNTAUGHT
-from openclip_eclip.benchmark.align_page import draw_cells, draw_map, page
+
 from openclip_eclip.benchmark.align import ROW, views_of
+from openclip_eclip.benchmark.align_cells import (
+    ABLATION,
+    CELLS,
+    CONTROLS,
+    REPLAY,
+    TAUGHT,
+    TAUGHT_AGAIN,
+    UNTAUGHT,
+)
+from openclip_eclip.benchmark.align_page import draw_cells, draw_map, page
 from openclip_eclip.benchmark.page import machine_kinds
-from openclip_eclip.metrics.compare import half_width, p_value
 from openclip_eclip.benchmark.paper_tables import draw, markdown
+from openclip_eclip.metrics.compare import half_width, p_value
 
 Z = 1.959964
-INTERVALS = (" Recomputed on 2026-11-28 from means, sd and the earlier intervals: the images' part "
-             "is an upper bound, so that the intervals err to the wide side "
-             "(scripts/studies/recompute_intervals.py).")
+INTERVALS = (
+    " Recomputed on 2026-11-28 from means, sd and the earlier intervals: the images' part "
+    "is an upper bound, so that the intervals err to the wide side "
+    "(scripts/studies/recompute_intervals.py)."
+)
 GPU, CPU = "NVIDIA H100 80GB HBM3", "AMD EPYC"
-NOTE = ("2 000 phantom films of 64 px, 5 % with gaze, 1 000 test films, 500 steps of 64, "
-        "150 of fine-tuning")
-ON_CPU = {REPLAY, TAUGHT, TAUGHT_AGAIN, UNTAUGHT[0],
-          *(f"{REPLAY}, {control}" for control in CONTROLS)}
+NOTE = (
+    "2 000 phantom films of 64 px, 5 % with gaze, 1 000 test films, 500 steps of 64, "
+    "150 of fine-tuning"
+)
+ON_CPU = {
+    REPLAY,
+    TAUGHT,
+    TAUGHT_AGAIN,
+    UNTAUGHT[0],
+    *(f"{REPLAY}, {control}" for control in CONTROLS),
+}
 
 
 def renew(entry: dict[str, Any], seeds: int, difference: bool) -> None:
@@ -43,8 +62,12 @@ def renew(entry: dict[str, Any], seeds: int, difference: bool) -> None:
     images = max(((entry["high"] - entry["low"]) / (2 * Z)) ** 2 - between, 0.0)
     parts = np.array([between]), np.array([images]), np.array([seeds - 1.0])
     half = float(half_width(*parts, math.inf, 0.05)[0])
-    entry |= {"low": entry["value"] - half, "high": entry["value"] + half,
-              "variance_seeds": between, "variance_images_at_most": images}
+    entry |= {
+        "low": entry["value"] - half,
+        "high": entry["value"] + half,
+        "variance_seeds": between,
+        "variance_images_at_most": images,
+    }
     if difference:
         entry["p"] = float(p_value(np.array([entry["value"]]), *parts, math.inf)[0])
     else:
@@ -74,8 +97,10 @@ def separate(cells: dict[str, dict], one_machine: bool) -> None:
     for cell, rows in cells.items():
         for name, row in rows.items():
             cpu = not one_machine and on_cpu(cell, name)
-            row |= {"machine": CPU if cpu else GPU,
-                    "views": views_of(ROW[name], named[cell], row["epochs"])}
+            row |= {
+                "machine": CPU if cpu else GPU,
+                "views": views_of(ROW[name], named[cell], row["epochs"]),
+            }
             if cpu:
                 for score in ("macro-F1", "R@5"):
                     row[score]["difference"] = None

@@ -10,19 +10,19 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image
 
-from ...config import UserError
-from .dicom_numbers import read_number, read_numbers, read_whole
-from ...config import DataError
+from ...config import DataError, UserError
 from .colour import apply_profile
+from .dicom_numbers import read_number, read_numbers, read_whole
 from .levels import check_flat, stretch
-from .picture import Frame, Picture, check_size
 from .options import ReadOptions
+from .picture import Frame, Picture, check_size
 
 GREY = ("MONOCHROME1", "MONOCHROME2")
 COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT")  # pydicom gives RGB of them all
 DEFLATED = "1.2.840.10008.1.2.1.99"
 FRAME_MACROS = ("PixelValueTransformationSequence", "FrameVOILUTSequence", "PixelMeasuresSequence")
 SQUARE = 0.01  # a side longer by less than that is rounding
+# what pydicom raises on damaged files
 DAMAGED = (
     OSError,
     EOFError,
@@ -37,7 +37,7 @@ DAMAGED = (
     struct.error,
     zlib.error,
     Image.DecompressionBombError,
-)  # what pydicom raises on damaged files
+)
 
 
 def is_dicom(file: BinaryIO) -> bool:

@@ -42,9 +42,11 @@ def add_read_arguments(parser: argparse._ActionsContainer) -> None:
         type=float,
         nargs=2,
         metavar=("LOW", "HIGH"),
-        help="values of images of more than 8 bits that become black and white, the same for all "
-        "of them "
-        "(default: each image's own range)",
+        help=(
+            "values of images of more than 8 bits that become black and white, the same for all "
+            "of them "
+            "(default: each image's own range)"
+        ),
     )
     parser.add_argument(
         "--max-pixels",

@@ -6,9 +6,10 @@ import struct
 import sys
 import threading
 import zlib
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import Any, BinaryIO, Callable, Iterator
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image, ImageChops
@@ -16,13 +17,14 @@ from PIL import Image, ImageChops
 from ...config import DataError
 from .colour import apply_gamma, apply_profile
 from .levels import stretch
-from .png import check_png, read_grey_alpha, tells_late
-from .picture import QUARTER_TURNS, Frame, Picture, check_size, turn_image
 from .options import ReadOptions
+from .picture import QUARTER_TURNS, Frame, Picture, check_size, turn_image
+from .png import check_png, read_grey_alpha, tells_late
 
 # EPS and WMF run another program; BUFR, GRIB, HDF5 and MPEG cannot be decoded; icons hold several
 # sizes; Pillow ignores the scale of FITS, and FLI is an animation
 NOT_SHOWN = ("EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG", "ICO", "ICNS", "CUR", "FITS", "FLI")
+# what decoders raise on damaged files
 BROKEN = (
     OSError,
     SyntaxError,
@@ -38,7 +40,7 @@ BROKEN = (
     MemoryError,
     struct.error,
     zlib.error,
-)  # what decoders raise on damaged files
+)
 # a pixel in Pillow's memory; 4 in all other modes
 BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2, "I;16N": 2}
 FIRST_IS_WHOLE = ("MPO", "PSD")  # further frames are small copies and layers

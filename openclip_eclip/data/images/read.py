@@ -10,16 +10,17 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, Iterator
+from typing import BinaryIO
 
 from ...config import DataError
 from ..heatmap import check_file_size
 from .dicom import is_dicom, read_dicom, read_dicom_frame
-from .pillow import Draft, read_pillow, read_pillow_frame
-from .picture import Frame, Picture
 from .options import ReadOptions
+from .picture import Frame, Picture
+from .pillow import Draft, read_pillow, read_pillow_frame
 
 DICOM_SUFFIXES = (".dcm", ".dicom")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Collection, Iterable
+from collections.abc import Collection, Iterable
 
 from ..heatmap import SUFFIXES
 from ..sentence_windows import MAPS_MEMBER, TEXT_MEMBER
@@ -60,8 +60,10 @@ def member_faults(members: Collection[str], heatmaps: bool, windows: bool) -> li
         faults += [
             (
                 name,
-                f"looks like sentence windows, but is not read; expected {TEXT_MEMBER} and "
-                f"{MAPS_MEMBER}",
+                (
+                    f"looks like sentence windows, but is not read; expected {TEXT_MEMBER} and "
+                    f"{MAPS_MEMBER}"
+                ),
             )
             for name in extra
             if WINDOWS_LIKE.search(name)
@@ -78,8 +80,10 @@ def _image_and_caption(members: Collection[str]) -> list[Fault]:
         return [
             (
                 "members",
-                f"{why}found {list_members(members)}; expected an image "
-                f"({', '.join(IMAGE_MEMBERS)}) and a txt",
+                (
+                    f"{why}found {list_members(members)}; expected an image "
+                    f"({', '.join(IMAGE_MEMBERS)}) and a txt"
+                ),
             )
         ]
     faults = []
@@ -87,8 +91,10 @@ def _image_and_caption(members: Collection[str]) -> list[Fault]:
         faults.append(
             (
                 images[1],
-                f"a second image beside {read}: which one belongs to the caption is a guess; keep "
-                "one",
+                (
+                    f"a second image beside {read}: which one belongs to the caption is a guess;"
+                    " keep one"
+                ),
             )
         )
     if len(captions) > 1:

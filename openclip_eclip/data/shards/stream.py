@@ -9,9 +9,10 @@ import logging
 import lzma
 import zlib
 from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Iterable, Iterator, Mapping, NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import urlparse
 
 from braceexpand import UnbalancedBracesError

@@ -13,8 +13,9 @@ from __future__ import annotations
 import re
 import struct
 import tarfile
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Callable, Iterator, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from webdataset.tariterators import base_plus_ext
 
@@ -115,8 +116,10 @@ def group_members(
         if member.kind:
             fault = (
                 extension,
-                f"{member.kind}, which webdataset passes over; expected a regular file: tar with "
-                "--dereference --hard-dereference",
+                (
+                    f"{member.kind}, which webdataset passes over; expected a regular file: tar"
+                    " with --dereference --hard-dereference"
+                ),
             )
             (sample.faults if sample and sample.key == key else unread.setdefault(key, [])).append(
                 fault

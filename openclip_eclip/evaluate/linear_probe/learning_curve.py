@@ -1,28 +1,27 @@
 """The learning curve of a linear probe: AUROC by share of the labels, with intervals."""
 
 from __future__ import annotations
+
 from collections import Counter
-from ...metrics.probe import Probe
-from .data import ProbeSet
-from ...config import UserError
-from ...metrics.auroc import auroc
-from ...metrics.auroc import auroc_of_rows
-from ...metrics.bootstrap import bootstrap_interval
-from dataclasses import dataclass
-from dataclasses import field
-from ...metrics.probe import fit_probe
-from ...metrics.probe import nested_subsets
+from dataclasses import dataclass, field
+
 import numpy as np
-from ...metrics.probe import standardise
 from tqdm import tqdm
 
+from ...config import UserError
+from ...metrics.auroc import auroc, auroc_of_rows
+from ...metrics.bootstrap import bootstrap_interval
+from ...metrics.probe import Probe, fit_probe, nested_subsets, standardise
+from .data import ProbeSet
 
 DRAWS = 1000
 
 
 @dataclass
 class Cell:
-    """One share of the labels, over its resamples. `aurocs` (resamples, K): NaN for a class that could not be measured."""
+    """One share of the labels, over its resamples. `aurocs` (resamples, K): NaN for a class that
+    could not be measured.
+    """
 
     percent: float
     images: list[int] = field(default_factory=list)
@@ -30,7 +29,8 @@ class Cell:
     strengths: list[float] = field(default_factory=list)
     validation: list[dict[float, float]] = field(default_factory=list)
     unconverged: int = 0
-    left_out: Counter[str] = field(default_factory=Counter)  # {class: resamples without a positive or a negative}
+    # {class: resamples without a positive or a negative}
+    left_out: Counter[str] = field(default_factory=Counter)
 
     @property
     def macro(self) -> np.ndarray:
@@ -41,7 +41,9 @@ class Cell:
 
 @dataclass
 class Curve:
-    """Of one kind of features: a cell a share, and at 100 % the scores and 95 % intervals (K + 1,), the macro mean last."""
+    """Of one kind of features: a cell a share, and at 100 % the scores and 95 % intervals (K + 1,),
+    the macro mean last.
+    """
 
     cells: list[Cell]
     scores: np.ndarray
@@ -50,15 +52,23 @@ class Curve:
     high: np.ndarray
 
 
-def measure(features: np.ndarray, data: ProbeSet, percents: list[float], resamples: int, seed: int) -> Curve:
-    """Fit every share and resample; test labels are looked at after C is chosen. `features` (rows of data, D)."""
+def measure(
+    features: np.ndarray, data: ProbeSet, percents: list[float], resamples: int, seed: int
+) -> Curve:
+    """Fit every share and resample; test labels are looked at after C is chosen. `features` (rows
+    of data, D).
+    """
     train, valid, test = (data.parts[name] for name in ("train", "valid", "test"))
     features, labels = standardise(features, train), data.labels
     patients = [data.patients[row] for row in train]
     series = [nested_subsets(patients, percents, (seed, number)) for number in range(resamples)]
     cells = [Cell(percent) for percent in percents]
     last: Probe | None = None
-    jobs = [(place, number) for place, percent in enumerate(percents) for number in range(1 if percent == 100 else resamples)]
+    jobs = [
+        (place, number)
+        for place, percent in enumerate(percents)
+        for number in range(1 if percent == 100 else resamples)
+    ]
     for place, number in tqdm(jobs, desc="probes", disable=None):
         rows = train[series[number][place]]
         last = fit_probe(features[rows], labels[rows], features[valid], labels[valid])
@@ -71,12 +81,19 @@ def measure(features: np.ndarray, data: ProbeSet, percents: list[float], resampl
         cell.strengths.append(last.strength)
         cell.validation.append(last.validation)
         cell.unconverged += last.unconverged
-        cell.left_out.update(name for name, fitted in zip(data.classes, last.fitted, strict=True) if not fitted)
+        cell.left_out.update(
+            name for name, fitted in zip(data.classes, last.fitted, strict=True) if not fitted
+        )
     if last is None or not len(cells[-1].macro):
-        raise UserError(f"no class of {data.classes} has positives and negatives in all of train ({len(train)} images), "
-                        f"validation ({len(valid)}) and test ({len(test)}); is there enough data, are the labels right?")
+        raise UserError(
+            f"no class of {data.classes} has positives and negatives in all of train ({len(train)}"
+            f" images), validation ({len(valid)}) and test ({len(test)}); is there enough data, are"
+            " the labels right?"
+        )
     scores = last.scores(features[test])
-    low, high = _intervals(labels[test], scores, last.fitted, [data.patients[row] for row in test], seed)
+    low, high = _intervals(
+        labels[test], scores, last.fitted, [data.patients[row] for row in test], seed
+    )
     return Curve(cells, scores, last.fitted, low, high)
 
 
@@ -87,16 +104,23 @@ def _aurocs(probe: Probe, features: np.ndarray, labels: np.ndarray) -> np.ndarra
     return found
 
 
-def _intervals(labels: np.ndarray, scores: np.ndarray, fitted: np.ndarray, patients: list[str],
-               seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """95 % over test patients, of each class and of their mean (K + 1,); NaN where there is no value."""
+def _intervals(
+    labels: np.ndarray, scores: np.ndarray, fitted: np.ndarray, patients: list[str], seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """95 % over test patients, of each class and of their mean (K + 1,); NaN where there is no
+    value.
+    """
     measured = fitted & ~np.isnan(auroc(labels, np.zeros(labels.shape)))
     of_rows = auroc_of_rows(labels[:, measured], scores[:, measured])
 
     def with_macro(rows: np.ndarray) -> np.ndarray:
         values = of_rows(rows)
-        return np.append(values, values[~np.isnan(values)].mean() if not np.isnan(values).all() else np.nan)
+        return np.append(
+            values, values[~np.isnan(values)].mean() if not np.isnan(values).all() else np.nan
+        )
 
     bounds = np.full((2, len(fitted) + 1), np.nan)
-    bounds[:, np.append(measured, True)] = bootstrap_interval(with_macro, len(labels), DRAWS, seed, groups=patients)
+    bounds[:, np.append(measured, True)] = bootstrap_interval(
+        with_macro, len(labels), DRAWS, seed, groups=patients
+    )
     return bounds[0], bounds[1]

@@ -1,10 +1,12 @@
 """report.html: one self-contained page of a result, for reading rather than parsing."""
+
 from __future__ import annotations
 
 import base64
 import html
 import json
-from typing import Any, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 from .glossary import GLOSSARY
 from .result import Cell, Result, Table, plain, show
@@ -41,32 +43,64 @@ pre { background: var(--band); padding: .8rem; overflow-x: auto; font-size: .82r
 
 def render_report(result: Result, record: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str:
     """The page. `record`: what result.json holds; `pictures`: PNG files by stem, embedded."""
-    facts = [f"{key}: {value}" for key, value in result.settings.items()
-             if key in ("model", "pretrained", "data", "protocol") and value is not None]
-    parts = [f"<header><h1>{_text(result.task)}</h1><p class=facts>{_text(' · '.join(facts))}</p></header>"]
+    facts = [
+        f"{key}: {value}"
+        for key, value in result.settings.items()
+        if key in ("model", "pretrained", "data", "protocol") and value is not None
+    ]
+    parts = [
+        f"<header><h1>{_text(result.task)}</h1><p"
+        f" class=facts>{_text(' · '.join(facts))}</p></header>"
+    ]
     if result.warning:
         parts.append(f"<p class=warning role=alert>{_text(result.warning)}</p>")
     if result.notes:
-        parts.append("<ul class=notes>" + "".join(f"<li>{_text(note)}</li>" for note in result.notes) + "</ul>")
+        parts.append(
+            "<ul class=notes>"
+            + "".join(f"<li>{_text(note)}</li>" for note in result.notes)
+            + "</ul>"
+        )
     parts += [_table(table) for table in result.tables]
-    parts += [f"<figure><img alt='{_text(stem)}' src='data:image/png;base64,{base64.b64encode(content).decode()}'>"
-              f"<figcaption>{_text(result.captions.get(stem, stem))}</figcaption></figure>" for stem, content in pictures.items()]
+    parts += [
+        f"<figure><img alt='{_text(stem)}'"
+        f" src='data:image/png;base64,{base64.b64encode(content).decode()}'>"
+        f"<figcaption>{_text(result.captions.get(stem, stem))}</figcaption></figure>"
+        for stem, content in pictures.items()
+    ]
     if result.examples:
-        parts.append("<h2>Examples</h2><div class=examples>" + "".join(_example(example) for example in result.examples) + "</div>")
+        parts.append(
+            "<h2>Examples</h2><div class=examples>"
+            + "".join(_example(example) for example in result.examples)
+            + "</div>"
+        )
     if result.terms:
-        lines = "".join(f"<dt>{_text(term)}</dt><dd>{_text(GLOSSARY[term])}</dd>" for term in result.terms)
+        lines = "".join(
+            f"<dt>{_text(term)}</dt><dd>{_text(GLOSSARY[term])}</dd>" for term in result.terms
+        )
         parts.append(f"<h2>What the numbers mean</h2><dl>{lines}</dl>")
     everything = json.dumps({key: plain(record[key]) for key in ("settings", "versions")}, indent=2)
-    parts.append(f"<details><summary>Settings, hashes and versions</summary><pre>{_text(everything)}</pre></details>")
-    return (f"<!doctype html><html lang=en><head><meta charset=utf-8><meta name=viewport content='width=device-width'>"
-            f"<title>{_text(result.task)}</title><style>{STYLE}</style></head><body><main>{''.join(parts)}</main></body></html>\n")
+    parts.append(
+        "<details><summary>Settings, hashes and"
+        f" versions</summary><pre>{_text(everything)}</pre></details>"
+    )
+    return (
+        "<!doctype html><html lang=en><head><meta charset=utf-8><meta name=viewport"
+        " content='width=device-width'>"
+        f"<title>{_text(result.task)}</title><style>{STYLE}</style></head><body><main>{''.join(parts)}</main></body></html>\n"
+    )
 
 
 def _table(table: Table) -> str:
     head = "".join(f"<th>{_text(name)}</th>" for name in table.columns)
-    body = "".join("<tr>" + "".join(_cell(cell, i) for i, cell in enumerate(row)) + "</tr>" for row in table.rows)
+    body = "".join(
+        "<tr>" + "".join(_cell(cell, i) for i, cell in enumerate(row)) + "</tr>"
+        for row in table.rows
+    )
     note = f"<p class=note>{_text(table.note)}</p>" if table.note else ""
-    return (f"<h2>{_text(table.title)}</h2><div class=scroll><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>{note}")
+    return (
+        f"<h2>{_text(table.title)}</h2><div"
+        f" class=scroll><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>{note}"
+    )
 
 
 def _cell(cell: Cell, place: int) -> str:
@@ -76,8 +110,18 @@ def _cell(cell: Cell, place: int) -> str:
 
 def _example(example: Any) -> str:
     kind = "png" if example.image.startswith(b"\x89PNG") else "jpeg"
-    lines = "".join(f"<p>{_text(line)}</p>" if isinstance(line, str) else f"<p><b>{_text(line[0])}</b> {_text(line[1])}</p>" for line in example.lines)
-    return f"<div class=example><img alt='' src='data:image/{kind};base64,{base64.b64encode(example.image).decode()}'>{lines}</div>"
+    lines = "".join(
+        (
+            f"<p>{_text(line)}</p>"
+            if isinstance(line, str)
+            else f"<p><b>{_text(line[0])}</b> {_text(line[1])}</p>"
+        )
+        for line in example.lines
+    )
+    return (
+        "<div class=example><img alt=''"
+        f" src='data:image/{kind};base64,{base64.b64encode(example.image).decode()}'>{lines}</div>"
+    )
 
 
 def _text(text: str) -> str:

@@ -1,12 +1,16 @@
-"""What a task found, and how it reaches the disk: result.json, result.md, pictures, predictions.npz and report.html."""
+"""What a task found, and how it reaches the disk: result.json, result.md, pictures, predictions.npz
+and report.html.
+"""
+
 from __future__ import annotations
 
 import math
 import zipfile
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,7 +24,9 @@ Cell = str | int | float | None
 
 @dataclass
 class Table:
-    """`rows` of cells; floats are printed with three digits after the point, None as a dash. `note` stands below."""
+    """`rows` of cells; floats are printed with three digits after the point, None as a dash. `note`
+    stands below.
+    """
 
     title: str
     columns: list[str]
@@ -30,7 +36,9 @@ class Table:
 
 @dataclass
 class Example:
-    """An image (encoded bytes) with what is to be said of it, line by line; a pair is a label and its text."""
+    """An image (encoded bytes) with what is to be said of it, line by line; a pair is a label and
+    its text.
+    """
 
     image: bytes
     lines: Sequence[str | tuple[str, str]]
@@ -38,7 +46,8 @@ class Example:
 
 @dataclass
 class Result:
-    """`values`: every number, nested, for result.json. `predictions`: arrays a sample, for `compare` (predictions.npz).
+    """`values`: every number, nested, for result.json. `predictions`: arrays a sample, for
+    `compare` (predictions.npz).
 
     predictions hold `id` (N,) str, and by `kind` (0-d str):
       "classes": `label` (N,) int64, `score` (N, K) float64, `classes` (K,) str
@@ -56,7 +65,8 @@ class Result:
     examples: list[Example] = field(default_factory=list)
     predictions: dict[str, np.ndarray] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    terms: list[str] = field(default_factory=list)  # names of metrics explained in the report (glossary.py)
+    # names of metrics explained in the report (glossary.py)
+    terms: list[str] = field(default_factory=list)
     warning: str = ""  # stands above everything
 
 
@@ -91,8 +101,16 @@ def markdown(result: Result) -> str:
     """All tables, with notes."""
     parts = [f"# {result.task}\n", *([f"**{result.warning}**\n"] if result.warning else [])]
     for table in result.tables:
-        rows = [table.columns, ["---"] * len(table.columns), *[[show(cell).replace("|", "\\|") for cell in row] for row in table.rows]]
-        parts.append(f"## {table.title}\n\n" + "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n")
+        rows = [
+            table.columns,
+            ["---"] * len(table.columns),
+            *[[show(cell).replace("|", "\\|") for cell in row] for row in table.rows],
+        ]
+        parts.append(
+            f"## {table.title}\n\n"
+            + "\n".join("| " + " | ".join(row) + " |" for row in rows)
+            + "\n"
+        )
         if table.note:
             parts.append(f"{table.note}\n")
     parts += [f"- {note}" for note in result.notes]
@@ -103,11 +121,23 @@ def read_predictions(folder: Path) -> dict[str, np.ndarray]:
     """predictions.npz of a result folder; UserError if there is none or it is damaged."""
     path = folder / "predictions.npz"
     if not path.is_file():
-        raise UserError(f"{folder}: no predictions.npz; expected the --out folder of zero-shot, linear-probe, retrieval or reports.")
+        raise UserError(
+            f"{folder}: no predictions.npz; expected the --out folder of zero-shot, linear-probe,"
+            " retrieval or reports."
+        )
     try:
         with np.load(path, allow_pickle=False) as arrays:
             found = dict(arrays)
-    except (ValueError, OSError, EOFError, TypeError, AttributeError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+    except (
+        ValueError,
+        OSError,
+        EOFError,
+        TypeError,
+        AttributeError,
+        RuntimeError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
         raise UserError(f"{path}: not a readable npz of plain arrays ({error}).") from error
     _check_predictions(path, found)
     return found
@@ -116,14 +146,28 @@ def read_predictions(folder: Path) -> dict[str, np.ndarray]:
 def _check_predictions(path: Path, found: dict[str, np.ndarray]) -> None:
     """UserError where the arrays are not those of a `Result`."""
     kind = str(found.get("kind"))
-    names = {"ranks": ("id", "rank"), "means": ("id", "score", "classes"), "classes": ("id", "label", "score", "classes"),
-             "binary": ("id", "label", "score", "classes")}.get(kind)
+    names = {
+        "ranks": ("id", "rank"),
+        "means": ("id", "score", "classes"),
+        "classes": ("id", "label", "score", "classes"),
+        "binary": ("id", "label", "score", "classes"),
+    }.get(kind)
     if names is None or not set(names) <= set(found):
-        raise UserError(f"{path}: arrays {sorted(found)} of kind {kind!r}; expected those that zero-shot, linear-probe, retrieval or reports write.")
+        raise UserError(
+            f"{path}: arrays {sorted(found)} of kind {kind!r}; expected those that zero-shot,"
+            " linear-probe, retrieval or reports write."
+        )
     count, value = len(np.atleast_1d(found["id"])), found["rank" if kind == "ranks" else "score"]
     shape = (count,) if kind == "ranks" else (count, len(np.atleast_1d(found["classes"])))
     if value.shape != shape or value.dtype.kind not in "iuf" or found["id"].dtype.kind != "U":
-        raise UserError(f"{path}: {'ranks' if kind == 'ranks' else 'scores'} of {value.dtype} {value.shape} for {count} ids of {found['id'].dtype}; "
-                        f"expected numbers {shape}, and ids as text.")
-    if "label" in names and (len(np.atleast_1d(found["label"])) != count or found["label"].dtype.kind not in "iuf"):
-        raise UserError(f"{path}: labels of {found['label'].dtype} {found['label'].shape} for {count} ids; expected a number each.")
+        raise UserError(
+            f"{path}: {'ranks' if kind == 'ranks' else 'scores'} of {value.dtype} {value.shape} for"
+            f" {count} ids of {found['id'].dtype}; expected numbers {shape}, and ids as text."
+        )
+    if "label" in names and (
+        len(np.atleast_1d(found["label"])) != count or found["label"].dtype.kind not in "iuf"
+    ):
+        raise UserError(
+            f"{path}: labels of {found['label'].dtype} {found['label'].shape} for {count} ids;"
+            " expected a number each."
+        )

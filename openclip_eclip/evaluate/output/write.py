@@ -1,37 +1,48 @@
 """A result on disk: result.json, predictions.npz, figures and the HTML page."""
 
 from __future__ import annotations
-from pathlib import Path
-from .result import Result
-from ...config import UserError
-from ...version import __version__
+
 import io
 import json
-from .result import markdown
-import numpy as np
-from .result import plain
-from .html_page import render_report
 import platform
-from ...json_text import read_json
-import torch
 from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ...config import UserError
 from ...files import write_whole
+from ...json_text import read_json
+from ...version import __version__
+from .html_page import render_report
+from .result import Result, markdown, plain
 
 
 def versions() -> dict[str, str]:
-    return {"openclip_eclip": __version__, "open_clip_torch": version("open_clip_torch"), "torch": torch.__version__, "numpy": np.__version__,
-            "python": platform.python_version(), "machine": platform.machine()}
+    return {
+        "openclip_eclip": __version__,
+        "open_clip_torch": version("open_clip_torch"),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+    }
 
 
 def refuse_foreign_folder(out: Path, task: str, unfinished: str = "") -> None:
-    """UserError if `out` holds something else than an earlier result of this task, or a file that its unfinished runs leave."""
+    """UserError if `out` holds something else than an earlier result of this task, or a file that
+    its unfinished runs leave.
+    """
     if not out.exists() or not any(out.iterdir()) or (unfinished and (out / unfinished).is_file()):
         return
     earlier = out / "result.json"
     found = read_json(earlier).get("task") if earlier.is_file() else None
     if found != task:
-        raise UserError(f"{out} holds {'a result of ' + found if found else 'files of something else'}; expected a new or empty folder, or "
-                        f"an earlier result of {task}.")
+        raise UserError(
+            f"{out} holds {'a result of ' + found if found else 'files of something else'};"
+            f" expected a new or empty folder, or an earlier result of {task}."
+        )
 
 
 def write_result(result: Result, out: Path) -> None:
@@ -47,7 +58,13 @@ def write_result(result: Result, out: Path) -> None:
         buffer = io.BytesIO()
         np.savez_compressed(buffer, **result.predictions)
         write_whole(out / "predictions.npz", buffer.getvalue())
-    record = {"task": result.task, "settings": result.settings, "versions": versions(), "values": result.values, "notes": result.notes}
+    record = {
+        "task": result.task,
+        "settings": result.settings,
+        "versions": versions(),
+        "values": result.values,
+        "notes": result.notes,
+    }
     write_whole(out / "result.md", markdown(result).encode())
     write_whole(out / "report.html", render_report(result, record, pictures).encode())
     write_whole(out / "result.json", json.dumps(plain(record), indent=2, allow_nan=False).encode())

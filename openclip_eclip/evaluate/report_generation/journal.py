@@ -1,4 +1,7 @@
-"""Written reports, a JSON line each as it comes, so that a run that was killed goes on where it stopped."""
+"""Written reports, a JSON line each as it comes, so that a run that was killed goes on where it
+stopped.
+"""
+
 from __future__ import annotations
 
 import json
@@ -7,10 +10,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from ...config import UserError
-from ...config import DataError
-from ...json_text import read_json
+from ...config import DataError, UserError
 from ...files import write_whole
+from ...json_text import read_json
 from ..output.result import plain
 
 LINES, SETTINGS = "reports.jsonl", "reports.settings.json"
@@ -23,7 +25,8 @@ class Journal:
             for key in set(keys) - set(journal.records):
                 journal.append({"key": key, ...})
 
-    UserError: the lines in `out` come from other settings (another machine may go on), or a line that is not the last is damaged.
+    UserError: the lines in `out` come from other settings (another machine may go on), or a line
+    that is not the last is damaged.
     """
 
     def __init__(self, out: Path, settings: dict[str, Any]) -> None:
@@ -48,7 +51,12 @@ class Journal:
     def __enter__(self) -> Journal:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self._file.close()
 
 
@@ -62,7 +70,10 @@ def _read(path: Path) -> tuple[dict[str, dict[str, Any]], int]:
             record = json.loads(line)
             records[record["key"]] = record
         except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise UserError(f"{path}, line {number}: no record of a report ({error}); remove that line, or the file to begin anew.") from error
+            raise UserError(
+                f"{path}, line {number}: no record of a report ({error}); remove that line, or the"
+                " file to begin anew."
+            ) from error
     return records, whole
 
 
@@ -70,11 +81,20 @@ def _refuse_other_settings(out: Path, settings: dict[str, Any]) -> None:
     try:
         before = read_json(out / SETTINGS)
     except DataError as error:
-        raise UserError(f"{out}: {LINES} without a readable {SETTINGS} ({error}); expected a new folder, or one that this command wrote.") from error
-    changed = [f"{name} was {_short(before.get(name))}, is {_short(settings.get(name))}"
-               for name in sorted({*before, *settings} - {"machine"}) if before.get(name) != settings.get(name)]
+        raise UserError(
+            f"{out}: {LINES} without a readable {SETTINGS} ({error}); expected a new folder, or one"
+            " that this command wrote."
+        ) from error
+    changed = [
+        f"{name} was {_short(before.get(name))}, is {_short(settings.get(name))}"
+        for name in sorted({*before, *settings} - {"machine"})
+        if before.get(name) != settings.get(name)
+    ]
     if changed:
-        raise UserError(f"{out} holds reports of another run: {'; '.join(changed)}. Give another --out, or remove {out / LINES} to begin anew.")
+        raise UserError(
+            f"{out} holds reports of another run: {'; '.join(changed)}. Give another --out, or"
+            f" remove {out / LINES} to begin anew."
+        )
 
 
 def _short(value: Any) -> str:

@@ -1,4 +1,5 @@
 """The reports nearest to an image, from an index that `retrieval --save-index` wrote."""
+
 from __future__ import annotations
 
 import argparse
@@ -13,9 +14,19 @@ from ..options import add_model_arguments, read_encoder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("image", type=Path, metavar="IMAGE", help="an image: PNG, JPEG, TIFF, WebP, DICOM ...")
-    parser.add_argument("--index", type=Path, required=True, metavar="FOLDER", help="what `retrieval --save-index FOLDER` wrote")
-    parser.add_argument("--top", type=int, default=5, help="how many reports (default: %(default)s)")
+    parser.add_argument(
+        "image", type=Path, metavar="IMAGE", help="an image: PNG, JPEG, TIFF, WebP, DICOM ..."
+    )
+    parser.add_argument(
+        "--index",
+        type=Path,
+        required=True,
+        metavar="FOLDER",
+        help="what `retrieval --save-index FOLDER` wrote",
+    )
+    parser.add_argument(
+        "--top", type=int, default=5, help="how many reports (default: %(default)s)"
+    )
     add_model_arguments(parser, encoding=False)
 
 
@@ -28,13 +39,24 @@ def run(args: argparse.Namespace) -> str:
     encoder = read_encoder(args)
     index = load_index(args.index, encoder.facts["weights_hash"])
     found = nearest(encoder, index, args.image, args.top, read_options(args))
-    return "\n".join(f"{place:3d}  {score:6.3f}  {text}" for place, (score, text) in enumerate(found, 1))
+    return "\n".join(
+        f"{place:3d}  {score:6.3f}  {text}" for place, (score, text) in enumerate(found, 1)
+    )
 
 
-def nearest(encoder: Encoder, index: ReportIndex, image: Path, top: int = 5,
-            options: ReadOptions = ReadOptions()) -> list[tuple[float, str]]:
+def nearest(
+    encoder: Encoder,
+    index: ReportIndex,
+    image: Path,
+    top: int = 5,
+    options: ReadOptions = ReadOptions(),
+) -> list[tuple[float, str]]:
     """(cosine, report), the nearest first; DataError for an unreadable image."""
     pixels = encoder.transform(read_image(image, str(image), "RGB", options))
     unit, _ = encoder.encode_images(pixels[None])
     scores, places = index.search(unit.numpy(), top)
-    return [(float(score), index.texts[place]) for score, place in zip(scores[0], places[0], strict=True) if place >= 0]
+    return [
+        (float(score), index.texts[place])
+        for score, place in zip(scores[0], places[0], strict=True)
+        if place >= 0
+    ]

@@ -1,4 +1,7 @@
-"""Where MIMIC-CXR's files lie, its ids and splits; shared by the three data sets made of its images."""
+"""Where MIMIC-CXR's files lie, its ids and splits; shared by the three data sets made of its
+images.
+"""
+
 from __future__ import annotations
 
 import argparse
@@ -19,9 +22,17 @@ PLACE = re.compile(r"files/p(\d\d)/p(\d{8})/s(\d{8})/([^/]+)\.(?:dcm|jpg)$")
 
 
 def add_exclusion(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--exclude-subjects", type=Path, action="append", default=[], metavar="TABLE",
-                        help="leave out all patients of this table (a column patient or subject_id), such as the "
-                             "mimic-5x200.csv of an earlier run; may be repeated")
+    parser.add_argument(
+        "--exclude-subjects",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="TABLE",
+        help=(
+            "leave out all patients of this table (a column patient or subject_id), such as the "
+            "mimic-5x200.csv of an earlier run; may be repeated"
+        ),
+    )
 
 
 def image_path(root: Path, subject: str, study: str, dicom: str) -> Path:
@@ -34,24 +45,33 @@ def report_path(root: Path, subject: str, study: str) -> Path:
 
 
 def read_place(path: str, where: str) -> tuple[str, str, str]:
-    """(subject, study, dicom_id) from ".../files/p19/p19999999/s59999999/<dicom_id>.dcm"; UserError begins with `where`."""
+    """(subject, study, dicom_id) from ".../files/p19/p19999999/s59999999/<dicom_id>.dcm"; UserError
+    begins with `where`.
+    """
     place = PLACE.search(path.strip())
     if place is None or place[2][:2] != place[1]:
-        raise UserError(f"{where}: {path!r}; expected .../files/pNN/pNNNNNNNN/sNNNNNNNN/<dicom_id>.dcm.")
+        raise UserError(
+            f"{where}: {path!r}; expected .../files/pNN/pNNNNNNNN/sNNNNNNNN/<dicom_id>.dcm."
+        )
     return place[2], place[3], PurePosixPath(path.strip()).stem
 
 
 def check_id(dicom: str, where: str) -> None:
     if not DICOM_ID.fullmatch(dicom):
-        raise UserError(f"{where}: {dicom!r}; expected a dicom_id of 44 characters, five groups of eight hex digits.")
+        raise UserError(
+            f"{where}: {dicom!r}; expected a dicom_id of 44 characters, five groups of eight hex"
+            " digits."
+        )
 
 
 def check_unique(frame: pd.DataFrame, column: str, table: Path) -> None:
     again = frame[column].duplicated()
     if again.any():
         row = int(np.flatnonzero(again)[0])
-        raise UserError(f"{table}, row {row + 1}, column {column!r}: {frame[column].iat[row]!r} stands there twice; expected "
-                        "each once.")
+        raise UserError(
+            f"{table}, row {row + 1}, column {column!r}: {frame[column].iat[row]!r} stands there"
+            " twice; expected each once."
+        )
 
 
 def find_metadata(images: Path) -> Path:
@@ -59,16 +79,23 @@ def find_metadata(images: Path) -> Path:
 
 
 def read_sizes(table: Path, wanted: set[str]) -> dict[str, tuple[int, int]]:
-    """{dicom_id: (height, width)} of the wanted images; UserError for a size that is no positive number."""
+    """{dicom_id: (height, width)} of the wanted images; UserError for a size that is no positive
+    number.
+    """
     frame = read_table(table, ["dicom_id", "Rows", "Columns"])
     rows = np.flatnonzero(frame["dicom_id"].isin(wanted))
     numbers = read_numbers(frame.iloc[rows], ["Rows", "Columns"])
     wrong = ~(numbers > 0).all(axis=1)
     if wrong.any():
         row = int(rows[np.flatnonzero(wrong)[0]])
-        raise UserError(f"{table}, row {row + 1}, columns 'Rows' and 'Columns': {frame['Rows'].iat[row]!r}, "
-                        f"{frame['Columns'].iat[row]!r}; expected the image's height and width in pixels.")
-    return {frame["dicom_id"].iat[row]: (int(height), int(width)) for row, (height, width) in zip(rows, numbers)}
+        raise UserError(
+            f"{table}, row {row + 1}, columns 'Rows' and 'Columns': {frame['Rows'].iat[row]!r}, "
+            f"{frame['Columns'].iat[row]!r}; expected the image's height and width in pixels."
+        )
+    return {
+        frame["dicom_id"].iat[row]: (int(height), int(width))
+        for row, (height, width) in zip(rows, numbers)
+    }
 
 
 def read_official_splits(images: Path) -> tuple[dict[str, str], Path]:
@@ -92,9 +119,13 @@ def read_excluded(plan: Plan, tables: Iterable[Path]) -> set[str]:
     for path in tables:
         table = find_table(path.parent, path.name)
         frame = read_table(table, [])
-        column = next((name for name in ("patient", "subject_id", "patient_id") if name in frame), None)
+        column = next(
+            (name for name in ("patient", "subject_id", "patient_id") if name in frame), None
+        )
         if column is None:
-            raise UserError(f"{table}: no column 'patient' or 'subject_id'; found {list(frame.columns)}.")
+            raise UserError(
+                f"{table}: no column 'patient' or 'subject_id'; found {list(frame.columns)}."
+            )
         plan.tables.append(table)
         excluded.update(subject.strip().removeprefix("p") for subject in frame[column])
     return excluded

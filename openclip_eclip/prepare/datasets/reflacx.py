@@ -1,8 +1,11 @@
-"""REFLACX 1.0.0 (Bigolin Lanfredi et al. 2022): five radiologists' gaze, ellipses, chest boxes and dictation on MIMIC-CXR films.
+"""REFLACX 1.0.0 (Bigolin Lanfredi et al. 2022): five radiologists' gaze, ellipses, chest boxes and
+dictation on MIMIC-CXR films.
 
-SRC is the root with main_data/metadata_phase_1.csv to _3.csv; films come from MIMIC-CXR-JPG (--images), texts from MIMIC-CXR's
-reports (--reports) or else from what the readers dictated. The splits are MIMIC-CXR's: many of these films are its test films.
+SRC is the root with main_data/metadata_phase_1.csv to _3.csv; films come from MIMIC-CXR-JPG
+(--images), texts from MIMIC-CXR's reports (--reports) or else from what the readers dictated. The
+splits are MIMIC-CXR's: many of these films are its test films.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -18,15 +21,26 @@ from ...gaze.plausible import refuse_units
 from ...gaze.render import Annotation
 from ..command import run_plan
 from ..gaze_options import add_gaze_arguments, gaze_config
-from .mimic_files import SPLITS, add_exclusion, image_path, read_excluded, without_subjects
 from ..options import add_shared_arguments
 from ..plan import Item, Plan, Window
-from .reflacx_files import Reading, read_box, read_ellipses, read_gaze, read_metadata, read_transcription, read_words
-from .mimic_reports import add_report_arguments, add_texts
 from ..sentence_windows import add_window_arguments, check_lead, make_windows
+from .mimic_files import SPLITS, add_exclusion, image_path, read_excluded, without_subjects
+from .mimic_reports import add_report_arguments, add_texts
+from .reflacx_files import (
+    Reading,
+    read_box,
+    read_ellipses,
+    read_gaze,
+    read_metadata,
+    read_transcription,
+    read_words,
+)
 
 SOURCES: dict[str, Callable[[Plan, Reading], Annotation | None]] = {
-    "gaze": read_gaze, "ellipses": read_ellipses, "chest-box": read_box}
+    "gaze": read_gaze,
+    "ellipses": read_ellipses,
+    "chest-box": read_box,
+}
 
 
 class Drawn(NamedTuple):
@@ -39,13 +53,35 @@ class Drawn(NamedTuple):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_shared_arguments(parser)
-    parser.add_argument("--images", type=Path, required=True, metavar="FOLDER", help="root of MIMIC-CXR-JPG, with files/p10/...")
-    parser.add_argument("--reports", type=Path, metavar="FOLDER",
-                        help="root of MIMIC-CXR: its reports become the texts, instead of the dictations")
+    parser.add_argument(
+        "--images",
+        type=Path,
+        required=True,
+        metavar="FOLDER",
+        help="root of MIMIC-CXR-JPG, with files/p10/...",
+    )
+    parser.add_argument(
+        "--reports",
+        type=Path,
+        metavar="FOLDER",
+        help="root of MIMIC-CXR: its reports become the texts, instead of the dictations",
+    )
     add_report_arguments(parser)
-    parser.add_argument("--annotation", choices=tuple(SOURCES), default="gaze", help="what is drawn (default: %(default)s)")
-    parser.add_argument("--readers", choices=("mean", "noisy-or", "one", "all"), default="mean",
-                        help="of a film with several: a merged map, the first reader's, or a sample each (default: %(default)s)")
+    parser.add_argument(
+        "--annotation",
+        choices=tuple(SOURCES),
+        default="gaze",
+        help="what is drawn (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--readers",
+        choices=("mean", "noisy-or", "one", "all"),
+        default="mean",
+        help=(
+            "of a film with several: a merged map, the first reader's, or a sample each (default:"
+            " %(default)s)"
+        ),
+    )
     add_gaze_arguments(parser, "1 degree for gaze, hard edges for ellipses and boxes", "none")
     add_window_arguments(parser)
     add_exclusion(parser)
@@ -59,28 +95,46 @@ def make_plan(args: argparse.Namespace) -> Plan:
     """One item a film, or a reading with --readers all, in the split that the tables name."""
     check_lead(args)
     if args.windows == "sentence" and args.annotation != "gaze":
-        raise UserError(f"--windows sentence with --annotation {args.annotation}; expected gaze, which alone has times.")
+        raise UserError(
+            f"--windows sentence with --annotation {args.annotation}; expected gaze, which alone"
+            " has times."
+        )
     plan = Plan("reflacx")
-    config = gaze_config(args, 1, "degrees") if args.annotation == "gaze" else gaze_config(args, None, "pixels")
+    config = (
+        gaze_config(args, 1, "degrees")
+        if args.annotation == "gaze"
+        else gaze_config(args, None, "pixels")
+    )
     if args.annotation != "gaze" and config.unit == "degrees":
-        raise UserError(f"--unit degrees with --annotation {args.annotation}; expected pixels or width.")
+        raise UserError(
+            f"--unit degrees with --annotation {args.annotation}; expected pixels or width."
+        )
     films: dict[str, list[Drawn]] = {}
     for reading in read_metadata(plan, args.src):
         drawn = read_drawn(plan, reading, args.annotation, config)
         if drawn is not None:
             films.setdefault(reading.dicom, []).append(drawn)
     refuse_wrong_units(args.src, [drawn for film in films.values() for drawn in film])
-    groups = [[drawn] for film in films.values() for drawn in film] if args.readers == "all" else list(films.values())
+    groups = (
+        [[drawn] for film in films.values() for drawn in film]
+        if args.readers == "all"
+        else list(films.values())
+    )
     items, splits = [], {}
     for group in groups:
         if args.readers == "one":
-            group = sorted(group, key=lambda drawn: drawn.annotation is None)[:1]  # the first with anything to draw
+            # the first with anything to draw
+            group = sorted(group, key=lambda drawn: drawn.annotation is None)[:1]
         item = make_item(plan, group, args, config)
         items.append(item)
         splits[item.key] = group[0].reading.split
     plan.facts["films"], plan.facts["readings"] = len(films), sum(map(len, films.values()))
-    items = without_subjects(plan, items, read_excluded(plan, args.exclude_subjects), "patient is in --exclude-subjects")
-    items = add_texts(plan, items, args.reports, args) if args.reports else with_dictation(plan, items)
+    items = without_subjects(
+        plan, items, read_excluded(plan, args.exclude_subjects), "patient is in --exclude-subjects"
+    )
+    items = (
+        add_texts(plan, items, args.reports, args) if args.reports else with_dictation(plan, items)
+    )
     plan.splits = {name: [item for item in items if splits[item.key] == name] for name in SPLITS}
     return plan
 
@@ -117,22 +171,40 @@ def refuse_wrong_units(src: Path, readings: Sequence[Drawn]) -> None:
         if annotation is None:
             continue
         is_gaze = isinstance(annotation, Fixations)
-        xy = np.stack([annotation.x, annotation.y], axis=1) if is_gaze else annotation.xyxy.reshape(-1, 2)
+        xy = (
+            np.stack([annotation.x, annotation.y], axis=1)
+            if is_gaze
+            else annotation.xyxy.reshape(-1, 2)
+        )
         found.append(xy)
         sides.append(np.broadcast_to(np.array(reading.size[::-1], dtype=np.float64), xy.shape))
     refuse_units(f"{src}, positions of all readings", np.concatenate(found), np.concatenate(sides))
 
 
-def make_item(plan: Plan, group: list[Drawn], args: argparse.Namespace, config: RenderConfig) -> Item:
-    """One sample of the readings of one film, its text the first dictation there is; labels only if there is one reading."""
+def make_item(
+    plan: Plan, group: list[Drawn], args: argparse.Namespace, config: RenderConfig
+) -> Item:
+    """One sample of the readings of one film, its text the first dictation there is; labels only if
+    there is one reading.
+    """
     first = group[0].reading
     windows: list[Window] = []
     if args.windows == "sentence":
         for drawn in group:
             if drawn.annotation is not None:
-                windows += make_windows(plan, drawn.annotation, read_words(plan, drawn.reading), args.lead, drawn.reading.id)
-    columns = {"patient": first.patient, "study": first.study, "readings": " ".join(drawn.reading.id for drawn in group),
-               **(first.labels if len(group) == 1 else {})}
+                windows += make_windows(
+                    plan,
+                    drawn.annotation,
+                    read_words(plan, drawn.reading),
+                    args.lead,
+                    drawn.reading.id,
+                )
+    columns = {
+        "patient": first.patient,
+        "study": first.study,
+        "readings": " ".join(drawn.reading.id for drawn in group),
+        **(first.labels if len(group) == 1 else {}),
+    }
     key, merge = (first.id, "one") if args.readers == "all" else (first.dicom, args.readers)
     image = image_path(args.images, first.patient, first.study, first.dicom)
     text = next((drawn.text for drawn in group if drawn.text), "")

@@ -1,14 +1,16 @@
-"""Training, validation and test part of the stamps, with nothing in two parts: no stamp, no caption, no variant of a drawing."""
+"""Training, validation and test part of the stamps, with nothing in two parts: no stamp, no
+caption, no variant of a drawing.
+"""
+
 from __future__ import annotations
 
 import random
 import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Sequence
 
 import numpy as np
 from PIL import Image
-
 from stamps_data import Stamp, read_cutout
 
 PARTS = ("train", "validation", "test")
@@ -22,7 +24,9 @@ def plain_caption(caption: str) -> str:
 
 
 def first_word(path: Path) -> str:
-    """Of the file's name, without one-letter prefixes: apple_red, apple-2 and Apple_mirror are variants of `apple`; a name without words is its own."""
+    """Of the file's name, without one-letter prefixes: apple_red, apple-2 and Apple_mirror are
+    variants of `apple`; a name without words is its own.
+    """
     words = [word for word in re.findall(r"[a-z]+", path.stem.casefold()) if len(word) > 1]
     return words[0] if words else path.stem
 
@@ -32,14 +36,27 @@ def fingerprints(stamps: Sequence[Stamp]) -> np.ndarray:
     found = []
     for stamp in stamps:
         picture = read_cutout(stamp).picture
-        picture = picture.crop(picture.getchannel("A").point(lambda alpha: 255 * (alpha >= 128)).getbbox())  # soft edges differ with the size
-        small = np.asarray(picture.resize((SIDE, SIDE), Image.Resampling.BOX), dtype=np.float64) / 255
-        found.append(np.concatenate([small[..., :3] * small[..., 3:] + 0.5 * (1 - small[..., 3:]), small[..., 3:]], axis=-1))
+        # soft edges differ with the size
+        picture = picture.crop(
+            picture.getchannel("A").point(lambda alpha: 255 * (alpha >= 128)).getbbox()
+        )
+        small = (
+            np.asarray(picture.resize((SIDE, SIDE), Image.Resampling.BOX), dtype=np.float64) / 255
+        )
+        found.append(
+            np.concatenate(
+                [small[..., :3] * small[..., 3:] + 0.5 * (1 - small[..., 3:]), small[..., 3:]],
+                axis=-1,
+            )
+        )
     return np.stack(found)
 
 
 def likeness(prints: np.ndarray) -> np.ndarray:
-    """(N, N): the highest correlation of one with the other, also mirrored, upside down, or both."""
+    """(N, N): the highest correlation of one with the other, also mirrored, upside down, or
+    both.
+    """
+
     def unit(maps: np.ndarray) -> np.ndarray:
         flat = maps.reshape(len(maps), -1)
         flat = flat - flat.mean(axis=1, keepdims=True)
@@ -50,7 +67,9 @@ def likeness(prints: np.ndarray) -> np.ndarray:
 
 
 def families(stamps: Sequence[Stamp]) -> list[list[int]]:
-    """Indices of stamps that must stay together: chains of equal captions, equal first words of the file name, or alike drawings."""
+    """Indices of stamps that must stay together: chains of equal captions, equal first words of the
+    file name, or alike drawings.
+    """
     parent = list(range(len(stamps)))
 
     def root(i: int) -> int:
@@ -73,13 +92,23 @@ def families(stamps: Sequence[Stamp]) -> list[list[int]]:
     return list(groups.values())
 
 
-def strict_split(stamps: Sequence[Stamp], test: int, validation: int, seed: int) -> dict[str, list[Stamp]]:
-    """Whole families at random, until the test part holds `test` captions and the validation part `validation`; all others train."""
+def strict_split(
+    stamps: Sequence[Stamp], test: int, validation: int, seed: int
+) -> dict[str, list[Stamp]]:
+    """Whole families at random, until the test part holds `test` captions and the validation part
+    `validation`; all others train.
+    """
     groups = sorted(families(stamps), key=lambda group: min(str(stamps[i].path) for i in group))
     random.Random(seed).shuffle(groups)
     parts: dict[str, list[Stamp]] = {name: [] for name in PARTS}
     for group in groups:
-        part = next((name for name, count in (("test", test), ("validation", validation))
-                     if len({plain_caption(stamp.caption) for stamp in parts[name]}) < count), "train")
+        part = next(
+            (
+                name
+                for name, count in (("test", test), ("validation", validation))
+                if len({plain_caption(stamp.caption) for stamp in parts[name]}) < count
+            ),
+            "train",
+        )
         parts[part] += [stamps[i] for i in group]
     return {name: sorted(part, key=lambda stamp: str(stamp.path)) for name, part in parts.items()}
