@@ -41,7 +41,7 @@ from PIL import Image  # noqa: E402
 from openclip_eclip import train  # noqa: E402
 from training_patches import release_3_3  # noqa: E402
 from training_patches import resume as checkpoints  # noqa: E402
-from training_patches.session import Session  # noqa: E402
+from training_patches.run_log import RunLog  # noqa: E402
 
 EPOCHS, LIMIT = 3, 120.0  # seconds
 # the last: SIGKILL when half of a checkpoint is written
@@ -444,7 +444,7 @@ def main() -> None:
     parser.add_argument("--settings", nargs="+", help="default: all")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    Session.draw = lambda *_: None  # figures take longer than all else
+    RunLog.draw = lambda *_: None  # figures take longer than all else
     sys.stdout.write(
         json.dumps(
             all_kills(args.folder.resolve(), args.kills, args.seed, args.settings, args.chain)

@@ -197,7 +197,7 @@ def assert_same_weights(folder: Path, name: str, other: str) -> None:
 
 @pytest.fixture(autouse=True)
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("training_patches.session.Session.draw", lambda *_: None)
+    monkeypatch.setattr("training_patches.run_log.RunLog.draw", lambda *_: None)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

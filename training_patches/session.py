@@ -5,9 +5,7 @@ state of a resume.
 from __future__ import annotations
 
 import argparse
-import csv
 import logging
-import statistics
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,20 +14,15 @@ from typing import Any
 import open_clip_train.data as upstream
 import torch
 import torch.distributed as dist
-from open_clip import get_input_dtype
 from open_clip_train.distributed import is_master
 from torch.utils.data import DataLoader, Dataset
 
 from openclip_eclip.batching.curriculum import Curriculum
 from openclip_eclip.batching.expert_stream import ALWAYS, ExpertSlots, expert_loader
 from openclip_eclip.batching.planned_loader import PlannedLoader
-from openclip_eclip.config import DataError, EClipConfig
-from openclip_eclip.data.figures import processor_figure
+from openclip_eclip.config import EClipConfig
 from openclip_eclip.data.joint_transform import JointTransform
-from openclip_eclip.data.sample import seeded_randomness
-from openclip_eclip.data.tables.near_names import did_you_mean
 from openclip_eclip.machine import note_machine
-from openclip_eclip.mixup import mix_images
 from openclip_eclip.params import Method
 from openclip_eclip.recipes import fill_schedule
 
@@ -37,6 +30,7 @@ from .caption_length import announce_lengths
 from .known_again import known_again
 from .mid_epoch import Position, ResumableLoader, position_from, resumable
 from .resume import random_state, set_random_state
+from .run_log import RunLog
 from .saving import MidEpochSaver
 from .signals import Signals, ignore_in_worker
 from .train_data import TrainSource, expert_samples, train_source
@@ -96,9 +90,7 @@ class Session:
         self.position: dict[str, Any] | None = None  # while a checkpoint is written in mid-epoch
         self.loss: Any = None
         self.model: Any = None
-        self.writer: Any = None
-        self.examples: tuple[torch.Tensor, torch.Tensor] | None = None
-        self.names: dict[int, str] = {}
+        self.log = RunLog(args, method)
         self.settings: dict[str, Any] = {}  # what a checkpoint says of this run
         self.restored: dict[str, Any] | None = None  # our part of the checkpoint to resume from
         self.all_states: list[dict[str, Any]] = []
@@ -135,7 +127,7 @@ class Session:
         )
         filled = fill_schedule(args, source.info.dataloader.num_batches)
         if filled:
-            self._note_params(filled)
+            self.log.filled_flags(filled)
         self.batches = resumable(source.info.dataloader, source.info.shared_epoch)
         source.info.dataloader = self.batches
         if self.method.is_plain:
@@ -150,7 +142,8 @@ class Session:
         args, loader = self.args, source.info.dataloader
         steps = loader.num_batches // args.accum_freq
         curriculum = Curriculum(max(1, steps * args.epochs), self.config.curriculum)
-        expert, self.names, same_image = None, dict(source.names) if self.method.mixes else {}, {}
+        expert, same_image = None, {}
+        self.log.names = dict(source.names) if self.method.mixes else {}
         examples, told = source.samples, source.windows
         if args.expert_data:
             samples, names, more = expert_samples(args, transform, tokenizer, self.method.windows)
@@ -158,33 +151,23 @@ class Session:
             announce_lengths(args, "--expert-data", samples, tokenizer, self.method.windows)
             size = args.expert_batch_size or max(1, args.batch_size // 2)
             expert = self._stream(samples, size, loader.num_batches, curriculum)
-            self.names.update(names)
+            self.log.names.update(names)
             examples = samples
             if self.config.own_pairs != "diagonal":
                 same_image = known_again(args, loader, samples)
         annotated = source.annotated or expert is not None
         if self.method.windows:
-            self._announce_windows(told, source.header)
-        count = len(source.names.keys() | self.names)
+            self.log.windows(told, source.header)
+        count = len(source.names.keys() | self.log.names)
         for objective in self.method.objectives:
             objective.use_steps(max(1, steps * args.epochs))
             objective.use_annotated(
                 None if source.total is None else max(count, told or 0) / source.total
             )
         if self.method.experts or self.method.heatmaps:
-            self._announce(curriculum, annotated, bool(told), count, source.header)
-        if is_master(args) and annotated and self.config.processor is not None:
-            with seeded_randomness([args.seed]):
-                good = [
-                    sample
-                    for i in range(min(4, len(examples or ())))
-                    if (sample := examples[i]).heatmap is not None
-                ]
-            if good:
-                self.examples = (
-                    torch.stack([s.image for s in good]),
-                    torch.stack([s.heatmap for s in good]),
-                )
+            self.log.annotations(curriculum, annotated, bool(told), count, source.header)
+        if annotated and self.config.processor is not None:
+            self.log.take_examples(examples or ())
         return PlannedLoader(
             loader,
             self.config,
@@ -249,67 +232,6 @@ class Session:
         loader.worker_init_fn = ignore_in_worker
         return loader
 
-    def _announce_windows(self, count: int | None, header: list[str]) -> None:
-        """DataError if no sample carries windows. `header`: columns of the table of
-        training data.
-        """
-        if count == 0:
-            raise DataError(
-                f"--align-windows: no sample of {self.args.train_data or 'the synthetic data'}"
-                " carries sentence windows; expected a column 'windows' of .windows.json files, or"
-                " members windows.json and windows.npz, as `prepare ... --windows sentence` writes"
-                f" them.{'' if 'windows' in header else did_you_mean('windows', header)} Drop the"
-                " flag to align whole reports."
-            )
-        logger.info(
-            "eclip: %s samples with sentence windows",
-            "an unknown number of" if count is None else count,
-        )
-
-    def _announce(
-        self, c: Curriculum, annotated: bool, windows: bool, count: int, header: list[str]
-    ) -> None:
-        if not annotated and not (windows and self.method.windows):
-            near = (
-                ""
-                if (column := self.args.csv_heatmap_key or "heatmap") in header
-                else did_you_mean(column, header)
-            )
-            logger.warning(
-                "eclip: no heatmap in the data: %s%s",
-                "no pair is added" if self.method.experts else "nothing is aligned",
-                near and f".{near} Name the column with --csv-heatmap-key",
-            )
-        if self.args.eclip_heatmap_control:
-            logger.warning(
-                "eclip: --eclip-heatmap-control %s: every heatmap is a placebo",
-                self.args.eclip_heatmap_control,
-            )
-        if not self.method.experts:
-            logger.info("eclip: %d annotated samples", count)
-            return
-        logger.info(
-            "eclip: %d annotated samples; cold start (priming) before step %d, warm-up before %d,"
-            " cool-down before %d, then p = %g",
-            count,
-            c.cold_end,
-            c.warm_end,
-            c.cool_end,
-            c.config.end,
-        )
-
-    def _note_params(self, filled: dict[str, Any]) -> None:
-        text = ", ".join(f"{name} {value}" for name, value in filled.items())
-        logger.info("eclip: recipe %s: %s", self.args.recipe, text)
-        params = Path(self.args.logs, self.args.name, "params.txt")
-        if is_master(self.args) and params.is_file():
-            lines = params.read_text().splitlines()
-            lines = [line for line in lines if line.split(":")[0] not in filled]
-            params.write_text(
-                "\n".join(sorted(lines + [f"{name}: {value}" for name, value in filled.items()]))
-                + "\n"
-            )
-
     # ---- epochs and steps
 
     def start_epoch(
@@ -318,7 +240,7 @@ class Session:
         """Before open_clip's epoch: on the first one after a resume, continue the random streams
         where they stopped.
         """
-        self.loss, self.writer, self.epoch = loss, writer, epoch
+        self.loss, self.log.writer, self.epoch = loss, writer, epoch
         self.optimizer, self.scaler = optimizer, scaler
         if is_master(self.args):
             note_machine(Path(self.args.logs, self.args.name), self.args.device)
@@ -328,7 +250,7 @@ class Session:
         if self.restored is not None:
             position = self._restore()
         elif epoch == 0:
-            self.draw("start", 0)
+            self.log.draw(self.model, "start", 0)
         self.batches.begin_epoch(epoch, position)
         if self.loader and self.loader.announced:
             self.loader.announced.begin_pass()
@@ -340,8 +262,7 @@ class Session:
             self.loader.announced.end_pass(self.args)
         self.saver.end_epoch(is_evaluated)
         self._collect()
-        if is_master(self.args) and self.names:
-            self._write_views()
+        self.log.write_views(self.all_views)
 
     def _collect(self, batch: int | None = None) -> None:
         """From every rank; `batch` of them are done where the epoch is not."""
@@ -466,79 +387,11 @@ class Session:
 
     def after_step(self, step: int, batches: int) -> None:
         """After optimiser step `step` of the run, the last of `batches` of the epoch."""
-        self._log_step(step)
+        loader = self.loader
+        if self.method.experts:
+            if step + 1 == loader.curriculum.cold_end:
+                self.log.draw(self.model, "primed", step)
+            if step + 1 == loader.steps_per_epoch * self.args.epochs:
+                self.log.draw(self.model, "end", step)
+        self.log.step(step, loader, self.loss, self.views_before)
         self.saver.after_step(step, batches)
-
-    def _log_step(self, step: int) -> None:
-        """Log beside open_clip's line, at its steps; figures after priming and at the end."""
-        args, loader = self.args, self.loader
-        steps = loader.steps_per_epoch
-        if not is_master(args) or not self.method.experts:
-            return
-        if step + 1 == loader.curriculum.cold_end:
-            self.draw("primed", step)
-        if step + 1 == steps * args.epochs:
-            self.draw("end", step)
-        count = step % steps + 1
-        if (count - 1) % args.log_every_n_steps and count != steps:
-            return
-        seen = [loader.views[key] + self.views_before[key] for key in self.names]
-        values = {
-            "expert_probability": loader.curriculum.probability(step),
-            "mixed_pairs": self.loss.mixed_pairs,
-        }
-        line = "eclip: expert probability {expert_probability:.3f}, mixed pairs {mixed_pairs}"
-        if loader.lam_count:
-            values["mean_lambda"] = loader.lam_sum / loader.lam_count
-            line += ", mean lambda {mean_lambda:.3f}"
-        loader.lam_sum, loader.lam_count = 0.0, 0
-        if seen:
-            values.update(
-                views_min=min(seen), views_median=statistics.median(seen), views_max=max(seen)
-            )
-            line += (
-                ", views of an annotated image on this rank"
-                " {views_min}/{views_median:g}/{views_max} (min/median/max)"
-            )
-        logger.info(line.format(**values))
-        values = {f"train/{name}": value for name, value in values.items()}
-        if self.writer is not None:
-            for name, value in values.items():
-                self.writer.add_scalar(name, value, step)
-        if args.wandb:
-            import wandb
-
-            wandb.log(values, step=step)
-
-    # ---- what people look at
-
-    def draw(self, when: str, step: int) -> None:
-        """I, E, I^E and I^lam (lam = 0.5) of the first annotated samples, a PNG beside the log and
-        in tensorboard.
-        """
-        if self.examples is None or not is_master(self.args) or not self.args.save_logs:
-            return
-        dtype = get_input_dtype(self.args.precision)
-        image, heatmap = (x.to(self.args.device) for x in self.examples)
-        with torch.no_grad():
-            expert_image = self.model.heatmap_processor(image.to(dtype), heatmap.to(dtype)).float()
-            mixed = mix_images(image, expert_image, image.new_full((len(image),), 0.5))
-        pictures = [x.permute(0, 2, 3, 1).cpu().numpy() for x in (image, expert_image, mixed)]
-        figure = processor_figure(
-            pictures[0],
-            heatmap[:, 0].cpu().numpy(),
-            *pictures[1:],
-            title=f"heatmap processor, {when} (step {step})",
-        )
-        folder = Path(self.args.logs, self.args.name, "figures")
-        folder.mkdir(parents=True, exist_ok=True)
-        figure.savefig(folder / f"processor_{when}.png", dpi=100)
-        if self.writer is not None:
-            self.writer.add_figure("eclip/processor", figure, step)
-
-    def _write_views(self) -> None:
-        path = Path(self.args.logs, self.args.name, "annotated_views.csv")
-        with open(path, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-            table = csv.writer(file)
-            table.writerow(["sample", "mixed_views"])
-            table.writerows([name, self.all_views[key]] for key, name in self.names.items())
