@@ -29,6 +29,7 @@ from openclip_eclip.checkpoint_files import (
 )
 from openclip_eclip.config import UserError
 from openclip_eclip.flag_checks import check_learning
+from openclip_eclip.flag_conflicts import refuse_unsupported
 from openclip_eclip.loss import EClipLoss, EClipSigLipLoss
 from openclip_eclip.model import EClip
 from openclip_eclip.model_errors import one_sentence
@@ -39,7 +40,6 @@ from openclip_eclip.params import (
     fill_alignment,
     method_names,
     parse_host,
-    refuse_unsupported,
     with_runs_dir,
 )
 from openclip_eclip.recipes import fill_batch_size, with_recipe

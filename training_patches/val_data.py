@@ -27,7 +27,8 @@ from openclip_eclip.data.shards.tar_source import read_caption, sample_content
 from openclip_eclip.data.tables.csv_source import CsvTable
 
 from .shard_flags import local_shards
-from .train_data import TAIL, csv_info, good_rows, is_table, shard_reports, stage_names
+from .shard_pipeline import TAIL, stage_names
+from .train_data import csv_info, good_rows, is_table, shard_reports
 
 logger = logging.getLogger(__name__)
 
