@@ -34,6 +34,17 @@ def eclip_parser() -> argparse.ArgumentParser:
     """Flags that open_clip does not have; the README's table is generated from here."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, usage=argparse.SUPPRESS)
     group = parser.add_argument_group("eCLIP")
+    _add_run(group)
+    _add_expert_views(group)
+    add_read_arguments(group)
+    _add_saving(parser.add_argument_group("saving"))
+    for name, kind in OBJECTIVES.items():
+        kind.add_flags(parser.add_argument_group(name))
+    return parser
+
+
+def _add_run(group: argparse._ArgumentGroup) -> None:
+    """What is trained, and on what."""
     group.add_argument(
         "--recipe",
         choices=sorted(RECIPES),
@@ -90,6 +101,10 @@ def eclip_parser() -> argparse.ArgumentParser:
         default="stop",
         help="stop at bad input, or count it, name it in the log and go on (default: stop)",
     )
+
+
+def _add_expert_views(group: argparse._ArgumentGroup) -> None:
+    """How annotated images become mixed pairs, and when (§3.2)."""
     group.add_argument(
         "--eclip-processor",
         choices=(*PROCESSORS, AUTHORS),
@@ -163,11 +178,6 @@ def eclip_parser() -> argparse.ArgumentParser:
             " (--expert-data only) the plain image (default: processor)"
         ),
     )
-    add_read_arguments(group)
-    _add_saving(parser.add_argument_group("saving"))
-    for name, kind in OBJECTIVES.items():
-        kind.add_flags(parser.add_argument_group(name))
-    return parser
 
 
 def _add_saving(group: argparse._ArgumentGroup) -> None:

@@ -35,6 +35,18 @@ from ...towers.positions import Tokens, encode_tokens
 logger = logging.getLogger(__name__)
 RANDOM = "random"
 PRECISIONS = ("fp32", "bf16", "fp16")
+# what open_clip may raise over a foreign file
+FOREIGN = (
+    RuntimeError,
+    OSError,
+    LookupError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    AssertionError,
+    EOFError,
+    UnpicklingError,
+)
 
 
 @dataclass
@@ -100,17 +112,7 @@ def load_encoder(
     silently. `with_processor`: of a run folder, also its heatmap processor. UserError: unknown
     model, or no weights.
     """
-    try:
-        device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    except RuntimeError as error:
-        raise UserError(
-            f"--device {device}: no such device; expected cpu, cuda or cuda:NUMBER."
-        ) from error
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(
-            f"--device {device}: this machine has {torch.cuda.device_count()} GPUs that torch sees;"
-            " expected one of them, or cpu."
-        )
+    where = _device(device)
     try:
         if Path(model).is_dir():
             if pretrained:
@@ -119,61 +121,14 @@ def load_encoder(
                     f" {pretrained} out."
                 )
             pretrained, built, transform, tokenizer = _load_folder(
-                Path(model), precision, device, with_processor
+                Path(model), precision, where, with_processor
             )
         else:
-            own_weights = model.removeprefix("eclip-").startswith(("local-dir:", "hf-hub:"))
-            if not pretrained and not own_weights:
-                raise UserError(
-                    f"--model {model} without weights; give --pretrained TAG or FILE, or"
-                    f" --pretrained {RANDOM} to measure an untrained model."
-                )
-            known = pretrained != RANDOM
-            source = model.removeprefix("eclip-")
-            if source.startswith("local-dir:"):
-                check_model_folder(Path(source.removeprefix("local-dir:")), whole=True)
-            if (
-                known
-                and source.startswith("local-dir:")
-                and _has_no_weights(Path(source.removeprefix("local-dir:")))
-            ):
-                if pretrained:
-                    raise UserError(
-                        f"--model {model}: no weights beside {CONFIG}, and open_clip reads no"
-                        f" --pretrained {pretrained} for such a folder; expected an exported"
-                        " folder."
-                    )
-                logger.warning(
-                    "eclip: --model %s: no weights beside %s, so they are random: what follows"
-                    " measures an untrained model. Expected an exported folder.",
-                    model,
-                    CONFIG,
-                )
-                pretrained, known = RANDOM, False
-            torch.manual_seed(0)  # random weights are the same in every process and run
-            built, _, transform = open_clip.create_model_and_transforms(
-                model,
-                pretrained=pretrained if known else None,
-                precision=precision,
-                device=device,
-                load_weights=known,
-                pretrained_text=known,
-            )
+            pretrained, built, transform = _create(model, pretrained, precision, where)
             tokenizer = open_clip.get_tokenizer(model)
     except UserError:
         raise
-    # a foreign file can lead open_clip to any of these
-    except (
-        RuntimeError,
-        OSError,
-        LookupError,
-        TypeError,
-        ValueError,
-        AttributeError,
-        AssertionError,
-        EOFError,
-        UnpicklingError,
-    ) as error:
+    except FOREIGN as error:
         said = " ".join(str(error).split())
         given = f"--model {model}{f' --pretrained {pretrained}' if pretrained else ''}"
         raise UserError(
@@ -188,11 +143,66 @@ def load_encoder(
         "weights_hash": hash_weights(built),
         "transform": repr(transform),
         "machine": {
-            "device": device_name(device),
+            "device": device_name(where),
             "trained": read_machines(Path(model.removeprefix("local-dir:"))),
         },
     }
-    return Encoder(built, transform, tokenizer, device, precision, facts)
+    return Encoder(built, transform, tokenizer, where, precision, facts)
+
+
+def _device(name: str | None) -> torch.device:
+    """The device of that name, by default a GPU if there is one. UserError: there is none."""
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError as error:
+        raise UserError(
+            f"--device {name}: no such device; expected cpu, cuda or cuda:NUMBER."
+        ) from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(
+            f"--device {device}: this machine has {torch.cuda.device_count()} GPUs that torch sees;"
+            " expected one of them, or cpu."
+        )
+    return device
+
+
+def _create(
+    model: str, pretrained: str | None, precision: str, device: torch.device
+) -> tuple[str | None, nn.Module, Any]:
+    """(pretrained, model, transform) of a name of open_clip's; "random" where it has no weights."""
+    source = model.removeprefix("eclip-")
+    if not pretrained and not source.startswith(("local-dir:", "hf-hub:")):
+        raise UserError(
+            f"--model {model} without weights; give --pretrained TAG or FILE, or"
+            f" --pretrained {RANDOM} to measure an untrained model."
+        )
+    known = pretrained != RANDOM
+    if source.startswith("local-dir:"):
+        folder = Path(source.removeprefix("local-dir:"))
+        check_model_folder(folder, whole=True)
+        if known and _has_no_weights(folder):
+            if pretrained:
+                raise UserError(
+                    f"--model {model}: no weights beside {CONFIG}, and open_clip reads no"
+                    f" --pretrained {pretrained} for such a folder; expected an exported folder."
+                )
+            logger.warning(
+                "eclip: --model %s: no weights beside %s, so they are random: what follows"
+                " measures an untrained model. Expected an exported folder.",
+                model,
+                CONFIG,
+            )
+            pretrained, known = RANDOM, False
+    torch.manual_seed(0)  # random weights are the same in every process and run
+    built, _, transform = open_clip.create_model_and_transforms(
+        model,
+        pretrained=pretrained if known else None,
+        precision=precision,
+        device=device,
+        load_weights=known,
+        pretrained_text=known,
+    )
+    return pretrained, built, transform
 
 
 def _has_no_weights(folder: Path) -> bool:

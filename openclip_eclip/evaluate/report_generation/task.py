@@ -73,6 +73,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             " sides, intervals draw its values (default: %(default)s)"
         ),
     )
+    _add_retrieval_arguments(parser)
+    parser.add_argument(
+        "--seed",
+        type=seed,
+        default=0,
+        help="of worked examples, medoids and random reports (default: %(default)s)",
+    )
+    add_writer_arguments(parser)
+    for name, needs in {
+        metric.model: metric.needs for metric in METRICS.values() if metric.model
+    }.items():
+        more = f"; default: {MODELS[name]}, if the hub's cache has it" if name in MODELS else ""
+        parser.add_argument(
+            f"--{name}-model", type=Path, metavar="FOLDER", help=f"for the metric: {needs}{more}"
+        )
+    add_output_argument(parser)
+
+
+def _add_retrieval_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which training reports a prompt holds."""
     parser.add_argument(
         "--same-text",
         choices=SAME_TEXT,
@@ -116,21 +136,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             " openclip_eclip.evaluate.report_generation.one_image"
         ),
     )
-    parser.add_argument(
-        "--seed",
-        type=seed,
-        default=0,
-        help="of worked examples, medoids and random reports (default: %(default)s)",
-    )
-    add_writer_arguments(parser)
-    for name, needs in {
-        metric.model: metric.needs for metric in METRICS.values() if metric.model
-    }.items():
-        more = f"; default: {MODELS[name]}, if the hub's cache has it" if name in MODELS else ""
-        parser.add_argument(
-            f"--{name}-model", type=Path, metavar="FOLDER", help=f"for the metric: {needs}{more}"
-        )
-    add_output_argument(parser)
 
 
 def run(args: argparse.Namespace) -> Result:

@@ -241,36 +241,10 @@ def _result(
         for map_name in MAPS
         if map_name in pointing[0]
     }
-    values: dict[str, Any] = {"pointing": {}}
-    rows = []
-    for map_name, found in scores.items():
-        low, high = bootstrap_interval(
-            lambda rows, found=found: np.nanmean(found[rows], axis=0), len(found), seed=args.seed
-        )
-        values["pointing"][map_name] = {
-            name: {"value": v, "interval": [lo, hi]}
-            for name, v, lo, hi in zip(names, np.nanmean(found, axis=0), low, high, strict=True)
-        }
-        rows.append(
-            [
-                map_name,
-                *(
-                    with_interval(v, lo, hi)
-                    for v, lo, hi in zip(np.nanmean(found, axis=0), low, high, strict=True)
-                ),
-            ]
-        )
+    values: dict[str, Any] = {}
+    tables = [_pointing_table(values, scores, names, args.seed)]
     # where the tower looks: its pool's attention, else similarity to the own report
     values["look"] = next(iter(scores))
-    tables = [
-        Table(
-            "Does the model look where the heatmap is?",
-            ["map", *names],
-            rows,
-            "95 % bootstrap intervals over images. 'centre' and 'another heatmap' use no model:"
-            " what the usual places of gaze alone reach.",
-        )
-    ]
     notes = [
         f"{len(data)} samples have a heatmap; {len(data.excluded)} were left out.",
         *suspicious_maps(data),
@@ -308,6 +282,31 @@ def _result(
         captions,
         notes=notes,
         terms=["cos(v, v^E)", *names],
+    )
+
+
+def _pointing_table(
+    values: dict[str, Any], scores: dict[str, np.ndarray], names: list[str], seed: int
+) -> Table:
+    """Means over images with their intervals, which go to `values` too."""
+    rows, values["pointing"] = [], {}
+    for map_name, found in scores.items():
+        mean = np.nanmean(found, axis=0)
+        low, high = bootstrap_interval(
+            lambda rows, found=found: np.nanmean(found[rows], axis=0), len(found), seed=seed
+        )
+        intervals = list(zip(mean, low, high, strict=True))
+        values["pointing"][map_name] = {
+            name: {"value": value, "interval": [lo, hi]}
+            for name, (value, lo, hi) in zip(names, intervals, strict=True)
+        }
+        rows.append([map_name, *(with_interval(*interval) for interval in intervals)])
+    return Table(
+        "Does the model look where the heatmap is?",
+        ["map", *names],
+        rows,
+        "95 % bootstrap intervals over images. 'centre' and 'another heatmap' use no model:"
+        " what the usual places of gaze alone reach.",
     )
 
 
