@@ -35,7 +35,6 @@ PRELOADED = (
     "open_clip",
     "open_clip_train.data",
     "open_clip_train.params",
-    "open_clip_train.train",
     "pandas",
     "scipy.ndimage",
     "scipy.stats",

@@ -242,88 +242,55 @@ def test_alignment_table_is_made(tmp_path: Path) -> None:
     without training.
     """
     cells = ["300 films, 15 %", "300 films, 5 %"]
-    flags = (
-        "align",
-        "--data",
-        tmp_path / "films",
-        "--out",
-        tmp_path / "out",
-        "--cells",
-        *cells,
-        "--rows",
-        "align",
-        "eclip-plus self-trained",
-        "--batch-size",
-        128,
+    fewer = (
+        ("test-7", "--train", 1, "--test", 90, "--seed", 7),
+        ("300-validation-seed30", "--train", 60, "--test", 1, "--seed", 5030, "--annotated", 0),
     )
-    done = run(*flags, steps=8)
+    for name, *counts in fewer:  # than the 600 and 300 that it would make
+        folder = tmp_path / "films" / name
+        assert prepare(["phantom", str(folder), *map(str, counts)]) == 0
+        (folder / "annotated.csv").write_text("filepath,title,heatmap\n")
+    out = tmp_path / "out"
+    flags = ("align", "--data", tmp_path / "films", "--out", out, "--batch-size", 128)
+    done = run(*flags, "--cells", *cells, "--rows", "align", steps=4)
     assert done.returncode == 0, done.stderr[-3000:]
-    found = json.loads((tmp_path / "out" / "align.json").read_text())
-    assert list(found["cells"]) == cells and all(
-        list(rows) == ["CLIP", "align", "eclip-plus", "eclip-plus self-trained"]
-        for rows in found["cells"].values()
-    )
-    one, other = found["cells"].values()
-    assert one["CLIP"] == other["CLIP"] and one["align"]["NSS"] != other["align"]["NSS"]
-    assert one["align"]["macro-F1"]["difference"]["value"] == pytest.approx(
-        one["align"]["macro-F1"]["value"] - one["CLIP"]["macro-F1"]["value"]
-    )
-    assert sorted(path.name for path in (tmp_path / "out").glob("*/runs/*")) == [
-        "align-30",
-        "align-30",
-        "clip-30",
-        "eclip-plus-30",
-        "eclip-plus-30",
-        "eclip-plus-self-trained-30",
-        "eclip-plus-self-trained-30",
-    ]
-    assert (
-        "255 made, 45 of experts kept"
-        in (
-            tmp_path / "out" / "300-0.15" / "logs" / "eclip-plus-self-trained-30-taught.txt"
-        ).read_text()
-    )
-    taught = pd.read_csv(
-        tmp_path / "out" / "300-0.15" / "taught" / "eclip-plus-self-trained-30" / "train.csv"
-    )
-    assert (
-        taught["heatmap"].notna().all()
-        and "eclip: 300 annotated samples"
-        in (
-            tmp_path / "out" / "300-0.15" / "runs" / "eclip-plus-self-trained-30" / "out.log"
-        ).read_text()
-    )
-    assert (tmp_path / "out" / "align.md").read_text().count(
-        "| align |"
-    ) == 2 and "## Self-training" in (tmp_path / "out" / "align.md").read_text()
-    assert all(
-        (tmp_path / "out" / name).stat().st_size > 5000 for name in ("align.png", "align_map.png")
-    )
-    drawn = [
-        fast_python(),
-        ROOT / "scripts" / "studies" / "draw_attention.py",
-        f"CLIP={tmp_path / 'out' / '300' / 'models' / 'clip-30'}",
-        f"align={tmp_path / 'out' / '300-0.15' / 'models' / 'align-30'}",
-        "--data",
-        tmp_path / "films" / "test-7",
-        "--count",
-        "3",
-        "--out",
-        tmp_path / "looks.png",
-    ]
-    assert (
-        subprocess.run(
-            list(map(str, drawn)), env={**os.environ, "CUDA_VISIBLE_DEVICES": ""}
-        ).returncode
-        == 0
-        and (tmp_path / "looks.png").stat().st_size > 20000
-    )
-    times = {
-        path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*/runs/*/table.json")
-    }
-    assert run(*flags, "--measured", steps=8).returncode == 0 and times == {
-        path: path.stat().st_mtime_ns for path in times
-    }
+    found = json.loads((out / "align.json").read_text())["cells"]
+    assert list(found) == cells
+    one, other = found.values()
+    assert list(one) == list(other) == ["CLIP", "align"]
+    assert one["CLIP"] == other["CLIP"]
+    assert one["align"]["NSS"] != other["align"]["NSS"]
+    change = one["align"]["macro-F1"]["value"] - one["CLIP"]["macro-F1"]["value"]
+    assert one["align"]["macro-F1"]["difference"]["value"] == pytest.approx(change)
+    made = sorted(path.name for path in out.glob("*/runs/*"))
+    assert made == ["align-30", "align-30", "clip-30"]
+    assert (out / "align.md").read_text().count("| align |") == 2
+
+    flags = (*flags, "--cells", cells[0], "--rows", "align", "eclip-plus self-trained")
+    done = run(*flags, steps=4)
+    assert done.returncode == 0, done.stderr[-3000:]
+    (rows,) = json.loads((out / "align.json").read_text())["cells"].values()
+    assert list(rows) == ["CLIP", "align", "eclip-plus", "eclip-plus self-trained"]
+    assert rows["align"] == one["align"]
+    cell, student = out / "300-0.15", "eclip-plus-self-trained-30"
+    said = (cell / "logs" / f"{student}-taught.txt").read_text()
+    assert "255 made, 45 of experts kept" in said
+    assert pd.read_csv(cell / "taught" / student / "train.csv")["heatmap"].notna().all()
+    assert "eclip: 300 annotated samples" in (cell / "runs" / student / "out.log").read_text()
+    assert "## Self-training" in (out / "align.md").read_text()
+    for name in ("align.png", "align_map.png"):
+        assert (out / name).stat().st_size > 5000
+
+    script, looks = ROOT / "scripts" / "studies" / "draw_attention.py", tmp_path / "looks.png"
+    models = f"CLIP={out / '300' / 'models' / 'clip-30'}", f"align={cell / 'models' / 'align-30'}"
+    films = tmp_path / "films" / "test-7"
+    words = [fast_python(), script, *models, "--data", films, "--count", 3, "--out", looks]
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    subprocess.run(list(map(str, words)), env=environment, check=True)
+    assert looks.stat().st_size > 20000
+    times = {path: path.stat().st_mtime_ns for path in out.glob("*/runs/*/table.json")}
+    assert run(*flags, "--measured", steps=4).returncode == 0
+    assert times == {path: path.stat().st_mtime_ns for path in times}
 
 
 class Measured:

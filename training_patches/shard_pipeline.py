@@ -1,4 +1,4 @@
-"""open_clip's webdataset pipeline with our reading at its end, and a shuffle that can be repeated."""
+"""open_clip's webdataset pipeline with our reading at its end, and a shuffle that repeats."""
 
 from __future__ import annotations
 
