@@ -24,7 +24,7 @@ from openclip_eclip.data.shards.tar_source import index_shard, read_members
 from openclip_eclip.data.tables.csv_source import CsvColumns, CsvSamples, read_csv_table
 from openclip_eclip.data.tables.missing_text import is_missing
 from openclip_eclip.evaluate.inputs.eval_set import EvalSet, read_eval_set, with_reports
-from openclip_eclip.evaluate.retrieval.task.ranks import find_reports, repeated_images
+from openclip_eclip.evaluate.retrieval.ranks import find_reports, repeated_images
 from openclip_eclip.prepare.command import leave_out_missing_texts
 from openclip_eclip.prepare.plan import Item, Plan
 from training_patches import caption_length

@@ -13,8 +13,8 @@ import pytest
 
 from openclip_eclip.config import UserError
 from openclip_eclip.evaluate.__main__ import main
-from openclip_eclip.evaluate.embedding_quality.task import task as embedding_quality
-from openclip_eclip.evaluate.embedding_quality.task.figures import clouds_figure, project
+from openclip_eclip.evaluate.embedding_quality import task as embedding_quality
+from openclip_eclip.evaluate.embedding_quality.figures import clouds_figure, project
 from openclip_eclip.evaluate.inputs.eval_set import EvalSet
 from openclip_eclip.evaluate.output.result import Result
 from openclip_eclip.metrics import embedding

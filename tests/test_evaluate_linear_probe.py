@@ -17,7 +17,7 @@ from openclip_eclip.config import UserError
 from openclip_eclip.evaluate.__main__ import main
 from openclip_eclip.evaluate.inputs.eval_set import EvalSet
 from openclip_eclip.evaluate.inputs.features import ImageFeatures
-from openclip_eclip.evaluate.linear_probe.task import task as linear_probe
+from openclip_eclip.evaluate.linear_probe import task as linear_probe
 from openclip_eclip.evaluate.output.html_page import render_report
 from openclip_eclip.evaluate.output.result import Result, markdown, plain, read_predictions
 from openclip_eclip.metrics import probe as probe_metrics

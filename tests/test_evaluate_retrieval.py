@@ -26,7 +26,7 @@ from openclip_eclip.evaluate.inputs.report_index import (
     measure_recall,
     save_index,
 )
-from openclip_eclip.evaluate.retrieval.task import task as retrieval
+from openclip_eclip.evaluate.retrieval import task as retrieval
 from openclip_eclip.metrics.ranking import TIES
 
 LONG = (

@@ -23,8 +23,8 @@ from openclip_eclip.evaluate.inputs.heatmaps import (
     read_heatmap_tensor,
     suspicious_maps,
 )
-from openclip_eclip.evaluate.sensitivity.task import task as sensitivity
-from openclip_eclip.evaluate.sensitivity.task.task import derangement
+from openclip_eclip.evaluate.sensitivity import task as sensitivity
+from openclip_eclip.evaluate.sensitivity.task import derangement
 from openclip_eclip.metrics.pointing import pointing_scores
 from openclip_eclip.prepare.__main__ import main as prepare
 from openclip_eclip.towers.pool_attention import pool_attention

@@ -23,13 +23,13 @@ from torch.nn.functional import normalize
 from openclip_eclip.config import UserError
 from openclip_eclip.evaluate.__main__ import main
 from openclip_eclip.evaluate.inputs.eval_set import read_eval_set
-from openclip_eclip.evaluate.zero_shot.task.prompt_sets import (
+from openclip_eclip.evaluate.zero_shot.prompt_sets import (
     NAMES,
     load_prompts,
     read_classes,
     read_templates,
 )
-from openclip_eclip.evaluate.zero_shot.task.protocols import (
+from openclip_eclip.evaluate.zero_shot.protocols import (
     COMPETITION,
     FINDINGS,
     HERNIA,
@@ -39,7 +39,7 @@ from openclip_eclip.evaluate.zero_shot.task.protocols import (
     choose_rule,
     set_of,
 )
-from openclip_eclip.evaluate.zero_shot.task.task import choose_classes, choose_prompts
+from openclip_eclip.evaluate.zero_shot.task import choose_classes, choose_prompts
 from openclip_eclip.metrics.bootstrap import bootstrap_interval
 from openclip_eclip.phantom.generate import generate
 from openclip_eclip.phantom.reports import CLASS_NAMES

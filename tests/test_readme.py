@@ -267,13 +267,13 @@ def test_commands_run_in_order(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     lines = blocks("bash", "run evaluate")[0].splitlines()
-    mains = {
-        "openclip_eclip.evaluate": evaluate,
-        "openclip_eclip.evaluate.report_generation.one_image": write_report,
-    }
     for line in lines:
-        words = shlex.split(line, comments=True)
-        assert words[:2] == ["python", "-m"] and mains[words[2]](words[3:]) == 0, line
+        python, module, name, *words = shlex.split(line, comments=True)
+        assert (python, module) == ("python", "-m")
+        if name == "openclip_eclip":
+            assert words[0] == "report"
+        main = {"openclip_eclip.evaluate": evaluate, "openclip_eclip": write_report}[name]
+        assert main(words if main is evaluate else words[1:]) == 0, line
         said = capsys.readouterr().out
         if "--out" in words:
             assert "http" not in (Path(words[words.index("--out") + 1]) / "report.html").read_text(

@@ -67,7 +67,7 @@ def ranking(rounds: int) -> list[str]:
     import torch
     from open_clip_train.train import get_clip_metrics
 
-    from openclip_eclip.evaluate.retrieval.task.ranks import score, summarise
+    from openclip_eclip.evaluate.retrieval.ranks import score, summarise
     from openclip_eclip.metrics.ranking import rank_answers
 
     images, texts, rows = unit(4000, 0), unit(4000, 1), range(4000)
@@ -220,7 +220,7 @@ def caching(table: Path, images: int, folder: Path, rounds: int) -> list[str]:
     """
     import logging
 
-    from openclip_eclip.evaluate.retrieval.task import task as retrieval
+    from openclip_eclip.evaluate.retrieval import task as retrieval
 
     logging.disable(logging.WARNING)
     parser = argparse.ArgumentParser()

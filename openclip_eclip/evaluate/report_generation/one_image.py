@@ -1,4 +1,4 @@
-"""A report for an image: `python -m openclip_eclip.evaluate.report_generation.one_image IMAGE ...
+"""A report for an image: `python -m openclip_eclip report IMAGE ...
 --index FOLDER --model ...`.
 
 Research output, not a diagnosis. The index is what `openclip_eclip.evaluate reports --save-index
@@ -31,7 +31,7 @@ from .task import make_queries, record
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m openclip_eclip.evaluate.report_generation.one_image",
+        prog="python -m openclip_eclip report",
         description=(
             "Write a report for an image from the nearest reports of an "
             "index. Research output, not a diagnosis."

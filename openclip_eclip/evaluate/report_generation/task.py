@@ -131,10 +131,7 @@ def _add_retrieval_arguments(parser: argparse.ArgumentParser) -> None:
         "--save-index",
         type=Path,
         metavar="FOLDER",
-        help=(
-            "keep the index for `search` and for"
-            " openclip_eclip.evaluate.report_generation.one_image"
-        ),
+        help=("keep the index for `search` and for python -m openclip_eclip report"),
     )
 
 
