@@ -143,7 +143,6 @@ def _timm_2d(pool: AttentionPool2d | RotAttentionPool2d, grid: Tensor) -> Tensor
     if rotary:
         turn = pool.pos_embed.get_embed(side)
         turn = torch.cat(turn, dim=-1) if isinstance(turn, tuple) else turn
-        key = torch.cat(
-            [key[:, :, :1], apply_rot_embed_cat(key[:, :, 1:], turn, half=pool.rotate_half)], dim=2
-        )
+        half = getattr(pool, "rotate_half", False)  # timm before 1.0.31 has one form, not this
+        key = torch.cat([key[:, :, :1], apply_rot_embed_cat(key[:, :, 1:], turn, half=half)], dim=2)
     return _scaled(query, key)
