@@ -348,7 +348,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--names", help="headings of the columns, separated by commas")
     parser.add_argument("--no-linters", action="store_true", help="runs neither ruff nor mypy")
     args = parser.parse_args(argv)
-    names = args.names.split(",") if args.names else [path.name for path in args.checkouts]
+    names = (
+        args.names.split(",") if args.names else [path.resolve().name for path in args.checkouts]
+    )
     if len(set(names)) != len(args.checkouts):
         parser.error(f"{len(args.checkouts)} checkouts need as many --names, each another")
     columns = {}
