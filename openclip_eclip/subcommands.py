@@ -29,7 +29,9 @@ def parse_command(
         if name == wanted:
             module = import_module(module_name)
             module.add_arguments(command)
-    return module, parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    assert module is not None  # argparse has ended the program at a missing or unknown command
+    return module, args
 
 
 def seed(text: str) -> int:

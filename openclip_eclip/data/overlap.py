@@ -14,7 +14,7 @@ import argparse
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -33,7 +33,8 @@ SHORT = 12  # words; shorter texts ("No acute disease.") recur without being cop
 KINDS = ("patients", "studies", "images", "reports")
 
 
-class Shared(NamedTuple):
+@dataclass(frozen=True)
+class Shared:
     """`count` distinct ids, images or reports that both sets have, and the first few as (of one, of
     the other).
     """

@@ -97,21 +97,25 @@ def table_control(
     classes = None
     if kind == "same-class-shuffled":
         if not table.labels:
+            label = str(table.columns.label)  # the flags' check has seen to it that there is one
             raise DataError(
-                f"{table.path}: no column {table.columns.label!r} (--csv-label-key);"
+                f"{table.path}: no column {label!r} (--csv-label-key);"
                 " same-class-shuffled heatmaps need the class of every annotated"
-                f" sample.{did_you_mean(table.columns.label, table.header)}"
+                f" sample.{did_you_mean(label, table.header)}"
             )
         classes = [table.labels[i] for i in rows]
     donors = choose_donors(
         seed, [str(table.images[i]) for i in rows], classes, [table.name(i) for i in rows]
     )
-    paths = [table.heatmaps[rows[donor]] for donor in donors]
+    paths = [path for path in table.heatmaps if path is not None]  # of `rows`
     return HeatmapControl(
         kind,
         seed,
         size,
-        {first_id + table.rows[i]: partial(_read_file, path) for i, path in zip(rows, paths)},
+        {
+            first_id + table.rows[i]: partial(_read_file, paths[donor])
+            for i, donor in zip(rows, donors)
+        },
     )
 
 
@@ -189,6 +193,4 @@ def _read_file(path: Path) -> np.ndarray:
 
 
 def _read_entry(entry: TarEntry) -> np.ndarray:
-    return decode_heatmap(
-        entry.read(entry.heatmap_key)[entry.heatmap_key], f"{entry.where}.{entry.heatmap_key}"
-    )
+    return decode_heatmap(entry.read_heatmap(), f"{entry.where}.{entry.heatmap_key}")

@@ -64,10 +64,10 @@ def make_sample(
     sample = Sample(
         pixels, tokenize([caption])[0], sample_id, cropped, delivered=heatmap is not None
     )
-    kept = [i for i, one in enumerate(maps) if one is not None]
-    if kept:
-        sample.sentence_text = tokenize([windows.sentences[i] for i in kept])
-        sample.sentence_heatmap = torch.stack([maps[i] for i in kept])
+    kept = [(i, cropped) for i, cropped in enumerate(maps) if cropped is not None]
+    if windows is not None and kept:
+        sample.sentence_text = tokenize([windows.sentences[i] for i, _ in kept])
+        sample.sentence_heatmap = torch.stack([cropped for _, cropped in kept])
     return sample
 
 
@@ -79,29 +79,33 @@ def collate(samples: Sequence[Sample]) -> tuple[dict[str, Any], Tensor]:
     `annotated` holds the rows that have a heatmap, `sentence_row` each sentence's. An empty list
     gives empty tensors.
     """
-    annotated = [i for i, sample in enumerate(samples) if sample.heatmap is not None]
-    told = [i for i, sample in enumerate(samples) if sample.sentence_text is not None]
+    annotated = [(i, s.heatmap) for i, s in enumerate(samples) if s.heatmap is not None]
+    with_windows = [
+        (i, s.sentence_text, s.sentence_heatmap)
+        for i, s in enumerate(samples)
+        if s.sentence_text is not None and s.sentence_heatmap is not None
+    ]
     fields = {
         "image": torch.stack([s.image for s in samples]) if samples else torch.zeros(0, 3, 1, 1),
         "sample_id": torch.tensor([s.sample_id for s in samples], dtype=torch.int64),
         "lam": torch.tensor([s.lam for s in samples], dtype=torch.float32),
-        "annotated": torch.tensor(annotated, dtype=torch.int64),
+        "annotated": torch.tensor([i for i, _ in annotated], dtype=torch.int64),
         "heatmap": (
-            torch.stack([samples[i].heatmap for i in annotated])
+            torch.stack([heatmap for _, heatmap in annotated])
             if annotated
             else torch.zeros(0, 1, *(samples[0].image.shape[-2:] if samples else (1, 1)))
         ),
         "sentence_row": torch.tensor(
-            [i for i in told for _ in samples[i].sentence_text], dtype=torch.int64
+            [i for i, text, _ in with_windows for _ in range(len(text))], dtype=torch.int64
         ),
         "sentence_text": (
-            torch.cat([samples[i].sentence_text for i in told])
-            if told
+            torch.cat([text for _, text, _ in with_windows])
+            if with_windows
             else torch.zeros(0, 1, dtype=torch.int64)
         ),
         "sentence_heatmap": (
-            torch.cat([samples[i].sentence_heatmap for i in told])
-            if told
+            torch.cat([maps for _, _, maps in with_windows])
+            if with_windows
             else torch.zeros(0, 1, 1, 1)
         ),
         "delivered": torch.tensor([s.delivered for s in samples], dtype=torch.bool),

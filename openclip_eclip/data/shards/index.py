@@ -96,7 +96,7 @@ def check_shards(
         for i, report in zip(missing, pool.map(lambda i: _check(shards[i], options), missing)):
             found[i] = report
             bar.update()
-    return found
+    return [report for report in found if report is not None]  # that is now all of them
 
 
 def join_reports(reports: Sequence[ShardReport]) -> Report:
@@ -202,13 +202,11 @@ def _from_record(shard: Path, record: dict[str, Any]) -> ShardReport:
         Fault(f"{shard}, {where}" if where else str(shard), key, message)
         for where, key, message in record["faults"]
     ]
-    return ShardReport(
-        shard,
-        *(int(record[name]) for name in ("samples", "maps", "good", "windows")),
-        faults,
-        entries,
-        [str(warning) for warning in record["warnings"]],
+    samples, maps, good, windows = (
+        int(record[name]) for name in ("samples", "maps", "good", "windows")
     )
+    warnings = [str(warning) for warning in record["warnings"]]
+    return ShardReport(shard, samples, maps, good, windows, faults, entries, warnings)
 
 
 def _store(report: ShardReport, stat: os.stat_result, options: CheckOptions) -> None:
