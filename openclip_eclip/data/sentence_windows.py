@@ -106,10 +106,8 @@ def decode_sentences(text: bytes, name: str) -> tuple[list[str], list[tuple[floa
         entries = json.loads(text.decode("utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise DataError(f"windows {name!r}: not JSON in UTF-8 ({error}).") from error
-    except (
-        ValueError,
-        RecursionError,
-    ) as error:  # numbers of thousands of digits, lists in lists without end
+    # numbers of thousands of digits, lists in lists without end
+    except (ValueError, RecursionError) as error:
         raise DataError(
             f"windows {name!r}: JSON that no writer of windows makes ({error})."
         ) from error

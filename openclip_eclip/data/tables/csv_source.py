@@ -219,7 +219,7 @@ def locate(cell: str, folder: Path) -> Path:
 class CsvSamples(Dataset):
     """Map-style data set over a `CsvTable`.
 
-    `skip_bad`: a sample that can not be read is replaced by the next row and named, else DataError
+    `skip_bad`: a sample that cannot be read is replaced by the next row and named, else DataError
     stops training.
     `control`: a placebo in the place of every heatmap. `windows`: those of sentences are read too.
     """
