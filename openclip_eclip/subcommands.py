@@ -43,7 +43,7 @@ def seed(text: str) -> int:
 
 def exit_code(work: Callable[[], str]) -> int:
     """0 after what `work` says, or 2 after one line `error: ...` on stderr: bad input, a full disk,
-    a folder that can not be read.
+    a folder that cannot be read.
     """
     try:
         said = work()

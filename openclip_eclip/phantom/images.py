@@ -2,10 +2,9 @@
 gaze heatmaps.
 
 Two frames. *Anatomy*: X to the film's right, Y down, origin mid-chest, unit = image side; lungs,
-heart and lesion have
-their places here. *Film*: x, y in [0, 1], pixel centres at (i + 0.5) / size. A shift, a rotation
-and a scale per sample lead from one to the other. Shape letters: B samples, H = W = size pixels, F
-fixations.
+heart and lesion have their places here. *Film*: x, y in [0, 1], pixel centres at (i + 0.5) / size.
+A shift, a rotation and a scale per sample lead from one to the other. Shape letters: B samples,
+H = W = size pixels, F fixations.
 """
 
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ import numpy as np
 
 from .reports import CLASS_NAMES, DEVICES
 
+Point = tuple[float, float]
 NORMAL = CLASS_NAMES.index("normal")
 CLASS_SHARES = (0.30, 0.14, 0.14, 0.14, 0.14, 0.14)
 
@@ -345,7 +345,7 @@ def _boxes(lesion: np.ndarray, has_lesion: np.ndarray) -> np.ndarray:
     return np.where(has_lesion[:, None], np.stack(low + high, axis=-1), -1).astype(np.int32)
 
 
-def _line(x: np.ndarray, y: np.ndarray, start: tuple, end: tuple, width: float) -> np.ndarray:
+def _line(x: np.ndarray, y: np.ndarray, start: Point, end: Point, width: float) -> np.ndarray:
     """Soft line of half-width `width` from `start` to `end`, both (X, Y) in anatomy; values in [0,
     1].
     """
@@ -383,7 +383,11 @@ def _add_devices(film: np.ndarray, scenes: Scenes, x: np.ndarray, y: np.ndarray)
             jitter = 0.02 * np.cos(scenes.phase[rows, :2] * 5 + device)
             x_dev, y_dev = x[rows] + jitter[:, 0, None, None], y[rows] + jitter[:, 1, None, None]
             film[rows] += np.max(
-                [grey * _line(x_dev, y_dev, *part) for *part, grey in parts], axis=0
+                [
+                    grey * _line(x_dev, y_dev, start, end, width)
+                    for start, end, width, grey in parts
+                ],
+                axis=0,
             )
 
 
