@@ -30,7 +30,7 @@ class Table:
 
     title: str
     columns: list[str]
-    rows: list[Sequence[Cell]]
+    rows: Sequence[Sequence[Cell]]
     note: str = ""
 
 
