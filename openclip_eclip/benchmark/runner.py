@@ -21,6 +21,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from ..files import write_whole
 from .page import machine_kinds
 from .rows import SETTINGS, Flags, Row
 
@@ -208,17 +209,15 @@ class Bench:
         )
         if self.validation:
             shutil.rmtree(folder / "checkpoints")
-        self.facts_file(row, seed).write_text(
-            json.dumps(
-                {
-                    "seconds": seconds,
-                    "views": views(folder),
-                    "machine": self.workers.machine,
-                    "torch": version("torch"),
-                    "epoch": epoch,
-                }
-            )
-        )
+        facts = {
+            "seconds": seconds,
+            "views": views(folder),
+            "machine": self.workers.machine,
+            "torch": version("torch"),
+            "epoch": epoch,
+        }
+        # last, and whole: what has it is not made again
+        write_whole(self.facts_file(row, seed), json.dumps(facts).encode())
 
     def training_flags(self, row: Row, seed: int) -> list[str | int | float | Path]:
         args, flags = self.args, list(self.tune if row.start else self.scratch)
