@@ -76,7 +76,7 @@ TOWERS = {
 def test_pooled_features_stand_before_the_projection(tower: str, tmp_path: Path) -> None:
     from open_clip.model import CLIP
 
-    from openclip_eclip.towers.pooled import _encode_with_pooled
+    from openclip_eclip.towers.pooled import encode_with_pooled
 
     torch.manual_seed(0)
     model = CLIP(
@@ -86,7 +86,7 @@ def test_pooled_features_stand_before_the_projection(tower: str, tmp_path: Path)
     ).eval()
     with torch.no_grad():
         pixels = torch.randn(2, 3, 32, 32)
-        features, pooled = _encode_with_pooled(model, pixels)
+        features, pooled = encode_with_pooled(model, pixels)
         assert torch.equal(features, model.encode_image(pixels))
         if tower == "resnet":
             assert pooled.shape == (2, 256)

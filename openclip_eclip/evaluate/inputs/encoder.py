@@ -51,11 +51,11 @@ FOREIGN = (
 
 @dataclass
 class Encoder:
-    """`model` in evaluation mode. `facts`: what a result records of it (model, pretrained,
-    precision, weights_hash, transform, machine).
+    """`model` (open_clip's, or ours over it) in evaluation mode. `facts`: what a result records of
+    it (model, pretrained, precision, weights_hash, transform, machine).
     """
 
-    model: nn.Module
+    model: open_clip.CLIP | open_clip.CustomTextCLIP
     transform: Callable[[Image.Image], Tensor]
     tokenizer: Callable[[list[str]], Tensor]
     device: torch.device
