@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import struct
 import sys
-import threading
 import zlib
 from contextlib import contextmanager
 from functools import lru_cache
@@ -17,6 +16,7 @@ from .heatmap import DataError
 from .image_colour import apply_gamma, apply_profile
 from .image_levels import stretch
 from .image_png import check_png, read_grey_alpha, tells_late
+from .pillow_limit import own_limit
 from .picture import QUARTER_TURNS, Frame, Picture, check_size, turn_image
 from .read_options import ReadOptions
 
@@ -55,26 +55,6 @@ NATIVE = {
 }
 NATIVE_16 = ";16L" if sys.byteorder == "little" else ";16B"
 Draft = Callable[[Image.Image], None]
-
-_limit = threading.Lock()
-_readers, _pillow_limit = 0, Image.MAX_IMAGE_PIXELS
-
-
-@contextmanager
-def own_limit() -> Iterator[None]:
-    """Pillow's own limit of pixels is off while any thread is in here: ours is checked instead."""
-    global _readers, _pillow_limit
-    with _limit:
-        if _readers == 0:
-            _pillow_limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-        _readers += 1
-    try:
-        yield
-    finally:
-        with _limit:
-            _readers -= 1
-            if _readers == 0:
-                Image.MAX_IMAGE_PIXELS = _pillow_limit
 
 
 @contextmanager
