@@ -28,6 +28,7 @@ from openclip_eclip.data.batch import ExpertBatch
 from openclip_eclip.data.joint_transform import JointTransform
 from openclip_eclip.loss import EClipLoss
 from openclip_eclip.objectives import Align
+from openclip_eclip.params import eclip_parser
 from openclip_eclip.processor import build_processor
 from openclip_eclip.training_patches.train_data import train_source
 from PIL import Image
@@ -189,9 +190,10 @@ def bench_pipeline(rounds: int, rows: list[str], count: int = 64) -> None:
     transform = open_clip.transform.image_transform(224, is_train=True)
     tokenizer = open_clip.get_tokenizer("eclip-vit-small", context_length=CONTEXT)
     with tempfile.TemporaryDirectory() as folder:
-        args = SimpleNamespace(train_data=write_shards(Path(folder), count), dataset_type="webdataset", train_num_samples=count,
-                               dataset_resampled=False, train_data_upsampling_factors=None, seed=0, batch_size=16, workers=0,
-                               rank=0, world_size=1, on_bad_sample="stop", eclip_heatmap_control=None, csv_label_key=None)
+        args = SimpleNamespace(**vars(eclip_parser().parse_args([])))
+        vars(args).update(train_data=write_shards(Path(folder), count), dataset_type="webdataset", train_num_samples=count,
+                          dataset_resampled=False, train_data_upsampling_factors=None, seed=0, batch_size=16, workers=0,
+                          rank=0, world_size=1)
         plain = upstream.get_wds_dataset(args, transform, True, tokenizer=tokenizer).dataloader
         ours = train_source(args, JointTransform(transform, 0.1), tokenizer, 0, heatmaps=True).info.dataloader
 
@@ -260,10 +262,11 @@ def main() -> None:
         sys.stdout.write(f"{peak(*args.peak, device, args.batch)}\n")
         return
     clock, rows = Clock(device), []
-    bench_steps(device, clock, args.rounds, args.batch, rows)
-    bench_processor(device, clock, args.rounds, rows)
-    bench_pipeline(args.rounds, rows)
-    bench_memory(device, args.batch, rows)
+    for bench in (lambda: bench_steps(device, clock, args.rounds, args.batch, rows), lambda: bench_processor(device, clock, args.rounds, rows),
+                  lambda: bench_pipeline(args.rounds, rows), lambda: bench_memory(device, args.batch, rows)):
+        before = len(rows)
+        bench()
+        sys.stderr.write("\n".join(rows[before:]) + "\n")  # hours of measuring are not lost with what comes later
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(
         f"# What experts cost\n\n`python scripts/benchmark_train.py`, {machine(device)}, torch {torch.__version__}, open_clip "
