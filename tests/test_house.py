@@ -30,6 +30,7 @@ STOREYS = (
     "register checkpoint flag_checks",
     "recipes export openclip_eclip",
     "params phantom prepare evaluate",
+    "flag_conflicts",
     "pseudo_heatmaps",
     "training_patches",
     "train benchmark",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import struct
 import sys
-import threading
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from .colour import apply_gamma, apply_profile
 from .levels import stretch
 from .options import ReadOptions
 from .picture import QUARTER_TURNS, Frame, Picture, check_size, turn_image
+from .pillow_limit import own_limit
 from .png import check_png, read_grey_alpha, tells_late
 
 if TYPE_CHECKING:  # Pillow's own order of formats decides when its readers are loaded
@@ -60,26 +60,6 @@ NATIVE = {
 }
 NATIVE_16 = ";16L" if sys.byteorder == "little" else ";16B"
 Draft = Callable[[Image.Image], None]
-
-_limit = threading.Lock()
-_readers, _pillow_limit = 0, Image.MAX_IMAGE_PIXELS
-
-
-@contextmanager
-def own_limit() -> Iterator[None]:
-    """Pillow's own limit of pixels is off while any thread is in here: ours is checked instead."""
-    global _readers, _pillow_limit
-    with _limit:
-        if _readers == 0:
-            _pillow_limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-        _readers += 1
-    try:
-        yield
-    finally:
-        with _limit:
-            _readers -= 1
-            if _readers == 0:
-                Image.MAX_IMAGE_PIXELS = _pillow_limit
 
 
 @contextmanager
