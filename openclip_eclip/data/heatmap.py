@@ -16,7 +16,7 @@ from ..config import DataError
 from .images.options import ReadOptions
 from .images.pillow_limit import own_limit
 
-# of headers written by Python 2; once for all, since warnings.catch_warnings is not made for threads
+# of headers written by Python 2; once for all: warnings.catch_warnings is not made for threads
 warnings.filterwarnings(
     "ignore", message="Reading `.npy` or `.npz` file required", category=UserWarning
 )
