@@ -65,7 +65,7 @@ def test_order_and_crops_of_the_separate_stream() -> None:
     assert expert_slots(3, 8, 14, 10).tolist() == [3, 8, 4, 1, 2, 8, 5, 0, 7, 9, 6, 3, 7, 4]
     always = Curriculum(2, CurriculumConfig(cold=0, warm=0, cool=0, end=1))
     loader = expert_loader(Drawing(), ExpertSlots(10, 3, 2, always, 0.3, seed=3), workers=0)
-    assert digest(*[fields["image"] for fields, _ in loader]) == "46f5b3af1b035f74"
+    assert digest(*[samples.image for samples in loader]) == "46f5b3af1b035f74"
 
 
 def test_sentences() -> None:
@@ -73,7 +73,7 @@ def test_sentences() -> None:
     sample = Sample(torch.zeros(3, 1, 1), torch.zeros(2, dtype=torch.int64), 40)
     sample.sentence_text = torch.arange(count)[:, None].expand(-1, 2)
     sample.sentence_heatmap = torch.ones(count, 1, 1, 1)
-    drawn = draw_sentences(collate([sample])[0], 3, 17)["sentence_text"][:, 0]
+    drawn = draw_sentences(collate([sample]), 3, 17).text[:, 0]
     assert drawn.tolist() == [0, 1, 2, 6, 8, 9, 11, 13]
 
 

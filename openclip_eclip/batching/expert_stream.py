@@ -5,13 +5,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..config import CurriculumConfig
-from ..data.sample import Sample, collate, seeded_randomness
+from ..data.sample import Sample, SampleBatch, collate, seeded_randomness
 from .curriculum import Curriculum, draw_gate, expert_slots
 
 EXPERT_ID = 1 << 62  # ids of this stream start here, apart from those of the training data
@@ -82,7 +81,7 @@ class _Slots(Dataset):
         return sample
 
 
-def collate_annotated(samples: list[Sample]) -> Any:
+def collate_annotated(samples: list[Sample]) -> SampleBatch:
     """As `collate`, without the samples whose crop lost the annotated region: they have nothing to
     mix.
     """
