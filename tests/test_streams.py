@@ -1,12 +1,15 @@
-"""Every random stream of training draws the numbers that it always drew: a run that somebody made
-with an older version can be made again.
+"""The random streams of training: no two purposes share one, and each draws the numbers that it
+always drew, so that a run that somebody made with an older version can be made again.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import itertools
 import random
+import re
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 
+import openclip_eclip
 from openclip_eclip.batching.curriculum import Curriculum, draw_gate, expert_slots
 from openclip_eclip.batching.expert_stream import EXPERT_ID, ExpertSlots, expert_loader
 from openclip_eclip.batching.sentence_draw import draw_sentences
@@ -22,6 +26,7 @@ from openclip_eclip.data.placebo import HeatmapControl, choose_donors
 from openclip_eclip.data.sample import Sample, collate, seeded_randomness
 from openclip_eclip.objectives.dacl import Dacl, DaclConfig, binary_mask
 from openclip_eclip.objectives.m3_mix import M3Mix
+from openclip_eclip.streams import GATE, SHARED, STREAMS
 from training_patches.caption_length import announce_lengths
 from training_patches.pass_guard import shares
 from training_patches.run_log import RunLog
@@ -54,6 +59,45 @@ class Drawing(torch.utils.data.Dataset):
 
     def __len__(self) -> int:
         return 10
+
+
+def test_no_two_purposes_share_a_stream_but_those_that_always_did() -> None:
+    """Over small keys, where they would meet: ids of samples begin at 1, all else at 0."""
+    seen: dict[tuple, set[str]] = {}
+    for name, stream in STREAMS.items():
+        names = (*stream.key, *stream.spawned)
+        for key in itertools.product(*(range(one == "sample", 4) for one in names)):
+            state = tuple(stream.sequence(3, *key).generate_state(4).tolist())
+            # a seed for another generator and a generator give different numbers
+            seen.setdefault((stream.seeds_others, state), set()).add(name)
+    together = {
+        frozenset(pair) for names in seen.values() for pair in itertools.combinations(names, 2)
+    }
+    assert together == SHARED
+    spawned = [stream.spawn for stream in STREAMS.values() if stream.spawn is not None]
+    # sentences and DACL's partners: apart by the id, which is never 0
+    assert sorted(spawned) == [1, 1, 2, 3, 4]
+
+
+def test_a_key_has_a_number_for_each_name() -> None:
+    for key in ((17,), (17, 1, 2)):
+        with pytest.raises(ValueError, match="expected numbers for"):
+            GATE.sequence(3, *key)
+
+
+def test_nothing_else_in_training_makes_a_generator() -> None:
+    """Of numpy or Python; torch's generators are of one number drawn from these."""
+    root = Path(openclip_eclip.__file__).parent
+    files = [root / name for name in ("batching", "objectives", "towers", "data")]
+    files = [path for folder in files for path in folder.rglob("*.py")]
+    files += [*root.glob("*.py"), *(root.parent / "training_patches").glob("*.py")]
+    made = re.compile(r"default_rng|SeedSequence\(|RandomState|random\.Random\(")
+    found = {path.name: made.findall(path.read_text(encoding="utf-8")) for path in files}
+    assert {name: calls for name, calls in found.items() if calls} == {
+        "streams.py": ["SeedSequence(", "default_rng", "random.Random("],
+        "sample.py": ["SeedSequence("],  # `seeded_randomness` of a list of numbers
+        "shard_pipeline.py": ["random.Random("],  # of `worker_seed`
+    }
 
 
 def test_gate() -> None:

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..config import CurriculumConfig
 from ..data.sample import Sample, SampleBatch, collate, seeded_randomness
+from ..streams import EXPERT_CROP
 from .curriculum import Curriculum, draw_gate, expert_slots
 
 EXPERT_ID = 1 << 62  # ids of this stream start here, apart from those of the training data
@@ -75,7 +76,7 @@ class _Slots(Dataset):
 
     def __getitem__(self, item: tuple[int, int, float]) -> Sample:
         slot, index, lam = item
-        with seeded_randomness([self.seed, slot]):
+        with seeded_randomness(EXPERT_CROP.sequence(self.seed, slot)):
             sample = self.samples[index]
         sample.lam = lam
         return sample

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from ..data.sample import SampleBatch
+from ..streams import SENTENCES
 
 # of a sample: a dictation has about as many, and the text tower's extra pass stays near one batch
 # where few are annotated
 MOST = 8
-_STREAM = 1  # of random numbers, apart from the gate's
 
 
 class Sentences(NamedTuple):
@@ -36,10 +36,8 @@ def draw_sentences(samples: SampleBatch, seed: int, step: int) -> Sentences:
     for row in np.unique(rows):
         own = np.flatnonzero(rows == row)
         if len(own) > MOST:
-            sequence = np.random.SeedSequence(
-                [seed, step, int(samples.sample_id[row])], spawn_key=(_STREAM,)
-            )
-            own = np.sort(np.random.default_rng(sequence).choice(own, MOST, replace=False))
+            generator = SENTENCES.generator(seed, step, int(samples.sample_id[row]))
+            own = np.sort(generator.choice(own, MOST, replace=False))
         kept.extend(own.tolist())
     index = torch.tensor(kept, dtype=torch.int64)
     return Sentences(

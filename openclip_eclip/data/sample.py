@@ -181,12 +181,13 @@ def read_windows(
 
 
 @contextmanager
-def seeded_randomness(seed: Sequence[int]) -> Iterator[None]:
+def seeded_randomness(seed: Sequence[int] | np.random.SeedSequence) -> Iterator[None]:
     """Seed the global generators of the CPU, which transforms draw from, and leave them as they
     were.
     """
+    sequence = seed if isinstance(seed, np.random.SeedSequence) else np.random.SeedSequence(seed)
     state = random.getstate(), np.random.get_state()
-    number = int(np.random.SeedSequence(seed).generate_state(1)[0])
+    number = int(sequence.generate_state(1)[0])
     with torch.random.fork_rng(devices=[]):
         # torch.manual_seed would reseed every GPU too, and nothing puts that back
         torch.default_generator.manual_seed(number)
