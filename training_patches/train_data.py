@@ -202,9 +202,9 @@ def good_rows(
         table = read_csv_table(path, columns, locations)
         locations = table.locations
         if not heatmaps:
-            table.heatmaps = [None] * len(table)
+            table = table.without_heatmaps()
         if images:  # of --val-data, where no sentence is read
-            table.windows = []
+            table = table.without_windows()
         own.append(table)
         return locations
 
