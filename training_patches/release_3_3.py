@@ -109,20 +109,21 @@ class Seams:
             self.originals["parse_args"], with_recipe(own.recipe, with_runs_dir(own.runs_dir, rest))
         )
         vars(args).update(vars(own))
-        refuse_unsupported(args)
+        names = method_names(args)
+        refuse_unsupported(args, names)
         check_names(args)
         check_optimiser(args)
-        fill_alignment(args)
+        fill_alignment(args, names)
         _, rank, world_size = world_info_from_env()
         fill_batch_size(args, world_size)
         if not any(flag.split("=")[0] == "--csv-separator" for flag in rest):
             args.csv_separator = None  # each table's own; open_clip's default is the tab
         with one_sentence(args.model, None):
             base = open_clip.factory.get_model_config(args.model)
-        config = eclip_config(args, (base or {}).get("eclip_cfg") or {})
-        args.method = "+".join(method_names(args))  # for params.txt
+        config = eclip_config(args, (base or {}).get("eclip_cfg") or {}, names)
+        args.method = "+".join(names)  # for params.txt
         check_learning(args, world_size)
-        self.session = Session(args, config, build_method(args), self.signals)
+        self.session = Session(args, config, build_method(args, names), self.signals)
         self.finite = FiniteLoss(args)
         # the first rank alone: it may have begun this very log before another one comes here
         if rank == 0 and args.name:

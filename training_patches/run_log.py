@@ -25,6 +25,7 @@ from openclip_eclip.data.sample import seeded_randomness
 from openclip_eclip.data.tables.near_names import did_you_mean
 from openclip_eclip.mixup import mix_images
 from openclip_eclip.params import Method
+from openclip_eclip.streams import FIGURES
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ class RunLog:
         """
         if not is_master(self.args):
             return
-        with seeded_randomness([self.args.seed]):
+        with seeded_randomness(FIGURES.sequence(self.args.seed)):
             first = [samples[i] for i in range(min(4, len(samples)))]
         good = [sample for sample in first if sample.heatmap is not None]
         if good:

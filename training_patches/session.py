@@ -60,10 +60,10 @@ class PlainLoader:
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         steps = self.num_batches // self.accum_freq
-        for i, (samples, text) in enumerate(self.loader, self.first_batch):
-            for name in samples["skipped"]:
+        for i, samples in enumerate(self.loader, self.first_batch):
+            for name in samples.skipped:
                 logger.warning("eclip: skipped bad sample: %s", name)
-            yield samples["image"], text
+            yield samples.image, samples.text
             if (i + 1) % self.accum_freq == 0:
                 self.after_step(steps * self.epoch + i // self.accum_freq, i + 1)
 

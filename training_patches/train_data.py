@@ -22,7 +22,7 @@ from openclip_eclip.data.check import Report, check_table, raise_faults
 from openclip_eclip.data.images.options import read_options
 from openclip_eclip.data.joint_transform import JointTransform
 from openclip_eclip.data.placebo import HeatmapControl, entries_control, table_control
-from openclip_eclip.data.sample import Sample, collate, stable_id
+from openclip_eclip.data.sample import Sample, SampleBatch, collate, stable_id
 from openclip_eclip.data.shards.index import CheckOptions, ShardReport, check_shards, join_reports
 from openclip_eclip.data.shards.stream import expand_shards
 from openclip_eclip.data.shards.tar_source import TarEntry, TarSamples
@@ -202,9 +202,9 @@ def good_rows(
         table = read_csv_table(path, columns, locations)
         locations = table.locations
         if not heatmaps:
-            table.heatmaps = [None] * len(table)
+            table = table.without_heatmaps()
         if images:  # of --val-data, where no sentence is read
-            table.windows = []
+            table = table.without_windows()
         own.append(table)
         return locations
 
@@ -372,5 +372,5 @@ def _shard_source(
     )
 
 
-def _collate_plain(pairs: list[tuple[Any, torch.Tensor]]) -> Any:
+def _collate_plain(pairs: list[tuple[Any, torch.Tensor]]) -> SampleBatch:
     return collate([Sample(image[0], text, i) for i, (image, text) in enumerate(pairs)])

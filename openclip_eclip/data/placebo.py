@@ -18,6 +18,7 @@ import numpy as np
 
 from ..config import SHUFFLES, DataError
 from ..json_text import parse_json
+from ..streams import DONORS, PLACEBO
 from .heatmap import decode_heatmap, read_bounded
 from .shards.tar_source import TarEntry
 from .tables.csv_source import CsvTable
@@ -56,7 +57,7 @@ class HeatmapControl:
             return np.ones(self.size, np.float32)
         if self.kind == "centre":
             return centre_map(self.size)
-        generator = np.random.default_rng([self.seed, sample_id])
+        generator = PLACEBO.generator(self.seed, sample_id)
         if self.kind == "random":
             noise = generator.random(self.size, dtype=np.float32)
             return noise / noise.max()
@@ -165,9 +166,7 @@ def choose_donors(
                 f" such as {names[members[0]]}: no other image has a map to give. Annotate more,"
                 " join classes, or leave these samples out."
             )
-        place = dict(
-            zip(counts, np.random.default_rng([seed, len(members)]).permutation(len(counts)))
-        )
+        place = dict(zip(counts, DONORS.generator(seed, len(members)).permutation(len(counts))))
         order = sorted(members, key=lambda i: place[images[i]])
         for i, donor in zip(order, order[shift:] + order[:shift]):
             donors[i] = donor

@@ -8,7 +8,6 @@ import argparse
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -109,11 +108,6 @@ class Objective:
         model's output.
         """
         return {}
-
-
-def generator(seed: int, step: int, *stream: int) -> np.random.Generator:
-    """Random numbers of one purpose in one step, the same on every rank."""
-    return np.random.default_rng(np.random.SeedSequence([seed, step], spawn_key=stream))
 
 
 def add_mixed_pairs(

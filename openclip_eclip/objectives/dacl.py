@@ -16,12 +16,12 @@ from torch.nn import functional as F
 
 from ..config import UserError, check_fields
 from ..mixup import mix_images
+from ..streams import DACL_KIND, DACL_PARTNERS, DACL_WEIGHTS
 from ..towers.positions import full_precision
-from .base import Gather, Objective, add_mixed_pairs, generator
+from .base import Gather, Objective, add_mixed_pairs
 
 FORMS = ("original", "release", "plus")
 KINDS = ("linear", "geometric", "binary")  # DACL+ draws one a step
-PARTNERS, KIND, WEIGHTS = range(1, 4)  # streams of random numbers
 FLOOR = 1e-6  # of a pixel in the power of geometric mixing
 
 
@@ -103,7 +103,7 @@ class Dacl(Objective):
         """dacl_partner (B, 2) int64 and dacl_lam (B, 2) float32; for DACL+ dacl_kind and, of binary
         masks, dacl_seed (B, 2).
         """
-        size, shared = len(sample_id), generator(seed, step, PARTNERS)
+        size, shared = len(sample_id), DACL_PARTNERS.generator(seed, step)
         if self.config.form == "release":
             partner = torch.from_numpy(
                 np.stack([shared.permutation(size) for _ in range(2)], axis=1)
@@ -113,7 +113,7 @@ class Dacl(Objective):
             ).expand(size, 2)
             return {"dacl_partner": partner, "dacl_lam": lam.float()}
         offset = torch.from_numpy(1 + np.floor(shared.random(2) * (size - 1)).astype(np.int64))
-        own = [generator(seed, step, WEIGHTS, int(key)) for key in sample_id]
+        own = [DACL_WEIGHTS.generator(seed, step, int(key)) for key in sample_id]
         draws = {
             "dacl_partner": (torch.arange(size)[:, None] + offset) % size,
             "dacl_lam": (
@@ -123,7 +123,7 @@ class Dacl(Objective):
             ),
         }
         if self.config.form == "plus":
-            draws["dacl_kind"] = KINDS[generator(seed, step, KIND).integers(len(KINDS))]
+            draws["dacl_kind"] = KINDS[DACL_KIND.generator(seed, step).integers(len(KINDS))]
             if draws["dacl_kind"] == "binary":
                 draws["dacl_seed"] = np.stack([one.integers(1 << 62, size=2) for one in own])
         return draws

@@ -16,12 +16,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..config import UserError, check_fields
+from ..streams import M3_MIX
 from ..towers.positions import full_precision
-from .base import Gather, Objective, generator
+from .base import Gather, Objective
 
 VL_TARGETS = ("both", "both-sum", "diagonal")
 TERMS = ("v", "l", "vl", "m2")
-MIX = 4  # stream of random numbers
 SMALL_SINE = 1e-4  # below, sin(theta) does not divide
 
 
@@ -85,7 +85,7 @@ class M3Mix(Objective):
 
     def draw(self, seed: int, step: int, epoch: int, sample_id: Tensor) -> dict[str, Any]:
         """m3_mix_draws (B, 5) float32, every row the same: lam of V, L, VL, m2 and rho."""
-        draws, beta = generator(seed, step, MIX), self.config.beta
+        draws, beta = M3_MIX.generator(seed, step), self.config.beta
         row = [draws.beta(beta, beta) for _ in range(3)] + [
             draws.beta(self.config.beta_m2, self.config.beta_m2)
         ]

@@ -1,5 +1,4 @@
-"""The phantom's pictures: scenes are drawn, then rendered as chest films, true lesion boxes and
-gaze heatmaps.
+"""The phantom's pictures: scenes, then chest X-rays, true lesion boxes and gaze heatmaps.
 
 Two frames. *Anatomy*: X to the film's right, Y down, origin mid-chest, unit = image side; lungs,
 heart and lesion have their places here. *Film*: x, y in [0, 1], pixel centres at (i + 0.5) / size.
@@ -392,9 +391,7 @@ def _add_devices(film: np.ndarray, scenes: Scenes, x: np.ndarray, y: np.ndarray)
 
 
 def _add_markers(film: np.ndarray, scenes: Scenes, film_x: np.ndarray, film_y: np.ndarray) -> None:
-    """Stamp an R or an L in a corner, in place; neither side nor corner says anything of the
-    finding.
-    """
+    """Stamp an R or an L in a corner, in place, whatever the finding is."""
     cell = 1 / 32  # two pixels at 64
     corner_x, corner_y, kind = (column[:, None, None] for column in scenes.marker.T)
     column = np.floor((film_x - np.where(corner_x == 1, 0.86, 0.04)) / cell).astype(np.int64)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -132,6 +132,14 @@ class CsvTable:
     def with_windows(self) -> int:
         """How many rows have sentence windows."""
         return len(self.windows) - self.windows.count(None)
+
+    def without_heatmaps(self) -> CsvTable:
+        """The table as if no row were annotated; sentence windows stay."""
+        return replace(self, heatmaps=[None] * len(self))
+
+    def without_windows(self) -> CsvTable:
+        """The table as if it had no column of sentence windows."""
+        return replace(self, windows=[])
 
     def keep(self, indices: list[int]) -> CsvTable:
         """The table with these rows only."""
