@@ -306,7 +306,8 @@ def eclip_config(
         return naive.naive_config(config, args.naive_form or naive.FORMS[0])
     if "eclip" not in names:
         return dataclasses.replace(config, processor=None)
-    if config.processor.kind == "mask" and config.priming_weight > 0:
+    masks = config.processor is not None and config.processor.kind == "mask"
+    if masks and config.priming_weight > 0:
         raise UserError(
             f"--eclip-processor mask with priming weight {config.priming_weight:g}: the mask has no"
             " parameters and is the identity under ones, so there is nothing to prime; add"

@@ -196,11 +196,11 @@ class PassGuard:
                 )
             )
         if self.announced is not None:
-            self._compare(count, annotated)
+            found = [self.announced[shard_name(url)] for url in self.opened]
+            self._compare(found, count, annotated)
 
-    def _compare(self, count: int, annotated: int) -> None:
+    def _compare(self, found: Sequence[Announced], count: int, annotated: int) -> None:
         """What a whole pass brought against what the check announced for its shards."""
-        found = [self.announced[shard_name(url)] for url in self.opened]
         good, maps = sum(shard.good for shard in found), sum(shard.annotated for shard in found)
         # With --on-bad-sample skip: images that could not be read, which the check does not decode
         missing = good - count

@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import IO, Any
 
 import open_clip
@@ -91,12 +92,13 @@ class Seams:
     """Our side of every rebound name, sharing one `Session`."""
 
     def __init__(self) -> None:
-        self.session: Session | None = None
+        # from `parse_args` on, and the model from `create_model_and_transforms` on
+        self.session: Session
+        self.finite: FiniteLoss
+        self.built: torch.nn.Module
         self.signals = Signals()
         self.originals: dict[str, Callable] = {}
         self.lock: IO[str] | None = None
-        self.finite: FiniteLoss | None = None
-        self.built: torch.nn.Module | None = None
         self.resumed: dict[str, Any] | None = None  # settings of the run that wrote the checkpoint
         self.resume_latest = self.most_recent = self.named = False  # as the flags were given
 
@@ -294,19 +296,20 @@ def rebound() -> Iterator[Seams]:
                 " openclip_eclip was tested with."
             )
     seams = Seams()
-    targets = [(host, name) for name in (*SIGNATURES, "create_model_and_transforms")]
-    before = [(module, name, getattr(module, name)) for module, name in targets]
-    before += [
-        (torch, "save", torch.save),
-        (torch.nn.parallel, "DistributedDataParallel", DistributedDataParallel),
+    replacements: list[tuple[ModuleType, str, Any]] = [
+        *(
+            (host, name, getattr(seams, name))
+            for name in (*SIGNATURES, "create_model_and_transforms")
+        ),
+        (torch, "save", seams.save),
+        (torch.nn.parallel, "DistributedDataParallel", ExpertDistributedDataParallel),
     ]
+    before = [(module, name, getattr(module, name)) for module, name, _ in replacements]
     seams.originals = {name: value for _, name, value in before}
     with seams.signals.handled():
         try:
-            for module, name in targets:
-                setattr(module, name, getattr(seams, name))
-            torch.save = seams.save
-            torch.nn.parallel.DistributedDataParallel = ExpertDistributedDataParallel
+            for module, name, replacement in replacements:
+                setattr(module, name, replacement)
             host_loop.enumerate = enumerate_batches
             yield seams
         except RuntimeError as error:  # a data worker or another rank may go first

@@ -103,11 +103,10 @@ class RunLog:
             expert_image = model.heatmap_processor(image.to(dtype), heatmap.to(dtype)).float()
             mixed = mix_images(image, expert_image, image.new_full((len(image),), 0.5))
         pictures = [x.permute(0, 2, 3, 1).cpu().numpy() for x in (image, expert_image, mixed)]
+        original, processed, blended = pictures
+        title = f"heatmap processor, {when} (step {step})"
         figure = processor_figure(
-            pictures[0],
-            heatmap[:, 0].cpu().numpy(),
-            *pictures[1:],
-            title=f"heatmap processor, {when} (step {step})",
+            original, heatmap[:, 0].cpu().numpy(), processed, blended, title=title
         )
         folder = Path(self.args.logs, self.args.name, "figures")
         folder.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..config import CurriculumConfig
-from ..data.sample import Sample, SampleBatch, collate, seeded_randomness
+from ..data.sample import Sample, SampleBatch, Samples, collate, seeded_randomness
 from ..streams import EXPERT_CROP
 from .curriculum import Curriculum, draw_gate, expert_slots
 
@@ -71,7 +71,7 @@ class ExpertSlots(Sampler):
 
 
 class _Slots(Dataset):
-    def __init__(self, samples: Dataset, seed: int) -> None:
+    def __init__(self, samples: Samples, seed: int) -> None:
         self.samples, self.seed = samples, seed
 
     def __getitem__(self, item: tuple[int, int, float]) -> Sample:
@@ -89,7 +89,7 @@ def collate_annotated(samples: list[Sample]) -> SampleBatch:
     return collate([sample for sample in samples if sample.heatmap is not None])
 
 
-def expert_loader(samples: Dataset, slots: ExpertSlots, workers: int) -> DataLoader:
+def expert_loader(samples: Samples, slots: ExpertSlots, workers: int) -> DataLoader:
     """One (perhaps empty) batch of accepted samples for every batch of the training data."""
     # a generator of its own: the loader draws one number an epoch, which must not come out of the
     # training data's stream

@@ -154,7 +154,7 @@ class PlannedLoader:
 
     def _mixed_pairs(
         self, samples: SampleBatch, step: int, expert: SampleBatch | None
-    ) -> dict[str, Tensor]:
+    ) -> dict[str, Any]:
         """The entries of an `ExpertBatch` that make M = M1 + M2 mixed pairs: what the gate accepts
         of the batch, then all of `expert`, whose own gate is `ExpertSlots`. They are counted.
         """

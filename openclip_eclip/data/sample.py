@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -43,6 +44,14 @@ class Sample:
     sentence_text: Tensor | None = None
     sentence_heatmap: Tensor | None = None
     delivered: bool = False  # a heatmap was read, whether or not the crop kept it
+
+
+class Samples(Protocol):
+    """Samples that are read one by one: `CsvSamples`, `TarSamples`, or a part of them."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Sample: ...
 
 
 def make_sample(

@@ -21,6 +21,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..batching.expert_batch import ExpertBatch
 from ..config import UserError, check_fields
+from ..towers.host import HostModel
 from ..towers.local_features import on_empty_image
 from ..towers.pool_attention import pool_attention
 from ..towers.positions import Tokens, encode_tokens, full_precision, project_tokens
@@ -167,10 +168,10 @@ class Align(Objective):
             args.naive_form == "plain",
         )
 
-    def check_model(self, model: nn.Module) -> None:
+    def check_model(self, model: HostModel) -> None:
         if self.config.weight == 0:
             return
-        visual, normed = model.visual, []
+        visual, normed = model.visual, list[bool]()
         hooks = [
             module.register_forward_hook(lambda *_: normed.append(True))
             for module in visual.modules()
@@ -236,7 +237,7 @@ class Align(Objective):
             {} if self.stream_is_plain else {"align_stream": batch.expert_image}
         )
 
-    def read(self, model: nn.Module, seen: Seen, batch: ExpertBatch) -> dict[str, Tensor]:
+    def read(self, model: HostModel, seen: Seen, batch: ExpertBatch) -> dict[str, Tensor]:
         """align_error (A + D,), weighted: one of each aligned image, first of those that are
         compared by their report, then of those that have sentences.
 
@@ -326,7 +327,7 @@ def _with_heatmap(batch: ExpertBatch) -> tuple[Tensor, Tensor]:
     return candidates, heatmap
 
 
-def _report_features(model: nn.Module, seen: Seen, batch: ExpertBatch) -> Tensor:
+def _report_features(model: HostModel, seen: Seen, batch: ExpertBatch) -> Tensor:
     """Unit text features of the candidates' reports, (B + M2 + R, D), held fixed."""
     known = seen.text.detach()  # of the batch and the stream: the pass has them
     if not len(batch.replay_text):
@@ -341,7 +342,7 @@ def _mean_by_owner(each: Tensor, owner: Tensor, count: int) -> Tensor:
     return each.new_zeros(count).index_add(0, owner, each) / owner.bincount()
 
 
-def encode_held(model: nn.Module, texts: Tensor) -> Tensor:
+def encode_held(model: HostModel, texts: Tensor) -> Tensor:
     """Unit features (T, D) of `texts` (T, L), held fixed."""
     # after the pass: autocast would keep the weights it casts here, without their graph, for the
     # pass
@@ -384,6 +385,7 @@ def cross_entropy(heatmap: Tensor, log: Tensor, power: float) -> Tensor:
     """-sum_p target_p log_p, (A,), of `log` (A, h, w); target: the mean of `heatmap` (A, 1, H, W)
     in each cell, to the `power`, made to sum to one.
     """
-    target = F.adaptive_avg_pool2d(heatmap.to(log.dtype), log.shape[1:]).flatten(1).pow(power)
+    grid = (log.shape[1], log.shape[2])
+    target = F.adaptive_avg_pool2d(heatmap.to(log.dtype), grid).flatten(1).pow(power)
     target = target / target.sum(dim=1, keepdim=True)
     return -(target * log.flatten(1)).sum(dim=1)
