@@ -94,6 +94,7 @@ def test_senseless_combinations_are_refused(flags: str, message: str, tmp_path: 
         run(tmp_path, *flags.split(), table=tmp_path / "never-read.csv")
 
 
+@pytest.mark.slow
 def test_rows_train(launcher: Launcher) -> None:
     """From the same weights over the same data: the base is CLIP, and no two rows give the same
     losses.

@@ -512,6 +512,7 @@ def aligned(launcher: Launcher, name: str) -> list[float]:
     return [float(value) for value in re.findall(r" Align_loss: ([\d.e+-]+)", launcher.log(name))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["zero", "blank", "zero again", "blank again"])
 def test_weight_zero_or_no_annotation_is_bitwise_clip(runs: Launcher, name: str) -> None:
     expected, found = runs.weights("clip", 1), runs.weights(name, 1)
@@ -528,6 +529,7 @@ def test_weight_zero_or_no_annotation_is_bitwise_clip(runs: Launcher, name: str)
     assert "once more" not in runs.log(name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["align", "placebo", "all", "plain", "siglip", "bf16", "amp"])
 def test_it_trains_with_every_method(runs: Launcher, name: str) -> None:
     losses, values = runs.losses(name), aligned(runs, name)
@@ -538,6 +540,7 @@ def test_it_trains_with_every_method(runs: Launcher, name: str) -> None:
     )
 
 
+@pytest.mark.slow
 def test_alone_it_leaves_a_plain_checkpoint_and_says_what_it_uses(runs: Launcher) -> None:
     assert set(runs.weights("align", 1)) == set(runs.weights("clip", 1))
     log = runs.log("align")
@@ -554,22 +557,26 @@ def test_alone_it_leaves_a_plain_checkpoint_and_says_what_it_uses(runs: Launcher
     assert set(re.findall(r"mixed pairs (\d+)", runs.log("plain"))) == {"2"}  # of the stream alone
 
 
+@pytest.mark.slow
 def test_low_precision_is_close(runs: Launcher) -> None:
     for name in ("bf16", "amp"):
         assert aligned(runs, name)[0] == pytest.approx(aligned(runs, "align")[0], rel=0.02)
 
 
+@pytest.mark.slow
 def test_the_weight_and_its_schedule(runs: Launcher) -> None:
     expected = [2 * value * (1 - step / 6) for step, value in enumerate(aligned(runs, "constant"))]
     assert aligned(runs, "linear") == pytest.approx(expected, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_accumulation_is_the_large_batch(runs: Launcher) -> None:
     assert len(runs.losses("one")) == 2 and all(aligned(runs, "one"))
     assert aligned(runs, "three") == pytest.approx(aligned(runs, "one"), rel=1e-4)
     assert runs.losses("three") == pytest.approx(runs.losses("one"), rel=2e-5)
 
 
+@pytest.mark.slow
 def test_annotated_images_are_shown_once_more_where_few_are_annotated(runs: Launcher) -> None:
     """4 of 24: less than half of 0.5, so every batch of four has one more of them; not less than
     half of 0.33.
@@ -593,6 +600,7 @@ def test_annotated_images_are_shown_once_more_where_few_are_annotated(runs: Laun
     ) != aligned(runs, "again")
 
 
+@pytest.mark.slow
 def test_what_is_shown_once_more_is_that_of_the_large_batch(runs: Launcher) -> None:
     assert "shows 3 of these images" in runs.log(
         "again 12"
@@ -605,6 +613,7 @@ def test_what_is_shown_once_more_is_that_of_the_large_batch(runs: Launcher) -> N
     ) != aligned(runs, "three")
 
 
+@pytest.mark.slow
 def test_the_least_share_is_of_the_accumulated_batch(runs: Launcher) -> None:
     """One annotated image in 24: its error by 12, not by the 4 that 8 images ask for."""
     whole, parts = aligned(runs, "lone 24"), aligned(runs, "lone 8")
@@ -637,6 +646,7 @@ def test_the_least_share_is_not_for_data_with_exactly_that_share(
     assert align.least == 0.05
 
 
+@pytest.mark.slow
 def test_the_least_share_is_for_data_with_fewer(runs: Launcher) -> None:
     """4 of 24 are annotated, in two batches of eight a lone one: it is one of 1.6 for a least share
     of 0.2, and itself for 0.16.
@@ -648,6 +658,7 @@ def test_the_least_share_is_for_data_with_fewer(runs: Launcher) -> None:
     )
 
 
+@pytest.mark.slow
 def test_resumed_is_uninterrupted(runs: Launcher) -> None:
     found = runs.weights("resumed", 2)
     assert (
@@ -657,6 +668,7 @@ def test_resumed_is_uninterrupted(runs: Launcher) -> None:
     assert all(torch.equal(found[key], value) for key, value in runs.weights("whole", 2).items())
 
 
+@pytest.mark.slow
 def test_two_processes_are_one(launcher: Launcher) -> None:
     """Loss and gradients over unequal numbers of annotated samples and sentences, none on a rank or
     on both, with and without a stream.

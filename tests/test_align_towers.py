@@ -96,6 +96,7 @@ def build(vision: dict) -> tuple[nn.Module, Tensor]:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TOWERS)
 def test_towers_without_a_pool_look_where_positions_are_like_the_text(name: str) -> None:
     """The features of the pass are those of the tower, in training too; the loss is the
@@ -128,6 +129,7 @@ def test_towers_without_a_pool_look_where_positions_are_like_the_text(name: str)
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", POOLS)
 def test_a_learned_pools_attention_is_what_the_tower_uses(
     name: str, monkeypatch: pytest.MonkeyPatch

@@ -121,6 +121,7 @@ def test_all_sentences_are_encoded_in_one_call() -> None:
     assert seen == [(3, True), (5, False)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", POOLS)
 def test_towers_with_an_attention_pool_use_the_similarity(name: str) -> None:
     vision, grid, *_ = POOLS[name]
@@ -262,6 +263,7 @@ def shard(folder: Path, table: Path) -> Path:
     return write_shard(folder / "train.tar", members)
 
 
+@pytest.mark.slow
 def test_tables_and_shards_are_read_alike_and_only_where_asked(tmp_path: Path) -> None:
     table = windowed(tmp_path, 4, [1, 2], annotated=[2, 3])
     transform, tokenizer = (
@@ -465,6 +467,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Launcher:
     return launcher
 
 
+@pytest.mark.slow
 def test_weight_zero_is_bitwise_clip(runs: Launcher) -> None:
     expected, found = runs.weights("clip", 1), runs.weights("zero", 1)
     assert set(found) == set(expected) and all(
@@ -473,6 +476,7 @@ def test_weight_zero_is_bitwise_clip(runs: Launcher) -> None:
     assert runs.losses("zero") == runs.losses("clip") and not any(aligned(runs, "zero"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["align", "only", "shard", "remote", "all", "plain", "bf16", "amp"]
 )
@@ -501,6 +505,7 @@ def test_it_trains_from_every_source(runs: Launcher, name: str) -> None:
     )
 
 
+@pytest.mark.slow
 def test_sentences_change_the_loss_and_low_precision_is_close(runs: Launcher) -> None:
     assert aligned(runs, "align") != aligned(
         runs, "reports"
@@ -515,6 +520,7 @@ def test_sentences_change_the_loss_and_low_precision_is_close(runs: Launcher) ->
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("whole,parts", [("one", "three"), ("again 12", "again 4")])
 def test_accumulation_is_the_large_batch(runs: Launcher, whole: str, parts: str) -> None:
     """Also of what is shown once more: samples with a heatmap, two of them with sentences."""
@@ -527,6 +533,7 @@ def test_accumulation_is_the_large_batch(runs: Launcher, whole: str, parts: str)
     assert runs.losses(parts) == pytest.approx(runs.losses(whole), rel=2e-5)
 
 
+@pytest.mark.slow
 def test_resumed_is_uninterrupted(runs: Launcher) -> None:
     found = runs.weights("resumed", 2)
     assert (

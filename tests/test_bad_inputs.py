@@ -32,6 +32,7 @@ KINDS = (
 EVERY = 3  # of each kind's table; scripts/reliability.py tries all
 
 
+@pytest.mark.slow
 def test_every_third_bad_input_is_answered_by_one_sentence(tmp_path: Path) -> None:
     """In one process that forks once a case: a fork of a process whose other tests have started
     threads could hang.

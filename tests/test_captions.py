@@ -255,6 +255,7 @@ def test_few_cut_captions_are_no_warning() -> None:
     assert len(describe_lengths("captions", [10] * 97 + [80] * 3, [77])[1]) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text",
     [

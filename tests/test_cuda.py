@@ -15,7 +15,10 @@ from openclip_eclip.evaluate.inputs.encoder import load_encoder
 from openclip_eclip.evaluate.inputs.eval_set import read_eval_set
 from openclip_eclip.evaluate.inputs.features import EncodeOptions, encode_images
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"),
+]
 METHODS = (
     "clip",
     "eclip",

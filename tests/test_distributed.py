@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 from conftest import BASIC, Launcher, fast_python, write_table
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict]]:

@@ -212,6 +212,7 @@ def recorded(
     return name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("other", "said"),
     [
@@ -277,6 +278,7 @@ def test_a_run_on_two_machines_is_of_neither(tmp_path: Path) -> None:
     assert main(["compare", *words, "--out", str(tmp_path / "out")]) == 2
 
 
+@pytest.mark.slow
 def test_intervals_of_means_end_where_the_score_does(tmp_path: Path) -> None:
     """Two seeds far apart: Student's t reaches beyond 0 and 1, a share does not."""
     label = np.random.default_rng(0).integers(0, 3, 60)
@@ -355,6 +357,7 @@ def test_bad_words_are_named(
     assert said in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_five_thousand_images_ten_seeds_in_seconds(tmp_path: Path) -> None:
     words = [
         f"{name}="

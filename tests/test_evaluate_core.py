@@ -101,6 +101,7 @@ def test_pooled_features_stand_before_the_projection(tower: str, tmp_path: Path)
             torch.testing.assert_close(last(pooled), features)
 
 
+@pytest.mark.slow
 def test_evaluation_is_deterministic_without_dropout_or_random_crops(tmp_path: Path) -> None:
     """reference.md §2C: the training transform and a model left in training mode both make scores
     random.
@@ -187,6 +188,7 @@ np.savez(sys.argv[3], images=images.unit, pooled=images.pooled, texts=texts.unit
 """
 
 
+@pytest.mark.slow
 def test_two_ranks_give_the_bits_of_one(launcher: Launcher) -> None:
     """14 samples, one unreadable, batches of 4: uneven for both ranks."""
     table = write_table(launcher.folder, 14)
@@ -353,6 +355,7 @@ def write_run(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_run_folder_is_its_export(tmp_path: Path) -> None:
     run, data = write_run(tmp_path / "run"), read_eval_set(write_table(tmp_path, 3))
     export_plain(run, tmp_path / "plain")

@@ -98,6 +98,7 @@ def flag(command: list[str], name: str) -> str:
     return next(word for word in command if word.startswith(f"--{name}=")).split("=", 1)[1]
 
 
+@pytest.mark.slow
 def test_whole_curve_with_fit_picture_and_page(folder: Path, runs: Runs) -> None:
     assert main(["curve", "--config", str(write_plan(folder)), "--out", "out"]) == 0
     assert (runs.count("train"), runs.count("evaluate")) == (24, 24)
@@ -173,6 +174,7 @@ def test_annotations_are_nested_and_nothing_else_changes(folder: Path) -> None:
     assert kept[0.05] < kept[0.3] < kept[1]
 
 
+@pytest.mark.slow
 def test_labels_share_one_training_a_seed(folder: Path, runs: Runs) -> None:
     config = write_plan(
         folder,
@@ -190,6 +192,7 @@ def test_labels_share_one_training_a_seed(folder: Path, runs: Runs) -> None:
     )
 
 
+@pytest.mark.slow
 def test_stopped_curve_goes_on_where_it_was(folder: Path, runs: Runs) -> None:
     config = str(write_plan(folder))
     runs.stop_at = 7  # three points, and the training of the fourth
@@ -210,6 +213,7 @@ def test_stopped_curve_goes_on_where_it_was(folder: Path, runs: Runs) -> None:
     assert len(runs.commands) == 48 and (folder / "out" / "result.json").read_text() == before
 
 
+@pytest.mark.slow
 def test_failed_points_are_named_the_others_go_on(
     folder: Path, runs: Runs, capsys: pytest.CaptureFixture
 ) -> None:
@@ -229,6 +233,7 @@ def test_failed_points_are_named_the_others_go_on(
     assert runs.count("train") == 25
 
 
+@pytest.mark.slow
 def test_other_settings_in_the_same_folder_are_refused(
     folder: Path, runs: Runs, capsys: pytest.CaptureFixture
 ) -> None:
@@ -287,6 +292,7 @@ def test_launch_quotes_the_log(tmp_path: Path) -> None:
         curve.launch(Point("clip", 0, 1), command, tmp_path / "log", lock.fileno())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes, said",
     [
@@ -346,6 +352,7 @@ def test_methods_start_from_the_same_weights() -> None:
     assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())
 
 
+@pytest.mark.slow
 def test_real_training_takes_the_steps_of_its_point(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

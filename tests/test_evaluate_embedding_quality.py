@@ -130,6 +130,7 @@ def run(phantoms: Path, model: str, out: Path, *flags: object, table: str = "tes
     )
 
 
+@pytest.mark.slow
 def test_a_run_with_a_model(tiny_model: str, phantoms: Path, tmp_path: Path) -> None:
     assert run(phantoms, tiny_model, tmp_path, "--cluster-seeds", 2) == 0
     record = json.loads((tmp_path / "result.json").read_text())

@@ -87,6 +87,7 @@ def sets(folder: Path, **columns: object) -> list[object]:
     return ["--train-data", train, "--test-data", test, "--classes", "Mass", "Nodule"]
 
 
+@pytest.mark.slow
 def test_three_tables(probe, tmp_path: Path) -> None:
     result = probe(*sets(tmp_path), "--val-data", table(tmp_path / "valid.csv", 40, 500))
     assert result.values["images"] == {"train": 90, "valid": 40, "test": 60}
@@ -117,6 +118,7 @@ def test_three_tables(probe, tmp_path: Path) -> None:
     assert "linear probe" in render_report(result, {"settings": {}, "versions": {}}, {})
 
 
+@pytest.mark.slow
 def test_test_labels_do_not_choose_c(probe, tmp_path: Path) -> None:
     first = probe(*sets(tmp_path))
     rng = np.random.default_rng(5)
@@ -132,6 +134,7 @@ def test_test_labels_do_not_choose_c(probe, tmp_path: Path) -> None:
     np.testing.assert_array_equal(first.predictions["score"], second.predictions["score"])
 
 
+@pytest.mark.slow
 def test_validation_patients_come_from_the_training_set(probe, tmp_path: Path) -> None:
     result = probe(*sets(tmp_path))
     assert result.values["images"] == {"train": 72, "valid": 18, "test": 60}
@@ -140,6 +143,7 @@ def test_validation_patients_come_from_the_training_set(probe, tmp_path: Path) -
     assert other["valid"] != result.settings["ids_and_labels_sha256"]["valid"]
 
 
+@pytest.mark.slow
 def test_one_table_is_split_by_patient_or_by_its_column(probe, tmp_path: Path) -> None:
     data = table(tmp_path / "data.csv", 100)
     assert probe("--data", data, "--classes", "Mass").values["images"] == {
@@ -226,6 +230,7 @@ def test_an_image_listed_twice_stays_on_one_side(probe, tmp_path: Path) -> None:
     assert "patient" not in result.predictions
 
 
+@pytest.mark.slow
 def test_label_column_single_and_binary(probe, tmp_path: Path) -> None:
     names = [("normal", "mass", "edema")[i % 3] for i in range(90)]
     data = table(tmp_path / "three.csv", 90, label=names)
@@ -245,6 +250,7 @@ def test_label_column_single_and_binary(probe, tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_blank_and_missing_labels_by_class(probe, tmp_path: Path) -> None:
     flags = sets(tmp_path, Mass=[""] * 30 + ["1", "0"] * 15, Nodule=[0] * 60)
     result = probe(*flags)
@@ -331,6 +337,7 @@ def test_help(task: str, capsys: pytest.CaptureFixture) -> None:
     assert "--seed" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_phantoms_with_a_model(tiny_model: str, tmp_path: Path) -> None:
     assert (
         prepare(["phantom", str(tmp_path / "ph"), "--train", "2", "--test", "48", "--size", "64"])

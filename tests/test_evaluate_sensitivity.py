@@ -76,6 +76,7 @@ TOWERS = {  # name: (config, side, grid, whether the positions' mean is the feat
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TOWERS)
 def test_positions_of_every_tower(name: str) -> None:
     config, side, grid, is_mean = TOWERS[name]
@@ -104,6 +105,7 @@ def test_an_image_of_one_position_is_that_position(name: str) -> None:
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["vit-average", "modified-resnet", "timm-swin"])
 def test_rows_and_columns_are_not_swapped(name: str) -> None:
     """Changing a corner of the image changes the position of that corner most."""
@@ -249,6 +251,7 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_task_with_and_without_processor(
     phantoms: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -318,6 +321,7 @@ def test_task_with_and_without_processor(
     assert "no heatmaps; expected a column 'heatmap'" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_pool_of_attention_is_where_the_tower_looks(
     phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

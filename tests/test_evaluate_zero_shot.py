@@ -436,6 +436,7 @@ def by_hand(model: str, films: Path, unit: bool) -> np.ndarray:
     ).numpy()
 
 
+@pytest.mark.slow
 def test_result_is_whole_deterministic_and_open_clips(
     tmp_path: Path, model: str, films: Path
 ) -> None:
@@ -493,6 +494,7 @@ def test_result_is_whole_deterministic_and_open_clips(
     }
 
 
+@pytest.mark.slow
 def test_own_classes_absent_class_and_patients(tmp_path: Path, model: str, films: Path) -> None:
     """Numbers as labels; no sample is of the fourth class; 20 patients of two films."""
     data = table(tmp_path / "data", films, label=np.arange(40) % 3, patient=np.arange(40) // 2)
@@ -610,6 +612,7 @@ def test_one_hot_columns_of_a_single_label_set(
     )
 
 
+@pytest.mark.slow
 def test_bad_input_is_named(
     tmp_path: Path, model: str, films: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -668,6 +671,7 @@ def top_k(output: torch.Tensor, target: torch.Tensor, topk: tuple[int, ...]) -> 
     return [float(hits[:, :k].any(1).float().mean()) for k in topk]
 
 
+@pytest.mark.slow
 def test_clip_benchmark_agrees(tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its own reader, classifier and metrics on a plain open_clip folder: cosines and accuracy to
     1e-6, mean recall to 1e-9.

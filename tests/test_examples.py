@@ -60,6 +60,7 @@ def fake_stamps(folder: Path, count: int = 12) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_01_one_step_of_algorithm_1(tmp_path: Path) -> None:
     out = run(tmp_path, fast_python(), EXAMPLES / "01_any_open_clip_model.py")
     assert (
@@ -69,6 +70,7 @@ def test_01_one_step_of_algorithm_1(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_02_and_03_from_phantoms_to_eclip_p(tmp_path: Path) -> None:
     run(tmp_path, "bash", EXAMPLES / "02_train_on_phantoms.sh", "out")
     assert (tmp_path / "out" / "contact_sheet.png").is_file()
@@ -77,6 +79,7 @@ def test_02_and_03_from_phantoms_to_eclip_p(tmp_path: Path) -> None:
     assert "starting with a fresh heatmap processor (eCLIP^P)" in log and "lr: 1e-05" in log
 
 
+@pytest.mark.slow
 def test_04_stamps_on_drawn_ones(tmp_path: Path) -> None:
     stamps = fake_stamps(tmp_path / "stamps")
     out = run(
@@ -108,6 +111,7 @@ def test_04_stamps_on_drawn_ones(tmp_path: Path) -> None:
     assert all(line.endswith(",") for line in heatmaps[1:])  # held-out pictures carry none
 
 
+@pytest.mark.slow
 def test_05_annotations_become_maps_that_training_reads(tmp_path: Path) -> None:
     from openclip_eclip.data.heatmap import decode_heatmap
 

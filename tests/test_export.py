@@ -19,6 +19,8 @@ from openclip_eclip.evaluate.inputs.encoder import load_encoder
 from openclip_eclip.export import main as export_main
 from openclip_eclip.machine import note_machine, read_machines, this_machine
 
+pytestmark = pytest.mark.slow
+
 LOAD = """\
 import sys, torch, open_clip
 model, _, preprocess = open_clip.create_model_and_transforms("local-dir:" + sys.argv[1])

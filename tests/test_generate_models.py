@@ -81,6 +81,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
     return save_model(tmp_path_factory.mktemp("llama"))
 
 
+@pytest.mark.slow
 def test_transformers_is_deterministic_and_a_batch_is_its_parts(
     folder: str,
     no_network: None,  # noqa: F811
@@ -202,6 +203,7 @@ smollm2 = pytest.mark.skipif(
 )
 
 
+@pytest.mark.slow
 @smollm2
 def test_smollm2_writes_the_same_whatever_came_before(
     no_network: None,  # noqa: F811
@@ -251,6 +253,7 @@ def test_smollm2_writes_the_same_whatever_came_before(
         writer.write([Query("film x", [{"role": "user", "content": "lung " * 9000}], [])])
 
 
+@pytest.mark.slow
 @smollm2
 def test_the_port_of_llama_cpp_is_locked() -> None:
     writer = open_writer(arguments("--max-new-tokens", 1), REPORTS)  # closes when collected

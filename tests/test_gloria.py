@@ -117,6 +117,7 @@ def test_the_sum_over_words_favours_long_reports() -> None:
     )
 
 
+@pytest.mark.slow
 def test_gradients() -> None:
     regions, words, mask = example(3, places=4, width=3)
     assert torch.autograd.gradcheck(

@@ -145,6 +145,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Launcher:
     return launcher
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["gloria", "all", "release", "bf16", "amp"])
 def test_methods_with_gloria_train(runs: Launcher, name: str) -> None:
     losses = runs.losses(name)
@@ -159,6 +160,7 @@ def test_methods_with_gloria_train(runs: Launcher, name: str) -> None:
     assert torch.equal(before["logit_scale"], after["logit_scale"])
 
 
+@pytest.mark.slow
 def test_projection_stays_with_gloria(runs: Launcher, tmp_path: Path) -> None:
     """Fine-tuned further by GLoRIA it goes on, by another method it is left behind, and no plain
     CLIP holds it.
@@ -173,6 +175,7 @@ def test_projection_stays_with_gloria(runs: Launcher, tmp_path: Path) -> None:
     open_clip.create_model(f"local-dir:{tmp_path / 'plain'}")
 
 
+@pytest.mark.slow
 def test_accumulation_is_the_large_batch(runs: Launcher) -> None:
     assert (
         runs.losses("three") == pytest.approx(runs.losses("one"), rel=2e-5)
@@ -180,11 +183,13 @@ def test_accumulation_is_the_large_batch(runs: Launcher) -> None:
     )
 
 
+@pytest.mark.slow
 def test_resumed_is_uninterrupted(runs: Launcher) -> None:
     end = runs.weights("gloria", 2)
     assert all(torch.equal(value, end[key]) for key, value in runs.weights("resumed", 2).items())
 
 
+@pytest.mark.slow
 def test_two_processes(launcher: Launcher) -> None:
     """Global negatives: two processes are one, loss and gradients. Local negatives: each rank's
     local loss is its own.

@@ -62,6 +62,7 @@ def build(vision: dict, text: dict = TINY["text_cfg"], custom: bool = True) -> n
     return kind(embed_dim=32, vision_cfg=vision, text_cfg=text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tower", TOWERS)
 def test_regions_of_every_tower(tower: str) -> None:
     """The features are those of `encode_image`, in training too; the stage is GLoRIA's, with
@@ -87,6 +88,7 @@ def test_regions_of_every_tower(tower: str) -> None:
     assert torch.equal(features, model.encode_image(images, normalize=True))
 
 
+@pytest.mark.slow
 def test_regions_lie_where_the_image_is() -> None:
     """A change in one corner changes the region of that corner most."""
     model = build(TOWERS["modified-resnet"][0]).eval()

@@ -60,6 +60,7 @@ def draw(samples: CsvSamples, rounds: int = 1) -> list[Sample]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", HEATMAP_CONTROLS)
 def test_all_but_the_map_stays(kind: str, tmp_path: Path) -> None:
     """Small crops of maps with little mass: many views count as not annotated, and these are the
@@ -97,6 +98,7 @@ def test_all_but_the_map_stays(kind: str, tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", HEATMAP_CONTROLS)
 def test_a_function_of_seed_and_sample(kind: str, tmp_path: Path) -> None:
     """Any number of workers, any order, any epoch: the same map; another seed, another one (where
@@ -232,6 +234,7 @@ def write_labelled_shard(path: Path, field: str = "finding") -> Path:
     return write_shard(path, members)
 
 
+@pytest.mark.slow
 def test_training_with_controls(launcher: Launcher) -> None:
     """CSV, shards and the separate stream: equal views of every sample, other losses; a resumed run
     ends where the whole one does.
@@ -318,6 +321,7 @@ def test_training_with_controls(launcher: Launcher) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "flags,message",
     [

@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 import zipfile
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -44,6 +45,7 @@ OPEN_CLIP = {
 }
 
 
+@cache
 def imports(name: str) -> set[str]:
     """Absolute names of everything a module imports, at any depth; of our own, modules."""
     path = FILES[name]
@@ -124,6 +126,7 @@ def test_files_and_functions_are_short_and_documented(name: str) -> None:
             assert not {"Exception", "BaseException", "everything"} & set(names), node.lineno
 
 
+@pytest.mark.slow
 def test_core_runs_with_torch_alone() -> None:
     """Processor, curriculum, mixup, priming and config load without open_clip by themselves."""
     package = ROOT / "openclip_eclip"
@@ -139,6 +142,7 @@ def test_core_runs_with_torch_alone() -> None:
     subprocess.run([sys.executable, "-c", program], check=True, timeout=400)
 
 
+@pytest.mark.slow
 def test_wheel_holds_configs_types_and_patches(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir"]
     subprocess.run(

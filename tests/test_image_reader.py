@@ -82,6 +82,7 @@ def pixels(image: Image.Image) -> np.ndarray:
     return np.asarray(image).astype(int)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "member"), MEMBERS, ids=[f"{family}: {member.name}" for family, member in MEMBERS]
 )
@@ -167,6 +168,7 @@ def write_zoo(folder: Path, members: list[tuple[str, Member]]) -> tuple[Path, Pa
     return folder / "zoo.tsv", shard
 
 
+@pytest.mark.slow
 def test_every_reader_sees_the_same(tmp_path: Path) -> None:
     """Training of tables and shards, validation, evaluation and prepare, file by file."""
     table, shard = write_zoo(tmp_path, GOOD)
@@ -291,6 +293,7 @@ def centre(values: np.ndarray) -> tuple[float, float]:
     ).sum() / values.sum() / values.shape[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["jpeg", "png", "tiff", "webp"])
 def test_a_heatmap_goes_with_its_image(kind: str, orientation: int, tmp_path: Path) -> None:
@@ -504,6 +507,7 @@ def bombs() -> dict[str, bytes]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind",
     [

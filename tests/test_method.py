@@ -276,6 +276,7 @@ def terms(launcher: Launcher, name: str) -> set[str]:
     return set(re.findall(r" ([A-Z]\w*_loss): ", launcher.log(name)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name,expected",
     [
@@ -296,6 +297,7 @@ def test_methods_train_with_their_terms(runs: Launcher, name: str, expected: set
     assert terms(runs, name) == expected
 
 
+@pytest.mark.slow
 def test_only_experts_bring_a_processor(runs: Launcher) -> None:
     """dacl and m3-mix leave a plain CLIP checkpoint; their run says nothing of experts."""
     keys = set(runs.weights("clip", 1))
@@ -310,6 +312,7 @@ def test_only_experts_bring_a_processor(runs: Launcher) -> None:
     assert set(runs.weights("multiply", 1)) == keys  # the mask has no weights
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ours,clip", [("zero", "clip"), ("m3-zero", "longer")])
 def test_weight_zero_is_bitwise_clip(runs: Launcher, ours: str, clip: str) -> None:
     expected, found = runs.weights(clip, 1), runs.weights(ours, 1)
@@ -320,6 +323,7 @@ def test_weight_zero_is_bitwise_clip(runs: Launcher, ours: str, clip: str) -> No
     assert runs.losses("m3") != runs.losses(clip)
 
 
+@pytest.mark.slow
 def test_naive_adds_every_annotated_sample_in_every_step(runs: Launcher) -> None:
     for name in ("naive", "multiply"):
         log = runs.log(name)
@@ -338,11 +342,13 @@ def test_naive_adds_every_annotated_sample_in_every_step(runs: Launcher) -> None
     ) == {"1.000"}
 
 
+@pytest.mark.slow
 def test_accumulation_is_the_large_batch(runs: Launcher) -> None:
     assert len(runs.losses("accum-1")) == 2
     assert runs.losses("accum-3") == pytest.approx(runs.losses("accum-1"), rel=2e-5)
 
 
+@pytest.mark.slow
 def test_resumed_is_uninterrupted(runs: Launcher) -> None:
     found, expected = runs.weights("resumed", 2), runs.weights("whole", 2)
     assert "resuming checkpoint" in runs.log("resumed")
@@ -427,6 +433,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Launcher:
     return launcher
 
 
+@pytest.mark.slow
 def test_two_processes_are_one(pair: Launcher) -> None:
     """Loss and gradients, with and without mixed pairs."""
     results = json.loads((pair.folder / "results.json").read_text())
@@ -438,6 +445,7 @@ def test_two_processes_are_one(pair: Launcher) -> None:
     assert not wrong, wrong[:2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name,steps", [("dacl", 3), ("naive", 3), ("m3", 3), ("all", 1), ("release", 3)]
 )

@@ -69,6 +69,7 @@ def test_scikit_learn_agrees(seed: int) -> None:
     )
 
 
+@pytest.mark.slow
 def test_torchmetrics_agrees() -> None:
     import torch
     from torchmetrics.functional.classification import multiclass_auroc, multiclass_f1_score

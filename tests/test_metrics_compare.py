@@ -181,6 +181,7 @@ def test_p_is_small_exactly_where_the_interval_leaves_zero_out() -> None:
     assert seen == {True, False}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("regime", "seeds"), list(product(coverage.REGIMES, coverage.SEEDS)))
 def test_intervals_hold_the_truth_as_often_as_they_say(regime: str, seeds: int) -> None:
     """2 000 experiments of scripts/studies/coverage.py: 95 % with 5 and 10 seeds, never less than
@@ -191,6 +192,7 @@ def test_intervals_hold_the_truth_as_often_as_they_say(regime: str, seeds: int) 
     assert 0.93 <= held <= (0.97 if seeds >= 5 else 0.995)
 
 
+@pytest.mark.slow
 def test_intervals_of_unequal_numbers_of_seeds_hold_the_truth() -> None:
     for regime, seeds in product(("seeds", "all three alike"), ((3, 5), (5, 10))):
         assert 0.93 <= coverage.unpaired(regime, seeds, 0.5, 2000, 300, 7) <= 0.985
@@ -243,6 +245,7 @@ def test_paired_is_narrower_than_unpaired_on_correlated_predictions() -> None:
     assert (paired.high - paired.low)[2] < 0.6 * (unpaired.high - unpaired.low)[2]
 
 
+@pytest.mark.slow
 def test_interval_covers_the_truth() -> None:
     """Nominal 95 %, of a difference in accuracy, through the scorers. Resampling images alone falls
     far below.

@@ -82,6 +82,7 @@ def test_closed_forms() -> None:
     assert embedding.modality_gap(orthogonal, orthogonal) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("size", "gap", "eq2", "eq3", "align", "unif"),
     [

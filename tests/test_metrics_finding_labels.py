@@ -93,6 +93,7 @@ def test_matrix_and_names() -> None:
     assert label_matrix([]).shape == (0, 19)
 
 
+@pytest.mark.slow
 def test_open_i_terms() -> None:
     """Every eighth report, none of which the phrases were written on; all even ones:
     docs/decisions/0022.

@@ -66,6 +66,7 @@ def test_what_can_not_be_fitted_is_refused(x: list[float], error: list[float], s
         fit_power_law(np.array(x), np.array(error))
 
 
+@pytest.mark.slow
 def test_interval_of_the_curve_covers_it() -> None:
     rng, truth = np.random.default_rng(0), 0.3 + 2 * X**-0.5
     inside, widths = 0, []
@@ -79,6 +80,7 @@ def test_interval_of_the_curve_covers_it() -> None:
     assert np.mean(widths) == pytest.approx(2 * 1.96 * 0.02 / np.sqrt(8), rel=0.4)
 
 
+@pytest.mark.slow
 def test_few_seeds_have_the_tails_of_students_t() -> None:
     """Three curves that differ by a shift: the band is that of the mean's t interval at every x."""
     shift = np.array([-0.01, 0.0, 0.01])

@@ -195,6 +195,7 @@ def test_micro_f1_is_scikit_learns() -> None:
         assert np.isnan(micro_f1(np.zeros((2, 3)))) and counts.dtype == np.float64
 
 
+@pytest.mark.slow
 def test_identical_reports_and_their_order(
     chexbert_folder: tuple[Path, torch.nn.Module], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -326,6 +327,7 @@ def test_bertscore_is_bert_scores(tmp_path: Path) -> None:
         text_models.bertscore_recall(CANDIDATES, REFERENCES, link)
 
 
+@pytest.mark.slow
 def test_sentence_vectors_are_means_of_tokens() -> None:
     from transformers import AutoModel, AutoTokenizer
 

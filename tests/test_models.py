@@ -65,6 +65,7 @@ def step(model: torch.nn.Module, context: int, vocabulary: int) -> None:
     assert torch.equal(out["mixed_text_features"][0], out["text_features"][2])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_family_trains_a_step(name: str) -> None:
     context, vocabulary, side = FAMILIES[name]
@@ -125,6 +126,7 @@ def test_clinicalbert_preset_reads_a_local_folder(monkeypatch: pytest.MonkeyPatc
     assert open_clip.get_tokenizer("eclip-resnet50-clinicalbert")(["x"]).shape == (1, 256)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("build", [open_clip.create_model, open_clip.get_tokenizer])
 def test_without_a_hub_clinicalbert_says_what_to_do(build, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -169,6 +171,7 @@ def test_wrong_names_and_settings_are_refused() -> None:
         open_clip.create_model("tiny", eclip_cfg={"processor": {"widht": 3}})
 
 
+@pytest.mark.slow
 def test_pretrained_tags_are_those_of_the_plain_name(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -184,6 +187,7 @@ def test_pretrained_tags_are_those_of_the_plain_name(
     assert "laion2b_s34b_b79k" in caplog.text  # the known tags are named
 
 
+@pytest.mark.slow
 def test_schemas_build_eclip_and_leave_plain_names_plain(tmp_path: Path) -> None:
     folder = tmp_path / "model"
     folder.mkdir()
@@ -207,6 +211,7 @@ def test_schemas_build_eclip_and_leave_plain_names_plain(tmp_path: Path) -> None
     assert type(open_clip.create_model(f"local-dir:{folder}")) is open_clip.model.CLIP
 
 
+@pytest.mark.slow
 def test_early_imports_and_undo_in_a_fresh_process() -> None:
     program = (
         "from open_clip import create_model, create_model_and_transforms, get_tokenizer,"

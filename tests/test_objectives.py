@@ -185,6 +185,7 @@ def test_m3_mix_normalises_and_survives_duplicates_and_bf16() -> None:
     assert all(torch.isfinite(x.grad).all() and x.grad.abs().max() > 0 for x in (v, t))
 
 
+@pytest.mark.slow
 def test_m3_mix_does_not_care_for_the_order_of_the_batch_on_average() -> None:
     """Over all orders of the batch the mean is a property of the set; a fixed order is not."""
     v, t = unit(16, seed=1), unit(16, seed=2)

@@ -620,6 +620,7 @@ def test_unknown_data_sets_are_named(words, capsys):
     assert stop.value.code == 2 and "NAME" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_preparing_needs_no_torch():
     """Help still comes with the parent package (which imports open_clip) replaced by an empty one;
     modules load late.

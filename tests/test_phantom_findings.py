@@ -255,6 +255,7 @@ def trained(kind: str, data: tuple[torch.Tensor, list], tmp_path: Path) -> torch
     return model
 
 
+@pytest.mark.slow
 def test_the_right_sentence_goes_to_the_right_place(tmp_path: Path) -> None:
     """On films never seen: more often than untrained, more often than into the other's box, and the
     other way with windows swapped.

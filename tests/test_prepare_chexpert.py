@@ -94,6 +94,7 @@ def test_shards_and_their_samples(tmp_path: Path) -> None:
     assert manifest["left_out"] == {"lateral view": 1} and manifest["facts"]["train patients"] == 12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", ["csv", "webdataset"])
 def test_parts_equal_the_whole_and_killed_runs_go_on(tmp_path: Path, format: str) -> None:
     raw = write_tree(tmp_path / "raw")
@@ -111,6 +112,7 @@ def test_parts_equal_the_whole_and_killed_runs_go_on(tmp_path: Path, format: str
     assert (tmp_path / "parts" / ".chunks" / "train-000000.json").stat().st_mtime_ns == untouched
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", ["csv", "webdataset"])
 def test_sigkill_leaves_whole_chunks_and_the_next_run_goes_on(tmp_path: Path, format: str) -> None:
     """The command and its workers are killed once a few chunks are done; what has its name is
@@ -161,6 +163,7 @@ def test_sigkill_leaves_whole_chunks_and_the_next_run_goes_on(tmp_path: Path, fo
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in kept.items())
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_no_broken_shard(tmp_path: Path) -> None:
     """A limit on the size of files stands in for the disk: the shard does not fit, nothing of it is
     left, a second run goes on.

@@ -127,6 +127,7 @@ def test_pairs_become_our_shards(
     )
 
 
+@pytest.mark.slow
 def test_heatmaps_are_the_mean_of_all_or_the_first(source: Path, tmp_path: Path) -> None:
     """Maps of [0, 1] and [0, 255] weigh the same; the authors' reader would make the first all
     zero.
@@ -238,6 +239,7 @@ BAD_MAPS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content,message", BAD_MAPS.values(), ids=BAD_MAPS)
 def test_faulty_heatmaps_are_refused_by_shard_and_key(
     content: bytes, message: str, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture

@@ -396,6 +396,7 @@ def test_evaluated_patients_are_excluded(trees: tuple[Path, Path], tmp_path: Pat
     assert manifest(tmp_path / "out")["left_out"]["patient is in --exclude-subjects"] == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", ["csv", "webdataset"])
 def test_what_is_written_passes_the_check(
     trees: tuple[Path, Path],

@@ -172,6 +172,7 @@ def test_films_reports_splits_and_labels(tmp_path: Path) -> None:
     assert facts["studies by label"]["Fracture"] == {"1": 0, "0": 1, "-1": 1, "blank": 6}
 
 
+@pytest.mark.slow
 def test_options_of_views_sections_and_labels(tmp_path: Path) -> None:
     raw = write_mimic(tmp_path / "raw")
     assert (

@@ -112,6 +112,7 @@ def test_both_headers_and_both_folder_forms(tmp_path: Path, v2020: bool, kaggle:
     assert len(rows) == 3 and {"Infiltration", "filepath"} <= set(rows[0].split(","))
 
 
+@pytest.mark.slow
 def test_boxes_are_drawn_and_infiltrate_is_infiltration(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -150,6 +151,7 @@ def plan_of(root: Path, *flags: str) -> nih_cxr14.Plan:
     return nih_cxr14.make_plan(parser.parse_args([str(root), "out", *flags]))
 
 
+@pytest.mark.slow
 def test_14x100_has_both_class_lists_and_holds_its_patients_out(tmp_path: Path) -> None:
     """120 films of as many patients a class with that label alone (two a patient for Hernia and
     Edema), and films with two labels that never count.

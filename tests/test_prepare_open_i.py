@@ -356,6 +356,7 @@ def test_names_of_films(name: str, expected: str) -> None:
     assert film_key(name, "test") == (expected, expected.partition("_")[0])
 
 
+@pytest.mark.slow
 def test_real_archive_end_to_end(tmp_path: Path) -> None:
     """Counts of the 3 955 real reports; films are blank stand-ins, for the archive of films is not
     a package.

@@ -57,6 +57,7 @@ def lit(size: tuple[int, int], corner: tuple[int, int]) -> Image.Image:
     return Image.fromarray(values)
 
 
+@pytest.mark.slow
 def test_a_table_again_with_a_heatmap_for_every_image(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -116,6 +117,7 @@ def test_a_table_again_with_a_heatmap_for_every_image(
     assert check([str(out / "train.csv"), "--sheet", str(tmp_path / "sheet.png")]) == 0
 
 
+@pytest.mark.slow
 def test_the_report_says_where_only_without_a_pool(tmp_path: Path) -> None:
     """Two reports of one image: the similarity to them differs, a learned pool's attention does
     not.
@@ -145,6 +147,7 @@ def test_the_report_says_where_only_without_a_pool(tmp_path: Path) -> None:
         )
 
 
+@pytest.mark.slow
 def test_low_precision(tmp_path: Path) -> None:
     """Maps in fp32, close to those of an fp32 model."""
     pixels = torch.randn(2, 3, 32, 32)
@@ -207,6 +210,7 @@ def test_windows_go_along(tmp_path: Path, to_light: None) -> None:
     ] == ""
 
 
+@pytest.mark.slow
 def test_shards_again_with_one_member_more(
     tmp_path: Path, to_light: None, capsys: pytest.CaptureFixture
 ) -> None:
@@ -298,6 +302,7 @@ def test_faults(
         assert pd.read_csv(out / "train.csv")["heatmap"].isna().tolist() == [False, True, False]
 
 
+@pytest.mark.slow
 def test_a_run_teaches_another(launcher: Launcher, tmp_path: Path) -> None:
     """The three commands of the page: train, make the maps from the run's folder, train anew on
     them.

@@ -184,6 +184,7 @@ def test_sigma_alone_is_in_pixels_and_what_is_beyond_the_film_is_lost(
         assert values[at(50, 10)] == pytest.approx(inner, abs=0.1) and values[at(50, 10 + 9)] < 0.02
 
 
+@pytest.mark.slow
 def test_texts_are_dictations_or_reports(trees: tuple[Path, Path], tmp_path: Path) -> None:
     assert prepare(trees, tmp_path / "a") == 0
     written = members(tmp_path / "a")
@@ -262,6 +263,7 @@ def test_a_missing_chest_box_is_counted_and_the_film_stays(
     )
 
 
+@pytest.mark.slow
 def test_windows_of_readings_with_their_own_gaze(trees: tuple[Path, Path], tmp_path: Path) -> None:
     assert prepare(trees, tmp_path / "out", "--windows", "sentence", "--readers", "all") == 0
     written = members(tmp_path / "out")
@@ -398,6 +400,7 @@ def test_evaluated_patients_are_excluded(trees: tuple[Path, Path], tmp_path: Pat
     assert list(samples(tmp_path / "out")) == [dicom(7)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", ["csv", "webdataset"])
 def test_what_is_written_passes_the_check(
     trees: tuple[Path, Path],

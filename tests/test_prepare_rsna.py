@@ -98,6 +98,7 @@ def samples(out: Path) -> dict[str, dict[str, bytes]]:
     return found
 
 
+@pytest.mark.slow
 def test_dicoms_become_shards_with_boxes(tmp_path: Path) -> None:
     assert prepare(write_tree(tmp_path / "raw"), tmp_path / "out") == 0
     found = samples(tmp_path / "out")
@@ -238,6 +239,7 @@ def test_gloria_split_and_balanced_set(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_exported_splits_of_another_size(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     """SPLIT_labels.csv beside SPLIT_images/*.jpeg, without boxes; with boxes, another size than
     1024 is refused.

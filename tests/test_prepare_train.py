@@ -18,6 +18,8 @@ from conftest import BASIC, Launcher
 
 from openclip_eclip.prepare.__main__ import main
 
+pytestmark = pytest.mark.slow
+
 EXPLAINED = (
     "No pretrained weights loaded",
     "no heatmap in the data: no pair is added",

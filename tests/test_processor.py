@@ -305,6 +305,7 @@ def test_priming_has_nothing_to_teach_the_fresh_default():
     assert reconstruction_errors(processor, photo_crops(1, 64, 32)).max() == 0
 
 
+@pytest.mark.slow
 def test_priming_brings_a_disturbed_default_back():
     # the requirement allows 300 steps; docs/results/processor.md has them, other forms and other
     # images
@@ -316,6 +317,7 @@ def test_priming_brings_a_disturbed_default_back():
     assert reconstruction_errors(processor, held_out).mean() < 0.01
 
 
+@pytest.mark.slow
 def test_authors_form_primed_200_steps_is_worse_than_a_constant_a_patch():
     torch.manual_seed(0)
     processor, held_out = build_processor(AUTHORS_PROCESSOR), photo_crops(1, 64, 32)

@@ -228,6 +228,7 @@ def blocks(language: str, mark: str = "run") -> list[str]:
     )
 
 
+@pytest.mark.slow
 def test_commands_run_in_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
@@ -286,12 +287,14 @@ def test_commands_run_in_order(
     assert {words.split()[3] for words in lines if ".evaluate " in words} == set(TASKS) - {"curve"}
 
 
+@pytest.mark.slow
 def test_python_block_runs() -> None:
     (code,) = blocks("python")
     done = subprocess.run([fast_python(), "-c", code], capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr[-2000:]
 
 
+@pytest.mark.slow
 def test_demo_draws_its_picture(tmp_path: Path) -> None:
     done = subprocess.run(
         [

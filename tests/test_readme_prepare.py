@@ -28,6 +28,8 @@ from openclip_eclip.prepare.datasets.chexpert import COMPETITION
 from openclip_eclip.prepare.datasets.nih_cxr14 import FINDINGS, NO_FINDING
 from openclip_eclip.prepare.plan import Plan
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parent.parent
 # OUT: (splits that hold samples, is one annotated, evaluation sets with their sizes; None: whatever
 # the miniature gives)

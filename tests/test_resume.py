@@ -17,6 +17,8 @@ import torch
 from conftest import BASIC, Launcher, write_shard, write_table
 from PIL import Image
 
+pytestmark = pytest.mark.slow
+
 EPOCHS = 3
 
 

@@ -31,6 +31,8 @@ from training_patches.release_3_3 import Seams
 from training_patches.resume import random_state
 from training_patches.train_data import train_source
 
+pytestmark = pytest.mark.slow
+
 SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
 FLAGS = [
     *BASIC,

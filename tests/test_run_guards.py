@@ -305,6 +305,7 @@ def test_without_support_for_locks_the_run_goes_on_and_says_so(
     assert lock(tmp_path) is None and "cannot be locked" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_refused_run_keeps_its_reason_and_not_its_name(tmp_path: Path) -> None:
     table = write_table(tmp_path, 4, annotated=[0])
     text = table.read_text()
@@ -345,6 +346,7 @@ def test_an_unexpected_error_is_in_the_log_too(
 # ---- losses that are no numbers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "flags",
     [[], ["--method", "clip"], ["--accum-freq", "2", "--epochs", "3"], ["--skip-scheduler"]],
@@ -372,6 +374,7 @@ def test_training_stops_at_the_first_loss_that_is_no_number(
     )
 
 
+@pytest.mark.slow
 def test_weights_that_are_no_numbers_are_not_written_over_good_ones(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -441,6 +444,7 @@ def checkpoint(runs: Path, method: str) -> Path:
     return runs / "logs" / method / "checkpoints" / "epoch_1.pt"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "source,method,flags",
     [
@@ -477,6 +481,7 @@ def test_another_methods_checkpoint_is_for_pretrained(
     run(tmp_path, "--method", method, "--epochs", 1, "--pretrained", path, name="tuned")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "flags,message",
     [
@@ -508,6 +513,7 @@ def test_what_cannot_go_on_is_told(
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "flag,value", [("--pretrained", math.nan), ("--pretrained", math.inf), ("--resume", math.nan)]
 )
@@ -524,6 +530,7 @@ def test_weights_to_begin_with_that_are_no_numbers_are_named(
         run(tmp_path, "--method", "clip", "--epochs", 2, flag, tmp_path / "bad.pt")
 
 
+@pytest.mark.slow
 def test_other_settings_are_told_and_older_checkpoints_still_resume(
     runs: Path, tmp_path: Path
 ) -> None:
@@ -562,6 +569,7 @@ def test_other_settings_are_told_and_older_checkpoints_still_resume(
         )
 
 
+@pytest.mark.slow
 def test_resume_latest_of_a_finished_run_says_that_nothing_is_trained(tmp_path: Path) -> None:
     folder = run(tmp_path)
     run(tmp_path, "--resume", "latest")
@@ -571,6 +579,7 @@ def test_resume_latest_of_a_finished_run_says_that_nothing_is_trained(tmp_path: 
     )
 
 
+@pytest.mark.slow
 def test_save_most_recent_goes_on_from_numbered_checkpoints_too(tmp_path: Path) -> None:
     """open_clip looks at epoch_latest.pt alone, and would begin anew."""
     folder = run(tmp_path, "--epochs", 1)
@@ -592,6 +601,7 @@ def test_save_most_recent_goes_on_from_numbered_checkpoints_too(tmp_path: Path) 
     )
 
 
+@pytest.mark.slow
 def test_resume_latest_does_not_begin_anew_over_damaged_checkpoints(tmp_path: Path) -> None:
     folder = run(tmp_path)
     newest = folder / "checkpoints" / "epoch_1.pt"
@@ -629,6 +639,7 @@ def test_settings_are_plain_values() -> None:
     assert run_settings.differences({}, {"lr": 1.0}) == []
 
 
+@pytest.mark.slow
 def test_two_ranks_stop_together_and_tell_once(launcher: Launcher) -> None:
     table = write_table(launcher.folder, 8, annotated=[0])
     flags = [
@@ -682,6 +693,7 @@ def test_what_another_ranks_stop_brings_is_not_the_reason(
     assert not run_folder.is_consequence(args, error)
 
 
+@pytest.mark.slow
 def test_logging_is_as_it_was(tmp_path: Path) -> None:
     before = list(logging.root.handlers)
     run(tmp_path)

@@ -165,6 +165,7 @@ def run(*flags: object, steps: int = 2) -> subprocess.CompletedProcess:
     )
 
 
+@pytest.mark.slow
 def test_a_table_is_made_and_gone_on_with(data: Path, tmp_path: Path) -> None:
     """The README's line for one row of Table 4, then one of Table 1: it finds CLIP trained, brings
     what a fine-tuned row starts from, and begins anew where a kill left half a run.
@@ -213,6 +214,7 @@ def test_a_table_is_made_and_gone_on_with(data: Path, tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_is_named_with_the_end_of_its_log(data: Path, tmp_path: Path) -> None:
     done = run("table4", "--data", data, "--out", tmp_path, "--rows", "mask", "--lr", "much")
     assert (
@@ -222,6 +224,7 @@ def test_a_run_that_fails_is_named_with_the_end_of_its_log(data: Path, tmp_path:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "named"),
     [
@@ -236,6 +239,7 @@ def test_bad_flags(data: Path, tmp_path: Path, flags: tuple, named: str) -> None
     assert done.returncode == 2 and named in done.stderr and not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_alignment_table_is_made(tmp_path: Path) -> None:
     """Two cells share CLIP's run; every run keeps the epoch that validation liked best; a taught
     row brings its teacher, and the heatmaps that it makes; all pictures are there. The page again,
@@ -490,6 +494,7 @@ def test_intervals_of_old_results_are_recomputed() -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_worker_outlives_a_crash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", fast_python())
     worker = Worker("", cache=False)

@@ -381,6 +381,7 @@ FAULTS = {  # members of the sample beside jpg and txt -> member, message
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("extra,member,message", FAULTS.values(), ids=FAULTS)
 def test_a_member_that_is_not_read_is_a_fault_by_key(
     extra: dict, member: str, message: str, tmp_path: Path
@@ -553,6 +554,7 @@ class Malicious:
         return Path.touch, (self.path,)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("member", ["pyd", "pickle", "pkl", "pth", "heatmap.pyd", "x.npy"])
 def test_no_pickle_of_a_shard_runs(member: str, tmp_path: Path) -> None:
     trap = tmp_path / "executed"

@@ -361,6 +361,7 @@ def drained(path: str, *flags: object) -> int:
     return sum(len(samples) for samples in source(path, *flags).info.dataloader)
 
 
+@pytest.mark.slow
 def test_a_pass_without_a_batch_ends_with_a_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -411,6 +412,7 @@ def test_a_pass_without_a_batch_ends_with_a_sentence(
     )
 
 
+@pytest.mark.slow
 def test_a_worker_process_says_it_too(tmp_path: Path) -> None:
     bad = {
         name: b"no image" if name.endswith("jpg") else content
@@ -424,6 +426,7 @@ def test_a_worker_process_says_it_too(tmp_path: Path) -> None:
         drained(f"{tmp_path}/s-{{0..1}}.tar", "--on-bad-sample", "skip", "--workers", 2)
 
 
+@pytest.mark.slow
 def test_patience_with_random_draws_is_longer_than_the_shuffle() -> None:
     """Samples that the shuffle holds back are no reason to stop; shards that give none, or bad ones
     without end, are.
@@ -448,6 +451,7 @@ def test_patience_with_random_draws_is_longer_than_the_shuffle() -> None:
 # ---- what was announced arrives
 
 
+@pytest.mark.slow
 def test_a_shard_that_changes_after_the_check_stops_training(tmp_path: Path) -> None:
     for name, content, now in (
         ("fewer", members(4), "4 and 2"),
@@ -626,6 +630,7 @@ def test_both_meanings_of_a_path_are_told_apart(
 # ---- two processes
 
 
+@pytest.mark.slow
 def test_ranks_share_the_check_and_train_on_what_it_announced(launcher: Launcher) -> None:
     path = shards(launcher.folder, 8, 8, 8, 8)
     table = write_table(launcher.folder, 16, annotated=range(0, 16, 4))

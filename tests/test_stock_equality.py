@@ -10,6 +10,8 @@ import pytest
 import torch
 from conftest import BASIC, Launcher, write_table
 
+pytestmark = pytest.mark.slow
+
 VARIANTS = {
     "plain": (),
     "accum": ("--accum-freq", 2),

@@ -14,6 +14,8 @@ import pandas as pd
 import pytest
 from conftest import fast_python
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "studies" / "sentences.py"
 
 

@@ -324,6 +324,7 @@ def test_the_page_pairs_seeds(tmp_path: Path) -> None:
     assert stamps_page.difference([3.0], [1.0]) == {"value": 2.0, "low": None, "high": None}
 
 
+@pytest.mark.slow
 def test_the_page_of_what_is_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """--measured: a tower's methods of which all seeds are there; another tower may have others.
     Nothing runs.

@@ -445,6 +445,7 @@ def test_damaged_recipes(recipe: bytes, message: str, tmp_path: Path) -> None:
     assert read_eval_set(tmp_path / "t.csv").recipe == {"classes": ["a", "b"]}
 
 
+@pytest.mark.slow
 def test_large_tables_are_read_in_seconds(tmp_path: Path) -> None:
     """200 000 rows: a second or two of one core, quotation marks or not."""
     import time

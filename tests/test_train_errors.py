@@ -166,6 +166,7 @@ def test_a_later_rank_takes_the_first_ones_log_for_its_own(
         seams.parse_args(flags)
 
 
+@pytest.mark.slow
 def test_exit_codes_and_skipping(launcher: Launcher) -> None:
     """From the shell: bad data exits non-zero with one line; --on-bad-sample skip names it and
     trains on.
@@ -198,6 +199,7 @@ def test_exit_codes_and_skipping(launcher: Launcher) -> None:
     assert len(launcher.losses("skip")) == 2 * 6
 
 
+@pytest.mark.slow
 def test_validation_table_is_read_like_the_training_table(launcher: Launcher) -> None:
     """Paths relative to it, tabs where the other has commas, open_clip's own values, and a bad row
     stops the run before training.
@@ -233,6 +235,7 @@ def test_validation_table_is_read_like_the_training_table(launcher: Launcher) ->
     )
 
 
+@pytest.mark.slow
 def test_flags_of_open_clip_work_with_heatmaps(launcher: Launcher) -> None:
     """One process; test_distributed.py has the same for two."""
     table = write_table(launcher.folder, 12, annotated=range(12))
@@ -278,6 +281,7 @@ def test_flags_of_open_clip_work_with_heatmaps(launcher: Launcher) -> None:
         assert "mixed pairs 4" in launcher.log(name) or "mixed pairs 12" in launcher.log(name)
 
 
+@pytest.mark.slow
 def test_compiled_model_trains(launcher: Launcher) -> None:
     table = write_table(launcher.folder, 12, annotated=range(0, 12, 2))
     flags = [
@@ -382,6 +386,7 @@ init = watch = save = finish = lambda *args, **kwargs: None
 """
 
 
+@pytest.mark.slow
 def test_recipe_run_computes_its_schedule(launcher: Launcher) -> None:
     """End to end: eclip-p from a plain checkpoint, logged once, its numbers in params.txt;
     tensorboard, wandb (a stub); figures.

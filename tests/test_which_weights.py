@@ -261,6 +261,7 @@ KINDS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("way", [export, evaluate])
 def test_foreign_weights_are_one_sentence(
@@ -281,6 +282,7 @@ def _load_of_torch_2_4(
     return load(*args, weights_only=weights_only, **kwargs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind,way",
     [
@@ -403,6 +405,7 @@ def test_weights_of_another_architecture_are_one_sentence(
 # ---- flags that open_clip ignores without a word
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "flags,message",
     [
@@ -464,6 +467,7 @@ def test_a_tokenizer_of_the_hub_is_one_sentence_without_a_network(tmp_path: Path
 # ---- export
 
 
+@pytest.mark.slow
 def test_export_is_whole_readable_or_not_there(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

@@ -174,6 +174,7 @@ def test_windows_are_read_as_written() -> None:
     )
 
 
+@pytest.mark.slow
 def test_sheet_draws_the_first_five_sentences_under_the_film(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:

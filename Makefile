@@ -1,0 +1,22 @@
+# What contributors run. scripts/env.sh makes .venv where it is missing.
+SHELL := bash
+.PHONY: test test-all lint format docs
+
+# under 90 s on two cores: no training, no GPU
+test:
+	bash scripts/test.sh -m "not slow and not gpu"
+
+# everything, as CI runs it: about 15 minutes on two cores
+test-all:
+	bash scripts/test.sh
+
+# ruff check, ruff format --check, mypy
+lint:
+	bash scripts/lint.sh
+
+format:
+	bash scripts/lint.sh --fix
+
+# the generated parts of README.md and docs/eclip-plus.md
+docs:
+	source scripts/env.sh test && PYTHONPATH=tests:scripts/studies/stamps .venv/bin/python tests/test_readme.py
