@@ -157,7 +157,7 @@ class EClipConfig:
 
 
 # annotation: classes
-KINDS = {
+KINDS: dict[str, type | tuple[type, ...]] = {
     "bool": bool,
     "int": int,
     "float": (int, float),
@@ -178,17 +178,18 @@ def _from_dict(cls: type, values: Mapping[str, Any], where: str) -> Any:
             f"{where}: unknown key {unknown[0]!r}; known keys: {', '.join(sorted(known))}."
         )
     for f in dataclasses.fields(cls):
-        kinds = KINDS.get(f.type)
+        annotation = str(f.type)  # a string already: annotations are not evaluated in this file
+        kinds = KINDS.get(annotation)
         if (
             f.name in values
             and kinds
             and (
                 not isinstance(values[f.name], kinds)
-                or isinstance(values[f.name], bool) != (f.type == "bool")
+                or isinstance(values[f.name], bool) != (annotation == "bool")
             )
         ):
-            raise UserError(f"{where}: {f.name}={values[f.name]!r}; expected {f.type}.")
-    nested = (
+            raise UserError(f"{where}: {f.name}={values[f.name]!r}; expected {annotation}.")
+    nested: dict[str, type] = (
         {"processor": ProcessorConfig, "curriculum": CurriculumConfig} if cls is EClipConfig else {}
     )
     return cls(

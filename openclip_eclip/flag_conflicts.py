@@ -9,7 +9,7 @@ from .checkpoint_files import weight_files
 from .config import UserError
 from .flag_checks import check_data_flags, check_flags, check_own_numbers
 from .objectives import OBJECTIVES
-from .params import EXPERTS, HEATMAPS, eclip_parser, method_names
+from .params import EXPERTS, HEATMAPS, eclip_parser
 from .recipes import FINE_TUNING
 
 # what a loop around a carrier batch can not do; each is refused before training starts
@@ -23,8 +23,11 @@ UNSUPPORTED = {
 }
 
 
-def refuse_unsupported(args: argparse.Namespace) -> None:
-    """ValueError for a combination that can not work, before anything is built."""
+def refuse_unsupported(args: argparse.Namespace, names: tuple[str, ...]) -> None:
+    """UserError for a combination that can not work, before anything is built.
+
+    `names`: the parts of --method.
+    """
     for name, advice in UNSUPPORTED.items():
         if getattr(args, name, None):
             raise UserError(
@@ -55,8 +58,8 @@ def refuse_unsupported(args: argparse.Namespace) -> None:
         )
     _refuse_saving(args)
     check_own_numbers(args, eclip_parser()._actions)
-    _refuse_methods(args)
-    _refuse_models(args)
+    _refuse_methods(args, names)
+    _refuse_models(args, names)
     check_flags(args)
     check_data_flags(args)
 
@@ -80,8 +83,7 @@ def _refuse_saving(args: argparse.Namespace) -> None:
         raise UserError(f"{flag} with --logs {args.logs}: nothing is saved there; name a folder.")
 
 
-def _refuse_methods(args: argparse.Namespace) -> None:
-    names = method_names(args)
+def _refuse_methods(args: argparse.Namespace, names: tuple[str, ...]) -> None:
     joined = "+".join(names)
     if args.expert_data and not set(EXPERTS) & set(names):
         why = (
@@ -129,9 +131,9 @@ def _refuse_methods(args: argparse.Namespace) -> None:
                 )
 
 
-def _refuse_models(args: argparse.Namespace) -> None:
+def _refuse_models(args: argparse.Namespace, names: tuple[str, ...]) -> None:
     source = args.model.removeprefix("eclip-")
-    fine_tuning = "m3-mix" in method_names(args) or args.recipe in FINE_TUNING
+    fine_tuning = "m3-mix" in names or args.recipe in FINE_TUNING
     what = f"--recipe {args.recipe}" if args.recipe in FINE_TUNING else "--method m3-mix"
     brings_weights = source.startswith(("local-dir:", "hf-hub:"))
     if source.startswith("local-dir:"):

@@ -5,12 +5,12 @@ priming term.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.distributed as dist
 from open_clip.loss import ClipLoss, SigLipLoss, gather_features
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .config import EClipConfig
@@ -31,10 +31,15 @@ class Pairs(NamedTuple):
     own: Tensor  # (R, N) bool: the column belongs to the same sample, the partner included
 
 
-class _MixedPairs:
+class _MixedPairs(nn.Module):
     """What both losses share: joining originals and mixed pairs across ranks, and the weights of
     the total loss.
     """
+
+    # the host class sets these; SigLipLoss has no `local_loss`
+    rank: int
+    world_size: int
+    local_loss: bool
 
     mixed_pairs: int = 0  # on all ranks, at the last call; read by the log
 
@@ -78,7 +83,13 @@ class _MixedPairs:
         losses = self._total(contrastive, weighed.get("priming_error"))
         for objective in self.objectives:
             losses |= objective.losses(weighed, self.gather)
-        return losses if output_dict else sum(losses.values())
+        return losses if output_dict else cast(Tensor, sum(losses.values()))
+
+    def contrast(
+        self, pairs: Pairs, logit_scale: Tensor, logit_bias: Tensor | None = None
+    ) -> Tensor:
+        """The contrastive loss of this rank's rows, for mixed pairs among them."""
+        raise NotImplementedError
 
     @property
     def gradient_factor(self) -> float:
@@ -147,12 +158,14 @@ class _MixedPairs:
             rank=self.rank,
             world_size=self.world_size,
         )
-        all_ids = [torch.zeros(slots, dtype=ids.dtype, device=ids.device) for _ in counts]
-        dist.all_gather(all_ids, _pad(ids, slots))
+        padded_ids = [torch.zeros(slots, dtype=ids.dtype, device=ids.device) for _ in counts]
+        dist.all_gather(padded_ids, _pad(ids, slots))
+        # rows of `all_*` that are no padding
         valid = torch.cat(
             [torch.arange(size + m, device=ids.device) + slots * r for r, m in enumerate(counts)]
         )
-        all_image, all_text, all_ids = all_image[valid], all_text[valid], torch.cat(all_ids)[valid]
+        all_image, all_text = all_image[valid], all_text[valid]
+        all_ids = torch.cat(padded_ids)[valid]
         if not local:
             label = torch.arange(len(valid), device=ids.device)
             return Pairs(
@@ -214,7 +227,7 @@ class EClipLoss(_MixedPairs, ClipLoss):
                 directions.append((logits.logsumexp(dim=1) - own.logsumexp(dim=1)).mean())
             else:
                 directions.append(F.cross_entropy(logits, pairs.label))
-        return sum(directions) / 2 * self._row_weight(pairs)
+        return cast(Tensor, sum(directions)) / 2 * self._row_weight(pairs)
 
 
 class EClipSigLipLoss(_MixedPairs, SigLipLoss):

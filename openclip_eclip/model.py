@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -28,13 +28,20 @@ PROCESSOR_PREFIX = "heatmap_processor."
 REGIONS_PREFIX = "region_projection."
 
 
-class EClip:
+class EClip(nn.Module):
     """Mixin before open_clip's CLIP or CustomTextCLIP: a heatmap processor and the forward pass of
     Algorithm 1.
 
     State-dict keys are the host's plus `heatmap_processor.*`. A plain image tensor still means
     plain CLIP.
     """
+
+    # the host class sets these, see towers/host.py
+    visual: nn.Module
+    logit_scale: nn.Parameter
+    logit_bias: nn.Parameter | None
+    encode_image: Callable[..., Tensor]
+    encode_text: Callable[..., Tensor]
 
     def __init__(self, *args: Any, eclip_cfg: Mapping[str, Any], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -65,6 +72,7 @@ class EClip:
         """
         if not isinstance(image, ExpertBatch):
             return super().forward(image, text)
+        assert text is not None, "an ExpertBatch comes with the texts of its images"
         batch, size = image, len(image)
         pieces = {"image_features": batch.image}
         if self.heatmap_processor is not None:
@@ -96,8 +104,8 @@ class EClip:
         if self.logit_bias is not None:
             # DDP takes a bare parameter in the output for an unused one
             out["logit_bias"] = self.logit_bias.clone()
-        if batch.is_priming:
-            # l. 14-17
+        if batch.is_priming:  # l. 14-17
+            assert self.heatmap_processor is not None, "`PlannedLoader` primes a processor only"
             out["priming_error"] = reconstruction_errors(self.heatmap_processor, batch.image)
         return out
 
@@ -136,6 +144,7 @@ class EClip:
         """I^lam (M, 3, H, W) (Alg. 1, l. 9-11)."""
         if not len(batch.lam):
             return batch.image[:0]
+        assert self.heatmap_processor is not None, "called with one only"
         original = torch.cat([batch.image[batch.mix_index], batch.expert_image])
         return mix_images(original, self.heatmap_processor(original, batch.heatmap), batch.lam)
 

@@ -218,6 +218,7 @@ class Method:
     `objectives` add terms.
     """
 
+    names: tuple[str, ...]  # the parts of --method
     experts: str | None
     objectives: tuple[Objective, ...]
     mixes: bool  # annotated samples of --train-data may become mixed pairs
@@ -237,12 +238,14 @@ class Method:
         return self.experts is None and not self.objectives
 
 
-def method_names(args: argparse.Namespace) -> list[str]:
+def method_names(args: argparse.Namespace) -> tuple[str, ...]:
     """The parts of --method, the recipe's where it is not given. UserError for what can not stand
     together.
+
+    A training run asks once, right after parsing, and hands them on.
     """
     method = args.method or (RECIPES[args.recipe].method if args.recipe else "eclip")
-    names = method.split("+")
+    names = tuple(method.split("+"))
     for name in names:
         if name not in METHODS:
             raise UserError(
@@ -260,17 +263,23 @@ def method_names(args: argparse.Namespace) -> list[str]:
     return names
 
 
-def build_method(args: argparse.Namespace) -> Method:
-    """After `fill_batch_size`. UserError for bad settings of an objective."""
-    names = method_names(args)
+def build_method(args: argparse.Namespace, names: tuple[str, ...] | None = None) -> Method:
+    """After `fill_batch_size`. UserError for bad settings of an objective.
+
+    `names`: what `method_names` has found; None: not asked yet.
+    """
+    names = names or method_names(args)
     experts = next((name for name in names if name in EXPERTS), None)
     objectives = tuple(OBJECTIVES[name].from_args(args) for name in names if name in OBJECTIVES)
-    return Method(experts, objectives, experts is not None and args.naive_form != "plain")
+    mixes = experts is not None and args.naive_form != "plain"
+    return Method(names, experts, objectives, mixes)
 
 
-def eclip_config(args: argparse.Namespace, base: Mapping[str, Any]) -> EClipConfig:
+def eclip_config(
+    args: argparse.Namespace, base: Mapping[str, Any], names: tuple[str, ...] | None = None
+) -> EClipConfig:
     """The model JSON's `eclip_cfg` (`base`) with the flags the user gave on top, as the method
-    needs them.
+    needs them. `names` as in `build_method`.
     """
     merged = EClipConfig.from_dict(base).to_dict()
     if args.eclip_processor == AUTHORS:
@@ -291,13 +300,14 @@ def eclip_config(args: argparse.Namespace, base: Mapping[str, Any]) -> EClipConf
             merged[key] = getattr(args, flag)
     if args.eclip_no_mixup:
         merged["lam"] = 0.0
-    config, names = EClipConfig.from_dict(merged), method_names(args)
-    config = dataclasses.replace(config, regions="gloria" in names)
+    names = names or method_names(args)
+    config = dataclasses.replace(EClipConfig.from_dict(merged), regions="gloria" in names)
     if "naive" in names:
         return naive.naive_config(config, args.naive_form or naive.FORMS[0])
     if "eclip" not in names:
         return dataclasses.replace(config, processor=None)
-    if config.processor.kind == "mask" and config.priming_weight > 0:
+    masks = config.processor is not None and config.processor.kind == "mask"
+    if masks and config.priming_weight > 0:
         raise UserError(
             f"--eclip-processor mask with priming weight {config.priming_weight:g}: the mask has no"
             " parameters and is the identity under ones, so there is nothing to prime; add"
@@ -306,9 +316,9 @@ def eclip_config(args: argparse.Namespace, base: Mapping[str, Any]) -> EClipConf
     return config
 
 
-def fill_alignment(args: argparse.Namespace) -> None:
+def fill_alignment(args: argparse.Namespace, names: tuple[str, ...]) -> None:
     """The recipe's settings of alignment, unless the user gave others or trains something else."""
-    if args.recipe is None or "align" not in method_names(args):
+    if args.recipe is None or "align" not in names:
         return
     for name in ("align_weight", "align_least"):
         if getattr(args, name) is None:

@@ -95,8 +95,8 @@ class CnnProcessor(nn.Module):
         super().__init__()
         self.encode = nn.Conv2d(6, channels, kernel_size=3, padding=1)
         self.decode = nn.Conv2d(channels, 3, kernel_size=3, padding=1)
-        nn.init.zeros_(self.decode.weight)
-        nn.init.zeros_(self.decode.bias)
+        for parameter in self.decode.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, image: Tensor, heatmap: Tensor) -> Tensor:
         overlaid = heatmap * image

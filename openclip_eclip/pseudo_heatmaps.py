@@ -129,9 +129,7 @@ class Film:
         """DataError: it is missing."""
         try:
             return (
-                self.image.read_bytes()
-                if isinstance(self.image, Path)
-                else self.image.read(self.image.image_key)[self.image.image_key]
+                self.image.read_bytes() if isinstance(self.image, Path) else self.image.read_image()
             )
         except OSError as error:
             raise DataError(f"{self.name}: no such image ({error}).") from error
@@ -162,7 +160,7 @@ def look_at(encoder: Encoder, pixels: Tensor, captions: Sequence[str]) -> Tensor
     similarity to the report of the image.
     """
     log = look(
-        encoder.model.visual,
+        encoder.model.get_submodule("visual"),
         encoder.encode_tokens(pixels),
         lambda: encoder.encode_texts(tokenize(encoder, captions)).to(encoder.device),
         AlignConfig(),
@@ -232,7 +230,7 @@ def _write_table(encoder: Encoder, paths: list[Path], args: argparse.Namespace) 
     bare = [i for i, heatmap in enumerate(table.heatmaps) if heatmap is None]
     films = [
         Film(
-            table.images[i],
+            table.image(i),
             table.captions[i],
             f"{table.name(i)}, column {columns.image!r}: {table.images[i]}",
         )

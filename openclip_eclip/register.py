@@ -84,7 +84,7 @@ def register() -> None:
                 " another extension of open_clip is active in this process; import only one of"
                 " them."
             )
-    replacements = {
+    replacements: dict[str, Callable[..., Any]] = {
         "CLIP": _dispatch(host_model.CLIP, EClipCLIP),
         "CustomTextCLIP": _dispatch(host_model.CustomTextCLIP, EClipCustomTextCLIP),
         "CoCa": _dispatch(CoCa, None),
@@ -103,8 +103,8 @@ def register() -> None:
     for name, value in replacements.items():
         _originals[name] = getattr(factory, name)
         setattr(factory, name, value)
-    for name, value in BERT_LAYERS.items():
-        hf_configs.arch_dict["bert"]["config_names"].setdefault(name, value)
+    for name, layer in BERT_LAYERS.items():
+        hf_configs.arch_dict["bert"]["config_names"].setdefault(name, layer)
     factory.add_model_config(CONFIGS)
 
 
@@ -141,11 +141,9 @@ def _dispatch(host: type, extended: type | None) -> Callable[..., Any]:
                 " supported."
             )
         try:
-            return (
-                host(*args, **kwargs)
-                if eclip_cfg is None
-                else extended(*args, eclip_cfg=eclip_cfg, **kwargs)
-            )
+            if eclip_cfg is None or extended is None:
+                return host(*args, **kwargs)
+            return extended(*args, eclip_cfg=eclip_cfg, **kwargs)
         except OSError as error:
             source = (kwargs.get("text_cfg") or {}).get("hf_model_name")
             if source is None:

@@ -29,7 +29,9 @@ def parse_command(
         if name == wanted:
             module = import_module(module_name)
             module.add_arguments(command)
-    return module, parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    assert module is not None  # argparse has ended the program at a missing or unknown command
+    return module, args
 
 
 def seed(text: str) -> int:
@@ -41,7 +43,7 @@ def seed(text: str) -> int:
 
 def exit_code(work: Callable[[], str]) -> int:
     """0 after what `work` says, or 2 after one line `error: ...` on stderr: bad input, a full disk,
-    a folder that can not be read.
+    a folder that cannot be read.
     """
     try:
         said = work()

@@ -23,7 +23,7 @@ from test_train_errors import run
 from openclip_eclip.batching.curriculum import Curriculum
 from openclip_eclip.batching.planned_loader import PlannedLoader
 from openclip_eclip.config import EClipConfig, UserError
-from openclip_eclip.data.sample import Sample, collate
+from openclip_eclip.data.sample import Sample, SampleBatch, collate
 from openclip_eclip.objectives import Align, Dacl, Objective
 from openclip_eclip.objectives.align import AlignConfig
 from openclip_eclip.towers.positions import encode_positions
@@ -213,7 +213,7 @@ def test_training_on_it_moves_the_look_to_the_marked_place() -> None:
     assert similarity.flatten(1).argmax(1).tolist() == [0, 1, 2] and float(value.detach()) < 0.2
 
 
-def samples(count: int, annotated: list[int]) -> tuple[dict, torch.Tensor]:
+def samples(count: int, annotated: list[int]) -> SampleBatch:
     return collate(
         [
             Sample(
@@ -233,7 +233,7 @@ def test_a_batch_carries_all_maps_whatever_the_gate_decides(probability: float) 
     always = EClipConfig.from_dict(
         {"curriculum": {"cold": 0, "warm": 0, "cool": 0, "end": probability}}
     )
-    fields, text = samples(5, [1, 4])
+    fields = samples(5, [1, 4])
     for objectives, mixes, carried in (
         ((Align(),), True, 2),
         ((Align(), Dacl()), False, 2),
@@ -259,7 +259,7 @@ def test_a_batch_carries_all_maps_whatever_the_gate_decides(probability: float) 
             batch.annotated.tolist() == [1, 4][:carried] and len(batch.annotated_heatmap) == carried
         )
         assert batch.annotated_heatmap.dtype == torch.bfloat16 and (
-            not carried or torch.equal(batch.annotated_heatmap, fields["heatmap"].bfloat16())
+            not carried or torch.equal(batch.annotated_heatmap, fields.heatmap.bfloat16())
         )
 
 

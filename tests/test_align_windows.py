@@ -28,7 +28,7 @@ from openclip_eclip.batching.planned_loader import PlannedLoader
 from openclip_eclip.batching.sentence_draw import MOST, draw_sentences
 from openclip_eclip.config import DataError, EClipConfig, UserError
 from openclip_eclip.data.joint_transform import JointTransform
-from openclip_eclip.data.sample import Sample, collate, seeded_randomness
+from openclip_eclip.data.sample import Sample, SampleBatch, collate, seeded_randomness
 from openclip_eclip.data.sentence_windows import encode_windows
 from openclip_eclip.data.shards.tar_source import TarSamples, index_shard
 from openclip_eclip.data.tables.csv_source import CsvColumns, CsvSamples, read_csv_table
@@ -176,7 +176,7 @@ def test_windows_are_cropped_with_the_image_and_draw_nothing() -> None:
     assert 0 < lost < 36
 
 
-def samples(counts: Sequence[int]) -> dict:
+def samples(counts: Sequence[int]) -> SampleBatch:
     made = [
         Sample(torch.rand(3, 4, 4), torch.zeros(2, dtype=torch.int64), 10 * i, torch.rand(1, 4, 4))
         for i in range(len(counts))
@@ -185,7 +185,7 @@ def samples(counts: Sequence[int]) -> dict:
         if count:
             sample.sentence_text = sample.sample_id + torch.arange(count)[:, None].expand(-1, 2)
             sample.sentence_heatmap = torch.rand(count, 1, 4, 4)
-    return collate(made)[0]
+    return collate(made)
 
 
 def test_at_most_so_many_sentences_drawn_by_step_and_sample() -> None:
@@ -193,17 +193,10 @@ def test_at_most_so_many_sentences_drawn_by_step_and_sample() -> None:
     fields, alone = samples([0, 3, many]), samples([0, 0, many])
     found = [draw_sentences(fields, 0, step) for step in range(8)]
     for step, one in enumerate(found):
-        assert one["sentence_row"].tolist() == [1] * 3 + [2] * MOST and one["sentence_text"][
-            :3, 0
-        ].tolist() == [10, 11, 12]
-        assert (
-            one["sentence_text"][3:, 0].diff().min() > 0
-            and len(one["sentence_heatmap"]) == 3 + MOST
-        )
-        assert torch.equal(
-            one["sentence_text"][3:], draw_sentences(alone, 0, step)["sentence_text"]
-        )
-    drawn = {tuple(one["sentence_text"][3:, 0].tolist()) for one in found}
+        assert one.row.tolist() == [1] * 3 + [2] * MOST and one.text[:3, 0].tolist() == [10, 11, 12]
+        assert one.text[3:, 0].diff().min() > 0 and len(one.heatmap) == 3 + MOST
+        assert torch.equal(one.text[3:], draw_sentences(alone, 0, step).text)
+    drawn = {tuple(one.text[3:, 0].tolist()) for one in found}
     assert len(drawn) > 4 and set().union(*drawn) == set(range(20, 20 + many))
     config = EClipConfig.from_dict({})
     loader = PlannedLoader(
@@ -213,7 +206,7 @@ def test_at_most_so_many_sentences_drawn_by_step_and_sample() -> None:
         seed=0,
         objectives=(Align(SETTINGS),),
     )
-    stream = samples([2]), torch.zeros(1, 2, dtype=torch.int64)
+    stream = samples([2])
     batch = loader.plan(fields, 0, stream).to(dtype=torch.bfloat16)
     assert (
         batch.sentence_row.tolist() == [1] * 3 + [2] * MOST + [3, 3]
@@ -286,16 +279,16 @@ def test_tables_and_shards_are_read_alike_and_only_where_asked(tmp_path: Path) -
         found = []
         for source in sources:
             with seeded_randomness([0]):
-                found.append(collate([source[i] for i in range(4)])[0])
-        assert found[0]["sentence_row"].tolist() == (
-            [1] * 2 + [2] * 3 if windows else []
-        ) and found[0]["annotated"].tolist() == [2, 3]
+                found.append(collate([source[i] for i in range(4)]))
+        assert found[0].sentence_row.tolist() == ([1] * 2 + [2] * 3 if windows else []) and found[
+            0
+        ].annotated.tolist() == [2, 3]
         assert all(
-            torch.equal(found[0][name], found[1][name])
+            torch.equal(getattr(found[0], name), getattr(found[1], name))
             for name in ("image", "heatmap", "sentence_text", "sentence_heatmap")
         )
     assert torch.equal(
-        found[0]["sentence_text"][:2], tokenizer(["sentence 0 of 1", "sentence 1 of 1"])
+        found[0].sentence_text[:2], tokenizer(["sentence 0 of 1", "sentence 1 of 1"])
     )
     (tmp_path / "1.windows.npz").write_bytes(b"broken")
     with pytest.raises(DataError, match="row 2, column 'windows': .*not a readable npz"):

@@ -4,6 +4,7 @@ batch.
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import random
 from pathlib import Path
@@ -16,6 +17,7 @@ import torch
 from conftest import write_shard, write_table
 from open_clip.transform import image_transform
 from PIL import Image
+from torch.utils.data._utils.pin_memory import pin_memory
 
 from openclip_eclip.batching.curriculum import Curriculum
 from openclip_eclip.batching.expert_stream import ALWAYS, ExpertSlots, expert_loader
@@ -351,14 +353,27 @@ def test_table_reads_blank_cells_quotes_and_relative_paths(tmp_path: Path) -> No
         table.captions == ['no, "nodule"', "NA"] and table.annotated == [1] and table.rows == [1, 2]
     )
     assert table.images[0] == tmp_path / "images" / "0.png"
-    items, text = collate([samples_of(table)[0], samples_of(table)[1]])
+    items = collate([samples_of(table)[0], samples_of(table)[1]])
     assert (
-        items["annotated"].tolist() == [1]
-        and items["sample_id"].tolist() == [1, 2]
-        and text.shape == (2, 16)
+        items.annotated.tolist() == [1]
+        and items.sample_id.tolist() == [1, 2]
+        and items.text.shape == (2, 16)
     )
-    assert items["heatmap"].shape == (1, 1, 32, 32) and items["image"].shape == (2, 3, 32, 32)
+    assert items.heatmap.shape == (1, 1, 32, 32) and items.image.shape == (2, 3, 32, 32)
     assert not check_table(table).faults
+
+
+def test_a_pinned_loader_pins_every_tensor_of_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch calls `pin_memory` of what it does not know; a tensor that is pinned here is a copy."""
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor.clone())
+    image, words = torch.rand(3, 4, 4), torch.zeros(2, dtype=torch.int64)
+    batch = collate([Sample(image, words, 7, torch.rand(1, 4, 4), skipped=["x.csv, row 3"])])
+    pinned = pin_memory((batch, None))[0]
+    assert type(pinned) is type(batch) and pinned.skipped == ["x.csv, row 3"] and len(pinned) == 1
+    for field in dataclasses.fields(batch):
+        before, after = getattr(batch, field.name), getattr(pinned, field.name)
+        if field.name != "skipped":
+            assert after is not before and torch.equal(after, before), field.name
 
 
 def test_a_path_that_could_be_two_files_is_refused(
@@ -547,20 +562,17 @@ def test_refused_expert_samples_are_never_decoded() -> None:
 
     closed, decoded = batches(0.0)
     assert (
-        len(closed) == 40
-        and decoded == 0
-        and all(len(fields["sample_id"]) == 0 for fields, _ in closed)
+        len(closed) == 40 and decoded == 0 and all(len(fields.sample_id) == 0 for fields in closed)
     )
     half, decoded = batches(0.5)
-    used = sum(len(fields["sample_id"]) for fields, _ in half)
+    used = sum(len(fields.sample_id) for fields in half)
     assert 30 < decoded < 70 and used == decoded - Counting.read.count(0)
     torch.manual_seed(5)
     before = torch.get_rng_state()
     again, _ = batches(0.5)
     assert torch.equal(before, torch.get_rng_state())
     assert all(
-        torch.equal(a[0]["image"], b[0]["image"]) and torch.equal(a[0]["lam"], b[0]["lam"])
-        for a, b in zip(half, again)
+        torch.equal(a.image, b.image) and torch.equal(a.lam, b.lam) for a, b in zip(half, again)
     )
 
 

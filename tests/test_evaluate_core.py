@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import subprocess
 from pathlib import Path
 
@@ -16,7 +17,12 @@ from PIL import Image
 from openclip_eclip.checkpoint import export_plain, plain_config
 from openclip_eclip.config import UserError
 from openclip_eclip.evaluate.__main__ import TASKS, main
-from openclip_eclip.evaluate.inputs.encoder import Encoder, _run_tokenizer, load_encoder
+from openclip_eclip.evaluate.inputs.encoder import (
+    Encoder,
+    _quiet_factory,
+    _run_tokenizer,
+    load_encoder,
+)
 from openclip_eclip.evaluate.inputs.eval_set import read_eval_set
 from openclip_eclip.evaluate.inputs.features import EncodeOptions, encode_images, encode_texts
 from openclip_eclip.evaluate.output.result import Result, Table, markdown, plain, read_predictions
@@ -76,7 +82,7 @@ TOWERS = {
 def test_pooled_features_stand_before_the_projection(tower: str, tmp_path: Path) -> None:
     from open_clip.model import CLIP
 
-    from openclip_eclip.towers.pooled import _encode_with_pooled
+    from openclip_eclip.towers.pooled import encode_with_pooled
 
     torch.manual_seed(0)
     model = CLIP(
@@ -86,7 +92,7 @@ def test_pooled_features_stand_before_the_projection(tower: str, tmp_path: Path)
     ).eval()
     with torch.no_grad():
         pixels = torch.randn(2, 3, 32, 32)
-        features, pooled = _encode_with_pooled(model, pixels)
+        features, pooled = encode_with_pooled(model, pixels)
         assert torch.equal(features, model.encode_image(pixels))
         if tower == "resnet":
             assert pooled.shape == (2, 256)
@@ -470,3 +476,14 @@ def test_foreign_folders_are_refused_before_anything_runs(
         and "absent.csv: no such file" in capsys.readouterr().err
     )
     assert not (tmp_path / "new").exists() and len(TASKS) == 9
+
+
+def test_the_factory_alone_is_quiet_while_it_finds_no_weights(
+    tiny_model: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with _quiet_factory():
+        open_clip.create_model(tiny_model)
+        logging.getLogger("another").warning("something else")
+    assert caplog.messages == ["something else"]
+    open_clip.create_model(tiny_model)
+    assert "No pretrained weights" in caplog.messages[-1]

@@ -110,10 +110,10 @@ def test_a_function_of_seed_and_sample(kind: str, tmp_path: Path) -> None:
         samples = samples_of(path, kind, seed, threshold=0, scale=(1.0, 1.0))
         order = list(range(len(samples)))[:: -1 if reverse else 1]
         found = {}
-        for fields, _ in DataLoader(
+        for fields in DataLoader(
             samples, batch_size=3, sampler=order, num_workers=workers, collate_fn=collate
         ):
-            found.update(zip(fields["sample_id"][fields["annotated"]].tolist(), fields["heatmap"]))
+            found.update(zip(fields.sample_id[fields.annotated].tolist(), fields.heatmap))
         return found
 
     once = maps()

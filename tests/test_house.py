@@ -22,7 +22,7 @@ FILES = {
 # from the ground up: a room imports from itself and from those before it; a module outside the
 # rooms is one by itself
 STOREYS = (
-    "version config json_text files machine subcommands mixup priming",
+    "version config json_text files machine subcommands mixup priming streams",
     "data metrics",
     "gaze",
     "batching generate towers",
@@ -31,7 +31,7 @@ STOREYS = (
     "register checkpoint flag_checks",
     "recipes export openclip_eclip",
     "params phantom prepare evaluate",
-    "pseudo_heatmaps",
+    "pseudo_heatmaps flag_conflicts",
     "training_patches",
     "train benchmark",
 )

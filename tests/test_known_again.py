@@ -8,6 +8,7 @@ import argparse
 import logging
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from openclip_eclip.batching.curriculum import Curriculum
 from openclip_eclip.batching.expert_stream import EXPERT_ID
 from openclip_eclip.batching.planned_loader import PlannedLoader
 from openclip_eclip.config import CurriculumConfig, EClipConfig
-from openclip_eclip.data.sample import stable_id
+from openclip_eclip.data.sample import SampleBatch, stable_id
 from openclip_eclip.data.shards.tar_source import TarSamples, index_shard
 from openclip_eclip.data.tables.csv_source import CsvColumns, CsvSamples, read_csv_table
 from training_patches.known_again import known_again
@@ -178,23 +179,25 @@ def test_what_is_not_here_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixtu
 def test_pairs_carry_the_training_samples_id_and_draws_do_not() -> None:
     """Views and the gate keep the stream's own number, so nothing else of a run changes."""
     config = EClipConfig()
-    samples = {
-        "image": torch.zeros(2, 3, 4, 4),
-        "sample_id": torch.tensor([7, 8]),
-        "annotated": torch.tensor([0]),
-        "heatmap": torch.ones(1, 1, 4, 4),
-        "skipped": [],
-        "lam": torch.ones(2),
-        "sentence_row": torch.zeros(0, dtype=torch.int64),
-        "sentence_text": torch.zeros(0, 1, dtype=torch.int64),
-        "sentence_heatmap": torch.zeros(0, 1, 1, 1),
-    }
-    stream = {
-        **samples,
-        "sample_id": torch.tensor([EXPERT_ID + 1, EXPERT_ID + 2]),
-        "heatmap": torch.ones(2, 1, 4, 4),
-        "lam": torch.tensor([0.25, 0.5]),
-    }
+    samples = SampleBatch(
+        image=torch.zeros(2, 3, 4, 4),
+        text=torch.zeros(2, 4, dtype=torch.int64),
+        sample_id=torch.tensor([7, 8]),
+        lam=torch.ones(2),
+        annotated=torch.tensor([0]),
+        heatmap=torch.ones(1, 1, 4, 4),
+        delivered=torch.tensor([True, False]),
+        sentence_row=torch.zeros(0, dtype=torch.int64),
+        sentence_text=torch.zeros(0, 1, dtype=torch.int64),
+        sentence_heatmap=torch.zeros(0, 1, 1, 1),
+        skipped=[],
+    )
+    stream = replace(
+        samples,
+        sample_id=torch.tensor([EXPERT_ID + 1, EXPERT_ID + 2]),
+        heatmap=torch.ones(2, 1, 4, 4),
+        lam=torch.tensor([0.25, 0.5]),
+    )
     plans, loaders = [], []
     for same in (None, {EXPERT_ID + 2: 8}):
         loaders.append(
@@ -206,7 +209,7 @@ def test_pairs_carry_the_training_samples_id_and_draws_do_not() -> None:
                 same_image=same,
             )
         )
-        plans.append(loaders[-1].plan(samples, 3, (stream, torch.zeros(2, 4, dtype=torch.int64))))
+        plans.append(loaders[-1].plan(samples, 3, stream))
     assert plans[0].mixed_id.tolist() == [7, EXPERT_ID + 1, EXPERT_ID + 2] and plans[
         1
     ].mixed_id.tolist() == [7, EXPERT_ID + 1, 8]

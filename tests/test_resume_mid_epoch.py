@@ -99,8 +99,8 @@ def content(batch: Any) -> tuple:
     depends on.
     """
     return (
-        batch[0]["sample_id"].tolist(),
-        batch[0]["image"].sum(dtype=torch.float64).item(),
+        batch.sample_id.tolist(),
+        batch.image.sum(dtype=torch.float64).item(),
         torch.rand(1).item(),
     )
 

@@ -301,7 +301,7 @@ def test_training_on_a_damaged_shard_stops_or_leaves_out_the_rest(tmp_path: Path
         source(f"{tmp_path}/{{a,b}}.tar")
     found = source(f"{tmp_path}/{{a,b}}.tar", "--on-bad-sample", "skip")
     assert found.total == 8 + 3 and len(found.names) == 4 + 2
-    assert sum(len(text) for _, text in found.info.dataloader) == 12
+    assert sum(len(samples) for samples in found.info.dataloader) == 12
 
 
 @pytest.mark.parametrize(
@@ -400,7 +400,7 @@ def test_a_member_that_is_not_read_is_a_fault_by_key(
     assert (
         found.total == 4
         and len(found.names) == 2
-        and sum(len(text) for _, text in found.info.dataloader) == 4
+        and sum(len(samples) for samples in found.info.dataloader) == 4
     )
     # found as it comes, too
     args = arguments(
@@ -430,7 +430,7 @@ def test_methods_without_heatmaps_do_not_ask_for_them(tmp_path: Path) -> None:
     )
     found = source(path, heatmaps=False)
     assert found.total == 5 and not found.names
-    assert all(len(samples["annotated"]) == 0 for samples, _ in found.info.dataloader)
+    assert all(len(samples.annotated) == 0 for samples in found.info.dataloader)
 
 
 @pytest.mark.parametrize(
@@ -487,7 +487,7 @@ def test_what_macos_adds_is_passed_over(folder: str, tmp_path: Path) -> None:
     assert (
         found.total == 4
         and len(found.names) == 2
-        and sum(len(text) for _, text in found.info.dataloader) == 4
+        and sum(len(samples) for samples in found.info.dataloader) == 4
     )
 
 
@@ -506,7 +506,7 @@ def test_parts_of_a_key_apart_are_faults_of_both(tmp_path: Path) -> None:
     ):
         source(path)
     found = source(path, "--on-bad-sample", "skip")
-    assert found.total == 4 and sum(len(text) for _, text in found.info.dataloader) == 4
+    assert found.total == 4 and sum(len(samples) for samples in found.info.dataloader) == 4
 
 
 def test_keys_that_are_not_utf8(tmp_path: Path) -> None:
@@ -523,7 +523,7 @@ def test_keys_that_are_not_utf8(tmp_path: Path) -> None:
         },
     )
     found = source(path)
-    seen = {i for samples, _ in found.info.dataloader for i in samples["sample_id"].tolist()}
+    seen = {i for samples in found.info.dataloader for i in samples.sample_id.tolist()}
     assert (
         seen == set(found.names)
         and len(seen) == 4
@@ -568,7 +568,7 @@ def test_no_pickle_of_a_shard_runs(member: str, tmp_path: Path) -> None:
         with pytest.raises(DataError, match="heatmap.pyd: looks like a heatmap, but is not read"):
             source(shard)
     else:
-        assert sum(len(text) for _, text in source(shard).info.dataloader) == 4
+        assert sum(len(samples) for samples in source(shard).info.dataloader) == 4
     assert sum(len(text) for _, text in validation(shard)) == 4
     assert not trap.exists()
 

@@ -16,7 +16,7 @@ from test_shard_reading import JPG, arguments, members, source
 
 from openclip_eclip.config import DataError, UserError
 from openclip_eclip.data.check import main as check_main
-from openclip_eclip.data.sample import Sample, collate
+from openclip_eclip.data.sample import Sample, SampleBatch, collate
 from openclip_eclip.data.shards import index as shard_index
 from openclip_eclip.data.shards.index import FOLDER, CheckOptions, check_shards
 from openclip_eclip.data.shards.sizes import compare_sizes
@@ -358,7 +358,7 @@ def test_only_epochs_that_the_run_reaches_count() -> None:
 
 
 def drained(path: str, *flags: object) -> int:
-    return sum(len(text) for _, text in source(path, *flags).info.dataloader)
+    return sum(len(samples) for samples in source(path, *flags).info.dataloader)
 
 
 @pytest.mark.slow
@@ -501,7 +501,7 @@ def test_a_reader_that_loses_heatmaps_stops_training(
             f" {0 if lost == 'all' else 2}"
         ),
     ):
-        for samples, _ in iter(found.info.dataloader.pipeline[0].dataset.iterator1()):
+        for samples in iter(found.info.dataloader.pipeline[0].dataset.iterator1()):
             batches.append(samples)
     with pytest.raises(
         DataError, match=r"a.tar, 000\d: the check found a heatmap, and training read none"
@@ -510,12 +510,12 @@ def test_a_reader_that_loses_heatmaps_stops_training(
             found.announced.see(samples)
 
 
-def batch(ids: list[int], delivered: list[bool]) -> dict:
+def batch(ids: list[int], delivered: list[bool]) -> SampleBatch:
     samples = [
         Sample(torch.zeros(3, 4, 4), torch.zeros(5, dtype=torch.int64), i, delivered=has)
         for i, has in zip(ids, delivered)
     ]
-    return collate(samples)[0]  # the crop lost every map: that is not the reader's fault
+    return collate(samples)  # the crop lost every map: that is not the reader's fault
 
 
 def test_announced_and_seen_are_compared_batch_by_batch_and_at_the_end() -> None:

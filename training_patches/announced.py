@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import logging
 from collections.abc import Mapping
-from typing import Any
 
 import torch.distributed as dist
 
 from openclip_eclip.config import DataError
+from openclip_eclip.data.sample import SampleBatch
 
 logger = logging.getLogger(__name__)
 
@@ -30,14 +30,12 @@ class Announced:
 
     def begin_pass(self) -> None:
         """Before an epoch, also one that is continued: its part is no whole pass."""
-        self.shown, self.seen = 0, set()
+        self.shown = 0
+        self.seen: set[int] = set()
 
-    def see(self, samples: Mapping[str, Any]) -> None:
-        """One batch as `collate` returns it.
-
-        DataError for a sample that is annotated otherwise than announced.
-        """
-        ids, delivered = samples["sample_id"].tolist(), samples["delivered"].tolist()
+    def see(self, samples: SampleBatch) -> None:
+        """DataError for a sample that is annotated otherwise than announced."""
+        ids, delivered = samples.sample_id.tolist(), samples.delivered.tolist()
         for sample_id, has_map in zip(ids, delivered):
             if has_map != (sample_id in self.names):
                 raise DataError(
@@ -61,10 +59,10 @@ class Announced:
         if not self.first or not self.names:
             return
         self.first = False
-        counts = [(self.shown, len(self.seen))]
+        own = (self.shown, len(self.seen))
+        counts = [own] * args.world_size
         if args.world_size > 1:
-            counts = [None] * args.world_size
-            dist.all_gather_object(counts, (self.shown, len(self.seen)))
+            dist.all_gather_object(counts, own)
         shown, seen = sum(shown for shown, _ in counts), sum(seen for _, seen in counts)
         if self.total is not None and seen == 0 and len(self.names) > max(0, self.total - shown):
             raise DataError(

@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 import logging
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol, cast
 
 import open_clip
 import torch
@@ -20,6 +20,15 @@ from openclip_eclip.model_errors import near
 from .run_settings import differences
 
 logger = logging.getLogger(__name__)
+
+
+class Lockable(Protocol):
+    """What every model of open_clip offers to freeze its towers."""
+
+    def lock_image_tower(self, *, unlocked_groups: int, freeze_bn_stats: bool) -> None: ...
+
+    def lock_text_tower(self, *, unlocked_layers: int, freeze_layer_norm: bool) -> None: ...
+
 
 HEADS = ("logit_scale", "logit_bias")  # alone they train no tower
 
@@ -84,7 +93,7 @@ def check_towers(args: argparse.Namespace, model: torch.nn.Module) -> None:
         if getattr(args, f"lock_{tower}"):
             before = sum(parameter.requires_grad for parameter in model.parameters())
             try:
-                lock(args, model)  # once more by open_clip, with the same end
+                lock(args, cast(Lockable, model))  # once more by open_clip, with the same end
             except (AssertionError, AttributeError, LookupError, RuntimeError, TypeError) as error:
                 raise UserError(
                     f"--lock-{tower} cannot be done in this way with --model "
@@ -104,14 +113,14 @@ def check_towers(args: argparse.Namespace, model: torch.nn.Module) -> None:
         )
 
 
-def _lock_image(args: argparse.Namespace, model: torch.nn.Module) -> None:
+def _lock_image(args: argparse.Namespace, model: Lockable) -> None:
     model.lock_image_tower(
         unlocked_groups=args.lock_image_unlocked_groups,
         freeze_bn_stats=args.lock_image_freeze_bn_stats,
     )
 
 
-def _lock_text(args: argparse.Namespace, model: torch.nn.Module) -> None:
+def _lock_text(args: argparse.Namespace, model: Lockable) -> None:
     is_own_tower = not hasattr(getattr(model, "text", None), "config")  # of open_clip
     if is_own_tower and not args.lock_text_freeze_layer_norm:
         raise AssertionError(

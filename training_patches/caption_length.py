@@ -20,6 +20,7 @@ from openclip_eclip.data.sample import seeded_randomness
 from openclip_eclip.data.sentence_windows import TEXT_MEMBER, decode_sentences, file_windows
 from openclip_eclip.data.shards.tar_source import TarEntry, TarSamples, entries_before_damage
 from openclip_eclip.data.tables.csv_source import CsvSamples
+from openclip_eclip.streams import CAPTION_COUNTS
 
 from .shard_flags import shard_files
 
@@ -50,7 +51,7 @@ def announce_lengths(
     same = None if isinstance(source, CsvSamples) else all_the_same(found[0][0])
     if same:
         logger.warning("eclip: %s: %s", flag, same)
-    with seeded_randomness([args.seed]), _one_thread():
+    with seeded_randomness(CAPTION_COUNTS.sequence(args.seed)), _one_thread():
         for what, (texts, total) in zip(("captions", "sentences"), found):
             if texts:
                 _announce(

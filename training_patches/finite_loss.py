@@ -64,6 +64,7 @@ class FiniteLoss:
             self.step = self.first_step + self.calls // self.args.accum_freq
         self.calls += 1
         self.look()  # at the one before
+        assert self.optimizer is not None, "`start_epoch` comes before the first loss"
         self.waiting = (
             self.step,
             self.optimizer.param_groups[0]["lr"],

@@ -8,6 +8,7 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,8 @@ def _images_of(samples: CsvSamples | TarSamples) -> Iterator[_Image]:
 
 def _table_images(table: CsvTable, first_id: int) -> Iterator[_Image]:
     for path, caption, row in zip(table.images, table.captions, table.rows):
+        if path is None:
+            continue  # a blank cell: the check has named it
         try:
             found = os.stat(path)
         except OSError:
@@ -94,7 +97,7 @@ def _table_images(table: CsvTable, first_id: int) -> Iterator[_Image]:
             (found.st_dev, found.st_ino, 0),
             found.st_size,
             path.read_bytes,
-            lambda caption=caption: caption,
+            partial(str, caption),
         )
 
 
@@ -108,9 +111,17 @@ def _entry_images(entries: Iterable[TarEntry], ids: Iterable[int]) -> Iterator[_
             sample_id,
             (found.st_dev, found.st_ino, offset),
             size,
-            lambda entry=entry, key=key: entry.read(key)[key],
-            lambda entry=entry: entry.read("txt")["txt"].decode("utf-8", "replace"),
+            partial(_member, entry, key),
+            partial(_text, entry),
         )
+
+
+def _member(entry: TarEntry, key: str) -> bytes:
+    return entry.read(key)[key]
+
+
+def _text(entry: TarEntry) -> str:
+    return _member(entry, "txt").decode("utf-8", "replace")
 
 
 def _match(training: Iterator[_Image], experts: list[_Image]) -> dict[int, int]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -89,10 +89,18 @@ def _unpacked(state: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+class Table(Protocol):
+    """What a map-style data set offers."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Any: ...
+
+
 class ResumableTable(Dataset):
     """A map-style data set whose first batches pass as placeholders when an epoch is continued."""
 
-    def __init__(self, samples: Dataset, collate: Callable[[list[Any]], Any]) -> None:
+    def __init__(self, samples: Table, collate: Callable[[list[Any]], Any]) -> None:
         self.samples, self.collate_samples = samples, collate
         self.begin_epoch(0, None)
 
@@ -105,11 +113,12 @@ class ResumableTable(Dataset):
 
     def __getitems__(self, indices: Sequence[int]) -> list[Any] | None:
         self.count += 1
-        passing = self.position.passing(*_this_worker()) if self.position else 0
+        position = self.position
+        passing = 0 if position is None else position.passing(*_this_worker())
         if self.count > passing:
             return [self.samples[i] for i in indices]
-        if self.count == passing:
-            _restore_worker(self.position)
+        if position is not None and self.count == passing:
+            _restore_worker(position)
         return None
 
     def collate(self, samples: list[Any] | None) -> tuple[Any, WorkerState | None]:
@@ -143,7 +152,7 @@ class ShardProgress:
     def take(self) -> bool:
         """Count one sample; whether it is to be decoded."""
         self.taken += 1
-        if self.taken == self.to_pass:
+        if self.position is not None and self.taken == self.to_pass:
             _restore_worker(self.position)
         return self.taken > self.to_pass
 
@@ -218,7 +227,7 @@ class ResumableLoader:
         self.parts.begin_epoch(epoch, position)
 
     @property
-    def dataset(self) -> Dataset | None:
+    def dataset(self) -> Table | None:
         """The samples of a table, None for shards."""
         return self.parts.samples if isinstance(self.parts, ResumableTable) else None
 
@@ -228,11 +237,12 @@ class ResumableLoader:
         return self.position.batch if self.position else 0
 
     def __iter__(self) -> Iterator[Any]:
-        if self.position is not None:
-            set_random_state(self.position.start)
+        position = self.position
+        if position is not None:
+            set_random_state(position.start)
         self.start = random_state()
-        if self.first_batch == self.num_batches:
-            set_random_state(self.position.now)
+        if position is not None and position.batch == self.num_batches:
+            set_random_state(position.now)
             return
         # kept workers are seeded once, in epoch 0: a resumed run draws no seed in a later one
         kept = torch.get_rng_state() if self.keeps_workers and self.epoch > 0 else None
@@ -240,14 +250,15 @@ class ResumableLoader:
             if kept is not None:
                 torch.set_rng_state(kept)
                 kept = None
-            if i >= self.first_batch:
+            if position is None or i >= position.batch:
                 self.states[state.worker] = state
                 yield batch
-            elif i + 1 == self.first_batch:
-                set_random_state(self.position.now)
+            elif i + 1 == position.batch:
+                set_random_state(position.now)
 
     def checkpoint_state(self) -> dict[str, Any]:
         """Of this rank, in tensors and numbers: what a `Position` needs beside batch and `now`."""
+        assert self.start is not None, "an epoch has begun"
         workers = {}
         for number, state in self.states.items():
             unpacked = state.random and _unpacked(state.random)
@@ -268,7 +279,7 @@ def resumable(loader: Any, shared_epoch: Any = None) -> ResumableLoader:
     """Of open_clip's loader over our samples: a DataLoader, or a WebLoader of our pipeline."""
     counts = loader.num_batches, loader.num_samples
     if isinstance(loader, DataLoader):
-        table = ResumableTable(loader.dataset, loader.collate_fn)
+        table = ResumableTable(cast(Table, loader.dataset), loader.collate_fn)
         # draws as open_clip's own does: in its batch sampler, and one seed of the workers an epoch
         batches = DataLoader(
             table,

@@ -9,7 +9,6 @@ rest there is `PassGuard`.
 from __future__ import annotations
 
 import argparse
-import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -20,6 +19,7 @@ from webdataset.filters import _shuffle
 from openclip_eclip.config import DataError
 from openclip_eclip.data.sample import Sample
 from openclip_eclip.data.shards.stream import Announced, shard_name
+from openclip_eclip.streams import shard_order
 
 MAX_DRAWS = 2_000_000  # shards shuffled while looking for a worker with too few samples
 # Draws of as many shards as there are, without one good sample, when shards are drawn at random
@@ -115,7 +115,7 @@ def shares(args: argparse.Namespace, counts: Sequence[int], epoch: int) -> list[
             iter(counts),
             upstream._SHARD_SHUFFLE_SIZE,
             upstream._SHARD_SHUFFLE_INITIAL,
-            random.Random(args.seed + epoch),
+            shard_order(args.seed, epoch),
         )
     )
     parts = {
@@ -196,11 +196,11 @@ class PassGuard:
                 )
             )
         if self.announced is not None:
-            self._compare(count, annotated)
+            found = [self.announced[shard_name(url)] for url in self.opened]
+            self._compare(found, count, annotated)
 
-    def _compare(self, count: int, annotated: int) -> None:
+    def _compare(self, found: Sequence[Announced], count: int, annotated: int) -> None:
         """What a whole pass brought against what the check announced for its shards."""
-        found = [self.announced[shard_name(url)] for url in self.opened]
         good, maps = sum(shard.good for shard in found), sum(shard.annotated for shard in found)
         # With --on-bad-sample skip: images that could not be read, which the check does not decode
         missing = good - count

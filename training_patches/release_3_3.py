@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import IO, Any
 
 import open_clip
@@ -91,12 +92,13 @@ class Seams:
     """Our side of every rebound name, sharing one `Session`."""
 
     def __init__(self) -> None:
-        self.session: Session | None = None
+        # from `parse_args` on, and the model from `create_model_and_transforms` on
+        self.session: Session
+        self.finite: FiniteLoss
+        self.built: torch.nn.Module
         self.signals = Signals()
         self.originals: dict[str, Callable] = {}
         self.lock: IO[str] | None = None
-        self.finite: FiniteLoss | None = None
-        self.built: torch.nn.Module | None = None
         self.resumed: dict[str, Any] | None = None  # settings of the run that wrote the checkpoint
         self.resume_latest = self.most_recent = self.named = False  # as the flags were given
 
@@ -109,20 +111,21 @@ class Seams:
             self.originals["parse_args"], with_recipe(own.recipe, with_runs_dir(own.runs_dir, rest))
         )
         vars(args).update(vars(own))
-        refuse_unsupported(args)
+        names = method_names(args)
+        refuse_unsupported(args, names)
         check_names(args)
         check_optimiser(args)
-        fill_alignment(args)
+        fill_alignment(args, names)
         _, rank, world_size = world_info_from_env()
         fill_batch_size(args, world_size)
         if not any(flag.split("=")[0] == "--csv-separator" for flag in rest):
             args.csv_separator = None  # each table's own; open_clip's default is the tab
         with one_sentence(args.model, None):
             base = open_clip.factory.get_model_config(args.model)
-        config = eclip_config(args, (base or {}).get("eclip_cfg") or {})
-        args.method = "+".join(method_names(args))  # for params.txt
+        config = eclip_config(args, (base or {}).get("eclip_cfg") or {}, names)
+        args.method = "+".join(names)  # for params.txt
         check_learning(args, world_size)
-        self.session = Session(args, config, build_method(args), self.signals)
+        self.session = Session(args, config, build_method(args, names), self.signals)
         self.finite = FiniteLoss(args)
         # the first rank alone: it may have begun this very log before another one comes here
         if rank == 0 and args.name:
@@ -293,19 +296,20 @@ def rebound() -> Iterator[Seams]:
                 " openclip_eclip was tested with."
             )
     seams = Seams()
-    targets = [(host, name) for name in (*SIGNATURES, "create_model_and_transforms")]
-    before = [(module, name, getattr(module, name)) for module, name in targets]
-    before += [
-        (torch, "save", torch.save),
-        (torch.nn.parallel, "DistributedDataParallel", DistributedDataParallel),
+    replacements: list[tuple[ModuleType, str, Any]] = [
+        *(
+            (host, name, getattr(seams, name))
+            for name in (*SIGNATURES, "create_model_and_transforms")
+        ),
+        (torch, "save", seams.save),
+        (torch.nn.parallel, "DistributedDataParallel", ExpertDistributedDataParallel),
     ]
+    before = [(module, name, getattr(module, name)) for module, name, _ in replacements]
     seams.originals = {name: value for _, name, value in before}
     with seams.signals.handled():
         try:
-            for module, name in targets:
-                setattr(module, name, getattr(seams, name))
-            torch.save = seams.save
-            torch.nn.parallel.DistributedDataParallel = ExpertDistributedDataParallel
+            for module, name, replacement in replacements:
+                setattr(module, name, replacement)
             host_loop.enumerate = enumerate_batches
             yield seams
         except RuntimeError as error:  # a data worker or another rank may go first

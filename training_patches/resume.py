@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -20,7 +20,8 @@ def random_state(with_cuda: bool = True) -> dict[str, Any]:
     `with_cuda`: also of the current GPU, if there is one; a forked data worker may not ask for it.
     """
     version, numbers, gauss = random.getstate()
-    _, keys, position, has_gauss, cached = np.random.get_state()
+    # a dict only where one asks for it
+    _, keys, position, has_gauss, cached = cast(tuple[Any, ...], np.random.get_state())
     state = {
         "python": torch.tensor(numbers, dtype=torch.int64),
         "python_version": version,
@@ -36,7 +37,7 @@ def random_state(with_cuda: bool = True) -> dict[str, Any]:
     return state
 
 
-def set_random_state(state: dict[str, Any]) -> None:
+def set_random_state(state: Mapping[str, Any]) -> None:
     """Undo `random_state`."""
     random.setstate(
         (state["python_version"], tuple(state["python"].tolist()), state["python_gauss"])

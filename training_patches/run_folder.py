@@ -157,7 +157,7 @@ def has_logged(args: argparse.Namespace | None, reason: str) -> bool:
 def is_consequence(args: argparse.Namespace | None, error: BaseException) -> bool:
     """Whether another rank has stopped before, its reason is the last line of the log, and `error`
     is what came of it here: a broken connection, or torchrun's signal."""
-    if getattr(args, "world_size", 1) == 1 or not args.name:
+    if args is None or getattr(args, "world_size", 1) == 1 or not args.name:
         return False
     broken = isinstance(error, dist.DistError) or any(word in str(error) for word in BROKEN)
     log = Path(args.logs, args.name, LOG)

@@ -25,6 +25,7 @@ from openclip_eclip.data.sample import seeded_randomness
 from openclip_eclip.data.tables.near_names import did_you_mean
 from openclip_eclip.mixup import mix_images
 from openclip_eclip.params import Method
+from openclip_eclip.streams import FIGURES
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ class RunLog:
         """
         if not is_master(self.args):
             return
-        with seeded_randomness([self.args.seed]):
+        with seeded_randomness(FIGURES.sequence(self.args.seed)):
             first = [samples[i] for i in range(min(4, len(samples)))]
         good = [sample for sample in first if sample.heatmap is not None]
         if good:
@@ -102,11 +103,10 @@ class RunLog:
             expert_image = model.heatmap_processor(image.to(dtype), heatmap.to(dtype)).float()
             mixed = mix_images(image, expert_image, image.new_full((len(image),), 0.5))
         pictures = [x.permute(0, 2, 3, 1).cpu().numpy() for x in (image, expert_image, mixed)]
+        original, processed, blended = pictures
+        title = f"heatmap processor, {when} (step {step})"
         figure = processor_figure(
-            pictures[0],
-            heatmap[:, 0].cpu().numpy(),
-            *pictures[1:],
-            title=f"heatmap processor, {when} (step {step})",
+            original, heatmap[:, 0].cpu().numpy(), processed, blended, title=title
         )
         folder = Path(self.args.logs, self.args.name, "figures")
         folder.mkdir(parents=True, exist_ok=True)

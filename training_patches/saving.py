@@ -158,7 +158,8 @@ class MidEpochSaver:
             if (order := progress_in_name(path))
         }
         passed = sorted(
-            (path for path, order in orders.items() if order <= orders[written]), key=orders.get
+            (path for path, order in orders.items() if order <= orders[written]),
+            key=orders.__getitem__,
         )
         for path in set(orders) - set(passed[-self.args.keep_last :]):
             path.unlink(missing_ok=True)
@@ -169,6 +170,7 @@ class MidEpochSaver:
     def _wish(self) -> int:
         if self.signals.stop:
             return STOP + self.signals.stop
+        assert self.saved_at is not None, "`begin_epoch` comes first"
         minutes, passed = self.args.save_every_minutes, time.monotonic() - self.saved_at
         is_due = minutes is not None and is_master(self.args) and passed >= 60 * minutes
         return SAVE if self.signals.save or is_due else 0

@@ -7,7 +7,7 @@ from __future__ import annotations
 import argparse
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +15,19 @@ import open_clip_train.data as upstream
 import torch
 import torch.distributed as dist
 from open_clip_train.distributed import is_master
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from openclip_eclip.batching.curriculum import Curriculum
 from openclip_eclip.batching.expert_stream import ALWAYS, ExpertSlots, expert_loader
 from openclip_eclip.batching.planned_loader import PlannedLoader
 from openclip_eclip.config import EClipConfig
 from openclip_eclip.data.joint_transform import JointTransform
+from openclip_eclip.data.sample import Samples
 from openclip_eclip.machine import note_machine
 from openclip_eclip.params import Method
 from openclip_eclip.recipes import fill_schedule
 
+from .announced import Announced
 from .caption_length import announce_lengths
 from .known_again import known_again
 from .mid_epoch import Position, ResumableLoader, position_from, resumable
@@ -47,11 +49,8 @@ class PlainLoader:
     def __init__(
         self, loader: ResumableLoader, accum_freq: int, after_step: Callable[[int, int], None]
     ) -> None:
-        self.loader, self.num_batches, self.num_samples = (
-            loader,
-            loader.num_batches,
-            loader.num_samples,
-        )
+        self.loader = loader
+        self.num_batches, self.num_samples = loader.num_batches, loader.num_samples
         self.accum_freq, self.after_step, self.epoch = accum_freq, after_step, 0
 
     @property
@@ -60,10 +59,10 @@ class PlainLoader:
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         steps = self.num_batches // self.accum_freq
-        for i, (samples, text) in enumerate(self.loader, self.first_batch):
-            for name in samples["skipped"]:
+        for i, samples in enumerate(self.loader, self.first_batch):
+            for name in samples.skipped:
                 logger.warning("eclip: skipped bad sample: %s", name)
-            yield samples["image"], text
+            yield samples.image, samples.text
             if (i + 1) % self.accum_freq == 0:
                 self.after_step(steps * self.epoch + i // self.accum_freq, i + 1)
 
@@ -84,7 +83,8 @@ class Session:
     ) -> None:
         self.args, self.config, self.method = args, config, method
         self.loader: PlannedLoader | None = None
-        self.batches: ResumableLoader | None = None  # what the loader is made of
+        self.batches: ResumableLoader  # what the loader is made of, from `build_data` on
+        self.announced: Announced | None = None  # what the check found, where the loader mixes
         self.signals, self.saver = signals, MidEpochSaver(args, signals)
         self.check_weights: Callable[[], None] = lambda: None
         self.position: dict[str, Any] | None = None  # while a checkpoint is written in mid-epoch
@@ -100,9 +100,7 @@ class Session:
     # ---- data
 
     def build_data(self, preprocess: Any, tokenizer: Any, epoch: int) -> upstream.DataInfo:
-        """open_clip's DataInfo for --train-data whose loader yields carriers, or plain tensors
-        (CLIP).
-        """
+        """open_clip's DataInfo of --train-data; its loader yields carriers, or tensors (CLIP)."""
         args = self.args
         if torch.device(args.device).type == "cpu" and args.precision.startswith("amp"):
             logger.warning(
@@ -131,8 +129,8 @@ class Session:
         self.batches = resumable(source.info.dataloader, source.info.shared_epoch)
         source.info.dataloader = self.batches
         if self.method.is_plain:
-            loader = PlainLoader(self.batches, args.accum_freq, self.saver.after_step)
-            return EpochInfo(loader, source.info.sampler, source.info.shared_epoch)
+            plain = PlainLoader(self.batches, args.accum_freq, self.saver.after_step)
+            return EpochInfo(plain, source.info.sampler, source.info.shared_epoch)
         self.loader = self._plan(source, transform, tokenizer)
         return EpochInfo(self.loader, source.info.sampler, source.info.shared_epoch)
 
@@ -142,9 +140,11 @@ class Session:
         args, loader = self.args, source.info.dataloader
         steps = loader.num_batches // args.accum_freq
         curriculum = Curriculum(max(1, steps * args.epochs), self.config.curriculum)
-        expert, same_image = None, {}
+        expert: DataLoader | None = None
+        same_image: dict[int, int] = {}
         self.log.names = dict(source.names) if self.method.mixes else {}
-        examples, told = source.samples, source.windows
+        examples: Samples | None = source.samples
+        told = source.windows
         if args.expert_data:
             samples, names, more = expert_samples(args, transform, tokenizer, self.method.windows)
             told = None if told is None else told + more
@@ -168,6 +168,7 @@ class Session:
             self.log.annotations(curriculum, annotated, bool(told), count, source.header)
         if annotated and self.config.processor is not None:
             self.log.take_examples(examples or ())
+        self.announced = source.announced
         return PlannedLoader(
             loader,
             self.config,
@@ -185,8 +186,8 @@ class Session:
         )
 
     def _replay(self, source: TrainSource) -> DataLoader | None:
-        """What fills batches up to the share of annotated images that an objective asks for, where
-        the data has less than half of it; else None.
+        """Fills batches up to the share of annotated images that an objective asks for, where the
+        data has less than half of it; else None.
         """
         args, loader = self.args, source.info.dataloader
         asked = max((objective.replay for objective in self.method.objectives), default=0.0)
@@ -199,6 +200,7 @@ class Session:
                 100 * asked,
             )
             return None
+        assert source.total is not None, "known samples are counted"
         share = len(source.names) / source.total
         if share >= asked / 2:
             return None
@@ -212,7 +214,7 @@ class Session:
         return self._stream(source.samples, count, loader.num_batches, Curriculum(1, ALWAYS))
 
     def _stream(
-        self, samples: Dataset, size: int, num_batches: int, curriculum: Curriculum
+        self, samples: Samples, size: int, num_batches: int, curriculum: Curriculum
     ) -> DataLoader:
         """Up to `size` of `samples` for every batch of the training data."""
         args = self.args
@@ -247,19 +249,20 @@ class Session:
         self.wrapped = getattr(model, "_orig_mod", model)
         self.model = getattr(self.wrapped, "module", self.wrapped)
         position = None
-        if self.restored is not None:
-            position = self._restore()
+        restored, self.restored = self.restored, None
+        if restored is not None:
+            position = self._restore(restored)
         elif epoch == 0:
             self.log.draw(self.model, "start", 0)
         self.batches.begin_epoch(epoch, position)
-        if self.loader and self.loader.announced:
-            self.loader.announced.begin_pass()
+        if self.announced is not None:
+            self.announced.begin_pass()
         self.saver.begin_epoch(epoch, self.batches.num_batches, self.save_position)
 
     def end_epoch(self, is_evaluated: bool) -> None:
         """After open_clip's epoch: collect what a checkpoint must hold from every rank."""
-        if self.loader and self.loader.announced and self.batches.first_batch == 0:
-            self.loader.announced.end_pass(self.args)
+        if self.announced is not None and self.batches.first_batch == 0:
+            self.announced.end_pass(self.args)
         self.saver.end_epoch(is_evaluated)
         self._collect()
         self.log.write_views(self.all_views)
@@ -270,9 +273,8 @@ class Session:
         mine: dict[str, Any] = {"random": random_state(), "views": views}
         if batch is not None:
             mine["position"] = self.batches.checkpoint_state() | self._log_state()
-        gathered = [mine]
+        gathered = [mine] * self.args.world_size
         if self.args.world_size > 1:
-            gathered = [None] * self.args.world_size
             dist.all_gather_object(gathered, mine, group=self.saver.group)
         self.all_states = [one["random"] for one in gathered]
         self.all_views = Counter(self.views_before)
@@ -331,12 +333,11 @@ class Session:
         }
         return state | ({"position": self.position} if self.position else {})
 
-    def _restore(self) -> Position | None:
+    def _restore(self, restored: Mapping[str, Any]) -> Position | None:
         """Take up the random streams and counts of the checkpoint.
 
         Returns where its epoch is continued; None: at the start, of the next one or anew.
         """
-        restored, self.restored = self.restored, None
         states, position, rank = restored["random"], restored.get("position"), self.args.rank
         same_ranks = len(states) == self.args.world_size
         self.views_before = Counter(restored["views"])
@@ -383,11 +384,13 @@ class Session:
         for name in self._log_state():
             setattr(self.loader, name, mine[name])
         logger.info("eclip: epoch %d goes on after batch %d of %d", self.epoch, batch, count)
+        assert now is not None, "of as many ranks, as `_made_of` says"
         return position_from(batch, now, mine)
 
     def after_step(self, step: int, batches: int) -> None:
         """After optimiser step `step` of the run, the last of `batches` of the epoch."""
         loader = self.loader
+        assert loader is not None, "a `PlannedLoader` calls this"
         if self.method.experts:
             if step + 1 == loader.curriculum.cold_end:
                 self.log.draw(self.model, "primed", step)

@@ -22,6 +22,7 @@ from openclip_eclip.data.sample import collate
 from openclip_eclip.data.shards.stream import Announced as ShardAnnounced
 from openclip_eclip.data.shards.stream import read_shards
 from openclip_eclip.data.shards.tar_source import decode_stream
+from openclip_eclip.streams import worker_seed
 
 from .pass_guard import PassGuard
 
@@ -98,12 +99,10 @@ def stage_names(stages: Sequence[Any]) -> tuple[str, ...]:
     )
 
 
-def _worker_seed(seed: int, rank: int) -> int:
+def _worker_seed(seed: int, rank: int, epoch: int = 0) -> int:
     """Of this data worker, the same in a resumed run (open_clip's own depends on the process)."""
     worker = get_worker_info()
-    return int(
-        np.random.SeedSequence([seed, rank, worker.id if worker else 0]).generate_state(1)[0]
-    )
+    return worker_seed(seed, rank, worker.id if worker else 0, epoch)
 
 
 class SeededShuffle(wds.PipelineStage):
@@ -126,7 +125,7 @@ class SeededShuffle(wds.PipelineStage):
         )
 
     def run(self, source: Any) -> Any:
-        seed = _worker_seed(self.seed, self.rank) + self.epoch.get_value()
+        seed = _worker_seed(self.seed, self.rank, self.epoch.get_value())
         if get_worker_info() is not None:
             torch.manual_seed(seed)
             np.random.seed(seed % 2**32)

@@ -22,7 +22,7 @@ from openclip_eclip.data.check import Report, check_table, raise_faults
 from openclip_eclip.data.images.options import read_options
 from openclip_eclip.data.joint_transform import JointTransform
 from openclip_eclip.data.placebo import HeatmapControl, entries_control, table_control
-from openclip_eclip.data.sample import Sample, collate, stable_id
+from openclip_eclip.data.sample import Sample, SampleBatch, Samples, collate, stable_id
 from openclip_eclip.data.shards.index import CheckOptions, ShardReport, check_shards, join_reports
 from openclip_eclip.data.shards.stream import expand_shards
 from openclip_eclip.data.shards.tar_source import TarEntry, TarSamples
@@ -51,15 +51,13 @@ class TrainSource:
 
     info: upstream.DataInfo
     annotated: bool
-    total: int | None = (
-        None  # samples, however many of them an epoch takes; None: not known before they come
-    )
+    # samples, however many of them an epoch takes; None: not known before they come
+    total: int | None = None
     windows: int | None = 0  # samples that carry sentence windows; None: not known before they come
     # sample_id -> file and row or key, of annotated samples
     names: dict[int, str] = field(default_factory=dict)
-    samples: Dataset | None = (
-        None  # those with a heatmap, one by one; None: without any, or not known before they come
-    )
+    # those with a heatmap, one by one; None: without any, or not known before they come
+    samples: Samples | None = None
     announced: Announced | None = None  # sees every batch; None: nothing is known before it comes
     header: list[str] = field(default_factory=list)  # columns of the table, for messages
 
@@ -97,7 +95,7 @@ def train_source(
 
 def expert_samples(
     args: argparse.Namespace, transform: JointTransform, tokenizer: Callable, windows: bool = False
-) -> tuple[Dataset, dict[int, str], int]:
+) -> tuple[CsvSamples | TarSamples, dict[int, str], int]:
     """Check --expert-data; its annotated samples, their names by sample_id, and how many carry
     sentence windows, 0 unless `windows`.
 
@@ -107,7 +105,7 @@ def expert_samples(
         table = good_rows(args, args.expert_data, heatmaps=True, windows=windows)
         near = table.near_heatmap
         total, table = len(table), table.keep(table.annotated)
-        samples: Dataset = CsvSamples(
+        samples: CsvSamples | TarSamples = CsvSamples(
             table,
             transform,
             tokenizer,
@@ -202,9 +200,9 @@ def good_rows(
         table = read_csv_table(path, columns, locations)
         locations = table.locations
         if not heatmaps:
-            table.heatmaps = [None] * len(table)
+            table = table.without_heatmaps()
         if images:  # of --val-data, where no sentence is read
-            table.windows = []
+            table = table.without_windows()
         own.append(table)
         return locations
 
@@ -372,5 +370,5 @@ def _shard_source(
     )
 
 
-def _collate_plain(pairs: list[tuple[Any, torch.Tensor]]) -> Any:
+def _collate_plain(pairs: list[tuple[Any, torch.Tensor]]) -> SampleBatch:
     return collate([Sample(image[0], text, i) for i, (image, text) in enumerate(pairs)])

@@ -142,6 +142,7 @@ def decode_pairs(
             for member, message in member_faults(content, heatmaps=False, windows=False):
                 raise DataError(f"{where}, {member}: {message}.")
             key = find_member(content, IMAGE_MEMBERS)
+            assert key is not None, "`member_faults` names a sample without an image"
             pair = (
                 transform(read_image(content[key], f"{where}.{key}", mode="RGB", options=options)),
                 tokenize([read_caption(content, where)])[0],

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..config import CurriculumConfig
+from ..streams import EXPERT_ORDER, GATE
 
 
 class Curriculum:
@@ -77,7 +78,7 @@ def draw_gate(
     accepted = np.empty(len(keys), dtype=bool)
     lam = np.empty(len(keys), dtype=np.float32)
     for i, key in enumerate(keys):
-        generator = np.random.default_rng([seed, step, int(key)])
+        generator = GATE.generator(seed, step, int(key))
         accepted[i] = generator.random() < probability
         lam[i] = generator.beta(alpha, alpha) if fixed_lam is None else fixed_lam
     return GateDraws(accepted, lam)
@@ -95,6 +96,6 @@ def expert_slots(seed: int, first: int, count: int, size: int) -> np.ndarray:
     for i, slot in enumerate(range(first, first + count)):
         lap, place = divmod(slot, size)
         if i == 0 or place == 0:
-            order = np.random.default_rng([seed, lap]).permutation(size)
+            order = EXPERT_ORDER.generator(seed, lap).permutation(size)
         chosen[i] = order[place]
     return chosen

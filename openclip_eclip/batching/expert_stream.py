@@ -5,13 +5,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..config import CurriculumConfig
-from ..data.sample import Sample, collate, seeded_randomness
+from ..data.sample import Sample, SampleBatch, Samples, collate, seeded_randomness
+from ..streams import EXPERT_CROP
 from .curriculum import Curriculum, draw_gate, expert_slots
 
 EXPERT_ID = 1 << 62  # ids of this stream start here, apart from those of the training data
@@ -71,25 +71,25 @@ class ExpertSlots(Sampler):
 
 
 class _Slots(Dataset):
-    def __init__(self, samples: Dataset, seed: int) -> None:
+    def __init__(self, samples: Samples, seed: int) -> None:
         self.samples, self.seed = samples, seed
 
     def __getitem__(self, item: tuple[int, int, float]) -> Sample:
         slot, index, lam = item
-        with seeded_randomness([self.seed, slot]):
+        with seeded_randomness(EXPERT_CROP.sequence(self.seed, slot)):
             sample = self.samples[index]
         sample.lam = lam
         return sample
 
 
-def collate_annotated(samples: list[Sample]) -> Any:
+def collate_annotated(samples: list[Sample]) -> SampleBatch:
     """As `collate`, without the samples whose crop lost the annotated region: they have nothing to
     mix.
     """
     return collate([sample for sample in samples if sample.heatmap is not None])
 
 
-def expert_loader(samples: Dataset, slots: ExpertSlots, workers: int) -> DataLoader:
+def expert_loader(samples: Samples, slots: ExpertSlots, workers: int) -> DataLoader:
     """One (perhaps empty) batch of accepted samples for every batch of the training data."""
     # a generator of its own: the loader draws one number an epoch, which must not come out of the
     # training data's stream

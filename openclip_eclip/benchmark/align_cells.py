@@ -8,21 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..recipes import RECIPES
-from .rows import Row
+from .rows import Flags, Row
 
 MODEL = f"local-dir:{Path(__file__).resolve().parent / 'phantom_model_fine'}"
-LIGHT = [
-    "--method",
-    RECIPES["eclip-plus"].method,
-    "--align-weight",
-    RECIPES["eclip-plus"].align_weight,
-]
-PLUS = [*LIGHT, "--align-least", RECIPES["eclip-plus"].align_least]
-AGAIN = [*PLUS, "--align-replay", 0.1]
-HARDER = [*AGAIN, "--align-weight", 1]
-ABLATION = (  # the recipe without its least share, in the cells that have less
-    f"align, weight {RECIPES['eclip-plus'].align_weight}"
-)
+RECIPE = RECIPES["eclip-plus"]
+assert RECIPE.align_weight is not None and RECIPE.align_least is not None  # it sets both
+WEIGHT: float = RECIPE.align_weight
+LEAST: float = RECIPE.align_least
+LIGHT: Flags = ["--method", RECIPE.method, "--align-weight", WEIGHT]
+PLUS: Flags = [*LIGHT, "--align-least", LEAST]
+AGAIN: Flags = [*PLUS, "--align-replay", 0.1]
+HARDER: Flags = [*AGAIN, "--align-weight", 1]
+ABLATION = f"align, weight {WEIGHT}"  # the recipe without its least share, in cells that have less
 REPLAY = "eclip-plus with replay"  # in the same cells
 # with the heatmaps of a model of that row; the second where few are annotated
 TAUGHT, TAUGHT_AGAIN = (
@@ -139,7 +136,7 @@ EXTRA = {  # rows that single cells are for
     "300 films, 0.25 %": (HARD,),
     "600 films, 0.25 %": (HARD,),
 }
-WORSE = {
+WORSE: dict[str, dict[str, tuple]] = {
     "half of the gaze astray": {"gaze": ("--gaze-noise", 0.5)},
     "gaze off by 8 %": {"gaze": ("--gaze-shift", 0.08)},
     "gaze without class": {"films": ("--gaze-leak", 0)},
@@ -151,11 +148,7 @@ def rows_of(cell: str, share: float) -> tuple[str, ...]:
     """METHODS, and what only some cells are for."""
     return (
         *METHODS,
-        *(
-            (TAUGHT,)
-            if share >= RECIPES["eclip-plus"].align_least
-            else (ABLATION, REPLAY, TAUGHT_AGAIN)
-        ),
+        *((TAUGHT,) if share >= LEAST else (ABLATION, REPLAY, TAUGHT_AGAIN)),
         *EXTRA.get(cell, ()),
     )
 

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from ..config import UserError
 from ..evaluate.options import add_output_argument
-from ..evaluate.output.result import Result, Table, plain
+from ..evaluate.output.result import Cell, Result, Table, plain
 from ..evaluate.output.write import write_result
 from ..files import write_whole
 from ..metrics.power_law import (
@@ -299,12 +299,14 @@ def _parameters(fit: Fit) -> dict[str, Any]:
 
 
 def _tables(plan: Plan, scores: Scores, fits: dict[str, Fit]) -> list[Table]:
-    rows = []
+    rows: list[list[Cell]] = []
     for method, seeds in scores.items():
         for x in sorted({x for curve in seeds.values() for x in curve}):
             found = [curve[x] for curve in seeds.values() if x in curve]
-            sd = np.std(found, ddof=1) if len(found) > 1 else None
-            rows.append([method, str(x), np.mean(found), sd, min(found), max(found), len(found)])
+            mean, sd = float(np.mean(found)), None
+            if len(found) > 1:
+                sd = float(np.std(found, ddof=1))
+            rows.append([method, str(x), mean, sd, min(found), max(found), len(found)])
     columns = ["method", AXES[plan.vary], "mean", "sd over seeds", "least", "most", "seeds"]
     tables = [Table(f"{plan.metric} by {AXES[plan.vary]}", columns, rows)]
     if fits:

@@ -232,6 +232,7 @@ def training(plan: Plan, point: Point, folder: Path) -> tuple[list[str], float]:
                 f"{table.path}: {len(table)} rows do not fill one step of {per_step} samples."
             )
     if plan.vary == "batches":
+        assert table is not None  # read above
         flags["epochs"] = max(1, round(x / steps))
         x = flags["epochs"] * steps if x > steps else int(x)
         rows = np.random.default_rng(point.seed).permutation(len(table))[

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Literal
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
@@ -64,7 +65,7 @@ def draw_differences(
     tidy(axes, "x")
 
 
-def tidy(axes: Axes, grid: str) -> None:
+def tidy(axes: Axes, grid: Literal["both", "x", "y"]) -> None:
     axes.grid(axis=grid, color="#dde3ea", lw=0.7)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)

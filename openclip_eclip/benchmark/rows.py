@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 PHANTOM_MODEL = f"local-dir:{Path(__file__).resolve().parent / 'phantom_model'}"
+Flags = Sequence[str | int | float | Path]  # words of a command line, before str()
 # decision 0027
-CONSTANT = [
+CONSTANT: Flags = [
     "--eclip-priming-weight",
     0,
     "--eclip-curriculum",
@@ -29,14 +31,14 @@ class Row:
     """
 
     name: str
-    flags: list = field(default_factory=list)
+    flags: Flags = ()
     recipe: str = "clip"
     start: str = ""
     base: str = "CLIP"
     annotated: bool = False
     length: int = 1
     teacher: str = ""
-    teaching: list = field(default_factory=list)
+    teaching: Flags = ()
 
 
 def _family(base: str, method: str) -> list[Row]:
@@ -56,25 +58,31 @@ def _family(base: str, method: str) -> list[Row]:
     ]
 
 
+# the rows of Table 4, one part of the method more each
+LADDER: dict[str, Flags] = {
+    "mask": ["--eclip-processor", "mask", "--eclip-no-mixup", *CONSTANT],
+    "CNN": ["--eclip-processor", "cnn", "--eclip-no-mixup", *CONSTANT],
+    "MHA": ["--eclip-no-mixup", *CONSTANT],
+    "MHA + mixup": CONSTANT,
+    "MHA + mixup + curriculum": ["--eclip-priming-weight", 0],
+    "random heatmaps, all of it": ["--eclip-heatmap-control", "random"],
+    "eCLIP": ["--method", "eclip"],
+}
+# the same with the authors' own processor, which priming does teach something: ours is the
+# identity from the start
+AUTHORS_LADDER: dict[str, Flags] = {
+    "MHA": ["--eclip-no-mixup", *CONSTANT],
+    "MHA + mixup": CONSTANT,
+    "MHA + mixup + curriculum": ["--eclip-priming-weight", 0],
+    "random heatmaps, all of it": ["--eclip-heatmap-control", "random"],
+    "eCLIP": [],
+}
 TABLES = {
     "table1": [*_family("CLIP", "clip"), *_family("GLoRIA", "gloria")],
     "table4": [
         Row("CLIP", ["--method", "clip"]),
-        *(
-            Row(name, flags, "eclip", annotated=True)
-            for name, flags in {
-                "mask": ["--eclip-processor", "mask", "--eclip-no-mixup", *CONSTANT],
-                "CNN": ["--eclip-processor", "cnn", "--eclip-no-mixup", *CONSTANT],
-                "MHA": ["--eclip-no-mixup", *CONSTANT],
-                "MHA + mixup": CONSTANT,
-                "MHA + mixup + curriculum": ["--eclip-priming-weight", 0],
-                "random heatmaps, all of it": ["--eclip-heatmap-control", "random"],
-                "eCLIP": ["--method", "eclip"],
-            }.items()
-        ),
+        *(Row(name, flags, "eclip", annotated=True) for name, flags in LADDER.items()),
     ],
-    # the same ladder with the authors' own processor, which priming does teach something: ours is
-    # the identity from the start
     "table4-authors": [
         Row("CLIP", ["--method", "clip"]),
         *(
@@ -84,19 +92,13 @@ TABLES = {
                 "eclip",
                 annotated=True,
             )
-            for name, flags in {
-                "MHA": ["--eclip-no-mixup", *CONSTANT],
-                "MHA + mixup": CONSTANT,
-                "MHA + mixup + curriculum": ["--eclip-priming-weight", 0],
-                "random heatmaps, all of it": ["--eclip-heatmap-control", "random"],
-                "eCLIP": [],
-            }.items()
+            for name, flags in AUTHORS_LADDER.items()
         ),
     ],
 }
 
 # what every row of a benchmark has in common: from scratch, fine-tuning, evaluation
-SETTINGS = {
+SETTINGS: dict[str, tuple[Flags, Flags, Flags]] = {
     "phantoms": (
         [
             "--model",

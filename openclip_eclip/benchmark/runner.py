@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -21,8 +21,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from ..files import write_whole
 from .page import machine_kinds
-from .rows import SETTINGS, Row
+from .rows import SETTINGS, Flags, Row
 
 
 class Worker:
@@ -48,13 +49,15 @@ class Worker:
             env=environment,
         )
 
-    def run(self, module: str, flags: list, log: Path) -> float:
+    def run(self, module: str, flags: Flags, log: Path) -> float:
         """Seconds. RuntimeError with the log's end if the command fails."""
         log.parent.mkdir(parents=True, exist_ok=True)
         start = time.perf_counter()
-        self.child.stdin.write(json.dumps([module, [str(flag) for flag in flags], str(log)]) + "\n")
-        self.child.stdin.flush()
-        code = self.child.stdout.readline().strip()
+        stdin, stdout = self.child.stdin, self.child.stdout
+        assert stdin is not None and stdout is not None  # pipes, see `start`
+        stdin.write(json.dumps([module, [str(flag) for flag in flags], str(log)]) + "\n")
+        stdin.flush()
+        code = stdout.readline().strip()
         if not code:  # an error that the command did not handle ended the process
             code = str(self.child.wait())
             self.start()
@@ -109,7 +112,7 @@ class Bench:
         train_flags: list[str],
         workers: Workers,
         tests: dict[str, str],
-        tasks: dict[str, list],
+        tasks: Mapping[str, Flags],
         validation: Path | None = None,
         home: Bench | None = None,
     ) -> None:
@@ -206,19 +209,17 @@ class Bench:
         )
         if self.validation:
             shutil.rmtree(folder / "checkpoints")
-        self.facts_file(row, seed).write_text(
-            json.dumps(
-                {
-                    "seconds": seconds,
-                    "views": views(folder),
-                    "machine": self.workers.machine,
-                    "torch": version("torch"),
-                    "epoch": epoch,
-                }
-            )
-        )
+        facts = {
+            "seconds": seconds,
+            "views": views(folder),
+            "machine": self.workers.machine,
+            "torch": version("torch"),
+            "epoch": epoch,
+        }
+        # last, and whole: what has it is not made again
+        write_whole(self.facts_file(row, seed), json.dumps(facts).encode())
 
-    def training_flags(self, row: Row, seed: int) -> list:
+    def training_flags(self, row: Row, seed: int) -> list[str | int | float | Path]:
         args, flags = self.args, list(self.tune if row.start else self.scratch)
         if args.settings == "paper":
             flags += ["--recipe", row.recipe]
@@ -226,9 +227,8 @@ class Bench:
             flags += ["--model", f"local-dir:{self.home.model(Row(row.start), seed)}"]
         elif args.model:
             flags += ["--model", args.model]
-        flags += [str(flag).replace("{data}", str(args.data)) for flag in row.flags] + self.length(
-            row
-        )
+        flags += [str(flag).replace("{data}", str(args.data)) for flag in row.flags]
+        flags += self.length(row)
         if args.expert_data and row.annotated:
             flags += ["--expert-data", args.expert_data]
         if self.validation:
@@ -265,14 +265,14 @@ class Bench:
             )
         return folder / Path(table).name
 
-    def length(self, row: Row) -> list:
+    def length(self, row: Row) -> list[str | int]:
         """Whole epochs that hold the steps asked for; the recipe's own length where none was. With
         validation: measured and saved eight times.
         """
         steps = self.args.tune_steps if row.start else self.args.steps
         if steps is None:
             return []
-        batch = int(dict(zip(self.scratch, self.scratch[1:])).get("--batch-size", 512))
+        batch = int(str(dict(zip(self.scratch, self.scratch[1:])).get("--batch-size", 512)))
         flags = dict(zip(self.more, self.more[1:]))
         samples = int(flags.get("--train-num-samples", 0)) or count_rows(
             Path(self.args.train_data or self.args.data / "train.csv")

@@ -62,8 +62,8 @@ class Report:
     deep: int = 0  # images decoded that have more than 8 bits
     turned: int = 0  # annotated images that their own metadata turn
     # (height, width) of the images opened, as shown
-    image_sizes: Counter = field(default_factory=Counter)
-    heatmap_sizes: Counter = field(default_factory=Counter)
+    image_sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
+    heatmap_sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
     warnings: list[str] = field(default_factory=list)
     near_heatmap: str = ""  # where a table has no column of heatmaps, but one of nearly that name
     # at least, of the captions that are none missing
@@ -156,7 +156,8 @@ def raise_faults(report: Report, path: Any) -> None:
 def _check_all(
     samples: int, annotated: int, check: Callable[[int], Checked], name: str, lengths: bool
 ) -> Report:
-    report, shared, doubtful = Report(samples, annotated), SharedMaps(), Counter()
+    report, shared = Report(samples, annotated), SharedMaps()
+    doubtful: Counter[str] = Counter()
     chunks = [range(start, min(start + CHUNK, samples)) for start in range(0, samples, CHUNK)]
     with (
         ThreadPoolExecutor(max_workers=min(16, 2 * (os.cpu_count() or 1))) as pool,
@@ -184,6 +185,8 @@ def _open(
     path: Path, columns: CsvColumns, options: ReadOptions
 ) -> tuple[Report, Iterator[Example], Iterator[WindowExample]]:
     """The full report of one path, its good annotated samples, and those with sentence windows."""
+    examples: Iterator[Example]
+    with_windows: Iterator[WindowExample]
     if path.suffix == ".tar":
         with open_shard(path) as file:
             entries, damage = walk_shard(path, file)
@@ -192,37 +195,31 @@ def _open(
             report.faults.append(Fault(str(path), "archive", damage))
         good = (entries[i] for i in report.good if entries[i].annotated)
         examples = (
-            (
-                *entry.read(entry.image_key, entry.heatmap_key).values(),
-                f"{entry.key}.{entry.heatmap_key}",
-            )
+            (entry.read_image(), entry.read_heatmap(), f"{entry.key}.{entry.heatmap_key}")
             for entry in good
         )
-        told = (
-            _window_example(entry.read(entry.image_key)[entry.image_key], found, entry.key, options)
+        with_windows = (
+            _window_example(entry.read_image(), found, entry.key, options)
             for entry in (entries[i] for i in report.good)
             if (found := entry_windows(entry))
         )
-        return report, examples, told
+        return report, examples, with_windows
     table = read_csv_table(path, columns)
     report = check_table(table, decode_images=True, options=options)
     report.near_heatmap = table.near_heatmap
-    good_rows = (i for i in report.good if table.heatmaps[i])
     examples = (
-        (table.images[i].read_bytes(), table.heatmaps[i].read_bytes(), table.heatmaps[i].name)
-        for i in good_rows
+        (table.image(i).read_bytes(), heatmap.read_bytes(), heatmap.name)
+        for i in report.good
+        if (heatmap := table.heatmaps[i])
     )
-    told = (
+    with_windows = (
         _window_example(
-            table.images[i].read_bytes(),
-            file_windows(table.windows[i], options),
-            table.windows[i].name,
-            options,
+            table.image(i).read_bytes(), file_windows(windows, options), windows.name, options
         )
         for i in report.good
-        if table.windows and table.windows[i]
+        if table.windows and (windows := table.windows[i])
     )
-    return report, examples, told
+    return report, examples, with_windows
 
 
 def _window_example(
@@ -240,7 +237,7 @@ def _near(report: Report, args: argparse.Namespace) -> str:
     )
 
 
-def _describe(sizes: Counter) -> str:
+def _describe(sizes: Counter[tuple[int, int]]) -> str:
     if not sizes:
         return "none"
     ordered = sorted(sizes, key=lambda size: size[0] * size[1])
@@ -330,7 +327,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--sheet", type=Path, default=Path("contact_sheet.png"), help="the contact sheet, a PNG"
     )
     args = parser.parse_args(argv)
-    total, examples, told, status = Report(), [], [], 0
+    total, status = Report(), 0
+    examples: list[Example] = []
+    window_examples: list[WindowExample] = []
     shards: dict[Path, int] = {}  # samples of each
     try:
         paths = [path for paths in args.paths for path in expand_paths(paths)]
@@ -350,13 +349,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         if path.suffix == ".tar":
             shards[path] = report.samples
         examples.extend(islice(annotated, 12 - len(examples)))
-        told.extend(islice(with_windows, 4 - len(told)))
+        window_examples.extend(islice(with_windows, 4 - len(window_examples)))
         total.faults.extend(report.faults)
     for message in compare_sizes(list(shards), list(shards.values())):
         sys.stdout.write(f"fault: {message}\n")
         status = 1
-    if examples or told:
-        contact_sheet(examples, args.sheet, told, read_options(args))
+    if examples or window_examples:
+        contact_sheet(examples, args.sheet, window_examples, read_options(args))
         sys.stdout.write(f"contact sheet: {args.sheet}\n")
     return 1 if status or total.faults else 0
 

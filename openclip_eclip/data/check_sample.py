@@ -71,7 +71,7 @@ class _Maps(NamedTuple):
     where: str
     image_key: str
     image: Callable[[], bytes]
-    heatmap_key: str | None
+    heatmap_key: str  # "": none
     heatmap: Callable[[], bytes] | None
     heatmap_name: str
 
@@ -86,7 +86,7 @@ def check_row(table: CsvTable, index: int, rule: Rule) -> Checked:
         faults.append(Fault(where, columns.image, found))
     if heatmap is not None and not _is_there(table.heatmaps, index):
         faults.append(Fault(where, columns.heatmap, f"no such file: {_shown(heatmap)}"))
-    if faults:
+    if faults or image is None:  # which is one of the faults
         return Checked(faults)
     maps = _Maps(
         where,
@@ -119,7 +119,10 @@ def _shown(path: Path) -> str:
 
 def _is_there(column: Sequence[Path | None], index: int) -> bool:
     """Whether the file of a row is there, as seen when the table was read."""
-    return column.exists(index) if isinstance(column, PathColumn) else column[index].is_file()
+    if isinstance(column, PathColumn):
+        return column.exists(index)
+    path = column[index]
+    return path is not None and path.is_file()
 
 
 def check_entry(entry: TarEntry, rule: Rule) -> Checked:
@@ -135,18 +138,15 @@ def check_entry(entry: TarEntry, rule: Rule) -> Checked:
     if faults := _no_caption(entry.where, "txt", caption):
         return Checked(faults)
     image_key, heatmap_key = entry.image_key, entry.heatmap_key if rule.heatmaps else None
+    assert image_key is not None  # all_faults names a sample without one
     if not entry.members[image_key][1]:
         return Checked([Fault(entry.where, image_key, "an empty file; expected an image")])
-
-    def image() -> bytes:
-        return entry.read(image_key)[image_key]
-
     maps = _Maps(
         entry.where,
         image_key,
-        image,
-        heatmap_key,
-        (lambda: entry.read(heatmap_key)[heatmap_key]) if heatmap_key else None,
+        entry.read_image,
+        heatmap_key or "",
+        entry.read_heatmap if heatmap_key else None,
         f"{entry.key}.{heatmap_key}",
     )
     checked = _check_maps(maps, rule)._replace(caption=caption)
@@ -158,7 +158,7 @@ def check_entry(entry: TarEntry, rule: Rule) -> Checked:
         "windows",
         f"{entry.key}.windows",
         lambda: entry_windows(entry),
-        image,
+        entry.read_image,
         rule,
     )
 

@@ -14,6 +14,12 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..config import DataError
 from .images.options import ReadOptions
+from .images.pillow_limit import own_limit
+
+# of headers written by Python 2; once for all: warnings.catch_warnings is not made for threads
+warnings.filterwarnings(
+    "ignore", message="Reading `.npy` or `.npz` file required", category=UserWarning
+)
 
 SUFFIXES = (".png", ".npy", ".npz")
 GREY_MODES = ("1", "L", "I", "I;16", "I;16B", "I;16L", "F")
@@ -178,15 +184,13 @@ def read_npy(data: bytes, what: str, options: ReadOptions) -> np.ndarray:
     """
     stream = io.BytesIO(data)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of headers written by Python 2
-            version = np.lib.format.read_magic(stream)
-            read = (
-                np.lib.format.read_array_header_1_0
-                if version == (1, 0)
-                else np.lib.format.read_array_header_2_0
-            )
-            shape, _, dtype = read(stream)
+        version = np.lib.format.read_magic(stream)
+        read = (
+            np.lib.format.read_array_header_1_0
+            if version == (1, 0)
+            else np.lib.format.read_array_header_2_0
+        )
+        shape, _, dtype = read(stream)
         if dtype.hasobject:
             raise DataError(
                 f"{what}: an array of objects (pickles). Pickles are refused; save plain numbers."
@@ -244,8 +248,7 @@ def read_npz(data: bytes, what: str, options: ReadOptions) -> dict[str, np.ndarr
 
 def _decode_png(data: bytes, name: str, options: ReadOptions) -> np.ndarray:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit is ours
+        with own_limit():
             picture = Image.open(io.BytesIO(data))
         with picture:
             check_pixels((picture.height, picture.width), f"heatmap {name!r}", options)

@@ -143,7 +143,7 @@ class JointTransform:
         image: Image.Image,
         heatmap: np.ndarray | None,
         placebo: np.ndarray | None,
-        windows: Sequence[np.ndarray],
+        windows: Sequence[np.ndarray] | np.ndarray,
     ) -> tuple[Tensor, Tensor | None, list[Tensor | None]]:
         """The same with maps of single sentences, each (h, w) of any number type, under the one
         geometry.
@@ -157,13 +157,13 @@ class JointTransform:
         params = self.crop.make_params([image])
         cropped = None if heatmap is None else self._crop(heatmap, canvas, params)
         maps = [self._crop(window, canvas, params) for window in windows]
-        image = self._finish(self.crop.transform(image, params))
+        view = self._finish(self.crop.transform(image, params))
         # the view stays annotated: if the placebo is lost, the whole of it
         if cropped is not None and placebo is not None:
             whole = {**params, "top": 0, "left": 0, "height": canvas[0], "width": canvas[1]}
             found = self._crop(placebo, canvas, params)
             cropped = self._crop(placebo, canvas, whole) if found is None else found
-        return image, cropped, maps
+        return view, cropped, maps
 
     def _crop(
         self, heatmap: np.ndarray, canvas: tuple[int, int], params: dict[str, Any]
@@ -178,6 +178,7 @@ class JointTransform:
         return None if kept < self.crop_threshold or peak <= 0 else (cropped / peak).clamp_(0, 1)
 
     def _finish(self, image: Image.Image) -> Tensor:
+        view: Any = image  # a picture until the step that makes it a tensor
         for step in self.rest:
-            image = step(image)
-        return image
+            view = step(view)
+        return view

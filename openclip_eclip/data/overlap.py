@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -33,7 +34,8 @@ SHORT = 12  # words; shorter texts ("No acute disease.") recur without being cop
 KINDS = ("patients", "studies", "images", "reports")
 
 
-class Shared(NamedTuple):
+@dataclass(frozen=True)
+class Shared:
     """`count` distinct ids, images or reports that both sets have, and the first few as (of one, of
     the other).
     """
@@ -59,7 +61,7 @@ def compare(train: Contents, other: Contents, kinds: Sequence[str] = KINDS) -> l
 
 
 def shared_patients(
-    train: Iterable[dict], other: Iterable[dict], column: str = "patient"
+    train: Iterable[Mapping[str, Any]], other: Iterable[Mapping[str, Any]], column: str = "patient"
 ) -> list[str]:
     """Ids in that column of both, sorted; rows without it do not count. What `prepare` asks of
     every plan.
@@ -147,7 +149,7 @@ def _pairs(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """0: nothing shared, 1: something is, 2: a set can not be read."""
+    """0: nothing shared, 1: something is, 2: a set cannot be read."""
     parser = argparse.ArgumentParser(
         prog="python -m openclip_eclip.data.overlap",
         description=__doc__,

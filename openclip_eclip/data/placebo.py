@@ -18,6 +18,7 @@ import numpy as np
 
 from ..config import SHUFFLES, DataError
 from ..json_text import parse_json
+from ..streams import DONORS, PLACEBO
 from .heatmap import decode_heatmap, read_bounded
 from .shards.tar_source import TarEntry
 from .tables.csv_source import CsvTable
@@ -56,7 +57,7 @@ class HeatmapControl:
             return np.ones(self.size, np.float32)
         if self.kind == "centre":
             return centre_map(self.size)
-        generator = np.random.default_rng([self.seed, sample_id])
+        generator = PLACEBO.generator(self.seed, sample_id)
         if self.kind == "random":
             noise = generator.random(self.size, dtype=np.float32)
             return noise / noise.max()
@@ -97,21 +98,25 @@ def table_control(
     classes = None
     if kind == "same-class-shuffled":
         if not table.labels:
+            label = str(table.columns.label)  # the flags' check has seen to it that there is one
             raise DataError(
-                f"{table.path}: no column {table.columns.label!r} (--csv-label-key);"
+                f"{table.path}: no column {label!r} (--csv-label-key);"
                 " same-class-shuffled heatmaps need the class of every annotated"
-                f" sample.{did_you_mean(table.columns.label, table.header)}"
+                f" sample.{did_you_mean(label, table.header)}"
             )
         classes = [table.labels[i] for i in rows]
     donors = choose_donors(
         seed, [str(table.images[i]) for i in rows], classes, [table.name(i) for i in rows]
     )
-    paths = [table.heatmaps[rows[donor]] for donor in donors]
+    paths = [path for path in table.heatmaps if path is not None]  # of `rows`
     return HeatmapControl(
         kind,
         seed,
         size,
-        {first_id + table.rows[i]: partial(_read_file, path) for i, path in zip(rows, paths)},
+        {
+            first_id + table.rows[i]: partial(_read_file, paths[donor])
+            for i, donor in zip(rows, donors)
+        },
     )
 
 
@@ -161,9 +166,7 @@ def choose_donors(
                 f" such as {names[members[0]]}: no other image has a map to give. Annotate more,"
                 " join classes, or leave these samples out."
             )
-        place = dict(
-            zip(counts, np.random.default_rng([seed, len(members)]).permutation(len(counts)))
-        )
+        place = dict(zip(counts, DONORS.generator(seed, len(members)).permutation(len(counts))))
         order = sorted(members, key=lambda i: place[images[i]])
         for i, donor in zip(order, order[shift:] + order[:shift]):
             donors[i] = donor
@@ -189,6 +192,4 @@ def _read_file(path: Path) -> np.ndarray:
 
 
 def _read_entry(entry: TarEntry) -> np.ndarray:
-    return decode_heatmap(
-        entry.read(entry.heatmap_key)[entry.heatmap_key], f"{entry.where}.{entry.heatmap_key}"
-    )
+    return decode_heatmap(entry.read_heatmap(), f"{entry.where}.{entry.heatmap_key}")

@@ -14,7 +14,7 @@ import json
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
 
@@ -106,10 +106,8 @@ def decode_sentences(text: bytes, name: str) -> tuple[list[str], list[tuple[floa
         entries = json.loads(text.decode("utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise DataError(f"windows {name!r}: not JSON in UTF-8 ({error}).") from error
-    except (
-        ValueError,
-        RecursionError,
-    ) as error:  # numbers of thousands of digits, lists in lists without end
+    # numbers of thousands of digits, lists in lists without end
+    except (ValueError, RecursionError) as error:
         raise DataError(
             f"windows {name!r}: JSON that no writer of windows makes ({error})."
         ) from error
@@ -122,9 +120,7 @@ def decode_sentences(text: bytes, name: str) -> tuple[list[str], list[tuple[floa
             f"windows {name!r}: {len(entries)} sentences; expected at most {MOST_SENTENCES}."
         )
     for i, entry in enumerate(entries):
-        times = [entry.get(key) for key in ("start", "end")] if isinstance(entry, dict) else [None]
-        right = all(_is_time(time) for time in times)
-        if not right or not _is_text(entry.get("sentence")) or times[0] >= times[1]:
+        if not _is_entry(entry):
             raise DataError(
                 f"windows {name!r}: entry {i + 1} is {str(entry)[:80]!a}; expected sentence, start"
                 " and end, seconds with start before end."
@@ -139,7 +135,14 @@ def decode_sentences(text: bytes, name: str) -> tuple[list[str], list[tuple[floa
     ]
 
 
-def _is_time(value: object) -> bool:
+def _is_entry(value: Any) -> bool:
+    if not isinstance(value, dict):
+        return False
+    start, end = value.get("start"), value.get("end")
+    return _is_time(start) and _is_time(end) and _is_text(value.get("sentence")) and start < end
+
+
+def _is_time(value: object) -> TypeGuard[float]:
     return (
         isinstance(value, (int, float))
         and not isinstance(value, bool)

@@ -1,10 +1,10 @@
 """Annotations of experts to heatmaps: fixations, points, boxes, ellipses, polygons and masks, one
 call, one result.
 
-    fixations = Fixations(x, y, duration)                       # pixels of the original film,
-        seconds heatmap = render(fixations, image_size=(3056, 2544), size=224,
-        config=RenderConfig(sigma=150)) if heatmap is not None:
-        # None: nothing usable; leave the sample without one save_heatmap(heatmap, "film.png")
+    fixations = Fixations(x, y, duration)  # pixels of the original image, seconds
+    heatmap = render(fixations, image_size=(3056, 2544), size=224, config=RenderConfig(sigma=150))
+    if heatmap is not None:  # None: nothing usable; leave the sample without one
+        save_heatmap(heatmap, "image.png")
 
 Everywhere: sizes are (height, width); x grows to the right, y down; pixel i covers i <= x < i + 1.
 """

@@ -1,8 +1,9 @@
-"""Fixations of one reading of one film, and which of them can be drawn."""
+"""Fixations of one reading of one image, and which of them can be drawn."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 
@@ -28,9 +29,8 @@ class Fixations:
     start: np.ndarray | None = None  # (N,) seconds, on the clock of the transcript
     ppd_x: np.ndarray | None = None  # (N,) pixels of the original a degree of visual angle
     ppd_y: np.ndarray | None = None  # (N,)
-    shown: np.ndarray | None = (
-        None  # (N, 4) xmin, ymin, xmax, ymax of the part of the image on the screen; max exclusive
-    )
+    # (N, 4) xmin, ymin, xmax, ymax of the part of the image on the screen; max exclusive
+    shown: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         count = len(np.atleast_1d(np.asarray(self.x)))
@@ -52,10 +52,11 @@ class Fixations:
 
     def take(self, rows: np.ndarray) -> Fixations:
         """Those of `rows`, an index or bool array."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return Fixations(
-            **{name: None if array is None else array[rows] for name, array in values.items()}
-        )
+        values: dict[str, Any] = {
+            field.name: None if (array := getattr(self, field.name)) is None else array[rows]
+            for field in fields(self)
+        }
+        return Fixations(**values)
 
     def between(self, t0: float, t1: float) -> Fixations:
         """What falls into the seconds t0 .. t1 (of one sentence): durations become overlaps, starts

@@ -22,9 +22,8 @@ logger = logging.getLogger(__name__)
 # sigma, in longer sides of the image: wider ones draw the same map everywhere, and take a kernel as
 # wide
 WIDEST = 10
-MANY_OFF = (
-    10  # fixations, all off their image, that are worth a warning; a short sentence may have a few
-)
+# fixations, all off their image, that are worth a warning; a short sentence may have a few
+MANY_OFF = 10
 DEFAULT_SIGMA = 150.0  # pixels of the original, the EGD-CXR authors' default
 CHOICES = {
     "unit": ("pixels", "width", "degrees"),
@@ -51,9 +50,8 @@ class RenderConfig:
     # of sigma: "pixels" of the original, share of its "width", or "degrees" of visual angle
     unit: str = "pixels"
     weight: str = "duration"  # fixations: "duration" in seconds, or "count"
-    border: str = (
-        "reflect"  # what a kernel has beyond the image is folded back ("reflect"), or lost ("none")
-    )
+    # what a kernel has beyond the image is folded back ("reflect"), or lost ("none")
+    border: str = "reflect"
     overlap: str = "max"  # areas over one another: the larger weight, or the "sum"
     # divide by the "max" (for training), by the "sum", or "none": weight a pixel of the original
     normalise: str = "max"
@@ -96,9 +94,8 @@ def render(
     why).
 
     Fixations and points: what `scipy.ndimage.gaussian_filter` of the weighted impulses gives,
-    averaged over each output pixel's
-    area, to rounding. Areas: the share of each output pixel covered, then blurred at the output's
-    size if sigma is given.
+    averaged over each output pixel's area, to rounding. Areas: the share of each output pixel
+    covered, then blurred at the output's size if sigma is given.
 
     Args:
         annotation: in pixels of the original.
@@ -120,38 +117,38 @@ def render(
     if isinstance(annotation, Fixations | Points):
         return _render_gaussians(annotation, image_size, out, config)
     if isinstance(annotation, Mask):
-        usable, dropped = annotation.usable(image_size)
-        values = None if usable is None else area_average(usable.values, out)
+        mask, dropped = annotation.usable(image_size)
+        values = None if mask is None else area_average(mask.values, out)
         used = 1
     elif isinstance(annotation, Boxes | Ellipses | Polygons):
-        usable, dropped = annotation.usable(image_size)
-        values = _draw_areas(usable, image_size, out, config.overlap)
-        used = len(usable.weight)
+        areas, dropped = annotation.usable(image_size)
+        values = _draw_areas(areas, image_size, out, config.overlap)
+        used = len(areas.weight)
     else:
         raise GazeError(
             f"render: an annotation of type {type(annotation).__name__}; expected Fixations,"
             " Points, Boxes, Ellipses, Polygons or Mask."
         )
     if values is not None and config.sigma is not None:
-        values = _blur(values, image_size, config)
+        values = _blur(values, image_size, config, config.sigma)
     return _finish(values, image_size, used, dropped, config)
 
 
 def _output_size(image_size: tuple[int, int], size: int | tuple[int, int]) -> tuple[int, int]:
-    shorter = size if isinstance(size, (int, np.integer)) else min(size)
+    if isinstance(size, (int, np.integer)):
+        shorter = size
+        height, width = (round(size * side / min(image_size)) for side in image_size)
+    else:
+        shorter = min(size)
+        height, width = size
     if shorter < 1:
         raise GazeError(f"render: size {size}; expected at least 1 pixel.")
-    out = (
-        tuple(round(shorter * side / min(image_size)) for side in image_size)
-        if shorter is size
-        else tuple(size)
-    )
-    if out[0] * out[1] > MAX_PIXELS:
+    if height * width > MAX_PIXELS:
         raise GazeError(
-            f"render: a map of {out[0]} x {out[1]} (height x width); expected at most {MAX_PIXELS}"
+            f"render: a map of {height} x {width} (height x width); expected at most {MAX_PIXELS}"
             " pixels."
         )
-    return out
+    return height, width
 
 
 def merge(
@@ -213,13 +210,15 @@ def _render_gaussians(
     out: tuple[int, int],
     config: RenderConfig,
 ) -> Heatmap | None:
+    usable: Fixations | Points
+    shown = None
     if isinstance(annotation, Fixations):
         usable, dropped = annotation.usable(image_size, config.weight, config.unit)
         weight = usable.duration if config.weight == "duration" else np.ones(len(usable))
         shown = usable.shown
     else:
         usable, dropped = annotation.usable(image_size)
-        weight, shown = usable.weight, None
+        weight = usable.weight
     if len(usable.x) == 0:
         if dropped.get("off image", 0) >= MANY_OFF:
             logger.warning(
@@ -268,16 +267,18 @@ def _sigmas(
                 "render: sigma in degrees for points; expected pixels or a share of the width. A"
                 " click has no visual angle."
             )
-        sigmas = config.sigma * usable.ppd_y, config.sigma * usable.ppd_x
+        # RenderConfig refuses degrees without a sigma, `usable` those without a resolution
+        assert config.sigma is not None and usable.ppd_y is not None and usable.ppd_x is not None
+        along_y, along_x = config.sigma * usable.ppd_y, config.sigma * usable.ppd_x
     else:
         sigma = (
             DEFAULT_SIGMA
             if config.sigma is None
             else config.sigma * (image_size[1] if config.unit == "width" else 1)
         )
-        sigmas = np.full(len(usable.x), sigma), np.full(len(usable.x), sigma)
-    _refuse_wide(max(float(found.max()) for found in sigmas), image_size, config)
-    return sigmas
+        along_y = along_x = np.full(len(usable.x), sigma)
+    _refuse_wide(max(float(along_y.max()), float(along_x.max())), image_size, config)
+    return along_y, along_x
 
 
 def _refuse_wide(sigma: float, image_size: tuple[int, int], config: RenderConfig) -> None:
@@ -314,13 +315,15 @@ def _draw_areas(
     return values
 
 
-def _blur(values: np.ndarray, image_size: tuple[int, int], config: RenderConfig) -> np.ndarray:
+def _blur(
+    values: np.ndarray, image_size: tuple[int, int], config: RenderConfig, sigma: float
+) -> np.ndarray:
     if config.unit == "degrees":
         raise GazeError(
             "render: sigma in degrees for an area; expected pixels, a share of the width, or None"
             " for hard edges."
         )
-    sigma = config.sigma * (image_size[1] if config.unit == "width" else 1)
+    sigma *= image_size[1] if config.unit == "width" else 1
     _refuse_wide(sigma, image_size, config)
     scaled = [sigma * part / full for part, full in zip(values.shape, image_size)]
     return gaussian_filter(
@@ -340,4 +343,5 @@ def _finish(
     values = np.maximum(values, 0)  # running sums may leave -1e-17
     if config.normalise != "none":
         values = values / (values.max() if config.normalise == "max" else values.sum())
-    return Heatmap(values.astype(np.float32), tuple(image_size), used, dropped)
+    height, width = image_size
+    return Heatmap(values.astype(np.float32), (height, width), used, dropped)

@@ -4,7 +4,7 @@ original image.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,15 +53,13 @@ class Points:
 
     x: np.ndarray  # (N,)
     y: np.ndarray  # (N,)
-    weight: np.ndarray | None = None  # (N,), 1 by default
+    weight: np.ndarray  # (N,), 1 by default
 
-    def __post_init__(self) -> None:
-        count = len(np.atleast_1d(np.asarray(self.x)))
-        for name in ("x", "y"):
-            object.__setattr__(
-                self, name, as_rows(f"points: {name}", getattr(self, name), (count,))
-            )
-        object.__setattr__(self, "weight", _weights("points", self.weight, count))
+    def __init__(self, x: ArrayLike, y: ArrayLike, weight: ArrayLike | None = None) -> None:
+        count = len(np.atleast_1d(np.asarray(x)))
+        object.__setattr__(self, "x", as_rows("points: x", x, (count,)))
+        object.__setattr__(self, "y", as_rows("points: y", y, (count,)))
+        object.__setattr__(self, "weight", _weights("points", weight, count))
 
     def usable(self, image_size: tuple[int, int]) -> tuple[Points, dict[str, int]]:
         """The points on the image with a positive weight, and a count of the others by reason.
@@ -97,11 +95,11 @@ class Boxes:
     """
 
     xyxy: np.ndarray  # (N, 4)
-    weight: np.ndarray | None = None  # (N,), 1 by default
+    weight: np.ndarray  # (N,), 1 by default
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "xyxy", as_rows("boxes", self.xyxy, (None, 4)))
-        object.__setattr__(self, "weight", _weights("boxes", self.weight, len(self.xyxy)))
+    def __init__(self, xyxy: ArrayLike, weight: ArrayLike | None = None) -> None:
+        object.__setattr__(self, "xyxy", as_rows("boxes", xyxy, (None, 4)))
+        object.__setattr__(self, "weight", _weights("boxes", weight, len(self.xyxy)))
 
     @classmethod
     def from_xywh(cls, xywh: ArrayLike, weight: ArrayLike | None = None) -> Boxes:
@@ -157,12 +155,12 @@ class Polygons:
     """Closed outlines, each (K, 2) of x, y, K >= 3; inside is where the winding number is not 0."""
 
     outlines: Sequence[np.ndarray]
-    weight: np.ndarray | None = None  # (N,), 1 by default
+    weight: np.ndarray  # (N,), 1 by default
 
-    def __post_init__(self) -> None:
-        outlines = tuple(as_rows("polygons: outline", line, (None, 2)) for line in self.outlines)
-        object.__setattr__(self, "outlines", outlines)
-        object.__setattr__(self, "weight", _weights("polygons", self.weight, len(self.outlines)))
+    def __init__(self, outlines: Iterable[ArrayLike], weight: ArrayLike | None = None) -> None:
+        rows = tuple(as_rows("polygons: outline", line, (None, 2)) for line in outlines)
+        object.__setattr__(self, "outlines", rows)
+        object.__setattr__(self, "weight", _weights("polygons", weight, len(rows)))
 
     def usable(self, image_size: tuple[int, int]) -> tuple[Polygons, dict[str, int]]:
         """The outlines that touch the image with at least 3 points, and a count of the others by

@@ -55,7 +55,7 @@ class Writer(Protocol):
     batch_size: int
 
     def write(self, queries: Sequence[Query]) -> list[Generation]:
-        """One generation a query, in their order; UserError names the query that can not be
+        """One generation a query, in their order; UserError names the query that cannot be
         answered.
         """
 

@@ -97,7 +97,7 @@ class CausalLMWriter:
         from jinja2.exceptions import TemplateError
 
         try:
-            return self.tokenizer.apply_chat_template(
+            prompt = self.tokenizer.apply_chat_template(
                 query.chat, tokenize=False, add_generation_prompt=True
             )
         except TemplateError as error:
@@ -105,10 +105,13 @@ class CausalLMWriter:
                 f"{query.key}: the chat template of {self.facts['model']} refuses the prompt"
                 f" ({error})."
             ) from error
+        assert isinstance(prompt, str)  # tokenize=False
+        return prompt
 
     def _generation(self, tokens: list[int]) -> Generation:
         end = next((place for place, token in enumerate(tokens) if token in self._ends), None)
         text = self.tokenizer.decode(tokens[:end], skip_special_tokens=True)
+        assert isinstance(text, str)  # of one row of tokens
         return Generation(text, "length" if end is None else "stop")
 
 
@@ -128,9 +131,8 @@ def _choose_precision(asked: str, device: torch.device) -> str:
     return asked
 
 
-def _load(
-    name: str, precision: str, device: torch.device
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def _load(name: str, precision: str, device: torch.device) -> tuple[Any, PreTrainedTokenizerBase]:
+    # Any: the library's type of a model has no `generate`
     from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
     options: dict[str, Any] = {"dtype": DTYPES[precision]}
@@ -145,7 +147,7 @@ def _load(
         }
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, padding_side="left")
-        model = AutoModelForCausalLM.from_pretrained(name, **options)
+        model: Any = AutoModelForCausalLM.from_pretrained(name, **options)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
             f"--llm {name}: transformers can not load it ({' '.join(str(error).split())[:300]})."

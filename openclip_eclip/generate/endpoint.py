@@ -56,7 +56,8 @@ class _TimeLimit:
     here = threading.local()
 
     def __init__(self, seconds: float) -> None:
-        self.expired, self.socket = False, None
+        self.expired = False
+        self.socket: socket.socket | None = None
         self._timer = threading.Timer(seconds, self._stop)
         self._timer.daemon = True
 
@@ -104,7 +105,7 @@ class EndpointWriter:
     """POST {url}/chat/completions, greedy; `batch_size` requests at a time. The key comes from the
     environment and goes nowhere else.
 
-    Time-outs, lost connections, 408, 429, 5xx and answers that can not be read are tried again,
+    Time-outs, lost connections, 408, 429, 5xx and answers that cannot be read are tried again,
     `tries` times in all, after 1, 2, 4 ... 60 seconds, or as Retry-After says. Proxies of the
     environment are used, but never towards this machine.
     """
@@ -120,7 +121,7 @@ class EndpointWriter:
         tries: int = 5,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self.url, host = _checked(url), urlsplit(url).hostname
+        self.url, host = _checked(url), urlsplit(url).hostname or ""
         self.batch_size, self.timeout, self.tries, self.sleep = batch_size, timeout, tries, sleep
         self._settings = {
             "model": model,
@@ -134,7 +135,7 @@ class EndpointWriter:
             raise UserError(
                 f"{KEY_VARIABLE}: characters that a header can not hold; expected the key alone."
             )
-        proxies = {} if _is_loopback(host) else None
+        proxies: dict[str, str] | None = {} if _is_loopback(host) else None
         self._opener = urllib.request.build_opener(
             urllib.request.ProxyHandler(proxies), _NoRedirect, _Watched, _WatchedSecure
         )

@@ -56,4 +56,4 @@ class RandomWriter:
             )
             for query in queries
         ]
-        return [Generation(self.reports[draw], "stop") for draw in draws]
+        return [Generation(self.reports[int(draw)], "stop") for draw in draws]

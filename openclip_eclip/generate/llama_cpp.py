@@ -65,7 +65,7 @@ def _is_gguf(path: Path) -> bool:
 class LlamaCppWriter:
     """Greedy, one query at a time. What all chats of a run begin with is computed once.
 
-    xllamacpp opens a port on 127.0.0.1 that can not be turned off; it is locked with a random key,
+    xllamacpp opens a port on 127.0.0.1 that cannot be turned off; it is locked with a random key,
     and nothing is sent through it.
     """
 

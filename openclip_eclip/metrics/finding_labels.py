@@ -82,7 +82,8 @@ def label_report(text: str) -> dict[str, int]:
     `no finding` is PRESENT when no other but support devices is present or uncertain (as CheXpert's
     labeller has it), and left out of an empty text, which says nothing.
     """
-    rules, found = _rules(), {}
+    rules = _rules()
+    found: dict[str, int] = {}
     for sentence in re.split(r"(?<!\d)\.|\.(?!\d)|[;:!?\n]", text.lower()):
         sentence = rules.ignored.sub(" ", sentence)
         for name, (present, absent) in rules.findings.items():

@@ -7,12 +7,16 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..config import UserError
 from .auroc import auroc
 from .bootstrap import group_rows
+
+if TYPE_CHECKING:
+    from sklearn.linear_model import LogisticRegression
 
 STRENGTHS = tuple(float(value) for value in np.logspace(-6, 2, 17))  # values of C tried, ascending
 # of the validation AUROC in a row end the search: large C cost the most. A flat start does not end
@@ -128,10 +132,11 @@ def fit_probe(
         last = np.array(list(tried.values())[-FALLS - 1 :])
         if len(last) > FALLS and (np.diff(last) < 0).all():
             break
+    assert best is not None  # the first of STRENGTHS was
     return Probe(best.strength, best.weights, best.bias, fitted, tried, unconverged)
 
 
-def _model() -> LogisticRegression:  # noqa: F821
+def _model() -> LogisticRegression:
     try:
         from sklearn.linear_model import LogisticRegression
     except ImportError as error:
@@ -141,7 +146,7 @@ def _model() -> LogisticRegression:  # noqa: F821
     return LogisticRegression(solver="lbfgs", max_iter=MAX_ITERATIONS, warm_start=True)
 
 
-def _fit(model: LogisticRegression, features: np.ndarray, labels: np.ndarray) -> bool:  # noqa: F821
+def _fit(model: LogisticRegression, features: np.ndarray, labels: np.ndarray) -> bool:
     """Fit in place; True if lbfgs did not converge, which the caller counts instead of thousands of
     warnings.
     """

@@ -223,10 +223,7 @@ def score_reports(
             unknown or unusable model.
     """
     models = models or {}
-    texts = [
-        _checked(side, name)
-        for name, side in (("candidates", candidates), ("references", references))
-    ]
+    texts = _checked(candidates, "candidates"), _checked(references, "references")
     if len(texts[0]) != len(texts[1]) or not texts[0]:
         raise ValueError(
             f"{len(texts[0])} candidates, {len(texts[1])} references; expected as many, and at"

@@ -95,7 +95,9 @@ def encode(encoder: Encoder, texts: list[str], pooling: str) -> tuple[np.ndarray
     Equal texts are read once.
     """
     unique = sorted(set(texts), key=len, reverse=True)
-    device, vectors, cut = next(encoder.model.parameters()).device, {}, set()
+    device = next(encoder.model.parameters()).device
+    vectors: dict[str, np.ndarray] = {}
+    cut: set[str] = set()
     for start in range(0, len(unique), BATCH):
         part = unique[start : start + BATCH]
         cut |= {
@@ -286,16 +288,12 @@ def chexbert(
     """
     encoder = _load_chexbert(folder, device)
     vectors = _chexbert_vectors(encoder, (*candidates, *references))
+    heads = encoder.model.linear_heads
+    assert isinstance(heads, torch.nn.ModuleList)
     with torch.inference_mode():
         features = torch.from_numpy(vectors).float().to(device)
-        labels = (
-            np.stack(
-                [head(features).argmax(1).cpu().numpy() for head in encoder.model.linear_heads],
-                axis=1,
-            )
-            % 2
-            == 1
-        )
+        classes = [head(features).argmax(1).cpu().numpy() for head in heads]  # 14 of (2N,)
+        labels = np.stack(classes, axis=1) % 2 == 1
     count = len(candidates)
     return (labels[:count], vectors[:count]), (labels[count:], vectors[count:]), encoder.name
 

@@ -19,7 +19,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..batching.expert_batch import ExpertBatch
 from ..config import UserError, check_fields
+from ..towers.host import HostModel
 from ..towers.local_features import on_empty_image
 from ..towers.pool_attention import pool_attention
 from ..towers.positions import Tokens, encode_tokens, full_precision, project_tokens
@@ -35,12 +37,8 @@ class AlignConfig:
 
     weight: float = 1.0
     schedule: str = "constant"  # of the weight; linear: down to zero at the end of the run
-    temperature: float = (
-        0.1  # of the similarity of text and positions; an attention pool has its own
-    )
-    heads: float = (
-        1.0  # share of an attention pool's heads that are aligned; the others look where they like
-    )
+    temperature: float = 0.1  # of text and positions; an attention pool has its own
+    heads: float = 1.0  # share of an attention pool's heads that are aligned; the others are free
     power: float = 3.0  # of the heatmap on the grid: sharpens it towards what was looked at most
     # share of the batch that the mean is over at least, where less of the data is annotated: few
     # samples do not get the whole weight
@@ -84,12 +82,8 @@ class Align(Objective):
 
     def __init__(self, config: AlignConfig = AlignConfig(), stream_is_plain: bool = False) -> None:
         """`stream_is_plain`: mixed pairs of the separate stream hold the images themselves."""
-        self.config, self.stream_is_plain, self.steps, self.least = (
-            config,
-            stream_is_plain,
-            1,
-            config.least,
-        )
+        self.config, self.stream_is_plain = config, stream_is_plain
+        self.steps, self.least = 1, config.least
         self.needs_heatmaps = config.weight > 0
         self.needs_windows = config.windows and config.weight > 0
         self.image_stages = 0 if config.weight > 0 else None
@@ -174,10 +168,10 @@ class Align(Objective):
             args.naive_form == "plain",
         )
 
-    def check_model(self, model: nn.Module) -> None:
+    def check_model(self, model: HostModel) -> None:
         if self.config.weight == 0:
             return
-        visual, normed = model.visual, []
+        visual, normed = model.visual, list[bool]()
         hooks = [
             module.register_forward_hook(lambda *_: normed.append(True))
             for module in visual.modules()
@@ -236,67 +230,70 @@ class Align(Objective):
             )
         }
 
-    def images(self, batch: Any, visual: nn.Module) -> dict[str, Tensor]:
+    def images(self, batch: ExpertBatch, visual: nn.Module) -> dict[str, Tensor]:
         if self.config.weight == 0:
             return {}
         return {"align_replay": batch.replay_image} | (
             {} if self.stream_is_plain else {"align_stream": batch.expert_image}
         )
 
-    def read(self, model: nn.Module, seen: Seen, batch: Any) -> dict[str, Tensor]:
-        """align_error (A,), weighted: one of each aligned image, of the batch, of the separate
-        stream and of those shown once more.
+    def read(self, model: HostModel, seen: Seen, batch: ExpertBatch) -> dict[str, Tensor]:
+        """align_error (A + D,), weighted: one of each aligned image, first of those that are
+        compared by their report, then of those that have sentences.
+
+        Four ways to count images meet here:
+        - rows of the pass: all K images that the tower encoded, in the model's order;
+        - candidates: the B images of the batch, then M2 of the separate stream, then R shown once
+          more. The batch's texts and `sentence_row` count so;
+        - A images with a whole report's heatmap, as candidates: `reported`;
+        - D images with sentences, as candidates: `described`.
         """
-        size, count, device = len(batch), len(batch.expert_image), batch.annotated.device
-        last = (
-            seen.rows["mixed_features" if self.stream_is_plain else "align_stream"].stop
-            if count
-            else 0
-        )
-        again = seen.rows["align_replay"]
-        # where in the pass the images are: those of the batch, of the stream, shown again
-        passed = torch.cat(
-            [
-                torch.arange(*ends, device=device)
-                for ends in ((0, size), (last - count, last), (again.start, again.stop))
-            ]
-        )
-        # of `passed`
-        rows = torch.cat([batch.annotated, torch.arange(size, len(passed), device=device)])
-        heatmap = torch.cat([batch.annotated_heatmap, batch.heatmap[len(batch.mix_index) :]])
-        if len(batch.replay_image):  # none have no size of their own
-            heatmap = torch.cat([heatmap, batch.replay_heatmap])
-        told, weight = batch.sentence_row, batch.draws["align_weight"]
-        if len(told):  # only then: a GPU waits for the numbers below
-            told, inverse = told.unique(return_inverse=True)
-            alone = ~torch.isin(rows, told)  # a sample with both counts once
-            rows, heatmap = rows[alone], heatmap[alone]
+        pass_row = self._pass_rows(seen, batch)  # (B + M2 + R,), of each candidate
+        reported, heatmap = _with_heatmap(batch)  # (A,), (A, 1, H, W)
 
-        def text() -> Tensor:
-            known = seen.text.detach()
-            return (
-                torch.cat([known, encode_held(model, batch.replay_text)])
-                if len(batch.replay_text)
-                else known
-            )[rows]
+        # An image with sentences counts once, by them (decision 0032). Without any sentence nothing
+        # is looked for: a GPU would wait for the numbers.
+        spoken = len(batch.sentence_row) > 0
+        if spoken:
+            described, owner = batch.sentence_row.unique(return_inverse=True)  # (D,), (T,)
+            by_report = ~torch.isin(reported, described)
+            reported, heatmap = reported[by_report], heatmap[by_report]
 
-        log = look(model.visual, seen.tokens.rows(passed[rows]), text, self.config)
-        error = cross_entropy(heatmap, log, self.config.power)
-        if len(told):
-            log = look_at_texts(
+        # whole reports: where the tower attends, or the similarity with the report (decision 0030)
+        attention = look(
+            model.visual,
+            seen.tokens.rows(pass_row[reported]),
+            lambda: _report_features(model, seen, batch)[reported],
+            self.config,
+        )  # (A, h, w)
+        error = cross_entropy(heatmap, attention, self.config.power)  # (A,)
+
+        # sentences: the similarity for every tower, since no attention pool knows a sentence
+        if spoken:
+            similarity = look_at_texts(
                 model.visual,
-                seen.tokens.rows(passed[told]),
+                seen.tokens.rows(pass_row[described]),
                 encode_held(model, batch.sentence_text),
-                inverse,
+                owner,
                 self.config.temperature,
-            )
-            each = cross_entropy(batch.sentence_heatmap, log, self.config.power)
-            error = torch.cat(
-                [error, each.new_zeros(len(told)).index_add(0, inverse, each) / inverse.bincount()]
-            )
-        return {"align_error": weight * error}
+            )  # (T, h, w)
+            each = cross_entropy(batch.sentence_heatmap, similarity, self.config.power)  # (T,)
+            error = torch.cat([error, _mean_by_owner(each, owner, len(described))])
+        return {"align_error": batch.draws["align_weight"] * error}
 
-    def complete(self, out: dict[str, Tensor], batch: Any) -> None:
+    def _pass_rows(self, seen: Seen, batch: ExpertBatch) -> Tensor:
+        """The row of the pass of each candidate, (B + M2 + R,) int64."""
+        parts = [slice(0, len(batch))]
+        if count := len(batch.expert_image):
+            # plain: the last mixed pairs are the stream's images themselves, encoded once
+            name = "mixed_features" if self.stream_is_plain else "align_stream"
+            last = seen.rows[name].stop
+            parts.append(slice(last - count, last))
+        parts.append(seen.rows["align_replay"])
+        device = batch.annotated.device
+        return torch.cat([torch.arange(part.start, part.stop, device=device) for part in parts])
+
+    def complete(self, out: dict[str, Tensor], batch: ExpertBatch) -> None:
         for name in ("align_replay", "align_stream"):
             out.pop(name, None)
 
@@ -307,18 +304,45 @@ class Align(Objective):
         if "align_error" not in out:
             return {}
         own = out["align_error"]
-        # one row a rank
+        # one row a rank, (W, 1): the sum of its errors, and how many they are
         sums, counts, rows = gather(own.sum()[None, None], own.new_full((1, 1), len(own)))
         share = sums[rows].sum() * (len(sums) / len(sums[rows]))  # right under DDP's plain average
-        return {
-            "align_loss": (
-                share
-                / counts.sum().clamp(min=max(1, self.least * len(out["sample_id"]) * len(sums)))
-            )
-        }
+        least = max(1, self.least * len(out["sample_id"]) * len(sums))  # decision 0035
+        return {"align_loss": share / counts.sum().clamp(min=least)}
 
 
-def encode_held(model: nn.Module, texts: Tensor) -> Tensor:
+def _with_heatmap(batch: ExpertBatch) -> tuple[Tensor, Tensor]:
+    """The candidates with a heatmap, (A,) int64, and theirs, (A, 1, H, W): the annotated ones of
+    the batch, all of the stream, all that are shown once more.
+    """
+    size = len(batch)
+    total = size + len(batch.expert_image) + len(batch.replay_image)
+    candidates = torch.cat(
+        [batch.annotated, torch.arange(size, total, device=batch.annotated.device)]
+    )
+    of_stream = batch.heatmap[len(batch.mix_index) :]  # behind those of the batch's mixed pairs
+    heatmap = torch.cat([batch.annotated_heatmap, of_stream])
+    if len(batch.replay_image):  # without any, their heatmaps have no sides of their own
+        heatmap = torch.cat([heatmap, batch.replay_heatmap])
+    return candidates, heatmap
+
+
+def _report_features(model: HostModel, seen: Seen, batch: ExpertBatch) -> Tensor:
+    """Unit text features of the candidates' reports, (B + M2 + R, D), held fixed."""
+    known = seen.text.detach()  # of the batch and the stream: the pass has them
+    if not len(batch.replay_text):
+        return known
+    return torch.cat([known, encode_held(model, batch.replay_text)])
+
+
+def _mean_by_owner(each: Tensor, owner: Tensor, count: int) -> Tensor:
+    """The mean of the sentences' `each` (T,) over each image's, (D,): a long dictation does not
+    count more. `owner` (T,): 0 to D - 1; `count`: D.
+    """
+    return each.new_zeros(count).index_add(0, owner, each) / owner.bincount()
+
+
+def encode_held(model: HostModel, texts: Tensor) -> Tensor:
     """Unit features (T, D) of `texts` (T, L), held fixed."""
     # after the pass: autocast would keep the weights it casts here, without their graph, for the
     # pass
@@ -361,6 +385,7 @@ def cross_entropy(heatmap: Tensor, log: Tensor, power: float) -> Tensor:
     """-sum_p target_p log_p, (A,), of `log` (A, h, w); target: the mean of `heatmap` (A, 1, H, W)
     in each cell, to the `power`, made to sum to one.
     """
-    target = F.adaptive_avg_pool2d(heatmap.to(log.dtype), log.shape[1:]).flatten(1).pow(power)
+    grid = (log.shape[1], log.shape[2])
+    target = F.adaptive_avg_pool2d(heatmap.to(log.dtype), grid).flatten(1).pow(power)
     target = target / target.sum(dim=1, keepdim=True)
     return -(target * log.flatten(1)).sum(dim=1)

@@ -8,10 +8,11 @@ import argparse
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..batching.expert_batch import ExpertBatch
+from ..towers.host import HostModel
 from ..towers.positions import Tokens
 
 # (B, D) and (B, D) of this rank -> (N, D) and (N, D) of all ranks with this rank's rows on the
@@ -61,12 +62,11 @@ class Objective:
         """
         return {}
 
-    def images(self, batch: Any, visual: nn.Module) -> dict[str, Tensor]:
+    def images(self, batch: ExpertBatch, visual: nn.Module) -> dict[str, Tensor]:
         """Images (K, 3, H, W) to encode in the pass of the originals; the key names their features
         in the model's output.
 
-        `image_features` as a key replaces the originals. `batch`: `ExpertBatch`; `visual`: the
-        image tower.
+        `image_features` as a key replaces the originals. `visual`: the image tower.
         """
         return {}
 
@@ -85,23 +85,24 @@ class Objective:
         None
     )
 
-    def check_model(self, model: nn.Module) -> None:
+    def check_model(self, model: HostModel) -> None:
         """Called once before training. UserError: a model that can not be trained so."""
 
     def encode_texts(
-        self, model: nn.Module, texts: Tensor
+        self, model: HostModel, texts: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]] | None:
         """Unit features (T, D) in the place of `model.encode_text`, and more of the same pass for
         the output.
         """
+        return None
 
-    def read(self, model: nn.Module, seen: Seen, batch: Any) -> dict[str, Tensor]:
+    def read(self, model: HostModel, seen: Seen, batch: ExpertBatch) -> dict[str, Tensor]:
         """What the pass holds beside its features, for the output; `complete` may still
         change it.
         """
         return {}
 
-    def complete(self, out: dict[str, Tensor], batch: Any) -> None:
+    def complete(self, out: dict[str, Tensor], batch: ExpertBatch) -> None:
         """Change the model's output in place: no 0-d tensor, the same keys in every micro-batch."""
 
     def losses(self, out: Mapping[str, Tensor], gather: Gather) -> dict[str, Tensor]:
@@ -109,11 +110,6 @@ class Objective:
         model's output.
         """
         return {}
-
-
-def generator(seed: int, step: int, *stream: int) -> np.random.Generator:
-    """Random numbers of one purpose in one step, the same on every rank."""
-    return np.random.default_rng(np.random.SeedSequence([seed, step], spawn_key=stream))
 
 
 def add_mixed_pairs(

@@ -7,21 +7,23 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..batching.expert_batch import ExpertBatch
 from ..config import UserError, check_fields
 from ..mixup import mix_images
+from ..streams import DACL_KIND, DACL_PARTNERS, DACL_WEIGHTS
+from ..towers.host import ImageTower
 from ..towers.positions import full_precision
-from .base import Gather, Objective, add_mixed_pairs, generator
+from .base import Gather, Objective, add_mixed_pairs
 
 FORMS = ("original", "release", "plus")
 KINDS = ("linear", "geometric", "binary")  # DACL+ draws one a step
-PARTNERS, KIND, WEIGHTS = range(1, 4)  # streams of random numbers
 FLOOR = 1e-6  # of a pixel in the power of geometric mixing
 
 
@@ -103,7 +105,7 @@ class Dacl(Objective):
         """dacl_partner (B, 2) int64 and dacl_lam (B, 2) float32; for DACL+ dacl_kind and, of binary
         masks, dacl_seed (B, 2).
         """
-        size, shared = len(sample_id), generator(seed, step, PARTNERS)
+        size, shared = len(sample_id), DACL_PARTNERS.generator(seed, step)
         if self.config.form == "release":
             partner = torch.from_numpy(
                 np.stack([shared.permutation(size) for _ in range(2)], axis=1)
@@ -113,8 +115,8 @@ class Dacl(Objective):
             ).expand(size, 2)
             return {"dacl_partner": partner, "dacl_lam": lam.float()}
         offset = torch.from_numpy(1 + np.floor(shared.random(2) * (size - 1)).astype(np.int64))
-        own = [generator(seed, step, WEIGHTS, int(key)) for key in sample_id]
-        draws = {
+        own = [DACL_WEIGHTS.generator(seed, step, int(key)) for key in sample_id]
+        draws: dict[str, Any] = {
             "dacl_partner": (torch.arange(size)[:, None] + offset) % size,
             "dacl_lam": (
                 torch.from_numpy(
@@ -123,12 +125,12 @@ class Dacl(Objective):
             ),
         }
         if self.config.form == "plus":
-            draws["dacl_kind"] = KINDS[generator(seed, step, KIND).integers(len(KINDS))]
+            draws["dacl_kind"] = KINDS[DACL_KIND.generator(seed, step).integers(len(KINDS))]
             if draws["dacl_kind"] == "binary":
                 draws["dacl_seed"] = np.stack([one.integers(1 << 62, size=2) for one in own])
         return draws
 
-    def images(self, batch: Any, visual: nn.Module) -> dict[str, Tensor]:
+    def images(self, batch: ExpertBatch, visual: nn.Module) -> dict[str, Tensor]:
         if self.config.form == "release":
             return {
                 "image_features": _view(batch, 0, visual),
@@ -138,7 +140,7 @@ class Dacl(Objective):
             return {}
         return {"dacl_u": _view(batch, 0, visual), "dacl_w": _view(batch, 1, visual)}
 
-    def complete(self, out: dict[str, Tensor], batch: Any) -> None:
+    def complete(self, out: dict[str, Tensor], batch: ExpertBatch) -> None:
         """release: the second view of every image is one more mixed pair with the image's
         own text.
         """
@@ -155,13 +157,14 @@ class Dacl(Objective):
         return {"dacl_loss": self.config.weight * nt_xent(u, w, rows, self.config.temperature)}
 
 
-def _view(batch: Any, which: int, visual: nn.Module) -> Tensor:
+def _view(batch: ExpertBatch, which: int, visual: nn.Module) -> Tensor:
     """The images, each mixed with its partner of view `which`, (B, 3, H, W)."""
     image, draws = batch.image, batch.draws
     partner, lam = image[draws["dacl_partner"][:, which]], draws["dacl_lam"][:, which]
     kind = draws.get("dacl_kind", "linear")
     if kind == "geometric":
-        return mix_geometric(image, partner, lam, visual.image_mean, visual.image_std)
+        tower = cast(ImageTower, visual)
+        return mix_geometric(image, partner, lam, tower.image_mean, tower.image_std)
     if kind == "binary":
         return torch.where(binary_mask(image, lam, draws["dacl_seed"][:, which]), image, partner)
     return mix_images(image, partner, lam)
@@ -173,17 +176,17 @@ def mix_geometric(
     """x^lam * x_a^(1 - lam) of the pixels in [0, 1] behind normalised images (B, 3, H, W); `lam`
     (B,).
     """
-    mean, std = (
+    shift, scale = (
         torch.tensor(x, dtype=torch.float64, device=image.device)[:, None, None].to(
             full_precision(image).dtype
         )
         for x in (mean, std)
-    )
-    weight = lam.to(mean.dtype)[:, None, None, None]
+    )  # (3, 1, 1) each
+    weight = lam.to(shift.dtype)[:, None, None, None]
     log_x, log_a = (
-        (full_precision(x) * std + mean).clamp(min=FLOOR).log() for x in (image, partner)
+        (full_precision(x) * scale + shift).clamp(min=FLOOR).log() for x in (image, partner)
     )
-    return (((weight * log_x + (1 - weight) * log_a).exp() - mean) / std).to(image.dtype)
+    return (((weight * log_x + (1 - weight) * log_a).exp() - shift) / scale).to(image.dtype)
 
 
 @torch.compiler.disable

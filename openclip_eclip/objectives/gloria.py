@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, cast
 
 import torch
 import torch.distributed as dist
@@ -17,7 +17,9 @@ from torch.distributed.nn.functional import all_gather
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from ..batching.expert_batch import ExpertBatch
 from ..config import UserError, check_fields
+from ..towers.host import HostModel
 from ..towers.local_features import IMAGE_STAGES, WordPieces, encode_words, regions_of
 from ..towers.positions import full_precision
 from .base import Gather, Objective, Seen
@@ -62,6 +64,12 @@ class GloriaConfig:
         check_fields(self, "gloria", checks)
 
 
+class RegionModel(Protocol):
+    """A model that was built for GLoRIA (`EClipConfig.regions`)."""
+
+    region_projection: nn.Linear  # of regions to the width of words
+
+
 class Gloria(Objective):
     """global_weight * (CE(G) + CE(G^T)) in the place of L_clip, plus local_weight * (CE(Z) +
     CE(Z^T)).
@@ -72,7 +80,8 @@ class Gloria(Objective):
     """
 
     def __init__(self, config: GloriaConfig = GloriaConfig()) -> None:
-        self.config, self.pieces = config, None
+        self.config = config
+        self.pieces: WordPieces | None = None
         # L_clip is the mean of both directions, GLoRIA takes their sum
         self.contrast_weight = 2 * config.global_weight
 
@@ -117,15 +126,17 @@ class Gloria(Objective):
 
     image_stages = IMAGE_STAGES
 
-    def encode_texts(self, model: nn.Module, texts: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def encode_texts(self, model: HostModel, texts: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        assert self.pieces is not None, "`use_tokenizer` comes first"
         self.pieces = self.pieces.to(texts.device)
         features, words = encode_words(model, texts, self.pieces)
         return features, {"words": words.values, "word_mask": words.mask}
 
-    def read(self, model: nn.Module, seen: Seen, batch: Any) -> dict[str, Tensor]:
-        return {"regions": model.region_projection(regions_of(model.visual, seen.tokens))}
+    def read(self, model: HostModel, seen: Seen, batch: ExpertBatch) -> dict[str, Tensor]:
+        projection = cast(RegionModel, model).region_projection
+        return {"regions": projection(regions_of(model.visual, seen.tokens))}
 
-    def complete(self, out: dict[str, Tensor], batch: Any) -> None:
+    def complete(self, out: dict[str, Tensor], batch: ExpertBatch) -> None:
         """regions (R, P, W), words (R, L, W) and word_mask (R, L) of the batch's images, then of
         eCLIP's mixed pairs; the scale.
         """

@@ -9,19 +9,20 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..batching.expert_batch import ExpertBatch
 from ..config import UserError, check_fields
+from ..streams import M3_MIX
 from ..towers.positions import full_precision
-from .base import Gather, Objective, generator
+from .base import Gather, Objective
 
 VL_TARGETS = ("both", "both-sum", "diagonal")
 TERMS = ("v", "l", "vl", "m2")
-MIX = 4  # stream of random numbers
 SMALL_SINE = 1e-4  # below, sin(theta) does not divide
 
 
@@ -85,14 +86,14 @@ class M3Mix(Objective):
 
     def draw(self, seed: int, step: int, epoch: int, sample_id: Tensor) -> dict[str, Any]:
         """m3_mix_draws (B, 5) float32, every row the same: lam of V, L, VL, m2 and rho."""
-        draws, beta = generator(seed, step, MIX), self.config.beta
+        draws, beta = M3_MIX.generator(seed, step), self.config.beta
         row = [draws.beta(beta, beta) for _ in range(3)] + [
             draws.beta(self.config.beta_m2, self.config.beta_m2)
         ]
         row.append(1 / (epoch + 1) if self.config.decay else 1.0)
         return {"m3_mix_draws": torch.tensor([row]).repeat(len(sample_id), 1)}
 
-    def complete(self, out: dict[str, Tensor], batch: Any) -> None:
+    def complete(self, out: dict[str, Tensor], batch: ExpertBatch) -> None:
         out["m3_mix_draws"] = batch.draws["m3_mix_draws"]
 
     def losses(self, out: Mapping[str, Tensor], gather: Gather) -> dict[str, Tensor]:
@@ -111,7 +112,8 @@ class M3Mix(Objective):
             own, other = {"both": (0.5, 0.5), "both-sum": (1.0, 1.0), "diagonal": (1.0, 0.0)}[
                 self.config.vl_target
             ]
-            terms["vl"] = _paired(*mixed["vl"], rows, scale, own, other)
+            mixed_image, mixed_text = mixed["vl"]
+            terms["vl"] = _paired(mixed_image, mixed_text, rows, scale, own, other)
         if "m2" in mixed:
             terms["m2"] = self._m2(image, text, mixed["m2"][0], rows)
         return {f"m3_{name}_loss": rho * self.weights[name] * term for name, term in terms.items()}
@@ -149,12 +151,12 @@ class M3Mix(Objective):
         """
         index = torch.arange(len(image), device=image.device)[rows]
         positive = (image[rows] * text[rows]).sum(dim=1, keepdim=True)
-        loss = 0.0
+        directions = []
         for x in (image[rows], text[rows]):
             cosines = _product(x, mixed)
             cosines = cosines.scatter(1, index[:, None], positive.to(cosines.dtype))
-            loss = loss + F.cross_entropy(cosines / self.config.temperature_m2, index)
-        return loss
+            directions.append(F.cross_entropy(cosines / self.config.temperature_m2, index))
+        return cast(Tensor, sum(directions))
 
 
 def _paired(
@@ -178,7 +180,7 @@ def _paired(
                 own * log_p.gather(1, index[:, None]) + other * log_p.gather(1, mirror[:, None])
             ).mean()
         )
-    return sum(directions) / 2
+    return cast(Tensor, sum(directions)) / 2
 
 
 def _product(x: Tensor, y: Tensor) -> Tensor:
@@ -215,7 +217,9 @@ def geodesic(a: Tensor, b: Tensor, lam: Tensor | float) -> Tensor:
 
 def parse_settings(pairs: Sequence[str]) -> M3MixConfig:
     """KEY=VALUE words as settings; UserError names a word that is none."""
-    types = {field.name: type(field.default) for field in dataclasses.fields(M3MixConfig)}
+    types: dict[str, type[Any]] = {
+        field.name: type(field.default) for field in dataclasses.fields(M3MixConfig)
+    }
     values: dict[str, Any] = {}
     for pair in pairs:
         key, _, text = pair.partition("=")

@@ -286,7 +286,7 @@ def run(args: argparse.Namespace) -> str:
         _check(counts[split], args.seed, split, shares[split], args.size, knobs)
     if args.shard_size < 1:
         raise ValueError(f"shard size {args.shard_size}: expected at least 1. 500 is the default.")
-    labels = {split: [] for split in SPLITS}
+    labels: dict[str, list[int]] = {split: [] for split in SPLITS}
     total = sum(counts.values())
     # disable=None: no bar where stderr is not a terminal
     with fresh_folder(args.out) as folder, tqdm(total=total, unit="film", disable=None) as bar:

@@ -1,11 +1,9 @@
-"""The phantom's pictures: scenes are drawn, then rendered as chest films, true lesion boxes and
-gaze heatmaps.
+"""The phantom's pictures: scenes, then chest X-rays, true lesion boxes and gaze heatmaps.
 
 Two frames. *Anatomy*: X to the film's right, Y down, origin mid-chest, unit = image side; lungs,
-heart and lesion have
-their places here. *Film*: x, y in [0, 1], pixel centres at (i + 0.5) / size. A shift, a rotation
-and a scale per sample lead from one to the other. Shape letters: B samples, H = W = size pixels, F
-fixations.
+heart and lesion have their places here. *Film*: x, y in [0, 1], pixel centres at (i + 0.5) / size.
+A shift, a rotation and a scale per sample lead from one to the other. Shape letters: B samples,
+H = W = size pixels, F fixations.
 """
 
 from collections.abc import Sequence
@@ -15,6 +13,7 @@ import numpy as np
 
 from .reports import CLASS_NAMES, DEVICES
 
+Point = tuple[float, float]
 NORMAL = CLASS_NAMES.index("normal")
 CLASS_SHARES = (0.30, 0.14, 0.14, 0.14, 0.14, 0.14)
 
@@ -345,7 +344,7 @@ def _boxes(lesion: np.ndarray, has_lesion: np.ndarray) -> np.ndarray:
     return np.where(has_lesion[:, None], np.stack(low + high, axis=-1), -1).astype(np.int32)
 
 
-def _line(x: np.ndarray, y: np.ndarray, start: tuple, end: tuple, width: float) -> np.ndarray:
+def _line(x: np.ndarray, y: np.ndarray, start: Point, end: Point, width: float) -> np.ndarray:
     """Soft line of half-width `width` from `start` to `end`, both (X, Y) in anatomy; values in [0,
     1].
     """
@@ -383,14 +382,16 @@ def _add_devices(film: np.ndarray, scenes: Scenes, x: np.ndarray, y: np.ndarray)
             jitter = 0.02 * np.cos(scenes.phase[rows, :2] * 5 + device)
             x_dev, y_dev = x[rows] + jitter[:, 0, None, None], y[rows] + jitter[:, 1, None, None]
             film[rows] += np.max(
-                [grey * _line(x_dev, y_dev, *part) for *part, grey in parts], axis=0
+                [
+                    grey * _line(x_dev, y_dev, start, end, width)
+                    for start, end, width, grey in parts
+                ],
+                axis=0,
             )
 
 
 def _add_markers(film: np.ndarray, scenes: Scenes, film_x: np.ndarray, film_y: np.ndarray) -> None:
-    """Stamp an R or an L in a corner, in place; neither side nor corner says anything of the
-    finding.
-    """
+    """Stamp an R or an L in a corner, in place, whatever the finding is."""
     cell = 1 / 32  # two pixels at 64
     corner_x, corner_y, kind = (column[:, None, None] for column in scenes.marker.T)
     column = np.floor((film_x - np.where(corner_x == 1, 0.86, 0.04)) / cell).astype(np.int64)

@@ -9,9 +9,10 @@ import io
 import json
 import tarfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -32,9 +33,10 @@ def write_csv(folder: Path, split: str, blocks: Iterable[PhantomBatch]) -> None:
     """
     (folder / "images").mkdir(exist_ok=True)
     (folder / "heatmaps").mkdir(exist_ok=True)
-    rows, gaze_rows = [], []
+    rows: list[dict[str, Any]] = []
+    gaze_rows: list[dict[str, Any]] = []
     for key, block, i in _samples(split, blocks):
-        row = {"filepath": f"images/{key}.png", "title": block.reports[i]}
+        row: dict[str, Any] = {"filepath": f"images/{key}.png", "title": block.reports[i]}
         (folder / row["filepath"]).write_bytes(_png(block.images[i]))
         if split == "train":
             row["heatmap"] = f"heatmaps/{key}.png" if block.annotated[i] else None
@@ -42,7 +44,8 @@ def write_csv(folder: Path, split: str, blocks: Iterable[PhantomBatch]) -> None:
                 (folder / row["heatmap"]).write_bytes(_heatmap_png(block.heatmaps[i]))
         row["label"] = int(block.labels[i])
         if split == "test":
-            row.update(zip(("x0", "y0", "x1", "y1"), _box(block, i) or [None] * 4, strict=True))
+            box: Sequence[int | None] = _box(block, i) or [None] * 4
+            row.update(zip(("x0", "y0", "x1", "y1"), box, strict=True))
             gaze_rows.append(
                 {"filepath": row["filepath"], "gaze": _write_gaze(folder, key, block.heatmaps[i])}
             )
@@ -73,7 +76,8 @@ def write_webdataset(
     """
     sizes_file = folder / "sizes.json"
     sizes = json.loads(sizes_file.read_text()) if sizes_file.exists() else {}
-    gaze_rows, number, samples = [], 0, _samples(split, blocks)
+    gaze_rows: list[dict[str, Any]] = []
+    number, samples = 0, _samples(split, blocks)
     while chunk := list(islice(samples, shard_size)):
         name = f"{split}-{number:06d}.tar"
         with tarfile.open(folder / name, "w", format=tarfile.USTAR_FORMAT) as shard:

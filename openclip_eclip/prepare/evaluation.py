@@ -5,7 +5,7 @@ a fixed order.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from .plan import Item
 
 
 def choose_per_class(
-    candidates: dict[str, Sequence[Item]], count: int, seed: int, *, group: str | None = None
+    candidates: Mapping[str, Sequence[Item]], count: int, seed: int, *, group: str | None = None
 ) -> list[Item]:
     """`count` items of each class, `label` set; with `group` (a column such as "patient") at most
     one an id over all classes.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ SUFFIXES = (".dcm", ".dicom", ".png", ".jpg", ".jpeg")
 
 
 class ImageError(UserError):
-    """An image that can not be read, named by its file."""
+    """An image that cannot be read, named by its file."""
 
 
 def list_images(folders: Iterable[Path]) -> dict[str, Path]:
@@ -54,19 +55,12 @@ def read_grey_picture(
     `read_picture`.
     """
 
-    def draft(image: Image.Image) -> None:
-        """Decode a JPEG at the smallest scale that is still twice as large as needed, in grey
-        unless its colours have a profile.
-        """
-        small = _scaled((image.height, image.width), 2 * size)
-        image.draft(None if image.info.get("icc_profile") else "L", small[::-1])
-
     try:
         picture = read_picture(
             path if content is None else content,
             str(path),
             options,
-            None if size is None else draft,
+            None if size is None else partial(_draft, size=size),
         )
     except DataError as error:
         raise ImageError(str(error)) from error
@@ -88,6 +82,14 @@ def encode_map(values: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(np.rint(values * 255).astype(np.uint8)).save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def _draft(image: Image.Image, size: int) -> None:
+    """Have a JPEG decoded at the smallest scale that is at least twice `size`, in grey unless its
+    colours have a profile.
+    """
+    small = _scaled((image.height, image.width), 2 * size)
+    image.draft(None if image.info.get("icc_profile") else "L", small[::-1])
 
 
 def _scaled(original: tuple[int, int], shortest: int) -> tuple[int, int]:

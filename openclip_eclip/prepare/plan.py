@@ -5,6 +5,7 @@ counted by reason.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,14 +37,23 @@ class Item:
     image: Path
     text: str
     annotations: tuple[Annotation, ...] = ()  # one a reader; none: not annotated
-    size: tuple[int, int] | None = (
-        None  # (height, width) the tables promise; another one in the file is an error
-    )
+    # (height, width) the tables promise; another one in the file is an error
+    size: tuple[int, int] | None = None
     # further columns, members of key.json in shards
-    columns: dict[str, str | int | float] = field(default_factory=dict)
+    columns: Mapping[str, str | int | float] = field(default_factory=dict)
     windows: tuple[Window, ...] = ()
     config: RenderConfig = RenderConfig()  # how annotations and windows are drawn
     merge: str = "mean"  # of several readers: mean, noisy-or or one
+
+    @property
+    def patient(self) -> str:
+        """The column of that name, which all data sets of several images a patient have."""
+        return str(self.columns["patient"])
+
+    @property
+    def study(self) -> str:
+        """MIMIC-CXR's study, in its own and the gaze data sets of its images."""
+        return str(self.columns["study"])
 
 
 @dataclass

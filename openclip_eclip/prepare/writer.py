@@ -145,7 +145,10 @@ def _chunks(plan: Plan, options: Options) -> Iterator[Chunk]:
 
 def write_chunk(chunk: Chunk, options: Options) -> None:
     """All samples of a chunk: one shard, or files and rows; the record last."""
-    rows, skipped, counted, buffer = [], {}, {}, io.BytesIO()
+    rows: list[dict[str, Any]] = []
+    skipped: dict[str, str] = {}  # key -> why
+    counted: dict[str, list[str]] = {}  # what was left out of samples -> their keys
+    buffer = io.BytesIO()
     archive = (
         tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT)
         if chunk.is_shard(options)

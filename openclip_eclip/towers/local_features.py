@@ -5,7 +5,7 @@ features.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from open_clip.hf_configs import arch_dict
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..config import UserError
+from .host import HostModel, ImageTower
 from .positions import Tokens, encode_tokens, full_precision
 
 IMAGE_STAGES = 2  # the finer one of the last ones
@@ -38,7 +39,7 @@ class Words(NamedTuple):
     mask: Tensor
 
 
-def encode_regions(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+def encode_regions(model: HostModel, images: Tensor) -> tuple[Tensor, Tensor]:
     """Unit image features (B, D), those of `model.encode_image`, and regions (B, P, C) from one
     pass over (B, 3, H, W).
 
@@ -71,7 +72,7 @@ def regions_of(visual: nn.Module, tokens: Tokens) -> Tensor:
     return stage.flatten(2).transpose(1, 2)
 
 
-def region_width(model: nn.Module) -> int:
+def region_width(model: HostModel) -> int:
     """C of `encode_regions`, by encoding one empty image. UserError: no spatial map, or dropped
     patches that leave holes in it.
     """
@@ -82,18 +83,20 @@ def on_empty_image(visual: nn.Module, encode: Callable[[Tensor], Any]) -> Any:
     """`encode` of one empty image (1, 3, H, W), leaving `visual` as it was. UserError: a tower that
     drops patches.
     """
-    dropping = [
-        module
+    # open_clip's and timm's class of that name
+    shares = [
+        cast(float, module.prob)
         for module in visual.modules()
-        if type(module).__name__.startswith("PatchDropout") and module.prob > 0
+        if type(module).__name__.startswith("PatchDropout")
     ]
-    if dropping:
+    dropped = [share for share in shares if share > 0]
+    if dropped:
         raise UserError(
             f"image tower {_name(visual)} drops patches (--force-patch-dropout"
-            f" {dropping[0].prob:g}): there is no whole map left to compare with; train without"
+            f" {dropped[0]:g}): there is no whole map left to compare with; train without"
             " patch dropout."
         )
-    size = visual.image_size
+    size = cast(ImageTower, visual).image_size
     # the type of images: that of a convolution, since --precision bf16 leaves other parameters in
     # fp32
     parameter = next(
@@ -111,7 +114,7 @@ def on_empty_image(visual: nn.Module, encode: Callable[[Tensor], Any]) -> Any:
     return found
 
 
-def encode_words(model: nn.Module, tokens: Tensor, pieces: WordPieces) -> tuple[Tensor, Words]:
+def encode_words(model: HostModel, tokens: Tensor, pieces: WordPieces) -> tuple[Tensor, Words]:
     """Unit text features (B, D), those of `model.encode_text`, and words from one pass over
     `tokens` (B, L).
 
@@ -138,12 +141,11 @@ def encode_words(model: nn.Module, tokens: Tensor, pieces: WordPieces) -> tuple[
             f"text tower {_name(text)}: its words are not known; expected open_clip's own or a"
             " Hugging Face tower."
         )
-    return F.normalize(features, dim=-1), pieces.join(
-        sum(full_precision(layer) for layer in layers), tokens
-    )
+    total = cast(Tensor, sum(full_precision(layer) for layer in layers))  # there is one at least
+    return F.normalize(features, dim=-1), pieces.join(total, tokens)
 
 
-def word_width(model: nn.Module) -> int:
+def word_width(model: HostModel) -> int:
     """W of `encode_words`. UserError: an unknown text tower."""
     text = getattr(model, "text", model)
     if isinstance(text, HFTextEncoder):
@@ -256,5 +258,5 @@ class WordPieces:
         )
 
 
-def _name(tower: nn.Module) -> str:
+def _name(tower: object) -> str:
     return type(getattr(tower, "trunk", tower)).__name__

@@ -5,10 +5,13 @@ of open_clip that have one.
 from __future__ import annotations
 
 import math
+from typing import Any, Protocol, cast
 
 import torch
+from open_clip.modified_resnet import AttentionPool2d as ResNetPool
 from open_clip.modified_resnet import ModifiedResNet
-from open_clip.transformer import VisionTransformer
+from open_clip.timm_model import TimmModel
+from open_clip.transformer import AttentionalPooler, VisionTransformer
 from timm.layers import (
     AttentionPool2d,
     AttentionPoolLatent,
@@ -19,6 +22,19 @@ from timm.layers import (
 from torch import Tensor, nn
 
 from .positions import Tokens, full_precision
+
+
+class MapPool(Protocol):
+    """timm's AttentionPool2d and RotAttentionPool2d."""
+
+    num_heads: int
+    feat_size: list[int]  # of the absolute positions
+    cls_token: nn.Parameter | None
+    qkv: nn.Linear | None  # one layer for query and key, or one each
+    q: nn.Linear
+    k: nn.Linear
+    pos_embed: Any  # absolute: a parameter (P, W); rotary: one of timm's embeddings
+    rotate_half: bool  # of a rotary one; missing before timm 1.0.31
 
 
 def pool_attention(visual: nn.Module, tokens: Tokens, share: float = 1.0) -> Tensor | None:
@@ -34,11 +50,13 @@ def pool_attention(visual: nn.Module, tokens: Tokens, share: float = 1.0) -> Ten
     elif isinstance(visual, VisionTransformer):
         if visual.attn_pool is None or visual.attn_pool_contrastive is not None:
             return None
+        assert tokens.prefix is not None, "a ViT has class tokens or an empty prefix"
         scores = _queries(
             visual.attn_pool, torch.cat([tokens.prefix, tokens.grid.flatten(1, 2)], dim=1)
         )
         scores = scores[:, :, 1:] if visual.pool_type == "avg" else scores[:, :, :1]
     else:
+        assert isinstance(visual, TimmModel), "`encode_tokens` takes no other tower"
         trunk = visual.trunk
         pool = next(
             (
@@ -56,10 +74,12 @@ def pool_attention(visual: nn.Module, tokens: Tokens, share: float = 1.0) -> Ten
             return None
         if isinstance(pool, AttentionPoolLatent):
             flat = tokens.grid.flatten(1, 2)
-            whole = tokens.prefix is not None and getattr(trunk, "pool_include_prefix", True)
-            scores = _latent(pool, torch.cat([tokens.prefix, flat], dim=1) if whole else flat)
+            if tokens.prefix is not None and getattr(trunk, "pool_include_prefix", True):
+                flat = torch.cat([tokens.prefix, flat], dim=1)
+            scores = _latent(pool, flat)
         else:
-            scores = _timm_2d(pool, tokens.grid)
+            is_rotary = isinstance(pool, RotAttentionPool2d)
+            scores = _timm_2d(cast(MapPool, pool), tokens.grid, is_rotary)
     scores = scores[:, : max(1, round(share * scores.shape[1]))]
     log = (
         scores.log_softmax(dim=-1)
@@ -81,7 +101,7 @@ def _scaled(query: Tensor, key: Tensor) -> Tensor:
         return query @ key.transpose(-2, -1) / math.sqrt(query.shape[-1])
 
 
-def _modified_resnet(pool: nn.Module, grid: Tensor) -> Tensor:
+def _modified_resnet(pool: ResNetPool, grid: Tensor) -> Tensor:
     """The query is the mean token."""
     flat = grid.flatten(1, 2)
     x = torch.cat([flat.mean(dim=1, keepdim=True), flat], dim=1)
@@ -89,7 +109,7 @@ def _modified_resnet(pool: nn.Module, grid: Tensor) -> Tensor:
     return _scores(pool.q_proj(x[:, :1]), pool.k_proj(x), pool.num_heads)
 
 
-def _queries(pool: nn.Module, x: Tensor) -> Tensor:
+def _queries(pool: AttentionalPooler, x: Tensor) -> Tensor:
     """open_clip's AttentionalPooler: learnt queries."""
     attn, x = pool.attn, pool.ln_k(x)
     width = attn.embed_dim
@@ -119,7 +139,7 @@ def _latent(pool: AttentionPoolLatent, x: Tensor) -> Tensor:
     return scores if pool.pool == "avg" else scores[:, :, :1]
 
 
-def _timm_2d(pool: AttentionPool2d | RotAttentionPool2d, grid: Tensor) -> Tensor:
+def _timm_2d(pool: MapPool, grid: Tensor, rotary: bool) -> Tensor:
     """timm's pools of a map: the query is the mean or a class token, with absolute or rotary
     positions.
     """
@@ -129,7 +149,7 @@ def _timm_2d(pool: AttentionPool2d | RotAttentionPool2d, grid: Tensor) -> Tensor
         if pool.cls_token is None
         else pool.cls_token.expand(len(flat), -1, -1)
     )
-    x, rotary = torch.cat([first, flat], dim=1), isinstance(pool, RotAttentionPool2d)
+    x = torch.cat([first, flat], dim=1)
     if not rotary:
         x = x + resample_abs_pos_embed(
             pool.pos_embed.unsqueeze(0), side, old_size=pool.feat_size, num_prefix_tokens=1
@@ -144,5 +164,6 @@ def _timm_2d(pool: AttentionPool2d | RotAttentionPool2d, grid: Tensor) -> Tensor
         turn = pool.pos_embed.get_embed(side)
         turn = torch.cat(turn, dim=-1) if isinstance(turn, tuple) else turn
         half = getattr(pool, "rotate_half", False)  # timm before 1.0.31 has one form, not this
-        key = torch.cat([key[:, :, :1], apply_rot_embed_cat(key[:, :, 1:], turn, half=half)], dim=2)
+        turned = apply_rot_embed_cat(key[:, :, 1:], turn, half=half)
+        key = torch.cat([key[:, :, :1], turned], dim=2)
     return _scaled(query, key)

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from open_clip.modified_resnet import ModifiedResNet
 from open_clip.timm_model import TimmModel
 from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
+from .host import HostModel, TimmTrunk
 
-def encode_with_pooled(model: nn.Module, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
+
+def encode_with_pooled(model: HostModel, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Features of `pixels` (B, 3, H, W) as `model.encode_image` gives them, (B, D), and the tower's
+    own before the projection, (B, W); None where none stand there.
+    """
     visual = model.visual
     if (
         isinstance(visual, VisionTransformer)
@@ -16,10 +23,7 @@ def encode_with_pooled(model: nn.Module, pixels: Tensor) -> tuple[Tensor, Tensor
         and not visual.output_tokens
     ):
         # the projection is no module that a hook could watch
-        projection, visual.proj = (
-            visual.proj,
-            None,
-        )
+        projection, visual.proj = visual.proj, None
         try:
             pooled = model.encode_image(pixels)
         finally:
@@ -46,6 +50,6 @@ def _last_module(visual: nn.Module) -> nn.Module | None:
     if isinstance(visual, TimmModel):
         if len(visual.head):
             return visual.head
-        classifier = visual.trunk.get_classifier()
+        classifier = cast(TimmTrunk, visual.trunk).get_classifier()
         return classifier if isinstance(classifier, nn.Linear) else None
     return None

@@ -9,7 +9,7 @@ patch tokens pass through the norm and projection of the class token.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from open_clip.modified_resnet import ModifiedResNet
@@ -18,6 +18,7 @@ from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
 from ..config import UserError
+from .host import TimmTrunk
 
 
 class Tokens(NamedTuple):
@@ -61,7 +62,8 @@ def encode_tokens(visual: nn.Module, pixels: Tensor, stages: int = 0) -> tuple[T
 
 
 def _timm(visual: TimmModel, pixels: Tensor, stages: int) -> tuple[Tensor, Tokens]:
-    trunk, maps = visual.trunk, []
+    trunk = cast(TimmTrunk, visual.trunk)
+    maps: list[Tensor] = []
     if stages:
         found, maps = trunk.forward_intermediates(pixels, indices=stages, output_fmt="NCHW")
     else:
@@ -85,7 +87,7 @@ def _timm(visual: TimmModel, pixels: Tensor, stages: int) -> tuple[Tensor, Token
     return features, Tokens(grid, found[:, :prefix], maps)
 
 
-def _channels_last(trunk: nn.Module) -> bool:
+def _channels_last(trunk: TimmTrunk) -> bool:
     return getattr(trunk, "output_fmt", "NCHW") == "NHWC"
 
 
@@ -103,12 +105,14 @@ def project_tokens(visual: nn.Module, tokens: Tokens) -> Tensor:
         return (pooled if visual.proj is None else pooled @ visual.proj).unflatten(
             0, grid.shape[:3]
         )
+    assert isinstance(visual, TimmModel), "`encode_tokens` takes no other tower"
+    trunk = cast(TimmTrunk, visual.trunk)
     if tokens.prefix is not None:
         alone = grid.reshape(-1, 1, grid.shape[-1]).expand(-1, tokens.prefix.shape[1] + 1, -1)
     else:
         alone = grid.reshape(-1, 1, 1, grid.shape[-1])
-        alone = alone if _channels_last(visual.trunk) else alone.permute(0, 3, 1, 2)
-    return visual.head(visual.trunk.forward_head(alone)).unflatten(0, grid.shape[:3])
+        alone = alone if _channels_last(trunk) else alone.permute(0, 3, 1, 2)
+    return visual.head(trunk.forward_head(alone)).unflatten(0, grid.shape[:3])
 
 
 def encode_positions(visual: nn.Module, pixels: Tensor) -> Tensor:

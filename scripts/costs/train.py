@@ -33,6 +33,7 @@ from openclip_eclip.config import AUTHORS_PROCESSOR, ProcessorConfig
 from openclip_eclip.data.joint_transform import JointTransform
 from openclip_eclip.loss import EClipLoss
 from openclip_eclip.objectives import Align
+from openclip_eclip.params import eclip_parser
 from openclip_eclip.processor import build_processor
 from training_patches.train_data import train_source
 
@@ -254,7 +255,8 @@ def bench_pipeline(rounds: int, rows: list[str], count: int = 64) -> None:
     transform = open_clip.transform.image_transform(224, is_train=True)
     tokenizer = open_clip.get_tokenizer("eclip-vit-small", context_length=CONTEXT)
     with tempfile.TemporaryDirectory() as folder:
-        args = SimpleNamespace(
+        args = SimpleNamespace(**vars(eclip_parser().parse_args([])))
+        vars(args).update(
             train_data=write_shards(Path(folder), count),
             dataset_type="webdataset",
             train_num_samples=count,
@@ -265,9 +267,6 @@ def bench_pipeline(rounds: int, rows: list[str], count: int = 64) -> None:
             workers=0,
             rank=0,
             world_size=1,
-            on_bad_sample="stop",
-            eclip_heatmap_control=None,
-            csv_label_key=None,
         )
         plain = upstream.get_wds_dataset(args, transform, True, tokenizer=tokenizer).dataloader
         ours = train_source(
@@ -362,10 +361,16 @@ def main() -> None:
         sys.stdout.write(f"{peak(*args.peak, device, args.batch)}\n")
         return
     clock, rows = Clock(device), []
-    bench_steps(device, clock, args.rounds, args.batch, rows)
-    bench_processor(device, clock, args.rounds, rows)
-    bench_pipeline(args.rounds, rows)
-    bench_memory(device, args.batch, rows)
+    for bench in (
+        lambda: bench_steps(device, clock, args.rounds, args.batch, rows),
+        lambda: bench_processor(device, clock, args.rounds, rows),
+        lambda: bench_pipeline(args.rounds, rows),
+        lambda: bench_memory(device, args.batch, rows),
+    ):
+        before = len(rows)
+        bench()
+        # what was measured is not lost with what comes later
+        sys.stderr.write("\n".join(rows[before:]) + "\n")
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(
         f"# What experts cost\n\n`python scripts/costs/train.py`, {machine(device)}, torch"

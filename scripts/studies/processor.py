@@ -37,6 +37,7 @@ from openclip_eclip import EClipConfig
 from openclip_eclip.batching.curriculum import Curriculum, draw_gate
 from openclip_eclip.batching.expert_batch import ExpertBatch
 from openclip_eclip.config import AUTHORS_PROCESSOR, ProcessorConfig
+from openclip_eclip.evaluate.output.result import markdown_table
 from openclip_eclip.loss import EClipLoss
 from openclip_eclip.phantom.generate import generate
 from openclip_eclip.priming import reconstruction_errors
@@ -353,12 +354,6 @@ def spread(values: Sequence[float]) -> str:
     return f"{np.mean(values):.4f}" + f" ({min(values):.4f}-{max(values):.4f})" * (len(values) > 1)
 
 
-def table(head: list[str], rows: list[list]) -> str:
-    return "\n".join(
-        "| " + " | ".join(map(str, row)) + " |" for row in [head, ["---"] * len(head), *rows]
-    )
-
-
 def report(result: dict) -> str:
     setting, priming, response = result.values()
     parts = [
@@ -383,7 +378,7 @@ def report(result: dict) -> str:
             if r["steps"] == steps
         ]
         parts.append(
-            table(
+            markdown_table(
                 ["form", "images", "parameters", "ms", "constant a patch", *map(str, steps)], rows
             )
         )
@@ -398,7 +393,11 @@ def report(result: dict) -> str:
     ]
     return (
         "\n\n".join(
-            [*parts, table(["form", *columns], rows), "![I, E and I^E by form](processor.png)"]
+            [
+                *parts,
+                markdown_table(["form", *columns], rows),
+                "![I, E and I^E by form](processor.png)",
+            ]
         )
         + "\n"
     )

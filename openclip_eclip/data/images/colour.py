@@ -25,7 +25,7 @@ def apply_profile(image: Image.Image, profile: bytes | None) -> Image.Image:
         return image if table is None else image.point(table)
     transform = _transform(profile, image.mode) if profile else None
     if transform is not None:
-        return ImageCms.applyTransform(image, transform)
+        return _applied(image, transform)
     return image.convert("RGB") if image.mode == "CMYK" else image
 
 
@@ -35,6 +35,12 @@ def apply_gamma(image: Image.Image, gamma: float) -> Image.Image:
         return image
     table = np.rint(255 * (np.arange(256) / 255) ** (1 / (2.2 * gamma)))
     return image.point(table.astype(int).tolist() * len(image.getbands()))
+
+
+def _applied(image: Image.Image, transform: ImageCms.ImageCmsTransform) -> Image.Image:
+    found = ImageCms.applyTransform(image, transform)
+    assert found is not None  # only in place it gives none
+    return found
 
 
 def _open(profile: bytes) -> tuple[ImageCms.ImageCmsProfile, str] | None:
@@ -89,14 +95,13 @@ def _grey_table(profile: bytes) -> list[int] | None:
     if transform is None:
         return None
     ramp = np.arange(256, dtype=np.uint8).reshape(1, -1)
-    picture = Image.fromarray(ramp)
-    found = ImageCms.applyTransform(picture.convert(opened[1]), transform)
-    found = np.asarray(found.convert("L"))
+    shown = _applied(Image.fromarray(ramp).convert(opened[1]), transform)
+    found = np.asarray(shown.convert("L"))
     change = np.abs(found.astype(int) - ramp).max()
     return None if change <= (SAME_GREY if opened[1] == "L" else SAME_COLOUR) else found[0].tolist()
 
 
 def _change(probe: np.ndarray, transform: ImageCms.ImageCmsTransform) -> int:
     """Largest change of the colours (1, N, 3) uint8."""
-    found = np.asarray(ImageCms.applyTransform(Image.fromarray(probe), transform))
+    found = np.asarray(_applied(Image.fromarray(probe), transform))
     return int(np.abs(found.astype(int) - probe).max())

@@ -247,8 +247,8 @@ def _check_voi(
     """A window beside the values is a fault; a flat image of 8 bits is shown as it is."""
     part = values if shown is None else values[shown]
     if part.size and part.min() != part.max():
-        values = f"its values being {float(part.min()):g} to {float(part.max()):g}"
-        check_flat(grey, shown, f"{how}, {values}", name)
+        extent = f"its values being {float(part.min()):g} to {float(part.max()):g}"
+        check_flat(grey, shown, f"{how}, {extent}", name)
 
 
 def _shallow(
@@ -388,6 +388,9 @@ def _pixel_ratio(dataset: Any) -> float:
         "PixelAspectRatio",
     ):
         pair = read_numbers(dataset.get(key))
-        if len(pair) == 2 and all(side is not None and side > 0 for side in pair):
-            return pair[0] / pair[1] if abs(pair[0] / pair[1] - 1) > SQUARE else 1.0
+        if len(pair) != 2:
+            continue
+        height, width = pair
+        if height is not None and height > 0 and width is not None and width > 0:
+            return height / width if abs(height / width - 1) > SQUARE else 1.0
     return 1.0

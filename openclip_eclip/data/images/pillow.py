@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import struct
 import sys
-import threading
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeGuard
 
 import numpy as np
-from PIL import Image, ImageChops
+from PIL import Image, ImageChops, ImageFile
 
 from ...config import DataError
 from .colour import apply_gamma, apply_profile
 from .levels import stretch
 from .options import ReadOptions
 from .picture import QUARTER_TURNS, Frame, Picture, check_size, turn_image
+from .pillow_limit import own_limit
 from .png import check_png, read_grey_alpha, tells_late
+
+if TYPE_CHECKING:  # Pillow's own order of formats decides when its readers are loaded
+    from PIL.TiffImagePlugin import TiffImageFile
 
 # EPS and WMF run another program; BUFR, GRIB, HDF5 and MPEG cannot be decoded; icons hold several
 # sizes; Pillow ignores the scale of FITS, and FLI is an animation
@@ -57,26 +60,6 @@ NATIVE = {
 }
 NATIVE_16 = ";16L" if sys.byteorder == "little" else ";16B"
 Draft = Callable[[Image.Image], None]
-
-_limit = threading.Lock()
-_readers, _pillow_limit = 0, Image.MAX_IMAGE_PIXELS
-
-
-@contextmanager
-def own_limit() -> Iterator[None]:
-    """Pillow's own limit of pixels is off while any thread is in here: ours is checked instead."""
-    global _readers, _pillow_limit
-    with _limit:
-        if _readers == 0:
-            _pillow_limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-        _readers += 1
-    try:
-        yield
-    finally:
-        with _limit:
-            _readers -= 1
-            if _readers == 0:
-                Image.MAX_IMAGE_PIXELS = _pillow_limit
 
 
 @contextmanager
@@ -144,7 +127,7 @@ def _formats() -> tuple[str, ...]:
     return tuple(dict.fromkeys(kind for kind in (*common, *Image.OPEN) if kind not in NOT_SHOWN))
 
 
-def _open(file: BinaryIO, name: str, options: ReadOptions) -> Image.Image:
+def _open(file: BinaryIO, name: str, options: ReadOptions) -> ImageFile.ImageFile:
     """Identified and within the limits, nothing unpacked yet."""
     file.seek(0)
     size = _webp_size(file.read(30))
@@ -154,7 +137,7 @@ def _open(file: BinaryIO, name: str, options: ReadOptions) -> Image.Image:
     image = Image.open(file, formats=_formats())
     check_size((image.height, image.width), BYTES.get(image.mode, 4), options, name)
     _check_colour_depth(file, image, name)
-    if image.format == "TIFF":
+    if _is_tiff(image):
         _check_tiff(image, name, options)
     elif image.format not in FIRST_IS_WHOLE and getattr(image, "is_animated", False):
         raise DataError(
@@ -164,11 +147,17 @@ def _open(file: BinaryIO, name: str, options: ReadOptions) -> Image.Image:
     return image
 
 
-def _check_colour_depth(file: BinaryIO, image: Image.Image, name: str) -> None:
+def _is_tiff(image: ImageFile.ImageFile) -> TypeGuard[TiffImageFile]:
+    return image.format == "TIFF"
+
+
+def _check_colour_depth(file: BinaryIO, image: ImageFile.ImageFile, name: str) -> None:
     """DataError for deep colours of which Pillow keeps the upper 8 bits: often nearly black."""
     bits, kind = 8, image.tile[0] if image.tile else None
+    arguments = kind.args if kind else None
     if kind and kind.codec_name in ("ppm", "ppm_plain") and image.mode == "RGB":
-        bits = int(kind.args[1]).bit_length()
+        assert isinstance(arguments, tuple)  # the raw mode and the highest value
+        bits = int(arguments[1]).bit_length()
     elif kind and kind.codec_name == "SGI16":
         bits = 16
     elif image.format == "JPEG2000" and len(image.getbands()) > 1:
@@ -206,7 +195,7 @@ def _orientation(image: Image.Image) -> int:
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
-def _check_tiff(image: Image.Image, name: str, options: ReadOptions) -> None:
+def _check_tiff(image: TiffImageFile, name: str, options: ReadOptions) -> None:
     """DataError for what Pillow would show wrongly, several pages and oversized tiles."""
     tags = image.tag_v2
     if PHOTOMETRIC not in tags:
@@ -230,7 +219,7 @@ def _check_tiff(image: Image.Image, name: str, options: ReadOptions) -> None:
         _set_raw_mode(image, NATIVE.get(_raw_mode(image)))
 
 
-def _check_pages(image: Image.Image, name: str) -> None:
+def _check_pages(image: TiffImageFile, name: str) -> None:
     """Smaller copies of the first page and masks are no further pages."""
     page = 0
     while True:
@@ -245,7 +234,7 @@ def _check_pages(image: Image.Image, name: str) -> None:
     image.seek(0)
 
 
-def _raw_mode(image: Image.Image) -> str:
+def _raw_mode(image: ImageFile.ImageFile) -> str:
     """How the decoder's bytes are understood, such as RGB;16B; "" where nothing says so."""
     arguments = image.tile[0].args if image.tile else ""
     if isinstance(arguments, tuple):
@@ -253,7 +242,7 @@ def _raw_mode(image: Image.Image) -> str:
     return arguments if isinstance(arguments, str) else ""
 
 
-def _set_raw_mode(image: Image.Image, raw: str | None) -> None:
+def _set_raw_mode(image: ImageFile.ImageFile, raw: str | None) -> None:
     def changed(arguments: Any) -> Any:
         return (raw, *arguments[1:]) if isinstance(arguments, tuple) else raw
 
@@ -262,14 +251,14 @@ def _set_raw_mode(image: Image.Image, raw: str | None) -> None:
 
 
 def _show(
-    file: BinaryIO, image: Image.Image, name: str, options: ReadOptions
+    file: BinaryIO, image: ImageFile.ImageFile, name: str, options: ReadOptions
 ) -> tuple[Image.Image, bool]:
     """(the decoded "L" or "RGB" image, turned for TIFF alone; whether it has more than 8 bits)."""
     info, raw = dict(image.info), _raw_mode(image)
     found, deep = _sixteen_bit_colour(file, image, raw, name, options), True
     if found is None:
         deep = image.mode.startswith("I") or image.mode == "F"
-        tags = image.tag_v2 if image.format == "TIFF" else {}
+        tags: Mapping[int, Any] = image.tag_v2 if _is_tiff(image) else {}
         bits, photometric = max(tags.get(BITS, (0,))), tags.get(PHOTOMETRIC, 1)
         signed = tags.get(SAMPLE_FORMAT, (1,))[0] == 2
         image.load()
@@ -328,7 +317,7 @@ def _over_black(image: Image.Image, name: str) -> Image.Image:
 
 
 def _sixteen_bit_colour(
-    file: BinaryIO, image: Image.Image, raw: str, name: str, options: ReadOptions
+    file: BinaryIO, image: ImageFile.ImageFile, raw: str, name: str, options: ReadOptions
 ) -> Image.Image | None:
     """A PNG or TIFF of 16 bits a channel, stretched over its channels together; None for others.
 
@@ -339,7 +328,7 @@ def _sixteen_bit_colour(
     elif raw[:-4] in ("RGB", "RGBA", "RGBX") and raw[-4:] in (";16L", ";16B", ";16N"):
         order = NATIVE_16 if raw.endswith("N") else raw[-4:]
         file.seek(0)
-        low = Image.open(file, formats=[image.format])
+        low = Image.open(file, formats=[str(image.format)])
         _set_raw_mode(low, raw[:-4] + {";16L": ";16B", ";16B": ";16L"}[order])
         low.load()
         file.seek(0)

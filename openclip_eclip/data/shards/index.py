@@ -96,7 +96,7 @@ def check_shards(
         for i, report in zip(missing, pool.map(lambda i: _check(shards[i], options), missing)):
             found[i] = report
             bar.update()
-    return found
+    return [report for report in found if report is not None]  # that is now all of them
 
 
 def join_reports(reports: Sequence[ShardReport]) -> Report:
@@ -149,7 +149,8 @@ def _check(shard: Path, options: CheckOptions) -> ShardReport:
 @lru_cache(maxsize=8)
 def _fingerprint(options: CheckOptions) -> str:
     """Of the options and of all that decides a verdict: the readers' source and their libraries."""
-    source = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
+    readers = sorted(Path(__file__).parents[1].rglob("*.py"))  # all of data/
+    source = b"".join(path.read_bytes() for path in readers)
     text = json.dumps([asdict(options), *map(_version, LIBRARIES)], sort_keys=True)
     return hashlib.blake2b(source + text.encode(), digest_size=8).hexdigest()
 
@@ -202,13 +203,11 @@ def _from_record(shard: Path, record: dict[str, Any]) -> ShardReport:
         Fault(f"{shard}, {where}" if where else str(shard), key, message)
         for where, key, message in record["faults"]
     ]
-    return ShardReport(
-        shard,
-        *(int(record[name]) for name in ("samples", "maps", "good", "windows")),
-        faults,
-        entries,
-        [str(warning) for warning in record["warnings"]],
+    samples, maps, good, windows = (
+        int(record[name]) for name in ("samples", "maps", "good", "windows")
     )
+    warnings = [str(warning) for warning in record["warnings"]]
+    return ShardReport(shard, samples, maps, good, windows, faults, entries, warnings)
 
 
 def _store(report: ShardReport, stat: os.stat_result, options: CheckOptions) -> None:

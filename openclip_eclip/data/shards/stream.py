@@ -9,13 +9,13 @@ import logging
 import lzma
 import zlib
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlparse
 
-from braceexpand import UnbalancedBracesError
+from braceexpand import UnbalancedBracesError  # type: ignore[attr-defined]  # not in its stub
 from webdataset.gopen import gopen, gopen_schemes
 from webdataset.shardlists import expand_urls
 
@@ -29,7 +29,11 @@ REMOTE = tuple(
     f"{scheme}:" for scheme in (*gopen_schemes, "s3", "ftp", "hf") if not scheme.startswith("__")
 )
 KEPT = MAX_HEADER + 4 * BLOCK  # bytes that a header with all that belongs to it may take
-OPENERS = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
+OPENERS: dict[bytes, Callable[[Any], Any]] = {
+    b"\x1f\x8b": gzip.open,
+    b"BZh": bz2.open,
+    b"\xfd7zXZ": lzma.open,
+}
 
 
 class Announced(NamedTuple):

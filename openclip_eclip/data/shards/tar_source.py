@@ -44,6 +44,7 @@ def read_members(
     if faults:
         raise DataError(f"{where}, {faults[0][0]}: {faults[0][1]}.")
     image_key = find_member(members, IMAGE_MEMBERS)
+    assert image_key is not None  # member_faults names a sample without one
     picture = read_picture(members[image_key], f"{where}.{image_key}", options)
     heatmap_key = find_member(members, HEATMAP_MEMBERS) if heatmaps else None
     heatmap = None
@@ -177,6 +178,18 @@ class TarEntry:
                 f"{self.where}: {error.strerror}; the shard was there when it was indexed."
             ) from error
 
+    def read_image(self) -> bytes:
+        """The content of the image, of a sample without a fault. DataError as `read`."""
+        key = self.image_key
+        assert key is not None  # all_faults names a sample without one
+        return self.read(key)[key]
+
+    def read_heatmap(self) -> bytes:
+        """The same of the heatmap of an annotated sample."""
+        key = self.heatmap_key
+        assert key is not None
+        return self.read(key)[key]
+
     def _read(self, file: BinaryIO, names: Iterable[str]) -> dict[str, bytes]:
         try:
             return {name: read_at(file, *self.members[name], name) for name in names}
@@ -297,8 +310,7 @@ def entry_windows(entry: TarEntry) -> tuple[bytes, bytes] | None:
     """(JSON, npz) of a sample in a shard, None if it has neither; DataError for one without the
     other.
     """
-    return (
-        tuple(entry.read(TEXT_MEMBER, MAPS_MEMBER).values())
-        if has_windows(entry.members, entry.key)
-        else None
-    )
+    if not has_windows(entry.members, entry.key):
+        return None
+    content = entry.read(TEXT_MEMBER, MAPS_MEMBER)
+    return content[TEXT_MEMBER], content[MAPS_MEMBER]

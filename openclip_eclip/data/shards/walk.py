@@ -132,7 +132,7 @@ def group_members(
             if key in seen:
                 faults.append(
                     (extension, "this member stands in the archive twice")
-                    if key == sample.key
+                    if sample is not None and key == sample.key
                     else ("key", KEY_AGAIN)
                 )
             seen.add(key)
@@ -266,14 +266,18 @@ def _library_header(
     """(member, where the next header is) by the standard library: long names, pax fields, links,
     large files.
     """
+    # typeshed leaves out `nti`, `InvalidHeaderError` and `firstmember`, and asks for `write` of
+    # files that are only read
     try:
         if (
             header[156:157] in (b"L", b"K", b"x", b"g", b"X")
-            and tarfile.nti(header[124:136]) > MAX_HEADER
+            and tarfile.nti(header[124:136]) > MAX_HEADER  # type: ignore[attr-defined]
         ):
-            raise tarfile.InvalidHeaderError("a name or field of more than 1 MiB")
+            raise tarfile.InvalidHeaderError(  # type: ignore[attr-defined]
+                "a name or field of more than 1 MiB"
+            )
         file.seek(position)
-        archive = tarfile.TarFile(fileobj=file, pax_headers=shared)
+        archive = tarfile.TarFile(fileobj=file, pax_headers=shared)  # type: ignore[arg-type]
     except (
         tarfile.TarError,
         ValueError,
@@ -287,7 +291,7 @@ def _library_header(
             f"a damaged header at byte {position} ({error}): what follows is lost. Write the "
             "archive anew."
         ) from error
-    member = archive.firstmember
+    member: tarfile.TarInfo | None = archive.firstmember  # type: ignore[attr-defined]
     shared.update(archive.pax_headers)
     if member is None or member.size < 0 or archive.offset <= position:
         raise ArchiveError(

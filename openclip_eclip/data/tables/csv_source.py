@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -75,7 +75,7 @@ class CsvTable:
 
     path: Path
     columns: CsvColumns
-    images: Sequence[Path]
+    images: Sequence[Path | None]  # None: a blank cell, a fault of the row
     captions: list[str]
     heatmaps: Sequence[Path | None]
     rows: list[int]
@@ -89,6 +89,15 @@ class CsvTable:
 
     def name(self, index: int) -> str:
         return f"{self.path}, row {self.rows[index]}{line_of(self.lines, self.rows[index])}"
+
+    def image(self, index: int) -> Path:
+        """The image of a row; DataError where its cell is blank."""
+        path = self.images[index]
+        if path is None:
+            raise DataError(
+                f"{self.name(index)}, column {self.columns.image!r}: blank; expected an image file."
+            )
+        return path
 
     @property
     def annotated(self) -> list[int]:
@@ -123,6 +132,14 @@ class CsvTable:
     def with_windows(self) -> int:
         """How many rows have sentence windows."""
         return len(self.windows) - self.windows.count(None)
+
+    def without_heatmaps(self) -> CsvTable:
+        """The table as if no row were annotated; sentence windows stay."""
+        return replace(self, heatmaps=[None] * len(self))
+
+    def without_windows(self) -> CsvTable:
+        """The table as if it had no column of sentence windows."""
+        return replace(self, windows=[])
 
     def keep(self, indices: list[int]) -> CsvTable:
         """The table with these rows only."""
@@ -210,7 +227,7 @@ def locate(cell: str, folder: Path) -> Path:
 class CsvSamples(Dataset):
     """Map-style data set over a `CsvTable`.
 
-    `skip_bad`: a sample that can not be read is replaced by the next row and named, else DataError
+    `skip_bad`: a sample that cannot be read is replaced by the next row and named, else DataError
     stops training.
     `control`: a placebo in the place of every heatmap. `windows`: those of sentences are read too.
     """
@@ -254,11 +271,8 @@ class CsvSamples(Dataset):
 
     def _read(self, index: int) -> Sample:
         where, columns = self.table.name(index), self.table.columns
-        picture = read_picture(
-            self.table.images[index],
-            f"{where}, column {columns.image!r}: {self.table.images[index]}",
-            self.options,
-        )
+        image = self.table.image(index)
+        picture = read_picture(image, f"{where}, column {columns.image!r}: {image}", self.options)
         heatmap = None
         path = self.table.heatmaps[index]
         if path is not None:
@@ -281,10 +295,10 @@ class CsvSamples(Dataset):
 
     def _read_windows(self, index: int, frame: Frame) -> Windows | None:
         path = self.table.windows[index] if self.windows and self.table.windows else None
+        if path is None:
+            return None
         try:
-            return path and read_windows(
-                *file_windows(path, self.options), path.name, frame, self.options
-            )
+            return read_windows(*file_windows(path, self.options), path.name, frame, self.options)
         except (OSError, DataError) as error:
             raise DataError(
                 f"{self.table.name(index)}, column {self.table.columns.windows!r}: {error}"

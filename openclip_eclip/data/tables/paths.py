@@ -14,7 +14,7 @@ from ...config import DataError
 from .missing_text import file_cell
 
 
-class PathColumn(Sequence):
+class PathColumn(Sequence["Path | None"]):
     """A column of files: `column[i]` is a Path, None for a blank cell or a word for none ("NA").
 
     A path is as written, or relative to the table's folder where `beside[i]`; `found[i]`, where it
@@ -46,7 +46,8 @@ class PathColumn(Sequence):
     def __len__(self) -> int:
         return len(self.cells)
 
-    def __getitem__(self, index: int) -> Path | None:
+    # no slices: `keep` takes several rows
+    def __getitem__(self, index: int) -> Path | None:  # type: ignore[override]
         cell = self.cells[index]
         if not cell:
             return None
@@ -64,7 +65,10 @@ class PathColumn(Sequence):
 
     def exists(self, index: int) -> bool:
         """Whether the file of a filled cell is there."""
-        return self[index].is_file() if self.found is None else bool(self.found[index])
+        if self.found is not None:
+            return bool(self.found[index])
+        path = self[index]
+        return path is not None and path.is_file()
 
     def keep(self, indices: Sequence[int]) -> PathColumn:
         """The column with these rows only."""

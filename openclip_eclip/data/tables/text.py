@@ -16,11 +16,11 @@ import lzma
 import re
 import zipfile
 import zlib
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, TextIO
+from typing import IO, TYPE_CHECKING, Any, NamedTuple, TextIO
 
 import numpy as np
 import pandas as pd
@@ -28,12 +28,15 @@ import pandas as pd
 from ...config import DataError
 from .swallowed_rows import RowKinds, stands_like_rows
 
+if TYPE_CHECKING:
+    from _csv import Reader  # the standard library has no public name for it
+
 LINE_END = re.compile("\r\n|\r|\n")
 QUOTED = re.compile('"(?:[^"]|"")*"')
 CHUNK = 1 << 16  # rows at a time
 LARGEST_CELL = 1 << 24  # characters
 LARGEST_PACKED = 1 << 30  # bytes of a packed table once it is unpacked
-PACKED = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+PACKED: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 UNREADABLE = (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, RuntimeError)
 MARKS = {
     b"\xff\xfe": "UTF-16",
@@ -100,6 +103,7 @@ def read_table_text(
                 csv.reader(file, delimiter=separator, strict=True)
             )
     except csv.Error as error:
+        assert separator is not None  # the reader that complains was made with it
         raise _broken_quotation(path, separator, error) from error
     except UnicodeDecodeError as error:
         raise _not_utf8(path) from error
@@ -121,7 +125,7 @@ class _Reading:
         self.lines: list[np.ndarray] = []
         self.suspects: list[tuple[int, int, list[str]]] = []  # (line, column, lines in the cell)
 
-    def read(self, reader: Iterator[list[str]]) -> TableText:
+    def read(self, reader: Reader) -> TableText:
         end = 0
         while chunk := list(islice(reader, CHUNK)):
             first, end = end + 1, reader.line_num
@@ -237,7 +241,7 @@ def _checked_separator(separator: str | None, path: Path) -> str | None:
 
 
 @contextmanager
-def _open_bytes(path: Path) -> Iterator[BinaryIO]:
+def _open_bytes(path: Path) -> Iterator[IO[bytes]]:
     if path.suffix == ".zip":
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
@@ -246,7 +250,8 @@ def _open_bytes(path: Path) -> Iterator[BinaryIO]:
             with archive.open(names[0]) as file:
                 yield file
     else:
-        with PACKED.get(path.suffix, open)(path, "rb") as file:
+        opener: Callable[..., Any] = PACKED.get(path.suffix, open)
+        with opener(path, "rb") as file:
             yield file
 
 

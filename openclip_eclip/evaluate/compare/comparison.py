@@ -65,7 +65,8 @@ def compare(methods: list[Method], draws: int, seed: int) -> Comparison:
     scorers = [scorer(method) for method in methods]
     images = len(methods[0].runs[0]["id"])
     patients = next(
-        (run["patient"] for method in methods for run in method.runs if "patient" in run), None
+        (run["patient"].tolist() for method in methods for run in method.runs if "patient" in run),
+        None,
     )
     units = images if patients is None else len(np.unique(patients))
     drawn = draw_all(scorers, images, draws, seed, patients)

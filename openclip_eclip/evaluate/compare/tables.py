@@ -7,7 +7,7 @@ import math
 import numpy as np
 from matplotlib.figure import Figure
 
-from ..output.result import Table
+from ..output.result import Cell, Table
 from .comparison import MEDIAN, Comparison, class_p, needed_sizes, statistic_title
 
 
@@ -77,7 +77,7 @@ def class_table(found: Comparison, name: str) -> Table:
 
 
 def needed_table(found: Comparison, difference: float) -> Table:
-    rows = []
+    rows: list[list[Cell]] = []
     for name in found.differences:
         for q, statistic in enumerate(found.statistics):
             sizes = needed_sizes(found, name, q, difference)

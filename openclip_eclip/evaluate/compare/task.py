@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> Result:
         "difference": args.difference,
         "mixed_machines": args.mixed_machines,
     }
-    terms = [
+    terms: list[str] = [
         name for name in ("macro-F1", "balanced accuracy", "accuracy") if name in found.statistics
     ]
     terms += ["AUROC"] * ("macro AUROC" in found.statistics) + ["R@k", MEDIAN] * (

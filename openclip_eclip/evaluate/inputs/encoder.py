@@ -8,7 +8,8 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from pickle import UnpicklingError
@@ -51,11 +52,11 @@ FOREIGN = (
 
 @dataclass
 class Encoder:
-    """`model` in evaluation mode. `facts`: what a result records of it (model, pretrained,
-    precision, weights_hash, transform, machine).
+    """`model` (open_clip's, or ours over it) in evaluation mode. `facts`: what a result records of
+    it (model, pretrained, precision, weights_hash, transform, machine).
     """
 
-    model: nn.Module
+    model: open_clip.CLIP | open_clip.CustomTextCLIP
     transform: Callable[[Image.Image], Tensor]
     tokenizer: Callable[[list[str]], Tensor]
     device: torch.device
@@ -245,9 +246,7 @@ def _load_folder(
         }
     else:
         state = {key: value for key, value in state.items() if not key.startswith(PROCESSOR_PREFIX)}
-    # open_clip would warn that it found no weights: they come below
-    logging.disable(logging.WARNING)
-    try:
+    with _quiet_factory():
         built, _, transform = open_clip.create_model_and_transforms(
             name,
             precision=precision,
@@ -256,10 +255,24 @@ def _load_folder(
             pretrained_text=False,
             **more,
         )
-    finally:
-        logging.disable(logging.NOTSET)
     built.load_state_dict(state)
     return checkpoint.name, built, transform, _run_tokenizer(folder)
+
+
+@contextmanager
+def _quiet_factory() -> Iterator[None]:
+    """open_clip's factory warns, through the root logger, that it found no weights: here they come
+    later. All else may speak.
+    """
+
+    def keep(record: logging.LogRecord) -> bool:
+        return record.module != "factory" or record.levelno > logging.WARNING
+
+    logging.root.addFilter(keep)
+    try:
+        yield
+    finally:
+        logging.root.removeFilter(keep)
 
 
 def _run_tokenizer(folder: Path) -> Any:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ class EvalSet:
     """
 
     path: Path
-    images: list[Path | TarEntry]
+    images: Sequence[Path | TarEntry]
     table: pd.DataFrame
     # X.recipe.json, or classes.json, beside the table
     recipe: dict[str, Any] = field(default_factory=dict)
@@ -52,7 +53,12 @@ class EvalSet:
         """
         if "filepath" in self.table:
             return self.table["filepath"].tolist()
-        return [f"{entry.shard.name}/{entry.key}" for entry in self.images]
+        # a table has that column, so all of these are entries of shards
+        return [
+            f"{entry.shard.name}/{entry.key}"
+            for entry in self.images
+            if isinstance(entry, TarEntry)
+        ]
 
     def name(self, row: int) -> str:
         number = self.table.index[row] + 1
@@ -62,11 +68,9 @@ class EvalSet:
         """The image's bytes; DataError if it is missing."""
         image = self.images[row]
         try:
-            return (
-                image.read_bytes()
-                if isinstance(image, Path)
-                else next(iter(image.read(image.image_key).values()))
-            )
+            if isinstance(image, Path):
+                return image.read_bytes()
+            return next(iter(image.read(_image_key(image)).values()))
         except OSError as error:
             raise DataError(f"{self.name(row)}: no such image ({error}).") from error
 
@@ -81,9 +85,9 @@ class EvalSet:
     def size(self, row: int) -> int:
         """Of the image in bytes, without reading it."""
         image = self.images[row]
-        return (
-            image.stat().st_size if isinstance(image, Path) else image.members[image.image_key][1]
-        )
+        if isinstance(image, Path):
+            return image.stat().st_size
+        return image.members[_image_key(image)][1]
 
     def column(self, name: str) -> list[str]:
         """A column as text; UserError names what there is."""
@@ -254,6 +258,13 @@ def _read_row(entry: TarEntry) -> dict[str, str]:
     if "txt" in content:
         row["title"] = decode_text(content["txt"], f"{entry.where}.txt")
     return row
+
+
+def _image_key(entry: TarEntry) -> str:
+    """The member that is the image."""
+    key = entry.image_key
+    assert key is not None  # `_read_row` has refused or left out entries without one
+    return key
 
 
 def _recipe(folder: Path, stem: str) -> dict[str, Any]:

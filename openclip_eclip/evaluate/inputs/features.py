@@ -271,17 +271,20 @@ def _cached(
 ) -> dict[str, np.ndarray]:
     """`encode()`, or what it gave before. Rank 0 alone looks, so that all ranks do the same."""
     path = None if cache is None or rank_and_size()[0] else cache / f"{key()}.npz"
-    found = [None if path is None else _load(path)]
+    arrays = None if path is None else _load(path)
     if rank_and_size()[1] > 1:
-        dist.broadcast_object_list(found)
-    if found[0] is None:
-        found[0] = encode()
+        shared = [arrays]
+        dist.broadcast_object_list(shared)
+        arrays = shared[0]
+    if arrays is None:
+        arrays = encode()
         if path is not None:
             buffer = io.BytesIO()
-            np.savez(buffer, **found[0])
+            # numpy's stub takes any name for its own flag allow_pickle
+            np.savez(buffer, **arrays)  # type: ignore[arg-type]
             path.parent.mkdir(parents=True, exist_ok=True)
             write_whole(path, buffer.getvalue())
-    return found[0]
+    return arrays
 
 
 def _load(path: Path) -> dict[str, np.ndarray] | None:

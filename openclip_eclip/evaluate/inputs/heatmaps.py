@@ -17,6 +17,7 @@ from ...config import DataError, UserError
 from ...data.heatmap import read_bounded
 from ...data.images.read import read_frame
 from ...data.sample import read_heatmap
+from ...data.shards.tar_source import TarEntry
 from ...data.suspicious_maps import SharedMaps, is_the_image
 from ...data.tables.csv_source import locate, read_columns
 from ...data.tables.missing_text import file_cell
@@ -34,7 +35,7 @@ def join_heatmaps(data: EvalSet, column: str, table: Path | None) -> EvalSet:
     """
     near = "" if column in data.table else did_you_mean(column, data.table.columns)
     if "filepath" not in data.table:
-        mask = np.array([entry.annotated for entry in data.images])
+        mask = np.array([isinstance(entry, TarEntry) and entry.annotated for entry in data.images])
     else:
         cells = (
             data.table[column] if column in data.table else pd.Series("", index=data.table.index)
@@ -125,10 +126,9 @@ def geometric_steps(transform: Any) -> list[Callable[[Image.Image], Image.Image]
 def _bytes(data: EvalSet, row: int) -> tuple[bytes, str]:
     entry = data.images[row]
     if not isinstance(entry, Path):
-        return (
-            next(iter(entry.read(entry.heatmap_key).values())),
-            f"{entry.key}.{entry.heatmap_key}",
-        )
+        key = entry.heatmap_key
+        assert key is not None  # `join_heatmaps` keeps annotated entries alone
+        return next(iter(entry.read(key).values())), f"{entry.key}.{key}"
     path = Path(data.table["heatmap"].iloc[row])
     try:
         return read_bounded(path, data.reading), path.name

@@ -187,14 +187,13 @@ def _image(data: EvalSet, row: int) -> str:
 def _parts(
     sets: dict[str, EvalSet], split_column: str | None, patients: list[str], seed: int
 ) -> dict[str, np.ndarray]:
-    if "data" in sets and split_column is None:
-        try:
-            return dict(
-                zip(("train", "valid", "test"), split_groups(patients, SHARES, seed), strict=True)
-            )
-        except UserError as error:
-            raise UserError(f"{sets['data'].path}: {error}") from error
     if "data" in sets:
+        if split_column is None:
+            try:
+                drawn = split_groups(patients, SHARES, seed)
+            except UserError as error:
+                raise UserError(f"{sets['data'].path}: {error}") from error
+            return dict(zip(("train", "valid", "test"), drawn, strict=True))
         cells = sets["data"].column(split_column)
         for row, cell in enumerate(cells):
             if cell not in SPLIT_NAMES:

@@ -57,16 +57,15 @@ def run(args: argparse.Namespace) -> Result:
     sets = read_sets(args)
     gather(sets, args.classes, args.split_column, args.seed)  # errors before the long part
     options, encoder = read_encode_options(args), read_encoder(args)
-    features: dict[str, list[np.ndarray | None]] = {BEFORE: [], AFTER: []}
+    features: dict[str, list[np.ndarray]] = {BEFORE: [], AFTER: []}
     for name in sets:
         found, sets[name] = encode_images(encoder, sets[name], options)
-        features[BEFORE].append(found.pooled)
+        if found.pooled is not None:
+            features[BEFORE].append(found.pooled)
         features[AFTER].append(found.unit)
     first_rank_only()
     data = gather(sets, args.classes, args.split_column, args.seed)
-    known = {
-        kind: np.concatenate(parts) for kind, parts in features.items() if parts[0] is not None
-    }
+    known = {kind: np.concatenate(parts) for kind, parts in features.items() if parts}
     curves = {
         kind: measure(values, data, percents, args.resamples, args.seed)
         for kind, values in known.items()

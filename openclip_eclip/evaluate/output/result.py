@@ -30,7 +30,7 @@ class Table:
 
     title: str
     columns: list[str]
-    rows: list[Sequence[Cell]]
+    rows: Sequence[Sequence[Cell]]
     note: str = ""
 
 
@@ -97,20 +97,18 @@ def with_interval(value: float, low: float, high: float) -> str | None:
     return None if math.isnan(value) else f"{value:.3f} [{low:.3f}, {high:.3f}]"
 
 
+def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
+    """Columns and rows, without an end of line after the last."""
+    body = [[show(cell).replace("|", "\\|") for cell in row] for row in rows]
+    lines = [columns, ["---"] * len(columns), *body]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
 def markdown(result: Result) -> str:
     """All tables, with notes."""
     parts = [f"# {result.task}\n", *([f"**{result.warning}**\n"] if result.warning else [])]
     for table in result.tables:
-        rows = [
-            table.columns,
-            ["---"] * len(table.columns),
-            *[[show(cell).replace("|", "\\|") for cell in row] for row in table.rows],
-        ]
-        parts.append(
-            f"## {table.title}\n\n"
-            + "\n".join("| " + " | ".join(row) + " |" for row in rows)
-            + "\n"
-        )
+        parts.append(f"## {table.title}\n\n{markdown_table(table.columns, table.rows)}\n")
         if table.note:
             parts.append(f"{table.note}\n")
     parts += [f"- {note}" for note in result.notes]

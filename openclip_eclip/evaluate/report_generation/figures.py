@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
 COLOURS = ("#1f6fb2", "#c8641b", "#8a96a3")
@@ -24,9 +25,9 @@ def draw_scores(numbers: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Fig
     columns = min(3, len(metrics))
     lines = -(-len(metrics) // columns)
     figure = Figure(
-        figsize=(3.4 * columns, 0.6 + (0.55 + 0.3 * len(numbers)) * lines), layout="constrained"
+        figsize=(3.4 * columns, 0.6 + (0.55 + 0.3 * len(numbers)) * lines),
+        layout=ConstrainedLayoutEngine(hspace=0.15),
     )
-    figure.get_layout_engine().set(hspace=0.15)
     panels = figure.subplots(lines, columns, squeeze=False).ravel()
     for axes in panels[len(metrics) :]:
         axes.set_visible(False)

@@ -62,11 +62,11 @@ def make_result(
         one.name: _found_and_missed([made.text for made in one.generations], references)
         for one in written
     }
-    means = [
-        name
+    means = {
+        name: scored.values
         for name, scored in written[0].scores.items()
         if scored.values is not None and scored.values.ndim == 1
-    ]
+    }
     faults = {one.name: count_faults(one.generations) for one in written}
     values = {
         "images": len(test),
@@ -113,8 +113,8 @@ def make_result(
                 "kind": np.array("means"),
                 "id": np.array(test.ids),
                 "patient": np.array(patients),
-                "classes": np.array(means),
-                "score": np.stack([written[0].scores[name].values for name in means], axis=1),
+                "classes": np.array(list(means)),
+                "score": np.stack(list(means.values()), axis=1),
             }
             if means
             else {}

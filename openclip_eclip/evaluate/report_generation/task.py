@@ -164,6 +164,7 @@ def run(args: argparse.Namespace) -> Result:
         options,
     )
     first_rank_only()
+    assert writer is not None  # rank 0 has opened it, and goes on alone
     index.facts |= {
         "recall_at_10": measure_recall(index, unit, images.unit),
         "examples": examples,
@@ -282,13 +283,11 @@ def find_models(args: argparse.Namespace) -> dict[str, Path]:
     found = {}
     for name in {metric.model for metric in METRICS.values() if metric.model}:
         given = getattr(args, f"{name}_model")
-        cached = (
-            try_to_load_from_cache(MODELS[name], "config.json")
-            if name in MODELS and given is None
-            else None
-        )
-        if given is not None or isinstance(cached, str):
-            found[name] = given or Path(cached).parent
+        if given is None and name in MODELS:
+            cached = try_to_load_from_cache(MODELS[name], "config.json")
+            given = Path(cached).parent if isinstance(cached, str) else None
+        if given is not None:
+            found[name] = given
     return found
 
 

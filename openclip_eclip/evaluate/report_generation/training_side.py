@@ -42,7 +42,7 @@ def refuse_leaks(train: EvalSet, test: EvalSet, patient_column: str) -> None:
         [{"patient": clean_id(cell)} for cell in data.column(patient_column)]
         for data in (train, test)
     ]
-    both = shared_patients(*sides)
+    both = shared_patients(sides[0], sides[1])
     if both:
         rows = [
             next(row for row, entry in enumerate(side) if entry["patient"] == both[0])

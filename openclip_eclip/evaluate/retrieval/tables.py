@@ -86,7 +86,7 @@ def curve_figure(found: dict[str, Found]) -> Figure:
     longest = 1
     for name, of in found.items():
         ks = np.arange(1, min(LONGEST, of.ranks.gallery - 1) + 1)
-        curve = {ties: [of.ranks.hits(k, ties).mean() for k in ks] for ties in TIES}
+        curve = {ties: [of.ranks.hits(k, ties).mean() for k in ks.tolist()] for ties in TIES}
         axes.plot(
             ks,
             curve["expected"],
@@ -104,7 +104,7 @@ def curve_figure(found: dict[str, Found]) -> Figure:
         )
         axes.plot(
             ks,
-            [of.chance.hits(k, "expected").mean() for k in ks],
+            [of.chance.hits(k, "expected").mean() for k in ks.tolist()],
             linestyle=DASHES[name],
             color=COLOURS[name],
             linewidth=1.2,

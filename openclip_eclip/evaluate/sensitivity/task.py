@@ -8,6 +8,7 @@ attention pool, points at the heatmap (any model with a spatial image tower).
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,7 @@ def run(args: argparse.Namespace) -> Result:
     tokens = tokenize(encoder, texts)
     reports = torch.cat([encoder.encode_texts(part) for part in tokens.split(options.batch_size)])
     cosines: list[dict[str, np.ndarray]] = []
-    errors, pointing, pictures, grid = [], [], [], ()
+    errors, pointing, pictures, grid = [], [], [], (0, 0)
     for first in tqdm(
         range(0, len(data), options.batch_size), desc="images", unit="batch", disable=None
     ):
@@ -216,7 +217,7 @@ def _maps(
         "another report": enlarge(similarity_map(positions, wrong_text)),
         "centre": np.broadcast_to(centre_map(size), (len(heatmaps), *size)),
         "another heatmap": elsewhere[:, 0].numpy(),
-    }, tuple(positions.shape[1:3])
+    }, (positions.shape[1], positions.shape[2])
 
 
 def _result(
@@ -292,9 +293,7 @@ def _pointing_table(
     rows, values["pointing"] = [], {}
     for map_name, found in scores.items():
         mean = np.nanmean(found, axis=0)
-        low, high = bootstrap_interval(
-            lambda rows, found=found: np.nanmean(found[rows], axis=0), len(found), seed=seed
-        )
+        low, high = _interval(np.nanmean, found, seed)
         intervals = list(zip(mean, low, high, strict=True))
         values["pointing"][map_name] = {
             name: {"value": value, "interval": [lo, hi]}
@@ -314,9 +313,7 @@ def _processor_table(values: dict[str, Any], cosines: dict[str, np.ndarray], see
     rows, values["processor"] = [], {}
     for name in CONDITIONS:
         found = np.concatenate([cosines[name], cosines["true"] - cosines[name]], axis=1)  # (N, 4)
-        low, high = bootstrap_interval(
-            lambda rows, found=found: found[rows].mean(axis=0), len(found), seed=seed
-        )
+        low, high = _interval(np.mean, found, seed)
         mean = found.mean(axis=0)
         keys = ("cosine", "text_change", "cosine_true_minus_this", "text_change_true_minus_this")
         values["processor"][name] = {
@@ -337,6 +334,13 @@ def _processor_table(values: dict[str, Any], cosines: dict[str, np.ndarray], see
         "95 % paired bootstrap intervals over images. A model that uses the place of the gaze shows"
         " differences between true and shuffled.",
     )
+
+
+def _interval(
+    mean: Callable[..., np.ndarray], found: np.ndarray, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """(low, high), each (K,), of the mean of `found` (N, K) over images."""
+    return bootstrap_interval(lambda rows: mean(found[rows], axis=0), len(found), seed=seed)
 
 
 def _picture(pictures: list[Any]) -> Figure:

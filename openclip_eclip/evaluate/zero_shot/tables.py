@@ -265,7 +265,7 @@ def choose_examples(
         first_of_class = np.zeros(len(rows), bool)
         first_of_class[np.unique(labels[rows], return_index=True)[1]] = True
         rows = np.concatenate([rows[first_of_class], rows[~first_of_class]])[:EXAMPLES]
-        chosen += [(row, "right" if right else "wrong") for row in rows]
+        chosen += [(row, "right" if right else "wrong") for row in rows.tolist()]
     return [
         Example(
             data.thumbnail(row),

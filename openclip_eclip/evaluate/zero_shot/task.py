@@ -178,7 +178,10 @@ def choose_classes(data: EvalSet, wanted: str | None, file: Path | None) -> tupl
                 f"--set {wanted}, but what stands beside {data.path} is of {recipe_name}; leave"
                 " --set out, or name other data."
             )
-        return set_of(recipe_name), list(data.recipe.get("classes") or read_classes(beside))
+        if data.recipe.get("classes"):
+            return set_of(recipe_name), list(data.recipe["classes"])
+        assert beside is not None  # one of the two stands beside the data
+        return set_of(recipe_name), read_classes(beside)
     lists = [name for name in SETS if wanted is not None and name.startswith(wanted)]
     if not lists:
         raise UserError(

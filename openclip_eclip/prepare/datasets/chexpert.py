@@ -96,8 +96,8 @@ def make_plan(args: argparse.Namespace) -> Plan:
         plan.evaluation["chexpert-5x200"] = EvaluationSet(
             chosen, list(COMPETITION), RULE_5X200, args.seed
         )
-        held_out = {item.columns["patient"] for item in chosen}
-        kept = [item for item in plan.splits["train"] if item.columns["patient"] not in held_out]
+        held_out = {item.patient for item in chosen}
+        kept = [item for item in plan.splits["train"] if item.patient not in held_out]
         plan.leave_out(
             "patient is in chexpert-5x200",
             sorted(held_out)[0],

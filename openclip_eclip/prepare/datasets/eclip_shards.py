@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -158,14 +159,10 @@ def write_shard(
     """One shard whole or not at all, its record last; a faulty sample stops it, or is named with
     --on-bad-sample skip.
     """
-    source, buffer, samples, rows, skipped, counted = (
-        sources[chunk.name],
-        io.BytesIO(),
-        0,
-        [],
-        {},
-        {},
-    )
+    source, buffer, samples = sources[chunk.name], io.BytesIO(), 0
+    rows: list[dict[str, Any]] = []
+    skipped: dict[str, str] = {}  # sample -> why
+    counted: dict[str, list[str]] = {}  # what was left out of samples -> which
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.GNU_FORMAT) as archive:
         # GNU: USTAR would refuse long keys
         for i, (key, members) in enumerate(islice(read_samples(source), len(chunk.items))):
@@ -213,7 +210,9 @@ def read_samples(shard: Path) -> Iterator[tuple[str, dict[str, Callable[[], byte
     """(key, {extension: its reader}) in the shard's order. DataError for a truncated or damaged
     archive.
     """
-    seen, key, members = set(), None, {}
+    seen: set[str] = set()
+    key: str | None = None
+    members: dict[str, Callable[[], bytes]] = {}
     try:
         with tarfile.open(shard, "r:") as archive:
             for member in archive:
@@ -240,9 +239,8 @@ def read_samples(shard: Path) -> Iterator[tuple[str, dict[str, Callable[[], byte
                 members[extension] = partial(_read, shard, archive, member)
             if key is not None:
                 yield key, members
-            with open(
-                shard, "rb"
-            ) as file:  # tarfile takes a header that is cut off or damaged for the end
+            # tarfile takes a header that is cut off or damaged for the end
+            with open(shard, "rb") as file:
                 file.seek(archive.offset)
                 if file.read(512) != bytes(512):
                     raise tarfile.ReadError(f"no end mark at byte {archive.offset}")
@@ -254,7 +252,9 @@ def read_samples(shard: Path) -> Iterator[tuple[str, dict[str, Callable[[], byte
 
 def _read(shard: Path, archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
     try:
-        return archive.extractfile(member).read()
+        stream = archive.extractfile(member)
+        assert stream is not None  # a regular file has one
+        return stream.read()
     except (OSError, tarfile.TarError) as error:
         raise damaged(shard, error) from error
 

@@ -67,10 +67,11 @@ def _csr_from_json(content: bytes, name: str) -> bytes:
     stream = io.BytesIO()
     try:
         found = json.loads(decode_text(content, name))
-        whole = {
-            key: np.array(found[key], dtype=np.int64) for key in ("shape", "indices", "indptr")
-        }
-        np.savez(stream, data=np.array(found["data"], dtype=np.float64), **whole)
+        shape, indices, indptr = (
+            np.array(found[key], dtype=np.int64) for key in ("shape", "indices", "indptr")
+        )
+        data = np.array(found["data"], dtype=np.float64)
+        np.savez(stream, data=data, shape=shape, indices=indices, indptr=indptr)
     except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise DataError(
             f"{name}: {type(error).__name__} {error}; "

@@ -21,7 +21,7 @@ from ...gaze.plausible import refuse_pixels, refuse_units
 from ..command import run_plan
 from ..gaze_options import add_gaze_arguments, gaze_config
 from ..options import add_shared_arguments
-from ..plan import Item, Plan
+from ..plan import Item, Plan, Window
 from ..sentence_windows import Word, add_window_arguments, check_lead, make_windows
 from ..tables import find_table, read_numbers, read_table
 from .mimic_files import (
@@ -41,9 +41,8 @@ from .mimic_reports import add_report_arguments, add_texts
 
 SCREEN = (1920, 1080)  # width, height in pixels
 CLASSES = ("Normal", "CHF", "pneumonia")  # mutually exclusive
-CALIBRATION = (
-    39  # characters: after every 20th film a white dot, under a dicom_id without its last five
-)
+# characters: after every 20th image a white dot, under a dicom_id without its last five
+CALIBRATION = 39
 GAZE = ["FPOGS", "FPOGD", "FPOGV"]
 POSITIONS = {"original": ["X_ORIGINAL", "Y_ORIGINAL"], "screen": ["FPOGX", "FPOGY"]}
 
@@ -113,14 +112,14 @@ def make_plan(args: argparse.Namespace) -> Plan:
             plan.leave_out("no row in MIMIC-CXR's metadata", dicom)
             continue
         fixations = readings.get(dicom)
-        drawable = (
-            fixations is not None
-            and len(fixations.usable(sizes[dicom], config.weight, config.unit)[0]) > 0
-        )
-        if not drawable:
+        if fixations is not None and not len(
+            fixations.usable(sizes[dicom], config.weight, config.unit)[0]
+        ):
+            fixations = None
+        if fixations is None:
             plan.leave_out("heatmap: no usable fixation (the film stays, without one)", dicom)
-        windows = ()
-        if args.windows == "sentence" and drawable:
+        windows: tuple[Window, ...] = ()
+        if args.windows == "sentence" and fixations is not None:
             windows = make_windows(
                 plan, fixations, read_words(plan, args.src, dicom), args.lead, dicom
             )
@@ -131,7 +130,7 @@ def make_plan(args: argparse.Namespace) -> Plan:
                 dicom,
                 image,
                 "",
-                (fixations,) if drawable else (),
+                () if fixations is None else (fixations,),
                 sizes[dicom],
                 columns,
                 windows,
@@ -334,6 +333,5 @@ def split_items(
         "test": {*patients[ends[1] :]},
     }
     return {
-        name: [item for item in items if item.columns["patient"] in group]
-        for name, group in groups.items()
+        name: [item for item in items if item.patient in group] for name, group in groups.items()
     }

@@ -151,7 +151,8 @@ def read_images(plan: Plan, args: argparse.Namespace) -> tuple[list[Item], dict[
     splits, split_table = read_official_splits(args.src)
     plan.tables += [table, split_table]
     check_unique(frame, "dicom_id", table)
-    items, views = [], Counter()
+    items = []
+    views: Counter[str] = Counter()
     codes = frame[code] if args.rescue_views else [""] * len(frame)
     for i, (dicom, subject, study, view, meaning) in enumerate(
         zip(frame["dicom_id"], frame["subject_id"], frame["study_id"], frame["ViewPosition"], codes)
@@ -200,9 +201,9 @@ def join_labels(plan: Plan, items: list[Item], src: Path, source: str) -> list[I
     rows = {study: i for i, study in enumerate(frame["study_id"])}
     joined, without = [], set()
     for item in items:
-        row = rows.get(item.columns["study"])
+        row = rows.get(item.study)
         if row is None:
-            without.add(item.columns["study"])
+            without.add(item.study)
             joined.append(item)
             continue
         found = {
@@ -210,9 +211,7 @@ def join_labels(plan: Plan, items: list[Item], src: Path, source: str) -> list[I
         }
         joined.append(Item(item.key, item.image, item.text, columns={**item.columns, **found}))
     plan.facts["studies without labels"] = len(without)
-    plan.facts["label rows without an image"] = len(
-        rows.keys() - {item.columns["study"] for item in items}
-    )
+    plan.facts["label rows without an image"] = len(rows.keys() - {item.study for item in items})
     plan.facts["studies by label"] = {
         name: {
             "1": int((column == 1).sum()),
@@ -248,7 +247,7 @@ def add_evaluation(plan: Plan, items: list[Item], args: argparse.Namespace) -> N
         if root:
             with_gaze |= module.read_subjects(plan, root)
             sources.append(name)
-    free = [item for item in items if item.columns["patient"] not in with_gaze]
+    free = [item for item in items if item.patient not in with_gaze]
     plan.facts["frontal images of patients with gaze, not evaluated"] = len(items) - len(free)
     candidates = exclusive(free)
     plan.facts["exclusive frontal images, one a study"] = {
@@ -259,7 +258,7 @@ def add_evaluation(plan: Plan, items: list[Item], args: argparse.Namespace) -> N
         RULE_5X200 + (GUARD + " or ".join(sources) if sources else "") + f"; labels: {args.labels}"
     )
     plan.evaluation[NAME_5X200] = EvaluationSet(chosen, list(COMPETITION), rule, args.seed)
-    held_out = {item.columns["patient"] for item in chosen}
+    held_out = {item.patient for item in chosen}
     for name in ("train", "validate"):
         plan.splits[name] = without_subjects(
             plan, plan.splits[name], held_out, f"patient is in {NAME_5X200}"
@@ -280,5 +279,5 @@ def exclusive(items: list[Item]) -> dict[str, list[Item]]:
             and item.columns[marked[0]] == 1
             and item.columns["view"] in FRONTAL
         ):
-            candidates[marked[0]].setdefault(item.columns["study"], item)
+            candidates[marked[0]].setdefault(item.study, item)
     return {name: list(studies.values()) for name, studies in candidates.items()}

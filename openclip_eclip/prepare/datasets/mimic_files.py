@@ -115,7 +115,7 @@ def check_split(split: str, where: str) -> None:
 
 def read_excluded(plan: Plan, tables: Iterable[Path]) -> set[str]:
     """Subject ids of all rows of the tables, which go into the manifest."""
-    excluded = set()
+    excluded: set[str] = set()
     for path in tables:
         table = find_table(path.parent, path.name)
         frame = read_table(table, [])
@@ -135,7 +135,7 @@ def without_subjects(plan: Plan, items: list[Item], excluded: set[str], reason: 
     """The items of other patients; the rest is counted under `reason`."""
     kept = []
     for item in items:
-        if item.columns["patient"] in excluded:
+        if item.patient in excluded:
             plan.leave_out(reason, item.key)
         else:
             kept.append(item)

@@ -153,7 +153,7 @@ def clean(text: str) -> str:
 
 def choose(sections: dict[str, str], wanted: str, fallback: str) -> Caption:
     """The caption by --sections and --fallback."""
-    names = [
+    names: list[str] = [
         name for name in ("findings", "impression") if name in sections and wanted in (name, "both")
     ]
     if not names and fallback == "official":
@@ -204,7 +204,7 @@ def add_texts(plan: Plan, items: list[Item], root: Path, args: argparse.Namespac
     """The items with their study's caption as text; those without one are counted by reason, never
     written empty.
     """
-    studies = sorted({(item.columns["patient"], item.columns["study"]) for item in items})
+    studies = sorted({(item.patient, item.study) for item in items})
     if args.sectioned:
         table = read_sectioned(plan, args.sectioned, args)
         captions = {
@@ -226,7 +226,7 @@ def add_texts(plan: Plan, items: list[Item], root: Path, args: argparse.Namespac
     )
     kept = []
     for item in items:
-        caption = captions[item.columns["study"]]
+        caption = captions[item.study]
         if caption.text:
             kept.append(dataclasses.replace(item, text=caption.text))
         else:

@@ -137,8 +137,8 @@ def make_plan(args: argparse.Namespace) -> Plan:
         plan.evaluation[name] = EvaluationSet(
             images, list(CLASS_LISTS[name]), RULES[name], args.seed
         )
-    held_out = {item.columns["patient"] for name in wanted for item in plan.evaluation[name].items}
-    kept = [item for item in plan.splits["train"] if item.columns["patient"] not in held_out]
+    held_out = {item.patient for name in wanted for item in plan.evaluation[name].items}
+    kept = [item for item in plan.splits["train"] if item.patient not in held_out]
     if len(kept) < len(plan.splits["train"]):
         plan.leave_out(
             "patient is in cxr-14x100", sorted(held_out)[0], len(plan.splits["train"]) - len(kept)
@@ -224,7 +224,7 @@ def read_images(plan: Plan, src: Path, boxes: dict[str, Boxes]) -> dict[str, Ite
         "rows": len(frame),
         "patients": frame["Patient ID"].nunique(),
         "images by label": {
-            label: sum(item.columns[label] for item in items.values()) for label in FINDINGS
+            label: sum(item.columns[label] == 1 for item in items.values()) for label in FINDINGS
         },
         "images with that label alone": dict(alone.most_common()),
     }

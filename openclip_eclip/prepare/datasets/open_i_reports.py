@@ -70,7 +70,9 @@ def _members(archive: Path) -> Iterator[tuple[str, bytes]]:
                             f"{archive}, {member.name}: {member.size} bytes; expected a report of"
                             f" at most {LARGEST}."
                         )
-                    yield member.name, tar.extractfile(member).read()
+                    stream = tar.extractfile(member)
+                    assert stream is not None  # a regular file has one
+                    yield member.name, stream.read()
     except (OSError, EOFError, tarfile.TarError) as error:
         raise UserError(
             f"{archive}: not a readable tar archive ({error}). Copy it again."
@@ -139,4 +141,7 @@ def _kaggle(plan: Plan, src: Path) -> list[Report]:
         frame[name].map(lambda cell: "" if is_missing(cell) else " ".join(cell.split()))
         for name in ("uid", "Problems", "findings", "impression")
     )
-    return [Report(*row, None) for row in zip(*cells)]
+    return [
+        Report(uid, problems, findings, impression, None)
+        for uid, problems, findings, impression in zip(*cells)
+    ]

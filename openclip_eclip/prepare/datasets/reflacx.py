@@ -16,9 +16,8 @@ from typing import NamedTuple
 import numpy as np
 
 from ...config import UserError
-from ...gaze import Fixations, GazeError, RenderConfig
+from ...gaze import Boxes, Ellipses, Fixations, GazeError, RenderConfig
 from ...gaze.plausible import refuse_units
-from ...gaze.render import Annotation
 from ..command import run_plan
 from ..gaze_options import add_gaze_arguments, gaze_config
 from ..options import add_shared_arguments
@@ -36,7 +35,8 @@ from .reflacx_files import (
     read_words,
 )
 
-SOURCES: dict[str, Callable[[Plan, Reading], Annotation | None]] = {
+Drawing = Fixations | Ellipses | Boxes
+SOURCES: dict[str, Callable[[Plan, Reading], Drawing | None]] = {
     "gaze": read_gaze,
     "ellipses": read_ellipses,
     "chest-box": read_box,
@@ -47,7 +47,7 @@ class Drawn(NamedTuple):
     """One reading, what can be drawn of it (None: nothing), and its dictation."""
 
     reading: Reading
-    annotation: Annotation | None
+    annotation: Drawing | None
     text: str
 
 
@@ -150,14 +150,18 @@ def read_drawn(plan: Plan, reading: Reading, kind: str, config: RenderConfig) ->
             return None
     annotation = SOURCES[kind](plan, reading)
     if annotation is not None:
-        gaze = (config.weight, config.unit) if kind == "gaze" else ()
         try:
-            usable, dropped = annotation.usable(reading.size, *gaze)
+            if isinstance(annotation, Fixations):
+                fixations, dropped = annotation.usable(reading.size, config.weight, config.unit)
+                count = len(fixations)
+            else:
+                areas, dropped = annotation.usable(reading.size)
+                count = len(areas.weight)
         except GazeError as error:
             raise UserError(f"{reading.folder}, reading {reading.id}: {error}") from error
-        for reason, count in dropped.items():
-            plan.leave_out(f"{kind}: {reason}", reading.id, count)
-        if len(usable.weight if kind != "gaze" else usable) == 0:
+        for reason, others in dropped.items():
+            plan.leave_out(f"{kind}: {reason}", reading.id, others)
+        if count == 0:
             annotation = None
     if annotation is None:
         plan.leave_out(f"{kind}: nothing to draw (the film stays)", reading.id)
@@ -170,10 +174,9 @@ def refuse_wrong_units(src: Path, readings: Sequence[Drawn]) -> None:
     for reading, annotation, _ in readings:
         if annotation is None:
             continue
-        is_gaze = isinstance(annotation, Fixations)
         xy = (
             np.stack([annotation.x, annotation.y], axis=1)
-            if is_gaze
+            if isinstance(annotation, Fixations)
             else annotation.xyxy.reshape(-1, 2)
         )
         found.append(xy)
@@ -191,7 +194,7 @@ def make_item(
     windows: list[Window] = []
     if args.windows == "sentence":
         for drawn in group:
-            if drawn.annotation is not None:
+            if isinstance(drawn.annotation, Fixations):
                 windows += make_windows(
                     plan,
                     drawn.annotation,

@@ -116,7 +116,7 @@ def read_images(plan: Plan, table: Path, folders: Sequence[Path], boxes: str) ->
                 " digits, - and _."
             )
         target = int(targets[rows[0]])
-        drawn = (Boxes.from_xywh(positions[rows]),) if full and target else ()
+        drawn = () if positions is None or not target else (Boxes.from_xywh(positions[rows]),)
         text = (
             "Findings: lung opacity, suspicious for pneumonia."
             if target
@@ -138,7 +138,8 @@ def read_images(plan: Plan, table: Path, folders: Sequence[Path], boxes: str) ->
         "rows": plan.facts.get("rows", 0) + len(frame),
         "images": plan.facts.get("images", 0) + len(items),
         "positive images": (
-            plan.facts.get("positive images", 0) + sum(item.columns["Target"] for item in items)
+            plan.facts.get("positive images", 0)
+            + sum(item.columns["Target"] == 1 for item in items)
         ),
         "boxes": plan.facts.get("boxes", 0) + boxes_drawn,
     }

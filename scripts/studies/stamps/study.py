@@ -33,6 +33,7 @@ from tqdm import tqdm
 
 from openclip_eclip.benchmark.align_cells import PLUS
 from openclip_eclip.benchmark.runner import Worker, Workers, cpu_name
+from openclip_eclip.files import write_whole
 
 CAPTIONS = {"test": 100, "validation": 60}  # at least so many
 STORED = 128  # longest side of a stored cutout
@@ -301,7 +302,8 @@ def make(run: Run, worker: Worker, work: Path, out: Path, more: Sequence[str]) -
         "torch": torch.__version__,
     }
     run.record(out).parent.mkdir(parents=True, exist_ok=True)
-    run.record(out).write_text(json.dumps(record, indent=2))
+    # last, and whole: what has it is not made again
+    write_whole(run.record(out), json.dumps(record, indent=2).encode())
 
 
 def done(runs: Sequence[Run], out: Path) -> list[Run]:
