@@ -47,22 +47,16 @@ class CsvPairs(Dataset):
         tokenize: Callable,
         options: ReadOptions = ReadOptions(),
     ) -> None:
-        self.table, self.transform, self.tokenize, self.options = (
-            table,
-            transform,
-            tokenize,
-            options,
-        )
+        self.table, self.transform = table, transform
+        self.tokenize, self.options = tokenize, options
 
     def __len__(self) -> int:
         return len(self.table)
 
     def __getitem__(self, index: int) -> Pair:
-        image = read_image(
-            self.table.images[index],
-            f"{self.table.name(index)}: {self.table.images[index]}",
-            options=self.options,
-        )
+        path = self.table.images[index]
+        assert path is not None, "`good_rows` leaves out a row without an image"
+        image = read_image(path, f"{self.table.name(index)}: {path}", options=self.options)
         return self.transform(image), self.tokenize([self.table.captions[index]])[0]
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -101,13 +101,11 @@ class SampleBatch:
 
     def pin_memory(self) -> SampleBatch:
         """For torch's loaders, which know tensors, lists and dicts of them, but no dataclass."""
-        values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
-        return SampleBatch(
-            **{
-                name: value.pin_memory() if isinstance(value, Tensor) else value
-                for name, value in values.items()
-            }
-        )
+        pinned: dict[str, Any] = {}
+        for entry in fields(self):
+            value = getattr(self, entry.name)
+            pinned[entry.name] = value.pin_memory() if isinstance(value, Tensor) else value
+        return SampleBatch(**pinned)
 
 
 def collate(samples: Sequence[Sample]) -> SampleBatch:
