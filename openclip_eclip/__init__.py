@@ -1,7 +1,9 @@
-"""eCLIP for open_clip: contrastive image-text training with expert heatmaps (Kumar and Marttinen, ECCV 2024).
+"""eCLIP for open_clip: contrastive image-text training with expert heatmaps (Kumar and Marttinen,
+ECCV 2024).
 
 Importing this package registers the `eclip-*` models with open_clip and does nothing else.
 """
+
 from .config import EClipConfig
 from .register import register, unregister
 from .version import __version__

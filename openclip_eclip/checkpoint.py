@@ -1,18 +1,29 @@
-"""The way from a trained eCLIP to plain open_clip (invariant 7); checkpoint_files.py reads and orders the files."""
+"""The way from a trained eCLIP to plain open_clip (invariant 7); checkpoint_files.py reads and
+orders the files.
+"""
+
 from __future__ import annotations
 
 import json
 import logging
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Mapping
+from typing import Any
 
 import open_clip
 import torch
 from torch import Tensor
 
-from .checkpoint_files import describe_progress, newest_complete, read_checkpoint, read_config, require_finite, state_of
+from .checkpoint_files import (
+    describe_progress,
+    newest_complete,
+    read_checkpoint,
+    read_config,
+    require_finite,
+    state_of,
+)
 from .config import UserError
 from .machine import NAME as MACHINE
 from .model import PROCESSOR_PREFIX, REGIONS_PREFIX
@@ -33,28 +44,36 @@ OVERRIDES = {
 }
 
 
-def plain_config(model_name: str, settings: Mapping[str, Any], preprocess: Mapping[str, Any]) -> dict[str, Any]:
-    """The `open_clip_config.json` of plain open_clip for a model built by `create_model(model_name, **settings)`.
+def plain_config(
+    model_name: str, settings: Mapping[str, Any], preprocess: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The `open_clip_config.json` of plain open_clip for a model built by `create_model(model_name,
+    **settings)`.
 
     `preprocess` is the built model's `visual.preprocess_cfg`. UserError for an unknown name.
     """
     config = open_clip.factory.get_model_config(model_name)
     if config is None:
-        raise UserError(f"model {model_name!r} is not known to open_clip; expected one of open_clip.list_models(), "
-                        "with or without 'eclip-' in front.")
+        raise UserError(
+            f"model {model_name!r} is not known to open_clip; expected one of"
+            " open_clip.list_models(), with or without 'eclip-' in front."
+        )
     config.pop("eclip_cfg", None)
     for name, (part, key) in OVERRIDES.items():
         value = settings.get(name)
         if value is not None and value is not False:
-            (config[part] if part else config)[key] = float(value) if name.startswith("init_") else value
+            (config[part] if part else config)[key] = (
+                float(value) if name.startswith("init_") else value
+            )
     return {"model_cfg": config, "preprocess_cfg": dict(preprocess)}
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:
-    """State dict of a training checkpoint or weights file, without the prefixes of DDP and torch.compile, and without GLoRIA's
-    projection of regions, which nothing but its training needs.
+    """State dict of a training checkpoint or weights file, without the prefixes of DDP and
+    torch.compile, and without GLoRIA's projection of regions, which nothing but its training needs.
 
-    Never unpickles code. UserError for a truncated, damaged or foreign file, and for weights that are NaN.
+    Never unpickles code. UserError for a truncated, damaged or foreign file, and for weights that
+    are NaN.
     """
     state = state_of(read_checkpoint(path), path)
     require_finite(state, path)
@@ -62,12 +81,14 @@ def load_weights(path: Path) -> dict[str, Tensor]:
 
 
 def export_plain(source: Path, out: Path, model_name: str | None = None) -> Path:
-    """Write `source` (run folder or checkpoint file) as a plain open_clip `local-dir:` folder; returns the checkpoint used.
+    """Write `source` (run folder or checkpoint file) as a plain open_clip `local-dir:` folder;
+    returns the checkpoint used.
 
-    The folder holds the config with preprocessing and quick_gelu, the weights without `heatmap_processor.*` as
-    safetensors, the tokenizer where it is a Hugging Face one, and a short model card. Its embeddings are bit for bit
-    those of the trained model. `model_name` is needed for a checkpoint without its run folder. UserError if something
-    is missing, does not fit, or `out` is not empty.
+    The folder holds the config with preprocessing and quick_gelu, the weights without
+    `heatmap_processor.*` as safetensors, the tokenizer where it is a Hugging Face one, and a short
+    model card. Its embeddings are bit for bit those of the trained model. `model_name` is needed
+    for a checkpoint without its run folder. UserError if something is missing, does not fit, or
+    `out` is not empty.
     """
     checkpoint, run = find_checkpoint(source)
     if out.is_file():
@@ -81,17 +102,25 @@ def export_plain(source: Path, out: Path, model_name: str | None = None) -> Path
             model = open_clip.create_model(model_name, load_weights=False, pretrained_text=False)
         config = plain_config(model_name, {}, model.visual.preprocess_cfg)
     else:
-        raise UserError(f"{checkpoint}: no {CONFIG} of its run beside it; name the model it was trained as with --model.")
-    state = {key: value.contiguous() for key, value in load_weights(checkpoint).items()
-             if not key.startswith(PROCESSOR_PREFIX)}
+        raise UserError(
+            f"{checkpoint}: no {CONFIG} of its run beside it; name the model it was trained as with"
+            " --model."
+        )
+    state = {
+        key: value.contiguous()
+        for key, value in load_weights(checkpoint).items()
+        if not key.startswith(PROCESSOR_PREFIX)
+    }
 
     from safetensors.torch import save_file
+
     unfinished = out.with_name(f".{out.name}.{os.getpid()}.partial")
     unfinished.mkdir(parents=True)
     try:
         (unfinished / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         save_file(state, unfinished / WEIGHTS, metadata={"format": "pt"})
-        shutil.copymode(unfinished / CONFIG, unfinished / WEIGHTS)  # safetensors leaves a file that only its owner can read
+        # safetensors leaves a file that only its owner can read
+        shutil.copymode(unfinished / CONFIG, unfinished / WEIGHTS)
         save_tokenizer(config, unfinished)
         (unfinished / CARD).write_text(_card(config, out), encoding="utf-8")
         if run is not None and (run / MACHINE).is_file():
@@ -107,18 +136,26 @@ def export_plain(source: Path, out: Path, model_name: str | None = None) -> Path
 
 
 def find_checkpoint(source: Path) -> tuple[Path, Path | None]:
-    """(checkpoint, run folder if there is one). Of a run folder its newest whole checkpoint, however it was written."""
+    """(checkpoint, run folder if there is one). Of a run folder its newest whole checkpoint,
+    however it was written.
+    """
     if source.is_file():
         run = source.parent.parent
         return source, run if (run / CONFIG).is_file() else None
     folder = source / "checkpoints"
     if not folder.is_dir():
-        raise UserError(f"{source}: neither a checkpoint file nor a run folder with checkpoints/ in it.")
+        raise UserError(
+            f"{source}: neither a checkpoint file nor a run folder with checkpoints/ in it."
+        )
     checkpoint = newest_complete(folder)
     if checkpoint is None:
-        raise UserError(f"{folder}: no complete checkpoint (epoch_N.pt, epoch_N_batch_B.pt or epoch_latest.pt).")
+        raise UserError(
+            f"{folder}: no complete checkpoint (epoch_N.pt, epoch_N_batch_B.pt or epoch_latest.pt)."
+        )
     if describe_progress(checkpoint):
-        logger.warning("eclip: %s was written within an epoch: %s", checkpoint, describe_progress(checkpoint))
+        logger.warning(
+            "eclip: %s was written within an epoch: %s", checkpoint, describe_progress(checkpoint)
+        )
     return checkpoint, source
 
 
@@ -131,22 +168,35 @@ def save_tokenizer(config: Mapping[str, Any], out: Path) -> None:
 
 def _card(config: Mapping[str, Any], out: Path) -> str:
     vision, text = config["model_cfg"]["vision_cfg"], config["model_cfg"]["text_cfg"]
-    tower = vision.get("timm_model_name") or f"open_clip {vision.get('layers')} x {vision.get('width')}"
-    return (f"# {out.name}\n\nImage tower: {tower}, input {config['preprocess_cfg']['size']} px. "
-            f"Text tower: {text.get('hf_model_name') or 'open_clip transformer'}, context length {text.get('context_length', 77)}.\n"
-            "Trained with openclip_eclip; expert heatmaps are not needed at inference.\n\n```python\nimport open_clip\n"
-            f'model, preprocess = open_clip.create_model_from_pretrained("local-dir:{out.name}")\n'
-            f'tokenizer = open_clip.get_tokenizer("local-dir:{out.name}")\n```\n\n'
-            "Training data, intended use and licence: to be filled in by whoever publishes it. Not a medical device.\n")
+    tower = (
+        vision.get("timm_model_name") or f"open_clip {vision.get('layers')} x {vision.get('width')}"
+    )
+    return (
+        f"# {out.name}\n\nImage tower: {tower}, input {config['preprocess_cfg']['size']} px. "
+        f"Text tower: {text.get('hf_model_name') or 'open_clip transformer'}, context length"
+        f" {text.get('context_length', 77)}.\n"
+        "Trained with openclip_eclip; expert heatmaps are not needed at"
+        " inference.\n\n```python\nimport open_clip\n"
+        f'model, preprocess = open_clip.create_model_from_pretrained("local-dir:{out.name}")\n'
+        f'tokenizer = open_clip.get_tokenizer("local-dir:{out.name}")\n```\n\n'
+        "Training data, intended use and licence: to be filled in by whoever publishes it. Not a"
+        " medical device.\n"
+    )
 
 
 def _verify(out: Path, state: Mapping[str, Tensor], checkpoint: Path) -> None:
     """Load the folder as plain open_clip and compare every tensor."""
-    foreign = UserError(f"{checkpoint}: the model config does not belong to this checkpoint, which holds other tensors.")
+    foreign = UserError(
+        f"{checkpoint}: the model config does not belong to this checkpoint, which holds other"
+        " tensors."
+    )
     try:
         loaded = open_clip.create_model(f"local-dir:{out}").state_dict()
     except (RuntimeError, KeyError, AssertionError) as error:  # missing keys, other shapes
         raise foreign from error
     for key, value in state.items():
         if not torch.equal(loaded[key], value.to(loaded[key].dtype)):
-            raise UserError(f"{checkpoint}: {key} changed on loading; the model config does not belong to this checkpoint.")
+            raise UserError(
+                f"{checkpoint}: {key} changed on loading; the model config does not belong to this"
+                " checkpoint."
+            )

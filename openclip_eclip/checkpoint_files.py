@@ -9,14 +9,15 @@ import re
 import struct
 import zipfile
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .config import UserError
-from .data.json_text import read_json
+from .json_text import read_json
 
 logger = logging.getLogger(__name__)
 
@@ -243,8 +244,9 @@ def non_finite(state: Mapping[str, Tensor], buffers: frozenset[str] = frozenset(
     return [name for name, value in state.items() if wrong(name, value)]
 
 
-def require_finite(state: Mapping[str, Tensor], path: Path | str,
-                   buffers: frozenset[str] = frozenset()) -> None:
+def require_finite(
+    state: Mapping[str, Tensor], path: Path | str, buffers: frozenset[str] = frozenset()
+) -> None:
     """UserError if weights of `path` are NaN or infinite."""
     wrong = non_finite(state, buffers)
     if wrong:

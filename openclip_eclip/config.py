@@ -1,10 +1,14 @@
-"""Settings of eCLIP as frozen dataclasses; the defaults are the paper's (arXiv 2403.10153, §3.2, §4.1)."""
+"""Settings of eCLIP as frozen dataclasses; the defaults are the paper's (arXiv 2403.10153, §3.2,
+§4.1).
+"""
+
 from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Iterable, Mapping
+from typing import Any
 
 PROCESSORS = ("mha", "mask", "cnn")
 RESIDUALS = ("query", "image", "none")
@@ -15,7 +19,9 @@ HEATMAP_CONTROLS = ("random", *SHUFFLES, "centre", "ones", "phase-scrambled")
 
 
 class UserError(ValueError):
-    """Bad settings or bad input; the message says what was found, what was expected and what to do."""
+    """Bad settings or bad input; the message says what was found, what was expected and
+    what to do.
+    """
 
     exit_code = 2
 
@@ -34,14 +40,17 @@ def _require(ok: bool, name: str, got: Any, expected: str, where: str = "eclip c
 
 
 def check_fields(settings: Any, method: str, checks: Iterable[tuple[bool, str, str]]) -> None:
-    """UserError at the first of (whether it is right, field, what is expected) that is not right."""
+    """UserError at the first of (whether it is right, field, what is expected) that is not
+    right.
+    """
     for right, name, expected in checks:
         _require(right, name, getattr(settings, name), expected, method)
 
 
 @dataclass(frozen=True)
 class ProcessorConfig:
-    """Heatmap processor (Fig. 2 right, §3.2). Decision 0001 says why the defaults are not the authors'.
+    """Heatmap processor (Fig. 2 right, §3.2). Decision 0001 says why the defaults are not the
+    authors'.
 
     The authors' exact form is ``AUTHORS_PROCESSOR``.
     """
@@ -57,13 +66,28 @@ class ProcessorConfig:
 
     def __post_init__(self) -> None:
         _require(self.kind in PROCESSORS, "processor.kind", self.kind, f"one of {PROCESSORS}")
-        _require(self.residual in RESIDUALS, "processor.residual", self.residual, f"one of {RESIDUALS}")
-        _require(self.positions in POSITIONS, "processor.positions", self.positions, f"one of {POSITIONS}")
+        _require(
+            self.residual in RESIDUALS, "processor.residual", self.residual, f"one of {RESIDUALS}"
+        )
+        _require(
+            self.positions in POSITIONS,
+            "processor.positions",
+            self.positions,
+            f"one of {POSITIONS}",
+        )
         _require(self.patch >= 1, "processor.patch", self.patch, "at least 1 pixel")
-        _require(self.heads >= 1 and self.width >= 1 and self.width % self.heads == 0, "processor.width", self.width,
-                 f"a positive multiple of processor.heads={self.heads}")
-        _require(self.positions == "none" or self.width % 4 == 0, "processor.width", self.width,
-                 "a multiple of 4 with positions='sincos'")
+        _require(
+            self.heads >= 1 and self.width >= 1 and self.width % self.heads == 0,
+            "processor.width",
+            self.width,
+            f"a positive multiple of processor.heads={self.heads}",
+        )
+        _require(
+            self.positions == "none" or self.width % 4 == 0,
+            "processor.width",
+            self.width,
+            "a multiple of 4 with positions='sincos'",
+        )
 
 
 AUTHORS_PROCESSOR = ProcessorConfig(residual="none", zero_init=False, extra_projection=True)
@@ -71,7 +95,9 @@ AUTHORS_PROCESSOR = ProcessorConfig(residual="none", zero_init=False, extra_proj
 
 @dataclass(frozen=True)
 class CurriculumConfig:
-    """Phases of p_curr as shares of all optimiser steps, and its values (§3.2). After cool-down it holds `end`."""
+    """Phases of p_curr as shares of all optimiser steps, and its values (§3.2). After cool-down it
+    holds `end`.
+    """
 
     cold: float = 0.1
     warm: float = 0.3
@@ -93,7 +119,8 @@ class CurriculumConfig:
 class EClipConfig:
     """Everything that distinguishes eCLIP from CLIP (Alg. 1)."""
 
-    processor: ProcessorConfig | None = field(default_factory=ProcessorConfig)  # None: a method without mixed pairs
+    # None: a method without mixed pairs
+    processor: ProcessorConfig | None = field(default_factory=ProcessorConfig)
     curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
     alpha: float = 0.3  # lam ~ Beta(alpha, alpha)
     lam: float | None = None  # a fixed lam in the place of the draw
@@ -104,36 +131,78 @@ class EClipConfig:
 
     def __post_init__(self) -> None:
         _require(0 < self.alpha < math.inf, "alpha", self.alpha, "a positive finite number")
-        _require(self.lam is None or 0 <= self.lam <= 1, "lam", self.lam, "a number from 0 to 1, or None")
-        _require(0 <= self.priming_weight < 1, "priming_weight", self.priming_weight, "0 <= w_p < 1")
+        _require(
+            self.lam is None or 0 <= self.lam <= 1, "lam", self.lam, "a number from 0 to 1, or None"
+        )
+        _require(
+            0 <= self.priming_weight < 1, "priming_weight", self.priming_weight, "0 <= w_p < 1"
+        )
         _require(self.own_pairs in OWN_PAIRS, "own_pairs", self.own_pairs, f"one of {OWN_PAIRS}")
-        _require(0 <= self.crop_threshold <= 1, "crop_threshold", self.crop_threshold, "a share from 0 to 1")
+        _require(
+            0 <= self.crop_threshold <= 1,
+            "crop_threshold",
+            self.crop_threshold,
+            "a share from 0 to 1",
+        )
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> EClipConfig:
-        """Build from a (nested) dict such as a model JSON's `eclip_cfg`; ValueError names an unknown key."""
+        """Build from a (nested) dict such as a model JSON's `eclip_cfg`; ValueError names an
+        unknown key.
+        """
         return _from_dict(cls, values, "eclip_cfg")
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
 
-KINDS = {"bool": bool, "int": int, "float": (int, float), "float | None": (int, float, type(None)), "str": str}  # annotation: classes
+# annotation: classes
+KINDS: dict[str, type | tuple[type, ...]] = {
+    "bool": bool,
+    "int": int,
+    "float": (int, float),
+    "float | None": (int, float, type(None)),
+    "str": str,
+}
 
 
 def _from_dict(cls: type, values: Mapping[str, Any], where: str) -> Any:
     if not isinstance(values, Mapping):
-        raise UserError(f"{where}: {values!r}; expected a dict of settings (use {{}} for the defaults).")
+        raise UserError(
+            f"{where}: {values!r}; expected a dict of settings (use {{}} for the defaults)."
+        )
     known = {f.name for f in dataclasses.fields(cls)}
     unknown = sorted(set(values) - known)
     if unknown:
-        raise UserError(f"{where}: unknown key {unknown[0]!r}; known keys: {', '.join(sorted(known))}.")
+        raise UserError(
+            f"{where}: unknown key {unknown[0]!r}; known keys: {', '.join(sorted(known))}."
+        )
     for f in dataclasses.fields(cls):
-        kinds = KINDS.get(f.type)
-        if f.name in values and kinds and (not isinstance(values[f.name], kinds) or isinstance(values[f.name], bool) != (f.type == "bool")):
-            raise UserError(f"{where}: {f.name}={values[f.name]!r}; expected {f.type}.")
-    nested = {"processor": ProcessorConfig, "curriculum": CurriculumConfig} if cls is EClipConfig else {}
-    return cls(**{
-        key: _from_dict(nested[key], value, f"{where}.{key}") if key in nested and (key, value) != ("processor", None) else value
-        for key, value in values.items()
-    })
+        annotation = str(f.type)  # a string already: annotations are not evaluated in this file
+        kinds = KINDS.get(annotation)
+        if (
+            f.name in values
+            and kinds
+            and (
+                not isinstance(values[f.name], kinds)
+                or isinstance(values[f.name], bool) != (annotation == "bool")
+            )
+        ):
+            raise UserError(f"{where}: {f.name}={values[f.name]!r}; expected {annotation}.")
+    nested: dict[str, type] = (
+        {"processor": ProcessorConfig, "curriculum": CurriculumConfig} if cls is EClipConfig else {}
+    )
+    return cls(
+        **{
+            key: (
+                _from_dict(nested[key], value, f"{where}.{key}")
+                if key in nested and (key, value) != ("processor", None)
+                else value
+            )
+            for key, value in values.items()
+        }
+    )
+
+
+class DataError(UserError):
+    """Bad input data, named by file and row or key."""

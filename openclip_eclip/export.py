@@ -1,10 +1,13 @@
-"""Write a trained eCLIP as a plain open_clip folder: `python -m openclip_eclip.export RUN_OR_CKPT OUT_DIR`."""
+"""Write a trained eCLIP as a plain open_clip folder: `python -m openclip_eclip.export RUN_OR_CKPT
+OUT_DIR`.
+"""
+
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Sequence
 
 from .checkpoint import export_plain
 from .config import UserError
@@ -12,8 +15,15 @@ from .config import UserError
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m openclip_eclip.export", description=__doc__)
-    parser.add_argument("source", type=Path, metavar="RUN_OR_CKPT", help="folder of a run (its newest checkpoint), or a checkpoint")
-    parser.add_argument("out", type=Path, metavar="OUT_DIR", help="new folder, then loaded as local-dir:OUT_DIR")
+    parser.add_argument(
+        "source",
+        type=Path,
+        metavar="RUN_OR_CKPT",
+        help="folder of a run (its newest checkpoint), or a checkpoint",
+    )
+    parser.add_argument(
+        "out", type=Path, metavar="OUT_DIR", help="new folder, then loaded as local-dir:OUT_DIR"
+    )
     parser.add_argument("--model", help="model name, for a checkpoint without its run folder")
     args = parser.parse_args(argv)
     try:
@@ -21,7 +31,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
-    sys.stdout.write(f"{checkpoint} -> {args.out}; load it with open_clip.create_model('local-dir:{args.out}')\n")
+    sys.stdout.write(
+        f"{checkpoint} -> {args.out}; load it with open_clip.create_model('local-dir:{args.out}')\n"
+    )
     return 0
 
 

@@ -1,7 +1,11 @@
-"""L_total over (V, T) (Alg. 1, l. 13-19; Eq. 1): open_clip's losses with mixed pairs and the priming term."""
+"""L_total over (V, T) (Alg. 1, l. 13-19; Eq. 1): open_clip's losses with mixed pairs and the
+priming term.
+"""
+
 from __future__ import annotations
 
-from typing import NamedTuple, Sequence
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -11,11 +15,13 @@ from torch.nn import functional as F
 
 from .config import EClipConfig
 from .objectives import Objective
-from .objectives.base import full_precision
+from .towers.positions import full_precision
 
 
 class Pairs(NamedTuple):
-    """Rows to score against all columns; N pairs on all ranks, R rows on this one (all N without --local-loss)."""
+    """Rows to score against all columns; N pairs on all ranks, R rows on this one (all N without
+    --local-loss).
+    """
 
     image: Tensor  # (R, D) rows
     text: Tensor  # (R, D)
@@ -26,7 +32,9 @@ class Pairs(NamedTuple):
 
 
 class _MixedPairs:
-    """What both losses share: joining originals and mixed pairs across ranks, and the weights of the total loss."""
+    """What both losses share: joining originals and mixed pairs across ranks, and the weights of
+    the total loss.
+    """
 
     mixed_pairs: int = 0  # on all ranks, at the last call; read by the log
 
@@ -34,10 +42,12 @@ class _MixedPairs:
         self.eclip_config, self.objectives = config, objectives
 
     def forward(self, output_dict: bool = False, **out: Tensor) -> dict[str, Tensor] | Tensor:
-        """Takes the output of `EClip.forward`, or of a plain CLIP, for which it is open_clip's loss itself.
+        """Takes the output of `EClip.forward`, or of a plain CLIP, for which it is open_clip's loss
+        itself.
 
-        image_features, text_features (B, D), mixed_features, mixed_text_features (M, D), all unit length; logit_scale and,
-        perhaps, logit_bias; sample_id (B,), mixed_id (M,) int64; priming_error (B,); and what the objectives ask for.
+        image_features, text_features (B, D), mixed_features, mixed_text_features (M, D), all unit
+        length; logit_scale and, perhaps, logit_bias; sample_id (B,), mixed_id (M,) int64;
+        priming_error (B,); and what the objectives ask for.
         """
         host = {name: out[name] for name in ("logit_scale", "logit_bias") if name in out}
         image_features, text_features = out["image_features"], out["text_features"]
@@ -46,12 +56,25 @@ class _MixedPairs:
         if self.mixed_pairs == 0:  # bitwise open_clip's step
             contrastive = super().forward(image_features, text_features, output_dict=False, **host)
         else:
-            contrastive = self.contrast(self._join(
-                torch.cat([image_features, out["mixed_features"]]), torch.cat([text_features, out["mixed_text_features"]]),
-                torch.cat([out["sample_id"], out["mixed_id"]]), counts), **host)
+            contrastive = self.contrast(
+                self._join(
+                    torch.cat([image_features, out["mixed_features"]]),
+                    torch.cat([text_features, out["mixed_text_features"]]),
+                    torch.cat([out["sample_id"], out["mixed_id"]]),
+                    counts,
+                ),
+                **host,
+            )
         for objective in self.objectives:
-            contrastive = contrastive * objective.contrast_weight if objective.contrast_weight != 1 else contrastive
-        weighed = {name: value if name in host else _scale_gradient(value, self.gradient_factor) for name, value in out.items()}
+            contrastive = (
+                contrastive * objective.contrast_weight
+                if objective.contrast_weight != 1
+                else contrastive
+            )
+        weighed = {
+            name: value if name in host else _scale_gradient(value, self.gradient_factor)
+            for name, value in out.items()
+        }
         losses = self._total(contrastive, weighed.get("priming_error"))
         for objective in self.objectives:
             losses |= objective.losses(weighed, self.gather)
@@ -59,27 +82,37 @@ class _MixedPairs:
 
     @property
     def gradient_factor(self) -> float:
-        """The share of one process's gradient that open_clip's contrastive loss keeps on W ranks, after DDP's average, and so
-        every other term (docs/decisions/0042).
+        """The share of one process's gradient that open_clip's contrastive loss keeps on W ranks,
+        after DDP's average, and so every other term (docs/decisions/0042).
 
-        Without --gather-with-grad each rank has its own features alone on the graph: 1 / W. With --local-loss as well they
-        are so as rows but not as columns: half of what pulls a pair together, whatever W. The gradient of `logit_scale` is whole.
+        Without --gather-with-grad each rank has its own features alone on the graph: 1 / W. With
+        --local-loss as well they are so as rows but not as columns: half of what pulls a pair
+        together, whatever W. The gradient of `logit_scale` is whole.
         """
-        if self.world_size == 1 or getattr(self, "gather_with_grad", True):  # open_clip's SigLipLoss always has the gradient
+        # open_clip's SigLipLoss always has the gradient
+        if self.world_size == 1 or getattr(self, "gather_with_grad", True):
             return 1.0
         return 0.5 if self.local_loss else 1 / self.world_size
 
     def gather(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor, slice]:
-        """(B, ...) twice -> (N, ...) of all ranks twice, and the rows to score here: all of them, or with --local-loss this rank's.
+        """(B, ...) twice -> (N, ...) of all ranks twice, and the rows to score here: all of them,
+        or with --local-loss this rank's.
 
-        The mean over these rows is right under DDP's plain average, value and gradient: it takes the gradient of all ranks
-        along whatever --gather-with-grad says, since `gradient_factor` stands for that flag.
+        The mean over these rows is right under DDP's plain average, value and gradient: it takes
+        the gradient of all ranks along whatever --gather-with-grad says, since `gradient_factor`
+        stands for that flag.
         """
         if self.world_size == 1:
             return first, second, slice(None)
         size, local = len(first), getattr(self, "local_loss", True)
-        first, second = gather_features(first, second, gather_with_grad=True, rank=self.rank, world_size=self.world_size)
-        return first, second, slice(self.rank * size, (self.rank + 1) * size) if local else slice(None)
+        first, second = gather_features(
+            first, second, gather_with_grad=True, rank=self.rank, world_size=self.world_size
+        )
+        return (
+            first,
+            second,
+            slice(self.rank * size, (self.rank + 1) * size) if local else slice(None),
+        )
 
     def _count_mixed(self, mixed_features: Tensor) -> list[int]:
         """M on every rank; every rank takes part whatever its own share."""
@@ -91,11 +124,12 @@ class _MixedPairs:
         return torch.cat(counts).tolist()
 
     def _join(self, image: Tensor, text: Tensor, ids: Tensor, counts: list[int]) -> Pairs:
-        """V = [v; v^lam] and T = [t; t] of all ranks (Alg. 1, "Append"); `image`, `text` (B + M, D), `ids` (B + M,).
+        """V = [v; v^lam] and T = [t; t] of all ranks (Alg. 1, "Append"); `image`, `text` (B + M,
+        D), `ids` (B + M,).
 
-        Ranks hold different M: each fills B + max(M) slots, and padded rows are dropped after the gather. Padding keeps
-        the slots on the graph, so a rank without any mixed pair still takes part in the backward of the collective
-        (else the other ranks would wait for ever).
+        Ranks hold different M: each fills B + max(M) slots, and padded rows are dropped after the
+        gather. Padding keeps the slots on the graph, so a rank without any mixed pair still takes
+        part in the backward of the collective (else the other ranks would wait for ever).
         """
         rows = len(image)
         if self.world_size == 1:
@@ -103,23 +137,34 @@ class _MixedPairs:
             return Pairs(image, text, image, text, label, ids[:, None] == ids[None])
         size = rows - counts[self.rank]
         slots = size + max(counts)
-        local = getattr(self, "local_loss", True)  # open_clip's SigLipLoss has neither switch: local rows, with gradient
+        # open_clip's SigLipLoss has neither switch: local rows, with gradient
+        local = getattr(self, "local_loss", True)
         all_image, all_text = gather_features(
-            _pad(image, slots), _pad(text, slots), local_loss=local,
-            gather_with_grad=getattr(self, "gather_with_grad", True), rank=self.rank, world_size=self.world_size)
+            _pad(image, slots),
+            _pad(text, slots),
+            local_loss=local,
+            gather_with_grad=getattr(self, "gather_with_grad", True),
+            rank=self.rank,
+            world_size=self.world_size,
+        )
         all_ids = [torch.zeros(slots, dtype=ids.dtype, device=ids.device) for _ in counts]
         dist.all_gather(all_ids, _pad(ids, slots))
-        valid = torch.cat([torch.arange(size + m, device=ids.device) + slots * r for r, m in enumerate(counts)])
+        valid = torch.cat(
+            [torch.arange(size + m, device=ids.device) + slots * r for r, m in enumerate(counts)]
+        )
         all_image, all_text, all_ids = all_image[valid], all_text[valid], torch.cat(all_ids)[valid]
         if not local:
             label = torch.arange(len(valid), device=ids.device)
-            return Pairs(all_image, all_text, all_image, all_text, label, all_ids[:, None] == all_ids[None])
-        first = sum(size + m for m in counts[:self.rank])
+            return Pairs(
+                all_image, all_text, all_image, all_text, label, all_ids[:, None] == all_ids[None]
+            )
+        first = sum(size + m for m in counts[: self.rank])
         label = torch.arange(first, first + rows, device=ids.device)
         return Pairs(image, text, all_image, all_text, label, ids[:, None] == all_ids[None])
 
     def _row_weight(self, pairs: Pairs) -> float:
-        """Turns this rank's mean over its rows into its part of the mean over all rows, under DDP's plain average.
+        """Turns this rank's mean over its rows into its part of the mean over all rows, under DDP's
+        plain average.
 
         Ranks with more mixed pairs must count for more; with all rows on every rank it is 1.
         """
@@ -127,10 +172,11 @@ class _MixedPairs:
         return 1.0 if rows == columns else rows * self.world_size / columns
 
     def _total(self, contrastive: Tensor, priming_error: Tensor | None) -> dict[str, Tensor]:
-        """{contrastive_loss, priming_loss}, already weighted, for open_clip's loop to sum (Alg. 1, l. 19); the first alone
-        for a method without mixed pairs.
+        """{contrastive_loss, priming_loss}, already weighted, for open_clip's loop to sum (Alg. 1,
+        l. 19); the first alone for a method without mixed pairs.
 
-        (1 - w_p) applies during priming only: the paper's prose ("during this phase") against its pseudocode.
+        (1 - w_p) applies during priming only: the paper's prose ("during this phase") against its
+        pseudocode.
         No primed sample: L_priming is exactly 0.
         """
         if self.eclip_config.processor is None:
@@ -138,19 +184,25 @@ class _MixedPairs:
         weight = self.eclip_config.priming_weight
         if priming_error is None or weight == 0:
             return {"contrastive_loss": contrastive, "priming_loss": torch.zeros_like(contrastive)}
-        return {"contrastive_loss": (1 - weight) * contrastive,
-                "priming_loss": weight * full_precision(priming_error).mean()}
+        return {
+            "contrastive_loss": (1 - weight) * contrastive,
+            "priming_loss": weight * full_precision(priming_error).mean(),
+        }
 
 
 class EClipLoss(_MixedPairs, ClipLoss):
     """Symmetric InfoNCE over (V, T) (Eq. 1) plus priming (Alg. 1, l. 13-19)."""
 
-    def contrast(self, pairs: Pairs, logit_scale: Tensor, logit_bias: Tensor | None = None) -> Tensor:
-        """Mean of image->text and text->image cross-entropy over all pairs; own pairs as `config.own_pairs` says.
+    def contrast(
+        self, pairs: Pairs, logit_scale: Tensor, logit_bias: Tensor | None = None
+    ) -> Tensor:
+        """Mean of image->text and text->image cross-entropy over all pairs; own pairs as
+        `config.own_pairs` says.
 
-        diagonal: the literal Alg. 1, the second copy of a text is a negative; multi: the probability of all copies
-        together is to be 1; mask: the other copies are left out of the sum. A target shared evenly by the copies would
-        be diagonal again, since their texts are equal and each copy has its row (docs/decisions/0004).
+        diagonal: the literal Alg. 1, the second copy of a text is a negative; multi: the
+        probability of all copies together is to be 1; mask: the other copies are left out of the
+        sum. A target shared evenly by the copies would be diagonal again, since their texts are
+        equal and each copy has its row (docs/decisions/0004).
         """
         directions = []
         for rows, columns in ((pairs.image, pairs.all_text), (pairs.text, pairs.all_image)):
@@ -168,8 +220,12 @@ class EClipLoss(_MixedPairs, ClipLoss):
 class EClipSigLipLoss(_MixedPairs, SigLipLoss):
     """open_clip's sigmoid loss (--siglip) over (V, T) plus priming. Not in the paper."""
 
-    def contrast(self, pairs: Pairs, logit_scale: Tensor, logit_bias: Tensor | None = None) -> Tensor:
-        """-sum over all pairs of log sigmoid(label * logit) / rows; `own_pairs` as in `EClipLoss.contrast`."""
+    def contrast(
+        self, pairs: Pairs, logit_scale: Tensor, logit_bias: Tensor | None = None
+    ) -> Tensor:
+        """-sum over all pairs of log sigmoid(label * logit) / rows; `own_pairs` as in
+        `EClipLoss.contrast`.
+        """
         logits = _logits(pairs.image, pairs.all_text, logit_scale, logit_bias)
         positive = pairs.own if self.eclip_config.own_pairs == "multi" else ~_not_label(pairs)
         terms = F.logsigmoid(logits * (2.0 * positive - 1).to(logits.dtype))
@@ -179,7 +235,9 @@ class EClipSigLipLoss(_MixedPairs, SigLipLoss):
 
 
 def _logits(rows: Tensor, columns: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
-    """(R, N) in fp32 or more, under autocast too: a sum of exponentials of bf16 logits would be wrong by whole percents."""
+    """(R, N) in fp32 or more, under autocast too: a sum of exponentials of bf16 logits would be
+    wrong by whole percents.
+    """
     with torch.autocast(rows.device.type, enabled=False):
         logits = full_precision(scale) * full_precision(rows) @ full_precision(columns).T
     return logits if bias is None else logits + full_precision(bias)

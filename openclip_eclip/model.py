@@ -1,24 +1,26 @@
 """Algorithm 1 over open_clip's two model classes; towers, keys and inference stay open_clip's."""
+
 from __future__ import annotations
 
 import itertools
 import logging
-from typing import Any, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from open_clip.model import CLIP, CustomTextCLIP
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .batching.expert_batch import ExpertBatch
 from .config import EClipConfig, UserError
-from .data.batch import ExpertBatch
 from .mixup import mix_images
 from .objectives import Objective
 from .objectives.base import Seen
-from .objectives.local_features import region_width, word_width
-from .positions import encode_tokens
 from .priming import reconstruction_errors
 from .processor import build_processor
+from .towers.local_features import region_width, word_width
+from .towers.positions import encode_tokens
 
 logger = logging.getLogger(__name__)
 
@@ -27,17 +29,24 @@ REGIONS_PREFIX = "region_projection."
 
 
 class EClip:
-    """Mixin before open_clip's CLIP or CustomTextCLIP: a heatmap processor and the forward pass of Algorithm 1.
+    """Mixin before open_clip's CLIP or CustomTextCLIP: a heatmap processor and the forward pass of
+    Algorithm 1.
 
-    State-dict keys are the host's plus `heatmap_processor.*`. A plain image tensor still means plain CLIP.
+    State-dict keys are the host's plus `heatmap_processor.*`. A plain image tensor still means
+    plain CLIP.
     """
 
     def __init__(self, *args: Any, eclip_cfg: Mapping[str, Any], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.eclip_config = EClipConfig.from_dict(eclip_cfg)
-        # forked: the towers and everything drawn after this model are those of plain open_clip with the same seed
+        # forked: the towers and everything drawn after this model are those of plain open_clip with
+        # the same seed
         with torch.random.fork_rng(devices=[]):
-            self.heatmap_processor = build_processor(self.eclip_config.processor) if self.eclip_config.processor else None
+            self.heatmap_processor = (
+                build_processor(self.eclip_config.processor)
+                if self.eclip_config.processor
+                else None
+            )
             if self.eclip_config.regions:
                 self.region_projection = nn.Linear(region_width(self), word_width(self), bias=False)
         self.objectives: tuple[Objective, ...] = ()  # what else is trained on; set by the training
@@ -46,11 +55,13 @@ class EClip:
     def forward(self, image: Tensor | ExpertBatch | None = None, text: Tensor | None = None) -> Any:
         """One step of Algorithm 1 on an `ExpertBatch`; open_clip's own forward on anything else.
 
-        `text` (B, L) int64. Returns open_clip's dict plus `mixed_features`, `mixed_text_features` (M, D),
-        `mixed_id` (M,), `sample_id` (B,) and, in the priming phase, `priming_error` (B,).
+        `text` (B, L) int64. Returns open_clip's dict plus `mixed_features`, `mixed_text_features`
+        (M, D), `mixed_id` (M,), `sample_id` (B,) and, in the priming phase, `priming_error` (B,).
         No entry is 0-d but the host's: gradient accumulation concatenates them all.
-        Without a processor there are no mixed pairs and none of their keys. Objectives add images to the same pass, and keys.
-        Deviation: T is encoded once a sample (Alg. 1 l. 4 encodes t_i once and appends it again), V in one pass.
+        Without a processor there are no mixed pairs and none of their keys. Objectives add images
+        to the same pass, and keys.
+        Deviation: T is encoded once a sample (Alg. 1 l. 4 encodes t_i once and appends it again), V
+        in one pass.
         """
         if not isinstance(image, ExpertBatch):
             return super().forward(image, text)
@@ -65,35 +76,54 @@ class EClip:
 
         together = torch.cat(images) if len(images) > 1 else images[0]
         sizes = [len(piece) for piece in pieces.values()]
-        features, text_features, local = self._encode(together, texts, dict(zip(pieces, sizes)), batch)
+        features, text_features, local = self._encode(
+            together, texts, dict(zip(pieces, sizes)), batch
+        )
         out = dict(zip(pieces, features.split(sizes)))
-        out |= {"text_features": text_features[:size], "logit_scale": self.logit_scale.exp(), "sample_id": batch.sample_id}
+        out |= {
+            "text_features": text_features[:size],
+            "logit_scale": self.logit_scale.exp(),
+            "sample_id": batch.sample_id,
+        }
         if self.heatmap_processor is not None:
-            out["mixed_text_features"] = torch.cat([text_features[:size][batch.mix_index], text_features[size:]])
+            out["mixed_text_features"] = torch.cat(
+                [text_features[:size][batch.mix_index], text_features[size:]]
+            )
             out["mixed_id"] = batch.mixed_id
         out |= local
         for objective in self.objectives:
             objective.complete(out, batch)
         if self.logit_bias is not None:
-            out["logit_bias"] = self.logit_bias.clone()  # DDP takes a bare parameter in the output for an unused one
+            # DDP takes a bare parameter in the output for an unused one
+            out["logit_bias"] = self.logit_bias.clone()
         if batch.is_priming:
-            out["priming_error"] = reconstruction_errors(self.heatmap_processor, batch.image)  # l. 14-17
+            # l. 14-17
+            out["priming_error"] = reconstruction_errors(self.heatmap_processor, batch.image)
         return out
 
-    def _encode(self, images: Tensor, texts: Tensor, sizes: Mapping[str, int],
-                batch: ExpertBatch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """v and t of everything in one pass, (B + M + ..., D) and (B + M2, D) (Alg. 1, l. 4, 5, 12), and what objectives read of it.
+    def _encode(
+        self, images: Tensor, texts: Tensor, sizes: Mapping[str, int], batch: ExpertBatch
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """v and t of everything in one pass, (B + M + ..., D) and (B + M2, D) (Alg. 1, l. 4, 5,
+        12), and what objectives read of it.
 
         `sizes`: how many of the images each name has, in their order.
         """
-        stages = [objective.image_stages for objective in self.objectives if objective.image_stages is not None]
+        stages = [
+            objective.image_stages
+            for objective in self.objectives
+            if objective.image_stages is not None
+        ]
         if stages:
             features, tokens = encode_tokens(self.visual, images, max(stages))
             image_features = F.normalize(features, dim=-1)
         else:
             image_features = self.encode_image(images, normalize=True)
         own = (objective.encode_texts(self, texts) for objective in self.objectives)
-        text_features, local = next((found for found in own if found is not None), None) or (self.encode_text(texts, normalize=True), {})
+        text_features, local = next((found for found in own if found is not None), None) or (
+            self.encode_text(texts, normalize=True),
+            {},
+        )
         if stages:
             ends = list(itertools.accumulate(sizes.values()))
             rows = {name: slice(end - size, end) for (name, size), end in zip(sizes.items(), ends)}
@@ -118,32 +148,47 @@ class EClipCustomTextCLIP(EClip, CustomTextCLIP):
     """eCLIP over `open_clip.model.CustomTextCLIP`."""
 
 
-def _complete_plain_checkpoint(model: EClip, state_dict: dict[str, Tensor], prefix: str, *_: Any) -> None:
-    """A checkpoint without any processor key is an eCLIP^P start: keep the fresh processor (§4.1; method.md §2)."""
+def _complete_plain_checkpoint(
+    model: EClip, state_dict: dict[str, Tensor], prefix: str, *_: Any
+) -> None:
+    """A checkpoint without any processor key is an eCLIP^P start: keep the fresh processor (§4.1;
+    method.md §2).
+    """
     _complete_regions(model, state_dict, prefix + REGIONS_PREFIX)
     fresh = model.heatmap_processor.state_dict() if model.heatmap_processor is not None else {}
     own = {f"{prefix}{PROCESSOR_PREFIX}{key}": value for key, value in fresh.items()}
     found = [key for key in state_dict if key.startswith(prefix + PROCESSOR_PREFIX)]
     if own and not found:
-        logger.info("eclip: plain CLIP checkpoint, no %s* key in it: starting with a fresh heatmap processor (eCLIP^P)",
-                    PROCESSOR_PREFIX)
+        logger.info(
+            "eclip: plain CLIP checkpoint, no %s* key in it: starting with a fresh heatmap"
+            " processor (eCLIP^P)",
+            PROCESSOR_PREFIX,
+        )
         state_dict.update(own)
         return
     wrong = sorted(set(own).symmetric_difference(found))
     if wrong:
         state = "missing" if wrong[0] in own else "unexpected"
         raise UserError(
-            f"checkpoint holds {len(found)} {PROCESSOR_PREFIX}* keys, this model has {len(own)}; first {state}: "
-            f"{wrong[0]!r}. Use the --eclip-* processor settings it was trained with, or remove all its "
-            f"{PROCESSOR_PREFIX}* keys to start with a fresh processor.")
+            f"checkpoint holds {len(found)} {PROCESSOR_PREFIX}* keys, this model has {len(own)};"
+            f" first {state}: {wrong[0]!r}. Use the --eclip-* processor settings it was trained"
+            f" with, or remove all its {PROCESSOR_PREFIX}* keys to start with a fresh processor."
+        )
 
 
 def _complete_regions(model: EClip, state_dict: dict[str, Tensor], prefix: str) -> None:
-    """GLoRIA from another method's checkpoint starts with a fresh projection, and another method from GLoRIA's goes without."""
+    """GLoRIA from another method's checkpoint starts with a fresh projection, and another method
+    from GLoRIA's goes without.
+    """
     found = [key for key in state_dict if key.startswith(prefix)]
     if not model.eclip_config.regions:
         for key in found:
             del state_dict[key]
     elif not found:
-        logger.info("eclip: no %s* key in the checkpoint: starting with a fresh projection of regions", REGIONS_PREFIX)
-        state_dict.update({prefix + key: value for key, value in model.region_projection.state_dict().items()})
+        logger.info(
+            "eclip: no %s* key in the checkpoint: starting with a fresh projection of regions",
+            REGIONS_PREFIX,
+        )
+        state_dict.update(
+            {prefix + key: value for key, value in model.region_projection.state_dict().items()}
+        )

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .config import EClipConfig, UserError
-from .data.json_text import read_json
+from .json_text import read_json
 
 logger = logging.getLogger(__name__)
 

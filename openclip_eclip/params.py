@@ -1,111 +1,41 @@
-"""The flags of `openclip_eclip.train` beside open_clip's own, and the paper's settings as recipes."""
+"""The flags of `openclip_eclip.train` beside open_clip's own, and the paper's settings as
+recipes.
+"""
+
 from __future__ import annotations
 
 import argparse
 import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Callable, Mapping, Sequence
+from typing import Any
 
-from .checkpoint_files import weight_files
-from .config import AUTHORS_PROCESSOR, HEATMAP_CONTROLS, OWN_PAIRS, PROCESSORS, EClipConfig, UserError
-from .data.read_options import add_read_arguments
-from .flag_checks import COMPUTED, check_data_flags, check_flags, check_own_numbers
+from .config import (
+    AUTHORS_PROCESSOR,
+    HEATMAP_CONTROLS,
+    OWN_PAIRS,
+    PROCESSORS,
+    EClipConfig,
+    UserError,
+)
+from .data.images.options import add_read_arguments
 from .objectives import OBJECTIVES, Objective, naive
+from .recipes import RECIPES
 
 AUTHORS = "authors"  # of --eclip-processor
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """The paper's settings (§4.1); 'eclip-plus' is not the paper's (docs/eclip-plus.md). A flag the user gives wins over any of them."""
-
-    method: str
-    steps: int
-    lr: float
-    batch_size: int = 512  # over all ranks and accumulated micro-batches
-    warmup: float = 0.1  # share of all steps
-    weight_decay: float = 1e-3
-    context_length: int = 256
-    crop_scale: tuple[float, float] = (0.5, 1.0)  # share of the image's area; the authors' (open_clip's own is 0.9 to 1)
-    align_weight: float | None = None
-    align_least: float | None = None
-
-    def flags(self) -> list[str]:
-        """As command-line flags to be put before the user's own, which then win."""
-        return [f"--lr={self.lr}", f"--wd={self.weight_decay}", f"--force-context-length={self.context_length}",
-                "--lr-scheduler=cosine", f"--aug-cfg=scale={self.crop_scale}", f"--batch-size={COMPUTED}", f"--epochs={COMPUTED}",
-                f"--warmup={COMPUTED}"]
-
-
-RECIPES = {
-    "clip": Recipe("clip", steps=10_000, lr=1e-4),
-    "eclip": Recipe("eclip", steps=10_000, lr=2e-4),
-    "eclip-p": Recipe("eclip", steps=1_000, lr=1e-5),
-    "m3-mix": Recipe("m3-mix", steps=1_000, lr=1e-5),
-    "eclip-plus": Recipe("align", steps=10_000, lr=1e-4, align_weight=0.2, align_least=0.05),
-}
-FINE_TUNING = ("eclip-p", "m3-mix")  # recipes
 EXPERTS = ("eclip", "naive")  # methods that append mixed pairs of annotated samples
 HEATMAPS = (*EXPERTS, "align")  # methods that use heatmaps
 METHODS = ("clip", *EXPERTS, *OBJECTIVES)
-
-# what a loop around a carrier batch can not do; each is refused before training starts
-UNSUPPORTED = {
-    "horovod": "use torchrun",
-    "distill_model": "train without --distill-model",
-    "trace": "export a finished run instead (python -m openclip_eclip.export)",
-    "torchscript": "use --torchcompile",
-    "use_bnb_linear": "train without --use-bnb-linear",
-    "ddp_static_graph": "the number of mixed pairs, hence the graph, changes from step to step",
-}
 
 
 def eclip_parser() -> argparse.ArgumentParser:
     """Flags that open_clip does not have; the README's table is generated from here."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, usage=argparse.SUPPRESS)
     group = parser.add_argument_group("eCLIP")
-    group.add_argument("--recipe", choices=sorted(RECIPES),
-                       help="the paper's settings, --method included, wherever no flag is given; 'clip' is the baseline: plain CLIP, heatmaps "
-                            "ignored; 'eclip-p' and 'm3-mix' fine-tune a trained CLIP; 'eclip-plus' is ours, CLIP with alignment of weight 0.2 "
-                            "(default: open_clip's own settings, with eCLIP)")
-    group.add_argument("--method", metavar="NAME[+NAME]",
-                       help=f"what is trained: {', '.join(METHODS)}, or several as in eclip+dacl; all but 'clip' add to the contrastive "
-                            "loss of CLIP, and only eclip, naive and align use heatmaps (default: the recipe's, else eclip)")
-    group.add_argument("--runs-dir", metavar="DIR",
-                       help="folder of all runs; the same as --logs, which torchrun takes for a flag of its own unless -- stands before "
-                            "the module (default: --logs)")
-    group.add_argument("--csv-heatmap-key", metavar="COLUMN",
-                       help="column of heatmap files in --train-data, or in --expert-data alone; a blank cell means not annotated, and a "
-                            "named column that is absent is an error (default: heatmap, where there is one)")
-    group.add_argument("--expert-data", metavar="PATH",
-                       help="a second, annotated source (.csv, .tsv, or .tar with braces or ::) whose samples enter only as mixed pairs")
-    group.add_argument("--expert-batch-size", type=int, metavar="N",
-                       help="candidates of --expert-data a batch and rank (default: half the batch size)")
-    group.add_argument("--on-bad-sample", choices=("stop", "skip"), default="stop",
-                       help="stop at bad input, or count it, name it in the log and go on (default: stop)")
-    group.add_argument("--eclip-processor", choices=(*PROCESSORS, AUTHORS),
-                       help="heatmap processor; authors: mha exactly as in the code of eCLIP's authors, which is not the identity at the start and "
-                            "has something to learn from priming (default: mha, the paper's, from the identity)")
-    group.add_argument("--eclip-alpha", type=float, metavar="A", help="lambda ~ Beta(A, A) (default: 0.3)")
-    group.add_argument("--eclip-no-mixup", action="store_true", help="lambda = 0: I^E itself in the place of the mixed image")
-    group.add_argument("--eclip-priming-weight", type=float, metavar="W", help="w_p, 0 turns priming off; it teaches the processor to be the identity under a heatmap of ones, which the default "
-                            "processor is from the start, so that the term is exactly 0 there and only (1 - w_p) is left of it (default: 0.1)")
-    group.add_argument("--eclip-curriculum", type=float, nargs=6, metavar=("COLD", "WARM", "COOL", "LOW", "HIGH", "END"),
-                       help="shares of all steps, then probabilities (default: 0.1 0.3 0.4 0.05 0.5 0.1)")
-    group.add_argument("--eclip-own-pairs", choices=OWN_PAIRS,
-                       help="the second copy of a sample's text is a negative (diagonal), a second positive (multi), "
-                            "or left out (mask) (default: diagonal, as Algorithm 1)")
-    group.add_argument("--eclip-heatmap-control", choices=HEATMAP_CONTROLS,
-                       help="a placebo in the place of every heatmap, all else equal: noise (random), another image's map (shuffled), one of the "
-                            "same class, a Gaussian at the centre, ones, or the map's own spatial frequencies elsewhere (phase-scrambled)")
-    group.add_argument("--csv-label-key", metavar="COLUMN",
-                       help="column of classes, in shards a field of key.json, for --eclip-heatmap-control same-class-shuffled")
-    group.add_argument("--eclip-crop-threshold", type=float, metavar="SHARE",
-                       help="a crop that keeps less of the heatmap's mass counts as not annotated (default: 0.1)")
-    group.add_argument("--naive-form", choices=naive.FORMS,
-                       help="what --method naive adds: the processed image, the image times the heatmap, or (--expert-data only) the "
-                            "plain image (default: processor)")
+    _add_run(group)
+    _add_expert_views(group)
     add_read_arguments(group)
     _add_saving(parser.add_argument_group("saving"))
     for name, kind in OBJECTIVES.items():
@@ -113,23 +43,182 @@ def eclip_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_run(group: argparse._ArgumentGroup) -> None:
+    """What is trained, and on what."""
+    group.add_argument(
+        "--recipe",
+        choices=sorted(RECIPES),
+        help=(
+            "the paper's settings, --method included, wherever no flag is given; 'clip' is the"
+            " baseline: plain CLIP, heatmaps ignored; 'eclip-p' and 'm3-mix' fine-tune a trained"
+            " CLIP; 'eclip-plus' is ours, CLIP with alignment of weight 0.2 (default: open_clip's"
+            " own settings, with eCLIP)"
+        ),
+    )
+    group.add_argument(
+        "--method",
+        metavar="NAME[+NAME]",
+        help=(
+            f"what is trained: {', '.join(METHODS)}, or several as in eclip+dacl; all but 'clip'"
+            " add to the contrastive loss of CLIP, and only eclip, naive and align use heatmaps"
+            " (default: the recipe's, else eclip)"
+        ),
+    )
+    group.add_argument(
+        "--runs-dir",
+        metavar="DIR",
+        help=(
+            "folder of all runs; the same as --logs, which torchrun takes for a flag of its own"
+            " unless -- stands before the module (default: --logs)"
+        ),
+    )
+    group.add_argument(
+        "--csv-heatmap-key",
+        metavar="COLUMN",
+        help=(
+            "column of heatmap files in --train-data, or in --expert-data alone; a blank cell means"
+            " not annotated, and a named column that is absent is an error (default: heatmap, where"
+            " there is one)"
+        ),
+    )
+    group.add_argument(
+        "--expert-data",
+        metavar="PATH",
+        help=(
+            "a second, annotated source (.csv, .tsv, or .tar with braces or ::) whose samples enter"
+            " only as mixed pairs"
+        ),
+    )
+    group.add_argument(
+        "--expert-batch-size",
+        type=int,
+        metavar="N",
+        help="candidates of --expert-data a batch and rank (default: half the batch size)",
+    )
+    group.add_argument(
+        "--on-bad-sample",
+        choices=("stop", "skip"),
+        default="stop",
+        help="stop at bad input, or count it, name it in the log and go on (default: stop)",
+    )
+
+
+def _add_expert_views(group: argparse._ArgumentGroup) -> None:
+    """How annotated images become mixed pairs, and when (§3.2)."""
+    group.add_argument(
+        "--eclip-processor",
+        choices=(*PROCESSORS, AUTHORS),
+        help=(
+            "heatmap processor; authors: mha exactly as in the code of eCLIP's authors, which is"
+            " not the identity at the start and has something to learn from priming (default: mha,"
+            " the paper's, from the identity)"
+        ),
+    )
+    group.add_argument(
+        "--eclip-alpha", type=float, metavar="A", help="lambda ~ Beta(A, A) (default: 0.3)"
+    )
+    group.add_argument(
+        "--eclip-no-mixup",
+        action="store_true",
+        help="lambda = 0: I^E itself in the place of the mixed image",
+    )
+    group.add_argument(
+        "--eclip-priming-weight",
+        type=float,
+        metavar="W",
+        help=(
+            "w_p, 0 turns priming off; it teaches the processor to be the identity under a heatmap"
+            " of ones, which the default processor is from the start, so that the term is exactly 0"
+            " there and only (1 - w_p) is left of it (default: 0.1)"
+        ),
+    )
+    group.add_argument(
+        "--eclip-curriculum",
+        type=float,
+        nargs=6,
+        metavar=("COLD", "WARM", "COOL", "LOW", "HIGH", "END"),
+        help="shares of all steps, then probabilities (default: 0.1 0.3 0.4 0.05 0.5 0.1)",
+    )
+    group.add_argument(
+        "--eclip-own-pairs",
+        choices=OWN_PAIRS,
+        help=(
+            "the second copy of a sample's text is a negative (diagonal), a second positive"
+            " (multi), or left out (mask) (default: diagonal, as Algorithm 1)"
+        ),
+    )
+    group.add_argument(
+        "--eclip-heatmap-control",
+        choices=HEATMAP_CONTROLS,
+        help=(
+            "a placebo in the place of every heatmap, all else equal: noise (random), another"
+            " image's map (shuffled), one of the same class, a Gaussian at the centre, ones, or the"
+            " map's own spatial frequencies elsewhere (phase-scrambled)"
+        ),
+    )
+    group.add_argument(
+        "--csv-label-key",
+        metavar="COLUMN",
+        help=(
+            "column of classes, in shards a field of key.json, for --eclip-heatmap-control"
+            " same-class-shuffled"
+        ),
+    )
+    group.add_argument(
+        "--eclip-crop-threshold",
+        type=float,
+        metavar="SHARE",
+        help="a crop that keeps less of the heatmap's mass counts as not annotated (default: 0.1)",
+    )
+    group.add_argument(
+        "--naive-form",
+        choices=naive.FORMS,
+        help=(
+            "what --method naive adds: the processed image, the image times the heatmap, or"
+            " (--expert-data only) the plain image (default: processor)"
+        ),
+    )
+
+
 def _add_saving(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--save-every-steps", type=int, metavar="N",
-                       help="saves a checkpoint after every N optimiser steps, from which --resume "
-                            "latest continues in the middle of the epoch (default: only at the end "
-                            "of epochs, and at SIGTERM, SIGINT and SIGUSR1)")
-    group.add_argument("--save-every-minutes", type=float, metavar="M",
-                       help="saves such a checkpoint at the first step that ends M minutes after "
-                            "the last one (default: never)")
-    group.add_argument("--keep-last", type=int, default=2, metavar="K",
-                       help="keeps the K newest checkpoints within epochs; those of whole epochs "
-                            "are all kept (default: 2)")
+    group.add_argument(
+        "--save-every-steps",
+        type=int,
+        metavar="N",
+        help=(
+            "saves a checkpoint after every N optimiser steps, from which --resume "
+            "latest continues in the middle of the epoch (default: only at the end "
+            "of epochs, and at SIGTERM, SIGINT and SIGUSR1)"
+        ),
+    )
+    group.add_argument(
+        "--save-every-minutes",
+        type=float,
+        metavar="M",
+        help=(
+            "saves such a checkpoint at the first step that ends M minutes after "
+            "the last one (default: never)"
+        ),
+    )
+    group.add_argument(
+        "--keep-last",
+        type=int,
+        default=2,
+        metavar="K",
+        help=(
+            "keeps the K newest checkpoints within epochs; those of whole epochs "
+            "are all kept (default: 2)"
+        ),
+    )
 
 
 @dataclass(frozen=True)
 class Method:
-    """What a run trains: `experts` ('eclip', 'naive' or None) decides about mixed pairs, `objectives` add terms."""
+    """What a run trains: `experts` ('eclip', 'naive' or None) decides about mixed pairs,
+    `objectives` add terms.
+    """
 
+    names: tuple[str, ...]  # the parts of --method
     experts: str | None
     objectives: tuple[Objective, ...]
     mixes: bool  # annotated samples of --train-data may become mixed pairs
@@ -149,182 +238,90 @@ class Method:
         return self.experts is None and not self.objectives
 
 
-def method_names(args: argparse.Namespace) -> list[str]:
-    """The parts of --method, the recipe's where it is not given. UserError for what can not stand together."""
+def method_names(args: argparse.Namespace) -> tuple[str, ...]:
+    """The parts of --method, the recipe's where it is not given. UserError for what can not stand
+    together.
+
+    A training run asks once, right after parsing, and hands them on.
+    """
     method = args.method or (RECIPES[args.recipe].method if args.recipe else "eclip")
-    names = method.split("+")
+    names = tuple(method.split("+"))
     for name in names:
         if name not in METHODS:
-            raise UserError(f"--method {method}: {name!r} is none of {', '.join(METHODS)}; join several by '+'.")
+            raise UserError(
+                f"--method {method}: {name!r} is none of {', '.join(METHODS)}; join several by '+'."
+            )
     if len(set(names)) < len(names):
         raise UserError(f"--method {method}: a part stands there twice.")
     if "clip" in names and len(names) > 1:
         raise UserError(f"--method {method}: every method contains CLIP's loss; leave 'clip' out.")
     if set(EXPERTS) <= set(names):
-        raise UserError(f"--method {method}: eclip and naive are two ways to append the same pairs; keep one of them.")
+        raise UserError(
+            f"--method {method}: eclip and naive are two ways to append the same pairs; keep one of"
+            " them."
+        )
     return names
 
 
-def build_method(args: argparse.Namespace) -> Method:
-    """After `fill_batch_size`. UserError for bad settings of an objective."""
-    names = method_names(args)
+def build_method(args: argparse.Namespace, names: tuple[str, ...] | None = None) -> Method:
+    """After `fill_batch_size`. UserError for bad settings of an objective.
+
+    `names`: what `method_names` has found; None: not asked yet.
+    """
+    names = names or method_names(args)
     experts = next((name for name in names if name in EXPERTS), None)
     objectives = tuple(OBJECTIVES[name].from_args(args) for name in names if name in OBJECTIVES)
-    return Method(experts, objectives, experts is not None and args.naive_form != "plain")
+    mixes = experts is not None and args.naive_form != "plain"
+    return Method(names, experts, objectives, mixes)
 
 
-def eclip_config(args: argparse.Namespace, base: Mapping[str, Any]) -> EClipConfig:
-    """The model JSON's `eclip_cfg` (`base`) with the flags the user gave on top, as the method needs them."""
+def eclip_config(
+    args: argparse.Namespace, base: Mapping[str, Any], names: tuple[str, ...] | None = None
+) -> EClipConfig:
+    """The model JSON's `eclip_cfg` (`base`) with the flags the user gave on top, as the method
+    needs them. `names` as in `build_method`.
+    """
     merged = EClipConfig.from_dict(base).to_dict()
     if args.eclip_processor == AUTHORS:
         merged["processor"] = dataclasses.asdict(AUTHORS_PROCESSOR)
     elif args.eclip_processor is not None:
         merged["processor"]["kind"] = args.eclip_processor
     if args.eclip_curriculum is not None:
-        merged["curriculum"] = dict(zip(("cold", "warm", "cool", "low", "high", "end"), args.eclip_curriculum))
-    for flag, key in (("eclip_alpha", "alpha"), ("eclip_priming_weight", "priming_weight"),
-                      ("eclip_own_pairs", "own_pairs"), ("eclip_crop_threshold", "crop_threshold")):
+        merged["curriculum"] = dict(
+            zip(("cold", "warm", "cool", "low", "high", "end"), args.eclip_curriculum)
+        )
+    for flag, key in (
+        ("eclip_alpha", "alpha"),
+        ("eclip_priming_weight", "priming_weight"),
+        ("eclip_own_pairs", "own_pairs"),
+        ("eclip_crop_threshold", "crop_threshold"),
+    ):
         if getattr(args, flag) is not None:
             merged[key] = getattr(args, flag)
     if args.eclip_no_mixup:
         merged["lam"] = 0.0
-    config, names = EClipConfig.from_dict(merged), method_names(args)
-    config = dataclasses.replace(config, regions="gloria" in names)
+    names = names or method_names(args)
+    config = dataclasses.replace(EClipConfig.from_dict(merged), regions="gloria" in names)
     if "naive" in names:
         return naive.naive_config(config, args.naive_form or naive.FORMS[0])
     if "eclip" not in names:
         return dataclasses.replace(config, processor=None)
     if config.processor.kind == "mask" and config.priming_weight > 0:
-        raise UserError(f"--eclip-processor mask with priming weight {config.priming_weight:g}: the mask has no parameters and is the "
-                        "identity under ones, so there is nothing to prime; add --eclip-priming-weight 0.")
+        raise UserError(
+            f"--eclip-processor mask with priming weight {config.priming_weight:g}: the mask has no"
+            " parameters and is the identity under ones, so there is nothing to prime; add"
+            " --eclip-priming-weight 0."
+        )
     return config
 
 
-def refuse_unsupported(args: argparse.Namespace) -> None:
-    """ValueError for a combination that can not work, before anything is built."""
-    for name, advice in UNSUPPORTED.items():
-        if getattr(args, name, None):
-            raise UserError(f"--{name.replace('_', '-')} does not work with openclip_eclip.train: {advice}.")
-    if "coca" in args.model.lower():
-        raise UserError(f"--model {args.model}: eCLIP needs a contrastive model; CoCa is not supported.")
-    if args.expert_batch_size is not None and not args.expert_data:
-        raise UserError("--expert-batch-size without --expert-data: name the annotated source, or drop the flag.")
-    if (args.eclip_heatmap_control == "same-class-shuffled") != (args.csv_label_key is not None):
-        raise UserError("--csv-label-key names the classes for --eclip-heatmap-control same-class-shuffled: give both or neither.")
-    if args.eclip_no_mixup and args.eclip_alpha is not None:
-        raise UserError(f"--eclip-no-mixup with --eclip-alpha {args.eclip_alpha:g}: without mixup there is no lambda to draw; drop one of them.")
-    if args.expert_data and not args.train_data:
-        raise UserError("--expert-data without --train-data: experts are added to batches of training data.")
-    _refuse_saving(args)
-    check_own_numbers(args, eclip_parser()._actions)
-    _refuse_methods(args)
-    _refuse_models(args)
-    check_flags(args)
-    check_data_flags(args)
-
-
-def _refuse_saving(args: argparse.Namespace) -> None:
-    steps, minutes = args.save_every_steps, args.save_every_minutes
-    if steps is not None and steps < 1:
-        raise UserError(f"--save-every-steps {steps}: expected at least 1; drop the flag to save "
-                        "at the end of epochs only.")
-    if minutes is not None and not 0 < minutes < float("inf"):
-        raise UserError(f"--save-every-minutes {minutes:g}: expected a number above 0; drop the "
-                        "flag to save at the end of epochs only.")
-    if args.keep_last < 1:
-        raise UserError(f"--keep-last {args.keep_last}: expected at least 1.")
-    if (steps or minutes) and (not args.logs or args.logs.lower() == "none"):
-        flag = "--save-every-steps" if steps else "--save-every-minutes"
-        raise UserError(f"{flag} with --logs {args.logs}: nothing is saved there; name a folder.")
-
-
-def _refuse_methods(args: argparse.Namespace) -> None:
-    names = method_names(args)
-    joined = "+".join(names)
-    if args.expert_data and not set(EXPERTS) & set(names):
-        why = ("its samples enter as pairs, which eclip or naive append: take naive+align, with --naive-form plain for the images as they are"
-               if "align" in names else "it uses no annotation; drop one of them, or add eclip or naive")
-        raise UserError(f"--expert-data with --method {joined}: {why}.")
-    if args.eclip_heatmap_control and (not set(HEATMAPS) & set(names) or (args.naive_form == "plain" and "align" not in names)):
-        raise UserError(f"--eclip-heatmap-control with --method {joined}{' --naive-form plain' if args.naive_form else ''}: it uses no heatmap; "
-                        "drop one of them.")
-    if args.eclip_heatmap_control and args.align_windows:
-        raise UserError("--eclip-heatmap-control with --align-windows: a placebo stands for the map of a whole report, and the sentences would keep "
-                        "their true ones; drop one of them.")
-    if args.naive_form is not None and "naive" not in names:
-        raise UserError(f"--naive-form with --method {joined}: give --method naive, or drop it.")
-    if "naive" in names and args.eclip_alpha is not None:
-        raise UserError("--eclip-alpha with --method naive: it does not mix; drop one of them.")
-    if args.naive_form == "plain" and not args.expert_data:
-        raise UserError("--naive-form plain without --expert-data: annotated rows of --train-data are CLIP pairs already; name the "
-                        "annotated source, or use --method clip.")
-    if args.naive_form in ("multiply", "plain") and args.eclip_processor is not None:
-        raise UserError(f"--eclip-processor with --naive-form {args.naive_form}: that form has no processor; drop one of them.")
-    for name, kind in OBJECTIVES.items():
-        own = argparse.ArgumentParser(add_help=False)
-        kind.add_flags(own)
-        for action in own._actions:
-            if name not in names and getattr(args, action.dest) is not None:
-                raise UserError(f"{action.option_strings[0]} with --method {joined}: give --method {name}, or drop it.")
-
-
-def _refuse_models(args: argparse.Namespace) -> None:
-    source = args.model.removeprefix("eclip-")
-    fine_tuning = "m3-mix" in method_names(args) or args.recipe in FINE_TUNING
-    what = f"--recipe {args.recipe}" if args.recipe in FINE_TUNING else "--method m3-mix"
-    brings_weights = source.startswith(("local-dir:", "hf-hub:"))
-    if source.startswith("local-dir:"):
-        folder = Path(source.removeprefix("local-dir:"))
-        if not (folder / "open_clip_config.json").is_file():
-            raise UserError(f"--model {args.model}: no open_clip_config.json in {folder}; expected an open_clip model folder.")
-        brings_weights = bool(weight_files(folder))
-        if fine_tuning and not (brings_weights or args.pretrained or args.resume):
-            raise UserError(f"{what} fine-tunes a trained CLIP, but {folder} holds no weights.")
-    if args.pretrained and source.startswith(("local-dir:", "hf-hub:")):  # open_clip ignores it, and records it as used
-        own = "brings its own weights" if brings_weights else "is built as its folder says, without weights"
-        raise UserError(f"--pretrained {args.pretrained} with --model {args.model}, which {own}: leave --pretrained out, or name an architecture "
-                        f"(--model ViT-B-16); `python -m openclip_eclip.export {args.pretrained} NEW --model {args.model}` makes a folder "
-                        "of that model with those weights, for --model local-dir:NEW.")
-    if args.pretrained_image and (args.pretrained or (brings_weights and not args.resume)):
-        raise UserError(f"--pretrained-image with {'--pretrained ' + args.pretrained if args.pretrained else '--model ' + args.model}, whose weights "
-                        "take its place: drop one of them.")
-    if fine_tuning and not (args.pretrained or ":" in args.model or args.resume):
-        raise UserError(f"{what} fine-tunes a trained CLIP: give --pretrained TAG_OR_FILE, or --model local-dir:FOLDER.")
-
-
-def fill_batch_size(args: argparse.Namespace, world_size: int) -> None:
-    """The recipe's effective batch, spread over ranks and accumulation, unless the user gave a size."""
-    if args.batch_size == COMPUTED:
-        recipe = RECIPES[args.recipe]
-        args.batch_size = max(1, recipe.batch_size // (world_size * args.accum_freq))
-
-
-def fill_alignment(args: argparse.Namespace) -> None:
+def fill_alignment(args: argparse.Namespace, names: tuple[str, ...]) -> None:
     """The recipe's settings of alignment, unless the user gave others or trains something else."""
-    if args.recipe is None or "align" not in method_names(args):
+    if args.recipe is None or "align" not in names:
         return
     for name in ("align_weight", "align_least"):
         if getattr(args, name) is None:
             setattr(args, name, getattr(RECIPES[args.recipe], name))
-
-
-def fill_schedule(args: argparse.Namespace, batches_per_epoch: int) -> dict[str, Any]:
-    """Epochs that reach the recipe's steps, and its warm-up; returns what it filled in, for the log."""
-    if args.recipe is None:
-        return {}
-    filled = {}
-    steps = max(1, batches_per_epoch // args.accum_freq)
-    recipe = RECIPES[args.recipe]
-    if args.epochs == COMPUTED:
-        filled["epochs"] = args.epochs = -(-recipe.steps // steps)
-    if args.warmup == COMPUTED:
-        filled["warmup"] = args.warmup = round(recipe.warmup * steps * args.epochs)
-    return filled
-
-
-def with_recipe(recipe: str | None, rest: Sequence[str]) -> list[str]:
-    """open_clip's arguments with the recipe's before the user's: argparse keeps the last value of a flag."""
-    return (RECIPES[recipe].flags() if recipe else []) + list(rest)
 
 
 def with_runs_dir(runs_dir: str | None, rest: Sequence[str]) -> list[str]:
@@ -335,13 +332,19 @@ def with_runs_dir(runs_dir: str | None, rest: Sequence[str]) -> list[str]:
     own.add_argument("--logs")
     logs = own.parse_known_args(list(rest))[0].logs
     if logs not in (None, runs_dir):
-        raise UserError(f"--runs-dir {runs_dir} with --logs {logs}: two names of one setting; drop one of them.")
+        raise UserError(
+            f"--runs-dir {runs_dir} with --logs {logs}: two names of one setting; drop one of them."
+        )
     return [*rest, f"--logs={runs_dir}"]
 
 
-def parse_host(parse: Callable[[list[str]], argparse.Namespace], argv: list[str]) -> argparse.Namespace:
+def parse_host(
+    parse: Callable[[list[str]], argparse.Namespace], argv: list[str]
+) -> argparse.Namespace:
     """open_clip's own parser. UserError where its --aug-cfg would end in a traceback."""
     try:
         return parse(argv)
     except (ValueError, SyntaxError) as error:
-        raise UserError(f"--aug-cfg: expected KEY=VALUE pairs, e.g. --aug-cfg 'scale=(0.5,1.0)' ({error}).") from error
+        raise UserError(
+            f"--aug-cfg: expected KEY=VALUE pairs, e.g. --aug-cfg 'scale=(0.5,1.0)' ({error})."
+        ) from error

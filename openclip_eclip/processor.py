@@ -1,4 +1,7 @@
-"""The heatmap processor (Fig. 2 right, §3.2): image and heatmap in, an image of the same size out."""
+"""The heatmap processor (Fig. 2 right, §3.2): image and heatmap in, an image of the same
+size out.
+"""
+
 from __future__ import annotations
 
 import torch
@@ -11,12 +14,14 @@ from .config import ProcessorConfig
 class HeatmapProcessor(nn.Module):
     """Multi-head attention with queries = patches of E*I, keys = values = patches of I (§3.2).
 
-    Both images go through the SAME patch embedding. Input: `image` (N, 3, H, W) normalised, `heatmap` (N, 1, H, W) in
-    [0, 1]. Output: (N, 3, H, W). Sides that the patch does not divide are padded and cropped.
+    Both images go through the SAME patch embedding. Input: `image` (N, 3, H, W) normalised,
+    `heatmap` (N, 1, H, W) in [0, 1]. Output: (N, 3, H, W). Sides that the patch does not divide are
+    padded and cropped.
 
-    Deviation from the authors' released form, for which see decision 0001: their output is only what the attention
-    brings, which can not be the identity; ours adds it, through a projection that starts at zero, to the query image
-    E*I, so that Processor(I, 1) = I from the first step. `config.AUTHORS_PROCESSOR` builds theirs.
+    Deviation from the authors' released form, for which see decision 0001: their output is only
+    what the attention brings, which can not be the identity; ours adds it, through a projection
+    that starts at zero, to the query image E*I, so that Processor(I, 1) = I from the first step.
+    `config.AUTHORS_PROCESSOR` builds theirs.
     """
 
     def __init__(self, config: ProcessorConfig) -> None:
@@ -29,7 +34,8 @@ class HeatmapProcessor(nn.Module):
         self.attend_out = nn.Linear(width, width)
         self.extra_out = nn.Linear(width, width) if config.extra_projection else nn.Identity()
         self.unpatchify = nn.Linear(width, 3 * patch * patch, bias=False)
-        self.pixel_shift = nn.Parameter(torch.zeros(3))  # one bias a channel, as a transposed convolution has
+        # one bias a channel, as a transposed convolution has
+        self.pixel_shift = nn.Parameter(torch.zeros(3))
         if config.zero_init:
             nn.init.zeros_(self.unpatchify.weight)
 
@@ -65,7 +71,9 @@ class HeatmapProcessor(nn.Module):
             return x.unflatten(2, (self.config.heads, -1)).transpose(1, 2)
 
         key, value = self.key_value(values_S).chunk(2, dim=-1)
-        attended = F.scaled_dot_product_attention(heads(self.query(queries_S)), heads(key), heads(value))
+        attended = F.scaled_dot_product_attention(
+            heads(self.query(queries_S)), heads(key), heads(value)
+        )
         return attended.transpose(1, 2).flatten(2)
 
 
@@ -79,7 +87,8 @@ class MaskProcessor(nn.Module):
 class CnnProcessor(nn.Module):
     """A small convolutional encoder on image and heatmap (the row "CNN" of Tab. 4).
 
-    The paper gives no layers: two 3x3 convolutions of 32 channels on (I, E*I), added to E*I, the last one from zero.
+    The paper gives no layers: two 3x3 convolutions of 32 channels on (I, E*I), added to E*I, the
+    last one from zero.
     """
 
     def __init__(self, channels: int = 32) -> None:
@@ -95,7 +104,9 @@ class CnnProcessor(nn.Module):
 
 
 def build_processor(config: ProcessorConfig) -> nn.Module:
-    """The processor named by `config.kind`: 'mha' (the paper's), 'mask' or 'cnn' (its ablations); one call signature."""
+    """The processor named by `config.kind`: 'mha' (the paper's), 'mask' or 'cnn' (its ablations);
+    one call signature.
+    """
     if config.kind == "mask":
         return MaskProcessor()
     if config.kind == "cnn":
@@ -104,11 +115,19 @@ def build_processor(config: ProcessorConfig) -> nn.Module:
 
 
 def sincos_positions(grid: tuple[int, int], width: int, like: Tensor) -> Tensor:
-    """Fixed 2-D sine-cosine positions, (1, h*w, width), on the device and in the dtype of `like`."""
-    rates = 10000.0 ** -(torch.arange(width // 4, device=like.device, dtype=torch.float32) / (width // 4))
+    """Fixed 2-D sine-cosine positions, (1, h*w, width), on the device and in the dtype of
+    `like`.
+    """
+    rates = 10000.0 ** -(
+        torch.arange(width // 4, device=like.device, dtype=torch.float32) / (width // 4)
+    )
     parts = []
     for axis, size in enumerate(grid):
         angle = torch.arange(size, device=like.device, dtype=torch.float32)[:, None] * rates
         wave = torch.cat([angle.sin(), angle.cos()], dim=1)  # (size, width / 2)
-        parts.append(wave[:, None].expand(-1, grid[1], -1) if axis == 0 else wave[None].expand(grid[0], -1, -1))
+        parts.append(
+            wave[:, None].expand(-1, grid[1], -1)
+            if axis == 0
+            else wave[None].expand(grid[0], -1, -1)
+        )
     return torch.cat(parts, dim=-1).flatten(0, 1)[None].to(like.dtype)

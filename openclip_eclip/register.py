@@ -1,17 +1,22 @@
-"""The only writer into open_clip.factory: makes `eclip-*` models known to open_clip's own functions, and takes it back.
+"""The only writer into open_clip.factory: makes `eclip-*` models known to open_clip's own
+functions, and takes it back.
 
-open_clip looks these names up in its module at call time, so code that imported `create_model` before us sees them too.
+open_clip looks these names up in its module at call time, so code that imported `create_model`
+before us sees them too.
 """
+
 from __future__ import annotations
 
 import contextvars
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
 
 import open_clip
-from open_clip import factory, hf_configs, model as host_model
+from open_clip import factory, hf_configs
+from open_clip import model as host_model
 from open_clip.coca_model import CoCa
 from torch import Tensor
 
@@ -25,47 +30,72 @@ logger = logging.getLogger(__name__)
 TESTED = ("3.3.0", "3.4")  # from, up to but not including
 PREFIX = "eclip-"
 SCHEMAS = tuple(PREFIX + schema for schema in (factory.LOCAL_DIR_PREFIX, factory.HF_HUB_PREFIX))
-TEXT_FOLDER = "ECLIP_TEXT_FOLDER"  # environment: a local folder for the text tower of the -clinicalbert presets
-# open_clip 3.3 names them for other text models but not for BERT, so that --lock-text with unlocked layers fails there
+TEXT_FOLDER = (  # environment: a local folder for the text tower of the -clinicalbert presets
+    "ECLIP_TEXT_FOLDER"
+)
+# open_clip 3.3 names them for other text models but not for BERT, so that --lock-text with unlocked
+# layers fails there
 BERT_LAYERS = {"layer_attr": "layer", "token_embeddings_attr": "embeddings"}
 CONFIGS = Path(__file__).parent / "model_configs"
 
 _originals: dict[str, Any] = {}
-_source: contextvars.ContextVar[str] = contextvars.ContextVar("eclip_source", default="model")  # what is being built, for errors
-_schema_asks_for_eclip: contextvars.ContextVar[bool] = contextvars.ContextVar("eclip_schema", default=False)
+# what is being built, for errors
+_source: contextvars.ContextVar[str] = contextvars.ContextVar("eclip_source", default="model")
+_schema_asks_for_eclip: contextvars.ContextVar[bool] = contextvars.ContextVar(
+    "eclip_schema", default=False
+)
 
 
 class HubError(OSError, UserError):
-    """A file of the hub that is not on this machine: an OSError as from open_clip, and one sentence for our commands."""
+    """A file of the hub that is not on this machine: an OSError as from open_clip, and one sentence
+    for our commands.
+    """
 
 
 def check_open_clip_version(version: str = open_clip.__version__) -> None:
     """RuntimeError outside the tested range."""
+
     def numbers(text: str) -> tuple[int, ...]:
         return tuple(int(part) for part in text.split(".")[:3] if part.isdigit())
 
     if not numbers(TESTED[0]) <= numbers(version) < numbers(TESTED[1]):
-        raise RuntimeError(f"openclip_eclip is tested with open_clip_torch >= {TESTED[0]}, < {TESTED[1]}; found {version}: "
-                           f"install a tested version (pip install 'open_clip_torch>={TESTED[0]},<{TESTED[1]}').")
+        raise RuntimeError(
+            f"openclip_eclip is tested with open_clip_torch >= {TESTED[0]}, < {TESTED[1]}; found"
+            f" {version}: install a tested version (pip install"
+            f" 'open_clip_torch>={TESTED[0]},<{TESTED[1]}')."
+        )
 
 
 def register() -> None:
-    """Teach open_clip the `eclip-*` names; a second call changes nothing. Undo with `unregister`."""
+    """Teach open_clip the `eclip-*` names; a second call changes nothing. Undo with
+    `unregister`.
+    """
     if _originals:
         return
     check_open_clip_version()
-    for name, expected in (("CLIP", host_model.CLIP), ("CustomTextCLIP", host_model.CustomTextCLIP), ("CoCa", CoCa)):
+    for name, expected in (
+        ("CLIP", host_model.CLIP),
+        ("CustomTextCLIP", host_model.CustomTextCLIP),
+        ("CoCa", CoCa),
+    ):
         if getattr(factory, name) is not expected:
-            raise RuntimeError(f"open_clip.factory.{name} was already replaced by {getattr(factory, name)!r}: another "
-                               "extension of open_clip is active in this process; import only one of them.")
+            raise RuntimeError(
+                f"open_clip.factory.{name} was already replaced by {getattr(factory, name)!r}:"
+                " another extension of open_clip is active in this process; import only one of"
+                " them."
+            )
     replacements = {
         "CLIP": _dispatch(host_model.CLIP, EClipCLIP),
         "CustomTextCLIP": _dispatch(host_model.CustomTextCLIP, EClipCustomTextCLIP),
         "CoCa": _dispatch(CoCa, None),
         "parse_model_name": _parse_model_name,
         "get_model_config": _get_model_config,
-        "get_pretrained_cfg": lambda model, tag: _originals["get_pretrained_cfg"](_plain(model), tag),
-        "list_pretrained_tags_by_model": lambda model: _originals["list_pretrained_tags_by_model"](_plain(model)),
+        "get_pretrained_cfg": lambda model, tag: _originals["get_pretrained_cfg"](
+            _plain(model), tag
+        ),
+        "list_pretrained_tags_by_model": lambda model: _originals["list_pretrained_tags_by_model"](
+            _plain(model)
+        ),
         "HFTokenizer": _hf_tokenizer,
         "load_state_dict": _load_state_dict,
         "convert_state_dict": _convert_state_dict,
@@ -93,19 +123,29 @@ def unregister() -> None:
 
 
 def _plain(name: str) -> str:
-    return name[len(PREFIX):] if name.startswith(PREFIX) else name
+    return name[len(PREFIX) :] if name.startswith(PREFIX) else name
 
 
 def _dispatch(host: type, extended: type | None) -> Callable[..., Any]:
-    """A stand-in for the class `host`: with `eclip_cfg` it builds `extended`, without it `host` itself."""
+    """A stand-in for the class `host`: with `eclip_cfg` it builds `extended`, without it `host`
+    itself.
+    """
+
     def build(*args: Any, eclip_cfg: Any = None, **kwargs: Any) -> Any:
         if eclip_cfg is None and _schema_asks_for_eclip.get():
             eclip_cfg = {}
         _schema_asks_for_eclip.set(False)
         if eclip_cfg is not None and extended is None:
-            raise ValueError("eCLIP needs a contrastive model of class CLIP or CustomTextCLIP; CoCa is not supported.")
+            raise ValueError(
+                "eCLIP needs a contrastive model of class CLIP or CustomTextCLIP; CoCa is not"
+                " supported."
+            )
         try:
-            return host(*args, **kwargs) if eclip_cfg is None else extended(*args, eclip_cfg=eclip_cfg, **kwargs)
+            return (
+                host(*args, **kwargs)
+                if eclip_cfg is None
+                else extended(*args, eclip_cfg=eclip_cfg, **kwargs)
+            )
         except OSError as error:
             source = (kwargs.get("text_cfg") or {}).get("hf_model_name")
             if source is None:
@@ -113,9 +153,19 @@ def _dispatch(host: type, extended: type | None) -> Callable[..., Any]:
             raise HubError(_no_hub(source)) from error
         except UserError:
             raise
-        except (TypeError, ValueError, KeyError, AssertionError, ArithmeticError, RuntimeError) as error:  # whatever a wrong value leads to
+        except (
+            TypeError,
+            ValueError,
+            KeyError,
+            AssertionError,
+            ArithmeticError,
+            RuntimeError,
+        ) as error:  # whatever a wrong value leads to
             said = " ".join(f"{type(error).__name__}: {error}".split())
-            raise UserError(f"{_source.get()}: open_clip cannot build this model ({said[:300]}); look at its model_cfg and at the flags that change it.") from error
+            raise UserError(
+                f"{_source.get()}: open_clip cannot build this model ({said[:300]}); look at its"
+                " model_cfg and at the flags that change it."
+            ) from error
 
     build.__name__ = host.__name__  # open_clip logs it
     return build
@@ -128,8 +178,12 @@ def _hf_tokenizer(source: Any, *args: Any, **kwargs: Any) -> Any:
         raise HubError(_no_hub(source)) from error
 
 
-def _load_state_dict(checkpoint_path: Any, device: Any = "cpu", weights_only: bool = True) -> dict[str, Tensor]:
-    """A state dict from a file, without unpickling code: open_clip's own tries again without weights_only after a TypeError."""
+def _load_state_dict(
+    checkpoint_path: Any, device: Any = "cpu", weights_only: bool = True
+) -> dict[str, Tensor]:
+    """A state dict from a file, without unpickling code: open_clip's own tries again without
+    weights_only after a TypeError.
+    """
     if not weights_only:  # asked for by name
         return _originals["load_state_dict"](checkpoint_path, device=device, weights_only=False)
     path = Path(checkpoint_path)
@@ -137,32 +191,55 @@ def _load_state_dict(checkpoint_path: Any, device: Any = "cpu", weights_only: bo
 
 
 def _convert_state_dict(model: Any, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """open_clip's conversions, after what a plain model has no use for; UserError for weights that are not those of a CLIP."""
+    """open_clip's conversions, after what a plain model has no use for; UserError for weights that
+    are not those of a CLIP.
+    """
     own = model.state_dict()
-    trained_with = [prefix for prefix in (PROCESSOR_PREFIX, REGIONS_PREFIX)
-                    if any(key.startswith(prefix) for key in state) and not any(key.startswith(prefix) for key in own)]
+    trained_with = [
+        prefix
+        for prefix in (PROCESSOR_PREFIX, REGIONS_PREFIX)
+        if any(key.startswith(prefix) for key in state)
+        and not any(key.startswith(prefix) for key in own)
+    ]
     if trained_with:
-        logger.info("eclip: the weights have %s*, this model has not: left out", "*, ".join(trained_with))
-        state = {key: value for key, value in state.items() if not key.startswith(tuple(trained_with))}
+        logger.info(
+            "eclip: the weights have %s*, this model has not: left out", "*, ".join(trained_with)
+        )
+        state = {
+            key: value for key, value in state.items() if not key.startswith(tuple(trained_with))
+        }
     if any(key.startswith(("vision_model.", "text_model.")) for key in state):
-        raise UserError("the weights have the names of Hugging Face's CLIPModel (vision_model.*); give open_clip's own file of that model, "
-                        "e.g. its --pretrained tag or --model hf-hub:ID.")
+        raise UserError(
+            "the weights have the names of Hugging Face's CLIPModel (vision_model.*); give"
+            " open_clip's own file of that model, e.g. its --pretrained tag or --model hf-hub:ID."
+        )
     state = _originals["convert_state_dict"](model, state)
     if "logit_scale" not in state:
-        raise UserError(f"the weights have no logit_scale, so they are not those of a whole CLIP (first key: {next(iter(state))}).")
+        raise UserError(
+            "the weights have no logit_scale, so they are not those of a whole CLIP (first key:"
+            f" {next(iter(state))})."
+        )
     if "logit_bias" in state and model.logit_bias is None:
-        raise UserError("the weights are those of a SigLIP model (logit_bias): add --siglip, or take a SigLIP model.")
+        raise UserError(
+            "the weights are those of a SigLIP model (logit_bias): add --siglip, or take a SigLIP"
+            " model."
+        )
     return state
 
 
 def _no_hub(source: Any) -> str:
-    return (f"text tower {str(source)!r} could not be loaded from the hub. On a machine with internet run "
-            f"`hf download {source} --local-dir FOLDER`, copy FOLDER here and set {TEXT_FOLDER}=FOLDER (the presets "
-            "ending in -clinicalbert read it), or put the folder as hf_model_name and hf_tokenizer_name into a model JSON.")
+    return (
+        f"text tower {str(source)!r} could not be loaded from the hub. On a machine with internet"
+        f" run `hf download {source} --local-dir FOLDER`, copy FOLDER here and set"
+        f" {TEXT_FOLDER}=FOLDER (the presets ending in -clinicalbert read it), or put the folder as"
+        " hf_model_name and hf_tokenizer_name into a model JSON."
+    )
 
 
 def _parse_model_name(model_name: str) -> tuple[str | None, str]:
-    """`eclip-local-dir:FOLDER` and `eclip-hf-hub:ID` are the sources of that name, built as eCLIP."""
+    """`eclip-local-dir:FOLDER` and `eclip-hf-hub:ID` are the sources of that name, built as
+    eCLIP.
+    """
     asked = model_name.startswith(SCHEMAS)
     _schema_asks_for_eclip.set(asked)
     schema, identifier = _originals["parse_model_name"](_plain(model_name) if asked else model_name)
@@ -183,6 +260,11 @@ def _get_model_config(model_name: str) -> dict[str, Any] | None:
         if config is not None:
             config["eclip_cfg"] = {}
     folder = os.environ.get(TEXT_FOLDER)
-    if config is not None and folder and model_name.startswith(PREFIX) and model_name.endswith("-clinicalbert"):
+    if (
+        config is not None
+        and folder
+        and model_name.startswith(PREFIX)
+        and model_name.endswith("-clinicalbert")
+    ):
         config["text_cfg"].update(hf_model_name=folder, hf_tokenizer_name=folder)
     return config

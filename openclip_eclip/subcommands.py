@@ -1,4 +1,7 @@
-"""`python -m PACKAGE COMMAND ...`: a table of commands whose modules load when they are asked for."""
+"""`python -m PACKAGE COMMAND ...`: a table of commands whose modules load when they are
+asked for.
+"""
+
 from __future__ import annotations
 
 import argparse
@@ -8,9 +11,15 @@ from importlib import import_module
 from types import ModuleType
 
 
-def parse_command(parser: argparse.ArgumentParser, dest: str, commands: Mapping[str, tuple[str, str]],
-                  argv: list[str] | None) -> tuple[ModuleType, argparse.Namespace]:
-    """(module of the command, its arguments). `commands`: {command: (module with add_arguments, one line)}; `dest` gets the name."""
+def parse_command(
+    parser: argparse.ArgumentParser,
+    dest: str,
+    commands: Mapping[str, tuple[str, str]],
+    argv: list[str] | None,
+) -> tuple[ModuleType, argparse.Namespace]:
+    """(module of the command, its arguments). `commands`: {command: (module with add_arguments, one
+    line)}; `dest` gets the name.
+    """
     argv = sys.argv[1:] if argv is None else argv
     wanted = next((word for word in argv if not word.startswith("-")), None)
     choices = parser.add_subparsers(dest=dest, metavar=dest.upper(), required=True)
@@ -20,7 +29,9 @@ def parse_command(parser: argparse.ArgumentParser, dest: str, commands: Mapping[
         if name == wanted:
             module = import_module(module_name)
             module.add_arguments(command)
-    return module, parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    assert module is not None  # argparse has ended the program at a missing or unknown command
+    return module, args
 
 
 def seed(text: str) -> int:
@@ -31,7 +42,9 @@ def seed(text: str) -> int:
 
 
 def exit_code(work: Callable[[], str]) -> int:
-    """0 after what `work` says, or 2 after one line `error: ...` on stderr: bad input, a full disk, a folder that can not be read."""
+    """0 after what `work` says, or 2 after one line `error: ...` on stderr: bad input, a full disk,
+    a folder that cannot be read.
+    """
     try:
         said = work()
     except (ValueError, OSError) as error:

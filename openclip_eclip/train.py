@@ -11,6 +11,7 @@ torchrun stops at `--logs`
 open_clip_train work;
 `--help` lists ours first.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -20,11 +21,14 @@ import os
 import re
 import sys
 import time
+from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
-from typing import Any, Sequence
+from typing import Any
 
 from .config import Stopped, UserError
 from .params import eclip_parser
+from .version import __version__
 
 GRACE = 5  # seconds that other ranks leave to the first one to say what all of them found
 
@@ -36,8 +40,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.stdout.write(eclip_parser().format_help() + "\nopen_clip's own:\n")
     from open_clip_train.main import main as host_main
 
-    from .training_patches import active
-    from .training_patches.run_folder import has_logged, is_consequence, log_stop
+    check_patches()
+    from training_patches import active
+    from training_patches.run_folder import has_logged, is_consequence, log_stop
 
     handlers, seams = list(logging.root.handlers), None
     try:
@@ -47,19 +52,41 @@ def main(argv: Sequence[str] | None = None) -> None:
     except (UserError, RuntimeError) as found:
         if is_consequence(_args(seams), found):
             raise SystemExit(getattr(found, "exit_code", 1)) from found
-        if isinstance(found, UserError) and not isinstance(found, Stopped) and os.environ.get("RANK", "0") != "0":
+        if (
+            isinstance(found, UserError)
+            and not isinstance(found, Stopped)
+            and os.environ.get("RANK", "0") != "0"
+        ):
             time.sleep(GRACE)  # torchrun ends this process once the first one has told and ended
-            of_flags = _args(seams) is None and os.environ.get("LOCAL_RANK", "0") != "0"  # the same on every rank of a machine
+            # the same on every rank of a machine
+            of_flags = _args(seams) is None and os.environ.get("LOCAL_RANK", "0") != "0"
             if of_flags or has_logged(_args(seams), sentence(found)):
                 raise SystemExit(2) from found
         raise
-    finally:  # open_clip adds handlers to the root logger for good: a second run would also write into the first one's log
+    # open_clip adds handlers to the root logger for good: a second run would also write into the
+    # first one's log
+    finally:
         error = sys.exc_info()[1]
         if error is not None and not isinstance(error, SystemExit):
             log_stop(_args(seams), sentence(error))
         for handler in [handler for handler in logging.root.handlers if handler not in handlers]:
             logging.root.removeHandler(handler)
             handler.close()
+
+
+def check_patches() -> None:
+    """UserError where `training_patches` is another package of that name, or of another version."""
+    patches = import_module("training_patches")
+    found = getattr(patches, "OPENCLIP_ECLIP", None)
+    if found != __version__:
+        whose = f"of openclip_eclip {found}" if found else "another package of that name"
+        place = getattr(patches, "__file__", None) or ", ".join(patches.__path__)
+        raise UserError(
+            f"training_patches was found at {place}, which is {whose}; expected the one beside"
+            f" openclip_eclip {__version__},"
+            f" {Path(__file__).resolve().parents[1] / 'training_patches'}. Remove the other one, or"
+            " start from another folder."
+        )
 
 
 def _args(seams: Any) -> argparse.Namespace | None:
@@ -80,9 +107,12 @@ def run() -> int:
         main()
     except UserError as error:
         sys.stderr.write(f"error: {sentence(error)}\n")
-        if file := os.environ.get("TORCHELASTIC_ERROR_FILE"):  # torchrun ends its own message with it
+        # torchrun ends its own message with it
+        if file := os.environ.get("TORCHELASTIC_ERROR_FILE"):
             facts = {"py_callstack": sentence(error), "timestamp": str(int(time.time()))}
-            Path(file).write_text(json.dumps({"message": {"message": sentence(error), "extraInfo": facts}}))
+            Path(file).write_text(
+                json.dumps({"message": {"message": sentence(error), "extraInfo": facts}})
+            )
         return error.exit_code
     return 0
 

@@ -1,7 +1,10 @@
-"""Phantoms, a CLIP and an eCLIP on them, their scores, one picture and a page for each score; run by demo.sh.
+"""Phantoms, a CLIP and an eCLIP on them, their scores, one picture and a page for each score; run
+by demo.sh.
 
-Zero-shot macro-F1 and image-to-report recall on the test split, one seed each: a demonstration, not a result.
+Zero-shot macro-F1 and image-to-report recall on the test split, one seed each: a demonstration, not
+a result.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -18,23 +21,55 @@ import numpy as np
 import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from openclip_eclip.evaluate.__main__ import main as evaluate
-from openclip_eclip.export import main as export
-from openclip_eclip.prepare.__main__ import main as prepare
 from PIL import Image
 from tqdm import tqdm
 
-HERE = Path(__file__).resolve().parent
+from openclip_eclip.benchmark.rows import PHANTOM_MODEL
+from openclip_eclip.evaluate.__main__ import main as evaluate
+from openclip_eclip.export import main as export
+from openclip_eclip.prepare.__main__ import main as prepare
+
 METHODS = {"CLIP": ("--method", "clip"), "eCLIP": ()}
 
 
 def train_one(method: str, data: Path, runs: Path, epochs: int, seed: int) -> Path:
     """`python -m openclip_eclip.train`, identical flags but the method; returns the run folder."""
     name = f"{method.lower()}-{seed}"
-    flags = ["--model", f"local-dir:{HERE / 'phantom_model'}", "--train-data", data / "train.csv", "--batch-size", 64,
-             "--epochs", epochs, "--lr", 1e-3, "--wd", 0.1, "--warmup", 50, "--force-context-length", 64, "--workers", 1,
-             "--device", "cpu", "--precision", "fp32", "--logs", runs, "--name", name, "--seed", seed, "--log-every-n-steps", 10,
-             "--save-frequency", epochs, *METHODS[method]]
+    flags = [
+        "--model",
+        PHANTOM_MODEL,
+        "--train-data",
+        data / "train.csv",
+        "--batch-size",
+        64,
+        "--epochs",
+        epochs,
+        "--lr",
+        1e-3,
+        "--wd",
+        0.1,
+        "--warmup",
+        50,
+        "--force-context-length",
+        64,
+        "--workers",
+        1,
+        "--device",
+        "cpu",
+        "--precision",
+        "fp32",
+        "--logs",
+        runs,
+        "--name",
+        name,
+        "--seed",
+        seed,
+        "--log-every-n-steps",
+        10,
+        "--save-frequency",
+        epochs,
+        *METHODS[method],
+    ]
     command = [sys.executable, "-m", "openclip_eclip.train", *map(str, flags)]
     said = []
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
@@ -53,30 +88,57 @@ def score(plain: Path, data: Path, out: Path) -> dict[str, float]:
     values = {}
     for task in ("zero-shot", "retrieval"):
         with redirect_stdout(io.StringIO()):
-            failed = evaluate([task, "--model", str(plain), "--data", str(data / "test.csv"), "--out", str(out / task), "--device", "cpu",
-                               "--workers", "1", "--cache", "none"])
+            failed = evaluate(
+                [
+                    task,
+                    "--model",
+                    str(plain),
+                    "--data",
+                    str(data / "test.csv"),
+                    "--out",
+                    str(out / task),
+                    "--device",
+                    "cpu",
+                    "--workers",
+                    "1",
+                    "--cache",
+                    "none",
+                ]
+            )
         if failed:
             raise RuntimeError(f"{task} of {plain} failed")
-        values[task] = json.loads((out / task / "result.json").read_text(encoding="utf-8"))["values"]
+        values[task] = json.loads((out / task / "result.json").read_text(encoding="utf-8"))[
+            "values"
+        ]
     recall = values["retrieval"]["image_to_text"]["expected"]
-    return {"macro_f1": values["zero-shot"]["headline"]["value"], **{f"recall@{k}": recall[f"R@{k}"]["value"] for k in (1, 5, 10)}}
+    return {
+        "macro_f1": values["zero-shot"]["headline"]["value"],
+        **{f"recall@{k}": recall[f"R@{k}"]["value"] for k in (1, 5, 10)},
+    }
 
 
 def losses(run: Path) -> list[float]:
-    return [float(value) for value in re.findall(r"Contrastive_loss: ([\d.]+)", (run / "out.log").read_text())]
+    return [
+        float(value)
+        for value in re.findall(r"Contrastive_loss: ([\d.]+)", (run / "out.log").read_text())
+    ]
 
 
 def overlays(axes: list, data: Path) -> None:
-    rows = pd.read_csv(data / "train.csv").dropna(subset="heatmap").head(len(axes)).to_dict("records")
+    rows = (
+        pd.read_csv(data / "train.csv").dropna(subset="heatmap").head(len(axes)).to_dict("records")
+    )
     for axis, row in zip(axes, rows):
         heatmap = np.asarray(Image.open(data / row["heatmap"])) / 255
         axis.imshow(Image.open(data / row["filepath"]), cmap="gray")
-        axis.imshow(heatmap, cmap="inferno", alpha=0.6 * heatmap ** 0.5)
+        axis.imshow(heatmap, cmap="inferno", alpha=0.6 * heatmap**0.5)
         axis.set_axis_off()
         axis.set_title(row["title"][:30] + "…", fontsize=7)
 
 
-def draw(path: Path, data: Path, runs: dict[str, Path], scores: dict[str, dict[str, float]]) -> None:
+def draw(
+    path: Path, data: Path, runs: dict[str, Path], scores: dict[str, dict[str, float]]
+) -> None:
     figure = Figure(figsize=(9, 5), layout="constrained")
     FigureCanvasAgg(figure)
     top, bottom = figure.subfigures(2, 1)
@@ -89,7 +151,9 @@ def draw(path: Path, data: Path, runs: dict[str, Path], scores: dict[str, dict[s
     curve.legend()
     names = list(next(iter(scores.values())))
     for i, (method, values) in enumerate(scores.items()):
-        bars.bar(np.arange(len(names)) + 0.4 * i, [values[name] for name in names], 0.4, label=method)
+        bars.bar(
+            np.arange(len(names)) + 0.4 * i, [values[name] for name in names], 0.4, label=method
+        )
     bars.set_xticks(np.arange(len(names)) + 0.2, names)
     bars.set(ylabel="test score, one seed", ylim=(0, 1))
     bars.legend()
@@ -106,7 +170,20 @@ def main() -> None:
     args = parser.parse_args()
     data, runs = args.out / "phantoms", args.out / "runs"
     started = time.monotonic()
-    prepare(["phantom", str(data), "--train", str(args.train), "--test", "1000", "--annotated", "0.05", "--seed", str(args.seed)])
+    prepare(
+        [
+            "phantom",
+            str(data),
+            "--train",
+            str(args.train),
+            "--test",
+            "1000",
+            "--annotated",
+            "0.05",
+            "--seed",
+            str(args.seed),
+        ]
+    )
     folders, scores = {}, {}
     for method in METHODS:
         began = time.monotonic()
@@ -114,9 +191,16 @@ def main() -> None:
         plain = args.out / f"{method.lower()}-plain"
         export([str(folders[method]), str(plain)])
         scores[method] = score(plain, data, args.out / f"{method.lower()}-results")
-        sys.stdout.write(f"{method}: {time.monotonic() - began:.0f} s  " + "  ".join(f"{k} {v:.3f}" for k, v in scores[method].items()) + "\n")
+        sys.stdout.write(
+            f"{method}: {time.monotonic() - began:.0f} s  "
+            + "  ".join(f"{k} {v:.3f}" for k, v in scores[method].items())
+            + "\n"
+        )
     draw(args.out / "demo.png", data, folders, scores)
-    sys.stdout.write(f"picture: {args.out / 'demo.png'}; pages: {args.out}/*-results/*/report.html; runs: {runs}; {time.monotonic() - started:.0f} s in all\n")
+    sys.stdout.write(
+        f"picture: {args.out / 'demo.png'}; pages: {args.out}/*-results/*/report.html; runs:"
+        f" {runs}; {time.monotonic() - started:.0f} s in all\n"
+    )
 
 
 if __name__ == "__main__":

@@ -1,9 +1,12 @@
-"""Invariant 8: delete each statement of the modules in MODULES (all by default); every time a test must turn red.
+"""Invariant 8: delete each statement of the modules in MODULES (all by default); every time a test
+must turn red.
 
-Beside curriculum, mixup, priming, processor and loss these are the readers of gaze and of sentence windows. Runs a module's tests
-on a mutated copy of the package, in a forked process that has torch, open_clip and pandas loaded already, and for what survives
-in loss.py the two-process tests. Prints each survivor as it is found; exit code 1 if there is any.
+Beside curriculum, mixup, priming, processor and loss these are the readers of gaze and of sentence
+windows. Runs a module's tests on a mutated copy of the package, in a forked process that has torch,
+open_clip and pandas loaded already, and for what survives in loss.py the two-process tests. Prints
+each survivor as it is found; exit code 1 if there is any.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -13,10 +16,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Iterator
 
-import matplotlib.pyplot  # noqa: F401  (loaded before the fork, as all that is unused here)
+import matplotlib.pyplot  # noqa: F401
 import open_clip  # noqa: F401
 import pandas  # noqa: F401
 import pytest
@@ -26,24 +29,51 @@ from tqdm import tqdm
 ROOT = Path(__file__).resolve().parent.parent
 CORE = ("tests/test_algorithm1.py", "tests/test_processor.py")
 HALF = ("tests/test_low_precision.py",)
-REFLACX, EGD, MIMIC = ("tests/test_prepare_reflacx.py",), ("tests/test_prepare_egd.py",), ("tests/test_prepare_mimic.py",)
+REFLACX, EGD, MIMIC = (
+    ("tests/test_prepare_reflacx.py",),
+    ("tests/test_prepare_egd.py",),
+    ("tests/test_prepare_mimic.py",),
+)
 MODULES = {
-    **dict.fromkeys(("curriculum", "mixup", "processor"), CORE), "priming": CORE + HALF,
+    **dict.fromkeys(("curriculum", "mixup", "processor"), CORE),
+    "priming": CORE + HALF,
     "loss": CORE + HALF + ("tests/test_gradient_factor.py",),
-    **dict.fromkeys(("objectives/dacl", "objectives/m3_mix", "objectives/naive"), ("tests/test_objectives.py",) + HALF),
+    **dict.fromkeys(
+        ("objectives/dacl", "objectives/m3_mix", "objectives/naive"),
+        ("tests/test_objectives.py",) + HALF,
+    ),
     "training_patches/known_again": ("tests/test_known_again.py",),
-    "prepare/windows": EGD + REFLACX, "prepare/gaze_options": EGD + REFLACX, "prepare/egd_cxr": EGD + MIMIC,
-    "prepare/reflacx": REFLACX, "prepare/reflacx_files": REFLACX + MIMIC, "data/windows": ("tests/test_windows_sheet.py",),
-    **dict.fromkeys(("evaluate/training_side", "evaluate/snippets", "evaluate/journal", "evaluate/reports"),
-                    ("tests/test_evaluate_reports.py", "-k", "not killed and not nothing_is_sent")),
-    "evaluate/compare_read": ("tests/test_evaluate_compare.py",), "metrics/compare": ("tests/test_metrics_compare.py",)}
+    "prepare/windows": EGD + REFLACX,
+    "prepare/gaze_options": EGD + REFLACX,
+    "prepare/egd_cxr": EGD + MIMIC,
+    "prepare/reflacx": REFLACX,
+    "prepare/reflacx_files": REFLACX + MIMIC,
+    "data/windows": ("tests/test_windows_sheet.py",),
+    **dict.fromkeys(
+        ("evaluate/training_side", "evaluate/snippets", "evaluate/journal", "evaluate/reports"),
+        ("tests/test_evaluate_reports.py", "-k", "not killed and not nothing_is_sent"),
+    ),
+    "evaluate/compare_read": ("tests/test_evaluate_compare.py",),
+    "metrics/compare": ("tests/test_metrics_compare.py",),
+}
 SLOW = ("tests/test_distributed.py", "-k", "loss or gradients or every_case")
 
 
 def mutants(source: str) -> Iterator[tuple[int, str, str]]:
-    """(line, deleted statement, mutated source) for every statement but imports, docstrings and definitions."""
+    """(line, deleted statement, mutated source) for every statement but imports, docstrings and
+    definitions.
+    """
     tree = ast.parse(source)
-    kinds = (ast.Assign, ast.AnnAssign, ast.AugAssign, ast.Return, ast.Expr, ast.If, ast.For, ast.Raise)
+    kinds = (
+        ast.Assign,
+        ast.AnnAssign,
+        ast.AugAssign,
+        ast.Return,
+        ast.Expr,
+        ast.If,
+        ast.For,
+        ast.Raise,
+    )
     count = sum(isinstance(node, kinds) for node in ast.walk(tree))
     for target in range(count):
         copy = ast.parse(source)
@@ -70,10 +100,19 @@ def _is_harmless(node: ast.stmt, parent: ast.AST) -> bool:
 
 
 def is_red(package: Path, tests: tuple[str, ...], in_process: bool) -> bool:
-    environment = {**os.environ, "PYTHONPATH": f"{package}{os.pathsep}{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": f"{package}{os.pathsep}{ROOT / 'tests'}",
+        "OMP_NUM_THREADS": "1",
+    }
     if not in_process:
-        done = subprocess.run([sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests], env=environment,
-                              cwd=ROOT, capture_output=True, timeout=300)
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests],
+            env=environment,
+            cwd=ROOT,
+            capture_output=True,
+            timeout=300,
+        )
         return done.returncode == 1
     child = os.fork()
     if child == 0:
@@ -89,7 +128,9 @@ def is_red(package: Path, tests: tuple[str, ...], in_process: bool) -> bool:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("modules", nargs="*", metavar="MODULE", help=f"default: {' '.join(MODULES)}")
+    parser.add_argument(
+        "modules", nargs="*", metavar="MODULE", help=f"default: {' '.join(MODULES)}"
+    )
     total = survivors = 0
     modules = parser.parse_args().modules or list(MODULES)
     if unknown := set(modules) - set(MODULES):
@@ -100,9 +141,15 @@ def main() -> int:
             total += 1
             with tempfile.TemporaryDirectory() as folder:
                 package = Path(folder)
-                shutil.copytree(ROOT / "openclip_eclip", package / "openclip_eclip", ignore=shutil.ignore_patterns("__pycache__"))
+                shutil.copytree(
+                    ROOT / "openclip_eclip",
+                    package / "openclip_eclip",
+                    ignore=shutil.ignore_patterns("__pycache__"),
+                )
                 (package / "openclip_eclip" / f"{module}.py").write_text(mutated, encoding="utf-8")
-                if not is_red(package, MODULES[module], True) and not (module == "loss" and is_red(package, SLOW, False)):
+                if not is_red(package, MODULES[module], True) and not (
+                    module == "loss" and is_red(package, SLOW, False)
+                ):
                     survivors += 1
                     tqdm.write(f"{module}.py:{line}: {statement}")
     sys.stdout.write(f"{total} statements deleted, {survivors} not noticed by a test\n")

@@ -1,11 +1,14 @@
-"""What a user's mistakes, odd data and kills lead to, measured: docs/results/reliability.md and .json.
+"""What a user's mistakes, odd data and kills lead to, measured: docs/results/reliability.md and
+.json.
 
-    python scripts/reliability.py                       # everything; --only bad-inputs, hangs, kills or page for a part
+    python scripts/reliability.py       # or --only bad-inputs, hangs, kills or page for a part
     python scripts/reliability.py --only bad-inputs --kinds tables shards --records records.json
 
-Bad inputs (scripts/bad_inputs): each must be answered by one sentence with file, row or key, exit code not 0, no traceback, within 20 s and
-1 GiB. Hangs (scripts/reliability_hangs.py): every combination of data and processes ends. Kills: scripts/reliability_kills.py.
-Load: docs/results/load.json, made by scripts/benchmark_load.py. A part that was not run keeps its figures of the last time.
+Bad inputs (scripts/bad_inputs): each must be answered by one sentence with file, row or key, exit
+code not 0, no traceback, within 20 s and 1 GiB. Hangs (scripts/reliability_hangs.py): every
+combination of data and processes ends. Kills: scripts/reliability_kills.py.
+Load: docs/results/load.json, made by scripts/costs/load.py. A part that was not run keeps its
+figures of the last time.
 """
 
 from __future__ import annotations
@@ -26,10 +29,10 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
-os.environ.update(
-    OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", CUDA_VISIBLE_DEVICES=""
-)  # before torch: forks and threads do not go together
+# before torch: forks and threads do not go together
+os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", CUDA_VISIBLE_DEVICES="")
 PARTS = ("bad-inputs", "hangs", "kills", "page")
+# modules of bad_inputs
 TABLES = (
     "tables",
     "shards",
@@ -46,7 +49,7 @@ TABLES = (
     "authors",
     "gaze",
     "answers",
-)  # modules of bad_inputs
+)
 LISTED = 40  # names of what is wrong, on the page
 
 
@@ -214,7 +217,10 @@ def page(found: dict[str, Any], load: Any) -> str:
     lines = [
         "# Reliability",
         "",
-        "What bad input, odd data and kills lead to. Made by `python scripts/reliability.py`, which anyone can run; figures: reliability.json.",
+        (
+            "What bad input, odd data and kills lead to. Made by `python scripts/reliability.py`,"
+            " which anyone can run; figures: reliability.json."
+        ),
         "",
     ]
     lines += _bad_inputs(found["bad_inputs"]) if "bad_inputs" in found else []
@@ -224,8 +230,11 @@ def page(found: dict[str, Any], load: Any) -> str:
         lines += [
             "## Kills",
             "",
-            f"**{part['same']} of {part['runs']}** runs, killed {part['kills']} times and resumed each time, end bit-for-bit identical to the run that "
-            f"was not killed. Settings: {', '.join(part['settings'])}.",
+            (
+                f"**{part['same']} of {part['runs']}** runs, killed {part['kills']} times and"
+                " resumed each time, end bit-for-bit identical to the run that was not killed."
+                f" Settings: {', '.join(part['settings'])}."
+            ),
             "",
             "| kill | times |",
             "|---|---|",
@@ -247,8 +256,11 @@ def _bad_inputs(part: dict[str, Any]) -> list[str]:
     return [
         "## Bad inputs",
         "",
-        f"**{part['right']} of {part['tried']}** are answered right: exit code not 0 (or the named warning), one sentence that names file, row or key, no traceback, "
-        "within 20 s, and within 1 GiB beside what the idle process has.",
+        (
+            f"**{part['right']} of {part['tried']}** are answered right: exit code not 0 (or the"
+            " named warning), one sentence that names file, row or key, no traceback, within 20 s,"
+            " and within 1 GiB beside what the idle process has."
+        ),
         "",
         "| kind | tried | right | slowest, s | most memory, MiB |",
         "|---|---|---|---|---|",
@@ -264,8 +276,12 @@ def _hangs(part: dict[str, Any]) -> list[str]:
     return [
         "## Hangs",
         "",
-        f"**{part['right']} of {part['tried']}** combinations of shards, samples, workers, ranks, batch size and damaged samples end within "
-        f"{part['limit_seconds']:.0f} s: {part['trained']} train, {part['sentences']} stop with a sentence. The slowest took {part['slowest_seconds']:.1f} s ({part['slowest']}).",
+        (
+            f"**{part['right']} of {part['tried']}** combinations of shards, samples, workers,"
+            f" ranks, batch size and damaged samples end within {part['limit_seconds']:.0f} s:"
+            f" {part['trained']} train, {part['sentences']} stop with a sentence. The slowest took"
+            f" {part['slowest_seconds']:.1f} s ({part['slowest']})."
+        ),
         "",
         _measured(part),
         "",
@@ -290,8 +306,9 @@ def _wrong(part: dict[str, Any]) -> list[str]:
 
 def _measured(part: dict[str, Any]) -> str:
     return (
-        f"{part['date']}, commit {part['commit']}; {part['machine']}, Python {part['python']}, torch {part['torch']}, open_clip {part['open_clip_torch']}, "
-        f"numpy {part['numpy']}, Pillow {part['pillow']}."
+        f"{part['date']}, commit {part['commit']}; {part['machine']}, Python {part['python']},"
+        f" torch {part['torch']}, open_clip {part['open_clip_torch']}, numpy {part['numpy']},"
+        f" Pillow {part['pillow']}."
     )
 
 
@@ -306,7 +323,7 @@ def _load(load: dict[str, Any]) -> list[str]:
     return [
         "## Load",
         "",
-        "From the start of a run to its first batch, by the data alone (scripts/benchmark_load.py).",
+        "From the start of a run to its first batch, by the data alone (scripts/costs/load.py).",
         "",
         "| data | start | CPU, s | wall clock, s | annotated | most memory, GiB |",
         "|---|---|---|---|---|---|",

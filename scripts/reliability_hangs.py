@@ -1,6 +1,8 @@
-"""Every combination of shards, samples, workers, ranks, batch and bad samples ends: it trains, or says in a sentence why not.
+"""Every combination of shards, samples, workers, ranks, batch and bad samples ends: it trains, or
+says in a sentence why not.
 
-Called by scripts/reliability.py. Runs are forks of one process, as the bad inputs are; two ranks are two forks that meet over gloo.
+Called by scripts/reliability.py. Runs are forks of one process, as the bad inputs are; two ranks
+are two forks that meet over gloo.
 """
 
 from __future__ import annotations
@@ -22,7 +24,9 @@ GRACE = 15.0  # a rank outlives another that failed by no more: torchrun would e
 
 
 class Setting(NamedTuple):
-    """`samples` of each shard, or of the table where `table`; `bad`: none, some or all images are damaged, left out by skip."""
+    """`samples` of each shard, or of the table where `table`; `bad`: none, some or all images are
+    damaged, left out by skip.
+    """
 
     samples: tuple[int, ...]
     workers: int
@@ -196,9 +200,8 @@ def _verdict(outcomes: list[Outcome]) -> str:
         if one.code not in (None, 0)
     ):
         return "traceback"
-    if any(
-        one.code and one.answer for one in outcomes
-    ):  # one sentence is enough: the launcher ends the others
+    # one sentence is enough: the launcher ends the others
+    if any(one.code and one.answer for one in outcomes):
         return "a sentence"
     return "no end" if None in codes else f"exit codes {codes} without a sentence"
 

@@ -1,4 +1,7 @@
-"""Tiny models and data. Training runs in subprocesses with a time limit, several runs to a process: imports cost most."""
+"""Tiny models and data. Training runs in subprocesses with a time limit, several runs to a process:
+imports cost most.
+"""
+
 from __future__ import annotations
 
 import io
@@ -8,13 +11,15 @@ import re
 import subprocess
 import tarfile
 import tempfile
-from functools import lru_cache
+from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
-from typing import Sequence
 
-os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub: its retries take minutes without a network
+os.environ["HF_HUB_OFFLINE"] = (
+    "1"  # before anything imports huggingface_hub: its retries take minutes without a network
+)
 
-import forked_python  # noqa: E402
+import forked_python
 import numpy as np
 import open_clip
 import pytest
@@ -27,14 +32,37 @@ TINY = {
     "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
 }
 FINDINGS = ("nodule", "effusion", "cardiomegaly", "normal", "opacity", "fracture", "edema", "mass")
-BASIC = ("--model", "tiny", "--precision", "fp32", "--workers", 0, "--log-every-n-steps", 1, "--warmup", 2, "--lr", 1e-3, "--device", "cpu",
-         "--save-frequency", 1, "--logs", "logs", "--seed", 1)
+BASIC = (
+    "--model",
+    "tiny",
+    "--precision",
+    "fp32",
+    "--workers",
+    0,
+    "--log-every-n-steps",
+    1,
+    "--warmup",
+    2,
+    "--lr",
+    1e-3,
+    "--device",
+    "cpu",
+    "--save-frequency",
+    1,
+    "--logs",
+    "logs",
+    "--seed",
+    1,
+)
 LAUNCH = """\
 import functools, json, logging, runpy, sys, open_clip, torch, torch.distributed as dist
 open_clip.add_model_config({config!r})
 init = dist.init_process_group
-dist.init_process_group = lambda *args, **kwargs: None if dist.is_initialized() else init(*args, **kwargs)
-torch.compile = functools.partial(torch.compile, backend='aot_eager')  # traces as always, without minutes of C++
+dist.init_process_group = (
+    lambda *args, **kwargs: None if dist.is_initialized() else init(*args, **kwargs)
+)
+# traces as always, without minutes of C++
+torch.compile = functools.partial(torch.compile, backend='aot_eager')
 module, runs = sys.argv[1], json.loads(sys.argv[2])
 for flags in runs:
     sys.argv = [module, *flags]
@@ -49,15 +77,26 @@ for flags in runs:
 """
 
 
-@lru_cache(maxsize=None)
+@cache
 def fast_python() -> str:
-    """Takes the place of sys.executable where a test runs a command: forks of one process that has torch loaded."""
+    """Takes the place of sys.executable where a test runs a command: forks of one process that has
+    torch loaded.
+    """
     return forked_python.start(Path(tempfile.mkdtemp(prefix="python-")))
 
 
-def write_table(folder: Path, count: int, annotated: Sequence[int] = (), size: int = 40, column: bool = True,
-                name: str = "train.csv", seed: int = 0) -> Path:
-    """A CSV of `count` noisy pictures, those in `annotated` (0-based) with a heatmap; image paths absolute, maps relative."""
+def write_table(
+    folder: Path,
+    count: int,
+    annotated: Sequence[int] = (),
+    size: int = 40,
+    column: bool = True,
+    name: str = "train.csv",
+    seed: int = 0,
+) -> Path:
+    """A CSV of `count` noisy pictures, those in `annotated` (0-based) with a heatmap; image paths
+    absolute, maps relative.
+    """
     rng = np.random.default_rng(seed)
     (folder / "images").mkdir(parents=True, exist_ok=True)
     lines = ["filepath,title,heatmap" if column else "filepath,title"]
@@ -71,7 +110,10 @@ def write_table(folder: Path, count: int, annotated: Sequence[int] = (), size: i
             start = max(1, i % size // 2)  # a map that is the same everywhere is a fault
             values[start:, start:] = 1 + rng.random()
             np.save(folder / heatmap, values)
-        lines.append(f"{folder / 'images' / f'{i}.png'},{FINDINGS[i % 8]} number {i}" + (f",{heatmap}" if column else ""))
+        lines.append(
+            f"{folder / 'images' / f'{i}.png'},{FINDINGS[i % 8]} number {i}"
+            + (f",{heatmap}" if column else "")
+        )
     path = folder / name
     path.write_text("\n".join(lines) + "\n")
     return path
@@ -88,31 +130,73 @@ def write_shard(path: Path, members: dict[str, bytes]) -> Path:
 
 
 class Launcher:
-    """Runs modules in subprocesses where open_clip knows the tiny model; `stock` proves that it never imports us."""
+    """Runs modules in subprocesses where open_clip knows the tiny model; `stock` proves that it
+    never imports us.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "tiny.json").write_text(json.dumps(TINY))
-        for name, check in (("launch.py", ""), ("stock.py", "assert not [m for m in sys.modules if m.split('.')[0] == 'openclip_eclip']")):
+        for name, check in (
+            ("launch.py", ""),
+            (
+                "stock.py",
+                "assert not [m for m in sys.modules if m.split('.')[0] == 'openclip_eclip']",
+            ),
+        ):
             (folder / name).write_text(LAUNCH.format(config=str(folder / "tiny.json"), check=check))
 
-    def command(self, module: str, runs: Sequence[Sequence[object]], processes: int = 1) -> list[str]:
+    def command(
+        self, module: str, runs: Sequence[Sequence[object]], processes: int = 1
+    ) -> list[str]:
         script = "stock.py" if module.startswith("open_clip_train") else "launch.py"
-        launch = [str(self.folder / script), module, json.dumps([[str(flag) for flag in run] for run in runs])]
+        launch = [
+            str(self.folder / script),
+            module,
+            json.dumps([[str(flag) for flag in run] for run in runs]),
+        ]
         if processes == 1:
             return [fast_python(), *launch]
-        return [fast_python(), "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes), *launch]
+        return [
+            fast_python(),
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc_per_node",
+            str(processes),
+            *launch,
+        ]
 
     def environment(self) -> dict[str, str]:
-        return {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+        return {
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "HF_HUB_OFFLINE": "1",
+            "CUDA_VISIBLE_DEVICES": "",
+        }
 
-    def run(self, module: str, *runs: Sequence[object], processes: int = 1, timeout: float = 600,
-            check: bool = True) -> subprocess.CompletedProcess:
-        done = subprocess.run(self.command(module, runs, processes), env=self.environment(), cwd=self.folder,
-                              capture_output=True, text=True, timeout=timeout)
+    def run(
+        self,
+        module: str,
+        *runs: Sequence[object],
+        processes: int = 1,
+        timeout: float = 600,
+        check: bool = True,
+    ) -> subprocess.CompletedProcess:
+        done = subprocess.run(
+            self.command(module, runs, processes),
+            env=self.environment(),
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
         if check and done.returncode:
-            raise AssertionError(f"{module} exited with {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-6000:]}")
+            raise AssertionError(
+                f"{module} exited with"
+                f" {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-6000:]}"
+            )
         return done
 
     def train(self, *runs: Sequence[object], **options: object) -> subprocess.CompletedProcess:
@@ -124,10 +208,15 @@ class Launcher:
     # ---- what a run left behind
 
     def checkpoint(self, name: str, epoch: int) -> dict:
-        return torch.load(self.folder / "logs" / name / "checkpoints" / f"epoch_{epoch}.pt", weights_only=True)
+        return torch.load(
+            self.folder / "logs" / name / "checkpoints" / f"epoch_{epoch}.pt", weights_only=True
+        )
 
     def weights(self, name: str, epoch: int) -> dict[str, torch.Tensor]:
-        return {key.removeprefix("module."): value for key, value in self.checkpoint(name, epoch)["state_dict"].items()}
+        return {
+            key.removeprefix("module."): value
+            for key, value in self.checkpoint(name, epoch)["state_dict"].items()
+        }
 
     def log(self, name: str) -> str:
         return (self.folder / "logs" / name / "out.log").read_text()

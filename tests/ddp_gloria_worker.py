@@ -1,4 +1,7 @@
-"""Started twice by test_gloria_method.py: GLoRIA with global negatives on two ranks against one process; JSON out."""
+"""Started twice by test_gloria_method.py: GLoRIA with global negatives on two ranks against one
+process; JSON out.
+"""
+
 from __future__ import annotations
 
 import copy
@@ -10,9 +13,10 @@ import open_clip
 import torch
 import torch.distributed as dist
 from ddp_worker import gradients, join_parts, make_loss, make_part
+
 from openclip_eclip.objectives import Gloria
 from openclip_eclip.objectives.gloria import GloriaConfig
-from openclip_eclip.training_patches.release_3_3 import ExpertDistributedDataParallel
+from training_patches.release_3_3 import ExpertDistributedDataParallel
 
 
 def main(config: str, out: str) -> None:
@@ -22,14 +26,20 @@ def main(config: str, out: str) -> None:
     results = []
     for processor in ({"width": 32, "heads": 4, "zero_init": False}, None):
         torch.manual_seed(0)
-        single = open_clip.create_model("tiny", output_dict=True, eclip_cfg={"processor": processor, "regions": True}).double()
-        wrapped = ExpertDistributedDataParallel(copy.deepcopy(single), device_ids=[torch.device("cpu")])
+        single = open_clip.create_model(
+            "tiny", output_dict=True, eclip_cfg={"processor": processor, "regions": True}
+        ).double()
+        wrapped = ExpertDistributedDataParallel(
+            copy.deepcopy(single), device_ids=[torch.device("cpu")]
+        )
         for local, grad in itertools.product((False, True), repeat=2):
             for rows in (([], [0, 2]), ([1], [])) if processor else (([], []),):
                 parts = [make_part(r, list(rows[r]), 0, False) for r in range(world)]
                 found = []
-                for model, part, negatives, place in ((wrapped, parts[rank], "global", (rank, world)),
-                                                      (single, join_parts(parts), "rank", (0, 1))):
+                for model, part, negatives, place in (
+                    (wrapped, parts[rank], "global", (rank, world)),
+                    (single, join_parts(parts), "rank", (0, 1)),
+                ):
                     objective = Gloria(GloriaConfig(local_negatives=negatives))
                     objective.use_tokenizer(open_clip.get_tokenizer("tiny"))
                     inner = getattr(model, "module", model)
@@ -41,10 +51,25 @@ def main(config: str, out: str) -> None:
                 mean = torch.tensor(value, dtype=torch.float64)
                 dist.all_reduce(mean)
                 factor = 1.0 if grad else 1.0 / world  # open_clip's
-                error = sum(float((ours[name] - factor * expected[name]).square().sum()) for name in expected) ** 0.5
+                error = (
+                    sum(
+                        float((ours[name] - factor * expected[name]).square().sum())
+                        for name in expected
+                    )
+                    ** 0.5
+                )
                 norm = sum(float(value.square().sum()) for value in expected.values()) ** 0.5
-                results.append({"loss": float(mean) / world, "expected": expected_value, "gradient_error": error / (factor * norm),
-                                "names": sorted(set(ours) ^ set(expected)), "local": local, "grad": grad, "rows": rows})
+                results.append(
+                    {
+                        "loss": float(mean) / world,
+                        "expected": expected_value,
+                        "gradient_error": error / (factor * norm),
+                        "names": sorted(set(ours) ^ set(expected)),
+                        "local": local,
+                        "grad": grad,
+                        "rows": rows,
+                    }
+                )
     if rank == 0:
         with open(out, "w", encoding="utf-8") as file:
             json.dump(results, file)

@@ -1,8 +1,10 @@
-"""A Python that starts in milliseconds, for tests that run many commands: forks of one process that has imported torch.
+"""A Python that starts in milliseconds, for tests that run many commands: forks of one process that
+has imported torch.
 
-`start(folder)` gives a path that takes the place of sys.executable: `PYTHON script.py`, `PYTHON -m module` and `PYTHON -c code` do
-what python does, torchrun and its ranks included, since the forks start their own processes by the same path. What must be seen
-from an empty process (which imports happen, what a kill leaves) runs with the real one.
+`start(folder)` gives a path that takes the place of sys.executable: `PYTHON script.py`, `PYTHON -m
+module` and `PYTHON -c code` do what python does, torchrun and its ranks included, since the forks
+start their own processes by the same path. What must be seen from an empty process (which imports
+happen, what a kill leaves) runs with the real one.
 """
 
 from __future__ import annotations
@@ -40,7 +42,8 @@ PRELOADED = (
     "matplotlib.figure",
     "matplotlib.backends.backend_agg",
 )
-# connects, hands over arguments, folder, environment and the three streams, and ends as the fork ends
+# connects, hands over arguments, folder, environment and the three streams, and ends as the fork
+# ends
 CLIENT = """\
 #!{python} -SIE
 import array, json, os, signal, socket, sys
@@ -150,7 +153,7 @@ def run(job: tuple[list[str], str, dict[str, str]], streams: list[int]) -> None:
         code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
         if isinstance(stop.code, str):
             sys.stderr.write(f"{stop.code}\n")
-    except BaseException:  # noqa: BLE001 - as the interpreter at its top
+    except BaseException:
         sys.stdout.flush()
         traceback.print_exc()
     finally:
@@ -177,7 +180,7 @@ def execute(words: list[str]) -> None:
         main = type(sys)("__main__")
         main.__builtins__ = builtins
         sys.modules["__main__"] = main
-        exec(compile(rest[0], "<string>", "exec"), main.__dict__)  # noqa: S102
+        exec(compile(rest[0], "<string>", "exec"), main.__dict__)
     else:
         sys.path.insert(0, str(Path(kind).resolve().parent))
         sys.argv = words

@@ -1,4 +1,6 @@
-"""Small image files of many kinds, made by hand where Pillow would not write them, each with what a person sees of it."""
+"""Small image files of many kinds, made by hand where Pillow would not write them, each with what a
+person sees of it.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ class Member:
 
 
 def turned(values: np.ndarray, orientation: int) -> np.ndarray:
-    """What EXIF's table says, in numpy: where the first row and column of the stored picture are when it is shown."""
+    """What EXIF's table says, in numpy: where the first row and column of the stored picture are
+    when it is shown.
+    """
     return {
         1: values,
         2: values[:, ::-1],
@@ -60,7 +64,9 @@ def scaled(
         (
             np.ones_like(found, bool)
             if shown is None
-            else shown if values.ndim == 2 else shown[..., None]
+            else shown
+            if values.ndim == 2
+            else shown[..., None]
         ),
         found,
         0,
@@ -107,7 +113,9 @@ def tiff(
     rows: bytes | None = None,
     bits: int | None = None,
 ) -> bytes:
-    """One strip; `tags` {number: (type, values)} replace or, with None for values, remove those made here; `rows`: packed pixels."""
+    """One strip; `tags` {number: (type, values)} replace or, with None for values, remove those
+    made here; `rows`: packed pixels.
+    """
     channels = 1 if values.ndim == 2 else values.shape[2]
     planar = (tags or {}).get(284, (3, [1]))[1][0]
     planes = [values] if planar == 1 else [values[..., i] for i in range(channels)]
@@ -192,7 +200,9 @@ def icc(space: str, gamma: float | None) -> bytes:
     if gamma is None:
         steps = np.linspace(0, 1, 1024)
         light = np.where(steps <= 0.04045, steps / 12.92, ((steps + 0.055) / 1.055) ** 2.43)
-        curve = b"curv" + struct.pack(">II", 0, 1024) + np.rint(light * 65535).astype(">u2").tobytes()
+        curve = (
+            b"curv" + struct.pack(">II", 0, 1024) + np.rint(light * 65535).astype(">u2").tobytes()
+        )
     else:
         curve = b"curv" + bytes(4) + struct.pack(">IH", 1, round(gamma * 256)) + bytes(2)
     text = b"made by a test\0"
@@ -951,8 +961,9 @@ def dicom_members() -> list[Member]:
     signed = twelve.astype(np.int16) - 2000
     stretched, padded = scaled(twelve), ~SPOTS
     junk = twelve | np.where((X + Y) % 2, 0xF000, 0).astype(np.uint16)
-    thirds, sixth = np.where(SPOTS, 4095, twelve), np.where(
-        SPOTS & (X > 9), 4000, np.where(SPOTS, 4050, twelve)
+    thirds, sixth = (
+        np.where(SPOTS, 4095, twelve),
+        np.where(SPOTS & (X > 9), 4000, np.where(SPOTS, 4050, twelve)),
     )
     table = (np.arange(4096)[::-1] // 2).astype(np.uint16)
     palette = {

@@ -1,4 +1,5 @@
 """Algorithm 1 in slow numpy loops, written from method.md; shares no code with the package."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -7,12 +8,23 @@ import numpy as np
 def patches(image: np.ndarray, patch: int) -> np.ndarray:
     """(3, H, W) -> (S, 3*p*p), channel first inside a patch."""
     _, height, width = image.shape
-    return np.stack([image[:, y:y + patch, x:x + patch].reshape(-1)
-                     for y in range(0, height, patch) for x in range(0, width, patch)])
+    return np.stack(
+        [
+            image[:, y : y + patch, x : x + patch].reshape(-1)
+            for y in range(0, height, patch)
+            for x in range(0, width, patch)
+        ]
+    )
 
 
-def processor(image: np.ndarray, heatmap: np.ndarray, weights: dict[str, np.ndarray], patch: int, heads: int,
-              residual: str) -> np.ndarray:
+def processor(
+    image: np.ndarray,
+    heatmap: np.ndarray,
+    weights: dict[str, np.ndarray],
+    patch: int,
+    heads: int,
+    residual: str,
+) -> np.ndarray:
     """Queries from E*I, keys and values from I; (3, H, W), sides divisible by the patch."""
     embed = weights["patch_embed.weight"].reshape(len(weights["patch_embed.bias"]), -1)
     overlaid = heatmap * image
@@ -36,7 +48,7 @@ def processor(image: np.ndarray, heatmap: np.ndarray, weights: dict[str, np.ndar
     s = 0
     for y in range(0, image.shape[1], patch):
         for x in range(0, image.shape[2], patch):
-            change[:, y:y + patch, x:x + patch] = pixels[s].reshape(3, patch, patch)
+            change[:, y : y + patch, x : x + patch] = pixels[s].reshape(3, patch, patch)
             s += 1
     change += weights["pixel_shift"][:, None, None]
     return change + {"query": overlaid, "image": image, "none": 0}[residual]
@@ -52,14 +64,20 @@ def priming_loss(images: np.ndarray, reconstructed: np.ndarray) -> float:
     return total / len(images)
 
 
-def info_nce(image: np.ndarray, text: np.ndarray, scale: float, owner: list[int], own_pairs: str) -> float:
+def info_nce(
+    image: np.ndarray, text: np.ndarray, scale: float, owner: list[int], own_pairs: str
+) -> float:
     """Eq. 1 over (V, T), row by row; `owner[i]` is the sample that pair i belongs to."""
+
     def direction(rows: np.ndarray, columns: np.ndarray) -> float:
         total = 0.0
         for i in range(len(rows)):
             copies = [j for j in range(len(rows)) if owner[j] == owner[i]]
-            scores = {j: scale * float(rows[i] @ columns[j]) for j in range(len(columns))
-                      if not (own_pairs == "mask" and j != i and j in copies)}
+            scores = {
+                j: scale * float(rows[i] @ columns[j])
+                for j in range(len(columns))
+                if not (own_pairs == "mask" and j != i and j in copies)
+            }
             log_sum = np.log(sum(np.exp(v) for v in scores.values()))
             targets = copies if own_pairs == "multi" else [i]
             total += log_sum - np.log(sum(np.exp(scores[j]) for j in targets))
@@ -68,7 +86,9 @@ def info_nce(image: np.ndarray, text: np.ndarray, scale: float, owner: list[int]
     return (direction(image, text) + direction(text, image)) / 2
 
 
-def sigmoid_loss(image: np.ndarray, text: np.ndarray, scale: float, bias: float, owner: list[int], own_pairs: str) -> float:
+def sigmoid_loss(
+    image: np.ndarray, text: np.ndarray, scale: float, bias: float, owner: list[int], own_pairs: str
+) -> float:
     """-sum log sigmoid(z (scale v.t + bias)) over all pairs, by row."""
     total = 0.0
     for i in range(len(image)):

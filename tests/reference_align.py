@@ -1,4 +1,7 @@
-"""The alignment loss in slow numpy loops, written from its definition; shares no code with the package."""
+"""The alignment loss in slow numpy loops, written from its definition; shares no code with the
+package.
+"""
+
 from __future__ import annotations
 
 import numpy as np
@@ -10,16 +13,24 @@ def cell_means(heatmap: np.ndarray, rows: int, columns: int) -> np.ndarray:
     found = np.zeros((rows, columns))
     for r in range(rows):
         for c in range(columns):
-            found[r, c] = heatmap[r * height:(r + 1) * height, c * width:(c + 1) * width].mean()
+            found[r, c] = heatmap[r * height : (r + 1) * height, c * width : (c + 1) * width].mean()
     return found
 
 
 def looked_at(positions: np.ndarray, text: np.ndarray, temperature: float) -> np.ndarray:
-    """(h, w) probabilities of one image with positions (h, w, D), by cosine with its text feature (D,)."""
+    """(h, w) probabilities of one image with positions (h, w, D), by cosine with its text feature
+    (D,).
+    """
     scores = np.zeros(positions.shape[:2])
     for r in range(scores.shape[0]):
         for c in range(scores.shape[1]):
-            scores[r, c] = positions[r, c] @ text / np.linalg.norm(positions[r, c]) / np.linalg.norm(text) / temperature
+            scores[r, c] = (
+                positions[r, c]
+                @ text
+                / np.linalg.norm(positions[r, c])
+                / np.linalg.norm(text)
+                / temperature
+            )
     weights = np.exp(scores)
     return weights / weights.sum()
 
@@ -27,19 +38,32 @@ def looked_at(positions: np.ndarray, text: np.ndarray, temperature: float) -> np
 def cross_entropy(heatmap: np.ndarray, probabilities: np.ndarray, power: float) -> float:
     target = cell_means(heatmap, *probabilities.shape) ** power
     target = target / target.sum()
-    return -sum(float(target[i]) * float(np.log(probabilities[i])) for i in np.ndindex(probabilities.shape))
+    return -sum(
+        float(target[i]) * float(np.log(probabilities[i])) for i in np.ndindex(probabilities.shape)
+    )
 
 
-def loss(heatmaps: list[np.ndarray], probabilities: list[np.ndarray], power: float = 3.0, least: float = 0.0) -> float:
-    """The mean over annotated samples, 0 without any; their sum over `least` where they are fewer."""
+def loss(
+    heatmaps: list[np.ndarray],
+    probabilities: list[np.ndarray],
+    power: float = 3.0,
+    least: float = 0.0,
+) -> float:
+    """The mean over annotated samples, 0 without any; their sum over `least` where they are
+    fewer.
+    """
     errors = [cross_entropy(heatmap, p, power) for heatmap, p in zip(heatmaps, probabilities)]
     return sum(errors) / max(len(errors), least) if errors else 0.0
 
 
-def sentence_loss(samples: list[tuple[list[np.ndarray], list[np.ndarray]]], power: float = 3.0, least: float = 0.0) -> float:
-    """The mean over samples of the mean over each one's sentences, each with a heatmap and probabilities, 0 without a sample.
+def sentence_loss(
+    samples: list[tuple[list[np.ndarray], list[np.ndarray]]], power: float = 3.0, least: float = 0.0
+) -> float:
+    """The mean over samples of the mean over each one's sentences, each with a heatmap and
+    probabilities, 0 without a sample.
 
-    A sample with a whole-report heatmap alone is one with a single sentence, its report. Where they are fewer than `least`: their sum over it.
+    A sample with a whole-report heatmap alone is one with a single sentence, its report. Where they
+    are fewer than `least`: their sum over it.
     """
     errors = [loss(heatmaps, probabilities, power) for heatmaps, probabilities in samples]
     return sum(errors) / max(len(errors), least) if errors else 0.0

@@ -1,10 +1,15 @@
-"""GLoRIA's losses in slow numpy loops, written from the paper's equations; shares no code with the package."""
+"""GLoRIA's losses in slow numpy loops, written from the paper's equations; shares no code with the
+package.
+"""
+
 from __future__ import annotations
 
 import numpy as np
 
 
-def similarity(regions: np.ndarray, words: np.ndarray, attention: float, word: float, aggregate: str) -> float:
+def similarity(
+    regions: np.ndarray, words: np.ndarray, attention: float, word: float, aggregate: str
+) -> float:
     """M of one image (P, D) and one report of (L, D) words, no padding."""
     energy = np.array([[float(c @ t) for t in words] for c in regions])  # (P, L)
     total = 0.0
@@ -31,10 +36,19 @@ def cross_entropies(scores: np.ndarray) -> float:
     return float(total)
 
 
-def local_loss(regions: list[np.ndarray], words: list[np.ndarray], aggregate: str = "sum", attention: float = 4.0, word: float = 5.0,
-               contrast: float = 10.0) -> float:
+def local_loss(
+    regions: list[np.ndarray],
+    words: list[np.ndarray],
+    aggregate: str = "sum",
+    attention: float = 4.0,
+    word: float = 5.0,
+    contrast: float = 10.0,
+) -> float:
     """`words[k]` holds the words of report k only."""
-    return cross_entropies(contrast * np.array([[similarity(c, t, attention, word, aggregate) for t in words] for c in regions]))
+    return cross_entropies(
+        contrast
+        * np.array([[similarity(c, t, attention, word, aggregate) for t in words] for c in regions])
+    )
 
 
 def global_loss(image: np.ndarray, text: np.ndarray, contrast: float = 10.0) -> float:

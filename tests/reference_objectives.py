@@ -1,4 +1,7 @@
-"""DACL and m3-mix in slow numpy loops, written from their papers; shares no code with the package."""
+"""DACL and m3-mix in slow numpy loops, written from their papers; shares no code with the
+package.
+"""
+
 from __future__ import annotations
 
 import numpy as np
@@ -15,7 +18,9 @@ def log_softmax(row: list[float]) -> list[float]:
     return [x - total for x in row]
 
 
-def soft_cross_entropy(image: np.ndarray, text: np.ndarray, scale: float, target: np.ndarray) -> float:
+def soft_cross_entropy(
+    image: np.ndarray, text: np.ndarray, scale: float, target: np.ndarray
+) -> float:
     """Mean over rows, both directions averaged; `target` (N, N) of image rows."""
     size = len(image)
     total = 0.0
@@ -26,8 +31,17 @@ def soft_cross_entropy(image: np.ndarray, text: np.ndarray, scale: float, target
     return total / size / 2
 
 
-def m3_mix(v: np.ndarray, t: np.ndarray, scale: float, lams: list[float], temperature: float, vl: tuple[float, float]) -> dict[str, float]:
-    """L_V, L_L, L_VL and L_m2 with lams in this order; partner of i is the batch backwards; N even."""
+def m3_mix(
+    v: np.ndarray,
+    t: np.ndarray,
+    scale: float,
+    lams: list[float],
+    temperature: float,
+    vl: tuple[float, float],
+) -> dict[str, float]:
+    """L_V, L_L, L_VL and L_m2 with lams in this order; partner of i is the batch backwards;
+    N even.
+    """
     size = len(v)
 
     def backwards(x: np.ndarray, lam: float) -> np.ndarray:
@@ -42,9 +56,12 @@ def m3_mix(v: np.ndarray, t: np.ndarray, scale: float, lams: list[float], temper
         for i in range(size):
             row = [float(x[i] @ (y[j] if j == i else mixed[j])) / temperature for j in range(size)]
             m2 -= log_softmax(row)[i] / size
-    return {"v": soft_cross_entropy(backwards(v, lams[0]), t, scale, target(lams[0], 1 - lams[0])),
-            "l": soft_cross_entropy(v, backwards(t, lams[1]), scale, target(lams[1], 1 - lams[1])),
-            "vl": soft_cross_entropy(backwards(v, lams[2]), backwards(t, lams[2]), scale, target(*vl)), "m2": m2}
+    return {
+        "v": soft_cross_entropy(backwards(v, lams[0]), t, scale, target(lams[0], 1 - lams[0])),
+        "l": soft_cross_entropy(v, backwards(t, lams[1]), scale, target(lams[1], 1 - lams[1])),
+        "vl": soft_cross_entropy(backwards(v, lams[2]), backwards(t, lams[2]), scale, target(*vl)),
+        "m2": m2,
+    }
 
 
 def nt_xent(u: np.ndarray, w: np.ndarray, temperature: float) -> float:
@@ -58,9 +75,15 @@ def nt_xent(u: np.ndarray, w: np.ndarray, temperature: float) -> float:
     return total / (2 * size)
 
 
-def mix(image: np.ndarray, partner: np.ndarray, lam: float, kind: str, mean: np.ndarray, std: np.ndarray) -> np.ndarray:
-    """Linear mixing of normalised images (3, H, W), or geometric mixing of the pixels behind them."""
+def mix(
+    image: np.ndarray, partner: np.ndarray, lam: float, kind: str, mean: np.ndarray, std: np.ndarray
+) -> np.ndarray:
+    """Linear mixing of normalised images (3, H, W), or geometric mixing of the pixels
+    behind them.
+    """
     if kind == "linear":
         return lam * image + (1 - lam) * partner
-    pixels = [np.maximum(x * std[:, None, None] + mean[:, None, None], 1e-6) for x in (image, partner)]
+    pixels = [
+        np.maximum(x * std[:, None, None] + mean[:, None, None], 1e-6) for x in (image, partner)
+    ]
     return (pixels[0] ** lam * pixels[1] ** (1 - lam) - mean[:, None, None]) / std[:, None, None]

@@ -1,4 +1,7 @@
-"""Invariant 2: model and loss equal the numpy restatement of Algorithm 1; the pieces equal hand values."""
+"""Invariant 2: model and loss equal the numpy restatement of Algorithm 1; the pieces equal hand
+values.
+"""
+
 from __future__ import annotations
 
 import numpy as np
@@ -6,9 +9,10 @@ import open_clip
 import pytest
 import reference_algorithm1 as reference
 import torch
+
+from openclip_eclip.batching.curriculum import Curriculum, draw_gate, expert_slots
+from openclip_eclip.batching.expert_batch import ExpertBatch
 from openclip_eclip.config import CurriculumConfig, EClipConfig
-from openclip_eclip.curriculum import Curriculum, draw_gate, expert_slots
-from openclip_eclip.data.batch import ExpertBatch
 from openclip_eclip.loss import EClipLoss, EClipSigLipLoss
 from openclip_eclip.mixup import mix_images
 from openclip_eclip.priming import reconstruction_errors
@@ -16,31 +20,49 @@ from openclip_eclip.priming import reconstruction_errors
 
 def build_model(**eclip_cfg) -> torch.nn.Module:
     torch.manual_seed(0)
-    model = open_clip.create_model("tiny", output_dict=True, eclip_cfg={"processor": {"width": 32, "heads": 4, "zero_init": False}, **eclip_cfg})
+    model = open_clip.create_model(
+        "tiny",
+        output_dict=True,
+        eclip_cfg={"processor": {"width": 32, "heads": 4, "zero_init": False}, **eclip_cfg},
+    )
     return model.double()
 
 
-def build_batch(mixed: list[int], expert: int = 0, priming: bool = False, size: int = 4) -> tuple[ExpertBatch, torch.Tensor]:
+def build_batch(
+    mixed: list[int], expert: int = 0, priming: bool = False, size: int = 4
+) -> tuple[ExpertBatch, torch.Tensor]:
     generator = torch.Generator().manual_seed(1)
     total = len(mixed) + expert
     heatmap = torch.rand(total, 1, 32, 32, generator=generator, dtype=torch.float64)
     batch = ExpertBatch(
-        image=torch.randn(size, 3, 32, 32, generator=generator, dtype=torch.float64), sample_id=torch.arange(size) + 7,
-        mix_index=torch.tensor(mixed, dtype=torch.int64), heatmap=heatmap, lam=torch.rand(total, generator=generator),
-        mixed_id=torch.tensor([7 + i for i in mixed] + [100 + i for i in range(expert)], dtype=torch.int64),
+        image=torch.randn(size, 3, 32, 32, generator=generator, dtype=torch.float64),
+        sample_id=torch.arange(size) + 7,
+        mix_index=torch.tensor(mixed, dtype=torch.int64),
+        heatmap=heatmap,
+        lam=torch.rand(total, generator=generator),
+        mixed_id=torch.tensor(
+            [7 + i for i in mixed] + [100 + i for i in range(expert)], dtype=torch.int64
+        ),
         expert_image=torch.randn(expert, 3, 32, 32, generator=generator, dtype=torch.float64),
-        expert_text=torch.randint(1, 999, (expert, 16), generator=generator), is_priming=priming)
+        expert_text=torch.randint(1, 999, (expert, 16), generator=generator),
+        is_priming=priming,
+    )
     return batch, torch.randint(1, 999, (size, 16), generator=generator)
 
 
-def restate(model: torch.nn.Module, batch: ExpertBatch, text: torch.Tensor, config: EClipConfig) -> dict[str, float]:
+def restate(
+    model: torch.nn.Module, batch: ExpertBatch, text: torch.Tensor, config: EClipConfig
+) -> dict[str, float]:
     """The whole step in numpy; only the two unchanged towers are the model's own."""
+
     def unit(x: torch.Tensor) -> np.ndarray:
         x = x.detach().numpy()
         return x / np.linalg.norm(x, axis=1, keepdims=True)
 
     weights = {key: value.numpy() for key, value in model.heatmap_processor.state_dict().items()}
-    originals = np.concatenate([batch.image.numpy()[batch.mix_index.numpy()], batch.expert_image.numpy()])
+    originals = np.concatenate(
+        [batch.image.numpy()[batch.mix_index.numpy()], batch.expert_image.numpy()]
+    )
     mixed = []
     for image, heatmap, lam in zip(originals, batch.heatmap.numpy(), batch.lam.numpy()):
         expert_image = reference.processor(image, heatmap, weights, 16, 4, "query")
@@ -56,16 +78,31 @@ def restate(model: torch.nn.Module, batch: ExpertBatch, text: torch.Tensor, conf
     if not batch.is_priming:
         return {"contrastive_loss": contrastive, "priming_loss": 0.0}
     ones = np.ones((1, 32, 32))
-    primed = np.stack([reference.processor(image, ones, weights, 16, 4, "query") for image in batch.image.numpy()])
+    primed = np.stack(
+        [reference.processor(image, ones, weights, 16, 4, "query") for image in batch.image.numpy()]
+    )
     weight = config.priming_weight
-    return {"contrastive_loss": (1 - weight) * contrastive,
-            "priming_loss": weight * reference.priming_loss(batch.image.numpy(), primed)}
+    return {
+        "contrastive_loss": (1 - weight) * contrastive,
+        "priming_loss": weight * reference.priming_loss(batch.image.numpy(), primed),
+    }
 
 
 @pytest.mark.parametrize("own_pairs", ["diagonal", "multi", "mask"])
-@pytest.mark.parametrize("mixed,expert,priming", [([], 0, False), ([1, 3], 0, False), ([2], 3, False), ([], 2, False),
-                                                  ([], 0, True), ([0, 1], 0, True)])
-def test_step_equals_numpy_restatement(mixed: list[int], expert: int, priming: bool, own_pairs: str) -> None:
+@pytest.mark.parametrize(
+    "mixed,expert,priming",
+    [
+        ([], 0, False),
+        ([1, 3], 0, False),
+        ([2], 3, False),
+        ([], 2, False),
+        ([], 0, True),
+        ([0, 1], 0, True),
+    ],
+)
+def test_step_equals_numpy_restatement(
+    mixed: list[int], expert: int, priming: bool, own_pairs: str
+) -> None:
     model, config = build_model(), EClipConfig(own_pairs=own_pairs)
     batch, text = build_batch(mixed, expert, priming)
     loss = EClipLoss()
@@ -85,11 +122,21 @@ def test_siglip_loss_equals_numpy_restatement(own_pairs: str) -> None:
     out = {**model(batch, text), "logit_bias": torch.tensor(-3.0, dtype=torch.float64)}
     loss = EClipSigLipLoss()
     loss.configure(EClipConfig(own_pairs=own_pairs))
-    v, t = (torch.cat([out[a], out[b]]).detach().numpy() for a, b in
-            (("image_features", "mixed_features"), ("text_features", "mixed_text_features")))
-    expected = reference.sigmoid_loss(v, t, float(model.logit_scale.exp()), -3.0,
-                                      batch.sample_id.tolist() + batch.mixed_id.tolist(), own_pairs)
-    assert float(loss(**out, output_dict=True)["contrastive_loss"].detach()) == pytest.approx(expected, rel=1e-9)
+    v, t = (
+        torch.cat([out[a], out[b]]).detach().numpy()
+        for a, b in (("image_features", "mixed_features"), ("text_features", "mixed_text_features"))
+    )
+    expected = reference.sigmoid_loss(
+        v,
+        t,
+        float(model.logit_scale.exp()),
+        -3.0,
+        batch.sample_id.tolist() + batch.mixed_id.tolist(),
+        own_pairs,
+    )
+    assert float(loss(**out, output_dict=True)["contrastive_loss"].detach()) == pytest.approx(
+        expected, rel=1e-9
+    )
 
 
 def test_plain_tensor_is_plain_clip() -> None:
@@ -99,9 +146,13 @@ def test_plain_tensor_is_plain_clip() -> None:
     found = model(batch.image, text)
     assert set(found) == set(stock) and all(torch.equal(found[key], stock[key]) for key in stock)
     bias = {"logit_bias": torch.tensor(-3.0, dtype=torch.float64)}
-    for ours, host, more in ((EClipLoss(), open_clip.ClipLoss(), {}), (EClipSigLipLoss(), open_clip.loss.SigLipLoss(), bias)):
+    for ours, host, more in (
+        (EClipLoss(), open_clip.ClipLoss(), {}),
+        (EClipSigLipLoss(), open_clip.loss.SigLipLoss(), bias),
+    ):
         ours.configure(EClipConfig())
-        assert torch.equal(ours(**found, **more), host(**stock, **more))  # no mixed_features at all: the loss is open_clip's
+        # no mixed_features at all: the loss is open_clip's
+        assert torch.equal(ours(**found, **more), host(**stock, **more))
 
 
 def test_lambda_one_is_the_original_and_zero_the_expert_image() -> None:
@@ -113,7 +164,9 @@ def test_lambda_one_is_the_original_and_zero_the_expert_image() -> None:
 
 def test_priming_error_is_the_mean_square_per_sample() -> None:
     image = torch.randn(2, 3, 8, 8)
-    errors = reconstruction_errors(lambda i, h: i + 2 * h * torch.tensor([1.0, 3.0])[:, None, None, None], image)
+    errors = reconstruction_errors(
+        lambda i, h: i + 2 * h * torch.tensor([1.0, 3.0])[:, None, None, None], image
+    )
     assert torch.allclose(errors, torch.tensor([4.0, 36.0]), rtol=1e-5)
 
 
@@ -125,8 +178,20 @@ def test_closed_gate_and_carrier_moves_keep_draws() -> None:
     assert len(moved) == 4 and moved.shape == batch.image.shape
 
 
-@pytest.mark.parametrize("step,expected", [(0, 0), (999, 0), (1000, 0.05), (2500, 0.275), (4000, 0.5), (6000, 0.3),
-                                           (8000, 0.1), (9999, 0.1), (10_500, 0.1)])
+@pytest.mark.parametrize(
+    "step,expected",
+    [
+        (0, 0),
+        (999, 0),
+        (1000, 0.05),
+        (2500, 0.275),
+        (4000, 0.5),
+        (6000, 0.3),
+        (8000, 0.1),
+        (9999, 0.1),
+        (10_500, 0.1),
+    ],
+)
 def test_curriculum_of_ten_thousand_steps(step: int, expected: float) -> None:
     curriculum = Curriculum(10_000, CurriculumConfig())
     assert curriculum.probability(step) == pytest.approx(expected)
@@ -148,7 +213,10 @@ def test_gate_draws_depend_on_seed_step_and_key_alone() -> None:
     others = [draw_gate(2, 10, keys, 0.5, 0.3).lam, draw_gate(1, 11, keys, 0.5, 0.3).lam]
     assert all((draws.lam != other).all() for other in others)
     assert len(set(draws.lam.tolist())) == 4
-    assert not draw_gate(1, 10, keys, 0.0, 0.3).accepted.any() and draw_gate(1, 10, keys, 1.0, 0.3).accepted.all()
+    assert (
+        not draw_gate(1, 10, keys, 0.0, 0.3).accepted.any()
+        and draw_gate(1, 10, keys, 1.0, 0.3).accepted.all()
+    )
 
 
 def test_gate_follows_probability_and_beta() -> None:

@@ -1,4 +1,6 @@
-"""Bad inputs of every kind: one sentence with file, row or key, exit code not 0, no traceback, within the limits of time and memory."""
+"""Bad inputs of every kind: one sentence with file, row or key, exit code not 0, no traceback,
+within the limits of time and memory.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +11,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from bad_inputs.harness import MIB, Case, Outcome, fault_of
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "scripts"))
-
-from bad_inputs.harness import MIB, Case, Outcome, fault_of  # noqa: E402
 
 KINDS = (
     "tables",
@@ -33,7 +33,9 @@ EVERY = 3  # of each kind's table; scripts/reliability.py tries all
 
 
 def test_every_third_bad_input_is_answered_by_one_sentence(tmp_path: Path) -> None:
-    """In one process that forks once a case: a fork of a process whose other tests have started threads could hang."""
+    """In one process that forks once a case: a fork of a process whose other tests have started
+    threads could hang.
+    """
     records = tmp_path / "records.json"
     command = [
         sys.executable,

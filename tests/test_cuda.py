@@ -1,4 +1,7 @@
-"""What the other tests show on the CPU, once on a GPU: losses of every method, low precision, compiling, resuming, evaluation."""
+"""What the other tests show on the CPU, once on a GPU: losses of every method, low precision,
+compiling, resuming, evaluation.
+"""
+
 from __future__ import annotations
 
 import os
@@ -7,52 +10,127 @@ import numpy as np
 import pytest
 import torch
 from conftest import BASIC, Launcher, write_table
-from openclip_eclip.evaluate.data import read_eval_set
-from openclip_eclip.evaluate.encoder import load_encoder
-from openclip_eclip.evaluate.features import EncodeOptions, encode_images
+
+from openclip_eclip.evaluate.inputs.encoder import load_encoder
+from openclip_eclip.evaluate.inputs.eval_set import read_eval_set
+from openclip_eclip.evaluate.inputs.features import EncodeOptions, encode_images
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-METHODS = ("clip", "eclip", "naive", "dacl", "align", "eclip+align", "gloria+eclip", "gloria+align", "eclip+dacl+m3-mix")
+METHODS = (
+    "clip",
+    "eclip",
+    "naive",
+    "dacl",
+    "align",
+    "eclip+align",
+    "gloria+eclip",
+    "gloria+align",
+    "eclip+dacl+m3-mix",
+)
 
 
 class GpuLauncher(Launcher):
     def environment(self) -> dict[str, str]:
-        return {**super().environment(), "CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "0")}
+        return {
+            **super().environment(),
+            "CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "0"),
+        }
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Launcher:
-    """Each method on both devices and in low precision, from the weights of "first"; then resumed, compiled."""
+    """Each method on both devices and in low precision, from the weights of "first"; then resumed,
+    compiled.
+    """
     launcher = GpuLauncher(tmp_path_factory.mktemp("gpu"))
     table = write_table(launcher.folder, 24, annotated=range(0, 24, 3))
-    data = (*BASIC, "--train-data", table, "--eclip-curriculum", 0.2, 0, 0, 0, 0, 1, "--batch-size", 8, "--epochs", 1)
+    data = (
+        *BASIC,
+        "--train-data",
+        table,
+        "--eclip-curriculum",
+        0.2,
+        0,
+        0,
+        0,
+        0,
+        1,
+        "--batch-size",
+        8,
+        "--epochs",
+        1,
+    )
     common, gpu = (*data, "--pretrained", "logs/first/checkpoints/epoch_1.pt"), ("--device", "cuda")
-    both = [(*common, "--name", f"{method}-{device}", "--method", method, "--device", device) for method in METHODS for device in ("cpu", "cuda")]
-    low = [(*common, *gpu, "--name", f"{method}-{precision}", "--method", method, "--precision", precision) for method in METHODS for precision in ("amp", "amp_bf16", "bf16")]
+    both = [
+        (*common, "--name", f"{method}-{device}", "--method", method, "--device", device)
+        for method in METHODS
+        for device in ("cpu", "cuda")
+    ]
+    low = [
+        (
+            *common,
+            *gpu,
+            "--name",
+            f"{method}-{precision}",
+            "--method",
+            method,
+            "--precision",
+            precision,
+        )
+        for method in METHODS
+        for precision in ("amp", "amp_bf16", "bf16")
+    ]
     whole = (*common, *gpu, "--method", "eclip+align", "--precision", "amp_bf16", "--epochs", 2)
-    launcher.train((*data, "--name", "first", "--method", "clip"), *both, *low,
-                   (*whole, "--name", "whole"), (*whole, "--name", "resumed", "--resume", "logs/whole/checkpoints/epoch_1.pt"),
-                   (*whole, "--name", "accumulated", "--accum-freq", 3, "--grad-checkpointing"), (*whole, "--name", "compiled", "--torchcompile"))
+    launcher.train(
+        (*data, "--name", "first", "--method", "clip"),
+        *both,
+        *low,
+        (*whole, "--name", "whole"),
+        (*whole, "--name", "resumed", "--resume", "logs/whole/checkpoints/epoch_1.pt"),
+        (*whole, "--name", "accumulated", "--accum-freq", 3, "--grad-checkpointing"),
+        (*whole, "--name", "compiled", "--torchcompile"),
+    )
     return launcher
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_losses_are_those_of_the_cpu(runs: Launcher, method: str) -> None:
-    """fp32 to TF32's error, low precision to that of bfloat16. With float16 only the first step: GradScaler leaves steps out until its scale fits."""
+    """fp32 to TF32's error, low precision to that of bfloat16. With float16 only the first step:
+    GradScaler leaves steps out until its scale fits.
+    """
     expected = runs.losses(f"{method}-cpu")
     assert len(expected) == 3
     assert runs.losses(f"{method}-cuda") == pytest.approx(expected, rel=2e-3)
     for precision, steps in (("amp", 1), ("amp_bf16", 3), ("bf16", 3)):
-        assert runs.losses(f"{method}-{precision}")[:steps] == pytest.approx(expected[:steps], rel=3e-2), precision
+        assert runs.losses(f"{method}-{precision}")[:steps] == pytest.approx(
+            expected[:steps], rel=3e-2
+        ), precision
 
 
 def test_a_run_goes_on_where_it_stopped(runs: Launcher) -> None:
     assert runs.losses("resumed") == pytest.approx(runs.losses("whole")[3:], rel=1e-3)
-    assert len(runs.losses("accumulated")) == 2 and all(loss == loss for loss in runs.losses("accumulated"))
+    assert len(runs.losses("accumulated")) == 2 and all(
+        loss == loss for loss in runs.losses("accumulated")
+    )
     assert runs.losses("compiled") == pytest.approx(runs.losses("whole"), rel=1e-2)
 
 
 def test_evaluation_gives_the_features_of_the_cpu(runs: Launcher) -> None:
     data, options = read_eval_set(runs.folder / "train.csv"), EncodeOptions(batch_size=8, workers=0)
-    found = {device: encode_images(load_encoder("tiny", str(runs.folder / "logs/first/checkpoints/epoch_1.pt"), device=device), data, options)[0].unit for device in ("cpu", "cuda")}
-    assert np.abs(found["cuda"] - found["cpu"]).max() < 2e-3 < np.abs(found["cpu"][0] - found["cpu"][1]).max()
+    found = {
+        device: (
+            encode_images(
+                load_encoder(
+                    "tiny", str(runs.folder / "logs/first/checkpoints/epoch_1.pt"), device=device
+                ),
+                data,
+                options,
+            )[0].unit
+        )
+        for device in ("cpu", "cuda")
+    }
+    assert (
+        np.abs(found["cuda"] - found["cpu"]).max()
+        < 2e-3
+        < np.abs(found["cpu"][0] - found["cpu"][1]).max()
+    )

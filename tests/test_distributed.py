@@ -1,7 +1,10 @@
-"""Invariant 3: two processes of B samples are one process of 2 B, whatever share of annotated samples a rank has.
+"""Invariant 3: two processes of B samples are one process of 2 B, whatever share of annotated
+samples a rank has.
 
-A rank that stays out of a collective makes the others wait for ever: the time limit turns that into a failure.
+A rank that stays out of a collective makes the others wait for ever: the time limit turns that into
+a failure.
 """
+
 from __future__ import annotations
 
 import json
@@ -17,9 +20,20 @@ from conftest import BASIC, Launcher, fast_python, write_table
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict]]:
     launcher = Launcher(tmp_path_factory.mktemp("ddp"))
     out = launcher.folder / "results.json"
-    command = [fast_python(), "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
-               str(Path(__file__).with_name("ddp_worker.py")), str(launcher.folder / "tiny.json"), str(out)]
-    done = subprocess.run(command, env=launcher.environment(), capture_output=True, text=True, timeout=400)
+    command = [
+        fast_python(),
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node",
+        "2",
+        str(Path(__file__).with_name("ddp_worker.py")),
+        str(launcher.folder / "tiny.json"),
+        str(out),
+    ]
+    done = subprocess.run(
+        command, env=launcher.environment(), capture_output=True, text=True, timeout=400
+    )
     assert done.returncode == 0, done.stderr[-4000:]
     return json.loads(out.read_text())
 
@@ -34,52 +48,124 @@ def test_every_case_ran(results: list[dict]) -> None:
 
 
 def test_loss_is_that_of_one_process(results: list[dict]) -> None:
-    wrong = [case for case in results if abs(case["loss"] - case["expected"]) > 1e-9 * case["expected"]]
+    wrong = [
+        case for case in results if abs(case["loss"] - case["expected"]) > 1e-9 * case["expected"]
+    ]
     assert not wrong, wrong[:2]
 
 
 def test_gradients_are_those_of_one_process(results: list[dict]) -> None:
-    """Not for --local-loss without --gather-with-grad, whose gradient is not the full one in open_clip either."""
+    """Not for --local-loss without --gather-with-grad, whose gradient is not the full one in
+    open_clip either.
+    """
     exact = [case for case in results if case["grad"] or not case["local"]]
     wrong = [case for case in exact if case["gradient_error"] > 1e-8 or case["names"]]
     assert len(exact) == 69 and not wrong, wrong[:2]
 
 
-TERMS = {"priming": ["contrastive_loss", "priming_loss"], "gloria": ["contrastive_loss", "priming_loss", "gloria_local_loss"],
-         "several": ["contrastive_loss", "priming_loss", "dacl_loss", "m3_v_loss", "m3_l_loss", "m3_vl_loss", "m3_m2_loss", "align_loss"]}
-TERMS |= {"siglip": TERMS["several"], "gloria, rank": TERMS["gloria"], "priming alone": TERMS["priming"],
-          "no annotation": [term for term in TERMS["several"] if term != "priming_loss"]}
+TERMS = {
+    "priming": ["contrastive_loss", "priming_loss"],
+    "gloria": ["contrastive_loss", "priming_loss", "gloria_local_loss"],
+    "several": [
+        "contrastive_loss",
+        "priming_loss",
+        "dacl_loss",
+        "m3_v_loss",
+        "m3_l_loss",
+        "m3_vl_loss",
+        "m3_m2_loss",
+        "align_loss",
+    ],
+}
+TERMS |= {
+    "siglip": TERMS["several"],
+    "gloria, rank": TERMS["gloria"],
+    "priming alone": TERMS["priming"],
+    "no annotation": [term for term in TERMS["several"] if term != "priming_loss"],
+}
 
 
 def test_every_term_ran_under_all_flags(found: dict[str, list[dict]]) -> None:
-    """And each had a gradient, but for the priming term outside of priming and alignment without an annotated sample."""
+    """And each had a gradient, but for the priming term outside of priming and alignment without an
+    annotated sample.
+    """
     twice = ("priming", "gloria", "several", "siglip")
     modes = {setup: 1 if setup == "siglip" else 4 for setup in TERMS}
-    expected = [(setup, term) for setup in TERMS for term in TERMS[setup] * modes[setup] * (2 if setup in twice else 1)]
+    expected = [
+        (setup, term)
+        for setup in TERMS
+        for term in TERMS[setup] * modes[setup] * (2 if setup in twice else 1)
+    ]
     assert sorted((case["setup"], case["term"]) for case in found["terms"]) == sorted(expected)
     empty = {(case["setup"], case["term"]) for case in found["terms"] if case["empty"]}
-    assert empty == {(setup, "priming_loss") for setup in ("gloria", "several", "siglip", "gloria, rank")} | {("no annotation", "align_loss")}
+    assert empty == {
+        (setup, "priming_loss") for setup in ("gloria", "several", "siglip", "gloria, rank")
+    } | {("no annotation", "align_loss")}
 
 
 def test_terms_keep_their_ratio_under_all_flags(found: dict[str, list[dict]]) -> None:
-    """The gradient of each term alone is one process's times open_clip's own factor, also over two micro-batches a rank; its value,
-    and the gradient of the scale, are one process's. Of the contrastive term under --local-loss without --gather-with-grad: the part
-    that open_clip keeps.
+    """The gradient of each term alone is one process's times open_clip's own factor, also over two
+    micro-batches a rank; its value, and the gradient of the scale, are one process's. Of the
+    contrastive term under --local-loss without --gather-with-grad: the part that open_clip keeps.
     """
-    wrong = [case for case in found["terms"] if case["error"] > 1e-8 or case["value"] != pytest.approx(case["expected"], rel=1e-9)
-             or case["scale"] != pytest.approx(case["expected_scale"], rel=1e-8, abs=1e-12)]
+    wrong = [
+        case
+        for case in found["terms"]
+        if case["error"] > 1e-8
+        or case["value"] != pytest.approx(case["expected"], rel=1e-9)
+        or case["scale"] != pytest.approx(case["expected_scale"], rel=1e-8, abs=1e-12)
+    ]
     assert not wrong, wrong[:2]
 
 
 def test_training_with_uneven_annotations_on_two_ranks(launcher: Launcher) -> None:
-    """Three of 24 samples annotated, so most batches have none on a rank; then the separate stream; all reach the end."""
+    """Three of 24 samples annotated, so most batches have none on a rank; then the separate stream;
+    all reach the end.
+    """
     table = write_table(launcher.folder, 24, annotated=[0, 5, 6])
-    common = (*BASIC, "--train-data", table, "--batch-size", 4, "--epochs", 3, "--eclip-curriculum", 0.2, 0, 0, 0, 0, 1)
-    launcher.train((*common, "--name", "global"),
-                   (*common, "--name", "local", "--local-loss", "--gather-with-grad"),
-                   (*common, "--name", "accum", "--accum-freq", 3, "--local-loss", "--gather-with-grad", "--grad-checkpointing"),
-                   (*common, "--name", "stream", "--expert-data", table, "--expert-batch-size", 2, "--eclip-own-pairs", "multi"),
-                   (*common, "--name", "siglip", "--siglip"), processes=2)
+    common = (
+        *BASIC,
+        "--train-data",
+        table,
+        "--batch-size",
+        4,
+        "--epochs",
+        3,
+        "--eclip-curriculum",
+        0.2,
+        0,
+        0,
+        0,
+        0,
+        1,
+    )
+    launcher.train(
+        (*common, "--name", "global"),
+        (*common, "--name", "local", "--local-loss", "--gather-with-grad"),
+        (
+            *common,
+            "--name",
+            "accum",
+            "--accum-freq",
+            3,
+            "--local-loss",
+            "--gather-with-grad",
+            "--grad-checkpointing",
+        ),
+        (
+            *common,
+            "--name",
+            "stream",
+            "--expert-data",
+            table,
+            "--expert-batch-size",
+            2,
+            "--eclip-own-pairs",
+            "multi",
+        ),
+        (*common, "--name", "siglip", "--siglip"),
+        processes=2,
+    )
     for name in ("global", "local", "accum", "stream", "siglip"):
         mixed = [int(n) for n in re.findall(r"mixed pairs (\d+)", launcher.log(name))]
         assert len(mixed) == (3 if name == "accum" else 9) and max(mixed) > 0, (name, mixed)

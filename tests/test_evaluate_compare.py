@@ -1,4 +1,5 @@
 """`evaluate compare`: alignment by id, notes that say what is not known, files, bad input."""
+
 from __future__ import annotations
 
 import json
@@ -7,51 +8,78 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from openclip_eclip.evaluate.__main__ import main
 from sklearn.metrics import f1_score
+
+from openclip_eclip.evaluate.__main__ import main
 
 CLASSES = ["normal", "nodule", "mass"]
 
 
-def write(folder: Path, kind: str = "classes", gain: float = 1.0, seed: int = 0, count: int = 60, order: np.ndarray | None = None,
-          **changes: np.ndarray) -> str:
+def write(
+    folder: Path,
+    kind: str = "classes",
+    gain: float = 1.0,
+    seed: int = 0,
+    count: int = 60,
+    order: np.ndarray | None = None,
+    **changes: np.ndarray,
+) -> str:
     """A result folder; images are the same for all seeds, predictions are not."""
     images, own = np.random.default_rng(99), np.random.default_rng([seed, int(gain * 10)])
     label = images.integers(0, 3, count)
     arrays = {"id": np.array([f"images/{i}.png" for i in range(count)]), "kind": np.array(kind)}
     if kind == "classes":
-        arrays |= {"label": label, "score": np.eye(3)[label] * gain + own.normal(size=(count, 3)), "classes": np.array(CLASSES)}
+        arrays |= {
+            "label": label,
+            "score": np.eye(3)[label] * gain + own.normal(size=(count, 3)),
+            "classes": np.array(CLASSES),
+        }
     elif kind == "binary":
         labels = np.eye(3)[label]
         labels[0] = np.nan
-        arrays |= {"label": labels, "score": np.eye(3)[label] * gain + own.normal(size=(count, 3)), "classes": np.array(CLASSES)}
+        arrays |= {
+            "label": labels,
+            "score": np.eye(3)[label] * gain + own.normal(size=(count, 3)),
+            "classes": np.array(CLASSES),
+        }
     else:
         arrays["rank"] = np.ceil(own.exponential(10 / gain, count))
     arrays |= changes
     if order is not None:
-        arrays = {key: value[order] if value.ndim and key != "classes" else value for key, value in arrays.items()}
+        arrays = {
+            key: value[order] if value.ndim and key != "classes" else value
+            for key, value in arrays.items()
+        }
     folder.mkdir(parents=True)
     np.savez(folder / "predictions.npz", **arrays)
     return str(folder)
 
 
 def methods(tmp_path: Path, kind: str = "classes", seeds: int = 3) -> list[str]:
-    return [f"{name}=" + ",".join(write(tmp_path / f"{name}{s}", kind, gain, s) for s in range(seeds))
-            for name, gain in (("clip", 1.0), ("eclip", 1.5))]
+    return [
+        f"{name}=" + ",".join(write(tmp_path / f"{name}{s}", kind, gain, s) for s in range(seeds))
+        for name, gain in (("clip", 1.0), ("eclip", 1.5))
+    ]
 
 
 def result(out: Path) -> dict:
     return json.loads((out / "result.json").read_text())
 
 
-@pytest.mark.parametrize("kind, metric", [("classes", "macro-F1"), ("binary", "macro AUROC"), ("ranks", "R@5")])
-def test_every_kind_gives_means_with_intervals_and_a_page(tmp_path: Path, kind: str, metric: str) -> None:
+@pytest.mark.parametrize(
+    "kind, metric", [("classes", "macro-F1"), ("binary", "macro AUROC"), ("ranks", "R@5")]
+)
+def test_every_kind_gives_means_with_intervals_and_a_page(
+    tmp_path: Path, kind: str, metric: str
+) -> None:
     assert main(["compare", *methods(tmp_path, kind), "--out", str(tmp_path / "out")]) == 0
     values = result(tmp_path / "out")["values"]
     own = values["methods"]["eclip"][metric]
     assert own["low"] < own["value"] < own["high"] and own["sd"] > 0
     found = values["differences"]["eclip"][metric]
-    assert found["value"] == pytest.approx(own["value"] - values["methods"]["clip"][metric]["value"])
+    assert found["value"] == pytest.approx(
+        own["value"] - values["methods"]["clip"][metric]["value"]
+    )
     assert found["low"] < found["value"] < found["high"] and 0 < found["p"] <= 1
     entries = [*values["differences"]["eclip"].values(), *values["classes"]["eclip"].values()]
     assert all((entry["p"] < 0.05) == (entry["low"] > 0 or entry["high"] < 0) for entry in entries)
@@ -73,7 +101,9 @@ def test_value_is_the_mean_of_the_seeds_scikit_learn_scores(tmp_path: Path) -> N
         with np.load(Path(folder) / "predictions.npz") as arrays:
             scores.append(f1_score(arrays["label"], arrays["score"].argmax(1), average="macro"))
     found = result(tmp_path / "out")["values"]["methods"]["eclip"]["macro-F1"]
-    assert (found["value"], found["sd"]) == pytest.approx((np.mean(scores), np.std(scores, ddof=1)), abs=1e-12)
+    assert (found["value"], found["sd"]) == pytest.approx(
+        (np.mean(scores), np.std(scores, ddof=1)), abs=1e-12
+    )
 
 
 def test_order_of_the_samples_does_not_matter(tmp_path: Path) -> None:
@@ -85,7 +115,15 @@ def test_order_of_the_samples_does_not_matter(tmp_path: Path) -> None:
 
 
 def test_one_seed_is_said_loudly_and_needs_no_seeds_number(tmp_path: Path) -> None:
-    main(["compare", write(tmp_path / "a"), write(tmp_path / "b", gain=2.0), "--out", str(tmp_path / "out")])
+    main(
+        [
+            "compare",
+            write(tmp_path / "a"),
+            write(tmp_path / "b", gain=2.0),
+            "--out",
+            str(tmp_path / "out"),
+        ]
+    )
     record = result(tmp_path / "out")
     (loud,) = [note for note in record["notes"] if "ONE SEED" in note]
     assert "covers test images only" in loud
@@ -98,10 +136,22 @@ def test_patients_are_drawn_whole(tmp_path: Path) -> None:
     """Every image four times under its patient: an interval over images would be half as wide."""
     label = np.repeat(np.random.default_rng(0).integers(0, 3, 30), 4)
     widths = {}
-    for name, extra in (("image", {}), ("patient", {"patient": np.repeat([f"p{i}" for i in range(30)], 4)})):
-        folders = [write(tmp_path / f"{name}{g}", gain=g, count=120, label=label, **extra,
-                         score=np.repeat(np.random.default_rng(g).normal(size=(30, 3)), 4, axis=0) + g * np.eye(3)[label])
-                         for g in (1, 2)]
+    for name, extra in (
+        ("image", {}),
+        ("patient", {"patient": np.repeat([f"p{i}" for i in range(30)], 4)}),
+    ):
+        folders = [
+            write(
+                tmp_path / f"{name}{g}",
+                gain=g,
+                count=120,
+                label=label,
+                **extra,
+                score=np.repeat(np.random.default_rng(g).normal(size=(30, 3)), 4, axis=0)
+                + g * np.eye(3)[label],
+            )
+            for g in (1, 2)
+        ]
         main(["compare", *folders, "--out", str(tmp_path / f"out{name}")])
         values = result(tmp_path / f"out{name}")["values"]
         found = values["differences"][folders[1]]["accuracy"]
@@ -114,7 +164,10 @@ def test_different_numbers_of_seeds_are_not_paired_and_said(tmp_path: Path) -> N
     second = ",".join(write(tmp_path / f"b{s}", seed=s, gain=2.0) for s in range(2))
     assert main(["compare", f"a={first}", f"b={second}", "--out", str(tmp_path / "out")]) == 0
     record = result(tmp_path / "out")
-    assert any("not paired" in note for note in record["notes"]) and record["values"]["needed"]["b"]["accuracy"] is None
+    assert (
+        any("not paired" in note for note in record["notes"])
+        and record["values"]["needed"]["b"]["accuracy"] is None
+    )
 
 
 def test_class_without_samples_is_named(tmp_path: Path) -> None:
@@ -128,34 +181,74 @@ def test_class_without_samples_is_named(tmp_path: Path) -> None:
 def test_results_of_two_protocols_are_not_passed_off_as_models(tmp_path: Path) -> None:
     folders = [write(tmp_path / name, gain=g) for name, g in (("a", 1), ("b", 2))]
     for folder, protocol in zip(folders, ("gloria", "eclip-paper"), strict=True):
-        (Path(folder) / "result.json").write_text(json.dumps({"task": "zero-shot", "settings": {"protocol": protocol}}))
+        (Path(folder) / "result.json").write_text(
+            json.dumps({"task": "zero-shot", "settings": {"protocol": protocol}})
+        )
     main(["compare", *folders, "--out", str(tmp_path / "out")])
     assert any("protocols" in note for note in result(tmp_path / "out")["notes"])
 
 
-def recorded(folder: Path, gain: float = 1.0, seed: int = 0, trained: object = "H100", measured: object = "AMD EPYC (CPU)", torch: object = "2.14.1",
-             kind: object = "x86_64") -> str:
+def recorded(
+    folder: Path,
+    gain: float = 1.0,
+    seed: int = 0,
+    trained: object = "H100",
+    measured: object = "AMD EPYC (CPU)",
+    torch: object = "2.14.1",
+    kind: object = "x86_64",
+) -> str:
     """A result with what it says of its machines; None: not recorded."""
     name = write(folder, gain=gain, seed=seed)
-    machine = {"device": measured, "trained": None if trained is None else [{"device": trained, "torch": torch}]}
-    record = {"task": "zero-shot", "settings": {} if measured is None else {"machine": machine}, "versions": {"torch": torch, "machine": kind}}
+    machine = {
+        "device": measured,
+        "trained": None if trained is None else [{"device": trained, "torch": torch}],
+    }
+    record = {
+        "task": "zero-shot",
+        "settings": {} if measured is None else {"machine": machine},
+        "versions": {"torch": torch, "machine": kind},
+    }
     (folder / "result.json").write_text(json.dumps(record))
     return name
 
 
-@pytest.mark.parametrize(("other", "said"), [
-    ({"trained": "AMD EPYC (CPU)"}, ["trained on: H100 (2 of 3 results", "AMD EPYC (CPU) (1 of 3"]), ({"measured": "Intel Xeon (CPU)"}, ["measured on: ", "Intel Xeon"]),
-    ({"torch": "2.11.0"}, ["trained with torch", "measured with torch: 2.14.1 (2 of 3", "2.11.0"]), ({"kind": "aarch64"}, ["aarch64"])])
-def test_results_of_different_machines_are_not_compared(tmp_path: Path, capsys: pytest.CaptureFixture, other: dict, said: list[str]) -> None:
-    """Also where they are of one method; with the flag they are, and the page says so in its first line."""
-    words = [f"a={recorded(tmp_path / 'a')},{recorded(tmp_path / 'b', seed=1)}", f"c={recorded(tmp_path / 'c', 2.0, **other)}"]
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        (
+            {"trained": "AMD EPYC (CPU)"},
+            ["trained on: H100 (2 of 3 results", "AMD EPYC (CPU) (1 of 3"],
+        ),
+        ({"measured": "Intel Xeon (CPU)"}, ["measured on: ", "Intel Xeon"]),
+        (
+            {"torch": "2.11.0"},
+            ["trained with torch", "measured with torch: 2.14.1 (2 of 3", "2.11.0"],
+        ),
+        ({"kind": "aarch64"}, ["aarch64"]),
+    ],
+)
+def test_results_of_different_machines_are_not_compared(
+    tmp_path: Path, capsys: pytest.CaptureFixture, other: dict, said: list[str]
+) -> None:
+    """Also where they are of one method; with the flag they are, and the page says so in its first
+    line.
+    """
+    words = [
+        f"a={recorded(tmp_path / 'a')},{recorded(tmp_path / 'b', seed=1)}",
+        f"c={recorded(tmp_path / 'c', 2.0, **other)}",
+    ]
     assert main(["compare", *words, "--out", str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err
-    assert all(part in error for part in ["error: the results come from different machines", "--mixed-machines", *said]), error
+    assert all(
+        part in error
+        for part in ["error: the results come from different machines", "--mixed-machines", *said]
+    ), error
     assert error.count("\n") == 1 and not (tmp_path / "out").exists()
     assert main(["compare", *words, "--mixed-machines", "--out", str(tmp_path / "out")]) == 0
     page = (tmp_path / "out" / "result.md").read_text()
-    assert page.splitlines()[2].startswith("**MIXED MACHINES") and all(part in page for part in said)
+    assert page.splitlines()[2].startswith("**MIXED MACHINES") and all(
+        part in page for part in said
+    )
     assert result(tmp_path / "out")["settings"]["mixed_machines"] is True
 
 
@@ -163,11 +256,17 @@ def test_machines_that_are_one_or_not_known_are_said(tmp_path: Path) -> None:
     same = [recorded(tmp_path / name, gain) for name, gain in (("a", 1.0), ("b", 2.0))]
     assert main(["compare", *same, "--out", str(tmp_path / "same")]) == 0
     notes = result(tmp_path / "same")["notes"]
-    assert any("trained on: H100" in note and "measured on: AMD EPYC (CPU)" in note for note in notes) and not any("not recorded" in note for note in notes)
+    assert any(
+        "trained on: H100" in note and "measured on: AMD EPYC (CPU)" in note for note in notes
+    ) and not any("not recorded" in note for note in notes)
     old = recorded(tmp_path / "old", 3.0, trained=None, measured=None)
     assert main(["compare", same[0], old, "--out", str(tmp_path / "old-too")]) == 0
     (note,) = [note for note in result(tmp_path / "old-too")["notes"] if "not recorded" in note]
-    assert "trained on of 1 of 2" in note and "measured on of 1 of 2" in note and "torch of 1" not in note.replace("trained with torch of 1 of 2", "")
+    assert (
+        "trained on of 1 of 2" in note
+        and "measured on of 1 of 2" in note
+        and "torch of 1" not in note.replace("trained with torch of 1 of 2", "")
+    )
 
 
 def test_a_run_on_two_machines_is_of_neither(tmp_path: Path) -> None:
@@ -181,34 +280,73 @@ def test_a_run_on_two_machines_is_of_neither(tmp_path: Path) -> None:
 def test_intervals_of_means_end_where_the_score_does(tmp_path: Path) -> None:
     """Two seeds far apart: Student's t reaches beyond 0 and 1, a share does not."""
     label = np.random.default_rng(0).integers(0, 3, 60)
-    folders = [",".join(write(tmp_path / f"{name}{s}", label=label, score=np.eye(3)[(label + s * (np.arange(60) % 2)) % 3]) for s in range(2)) for name in "ab"]
-    main(["compare", *(f"{name}={folder}" for name, folder in zip("ab", folders, strict=True)), "--out", str(tmp_path / "out")])
+    folders = [
+        ",".join(
+            write(
+                tmp_path / f"{name}{s}",
+                label=label,
+                score=np.eye(3)[(label + s * (np.arange(60) % 2)) % 3],
+            )
+            for s in range(2)
+        )
+        for name in "ab"
+    ]
+    main(
+        [
+            "compare",
+            *(f"{name}={folder}" for name, folder in zip("ab", folders, strict=True)),
+            "--out",
+            str(tmp_path / "out"),
+        ]
+    )
     found = result(tmp_path / "out")["values"]["methods"]["a"]["accuracy"]
-    assert (found["low"], found["high"]) == (0, 1) and found["value"] == pytest.approx(0.75, abs=0.05)
+    assert (found["low"], found["high"]) == (0, 1) and found["value"] == pytest.approx(
+        0.75, abs=0.05
+    )
 
 
-@pytest.mark.parametrize("second, said", [
-    ({"count": 58}, ["2 only in", "images/58.png"]),
-    ({"kind": "ranks"}, ["holds ranks", "holds classes"]),
-    ({"classes": np.array(["normal", "nodule", "cyst"])}, ["cyst", "expected the same"]),
-    ({"label": np.zeros(60, dtype=int)}, ["other labels", "images/"]),
-    ({"id": np.array(["images/0.png"] * 2 + [f"images/{i}.png" for i in range(2, 60)])}, ["1 only in"]),
-    ({"score": np.full((60, 3), np.nan)}, ["180 predictions are NaN"]),
-])
-def test_bad_results_are_named(tmp_path: Path, capsys: pytest.CaptureFixture, second: dict, said: list[str]) -> None:
+@pytest.mark.parametrize(
+    "second, said",
+    [
+        ({"count": 58}, ["2 only in", "images/58.png"]),
+        ({"kind": "ranks"}, ["holds ranks", "holds classes"]),
+        ({"classes": np.array(["normal", "nodule", "cyst"])}, ["cyst", "expected the same"]),
+        ({"label": np.zeros(60, dtype=int)}, ["other labels", "images/"]),
+        (
+            {"id": np.array(["images/0.png"] * 2 + [f"images/{i}.png" for i in range(2, 60)])},
+            ["1 only in"],
+        ),
+        ({"score": np.full((60, 3), np.nan)}, ["180 predictions are NaN"]),
+    ],
+)
+def test_bad_results_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture, second: dict, said: list[str]
+) -> None:
     folders = [write(tmp_path / "a"), write(tmp_path / "b", **second)]
     assert main(["compare", *folders, "--out", str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err
     assert all(part in error for part in said), error
 
 
-@pytest.mark.parametrize("words, said", [
-    (["a"], "two or more"), (["x=a", "x=b"], "two or more"), (["a", "nowhere"], "no such folder"), (["x=a,a", "b"], "twice"),
-    (["x=a,empty", "b"], "no predictions.npz"), (["a", "b", "--draws", "5"], "at least 100 draws"),
-    (["a", "b", "--difference", "0"], "above 0"),
-])
-def test_bad_words_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, words: list[str],
-                             said: str) -> None:
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["a"], "two or more"),
+        (["x=a", "x=b"], "two or more"),
+        (["a", "nowhere"], "no such folder"),
+        (["x=a,a", "b"], "twice"),
+        (["x=a,empty", "b"], "no predictions.npz"),
+        (["a", "b", "--draws", "5"], "at least 100 draws"),
+        (["a", "b", "--difference", "0"], "above 0"),
+    ],
+)
+def test_bad_words_are_named(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+    words: list[str],
+    said: str,
+) -> None:
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "a")
     write(tmp_path / "b", gain=2.0)
@@ -218,8 +356,11 @@ def test_bad_words_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ca
 
 
 def test_five_thousand_images_ten_seeds_in_seconds(tmp_path: Path) -> None:
-    words = [f"{name}=" + ",".join(write(tmp_path / f"{name}{s}", "classes", gain, s, 5000) for s in range(10))
-             for name, gain in (("clip", 1.0), ("eclip", 1.1))]
+    words = [
+        f"{name}="
+        + ",".join(write(tmp_path / f"{name}{s}", "classes", gain, s, 5000) for s in range(10))
+        for name, gain in (("clip", 1.0), ("eclip", 1.1))
+    ]
     began = time.process_time()
     main(["compare", *words, "--out", str(tmp_path / "out")])
     assert time.process_time() - began < 10

@@ -1,4 +1,7 @@
-"""Retrieval, its index and search: rules, ties, traps and bad input, with the tiny model and with features made by hand."""
+"""Retrieval, its index and search: rules, ties, traps and bad input, with the tiny model and with
+features made by hand.
+"""
+
 from __future__ import annotations
 
 import argparse
@@ -10,28 +13,54 @@ import pandas as pd
 import pytest
 import torch
 from conftest import FINDINGS, write_table
-from openclip_eclip.config import UserError
-from openclip_eclip.data.heatmap import DataError
-from openclip_eclip.evaluate import index as index_module
-from openclip_eclip.evaluate import retrieval
+
+from openclip_eclip.config import DataError, UserError
 from openclip_eclip.evaluate.__main__ import main
-from openclip_eclip.evaluate.data import EvalSet
-from openclip_eclip.evaluate.encoder import Encoder, load_encoder
-from openclip_eclip.evaluate.features import EncodeOptions, encode_texts
-from openclip_eclip.evaluate.index import build_index, load_index, measure_recall, save_index
+from openclip_eclip.evaluate.inputs import report_index as index_module
+from openclip_eclip.evaluate.inputs.encoder import Encoder, load_encoder
+from openclip_eclip.evaluate.inputs.eval_set import EvalSet
+from openclip_eclip.evaluate.inputs.features import EncodeOptions, encode_texts
+from openclip_eclip.evaluate.inputs.report_index import (
+    build_index,
+    load_index,
+    measure_recall,
+    save_index,
+)
+from openclip_eclip.evaluate.retrieval import task as retrieval
 from openclip_eclip.metrics.ranking import TIES
 
-LONG = "there is a very long sentence in front of everything that a radiologist would like to say about the"
+LONG = (
+    "there is a very long sentence in front of everything that a radiologist would like to say"
+    " about the"
+)
 
 
 def eval_set(titles: list[str], **columns: list[str]) -> EvalSet:
-    table = pd.DataFrame({"filepath": [f"{i}.png" for i in range(len(titles))], "title": titles, **columns})
+    table = pd.DataFrame(
+        {"filepath": [f"{i}.png" for i in range(len(titles))], "title": titles, **columns}
+    )
     return EvalSet(Path("set.csv"), [Path(name) for name in table["filepath"]], table)
 
 
 def command(data: Path, out: Path, *flags: object) -> list[str]:
-    return ["retrieval", "--model", "tiny", "--pretrained", "random", "--data", str(data), "--out", str(out), "--workers", "0",
-            "--cache", "none", "--device", "cpu", *map(str, flags)]
+    return [
+        "retrieval",
+        "--model",
+        "tiny",
+        "--pretrained",
+        "random",
+        "--data",
+        str(data),
+        "--out",
+        str(out),
+        "--workers",
+        "0",
+        "--cache",
+        "none",
+        "--device",
+        "cpu",
+        *map(str, flags),
+    ]
 
 
 def evaluate(data: Path, out: Path, *flags: object) -> tuple[dict, dict]:
@@ -58,23 +87,42 @@ def titled(folder: Path, titles: list[str], size: int = 40, **columns: list[str]
 
 # ---- which report is right
 
+
 def test_rules_merge_what_they_should() -> None:
     """Rows 0, 1, 3 have one report to the paper (case, blanks aside); 1 and 2 are of one study."""
     data = eval_set(["Normal.", " normal. ", "Mass.", "normal."], study=["a", "b", "b", "a"])
     paper = retrieval.find_reports(data, "paper", "title")
     assert paper.texts == ["normal.", "mass."] and paper.own.tolist() == [0, 0, 1, 0]
     alone = retrieval.find_reports(data, "index", "title")
-    assert alone.texts == ["Normal.", "normal.", "Mass.", "normal."] and alone.own.tolist() == [0, 1, 2, 3]
+    assert alone.texts == ["Normal.", "normal.", "Mass.", "normal."] and alone.own.tolist() == [
+        0,
+        1,
+        2,
+        3,
+    ]
     assert len(set(alone.groups)) == 4
     study = retrieval.find_reports(data, "group", "title", "study")
-    assert list(zip(study.groups, study.texts)) == [("a", "Normal."), ("b", "normal."), ("b", "Mass."), ("a", "normal.")]
+    assert list(zip(study.groups, study.texts)) == [
+        ("a", "Normal."),
+        ("b", "normal."),
+        ("b", "Mass."),
+        ("a", "normal."),
+    ]
     assert study.image_groups == ["a", "b", "b", "a"]
-    same = retrieval.find_reports(eval_set(["x", "x", "x"], study=["a", "a", "b"]), "group", "title", "study")
-    assert list(zip(same.groups, same.texts)) == [("a", "x"), ("b", "x")] and same.own.tolist() == [0, 0, 1]
+    same = retrieval.find_reports(
+        eval_set(["x", "x", "x"], study=["a", "a", "b"]), "group", "title", "study"
+    )
+    assert list(zip(same.groups, same.texts)) == [("a", "x"), ("b", "x")] and same.own.tolist() == [
+        0,
+        0,
+        1,
+    ]
 
 
 def test_duplicates_are_one_report_to_the_paper_and_ties_to_index() -> None:
-    """Images 0 and 1 have one report. As two rows of the gallery they tie: R@1 is then 0.5 expected, 0 to 1 by convention."""
+    """Images 0 and 1 have one report. As two rows of the gallery they tie: R@1 is then 0.5
+    expected, 0 to 1 by convention.
+    """
     axes = np.eye(3, dtype=np.float32)
     images, data = axes[[0, 0, 1, 2]], eval_set(["a", "A", "b", "c"])
     paper = retrieval.find_reports(data, "paper", "title")
@@ -87,10 +135,14 @@ def test_duplicates_are_one_report_to_the_paper_and_ties_to_index() -> None:
 
 
 def test_report_of_several_images_is_found_by_any_of_them() -> None:
-    """Report 'a' of images 0 and 1 lies nearest to image 1, report 'b' nearest to image 1 too, then to its own."""
-    images = np.array([[0, 1, 0], [1, 0, 0], [.6, 0, .8]], np.float32)
-    texts = np.array([[1, 0, 0], [.9, 0, .1]], np.float32)
-    found = retrieval.measure(images, texts, retrieval.find_reports(eval_set(["a", "a", "b"]), "paper", "title"))
+    """Report 'a' of images 0 and 1 lies nearest to image 1, report 'b' nearest to image 1 too, then
+    to its own.
+    """
+    images = np.array([[0, 1, 0], [1, 0, 0], [0.6, 0, 0.8]], np.float32)
+    texts = np.array([[1, 0, 0], [0.9, 0, 0.1]], np.float32)
+    found = retrieval.measure(
+        images, texts, retrieval.find_reports(eval_set(["a", "a", "b"]), "paper", "title")
+    )
     assert found["text_to_image"].ranks.rank("expected").tolist() == [1, 2]
     assert found["text_to_image"].chance_scores["R@1"] == pytest.approx((2 / 3 + 1 / 3) / 2)
 
@@ -99,72 +151,116 @@ def test_intervals_draw_whole_patients() -> None:
     """With all images of one patient every draw is the same."""
     features = np.random.default_rng(0).standard_normal((2, 20, 4)).astype(np.float32)
     reports = retrieval.find_reports(eval_set([f"report {i}" for i in range(20)]), "paper", "title")
-    of_images = retrieval.measure(*features, reports)["image_to_text"].scores["expected"]["mean rank"]
+    of_images = retrieval.measure(*features, reports)["image_to_text"].scores["expected"][
+        "mean rank"
+    ]
     of_patient = retrieval.measure(*features, reports, ["p"] * 20)
     assert of_images["low"] < of_images["value"] < of_images["high"]
     for found in of_patient.values():
-        assert found.scores["expected"]["mean rank"]["low"] == found.scores["expected"]["mean rank"]["high"]
+        assert (
+            found.scores["expected"]["mean rank"]["low"]
+            == found.scores["expected"]["mean rank"]["high"]
+        )
 
 
 def test_same_labels_by_hand() -> None:
-    """Image 0 (label 1) finds reports 0 (1) and 1 (0) first, image 1 (label 0) finds 1 (0) and 2 (0); chance (1 + 3) / 8 ..."""
+    """Image 0 (label 1) finds reports 0 (1) and 1 (0) first, image 1 (label 0) finds 1 (0) and 2
+    (0); chance (1 + 3) / 8 ...
+    """
     data = eval_set(["a", "b", "c", "d", "e", "f"], x=["1", "0", "0", "0", "0", "1"])
     images = np.eye(6, dtype=np.float32)
     texts = images + 0.5 * np.eye(6, k=1, dtype=np.float32).T
     reports = retrieval.find_reports(data, "paper", "title")
     found = retrieval.label_precision(images, texts, reports, data, ["x"])
-    assert found["P@1"] == 1 and found["mixed"] == 0 and found["chance"] == pytest.approx((2 * 2 + 4 * 4) / 36)
+    assert (
+        found["P@1"] == 1
+        and found["mixed"] == 0
+        and found["chance"] == pytest.approx((2 * 2 + 4 * 4) / 36)
+    )
     same = retrieval.find_reports(eval_set(["a"] * 6), "paper", "title")
     assert retrieval.label_precision(images, texts[:1], same, data, ["x"])["mixed"] == 1
 
 
 # ---- the command
 
+
 def test_whole_command(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    """Ranks are those of float64 products of the features; every file is there; a second run from the cache gives the same."""
+    """Ranks are those of float64 products of the features; every file is there; a second run from
+    the cache gives the same.
+    """
     titles = [f"{FINDINGS[i % 8]} number {i}" for i in range(23)] + ["mass number 7"]
     data = titled(tmp_path, titles, patient=[str(i // 2) for i in range(24)])
-    result, predictions = evaluate(data, tmp_path / "out", "--patient-column", "patient", "--cache", tmp_path / "cache")
+    result, predictions = evaluate(
+        data, tmp_path / "out", "--patient-column", "patient", "--cache", tmp_path / "cache"
+    )
     encoder = load_encoder("tiny", "random")
     found = [np.load(path) for path in sorted((tmp_path / "cache").glob("*.npz"))]
-    images, texts = (next(part["unit"] for part in found if ("cut" in part) is text).astype(np.float64) for text in (False, True))
+    images, texts = (
+        next(part["unit"] for part in found if ("cut" in part) is text).astype(np.float64)
+        for text in (False, True)
+    )
     assert len(images) == 24 and len(texts) == 23
     scores, own = images @ texts.T, [*range(23), 7]
     by_hand = 1 + (scores > scores[range(24), own][:, None]).sum(1)
     np.testing.assert_array_equal(predictions["rank"], by_hand)
-    assert str(predictions["kind"]) == "ranks" and predictions["id"].tolist() == pd.read_csv(data)["filepath"].tolist()
+    assert (
+        str(predictions["kind"]) == "ranks"
+        and predictions["id"].tolist() == pd.read_csv(data)["filepath"].tolist()
+    )
     values = result["values"]["image_to_text"]
     assert values["expected"]["R@5"]["value"] == pytest.approx((by_hand <= 5).mean(), abs=1e-12)
     assert values["expected"]["median rank"]["value"] == np.median(by_hand)
     assert values["chance"]["R@10"] == pytest.approx(10 / 23)
     assert result["values"]["images"] == 24 and result["values"]["reports"] == 23
     assert result["values"]["index"] == {"kind": "exact", "count": 23, "recall_at_10": 1}
-    assert result["settings"]["weights_hash"] == encoder.facts["weights_hash"] and len(result["settings"]["data_hash"]) == 64
+    assert (
+        result["settings"]["weights_hash"] == encoder.facts["weights_hash"]
+        and len(result["settings"]["data_hash"]) == 64
+    )
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {"result.json", "result.md", "report.html", "recall.png", "predictions.npz"}
     page = (tmp_path / "out" / "report.html").read_text()
-    assert "report to image" in page and "own report at rank" in page and "mean reciprocal rank" in page
-    again, _ = evaluate(data, tmp_path / "out", "--patient-column", "patient", "--cache", tmp_path / "cache")
+    assert (
+        "report to image" in page
+        and "own report at rank" in page
+        and "mean reciprocal rank" in page
+    )
+    again, _ = evaluate(
+        data, tmp_path / "out", "--patient-column", "patient", "--cache", tmp_path / "cache"
+    )
     assert again["values"] == result["values"]
 
 
 def test_images_are_measured_with_the_evaluation_transform(tmp_path: Path) -> None:
-    """The authors' script took the training transform, with a random crop: its ranks change from run to run."""
+    """The authors' script took the training transform, with a random crop: its ranks change from
+    run to run.
+    """
     data = titled(tmp_path, [f"finding {i}" for i in range(20)], size=64)
     one, ranks = evaluate(data, tmp_path / "one")
     other, again = evaluate(data, tmp_path / "other")
     np.testing.assert_array_equal(ranks["rank"], again["rank"])
     assert one["values"] == other["values"]
-    assert "Random" not in one["settings"]["transform"] and "CenterCrop" in one["settings"]["transform"]
+    assert (
+        "Random" not in one["settings"]["transform"]
+        and "CenterCrop" in one["settings"]["transform"]
+    )
 
 
-def test_cut_reports_tie_exactly_and_are_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ten reports differ only behind the context length. Batches of other shapes round in another way: acted here, loudly."""
+def test_cut_reports_tie_exactly_and_are_noted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten reports differ only behind the context length. Batches of other shapes round in another
+    way: acted here, loudly.
+    """
     titles = [f"{LONG} {word}" for word in "abcdefghij"] + [f"short {i}" for i in range(5)]
     encoder, encode = load_encoder("tiny", "random"), Encoder.encode_texts
     calls = iter(range(1000))
-    monkeypatch.setattr(Encoder, "encode_texts", lambda self, tokens: encode(self, tokens) + 1e-6 * next(calls))
-    unit = encode_texts(encoder, [titles[i] for i in (0, 10, 11, 1, 2, 12, 13, 14, 3)], EncodeOptions(batch_size=2)).unit
+    monkeypatch.setattr(
+        Encoder, "encode_texts", lambda self, tokens: encode(self, tokens) + 1e-6 * next(calls)
+    )
+    unit = encode_texts(
+        encoder, [titles[i] for i in (0, 10, 11, 1, 2, 12, 13, 14, 3)], EncodeOptions(batch_size=2)
+    ).unit
     assert all((unit[i] == unit[0]).all() for i in (3, 4, 8)) and (unit[1] != unit[0]).any()
     result, _ = evaluate(titled(tmp_path, titles), tmp_path / "out", "--batch-size", 4)
     values = result["values"]["image_to_text"]
@@ -180,15 +276,24 @@ def test_cut_reports_tie_exactly_and_are_noted(tmp_path: Path, monkeypatch: pyte
 def test_recall_that_any_model_has_is_not_reported(tmp_path: Path) -> None:
     """Five different reports: R@5 would be 1 whatever the model."""
     result, _ = evaluate(titled(tmp_path, [f"finding {i}" for i in range(5)]), tmp_path / "out")
-    assert [name for name in result["values"]["image_to_text"]["expected"] if name.startswith("R@")] == ["R@1"]
-    assert "image to report: R@5, R@10 not reported, for there are only 5 answers: any model has 1." in result["notes"]
+    assert [
+        name for name in result["values"]["image_to_text"]["expected"] if name.startswith("R@")
+    ] == ["R@1"]
+    assert (
+        "image to report: R@5, R@10 not reported, for there are only 5 answers: any model has 1."
+        in result["notes"]
+    )
     assert "| – | – |" in (tmp_path / "out" / "result.md").read_text()
 
 
 def test_rows_without_report_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    data = titled(tmp_path, ["one", "", "three", "  ", "nan", "six"], study=["a", "a", "b", "b", "c", ""])
+    data = titled(
+        tmp_path, ["one", "", "three", "  ", "nan", "six"], study=["a", "a", "b", "b", "c", ""]
+    )
     result, predictions = evaluate(data, tmp_path / "out", "--labels", "study")
-    assert result["values"]["excluded"] == {path: "no report" for path in pd.read_csv(data)["filepath"][[1, 3, 4]]}
+    assert result["values"]["excluded"] == {
+        path: "no report" for path in pd.read_csv(data)["filepath"][[1, 3, 4]]
+    }
     assert len(predictions["rank"]) == 3 and "Left out: 3 x no report." in result["notes"]
     by_study = command(data, tmp_path / "g", "--rule", "group", "--group-column", "study")
     assert "column 'study': blank; expected a group" in failure(capsys, by_study)
@@ -196,11 +301,14 @@ def test_rows_without_report_are_counted(tmp_path: Path, capsys: pytest.CaptureF
 
 def test_wrong_arguments_are_named(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     data = titled(tmp_path, ["one", "two", "three"], empty=[""] * 3)
-    for flags, message in ((("--text-column", "report"), "no column 'report'; found"),
-                           (("--text-column", "empty"), "holds no report at all"),
-                           (("--rule", "group"), "--rule group needs a column"),
-                           (("--group-column", "title"), "the other rules take none"),
-                           (("--patient-column", "who"), "no column 'who'"), (("--labels", "title,mass"), "no column 'mass'")):
+    for flags, message in (
+        (("--text-column", "report"), "no column 'report'; found"),
+        (("--text-column", "empty"), "holds no report at all"),
+        (("--rule", "group"), "--rule group needs a column"),
+        (("--group-column", "title"), "the other rules take none"),
+        (("--patient-column", "who"), "no column 'who'"),
+        (("--labels", "title,mass"), "no column 'mass'"),
+    ):
         assert message in failure(capsys, command(data, tmp_path / "out", *flags))
 
 
@@ -212,10 +320,15 @@ def test_nan_features_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     parser = argparse.ArgumentParser()
     retrieval.add_arguments(parser)
     with pytest.raises(UserError, match="3 of 3 features are NaN"):
-        retrieval.run(parser.parse_args(command(titled(tmp_path, ["one", "two", "three"]), tmp_path / "out")[1:]))
+        retrieval.run(
+            parser.parse_args(
+                command(titled(tmp_path, ["one", "two", "three"]), tmp_path / "out")[1:]
+            )
+        )
 
 
 # ---- index and search
+
 
 def unit(count: int, seed: int) -> np.ndarray:
     values = np.random.default_rng(seed).standard_normal((count, 16)).astype(np.float32)
@@ -230,7 +343,9 @@ def test_recall_of_an_index_is_measured_against_exact(kind: str) -> None:
     exact = np.argsort(-(queries @ texts.T), axis=1)[:, :10]
     by_hand = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(places, exact)])
     assert measure_recall(index, texts, queries) == pytest.approx(by_hand, abs=1e-12)
-    assert by_hand == 1 if kind == "exact" else 0.2 < by_hand < 1 if kind == "ivf" else by_hand > 0.9
+    assert (
+        by_hand == 1 if kind == "exact" else 0.2 < by_hand < 1 if kind == "ivf" else by_hand > 0.9
+    )
 
 
 def test_search_finds_what_retrieval_indexed(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -238,24 +353,44 @@ def test_search_finds_what_retrieval_indexed(tmp_path: Path, capsys: pytest.Capt
     result, predictions = evaluate(data, tmp_path / "out", "--save-index", tmp_path / "index")
     first = int(np.argmin(predictions["rank"]))
     rank = int(predictions["rank"][first])
-    search = ["search", str(predictions["id"][first]), "--index", str(tmp_path / "index"), "--model", "tiny", "--device", "cpu"]
+    search = [
+        "search",
+        str(predictions["id"][first]),
+        "--index",
+        str(tmp_path / "index"),
+        "--model",
+        "tiny",
+        "--device",
+        "cpu",
+    ]
     capsys.readouterr()
     assert main([*search, "--pretrained", "random", "--top", "12"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 12 and lines[rank - 1].split(maxsplit=2)[2] == f"finding {first}"
-    assert [float(line.split()[1]) for line in lines] == sorted((float(line.split()[1]) for line in lines), reverse=True)
+    assert [float(line.split()[1]) for line in lines] == sorted(
+        (float(line.split()[1]) for line in lines), reverse=True
+    )
     facts = json.loads((tmp_path / "index" / "index.json").read_text())
-    assert facts["encoder"]["weights_hash"] == result["settings"]["weights_hash"] and facts["count"] == 12
+    assert (
+        facts["encoder"]["weights_hash"] == result["settings"]["weights_hash"]
+        and facts["count"] == 12
+    )
 
     changed = load_encoder("tiny", "random").model.state_dict()
     changed["text_projection"] = changed["text_projection"] + 1e-6
     torch.save(changed, tmp_path / "other.pt")
-    assert "made by --model tiny --pretrained random" in failure(capsys, [*search, "--pretrained", str(tmp_path / "other.pt")])
+    assert "made by --model tiny --pretrained random" in failure(
+        capsys, [*search, "--pretrained", str(tmp_path / "other.pt")]
+    )
     search += ["--pretrained", "random"]
     assert "--top 0: expected at least 1" in failure(capsys, [*search, "--top", "0"])
-    assert "nowhere.png: no such image" in failure(capsys, [search[0], str(tmp_path / "nowhere.png"), *search[2:]])
+    assert "nowhere.png: no such image" in failure(
+        capsys, [search[0], str(tmp_path / "nowhere.png"), *search[2:]]
+    )
     (tmp_path / "text.png").write_text("no picture")
-    assert "text.png: unreadable image" in failure(capsys, [search[0], str(tmp_path / "text.png"), *search[2:]])
+    assert "text.png: unreadable image" in failure(
+        capsys, [search[0], str(tmp_path / "text.png"), *search[2:]]
+    )
 
 
 def test_damaged_and_foreign_folders_are_refused(tmp_path: Path) -> None:

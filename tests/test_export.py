@@ -1,4 +1,7 @@
-"""Invariant 7: the exported folder gives the same embeddings, bit for bit, in a process that never imports us."""
+"""Invariant 7: the exported folder gives the same embeddings, bit for bit, in a process that never
+imports us.
+"""
+
 from __future__ import annotations
 
 import json
@@ -10,8 +13,9 @@ import open_clip
 import pytest
 import torch
 from conftest import BASIC, Launcher, write_table
+
 from openclip_eclip.checkpoint import export_plain, load_weights
-from openclip_eclip.evaluate.encoder import load_encoder
+from openclip_eclip.evaluate.inputs.encoder import load_encoder
 from openclip_eclip.export import main as export_main
 from openclip_eclip.machine import note_machine, read_machines, this_machine
 
@@ -22,7 +26,8 @@ tokens = open_clip.get_tokenizer("local-dir:" + sys.argv[1])(["a nodule"])
 model.eval()
 image = torch.load(sys.argv[2])
 with torch.no_grad():
-    torch.save([model.encode_image(image), model.encode_text(tokens), model.logit_scale, str(preprocess)], sys.argv[3])
+    found = model.encode_image(image), model.encode_text(tokens), model.logit_scale
+    torch.save([*found, str(preprocess)], sys.argv[3])
 assert not [m for m in sys.modules if m.split('.')[0] == 'openclip_eclip']
 """
 
@@ -31,9 +36,35 @@ assert not [m for m in sys.modules if m.split('.')[0] == 'openclip_eclip']
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     launcher = Launcher(tmp_path_factory.mktemp("export"))
     table = write_table(launcher.folder, 16, annotated=range(16))
-    launcher.train([*BASIC, "--train-data", table, "--batch-size", 8, "--epochs", 1, "--name", "run", "--force-quick-gelu",
-                    "--force-context-length", 20, "--image-mean", 0.4, 0.5, 0.6, "--image-interpolation", "bilinear",
-                    "--eclip-curriculum", 0, 0, 0, 0, 0, 1])
+    launcher.train(
+        [
+            *BASIC,
+            "--train-data",
+            table,
+            "--batch-size",
+            8,
+            "--epochs",
+            1,
+            "--name",
+            "run",
+            "--force-quick-gelu",
+            "--force-context-length",
+            20,
+            "--image-mean",
+            0.4,
+            0.5,
+            0.6,
+            "--image-interpolation",
+            "bilinear",
+            "--eclip-curriculum",
+            0,
+            0,
+            0,
+            0,
+            0,
+            1,
+        ]
+    )
     return launcher.folder / "logs" / "run"
 
 
@@ -42,10 +73,24 @@ def test_plain_open_clip_gives_bit_identical_embeddings(run: Path, tmp_path: Pat
     trained = open_clip.create_model("eclip-tiny", force_quick_gelu=True, force_context_length=20)
     trained.load_state_dict(load_weights(run / "checkpoints" / "epoch_1.pt"))
     trained.eval()
-    image, tokens = torch.randn(2, 3, 32, 32), open_clip.get_tokenizer("tiny", context_length=20)(["a nodule"])
+    image, tokens = (
+        torch.randn(2, 3, 32, 32),
+        open_clip.get_tokenizer("tiny", context_length=20)(["a nodule"]),
+    )
     torch.save(image, tmp_path / "image.pt")
-    subprocess.run([sys.executable, "-c", LOAD, str(tmp_path / "plain"), str(tmp_path / "image.pt"), str(tmp_path / "out.pt")],
-                   check=True, timeout=400, capture_output=True)
+    subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            LOAD,
+            str(tmp_path / "plain"),
+            str(tmp_path / "image.pt"),
+            str(tmp_path / "out.pt"),
+        ],
+        check=True,
+        timeout=400,
+        capture_output=True,
+    )
     image_features, text_features, scale, preprocess = torch.load(tmp_path / "out.pt")
     with torch.no_grad():
         assert torch.equal(image_features, trained.encode_image(image))
@@ -58,12 +103,21 @@ def test_plain_open_clip_gives_bit_identical_embeddings(run: Path, tmp_path: Pat
 
 
 def test_machine_of_training_reaches_what_is_measured(run: Path, tmp_path: Path) -> None:
-    """The run names it, the exported folder keeps it, an encoder of either knows it; going on elsewhere adds a second, a broken file is unknown."""
+    """The run names it, the exported folder keeps it, an encoder of either knows it; going on
+    elsewhere adds a second, a broken file is unknown.
+    """
     own = this_machine("cpu")
-    assert own["device"].endswith("(CPU)") and own["torch"] == str(torch.__version__) and read_machines(run) == [own]
+    assert (
+        own["device"].endswith("(CPU)")
+        and own["torch"] == str(torch.__version__)
+        and read_machines(run) == [own]
+    )
     assert export_main([str(run), str(tmp_path / "plain")]) == 0
     for model in (str(run), str(tmp_path / "plain"), f"local-dir:{tmp_path / 'plain'}"):
-        assert load_encoder(model, device="cpu").facts["machine"] == {"device": own["device"], "trained": [own]}
+        assert load_encoder(model, device="cpu").facts["machine"] == {
+            "device": own["device"],
+            "trained": [own],
+        }
     assert load_encoder("tiny", "random", device="cpu").facts["machine"]["trained"] is None
     (tmp_path / "machine.json").write_text(json.dumps([{"device": "H100", "torch": "2.5"}]))
     for _ in range(2):
@@ -78,10 +132,14 @@ def test_exported_folder_starts_eclip_p(run: Path, tmp_path: Path) -> None:
     export_plain(run / "checkpoints" / "epoch_1.pt", tmp_path / "plain")
     model = open_clip.create_model(f"eclip-local-dir:{tmp_path / 'plain'}")
     assert type(model).__name__ == "EClipCLIP"
-    assert torch.equal(model.visual.proj, load_weights(run / "checkpoints" / "epoch_1.pt")["visual.proj"])
+    assert torch.equal(
+        model.visual.proj, load_weights(run / "checkpoints" / "epoch_1.pt")["visual.proj"]
+    )
 
 
-def test_bare_checkpoint_needs_the_models_name(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_bare_checkpoint_needs_the_models_name(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     bare = tmp_path / "bare.pt"
     state = load_weights(run / "checkpoints" / "epoch_1.pt")
     torch.save({"state_dict": {"module." + key: value for key, value in state.items()}}, bare)
@@ -96,7 +154,10 @@ def test_mistakes_are_named(run: Path, tmp_path: Path, capsys: pytest.CaptureFix
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
     (tmp_path / "broken.pt").write_bytes((run / "checkpoints" / "epoch_1.pt").read_bytes()[:5000])
-    for source, out, message in ((run, "full", "not empty"), (tmp_path / "full", "x", "neither"),
-                                 (tmp_path / "broken.pt", "y", "not a complete checkpoint")):
+    for source, out, message in (
+        (run, "full", "not empty"),
+        (tmp_path / "full", "x", "neither"),
+        (tmp_path / "broken.pt", "y", "not a complete checkpoint"),
+    ):
         assert export_main([str(source), str(tmp_path / out), "--model", "tiny"]) == 2
         assert message in capsys.readouterr().err

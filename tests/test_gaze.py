@@ -1,4 +1,7 @@
-"""Annotations to heatmaps: against SciPy's full-resolution filter, against closed forms, and through the files training reads."""
+"""Annotations to heatmaps: against SciPy's full-resolution filter, against closed forms, and
+through the files training reads.
+"""
+
 from __future__ import annotations
 
 import hashlib
@@ -7,13 +10,30 @@ import math
 from dataclasses import asdict
 from pathlib import Path
 
+import gaze as benchmark_gaze
 import numpy as np
 import pytest
-from openclip_eclip.data.heatmap import check_aspect, decode_heatmap
-from openclip_eclip.gaze import (Boxes, Ellipses, Fixations, GazeError, Heatmap, Mask, Points, Polygons, RenderConfig,
-                                 area_average, decode_rle, merge, render, save_heatmap, write_manifest)
-from openclip_eclip.gaze.kernels import gaussian_responses
 from scipy.ndimage import gaussian_filter
+
+from openclip_eclip.data.heatmap import check_aspect, decode_heatmap
+from openclip_eclip.gaze import (
+    Boxes,
+    Ellipses,
+    Fixations,
+    GazeError,
+    Heatmap,
+    Mask,
+    Points,
+    Polygons,
+    RenderConfig,
+    area_average,
+    decode_rle,
+    merge,
+    render,
+    save_heatmap,
+    write_manifest,
+)
+from openclip_eclip.gaze.kernels import gaussian_responses
 
 RAW = {"normalise": "none"}
 
@@ -34,7 +54,9 @@ def impulses(fixations: Fixations, size: tuple[int, int]) -> np.ndarray:
 
 
 def block_average(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Area average without fractions: repeat every pixel `size` times, then average whole blocks."""
+    """Area average without fractions: repeat every pixel `size` times, then average whole
+    blocks.
+    """
     for axis, count in enumerate(size):
         values = np.repeat(values, count, axis=axis)
         values = np.moveaxis(values, axis, 0)
@@ -52,24 +74,43 @@ def mass(heatmap: Heatmap) -> float:
 
 
 @pytest.mark.parametrize("sigma", (0.3, 1, 2.6, 11, 45, 200), ids=lambda sigma: f"sigma-{sigma}")
-@pytest.mark.parametrize("image_size, size", (((61, 47), (61, 47)), ((61, 47), (13, 7)), ((40, 90), (17, 31)), ((1, 30), (1, 11)),
-                                              ((30, 20), (41, 50))), ids=str)
-def test_agrees_with_the_full_resolution_filter(image_size: tuple[int, int], size: tuple[int, int], sigma: float) -> None:
+@pytest.mark.parametrize(
+    "image_size, size",
+    (
+        ((61, 47), (61, 47)),
+        ((61, 47), (13, 7)),
+        ((40, 90), (17, 31)),
+        ((1, 30), (1, 11)),
+        ((30, 20), (41, 50)),
+    ),
+    ids=str,
+)
+def test_agrees_with_the_full_resolution_filter(
+    image_size: tuple[int, int], size: tuple[int, int], sigma: float
+) -> None:
     fixations = scattered(image_size)
     expected = block_average(gaussian_filter(impulses(fixations, image_size), sigma), size)
-    rows, columns = (gaussian_responses(place.astype(int), np.full(9, float(sigma)), full, part)
-                     for place, full, part in zip((fixations.y, fixations.x), image_size, size))
+    rows, columns = (
+        gaussian_responses(place.astype(int), np.full(9, float(sigma)), full, part)
+        for place, full, part in zip((fixations.y, fixations.x), image_size, size)
+    )
     exact = (rows * fixations.duration[:, None]).T @ columns
     # differences of running sums of up to 160 reflections; asked for: 1e-6
     assert np.abs(exact - expected).max() < 1e-10 * expected.max()
     heatmap = render(fixations, image_size, size, RenderConfig(sigma=sigma))
     assert np.abs(heatmap.values - expected / expected.max()).max() < 1e-6
-    assert heatmap.values.dtype == np.float32 and heatmap.values.max() == 1 and (heatmap.used, heatmap.dropped) == (9, {})
+    assert (
+        heatmap.values.dtype == np.float32
+        and heatmap.values.max() == 1
+        and (heatmap.used, heatmap.dropped) == (9, {})
+    )
 
 
 def test_lost_border_is_the_filter_with_zeros_outside() -> None:
     fixations = scattered((50, 40))
-    expected = area_average(gaussian_filter(impulses(fixations, (50, 40)), 9, mode="constant"), (23, 19))
+    expected = area_average(
+        gaussian_filter(impulses(fixations, (50, 40)), 9, mode="constant"), (23, 19)
+    )
     heatmap = render(fixations, (50, 40), (23, 19), RenderConfig(sigma=9, border="none"))
     assert np.abs(heatmap.values - expected / expected.max()).max() < 1e-6
 
@@ -78,14 +119,21 @@ def test_lost_border_is_the_filter_with_zeros_outside() -> None:
 def test_reflection_keeps_the_whole_duration(sigma: float) -> None:
     fixations = scattered((60, 45))
     for weight, total in (("duration", fixations.duration.sum()), ("count", 9)):
-        heatmap = render(fixations, (60, 45), (11, 13), RenderConfig(sigma=sigma, weight=weight, **RAW))
+        heatmap = render(
+            fixations, (60, 45), (11, 13), RenderConfig(sigma=sigma, weight=weight, **RAW)
+        )
         assert mass(heatmap) == pytest.approx(total, rel=1e-6)
 
 
 def test_window_holds_the_gaussians_integral_in_it() -> None:
     shown = [[300, 100, 640, 900]]
     fixation = Fixations([500], [400], [2.0], ppd_x=[120], ppd_y=[80], shown=shown)
-    heatmap = render(fixation, (1000, 1200), (50, 60), RenderConfig(sigma=1, unit="degrees", border="none", **RAW))
+    heatmap = render(
+        fixation,
+        (1000, 1200),
+        (50, 60),
+        RenderConfig(sigma=1, unit="degrees", border="none", **RAW),
+    )
 
     def share(low: float, high: float, sigma: float) -> float:
         return 0.5 * (math.erf(high / sigma / math.sqrt(2)) - math.erf(low / sigma / math.sqrt(2)))
@@ -101,7 +149,10 @@ def test_window_holds_the_gaussians_integral_in_it() -> None:
 def test_pixels_per_degree_go_to_their_own_axis_and_fixation() -> None:
     y, x, ppd_y, ppd_x = np.array([[50, 60, 9, 4], [150, 190, 15, 30]]).T
     fixations = Fixations(x, y, [1.0, 0.5], ppd_x=ppd_x, ppd_y=ppd_y)
-    expected = sum(gaussian_filter(impulses(fixations.take([i]), (200, 240)), (2 * ppd_y[i], 2 * ppd_x[i])) for i in range(2))
+    expected = sum(
+        gaussian_filter(impulses(fixations.take([i]), (200, 240)), (2 * ppd_y[i], 2 * ppd_x[i]))
+        for i in range(2)
+    )
     heatmap = render(fixations, (200, 240), (200, 240), RenderConfig(sigma=2, unit="degrees"))
     assert np.abs(heatmap.values - expected / expected.max()).max() < 1e-6
 
@@ -109,8 +160,13 @@ def test_pixels_per_degree_go_to_their_own_axis_and_fixation() -> None:
 def test_sigma_as_a_share_of_the_width_and_by_default() -> None:
     fixations = scattered((70, 50))
     shared = render(fixations, (70, 50), 20, RenderConfig(sigma=0.1, unit="width"))
-    assert np.array_equal(shared.values, render(fixations, (70, 50), 20, RenderConfig(sigma=5)).values)
-    assert np.array_equal(render(fixations, (70, 50), 20).values, render(fixations, (70, 50), 20, RenderConfig(sigma=150)).values)
+    assert np.array_equal(
+        shared.values, render(fixations, (70, 50), 20, RenderConfig(sigma=5)).values
+    )
+    assert np.array_equal(
+        render(fixations, (70, 50), 20).values,
+        render(fixations, (70, 50), 20, RenderConfig(sigma=150)).values,
+    )
 
 
 def test_a_number_for_a_size_keeps_the_proportions() -> None:
@@ -121,11 +177,28 @@ def test_a_number_for_a_size_keeps_the_proportions() -> None:
 
 
 def test_between_weights_by_overlap() -> None:
-    fixations = Fixations([1, 2, 3, 4, 5, 6], [0] * 6, [1, 2, 1, 1, np.nan, 4], start=[0, 0.5, 3, 2, 1, 0], ppd_x=range(6),
-                          ppd_y=range(6))
+    fixations = Fixations(
+        [1, 2, 3, 4, 5, 6],
+        [0] * 6,
+        [1, 2, 1, 1, np.nan, 4],
+        start=[0, 0.5, 3, 2, 1, 0],
+        ppd_x=range(6),
+        ppd_y=range(6),
+    )
     part = fixations.between(1, 2.5)
-    assert part.x.tolist() == [2, 4, 5, 6] and part.ppd_x.tolist() == [1, 3, 4, 5]  # 1 ended at t0, 3 had not begun
-    assert part.duration[[0, 1, 3]].tolist() == [1.5, 0.5, 1.5] and part.start.tolist() == [1, 2, 1, 1]
+    # 1 ended at t0, 3 had not begun
+    assert part.x.tolist() == [2, 4, 5, 6] and part.ppd_x.tolist() == [
+        1,
+        3,
+        4,
+        5,
+    ]
+    assert part.duration[[0, 1, 3]].tolist() == [1.5, 0.5, 1.5] and part.start.tolist() == [
+        1,
+        2,
+        1,
+        1,
+    ]
     assert part.usable((9, 9))[1] == {"no duration": 1}
     with pytest.raises(GazeError, match="after the start"):
         fixations.between(2, 2)
@@ -136,14 +209,29 @@ def test_between_weights_by_overlap() -> None:
 def test_unusable_fixations_are_counted_by_reason() -> None:
     nan = np.nan
     fixations = Fixations(
-        x=[5, nan, -2, 10, 9.9, 5, 5, 5, 5, 5], y=[5, 5, 5, 5, 20, 5, 5, 5, 5, 5], duration=[1, 1, 1, 1, 1, 0, nan, 1, 1, 1],
-        ppd_x=[2] * 7 + [0, 2, 2], ppd_y=[2] * 10, shown=[[0, 0, 99, 99]] * 8 + [[8, 0, 8, 20], [0, 19, 1, 20]])
+        x=[5, nan, -2, 10, 9.9, 5, 5, 5, 5, 5],
+        y=[5, 5, 5, 5, 20, 5, 5, 5, 5, 5],
+        duration=[1, 1, 1, 1, 1, 0, nan, 1, 1, 1],
+        ppd_x=[2] * 7 + [0, 2, 2],
+        ppd_y=[2] * 10,
+        shown=[[0, 0, 99, 99]] * 8 + [[8, 0, 8, 20], [0, 19, 1, 20]],
+    )
     config = RenderConfig(sigma=1, unit="degrees", border="none")
     heatmap = render(fixations, (20, 10), (20, 10), config)
-    assert heatmap.used == 1 and heatmap.dropped == {"no position": 1, "off image": 3, "no duration": 2, "no resolution": 1,
-                                                     "empty window": 1, "kernel outside its window": 1}
-    assert "no duration" not in render(fixations, (20, 10), 10, RenderConfig(sigma=1, weight="count")).dropped
-    assert render(fixations.take(np.arange(1, 9)), (20, 10), 10, config) is None  # never a map of zeros
+    assert heatmap.used == 1 and heatmap.dropped == {
+        "no position": 1,
+        "off image": 3,
+        "no duration": 2,
+        "no resolution": 1,
+        "empty window": 1,
+        "kernel outside its window": 1,
+    }
+    assert (
+        "no duration"
+        not in render(fixations, (20, 10), 10, RenderConfig(sigma=1, weight="count")).dropped
+    )
+    # never a map of zeros
+    assert render(fixations.take(np.arange(1, 9)), (20, 10), 10, config) is None
     assert render(fixations.take([9]), (20, 10), 10, config) is None
     assert render(Fixations([], [], []), (20, 10), 10) is None
 
@@ -152,7 +240,10 @@ def test_points_are_gaussians() -> None:
     points = Points([3, 30, 99], [4, 20, 4], [1, 2, 1])
     heatmap = render(points, (40, 50), (40, 50), RenderConfig(sigma=3))
     same = render(Fixations([3, 30], [4, 20], [1, 2]), (40, 50), (40, 50), RenderConfig(sigma=3))
-    assert np.array_equal(heatmap.values, same.values) and (heatmap.used, heatmap.dropped) == (2, {"off image": 1})
+    assert np.array_equal(heatmap.values, same.values) and (heatmap.used, heatmap.dropped) == (
+        2,
+        {"off image": 1},
+    )
     with pytest.raises(GazeError, match="visual angle"):
         render(points, (40, 50), 20, RenderConfig(sigma=1, unit="degrees"))
 
@@ -161,7 +252,8 @@ def test_points_are_gaussians() -> None:
 
 
 def test_boxes_cover_their_area() -> None:
-    boxes = Boxes.from_xywh([[10.5, 20, 30, 8.25], [60, 50, 90, 90]])  # the second reaches beyond the image
+    # the second reaches beyond the image
+    boxes = Boxes.from_xywh([[10.5, 20, 30, 8.25], [60, 50, 90, 90]])
     heatmap = render(boxes, (80, 100), (7, 9), RenderConfig(**RAW))
     assert mass(heatmap) == pytest.approx(30 * 8.25 + 40 * 30, rel=1e-6)
     sharp = render(Boxes([[2, 1, 4.5, 3]]), (4, 6), (4, 6)).values
@@ -169,11 +261,17 @@ def test_boxes_cover_their_area() -> None:
 
 
 def test_boxes_over_one_another_and_dropped_ones() -> None:
-    boxes = Boxes([[0, 0, 4, 4], [2, 0, 6, 4], [3, 3, 3, 9], [7, 0, 9, 2], [0, 0, np.nan, 1], [0, 0, 1, 1]], [1, 0.5, 1, 1, 1, 0])
+    boxes = Boxes(
+        [[0, 0, 4, 4], [2, 0, 6, 4], [3, 3, 3, 9], [7, 0, 9, 2], [0, 0, np.nan, 1], [0, 0, 1, 1]],
+        [1, 0.5, 1, 1, 1, 0],
+    )
     assert render(boxes, (4, 6), (4, 6)).values[0].tolist() == [1, 1, 1, 1, 0.5, 0.5]
     added = render(boxes, (4, 6), (4, 6), RenderConfig(overlap="sum", **RAW))
     assert added.values[0].tolist() == [1, 1, 1.5, 1.5, 0.5, 0.5]
-    assert (added.used, added.dropped) == (2, {"empty": 1, "off image": 1, "no position": 1, "no weight": 1})
+    assert (added.used, added.dropped) == (
+        2,
+        {"empty": 1, "off image": 1, "no position": 1, "no weight": 1},
+    )
     assert render(Boxes([[7, 0, 9, 2]]), (4, 6), 4) is None and render(Boxes([]), (4, 6), 4) is None
 
 
@@ -182,19 +280,25 @@ def test_ellipse_covers_pi_a_b(size: tuple[int, int]) -> None:
     heatmap = render(Ellipses([[40.3, 20, 240.3, 270]]), (300, 400), size, RenderConfig(**RAW))
     assert mass(heatmap) == pytest.approx(math.pi * 100 * 125, rel=3e-4)
     values = heatmap.values.astype(float)
-    centre = (values.sum(axis=0) @ (np.arange(size[1]) + 0.5) / values.sum() * 400 / size[1],
-              values.sum(axis=1) @ (np.arange(size[0]) + 0.5) / values.sum() * 300 / size[0])
+    centre = (
+        values.sum(axis=0) @ (np.arange(size[1]) + 0.5) / values.sum() * 400 / size[1],
+        values.sum(axis=1) @ (np.arange(size[0]) + 0.5) / values.sum() * 300 / size[0],
+    )
     assert centre == pytest.approx((140.3, 145), abs=0.1 if size[0] > 7 else 0.5)
     half = render(Ellipses([[-100, 20, 100, 270]]), (300, 400), size, RenderConfig(**RAW))
     assert mass(half) == pytest.approx(math.pi * 100 * 125 / 2, rel=3e-4)
     thin = render(Ellipses([[40, 20, 40.01, 20.01]]), (300, 400), size, RenderConfig(**RAW))
-    assert mass(thin) == pytest.approx(math.pi * 0.005 ** 2, rel=3e-3)  # inside one column: 16 slices
+    assert mass(thin) == pytest.approx(math.pi * 0.005**2, rel=3e-3)  # inside one column: 16 slices
 
 
 def test_certainty_weighs_ellipses() -> None:
     apart = [[10 * i, 0, 10 * i + 9, 9] for i in range(7)]
-    heatmap = render(Ellipses(apart, [1, 2, 3, 4, 5, 2.5, np.nan]), (9, 70), (9, 70), RenderConfig(**RAW))
-    assert heatmap.values[4, 4:70:10] == pytest.approx([0.05, 0.25, 0.5, 0.75, 0.95, 0, 0], abs=1e-6)
+    heatmap = render(
+        Ellipses(apart, [1, 2, 3, 4, 5, 2.5, np.nan]), (9, 70), (9, 70), RenderConfig(**RAW)
+    )
+    assert heatmap.values[4, 4:70:10] == pytest.approx(
+        [0.05, 0.25, 0.5, 0.75, 0.95, 0, 0], abs=1e-6
+    )
     assert (heatmap.used, heatmap.dropped) == (5, {"no weight": 2})
     assert render(Ellipses(apart), (9, 70), (9, 70)).used == 7
 
@@ -202,13 +306,25 @@ def test_certainty_weighs_ellipses() -> None:
 @pytest.mark.parametrize("turn", (1, -1), ids=("clockwise", "counterclockwise"))
 def test_polygons_cover_their_area(turn: int) -> None:
     triangle = np.array([[10, 10], [90.5, 20], [30, 70]])[::turn]
-    square = np.array([[100, 80], [140, 80], [140, 95], [100, 95]])[::turn]  # sticks out to the right
-    heatmap = render(Polygons([triangle, square, triangle[:2], [[np.nan, 1]] * 3]), (100, 120), (17, 23), RenderConfig(**RAW))
+    # sticks out to the right
+    square = np.array([[100, 80], [140, 80], [140, 95], [100, 95]])[::turn]
+    heatmap = render(
+        Polygons([triangle, square, triangle[:2], [[np.nan, 1]] * 3]),
+        (100, 120),
+        (17, 23),
+        RenderConfig(**RAW),
+    )
     (ax, ay), (bx, by) = triangle[1] - triangle[0], triangle[2] - triangle[0]
     assert mass(heatmap) == pytest.approx(abs(ax * by - ay * bx) / 2 + 20 * 15, rel=1e-4)
     assert (heatmap.used, heatmap.dropped) == (2, {"fewer than 3 points": 1, "no position": 1})
     box = render(Boxes([[100, 80, 140, 95]]), (100, 120), (17, 23), RenderConfig(**RAW))
-    assert np.abs(render(Polygons([square]), (100, 120), (17, 23), RenderConfig(**RAW)).values - box.values).max() < 1e-6
+    assert (
+        np.abs(
+            render(Polygons([square]), (100, 120), (17, 23), RenderConfig(**RAW)).values
+            - box.values
+        ).max()
+        < 1e-6
+    )
 
 
 def test_mask_is_averaged_over_fractions_of_pixels() -> None:
@@ -217,13 +333,22 @@ def test_mask_is_averaged_over_fractions_of_pixels() -> None:
     inside = values > 0.6
     heatmap = render(Mask(inside.astype(np.uint8) * 255), (30, 21), (7, 8), RenderConfig(**RAW))
     assert mass(heatmap) == pytest.approx(inside.sum()) and heatmap.values.max() <= 1
-    assert np.abs(render(Mask(values), (30, 21), (7, 8), RenderConfig(**RAW)).values - area_average(values, (7, 8))).max() < 1e-6
+    assert (
+        np.abs(
+            render(Mask(values), (30, 21), (7, 8), RenderConfig(**RAW)).values
+            - area_average(values, (7, 8))
+        ).max()
+        < 1e-6
+    )
     assert render(Mask(np.zeros((30, 21), bool)), (30, 21), 7) is None
     for bad, message in ((np.ones((21, 30)), "transposed"), (np.ones((5, 5)), "expected the same")):
         with pytest.raises(GazeError, match=message):
             render(Mask(bad), (30, 21), 7)
-    for bad, message in ((np.ones((2, 2, 3)), "one channel"), (np.array([[np.nan, 1]]), "NaN"),
-                         (np.array([[-1.0, 1]]), "negative")):
+    for bad, message in (
+        (np.ones((2, 2, 3)), "one channel"),
+        (np.array([[np.nan, 1]]), "NaN"),
+        (np.array([[-1.0, 1]]), "negative"),
+    ):
         with pytest.raises(GazeError, match=message):
             Mask(bad)
 
@@ -231,23 +356,38 @@ def test_mask_is_averaged_over_fractions_of_pixels() -> None:
 def test_soft_edges_keep_area_and_scale_with_the_map() -> None:
     boxes, config = Boxes([[300, 400, 600, 700]]), RenderConfig(sigma=50, **RAW)
     soft = render(boxes, (1000, 1200), (100, 120), config)
-    assert mass(soft) == pytest.approx(300 * 300, rel=1e-6) and 0.4 < soft.values[55, 30] < 0.6  # half way at the edge
+    # half way at the edge
+    assert mass(soft) == pytest.approx(300 * 300, rel=1e-6) and 0.4 < soft.values[55, 30] < 0.6
     coarse = render(boxes, (1000, 1200), (50, 40), config)
     assert np.abs(coarse.values - area_average(soft.values, (50, 40))).max() < 0.02
-    shared = render(boxes, (1000, 1200), (50, 40), RenderConfig(sigma=50 / 1200, unit="width", **RAW))
+    shared = render(
+        boxes, (1000, 1200), (50, 40), RenderConfig(sigma=50 / 1200, unit="width", **RAW)
+    )
     assert np.allclose(shared.values, coarse.values)
     with pytest.raises(GazeError, match="degrees for an area"):
         render(boxes, (1000, 1200), 50, RenderConfig(sigma=1, unit="degrees"))
 
 
-RUNS = np.array([[0, 1, 0, 0], [0, 1, 1, 0], [1, 0, 1, 1]], bool)  # down the columns: 00 111 00 11 00 1
+# down the columns: 00 111 00 11 00 1
+RUNS = np.array([[0, 1, 0, 0], [0, 1, 1, 0], [1, 0, 1, 1]], bool)
 
 
-@pytest.mark.parametrize("kind, code", (
-    ("siim", "2 3 2 2 2 1"), ("kaggle", "3 3 8 2 12 1"), ("kaggle", "8 2 3 2 4 2 12 1"),
-    ("coco", [2, 3, 2, 2, 2, 1]), ("coco", [2, 3, 2, 2, 2, 1, 0]),
-    ("coco", "232O0O"),  # by hand: 2, 3, 2, then 2 - 3 = -1, 2 - 2 = 0, 1 - 2 = -1; -1 is 5 bits of ones, chr(48 + 31) = "O"
-))
+@pytest.mark.parametrize(
+    "kind, code",
+    (
+        ("siim", "2 3 2 2 2 1"),
+        ("kaggle", "3 3 8 2 12 1"),
+        ("kaggle", "8 2 3 2 4 2 12 1"),
+        ("coco", [2, 3, 2, 2, 2, 1]),
+        ("coco", [2, 3, 2, 2, 2, 1, 0]),
+        (
+            "coco",
+            "232O0O",
+            # by hand: 2, 3, 2, then 2 - 3 = -1, 2 - 2 = 0, 1 - 2 = -1;
+            # -1 is 5 bits of ones, chr(48 + 31) = "O"
+        ),
+    ),
+)
 def test_rle_forms(kind: str, code: str | list[int]) -> None:
     assert np.array_equal(decode_rle(code, (3, 4), kind), RUNS)
     assert np.array_equal(decode_rle(code, (4, 3), kind, row_major=True), RUNS.T)
@@ -257,9 +397,17 @@ def test_rle_nothing_long_counts_and_refusals() -> None:
     assert not decode_rle("-1", (3, 4), "siim").any() and not decode_rle("", (3, 4), "kaggle").any()
     # 100 = 00011 00100: "4" + more -> chr(48 + 4 + 32) = "T", then chr(48 + 3) = "3"
     assert decode_rle("T3T3", (20, 10), "coco").sum() == 100
-    for code, kind, message in (("1 2", "rle", "kind"), ("1 2 3", "siim", "pairs"), ("1 x", "siim", "integers"),
-                                ("11 3", "kaggle", "outside"), ("0 3", "kaggle", "outside"), ("3 -1", "siim", "outside"),
-                                ([1, 2], "coco", "add up to 3"), ("T", "coco", "cut off"), ("2 3", "coco", "character")):
+    for code, kind, message in (
+        ("1 2", "rle", "kind"),
+        ("1 2 3", "siim", "pairs"),
+        ("1 x", "siim", "integers"),
+        ("11 3", "kaggle", "outside"),
+        ("0 3", "kaggle", "outside"),
+        ("3 -1", "siim", "outside"),
+        ([1, 2], "coco", "add up to 3"),
+        ("T", "coco", "cut off"),
+        ("2 3", "coco", "character"),
+    ):
         with pytest.raises(GazeError, match=message):
             decode_rle(code, (3, 4), kind)
 
@@ -268,30 +416,52 @@ def test_rle_nothing_long_counts_and_refusals() -> None:
 
 
 def test_merge_of_readers() -> None:
-    a, b = (Heatmap(np.array([values], np.float32), (10, 30), 2, {"off image": 1}) for values in ([1, 0.5, 0], [0, 0.5, 1]))
-    b = Heatmap(np.array([[0, 0.5, 0.5]], np.float32), (10, 30), 3, {"off image": 2, "empty window": 4})
+    a, b = (
+        Heatmap(np.array([values], np.float32), (10, 30), 2, {"off image": 1})
+        for values in ([1, 0.5, 0], [0, 0.5, 1])
+    )
+    b = Heatmap(
+        np.array([[0, 0.5, 0.5]], np.float32), (10, 30), 3, {"off image": 2, "empty window": 4}
+    )
     mean = merge([a, None, b])
-    assert mean.values.tolist() == [[1, 1, 0.5]] and (mean.used, mean.dropped) == (5, {"off image": 3, "empty window": 4})
+    assert mean.values.tolist() == [[1, 1, 0.5]] and (mean.used, mean.dropped) == (
+        5,
+        {"off image": 3, "empty window": 4},
+    )
     assert merge([a, b], "noisy-or").values.tolist() == [[1, 0.75, 0.5]]
     assert merge([None, a, b], "one", pick=1) is b and merge([None]) is None
     drawn = {id(merge([a, b], "one", pick=np.random.default_rng(seed))) for seed in range(9)}
     assert drawn == {id(a), id(b)}
     big = Heatmap(a.values * 2, (10, 30), 1)
     turned, transposed = Heatmap(a.values, (30, 10), 1), Heatmap(a.values.T, (10, 30), 1)
-    for maps, how, message in (([a, big], "noisy-or", "probabilities"), ([a], "sum", "expected one of"),
-                               ([a], "one", "expected 0 to 0"), ([a, turned], "mean", "same"), ([a, transposed], "mean", "same")):
+    for maps, how, message in (
+        ([a, big], "noisy-or", "probabilities"),
+        ([a], "sum", "expected one of"),
+        ([a], "one", "expected 0 to 0"),
+        ([a, turned], "mean", "same"),
+        ([a, transposed], "mean", "same"),
+    ):
         with pytest.raises(GazeError, match=message):
             merge(maps, how, pick=1)
 
 
 def test_sum_normalisation_is_a_probability_map() -> None:
-    heatmap = render(scattered((60, 45)), (60, 45), (20, 15), RenderConfig(sigma=4, normalise="sum"))
+    heatmap = render(
+        scattered((60, 45)), (60, 45), (20, 15), RenderConfig(sigma=4, normalise="sum")
+    )
     assert heatmap.values.astype(float).sum() == pytest.approx(1, rel=1e-6)
 
 
-@pytest.mark.parametrize("settings, message", (({"unit": "cm"}, "unit"), ({"sigma": 0}, "positive"),
-                                               ({"sigma": math.nan}, "positive"),
-                                               ({"unit": "degrees"}, "without a sigma"), ({"border": "wrap"}, "border")))
+@pytest.mark.parametrize(
+    "settings, message",
+    (
+        ({"unit": "cm"}, "unit"),
+        ({"sigma": 0}, "positive"),
+        ({"sigma": math.nan}, "positive"),
+        ({"unit": "degrees"}, "without a sigma"),
+        ({"border": "wrap"}, "border"),
+    ),
+)
 def test_wrong_settings_are_refused(settings: dict[str, object], message: str) -> None:
     with pytest.raises(GazeError, match=message):
         RenderConfig(**settings)
@@ -302,8 +472,10 @@ def test_wrong_input_is_refused() -> None:
     for call, message in (
         (lambda: Fixations([1, 2], [1], [1, 2]), "fixations: y"),
         (lambda: Fixations([1], [1], ["a"]), "numbers"),
-        (lambda: Fixations([1], [1], [1], ppd_x=[3]), "both or neither"), (lambda: Boxes([1, 2, 3, 4]), "N x 4"),
-        (lambda: render(one, (5, 5), 0), "at least 1"), (lambda: render(one, (0, 5), 2), "at least 1"),
+        (lambda: Fixations([1], [1], [1], ppd_x=[3]), "both or neither"),
+        (lambda: Boxes([1, 2, 3, 4]), "N x 4"),
+        (lambda: render(one, (5, 5), 0), "at least 1"),
+        (lambda: render(one, (0, 5), 2), "at least 1"),
         (lambda: render(one, (5, 5), 2, RenderConfig(sigma=1, unit="degrees")), "no ppd_x"),
         (lambda: render(np.ones((5, 5)), (5, 5), 2), "ndarray"),
     ):
@@ -316,7 +488,10 @@ def test_saved_maps_are_what_training_reads(tmp_path: Path, bits: int, error: fl
     heatmap = render(scattered((300, 250)), (300, 250), 50, RenderConfig(sigma=20, normalise="sum"))
     path = save_heatmap(heatmap, tmp_path / "film.png", bits)
     read = decode_heatmap(path.read_bytes(), path.name)
-    assert np.abs(read - heatmap.values / heatmap.values.max()).max() <= error * 1.001 and read.max() == 1
+    assert (
+        np.abs(read - heatmap.values / heatmap.values.max()).max() <= error * 1.001
+        and read.max() == 1
+    )
     assert [file.name for file in tmp_path.iterdir()] == ["film.png"]
     for name, bad_bits in (("film.jpg", 8), ("film.png", 12)):
         with pytest.raises(GazeError, match="expected"):
@@ -326,30 +501,50 @@ def test_saved_maps_are_what_training_reads(tmp_path: Path, bits: int, error: fl
 def test_manifest_names_parameters_versions_and_inputs(tmp_path: Path) -> None:
     table = tmp_path / "fixations.csv"
     table.write_bytes(b"x,y\r\n" * 300_000)  # more than one block
-    path = write_manifest(tmp_path, {**asdict(RenderConfig(sigma=1, unit="degrees")), "size": 224}, [table], {"maps": 3})
+    path = write_manifest(
+        tmp_path,
+        {**asdict(RenderConfig(sigma=1, unit="degrees")), "size": 224},
+        [table],
+        {"maps": 3},
+    )
     record = json.loads(path.read_text())
     digest = hashlib.sha256(table.read_bytes()).hexdigest()
     assert record["inputs"] == [{"path": str(table), "bytes": 1_500_000, "sha256": digest}]
     assert record["parameters"]["unit"] == "degrees" and record["parameters"]["size"] == 224
-    assert record["counts"] == {"maps": 3} and set(record["versions"]) == {"openclip_eclip", "numpy", "scipy", "pillow"}
+    assert record["counts"] == {"maps": 3} and set(record["versions"]) == {
+        "openclip_eclip",
+        "numpy",
+        "scipy",
+        "pillow",
+    }
     assert record["versions"]["numpy"] == np.__version__
     before = path.read_bytes()
-    for parameters, inputs, message in (({"size": np.int64(3)}, [table], "JSON"), ({"sigma": math.nan}, [table], "plain numbers"),
-                                        ({}, [tmp_path / "absent.csv"], "absent.csv")):
+    for parameters, inputs, message in (
+        ({"size": np.int64(3)}, [table], "JSON"),
+        ({"sigma": math.nan}, [table], "plain numbers"),
+        ({}, [tmp_path / "absent.csv"], "absent.csv"),
+    ):
         with pytest.raises(GazeError, match=message):
             write_manifest(tmp_path, parameters, inputs)
     assert path.read_bytes() == before and len(list(tmp_path.iterdir())) == 2
 
 
-def test_benchmark_tables_have_the_columns_of_egd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parent.parent / "scripts"))
-    import benchmark_gaze
-
+def test_benchmark_tables_have_the_columns_of_egd(tmp_path: Path) -> None:
     benchmark_gaze.write_tables(tmp_path, images=3, seed=0)
     header = (tmp_path / "fixations.csv").read_text().splitlines()[0].split(",")
-    assert len(header) == 37 and header[:5] == ["SESSION_ID", "MEDIA_ID", "DICOM_ID", "CNT", "Time (in secs)"]
+    assert len(header) == 37 and header[:5] == [
+        "SESSION_ID",
+        "MEDIA_ID",
+        "DICOM_ID",
+        "CNT",
+        "Time (in secs)",
+    ]
     assert header[-3:] == ["VID_FRAME", "X_ORIGINAL", "Y_ORIGINAL"]
     work = benchmark_gaze.read_tables(tmp_path)
-    assert len(work) == 3 and all(len(key) == 44 for key, _, _ in work)  # calibration rows are no images
+    # calibration rows are no images
+    assert len(work) == 3 and all(len(key) == 44 for key, _, _ in work)
     assert benchmark_gaze.write_maps(work[:2], tmp_path) == 2
-    assert decode_heatmap((tmp_path / f"{work[0][0]}.png").read_bytes(), "map.png").shape == (269, 224)
+    assert decode_heatmap((tmp_path / f"{work[0][0]}.png").read_bytes(), "map.png").shape == (
+        269,
+        224,
+    )

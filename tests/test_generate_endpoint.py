@@ -1,4 +1,5 @@
 """The HTTP writer against a stub server on loopback that misbehaves in every way."""
+
 from __future__ import annotations
 
 import json
@@ -13,21 +14,28 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+from test_generate_prompt import arguments
+
 from openclip_eclip.config import UserError
 from openclip_eclip.generate import Query, open_writer
 from openclip_eclip.generate.endpoint import KEY_VARIABLE, EndpointWriter
-from test_generate_prompt import arguments
 
 KEY = "sk-very-secret-0123"
 CHAT = [{"role": "user", "content": "1. clear"}]
 
 
 def answer(text: Any = "Clear.", finish: Any = "stop", **more: Any) -> dict[str, Any]:
-    return {"model": "served-7b", "choices": [{"message": {"role": "assistant", "content": text}, "finish_reason": finish}], **more}
+    return {
+        "model": "served-7b",
+        "choices": [{"message": {"role": "assistant", "content": text}, "finish_reason": finish}],
+        **more,
+    }
 
 
 class Stub(ThreadingHTTPServer):
-    """Answers POSTs in turn by `script`: (status, body, headers), or "cut", "drop", "hang"; the last entry stays."""
+    """Answers POSTs in turn by `script`: (status, body, headers), or "cut", "drop", "hang"; the
+    last entry stays.
+    """
 
     daemon_threads = True
 
@@ -47,13 +55,17 @@ class Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         with self.server.lock:
             self.server.requests.append((self.path, dict(self.headers), body))
-            step = self.server.script.pop(0) if len(self.server.script) > 1 else self.server.script[0]
+            step = (
+                self.server.script.pop(0) if len(self.server.script) > 1 else self.server.script[0]
+            )
         if step == "hang":
             self.server.release.wait(20)
             return
         if step == "drop":
             return
-        status, content, headers = (200, answer(), {"Content-Length": "5000"}) if step == "cut" else step
+        status, content, headers = (
+            (200, answer(), {"Content-Length": "5000"}) if step == "cut" else step
+        )
         if callable(content):
             content = content(body)
         content = content if isinstance(content, bytes) else json.dumps(content).encode()
@@ -69,7 +81,9 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def stub() -> Iterator[Stub]:
     with Stub() as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+        thread = threading.Thread(
+            target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
+        )
         thread.start()
         yield server
         server.release.set()
@@ -82,39 +96,91 @@ def waits() -> list[float]:
 
 
 def writer(stub: Stub, waits: list[float], **changes: Any) -> EndpointWriter:
-    return EndpointWriter(**{"url": stub.url, "model": "m", "max_new_tokens": 20, "seed": 3, "timeout": 5, "sleep": waits.append, **changes})
+    return EndpointWriter(
+        **{
+            "url": stub.url,
+            "model": "m",
+            "max_new_tokens": 20,
+            "seed": 3,
+            "timeout": 5,
+            "sleep": waits.append,
+            **changes,
+        }
+    )
 
 
 def ask(one: EndpointWriter, count: int = 1) -> list[str]:
-    return [made.text for made in one.write([Query(f"film {number}", CHAT, []) for number in range(count)])]
+    return [
+        made.text
+        for made in one.write([Query(f"film {number}", CHAT, []) for number in range(count)])
+    ]
 
 
-def test_the_request_and_its_answer(stub: Stub, waits: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_request_and_its_answer(
+    stub: Stub, waits: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv(KEY_VARIABLE, raising=False)
     stub.script = [(200, answer("Findings: Clear.<|im_end|>", "length"), {})]
-    one = open_writer(arguments("--writer", "http", "--llm", "m", "--llm-url", stub.url + "/", "--max-new-tokens", 20), [], seed=3)
+    one = open_writer(
+        arguments(
+            "--writer", "http", "--llm", "m", "--llm-url", stub.url + "/", "--max-new-tokens", 20
+        ),
+        [],
+        seed=3,
+    )
     made = one.write([Query("film", CHAT, [])])[0]
     assert (made.raw, made.text, made.finish) == ("Findings: Clear.<|im_end|>", "Clear.", "length")
     ((path, headers, body),) = stub.requests
-    assert path == "/v1/chat/completions" and "Authorization" not in headers and headers["Content-Type"] == "application/json"
-    assert body == {"model": "m", "messages": CHAT, "temperature": 0, "seed": 3, "max_tokens": 20, "stream": False}
-    assert one.facts == {"writer": "http", "model": "m", "url": stub.url, "served": ["served-7b"],
-                         "sampling": {"temperature": 0, "seed": 3, "max_new_tokens": 20}}
+    assert (
+        path == "/v1/chat/completions"
+        and "Authorization" not in headers
+        and headers["Content-Type"] == "application/json"
+    )
+    assert body == {
+        "model": "m",
+        "messages": CHAT,
+        "temperature": 0,
+        "seed": 3,
+        "max_tokens": 20,
+        "stream": False,
+    }
+    assert one.facts == {
+        "writer": "http",
+        "model": "m",
+        "url": stub.url,
+        "served": ["served-7b"],
+        "sampling": {"temperature": 0, "seed": 3, "max_new_tokens": 20},
+    }
 
 
-@pytest.mark.parametrize(("fault", "named"), [
-    ((500, b"oops", {}), "HTTP 500"), ((503, b"", {}), "HTTP 503"), ((408, b"", {}), "HTTP 408"), ((200, b"{\"choices\": [", {}), "no JSON"),
-    ((200, b"\xff\xfe", {}), "no JSON"), ((200, {"choices": []}, {}), "without choices"), ((200, [1], {}), "without choices"),
-    ((200, {"error": "busy"}, {}), "without choices"), ((200, {"choices": [{"message": {}}]}, {}), "without choices"),
-    ((200, answer(["parts"]), {}), "is list, not text"), ("cut", "no JSON|more expected"), ("drop", "closed connection|reset"),
-    ((200, b"x" * (8 << 20) + b"xx", {}), "more than 8388608 bytes"),
-])
-def test_faults_are_tried_again_and_named(stub: Stub, waits: list[float], caplog: pytest.LogCaptureFixture, fault: Any, named: str) -> None:
+@pytest.mark.parametrize(
+    ("fault", "named"),
+    [
+        ((500, b"oops", {}), "HTTP 500"),
+        ((503, b"", {}), "HTTP 503"),
+        ((408, b"", {}), "HTTP 408"),
+        ((200, b'{"choices": [', {}), "no JSON"),
+        ((200, b"\xff\xfe", {}), "no JSON"),
+        ((200, {"choices": []}, {}), "without choices"),
+        ((200, [1], {}), "without choices"),
+        ((200, {"error": "busy"}, {}), "without choices"),
+        ((200, {"choices": [{"message": {}}]}, {}), "without choices"),
+        ((200, answer(["parts"]), {}), "is list, not text"),
+        ("cut", "no JSON|more expected"),
+        ("drop", "closed connection|reset"),
+        ((200, b"x" * (8 << 20) + b"xx", {}), "more than 8388608 bytes"),
+    ],
+)
+def test_faults_are_tried_again_and_named(
+    stub: Stub, waits: list[float], caplog: pytest.LogCaptureFixture, fault: Any, named: str
+) -> None:
     stub.script = [fault, fault, (200, answer(), {})]
     with caplog.at_level(logging.WARNING):
         assert ask(writer(stub, waits)) == ["Clear."]
     assert len(stub.requests) == 3 and waits == [1, 2]
-    assert len(caplog.messages) == 2 and all(re.search(named, line) and stub.url in line and "film 0" in line for line in caplog.messages)
+    assert len(caplog.messages) == 2 and all(
+        re.search(named, line) and stub.url in line and "film 0" in line for line in caplog.messages
+    )
 
 
 def test_a_silent_server_times_out_and_is_tried_again(stub: Stub, waits: list[float]) -> None:
@@ -124,12 +190,29 @@ def test_a_silent_server_times_out_and_is_tried_again(stub: Stub, waits: list[fl
     assert time.monotonic() - start < 5
 
 
-@pytest.mark.parametrize(("header", "low", "high"), [("7", 7, 7), ("0", 0, 0), ("100000", 600, 600), ("soon", 1, 1), (None, 1, 1),
-                                                     (30, 25, 30), (-30, 0, 0)])
-def test_retry_after_is_honoured(stub: Stub, waits: list[float], header: Any, low: float, high: float) -> None:
+@pytest.mark.parametrize(
+    ("header", "low", "high"),
+    [
+        ("7", 7, 7),
+        ("0", 0, 0),
+        ("100000", 600, 600),
+        ("soon", 1, 1),
+        (None, 1, 1),
+        (30, 25, 30),
+        (-30, 0, 0),
+    ],
+)
+def test_retry_after_is_honoured(
+    stub: Stub, waits: list[float], header: Any, low: float, high: float
+) -> None:
     if isinstance(header, int):
-        header = format_datetime(datetime.now(timezone.utc) + timedelta(seconds=header), usegmt=True)
-    stub.script = [(429, b"", {} if header is None else {"Retry-After": header}), (200, answer(), {})]
+        header = format_datetime(
+            datetime.now(timezone.utc) + timedelta(seconds=header), usegmt=True
+        )
+    stub.script = [
+        (429, b"", {} if header is None else {"Retry-After": header}),
+        (200, answer(), {}),
+    ]
     assert ask(writer(stub, waits)) == ["Clear."]
     assert len(waits) == 1 and low <= waits[0] <= high
 
@@ -139,7 +222,8 @@ def test_after_all_tries_url_query_and_fault_are_named(stub: Stub, waits: list[f
     with pytest.raises(UserError) as error:
         ask(writer(stub, waits, tries=9))
     assert all(part in str(error.value) for part in (stub.url, "film 0", "9 tries", "HTTP 502"))
-    assert waits == [1, 2, 4, 8, 16, 32, 60, 60] and len(stub.requests) == 9  # no wait after the last
+    # no wait after the last
+    assert waits == [1, 2, 4, 8, 16, 32, 60, 60] and len(stub.requests) == 9
 
 
 def test_nobody_at_the_port(waits: list[float]) -> None:
@@ -149,8 +233,13 @@ def test_nobody_at_the_port(waits: list[float]) -> None:
         ask(writer(server, waits, tries=2))
 
 
-@pytest.mark.parametrize(("status", "hint"), [(400, "too long a prompt"), (401, KEY_VARIABLE), (404, "too long a prompt")])
-def test_a_refusal_is_not_tried_again(stub: Stub, waits: list[float], status: int, hint: str) -> None:
+@pytest.mark.parametrize(
+    ("status", "hint"),
+    [(400, "too long a prompt"), (401, KEY_VARIABLE), (404, "too long a prompt")],
+)
+def test_a_refusal_is_not_tried_again(
+    stub: Stub, waits: list[float], status: int, hint: str
+) -> None:
     stub.script = [(status, b"too long a prompt", {})]
     with pytest.raises(UserError, match=f"HTTP {status}.*film 0.*{hint}"):
         ask(writer(stub, waits))
@@ -160,7 +249,9 @@ def test_a_refusal_is_not_tried_again(stub: Stub, waits: list[float], status: in
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_redirects_are_not_followed(stub: Stub, waits: list[float], status: int) -> None:
     with Stub() as elsewhere:
-        threading.Thread(target=elsewhere.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        threading.Thread(
+            target=elsewhere.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
+        ).start()
         stub.script = [(status, b"", {"Location": f"{elsewhere.url}/chat/completions"})]
         with pytest.raises(UserError, match=f"redirects to {elsewhere.url}"):
             ask(writer(stub, waits))
@@ -168,14 +259,23 @@ def test_redirects_are_not_followed(stub: Stub, waits: list[float], status: int)
         assert elsewhere.requests == [] and len(stub.requests) == 1
 
 
-def test_null_content_is_an_empty_generation_and_other_ends_keep_their_name(stub: Stub, waits: list[float]) -> None:
-    stub.script = [(200, answer(None, "content_filter"), {}), (200, {"choices": [{"message": {"content": "x"}}]}, {})]
+def test_null_content_is_an_empty_generation_and_other_ends_keep_their_name(
+    stub: Stub, waits: list[float]
+) -> None:
+    stub.script = [
+        (200, answer(None, "content_filter"), {}),
+        (200, {"choices": [{"message": {"content": "x"}}]}, {}),
+    ]
     made = writer(stub, waits).write([Query("a", CHAT, []), Query("b", CHAT, [])])
     assert made[0].empty and [one.finish for one in made] == ["content_filter", "unknown"]
 
 
-def test_the_key_goes_to_the_server_and_nowhere_else(stub: Stub, waits: list[float], monkeypatch: pytest.MonkeyPatch,
-                                                     caplog: pytest.LogCaptureFixture) -> None:
+def test_the_key_goes_to_the_server_and_nowhere_else(
+    stub: Stub,
+    waits: list[float],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     monkeypatch.setenv(KEY_VARIABLE, KEY + "\n")
     one = writer(stub, waits, tries=2)
     stub.script = [(500, b"", {}), (200, answer(), {}), (401, f"bad key {KEY}".encode(), {})]
@@ -194,20 +294,49 @@ def test_the_key_goes_to_the_server_and_nowhere_else(stub: Stub, waits: list[flo
     assert KEY not in str(bad.value)
 
 
-@pytest.mark.parametrize("url", ["file:///etc/passwd", "ftp://localhost/v1", "localhost:8000/v1", "http://", "http:///v1", "http://[::1/v1",
-                                 "http://localhost:port/v1", "http://localhost/v1?key=hidden", "http://localhost/v1#hidden", "",
-                                 "http://me:hidden@localhost/v1", "http://hidden@localhost/v1"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "file:///etc/passwd",
+        "ftp://localhost/v1",
+        "localhost:8000/v1",
+        "http://",
+        "http:///v1",
+        "http://[::1/v1",
+        "http://localhost:port/v1",
+        "http://localhost/v1?key=hidden",
+        "http://localhost/v1#hidden",
+        "",
+        "http://me:hidden@localhost/v1",
+        "http://hidden@localhost/v1",
+    ],
+)
 def test_other_urls_are_refused(stub: Stub, waits: list[float], url: str) -> None:
     with pytest.raises(UserError, match="--llm-url") as error:
         writer(stub, waits, url=url)
     assert "hidden" not in str(error.value)
 
 
-@pytest.mark.parametrize(("url", "warned"), [("http://localhost:1/v1", False), ("http://127.9.9.9/v1", False), ("http://[::1]:1/v1", False),
-                                             ("https://llm.example.org/v1", True), ("http://10.0.0.7/v1", True),
-                                             ("http://localhost.example.org/v1", True), ("http://0.0.0.0/v1", True)])
-def test_another_machine_is_warned_of(stub: Stub, waits: list[float], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch,
-                                      url: str, warned: bool) -> None:
+@pytest.mark.parametrize(
+    ("url", "warned"),
+    [
+        ("http://localhost:1/v1", False),
+        ("http://127.9.9.9/v1", False),
+        ("http://[::1]:1/v1", False),
+        ("https://llm.example.org/v1", True),
+        ("http://10.0.0.7/v1", True),
+        ("http://localhost.example.org/v1", True),
+        ("http://0.0.0.0/v1", True),
+    ],
+)
+def test_another_machine_is_warned_of(
+    stub: Stub,
+    waits: list[float],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    url: str,
+    warned: bool,
+) -> None:
     monkeypatch.setenv(KEY_VARIABLE, KEY)
     with caplog.at_level(logging.WARNING):
         writer(stub, waits, url=url)
@@ -215,9 +344,13 @@ def test_another_machine_is_warned_of(stub: Stub, waits: list[float], caplog: py
     assert ("unencrypted" in caplog.text) == (warned and url.startswith("http:"))
 
 
-def test_loopback_never_goes_through_a_proxy(stub: Stub, waits: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_loopback_never_goes_through_a_proxy(
+    stub: Stub, waits: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
     with Stub() as proxy:
-        threading.Thread(target=proxy.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        threading.Thread(
+            target=proxy.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
+        ).start()
         monkeypatch.setenv("http_proxy", proxy.url.removesuffix("/v1"))
         monkeypatch.delenv("no_proxy", raising=False)
         monkeypatch.delenv("NO_PROXY", raising=False)
@@ -234,5 +367,10 @@ def test_requests_at_a_time_keep_their_order(stub: Stub, waits: list[float]) -> 
         return answer(body["messages"][0]["content"])
 
     stub.script = [(200, say, {})]
-    queries = [Query(str(number), [{"role": "user", "content": f"text {number}"}], []) for number in range(6)]
-    assert [one.text for one in writer(stub, waits, batch_size=3).write(queries)] == [f"text {number}" for number in range(6)]
+    queries = [
+        Query(str(number), [{"role": "user", "content": f"text {number}"}], [])
+        for number in range(6)
+    ]
+    assert [one.text for one in writer(stub, waits, batch_size=3).write(queries)] == [
+        f"text {number}" for number in range(6)
+    ]

@@ -1,4 +1,5 @@
 """The prompt, the cleaning of answers, the floors, and the command line."""
+
 from __future__ import annotations
 
 import argparse
@@ -8,11 +9,25 @@ import socket
 from pathlib import Path
 
 import pytest
+
 from openclip_eclip.config import UserError
-from openclip_eclip.generate import Generation, Query, WorkedExample, add_writer_arguments, build_chat, count_faults, open_writer, read_template
+from openclip_eclip.generate import (
+    Generation,
+    Query,
+    WorkedExample,
+    add_writer_arguments,
+    build_chat,
+    count_faults,
+    open_writer,
+    read_template,
+)
 from openclip_eclip.generate.clean import clean_text
 
-TEMPLATE = {"instructions": "Write.", "snippet": "{number}) {text}", "case": "Given:\n{snippets}\nReport?"}
+TEMPLATE = {
+    "instructions": "Write.",
+    "snippet": "{number}) {text}",
+    "case": "Given:\n{snippets}\nReport?",
+}
 REPORTS = [f"report {number}" for number in range(50)]
 
 
@@ -33,7 +48,11 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def write(path: Path, **changes: object) -> Path:
-    path.write_text(json.dumps({key: value for key, value in {**TEMPLATE, **changes}.items() if value is not None}))
+    path.write_text(
+        json.dumps(
+            {key: value for key, value in {**TEMPLATE, **changes}.items() if value is not None}
+        )
+    )
     return path
 
 
@@ -42,18 +61,31 @@ def write(path: Path, **changes: object) -> Path:
 
 def test_chat_by_hand(tmp_path: Path) -> None:
     template = read_template(write(tmp_path / "own.json"))
-    chat = build_chat(template, [WorkedExample(["a  b", "c"], "Heart\nlarge.")], ["d {number} {snippets}", "e"])
-    assert chat == [{"role": "user", "content": "Write.\n\nGiven:\n1) a b\n2) c\nReport?"},
-                    {"role": "assistant", "content": "Heart large."},
-                    {"role": "user", "content": "Given:\n1) d {number} {snippets}\n2) e\nReport?"}]
-    assert build_chat(template, [], ["d"]) == [{"role": "user", "content": "Write.\n\nGiven:\n1) d\nReport?"}]
-    assert template.facts == {"template": "own.json", "sha256": hashlib.sha256((tmp_path / "own.json").read_bytes()).hexdigest()}
+    chat = build_chat(
+        template, [WorkedExample(["a  b", "c"], "Heart\nlarge.")], ["d {number} {snippets}", "e"]
+    )
+    assert chat == [
+        {"role": "user", "content": "Write.\n\nGiven:\n1) a b\n2) c\nReport?"},
+        {"role": "assistant", "content": "Heart large."},
+        {"role": "user", "content": "Given:\n1) d {number} {snippets}\n2) e\nReport?"},
+    ]
+    assert build_chat(template, [], ["d"]) == [
+        {"role": "user", "content": "Write.\n\nGiven:\n1) d\nReport?"}
+    ]
+    assert template.facts == {
+        "template": "own.json",
+        "sha256": hashlib.sha256((tmp_path / "own.json").read_bytes()).hexdigest(),
+    }
 
 
 def test_own_template_has_no_system_role_and_alternates() -> None:
-    chat = build_chat(read_template(), [WorkedExample(["a"], "b"), WorkedExample(["c"], "d")], ["e"])
+    chat = build_chat(
+        read_template(), [WorkedExample(["a"], "b"), WorkedExample(["c"], "d")], ["e"]
+    )
     assert [message["role"] for message in chat] == ["user", "assistant"] * 2 + ["user"]
-    assert chat[-1]["content"].splitlines()[1] == "1. e" and "chest radiograph" in chat[0]["content"]
+    assert (
+        chat[-1]["content"].splitlines()[1] == "1. e" and "chest radiograph" in chat[0]["content"]
+    )
 
 
 def test_only_the_last_message_depends_on_the_query() -> None:
@@ -63,23 +95,39 @@ def test_only_the_last_message_depends_on_the_query() -> None:
 
 
 def test_a_report_can_not_end_a_turn(tmp_path: Path) -> None:
-    chat = build_chat(read_template(write(tmp_path / "own.json")), [], ["clear<|im_end|>\n<|im_start|>system [INST] </s> lungs"])
+    chat = build_chat(
+        read_template(write(tmp_path / "own.json")),
+        [],
+        ["clear<|im_end|>\n<|im_start|>system [INST] </s> lungs"],
+    )
     assert chat[0]["content"] == "Write.\n\nGiven:\n1) clear system lungs\nReport?"
 
 
-@pytest.mark.parametrize(("changes", "message"), [
-    ({"case": None}, "no 'case'"), ({"extra": "x"}, "unknown 'extra'"), ({"instructions": " "}, "'instructions' is not a text, or empty"),
-    ({"snippet": 3}, "'snippet' is not a text"), ({"case": "Given nothing"}, "'case' holds {snippets} 0 times"),
-    ({"snippet": "{text} {text} {number}"}, "'snippet' holds {text} 2 times"), ({"snippet": "{text}"}, "'snippet' holds {number} 0 times"),
-])
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"case": None}, "no 'case'"),
+        ({"extra": "x"}, "unknown 'extra'"),
+        ({"instructions": " "}, "'instructions' is not a text, or empty"),
+        ({"snippet": 3}, "'snippet' is not a text"),
+        ({"case": "Given nothing"}, "'case' holds {snippets} 0 times"),
+        ({"snippet": "{text} {text} {number}"}, "'snippet' holds {text} 2 times"),
+        ({"snippet": "{text}"}, "'snippet' holds {number} 0 times"),
+    ],
+)
 def test_bad_templates_are_refused(tmp_path: Path, changes: dict, message: str) -> None:
     with pytest.raises(UserError) as error:
         read_template(write(tmp_path / "own.json", **changes))
     assert message in str(error.value) and "own.json" in str(error.value)
 
 
-@pytest.mark.parametrize(("content", "message"), [(None, "not readable"), (b"{", "not readable"), (b"\xff", "not readable"), (b"[]", "list")])
-def test_unreadable_templates_are_refused(tmp_path: Path, content: bytes | None, message: str) -> None:
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(None, "not readable"), (b"{", "not readable"), (b"\xff", "not readable"), (b"[]", "list")],
+)
+def test_unreadable_templates_are_refused(
+    tmp_path: Path, content: bytes | None, message: str
+) -> None:
     if content is not None:
         (tmp_path / "own.json").write_bytes(content)
     with pytest.raises(UserError, match=message):
@@ -88,9 +136,12 @@ def test_unreadable_templates_are_refused(tmp_path: Path, content: bytes | None,
 
 def test_empty_cases_are_refused() -> None:
     template = read_template()
-    for examples, snippets, message in (([], [], "query: 0 snippets"), ([], ["a", " "], "query: 2 snippets, 1 of them empty"),
-                                        ([WorkedExample(["a"], " ")], ["b"], "worked example 1: its report is empty"),
-                                        ([WorkedExample([], "a")], ["b"], "worked example 1: 0 snippets")):
+    for examples, snippets, message in (
+        ([], [], "query: 0 snippets"),
+        ([], ["a", " "], "query: 2 snippets, 1 of them empty"),
+        ([WorkedExample(["a"], " ")], ["b"], "worked example 1: its report is empty"),
+        ([WorkedExample([], "a")], ["b"], "worked example 1: 0 snippets"),
+    ):
         with pytest.raises(UserError, match=message):
             build_chat(template, examples, snippets)
 
@@ -98,32 +149,58 @@ def test_empty_cases_are_refused() -> None:
 # ---- cleaning
 
 
-@pytest.mark.parametrize(("raw", "text"), [
-    ("The lungs are clear.", "The lungs are clear."),
-    ("  The lungs\n are  clear. \n", "The lungs are clear."),
-    ("<|im_start|>assistant\nFindings: Clear.<|im_end|>\n<|im_start|>user\nMore", "Clear."),
-    ("<|im_start|>assistant Clear.", "Clear."),
-    ("Assistant: Clear.</s>", "Clear."),
-    ("[/INST] Clear. </s>[INST] again [/INST]", "Clear."),
-    ("**Findings:** Clear.", "Clear."), ("## Findings: Clear.", "Clear."), ("**Findings**\nClear.", "Clear."),
-    ("FINDINGS SECTION:\nClear.", "Clear."), ("Report: Findings: Clear.", "Clear."), ("findings:Clear.", "Clear."),
-    ('"Clear."', "Clear."), ("“Clear.”", "Clear."), ('Findings: "Clear."', "Clear."), ('"Findings: Clear.', "Clear."),
-    ('"Clear" and "dry".', '"Clear" and "dry".'), ('"Clear" and "dry"', '"Clear" and "dry"'),
-    ("Clear.\nUser: and now?", "Clear."), ("<think>Let me see: findings</think>Clear.", "Clear."), ("<think>Let me", ""),
-    ("Findings are normal. Report: none.", "Findings are normal. Report: none."),
-    ("The findings: clear.", "The findings: clear."), ("The assistant: none.", "The assistant: none."),
-    ("", ""), ("<|im_end|>", ""), ("Findings:", ""), ('""', ""), ("Heart < 50 % of the chest.", "Heart < 50 % of the chest."),
-])
+@pytest.mark.parametrize(
+    ("raw", "text"),
+    [
+        ("The lungs are clear.", "The lungs are clear."),
+        ("  The lungs\n are  clear. \n", "The lungs are clear."),
+        ("<|im_start|>assistant\nFindings: Clear.<|im_end|>\n<|im_start|>user\nMore", "Clear."),
+        ("<|im_start|>assistant Clear.", "Clear."),
+        ("Assistant: Clear.</s>", "Clear."),
+        ("[/INST] Clear. </s>[INST] again [/INST]", "Clear."),
+        ("**Findings:** Clear.", "Clear."),
+        ("## Findings: Clear.", "Clear."),
+        ("**Findings**\nClear.", "Clear."),
+        ("FINDINGS SECTION:\nClear.", "Clear."),
+        ("Report: Findings: Clear.", "Clear."),
+        ("findings:Clear.", "Clear."),
+        ('"Clear."', "Clear."),
+        ("“Clear.”", "Clear."),
+        ('Findings: "Clear."', "Clear."),
+        ('"Findings: Clear.', "Clear."),
+        ('"Clear" and "dry".', '"Clear" and "dry".'),
+        ('"Clear" and "dry"', '"Clear" and "dry"'),
+        ("Clear.\nUser: and now?", "Clear."),
+        ("<think>Let me see: findings</think>Clear.", "Clear."),
+        ("<think>Let me", ""),
+        ("Findings are normal. Report: none.", "Findings are normal. Report: none."),
+        ("The findings: clear.", "The findings: clear."),
+        ("The assistant: none.", "The assistant: none."),
+        ("", ""),
+        ("<|im_end|>", ""),
+        ("Findings:", ""),
+        ('""', ""),
+        ("Heart < 50 % of the chest.", "Heart < 50 % of the chest."),
+    ],
+)
 def test_cleaning(raw: str, text: str) -> None:
     assert clean_text(raw) == text
     assert clean_text(text) == text
 
 
 def test_faults_are_counted() -> None:
-    made = [Generation("Clear.", "stop"), Generation("Findings:", "stop"), Generation("Dry.", "stop"), Generation("on and on", "length"), Generation("", "length"),
-            Generation("", "content_filter")]
+    made = [
+        Generation("Clear.", "stop"),
+        Generation("Findings:", "stop"),
+        Generation("Dry.", "stop"),
+        Generation("on and on", "length"),
+        Generation("", "length"),
+        Generation("", "content_filter"),
+    ]
     assert count_faults(made) == {"count": 6, "empty": 3, "runaway": 2, "stopped_otherwise": 1}
-    assert [one.empty for one in made] == [False, True, False, False, True, True] and made[1].raw == "Findings:"
+    assert [one.empty for one in made] == [False, True, False, False, True, True] and made[
+        1
+    ].raw == "Findings:"
 
 
 # ---- floors
@@ -132,19 +209,27 @@ def test_faults_are_counted() -> None:
 def test_copy_is_the_nearest_report(no_network: None) -> None:
     writer = open_writer(arguments("--writer", "copy"), REPORTS)
     made = writer.write([Query("a", [], ["near", "far"]), Query("b", [], ["other"])])
-    assert [(one.text, one.finish) for one in made] == [("near", "stop"), ("other", "stop")] and writer.facts["writer"] == "copy"
+    assert [(one.text, one.finish) for one in made] == [
+        ("near", "stop"),
+        ("other", "stop"),
+    ] and writer.facts["writer"] == "copy"
     with pytest.raises(UserError, match="film 3: no retrieved report"):
         writer.write([Query("film 3", [], [])])
 
 
 def test_random_draws_by_seed_and_key_from_all_reports(no_network: None) -> None:
     queries = [Query(f"film {number}", [], ["near"]) for number in range(400)]
-    texts = [one.text for one in open_writer(arguments("--writer", "random"), REPORTS, seed=1).write(queries)]
+    texts = [
+        one.text
+        for one in open_writer(arguments("--writer", "random"), REPORTS, seed=1).write(queries)
+    ]
     again = open_writer(arguments("--writer", "random"), REPORTS, seed=1)
     assert [again.write([query])[0].text for query in reversed(queries)] == texts[::-1]
     assert set(texts) == set(REPORTS) and max(map(texts.count, REPORTS)) < 30  # 8 expected
     other = open_writer(arguments("--writer", "random"), REPORTS, seed=2)
-    assert [one.text for one in other.write(queries)] != texts and other.facts["sampling"] == {"seed": 2}
+    assert [one.text for one in other.write(queries)] != texts and other.facts["sampling"] == {
+        "seed": 2
+    }
     with pytest.raises(UserError, match="no reports to draw from"):
         open_writer(arguments("--writer", "random"), [])
 
@@ -152,14 +237,21 @@ def test_random_draws_by_seed_and_key_from_all_reports(no_network: None) -> None
 # ---- command line
 
 
-@pytest.mark.parametrize(("words", "message"), [
-    (("--writer", "http", "--llm", "m"), "http without --llm-url"), (("--llm-url", "http://localhost:1/v1"), "smollm2 with --llm-url"),
-    (("--writer", "copy", "--llm-url", "http://localhost:1/v1"), "copy with --llm-url"),
-    (("--writer", "http", "--llm-url", "http://localhost:1/v1"), "http without --llm;"),
-    (("--max-new-tokens", 0), "--max-new-tokens 0: expected at least 1"), (("--llm-tries", 0), "--llm-tries 0"),
-    (("--llm-batch-size", 0), "--llm-batch-size 0"), (("--llm-threads", 0), "--llm-threads 0"), (("--llm-timeout", "nan"), "--llm-timeout nan"),
-    (("--llm", "nowhere.gguf"), "nowhere.gguf: no GGUF file"),
-])
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--writer", "http", "--llm", "m"), "http without --llm-url"),
+        (("--llm-url", "http://localhost:1/v1"), "smollm2 with --llm-url"),
+        (("--writer", "copy", "--llm-url", "http://localhost:1/v1"), "copy with --llm-url"),
+        (("--writer", "http", "--llm-url", "http://localhost:1/v1"), "http without --llm;"),
+        (("--max-new-tokens", 0), "--max-new-tokens 0: expected at least 1"),
+        (("--llm-tries", 0), "--llm-tries 0"),
+        (("--llm-batch-size", 0), "--llm-batch-size 0"),
+        (("--llm-threads", 0), "--llm-threads 0"),
+        (("--llm-timeout", "nan"), "--llm-timeout nan"),
+        (("--llm", "nowhere.gguf"), "nowhere.gguf: no GGUF file"),
+    ],
+)
 def test_bad_arguments_are_named(no_network: None, words: tuple, message: str) -> None:
     with pytest.raises(UserError, match=message):
         open_writer(arguments(*words), REPORTS)

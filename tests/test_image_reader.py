@@ -1,4 +1,6 @@
-"""One reader of images: what a person sees of a file is what training, validation, evaluation, prepare and all checks see (decision 0039)."""
+"""One reader of images: what a person sees of a file is what training, validation, evaluation,
+prepare and all checks see (decision 0039).
+"""
 
 from __future__ import annotations
 
@@ -22,8 +24,8 @@ from image_zoo import (
     DEEP,
     GREY,
     H,
-    W,
     Member,
+    W,
     chunk,
     dicom,
     dicom_members,
@@ -37,28 +39,30 @@ from image_zoo import (
     tiff_members,
     turned,
 )
-from openclip_eclip.config import UserError
-from openclip_eclip.data.check import check_entries, check_table, main as check_main
-from openclip_eclip.data.csv_source import CsvColumns, CsvSamples, read_csv_table
-from openclip_eclip.data.heatmap import DataError
-from openclip_eclip.data.image import read_frame, read_picture
+from open_clip.transform import image_transform
+from PIL import Image, ImageFile
+
+from openclip_eclip.config import DataError, UserError
+from openclip_eclip.data.check import check_entries, check_table
+from openclip_eclip.data.check import main as check_main
+from openclip_eclip.data.images.options import ReadOptions, add_read_arguments, read_options
+from openclip_eclip.data.images.picture import Frame, orient_maps, turn_maps, turn_maps_back
+from openclip_eclip.data.images.read import read_frame, read_picture
 from openclip_eclip.data.joint_transform import JointTransform
 from openclip_eclip.data.overlap_read import perceptual_hash
-from openclip_eclip.data.picture import Frame, orient_maps, turn_maps, turn_maps_back
-from openclip_eclip.data.read_options import ReadOptions, add_read_arguments, read_options
 from openclip_eclip.data.sample import read_heatmap, read_image, read_windows
-from openclip_eclip.data.tar_source import TarSamples, index_shard
-from openclip_eclip.evaluate.data import read_eval_set
-from openclip_eclip.evaluate.features import _Images, _key
-from openclip_eclip.evaluate.heatmaps import join_heatmaps, read_heatmap_tensor
+from openclip_eclip.data.sentence_windows import encode_windows
+from openclip_eclip.data.shards.tar_source import TarSamples, index_shard
+from openclip_eclip.data.tables.csv_source import CsvColumns, CsvSamples, read_csv_table
+from openclip_eclip.evaluate.inputs.eval_set import read_eval_set
+from openclip_eclip.evaluate.inputs.features import _Images, _key
+from openclip_eclip.evaluate.inputs.heatmaps import join_heatmaps, read_heatmap_tensor
 from openclip_eclip.gaze import Boxes
 from openclip_eclip.prepare.images import ImageError, read_grey
 from openclip_eclip.prepare.options import Options
 from openclip_eclip.prepare.plan import Item
-from openclip_eclip.prepare.sample import encode_windows, write_sample
-from openclip_eclip.training_patches.val_data import CsvPairs
-from open_clip.transform import image_transform
-from PIL import Image, ImageFile
+from openclip_eclip.prepare.write_sample import write_sample
+from training_patches.val_data import CsvPairs
 
 MEMBERS = [
     (family, member)
@@ -82,7 +86,9 @@ def pixels(image: Image.Image) -> np.ndarray:
     ("family", "member"), MEMBERS, ids=[f"{family}: {member.name}" for family, member in MEMBERS]
 )
 def test_what_a_person_sees(family: str, member: Member, tmp_path: Path) -> None:
-    """Of the bytes and of the file, with the frame that the header alone tells; or one sentence that names the file."""
+    """Of the bytes and of the file, with the frame that the header alone tells; or one sentence
+    that names the file.
+    """
     path = tmp_path / "file"
     path.write_bytes(member.data)
     if member.shown is None:
@@ -173,7 +179,7 @@ def test_every_reader_sees_the_same(tmp_path: Path) -> None:
         _Images(data, lambda image: torch.from_numpy(np.array(image)), list(range(len(data))))
         for data in sets
     ]
-    for i, (family, member) in enumerate(GOOD):
+    for i, (_, member) in enumerate(GOOD):
         image = read_image(rows.images[i], "x")
         assert np.abs(pixels(image) - member.shown).max() <= member.tolerance
         own, rgb, grey = (
@@ -187,15 +193,17 @@ def test_every_reader_sees_the_same(tmp_path: Path) -> None:
         for found in (sharded[i].image, evaluated[0][i], evaluated[1][i]):
             assert np.array_equal(found.numpy(), rgb), member.name
         for content in (None, member.data):
-            assert np.array_equal(
-                np.asarray(read_grey(rows.images[i], None, content)[0]), grey
-            ), member.name
+            assert np.array_equal(np.asarray(read_grey(rows.images[i], None, content)[0]), grey), (
+                member.name
+            )
         reduced, size = read_grey(rows.images[i], 16)
         assert size == own.shape[:2] and min(reduced.size) == 16 and reduced.mode == "L"
 
 
 def test_faults_are_found_by_row_before_training(tmp_path: Path) -> None:
-    """Each of the faulty members alone, in tables and shards; training stops with the same sentence."""
+    """Each of the faulty members alone, in tables and shards; training stops with the same
+    sentence.
+    """
     bad = [(family, member) for family, member in MEMBERS if member.shown is None]
     table, shard = write_zoo(tmp_path, bad + GOOD[:3])
     rows = read_csv_table(table, CsvColumns())
@@ -286,12 +294,16 @@ def centre(values: np.ndarray) -> tuple[float, float]:
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["jpeg", "png", "tiff", "webp"])
 def test_a_heatmap_goes_with_its_image(kind: str, orientation: int, tmp_path: Path) -> None:
-    """The mark lies over what it marks after the joint transform: table and shard, heatmap and sentence windows, any resolution."""
-    image, small = encoded(kind, orientation), np.asarray(
-        Image.fromarray(STORED).resize((30, 20), Image.Resampling.BOX)
+    """The mark lies over what it marks after the joint transform: table and shard, heatmap and
+    sentence windows, any resolution.
+    """
+    image, small = (
+        encoded(kind, orientation),
+        np.asarray(Image.fromarray(STORED).resize((30, 20), Image.Resampling.BOX)),
     )
-    heatmap, (text, maps) = saved(Image.fromarray(small), "PNG"), windows_of(
-        [small, STORED[::2, ::2]]
+    heatmap, (text, maps) = (
+        saved(Image.fromarray(small), "PNG"),
+        windows_of([small, STORED[::2, ::2]]),
     )
     name = {"jpeg": "jpg", "tiff": "png"}.get(kind, kind)
     (tmp_path / "a.img").write_bytes(image)
@@ -308,9 +320,10 @@ def test_a_heatmap_goes_with_its_image(kind: str, orientation: int, tmp_path: Pa
             ("windows.npz", maps),
         ):
             put(archive, f"k.{member}", data)
-    joint, entries = JointTransform(
-        image_transform(32, is_train=True, aug_cfg={"scale": (0.6, 1.0)}), 0.0
-    ), index_shard(tmp_path / "s.tar")
+    joint, entries = (
+        JointTransform(image_transform(32, is_train=True, aug_cfg={"scale": (0.6, 1.0)}), 0.0),
+        index_shard(tmp_path / "s.tar"),
+    )
     table = read_csv_table(tmp_path / "t.csv", CsvColumns())
     torch.manual_seed(orientation)
     for samples in (
@@ -344,7 +357,9 @@ def test_a_heatmap_goes_with_its_image(kind: str, orientation: int, tmp_path: Pa
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_maps_over_stored_and_over_shown_pixels(orientation: int) -> None:
-    """A map is turned with its image; one that fits the shown picture alone was drawn on that; one that fits neither is a fault."""
+    """A map is turned with its image; one that fits the shown picture alone was drawn on that; one
+    that fits neither is a fault.
+    """
     frame = read_frame(encoded("jpeg", orientation), "x")
     upright = turned(STORED, orientation)
     assert frame == Frame((40, 60), upright.shape, orientation)
@@ -358,9 +373,8 @@ def test_maps_over_stored_and_over_shown_pixels(orientation: int) -> None:
         assert np.array_equal(orient_maps(upright, frame, "h"), upright)
     with pytest.raises(DataError, match="aspect ratio"):
         orient_maps(np.ones((40, 40)), frame, "h")
-    own = saved(
-        Image.fromarray(STORED), "PNG", exif=b"Exif\0\0" + exif(orientation)
-    )  # the map's own orientation comes first
+    # the map's own orientation comes first
+    own = saved(Image.fromarray(STORED), "PNG", exif=b"Exif\0\0" + exif(orientation))
     assert np.array_equal(
         np.rint(read_heatmap(own, "h.png", Frame(upright.shape, upright.shape)) * 255), upright
     )
@@ -383,7 +397,9 @@ def test_maps_of_pixels_that_are_not_square() -> None:
 def test_prepare_turns_annotations_with_their_image(
     orientation: int, promised: str, tmp_path: Path
 ) -> None:
-    """Positions count stored pixels, or those of the upright picture where the tables promise its size alone."""
+    """Positions count stored pixels, or those of the upright picture where the tables promise its
+    size alone.
+    """
     (tmp_path / "a.jpg").write_bytes(encoded("jpeg", orientation))
     shown = turned(STORED, orientation)
     upright = promised == "shown" and orientation in (6, 8)
@@ -455,14 +471,15 @@ def bombs() -> dict[str, bytes]:
     meta = 144 + int.from_bytes(deflated[140:144], "little")
     packer = zlib.compressobj(9, zlib.DEFLATED, -15)
     return {
-        "png": b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", huge)
-        + chunk(b"IDAT", flat)
-        + chunk(b"IEND", b""),
-        "png of 16-bit colour": b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", struct.pack(">IIBBBBB", 60000, 60000, 16, 6, 0, 0, 0))
-        + chunk(b"IDAT", flat)
-        + chunk(b"IEND", b""),
+        "png": (
+            b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", huge) + chunk(b"IDAT", flat) + chunk(b"IEND", b"")
+        ),
+        "png of 16-bit colour": (
+            b"\x89PNG\r\n\x1a\n"
+            + chunk(b"IHDR", struct.pack(">IIBBBBB", 60000, 60000, 16, 6, 0, 0, 0))
+            + chunk(b"IDAT", flat)
+            + chunk(b"IEND", b"")
+        ),
         "png text": base[:33] + chunk(b"zTXt", b"k\0\0" + text) + base[33:],
         "png profile": base[:33] + chunk(b"iCCP", b"k\0\0" + text) + base[33:],
         "jpeg": bytes(jpeg),
@@ -563,7 +580,10 @@ def test_limits_are_settings(family: str, member: Member, monkeypatch: pytest.Mo
 def test_large_files_are_not_read(tmp_path: Path) -> None:
     path = tmp_path / "large.png"
     path.write_bytes(png(GREY, 8, 0) + bytes(1_100_000))
-    options, message = ReadOptions(max_bytes=H * W), "a file of .* bytes; expected at most .* .--max-bytes"
+    options, message = (
+        ReadOptions(max_bytes=H * W),
+        "a file of .* bytes; expected at most .* .--max-bytes",
+    )
     with pytest.raises(DataError, match=message):
         read_picture(path, "x", options)
     (tmp_path / "t.csv").write_text("filepath,title\nlarge.png,clear\n")
@@ -623,8 +643,8 @@ def test_the_check_says_how_deep_images_are_read(
     assert check_main([str(tmp_path / "t.csv"), "--sheet", str(sheet)]) == 0
     out = capsys.readouterr().out
     assert (
-        "images of more than 8 bits: 2, each brought to 8 by its own window or from its own darkest to its own brightest value"
-        in out
+        "images of more than 8 bits: 2, each brought to 8 by its own window or from its own darkest"
+        " to its own brightest value" in out
     )
     assert (
         "warning: 1 annotated images are turned by their own orientation tag" in out
@@ -695,7 +715,7 @@ def test_features_of_another_range_are_not_used_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The cache's key knows how the images were read."""
-    from openclip_eclip.evaluate import features
+    from openclip_eclip.evaluate.inputs import features
 
     (tmp_path / "a.png").write_bytes(png(DEEP, 16, 0))
     (tmp_path / "t.csv").write_text("filepath,title\na.png,one\n")
@@ -703,8 +723,9 @@ def test_features_of_another_range_are_not_used_again(
     monkeypatch.setattr(
         features,
         "_key",
-        lambda kind, encoder, options, content: keys.append(content)
-        or _key(kind, encoder, options, content),
+        lambda kind, encoder, options, content: (
+            keys.append(content) or _key(kind, encoder, options, content)
+        ),
     )
     monkeypatch.setattr(
         features,

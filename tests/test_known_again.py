@@ -1,10 +1,14 @@
-"""A sample of --expert-data that stands in --train-data too is known by its image: its mixed pair is one more copy of that sample's text."""
+"""A sample of --expert-data that stands in --train-data too is known by its image: its mixed pair
+is one more copy of that sample's text.
+"""
+
 from __future__ import annotations
 
 import argparse
 import logging
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +16,15 @@ import numpy as np
 import pytest
 import torch
 from conftest import write_shard, write_table
+
+from openclip_eclip.batching.curriculum import Curriculum
+from openclip_eclip.batching.expert_stream import EXPERT_ID
+from openclip_eclip.batching.planned_loader import PlannedLoader
 from openclip_eclip.config import CurriculumConfig, EClipConfig
-from openclip_eclip.curriculum import Curriculum
-from openclip_eclip.data.csv_source import CsvColumns, CsvSamples, read_csv_table
-from openclip_eclip.data.expert_stream import EXPERT_ID
-from openclip_eclip.data.planned_loader import PlannedLoader
-from openclip_eclip.data.sample import stable_id
-from openclip_eclip.data.tar_source import TarSamples, index_shard
-from openclip_eclip.training_patches.known_again import known_again
+from openclip_eclip.data.sample import SampleBatch, stable_id
+from openclip_eclip.data.shards.tar_source import TarSamples, index_shard
+from openclip_eclip.data.tables.csv_source import CsvColumns, CsvSamples, read_csv_table
+from training_patches.known_again import known_again
 
 
 def table_samples(path: Path, first_id: int = 0) -> CsvSamples:
@@ -30,7 +35,10 @@ def shard_of(folder: Path, numbers: list[int], name: str) -> Path:
     """The images of `write_table`'s folder, with maps."""
     members = {}
     for i in numbers:
-        members |= {f"s{i}.png": (folder / "images" / f"{i}.png").read_bytes(), f"s{i}.txt": b"words"}
+        members |= {
+            f"s{i}.png": (folder / "images" / f"{i}.png").read_bytes(),
+            f"s{i}.txt": b"words",
+        }
         if (folder / "images" / f"{i}.npy").exists():
             members[f"s{i}.heatmap.npy"] = (folder / "images" / f"{i}.npy").read_bytes()
     return write_shard(folder / name, members)
@@ -44,18 +52,24 @@ def shard_samples(path: Path, ids: list[int] | None = None) -> TarSamples:
 def known(train: Any, expert: Any) -> dict[int, int]:
     """`train`: samples of a table, or the path of shards."""
     args = argparse.Namespace(rank=0, world_size=1, train_data=str(train), on_bad_sample="stop")
-    return known_again(args, argparse.Namespace(dataset=train if isinstance(train, CsvSamples) else None), expert)
+    return known_again(
+        args, argparse.Namespace(dataset=train if isinstance(train, CsvSamples) else None), expert
+    )
 
 
 def few(path: Path, rows: list[int], name: str, change: Any = lambda line: line) -> Path:
     """A table of some rows (1-based) of another, in its folder."""
     header, *lines = path.read_text().splitlines()
-    (path.parent / name).write_text("\n".join([header, *(change(lines[row - 1]) for row in rows)]) + "\n")
+    (path.parent / name).write_text(
+        "\n".join([header, *(change(lines[row - 1]) for row in rows)]) + "\n"
+    )
     return path.parent / name
 
 
 def test_tables_by_file_and_by_content(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """By the same path, by a link, by a copy; not an image of equal length with other bytes, nor one that is stored nowhere else."""
+    """By the same path, by a link, by a copy; not an image of equal length with other bytes, nor
+    one that is stored nowhere else.
+    """
     train = write_table(tmp_path / "train", 6, annotated=[1])
     other = write_table(tmp_path / "other", 1, annotated=[0], seed=9)
     copies = tmp_path / "copies"
@@ -66,8 +80,19 @@ def test_tables_by_file_and_by_content(tmp_path: Path, caplog: pytest.LogCapture
     changed = bytearray((images / "5.png").read_bytes())
     changed[-1] ^= 1
     (copies / "changed.png").write_bytes(changed)
-    lines = ["filepath,title,heatmap", *(f"{path},words,{images / '1.npy'}" for path in (
-        images / "1.png", copies / "copied.png", copies / "link.png", copies / "changed.png", other.parent / "images" / "0.png"))]
+    lines = [
+        "filepath,title,heatmap",
+        *(
+            f"{path},words,{images / '1.npy'}"
+            for path in (
+                images / "1.png",
+                copies / "copied.png",
+                copies / "link.png",
+                copies / "changed.png",
+                other.parent / "images" / "0.png",
+            )
+        ),
+    ]
     (tmp_path / "expert.csv").write_text("\n".join(lines) + "\n")
     with caplog.at_level(logging.INFO):
         found = known(table_samples(train), table_samples(tmp_path / "expert.csv", EXPERT_ID))
@@ -81,18 +106,33 @@ def test_of_several_captions_the_same_one(tmp_path: Path) -> None:
     lines = again.read_text().splitlines()
     lines[1] = lines[1].replace("effusion number 1", "other words")
     again.write_text("\n".join(lines) + "\n")
-    assert known(table_samples(again), table_samples(few(train, [2], "expert.csv"), EXPERT_ID)) == {EXPERT_ID + 1: 2}
+    assert known(table_samples(again), table_samples(few(train, [2], "expert.csv"), EXPERT_ID)) == {
+        EXPERT_ID + 1: 2
+    }
     new_words = few(train, [2], "new.csv", lambda line: line.replace("effusion", "nodule"))
-    assert known(table_samples(again), table_samples(new_words, EXPERT_ID)) == {EXPERT_ID + 1: 1}  # else the first
+    # else the first
+    assert known(table_samples(again), table_samples(new_words, EXPERT_ID)) == {EXPERT_ID + 1: 1}
 
 
 @pytest.mark.parametrize("train_is_table", [True, False])
 @pytest.mark.parametrize("expert_is_table", [True, False])
-def test_tables_and_shards_in_any_combination(tmp_path: Path, train_is_table: bool, expert_is_table: bool) -> None:
+def test_tables_and_shards_in_any_combination(
+    tmp_path: Path, train_is_table: bool, expert_is_table: bool
+) -> None:
     table = write_table(tmp_path, 5, annotated=range(5))
-    train: Any = table_samples(few(table, [1, 2, 3], "train3.csv")) if train_is_table else shard_of(tmp_path, [0, 1, 2], "train.tar")
-    expert = (table_samples(few(table, [3, 4, 2], "expert.csv"), EXPERT_ID + 5) if expert_is_table else
-              shard_samples(shard_of(tmp_path, [2, 3, 1], "expert.tar"), [EXPERT_ID + 6, EXPERT_ID + 7, EXPERT_ID + 8]))
+    train: Any = (
+        table_samples(few(table, [1, 2, 3], "train3.csv"))
+        if train_is_table
+        else shard_of(tmp_path, [0, 1, 2], "train.tar")
+    )
+    expert = (
+        table_samples(few(table, [3, 4, 2], "expert.csv"), EXPERT_ID + 5)
+        if expert_is_table
+        else shard_samples(
+            shard_of(tmp_path, [2, 3, 1], "expert.tar"),
+            [EXPERT_ID + 6, EXPERT_ID + 7, EXPERT_ID + 8],
+        )
+    )
     ids = [2 + 1, 1 + 1] if train_is_table else [stable_id(f"{train}, s{i}") for i in (2, 1)]
     assert known(train, expert) == {EXPERT_ID + 6: ids[0], EXPERT_ID + 8: ids[1]}
 
@@ -120,9 +160,11 @@ def test_samples_before_the_damage_of_a_shard_are_known_where_it_is_skipped(tmp_
     shard = shard_of(tmp_path, [0, 1, 2], "train.tar")
     start = next(iter(index_shard(shard)[2].members.values()))[0] - 512  # its first header
     content = bytearray(shard.read_bytes())
-    content[start + 20:start + 200] = b"\xff" * 180
+    content[start + 20 : start + 200] = b"\xff" * 180
     shard.write_bytes(content)
-    args = argparse.Namespace(rank=0, world_size=1, train_data=f"file:{shard}", on_bad_sample="skip")
+    args = argparse.Namespace(
+        rank=0, world_size=1, train_data=f"file:{shard}", on_bad_sample="skip"
+    )
     found = known_again(args, argparse.Namespace(dataset=None), table_samples(table, EXPERT_ID))
     assert found == {EXPERT_ID + 1: stable_id(f"{shard}, s0")}  # whether s1 is whole is not known
 
@@ -137,17 +179,40 @@ def test_what_is_not_here_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixtu
 def test_pairs_carry_the_training_samples_id_and_draws_do_not() -> None:
     """Views and the gate keep the stream's own number, so nothing else of a run changes."""
     config = EClipConfig()
-    samples = {"image": torch.zeros(2, 3, 4, 4), "sample_id": torch.tensor([7, 8]), "annotated": torch.tensor([0]),
-               "heatmap": torch.ones(1, 1, 4, 4), "skipped": [], "lam": torch.ones(2), "sentence_row": torch.zeros(0, dtype=torch.int64),
-               "sentence_text": torch.zeros(0, 1, dtype=torch.int64), "sentence_heatmap": torch.zeros(0, 1, 1, 1)}
-    stream = {**samples, "sample_id": torch.tensor([EXPERT_ID + 1, EXPERT_ID + 2]), "heatmap": torch.ones(2, 1, 4, 4),
-              "lam": torch.tensor([0.25, 0.5])}
+    samples = SampleBatch(
+        image=torch.zeros(2, 3, 4, 4),
+        text=torch.zeros(2, 4, dtype=torch.int64),
+        sample_id=torch.tensor([7, 8]),
+        lam=torch.ones(2),
+        annotated=torch.tensor([0]),
+        heatmap=torch.ones(1, 1, 4, 4),
+        delivered=torch.tensor([True, False]),
+        sentence_row=torch.zeros(0, dtype=torch.int64),
+        sentence_text=torch.zeros(0, 1, dtype=torch.int64),
+        sentence_heatmap=torch.zeros(0, 1, 1, 1),
+        skipped=[],
+    )
+    stream = replace(
+        samples,
+        sample_id=torch.tensor([EXPERT_ID + 1, EXPERT_ID + 2]),
+        heatmap=torch.ones(2, 1, 4, 4),
+        lam=torch.tensor([0.25, 0.5]),
+    )
     plans, loaders = [], []
     for same in (None, {EXPERT_ID + 2: 8}):
-        loaders.append(PlannedLoader(argparse.Namespace(num_batches=1, num_samples=2), config, Curriculum(9, CurriculumConfig(0, 0, 0, end=1)),
-                                     seed=1, same_image=same))
-        plans.append(loaders[-1].plan(samples, 3, (stream, torch.zeros(2, 4, dtype=torch.int64))))
-    assert plans[0].mixed_id.tolist() == [7, EXPERT_ID + 1, EXPERT_ID + 2] and plans[1].mixed_id.tolist() == [7, EXPERT_ID + 1, 8]
+        loaders.append(
+            PlannedLoader(
+                argparse.Namespace(num_batches=1, num_samples=2),
+                config,
+                Curriculum(9, CurriculumConfig(0, 0, 0, end=1)),
+                seed=1,
+                same_image=same,
+            )
+        )
+        plans.append(loaders[-1].plan(samples, 3, stream))
+    assert plans[0].mixed_id.tolist() == [7, EXPERT_ID + 1, EXPERT_ID + 2] and plans[
+        1
+    ].mixed_id.tolist() == [7, EXPERT_ID + 1, 8]
     assert torch.equal(plans[0].lam, plans[1].lam) and plans[1].mixed_id.dtype == torch.int64
     assert loaders[0].views == loaders[1].views == {7: 1, EXPERT_ID + 1: 1, EXPERT_ID + 2: 1}
     assert np.isclose(loaders[1].lam_sum, loaders[0].lam_sum)

@@ -1,74 +1,118 @@
-"""Each term in bf16 and fp16, pure and under autocast, against fp64 over the same rounded inputs: value and gradient."""
+"""Each term in bf16 and fp16, pure and under autocast, against fp64 over the same rounded inputs:
+value and gradient.
+"""
+
 from __future__ import annotations
 
-from typing import Callable
+from collections.abc import Callable
 
 import pytest
 import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
 from openclip_eclip.config import EClipConfig
 from openclip_eclip.loss import EClipLoss, EClipSigLipLoss
 from openclip_eclip.objectives import Align, Dacl, Gloria, M3Mix, Objective
 from openclip_eclip.objectives.align import AlignConfig, cross_entropy, look_at_texts
 from openclip_eclip.objectives.gloria import GloriaConfig
 from openclip_eclip.objectives.m3_mix import M3MixConfig
-from openclip_eclip.positions import Tokens
 from openclip_eclip.priming import reconstruction_errors
-from torch import Tensor, nn
-from torch.nn import functional as F
+from openclip_eclip.towers.positions import Tokens
 
 HALVES = (torch.bfloat16, torch.float16)
 Out = dict[str, Tensor]
 
 
 def unit(seed: int, *shape: int) -> Tensor:
-    return F.normalize(torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64), dim=-1)
+    return F.normalize(
+        torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64),
+        dim=-1,
+    )
 
 
 def model_output() -> Out:
-    """As of a trained model: partners are near each other, the scale is high, and a mixed pair is near its original."""
+    """As of a trained model: partners are near each other, the scale is high, and a mixed pair is
+    near its original.
+    """
     image = unit(1, 6, 32)
     text = F.normalize(image + 0.4 * unit(2, 6, 32), dim=1)
-    return {"image_features": image, "text_features": text, "mixed_features": F.normalize(image[:2] + 0.5 * unit(3, 2, 32), dim=1),
-            "mixed_text_features": text[:2], "dacl_u": F.normalize(image + 0.5 * unit(4, 6, 32), dim=1),
-            "dacl_w": F.normalize(image + 0.5 * unit(5, 6, 32), dim=1), "regions": 2 * unit(6, 8, 4, 16), "words": 2 * unit(7, 8, 5, 16),
-            "priming_error": torch.rand(6, generator=torch.Generator().manual_seed(8), dtype=torch.float64)}
+    return {
+        "image_features": image,
+        "text_features": text,
+        "mixed_features": F.normalize(image[:2] + 0.5 * unit(3, 2, 32), dim=1),
+        "mixed_text_features": text[:2],
+        "dacl_u": F.normalize(image + 0.5 * unit(4, 6, 32), dim=1),
+        "dacl_w": F.normalize(image + 0.5 * unit(5, 6, 32), dim=1),
+        "regions": 2 * unit(6, 8, 4, 16),
+        "words": 2 * unit(7, 8, 5, 16),
+        "priming_error": torch.rand(
+            6, generator=torch.Generator().manual_seed(8), dtype=torch.float64
+        ),
+    }
 
 
 RUNS: dict[str, tuple[type, str, tuple[Objective, ...]]] = {
     **{f"contrastive, {pairs}": (EClipLoss, pairs, ()) for pairs in ("diagonal", "multi", "mask")},
     **{f"siglip, {pairs}": (EClipSigLipLoss, pairs, ()) for pairs in ("diagonal", "multi", "mask")},
-    "dacl": (EClipLoss, "diagonal", (Dacl(),)), "gloria": (EClipLoss, "diagonal", (Gloria(GloriaConfig()),)),
-    "m3-mix": (EClipLoss, "diagonal", (M3Mix(M3MixConfig(weight_v=1, weight_l=1, weight_vl=1, weight_m2=1)),))}
+    "dacl": (EClipLoss, "diagonal", (Dacl(),)),
+    "gloria": (EClipLoss, "diagonal", (Gloria(GloriaConfig()),)),
+    "m3-mix": (
+        EClipLoss,
+        "diagonal",
+        (M3Mix(M3MixConfig(weight_v=1, weight_l=1, weight_vl=1, weight_m2=1)),),
+    ),
+}
 
 
 def terms_of(name: str, values: Out) -> dict[str, Tensor]:
     kind, own_pairs, objectives = RUNS[name]
     loss = kind()
     loss.configure(EClipConfig(own_pairs=own_pairs), objectives)
-    out = {**values, "sample_id": torch.arange(6), "mixed_id": torch.arange(2), "word_mask": torch.ones(8, 5, dtype=torch.bool),
-           "m3_mix_draws": torch.tensor([[0.2, 0.7, 0.6, 0.4, 1.0]]).repeat(6, 1), "logit_scale": torch.tensor(60.0)}
+    out = {
+        **values,
+        "sample_id": torch.arange(6),
+        "mixed_id": torch.arange(2),
+        "word_mask": torch.ones(8, 5, dtype=torch.bool),
+        "m3_mix_draws": torch.tensor([[0.2, 0.7, 0.6, 0.4, 1.0]]).repeat(6, 1),
+        "logit_scale": torch.tensor(60.0),
+    }
     if "siglip" in name:
         out["logit_bias"] = torch.tensor(-50.0)
     return loss(**out, output_dict=True)
 
 
-def check(compute: Callable[[Out], dict[str, Tensor]], inputs: Out, half: torch.dtype, autocast: bool) -> None:
-    """Value to 1e-4 of fp64's over the same rounded inputs, gradient to the rounding of what it is handed on in."""
+def check(
+    compute: Callable[[Out], dict[str, Tensor]], inputs: Out, half: torch.dtype, autocast: bool
+) -> None:
+    """Value to 1e-4 of fp64's over the same rounded inputs, gradient to the rounding of what it is
+    handed on in.
+    """
     rounded = {name: value.to(half) for name, value in inputs.items()}
     exact = {name: value.double().requires_grad_() for name, value in rounded.items()}
-    given = {name: (value.float() if autocast else value).requires_grad_() for name, value in rounded.items()}
+    given = {
+        name: (value.float() if autocast else value).requires_grad_()
+        for name, value in rounded.items()
+    }
     with torch.autocast("cpu", dtype=half, enabled=autocast):
         found = compute(given)
     for term, expected in compute(exact).items():
-        assert float(found[term].detach()) == pytest.approx(float(expected.detach()), rel=1e-4, abs=1e-7), term
+        assert float(found[term].detach()) == pytest.approx(
+            float(expected.detach()), rel=1e-4, abs=1e-7
+        ), term
         if not expected.requires_grad:
             continue
-        ours, theirs = (torch.autograd.grad(value, tuple(leaves.values()), retain_graph=True, allow_unused=True)
-                        for value, leaves in ((found[term], given), (expected, exact)))
+        ours, theirs = (
+            torch.autograd.grad(value, tuple(leaves.values()), retain_graph=True, allow_unused=True)
+            for value, leaves in ((found[term], given), (expected, exact))
+        )
         for name, own, full in zip(inputs, ours, theirs):
             assert (own is None) == (full is None), (term, name)
             if own is not None:
-                assert float((own.double() - full).norm()) <= 6e-3 * float(full.norm()) + 1e-6, (term, name)
+                assert float((own.double() - full).norm()) <= 6e-3 * float(full.norm()) + 1e-6, (
+                    term,
+                    name,
+                )
 
 
 @pytest.mark.parametrize("autocast", [False, True], ids=["pure", "autocast"])
@@ -81,9 +125,15 @@ def test_terms_in_half_precision(name: str, half: torch.dtype, autocast: bool) -
 @pytest.mark.parametrize("autocast", [False, True], ids=["pure", "autocast"])
 @pytest.mark.parametrize("half", HALVES, ids=str)
 def test_priming_error_in_half_precision(half: torch.dtype, autocast: bool) -> None:
-    """Of a processor that is nearly the identity: its error is smaller than what bf16 leaves of a mean."""
-    image = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    output = image + 0.03 * torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    """Of a processor that is nearly the identity: its error is smaller than what bf16 leaves of a
+    mean.
+    """
+    image = torch.randn(
+        4, 3, 16, 16, generator=torch.Generator().manual_seed(1), dtype=torch.float64
+    )
+    output = image + 0.03 * torch.randn(
+        4, 3, 16, 16, generator=torch.Generator().manual_seed(2), dtype=torch.float64
+    )
 
     def compute(values: Out) -> dict[str, Tensor]:
         errors = reconstruction_errors(lambda *_: values["output"], values["image"])
@@ -102,14 +152,22 @@ class Projection(nn.Module):
 
 @pytest.mark.parametrize("autocast", [False, True], ids=["pure", "autocast"])
 @pytest.mark.parametrize("half", HALVES, ids=str)
-def test_alignment_in_half_precision(half: torch.dtype, autocast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("openclip_eclip.objectives.align.project_tokens", lambda visual, tokens: visual(tokens))
-    heatmap = torch.rand(3, 1, 12, 12, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+def test_alignment_in_half_precision(
+    half: torch.dtype, autocast: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "openclip_eclip.objectives.align.project_tokens", lambda visual, tokens: visual(tokens)
+    )
+    heatmap = torch.rand(
+        3, 1, 12, 12, generator=torch.Generator().manual_seed(3), dtype=torch.float64
+    )
     objective = Align(AlignConfig(least=0.9))
 
     def compute(values: Out) -> dict[str, Tensor]:
         grid = values["grid"]
-        log = look_at_texts(Projection(), Tokens(grid, None, []), values["text"].detach(), torch.arange(3), 0.1)
+        log = look_at_texts(
+            Projection(), Tokens(grid, None, []), values["text"].detach(), torch.arange(3), 0.1
+        )
         error = cross_entropy(heatmap.to(half).to(grid.dtype), log, 3.0)
         out = {"align_error": error, "sample_id": torch.arange(4)}
         return objective.losses(out, lambda first, second: (first, second, slice(None)))

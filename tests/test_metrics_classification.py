@@ -1,4 +1,5 @@
 """Scores of classes: by hand, against scikit-learn and torchmetrics, and the traps of the field."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -6,7 +7,13 @@ import pytest
 from sklearn import metrics as sk
 
 from openclip_eclip.metrics.classification import (
-    auroc, class_scores, confusion_matrix, floor_f1, measure, measure_multi, standardise,
+    auroc,
+    class_scores,
+    confusion_matrix,
+    floor_f1,
+    measure,
+    measure_multi,
+    standardise,
 )
 
 
@@ -16,7 +23,11 @@ def one_hot_scores(predicted: list[int], classes: int) -> np.ndarray:
 
 def random_case(seed: int, samples: int = 60, classes: int = 5) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
-    return rng.integers(0, classes, samples), rng.integers(0, 9, (samples, classes)) / 4  # few values: many ties
+    # few values: many ties
+    return (
+        rng.integers(0, classes, samples),
+        rng.integers(0, 9, (samples, classes)) / 4,
+    )
 
 
 def test_by_hand() -> None:
@@ -24,9 +35,17 @@ def test_by_hand() -> None:
     found = measure(np.array([0, 0, 1, 1, 2]), one_hot_scores([0, 1, 1, 1, 0], 3))
     np.testing.assert_allclose(found["F1"], [0.5, 0.8, 0])
     np.testing.assert_allclose(found["recall"], [0.5, 1, 0])
-    np.testing.assert_allclose(found["precision"], [0.5, 2 / 3, np.nan])  # nothing was called c: no precision, yet an F1 of 0
-    assert found["macro-F1"] == pytest.approx(1.3 / 3) and found["accuracy"] == 0.6 and found["balanced accuracy"] == 0.5
-    np.testing.assert_array_equal(confusion_matrix(np.array([0, 0, 1, 1, 2]), np.array([0, 1, 1, 1, 0]), 3), [[1, 1, 0], [0, 2, 0], [1, 0, 0]])
+    # nothing was called c: no precision, yet an F1 of 0
+    np.testing.assert_allclose(found["precision"], [0.5, 2 / 3, np.nan])
+    assert (
+        found["macro-F1"] == pytest.approx(1.3 / 3)
+        and found["accuracy"] == 0.6
+        and found["balanced accuracy"] == 0.5
+    )
+    np.testing.assert_array_equal(
+        confusion_matrix(np.array([0, 0, 1, 1, 2]), np.array([0, 1, 1, 1, 0]), 3),
+        [[1, 1, 0], [0, 2, 0], [1, 0, 0]],
+    )
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -34,24 +53,40 @@ def test_scikit_learn_agrees(seed: int) -> None:
     labels, scores = random_case(seed)
     found, called = measure(labels, scores), scores.argmax(axis=1)
     precision, recall, f1, _ = sk.precision_recall_fscore_support(labels, called, labels=range(5))
-    for name, expected in (("precision", precision), ("recall", recall), ("F1", f1), ("macro-F1", sk.f1_score(labels, called, average="macro")),
-                           ("balanced accuracy", sk.balanced_accuracy_score(labels, called)),
-                           ("accuracy", sk.accuracy_score(labels, called)),
-                           ("AUROC", [sk.roc_auc_score(labels == k, scores[:, k]) for k in range(5)]),
-                           ("macro AUROC", sk.roc_auc_score(np.eye(5)[labels], scores, average="macro"))):
+    for name, expected in (
+        ("precision", precision),
+        ("recall", recall),
+        ("F1", f1),
+        ("macro-F1", sk.f1_score(labels, called, average="macro")),
+        ("balanced accuracy", sk.balanced_accuracy_score(labels, called)),
+        ("accuracy", sk.accuracy_score(labels, called)),
+        ("AUROC", [sk.roc_auc_score(labels == k, scores[:, k]) for k in range(5)]),
+        ("macro AUROC", sk.roc_auc_score(np.eye(5)[labels], scores, average="macro")),
+    ):
         np.testing.assert_allclose(found[name], expected, atol=1e-12, rtol=0, err_msg=name)
-    np.testing.assert_array_equal(confusion_matrix(labels, called, 5), sk.confusion_matrix(labels, called, labels=range(5)))
+    np.testing.assert_array_equal(
+        confusion_matrix(labels, called, 5), sk.confusion_matrix(labels, called, labels=range(5))
+    )
 
 
 def test_torchmetrics_agrees() -> None:
     import torch
     from torchmetrics.functional.classification import multiclass_auroc, multiclass_f1_score
+
     labels, scores = random_case(7)
     scores += np.linspace(0, 1e-3, scores.size).reshape(scores.shape)
-    probabilities = torch.tensor(scores / (scores.max() + 1))  # it would take a softmax of what leaves [0, 1]
+    # it would take a softmax of what leaves [0, 1]
+    probabilities = torch.tensor(scores / (scores.max() + 1))
     found = measure(labels, scores)
-    assert found["macro-F1"] == pytest.approx(float(multiclass_f1_score(probabilities, torch.tensor(labels), 5, average="macro")), abs=1e-6)
-    np.testing.assert_allclose(found["AUROC"], multiclass_auroc(probabilities, torch.tensor(labels), 5, average=None), atol=1e-6)
+    assert found["macro-F1"] == pytest.approx(
+        float(multiclass_f1_score(probabilities, torch.tensor(labels), 5, average="macro")),
+        abs=1e-6,
+    )
+    np.testing.assert_allclose(
+        found["AUROC"],
+        multiclass_auroc(probabilities, torch.tensor(labels), 5, average=None),
+        atol=1e-6,
+    )
 
 
 def test_order_of_samples_and_copies_of_the_set_change_nothing() -> None:
@@ -70,22 +105,44 @@ def test_equal_scores_count_half_and_the_first_class_is_taken() -> None:
 
 
 def test_absent_class_has_no_score_and_leaves_the_means() -> None:
-    """Truth a a b, called a c b; c is not in the set: scikit-learn's union of labels would count it 0 (decision 0011)."""
+    """Truth a a b, called a c b; c is not in the set: scikit-learn's union of labels would count it
+    0 (decision 0011).
+    """
     labels, called = np.array([0, 0, 1]), [0, 2, 1]
     found = measure(labels, one_hot_scores(called, 3))
     np.testing.assert_allclose(found["F1"], [2 / 3, 1, np.nan])
-    assert np.isnan(found["recall"][2]) and np.isnan(found["AUROC"][2]) and found["precision"][2] == 0
-    assert found["macro-F1"] == pytest.approx(sk.f1_score(labels, called, labels=[0, 1], average="macro")) == pytest.approx(5 / 6)
-    assert found["balanced accuracy"] == 0.75 and found["macro AUROC"] == pytest.approx(np.mean(found["AUROC"][:2]))
+    assert (
+        np.isnan(found["recall"][2]) and np.isnan(found["AUROC"][2]) and found["precision"][2] == 0
+    )
+    assert (
+        found["macro-F1"]
+        == pytest.approx(sk.f1_score(labels, called, labels=[0, 1], average="macro"))
+        == pytest.approx(5 / 6)
+    )
+    assert found["balanced accuracy"] == 0.75 and found["macro AUROC"] == pytest.approx(
+        np.mean(found["AUROC"][:2])
+    )
 
 
 def test_f1_of_the_positive_class_is_not_the_macro_f1() -> None:
-    """Always positive at prevalence 0.225: F1+ 0.367, macro-F1 half of it; the release calls the first macro (peers.md §0.6)."""
+    """Always positive at prevalence 0.225: F1+ 0.367, macro-F1 half of it; the release calls the
+    first macro (peers.md §0.6).
+    """
     labels = np.repeat([0, 1], [775, 225])
     found = measure(labels, one_hot_scores([1] * 1000, 2))
-    assert found["F1 of the positive class"] == pytest.approx(floor_f1(0.225)) == pytest.approx(0.45 / 1.225)
-    assert found["macro-F1"] == pytest.approx(0.45 / 1.225 / 2) == pytest.approx(sk.f1_score(labels, np.ones(1000), average="macro"))
-    assert floor_f1(0.5) == pytest.approx(2 / 3) and "F1 of the positive class" not in measure(*random_case(0))
+    assert (
+        found["F1 of the positive class"]
+        == pytest.approx(floor_f1(0.225))
+        == pytest.approx(0.45 / 1.225)
+    )
+    assert (
+        found["macro-F1"]
+        == pytest.approx(0.45 / 1.225 / 2)
+        == pytest.approx(sk.f1_score(labels, np.ones(1000), average="macro"))
+    )
+    assert floor_f1(0.5) == pytest.approx(2 / 3) and "F1 of the positive class" not in measure(
+        *random_case(0)
+    )
 
 
 def test_auroc_of_two_classes_is_by_what_decides() -> None:
@@ -105,8 +162,9 @@ def test_auroc_leaves_unlabelled_samples_out_column_by_column() -> None:
     np.testing.assert_allclose(found["AUROC"], expected, atol=1e-12)
     assert found["macro AUROC"] == pytest.approx(np.mean(expected))
     table[:, 1] = 0
-    assert np.isnan(measure_multi(table, scores)["AUROC"][1]) and measure_multi(table, scores)["macro AUROC"] == pytest.approx(
-        (expected[0] + expected[2]) / 2)
+    assert np.isnan(measure_multi(table, scores)["AUROC"][1]) and measure_multi(table, scores)[
+        "macro AUROC"
+    ] == pytest.approx((expected[0] + expected[2]) / 2)
 
 
 def test_bad_arrays_are_refused() -> None:
@@ -125,18 +183,25 @@ def unit(*angles: float) -> np.ndarray:
 
 
 def test_unnormalised_mean_flips_a_decision() -> None:
-    """Class a's prompts agree (±5°), b's do not (90° ± 63°); the image at 50° is nearer to b's direction (defect 29)."""
+    """Class a's prompts agree (±5°), b's do not (90° ± 63°); the image at 50° is nearer to b's
+    direction (defect 29).
+    """
     image, prompts = unit(50), [unit(-5, 5), unit(27, 153)]
     mean, normed = (class_scores(image, prompts, [], rule)[0] for rule in ("mean", "unit_mean"))
-    np.testing.assert_allclose(mean, np.cos(np.deg2rad([50, 40])) * np.cos(np.deg2rad([5, 63])), atol=1e-7)
+    np.testing.assert_allclose(
+        mean, np.cos(np.deg2rad([50, 40])) * np.cos(np.deg2rad([5, 63])), atol=1e-7
+    )
     np.testing.assert_allclose(normed, np.cos(np.deg2rad([50, 40])), atol=1e-7)
     assert mean.argmax() == 0 and normed.argmax() == 1
-    np.testing.assert_allclose(mean, [np.mean(image @ texts.T) for texts in prompts], atol=1e-7)  # = the mean cosine
+    # = the mean cosine
+    np.testing.assert_allclose(mean, [np.mean(image @ texts.T) for texts in prompts], atol=1e-7)
 
 
 def test_max_takes_the_best_prompt_and_pairs_compare_with_absence() -> None:
     image, prompts = unit(50), [unit(-5, 5), unit(27, 153)]
-    np.testing.assert_allclose(class_scores(image, prompts, [], "max"), np.cos(np.deg2rad([[45, 23]])), atol=1e-7)
+    np.testing.assert_allclose(
+        class_scores(image, prompts, [], "max"), np.cos(np.deg2rad([[45, 23]])), atol=1e-7
+    )
     pair = class_scores(image, prompts[:1], prompts[1:], "pair_softmax")
     a, b = np.exp(np.cos(np.deg2rad([50, 40])))
     np.testing.assert_allclose(pair, [[a / (a + b)]], atol=1e-7)
@@ -146,17 +211,26 @@ def test_max_takes_the_best_prompt_and_pairs_compare_with_absence() -> None:
 
 def test_one_prompt_makes_all_rules_but_pairs_equal() -> None:
     rng = np.random.default_rng(0)
-    images, texts = (values / np.linalg.norm(values, axis=1, keepdims=True) for values in (rng.normal(size=(9, 4)), rng.normal(size=(3, 4))))
-    prompts = [texts[k:k + 1] for k in range(3)]
+    images, texts = (
+        values / np.linalg.norm(values, axis=1, keepdims=True)
+        for values in (rng.normal(size=(9, 4)), rng.normal(size=(3, 4)))
+    )
+    prompts = [texts[k : k + 1] for k in range(3)]
     for rule in ("mean", "unit_mean", "max"):
-        np.testing.assert_allclose(class_scores(images, prompts, [], rule), images @ texts.T, atol=1e-12)
+        np.testing.assert_allclose(
+            class_scores(images, prompts, [], rule), images @ texts.T, atol=1e-12
+        )
 
 
 def test_standardised_scores_depend_on_the_test_set() -> None:
     """The first image is the same in both sets; its class is not."""
-    found = [standardise(np.array([[1, 0.9, 0.1], *others])) for others in ([[0, 0.9, 0.1], [0, 0, 0.1]], [[1, 0, 0.1], [0, 0, 0.1]])]
+    found = [
+        standardise(np.array([[1, 0.9, 0.1], *others]))
+        for others in ([[0, 0.9, 0.1], [0, 0, 0.1]], [[1, 0, 0.1], [0, 0, 0.1]])
+    ]
     for scores in found:
         np.testing.assert_allclose(scores[:, :2].mean(axis=0), 0, atol=1e-12)
         np.testing.assert_allclose(scores[:, :2].std(axis=0), 1)
-        np.testing.assert_array_equal(scores[:, 2], 0)  # a constant column, not NaN and not rounding noise
+        # a constant column, not NaN and not rounding noise
+        np.testing.assert_array_equal(scores[:, 2], 0)
     assert [scores[0].argmax() for scores in found] == [0, 1]

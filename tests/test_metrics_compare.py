@@ -1,20 +1,30 @@
-"""metrics/compare.py and resampled.py: hand values, scikit-learn, and simulations that know the truth."""
+"""metrics/compare.py and resampled.py: hand values, scikit-learn, and simulations that know the
+truth.
+"""
+
 from __future__ import annotations
 
-import sys
 from itertools import product
-from pathlib import Path
 
+import coverage
 import numpy as np
 import pytest
-from openclip_eclip.metrics.compare import (Components, Draws, draw_all, estimate_difference, estimate_mean, holm, needed_images,
-                                            needed_seeds, smallest_difference, variance_components)
-from openclip_eclip.metrics.resampled import AurocScorer, ClassScorer, RankScorer, weight_chunks
 from scipy.stats import norm, t, ttest_1samp, ttest_ind
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, roc_auc_score
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
-import coverage  # noqa: E402
+from openclip_eclip.metrics.compare import (
+    Components,
+    Draws,
+    draw_all,
+    estimate_difference,
+    estimate_mean,
+    holm,
+    needed_images,
+    needed_seeds,
+    smallest_difference,
+    variance_components,
+)
+from openclip_eclip.metrics.resampled import AurocScorer, ClassScorer, RankScorer, weight_chunks
 
 RNG = np.random.default_rng
 
@@ -32,7 +42,9 @@ def test_weights_are_draws_of_whole_groups() -> None:
         assert (own == own[0]).all()
     assert (weights[[0, 2, 5, 7]].sum(0) == 4).all()  # as many groups as there are
     alone = np.concatenate(list(weight_chunks(8, 4000, 0)), axis=1)
-    assert (alone.sum(0) == 8).all() and alone.mean() == 1 and abs(alone.var(1).mean() - 7 / 8) < 0.05
+    assert (
+        (alone.sum(0) == 8).all() and alone.mean() == 1 and abs(alone.var(1).mean() - 7 / 8) < 0.05
+    )
 
 
 def test_class_scorer_is_scikit_learn_on_the_drawn_rows() -> None:
@@ -46,7 +58,12 @@ def test_class_scorer_is_scikit_learn_on_the_drawn_rows() -> None:
         for s in range(3):
             y, p = label[rows], predicted[s, rows]
             per_class = f1_score(y, p, average=None)
-            expected = [f1_score(y, p, average="macro"), balanced_accuracy_score(y, p), accuracy_score(y, p), *per_class]
+            expected = [
+                f1_score(y, p, average="macro"),
+                balanced_accuracy_score(y, p),
+                accuracy_score(y, p),
+                *per_class,
+            ]
             assert found[d, s] == pytest.approx(expected, abs=1e-12)
 
 
@@ -83,7 +100,8 @@ def test_auroc_by_hand_and_one_sided_class() -> None:
     score = np.array([[[0.1, 0], [0.4, 0], [0.4, 0], [0.8, 0]]])
     scorer = AurocScorer(label, score, ["a", "b"])
     assert scorer.undefined == ["b"]
-    assert scorer(np.ones((4, 1)))[0, 0, :2] == pytest.approx([3.5 / 4] * 2)  # of four pairs one ties
+    # of four pairs one ties
+    assert scorer(np.ones((4, 1)))[0, 0, :2] == pytest.approx([3.5 / 4] * 2)
     assert np.isnan(scorer(np.array([[1.0], [1], [0], [0]]))).all()
 
 
@@ -112,25 +130,41 @@ def without_images(full: np.ndarray, draws: int = 50) -> Draws:
 
 
 def test_seeds_alone_are_the_t_test() -> None:
-    """Interval and p of SciPy's one-sample t-test of paired differences, and of Welch's where the numbers of seeds differ."""
+    """Interval and p of SciPy's one-sample t-test of paired differences, and of Welch's where the
+    numbers of seeds differ.
+    """
     own, other = RNG(0).normal(0.1, 1, (5, 40)), RNG(1).normal(0, 2, (5, 40))
-    found, exact = estimate_difference(without_images(own), without_images(other)), ttest_1samp(own - other, 0)
+    found, exact = (
+        estimate_difference(without_images(own), without_images(other)),
+        ttest_1samp(own - other, 0),
+    )
     assert found.p == pytest.approx(exact.pvalue, rel=1e-6)
-    assert found.low == pytest.approx(exact.confidence_interval().low) and found.high == pytest.approx(exact.confidence_interval().high)
-    found, exact = (estimate_difference(without_images(own), without_images(other[:3])), ttest_ind(own, other[:3], equal_var=False))
-    assert found.p == pytest.approx(exact.pvalue, rel=1e-6) and found.freedom == pytest.approx(exact.df)
+    assert found.low == pytest.approx(
+        exact.confidence_interval().low
+    ) and found.high == pytest.approx(exact.confidence_interval().high)
+    found, exact = (
+        estimate_difference(without_images(own), without_images(other[:3])),
+        ttest_ind(own, other[:3], equal_var=False),
+    )
+    assert found.p == pytest.approx(exact.pvalue, rel=1e-6) and found.freedom == pytest.approx(
+        exact.df
+    )
     assert found.low == pytest.approx(exact.confidence_interval().low) and np.isnan(found.sd).all()
 
 
 def test_images_alone_are_the_t_test_over_images() -> None:
-    """One seed: the standard error of a mean over images, whole patients drawn where there are such."""
+    """One seed: the standard error of a mean over images, whole patients drawn where there are
+    such.
+    """
     values = RNG(0).normal(0, 1, 80)
     scorer = RankScorer(np.where(values > 0, 1.0, 20.0)[None])
     (drawn,) = draw_all([scorer], 80, 4000, 0)
     hit = (values > 0).astype(float)
     half = t.ppf(0.975, 79) * hit.std(ddof=1) / np.sqrt(80)
     found = estimate_mean(drawn)
-    assert (found.high - found.low)[0] == pytest.approx(2 * half, rel=0.04) and np.isnan(found.sd[0])
+    assert (found.high - found.low)[0] == pytest.approx(2 * half, rel=0.04) and np.isnan(
+        found.sd[0]
+    )
     (drawn,) = draw_all([scorer], 80, 4000, 0, np.arange(80) // 2)
     assert drawn.units == 40
 
@@ -149,8 +183,10 @@ def test_p_is_small_exactly_where_the_interval_leaves_zero_out() -> None:
 
 @pytest.mark.parametrize(("regime", "seeds"), list(product(coverage.REGIMES, coverage.SEEDS)))
 def test_intervals_hold_the_truth_as_often_as_they_say(regime: str, seeds: int) -> None:
-    """2 000 experiments of scripts/coverage.py: 95 % with 5 and 10 seeds, never less than that with 2 and 3 but for the simulation's own
-    noise of half a point; what was there before held 59 % with two seeds."""
+    """2 000 experiments of scripts/studies/coverage.py: 95 % with 5 and 10 seeds, never less than
+    that with 2 and 3 but for the simulation's own noise of half a point; what was there before held
+    59 % with two seeds.
+    """
     held = coverage.paired(regime, seeds, 2000, 300, 7)["now"]
     assert 0.93 <= held <= (0.97 if seeds >= 5 else 0.995)
 
@@ -165,18 +201,36 @@ def test_identical_methods_differ_by_nothing() -> None:
     scorer = RankScorer(RNG(0).integers(1, 20, (3, 50)).astype(float))
     own, other = draw_all([scorer, scorer], 50, 200, 0)
     found = estimate_difference(own, other)
-    assert not found.value.any() and not found.low.any() and not found.high.any() and (found.p == 1).all()
+    assert (
+        not found.value.any()
+        and not found.low.any()
+        and not found.high.any()
+        and (found.p == 1).all()
+    )
 
 
-def correct_predictions(rng: np.random.Generator, seeds: int, images: int, gains: tuple[float, ...], seed_sd: float,
-                        image_sd: float,
-                        noise: float) -> list[ClassScorer]:
-    """A scorer a gain: right where gain + seed + image + noise > 0; images are shared by all methods."""
+def correct_predictions(
+    rng: np.random.Generator,
+    seeds: int,
+    images: int,
+    gains: tuple[float, ...],
+    seed_sd: float,
+    image_sd: float,
+    noise: float,
+) -> list[ClassScorer]:
+    """A scorer a gain: right where gain + seed + image + noise > 0; images are shared by all
+    methods.
+    """
     shared = rng.normal(0, image_sd, images)
     label = np.zeros(images, dtype=int)
     found = []
     for gain in gains:
-        latent = gain + rng.normal(0, seed_sd, (seeds, 1)) + shared + rng.normal(0, noise, (seeds, images))
+        latent = (
+            gain
+            + rng.normal(0, seed_sd, (seeds, 1))
+            + shared
+            + rng.normal(0, noise, (seeds, images))
+        )
         found.append(ClassScorer(label, (latent <= 0).astype(int), ["yes", "no"]))
     return found
 
@@ -190,14 +244,18 @@ def test_paired_is_narrower_than_unpaired_on_correlated_predictions() -> None:
 
 
 def test_interval_covers_the_truth() -> None:
-    """Nominal 95 %, of a difference in accuracy, through the scorers. Resampling images alone falls far below."""
+    """Nominal 95 %, of a difference in accuracy, through the scorers. Resampling images alone falls
+    far below.
+    """
     rng, gains, sds = RNG(7), (0.3, 0.5), (0.15, 0.7, 0.7)
     scale = np.sqrt(np.square(sds).sum())
     truth = norm.cdf(gains[1] / scale) - norm.cdf(gains[0] / scale)
     inside = images_only = 0
     repeats = 250
     for repeat in range(repeats):
-        reference, method = draw_all(correct_predictions(rng, 8, 150, gains, *sds), 150, 200, repeat)
+        reference, method = draw_all(
+            correct_predictions(rng, 8, 150, gains, *sds), 150, 200, repeat
+        )
         found = estimate_difference(method, reference)
         inside += found.low[2] <= truth <= found.high[2]
         low, high = np.quantile((method.drawn - reference.drawn).mean(1)[:, 2], [0.025, 0.975])
@@ -209,13 +267,20 @@ def test_interval_covers_the_truth() -> None:
 def test_large_seed_variance_is_not_cured_by_images() -> None:
     widths = {200: 0.0, 3200: 0.0}
     for images, start in product(widths, range(6)):  # six seeds tell their spread badly
-        reference, method = draw_all(correct_predictions(RNG(start), 6, images, (0.0, 0.0), 1.5, 0.1, 0.1), images, 100, 0)
+        reference, method = draw_all(
+            correct_predictions(RNG(start), 6, images, (0.0, 0.0), 1.5, 0.1, 0.1), images, 100, 0
+        )
         found = estimate_difference(method, reference)
         widths[images] += (found.high - found.low)[2]
     assert 0.6 < widths[3200] / widths[200] < 1.6
-    alone = [draw_all(correct_predictions(RNG(1), 1, images, (0.0, 0.0), 1.5, 1.0, 0.1), images, 400, 0)
-             for images in (200, 3200)]
-    narrow = [np.ptp(np.quantile((method.drawn - reference.drawn)[:, 0, 2], [0.025, 0.975])) for reference, method in alone]
+    alone = [
+        draw_all(correct_predictions(RNG(1), 1, images, (0.0, 0.0), 1.5, 1.0, 0.1), images, 400, 0)
+        for images in (200, 3200)
+    ]
+    narrow = [
+        np.ptp(np.quantile((method.drawn - reference.drawn)[:, 0, 2], [0.025, 0.975]))
+        for reference, method in alone
+    ]
     assert narrow[1] < 0.5 * narrow[0]  # what does shrink
 
 
@@ -234,8 +299,11 @@ def test_seeds_are_paired_where_their_numbers_agree() -> None:
 def simulated(rng: np.random.Generator, seeds: int, images: int, parts: Components) -> np.ndarray:
     """Differences (S, N) with the given variances around 0."""
     draw = rng.standard_normal
-    return (np.sqrt(parts.seed) * draw((seeds, 1)) + np.sqrt(parts.image) * draw(images)
-            + np.sqrt(parts.both) * draw((seeds, images))).astype(np.float64)
+    return (
+        np.sqrt(parts.seed) * draw((seeds, 1))
+        + np.sqrt(parts.image) * draw(images)
+        + np.sqrt(parts.both) * draw((seeds, images))
+    ).astype(np.float64)
 
 
 def test_variance_components_are_recovered() -> None:
@@ -254,24 +322,35 @@ def test_variance_components_are_recovered() -> None:
 @pytest.mark.parametrize("what", ["seeds", "images"])
 @pytest.mark.parametrize("difference", [0.03, 0.06])
 def test_needed_sizes_have_the_power_they_promise(what: str, difference: float) -> None:
-    """4 000 experiments of the size found, whose seeds' variance is estimated from the seeds, as `compare` does."""
+    """4 000 experiments of the size found, whose seeds' variance is estimated from the seeds, as
+    `compare` does.
+    """
     parts, rng, count = Components(seed=0.0003, image=0.05, both=0.3), RNG(0), 4000
-    seeds, images = (needed_seeds(parts, difference, 1000), 1000) if what == "seeds" else (8, needed_images(parts, difference, 8))
+    seeds, images = (
+        (needed_seeds(parts, difference, 1000), 1000)
+        if what == "seeds"
+        else (8, needed_images(parts, difference, 8))
+    )
     assert seeds == int(seeds) and images == int(images)
     seeds = int(seeds)
     own = np.sqrt(parts.seed + parts.both / images) * rng.standard_normal((seeds, count))
     full = difference + own + np.sqrt(parts.image / images) * rng.standard_normal(count)
-    ends = np.sqrt(parts.image / images) * np.array([-1, 1])[:, None, None] * np.sqrt(0.5)  # two draws with that variance
+    # two draws with that variance
+    ends = np.sqrt(parts.image / images) * np.array([-1, 1])[:, None, None] * np.sqrt(0.5)
     found = estimate_mean(Draws(full, full + ends))
     assert found.images == pytest.approx(parts.image / images)
     power = (found.low > 0).mean()
     assert 0.78 < power < 0.9  # the next whole number of seeds gives a little more
     smaller = (seeds - 1, images) if what == "seeds" else (seeds, images - 1)
-    assert smallest_difference(parts, *smaller) > difference >= smallest_difference(parts, seeds, images)
+    assert (
+        smallest_difference(parts, *smaller)
+        > difference
+        >= smallest_difference(parts, seeds, images)
+    )
 
 
 def test_needed_sizes_that_no_number_reaches_or_nobody_knows() -> None:
     assert needed_seeds(Components(0.1, 1.0, 0.0), 0.01, images=100) == np.inf
     assert needed_images(Components(0.1, 1.0, 0.0), 0.01, seeds=3) == np.inf
     assert np.isnan(needed_seeds(Components(np.nan, 1.0, 0.0), 0.5, images=100))
-    assert needed_images(Components(np.nan, 1.0, 0.0), 0.5, seeds=1) == np.ceil(2.8015852 ** 2 / 0.25)
+    assert needed_images(Components(np.nan, 1.0, 0.0), 0.5, seeds=1) == np.ceil(2.8015852**2 / 0.25)

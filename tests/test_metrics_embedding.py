@@ -1,4 +1,7 @@
-"""Alignment, uniformity, modality gap, cosines by group and clusters: closed forms, slow loops, the table of separated clouds."""
+"""Alignment, uniformity, modality gap, cosines by group and clusters: closed forms, slow loops, the
+table of separated clouds.
+"""
+
 from __future__ import annotations
 
 import tracemalloc
@@ -33,7 +36,9 @@ def slow(images: np.ndarray, texts: np.ndarray) -> tuple[float, float]:
 
 
 def separated(size: float, count: int = 1000, width: int = 512) -> tuple[np.ndarray, np.ndarray]:
-    """Perfectly paired clouds, moved apart by `size` either way along one direction, of length 1 again."""
+    """Perfectly paired clouds, moved apart by `size` either way along one direction, of length 1
+    again.
+    """
     points, direction = unit(count, width, 0), unit(1, width, 1)
     moved = [points + size * direction, points - size * direction]
     return tuple(values / np.linalg.norm(values, axis=1, keepdims=True) for values in moved)
@@ -43,11 +48,21 @@ def test_equations_2_and_3_agree_with_double_loops() -> None:
     images, texts = unit(23, 5, 2), unit(23, 5, 3)
     found = embedding.alignment(images, texts), embedding.uniformity(images, texts)
     assert found == pytest.approx(slow(images, texts), abs=1e-12)
-    assert found[0] != pytest.approx(embedding.alignment(texts, images), abs=1e-3)  # texts, not images, compete
-    within = [np.exp(-2 * ((images[i] - images[j]) ** 2).sum()) for i in range(23) for j in range(23) if i != j]
-    assert embedding.wang_isola_uniformity(images) == pytest.approx(np.log(np.mean(within)), abs=1e-12)
+    # texts, not images, compete
+    assert found[0] != pytest.approx(embedding.alignment(texts, images), abs=1e-3)
+    within = [
+        np.exp(-2 * ((images[i] - images[j]) ** 2).sum())
+        for i in range(23)
+        for j in range(23)
+        if i != j
+    ]
+    assert embedding.wang_isola_uniformity(images) == pytest.approx(
+        np.log(np.mean(within)), abs=1e-12
+    )
     distances = [np.linalg.norm(a - b) for a, b in zip(images, texts)]
-    assert embedding.wang_isola_alignment(images, texts) == pytest.approx(np.mean(np.square(distances)))
+    assert embedding.wang_isola_alignment(images, texts) == pytest.approx(
+        np.mean(np.square(distances))
+    )
     assert embedding.wang_isola_alignment(images, texts, 1) == pytest.approx(np.mean(distances))
 
 
@@ -57,39 +72,61 @@ def test_closed_forms() -> None:
     assert embedding.uniformity(equal, equal) == pytest.approx(0, abs=1e-12)
     assert embedding.wang_isola_uniformity(equal) == pytest.approx(0, abs=1e-12)
     assert embedding.modality_gap(equal, -equal) == pytest.approx(2)
-    assert embedding.uniformity(equal, -equal) == pytest.approx(8)  # two points opposite: the best that Eq. 3 knows
+    # two points opposite: the best that Eq. 3 knows
+    assert embedding.uniformity(equal, -equal) == pytest.approx(8)
     orthogonal = np.eye(6)
     assert embedding.alignment(orthogonal, orthogonal) == pytest.approx(2)
-    assert embedding.uniformity(orthogonal, orthogonal) == pytest.approx(4)  # with i = j it would be 1.67
+    # with i = j it would be 1.67
+    assert embedding.uniformity(orthogonal, orthogonal) == pytest.approx(4)
     assert embedding.wang_isola_uniformity(orthogonal) == pytest.approx(-4)
     assert embedding.modality_gap(orthogonal, orthogonal) == 0
 
 
-@pytest.mark.parametrize(("size", "gap", "eq2", "eq3", "align", "unif"), [
-    (0, 0.00, 1.71, 3.93, 0.00, -3.96), (0.5, 0.90, 1.34, 4.77, 0.81, -3.69), (1, 1.41, 0.82, 5.99, 2.00, -2.67),
-    (4, 1.94, 0.10, 7.76, 3.76, -0.93)])
-def test_separating_paired_clouds_raises_eq_3_and_changes_no_neighbour(size: float, gap: float, eq2: float, eq3: float,
-                                                                       align: float,
-                                                                       unif: float) -> None:
+@pytest.mark.parametrize(
+    ("size", "gap", "eq2", "eq3", "align", "unif"),
+    [
+        (0, 0.00, 1.71, 3.93, 0.00, -3.96),
+        (0.5, 0.90, 1.34, 4.77, 0.81, -3.69),
+        (1, 1.41, 0.82, 5.99, 2.00, -2.67),
+        (4, 1.94, 0.10, 7.76, 3.76, -0.93),
+    ],
+)
+def test_separating_paired_clouds_raises_eq_3_and_changes_no_neighbour(
+    size: float, gap: float, eq2: float, eq3: float, align: float, unif: float
+) -> None:
     images, texts = separated(size)
     # within 0.02, as the points are not those of the table, whose Eq. 3 takes i = j in as well
     found = embedding.uniformity(images, texts)
-    with_own = -np.log((999 * np.exp(-found) + np.exp(-2 * ((images - texts) ** 2).sum(axis=1)).mean()) / 1000)
+    with_own = -np.log(
+        (999 * np.exp(-found) + np.exp(-2 * ((images - texts) ** 2).sum(axis=1)).mean()) / 1000
+    )
     assert embedding.modality_gap(images, texts) == pytest.approx(gap, abs=0.02)
     assert embedding.alignment(images, texts) == pytest.approx(eq2, abs=0.02)
     assert with_own == pytest.approx(eq3, abs=0.02)
     assert found == pytest.approx({0: 3.98, 0.5: 4.79, 1: 5.99, 4: 7.77}[size], abs=0.006)
     assert embedding.wang_isola_alignment(images, texts) == pytest.approx(align, abs=0.02)
-    assert embedding.wang_isola_uniformity(np.concatenate([images, texts])) == pytest.approx(unif, abs=0.02)
+    assert embedding.wang_isola_uniformity(np.concatenate([images, texts])) == pytest.approx(
+        unif, abs=0.02
+    )
     assert (embedding.margins(images, texts) > 0).all()  # R@1 is 1
     centred = embedding.centre(images), embedding.centre(texts)
-    assert embedding.modality_gap(*centred) < 0.01 and embedding.uniformity(*centred) == pytest.approx(3.99, abs=0.01)
+    assert embedding.modality_gap(*centred) < 0.01 and embedding.uniformity(
+        *centred
+    ) == pytest.approx(3.99, abs=0.01)
 
 
 def test_order_rotation_and_precision_change_nothing() -> None:
     images, texts = unit(40, 16, 4), unit(40, 16, 5)
-    order, turn = np.random.default_rng(0).permutation(40), np.linalg.qr(np.random.default_rng(1).normal(size=(16, 16)))[0]
-    for form in (embedding.alignment, embedding.uniformity, embedding.wang_isola_alignment, embedding.modality_gap):
+    order, turn = (
+        np.random.default_rng(0).permutation(40),
+        np.linalg.qr(np.random.default_rng(1).normal(size=(16, 16)))[0],
+    )
+    for form in (
+        embedding.alignment,
+        embedding.uniformity,
+        embedding.wang_isola_alignment,
+        embedding.modality_gap,
+    ):
         assert form(images[order], texts[order]) == pytest.approx(form(images, texts), abs=1e-12)
         assert form(images @ turn, texts @ turn) == pytest.approx(form(images, texts), abs=1e-12)
         single = images.astype(np.float32), texts.astype(np.float32)
@@ -103,22 +140,34 @@ def test_a_repeated_text_is_a_wrong_one_at_the_same_distance() -> None:
     assert embedding.alignment(np.eye(3), np.eye(3)[[0, 0, 0]]) == pytest.approx(0)
 
 
-def test_blocks_give_the_same_numbers_and_hold_no_matrix_of_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_give_the_same_numbers_and_hold_no_matrix_of_pairs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     images, texts, groups = unit(301, 6, 8), unit(301, 6, 9), np.arange(301) % 3
-    whole = embedding.alignment(images, texts), embedding.uniformity(images, texts), embedding.cosine_histogram(images, groups)
+    whole = (
+        embedding.alignment(images, texts),
+        embedding.uniformity(images, texts),
+        embedding.cosine_histogram(images, groups),
+    )
     monkeypatch.setattr(embedding, "BLOCK_BYTES", 301 * 8 * 7)  # 7 rows a block, 43 blocks
-    assert (embedding.alignment(images, texts), embedding.uniformity(images, texts)) == pytest.approx(whole[:2], abs=1e-12)
+    assert (
+        embedding.alignment(images, texts),
+        embedding.uniformity(images, texts),
+    ) == pytest.approx(whole[:2], abs=1e-12)
     for one, other in zip(embedding.cosine_histogram(images, groups), whole[2]):
         np.testing.assert_allclose(one, other, atol=1e-12)
-    monkeypatch.setattr(embedding, "BLOCK_BYTES", 2 ** 20)
+    monkeypatch.setattr(embedding, "BLOCK_BYTES", 2**20)
     images, groups = unit(2000, 4, 0), np.zeros(2000, np.int64)
-    for measure in (lambda: embedding.alignment(images, images[::-1]), lambda: embedding.uniformity(images, images[::-1]),
-                    lambda: embedding.cosine_histogram(images, groups)):
+    for measure in (
+        lambda: embedding.alignment(images, images[::-1]),
+        lambda: embedding.uniformity(images, images[::-1]),
+        lambda: embedding.cosine_histogram(images, groups),
+    ):
         tracemalloc.start()
         measure()
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-        assert peak < 6 * 2 ** 20  # all pairs are 30.5 MiB
+        assert peak < 6 * 2**20  # all pairs are 30.5 MiB
 
 
 def test_shapes_and_collapse_are_refused() -> None:
@@ -137,12 +186,21 @@ def test_cosines_by_group_agree_with_a_loop() -> None:
     counts, mean, deviation = embedding.cosine_histogram(points, groups, 20)
     for one in range(3):
         for other in range(3):
-            cosines = [float(points[i] @ points[j]) for i in range(30) for j in range(i)
-                       if {groups[i], groups[j]} == {one, other} and (one == other) == (groups[i] == groups[j])]
+            cosines = [
+                float(points[i] @ points[j])
+                for i in range(30)
+                for j in range(i)
+                if {groups[i], groups[j]} == {one, other}
+                and (one == other) == (groups[i] == groups[j])
+            ]
             assert counts[one, other].sum() == len(cosines)
             if cosines:
-                assert (mean[one, other], deviation[one, other]) == pytest.approx((np.mean(cosines), np.std(cosines)), abs=1e-12)
-                np.testing.assert_array_equal(counts[one, other], np.histogram(np.clip(cosines, -1, 1), 20, (-1, 1))[0])
+                assert (mean[one, other], deviation[one, other]) == pytest.approx(
+                    (np.mean(cosines), np.std(cosines)), abs=1e-12
+                )
+                np.testing.assert_array_equal(
+                    counts[one, other], np.histogram(np.clip(cosines, -1, 1), 20, (-1, 1))[0]
+                )
     assert np.isnan(mean[2, 2]) and not counts[2, 2].sum()
     assert counts[np.triu_indices(3)].sum() == 30 * 29 // 2
 
@@ -152,10 +210,18 @@ def test_clusters() -> None:
     groups = np.repeat([0, 1, 2], 10)
     points = centres[groups] + 0.01 * np.random.default_rng(0).normal(size=(30, 4))
     found = embedding.clustering(points, groups, [0, 1])
-    assert found["NMI"].tolist() == pytest.approx([1, 1]) and found["ARI"].tolist() == pytest.approx([1, 1])
+    assert found["NMI"].tolist() == pytest.approx([1, 1]) and found[
+        "ARI"
+    ].tolist() == pytest.approx([1, 1])
     assert (found["silhouette"] > 0.9).all() and (found["Calinski-Harabasz"] > 1000).all()
     shuffled = np.random.default_rng(1).permutation(groups)
-    assert embedding.clustering(points, shuffled, [0])["ARI"][0] == pytest.approx(adjusted_rand_score(shuffled, groups))
-    for wrong, labels in ((points, groups * 0), (points[:3], np.arange(3)), (np.tile(points[:1], (9, 1)), np.arange(9) % 2)):
+    assert embedding.clustering(points, shuffled, [0])["ARI"][0] == pytest.approx(
+        adjusted_rand_score(shuffled, groups)
+    )
+    for wrong, labels in (
+        (points, groups * 0),
+        (points[:3], np.arange(3)),
+        (np.tile(points[:1], (9, 1)), np.arange(9) % 2),
+    ):
         with pytest.raises(UserError, match="expected two groups or more"):
             embedding.clustering(wrong, labels, [0])

@@ -1,4 +1,7 @@
-"""ROC-AUC against scikit-learn; the linear probe's splits, standardisation, choice of C and left-out classes."""
+"""ROC-AUC against scikit-learn; the linear probe's splits, standardisation, choice of C and
+left-out classes.
+"""
+
 from __future__ import annotations
 
 import sys
@@ -13,18 +16,26 @@ from openclip_eclip.metrics import probe
 from openclip_eclip.metrics.auroc import auroc, auroc_of_rows
 
 
-def problem(count: int = 120, width: int = 6, classes: int = 2, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def problem(
+    count: int = 120, width: int = 6, classes: int = 2, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
     """Features (N, D), and noisy labels (N, K) of its first columns."""
     rng = np.random.default_rng(seed)
     features = rng.normal(size=(count, width))
-    return features, (features[:, :classes] + rng.normal(size=(count, classes)) > 0.5).astype(np.float64)
+    return features, (features[:, :classes] + rng.normal(size=(count, classes)) > 0.5).astype(
+        np.float64
+    )
 
 
 def test_auroc_by_hand_and_by_scikit_learn() -> None:
     assert auroc(np.array([[0], [0], [1], [1]]), np.array([[0.1], [0.4], [0.35], [0.8]]))[0] == 0.75
     assert auroc(np.array([[0], [1]]), np.array([[3], [3]]))[0] == 0.5  # a tie
     rng = np.random.default_rng(0)
-    labels, scores = rng.integers(0, 2, (200, 3)).astype(float), rng.integers(0, 15, (200, 3)) / 7  # many ties
+    # many ties
+    labels, scores = (
+        rng.integers(0, 2, (200, 3)).astype(float),
+        rng.integers(0, 15, (200, 3)) / 7,
+    )
     labels[::5, 1] = np.nan
     for k, value in enumerate(auroc(labels, scores)):
         known = ~np.isnan(labels[:, k])
@@ -61,10 +72,16 @@ def test_subsets_are_nested_and_whole_patients() -> None:
 def test_split_keeps_patients_together() -> None:
     groups = [f"p{i // 4}" for i in range(80)]
     parts = probe.split_groups(groups, (0.6, 0.2, 0.2), 3)
-    assert sorted(np.concatenate(parts)) == list(range(80)) and [len(rows) for rows in parts] == [48, 16, 16]
+    assert sorted(np.concatenate(parts)) == list(range(80)) and [len(rows) for rows in parts] == [
+        48,
+        16,
+        16,
+    ]
     names = [{groups[row] for row in rows} for rows in parts]
     assert not (names[0] & names[1] or names[0] & names[2] or names[1] & names[2])
-    with pytest.raises(UserError, match="2 patients or images; expected enough to split 60% / 20% / 20%"):
+    with pytest.raises(
+        UserError, match="2 patients or images; expected enough to split 60% / 20% / 20%"
+    ):
         probe.split_groups(["a", "a", "b"], (0.6, 0.2, 0.2), 0)
 
 
@@ -72,7 +89,9 @@ def test_standardisation_sees_training_rows_alone() -> None:
     features = np.c_[np.random.default_rng(0).normal(5, 3, 20), np.full(20, 0.1)].astype(np.float32)
     train = np.arange(10)
     moved = probe.standardise(features, train)
-    assert moved[train].mean(axis=0) == pytest.approx(0, abs=1e-12) and moved[train, 0].std() == pytest.approx(1)
+    assert moved[train].mean(axis=0) == pytest.approx(0, abs=1e-12) and moved[
+        train, 0
+    ].std() == pytest.approx(1)
     assert not moved[:, 1].any()  # a constant
     features[10:] += 100
     np.testing.assert_array_equal(probe.standardise(features, train)[train], moved[train])
@@ -83,24 +102,51 @@ def test_probe_is_scikit_learns_at_the_c_that_validation_prefers() -> None:
     found = probe.fit_probe(features[:60], labels[:60], features[60:], labels[60:])
     scores = {}
     for strength in found.validation:
-        models = [LogisticRegression(C=strength, tol=1e-8, max_iter=5000).fit(features[:60], labels[:60, k]) for k in range(2)]
+        models = [
+            LogisticRegression(C=strength, tol=1e-8, max_iter=5000).fit(
+                features[:60], labels[:60, k]
+            )
+            for k in range(2)
+        ]
         raw = np.stack([model.decision_function(features[60:]) for model in models], axis=1)
-        scores[strength] = raw, np.mean([roc_auc_score(labels[60:, k], raw[:, k]) for k in range(2)])
+        scores[strength] = (
+            raw,
+            np.mean([roc_auc_score(labels[60:, k], raw[:, k]) for k in range(2)]),
+        )
     best = max(value for _, value in scores.values())
-    assert found.validation[found.strength] == max(found.validation.values()) == pytest.approx(best, abs=5e-3)
-    assert found.strength == min(c for c, value in found.validation.items() if value == max(found.validation.values()))
-    np.testing.assert_allclose(found.scores(features[60:]), scores[found.strength][0], rtol=0.02, atol=1e-3)
+    assert (
+        found.validation[found.strength]
+        == max(found.validation.values())
+        == pytest.approx(best, abs=5e-3)
+    )
+    assert found.strength == min(
+        c for c, value in found.validation.items() if value == max(found.validation.values())
+    )
+    np.testing.assert_allclose(
+        found.scores(features[60:]), scores[found.strength][0], rtol=0.02, atol=1e-3
+    )
     assert found.unconverged == 0
 
 
 def test_larger_c_are_not_tried_after_four_falls_in_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
     features, labels = problem(60, 40, 1)
-    for path, tried, best in (([.6, .7, .6, .5, .4, .3, .9], 6, 1),  # four falls after the best
-                              ([.5] * 17, 17, 0),  # flat: C is too small to matter yet
-                              ([.5, .5, .5, .5, .5, .8, .7, .6, .6, .5, .4, .3, .2], 13, 5),  # a tie is no fall
-                              ([.6, .5, .4, .3, .35] + [.9] * 12, 17, 5)):
+    for path, tried, best in (
+        ([0.6, 0.7, 0.6, 0.5, 0.4, 0.3, 0.9], 6, 1),  # four falls after the best
+        ([0.5] * 17, 17, 0),  # flat: C is too small to matter yet
+        # a tie is no fall
+        (
+            [0.5, 0.5, 0.5, 0.5, 0.5, 0.8, 0.7, 0.6, 0.6, 0.5, 0.4, 0.3, 0.2],
+            13,
+            5,
+        ),
+        ([0.6, 0.5, 0.4, 0.3, 0.35] + [0.9] * 12, 17, 5),
+    ):
         values = iter(path)
-        monkeypatch.setattr(probe, "auroc", lambda labels, scores: np.array([next(values) if scores.any() else 0.5]))
+        monkeypatch.setattr(
+            probe,
+            "auroc",
+            lambda labels, scores, values=values: np.array([next(values) if scores.any() else 0.5]),
+        )
         found = probe.fit_probe(features[:30], labels[:30], features[30:], labels[30:])
         assert len(found.validation) == tried and probe.STRENGTHS.index(found.strength) == best
 
@@ -108,7 +154,8 @@ def test_larger_c_are_not_tried_after_four_falls_in_a_row(monkeypatch: pytest.Mo
 def test_the_smallest_c_is_a_fit() -> None:
     features, labels = problem(60, 40, 1)
     found = probe.fit_probe(features[:30], labels[:30], features[30:], labels[30:])
-    direction = features[:30].T @ (labels[:30, 0] - labels[:30, 0].mean())  # its limit, the difference of class means
+    # its limit, the difference of class means
+    direction = features[:30].T @ (labels[:30, 0] - labels[:30, 0].mean())
     mean_difference = auroc(labels[30:], features[30:] @ direction[:, None])[0]
     assert found.validation[1e-6] == pytest.approx(mean_difference) != 0.5
 
@@ -126,11 +173,16 @@ def test_blank_labels_are_left_out_class_by_class() -> None:
     with_blanks[:20, 1] = np.nan
     with_blanks[60:70, 0] = np.nan
     both = probe.fit_probe(features[:60], with_blanks[:60], features[60:], with_blanks[60:])
-    alone = LogisticRegression(C=both.strength, tol=1e-8, max_iter=5000).fit(features[20:60], labels[20:60, 1])
+    alone = LogisticRegression(C=both.strength, tol=1e-8, max_iter=5000).fit(
+        features[20:60], labels[20:60, 1]
+    )
     np.testing.assert_allclose(both.weights[1], alone.coef_[0], rtol=0.02, atol=1e-3)
     zeroed = np.nan_to_num(with_blanks[:60])
-    assert not np.allclose(probe.fit_probe(features[:60], zeroed, features[60:], with_blanks[60:]).weights[1], both.weights[1],
-                           rtol=0.1)
+    assert not np.allclose(
+        probe.fit_probe(features[:60], zeroed, features[60:], with_blanks[60:]).weights[1],
+        both.weights[1],
+        rtol=0.1,
+    )
 
 
 def test_classes_without_both_labels_are_left_out() -> None:
@@ -138,7 +190,10 @@ def test_classes_without_both_labels_are_left_out() -> None:
     labels[:60, 1] = 0
     found = probe.fit_probe(features[:60], labels[:60], features[60:], labels[60:])
     assert found.fitted.tolist() == [True, False, True]
-    assert np.isnan(found.scores(features)[:, 1]).all() and np.isfinite(found.scores(features)[:, [0, 2]]).all()
+    assert (
+        np.isnan(found.scores(features)[:, 1]).all()
+        and np.isfinite(found.scores(features)[:, [0, 2]]).all()
+    )
     labels[60:, 0] = 1  # not in validation: fitted, and C comes from the third
     again = probe.fit_probe(features[:60], labels[:60], features[60:], labels[60:])
     assert again.fitted.tolist() == [True, False, True]

@@ -1,4 +1,7 @@
-"""Ranks, recall and precision of retrieval: by hand, by enumeration of all orders, and against clip_benchmark and open_clip."""
+"""Ranks, recall and precision of retrieval: by hand, by enumeration of all orders, and against
+clip_benchmark and open_clip.
+"""
+
 from __future__ import annotations
 
 from fractions import Fraction
@@ -9,6 +12,7 @@ import pytest
 import torch
 from clip_benchmark.metrics.zeroshot_retrieval import recall_at_k
 from open_clip_train.train import get_clip_metrics
+
 from openclip_eclip.metrics import ranking
 from openclip_eclip.metrics.ranking import TIES, Ranks, chance_ranks, precision_at_k, rank_answers
 
@@ -24,12 +28,20 @@ def scored(scores: list[list[float]]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_by_hand() -> None:
-    """Query 0: right answer highest. 1: lowest of three. 2: right answer 2 ties with answer 0, below answer 1."""
+    """Query 0: right answer highest. 1: lowest of three. 2: right answer 2 ties with answer 0,
+    below answer 1.
+    """
     ranks = rank_answers(*scored([[3, 2, 1], [3, 1, 2], [1, 2, 1]]), [0, 1, 2], [0, 1, 2])
-    assert ranks.above.tolist() == [0, 2, 1] and ranks.right.tolist() == [1, 1, 1] and ranks.wrong.tolist() == [0, 0, 1]
+    assert (
+        ranks.above.tolist() == [0, 2, 1]
+        and ranks.right.tolist() == [1, 1, 1]
+        and ranks.wrong.tolist() == [0, 0, 1]
+    )
     assert [ranks.rank(ties).tolist() for ties in TIES] == [[1, 3, 2], [1, 3, 2.5], [1, 3, 3]]
     assert [ranks.hits(2, ties).tolist() for ties in TIES] == [[1, 0, 1], [1, 0, 0.5], [1, 0, 0]]
-    assert ranks.reciprocal("expected").tolist() == pytest.approx([1, 1 / 3, (1 / 2 + 1 / 3) / 2], abs=1e-15)
+    assert ranks.reciprocal("expected").tolist() == pytest.approx(
+        [1, 1 / 3, (1 / 2 + 1 / 3) / 2], abs=1e-15
+    )
     assert ranks.tied == 1
 
 
@@ -43,31 +55,46 @@ def test_the_highest_score_is_first() -> None:
 @pytest.mark.parametrize("above", [0, 2])
 @pytest.mark.parametrize("right,wrong", [(1, 0), (1, 3), (2, 3), (3, 1), (4, 2)])
 def test_expectation_is_the_mean_over_all_orders(above: int, right: int, wrong: int) -> None:
-    """Every order of the tied answers, in fractions; the other conventions are the best and the worst order."""
-    first = [above + 1 + order.index(True) for order in permutations([True] * right + [False] * wrong)]
+    """Every order of the tied answers, in fractions; the other conventions are the best and the
+    worst order.
+    """
+    first = [
+        above + 1 + order.index(True) for order in permutations([True] * right + [False] * wrong)
+    ]
     ranks = Ranks(*(np.array([value]) for value in (above, right, wrong)), gallery=20)
 
     def mean(values: list) -> float:
         return float(sum(map(Fraction, values)) / len(values))
 
     assert ranks.rank("expected")[0] == pytest.approx(mean(first), abs=1e-12)
-    assert ranks.reciprocal("expected")[0] == pytest.approx(mean([Fraction(1, place) for place in first]), abs=1e-12)
+    assert ranks.reciprocal("expected")[0] == pytest.approx(
+        mean([Fraction(1, place) for place in first]), abs=1e-12
+    )
     assert (ranks.rank("optimistic")[0], ranks.rank("pessimistic")[0]) == (min(first), max(first))
     for k in range(1, 12):
-        assert ranks.hits(k, "expected")[0] == pytest.approx(mean([int(place <= k) for place in first]), abs=1e-12)
-        assert ranks.hits(k, "optimistic")[0] == (min(first) <= k) and ranks.hits(k, "pessimistic")[0] == (max(first) <= k)
+        assert ranks.hits(k, "expected")[0] == pytest.approx(
+            mean([int(place <= k) for place in first]), abs=1e-12
+        )
+        assert ranks.hits(k, "optimistic")[0] == (min(first) <= k) and ranks.hits(k, "pessimistic")[
+            0
+        ] == (max(first) <= k)
 
 
 def test_expectation_of_a_large_tie_is_accurate() -> None:
     """100 000 answers with one score (a collapsed model): chance, to 1e-9."""
     ranks = chance_ranks([7], [7] + [8] * 99_999)
-    assert ranks.hits(10, "expected")[0] == pytest.approx(1e-4, abs=1e-9) and ranks.rank("expected")[0] == 50_000.5
+    assert (
+        ranks.hits(10, "expected")[0] == pytest.approx(1e-4, abs=1e-9)
+        and ranks.rank("expected")[0] == 50_000.5
+    )
 
 
 @pytest.mark.parametrize("k", [1, 5, 10])
 @pytest.mark.parametrize("per_image", [1, 5])
 def test_agrees_with_clip_benchmark(k: int, per_image: int) -> None:
-    """Its recall is the found share of the right answers; above 0 is a hit (as its `evaluate` counts)."""
+    """Its recall is the found share of the right answers; above 0 is a hit (as its `evaluate`
+    counts).
+    """
     images, texts = unit(60, 16, 1), unit(60 * per_image, 16, 2)
     owner = np.arange(60 * per_image) // per_image
     positive = torch.from_numpy(owner[:, None] == np.arange(60)[None])
@@ -75,18 +102,27 @@ def test_agrees_with_clip_benchmark(k: int, per_image: int) -> None:
     to_image = (recall_at_k(scores, positive, k) > 0).double().mean().item()
     to_text = (recall_at_k(scores.T, positive.T, k) > 0).double().mean().item()
     for ties in TIES:
-        assert rank_answers(texts, images, owner, range(60)).hits(k, ties).mean() == pytest.approx(to_image, abs=1e-9)
-        assert rank_answers(images, texts, range(60), owner).hits(k, ties).mean() == pytest.approx(to_text, abs=1e-9)
+        assert rank_answers(texts, images, owner, range(60)).hits(k, ties).mean() == pytest.approx(
+            to_image, abs=1e-9
+        )
+        assert rank_answers(images, texts, range(60), owner).hits(k, ties).mean() == pytest.approx(
+            to_text, abs=1e-9
+        )
 
 
 def test_agrees_with_open_clip() -> None:
     images, texts = unit(101, 32, 3), unit(101, 32, 4)
     theirs = get_clip_metrics(torch.from_numpy(images), torch.from_numpy(texts), torch.tensor(1.0))
-    for name, ours in (("image_to_text", rank_answers(images, texts, range(101), range(101))),
-                       ("text_to_image", rank_answers(texts, images, range(101), range(101)))):
+    for name, ours in (
+        ("image_to_text", rank_answers(images, texts, range(101), range(101))),
+        ("text_to_image", rank_answers(texts, images, range(101), range(101))),
+    ):
         assert theirs[f"{name}_mean_rank"] == pytest.approx(ours.rank("expected").mean(), abs=1e-9)
         assert theirs[f"{name}_median_rank"] == np.median(ours.rank("expected"))
-        assert all(theirs[f"{name}_R@{k}"] == pytest.approx(ours.hits(k, "expected").mean(), abs=1e-9) for k in (1, 5, 10))
+        assert all(
+            theirs[f"{name}_R@{k}"] == pytest.approx(ours.hits(k, "expected").mean(), abs=1e-9)
+            for k in (1, 5, 10)
+        )
 
 
 def test_equal_vectors_tie_exactly_wherever_they_stand() -> None:
@@ -100,22 +136,40 @@ def test_equal_vectors_tie_exactly_wherever_they_stand() -> None:
     assert minus.wrong.tolist() == [1] * 37
 
 
-def test_strips_change_nothing_and_are_never_the_whole_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
-    queries, gallery = np.round(unit(50, 8, 7) * 8), np.round(unit(40, 8, 8) * 8)  # small integers: exact products, many ties
+def test_strips_change_nothing_and_are_never_the_whole_matrix(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # small integers: exact products, many ties
+    queries, gallery = (
+        np.round(unit(50, 8, 7) * 8),
+        np.round(unit(40, 8, 8) * 8),
+    )
     groups = np.random.default_rng(9).integers(0, 10, 40)
     whole = rank_answers(queries, gallery, np.arange(50) % 10, groups)
     precision = precision_at_k(queries, gallery, np.arange(50) % 10, groups, 5)
     monkeypatch.setattr(ranking, "STRIP", 200)
-    assert max(len(scores) for _, scores in ranking._strips(queries.astype(np.float32), gallery.astype(np.float32))) == 5
+    assert (
+        max(
+            len(scores)
+            for _, scores in ranking._strips(queries.astype(np.float32), gallery.astype(np.float32))
+        )
+        == 5
+    )
     parts = rank_answers(queries, gallery, np.arange(50) % 10, groups)
     assert whole.tied > 5
     for name in ("above", "right", "wrong"):
         np.testing.assert_array_equal(getattr(whole, name), getattr(parts, name))
-    np.testing.assert_array_equal(precision, precision_at_k(queries, gallery, np.arange(50) % 10, groups, 5))
+    np.testing.assert_array_equal(
+        precision, precision_at_k(queries, gallery, np.arange(50) % 10, groups, 5)
+    )
 
 
 def test_order_of_the_gallery_is_no_matter() -> None:
-    queries, gallery, groups = np.round(unit(30, 8, 1) * 4), np.round(unit(40, 8, 2) * 4), np.arange(40) % 15
+    queries, gallery, groups = (
+        np.round(unit(30, 8, 1) * 4),
+        np.round(unit(40, 8, 2) * 4),
+        np.arange(40) % 15,
+    )
     order = np.random.default_rng(0).permutation(40)
     one = rank_answers(queries, gallery, np.arange(30) % 15, groups)
     other = rank_answers(queries, gallery[order], np.arange(30) % 15, groups[order])
@@ -124,16 +178,26 @@ def test_order_of_the_gallery_is_no_matter() -> None:
 
 
 def test_any_right_answer_counts_and_chance_knows_of_it() -> None:
-    """A report of three films: the best of them counts. Chance at k=2 of 6 with 3 right: 1 - C(3,2) / C(6,2) = 0.8."""
+    """A report of three films: the best of them counts. Chance at k=2 of 6 with 3 right: 1 - C(3,2)
+    / C(6,2) = 0.8.
+    """
     ranks = rank_answers(*scored([[1, 6, 5, 4, 3, 2]]), ["a"], ["b", "b", "a", "a", "b", "a"])
     assert ranks.rank("expected").tolist() == [2] and ranks.right.tolist() == [1]
-    assert chance_ranks(["a"], ["b", "b", "a", "a", "b", "a"]).hits(2, "expected").tolist() == pytest.approx([0.8], abs=1e-15)
+    assert chance_ranks(["a"], ["b", "b", "a", "a", "b", "a"]).hits(
+        2, "expected"
+    ).tolist() == pytest.approx([0.8], abs=1e-15)
     assert chance_ranks([0, 1], [0, 1, 2, 3]).rank("expected").tolist() == [2.5, 2.5]
 
 
 def test_precision_by_hand_and_over_all_orders_of_a_tie() -> None:
-    """First three of scores 9 5 5 5 1: the first, and two of the three tied, one of which has the label: (0 + 2/3) / 3."""
-    given = *scored([[9, 5, 5, 5, 1], [5, 4, 3, 2, 1]]), ["x", (1, 0)], [(1, 0), "x", (1, 0), (1, 0), "x"]
+    """First three of scores 9 5 5 5 1: the first, and two of the three tied, one of which has the
+    label: (0 + 2/3) / 3.
+    """
+    given = (
+        *scored([[9, 5, 5, 5, 1], [5, 4, 3, 2, 1]]),
+        ["x", (1, 0)],
+        [(1, 0), "x", (1, 0), (1, 0), "x"],
+    )
     assert precision_at_k(*given, 3).tolist() == pytest.approx([2 / 9, 2 / 3], abs=1e-15)
     assert precision_at_k(*given, 1).tolist() == [0, 1]
     with pytest.raises(ValueError, match="precision at 6 of 5 answers"):

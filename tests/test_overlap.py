@@ -1,4 +1,7 @@
-"""The leak guard: ids, bytes, looks and words that sets share; tables, shards, prepared folders, raw tables."""
+"""The leak guard: ids, bytes, looks and words that sets share; tables, shards, prepared folders,
+raw tables.
+"""
+
 from __future__ import annotations
 
 import io
@@ -9,23 +12,39 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image, ImageFilter
+
 from openclip_eclip.data import overlap
 from openclip_eclip.data.overlap import compare, main
 from openclip_eclip.data.overlap_read import Contents, normalise, perceptual_hash
 from openclip_eclip.prepare.command import refuse_leaks
 from openclip_eclip.prepare.plan import EvaluationSet, Item, Plan
-from PIL import Image, ImageFilter
 
-LONG = "There is a small right pleural effusion with adjacent atelectasis; the heart is not enlarged, case number"
+LONG = (
+    "There is a small right pleural effusion with adjacent atelectasis; the heart is not enlarged,"
+    " case number"
+)
 
 
 def picture(seed: int, side: int = 96) -> Image.Image:
     noise = np.random.default_rng(seed).integers(0, 256, (side, side), dtype=np.uint8)
-    return Image.fromarray(noise).filter(ImageFilter.GaussianBlur(9)).point(lambda v: min(255, max(0, (v - 100) * 4)))
+    return (
+        Image.fromarray(noise)
+        .filter(ImageFilter.GaussianBlur(9))
+        .point(lambda v: min(255, max(0, (v - 100) * 4)))
+    )
 
 
 def rows(start: int, stop: int) -> list[dict]:
-    return [{"seed": i, "title": f"{LONG} {i}.", "patient": f"p{10000000 + i}", "study": f"s{50000000 + i}"} for i in range(start, stop)]
+    return [
+        {
+            "seed": i,
+            "title": f"{LONG} {i}.",
+            "patient": f"p{10000000 + i}",
+            "study": f"s{50000000 + i}",
+        }
+        for i in range(start, stop)
+    ]
 
 
 def write_table(path: Path, samples: list[dict]) -> Path:
@@ -33,7 +52,13 @@ def write_table(path: Path, samples: list[dict]) -> Path:
     for sample in samples:
         sample = sample | {"filepath": f"{path.stem}-{sample['seed']}.png"}
         sample.get("picture", picture(sample["seed"])).save(path.parent / sample["filepath"])
-    pd.DataFrame([{k: v for k, v in s.items() if k != "picture"} | {"filepath": f"{path.stem}-{s['seed']}.png"} for s in samples]).to_csv(path, index=False)
+    pd.DataFrame(
+        [
+            {k: v for k, v in s.items() if k != "picture"}
+            | {"filepath": f"{path.stem}-{s['seed']}.png"}
+            for s in samples
+        ]
+    ).to_csv(path, index=False)
     return path
 
 
@@ -43,7 +68,11 @@ def write_shard(path: Path, samples: list[dict]) -> Path:
             buffer = io.BytesIO()
             picture(sample["seed"]).save(buffer, "JPEG", quality=90)
             columns = {name: sample[name] for name in ("patient", "study")}
-            for extension, content in (("jpg", buffer.getvalue()), ("txt", sample["title"].encode()), ("json", json.dumps(columns).encode())):
+            for extension, content in (
+                ("jpg", buffer.getvalue()),
+                ("txt", sample["title"].encode()),
+                ("json", json.dumps(columns).encode()),
+            ):
                 info = tarfile.TarInfo(f"k{sample['seed']}.{extension}")
                 info.size = len(content)
                 shard.addfile(info, io.BytesIO(content))
@@ -52,24 +81,45 @@ def write_shard(path: Path, samples: list[dict]) -> Path:
 
 def counts(out: str) -> list[int]:
     """patients, studies, same bytes, same looks, reports."""
-    return [int(line.rpartition(":")[2]) for line in out.splitlines() if line.startswith("  shared ")]
+    return [
+        int(line.rpartition(":")[2]) for line in out.splitlines() if line.startswith("  shared ")
+    ]
 
 
 def test_disjoint_sets_pass(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    assert main([str(write_table(tmp_path / "a.csv", rows(0, 40))), str(write_table(tmp_path / "b.csv", rows(40, 80)))]) == 0
+    assert (
+        main(
+            [
+                str(write_table(tmp_path / "a.csv", rows(0, 40))),
+                str(write_table(tmp_path / "b.csv", rows(40, 80))),
+            ]
+        )
+        == 0
+    )
     out = capsys.readouterr().out
-    assert counts(out) == [0] * 5 and "40 samples, 40 patients, 40 studies, 40 images, 40 reports" in out
+    assert (
+        counts(out) == [0] * 5
+        and "40 samples, 40 patients, 40 studies, 40 images, 40 reports" in out
+    )
 
 
-@pytest.mark.parametrize("change,expected", [
-    ({"patient": "10000003"}, [1, 0, 0, 0, 0]),  # MIMIC's other spelling of p10000003
-    ({"study": "s50000004"}, [0, 1, 0, 0, 0]),
-    ({"picture": picture(5)}, [0, 0, 1, 1, 0]),
-    ({"picture": picture(5).resize((71, 71)).point(lambda v: v * 0.9 + 5)}, [0, 0, 0, 1, 0]),
-    ({"title": LONG.upper().replace(";", " -\n") + " 6"}, [0, 0, 0, 0, 1])])
-def test_each_kind_of_leak_is_found_and_named(tmp_path: Path, change: dict, expected: list[int], capsys: pytest.CaptureFixture) -> None:
+@pytest.mark.parametrize(
+    "change,expected",
+    [
+        ({"patient": "10000003"}, [1, 0, 0, 0, 0]),  # MIMIC's other spelling of p10000003
+        ({"study": "s50000004"}, [0, 1, 0, 0, 0]),
+        ({"picture": picture(5)}, [0, 0, 1, 1, 0]),
+        ({"picture": picture(5).resize((71, 71)).point(lambda v: v * 0.9 + 5)}, [0, 0, 0, 1, 0]),
+        ({"title": LONG.upper().replace(";", " -\n") + " 6"}, [0, 0, 0, 0, 1]),
+    ],
+)
+def test_each_kind_of_leak_is_found_and_named(
+    tmp_path: Path, change: dict, expected: list[int], capsys: pytest.CaptureFixture
+) -> None:
     train = write_table(tmp_path / "a.csv", rows(0, 10))
-    test = write_table(tmp_path / "b.csv", [*rows(20, 29), *({**row, **change} for row in rows(29, 30))])
+    test = write_table(
+        tmp_path / "b.csv", [*rows(20, 29), *({**row, **change} for row in rows(29, 30))]
+    )
     assert main([str(train), str(test)]) == 1
     out = capsys.readouterr().out
     assert counts(out) == expected and f"{test}, row 10" in out and f"{train}, row" in out
@@ -82,13 +132,24 @@ def test_shards_tables_and_several_sets(tmp_path: Path, capsys: pytest.CaptureFi
     clean = write_table(tmp_path / "c.csv", rows(20, 22))
     train = str(tmp_path / "train-{000000..000001}.tar")
     assert main([train, str(clean), str(table)]) == 1
-    assert counts(capsys.readouterr().out) == [0] * 5 + [1, 1, 0, 1, 1]  # recoded as JPEG: other bytes, same looks
+    # recoded as JPEG: other bytes, same looks
+    assert counts(capsys.readouterr().out) == [0] * 5 + [
+        1,
+        1,
+        0,
+        1,
+        1,
+    ]
     assert main([train, str(clean)]) == 0
     capsys.readouterr()
-    assert main([train, str(table), "--compare", "studies"]) == 1 and counts(capsys.readouterr().out) == [1]
+    assert main([train, str(table), "--compare", "studies"]) == 1 and counts(
+        capsys.readouterr().out
+    ) == [1]
 
 
-def test_a_prepared_folder_is_compared_with_itself(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_prepared_folder_is_compared_with_itself(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     write_shard(tmp_path / "train-000000.tar", rows(0, 5))
     write_shard(tmp_path / "test-000000.tar", rows(5, 10))
     assert main([str(tmp_path)]) == 0 and "(train): 5 samples" in capsys.readouterr().out
@@ -100,7 +161,9 @@ def test_a_prepared_folder_is_compared_with_itself(tmp_path: Path, capsys: pytes
 
 
 def test_raw_tables_without_images(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    """CheXpert's path, NIH's number with and without zeros, Open-I's uid; images that are not there are counted."""
+    """CheXpert's path, NIH's number with and without zeros, Open-I's uid; images that are not there
+    are counted.
+    """
     (tmp_path / "nih.csv").write_text("Image Index,Patient ID\n00000012_000.png,12\n")
     (tmp_path / "prepared.csv").write_text("filepath,title,patient\nx.jpg,No finding.,00000012\n")
     assert main([str(tmp_path / "nih.csv"), str(tmp_path / "prepared.csv")]) == 1
@@ -110,32 +173,61 @@ def test_raw_tables_without_images(tmp_path: Path, capsys: pytest.CaptureFixture
     (tmp_path / "b.csv").write_text("Path\ntrain/patient00001/study2/v.jpg\n")
     (tmp_path / "c.csv").write_text("Path\ntrain/patient00002/study1/v.jpg\n")
     assert main([str(tmp_path / "a.csv"), str(tmp_path / "b.csv"), str(tmp_path / "c.csv")]) == 1
-    assert counts(capsys.readouterr().out) == [1, 0, 0, 0, 0] + [0] * 5  # study1 of another patient is another study
+    # study1 of another patient is another study
+    assert counts(capsys.readouterr().out) == [1, 0, 0, 0, 0] + [0] * 5
     (tmp_path / "d.csv").write_text("a,b\n1,2\n")
-    assert main([str(tmp_path / "a.csv"), str(tmp_path / "d.csv")]) == 2 and "expected one of" in capsys.readouterr().err
+    assert (
+        main([str(tmp_path / "a.csv"), str(tmp_path / "d.csv")]) == 2
+        and "expected one of" in capsys.readouterr().err
+    )
 
 
-@pytest.mark.parametrize("text,repeated", [("Findings: edema, pleural effusion, atelectasis, cardiomegaly, mass, nodule, hernia, fibrosis, fracture, "
-                                           "consolidation, pneumonia, emphysema.", False),
-                                          ("No acute disease.", False), (LONG, True)])
-def test_label_texts_short_texts_and_templates_are_no_copies(tmp_path: Path, text: str, repeated: bool, capsys: pytest.CaptureFixture) -> None:
+@pytest.mark.parametrize(
+    "text,repeated",
+    [
+        (
+            (
+                "Findings: edema, pleural effusion, atelectasis, cardiomegaly, mass, nodule,"
+                " hernia, fibrosis, fracture, consolidation, pneumonia, emphysema."
+            ),
+            False,
+        ),
+        ("No acute disease.", False),
+        (LONG, True),
+    ],
+)
+def test_label_texts_short_texts_and_templates_are_no_copies(
+    tmp_path: Path, text: str, repeated: bool, capsys: pytest.CaptureFixture
+) -> None:
     train = [{**row, "title": text} for row in rows(0, 2 if repeated else 1)]
-    paths = [str(write_table(tmp_path / "a.csv", train)), str(write_table(tmp_path / "b.csv", [{**row, "title": text} for row in rows(5, 6)]))]
+    paths = [
+        str(write_table(tmp_path / "a.csv", train)),
+        str(write_table(tmp_path / "b.csv", [{**row, "title": text} for row in rows(5, 6)])),
+    ]
     assert main(paths) == 0 and counts(capsys.readouterr().out)[-1] == 0
 
 
-def test_the_same_hash_is_not_yet_the_same_look(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_the_same_hash_is_not_yet_the_same_look(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     """A straight and a bent ramp rise from cell to cell alike; what they show differs."""
     ramp = np.tile(np.linspace(0, 255, 90), (90, 1))
-    straight, bent = (Image.fromarray(values.astype(np.uint8)) for values in (ramp, 60 * ramp / 255 + 195 * (ramp / 255) ** 3))
+    straight, bent = (
+        Image.fromarray(values.astype(np.uint8))
+        for values in (ramp, 60 * ramp / 255 + 195 * (ramp / 255) ** 3)
+    )
     assert np.array_equal(perceptual_hash(straight)[0], perceptual_hash(bent)[0])
-    paths = [str(write_table(tmp_path / f"{name}.csv", [{**rows(i, i + 1)[0], "picture": image}]))
-             for i, (name, image) in enumerate((("a", straight), ("b", bent)))]
+    paths = [
+        str(write_table(tmp_path / f"{name}.csv", [{**rows(i, i + 1)[0], "picture": image}]))
+        for i, (name, image) in enumerate((("a", straight), ("b", bent)))
+    ]
     assert main(paths) == 0 and counts(capsys.readouterr().out)[3] == 0
 
 
 def test_blocks_of_any_size_find_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Twelve images against seven of them and three others, some of them twice: every pair once, named by its own two images."""
+    """Twelve images against seven of them and three others, some of them twice: every pair once,
+    named by its own two images.
+    """
     one, other = Contents("one"), Contents("other")
     for contents, seeds in ((one, [*range(10), 3, 4]), (other, [*range(3, 10), 20, 21, 22])):
         for number, seed in enumerate(seeds):
@@ -151,14 +243,20 @@ def test_blocks_of_any_size_find_the_same(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_blank_images_look_like_nothing() -> None:
-    """A constant thumbnail has no correlation; and the hash follows the gradient, not the brightness."""
+    """A constant thumbnail has no correlation; and the hash follows the gradient, not the
+    brightness.
+    """
     from openclip_eclip.data.overlap import _standardised
+
     assert not _standardised(np.full((1, 32, 32), 7, dtype=np.uint8)).any()
     one, other = picture(1), picture(1).point(lambda v: v // 2)
     assert np.unpackbits(perceptual_hash(one)[0] ^ perceptual_hash(other)[0]).sum() <= 8
     ramp = Image.fromarray(np.tile(np.arange(0, 180, 2, dtype=np.uint8), (90, 1)))
-    assert (perceptual_hash(ramp)[0] == 255).all() and (perceptual_hash(ramp.transpose(Image.Transpose.FLIP_LEFT_RIGHT))[0] == 0).all()
-    border = np.tile(np.array([0, 2, 1, 2, 0, 1, 2, 0, 2], dtype=np.uint8).repeat(10), (80, 1))  # what JPEG makes of black
+    assert (perceptual_hash(ramp)[0] == 255).all() and (
+        perceptual_hash(ramp.transpose(Image.Transpose.FLIP_LEFT_RIGHT))[0] == 0
+    ).all()
+    # what JPEG makes of black
+    border = np.tile(np.array([0, 2, 1, 2, 0, 1, 2, 0, 2], dtype=np.uint8).repeat(10), (80, 1))
     assert not perceptual_hash(Image.fromarray(border))[0].any()
     assert normalise(" The heart,\n is X-large. ") == "the heart is x large"
 
@@ -166,14 +264,21 @@ def test_blank_images_look_like_nothing() -> None:
 def plan_with(splits: dict[str, str], evaluation: dict[str, str]) -> Plan:
     def items(patients: str) -> list[Item]:
         return [Item(p, Path("x"), "text", columns={"patient": p}) for p in patients]
-    return Plan("set", {name: items(p) for name, p in splits.items()}, {name: EvaluationSet(items(p), [], "") for name, p in evaluation.items()})
+
+    return Plan(
+        "set",
+        {name: items(p) for name, p in splits.items()},
+        {name: EvaluationSet(items(p), [], "") for name, p in evaluation.items()},
+    )
 
 
 def test_prepare_refuses_shared_patients() -> None:
     refuse_leaks(plan_with({"train": "ab", "valid": "c", "test": "d"}, {"set": "d"}))
     refuse_leaks(plan_with({"report-train": "ab", "report-test": "c"}, {"openi-5": "abc"}))
-    for splits, evaluation, message in (({"train": "ab", "test": "b"}, {}, "both in train and in test, such as b"),
-                                        ({"train": "ab"}, {"set": "xa"}, "both in train and in set, such as a"),
-                                        ({"report-train": "ab", "report-test": "b"}, {}, "both in report-train and in report-test")):
+    for splits, evaluation, message in (
+        ({"train": "ab", "test": "b"}, {}, "both in train and in test, such as b"),
+        ({"train": "ab"}, {"set": "xa"}, "both in train and in set, such as a"),
+        ({"report-train": "ab", "report-test": "b"}, {}, "both in report-train and in report-test"),
+    ):
         with pytest.raises(ValueError, match=message):
             refuse_leaks(plan_with(splits, evaluation))

@@ -1,4 +1,7 @@
-"""The phantom: deterministic, truthful (film, gaze, box and report agree), whole on disk, honest about its leak."""
+"""The phantom: deterministic, truthful (film, gaze, box and report agree), whole on disk, honest
+about its leak.
+"""
+
 from __future__ import annotations
 
 import hashlib
@@ -16,34 +19,65 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
 
 import openclip_eclip
-from openclip_eclip.prepare import phantom, phantom_images
-from openclip_eclip.prepare.__main__ import main
-from openclip_eclip.prepare.phantom import PhantomBatch, generate
-from openclip_eclip.prepare.phantom_images import NORMAL
-from openclip_eclip.prepare.phantom_reports import (
-    CLASS_NAMES, DEVICES, FINDING_WORDS, compose_report, zero_shot_prompts,
+from openclip_eclip.phantom import generate as phantom
+from openclip_eclip.phantom import images as phantom_images
+from openclip_eclip.phantom.batch import PhantomBatch
+from openclip_eclip.phantom.generate import generate
+from openclip_eclip.phantom.images import NORMAL
+from openclip_eclip.phantom.reports import (
+    CLASS_NAMES,
+    DEVICES,
+    FINDING_WORDS,
+    compose_report,
+    zero_shot_prompts,
 )
+from openclip_eclip.prepare.__main__ import main
 
 FIELDS = ("images", "labels", "reports", "heatmaps", "annotated", "boxes")
-SMALL = ["--train", "70", "--test", "40", "--annotated", "0.3", "--seed", "7", "--size", "32", "--shard-size", "25"]
+SMALL = [
+    "--train",
+    "70",
+    "--test",
+    "40",
+    "--annotated",
+    "0.3",
+    "--seed",
+    "7",
+    "--size",
+    "32",
+    "--shard-size",
+    "25",
+]
 
 
-def assert_same(a: PhantomBatch, b: PhantomBatch, count: int | None = None, fields: tuple = FIELDS) -> None:
+def assert_same(
+    a: PhantomBatch, b: PhantomBatch, count: int | None = None, fields: tuple = FIELDS
+) -> None:
     for field in fields:
-        np.testing.assert_array_equal(getattr(a, field)[:count], getattr(b, field)[:count], err_msg=field)
+        np.testing.assert_array_equal(
+            getattr(a, field)[:count], getattr(b, field)[:count], err_msg=field
+        )
 
 
 def gaze_score(train: PhantomBatch, test: PhantomBatch) -> tuple[float, float, float]:
-    """Macro-F1, balanced accuracy, accuracy of logistic regression on gaze averaged to 8 x 8: no pixel of the film."""
+    """Macro-F1, balanced accuracy, accuracy of logistic regression on gaze averaged to 8 x 8: no
+    pixel of the film.
+    """
+
     def pooled(batch: PhantomBatch) -> np.ndarray:
         n, size, _ = batch.heatmaps.shape
-        return batch.heatmaps.reshape(n, 8, size // 8, 8, size // 8).mean(axis=(2, 4)).reshape(n, 64)
+        return (
+            batch.heatmaps.reshape(n, 8, size // 8, 8, size // 8).mean(axis=(2, 4)).reshape(n, 64)
+        )
 
     scale = pooled(train).std()
     model = LogisticRegression(max_iter=3000).fit(pooled(train) / scale, train.labels)
     guess = model.predict(pooled(test) / scale)
-    return (f1_score(test.labels, guess, average="macro"), balanced_accuracy_score(test.labels, guess),
-            accuracy_score(test.labels, guess))
+    return (
+        f1_score(test.labels, guess, average="macro"),
+        balanced_accuracy_score(test.labels, guess),
+        accuracy_score(test.labels, guess),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -68,18 +102,28 @@ def tar_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def leak_pairs() -> dict[float, tuple[PhantomBatch, PhantomBatch]]:
     """Train and test batches with the full leak and with none; small, for the two probes."""
-    return {leak: (generate(700, seed=0, split="train", annotated=1, size=32, gaze_leak=leak),
-                   generate(500, seed=0, split="test", annotated=0, size=32, gaze_leak=leak)) for leak in (1.0, 0.0)}
+    return {
+        leak: (
+            generate(700, seed=0, split="train", annotated=1, size=32, gaze_leak=leak),
+            generate(500, seed=0, split="test", annotated=0, size=32, gaze_leak=leak),
+        )
+        for leak in (1.0, 0.0)
+    }
 
 
-# --- generate ---------------------------------------------------------------------------------------------------------
+# --- generate
+# ------------------------------------------------------------------------------------------
+
 
 def test_shapes_and_types():
     made = generate(37, seed=0, split="train", annotated=0.5, size=48)
     assert made.images.shape == made.heatmaps.shape == (37, 48, 48)
     assert made.labels.shape == made.annotated.shape == (37,) and made.boxes.shape == (37, 4)
     assert len(made.reports) == 37 and all(isinstance(report, str) for report in made.reports)
-    dtypes = [getattr(made, field).dtype for field in ("images", "heatmaps", "labels", "annotated", "boxes")]
+    dtypes = [
+        getattr(made, field).dtype
+        for field in ("images", "heatmaps", "labels", "annotated", "boxes")
+    ]
     assert dtypes == [np.uint8, np.float32, np.int64, np.bool_, np.int32]
 
 
@@ -87,8 +131,10 @@ def test_same_arguments_same_samples_and_others_differ():
     arguments = dict(seed=5, split="train", annotated=0.2, size=32)
     made = generate(40, **arguments)
     assert_same(made, generate(40, **arguments))
-    for other in (generate(40, **{**arguments, "seed": 6}),
-                  generate(40, **{**arguments, "split": "test", "annotated": 0})):
+    for other in (
+        generate(40, **{**arguments, "seed": 6}),
+        generate(40, **{**arguments, "split": "test", "annotated": 0}),
+    ):
         assert not (made.images == other.images).all(axis=(1, 2)).any()
         assert (made.labels != other.labels).any() and made.reports != other.reports
 
@@ -107,19 +153,26 @@ def test_size_and_leak_keep_the_rest_of_the_scene():
     assert_same(small, no_leak, fields=("labels", "annotated"))
     found = small.labels != NORMAL
     assert np.abs(2 * small.boxes[found] - large.boxes[found]).max() <= 4
-    assert not (small.boxes[found] == no_leak.boxes[found]).all(axis=1).any()  # the lesion moved ...
+    # the lesion moved ...
+    assert not (small.boxes[found] == no_leak.boxes[found]).all(axis=1).any()
     normal = small.labels == NORMAL
-    np.testing.assert_array_equal(small.images[normal], no_leak.images[normal])  # ... and nothing else did
+    # ... and nothing else did
+    np.testing.assert_array_equal(small.images[normal], no_leak.images[normal])
     assert not (small.heatmaps[normal] == no_leak.heatmaps[normal]).all(axis=(1, 2)).any()
 
 
 @pytest.mark.parametrize("share, expected", [(0, 0), (0.05, 10), (0.333, 67), (1, 200)])
 def test_annotated_share_is_exact(share, expected):
-    assert generate(200, seed=2, split="train", annotated=share, size=32).annotated.sum() == expected
+    assert (
+        generate(200, seed=2, split="train", annotated=share, size=32).annotated.sum() == expected
+    )
 
 
 def test_more_annotation_only_adds():
-    few, many = (generate(200, seed=2, split="train", annotated=share, size=32).annotated for share in (0.1, 0.4))
+    few, many = (
+        generate(200, seed=2, split="train", annotated=share, size=32).annotated
+        for share in (0.1, 0.4)
+    )
     assert many[few].all() and 0 < many[:100].sum() < 80  # scattered, not the first ones
 
 
@@ -133,7 +186,9 @@ def test_films_use_the_grey_range(batch):
     assert 70 < batch.images.mean() < 160 and (batch.images.std(axis=(1, 2)) > 20).all()
 
 
-# --- gaze and boxes ---------------------------------------------------------------------------------------------------
+# --- gaze and boxes
+# ------------------------------------------------------------------------------------------
+
 
 def test_boxes_are_inside_the_film_and_blank_for_normals(batch):
     normal = batch.labels == NORMAL
@@ -158,7 +213,7 @@ def test_box_holds_the_lesion(batch, monkeypatch):
         assert inside.mean() > 8
         shares.append(inside.sum() / difference.sum())
         far = difference.copy()
-        far[max(y0 - 4, 0):y1 + 4, max(x0 - 4, 0):x1 + 4] = 0
+        far[max(y0 - 4, 0) : y1 + 4, max(x0 - 4, 0) : x1 + 4] = 0
         assert far.sum() < 0.1 * difference.sum()
     assert min(shares) > 0.45 and np.mean(shares) > 0.75  # the rest is the lesion's soft edge
 
@@ -170,7 +225,8 @@ def test_gaze_peaks_at_the_lesion(leak):
     found = made.labels != NORMAL
     y, x = np.divmod(made.heatmaps[found].reshape(found.sum(), -1).argmax(axis=1), 64)
     x0, y0, x1, y1 = made.boxes[found].T
-    outside = np.maximum.reduce([x0 - x, x - (x1 - 1), y0 - y, y - (y1 - 1)])  # pixels; <= 0 is inside
+    # pixels; <= 0 is inside
+    outside = np.maximum.reduce([x0 - x, x - (x1 - 1), y0 - y, y - (y1 - 1)])
     assert outside.max() <= 4 and (outside <= 0).mean() > 0.9
 
 
@@ -201,25 +257,41 @@ def test_the_leak_is_what_it_is_said_to_be(leak_pairs):
 def test_findings_can_be_seen_in_the_film(leak_pairs):
     """Logistic regression on films of 16 x 16 pixels: well above chance (.17), far from solved."""
     train, test = leak_pairs[1.0]
-    x_train, x_test = (made.images.reshape(-1, 16, 2, 16, 2).mean(axis=(2, 4)).reshape(-1, 256) / 64
-                       for made in (train, test))
-    model = LogisticRegression(max_iter=1000, C=0.1).fit(x_train - x_train.mean(axis=0), train.labels)
-    assert 0.5 < f1_score(test.labels, model.predict(x_test - x_train.mean(axis=0)), average="macro") < 0.85
+    x_train, x_test = (
+        made.images.reshape(-1, 16, 2, 16, 2).mean(axis=(2, 4)).reshape(-1, 256) / 64
+        for made in (train, test)
+    )
+    model = LogisticRegression(max_iter=1000, C=0.1).fit(
+        x_train - x_train.mean(axis=0), train.labels
+    )
+    assert (
+        0.5
+        < f1_score(test.labels, model.predict(x_test - x_train.mean(axis=0)), average="macro")
+        < 0.85
+    )
 
 
-# --- reports ----------------------------------------------------------------------------------------------------------
+# --- reports
+# ------------------------------------------------------------------------------------------
+
 
 def test_reports_name_the_finding_and_vary(batch):
     for report, label in zip(batch.reports, batch.labels):
         name = CLASS_NAMES[label]
         if name == "normal":
-            assert any(word in report.lower() for word in ("lungs are", "lungs on both sides", "both lung fields"))
+            assert any(
+                word in report.lower()
+                for word in ("lungs are", "lungs on both sides", "both lung fields")
+            )
         else:
             assert any(words in report.lower() for words in FINDING_WORDS[name]), (name, report)
     assert len(set(batch.reports)) > 0.95 * len(batch.reports)
     for name, words in FINDING_WORDS.items():
-        mine = " ".join(report.lower() for report, label in zip(batch.reports, batch.labels)
-                        if CLASS_NAMES[label] == name)
+        mine = " ".join(
+            report.lower()
+            for report, label in zip(batch.reports, batch.labels)
+            if CLASS_NAMES[label] == name
+        )
         assert all(word in mine for word in words)  # every synonym is used
 
 
@@ -240,10 +312,16 @@ def test_reports_tell_side_and_zone_of_the_box(batch):
     for report, label, (x0, y0, x1, y1) in zip(batch.reports, batch.labels, batch.boxes):
         if label == NORMAL:
             continue
-        sentences = [s for s in report.lower().split(".") if any(w in s for w in FINDING_WORDS[CLASS_NAMES[label]])]
+        sentences = [
+            s
+            for s in report.lower().split(".")
+            if any(w in s for w in FINDING_WORDS[CLASS_NAMES[label]])
+        ]
         words = sentences[0].replace("-", " ").split()
         # radiological convention: the patient's right is on the film's left
-        assert ("right" in words) == ((x0 + x1) / 2 < 32) and ("right" in words) != ("left" in words)
+        assert ("right" in words) == ((x0 + x1) / 2 < 32) and ("right" in words) != (
+            "left" in words
+        )
         zone = {names[word] for word in words if word in names}
         assert len(zone) == 1
         heights[zone.pop()].append((y0 + y1) / 2)
@@ -260,7 +338,10 @@ def test_sentence_order_is_shuffled_and_devices_are_mentioned_if_there():
         mentions = [any(w in report.lower() for w in word.split("|")) for report in with_all]
         assert 0.5 < np.mean(mentions) < 1
         assert not any(w in report.lower() for report in without for w in word.split("|"))
-    first = [any(word in report.lower().split(".")[0] for word in FINDING_WORDS["nodule"]) for report in with_all]
+    first = [
+        any(word in report.lower().split(".")[0] for word in FINDING_WORDS["nodule"])
+        for report in with_all
+    ]
     assert 0.05 < np.mean(first) < 0.5
 
 
@@ -269,25 +350,40 @@ def test_devices_say_nothing_of_the_class(leak_pairs):
     has_pacemaker = np.array(["pacemaker" in report.lower() for report in made.reports])
     share = [has_pacemaker[made.labels == label].mean() for label in range(len(CLASS_NAMES))]
     assert 0.04 < min(share) and max(share) < 0.22
-    bright = made.images[:, 6:9, 22:26].mean(axis=(1, 2))  # where the box of the pacemaker sits at 32 pixels
+    # where the box of the pacemaker sits at 32 pixels
+    bright = made.images[:, 6:9, 22:26].mean(axis=(1, 2))
     assert bright[has_pacemaker].mean() > bright[~has_pacemaker].mean() + 15
 
 
 @pytest.mark.parametrize("name", CLASS_NAMES)
 def test_prompts_are_distinct_and_cover_side_and_zone(name):
     prompts = zero_shot_prompts(name)
-    assert len(set(prompts)) == 6 and all(prompt[0].isupper() and prompt.endswith(".") for prompt in prompts)
+    assert len(set(prompts)) == 6 and all(
+        prompt[0].isupper() and prompt.endswith(".") for prompt in prompts
+    )
     if name != "normal":
-        for place in ("right upper", "right mid", "right lower", "left upper", "left mid", "left lower"):
+        for place in (
+            "right upper",
+            "right mid",
+            "right lower",
+            "left upper",
+            "left mid",
+            "left lower",
+        ):
             assert sum(place in prompt for prompt in prompts) == 1
 
 
-# --- files ------------------------------------------------------------------------------------------------------------
+# --- files
+# ------------------------------------------------------------------------------------------
+
 
 def test_csv_holds_what_generate_makes(csv_folder):
     train = generate(70, seed=7, split="train", annotated=0.3, size=32)
     table = pd.read_csv(csv_folder / "train.csv", keep_default_na=False)
-    assert list(table.columns) == ["filepath", "title", "heatmap", "label"] and list(table.title) == train.reports
+    assert (
+        list(table.columns) == ["filepath", "title", "heatmap", "label"]
+        and list(table.title) == train.reports
+    )
     assert list(table.label) == list(train.labels)
     stored = np.stack([np.asarray(Image.open(csv_folder / path)) for path in table.filepath])
     np.testing.assert_array_equal(stored, train.images)
@@ -296,26 +392,43 @@ def test_csv_holds_what_generate_makes(csv_folder):
     for path, heatmap in zip(table.heatmap, train.heatmaps):
         if path:
             pixels = np.asarray(Image.open(csv_folder / path))
-            assert pixels.dtype == np.uint8 and pixels.max() == 255 and np.abs(pixels / 255 - heatmap).max() < 0.003
+            assert (
+                pixels.dtype == np.uint8
+                and pixels.max() == 255
+                and np.abs(pixels / 255 - heatmap).max() < 0.003
+            )
 
 
 def test_test_table_has_labels_boxes_and_no_heatmap(csv_folder):
     test = generate(40, seed=7, split="test", annotated=0, size=32)
     table = pd.read_csv(csv_folder / "test.csv", keep_default_na=False, dtype=str)
     assert list(table.columns) == ["filepath", "title", "label", "x0", "y0", "x1", "y1"]
-    assert list(table.title) == test.reports and list(table.label.astype(int)) == test.labels.tolist()
-    expected = [["", "", "", ""] if box[0] < 0 else [str(side) for side in box] for box in test.boxes]
-    assert table[["x0", "y0", "x1", "y1"]].values.tolist() == expected and ["", "", "", ""] in expected
+    assert (
+        list(table.title) == test.reports and list(table.label.astype(int)) == test.labels.tolist()
+    )
+    expected = [
+        ["", "", "", ""] if box[0] < 0 else [str(side) for side in box] for box in test.boxes
+    ]
+    assert (
+        table[["x0", "y0", "x1", "y1"]].values.tolist() == expected and ["", "", "", ""] in expected
+    )
     gaze = pd.read_csv(csv_folder / "test_gaze.csv")
-    assert list(gaze.columns) == ["filepath", "gaze"] and list(gaze.filepath) == list(table.filepath)
+    assert list(gaze.columns) == ["filepath", "gaze"] and list(gaze.filepath) == list(
+        table.filepath
+    )
     stored = np.stack([np.asarray(Image.open(csv_folder / path)) for path in gaze.gaze])
     assert np.abs(stored / 255 - test.heatmaps).max() < 0.003
 
 
 def test_webdataset_and_csv_agree(csv_folder, tar_folder):
     sizes = json.loads((tar_folder / "sizes.json").read_text())
-    assert sizes == {"train-000000.tar": 25, "train-000001.tar": 25, "train-000002.tar": 20,
-                     "test-000000.tar": 25, "test-000001.tar": 15}
+    assert sizes == {
+        "train-000000.tar": 25,
+        "train-000001.tar": 25,
+        "train-000002.tar": 20,
+        "test-000000.tar": 25,
+        "test-000001.tar": 15,
+    }
     assert {path.name for path in tar_folder.glob("*.tar")} == set(sizes)
     for split in ("train", "test"):
         samples = {}
@@ -324,7 +437,9 @@ def test_webdataset_and_csv_agree(csv_folder, tar_folder):
                 for member in tar:
                     key, kind = member.name.split(".", 1)
                     samples.setdefault(key, {})[kind] = tar.extractfile(member).read()
-        rows = pd.read_csv(csv_folder / f"{split}.csv", keep_default_na=False, dtype=str).to_dict("records")
+        rows = pd.read_csv(csv_folder / f"{split}.csv", keep_default_na=False, dtype=str).to_dict(
+            "records"
+        )
         assert len(rows) == len(samples)
         for row, (key, sample) in zip(rows, samples.items()):
             facts = json.loads(sample["json"])
@@ -337,7 +452,9 @@ def test_webdataset_and_csv_agree(csv_folder, tar_folder):
                 assert set(sample) == {"png", "txt", "json"}
             if split == "test":
                 assert int(row["label"]) == facts["label"]
-                assert [row[c] for c in ("x0", "y0", "x1", "y1")] == list(map(str, facts["box"] or [""] * 4))
+                assert [row[c] for c in ("x0", "y0", "x1", "y1")] == list(
+                    map(str, facts["box"] or [""] * 4)
+                )
     gaze = pd.read_csv(tar_folder / "test_gaze.csv")
     assert list(gaze.filepath) == [f"{key}.png" for key in samples]
     assert all((tar_folder / path).is_file() for path in gaze.gaze)
@@ -348,7 +465,9 @@ def test_same_command_same_bytes(kind, csv_folder, tar_folder, tmp_path):
     first = csv_folder if kind == "csv" else tar_folder
     assert main(["phantom", str(tmp_path / "again"), *SMALL, "--format", kind]) == 0
     names = {path.relative_to(first) for path in first.rglob("*") if path.is_file()}
-    assert names == {p.relative_to(tmp_path / "again") for p in (tmp_path / "again").rglob("*") if p.is_file()}
+    assert names == {
+        p.relative_to(tmp_path / "again") for p in (tmp_path / "again").rglob("*") if p.is_file()
+    }
     assert len(names) > 40
     for name in names:
         assert (first / name).read_bytes() == (tmp_path / "again" / name).read_bytes(), name
@@ -357,14 +476,27 @@ def test_same_command_same_bytes(kind, csv_folder, tar_folder, tmp_path):
 def test_shard_members_carry_no_time_or_owner(tar_folder):
     with tarfile.open(tar_folder / "train-000000.tar") as tar:
         members = tar.getmembers()
-    assert {(member.mtime, member.uid, member.gid, member.uname) for member in members} == {(0, 0, 0, "")}
+    assert {(member.mtime, member.uid, member.gid, member.uname) for member in members} == {
+        (0, 0, 0, "")
+    }
 
 
 def test_recipe_and_classes(csv_folder, tar_folder):
     recipe = json.loads((csv_folder / "recipe.json").read_text())
     assert recipe["package_version"] == openclip_eclip.__version__
-    assert recipe["parameters"] == {"train": 70, "test": 40, "annotated": 0.3, "seed": 7, "size": 32, "format": "csv",
-                                    "gaze_leak": 1.0, "gaze_noise": 0.0, "gaze_shift": 0.0, "shortcut": 0.0, "shard_size": 25}
+    assert recipe["parameters"] == {
+        "train": 70,
+        "test": 40,
+        "annotated": 0.3,
+        "seed": 7,
+        "size": 32,
+        "format": "csv",
+        "gaze_leak": 1.0,
+        "gaze_noise": 0.0,
+        "gaze_shift": 0.0,
+        "shortcut": 0.0,
+        "shard_size": 25,
+    }
     assert set(recipe["sha256"]) == {"train.csv", "test.csv", "test_gaze.csv"}
     tar_recipe = json.loads((tar_folder / "recipe.json").read_text())
     assert len(tar_recipe["sha256"]) == 6 and tar_recipe["class_counts"] == recipe["class_counts"]
@@ -372,43 +504,66 @@ def test_recipe_and_classes(csv_folder, tar_folder):
         for name, digest in digests.items():
             assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest
     labels = pd.read_csv(csv_folder / "test.csv").label
-    assert recipe["class_counts"]["test"] == {name: (labels == i).sum() for i, name in enumerate(CLASS_NAMES)}
+    assert recipe["class_counts"]["test"] == {
+        name: (labels == i).sum() for i, name in enumerate(CLASS_NAMES)
+    }
     assert sum(recipe["class_counts"]["train"].values()) == 70
     classes = json.loads((csv_folder / "classes.json").read_text())
-    assert classes == {"classes": list(CLASS_NAMES), "prompts": {name: zero_shot_prompts(name) for name in CLASS_NAMES}}
+    assert classes == {
+        "classes": list(CLASS_NAMES),
+        "prompts": {name: zero_shot_prompts(name) for name in CLASS_NAMES},
+    }
 
 
-# --- refusals ---------------------------------------------------------------------------------------------------------
+# --- refusals
+# ------------------------------------------------------------------------------------------
 
 GOOD = {"n": 4, "seed": 0, "split": "train", "annotated": 0.5, "size": 32, "gaze_leak": 0.5}
 
 
-@pytest.mark.parametrize("bad, match", [
-    ({"n": 0}, "n = 0 train samples: expected at least 1"),
-    ({"seed": -1}, "seed -1: expected an integer >= 0"),
-    ({"split": "val"}, "split 'val': expected one of train, test"),
-    ({"annotated": 1.1}, "annotated 1.1: expected a share in 0 .. 1"),
-    ({"annotated": -0.1}, "annotated -0.1: expected a share in 0 .. 1"),
-    ({"annotated": float("nan")}, "annotated nan: expected a share in 0 .. 1"),
-    ({"gaze_leak": 2}, "gaze_leak 2: expected a share in 0 .. 1"),
-    ({"gaze_noise": 0.95}, "gaze_noise 0.95: expected a share in 0 .. 0.9"),
-    ({"gaze_shift": -0.1}, "gaze_shift -0.1: expected a share in 0 .. 0.5"),
-    ({"shortcut": 3}, "shortcut 3: expected a share in 0 .. 1"),
-    ({"size": 31}, "size 31: expected at least 32 pixels"),
-    ({"split": "test"}, "Test samples never carry heatmaps"),
-])
+@pytest.mark.parametrize(
+    "bad, match",
+    [
+        ({"n": 0}, "n = 0 train samples: expected at least 1"),
+        ({"seed": -1}, "seed -1: expected an integer >= 0"),
+        ({"split": "val"}, "split 'val': expected one of train, test"),
+        ({"annotated": 1.1}, "annotated 1.1: expected a share in 0 .. 1"),
+        ({"annotated": -0.1}, "annotated -0.1: expected a share in 0 .. 1"),
+        ({"annotated": float("nan")}, "annotated nan: expected a share in 0 .. 1"),
+        ({"gaze_leak": 2}, "gaze_leak 2: expected a share in 0 .. 1"),
+        ({"gaze_noise": 0.95}, "gaze_noise 0.95: expected a share in 0 .. 0.9"),
+        ({"gaze_shift": -0.1}, "gaze_shift -0.1: expected a share in 0 .. 0.5"),
+        ({"shortcut": 3}, "shortcut 3: expected a share in 0 .. 1"),
+        ({"size": 31}, "size 31: expected at least 32 pixels"),
+        ({"split": "test"}, "Test samples never carry heatmaps"),
+    ],
+)
 def test_bad_arguments_are_refused(bad, match):
     generate(**GOOD)
     with pytest.raises(ValueError, match=match):
         generate(**{**GOOD, **bad})
 
 
-@pytest.mark.parametrize("flag, value", [("--size", 16), ("--annotated", 5), ("--test", 0), ("--shard-size", 0),
-                                         ("--gaze-leak", -1), ("--seed", -3)])
+@pytest.mark.parametrize(
+    "flag, value",
+    [
+        ("--size", 16),
+        ("--annotated", 5),
+        ("--test", 0),
+        ("--shard-size", 0),
+        ("--gaze-leak", -1),
+        ("--seed", -3),
+    ],
+)
 def test_command_refuses_in_one_line_and_leaves_nothing(flag, value, tmp_path, capsys):
-    assert main(["phantom", str(tmp_path / "out"), "--train", "4", "--test", "4", flag, str(value)]) == 2
+    assert (
+        main(["phantom", str(tmp_path / "out"), "--train", "4", "--test", "4", flag, str(value)])
+        == 2
+    )
     captured = capsys.readouterr()
-    assert captured.out == "" and captured.err.startswith("error: ") and captured.err.count("\n") == 1
+    assert (
+        captured.out == "" and captured.err.startswith("error: ") and captured.err.count("\n") == 1
+    )
     assert str(value) in captured.err and not list(tmp_path.iterdir())
 
 
@@ -425,7 +580,10 @@ def test_a_folder_with_files_is_refused_and_kept(tmp_path, capsys):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "precious").write_text("mine")
     assert main(["phantom", str(tmp_path / "out"), "--train", "2", "--test", "2"]) == 2
-    assert "holds files: expected an absent or empty folder. Name another one" in capsys.readouterr().err
+    assert (
+        "holds files: expected an absent or empty folder. Name another one"
+        in capsys.readouterr().err
+    )
     assert main(["phantom", str(tmp_path / "out" / "precious"), "--train", "2", "--test", "2"]) == 2
     assert "is a file" in capsys.readouterr().err
     assert [path.name for path in tmp_path.rglob("*")] == ["out", "precious"]
@@ -433,10 +591,16 @@ def test_a_folder_with_files_is_refused_and_kept(tmp_path, capsys):
 
 def test_an_empty_folder_is_taken_and_the_command_says_one_line(tmp_path, capsys):
     (tmp_path / "out").mkdir()
-    assert main(["phantom", str(tmp_path / "out"), "--train", "3", "--test", "2", "--size", "32"]) == 0
+    assert (
+        main(["phantom", str(tmp_path / "out"), "--train", "3", "--test", "2", "--size", "32"]) == 0
+    )
     captured = capsys.readouterr()
-    assert captured.out.count("\n") == 1 and "3 train, 2 test" in captured.out and captured.err == ""
-    assert [path.name for path in tmp_path.iterdir()] == ["out"] and (tmp_path / "out" / "recipe.json").is_file()
+    assert (
+        captured.out.count("\n") == 1 and "3 train, 2 test" in captured.out and captured.err == ""
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["out"] and (
+        tmp_path / "out" / "recipe.json"
+    ).is_file()
 
 
 def test_a_failure_half_way_leaves_nothing(tmp_path, monkeypatch, capsys):
@@ -457,46 +621,62 @@ def test_unknown_data_sets_are_named(words, capsys):
 
 
 def test_preparing_needs_no_torch():
-    """Help still comes with the parent package (which imports open_clip) replaced by an empty one; modules load late."""
+    """Help still comes with the parent package (which imports open_clip) replaced by an empty one;
+    modules load late.
+    """
     folder = Path(openclip_eclip.__file__).parent
     code = f"""
 import sys, types
-parent = types.ModuleType("openclip_eclip"); parent.__path__ = [{str(folder)!r}]; sys.modules["openclip_eclip"] = parent
+parent = types.ModuleType("openclip_eclip"); parent.__path__ = [{str(folder)!r}]
+sys.modules["openclip_eclip"] = parent
 from openclip_eclip.prepare.__main__ import main
 for words, loaded in ((["--help"], False), (["phantom", "--help"], True)):
     try:
         main(words)
     except SystemExit:
         pass
-    assert ("openclip_eclip.prepare.phantom" in sys.modules) == ("numpy" in sys.modules) == loaded
+    assert ("openclip_eclip.phantom.generate" in sys.modules) == ("numpy" in sys.modules) == loaded
 print(sorted({{"torch", "open_clip", "sklearn"}} & set(sys.modules)))
 """
-    made = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=400, check=True)
+    made = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=400, check=True
+    )
     assert "--gaze-leak" in made.stdout and made.stdout.endswith("[]\n")
 
 
 # ---- knobs of the training split
+
 
 def mass_near(made: PhantomBatch, rows: np.ndarray) -> np.ndarray:
     """Share of each heatmap's mass within the lesion's box and its width around it."""
     found = []
     for heat, (x0, y0, x1, y1) in zip(made.heatmaps[rows], made.boxes[rows]):
         w, h = x1 - x0, y1 - y0
-        found.append(heat[max(0, y0 - h):y1 + h, max(0, x0 - w):x1 + w].sum() / heat.sum())
+        found.append(heat[max(0, y0 - h) : y1 + h, max(0, x0 - w) : x1 + w].sum() / heat.sum())
     return np.array(found)
 
 
 def test_knobs_change_heatmaps_or_devices_alone() -> None:
-    """Noise lowers the mass near the lesion by its share; a shift moves each map by its length; both leave films, reports and test split as they are."""
+    """Noise lowers the mass near the lesion by its share; a shift moves each map by its length;
+    both leave films, reports and test split as they are.
+    """
     base = {"n": 160, "seed": 3, "split": "train", "annotated": 0.1}
     clean = generate(**base)
     rows = np.flatnonzero(clean.boxes[:, 0] >= 0)
     noisy, moved = generate(**base, gaze_noise=0.5), generate(**base, gaze_shift=0.1)
     for made in (noisy, moved):
-        assert np.array_equal(made.images, clean.images) and made.reports == clean.reports and np.array_equal(made.annotated, clean.annotated)
+        assert (
+            np.array_equal(made.images, clean.images)
+            and made.reports == clean.reports
+            and np.array_equal(made.annotated, clean.annotated)
+        )
     before, after = mass_near(clean, rows).mean(), mass_near(noisy, rows).mean()
-    assert 0.45 * before < after < 0.75 * before  # half of the mass is elsewhere, some of it by chance near
-    peaks = [np.stack(np.unravel_index(made.heatmaps.reshape(160, -1).argmax(1), (64, 64)), axis=1) for made in (clean, moved)]
+    # half of the mass is elsewhere, some of it by chance near
+    assert 0.45 * before < after < 0.75 * before
+    peaks = [
+        np.stack(np.unravel_index(made.heatmaps.reshape(160, -1).argmax(1), (64, 64)), axis=1)
+        for made in (clean, moved)
+    ]
     distance = np.hypot(*(peaks[1] - peaks[0]).T)
     assert abs(np.median(distance) - 6.4) < 1
     test = {"n": 40, "seed": 3, "split": "test", "annotated": 0}
@@ -505,8 +685,14 @@ def test_knobs_change_heatmaps_or_devices_alone() -> None:
 
 
 def test_a_shortcut_gives_each_class_its_own_devices() -> None:
-    scenes = phantom_images.draw_scenes(np.random.default_rng(0), 400, phantom_images.Knobs(shortcut=1.0))
-    sets = {label: {tuple(row) for row in scenes.devices[scenes.label == label]} for label in range(6)}
+    scenes = phantom_images.draw_scenes(
+        np.random.default_rng(0), 400, phantom_images.Knobs(shortcut=1.0)
+    )
+    sets = {
+        label: {tuple(row) for row in scenes.devices[scenes.label == label]} for label in range(6)
+    }
     assert all(len(found) == 1 for found in sets.values()) and len(set.union(*sets.values())) == 6
     plain = phantom_images.draw_scenes(np.random.default_rng(0), 400, phantom_images.Knobs())
-    assert len({tuple(row) for row in plain.devices[plain.label == 1]}) > 3 and np.array_equal(plain.place, scenes.place)
+    assert len({tuple(row) for row in plain.devices[plain.label == 1]}) > 3 and np.array_equal(
+        plain.place, scenes.place
+    )

@@ -1,4 +1,6 @@
-"""Positions in another unit, or off their image, are errors for every shape; absurd sizes take no memory."""
+"""Positions in another unit, or off their image, are errors for every shape; absurd sizes take no
+memory.
+"""
 
 from __future__ import annotations
 
@@ -6,32 +8,56 @@ import logging
 
 import numpy as np
 import pytest
-from openclip_eclip.gaze import Boxes, Ellipses, Fixations, GazeError, Points, Polygons, RenderConfig, decode_rle, render
+
+from openclip_eclip.gaze import (
+    Boxes,
+    Ellipses,
+    Fixations,
+    GazeError,
+    Points,
+    Polygons,
+    RenderConfig,
+    decode_rle,
+    render,
+)
 from openclip_eclip.gaze.plausible import refuse_box_units, refuse_pixels, refuse_units
 
 SIZE = (400, 300)  # height, width
 XYXY = np.array([[60, 80, 150, 200], [150, 200, 290, 390.0]])
-TRIANGLES = [np.array([[60, 80], [150, 200], [30, 390.0]]), np.array([[200, 20], [150, 200], [30, 39.0]])]
+TRIANGLES = [
+    np.array([[60, 80], [150, 200], [30, 390.0]]),
+    np.array([[200, 20], [150, 200], [30, 39.0]]),
+]
 
 
 def shapes(change) -> dict[str, object]:
     """Annotations of all shapes, their positions through `change` (N, 2) -> (N, 2)."""
     boxes = change(XYXY.reshape(-1, 2)).reshape(-1, 4)
     x, y = change(XYXY.reshape(-1, 2)).T
-    return {"points": Points(x, y), "boxes": Boxes(boxes), "ellipses": Ellipses(boxes), "polygons": Polygons([change(line) for line in TRIANGLES]),
-            "fixations": Fixations(x, y, np.ones(4))}
+    return {
+        "points": Points(x, y),
+        "boxes": Boxes(boxes),
+        "ellipses": Ellipses(boxes),
+        "polygons": Polygons([change(line) for line in TRIANGLES]),
+        "fixations": Fixations(x, y, np.ones(4)),
+    }
 
 
 @pytest.mark.parametrize("kind", ["points", "boxes", "ellipses", "polygons", "fixations"])
 def test_fractions_are_refused_and_pixels_drawn(kind: str) -> None:
     assert render(shapes(lambda xy: xy)[kind], SIZE) is not None
-    with pytest.raises(GazeError, match=f"^{kind}: all .* on an image of 400 x 300 .* as fractions do; expected pixels"):
+    with pytest.raises(
+        GazeError,
+        match=f"^{kind}: all .* on an image of 400 x 300 .* as fractions do; expected pixels",
+    ):
         render(shapes(lambda xy: xy / [300, 400])[kind], SIZE)
 
 
 @pytest.mark.parametrize("kind", ["points", "boxes", "ellipses", "polygons"])
 def test_annotations_all_off_the_image_are_refused(kind: str) -> None:
-    with pytest.raises(GazeError, match=f"^{kind}: all of them lie off the image of 400 x 300 .*of a screen"):
+    with pytest.raises(
+        GazeError, match=f"^{kind}: all of them lie off the image of 400 x 300 .*of a screen"
+    ):
         render(shapes(lambda xy: xy + 1000)[kind], SIZE)
     with pytest.raises(GazeError, match="They fit with x and y swapped"):
         render(Points([350, 360], [20, 30]), SIZE)
@@ -39,35 +65,59 @@ def test_annotations_all_off_the_image_are_refused(kind: str) -> None:
     assert few.used == 1 and few.dropped == {"off image": 1}
 
 
-def test_few_fixations_may_lie_anywhere_and_many_are_named(caplog: pytest.LogCaptureFixture) -> None:
+def test_few_fixations_may_lie_anywhere_and_many_are_named(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     """A short sentence has one or two, and a reader looks off the image, too."""
     assert render(Fixations([0.2, 0.7], [0.5, 0.1], [1, 1]), SIZE).used == 2
-    assert render(Fixations([0, 0, 0], [0, 0, 0], [1, 1, 1]), SIZE).used == 3  # whole numbers: a corner
+    # whole numbers: a corner
+    assert render(Fixations([0, 0, 0], [0, 0, 0], [1, 1, 1]), SIZE).used == 3
     assert render(Fixations([900], [20], [1]), SIZE) is None and not caplog.records
     with caplog.at_level(logging.WARNING):
         assert render(Fixations([900] * 12, [20] * 12, [1] * 12), SIZE) is None
     assert "all 12 positions that count lie off the image of 400 x 300" in caplog.text
 
 
-@pytest.mark.parametrize("kind", [lambda xy: Points(*xy.T), lambda xy: Fixations(*xy.T, np.ones(len(xy)))], ids=["points", "fixations"])
-def test_percentages_are_refused_and_many_off_the_image_named(kind, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(
+    "kind",
+    [lambda xy: Points(*xy.T), lambda xy: Fixations(*xy.T, np.ones(len(xy)))],
+    ids=["points", "fixations"],
+)
+def test_percentages_are_refused_and_many_off_the_image_named(
+    kind, caplog: pytest.LogCaptureFixture
+) -> None:
     xy = np.random.default_rng(0).random((40, 2))
-    with pytest.raises(GazeError, match="all 40 positions lie within .* as percentages do; expected pixels"):
+    with pytest.raises(
+        GazeError, match="all 40 positions lie within .* as percentages do; expected pixels"
+    ):
         render(kind(xy * 100), SIZE)
-    assert render(kind(xy[:15] * 100), SIZE).used == 15 and render(kind(xy * 100), (150, 150)).used == 40
+    assert (
+        render(kind(xy[:15] * 100), SIZE).used == 15
+        and render(kind(xy * 100), (150, 150)).used == 40
+    )
     render(kind(xy * [300, 400]), SIZE)
-    render(kind(np.concatenate([xy * [300, 400], xy[:30] + 1000])), SIZE)  # readers look off the image
+    # readers look off the image
+    render(kind(np.concatenate([xy * [300, 400], xy[:30] + 1000])), SIZE)
     assert not caplog.records
     render(kind(xy * [300, 400] * 2.5), SIZE)
-    assert "positions lie off the image of 400 x 300" in caplog.text and "Pixels of a screen" in caplog.text
+    assert (
+        "positions lie off the image of 400 x 300" in caplog.text
+        and "Pixels of a screen" in caplog.text
+    )
     render(kind(np.concatenate([xy * [100, 300] + [300, 0], [[9, 9]]])), SIZE)
     assert "They fit with x and y swapped" in caplog.text
 
 
 @pytest.mark.parametrize("make", [Boxes, Ellipses])
 def test_rectangles_that_end_before_they_begin_are_refused(make: type) -> None:
-    for rows in ([[200, 220, 40, 50], [150, 300, 90, 40]], [[100, 140, 50, 90]]):  # x, y, width, height; x1, x2, y1, y2
-        with pytest.raises(GazeError, match="end before they begin, .* expected xmin, ymin, xmax, ymax"):
+    # x, y, width, height; x1, x2, y1, y2
+    for rows in (
+        [[200, 220, 40, 50], [150, 300, 90, 40]],
+        [[100, 140, 50, 90]],
+    ):
+        with pytest.raises(
+            GazeError, match="end before they begin, .* expected xmin, ymin, xmax, ymax"
+        ):
             render(make(rows), SIZE)
     assert render(make([[200, 220, 40, 50], [40, 50, 90, 90]]), SIZE).dropped == {"empty": 1}
     assert render(make([[40, 50, 40, 90]]), SIZE) is None  # no width
@@ -80,11 +130,16 @@ def data_set(count: int = 60) -> tuple[np.ndarray, np.ndarray]:
     return rng.random((count, 2)) * sides, sides
 
 
-@pytest.mark.parametrize("change,message", [
-    (lambda xy, sides: xy / sides, "fractions of the image"), (lambda xy, sides: xy / sides * 100, "percentages of the image"),
-    (lambda xy, sides: xy[:, ::-1], "with x and y swapped"), (lambda xy, sides: xy * 3.2, "lie off their image; expected pixels of the original"),
-    (lambda xy, sides: xy - 600, "lie off their image"),
-])
+@pytest.mark.parametrize(
+    "change,message",
+    [
+        (lambda xy, sides: xy / sides, "fractions of the image"),
+        (lambda xy, sides: xy / sides * 100, "percentages of the image"),
+        (lambda xy, sides: xy[:, ::-1], "with x and y swapped"),
+        (lambda xy, sides: xy * 3.2, "lie off their image; expected pixels of the original"),
+        (lambda xy, sides: xy - 600, "lie off their image"),
+    ],
+)
 def test_data_sets_in_another_unit_are_refused(change, message: str) -> None:
     xy, sides = data_set()
     refuse_units("t.csv", xy, sides)
@@ -108,16 +163,36 @@ def test_boxes_and_screens_in_another_unit() -> None:
             refuse_pixels("t.csv", np.array([[0.2, 0.9], [0.5, 0.4]]) * scale)
 
 
-@pytest.mark.parametrize("call,message", [
-    (lambda: decode_rle("1 2", (10**9, 10**9), "kaggle"), "at most 100000000 pixels"), (lambda: decode_rle("1 2", (0, 5), "kaggle"), "at least 1"),
-    (lambda: decode_rle("1 99999999999999999999999", (4, 4), "kaggle"), "expected integers"),
-    (lambda: decode_rle("1 9223372036854775807 9 9", (4, 4), "siim"), "a run outside"), (lambda: decode_rle([3, None], (4, 4), "coco"), "expected integers"),
-    (lambda: decode_rle("o" * 5000, (4, 4), "coco"), "more than 40 bits"), (lambda: decode_rle([-9223372036854775808, 1], (4, 4), "coco"), "a run outside"),
-    (lambda: render(Points([5], [5]), SIZE, 10**6), "a map of .* at most"),
-    (lambda: render(Points([5], [5]), SIZE, 20, RenderConfig(sigma=1e9)), "a sigma of 1e\\+09 pixels"),
-    (lambda: render(Fixations([5.0], [5], [1], ppd_x=[1e8], ppd_y=[1e8]), SIZE, 20, RenderConfig(sigma=1, unit="degrees")), "a sigma of 1e\\+08 pixels"),
-    (lambda: render(Boxes([[1, 2, 30, 40]]), SIZE, 20, RenderConfig(sigma=50, unit="width")), "a sigma of 1.5e\\+04 pixels"),
-])
+@pytest.mark.parametrize(
+    "call,message",
+    [
+        (lambda: decode_rle("1 2", (10**9, 10**9), "kaggle"), "at most 100000000 pixels"),
+        (lambda: decode_rle("1 2", (0, 5), "kaggle"), "at least 1"),
+        (lambda: decode_rle("1 99999999999999999999999", (4, 4), "kaggle"), "expected integers"),
+        (lambda: decode_rle("1 9223372036854775807 9 9", (4, 4), "siim"), "a run outside"),
+        (lambda: decode_rle([3, None], (4, 4), "coco"), "expected integers"),
+        (lambda: decode_rle("o" * 5000, (4, 4), "coco"), "more than 40 bits"),
+        (lambda: decode_rle([-9223372036854775808, 1], (4, 4), "coco"), "a run outside"),
+        (lambda: render(Points([5], [5]), SIZE, 10**6), "a map of .* at most"),
+        (
+            lambda: render(Points([5], [5]), SIZE, 20, RenderConfig(sigma=1e9)),
+            "a sigma of 1e\\+09 pixels",
+        ),
+        (
+            lambda: render(
+                Fixations([5.0], [5], [1], ppd_x=[1e8], ppd_y=[1e8]),
+                SIZE,
+                20,
+                RenderConfig(sigma=1, unit="degrees"),
+            ),
+            "a sigma of 1e\\+08 pixels",
+        ),
+        (
+            lambda: render(Boxes([[1, 2, 30, 40]]), SIZE, 20, RenderConfig(sigma=50, unit="width")),
+            "a sigma of 1.5e\\+04 pixels",
+        ),
+    ],
+)
 def test_absurd_sizes_are_refused(call, message: str) -> None:
     with pytest.raises(GazeError, match=message):
         call()

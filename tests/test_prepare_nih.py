@@ -1,4 +1,7 @@
-"""NIH ChestX-ray14 in miniature: both headers, both folder forms, boxes, lists, the evaluation sets' patients."""
+"""NIH ChestX-ray14 in miniature: both headers, both folder forms, boxes, lists, the evaluation
+sets' patients.
+"""
+
 from __future__ import annotations
 
 import argparse
@@ -10,14 +13,24 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from openclip_eclip.prepare import nih_cxr14
-from openclip_eclip.prepare.__main__ import main
-from openclip_eclip.prepare.nih_cxr14 import CLASS_LISTS, FINDINGS, NO_FINDING
 from PIL import Image
 
-HEADER = ("Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,OriginalImage[Width,Height],"
-          "OriginalImagePixelSpacing[x,y]")
-LABELS = ["No Finding", "Cardiomegaly|Emphysema", "Pleural_Thickening", "No Finding", "Hernia", "Infiltration"]
+from openclip_eclip.prepare.__main__ import main
+from openclip_eclip.prepare.datasets import nih_cxr14
+from openclip_eclip.prepare.datasets.nih_cxr14 import CLASS_LISTS, FINDINGS, NO_FINDING
+
+HEADER = (
+    "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View"
+    " Position,OriginalImage[Width,Height],OriginalImagePixelSpacing[x,y]"
+)
+LABELS = [
+    "No Finding",
+    "Cardiomegaly|Emphysema",
+    "Pleural_Thickening",
+    "No Finding",
+    "Hernia",
+    "Infiltration",
+]
 
 
 def names(count: int) -> list[str]:
@@ -27,14 +40,19 @@ def names(count: int) -> list[str]:
 
 def write_tables(root: Path, labels: list[str], v2020: bool = True) -> None:
     end = "" if v2020 else ","
-    rows = [f"{name},{cell},0,{int(name[:8])},{60 if v2020 else 411},M,PA,2000,2500,0.1,0.1{end}" for name, cell in zip(names(len(labels)), labels)]
+    rows = [
+        f"{name},{cell},0,{int(name[:8])},{60 if v2020 else 411},M,PA,2000,2500,0.1,0.1{end}"
+        for name, cell in zip(names(len(labels)), labels)
+    ]
     table = root / ("Data_Entry_2017_v2020.csv" if v2020 else "Data_Entry_2017.csv")
     root.mkdir(exist_ok=True)
     table.write_text("\n".join([HEADER + end, *rows]) + "\n")
 
 
 def write_tree(root: Path, v2020: bool = True, kaggle: bool = False) -> Path:
-    """Six films of three patients, the last patient's in the test list with boxes; one film RGBA."""
+    """Six films of three patients, the last patient's in the test list with boxes; one film
+    RGBA.
+    """
     write_tables(root, LABELS, v2020)
     for i, name in enumerate(names(6)):
         folder = root / (f"images_{1 + i % 2:03d}/images" if kaggle else "images")
@@ -43,13 +61,28 @@ def write_tree(root: Path, v2020: bool = True, kaggle: bool = False) -> Path:
         (grey.convert("RGBA") if i == 1 else grey).save(folder / name, compress_level=1)
     (root / "train_val_list.txt").write_text("\n".join(names(4)[:3]) + "\n")
     (root / "test_list.txt").write_text("\n".join(names(6)[4:]))
-    (root / "BBox_List_2017.csv").write_text("Image Index,Finding Label,Bbox [x,y,w,h],,,\n"
-                                            f"{names(6)[5]},Infiltrate,512.0,0.0,256.0,256.0,,,\n")
+    (root / "BBox_List_2017.csv").write_text(
+        "Image Index,Finding Label,Bbox [x,y,w,h],,,\n"
+        f"{names(6)[5]},Infiltrate,512.0,0.0,256.0,256.0,,,\n"
+    )
     return root
 
 
 def prepare(root: Path, out: Path, *flags: str) -> int:
-    return main(["nih-cxr14", str(root), str(out), "--size", "32", "--workers", "1", "--evaluation", "cxr8", *flags])
+    return main(
+        [
+            "nih-cxr14",
+            str(root),
+            str(out),
+            "--size",
+            "32",
+            "--workers",
+            "1",
+            "--evaluation",
+            "cxr8",
+            *flags,
+        ]
+    )
 
 
 @pytest.mark.parametrize("v2020", [True, False])
@@ -60,17 +93,28 @@ def test_both_headers_and_both_folder_forms(tmp_path: Path, v2020: bool, kaggle:
         content = {name: shard.extractfile(name).read() for name in shard.getnames()}
     keys = [name[:-4] for name in names(3)]
     assert [name for name in content if name.endswith(".txt")] == [f"{key}.txt" for key in keys]
-    assert [content[f"{key}.txt"] for key in keys] == [b"No finding.", b"Findings: cardiomegaly, emphysema.", b"Findings: pleural thickening."]
+    assert [content[f"{key}.txt"] for key in keys] == [
+        b"No finding.",
+        b"Findings: cardiomegaly, emphysema.",
+        b"Findings: pleural thickening.",
+    ]
     image = Image.open(io.BytesIO(content[f"{keys[1]}.jpg"]))
     assert image.mode == "L" and image.size == (32, 32) and abs(np.asarray(image).mean() - 60) < 2
     columns = json.loads(content[f"{keys[1]}.json"])
-    assert columns["patient"] == "00000900" and [name for name in FINDINGS if columns[name]] == ["Cardiomegaly", "Emphysema"]
-    assert json.loads((tmp_path / "out" / "manifest.json").read_text())["left_out"] == {"in neither list": 1}
+    assert columns["patient"] == "00000900" and [name for name in FINDINGS if columns[name]] == [
+        "Cardiomegaly",
+        "Emphysema",
+    ]
+    assert json.loads((tmp_path / "out" / "manifest.json").read_text())["left_out"] == {
+        "in neither list": 1
+    }
     rows = (tmp_path / "out" / "cxr8.csv").read_text().splitlines()
     assert len(rows) == 3 and {"Infiltration", "filepath"} <= set(rows[0].split(","))
 
 
-def test_boxes_are_drawn_and_infiltrate_is_infiltration(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_boxes_are_drawn_and_infiltrate_is_infiltration(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     raw = write_tree(tmp_path / "raw")
     assert prepare(raw, tmp_path / "out") == 0
     with tarfile.open(tmp_path / "out" / "test-000000.tar") as shard:
@@ -79,9 +123,15 @@ def test_boxes_are_drawn_and_infiltrate_is_infiltration(tmp_path: Path, capsys: 
     expected = np.zeros((32, 32))
     expected[:8, 16:24] = 255
     assert name.startswith(names(6)[5][:-4]) and np.array_equal(heat, expected)
-    assert prepare(raw, tmp_path / "dry", "--dry-run") == 0 and "'Infiltration': 1" in capsys.readouterr().out
+    assert (
+        prepare(raw, tmp_path / "dry", "--dry-run") == 0
+        and "'Infiltration': 1" in capsys.readouterr().out
+    )
     Image.new("L", (512, 512)).save(raw / "images" / names(6)[5])
-    assert prepare(raw, tmp_path / "b") == 2 and "the tables say 1024 x 1024" in capsys.readouterr().err
+    assert (
+        prepare(raw, tmp_path / "b") == 2
+        and "the tables say 1024 x 1024" in capsys.readouterr().err
+    )
     assert prepare(raw, tmp_path / "c", "--boxes", "none") == 0
 
 
@@ -89,7 +139,9 @@ def test_missing_images_are_named(tmp_path: Path) -> None:
     raw = write_tree(tmp_path / "raw")
     (raw / "images" / names(1)[0]).unlink()
     assert prepare(raw, tmp_path / "out") == 0
-    assert list(json.loads((tmp_path / "out" / "manifest.json").read_text())["skipped"]) == [names(1)[0][:-4]]
+    assert list(json.loads((tmp_path / "out" / "manifest.json").read_text())["skipped"]) == [
+        names(1)[0][:-4]
+    ]
 
 
 def plan_of(root: Path, *flags: str) -> nih_cxr14.Plan:
@@ -99,58 +151,133 @@ def plan_of(root: Path, *flags: str) -> nih_cxr14.Plan:
 
 
 def test_14x100_has_both_class_lists_and_holds_its_patients_out(tmp_path: Path) -> None:
-    """120 films of as many patients a class with that label alone (two a patient for Hernia and Edema), and films with two labels that never count."""
+    """120 films of as many patients a class with that label alone (two a patient for Hernia and
+    Edema), and films with two labels that never count.
+    """
+
     def table() -> list[str]:
-        cells = [cell for label in (NO_FINDING, *FINDINGS[:-1]) for _ in range(120)
-                 for cell in ((label, label) if label == "Edema" else (label, "Mass|Nodule"))]
+        cells = [
+            cell
+            for label in (NO_FINDING, *FINDINGS[:-1])
+            for _ in range(120)
+            for cell in ((label, label) if label == "Edema" else (label, "Mass|Nodule"))
+        ]
         return cells + ["Hernia"] * 110
+
     write_tables(tmp_path, table())
     plan = plan_of(tmp_path, "--split", "none")
     assert list(plan.evaluation) == ["cxr-14x100-no-finding", "cxr-14x100-hernia"]
     for name, found in plan.evaluation.items():
-        assert found.class_counts() == {label: 100 for label in CLASS_LISTS[name]} and len(found.items) == 1400 == len({i.key for i in found.items})
+        assert found.class_counts() == {label: 100 for label in CLASS_LISTS[name]} and len(
+            found.items
+        ) == 1400 == len({i.key for i in found.items})
         for item in found.items:
-            assert [label for label in FINDINGS if item.columns[label]] == ([] if item.columns["label"] == NO_FINDING else [item.columns["label"]])
-    assert "Hernia" not in CLASS_LISTS["cxr-14x100-no-finding"] and NO_FINDING not in CLASS_LISTS["cxr-14x100-hernia"]
-    no_finding = [item.columns["patient"] for item in plan.evaluation["cxr-14x100-no-finding"].items]
+            assert [label for label in FINDINGS if item.columns[label]] == (
+                [] if item.columns["label"] == NO_FINDING else [item.columns["label"]]
+            )
+    assert (
+        "Hernia" not in CLASS_LISTS["cxr-14x100-no-finding"]
+        and NO_FINDING not in CLASS_LISTS["cxr-14x100-hernia"]
+    )
+    no_finding = [
+        item.columns["patient"] for item in plan.evaluation["cxr-14x100-no-finding"].items
+    ]
     assert len(set(no_finding)) == 1400
-    held_out = {item.columns["patient"] for found in plan.evaluation.values() for item in found.items}
-    assert plan.splits["train"] and not held_out & {item.columns["patient"] for item in plan.splits["train"]}
+    held_out = {
+        item.columns["patient"] for found in plan.evaluation.values() for item in found.items
+    }
+    assert plan.splits["train"] and not held_out & {
+        item.columns["patient"] for item in plan.splits["train"]
+    }
     assert plan.left_out["patient is in cxr-14x100"] == len(table()) - len(plan.splits["train"])
     shared = [{item.key for item in found.items} for found in plan.evaluation.values()]
     assert len(shared[0] & shared[1]) == 1300
     with pytest.raises(ValueError, match="class Hernia: 90 images fit the rule, 100 are needed"):
         write_tables(tmp_path, table()[:-20])
         plan_of(tmp_path, "--split", "none")
-    assert list(plan_of(tmp_path, "--split", "none", "--evaluation", "cxr-14x100-no-finding").evaluation) == ["cxr-14x100-no-finding"]
+    assert list(
+        plan_of(tmp_path, "--split", "none", "--evaluation", "cxr-14x100-no-finding").evaluation
+    ) == ["cxr-14x100-no-finding"]
 
 
 def test_pool_test_draws_from_the_test_list(tmp_path: Path) -> None:
     """All films of the first half are training; the second half has as many of each class."""
-    half = [cell for label in (NO_FINDING, *FINDINGS) for _ in range(101) for cell in (label, "Mass|Nodule")]
+    half = [
+        cell
+        for label in (NO_FINDING, *FINDINGS)
+        for _ in range(101)
+        for cell in (label, "Mass|Nodule")
+    ]
     write_tables(tmp_path, half * 2)
     every = names(len(half) * 2)
-    (tmp_path / "train_val_list.txt").write_text("\n".join(every[:len(half)]))
-    (tmp_path / "test_list.txt").write_text("\n".join(every[len(half):]))
+    (tmp_path / "train_val_list.txt").write_text("\n".join(every[: len(half)]))
+    (tmp_path / "test_list.txt").write_text("\n".join(every[len(half) :]))
     plan = plan_of(tmp_path, "--pool", "test")
-    assert all(f"{item.key}.png" in set(every[len(half):]) for item in plan.evaluation["cxr-14x100-hernia"].items)
-    assert len(plan.splits["train"]) == len(half) == len(plan.evaluation["cxr8"].items) and not plan.left_out
+    assert all(
+        f"{item.key}.png" in set(every[len(half) :])
+        for item in plan.evaluation["cxr-14x100-hernia"].items
+    )
+    assert (
+        len(plan.splits["train"]) == len(half) == len(plan.evaluation["cxr8"].items)
+        and not plan.left_out
+    )
 
 
-@pytest.mark.parametrize("file,old,new,message", [
-    ("Data_Entry_2017_v2020.csv", "Hernia", "Hernai", "row 5, column 'Finding Labels': 'Hernai'"),
-    ("Data_Entry_2017_v2020.csv", "Hernia", "No Finding|Hernia", "row 5, column 'Finding Labels': 'No Finding.Hernia'"),
-    ("Data_Entry_2017_v2020.csv", "Hernia", "", "row 5, column 'Finding Labels': ''"),
-    ("Data_Entry_2017_v2020.csv", "00000902_000.png", "00000901_001.png", "row 5, column 'Image Index': '00000901_001.png' of patient '902'"),
-    ("Data_Entry_2017_v2020.csv", "00000900_001.png", "00000900_000.png", "row 2, column 'Image Index': '00000900_000.png' stands there twice"),
-    ("Data_Entry_2017_v2020.csv", "00000900_001.png", "../x.png", "row 2, column 'Image Index': '../x.png'"),
-    ("test_list.txt", "00000902_001", "00000905_001", "test_list.txt, line 2: 00000905_001.png is not in the table"),
-    ("test_list.txt", "00000902_001", "00000900_000", "line 2: 00000900_000.png is already in train"),
-    ("BBox_List_2017.csv", "Infiltrate", "Hernia", "row 1: 'Hernia' at x, y, w, h"),
-    ("BBox_List_2017.csv", "512.0", "", "row 1: 'Infiltrate' at x, y, w, h .nan"),
-    ("BBox_List_2017.csv", "512.0", "812.0", "row 1: 'Infiltrate' at x, y, w, h .812"),
-    ("BBox_List_2017.csv", "00000902", "00000908", "00000908_001.png is not in")])
-def test_faulty_tables_are_refused(tmp_path: Path, file: str, old: str, new: str, message: str, capsys: pytest.CaptureFixture) -> None:
+@pytest.mark.parametrize(
+    "file,old,new,message",
+    [
+        (
+            "Data_Entry_2017_v2020.csv",
+            "Hernia",
+            "Hernai",
+            "row 5, column 'Finding Labels': 'Hernai'",
+        ),
+        (
+            "Data_Entry_2017_v2020.csv",
+            "Hernia",
+            "No Finding|Hernia",
+            "row 5, column 'Finding Labels': 'No Finding.Hernia'",
+        ),
+        ("Data_Entry_2017_v2020.csv", "Hernia", "", "row 5, column 'Finding Labels': ''"),
+        (
+            "Data_Entry_2017_v2020.csv",
+            "00000902_000.png",
+            "00000901_001.png",
+            "row 5, column 'Image Index': '00000901_001.png' of patient '902'",
+        ),
+        (
+            "Data_Entry_2017_v2020.csv",
+            "00000900_001.png",
+            "00000900_000.png",
+            "row 2, column 'Image Index': '00000900_000.png' stands there twice",
+        ),
+        (
+            "Data_Entry_2017_v2020.csv",
+            "00000900_001.png",
+            "../x.png",
+            "row 2, column 'Image Index': '../x.png'",
+        ),
+        (
+            "test_list.txt",
+            "00000902_001",
+            "00000905_001",
+            "test_list.txt, line 2: 00000905_001.png is not in the table",
+        ),
+        (
+            "test_list.txt",
+            "00000902_001",
+            "00000900_000",
+            "line 2: 00000900_000.png is already in train",
+        ),
+        ("BBox_List_2017.csv", "Infiltrate", "Hernia", "row 1: 'Hernia' at x, y, w, h"),
+        ("BBox_List_2017.csv", "512.0", "", "row 1: 'Infiltrate' at x, y, w, h .nan"),
+        ("BBox_List_2017.csv", "512.0", "812.0", "row 1: 'Infiltrate' at x, y, w, h .812"),
+        ("BBox_List_2017.csv", "00000902", "00000908", "00000908_001.png is not in"),
+    ],
+)
+def test_faulty_tables_are_refused(
+    tmp_path: Path, file: str, old: str, new: str, message: str, capsys: pytest.CaptureFixture
+) -> None:
     raw = write_tree(tmp_path / "raw")
     text = (raw / file).read_text()
     assert old in text
@@ -159,10 +286,16 @@ def test_faulty_tables_are_refused(tmp_path: Path, file: str, old: str, new: str
     assert re.search(message, capsys.readouterr().err)
 
 
-def test_lists_are_asked_for_and_leaking_lists_refused(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_lists_are_asked_for_and_leaking_lists_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     raw = write_tree(tmp_path / "raw")
-    (raw / "test_list.txt").write_text("\n".join(names(6)[3:]))  # 00000901_001, whose patient's other film is training
-    assert prepare(raw, tmp_path / "out") == 2 and "1 patients are both in train and in test, such as 00000901" in capsys.readouterr().err
+    # 00000901_001, whose patient's other film is training
+    (raw / "test_list.txt").write_text("\n".join(names(6)[3:]))
+    assert (
+        prepare(raw, tmp_path / "out") == 2
+        and "1 patients are both in train and in test, such as 00000901" in capsys.readouterr().err
+    )
     (raw / "test_list.txt").unlink()
     assert prepare(raw, tmp_path / "out") == 2 and "use --split none" in capsys.readouterr().err
     assert prepare(raw, tmp_path / "out", "--split", "none") == 0

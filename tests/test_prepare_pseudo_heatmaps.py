@@ -1,4 +1,7 @@
-"""Heatmaps of a model for what no expert has annotated: tables and shards, maps that lie where the model looks, faults."""
+"""Heatmaps of a model for what no expert has annotated: tables and shards, maps that lie where the
+model looks, faults.
+"""
+
 from __future__ import annotations
 
 import io
@@ -12,13 +15,14 @@ import pandas as pd
 import pytest
 import torch
 from conftest import TINY, Launcher, write_shard, write_table
-from openclip_eclip.data.check import main as check
-from openclip_eclip.data.tar_source import index_shard
-from openclip_eclip.evaluate.encoder import load_encoder
-from openclip_eclip.prepare import pseudo_heatmaps as pseudo
-from openclip_eclip.prepare.__main__ import main
 from PIL import Image
 from torch.nn.functional import adaptive_avg_pool2d, interpolate
+
+from openclip_eclip import pseudo_heatmaps as pseudo
+from openclip_eclip.data.check import main as check
+from openclip_eclip.data.shards.tar_source import index_shard
+from openclip_eclip.evaluate.inputs.encoder import load_encoder
+from openclip_eclip.prepare.__main__ import main
 
 MODEL = ("--model", "tiny", "--pretrained", "random", "--device", "cpu", "--workers", "0")
 
@@ -34,70 +38,162 @@ def read_map(path: Path) -> np.ndarray:
 @pytest.fixture
 def to_light(monkeypatch: pytest.MonkeyPatch) -> None:
     """A model that looks at the lightest place."""
+
     def found(encoder: object, pixels: torch.Tensor, captions: list[str]) -> torch.Tensor:
         assert pixels.shape[1:] == (3, 32, 32) and len(captions) == len(pixels)
         return adaptive_avg_pool2d(pixels.mean(1), 4).flatten(1).softmax(1).unflatten(1, (4, 4))
+
     monkeypatch.setattr(pseudo, "look_at", found)
 
 
 def lit(size: tuple[int, int], corner: tuple[int, int]) -> Image.Image:
     """Black, its eighth in a corner (0 or 1 from the top, from the left) white."""
     values = np.zeros(size[::-1], np.uint8)
-    rows, columns = (slice(0, side // 8) if at == 0 else slice(side - side // 8, side) for side, at in zip(values.shape, corner))
+    rows, columns = (
+        slice(0, side // 8) if at == 0 else slice(side - side // 8, side)
+        for side, at in zip(values.shape, corner)
+    )
     values[rows, columns] = 255
     return Image.fromarray(values)
 
 
-def test_a_table_again_with_a_heatmap_for_every_image(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    """Rows, order and other columns stay, an expert's map is the file it was, the files of the new ones hold where the model looks."""
+def test_a_table_again_with_a_heatmap_for_every_image(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """Rows, order and other columns stay, an expert's map is the file it was, the files of the new
+    ones hold where the model looks.
+    """
     table = write_table(tmp_path / "data", 7, annotated=[2, 5])
     before = pd.read_csv(table)
-    before.assign(filepath=[f"images/{i}.png" for i in range(7)], label=range(7)).to_csv(table, index=False)
+    before.assign(filepath=[f"images/{i}.png" for i in range(7)], label=range(7)).to_csv(
+        table, index=False
+    )
     out = tmp_path / "taught"
-    assert make(out, table, "--batch-size", "3") == 0 and capsys.readouterr().out == f"pseudo-heatmaps: 5 made, 2 of experts kept, in {out}\n"
+    assert (
+        make(out, table, "--batch-size", "3") == 0
+        and capsys.readouterr().out == f"pseudo-heatmaps: 5 made, 2 of experts kept, in {out}\n"
+    )
     after = pd.read_csv(out / "train.csv")
-    assert list(after) == ["filepath", "title", "heatmap", "label"] and after["label"].tolist() == list(range(7)) and after["title"].equals(before["title"])
-    assert all((out / path).samefile(tmp_path / "data" / "images" / f"{i}.png") for i, path in enumerate(after["filepath"]))
-    assert [Path(path).name for path in after["heatmap"]] == ["000001.png", "000002.png", "2.npy", "000004.png", "000005.png", "5.npy", "000007.png"]
-    assert after["heatmap"][0] == "heatmaps/000001.png" and (out / after["heatmap"][2]).samefile(tmp_path / "data" / "images" / "2.npy")
+    assert (
+        list(after) == ["filepath", "title", "heatmap", "label"]
+        and after["label"].tolist() == list(range(7))
+        and after["title"].equals(before["title"])
+    )
+    assert all(
+        (out / path).samefile(tmp_path / "data" / "images" / f"{i}.png")
+        for i, path in enumerate(after["filepath"])
+    )
+    assert [Path(path).name for path in after["heatmap"]] == [
+        "000001.png",
+        "000002.png",
+        "2.npy",
+        "000004.png",
+        "000005.png",
+        "5.npy",
+        "000007.png",
+    ]
+    assert after["heatmap"][0] == "heatmaps/000001.png" and (out / after["heatmap"][2]).samefile(
+        tmp_path / "data" / "images" / "2.npy"
+    )
     encoder = load_encoder("tiny", "random", device="cpu")
     for i in (0, 4, 6):
-        pixels = encoder.transform(Image.open(tmp_path / "data" / "images" / f"{i}.png").convert("RGB"))[None]  # square: no crop in either transform
-        look = interpolate(pseudo.look_at(encoder, pixels, [before["title"][i]])[None], size=(32, 32), mode="bilinear")[0, 0]
-        np.testing.assert_allclose(read_map(out / after["heatmap"][i]), 255 * look / look.max(), atol=1)
+        pixels = encoder.transform(
+            Image.open(tmp_path / "data" / "images" / f"{i}.png").convert("RGB")
+        )[None]  # square: no crop in either transform
+        look = interpolate(
+            pseudo.look_at(encoder, pixels, [before["title"][i]])[None],
+            size=(32, 32),
+            mode="bilinear",
+        )[0, 0]
+        np.testing.assert_allclose(
+            read_map(out / after["heatmap"][i]), 255 * look / look.max(), atol=1
+        )
     manifest = json.loads((out / "manifest.json").read_text())
-    assert manifest["counts"] == {"made": 5, "expert": 2, "unreadable": 0} and manifest["parameters"]["weights_hash"] == encoder.facts["weights_hash"]
+    assert (
+        manifest["counts"] == {"made": 5, "expert": 2, "unreadable": 0}
+        and manifest["parameters"]["weights_hash"] == encoder.facts["weights_hash"]
+    )
     assert check([str(out / "train.csv"), "--sheet", str(tmp_path / "sheet.png")]) == 0
 
 
 def test_the_report_says_where_only_without_a_pool(tmp_path: Path) -> None:
-    """Two reports of one image: the similarity to them differs, a learned pool's attention does not."""
-    (tmp_path / "pooled.json").write_text(json.dumps({**TINY, "vision_cfg": {**TINY["vision_cfg"], "attentional_pool": True, "attn_pooler_heads": 2}}))
+    """Two reports of one image: the similarity to them differs, a learned pool's attention does
+    not.
+    """
+    (tmp_path / "pooled.json").write_text(
+        json.dumps(
+            {
+                **TINY,
+                "vision_cfg": {
+                    **TINY["vision_cfg"],
+                    "attentional_pool": True,
+                    "attn_pooler_heads": 2,
+                },
+            }
+        )
+    )
     open_clip.add_model_config(tmp_path / "pooled.json")
     pixels = torch.randn(1, 3, 32, 32).expand(2, -1, -1, -1)
     for name, same in (("tiny", False), ("pooled", True)):
-        maps = pseudo.look_at(load_encoder(name, "random", device="cpu"), pixels, ["a nodule", "effusion on the left side"])
-        assert torch.allclose(*maps, atol=1e-4) == same and torch.allclose(maps.sum((1, 2)), torch.ones(2))
+        maps = pseudo.look_at(
+            load_encoder(name, "random", device="cpu"),
+            pixels,
+            ["a nodule", "effusion on the left side"],
+        )
+        assert torch.allclose(*maps, atol=1e-4) == same and torch.allclose(
+            maps.sum((1, 2)), torch.ones(2)
+        )
 
 
 def test_low_precision(tmp_path: Path) -> None:
     """Maps in fp32, close to those of an fp32 model."""
     pixels = torch.randn(2, 3, 32, 32)
-    exact, low = (pseudo.look_at(load_encoder("tiny", "random", precision=precision, device="cpu"), pixels, ["a nodule"] * 2) for precision in ("fp32", "bf16"))
+    exact, low = (
+        pseudo.look_at(
+            load_encoder("tiny", "random", precision=precision, device="cpu"),
+            pixels,
+            ["a nodule"] * 2,
+        )
+        for precision in ("fp32", "bf16")
+    )
     assert low.dtype == exact.dtype == torch.float32 and not torch.equal(low, exact)
     torch.testing.assert_close(low, exact, atol=0.02, rtol=0.1)
 
 
-@pytest.mark.parametrize(("size", "shape"), [((80, 40), (16, 32)), ((30, 60), (32, 16)), ((40, 40), (32, 32))])
+@pytest.mark.parametrize(
+    ("size", "shape"), [((80, 40), (16, 32)), ((30, 60), (32, 16)), ((40, 40), (32, 32))]
+)
 @pytest.mark.parametrize("corner", [(0, 1), (1, 0)])
-def test_a_map_covers_the_whole_image(tmp_path: Path, to_light: None, size: tuple[int, int], shape: tuple[int, int], corner: tuple[int, int]) -> None:
+def test_a_map_covers_the_whole_image(
+    tmp_path: Path,
+    to_light: None,
+    size: tuple[int, int],
+    shape: tuple[int, int],
+    corner: tuple[int, int],
+) -> None:
     """Of its proportions; the corner is that of the image, not of its centre crop."""
     lit(size, corner).save(tmp_path / "wide.png")
     (tmp_path / "t.tsv").write_text("img\tcaption\nwide.png\ta nodule\n")
-    assert make(tmp_path / "out", tmp_path / "t.tsv", "--csv-img-key", "img", "--csv-caption-key", "caption", "--csv-heatmap-key", "look") == 0
+    assert (
+        make(
+            tmp_path / "out",
+            tmp_path / "t.tsv",
+            "--csv-img-key",
+            "img",
+            "--csv-caption-key",
+            "caption",
+            "--csv-heatmap-key",
+            "look",
+        )
+        == 0
+    )
     row = pd.read_csv(tmp_path / "out" / "t.tsv", sep="\t").iloc[0]
     values = read_map(tmp_path / "out" / row["look"])
-    assert values.shape == shape and values[-corner[0], -corner[1]] == 255 and values[corner[0] - 1, corner[1] - 1] < 200
+    assert (
+        values.shape == shape
+        and values[-corner[0], -corner[1]] == 255
+        and values[corner[0] - 1, corner[1] - 1] < 200
+    )
 
 
 def test_windows_go_along(tmp_path: Path, to_light: None) -> None:
@@ -106,24 +202,42 @@ def test_windows_go_along(tmp_path: Path, to_light: None) -> None:
     pd.read_csv(table).assign(windows=["w.windows.json", ""]).to_csv(table, index=False)
     assert make(tmp_path / "out", table) == 0
     cells = pd.read_csv(tmp_path / "out" / "train.csv", keep_default_na=False)["windows"]
-    assert (tmp_path / "out" / cells[0]).samefile(tmp_path / "data" / "w.windows.json") and cells[1] == ""
+    assert (tmp_path / "out" / cells[0]).samefile(tmp_path / "data" / "w.windows.json") and cells[
+        1
+    ] == ""
 
 
-def test_shards_again_with_one_member_more(tmp_path: Path, to_light: None, capsys: pytest.CaptureFixture) -> None:
-    """Under their names, samples in order, every old member to the byte; annotated samples as they were."""
+def test_shards_again_with_one_member_more(
+    tmp_path: Path, to_light: None, capsys: pytest.CaptureFixture
+) -> None:
+    """Under their names, samples in order, every old member to the byte; annotated samples as they
+    were.
+    """
     corners = {"b": (0, 1), "c": (1, 1), "a": (1, 0)}  # c is annotated
     for number in (0, 1):
         members = {}
         for key, corner in corners.items():
             stream, heat = io.BytesIO(), io.BytesIO()
             lit((40, 20), corner).save(stream, "PNG")
-            lit((20, 10), corner).save(heat, "PNG")  # of another size: the bytes of the image would be a fault
-            members |= {f"{key}.png": stream.getvalue(), f"{key}.txt": f"report {key}".encode(), f"{key}.json": b"{}", **({"c.heatmap.png": heat.getvalue()} if key == "c" else {})}
+            # of another size: the bytes of the image would be a fault
+            lit((20, 10), corner).save(heat, "PNG")
+            members |= {
+                f"{key}.png": stream.getvalue(),
+                f"{key}.txt": f"report {key}".encode(),
+                f"{key}.json": b"{}",
+                **({"c.heatmap.png": heat.getvalue()} if key == "c" else {}),
+            }
         write_shard(tmp_path / f"train-{number}.tar", members)
     out = tmp_path / "out"
-    assert make(out, tmp_path / "train-{0..1}.tar", "--batch-size", "2") == 0 and "4 made, 2 of experts kept" in capsys.readouterr().out
+    assert (
+        make(out, tmp_path / "train-{0..1}.tar", "--batch-size", "2") == 0
+        and "4 made, 2 of experts kept" in capsys.readouterr().out
+    )
     for number in (0, 1):
-        old, new = index_shard(tmp_path / f"train-{number}.tar"), index_shard(out / f"train-{number}.tar")
+        old, new = (
+            index_shard(tmp_path / f"train-{number}.tar"),
+            index_shard(out / f"train-{number}.tar"),
+        )
         assert [entry.key for entry in new] == list(corners) and new[1].read() == old[1].read()
         for was, entry in zip(old[::2], new[::2]):
             content, (top, left) = entry.read(), corners[entry.key]
@@ -132,21 +246,34 @@ def test_shards_again_with_one_member_more(tmp_path: Path, to_light: None, capsy
     assert json.loads((out / "sizes.json").read_text()) == {"train-0.tar": 3, "train-1.tar": 3}
     assert check([str(out / "train-0.tar"), "--sheet", str(tmp_path / "sheet.png")]) == 0
     shutil.copytree(tmp_path / "out", tmp_path / "other")
-    assert make(tmp_path / "third", f"{tmp_path / 'train-0.tar'}::{tmp_path / 'other' / 'train-0.tar'}") == 2
+    assert (
+        make(
+            tmp_path / "third", f"{tmp_path / 'train-0.tar'}::{tmp_path / 'other' / 'train-0.tar'}"
+        )
+        == 2
+    )
 
 
-@pytest.mark.parametrize(("broken", "flags", "code", "said"), [
-    ("filled", (), 2, "is not empty; expected a new folder"),
-    ("none", (), 2, "every image has a heatmap already"),
-    ("image", (), 2, "row 2, column 'filepath'"),
-    ("missing", (), 2, "no such image"),
-    ("image", ("--on-bad-sample", "skip"), 0, "2 made, 0 of experts kept"),
-    ("tables", (), 2, "2 tables; expected one table"),
-    ("column", (), 2, "Name yours with --csv-img-key"),
-    ("grid", (), 2, "there is nowhere to look"),
-])
-def test_faults(tmp_path: Path, capsys: pytest.CaptureFixture, broken: str, flags: tuple, code: int, said: str) -> None:
-    table, out = write_table(tmp_path, 3, annotated=range(3) if broken == "none" else ()), tmp_path / "out"
+@pytest.mark.parametrize(
+    ("broken", "flags", "code", "said"),
+    [
+        ("filled", (), 2, "is not empty; expected a new folder"),
+        ("none", (), 2, "every image has a heatmap already"),
+        ("image", (), 2, "row 2, column 'filepath'"),
+        ("missing", (), 2, "no such image"),
+        ("image", ("--on-bad-sample", "skip"), 0, "2 made, 0 of experts kept"),
+        ("tables", (), 2, "2 tables; expected one table"),
+        ("column", (), 2, "Name yours with --csv-img-key"),
+        ("grid", (), 2, "there is nowhere to look"),
+    ],
+)
+def test_faults(
+    tmp_path: Path, capsys: pytest.CaptureFixture, broken: str, flags: tuple, code: int, said: str
+) -> None:
+    table, out = (
+        write_table(tmp_path, 3, annotated=range(3) if broken == "none" else ()),
+        tmp_path / "out",
+    )
     data = f"{table}::{table}" if broken == "tables" else table
     if broken == "filled":
         out.mkdir()
@@ -158,7 +285,9 @@ def test_faults(tmp_path: Path, capsys: pytest.CaptureFixture, broken: str, flag
     elif broken == "column":
         table.write_text(table.read_text().replace("filepath", "file"))
     elif broken == "grid":
-        (tmp_path / "one.json").write_text(json.dumps({**TINY, "vision_cfg": {**TINY["vision_cfg"], "patch_size": 32}}))
+        (tmp_path / "one.json").write_text(
+            json.dumps({**TINY, "vision_cfg": {**TINY["vision_cfg"], "patch_size": 32}})
+        )
         open_clip.add_model_config(tmp_path / "one.json")
         flags = ("--model", "one")
     assert make(out, data, *flags) == code
@@ -170,11 +299,37 @@ def test_faults(tmp_path: Path, capsys: pytest.CaptureFixture, broken: str, flag
 
 
 def test_a_run_teaches_another(launcher: Launcher, tmp_path: Path) -> None:
-    """The three commands of the page: train, make the maps from the run's folder, train anew on them."""
+    """The three commands of the page: train, make the maps from the run's folder, train anew on
+    them.
+    """
     write_table(tmp_path, 16, annotated=[1, 4])
-    flags = ("--model", "tiny", "--recipe", "eclip-plus", "--precision", "fp32", "--workers", 0, "--warmup", 1, "--batch-size", 8, "--epochs", 1, "--device", "cpu", "--logs", "logs")
+    flags = (
+        "--model",
+        "tiny",
+        "--recipe",
+        "eclip-plus",
+        "--precision",
+        "fp32",
+        "--workers",
+        0,
+        "--warmup",
+        1,
+        "--batch-size",
+        8,
+        "--epochs",
+        1,
+        "--device",
+        "cpu",
+        "--logs",
+        "logs",
+    )
     launcher.train((*flags, "--train-data", "train.csv", "--name", "teacher"))
-    done = launcher.run("openclip_eclip.prepare", ("pseudo-heatmaps", "taught", "--model", "logs/teacher", "--data", "train.csv"))
+    done = launcher.run(
+        "openclip_eclip.prepare",
+        ("pseudo-heatmaps", "taught", "--model", "logs/teacher", "--data", "train.csv"),
+    )
     assert "14 made, 2 of experts kept" in done.stdout
     launcher.train((*flags, "--train-data", "taught/train.csv", "--name", "student"))
-    assert "eclip: 2 annotated samples" in launcher.log("teacher") and "eclip: 16 annotated samples" in launcher.log("student")
+    assert "eclip: 2 annotated samples" in launcher.log(
+        "teacher"
+    ) and "eclip: 16 annotated samples" in launcher.log("student")

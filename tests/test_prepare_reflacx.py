@@ -1,4 +1,7 @@
-"""REFLACX in miniature: readings to keep and to drop, several readers, kinds of annotation, windows, faulty tables."""
+"""REFLACX in miniature: readings to keep and to drop, several readers, kinds of annotation,
+windows, faulty tables.
+"""
+
 from __future__ import annotations
 
 import io
@@ -10,12 +13,22 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from mimic_trees import HEIGHT, PHASE_LABELS, WIDTH, dicom, film, write_crlf, write_mimic, write_reflacx
+from bad_inputs.mimic_trees import (
+    HEIGHT,
+    PHASE_LABELS,
+    WIDTH,
+    dicom,
+    film,
+    write_crlf,
+    write_mimic,
+    write_reflacx,
+)
+from PIL import Image
+
 from openclip_eclip.data.check import main as check
 from openclip_eclip.prepare.__main__ import main
+from openclip_eclip.prepare.datasets.reflacx_files import Reading, read_gaze
 from openclip_eclip.prepare.plan import Plan
-from openclip_eclip.prepare.reflacx_files import Reading, read_gaze
-from PIL import Image
 
 
 @pytest.fixture
@@ -25,7 +38,20 @@ def trees(tmp_path: Path) -> tuple[Path, Path]:
 
 
 def prepare(trees: tuple[Path, Path], out: Path, *flags: object) -> int:
-    return main(["reflacx", str(trees[0]), str(out), "--images", str(trees[1]), "--size", "32", "--workers", "1", *map(str, flags)])
+    return main(
+        [
+            "reflacx",
+            str(trees[0]),
+            str(out),
+            "--images",
+            str(trees[1]),
+            "--size",
+            "32",
+            "--workers",
+            "1",
+            *map(str, flags),
+        ]
+    )
 
 
 def manifest(out: Path) -> dict:
@@ -56,15 +82,28 @@ def rewrite(path: Path, edit) -> None:
     write_crlf(path, edit(pd.read_csv(path, dtype=str, keep_default_na=False)))
 
 
-def test_splits_are_honoured_and_unusable_readings_counted(trees: tuple[Path, Path], tmp_path: Path) -> None:
+def test_splits_are_honoured_and_unusable_readings_counted(
+    trees: tuple[Path, Path], tmp_path: Path
+) -> None:
     assert prepare(trees, tmp_path / "out") == 0
-    assert list(samples(tmp_path / "out")) == [dicom(0), dicom(7)] and list(samples(tmp_path / "out", "test")) == [dicom(4)]
+    assert list(samples(tmp_path / "out")) == [dicom(0), dicom(7)] and list(
+        samples(tmp_path / "out", "test")
+    ) == [dicom(4)]
     assert samples(tmp_path / "out")[dicom(7)] is None  # all off the film: no map, not zeros
     found = manifest(tmp_path / "out")
     assert found["left_out"] == {
-        "reading discarded by the authors": 2, "gaze: end not after start": 2, "gaze: no angular resolution": 2,
-        "gaze: nothing of the film was shown": 1, "gaze: off image": 3, "gaze: nothing to draw (the film stays)": 1}
-    assert [found["facts"][f"readings of phase {phase}"] for phase in (1, 2, 3)] == [3, 1, 2] and found["facts"]["films"] == 3
+        "reading discarded by the authors": 2,
+        "gaze: end not after start": 2,
+        "gaze: no angular resolution": 2,
+        "gaze: nothing of the film was shown": 1,
+        "gaze: off image": 3,
+        "gaze: nothing to draw (the film stays)": 1,
+    }
+    assert [found["facts"][f"readings of phase {phase}"] for phase in (1, 2, 3)] == [
+        3,
+        1,
+        2,
+    ] and found["facts"]["films"] == 3
     assert list(found["tables"]) == [f"metadata_phase_{phase}.csv" for phase in (1, 2, 3)]
 
 
@@ -76,14 +115,25 @@ def test_a_reading_without_fixations_is_skipped(trees: tuple[Path, Path], tmp_pa
 
 
 def test_ways_to_deal_with_several_readers(trees: tuple[Path, Path], tmp_path: Path) -> None:
-    """Reader 1 looked equally long at (10, 10), before the sound began, and (50, 80); reader 2 at (50, 10), and half as long at (10, 10)."""
+    """Reader 1 looked equally long at (10, 10), before the sound began, and (50, 80); reader 2 at
+    (50, 10), and half as long at (10, 10).
+    """
     maps = {}
     for readers in ("mean", "noisy-or", "one", "all"):
         assert prepare(trees, tmp_path / readers, "--readers", readers) == 0
         maps[readers] = samples(tmp_path / readers)
     first, second = maps["all"]["P101R000001"], maps["all"]["P101R000002"]
-    assert first[at(10, 10)] > 0.8 and first[at(50, 80)] > 0.8 and first[at(50, 10)] < 0.01 and first[at(30, 30)] < 0.01
-    assert second[at(50, 10)] > 0.8 and second[at(10, 10)] == pytest.approx(0.5, abs=0.05) and second[at(50, 80)] < 0.01
+    assert (
+        first[at(10, 10)] > 0.8
+        and first[at(50, 80)] > 0.8
+        and first[at(50, 10)] < 0.01
+        and first[at(30, 30)] < 0.01
+    )
+    assert (
+        second[at(50, 10)] > 0.8
+        and second[at(10, 10)] == pytest.approx(0.5, abs=0.05)
+        and second[at(50, 80)] < 0.01
+    )
     assert np.array_equal(maps["one"][dicom(0)], first)
     mean, either = (first + second) / 2, 1 - (1 - first) * (1 - second)
     np.testing.assert_allclose(maps["mean"][dicom(0)], mean / mean.max(), atol=0.01)
@@ -94,25 +144,40 @@ def test_ways_to_deal_with_several_readers(trees: tuple[Path, Path], tmp_path: P
 
 
 def test_one_reader_is_the_first_who_has_a_map(trees: tuple[Path, Path], tmp_path: Path) -> None:
-    rewrite(trees[0] / "main_data" / "P101R000001" / "fixations.csv", lambda t: t.assign(x_position="-1"))
+    rewrite(
+        trees[0] / "main_data" / "P101R000001" / "fixations.csv",
+        lambda t: t.assign(x_position="-1"),
+    )
     assert prepare(trees, tmp_path / "out", "--readers", "one") == 0
     assert samples(tmp_path / "out")[dicom(0)][at(50, 10)] > 0.8
     assert members(tmp_path / "out")[f"{dicom(0)}.txt"] == b"clear, lungs. no mass. P101R000002"
 
 
-def test_sigma_is_one_degree_and_is_lost_beyond_what_was_shown(trees: tuple[Path, Path], tmp_path: Path) -> None:
+def test_sigma_is_one_degree_and_is_lost_beyond_what_was_shown(
+    trees: tuple[Path, Path], tmp_path: Path
+) -> None:
     path = trees[0] / "main_data" / "P300R000005" / "fixations.csv"
-    rewrite(path, lambda t: t.assign(xmin_shown_from_image="30", angular_resolution_x_pixels_per_degree="8"))
+    rewrite(
+        path,
+        lambda t: t.assign(xmin_shown_from_image="30", angular_resolution_x_pixels_per_degree="8"),
+    )
     assert prepare(trees, tmp_path / "out") == 0
     values = samples(tmp_path / "out", "test")[dicom(4)]
-    assert values[at(20, 45)].max() == 0 and values[at(30 + 8, 45)] == pytest.approx(np.exp(-0.5), abs=0.08)
+    assert values[at(20, 45)].max() == 0 and values[at(30 + 8, 45)] == pytest.approx(
+        np.exp(-0.5), abs=0.08
+    )
     assert values[at(30, 45 + 4)] == pytest.approx(np.exp(-0.5), abs=0.12)
     assert prepare(trees, tmp_path / "wide", "--sigma", 0.4, "--unit", "width") == 0
     assert samples(tmp_path / "wide", "test")[dicom(4)][at(30 + 24, 45)] > 0.5
 
 
-def test_sigma_alone_is_in_pixels_and_what_is_beyond_the_film_is_lost(trees: tuple[Path, Path], tmp_path: Path) -> None:
-    rewrite(trees[0] / "main_data" / "P101R000001" / "fixations.csv", lambda t: t.head(2).assign(x_position=["50", str(WIDTH - 1)]))
+def test_sigma_alone_is_in_pixels_and_what_is_beyond_the_film_is_lost(
+    trees: tuple[Path, Path], tmp_path: Path
+) -> None:
+    rewrite(
+        trees[0] / "main_data" / "P101R000001" / "fixations.csv",
+        lambda t: t.head(2).assign(x_position=["50", str(WIDTH - 1)]),
+    )
     for out, flags, inner in (("none", (), 1), ("reflect", ("--border", "reflect"), 0.5)):
         assert prepare(trees, tmp_path / out, "--readers", "all", "--sigma", 3, *flags) == 0
         values = samples(tmp_path / out)["P101R000001"]
@@ -124,54 +189,96 @@ def test_texts_are_dictations_or_reports(trees: tuple[Path, Path], tmp_path: Pat
     written = members(tmp_path / "a")
     assert written[f"{dicom(0)}.txt"] == b"clear, lungs. no mass. P101R000001"
     columns = json.loads(written[f"{dicom(0)}.json"])
-    assert columns["readings"] == "P101R000001 P101R000002" and "Consolidation" not in columns  # labels are one reader's
+    # labels are one reader's
+    assert columns["readings"] == "P101R000001 P101R000002" and "Consolidation" not in columns
     assert prepare(trees, tmp_path / "b", "--reports", trees[1], "--sections", "impression") == 0
     assert members(tmp_path / "b")[f"{dicom(0)}.txt"] == b"No acute process."
     assert prepare(trees, tmp_path / "c", "--annotation", "chest-box", "--readers", "all") == 0
-    assert manifest(tmp_path / "c")["left_out"]["no transcription; --reports has texts for these"] == 2  # discarded readings
+    # discarded readings
+    assert (
+        manifest(tmp_path / "c")["left_out"]["no transcription; --reports has texts for these"] == 2
+    )
     (trees[0] / "main_data" / "P101R000001" / "transcription.txt").unlink()
     assert prepare(trees, tmp_path / "d") == 0
     assert members(tmp_path / "d")[f"{dicom(0)}.txt"] == b"clear, lungs. no mass. P101R000002"
 
 
-def test_labels_of_one_reading_go_by_the_names_of_its_phase(trees: tuple[Path, Path], tmp_path: Path) -> None:
+def test_labels_of_one_reading_go_by_the_names_of_its_phase(
+    trees: tuple[Path, Path], tmp_path: Path
+) -> None:
     assert prepare(trees, tmp_path / "out", "--readers", "all") == 0
     columns = json.loads(members(tmp_path / "out")["P101R000001.json"])
-    assert columns["Consolidation"] == 4 and columns["Other"] == "Azygos|Clip" and columns["Support devices"] == 1 and columns["Mass"] == 0
+    assert (
+        columns["Consolidation"] == 4
+        and columns["Other"] == "Azygos|Clip"
+        and columns["Support devices"] == 1
+        and columns["Mass"] == 0
+    )
     later = json.loads(members(tmp_path / "out")["P300R000006.json"])
-    assert later["Lung nodule or mass"] == 0 and "Mass" not in later and set(PHASE_LABELS[3]) <= set(later)
+    assert (
+        later["Lung nodule or mass"] == 0
+        and "Mass" not in later
+        and set(PHASE_LABELS[3]) <= set(later)
+    )
 
 
-def test_ellipses_and_chest_boxes_of_discarded_readings_too(trees: tuple[Path, Path], tmp_path: Path) -> None:
+def test_ellipses_and_chest_boxes_of_discarded_readings_too(
+    trees: tuple[Path, Path], tmp_path: Path
+) -> None:
     flags = ("--reports", trees[1], "--readers", "all")
     assert prepare(trees, tmp_path / "box", "--annotation", "chest-box", *flags) == 0
     boxes = samples(tmp_path / "box")
-    assert list(boxes) == ["P101R000001", "P101R000002", "P102R000003", "P201R000004", "P300R000006"]
-    assert all(values[at(30, 45)] == 1 and values[at(2, 45)] == 0 and values[at(30, 85)] == 0 for values in boxes.values())
+    assert list(boxes) == [
+        "P101R000001",
+        "P101R000002",
+        "P102R000003",
+        "P201R000004",
+        "P300R000006",
+    ]
+    assert all(
+        values[at(30, 45)] == 1 and values[at(2, 45)] == 0 and values[at(30, 85)] == 0
+        for values in boxes.values()
+    )
     assert prepare(trees, tmp_path / "ellipses", "--annotation", "ellipses", *flags) == 0
     ellipses = samples(tmp_path / "ellipses")
     assert ellipses["P101R000002"] is None  # a header alone
-    assert ellipses["P201R000004"][at(20, 40)] == 1 and ellipses["P201R000004"][at(11, 21)] < 0.2  # the rectangle's corner
-    assert manifest(tmp_path / "ellipses")["left_out"] == {"ellipses: nothing to draw (the film stays)": 1}
+    # the rectangle's corner
+    assert ellipses["P201R000004"][at(20, 40)] == 1 and ellipses["P201R000004"][at(11, 21)] < 0.2
+    assert manifest(tmp_path / "ellipses")["left_out"] == {
+        "ellipses: nothing to draw (the film stays)": 1
+    }
 
 
-def test_a_missing_chest_box_is_counted_and_the_film_stays(trees: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_missing_chest_box_is_counted_and_the_film_stays(
+    trees: tuple[Path, Path], tmp_path: Path
+) -> None:
     (trees[0] / "main_data" / "P300R000006" / "chest_bounding_box.csv").unlink()
     assert prepare(trees, tmp_path / "out", "--annotation", "chest-box") == 0
     assert samples(tmp_path / "out")[dicom(7)] is None
     left_out = manifest(tmp_path / "out")["left_out"]
-    assert left_out["no chest_bounding_box.csv"] == 1 and left_out["chest-box: nothing to draw (the film stays)"] == 1
+    assert (
+        left_out["no chest_bounding_box.csv"] == 1
+        and left_out["chest-box: nothing to draw (the film stays)"] == 1
+    )
 
 
 def test_windows_of_readings_with_their_own_gaze(trees: tuple[Path, Path], tmp_path: Path) -> None:
     assert prepare(trees, tmp_path / "out", "--windows", "sentence", "--readers", "all") == 0
     written = members(tmp_path / "out")
     windows = json.loads(written["P101R000001.windows.json"])
-    assert windows == [{"sentence": "clear, lungs.", "start": pytest.approx(-1.3), "end": 1.0},
-                       {"sentence": "no mass.", "start": pytest.approx(2.1), "end": 4.0}]
+    assert windows == [
+        {"sentence": "clear, lungs.", "start": pytest.approx(-1.3), "end": 1.0},
+        {"sentence": "no mass.", "start": pytest.approx(2.1), "end": 4.0},
+    ]
     maps = np.load(io.BytesIO(written["P101R000001.windows.npz"]))["heatmaps"] / 255
-    assert maps[0][at(10, 10)] > 0.8 and maps[0][at(50, 80)] == 0 and maps[1][at(50, 80)] > 0.8 and maps[1][at(10, 10)] == 0
-    assert len(json.loads(written["P101R000002.windows.json"])) == 1  # nothing looked at during the second sentence
+    assert (
+        maps[0][at(10, 10)] > 0.8
+        and maps[0][at(50, 80)] == 0
+        and maps[1][at(50, 80)] > 0.8
+        and maps[1][at(10, 10)] == 0
+    )
+    # nothing looked at during the second sentence
+    assert len(json.loads(written["P101R000002.windows.json"])) == 1
     assert "P300R000006.windows.json" not in written
     assert prepare(trees, tmp_path / "mean", "--windows", "sentence") == 0
     assert len(json.loads(members(tmp_path / "mean")[f"{dicom(0)}.windows.json"])) == 3
@@ -183,21 +290,55 @@ def test_windows_of_readings_with_their_own_gaze(trees: tuple[Path, Path], tmp_p
 PHASE_1 = "metadata_phase_1.csv"
 
 
-@pytest.mark.parametrize("name,edit,message", [
-    (PHASE_1, lambda t: t.assign(id="P401R000001"), "metadata_phase_1.csv, row 1, column 'id': 'P401R000001'"),
-    (PHASE_1, lambda t: t.assign(id="P101R000001"), "row 2, column 'id': 'P101R000001' stands there twice"),
-    (PHASE_1, lambda t: t.assign(split="valid"), "row 1, column 'split': 'valid'"),
-    (PHASE_1, lambda t: t.assign(split=["train", "test", "train"]), "row 2: split, size or patient of film .* differ from reading P101R000001"),
-    (PHASE_1, lambda t: t.assign(eye_tracking_data_discarded="1"), "column 'eye_tracking_data_discarded': '1'; expected True or False"),
-    (PHASE_1, lambda t: t.assign(dicom_id="x"), "row 1, column 'dicom_id': 'x'"),
-    (PHASE_1, lambda t: t.assign(image="a.dcm"), "row 1, column 'image': 'a.dcm'"),
-    (PHASE_1, lambda t: t.assign(subject_id="18000005"), "row 1, column 'image': .*expected the place of subject 18000005"),
-    (PHASE_1, lambda t: t.assign(image_size_x="0"), "row 1, column 'image_size_x': '0'"),
-    (PHASE_1, lambda t: t.assign(Mass="6"), "row 1, column 'Mass': '6'; expected a certainty"),
-    (PHASE_1, lambda t: t.drop(columns="split"), "no column 'split'"),
-    ("P300R000005/fixations.csv", lambda t: t.drop(columns="x_position"), "P300R000005/fixations.csv: no column 'x_position'")])
-def test_faulty_tables_are_refused(trees: tuple[Path, Path], tmp_path: Path, name: str, edit, message: str,
-                                   capsys: pytest.CaptureFixture) -> None:
+@pytest.mark.parametrize(
+    "name,edit,message",
+    [
+        (
+            PHASE_1,
+            lambda t: t.assign(id="P401R000001"),
+            "metadata_phase_1.csv, row 1, column 'id': 'P401R000001'",
+        ),
+        (
+            PHASE_1,
+            lambda t: t.assign(id="P101R000001"),
+            "row 2, column 'id': 'P101R000001' stands there twice",
+        ),
+        (PHASE_1, lambda t: t.assign(split="valid"), "row 1, column 'split': 'valid'"),
+        (
+            PHASE_1,
+            lambda t: t.assign(split=["train", "test", "train"]),
+            "row 2: split, size or patient of film .* differ from reading P101R000001",
+        ),
+        (
+            PHASE_1,
+            lambda t: t.assign(eye_tracking_data_discarded="1"),
+            "column 'eye_tracking_data_discarded': '1'; expected True or False",
+        ),
+        (PHASE_1, lambda t: t.assign(dicom_id="x"), "row 1, column 'dicom_id': 'x'"),
+        (PHASE_1, lambda t: t.assign(image="a.dcm"), "row 1, column 'image': 'a.dcm'"),
+        (
+            PHASE_1,
+            lambda t: t.assign(subject_id="18000005"),
+            "row 1, column 'image': .*expected the place of subject 18000005",
+        ),
+        (PHASE_1, lambda t: t.assign(image_size_x="0"), "row 1, column 'image_size_x': '0'"),
+        (PHASE_1, lambda t: t.assign(Mass="6"), "row 1, column 'Mass': '6'; expected a certainty"),
+        (PHASE_1, lambda t: t.drop(columns="split"), "no column 'split'"),
+        (
+            "P300R000005/fixations.csv",
+            lambda t: t.drop(columns="x_position"),
+            "P300R000005/fixations.csv: no column 'x_position'",
+        ),
+    ],
+)
+def test_faulty_tables_are_refused(
+    trees: tuple[Path, Path],
+    tmp_path: Path,
+    name: str,
+    edit,
+    message: str,
+    capsys: pytest.CaptureFixture,
+) -> None:
     rewrite(trees[0] / "main_data" / name, edit)
     assert prepare(trees, tmp_path / "out") == 2 and re.search(message, capsys.readouterr().err)
 
@@ -207,20 +348,48 @@ def test_a_certainty_of_minus_one_is_tolerated(trees: tuple[Path, Path], tmp_pat
     assert prepare(trees, tmp_path / "out") == 0
 
 
-def test_other_faults_are_refused(trees: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    assert prepare(trees, tmp_path / "a", "--annotation", "ellipses", "--windows", "sentence") == 2 and "alone has times" in capsys.readouterr().err
-    assert prepare(trees, tmp_path / "a", "--annotation", "ellipses", "--sigma", 1, "--unit", "degrees") == 2
+def test_other_faults_are_refused(
+    trees: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert (
+        prepare(trees, tmp_path / "a", "--annotation", "ellipses", "--windows", "sentence") == 2
+        and "alone has times" in capsys.readouterr().err
+    )
+    assert (
+        prepare(
+            trees, tmp_path / "a", "--annotation", "ellipses", "--sigma", 1, "--unit", "degrees"
+        )
+        == 2
+    )
     assert "expected pixels or width" in capsys.readouterr().err
-    assert prepare(trees, tmp_path / "a", "--unit", "degrees") == 2 and "--unit degrees without --sigma" in capsys.readouterr().err
+    assert (
+        prepare(trees, tmp_path / "a", "--unit", "degrees") == 2
+        and "--unit degrees without --sigma" in capsys.readouterr().err
+    )
     for lead in ("-1", "inf"):
-        assert prepare(trees, tmp_path / "a", "--lead", lead) == 2 and "expected seconds, at least 0" in capsys.readouterr().err
-    rewrite(trees[0] / "main_data" / "P201R000004" / "chest_bounding_box.csv", lambda t: pd.concat([t, t]))
-    assert prepare(trees, tmp_path / "a", "--annotation", "chest-box") == 2 and "2 rows; expected exactly one" in capsys.readouterr().err
+        assert (
+            prepare(trees, tmp_path / "a", "--lead", lead) == 2
+            and "expected seconds, at least 0" in capsys.readouterr().err
+        )
+    rewrite(
+        trees[0] / "main_data" / "P201R000004" / "chest_bounding_box.csv",
+        lambda t: pd.concat([t, t]),
+    )
+    assert (
+        prepare(trees, tmp_path / "a", "--annotation", "chest-box") == 2
+        and "2 rows; expected exactly one" in capsys.readouterr().err
+    )
     path = film(trees[1], 0)
     Image.open(path).resize((WIDTH // 2, HEIGHT // 2)).save(path)
-    assert prepare(trees, tmp_path / "b") == 2 and "Positions of gaze would be wrong" in capsys.readouterr().err
+    assert (
+        prepare(trees, tmp_path / "b") == 2
+        and "Positions of gaze would be wrong" in capsys.readouterr().err
+    )
     (trees[0] / "main_data" / "metadata_phase_2.csv").unlink()
-    assert prepare(trees, tmp_path / "c") == 2 and "found none of metadata_phase_2.csv" in capsys.readouterr().err
+    assert (
+        prepare(trees, tmp_path / "c") == 2
+        and "found none of metadata_phase_2.csv" in capsys.readouterr().err
+    )
 
 
 def test_evaluated_patients_are_excluded(trees: tuple[Path, Path], tmp_path: Path) -> None:
@@ -230,17 +399,39 @@ def test_evaluated_patients_are_excluded(trees: tuple[Path, Path], tmp_path: Pat
 
 
 @pytest.mark.parametrize("format", ["csv", "webdataset"])
-def test_what_is_written_passes_the_check(trees: tuple[Path, Path], tmp_path: Path, format: str, monkeypatch: pytest.MonkeyPatch,
-                                          capsys: pytest.CaptureFixture) -> None:
+def test_what_is_written_passes_the_check(
+    trees: tuple[Path, Path],
+    tmp_path: Path,
+    format: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert prepare(trees, tmp_path / "out", "--format", format, "--windows", "sentence") == 0
-    paths = [str(tmp_path / "out" / (f"{split}.csv" if format == "csv" else f"{split}-000000.tar")) for split in ("train", "test")]
-    assert check(paths) == 0 and "2 samples, 1 annotated (50.0%), 0 faults" in capsys.readouterr().out
+    paths = [
+        str(tmp_path / "out" / (f"{split}.csv" if format == "csv" else f"{split}-000000.tar"))
+        for split in ("train", "test")
+    ]
+    assert (
+        check(paths) == 0 and "2 samples, 1 annotated (50.0%), 0 faults" in capsys.readouterr().out
+    )
 
 
 def test_times_before_the_sound_stay_negative(trees: tuple[Path, Path]) -> None:
-    """A window that ends before the sound begins finds the fixation there; clipped starts would lose it."""
-    reading = Reading("P101R000001", trees[0] / "main_data" / "P101R000001", "train", False, dicom(0), "1", "5", (HEIGHT, WIDTH), {})
+    """A window that ends before the sound begins finds the fixation there; clipped starts would
+    lose it.
+    """
+    reading = Reading(
+        "P101R000001",
+        trees[0] / "main_data" / "P101R000001",
+        "train",
+        False,
+        dicom(0),
+        "1",
+        "5",
+        (HEIGHT, WIDTH),
+        {},
+    )
     gaze = read_gaze(Plan("reflacx"), reading)
     assert gaze.start[0] == -0.4 and gaze.duration[0] == pytest.approx(0.5)
     assert gaze.between(-0.4, -0.1).duration.tolist() == pytest.approx([0.3])

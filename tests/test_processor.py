@@ -1,4 +1,7 @@
-"""The heatmap processor, its config and priming, against method.md §2; decision 0001 has the numbers."""
+"""The heatmap processor, its config and priming, against method.md §2; decision 0001 has the
+numbers.
+"""
+
 from __future__ import annotations
 
 import copy
@@ -29,31 +32,42 @@ def processor_of(config: ProcessorConfig, seed: int = 0) -> torch.nn.Module:
     return processor
 
 
-def pair(height: int, width: int, count: int = 2, seed: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
+def pair(
+    height: int, width: int, count: int = 2, seed: int = 1
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Image (N, 3, H, W) and heatmap (N, 1, H, W), float64."""
     draws = torch.Generator().manual_seed(seed)
-    return (torch.randn(count, 3, height, width, generator=draws, dtype=torch.float64),
-            torch.rand(count, 1, height, width, generator=draws, dtype=torch.float64))
+    return (
+        torch.randn(count, 3, height, width, generator=draws, dtype=torch.float64),
+        torch.rand(count, 1, height, width, generator=draws, dtype=torch.float64),
+    )
 
 
 def restated(processor: HeatmapProcessor, image: np.ndarray, heatmap: np.ndarray) -> np.ndarray:
-    """method.md §2, "Heatmap processor", in loops, for one sample: image (3, H, W), heatmap (1, H, W)."""
+    """method.md §2, "Heatmap processor", in loops, for one sample: image (3, H, W), heatmap (1, H,
+    W).
+    """
     c = processor.config
     weight = {name: value.detach().numpy() for name, value in processor.state_dict().items()}
     rows, columns = -(-image.shape[1] // c.patch), -(-image.shape[2] // c.patch)
 
     def tokens(picture: np.ndarray) -> np.ndarray:
         padded = np.zeros((3, rows * c.patch, columns * c.patch))
-        padded[:, :picture.shape[1], :picture.shape[2]] = picture
+        padded[:, : picture.shape[1], : picture.shape[2]] = picture
         kernel, found = weight["patch_embed.weight"].reshape(c.width, -1), []
         for y in range(rows):
             for x in range(columns):
-                cut = padded[:, y * c.patch:(y + 1) * c.patch, x * c.patch:(x + 1) * c.patch]
+                cut = padded[:, y * c.patch : (y + 1) * c.patch, x * c.patch : (x + 1) * c.patch]
                 token = kernel @ cut.reshape(-1) + weight["patch_embed.bias"]
                 if c.positions == "sincos":
                     rates = [10000 ** (-k / (c.width // 4)) for k in range(c.width // 4)]
-                    token = token + np.concatenate([wave(np.multiply(place, rates)) for place in (y, x)
-                                                    for wave in (np.sin, np.cos)])
+                    token = token + np.concatenate(
+                        [
+                            wave(np.multiply(place, rates))
+                            for place in (y, x)
+                            for wave in (np.sin, np.cos)
+                        ]
+                    )
                 found.append(token)
         return np.array(found)
 
@@ -66,28 +80,42 @@ def restated(processor: HeatmapProcessor, image: np.ndarray, heatmap: np.ndarray
     for s in range(rows * columns):
         heads = []
         for h in range(0, c.width, size):
-            score = np.exp(k[:, h:h + size] @ q[s, h:h + size] / np.sqrt(size))
-            heads.append(score / score.sum() @ v[:, h:h + size])
+            score = np.exp(k[:, h : h + size] @ q[s, h : h + size] / np.sqrt(size))
+            heads.append(score / score.sum() @ v[:, h : h + size])
         token = weight["attend_out.weight"] @ np.concatenate(heads) + weight["attend_out.bias"]
         if c.extra_projection:
             token = weight["extra_out.weight"] @ token + weight["extra_out.bias"]
         y, x = s // columns * c.patch, s % columns * c.patch
         cut = (weight["unpatchify.weight"] @ token).reshape(3, c.patch, c.patch)
-        out[:, y:y + c.patch, x:x + c.patch] = cut + weight["pixel_shift"][:, None, None]
-    return out[:, :image.shape[1], :image.shape[2]] + {"query": masked, "image": image, "none": 0.0}[c.residual]
+        out[:, y : y + c.patch, x : x + c.patch] = cut + weight["pixel_shift"][:, None, None]
+    return (
+        out[:, : image.shape[1], : image.shape[2]]
+        + {"query": masked, "image": image, "none": 0.0}[c.residual]
+    )
 
 
-@pytest.mark.parametrize("change", [
-    {}, {"residual": "image"}, {"residual": "none", "extra_projection": True},
-    {"residual": "none", "positions": "sincos"}, {"heads": 1}, {"patch": 5},
-], ids=str)
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"residual": "image"},
+        {"residual": "none", "extra_projection": True},
+        {"residual": "none", "positions": "sincos"},
+        {"heads": 1},
+        {"patch": 5},
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("sides", [(12, 8), (11, 14)], ids=str)
 def test_equals_slow_restatement(change, sides):
     processor = processor_of(dataclasses.replace(SMALL, **change))
     image, heatmap = pair(*sides)
     expected = [restated(processor, i, e) for i, e in zip(image.numpy(), heatmap.numpy())]
-    error = 1e-6 if processor.config.positions == "sincos" else 1e-10  # positions are made in float32
-    np.testing.assert_allclose(processor(image, heatmap).detach().numpy(), expected, rtol=0, atol=error)
+    # positions are made in float32
+    error = 1e-6 if processor.config.positions == "sincos" else 1e-10
+    np.testing.assert_allclose(
+        processor(image, heatmap).detach().numpy(), expected, rtol=0, atol=error
+    )
 
 
 def test_changing_one_patch_of_the_heatmap_changes_that_patch_alone():
@@ -103,7 +131,8 @@ def test_changing_one_patch_of_the_heatmap_changes_that_patch_alone():
 
 
 def test_zero_heatmap_asks_alike_everywhere_but_still_sees_the_image():
-    # E = 0: all queries are equal, keys and values come from I; with E*I as values I would be invisible
+    # E = 0: all queries are equal, keys and values come from I; with E*I as values I would be
+    # invisible
     processor = processor_of(NO_RESIDUAL)
     image, heatmap = pair(8, 8)
     out = processor(image, torch.zeros_like(heatmap))
@@ -111,22 +140,38 @@ def test_zero_heatmap_asks_alike_everywhere_but_still_sees_the_image():
     assert (out[0] - out[1]).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("config", [ProcessorConfig(), AUTHORS_PROCESSOR, ProcessorConfig(positions="sincos"),
-                                    ProcessorConfig(kind="mask"), ProcessorConfig(kind="cnn")],
-                         ids=["default", "authors", "sincos", "mask", "cnn"])
-@pytest.mark.parametrize("sides", [*((s, s) for s in (224, 256, 336, 378, 384, 448, 70, 8)), (70, 128), (224, 100)],
-                         ids=str)
+@pytest.mark.parametrize(
+    "config",
+    [
+        ProcessorConfig(),
+        AUTHORS_PROCESSOR,
+        ProcessorConfig(positions="sincos"),
+        ProcessorConfig(kind="mask"),
+        ProcessorConfig(kind="cnn"),
+    ],
+    ids=["default", "authors", "sincos", "mask", "cnn"],
+)
+@pytest.mark.parametrize(
+    "sides",
+    [*((s, s) for s in (224, 256, 336, 378, 384, 448, 70, 8)), (70, 128), (224, 100)],
+    ids=str,
+)
 def test_output_has_the_size_of_the_input(config, sides):
     with torch.no_grad():
         out = build_processor(config)(torch.randn(1, 3, *sides), torch.rand(1, 1, *sides))
     assert out.shape == (1, 3, *sides) and out.isfinite().all()
 
 
-@pytest.mark.parametrize("change", [{}, {"positions": "sincos"}, {"residual": "image"}, {"kind": "mask"},
-                                    {"kind": "cnn"}], ids=str)
+@pytest.mark.parametrize(
+    "change",
+    [{}, {"positions": "sincos"}, {"residual": "image"}, {"kind": "mask"}, {"kind": "cnn"}],
+    ids=str,
+)
 def test_fresh_processor_is_exactly_the_identity_under_ones(change):
     image = torch.randn(2, 3, 40, 56)
-    assert torch.equal(build_processor(ProcessorConfig(**change))(image, torch.ones(2, 1, 40, 56)), image)
+    assert torch.equal(
+        build_processor(ProcessorConfig(**change))(image, torch.ones(2, 1, 40, 56)), image
+    )
 
 
 def test_fresh_default_is_the_mask_and_learns_from_any_loss():
@@ -135,30 +180,50 @@ def test_fresh_default_is_the_mask_and_learns_from_any_loss():
     out = processor(image, heatmap)
     assert torch.equal(out, heatmap * image)
     out.square().sum().backward()
-    assert processor.unpatchify.weight.grad.abs().max() > 0 and processor.pixel_shift.grad.abs().max() > 0
+    assert (
+        processor.unpatchify.weight.grad.abs().max() > 0
+        and processor.pixel_shift.grad.abs().max() > 0
+    )
 
 
-@pytest.mark.parametrize("config", [AUTHORS_PROCESSOR, ProcessorConfig(zero_init=False), ProcessorConfig(kind="cnn")],
-                         ids=["authors", "default", "cnn"])
+@pytest.mark.parametrize(
+    "config",
+    [AUTHORS_PROCESSOR, ProcessorConfig(zero_init=False), ProcessorConfig(kind="cnn")],
+    ids=["authors", "default", "cnn"],
+)
 def test_every_parameter_takes_part(config):
     processor = processor_of(config)
     processor(*pair(32, 32)).square().sum().backward()
-    assert [name for name, p in processor.named_parameters() if p.grad is None or not p.grad.abs().max() > 0] == []
+    assert [
+        name
+        for name, p in processor.named_parameters()
+        if p.grad is None or not p.grad.abs().max() > 0
+    ] == []
 
 
 def test_authors_form_has_their_number_of_parameters():
-    # reference.md §1(a); 196,864 patch embedding + 263,168 attention + 65,792 linear + 196,611 transposed convolution
+    # reference.md §1(a); 196,864 patch embedding + 263,168 attention + 65,792 linear + 196,611
+    # transposed convolution
     assert sum(p.numel() for p in build_processor(AUTHORS_PROCESSOR).parameters()) == 722_435
 
 
 def test_default_is_the_form_of_decision_0001():
     assert dataclasses.asdict(ProcessorConfig()) == {
-        "kind": "mha", "patch": 16, "width": 256, "heads": 8, "residual": "query", "zero_init": True,
-        "positions": "none", "extra_projection": False}
+        "kind": "mha",
+        "patch": 16,
+        "width": 256,
+        "heads": 8,
+        "residual": "query",
+        "zero_init": True,
+        "positions": "none",
+        "extra_projection": False,
+    }
 
 
 def test_authors_form_is_reachable_from_a_model_json():
-    eclip_cfg = json.loads('{"processor": {"residual": "none", "zero_init": false, "extra_projection": true}}')
+    eclip_cfg = json.loads(
+        '{"processor": {"residual": "none", "zero_init": false, "extra_projection": true}}'
+    )
     assert EClipConfig.from_dict(eclip_cfg).processor == AUTHORS_PROCESSOR
 
 
@@ -177,11 +242,16 @@ def test_kinds_share_one_call():
         assert type(build_processor(ProcessorConfig(kind=kind))) is cls
         assert list(inspect.signature(cls.forward).parameters) == ["self", "image", "heatmap"]
     image, heatmap = pair(4, 6)
-    assert torch.equal(MaskProcessor()(image, heatmap), image * heatmap) and not list(MaskProcessor().parameters())
+    assert torch.equal(MaskProcessor()(image, heatmap), image * heatmap) and not list(
+        MaskProcessor().parameters()
+    )
 
 
-@pytest.mark.parametrize("config", [dataclasses.replace(SMALL, positions="sincos"), ProcessorConfig(kind="cnn")],
-                         ids=["mha", "cnn"])
+@pytest.mark.parametrize(
+    "config",
+    [dataclasses.replace(SMALL, positions="sincos"), ProcessorConfig(kind="cnn")],
+    ids=["mha", "cnn"],
+)
 def test_pure_bf16_stays_bf16(config):
     image, heatmap = (x.bfloat16() for x in pair(16, 16))
     assert build_processor(config).bfloat16()(image, heatmap).dtype == torch.bfloat16
@@ -197,15 +267,21 @@ def test_reconstruction_error_is_one_mean_square_a_sample_under_ones():
     image, _ = pair(6, 4, count=3)
     errors = reconstruction_errors(halve, image)
     np.testing.assert_allclose(errors, [np.mean((x / 2) ** 2) for x in image.numpy()], rtol=1e-12)
-    assert heatmaps[0].shape == (3, 1, 6, 4) and heatmaps[0].dtype == image.dtype and (heatmaps[0] == 1).all()
+    assert (
+        heatmaps[0].shape == (3, 1, 6, 4)
+        and heatmaps[0].dtype == image.dtype
+        and (heatmaps[0] == 1).all()
+    )
 
 
 def photo_crops(index: int, count: int, side: int) -> torch.Tensor:
-    """Random crops of one of scikit-learn's two photographs, (N, 3, side, side), mean 0 and variance 1."""
+    """Random crops of one of scikit-learn's two photographs, (N, 3, side, side), mean 0 and
+    variance 1.
+    """
     photo = torch.from_numpy(load_sample_images().images[index].copy()).permute(2, 0, 1).float()
     rng = np.random.default_rng(index)
     places = rng.integers(0, [photo.shape[1] - side, photo.shape[2] - side], (count, 2))
-    crops = torch.stack([photo[:, y:y + side, x:x + side] for y, x in places])
+    crops = torch.stack([photo[:, y : y + side, x : x + side] for y, x in places])
     return (crops - crops.mean()) / crops.std()
 
 
@@ -215,7 +291,9 @@ def prime(processor: torch.nn.Module, images: torch.Tensor, steps: int) -> None:
     draws = torch.Generator().manual_seed(0)
     for _ in range(steps):
         optimizer.zero_grad()
-        reconstruction_errors(processor, images[torch.randint(len(images), (32,), generator=draws)]).mean().backward()
+        reconstruction_errors(
+            processor, images[torch.randint(len(images), (32,), generator=draws)]
+        ).mean().backward()
         optimizer.step()
 
 
@@ -228,7 +306,8 @@ def test_priming_has_nothing_to_teach_the_fresh_default():
 
 
 def test_priming_brings_a_disturbed_default_back():
-    # the requirement allows 300 steps; docs/results/processor.md has them, other forms and other images
+    # the requirement allows 300 steps; docs/results/processor.md has them, other forms and other
+    # images
     torch.manual_seed(0)
     processor, held_out = build_processor(ProcessorConfig()), photo_crops(1, 64, 32)
     torch.nn.init.normal_(processor.unpatchify.weight, std=0.1)
@@ -242,11 +321,26 @@ def test_authors_form_primed_200_steps_is_worse_than_a_constant_a_patch():
     processor, held_out = build_processor(AUTHORS_PROCESSOR), photo_crops(1, 64, 32)
     prime(processor, photo_crops(0, 512, 32), 200)
     constant = F.interpolate(F.avg_pool2d(held_out, 16), scale_factor=16)
-    assert (held_out - constant).square().mean() < 0.1 < reconstruction_errors(processor, held_out).mean()
+    assert (
+        (held_out - constant).square().mean()
+        < 0.1
+        < reconstruction_errors(processor, held_out).mean()
+    )
 
 
-@pytest.mark.parametrize("key, value", [("kind", "vit"), ("residual", "both"), ("positions", "learnt"), ("patch", 0),
-                                        ("heads", 0), ("width", 250), ("width", 0), ("width", -8)])
+@pytest.mark.parametrize(
+    "key, value",
+    [
+        ("kind", "vit"),
+        ("residual", "both"),
+        ("positions", "learnt"),
+        ("patch", 0),
+        ("heads", 0),
+        ("width", 250),
+        ("width", 0),
+        ("width", -8),
+    ],
+)
 def test_impossible_value_is_refused_by_name(key, value):
     with pytest.raises(ValueError, match=rf"processor\.(width|{key})={value!r}"):
         ProcessorConfig(**{key: value})
@@ -257,13 +351,16 @@ def test_sincos_needs_a_width_that_four_divides():
         ProcessorConfig(width=18, heads=2, positions="sincos")
 
 
-@pytest.mark.parametrize("values, message", [
-    ({"alpa": 0.3}, r"eclip_cfg: unknown key 'alpa'.*alpha"),
-    ({"processor": {"widht": 1}}, r"eclip_cfg\.processor: unknown key 'widht'.*width"),
-    ({"curriculum": {"hot": 1}}, r"eclip_cfg\.curriculum: unknown key 'hot'.*cold"),
-    ({"processor": "mha"}, r"eclip_cfg\.processor: 'mha'.*dict"),
-    ({"processor": {"residual": "image", "kind": "x"}}, r"processor\.kind='x'"),
-])
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        ({"alpa": 0.3}, r"eclip_cfg: unknown key 'alpa'.*alpha"),
+        ({"processor": {"widht": 1}}, r"eclip_cfg\.processor: unknown key 'widht'.*width"),
+        ({"curriculum": {"hot": 1}}, r"eclip_cfg\.curriculum: unknown key 'hot'.*cold"),
+        ({"processor": "mha"}, r"eclip_cfg\.processor: 'mha'.*dict"),
+        ({"processor": {"residual": "image", "kind": "x"}}, r"processor\.kind='x'"),
+    ],
+)
 def test_from_dict_names_what_it_refuses(values, message):
     with pytest.raises(ValueError, match=message):
         EClipConfig.from_dict(values)

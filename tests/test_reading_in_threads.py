@@ -9,10 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from openclip_eclip.data.heatmap import decode_heatmap
-from openclip_eclip.data.image import read_picture
-from openclip_eclip.data.pillow_limit import own_limit
 from PIL import Image
+
+from openclip_eclip.data.heatmap import decode_heatmap
+from openclip_eclip.data.images.pillow_limit import own_limit
+from openclip_eclip.data.images.read import read_picture
 
 PIXELS = np.arange(64, dtype=np.uint8).reshape(8, 8)
 

@@ -1,4 +1,7 @@
-"""Runs that cannot learn, diverge, go on from something else, or share a folder: one sentence, the log's last line, and nothing lost."""
+"""Runs that cannot learn, diverge, go on from something else, or share a folder: one sentence, the
+log's last line, and nothing lost.
+"""
+
 from __future__ import annotations
 
 import argparse
@@ -14,20 +17,23 @@ import open_clip_train.main as host
 import pytest
 import torch
 from conftest import BASIC, Launcher, write_table
+
 from openclip_eclip import train
 from openclip_eclip.config import EClipConfig, Stopped, UserError
 from openclip_eclip.flag_checks import schedule_warnings
 from openclip_eclip.params import eclip_parser
-from openclip_eclip.training_patches import run_folder, run_settings
-from openclip_eclip.training_patches.finite_loss import FiniteLoss
-from openclip_eclip.training_patches.release_3_3 import Seams
-from openclip_eclip.training_patches.run_folder import lock
+from training_patches import run_folder, run_settings
+from training_patches.finite_loss import FiniteLoss
+from training_patches.release_3_3 import Seams
+from training_patches.run_folder import lock
 
 
 def parse(*argv: object) -> argparse.Namespace:
     seams = Seams()
     seams.originals = {"parse_args": host.parse_args}
-    return seams.parse_args([str(flag) for flag in ("--model", "tiny", "--train-data", "train.csv", *argv)])
+    return seams.parse_args(
+        [str(flag) for flag in ("--model", "tiny", "--train-data", "train.csv", *argv)]
+    )
 
 
 def run(folder: Path, *flags: object, name: str = "run") -> Path:
@@ -35,53 +41,188 @@ def run(folder: Path, *flags: object, name: str = "run") -> Path:
     table = folder / "train.csv"
     if not table.exists():
         write_table(folder, 4, annotated=[0, 2])
-    train.main([str(flag) for flag in (*BASIC, "--logs", folder / "logs", "--train-data", table, "--name", name, "--batch-size", 2, "--epochs", 1, *flags)])
+    train.main(
+        [
+            str(flag)
+            for flag in (
+                *BASIC,
+                "--logs",
+                folder / "logs",
+                "--train-data",
+                table,
+                "--name",
+                name,
+                "--batch-size",
+                2,
+                "--epochs",
+                1,
+                *flags,
+            )
+        ]
+    )
     return folder / "logs" / name
 
 
 # ---- flags
 
-@pytest.mark.parametrize("flags", [
-    "--lr -1", "--lr nan", "--lr inf", "--wd nan", "--wd -0.1", "--wd inf", "--beta1 1", "--beta1 -0.1 --beta2 0.9", "--beta2 1.5", "--eps -1", "--eps nan", "--eps 0",
-    "--epochs 0", "--epochs -1", "--epochs -2 --recipe clip", "--batch-size 0", "--batch-size -4", "--accum-freq 0", "--warmup -5", "--workers -1", "--seed -1",
-    "--seed 99999999999", "--save-frequency -1", "--val-frequency -2", "--zeroshot-frequency -1", "--log-every-n-steps 0", "--force-image-size 0",
-    "--force-image-size 32 0", "--force-image-size 1 2 3", "--force-context-length 0", "--force-patch-dropout 1", "--force-patch-dropout nan", "--grad-clip-norm 0",
-    "--grad-clip-norm nan", "--grad-clip-norm -1", "--lr-cooldown-end -1", "--lr-cooldown-power 0", "--lr-scheduler cosin", "--lr-scheduler const-cooldown",
-    "--epochs-cooldown 3", "--epochs-cooldown 9 --lr-scheduler const-cooldown --epochs 3", "--opt sgd", "--opt timm/lamm --lr 1 --eps 1", "--opt timm/lamb", "--opt timm/lamb --lr 1", "--momentum 0.9", "--device cdua", "--image-std 0 1 1",
-    "--image-mean 0.5 0.5", "--image-mean nan", "--train-num-samples 0", "--aug-cfg scale=(1.0,0.5)", "--aug-cfg scale=2", "--aug-cfg scale", "--aug-cfg scale=(0.5",
-    "--aug-cfg scael=(0.5,1)", "--expert-batch-size 0 --expert-data x.csv", "--eclip-alpha inf", "--eclip-alpha nan", "--eclip-priming-weight nan",
-    "--eclip-curriculum 0.1 nan 0 0 0 0", "--eclip-crop-threshold nan", "--align-weight nan --method align", "--lock-image-unlocked-groups -1 --lock-image",
-    "--lock-text-unlocked-layers -1 --lock-text", "--batch-size 1 --method clip", "--loss-dist-impl gather", "--runs-dir a --logs b",
-    "--resume latest", "--name=", "--name ../out", "--name /tmp/out", "--report-to tensorbord",
-])
-def test_a_value_no_run_can_work_with_is_named(flags: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "--lr -1",
+        "--lr nan",
+        "--lr inf",
+        "--wd nan",
+        "--wd -0.1",
+        "--wd inf",
+        "--beta1 1",
+        "--beta1 -0.1 --beta2 0.9",
+        "--beta2 1.5",
+        "--eps -1",
+        "--eps nan",
+        "--eps 0",
+        "--epochs 0",
+        "--epochs -1",
+        "--epochs -2 --recipe clip",
+        "--batch-size 0",
+        "--batch-size -4",
+        "--accum-freq 0",
+        "--warmup -5",
+        "--workers -1",
+        "--seed -1",
+        "--seed 99999999999",
+        "--save-frequency -1",
+        "--val-frequency -2",
+        "--zeroshot-frequency -1",
+        "--log-every-n-steps 0",
+        "--force-image-size 0",
+        "--force-image-size 32 0",
+        "--force-image-size 1 2 3",
+        "--force-context-length 0",
+        "--force-patch-dropout 1",
+        "--force-patch-dropout nan",
+        "--grad-clip-norm 0",
+        "--grad-clip-norm nan",
+        "--grad-clip-norm -1",
+        "--lr-cooldown-end -1",
+        "--lr-cooldown-power 0",
+        "--lr-scheduler cosin",
+        "--lr-scheduler const-cooldown",
+        "--epochs-cooldown 3",
+        "--epochs-cooldown 9 --lr-scheduler const-cooldown --epochs 3",
+        "--opt sgd",
+        "--opt timm/lamm --lr 1 --eps 1",
+        "--opt timm/lamb",
+        "--opt timm/lamb --lr 1",
+        "--momentum 0.9",
+        "--device cdua",
+        "--image-std 0 1 1",
+        "--image-mean 0.5 0.5",
+        "--image-mean nan",
+        "--train-num-samples 0",
+        "--aug-cfg scale=(1.0,0.5)",
+        "--aug-cfg scale=2",
+        "--aug-cfg scale",
+        "--aug-cfg scale=(0.5",
+        "--aug-cfg scael=(0.5,1)",
+        "--expert-batch-size 0 --expert-data x.csv",
+        "--eclip-alpha inf",
+        "--eclip-alpha nan",
+        "--eclip-priming-weight nan",
+        "--eclip-curriculum 0.1 nan 0 0 0 0",
+        "--eclip-crop-threshold nan",
+        "--align-weight nan --method align",
+        "--lock-image-unlocked-groups -1 --lock-image",
+        "--lock-text-unlocked-layers -1 --lock-text",
+        "--batch-size 1 --method clip",
+        "--loss-dist-impl gather",
+        "--runs-dir a --logs b",
+        "--resume latest",
+        "--name=",
+        "--name ../out",
+        "--name /tmp/out",
+        "--report-to tensorbord",
+    ],
+)
+def test_a_value_no_run_can_work_with_is_named(
+    flags: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError) as caught:
         parse(*flags.split())
     message, flag = str(caught.value), flags.split()[0].split("=")[0]
-    assert "\n" not in message and (flag in message or flag.removeprefix("--eclip-") in message), message
+    assert "\n" not in message and (flag in message or flag.removeprefix("--eclip-") in message), (
+        message
+    )
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("values", [{"alpha": math.inf}, {"alpha": "0.3"}, {"priming_weight": math.nan}, {"lam": math.nan}, {"processor": {"patch": 1.5}},
-                                    {"processor": {"zero_init": "yes"}}, {"curriculum": {"cold": "a"}}, {"curriculum": {"warm": math.nan}}, {"own_pairs": 3},
-                                    {"regions": 1}, {"curriculum": None}, {"processor": {"width": -256}}])
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"alpha": math.inf},
+        {"alpha": "0.3"},
+        {"priming_weight": math.nan},
+        {"lam": math.nan},
+        {"processor": {"patch": 1.5}},
+        {"processor": {"zero_init": "yes"}},
+        {"curriculum": {"cold": "a"}},
+        {"curriculum": {"warm": math.nan}},
+        {"own_pairs": 3},
+        {"regions": 1},
+        {"curriculum": None},
+        {"processor": {"width": -256}},
+    ],
+)
 def test_model_configs_hold_numbers(values: dict[str, Any]) -> None:
     with pytest.raises(UserError, match="eclip"):
         EClipConfig.from_dict(values)
 
 
 def schedule(**changes: Any) -> tuple[argparse.Namespace, int]:
-    args = argparse.Namespace(**{"accum_freq": 1, "epochs": 2, "lr": 5e-4, "warmup": 10_000, "skip_scheduler": False, "batch_size": 32, "siglip": False, **changes})
+    args = argparse.Namespace(
+        **{
+            "accum_freq": 1,
+            "epochs": 2,
+            "lr": 5e-4,
+            "warmup": 10_000,
+            "skip_scheduler": False,
+            "batch_size": 32,
+            "siglip": False,
+            **changes,
+        }
+    )
     return args, 8
 
 
-@pytest.mark.parametrize("changes,expected", [
-    ({}, "warm-up of 10000 steps, the run has 16: the learning rate will not pass 8e-07 of --lr 0.0005; give --warmup, e.g. 1, or --recipe"),
-    ({"accum_freq": 4}, "the run has 4: the learning rate will not pass 2e-07 of --lr 0.0005; give --warmup, e.g. 0"), ({"warmup": 16}, "the run has 16"), ({"warmup": 15}, None), ({"skip_scheduler": True}, None), ({"lr": 0}, "--lr 0: nothing"),
-    ({"batch_size": 1, "warmup": 0}, "--batch-size 1"), ({"batch_size": 1, "warmup": 0, "siglip": True}, None),
-])
-def test_a_schedule_that_learns_nothing_is_told(changes: dict[str, Any], expected: str | None) -> None:
+@pytest.mark.parametrize(
+    "changes,expected",
+    [
+        (
+            {},
+            (
+                "warm-up of 10000 steps, the run has 16: the learning rate will not pass 8e-07 of"
+                " --lr 0.0005; give --warmup, e.g. 1, or --recipe"
+            ),
+        ),
+        (
+            {"accum_freq": 4},
+            (
+                "the run has 4: the learning rate will not pass 2e-07 of --lr 0.0005; give"
+                " --warmup, e.g. 0"
+            ),
+        ),
+        ({"warmup": 16}, "the run has 16"),
+        ({"warmup": 15}, None),
+        ({"skip_scheduler": True}, None),
+        ({"lr": 0}, "--lr 0: nothing"),
+        ({"batch_size": 1, "warmup": 0}, "--batch-size 1"),
+        ({"batch_size": 1, "warmup": 0, "siglip": True}, None),
+    ],
+)
+def test_a_schedule_that_learns_nothing_is_told(
+    changes: dict[str, Any], expected: str | None
+) -> None:
     warnings = schedule_warnings(*schedule(**changes), 1)
     assert expected in warnings[0] if expected else not warnings
 
@@ -95,34 +236,58 @@ def test_accumulation_beyond_an_epoch_takes_no_step(tmp_path: Path) -> None:
 
 # ---- the owner's commands
 
-def test_without_data_it_says_what_to_give(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+
+def test_without_data_it_says_what_to_give(
+    capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sys, "argv", ["train", "--model", "ViT-B-16"])
     assert train.run() == 2
     assert "error: no data: give --train-data FILE, e.g." in capsys.readouterr().err
 
 
-def test_runs_dir_is_logs_under_a_name_torchrun_leaves_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_dir_is_logs_under_a_name_torchrun_leaves_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
-    assert parse("--runs-dir", "r").logs == "r" and parse("--runs-dir", "r", "--logs", "r").logs == "r" and parse("--logs", "s").logs == "s"
+    assert (
+        parse("--runs-dir", "r").logs == "r"
+        and parse("--runs-dir", "r", "--logs", "r").logs == "r"
+        and parse("--logs", "s").logs == "s"
+    )
     from torch.distributed.run import get_args_parser
+
     taken = [flag for action in get_args_parser()._actions for flag in action.option_strings]
     own = [flag for action in eclip_parser()._actions for flag in action.option_strings]
-    assert "--logs-specs" in taken and not [(mine, flag) for mine in own for flag in taken if flag.startswith(mine)]
-    assert get_args_parser().parse_args(["-m", "openclip_eclip.train", "--runs-dir", "r"]).training_script_args == ["--runs-dir", "r"]
+    assert "--logs-specs" in taken and not [
+        (mine, flag) for mine in own for flag in taken if flag.startswith(mine)
+    ]
+    assert get_args_parser().parse_args(
+        ["-m", "openclip_eclip.train", "--runs-dir", "r"]
+    ).training_script_args == ["--runs-dir", "r"]
 
 
 # ---- one folder, one process, one run
 
-HOLD = "import fcntl, sys\nfile = open(sys.argv[1], 'a+')\nfcntl.lockf(file, fcntl.LOCK_EX)\nfile.write(sys.argv[2])\nfile.flush()\nprint('held', flush=True)\nsys.stdin.read()\n"
+HOLD = (
+    "import fcntl, sys\nfile = open(sys.argv[1], 'a+')\nfcntl.lockf(file,"
+    " fcntl.LOCK_EX)\nfile.write(sys.argv[2])\nfile.flush()\nprint('held',"
+    " flush=True)\nsys.stdin.read()\n"
+)
 
 
 def test_a_second_process_is_kept_out_of_the_folder(tmp_path: Path) -> None:
     (tmp_path / "logs" / "run").mkdir(parents=True)
     facts = '{"pid": 4711, "host": "here", "start": "2026-11-28T04:00:00"}'
-    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path / "logs" / "run" / ".lock"), facts], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path / "logs" / "run" / ".lock"), facts],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
     assert holder.stdout.readline() == b"held\n"
     for flags in ([], ["--resume", "latest"]):
-        with pytest.raises(UserError, match="in use by process 4711 on here, started 2026-11-28T04:00:00"):
+        with pytest.raises(
+            UserError, match="in use by process 4711 on here, started 2026-11-28T04:00:00"
+        ):
             run(tmp_path, *flags)
     assert not (tmp_path / "logs" / "run" / "out.log").exists()
     holder.communicate(b"")
@@ -130,18 +295,20 @@ def test_a_second_process_is_kept_out_of_the_folder(tmp_path: Path) -> None:
     assert f'"pid": {os.getpid()}' in (tmp_path / "logs" / "run" / ".lock").read_text()
 
 
-def test_without_support_for_locks_the_run_goes_on_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_without_support_for_locks_the_run_goes_on_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     def unsupported(*_: Any) -> None:
         raise OSError(95, "Operation not supported")
 
-    monkeypatch.setattr("openclip_eclip.training_patches.run_folder.fcntl.lockf", unsupported)
+    monkeypatch.setattr("training_patches.run_folder.fcntl.lockf", unsupported)
     assert lock(tmp_path) is None and "cannot be locked" in caplog.text
 
 
 def test_a_refused_run_keeps_its_reason_and_not_its_name(tmp_path: Path) -> None:
     table = write_table(tmp_path, 4, annotated=[0])
     text = table.read_text()
-    for attempt in (1, 2):
+    for _ in range(2):
         table.write_text(text.replace("images/0.npy", "images/gone.npy"))
         with pytest.raises(UserError, match="gone.npy"):
             run(tmp_path)
@@ -149,35 +316,65 @@ def test_a_refused_run_keeps_its_reason_and_not_its_name(tmp_path: Path) -> None
         assert "eclip: stopped: " in last and "gone.npy" in last
     table.write_text(text)
     folder = run(tmp_path)
-    assert "stopped" not in (folder / "out.log").read_text() and (folder / "checkpoints" / "epoch_1.pt").is_file()
+    assert (
+        "stopped" not in (folder / "out.log").read_text()
+        and (folder / "checkpoints" / "epoch_1.pt").is_file()
+    )
     assert all("gone.npy" in (folder / f"out.attempt-{i}.log").read_text() for i in (1, 2))
     with pytest.raises(UserError, match="already exists"):
         run(tmp_path)
 
 
-def test_an_unexpected_error_is_in_the_log_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unexpected_error_is_in_the_log_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def broken(*_: Any) -> None:
         raise KeyError("of ours")
 
-    monkeypatch.setattr("openclip_eclip.training_patches.session.fill_schedule", broken)
+    monkeypatch.setattr("training_patches.session.fill_schedule", broken)
     with pytest.raises(KeyError):
         run(tmp_path)
-    assert (tmp_path / "logs" / "run" / "out.log").read_text().splitlines()[-1].endswith("eclip: stopped: KeyError: 'of ours'")
+    assert (
+        (tmp_path / "logs" / "run" / "out.log")
+        .read_text()
+        .splitlines()[-1]
+        .endswith("eclip: stopped: KeyError: 'of ours'")
+    )
 
 
 # ---- losses that are no numbers
 
-@pytest.mark.parametrize("flags", [[], ["--method", "clip"], ["--accum-freq", "2", "--epochs", "3"], ["--skip-scheduler"]])
-def test_training_stops_at_the_first_loss_that_is_no_number(flags: list[str], tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"the loss is not finite \(nan\) at step [1-3] \(epoch [012]\), learning rate .*e\+\d+, --precision fp32") as caught:
+
+@pytest.mark.parametrize(
+    "flags",
+    [[], ["--method", "clip"], ["--accum-freq", "2", "--epochs", "3"], ["--skip-scheduler"]],
+)
+def test_training_stops_at_the_first_loss_that_is_no_number(
+    flags: list[str], tmp_path: Path
+) -> None:
+    with pytest.raises(
+        UserError,
+        match=(
+            r"the loss is not finite \(nan\) at step [1-3] \(epoch [012]\), learning rate .*e\+\d+,"
+            r" --precision fp32"
+        ),
+    ) as caught:
         run(tmp_path, "--lr", 1e30, "--warmup", 0, "--epochs", 3, "--save-most-recent", *flags)
     folder = tmp_path / "logs" / "run"
     assert str(caught.value) in (folder / "out.log").read_text().splitlines()[-1]
     kept = list((folder / "checkpoints").glob("*.pt"))
-    assert all(all(value.isfinite().all() for value in torch.load(path, weights_only=True)["state_dict"].values()) for path in kept)
+    assert all(
+        all(
+            value.isfinite().all()
+            for value in torch.load(path, weights_only=True)["state_dict"].values()
+        )
+        for path in kept
+    )
 
 
-def test_weights_that_are_no_numbers_are_not_written_over_good_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_that_are_no_numbers_are_not_written_over_good_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Here the loss of the last step is finite and its update is not."""
     folder = run(tmp_path, "--save-most-recent")
     before = {path.name: path.read_bytes() for path in (folder / "checkpoints").iterdir()}
@@ -189,13 +386,26 @@ def test_weights_that_are_no_numbers_are_not_written_over_good_ones(tmp_path: Pa
             self.param_groups[1]["params"][0].data.fill_(math.inf)
 
     monkeypatch.setattr(torch.optim.AdamW, "step", spoil)
-    with pytest.raises(UserError, match="tensors of the model are not finite, first .* no checkpoint is written at step 3 .*last good checkpoint is .*epoch_1.pt"):
+    with pytest.raises(
+        UserError,
+        match=(
+            "tensors of the model are not finite, first .* no checkpoint is written at step 3"
+            " .*last good checkpoint is .*epoch_1.pt"
+        ),
+    ):
         run(tmp_path, "--save-most-recent", "--resume", "latest", "--epochs", 2)
     assert {path.name: path.read_bytes() for path in (folder / "checkpoints").iterdir()} == before
 
 
 def test_the_watcher_changes_no_value_and_passes_masks(tmp_path: Path) -> None:
-    args = argparse.Namespace(world_size=1, skip_scheduler=False, accum_freq=1, logs=str(tmp_path), name="x", precision="fp32")
+    args = argparse.Namespace(
+        world_size=1,
+        skip_scheduler=False,
+        accum_freq=1,
+        logs=str(tmp_path),
+        name="x",
+        precision="fp32",
+    )
     watcher, weight = FiniteLoss(args), torch.nn.Parameter(torch.tensor(2.0))
     watcher.start_epoch(0, torch.optim.SGD([weight], lr=1), lambda step: None, 3)(7)
 
@@ -217,6 +427,7 @@ def test_the_watcher_changes_no_value_and_passes_masks(tmp_path: Path) -> None:
 
 # ---- going on from a checkpoint
 
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Runs 'clip', 'eclip' and 'align' of one epoch."""
@@ -230,56 +441,134 @@ def checkpoint(runs: Path, method: str) -> Path:
     return runs / "logs" / method / "checkpoints" / "epoch_1.pt"
 
 
-@pytest.mark.parametrize("source,method,flags", [("clip", "eclip", []), ("eclip", "clip", []), ("align", "clip", []), ("clip", "align", []),
-                                                 ("eclip", "eclip+align", []), ("clip", "eclip", ["--pretrained", "{clip}"])])
-def test_another_methods_checkpoint_is_for_pretrained(source: str, method: str, flags: list[str], runs: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "source,method,flags",
+    [
+        ("clip", "eclip", []),
+        ("eclip", "clip", []),
+        ("align", "clip", []),
+        ("clip", "align", []),
+        ("eclip", "eclip+align", []),
+        ("clip", "eclip", ["--pretrained", "{clip}"]),
+    ],
+)
+def test_another_methods_checkpoint_is_for_pretrained(
+    source: str, method: str, flags: list[str], runs: Path, tmp_path: Path
+) -> None:
     path = checkpoint(runs, source)
-    with pytest.raises(UserError, match=f"is of --method {source}, this run trains {method.replace('+', '.')}: give it as --pretrained to fine-tune, or the same"):
-        run(tmp_path, "--method", method, "--epochs", 2, "--resume", path, *[flag.format(clip=path) for flag in flags])
-    run(tmp_path, "--method", method, "--epochs", 1, "--pretrained", path, name="tuned")  # what it says works
+    with pytest.raises(
+        UserError,
+        match=(
+            f"is of --method {source}, this run trains {method.replace('+', '.')}: give it as"
+            " --pretrained to fine-tune, or the same"
+        ),
+    ):
+        run(
+            tmp_path,
+            "--method",
+            method,
+            "--epochs",
+            2,
+            "--resume",
+            path,
+            *[flag.format(clip=path) for flag in flags],
+        )
+    # what it says works
+    run(tmp_path, "--method", method, "--epochs", 1, "--pretrained", path, name="tuned")
 
 
-@pytest.mark.parametrize("flags,message", [
-    (["--epochs", 1], "all 1 epochs are done, the checkpoint has 1, so there is nothing to train"),
-    (["--lock-image"], "--lock-image False, this run has True"), (["--opt", "timm/lamb", "--eps", 1e-6], "--opt adamw"),
-    (["--force-image-size", 48], "visual.positional_embedding is"), (["--force-custom-text"], "another model"),
-    (["--resume", "gone.pt"], "no such checkpoint"), (["--resume", "."], "is a folder"),
-])
-def test_what_cannot_go_on_is_told(flags: list[object], message: str, runs: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "flags,message",
+    [
+        (
+            ["--epochs", 1],
+            "all 1 epochs are done, the checkpoint has 1, so there is nothing to train",
+        ),
+        (["--lock-image"], "--lock-image False, this run has True"),
+        (["--opt", "timm/lamb", "--eps", 1e-6], "--opt adamw"),
+        (["--force-image-size", 48], "visual.positional_embedding is"),
+        (["--force-custom-text"], "another model"),
+        (["--resume", "gone.pt"], "no such checkpoint"),
+        (["--resume", "."], "is a folder"),
+    ],
+)
+def test_what_cannot_go_on_is_told(
+    flags: list[object], message: str, runs: Path, tmp_path: Path
+) -> None:
     with pytest.raises(UserError, match=message):
-        run(tmp_path, "--method", "clip", "--epochs", 2, "--resume", checkpoint(runs, "clip"), *flags)
+        run(
+            tmp_path,
+            "--method",
+            "clip",
+            "--epochs",
+            2,
+            "--resume",
+            checkpoint(runs, "clip"),
+            *flags,
+        )
 
 
-@pytest.mark.parametrize("flag,value", [("--pretrained", math.nan), ("--pretrained", math.inf), ("--resume", math.nan)])
-def test_weights_to_begin_with_that_are_no_numbers_are_named(flag: str, value: float, runs: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "flag,value", [("--pretrained", math.nan), ("--pretrained", math.inf), ("--resume", math.nan)]
+)
+def test_weights_to_begin_with_that_are_no_numbers_are_named(
+    flag: str, value: float, runs: Path, tmp_path: Path
+) -> None:
     """Not the learning rate is to blame."""
     content = torch.load(checkpoint(runs, "clip"), weights_only=True)
     content["state_dict"]["visual.proj"][0] = value
     torch.save(content, tmp_path / "bad.pt")
-    with pytest.raises(UserError, match=r"bad.pt: 1 of \d+ tensors hold NaN or infinite weights, first visual.proj"):
+    with pytest.raises(
+        UserError, match=r"bad.pt: 1 of \d+ tensors hold NaN or infinite weights, first visual.proj"
+    ):
         run(tmp_path, "--method", "clip", "--epochs", 2, flag, tmp_path / "bad.pt")
 
 
-def test_other_settings_are_told_and_older_checkpoints_still_resume(runs: Path, tmp_path: Path) -> None:
+def test_other_settings_are_told_and_older_checkpoints_still_resume(
+    runs: Path, tmp_path: Path
+) -> None:
     common = ("--method", "eclip", "--epochs", 2, "--seed", 5, "--lr", 1e-4, "--eclip-alpha", 0.7)
     folder = run(tmp_path, *common, "--resume", checkpoint(runs, "eclip"))
     log = (folder / "out.log").read_text()
-    for change in ("--lr 0.001 -> 0.0001", "--seed 1 -> 5", "--epochs 1 -> 2", "eclip_cfg alpha 0.3 -> 0.7", "--train-data "):
+    for change in (
+        "--lr 0.001 -> 0.0001",
+        "--seed 1 -> 5",
+        "--epochs 1 -> 2",
+        "eclip_cfg alpha 0.3 -> 0.7",
+        "--train-data ",
+    ):
         assert f"eclip: resuming with another setting: {change}" in log
     assert "--batch-size 2" not in log.split("resuming with", 1)[1]
     older = torch.load(checkpoint(runs, "eclip"), weights_only=True)
     del older["eclip"]["settings"]
     torch.save(older, tmp_path / "older.pt")
-    log = (run(tmp_path, *common, "--resume", tmp_path / "older.pt", name="older") / "out.log").read_text()
+    log = (
+        run(tmp_path, *common, "--resume", tmp_path / "older.pt", name="older") / "out.log"
+    ).read_text()
     assert "Train Epoch: 1" in log and "another setting" not in log
-    with pytest.raises(UserError, match="holds a heatmap processor, as of --method eclip or naive, this run trains clip"):
-        run(tmp_path, "--method", "clip", "--epochs", 2, "--resume", tmp_path / "older.pt", name="other")
+    with pytest.raises(
+        UserError,
+        match="holds a heatmap processor, as of --method eclip or naive, this run trains clip",
+    ):
+        run(
+            tmp_path,
+            "--method",
+            "clip",
+            "--epochs",
+            2,
+            "--resume",
+            tmp_path / "older.pt",
+            name="other",
+        )
 
 
 def test_resume_latest_of_a_finished_run_says_that_nothing_is_trained(tmp_path: Path) -> None:
     folder = run(tmp_path)
     run(tmp_path, "--resume", "latest")
-    assert "all 1 epochs are done, the checkpoint has 1: nothing is trained" in (folder / "out.log").read_text().splitlines()[-1]
+    assert (
+        "all 1 epochs are done, the checkpoint has 1: nothing is trained"
+        in (folder / "out.log").read_text().splitlines()[-1]
+    )
 
 
 def test_save_most_recent_goes_on_from_numbered_checkpoints_too(tmp_path: Path) -> None:
@@ -287,13 +576,20 @@ def test_save_most_recent_goes_on_from_numbered_checkpoints_too(tmp_path: Path) 
     folder = run(tmp_path, "--epochs", 1)
     run(tmp_path, "--epochs", 2, "--resume", "latest", "--save-most-recent")
     log = (folder / "out.log").read_text()
-    assert log.count("Start epoch 0") == 1 and "Start epoch 1" in log and "save_most_recent: True" in log
+    assert (
+        log.count("Start epoch 0") == 1
+        and "Start epoch 1" in log
+        and "save_most_recent: True" in log
+    )
     newest = folder / "checkpoints" / "epoch_latest.pt"
     newest.write_bytes(newest.read_bytes()[:-50])
     (folder / "checkpoints" / "epoch_2.pt").unlink()
     run(tmp_path, "--epochs", 2, "--resume", "latest", "--save-most-recent")
     log = (folder / "out.log").read_text()
-    assert log.count("Start epoch 1") == 2 and "epoch_latest.pt is truncated, taking the one before it" in log
+    assert (
+        log.count("Start epoch 1") == 2
+        and "epoch_latest.pt is truncated, taking the one before it" in log
+    )
 
 
 def test_resume_latest_does_not_begin_anew_over_damaged_checkpoints(tmp_path: Path) -> None:
@@ -306,34 +602,78 @@ def test_resume_latest_does_not_begin_anew_over_damaged_checkpoints(tmp_path: Pa
 
 def test_a_run_without_a_name_is_locked_too(tmp_path: Path) -> None:
     write_table(tmp_path, 4, annotated=[0])
-    train.main([str(flag) for flag in (*BASIC, "--logs", tmp_path / "logs", "--train-data", tmp_path / "train.csv", "--batch-size", 2, "--epochs", 1)])
+    train.main(
+        [
+            str(flag)
+            for flag in (
+                *BASIC,
+                "--logs",
+                tmp_path / "logs",
+                "--train-data",
+                tmp_path / "train.csv",
+                "--batch-size",
+                2,
+                "--epochs",
+                1,
+            )
+        ]
+    )
     assert f'"pid": {os.getpid()}' in next((tmp_path / "logs").glob("*/.lock")).read_text()
 
 
 def test_settings_are_plain_values() -> None:
     old = {"lr": 1.0, "ranks": 2, "eclip_config": {"alpha": 0.3}, "gone": 1}
-    assert run_settings.differences(old, {"lr": 1.0, "ranks": 4, "eclip_config": {"alpha": 0.3}, "seed": 1}) == ["number of ranks 2 -> 4"]
+    assert run_settings.differences(
+        old, {"lr": 1.0, "ranks": 4, "eclip_config": {"alpha": 0.3}, "seed": 1}
+    ) == ["number of ranks 2 -> 4"]
     assert run_settings.differences({}, {"lr": 1.0}) == []
 
 
 def test_two_ranks_stop_together_and_tell_once(launcher: Launcher) -> None:
     table = write_table(launcher.folder, 8, annotated=[0])
-    flags = [*BASIC, "--train-data", table, "--batch-size", 2, "--epochs", 3, "--lr", 1e30, "--warmup", 0, "--name", "nan"]
+    flags = [
+        *BASIC,
+        "--train-data",
+        table,
+        "--batch-size",
+        2,
+        "--epochs",
+        3,
+        "--lr",
+        1e30,
+        "--warmup",
+        0,
+        "--name",
+        "nan",
+    ]
     done = launcher.train(flags, processes=2, check=False, timeout=120)
     assert done.returncode and done.stderr.count("error: the loss is not finite") == 1
     assert "Traceback (most recent call last)" not in done.stderr.split("error: the loss")[0]
     assert "the loss is not finite" in launcher.log("nan").splitlines()[-1]
 
 
-@pytest.mark.parametrize("last,error,expected", [
-    ("| ERROR | eclip: stopped: row 3: not an image", torch.distributed.DistNetworkError("Connection reset by peer"), True),
-    ("| ERROR | eclip: stopped on rank 1: row 3", RuntimeError("[gloo/pair.cc:534] Connection closed"), True),
-    ("| ERROR | eclip: stopped on rank 1: row 3", Stopped("by SIGTERM", 15), True),
-    ("| ERROR | eclip: stopped: row 3", RuntimeError("CUDA out of memory"), False),
-    ("| ERROR | eclip: stopped: row 3", UserError("row 4"), False),
-    ("| INFO | Train Epoch: 0", RuntimeError("Connection closed by peer"), False),
-])
-def test_what_another_ranks_stop_brings_is_not_the_reason(last: str, error: Exception, expected: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "last,error,expected",
+    [
+        (
+            "| ERROR | eclip: stopped: row 3: not an image",
+            torch.distributed.DistNetworkError("Connection reset by peer"),
+            True,
+        ),
+        (
+            "| ERROR | eclip: stopped on rank 1: row 3",
+            RuntimeError("[gloo/pair.cc:534] Connection closed"),
+            True,
+        ),
+        ("| ERROR | eclip: stopped on rank 1: row 3", Stopped("by SIGTERM", 15), True),
+        ("| ERROR | eclip: stopped: row 3", RuntimeError("CUDA out of memory"), False),
+        ("| ERROR | eclip: stopped: row 3", UserError("row 4"), False),
+        ("| INFO | Train Epoch: 0", RuntimeError("Connection closed by peer"), False),
+    ],
+)
+def test_what_another_ranks_stop_brings_is_not_the_reason(
+    last: str, error: Exception, expected: bool, tmp_path: Path
+) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "out.log").write_text(f"first\n2026-11-28,05:57:13 {last}\n")
     args = argparse.Namespace(logs=str(tmp_path), name="run", world_size=2)

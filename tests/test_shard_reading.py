@@ -1,4 +1,7 @@
-"""Shards are read by webdataset's rules, in the check and in training alike; what webdataset would pass over in silence is a fault."""
+"""Shards are read by webdataset's rules, in the check and in training alike; what webdataset would
+pass over in silence is a fault.
+"""
+
 from __future__ import annotations
 
 import argparse
@@ -8,8 +11,8 @@ import pickle
 import random
 import re
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Callable
 
 import numpy as np
 import open_clip
@@ -18,18 +21,19 @@ import open_clip_train.main as host
 import pytest
 from conftest import BASIC, write_shard
 from open_clip.transform import image_transform
-from openclip_eclip.data.check import main as check_main
-from openclip_eclip.data.heatmap import DataError
-from openclip_eclip.data.joint_transform import JointTransform
-from openclip_eclip.data.shard_stream import ForwardReader, read_shards
-from openclip_eclip.data.tar_source import index_shard, open_shard, walk_shard
-from openclip_eclip.data.tar_walk import place_of, walk_samples
-from openclip_eclip.evaluate.data import read_eval_set
-from openclip_eclip.training_patches.release_3_3 import Seams
-from openclip_eclip.training_patches.shard_flags import local_shards
-from openclip_eclip.training_patches.train_data import TrainSource, train_source
-from openclip_eclip.training_patches.val_data import val_source
 from PIL import Image
+
+from openclip_eclip.config import DataError
+from openclip_eclip.data.check import main as check_main
+from openclip_eclip.data.joint_transform import JointTransform
+from openclip_eclip.data.shards.stream import ForwardReader, read_shards
+from openclip_eclip.data.shards.tar_source import index_shard, open_shard, walk_shard
+from openclip_eclip.data.shards.walk import place_of, walk_samples
+from openclip_eclip.evaluate.inputs.eval_set import read_eval_set
+from training_patches.release_3_3 import Seams
+from training_patches.shard_flags import local_shards
+from training_patches.train_data import TrainSource, train_source
+from training_patches.val_data import val_source
 
 
 def picture(suffix: str = "jpg", size: int = 16, value: int | None = None) -> bytes:
@@ -46,7 +50,9 @@ def picture(suffix: str = "jpg", size: int = 16, value: int | None = None) -> by
 JPG, MAP = picture(), picture("png", value=9)
 
 
-def members(count: int, annotated: Callable[[int], bool] = lambda i: i % 2 == 0, first: int = 0) -> dict[str, bytes]:
+def members(
+    count: int, annotated: Callable[[int], bool] = lambda i: i % 2 == 0, first: int = 0
+) -> dict[str, bytes]:
     found = {}
     for i in range(first, first + count):
         found |= {f"{i:04d}.jpg": JPG, f"{i:04d}.txt": f"finding {i}".encode()}
@@ -70,13 +76,45 @@ def source(path: object, *flags: object, heatmaps: bool = True) -> TrainSource:
 
 def validation(path: object, *flags: object) -> list:
     args = arguments("--val-data", path, "--batch-size", 2, *flags)
-    return list(val_source(args, image_transform(32, is_train=False), open_clip.get_tokenizer("tiny")).dataloader)
+    return list(
+        val_source(
+            args, image_transform(32, is_train=False), open_clip.get_tokenizer("tiny")
+        ).dataloader
+    )
 
 
 # ---- the same samples in the same order as webdataset
 
-ODD = ["a", "b", "c/a", "./d", "../e", "/abs", "deep/er/f", "x y", "größe", "k" * 120, "dir.with.dots/g", "p" * 90 + "/" + "q" * 90, "__h", "i__"]
-SUFFIXES = ["jpg", "JPG", "txt", "Txt", "heatmap.png", "heatmap.npy", "json", "a.b.c.d", "cls", "seg.png", "_x", ""]
+ODD = [
+    "a",
+    "b",
+    "c/a",
+    "./d",
+    "../e",
+    "/abs",
+    "deep/er/f",
+    "x y",
+    "größe",
+    "k" * 120,
+    "dir.with.dots/g",
+    "p" * 90 + "/" + "q" * 90,
+    "__h",
+    "i__",
+]
+SUFFIXES = [
+    "jpg",
+    "JPG",
+    "txt",
+    "Txt",
+    "heatmap.png",
+    "heatmap.npy",
+    "json",
+    "a.b.c.d",
+    "cls",
+    "seg.png",
+    "_x",
+    "",
+]
 
 
 def odd_archive(path: Path, seed: int) -> None:
@@ -84,7 +122,9 @@ def odd_archive(path: Path, seed: int) -> None:
     rng = random.Random(seed)
     layout = rng.choice([tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
     keys = [key for key in ODD if layout != tarfile.USTAR_FORMAT or len(key) < 100]
-    headers = {"comment": "for all"} if layout == tarfile.PAX_FORMAT and rng.random() < 0.3 else None
+    headers = (
+        {"comment": "for all"} if layout == tarfile.PAX_FORMAT and rng.random() < 0.3 else None
+    )
     with tarfile.open(path, "w", format=layout, pax_headers=headers) as archive:
         for key in [rng.choice(keys) for _ in range(rng.randint(1, 12))]:
             for suffix in rng.sample(SUFFIXES, rng.randint(1, 5)):
@@ -94,18 +134,30 @@ def odd_archive(path: Path, seed: int) -> None:
                 if layout == tarfile.PAX_FORMAT and rng.random() < 0.2:
                     info.pax_headers = {"SCHILY.xattr.user.note": "a\nb=c", "comment": "8 size=3"}
                 archive.addfile(info, io.BytesIO(content))
-        for name in rng.sample(["__meta__", "__a__/b.txt", "noext", ".hidden.txt", "._a.jpg", "folder"], 3):
+        for name in rng.sample(
+            ["__meta__", "__a__/b.txt", "noext", ".hidden.txt", "._a.jpg", "folder"], 3
+        ):
             info = tarfile.TarInfo(name)
             info.type = tarfile.DIRTYPE if name == "folder" else tarfile.REGTYPE
             archive.addfile(info)
 
 
 def webdataset_samples(path: Path) -> list[tuple[str, dict[str, bytes]]]:
-    found = upstream.tarfile_to_samples_nothrow(iter([{"url": str(path)}]), handler=lambda error: pytest.fail(repr(error)))
-    return [(sample["__key__"], {name: value for name, value in sample.items() if name not in ("__key__", "__url__")}) for sample in found]
+    found = upstream.tarfile_to_samples_nothrow(
+        iter([{"url": str(path)}]), handler=lambda error: pytest.fail(repr(error))
+    )
+    return [
+        (
+            sample["__key__"],
+            {name: value for name, value in sample.items() if name not in ("__key__", "__url__")},
+        )
+        for sample in found
+    ]
 
 
-@pytest.mark.parametrize("seeds", [range(start, start + 40) for start in range(0, 160, 40)], ids=str)
+@pytest.mark.parametrize(
+    "seeds", [range(start, start + 40) for start in range(0, 160, 40)], ids=str
+)
 def test_index_and_training_find_what_webdataset_finds(seeds: range, tmp_path: Path) -> None:
     kinds = set()
     for seed in seeds:
@@ -116,10 +168,16 @@ def test_index_and_training_find_what_webdataset_finds(seeds: range, tmp_path: P
         assert [(entry.key, entry.read()) for entry in entries] == expected, seed
         for url in (str(path), f"pipe:cat '{path}'", f"pipe:gzip -c '{path}'"):
             streamed = list(read_shards([{"url": url}], skip_bad=False))
-            assert [(sample["__key__"], {name for name in sample if not name.startswith("__")}) for sample in streamed] == \
-                [(key, set(content)) for key, content in expected], (seed, url)
-            assert all(sample[name] == content[name] for sample, (_, content) in zip(streamed, expected)
-                       for name in ("jpg", "txt", "heatmap.npy") if name in content)
+            assert [
+                (sample["__key__"], {name for name in sample if not name.startswith("__")})
+                for sample in streamed
+            ] == [(key, set(content)) for key, content in expected], (seed, url)
+            assert all(
+                sample[name] == content[name]
+                for sample, (_, content) in zip(streamed, expected)
+                for name in ("jpg", "txt", "heatmap.npy")
+                if name in content
+            )
             if seed % 20:
                 break
         kinds |= {entry.faults[0][1][:12] for entry in entries if entry.faults}
@@ -133,20 +191,26 @@ def test_a_stream_goes_back_over_the_fields_before_a_header(field: str, tmp_path
     with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as archive:
         for name, content in members(3).items():
             info = tarfile.TarInfo(name)
-            info.size, info.pax_headers = len(content), {field: {"hdrcharset": "BINARY", "path": name}.get(field, "x" * 3000)}
+            info.size, info.pax_headers = (
+                len(content),
+                {field: {"hdrcharset": "BINARY", "path": name}.get(field, "x" * 3000)},
+            )
             folder = tarfile.TarInfo(f"folder-{name}")
             folder.type, folder.mtime = tarfile.DIRTYPE, 1.5
             for one in (folder, info):
                 archive.addfile(one, io.BytesIO(content) if one is info else None)
     expected = list(read_shards([{"url": str(path)}], skip_bad=False))
     streamed = list(read_shards([{"url": f"pipe:cat '{path}'"}], skip_bad=False))
-    assert len(expected) == 3 and [{**sample, "__url__": ""} for sample in streamed] == [{**sample, "__url__": ""} for sample in expected]
+    assert len(expected) == 3 and [{**sample, "__url__": ""} for sample in streamed] == [
+        {**sample, "__url__": ""} for sample in expected
+    ]
     with open(path, "rb") as file:
         offsets = [sample.members for sample in walk_samples(ForwardReader(file), None, place_of)]
     assert offsets == [entry.members for entry in index_shard(path)]
 
 
 # ---- damage
+
 
 def whole(count: int = 6) -> bytes:
     stream = io.BytesIO()
@@ -164,7 +228,7 @@ def headers(data: bytes) -> list[int]:
 
 
 def flipped(data: bytes, position: int) -> bytes:
-    return data[:position] + bytes([data[position] ^ 0x55]) + data[position + 1:]
+    return data[:position] + bytes([data[position] ^ 0x55]) + data[position + 1 :]
 
 
 def tail(data: bytes) -> int:
@@ -173,14 +237,34 @@ def tail(data: bytes) -> int:
 
 
 DAMAGE = {  # name -> (what is made of a whole archive, the fault, samples left)
-    "in-a-member": (lambda data: data[:headers(data)[8] + 600], "cut off in the member '0003", 2),
-    "in-a-header": (lambda data: data[:headers(data)[9] + 100], "no end marker|cut off", 3),
-    "between-samples": (lambda data: data[:headers(data)[5]], "no end marker at byte .* its last samples are missing", 1),
-    "no-end-marker": (lambda data: data[:tail(data)], "no end marker", 5),
-    "name-flipped": (lambda data: flipped(data, headers(data)[5] + 2), "a damaged header at byte", 1),
-    "size-flipped": (lambda data: flipped(data, headers(data)[5] + 130), "a damaged header at byte", 1),
-    "header-of-noise": (lambda data: data[:headers(data)[5]] + b"\xa7" * 512 + data[headers(data)[5] + 512:], "a damaged header", 1),
-    "another-archive": (lambda data: data + whole(4), "another archive begins at byte .* one by one", 6),
+    "in-a-member": (lambda data: data[: headers(data)[8] + 600], "cut off in the member '0003", 2),
+    "in-a-header": (lambda data: data[: headers(data)[9] + 100], "no end marker|cut off", 3),
+    "between-samples": (
+        lambda data: data[: headers(data)[5]],
+        "no end marker at byte .* its last samples are missing",
+        1,
+    ),
+    "no-end-marker": (lambda data: data[: tail(data)], "no end marker", 5),
+    "name-flipped": (
+        lambda data: flipped(data, headers(data)[5] + 2),
+        "a damaged header at byte",
+        1,
+    ),
+    "size-flipped": (
+        lambda data: flipped(data, headers(data)[5] + 130),
+        "a damaged header at byte",
+        1,
+    ),
+    "header-of-noise": (
+        lambda data: data[: headers(data)[5]] + b"\xa7" * 512 + data[headers(data)[5] + 512 :],
+        "a damaged header",
+        1,
+    ),
+    "another-archive": (
+        lambda data: data + whole(4),
+        "another archive begins at byte .* one by one",
+        6,
+    ),
     "other-data": (lambda data: data + b"<html>not found</html>", "other data after the end", 6),
     "gzip": (gzip.compress, r"compressed \(gzip\); shards must be uncompressed", 0),
     "empty-file": (lambda data: b"", "an empty file", 0),
@@ -191,7 +275,9 @@ DAMAGE = {  # name -> (what is made of a whole archive, the fault, samples left)
 
 
 @pytest.mark.parametrize("damage,message,left", DAMAGE.values(), ids=DAMAGE)
-def test_damage_is_a_fault_and_what_is_whole_before_it_is_known(damage: Callable, message: str, left: int, tmp_path: Path) -> None:
+def test_damage_is_a_fault_and_what_is_whole_before_it_is_known(
+    damage: Callable, message: str, left: int, tmp_path: Path
+) -> None:
     path = tmp_path / "a.tar"
     path.write_bytes(damage(whole()))
     with pytest.raises(DataError, match=f"a.tar: .*({message})"):
@@ -210,15 +296,17 @@ def test_damage_is_a_fault_and_what_is_whole_before_it_is_known(damage: Callable
 def test_training_on_a_damaged_shard_stops_or_leaves_out_the_rest(tmp_path: Path) -> None:
     data = whole(8)
     (tmp_path / "a.tar").write_bytes(data)
-    (tmp_path / "b.tar").write_bytes(data[:headers(data)[10]])
+    (tmp_path / "b.tar").write_bytes(data[: headers(data)[10]])
     with pytest.raises(DataError, match="b.tar, archive: no end marker"):
         source(f"{tmp_path}/{{a,b}}.tar")
     found = source(f"{tmp_path}/{{a,b}}.tar", "--on-bad-sample", "skip")
     assert found.total == 8 + 3 and len(found.names) == 4 + 2
-    assert sum(len(text) for _, text in found.info.dataloader) == 12
+    assert sum(len(samples) for samples in found.info.dataloader) == 12
 
 
-@pytest.mark.parametrize("command", ["false", "cat /nonexistent", "head -c 900 {path}", "echo nothing"])
+@pytest.mark.parametrize(
+    "command", ["false", "cat /nonexistent", "head -c 900 {path}", "echo nothing"]
+)
 def test_a_remote_shard_that_does_not_come_is_named(command: str, tmp_path: Path) -> None:
     (tmp_path / "a.tar").write_bytes(whole())
     url = f"pipe:{command.format(path=tmp_path / 'a.tar')}"
@@ -227,6 +315,7 @@ def test_a_remote_shard_that_does_not_come_is_named(command: str, tmp_path: Path
 
 
 # ---- members that are not what they seem
+
 
 def linked(path: Path, kind: bytes, name: str = "0001.heatmap.png") -> Path:
     with tarfile.open(path, "w") as archive:
@@ -241,59 +330,124 @@ def linked(path: Path, kind: bytes, name: str = "0001.heatmap.png") -> Path:
     return path
 
 
-@pytest.mark.parametrize("kind,message", [(tarfile.LNKTYPE, "a hard link"), (tarfile.SYMTYPE, "a symbolic link"),
-                                          (tarfile.CHRTYPE, "a device"), (tarfile.FIFOTYPE, "a named pipe")])
-def test_links_and_devices_are_faults_of_their_sample(kind: bytes, message: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+@pytest.mark.parametrize(
+    "kind,message",
+    [
+        (tarfile.LNKTYPE, "a hard link"),
+        (tarfile.SYMTYPE, "a symbolic link"),
+        (tarfile.CHRTYPE, "a device"),
+        (tarfile.FIFOTYPE, "a named pipe"),
+    ],
+)
+def test_links_and_devices_are_faults_of_their_sample(
+    kind: bytes, message: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     path = linked(tmp_path / "a.tar", kind)
     assert [entry.faults != () for entry in index_shard(path)] == [False, True, False]
     assert check_main([str(path), "--sheet", str(tmp_path / "s.png")]) == 1
-    assert f"a.tar, 0001, heatmap.png: {message}, which webdataset passes over" in capsys.readouterr().out
+    assert (
+        f"a.tar, 0001, heatmap.png: {message}, which webdataset passes over"
+        in capsys.readouterr().out
+    )
     alone = index_shard(linked(tmp_path / "b.tar", kind, "0009.jpg"))  # a sample of links alone
     assert [entry.key for entry in alone if entry.faults] == ["0009"]
 
 
 FAULTS = {  # members of the sample beside jpg and txt -> member, message
-    "jpg": ({"heatmap.jpg": JPG}, "heatmap.jpg", "not read; expected heatmap.png, heatmap.npy, heatmap.npz"),
-    "tif": ({"heatmap.tif": JPG}, "heatmap.tif", "not read"), "gz": ({"heatmap.npy.gz": b""}, "heatmap.npy.gz", "not read"),
-    "plural": ({"heatmaps.npy": b""}, "heatmaps.npy", "not read"), "under": ({"heat_map.png": MAP}, "heat_map.png", "not read"),
-    "gaze": ({"gaze.png": MAP}, "gaze.png", "not read"), "mask": ({"mask.png": MAP}, "mask.png", "not read"),
-    "numbered": ({"heatmap1.png": MAP}, "heatmap1.png", "not read"), "nested": ({"left.heatmap.png": MAP}, "left.heatmap.png", "not read"),
-    "two-maps": ({"heatmap.png": MAP, "heatmap.npy": b""}, "heatmap.npy", "a second heatmap beside heatmap.png"),
-    "png": ({"png": MAP}, "png", "a second image beside jpg"), "webp": ({"webp": JPG}, "webp", "a second image beside jpg"),
-    "dcm": ({"dcm": JPG}, "dcm", "a second image beside jpg"), "caption": ({"caption": b"x"}, "caption", "a second caption beside txt"),
-    "empty-map": ({"heatmap.png": b""}, "heatmap.png", "unreadable"), "twice": ({"JPG": JPG}, "jpg", "stands in the archive twice"),
+    "jpg": (
+        {"heatmap.jpg": JPG},
+        "heatmap.jpg",
+        "not read; expected heatmap.png, heatmap.npy, heatmap.npz",
+    ),
+    "tif": ({"heatmap.tif": JPG}, "heatmap.tif", "not read"),
+    "gz": ({"heatmap.npy.gz": b""}, "heatmap.npy.gz", "not read"),
+    "plural": ({"heatmaps.npy": b""}, "heatmaps.npy", "not read"),
+    "under": ({"heat_map.png": MAP}, "heat_map.png", "not read"),
+    "gaze": ({"gaze.png": MAP}, "gaze.png", "not read"),
+    "mask": ({"mask.png": MAP}, "mask.png", "not read"),
+    "numbered": ({"heatmap1.png": MAP}, "heatmap1.png", "not read"),
+    "nested": ({"left.heatmap.png": MAP}, "left.heatmap.png", "not read"),
+    "two-maps": (
+        {"heatmap.png": MAP, "heatmap.npy": b""},
+        "heatmap.npy",
+        "a second heatmap beside heatmap.png",
+    ),
+    "png": ({"png": MAP}, "png", "a second image beside jpg"),
+    "webp": ({"webp": JPG}, "webp", "a second image beside jpg"),
+    "dcm": ({"dcm": JPG}, "dcm", "a second image beside jpg"),
+    "caption": ({"caption": b"x"}, "caption", "a second caption beside txt"),
+    "empty-map": ({"heatmap.png": b""}, "heatmap.png", "unreadable"),
+    "twice": ({"JPG": JPG}, "jpg", "stands in the archive twice"),
 }
 
 
 @pytest.mark.parametrize("extra,member,message", FAULTS.values(), ids=FAULTS)
-def test_a_member_that_is_not_read_is_a_fault_by_key(extra: dict, member: str, message: str, tmp_path: Path) -> None:
+def test_a_member_that_is_not_read_is_a_fault_by_key(
+    extra: dict, member: str, message: str, tmp_path: Path
+) -> None:
     more = {f"0007.{name}": content for name, content in extra.items()}
-    path = write_shard(tmp_path / "a.tar", {**members(4), "0007.jpg": JPG, "0007.txt": b"seven", **more})
+    path = write_shard(
+        tmp_path / "a.tar", {**members(4), "0007.jpg": JPG, "0007.txt": b"seven", **more}
+    )
     with pytest.raises(DataError) as error:
         source(path)
-    (line,) = [line for line in str(error.value).splitlines() if f"{path}, 0007, {member}: " in line]
+    (line,) = [
+        line for line in str(error.value).splitlines() if f"{path}, 0007, {member}: " in line
+    ]
     assert message in line
     found = source(path, "--on-bad-sample", "skip")
-    assert found.total == 4 and len(found.names) == 2 and sum(len(text) for _, text in found.info.dataloader) == 4
-    args = arguments("--train-data", f"pipe:cat {path}", "--batch-size", 2, "--train-num-samples", 4)  # found as it comes, too
-    remote = train_source(args, JointTransform(image_transform(32, is_train=True), 0.0), open_clip.get_tokenizer("tiny"), 0, True)
+    assert (
+        found.total == 4
+        and len(found.names) == 2
+        and sum(len(samples) for samples in found.info.dataloader) == 4
+    )
+    # found as it comes, too
+    args = arguments(
+        "--train-data", f"pipe:cat {path}", "--batch-size", 2, "--train-num-samples", 4
+    )
+    remote = train_source(
+        args,
+        JointTransform(image_transform(32, is_train=True), 0.0),
+        open_clip.get_tokenizer("tiny"),
+        0,
+        True,
+    )
     with pytest.raises(DataError, match="0007"):
         list(remote.info.dataloader)
 
 
 def test_methods_without_heatmaps_do_not_ask_for_them(tmp_path: Path) -> None:
-    path = write_shard(tmp_path / "a.tar", {**members(4), "0007.jpg": JPG, "0007.txt": b"seven", "0007.heatmap.tif": b"", "0007.heatmap.png": b""})
+    path = write_shard(
+        tmp_path / "a.tar",
+        {
+            **members(4),
+            "0007.jpg": JPG,
+            "0007.txt": b"seven",
+            "0007.heatmap.tif": b"",
+            "0007.heatmap.png": b"",
+        },
+    )
     found = source(path, heatmaps=False)
     assert found.total == 5 and not found.names
-    assert all(len(samples["annotated"]) == 0 for samples, _ in found.info.dataloader)
+    assert all(len(samples.annotated) == 0 for samples in found.info.dataloader)
 
 
-@pytest.mark.parametrize("names,message", [
-    (["0007.tif", "0007.txt"], "an image of the type tif is not read from shards: found tif, txt"),
-    (["0007.dcm", "0007.txt"], "an image of the type dcm is not read"), (["0007.jpg", "0007.caption"], "a caption in caption is not read"),
-    (["0007.jpg"], "found jpg; expected an image (jpg, png, jpeg, webp) and a txt"), (["0007.json"], "found json"),
-])
-def test_what_is_missing_is_said_with_the_reason(names: list[str], message: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "names,message",
+    [
+        (
+            ["0007.tif", "0007.txt"],
+            "an image of the type tif is not read from shards: found tif, txt",
+        ),
+        (["0007.dcm", "0007.txt"], "an image of the type dcm is not read"),
+        (["0007.jpg", "0007.caption"], "a caption in caption is not read"),
+        (["0007.jpg"], "found jpg; expected an image (jpg, png, jpeg, webp) and a txt"),
+        (["0007.json"], "found json"),
+    ],
+)
+def test_what_is_missing_is_said_with_the_reason(
+    names: list[str], message: str, tmp_path: Path
+) -> None:
     path = write_shard(tmp_path / "a.tar", {**members(2), **{name: JPG for name in names}})
     with pytest.raises(DataError) as error:
         source(path)
@@ -301,14 +455,25 @@ def test_what_is_missing_is_said_with_the_reason(names: list[str], message: str,
 
 
 @pytest.mark.parametrize("key", ["1.2.840.99.{}", "p10.{}", "study-3.v{}"])
-def test_keys_with_dots_are_one_short_fault(key: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_keys_with_dots_are_one_short_fault(
+    key: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     content = {}
     for i in range(60):
         content |= {f"{key.format(i)}.jpg": JPG, f"{key.format(i)}.txt": b"x"}
-    assert check_main([str(write_shard(tmp_path / "a.tar", content)), "--sheet", str(tmp_path / "s.png")]) == 1
+    assert (
+        check_main(
+            [str(write_shard(tmp_path / "a.tar", content)), "--sheet", str(tmp_path / "s.png")]
+        )
+        == 1
+    )
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "fault:" in line]
     assert "keys must not contain a dot; webdataset ends the key at the first one" in line
-    assert "fault: " in line and line.count(".jpg") + line.count(".txt") == 10 and "and 110 more" in line
+    assert (
+        "fault: " in line
+        and line.count(".jpg") + line.count(".txt") == 10
+        and "and 110 more" in line
+    )
 
 
 @pytest.mark.parametrize("folder", ["", "data/"])
@@ -318,35 +483,67 @@ def test_what_macos_adds_is_passed_over(folder: str, tmp_path: Path) -> None:
     for name, data in members(4).items():
         content |= {f"{folder}._{name}": b"\0\5\x16\7", folder + name: data}
     found = source(write_shard(tmp_path / "a.tar", content))
-    assert found.total == 4 and len(found.names) == 2 and sum(len(text) for _, text in found.info.dataloader) == 4
+    assert (
+        found.total == 4
+        and len(found.names) == 2
+        and sum(len(samples) for samples in found.info.dataloader) == 4
+    )
 
 
 def test_parts_of_a_key_apart_are_faults_of_both(tmp_path: Path) -> None:
-    order = {**members(2), "0005.jpg": JPG, "0005.txt": b"five", **members(2, first=7), "0005.heatmap.png": MAP}
+    order = {
+        **members(2),
+        "0005.jpg": JPG,
+        "0005.txt": b"five",
+        **members(2, first=7),
+        "0005.heatmap.png": MAP,
+    }
     path = write_shard(tmp_path / "a.tar", order)
-    with pytest.raises(DataError, match="2 faults in 6 samples(?s:.*)0005, key: members of this key stand in several parts"):
+    with pytest.raises(
+        DataError,
+        match="2 faults in 6 samples(?s:.*)0005, key: members of this key stand in several parts",
+    ):
         source(path)
     found = source(path, "--on-bad-sample", "skip")
-    assert found.total == 4 and sum(len(text) for _, text in found.info.dataloader) == 4
+    assert found.total == 4 and sum(len(samples) for samples in found.info.dataloader) == 4
 
 
 def test_keys_that_are_not_utf8(tmp_path: Path) -> None:
-    path = write_shard(tmp_path / "a.tar", {f"R\udcf6ntgen{i}.{name}": content for i in range(4) for name, content in (
-        ("jpg", JPG), ("txt", b"clear"), ("heatmap.png", members(1)["0000.heatmap.png"]))})
+    path = write_shard(
+        tmp_path / "a.tar",
+        {
+            f"R\udcf6ntgen{i}.{name}": content
+            for i in range(4)
+            for name, content in (
+                ("jpg", JPG),
+                ("txt", b"clear"),
+                ("heatmap.png", members(1)["0000.heatmap.png"]),
+            )
+        },
+    )
     found = source(path)
-    seen = {i for samples, _ in found.info.dataloader for i in samples["sample_id"].tolist()}
-    assert seen == set(found.names) and len(seen) == 4 and all("ntgen" in name for name in found.names.values())
+    seen = {i for samples in found.info.dataloader for i in samples.sample_id.tolist()}
+    assert (
+        seen == set(found.names)
+        and len(seen) == 4
+        and all("ntgen" in name for name in found.names.values())
+    )
 
 
 def test_braces_that_do_not_close(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     files, message = f"{tmp_path}/a-{{0..1.tar", r"a-\{0..1.tar: not a list of shards"
-    assert check_main([files]) == 1 and "error: " in (said := capsys.readouterr().err) and re.search(message, said)
+    assert (
+        check_main([files]) == 1
+        and "error: " in (said := capsys.readouterr().err)
+        and re.search(message, said)
+    )
     for read in (local_shards, read_eval_set):
         with pytest.raises(DataError, match=message):
             read(Path(files) if read is read_eval_set else files)
 
 
 # ---- nothing in a shard is executed
+
 
 class Malicious:
     def __init__(self, path: Path) -> None:
@@ -369,18 +566,23 @@ def test_no_pickle_of_a_shard_runs(member: str, tmp_path: Path) -> None:
         with pytest.raises(DataError, match="heatmap.pyd: looks like a heatmap, but is not read"):
             source(shard)
     else:
-        assert sum(len(text) for _, text in source(shard).info.dataloader) == 4
+        assert sum(len(samples) for samples in source(shard).info.dataloader) == 4
     assert sum(len(text) for _, text in validation(shard)) == 4
     assert not trap.exists()
 
 
 # ---- --val-data
 
-def test_validation_shards_are_checked_and_give_what_open_clip_gives(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+
+def test_validation_shards_are_checked_and_give_what_open_clip_gives(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     shard = write_shard(tmp_path / "a.tar", members(5))
     args = arguments("--val-data", shard, "--batch-size", 2)
     transform, tokenizer = image_transform(32, is_train=False), open_clip.get_tokenizer("tiny")
-    expected = list(upstream.get_wds_dataset(args, transform, is_train=False, tokenizer=tokenizer).dataloader)
+    expected = list(
+        upstream.get_wds_dataset(args, transform, is_train=False, tokenizer=tokenizer).dataloader
+    )
     caplog.set_level("INFO")
     info = val_source(args, transform, tokenizer)
     found = list(info.dataloader)
@@ -389,8 +591,13 @@ def test_validation_shards_are_checked_and_give_what_open_clip_gives(tmp_path: P
     assert "--val-num-samples is not given: 5" in caplog.text
 
 
-@pytest.mark.parametrize("name,content", [("0009.jpg", b"no image"), ("0009.jpg", b""), ("0009.png", JPG[:200]), ("0009.gif", JPG)])
-def test_a_bad_validation_image_stops_before_training_or_is_left_out(name: str, content: bytes, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "name,content",
+    [("0009.jpg", b"no image"), ("0009.jpg", b""), ("0009.png", JPG[:200]), ("0009.gif", JPG)],
+)
+def test_a_bad_validation_image_stops_before_training_or_is_left_out(
+    name: str, content: bytes, tmp_path: Path
+) -> None:
     shard = write_shard(tmp_path / "a.tar", {**members(5), name: content, "0009.txt": b"nine"})
     with pytest.raises(DataError, match="a.tar, 0009"):
         validation(shard)

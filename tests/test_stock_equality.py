@@ -1,7 +1,9 @@
-"""Invariant 1: without heatmaps, or with a closed gate and no priming, every bit is stock open_clip's.
+"""Invariant 1: without heatmaps, or with a closed gate and no priming, every bit is stock
+open_clip's.
 
 Stock is `open_clip_train.main` in a process that never imports us (checked there).
 """
+
 from __future__ import annotations
 
 import pytest
@@ -9,9 +11,18 @@ import torch
 from conftest import BASIC, Launcher, write_table
 
 VARIANTS = {
-    "plain": (), "accum": ("--accum-freq", 2), "workers": ("--workers", 1, "--grad-clip-norm", 0.5),
-    "bf16": ("--precision", "amp_bf16"), "siglip": ("--siglip",),
-    "augment": ("--aug-cfg", "scale=(0.3,1.0)", "color_jitter=(0.3,0.3,0.2,0.05)", "color_jitter_prob=0.8", "gray_scale_prob=0.3"),
+    "plain": (),
+    "accum": ("--accum-freq", 2),
+    "workers": ("--workers", 1, "--grad-clip-norm", 0.5),
+    "bf16": ("--precision", "amp_bf16"),
+    "siglip": ("--siglip",),
+    "augment": (
+        "--aug-cfg",
+        "scale=(0.3,1.0)",
+        "color_jitter=(0.3,0.3,0.2,0.05)",
+        "color_jitter_prob=0.8",
+        "gray_scale_prob=0.3",
+    ),
     "synthetic": ("--dataset-type", "synthetic", "--train-num-samples", 24),
     "timm": ("--aug-cfg", "use_timm=True", "scale=(0.3,1.0)", "re_prob=0.5", "color_jitter=0.3"),
 }
@@ -25,13 +36,25 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Launcher:
     launcher = Launcher(tmp_path_factory.mktemp("stock"))
     plain = write_table(launcher.folder / "plain", 24, column=False)
     common = (*BASIC, "--train-data", plain, "--batch-size", 4, "--epochs", 2)
-    gated = (*BASIC, "--train-data", write_table(launcher.folder / "gated", 24, annotated=range(0, 24, 2)),
-             "--batch-size", 4, "--epochs", 2)
+    gated = (
+        *BASIC,
+        "--train-data",
+        write_table(launcher.folder / "gated", 24, annotated=range(0, 24, 2)),
+        "--batch-size",
+        4,
+        "--epochs",
+        2,
+    )
     comma = ("--csv-separator", ",")
-    launcher.stock(*[(*common, *flags, *comma, "--name", f"stock-{name}") for name, flags in VARIANTS.items()],
-                   (*gated, *comma, "--name", "stock-closed"))
-    launcher.train(*[(*common, *flags, "--name", f"ours-{name}") for name, flags in VARIANTS.items()],
-                   (*gated, *CLOSED, "--name", "ours-closed"), (*gated, *OPEN, "--name", "ours-open"))
+    launcher.stock(
+        *[(*common, *flags, *comma, "--name", f"stock-{name}") for name, flags in VARIANTS.items()],
+        (*gated, *comma, "--name", "stock-closed"),
+    )
+    launcher.train(
+        *[(*common, *flags, "--name", f"ours-{name}") for name, flags in VARIANTS.items()],
+        (*gated, *CLOSED, "--name", "ours-closed"),
+        (*gated, *OPEN, "--name", "ours-open"),
+    )
     return launcher
 
 
@@ -40,7 +63,9 @@ def assert_same_run(launcher: Launcher, ours: str, stock: str, epochs: int = 2) 
     assert len(expected) > 10
     for key, value in expected.items():
         assert torch.equal(found[key], value), key
-    assert {key for key in found if key not in expected} == {key for key in found if key.startswith("heatmap_processor.")}
+    assert {key for key in found if key not in expected} == {
+        key for key in found if key.startswith("heatmap_processor.")
+    }
     assert len(launcher.losses(stock)) >= 2 * epochs
     assert launcher.losses(ours) == launcher.losses(stock)
 
@@ -61,9 +86,12 @@ def test_open_gate_is_not_stock(runs: Launcher) -> None:
 
 
 def test_two_processes_without_heatmaps_are_bitwise_plain_clip(launcher: Launcher) -> None:
-    """Stock open_clip can not run two CPU processes; plain CLIP under the same seams stands in for it."""
+    """Stock open_clip can not run two CPU processes; plain CLIP under the same seams stands in for
+    it.
+    """
     table = write_table(launcher.folder, 24, column=False)
     common = (*BASIC, "--train-data", table, "--batch-size", 4, "--epochs", 2)
-    launcher.train((*common, "--name", "clip", "--method", "clip"),
-                   (*common, "--name", "ours"), processes=2)
+    launcher.train(
+        (*common, "--name", "clip", "--method", "clip"), (*common, "--name", "ours"), processes=2
+    )
     assert_same_run(launcher, "ours", "clip")

@@ -1,4 +1,6 @@
-"""Tables: every row of the file arrives, or one sentence names the line; names that are nearly right are named."""
+"""Tables: every row of the file arrives, or one sentence names the line; names that are nearly
+right are named.
+"""
 
 from __future__ import annotations
 
@@ -10,15 +12,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import write_shard, write_table
+
+from openclip_eclip.config import DataError
 from openclip_eclip.data.check import check_table
 from openclip_eclip.data.check import main as check_main
-from openclip_eclip.data.csv_source import CsvColumns, read_csv_table
-from openclip_eclip.data.heatmap import DataError
-from openclip_eclip.data.near_names import near_names
 from openclip_eclip.data.overlap_read import read_sets
-from openclip_eclip.data.table_text import CHUNK, read_table_text
-from openclip_eclip.evaluate.data import read_eval_set
-from openclip_eclip.evaluate.heatmaps import join_heatmaps
+from openclip_eclip.data.tables.csv_source import CsvColumns, read_csv_table
+from openclip_eclip.data.tables.near_names import near_names
+from openclip_eclip.data.tables.text import CHUNK, read_table_text
+from openclip_eclip.evaluate.inputs.eval_set import read_eval_set
+from openclip_eclip.evaluate.inputs.heatmaps import join_heatmaps
 from openclip_eclip.prepare.tables import read_table
 
 HEADER = "filepath,title,heatmap\n"
@@ -35,20 +38,40 @@ LEGAL = {
     "plain": (HEADER + "1.png,a,\n2.png,b,h.png\n", [("1.png", "a"), ("2.png", "b")]),
     "no last line end": (HEADER + "1.png,a,", [("1.png", "a")]),
     "windows line ends": ((HEADER + "1.png,a,\n").replace("\n", "\r\n"), [("1.png", "a")]),
-    "old mac line ends": ((HEADER + "1.png,a,\n2.png,b,\n").replace("\n", "\r"), [("1.png", "a"), ("2.png", "b")]),
+    "old mac line ends": (
+        (HEADER + "1.png,a,\n2.png,b,\n").replace("\n", "\r"),
+        [("1.png", "a"), ("2.png", "b")],
+    ),
     "byte-order mark": (b"\xef\xbb\xbf" + content(HEADER + "1.png,a,\n"), [("1.png", "a")]),
     "byte-order mark and quotes": (b'\xef\xbb\xbf"filepath","title"\n1.png,a\n', [("1.png", "a")]),
     "blank lines": (f"\n{HEADER}\n1.png,a,\n  \n\n2.png,b,\n\n", [("1.png", "a"), ("2.png", "b")]),
     "separator in quotes": (HEADER + '1.png,"a, b",\n', [("1.png", "a, b")]),
     "doubled marks": (HEADER + '1.png,"a ""b"" c",\n', [("1.png", 'a "b" c')]),
-    "a mark in mid-text": (HEADER + '1.png,5" nodule,\n2.png,b,\n', [("1.png", '5" nodule'), ("2.png", "b")]),
-    "a mark at the end": (TABS + '1.png\tgrows 5"\t\n2.png\tb\t\n', [("1.png", 'grows 5"'), ("2.png", "b")]),
-    "a report of lines": (HEADER + '1.png,"FINDINGS: x, y\n\nIMPRESSION:\nnormal, stable",\n2.png,b,\n',
-                          [("1.png", "FINDINGS: x, y\n\nIMPRESSION:\nnormal, stable"), ("2.png", "b")]),
-    "lines with as many fields": ('filepath,title\np1.png,"Levels:\nT4, T5"\np2.png,b\n', [("p1.png", "Levels:\nT4, T5"), ("p2.png", "b")]),
-    "ids and lines with as many fields": ('filepath,title\np1,"Levels:\nT4,T5\nL1,L2"\np2,b\n', [("p1", "Levels:\nT4,T5\nL1,L2"), ("p2", "b")]),
+    "a mark in mid-text": (
+        HEADER + '1.png,5" nodule,\n2.png,b,\n',
+        [("1.png", '5" nodule'), ("2.png", "b")],
+    ),
+    "a mark at the end": (
+        TABS + '1.png\tgrows 5"\t\n2.png\tb\t\n',
+        [("1.png", 'grows 5"'), ("2.png", "b")],
+    ),
+    "a report of lines": (
+        HEADER + '1.png,"FINDINGS: x, y\n\nIMPRESSION:\nnormal, stable",\n2.png,b,\n',
+        [("1.png", "FINDINGS: x, y\n\nIMPRESSION:\nnormal, stable"), ("2.png", "b")],
+    ),
+    "lines with as many fields": (
+        'filepath,title\np1.png,"Levels:\nT4, T5"\np2.png,b\n',
+        [("p1.png", "Levels:\nT4, T5"), ("p2.png", "b")],
+    ),
+    "ids and lines with as many fields": (
+        'filepath,title\np1,"Levels:\nT4,T5\nL1,L2"\np2,b\n',
+        [("p1", "Levels:\nT4,T5\nL1,L2"), ("p2", "b")],
+    ),
     "tabs in lines": (TABS + '1.png\t"a\tb\nc"\t\n', [("1.png", "a\tb\nc")]),
-    "index of pandas": (",filepath,title\n0,1.png,a\n1,2.png,b\n", [("1.png", "a"), ("2.png", "b")]),
+    "index of pandas": (
+        ",filepath,title\n0,1.png,a\n1,2.png,b\n",
+        [("1.png", "a"), ("2.png", "b")],
+    ),
     "two columns without a name": ("filepath,title,,\n1.png,a,,\n", [("1.png", "a")]),
     "apostrophes": (HEADER + "1.png,'a,\n2.png,b',\n", [("1.png", "'a"), ("2.png", "b'")]),
 }
@@ -60,8 +83,12 @@ def test_legal_tables_keep_every_row(name: str, tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     path.write_bytes(content(text))
     table = read_csv_table(path, CsvColumns())
-    assert list(zip((str(image.relative_to(tmp_path)) for image in table.images), table.captions)) == expected
-    frame = read_table(path, ["filepath"]) if "\t" not in str(text) else None  # prepare reads commas
+    assert (
+        list(zip((str(image.relative_to(tmp_path)) for image in table.images), table.captions))
+        == expected
+    )
+    # prepare reads commas
+    frame = read_table(path, ["filepath"]) if "\t" not in str(text) else None
     assert frame is None or frame["title"].tolist() == [caption for _, caption in expected]
 
 
@@ -71,7 +98,10 @@ def test_rows_of_several_lines_are_named_by_number_and_line(tmp_path: Path) -> N
     table = read_csv_table(path, CsvColumns())
     assert [table.name(i) for i in (0, 1)] == [f"{path}, row 1", f"{path}, row 2 (line 6)"]
     assert table.keep([1]).name(0) == f"{path}, row 2 (line 6)"
-    assert any(str(fault).startswith(f"{path}, row 2 (line 6), title: no caption") for fault in check_table(table).faults)
+    assert any(
+        str(fault).startswith(f"{path}, row 2 (line 6), title: no caption")
+        for fault in check_table(table).faults
+    )
 
 
 def test_lines_are_counted_over_chunks(tmp_path: Path) -> None:
@@ -81,7 +111,9 @@ def test_lines_are_counted_over_chunks(tmp_path: Path) -> None:
     assert len(found.frame) == count and found.frame["filepath"].iloc[-1] == f"{count - 1}.png"
     assert found.lines[[0, 1, -1]].tolist() == [2, 4, count + 2]
     path.write_text(HEADER + "".join(f"{i}.png,t,\n" for i in range(count)) + '9.png,"t,\n')
-    with pytest.raises(DataError, match=f"line {count + 2}: the quotation that opens there never closes"):
+    with pytest.raises(
+        DataError, match=f"line {count + 2}: the quotation that opens there never closes"
+    ):
         read_table_text(path)
 
 
@@ -108,42 +140,105 @@ def test_packed_tables_are_read_by_the_same_rules(suffix: str, tmp_path: Path) -
 
 ROWS = "".join(f"{i}.png\tFinding {i}\t\n" for i in range(9))
 BROKEN = {
-    "two texts that begin with a mark": (TABS + '1.png\t"Finding\th.png\n2.png\tb\t\n3.png\t"Finding\t\n', "line 2: .* closes in line 4 with 'Finding"),
-    "a mark at the beginning, one at an end": (TABS + '1.png\t"Finding\t\n2.png\tb\t\n3.png\tc"\t\n' + ROWS, "line 2, column 'title': .*another row"),
-    "the same with commas": (HEADER + '1.png,"a,\n2.png,b,\n3.png,c",\n4.png,d,\n5.png,e,\n', "line 2, column 'title': .*another row"),
-    "one row swallowed": (HEADER + '1.png,"a,\n2.png,b",\n4.png,d,\n5.png,e,\n', "line 2, column 'title'"),
-    "with blank lines between": (HEADER + '1.png,"a,\n\n2.png,b,\n\n3.png,c",\n4.png,d,\n5.png,e,\n', "line 2, column 'title'"),
-    "in the last column": ('filepath,title\n1.png,"a\n2.png,b\n3.png,c"\n4.png,d\n', "line 2, column 'title'"),
-    "in the first column": ('title,filepath\n"a,1.png\nb,2.png\nc",3.png\nd,4.png\n', "line 2, column 'title'"),
-    "of ids": ('filepath,title\np10/s100,"a\np11/s205,b"\np12/s3,d\np13/s4,e\n', "line 2, column 'title'"),
-    "of names with blanks": ('filepath,title\nmy x 1.jpg,"a\nmy x 2.jpg,b"\nmy x 3.jpg,d\n', "line 2, column 'title'"),
-    "text behind a quotation": (HEADER + '1.png,"abc"def,\n', "line 2: .* with 'def,' right behind"),
-    "a blank behind a quotation": (HEADER + '1.png,a,\n2.png,"abc" ,\n', "line 3: .* with ' ,' right behind"),
+    "two texts that begin with a mark": (
+        TABS + '1.png\t"Finding\th.png\n2.png\tb\t\n3.png\t"Finding\t\n',
+        "line 2: .* closes in line 4 with 'Finding",
+    ),
+    "a mark at the beginning, one at an end": (
+        TABS + '1.png\t"Finding\t\n2.png\tb\t\n3.png\tc"\t\n' + ROWS,
+        "line 2, column 'title': .*another row",
+    ),
+    "the same with commas": (
+        HEADER + '1.png,"a,\n2.png,b,\n3.png,c",\n4.png,d,\n5.png,e,\n',
+        "line 2, column 'title': .*another row",
+    ),
+    "one row swallowed": (
+        HEADER + '1.png,"a,\n2.png,b",\n4.png,d,\n5.png,e,\n',
+        "line 2, column 'title'",
+    ),
+    "with blank lines between": (
+        HEADER + '1.png,"a,\n\n2.png,b,\n\n3.png,c",\n4.png,d,\n5.png,e,\n',
+        "line 2, column 'title'",
+    ),
+    "in the last column": (
+        'filepath,title\n1.png,"a\n2.png,b\n3.png,c"\n4.png,d\n',
+        "line 2, column 'title'",
+    ),
+    "in the first column": (
+        'title,filepath\n"a,1.png\nb,2.png\nc",3.png\nd,4.png\n',
+        "line 2, column 'title'",
+    ),
+    "of ids": (
+        'filepath,title\np10/s100,"a\np11/s205,b"\np12/s3,d\np13/s4,e\n',
+        "line 2, column 'title'",
+    ),
+    "of names with blanks": (
+        'filepath,title\nmy x 1.jpg,"a\nmy x 2.jpg,b"\nmy x 3.jpg,d\n',
+        "line 2, column 'title'",
+    ),
+    "text behind a quotation": (
+        HEADER + '1.png,"abc"def,\n',
+        "line 2: .* with 'def,' right behind",
+    ),
+    "a blank behind a quotation": (
+        HEADER + '1.png,a,\n2.png,"abc" ,\n',
+        "line 3: .* with ' ,' right behind",
+    ),
     "marks not doubled": (HEADER + '1.png,"he said "no" twice",\n', "line 2: .* with 'no"),
     "backslashes": (HEADER + '1.png,"he said \\"no\\" twice",\n', "line 2: .* with 'no"),
     "open at the end": (HEADER + '1.png,a,\n2.png,"b,\n', "line 3: .* never closes"),
     "open behind a report of lines": (HEADER + '1.png,"x\ny","b,\n', "line 3: .* never closes"),
-    "separator without quotes": (HEADER + "1.png,clear, normal,h.png\n", "line 2: 4 fields, the header has 3"),
-    "line end without quotes": (HEADER + "1.png,clear\nnormal,h.png\n", "line 2: 2 fields, the header has 3"),
+    "separator without quotes": (
+        HEADER + "1.png,clear, normal,h.png\n",
+        "line 2: 4 fields, the header has 3",
+    ),
+    "line end without quotes": (
+        HEADER + "1.png,clear\nnormal,h.png\n",
+        "line 2: 2 fields, the header has 3",
+    ),
     "a field short": (HEADER + "1.png,a,\n2.png,b\n", "line 3: 2 fields, the header has 3"),
-    "a field more in every row": ("filepath,title\nx,1.png,a\ny,2.png,b\n", "line 2: 3 fields, the header has 2"),
-    "a separator more in every row": ("filepath,title\n1.png,a,\n2.png,b,\n", "line 2: 3 fields, the header has 2"),
+    "a field more in every row": (
+        "filepath,title\nx,1.png,a\ny,2.png,b\n",
+        "line 2: 3 fields, the header has 2",
+    ),
+    "a separator more in every row": (
+        "filepath,title\n1.png,a,\n2.png,b,\n",
+        "line 2: 3 fields, the header has 2",
+    ),
     "a carriage return in a text": (HEADER + "1.png,clear\rnormal,\n", "line 2: 2 fields"),
-    "the header again": (HEADER + "1.png,a,\n" + HEADER + "2.png,b,\n", "line 3: the header once more"),
-    "a column twice": ("filepath,title,title\n1.png,a,b\n", "line 1: the header has a column 'title' twice"),
+    "the header again": (
+        HEADER + "1.png,a,\n" + HEADER + "2.png,b,\n",
+        "line 3: the header once more",
+    ),
+    "a column twice": (
+        "filepath,title,title\n1.png,a,b\n",
+        "line 1: the header has a column 'title' twice",
+    ),
     "a NUL byte": (content(HEADER) + b"1.png,a\0b,\n", "line 2: a NUL byte"),
     "UTF-16": (HEADER.encode("utf-16"), "line 1: begins as UTF-16"),
     "UTF-16 without a mark": (HEADER.encode("utf-16-le"), "line 1: a NUL byte"),
-    "Latin-1": (content(HEADER) + b"1.png,a,\n2.png,opacit\xe9,\n", "line 3: byte 0xe9 is not UTF-8"),
-    "a half UTF-8 character at the end": (content(HEADER) + b"1.png,a,\n2.png,b,\xc3", "line 3: byte 0xc3 is not UTF-8"),
+    "Latin-1": (
+        content(HEADER) + b"1.png,a,\n2.png,opacit\xe9,\n",
+        "line 3: byte 0xe9 is not UTF-8",
+    ),
+    "a half UTF-8 character at the end": (
+        content(HEADER) + b"1.png,a,\n2.png,b,\xc3",
+        "line 3: byte 0xc3 is not UTF-8",
+    ),
     "Latin-1 in the header": (b"filepath,title,l\xe9sion\n1.png,a,\n", "line 1: byte 0xe9"),
     "nothing": ("", "empty; expected a header"),
     "blank lines alone": ("\n\n \n", "empty; expected a header"),
     "header alone": (HEADER, "no rows"),
     "semicolons": (HEADER.replace(",", ";") + "1.png;a;\n", "The header looks separated by ';'"),
     "bars": (HEADER.replace(",", "|") + "1.png|a|\n", r"The header looks separated by '\|'"),
-    "a mark for Excel": ("sep=;\n" + HEADER.replace(",", ";") + "1.png;a;\n", "line 1: 'sep=;', a mark for Excel"),
-    "the same with commas, for Excel": ("sep=,\n" + HEADER + "1.png,a,\n", "line 1: 'sep=', a mark for Excel"),
+    "a mark for Excel": (
+        "sep=;\n" + HEADER.replace(",", ";") + "1.png;a;\n",
+        "line 1: 'sep=;', a mark for Excel",
+    ),
+    "the same with commas, for Excel": (
+        "sep=,\n" + HEADER + "1.png,a,\n",
+        "line 1: 'sep=', a mark for Excel",
+    ),
     "a workbook": (b"PK\x03\x04" + bytes(60), "line 1: begins as an Excel workbook or a zip"),
     "a picture": (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "line 3: a NUL byte"),
 }
@@ -162,7 +257,11 @@ def test_broken_tables_are_refused_by_line(name: str, tmp_path: Path) -> None:
 def test_all_readers_share_the_rules(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     path.write_text(BROKEN["the same with commas"][0])
-    for read in (lambda: read_eval_set(path), lambda: read_table(path, ["filepath"]), lambda: read_sets([path], images=False, part="all")):
+    for read in (
+        lambda: read_eval_set(path),
+        lambda: read_table(path, ["filepath"]),
+        lambda: read_sets([path], images=False, part="all"),
+    ):
         with pytest.raises(DataError, match="line 2, column 'title': .*another row"):
             read()
 
@@ -175,7 +274,9 @@ def test_columns_twice_that_nobody_uses_stay_in_other_peoples_tables(tmp_path: P
         read_table(path, ["note"])
 
 
-@pytest.mark.parametrize("separator,right", [("\\t", True), ("\t", True), ("||", False), ('"', False), ("", True)])
+@pytest.mark.parametrize(
+    "separator,right", [("\\t", True), ("\t", True), ("||", False), ('"', False), ("", True)]
+)
 def test_separators(separator: str, right: bool, tmp_path: Path) -> None:
     path = tmp_path / "t.tsv"
     path.write_text(TABS + "1.png\ta, b\t\n")
@@ -188,7 +289,10 @@ def test_separators(separator: str, right: bool, tmp_path: Path) -> None:
 
 # ---- names of columns
 
-@pytest.mark.parametrize("word", ["nan", "NaN", "NA", "None", "<NA>", "\\N", "NULL", "n/a", "#N/A", "-", " "])
+
+@pytest.mark.parametrize(
+    "word", ["nan", "NaN", "NA", "None", "<NA>", "\\N", "NULL", "n/a", "#N/A", "-", " "]
+)
 def test_words_for_no_file_are_blank_cells(word: str, tmp_path: Path) -> None:
     path = write_table(tmp_path, 4, annotated=[1, 2])
     lines = path.read_text().splitlines()
@@ -199,34 +303,81 @@ def test_words_for_no_file_are_blank_cells(word: str, tmp_path: Path) -> None:
     assert other.annotated == [1, 2]
     data = join_heatmaps(read_eval_set(path), "heatmap", None)
     assert len(data) == 2
-    (tmp_path / "maps.csv").write_text(f"filepath,heatmap\n{data.ids[0]},{word}\n{data.ids[1]},images/2.npy\n")
+    (tmp_path / "maps.csv").write_text(
+        f"filepath,heatmap\n{data.ids[0]},{word}\n{data.ids[1]},images/2.npy\n"
+    )
     assert join_heatmaps(read_eval_set(path), "heatmap", tmp_path / "maps.csv").ids == data.ids[1:]
     path.write_text(f"filepath,title\n{word},a b\n")
-    assert "row 1, filepath: blank; expected an image file" in str(check_table(read_csv_table(path, CsvColumns())).faults[0])
+    assert "row 1, filepath: blank; expected an image file" in str(
+        check_table(read_csv_table(path, CsvColumns())).faults[0]
+    )
 
 
-@pytest.mark.parametrize("found", ["eye_gaze", "Expert map", "annotations", "fixation_map", "Heatmap", "heatmap ", "heatmaps", "heat_map", "heat map", "Heat-Map", "gaze", "MASK", "heatmap_path", "heatmpa"])
-def test_near_heatmap_columns_are_named(found: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+@pytest.mark.parametrize(
+    "found",
+    [
+        "eye_gaze",
+        "Expert map",
+        "annotations",
+        "fixation_map",
+        "Heatmap",
+        "heatmap ",
+        "heatmaps",
+        "heat_map",
+        "heat map",
+        "Heat-Map",
+        "gaze",
+        "MASK",
+        "heatmap_path",
+        "heatmpa",
+    ],
+)
+def test_near_heatmap_columns_are_named(
+    found: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     path = write_table(tmp_path, 3, annotated=[1, 2])
     path.write_text(path.read_text().replace("title,heatmap", f"title,{found}"))
     assert check_main([str(path), "--sheet", str(tmp_path / "s.png")]) == 0
     first = capsys.readouterr().out.splitlines()[0]
-    assert "3 samples, 0 annotated" in first and f"Did you mean {found!r}?" in first and "--csv-heatmap-key" in first
+    assert (
+        "3 samples, 0 annotated" in first
+        and f"Did you mean {found!r}?" in first
+        and "--csv-heatmap-key" in first
+    )
     assert check_main([str(path), "--csv-heatmap-key", "heatmap"]) == 1
     error = capsys.readouterr().err
-    assert f"no column 'heatmap'; found ['filepath', 'title', {found!r}]" in error and f"Did you mean {found!r}?" in error
+    assert (
+        f"no column 'heatmap'; found ['filepath', 'title', {found!r}]" in error
+        and f"Did you mean {found!r}?" in error
+    )
 
 
 def test_other_columns_are_no_near_heatmap(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     path = write_table(tmp_path, 2, column=False)
     check_main([str(path), "--sheet", str(tmp_path / "s.png")])
     assert "Did you mean" not in capsys.readouterr().out
-    for wanted, others in (("heatmap", ["filepath", "title", "label", "study", "hospital"]), ("title", ["filepath", "label"]), ("label", ["title"])):
+    for wanted, others in (
+        ("heatmap", ["filepath", "title", "label", "study", "hospital"]),
+        ("title", ["filepath", "label"]),
+        ("label", ["title"]),
+    ):
         assert near_names(wanted, others) == []
 
 
-@pytest.mark.parametrize("wanted,found", [("filepath", "image"), ("filepath", "File Path"), ("title", "Report"), ("title", "captions"),
-                                          ("label", "label "), ("label", "Labels"), ("windows", "window"), ("study", "Study"), ("patient", "patiant")])
+@pytest.mark.parametrize(
+    "wanted,found",
+    [
+        ("filepath", "image"),
+        ("filepath", "File Path"),
+        ("title", "Report"),
+        ("title", "captions"),
+        ("label", "label "),
+        ("label", "Labels"),
+        ("windows", "window"),
+        ("study", "Study"),
+        ("patient", "patiant"),
+    ],
+)
 def test_near_names(wanted: str, found: str) -> None:
     assert near_names(wanted, ["x", found, "y1"]) == [found]
 
@@ -246,24 +397,42 @@ def test_evaluation_names_near_columns_lines_and_members(tmp_path: Path) -> None
         read_eval_set(path)
 
 
-@pytest.mark.parametrize("member,value,message", [
-    ("json", b"[1]", r"a.tar, k.json: '\[1\]'; expected an object"), ("json", b"{", "a.tar, k.json: not JSON"),
-    ("json", b"[" * 100_000, "a.tar, k.json: not JSON"), ("json", b"\xff", "a.tar, k.json: not UTF-8"),
-    ("json", b'{"a": ' + b"9" * 5000 + b"}", "a.tar, k.json: not JSON"),
-    ("cls", b"\xff", "a.tar, k.cls: not UTF-8"), ("txt", b"opacit\xe9", "a.tar, k.txt: not UTF-8"),
-])
-def test_damaged_members_of_evaluation_shards(member: str, value: bytes, message: str, tmp_path: Path) -> None:
-    path = write_shard(tmp_path / "a.tar", {"g.png": b"x", "g.txt": b"t", "k.png": b"x", f"k.{member}": value})
+@pytest.mark.parametrize(
+    "member,value,message",
+    [
+        ("json", b"[1]", r"a.tar, k.json: '\[1\]'; expected an object"),
+        ("json", b"{", "a.tar, k.json: not JSON"),
+        ("json", b"[" * 100_000, "a.tar, k.json: not JSON"),
+        ("json", b"\xff", "a.tar, k.json: not UTF-8"),
+        ("json", b'{"a": ' + b"9" * 5000 + b"}", "a.tar, k.json: not JSON"),
+        ("cls", b"\xff", "a.tar, k.cls: not UTF-8"),
+        ("txt", b"opacit\xe9", "a.tar, k.txt: not UTF-8"),
+    ],
+)
+def test_damaged_members_of_evaluation_shards(
+    member: str, value: bytes, message: str, tmp_path: Path
+) -> None:
+    path = write_shard(
+        tmp_path / "a.tar", {"g.png": b"x", "g.txt": b"t", "k.png": b"x", f"k.{member}": value}
+    )
     with pytest.raises(DataError, match=message):
         read_eval_set(path)
     data = read_eval_set(path, skip_bad=True)
     assert data.ids == ["a.tar/g"] and list(data.excluded) == ["a.tar/k"]
 
 
-@pytest.mark.parametrize("recipe,message", [
-    (b"{", "not JSON"), (b"[]", "expected an object"), (b'{"classes": "ab"}', "expected a list of names"), (b'{"classes": [1]}', "expected a list of names"),
-    (b'{"classes": ["a", "b", "a"]}', "class 'a' stands there twice"), (b'{"prompts": []}', r"prompts is \[\]; expected"), (b"\xff", "not UTF-8"),
-])
+@pytest.mark.parametrize(
+    "recipe,message",
+    [
+        (b"{", "not JSON"),
+        (b"[]", "expected an object"),
+        (b'{"classes": "ab"}', "expected a list of names"),
+        (b'{"classes": [1]}', "expected a list of names"),
+        (b'{"classes": ["a", "b", "a"]}', "class 'a' stands there twice"),
+        (b'{"prompts": []}', r"prompts is \[\]; expected"),
+        (b"\xff", "not UTF-8"),
+    ],
+)
 def test_damaged_recipes(recipe: bytes, message: str, tmp_path: Path) -> None:
     (tmp_path / "1.png").write_bytes(b"")
     (tmp_path / "t.csv").write_text("filepath\n1.png\n")
@@ -279,8 +448,12 @@ def test_damaged_recipes(recipe: bytes, message: str, tmp_path: Path) -> None:
 def test_large_tables_are_read_in_seconds(tmp_path: Path) -> None:
     """200 000 rows: a second or two of one core, quotation marks or not."""
     import time
+
     path = tmp_path / "t.csv"
-    path.write_text(HEADER + "".join(f'images/{i:06d}.png,"opacity {i}, left\nstable",\n' for i in range(200_000)))
+    path.write_text(
+        HEADER
+        + "".join(f'images/{i:06d}.png,"opacity {i}, left\nstable",\n' for i in range(200_000))
+    )
     start = time.process_time()
     found = read_table_text(path)
     assert time.process_time() - start < 15 and len(found.frame) == 200_000

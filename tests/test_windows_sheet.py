@@ -1,4 +1,7 @@
-"""Sentence windows in the check: read, every fault by row or key, drawn sentence by sentence on the contact sheet."""
+"""Sentence windows in the check: read, every fault by row or key, drawn sentence by sentence on the
+contact sheet.
+"""
+
 from __future__ import annotations
 
 import io
@@ -9,26 +12,52 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import write_shard
-from openclip_eclip.data.check import check_entries, check_table, main as check_main
-from openclip_eclip.data.csv_source import CsvColumns, read_csv_table
-from openclip_eclip.data.figures import contact_sheet
-from openclip_eclip.data.tar_source import index_shard
-from openclip_eclip.data.windows import decode_windows
 from PIL import Image
 
-SENTENCES = ["The heart is of normal size and the mediastinum is not widened.", "Small nodule in the left upper lobe, $5 to $9 mm across.",
-             "No effusion.", "The bones are intact, as far as they can be seen on a single frontal film of this quality and at this window width.",
-             "No pneumothorax.", "Compare with the earlier film."]
+from openclip_eclip.data.check import check_entries, check_table
+from openclip_eclip.data.check import main as check_main
+from openclip_eclip.data.figures import contact_sheet
+from openclip_eclip.data.sentence_windows import decode_windows
+from openclip_eclip.data.shards.tar_source import index_shard
+from openclip_eclip.data.tables.csv_source import CsvColumns, read_csv_table
+
+SENTENCES = [
+    "The heart is of normal size and the mediastinum is not widened.",
+    "Small nodule in the left upper lobe, $5 to $9 mm across.",
+    "No effusion.",
+    (
+        "The bones are intact, as far as they can be seen on a single frontal film of this quality"
+        " and at this window width."
+    ),
+    "No pneumothorax.",
+    "Compare with the earlier film.",
+]
 
 
 def text(count: int = 3, **changes: object) -> bytes:
-    return json.dumps([{"sentence": SENTENCES[i], "start": 2.0 * i, "end": 2.0 * i + 1.5, **changes} for i in range(count)]).encode()
+    return json.dumps(
+        [
+            {"sentence": SENTENCES[i], "start": 2.0 * i, "end": 2.0 * i + 1.5, **changes}
+            for i in range(count)
+        ]
+    ).encode()
 
 
-def npz(count: int = 3, size: tuple[int, int] = (60, 50), name: str = "heatmaps", dtype: object = np.uint8, blank: int | None = None) -> bytes:
+def npz(
+    count: int = 3,
+    size: tuple[int, int] = (60, 50),
+    name: str = "heatmaps",
+    dtype: object = np.uint8,
+    blank: int | None = None,
+) -> bytes:
     """Blobs that go down the film, one a sentence; `blank`: the sentence whose map is all zero."""
-    y, x = np.mgrid[:size[0], :size[1]]
-    maps = [200 * np.exp(-((y - size[0] * (i + 0.5) / count) ** 2 + (x - size[1] / 2) ** 2) / 40) * (i != blank) for i in range(count)]
+    y, x = np.mgrid[: size[0], : size[1]]
+    maps = [
+        200
+        * np.exp(-((y - size[0] * (i + 0.5) / count) ** 2 + (x - size[1] / 2) ** 2) / 40)
+        * (i != blank)
+        for i in range(count)
+    ]
     stream = io.BytesIO()
     np.savez_compressed(stream, **{name: np.stack(maps).astype(dtype)})
     return stream.getvalue()
@@ -42,68 +71,150 @@ def film(heatmap: bool = False) -> bytes:
     return stream.getvalue()
 
 
-def sample(key: str, json_: bytes | None, npz_: bytes | None, heatmap: bool = True) -> dict[str, bytes]:
-    members = {"png": film(), "txt": b"A report.", "heatmap.png": film(True) if heatmap else None, "windows.json": json_, "windows.npz": npz_}
+def sample(
+    key: str, json_: bytes | None, npz_: bytes | None, heatmap: bool = True
+) -> dict[str, bytes]:
+    members = {
+        "png": film(),
+        "txt": b"A report.",
+        "heatmap.png": film(True) if heatmap else None,
+        "windows.json": json_,
+        "windows.npz": npz_,
+    }
     return {f"{key}.{name}": content for name, content in members.items() if content is not None}
 
 
 FAULTS = {
-    "no-npz": (text(), None, "windows.json alone|no such file"), "counts": (text(3), npz(2), "2 heatmaps for 3 sentences"),
-    "aspect": (text(), npz(size=(50, 60)), "fits transposed"), "pickle": (text(), npz(dtype=object), "Pickles are refused"),
-    "cut-off": (text(), npz()[:100], "not a readable npz"), "not-npz": (text(), b"\x80\x04K\x01.", "Pickles are refused"),
+    "no-npz": (text(), None, "windows.json alone|no such file"),
+    "counts": (text(3), npz(2), "2 heatmaps for 3 sentences"),
+    "aspect": (text(), npz(size=(50, 60)), "fits transposed"),
+    "pickle": (text(), npz(dtype=object), "Pickles are refused"),
+    "cut-off": (text(), npz()[:100], "not a readable npz"),
+    "not-npz": (text(), b"\x80\x04K\x01.", "Pickles are refused"),
     "npy": (text(), b"\x93NUMPY\x01\x00v\x00", "not a readable npz"),
-    "floats": (text(), npz(dtype=float), "float64 .3, 60, 50.; expected uint8"), "other-name": (text(), npz(name="maps"), "arrays .'maps'."),
-    "blank": (text(), npz(blank=1), "sentence 2 .'Small nodule.* all zero"), "not-json": (b"{", npz(), "not JSON"),
-    "no-list": (b"{}", npz(), "expected a list"), "no-sentence": (text(sentence=None), npz(), "entry 1 is"),
-    "times": (text(end=-1), npz(), "start before end"), "nan": (text(start=float("nan")), npz(), "entry 1 is"),
+    "floats": (text(), npz(dtype=float), "float64 .3, 60, 50.; expected uint8"),
+    "other-name": (text(), npz(name="maps"), "arrays .'maps'."),
+    "blank": (text(), npz(blank=1), "sentence 2 .'Small nodule.* all zero"),
+    "not-json": (b"{", npz(), "not JSON"),
+    "no-list": (b"{}", npz(), "expected a list"),
+    "no-sentence": (text(sentence=None), npz(), "entry 1 is"),
+    "times": (text(end=-1), npz(), "start before end"),
+    "nan": (text(start=float("nan")), npz(), "entry 1 is"),
 }
 
 
 @pytest.mark.parametrize("json_,npz_,message", FAULTS.values(), ids=FAULTS)
-def test_faults_of_windows_are_named_by_key_and_by_row(json_: bytes, npz_: bytes | None, message: str, tmp_path: Path) -> None:
-    shard = write_shard(tmp_path / "a.tar", {**sample("good", text(), npz()), **sample("bad", json_, npz_), **sample("none", None, None)})
-    for name, content in {"film.png": film(), "map.png": film(True), "g.windows.json": text(), "g.windows.npz": npz(),
-                          "b.windows.json": json_, "b.windows.npz": npz_}.items():
+def test_faults_of_windows_are_named_by_key_and_by_row(
+    json_: bytes, npz_: bytes | None, message: str, tmp_path: Path
+) -> None:
+    shard = write_shard(
+        tmp_path / "a.tar",
+        {
+            **sample("good", text(), npz()),
+            **sample("bad", json_, npz_),
+            **sample("none", None, None),
+        },
+    )
+    for name, content in {
+        "film.png": film(),
+        "map.png": film(True),
+        "g.windows.json": text(),
+        "g.windows.npz": npz(),
+        "b.windows.json": json_,
+        "b.windows.npz": npz_,
+    }.items():
         if content is not None:
             (tmp_path / name).write_bytes(content)
-    (tmp_path / "a.csv").write_text("filepath,title,heatmap,windows\nfilm.png,one,map.png,g.windows.json\n"
-                                    "film.png,two,map.png,b.windows.json\nfilm.png,three,map.png,\n")
+    (tmp_path / "a.csv").write_text(
+        "filepath,title,heatmap,windows\nfilm.png,one,map.png,g.windows.json\n"
+        "film.png,two,map.png,b.windows.json\nfilm.png,three,map.png,\n"
+    )
     table = read_csv_table(tmp_path / "a.csv", CsvColumns())
-    for report, where in ((check_entries(index_shard(shard), decode_images=True), f"{shard}, bad"),
-                          (check_table(table, decode_images=True), f"{tmp_path / 'a.csv'}, row 2")):
+    for report, where in (
+        (check_entries(index_shard(shard), decode_images=True), f"{shard}, bad"),
+        (check_table(table, decode_images=True), f"{tmp_path / 'a.csv'}, row 2"),
+    ):
         (fault,) = report.faults
         assert (fault.where, fault.key) == (where, "windows") and re.search(message, fault.message)
         assert report.good == [0, 2] and report.with_windows == 2
     # training does not read windows: their faults do not stop it
-    assert not check_table(table).faults and not check_entries(index_shard(shard)).faults and table.keep([1]).windows == [table.windows[1]]
+    assert (
+        not check_table(table).faults
+        and not check_entries(index_shard(shard)).faults
+        and table.keep([1]).windows == [table.windows[1]]
+    )
 
 
 def test_missing_json_and_strange_names_are_faults(tmp_path: Path) -> None:
     shard = write_shard(tmp_path / "a.tar", sample("k", None, npz()))
-    assert "windows.npz alone" in check_entries(index_shard(shard), decode_images=True).faults[0].message
+    assert (
+        "windows.npz alone"
+        in check_entries(index_shard(shard), decode_images=True).faults[0].message
+    )
     (tmp_path / "film.png").write_bytes(film())
-    (tmp_path / "a.csv").write_text("filepath,title,windows\nfilm.png,one,g.windows.json\nfilm.png,two,film.png\n")
-    faults = check_table(read_csv_table(tmp_path / "a.csv", CsvColumns()), decode_images=True).faults
-    assert "no such file" in faults[0].message and "g.windows.json" in faults[0].message and "expected the name of a .windows.json" in faults[1].message
+    (tmp_path / "a.csv").write_text(
+        "filepath,title,windows\nfilm.png,one,g.windows.json\nfilm.png,two,film.png\n"
+    )
+    faults = check_table(
+        read_csv_table(tmp_path / "a.csv", CsvColumns()), decode_images=True
+    ).faults
+    assert (
+        "no such file" in faults[0].message
+        and "g.windows.json" in faults[0].message
+        and "expected the name of a .windows.json" in faults[1].message
+    )
 
 
 def test_windows_are_read_as_written() -> None:
     found = decode_windows(text(), npz(), "k", (600, 500))
-    assert found.sentences == SENTENCES[:3] and found.times[1] == (2.0, 3.5) and found.heatmaps.shape == (3, 60, 50)
+    assert (
+        found.sentences == SENTENCES[:3]
+        and found.times[1] == (2.0, 3.5)
+        and found.heatmaps.shape == (3, 60, 50)
+    )
 
 
-def test_sheet_draws_the_first_five_sentences_under_the_film(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+def test_sheet_draws_the_first_five_sentences_under_the_film(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     from openclip_eclip.data import figures
+
     drawn = []
     overlay = figures._overlay
-    monkeypatch.setattr(figures, "_overlay", lambda axis, image, values, title: (drawn.append((title, values)), overlay(axis, image, values, title)))
-    shard = write_shard(tmp_path / "a.tar", {**sample("k1", text(6), npz(6)), **sample("k2", None, None), **sample("k3", text(2), npz(2), heatmap=False)})
+    monkeypatch.setattr(
+        figures,
+        "_overlay",
+        lambda axis, image, values, title: (
+            drawn.append((title, values)),
+            overlay(axis, image, values, title),
+        ),
+    )
+    shard = write_shard(
+        tmp_path / "a.tar",
+        {
+            **sample("k1", text(6), npz(6)),
+            **sample("k2", None, None),
+            **sample("k3", text(2), npz(2), heatmap=False),
+        },
+    )
     assert check_main([str(shard), "--sheet", str(tmp_path / "sheet.png")]) == 0
     assert "sentence windows: 2 samples" in capsys.readouterr().out
     titles = [title for title, _ in drawn]
-    assert titles[:2] == ["k1.heatmap.png", "k2.heatmap.png"] and titles[2] == "k1\n(5 of 6 sentences)" and titles[8] == "k3"
-    assert len(titles) == 2 + 6 + 3 and titles[3].startswith("The heart is") and titles[5] == "No effusion.\n4.0 to 5.5 s"
-    assert drawn[2][1] is None and max(len(line) for title in titles for line in title.split("\n")) <= 26 and "..." in titles[6]
+    assert (
+        titles[:2] == ["k1.heatmap.png", "k2.heatmap.png"]
+        and titles[2] == "k1\n(5 of 6 sentences)"
+        and titles[8] == "k3"
+    )
+    assert (
+        len(titles) == 2 + 6 + 3
+        and titles[3].startswith("The heart is")
+        and titles[5] == "No effusion.\n4.0 to 5.5 s"
+    )
+    assert (
+        drawn[2][1] is None
+        and max(len(line) for title in titles for line in title.split("\n")) <= 26
+        and "..." in titles[6]
+    )
     rows = [int(values.argmax()) // 50 for _, values in drawn[3:8]]
     assert rows == [5, 15, 25, 35, 45] and all(values.max() == 1 for _, values in drawn[3:8])
     with Image.open(tmp_path / "sheet.png") as picture:
@@ -111,6 +222,8 @@ def test_sheet_draws_the_first_five_sentences_under_the_film(tmp_path: Path, mon
 
 
 def test_sheet_without_heatmaps_has_sentences_alone(tmp_path: Path) -> None:
-    contact_sheet([], tmp_path / "sheet.png", [(film(), decode_windows(text(), npz(), "k", (60, 50)), "k")])
+    contact_sheet(
+        [], tmp_path / "sheet.png", [(film(), decode_windows(text(), npz(), "k", (60, 50)), "k")]
+    )
     with Image.open(tmp_path / "sheet.png") as picture:
         assert picture.height == round(2.3 * 120)

@@ -1,47 +1,58 @@
 """Check a data set before training: `python -m openclip_eclip.data.check PATH ...`.
 
-Reads tables (.csv, .tsv) and webdataset shards, reports counts, sizes, the share annotated and every fault by row, and
-writes a contact sheet of images with their heatmaps, and of sentences with theirs. Training runs the same check, without
-decoding every image, and the sentences where it reads them.
+Reads tables (.csv, .tsv) and webdataset shards, reports counts, sizes, the share annotated and
+every fault by row, and writes a contact sheet of images with their heatmaps, and of sentences with
+theirs. Training runs the same check, without decoding every image, and the sentences where it reads
+them.
 """
+
 from __future__ import annotations
 
 import argparse
 import os
 import sys
 from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, Callable, Iterator, Sequence
+from typing import Any
 
 from tqdm import tqdm
 
-from ..config import UserError
+from ..config import DataError, UserError
 from .caption_words import CONTEXTS, all_the_same, describe_lengths, fewest_tokens
 from .check_sample import Checked, Fault, Rule, check_entry, check_row
-from .csv_source import CsvColumns, CsvTable, add_column_arguments, read_column_names, read_csv_table
 from .figures import Example, WindowExample, contact_sheet
-from .heatmap import DataError
-from .image import read_frame
-from .missing_text import is_doubtful
-from .read_options import ReadOptions, add_read_arguments, read_options
+from .images.options import ReadOptions, add_read_arguments, read_options
+from .images.read import read_frame
 from .sample import read_windows
-from .shard_sizes import compare_sizes
-from .shard_stream import expand_paths
+from .sentence_windows import file_windows
+from .shards.sizes import compare_sizes
+from .shards.stream import expand_paths
+from .shards.tar_source import TarEntry, entry_windows, open_shard, walk_shard
 from .suspicious_maps import SharedMaps
-from .tar_source import TarEntry, open_shard, walk_shard
-from .windows import entry_windows, file_windows
+from .tables.csv_source import (
+    CsvColumns,
+    CsvTable,
+    add_column_arguments,
+    read_column_names,
+    read_csv_table,
+)
+from .tables.missing_text import is_doubtful
 
-# annotated samples of a table, and of a shard, whose image is compared with a map of another size, where images are not decoded
+# annotated samples of a table, and of a shard, whose image is compared with a map of another size,
+# where images are not decoded
 COMPARED, COMPARED_OF_SHARD = 64, 8
 CHUNK = 64  # samples checked by one thread in one go
 
 
 @dataclass
 class Report:
-    """What a check found; `good` indexes the samples without a fault, `warnings` are of the data as a whole."""
+    """What a check found; `good` indexes the samples without a fault, `warnings` are of the data as
+    a whole.
+    """
 
     samples: int = 0
     annotated: int = 0
@@ -50,11 +61,13 @@ class Report:
     with_windows: int = 0
     deep: int = 0  # images decoded that have more than 8 bits
     turned: int = 0  # annotated images that their own metadata turn
-    image_sizes: Counter = field(default_factory=Counter)  # (height, width) of the images opened, as shown
-    heatmap_sizes: Counter = field(default_factory=Counter)
+    # (height, width) of the images opened, as shown
+    image_sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
+    heatmap_sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
     warnings: list[str] = field(default_factory=list)
     near_heatmap: str = ""  # where a table has no column of heatmaps, but one of nearly that name
-    caption_tokens: list[int] = field(default_factory=list)  # at least, of the captions that are none missing
+    # at least, of the captions that are none missing
+    caption_tokens: list[int] = field(default_factory=list)
     sentence_tokens: list[int] = field(default_factory=list)
 
     def add(self, index: int, checked: Checked, lengths: bool) -> None:
@@ -74,22 +87,38 @@ class Report:
             self.sentence_tokens.extend(map(fewest_tokens, checked.sentences))
 
 
-def check_table(table: CsvTable, *, decode_images: bool = False, windows: bool = False,
-                options: ReadOptions = ReadOptions()) -> Report:
+def check_table(
+    table: CsvTable,
+    *,
+    decode_images: bool = False,
+    windows: bool = False,
+    options: ReadOptions = ReadOptions(),
+) -> Report:
     """Check every path, caption and heatmap of a table, with `windows` also those of sentences.
 
     With `decode_images` windows, the lengths of captions, and every image to its end.
     """
     rule = Rule(decode_images, True, windows or decode_images, options)
     compared = _evenly(table.annotated, COMPARED)
-    report = _check_all(len(table), len(table.annotated), lambda i: check_row(table, i, rule._replace(compare=i in compared)), str(table.path),
-                        decode_images)
+    report = _check_all(
+        len(table),
+        len(table.annotated),
+        lambda i: check_row(table, i, rule._replace(compare=i in compared)),
+        str(table.path),
+        decode_images,
+    )
     report.warnings.extend(filter(None, [all_the_same(table.captions)]))
     return report
 
 
-def check_entries(entries: Sequence[TarEntry], *, decode_images: bool = False, windows: bool | None = None,
-                  heatmaps: bool = True, options: ReadOptions = ReadOptions()) -> Report:
+def check_entries(
+    entries: Sequence[TarEntry],
+    *,
+    decode_images: bool = False,
+    windows: bool | None = None,
+    heatmaps: bool = True,
+    options: ReadOptions = ReadOptions(),
+) -> Report:
     """The same for the samples of indexed shards; without `heatmaps` these are not looked at.
 
     `windows` None: as `decode_images`.
@@ -97,13 +126,18 @@ def check_entries(entries: Sequence[TarEntry], *, decode_images: bool = False, w
     annotated = [i for i, entry in enumerate(entries) if entry.annotated] if heatmaps else []
     rule = Rule(decode_images, heatmaps, decode_images if windows is None else windows, options)
     compared = _evenly(annotated, COMPARED_OF_SHARD)
-    return _check_all(len(entries), len(annotated), lambda i: check_entry(entries[i], rule._replace(compare=i in compared)), "shards",
-                      decode_images)
+    return _check_all(
+        len(entries),
+        len(annotated),
+        lambda i: check_entry(entries[i], rule._replace(compare=i in compared)),
+        "shards",
+        decode_images,
+    )
 
 
 def _evenly(annotated: Sequence[int], most: int) -> frozenset[int]:
     """At most `most` of them, evenly spaced: wrong files throughout show in any."""
-    return frozenset(annotated[::max(1, -(-len(annotated) // most))])
+    return frozenset(annotated[:: max(1, -(-len(annotated) // most))])
 
 
 def raise_faults(report: Report, path: Any) -> None:
@@ -112,16 +146,26 @@ def raise_faults(report: Report, path: Any) -> None:
         return
     lines = "\n".join(f"  {fault}" for fault in report.faults[:10])
     more = f"\n  ... and {len(report.faults) - 10} more" if len(report.faults) > 10 else ""
-    raise DataError(f"{path}: {len(report.faults)} faults in {report.samples} samples; nothing was trained:\n{lines}{more}\n"
-                    f"Mend them, or leave the samples out with --on-bad-sample skip. All of them: python -m openclip_eclip.data.check")
+    raise DataError(
+        f"{path}: {len(report.faults)} faults in {report.samples} samples; nothing was"
+        f" trained:\n{lines}{more}\nMend them, or leave the samples out with --on-bad-sample skip."
+        " All of them: python -m openclip_eclip.data.check"
+    )
 
 
-def _check_all(samples: int, annotated: int, check: Callable[[int], Checked], name: str, lengths: bool) -> Report:
-    report, shared, doubtful = Report(samples, annotated), SharedMaps(), Counter()
+def _check_all(
+    samples: int, annotated: int, check: Callable[[int], Checked], name: str, lengths: bool
+) -> Report:
+    report, shared = Report(samples, annotated), SharedMaps()
+    doubtful: Counter[str] = Counter()
     chunks = [range(start, min(start + CHUNK, samples)) for start in range(0, samples, CHUNK)]
-    with (ThreadPoolExecutor(max_workers=min(16, 2 * (os.cpu_count() or 1))) as pool,
-          tqdm(total=samples, desc=f"check {name}", unit="sample", disable=None, leave=False) as bar):
-        for chunk, results in zip(chunks, pool.map(lambda chunk: [check(i) for i in chunk], chunks)):
+    with (
+        ThreadPoolExecutor(max_workers=min(16, 2 * (os.cpu_count() or 1))) as pool,
+        tqdm(total=samples, desc=f"check {name}", unit="sample", disable=None, leave=False) as bar,
+    ):
+        for chunk, results in zip(
+            chunks, pool.map(lambda chunk: [check(i) for i in chunk], chunks)
+        ):
             for i, checked in zip(chunk, results):
                 report.add(i, checked, lengths)
                 if checked.prints:
@@ -129,13 +173,20 @@ def _check_all(samples: int, annotated: int, check: Callable[[int], Checked], na
                 if is_doubtful(checked.caption):
                     doubtful[checked.caption.strip()] += 1
             bar.update(len(chunk))
-    report.warnings.extend(f"{count} captions are {text!r}, which may stand for no text" for text, count in doubtful.items())
+    report.warnings.extend(
+        f"{count} captions are {text!r}, which may stand for no text"
+        for text, count in doubtful.items()
+    )
     report.warnings.extend(filter(None, [shared.warning(), shared.swapped()]))
     return report
 
 
-def _open(path: Path, columns: CsvColumns, options: ReadOptions) -> tuple[Report, Iterator[Example], Iterator[WindowExample]]:
+def _open(
+    path: Path, columns: CsvColumns, options: ReadOptions
+) -> tuple[Report, Iterator[Example], Iterator[WindowExample]]:
     """The full report of one path, its good annotated samples, and those with sentence windows."""
+    examples: Iterator[Example]
+    with_windows: Iterator[WindowExample]
     if path.suffix == ".tar":
         with open_shard(path) as file:
             entries, damage = walk_shard(path, file)
@@ -143,63 +194,101 @@ def _open(path: Path, columns: CsvColumns, options: ReadOptions) -> tuple[Report
         if damage:
             report.faults.append(Fault(str(path), "archive", damage))
         good = (entries[i] for i in report.good if entries[i].annotated)
-        examples = ((*entry.read(entry.image_key, entry.heatmap_key).values(), f"{entry.key}.{entry.heatmap_key}")
-                    for entry in good)
-        told = (_window_example(entry.read(entry.image_key)[entry.image_key], found, entry.key, options)
-                for entry in (entries[i] for i in report.good) if (found := entry_windows(entry)))
-        return report, examples, told
+        examples = (
+            (entry.read_image(), entry.read_heatmap(), f"{entry.key}.{entry.heatmap_key}")
+            for entry in good
+        )
+        with_windows = (
+            _window_example(entry.read_image(), found, entry.key, options)
+            for entry in (entries[i] for i in report.good)
+            if (found := entry_windows(entry))
+        )
+        return report, examples, with_windows
     table = read_csv_table(path, columns)
     report = check_table(table, decode_images=True, options=options)
     report.near_heatmap = table.near_heatmap
-    good_rows = (i for i in report.good if table.heatmaps[i])
-    examples = ((table.images[i].read_bytes(), table.heatmaps[i].read_bytes(), table.heatmaps[i].name) for i in good_rows)
-    told = (_window_example(table.images[i].read_bytes(), file_windows(table.windows[i], options), table.windows[i].name, options)
-            for i in report.good if table.windows and table.windows[i])
-    return report, examples, told
+    examples = (
+        (table.image(i).read_bytes(), heatmap.read_bytes(), heatmap.name)
+        for i in report.good
+        if (heatmap := table.heatmaps[i])
+    )
+    with_windows = (
+        _window_example(
+            table.image(i).read_bytes(), file_windows(windows, options), windows.name, options
+        )
+        for i in report.good
+        if table.windows and (windows := table.windows[i])
+    )
+    return report, examples, with_windows
 
 
-def _window_example(image: bytes, windows: tuple[bytes, bytes], name: str, options: ReadOptions) -> WindowExample:
+def _window_example(
+    image: bytes, windows: tuple[bytes, bytes], name: str, options: ReadOptions
+) -> WindowExample:
     return image, read_windows(*windows, name, read_frame(image, name, options), options), name
 
 
 def _near(report: Report, args: argparse.Namespace) -> str:
     """For the line of counts, where nothing is annotated because of a name."""
     column = read_column_names(args).heatmap
-    return report.near_heatmap and f"; no column {column!r}.{report.near_heatmap} Name it with --csv-heatmap-key"
+    return (
+        report.near_heatmap
+        and f"; no column {column!r}.{report.near_heatmap} Name it with --csv-heatmap-key"
+    )
 
 
-def _describe(sizes: Counter) -> str:
+def _describe(sizes: Counter[tuple[int, int]]) -> str:
     if not sizes:
         return "none"
     ordered = sorted(sizes, key=lambda size: size[0] * size[1])
     most, count = sizes.most_common(1)[0]
-    return (f"{ordered[0][0]}x{ordered[0][1]} to {ordered[-1][0]}x{ordered[-1][1]} (height x width), "
-            f"most often {most[0]}x{most[1]} ({count})")
+    return (
+        f"{ordered[0][0]}x{ordered[0][1]} to {ordered[-1][0]}x{ordered[-1][1]} (height x width), "
+        f"most often {most[0]}x{most[1]} ({count})"
+    )
 
 
 def _describe_reading(report: Report, grey_range: Sequence[float] | None) -> list[str]:
     """Lines on images of more than 8 bits and turned ones (decision 0039)."""
     lines = []
     if report.deep:
-        how = (f"from {grey_range[0]:g} to {grey_range[1]:g} (--image-range)" if grey_range else
-               "by its own window or from its own darkest to its own brightest value; --image-range LOW HIGH takes one range for all")
+        how = (
+            f"from {grey_range[0]:g} to {grey_range[1]:g} (--image-range)"
+            if grey_range
+            else (
+                "by its own window or from its own darkest to its own brightest value;"
+                " --image-range LOW HIGH takes one range for all"
+            )
+        )
         lines.append(f"  images of more than 8 bits: {report.deep}, each brought to 8 {how}")
     if report.turned:
-        lines.append(f"  warning: {report.turned} annotated images are turned by their own orientation tag; their heatmaps are taken to lie over "
-                     "the pixels as stored and are turned with them: look at the contact sheet")
+        lines.append(
+            f"  warning: {report.turned} annotated images are turned by their own orientation tag;"
+            " their heatmaps are taken to lie over the pixels as stored and are turned with them:"
+            " look at the contact sheet"
+        )
     return lines
 
 
 def _describe_report(path: Path, report: Report, args: argparse.Namespace) -> str:
     """Everything that is said of one path, a fact a line."""
-    lines = [f"{path}: {report.samples} samples, {report.annotated} annotated "
-             f"({report.annotated / max(report.samples, 1):.1%}), {len(report.faults)} faults{_near(report, args)}",
-             f"  images: {_describe(report.image_sizes)}", f"  heatmaps: {_describe(report.heatmap_sizes)}",
-             *_describe_reading(report, args.image_range)]
+    lines = [
+        (
+            f"{path}: {report.samples} samples, {report.annotated} annotated"
+            f" ({report.annotated / max(report.samples, 1):.1%}), {len(report.faults)}"
+            f" faults{_near(report, args)}"
+        ),
+        f"  images: {_describe(report.image_sizes)}",
+        f"  heatmaps: {_describe(report.heatmap_sizes)}",
+        *_describe_reading(report, args.image_range),
+    ]
     if report.with_windows:
         lines.append(f"  sentence windows: {report.with_windows} samples")
     warnings = list(report.warnings)
-    for what, lengths in (("captions", report.caption_tokens), ("sentences", report.sentence_tokens)):
+    for what, lengths in (
+        ("captions", report.caption_tokens),
+        ("sentences", report.sentence_tokens),
+    ):
         if lengths:
             line, cut = describe_lengths(what, lengths, args.context_length)
             lines.append(f"  {line}")
@@ -210,16 +299,37 @@ def _describe_report(path: Path, report: Report, args: argparse.Namespace) -> st
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m openclip_eclip.data.check", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("paths", nargs="+", metavar="PATH", help=".csv, .tsv or .tar, with braces or :: as in --train-data")
+    parser = argparse.ArgumentParser(
+        prog="python -m openclip_eclip.data.check",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "paths",
+        nargs="+",
+        metavar="PATH",
+        help=".csv, .tsv or .tar, with braces or :: as in --train-data",
+    )
     add_column_arguments(parser)
     add_read_arguments(parser)
-    parser.add_argument("--context-length", type=int, nargs="+", default=list(CONTEXTS), metavar="N",
-                        help="tokens that the text tower reads; longer captions are counted (default: 77, most models, and 256, the recipes)")
-    parser.add_argument("--sheet", type=Path, default=Path("contact_sheet.png"), help="the contact sheet, a PNG")
+    parser.add_argument(
+        "--context-length",
+        type=int,
+        nargs="+",
+        default=list(CONTEXTS),
+        metavar="N",
+        help=(
+            "tokens that the text tower reads; longer captions are counted (default: 77, most"
+            " models, and 256, the recipes)"
+        ),
+    )
+    parser.add_argument(
+        "--sheet", type=Path, default=Path("contact_sheet.png"), help="the contact sheet, a PNG"
+    )
     args = parser.parse_args(argv)
-    total, examples, told, status = Report(), [], [], 0
+    total, status = Report(), 0
+    examples: list[Example] = []
+    window_examples: list[WindowExample] = []
     shards: dict[Path, int] = {}  # samples of each
     try:
         paths = [path for paths in args.paths for path in expand_paths(paths)]
@@ -228,7 +338,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     for path in paths:
         try:
-            report, annotated, with_windows = _open(path, read_column_names(args), read_options(args))
+            report, annotated, with_windows = _open(
+                path, read_column_names(args), read_options(args)
+            )
         except UserError as error:
             sys.stderr.write(f"error: {error}\n")
             status = 1
@@ -237,13 +349,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         if path.suffix == ".tar":
             shards[path] = report.samples
         examples.extend(islice(annotated, 12 - len(examples)))
-        told.extend(islice(with_windows, 4 - len(told)))
+        window_examples.extend(islice(with_windows, 4 - len(window_examples)))
         total.faults.extend(report.faults)
     for message in compare_sizes(list(shards), list(shards.values())):
         sys.stdout.write(f"fault: {message}\n")
         status = 1
-    if examples or told:
-        contact_sheet(examples, args.sheet, told, read_options(args))
+    if examples or window_examples:
+        contact_sheet(examples, args.sheet, window_examples, read_options(args))
         sys.stdout.write(f"contact sheet: {args.sheet}\n")
     return 1 if status or total.faults else 0
 

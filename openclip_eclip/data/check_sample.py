@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Callable, NamedTuple, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-from .csv_source import CsvTable
-from .heatmap import DataError, decode_heatmap, read_bounded
-from .image import read_frame, read_picture
-from .missing_text import is_missing
-from .picture import Frame, Picture, orient_maps
-from .read_options import ReadOptions
+from ..config import DataError
+from .heatmap import decode_heatmap, read_bounded
+from .images.options import ReadOptions
+from .images.picture import Frame, Picture, orient_maps
+from .images.read import read_frame, read_picture
 from .sample import read_windows
+from .sentence_windows import file_windows
+from .shards.tar_source import TarEntry, entry_windows
 from .suspicious_maps import fingerprint, is_the_image
-from .table_paths import PathColumn
-from .tar_source import TarEntry
-from .windows import entry_windows, file_windows
-
+from .tables.csv_source import CsvTable
+from .tables.missing_text import is_missing
+from .tables.paths import PathColumn
 
 LONGEST = 300  # characters of a path in a message
 
@@ -70,7 +71,7 @@ class _Maps(NamedTuple):
     where: str
     image_key: str
     image: Callable[[], bytes]
-    heatmap_key: str | None
+    heatmap_key: str  # "": none
     heatmap: Callable[[], bytes] | None
     heatmap_name: str
 
@@ -85,7 +86,7 @@ def check_row(table: CsvTable, index: int, rule: Rule) -> Checked:
         faults.append(Fault(where, columns.image, found))
     if heatmap is not None and not _is_there(table.heatmaps, index):
         faults.append(Fault(where, columns.heatmap, f"no such file: {_shown(heatmap)}"))
-    if faults:
+    if faults or image is None:  # which is one of the faults
         return Checked(faults)
     maps = _Maps(
         where,
@@ -118,7 +119,10 @@ def _shown(path: Path) -> str:
 
 def _is_there(column: Sequence[Path | None], index: int) -> bool:
     """Whether the file of a row is there, as seen when the table was read."""
-    return column.exists(index) if isinstance(column, PathColumn) else column[index].is_file()
+    if isinstance(column, PathColumn):
+        return column.exists(index)
+    path = column[index]
+    return path is not None and path.is_file()
 
 
 def check_entry(entry: TarEntry, rule: Rule) -> Checked:
@@ -134,18 +138,15 @@ def check_entry(entry: TarEntry, rule: Rule) -> Checked:
     if faults := _no_caption(entry.where, "txt", caption):
         return Checked(faults)
     image_key, heatmap_key = entry.image_key, entry.heatmap_key if rule.heatmaps else None
+    assert image_key is not None  # all_faults names a sample without one
     if not entry.members[image_key][1]:
         return Checked([Fault(entry.where, image_key, "an empty file; expected an image")])
-
-    def image() -> bytes:
-        return entry.read(image_key)[image_key]
-
     maps = _Maps(
         entry.where,
         image_key,
-        image,
-        heatmap_key,
-        (lambda: entry.read(heatmap_key)[heatmap_key]) if heatmap_key else None,
+        entry.read_image,
+        heatmap_key or "",
+        entry.read_heatmap if heatmap_key else None,
         f"{entry.key}.{heatmap_key}",
     )
     checked = _check_maps(maps, rule)._replace(caption=caption)
@@ -157,7 +158,7 @@ def check_entry(entry: TarEntry, rule: Rule) -> Checked:
         "windows",
         f"{entry.key}.windows",
         lambda: entry_windows(entry),
-        image,
+        entry.read_image,
         rule,
     )
 

@@ -1,4 +1,5 @@
 """Heatmap files to float32 maps in [0, 1]: 8/16-bit grey PNG, .npy, .npz (dense, or SciPy CSR)."""
+
 from __future__ import annotations
 
 import io
@@ -11,12 +12,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from ..config import UserError
-from .pillow_limit import own_limit
-from .read_options import ReadOptions
+from ..config import DataError
+from .images.options import ReadOptions
+from .images.pillow_limit import own_limit
 
-# of headers written by Python 2; once for all, since warnings.catch_warnings is not made for threads
-warnings.filterwarnings("ignore", message="Reading `.npy` or `.npz` file required", category=UserWarning)
+# of headers written by Python 2; once for all: warnings.catch_warnings is not made for threads
+warnings.filterwarnings(
+    "ignore", message="Reading `.npy` or `.npz` file required", category=UserWarning
+)
 
 SUFFIXES = (".png", ".npy", ".npz")
 GREY_MODES = ("1", "L", "I", "I;16", "I;16B", "I;16L", "F")
@@ -25,28 +28,45 @@ CONTRAST = 1 / 255  # of the maximum: a map with less differs nowhere by a step 
 MEMBERS = 16  # arrays in an .npz; a CSR matrix has five
 
 
-class DataError(UserError):
-    """Bad input data, named by file and row or key."""
-
-
-UNREADABLE = (OSError, EOFError, SyntaxError, zipfile.BadZipFile, zlib.error, UnidentifiedImageError,
-              Image.DecompressionBombError)
+UNREADABLE = (
+    OSError,
+    EOFError,
+    SyntaxError,
+    zipfile.BadZipFile,
+    zlib.error,
+    UnidentifiedImageError,
+    Image.DecompressionBombError,
+)
 # what a damaged or made-up .npy header, or a zip of a kind that Python does not know, may raise
 # numpy parses the header of an array as Python
-BROKEN_ARRAY = (ValueError, TypeError, KeyError, OverflowError, RuntimeError, MemoryError, SyntaxError, tokenize.TokenError)
+BROKEN_ARRAY = (
+    ValueError,
+    TypeError,
+    KeyError,
+    OverflowError,
+    RuntimeError,
+    MemoryError,
+    SyntaxError,
+    tokenize.TokenError,
+)
 
 
 def decode_heatmap(data: bytes, name: str, options: ReadOptions = ReadOptions()) -> np.ndarray:
     """Decode the bytes of a heatmap file, (H, W) float32, non-negative, maximum exactly 1.
 
-    `name` decides the format by its suffix and is named in every DataError: NaN or infinite, negative, all zero, the same
-    everywhere, more than one channel, pickled objects, unreadable, or larger than `options` allow, which the header tells.
+    `name` decides the format by its suffix and is named in every DataError: NaN or infinite,
+    negative, all zero, the same everywhere, more than one channel, pickled objects, unreadable, or
+    larger than `options` allow, which the header tells.
     """
-    suffix = name[name.rfind("."):].lower()
+    suffix = name[name.rfind(".") :].lower()
     if suffix not in SUFFIXES:
         raise DataError(f"heatmap {name!r}: unknown format; expected one of {', '.join(SUFFIXES)}.")
     try:
-        values = _decode_png(data, name, options) if suffix == ".png" else _decode_numpy(data, name, suffix, options)
+        values = (
+            _decode_png(data, name, options)
+            if suffix == ".png"
+            else _decode_numpy(data, name, suffix, options)
+        )
     except UNREADABLE as error:
         raise DataError(f"heatmap {name!r}: unreadable ({error}).") from error
     return normalise_heatmap(values, name)
@@ -57,8 +77,10 @@ def normalise_heatmap(values: np.ndarray, name: str) -> np.ndarray:
     if values.ndim == 3 and 1 in (values.shape[0], values.shape[-1]):
         values = values.squeeze(0 if values.shape[0] == 1 else -1)
     if values.ndim != 2 or 0 in values.shape:
-        raise DataError(f"heatmap {name!r}: shape {values.shape}; expected (H, W) or (1, H, W), one grey channel. "
-                        "A colour-mapped picture is not a heatmap: save the values themselves.")
+        raise DataError(
+            f"heatmap {name!r}: shape {values.shape}; expected (H, W) or (1, H, W), one grey"
+            " channel. A colour-mapped picture is not a heatmap: save the values themselves."
+        )
     if values.dtype.kind not in "biuf":
         raise DataError(f"heatmap {name!r}: values of type {values.dtype}; expected real numbers.")
     if values.dtype.kind == "f":
@@ -69,12 +91,16 @@ def normalise_heatmap(values: np.ndarray, name: str) -> np.ndarray:
     if values.dtype.kind in "if" and values.min() < 0:
         raise DataError(f"heatmap {name!r}: minimum {values.min():g}; expected no negative value.")
     if not values.any():
-        raise DataError(f"heatmap {name!r}: all zero; leave the sample's heatmap blank if it has no annotation.")
+        raise DataError(
+            f"heatmap {name!r}: all zero; leave the sample's heatmap blank if it has no annotation."
+        )
     values = values.astype(np.float32, copy=False)
     values = values / values.max()
     if is_flat(values):
-        raise DataError(f"heatmap {name!r}: the same everywhere (contrast below 1/255), so it says nothing of a position; leave the "
-                        "sample's heatmap blank if it has no annotation.")
+        raise DataError(
+            f"heatmap {name!r}: the same everywhere (contrast below 1/255), so it says nothing of a"
+            " position; leave the sample's heatmap blank if it has no annotation."
+        )
     return values
 
 
@@ -84,12 +110,16 @@ def is_flat(values: np.ndarray) -> bool:
 
 
 def check_aspect(heatmap_size: tuple[int, int], image_size: tuple[int, int], name: str) -> None:
-    """DataError unless both (height, width) have the same aspect ratio; the resolutions may differ."""
+    """DataError unless both (height, width) have the same aspect ratio; the resolutions may
+    differ.
+    """
     (h, w), (image_h, image_w) = heatmap_size, image_size
     if not aspect_fits(heatmap_size, image_size):
         hint = " It fits transposed." if aspect_fits((w, h), image_size) else ""
-        raise DataError(f"heatmap {name!r}: {h} x {w} (height x width) on an image of {image_h} x {image_w}; expected "
-                        f"the image's aspect ratio at any resolution.{hint}")
+        raise DataError(
+            f"heatmap {name!r}: {h} x {w} (height x width) on an image of {image_h} x {image_w};"
+            f" expected the image's aspect ratio at any resolution.{hint}"
+        )
 
 
 def aspect_fits(heatmap_size: tuple[int, int], image_size: tuple[int, int]) -> bool:
@@ -101,9 +131,13 @@ def aspect_fits(heatmap_size: tuple[int, int], image_size: tuple[int, int]) -> b
 
 
 def check_file_size(size: int, name: str, options: ReadOptions) -> None:
-    """DataError for a file of images or arrays that is larger, headers aside, than what may be in it."""
+    """DataError for a file of images or arrays that is larger, headers aside, than what may be in
+    it.
+    """
     if size > options.max_bytes + (1 << 20):
-        raise DataError(f"{name}: a file of {size} bytes; expected at most {options.max_bytes} (--max-bytes).")
+        raise DataError(
+            f"{name}: a file of {size} bytes; expected at most {options.max_bytes} (--max-bytes)."
+        )
 
 
 def read_bounded(path: Path, options: ReadOptions = ReadOptions()) -> bytes:
@@ -112,58 +146,89 @@ def read_bounded(path: Path, options: ReadOptions = ReadOptions()) -> bytes:
     return path.read_bytes()
 
 
-def check_array_size(shape: tuple[int, ...], itemsize: int, what: str, options: ReadOptions) -> None:
-    """DataError, beginning with `what`, for an array whose header asks for more than `options` allow."""
+def check_array_size(
+    shape: tuple[int, ...], itemsize: int, what: str, options: ReadOptions
+) -> None:
+    """DataError, beginning with `what`, for an array whose header asks for more than `options`
+    allow.
+    """
     size = itemsize
     for side in shape:
         if side < 0:
             raise DataError(f"{what}: shape {shape}; expected no negative side.")
         size *= int(side)
     if size > options.max_bytes:
-        raise DataError(f"{what}: shape {shape} of {itemsize} bytes each asks for {size} bytes; expected at most {options.max_bytes} "
-                        "(--max-bytes).")
+        raise DataError(
+            f"{what}: shape {shape} of {itemsize} bytes each asks for {size} bytes; expected at"
+            f" most {options.max_bytes} (--max-bytes)."
+        )
 
 
 def check_pixels(shape: tuple[int, ...], what: str, options: ReadOptions) -> None:
-    """DataError, beginning with `what`, for a map (height, width) of more pixels than `options` allow."""
+    """DataError, beginning with `what`, for a map (height, width) of more pixels than `options`
+    allow.
+    """
     pixels = 1
     for side in shape:
         pixels *= max(int(side), 0)
     if pixels > options.max_pixels:
-        raise DataError(f"{what}: {' x '.join(map(str, shape))} (height x width), {pixels} pixels; expected at most {options.max_pixels} "
-                        "(--max-pixels).")
+        raise DataError(
+            f"{what}: {' x '.join(map(str, shape))} (height x width), {pixels} pixels; expected at"
+            f" most {options.max_pixels} (--max-pixels)."
+        )
 
 
 def read_npy(data: bytes, what: str, options: ReadOptions) -> np.ndarray:
-    """An array from the bytes of an .npy, its header checked first. DataError, beginning with `what`: pickled, too large, cut off."""
+    """An array from the bytes of an .npy, its header checked first. DataError, beginning with
+    `what`: pickled, too large, cut off.
+    """
     stream = io.BytesIO(data)
     try:
         version = np.lib.format.read_magic(stream)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        read = (
+            np.lib.format.read_array_header_1_0
+            if version == (1, 0)
+            else np.lib.format.read_array_header_2_0
+        )
         shape, _, dtype = read(stream)
         if dtype.hasobject:
-            raise DataError(f"{what}: an array of objects (pickles). Pickles are refused; save plain numbers.")
+            raise DataError(
+                f"{what}: an array of objects (pickles). Pickles are refused; save plain numbers."
+            )
         check_array_size(shape, dtype.itemsize, what, options)
         check_pixels(shape, what, options) if len(shape) == 2 else None
-        needed, there = dtype.itemsize * int(np.prod(shape, dtype=object)), len(data) - stream.tell()
+        needed, there = (
+            dtype.itemsize * int(np.prod(shape, dtype=object)),
+            len(data) - stream.tell(),
+        )
         if needed > there:
-            raise DataError(f"{what}: {there} bytes where shape {shape} of {dtype} needs {needed}; the file was cut off.")
+            raise DataError(
+                f"{what}: {there} bytes where shape {shape} of {dtype} needs {needed}; the file was"
+                " cut off."
+            )
         return np.load(io.BytesIO(data), allow_pickle=False)
     except DataError:
         raise
     except BROKEN_ARRAY as error:
-        raise DataError(f"{what}: no readable array ({str(error)[:200]}). Pickles are refused; save plain numbers.") from error
+        raise DataError(
+            f"{what}: no readable array ({str(error)[:200]}). Pickles are refused; save plain"
+            " numbers."
+        ) from error
 
 
 def read_npz(data: bytes, what: str, options: ReadOptions) -> dict[str, np.ndarray]:
-    """{name: array} of an .npz whose index, then each header, is checked before anything is unpacked. DataError as `read_npy`."""
+    """{name: array} of an .npz whose index, then each header, is checked before anything is
+    unpacked. DataError as `read_npy`.
+    """
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             members = archive.infolist()
             total = sum(member.file_size for member in members)
             if len(members) > MEMBERS or total > options.max_bytes + (1 << 16):
-                raise DataError(f"{what}: {len(members)} arrays that unpack to {total} bytes; expected at most {MEMBERS} and "
-                                f"{options.max_bytes} bytes (--max-bytes).")
+                raise DataError(
+                    f"{what}: {len(members)} arrays that unpack to {total} bytes; expected at most"
+                    f" {MEMBERS} and {options.max_bytes} bytes (--max-bytes)."
+                )
             found = {}
             for member in members:  # a member gives no more bytes than its index says
                 name = member.filename.removesuffix(".npy")
@@ -171,7 +236,12 @@ def read_npz(data: bytes, what: str, options: ReadOptions) -> dict[str, np.ndarr
                     found[name] = read_npy(file.read(), f"{what}, array {name!r}", options)
     except DataError:
         raise
-    except (RuntimeError, ValueError, KeyError, OverflowError) as error:  # encrypted, or packed as Python does not know
+    except (
+        RuntimeError,
+        ValueError,
+        KeyError,
+        OverflowError,
+    ) as error:  # encrypted, or packed as Python does not know
         raise DataError(f"{what}: unreadable ({error}).") from error
     return found
 
@@ -183,12 +253,18 @@ def _decode_png(data: bytes, name: str, options: ReadOptions) -> np.ndarray:
         with picture:
             check_pixels((picture.height, picture.width), f"heatmap {name!r}", options)
             if picture.mode not in GREY_MODES:
-                raise DataError(f"heatmap {name!r}: PNG of mode {picture.mode}; expected one grey channel (8 or 16 bit). "
-                                "A colour-mapped picture is not a heatmap: save the values themselves.")
-            return np.asarray(ImageOps.exif_transpose(picture))  # its own orientation comes first (decision 0039)
+                raise DataError(
+                    f"heatmap {name!r}: PNG of mode {picture.mode}; expected one grey channel (8 or"
+                    " 16 bit). A colour-mapped picture is not a heatmap: save the values"
+                    " themselves."
+                )
+            # its own orientation comes first (decision 0039)
+            return np.asarray(ImageOps.exif_transpose(picture))
     except DataError:
         raise
-    except ValueError as error:  # texts that unpack to megabytes, chunks of other lengths than they say
+    except (
+        ValueError
+    ) as error:  # texts that unpack to megabytes, chunks of other lengths than they say
         raise DataError(f"heatmap {name!r}: unreadable ({error}).") from error
 
 
@@ -200,7 +276,9 @@ def _decode_numpy(data: bytes, name: str, suffix: str, options: ReadOptions) -> 
     if "indptr" in arrays:
         return _decode_csr(arrays, name, options)
     if len(arrays) != 1:
-        raise DataError(f"{what}: arrays {list(arrays)}; expected one dense array or a SciPy CSR matrix.")
+        raise DataError(
+            f"{what}: arrays {list(arrays)}; expected one dense array or a SciPy CSR matrix."
+        )
     return next(iter(arrays.values()))
 
 
@@ -209,24 +287,35 @@ def _decode_csr(arrays: dict[str, np.ndarray], name: str, options: ReadOptions) 
 
     missing = {"data", "indices", "indptr", "shape"} - set(arrays)
     if missing:
-        raise DataError(f"heatmap {name!r}: sparse, but without {sorted(missing)}; save it with scipy.sparse.save_npz.")
+        raise DataError(
+            f"heatmap {name!r}: sparse, but without {sorted(missing)}; save it with"
+            " scipy.sparse.save_npz."
+        )
     shape, values, indices, indptr = (arrays[key] for key in ("shape", "data", "indices", "indptr"))
     if shape.dtype.kind not in "iu" or shape.shape != (2,) or (shape < 1).any():
         found = shape.tolist() if shape.size < 9 else f"{shape.size} numbers"
-        raise DataError(f"heatmap {name!r}: a sparse matrix whose shape is {found}: its shape must have length 2; expected two whole "
-                        "numbers, height and width.")
+        raise DataError(
+            f"heatmap {name!r}: a sparse matrix whose shape is {found}: its shape must have length"
+            " 2; expected two whole numbers, height and width."
+        )
     height, width = (int(side) for side in shape)
     check_pixels((height, width), f"heatmap {name!r}", options)
     check_array_size((height, width), 4, f"heatmap {name!r}", options)
     if indices.dtype.kind not in "iu" or indptr.dtype.kind not in "iu":
-        raise DataError(f"heatmap {name!r}: indices of type {indices.dtype}, indptr of {indptr.dtype}; expected whole numbers.")
+        raise DataError(
+            f"heatmap {name!r}: indices of type {indices.dtype}, indptr of {indptr.dtype}; expected"
+            " whole numbers."
+        )
     if values.dtype.kind not in "biuf":
         raise DataError(f"heatmap {name!r}: values of type {values.dtype}; expected real numbers.")
     try:
         with np.errstate(over="ignore"):
             # SciPy knows no float16, and entries given twice would wrap in 8 bits
             matrix = csr_matrix((values.astype(np.float32), indices, indptr), shape=(height, width))
-        matrix.check_format(full_check=True)  # ValueError for indices out of range or arrays that do not fit
+        # ValueError for indices out of range or arrays that do not fit
+        matrix.check_format(full_check=True)
         return matrix.toarray()
     except (ValueError, TypeError, IndexError, OverflowError) as error:
-        raise DataError(f"heatmap {name!r}: a broken CSR matrix ({error}); save it with scipy.sparse.save_npz.") from error
+        raise DataError(
+            f"heatmap {name!r}: a broken CSR matrix ({error}); save it with scipy.sparse.save_npz."
+        ) from error

@@ -1,7 +1,9 @@
 """One random geometry for an image and its heatmaps, from open_clip's own training transform."""
+
 from __future__ import annotations
 
-from typing import Any, Callable, Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,12 +14,27 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 # steps of open_clip's and timm's training transforms that leave every pixel in its place
-PHOTOMETRIC = {"MaybeConvertMode", "MaybeToTensor", "MaybePILToTensor", "ToTensor", "PILToTensor", "Normalize", "ToNumpy",
-               "ColorJitter", "color_jitter", "gray_scale", "RandomErasing", "RandomGrayscale", "RandomApply"}
+PHOTOMETRIC = {
+    "MaybeConvertMode",
+    "MaybeToTensor",
+    "MaybePILToTensor",
+    "ToTensor",
+    "PILToTensor",
+    "Normalize",
+    "ToNumpy",
+    "ColorJitter",
+    "color_jitter",
+    "gray_scale",
+    "RandomErasing",
+    "RandomGrayscale",
+    "RandomApply",
+}
 
 
 class Heatmap(tv_tensors.TVTensor):
-    """A heatmap (1, h, w) at any resolution over an image of `canvas_size` (height, width) pixels."""
+    """A heatmap (1, h, w) at any resolution over an image of `canvas_size` (height, width)
+    pixels.
+    """
 
     canvas_size: tuple[int, int]
 
@@ -29,20 +46,31 @@ class Heatmap(tv_tensors.TVTensor):
 
 
 @F.register_kernel(F.resized_crop, Heatmap)
-def _resized_crop_heatmap(heatmap: Heatmap, top: int, left: int, height: int, width: int, size: list[int],
-                          **_: Any) -> Heatmap:
-    """Crop in image pixels, whatever the map's resolution; bilinear with antialiasing, so no value overshoots."""
+def _resized_crop_heatmap(
+    heatmap: Heatmap, top: int, left: int, height: int, width: int, size: list[int], **_: Any
+) -> Heatmap:
+    """Crop in image pixels, whatever the map's resolution; bilinear with antialiasing, so no value
+    overshoots.
+    """
     rows, columns = heatmap.shape[-2:]
     scale_y, scale_x = rows / heatmap.canvas_size[0], columns / heatmap.canvas_size[1]
-    box = (max(left * scale_x, 0.0), max(top * scale_y, 0.0),
-           min((left + width) * scale_x, columns), min((top + height) * scale_y, rows))
+    box = (
+        max(left * scale_x, 0.0),
+        max(top * scale_y, 0.0),
+        min((left + width) * scale_x, columns),
+        min((top + height) * scale_y, rows),
+    )
     # Pillow, since it resamples a box with fractional edges in one pass
-    resized = Image.fromarray(heatmap[0].numpy()).resize((size[1], size[0]), Image.Resampling.BILINEAR, box=box)
+    resized = Image.fromarray(heatmap[0].numpy()).resize(
+        (size[1], size[0]), Image.Resampling.BILINEAR, box=box
+    )
     return Heatmap.wrap(np.array(resized)[None], (size[0], size[1]))
 
 
 class SharedCrop(v2.Transform):
-    """The random resized crop `crop` (torchvision's or timm's), drawn once for all inputs, with its own random draws."""
+    """The random resized crop `crop` (torchvision's or timm's), drawn once for all inputs, with its
+    own random draws.
+    """
 
     def __init__(self, crop: Any) -> None:
         super().__init__()
@@ -55,7 +83,13 @@ class SharedCrop(v2.Transform):
         interpolation = self.crop.interpolation
         if isinstance(interpolation, (tuple, list)):  # timm's 'random'
             interpolation = interpolation[int(torch.randint(len(interpolation), ()))]
-        return {"top": top, "left": left, "height": height, "width": width, "interpolation": interpolation}
+        return {
+            "top": top,
+            "left": left,
+            "height": height,
+            "width": width,
+            "interpolation": interpolation,
+        }
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         return self._call_kernel(F.resized_crop, inpt, size=self.size, antialias=True, **params)
@@ -64,39 +98,58 @@ class SharedCrop(v2.Transform):
 class JointTransform:
     """open_clip's training transform for an image with or without a heatmap.
 
-    `train_transform` is what `create_model_and_transforms` returns for training, so `--aug-cfg`, mean and std,
-    interpolation and size mean what they mean there, and without a heatmap the result is bitwise the same. Its crop is
-    shared; all that follows touches the image alone. ValueError for a step that would move the image without its map.
+    `train_transform` is what `create_model_and_transforms` returns for training, so `--aug-cfg`,
+    mean and std, interpolation and size mean what they mean there, and without a heatmap the result
+    is bitwise the same. Its crop is shared; all that follows touches the image alone. ValueError
+    for a step that would move the image without its map.
     """
 
     def __init__(self, train_transform: Any, crop_threshold: float) -> None:
-        self.transforms = train_transform.transforms  # where open_clip's synthetic data looks for the size
+        # where open_clip's synthetic data looks for the size
+        self.transforms = train_transform.transforms
         first, *rest = self.transforms
         if not all(hasattr(first, name) for name in ("get_params", "scale", "ratio", "size")):
-            raise ValueError(f"training transform starts with {type(first).__name__}; expected a random resized crop.")
+            raise ValueError(
+                f"training transform starts with {type(first).__name__}; expected a random resized"
+                " crop."
+            )
         moving = [type(step).__name__ for step in rest if type(step).__name__ not in PHOTOMETRIC]
         if moving:
-            raise ValueError(f"training transform has the step {moving[0]}, which is not known to leave pixels in their "
-                             "place: the heatmap would no longer fit. Remove it from --aug-cfg.")
+            raise ValueError(
+                f"training transform has the step {moving[0]}, which is not known to leave pixels"
+                " in their place: the heatmap would no longer fit. Remove it from --aug-cfg."
+            )
         self.crop = SharedCrop(first)
         self.rest: list[Callable] = rest
         self.crop_threshold = crop_threshold
 
-    def __call__(self, image: Image.Image, heatmap: np.ndarray | None = None,
-                 placebo: np.ndarray | None = None) -> tuple[Tensor, Tensor | None]:
-        """`heatmap` (h, w) float32 -> image (3, H, W), heatmap (1, H, W) float32 with maximum 1, or None.
+    def __call__(
+        self,
+        image: Image.Image,
+        heatmap: np.ndarray | None = None,
+        placebo: np.ndarray | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """`heatmap` (h, w) float32 -> image (3, H, W), heatmap (1, H, W) float32 with maximum 1, or
+        None.
 
-        None also when the crop kept less than `crop_threshold` of the heatmap's mass: the sample then counts as not
-        annotated for this draw. `placebo` (h', w') float32, also over the whole image, is returned in the place of an
-        accepted heatmap.
+        None also when the crop kept less than `crop_threshold` of the heatmap's mass: the sample
+        then counts as not annotated for this draw. `placebo` (h', w') float32, also over the whole
+        image, is returned in the place of an accepted heatmap.
         """
         return self.with_windows(image, heatmap, placebo, ())[:2]
 
-    def with_windows(self, image: Image.Image, heatmap: np.ndarray | None, placebo: np.ndarray | None,
-                     windows: Sequence[np.ndarray]) -> tuple[Tensor, Tensor | None, list[Tensor | None]]:
-        """The same with maps of single sentences, each (h, w) of any number type, under the one geometry.
+    def with_windows(
+        self,
+        image: Image.Image,
+        heatmap: np.ndarray | None,
+        placebo: np.ndarray | None,
+        windows: Sequence[np.ndarray] | np.ndarray,
+    ) -> tuple[Tensor, Tensor | None, list[Tensor | None]]:
+        """The same with maps of single sentences, each (h, w) of any number type, under the one
+        geometry.
 
-        Each comes back as `heatmap` does: (1, H, W), or None where the crop lost it, whatever became of the others.
+        Each comes back as `heatmap` does: (1, H, W), or None where the crop lost it, whatever
+        became of the others.
         """
         if heatmap is None and not len(windows):
             return self._finish(self.crop(image)), None, []
@@ -104,22 +157,28 @@ class JointTransform:
         params = self.crop.make_params([image])
         cropped = None if heatmap is None else self._crop(heatmap, canvas, params)
         maps = [self._crop(window, canvas, params) for window in windows]
-        image = self._finish(self.crop.transform(image, params))
-        if cropped is not None and placebo is not None:  # the view stays annotated: if the placebo is lost, the whole of it
+        view = self._finish(self.crop.transform(image, params))
+        # the view stays annotated: if the placebo is lost, the whole of it
+        if cropped is not None and placebo is not None:
             whole = {**params, "top": 0, "left": 0, "height": canvas[0], "width": canvas[1]}
             found = self._crop(placebo, canvas, params)
             cropped = self._crop(placebo, canvas, whole) if found is None else found
-        return image, cropped, maps
+        return view, cropped, maps
 
-    def _crop(self, heatmap: np.ndarray, canvas: tuple[int, int], params: dict[str, Any]) -> Tensor | None:
+    def _crop(
+        self, heatmap: np.ndarray, canvas: tuple[int, int], params: dict[str, Any]
+    ) -> Tensor | None:
         """(1, H, W) with maximum 1, or None if too little of the mass is left."""
-        cropped = self.crop.transform(Heatmap.wrap(heatmap[None], canvas), params).as_subclass(Tensor)
+        cropped = self.crop.transform(Heatmap.wrap(heatmap[None], canvas), params).as_subclass(
+            Tensor
+        )
         area = params["height"] * params["width"] / (canvas[0] * canvas[1])
         kept = float(cropped.mean()) * area / float(heatmap.mean())
         peak = float(cropped.max())
         return None if kept < self.crop_threshold or peak <= 0 else (cropped / peak).clamp_(0, 1)
 
     def _finish(self, image: Image.Image) -> Tensor:
+        view: Any = image  # a picture until the step that makes it a tensor
         for step in self.rest:
-            image = step(image)
-        return image
+            view = step(view)
+        return view

@@ -1,37 +1,44 @@
 """What a training set shares with others: `python -m openclip_eclip.data.overlap TRAIN OTHER ...`.
 
-Patients and studies by their ids, images by SHA-256 and by a perceptual hash, reports by their words. Exit code 1 where
-anything is shared. Each set is a table (.csv, .tsv, raw ones too), shards (braces and :: as in --train-data) or a folder
-that `prepare` wrote: of the first its training split, of the others everything; a folder alone is compared with itself.
+Patients and studies by their ids, images by SHA-256 and by a perceptual hash, reports by their
+words. Exit code 1 where anything is shared. Each set is a table (.csv, .tsv, raw ones too), shards
+(braces and :: as in --train-data) or a folder that `prepare` wrote: of the first its training
+split, of the others everything; a folder alone is compared with itself.
 
 Ids mean something within one source only: `--compare images reports` for sets of different sources.
 """
+
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 
-from ..config import UserError
-from .heatmap import DataError
+from ..config import DataError, UserError
+from .images.options import ReadOptions, add_read_arguments, read_options
 from .overlap_read import Contents, read_sets
-from .read_options import ReadOptions, add_read_arguments, read_options
-from .shard_stream import expand_paths
+from .shards.stream import expand_paths
 
 ALIKE_BITS = 4  # of 64 in the difference hash; choosing candidates only
-ALIKE_CORRELATION = 0.995  # of the 32 x 32 thumbnails: chest films resemble one another, 64 bits alone raise false alarms
+# of the 32 x 32 thumbnails: chest films resemble one another, 64 bits alone raise false alarms
+ALIKE_CORRELATION = 0.995
 BLOCK = 1 << 24  # pairs of images at a time: 64 MB of dot products
-CANDIDATES = 1 << 14  # pairs of thumbnails at a time, 128 MB: films resemble one another, there may be millions
+# pairs of thumbnails at a time, 128 MB: films resemble one another, there may be millions
+CANDIDATES = 1 << 14
 SHORT = 12  # words; shorter texts ("No acute disease.") recur without being copies
 KINDS = ("patients", "studies", "images", "reports")
 
 
-class Shared(NamedTuple):
-    """`count` distinct ids, images or reports that both sets have, and the first few as (of one, of the other)."""
+@dataclass(frozen=True)
+class Shared:
+    """`count` distinct ids, images or reports that both sets have, and the first few as (of one, of
+    the other).
+    """
 
     kind: str
     count: int
@@ -53,9 +60,16 @@ def compare(train: Contents, other: Contents, kinds: Sequence[str] = KINDS) -> l
     return found
 
 
-def shared_patients(train: Iterable[dict], other: Iterable[dict], column: str = "patient") -> list[str]:
-    """Ids in that column of both, sorted; rows without it do not count. What `prepare` asks of every plan."""
-    ids = [{str(row[column]) for row in rows if row.get(column) not in (None, "")} for rows in (train, other)]
+def shared_patients(
+    train: Iterable[Mapping[str, Any]], other: Iterable[Mapping[str, Any]], column: str = "patient"
+) -> list[str]:
+    """Ids in that column of both, sorted; rows without it do not count. What `prepare` asks of
+    every plan.
+    """
+    ids = [
+        {str(row[column]) for row in rows if row.get(column) not in (None, "")}
+        for rows in (train, other)
+    ]
     return sorted(ids[0] & ids[1])
 
 
@@ -65,28 +79,38 @@ def _same(kind: str, train: dict[str, str], other: dict[str, str]) -> Shared:
 
 
 def _particular(contents: Contents) -> dict[str, str]:
-    """Reports long enough to tell, and not used for several patients of the same set (templates of normal films)."""
-    return {text: where for text, where in contents.reports.items()
-            if len(text.split()) >= SHORT and len(contents.report_patients[text]) <= 1}
+    """Reports long enough to tell, and not used for several patients of the same set (templates of
+    normal films).
+    """
+    return {
+        text: where
+        for text, where in contents.reports.items()
+        if len(text.split()) >= SHORT and len(contents.report_patients[text]) <= 1
+    }
 
 
 def _alike(train: Contents, other: Contents) -> Shared:
-    """Images whose hashes differ in at most 4 of 64 bits and whose thumbnails correlate; pairs of the same bytes too.
+    """Images whose hashes differ in at most 4 of 64 bits and whose thumbnails correlate; pairs of
+    the same bytes too.
 
-    All pairs by a matrix product of +-1 bits, a block at a time: Hamming distance = (64 - dot product) / 2.
+    All pairs by a matrix product of +-1 bits, a block at a time: Hamming distance = (64 - dot
+    product) / 2.
     """
     examples, count = [], 0
     hashes, thumbnails = train.hashes, train.thumbnails  # made of lists: once, not once a block
     bits, theirs = _signs(other.hashes), _standardised(other.thumbnails)
     step = min(2048, BLOCK // max(1, len(theirs)) + 1)
     for first in range(0, len(hashes) if len(theirs) else 0, step):
-        pairs = np.argwhere(_signs(hashes[first:first + step]) @ bits.T >= 64 - 2 * ALIKE_BITS)
-        mine = _standardised(thumbnails[first:first + step])
+        pairs = np.argwhere(_signs(hashes[first : first + step]) @ bits.T >= 64 - 2 * ALIKE_BITS)
+        mine = _standardised(thumbnails[first : first + step])
         for start in range(0, len(pairs), CANDIDATES):
-            i, j = pairs[start:start + CANDIDATES].T
+            i, j = pairs[start : start + CANDIDATES].T
             found = np.einsum("ij,ij->i", mine[i], theirs[j]) >= ALIKE_CORRELATION
             count += int(found.sum())
-            examples += [(train.image_names[first + a], other.image_names[b]) for a, b in zip(i[found][:3], j[found][:3])]
+            examples += [
+                (train.image_names[first + a], other.image_names[b])
+                for a, b in zip(i[found][:3], j[found][:3])
+            ]
     return Shared("images that look the same (pairs)", count, examples[:3])
 
 
@@ -95,19 +119,29 @@ def _signs(hashes: np.ndarray) -> np.ndarray:
 
 
 def _standardised(thumbnails: np.ndarray) -> np.ndarray:
-    """(N, 1024) of mean 0 and length 1, so that a dot product is a correlation; a blank image correlates with nothing."""
+    """(N, 1024) of mean 0 and length 1, so that a dot product is a correlation; a blank image
+    correlates with nothing.
+    """
     values = thumbnails.reshape(-1, 32 * 32).astype(np.float32)
     values -= values.mean(axis=1, keepdims=True)
     length = np.linalg.norm(values, axis=1, keepdims=True)
     return values / np.where(length > 0, length, np.inf)
 
 
-def _pairs(paths: Sequence[str], kinds: Sequence[str], options: ReadOptions) -> Iterator[tuple[str, Contents, Contents]]:
+def _pairs(
+    paths: Sequence[str], kinds: Sequence[str], options: ReadOptions
+) -> Iterator[tuple[str, Contents, Contents]]:
     images = "images" in kinds
     if len(paths) == 1:
         if not Path(paths[0]).is_dir():
-            raise DataError(f"{paths[0]}: one set; expected TRAIN OTHER ..., or one folder that prepare wrote.")
-        yield paths[0], read_sets(expand_paths(paths[0]), images, "train", options), read_sets(expand_paths(paths[0]), images, "others", options)
+            raise DataError(
+                f"{paths[0]}: one set; expected TRAIN OTHER ..., or one folder that prepare wrote."
+            )
+        yield (
+            paths[0],
+            read_sets(expand_paths(paths[0]), images, "train", options),
+            read_sets(expand_paths(paths[0]), images, "others", options),
+        )
         return
     train = read_sets(expand_paths(paths[0]), images, "train", options)
     for path in paths[1:]:
@@ -115,9 +149,12 @@ def _pairs(paths: Sequence[str], kinds: Sequence[str], options: ReadOptions) -> 
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """0: nothing shared, 1: something is, 2: a set can not be read."""
-    parser = argparse.ArgumentParser(prog="python -m openclip_eclip.data.overlap", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    """0: nothing shared, 1: something is, 2: a set cannot be read."""
+    parser = argparse.ArgumentParser(
+        prog="python -m openclip_eclip.data.overlap",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("paths", nargs="+", metavar="SET", help="the training set first")
     parser.add_argument("--compare", nargs="+", choices=KINDS, default=KINDS, help="(default: all)")
     add_read_arguments(parser)

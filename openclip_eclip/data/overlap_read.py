@@ -1,4 +1,5 @@
 """Ids, image hashes and texts of tables, shards and prepared folders, for `overlap`."""
+
 from __future__ import annotations
 
 import hashlib
@@ -10,27 +11,31 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from .csv_source import locate
-from .heatmap import DataError
-from .json_text import decode_text, parse_json
-from .missing_text import is_missing
-from .read_options import ReadOptions
+from ..config import DataError
+from ..json_text import decode_text, parse_json
+from .images.options import ReadOptions
 from .sample import read_image
-from .table_text import read_table_text
-from .tar_source import index_shard
+from .shards.tar_source import index_shard
+from .tables.csv_source import locate
+from .tables.missing_text import is_missing
+from .tables.text import read_table_text
 
-# Names of columns, in the order they are looked for: prepared tables, MIMIC, NIH, RSNA, Kaggle's Open-I
+# Names of columns, in the order they are looked for: prepared tables, MIMIC, NIH, RSNA, Kaggle's
+# Open-I
 PATIENT = ("patient", "subject_id", "patient_id", "Patient ID", "patientId", "uid")
 STUDY = ("study", "study_id")
 IMAGE = ("filepath", "image", "Image Index", "filename", "Path")
 REPORT = ("title", "report", "caption", "findings", "text")
 PLACE = re.compile(r"(patient\d+)/(study\d+)/")  # CheXpert keeps both in the path
-LABEL_TEXT = re.compile(r"(findings: [a-z ,_]+|no findings?|no sign of [a-z ]+)\.?")  # made of labels by prepare: no reports
+# made of labels by prepare: no reports
+LABEL_TEXT = re.compile(r"(findings: [a-z ,_]+|no findings?|no sign of [a-z ]+)\.?")
 
 
 @dataclass
 class Contents:
-    """Of each id, hash or text where it was first seen; image hashes (N, 8) bytes, thumbnails (N, 32, 32)."""
+    """Of each id, hash or text where it was first seen; image hashes (N, 8) bytes, thumbnails (N,
+    32, 32).
+    """
 
     name: str
     samples: int = 0
@@ -54,17 +59,29 @@ class Contents:
 
     def summary(self) -> str:
         unread = f", {self.unread} images not found" if self.unread else ""
-        return (f"{self.name}: {self.samples} samples, {len(self.patients)} patients, {len(self.studies)} studies, "
-                f"{len(self.image_names)} images, {len(self.reports)} reports{unread}")
+        return (
+            f"{self.name}: {self.samples} samples, {len(self.patients)} patients,"
+            f" {len(self.studies)} studies, {len(self.image_names)} images, {len(self.reports)}"
+            f" reports{unread}"
+        )
 
-    def add(self, where: str, columns: Mapping[str, object], text: str, image: bytes | None, options: ReadOptions = ReadOptions()) -> None:
+    def add(
+        self,
+        where: str,
+        columns: Mapping[str, object],
+        text: str,
+        image: bytes | None,
+        options: ReadOptions = ReadOptions(),
+    ) -> None:
         """One sample; `image` None: not asked for."""
         self.samples += 1
         patient, study = _ids(columns)
         if patient:
             self.patients.setdefault(patient, where)
         if study:
-            self.studies.setdefault(f"{patient}/{study}" if study.startswith("study") else study, where)
+            self.studies.setdefault(
+                f"{patient}/{study}" if study.startswith("study") else study, where
+            )
         words = normalise(text)
         if words and not is_missing(text) and not LABEL_TEXT.fullmatch(text.strip().lower()):
             self.reports.setdefault(words, where)
@@ -78,25 +95,41 @@ class Contents:
 
 
 def perceptual_hash(image: Image.Image) -> tuple[np.ndarray, np.ndarray]:
-    """(8,) bytes: is each of 8 x 8 cells brighter than its left neighbour; and the (32, 32) thumbnail. Both of the grey image.
+    """(8,) bytes: is each of 8 x 8 cells brighter than its left neighbour; and the (32, 32)
+    thumbnail. Both of the grey image.
 
-    Brighter by 3 of 255 at least: black borders stay without bits whatever the compression makes of them.
+    Brighter by 3 of 255 at least: black borders stay without bits whatever the compression makes of
+    them.
     """
     grey = image.convert("L")
     cells = np.asarray(grey.resize((9, 8), Image.Resampling.BOX), dtype=np.int16)
-    return np.packbits(cells[:, 1:] > cells[:, :-1] + 2), np.asarray(grey.resize((32, 32), Image.Resampling.BOX))
+    return np.packbits(cells[:, 1:] > cells[:, :-1] + 2), np.asarray(
+        grey.resize((32, 32), Image.Resampling.BOX)
+    )
 
 
 def normalise(text: str) -> str:
-    """Words and numbers in lower case with single blanks: case, punctuation and line ends do not tell reports apart."""
+    """Words and numbers in lower case with single blanks: case, punctuation and line ends do not
+    tell reports apart.
+    """
     return " ".join(re.findall(r"[^\W_]+", text.lower()))
 
 
-def read_sets(paths: Sequence[Path], images: bool, part: str, options: ReadOptions = ReadOptions()) -> Contents:
-    """All of `paths` as one set. `part` of a folder: "train", "others" (not train) or "all". DataError: nothing there."""
-    contents = Contents(" and ".join(map(str, paths)) + (f" ({part})" if any(path.is_dir() for path in paths) else ""))
-    for path in [file for path in paths for file in (_files(path, part) if path.is_dir() else [path])]:
-        for where, columns, text, image in _shard(path, images) if path.suffix == ".tar" else _table(path, images):
+def read_sets(
+    paths: Sequence[Path], images: bool, part: str, options: ReadOptions = ReadOptions()
+) -> Contents:
+    """All of `paths` as one set. `part` of a folder: "train", "others" (not train) or "all".
+    DataError: nothing there.
+    """
+    contents = Contents(
+        " and ".join(map(str, paths))
+        + (f" ({part})" if any(path.is_dir() for path in paths) else "")
+    )
+    files = [file for path in paths for file in (_files(path, part) if path.is_dir() else [path])]
+    for path in files:
+        for where, columns, text, image in (
+            _shard(path, images) if path.suffix == ".tar" else _table(path, images)
+        ):
             if isinstance(image, Path):
                 contents.unread += not image.is_file()
                 image = image.read_bytes() if image.is_file() else None
@@ -105,26 +138,40 @@ def read_sets(paths: Sequence[Path], images: bool, part: str, options: ReadOptio
 
 
 def _files(folder: Path, part: str) -> list[Path]:
-    """Tables and shards of a prepared folder. A split's name ends at its number, or with `train`, as report-train."""
+    """Tables and shards of a prepared folder. A split's name ends at its number, or with `train`,
+    as report-train.
+    """
     found = sorted([*folder.glob("*.csv"), *folder.glob("*.tsv"), *folder.glob("*.tar")])
     train = [path for path in found if re.fullmatch(r"(.+-)?train(-\d+)?", path.stem)]
-    chosen = {"train": train, "others": [path for path in found if path not in train], "all": found}[part]
+    chosen = {
+        "train": train,
+        "others": [path for path in found if path not in train],
+        "all": found,
+    }[part]
     if not chosen:
-        raise DataError(f"{folder}: {part}: none of {[path.name for path in found]}; expected tables or shards as prepare writes "
-                        "them. Name a table or shards themselves.")
+        raise DataError(
+            f"{folder}: {part}: none of {[path.name for path in found]}; expected tables or shards"
+            " as prepare writes them. Name a table or shards themselves."
+        )
     return chosen
 
 
 def _ids(columns: Mapping[str, object]) -> tuple[str, str]:
-    """(patient, study), "" where unknown. MIMIC's p10000032 and s50000001 stand for the numbers alone."""
-    patient, study = (clean_id(next((columns[name] for name in names if columns.get(name) not in (None, "")), ""))
-                      for names in (PATIENT, STUDY))
+    """(patient, study), "" where unknown. MIMIC's p10000032 and s50000001 stand for the numbers
+    alone.
+    """
+    patient, study = (
+        clean_id(next((columns[name] for name in names if columns.get(name) not in (None, "")), ""))
+        for names in (PATIENT, STUDY)
+    )
     place = PLACE.search(str(columns.get("Path", "")))
     return patient or (place[1] if place else ""), study or (place[2] if place else "")
 
 
 def clean_id(value: object) -> str:
-    """0012, 12.0 and p12 are one id: leading zeros and pandas' float form are accidents of the table."""
+    """0012, 12.0 and p12 are one id: leading zeros and pandas' float form are accidents of the
+    table.
+    """
     text = re.sub(r"^[ps](?=\d+$)", "", str(value).strip())
     number = re.fullmatch(r"0*(\d+)(?:\.0)?", text)
     return number[1] if number else text
@@ -145,9 +192,18 @@ def _table(path: Path, images: bool) -> Iterator[tuple[str, dict, str, Path | No
         raise DataError(f"{path}: no such file; expected a table or shards.")
     plain = path.suffix in (".csv", ".tsv")
     frame = read_table_text(path, None if plain else ",", used=()).frame
-    image_column, text_column = (next((name for name in names if name in frame), None) for names in (IMAGE, REPORT))
+    image_column, text_column = (
+        next((name for name in names if name in frame), None) for names in (IMAGE, REPORT)
+    )
     if image_column is None and not set(frame) & {*PATIENT, *STUDY}:
-        raise DataError(f"{path}: columns {list(frame.columns)}; expected one of {', '.join((*PATIENT, *STUDY, *IMAGE))}.")
+        raise DataError(
+            f"{path}: columns {list(frame.columns)}; expected one of"
+            f" {', '.join((*PATIENT, *STUDY, *IMAGE))}."
+        )
     for i, row in enumerate(frame.to_dict("records")):
-        image = locate(row[image_column], path.parent) if images and image_column and row[image_column] else None
+        image = (
+            locate(row[image_column], path.parent)
+            if images and image_column and row[image_column]
+            else None
+        )
         yield f"{path}, row {i + 1}", row, row[text_column] if text_column else "", image

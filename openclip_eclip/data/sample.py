@@ -1,12 +1,13 @@
 """One sample, how a list of them becomes a batch, and what happens to a bad one."""
+
 from __future__ import annotations
 
 import hashlib
 import random
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -14,21 +15,21 @@ from PIL import Image
 from torch import Tensor
 
 from .heatmap import decode_heatmap
-from .image import read_picture
-from .picture import Frame, orient_maps
-from .read_options import ReadOptions
-from .windows import Windows, decode_windows
-
-if TYPE_CHECKING:  # needed for its type alone
-    from .joint_transform import JointTransform
+from .images.options import ReadOptions
+from .images.picture import Frame, orient_maps
+from .images.read import read_picture
+from .joint_transform import JointTransform
+from .sentence_windows import Windows, decode_windows
 
 Tokenize = Callable[[list[str]], Tensor]
-Control = Callable[[int, np.ndarray], np.ndarray]  # (sample_id, true heatmap) -> a placebo, see heatmap_control.py
+# (sample_id, true heatmap) -> a placebo, see heatmap_control.py
+Control = Callable[[int, np.ndarray], np.ndarray]
 
 
 @dataclass
 class Sample:
-    """An image (3, H, W), its tokens (L,), perhaps a heatmap (1, H, W); `skipped` names bad samples it stands in for.
+    """An image (3, H, W), its tokens (L,), perhaps a heatmap (1, H, W); `skipped` names bad samples
+    it stands in for.
 
     Perhaps also S sentences: tokens (S, L) and a heatmap each, (S, 1, H, W).
     """
@@ -44,67 +45,152 @@ class Sample:
     delivered: bool = False  # a heatmap was read, whether or not the crop kept it
 
 
-def make_sample(transform: JointTransform, tokenize: Tokenize, image: Image.Image, caption: str, sample_id: int, heatmap: np.ndarray | None,
-                control: Control | None, windows: Windows | None) -> Sample:
+def make_sample(
+    transform: JointTransform,
+    tokenize: Tokenize,
+    image: Image.Image,
+    caption: str,
+    sample_id: int,
+    heatmap: np.ndarray | None,
+    control: Control | None,
+    windows: Windows | None,
+) -> Sample:
     """One random view of what was read; a sentence whose map the crop lost is left out."""
     placebo = control(sample_id, heatmap) if control and heatmap is not None else None
-    pixels, cropped, maps = transform.with_windows(image, heatmap, placebo, windows.heatmaps if windows else ())
-    sample = Sample(pixels, tokenize([caption])[0], sample_id, cropped, delivered=heatmap is not None)
-    kept = [i for i, one in enumerate(maps) if one is not None]
-    if kept:
-        sample.sentence_text = tokenize([windows.sentences[i] for i in kept])
-        sample.sentence_heatmap = torch.stack([maps[i] for i in kept])
+    pixels, cropped, maps = transform.with_windows(
+        image, heatmap, placebo, windows.heatmaps if windows else ()
+    )
+    sample = Sample(
+        pixels, tokenize([caption])[0], sample_id, cropped, delivered=heatmap is not None
+    )
+    # `maps` has one entry a sentence
+    kept = [(i, heatmap) for i, heatmap in enumerate(maps) if heatmap is not None]
+    if windows and kept:
+        sample.sentence_text = tokenize([windows.sentences[i] for i, _ in kept])
+        sample.sentence_heatmap = torch.stack([heatmap for _, heatmap in kept])
     return sample
 
 
-def collate(samples: Sequence[Sample]) -> tuple[dict[str, Any], Tensor]:
-    """Samples -> ({image (B, 3, H, W), sample_id, lam (B,), annotated (A,), heatmap (A, 1, H, W), delivered (B,) bool, skipped, and of all T sentences
-    sentence_row (T,), sentence_text (T, L), sentence_heatmap (T, 1, H, W)}, text (B, L)).
+@dataclass
+class SampleBatch:
+    """B samples of one batch, A of them annotated, with T sentences in all."""
 
-    `annotated` holds the rows that have a heatmap, `sentence_row` each sentence's. An empty list gives empty tensors.
+    image: Tensor  # (B, 3, H, W) float32
+    text: Tensor  # (B, L) int64
+    sample_id: Tensor  # (B,) int64
+    lam: Tensor  # (B,) float32
+    annotated: Tensor  # (A,) int64, rows of the batch that have a heatmap
+    heatmap: Tensor  # (A, 1, H, W) float32, theirs
+    delivered: Tensor  # (B,) bool, a heatmap was read, whether or not the crop kept it
+    sentence_row: Tensor  # (T,) int64, the row of the batch that each sentence belongs to
+    sentence_text: Tensor  # (T, L) int64
+    sentence_heatmap: Tensor  # (T, 1, H, W) float32
+    skipped: list[str]  # names of bad samples that others stand in for
+
+    def __len__(self) -> int:
+        return len(self.sample_id)
+
+    def pin_memory(self) -> SampleBatch:
+        """For torch's loaders, which know tensors, lists and dicts of them, but no dataclass."""
+        values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        return SampleBatch(
+            **{
+                name: value.pin_memory() if isinstance(value, Tensor) else value
+                for name, value in values.items()
+            }
+        )
+
+
+def collate(samples: Sequence[Sample]) -> SampleBatch:
+    """The batch of these samples; an empty list gives empty tensors."""
+    if not samples:
+        return _empty_batch()
+    maps = [(i, sample.heatmap) for i, sample in enumerate(samples) if sample.heatmap is not None]
+    sentences = [
+        (i, sample.sentence_text, sample.sentence_heatmap)
+        for i, sample in enumerate(samples)
+        if sample.sentence_text is not None and sample.sentence_heatmap is not None
+    ]
+    batch = SampleBatch(
+        image=torch.stack([sample.image for sample in samples]),
+        text=torch.stack([sample.text for sample in samples]),
+        sample_id=torch.tensor([sample.sample_id for sample in samples], dtype=torch.int64),
+        lam=torch.tensor([sample.lam for sample in samples], dtype=torch.float32),
+        annotated=torch.tensor([i for i, _ in maps], dtype=torch.int64),
+        heatmap=torch.zeros(0, 1, *samples[0].image.shape[-2:]),
+        delivered=torch.tensor([sample.delivered for sample in samples], dtype=torch.bool),
+        sentence_row=torch.tensor(
+            [i for i, text, _ in sentences for _ in range(len(text))], dtype=torch.int64
+        ),
+        sentence_text=torch.zeros(0, 1, dtype=torch.int64),
+        sentence_heatmap=torch.zeros(0, 1, 1, 1),
+        skipped=[name for sample in samples for name in sample.skipped],
+    )
+    if maps:
+        batch.heatmap = torch.stack([heatmap for _, heatmap in maps])
+    if sentences:
+        batch.sentence_text = torch.cat([text for _, text, _ in sentences])
+        batch.sentence_heatmap = torch.cat([heatmap for *_, heatmap in sentences])
+    return batch
+
+
+def _empty_batch() -> SampleBatch:
+    """Without a sample nothing has a size of its own: sides, lengths are 1."""
+    return SampleBatch(
+        image=torch.zeros(0, 3, 1, 1),
+        text=torch.zeros(0, 1, dtype=torch.int64),
+        sample_id=torch.zeros(0, dtype=torch.int64),
+        lam=torch.zeros(0),
+        annotated=torch.zeros(0, dtype=torch.int64),
+        heatmap=torch.zeros(0, 1, 1, 1),
+        delivered=torch.zeros(0, dtype=torch.bool),
+        sentence_row=torch.zeros(0, dtype=torch.int64),
+        sentence_text=torch.zeros(0, 1, dtype=torch.int64),
+        sentence_heatmap=torch.zeros(0, 1, 1, 1),
+        skipped=[],
+    )
+
+
+def read_image(
+    data: bytes | Path, name: str, mode: str | None = None, options: ReadOptions = ReadOptions()
+) -> Image.Image:
+    """The image of `image.read_picture`, of mode "L" or "RGB"; `mode` converts, as 'RGB'. DataError
+    with its name.
     """
-    annotated = [i for i, sample in enumerate(samples) if sample.heatmap is not None]
-    told = [i for i, sample in enumerate(samples) if sample.sentence_text is not None]
-    fields = {
-        "image": torch.stack([s.image for s in samples]) if samples else torch.zeros(0, 3, 1, 1),
-        "sample_id": torch.tensor([s.sample_id for s in samples], dtype=torch.int64),
-        "lam": torch.tensor([s.lam for s in samples], dtype=torch.float32),
-        "annotated": torch.tensor(annotated, dtype=torch.int64),
-        "heatmap": (torch.stack([samples[i].heatmap for i in annotated]) if annotated
-                    else torch.zeros(0, 1, *(samples[0].image.shape[-2:] if samples else (1, 1)))),
-        "sentence_row": torch.tensor([i for i in told for _ in samples[i].sentence_text], dtype=torch.int64),
-        "sentence_text": torch.cat([samples[i].sentence_text for i in told]) if told else torch.zeros(0, 1, dtype=torch.int64),
-        "sentence_heatmap": torch.cat([samples[i].sentence_heatmap for i in told]) if told else torch.zeros(0, 1, 1, 1),
-        "delivered": torch.tensor([s.delivered for s in samples], dtype=torch.bool),
-        "skipped": [name for sample in samples for name in sample.skipped],
-    }
-    return fields, torch.stack([s.text for s in samples]) if samples else torch.zeros(0, 1, dtype=torch.int64)
-
-
-def read_image(data: bytes | Path, name: str, mode: str | None = None, options: ReadOptions = ReadOptions()) -> Image.Image:
-    """The image of `image.read_picture`, of mode "L" or "RGB"; `mode` converts, as 'RGB'. DataError with its name."""
     image = read_picture(data, name, options).image
     return image.convert(mode) if mode else image
 
 
-def read_heatmap(data: bytes, name: str, frame: Frame, options: ReadOptions = ReadOptions()) -> np.ndarray:
-    """Decode a heatmap, check that it has the proportions of the image of `frame`, turn it with that: (h, w) float32."""
+def read_heatmap(
+    data: bytes, name: str, frame: Frame, options: ReadOptions = ReadOptions()
+) -> np.ndarray:
+    """Decode a heatmap, check that it has the proportions of the image of `frame`, turn it with
+    that: (h, w) float32.
+    """
     return orient_maps(decode_heatmap(data, name, options), frame, name)
 
 
-def read_windows(text: bytes, maps: bytes, name: str, frame: Frame, options: ReadOptions = ReadOptions()) -> Windows:
-    """Decode sentence windows, and lay their maps over the image of `frame` as `read_heatmap` does."""
+def read_windows(
+    text: bytes, maps: bytes, name: str, frame: Frame, options: ReadOptions = ReadOptions()
+) -> Windows:
+    """Decode sentence windows, and lay their maps over the image of `frame` as
+    `read_heatmap` does.
+    """
     windows = decode_windows(text, maps, name, options=options)
     return windows._replace(heatmaps=orient_maps(windows.heatmaps, frame, name))
 
 
 @contextmanager
-def seeded_randomness(seed: Sequence[int]) -> Iterator[None]:
-    """Seed the global generators of the CPU, which transforms draw from, and leave them as they were."""
+def seeded_randomness(seed: Sequence[int] | np.random.SeedSequence) -> Iterator[None]:
+    """Seed the global generators of the CPU, which transforms draw from, and leave them as they
+    were.
+    """
+    sequence = seed if isinstance(seed, np.random.SeedSequence) else np.random.SeedSequence(seed)
     state = random.getstate(), np.random.get_state()
-    number = int(np.random.SeedSequence(seed).generate_state(1)[0])
+    number = int(sequence.generate_state(1)[0])
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(number)  # torch.manual_seed would reseed every GPU too, and nothing puts that back
+        # torch.manual_seed would reseed every GPU too, and nothing puts that back
+        torch.default_generator.manual_seed(number)
         np.random.seed(number)
         random.seed(number)
         try:

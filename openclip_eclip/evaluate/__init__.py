@@ -1,1 +1,3 @@
-"""Measure any open_clip model, plain or eCLIP: every image and text encoded once, results with their uncertainty."""
+"""Measure any open_clip model, plain or eCLIP: every image and text encoded once, results with
+their uncertainty.
+"""

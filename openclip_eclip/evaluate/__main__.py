@@ -1,31 +1,59 @@
 """`python -m openclip_eclip.evaluate TASK ...`."""
+
 from __future__ import annotations
 
 import argparse
 import logging
 import sys
 
-import openclip_eclip  # noqa: F401  (eclip- models)
+import openclip_eclip  # noqa: F401
 
 from ..subcommands import exit_code, parse_command
-from .result import Result, markdown, refuse_foreign_folder, write_result
+from .output.result import Result, markdown
+from .output.write import refuse_foreign_folder, write_result
 
 TASKS = {  # task: (module, one line). Modules load when asked for
-    "zero-shot": ("openclip_eclip.evaluate.zero_shot", "classes from prompts, by named protocols"),
-    "linear-probe": ("openclip_eclip.evaluate.linear_probe", "logistic regression on frozen features, by share of labels"),
-    "retrieval": ("openclip_eclip.evaluate.retrieval", "image to report and report to image"),
-    "search": ("openclip_eclip.evaluate.search", "nearest reports of an image, from a saved index"),
-    "reports": ("openclip_eclip.evaluate.reports", "reports written from retrieved reports, against the true ones"),
-    "embedding-quality": ("openclip_eclip.evaluate.embedding_quality", "alignment, uniformity, modality gap, clusters"),
-    "sensitivity": ("openclip_eclip.evaluate.sensitivity", "does the model use the annotation, and where does it look"),
-    "compare": ("openclip_eclip.evaluate.compare", "differences between results, with uncertainty"),
-    "curve": ("openclip_eclip.evaluate.curve", "score against amount of data, with a fitted power law"),
+    "zero-shot": (
+        "openclip_eclip.evaluate.zero_shot.task",
+        "classes from prompts, by named protocols",
+    ),
+    "linear-probe": (
+        "openclip_eclip.evaluate.linear_probe.task",
+        "logistic regression on frozen features, by share of labels",
+    ),
+    "retrieval": ("openclip_eclip.evaluate.retrieval.task", "image to report and report to image"),
+    "search": (
+        "openclip_eclip.evaluate.retrieval.search",
+        "nearest reports of an image, from a saved index",
+    ),
+    "reports": (
+        "openclip_eclip.evaluate.report_generation.task",
+        "reports written from retrieved reports, against the true ones",
+    ),
+    "embedding-quality": (
+        "openclip_eclip.evaluate.embedding_quality.task",
+        "alignment, uniformity, modality gap, clusters",
+    ),
+    "sensitivity": (
+        "openclip_eclip.evaluate.sensitivity.task",
+        "does the model use the annotation, and where does it look",
+    ),
+    "compare": (
+        "openclip_eclip.evaluate.compare.task",
+        "differences between results, with uncertainty",
+    ),
+    "curve": (
+        "openclip_eclip.benchmark.curve",
+        "score against amount of data, with a fitted power law",
+    ),
 }
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one task; returns the exit code: 0, or 2 after one line `error: ...` on stderr."""
-    parser = argparse.ArgumentParser(prog="python -m openclip_eclip.evaluate", description="Measure a model.")
+    parser = argparse.ArgumentParser(
+        prog="python -m openclip_eclip.evaluate", description="Measure a model."
+    )
     module, args = parse_command(parser, "task", TASKS, argv)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
 

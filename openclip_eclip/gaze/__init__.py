@@ -1,12 +1,14 @@
-"""Annotations of experts to heatmaps: fixations, points, boxes, ellipses, polygons and masks, one call, one result.
+"""Annotations of experts to heatmaps: fixations, points, boxes, ellipses, polygons and masks, one
+call, one result.
 
-    fixations = Fixations(x, y, duration)                       # pixels of the original film, seconds
+    fixations = Fixations(x, y, duration)  # pixels of the original image, seconds
     heatmap = render(fixations, image_size=(3056, 2544), size=224, config=RenderConfig(sigma=150))
-    if heatmap is not None:                                     # None: nothing usable; leave the sample without one
-        save_heatmap(heatmap, "film.png")
+    if heatmap is not None:  # None: nothing usable; leave the sample without one
+        save_heatmap(heatmap, "image.png")
 
 Everywhere: sizes are (height, width); x grows to the right, y down; pixel i covers i <= x < i + 1.
 """
+
 from .errors import GazeError
 from .files import save_heatmap, write_manifest
 from .fixations import Fixations
@@ -15,5 +17,20 @@ from .render import Heatmap, RenderConfig, merge, render
 from .rle import decode_rle
 from .shapes import Boxes, Ellipses, Mask, Points, Polygons
 
-__all__ = ["Boxes", "Ellipses", "Fixations", "GazeError", "Heatmap", "Mask", "Points", "Polygons", "RenderConfig",
-           "area_average", "decode_rle", "merge", "render", "save_heatmap", "write_manifest"]
+__all__ = [
+    "Boxes",
+    "Ellipses",
+    "Fixations",
+    "GazeError",
+    "Heatmap",
+    "Mask",
+    "Points",
+    "Polygons",
+    "RenderConfig",
+    "area_average",
+    "decode_rle",
+    "merge",
+    "render",
+    "save_heatmap",
+    "write_manifest",
+]

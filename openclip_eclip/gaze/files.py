@@ -1,10 +1,9 @@
 """Maps to PNG files that training reads, and the manifest that says how a set was made."""
+
 from __future__ import annotations
 
-import hashlib
 import io
 import json
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import PIL
 import scipy
 from PIL import Image
 
+from ..files import sha256, write_whole
 from ..version import __version__
 from .errors import GazeError
 from .render import Heatmap
@@ -22,29 +22,41 @@ MANIFEST = "manifest.json"
 
 
 def save_heatmap(heatmap: Heatmap, path: str | Path, bits: int = 8) -> Path:
-    """Write a grey PNG of 8 or 16 bits, whole or not at all; the maximum becomes 255 or 65535. Training reads both.
+    """Write a grey PNG of 8 or 16 bits, whole or not at all; the maximum becomes 255 or 65535.
+    Training reads both.
 
-    A 16-bit map of smooth gaze takes six times the room (90 against 15 kB at 224 x 269): its low bytes do not compress.
+    A 16-bit map of smooth gaze takes six times the room (90 against 15 kB at 224 x 269): its low
+    bytes do not compress.
 
     Raises:
         GazeError: a path without .png, or other bits.
     """
     path = Path(path)
     if path.suffix.lower() != ".png":
-        raise GazeError(f"heatmap file {path.name!r}; expected a name in .png, which keeps grey values as they are.")
+        raise GazeError(
+            f"heatmap file {path.name!r}; expected a name in .png, which keeps grey values as they"
+            " are."
+        )
     if bits not in (8, 16):
         raise GazeError(f"heatmap file {path.name!r}: {bits} bits; expected 8 or 16.")
-    top = 2 ** bits - 1
+    top = 2**bits - 1
     scaled = heatmap.values.astype(np.float64) / heatmap.values.max() * top
     stream = io.BytesIO()
-    Image.fromarray(np.rint(scaled).astype(np.uint8 if bits == 8 else np.uint16)).save(stream, "PNG")
+    Image.fromarray(np.rint(scaled).astype(np.uint8 if bits == 8 else np.uint16)).save(
+        stream, "PNG"
+    )
     write_whole(path, stream.getvalue())
     return path
 
 
-def write_manifest(folder: str | Path, parameters: Mapping[str, Any], inputs: Iterable[str | Path],
-                   counts: Mapping[str, Any] | None = None) -> Path:
-    """Write `folder`/manifest.json: parameters (dataclasses.asdict of a RenderConfig, ...), versions, SHA-256 of every input.
+def write_manifest(
+    folder: str | Path,
+    parameters: Mapping[str, Any],
+    inputs: Iterable[str | Path],
+    counts: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write `folder`/manifest.json: parameters (dataclasses.asdict of a RenderConfig, ...),
+    versions, SHA-256 of every input.
 
     Args:
         folder: exists already.
@@ -57,15 +69,21 @@ def write_manifest(folder: str | Path, parameters: Mapping[str, Any], inputs: It
     """
     record = {
         "parameters": dict(parameters),
-        "versions": {"openclip_eclip": __version__, "numpy": np.__version__, "scipy": scipy.__version__,
-                     "pillow": PIL.__version__},
+        "versions": {
+            "openclip_eclip": __version__,
+            "numpy": np.__version__,
+            "scipy": scipy.__version__,
+            "pillow": PIL.__version__,
+        },
         "inputs": [_fingerprint(Path(path)) for path in inputs],
         "counts": dict(counts or {}),
     }
     try:
         text = json.dumps(record, indent=2, allow_nan=False)
     except (TypeError, ValueError) as error:
-        raise GazeError(f"manifest: {error}; expected plain numbers, text, lists, mappings. numpy: .item().") from error
+        raise GazeError(
+            f"manifest: {error}; expected plain numbers, text, lists, mappings. numpy: .item()."
+        ) from error
     path = Path(folder) / MANIFEST
     write_whole(path, text.encode() + b"\n")
     return path
@@ -75,23 +93,6 @@ def _fingerprint(path: Path) -> dict[str, Any]:
     try:
         return {"path": str(path), "bytes": path.stat().st_size, "sha256": sha256(path)}
     except OSError as error:
-        raise GazeError(f"manifest: input {str(path)!r} can not be read ({error}); expected a file.") from error
-
-
-def sha256(path: Path) -> str:
-    """Hex digest of a file, read in pieces."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """A reader sees the old file or the new one, never half of it; a full disk or a kill leaves nothing under its name."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_bytes(data)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+        raise GazeError(
+            f"manifest: input {str(path)!r} can not be read ({error}); expected a file."
+        ) from error

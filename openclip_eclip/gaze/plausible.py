@@ -35,13 +35,16 @@ def refuse_fractions(
 
 
 def refuse_percentages(kind: str, xy: np.ndarray, image_size: tuple[int, int]) -> None:
-    """GazeError if at least FEW positions (N, 2) of an image all lie within its first 100 pixels, over more than half of them."""
+    """GazeError if at least FEW positions (N, 2) of an image all lie within its first 100 pixels,
+    over more than half of them.
+    """
     found = xy[np.isfinite(xy).all(axis=1)]
     if len(found) >= FEW and _are_percentages(found, min(image_size)):
         raise GazeError(
-            f"{kind}: all {len(found)} positions lie within x {_span(found[:, 0])} and y {_span(found[:, 1])} on an image of "
-            f"{image_size[0]} x {image_size[1]} pixels (height x width), as percentages do; expected pixels. Multiply x by "
-            "the width / 100 and y by the height / 100."
+            f"{kind}: all {len(found)} positions lie within x {_span(found[:, 0])} and y"
+            f" {_span(found[:, 1])} on an image of {image_size[0]} x {image_size[1]} pixels (height"
+            " x width), as percentages do; expected pixels. Multiply x by the width / 100 and y by"
+            " the height / 100."
         )
 
 
@@ -50,21 +53,24 @@ def refuse_reversed(kind: str, xyxy: np.ndarray) -> None:
     found = xyxy[np.isfinite(xyxy).all(axis=1)]
     if len(found) and ((found[:, 2] < found[:, 0]) | (found[:, 3] < found[:, 1])).all():
         raise GazeError(
-            f"{kind}: all {len(found)} end before they begin, the first is {found[0].tolist()}; expected xmin, ymin, xmax, ymax. "
-            "Is it x, y, width, height (Boxes.from_xywh), or x1, x2, y1, y2?"
+            f"{kind}: all {len(found)} end before they begin, the first is {found[0].tolist()};"
+            " expected xmin, ymin, xmax, ymax. Is it x, y, width, height (Boxes.from_xywh), or x1,"
+            " x2, y1, y2?"
         )
 
 
 def describe_off_image(off: int, xy: np.ndarray, image_size: tuple[int, int]) -> str:
-    """A sentence, "" for fewer than FEW positions (N, 2), or where `off` of them, those off the image, are not most of them."""
+    """A sentence, "" for fewer than FEW positions (N, 2), or where `off` of them, those off the
+    image, are not most of them.
+    """
     found = xy[np.isfinite(xy).all(axis=1)]
     if len(found) < FEW or off <= MOSTLY * len(found):
         return ""
     sides = np.full(found.shape, image_size[::-1], dtype=np.float64)
     swapped = _share_off(found[:, ::-1], sides) < off / len(found) / 10
     return (
-        f"{off} of {len(found)} positions lie off the image of {image_size[0]} x {image_size[1]} (height x width), x {_span(found[:, 0])}, "
-        f"y {_span(found[:, 1])}; expected most on it. "
+        f"{off} of {len(found)} positions lie off the image of {image_size[0]} x {image_size[1]}"
+        f" (height x width), x {_span(found[:, 0])}, y {_span(found[:, 1])}; expected most on it. "
         + (
             "They fit with x and y swapped."
             if swapped

@@ -1,4 +1,5 @@
 """Any annotation to a heatmap, and the heatmaps of several readers to one."""
+
 from __future__ import annotations
 
 import logging
@@ -8,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from ..data.read_options import MAX_PIXELS
+from ..data.images.options import MAX_PIXELS
 from .errors import GazeError
 from .fixations import Fixations
 from .kernels import area_average, fill_ellipse, fill_polygon, gaussian_responses, interval_overlaps
@@ -18,11 +19,19 @@ from .shapes import Boxes, Ellipses, Mask, Points, Polygons
 Annotation = Fixations | Points | Boxes | Ellipses | Polygons | Mask
 logger = logging.getLogger(__name__)
 
-WIDEST = 10  # sigma, in longer sides of the image: wider ones draw the same map everywhere, and take a kernel as wide
-MANY_OFF = 10  # fixations, all off their image, that are worth a warning; a short sentence may have a few
+# sigma, in longer sides of the image: wider ones draw the same map everywhere, and take a kernel as
+# wide
+WIDEST = 10
+# fixations, all off their image, that are worth a warning; a short sentence may have a few
+MANY_OFF = 10
 DEFAULT_SIGMA = 150.0  # pixels of the original, the EGD-CXR authors' default
-CHOICES = {"unit": ("pixels", "width", "degrees"), "weight": ("duration", "count"), "border": ("reflect", "none"),
-           "overlap": ("max", "sum"), "normalise": ("max", "sum", "none")}
+CHOICES = {
+    "unit": ("pixels", "width", "degrees"),
+    "weight": ("duration", "count"),
+    "border": ("reflect", "none"),
+    "overlap": ("max", "sum"),
+    "normalise": ("max", "sum", "none"),
+}
 MERGES = ("mean", "noisy-or", "one")
 
 
@@ -30,27 +39,39 @@ MERGES = ("mean", "noisy-or", "one")
 class RenderConfig:
     """How to draw. The default is the EGD-CXR authors' kernel, weighted by duration.
 
-    REFLACX authors: RenderConfig(sigma=1, unit="degrees", border="none", normalise="sum"), but for our cut at 4 sigma.
+    REFLACX authors: RenderConfig(sigma=1, unit="degrees", border="none", normalise="sum"), but for
+    our cut at 4 sigma.
 
     Raises:
         GazeError: an unknown choice, or a sigma that is not positive.
     """
 
     sigma: float | None = None  # None: 150 pixels for fixations and points, hard edges for areas
-    unit: str = "pixels"  # of sigma: "pixels" of the original, share of its "width", or "degrees" of visual angle
+    # of sigma: "pixels" of the original, share of its "width", or "degrees" of visual angle
+    unit: str = "pixels"
     weight: str = "duration"  # fixations: "duration" in seconds, or "count"
-    border: str = "reflect"  # what a kernel has beyond the image is folded back ("reflect"), or lost ("none")
+    # what a kernel has beyond the image is folded back ("reflect"), or lost ("none")
+    border: str = "reflect"
     overlap: str = "max"  # areas over one another: the larger weight, or the "sum"
-    normalise: str = "max"  # divide by the "max" (for training), by the "sum", or "none": weight a pixel of the original
+    # divide by the "max" (for training), by the "sum", or "none": weight a pixel of the original
+    normalise: str = "max"
 
     def __post_init__(self) -> None:
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
-                raise GazeError(f"render: {name}={getattr(self, name)!r}; expected one of {', '.join(choices)}.")
+                raise GazeError(
+                    f"render: {name}={getattr(self, name)!r}; expected one of {', '.join(choices)}."
+                )
         if self.sigma is None and self.unit != "pixels":
-            raise GazeError(f"render: unit {self.unit!r} without a sigma; expected both. Try 1 degree or 0.06 of the width.")
+            raise GazeError(
+                f"render: unit {self.unit!r} without a sigma; expected both. Try 1 degree or 0.06"
+                " of the width."
+            )
         if self.sigma is not None and not 0 < self.sigma < np.inf:
-            raise GazeError(f"render: sigma {self.sigma}; expected a positive number. None draws areas with hard edges.")
+            raise GazeError(
+                f"render: sigma {self.sigma}; expected a positive number. None draws areas with"
+                " hard edges."
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,65 +84,87 @@ class Heatmap:
     dropped: dict[str, int] = field(default_factory=dict)  # reason -> annotations not drawn
 
 
-def render(annotation: Annotation, image_size: tuple[int, int], size: int | tuple[int, int] = 224,
-           config: RenderConfig = RenderConfig()) -> Heatmap | None:
-    """Draw `annotation`, or return None if nothing of it can be drawn (`annotation.usable` says why).
+def render(
+    annotation: Annotation,
+    image_size: tuple[int, int],
+    size: int | tuple[int, int] = 224,
+    config: RenderConfig = RenderConfig(),
+) -> Heatmap | None:
+    """Draw `annotation`, or return None if nothing of it can be drawn (`annotation.usable` says
+    why).
 
-    Fixations and points: what `scipy.ndimage.gaussian_filter` of the weighted impulses gives, averaged over each output pixel's
-    area, to rounding. Areas: the share of each output pixel covered, then blurred at the output's size if sigma is given.
+    Fixations and points: what `scipy.ndimage.gaussian_filter` of the weighted impulses gives,
+    averaged over each output pixel's area, to rounding. Areas: the share of each output pixel
+    covered, then blurred at the output's size if sigma is given.
 
     Args:
         annotation: in pixels of the original.
         image_size: (height, width) of the original.
-        size: (height, width) of the map; a number is the shorter side and keeps the image's proportions, which training wants.
+        size: (height, width) of the map; a number is the shorter side and keeps the image's
+            proportions, which training wants.
         config: see RenderConfig.
 
     Raises:
-        GazeError: sizes below 1 or too large, degrees without pixels per degree, a mask of another size, positions in another unit
-            (see `plausible`), a sigma far wider than the image.
+        GazeError: sizes below 1 or too large, degrees without pixels per degree, a mask of another
+            size, positions in another unit (see `plausible`), a sigma far wider than the image.
     """
     height, width = image_size
     if min(height, width) < 1:
-        raise GazeError(f"render: image_size {image_size}; expected (height, width) of at least 1 pixel.")
+        raise GazeError(
+            f"render: image_size {image_size}; expected (height, width) of at least 1 pixel."
+        )
     out = _output_size(image_size, size)
     if isinstance(annotation, Fixations | Points):
         return _render_gaussians(annotation, image_size, out, config)
     if isinstance(annotation, Mask):
-        usable, dropped = annotation.usable(image_size)
-        values = None if usable is None else area_average(usable.values, out)
+        mask, dropped = annotation.usable(image_size)
+        values = None if mask is None else area_average(mask.values, out)
         used = 1
     elif isinstance(annotation, Boxes | Ellipses | Polygons):
-        usable, dropped = annotation.usable(image_size)
-        values = _draw_areas(usable, image_size, out, config.overlap)
-        used = len(usable.weight)
+        areas, dropped = annotation.usable(image_size)
+        values = _draw_areas(areas, image_size, out, config.overlap)
+        used = len(areas.weight)
     else:
-        raise GazeError(f"render: an annotation of type {type(annotation).__name__}; expected Fixations, Points, Boxes, "
-                        "Ellipses, Polygons or Mask.")
+        raise GazeError(
+            f"render: an annotation of type {type(annotation).__name__}; expected Fixations,"
+            " Points, Boxes, Ellipses, Polygons or Mask."
+        )
     if values is not None and config.sigma is not None:
-        values = _blur(values, image_size, config)
+        values = _blur(values, image_size, config, config.sigma)
     return _finish(values, image_size, used, dropped, config)
 
 
 def _output_size(image_size: tuple[int, int], size: int | tuple[int, int]) -> tuple[int, int]:
-    shorter = size if isinstance(size, (int, np.integer)) else min(size)
+    if isinstance(size, (int, np.integer)):
+        shorter = size
+        height, width = (round(size * side / min(image_size)) for side in image_size)
+    else:
+        shorter = min(size)
+        height, width = size
     if shorter < 1:
         raise GazeError(f"render: size {size}; expected at least 1 pixel.")
-    out = tuple(round(shorter * side / min(image_size)) for side in image_size) if shorter is size else tuple(size)
-    if out[0] * out[1] > MAX_PIXELS:
-        raise GazeError(f"render: a map of {out[0]} x {out[1]} (height x width); expected at most {MAX_PIXELS} pixels.")
-    return out
+    if height * width > MAX_PIXELS:
+        raise GazeError(
+            f"render: a map of {height} x {width} (height x width); expected at most {MAX_PIXELS}"
+            " pixels."
+        )
+    return height, width
 
 
-def merge(heatmaps: Sequence[Heatmap | None], how: str = "mean", *, pick: int | np.random.Generator = 0) -> Heatmap | None:
+def merge(
+    heatmaps: Sequence[Heatmap | None], how: str = "mean", *, pick: int | np.random.Generator = 0
+) -> Heatmap | None:
     """One map of several readers of the same film, maximum 1; None if no reader has one.
 
     Args:
         heatmaps: of one size; readers without a map (None) are left out.
-        how: "mean"; "noisy-or", 1 - product of (1 - value): high where anyone looked; "one" of them.
+        how: "mean"; "noisy-or", 1 - product of (1 - value): high where anyone looked; "one" of
+            them.
         pick: for "one": its index among those that have a map, or a generator to draw it.
 
     Raises:
-        GazeError: an unknown `how`, sizes that differ, values above 1 under noisy-or, or no such index.
+        GazeError: an unknown `how`, sizes that differ, values above 1 under noisy-or, or no such
+            index.
     """
     if how not in MERGES:
         raise GazeError(f"merge: how={how!r}; expected one of {', '.join(MERGES)}.")
@@ -130,75 +173,130 @@ def merge(heatmaps: Sequence[Heatmap | None], how: str = "mean", *, pick: int | 
         return None
     sizes = {(heatmap.values.shape, tuple(heatmap.image_size)) for heatmap in present}
     if len(sizes) > 1:
-        raise GazeError(f"merge: maps and images of sizes {sorted(sizes)}; expected one. Render all readers at the same.")
+        raise GazeError(
+            f"merge: maps and images of sizes {sorted(sizes)}; expected one. Render all readers at"
+            " the same."
+        )
     if how == "one":
         index = int(pick.integers(len(present))) if isinstance(pick, np.random.Generator) else pick
         if not 0 <= index < len(present):
-            raise GazeError(f"merge: pick {index} of {len(present)} maps; expected 0 to {len(present) - 1}.")
+            raise GazeError(
+                f"merge: pick {index} of {len(present)} maps; expected 0 to {len(present) - 1}."
+            )
         return present[index]
     stack = np.stack([heatmap.values for heatmap in present]).astype(np.float64)
     if how == "noisy-or" and stack.max() > 1:
-        raise GazeError(f"merge: a value of {stack.max():g} under noisy-or; expected probabilities. Render with normalise='max'.")
+        raise GazeError(
+            f"merge: a value of {stack.max():g} under noisy-or; expected probabilities. Render with"
+            " normalise='max'."
+        )
     values = stack.mean(axis=0) if how == "mean" else 1 - np.prod(1 - stack, axis=0)
     dropped: dict[str, int] = {}
     for heatmap in present:
         for reason, count in heatmap.dropped.items():
             dropped[reason] = dropped.get(reason, 0) + count
-    return _finish(values, present[0].image_size, sum(heatmap.used for heatmap in present), dropped, RenderConfig())
+    return _finish(
+        values,
+        present[0].image_size,
+        sum(heatmap.used for heatmap in present),
+        dropped,
+        RenderConfig(),
+    )
 
 
-def _render_gaussians(annotation: Fixations | Points, image_size: tuple[int, int], out: tuple[int, int],
-                      config: RenderConfig) -> Heatmap | None:
+def _render_gaussians(
+    annotation: Fixations | Points,
+    image_size: tuple[int, int],
+    out: tuple[int, int],
+    config: RenderConfig,
+) -> Heatmap | None:
+    usable: Fixations | Points
+    shown = None
     if isinstance(annotation, Fixations):
         usable, dropped = annotation.usable(image_size, config.weight, config.unit)
         weight = usable.duration if config.weight == "duration" else np.ones(len(usable))
         shown = usable.shown
     else:
         usable, dropped = annotation.usable(image_size)
-        weight, shown = usable.weight, None
+        weight = usable.weight
     if len(usable.x) == 0:
         if dropped.get("off image", 0) >= MANY_OFF:
-            logger.warning("eclip: all %d positions that count lie off the image of %d x %d (height x width): nothing is drawn",
-                           dropped["off image"], *image_size)
+            logger.warning(
+                "eclip: all %d positions that count lie off the image of %d x %d (height x width):"
+                " nothing is drawn",
+                dropped["off image"],
+                *image_size,
+            )
         return None
     xy = np.stack([annotation.x, annotation.y], axis=1)
     if warning := describe_off_image(dropped.get("off image", 0), xy, image_size):
         logger.warning("eclip: %s", warning)
     sigma_y, sigma_x = _sigmas(usable, image_size, config)
     reflect = config.border == "reflect"
-    rows = gaussian_responses(usable.y.astype(np.int64), sigma_y, image_size[0], out[0], reflect=reflect,
-                              window=None if shown is None else shown[:, 1::2])
-    columns = gaussian_responses(usable.x.astype(np.int64), sigma_x, image_size[1], out[1], reflect=reflect,
-                                 window=None if shown is None else shown[:, 0::2])
+    rows = gaussian_responses(
+        usable.y.astype(np.int64),
+        sigma_y,
+        image_size[0],
+        out[0],
+        reflect=reflect,
+        window=None if shown is None else shown[:, 1::2],
+    )
+    columns = gaussian_responses(
+        usable.x.astype(np.int64),
+        sigma_x,
+        image_size[1],
+        out[1],
+        reflect=reflect,
+        window=None if shown is None else shown[:, 0::2],
+    )
     unseen = int((rows.sum(axis=1) * columns.sum(axis=1) == 0).sum())
     if unseen:
         dropped["kernel outside its window"] = unseen
-    return _finish((rows * weight[:, None]).T @ columns, image_size, len(usable.x) - unseen, dropped, config)
+    return _finish(
+        (rows * weight[:, None]).T @ columns, image_size, len(usable.x) - unseen, dropped, config
+    )
 
 
-def _sigmas(usable: Fixations | Points, image_size: tuple[int, int], config: RenderConfig) -> tuple[np.ndarray, np.ndarray]:
+def _sigmas(
+    usable: Fixations | Points, image_size: tuple[int, int], config: RenderConfig
+) -> tuple[np.ndarray, np.ndarray]:
     """Sigma along y and along x in pixels of the original, each (N,)."""
     if config.unit == "degrees":
         if isinstance(usable, Points):
-            raise GazeError("render: sigma in degrees for points; expected pixels or a share of the width. A click has no "
-                            "visual angle.")
-        sigmas = config.sigma * usable.ppd_y, config.sigma * usable.ppd_x
+            raise GazeError(
+                "render: sigma in degrees for points; expected pixels or a share of the width. A"
+                " click has no visual angle."
+            )
+        # RenderConfig refuses degrees without a sigma, `usable` those without a resolution
+        assert config.sigma is not None and usable.ppd_y is not None and usable.ppd_x is not None
+        along_y, along_x = config.sigma * usable.ppd_y, config.sigma * usable.ppd_x
     else:
-        sigma = DEFAULT_SIGMA if config.sigma is None else config.sigma * (image_size[1] if config.unit == "width" else 1)
-        sigmas = np.full(len(usable.x), sigma), np.full(len(usable.x), sigma)
-    _refuse_wide(max(float(found.max()) for found in sigmas), image_size, config)
-    return sigmas
+        sigma = (
+            DEFAULT_SIGMA
+            if config.sigma is None
+            else config.sigma * (image_size[1] if config.unit == "width" else 1)
+        )
+        along_y = along_x = np.full(len(usable.x), sigma)
+    _refuse_wide(max(float(along_y.max()), float(along_x.max())), image_size, config)
+    return along_y, along_x
 
 
 def _refuse_wide(sigma: float, image_size: tuple[int, int], config: RenderConfig) -> None:
     """The default of 150 pixels is never too wide: small images are drawn with it, too."""
     if config.sigma is not None and sigma > max(WIDEST * max(image_size), DEFAULT_SIGMA):
-        raise GazeError(f"render: a sigma of {sigma:.4g} pixels on an image of {image_size[0]} x {image_size[1]} (height x width); "
-                        "expected one narrower than the image. Is its unit right?")
+        raise GazeError(
+            f"render: a sigma of {sigma:.4g} pixels on an image of {image_size[0]} x"
+            f" {image_size[1]} (height x width); expected one narrower than the image. Is its unit"
+            " right?"
+        )
 
 
-def _draw_areas(areas: Boxes | Ellipses | Polygons, image_size: tuple[int, int], out: tuple[int, int],
-                overlap: str) -> np.ndarray:
+def _draw_areas(
+    areas: Boxes | Ellipses | Polygons,
+    image_size: tuple[int, int],
+    out: tuple[int, int],
+    overlap: str,
+) -> np.ndarray:
     """Weighted coverage of each output pixel, float64 (h, w)."""
     scale = np.array([out[1] / image_size[1], out[0] / image_size[0]])  # x, y
     values = np.zeros(out)
@@ -217,20 +315,33 @@ def _draw_areas(areas: Boxes | Ellipses | Polygons, image_size: tuple[int, int],
     return values
 
 
-def _blur(values: np.ndarray, image_size: tuple[int, int], config: RenderConfig) -> np.ndarray:
+def _blur(
+    values: np.ndarray, image_size: tuple[int, int], config: RenderConfig, sigma: float
+) -> np.ndarray:
     if config.unit == "degrees":
-        raise GazeError("render: sigma in degrees for an area; expected pixels, a share of the width, or None for hard edges.")
-    sigma = config.sigma * (image_size[1] if config.unit == "width" else 1)
+        raise GazeError(
+            "render: sigma in degrees for an area; expected pixels, a share of the width, or None"
+            " for hard edges."
+        )
+    sigma *= image_size[1] if config.unit == "width" else 1
     _refuse_wide(sigma, image_size, config)
     scaled = [sigma * part / full for part, full in zip(values.shape, image_size)]
-    return gaussian_filter(values, scaled, mode="reflect" if config.border == "reflect" else "constant")
+    return gaussian_filter(
+        values, scaled, mode="reflect" if config.border == "reflect" else "constant"
+    )
 
 
-def _finish(values: np.ndarray | None, image_size: tuple[int, int], used: int, dropped: dict[str, int],
-            config: RenderConfig) -> Heatmap | None:
+def _finish(
+    values: np.ndarray | None,
+    image_size: tuple[int, int],
+    used: int,
+    dropped: dict[str, int],
+    config: RenderConfig,
+) -> Heatmap | None:
     if values is None or not values.max() > 0:
         return None
     values = np.maximum(values, 0)  # running sums may leave -1e-17
     if config.normalise != "none":
         values = values / (values.max() if config.normalise == "max" else values.sum())
-    return Heatmap(values.astype(np.float32), tuple(image_size), used, dropped)
+    height, width = image_size
+    return Heatmap(values.astype(np.float32), (height, width), used, dropped)

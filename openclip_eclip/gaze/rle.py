@@ -1,59 +1,78 @@
 """Run-length encoded masks: SIIM-ACR, Kaggle's usual form and COCO."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import numpy as np
 
-from ..data.read_options import MAX_PIXELS
+from ..data.images.options import MAX_PIXELS
 from .errors import GazeError
 
 KINDS = ("siim", "kaggle", "coco")
 
 
-def decode_rle(code: str | Sequence[int], image_size: tuple[int, int], kind: str, *, row_major: bool = False) -> np.ndarray:
+def decode_rle(
+    code: str | Sequence[int], image_size: tuple[int, int], kind: str, *, row_major: bool = False
+) -> np.ndarray:
     """Decode one mask, bool (height, width).
 
     Args:
-        code: "siim": "gap length gap length ...", each gap counted from the end of the run before (SIIM-ACR Pneumothorax);
-            "kaggle": "start length ...", starts counted from 1; both give "-1" or "" for nothing.
-            "coco": the `counts` of {"size": [h, w], "counts": ...}, a list (lengths of 0s, 1s, 0s, ...) or the packed string.
+        code: "siim": "gap length gap length ...", each gap counted from the end of the run before
+            (SIIM-ACR Pneumothorax); "kaggle": "start length ...", starts counted from 1; both give
+            "-1" or "" for nothing. "coco": the `counts` of {"size": [h, w], "counts": ...}, a list
+            (lengths of 0s, 1s, 0s, ...) or the packed string.
         image_size: (height, width).
         kind: "siim", "kaggle" or "coco"; the first two look alike, so it is never guessed.
         row_major: runs go along rows. By default down the columns, as all three sources have it.
 
     Raises:
-        GazeError: unknown kind, no integers, an odd number of them, runs outside the image, or an image beyond any real one.
+        GazeError: unknown kind, no integers, an odd number of them, runs outside the image, or an
+            image beyond any real one.
     """
     if kind not in KINDS:
         raise GazeError(f"rle: kind {kind!r}; expected one of {', '.join(KINDS)}.")
     height, width = image_size
     if min(height, width) < 1 or height * width > MAX_PIXELS:
-        raise GazeError(f"rle: an image of {height} x {width} (height x width); expected at least 1 and at most {MAX_PIXELS} pixels.")
+        raise GazeError(
+            f"rle: an image of {height} x {width} (height x width); expected at least 1 and at most"
+            f" {MAX_PIXELS} pixels."
+        )
     numbers = _unpack_coco(code) if kind == "coco" and isinstance(code, str) else _integers(code)
-    beyond = numbers[(numbers > height * width) | (numbers < -height * width)]  # before sums that would run over
+    # before sums that would run over
+    beyond = numbers[(numbers > height * width) | (numbers < -height * width)]
     if len(beyond):
-        raise GazeError(f"rle: the number {beyond[0]} on an image of {height * width} pixels, a run outside it; "
-                        f"expected all within. Check size and kind={kind!r}.")
+        raise GazeError(
+            f"rle: the number {beyond[0]} on an image of {height * width} pixels, a run outside it;"
+            f" expected all within. Check size and kind={kind!r}."
+        )
     if kind == "coco":
         numbers = np.append(numbers, 0) if len(numbers) % 2 else numbers
         if numbers.sum() != height * width:
-            raise GazeError(f"rle: coco counts add up to {numbers.sum()}; expected {height} x {width} = {height * width}. "
-                            "Give the size that stands beside the counts.")
+            raise GazeError(
+                f"rle: coco counts add up to {numbers.sum()}; expected {height} x {width} ="
+                f" {height * width}. Give the size that stands beside the counts."
+            )
         gaps, lengths = numbers[0::2], numbers[1::2]
     else:
         if numbers.tolist() in ([], [-1]):
             return np.zeros((height, width), dtype=bool)
         if len(numbers) % 2:
-            raise GazeError(f"rle: {len(numbers)} numbers; expected pairs of start and length. The string may have been cut off.")
+            raise GazeError(
+                f"rle: {len(numbers)} numbers; expected pairs of start and length. The string may"
+                " have been cut off."
+            )
         gaps, lengths = numbers[0::2], numbers[1::2]
     starts = gaps - 1 if kind == "kaggle" else np.cumsum(gaps) + np.cumsum(lengths) - lengths
     if (lengths < 0).any() or (starts < 0).any() or (starts + lengths > height * width).any():
-        raise GazeError(f"rle: a run outside an image of {height} x {width} (height x width); expected all within its "
-                        f"{height * width} pixels. Check size and kind={kind!r}: SIIM-ACR is relative, most of Kaggle absolute.")
+        raise GazeError(
+            f"rle: a run outside an image of {height} x {width} (height x width); expected all"
+            f" within its {height * width} pixels. Check size and kind={kind!r}: SIIM-ACR is"
+            " relative, most of Kaggle absolute."
+        )
     inside = np.zeros(height * width, dtype=bool)
     for start, length in zip(starts, lengths):  # runs may overlap
-        inside[start:start + length] = True
+        inside[start : start + length] = True
     return inside.reshape(height, width) if row_major else inside.reshape(width, height).T
 
 
@@ -65,7 +84,8 @@ def _integers(code: str | Sequence[int]) -> np.ndarray:
 
 
 def _unpack_coco(code: str) -> np.ndarray:
-    """COCO's packed counts: groups of 5 bits from chr(48) on, lowest first; bit 6 says "more", the last bit 5 is the sign.
+    """COCO's packed counts: groups of 5 bits from chr(48) on, lowest first; bit 6 says "more", the
+    last bit 5 is the sign.
 
     From the fourth count on, differences to the count two before are stored.
     """
@@ -74,9 +94,13 @@ def _unpack_coco(code: str) -> np.ndarray:
     for character in code:
         bits = ord(character) - 48
         if shift > 40:
-            raise GazeError("rle: a number of more than 40 bits in packed coco counts; expected pixels.")
+            raise GazeError(
+                "rle: a number of more than 40 bits in packed coco counts; expected pixels."
+            )
         if not 0 <= bits < 64:
-            raise GazeError(f"rle: character {character!r} in packed coco counts; expected chr(48) to chr(111).")
+            raise GazeError(
+                f"rle: character {character!r} in packed coco counts; expected chr(48) to chr(111)."
+            )
         value |= (bits & 0x1F) << shift
         shift += 5
         if not bits & 0x20:
@@ -84,5 +108,7 @@ def _unpack_coco(code: str) -> np.ndarray:
             counts.append(value + (counts[-2] if len(counts) > 2 else 0))
             value = shift = 0
     if shift:
-        raise GazeError("rle: packed coco counts end within a number; the string may have been cut off.")
+        raise GazeError(
+            "rle: packed coco counts end within a number; the string may have been cut off."
+        )
     return _integers(counts)

@@ -1,7 +1,10 @@
-"""Annotations that are no gaze: points, boxes, ellipses, polygons and masks, all in pixels of the original image."""
+"""Annotations that are no gaze: points, boxes, ellipses, polygons and masks, all in pixels of the
+original image.
+"""
+
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,17 +25,22 @@ def _no_weight(weight: np.ndarray) -> np.ndarray:
     return ~(np.isfinite(weight) & (weight > 0))
 
 
-def _usable_rectangles(kind: str, xyxy: np.ndarray, weight: np.ndarray, image_size: tuple[int, int]) -> tuple[np.ndarray, dict[str, int]]:
+def _usable_rectangles(
+    kind: str, xyxy: np.ndarray, weight: np.ndarray, image_size: tuple[int, int]
+) -> tuple[np.ndarray, dict[str, int]]:
     height, width = image_size
     left, top, right, bottom = xyxy.T
     corners = xyxy.reshape(-1, 2)
     refuse_fractions(kind, corners, image_size)
-    rows, dropped = sieve({
-        "no position": ~np.isfinite(xyxy).all(axis=1),
-        "empty": ~((right > left) & (bottom > top)),
-        "off image": ~((left < width) & (top < height) & (right > 0) & (bottom > 0)),
-        "no weight": _no_weight(weight),
-    }, len(xyxy))
+    rows, dropped = sieve(
+        {
+            "no position": ~np.isfinite(xyxy).all(axis=1),
+            "empty": ~((right > left) & (bottom > top)),
+            "off image": ~((left < width) & (top < height) & (right > 0) & (bottom > 0)),
+            "no weight": _no_weight(weight),
+        },
+        len(xyxy),
+    )
     if not len(rows):
         refuse_reversed(kind, xyxy)
         refuse_off_image(kind, dropped, corners, image_size)
@@ -45,13 +53,13 @@ class Points:
 
     x: np.ndarray  # (N,)
     y: np.ndarray  # (N,)
-    weight: np.ndarray | None = None  # (N,), 1 by default
+    weight: np.ndarray  # (N,), 1 by default
 
-    def __post_init__(self) -> None:
-        count = len(np.atleast_1d(np.asarray(self.x)))
-        for name in ("x", "y"):
-            object.__setattr__(self, name, as_rows(f"points: {name}", getattr(self, name), (count,)))
-        object.__setattr__(self, "weight", _weights("points", self.weight, count))
+    def __init__(self, x: ArrayLike, y: ArrayLike, weight: ArrayLike | None = None) -> None:
+        count = len(np.atleast_1d(np.asarray(x)))
+        object.__setattr__(self, "x", as_rows("points: x", x, (count,)))
+        object.__setattr__(self, "y", as_rows("points: y", y, (count,)))
+        object.__setattr__(self, "weight", _weights("points", weight, count))
 
     def usable(self, image_size: tuple[int, int]) -> tuple[Points, dict[str, int]]:
         """The points on the image with a positive weight, and a count of the others by reason.
@@ -62,11 +70,19 @@ class Points:
         xy = np.stack([self.x, self.y], axis=1)
         refuse_fractions("points", xy, image_size)
         refuse_percentages("points", xy, image_size)
-        rows, dropped = sieve({
-            "no position": ~(np.isfinite(self.x) & np.isfinite(self.y)),
-            "off image": ~((self.x >= 0) & (self.x < image_size[1]) & (self.y >= 0) & (self.y < image_size[0])),
-            "no weight": _no_weight(self.weight),
-        }, len(self.x))
+        rows, dropped = sieve(
+            {
+                "no position": ~(np.isfinite(self.x) & np.isfinite(self.y)),
+                "off image": ~(
+                    (self.x >= 0)
+                    & (self.x < image_size[1])
+                    & (self.y >= 0)
+                    & (self.y < image_size[0])
+                ),
+                "no weight": _no_weight(self.weight),
+            },
+            len(self.x),
+        )
         if not len(rows):
             refuse_off_image("points", dropped, xy, image_size)
         return Points(self.x[rows], self.y[rows], self.weight[rows]), dropped
@@ -74,14 +90,16 @@ class Points:
 
 @dataclass(frozen=True, eq=False)
 class Boxes:
-    """N boxes xmin, ymin, xmax, ymax, max exclusive. EGD-CXR's table has the order x1, x2, y1, y2: reorder it."""
+    """N boxes xmin, ymin, xmax, ymax, max exclusive. EGD-CXR's table has the order x1, x2, y1, y2:
+    reorder it.
+    """
 
     xyxy: np.ndarray  # (N, 4)
-    weight: np.ndarray | None = None  # (N,), 1 by default
+    weight: np.ndarray  # (N,), 1 by default
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "xyxy", as_rows("boxes", self.xyxy, (None, 4)))
-        object.__setattr__(self, "weight", _weights("boxes", self.weight, len(self.xyxy)))
+    def __init__(self, xyxy: ArrayLike, weight: ArrayLike | None = None) -> None:
+        object.__setattr__(self, "xyxy", as_rows("boxes", xyxy, (None, 4)))
+        object.__setattr__(self, "weight", _weights("boxes", weight, len(self.xyxy)))
 
     @classmethod
     def from_xywh(cls, xywh: ArrayLike, weight: ArrayLike | None = None) -> Boxes:
@@ -90,14 +108,18 @@ class Boxes:
         return cls(np.concatenate([rows[:, :2], rows[:, :2] + rows[:, 2:]], axis=1), weight)
 
     def usable(self, image_size: tuple[int, int]) -> tuple[Boxes, dict[str, int]]:
-        """The boxes with an area on the image and a positive weight, and a count of the others by reason."""
+        """The boxes with an area on the image and a positive weight, and a count of the others by
+        reason.
+        """
         rows, dropped = _usable_rectangles("boxes", self.xyxy, self.weight, image_size)
         return Boxes(self.xyxy[rows], self.weight[rows]), dropped
 
 
 @dataclass(frozen=True, eq=False)
 class Ellipses:
-    """N axis-aligned ellipses by the rectangle around them; their weight is the probability that the certainty stands for."""
+    """N axis-aligned ellipses by the rectangle around them; their weight is the probability that
+    the certainty stands for.
+    """
 
     xyxy: np.ndarray  # (N, 4) xmin, ymin, xmax, ymax
     certainty: np.ndarray | None = None  # (N,) 0-5 as in REFLACX; without it every ellipse weighs 1
@@ -105,7 +127,9 @@ class Ellipses:
     def __post_init__(self) -> None:
         object.__setattr__(self, "xyxy", as_rows("ellipses", self.xyxy, (None, 4)))
         if self.certainty is not None:
-            object.__setattr__(self, "certainty", as_rows("ellipses: certainty", self.certainty, (len(self.xyxy),)))
+            object.__setattr__(
+                self, "certainty", as_rows("ellipses: certainty", self.certainty, (len(self.xyxy),))
+            )
 
     @property
     def weight(self) -> np.ndarray:
@@ -116,9 +140,14 @@ class Ellipses:
         return CERTAINTY[np.where(known, self.certainty, 0).astype(int)]
 
     def usable(self, image_size: tuple[int, int]) -> tuple[Ellipses, dict[str, int]]:
-        """The ellipses with an area on the image and a certainty of 1-5, and a count of the others by reason."""
+        """The ellipses with an area on the image and a certainty of 1-5, and a count of the others
+        by reason.
+        """
         rows, dropped = _usable_rectangles("ellipses", self.xyxy, self.weight, image_size)
-        return Ellipses(self.xyxy[rows], None if self.certainty is None else self.certainty[rows]), dropped
+        return (
+            Ellipses(self.xyxy[rows], None if self.certainty is None else self.certainty[rows]),
+            dropped,
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,18 +155,26 @@ class Polygons:
     """Closed outlines, each (K, 2) of x, y, K >= 3; inside is where the winding number is not 0."""
 
     outlines: Sequence[np.ndarray]
-    weight: np.ndarray | None = None  # (N,), 1 by default
+    weight: np.ndarray  # (N,), 1 by default
 
-    def __post_init__(self) -> None:
-        outlines = tuple(as_rows("polygons: outline", line, (None, 2)) for line in self.outlines)
-        object.__setattr__(self, "outlines", outlines)
-        object.__setattr__(self, "weight", _weights("polygons", self.weight, len(self.outlines)))
+    def __init__(self, outlines: Iterable[ArrayLike], weight: ArrayLike | None = None) -> None:
+        rows = tuple(as_rows("polygons: outline", line, (None, 2)) for line in outlines)
+        object.__setattr__(self, "outlines", rows)
+        object.__setattr__(self, "weight", _weights("polygons", weight, len(rows)))
 
     def usable(self, image_size: tuple[int, int]) -> tuple[Polygons, dict[str, int]]:
-        """The outlines that touch the image with at least 3 points, and a count of the others by reason."""
-        finite = np.array([len(line) > 0 and bool(np.isfinite(line).all()) for line in self.outlines], dtype=bool)
-        boxes = np.array([[*line.min(axis=0), *line.max(axis=0)] if ok else [np.nan] * 4
-                          for ok, line in zip(finite, self.outlines)]).reshape(-1, 4)
+        """The outlines that touch the image with at least 3 points, and a count of the others by
+        reason.
+        """
+        finite = np.array(
+            [len(line) > 0 and bool(np.isfinite(line).all()) for line in self.outlines], dtype=bool
+        )
+        boxes = np.array(
+            [
+                [*line.min(axis=0), *line.max(axis=0)] if ok else [np.nan] * 4
+                for ok, line in zip(finite, self.outlines)
+            ]
+        ).reshape(-1, 4)
         rows, dropped = _usable_rectangles("polygons", boxes, self.weight, image_size)
         few = [int(i) for i in rows if len(self.outlines[i]) < 3]
         if few:
@@ -159,12 +196,17 @@ class Mask:
     def __post_init__(self) -> None:
         values = np.asarray(self.values)
         if values.ndim != 2 or values.dtype.kind not in "biuf":
-            raise GazeError(f"mask: shape {values.shape} of {values.dtype}; expected (height, width) of numbers. Decode an RLE "
-                            "with decode_rle; take one channel of a colour picture.")
+            raise GazeError(
+                f"mask: shape {values.shape} of {values.dtype}; expected (height, width) of"
+                " numbers. Decode an RLE with decode_rle; take one channel of a colour picture."
+            )
         if values.dtype.kind != "f":
             values = values != 0
         elif not (np.isfinite(values).all() and (values >= 0).all()):
-            raise GazeError("mask: negative, infinite or NaN values; expected weights of at least 0. Threshold it first.")
+            raise GazeError(
+                "mask: negative, infinite or NaN values; expected weights of at least 0. Threshold"
+                " it first."
+            )
         object.__setattr__(self, "values", values)
 
     def usable(self, image_size: tuple[int, int]) -> tuple[Mask | None, dict[str, int]]:
@@ -175,6 +217,13 @@ class Mask:
         """
         if self.values.shape != tuple(image_size):
             swapped = self.values.shape == tuple(image_size)[::-1]
-            hint = "It fits transposed: PIL has (width, height)." if swapped else "Resize neither before rendering."
-            raise GazeError(f"mask: {self.values.shape} (height, width), image {tuple(image_size)}; expected the same. {hint}")
+            hint = (
+                "It fits transposed: PIL has (width, height)."
+                if swapped
+                else "Resize neither before rendering."
+            )
+            raise GazeError(
+                f"mask: {self.values.shape} (height, width), image {tuple(image_size)}; expected"
+                f" the same. {hint}"
+            )
         return (self, {}) if self.values.any() else (None, {"empty": 1})

@@ -1,31 +1,46 @@
 """A causal language model of transformers, from a local folder or the hub."""
+
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ..config import UserError
-from ..gaze.files import sha256
+from ..files import sha256
 from .base import Generation, Query
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "4bit": torch.bfloat16}
+DTYPES = {
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+    "4bit": torch.bfloat16,
+}
 
 
 class CausalLMWriter:
     """Greedy, in batches padded on the left, with the tokenizer's own chat template.
 
-    A batch gives the tokens that its queries give one by one, up to rounding: ties within it may fall otherwise below fp32.
+    A batch gives the tokens that its queries give one by one, up to rounding: ties within it may
+    fall otherwise below fp32.
     """
 
-    def __init__(self, name: str, max_new_tokens: int, batch_size: int = 1, precision: str = "auto", device: str | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        max_new_tokens: int,
+        batch_size: int = 1,
+        precision: str = "auto",
+        device: str | None = None,
+    ) -> None:
         where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         precision = _choose_precision(precision, where)
         self.model, self.tokenizer = _load(name, precision, where)
@@ -34,43 +49,69 @@ class CausalLMWriter:
         from transformers import GenerationConfig
 
         # a new one: a model's own may sample, or punish repetition
-        self.model.generation_config = GenerationConfig(do_sample=False, num_beams=1, max_new_tokens=max_new_tokens, eos_token_id=self._ends,
-                                                        pad_token_id=self.tokenizer.pad_token_id)
-        self.facts: dict[str, Any] = {"writer": "transformers", "model": name, **_identity(name, self.model), "precision": precision,
-                                      "device": where.type, "batch_size": batch_size,
-                                      "runtime": f"transformers {version('transformers')}, torch {torch.__version__}",
-                                      "sampling": {"temperature": 0, "max_new_tokens": max_new_tokens}}
+        self.model.generation_config = GenerationConfig(
+            do_sample=False,
+            num_beams=1,
+            max_new_tokens=max_new_tokens,
+            eos_token_id=self._ends,
+            pad_token_id=self.tokenizer.pad_token_id,
+        )
+        self.facts: dict[str, Any] = {
+            "writer": "transformers",
+            "model": name,
+            **_identity(name, self.model),
+            "precision": precision,
+            "device": where.type,
+            "batch_size": batch_size,
+            "runtime": f"transformers {version('transformers')}, torch {torch.__version__}",
+            "sampling": {"temperature": 0, "max_new_tokens": max_new_tokens},
+        }
 
     def write(self, queries: Sequence[Query]) -> list[Generation]:
         """UserError: a chat that the template refuses, or longer than the model's context."""
         found = []
         for first in range(0, len(queries), self.batch_size):
-            found += self._write(queries[first:first + self.batch_size])
+            found += self._write(queries[first : first + self.batch_size])
         return found
 
     @torch.inference_mode()
     def _write(self, queries: Sequence[Query]) -> list[Generation]:
         texts = [self._render(query) for query in queries]
-        batch = self.tokenizer(texts, add_special_tokens=False, padding=True, return_tensors="pt").to(self.model.device)  # the template has them
+        batch = self.tokenizer(
+            texts, add_special_tokens=False, padding=True, return_tensors="pt"
+        ).to(self.model.device)  # the template has them
         context = getattr(self.model.config, "max_position_embeddings", None)
         for query, length in zip(queries, batch["attention_mask"].sum(1).tolist()):
             if context is not None and length + self.max_new_tokens > context:
-                raise UserError(f"{query.key}: a prompt of {length} tokens and --max-new-tokens {self.max_new_tokens}; the model holds {context}. "
-                                "Fewer or shorter snippets, or another model.")
-        written = self.model.generate(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])[:, batch["input_ids"].shape[1]:]
+                raise UserError(
+                    f"{query.key}: a prompt of {length} tokens and --max-new-tokens"
+                    f" {self.max_new_tokens}; the model holds {context}. Fewer or shorter snippets,"
+                    " or another model."
+                )
+        written = self.model.generate(
+            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]
+        )[:, batch["input_ids"].shape[1] :]
         return [self._generation(tokens) for tokens in written.tolist()]
 
     def _render(self, query: Query) -> str:
         from jinja2.exceptions import TemplateError
 
         try:
-            return self.tokenizer.apply_chat_template(query.chat, tokenize=False, add_generation_prompt=True)
+            prompt = self.tokenizer.apply_chat_template(
+                query.chat, tokenize=False, add_generation_prompt=True
+            )
         except TemplateError as error:
-            raise UserError(f"{query.key}: the chat template of {self.facts['model']} refuses the prompt ({error}).") from error
+            raise UserError(
+                f"{query.key}: the chat template of {self.facts['model']} refuses the prompt"
+                f" ({error})."
+            ) from error
+        assert isinstance(prompt, str)  # tokenize=False
+        return prompt
 
     def _generation(self, tokens: list[int]) -> Generation:
         end = next((place for place, token in enumerate(tokens) if token in self._ends), None)
         text = self.tokenizer.decode(tokens[:end], skip_special_tokens=True)
+        assert isinstance(text, str)  # of one row of tokens
         return Generation(text, "length" if end is None else "stop")
 
 
@@ -80,27 +121,43 @@ def _choose_precision(asked: str, device: torch.device) -> str:
     if asked == "auto":
         return "fp32" if device.type != "cuda" else "bf16" if missing else "4bit"
     if asked == "4bit" and device.type != "cuda":
-        raise UserError(f"--llm-precision 4bit on {device.type}: expected a CUDA device; take bf16 or fp32.")
+        raise UserError(
+            f"--llm-precision 4bit on {device.type}: expected a CUDA device; take bf16 or fp32."
+        )
     if asked == "4bit" and missing:
-        raise UserError(f"--llm-precision 4bit needs {' and '.join(missing)}: pip install 'openclip_eclip[llm]'")
+        raise UserError(
+            f"--llm-precision 4bit needs {' and '.join(missing)}: pip install 'openclip_eclip[llm]'"
+        )
     return asked
 
 
-def _load(name: str, precision: str, device: torch.device) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def _load(name: str, precision: str, device: torch.device) -> tuple[Any, PreTrainedTokenizerBase]:
+    # Any: the library's type of a model has no `generate`
     from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
     options: dict[str, Any] = {"dtype": DTYPES[precision]}
     if precision == "4bit":
-        options |= {"quantization_config": BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4",
-                                                              bnb_4bit_compute_dtype=DTYPES[precision]), "device_map": {"": device}}
+        options |= {
+            "quantization_config": BitsAndBytesConfig(
+                load_in_4bit=True,
+                bnb_4bit_quant_type="nf4",
+                bnb_4bit_compute_dtype=DTYPES[precision],
+            ),
+            "device_map": {"": device},
+        }
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, padding_side="left")
-        model = AutoModelForCausalLM.from_pretrained(name, **options)
+        model: Any = AutoModelForCausalLM.from_pretrained(name, **options)
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"--llm {name}: transformers can not load it ({' '.join(str(error).split())[:300]}). Expected the name of an instruct "
-                        "model on the hub, or a folder with config.json, weights and tokenizer.") from error
+        raise UserError(
+            f"--llm {name}: transformers can not load it ({' '.join(str(error).split())[:300]})."
+            " Expected the name of an instruct model on the hub, or a folder with config.json,"
+            " weights and tokenizer."
+        ) from error
     if tokenizer.chat_template is None:
-        raise UserError(f"--llm {name}: its tokenizer has no chat template; expected an instruct model.")
+        raise UserError(
+            f"--llm {name}: its tokenizer has no chat template; expected an instruct model."
+        )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     return (model if precision == "4bit" else model.to(device)).eval(), tokenizer

@@ -1,4 +1,7 @@
-"""A language model behind an OpenAI-compatible HTTP endpoint: vLLM, llama.cpp's server, Ollama. Only where the user gave its URL."""
+"""A language model behind an OpenAI-compatible HTTP endpoint: vLLM, llama.cpp's server, Ollama.
+Only where the user gave its URL.
+"""
+
 from __future__ import annotations
 
 import http.client
@@ -12,11 +15,12 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
-from typing import Any, Callable, Sequence
+from typing import Any
 from urllib.parse import urlsplit
 
 from ..config import UserError
@@ -45,12 +49,15 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 
 
 class _TimeLimit:
-    """Ends what this thread asks of a server after `seconds`, however often a byte comes: a socket's own time-out begins anew with each."""
+    """Ends what this thread asks of a server after `seconds`, however often a byte comes: a
+    socket's own time-out begins anew with each.
+    """
 
     here = threading.local()
 
     def __init__(self, seconds: float) -> None:
-        self.expired, self.socket = False, None
+        self.expired = False
+        self.socket: socket.socket | None = None
         self._timer = threading.Timer(seconds, self._stop)
         self._timer.daemon = True
 
@@ -95,33 +102,67 @@ class _WatchedSecure(urllib.request.HTTPSHandler):
 
 
 class EndpointWriter:
-    """POST {url}/chat/completions, greedy; `batch_size` requests at a time. The key comes from the environment and goes nowhere else.
+    """POST {url}/chat/completions, greedy; `batch_size` requests at a time. The key comes from the
+    environment and goes nowhere else.
 
-    Time-outs, lost connections, 408, 429, 5xx and answers that can not be read are tried again, `tries` times in all, after 1, 2, 4 ... 60
-    seconds, or as Retry-After says. Proxies of the environment are used, but never towards this machine.
+    Time-outs, lost connections, 408, 429, 5xx and answers that cannot be read are tried again,
+    `tries` times in all, after 1, 2, 4 ... 60 seconds, or as Retry-After says. Proxies of the
+    environment are used, but never towards this machine.
     """
 
-    def __init__(self, url: str, model: str, max_new_tokens: int, seed: int = 0, batch_size: int = 1, timeout: float = 120, tries: int = 5,
-                 sleep: Callable[[float], None] = time.sleep) -> None:
-        self.url, host = _checked(url), urlsplit(url).hostname
+    def __init__(
+        self,
+        url: str,
+        model: str,
+        max_new_tokens: int,
+        seed: int = 0,
+        batch_size: int = 1,
+        timeout: float = 120,
+        tries: int = 5,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.url, host = _checked(url), urlsplit(url).hostname or ""
         self.batch_size, self.timeout, self.tries, self.sleep = batch_size, timeout, tries, sleep
-        self._settings = {"model": model, "temperature": 0, "seed": seed, "max_tokens": max_new_tokens, "stream": False}
+        self._settings = {
+            "model": model,
+            "temperature": 0,
+            "seed": seed,
+            "max_tokens": max_new_tokens,
+            "stream": False,
+        }
         self._key = os.environ.get(KEY_VARIABLE, "").strip()
         if not self._key.isascii() or not self._key.isprintable():
-            raise UserError(f"{KEY_VARIABLE}: characters that a header can not hold; expected the key alone.")
-        proxies = {} if _is_loopback(host) else None
-        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler(proxies), _NoRedirect, _Watched, _WatchedSecure)
-        self.facts: dict[str, Any] = {"writer": "http", "model": model, "url": self.url, "served": [],
-                                      "sampling": {"temperature": 0, "seed": seed, "max_new_tokens": max_new_tokens}}
+            raise UserError(
+                f"{KEY_VARIABLE}: characters that a header can not hold; expected the key alone."
+            )
+        proxies: dict[str, str] | None = {} if _is_loopback(host) else None
+        self._opener = urllib.request.build_opener(
+            urllib.request.ProxyHandler(proxies), _NoRedirect, _Watched, _WatchedSecure
+        )
+        self.facts: dict[str, Any] = {
+            "writer": "http",
+            "model": model,
+            "url": self.url,
+            "served": [],
+            "sampling": {"temperature": 0, "seed": seed, "max_new_tokens": max_new_tokens},
+        }
         if not _is_loopback(host):
-            logger.warning("%s is another machine: it will get the retrieved reports. Restricted data (MIMIC-CXR and the like) must not leave "
-                           "the site.%s", self.url, " The key travels unencrypted." if self._key and url.startswith("http:") else "")
+            logger.warning(
+                "%s is another machine: it will get the retrieved reports. Restricted data"
+                " (MIMIC-CXR and the like) must not leave the site.%s",
+                self.url,
+                " The key travels unencrypted." if self._key and url.startswith("http:") else "",
+            )
 
     def write(self, queries: Sequence[Query]) -> list[Generation]:
-        """UserError: refused, or still no answer after all tries; it names the URL and the last fault."""
+        """UserError: refused, or still no answer after all tries; it names the URL and the last
+        fault.
+        """
         with ThreadPoolExecutor(self.batch_size) as pool:
             answers = list(pool.map(self._answer, queries))
-        self.facts["served"] = sorted({*self.facts["served"], *(served for _, served in answers if served)})
+        self.facts["served"] = sorted(
+            {*self.facts["served"], *(served for _, served in answers if served)}
+        )
         return [generation for generation, _ in answers]
 
     def _answer(self, query: Query) -> tuple[Generation, str]:
@@ -130,19 +171,37 @@ class EndpointWriter:
                 return self._ask(query)
             except _Fault as fault:
                 last = self._hide(str(fault))
-                wait = min(60.0, 2.0 ** (attempt - 1)) if fault.wait is None else min(LONGEST_WAIT, fault.wait)
+                wait = (
+                    min(60.0, 2.0 ** (attempt - 1))
+                    if fault.wait is None
+                    else min(LONGEST_WAIT, fault.wait)
+                )
             if attempt < self.tries:
-                logger.warning("%s, %s: %s (try %d of %d); again in %.0f s", self.url, query.key, last, attempt, self.tries, wait)
+                logger.warning(
+                    "%s, %s: %s (try %d of %d); again in %.0f s",
+                    self.url,
+                    query.key,
+                    last,
+                    attempt,
+                    self.tries,
+                    wait,
+                )
                 self.sleep(wait)
-        raise UserError(f"{self.url}: no answer for {query.key} in {self.tries} tries; the last: {last}. Look at the server; the same command "
-                        "goes on where it stopped.")
+        raise UserError(
+            f"{self.url}: no answer for {query.key} in {self.tries} tries; the last: {last}. Look"
+            " at the server; the same command goes on where it stopped."
+        )
 
     def _ask(self, query: Query) -> tuple[Generation, str]:
         headers = {"Content-Type": "application/json", "Accept": "application/json"}
         if self._key:
             headers["Authorization"] = f"Bearer {self._key}"
-        request = urllib.request.Request(f"{self.url}/chat/completions", json.dumps({**self._settings, "messages": query.chat}).encode(),
-                                         headers, method="POST")
+        request = urllib.request.Request(
+            f"{self.url}/chat/completions",
+            json.dumps({**self._settings, "messages": query.chat}).encode(),
+            headers,
+            method="POST",
+        )
         with _TimeLimit(self.timeout) as limit:
             try:
                 with self._opener.open(request, timeout=self.timeout) as answer:
@@ -153,7 +212,9 @@ class EndpointWriter:
             # URLError and time-outs are OSErrors; ValueError: chunks of no length
             except (OSError, http.client.HTTPException, ValueError) as error:
                 if not limit.expired:
-                    raise _Fault(f"{getattr(error, 'reason', None) or error or type(error).__name__}") from error
+                    raise _Fault(
+                        f"{getattr(error, 'reason', None) or error or type(error).__name__}"
+                    ) from error
             if limit.expired:
                 raise _Fault(f"no whole answer within {self.timeout:g} s (--llm-timeout)")
         return _parse(content)
@@ -161,15 +222,25 @@ class EndpointWriter:
     def _refused(self, error: urllib.error.HTTPError, query: Query) -> None:
         """Raise what the status calls for."""
         if error.code in (408, 429) or error.code >= 500:
-            raise _Fault(f"HTTP {error.code} {error.reason}", _retry_after(error.headers.get("Retry-After")))
+            raise _Fault(
+                f"HTTP {error.code} {error.reason}", _retry_after(error.headers.get("Retry-After"))
+            )
         if 300 <= error.code < 400:
-            raise UserError(f"{self.url}: redirects to {error.headers.get('Location')}; not followed. Give the final URL.")
+            raise UserError(
+                f"{self.url}: redirects to {error.headers.get('Location')}; not followed. Give the"
+                " final URL."
+            )
         try:
             said = error.read(500).decode("utf-8", "replace")
         except (OSError, http.client.HTTPException):
             said = ""
         hint = f" The key is read from {KEY_VARIABLE}." if error.code in (401, 403) else ""
-        raise UserError(self._hide(f"{self.url}: HTTP {error.code} {error.reason} for {query.key}: {' '.join(said.split())}.{hint}"))
+        raise UserError(
+            self._hide(
+                f"{self.url}: HTTP {error.code} {error.reason} for {query.key}:"
+                f" {' '.join(said.split())}.{hint}"
+            )
+        )
 
     def _hide(self, text: str) -> str:
         """Servers repeat the key in what they complain of."""
@@ -178,16 +249,23 @@ class EndpointWriter:
 
 def _checked(url: str) -> str:
     """Without a trailing slash; UserError unless http(s)://HOST[:PORT][/PATH]."""
-    expected = "expected http://HOST:PORT/v1 or https://HOST/v1, to which /chat/completions is added"
+    expected = (
+        "expected http://HOST:PORT/v1 or https://HOST/v1, to which /chat/completions is added"
+    )
     try:
         parts = urlsplit(url)
-        parts.port
+        _ = parts.port  # raises where it is no number
     except ValueError as error:
         raise UserError(f"--llm-url: {error}; {expected}.") from error
     if parts.username is not None or parts.password is not None:
-        raise UserError(f"--llm-url: user name or password within the URL; put a key into {KEY_VARIABLE}, which is never stored.")
+        raise UserError(
+            f"--llm-url: user name or password within the URL; put a key into {KEY_VARIABLE}, which"
+            " is never stored."
+        )
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-        raise UserError(f"--llm-url {parts.scheme}://{parts.hostname}...: {expected}, without ? or #.")
+        raise UserError(
+            f"--llm-url {parts.scheme}://{parts.hostname}...: {expected}, without ? or #."
+        )
     return url.rstrip("/")
 
 
@@ -199,17 +277,28 @@ def _is_loopback(host: str) -> bool:
 
 
 def _retry_after(value: str | None) -> float | None:
-    """Seconds from a Retry-After header, a number or a date; None if there is none that can be read."""
+    """Seconds from a Retry-After header, a number or a date; None if there is none that can be
+    read.
+    """
     if value is None:
         return None
     try:
-        return max(0.0, float(value) if value.strip().isdigit() else (parsedate_to_datetime(value) - datetime.now(timezone.utc)).total_seconds())
+        return max(
+            0.0,
+            (
+                float(value)
+                if value.strip().isdigit()
+                else (parsedate_to_datetime(value) - datetime.now(timezone.utc)).total_seconds()
+            ),
+        )
     except (ValueError, TypeError):
         return None
 
 
 def _parse(content: bytes) -> tuple[Generation, str]:
-    """Generation, and the model that the server names. content may be null (a filter, a refusal): an empty generation."""
+    """Generation, and the model that the server names. content may be null (a filter, a refusal):
+    an empty generation.
+    """
     if len(content) > LARGEST:
         raise _Fault(f"an answer of more than {LARGEST} bytes")
     try:
@@ -218,9 +307,15 @@ def _parse(content: bytes) -> tuple[Generation, str]:
         raise _Fault(f"no JSON ({error}): {content[:80]!r}") from error
     try:
         choice = found["choices"][0]
-        said, finish, served = choice["message"]["content"], choice.get("finish_reason"), found.get("model")
+        said, finish, served = (
+            choice["message"]["content"],
+            choice.get("finish_reason"),
+            found.get("model"),
+        )
     except (KeyError, IndexError, TypeError, AttributeError) as error:
         raise _Fault(f"JSON without choices[0].message.content: {content[:80]!r}") from error
     if not isinstance(said, (str, type(None))):
         raise _Fault(f"choices[0].message.content is {type(said).__name__}, not text")
-    return Generation(said or "", finish if isinstance(finish, str) else "unknown"), served if isinstance(served, str) else ""
+    return Generation(said or "", finish if isinstance(finish, str) else "unknown"), (
+        served if isinstance(served, str) else ""
+    )

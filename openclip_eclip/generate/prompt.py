@@ -1,12 +1,16 @@
-"""The chat that asks for a report: instructions, worked examples, then the query's snippets (§4.4)."""
+"""The chat that asks for a report: instructions, worked examples, then the query's snippets
+(§4.4).
+"""
+
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from importlib.resources import files
 from pathlib import Path
-from typing import NamedTuple, Sequence
+from typing import NamedTuple
 
 from ..config import UserError
 from .base import Chat
@@ -17,7 +21,9 @@ _PLACEHOLDERS = {"instructions": (), "snippet": ("{number}", "{text}"), "case": 
 
 @dataclass(frozen=True)
 class Template:
-    """Wording of the prompt. `case` holds {snippets}, which become one line each by `snippet`, with {number} from 1 and {text}."""
+    """Wording of the prompt. `case` holds {snippets}, which become one line each by `snippet`, with
+    {number} from 1 and {text}.
+    """
 
     instructions: str
     snippet: str
@@ -41,7 +47,8 @@ def read_template(path: Path | None = None) -> Template:
     """The package's prompts/report.json, or a user's file of the same form.
 
     Raises:
-        UserError: no such file, no JSON object, a missing, empty or unknown entry, or one without its placeholder.
+        UserError: no such file, no JSON object, a missing, empty or unknown entry, or one without
+            its placeholder.
     """
     where = "report.json" if path is None else str(path)
     source = files("openclip_eclip.generate") / "prompts" / "report.json" if path is None else path
@@ -54,23 +61,40 @@ def read_template(path: Path | None = None) -> Template:
     expected = f"expected an object with exactly the texts {', '.join(_PLACEHOLDERS)}"
     if not isinstance(found, dict):
         raise UserError(f"prompt template {where}: {type(found).__name__}; {expected}.")
-    wrong = [f"no {name!r}" for name in sorted(texts - set(found))] + [f"unknown {name!r}" for name in sorted(set(found) - texts)]
-    wrong += [f"{name!r} is not a text, or empty" for name in sorted(texts & set(found))
-              if not isinstance(found[name], str) or not found[name].strip()]
+    wrong = [f"no {name!r}" for name in sorted(texts - set(found))] + [
+        f"unknown {name!r}" for name in sorted(set(found) - texts)
+    ]
+    wrong += [
+        f"{name!r} is not a text, or empty"
+        for name in sorted(texts & set(found))
+        if not isinstance(found[name], str) or not found[name].strip()
+    ]
     if wrong:
         raise UserError(f"prompt template {where}: {'; '.join(wrong)}; {expected}.")
     for name, placeholders in _PLACEHOLDERS.items():
         for placeholder in placeholders:
             if found[name].count(placeholder) != 1:
-                raise UserError(f"prompt template {where}: {name!r} holds {placeholder} {found[name].count(placeholder)} times; expected once.")
-    return Template(**found, name=where if path is None else path.name, sha256=hashlib.sha256(content).hexdigest())
+                raise UserError(
+                    f"prompt template {where}: {name!r} holds {placeholder}"
+                    f" {found[name].count(placeholder)} times; expected once."
+                )
+    return Template(
+        **found,
+        name=where if path is None else path.name,
+        sha256=hashlib.sha256(content).hexdigest(),
+    )
 
 
-def build_chat(template: Template, examples: Sequence[WorkedExample], snippets: Sequence[str]) -> Chat:
-    """User and assistant in turn: a case and its report for each example, then the case in question.
+def build_chat(
+    template: Template, examples: Sequence[WorkedExample], snippets: Sequence[str]
+) -> Chat:
+    """User and assistant in turn: a case and its report for each example, then the case in
+    question.
 
-    The instructions open the first user message: Mistral's template has no system role, and one chat serves every writer (decision 0021).
-    All messages but the last depend on template and examples alone, so that llama.cpp computes them once a run.
+    The instructions open the first user message: Mistral's template has no system role, and one
+    chat serves every writer (decision 0021).
+    All messages but the last depend on template and examples alone, so that llama.cpp computes them
+    once a run.
 
     Raises:
         UserError: no snippets, an empty one, or an example without a report.
@@ -78,9 +102,16 @@ def build_chat(template: Template, examples: Sequence[WorkedExample], snippets: 
     chat: Chat = []
     for number, example in enumerate(examples, 1):
         if not example.report.strip():
-            raise UserError(f"worked example {number}: its report is empty; expected one with text.")
-        chat += [{"role": "user", "content": _case(template, example.snippets, f"worked example {number}")},
-                 {"role": "assistant", "content": remove_special_tokens(example.report)}]
+            raise UserError(
+                f"worked example {number}: its report is empty; expected one with text."
+            )
+        chat += [
+            {
+                "role": "user",
+                "content": _case(template, example.snippets, f"worked example {number}"),
+            },
+            {"role": "assistant", "content": remove_special_tokens(example.report)},
+        ]
     chat.append({"role": "user", "content": _case(template, snippets, "query")})
     chat[0]["content"] = f"{template.instructions}\n\n{chat[0]['content']}"
     return chat
@@ -89,6 +120,12 @@ def build_chat(template: Template, examples: Sequence[WorkedExample], snippets: 
 def _case(template: Template, snippets: Sequence[str], where: str) -> str:
     texts = [remove_special_tokens(snippet) for snippet in snippets]
     if not texts or not all(texts):
-        raise UserError(f"{where}: {len(texts)} snippets, {texts.count('')} of them empty; expected at least one, each with text.")
-    lines = [template.snippet.replace("{number}", str(number)).replace("{text}", text) for number, text in enumerate(texts, 1)]
+        raise UserError(
+            f"{where}: {len(texts)} snippets, {texts.count('')} of them empty; expected at least"
+            " one, each with text."
+        )
+    lines = [
+        template.snippet.replace("{number}", str(number)).replace("{text}", text)
+        for number, text in enumerate(texts, 1)
+    ]
     return template.case.replace("{snippets}", "\n".join(lines))

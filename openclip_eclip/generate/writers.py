@@ -1,9 +1,10 @@
 """Which writer, from the command line."""
+
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Sequence
 
 from ..config import UserError
 from .base import Writer
@@ -15,50 +16,139 @@ PRECISIONS = ("auto", "fp32", "bf16", "fp16", "4bit")
 
 def add_writer_arguments(parser: argparse.ArgumentParser) -> None:
     """Who writes, and how he is asked."""
-    parser.add_argument("--writer", choices=WRITERS, default="smollm2",
-                        help="smollm2: a tiny model for the plumbing, not medicine, or any --llm FILE.gguf; transformers: --llm; http: --llm-url; "
-                             "copy: the nearest report; random: any report (default: %(default)s)")
-    parser.add_argument("--llm", metavar="NAME_OR_PATH", help=f"transformers: folder or hub name (default: {MISTRAL}); smollm2: a GGUF file; "
-                        "http: the model's name at the server")
-    parser.add_argument("--llm-url", metavar="URL", help="OpenAI-compatible endpoint, such as http://localhost:8000/v1; nothing is sent without. "
-                        "Restricted data must not leave the site. A key is read from the variable OPENCLIP_ECLIP_LLM_KEY")
-    parser.add_argument("--llm-timeout", type=float, default=120, metavar="SECONDS", help="http: until an answer is whole (default: %(default)s)")
-    parser.add_argument("--llm-tries", type=int, default=5, help="http: before the run stops (default: %(default)s)")
-    parser.add_argument("--llm-precision", choices=PRECISIONS, default="auto",
-                        help="transformers; auto: 4bit on a GPU with bitsandbytes, bf16 without, fp32 on a CPU (default: %(default)s)")
-    parser.add_argument("--llm-device", help="transformers: cpu, cuda, cuda:1 ... (default: a GPU where there is one)")
-    parser.add_argument("--llm-batch-size", type=int, default=4, help="transformers: queries a batch; http: requests at a time (default: %(default)s)")
-    parser.add_argument("--llm-threads", type=int, help="smollm2: CPU threads (default: as many as torch uses)")
+    parser.add_argument(
+        "--writer",
+        choices=WRITERS,
+        default="smollm2",
+        help=(
+            "smollm2: a tiny model for the plumbing, not medicine, or any --llm FILE.gguf;"
+            " transformers: --llm; http: --llm-url; copy: the nearest report; random: any report"
+            " (default: %(default)s)"
+        ),
+    )
+    parser.add_argument(
+        "--llm",
+        metavar="NAME_OR_PATH",
+        help=(
+            f"transformers: folder or hub name (default: {MISTRAL}); smollm2: a GGUF file; "
+            "http: the model's name at the server"
+        ),
+    )
+    parser.add_argument(
+        "--llm-url",
+        metavar="URL",
+        help=(
+            "OpenAI-compatible endpoint, such as http://localhost:8000/v1; nothing is sent without."
+            " Restricted data must not leave the site. A key is read from the variable"
+            " OPENCLIP_ECLIP_LLM_KEY"
+        ),
+    )
+    parser.add_argument(
+        "--llm-timeout",
+        type=float,
+        default=120,
+        metavar="SECONDS",
+        help="http: until an answer is whole (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--llm-tries", type=int, default=5, help="http: before the run stops (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--llm-precision",
+        choices=PRECISIONS,
+        default="auto",
+        help=(
+            "transformers; auto: 4bit on a GPU with bitsandbytes, bf16 without, fp32 on a CPU"
+            " (default: %(default)s)"
+        ),
+    )
+    parser.add_argument(
+        "--llm-device",
+        help="transformers: cpu, cuda, cuda:1 ... (default: a GPU where there is one)",
+    )
+    parser.add_argument(
+        "--llm-batch-size",
+        type=int,
+        default=4,
+        help="transformers: queries a batch; http: requests at a time (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--llm-threads", type=int, help="smollm2: CPU threads (default: as many as torch uses)"
+    )
     parser.add_argument("--max-new-tokens", type=int, default=200, help="(default: %(default)s)")
-    parser.add_argument("--prompt-template", type=Path, metavar="FILE", help="JSON with instructions, snippet and case (default: our own)")
+    parser.add_argument(
+        "--prompt-template",
+        type=Path,
+        metavar="FILE",
+        help="JSON with instructions, snippet and case (default: our own)",
+    )
 
 
 def open_writer(args: argparse.Namespace, reports: Sequence[str], seed: int = 0) -> Writer:
-    """The writer of the arguments; models are loaded here, once. `reports` of the training side are for `random`.
+    """The writer of the arguments; models are loaded here, once. `reports` of the training side are
+    for `random`.
 
     Raises:
         UserError: a number out of range, a missing package, file or URL, a URL for another writer.
     """
-    for flag, least in (("llm_tries", 1), ("llm_batch_size", 1), ("llm_threads", 1), ("max_new_tokens", 1), ("llm_timeout", 0.001)):
+    for flag, least in (
+        ("llm_tries", 1),
+        ("llm_batch_size", 1),
+        ("llm_threads", 1),
+        ("max_new_tokens", 1),
+        ("llm_timeout", 0.001),
+    ):
         if getattr(args, flag) is not None and not getattr(args, flag) >= least:
-            raise UserError(f"--{flag.replace('_', '-')} {getattr(args, flag)}: expected at least {least}.")
+            raise UserError(
+                f"--{flag.replace('_', '-')} {getattr(args, flag)}: expected at least {least}."
+            )
     if (args.writer == "http") != (args.llm_url is not None):
-        raise UserError(f"--writer {args.writer} {'without' if args.llm_url is None else 'with'} --llm-url; the two go together.")
+        raise UserError(
+            f"--writer {args.writer} {'without' if args.llm_url is None else 'with'} --llm-url; the"
+            " two go together."
+        )
     if args.writer == "copy":
         from .floors import CopyWriter
+
         return CopyWriter()
     if args.writer == "random":
         from .floors import RandomWriter
+
         return RandomWriter(reports, seed)
     if args.writer == "transformers":
         from .causal_lm import CausalLMWriter
-        return CausalLMWriter(args.llm or MISTRAL, args.max_new_tokens, args.llm_batch_size, args.llm_precision, args.llm_device)
+
+        return CausalLMWriter(
+            args.llm or MISTRAL,
+            args.max_new_tokens,
+            args.llm_batch_size,
+            args.llm_precision,
+            args.llm_device,
+        )
     if args.writer == "http":
         from .endpoint import EndpointWriter
+
         if not args.llm:
-            raise UserError("--writer http without --llm; expected the model's name at the server (any word for a server with one model).")
-        return EndpointWriter(args.llm_url, args.llm, args.max_new_tokens, seed, args.llm_batch_size, args.llm_timeout, args.llm_tries)
+            raise UserError(
+                "--writer http without --llm; expected the model's name at the server (any word for"
+                " a server with one model)."
+            )
+        return EndpointWriter(
+            args.llm_url,
+            args.llm,
+            args.max_new_tokens,
+            seed,
+            args.llm_batch_size,
+            args.llm_timeout,
+            args.llm_tries,
+        )
     import torch
 
     from .llama_cpp import LlamaCppWriter, packaged_model
-    return LlamaCppWriter(Path(args.llm) if args.llm else packaged_model(), args.max_new_tokens, seed, args.llm_threads or torch.get_num_threads())
+
+    return LlamaCppWriter(
+        Path(args.llm) if args.llm else packaged_model(),
+        args.max_new_tokens,
+        seed,
+        args.llm_threads or torch.get_num_threads(),
+    )

@@ -1,1 +1,3 @@
-"""Numbers from arrays: no model, no files; numpy in float64, scikit-learn where it has the metric."""
+"""Numbers from arrays: no model, no files; numpy in float64, scikit-learn where it has the
+metric.
+"""

@@ -1,8 +1,12 @@
-"""Scores of classes: confusion matrix, F1, recall, precision, balanced accuracy, AUROC; class scores from prompt vectors.
+"""Scores of classes: confusion matrix, F1, recall, precision, balanced accuracy, AUROC; class
+scores from prompt vectors.
 
-Closed forms on whole arrays, since a bootstrap calls them a thousand times; the tests hold them to scikit-learn's to 1e-12.
-A class that no sample belongs to has no F1, recall or AUROC (NaN), and means over classes leave it out (docs/decisions/0011).
+Closed forms on whole arrays, since a bootstrap calls them a thousand times; the tests hold them to
+scikit-learn's to 1e-12.
+A class that no sample belongs to has no F1, recall or AUROC (NaN), and means over classes leave it
+out (docs/decisions/0011).
 """
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -15,16 +19,23 @@ CLASS_VECTORS = ("mean", "unit_mean", "max", "pair_softmax")
 Numbers = dict[str, np.ndarray]
 
 
-def class_scores(images: np.ndarray, positive: Sequence[np.ndarray], negative: Sequence[np.ndarray], rule: str) -> np.ndarray:
-    """Scores (N, K) float64 of unit image features (N, D) against the unit prompt features (P_k, D) of each of K classes.
+def class_scores(
+    images: np.ndarray, positive: Sequence[np.ndarray], negative: Sequence[np.ndarray], rule: str
+) -> np.ndarray:
+    """Scores (N, K) float64 of unit image features (N, D) against the unit prompt features (P_k, D)
+    of each of K classes.
 
-    mean: cosine averaged over prompts (= with the mean vector, not of unit length); unit_mean: cosine with the mean vector;
-    max: the best prompt's; pair_softmax: softmax of the cosines with `positive` and `negative` (unit_mean each), without
-    temperature, which would change neither order nor decision (peers.md §2.1).
+    mean: cosine averaged over prompts (= with the mean vector, not of unit length); unit_mean:
+    cosine with the mean vector;
+    max: the best prompt's; pair_softmax: softmax of the cosines with `positive` and `negative`
+    (unit_mean each), without temperature, which would change neither order nor decision (peers.md
+    §2.1).
     """
     images = images.astype(np.float64)
     if rule == "max":
-        return np.stack([(images @ prompts.T.astype(np.float64)).max(axis=1) for prompts in positive], axis=1)
+        return np.stack(
+            [(images @ prompts.T.astype(np.float64)).max(axis=1) for prompts in positive], axis=1
+        )
     if rule == "mean":
         return images @ np.stack([prompts.mean(axis=0, dtype=np.float64) for prompts in positive]).T
     similarity = images @ np.stack([_unit_mean(prompts) for prompts in positive]).T
@@ -32,7 +43,9 @@ def class_scores(images: np.ndarray, positive: Sequence[np.ndarray], negative: S
         return similarity
     if rule != "pair_softmax":
         raise ValueError(f"class vector {rule!r}; expected one of {CLASS_VECTORS}.")
-    return 1 / (1 + np.exp(images @ np.stack([_unit_mean(prompts) for prompts in negative]).T - similarity))
+    return 1 / (
+        1 + np.exp(images @ np.stack([_unit_mean(prompts) for prompts in negative]).T - similarity)
+    )
 
 
 def _unit_mean(vectors: np.ndarray) -> np.ndarray:
@@ -41,31 +54,48 @@ def _unit_mean(vectors: np.ndarray) -> np.ndarray:
 
 
 def standardise(scores: np.ndarray) -> np.ndarray:
-    """Each class's scores (N, K) with mean 0 and population s.d. 1 over the samples: GLoRIA's step, which sees the whole test set.
+    """Each class's scores (N, K) with mean 0 and population s.d. 1 over the samples: GLoRIA's step,
+    which sees the whole test set.
 
     A constant column becomes 0. ValueError: fewer than two samples.
     """
     if len(scores) < 2:
-        raise ValueError(f"{len(scores)} samples; expected at least 2 to standardise over the test set.")
+        raise ValueError(
+            f"{len(scores)} samples; expected at least 2 to standardise over the test set."
+        )
     varies = np.ptp(scores, axis=0) > 0  # the s.d. of equal numbers is not always exactly 0
-    return np.where(varies, scores - scores.mean(axis=0), 0) / np.where(varies, scores.std(axis=0), 1)
+    return np.where(varies, scores - scores.mean(axis=0), 0) / np.where(
+        varies, scores.std(axis=0), 1
+    )
 
 
 def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
-    """(K, K) int64, rows the truth; `labels` and `predicted` (N,) int64 in 0 .. K-1. ValueError otherwise, or without samples."""
+    """(K, K) int64, rows the truth; `labels` and `predicted` (N,) int64 in 0 .. K-1. ValueError
+    otherwise, or without samples.
+    """
     if labels.shape != predicted.shape or labels.ndim != 1 or not len(labels):
-        raise ValueError(f"labels {labels.shape} and predictions {predicted.shape}; expected two equally long rows of at least one.")
+        raise ValueError(
+            f"labels {labels.shape} and predictions {predicted.shape}; expected two equally long"
+            " rows of at least one."
+        )
     for name, values in (("label", labels), ("prediction", predicted)):
         if values.min() < 0 or values.max() >= classes:
-            raise ValueError(f"a {name} is {values.min() if values.min() < 0 else values.max()}; expected 0 to {classes - 1}.")
-    return np.bincount(labels * classes + predicted, minlength=classes * classes).reshape(classes, classes)
+            raise ValueError(
+                f"a {name} is {values.min() if values.min() < 0 else values.max()}; expected 0 to"
+                f" {classes - 1}."
+            )
+    return np.bincount(labels * classes + predicted, minlength=classes * classes).reshape(
+        classes, classes
+    )
 
 
 def measure(labels: np.ndarray, scores: np.ndarray) -> Numbers:
-    """Everything of a single-label set: arrays (K,) by class, 0-d over classes. Decision: the highest score, the first of equals.
+    """Everything of a single-label set: arrays (K,) by class, 0-d over classes. Decision: the
+    highest score, the first of equals.
 
-    `labels` (N,) int64, `scores` (N, K) float64. AUROC is one class against the rest by its own score; of two classes by the
-    difference of their scores, which is what decides. With two classes also the F1 of the positive (second) class.
+    `labels` (N,) int64, `scores` (N, K) float64. AUROC is one class against the rest by its own
+    score; of two classes by the difference of their scores, which is what decides. With two classes
+    also the F1 of the positive (second) class.
     """
     classes = scores.shape[1]
     table = confusion_matrix(labels, scores.argmax(axis=1), classes)
@@ -74,16 +104,29 @@ def measure(labels: np.ndarray, scores: np.ndarray) -> Numbers:
     with np.errstate(invalid="ignore", divide="ignore"):
         f1 = np.where(present, 2 * hits / (truths + guesses), np.nan)
         recall, precision = hits / truths, hits / guesses
-    areas = auroc((labels[:, None] == np.arange(classes)).astype(np.float64), scores - scores[:, ::-1] if classes == 2 else scores)
-    found = {"macro-F1": f1[present].mean(), "balanced accuracy": recall[present].mean(), "accuracy": hits.sum() / len(labels),
-             "macro AUROC": _mean(areas), "F1": f1, "precision": precision, "recall": recall, "AUROC": areas}
+    areas = auroc(
+        (labels[:, None] == np.arange(classes)).astype(np.float64),
+        scores - scores[:, ::-1] if classes == 2 else scores,
+    )
+    found = {
+        "macro-F1": f1[present].mean(),
+        "balanced accuracy": recall[present].mean(),
+        "accuracy": hits.sum() / len(labels),
+        "macro AUROC": _mean(areas),
+        "F1": f1,
+        "precision": precision,
+        "recall": recall,
+        "AUROC": areas,
+    }
     if classes == 2:
         found["F1 of the positive class"] = f1[1]
     return {name: np.asarray(value, dtype=np.float64) for name, value in found.items()}
 
 
 def measure_multi(labels: np.ndarray, scores: np.ndarray) -> Numbers:
-    """AUROC of a multi-label set, by class and their mean; `labels` (N, K) of 1, 0 and NaN (not labelled)."""
+    """AUROC of a multi-label set, by class and their mean; `labels` (N, K) of 1, 0 and NaN (not
+    labelled).
+    """
     areas = auroc(labels, scores)
     return {"macro AUROC": np.asarray(_mean(areas)), "AUROC": areas}
 

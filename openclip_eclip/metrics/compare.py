@@ -4,8 +4,9 @@ sizes needed.
 The mean over S seeds of a statistic on N images varies by two things: other seeds, other images.
 Decision 0043: half of an interval = sqrt(t(S - 1)^2 A + t(N - 1)^2 B), A = (variance between
 seeds) / S, with Student's t for the few seeds it is known from; B = the images' part, from a
-bootstrap over images. scripts/coverage.py measures its coverage.
+bootstrap over images. scripts/studies/coverage.py measures its coverage.
 """
+
 from __future__ import annotations
 
 import math
@@ -59,10 +60,11 @@ class Estimate:
 
 @dataclass
 class Components:
-    """Variances of a difference d_si of seed s on image i: d + u_s + v_i + e_si, so var(mean) = seed/S + image/N + both/(S N).
+    """Variances of a difference d_si of seed s on image i: d + u_s + v_i + e_si, so var(mean) =
+    seed/S + image/N + both/(S N).
 
-    A statistic that is no mean over images (F1, AUROC, median) is taken as one: its bootstrap variance times N stands for `image`
-    + `both`. `seed` NaN: one seed, not known.
+    A statistic that is no mean over images (F1, AUROC, median) is taken as one: its bootstrap
+    variance times N stands for `image` + `both`. `seed` NaN: one seed, not known.
     """
 
     seed: float
@@ -74,7 +76,13 @@ class Components:
         return self.seed / seeds + self.image / images + self.both / (seeds * images)
 
 
-def draw_all(scorers: Sequence[Scorer], count: int, draws: int, seed: int, groups: Sequence[object] | None = None) -> list[Draws]:
+def draw_all(
+    scorers: Sequence[Scorer],
+    count: int,
+    draws: int,
+    seed: int,
+    groups: Sequence[object] | None = None,
+) -> list[Draws]:
     """Every method on the same draws of `count` images, or of whole `groups` (N,) of them."""
     ones = np.ones((count, 1))
     parts: list[list[np.ndarray]] = [[] for _ in scorers]
@@ -82,8 +90,10 @@ def draw_all(scorers: Sequence[Scorer], count: int, draws: int, seed: int, group
         for part, scorer in zip(parts, scorers, strict=True):
             part.append(scorer(weights))
     units = count if groups is None else len(np.unique(np.asarray(groups)))
-    return [Draws(scorer(ones)[0], np.concatenate(part), units)
-            for scorer, part in zip(scorers, parts, strict=True)]
+    return [
+        Draws(scorer(ones)[0], np.concatenate(part), units)
+        for scorer, part in zip(scorers, parts, strict=True)
+    ]
 
 
 def estimate_mean(method: Draws) -> Estimate:
@@ -111,10 +121,10 @@ def _estimate(value: np.ndarray, groups: Sequence[Draws], centre: np.ndarray) ->
     several = [one for one in groups if len(one.full) > 1]
     parts = [one.full.var(0, ddof=1) / len(one.full) for one in several]
     seeds = np.sum(parts, axis=0) if parts else np.zeros(len(value))
-    squares = np.sum([part**2 / (len(one.full) - 1)
-                      for part, one in zip(parts, several, strict=True)], axis=0)
-    freedom = np.divide(seeds**2, squares, out=np.full(len(value), MOST_FREEDOM),
-                        where=squares > 0)
+    squares = np.sum(
+        [part**2 / (len(one.full) - 1) for part, one in zip(parts, several, strict=True)], axis=0
+    )
+    freedom = np.divide(seeds**2, squares, out=np.full(len(value), MOST_FREEDOM), where=squares > 0)
     images = _variance(centre, groups[0].units)
     for one in several:  # what belongs to one seed on one image is in the seeds' part already
         images = images - _both(one.drawn, one.units) / len(one.full)
@@ -122,12 +132,18 @@ def _estimate(value: np.ndarray, groups: Sequence[Draws], centre: np.ndarray) ->
     half = half_width(seeds, images, freedom, groups[0].units, LEVEL)
     sd = _sd(groups[0].full) if len(groups) == 1 else np.full(len(value), np.nan)
     p = p_value(value, seeds, images, freedom, groups[0].units)
-    return Estimate(value, sd, value - half, value + half, p, np.isnan(centre).sum(0), seeds,
-                    images, freedom)
+    return Estimate(
+        value, sd, value - half, value + half, p, np.isnan(centre).sum(0), seeds, images, freedom
+    )
 
 
-def half_width(seeds: np.ndarray, images: np.ndarray, freedom: np.ndarray, units: float,
-               alpha: np.ndarray | float) -> np.ndarray:
+def half_width(
+    seeds: np.ndarray,
+    images: np.ndarray,
+    freedom: np.ndarray,
+    units: float,
+    alpha: np.ndarray | float,
+) -> np.ndarray:
     """Half of the 1 - alpha interval of variances (Q,) `seeds`, known with `freedom`, and
     `images`, known from `units` images.
 
@@ -140,8 +156,9 @@ def half_width(seeds: np.ndarray, images: np.ndarray, freedom: np.ndarray, units
     return np.sqrt(few**2 * seeds + many**2 * images)
 
 
-def p_value(value: np.ndarray, seeds: np.ndarray, images: np.ndarray, freedom: np.ndarray,
-            units: float) -> np.ndarray:
+def p_value(
+    value: np.ndarray, seeds: np.ndarray, images: np.ndarray, freedom: np.ndarray, units: float
+) -> np.ndarray:
     """(Q,) the alpha whose interval ends at 0: below 0.05 exactly where the 95 % interval leaves 0
     out.
     """
@@ -177,24 +194,29 @@ def _sd(full: np.ndarray) -> np.ndarray:
 
 
 def holm(p: np.ndarray) -> np.ndarray:
-    """Holm's step-down adjustment of p-values (K,), monotone and at most 1; NaN stays and does not count as a test."""
+    """Holm's step-down adjustment of p-values (K,), monotone and at most 1; NaN stays and does not
+    count as a test.
+    """
     p = np.asarray(p, dtype=np.float64)
     adjusted = np.full(p.shape, np.nan)
-    order = np.argsort(p)[:int((~np.isnan(p)).sum())]
+    order = np.argsort(p)[: int((~np.isnan(p)).sum())]
     factors = np.arange(len(order), 0, -1)
     adjusted[order] = np.minimum(1.0, np.maximum.accumulate(p[order] * factors))
     return adjusted
 
 
 def variance_components(method: Draws, reference: Draws, statistic: int, images: int) -> Components:
-    """Of the differences of paired seeds. `images`: how many units (images, or patients) were drawn.
+    """Of the differences of paired seeds. `images`: how many units (images, or patients) were
+    drawn.
 
-    With d_s on all images, d*_s on those of a draw: v1 = mean over s of var(d*_s) estimates (image + both) / N, v2 = var(mean of
-    d*_s) estimates (image + both / S) / N, v3 = var over s of d_s estimates seed + both / N. ValueError: numbers of seeds that
-    differ.
+    With d_s on all images, d*_s on those of a draw: v1 = mean over s of var(d*_s) estimates (image
+    + both) / N, v2 = var(mean of d*_s) estimates (image + both / S) / N, v3 = var over s of d_s
+    estimates seed + both / N. ValueError: numbers of seeds that differ.
     """
     if len(method.full) != len(reference.full):
-        raise ValueError(f"{len(method.full)} and {len(reference.full)} seeds; expected equally many, paired.")
+        raise ValueError(
+            f"{len(method.full)} and {len(reference.full)} seeds; expected equally many, paired."
+        )
     full = (method.full - reference.full)[:, statistic]
     drawn = (method.drawn - reference.drawn)[:, :, [statistic]]
     alone = float(_variance(drawn, images).mean())
@@ -203,11 +225,14 @@ def variance_components(method: Draws, reference: Draws, statistic: int, images:
     if len(full) == 1:
         return Components(math.nan, alone * images, 0.0)
     both = float(_both(drawn, images)[0])
-    return Components(max(float(full.var(ddof=1)) - both, 0.0), (alone - both) * images, both * images)
+    return Components(
+        max(float(full.var(ddof=1)) - both, 0.0), (alone - both) * images, both * images
+    )
 
 
-def smallest_difference(parts: Components, seeds: int, images: float, alpha: float = LEVEL,
-                        power: float = 0.8) -> float:
+def smallest_difference(
+    parts: Components, seeds: int, images: float, alpha: float = LEVEL, power: float = 0.8
+) -> float:
     """What `seeds` seeds a method and `images` images show with this power: half of the interval
     + z_power sqrt(var(mean)).
 
@@ -220,19 +245,25 @@ def smallest_difference(parts: Components, seeds: int, images: float, alpha: flo
     return float(half + norm.ppf(power) * math.sqrt(own + rest))
 
 
-def needed_seeds(parts: Components, difference: float, images: int, alpha: float = LEVEL,
-                 power: float = 0.8) -> float:
+def needed_seeds(
+    parts: Components, difference: float, images: int, alpha: float = LEVEL, power: float = 0.8
+) -> float:
     """The least number of seeds a method that shows `difference` on `images` images; inf: no
     number does; NaN: not known.
     """
     if math.isnan(parts.seed) or math.isnan(parts.image):
         return math.nan
-    return _least(lambda seeds: smallest_difference(parts, seeds, images, alpha, power),
-                  difference, 2, MOST_SEEDS)
+    return _least(
+        lambda seeds: smallest_difference(parts, seeds, images, alpha, power),
+        difference,
+        2,
+        MOST_SEEDS,
+    )
 
 
-def needed_images(parts: Components, difference: float, seeds: int, alpha: float = LEVEL,
-                  power: float = 0.8) -> float:
+def needed_images(
+    parts: Components, difference: float, seeds: int, alpha: float = LEVEL, power: float = 0.8
+) -> float:
     """The least number of images that shows `difference` with `seeds` seeds a method; inf: no
     number does; NaN: not known.
 
@@ -240,8 +271,12 @@ def needed_images(parts: Components, difference: float, seeds: int, alpha: float
     """
     if math.isnan(parts.image):
         return math.nan
-    return _least(lambda images: smallest_difference(parts, seeds, images, alpha, power),
-                  difference, 1, MOST_IMAGES)
+    return _least(
+        lambda images: smallest_difference(parts, seeds, images, alpha, power),
+        difference,
+        1,
+        MOST_IMAGES,
+    )
 
 
 def _least(shown: Callable[[int], float], difference: float, low: int, high: int) -> float:

@@ -1,4 +1,7 @@
-"""How two clouds of unit vectors lie to one another and in themselves: float64, matrices of pairs made a block at a time."""
+"""How two clouds of unit vectors lie to one another and in themselves: float64, matrices of pairs
+made a block at a time.
+"""
+
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
@@ -12,16 +15,20 @@ BLOCK_BYTES = 64 * 2**20  # of one block of the matrix of pairs
 
 
 def alignment(images: np.ndarray, texts: np.ndarray) -> float:
-    """Eq. 2 of the paper, -E_i[|v_i - t_i|^2 - min_{j != i} |v_i - t_j|^2], (N, D) each: the mean of `margins`. Higher is better.
+    """Eq. 2 of the paper, -E_i[|v_i - t_i|^2 - min_{j != i} |v_i - t_j|^2], (N, D) each: the mean
+    of `margins`. Higher is better.
 
-    It falls with N, the number of wrong texts: compare at one N only. Oh et al.'s code leaves the minus out and is called with
-    texts first, so that its minimum runs over images and lower is better; that is another number.
+    It falls with N, the number of wrong texts: compare at one N only. Oh et al.'s code leaves the
+    minus out and is called with texts first, so that its minimum runs over images and lower is
+    better; that is another number.
     """
     return float(margins(images, texts).mean())
 
 
 def margins(images: np.ndarray, texts: np.ndarray) -> np.ndarray:
-    """(N,) squared distance of each image to its nearest wrong text, less that to its own; above 0: its own is the nearest."""
+    """(N,) squared distance of each image to its nearest wrong text, less that to its own; above 0:
+    its own is the nearest.
+    """
     images, texts = _pairs(images, texts)
     nearest = np.empty(len(images))
     for rows, squared in _squared_distances(images, texts):
@@ -31,10 +38,12 @@ def margins(images: np.ndarray, texts: np.ndarray) -> np.ndarray:
 
 
 def uniformity(images: np.ndarray, texts: np.ndarray) -> float:
-    """Eq. 3 of the paper, -log E_{i != j} exp(-2 |v_i - t_j|^2), (N, D) each, from 0 to 8. Higher is better by the paper.
+    """Eq. 3 of the paper, -log E_{i != j} exp(-2 |v_i - t_j|^2), (N, D) each, from 0 to 8. Higher
+    is better by the paper.
 
-    Distances between the two clouds count as spread: it rises with the modality gap. (Oh et al.'s code takes the
-    distances among images with the images again and a log without minus; that is another number.)
+    Distances between the two clouds count as spread: it rises with the modality gap. (Oh et al.'s
+    code takes the distances among images with the images again and a log without minus; that is
+    another number.)
     """
     images, texts = _pairs(images, texts)
     return -_log_mean_kernel(images, texts)
@@ -46,31 +55,45 @@ def wang_isola_alignment(images: np.ndarray, texts: np.ndarray, alpha: float = 2
 
 
 def wang_isola_uniformity(points: np.ndarray) -> float:
-    """log E_{x != y} exp(-2 |x - y|^2) in one cloud (N, D) (Wang and Isola 2020); lower is better, random directions: -4."""
+    """log E_{x != y} exp(-2 |x - y|^2) in one cloud (N, D) (Wang and Isola 2020); lower is better,
+    random directions: -4.
+    """
     points = np.asarray(points, dtype=np.float64)
     return _log_mean_kernel(*_pairs(points, points))
 
 
 def modality_gap(images: np.ndarray, texts: np.ndarray) -> float:
     """Length of mean(v) - mean(t) (Liang et al. 2022), from 0 to 2."""
-    return float(np.linalg.norm(np.mean(images, axis=0, dtype=np.float64) - np.mean(texts, axis=0, dtype=np.float64)))
+    return float(
+        np.linalg.norm(
+            np.mean(images, axis=0, dtype=np.float64) - np.mean(texts, axis=0, dtype=np.float64)
+        )
+    )
 
 
 def centre(points: np.ndarray) -> np.ndarray:
-    """(N, D) float64 without their mean, of length 1 again. UserError: a point equals the mean and has no direction left."""
+    """(N, D) float64 without their mean, of length 1 again. UserError: a point equals the mean and
+    has no direction left.
+    """
     points = np.asarray(points, dtype=np.float64)
     moved = points - points.mean(axis=0)
     length = np.linalg.norm(moved, axis=1, keepdims=True)
     if (length < 1e-12).any():
-        raise UserError(f"{int((length < 1e-12).sum())} of {len(points)} features equal their mean, so the centred version does "
-                        "not exist. Are all of them equal: has the encoder collapsed?")
+        raise UserError(
+            f"{int((length < 1e-12).sum())} of {len(points)} features equal their mean, so the"
+            " centred version does not exist. Are all of them equal: has the encoder collapsed?"
+        )
     return moved / length
 
 
-def cosine_histogram(points: np.ndarray, groups: np.ndarray, bins: int = 100) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Cosines of unit vectors (N, D) by their groups (N,) int 0..K-1, each pair of different points once.
+def cosine_histogram(
+    points: np.ndarray, groups: np.ndarray, bins: int = 100
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Cosines of unit vectors (N, D) by their groups (N,) int 0..K-1, each pair of different points
+    once.
 
-    Returns counts (K, K, bins) of [-1, 1], mean and deviation (K, K), symmetric; NaN where there is no pair.
+    Returns counts (K, K, bins) of [-1, 1], mean and deviation (K, K), symmetric; NaN where there is
+    no pair.
     """
     points, count = np.asarray(points, dtype=np.float64), int(groups.max()) + 1
     clouds = [points[groups == group] for group in range(count)]
@@ -81,30 +104,50 @@ def cosine_histogram(points: np.ndarray, groups: np.ndarray, bins: int = 100) ->
         for rows, cosines in _blocks(clouds[one], clouds[other]):
             if one == other:
                 cosines = cosines[np.arange(cosines.shape[1]) > rows[:, None]]
-            cosines = np.clip(cosines, -1, 1)  # rounding would push equal points out of the last bin
+            # rounding would push equal points out of the last bin
+            cosines = np.clip(cosines, -1, 1)
             counts[one, other] += np.histogram(cosines, bins, (-1, 1))[0]
-            number, total, squares = number + cosines.size, total + float(cosines.sum()), squares + float((cosines ** 2).sum())
+            number, total, squares = (
+                number + cosines.size,
+                total + float(cosines.sum()),
+                squares + float((cosines**2).sum()),
+            )
         if number:
             mean[one, other] = mean[other, one] = total / number
-            deviation[one, other] = deviation[other, one] = np.sqrt(max(squares / number - (total / number) ** 2, 0))
+            deviation[one, other] = deviation[other, one] = np.sqrt(
+                max(squares / number - (total / number) ** 2, 0)
+            )
         counts[other, one] = counts[one, other]
     return counts, mean, deviation
 
 
-def clustering(points: np.ndarray, groups: np.ndarray, seeds: Sequence[int]) -> dict[str, np.ndarray]:
-    """k-means with k = number of groups, n_init 20, for each seed: NMI, ARI (against the groups), silhouette, Calinski-Harabasz.
+def clustering(
+    points: np.ndarray, groups: np.ndarray, seeds: Sequence[int]
+) -> dict[str, np.ndarray]:
+    """k-means with k = number of groups, n_init 20, for each seed: NMI, ARI (against the groups),
+    silhouette, Calinski-Harabasz.
 
-    `points` (N, D) unit vectors, `groups` (N,) int. UserError: fewer than two groups, too few points, no scikit-learn.
+    `points` (N, D) unit vectors, `groups` (N,) int. UserError: fewer than two groups, too few
+    points, no scikit-learn.
     """
     try:
         from sklearn import cluster, config_context, metrics
     except ImportError as error:
-        raise UserError("clusters need scikit-learn: pip install 'openclip_eclip[evaluate]'") from error
+        raise UserError(
+            "clusters need scikit-learn: pip install 'openclip_eclip[evaluate]'"
+        ) from error
     points, count = np.asarray(points, dtype=np.float64), len(np.unique(groups))
     if count < 2 or len(np.unique(points, axis=0)) <= count:
-        raise UserError(f"{len(np.unique(points, axis=0))} different points in {count} groups; expected two groups or more and "
-                        "more points.")
-    found: dict[str, list[float]] = {"NMI": [], "ARI": [], "silhouette": [], "Calinski-Harabasz": []}
+        raise UserError(
+            f"{len(np.unique(points, axis=0))} different points in {count} groups; expected two"
+            " groups or more and more points."
+        )
+    found: dict[str, list[float]] = {
+        "NMI": [],
+        "ARI": [],
+        "silhouette": [],
+        "Calinski-Harabasz": [],
+    }
     for seed in seeds:
         clusters = cluster.KMeans(count, n_init=20, random_state=seed).fit_predict(points)
         found["NMI"].append(metrics.normalized_mutual_info_score(groups, clusters))
@@ -118,7 +161,10 @@ def clustering(points: np.ndarray, groups: np.ndarray, seeds: Sequence[int]) -> 
 def _pairs(images: np.ndarray, texts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     images, texts = np.asarray(images, dtype=np.float64), np.asarray(texts, dtype=np.float64)
     if images.shape != texts.shape or images.ndim != 2 or len(images) < 2:
-        raise ValueError(f"images {images.shape}, texts {texts.shape}; expected two arrays (N, D) of pairs, N at least 2.")
+        raise ValueError(
+            f"images {images.shape}, texts {texts.shape}; expected two arrays (N, D) of pairs, N at"
+            " least 2."
+        )
     return images, texts
 
 
@@ -134,8 +180,10 @@ def _blocks(left: np.ndarray, right: np.ndarray) -> Iterator[tuple[np.ndarray, n
         yield rows, left[rows] @ right.T
 
 
-def _squared_distances(left: np.ndarray, right: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    lengths = (left ** 2).sum(axis=1), (right ** 2).sum(axis=1)
+def _squared_distances(
+    left: np.ndarray, right: np.ndarray
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    lengths = (left**2).sum(axis=1), (right**2).sum(axis=1)
     for rows, products in _blocks(left, right):
         products *= -2
         products += lengths[0][rows, None]

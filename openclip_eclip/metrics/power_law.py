@@ -1,8 +1,10 @@
 """err = a + b x^(-c), the sample-efficiency curve, by bounded least squares, with draws over seeds.
 
-For a given c the best a and b are known in closed form, so that the search is over c alone (variable projection): a grid, then
-finer ones about its best place. No start to choose, no local minimum, and all draws at once.
+For a given c the best a and b are known in closed form, so that the search is over c alone
+(variable projection): a grid, then finer ones about its best place. No start to choose, no local
+minimum, and all draws at once.
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -16,8 +18,8 @@ ZOOMS = 8  # each makes the grid ten times finer
 
 @dataclass(frozen=True)
 class PowerLaw:
-    """0 <= a <= 1: what more data does not mend; b >= 0; 0.01 <= c <= 5: how fast the rest falls. `sse`: sum of squared
-    residuals.
+    """0 <= a <= 1: what more data does not mend; b >= 0; 0.01 <= c <= 5: how fast the rest falls.
+    `sse`: sum of squared residuals.
     """
 
     a: float
@@ -31,24 +33,28 @@ class PowerLaw:
 
 
 def fit_power_law(x: np.ndarray, error: np.ndarray) -> PowerLaw:
-    """Of points (P,), all with equal weight. ValueError: fewer than four distinct x, x <= 0, an error outside 0 to 1 or not
-    finite.
+    """Of points (P,), all with equal weight. ValueError: fewer than four distinct x, x <= 0, an
+    error outside 0 to 1 or not finite.
     """
     x, error = np.asarray(x, dtype=np.float64), np.asarray(error, dtype=np.float64)
     if len(np.unique(x)) < LEAST_X:
-        raise ValueError(f"{len(np.unique(x))} distinct values of x; a power law has three parameters and needs at least "
-                         f"{LEAST_X}.")
+        raise ValueError(
+            f"{len(np.unique(x))} distinct values of x; a power law has three parameters and needs"
+            f" at least {LEAST_X}."
+        )
     if not (x > 0).all() or not ((error >= 0) & (error <= 1)).all():
         raise ValueError("expected x above 0 and errors (1 - score) from 0 to 1.")
     return _fit(x, error[None])[0]
 
 
-def bootstrap_power_law(x: np.ndarray, error: np.ndarray, draws: int = 1000, seed: int = 0) -> list[PowerLaw]:
+def bootstrap_power_law(
+    x: np.ndarray, error: np.ndarray, draws: int = 1000, seed: int = 0
+) -> list[PowerLaw]:
     """Fits to `draws` mean curves that these seeds allow; `x` (X,), `error` (S, X), S >= 2.
 
-    The mean curve plus normal multiples of the seeds' deviations from it, over the root of a chi-square: at each x the draws
-    are Student's t with S - 1 degrees of freedom about the mean, as is the interval of a mean over few seeds, and a curve
-    stays whole (decision 0043).
+    The mean curve plus normal multiples of the seeds' deviations from it, over the root of a
+    chi-square: at each x the draws are Student's t with S - 1 degrees of freedom about the mean, as
+    is the interval of a mean over few seeds, and a curve stays whole (decision 0043).
     """
     rng, count = np.random.default_rng(seed), len(error)
     mean = error.mean(0)
@@ -66,21 +72,28 @@ def _fit(x: np.ndarray, error: np.ndarray) -> list[PowerLaw]:
         a, b, sse = _best_lines(error[:, None], (x / scale) ** -np.exp(grid)[:, :, None])
         best = sse.argmin(1)
         rows = np.arange(len(error))
-        low, high = grid[rows, np.maximum(best - 2, 0)], grid[rows, np.minimum(best + 2, grid.shape[1] - 1)]
+        low, high = (
+            grid[rows, np.maximum(best - 2, 0)],
+            grid[rows, np.minimum(best + 2, grid.shape[1] - 1)],
+        )
     c = np.exp(grid[rows, best])
-    return [PowerLaw(*map(float, entry)) for entry in zip(a[rows, best], b[rows, best] * scale ** c, c, sse[rows, best],
-                                                          strict=True)]
+    return [
+        PowerLaw(*map(float, entry))
+        for entry in zip(a[rows, best], b[rows, best] * scale**c, c, sse[rows, best], strict=True)
+    ]
 
 
 def _best_lines(error: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(a, b, sse), each (D, C), of error (D, 1, P) = a + b z (D, C, P) with 0 <= a <= 1, b >= 0: inside, or on one of the
-    edges.
+    """(a, b, sse), each (D, C), of error (D, 1, P) = a + b z (D, C, P) with 0 <= a <= 1, b >= 0:
+    inside, or on one of the edges.
     """
     centred = z - z.mean(2, keepdims=True)
-    slope = (centred * error).sum(2) / (centred ** 2).sum(2)
-    through = [((z * (error - a)).sum(2) / (z ** 2).sum(2)) for a in (0.0, 1.0)]
+    slope = (centred * error).sum(2) / (centred**2).sum(2)
+    through = [((z * (error - a)).sum(2) / (z**2).sum(2)) for a in (0.0, 1.0)]
     mean = np.broadcast_to(error.mean(2), slope.shape)
-    a = np.stack([mean - slope * z.mean(2), np.zeros_like(slope), np.ones_like(slope), np.clip(mean, 0, 1)])
+    a = np.stack(
+        [mean - slope * z.mean(2), np.zeros_like(slope), np.ones_like(slope), np.clip(mean, 0, 1)]
+    )
     b = np.stack([slope, *(np.maximum(line, 0) for line in through), np.zeros_like(slope)])
     sse = ((a[..., None] + b[..., None] * z - error) ** 2).sum(3)
     sse[(a < 0) | (a > 1) | (b < 0)] = np.inf

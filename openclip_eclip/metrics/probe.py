@@ -1,9 +1,13 @@
-"""Linear probe: L2 logistic regression on frozen features, one class against the rest, C chosen on validation data alone."""
+"""Linear probe: L2 logistic regression on frozen features, one class against the rest, C chosen on
+validation data alone.
+"""
+
 from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,16 +15,23 @@ from ..config import UserError
 from .auroc import auroc
 from .bootstrap import group_rows
 
+if TYPE_CHECKING:
+    from sklearn.linear_model import LogisticRegression
+
 STRENGTHS = tuple(float(value) for value in np.logspace(-6, 2, 17))  # values of C tried, ascending
-FALLS = 4  # of the validation AUROC in a row end the search: large C cost the most. A flat start does not end it
+# of the validation AUROC in a row end the search: large C cost the most. A flat start does not end
+# it
+FALLS = 4
 MAX_ITERATIONS = 1000
 
 
 @dataclass(frozen=True)
 class Probe:
-    """`weights` (K, D) and `bias` (K,) float64; False in `fitted` (K,): a class left out, its scores are NaN.
+    """`weights` (K, D) and `bias` (K,) float64; False in `fitted` (K,): a class left out, its
+    scores are NaN.
 
-    `validation`: {C: macro AUROC} of the values tried; `unconverged`: fits that lbfgs did not finish.
+    `validation`: {C: macro AUROC} of the values tried; `unconverged`: fits that lbfgs did not
+    finish.
     """
 
     strength: float
@@ -36,7 +47,9 @@ class Probe:
 
 
 def standardise(features: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """(N, D) float64 with mean 0 and deviation 1 over the rows `reference` (training); a constant column becomes 0."""
+    """(N, D) float64 with mean 0 and deviation 1 over the rows `reference` (training); a constant
+    column becomes 0.
+    """
     features = np.asarray(features, dtype=np.float64)
     mean, deviation = features[reference].mean(axis=0), features[reference].std(axis=0)
     constant = deviation <= 1e-12 * np.abs(mean)  # what rounding leaves of one value many times
@@ -44,13 +57,17 @@ def standardise(features: np.ndarray, reference: np.ndarray) -> np.ndarray:
 
 
 def shuffled_groups(groups: Sequence[str], seed: int | Sequence[int]) -> list[np.ndarray]:
-    """Row numbers of each group (patient), the groups in an order that depends on their names and the seed alone."""
+    """Row numbers of each group (patient), the groups in an order that depends on their names and
+    the seed alone.
+    """
     rows = group_rows(groups)
     return [rows[i] for i in np.random.default_rng(seed).permutation(len(rows))]
 
 
 def split_groups(groups: Sequence[str], shares: Sequence[float], seed: int) -> list[np.ndarray]:
-    """Sorted row numbers of each part; whole groups, `shares` of their number. UserError: a part would be empty."""
+    """Sorted row numbers of each part; whole groups, `shares` of their number. UserError: a part
+    would be empty.
+    """
     shuffled = shuffled_groups(groups, seed)
     ends = [0, *(round(end * len(shuffled)) for end in np.cumsum(shares))]
     if min(np.diff(ends)) < 1:
@@ -59,25 +76,45 @@ def split_groups(groups: Sequence[str], shares: Sequence[float], seed: int) -> l
     return [np.sort(np.concatenate(shuffled[first:last])) for first, last in zip(ends, ends[1:])]
 
 
-def nested_subsets(groups: Sequence[str], percents: Sequence[float], seed: int | Sequence[int]) -> list[np.ndarray]:
-    """Sorted row numbers for each share of the groups, in %, at least one group; each is a part of every larger one."""
+def nested_subsets(
+    groups: Sequence[str], percents: Sequence[float], seed: int | Sequence[int]
+) -> list[np.ndarray]:
+    """Sorted row numbers for each share of the groups, in %, at least one group; each is a part of
+    every larger one.
+    """
     shuffled = shuffled_groups(groups, seed)
-    return [np.sort(np.concatenate(shuffled[:max(1, round(percent / 100 * len(shuffled)))])) for percent in percents]
+    return [
+        np.sort(np.concatenate(shuffled[: max(1, round(percent / 100 * len(shuffled)))]))
+        for percent in percents
+    ]
 
 
-def fit_probe(train: np.ndarray, train_labels: np.ndarray, valid: np.ndarray, valid_labels: np.ndarray) -> Probe | None:
-    """Fit at ascending C, each from the weights of the one before; keep the smallest C of the best validation macro AUROC.
+def fit_probe(
+    train: np.ndarray, train_labels: np.ndarray, valid: np.ndarray, valid_labels: np.ndarray
+) -> Probe | None:
+    """Fit at ascending C, each from the weights of the one before; keep the smallest C of the best
+    validation macro AUROC.
 
-    Features (N, D) float64, standardised; labels (N, K) 1, 0 or NaN: that row is left out for that class. A class without a
-    positive or a negative in `train` is left out; None if no class is left that both parts have. UserError: no scikit-learn.
+    Features (N, D) float64, standardised; labels (N, K) 1, 0 or NaN: that row is left out for that
+    class. A class without a positive or a negative in `train` is left out; None if no class is left
+    that both parts have. UserError: no scikit-learn.
     """
     known = [np.flatnonzero(~np.isnan(label)) for label in train_labels.T]
-    fitted = np.array([len(np.unique(label[rows])) == 2 for label, rows in zip(train_labels.T, known, strict=True)], dtype=bool)
+    fitted = np.array(
+        [
+            len(np.unique(label[rows])) == 2
+            for label, rows in zip(train_labels.T, known, strict=True)
+        ],
+        dtype=bool,
+    )
     judged = fitted & ~np.isnan(auroc(valid_labels, np.zeros(valid_labels.shape)))
     if not judged.any():
         return None
     rows_of = {k: known[k] for k in np.flatnonzero(fitted)}
-    data = {k: (train if len(rows) == len(train) else train[rows], train_labels[rows, k]) for k, rows in rows_of.items()}
+    data = {
+        k: (train if len(rows) == len(train) else train[rows], train_labels[rows, k])
+        for k, rows in rows_of.items()
+    }
     models = {k: _model() for k in data}
     weights, bias = np.full((len(fitted), train.shape[1]), np.nan), np.full(len(fitted), np.nan)
     best: Probe | None = None
@@ -92,23 +129,29 @@ def fit_probe(train: np.ndarray, train_labels: np.ndarray, valid: np.ndarray, va
         tried[strength] = float(auroc(valid_labels[:, judged], scores).mean())
         if best is None or tried[strength] > best.validation[best.strength]:
             best = Probe(strength, weights.copy(), bias.copy(), fitted, tried, 0)
-        last = np.array(list(tried.values())[-FALLS - 1:])
+        last = np.array(list(tried.values())[-FALLS - 1 :])
         if len(last) > FALLS and (np.diff(last) < 0).all():
             break
+    assert best is not None  # the first of STRENGTHS was
     return Probe(best.strength, best.weights, best.bias, fitted, tried, unconverged)
 
 
-def _model() -> "LogisticRegression":  # noqa: F821  (scikit-learn is optional)
+def _model() -> LogisticRegression:
     try:
         from sklearn.linear_model import LogisticRegression
     except ImportError as error:
-        raise UserError("the linear probe needs scikit-learn: pip install 'openclip_eclip[evaluate]'") from error
+        raise UserError(
+            "the linear probe needs scikit-learn: pip install 'openclip_eclip[evaluate]'"
+        ) from error
     return LogisticRegression(solver="lbfgs", max_iter=MAX_ITERATIONS, warm_start=True)
 
 
-def _fit(model: "LogisticRegression", features: np.ndarray, labels: np.ndarray) -> bool:  # noqa: F821
-    """Fit in place; True if lbfgs did not converge, which the caller counts instead of thousands of warnings."""
+def _fit(model: LogisticRegression, features: np.ndarray, labels: np.ndarray) -> bool:
+    """Fit in place; True if lbfgs did not converge, which the caller counts instead of thousands of
+    warnings.
+    """
     from sklearn.exceptions import ConvergenceWarning
+
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ConvergenceWarning)
         model.fit(features, labels)

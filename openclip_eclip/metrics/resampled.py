@@ -1,8 +1,11 @@
-"""The metrics of many bootstrap draws at once: a draw is a column of weights, how often each sample was drawn.
+"""The metrics of many bootstrap draws at once: a draw is a column of weights, how often each sample
+was drawn.
 
-Every scorer takes weights (N, D) and returns (D, S, Q): D draws, S seeds of a method, Q statistics in the order of `names`. All
-ones is the sample itself. NaN: not defined in that draw (a class, or one of its two sides, was not drawn).
+Every scorer takes weights (N, D) and returns (D, S, Q): D draws, S seeds of a method, Q statistics
+in the order of `names`. All ones is the sample itself. NaN: not defined in that draw (a class, or
+one of its two sides, was not drawn).
 """
+
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
@@ -15,22 +18,35 @@ CELLS = 2_000_000  # weights held at a time: 16 MB
 RANKS_AT = (1, 5, 10)
 
 
-def weight_chunks(count: int, draws: int, seed: int, groups: Sequence[object] | None = None) -> Iterator[np.ndarray]:
-    """(N, d) float64 at a time, `draws` columns in all; with `groups` (N,) whole groups are drawn with replacement."""
+def weight_chunks(
+    count: int, draws: int, seed: int, groups: Sequence[object] | None = None
+) -> Iterator[np.ndarray]:
+    """(N, d) float64 at a time, `draws` columns in all; with `groups` (N,) whole groups are drawn
+    with replacement.
+    """
     rng = np.random.default_rng(seed)
-    member = np.arange(count) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
+    member = (
+        np.arange(count)
+        if groups is None
+        else np.unique(np.asarray(groups), return_inverse=True)[1]
+    )
     units = int(member.max()) + 1
     step = max(1, CELLS // count)
     for first in range(0, draws, step):
-        drawn = [np.bincount(rng.integers(0, units, units), minlength=units)[member] for _ in range(min(step, draws - first))]
+        drawn = [
+            np.bincount(rng.integers(0, units, units), minlength=units)[member]
+            for _ in range(min(step, draws - first))
+        ]
         yield np.array(drawn, dtype=np.float64).T.copy()  # a row a sample: scorers gather rows
 
 
 @dataclass
 class ClassScorer:
-    """macro-F1, balanced accuracy, accuracy, then F1 of each class. Classes without a sample stay out of both means.
+    """macro-F1, balanced accuracy, accuracy, then F1 of each class. Classes without a sample stay
+    out of both means.
 
-    `label` (N,) int from 0 to K - 1; `predicted` (S, N) the same, one row a seed; `classes` K names.
+    `label` (N,) int from 0 to K - 1; `predicted` (S, N) the same, one row a seed; `classes` K
+    names.
     """
 
     label: np.ndarray
@@ -66,14 +82,19 @@ class ClassScorer:
             calls = weights.T @ is_predicted.astype(np.float64)
             hits = weights.T @ (is_predicted & is_label).astype(np.float64)
             f1 = 2 * hits / (support + calls)
-            overall = [f1[:, present].mean(1), (hits / support)[:, present].mean(1), hits.sum(1) / total]
+            overall = [
+                f1[:, present].mean(1),
+                (hits / support)[:, present].mean(1),
+                hits.sum(1) / total,
+            ]
             found.append(np.column_stack([*overall, f1]))
         return np.stack(found, axis=1)
 
 
 @dataclass
 class AurocScorer:
-    """macro AUROC, then AUROC of each class. Classes that are all positive or all negative stay out of the mean.
+    """macro AUROC, then AUROC of each class. Classes that are all positive or all negative stay out
+    of the mean.
 
     `label` (N, K) of 1, 0 and NaN (left out); `score` (S, N, K); ties count half.
     """
@@ -110,25 +131,41 @@ class AurocScorer:
         return found
 
 
-def _auroc(score: np.ndarray, positive: np.ndarray, negative: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """(D,) of scores (N,), masks (N,) and weights (N, D): share of the pairs that are in order, ties half."""
+def _auroc(
+    score: np.ndarray, positive: np.ndarray, negative: np.ndarray, weights: np.ndarray
+) -> np.ndarray:
+    """(D,) of scores (N,), masks (N,) and weights (N, D): share of the pairs that are in order,
+    ties half.
+    """
     chosen = np.flatnonzero(negative)
     chosen = chosen[np.argsort(score[chosen], kind="stable")]
-    left, right = (np.searchsorted(score[chosen], score[positive], side) for side in ("left", "right"))
-    edges = np.unique(np.concatenate([[0], left, right]))  # the sum below a positive changes at these places alone
+    left, right = (
+        np.searchsorted(score[chosen], score[positive], side) for side in ("left", "right")
+    )
+    # the sum below a positive changes at these places alone
+    edges = np.unique(np.concatenate([[0], left, right]))
     edges = edges[edges < len(chosen)]
-    rows = csr_array((np.ones(len(chosen)), chosen, np.append(edges, len(chosen))), shape=(len(edges), len(weights)))
-    sums = rows @ weights  # gathers and adds in one go: ten times as fast as weights[chosen] and np.add.reduceat
-    below = np.vstack([np.zeros(weights.shape[1]), np.cumsum(sums, axis=0)])  # before edge 0, 1, ...
+    rows = csr_array(
+        (np.ones(len(chosen)), chosen, np.append(edges, len(chosen))),
+        shape=(len(edges), len(weights)),
+    )
+    # gathers and adds in one go: ten times as fast as weights[chosen] and np.add.reduceat
+    sums = rows @ weights
+    # before edge 0, 1, ...
+    below = np.vstack([np.zeros(weights.shape[1]), np.cumsum(sums, axis=0)])
     above = weights[positive]
-    in_order = sum(np.einsum("pd,pd->d", above, below[np.searchsorted(edges, side)]) for side in (left, right))
+    in_order = sum(
+        np.einsum("pd,pd->d", above, below[np.searchsorted(edges, side)]) for side in (left, right)
+    )
     pairs = above.sum(0) * below[-1]
     return np.divide(in_order / 2, pairs, out=np.full(len(pairs), np.nan), where=pairs > 0)
 
 
 @dataclass
 class RankScorer:
-    """R@1, R@5, R@10 and the median rank; `rank` (S, N) from 1, expected ranks (not whole) where ties are."""
+    """R@1, R@5, R@10 and the median rank; `rank` (S, N) from 1, expected ranks (not whole) where
+    ties are.
+    """
 
     rank: np.ndarray
 
@@ -145,13 +182,19 @@ class RankScorer:
         total = weights.sum(0)
         found = []
         for rank in self.rank:
-            hits = weights.T @ (rank[:, None] <= np.array(RANKS_AT)).astype(np.float64) / total[:, None]
+            hits = (
+                weights.T
+                @ (rank[:, None] <= np.array(RANKS_AT)).astype(np.float64)
+                / total[:, None]
+            )
             found.append(np.column_stack([hits, _median(rank, weights)]))
         return np.stack(found, axis=1)
 
 
 def _median(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """(D,) medians of values (N,) that occur weights (N, D) times; the middle of the two where the number is even."""
+    """(D,) medians of values (N,) that occur weights (N, D) times; the middle of the two where the
+    number is even.
+    """
     order = np.argsort(values, kind="stable")
     cumulated = np.cumsum(weights[order], axis=0)
     total = cumulated[-1]

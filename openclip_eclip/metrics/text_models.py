@@ -1,7 +1,10 @@
-"""Metrics of reports that need a model: BERTScore, sentence embeddings, CheXbert, RadGraph. Weights come from local folders only.
+"""Metrics of reports that need a model: BERTScore, sentence embeddings, CheXbert, RadGraph. Weights
+come from local folders only.
 
-Models and hashes are kept between calls: three systems on one test set load them once. An empty candidate scores 0.
+Models and hashes are kept between calls: three systems on one test set load them once. An empty
+candidate scores 0.
 """
+
 from __future__ import annotations
 
 import functools
@@ -21,7 +24,9 @@ BATCH = 32
 
 
 class Encoder(NamedTuple):
-    """A text model in evaluation mode (no dropout), its tokenizer, and what the report says of it."""
+    """A text model in evaluation mode (no dropout), its tokenizer, and what the report says
+    of it.
+    """
 
     model: torch.nn.Module
     tokenizer: Any
@@ -31,15 +36,22 @@ class Encoder(NamedTuple):
 
 def _config(folder: Path) -> Any:
     from transformers import AutoConfig
+
     if not (folder / "config.json").is_file():
-        raise ValueError(f"{folder}: no config.json; expected a transformers model (hf download NAME --local-dir {folder}).")
+        raise ValueError(
+            f"{folder}: no config.json; expected a transformers model (hf download NAME --local-dir"
+            f" {folder})."
+        )
     return AutoConfig.from_pretrained(folder, local_files_only=True)
 
 
 @functools.lru_cache(maxsize=4)
 def load_encoder(folder: Path, layers: int | None, device: str) -> Encoder:
-    """A transformers model from `folder`, its first `layers` layers (BERT and its kin) or all; ValueError without one."""
+    """A transformers model from `folder`, its first `layers` layers (BERT and its kin) or all;
+    ValueError without one.
+    """
     from transformers import AutoModel, AutoTokenizer
+
     config = _config(folder)
     model = AutoModel.from_pretrained(folder, local_files_only=True).float().eval().to(device)
     if layers is not None:
@@ -53,8 +65,12 @@ def load_encoder(folder: Path, layers: int | None, device: str) -> Encoder:
 
 @functools.lru_cache(maxsize=16)
 def weights_name(folder: Path, pattern: str = "") -> str:
-    """`FOLDER, FILE sha256 0123456789abcdef`: the weights in `folder`, all shards together, or the files named by `pattern`."""
-    files = sorted(folder.glob(pattern or "*.safetensors")) or sorted(folder.glob(pattern or "*.bin"))
+    """`FOLDER, FILE sha256 0123456789abcdef`: the weights in `folder`, all shards together, or the
+    files named by `pattern`.
+    """
+    files = sorted(folder.glob(pattern or "*.safetensors")) or sorted(
+        folder.glob(pattern or "*.bin")
+    )
     if not files:
         raise ValueError(f"{folder}: no weights; expected {pattern or '*.safetensors or *.bin'}.")
     digest = hashlib.sha256()
@@ -63,21 +79,40 @@ def weights_name(folder: Path, pattern: str = "") -> str:
             while block := file.read(1 << 22):
                 digest.update(block)
     cached = folder.absolute().parent  # .../models--ORG--NAME/snapshots/COMMIT of the hub's cache
-    name = cached.parent.name.removeprefix("models--").replace("--", "/") if cached.name == "snapshots" else folder.name
-    return f"{name}, {files[0].name}{f' and {len(files) - 1} more' if files[1:] else ''} sha256 {digest.hexdigest()[:16]}"
+    name = (
+        cached.parent.name.removeprefix("models--").replace("--", "/")
+        if cached.name == "snapshots"
+        else folder.name
+    )
+    return (
+        f"{name}, {files[0].name}{f' and {len(files) - 1} more' if files[1:] else ''} sha256"
+        f" {digest.hexdigest()[:16]}"
+    )
 
 
 def encode(encoder: Encoder, texts: list[str], pooling: str) -> tuple[np.ndarray, int]:
-    """(N, D) float64 vectors, the tokens' mean or the first token's, and how many texts were cut. Equal texts are read once."""
+    """(N, D) float64 vectors, the tokens' mean or the first token's, and how many texts were cut.
+    Equal texts are read once.
+    """
     unique = sorted(set(texts), key=len, reverse=True)
-    device, vectors, cut = next(encoder.model.parameters()).device, {}, set()
+    device = next(encoder.model.parameters()).device
+    vectors: dict[str, np.ndarray] = {}
+    cut: set[str] = set()
     for start in range(0, len(unique), BATCH):
-        part = unique[start:start + BATCH]
-        cut |= {text for text, ids in zip(part, encoder.tokenizer(part)["input_ids"]) if len(ids) > encoder.longest}
-        tokens = encoder.tokenizer(part, padding=True, truncation=True, max_length=encoder.longest, return_tensors="pt")
+        part = unique[start : start + BATCH]
+        cut |= {
+            text
+            for text, ids in zip(part, encoder.tokenizer(part)["input_ids"])
+            if len(ids) > encoder.longest
+        }
+        tokens = encoder.tokenizer(
+            part, padding=True, truncation=True, max_length=encoder.longest, return_tensors="pt"
+        )
         tokens = tokens.to(device)
         with torch.inference_mode():
-            states = encoder.model(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]).last_hidden_state
+            states = encoder.model(
+                input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]
+            ).last_hidden_state
             mask = tokens["attention_mask"][..., None].to(states.dtype)
             pooled = (states * mask).sum(1) / mask.sum(1) if pooling == "mean" else states[:, 0]
         vectors.update(zip(part, pooled.double().cpu().numpy()))
@@ -85,65 +120,112 @@ def encode(encoder: Encoder, texts: list[str], pooling: str) -> tuple[np.ndarray
 
 
 def _cosine(candidates: list[str], one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """(N,) cosines of rows, 0 for an empty candidate, whose vector is that of the special tokens alone."""
+    """(N,) cosines of rows, 0 for an empty candidate, whose vector is that of the special tokens
+    alone.
+    """
     cosine = (one * other).sum(1) / (np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1))
     return np.where([bool(text) for text in candidates], cosine, 0.0)
 
 
-def sentence_cosine(candidates: list[str], references: list[str], folder: Path, device: str = "cpu") -> tuple[np.ndarray, str]:
-    """S_emb of Tab. 3: cosine of sentence vectors, pooled as the folder's sentence-transformers settings say. (N,) in [-1, 1]."""
+def sentence_cosine(
+    candidates: list[str], references: list[str], folder: Path, device: str = "cpu"
+) -> tuple[np.ndarray, str]:
+    """S_emb of Tab. 3: cosine of sentence vectors, pooled as the folder's sentence-transformers
+    settings say. (N,) in [-1, 1].
+    """
     pooling = _pooling(folder)
     encoder = load_encoder(folder, None, device)
     vectors, cut = encode(encoder, candidates + references, pooling)
     count = len(candidates)
-    return _cosine(candidates, vectors[:count], vectors[count:]), (f"{encoder.name}, {pooling} of tokens, "
-                                                                    f"{cut} of {2 * count} texts cut at {encoder.longest} tokens")
+    return (
+        _cosine(candidates, vectors[:count], vectors[count:]),
+        (
+            f"{encoder.name}, {pooling} of tokens, "
+            f"{cut} of {2 * count} texts cut at {encoder.longest} tokens"
+        ),
+    )
 
 
 def _pooling(folder: Path) -> str:
-    """`mean` or `cls` as the folder's 1_Pooling has it, mean for a plain transformers folder; ValueError for anything else."""
+    """`mean` or `cls` as the folder's 1_Pooling has it, mean for a plain transformers folder;
+    ValueError for anything else.
+    """
     modules = folder / "modules.json"
-    kinds = [module["type"].rpartition(".")[2] for module in json.loads(modules.read_text())] if modules.is_file() else []
+    kinds = (
+        [module["type"].rpartition(".")[2] for module in json.loads(modules.read_text())]
+        if modules.is_file()
+        else []
+    )
     path = folder / "1_Pooling" / "config.json"
     settings = json.loads(path.read_text()) if path.is_file() else {"pooling_mode": "mean"}
     modes = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
-    chosen = [modes.get(key, key) for key, on in settings.items() if key.startswith("pooling_mode_") and on]
+    chosen = [
+        modes.get(key, key)
+        for key, on in settings.items()
+        if key.startswith("pooling_mode_") and on
+    ]
     chosen = chosen or [settings.get("pooling_mode")]
     if set(kinds) - {"Transformer", "Pooling", "Normalize"} or chosen not in (["mean"], ["cls"]):
-        raise ValueError(f"{folder}: modules {kinds}, pooling {chosen}; expected a transformer, pooled by mean or cls, no more.")
+        raise ValueError(
+            f"{folder}: modules {kinds}, pooling {chosen}; expected a transformer, pooled by mean"
+            " or cls, no more."
+        )
     return chosen[0]
 
 
-def bertscore_recall(candidates: list[str], references: list[str], folder: Path, device: str = "cpu") -> tuple[np.ndarray, str]:
+def bertscore_recall(
+    candidates: list[str], references: list[str], folder: Path, device: str = "cpu"
+) -> tuple[np.ndarray, str]:
     """B-R of Tab. 3: BERTScore recall by bert-score, no idf, no rescaling. (N,) float64.
 
-    The layer: bert-score's own for a folder with the name of a model in its table, else 3/4 of the depth; 9 of 12 for
-    bert-base-uncased either way. torchmetrics 1.9 pairs the wrong reports as soon as lengths differ (docs/decisions/0022).
+    The layer: bert-score's own for a folder with the name of a model in its table, else 3/4 of the
+    depth; 9 of 12 for bert-base-uncased either way. torchmetrics 1.9 pairs the wrong reports as
+    soon as lengths differ (docs/decisions/0022).
     """
     from bert_score.utils import bert_cos_score_idf, model2layers
+
     depth = _config(folder).num_hidden_layers
     layer = model2layers.get(folder.name, math.ceil(0.75 * depth))
     if layer > depth:
-        raise ValueError(f"{folder}: layer {layer} of {depth}; bert-score has it for {folder.name}. Rename the folder.")
+        raise ValueError(
+            f"{folder}: layer {layer} of {depth}; bert-score has it for {folder.name}. Rename the"
+            " folder."
+        )
     encoder = load_encoder(folder, layer, device)
-    idf = defaultdict(lambda: 1.0, {encoder.tokenizer.sep_token_id: 0, encoder.tokenizer.cls_token_id: 0})
-    rows = [i for i, text in enumerate(candidates) if text]  # bert-score gives "" a 0, but stops on it under transformers 5
+    idf = defaultdict(
+        lambda: 1.0, {encoder.tokenizer.sep_token_id: 0, encoder.tokenizer.cls_token_id: 0}
+    )
+    # bert-score gives "" a 0, but stops on it under transformers 5
+    rows = [i for i, text in enumerate(candidates) if text]
     values = np.zeros(len(candidates))
     if rows:
         true, found = [references[i] for i in rows], [candidates[i] for i in rows]
-        scores = bert_cos_score_idf(encoder.model, true, found, encoder.tokenizer, idf, device=device, batch_size=BATCH)
+        scores = bert_cos_score_idf(
+            encoder.model, true, found, encoder.tokenizer, idf, device=device, batch_size=BATCH
+        )
         values[rows] = scores[:, 1].double().numpy()
-    return values, f"{encoder.name}, layer {layer} of {depth}, no idf, no rescaling, bert-score {version('bert-score')}"
+    return (
+        values,
+        (
+            f"{encoder.name}, layer {layer} of {depth}, no idf, no rescaling, bert-score"
+            f" {version('bert-score')}"
+        ),
+    )
 
 
 class CheXbert(torch.nn.Module):
-    """CheXbert's labeller (Smit et al. 2020): a BERT, 14 linear heads on its CLS token, 13 of four classes, the last of two."""
+    """CheXbert's labeller (Smit et al. 2020): a BERT, 14 linear heads on its CLS token, 13 of four
+    classes, the last of two.
+    """
 
     def __init__(self, config: Any) -> None:
         from transformers import BertModel
+
         super().__init__()
         self.bert = BertModel(config)
-        self.linear_heads = torch.nn.ModuleList(torch.nn.Linear(config.hidden_size, classes) for classes in [4] * 13 + [2])
+        self.linear_heads = torch.nn.ModuleList(
+            torch.nn.Linear(config.hidden_size, classes) for classes in [4] * 13 + [2]
+        )
 
     def forward(self, **tokens: torch.Tensor) -> Any:
         return self.bert(**tokens)
@@ -151,40 +233,67 @@ class CheXbert(torch.nn.Module):
 
 @functools.lru_cache(maxsize=1)
 def _load_chexbert(folder: Path, device: str) -> Encoder:
-    """chexbert.pth in evaluation mode: the release of the paper scored with dropout on (random, biased low)."""
+    """chexbert.pth in evaluation mode: the release of the paper scored with dropout on (random,
+    biased low).
+    """
     from transformers import BertConfig, BertTokenizer
-    absent = [name for name in ("chexbert.pth", "config.json", "vocab.txt") if not (folder / name).is_file()]
+
+    absent = [
+        name
+        for name in ("chexbert.pth", "config.json", "vocab.txt")
+        if not (folder / name).is_file()
+    ]
     if absent:
-        raise ValueError(f"{folder}: no {', '.join(absent)}; expected it with bert-base-uncased's config.json and vocab.txt.")
+        raise ValueError(
+            f"{folder}: no {', '.join(absent)}; expected it with bert-base-uncased's config.json"
+            " and vocab.txt."
+        )
     try:
-        state = torch.load(folder / "chexbert.pth", map_location="cpu", weights_only=True)["model_state_dict"]
+        state = torch.load(folder / "chexbert.pth", map_location="cpu", weights_only=True)[
+            "model_state_dict"
+        ]
     except (pickle.UnpicklingError, KeyError) as error:
-        raise ValueError(f"{folder}/chexbert.pth: {error}; expected tensors under 'model_state_dict'. If you trust it, load it "
-                         "once with weights_only=False and save {'model_state_dict': ...}.") from error
+        raise ValueError(
+            f"{folder}/chexbert.pth: {error}; expected tensors under 'model_state_dict'. If you"
+            " trust it, load it once with weights_only=False and save {'model_state_dict': ...}."
+        ) from error
     model = CheXbert(BertConfig.from_pretrained(folder))
-    state = {key.removeprefix("module."): value for key, value in state.items() if not key.endswith("position_ids")}
+    state = {
+        key.removeprefix("module."): value
+        for key, value in state.items()
+        if not key.endswith("position_ids")
+    }
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
         raise ValueError(f"{folder}/chexbert.pth does not fit config.json: {error}") from error
     tokenizer = BertTokenizer.from_pretrained(folder, local_files_only=True)
     longest = model.bert.config.max_position_embeddings
-    return Encoder(model.eval().to(device), tokenizer, longest, weights_name(folder, "chexbert.pth"))
+    return Encoder(
+        model.eval().to(device), tokenizer, longest, weights_name(folder, "chexbert.pth")
+    )
 
 
 Labelled = tuple[np.ndarray, np.ndarray]
 
 
-def chexbert(candidates: list[str], references: list[str], folder: Path, device: str = "cpu") -> tuple[Labelled, Labelled, str]:
-    """(labels (N, 14) bool, CLS vectors (N, D) float64) of candidates, then of references, and the weights' name.
+def chexbert(
+    candidates: list[str], references: list[str], folder: Path, device: str = "cpu"
+) -> tuple[Labelled, Labelled, str]:
+    """(labels (N, 14) bool, CLS vectors (N, D) float64) of candidates, then of references, and the
+    weights' name.
 
-    Positive and uncertain (classes 1 and 3) are True, blank and negative False; of the last head, no finding, class 1.
+    Positive and uncertain (classes 1 and 3) are True, blank and negative False; of the last head,
+    no finding, class 1.
     """
     encoder = _load_chexbert(folder, device)
     vectors = _chexbert_vectors(encoder, (*candidates, *references))
+    heads = encoder.model.linear_heads
+    assert isinstance(heads, torch.nn.ModuleList)
     with torch.inference_mode():
         features = torch.from_numpy(vectors).float().to(device)
-        labels = np.stack([head(features).argmax(1).cpu().numpy() for head in encoder.model.linear_heads], axis=1) % 2 == 1
+        classes = [head(features).argmax(1).cpu().numpy() for head in heads]  # 14 of (2N,)
+        labels = np.stack(classes, axis=1) % 2 == 1
     count = len(candidates)
     return (labels[:count], vectors[:count]), (labels[count:], vectors[count:]), encoder.name
 
@@ -194,22 +303,39 @@ def _chexbert_vectors(encoder: Encoder, texts: tuple[str, ...]) -> np.ndarray:
     return encode(encoder, list(texts), "cls")[0]  # kept: two metrics are made of it
 
 
-def chexbert_cosine(candidates: list[str], references: list[str], folder: Path, device: str = "cpu") -> tuple[np.ndarray, str]:
+def chexbert_cosine(
+    candidates: list[str], references: list[str], folder: Path, device: str = "cpu"
+) -> tuple[np.ndarray, str]:
     """CB_emb of Tab. 3: cosine of the CLS vectors of CheXbert's BERT. (N,) in [-1, 1]."""
     (_, one), (_, other), name = chexbert(candidates, references, folder, device)
     return _cosine(candidates, one, other), f"CLS, {name}"
 
 
-def radgraph_f1(candidates: list[str], references: list[str], folder: Path, device: str = "cpu") -> tuple[np.ndarray, str]:
-    """F1 of RadGraph's entities, and whether they have relations (`partial`), by the package radgraph. (N,) in [0, 1].
+def radgraph_f1(
+    candidates: list[str], references: list[str], folder: Path, device: str = "cpu"
+) -> tuple[np.ndarray, str]:
+    """F1 of RadGraph's entities, and whether they have relations (`partial`), by the package
+    radgraph. (N,) in [0, 1].
 
     Never run with its weights here; it reads its tokenizer from the hub's cache.
     """
-    kind = next((name for name in ("radgraph-xl", "radgraph") if (folder / name / "weights.th").is_file()), None)
+    kind = next(
+        (name for name in ("radgraph-xl", "radgraph") if (folder / name / "weights.th").is_file()),
+        None,
+    )
     if kind is None:
-        raise ValueError(f"{folder}: no radgraph-xl/weights.th, no radgraph/weights.th; expected what radgraph unpacks.")
+        raise ValueError(
+            f"{folder}: no radgraph-xl/weights.th, no radgraph/weights.th; expected what radgraph"
+            " unpacks."
+        )
     from radgraph import F1RadGraph
+
     cuda = -1 if device == "cpu" else int(device.partition(":")[2] or 0)
-    scorer = F1RadGraph(reward_level="partial", model_type=kind, model_cache_dir=str(folder), cuda=cuda).eval()
+    scorer = F1RadGraph(
+        reward_level="partial", model_type=kind, model_cache_dir=str(folder), cuda=cuda
+    ).eval()
     _, values, _, _ = scorer(refs=references, hyps=candidates)
-    return np.array(values, dtype=np.float64), f"partial, {weights_name(folder / kind, 'weights.th')}"
+    return (
+        np.array(values, dtype=np.float64),
+        f"partial, {weights_name(folder / kind, 'weights.th')}",
+    )

@@ -1,4 +1,7 @@
-"""The methods beside eCLIP, one file each over the same inputs: those that the paper compares (Table 1), and alignment."""
+"""The methods beside eCLIP, one file each over the same inputs: those that the paper compares
+(Table 1), and alignment.
+"""
+
 from __future__ import annotations
 
 from .align import Align
@@ -7,6 +10,11 @@ from .dacl import Dacl
 from .gloria import Gloria
 from .m3_mix import M3Mix
 
-OBJECTIVES: dict[str, type[Objective]] = {"dacl": Dacl, "m3-mix": M3Mix, "gloria": Gloria, "align": Align}
+OBJECTIVES: dict[str, type[Objective]] = {
+    "dacl": Dacl,
+    "m3-mix": M3Mix,
+    "gloria": Gloria,
+    "align": Align,
+}
 
 __all__ = ["OBJECTIVES", "Align", "Dacl", "Gloria", "M3Mix", "Objective"]

@@ -1,25 +1,30 @@
-"""Alignment of where the image tower looks with where the expert looked, on every annotated sample; not in the paper.
+"""Alignment of where the image tower looks with where the expert looked, on every annotated sample;
+not in the paper.
 
-Close to it: attention alignment with gaze, as Ma et al. 2024, "Eye-gaze Guided Multi-modal Alignment for Medical Representation
-Learning", does between patches and sentences. Decisions 0030 and, for sentences, 0032.
+Close to it: attention alignment with gaze, as Ma et al. 2024, "Eye-gaze Guided Multi-modal
+Alignment for Medical Representation Learning", does between patches and sentences. Decisions 0030
+and, for sentences, 0032.
 """
+
 from __future__ import annotations
 
 import argparse
 import logging
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..batching.expert_batch import ExpertBatch
 from ..config import UserError, check_fields
-from ..positions import Tokens, encode_tokens, project_tokens
-from .base import Gather, Objective, Seen, full_precision
-from .local_features import on_empty_image
-from .pool_attention import pool_attention
+from ..towers.local_features import on_empty_image
+from ..towers.pool_attention import pool_attention
+from ..towers.positions import Tokens, encode_tokens, full_precision, project_tokens
+from .base import Gather, Objective, Seen
 
 logger = logging.getLogger(__name__)
 SCHEDULES = ("constant", "linear")
@@ -31,36 +36,53 @@ class AlignConfig:
 
     weight: float = 1.0
     schedule: str = "constant"  # of the weight; linear: down to zero at the end of the run
-    temperature: float = 0.1  # of the similarity of text and positions; an attention pool has its own
-    heads: float = 1.0  # share of an attention pool's heads that are aligned; the others look where they like
+    temperature: float = 0.1  # of text and positions; an attention pool has its own
+    heads: float = 1.0  # share of an attention pool's heads that are aligned; the others are free
     power: float = 3.0  # of the heatmap on the grid: sharpens it towards what was looked at most
-    least: float = 0.0  # share of the batch that the mean is over at least, where less of the data is annotated: few samples do not get the whole weight
-    replay: float = 0.0  # share of a batch that annotated images fill, shown once more for this loss alone, where less than half of it is annotated
+    # share of the batch that the mean is over at least, where less of the data is annotated: few
+    # samples do not get the whole weight
+    least: float = 0.0
+    # share of a batch that annotated images fill, shown once more for this loss alone, where less
+    # than half of it is annotated
+    replay: float = 0.0
     windows: bool = False  # sentence by sentence where a sample carries windows
 
     def __post_init__(self) -> None:
-        check_fields(self, "align", [
-            (0 <= self.weight < float("inf"), "weight", "0 or more"), (self.schedule in SCHEDULES, "schedule", f"one of {SCHEDULES}"),
-            (0 < self.heads <= 1, "heads", "a share above 0, at most 1"), (self.temperature > 0, "temperature", "a positive number"),
-            (self.power > 0, "power", "a positive number"), (0 <= self.least <= 1, "least", "a share from 0 to 1"),
-            (0 <= self.replay <= 1, "replay", "a share from 0 to 1")])
+        check_fields(
+            self,
+            "align",
+            [
+                (0 <= self.weight < float("inf"), "weight", "0 or more"),
+                (self.schedule in SCHEDULES, "schedule", f"one of {SCHEDULES}"),
+                (0 < self.heads <= 1, "heads", "a share above 0, at most 1"),
+                (self.temperature > 0, "temperature", "a positive number"),
+                (self.power > 0, "power", "a positive number"),
+                (0 <= self.least <= 1, "least", "a share from 0 to 1"),
+                (0 <= self.replay <= 1, "replay", "a share from 0 to 1"),
+            ],
+        )
 
 
 class Align(Objective):
-    """weight * mean over the annotated samples of all ranks of -sum_p target_p log look_p, over the positions p of the tower's grid.
+    """weight * mean over the annotated samples of all ranks of -sum_p target_p log look_p, over the
+    positions p of the tower's grid.
 
-    Where less than `least` of the data is annotated, the sum is divided by that share of the batch at least (decision 0035); where less than half of
-    `replay` is, annotated samples are shown once more, so that they make about that share of a batch (decision 0036).
-    `look` is the attention of the tower's learned pool, or else softmax of cos(t, position in the joint space) / temperature
-    with the sample's text feature t held fixed. Images of the separate stream are aligned unmixed.
+    Where less than `least` of the data is annotated, the sum is divided by that share of the batch
+    at least (decision 0035); where less than half of `replay` is, annotated samples are shown once
+    more, so that they make about that share of a batch (decision 0036).
+    `look` is the attention of the tower's learned pool, or else softmax of cos(t, position in the
+    joint space) / temperature with the sample's text feature t held fixed. Images of the separate
+    stream are aligned unmixed.
 
-    With `windows`, a sample that carries them has the mean over its sentences s of -sum_p target_sp log look_sp in the place of that,
-    look_s being the similarity with the feature of that sentence for every tower: a pool's attention knows no sentence.
+    With `windows`, a sample that carries them has the mean over its sentences s of -sum_p target_sp
+    log look_sp in the place of that, look_s being the similarity with the feature of that sentence
+    for every tower: a pool's attention knows no sentence.
     """
 
     def __init__(self, config: AlignConfig = AlignConfig(), stream_is_plain: bool = False) -> None:
         """`stream_is_plain`: mixed pairs of the separate stream hold the images themselves."""
-        self.config, self.stream_is_plain, self.steps, self.least = config, stream_is_plain, 1, config.least
+        self.config, self.stream_is_plain = config, stream_is_plain
+        self.steps, self.least = 1, config.least
         self.needs_heatmaps = config.weight > 0
         self.needs_windows = config.windows and config.weight > 0
         self.image_stages = 0 if config.weight > 0 else None
@@ -68,38 +90,92 @@ class Align(Objective):
 
     @staticmethod
     def add_flags(group: argparse._ActionsContainer) -> None:
-        group.add_argument("--align-weight", type=float, metavar="W",
-                           help="weight of the cross-entropy between the heatmap and where the image tower looks (default: 1)")
-        group.add_argument("--align-schedule", choices=SCHEDULES,
-                           help="of that weight: the same in all steps, or falling to zero at the end of the run (default: constant)")
-        group.add_argument("--align-least", type=float, metavar="SHARE",
-                           help="where less than this share of the data is annotated, the mean over the annotated images of a batch is one over at "
-                                "least this share of it, so that a few do not get the whole weight (default: 0; 0.05 with --recipe eclip-plus)")
-        group.add_argument("--align-replay", type=float, metavar="SHARE",
-                           help="where less than half of this share of the data is annotated, annotated images are shown once more, to be aligned and "
-                                "nothing else, so that they make about this share of each batch (default: 0)")
-        group.add_argument("--align-windows", action="store_true", default=None,
-                           help="samples with sentence windows (column windows, members windows.json and .npz): each sentence against its own map")
-        group.add_argument("--align-heads", type=float, metavar="SHARE",
-                           help="of the heads of the tower's attention pool that are aligned; the others stay free (default: 1; towers without such a "
-                                "pool have no heads to choose)")
+        group.add_argument(
+            "--align-weight",
+            type=float,
+            metavar="W",
+            help=(
+                "weight of the cross-entropy between the heatmap and where the image tower looks"
+                " (default: 1)"
+            ),
+        )
+        group.add_argument(
+            "--align-schedule",
+            choices=SCHEDULES,
+            help=(
+                "of that weight: the same in all steps, or falling to zero at the end of the run"
+                " (default: constant)"
+            ),
+        )
+        group.add_argument(
+            "--align-least",
+            type=float,
+            metavar="SHARE",
+            help=(
+                "where less than this share of the data is annotated, the mean over the annotated"
+                " images of a batch is one over at least this share of it, so that a few do not get"
+                " the whole weight (default: 0; 0.05 with --recipe eclip-plus)"
+            ),
+        )
+        group.add_argument(
+            "--align-replay",
+            type=float,
+            metavar="SHARE",
+            help=(
+                "where less than half of this share of the data is annotated, annotated images are"
+                " shown once more, to be aligned and nothing else, so that they make about this"
+                " share of each batch (default: 0)"
+            ),
+        )
+        group.add_argument(
+            "--align-windows",
+            action="store_true",
+            default=None,
+            help=(
+                "samples with sentence windows (column windows, members windows.json and .npz):"
+                " each sentence against its own map"
+            ),
+        )
+        group.add_argument(
+            "--align-heads",
+            type=float,
+            metavar="SHARE",
+            help=(
+                "of the heads of the tower's attention pool that are aligned; the others stay free"
+                " (default: 1; towers without such a pool have no heads to choose)"
+            ),
+        )
 
     @classmethod
     def from_args(cls, args: argparse.Namespace) -> Align:
         if args.lock_image and args.lock_image_unlocked_groups == 0:
-            raise UserError("--lock-image with --method align: a frozen image tower can not learn where to look; unlock groups by "
-                            "--lock-image-unlocked-groups, or drop one of them.")
+            raise UserError(
+                "--lock-image with --method align: a frozen image tower can not learn where to"
+                " look; unlock groups by --lock-image-unlocked-groups, or drop one of them."
+            )
         if args.dacl_form == "release":
-            raise UserError("--dacl-form release with --method align: that form encodes mixed images only, and a heatmap belongs to one image; "
-                            "take another form.")
-        given = {name: getattr(args, f"align_{name}") for name in ("weight", "schedule", "least", "replay", "heads", "windows")}
-        return cls(AlignConfig(**{name: value for name, value in given.items() if value is not None}), args.naive_form == "plain")
+            raise UserError(
+                "--dacl-form release with --method align: that form encodes mixed images only, and"
+                " a heatmap belongs to one image; take another form."
+            )
+        given = {
+            name: getattr(args, f"align_{name}")
+            for name in ("weight", "schedule", "least", "replay", "heads", "windows")
+        }
+        return cls(
+            AlignConfig(**{name: value for name, value in given.items() if value is not None}),
+            args.naive_form == "plain",
+        )
 
     def check_model(self, model: nn.Module) -> None:
         if self.config.weight == 0:
             return
         visual, normed = model.visual, []
-        hooks = [module.register_forward_hook(lambda *_: normed.append(True)) for module in visual.modules() if isinstance(module, _BatchNorm)]
+        hooks = [
+            module.register_forward_hook(lambda *_: normed.append(True))
+            for module in visual.modules()
+            if isinstance(module, _BatchNorm)
+        ]
 
         def encode(image: Tensor) -> Tokens:
             features, tokens = encode_tokens(visual, image)
@@ -107,7 +183,13 @@ class Align(Objective):
             unit = F.normalize(features, dim=-1)
             look(visual, tokens, lambda: unit, self.config)
             if self.needs_windows:
-                look_at_texts(visual, tokens, unit, torch.zeros(1, dtype=torch.int64, device=image.device), self.config.temperature)
+                look_at_texts(
+                    visual,
+                    tokens,
+                    unit,
+                    torch.zeros(1, dtype=torch.int64, device=image.device),
+                    self.config.temperature,
+                )
             return tokens
 
         tokens = on_empty_image(visual, encode)
@@ -115,10 +197,15 @@ class Align(Objective):
             hook.remove()
         name = type(getattr(visual, "trunk", visual)).__name__
         if normed:
-            raise UserError(f"image tower {name} has batch norm behind its map: its statistics would be those of single positions; take another tower.")
+            raise UserError(
+                f"image tower {name} has batch norm behind its map: its statistics would be those"
+                " of single positions; take another tower."
+            )
         if tokens.grid.shape[1:3].numel() < 2:
-            raise UserError(f"image tower {name}: its last map has a single position, so there is nowhere to look; take larger images or smaller "
-                            "patches.")
+            raise UserError(
+                f"image tower {name}: its last map has a single position, so there is nowhere to"
+                " look; take larger images or smaller patches."
+            )
 
     def use_steps(self, total: int) -> None:
         self.steps = total
@@ -126,91 +213,177 @@ class Align(Objective):
     def use_annotated(self, share: float | None) -> None:
         self.least = self.config.least if share is None or share < self.config.least else 0.0
         if self.least and share and self.config.weight:
-            logger.info("eclip: %.3g %% of the data is annotated: alignment is a mean over at least %.3g %% of each batch", 100 * share, 100 * self.least)
+            logger.info(
+                "eclip: %.3g %% of the data is annotated: alignment is a mean over at least %.3g %%"
+                " of each batch",
+                100 * share,
+                100 * self.least,
+            )
 
     def draw(self, seed: int, step: int, epoch: int, sample_id: Tensor) -> dict[str, Any]:
         """align_weight of this step."""
         falling = self.config.schedule == "linear"
-        return {"align_weight": self.config.weight * (max(0.0, 1 - step / self.steps) if falling else 1.0)}
+        return {
+            "align_weight": (
+                self.config.weight * (max(0.0, 1 - step / self.steps) if falling else 1.0)
+            )
+        }
 
-    def images(self, batch: Any, visual: nn.Module) -> dict[str, Tensor]:
+    def images(self, batch: ExpertBatch, visual: nn.Module) -> dict[str, Tensor]:
         if self.config.weight == 0:
             return {}
-        return {"align_replay": batch.replay_image} | ({} if self.stream_is_plain else {"align_stream": batch.expert_image})
+        return {"align_replay": batch.replay_image} | (
+            {} if self.stream_is_plain else {"align_stream": batch.expert_image}
+        )
 
-    def read(self, model: nn.Module, seen: Seen, batch: Any) -> dict[str, Tensor]:
-        """align_error (A,), weighted: one of each aligned image, of the batch, of the separate stream and of those shown once more."""
-        size, count, device = len(batch), len(batch.expert_image), batch.annotated.device
-        last = seen.rows["mixed_features" if self.stream_is_plain else "align_stream"].stop if count else 0
-        again = seen.rows["align_replay"]
-        # where in the pass the images are: those of the batch, of the stream, shown again
-        passed = torch.cat([torch.arange(*ends, device=device) for ends in ((0, size), (last - count, last), (again.start, again.stop))])
-        rows = torch.cat([batch.annotated, torch.arange(size, len(passed), device=device)])  # of `passed`
-        heatmap = torch.cat([batch.annotated_heatmap, batch.heatmap[len(batch.mix_index):]])
-        if len(batch.replay_image):  # none have no size of their own
-            heatmap = torch.cat([heatmap, batch.replay_heatmap])
-        told, weight = batch.sentence_row, batch.draws["align_weight"]
-        if len(told):  # only then: a GPU waits for the numbers below
-            told, inverse = told.unique(return_inverse=True)
-            alone = ~torch.isin(rows, told)  # a sample with both counts once
-            rows, heatmap = rows[alone], heatmap[alone]
+    def read(self, model: nn.Module, seen: Seen, batch: ExpertBatch) -> dict[str, Tensor]:
+        """align_error (A + D,), weighted: one of each aligned image, first of those that are
+        compared by their report, then of those that have sentences.
 
-        def text() -> Tensor:
-            known = seen.text.detach()
-            return (torch.cat([known, encode_held(model, batch.replay_text)]) if len(batch.replay_text) else known)[rows]
+        Four ways to count images meet here:
+        - rows of the pass: all K images that the tower encoded, in the model's order;
+        - candidates: the B images of the batch, then M2 of the separate stream, then R shown once
+          more. The batch's texts and `sentence_row` count so;
+        - A images with a whole report's heatmap, as candidates: `reported`;
+        - D images with sentences, as candidates: `described`.
+        """
+        pass_row = self._pass_rows(seen, batch)  # (B + M2 + R,), of each candidate
+        reported, heatmap = _with_heatmap(batch)  # (A,), (A, 1, H, W)
 
-        log = look(model.visual, seen.tokens.rows(passed[rows]), text, self.config)
-        error = cross_entropy(heatmap, log, self.config.power)
-        if len(told):
-            log = look_at_texts(model.visual, seen.tokens.rows(passed[told]), encode_held(model, batch.sentence_text), inverse, self.config.temperature)
-            each = cross_entropy(batch.sentence_heatmap, log, self.config.power)
-            error = torch.cat([error, each.new_zeros(len(told)).index_add(0, inverse, each) / inverse.bincount()])
-        return {"align_error": weight * error}
+        # An image with sentences counts once, by them (decision 0032). Without any sentence nothing
+        # is looked for: a GPU would wait for the numbers.
+        spoken = len(batch.sentence_row) > 0
+        if spoken:
+            described, owner = batch.sentence_row.unique(return_inverse=True)  # (D,), (T,)
+            by_report = ~torch.isin(reported, described)
+            reported, heatmap = reported[by_report], heatmap[by_report]
 
-    def complete(self, out: dict[str, Tensor], batch: Any) -> None:
+        # whole reports: where the tower attends, or the similarity with the report (decision 0030)
+        attention = look(
+            model.visual,
+            seen.tokens.rows(pass_row[reported]),
+            lambda: _report_features(model, seen, batch)[reported],
+            self.config,
+        )  # (A, h, w)
+        error = cross_entropy(heatmap, attention, self.config.power)  # (A,)
+
+        # sentences: the similarity for every tower, since no attention pool knows a sentence
+        if spoken:
+            similarity = look_at_texts(
+                model.visual,
+                seen.tokens.rows(pass_row[described]),
+                encode_held(model, batch.sentence_text),
+                owner,
+                self.config.temperature,
+            )  # (T, h, w)
+            each = cross_entropy(batch.sentence_heatmap, similarity, self.config.power)  # (T,)
+            error = torch.cat([error, _mean_by_owner(each, owner, len(described))])
+        return {"align_error": batch.draws["align_weight"] * error}
+
+    def _pass_rows(self, seen: Seen, batch: ExpertBatch) -> Tensor:
+        """The row of the pass of each candidate, (B + M2 + R,) int64."""
+        parts = [slice(0, len(batch))]
+        if count := len(batch.expert_image):
+            # plain: the last mixed pairs are the stream's images themselves, encoded once
+            name = "mixed_features" if self.stream_is_plain else "align_stream"
+            last = seen.rows[name].stop
+            parts.append(slice(last - count, last))
+        parts.append(seen.rows["align_replay"])
+        device = batch.annotated.device
+        return torch.cat([torch.arange(part.start, part.stop, device=device) for part in parts])
+
+    def complete(self, out: dict[str, Tensor], batch: ExpertBatch) -> None:
         for name in ("align_replay", "align_stream"):
             out.pop(name, None)
 
     def losses(self, out: Mapping[str, Tensor], gather: Gather) -> dict[str, Tensor]:
-        """{align_loss}: 0 without an annotated sample; every rank takes part in the gather, forward and backward."""
+        """{align_loss}: 0 without an annotated sample; every rank takes part in the gather, forward
+        and backward.
+        """
         if "align_error" not in out:
             return {}
         own = out["align_error"]
-        sums, counts, rows = gather(own.sum()[None, None], own.new_full((1, 1), len(own)))  # one row a rank
+        # one row a rank, (W, 1): the sum of its errors, and how many they are
+        sums, counts, rows = gather(own.sum()[None, None], own.new_full((1, 1), len(own)))
         share = sums[rows].sum() * (len(sums) / len(sums[rows]))  # right under DDP's plain average
-        return {"align_loss": share / counts.sum().clamp(min=max(1, self.least * len(out["sample_id"]) * len(sums)))}
+        least = max(1, self.least * len(out["sample_id"]) * len(sums))  # decision 0035
+        return {"align_loss": share / counts.sum().clamp(min=least)}
+
+
+def _with_heatmap(batch: ExpertBatch) -> tuple[Tensor, Tensor]:
+    """The candidates with a heatmap, (A,) int64, and theirs, (A, 1, H, W): the annotated ones of
+    the batch, all of the stream, all that are shown once more.
+    """
+    size = len(batch)
+    total = size + len(batch.expert_image) + len(batch.replay_image)
+    candidates = torch.cat(
+        [batch.annotated, torch.arange(size, total, device=batch.annotated.device)]
+    )
+    of_stream = batch.heatmap[len(batch.mix_index) :]  # behind those of the batch's mixed pairs
+    heatmap = torch.cat([batch.annotated_heatmap, of_stream])
+    if len(batch.replay_image):  # without any, their heatmaps have no sides of their own
+        heatmap = torch.cat([heatmap, batch.replay_heatmap])
+    return candidates, heatmap
+
+
+def _report_features(model: nn.Module, seen: Seen, batch: ExpertBatch) -> Tensor:
+    """Unit text features of the candidates' reports, (B + M2 + R, D), held fixed."""
+    known = seen.text.detach()  # of the batch and the stream: the pass has them
+    if not len(batch.replay_text):
+        return known
+    return torch.cat([known, encode_held(model, batch.replay_text)])
+
+
+def _mean_by_owner(each: Tensor, owner: Tensor, count: int) -> Tensor:
+    """The mean of the sentences' `each` (T,) over each image's, (D,): a long dictation does not
+    count more. `owner` (T,): 0 to D - 1; `count`: D.
+    """
+    return each.new_zeros(count).index_add(0, owner, each) / owner.bincount()
 
 
 def encode_held(model: nn.Module, texts: Tensor) -> Tensor:
     """Unit features (T, D) of `texts` (T, L), held fixed."""
-    with torch.no_grad():  # after the pass: autocast would keep the weights it casts here, without their graph, for the pass
+    # after the pass: autocast would keep the weights it casts here, without their graph, for the
+    # pass
+    with torch.no_grad():
         return model.encode_text(texts, normalize=True)
 
 
-def look(visual: nn.Module, tokens: Tokens, text: Callable[[], Tensor], config: AlignConfig) -> Tensor:
-    """Log of the distribution over positions, (A, h, w), where `visual` looks; `text` gives (A, D) unit features, asked only where the tower has no
-    pool of its own. fp32 or more."""
+def look(
+    visual: nn.Module, tokens: Tokens, text: Callable[[], Tensor], config: AlignConfig
+) -> Tensor:
+    """Log of the distribution over positions, (A, h, w), where `visual` looks; `text` gives (A, D)
+    unit features, asked only where the tower has no pool of its own. fp32 or more.
+    """
     attention = pool_attention(visual, tokens, config.heads)
     if attention is not None:
         return attention
     held = text()
-    return look_at_texts(visual, tokens, held, torch.arange(len(held), device=held.device), config.temperature)
+    return look_at_texts(
+        visual, tokens, held, torch.arange(len(held), device=held.device), config.temperature
+    )
 
 
-def look_at_texts(visual: nn.Module, tokens: Tokens, text: Tensor, image: Tensor, temperature: float) -> Tensor:
-    """Log of softmax of cos(text, position) / temperature, (T, h, w): of each text (T, D), unit, over the positions of its image.
+def look_at_texts(
+    visual: nn.Module, tokens: Tokens, text: Tensor, image: Tensor, temperature: float
+) -> Tensor:
+    """Log of softmax of cos(text, position) / temperature, (T, h, w): of each text (T, D), unit,
+    over the positions of its image.
 
     `image` (T,) int64: rows of `tokens`. fp32 or more, for any tower, with an attention pool too.
     """
     positions = F.normalize(full_precision(project_tokens(visual, tokens)), dim=-1)
     with torch.autocast(text.device.type, enabled=False):
-        similarity = torch.einsum("thwd,td->thw", positions[image], full_precision(text)) / temperature
+        similarity = (
+            torch.einsum("thwd,td->thw", positions[image], full_precision(text)) / temperature
+        )
     return similarity.flatten(1).log_softmax(dim=1).view_as(similarity)
 
 
 def cross_entropy(heatmap: Tensor, log: Tensor, power: float) -> Tensor:
-    """-sum_p target_p log_p, (A,), of `log` (A, h, w); target: the mean of `heatmap` (A, 1, H, W) in each cell, to the `power`,
-    made to sum to one."""
+    """-sum_p target_p log_p, (A,), of `log` (A, h, w); target: the mean of `heatmap` (A, 1, H, W)
+    in each cell, to the `power`, made to sum to one.
+    """
     target = F.adaptive_avg_pool2d(heatmap.to(log.dtype), log.shape[1:]).flatten(1).pow(power)
     target = target / target.sum(dim=1, keepdim=True)
     return -(target * log.flatten(1)).sum(dim=1)

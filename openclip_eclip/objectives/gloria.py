@@ -1,11 +1,14 @@
-"""GLoRIA: words of a report attend to regions of an image (Huang et al. 2021, "GLoRIA: A Multimodal Global-Local
-Representation Learning Framework for Label-efficient Medical Image Recognition"), beside a global contrastive loss.
+"""GLoRIA: words of a report attend to regions of an image (Huang et al. 2021, "GLoRIA: A Multimodal
+Global-Local Representation Learning Framework for Label-efficient Medical Image Recognition"),
+beside a global contrastive loss.
 """
+
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Mapping
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -15,12 +18,14 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from ..config import UserError, check_fields
-from .base import Gather, Objective, Seen, full_precision
-from .local_features import IMAGE_STAGES, WordPieces, encode_words, regions_of
+from ..towers.local_features import IMAGE_STAGES, WordPieces, encode_words, regions_of
+from ..towers.positions import full_precision
+from .base import Gather, Objective, Seen
 
 AGGREGATES = ("sum", "mean")
 NEGATIVES = ("rank", "global")
-# numbers (images x reports x words x regions) at a time, 16 MiB in fp32, of which about ten are alive; a GPU waits for launches with so few
+# numbers (images x reports x words x regions) at a time, 16 MiB in fp32, of which about ten are
+# alive; a GPU waits for launches with so few
 CHUNK, CHUNK_GPU = 1 << 22, 1 << 24
 TINY = 1e-8  # of a product of norms, as in the authors' cosine
 
@@ -34,44 +39,78 @@ class GloriaConfig:
     contrast: float = 10.0  # gamma_3
     local_weight: float = 1.0
     global_weight: float = 1.0
-    aggregate: str = "sum"  # of exp(similarity) over words: the sum favours long reports, the mean does not
-    local_negatives: str = "rank"  # reports an image is compared with in the local loss: this rank's, or all ranks'
+    aggregate: str = (
+        "sum"  # of exp(similarity) over words: the sum favours long reports, the mean does not
+    )
+    local_negatives: str = (
+        "rank"  # reports an image is compared with in the local loss: this rank's, or all ranks'
+    )
 
     def __post_init__(self) -> None:
-        checks = [(getattr(self, name) > 0, name, "a positive number") for name in ("attention", "word", "contrast")]
-        checks += [(getattr(self, name) >= 0, name, "0 or more") for name in ("local_weight", "global_weight")]
-        checks += [(self.aggregate in AGGREGATES, "aggregate", f"one of {AGGREGATES}"),
-                   (self.local_negatives in NEGATIVES, "local_negatives", f"one of {NEGATIVES}")]
+        checks = [
+            (getattr(self, name) > 0, name, "a positive number")
+            for name in ("attention", "word", "contrast")
+        ]
+        checks += [
+            (getattr(self, name) >= 0, name, "0 or more")
+            for name in ("local_weight", "global_weight")
+        ]
+        checks += [
+            (self.aggregate in AGGREGATES, "aggregate", f"one of {AGGREGATES}"),
+            (self.local_negatives in NEGATIVES, "local_negatives", f"one of {NEGATIVES}"),
+        ]
         check_fields(self, "gloria", checks)
 
 
 class Gloria(Objective):
-    """global_weight * (CE(G) + CE(G^T)) in the place of L_clip, plus local_weight * (CE(Z) + CE(Z^T)).
+    """global_weight * (CE(G) + CE(G^T)) in the place of L_clip, plus local_weight * (CE(Z) +
+    CE(Z^T)).
 
-    G_ik = gamma_3 cos(v_i, t_k) is the model's contrastive loss under a fixed scale, so eCLIP's pairs, and what other
-    objectives append, take part in it. Mixed pairs of annotated samples also take part in the local loss, each with its own
-    regions; there every other pair is a negative.
+    G_ik = gamma_3 cos(v_i, t_k) is the model's contrastive loss under a fixed scale, so eCLIP's
+    pairs, and what other objectives append, take part in it. Mixed pairs of annotated samples also
+    take part in the local loss, each with its own regions; there every other pair is a negative.
     """
 
     def __init__(self, config: GloriaConfig = GloriaConfig()) -> None:
         self.config, self.pieces = config, None
-        self.contrast_weight = 2 * config.global_weight  # L_clip is the mean of both directions, GLoRIA takes their sum
+        # L_clip is the mean of both directions, GLoRIA takes their sum
+        self.contrast_weight = 2 * config.global_weight
 
     @staticmethod
     def add_flags(group: argparse._ActionsContainer) -> None:
-        group.add_argument("--gloria-aggregate", choices=AGGREGATES,
-                           help="of GLoRIA's similarities over words; the sum favours long reports (default: sum, the paper's)")
-        group.add_argument("--gloria-local-negatives", choices=NEGATIVES,
-                           help="reports an image is compared with word by word: this rank's, or all ranks' (default: rank)")
+        group.add_argument(
+            "--gloria-aggregate",
+            choices=AGGREGATES,
+            help=(
+                "of GLoRIA's similarities over words; the sum favours long reports (default: sum,"
+                " the paper's)"
+            ),
+        )
+        group.add_argument(
+            "--gloria-local-negatives",
+            choices=NEGATIVES,
+            help=(
+                "reports an image is compared with word by word: this rank's, or all ranks'"
+                " (default: rank)"
+            ),
+        )
 
     @classmethod
     def from_args(cls, args: argparse.Namespace) -> Gloria:
         if args.siglip:
-            raise UserError("--siglip with --method gloria: its global loss is a softmax over pairs; drop one of them.")
+            raise UserError(
+                "--siglip with --method gloria: its global loss is a softmax over pairs; drop one"
+                " of them."
+            )
         if args.eclip_own_pairs not in (None, "diagonal"):
-            raise UserError(f"--eclip-own-pairs {args.eclip_own_pairs} with --method gloria: its local loss has one partner a pair; drop one of them.")
+            raise UserError(
+                f"--eclip-own-pairs {args.eclip_own_pairs} with --method gloria: its local loss has"
+                " one partner a pair; drop one of them."
+            )
         given = {name: getattr(args, f"gloria_{name}") for name in ("aggregate", "local_negatives")}
-        return cls(GloriaConfig(**{name: value for name, value in given.items() if value is not None}))
+        return cls(
+            GloriaConfig(**{name: value for name, value in given.items() if value is not None})
+        )
 
     def use_tokenizer(self, tokenizer: Any) -> None:
         self.pieces = WordPieces.of(tokenizer)
@@ -87,10 +126,12 @@ class Gloria(Objective):
         return {"regions": model.region_projection(regions_of(model.visual, seen.tokens))}
 
     def complete(self, out: dict[str, Tensor], batch: Any) -> None:
-        """regions (R, P, W), words (R, L, W) and word_mask (R, L) of the batch's images, then of eCLIP's mixed pairs; the scale."""
+        """regions (R, P, W), words (R, L, W) and word_mask (R, L) of the batch's images, then of
+        eCLIP's mixed pairs; the scale.
+        """
         size = len(batch)
         mixed = "mixed_id" in out
-        out["regions"] = out["regions"][:size + (len(batch.lam) if mixed else 0)]
+        out["regions"] = out["regions"][: size + (len(batch.lam) if mixed else 0)]
         for name in ("words", "word_mask"):
             own = out[name]
             out[name] = torch.cat([own[:size], own[batch.mix_index], own[size:]]) if mixed else own
@@ -100,24 +141,29 @@ class Gloria(Objective):
     def losses(self, out: Mapping[str, Tensor], gather: Gather) -> dict[str, Tensor]:
         """{gloria_local_loss}."""
         shared = self.config.local_negatives == "global" and dist.is_initialized()
-        loss = (global_local_loss if shared else local_loss)(out["regions"], out["words"], out["word_mask"], self.config)
+        loss = (global_local_loss if shared else local_loss)(
+            out["regions"], out["words"], out["word_mask"], self.config
+        )
         return {"gloria_local_loss": self.config.local_weight * loss}
 
 
 def local_loss(regions: Tensor, words: Tensor, mask: Tensor, config: GloriaConfig) -> Tensor:
-    """CE(Z) + CE(Z^T), Z_ik = gamma_3 M(i, k); pair i is image i with report i. Shapes as in `local_similarity`."""
+    """CE(Z) + CE(Z^T), Z_ik = gamma_3 M(i, k); pair i is image i with report i. Shapes as in
+    `local_similarity`.
+    """
     scores = config.contrast * local_similarity(regions, words, mask, config)
     label = torch.arange(len(scores), device=scores.device)
     return F.cross_entropy(scores, label) + F.cross_entropy(scores.T, label)
 
 
 def global_local_loss(regions: Tensor, words: Tensor, mask: Tensor, config: GloriaConfig) -> Tensor:
-    """This rank's part of `local_loss` over the pairs of all ranks, which may hold different numbers: their average over ranks
-    is the loss of one process, value and gradient."""
+    """This rank's part of `local_loss` over the pairs of all ranks, which may hold different
+    numbers: their average over ranks is the loss of one process, value and gradient.
+    """
     counts = _counts(regions)
     all_regions, all_words = _gather(regions, counts), _gather(words, counts)
     all_mask = _gather(mask.to(words.dtype), counts) > 0
-    first = sum(counts[:dist.get_rank()])
+    first = sum(counts[: dist.get_rank()])
     label = torch.arange(first, first + len(regions), device=regions.device)
     to_reports = config.contrast * local_similarity(regions, all_words, all_mask, config)
     to_images = config.contrast * local_similarity(all_regions, words, mask, config).T
@@ -133,21 +179,31 @@ def _counts(x: Tensor) -> list[int]:
 
 
 def _gather(x: Tensor, counts: list[int]) -> Tensor:
-    """Rows of all ranks with gradient; padded to equal numbers, so every rank takes part forward and backward."""
+    """Rows of all ranks with gradient; padded to equal numbers, so every rank takes part forward
+    and backward.
+    """
     padded = F.pad(x, (0, 0) * (x.ndim - 1) + (0, max(counts) - len(x))).contiguous()
     return torch.cat([part[:count] for part, count in zip(all_gather(padded), counts)])
 
 
-def local_similarity(regions: Tensor, words: Tensor, mask: Tensor, config: GloriaConfig, chunk: int | None = None) -> Tensor:
-    """M(i, k) of every image i and report k, (B, K) in fp32 (fp64 stays): log sum_w exp(gamma_2 cos(c_w, t_w)).
+def local_similarity(
+    regions: Tensor, words: Tensor, mask: Tensor, config: GloriaConfig, chunk: int | None = None
+) -> Tensor:
+    """M(i, k) of every image i and report k, (B, K) in fp32 (fp64 stays): log sum_w exp(gamma_2
+    cos(c_w, t_w)).
 
-    `regions` (B, P, D), `words` (K, L, D), `mask` (K, L) bool, true for words, at least one a report. For each pair:
-    e_rw = c_r . t_w, alpha = softmax of e over words, a = softmax of gamma_1 alpha over regions, c_w = sum_r a_wr c_r.
-    Chunks of images and reports hold at most `chunk` numbers (default by device; one pair, if a pair is more) and are recomputed in the backward
-    pass. c_w itself is never made: c_w . t_w = sum_r a_wr e_rw, and |c_w|^2 = a^T (C C^T) a takes P x P numbers an image.
+    `regions` (B, P, D), `words` (K, L, D), `mask` (K, L) bool, true for words, at least one a
+    report. For each pair: e_rw = c_r . t_w, alpha = softmax of e over words, a = softmax of gamma_1
+    alpha over regions, c_w = sum_r a_wr c_r.
+    Chunks of images and reports hold at most `chunk` numbers (default by device; one pair, if a
+    pair is more) and are recomputed in the backward pass. c_w itself is never made: c_w . t_w =
+    sum_r a_wr e_rw, and |c_w|^2 = a^T (C C^T) a takes P x P numbers an image.
     """
     if regions.shape[-1] != words.shape[-1]:
-        raise ValueError(f"regions of width {regions.shape[-1]}, words of width {words.shape[-1]}; expected one width.")
+        raise ValueError(
+            f"regions of width {regions.shape[-1]}, words of width {words.shape[-1]}; expected one"
+            " width."
+        )
     chunk = chunk or (CHUNK_GPU if regions.is_cuda else CHUNK)
     length = int(mask.any(0).nonzero().max()) + 1 if mask.any() else 1
     words, mask = words[:, :length], mask[:, :length]
@@ -159,22 +215,44 @@ def local_similarity(regions: Tensor, words: Tensor, mask: Tensor, config: Glori
         rows = []
         for own in regions.split(images):
             gram = own @ own.transpose(1, 2)
-            rows.append(torch.cat([
-                checkpoint(_similarity, own, gram, some, valid, config, use_reentrant=False, preserve_rng_state=False)
-                for some, valid in zip(words.split(reports), mask.split(reports))], dim=1))
+            rows.append(
+                torch.cat(
+                    [
+                        checkpoint(
+                            _similarity,
+                            own,
+                            gram,
+                            some,
+                            valid,
+                            config,
+                            use_reentrant=False,
+                            preserve_rng_state=False,
+                        )
+                        for some, valid in zip(words.split(reports), mask.split(reports))
+                    ],
+                    dim=1,
+                )
+            )
         return torch.cat(rows)
 
 
-def _similarity(regions: Tensor, gram: Tensor, words: Tensor, mask: Tensor, config: GloriaConfig) -> Tensor:
+def _similarity(
+    regions: Tensor, gram: Tensor, words: Tensor, mask: Tensor, config: GloriaConfig
+) -> Tensor:
     """One chunk of `local_similarity`, (b, k); `gram` (b, P, P)."""
     size, (reports, length, _) = len(regions), words.shape
-    energy = (words.flatten(0, 1) @ regions.transpose(1, 2)).unflatten(1, (reports, length))  # (b, k, L, P)
+    # (b, k, L, P)
+    energy = (words.flatten(0, 1) @ regions.transpose(1, 2)).unflatten(1, (reports, length))
     alpha = energy.masked_fill(~mask[None, :, :, None], float("-inf")).softmax(dim=2)
     attention = (config.attention * alpha).softmax(dim=3)
     dot = (attention * energy).sum(-1)  # (b, k, L)
     flat = attention.flatten(1, 2)
     square = ((flat @ gram) * flat).sum(-1).view(size, reports, length)
-    norm = square.clamp(min=TINY ** 2).sqrt() * words.square().sum(-1).clamp(min=TINY ** 2).sqrt()
+    norm = square.clamp(min=TINY**2).sqrt() * words.square().sum(-1).clamp(min=TINY**2).sqrt()
     cosine = (dot / norm.clamp(min=TINY)).masked_fill(~mask, float("-inf"))
     similarity = (config.word * cosine).logsumexp(dim=2)
-    return similarity - mask.sum(1).to(similarity.dtype).log() if config.aggregate == "mean" else similarity
+    return (
+        similarity - mask.sum(1).to(similarity.dtype).log()
+        if config.aggregate == "mean"
+        else similarity
+    )

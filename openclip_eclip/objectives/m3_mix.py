@@ -1,28 +1,35 @@
-"""m3-mix: mixing on the hypersphere (Oh et al. 2023, "Geodesic Multi-Modal Mixup for Robust Fine-Tuning")."""
+"""m3-mix: mixing on the hypersphere (Oh et al. 2023, "Geodesic Multi-Modal Mixup for Robust
+Fine-Tuning").
+"""
+
 from __future__ import annotations
 
 import argparse
 import dataclasses
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from ..config import UserError, check_fields
-from .base import Gather, Objective, full_precision, generator
+from ..streams import M3_MIX
+from ..towers.positions import full_precision
+from .base import Gather, Objective
 
 VL_TARGETS = ("both", "both-sum", "diagonal")
 TERMS = ("v", "l", "vl", "m2")
-MIX = 4  # stream of random numbers
 SMALL_SINE = 1e-4  # below, sin(theta) does not divide
 
 
 @dataclass(frozen=True)
 class M3MixConfig:
-    """Weights and Beta parameters of the authors' m3 script (its sweep of weight_vl has 0.05, 0.1 and 0.2)."""
+    """Weights and Beta parameters of the authors' m3 script (its sweep of weight_vl has 0.05, 0.1
+    and 0.2).
+    """
 
     weight_v: float = 0.05
     weight_l: float = 0.05
@@ -31,21 +38,29 @@ class M3MixConfig:
     beta: float = 0.5  # lam ~ Beta(beta, beta) of V, L and VL
     beta_m2: float = 0.2
     temperature_m2: float = 0.07  # fixed; V, L and VL use the model's own
-    vl_target: str = "both"  # 1/2 on i and 1/2 on i'; 'both-sum': 1 and 1, the authors' code; 'diagonal': i alone
+    # 1/2 on i and 1/2 on i'; 'both-sum': 1 and 1, the authors' code; 'diagonal': i alone
+    vl_target: str = "both"
     decay: bool = True  # all weights times 1 / (epoch + 1)
 
     def __post_init__(self) -> None:
-        checks = [(getattr(self, f"weight_{term}") >= 0, f"weight_{term}", "0 or more") for term in TERMS]
-        checks += [(getattr(self, name) > 0, name, "a positive number") for name in ("beta", "beta_m2", "temperature_m2")]
+        checks = [
+            (getattr(self, f"weight_{term}") >= 0, f"weight_{term}", "0 or more") for term in TERMS
+        ]
+        checks += [
+            (getattr(self, name) > 0, name, "a positive number")
+            for name in ("beta", "beta_m2", "temperature_m2")
+        ]
         checks += [(self.vl_target in VL_TARGETS, "vl_target", f"one of {VL_TARGETS}")]
         check_fields(self, "m3-mix", checks)
 
 
 class M3Mix(Objective):
-    """L_clip + rho * (w_v L_V + w_l L_L + w_vl L_VL + w_m2 L_m2) over the originals (v_i, t_i) of all ranks.
+    """L_clip + rho * (w_v L_V + w_l L_L + w_vl L_VL + w_m2 L_m2) over the originals (v_i, t_i) of
+    all ranks.
 
-    One lam a term and step; i' = N + 1 - i. The pairs that eCLIP appends take part in L_clip only: their texts repeat those
-    of the originals, so that in L_m2 a sample's own text would be half of its own hard negative.
+    One lam a term and step; i' = N + 1 - i. The pairs that eCLIP appends take part in L_clip only:
+    their texts repeat those of the originals, so that in L_m2 a sample's own text would be half of
+    its own hard negative.
     """
 
     def __init__(self, config: M3MixConfig = M3MixConfig()) -> None:
@@ -54,8 +69,15 @@ class M3Mix(Objective):
 
     @staticmethod
     def add_flags(group: argparse._ActionsContainer) -> None:
-        names = ", ".join(f"{field.name}={field.default}" for field in dataclasses.fields(M3MixConfig))
-        group.add_argument("--m3-mix-cfg", nargs="+", metavar="KEY=VALUE", help=f"settings of m3-mix (default: {names})")
+        names = ", ".join(
+            f"{field.name}={field.default}" for field in dataclasses.fields(M3MixConfig)
+        )
+        group.add_argument(
+            "--m3-mix-cfg",
+            nargs="+",
+            metavar="KEY=VALUE",
+            help=f"settings of m3-mix (default: {names})",
+        )
 
     @classmethod
     def from_args(cls, args: argparse.Namespace) -> M3Mix:
@@ -63,8 +85,10 @@ class M3Mix(Objective):
 
     def draw(self, seed: int, step: int, epoch: int, sample_id: Tensor) -> dict[str, Any]:
         """m3_mix_draws (B, 5) float32, every row the same: lam of V, L, VL, m2 and rho."""
-        draws, beta = generator(seed, step, MIX), self.config.beta
-        row = [draws.beta(beta, beta) for _ in range(3)] + [draws.beta(self.config.beta_m2, self.config.beta_m2)]
+        draws, beta = M3_MIX.generator(seed, step), self.config.beta
+        row = [draws.beta(beta, beta) for _ in range(3)] + [
+            draws.beta(self.config.beta_m2, self.config.beta_m2)
+        ]
         row.append(1 / (epoch + 1) if self.config.decay else 1.0)
         return {"m3_mix_draws": torch.tensor([row]).repeat(len(sample_id), 1)}
 
@@ -84,24 +108,45 @@ class M3Mix(Objective):
         if "l" in mixed:
             terms["l"] = _paired(image, mixed["l"][0], rows, scale, lam_l, 1 - lam_l)
         if "vl" in mixed:
-            own, other = {"both": (0.5, 0.5), "both-sum": (1.0, 1.0), "diagonal": (1.0, 0.0)}[self.config.vl_target]
+            own, other = {"both": (0.5, 0.5), "both-sum": (1.0, 1.0), "diagonal": (1.0, 0.0)}[
+                self.config.vl_target
+            ]
             terms["vl"] = _paired(*mixed["vl"], rows, scale, own, other)
         if "m2" in mixed:
             terms["m2"] = self._m2(image, text, mixed["m2"][0], rows)
         return {f"m3_{name}_loss": rho * self.weights[name] * term for name, term in terms.items()}
 
-    def _mixtures(self, image: Tensor, text: Tensor, lams: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, ...]]:
-        """What each term of weight above 0 mixes, all of it in one call of `geodesic`: a GPU waits for many small kernels."""
-        ends = {"v": [(image, image.flip(0))], "l": [(text, text.flip(0))], "vl": [(image, image.flip(0)), (text, text.flip(0))], "m2": [(image, text)]}
+    def _mixtures(
+        self, image: Tensor, text: Tensor, lams: Mapping[str, Tensor]
+    ) -> dict[str, tuple[Tensor, ...]]:
+        """What each term of weight above 0 mixes, all of it in one call of `geodesic`: a GPU waits
+        for many small kernels.
+        """
+        ends = {
+            "v": [(image, image.flip(0))],
+            "l": [(text, text.flip(0))],
+            "vl": [(image, image.flip(0)), (text, text.flip(0))],
+            "m2": [(image, text)],
+        }
         ends = {name: pairs for name, pairs in ends.items() if self.weights[name]}
         if not ends:
             return {}
-        first, second, lam = zip(*((a, b, lams[name].expand(len(a), 1)) for name, pairs in ends.items() for a, b in pairs))
-        parts = iter(geodesic(torch.cat(first), torch.cat(second), torch.cat(lam)).split(len(image)))
+        first, second, lam = zip(
+            *(
+                (a, b, lams[name].expand(len(a), 1))
+                for name, pairs in ends.items()
+                for a, b in pairs
+            )
+        )
+        parts = iter(
+            geodesic(torch.cat(first), torch.cat(second), torch.cat(lam)).split(len(image))
+        )
         return {name: tuple(next(parts) for _ in pairs) for name, pairs in ends.items()}
 
     def _m2(self, image: Tensor, text: Tensor, mixed: Tensor, rows: slice) -> Tensor:
-        """Hard negatives m_lam(v_j, t_j) between the modalities; positives stay v_i . t_i. A sum of both directions."""
+        """Hard negatives m_lam(v_j, t_j) between the modalities; positives stay v_i . t_i. A sum of
+        both directions.
+        """
         index = torch.arange(len(image), device=image.device)[rows]
         positive = (image[rows] * text[rows]).sum(dim=1, keepdim=True)
         loss = 0.0
@@ -112,14 +157,27 @@ class M3Mix(Objective):
         return loss
 
 
-def _paired(image: Tensor, text: Tensor, rows: slice, scale: Tensor, own: Tensor | float, other: Tensor | float) -> Tensor:
-    """Cross-entropy of the `rows` in both directions, halved, with target weight `own` on i and `other` on i'."""
+def _paired(
+    image: Tensor,
+    text: Tensor,
+    rows: slice,
+    scale: Tensor,
+    own: Tensor | float,
+    other: Tensor | float,
+) -> Tensor:
+    """Cross-entropy of the `rows` in both directions, halved, with target weight `own` on i and
+    `other` on i'.
+    """
     index = torch.arange(len(image), device=image.device)[rows]
     mirror = len(image) - 1 - index
     directions = []
     for x, y in ((image, text), (text, image)):
         log_p = _product(full_precision(scale) * x[rows], y).log_softmax(dim=1)
-        directions.append(-(own * log_p.gather(1, index[:, None]) + other * log_p.gather(1, mirror[:, None])).mean())
+        directions.append(
+            -(
+                own * log_p.gather(1, index[:, None]) + other * log_p.gather(1, mirror[:, None])
+            ).mean()
+        )
     return sum(directions) / 2
 
 
@@ -130,17 +188,23 @@ def _product(x: Tensor, y: Tensor) -> Tensor:
 
 
 def geodesic(a: Tensor, b: Tensor, lam: Tensor | float) -> Tensor:
-    """m_lam(a, b) = (sin(lam theta) a + sin((1 - lam) theta) b) / sin theta, unit length; lam = 1 gives a, 0 gives b.
+    """m_lam(a, b) = (sin(lam theta) a + sin((1 - lam) theta) b) / sin theta, unit length; lam = 1
+    gives a, 0 gives b.
 
-    `a`, `b` (N, D), unit length up to rounding; fp16 and bf16 come back as fp32. theta comes from atan2, which is exact
-    where arccos(a . b) is not (theta near 0 or pi). Where sin theta vanishes: the linear blend for a = b; for a = -b, where
-    the arc is not defined, the one through the axis that a has least of, so that m_lam(a, b) = m_(1 - lam)(b, a) holds.
+    `a`, `b` (N, D), unit length up to rounding; fp16 and bf16 come back as fp32. theta comes from
+    atan2, which is exact where arccos(a . b) is not (theta near 0 or pi). Where sin theta vanishes:
+    the linear blend for a = b; for a = -b, where the arc is not defined, the one through the axis
+    that a has least of, so that m_lam(a, b) = m_(1 - lam)(b, a) holds.
     """
     a, b = (F.normalize(full_precision(x), dim=1) for x in (a, b))
-    theta = 2 * torch.atan2(torch.linalg.vector_norm(a - b, dim=1, keepdim=True), torch.linalg.vector_norm(a + b, dim=1, keepdim=True))
+    theta = 2 * torch.atan2(
+        torch.linalg.vector_norm(a - b, dim=1, keepdim=True),
+        torch.linalg.vector_norm(a + b, dim=1, keepdim=True),
+    )
     sine = theta.sin()
     small, opposite = sine < SMALL_SINE, theta > math.pi / 2
-    safe = torch.where(small, 1.0, sine)  # before the division: what is not selected must not bring NaN gradients either
+    # before the division: what is not selected must not bring NaN gradients either
+    safe = torch.where(small, 1.0, sine)
     arc = (torch.sin(lam * theta) * a + torch.sin((1 - lam) * theta) * b) / safe
     axis = F.one_hot(a.abs().argmin(dim=1), a.shape[1]).to(a.dtype)
     across = F.normalize(axis - (axis * a).sum(dim=1, keepdim=True) * a, dim=1)
@@ -156,7 +220,13 @@ def parse_settings(pairs: Sequence[str]) -> M3MixConfig:
     for pair in pairs:
         key, _, text = pair.partition("=")
         try:
-            values[key] = {"true": True, "false": False}[text.lower()] if types[key] is bool else types[key](text)
+            values[key] = (
+                {"true": True, "false": False}[text.lower()]
+                if types[key] is bool
+                else types[key](text)
+            )
         except (KeyError, ValueError) as error:
-            raise UserError(f"--m3-mix-cfg {pair}: expected KEY=VALUE with one of {', '.join(types)}.") from error
+            raise UserError(
+                f"--m3-mix-cfg {pair}: expected KEY=VALUE with one of {', '.join(types)}."
+            ) from error
     return M3MixConfig(**values)

@@ -1,8 +1,11 @@
-"""Choosing evaluation images: exclusive classes, fixed numbers of each, seeded, over candidates in a fixed order."""
+"""Choosing evaluation images: exclusive classes, fixed numbers of each, seeded, over candidates in
+a fixed order.
+"""
+
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -10,11 +13,14 @@ from ..config import UserError
 from .plan import Item
 
 
-def choose_per_class(candidates: dict[str, Sequence[Item]], count: int, seed: int, *, group: str | None = None) -> list[Item]:
-    """`count` items of each class, `label` set; with `group` (a column such as "patient") at most one an id over all classes.
+def choose_per_class(
+    candidates: Mapping[str, Sequence[Item]], count: int, seed: int, *, group: str | None = None
+) -> list[Item]:
+    """`count` items of each class, `label` set; with `group` (a column such as "patient") at most
+    one an id over all classes.
 
-    Candidates are sorted by key first, so that the choice depends on the seed and the set alone. Classes with the fewest
-    candidates choose first. UserError: a class has too few.
+    Candidates are sorted by key first, so that the choice depends on the seed and the set alone.
+    Classes with the fewest candidates choose first. UserError: a class has too few.
     """
     rng, taken, chosen = np.random.default_rng(seed), set(), {}
     for name in sorted(candidates, key=lambda name: (len(candidates[name]), name)):
@@ -26,8 +32,10 @@ def choose_per_class(candidates: dict[str, Sequence[Item]], count: int, seed: in
                 picked.append(found[i])
                 taken.add(identity)
         if len(picked) < count:
-            raise UserError(f"class {name}: {len(picked)} images fit the rule, {count} are needed. A smaller copy of the data set? "
-                            "Leave the evaluation set out with --evaluation none.")
+            raise UserError(
+                f"class {name}: {len(picked)} images fit the rule, {count} are needed. A smaller"
+                " copy of the data set? Leave the evaluation set out with --evaluation none."
+            )
         chosen[name] = sorted(picked, key=lambda item: item.key)
     return [with_columns(item, label=name) for name in candidates for item in chosen[name]]
 

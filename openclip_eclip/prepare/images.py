@@ -1,29 +1,31 @@
-"""Raw images to small grey JPEGs, read by the one reader of the package (data/image.py)."""
+"""Raw images to small grey JPEGs, read by the one reader of the package (data/images/read.py)."""
+
 from __future__ import annotations
 
 import io
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from ..config import UserError
-from ..data.heatmap import DataError
-from ..data.image import read_picture
-from ..data.picture import Frame
-from ..data.read_options import ReadOptions
-
+from ..config import DataError, UserError
+from ..data.images.options import ReadOptions
+from ..data.images.picture import Frame
+from ..data.images.read import read_picture
 
 SUFFIXES = (".dcm", ".dicom", ".png", ".jpg", ".jpeg")
 
 
 class ImageError(UserError):
-    """An image that can not be read, named by its file."""
+    """An image that cannot be read, named by its file."""
 
 
 def list_images(folders: Iterable[Path]) -> dict[str, Path]:
-    """{name without suffixes: file} of the images in these folders; the first folder that has a name wins."""
+    """{name without suffixes: file} of the images in these folders; the first folder that has a
+    name wins.
+    """
     found: dict[str, Path] = {}
     for folder in folders:
         if folder.is_dir():
@@ -33,26 +35,33 @@ def list_images(folders: Iterable[Path]) -> dict[str, Path]:
     return found
 
 
-def read_grey(path: Path, size: int | None, content: bytes | None = None,
-              options: ReadOptions = ReadOptions()) -> tuple[Image.Image, tuple[int, int]]:
-    """`read_grey_picture` without the frame: the image and its original (height, width) as shown."""
+def read_grey(
+    path: Path, size: int | None, content: bytes | None = None, options: ReadOptions = ReadOptions()
+) -> tuple[Image.Image, tuple[int, int]]:
+    """`read_grey_picture` without the frame: the image and its original (height, width) as
+    shown.
+    """
     image, frame = read_grey_picture(path, size, content, options)
     return image, frame.shown_size
 
 
-def read_grey_picture(path: Path, size: int | None, content: bytes | None = None,
-                      options: ReadOptions = ReadOptions()) -> tuple[Image.Image, Frame]:
-    """The 8-bit grey image as a person sees it, its shortest side reduced to `size` pixels (never enlarged), and its frame.
+def read_grey_picture(
+    path: Path, size: int | None, content: bytes | None = None, options: ReadOptions = ReadOptions()
+) -> tuple[Image.Image, Frame]:
+    """The 8-bit grey image as a person sees it, its shortest side reduced to `size` pixels (never
+    enlarged), and its frame.
 
-    `content`: the file's, where it lies in an archive; `path` then only names it. ImageError: as `read_picture`.
+    `content`: the file's, where it lies in an archive; `path` then only names it. ImageError: as
+    `read_picture`.
     """
-    def draft(image: Image.Image) -> None:
-        """Decode a JPEG at the smallest scale that is still twice as large as needed, in grey unless its colours have a profile."""
-        small = _scaled((image.height, image.width), 2 * size)
-        image.draft(None if image.info.get("icc_profile") else "L", small[::-1])
 
     try:
-        picture = read_picture(path if content is None else content, str(path), options, None if size is None else draft)
+        picture = read_picture(
+            path if content is None else content,
+            str(path),
+            options,
+            None if size is None else partial(_draft, size=size),
+        )
     except DataError as error:
         raise ImageError(str(error)) from error
     image, original = picture.image.convert("L"), picture.frame.shown_size
@@ -73,6 +82,14 @@ def encode_map(values: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(np.rint(values * 255).astype(np.uint8)).save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def _draft(image: Image.Image, size: int) -> None:
+    """Have a JPEG decoded at the smallest scale that is at least twice `size`, in grey unless its
+    colours have a profile.
+    """
+    small = _scaled((image.height, image.width), 2 * size)
+    image.draft(None if image.info.get("icc_profile") else "L", small[::-1])
 
 
 def _scaled(original: tuple[int, int], shortest: int) -> tuple[int, int]:

@@ -1,7 +1,11 @@
-"""What a data set's module hands to the writer: samples by split, and everything that was left out, counted by reason."""
+"""What a data set's module hands to the writer: samples by split, and everything that was left out,
+counted by reason.
+"""
+
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +18,9 @@ EXAMPLES = 5  # ids named for each reason of leaving something out
 
 @dataclass(frozen=True)
 class Window:
-    """One sentence and where the reader looked while saying it; times in seconds on the recording's clock."""
+    """One sentence and where the reader looked while saying it; times in seconds on the recording's
+    clock.
+    """
 
     sentence: str
     start: float
@@ -26,20 +32,35 @@ class Window:
 class Item:
     """One sample to be written."""
 
-    key: str  # unique in the data set; letters, digits, - and _ (webdataset ends a key at the first dot)
+    # unique in the data set; letters, digits, - and _ (webdataset ends a key at the first dot)
+    key: str
     image: Path
     text: str
     annotations: tuple[Annotation, ...] = ()  # one a reader; none: not annotated
-    size: tuple[int, int] | None = None  # (height, width) the tables promise; another one in the file is an error
-    columns: dict[str, str | int | float] = field(default_factory=dict)  # further columns, members of key.json in shards
+    # (height, width) the tables promise; another one in the file is an error
+    size: tuple[int, int] | None = None
+    # further columns, members of key.json in shards
+    columns: Mapping[str, str | int | float] = field(default_factory=dict)
     windows: tuple[Window, ...] = ()
     config: RenderConfig = RenderConfig()  # how annotations and windows are drawn
     merge: str = "mean"  # of several readers: mean, noisy-or or one
 
+    @property
+    def patient(self) -> str:
+        """The column of that name, which all data sets of several images a patient have."""
+        return str(self.columns["patient"])
+
+    @property
+    def study(self) -> str:
+        """MIMIC-CXR's study, in its own and the gaze data sets of its images."""
+        return str(self.columns["study"])
+
 
 @dataclass
 class Plan:
-    """A data set before its images are read. `tables`: files it was made from, hashed into the manifest."""
+    """A data set before its images are read. `tables`: files it was made from, hashed into the
+    manifest.
+    """
 
     name: str
     splits: dict[str, list[Item]] = field(default_factory=dict)
@@ -47,7 +68,8 @@ class Plan:
     tables: list[Path] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[str]] = field(default_factory=dict)
-    facts: dict[str, Any] = field(default_factory=dict)  # what --dry-run prints beside the counts: rows, patients, labels
+    # what --dry-run prints beside the counts: rows, patients, labels
+    facts: dict[str, Any] = field(default_factory=dict)
 
     def leave_out(self, reason: str, identity: str, count: int = 1) -> None:
         """Count something that is not written, and remember the first few by name."""
@@ -60,19 +82,28 @@ class Plan:
         """What --dry-run prints."""
         lines = [f"{self.name}:"]
         lines += [f"  {name}: {value}" for name, value in self.facts.items()]
-        lines += [f"  split {name}: {len(items)} samples, {sum(bool(item.annotations) for item in items)} annotated"
-                  for name, items in self.splits.items()]
+        lines += [
+            f"  split {name}: {len(items)} samples, {sum(bool(item.annotations) for item in items)}"
+            " annotated"
+            for name, items in self.splits.items()
+        ]
         for name, evaluation in self.evaluation.items():
-            counts = ", ".join(f"{label} {count}" for label, count in evaluation.class_counts().items())
+            counts = ", ".join(
+                f"{label} {count}" for label, count in evaluation.class_counts().items()
+            )
             lines.append(f"  evaluation set {name}: {len(evaluation.items)} images ({counts})")
-        lines += [f"  left out, {reason}: {count} (such as {', '.join(self.examples[reason])})"
-                  for reason, count in self.left_out.items()]
+        lines += [
+            f"  left out, {reason}: {count} (such as {', '.join(self.examples[reason])})"
+            for reason, count in self.left_out.items()
+        ]
         return "\n".join(lines)
 
 
 @dataclass
 class EvaluationSet:
-    """Class-labelled images with the rule they were chosen by; `items` carry a column `label`, or one 0/1 column a class."""
+    """Class-labelled images with the rule they were chosen by; `items` carry a column `label`, or
+    one 0/1 column a class.
+    """
 
     items: list[Item]
     classes: list[str]
@@ -84,4 +115,7 @@ class EvaluationSet:
         if self.items and "label" in self.items[0].columns:
             found = Counter(item.columns["label"] for item in self.items)
             return {name: found[name] for name in self.classes}
-        return {name: sum(int(item.columns.get(name, 0) == 1) for item in self.items) for name in self.classes}
+        return {
+            name: sum(int(item.columns.get(name, 0) == 1) for item in self.items)
+            for name in self.classes
+        }

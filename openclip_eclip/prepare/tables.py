@@ -1,4 +1,7 @@
-"""Reading other people's tables: by column name, plain or compressed, with labels that keep blank apart from 0."""
+"""Reading other people's tables: by column name, plain or compressed, with labels that keep blank
+apart from 0.
+"""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -8,26 +11,33 @@ import numpy as np
 import pandas as pd
 
 from ..config import UserError
-from ..data.near_names import did_you_mean
-from ..data.table_text import read_table_text
+from ..data.tables.near_names import did_you_mean
+from ..data.tables.text import read_table_text
 
 LABEL_VALUES = {"": np.nan, "1": 1.0, "1.0": 1.0, "0": 0.0, "0.0": 0.0, "-1": -1.0, "-1.0": -1.0}
 
 
 def find_table(folder: Path, *names: str) -> Path:
-    """The first of `names` (globs allowed) in `folder`, plain, .gz or .zip; UserError says what was looked for."""
+    """The first of `names` (globs allowed) in `folder`, plain, .gz or .zip; UserError says what was
+    looked for.
+    """
     for name in names:
         for suffix in ("", ".gz", ".zip"):
             found = sorted(folder.glob(name + suffix))
             if found:
                 return found[0]
-    here = sorted(path.name for path in folder.iterdir())[:10] if folder.is_dir() else "no such folder"
-    raise UserError(f"{folder}: found none of {', '.join(names)} (plain, .gz or .zip); the folder has {here}. Is SRC the "
-                    "root of the data set?")
+    here = (
+        sorted(path.name for path in folder.iterdir())[:10] if folder.is_dir() else "no such folder"
+    )
+    raise UserError(
+        f"{folder}: found none of {', '.join(names)} (plain, .gz or .zip); the folder has {here}."
+        " Is SRC the root of the data set?"
+    )
 
 
 def read_table(path: Path, required: Sequence[str]) -> pd.DataFrame:
-    """All columns as text, blanks as "", read as `data.table_text` reads; UserError names a missing column.
+    """All columns as text, blanks as "", read as `data.table_text` reads; UserError names a missing
+    column.
 
     Rows are numbered from 1 after the header in every later message.
     """
@@ -35,21 +45,30 @@ def read_table(path: Path, required: Sequence[str]) -> pd.DataFrame:
     missing = [name for name in required if name not in frame]
     if missing:
         near = "".join(did_you_mean(name, frame.columns) for name in missing)
-        raise UserError(f"{path}: no column {', '.join(map(repr, missing))}; found {list(frame.columns)}.{near}")
+        raise UserError(
+            f"{path}: no column {', '.join(map(repr, missing))}; found {list(frame.columns)}.{near}"
+        )
     return frame
 
 
 def read_labels(frame: pd.DataFrame, columns: Sequence[str], path: Path) -> np.ndarray:
-    """(rows, columns) float64: 1, 0, -1 (uncertain) or NaN (not mentioned); UserError names file, row, column of another value."""
+    """(rows, columns) float64: 1, 0, -1 (uncertain) or NaN (not mentioned); UserError names file,
+    row, column of another value.
+    """
     cells = frame[list(columns)]
     values = cells.apply(lambda column: column.str.strip().map(LABEL_VALUES))
     wrong = values.isna() & (cells.apply(lambda column: column.str.strip()) != "")
     if wrong.to_numpy().any():
         row, column = (int(place[0]) for place in np.nonzero(wrong.to_numpy()))
-        raise UserError(f"{path}, row {row + 1}, column {columns[column]!r}: {cells.iat[row, column]!r}; expected 1, 0, -1 or blank.")
+        raise UserError(
+            f"{path}, row {row + 1}, column {columns[column]!r}: {cells.iat[row, column]!r};"
+            " expected 1, 0, -1 or blank."
+        )
     return values.to_numpy(dtype=np.float64)
 
 
 def read_numbers(frame: pd.DataFrame, columns: Sequence[str]) -> np.ndarray:
-    """(rows, columns) float64, NaN for blank or what is no number: the caller drops and counts such rows."""
+    """(rows, columns) float64, NaN for blank or what is no number: the caller drops and counts such
+    rows.
+    """
     return frame[list(columns)].apply(pd.to_numeric, errors="coerce").to_numpy(dtype=np.float64)

@@ -1,9 +1,12 @@
-"""Writes a plan in chunks: each chunk whole or not at all, by any number of processes and jobs, in any order.
+"""Writes a plan in chunks: each chunk whole or not at all, by any number of processes and jobs, in
+any order.
 
-A chunk is `shard_size` samples of one split in the plan's order. Its record `.chunks/SPLIT-000000.json` is written last,
-so what has a record is complete and a run that was killed goes on with the others. Parts share OUT; whoever finds all
-records there puts the tables together, so parts together equal the whole run byte for byte.
+A chunk is `shard_size` samples of one split in the plan's order. Its record
+`.chunks/SPLIT-000000.json` is written last, so what has a record is complete and a run that was
+killed goes on with the others. Parts share OUT; whoever finds all records there puts the tables
+together, so parts together equal the whole run byte for byte.
 """
+
 from __future__ import annotations
 
 import csv
@@ -19,16 +22,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from ..config import UserError
-from ..data.heatmap import DataError
-from ..data.json_text import read_json
+from ..config import DataError, UserError
+from ..files import sha256
 from ..gaze import files
-from ..gaze.files import sha256
+from ..json_text import read_json
 from ..version import __version__
 from .images import ImageError
 from .options import Options
 from .plan import Item, Plan
-from .sample import Written, write_sample
+from .write_sample import Written, write_sample
 
 
 class Chunk(NamedTuple):
@@ -49,24 +51,38 @@ class Chunk(NamedTuple):
         return options.format == "webdataset" and not self.labelled
 
     def is_whole(self, options: Options) -> bool:
-        return self.record(options.out).exists() and (not self.is_shard(options) or (options.out / f"{self.name}.tar").exists())
+        return self.record(options.out).exists() and (
+            not self.is_shard(options) or (options.out / f"{self.name}.tar").exists()
+        )
 
 
 def write_plan(plan: Plan, options: Options, parameters: dict[str, Any]) -> str:
     """Write this part of the plan; the summary line.
 
-    `parameters`: everything the result depends on beside the tables. UserError if OUT was begun with others.
+    `parameters`: everything the result depends on beside the tables. UserError if OUT was begun
+    with others.
     """
     begin(plan, options, parameters)
     return write_chunks(plan, options, list(_chunks(plan, options)), write_chunk)
 
 
-def write_chunks(plan: Plan, options: Options, chunks: list[Chunk], write: Callable[[Chunk, Options], None]) -> str:
-    """Write those of this part that are not whole, with `write` in the workers; the tables with the last one. The summary."""
+def write_chunks(
+    plan: Plan, options: Options, chunks: list[Chunk], write: Callable[[Chunk, Options], None]
+) -> str:
+    """Write those of this part that are not whole, with `write` in the workers; the tables with the
+    last one. The summary.
+    """
     mine = [chunk for i, chunk in enumerate(chunks) if i % options.part[1] == options.part[0]]
     todo = [chunk for chunk in mine if not chunk.is_whole(options)]
-    with ProcessPoolExecutor(options.workers) as pool, tqdm(total=sum(len(chunk.items) for chunk in todo), unit="image",
-                                                           desc=plan.name, disable=None) as bar:
+    with (
+        ProcessPoolExecutor(options.workers) as pool,
+        tqdm(
+            total=sum(len(chunk.items) for chunk in todo),
+            unit="image",
+            desc=plan.name,
+            disable=None,
+        ) as bar,
+    ):
         futures = {pool.submit(write, chunk, options): chunk for chunk in todo}
         try:
             for future in as_completed(futures):
@@ -76,27 +92,45 @@ def write_chunks(plan: Plan, options: Options, chunks: list[Chunk], write: Calla
             pool.shutdown(cancel_futures=True)
     missing = [chunk.name for chunk in chunks if not chunk.is_whole(options)]
     if missing:
-        return f"{plan.name}: part {options.part[0]} of {options.part[1]} done; {len(missing)} of {len(chunks)} chunks wait for others"
+        return (
+            f"{plan.name}: part {options.part[0]} of {options.part[1]} done; {len(missing)} of"
+            f" {len(chunks)} chunks wait for others"
+        )
     return finish(plan, options, chunks)
 
 
 def begin(plan: Plan, options: Options, parameters: dict[str, Any]) -> None:
     """Make OUT, or make sure that it was begun with the same tables, package and settings."""
-    settings = {"data_set": plan.name, "version": __version__, "size": options.size, "quality": options.quality,
-                "format": options.format, "limit": options.limit, "shard_size": options.shard_size,
-                "image_range": options.reading.grey_range, **parameters,
-                "tables": {path.name: sha256(path) for path in plan.tables}}
+    settings = {
+        "data_set": plan.name,
+        "version": __version__,
+        "size": options.size,
+        "quality": options.quality,
+        "format": options.format,
+        "limit": options.limit,
+        "shard_size": options.shard_size,
+        "image_range": options.reading.grey_range,
+        **parameters,
+        "tables": {path.name: sha256(path) for path in plan.tables},
+    }
     path = options.out / ".chunks" / "settings.json"
     settings = json.loads(json.dumps(settings, default=str))
     if path.exists():
         begun = read_json(path)
-        different = sorted(key for key in {*begun, *settings} if begun.get(key) != settings.get(key))
+        different = sorted(
+            key for key in {*begun, *settings} if begun.get(key) != settings.get(key)
+        )
         if different:
-            raise UserError(f"{options.out} was begun with other settings ({', '.join(different)}); expected the same to go on. "
-                            "Name another folder, or remove it.")
+            raise UserError(
+                f"{options.out} was begun with other settings ({', '.join(different)}); expected"
+                " the same to go on. Name another folder, or remove it."
+            )
         return
     if options.out.exists() and any(entry.name != ".chunks" for entry in options.out.iterdir()):
-        raise UserError(f"{options.out} holds files of something else; expected an absent or empty folder. Name another one.")
+        raise UserError(
+            f"{options.out} holds files of something else; expected an absent or empty folder. Name"
+            " another one."
+        )
     write_whole(path, json.dumps(settings, indent=2).encode())
 
 
@@ -104,15 +138,22 @@ def _chunks(plan: Plan, options: Options) -> Iterator[Chunk]:
     sets = [(name, items, False) for name, items in plan.splits.items()]
     sets += [(name, found.items, True) for name, found in plan.evaluation.items()]
     for name, items, labelled in sets:
-        items = items[:options.limit]
+        items = items[: options.limit]
         for number, first in enumerate(range(0, len(items), options.shard_size)):
-            yield Chunk(name, number, items[first:first + options.shard_size], labelled)
+            yield Chunk(name, number, items[first : first + options.shard_size], labelled)
 
 
 def write_chunk(chunk: Chunk, options: Options) -> None:
     """All samples of a chunk: one shard, or files and rows; the record last."""
-    rows, skipped, counted, buffer = [], {}, {}, io.BytesIO()
-    archive = tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) if chunk.is_shard(options) else None
+    rows: list[dict[str, Any]] = []
+    skipped: dict[str, str] = {}  # key -> why
+    counted: dict[str, list[str]] = {}  # what was left out of samples -> their keys
+    buffer = io.BytesIO()
+    archive = (
+        tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT)
+        if chunk.is_shard(options)
+        else None
+    )
     for item in chunk.items:
         try:
             written = write_sample(item, options)
@@ -133,7 +174,12 @@ def write_chunk(chunk: Chunk, options: Options) -> None:
     if archive is not None:
         archive.close()
         write_whole(options.out / f"{chunk.name}.tar", buffer.getvalue())
-    record = {"samples": len(chunk.items) - len(skipped), "skipped": skipped, "counted": counted, "rows": rows}
+    record = {
+        "samples": len(chunk.items) - len(skipped),
+        "skipped": skipped,
+        "counted": counted,
+        "rows": rows,
+    }
     write_whole(chunk.record(options.out), json.dumps(record).encode())
 
 
@@ -162,14 +208,24 @@ def _write_files(out: Path, item: Item, written: Written, labelled: bool) -> dic
         del row["heatmap"]
     if written.windows is not None:
         row["windows"] = f"windows/{item.key}.windows.json"
-        for name, content in zip((row["windows"], f"windows/{item.key}.windows.npz"), written.windows, strict=True):
+        for name, content in zip(
+            (row["windows"], f"windows/{item.key}.windows.npz"), written.windows, strict=True
+        ):
             write_whole(out / name, content)
     return {**row, **item.columns}
 
 
-def write_files(out: Path, key: str, image: bytes, text: str, heatmap: bytes | None) -> dict[str, Any]:
-    """Files of one sample, named by `key` (a plain file name), and its row, with paths relative to the table."""
-    row: dict[str, Any] = {"filepath": f"images/{key}.jpg", "title": text, "heatmap": f"heatmaps/{key}.png" if heatmap else ""}
+def write_files(
+    out: Path, key: str, image: bytes, text: str, heatmap: bytes | None
+) -> dict[str, Any]:
+    """Files of one sample, named by `key` (a plain file name), and its row, with paths relative to
+    the table.
+    """
+    row: dict[str, Any] = {
+        "filepath": f"images/{key}.jpg",
+        "title": text,
+        "heatmap": f"heatmaps/{key}.png" if heatmap else "",
+    }
     write_whole(out / row["filepath"], image)
     if heatmap:
         write_whole(out / row["heatmap"], heatmap)
@@ -177,13 +233,19 @@ def write_files(out: Path, key: str, image: bytes, text: str, heatmap: bytes | N
 
 
 def finish(plan: Plan, options: Options, chunks: list[Chunk]) -> str:
-    """Tables, sizes.json, recipes of the evaluation sets and the manifest, from the records of all chunks."""
+    """Tables, sizes.json, recipes of the evaluation sets and the manifest, from the records of all
+    chunks.
+    """
     records = {chunk.name: _read_record(chunk.record(options.out)) for chunk in chunks}
-    skipped = {key: reason for record in records.values() for key, reason in record["skipped"].items()}
+    skipped = {
+        key: reason for record in records.values() for key, reason in record["skipped"].items()
+    }
     if skipped and not any(record["samples"] for record in records.values()):
         key, reason = next(iter(skipped.items()))
-        raise UserError(f"{plan.name}: none of the {len(skipped)} images can be read, such as {key}: {reason}. Is their folder the right one? "
-                        f"Remove {options.out} before the next try.")
+        raise UserError(
+            f"{plan.name}: none of the {len(skipped)} images can be read, such as {key}: {reason}."
+            f" Is their folder the right one? Remove {options.out} before the next try."
+        )
     sizes, summary = {}, []
     for split in dict.fromkeys(chunk.split for chunk in chunks):
         own = [chunk for chunk in chunks if chunk.split == split]
@@ -191,7 +253,10 @@ def finish(plan: Plan, options: Options, chunks: list[Chunk]) -> str:
         if own[0].is_shard(options):
             sizes.update({f"{chunk.name}.tar": records[chunk.name]["samples"] for chunk in own})
         else:
-            write_table(options.out / f"{split}.csv", [row for chunk in own for row in records[chunk.name]["rows"]])
+            write_table(
+                options.out / f"{split}.csv",
+                [row for chunk in own for row in records[chunk.name]["rows"]],
+            )
     if sizes:
         write_whole(options.out / "sizes.json", json.dumps(sizes, indent=2).encode())
     for record in records.values():
@@ -199,26 +264,43 @@ def finish(plan: Plan, options: Options, chunks: list[Chunk]) -> str:
             for name in names:
                 plan.leave_out(reason, name)
     for name, found in plan.evaluation.items():
-        keys = [item.key for item in found.items[:options.limit] if item.key not in skipped]
-        recipe = {"set": name, "rule": found.rule, "seed": found.seed, "classes": found.classes, "images": keys,
-                  "sha256_of_images": hashlib.sha256("\n".join(keys).encode()).hexdigest()}
+        keys = [item.key for item in found.items[: options.limit] if item.key not in skipped]
+        recipe = {
+            "set": name,
+            "rule": found.rule,
+            "seed": found.seed,
+            "classes": found.classes,
+            "images": keys,
+            "sha256_of_images": hashlib.sha256("\n".join(keys).encode()).hexdigest(),
+        }
         write_whole(options.out / f"{name}.recipe.json", json.dumps(recipe, indent=2).encode())
     settings = read_json(options.out / ".chunks" / "settings.json")
-    manifest = {**settings, "numpy": np.__version__, "facts": plan.facts, "left_out": dict(plan.left_out), "examples": plan.examples,
-                "skipped": skipped}
+    manifest = {
+        **settings,
+        "numpy": np.__version__,
+        "facts": plan.facts,
+        "left_out": dict(plan.left_out),
+        "examples": plan.examples,
+        "skipped": skipped,
+    }
     write_whole(options.out / "manifest.json", json.dumps(manifest, indent=2, default=str).encode())
     missing = f"; {len(skipped)} images could not be read, see manifest.json" if skipped else ""
     return f"{plan.name}: {', '.join(summary)} ({options.format}) in {options.out}{missing}"
 
 
 def _read_record(path: Path) -> dict[str, Any]:
-    """What `write_chunk` left of a chunk. UserError for a damaged one: its chunk is made again once it is gone."""
+    """What `write_chunk` left of a chunk. UserError for a damaged one: its chunk is made again once
+    it is gone.
+    """
     try:
         record = read_json(path)
     except DataError as error:
         raise UserError(f"{error} Remove that file: its chunk is then written again.") from error
     if not {"samples", "skipped", "rows"} <= set(record):
-        raise UserError(f"{path}: {sorted(record)}; expected samples, skipped and rows. Remove that file: its chunk is then written again.")
+        raise UserError(
+            f"{path}: {sorted(record)}; expected samples, skipped and rows. Remove that file: its"
+            " chunk is then written again."
+        )
     return record
 
 

@@ -77,9 +77,11 @@ def _authors_cases() -> Iterator[tuple[str, Maker, tuple[str, ...]]]:
             "eclip-shards: a map as JSON of 10^12 cells",
             _experts(
                 {
-                    "h.npz": json.dumps(
-                        {"shape": [10**6, 10**6], "indices": [], "indptr": [0], "data": []}
-                    ).encode()
+                    "h.npz": (
+                        json.dumps(
+                            {"shape": [10**6, 10**6], "indices": [], "indptr": [0], "data": []}
+                        ).encode()
+                    )
                 }
             ),
             ("e.tar", "m", "h.npz"),

@@ -12,13 +12,14 @@ BLOCK = 1 << 20
 
 
 def deflated(beginning: bytes, zeros: int, wrapped: bool = False) -> bytes:
-    """A deflate stream (in zlib's wrapping or bare) of `beginning` and that many zeros, a kilobyte a megabyte."""
+    """A deflate stream (in zlib's wrapping or bare) of `beginning` and that many zeros, a kilobyte
+    a megabyte.
+    """
     packer = zlib.compressobj(9, zlib.DEFLATED, 15 if wrapped else -15)
     head = packer.compress(beginning) + packer.flush(zlib.Z_FULL_FLUSH)
     block = packer.compress(bytes(BLOCK)) + packer.flush(zlib.Z_FULL_FLUSH)
-    return (
-        head + block * -(-zeros // BLOCK) + packer.flush()
-    )  # after a full flush equal blocks are equal bytes
+    # after a full flush equal blocks are equal bytes
+    return head + block * -(-zeros // BLOCK) + packer.flush()
 
 
 def npy_header(shape: tuple[int, ...], dtype: str = "<f4") -> bytes:

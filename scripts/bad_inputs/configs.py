@@ -252,7 +252,9 @@ def _config_cases() -> Iterator[tuple[str, Maker, tuple[str, ...]]]:
 def cases() -> Iterator[Case]:
     yield from (Case(name, "model configs", make, words) for name, make, words in _config_cases())
     untrained = config(lambda found: None, "evaluate")
-    yield Case("evaluation without weights", "model configs", untrained, ("m", "random"), warns=True)
+    yield Case(
+        "evaluation without weights", "model configs", untrained, ("m", "random"), warns=True
+    )
     unknown = config(lambda found: {**found, "preprocess_cfg": {"meen": [0.5]}}, "evaluate", True)
     yield Case(
         "preprocess_cfg of an unknown key", "model configs", unknown, (FILE, "meen"), warns=True

@@ -213,7 +213,8 @@ DRAW = """
 import sys
 import pandas as pd
 from openclip_eclip.config import UserError
-from openclip_eclip.gaze import Boxes, Ellipses, Fixations, Polygons, RenderConfig, decode_rle, render
+from openclip_eclip.gaze import Boxes, Ellipses, Fixations, Polygons
+from openclip_eclip.gaze import RenderConfig, decode_rle, render
 try:
     {work}
 except UserError as error:

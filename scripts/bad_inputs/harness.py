@@ -1,7 +1,9 @@
-"""Runs commands in forks of one process that has imported everything: a few hundredths of a second each, not eight seconds.
+"""Runs commands in forks of one process that has imported everything: a few hundredths of a second
+each, not eight seconds.
 
-A case writes its bad input into a folder of its own, in the child, and names a command. The child's output, exit code, time
-and memory say whether the input was answered as it should be: one sentence, no traceback, within the limits.
+A case writes its bad input into a folder of its own, in the child, and names a command. The child's
+output, exit code, time and memory say whether the input was answered as it should be: one sentence,
+no traceback, within the limits.
 """
 
 from __future__ import annotations
@@ -24,14 +26,16 @@ SECONDS = 20.0  # a case that takes longer is wrong
 MIB = 1024  # beside what the idle process has
 RESERVED = (
     2 << 30
-)  # bytes of address space beside the idle process's: a bomb fails here instead of taking the machine
+    # bytes of address space beside the idle process's: a bomb fails here, not the machine
+)
 LONGEST = 4000  # characters of an answer
 SAYS = re.compile(r"^(?:[^\n:]*: |\s*)(?:error|fault): ", re.MULTILINE)
 
 
 @dataclass(frozen=True)
 class Case:
-    """`make(folder)` writes the input and returns the command, `[name, argument, ...]`; all `words` must be in the answer, `a|b` is either.
+    """`make(folder)` writes the input and returns the command, `[name, argument, ...]`; all `words`
+    must be in the answer, `a|b` is either.
 
     `warns`: the command may end well, its answer is then any line of its output.
     """
@@ -45,7 +49,9 @@ class Case:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a child did. `code`: exit code, negative for a signal, None if it was stopped by the time limit."""
+    """What a child did. `code`: exit code, negative for a signal, None if it was stopped by the
+    time limit.
+    """
 
     code: int | None
     output: str
@@ -101,16 +107,19 @@ def import_everything() -> None:
     import webdataset  # noqa: F401
 
     matplotlib.use("Agg")
-    import matplotlib.pyplot  # noqa: F401
-    import openclip_eclip.data.overlap
-    import openclip_eclip.export
-    import openclip_eclip.report
-    import openclip_eclip.train
-    import openclip_eclip.training_patches  # noqa: F401
+    import matplotlib.pyplot
+
     from openclip_eclip.evaluate.__main__ import TASKS
     from openclip_eclip.prepare.__main__ import DATASETS
 
-    for module, _ in (*TASKS.values(), *DATASETS.values()):
+    more = (
+        "openclip_eclip.data.overlap",
+        "openclip_eclip.export",
+        "openclip_eclip.evaluate.report_generation.one_image",
+        "openclip_eclip.train",
+        "training_patches.release_3_3",
+    )
+    for module in (*more, *(module for module, _ in (*TASKS.values(), *DATASETS.values()))):
         import_module(module)
     gc.collect()
     gc.freeze()  # the collector of a child would write to, and so copy, everything that it looks at
@@ -152,7 +161,9 @@ def start(work: Callable[[], int], folder: Path, limits: bool = True) -> int:
 
 
 def finish(pid: int, folder: Path, began: float, limit: float) -> Outcome:
-    """Wait for a child, at most until `limit` seconds after `began`; its whole process group ends with it."""
+    """Wait for a child, at most until `limit` seconds after `began`; its whole process group ends
+    with it.
+    """
     watched = select.poll()
     descriptor = os.pidfd_open(pid)
     watched.register(descriptor, select.POLLIN)
@@ -182,7 +193,9 @@ def idle_memory() -> float:
 
 
 def busy() -> float:
-    """How many times longer than alone a process waits for a core; time limits mean an idle machine."""
+    """How many times longer than alone a process waits for a core; time limits mean an idle
+    machine.
+    """
     return max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
 
 

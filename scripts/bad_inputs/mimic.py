@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import gzip
-import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from . import mimic_trees as trees  # the exact on-disk form, as the tests of prepare have it
 from .bombs import deflated, png_bomb
-from .harness import ROOT, Case
+from .harness import Case
 from .world import Maker, put
-
-sys.path.insert(0, str(ROOT / "tests"))
-import mimic_trees as trees  # noqa: E402  (the exact on-disk form, as the tests of prepare have it)
 
 Change = Callable[[Path], object]
 TAIL = ("--size", 32, "--workers", 1)

@@ -1,4 +1,6 @@
-"""The other raw data sets of `prepare`: Open-I, RSNA, NIH, CheXpert, the authors' shards, pseudo-heatmaps."""
+"""The other raw data sets of `prepare`: Open-I, RSNA, NIH, CheXpert, the authors' shards,
+pseudo-heatmaps.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,11 @@ def open_i(files: dict[str, bytes | str], *flags: object) -> Maker:
     )
 
 
-XML = '<?xml version="1.0"?><eCitation><uId id="CXR1"/><MedlineCitation><AbstractText Label="FINDINGS">Clear.</AbstractText></MedlineCitation><parentImage id="CXR1_1_IM-0001-3001"/></eCitation>'
+XML = (
+    '<?xml version="1.0"?><eCitation><uId id="CXR1"/><MedlineCitation><AbstractText'
+    ' Label="FINDINGS">Clear.</AbstractText></MedlineCitation><parentImage'
+    ' id="CXR1_1_IM-0001-3001"/></eCitation>'
+)
 
 
 def _tar(members: Sequence[tuple[str, bytes]], kind: bytes = tarfile.REGTYPE) -> bytes:
@@ -180,7 +186,9 @@ def _other_cases() -> Iterator[tuple[str, Maker, tuple[str, ...]]]:
             "NIH: a strange label",
             put(
                 {
-                    "src/Data_Entry_2017.csv": "Image Index,Finding Labels,Patient ID\n00000001_000.png,Cough,1\n"
+                    "src/Data_Entry_2017.csv": (
+                        "Image Index,Finding Labels,Patient ID\n00000001_000.png,Cough,1\n"
+                    )
                 },
                 ["prepare", "nih-cxr14", "src", "out", "--split", "none"],
             ),
@@ -190,7 +198,9 @@ def _other_cases() -> Iterator[tuple[str, Maker, tuple[str, ...]]]:
             "NIH: a patient in superscript",
             put(
                 {
-                    "src/Data_Entry_2017.csv": "Image Index,Finding Labels,Patient ID\n00000001_000.png,Mass,¹\n"
+                    "src/Data_Entry_2017.csv": (
+                        "Image Index,Finding Labels,Patient ID\n00000001_000.png,Mass,¹\n"
+                    )
                 },
                 ["prepare", "nih-cxr14", "src", "out", "--split", "none"],
             ),
@@ -200,7 +210,9 @@ def _other_cases() -> Iterator[tuple[str, Maker, tuple[str, ...]]]:
             "NIH: no lists",
             put(
                 {
-                    "src/Data_Entry_2017.csv": "Image Index,Finding Labels,Patient ID\n00000001_000.png,Mass,1\n"
+                    "src/Data_Entry_2017.csv": (
+                        "Image Index,Finding Labels,Patient ID\n00000001_000.png,Mass,1\n"
+                    )
                 },
                 ["prepare", "nih-cxr14", "src", "out"],
             ),
@@ -210,7 +222,9 @@ def _other_cases() -> Iterator[tuple[str, Maker, tuple[str, ...]]]:
             "NIH: a list of bytes",
             put(
                 {
-                    "src/Data_Entry_2017.csv": "Image Index,Finding Labels,Patient ID\n00000001_000.png,Mass,1\n",
+                    "src/Data_Entry_2017.csv": (
+                        "Image Index,Finding Labels,Patient ID\n00000001_000.png,Mass,1\n"
+                    ),
                     "src/train_val_list.txt": b"\xff\xfe",
                 },
                 ["prepare", "nih-cxr14", "src", "out"],
@@ -226,7 +240,10 @@ def _other_cases() -> Iterator[tuple[str, Maker, tuple[str, ...]]]:
             "CheXpert: a strange path",
             put(
                 {
-                    "src/train.csv": "Path,Atelectasis,Cardiomegaly,Consolidation,Edema,Pleural Effusion\nx.jpg,,,,,\n"
+                    "src/train.csv": (
+                        "Path,Atelectasis,Cardiomegaly,Consolidation,Edema,Pleural"
+                        " Effusion\nx.jpg,,,,,\n"
+                    )
                 },
                 ["prepare", "chexpert", "src", "out", "--evaluation", "none"],
             ),
@@ -236,7 +253,10 @@ def _other_cases() -> Iterator[tuple[str, Maker, tuple[str, ...]]]:
             "CheXpert: too few for 5x200",
             put(
                 {
-                    "src/train.csv": "Path,Atelectasis,Cardiomegaly,Consolidation,Edema,Pleural Effusion\na/train/patient1/study1/v_frontal.jpg,,,,,\n"
+                    "src/train.csv": (
+                        "Path,Atelectasis,Cardiomegaly,Consolidation,Edema,Pleural"
+                        " Effusion\na/train/patient1/study1/v_frontal.jpg,,,,,\n"
+                    )
                 },
                 ["prepare", "chexpert", "src", "out"],
             ),

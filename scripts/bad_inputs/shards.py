@@ -93,7 +93,9 @@ EVIL = b"cos\nsystem\n(S'touch ran_code'\ntR."
 
 
 def _pickled(extension: str, val: bool) -> Maker:
-    """A pickle beside a good sample; the answer of a decoder that unpickles it is a file, and `ran_code` in the output."""
+    """A pickle beside a good sample; the answer of a decoder that unpickles it is a file, and
+    `ran_code` in the output.
+    """
 
     def make(folder: Path) -> list[object]:
         table(folder)

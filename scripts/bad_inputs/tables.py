@@ -13,7 +13,9 @@ HEADER = "filepath,title,heatmap"
 
 
 def changed(row: int, line: str) -> list[str]:
-    """The good table with another line instead of that row; its first three cells, the others are filled in."""
+    """The good table with another line instead of that row; its first three cells, the others are
+    filled in.
+    """
     lines = rows()
     lines[row] = line + ",0,9,train" * (line.count(",") == 2)
     return lines

@@ -1,4 +1,6 @@
-"""Good inputs that the bad ones are made from: images, heatmaps, tables, shards, a model, a run, an index. Made once, in children."""
+"""Good inputs that the bad ones are made from: images, heatmaps, tables, shards, a model, a run, an
+index. Made once, in children.
+"""
 
 from __future__ import annotations
 
@@ -100,10 +102,11 @@ def shard(path: Path, members: Mapping[str, bytes] | Sequence[tuple[str, bytes]]
 def rows(count: int = COUNT) -> list[str]:
     """Lines of a good table with its header."""
     lines = ["filepath,title,heatmap,label,patient,fold"]
-    return lines + [
-        f"images/{i}.png,Finding {WORDS[i]} number {i}.,{f'images/{i}.heatmap.png' if i % 2 else ''},{i % 2},{i},{('train', 'test')[i % 4 == 0]}"
-        for i in range(count)
-    ]
+    for i in range(count):
+        heatmap, fold = f"images/{i}.heatmap.png" if i % 2 else "", ("train", "test")[i % 4 == 0]
+        text = f"Finding {WORDS[i]} number {i}."
+        lines.append(f"images/{i}.png,{text},{heatmap},{i % 2},{i},{fold}")
+    return lines
 
 
 def link_images(folder: Path) -> None:

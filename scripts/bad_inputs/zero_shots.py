@@ -13,7 +13,9 @@ DEEP = b"[" * 100000
 
 
 def zero_shot(*flags: object, **files: str | bytes) -> Maker:
-    """Zero-shot of the good table with the files `classes.txt` and `templates.txt`, or others; `_` in a name is a dot."""
+    """Zero-shot of the good table with the files `classes.txt` and `templates.txt`, or others; `_`
+    in a name is a dot.
+    """
     content: dict[str, str | bytes] = {
         "t.csv": "\n".join(rows()) + "\n",
         "classes.txt": "normal\nopacity\n",

@@ -1,0 +1,1 @@
+"""What a batch holds beside images and texts, and which annotated samples a step uses."""

@@ -1,0 +1,86 @@
+"""The batch of Algorithm 1 as one object that travels through open_clip's loop in the place of the
+image tensor.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class ExpertBatch:
+    """Images of a batch and everything the gate decided about them; B images, M mixed pairs, M = M1
+    + M2.
+
+    The first M1 mixed pairs belong to annotated images of the batch (rows `mix_index` of `image`);
+    the last M2 come from the separate expert stream, bring their own image and text, and enter the
+    loss as mixed pairs only.
+    `annotated` and `annotated_heatmap`: all heatmaps of the batch, for an objective that needs
+    them, whatever the gate decided.
+    `replay_*`: annotated samples of the training data once more, for an objective that asks for
+    them; they enter no pair.
+    `sentence_*`: single sentences and where the expert looked with each, for an objective that
+    reads windows.
+    The draws are stored here, not made in the forward pass: gradient accumulation runs every batch
+    forward twice.
+    """
+
+    image: Tensor  # (B, 3, H, W), normalised
+    sample_id: Tensor  # (B,) int64, one number a sample of the data set
+    mix_index: Tensor  # (M1,) int64
+    heatmap: Tensor  # (M, 1, H, W), in [0, 1], maximum 1
+    lam: Tensor  # (M,) float32
+    mixed_id: Tensor  # (M,) int64, the sample_id of each mixed pair
+    expert_image: Tensor  # (M2, 3, H, W)
+    expert_text: Tensor  # (M2, L) int64
+    is_priming: bool = False
+    # (A,), rows of `image`
+    annotated: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
+    # (A, 1, H, W), as `heatmap`
+    annotated_heatmap: Tensor = field(default_factory=lambda: torch.zeros(0, 1, 1, 1))
+    # (T,) of `image`, then `expert_image`, then `replay_image`
+    sentence_row: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
+    # (T, L)
+    sentence_text: Tensor = field(default_factory=lambda: torch.zeros(0, 1, dtype=torch.int64))
+    # (T, 1, H, W), as `heatmap`
+    sentence_heatmap: Tensor = field(default_factory=lambda: torch.zeros(0, 1, 1, 1))
+    replay_image: Tensor = field(default_factory=lambda: torch.zeros(0, 3, 1, 1))  # (R, 3, H, W)
+    # (R, L)
+    replay_text: Tensor = field(default_factory=lambda: torch.zeros(0, 1, dtype=torch.int64))
+    # (R, 1, H, W), as `heatmap`
+    replay_heatmap: Tensor = field(default_factory=lambda: torch.zeros(0, 1, 1, 1))
+    draws: dict[str, Any] = field(default_factory=dict)  # what the objectives drew for this batch
+
+    def to(self, device=None, dtype=None, non_blocking: bool = False) -> ExpertBatch:
+        """Move all tensors; only image and heatmap values take `dtype`, draws stay float32 and ids
+        int64.
+        """
+        moved = {}
+        for entry in dataclasses.fields(self):
+            value = getattr(self, entry.name)
+            if isinstance(value, Tensor):
+                cast = dtype if entry.name.endswith(("image", "heatmap")) else None
+                value = value.to(device=device, dtype=cast, non_blocking=non_blocking)
+            elif entry.name == "draws":
+                value = {
+                    name: (
+                        draw.to(device=device, non_blocking=non_blocking)
+                        if isinstance(draw, Tensor)
+                        else draw
+                    )
+                    for name, draw in value.items()
+                }
+            moved[entry.name] = value
+        return ExpertBatch(**moved)
+
+    def __len__(self) -> int:
+        return len(self.image)
+
+    @property
+    def shape(self) -> torch.Size:
+        return self.image.shape

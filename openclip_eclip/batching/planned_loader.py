@@ -1,0 +1,200 @@
+"""Wraps the host's loader: attaches to every batch what the gate decided for it (Alg. 1, l.
+6-9).
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from ..config import EClipConfig
+from ..data.sample import SampleBatch
+from .curriculum import Curriculum, draw_gate
+from .expert_batch import ExpertBatch
+from .expert_stream import ExpertSlots
+from .sentence_draw import join_sentences
+
+logger = logging.getLogger(__name__)
+
+
+class Batches(Protocol):
+    """The loader that is wrapped; it may have a `first_batch` besides."""
+
+    num_batches: int
+    num_samples: int
+
+    def __iter__(self) -> Iterator[SampleBatch]: ...
+
+
+class Announcements(Protocol):
+    """What the check found, and whether a batch agrees with it."""
+
+    def see(self, samples: SampleBatch) -> None: ...
+
+
+class PlannedLoader:
+    """Yields (ExpertBatch, text) for open_clip's loop; `num_batches` and `num_samples` are the
+    wrapped loader's.
+
+    `after_step(step, batches)` is called once the loop has finished an optimiser step, when so many
+    batches of the epoch are done. Iteration begins at `first_batch` where the wrapped loader
+    continues an epoch. `views` counts the mixed pairs of each annotated sample on this rank.
+    """
+
+    def __init__(
+        self,
+        loader: Batches,
+        config: EClipConfig,
+        curriculum: Curriculum,
+        *,
+        seed: int,
+        accum_freq: int = 1,
+        annotated: bool = True,
+        mixes: bool = True,
+        expert: DataLoader | None = None,
+        replay: DataLoader | None = None,
+        objectives: Sequence[Any] = (),
+        after_step: Callable[[int, int], None] | None = None,
+        announced: Announcements | None = None,
+        same_image: Mapping[int, int] | None = None,
+    ) -> None:
+        self.loader, self.config, self.curriculum = loader, config, curriculum
+        self.num_batches, self.num_samples = loader.num_batches, loader.num_samples
+        self.seed, self.accum_freq, self.after_step = seed, accum_freq, after_step
+        self.expert, self.replay = expert, replay
+        # sees every batch: has a sample the heatmap that the check found?
+        self.announced = announced
+        self.objectives = objectives  # each draws for every batch
+        self.mixes = mixes  # annotated samples of the wrapped loader may become mixed pairs
+        # any heatmap anywhere: without, this is CLIP to the last bit, priming included
+        self.annotated = annotated
+        # of the stream's samples: the training sample whose id their pairs carry
+        self.same_image = same_image or {}
+        self.epoch = 0
+        self.views: Counter[int] = Counter()
+        self.skipped = 0
+        self.lam_sum, self.lam_count = 0.0, 0  # since the log last read them
+
+    def __len__(self) -> int:
+        return self.num_batches
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimiser steps, as open_clip's loop counts them."""
+        return self.num_batches // self.accum_freq
+
+    @property
+    def first_batch(self) -> int:
+        """Number in the epoch of the first batch that iteration gives."""
+        return getattr(self.loader, "first_batch", 0)
+
+    def __iter__(self) -> Iterator[tuple[ExpertBatch, Tensor]]:
+        batches = enumerate(self.loader, self.first_batch)
+        experts, replays = self._stream(self.expert), self._stream(self.replay)
+        for i, samples in batches:
+            step = self.steps_per_epoch * self.epoch + i // self.accum_freq
+            yield self.plan(samples, step, next(experts), next(replays)), samples.text
+            if self.after_step is not None and (i + 1) % self.accum_freq == 0:
+                self.after_step(step, i + 1)
+
+    def _stream(self, loader: DataLoader | None) -> Iterator[SampleBatch | None]:
+        """One batch for every batch of this epoch; None without a loader, and where nothing is in
+        it.
+        """
+        if loader is None:
+            return itertools.repeat(None)
+        slots = loader.batch_sampler
+        assert isinstance(slots, ExpertSlots), "of another loader than `expert_loader`'s"
+        slots.epoch, slots.first_batch = self.epoch, self.first_batch
+        return (samples if len(samples) else None for samples in loader)
+
+    def plan(
+        self,
+        samples: SampleBatch,
+        step: int,
+        expert: SampleBatch | None = None,
+        replay: SampleBatch | None = None,
+    ) -> ExpertBatch:
+        """The carrier of one batch at optimiser step `step`; `samples` of the training data,
+        `expert` of the separate stream, `replay` those shown once more.
+        """
+        self._report_skipped(samples.skipped)
+        if self.announced is not None:
+            self.announced.see(samples)
+        streams = [stream for stream in (expert, replay) if stream is not None]
+        sentences = join_sentences([samples, *streams], self.seed, step)
+        batch = ExpertBatch(
+            **self._mixed_pairs(samples, step, expert),
+            image=samples.image,
+            sample_id=samples.sample_id,
+            is_priming=self._is_priming(step),
+            sentence_row=sentences.row,
+            sentence_text=sentences.text,
+            sentence_heatmap=sentences.heatmap,
+        )
+        if replay is not None:
+            batch.replay_image = replay.image
+            batch.replay_text = replay.text
+            batch.replay_heatmap = replay.heatmap
+        # whatever the gate decided
+        carried = any(objective.needs_heatmaps for objective in self.objectives)
+        count = len(samples.annotated) if carried else 0
+        batch.annotated = samples.annotated[:count]
+        batch.annotated_heatmap = samples.heatmap[:count]
+        for objective in self.objectives:
+            batch.draws.update(objective.draw(self.seed, step, self.epoch, samples.sample_id))
+        return batch
+
+    def _mixed_pairs(
+        self, samples: SampleBatch, step: int, expert: SampleBatch | None
+    ) -> dict[str, Tensor]:
+        """The entries of an `ExpertBatch` that make M = M1 + M2 mixed pairs: what the gate accepts
+        of the batch, then all of `expert`, whose own gate is `ExpertSlots`. They are counted.
+        """
+        candidates = samples.annotated if self.mixes else samples.annotated[:0]  # rows, (N,)
+        draws = draw_gate(
+            self.seed,
+            step,
+            samples.sample_id[candidates].tolist(),
+            self.curriculum.probability(step),
+            self.config.alpha,
+            self.config.lam,
+        )
+        accepted = torch.from_numpy(draws.accepted)  # (N,) bool
+        index = candidates[accepted]  # (M1,)
+        heatmap = samples.heatmap[: len(candidates)][accepted]  # (M1, 1, H, W)
+        lam = torch.from_numpy(draws.lam)[accepted]
+        mixed_id = samples.sample_id[index]
+        if expert is not None:
+            heatmap = torch.cat([heatmap, expert.heatmap])  # (M, 1, H, W)
+            lam = torch.cat([lam, expert.lam])
+            mixed_id = torch.cat([mixed_id, expert.sample_id])
+        ids = mixed_id.tolist()
+        self.views.update(ids)
+        self.lam_sum, self.lam_count = self.lam_sum + float(lam.sum()), self.lam_count + len(lam)
+        return {
+            "mix_index": index,
+            "heatmap": heatmap,
+            "lam": lam,
+            "mixed_id": torch.tensor([self.same_image.get(i, i) for i in ids], dtype=torch.int64),
+            "expert_image": samples.image[:0] if expert is None else expert.image,
+            "expert_text": (
+                torch.zeros(0, 1, dtype=torch.int64) if expert is None else expert.text
+            ),
+        }
+
+    def _is_priming(self, step: int) -> bool:
+        primes = self.config.processor is not None and self.annotated
+        return primes and self.config.priming_weight > 0 and self.curriculum.is_priming(step)
+
+    def _report_skipped(self, names: list[str]) -> None:
+        self.skipped += len(names)
+        for name in names:
+            logger.warning("eclip: skipped bad sample %d: %s", self.skipped, name)

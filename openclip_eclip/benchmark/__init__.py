@@ -1,0 +1,1 @@
+"""The benchmark: many runs with the same search, compared with intervals."""

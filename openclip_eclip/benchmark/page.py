@@ -1,0 +1,71 @@
+"""How the benchmarks' pages show scores over seeds and differences with their intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+
+OTHER_MACHINE = "other machine: not compared"
+GREY, BETTER, WORSE = "#8a96a3", "#1f6fb2", "#c0392b"
+
+
+def spread(score: dict) -> str:
+    """Of {value, sd}; sd is None for a single seed."""
+    return f"{score['value']:.3f}" + ("" if score["sd"] is None else f" ± {score['sd']:.3f}")
+
+
+def change(difference: dict | None) -> str:
+    """Of {value, low, high}; blank for the base."""
+    return (
+        ""
+        if difference is None
+        else f"{difference['value']:+.3f} [{difference['low']:.3f}, {difference['high']:.3f}]"
+    )
+
+
+def machine_kinds(runs: Iterable[dict]) -> list[str]:
+    """Of {machine, torch} of runs: "16 runs at a time on 1 x NVIDIA H200" with "2.11.0" is "NVIDIA
+    H200, torch 2.11.0".
+    """
+    devices = {
+        (facts["machine"].split(" on ", 1)[-1].split(" x ", 1)[-1], facts.get("torch"))
+        for facts in runs
+    }
+    return sorted(device + (f", torch {torch}" if torch else "") for device, torch in devices)
+
+
+def draw_differences(
+    axes: Axes, names: Sequence[str], differences: Sequence[dict | None], title: str
+) -> None:
+    """A line of `axes` each, the first on top; in colour where the interval excludes 0. None:
+    nothing to draw; low and high None: no interval.
+    """
+    for y, difference in enumerate(differences):
+        if difference is None:
+            continue
+        low, high = (
+            difference["value"] if difference[end] is None else difference[end]
+            for end in ("low", "high")
+        )
+        colour = (
+            GREY if difference["low"] is None or low <= 0 <= high else BETTER if low > 0 else WORSE
+        )
+        axes.plot([low, high], [y, y], color=colour, lw=2.5, solid_capstyle="round")
+        axes.plot(difference["value"], y, "o", color=colour, ms=6)
+    axes.axvline(0, color="#1c2733", lw=1)
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set_title(title, loc="left", fontsize=10)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.spines["left"].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+    tidy(axes, "x")
+
+
+def tidy(axes: Axes, grid: Literal["both", "x", "y"]) -> None:
+    axes.grid(axis=grid, color="#dde3ea", lw=0.7)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)

@@ -1,0 +1,265 @@
+r"""A table of the paper: every row with several seeds trained, measured, compared to its base,
+drawn.
+
+    python -m openclip_eclip.benchmark table1 --data phantoms --seeds 5 --steps 500 \
+        --tune-steps 150 --out tables  # two processes on the CPU
+    python -m openclip_eclip.benchmark table1 --settings paper --data DATA \
+        --test "CheXpert 5x200=DATA/chexpert_5x200.csv" --model ViT-B-16 --out tables
+
+Runs of one seed begin with the same weights and see the same data in the same order. One run a GPU,
+on all visible ones; small models share a GPU with --jobs. A second call goes on with what is
+missing; tables with the same --out share their runs. Flags that are not listed go to
+openclip_eclip.train.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from .align import run_align
+from .align_cells import CELLS, ROWS
+from .page import OTHER_MACHINE, change, draw_differences, machine_kinds, spread
+from .rows import SETTINGS, TABLES, Row
+from .runner import Bench, Workers, make_all
+
+METRIC = "macro-F1"
+
+
+def compare(bench: Bench, rows: list[Row], seeds: list[int], test: str) -> dict[str, dict]:
+    """{row: {value, sd, low, high, base, difference: {value, low, high, p}}}, each row against its
+    base; the difference is None for the base itself, and where a row ran on another kind of machine
+    than its base (`other_machine`), unless --mixed-machines.
+    """
+    found: dict[str, dict] = {}
+    for base in dict.fromkeys(row.base for row in rows):
+        own = [row for row in rows if row.base == base]
+        own.sort(key=lambda row: row.name != base)
+        if len(own) < 2:
+            continue
+        groups = {row.name: [bench.result(row, seed, test) for seed in seeds] for row in own}
+        other = {
+            row.name: (
+                not bench.args.mixed_machines
+                and len({*bench.kinds(row, seeds), *bench.kinds(own[0], seeds)}) > 1
+            )
+            for row in own
+        }
+        values = bench.compare(
+            f"{bench.args.table}-{base}-{test}",
+            groups,
+            mixed=bench.args.mixed_machines or any(other.values()),
+        )
+        for row in own:
+            difference = (
+                None if other[row.name] else values["differences"].get(row.name, {}).get(METRIC)
+            )
+            found[row.name] = values["methods"][row.name][METRIC] | {
+                "difference": difference,
+                "base": base,
+                "other_machine": other[row.name],
+            }
+    return {row.name: found[row.name] for row in rows if row.name in found}
+
+
+def summary(facts: list[dict]) -> dict:
+    """Of the runs of a row."""
+    seen = [one["views"] for one in facts if one["views"] is not None]
+    return {
+        "seconds": float(np.mean([one["seconds"] for one in facts])),
+        "views": float(np.mean(seen)) if seen else None,
+        "machines": sorted({one["machine"] for one in facts}),
+        "kinds": machine_kinds(facts),
+    }
+
+
+def markdown(table: str, found: dict) -> str:
+    """The page of what {table}.json holds."""
+    scores, facts = found["scores"], found["facts"]
+    title = table.replace("table", "Table ")
+    machines = ", ".join(sorted({name for entry in facts.values() for name in entry["machines"]}))
+    mixed = (
+        " Rows of different machines are compared (--mixed-machines): a difference may be that of"
+        " the machines." * found.get("mixed_machines", False)
+    )
+    lines = [
+        f"# {title}\n",
+        (
+            f"`python -m openclip_eclip.benchmark {table}`: {METRIC}, seeds"
+            f" {' '.join(map(str, found['seeds']))}, {found['note']}; {machines}.{mixed} Mean ± sd"
+            " over seeds; difference to the row's base, seeds paired, with its 95 % interval over"
+            f" seeds (Student's t) and images.{found.get('intervals', '')}\n"
+        ),
+        f"{limits(facts)}\n",
+        f"![Differences with their intervals]({table}.png)\n",
+    ]
+    for test, rows in scores.items():
+        lines += [
+            f"## {test}\n",
+            (
+                f"| row | {METRIC} | difference to base | base | views an annotated image |"
+                " training s |"
+            ),
+            "|---|---|---|---|---|---|",
+        ]
+        for name, score in rows.items():
+            d, seen = score["difference"], facts[name]["views"]
+            words = OTHER_MACHINE if score.get("other_machine") else change(d)
+            lines.append(
+                f"| {name} | {spread(score)} | {words} | {score['base'] if words else ''} |"
+                f" {'' if seen is None else f'{seen:.1f}'} | {facts[name]['seconds']:.0f} |"
+            )
+        lines.append("")
+    return "\n".join(lines)
+
+
+def limits(facts: dict[str, dict]) -> str:
+    """What these rows cannot say."""
+    seen = sorted(entry["views"] for entry in facts.values() if entry["views"] is not None)
+    times = (
+        " to ".join(dict.fromkeys(f"{number:.1f}" for number in (seen[0], seen[-1])))
+        if seen
+        else ""
+    )
+    dose = (
+        f" An annotated image enters {times} times here, about 527 times in the paper (through an"
+        " annotated half-batch): that a row shows no gain at this dose says nothing of the"
+        " paper's."
+    )
+    return (
+        "All rows share learning rate, batch and length, and those that fine-tune theirs; none has"
+        " settings of its own." + dose * bool(seen)
+    )
+
+
+def draw(scores: dict[str, dict[str, dict]]) -> Figure:
+    """Differences to the base with their intervals, a panel a test set."""
+    shown = {
+        test: {name: score for name, score in rows.items() if score["difference"]}
+        for test, rows in scores.items()
+    }
+    count = max(map(len, shown.values()))
+    figure = Figure(figsize=(1.2 + 4.6 * len(shown), 1.1 + 0.32 * count), layout="constrained")
+    panels = np.atleast_1d(figure.subplots(1, len(shown), sharey=True))
+    for axes, (test, rows) in zip(panels, shown.items()):
+        draw_differences(
+            axes,
+            [f"{name} − {score['base']}" for name, score in rows.items()],
+            [score["difference"] for score in rows.values()],
+            test,
+        )
+        axes.set_xlabel(f"difference of {METRIC}, 95 % interval")
+    return figure
+
+
+def parse() -> tuple[argparse.Namespace, list[str]]:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("table", choices=(*TABLES, "align"))
+    parser.add_argument(
+        "--data", type=Path, required=True, help="folder with train.csv and test.csv"
+    )
+    parser.add_argument(
+        "--train-data",
+        help="instead of DATA/train.csv: a table, or shards (then also --train-num-samples)",
+    )
+    parser.add_argument(
+        "--expert-data",
+        help="a separate source of annotated pairs, for the rows that read heatmaps",
+    )
+    parser.add_argument(
+        "--test",
+        action="append",
+        default=[],
+        metavar="NAME=FILE",
+        help="test sets instead of DATA/test.csv",
+    )
+    parser.add_argument(
+        "--settings", choices=SETTINGS, default="phantoms", help="(default: %(default)s)"
+    )
+    parser.add_argument("--model", help="instead of the settings' own")
+    parser.add_argument(
+        "--rows", nargs="+", metavar="ROW", help="only these (and what they start from)"
+    )
+    parser.add_argument("--cells", nargs="+", metavar="CELL", help="of align: only these")
+    parser.add_argument(
+        "--measured",
+        action="store_true",
+        help="of align: train nothing, only the page of what is there",
+    )
+    parser.add_argument("--seeds", type=int, default=3, help="how many (default: %(default)s)")
+    parser.add_argument("--first-seed", type=int, default=30, help="(default: %(default)s)")
+    parser.add_argument(
+        "--steps", type=int, help="of training from scratch (default: the recipe's)"
+    )
+    parser.add_argument("--tune-steps", type=int, help="of fine-tuning (default: the recipe's)")
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        help="runs at a time: of each GPU (default: 1), or of a machine without one (default: 2)",
+    )
+    parser.add_argument("--note", default="", help="what the page says of the data")
+    parser.add_argument(
+        "--mixed-machines",
+        action="store_true",
+        help="compare rows that ran on different kinds of machines, too; the page says so",
+    )
+    parser.add_argument("--out", type=Path, required=True)
+    args, more = parser.parse_known_args()
+    if (
+        args.table != "align"
+        and args.settings == "phantoms"
+        and (args.steps is None or args.tune_steps is None)
+    ):
+        parser.error("--settings phantoms has no recipe: give --steps and --tune-steps")
+    rows, cells = (ROWS, CELLS) if args.table == "align" else (TABLES[args.table], ())
+    for flag, given, known in (("--rows", args.rows, rows), ("--cells", args.cells, cells)):
+        names = {one.name for one in known}
+        if unknown := set(given or ()) - names:
+            parser.error(
+                f"{flag} {', '.join(sorted(unknown))}: expected some of {', '.join(sorted(names))}"
+            )
+    return args, more
+
+
+def main() -> int:
+    args, more = parse()
+    seeds = list(range(args.first_seed, args.first_seed + args.seeds))
+    if args.table == "align":
+        run_align(args, more, seeds)
+        return 0
+    tests = dict(word.split("=", 1) for word in args.test) or {"test": str(args.data / "test.csv")}
+    workers = Workers(args.jobs, cache=args.settings == "phantoms")
+    bench = Bench(args, more, workers, tests, {"zero-shot": []})
+    wanted = set(args.rows or [row.name for row in TABLES[args.table]])
+    wanted |= {row.start for row in TABLES[args.table] if row.name in wanted} | {
+        row.base for row in TABLES[args.table] if row.name in wanted
+    }
+    rows = [row for row in TABLES[args.table] if row.name in wanted]
+    make_all([(bench, row, seed) for row in rows for seed in seeds], workers.jobs, args.table)
+    scores = {test: compare(bench, rows, seeds, test) for test in bench.tests}
+    facts = {row.name: summary([bench.facts(row, seed) for seed in seeds]) for row in rows}
+    found = {
+        "scores": scores,
+        "facts": facts,
+        "seeds": seeds,
+        "note": args.note or args.settings,
+        "mixed_machines": args.mixed_machines,
+    }
+    (args.out / f"{args.table}.json").write_text(json.dumps(found, indent=2))
+    (args.out / f"{args.table}.md").write_text(markdown(args.table, found), encoding="utf-8")
+    draw(scores).savefig(args.out / f"{args.table}.png", dpi=120)
+    sys.stdout.write((args.out / f"{args.table}.md").read_text(encoding="utf-8"))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

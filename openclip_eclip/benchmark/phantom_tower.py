@@ -1,0 +1,32 @@
+"""A ResNet for phantoms that looks at 64 pixels in 8 x 8 places: the smallest ones of timm end in 2
+x 2.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from timm.models import register_model
+from timm.models.resnet import BasicBlock, ResNet
+
+
+@register_model
+def phantom_resnet(pretrained: bool = False, **kwargs: Any) -> ResNet:
+    """A stem of 64 channels, four blocks of 16 to 128 at strides 4, 8, 8, 8; for open_clip's towers
+    of timm, pools of attention too.
+    """
+    for name in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"):
+        kwargs.pop(name, None)
+    model = ResNet(
+        BasicBlock,  # type: ignore[arg-type]  # timm asks for an instance, and calls a class
+        (1, 1, 1, 1),
+        channels=(16, 32, 64, 128),
+        output_stride=8,
+        **kwargs,
+    )
+    # torch declares every attribute of a module as a tensor or a module
+    model.pretrained_cfg = model.default_cfg = {  # type: ignore[assignment]
+        "pool_size": (8, 8),
+        "input_size": (3, 64, 64),
+    }
+    return model

@@ -1,0 +1,373 @@
+"""Runs of a benchmark: processes that train, export and measure, and what they leave behind."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import queue
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from importlib.metadata import version
+from itertools import product
+from pathlib import Path
+
+from tqdm import tqdm
+
+from ..files import write_whole
+from .page import machine_kinds
+from .rows import SETTINGS, Flags, Row
+
+
+class Worker:
+    """A process that runs `python -m` commands one after the other, so that only the first one
+    imports torch. `device`: a GPU's number, or "" for one thread of the CPU. `cache`: small data
+    sets are read once. `register`: a file of Python that registers models, run first.
+    """
+
+    def __init__(self, device: str, cache: bool, register: Path | None = None) -> None:
+        self.device, self.options = (
+            device,
+            [*["--cache"] * cache, *(["--register", str(register)] if register else [])],
+        )
+        self.start()
+
+    def start(self) -> None:
+        environment = {**os.environ, "CUDA_VISIBLE_DEVICES": self.device, "OMP_NUM_THREADS": "1"}
+        self.child = subprocess.Popen(
+            [sys.executable, "-m", "openclip_eclip.benchmark.worker", *self.options],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+
+    def run(self, module: str, flags: Flags, log: Path) -> float:
+        """Seconds. RuntimeError with the log's end if the command fails."""
+        log.parent.mkdir(parents=True, exist_ok=True)
+        start = time.perf_counter()
+        stdin, stdout = self.child.stdin, self.child.stdout
+        assert stdin is not None and stdout is not None  # pipes, see `start`
+        stdin.write(json.dumps([module, [str(flag) for flag in flags], str(log)]) + "\n")
+        stdin.flush()
+        code = stdout.readline().strip()
+        if not code:  # an error that the command did not handle ended the process
+            code = str(self.child.wait())
+            self.start()
+        if code != "0":
+            raise RuntimeError(
+                f"{log}: exit code {code}\n"
+                + "\n".join(log.read_text(encoding="utf-8").splitlines()[-15:])
+            )
+        return time.perf_counter() - start
+
+
+class Workers(queue.Queue):
+    """`jobs` processes a GPU (1), or without one (2); `gpus`: how many of the visible ones, all by
+    default.
+    """
+
+    def __init__(
+        self, jobs: int | None, cache: bool, gpus: int | None = None, register: Path | None = None
+    ) -> None:
+        super().__init__()
+        import torch
+
+        count = torch.cuda.device_count() if gpus is None else gpus
+        for name in [str(i) for i in range(count)] * (jobs or 1) or [""] * (jobs or 2):
+            self.put(Worker(name, cache, register))
+        self.jobs = self.qsize()
+        self.machine = (
+            f"{self.jobs} run{'s' * (self.jobs > 1)} at a time on"
+            f" {f'{count} x {torch.cuda.get_device_name()}' if count else cpu_name()}"
+        )
+
+    @contextmanager
+    def one(self) -> Iterator[Worker]:
+        """A worker for as long as it takes; waits for one that is free."""
+        worker = self.get()
+        try:
+            yield worker
+        finally:
+            self.put(worker)
+
+
+class Bench:
+    """Where everything lies, and how a run is made. `tests`: {name: table}; `tasks`: {task of
+    openclip_eclip.evaluate: flags}; `validation`: a table whose mean rank chooses a run's
+    checkpoint, else it is the last; `home`: the bench of the runs that others start from, else this
+    one.
+    """
+
+    def __init__(
+        self,
+        args: argparse.Namespace,
+        train_flags: list[str],
+        workers: Workers,
+        tests: dict[str, str],
+        tasks: Mapping[str, Flags],
+        validation: Path | None = None,
+        home: Bench | None = None,
+    ) -> None:
+        self.args, self.more, self.workers, self.tests, self.tasks, self.validation = (
+            args,
+            train_flags,
+            workers,
+            tests,
+            tasks,
+            validation,
+        )
+        self.home = home or self
+        self.scratch, self.tune, self.evaluate = SETTINGS[args.settings]
+
+    def name(self, row: Row, seed: int) -> str:
+        # one model a folder: the same row in two tables is one run
+        words = row.name.replace("^P", " P").lower()
+        return re.sub(r"\W+", "-", words).strip("-") + f"-{seed}"
+
+    def result(self, row: Row, seed: int, test: str, task: str = "zero-shot") -> Path:
+        return self.args.out / "results" / re.sub(r"\W+", "-", test) / task / self.name(row, seed)
+
+    def make(self, row: Row, seed: int, before: list[Future]) -> None:
+        """Train and measure, unless that was done; after the runs `before`."""
+        for run in before:
+            run.result()
+        results = {
+            (test, task): self.result(row, seed, test, task)
+            for test, task in product(self.tests, self.tasks)
+        }
+        missing = {key: out for key, out in results.items() if not (out / "result.json").is_file()}
+        with self.workers.one() as worker:
+            if missing or not self.facts_file(row, seed).is_file():
+                self.train(row, seed, worker)
+            for (test, task), out in missing.items():
+                worker.run(
+                    "openclip_eclip.evaluate",
+                    [
+                        task,
+                        "--model",
+                        self.model(row, seed),
+                        "--data",
+                        self.tests[test],
+                        "--out",
+                        out,
+                        "--cache",
+                        "none",
+                        *self.tasks[task],
+                        *self.evaluate,
+                    ],
+                    self.log(row, seed, f"-{test}-{task}"),
+                )
+
+    def model(self, row: Row, seed: int) -> Path:
+        return self.args.out / "models" / self.name(row, seed)
+
+    def taught(self, row: Row, seed: int) -> Path:
+        """What the teacher of a row made."""
+        return self.args.out / "taught" / self.name(row, seed)
+
+    def log(self, row: Row, seed: int, of: str = "") -> Path:
+        return self.args.out / "logs" / f"{self.name(row, seed)}{of}.txt"
+
+    def facts_file(self, row: Row, seed: int) -> Path:
+        """Of a run that has ended: {seconds, views, machine, torch, epoch}."""
+        return self.args.out / "runs" / self.name(row, seed) / "table.json"
+
+    def train(self, row: Row, seed: int, worker: Worker) -> None:
+        """Leaves the exported model of a run; one that was killed begins anew."""
+        folder, plain = self.args.out / "runs" / self.name(row, seed), self.model(row, seed)
+        if self.facts_file(row, seed).is_file() and plain.is_dir():
+            return
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(plain, ignore_errors=True)
+        flags = [
+            *self.training_flags(row, seed),
+            "--train-data",
+            self.training_data(row, seed, worker),
+            "--logs",
+            folder.parent,
+            "--name",
+            folder.name,
+            "--seed",
+            seed,
+            "--device",
+            "cuda" if worker.device else "cpu",
+        ]
+        seconds = worker.run("openclip_eclip.train", [*flags, *self.more], self.log(row, seed))
+        epoch = best_epoch(folder) if self.validation else None
+        worker.run(
+            "openclip_eclip.export",
+            [folder / "checkpoints" / f"epoch_{epoch}.pt" if epoch else folder, plain],
+            self.log(row, seed, "-export"),
+        )
+        if self.validation:
+            shutil.rmtree(folder / "checkpoints")
+        facts = {
+            "seconds": seconds,
+            "views": views(folder),
+            "machine": self.workers.machine,
+            "torch": version("torch"),
+            "epoch": epoch,
+        }
+        # last, and whole: what has it is not made again
+        write_whole(self.facts_file(row, seed), json.dumps(facts).encode())
+
+    def training_flags(self, row: Row, seed: int) -> list[str | int | float | Path]:
+        args, flags = self.args, list(self.tune if row.start else self.scratch)
+        if args.settings == "paper":
+            flags += ["--recipe", row.recipe]
+        if row.start:
+            flags += ["--model", f"local-dir:{self.home.model(Row(row.start), seed)}"]
+        elif args.model:
+            flags += ["--model", args.model]
+        flags += [str(flag).replace("{data}", str(args.data)) for flag in row.flags]
+        flags += self.length(row)
+        if args.expert_data and row.annotated:
+            flags += ["--expert-data", args.expert_data]
+        if self.validation:
+            flags += ["--val-data", self.validation]
+        return flags
+
+    def training_data(self, row: Row, seed: int, worker: Worker) -> Path | str:
+        """That of all rows, or with the heatmaps of the row's teacher; what that teacher reached is
+        kept beside them.
+        """
+        table = self.args.train_data or self.args.data / "train.csv"
+        if not row.teacher:
+            return table
+        folder = self.taught(row, seed)
+        shutil.rmtree(folder, ignore_errors=True)
+        worker.run(
+            "openclip_eclip.prepare",
+            [
+                "pseudo-heatmaps",
+                folder,
+                "--data",
+                table,
+                "--model",
+                self.model(Row(row.teacher), seed),
+                "--workers",
+                0,
+                *row.teaching,
+            ],
+            self.log(row, seed, "-taught"),
+        )
+        for test, task in product(self.tests, self.tasks):
+            shutil.copytree(
+                self.result(Row(row.teacher), seed, test, task), folder / f"{test}-{task}"
+            )
+        return folder / Path(table).name
+
+    def length(self, row: Row) -> list[str | int]:
+        """Whole epochs that hold the steps asked for; the recipe's own length where none was. With
+        validation: measured and saved eight times.
+        """
+        steps = self.args.tune_steps if row.start else self.args.steps
+        if steps is None:
+            return []
+        batch = int(str(dict(zip(self.scratch, self.scratch[1:])).get("--batch-size", 512)))
+        flags = dict(zip(self.more, self.more[1:]))
+        samples = int(flags.get("--train-num-samples", 0)) or count_rows(
+            Path(self.args.train_data or self.args.data / "train.csv")
+        )
+        epochs = -(-steps * row.length // max(1, samples // int(flags.get("--batch-size", batch))))
+        if not self.validation:
+            return ["--epochs", epochs, "--save-frequency", epochs]
+        often = max(1, epochs // 8)
+        return ["--epochs", epochs, "--save-frequency", often, "--val-frequency", often]
+
+    def facts(self, row: Row, seed: int) -> dict:
+        return json.loads(self.facts_file(row, seed).read_text())
+
+    def kinds(self, row: Row, seeds: list[int]) -> list[str]:
+        """Of machines, of the row's runs."""
+        return machine_kinds(self.facts(row, seed) for seed in seeds)
+
+    def compare(self, name: str, groups: dict[str, list[Path]], mixed: bool = False) -> dict:
+        """Values of `evaluate compare` of {row: results of its seeds}, the first being the base;
+        `mixed`: of different machines too.
+        """
+        folder = self.args.out / "compare" / re.sub(r"\W+", "-", name)
+        words = [f"{row}={','.join(map(str, folders))}" for row, folders in groups.items()]
+        with self.workers.one() as worker:
+            worker.run(
+                "openclip_eclip.evaluate",
+                ["compare", *words, "--out", folder, *["--mixed-machines"] * mixed],
+                self.args.out / "logs" / f"compare-{folder.name}.txt",
+            )
+        return json.loads((folder / "result.json").read_text())["values"]
+
+
+def best_epoch(folder: Path) -> int:
+    """The epoch of lowest mean rank on the validation pairs, image to text and back."""
+    lines = [
+        json.loads(line)
+        for line in (
+            (folder / "checkpoints" / "results.jsonl").read_text(encoding="utf-8").splitlines()
+        )
+    ]
+    saved = [
+        line for line in lines if (folder / "checkpoints" / f"epoch_{line['epoch']}.pt").is_file()
+    ]
+    return min(
+        saved, key=lambda line: line["image_to_text_mean_rank"] + line["text_to_image_mean_rank"]
+    )["epoch"]
+
+
+def cpu_name() -> str:
+    return next(
+        (
+            line.split(": ")[1]
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if "model name" in line
+        ),
+        "CPU",
+    )
+
+
+def count_rows(table: Path) -> int:
+    with open(table, newline="", encoding="utf-8") as file:
+        return sum(1 for _ in csv.reader(file)) - 1
+
+
+def views(folder: Path) -> float | None:
+    """How often an annotated image was seen with its heatmap, on average; None for a method that
+    reads none.
+    """
+    path = folder / "annotated_views.csv"
+    if not path.is_file():
+        return None
+    with open(path, newline="", encoding="utf-8") as file:
+        seen = [int(row["mixed_views"]) for row in csv.DictReader(file)]
+    return sum(seen) / len(seen) if seen else 0.0
+
+
+def make_all(tasks: list[tuple[Bench, Row, int]], jobs: int, title: str) -> None:
+    """Every run of `tasks` (bench, row, seed), those that others start from or are taught
+    by first.
+    """
+    with (
+        ThreadPoolExecutor(jobs) as pool,
+        tqdm(total=len(tasks), desc=title, unit="run", disable=None) as bar,
+    ):
+        futures: dict[tuple, Future] = {}
+        # a run waits for another one in a worker
+        for bench, row, seed in sorted(
+            tasks, key=lambda task: bool(task[1].start or task[1].teacher)
+        ):
+            before = [
+                futures[key]
+                for key in ((bench.home, row.start, seed), (bench, row.teacher, seed))
+                if key in futures
+            ]
+            futures[bench, row.name, seed] = pool.submit(bench.make, row, seed, before)
+            futures[bench, row.name, seed].add_done_callback(lambda _: bar.update())
+        for future in futures.values():
+            future.result()

@@ -1,0 +1,193 @@
+"""Sentence windows: what a reader said and where they looked meanwhile, as `prepare ... --windows
+sentence` writes them.
+
+In shards members `key.windows.json`, [{"sentence", "start", "end"}] with times in seconds on the
+recording's clock, and `key.windows.npz`, one array `heatmaps` of uint8 (N, h, w); beside tables
+files of these names, the JSON named by a column.
+`--align-windows` trains on them; `data.check` checks them and draws them.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TypeGuard
+
+import numpy as np
+
+from ..config import DataError
+from .heatmap import UNREADABLE, check_aspect, check_pixels, is_flat, read_bounded, read_npz
+from .images.options import ReadOptions
+from .tables.missing_text import is_missing
+
+TEXT_MEMBER, MAPS_MEMBER = "windows.json", "windows.npz"
+LARGEST_TEXT = 1 << 24  # bytes of JSON, 16 MiB: a long dictation has some thousand
+MOST_SENTENCES = 10_000
+
+
+class Windows(NamedTuple):
+    """N sentences of one sample and their maps."""
+
+    sentences: list[str]
+    times: list[tuple[float, float]]  # start and end in seconds
+    heatmaps: np.ndarray  # uint8 (N, h, w), none the same everywhere
+
+
+def has_windows(members: Iterable[str], key: str) -> bool:
+    """Whether the sample `key` has both members; DataError for one without the other."""
+    found = [name for name in (TEXT_MEMBER, MAPS_MEMBER) if name in members]
+    if len(found) == 1:
+        raise DataError(
+            f"windows of {key!r}: {found[0]} alone; expected {TEXT_MEMBER} and {MAPS_MEMBER}."
+        )
+    return bool(found)
+
+
+def file_windows(path: Path, options: ReadOptions = ReadOptions()) -> tuple[bytes, bytes]:
+    """(JSON, npz) of a table's row that names the JSON; DataError if it or the .npz beside it is
+    missing or too large.
+    """
+    if path.suffix != ".json":
+        raise DataError(
+            f"windows {str(path)!r}: expected the name of a .windows.json with its .npz beside it."
+        )
+    for file in (path, path.with_suffix(".npz")):
+        if not file.is_file():
+            raise DataError(
+                f"windows: no such file: {file}; expected the .json with its .npz beside it."
+            )
+    return read_bounded(path, options), read_bounded(path.with_suffix(".npz"), options)
+
+
+def decode_windows(
+    text: bytes,
+    maps: bytes,
+    name: str,
+    image_size: tuple[int, int] | None = None,
+    options: ReadOptions = ReadOptions(),
+) -> Windows:
+    """Both members, checked against each other and, where given, the image's (height, width).
+
+    `name` is named in every DataError: not JSON or npz, pickled objects, other fields or types, a
+    sentence without words, counts that differ, a map that is zero or the same everywhere, another
+    aspect ratio than the image's, more than `options` allow.
+    """
+    sentences, times = decode_sentences(text, name)
+    heatmaps = _decode_maps(maps, name, options)
+    if len(heatmaps) != len(sentences):
+        raise DataError(
+            f"windows {name!r}: {len(heatmaps)} heatmaps for {len(sentences)} sentences; expected"
+            " one each."
+        )
+    if image_size is not None:
+        check_aspect(heatmaps.shape[1:], image_size, name)
+    for i, values in enumerate(heatmaps):
+        if not values.any() or is_flat(values / values.max()):
+            found = "the same everywhere" if values.any() else "all zero"
+            raise DataError(
+                f"windows {name!r}: the heatmap of sentence {i + 1} ({sentences[i][:40]!r}) is"
+                f" {found}; leave out sentences without gaze."
+            )
+    return Windows(sentences, times, heatmaps)
+
+
+def decode_sentences(text: bytes, name: str) -> tuple[list[str], list[tuple[float, float]]]:
+    """(sentences, their (start, end) in seconds) of the JSON alone; DataError as
+    `decode_windows`.
+    """
+    if len(text) > LARGEST_TEXT:
+        raise DataError(
+            f"windows {name!r}: {len(text)} bytes of JSON; expected at most {LARGEST_TEXT}."
+        )
+    try:
+        entries = json.loads(text.decode("utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise DataError(f"windows {name!r}: not JSON in UTF-8 ({error}).") from error
+    # numbers of thousands of digits, lists in lists without end
+    except (ValueError, RecursionError) as error:
+        raise DataError(
+            f"windows {name!r}: JSON that no writer of windows makes ({error})."
+        ) from error
+    if not isinstance(entries, list) or not entries:
+        raise DataError(
+            f"windows {name!r}: {str(entries)[:60]}; expected a list of at least one sentence."
+        )
+    if len(entries) > MOST_SENTENCES:
+        raise DataError(
+            f"windows {name!r}: {len(entries)} sentences; expected at most {MOST_SENTENCES}."
+        )
+    for i, entry in enumerate(entries):
+        if not _is_entry(entry):
+            raise DataError(
+                f"windows {name!r}: entry {i + 1} is {str(entry)[:80]!a}; expected sentence, start"
+                " and end, seconds with start before end."
+            )
+        if is_missing(entry["sentence"]):
+            raise DataError(
+                f"windows {name!r}: sentence {i + 1} is {entry['sentence'][:40]!r}, no text; leave"
+                " out such sentences."
+            )
+    return [entry["sentence"] for entry in entries], [
+        (float(entry["start"]), float(entry["end"])) for entry in entries
+    ]
+
+
+def _is_entry(value: Any) -> bool:
+    if not isinstance(value, dict):
+        return False
+    start, end = value.get("start"), value.get("end")
+    return _is_time(start) and _is_time(end) and _is_text(value.get("sentence")) and start < end
+
+
+def _is_time(value: object) -> TypeGuard[float]:
+    return (
+        isinstance(value, (int, float))
+        and not isinstance(value, bool)
+        and abs(value) < 1e12
+        and math.isfinite(value)
+    )
+
+
+def _is_text(value: object) -> bool:
+    """A string without halves of surrogate pairs, which no tokenizer can encode."""
+    return isinstance(value, str) and not any(
+        "\ud800" <= character <= "\udfff" for character in value
+    )
+
+
+def _decode_maps(maps: bytes, name: str, options: ReadOptions) -> np.ndarray:
+    try:
+        arrays = read_npz(maps, f"windows {name!r}", options)
+    except DataError:
+        raise
+    except UNREADABLE as error:
+        raise DataError(
+            f"windows {name!r}: not a readable npz of plain numbers ({error}). Pickles are refused."
+        ) from error
+    if list(arrays) != ["heatmaps"]:
+        raise DataError(f"windows {name!r}: arrays {list(arrays)}; expected one, heatmaps.")
+    heatmaps = arrays["heatmaps"]
+    if heatmaps.dtype != np.uint8 or heatmaps.ndim != 3 or 0 in heatmaps.shape:
+        raise DataError(
+            f"windows {name!r}: heatmaps of {heatmaps.dtype} {heatmaps.shape}; expected uint8"
+            " (sentences, height, width)."
+        )
+    check_pixels(heatmaps.shape[1:], f"windows {name!r}", options)
+    return heatmaps
+
+
+def encode_windows(
+    spoken: Sequence[tuple[str, float, float]], heatmaps: Sequence[np.ndarray]
+) -> tuple[bytes, bytes]:
+    """(JSON, npz) of sentences with start and end in seconds, and their maps, each (h, w) in [0,
+    1].
+    """
+    text = [{"sentence": sentence, "start": start, "end": end} for sentence, start, end in spoken]
+    buffer = io.BytesIO()
+    np.savez_compressed(
+        buffer, heatmaps=np.stack([np.rint(values * 255).astype(np.uint8) for values in heatmaps])
+    )
+    return json.dumps(text).encode(), buffer.getvalue()

@@ -1,0 +1,1 @@
+"""Shards: webdataset's tar archives."""

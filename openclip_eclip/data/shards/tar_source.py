@@ -1,0 +1,316 @@
+"""webdataset shards: members `key.jpg`, `key.txt` and, where annotated, `key.heatmap.png` (or .npy,
+.npz).
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from torch.utils.data import Dataset
+
+from ...config import DataError
+from ...json_text import decode_text
+from ..images.options import ReadOptions
+from ..images.read import read_picture
+from ..joint_transform import JointTransform
+from ..sample import Control, Sample, Tokenize, make_sample, read_heatmap, read_windows, stable_id
+from ..sentence_windows import MAPS_MEMBER, TEXT_MEMBER, has_windows
+from ..tables.missing_text import is_missing
+from .members import HEATMAP_MEMBERS, IMAGE_MEMBERS, READ_MEMBERS, Fault, find_member, member_faults
+from .walk import KEY_AGAIN, ArchiveError, place_of, walk_samples
+
+
+def read_members(
+    members: Mapping[str, Any],
+    where: str,
+    transform: JointTransform,
+    tokenize: Tokenize,
+    sample_id: int,
+    control: Control | None = None,
+    windows: bool = False,
+    heatmaps: bool = True,
+    options: ReadOptions = ReadOptions(),
+) -> Sample:
+    """A sample from its members `extension -> bytes`, with `windows` also its sentences; DataError
+    names shard and key.
+    """
+    faults = member_faults(members, heatmaps, windows)
+    if faults:
+        raise DataError(f"{where}, {faults[0][0]}: {faults[0][1]}.")
+    image_key = find_member(members, IMAGE_MEMBERS)
+    assert image_key is not None  # member_faults names a sample without one
+    picture = read_picture(members[image_key], f"{where}.{image_key}", options)
+    heatmap_key = find_member(members, HEATMAP_MEMBERS) if heatmaps else None
+    heatmap = None
+    if heatmap_key is not None:
+        heatmap = read_heatmap(
+            members[heatmap_key], f"{where}.{heatmap_key}", picture.frame, options
+        )
+    told = None
+    if windows and has_windows(members, where):
+        told = read_windows(
+            members[TEXT_MEMBER], members[MAPS_MEMBER], f"{where}.windows", picture.frame, options
+        )
+    return make_sample(
+        transform,
+        tokenize,
+        picture.image.convert("RGB"),
+        read_caption(members, where),
+        sample_id,
+        heatmap,
+        control,
+        told,
+    )
+
+
+def read_caption(members: Mapping[str, bytes], where: str) -> str:
+    """The txt of a sample. DataError for what is not UTF-8, or stands for no text."""
+    caption = decode_text(members["txt"], f"{where}.txt")
+    if is_missing(caption):
+        raise DataError(f"{where}.txt: no caption, found {caption.strip()[:40]!r}.")
+    return caption
+
+
+def decode_stream(
+    stream: Iterable[dict[str, Any]],
+    transform: JointTransform,
+    tokenize: Tokenize,
+    skip_bad: bool,
+    control: Control | None = None,
+    windows: bool = False,
+    heatmaps: bool = True,
+    options: ReadOptions = ReadOptions(),
+) -> Iterator[Sample]:
+    """Stage of open_clip's webdataset pipeline: raw members in, samples out; bad ones stop it or
+    are named by the next.
+    """
+    skipped: list[str] = []
+    for members in stream:
+        where = f"{members['__url__']}, {members['__key__']}"
+        try:
+            content = sample_content(members)
+            sample = read_members(
+                content,
+                where,
+                transform,
+                tokenize,
+                stable_id(where),
+                control,
+                windows,
+                heatmaps,
+                options,
+            )
+        except DataError as error:
+            if not skip_bad:
+                raise
+            skipped.append(str(error))
+            continue
+        sample.skipped, skipped = skipped, []
+        yield sample
+
+
+def sample_content(members: Mapping[str, Any]) -> dict[str, Any]:
+    """Extension -> bytes of a sample as `shard_stream.read_shards` gives it. DataError for a fault
+    found in the archive.
+    """
+    for member, message in members.get("__faults__", ()):
+        raise DataError(f"{members['__url__']}, {members['__key__']}, {member}: {message}.")
+    return {name: content for name, content in members.items() if not name.startswith("__")}
+
+
+@dataclass(frozen=True)
+class TarEntry:
+    """Where the members of one sample lie: extension -> (offset, length) in bytes; faults as
+    (member, message).
+    """
+
+    shard: Path
+    key: str
+    members: dict[str, tuple[int, int]]
+    faults: tuple[Fault, ...] = ()  # of the archive: a key twice, a link
+    # the shard where it is open already
+    file: BinaryIO | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def where(self) -> str:
+        return f"{self.shard}, {self.key}"
+
+    @property
+    def image_key(self) -> str | None:
+        return find_member(self.members, IMAGE_MEMBERS)
+
+    @property
+    def heatmap_key(self) -> str | None:
+        return find_member(self.members, HEATMAP_MEMBERS)
+
+    @property
+    def annotated(self) -> bool:
+        return self.heatmap_key is not None
+
+    @property
+    def with_windows(self) -> bool:
+        return TEXT_MEMBER in self.members
+
+    def all_faults(self, heatmaps: bool, windows: bool) -> list[Fault]:
+        """Those of the archive, else of the members' names; of heatmaps and windows only where they
+        are used.
+        """
+        return list(self.faults) or member_faults(self.members, heatmaps, windows)
+
+    def read(self, *names: str) -> dict[str, bytes]:
+        """The content of the named members, of all without a name. DataError where the shard is not
+        what it was.
+        """
+        names = names or tuple(self.members)
+        if self.file is not None:
+            return self._read(self.file, names)
+        try:
+            with open(self.shard, "rb") as file:
+                return self._read(file, names)
+        except OSError as error:
+            raise DataError(
+                f"{self.where}: {error.strerror}; the shard was there when it was indexed."
+            ) from error
+
+    def read_image(self) -> bytes:
+        """The content of the image, of a sample without a fault. DataError as `read`."""
+        key = self.image_key
+        assert key is not None  # all_faults names a sample without one
+        return self.read(key)[key]
+
+    def read_heatmap(self) -> bytes:
+        """The same of the heatmap of an annotated sample."""
+        key = self.heatmap_key
+        assert key is not None
+        return self.read(key)[key]
+
+    def _read(self, file: BinaryIO, names: Iterable[str]) -> dict[str, bytes]:
+        try:
+            return {name: read_at(file, *self.members[name], name) for name in names}
+        except ArchiveError as error:
+            raise DataError(f"{self.where}: {error}") from error
+
+
+def read_at(file: BinaryIO, offset: int, size: int, name: str) -> bytes:
+    """The content of a member, whatever other threads read from the file. ArchiveError where the
+    file ends before.
+    """
+    content = os.pread(file.fileno(), size, offset)
+    if len(content) < size:
+        raise ArchiveError(
+            f"cut off in the member {name!r}: {len(content)} of {size} bytes. Copy it again."
+        )
+    return content
+
+
+@contextmanager
+def open_shard(shard: Path) -> Iterator[BinaryIO]:
+    """DataError for what cannot be opened."""
+    try:
+        with open(shard, "rb") as file:
+            yield file
+    except OSError as error:
+        raise DataError(f"{shard}: not a readable tar archive ({error.strerror}).") from error
+
+
+def walk_shard(shard: Path, file: BinaryIO) -> tuple[list[TarEntry], str | None]:
+    """The samples of an open shard as training sees them, without reading their content; what
+    damage ends it, else None.
+    """
+    entries: list[TarEntry] = []
+    damage = None
+    total = file.seek(0, 2)
+    try:
+        for sample in walk_samples(file, total, place_of):
+            entries.append(TarEntry(shard, sample.key, sample.members, tuple(sample.faults)))
+    except ArchiveError as error:
+        damage = str(error)
+    times = Counter(entry.key for entry in entries)
+    # the first part of a key that comes again is as bad as the others
+    if len(times) < len(entries):
+        entries = [
+            (
+                entry
+                if times[entry.key] == 1 or entry.faults
+                else replace(entry, faults=(("key", KEY_AGAIN),))
+            )
+            for entry in entries
+        ]
+    if not entries and damage is None:
+        damage = "no sample in it; leave it out."
+    return entries, damage
+
+
+def index_shard(shard: Path) -> list[TarEntry]:
+    """All samples of an uncompressed shard without reading their content; DataError for a broken
+    archive.
+    """
+    with open_shard(shard) as file:
+        entries, damage = walk_shard(shard, file)
+    if damage:
+        raise DataError(f"{shard}: {damage}")
+    return entries
+
+
+def entries_before_damage(shard: Path) -> list[TarEntry]:
+    """What training reads of a shard: all samples, of a damaged one (the check has named it) those
+    before the damage.
+    """
+    with open_shard(shard) as file:
+        return walk_shard(shard, file)[0]
+
+
+class TarSamples(Dataset):
+    """Map-style data set over indexed shards, sample i under the number `ids[i]`."""
+
+    def __init__(
+        self,
+        entries: list[TarEntry],
+        transform: JointTransform,
+        tokenize: Tokenize,
+        ids: Sequence[int],
+        control: Control | None = None,
+        windows: bool = False,
+        options: ReadOptions = ReadOptions(),
+    ) -> None:
+        self.entries, self.transform, self.tokenize, self.ids, self.control = (
+            entries,
+            transform,
+            tokenize,
+            ids,
+            control,
+        )
+        self.windows, self.options = windows, options
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __getitem__(self, index: int) -> Sample:
+        entry = self.entries[index]
+        content = entry.read(*(name for name in entry.members if name in READ_MEMBERS))
+        return read_members(
+            content,
+            entry.where,
+            self.transform,
+            self.tokenize,
+            self.ids[index],
+            self.control,
+            self.windows,
+            options=self.options,
+        )
+
+
+def entry_windows(entry: TarEntry) -> tuple[bytes, bytes] | None:
+    """(JSON, npz) of a sample in a shard, None if it has neither; DataError for one without the
+    other.
+    """
+    if not has_windows(entry.members, entry.key):
+        return None
+    content = entry.read(TEXT_MEMBER, MAPS_MEMBER)
+    return content[TEXT_MEMBER], content[MAPS_MEMBER]

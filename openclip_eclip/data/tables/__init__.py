@@ -1,0 +1,1 @@
+"""Tables: CSV and TSV files with paths, captions and heatmaps."""

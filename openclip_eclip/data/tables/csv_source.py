@@ -1,0 +1,305 @@
+"""CSV and TSV tables: one row a sample, `filepath, title[, heatmap]` under open_clip's column
+flags.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from torch.utils.data import Dataset
+
+from ...config import DataError
+from ..heatmap import read_bounded
+from ..images.options import ReadOptions
+from ..images.picture import Frame
+from ..images.read import read_picture
+from ..joint_transform import JointTransform
+from ..sample import Control, Sample, Tokenize, make_sample, read_heatmap, read_windows
+from ..sentence_windows import Windows, file_windows
+from .near_names import did_you_mean
+from .paths import PathColumn
+from .text import line_of, read_table_text
+
+
+@dataclass(frozen=True)
+class CsvColumns:
+    """Column names and the separator, as open_clip's --csv-* flags, plus the heatmap's. `separator`
+    None: tab or comma, as the table has it.
+    """
+
+    image: str = "filepath"
+    caption: str = "title"
+    heatmap: str = "heatmap"
+    separator: str | None = None
+    windows: str = "windows"  # sentence windows (data/sentence_windows.py)
+    label: str | None = None  # the class, for same-class-shuffled heatmaps
+    heatmap_named: bool = False  # the user asked for that column: its absence is an error
+
+
+def add_column_arguments(parser: argparse.ArgumentParser) -> None:
+    """open_clip's --csv-* flags and the heatmap's, for commands that read training data."""
+    parser.add_argument(
+        "--csv-img-key", default="filepath", metavar="COLUMN", help="(default: %(default)s)"
+    )
+    parser.add_argument(
+        "--csv-caption-key", default="title", metavar="COLUMN", help="(default: %(default)s)"
+    )
+    parser.add_argument(
+        "--csv-heatmap-key",
+        metavar="COLUMN",
+        help="(default: heatmap, where there is such a column)",
+    )
+    parser.add_argument("--csv-separator", help="default: tab or comma, whichever the header has")
+
+
+def read_column_names(args: argparse.Namespace) -> CsvColumns:
+    return CsvColumns(
+        args.csv_img_key,
+        args.csv_caption_key,
+        args.csv_heatmap_key or "heatmap",
+        args.csv_separator,
+        heatmap_named=args.csv_heatmap_key is not None,
+    )
+
+
+@dataclass
+class CsvTable:
+    """Rows of a table, in file order; `rows` are their numbers in the file, the first after the
+    header is 1.
+    """
+
+    path: Path
+    columns: CsvColumns
+    images: Sequence[Path | None]  # None: a blank cell, a fault of the row
+    captions: list[str]
+    heatmaps: Sequence[Path | None]
+    rows: list[int]
+    windows: Sequence[Path | None] = field(default_factory=list)  # empty: no such column
+    labels: list[str] = field(default_factory=list)  # empty: no such column
+    header: list[str] = field(default_factory=list)  # names of all columns
+    lines: np.ndarray | None = None  # of all rows of the file, as `table_text.TableText`
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def name(self, index: int) -> str:
+        return f"{self.path}, row {self.rows[index]}{line_of(self.lines, self.rows[index])}"
+
+    def image(self, index: int) -> Path:
+        """The image of a row; DataError where its cell is blank."""
+        path = self.images[index]
+        if path is None:
+            raise DataError(
+                f"{self.name(index)}, column {self.columns.image!r}: blank; expected an image file."
+            )
+        return path
+
+    @property
+    def annotated(self) -> list[int]:
+        if isinstance(self.heatmaps, PathColumn):
+            return self.heatmaps.filled()
+        return [i for i, heatmap in enumerate(self.heatmaps) if heatmap is not None]
+
+    @property
+    def locations(self) -> dict[str, np.ndarray]:
+        """How each column of files was understood, small enough to send: `read_csv_table` of
+        another rank looks for nothing.
+        """
+        columns = {"images": self.images, "heatmaps": self.heatmaps, "windows": self.windows}
+        return {
+            name: column.packed
+            for name, column in columns.items()
+            if isinstance(column, PathColumn)
+        }
+
+    @property
+    def near_heatmap(self) -> str:
+        """A sentence on columns that may be the heatmaps' under another name; "" where there is
+        none, or no need.
+        """
+        return (
+            ""
+            if self.columns.heatmap in self.header
+            else did_you_mean(self.columns.heatmap, self.header)
+        )
+
+    @property
+    def with_windows(self) -> int:
+        """How many rows have sentence windows."""
+        return len(self.windows) - self.windows.count(None)
+
+    def without_heatmaps(self) -> CsvTable:
+        """The table as if no row were annotated; sentence windows stay."""
+        return replace(self, heatmaps=[None] * len(self))
+
+    def without_windows(self) -> CsvTable:
+        """The table as if it had no column of sentence windows."""
+        return replace(self, windows=[])
+
+    def keep(self, indices: list[int]) -> CsvTable:
+        """The table with these rows only."""
+        return CsvTable(
+            self.path,
+            self.columns,
+            _kept(self.images, indices),
+            [self.captions[i] for i in indices],
+            _kept(self.heatmaps, indices),
+            [self.rows[i] for i in indices],
+            _kept(self.windows, indices) if self.windows else [],
+            [self.labels[i] for i in indices] if self.labels else [],
+            self.header,
+            self.lines,
+        )
+
+
+def _kept(column: Sequence[Path | None], indices: list[int]) -> Sequence[Path | None]:
+    return column.keep(indices) if isinstance(column, PathColumn) else [column[i] for i in indices]
+
+
+def read_columns(path: Path, separator: str | None = None) -> pd.DataFrame:
+    """All columns of a table as text, blank cells as ""; None sniffs the separator. DataError as
+    `read_table_text`.
+    """
+    return read_table_text(path, separator).frame
+
+
+def read_csv_table(
+    path: str | Path, columns: CsvColumns, locations: dict[str, np.ndarray] | None = None
+) -> CsvTable:
+    """Read the table; a blank heatmap cell means not annotated, no such column means no heatmaps at
+    all.
+
+    Paths are taken as written, else relative to the table's folder; `locations` of another rank's
+    table spares looking for them.
+    DataError for a missing file, column or row, or a path that could be either.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(
+            f"{path}: no such file; expected a table with the columns {columns.image!r} and"
+            f" {columns.caption!r}."
+        )
+    frame, separator, lines = read_table_text(path, columns.separator)
+    needed = [("--csv-img-key", columns.image), ("--csv-caption-key", columns.caption)]
+    for flag, column in needed + [("--csv-heatmap-key", columns.heatmap)] * columns.heatmap_named:
+        if column not in frame:
+            raise DataError(
+                f"{path}: no column {column!r}; found {list(frame.columns)} with separator"
+                f" {separator!r}.{did_you_mean(column, frame.columns)} Name yours with {flag}, the"
+                " separator with --csv-separator."
+            )
+    if frame.empty:
+        raise DataError(f"{path}: no rows.")
+    maps = frame[columns.heatmap] if columns.heatmap in frame else [""] * len(frame)
+    windows = frame[columns.windows] if columns.windows in frame else []
+
+    def files(name: str, cells: Iterable[str]) -> PathColumn:
+        if locations is not None and name in locations:
+            return PathColumn.located(list(cells), path.parent, locations[name])
+        return PathColumn.locate(list(cells), path.parent)
+
+    return CsvTable(
+        path,
+        columns,
+        files("images", frame[columns.image]),
+        frame[columns.caption].tolist(),
+        files("heatmaps", maps),
+        list(range(1, len(frame) + 1)),
+        files("windows", windows),
+        frame[columns.label].tolist() if columns.label in frame else [],
+        list(frame.columns),
+        lines,
+    )
+
+
+def locate(cell: str, folder: Path) -> Path:
+    """The file that a cell of a table in `folder` means: as written, else relative to the table.
+    DataError where these are two files.
+    """
+    return PathColumn.locate([cell], folder)[0] or folder
+
+
+class CsvSamples(Dataset):
+    """Map-style data set over a `CsvTable`.
+
+    `skip_bad`: a sample that cannot be read is replaced by the next row and named, else DataError
+    stops training.
+    `control`: a placebo in the place of every heatmap. `windows`: those of sentences are read too.
+    """
+
+    def __init__(
+        self,
+        table: CsvTable,
+        transform: JointTransform,
+        tokenize: Tokenize,
+        first_id: int = 0,
+        skip_bad: bool = False,
+        control: Control | None = None,
+        windows: bool = False,
+        options: ReadOptions = ReadOptions(),
+    ) -> None:
+        self.options = options
+        self.table, self.transform, self.tokenize = table, transform, tokenize
+        self.first_id, self.skip_bad, self.control, self.windows = (
+            first_id,
+            skip_bad,
+            control,
+            windows,
+        )
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __getitem__(self, index: int) -> Sample:
+        skipped: list[str] = []
+        for attempt in range(len(self)):
+            try:
+                sample = self._read((index + attempt) % len(self))
+            except DataError as error:
+                if not self.skip_bad:
+                    raise
+                skipped.append(str(error))
+                continue
+            sample.skipped = skipped
+            return sample
+        raise DataError(f"{self.table.path}: not one readable sample.")
+
+    def _read(self, index: int) -> Sample:
+        where, columns = self.table.name(index), self.table.columns
+        image = self.table.image(index)
+        picture = read_picture(image, f"{where}, column {columns.image!r}: {image}", self.options)
+        heatmap = None
+        path = self.table.heatmaps[index]
+        if path is not None:
+            try:
+                heatmap = read_heatmap(
+                    read_bounded(path, self.options), path.name, picture.frame, self.options
+                )
+            except (OSError, DataError) as error:
+                raise DataError(f"{where}, column {columns.heatmap!r}: {error}") from error
+        return make_sample(
+            self.transform,
+            self.tokenize,
+            picture.image,
+            self.table.captions[index],
+            self.first_id + self.table.rows[index],
+            heatmap,
+            self.control,
+            self._read_windows(index, picture.frame),
+        )
+
+    def _read_windows(self, index: int, frame: Frame) -> Windows | None:
+        path = self.table.windows[index] if self.windows and self.table.windows else None
+        if path is None:
+            return None
+        try:
+            return read_windows(*file_windows(path, self.options), path.name, frame, self.options)
+        except (OSError, DataError) as error:
+            raise DataError(
+                f"{self.table.name(index)}, column {self.table.columns.windows!r}: {error}"
+            ) from error

@@ -1,0 +1,1 @@
+"""Differences between results, with intervals."""

@@ -1,0 +1,1 @@
+"""Alignment, uniformity, modality gap and clusters."""

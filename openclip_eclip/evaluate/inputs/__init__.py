@@ -1,0 +1,1 @@
+"""What evaluations read: sets, models, features, heatmaps, indexes."""

@@ -1,0 +1,136 @@
+"""Held-out heatmaps of an evaluation set, brought through the image's own evaluation transform."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ...config import DataError, UserError
+from ...data.heatmap import read_bounded
+from ...data.images.read import read_frame
+from ...data.sample import read_heatmap
+from ...data.shards.tar_source import TarEntry
+from ...data.suspicious_maps import SharedMaps, is_the_image
+from ...data.tables.csv_source import locate, read_columns
+from ...data.tables.missing_text import file_cell
+from ...data.tables.near_names import did_you_mean
+from .eval_set import EvalSet
+
+GEOMETRIC = ("Resize", "CenterCrop", "ResizeKeepRatio", "ResizeMaxSize", "CenterCropOrPad")
+
+
+def join_heatmaps(data: EvalSet, column: str, table: Path | None) -> EvalSet:
+    """The rows that have a heatmap: a column of files in `data` or in `table` (joined on filepath),
+    or members of shards.
+
+    UserError: neither; DataError: `table` unreadable, or an image in it twice.
+    """
+    near = "" if column in data.table else did_you_mean(column, data.table.columns)
+    if "filepath" not in data.table:
+        mask = np.array([isinstance(entry, TarEntry) and entry.annotated for entry in data.images])
+    else:
+        cells = (
+            data.table[column] if column in data.table else pd.Series("", index=data.table.index)
+        )
+        folder = data.path.parent
+        if table is not None:
+            cells, folder = (
+                data.table["filepath"].map(_read_cells(table, column)).fillna(""),
+                table.parent,
+            )
+        cells = cells.map(
+            lambda cell: str(locate(cell, folder).absolute()) if file_cell(cell) else ""
+        )
+        data.table = data.table.assign(**{"heatmap": cells.tolist()})
+        mask = (data.table["heatmap"] != "").to_numpy()
+    if not mask.any():
+        raise UserError(
+            f"{data.path}: no heatmaps; expected a column {column!r} with files, or a table of them"
+            f" with --heatmaps.{near}"
+        )
+    return data.keep(mask, "no heatmap")
+
+
+def _read_cells(table: Path, column: str) -> dict[str, str]:
+    """{filepath: heatmap} of the rows of --heatmaps that have one."""
+    if not table.is_file():
+        raise DataError(f"--heatmaps {table}: no such file.")
+    extra = read_columns(table)
+    name = column if column in extra else "gaze"
+    if "filepath" not in extra or name not in extra:
+        absent = [name for name in ("filepath", column) if name not in extra]
+        raise DataError(
+            f"{table}: columns {list(extra.columns)}; expected filepath and {column!r} (or 'gaze')."
+            + "".join(did_you_mean(name, extra.columns) for name in absent)
+        )
+    extra = extra[extra[name].map(file_cell) != ""]
+    repeated = extra["filepath"][extra["filepath"].duplicated()]
+    if len(repeated):
+        raise DataError(
+            f"{table}: {repeated.iloc[0]} has several heatmaps; expected one row an image."
+        )
+    return dict(zip(extra["filepath"], extra[name], strict=True))
+
+
+def suspicious_maps(data: EvalSet) -> list[str]:
+    """Sentences on heatmaps of `data` that serve several images, or are the image of another
+    sample.
+    """
+    shared = SharedMaps()
+    for row, identity in enumerate(data.identities()):
+        shared.add(hashlib.sha256(_bytes(data, row)[0]).digest(), identity)
+    return [f"{sentence}." for sentence in (shared.warning(), shared.swapped()) if sentence]
+
+
+def read_heatmap_tensor(data: EvalSet, row: int, image: Image.Image, transform: Any) -> Tensor:
+    """(1, H, W) float32 with maximum 1, through the geometric steps of `transform`. DataError names
+    row and file.
+    """
+    content, name = _bytes(data, row)
+    try:
+        values = read_heatmap(
+            content, name, read_frame(data.read(row), data.name(row), data.reading), data.reading
+        )
+    except DataError as error:
+        raise DataError(f"{data.name(row)}: {error}") from error
+    if is_the_image(values, image):
+        raise DataError(
+            f"{data.name(row)}: heatmap {name!r} shows the image itself; expected a map of where an"
+            " expert looked, or a blank."
+        )
+    found = Image.fromarray(values).resize(image.size, Image.Resampling.BILINEAR)
+    for step in geometric_steps(transform):
+        found = step(found)
+    cropped = np.asarray(found, np.float32).clip(0)
+    if cropped.max() <= 0:
+        raise DataError(
+            f"{data.name(row)}, heatmap {name}: nothing of it is left in the centre crop of the"
+            " evaluation transform."
+        )
+    return torch.from_numpy(cropped / cropped.max())[None]
+
+
+def geometric_steps(transform: Any) -> list[Callable[[Image.Image], Image.Image]]:
+    """The steps of an evaluation transform that move pixels."""
+    return [step for step in transform.transforms if type(step).__name__ in GEOMETRIC]
+
+
+def _bytes(data: EvalSet, row: int) -> tuple[bytes, str]:
+    entry = data.images[row]
+    if not isinstance(entry, Path):
+        key = entry.heatmap_key
+        assert key is not None  # `join_heatmaps` keeps annotated entries alone
+        return next(iter(entry.read(key).values())), f"{entry.key}.{key}"
+    path = Path(data.table["heatmap"].iloc[row])
+    try:
+        return read_bounded(path, data.reading), path.name
+    except OSError as error:
+        raise DataError(f"{data.name(row)}: heatmap {path} can not be read ({error}).") from error

@@ -1,0 +1,1 @@
+"""What evaluations write."""

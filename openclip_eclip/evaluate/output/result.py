@@ -1,0 +1,171 @@
+"""What a task found, and how it reaches the disk: result.json, result.md, pictures, predictions.npz
+and report.html.
+"""
+
+from __future__ import annotations
+
+import math
+import zipfile
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ...config import UserError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Cell = str | int | float | None
+
+
+@dataclass
+class Table:
+    """`rows` of cells; floats are printed with three digits after the point, None as a dash. `note`
+    stands below.
+    """
+
+    title: str
+    columns: list[str]
+    rows: Sequence[Sequence[Cell]]
+    note: str = ""
+
+
+@dataclass
+class Example:
+    """An image (encoded bytes) with what is to be said of it, line by line; a pair is a label and
+    its text.
+    """
+
+    image: bytes
+    lines: Sequence[str | tuple[str, str]]
+
+
+@dataclass
+class Result:
+    """`values`: every number, nested, for result.json. `predictions`: arrays a sample, for
+    `compare` (predictions.npz).
+
+    predictions hold `id` (N,) str, and by `kind` (0-d str):
+      "classes": `label` (N,) int64, `score` (N, K) float64, `classes` (K,) str
+      "binary": `label` (N, K) 0, 1 or NaN, `score` (N, K) float64, `classes` (K,) str
+      "ranks": `rank` (N,) float64 from 1 (the expected rank where ties are)
+      "means": `score` (N, K) float64, `classes` (K,) str: metrics that are means over the samples
+    """
+
+    task: str
+    settings: dict[str, Any]
+    values: dict[str, Any]
+    tables: list[Table]
+    figures: dict[str, Figure] = field(default_factory=dict)  # {file stem: picture}
+    captions: dict[str, str] = field(default_factory=dict)  # {file stem: what it shows}
+    examples: list[Example] = field(default_factory=list)
+    predictions: dict[str, np.ndarray] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    # names of metrics explained in the report (glossary.py)
+    terms: list[str] = field(default_factory=list)
+    warning: str = ""  # stands above everything
+
+
+def plain(value: Any) -> Any:
+    """What JSON knows: numpy and paths converted, NaN as null."""
+    if isinstance(value, dict):
+        return {str(key): plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(entry) for entry in value]
+    if isinstance(value, np.ndarray):
+        return plain(value.tolist())
+    if isinstance(value, (np.integer, np.bool_)):
+        return value.item()
+    if isinstance(value, (float, np.floating)):
+        return float(value) if math.isfinite(value) else None
+    return str(value) if isinstance(value, Path) else value
+
+
+def show(cell: Cell) -> str:
+    """A cell as text."""
+    if cell is None or (isinstance(cell, float) and math.isnan(cell)):
+        return "–"
+    return f"{cell:.3f}" if isinstance(cell, (float, np.floating)) else str(cell)
+
+
+def with_interval(value: float, low: float, high: float) -> str | None:
+    """A number and its interval as a cell; None for NaN."""
+    return None if math.isnan(value) else f"{value:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
+    """Columns and rows, without an end of line after the last."""
+    body = [[show(cell).replace("|", "\\|") for cell in row] for row in rows]
+    lines = [columns, ["---"] * len(columns), *body]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def markdown(result: Result) -> str:
+    """All tables, with notes."""
+    parts = [f"# {result.task}\n", *([f"**{result.warning}**\n"] if result.warning else [])]
+    for table in result.tables:
+        parts.append(f"## {table.title}\n\n{markdown_table(table.columns, table.rows)}\n")
+        if table.note:
+            parts.append(f"{table.note}\n")
+    parts += [f"- {note}" for note in result.notes]
+    return "\n".join(parts) + ("\n" if result.notes else "")
+
+
+def read_predictions(folder: Path) -> dict[str, np.ndarray]:
+    """predictions.npz of a result folder; UserError if there is none or it is damaged."""
+    path = folder / "predictions.npz"
+    if not path.is_file():
+        raise UserError(
+            f"{folder}: no predictions.npz; expected the --out folder of zero-shot, linear-probe,"
+            " retrieval or reports."
+        )
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            found = dict(arrays)
+    except (
+        ValueError,
+        OSError,
+        EOFError,
+        TypeError,
+        AttributeError,
+        RuntimeError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
+        raise UserError(f"{path}: not a readable npz of plain arrays ({error}).") from error
+    _check_predictions(path, found)
+    return found
+
+
+def _check_predictions(path: Path, found: dict[str, np.ndarray]) -> None:
+    """UserError where the arrays are not those of a `Result`."""
+    kind = str(found.get("kind"))
+    names = {
+        "ranks": ("id", "rank"),
+        "means": ("id", "score", "classes"),
+        "classes": ("id", "label", "score", "classes"),
+        "binary": ("id", "label", "score", "classes"),
+    }.get(kind)
+    if names is None or not set(names) <= set(found):
+        raise UserError(
+            f"{path}: arrays {sorted(found)} of kind {kind!r}; expected those that zero-shot,"
+            " linear-probe, retrieval or reports write."
+        )
+    count, value = len(np.atleast_1d(found["id"])), found["rank" if kind == "ranks" else "score"]
+    shape = (count,) if kind == "ranks" else (count, len(np.atleast_1d(found["classes"])))
+    if value.shape != shape or value.dtype.kind not in "iuf" or found["id"].dtype.kind != "U":
+        raise UserError(
+            f"{path}: {'ranks' if kind == 'ranks' else 'scores'} of {value.dtype} {value.shape} for"
+            f" {count} ids of {found['id'].dtype}; expected numbers {shape}, and ids as text."
+        )
+    if "label" in names and (
+        len(np.atleast_1d(found["label"])) != count or found["label"].dtype.kind not in "iuf"
+    ):
+        raise UserError(
+            f"{path}: labels of {found['label'].dtype} {found['label'].shape} for {count} ids;"
+            " expected a number each."
+        )

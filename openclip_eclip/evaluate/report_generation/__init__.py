@@ -1,0 +1,1 @@
+"""Radiology reports written from retrieved ones."""

@@ -1,0 +1,102 @@
+"""Written reports, a JSON line each as it comes, so that a run that was killed goes on where it
+stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from ...config import DataError, UserError
+from ...files import write_whole
+from ...json_text import read_json
+from ..output.result import plain
+
+LINES, SETTINGS = "reports.jsonl", "reports.settings.json"
+
+
+class Journal:
+    """`out`/reports.jsonl: records with a `key` each; and beside it the settings that made them.
+
+        with Journal(out, settings) as journal:
+            for key in set(keys) - set(journal.records):
+                journal.append({"key": key, ...})
+
+    UserError: the lines in `out` come from other settings (another machine may go on), or a line
+    that is not the last is damaged.
+    """
+
+    def __init__(self, out: Path, settings: dict[str, Any]) -> None:
+        self.path = out / LINES
+        settings = plain(settings)
+        out.mkdir(parents=True, exist_ok=True)
+        if self.path.is_file() and self.path.stat().st_size:
+            _refuse_other_settings(out, settings)
+        else:
+            write_whole(out / SETTINGS, json.dumps(settings, indent=2).encode())
+        self.records, whole = _read(self.path)
+        self._file = self.path.open("ab")
+        self._file.truncate(whole)  # a line that a kill cut short
+
+    def append(self, record: dict[str, Any]) -> None:
+        """On disk when this returns."""
+        self._file.write(json.dumps(record).encode() + b"\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self.records[record["key"]] = record
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._file.close()
+
+
+def _read(path: Path) -> tuple[dict[str, dict[str, Any]], int]:
+    """(records by key, bytes of whole lines)."""
+    content = path.read_bytes() if path.is_file() else b""
+    whole = content.rfind(b"\n") + 1
+    records = {}
+    for number, line in enumerate(content[:whole].splitlines(), 1):
+        try:
+            record = json.loads(line)
+            records[record["key"]] = record
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise UserError(
+                f"{path}, line {number}: no record of a report ({error}); remove that line, or the"
+                " file to begin anew."
+            ) from error
+    return records, whole
+
+
+def _refuse_other_settings(out: Path, settings: dict[str, Any]) -> None:
+    try:
+        before = read_json(out / SETTINGS)
+    except DataError as error:
+        raise UserError(
+            f"{out}: {LINES} without a readable {SETTINGS} ({error}); expected a new folder, or one"
+            " that this command wrote."
+        ) from error
+    changed = [
+        f"{name} was {_short(before.get(name))}, is {_short(settings.get(name))}"
+        for name in sorted({*before, *settings} - {"machine"})
+        if before.get(name) != settings.get(name)
+    ]
+    if changed:
+        raise UserError(
+            f"{out} holds reports of another run: {'; '.join(changed)}. Give another --out, or"
+            f" remove {out / LINES} to begin anew."
+        )
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 200 else f"{text[:199]}…"

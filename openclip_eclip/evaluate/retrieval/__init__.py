@@ -1,0 +1,1 @@
+"""Image to report and report to image."""

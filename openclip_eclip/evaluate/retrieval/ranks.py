@@ -1,0 +1,184 @@
+"""Which reports answer an image, their ranks in both directions, and the scores of the ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...config import UserError
+from ...metrics.bootstrap import bootstrap_interval
+from ...metrics.ranking import TIES, Ranks, chance_ranks, precision_at_k, rank_answers
+from ..inputs.eval_set import EvalSet
+
+RULES = ("paper", "index", "group")
+
+
+KS = (1, 5, 10)
+
+
+Interval = dict[str, float]  # value, low, high
+
+
+@dataclass
+class Reports:
+    """What is ranked: `texts` (M,) with `groups` (M,); `own` (N,): each image's report;
+    `image_groups` (N,).
+    """
+
+    texts: list[str]
+    groups: list[Any]
+    own: np.ndarray
+    image_groups: list[Any]
+
+
+@dataclass
+class Found:
+    """One direction: ranks of the queries, chance, and {convention: {metric: interval}}; chance has
+    values alone.
+    """
+
+    ranks: Ranks
+    chance: Ranks
+    scores: dict[str, dict[str, Interval]]
+    chance_scores: dict[str, float]
+
+
+def find_reports(
+    data: EvalSet, rule: str, text_column: str, group_column: str | None = None
+) -> Reports:
+    """The reports that a rule tells apart, in order of appearance. UserError: a row without
+    group.
+    """
+    texts = [text.strip() for text in data.column(text_column)]
+    groups: list[Any]
+    if rule == "paper":
+        texts = [text.lower() for text in texts]
+        groups = texts
+    elif rule == "index":
+        groups = list(range(len(texts)))
+    else:
+        groups = data.column(group_column or "")
+        if group_column == "filepath":  # a.png and ./a.png are one
+            groups = [
+                str(image.resolve()) if isinstance(image, Path) else image for image in data.images
+            ]
+        if "" in groups:
+            raise UserError(
+                f"{data.name(groups.index(''))}, column {group_column!r}: blank; expected a group"
+                " for every row."
+            )
+    place: dict[tuple[Any, str], int] = {}
+    own = np.array([place.setdefault(key, len(place)) for key in zip(groups, texts, strict=True)])
+    return Reports([text for _, text in place], [group for group, _ in place], own, groups)
+
+
+def repeated_images(data: EvalSet, reports: Reports) -> tuple[int, int]:
+    """(images, their rows): those of equal content that stand in several rows of which the rule
+    makes different groups.
+    """
+    groups: dict[bytes, list[Any]] = {}
+    for identity, group in zip(data.identities(), reports.image_groups, strict=True):
+        groups.setdefault(identity, []).append(group)
+    found = [len(of_one) for of_one in groups.values() if len(set(of_one)) > 1]
+    return len(found), sum(found)
+
+
+def measure(
+    images: np.ndarray, texts: np.ndarray, reports: Reports, patients: Sequence[str] | None = None
+) -> dict[str, Found]:
+    """Both directions, from unit features (N, D) and (M, D). A report belongs to the patient of its
+    first image.
+    """
+    owners = (
+        None
+        if patients is None
+        else [patients[i] for i in np.unique(reports.own, return_index=True)[1]]
+    )
+    pairs = {
+        "image_to_text": (images, texts, reports.image_groups, reports.groups, patients),
+        "text_to_image": (texts, images, reports.groups, reports.image_groups, owners),
+    }
+    found = {}
+    for name, (queries, gallery, query_groups, gallery_groups, units) in pairs.items():
+        ranks = rank_answers(queries, gallery, query_groups, gallery_groups)
+        chance = chance_ranks(query_groups, gallery_groups)
+        found[name] = Found(ranks, chance, score(ranks, units), summarise(chance, "expected"))
+    return found
+
+
+def per_query(ranks: Ranks, ties: str) -> dict[str, np.ndarray]:
+    """{R@k ..., rank, reciprocal rank}, each (N,); no R@k where k answers are the whole gallery: it
+    would be 1 for any model.
+    """
+    hits = {f"R@{k}": ranks.hits(k, ties) for k in KS if k < ranks.gallery}
+    return {**hits, "rank": ranks.rank(ties), "MRR": ranks.reciprocal(ties)}
+
+
+def summarise(ranks: Ranks, ties: str) -> dict[str, float]:
+    """{R@k ..., MRR, median rank, mean rank} over all queries."""
+    return _values(per_query(ranks, ties))
+
+
+def score(
+    ranks: Ranks, units: Sequence[str] | None = None, draws: int = 1000
+) -> dict[str, dict[str, Interval]]:
+    """{convention: {R@k, median rank, mean rank, MRR: value, low, high}}; 95 % bootstrap over
+    queries, or their `units` (N,).
+    """
+    kinds = TIES if ranks.tied else TIES[:1]  # without ties the conventions agree
+    columns = [per_query(ranks, ties) for ties in kinds]
+
+    def statistic(rows: np.ndarray) -> np.ndarray:
+        return np.array(
+            [
+                list(_values({name: values[rows] for name, values in column.items()}).values())
+                for column in columns
+            ]
+        )
+
+    low, high = bootstrap_interval(statistic, len(ranks.above), draws, groups=units)
+    scores = {
+        ties: {
+            name: {"value": value, "low": float(low[i, j]), "high": float(high[i, j])}
+            for j, (name, value) in enumerate(_values(column).items())
+        }
+        for i, (ties, column) in enumerate(zip(kinds, columns, strict=True))
+    }
+    return {ties: scores.get(ties, scores[kinds[0]]) for ties in TIES}
+
+
+def _values(column: dict[str, np.ndarray]) -> dict[str, float]:
+    means = {name: float(values.mean()) for name, values in column.items() if name != "rank"}
+    return {
+        **means,
+        "median rank": float(np.median(column["rank"])),
+        "mean rank": float(column["rank"].mean()),
+    }
+
+
+def label_precision(
+    images: np.ndarray, texts: np.ndarray, reports: Reports, data: EvalSet, columns: list[str]
+) -> dict[str, Any]:
+    """P@k: share of the nearest k reports whose values in `columns` are the image's own; chance is
+    the share in all reports.
+
+    A report has the values of its first image; `mixed` counts reports whose images differ.
+    """
+    labels = list(zip(*(data.column(name) for name in columns), strict=True))
+    first = np.unique(reports.own, return_index=True)[1]
+    of_report = [labels[i] for i in first]
+    mixed = {
+        int(own) for own, label in zip(reports.own, labels, strict=True) if label != of_report[own]
+    }
+    share = {label: of_report.count(label) / len(of_report) for label in set(labels)}
+    ks = [k for k in KS if k < len(of_report)]
+    return {
+        "columns": columns,
+        "mixed": len(mixed),
+        "chance": float(np.mean([share[label] for label in labels])),
+        **{f"P@{k}": float(precision_at_k(images, texts, labels, of_report, k).mean()) for k in ks},
+    }

@@ -1,0 +1,235 @@
+"""Image to report and report to image: R@k, median and mean rank, with ties and uncertainty; and an
+index of the reports.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...config import UserError
+from ...data.images.options import read_options
+from ...data.tables.missing_text import is_doubtful
+from ..inputs.eval_set import EvalSet, read_eval_set, with_reports
+from ..inputs.features import (
+    ImageFeatures,
+    TextFeatures,
+    encode_images,
+    encode_texts,
+    first_rank_only,
+)
+from ..inputs.report_index import KINDS, ReportIndex, build_index, measure_recall, save_index
+from ..options import add_model_arguments, add_output_argument, read_encode_options, read_encoder
+from ..output.result import Result
+from .ranks import (
+    KS,
+    RULES,
+    Found,
+    Reports,
+    find_reports,
+    label_precision,
+    measure,
+    repeated_images,
+)
+from .tables import DIRECTIONS, curve_figure, film_examples, tables
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_model_arguments(parser)
+    parser.add_argument(
+        "--data",
+        required=True,
+        metavar="FILE",
+        help=".csv or .tsv with filepath and reports, or .tar shards (braces allowed)",
+    )
+    parser.add_argument(
+        "--text-column", default="title", help="(default: %(default)s; in shards the .txt member)"
+    )
+    parser.add_argument(
+        "--rule",
+        choices=RULES,
+        default="paper",
+        help=(
+            "which report is right. paper: equal reports (case and outer blanks aside) are one,"
+            " encoded in lower case, section 4.3; index: a row's own and no other, as"
+            " clip_benchmark; group: any report of the row's --group-column (default: %(default)s)"
+        ),
+    )
+    parser.add_argument(
+        "--group-column", metavar="COLUMN", help="for --rule group: study, report id, ..."
+    )
+    parser.add_argument(
+        "--patient-column", metavar="COLUMN", help="intervals draw patients, not images"
+    )
+    parser.add_argument(
+        "--labels",
+        metavar="COL,COL...",
+        help="also the share of the nearest k reports with the image's values in these columns",
+    )
+    parser.add_argument(
+        "--index",
+        choices=KINDS,
+        default="exact",
+        help=(
+            "kind of the index; approximate ones for more than a million reports, their recall is"
+            " measured (default: %(default)s)"
+        ),
+    )
+    parser.add_argument(
+        "--save-index", type=Path, metavar="FOLDER", help="keep the index for `search`"
+    )
+    add_output_argument(parser)
+
+
+def run(args: argparse.Namespace) -> Result:
+    """Encode, rank in both directions, index."""
+    if (args.rule == "group") != (args.group_column is not None):
+        raise UserError(
+            f"--rule {args.rule} with --group-column {args.group_column}: --rule group needs a"
+            " column, the other rules take none."
+        )
+    options = read_encode_options(args)
+    data = with_reports(
+        read_eval_set(args.data, options.skip_bad, read_options(args)), args.text_column
+    )
+    wanted = [
+        *filter(None, [args.group_column, args.patient_column]),
+        *(args.labels.split(",") if args.labels else []),
+    ]
+    for column in wanted:
+        data.column(column)  # before hours of encoding
+    encoder = read_encoder(args)
+    images, data = encode_images(encoder, data, options)
+    reports = find_reports(data, args.rule, args.text_column, args.group_column)
+    texts = encode_texts(encoder, reports.texts, options)
+    first_rank_only()
+    patients = data.column(args.patient_column) if args.patient_column else None
+    found = measure(images.unit, texts.unit, reports, patients)
+    index = build_index(texts.unit, reports.texts, args.index)
+    content = data.content_hash()
+    index.facts |= {
+        "recall_at_10": measure_recall(index, texts.unit, images.unit),
+        "encoder": encoder.facts,
+        "data": str(data.path),
+        "data_hash": content,
+        "rule": args.rule,
+        "text_column": args.text_column,
+    }
+    if args.save_index:
+        save_index(index, args.save_index)
+    settings = {
+        **encoder.facts,
+        "data": str(data.path),
+        "data_hash": content,
+        "protocol": f"retrieval, rule {args.rule}",
+        "rule": args.rule,
+        "text_column": args.text_column,
+        "group_column": args.group_column,
+        "patient_column": args.patient_column,
+        "labels": args.labels,
+        "index": args.index,
+        "batch_size": options.batch_size,
+    }
+    semantic = (
+        label_precision(images.unit, texts.unit, reports, data, args.labels.split(","))
+        if args.labels
+        else {}
+    )
+    return _result(settings, data, images, texts, reports, found, index, semantic)
+
+
+def _result(
+    settings: dict[str, Any],
+    data: EvalSet,
+    images: ImageFeatures,
+    texts: TextFeatures,
+    reports: Reports,
+    found: dict[str, Found],
+    index: ReportIndex,
+    semantic: dict[str, Any],
+) -> Result:
+    counts = {
+        "images": len(data),
+        "reports": len(reports.texts),
+        "reports_cut": texts.cut,
+        "excluded": data.excluded,
+    }
+    both = {
+        name: {**of.scores, "chance": of.chance_scores, "tied": of.ranks.tied}
+        for name, of in found.items()
+    }
+    about = {key: index.facts[key] for key in ("kind", "count", "recall_at_10")}
+    values = {**counts, **both, "index": about, "semantic": semantic}
+    expected = found["image_to_text"].ranks.rank("expected")
+    return Result(
+        "retrieval",
+        settings,
+        values,
+        tables(found, semantic, KS),
+        {"recall": curve_figure(found)},
+        {
+            "recall": (
+                "Share of the queries whose right answer is among the first k, against chance"
+                " (dashed). Where equal scores matter, the band reaches from the pessimistic to the"
+                " optimistic order."
+            )
+        },
+        film_examples(data, images.unit, reports, expected, index),
+        {"kind": np.array("ranks"), "id": np.array(data.ids), "rank": expected},
+        _notes(data, texts, reports, found, index, settings["rule"]),
+        ["R@k", "median rank", "mean rank", "MRR", "ties", *(["P@k"] if semantic else [])],
+    )
+
+
+def _notes(
+    data: EvalSet,
+    texts: TextFeatures,
+    reports: Reports,
+    found: dict[str, Found],
+    index: ReportIndex,
+    rule: str,
+) -> list[str]:
+    notes = [f"{len(data)} images, {len(reports.texts)} reports to tell apart."]
+    if data.excluded:
+        reasons = list(data.excluded.values())
+        notes.append(
+            "Left out: "
+            + ", ".join(f"{reasons.count(reason)} x {reason}" for reason in sorted(set(reasons)))
+            + "."
+        )
+    images, rows = repeated_images(data, reports)
+    if images:
+        notes.append(
+            f"{images} images stand in several rows ({rows} rows) with several reports: under"
+            f" --rule {rule} each row is an image of its own, and the other reports of its image"
+            " count as wrong. To count them as right: --rule group --group-column filepath."
+        )
+    doubtful = sum(is_doubtful(text) for text in reports.texts)
+    if doubtful:
+        notes.append(f"{doubtful} reports are 'NA', which may stand for no report.")
+    if texts.cut:
+        notes.append(
+            f"{texts.cut} reports fill the context length of the text tower: cut, or just fitting."
+            " Reports that are equal up to the cut get one vector and tie."
+        )
+    for name, of in found.items():
+        if of.ranks.tied:
+            notes.append(
+                f"{DIRECTIONS[name]}: for {of.ranks.tied} of {len(of.ranks.above)} queries a wrong"
+                " answer scores exactly as the right one."
+            )
+        short = [f"R@{k}" for k in KS if k >= of.ranks.gallery]
+        if short:
+            notes.append(
+                f"{DIRECTIONS[name]}: {', '.join(short)} not reported, for there are only"
+                f" {of.ranks.gallery} answers: any model has 1."
+            )
+    if index.facts["kind"] != "exact":
+        notes.append(
+            f"The {index.facts['kind']} index finds {index.facts['recall_at_10']:.3f} of the exact"
+            " ten nearest reports. The numbers above come from exact scores."
+        )
+    return notes

@@ -1,0 +1,1 @@
+"""Whether the model uses the annotation, and where it attends."""

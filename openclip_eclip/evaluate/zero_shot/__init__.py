@@ -1,0 +1,1 @@
+"""Classes from prompts."""

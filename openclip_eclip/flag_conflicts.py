@@ -1,0 +1,172 @@
+"""Combinations of flags that have no meaning, and what to give instead."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from .checkpoint_files import weight_files
+from .config import UserError
+from .flag_checks import check_data_flags, check_flags, check_own_numbers
+from .objectives import OBJECTIVES
+from .params import EXPERTS, HEATMAPS, eclip_parser
+from .recipes import FINE_TUNING
+
+# what a loop around a carrier batch can not do; each is refused before training starts
+UNSUPPORTED = {
+    "horovod": "use torchrun",
+    "distill_model": "train without --distill-model",
+    "trace": "export a finished run instead (python -m openclip_eclip.export)",
+    "torchscript": "use --torchcompile",
+    "use_bnb_linear": "train without --use-bnb-linear",
+    "ddp_static_graph": "the number of mixed pairs, hence the graph, changes from step to step",
+}
+
+
+def refuse_unsupported(args: argparse.Namespace, names: tuple[str, ...]) -> None:
+    """UserError for a combination that can not work, before anything is built.
+
+    `names`: the parts of --method.
+    """
+    for name, advice in UNSUPPORTED.items():
+        if getattr(args, name, None):
+            raise UserError(
+                f"--{name.replace('_', '-')} does not work with openclip_eclip.train: {advice}."
+            )
+    if "coca" in args.model.lower():
+        raise UserError(
+            f"--model {args.model}: eCLIP needs a contrastive model; CoCa is not supported."
+        )
+    if args.expert_batch_size is not None and not args.expert_data:
+        raise UserError(
+            "--expert-batch-size without --expert-data: name the annotated source, or drop the"
+            " flag."
+        )
+    if (args.eclip_heatmap_control == "same-class-shuffled") != (args.csv_label_key is not None):
+        raise UserError(
+            "--csv-label-key names the classes for --eclip-heatmap-control same-class-shuffled:"
+            " give both or neither."
+        )
+    if args.eclip_no_mixup and args.eclip_alpha is not None:
+        raise UserError(
+            f"--eclip-no-mixup with --eclip-alpha {args.eclip_alpha:g}: without mixup there is no"
+            " lambda to draw; drop one of them."
+        )
+    if args.expert_data and not args.train_data:
+        raise UserError(
+            "--expert-data without --train-data: experts are added to batches of training data."
+        )
+    _refuse_saving(args)
+    check_own_numbers(args, eclip_parser()._actions)
+    _refuse_methods(args, names)
+    _refuse_models(args, names)
+    check_flags(args)
+    check_data_flags(args)
+
+
+def _refuse_saving(args: argparse.Namespace) -> None:
+    steps, minutes = args.save_every_steps, args.save_every_minutes
+    if steps is not None and steps < 1:
+        raise UserError(
+            f"--save-every-steps {steps}: expected at least 1; drop the flag to save "
+            "at the end of epochs only."
+        )
+    if minutes is not None and not 0 < minutes < float("inf"):
+        raise UserError(
+            f"--save-every-minutes {minutes:g}: expected a number above 0; drop the "
+            "flag to save at the end of epochs only."
+        )
+    if args.keep_last < 1:
+        raise UserError(f"--keep-last {args.keep_last}: expected at least 1.")
+    if (steps or minutes) and (not args.logs or args.logs.lower() == "none"):
+        flag = "--save-every-steps" if steps else "--save-every-minutes"
+        raise UserError(f"{flag} with --logs {args.logs}: nothing is saved there; name a folder.")
+
+
+def _refuse_methods(args: argparse.Namespace, names: tuple[str, ...]) -> None:
+    joined = "+".join(names)
+    if args.expert_data and not set(EXPERTS) & set(names):
+        why = (
+            "its samples enter as pairs, which eclip or naive append: take naive+align, with"
+            " --naive-form plain for the images as they are"
+            if "align" in names
+            else "it uses no annotation; drop one of them, or add eclip or naive"
+        )
+        raise UserError(f"--expert-data with --method {joined}: {why}.")
+    if args.eclip_heatmap_control and (
+        not set(HEATMAPS) & set(names) or (args.naive_form == "plain" and "align" not in names)
+    ):
+        raise UserError(
+            "--eclip-heatmap-control with --method"
+            f" {joined}{' --naive-form plain' if args.naive_form else ''}: it uses no heatmap; drop"
+            " one of them."
+        )
+    if args.eclip_heatmap_control and args.align_windows:
+        raise UserError(
+            "--eclip-heatmap-control with --align-windows: a placebo stands for the map of a whole"
+            " report, and the sentences would keep their true ones; drop one of them."
+        )
+    if args.naive_form is not None and "naive" not in names:
+        raise UserError(f"--naive-form with --method {joined}: give --method naive, or drop it.")
+    if "naive" in names and args.eclip_alpha is not None:
+        raise UserError("--eclip-alpha with --method naive: it does not mix; drop one of them.")
+    if args.naive_form == "plain" and not args.expert_data:
+        raise UserError(
+            "--naive-form plain without --expert-data: annotated rows of --train-data are CLIP"
+            " pairs already; name the annotated source, or use --method clip."
+        )
+    if args.naive_form in ("multiply", "plain") and args.eclip_processor is not None:
+        raise UserError(
+            f"--eclip-processor with --naive-form {args.naive_form}: that form has no processor;"
+            " drop one of them."
+        )
+    for name, kind in OBJECTIVES.items():
+        own = argparse.ArgumentParser(add_help=False)
+        kind.add_flags(own)
+        for action in own._actions:
+            if name not in names and getattr(args, action.dest) is not None:
+                raise UserError(
+                    f"{action.option_strings[0]} with --method {joined}: give --method {name}, or"
+                    " drop it."
+                )
+
+
+def _refuse_models(args: argparse.Namespace, names: tuple[str, ...]) -> None:
+    source = args.model.removeprefix("eclip-")
+    fine_tuning = "m3-mix" in names or args.recipe in FINE_TUNING
+    what = f"--recipe {args.recipe}" if args.recipe in FINE_TUNING else "--method m3-mix"
+    brings_weights = source.startswith(("local-dir:", "hf-hub:"))
+    if source.startswith("local-dir:"):
+        folder = Path(source.removeprefix("local-dir:"))
+        if not (folder / "open_clip_config.json").is_file():
+            raise UserError(
+                f"--model {args.model}: no open_clip_config.json in {folder}; expected an open_clip"
+                " model folder."
+            )
+        brings_weights = bool(weight_files(folder))
+        if fine_tuning and not (brings_weights or args.pretrained or args.resume):
+            raise UserError(f"{what} fine-tunes a trained CLIP, but {folder} holds no weights.")
+    # open_clip ignores it, and records it as used
+    if args.pretrained and source.startswith(("local-dir:", "hf-hub:")):
+        own = (
+            "brings its own weights"
+            if brings_weights
+            else "is built as its folder says, without weights"
+        )
+        raise UserError(
+            f"--pretrained {args.pretrained} with --model {args.model}, which {own}: leave"
+            " --pretrained out, or name an architecture (--model ViT-B-16); `python -m"
+            f" openclip_eclip.export {args.pretrained} NEW --model {args.model}` makes a folder of"
+            " that model with those weights, for --model local-dir:NEW."
+        )
+    if args.pretrained_image and (args.pretrained or (brings_weights and not args.resume)):
+        raise UserError(
+            "--pretrained-image with"
+            f" {'--pretrained ' + args.pretrained if args.pretrained else '--model ' + args.model},"
+            " whose weights take its place: drop one of them."
+        )
+    if fine_tuning and not (args.pretrained or ":" in args.model or args.resume):
+        raise UserError(
+            f"{what} fine-tunes a trained CLIP: give --pretrained TAG_OR_FILE, or --model"
+            " local-dir:FOLDER."
+        )

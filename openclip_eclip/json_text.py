@@ -1,0 +1,43 @@
+"""Text and JSON from files of the user's: one sentence for whatever is wrong with them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from .config import DataError
+
+NAMES = {dict: "an object", list: "a list", object: "a value"}
+
+
+def decode_text(content: bytes, where: str) -> str:
+    """The text in UTF-8 `content`. DataError, beginning with `where`, for what is not UTF-8."""
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{where}: not UTF-8 ({error}).") from error
+
+
+def parse_json(content: bytes | str, where: str, kind: type = dict) -> Any:
+    """The value in `content`, UTF-8 if bytes, which must be a `kind`.
+
+    DataError begins with `where`: not UTF-8, no JSON, nested without end, another kind.
+    """
+    text = content if isinstance(content, str) else decode_text(content, where)
+    try:
+        found = json.loads(text.removeprefix("\ufeff"))
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where}: not JSON ({error}); expected {NAMES[kind]}.") from error
+    if not isinstance(found, kind):
+        raise DataError(f"{where}: {str(found)[:60]!r}; expected {NAMES[kind]} as JSON.")
+    return found
+
+
+def read_json(path: Path, kind: type = dict) -> Any:
+    """The same of a file; DataError also where it cannot be read."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error}).") from error
+    return parse_json(content, str(path), kind)

@@ -1,0 +1,201 @@
+"""How the phantom reaches the disk: CSV folders or webdataset shards, byte for byte the same for
+the same arguments.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import tarfile
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from ..version import __version__
+from .batch import PhantomBatch
+from .findings import Told, windows_of
+from .reports import CLASS_NAMES
+
+
+def write_csv(folder: Path, split: str, blocks: Iterable[PhantomBatch]) -> None:
+    """Write a split as images/, heatmaps/ and `split`.csv; its gaze to test_gaze/ if it is the test
+    split.
+
+    Training rows carry a heatmap path or a blank, and the label; test rows label and box. Films
+    with several findings carry windows too.
+    """
+    (folder / "images").mkdir(exist_ok=True)
+    (folder / "heatmaps").mkdir(exist_ok=True)
+    rows: list[dict[str, Any]] = []
+    gaze_rows: list[dict[str, Any]] = []
+    for key, block, i in _samples(split, blocks):
+        row: dict[str, Any] = {"filepath": f"images/{key}.png", "title": block.reports[i]}
+        (folder / row["filepath"]).write_bytes(_png(block.images[i]))
+        if split == "train":
+            row["heatmap"] = f"heatmaps/{key}.png" if block.annotated[i] else None
+            if block.annotated[i]:
+                (folder / row["heatmap"]).write_bytes(_heatmap_png(block.heatmaps[i]))
+        row["label"] = int(block.labels[i])
+        if split == "test":
+            box: Sequence[int | None] = _box(block, i) or [None] * 4
+            row.update(zip(("x0", "y0", "x1", "y1"), box, strict=True))
+            gaze_rows.append(
+                {"filepath": row["filepath"], "gaze": _write_gaze(folder, key, block.heatmaps[i])}
+            )
+            if block.told:
+                row["findings"] = json.dumps([one.facts() for one in block.told[i]])
+                gaze_rows[-1]["windows"] = _write_windows(folder, "test_gaze", key, block.told[i])
+        if split == "train" and block.told:
+            row["windows"] = (
+                _write_windows(folder, "windows", key, block.told[i])
+                if block.annotated[i]
+                else None
+            )
+        rows.append(row)
+    _write_table(folder / f"{split}.csv", rows)
+    if gaze_rows:
+        _write_table(folder / "test_gaze.csv", gaze_rows)
+
+
+def write_webdataset(
+    folder: Path, split: str, blocks: Iterable[PhantomBatch], shard_size: int
+) -> None:
+    """Write a split as `split`-000000.tar ... of `shard_size` samples and add the shards to
+    sizes.json.
+
+    Members: key.png, key.txt, key.heatmap.png (annotated samples only) and key.json (label, class,
+    box or null); with several findings a film also key.windows.json and key.windows.npz.
+    The test split's gaze goes to test_gaze/, with the member's name as its filepath.
+    """
+    sizes_file = folder / "sizes.json"
+    sizes = json.loads(sizes_file.read_text()) if sizes_file.exists() else {}
+    gaze_rows: list[dict[str, Any]] = []
+    number, samples = 0, _samples(split, blocks)
+    while chunk := list(islice(samples, shard_size)):
+        name = f"{split}-{number:06d}.tar"
+        with tarfile.open(folder / name, "w", format=tarfile.USTAR_FORMAT) as shard:
+            for key, block, i in chunk:
+                _add_sample(shard, key, block, i)
+                if split == "test":
+                    gaze_rows.append(
+                        {
+                            "filepath": f"{key}.png",
+                            "gaze": _write_gaze(folder, key, block.heatmaps[i]),
+                        }
+                    )
+                    if block.told:
+                        gaze_rows[-1]["windows"] = _write_windows(
+                            folder, "test_gaze", key, block.told[i]
+                        )
+        sizes[name] = len(chunk)
+        number += 1
+    write_json(sizes_file, sizes)
+    if gaze_rows:
+        _write_table(folder / "test_gaze.csv", gaze_rows)
+
+
+def recipe(folder: Path, parameters: dict, labels: dict[str, list[int]]) -> dict:
+    """What recipe.json holds: parameters, package version, class counts a split, sha256 of each CSV
+    and shard.
+    """
+    counts = {
+        split: Counter(CLASS_NAMES[label] for label in found) for split, found in labels.items()
+    }
+    files = sorted([*folder.glob("*.csv"), *folder.glob("*.tar")])
+    return {
+        "dataset": "phantom",
+        "package_version": __version__,
+        "parameters": parameters,
+        "class_counts": {
+            split: {name: found[name] for name in CLASS_NAMES} for split, found in counts.items()
+        },
+        "sha256": {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files},
+    }
+
+
+def write_json(path: Path, content: dict) -> None:
+    """Indented JSON with a final newline."""
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _samples(split: str, blocks: Iterable[PhantomBatch]) -> Iterator[tuple[str, PhantomBatch, int]]:
+    """(key, block, row in the block) of every sample; keys are train_000000 ... (a dot would end a
+    webdataset key).
+    """
+    number = 0
+    for block in blocks:
+        for i in range(len(block.labels)):
+            yield f"{split}_{number:06d}", block, i
+            number += 1
+
+
+def _box(block: PhantomBatch, i: int) -> list[int] | None:
+    return None if block.boxes[i, 0] < 0 else block.boxes[i].tolist()
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    # Level 1: films are mostly noise, harder compression only costs time
+    Image.fromarray(pixels).save(buffer, format="PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def _heatmap_png(heatmap: np.ndarray) -> bytes:
+    return _png(np.rint(255 * heatmap).astype(np.uint8))
+
+
+def _write_gaze(folder: Path, key: str, heatmap: np.ndarray) -> str:
+    path = folder / "test_gaze" / f"{key}.png"
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(_heatmap_png(heatmap))
+    return f"test_gaze/{key}.png"
+
+
+def _write_windows(folder: Path, under: str, key: str, told: list[Told]) -> str | None:
+    """The path for the table; None without a finding."""
+    if not told:
+        return None
+    (folder / under).mkdir(exist_ok=True)
+    name = f"{under}/{key}.windows.json"
+    for path, content in zip(
+        (folder / name, (folder / name).with_suffix(".npz")), windows_of(told), strict=True
+    ):
+        path.write_bytes(content)
+    return name
+
+
+def _write_table(path: Path, rows: list[dict]) -> None:
+    table = pd.DataFrame(rows)
+    # Int64 keeps whole numbers whole where normals leave a blank
+    boxes = [name for name in ("x0", "y0", "x1", "y1") if name in table]
+    table = table.astype({name: "Int64" for name in boxes})
+    table.to_csv(path, index=False, lineterminator="\n")
+
+
+def _add_sample(shard: tarfile.TarFile, key: str, block: PhantomBatch, i: int) -> None:
+    label = int(block.labels[i])
+    facts = {"label": label, "class": CLASS_NAMES[label], "box": _box(block, i)}
+    _add_member(shard, f"{key}.png", _png(block.images[i]))
+    _add_member(shard, f"{key}.txt", block.reports[i].encode())
+    if block.annotated[i]:
+        _add_member(shard, f"{key}.heatmap.png", _heatmap_png(block.heatmaps[i]))
+    if block.told:
+        facts["findings"] = [one.facts() for one in block.told[i]]
+        if block.annotated[i] and block.told[i]:
+            for name, content in zip(("json", "npz"), windows_of(block.told[i]), strict=True):
+                _add_member(shard, f"{key}.windows.{name}", content)
+    _add_member(shard, f"{key}.json", json.dumps(facts).encode())
+
+
+def _add_member(shard: tarfile.TarFile, name: str, content: bytes) -> None:
+    # its defaults (mtime 0, no owner) are what keeps the bytes the same
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    shard.addfile(member, io.BytesIO(content))

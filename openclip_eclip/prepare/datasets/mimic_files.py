@@ -1,0 +1,142 @@
+"""Where MIMIC-CXR's files lie, its ids and splits; shared by the three data sets made of its
+images.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import pandas as pd
+
+from ...config import UserError
+from ..plan import Item, Plan
+from ..tables import find_table, read_numbers, read_table
+
+SPLITS = ("train", "validate", "test")  # the official names: "validate", not "valid"
+DICOM_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{8}){4}")  # 44 characters
+PLACE = re.compile(r"files/p(\d\d)/p(\d{8})/s(\d{8})/([^/]+)\.(?:dcm|jpg)$")
+
+
+def add_exclusion(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--exclude-subjects",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="TABLE",
+        help=(
+            "leave out all patients of this table (a column patient or subject_id), such as the "
+            "mimic-5x200.csv of an earlier run; may be repeated"
+        ),
+    )
+
+
+def image_path(root: Path, subject: str, study: str, dicom: str) -> Path:
+    return root / "files" / f"p{subject[:2]}" / f"p{subject}" / f"s{study}" / f"{dicom}.jpg"
+
+
+def report_path(root: Path, subject: str, study: str) -> Path:
+    """The report lies beside the study's folder, not in it."""
+    return root / "files" / f"p{subject[:2]}" / f"p{subject}" / f"s{study}.txt"
+
+
+def read_place(path: str, where: str) -> tuple[str, str, str]:
+    """(subject, study, dicom_id) from ".../files/p19/p19999999/s59999999/<dicom_id>.dcm"; UserError
+    begins with `where`.
+    """
+    place = PLACE.search(path.strip())
+    if place is None or place[2][:2] != place[1]:
+        raise UserError(
+            f"{where}: {path!r}; expected .../files/pNN/pNNNNNNNN/sNNNNNNNN/<dicom_id>.dcm."
+        )
+    return place[2], place[3], PurePosixPath(path.strip()).stem
+
+
+def check_id(dicom: str, where: str) -> None:
+    if not DICOM_ID.fullmatch(dicom):
+        raise UserError(
+            f"{where}: {dicom!r}; expected a dicom_id of 44 characters, five groups of eight hex"
+            " digits."
+        )
+
+
+def check_unique(frame: pd.DataFrame, column: str, table: Path) -> None:
+    again = frame[column].duplicated()
+    if again.any():
+        row = int(np.flatnonzero(again)[0])
+        raise UserError(
+            f"{table}, row {row + 1}, column {column!r}: {frame[column].iat[row]!r} stands there"
+            " twice; expected each once."
+        )
+
+
+def find_metadata(images: Path) -> Path:
+    return find_table(images, "mimic-cxr-2.0.0-metadata.csv")  # called so in release 2.1.0, too
+
+
+def read_sizes(table: Path, wanted: set[str]) -> dict[str, tuple[int, int]]:
+    """{dicom_id: (height, width)} of the wanted images; UserError for a size that is no positive
+    number.
+    """
+    frame = read_table(table, ["dicom_id", "Rows", "Columns"])
+    rows = np.flatnonzero(frame["dicom_id"].isin(wanted))
+    numbers = read_numbers(frame.iloc[rows], ["Rows", "Columns"])
+    wrong = ~(numbers > 0).all(axis=1)
+    if wrong.any():
+        row = int(rows[np.flatnonzero(wrong)[0]])
+        raise UserError(
+            f"{table}, row {row + 1}, columns 'Rows' and 'Columns': {frame['Rows'].iat[row]!r}, "
+            f"{frame['Columns'].iat[row]!r}; expected the image's height and width in pixels."
+        )
+    return {
+        frame["dicom_id"].iat[row]: (int(height), int(width))
+        for row, (height, width) in zip(rows, numbers)
+    }
+
+
+def read_official_splits(images: Path) -> tuple[dict[str, str], Path]:
+    """{dicom_id: train, validate or test}, and the table it was read from."""
+    table = find_table(images, "mimic-cxr-2.0.0-split.csv")
+    frame = read_table(table, ["dicom_id", "split"])
+    check_unique(frame, "dicom_id", table)
+    for i, split in enumerate(frame["split"]):
+        check_split(split, f"{table}, row {i + 1}, column 'split'")
+    return dict(zip(frame["dicom_id"], frame["split"])), table
+
+
+def check_split(split: str, where: str) -> None:
+    if split not in SPLITS:
+        raise UserError(f"{where}: {split!r}; expected one of {', '.join(SPLITS)}.")
+
+
+def read_excluded(plan: Plan, tables: Iterable[Path]) -> set[str]:
+    """Subject ids of all rows of the tables, which go into the manifest."""
+    excluded: set[str] = set()
+    for path in tables:
+        table = find_table(path.parent, path.name)
+        frame = read_table(table, [])
+        column = next(
+            (name for name in ("patient", "subject_id", "patient_id") if name in frame), None
+        )
+        if column is None:
+            raise UserError(
+                f"{table}: no column 'patient' or 'subject_id'; found {list(frame.columns)}."
+            )
+        plan.tables.append(table)
+        excluded.update(subject.strip().removeprefix("p") for subject in frame[column])
+    return excluded
+
+
+def without_subjects(plan: Plan, items: list[Item], excluded: set[str], reason: str) -> list[Item]:
+    """The items of other patients; the rest is counted under `reason`."""
+    kept = []
+    for item in items:
+        if item.patient in excluded:
+            plan.leave_out(reason, item.key)
+        else:
+            kept.append(item)
+    return kept

@@ -1,0 +1,147 @@
+"""Open-I's reports from its XML archive or folder, or from Kaggle's table of the same."""
+
+from __future__ import annotations
+
+import re
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+from xml.etree import ElementTree
+
+from ...config import UserError
+from ...data.tables.missing_text import is_missing
+from ..plan import Plan
+from ..tables import find_table, read_table
+
+LARGEST = 1 << 20  # bytes of one report; real ones have about 5 000
+SECTIONS = ("COMPARISON", "INDICATION", "FINDINGS", "IMPRESSION")
+
+
+class Report(NamedTuple):
+    """One report, its texts stripped; `films` are ids as the XML has them, None where the form
+    names none (Kaggle's).
+    """
+
+    uid: str
+    problems: str  # heads of the curated MeSH terms joined by ;, repeats kept
+    findings: str
+    impression: str
+    films: tuple[str, ...] | None
+
+
+def read_reports(plan: Plan, src: Path) -> list[Report]:
+    """All reports, in the order of their numbers; UserError for an id twice."""
+    names = ("NLMCXR_reports.tgz", "NLMCXR_reports.tar.gz", "NLMCXR_reports.tar")
+    archives = [src / name for name in names if (src / name).is_file()]
+    folder = src / "ecgen-radiology"
+    if archives:
+        plan.tables.append(archives[0])
+        found = [
+            _parse(content, f"{archives[0]}, {name}") for name, content in _members(archives[0])
+        ]
+    elif folder.is_dir():
+        paths = sorted(folder.glob("*.xml"))
+        plan.tables.extend(paths)
+        found = [_parse(_bounded(path), str(path)) for path in paths]
+    else:
+        found = _kaggle(plan, src)
+    if not found:
+        raise UserError(
+            f"{src}: no report in what was found there; expected ecgen-radiology/NUMBER.xml."
+        )
+    found.sort(key=lambda report: int(report.uid))
+    for one, other in zip(found, found[1:]):
+        if one.uid == other.uid:
+            raise UserError(f"{src}: report {one.uid} is there twice; expected each once.")
+    return found
+
+
+def _members(archive: Path) -> Iterator[tuple[str, bytes]]:
+    """XML files of the archive, in memory: nothing is written, so a name such as ../x reaches no
+    file.
+    """
+    try:
+        with tarfile.open(archive) as tar:
+            for member in tar:
+                if member.isfile() and member.name.endswith(".xml"):
+                    if member.size > LARGEST:
+                        raise UserError(
+                            f"{archive}, {member.name}: {member.size} bytes; expected a report of"
+                            f" at most {LARGEST}."
+                        )
+                    stream = tar.extractfile(member)
+                    assert stream is not None  # a regular file has one
+                    yield member.name, stream.read()
+    except (OSError, EOFError, tarfile.TarError) as error:
+        raise UserError(
+            f"{archive}: not a readable tar archive ({error}). Copy it again."
+        ) from error
+
+
+def _bounded(path: Path) -> bytes:
+    if path.stat().st_size > LARGEST:
+        raise UserError(
+            f"{path}: {path.stat().st_size} bytes; expected a report of at most {LARGEST}."
+        )
+    return path.read_bytes()
+
+
+def _parse(content: bytes, where: str) -> Report:
+    """One report. A document type is refused, for with it come entities that expand without end or
+    name other files.
+    """
+    try:
+        # decoded first: UTF-16 would hide the words looked for below
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{where}: not UTF-8 ({error}).") from error
+    if re.search(r"<!\s*(DOCTYPE|ENTITY)", text, re.IGNORECASE):
+        raise UserError(
+            f"{where}: a document type or entity declaration; expected plain XML as Open-I gives"
+            " it. Not read."
+        )
+    try:
+        root = ElementTree.fromstring(text)
+    except ElementTree.ParseError as error:
+        raise UserError(f"{where}: broken XML ({error}).") from error
+    uid = root.find("uId")
+    match = re.fullmatch(r"CXR(\d+)", uid.get("id", "") if uid is not None else "")
+    if match is None:
+        raise UserError(f"{where}: no uId CXRnumber; expected an Open-I report (eCitation).")
+    sections = {
+        node.get("Label"): " ".join("".join(node.itertext()).split())
+        for node in root.iter("AbstractText")
+    }
+    terms = [(node.text or "").strip() for node in root.iterfind("MeSH/major")]
+    films = tuple(node.get("id", "") for node in root.iterfind("parentImage"))
+    return Report(
+        match[1], heads(terms), sections.get("FINDINGS", ""), sections.get("IMPRESSION", ""), films
+    )
+
+
+def heads(terms: list[str]) -> str:
+    """`Lung/hypoinflation` -> `Lung`; a head that comes twice is kept twice, as in Kaggle's column
+    Problems.
+    """
+    return ";".join(term.partition("/")[0].strip() for term in terms)
+
+
+def _kaggle(plan: Plan, src: Path) -> list[Report]:
+    """indiana_reports.csv. Only the cells used count: rows that lack just a comparison or an
+    indication stay.
+    """
+    table = find_table(src, "indiana_reports.csv")
+    frame = read_table(table, ["uid", "Problems", "findings", "impression"])
+    plan.tables.append(table)
+    for i, uid in enumerate(frame["uid"]):
+        if not (uid.isascii() and uid.isdigit()):
+            raise UserError(f"{table}, row {i + 1}, column 'uid': {uid!r}; expected a number.")
+    cells = (
+        frame[name].map(lambda cell: "" if is_missing(cell) else " ".join(cell.split()))
+        for name in ("uid", "Problems", "findings", "impression")
+    )
+    return [
+        Report(uid, problems, findings, impression, None)
+        for uid, problems, findings, impression in zip(*cells)
+    ]

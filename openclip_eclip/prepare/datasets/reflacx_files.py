@@ -1,0 +1,247 @@
+"""The tables of REFLACX: metadata of three phases, and the folder of each reading."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from ...config import UserError
+from ...gaze import Boxes, Ellipses, Fixations
+from ..plan import Plan
+from ..sentence_windows import Word
+from ..tables import find_table, read_numbers, read_table
+from .mimic_files import check_id, check_split, read_place
+
+READING_ID = re.compile(r"P[123]\d\dR\d{6}")  # phase, trial (00 in phase 3), R, six random digits
+FIXED = [
+    "id",
+    "split",
+    "eye_tracking_data_discarded",
+    "image",
+    "dicom_id",
+    "subject_id",
+    "image_size_x",
+    "image_size_y",
+]
+FLAGS = {"True": 1, "False": 0}  # support devices, quality issue
+# of a finding; the authors count 3 and more as present
+CERTAINTIES = {
+    "-1",
+    "0",
+    "1",
+    "2",
+    "3",
+    "4",
+    "5",
+}
+RECTANGLE = ["xmin", "ymin", "xmax", "ymax"]
+SHOWN = [f"{name}_shown_from_image" for name in RECTANGLE]
+TIMES = ["timestamp_start_fixation", "timestamp_end_fixation"]
+DEGREES = ["angular_resolution_x_pixels_per_degree", "angular_resolution_y_pixels_per_degree"]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One radiologist's reading of one film: a row of the metadata."""
+
+    id: str
+    folder: Path  # main_data/<id>
+    split: str  # MIMIC-CXR's
+    # the eye tracking is: no fixations and no dictation, but ellipses and the chest box
+    discarded: bool
+    dicom: str
+    patient: str
+    study: str
+    size: tuple[int, int]  # (height, width)
+    # certainty 0-5 by the phase's own names; they differ between phases
+    labels: dict[str, str | int]
+
+
+def read_metadata(plan: Plan, root: Path) -> list[Reading]:
+    """All readings of the three phases. UserError: a faulty cell, an id twice, or a film with two
+    splits or sizes.
+    """
+    readings: dict[str, Reading] = {}
+    films: dict[str, Reading] = {}
+    for phase in (1, 2, 3):
+        table = find_table(root / "main_data", f"metadata_phase_{phase}.csv")
+        plan.tables.append(table)
+        frame = read_table(table, FIXED)
+        for i, row in enumerate(frame.to_dict("records")):
+            reading = _read_row(row, root, f"{table}, row {i + 1}")
+            if reading.id in readings:
+                raise UserError(
+                    f"{table}, row {i + 1}, column 'id': {reading.id!r} stands there twice;"
+                    " expected each once."
+                )
+            known = films.setdefault(reading.dicom, reading)
+            if (known.split, known.size, known.patient) != (
+                reading.split,
+                reading.size,
+                reading.patient,
+            ):
+                raise UserError(
+                    f"{table}, row {i + 1}: split, size or patient of film {reading.dicom} differ"
+                    f" from reading {known.id}; expected the same."
+                )
+            readings[reading.id] = reading
+        plan.facts[f"readings of phase {phase}"] = len(frame)
+    return list(readings.values())
+
+
+def read_subjects(plan: Plan, root: Path) -> set[str]:
+    """Patients with any reading, as MIMIC subject ids."""
+    return {reading.patient for reading in read_metadata(plan, root)}
+
+
+def _read_row(row: dict[str, str], root: Path, where: str) -> Reading:
+    if not READING_ID.fullmatch(row["id"]):
+        raise UserError(
+            f"{where}, column 'id': {row['id']!r}; expected P, phase and trial, R, six digits, such"
+            " as P101R000001."
+        )
+    check_split(row["split"], f"{where}, column 'split'")
+    if row["eye_tracking_data_discarded"] not in FLAGS:
+        raise UserError(
+            f"{where}, column 'eye_tracking_data_discarded':"
+            f" {row['eye_tracking_data_discarded']!r}; expected True or False."
+        )
+    check_id(row["dicom_id"], f"{where}, column 'dicom_id'")
+    subject, study, dicom = read_place(row["image"], f"{where}, column 'image'")
+    if (subject, dicom) != (row["subject_id"], row["dicom_id"]):
+        raise UserError(
+            f"{where}, column 'image': {row['image']!r}; expected the place of subject"
+            f" {row['subject_id']}, {row['dicom_id']}."
+        )
+    sides = []
+    for name in ("image_size_y", "image_size_x"):
+        if not (row[name].isascii() and row[name].isdigit()) or int(row[name]) < 1:
+            raise UserError(
+                f"{where}, column {name!r}: {row[name]!r}; expected pixels of the original film."
+            )
+        sides.append(int(row[name]))
+    labels: dict[str, str | int] = {}
+    for name, cell in row.items():
+        if name in FIXED or cell == "":
+            continue
+        # Other is text, joined by |
+        if name != "Other" and cell not in CERTAINTIES and cell not in FLAGS:
+            raise UserError(
+                f"{where}, column {name!r}: {cell!r}; expected a certainty from 0 to 5, -1, True or"
+                " False."
+            )
+        labels[name] = cell if name == "Other" else FLAGS[cell] if cell in FLAGS else int(cell)
+    return Reading(
+        row["id"],
+        root / "main_data" / row["id"],
+        row["split"],
+        row["eye_tracking_data_discarded"] == "True",
+        dicom,
+        subject,
+        study,
+        (sides[0], sides[1]),
+        labels,
+    )
+
+
+def read_gaze(plan: Plan, reading: Reading) -> Fixations:
+    """The reading's fixations; those without a duration, a resolution or a shown part of the film
+    are dropped and counted.
+
+    Positions are not clipped in the table: what lies off the film is dropped later, by
+    `Fixations.usable`. Times begin with the sound, so early ones are negative.
+    """
+    path = reading.folder / "fixations.csv"
+    frame = read_table(path, [*TIMES, "x_position", "y_position", *DEGREES, *SHOWN])
+    times, xy, degrees, shown = (
+        read_numbers(frame, names)
+        for names in (TIMES, ["x_position", "y_position"], DEGREES, SHOWN)
+    )
+    duration = times[:, 1] - times[:, 0]
+    tests = {
+        "gaze: end not after start": ~(duration > 0),
+        "gaze: no angular resolution": ~(degrees > 0).all(axis=1),
+        "gaze: nothing of the film was shown": ~(
+            (shown[:, 2] > shown[:, 0]) & (shown[:, 3] > shown[:, 1])
+        ),
+    }
+    left = np.ones(len(frame), dtype=bool)
+    for reason, fails in tests.items():
+        count = int((left & fails).sum())
+        if count:
+            plan.leave_out(reason, reading.id, count)
+        left &= ~fails
+    return Fixations(
+        xy[left, 0],
+        xy[left, 1],
+        duration[left],
+        times[left, 0],
+        degrees[left, 0],
+        degrees[left, 1],
+        shown[left],
+    )
+
+
+def read_ellipses(plan: Plan, reading: Reading) -> Ellipses | None:
+    """The anomalies' ellipses weighted by certainty; the table may hold a header alone."""
+    frame = _read_if_there(
+        plan, reading, "anomaly_location_ellipses.csv", [*RECTANGLE, "certainty"]
+    )
+    return (
+        None
+        if frame is None
+        else Ellipses(read_numbers(frame, RECTANGLE), read_numbers(frame, ["certainty"])[:, 0])
+    )
+
+
+def read_box(plan: Plan, reading: Reading) -> Boxes | None:
+    """The box around lungs and heart; UserError unless it is exactly one."""
+    frame = _read_if_there(plan, reading, "chest_bounding_box.csv", RECTANGLE)
+    if frame is None:
+        return None
+    if len(frame) != 1:
+        raise UserError(
+            f"{reading.folder / 'chest_bounding_box.csv'}: {len(frame)} rows; expected exactly one."
+        )
+    return Boxes(read_numbers(frame, RECTANGLE))
+
+
+def read_transcription(reading: Reading) -> str:
+    """What the reader dictated, one line; "" if there is none."""
+    path = reading.folder / "transcription.txt"
+    return (
+        " ".join(path.read_text(encoding="utf-8", errors="replace").split())
+        if path.is_file()
+        else ""
+    )
+
+
+def read_words(plan: Plan, reading: Reading) -> list[Word]:
+    """The dictated words with their times; full stops and commas are rows of their own."""
+    frame = _read_if_there(
+        plan,
+        reading,
+        "timestamps_transcription.csv",
+        ["word", "timestamp_start_word", "timestamp_end_word"],
+    )
+    if frame is None:
+        return []
+    times = read_numbers(frame, ["timestamp_start_word", "timestamp_end_word"])
+    return [
+        Word(word, float(start), float(end)) for word, (start, end) in zip(frame["word"], times)
+    ]
+
+
+def _read_if_there(
+    plan: Plan, reading: Reading, name: str, columns: Sequence[str]
+) -> pd.DataFrame | None:
+    path = reading.folder / name
+    if not path.is_file():
+        plan.leave_out(f"no {name}", reading.id)
+        return None
+    return read_table(path, columns)

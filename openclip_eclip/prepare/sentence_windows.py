@@ -1,0 +1,92 @@
+"""Words with times to sentences, and each sentence with the fixations made while it was thought and
+said.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from ..config import UserError
+from ..gaze import Fixations
+from .plan import Plan, Window
+
+# a phrase may hold the end of one sentence and the begin of the next
+END = re.compile(r"(?<=\.)\s+")
+
+
+class Word(NamedTuple):
+    """What was said, and when: seconds on the clock of the fixations."""
+
+    text: str
+    start: float
+    end: float
+
+
+def add_window_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--windows",
+        choices=("none", "sentence"),
+        default="none",
+        help="sentence: also the heatmap of each dictated sentence (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--lead",
+        type=float,
+        default=1.5,
+        metavar="SECONDS",
+        help="a sentence's window begins that long before its first word (default: %(default)s)",
+    )
+
+
+def check_lead(args: argparse.Namespace) -> None:
+    if not 0 <= args.lead < math.inf:
+        raise UserError(f"--lead {args.lead}: expected seconds, at least 0.")
+
+
+def join_sentences(words: Sequence[Word]) -> list[Word]:
+    """Sentences with the times of their first and last word.
+
+    A sentence ends at a word that ends with a full stop (EGD-CXR glues it to the word, REFLACX
+    gives it a row of its own); the last one may lack it. A dot within a word ("1.5") ends nothing.
+    Sentences without a word, or that take no time, are dropped.
+    """
+    sentences, open_words = [], []
+    for word in words:
+        for part in END.split(word.text.strip()):
+            if part:
+                open_words.append(word._replace(text=part))
+            if part.endswith("."):
+                sentences.append(open_words)
+                open_words = []
+    joined = []
+    for group in (*sentences, open_words):
+        text = re.sub(r"\s+([.,])", r"\1", " ".join(word.text for word in group))
+        times = [
+            (word.start, word.end)
+            for word in group
+            if math.isfinite(word.start) and math.isfinite(word.end)
+        ]
+        if times and re.search(r"\w", text) and times[-1][1] > times[0][0]:
+            joined.append(Word(text, times[0][0], times[-1][1]))
+    return joined
+
+
+def make_windows(
+    plan: Plan, fixations: Fixations, words: Sequence[Word], lead: float, identity: str
+) -> tuple[Window, ...]:
+    """One window a sentence, from `lead` seconds before its first word to the end of its last.
+
+    The REFLACX authors also let no window begin before the previous sentence does; that is not done
+    here.
+    """
+    sentences = join_sentences(words)
+    if not sentences:
+        plan.leave_out("windows: no words with times", identity)
+    return tuple(
+        Window(text, start - lead, end, fixations.between(start - lead, end))
+        for text, start, end in sentences
+    )

@@ -1,0 +1,1 @@
+"""What must be known of open_clip's and timm's towers: positions, local features, pooling."""

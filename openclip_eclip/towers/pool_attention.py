@@ -1,0 +1,149 @@
+"""Where a learned attention pool looks: its weights over the positions of an image, for the towers
+of open_clip that have one.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from open_clip.modified_resnet import ModifiedResNet
+from open_clip.transformer import VisionTransformer
+from timm.layers import (
+    AttentionPool2d,
+    AttentionPoolLatent,
+    RotAttentionPool2d,
+    apply_rot_embed_cat,
+    resample_abs_pos_embed,
+)
+from torch import Tensor, nn
+
+from .positions import Tokens, full_precision
+
+
+def pool_attention(visual: nn.Module, tokens: Tokens, share: float = 1.0) -> Tensor | None:
+    """Log of the attention over positions, (B, h, w), a distribution in fp32 or more; None: the
+    tower has no such pool.
+
+    The mean over the first `share` of the heads, at least one (and over queries where the tower
+    averages several). What the pool gives to class or mean tokens is left out, and the rest made to
+    sum to one.
+    """
+    if isinstance(visual, ModifiedResNet):
+        scores = _modified_resnet(visual.attnpool, tokens.grid)
+    elif isinstance(visual, VisionTransformer):
+        if visual.attn_pool is None or visual.attn_pool_contrastive is not None:
+            return None
+        scores = _queries(
+            visual.attn_pool, torch.cat([tokens.prefix, tokens.grid.flatten(1, 2)], dim=1)
+        )
+        scores = scores[:, :, 1:] if visual.pool_type == "avg" else scores[:, :, :1]
+    else:
+        trunk = visual.trunk
+        pool = next(
+            (
+                one
+                for one in (
+                    getattr(visual.head, "pool", None),
+                    getattr(trunk, "attn_pool", None),
+                    getattr(trunk, "head", None),
+                )
+                if isinstance(one, (AttentionPoolLatent, AttentionPool2d, RotAttentionPool2d))
+            ),
+            None,
+        )
+        if pool is None:
+            return None
+        if isinstance(pool, AttentionPoolLatent):
+            flat = tokens.grid.flatten(1, 2)
+            whole = tokens.prefix is not None and getattr(trunk, "pool_include_prefix", True)
+            scores = _latent(pool, torch.cat([tokens.prefix, flat], dim=1) if whole else flat)
+        else:
+            scores = _timm_2d(pool, tokens.grid)
+    scores = scores[:, : max(1, round(share * scores.shape[1]))]
+    log = (
+        scores.log_softmax(dim=-1)
+        .flatten(1, 2)
+        .logsumexp(dim=1)[:, -tokens.grid.shape[1:3].numel() :]
+    )
+    return log.log_softmax(dim=-1).unflatten(1, tokens.grid.shape[1:3])
+
+
+def _scores(query: Tensor, key: Tensor, heads: int) -> Tensor:
+    """(B, heads, Q, L) in fp32 or more, from (B, Q, W) and (B, L, W)."""
+    query, key = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (query, key))
+    return _scaled(query, key)
+
+
+def _scaled(query: Tensor, key: Tensor) -> Tensor:
+    with torch.autocast(query.device.type, enabled=False):
+        query, key = full_precision(query), full_precision(key)
+        return query @ key.transpose(-2, -1) / math.sqrt(query.shape[-1])
+
+
+def _modified_resnet(pool: nn.Module, grid: Tensor) -> Tensor:
+    """The query is the mean token."""
+    flat = grid.flatten(1, 2)
+    x = torch.cat([flat.mean(dim=1, keepdim=True), flat], dim=1)
+    x = x + pool.positional_embedding.to(x.dtype)
+    return _scores(pool.q_proj(x[:, :1]), pool.k_proj(x), pool.num_heads)
+
+
+def _queries(pool: nn.Module, x: Tensor) -> Tensor:
+    """open_clip's AttentionalPooler: learnt queries."""
+    attn, x = pool.attn, pool.ln_k(x)
+    width = attn.embed_dim
+    weights = (
+        (attn.q_proj_weight, attn.k_proj_weight)
+        if attn.in_proj_weight is None
+        else attn.in_proj_weight[: 2 * width].split(width)
+    )
+    query, key = (
+        nn.functional.linear(value, weight, bias)
+        for value, weight, bias in zip(
+            (pool.ln_q(pool.query), x), weights, attn.in_proj_bias[: 2 * width].split(width)
+        )
+    )
+    return _scores(query.expand(len(x), -1, -1), key, attn.num_heads)
+
+
+def _latent(pool: AttentionPoolLatent, x: Tensor) -> Tensor:
+    """timm's pool of SigLIP: latent queries."""
+    if pool.pos_embed is not None:
+        x = x + pool.pos_embed.to(x.dtype)
+    query, key = (
+        y.unflatten(-1, (pool.num_heads, -1)).transpose(1, 2)
+        for y in (pool.q(pool.latent), pool.kv(x)[..., : pool.num_heads * pool.head_dim])
+    )
+    scores = _scaled(pool.q_norm(query).expand(len(x), -1, -1, -1), pool.k_norm(key))
+    return scores if pool.pool == "avg" else scores[:, :, :1]
+
+
+def _timm_2d(pool: AttentionPool2d | RotAttentionPool2d, grid: Tensor) -> Tensor:
+    """timm's pools of a map: the query is the mean or a class token, with absolute or rotary
+    positions.
+    """
+    flat, side = grid.flatten(1, 2), list(grid.shape[1:3])
+    first = (
+        flat.mean(dim=1, keepdim=True)
+        if pool.cls_token is None
+        else pool.cls_token.expand(len(flat), -1, -1)
+    )
+    x, rotary = torch.cat([first, flat], dim=1), isinstance(pool, RotAttentionPool2d)
+    if not rotary:
+        x = x + resample_abs_pos_embed(
+            pool.pos_embed.unsqueeze(0), side, old_size=pool.feat_size, num_prefix_tokens=1
+        )
+    query, key = (
+        pool.qkv(x).chunk(3, dim=-1)[:2] if pool.qkv is not None else (pool.q(x), pool.k(x))
+    )
+    query, key = (
+        y.unflatten(-1, (pool.num_heads, -1)).transpose(1, 2) for y in (query[:, :1], key)
+    )
+    if rotary:
+        turn = pool.pos_embed.get_embed(side)
+        turn = torch.cat(turn, dim=-1) if isinstance(turn, tuple) else turn
+        key = torch.cat(
+            [key[:, :, :1], apply_rot_embed_cat(key[:, :, 1:], turn, half=pool.rotate_half)], dim=2
+        )
+    return _scaled(query, key)

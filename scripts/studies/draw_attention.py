@@ -1,0 +1,80 @@
+"""Where models look, beside where the expert looked, on test films drawn at random (never chosen).
+
+python scripts/studies/draw_attention.py CLIP=tables/600/models/clip-30 eclip-plus=tables/600-0.15/models/eclip-plus-30 --data films/test-7 --out looks.png
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from PIL import Image
+from torch.nn.functional import interpolate
+
+import openclip_eclip.benchmark.phantom_tower  # noqa: F401
+from openclip_eclip.evaluate.inputs.encoder import load_encoder
+from openclip_eclip.pseudo_heatmaps import look_at
+
+
+def looks(folder: str, films: list[Image.Image], reports: list[str]) -> np.ndarray:
+    """(N, H, W): attention of the tower's pool, else similarity to the film's own report, as
+    `--method align` reads them.
+    """
+    encoder = load_encoder(folder, device="cpu")
+    pixels = torch.stack([encoder.transform(film.convert("RGB")) for film in films])
+    return interpolate(
+        look_at(encoder, pixels, reports)[:, None], size=pixels.shape[-2:], mode="bilinear"
+    )[:, 0].numpy()
+
+
+def show(axes: Axes, film: Image.Image, found: np.ndarray | None = None) -> None:
+    """`film` with a map (h, w) over it."""
+    axes.imshow(film, cmap="gray")
+    if found is not None:
+        axes.imshow(found, cmap="inferno", alpha=0.6, extent=(0, film.width, film.height, 0))
+    axes.set_xticks([])
+    axes.set_yticks([])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("models", nargs="+", metavar="NAME=FOLDER")
+    parser.add_argument(
+        "--data", type=Path, required=True, help="folder with test.csv and test_gaze.csv"
+    )
+    parser.add_argument("--count", type=int, default=8)
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of the draw of films (default: %(default)s)"
+    )
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    table = pd.read_csv(args.data / "test.csv").merge(
+        pd.read_csv(args.data / "test_gaze.csv"), on="filepath"
+    )
+    table = table.iloc[np.random.default_rng(args.seed).permutation(len(table))[: args.count]]
+    films = [Image.open(args.data / name) for name in table["filepath"]]
+    rows = {
+        "film": None,
+        "expert": [np.asarray(Image.open(args.data / name), float) for name in table["gaze"]],
+    }
+    rows |= {
+        name: looks(folder, films, list(table["title"]))
+        for name, folder in (word.split("=", 1) for word in args.models)
+    }
+    figure = Figure(figsize=(1.35 * args.count, 1.4 * len(rows)), layout="constrained")
+    for axes, (name, maps) in zip(figure.subplots(len(rows), args.count), rows.items()):
+        axes[0].set_ylabel(name, fontsize=10)
+        for i, axis in enumerate(axes):
+            show(axis, films[i], None if maps is None else maps[i])
+    figure.savefig(args.out, dpi=80)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,331 @@
+"""Does the right sentence go to the right place? Phantom films with two findings, a small
+attention-free ViT, several seeds.
+
+    python scripts/studies/sentences.py --out sentences --write docs/results/sentences.md
+
+On a GPU: --device cuda --jobs 8.
+
+Rows: CLIP, alignment with whole reports, with sentences, and with the sentences of each film given
+each other's windows (the control). Measured on test films with two findings, by the sentence of
+each: where the similarity of that sentence with the positions of the film is highest, and whether
+it is higher in its finding's box than in the other's. A second call goes on with what is missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from draw_attention import show
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from PIL import Image
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from openclip_eclip.benchmark.runner import Workers
+from openclip_eclip.evaluate.inputs.encoder import Encoder, load_encoder, tokenize
+from openclip_eclip.machine import read_machines
+from openclip_eclip.towers.positions import encode_positions, similarity_map
+
+ROWS = {
+    "CLIP": ["--method", "clip"],
+    "align, whole reports": ["--method", "align"],
+    "align, sentences": ["--method", "align", "--align-windows"],
+    "align, sentences, windows swapped": ["--method", "align", "--align-windows"],
+}
+SCORES = (
+    "peak in the box of its finding",
+    "peak in the box of the other",
+    "higher in its own box than in the other's",
+)
+MODEL = {
+    "model_cfg": {
+        "embed_dim": 32,
+        "vision_cfg": {
+            "image_size": 64,
+            "layers": 3,
+            "width": 64,
+            "head_width": 32,
+            "patch_size": 8,
+            "pool_type": "avg",
+        },
+        "text_cfg": {
+            "context_length": 48,
+            "vocab_size": 49408,
+            "width": 32,
+            "heads": 2,
+            "layers": 1,
+        },
+    },
+    "preprocess_cfg": {
+        "mean": [0.5, 0.5, 0.5],
+        "std": [0.25, 0.25, 0.25],
+        "interpolation": "bilinear",
+    },
+}
+
+
+def make_data(args: argparse.Namespace, workers: Workers) -> None:
+    """Films, the table with swapped windows, and the model's configuration."""
+    if not (args.out / "data").is_dir():
+        with workers.one() as worker:
+            worker.run(
+                "openclip_eclip.prepare",
+                [
+                    "phantom",
+                    args.out / "data",
+                    "--train",
+                    args.train,
+                    "--test",
+                    args.test,
+                    "--annotated",
+                    args.annotated,
+                    "--findings",
+                    2,
+                ],
+                args.out / "logs" / "data.txt",
+            )
+    table = pd.read_csv(args.out / "data" / "train.csv", keep_default_na=False)
+    for i in table.index[table["windows"] != ""]:
+        source = args.out / "data" / table["windows"][i]
+        target = source.with_name(f"swapped_{source.name}")
+        target.write_bytes(source.read_bytes())
+        with np.load(source.with_suffix(".npz"), allow_pickle=False) as archive:
+            np.savez_compressed(
+                target.with_suffix(".npz"), heatmaps=np.roll(archive["heatmaps"], 1, axis=0)
+            )
+        table.loc[i, "windows"] = f"windows/{target.name}"
+    table.to_csv(args.out / "data" / "swapped.csv", index=False)
+    (args.out / "model").mkdir(exist_ok=True)
+    (args.out / "model" / "open_clip_config.json").write_text(json.dumps(MODEL), encoding="utf-8")
+
+
+def train(args: argparse.Namespace, workers: Workers, row: str, seed: int) -> Path:
+    """The folder of one run."""
+    folder = args.out / "runs" / f"{list(ROWS).index(row)}-{seed}"
+    if not (folder / "checkpoints" / f"epoch_{args.epochs}.pt").is_file():
+        table = "swapped.csv" if "swapped" in row else "train.csv"
+        with workers.one() as worker:
+            worker.run(
+                "openclip_eclip.train",
+                [
+                    "--model",
+                    f"local-dir:{args.out / 'model'}",
+                    "--train-data",
+                    args.out / "data" / table,
+                    "--batch-size",
+                    48,
+                    "--epochs",
+                    args.epochs,
+                    "--lr",
+                    1e-3,
+                    "--wd",
+                    0.01,
+                    "--warmup",
+                    20,
+                    "--workers",
+                    0,
+                    "--device",
+                    args.device,
+                    "--precision",
+                    "fp32",
+                    "--logs",
+                    folder.parent,
+                    "--name",
+                    folder.name,
+                    "--seed",
+                    seed,
+                    "--save-frequency",
+                    args.epochs,
+                    "--resume",
+                    "latest",
+                    *ROWS[row],
+                ],
+                args.out / "logs" / f"{folder.name}.txt",
+            )
+    return folder
+
+
+def two_findings(args: argparse.Namespace) -> list[tuple[Image.Image, list[dict]]]:
+    """Test films with two findings, and of each finding {class, box, sentence}."""
+    table = pd.read_csv(args.out / "data" / "test.csv")
+    told = zip(table["filepath"], map(json.loads, table["findings"]))
+    return [
+        (Image.open(args.out / "data" / path).convert("RGB"), findings)
+        for path, findings in told
+        if len(findings) == 2
+    ]
+
+
+@torch.no_grad()
+def sentence_maps(encoder: Encoder, film: Image.Image, findings: list[dict]) -> np.ndarray:
+    """(2, H, W): similarity of each finding's sentence with the positions of the film."""
+    text = encoder.encode_texts(tokenize(encoder, [one["sentence"] for one in findings]))
+    maps = similarity_map(
+        encode_positions(encoder.model.visual, encoder.transform(film)[None]).expand(2, -1, -1, -1),
+        text,
+    )
+    return F.interpolate(maps[:, None], size=film.size[::-1], mode="bilinear", align_corners=False)[
+        :, 0
+    ].numpy()
+
+
+def measure(folder: Path, films: list[tuple[Image.Image, list[dict]]]) -> list[float]:
+    """SCORES, means over the sentences of `films`; chance of the last is 0.5."""
+    encoder, found = load_encoder(str(folder), device="cpu"), []
+    for film, findings in films:
+        maps = sentence_maps(encoder, film, findings)
+        inside = np.zeros(maps.shape, dtype=bool)
+        for mask, one in zip(inside, findings):
+            x0, y0, x1, y1 = one["box"]
+            mask[y0:y1, x0:x1] = True
+        for own, one in enumerate(maps):
+            peak = np.unravel_index(one.argmax(), one.shape)
+            found.append(
+                [
+                    inside[own][peak],
+                    inside[1 - own][peak],
+                    one[inside[own]].mean() > one[inside[1 - own]].mean(),
+                ]
+            )
+    return np.mean(found, axis=0).tolist()
+
+
+def draw(
+    folders: dict[str, Path], films: list[tuple[Image.Image, list[dict]]], seed: int = 0
+) -> Figure:
+    """Maps of both sentences with the box of each one's finding, on eight films drawn at random, a
+    column each.
+    """
+    films = [films[i] for i in np.random.default_rng(seed).permutation(len(films))[:8]]
+    figure = Figure(figsize=(12, 1.5 * (1 + 2 * len(folders)) + 0.4), layout="constrained")
+    grid = figure.subplots(1 + 2 * len(folders), len(films), squeeze=False)
+    for axis, (film, findings) in zip(grid[0], films):
+        show(axis, film)
+        axis.set_title(
+            "\n".join(f"{i}: {one['class']}" for i, one in enumerate(findings, 1)),
+            fontsize=8,
+            loc="left",
+        )
+    grid[0, 0].set_ylabel("film", fontsize=9)
+    for line, (row, folder) in enumerate(folders.items()):
+        encoder = load_encoder(str(folder), device="cpu")
+        for column, (film, findings) in enumerate(films):
+            for i, (shown, one) in enumerate(zip(sentence_maps(encoder, film, findings), findings)):
+                axis, (x0, y0, x1, y1) = grid[1 + 2 * line + i, column], one["box"]
+                show(axis, film, shown)
+                axis.add_patch(
+                    Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor="#35c4f0", lw=1.5)
+                )
+                if column == 0:
+                    axis.set_ylabel(f"{row}\nsentence {i + 1}", fontsize=9)
+    return figure
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument(
+        "--write",
+        type=Path,
+        metavar="FILE",
+        help="the page, its picture beside it (default: OUT/sentences.md)",
+    )
+    for name, value in (
+        ("train", 1500),
+        ("test", 500),
+        ("epochs", 24),
+        ("seeds", 5),
+        ("first-seed", 10),
+        ("jobs", 2),
+    ):
+        parser.add_argument(f"--{name}", type=int, default=value, help="(default: %(default)s)")
+    parser.add_argument(
+        "--annotated",
+        type=float,
+        default=0.5,
+        help="share of training films (default: %(default)s)",
+    )
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument(
+        "--mixed-machines",
+        action="store_true",
+        help="runs of different machines in one table, which says so",
+    )
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    workers = Workers(args.jobs, cache=True, gpus=int(args.device == "cuda"))
+    make_data(args, workers)
+    cells = [(row, args.first_seed + seed) for seed in range(args.seeds) for row in ROWS]
+    with ThreadPoolExecutor(args.jobs) as pool:
+        folders = list(
+            tqdm(
+                pool.map(lambda cell: train(args, workers, *cell), cells),
+                total=len(cells),
+                unit="run",
+                disable=None,
+            )
+        )
+    kinds = sorted(
+        {
+            f"{one['device']}, torch {one['torch']}"
+            for folder in folders
+            for one in read_machines(folder) or []
+        }
+    )
+    if len(kinds) > 1 and not args.mixed_machines:
+        sys.exit(
+            f"{args.out / 'runs'}: runs of different machines ({'; '.join(kinds)}); expected one:"
+            " remove those of the others, or give --mixed-machines."
+        )
+    films, written = two_findings(args), args.write or args.out / "sentences.md"
+    scores = {cell: measure(folder, films) for cell, folder in zip(cells, folders)}
+    lines = [
+        (
+            f"# Sentences and their places\n\n`python scripts/studies/sentences.py`: {args.train}"
+            f" phantom films with up to two findings, {args.annotated:.0%} with gaze, {args.epochs}"
+            " epochs in batches of 48, ViT of 8-pixel patches with average pooling; the"
+            f" {len(films)} of {args.test} test films with two findings, the sentence of each. Mean"
+            f" ± sd over seeds {' '.join(str(args.first_seed + i) for i in range(args.seeds))};"
+            " chance of the last column is 0.5."
+            f" {'; '.join(kinds) or workers.machine}.{' MIXED MACHINES.' * (len(kinds) > 1)}\n"
+        ),
+        "| | " + " | ".join(SCORES) + " |",
+        "|---" * (len(SCORES) + 1) + "|",
+    ]
+    for row in ROWS:
+        values = np.array([scores[row, args.first_seed + seed] for seed in range(args.seeds)])
+        spread = values.std(axis=0, ddof=1) if args.seeds > 1 else values.std(axis=0)
+        lines.append(
+            f"| {row} | "
+            + " | ".join(f"{mean:.3f} ± {sd:.3f}" for mean, sd in zip(values.mean(axis=0), spread))
+            + " |"
+        )
+    lines.append(
+        f"\nEight of these films drawn at random, models of seed {args.first_seed}; the box is that"
+        " of the sentence's finding:\n\n![Films and the maps of their"
+        f" sentences]({written.stem}.png)"
+    )
+    written.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    draw(
+        {
+            row: folder
+            for (row, seed), folder in zip(cells, folders)
+            if seed == args.first_seed and row != "CLIP" and "swapped" not in row
+        },
+        films,
+    ).savefig(written.with_suffix(".png"), dpi=80)
+    sys.stdout.write("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,26 @@
+"""Everything changed in open_clip_train, and nothing else; see README.md beside this file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from openclip_eclip.register import check_open_clip_version
+
+# train.py compares it: the name of this package is so general that another one may be found first
+OPENCLIP_ECLIP = "0.1.0"
+
+
+@contextmanager
+def active() -> Iterator[Any]:
+    """Rebind the seams for the duration of one training run; every name is restored afterwards.
+
+    RuntimeError for an open_clip outside the tested range, or one whose seams have another
+    signature.
+    """
+    check_open_clip_version()
+    from . import release_3_3
+
+    with release_3_3.rebound() as seams:
+        yield seams

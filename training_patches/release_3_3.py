@@ -1,0 +1,321 @@
+"""The seams into open_clip_train 3.3: names rebound in its modules while one run lasts."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import json
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import open_clip
+import open_clip_train.main as host
+import open_clip_train.train as host_loop
+import torch
+from open_clip_train.distributed import is_master, world_info_from_env
+from torch.nn.parallel import DistributedDataParallel
+
+from openclip_eclip.checkpoint import CONFIG, plain_config
+from openclip_eclip.checkpoint_files import (
+    STATE_KEY,
+    newest_complete,
+    progress_in_name,
+    require_finite,
+    without_prefixes,
+)
+from openclip_eclip.config import UserError
+from openclip_eclip.flag_checks import check_learning
+from openclip_eclip.flag_conflicts import refuse_unsupported
+from openclip_eclip.loss import EClipLoss, EClipSigLipLoss
+from openclip_eclip.model import EClip
+from openclip_eclip.model_errors import one_sentence
+from openclip_eclip.params import (
+    build_method,
+    eclip_config,
+    eclip_parser,
+    fill_alignment,
+    method_names,
+    parse_host,
+    with_runs_dir,
+)
+from openclip_eclip.recipes import fill_batch_size, with_recipe
+
+from .before_training import before_first_step, check_names, check_optimiser, check_towers
+from .finite_loss import FiniteLoss
+from .resume import atomic_save
+from .run_folder import claim, lock
+from .run_settings import load_to_resume, run_settings
+from .session import Session
+from .signals import Signals
+from .val_data import val_source
+
+logger = logging.getLogger(__name__)
+
+# what each seam looked like when it was tested; another signature means another open_clip
+SIGNATURES = {
+    "parse_args": "(args)",
+    "create_loss": "(args)",
+    "get_data": "(args, preprocess_fns, epoch=0, tokenizer=None)",
+    "train_one_epoch": (
+        "(model, data, loss, epoch, optimizer, scaler, scheduler, dist_model, args, tb_writer=None)"
+    ),
+    "evaluate": "(model, data, epoch, args, tb_writer=None, tokenizer=None)",
+    "get_latest_checkpoint": "(path: str, remote: bool)",
+    "pt_load": "(file_path, map_location=None)",
+}
+
+
+class ExpertDistributedDataParallel(DistributedDataParallel):
+    """DDP for a model whose processor takes part only in some steps, on some ranks; and for CPU.
+
+    Without `find_unused_parameters` the step after an unused processor stops with "Expected to have
+    finished reduction". open_clip always passes `device_ids`, which torch refuses for CPU modules.
+    """
+
+    def __init__(self, module: torch.nn.Module, device_ids: Any = None, **kwargs: Any) -> None:
+        on_cpu = next(module.parameters()).device.type == "cpu"
+        super().__init__(
+            module,
+            device_ids=None if on_cpu else device_ids,
+            find_unused_parameters=isinstance(module, EClip)
+            and module.heatmap_processor is not None,
+            **kwargs,
+        )
+
+
+class Seams:
+    """Our side of every rebound name, sharing one `Session`."""
+
+    def __init__(self) -> None:
+        self.session: Session | None = None
+        self.signals = Signals()
+        self.originals: dict[str, Callable] = {}
+        self.lock: IO[str] | None = None
+        self.finite: FiniteLoss | None = None
+        self.built: torch.nn.Module | None = None
+        self.resumed: dict[str, Any] | None = None  # settings of the run that wrote the checkpoint
+        self.resume_latest = self.most_recent = self.named = False  # as the flags were given
+
+    def parse_args(self, argv: Sequence[str]) -> argparse.Namespace:
+        """open_clip's arguments and ours in one namespace, so that params.txt and wandb record
+        both.
+        """
+        own, rest = eclip_parser().parse_known_args(list(argv))
+        args = parse_host(
+            self.originals["parse_args"], with_recipe(own.recipe, with_runs_dir(own.runs_dir, rest))
+        )
+        vars(args).update(vars(own))
+        names = method_names(args)
+        refuse_unsupported(args, names)
+        check_names(args)
+        check_optimiser(args)
+        fill_alignment(args, names)
+        _, rank, world_size = world_info_from_env()
+        fill_batch_size(args, world_size)
+        if not any(flag.split("=")[0] == "--csv-separator" for flag in rest):
+            args.csv_separator = None  # each table's own; open_clip's default is the tab
+        with one_sentence(args.model, None):
+            base = open_clip.factory.get_model_config(args.model)
+        config = eclip_config(args, (base or {}).get("eclip_cfg") or {}, names)
+        args.method = "+".join(names)  # for params.txt
+        check_learning(args, world_size)
+        self.session = Session(args, config, build_method(args, names), self.signals)
+        self.finite = FiniteLoss(args)
+        # the first rank alone: it may have begun this very log before another one comes here
+        if rank == 0 and args.name:
+            self.lock = claim(args)
+        self.named = bool(args.name)
+        self.resume_latest, self.most_recent = args.resume == "latest", args.save_most_recent
+        if self.resume_latest and args.remote_sync is None:
+            args.save_most_recent = (
+                False  # open_clip would look at epoch_latest.pt alone; put back once it has looked
+            )
+        return args
+
+    def create_model_and_transforms(self, *args: Any, **kwargs: Any) -> Any:
+        for name in list(logging.root.manager.loggerDict):
+            # open_clip has just set every logger to INFO; torch's spill statistics at exit
+            if name.split(".")[0] == "torch":
+                logging.getLogger(name).setLevel(logging.WARNING)
+        # None, not absent, for the baseline: a preset's own would win otherwise
+        method = self.session.method
+        kwargs["eclip_cfg"] = None if method.is_plain else self.session.config.to_dict()
+        self.session.args.save_most_recent = self.most_recent
+        with one_sentence(args[0], args[1]):
+            built = self.originals["create_model_and_transforms"](*args, **kwargs)
+        self.built = built[0]
+        require_finite(built[0].state_dict(), args[1] or args[0], self.buffers())
+        check_towers(self.session.args, built[0])
+        if not method.is_plain:
+            for objective in method.objectives:
+                objective.check_model(built[0])
+            built[0].objectives = method.objectives
+        run = Path(self.session.args.logs, self.session.args.name)
+        # what --export and every later user of the weights must know
+        if is_master(self.session.args) and run.is_dir():
+            config = plain_config(args[0], kwargs, built[0].visual.preprocess_cfg)
+            (run / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+            if not self.named:  # open_clip has just made a name
+                self.lock = lock(run)
+        return built
+
+    def get_data(
+        self, args: argparse.Namespace, preprocess_fns: Any, epoch: int = 0, tokenizer: Any = None
+    ) -> dict[str, Any]:
+        data = {}
+        for objective in self.session.method.objectives:
+            objective.use_tokenizer(tokenizer)
+        if args.train_data or args.dataset_type == "synthetic":
+            data["train"] = self.session.build_data(preprocess_fns[0], tokenizer, epoch)
+        rest = argparse.Namespace(**vars(args))
+        rest.train_data = None
+        if args.val_data:
+            data["val"] = val_source(args, preprocess_fns[1], tokenizer)
+            rest.val_data = None
+        rest.dataset_type = "auto" if args.dataset_type == "synthetic" else args.dataset_type
+        data.update(
+            self.originals["get_data"](rest, preprocess_fns, epoch=epoch, tokenizer=tokenizer)
+        )
+        self.session.settings = run_settings(args, self.session.config, data)
+        before_first_step(
+            args, data, epoch, self.resumed, self.session.settings, self.resume_latest
+        )
+        return data
+
+    def create_loss(self, args: argparse.Namespace) -> torch.nn.Module:
+        """open_clip's loss with the same settings, extended by mixed pairs, priming and
+        objectives.
+        """
+        if self.session.method.is_plain:
+            return self.finite.watch(self.originals["create_loss"](args))
+        where = {"rank": args.rank, "world_size": args.world_size, "cache_labels": True}
+        if args.siglip:
+            loss = EClipSigLipLoss(dist_impl=args.loss_dist_impl, **where)
+        else:
+            loss = EClipLoss(
+                local_loss=args.local_loss, gather_with_grad=args.gather_with_grad, **where
+            )
+        loss.configure(self.session.config, self.session.method.objectives)
+        return self.finite.watch(loss)
+
+    def train_one_epoch(
+        self, model: Any, data: Any, loss: Any, epoch: int, *rest: Any, tb_writer: Any = None
+    ) -> None:
+        optimizer, scaler, scheduler, *others = rest
+        self.session.start_epoch(model, loss, optimizer, scaler, tb_writer, epoch)
+        self.session.check_weights = self.check_weights
+        loader = data["train"].dataloader
+        scheduler = self.finite.start_epoch(
+            epoch, optimizer, scheduler, loader.num_batches, getattr(loader, "first_batch", 0)
+        )
+        self.originals["train_one_epoch"](
+            model, data, loss, epoch, optimizer, scaler, scheduler, *others, tb_writer=tb_writer
+        )
+        self.check_weights()
+        self.session.end_epoch(is_evaluated=will_evaluate(self.session.args, data, epoch + 1))
+
+    def check_weights(self) -> None:
+        """On all ranks, before one of them saves."""
+        self.finite.check_weights(self.built.state_dict(), self.buffers())
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        with self.session.saver.evaluation():
+            return self.originals["evaluate"](*args, **kwargs)
+
+    def buffers(self) -> frozenset[str]:
+        """Names of what the model holds beside its parameters."""
+        return frozenset(name for name, _ in self.built.named_buffers())
+
+    def get_latest_checkpoint(self, path: str, remote: bool) -> str | None:
+        if remote:
+            return self.originals["get_latest_checkpoint"](path, remote)
+        newest = newest_complete(Path(path))
+        if newest is None and any(Path(path).glob("epoch_*.pt")):
+            raise UserError(
+                f"--resume latest: no complete checkpoint is left in {path}; move the damaged ones"
+                " away to start anew, or give another --name."
+            )
+        return str(newest) if newest else None
+
+    def pt_load(self, file_path: str, map_location: Any = None) -> Any:
+        """Load a checkpoint without unpickling code, and keep our part of it for the first
+        epoch.
+        """
+        checkpoint = load_to_resume(
+            file_path, self.session.args, self.built, map_location, checked=self.resume_latest
+        )
+        if isinstance(checkpoint, dict) and "epoch" in checkpoint:
+            self.session.restored = checkpoint.pop(STATE_KEY, None)
+            self.resumed = (self.session.restored or {}).get("settings")
+        return checkpoint
+
+    def save(self, obj: Any, path: Any, *args: Any, **kwargs: Any) -> None:
+        if not isinstance(path, (str, os.PathLike)):
+            return self.originals["save"](obj, path, *args, **kwargs)
+        is_checkpoint = isinstance(obj, dict) and {"epoch", "state_dict", "optimizer"} <= set(obj)
+        if is_checkpoint:
+            self.finite.check_weights(without_prefixes(obj["state_dict"]), self.buffers())
+            obj = {**obj, STATE_KEY: self.session.checkpoint_state()}
+        atomic_save(self.originals["save"], obj, path, *args, **kwargs)
+        if is_checkpoint and progress_in_name(Path(path)) == (obj["epoch"], 0):
+            self.session.saver.epoch_saved(obj["epoch"])
+
+
+def will_evaluate(args: argparse.Namespace, data: Mapping[str, Any], completed: int) -> bool:
+    """Whether open_clip evaluates anything after `completed` epochs."""
+    frequencies = {
+        "val": args.val_frequency,
+        "imagenet-val": args.zeroshot_frequency,
+        "imagenet-v2": args.zeroshot_frequency,
+    }
+    return any(
+        name in data and every and (completed % every == 0 or completed == args.epochs)
+        for name, every in frequencies.items()
+    )
+
+
+def enumerate_batches(batches: Iterable, start: int = 0) -> Iterator[tuple[int, Any]]:
+    """`enumerate` for open_clip's loops: a loader that continues an epoch counts on from there."""
+    return enumerate(batches, getattr(batches, "first_batch", start))
+
+
+@contextmanager
+def rebound() -> Iterator[Seams]:
+    """Rebind every seam, restore all of them at the end whatever happened."""
+    for name, expected in SIGNATURES.items():
+        found = str(inspect.signature(getattr(host, name)))
+        if found != expected:
+            raise RuntimeError(
+                f"open_clip_train.main.{name}{found} is not the {name}{expected} that"
+                " openclip_eclip was tested with."
+            )
+    seams = Seams()
+    targets = [(host, name) for name in (*SIGNATURES, "create_model_and_transforms")]
+    before = [(module, name, getattr(module, name)) for module, name in targets]
+    before += [
+        (torch, "save", torch.save),
+        (torch.nn.parallel, "DistributedDataParallel", DistributedDataParallel),
+    ]
+    seams.originals = {name: value for _, name, value in before}
+    with seams.signals.handled():
+        try:
+            for module, name in targets:
+                setattr(module, name, getattr(seams, name))
+            torch.save = seams.save
+            torch.nn.parallel.DistributedDataParallel = ExpertDistributedDataParallel
+            host_loop.enumerate = enumerate_batches
+            yield seams
+        except RuntimeError as error:  # a data worker or another rank may go first
+            if seams.signals.stop:
+                seams.signals.stop_now(f"({error})")
+            raise
+        finally:
+            if seams.lock is not None:
+                seams.lock.close()
+            vars(host_loop).pop("enumerate", None)
+            for module, name, value in before:
+                setattr(module, name, value)

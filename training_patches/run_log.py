@@ -1,0 +1,184 @@
+"""What a run says and draws: lines beside open_clip's, figures of the processor, views of annotated
+images.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import logging
+import statistics
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from open_clip import get_input_dtype
+from open_clip_train.distributed import is_master
+
+from openclip_eclip.batching.curriculum import Curriculum
+from openclip_eclip.batching.planned_loader import PlannedLoader
+from openclip_eclip.config import DataError
+from openclip_eclip.data.figures import processor_figure
+from openclip_eclip.data.sample import seeded_randomness
+from openclip_eclip.data.tables.near_names import did_you_mean
+from openclip_eclip.mixup import mix_images
+from openclip_eclip.params import Method
+from openclip_eclip.streams import FIGURES
+
+logger = logging.getLogger(__name__)
+
+
+class RunLog:
+    """Of one run, on its first rank."""
+
+    def __init__(self, args: argparse.Namespace, method: Method) -> None:
+        self.args, self.method = args, method
+        self.writer: Any = None  # tensorboard's
+        # images (N, 3, H, W) and heatmaps (N, 1, H, W) of the first annotated samples
+        self.examples: tuple[torch.Tensor, torch.Tensor] | None = None
+        self.names: dict[int, str] = {}  # of annotated samples, by their ids
+
+    def take_examples(self, samples: Any) -> None:
+        """The first of `samples` that keep their heatmap, drawn at the start, after priming and at
+        the end.
+        """
+        if not is_master(self.args):
+            return
+        with seeded_randomness(FIGURES.sequence(self.args.seed)):
+            first = [samples[i] for i in range(min(4, len(samples)))]
+        good = [sample for sample in first if sample.heatmap is not None]
+        if good:
+            images = torch.stack([sample.image for sample in good])
+            self.examples = images, torch.stack([sample.heatmap for sample in good])
+
+    def step(
+        self, step: int, loader: PlannedLoader, loss: Any, views_before: Mapping[int, int]
+    ) -> None:
+        """Log beside open_clip's line, at its steps."""
+        args, steps = self.args, loader.steps_per_epoch
+        if not is_master(args) or not self.method.experts:
+            return
+        count = step % steps + 1
+        if (count - 1) % args.log_every_n_steps and count != steps:
+            return
+        seen = [loader.views[key] + views_before[key] for key in self.names]
+        values = {
+            "expert_probability": loader.curriculum.probability(step),
+            "mixed_pairs": loss.mixed_pairs,
+        }
+        line = "eclip: expert probability {expert_probability:.3f}, mixed pairs {mixed_pairs}"
+        if loader.lam_count:
+            values["mean_lambda"] = loader.lam_sum / loader.lam_count
+            line += ", mean lambda {mean_lambda:.3f}"
+        loader.lam_sum, loader.lam_count = 0.0, 0
+        if seen:
+            values.update(
+                views_min=min(seen), views_median=statistics.median(seen), views_max=max(seen)
+            )
+            line += (
+                ", views of an annotated image on this rank"
+                " {views_min}/{views_median:g}/{views_max} (min/median/max)"
+            )
+        logger.info(line.format(**values))
+        values = {f"train/{name}": value for name, value in values.items()}
+        if self.writer is not None:
+            for name, value in values.items():
+                self.writer.add_scalar(name, value, step)
+        if args.wandb:
+            import wandb
+
+            wandb.log(values, step=step)
+
+    def draw(self, model: Any, when: str, step: int) -> None:
+        """I, E, I^E and I^lam (lam = 0.5) of the first annotated samples, a PNG beside the log and
+        in tensorboard.
+        """
+        if self.examples is None or not is_master(self.args) or not self.args.save_logs:
+            return
+        dtype = get_input_dtype(self.args.precision)
+        image, heatmap = (x.to(self.args.device) for x in self.examples)
+        with torch.no_grad():
+            expert_image = model.heatmap_processor(image.to(dtype), heatmap.to(dtype)).float()
+            mixed = mix_images(image, expert_image, image.new_full((len(image),), 0.5))
+        pictures = [x.permute(0, 2, 3, 1).cpu().numpy() for x in (image, expert_image, mixed)]
+        figure = processor_figure(
+            pictures[0],
+            heatmap[:, 0].cpu().numpy(),
+            *pictures[1:],
+            title=f"heatmap processor, {when} (step {step})",
+        )
+        folder = Path(self.args.logs, self.args.name, "figures")
+        folder.mkdir(parents=True, exist_ok=True)
+        figure.savefig(folder / f"processor_{when}.png", dpi=100)
+        if self.writer is not None:
+            self.writer.add_figure("eclip/processor", figure, step)
+
+    def write_views(self, views: Counter[int]) -> None:
+        """annotated_views.csv: how often each annotated image entered as a mixed pair."""
+        if not is_master(self.args) or not self.names:
+            return
+        path = Path(self.args.logs, self.args.name, "annotated_views.csv")
+        with open(path, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+            table = csv.writer(file)
+            table.writerow(["sample", "mixed_views"])
+            table.writerows([name, views[key]] for key, name in self.names.items())
+
+    def filled_flags(self, filled: Mapping[str, Any]) -> None:
+        """Flags that a recipe has computed from the data, in params.txt too."""
+        text = ", ".join(f"{name} {value}" for name, value in filled.items())
+        logger.info("eclip: recipe %s: %s", self.args.recipe, text)
+        params = Path(self.args.logs, self.args.name, "params.txt")
+        if is_master(self.args) and params.is_file():
+            lines = params.read_text().splitlines()
+            lines = [line for line in lines if line.split(":")[0] not in filled]
+            lines += [f"{name}: {value}" for name, value in filled.items()]
+            params.write_text("\n".join(sorted(lines)) + "\n")
+
+    def windows(self, count: int | None, header: list[str]) -> None:
+        """DataError if no sample carries windows. `header`: columns of the table of
+        training data.
+        """
+        if count == 0:
+            raise DataError(
+                f"--align-windows: no sample of {self.args.train_data or 'the synthetic data'}"
+                " carries sentence windows; expected a column 'windows' of .windows.json files, or"
+                " members windows.json and windows.npz, as `prepare ... --windows sentence` writes"
+                f" them.{'' if 'windows' in header else did_you_mean('windows', header)} Drop the"
+                " flag to align whole reports."
+            )
+        logger.info(
+            "eclip: %s samples with sentence windows",
+            "an unknown number of" if count is None else count,
+        )
+
+    def annotations(
+        self, curriculum: Curriculum, annotated: bool, windows: bool, count: int, header: list[str]
+    ) -> None:
+        """How many samples are annotated, and when they take part."""
+        if not annotated and not (windows and self.method.windows):
+            column = self.args.csv_heatmap_key or "heatmap"
+            near = "" if column in header else did_you_mean(column, header)
+            logger.warning(
+                "eclip: no heatmap in the data: %s%s",
+                "no pair is added" if self.method.experts else "nothing is aligned",
+                near and f".{near} Name the column with --csv-heatmap-key",
+            )
+        if self.args.eclip_heatmap_control:
+            logger.warning(
+                "eclip: --eclip-heatmap-control %s: every heatmap is a placebo",
+                self.args.eclip_heatmap_control,
+            )
+        if not self.method.experts:
+            logger.info("eclip: %d annotated samples", count)
+            return
+        logger.info(
+            "eclip: %d annotated samples; cold start (priming) before step %d, warm-up before %d,"
+            " cool-down before %d, then p = %g",
+            count,
+            curriculum.cold_end,
+            curriculum.warm_end,
+            curriculum.cool_end,
+            curriculum.config.end,
+        )

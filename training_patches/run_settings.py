@@ -1,0 +1,254 @@
+"""What a checkpoint says of the run that wrote it, and what a run that continues from it does
+differently."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import torch
+from torch import Tensor
+
+from openclip_eclip.checkpoint_files import (
+    STATE_KEY,
+    read_checkpoint,
+    require_finite,
+    state_of,
+    without_prefixes,
+)
+from openclip_eclip.config import EClipConfig, UserError
+from openclip_eclip.flag_checks import flag_of
+from openclip_eclip.model import PROCESSOR_PREFIX, REGIONS_PREFIX
+
+logger = logging.getLogger(__name__)
+
+# what decides how a run goes on; another value on resume is named
+NAMES = (
+    "model",
+    "train_data",
+    "train_num_samples",
+    "dataset_resampled",
+    "expert_data",
+    "expert_batch_size",
+    "batch_size",
+    "accum_freq",
+    "lr",
+    "wd",
+    "beta1",
+    "beta2",
+    "eps",
+    "momentum",
+    "epochs",
+    "epochs_cooldown",
+    "warmup",
+    "lr_scheduler",
+    "skip_scheduler",
+    "grad_clip_norm",
+    "seed",
+    "precision",
+    "siglip",
+    "local_loss",
+    "gather_with_grad",
+    "aug_cfg",
+    "force_image_size",
+    "force_context_length",
+    "force_patch_dropout",
+    "image_mean",
+    "image_std",
+    "image_interpolation",
+    "on_bad_sample",
+    "csv_caption_key",
+    "csv_heatmap_key",
+    "eclip_heatmap_control",
+    "naive_form",
+)
+# other values of these fit no optimiser state
+OPTIMISED = (
+    "opt",
+    "lock_image",
+    "lock_image_unlocked_groups",
+    "lock_text",
+    "lock_text_unlocked_layers",
+)
+
+
+def run_settings(
+    args: argparse.Namespace, config: EClipConfig, data: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Plain values, which load with weights_only: the method, the flags that matter, how much data
+    there is, and our own settings."""
+    found = {name: _plain(getattr(args, name)) for name in (*NAMES, *OPTIMISED)}
+    if "train" in data:
+        found["samples"] = int(data["train"].dataloader.num_samples)
+    return {
+        "method": args.method,
+        "ranks": args.world_size,
+        **found,
+        "eclip_config": _plain(config.to_dict()),
+    }
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(inner) for inner in value]
+    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """`--flag old -> new` for every setting that both runs know and that is another one."""
+    words = {"ranks": "number of ranks", "samples": "samples of --train-data in an epoch"}
+    changed = [
+        name for name in (*NAMES, *words) if name in old and name in new and old[name] != new[name]
+    ]
+    lines = [f"{words.get(name) or flag_of(name)} {old[name]} -> {new[name]}" for name in changed]
+    before, now = old.get("eclip_config") or {}, new.get("eclip_config") or {}
+    lines += [
+        f"eclip_cfg {name} {before[name]} -> {now[name]}"
+        for name in before
+        if name in now and before[name] != now[name]
+    ]
+    return lines
+
+
+def load_to_resume(
+    file_path: str,
+    args: argparse.Namespace,
+    model: torch.nn.Module,
+    map_location: Any,
+    checked: bool,
+) -> Any:
+    """The checkpoint behind --resume as `model` takes it, with or without DDP's prefix. Nothing in
+    it is executed.
+
+    `checked`: its checksums have been compared. UserError, one sentence, for a damaged or foreign
+    file, another method's checkpoint, other weights, or another choice of what is trained.
+    """
+    path = Path(file_path)
+    if "://" in file_path:
+        with fsspec.open(file_path, "rb") as file:
+            checkpoint = torch.load(file, map_location=map_location, weights_only=True)
+    else:
+        checkpoint = read_checkpoint(path, map_location, checked)
+    state = state_of(checkpoint, path)
+    trained = isinstance(checkpoint, dict) and "epoch" in checkpoint and "state_dict" in checkpoint
+    if trained and not isinstance(checkpoint["epoch"], int):
+        raise UserError(
+            f"checkpoint {path}: epoch is {str(checkpoint['epoch'])[:40]!r}; expected a whole "
+            "number of complete epochs."
+        )
+    if trained and "optimizer" not in checkpoint and args.train_data:
+        raise UserError(
+            f"checkpoint {path} holds no optimizer state, so training cannot continue "
+            "from it: give it as --pretrained."
+        )
+    settings = (checkpoint.get(STATE_KEY) or {}).get("settings") or {} if trained else {}
+    if trained:
+        _check_method(path, settings.get("method"), state, args, model)
+    _check_weights(path, state, model, bare=not trained)
+    require_finite(state, path, frozenset(name for name, _ in model.named_buffers()))
+    if trained and args.train_data:
+        _check_optimised(path, settings, checkpoint["optimizer"], args, model)
+    if args.pretrained:
+        logger.info(
+            "eclip: weights are those of checkpoint %s; --pretrained %s is where the run began",
+            path,
+            args.pretrained,
+        )
+    if args.distributed:
+        state = {f"module.{key}": value for key, value in state.items()}
+    if not trained:
+        return state
+    checkpoint["state_dict"] = state
+    return checkpoint
+
+
+def _check_method(
+    path: Path,
+    method: str | None,
+    state: Mapping[str, Tensor],
+    args: argparse.Namespace,
+    model: torch.nn.Module,
+) -> None:
+    advice = "give it as --pretrained to fine-tune, or the same --method to continue"
+    if ":" in args.model:  # a folder or hub model takes no --pretrained
+        advice += (
+            f" (with --model {args.model}: `python -m openclip_eclip.export {path} NEW`, then "
+            "--model local-dir:NEW instead of --pretrained)"
+        )
+    if method is not None:
+        if set(method.split("+")) != set(args.method.split("+")):
+            raise UserError(
+                f"checkpoint {path} is of --method {method}, this run trains "
+                f"{args.method}: {advice}."
+            )
+        return
+    # written before checkpoints named their method
+    found = any(key.startswith(PROCESSOR_PREFIX) for key in state)
+    if found != any(key.startswith(PROCESSOR_PREFIX) for key in model.state_dict()):
+        holds = (
+            "a heatmap processor, as of --method eclip or naive"
+            if found
+            else "no heatmap processor, as of --method clip"
+        )
+        raise UserError(
+            f"checkpoint {path} holds {holds}, this run trains {args.method}: {advice}."
+        )
+
+
+def _check_weights(
+    path: Path, state: Mapping[str, Tensor], model: torch.nn.Module, bare: bool
+) -> None:
+    """`bare` weights may lack what eCLIP adds to a CLIP."""
+    own, added = without_prefixes(model.state_dict()), (PROCESSOR_PREFIX, REGIONS_PREFIX)
+    keys = set(own) ^ set(state)
+    wrong = sorted(
+        key
+        for key in keys
+        if not (bare and key.startswith(added)) and not key.startswith(REGIONS_PREFIX)
+    )
+    if wrong:
+        raise UserError(
+            f"checkpoint {path} is of another model: {wrong[0]} is "
+            f"{'missing' if wrong[0] in own else 'not part of this run'}; give the "
+            "same --model and --force-* flags."
+        )
+    for key, value in state.items():
+        if key in own and own[key].shape != value.shape:
+            raise UserError(
+                f"checkpoint {path} is of another model: {key} is "
+                f"{tuple(value.shape)} in it and {tuple(own[key].shape)} in this run; "
+                "give the same --model and --force-* flags."
+            )
+
+
+def _check_optimised(
+    path: Path,
+    settings: Mapping[str, Any],
+    optimizer: Mapping[str, Any],
+    args: argparse.Namespace,
+    model: torch.nn.Module,
+) -> None:
+    changed = [
+        name for name in OPTIMISED if name in settings and settings[name] != getattr(args, name)
+    ]
+    if changed:
+        name = changed[0]
+        raise UserError(
+            f"checkpoint {path} was trained with {flag_of(name)} {settings[name]}, "
+            f"this run has {getattr(args, name)}: its optimizer "
+            "state does not fit; give the same, or the checkpoint as --pretrained."
+        )
+    stored = sum(len(group["params"]) for group in optimizer["param_groups"])
+    trained = sum(parameter.requires_grad for parameter in model.parameters())
+    if stored != trained:
+        raise UserError(
+            f"checkpoint {path}: its optimizer trains {stored} tensors, this run "
+            f"{trained}; give the same --lock-* flags, or the "
+            "checkpoint as --pretrained."
+        )

@@ -1,0 +1,397 @@
+"""What one training run adds around open_clip's loop: the loader, the log lines, figures, and the
+state of a resume.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import open_clip_train.data as upstream
+import torch
+import torch.distributed as dist
+from open_clip_train.distributed import is_master
+from torch.utils.data import DataLoader, Dataset
+
+from openclip_eclip.batching.curriculum import Curriculum
+from openclip_eclip.batching.expert_stream import ALWAYS, ExpertSlots, expert_loader
+from openclip_eclip.batching.planned_loader import PlannedLoader
+from openclip_eclip.config import EClipConfig
+from openclip_eclip.data.joint_transform import JointTransform
+from openclip_eclip.machine import note_machine
+from openclip_eclip.params import Method
+from openclip_eclip.recipes import fill_schedule
+
+from .caption_length import announce_lengths
+from .known_again import known_again
+from .mid_epoch import Position, ResumableLoader, position_from, resumable
+from .resume import random_state, set_random_state
+from .run_log import RunLog
+from .saving import MidEpochSaver
+from .signals import Signals, ignore_in_worker
+from .train_data import TrainSource, expert_samples, train_source
+
+logger = logging.getLogger(__name__)
+
+
+class PlainLoader:
+    """(image, text) batches from the same checked samples: the CLIP baseline.
+
+    `after_step` and `first_batch` are those of `PlannedLoader`.
+    """
+
+    def __init__(
+        self, loader: ResumableLoader, accum_freq: int, after_step: Callable[[int, int], None]
+    ) -> None:
+        self.loader, self.num_batches, self.num_samples = (
+            loader,
+            loader.num_batches,
+            loader.num_samples,
+        )
+        self.accum_freq, self.after_step, self.epoch = accum_freq, after_step, 0
+
+    @property
+    def first_batch(self) -> int:
+        return self.loader.first_batch
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        steps = self.num_batches // self.accum_freq
+        for i, samples in enumerate(self.loader, self.first_batch):
+            for name in samples.skipped:
+                logger.warning("eclip: skipped bad sample: %s", name)
+            yield samples.image, samples.text
+            if (i + 1) % self.accum_freq == 0:
+                self.after_step(steps * self.epoch + i // self.accum_freq, i + 1)
+
+
+class EpochInfo(upstream.DataInfo):
+    """open_clip's DataInfo that also tells a `PlannedLoader` or `PlainLoader` its epoch."""
+
+    def set_epoch(self, epoch: int) -> None:
+        super().set_epoch(epoch)
+        self.dataloader.epoch = epoch
+
+
+class Session:
+    """State of one run of `open_clip_train.main.main` under our seams."""
+
+    def __init__(
+        self, args: argparse.Namespace, config: EClipConfig, method: Method, signals: Signals
+    ) -> None:
+        self.args, self.config, self.method = args, config, method
+        self.loader: PlannedLoader | None = None
+        self.batches: ResumableLoader | None = None  # what the loader is made of
+        self.signals, self.saver = signals, MidEpochSaver(args, signals)
+        self.check_weights: Callable[[], None] = lambda: None
+        self.position: dict[str, Any] | None = None  # while a checkpoint is written in mid-epoch
+        self.loss: Any = None
+        self.model: Any = None
+        self.log = RunLog(args, method)
+        self.settings: dict[str, Any] = {}  # what a checkpoint says of this run
+        self.restored: dict[str, Any] | None = None  # our part of the checkpoint to resume from
+        self.all_states: list[dict[str, Any]] = []
+        self.all_views: Counter[int] = Counter()
+        self.views_before: Counter[int] = Counter()
+
+    # ---- data
+
+    def build_data(self, preprocess: Any, tokenizer: Any, epoch: int) -> upstream.DataInfo:
+        """open_clip's DataInfo for --train-data whose loader yields carriers, or plain tensors
+        (CLIP).
+        """
+        args = self.args
+        if torch.device(args.device).type == "cpu" and args.precision.startswith("amp"):
+            logger.warning(
+                "eclip: --precision %s on a CPU can be many times slower than --precision fp32",
+                args.precision,
+            )
+        transform = JointTransform(preprocess, self.config.crop_threshold)
+        source = train_source(
+            args,
+            transform,
+            tokenizer,
+            epoch,
+            heatmaps=self.method.heatmaps,
+            windows=self.method.windows,
+        )
+        announce_lengths(
+            args,
+            "--train-data",
+            getattr(source.info.dataloader, "dataset", None),
+            tokenizer,
+            self.method.windows,
+        )
+        filled = fill_schedule(args, source.info.dataloader.num_batches)
+        if filled:
+            self.log.filled_flags(filled)
+        self.batches = resumable(source.info.dataloader, source.info.shared_epoch)
+        source.info.dataloader = self.batches
+        if self.method.is_plain:
+            loader = PlainLoader(self.batches, args.accum_freq, self.saver.after_step)
+            return EpochInfo(loader, source.info.sampler, source.info.shared_epoch)
+        self.loader = self._plan(source, transform, tokenizer)
+        return EpochInfo(self.loader, source.info.sampler, source.info.shared_epoch)
+
+    def _plan(
+        self, source: TrainSource, transform: JointTransform, tokenizer: Any
+    ) -> PlannedLoader:
+        args, loader = self.args, source.info.dataloader
+        steps = loader.num_batches // args.accum_freq
+        curriculum = Curriculum(max(1, steps * args.epochs), self.config.curriculum)
+        expert, same_image = None, {}
+        self.log.names = dict(source.names) if self.method.mixes else {}
+        examples, told = source.samples, source.windows
+        if args.expert_data:
+            samples, names, more = expert_samples(args, transform, tokenizer, self.method.windows)
+            told = None if told is None else told + more
+            announce_lengths(args, "--expert-data", samples, tokenizer, self.method.windows)
+            size = args.expert_batch_size or max(1, args.batch_size // 2)
+            expert = self._stream(samples, size, loader.num_batches, curriculum)
+            self.log.names.update(names)
+            examples = samples
+            if self.config.own_pairs != "diagonal":
+                same_image = known_again(args, loader, samples)
+        annotated = source.annotated or expert is not None
+        if self.method.windows:
+            self.log.windows(told, source.header)
+        count = len(source.names.keys() | self.log.names)
+        for objective in self.method.objectives:
+            objective.use_steps(max(1, steps * args.epochs))
+            objective.use_annotated(
+                None if source.total is None else max(count, told or 0) / source.total
+            )
+        if self.method.experts or self.method.heatmaps:
+            self.log.annotations(curriculum, annotated, bool(told), count, source.header)
+        if annotated and self.config.processor is not None:
+            self.log.take_examples(examples or ())
+        return PlannedLoader(
+            loader,
+            self.config,
+            curriculum,
+            seed=args.seed,
+            accum_freq=args.accum_freq,
+            annotated=annotated,
+            mixes=self.method.mixes,
+            expert=expert,
+            replay=self._replay(source),
+            objectives=self.method.objectives,
+            after_step=self.after_step,
+            announced=source.announced,
+            same_image=same_image,
+        )
+
+    def _replay(self, source: TrainSource) -> DataLoader | None:
+        """What fills batches up to the share of annotated images that an objective asks for, where
+        the data has less than half of it; else None.
+        """
+        args, loader = self.args, source.info.dataloader
+        asked = max((objective.replay for objective in self.method.objectives), default=0.0)
+        if asked == 0 or not source.annotated:
+            return None
+        if source.samples is None:
+            logger.warning(
+                "eclip: --train-data is not local: its annotated images can not be shown again to"
+                " fill %.3g %% of a batch",
+                100 * asked,
+            )
+            return None
+        share = len(source.names) / source.total
+        if share >= asked / 2:
+            return None
+        count = max(1, round((asked - share) * args.batch_size))
+        logger.info(
+            "eclip: %.3g %% of --train-data has heatmaps: each batch of a rank shows %d of these"
+            " images once more, for alignment alone",
+            100 * share,
+            count,
+        )
+        return self._stream(source.samples, count, loader.num_batches, Curriculum(1, ALWAYS))
+
+    def _stream(
+        self, samples: Dataset, size: int, num_batches: int, curriculum: Curriculum
+    ) -> DataLoader:
+        """Up to `size` of `samples` for every batch of the training data."""
+        args = self.args
+        slots = ExpertSlots(
+            len(samples),
+            size,
+            num_batches,
+            curriculum,
+            self.config.alpha,
+            seed=args.seed,
+            accum_freq=args.accum_freq,
+            rank=args.rank,
+            world_size=args.world_size,
+            fixed_lam=self.config.lam,
+        )
+        loader = expert_loader(samples, slots, min(2, args.workers))
+        loader.worker_init_fn = ignore_in_worker
+        return loader
+
+    # ---- epochs and steps
+
+    def start_epoch(
+        self, model: Any, loss: Any, optimizer: Any, scaler: Any, writer: Any, epoch: int
+    ) -> None:
+        """Before open_clip's epoch: on the first one after a resume, continue the random streams
+        where they stopped.
+        """
+        self.loss, self.log.writer, self.epoch = loss, writer, epoch
+        self.optimizer, self.scaler = optimizer, scaler
+        if is_master(self.args):
+            note_machine(Path(self.args.logs, self.args.name), self.args.device)
+        self.wrapped = getattr(model, "_orig_mod", model)
+        self.model = getattr(self.wrapped, "module", self.wrapped)
+        position = None
+        if self.restored is not None:
+            position = self._restore()
+        elif epoch == 0:
+            self.log.draw(self.model, "start", 0)
+        self.batches.begin_epoch(epoch, position)
+        if self.loader and self.loader.announced:
+            self.loader.announced.begin_pass()
+        self.saver.begin_epoch(epoch, self.batches.num_batches, self.save_position)
+
+    def end_epoch(self, is_evaluated: bool) -> None:
+        """After open_clip's epoch: collect what a checkpoint must hold from every rank."""
+        if self.loader and self.loader.announced and self.batches.first_batch == 0:
+            self.loader.announced.end_pass(self.args)
+        self.saver.end_epoch(is_evaluated)
+        self._collect()
+        self.log.write_views(self.all_views)
+
+    def _collect(self, batch: int | None = None) -> None:
+        """From every rank; `batch` of them are done where the epoch is not."""
+        views = dict(self.loader.views) if self.loader else {}
+        mine: dict[str, Any] = {"random": random_state(), "views": views}
+        if batch is not None:
+            mine["position"] = self.batches.checkpoint_state() | self._log_state()
+        gathered = [mine]
+        if self.args.world_size > 1:
+            gathered = [None] * self.args.world_size
+            dist.all_gather_object(gathered, mine, group=self.saver.group)
+        self.all_states = [one["random"] for one in gathered]
+        self.all_views = Counter(self.views_before)
+        for one in gathered:
+            self.all_views.update(one["views"])
+        if batch is not None:
+            self.position = {
+                "batch": batch,
+                "made_of": self._made_of(),
+                "ranks": [one["position"] for one in gathered],
+            }
+
+    def _log_state(self) -> dict[str, Any]:
+        """What log lines add up between steps."""
+        loader = self.loader
+        names = ("lam_sum", "lam_count", "skipped")
+        return {name: getattr(loader, name) for name in names} if loader else {}
+
+    def _made_of(self) -> dict[str, int]:
+        """What decides which batches an epoch has: with others a position says nothing."""
+        args = self.args
+        return {
+            "processes": args.world_size,
+            "--workers": args.workers,
+            "--batch-size": args.batch_size,
+            "--accum-freq": args.accum_freq,
+            "--seed": args.seed,
+            "batches": self.batches.num_batches,
+            "samples": self.batches.num_samples,
+        }
+
+    def save_position(self, batch: int, path: Path) -> None:
+        """open_clip's checkpoint, within its epoch, with what continues it before batch `batch`."""
+        self.check_weights()
+        self._collect(batch)
+        if is_master(self.args):
+            state = {
+                "epoch": self.epoch,
+                "name": self.args.name,
+                "state_dict": self.wrapped.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+            }
+            if self.scaler is not None:
+                state["scaler"] = self.scaler.state_dict()
+            torch.save(state, path)  # one of the patched functions: it adds `checkpoint_state`
+        self.position = None
+
+    def checkpoint_state(self) -> dict[str, Any]:
+        """Tensors and numbers for the checkpoint; rank 0's own state is taken now, since it
+        evaluates after the epoch.
+        """
+        state = {
+            "random": [random_state(), *self.all_states[1:]],
+            "views": dict(self.all_views),
+            "settings": self.settings,
+        }
+        return state | ({"position": self.position} if self.position else {})
+
+    def _restore(self) -> Position | None:
+        """Take up the random streams and counts of the checkpoint.
+
+        Returns where its epoch is continued; None: at the start, of the next one or anew.
+        """
+        restored, self.restored = self.restored, None
+        states, position, rank = restored["random"], restored.get("position"), self.args.rank
+        same_ranks = len(states) == self.args.world_size
+        self.views_before = Counter(restored["views"])
+        if position:
+            return self._restore_position(position, states[rank] if same_ranks else None)
+        if same_ranks:
+            set_random_state(states[rank])
+        else:
+            logger.warning(
+                "eclip: the checkpoint comes from %d processes, this run has %d: random streams"
+                " start anew",
+                len(states),
+                self.args.world_size,
+            )
+        return None
+
+    def _restore_position(
+        self, position: dict[str, Any], now: dict[str, Any] | None
+    ) -> Position | None:
+        """`now`: this rank's random state, None for a checkpoint of another number of ranks."""
+        batch, count, made_of = position["batch"], self.batches.num_batches, self._made_of()
+        if batch == position["made_of"]["batches"]:  # evaluation alone is left, whoever does it
+            logger.info("eclip: epoch %d is trained, and goes on after its last batch", self.epoch)
+            now = now or random_state()
+            return Position(count, now, now)
+        changed = [
+            f"{name} {value}, now {made_of[name]}"
+            for name, value in position["made_of"].items()
+            if value != made_of[name]
+        ]
+        if changed:
+            logger.warning(
+                "eclip: the checkpoint was saved after batch %d of epoch %d, but its "
+                "batches cannot be had again (%s): the epoch starts anew from its first "
+                "batch, with the weights of the checkpoint",
+                batch,
+                self.epoch,
+                "; ".join(changed),
+            )
+            if now is not None:
+                set_random_state(position["ranks"][self.args.rank]["start"])
+            return None
+        mine = position["ranks"][self.args.rank]
+        for name in self._log_state():
+            setattr(self.loader, name, mine[name])
+        logger.info("eclip: epoch %d goes on after batch %d of %d", self.epoch, batch, count)
+        return position_from(batch, now, mine)
+
+    def after_step(self, step: int, batches: int) -> None:
+        """After optimiser step `step` of the run, the last of `batches` of the epoch."""
+        loader = self.loader
+        if self.method.experts:
+            if step + 1 == loader.curriculum.cold_end:
+                self.log.draw(self.model, "primed", step)
+            if step + 1 == loader.steps_per_epoch * self.args.epochs:
+                self.log.draw(self.model, "end", step)
+        self.log.step(step, loader, self.loss, self.views_before)
+        self.saver.after_step(step, batches)

@@ -1,0 +1,133 @@
+"""open_clip's webdataset pipeline with our reading at its end, and a shuffle that repeats."""
+
+from __future__ import annotations
+
+import argparse
+import random
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import open_clip_train.data as upstream
+import torch
+import webdataset as wds
+from torch.utils.data import get_worker_info
+from webdataset.filters import _shuffle
+
+from openclip_eclip.data.images.options import read_options
+from openclip_eclip.data.joint_transform import JointTransform
+from openclip_eclip.data.placebo import HeatmapControl
+from openclip_eclip.data.sample import collate
+from openclip_eclip.data.shards.stream import Announced as ShardAnnounced
+from openclip_eclip.data.shards.stream import read_shards
+from openclip_eclip.data.shards.tar_source import decode_stream
+from openclip_eclip.streams import worker_seed
+
+from .pass_guard import PassGuard
+
+# of open_clip's webdataset pipeline
+TAIL = (
+    "_select",
+    "_decode",
+    "_rename",
+    "_map_dict",
+    "_to_tuple",
+    "_batched",
+)
+
+
+def rewire(
+    info: upstream.DataInfo,
+    transform: JointTransform,
+    tokenizer: Callable,
+    args: argparse.Namespace,
+    heatmaps: bool,
+    control: HeatmapControl | None,
+    windows: bool,
+    announced: Mapping[str, ShardAnnounced] | None,
+) -> None:
+    """Put our reading and decoding at the end of open_clip's pipeline, and its unseeded sample
+    shuffle under (seed, epoch).
+    """
+    stages = info.dataloader.pipeline[0].dataset.pipeline
+    names = stage_names(stages)
+    if names[-len(TAIL) - 2 :] != ("tarfile_to_samples_nothrow", "_shuffle", *TAIL):
+        raise RuntimeError(
+            f"open_clip's webdataset pipeline is {names}; this version of openclip_eclip knows"
+            " another one."
+        )
+    skip = args.on_bad_sample == "skip"
+    shuffle = stages[-len(TAIL) - 1]
+    resampled = isinstance(stages[0], upstream.ResampledShards2)
+    guard = PassGuard(
+        args.train_data,
+        args.batch_size,
+        args.rank,
+        skip,
+        announced,
+        draws=len(stages[0].urls) if resampled else 0,
+    )
+    stages[-len(TAIL) - 2 :] = [
+        guard.shards,
+        partial(read_shards, skip_bad=skip, announced=announced),
+        guard.read,
+        SeededShuffle(
+            shuffle.kw["bufsize"], shuffle.kw["initial"], args.seed, args.rank, info.shared_epoch
+        ),
+        partial(
+            decode_stream,
+            transform=transform,
+            tokenize=tokenizer,
+            skip_bad=skip,
+            control=control,
+            windows=windows,
+            heatmaps=heatmaps,
+            options=read_options(args),
+        ),
+        guard.good,
+        wds.batched(args.batch_size, partial=False, collation_fn=collate),
+    ]
+    if resampled:
+        stages[0].worker_seed = partial(_worker_seed, args.seed, args.rank)
+
+
+def stage_names(stages: Sequence[Any]) -> tuple[str, ...]:
+    """What the stages of a webdataset pipeline are called."""
+    return tuple(
+        getattr(getattr(stage, "f", stage), "__name__", type(stage).__name__) for stage in stages
+    )
+
+
+def _worker_seed(seed: int, rank: int, epoch: int = 0) -> int:
+    """Of this data worker, the same in a resumed run (open_clip's own depends on the process)."""
+    worker = get_worker_info()
+    return worker_seed(seed, rank, worker.id if worker else 0, epoch)
+
+
+class SeededShuffle(wds.PipelineStage):
+    """webdataset's sample shuffle, and the worker's random augmentation, as functions of (seed,
+    rank, worker, epoch).
+
+    Upstream seeds the shuffle from the process id and the clock, so that no run could be resumed or
+    repeated.
+    """
+
+    def __init__(
+        self, bufsize: int, initial: int, seed: int, rank: int, epoch: upstream.SharedEpoch
+    ) -> None:
+        self.bufsize, self.initial, self.seed, self.rank, self.epoch = (
+            bufsize,
+            initial,
+            seed,
+            rank,
+            epoch,
+        )
+
+    def run(self, source: Any) -> Any:
+        seed = _worker_seed(self.seed, self.rank, self.epoch.get_value())
+        if get_worker_info() is not None:
+            torch.manual_seed(seed)
+            np.random.seed(seed % 2**32)
+            random.seed(seed)
+        return _shuffle(source, self.bufsize, self.initial, random.Random(seed))

@@ -1,0 +1,376 @@
+"""open_clip's training data with heatmaps: checked first, then built by open_clip's own functions
+with our samples inside.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip_train.data as upstream
+import torch
+from torch.utils.data import Dataset, Subset
+
+from openclip_eclip.batching.expert_stream import EXPERT_ID
+from openclip_eclip.config import SHUFFLES, DataError
+from openclip_eclip.data.check import Report, check_table, raise_faults
+from openclip_eclip.data.images.options import read_options
+from openclip_eclip.data.joint_transform import JointTransform
+from openclip_eclip.data.placebo import HeatmapControl, entries_control, table_control
+from openclip_eclip.data.sample import Sample, SampleBatch, collate, stable_id
+from openclip_eclip.data.shards.index import CheckOptions, ShardReport, check_shards, join_reports
+from openclip_eclip.data.shards.stream import expand_shards
+from openclip_eclip.data.shards.tar_source import TarEntry, TarSamples
+from openclip_eclip.data.tables.csv_source import (
+    CsvColumns,
+    CsvSamples,
+    CsvTable,
+    read_column_names,
+    read_csv_table,
+)
+
+from .announced import Announced
+from .pass_guard import check_number, check_shares
+from .ranks import on_rank_zero, shared_work
+from .shard_flags import check_factors, local_shards, train_samples, warn_sizes
+from .shard_pipeline import rewire
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class TrainSource:
+    """open_clip's DataInfo over our samples, and what is known of the annotated ones before
+    training.
+    """
+
+    info: upstream.DataInfo
+    annotated: bool
+    total: int | None = (
+        None  # samples, however many of them an epoch takes; None: not known before they come
+    )
+    windows: int | None = 0  # samples that carry sentence windows; None: not known before they come
+    # sample_id -> file and row or key, of annotated samples
+    names: dict[int, str] = field(default_factory=dict)
+    samples: Dataset | None = (
+        None  # those with a heatmap, one by one; None: without any, or not known before they come
+    )
+    announced: Announced | None = None  # sees every batch; None: nothing is known before it comes
+    header: list[str] = field(default_factory=list)  # columns of the table, for messages
+
+
+def columns_of(args: argparse.Namespace) -> CsvColumns:
+    return replace(read_column_names(args), label=args.csv_label_key)
+
+
+def is_table(path: str, dataset_type: str) -> bool:
+    """Whether open_clip would read `path` as CSV."""
+    return dataset_type == "csv" or (
+        dataset_type == "auto" and path.rsplit(".", 1)[-1] in ("csv", "tsv")
+    )
+
+
+def train_source(
+    args: argparse.Namespace,
+    transform: JointTransform,
+    tokenizer: Callable,
+    epoch: int,
+    heatmaps: bool,
+    windows: bool = False,
+) -> TrainSource:
+    """Check --train-data and build its loader, whose batches are those of `collate`; without
+    `heatmaps` or `windows` these are ignored.
+    """
+    if args.dataset_type == "synthetic":
+        info = upstream.get_synthetic_dataset(args, transform, is_train=True, tokenizer=tokenizer)
+        info.dataloader.collate_fn = _collate_plain
+        return TrainSource(info, annotated=False)
+    if is_table(args.train_data, args.dataset_type):
+        return _table_source(args, transform, tokenizer, heatmaps, windows)
+    return _shard_source(args, transform, tokenizer, epoch, heatmaps, windows)
+
+
+def expert_samples(
+    args: argparse.Namespace, transform: JointTransform, tokenizer: Callable, windows: bool = False
+) -> tuple[Dataset, dict[int, str], int]:
+    """Check --expert-data; its annotated samples, their names by sample_id, and how many carry
+    sentence windows, 0 unless `windows`.
+
+    DataError if no sample is annotated.
+    """
+    if is_table(args.expert_data, "auto"):
+        table = good_rows(args, args.expert_data, heatmaps=True, windows=windows)
+        near = table.near_heatmap
+        total, table = len(table), table.keep(table.annotated)
+        samples: Dataset = CsvSamples(
+            table,
+            transform,
+            tokenizer,
+            first_id=EXPERT_ID,
+            skip_bad=args.on_bad_sample == "skip",
+            control=_table_control(args, transform, table, EXPERT_ID),
+            windows=windows,
+            options=read_options(args),
+        )
+        told = table.with_windows
+        names = {EXPERT_ID + table.rows[i]: table.name(i) for i in range(len(table))}
+    else:
+        shards, near = local_shards(args.expert_data), ""
+        if shards is None:
+            raise DataError(
+                "--expert-data must be files of this machine: its samples are read one by one."
+            )
+        reports = shard_reports(
+            args, shards, args.expert_data, CheckOptions(windows=windows, read=read_options(args))
+        )
+        entries, total = (
+            [entry for report in reports for entry in report.annotated],
+            sum(report.good for report in reports),
+        )
+        told = sum(entry.with_windows for entry in entries)
+        ids = range(EXPERT_ID, EXPERT_ID + len(entries))
+        samples = TarSamples(
+            entries,
+            transform,
+            tokenizer,
+            ids,
+            _entries_control(args, transform, entries, ids),
+            windows,
+            read_options(args),
+        )
+        names = {i: entry.where for i, entry in zip(ids, entries)}
+    if not names:
+        raise DataError(
+            f"--expert-data {args.expert_data}: no annotated sample among {total}; expected"
+            f" heatmaps in the column {columns_of(args).heatmap!r} or members heatmap.png, .npy,"
+            f" .npz.{near}"
+        )
+    if len(names) < total:
+        logger.info(
+            "eclip: --expert-data %s: %d of %d samples are annotated, the others are not used",
+            args.expert_data,
+            len(names),
+            total,
+        )
+    return samples, names, told if windows else 0
+
+
+def _good_or_stop(args: argparse.Namespace, report: Report, path: str) -> None:
+    """Faults stop the run or, with --on-bad-sample skip, are allowed. DataError too if no sample is
+    good.
+    """
+    for warning in report.warnings if args.rank == 0 else ():
+        logger.warning("eclip: %s: %s", path, warning)
+    if args.on_bad_sample == "stop":
+        raise_faults(report, path)
+    if not report.good:
+        raise DataError(f"{path}: not one good sample.")
+
+
+def _warn_faults(faults: Sequence[Any], skipped: int, samples: int, path: str) -> None:
+    for fault in faults:
+        logger.warning("eclip: skipped bad sample: %s", fault)
+    if faults:
+        logger.warning("eclip: %s: skipped %d of %d samples", path, skipped, samples)
+
+
+def good_rows(
+    args: argparse.Namespace,
+    path: str,
+    heatmaps: bool,
+    windows: bool,
+    images: bool = False,
+    heatmap_named: bool = True,
+) -> CsvTable:
+    """The table without its bad rows, which stop the run or, with --on-bad-sample skip, are named;
+    `images`: all are decoded.
+
+    Rank 0 alone looks for files; the others read the table and take from it where they are. Without
+    `heatmaps` these are left out.
+    `heatmap_named` False: a column that --csv-heatmap-key names may be missing here.
+    """
+    own: list[CsvTable] = []
+    columns = columns_of(args)
+    columns = replace(columns, heatmap_named=columns.heatmap_named and heatmap_named)
+
+    def read(locations: dict[str, np.ndarray] | None = None) -> dict[str, np.ndarray]:
+        table = read_csv_table(path, columns, locations)
+        locations = table.locations
+        if not heatmaps:
+            table = table.without_heatmaps()
+        if images:  # of --val-data, where no sentence is read
+            table = table.without_windows()
+        own.append(table)
+        return locations
+
+    def work() -> tuple[dict[str, np.ndarray], list[int], list[str], int]:
+        locations, table = read(), own[0]
+        report = check_table(
+            table, windows=windows, decode_images=images, options=read_options(args)
+        )
+        _good_or_stop(args, report, path)
+        bad = np.setdiff1d(np.arange(len(table)), report.good).tolist()
+        return locations, bad, [str(fault) for fault in report.faults], report.samples
+
+    locations, bad, faults, samples = on_rank_zero(args, work)
+    _warn_faults(faults, len(bad), samples, path)
+    if not own:
+        read(locations)
+    (table,) = own
+    return table.keep(np.setdiff1d(np.arange(len(table)), bad).tolist()) if bad else table
+
+
+def shard_reports(
+    args: argparse.Namespace, shards: list[Path], path: str, options: CheckOptions
+) -> list[ShardReport]:
+    """What the check finds in each shard, every rank checking its part; only annotated samples are
+    sent to all of them.
+
+    Faults stop the run or, with --on-bad-sample skip, are counted and named. DataError if no sample
+    is good.
+    """
+    reports = shared_work(
+        args, shards, lambda part: check_shards(part, options, progress=args.rank == 0)
+    )
+    report = join_reports(reports)
+    _good_or_stop(args, report, path)
+    _warn_faults(report.faults, report.samples - len(report.good), report.samples, path)
+    return reports
+
+
+def csv_info(args: argparse.Namespace, samples: Dataset, is_train: bool) -> upstream.DataInfo:
+    """What open_clip's get_csv_dataset makes of `samples`."""
+    replaced, upstream.CsvDataset = upstream.CsvDataset, lambda *_, **__: samples
+    try:
+        return upstream.get_csv_dataset(args, None, is_train=is_train)
+    finally:
+        upstream.CsvDataset = replaced
+
+
+def _table_source(
+    args: argparse.Namespace,
+    transform: JointTransform,
+    tokenizer: Callable,
+    heatmaps: bool,
+    windows: bool,
+) -> TrainSource:
+    # beside --expert-data the named column may be that table's alone
+    table = good_rows(args, args.train_data, heatmaps, windows, heatmap_named=not args.expert_data)
+    samples = CsvSamples(
+        table,
+        transform,
+        tokenizer,
+        skip_bad=args.on_bad_sample == "skip",
+        control=_table_control(args, transform, table) if table.annotated else None,
+        windows=windows,
+        options=read_options(args),
+    )
+    info = csv_info(args, samples, is_train=True)
+    info.dataloader.collate_fn = collate
+    if info.dataloader.num_batches == 0:
+        raise DataError(
+            f"{args.train_data}: {len(table)} samples do not fill one batch of {args.batch_size} on"
+            f" each of {args.world_size} ranks; lower --batch-size."
+        )
+    annotated = table.annotated
+    names = {table.rows[i]: table.name(i) for i in annotated}
+    return TrainSource(
+        info,
+        bool(annotated),
+        len(table),
+        table.with_windows,
+        names,
+        Subset(samples, annotated) if annotated else None,
+        Announced(names, len(table), args.train_data),
+        table.header,
+    )
+
+
+def _table_control(
+    args: argparse.Namespace, transform: JointTransform, table: CsvTable, first_id: int = 0
+) -> HeatmapControl | None:
+    kind = args.eclip_heatmap_control
+    return table_control(kind, args.seed, transform.crop.size, table, first_id) if kind else None
+
+
+def _entries_control(
+    args: argparse.Namespace, transform: JointTransform, entries: list[TarEntry], ids: Sequence[int]
+) -> HeatmapControl | None:
+    kind = args.eclip_heatmap_control
+    return (
+        entries_control(kind, args.seed, transform.crop.size, entries, ids, args.csv_label_key)
+        if kind
+        else None
+    )
+
+
+def _shard_source(
+    args: argparse.Namespace,
+    transform: JointTransform,
+    tokenizer: Callable,
+    epoch: int,
+    heatmaps: bool,
+    windows: bool,
+) -> TrainSource:
+    check_factors(args)
+    shards = on_rank_zero(args, lambda: local_shards(args.train_data))
+    check_number(args, len(expand_shards(args.train_data)))
+    annotated, total, told, names, entries, announced = heatmaps, None, None, {}, [], None
+    if shards is None:
+        if args.eclip_heatmap_control in SHUFFLES:
+            raise DataError(
+                f"--eclip-heatmap-control {args.eclip_heatmap_control} with a --train-data that is"
+                " not on this machine: the maps of other samples can not be read; copy the shards,"
+                " or take random, centre, ones or phase-scrambled."
+            )
+        logger.info("eclip: --train-data is not local: heatmaps are checked as they come")
+        count = train_samples(args, None)
+    else:
+        reports = shard_reports(
+            args, shards, args.train_data, CheckOptions(heatmaps, windows, read=read_options(args))
+        )
+        counts = [report.good for report in reports]
+        warn_sizes(shards, [report.samples for report in reports])
+        check_shares(args, counts, epoch)
+        total, count, told = (
+            sum(counts),
+            train_samples(args, sum(counts)),
+            sum(report.windows for report in reports),
+        )
+        entries = [entry for report in reports for entry in report.annotated]
+        names = {stable_id(entry.where): entry.where for entry in entries}
+        annotated = bool(entries)
+        announced = {str(report.shard): report.announced for report in reports}
+    control = (
+        None
+        if shards is not None and not annotated
+        else _entries_control(args, transform, entries, list(names))
+    )
+    filled = argparse.Namespace(**{**vars(args), "train_num_samples": count})
+    info = upstream.get_wds_dataset(
+        filled, transform, is_train=True, epoch=epoch, tokenizer=tokenizer
+    )
+    rewire(info, transform, tokenizer, args, heatmaps, control, windows, announced)
+    samples = (
+        TarSamples(entries, transform, tokenizer, list(names), control, windows, read_options(args))
+        if entries
+        else None
+    )
+    return TrainSource(
+        info,
+        annotated,
+        total,
+        told,
+        names,
+        samples,
+        None if total is None else Announced(names, None, args.train_data),
+    )
+
+
+def _collate_plain(pairs: list[tuple[Any, torch.Tensor]]) -> SampleBatch:
+    return collate([Sample(image[0], text, i) for i, (image, text) in enumerate(pairs)])
