@@ -31,7 +31,7 @@ from training_patches.release_3_3 import Seams
 from training_patches.resume import random_state
 from training_patches.train_data import train_source
 
-SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
+TESTS = Path(__file__).resolve().parent
 FLAGS = [
     *BASIC,
     "--batch-size",
@@ -475,7 +475,7 @@ def test_killed_in_mid_epoch_and_in_writing(tmp_path: Path) -> None:
     done = subprocess.run(
         [
             sys.executable,
-            SCRIPTS / "kill_runs.py",
+            TESTS / "kill_runs.py",
             tmp_path / "kills",
             "--kills",
             "6",
