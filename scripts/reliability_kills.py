@@ -5,7 +5,7 @@ uninterrupted runs.
 
 One JSON object: how many kills of which kind, how many runs ended bit-for-bit as without them, and
 what differed elsewhere.
-The settings and the kills are those of the tests (scripts/kill_runs.py), which this runs in a
+The settings and the kills are those of the tests (tests/kill_runs.py), which this runs in a
 process of its own.
 """
 
@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def kill_figures(kills: int = 30, seed: int = 0, limit: float = 1800) -> dict[str, Any]:
-    """What scripts/kill_runs.py reports; RuntimeError with its last words where it fails or takes
+    """What tests/kill_runs.py reports; RuntimeError with its last words where it fails or takes
     over `limit` seconds.
     """
     path = os.pathsep.join(
@@ -34,7 +34,7 @@ def kill_figures(kills: int = 30, seed: int = 0, limit: float = 1800) -> dict[st
     with tempfile.TemporaryDirectory() as folder:
         command = [
             sys.executable,
-            str(ROOT / "scripts" / "kill_runs.py"),
+            str(ROOT / "tests" / "kill_runs.py"),
             folder,
             "--kills",
             str(kills),

@@ -85,7 +85,7 @@ def test_04_stamps_on_drawn_ones(tmp_path: Path) -> None:
     out = run(
         tmp_path,
         fast_python(),
-        EXAMPLES / "04_stamps.py",
+        EXAMPLES.parent / "scripts" / "studies" / "stamps" / "first_try.py",
         "--quick",
         "--stamps",
         stamps,

@@ -317,7 +317,7 @@ def test_demo_draws_its_picture(tmp_path: Path) -> None:
     assert len(re.findall(r"macro_f1 0\.\d+  recall@1 0\.\d+", done.stdout)) == 2
 
 
-@pytest.mark.parametrize("page", ["README.md", "openclip_eclip/training_patches/README.md"])
+@pytest.mark.parametrize("page", ["README.md", "training_patches/README.md"])
 def test_links_point_to_files(page: str) -> None:
     for target in re.findall(
         r"\]\((?!https?:)([^)#]+)\)", (ROOT / page).read_text(encoding="utf-8")

@@ -33,7 +33,7 @@ from training_patches.train_data import train_source
 
 pytestmark = pytest.mark.slow
 
-SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
+TESTS = Path(__file__).resolve().parent
 FLAGS = [
     *BASIC,
     "--batch-size",
@@ -477,7 +477,7 @@ def test_killed_in_mid_epoch_and_in_writing(tmp_path: Path) -> None:
     done = subprocess.run(
         [
             sys.executable,
-            SCRIPTS / "kill_runs.py",
+            TESTS / "kill_runs.py",
             tmp_path / "kills",
             "--kills",
             "6",

@@ -87,6 +87,7 @@ def run_command(words: Sequence[object]) -> int:
         "overlap": "data.overlap",
         "evaluate": "evaluate.__main__",
         "prepare": "prepare.__main__",
+        "report": "evaluate.report_generation.one_image",
     }.get(name, name)
     return import_module(f"openclip_eclip.{module}").main(rest)
 
