@@ -16,7 +16,6 @@ import tarfile
 import tempfile
 import time
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Callable
 
 import numpy as np
@@ -190,7 +189,7 @@ def bench_pipeline(rounds: int, rows: list[str], count: int = 64) -> None:
     transform = open_clip.transform.image_transform(224, is_train=True)
     tokenizer = open_clip.get_tokenizer("eclip-vit-small", context_length=CONTEXT)
     with tempfile.TemporaryDirectory() as folder:
-        args = SimpleNamespace(**vars(eclip_parser().parse_args([])))
+        args = eclip_parser().parse_args([])
         vars(args).update(train_data=write_shards(Path(folder), count), dataset_type="webdataset", train_num_samples=count,
                           dataset_resampled=False, train_data_upsampling_factors=None, seed=0, batch_size=16, workers=0,
                           rank=0, world_size=1)

@@ -13,7 +13,7 @@ import open_clip
 import pytest
 import reference_align as reference
 import torch
-from conftest import BASIC, Launcher, fast_python, write_table
+from conftest import BASIC, Launcher, ranks, write_table
 from ddp_worker import make_loss, make_part
 from openclip_eclip.config import EClipConfig, UserError
 from openclip_eclip.curriculum import Curriculum
@@ -308,7 +308,7 @@ def test_resumed_is_uninterrupted(runs: Launcher) -> None:
 def test_two_processes_are_one(launcher: Launcher) -> None:
     """Loss and gradients over unequal numbers of annotated samples and sentences, none on a rank or on both, with and without a stream."""
     out = launcher.folder / "results.json"
-    command = [fast_python(), "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
+    command = [*ranks(2),
                str(Path(__file__).with_name("ddp_align_worker.py")), str(launcher.folder / "tiny.json"), str(out)]
     done = subprocess.run(command, env=launcher.environment(), capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr[-4000:]

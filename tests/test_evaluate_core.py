@@ -9,7 +9,7 @@ import numpy as np
 import open_clip
 import pytest
 import torch
-from conftest import Launcher, fast_python, write_shard, write_table
+from conftest import Launcher, ranks, write_shard, write_table
 from openclip_eclip.checkpoint import export_plain, plain_config
 from openclip_eclip.config import UserError
 from openclip_eclip.evaluate.__main__ import TASKS, main
@@ -124,8 +124,7 @@ def test_two_ranks_give_the_bits_of_one(launcher: Launcher) -> None:
     (launcher.folder / "images" / "5.png").write_bytes(b"no picture")
     (launcher.folder / "ranks.py").write_text(RANKS)
     for processes in (1, 2):
-        command = [fast_python(), "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)] if processes == 2 else [fast_python()]
-        done = subprocess.run([*command, "ranks.py", "tiny.json", str(table), f"{processes}.npz"], cwd=launcher.folder, env=launcher.environment(),
+        done = subprocess.run([*ranks(processes), "ranks.py", "tiny.json", str(table), f"{processes}.npz"], cwd=launcher.folder, env=launcher.environment(),
                               capture_output=True, text=True, timeout=400)
         assert done.returncode == 0, done.stderr[-2000:]
     one, two = (np.load(launcher.folder / f"{processes}.npz") for processes in (1, 2))

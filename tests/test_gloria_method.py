@@ -9,7 +9,7 @@ import open_clip
 import pytest
 import reference_gloria as reference
 import torch
-from conftest import BASIC, Launcher, fast_python, write_table
+from conftest import BASIC, Launcher, ranks, write_table
 from ddp_worker import gradients, make_loss, make_part
 from openclip_eclip.config import UserError
 from openclip_eclip.objectives import Gloria
@@ -104,7 +104,7 @@ def test_resumed_is_uninterrupted(runs: Launcher) -> None:
 def test_two_processes(launcher: Launcher) -> None:
     """Global negatives: two processes are one, loss and gradients. Local negatives: each rank's local loss is its own."""
     out = launcher.folder / "results.json"
-    command = [fast_python(), "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
+    command = [*ranks(2),
                str(Path(__file__).with_name("ddp_gloria_worker.py")), str(launcher.folder / "tiny.json"), str(out)]
     done = subprocess.run(command, env=launcher.environment(), capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr[-4000:]

@@ -11,7 +11,7 @@ import open_clip.transform
 import open_clip_train.main as host
 import pytest
 import torch
-from conftest import BASIC, Launcher, fast_python, write_table
+from conftest import BASIC, Launcher, ranks, write_table
 from openclip_eclip import train
 from openclip_eclip.config import UserError
 from openclip_eclip.objectives import Dacl, M3Mix
@@ -183,7 +183,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Launcher:
             (*common, "--name", "m3", "--method", "m3-mix", *start, "--local-loss", "--gather-with-grad"),
             (*common, "--name", "all", "--method", "eclip+dacl+m3-mix", *start, "--accum-freq", 3, "--dacl-form", "plus"),
             (*common, "--name", "release", "--method", "eclip+dacl", "--dacl-form", "release")]
-    command = [fast_python(), "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
+    command = [*ranks(2),
                str(Path(__file__).with_name("ddp_objectives_worker.py")), str(launcher.folder / "tiny.json"),
                str(launcher.folder / "results.json"), json.dumps([[str(flag) for flag in run] for run in runs])]
     done = subprocess.run(command, env=launcher.environment(), cwd=launcher.folder, capture_output=True, text=True, timeout=400)

@@ -32,7 +32,7 @@ def trees(root: Path) -> dict[str, tuple[list[object], bool]]:
     open_i.write_archive(root / "open-i")
     open_i.write_views(root / "open-i")
     open_i.write_films(root / "open-i" / "NLMCXR_png", kaggle=False)
-    return {"mimic-cxr": ([], False), "egd-cxr": (["--images", mimic, "--windows", "sentence", "--sigma", 10], True),  # of small films
+    return {"mimic-cxr": ([], False), "egd-cxr": (["--images", mimic, "--windows", "sentence", "--sigma", 10], True),  # of small images
             "reflacx": (["--images", mimic, "--readers", "noisy-or"], True), "chexpert": (["--evaluation", "none"], False),
             "rsna": (["--evaluation", "none"], True), "nih-cxr14": (["--evaluation", "none", "--split", "none"], True),
             "open-i": (["--purpose", "training", "--views", "all"], False)}

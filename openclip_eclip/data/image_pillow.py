@@ -16,8 +16,8 @@ from .heatmap import DataError
 from .image_colour import apply_gamma, apply_profile
 from .image_levels import stretch
 from .image_png import check_png, read_grey_alpha, tells_late
-from .pillow_limit import own_limit
 from .picture import QUARTER_TURNS, Frame, Picture, check_size, turn_image
+from .pillow_limit import own_limit
 from .read_options import ReadOptions
 
 # EPS and WMF run another program; BUFR, GRIB, HDF5 and MPEG cannot be decoded; icons hold several
