@@ -85,6 +85,12 @@ def fast_python() -> str:
     return forked_python.start(Path(tempfile.mkdtemp(prefix="python-")))
 
 
+def ranks(processes: int) -> list[str]:
+    """The beginning of a command for one process or, under torchrun, several."""
+    several = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    return [fast_python(), *(several if processes > 1 else [])]
+
+
 def write_table(
     folder: Path,
     count: int,
@@ -156,25 +162,10 @@ class Launcher:
             module,
             json.dumps([[str(flag) for flag in run] for run in runs]),
         ]
-        if processes == 1:
-            return [fast_python(), *launch]
-        return [
-            fast_python(),
-            "-m",
-            "torch.distributed.run",
-            "--standalone",
-            "--nproc_per_node",
-            str(processes),
-            *launch,
-        ]
+        return [*ranks(processes), *launch]
 
     def environment(self) -> dict[str, str]:
-        return {
-            **os.environ,
-            "OMP_NUM_THREADS": "1",
-            "HF_HUB_OFFLINE": "1",
-            "CUDA_VISIBLE_DEVICES": "",
-        }
+        return {**os.environ, **forked_python.SETTINGS}
 
     def run(
         self,

@@ -132,28 +132,24 @@ def run(job: tuple[list[str], str, dict[str, str]], streams: list[int]) -> None:
     """One command of python's, to its end; does not return."""
     (_, *words), folder, environment = job
     os.setsid()
-    for number, stream in enumerate(streams):
-        os.dup2(stream, number)
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        os.dup2(streams[number], number)
+        setattr(sys, name, open(number, mode, buffering=1, closefd=False))
     os.chdir(folder)
-    before = sys.path
     os.environ.clear()
     os.environ.update(environment)
     own = [entry for entry in environment.get("PYTHONPATH", "").split(os.pathsep) if entry]
-    sys.path = [*own, *(entry for entry in before[1:] if entry not in own)]
-    for stream in ("stdin", "stdout", "stderr"):
-        mode = "r" if stream == "stdin" else "w"
-        number = ("stdin", "stdout", "stderr").index(stream)
-        buffering = 1 if stream == "stderr" or "-u" in words[:1] else -1
-        setattr(sys, stream, open(number, mode, buffering, closefd=False))
+    sys.path = [*own, *(entry for entry in sys.path[1:] if entry not in own)]
     code = 1
     try:
-        execute([word for word in words if word != "-u"] if "-u" in words[:1] else words)
+        execute(words)
         code = 0
     except SystemExit as stop:
-        code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-        if isinstance(stop.code, str):
-            sys.stderr.write(f"{stop.code}\n")
-    except BaseException:
+        code = 0 if stop.code is None else stop.code
+        if not isinstance(code, int):
+            sys.stderr.write(f"{code}\n")
+            code = 1
+    except BaseException:  # as the interpreter does at its top
         sys.stdout.flush()
         traceback.print_exc()
     finally:
@@ -166,8 +162,8 @@ def run(job: tuple[list[str], str, dict[str, str]], streams: list[int]) -> None:
 
 def execute(words: list[str]) -> None:
     """The program that the words name, as __main__."""
-    while words[0] == "-W":
-        words = words[2:]
+    while words[0] in ("-u", "-W"):  # lines are written at once as it is
+        words = words[2 if words[0] == "-W" else 1 :]
     kind, rest = words[0], words[1:]
     if kind == "-m":
         sys.path.insert(0, os.getcwd())

@@ -16,7 +16,7 @@ import open_clip
 import pytest
 import reference_align as reference
 import torch
-from conftest import BASIC, Launcher, fast_python, write_table
+from conftest import BASIC, Launcher, ranks, write_table
 from ddp_worker import make_loss, make_part
 from test_train_errors import run
 
@@ -675,12 +675,7 @@ def test_two_processes_are_one(launcher: Launcher) -> None:
     """
     out = launcher.folder / "results.json"
     command = [
-        fast_python(),
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc_per_node",
-        "2",
+        *ranks(2),
         str(Path(__file__).with_name("ddp_align_worker.py")),
         str(launcher.folder / "tiny.json"),
         str(out),

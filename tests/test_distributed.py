@@ -13,7 +13,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import BASIC, Launcher, fast_python, write_table
+from conftest import BASIC, Launcher, ranks, write_table
 
 pytestmark = pytest.mark.slow
 
@@ -23,12 +23,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict]]:
     launcher = Launcher(tmp_path_factory.mktemp("ddp"))
     out = launcher.folder / "results.json"
     command = [
-        fast_python(),
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc_per_node",
-        "2",
+        *ranks(2),
         str(Path(__file__).with_name("ddp_worker.py")),
         str(launcher.folder / "tiny.json"),
         str(out),

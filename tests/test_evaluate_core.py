@@ -11,7 +11,7 @@ import numpy as np
 import open_clip
 import pytest
 import torch
-from conftest import Launcher, fast_python, write_shard, write_table
+from conftest import Launcher, ranks, write_shard, write_table
 from PIL import Image
 
 from openclip_eclip.checkpoint import export_plain, plain_config
@@ -195,20 +195,8 @@ def test_two_ranks_give_the_bits_of_one(launcher: Launcher) -> None:
     (launcher.folder / "images" / "5.png").write_bytes(b"no picture")
     (launcher.folder / "ranks.py").write_text(RANKS)
     for processes in (1, 2):
-        command = (
-            [
-                fast_python(),
-                "-m",
-                "torch.distributed.run",
-                "--standalone",
-                "--nproc_per_node",
-                str(processes),
-            ]
-            if processes == 2
-            else [fast_python()]
-        )
         done = subprocess.run(
-            [*command, "ranks.py", "tiny.json", str(table), f"{processes}.npz"],
+            [*ranks(processes), "ranks.py", "tiny.json", str(table), f"{processes}.npz"],
             cwd=launcher.folder,
             env=launcher.environment(),
             capture_output=True,

@@ -7,19 +7,14 @@ import os
 import subprocess
 from pathlib import Path
 
+import forked_python
 import numpy as np
 import pytest
 from conftest import fast_python
 from PIL import Image, ImageDraw
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
-ENVIRONMENT = {
-    **os.environ,
-    "OMP_NUM_THREADS": "1",
-    "HF_HUB_OFFLINE": "1",
-    "CUDA_VISIBLE_DEVICES": "",
-    "QUICK": "1",
-}
+ENVIRONMENT = {**os.environ, **forked_python.SETTINGS, "QUICK": "1"}
 
 
 def run(folder: Path, *command: object) -> str:

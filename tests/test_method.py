@@ -14,7 +14,7 @@ import open_clip.transform
 import open_clip_train.main as host
 import pytest
 import torch
-from conftest import BASIC, Launcher, fast_python, write_table
+from conftest import BASIC, Launcher, ranks, write_table
 
 from openclip_eclip import train
 from openclip_eclip.config import UserError
@@ -410,12 +410,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Launcher:
         (*common, "--name", "release", "--method", "eclip+dacl", "--dacl-form", "release"),
     ]
     command = [
-        fast_python(),
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc_per_node",
-        "2",
+        *ranks(2),
         str(Path(__file__).with_name("ddp_objectives_worker.py")),
         str(launcher.folder / "tiny.json"),
         str(launcher.folder / "results.json"),

@@ -43,11 +43,10 @@ def trees(root: Path) -> dict[str, tuple[list[object], bool]]:
     open_i.write_films(root / "open-i" / "NLMCXR_png", kaggle=False)
     return {
         "mimic-cxr": ([], False),
-        # of small films
         "egd-cxr": (
             ["--images", mimic, "--windows", "sentence", "--sigma", 10],
             True,
-        ),
+        ),  # of small images
         "reflacx": (["--images", mimic, "--readers", "noisy-or"], True),
         "chexpert": (["--evaluation", "none"], False),
         "rsna": (["--evaluation", "none"], True),

@@ -63,7 +63,7 @@ def flag_table() -> str:
             value = " " + " ".join(action.metavar)
         else:
             value = f" {action.metavar}" if action.metavar else ""
-        rows.append(f"| `{action.option_strings[0]}{value}` | {action.help} |")
+        rows.append(f"| `{action.option_strings[0]}{value}` | {action.help % vars(action)} |")
     return "\n".join(rows) + "\n"
 
 

@@ -153,8 +153,9 @@ def test_every_raw_data_set_by_its_line(
     """
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     (script,) = re.findall(r"<!-- run on miniatures -->\n```bash\n(.*?)```", readme, re.DOTALL)
-    # on smaller films EGD-CXR's default sigma, 150 pixels, draws flat maps
-    monkeypatch.setattr(mimic_trees, "HEIGHT", 910)
+    monkeypatch.setattr(
+        mimic_trees, "HEIGHT", 910
+    )  # on smaller images EGD-CXR's default sigma, 150 pixels, draws flat maps
     monkeypatch.setattr(mimic_trees, "WIDTH", 610)
     write_trees(tmp_path)
     monkeypatch.chdir(tmp_path)

@@ -8,6 +8,7 @@ import io
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -53,8 +54,10 @@ def write_shards(folder: Path, shards: int = 2, count: int = 12) -> str:
 def kill_in_epoch(launcher: Launcher, run: list, name: str, epoch: int, step: str) -> None:
     """Start a run and SIGKILL it once its log shows `step` of `epoch`."""
     log = launcher.folder / "logs" / name / "out.log"
+    _, *words = launcher.command("openclip_eclip.train", [run])
+    # the real Python: a kill of the fast one would end its client first, and the run a moment later
     process = subprocess.Popen(
-        launcher.command("openclip_eclip.train", [run]),
+        [sys.executable, *words],
         env=launcher.environment(),
         cwd=launcher.folder,
         stdout=subprocess.DEVNULL,

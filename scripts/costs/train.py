@@ -20,7 +20,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import open_clip
@@ -255,7 +254,7 @@ def bench_pipeline(rounds: int, rows: list[str], count: int = 64) -> None:
     transform = open_clip.transform.image_transform(224, is_train=True)
     tokenizer = open_clip.get_tokenizer("eclip-vit-small", context_length=CONTEXT)
     with tempfile.TemporaryDirectory() as folder:
-        args = SimpleNamespace(**vars(eclip_parser().parse_args([])))
+        args = eclip_parser().parse_args([])
         vars(args).update(
             train_data=write_shards(Path(folder), count),
             dataset_type="webdataset",
