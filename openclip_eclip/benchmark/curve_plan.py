@@ -319,10 +319,8 @@ def _write(path: Path, table: CsvTable, flags: Flags) -> Path:
     writer = csv.writer(stream, delimiter=str(flags.get("csv-separator") or ","))
     writer.writerow([table.columns.image, table.columns.caption, table.columns.heatmap])
     writer.writerows(
-        [image.absolute(), caption, heatmap.absolute() if heatmap else ""]
-        for image, caption, heatmap in zip(
-            table.images, table.captions, table.heatmaps, strict=True
-        )
+        [table.image(row).absolute(), caption, heatmap.absolute() if heatmap else ""]
+        for row, (caption, heatmap) in enumerate(zip(table.captions, table.heatmaps, strict=True))
     )
     write_whole(path, stream.getvalue().encode())
     return path
