@@ -27,34 +27,39 @@ import torch  # noqa: F401
 from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parent.parent
-CORE = ("tests/test_algorithm1.py", "tests/test_processor.py")
+CORE = ("tests/test_model.py", "tests/test_processor.py")
 HALF = ("tests/test_low_precision.py",)
 REFLACX, EGD, MIMIC = (
-    ("tests/test_prepare_reflacx.py",),
-    ("tests/test_prepare_egd.py",),
-    ("tests/test_prepare_mimic.py",),
+    ("tests/prepare/datasets/test_reflacx.py",),
+    ("tests/prepare/datasets/test_egd_cxr.py",),
+    ("tests/prepare/datasets/test_mimic_cxr.py",),
 )
+REPORTS = ("training_side", "snippets", "journal", "task")
 MODULES = {
-    **dict.fromkeys(("curriculum", "mixup", "processor"), CORE),
+    **dict.fromkeys(("batching/curriculum", "mixup", "processor"), CORE),
     "priming": CORE + HALF,
-    "loss": CORE + HALF + ("tests/test_gradient_factor.py",),
+    "loss": CORE + HALF + ("tests/test_loss_gradient_factor.py",),
     **dict.fromkeys(
         ("objectives/dacl", "objectives/m3_mix", "objectives/naive"),
-        ("tests/test_objectives.py",) + HALF,
+        ("tests/objectives/test_objectives.py",) + HALF,
     ),
-    "training_patches/known_again": ("tests/test_known_again.py",),
-    "prepare/windows": EGD + REFLACX,
+    "training_patches/known_again": ("tests/training_patches/test_known_again.py",),
+    "prepare/sentence_windows": EGD + REFLACX,
     "prepare/gaze_options": EGD + REFLACX,
-    "prepare/egd_cxr": EGD + MIMIC,
-    "prepare/reflacx": REFLACX,
-    "prepare/reflacx_files": REFLACX + MIMIC,
-    "data/windows": ("tests/test_windows_sheet.py",),
+    "prepare/datasets/egd_cxr": EGD + MIMIC,
+    "prepare/datasets/reflacx": REFLACX,
+    "prepare/datasets/reflacx_files": REFLACX + MIMIC,
+    "data/sentence_windows": ("tests/data/test_sentence_windows.py",),
     **dict.fromkeys(
-        ("evaluate/training_side", "evaluate/snippets", "evaluate/journal", "evaluate/reports"),
-        ("tests/test_evaluate_reports.py", "-k", "not killed and not nothing_is_sent"),
+        [f"evaluate/report_generation/{name}" for name in REPORTS],
+        (
+            "tests/evaluate/report_generation/test_report_generation.py",
+            "-k",
+            "not killed and not nothing_is_sent",
+        ),
     ),
-    "evaluate/compare_read": ("tests/test_evaluate_compare.py",),
-    "metrics/compare": ("tests/test_metrics_compare.py",),
+    "evaluate/compare/read": ("tests/evaluate/compare/test_comparison.py",),
+    "metrics/compare": ("tests/metrics/test_compare.py",),
 }
 SLOW = ("tests/test_distributed.py", "-k", "loss or gradients or every_case")
 
@@ -136,22 +141,24 @@ def main() -> int:
     if unknown := set(modules) - set(MODULES):
         parser.error(f"{', '.join(sorted(unknown))}: not in MODULES")
     for module in modules:
-        source = (ROOT / "openclip_eclip" / f"{module}.py").read_text(encoding="utf-8")
+        file = Path(f"{module}.py")
+        if file.parts[0] != "training_patches":
+            file = "openclip_eclip" / file
+        source = (ROOT / file).read_text(encoding="utf-8")
         for line, statement, mutated in tqdm(list(mutants(source)), desc=module, disable=None):
             total += 1
             with tempfile.TemporaryDirectory() as folder:
                 package = Path(folder)
-                shutil.copytree(
-                    ROOT / "openclip_eclip",
-                    package / "openclip_eclip",
-                    ignore=shutil.ignore_patterns("__pycache__"),
-                )
-                (package / "openclip_eclip" / f"{module}.py").write_text(mutated, encoding="utf-8")
+                for name in ("openclip_eclip", "training_patches"):
+                    shutil.copytree(
+                        ROOT / name, package / name, ignore=shutil.ignore_patterns("__pycache__")
+                    )
+                (package / file).write_text(mutated, encoding="utf-8")
                 if not is_red(package, MODULES[module], True) and not (
                     module == "loss" and is_red(package, SLOW, False)
                 ):
                     survivors += 1
-                    tqdm.write(f"{module}.py:{line}: {statement}")
+                    tqdm.write(f"{file}:{line}: {statement}")
     sys.stdout.write(f"{total} statements deleted, {survivors} not noticed by a test\n")
     return 1 if survivors else 0
 

@@ -5,7 +5,7 @@ uninterrupted runs.
 
 One JSON object: how many kills of which kind, how many runs ended bit-for-bit as without them, and
 what differed elsewhere.
-The settings and the kills are those of the tests (tests/kill_runs.py), which this runs in a
+The settings and the kills are those of the tests (tests/workers/kill_runs.py), which this runs in a
 process of its own.
 """
 
@@ -25,8 +25,9 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def kill_figures(kills: int = 30, seed: int = 0, limit: float = 1800) -> dict[str, Any]:
-    """What tests/kill_runs.py reports; RuntimeError with its last words where it fails or takes
-    over `limit` seconds.
+    """What tests/workers/kill_runs.py reports.
+
+    RuntimeError with its last words where it fails or takes over `limit` seconds.
     """
     path = os.pathsep.join(
         filter(None, (str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH")))
@@ -34,7 +35,7 @@ def kill_figures(kills: int = 30, seed: int = 0, limit: float = 1800) -> dict[st
     with tempfile.TemporaryDirectory() as folder:
         command = [
             sys.executable,
-            str(ROOT / "tests" / "kill_runs.py"),
+            str(ROOT / "tests" / "workers" / "kill_runs.py"),
             folder,
             "--kills",
             str(kills),

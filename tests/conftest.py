@@ -15,9 +15,8 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-os.environ["HF_HUB_OFFLINE"] = (
-    "1"  # before anything imports huggingface_hub: its retries take minutes without a network
-)
+# before anything imports huggingface_hub: its retries take minutes without a network
+os.environ["HF_HUB_OFFLINE"] = "1"
 
 import forked_python
 import numpy as np
@@ -26,6 +25,8 @@ import pytest
 import torch
 from PIL import Image
 
+TESTS = Path(__file__).resolve().parent
+ROOT = TESTS.parent
 TINY = {
     "embed_dim": 32,
     "vision_cfg": {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 16},
@@ -33,26 +34,9 @@ TINY = {
 }
 FINDINGS = ("nodule", "effusion", "cardiomegaly", "normal", "opacity", "fracture", "edema", "mass")
 BASIC = (
-    "--model",
-    "tiny",
-    "--precision",
-    "fp32",
-    "--workers",
-    0,
-    "--log-every-n-steps",
-    1,
-    "--warmup",
-    2,
-    "--lr",
-    1e-3,
-    "--device",
-    "cpu",
-    "--save-frequency",
-    1,
-    "--logs",
-    "logs",
-    "--seed",
-    1,
+    *("--model", "tiny", "--precision", "fp32", "--device", "cpu", "--workers", 0, "--seed", 1),
+    *("--lr", 1e-3, "--warmup", 2, "--save-frequency", 1),
+    *("--logs", "logs", "--log-every-n-steps", 1),
 )
 LAUNCH = """\
 import functools, json, logging, runpy, sys, open_clip, torch, torch.distributed as dist
@@ -89,6 +73,12 @@ def ranks(processes: int) -> list[str]:
     """The beginning of a command for one process or, under torchrun, several."""
     several = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
     return [fast_python(), *(several if processes > 1 else [])]
+
+
+def environment() -> dict[str, str]:
+    """For commands: no network, no GPU, one thread; tests/workers find this file."""
+    paths = [str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, **forked_python.SETTINGS, "PYTHONPATH": os.pathsep.join(paths)}
 
 
 def write_table(
@@ -164,9 +154,6 @@ class Launcher:
         ]
         return [*ranks(processes), *launch]
 
-    def environment(self) -> dict[str, str]:
-        return {**os.environ, **forked_python.SETTINGS}
-
     def run(
         self,
         module: str,
@@ -177,7 +164,7 @@ class Launcher:
     ) -> subprocess.CompletedProcess:
         done = subprocess.run(
             self.command(module, runs, processes),
-            env=self.environment(),
+            env=environment(),
             cwd=self.folder,
             capture_output=True,
             text=True,

@@ -10,10 +10,9 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-from pathlib import Path
 
 import pytest
-from conftest import BASIC, Launcher, ranks, write_table
+from conftest import BASIC, TESTS, Launcher, environment, ranks, write_table
 
 pytestmark = pytest.mark.slow
 
@@ -24,13 +23,11 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict]]:
     out = launcher.folder / "results.json"
     command = [
         *ranks(2),
-        str(Path(__file__).with_name("ddp_worker.py")),
+        str(TESTS / "workers" / "ddp_loss.py"),
         str(launcher.folder / "tiny.json"),
         str(out),
     ]
-    done = subprocess.run(
-        command, env=launcher.environment(), capture_output=True, text=True, timeout=400
-    )
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr[-4000:]
     return json.loads(out.read_text())
 

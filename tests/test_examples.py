@@ -10,10 +10,10 @@ from pathlib import Path
 import forked_python
 import numpy as np
 import pytest
-from conftest import fast_python
+from conftest import ROOT, fast_python
 from PIL import Image, ImageDraw
 
-EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+EXAMPLES = ROOT / "examples"
 ENVIRONMENT = {**os.environ, **forked_python.SETTINGS, "QUICK": "1"}
 
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import configparser
 import re
-from pathlib import Path
 
+from conftest import ROOT
 from packaging.requirements import Requirement
 
-ROOT = Path(__file__).resolve().parent.parent
 SETTINGS = configparser.ConfigParser()
 SETTINGS.read(ROOT / "setup.cfg", encoding="utf-8")
 EXTRAS = SETTINGS["options.extras_require"]

@@ -17,8 +17,8 @@ samples draw the place from one distribution for all classes, normals included. 
 are independent by construction: that is why every finding here is focal and has the same three
 sizes (cardiomegaly or effusion could not be moved).
 Logistic regression on the gaze alone (heatmap averaged to 8 x 8), 2 000 training and 1 000 test
-samples, mean and s.d. over seeds 0-4, by `gaze_score` of tests/test_phantom.py (chance: balanced
-accuracy .167; always "normal": .30 right):
+samples, mean and s.d. over seeds 0-4, by `gaze_score` of tests/phantom/test_generate.py
+(chance: balanced accuracy .167; always "normal": .30 right):
 
     gaze_leak   macro-F1     balanced accuracy   accuracy
     1           .710 ± .006  .714 ± .007         .731 ± .007

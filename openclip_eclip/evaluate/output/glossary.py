@@ -1,4 +1,4 @@
-"""Every metric in one line; reports quote it, the README prints it (tests/test_readme.py)."""
+"""Every metric in one line; reports quote it, the README prints it (tests/docs/test_readme.py)."""
 
 from __future__ import annotations
 

@@ -1,0 +1,238 @@
+"""Tables and shards are read, and the check names every fault by row and key."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import random
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from conftest import write_shard, write_table
+from open_clip.transform import image_transform
+from PIL import Image
+from torch.utils.data._utils.pin_memory import pin_memory
+
+from openclip_eclip.config import DataError
+from openclip_eclip.data.check import check_entries, check_table, raise_faults
+from openclip_eclip.data.check import main as check_main
+from openclip_eclip.data.joint_transform import JointTransform
+from openclip_eclip.data.sample import Sample, collate, seeded_randomness
+from openclip_eclip.data.shards.tar_source import TarSamples, index_shard
+from openclip_eclip.data.tables.csv_source import CsvColumns, CsvSamples, read_csv_table
+from openclip_eclip.evaluate.inputs.eval_set import read_eval_set
+
+
+def encode(values: np.ndarray, suffix: str, **options) -> bytes:
+    stream = io.BytesIO()
+    if suffix == ".png":
+        Image.fromarray(values).save(stream, "PNG")
+    elif suffix == ".npy":
+        np.save(stream, values, **options)
+    else:
+        np.savez(stream, heatmap=values)
+    return stream.getvalue()
+
+
+def samples_of(table, **options) -> CsvSamples:
+    return CsvSamples(
+        table,
+        JointTransform(image_transform(32, is_train=True), 0.0),
+        open_clip.get_tokenizer("tiny"),
+        **options,
+    )
+
+
+def test_seeded_randomness_repeats_and_leaves_every_generator_as_it_was(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Those of GPUs too: reseeded with every sample, dropout would follow the expert stream."""
+    monkeypatch.setattr(
+        torch.cuda, "manual_seed_all", lambda seed: pytest.fail("the GPUs were reseeded")
+    )
+
+    def draw() -> tuple[float, float, float]:
+        return float(torch.rand(())), float(np.random.rand()), random.random()
+
+    def seeded(seed: list[int]) -> tuple[float, float, float]:
+        with seeded_randomness(seed):
+            return draw()
+
+    state = torch.get_rng_state(), np.random.get_state(), random.getstate()
+    expected = draw()
+    torch.set_rng_state(state[0])
+    np.random.set_state(state[1])
+    random.setstate(state[2])
+    first, other, again = seeded([3, 4]), seeded([3, 5]), seeded([3, 4])
+    assert first == again and len({*first, *other}) == 6
+    assert draw() == expected
+
+
+def test_table_reads_blank_cells_quotes_and_relative_paths(tmp_path: Path) -> None:
+    write_table(tmp_path, 3, annotated=[1])
+    (tmp_path / "own.csv").write_text(
+        'path,report,gaze\nimages/0.png,"no, ""nodule""",\nimages/1.png,NA,images/1.npy\n'
+    )
+    columns = CsvColumns("path", "report", "gaze")
+    table = read_csv_table(tmp_path / "own.csv", columns)
+    assert (
+        table.captions == ['no, "nodule"', "NA"] and table.annotated == [1] and table.rows == [1, 2]
+    )
+    assert table.images[0] == tmp_path / "images" / "0.png"
+    items = collate([samples_of(table)[0], samples_of(table)[1]])
+    assert (
+        items.annotated.tolist() == [1]
+        and items.sample_id.tolist() == [1, 2]
+        and items.text.shape == (2, 16)
+    )
+    assert items.heatmap.shape == (1, 1, 32, 32) and items.image.shape == (2, 3, 32, 32)
+    assert not check_table(table).faults
+
+
+def test_a_pinned_loader_pins_every_tensor_of_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch calls `pin_memory` of what it does not know; a tensor that is pinned here is a copy."""
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor.clone())
+    image, words = torch.rand(3, 4, 4), torch.zeros(2, dtype=torch.int64)
+    batch = collate([Sample(image, words, 7, torch.rand(1, 4, 4), skipped=["x.csv, row 3"])])
+    pinned = pin_memory((batch, None))[0]
+    assert type(pinned) is type(batch) and pinned.skipped == ["x.csv, row 3"] and len(pinned) == 1
+    for field in dataclasses.fields(batch):
+        before, after = getattr(batch, field.name), getattr(pinned, field.name)
+        if field.name != "skipped":
+            assert after is not before and torch.equal(after, before), field.name
+
+
+def test_a_path_that_could_be_two_files_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder of the same name where the command starts must not replace the pictures beside the
+    table.
+    """
+    for name in ("here", "there"):
+        write_table(tmp_path / name, 2)
+    table = tmp_path / "there" / "own.csv"
+    table.write_text("filepath,title\nimages/0.png,nodule\n")
+    monkeypatch.chdir(tmp_path / "there")
+    assert (
+        read_csv_table("own.csv", CsvColumns())
+        .images[0]
+        .samefile(tmp_path / "there" / "images" / "0.png")
+    )
+    assert read_csv_table(table, CsvColumns()).images == [Path("images/0.png")]
+    monkeypatch.chdir(tmp_path / "here")
+    for read in (lambda: read_csv_table(table, CsvColumns()), lambda: read_eval_set(table)):
+        with pytest.raises(DataError, match="here/images/0.png or .*there/images/0.png"):
+            read()
+
+
+def test_table_errors_name_what_is_missing(tmp_path: Path) -> None:
+    path = write_table(tmp_path, 2)
+    for columns, message in (
+        (CsvColumns(image="imag"), "no column 'imag'; found"),
+        (CsvColumns(separator="\t"), "--csv-separator"),
+    ):
+        with pytest.raises(DataError, match=message):
+            read_csv_table(path, columns)
+    with pytest.raises(DataError, match="no such file"):
+        read_csv_table(tmp_path / "none.csv", CsvColumns())
+    (tmp_path / "empty.csv").write_text("filepath,title\n")
+    with pytest.raises(DataError, match="no rows"):
+        read_csv_table(tmp_path / "empty.csv", CsvColumns())
+    assert not read_csv_table(write_table(tmp_path, 2, column=False), CsvColumns()).annotated
+
+
+def broken_table(folder: Path) -> Path:
+    """Rows 2-6 have one fault each, rows 1 and 7 none."""
+    path = write_table(folder, 7, annotated=[1, 2, 6])
+    np.save(folder / "images" / "1.npy", np.full((40, 40), np.nan))
+    np.save(folder / "images" / "2.npy", np.eye(40, 80))
+    lines = path.read_text().splitlines()
+    lines[4] = lines[4].replace("3.png", "gone.png")
+    lines[5] = lines[5].rsplit(",", 2)[0] + ", ,"
+    lines[6] = lines[6] + "images/none.npy"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_check_names_every_fault_by_row_and_key(tmp_path: Path) -> None:
+    report = check_table(read_csv_table(broken_table(tmp_path), CsvColumns()))
+    assert report.good == [0, 6] and report.samples == 7 and report.annotated == 4
+    found = [(fault.where.split(", ")[1], fault.key) for fault in report.faults]
+    assert found == [
+        ("row 2", "heatmap"),
+        ("row 3", "heatmap"),
+        ("row 4", "filepath"),
+        ("row 5", "title"),
+        ("row 6", "heatmap"),
+    ]
+    with pytest.raises(DataError, match="5 faults in 7 samples"):
+        raise_faults(report, "train.csv")
+
+
+def test_check_command_reports_and_draws(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    path = broken_table(tmp_path)
+    (tmp_path / "images" / "0.png").write_bytes((tmp_path / "images" / "0.png").read_bytes()[:200])
+    assert (
+        check_main([str(path), str(tmp_path / "no.csv"), "--sheet", str(tmp_path / "sheet.png")])
+        == 1
+    )
+    out, err = capsys.readouterr()
+    assert (
+        "7 samples, 4 annotated (57.1%), 6 faults" in out
+        and "row 1, filepath: image: unreadable" in out
+    )
+    assert "40x40" in out and "no such file" in err
+    assert Image.open(tmp_path / "sheet.png").width > 200
+
+
+def test_unreadable_image_stops_or_is_replaced_and_named(tmp_path: Path) -> None:
+    table = read_csv_table(write_table(tmp_path, 3), CsvColumns())
+    (tmp_path / "images" / "1.png").write_bytes(b"not a picture")
+    with pytest.raises(
+        DataError, match=r"train.csv, row 2, column 'filepath': .*1.png: unreadable"
+    ):
+        samples_of(table)[1]
+    sample = samples_of(table, skip_bad=True)[1]
+    assert sample.sample_id == 3 and len(sample.skipped) == 1 and "row 2" in sample.skipped[0]
+
+
+def test_shards_are_indexed_checked_and_read(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    picture, good = encode(np.zeros((40, 40, 3), np.uint8), ".png"), encode(np.eye(20), ".npz")
+    shard = write_shard(
+        tmp_path / "a.tar",
+        {
+            "p/1.png": picture,
+            "p/1.txt": b"one",
+            "p/1.heatmap.npz": good,
+            "2.png": picture,
+            "2.txt": b"two",
+            "3.png": picture,
+            "4.png": picture,
+            "4.txt": b"four",
+            "4.heatmap.png": encode(np.zeros((40, 40), np.uint8), ".png"),
+        },
+    )
+    entries = index_shard(shard)
+    assert [entry.annotated for entry in entries] == [True, False, False, True]
+    report = check_entries(entries)
+    assert report.good == [0, 1] and [fault.key for fault in report.faults] == [
+        "members",
+        "heatmap.png",
+    ]
+    assert "a.tar, 4" in report.faults[1].where and "all zero" in report.faults[1].message
+    sample = TarSamples(
+        entries,
+        JointTransform(image_transform(32, is_train=True), 0.0),
+        open_clip.get_tokenizer("tiny"),
+        range(len(entries)),
+    )[0]
+    assert sample.heatmap.shape == (1, 32, 32)
+    assert check_main([str(tmp_path / "{a,b}.tar"), "--sheet", str(tmp_path / "sheet.png")]) == 1
+    out, err = capsys.readouterr()
+    assert "a.tar: 4 samples, 2 annotated (50.0%), 2 faults" in out and "b.tar: " in err
+    shard.write_bytes(shard.read_bytes()[:3000])
+    with pytest.raises(DataError, match="a.tar"):
+        index_shard(shard)

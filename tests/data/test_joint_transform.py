@@ -1,0 +1,180 @@
+"""The joint transform (invariant 6): image and map are cropped as one."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from open_clip.transform import image_transform
+from PIL import Image
+
+from openclip_eclip.data.joint_transform import JointTransform
+
+
+def marked(size: tuple[int, int], spot: tuple[float, float], width: float = 0.12) -> np.ndarray:
+    """A bright square at relative position `spot` (y, x) on black."""
+    values = np.zeros(size, np.float32)
+    y, x = int(spot[0] * size[0]), int(spot[1] * size[1])
+    r = max(1, int(width * size[0] / 2)), max(1, int(width * size[1] / 2))
+    values[max(0, y - r[0]) : y + r[0], max(0, x - r[1]) : x + r[1]] = 1
+    return values
+
+
+def centre(values: torch.Tensor) -> torch.Tensor:
+    weight = values.clamp(min=0)
+    grid = torch.stack(
+        torch.meshgrid(*(torch.arange(side) + 0.5 for side in values.shape), indexing="ij")
+    )
+    return (grid * weight).sum((1, 2)) / weight.sum()
+
+
+@pytest.mark.parametrize(
+    "image_size,map_size,spot",
+    [
+        ((300, 200), (300, 200), (0.4, 0.6)),
+        ((200, 300), (100, 150), (0.5, 0.5)),
+        ((97, 131), (970, 1310), (0.6, 0.4)),
+        ((256, 256), (32, 32), (0.5, 0.5)),
+    ],
+)
+@pytest.mark.parametrize(
+    "aug",
+    [{"scale": (0.3, 1.0)}, {"use_timm": True, "scale": (0.3, 1.0)}],
+    ids=["torchvision", "timm"],
+)
+def test_a_mark_stays_under_its_mark(
+    image_size: tuple, map_size: tuple, spot: tuple, aug: dict
+) -> None:
+    transform = JointTransform(
+        image_transform(112, is_train=True, mean=(0.0,) * 3, std=(1.0,) * 3, aug_cfg=aug), 0.5
+    )
+    image = Image.fromarray((marked(image_size, spot) * 255).astype(np.uint8)).convert("RGB")
+    heatmap = marked(map_size, spot)
+    torch.manual_seed(0)
+    compared = 0
+    for _ in range(20):
+        pixels, cropped = transform(image, heatmap)
+        if cropped is None:
+            continue
+        assert (
+            pixels.shape == (3, 112, 112)
+            and cropped.shape == (1, 112, 112)
+            and cropped.dtype == torch.float32
+        )
+        assert cropped.max() == 1 and cropped.min() >= 0
+        distance = (centre(pixels[0]) - centre(cropped[0])).abs().max()
+        # the marks are whole pixels of either grid
+        assert distance < 112 / min(*map_size) + 112 / min(*image_size), distance
+        compared += 1
+    assert compared >= 5
+
+
+@pytest.mark.parametrize(
+    "image_size,map_size,spot",
+    [
+        ((300, 150), (64, 64), (0.5, 0.4)),
+        ((120, 310), (200, 40), (0.45, 0.6)),
+        ((200, 200), (30, 90), (0.6, 0.5)),
+    ],
+)
+def test_a_placebo_of_another_shape_lies_over_the_whole_image(
+    image_size: tuple, map_size: tuple, spot: tuple
+) -> None:
+    """Its height is the image's height, its width the image's width: a mark of it stays where the
+    image has one.
+    """
+    transform = JointTransform(
+        image_transform(
+            112, is_train=True, mean=(0.0,) * 3, std=(1.0,) * 3, aug_cfg={"scale": (0.3, 1.0)}
+        ),
+        0.5,
+    )
+    image = Image.fromarray((marked(image_size, spot, 0.2) * 255).astype(np.uint8)).convert("RGB")
+    torch.manual_seed(0)
+    compared = 0
+    for _ in range(30):
+        pixels, placebo = transform(
+            image, marked(image_size, spot, 0.2), marked(map_size, spot, 0.2)
+        )
+        if (
+            placebo is None
+            or min(
+                pixels[0][0].max(),
+                pixels[0][-1].max(),
+                pixels[0][:, 0].max(),
+                pixels[0][:, -1].max(),
+            )
+            > 0
+        ):
+            continue
+        distance = (centre(pixels[0]) - centre(placebo[0])).abs().max()
+        assert distance < 2 * 112 / min(*map_size) + 112 / min(*image_size), distance
+        compared += 1
+    assert compared >= 5
+
+
+def test_full_crop_of_an_equal_map_is_the_map() -> None:
+    transform = JointTransform(
+        image_transform(8, is_train=True, aug_cfg={"scale": (1.0, 1.0)}), 0.1
+    )
+    values = np.random.default_rng(0).random((8, 8)).astype(np.float32)
+    transform.crop.crop.ratio = (1.0, 1.0)
+    _, cropped = transform(Image.new("RGB", (8, 8)), values)
+    assert np.allclose(cropped[0].numpy(), values / values.max(), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "aug",
+    [
+        None,
+        {
+            "scale": (0.2, 1.0),
+            "color_jitter": (0.3, 0.3, 0.2, 0.05),
+            "color_jitter_prob": 0.8,
+            "gray_scale_prob": 0.4,
+        },
+        {"use_timm": True, "scale": (0.2, 1.0), "re_prob": 0.5, "color_jitter": 0.3},
+    ],
+)
+def test_without_and_with_a_heatmap_the_image_is_open_clips(aug: dict | None) -> None:
+
+    stock = image_transform(48, is_train=True, aug_cfg=aug)
+    transform = JointTransform(stock, 0.1)
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 70, 3), dtype=np.uint8))
+    for seed in range(4):
+        results = []
+        for heatmap in ("stock", None, np.ones((90, 70), np.float32)):
+            torch.manual_seed(seed), random.seed(seed)
+            results.append(
+                stock(image) if isinstance(heatmap, str) else transform(image, heatmap)[0]
+            )
+        assert torch.equal(results[0], results[1]) and torch.equal(results[0], results[2])
+
+
+def test_a_crop_without_the_region_is_not_annotated() -> None:
+    heatmap = np.zeros((100, 100), np.float32)
+    heatmap[:30, :30] = 1
+    image = Image.new("RGB", (100, 100))
+    torch.manual_seed(0)
+    kept = {
+        threshold: sum(
+            JointTransform(
+                image_transform(16, is_train=True, aug_cfg={"scale": (0.3, 0.3)}), threshold
+            )(image, heatmap)[1]
+            is not None
+            for _ in range(40)
+        )
+        for threshold in (0.0, 0.3, 1.0)
+    }
+    assert 40 > kept[0.0] >= kept[0.3] > kept[1.0] == 0
+
+
+def test_a_step_that_moves_pixels_is_refused() -> None:
+    stock = image_transform(32, is_train=True)
+    stock.transforms.append(torch.nn.Identity())
+    with pytest.raises(ValueError, match="step Identity"):
+        JointTransform(stock, 0.1)
+    with pytest.raises(ValueError, match="starts with Resize"):
+        JointTransform(image_transform(32, is_train=False), 0.1)

@@ -1,0 +1,372 @@
+"""Placebo heatmaps: who is annotated, when and in which order stays; only the map changes, the same
+everywhere and always.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from conftest import BASIC, Launcher, write_shard, write_table
+from open_clip.transform import image_transform
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from openclip_eclip.batching.curriculum import draw_gate
+from openclip_eclip.config import HEATMAP_CONTROLS, DataError
+from openclip_eclip.data.joint_transform import JointTransform
+from openclip_eclip.data.placebo import choose_donors, scramble_phases, table_control
+from openclip_eclip.data.sample import Sample, collate, seeded_randomness
+from openclip_eclip.data.tables.csv_source import CsvColumns, CsvSamples, read_csv_table
+
+SIDE = 32
+
+
+def labelled_table(folder: Path, count: int = 14, annotated: range = range(2, 14, 2)) -> Path:
+    """As `write_table`, with a class column: three classes, two annotated samples in each; no
+    constant map.
+    """
+    path = write_table(folder, count, annotated)
+    lines = path.read_text().splitlines()
+    path.write_text(
+        "\n".join(
+            [lines[0] + ",finding", *(f"{line},c{i // 2 % 3}" for i, line in enumerate(lines[1:]))]
+        )
+        + "\n"
+    )
+    return path
+
+
+def samples_of(
+    path: Path, kind: str | None, seed: int = 0, threshold: float = 0.1, scale: tuple = (0.2, 1.0)
+) -> CsvSamples:
+    table = read_csv_table(path, CsvColumns(label="finding"))
+    transform = JointTransform(
+        image_transform(SIDE, is_train=True, aug_cfg={"scale": scale}), threshold
+    )
+    control = table_control(kind, seed, (SIDE, SIDE), table) if kind else None
+    return CsvSamples(table, transform, open_clip.get_tokenizer("tiny"), control=control)
+
+
+def draw(samples: CsvSamples, rounds: int = 1) -> list[Sample]:
+    found = []
+    for i in range(rounds * len(samples)):
+        with seeded_randomness([i]):
+            found.append(samples[i % len(samples)])
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", HEATMAP_CONTROLS)
+def test_all_but_the_map_stays(kind: str, tmp_path: Path) -> None:
+    """Small crops of maps with little mass: many views count as not annotated, and these are the
+    same views.
+    """
+    path = labelled_table(tmp_path)
+    for file in (tmp_path / "images").glob("*.npy"):  # two bright pixels
+        values = np.zeros((40, 40), np.float32)
+        values[int(file.stem) + 3, 5] = values[30, 2 * int(file.stem) + 10] = 1
+        np.save(file, values)
+    true, placebo = draw(samples_of(path, None), 6), draw(samples_of(path, kind), 6)
+    kept = [sample.heatmap is not None for sample in true]
+    assert 0 < sum(kept) < 36 and kept == [sample.heatmap is not None for sample in placebo]
+    changed = 0
+    for before, after in zip(true, placebo):
+        assert (
+            torch.equal(before.image, after.image)
+            and torch.equal(before.text, after.text)
+            and before.sample_id == after.sample_id
+        )
+        if before.heatmap is not None:
+            assert (
+                after.heatmap.shape == before.heatmap.shape and after.heatmap.dtype == torch.float32
+            )
+            assert after.heatmap.min() >= 0 and after.heatmap.max() == 1
+            changed += not torch.equal(before.heatmap, after.heatmap)
+    assert changed == sum(kept)
+    keys = [
+        [sample.sample_id for sample in found if sample.heatmap is not None]
+        for found in (true, placebo)
+    ]
+    assert (
+        draw_gate(0, 5, keys[0], 0.5, 0.3).lam.tolist()
+        == draw_gate(0, 5, keys[1], 0.5, 0.3).lam.tolist()
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", HEATMAP_CONTROLS)
+def test_a_function_of_seed_and_sample(kind: str, tmp_path: Path) -> None:
+    """Any number of workers, any order, any epoch: the same map; another seed, another one (where
+    anything is random).
+    """
+    path = labelled_table(tmp_path)
+
+    def maps(seed: int = 0, workers: int = 0, reverse: bool = False) -> dict[int, torch.Tensor]:
+        samples = samples_of(path, kind, seed, threshold=0, scale=(1.0, 1.0))
+        order = list(range(len(samples)))[:: -1 if reverse else 1]
+        found = {}
+        for fields in DataLoader(
+            samples, batch_size=3, sampler=order, num_workers=workers, collate_fn=collate
+        ):
+            found.update(zip(fields.sample_id[fields.annotated].tolist(), fields.heatmap))
+        return found
+
+    once = maps()
+    assert len(once) == 6
+    for other in (
+        maps(),
+        maps(reverse=True),
+        *([maps(workers=2)] if kind in ("random", "shuffled") else []),
+    ):
+        assert other.keys() == once.keys() and all(
+            torch.equal(other[key], once[key]) for key in once
+        )
+    control = samples_of(path, kind).control(5, np.load(tmp_path / "images" / "4.npy"))
+    assert control.dtype == np.float32 and control.min() >= 0 and control.max() == 1
+    if kind in ("random", "phase-scrambled"):
+        other = maps(seed=1)
+        assert not any(torch.equal(other[key], once[key]) for key in once)
+        assert len({value.numpy().tobytes() for value in once.values()}) == 6
+    if kind == "shuffled":
+        assert any(
+            not torch.equal(found[key], once[key]) for found in map(maps, (1, 2)) for key in once
+        )
+
+
+def test_a_control_moves_with_the_image(tmp_path: Path) -> None:
+    """A donor's map is cropped where the image is; the whole of it is taken where nothing of it
+    lies in the crop.
+    """
+    image = Image.new("RGB", (64, 64))
+    true = np.ones((64, 64), np.float32)
+    corner = np.zeros((16, 16), np.float32)  # another image's, at another resolution
+    corner[:8, :8] = 1
+    transform = JointTransform(image_transform(32, is_train=True), 0.1)
+
+    def crop(left: int) -> torch.Tensor:
+        transform.crop.make_params = lambda _: {
+            "top": 0,
+            "left": left,
+            "height": 32,
+            "width": 32,
+            "interpolation": 3,
+        }
+        return transform(image, true, corner)[1][0]
+
+    assert crop(0)[:28, :28].min() == 1
+    half = crop(16)
+    assert half[:28, :12].min() == 1 and half[:, 20:].max() == 0
+    whole = crop(32)
+    assert whole[:12, :12].min() == 1 and whole[20:].max() == 0 and whole[:, 20:].max() == 0
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_shuffled_is_never_its_own(seed: int) -> None:
+    """Images with several readers, and classes: a permutation inside the class to other images."""
+    rng = np.random.default_rng(seed)
+    images = [f"i{i // 3}" for i in range(12)] + [f"j{i}" for i in range(17)]
+    classes = (
+        [f"c{int(rng.integers(2))}" for _ in range(4) for _ in range(3)] + ["c0", "c1"] * 8 + ["c0"]
+    )
+    for labels in (None, ["c" for _ in images]):
+        donors = choose_donors(seed, images, labels, images)
+        assert sorted(donors) == list(range(29)) and all(
+            images[i] != images[donor] for i, donor in enumerate(donors)
+        )
+    singles = list(range(29))
+    donors = choose_donors(seed, singles, classes, images)
+    assert sorted(donors) == singles and all(
+        classes[i] == classes[donor] and i != donor for i, donor in enumerate(donors)
+    )
+    assert any(
+        classes[i] != classes[donor]
+        for i, donor in enumerate(choose_donors(seed, singles, None, images))
+    )
+
+
+@pytest.mark.parametrize(
+    "images,classes,message",
+    [
+        (["a"], None, "1 annotated samples of 1 images"),
+        (["a", "a", "b"], None, "3 annotated samples of 2 images"),
+        (["a", "b", "c"], ["x", "x", "y"], "1 annotated samples of class 'y'"),
+    ],
+)
+def test_a_shuffle_without_donors_is_refused(
+    images: list, classes: list | None, message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        choose_donors(0, images, classes, images)
+
+
+@pytest.mark.parametrize("shape", [(31, 40), (40, 32)])
+def test_scrambled_phases_keep_the_amplitudes(shape: tuple[int, int]) -> None:
+    rows, columns = np.mgrid[: shape[0], : shape[1]]
+    heatmap = np.exp(-((rows - 9) ** 2 + (columns - 25) ** 2) / 18).astype(np.float32)
+    found = scramble_phases(heatmap, np.random.default_rng(0))
+    before, after = (np.abs(np.fft.rfft2(x.astype(float))).ravel()[1:] for x in (heatmap, found))
+    scale = (before @ after) / (before @ before)
+    assert (
+        np.abs(after - scale * before).max() < 1e-4 * after.max()
+        and found.min() >= 0
+        and found.max() == 1
+    )
+    assert np.abs(np.corrcoef(found.ravel(), heatmap.ravel())[0, 1]) < 0.3
+
+
+def write_labelled_shard(path: Path, field: str = "finding") -> Path:
+    table = labelled_table(path.parent)
+    members = {}
+    for i, line in enumerate(table.read_text().splitlines()[1:]):
+        image, title, heatmap, finding = line.split(",")
+        members |= {
+            f"{i}.png": Path(image).read_bytes(),
+            f"{i}.txt": title.encode(),
+            f"{i}.json": json.dumps({field: finding}).encode(),
+        }
+        if heatmap:
+            members[f"{i}.heatmap.npy"] = (path.parent / heatmap).read_bytes()
+    return write_shard(path, members)
+
+
+@pytest.mark.slow
+def test_training_with_controls(launcher: Launcher) -> None:
+    """CSV, shards and the separate stream: equal views of every sample, other losses; a resumed run
+    ends where the whole one does.
+    """
+    table = labelled_table(launcher.folder)
+    shard = write_labelled_shard(launcher.folder / "train-000000.tar")
+    # both sources
+    flags = [
+        *BASIC,
+        "--train-data",
+        table,
+        "--batch-size",
+        4,
+        "--epochs",
+        2,
+        "--eclip-curriculum",
+        0,
+        0,
+        0,
+        0,
+        0,
+        0.6,
+        "--expert-data",
+        shard,
+        "--expert-batch-size",
+        2,
+    ]
+    shards = [
+        *BASIC,
+        "--train-data",
+        shard,
+        "--train-num-samples",
+        12,
+        "--batch-size",
+        4,
+        "--epochs",
+        1,
+        "--eclip-curriculum",
+        0,
+        0,
+        0,
+        0,
+        0,
+        1,
+    ]
+    same = ["--eclip-heatmap-control", "same-class-shuffled", "--csv-label-key", "finding"]
+    plain = write_table(launcher.folder, 14, name="plain.csv")  # nothing annotated but the stream
+    stream = [
+        *BASIC,
+        "--train-data",
+        plain,
+        "--batch-size",
+        4,
+        "--epochs",
+        1,
+        "--expert-batch-size",
+        2,
+        *shards[-7:],
+    ]
+    sources = {
+        f"stream-{path.suffix[1:]}": [*stream, "--expert-data", path] for path in (table, shard)
+    } | {"rows": flags, "shards": shards}
+    launcher.train(
+        *[
+            [*run, *control, "--name", name + end]
+            for name, run in sources.items()
+            for control, end in (([], ""), (same, "-same"))
+        ]
+    )
+    for name in sources:
+        views = [
+            (launcher.folder / "logs" / run / "annotated_views.csv").read_text()
+            for run in (name, f"{name}-same")
+        ]
+        assert views[0] == views[1] and launcher.losses(name) != launcher.losses(f"{name}-same"), (
+            name
+        )
+    assert "placebo" in launcher.log("rows-same")
+    end = launcher.weights("rows-same", 2)
+    (launcher.folder / "logs" / "rows-same" / "checkpoints" / "epoch_2.pt").unlink()
+    launcher.train([*flags, *same, "--name", "rows-same", "--resume", "latest"])
+    assert all(
+        torch.equal(value, end[key]) for key, value in launcher.weights("rows-same", 2).items()
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "flags,message",
+    [
+        (["--recipe", "clip", "--eclip-heatmap-control", "ones"], "it uses no heatmap"),
+        (["--eclip-heatmap-control", "same-class-shuffled"], "--csv-label-key names the classes"),
+        (["--csv-label-key", "finding"], "--csv-label-key names the classes"),
+        (
+            ["--eclip-heatmap-control", "same-class-shuffled", "--csv-label-key", "class"],
+            "no column 'class'",
+        ),
+        (
+            [
+                "--eclip-heatmap-control",
+                "same-class-shuffled",
+                "--csv-label-key",
+                "class",
+                "--train-data",
+                "{shard}",
+                "--train-num-samples",
+                "12",
+            ],
+            "no field 'class'",
+        ),
+        (
+            [
+                "--eclip-heatmap-control",
+                "shuffled",
+                "--train-data",
+                "pipe:cat x.tar",
+                "--train-num-samples",
+                "12",
+            ],
+            "not on this machine",
+        ),
+    ],
+)
+def test_controls_that_can_not_work_are_refused(
+    flags: list[str], message: str, tmp_path: Path
+) -> None:
+    from test_flag_checks import run
+
+    table, shard = labelled_table(tmp_path), write_labelled_shard(tmp_path / "x.tar")
+    with pytest.raises(ValueError, match=message):
+        run(
+            tmp_path,
+            *(flag.format(shard=shard) for flag in flags),
+            table=None if "--train-data" in flags else table,
+        )

@@ -1,0 +1,696 @@
+"""`--method align`: the loss, its gradient, which samples it takes; with other methods, weight 0,
+accumulation, bf16, resume, two processes.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from conftest import BASIC, TESTS, Launcher, environment, ranks, write_table
+from reference import align as reference
+from test_flag_checks import run
+from workers.ddp_loss import make_loss, make_part
+
+from openclip_eclip.batching.curriculum import Curriculum
+from openclip_eclip.batching.planned_loader import PlannedLoader
+from openclip_eclip.config import EClipConfig, UserError
+from openclip_eclip.data.sample import Sample, SampleBatch, collate
+from openclip_eclip.objectives import Align, Dacl, Objective
+from openclip_eclip.objectives.align import AlignConfig
+from openclip_eclip.towers.positions import encode_positions
+
+
+def tiny(processor: dict | None = None) -> torch.nn.Module:
+    torch.manual_seed(0)
+    return open_clip.create_model(
+        "tiny", output_dict=True, eclip_cfg={"processor": processor}
+    ).double()
+
+
+def set_up(
+    model: torch.nn.Module,
+    objectives: tuple[Objective, ...],
+    rows: list[int],
+    expert: int,
+    again: int = 0,
+) -> tuple:
+    """(loss, batch, text): three images, of which `rows` are annotated and none got through the
+    gate, `expert` of the stream, and `again` shown once more.
+    """
+    batch, text = make_part(0, [], expert, False)
+    batch.annotated = torch.tensor(rows, dtype=torch.int64)
+    batch.annotated_heatmap = torch.rand(len(rows), 1, 32, 32, dtype=torch.float64)
+    if again:
+        batch.replay_image, batch.replay_text = (
+            torch.randn(again, 3, 32, 32, dtype=torch.float64),
+            torch.randint(1, 999, (again, 16)),
+        )
+        batch.replay_heatmap = torch.rand(again, 1, 32, 32, dtype=torch.float64)
+    for objective in objectives:
+        batch.draws.update(objective.draw(0, 0, 0, batch.sample_id))
+    model.objectives = objectives
+    loss = make_loss(False, False, False, "diagonal", 0, 1)
+    loss.configure(model.eclip_config, objectives)
+    return loss, batch, text
+
+
+@pytest.mark.parametrize(
+    "processor", [None, {"width": 32, "heads": 4, "zero_init": False}], ids=["alone", "eclip"]
+)
+@pytest.mark.parametrize(
+    "rows,expert,again,least",
+    [
+        ([], 0, 0, 0),
+        ([2, 0], 0, 0, 0),
+        ([1], 2, 0, 0),
+        ([], 1, 0, 0),
+        ([], 0, 2, 0),
+        ([1], 0, 1, 0),
+        ([2, 0], 1, 2, 0),
+        ([], 0, 0, 0.5),
+        ([1], 0, 0, 0.5),
+        ([2, 0], 0, 0, 0.5),
+        ([], 1, 0, 1),
+        ([1], 2, 0, 1),
+        ([1], 0, 1, 1),
+    ],
+)
+def test_the_loss_is_the_restatements(
+    processor: dict | None, rows: list, expert: int, again: int, least: float
+) -> None:
+    """Over all annotated images of the batch, of the stream and of those shown again, each unmixed
+    with its own text and map; other terms as they were.
+    """
+    model = tiny(processor)
+    loss, batch, text = set_up(
+        model,
+        (Align(AlignConfig(weight=0.5, temperature=0.2, power=2, least=least)),),
+        rows,
+        expert,
+        again,
+    )
+    out = model(batch, text)
+    losses = loss(**out, output_dict=True)
+    with torch.no_grad():
+        images = torch.cat(
+            [batch.image[rows], batch.expert_image, *[batch.replay_image] * bool(again)]
+        )
+        words = model.encode_text(
+            torch.cat([text[rows], batch.expert_text, *[batch.replay_text] * bool(again)]),
+            normalize=True,
+        ).numpy()
+        positions = encode_positions(model.visual, images).numpy() if len(images) else []
+    looks = [reference.looked_at(one, t, 0.2) for one, t in zip(positions, words)]
+    expected = 0.5 * reference.loss(
+        [
+            one[0].numpy()
+            for one in (*batch.annotated_heatmap, *batch.heatmap, *batch.replay_heatmap)
+        ],
+        looks,
+        power=2,
+        least=least * 3,
+    )
+    assert float(losses["align_loss"].detach()) == pytest.approx(expected, rel=1e-9, abs=1e-12)
+    assert len(out["align_error"]) == len(rows) + expert + again and not {
+        "align_stream",
+        "align_replay",
+    } & set(out)
+    model.objectives = loss.objectives = ()
+    assert all(
+        torch.equal(losses[name], value) for name, value in loss(**out, output_dict=True).items()
+    )
+    alone = loss(**model(batch, text), output_dict=True)
+    assert set(losses) - set(alone) == {"align_loss"}
+    # images of the stream make the pass larger, and its last bit another one on some CPUs
+    for (
+        name,
+        value,
+    ) in alone.items():
+        torch.testing.assert_close(
+            losses[name], value, rtol=1e-12 if expert or again else 0, atol=0
+        )
+
+
+def test_plain_images_of_the_stream_are_encoded_once() -> None:
+    model = tiny({"kind": "mask"})
+    results = []
+    for plain in (False, True):
+        loss, batch, text = set_up(model, (Align(stream_is_plain=plain),), [1], 2)
+        batch.annotated_heatmap = torch.ones(1, 1, 32, 32, dtype=torch.float64).tril()
+        batch.lam = torch.ones(2)  # as --naive-form plain
+        seen = []
+        hook = model.visual.conv1.register_forward_hook(
+            lambda _, inputs, __, seen=seen: seen.append(len(inputs[0]))
+        )
+        results.append(float(loss(**model(batch, text), output_dict=True)["align_loss"].detach()))
+        hook.remove()
+        assert seen == [5 if plain else 7]
+    assert results[0] == pytest.approx(results[1], rel=1e-12)
+
+
+def test_gradient() -> None:
+    """That of finite differences in the image tower; none in the text tower, whose features are
+    held fixed.
+    """
+    model = tiny()
+    loss, batch, text = set_up(model, (Align(),), [0, 2], 1, again=2)
+
+    assert_gradient(model, lambda: loss(**model(batch, text), output_dict=True)["align_loss"])
+
+
+def assert_gradient(model: torch.nn.Module, value: Callable[[], torch.Tensor]) -> None:
+    value().backward()
+    generator = torch.Generator().manual_seed(0)
+    visual = dict(model.visual.named_parameters())
+    direction = {
+        name: torch.randn(p.shape, generator=generator, dtype=p.dtype) for name, p in visual.items()
+    }
+    slope = sum(
+        float((p.grad * direction[name]).sum()) for name, p in visual.items() if p.grad is not None
+    )
+    ends = []
+    for step in (1e-6, -2e-6):
+        with torch.no_grad():
+            for name, p in visual.items():
+                p += step * direction[name]
+            ends.append(float(value()))
+    assert slope == pytest.approx((ends[0] - ends[1]) / 2e-6, rel=1e-5) and abs(slope) > 1e-3
+    assert all(
+        p.grad is None or not p.grad.any()
+        for name, p in model.named_parameters()
+        if not name.startswith("visual.")
+    )
+
+
+def test_training_on_it_moves_the_look_to_the_marked_place() -> None:
+    model = tiny()
+    loss, batch, text = set_up(model, (Align(),), [0, 1, 2], 0)
+    batch.annotated_heatmap = torch.zeros(3, 1, 32, 32, dtype=torch.float64)
+    for row, (top, left) in enumerate(((0, 0), (0, 16), (16, 0))):
+        batch.annotated_heatmap[row, :, top : top + 16, left : left + 16] = 1
+    optimizer = torch.optim.Adam(model.visual.parameters(), lr=3e-3)
+    for _ in range(40):
+        optimizer.zero_grad()
+        value = loss(**model(batch, text), output_dict=True)["align_loss"]
+        value.backward()
+        optimizer.step()
+    with torch.no_grad():
+        words = model.encode_text(text, normalize=True)
+        similarity = torch.einsum(
+            "bhwd,bd->bhw",
+            torch.nn.functional.normalize(encode_positions(model.visual, batch.image), dim=-1),
+            words,
+        )
+    assert similarity.flatten(1).argmax(1).tolist() == [0, 1, 2] and float(value.detach()) < 0.2
+
+
+def samples(count: int, annotated: list[int]) -> SampleBatch:
+    return collate(
+        [
+            Sample(
+                torch.rand(3, 4, 4),
+                torch.zeros(2, dtype=torch.int64),
+                i,
+                torch.rand(1, 4, 4) if i in annotated else None,
+            )
+            for i in range(count)
+        ]
+    )
+
+
+@pytest.mark.parametrize("probability", [0.0, 1.0])
+def test_a_batch_carries_all_maps_whatever_the_gate_decides(probability: float) -> None:
+    """For an objective that asks for them, and only then; the pairs are those of the gate."""
+    always = EClipConfig.from_dict(
+        {"curriculum": {"cold": 0, "warm": 0, "cool": 0, "end": probability}}
+    )
+    fields = samples(5, [1, 4])
+    for objectives, mixes, carried in (
+        ((Align(),), True, 2),
+        ((Align(), Dacl()), False, 2),
+        ((), True, 0),
+        ((Align(AlignConfig(weight=0)),), True, 0),
+    ):
+        loader = PlannedLoader(
+            SimpleNamespace(num_batches=1, num_samples=5),
+            always,
+            Curriculum(1, always.curriculum),
+            seed=0,
+            mixes=mixes,
+            objectives=objectives,
+        )
+        batch = loader.plan(fields, 0, None).to(dtype=torch.bfloat16)
+        pairs = [1, 4] if mixes and probability else []
+        assert (
+            batch.mix_index.tolist() == pairs
+            and len(batch.heatmap) == len(pairs)
+            and sum(loader.views.values()) == len(pairs)
+        )
+        assert (
+            batch.annotated.tolist() == [1, 4][:carried] and len(batch.annotated_heatmap) == carried
+        )
+        assert batch.annotated_heatmap.dtype == torch.bfloat16 and (
+            not carried or torch.equal(batch.annotated_heatmap, fields.heatmap.bfloat16())
+        )
+
+
+@pytest.mark.parametrize(
+    "flags,message",
+    [
+        (
+            ["--method", "align", "--expert-data", "x.csv"],
+            "take naive+align, with --naive-form plain",
+        ),
+        (["--method", "align", "--align-weight", "-1"], "weight=-1.0; expected 0 or more"),
+        (["--method", "align", "--align-weight", "nan"], "--align-weight nan"),
+        (["--method", "align", "--align-weight", "inf"], "--align-weight inf"),
+        (["--method", "align", "--align-heads", "0"], "heads=0.0; expected a share above 0"),
+        (["--method", "align", "--align-least", "5"], "least=5.0; expected a share from 0 to 1"),
+        (["--method", "align", "--align-replay", "5"], "replay=5.0; expected a share from 0 to 1"),
+        (["--align-replay", "0.1"], "give --method align"),
+        (["--align-weight", "1"], "give --method align"),
+        (["--align-least", "0.1"], "give --method align"),
+        (["--align-schedule", "linear"], "give --method align"),
+        (["--method", "align", "--lock-image"], "can not learn where to look"),
+        (["--method", "align+dacl", "--dacl-form", "release"], "encodes mixed images only"),
+        (
+            [
+                "--method",
+                "naive",
+                "--naive-form",
+                "plain",
+                "--expert-data",
+                "x.csv",
+                "--eclip-heatmap-control",
+                "ones",
+            ],
+            "it uses no heatmap",
+        ),
+    ],
+)
+def test_bad_combinations_are_refused(flags: list[str], message: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=re.escape(message)):
+        run(tmp_path, *flags, table=tmp_path / "never-read.csv")
+
+
+def test_a_tower_without_a_map_is_refused_before_training(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="drops patches"):
+        run(
+            tmp_path,
+            "--method",
+            "align",
+            "--force-patch-dropout",
+            "0.5",
+            table=write_table(tmp_path, 6, annotated=[1]),
+        )
+
+
+# ---- training
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Launcher:
+    """Short runs in one process; every third of 24 samples is annotated, so some batches
+    have none.
+    """
+    launcher = Launcher(tmp_path_factory.mktemp("align"))
+    table, blank = (
+        write_table(launcher.folder, 24, annotated=range(0, 24, 6)),
+        write_table(launcher.folder, 24, name="blank.csv"),
+    )
+    lone = write_table(launcher.folder, 24, annotated=[7], name="lone.csv")
+    data = (*BASIC, "--eclip-curriculum", 0.2, 0, 0, 0, 0, 1, "--train-data")
+    common, align = (*data, table, "--batch-size", 4, "--epochs", 1), ("--method", "align")
+    still = (*data, table, "--epochs", 1, "--lr", 0)
+    launcher.train(
+        (*common, "--name", "clip", "--method", "clip"),
+        (*common, "--name", "zero", *align, "--align-weight", 0),
+        (*data, blank, "--batch-size", 4, "--epochs", 1, "--name", "blank", *align),
+        (*common, "--name", "align", *align),
+        (*common, "--name", "placebo", *align, "--eclip-heatmap-control", "centre"),
+        (
+            *common,
+            "--name",
+            "all",
+            "--method",
+            "eclip+align+gloria+dacl",
+            "--expert-data",
+            table,
+            "--eclip-heatmap-control",
+            "shuffled",
+            "--align-replay",
+            0.5,
+        ),
+        (
+            *common,
+            "--name",
+            "plain",
+            "--method",
+            "naive+align",
+            "--naive-form",
+            "plain",
+            "--expert-data",
+            table,
+        ),
+        (*common, "--name", "siglip", *align, "--siglip", "--align-weight", 2),
+        (
+            *common,
+            "--name",
+            "bf16",
+            "--method",
+            "eclip+align",
+            "--precision",
+            "bf16",
+            "--eclip-own-pairs",
+            "mask",
+        ),
+        (*common, "--name", "amp", *align, "--precision", "amp_bf16", "--grad-checkpointing"),
+        (*still, "--name", "constant", "--batch-size", 4, *align),
+        (
+            *still,
+            "--name",
+            "linear",
+            "--batch-size",
+            4,
+            *align,
+            "--align-schedule",
+            "linear",
+            "--align-weight",
+            2,
+        ),
+        (*still, "--name", "one", "--batch-size", 12, "--method", "eclip+align"),
+        (
+            *still,
+            "--name",
+            "three",
+            "--batch-size",
+            4,
+            "--accum-freq",
+            3,
+            "--method",
+            "eclip+align",
+        ),
+        *(
+            (*still, "--name", f"least {least}", "--batch-size", 8, *align, "--align-least", least)
+            for least in (0, 0.16, 0.2)
+        ),
+        *(
+            (
+                *data,
+                lone,
+                "--epochs",
+                1,
+                "--lr",
+                0,
+                "--name",
+                f"lone {size}",
+                "--batch-size",
+                size,
+                "--accum-freq",
+                24 // size,
+                *align,
+                "--align-least",
+                0.5,
+            )
+            for size in (24, 8)
+        ),
+        (*common, "--name", "again", *align, "--align-replay", 0.5, "--workers", 1),
+        (*common, "--name", "enough", *align, "--align-replay", 0.33),
+        (
+            *common,
+            "--name",
+            "zero again",
+            *align,
+            "--align-weight",
+            0,
+            "--align-replay",
+            0.5,
+            "--align-least",
+            0.5,
+        ),
+        (
+            *data,
+            blank,
+            "--batch-size",
+            4,
+            "--epochs",
+            1,
+            "--name",
+            "blank again",
+            *align,
+            "--align-replay",
+            0.5,
+        ),
+        (
+            *common,
+            "--name",
+            "again, placebo",
+            *align,
+            "--align-replay",
+            0.5,
+            "--eclip-heatmap-control",
+            "centre",
+        ),
+        *(
+            (
+                *still,
+                "--name",
+                f"again {size}",
+                "--batch-size",
+                size,
+                "--accum-freq",
+                12 // size,
+                "--method",
+                "eclip+align",
+                "--align-replay",
+                5 / 12,
+            )
+            for size in (12, 4)
+        ),
+        (
+            *common,
+            "--name",
+            "whole",
+            "--method",
+            "eclip+align",
+            "--align-schedule",
+            "linear",
+            "--align-replay",
+            0.5,
+            "--epochs",
+            2,
+        ),
+        (
+            *common,
+            "--name",
+            "resumed",
+            "--method",
+            "eclip+align",
+            "--align-schedule",
+            "linear",
+            "--align-replay",
+            0.5,
+            "--epochs",
+            2,
+            "--resume",
+            "logs/whole/checkpoints/epoch_1.pt",
+        ),
+    )
+    return launcher
+
+
+def aligned(launcher: Launcher, name: str) -> list[float]:
+    return [float(value) for value in re.findall(r" Align_loss: ([\d.e+-]+)", launcher.log(name))]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["zero", "blank", "zero again", "blank again"])
+def test_weight_zero_or_no_annotation_is_bitwise_clip(runs: Launcher, name: str) -> None:
+    expected, found = runs.weights("clip", 1), runs.weights(name, 1)
+    assert set(found) == set(expected) and all(
+        torch.equal(found[key], value) for key, value in expected.items()
+    )
+    assert runs.losses(name) == runs.losses("clip") and not any(aligned(runs, name))
+    assert any(
+        not torch.equal(value, expected[key]) for key, value in runs.weights("align", 1).items()
+    )
+    assert ("no heatmap in the data: nothing is aligned" in runs.log(name)) == name.startswith(
+        "blank"
+    ) and "of the data is annotated" not in runs.log(name)
+    assert "once more" not in runs.log(name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["align", "placebo", "all", "plain", "siglip", "bf16", "amp"])
+def test_it_trains_with_every_method(runs: Launcher, name: str) -> None:
+    losses, values = runs.losses(name), aligned(runs, name)
+    assert (
+        len(losses) == len(values) == 6
+        and np.isfinite(losses).all()
+        and sum(value > 0 for value in values) >= 2
+    )
+
+
+@pytest.mark.slow
+def test_alone_it_leaves_a_plain_checkpoint_and_says_what_it_uses(runs: Launcher) -> None:
+    assert set(runs.weights("align", 1)) == set(runs.weights("clip", 1))
+    log = runs.log("align")
+    assert (
+        "4 annotated samples\n" in log
+        and "mixed pairs" not in log
+        and "processor" not in log.split("Start epoch 0")[-1]
+    )
+    assert not (runs.folder / "logs" / "align" / "annotated_views.csv").exists()
+    assert "placebo" in runs.log("placebo") and aligned(runs, "placebo") != aligned(runs, "align")
+    assert [value > 0 for value in aligned(runs, "align")] == [
+        value > 0 for value in aligned(runs, "placebo")
+    ]
+    assert set(re.findall(r"mixed pairs (\d+)", runs.log("plain"))) == {"2"}  # of the stream alone
+
+
+@pytest.mark.slow
+def test_low_precision_is_close(runs: Launcher) -> None:
+    for name in ("bf16", "amp"):
+        assert aligned(runs, name)[0] == pytest.approx(aligned(runs, "align")[0], rel=0.02)
+
+
+@pytest.mark.slow
+def test_the_weight_and_its_schedule(runs: Launcher) -> None:
+    expected = [2 * value * (1 - step / 6) for step, value in enumerate(aligned(runs, "constant"))]
+    assert aligned(runs, "linear") == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.slow
+def test_accumulation_is_the_large_batch(runs: Launcher) -> None:
+    assert len(runs.losses("one")) == 2 and all(aligned(runs, "one"))
+    assert aligned(runs, "three") == pytest.approx(aligned(runs, "one"), rel=1e-4)
+    assert runs.losses("three") == pytest.approx(runs.losses("one"), rel=2e-5)
+
+
+@pytest.mark.slow
+def test_annotated_images_are_shown_once_more_where_few_are_annotated(runs: Launcher) -> None:
+    """4 of 24: less than half of 0.5, so every batch of four has one more of them; not less than
+    half of 0.33.
+    """
+    assert (
+        "16.7 % of --train-data has heatmaps: each batch of a rank shows 1 of these images once"
+        " more" in runs.log("again")
+    )
+    assert (
+        len(aligned(runs, "again")) == 6
+        and all(aligned(runs, "again"))
+        and not all(aligned(runs, "align"))
+    )
+    assert (
+        aligned(runs, "enough") == aligned(runs, "align")
+        and runs.losses("enough") == runs.losses("align")
+        and "once more" not in runs.log("enough")
+    )
+    assert set(runs.weights("again", 1)) == set(runs.weights("clip", 1)) and aligned(
+        runs, "again, placebo"
+    ) != aligned(runs, "again")
+
+
+@pytest.mark.slow
+def test_what_is_shown_once_more_is_that_of_the_large_batch(runs: Launcher) -> None:
+    assert "shows 3 of these images" in runs.log(
+        "again 12"
+    ) and "shows 1 of these images" in runs.log("again 4")
+    assert len(aligned(runs, "again 4")) == 2 and aligned(runs, "again 4") == pytest.approx(
+        aligned(runs, "again 12"), rel=1e-4
+    )
+    assert runs.losses("again 4") == pytest.approx(runs.losses("again 12"), rel=2e-5) and aligned(
+        runs, "again 4"
+    ) != aligned(runs, "three")
+
+
+@pytest.mark.slow
+def test_the_least_share_is_of_the_accumulated_batch(runs: Launcher) -> None:
+    """One annotated image in 24: its error by 12, not by the 4 that 8 images ask for."""
+    whole, parts = aligned(runs, "lone 24"), aligned(runs, "lone 8")
+    assert len(whole) == len(parts) == 1 and 0 < parts[0] == pytest.approx(whole[0], rel=1e-4)
+    assert (
+        "4.17 % of the data is annotated: alignment is a mean over at least 50 % of each batch"
+        in runs.log("lone 8")
+    )
+
+
+@pytest.mark.parametrize("weight", [0, 1])
+def test_shares_count_where_something_is_aligned(
+    weight: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    align = Align(AlignConfig(weight=weight, least=0.5, replay=0.5))
+    with caplog.at_level("INFO"):
+        align.use_annotated(0.1)
+    assert bool(caplog.records) == bool(weight) and align.replay == (0.5 if weight else 0)
+
+
+@pytest.mark.parametrize("annotated,total", [(15, 300), (30, 600), (100, 2000)])
+def test_the_least_share_is_not_for_data_with_exactly_that_share(
+    annotated: int, total: int
+) -> None:
+    """The cells with 5 %: one sample less, and it is."""
+    align = Align(AlignConfig(least=0.05))
+    align.use_annotated(annotated / total)
+    assert align.least == 0
+    align.use_annotated((annotated - 1) / total)
+    assert align.least == 0.05
+
+
+@pytest.mark.slow
+def test_the_least_share_is_for_data_with_fewer(runs: Launcher) -> None:
+    """4 of 24 are annotated, in two batches of eight a lone one: it is one of 1.6 for a least share
+    of 0.2, and itself for 0.16.
+    """
+    mean, enough, few = (aligned(runs, f"least {least}") for least in (0, 0.16, 0.2))
+    assert enough == mean and "of the data is annotated" not in runs.log("least 0.16")
+    assert [value / other for value, other in zip(mean, few) if other] == pytest.approx(
+        [1, 1.6, 1.6], rel=1e-4
+    )
+
+
+@pytest.mark.slow
+def test_resumed_is_uninterrupted(runs: Launcher) -> None:
+    found = runs.weights("resumed", 2)
+    assert (
+        "resuming checkpoint" in runs.log("resumed")
+        and aligned(runs, "resumed") == aligned(runs, "whole")[6:]
+    )
+    assert all(torch.equal(found[key], value) for key, value in runs.weights("whole", 2).items())
+
+
+@pytest.mark.slow
+def test_two_processes_are_one(launcher: Launcher) -> None:
+    """Loss and gradients over unequal numbers of annotated samples and sentences, none on a rank or
+    on both, with and without a stream.
+    """
+    out = launcher.folder / "results.json"
+    command = [
+        *ranks(2),
+        str(TESTS / "workers" / "ddp_align.py"),
+        str(launcher.folder / "tiny.json"),
+        str(out),
+    ]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stderr[-4000:]
+    results = json.loads(out.read_text())
+    assert len(results) == (4 + 3) * (5 + 5 + 1)
+    wrong = [
+        case
+        for case in results
+        if abs(case["loss"] - case["expected"]) > 1e-9 * case["expected"]
+        or case["names"]
+        or abs(case["align"] - case["expected_align"]) > 1e-9
+        or case["gradient_error"] > 1e-8
+    ]
+    assert not wrong, wrong[:2]
+    assert [bool(case["align"]) for case in results[:20:5]] == [False, True, True, True]

@@ -1,0 +1,232 @@
+"""`--method gloria`: its terms, alone and with others; accumulation, bf16, resume, export, two
+processes.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import open_clip
+import pytest
+import torch
+from conftest import BASIC, TESTS, Launcher, environment, ranks, write_table
+from reference import gloria as reference
+from test_flag_checks import run
+from workers.ddp_loss import gradients, make_loss, make_part
+
+from openclip_eclip.config import UserError
+from openclip_eclip.objectives import Gloria
+from openclip_eclip.objectives.gloria import GloriaConfig
+
+
+def tiny(processor: bool = True) -> torch.nn.Module:
+    torch.manual_seed(0)
+    return open_clip.create_model(
+        "tiny",
+        output_dict=True,
+        eclip_cfg={
+            "processor": {"width": 32, "heads": 4, "zero_init": False} if processor else None,
+            "regions": True,
+        },
+    ).double()
+
+
+def gloria(**settings: object) -> Gloria:
+    found = Gloria(GloriaConfig(**settings))
+    found.use_tokenizer(open_clip.get_tokenizer("tiny"))
+    return found
+
+
+@pytest.mark.parametrize("rows,expert", [([], 0), ([0, 2], 1)])
+def test_the_loss_is_the_loops(rows: list, expert: int) -> None:
+    """Global over originals and mixed pairs, local over the same pairs with their own regions;
+    weights; the scale is fixed.
+    """
+    model, batch_text = tiny(), make_part(0, rows, expert, False)
+    model.objectives = (gloria(local_weight=0.5, global_weight=3.0),)
+    loss = make_loss(False, False, False, "diagonal", 0, 1)
+    loss.configure(model.eclip_config, model.objectives)
+    batch, text = batch_text
+    out = model(batch, text)
+    losses = loss(**out, output_dict=True)
+    image = torch.cat([out["image_features"], out["mixed_features"]]).detach().numpy()
+    words = torch.cat([out["text_features"], out["mixed_text_features"]]).detach().numpy()
+    assert float(losses["contrastive_loss"].detach()) == pytest.approx(
+        3 * reference.global_loss(image, words), rel=1e-9
+    )
+    regions, reports = (
+        out["regions"].detach().numpy(),
+        [row[mask].detach().numpy() for row, mask in zip(out["words"], out["word_mask"])],
+    )
+    assert len(regions) == len(reports) == 3 + len(rows) + expert and regions.shape[1:] == (4, 16)
+    assert float(losses["gloria_local_loss"].detach()) == pytest.approx(
+        0.5 * reference.local_loss(list(regions), reports), rel=1e-9
+    )
+    # a mixed pair has its sample's words, and regions of the mixed image
+    for place, row in enumerate(rows):
+        assert (reports[3 + place] == reports[row]).all() and (
+            regions[3 + place] != regions[row]
+        ).any()
+    _, found = gradients(model, loss, *batch_text)
+    assert found["region_projection.weight"].abs().sum() > 0 and found["logit_scale"] == 0
+
+
+COMMON = ("--batch-size", 4, "--epochs", 2, "--eclip-curriculum", 0.2, 0, 0, 0, 0, 1)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Launcher:
+    launcher = Launcher(tmp_path_factory.mktemp("gloria"))
+    table = write_table(launcher.folder, 24, annotated=range(0, 24, 3))
+    common = (*BASIC, "--train-data", table, *COMMON)
+    start = ("--pretrained", "logs/gloria/checkpoints/epoch_2.pt")
+    rank = (
+        *BASIC,
+        "--train-data",
+        table,
+        "--epochs",
+        2,
+        "--lr",
+        0,
+        *COMMON[4:],
+        "--method",
+        "eclip+gloria",
+    )
+    launcher.train(
+        (*common, "--name", "gloria", "--method", "gloria"),
+        (
+            *common,
+            "--name",
+            "resumed",
+            "--method",
+            "gloria",
+            "--resume",
+            "logs/gloria/checkpoints/epoch_1.pt",
+        ),
+        (*common, "--name", "all", "--method", "eclip+gloria+dacl+m3-mix", *start),
+        (
+            *common,
+            "--name",
+            "release",
+            "--method",
+            "naive+gloria+dacl",
+            "--dacl-form",
+            "release",
+            "--expert-data",
+            table,
+        ),
+        (
+            *common,
+            "--name",
+            "bf16",
+            "--method",
+            "eclip+gloria",
+            "--precision",
+            "bf16",
+            "--gloria-aggregate",
+            "mean",
+        ),
+        (
+            *common,
+            "--name",
+            "amp",
+            "--method",
+            "eclip+gloria",
+            "--precision",
+            "amp_bf16",
+            "--grad-checkpointing",
+        ),
+        (*common, "--name", "eclip", "--method", "eclip", *start),
+        (*rank, "--name", "one", "--batch-size", 12),
+        (*rank, "--name", "three", "--batch-size", 4, "--accum-freq", 3),
+    )
+    return launcher
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["gloria", "all", "release", "bf16", "amp"])
+def test_methods_with_gloria_train(runs: Launcher, name: str) -> None:
+    losses = runs.losses(name)
+    assert (
+        len(losses) == 12
+        and all(loss == loss for loss in losses)
+        and "Gloria_local_loss" in runs.log(name)
+    )
+    assert "Logit Scale: 10.000" in runs.log(name)
+    before, after = runs.weights(name, 1), runs.weights(name, 2)
+    assert not torch.equal(before["region_projection.weight"], after["region_projection.weight"])
+    assert torch.equal(before["logit_scale"], after["logit_scale"])
+
+
+@pytest.mark.slow
+def test_projection_stays_with_gloria(runs: Launcher, tmp_path: Path) -> None:
+    """Fine-tuned further by GLoRIA it goes on, by another method it is left behind, and no plain
+    CLIP holds it.
+    """
+    assert "fresh projection" not in runs.log("all")
+    assert "region_projection.weight" not in runs.weights(
+        "eclip", 2
+    ) and "region_projection.weight" in runs.weights("gloria", 2)
+    from openclip_eclip.checkpoint import export_plain
+
+    export_plain(runs.folder / "logs" / "gloria", tmp_path / "plain")
+    open_clip.create_model(f"local-dir:{tmp_path / 'plain'}")
+
+
+@pytest.mark.slow
+def test_accumulation_is_the_large_batch(runs: Launcher) -> None:
+    assert (
+        runs.losses("three") == pytest.approx(runs.losses("one"), rel=2e-5)
+        and len(runs.losses("one")) == 4
+    )
+
+
+@pytest.mark.slow
+def test_resumed_is_uninterrupted(runs: Launcher) -> None:
+    end = runs.weights("gloria", 2)
+    assert all(torch.equal(value, end[key]) for key, value in runs.weights("resumed", 2).items())
+
+
+@pytest.mark.slow
+def test_two_processes(launcher: Launcher) -> None:
+    """Global negatives: two processes are one, loss and gradients. Local negatives: each rank's
+    local loss is its own.
+    """
+    out = launcher.folder / "results.json"
+    command = [
+        *ranks(2),
+        str(TESTS / "workers" / "ddp_gloria.py"),
+        str(launcher.folder / "tiny.json"),
+        str(out),
+    ]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stderr[-4000:]
+    results = json.loads(out.read_text())
+    assert len(results) == 12
+    # --local-loss without --gather-with-grad: open_clip's contrastive gradient is not the whole;
+    # test_distributed.py has each term alone
+    wrong = [
+        case
+        for case in results
+        if abs(case["loss"] - case["expected"]) > 1e-9 * case["expected"]
+        or (case["gradient_error"] > 1e-8 and (case["grad"] or not case["local"]))
+        or case["names"]
+    ]
+    assert not wrong, wrong
+
+
+@pytest.mark.parametrize(
+    "flags,message",
+    [
+        (["--siglip"], "softmax over pairs"),
+        (["--eclip-own-pairs", "mask", "--method", "eclip+gloria"], "one partner a pair"),
+        (["--method", "eclip", "--gloria-aggregate", "mean"], "give --method gloria"),
+        (["--force-patch-dropout", "0.5"], "drops patches"),
+    ],
+)
+def test_bad_combinations_are_refused(flags: list, message: str, tmp_path: Path) -> None:
+    table = write_table(tmp_path, 6, annotated=[1])
+    with pytest.raises(UserError, match=message):
+        run(tmp_path, "--method", "gloria", *flags, table=table)

@@ -1,0 +1,104 @@
+"""Bad inputs of every kind: one sentence with file, row or key, exit code not 0, no traceback,
+within the limits of time and memory.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from bad_inputs.harness import MIB, Case, Outcome, fault_of
+from conftest import ROOT
+
+KINDS = (
+    "tables",
+    "shards",
+    "heatmaps",
+    "windows",
+    "images",
+    "model configs",
+    "flags",
+    "checkpoints",
+    "evaluation files",
+    "raw data sets",
+    "gaze tables",
+    "HTTP answers",
+)
+EVERY = 3  # of each kind's table; scripts/reliability.py tries all
+
+
+@pytest.mark.slow
+def test_every_third_bad_input_is_answered_by_one_sentence(tmp_path: Path) -> None:
+    """In one process that forks once a case: a fork of a process whose other tests have started
+    threads could hang.
+    """
+    records = tmp_path / "records.json"
+    command = [
+        sys.executable,
+        "-W",
+        "ignore",
+        str(ROOT / "scripts" / "reliability.py"),
+        "--only",
+        "bad-inputs",
+        "--every",
+        str(EVERY),
+        "--out",
+        str(tmp_path),
+        "--records",
+        str(records),
+    ]
+    done = subprocess.run(
+        command,
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=850,
+    )
+    assert records.is_file(), done.stderr[-3000:]
+    found = json.loads(records.read_text(encoding="utf-8"))
+    assert len(found) >= 200 and {one["kind"] for one in found} == set(KINDS)
+    wrong = [f"{one['kind']}: {one['name']}: {one['fault']}" for one in found if not one["right"]]
+    assert not wrong, f"{len(wrong)} of {len(found)}:\n" + "\n".join(wrong)
+
+
+CASE = Case("a case", "tables", lambda folder: [], ("t.csv", "row 3|line 4"))
+
+
+@pytest.mark.parametrize(
+    ("code", "output", "mib", "fault"),
+    [
+        (2, "error: t.csv, row 3: no image.\n", 5, ""),
+        (1, "t.csv: 8 samples\n  fault: t.csv, row 3, filepath: gone\n", 5, ""),
+        (2, "usage: x\nprog: error: t.csv, line 4\n", 5, ""),
+        (0, "error: t.csv, row 3\n", 5, "exit code 0"),
+        (2, "t.csv, row 3 is bad\n", 5, "without a line"),
+        (2, "error: t.csv is bad\n", 5, "row 3"),
+        (
+            1,
+            "Traceback (most recent call last):\n  File t.csv, row 3\nValueError: error: x\n",
+            5,
+            "traceback",
+        ),
+        (2, "error: t.csv, row 3\nerror: t.csv, row 3\n", 5, "2 lines"),
+        (None, "error: t.csv, row 3\n", 5, "no end"),
+        (-11, "error: t.csv, row 3\n", 5, "signal 11"),
+        (2, "error: t.csv, row 3\n", MIB + 1, "MiB"),
+        (2, f"error: t.csv, row 3: {'x' * 5000}\n", 5, "characters"),
+    ],
+)
+def test_an_answer_is_judged(code: int | None, output: str, mib: float, fault: str) -> None:
+    found = fault_of(CASE, Outcome(code, output, 1.0, mib, 1.0))
+    assert fault in found if fault else found == ""
+
+
+def test_a_warning_may_end_well_and_must_be_there() -> None:
+    case = Case("a case", "tables", lambda folder: [], ("Heatmap",), warns=True)
+    assert (
+        fault_of(case, Outcome(0, "eclip: no column 'heatmap'; is it 'Heatmap'?\n", 1.0, 5, 1.0))
+        == ""
+    )
+    assert "Heatmap" in fault_of(case, Outcome(0, "8 samples\n", 1.0, 5, 1.0))

@@ -1,0 +1,478 @@
+"""Bad flags and bad data stop before the first step with one sentence; recipes fill in only what
+nobody chose.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import open_clip_train.main as host
+import pytest
+import torch
+from conftest import BASIC, ROOT, Launcher, write_table
+
+from openclip_eclip import train
+from openclip_eclip.config import UserError
+from openclip_eclip.params import eclip_parser
+from openclip_eclip.recipes import RECIPES, fill_batch_size, fill_schedule, with_recipe
+from training_patches import active
+from training_patches.release_3_3 import Seams
+
+WEIGHTLESS = ROOT / "openclip_eclip" / "benchmark" / "phantom_model"
+
+
+def run(folder: Path, *flags: object, table: Path | None = None) -> None:
+    """In this process: refused runs never reach a step."""
+    data = ("--train-data", table) if table else ()
+    common = [
+        *BASIC,
+        "--logs",
+        folder / "logs",
+        "--name",
+        "run",
+        "--batch-size",
+        2,
+        "--epochs",
+        1,
+        *data,
+        *flags,
+    ]
+    train.main([str(flag) for flag in common])
+
+
+@pytest.mark.parametrize(
+    "flags,message",
+    [
+        (["--horovod"], "use torchrun"),
+        (["--distill-model", "x", "--distill-pretrained", "y"], "--distill-model"),
+        (["--trace"], "export"),
+        (["--torchscript"], "--torchcompile"),
+        (["--ddp-static-graph"], "step to step"),
+        (["--use-bnb-linear", "x"], "bnb"),
+        (["--model", "coca_ViT-B-32"], "CoCa"),
+        (["--expert-batch-size", "3"], "without --expert-data"),
+        (["--recipe", "eclip-p"], "give --pretrained"),
+        (["--model", "local-dir:nowhere"], "no open_clip_config.json"),
+        (["--model", f"local-dir:{WEIGHTLESS}", "--recipe", "eclip-p"], "holds no weights"),
+        (["--recipe", "clip", "--expert-data", "x.csv"], "uses no annotation"),
+        (["--eclip-alpha", "0"], "alpha=0.0; expected a positive"),
+        (["--eclip-priming-weight", "1"], "priming_weight"),
+        (["--eclip-curriculum", "0.5", "0.5", "0.5", "0", "0", "0"], "at most 1"),
+    ],
+)
+def test_unsupported_combinations_are_refused(
+    flags: list[str], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=message):
+        run(tmp_path, *flags, table=tmp_path / "never-read.csv")
+    assert not (tmp_path / "logs").exists()
+
+
+def test_faults_stop_before_the_first_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = write_table(tmp_path, 6, annotated=[1])
+    np.save(tmp_path / "images" / "1.npy", np.zeros((40, 40)))
+    monkeypatch.setattr(host, "train_one_epoch", lambda *_, **__: pytest.fail("training started"))
+    with pytest.raises(UserError, match=r"row 2, heatmap: .*all zero"):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(
+                "training_patches.release_3_3.SIGNATURES",
+                {**_signatures(), "train_one_epoch": "(*_, **__)"},
+            )
+            run(tmp_path, table=table)
+
+
+def _signatures() -> dict[str, str]:
+    from training_patches.release_3_3 import SIGNATURES
+
+    return SIGNATURES
+
+
+@pytest.mark.parametrize(
+    "prepare,flags,message",
+    [
+        ("none", [], "no such file"),
+        ("unannotated", ["--expert-data", "{table}"], "no annotated sample among 6"),
+        ("small", ["--batch-size", "64"], "do not fill one batch"),
+        ("column", ["--csv-img-key", "picture"], "no column 'picture'"),
+        ("shard", [], "no such shard"),
+    ],
+)
+def test_bad_data_is_named(prepare: str, flags: list[str], message: str, tmp_path: Path) -> None:
+    table = tmp_path / "gone.csv" if prepare == "none" else write_table(tmp_path, 6)
+    if prepare == "shard":
+        table = tmp_path / "gone-000.tar"
+        flags = ["--train-num-samples", "8"]
+    with pytest.raises(UserError, match=message):
+        run(tmp_path, *[flag.format(table=table) for flag in flags], table=table)
+
+
+def test_seams_are_restored_and_a_moved_one_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = (
+        {name: getattr(host, name) for name in vars(host)},
+        torch.save,
+        torch.nn.parallel.DistributedDataParallel,
+    )
+    with pytest.raises(KeyError):
+        with active():
+            assert host.get_data is not before[0]["get_data"] and torch.save is not before[1]
+            raise KeyError
+    assert (
+        {name: getattr(host, name) for name in vars(host)},
+        torch.save,
+        torch.nn.parallel.DistributedDataParallel,
+    ) == before
+    monkeypatch.setattr(host, "get_data", lambda task: None)
+    with pytest.raises(RuntimeError, match=r"open_clip_train.main.get_data\(task\) is not"):
+        with active():
+            pass
+
+
+def test_existing_experiment_is_refused_by_its_path(tmp_path: Path) -> None:
+    (tmp_path / "logs" / "run").mkdir(parents=True)
+    (tmp_path / "logs" / "run" / "out.log").touch()
+    with pytest.raises(UserError, match="already exists: give another --name"):
+        run(tmp_path, table=tmp_path / "x.csv")
+
+
+def test_a_later_rank_takes_the_first_ones_log_for_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a second run of the same processes the first rank may have begun its log before another
+    one parses its flags.
+    """
+    (tmp_path / "logs" / "run").mkdir(parents=True)
+    (tmp_path / "logs" / "run" / "out.log").touch()
+    seams = Seams()
+    seams.originals = {"parse_args": host.parse_args}
+    flags = [
+        "--model",
+        "tiny",
+        "--train-data",
+        "train.csv",
+        "--logs",
+        str(tmp_path / "logs"),
+        "--name",
+        "run",
+    ]
+    monkeypatch.setenv("RANK", "1")
+    assert seams.parse_args(flags).name == "run"
+    monkeypatch.setenv("RANK", "0")
+    with pytest.raises(UserError, match="already exists"):
+        seams.parse_args(flags)
+
+
+@pytest.mark.slow
+def test_exit_codes_and_skipping(launcher: Launcher) -> None:
+    """From the shell: bad data exits non-zero with one line; --on-bad-sample skip names it and
+    trains on.
+    """
+    table = write_table(launcher.folder, 14, annotated=range(0, 14, 2))
+    (launcher.folder / "images" / "3.png").write_bytes(b"no picture at all")
+    np.save(launcher.folder / "images" / "4.npy", np.full((40, 40), -1.0))
+    flags = [*BASIC, "--train-data", table, "--batch-size", 2, "--epochs", 2]
+    stopped = launcher.train([*flags, "--name", "stop"], check=False)
+    assert (
+        stopped.returncode == 2
+        and "error: " in stopped.stderr
+        and "row 5, heatmap: " in stopped.stderr
+    )
+    assert "Traceback" not in stopped.stderr
+    np.save(launcher.folder / "images" / "4.npy", np.eye(40))
+    broken = launcher.train([*flags, "--name", "unreadable", "--workers", 1], check=False)
+    assert (
+        broken.returncode == 2 and "row 4, column 'filepath'" in broken.stderr.split("error: ")[-1]
+    )
+    assert "Traceback" not in broken.stderr
+    np.save(launcher.folder / "images" / "4.npy", np.full((40, 40), -1.0))
+    launcher.train([*flags, "--name", "skip", "--on-bad-sample", "skip", "--workers", 1])
+    log = launcher.log("skip")
+    assert (
+        "row 5, heatmap" in log
+        and "skipped 1 of 14 samples" in log
+        and "row 4, column 'filepath'" in log
+    )
+    assert len(launcher.losses("skip")) == 2 * 6
+
+
+@pytest.mark.slow
+def test_validation_table_is_read_like_the_training_table(launcher: Launcher) -> None:
+    """Paths relative to it, tabs where the other has commas, open_clip's own values, and a bad row
+    stops the run before training.
+    """
+    folder = launcher.folder / "held_out"
+    absolute, relative = (
+        write_table(folder, 9, name="absolute.csv", seed=1),
+        folder / "relative.tsv",
+    )
+    relative.write_text(absolute.read_text().replace(f"{folder}/", "").replace(",", "\t"))
+    flags = [
+        *BASIC,
+        "--train-data",
+        write_table(launcher.folder / "train", 8),
+        "--batch-size",
+        4,
+        "--epochs",
+        1,
+    ]
+    launcher.stock([*flags, "--csv-separator", ",", "--val-data", absolute, "--name", "stock"])
+    launcher.train([*flags, "--val-data", relative, "--name", "ours"])
+    stock, ours = (
+        launcher.folder / "logs" / name / "checkpoints" / "results.jsonl"
+        for name in ("stock", "ours")
+    )
+    assert json.loads(ours.read_text()) == json.loads(stock.read_text())
+    (folder / "images" / "3.png").unlink()
+    stopped = launcher.train([*flags, "--val-data", relative, "--name", "gone"], check=False)
+    assert (
+        stopped.returncode == 2
+        and f"{relative}, row 4" in stopped.stderr
+        and not launcher.losses("gone")
+    )
+
+
+@pytest.mark.slow
+def test_flags_of_open_clip_work_with_heatmaps(launcher: Launcher) -> None:
+    """One process; test_distributed.py has the same for two."""
+    table = write_table(launcher.folder, 12, annotated=range(12))
+    common = [
+        *BASIC,
+        "--train-data",
+        table,
+        "--batch-size",
+        4,
+        "--epochs",
+        2,
+        "--eclip-curriculum",
+        0.2,
+        0,
+        0,
+        0,
+        0,
+        1,
+    ]
+    runs = {
+        "bf16": ["--precision", "bf16"],
+        "amp_bf16": ["--precision", "amp_bf16"],
+        "amp": ["--precision", "amp"],
+        "checkpointing": ["--grad-checkpointing", "--accum-freq", 3],
+        "mask": ["--eclip-processor", "mask", "--eclip-priming-weight", 0],
+        "cnn": ["--eclip-processor", "cnn", "--eclip-own-pairs", "multi"],
+        "size": [
+            "--force-image-size",
+            40,
+            "--force-custom-text",
+            "--val-data",
+            table,
+            "--csv-separator",
+            ",",
+        ],
+    }
+    launcher.train(*[[*common, "--name", name, *flags] for name, flags in runs.items()])
+    for name in runs:
+        losses = launcher.losses(name)
+        # "size" logs two validation losses as well
+        steps = {"checkpointing": 2, "size": 6 + 2}.get(name, 6)
+        assert len(losses) == steps and all(loss == loss for loss in losses), name
+        assert "mixed pairs 4" in launcher.log(name) or "mixed pairs 12" in launcher.log(name)
+
+
+@pytest.mark.slow
+def test_compiled_model_trains(launcher: Launcher) -> None:
+    table = write_table(launcher.folder, 12, annotated=range(0, 12, 2))
+    flags = [
+        *BASIC,
+        "--train-data",
+        table,
+        "--batch-size",
+        4,
+        "--epochs",
+        1,
+        "--method",
+        "eclip+align",
+        "--eclip-curriculum",
+        0,
+        0,
+        0,
+        0,
+        0,
+        1,
+    ]
+    launcher.train(
+        [*flags, "--name", "compiled", "--torchcompile"], [*flags, "--name", "plain"], timeout=800
+    )
+    assert "Align_loss" in launcher.log("compiled")
+    assert launcher.losses("compiled") == pytest.approx(launcher.losses("plain"), rel=1e-3)
+    assert not [key for key in launcher.weights("compiled", 1) if "_orig_mod" in key]
+
+
+# ---- recipes
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    seams = Seams()
+    seams.originals = {"parse_args": host.parse_args}
+    return seams.parse_args(["--train-data", "train.csv", *argv])
+
+
+@pytest.mark.parametrize(
+    "recipe,lr,steps",
+    [
+        ("clip", 1e-4, 10_000),
+        ("eclip", 2e-4, 10_000),
+        ("eclip-p", 1e-5, 1_000),
+        ("m3-mix", 1e-5, 1_000),
+    ],
+)
+def test_recipe_is_the_papers_table(
+    recipe: str, lr: float, steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    args = parse(
+        ["--recipe", recipe, "--model", "tiny", "--pretrained", "x.pt", "--accum-freq", "2"]
+    )
+    assert (args.lr, args.wd, args.batch_size, args.force_context_length) == (lr, 1e-3, 64, 256)
+    filled = fill_schedule(args, batches_per_epoch=700)
+    assert args.epochs == -(-steps // 350) and args.warmup == round(0.1 * 350 * args.epochs)
+    assert filled == {"epochs": args.epochs, "warmup": args.warmup}
+
+
+def test_what_the_user_gives_wins_over_the_recipe() -> None:
+    args = parse(
+        [
+            "--lr=3e-3",
+            "--recipe",
+            "eclip",
+            "--model",
+            "tiny",
+            "--epochs",
+            "7",
+            "--warmup",
+            "9",
+            "--batch-size=8",
+            "--wd",
+            "0.5",
+            "--force-context-length",
+            "16",
+        ]
+    )
+    assert (args.lr, args.wd, args.batch_size, args.force_context_length) == (3e-3, 0.5, 8, 16)
+    assert fill_schedule(args, 100) == {} and (args.epochs, args.warmup) == (7, 9)
+
+
+def test_without_a_recipe_settings_are_open_clips() -> None:
+    args, stock = (
+        parse(["--model", "tiny"]),
+        host.parse_args(["--model", "tiny", "--train-data", "train.csv"]),
+    )
+    assert {key: value for key, value in vars(args).items() if hasattr(stock, key)} == {
+        **vars(stock),
+        "csv_separator": None,
+    }
+    assert fill_schedule(args, 100) == {}
+    assert parse(["--model", "tiny", "--csv-separator", ";"]).csv_separator == ";"
+
+
+WANDB = """\
+import json
+def log(values, step=None):
+    with open('wandb.jsonl', 'a') as file:
+        file.write(json.dumps({'step': step, 'keys': sorted(values)}) + '\\n')
+init = watch = save = finish = lambda *args, **kwargs: None
+"""
+
+
+@pytest.mark.slow
+def test_recipe_run_computes_its_schedule(launcher: Launcher) -> None:
+    """End to end: eclip-p from a plain checkpoint, logged once, its numbers in params.txt;
+    tensorboard, wandb (a stub); figures.
+    """
+    (launcher.folder / "wandb.py").write_text(WANDB)
+    table = write_table(launcher.folder, 8, annotated=range(8))
+    launcher.train(
+        [
+            *BASIC,
+            "--train-data",
+            table,
+            "--batch-size",
+            4,
+            "--epochs",
+            1,
+            "--name",
+            "clip",
+            "--recipe",
+            "clip",
+            "--force-context-length",
+            16,
+        ],
+        [
+            *BASIC,
+            "--train-data",
+            table,
+            "--batch-size",
+            4,
+            "--epochs",
+            3,
+            "--name",
+            "p",
+            "--recipe",
+            "eclip-p",
+            "--force-context-length",
+            16,
+            "--pretrained",
+            "logs/clip/checkpoints/epoch_1.pt",
+            "--report-to",
+            "tensorboard,wandb",
+            "--warmup",
+            -1,
+            "--lock-text",
+            "--lock-text-freeze-layer-norm",
+            "--lock-image",
+        ],
+    )
+    log = launcher.log("p")
+    assert log.count("fresh heatmap processor (eCLIP^P)") == 1 and "recipe eclip-p: warmup 1" in log
+    params = (launcher.folder / "logs" / "p" / "params.txt").read_text()
+    assert "\nwarmup: 1\n" in params and "\nrecipe: eclip-p\n" in params
+    figures = {path.name for path in (launcher.folder / "logs" / "p" / "figures").iterdir()}
+    assert figures == {"processor_start.png", "processor_primed.png", "processor_end.png"}
+    assert list((launcher.folder / "logs" / "p" / "tensorboard").iterdir())
+    clip = launcher.weights("clip", 1)
+    assert not [key for key in clip if key.startswith("heatmap_processor")]
+    tuned = launcher.weights("p", 3)
+    assert torch.equal(clip["visual.proj"], tuned["visual.proj"])  # locked
+    assert (tuned["heatmap_processor.unpatchify.weight"] != 0).any()  # and the processor was not
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(launcher.folder / "logs" / "p" / "tensorboard")).Reload()
+    assert {
+        "train/expert_probability",
+        "train/mixed_pairs",
+        "train/priming_loss",
+        "train/views_median",
+    } <= set(events.Tags()["scalars"])
+    assert "eclip/processor" in events.Tags()["images"]
+    records = [
+        json.loads(line) for line in (launcher.folder / "wandb.jsonl").read_text().splitlines()
+    ]
+    ours = [record["step"] for record in records if "train/mixed_pairs" in record["keys"]]
+    assert ours == list(range(6)) and "train/expert_probability" in records[1]["keys"]
+    # wandb drops what comes late
+    assert [record["step"] for record in records] == sorted(record["step"] for record in records)
+
+
+def test_every_own_flag_has_help_and_recipes_are_named() -> None:
+    actions = [action for action in eclip_parser()._actions]
+    assert all(action.help for action in actions) and set(RECIPES) == {
+        "clip",
+        "eclip",
+        "eclip-p",
+        "m3-mix",
+        "eclip-plus",
+    }
+    assert with_recipe(None, ["--lr", "1"]) == ["--lr", "1"]
+    args = argparse.Namespace(batch_size=5, recipe="clip", accum_freq=1)
+    fill_batch_size(args, 8)
+    assert args.batch_size == 5

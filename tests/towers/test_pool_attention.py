@@ -1,0 +1,262 @@
+"""Where each kind of tower looks: the attention of a learned pool, or the similarity of text and
+positions.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY
+from open_clip.model import _build_vision_tower
+from reference import align as reference
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from openclip_eclip.config import UserError
+from openclip_eclip.objectives.align import Align, AlignConfig, cross_entropy, look
+from openclip_eclip.towers.pool_attention import pool_attention
+from openclip_eclip.towers.positions import encode_positions, encode_tokens
+
+TIMM = {"timm_model_pretrained": False, "timm_proj": "linear", "timm_pool": "avg"}
+VIT = TINY["vision_cfg"]
+SMALL_VIT = {**TIMM, "timm_model_name": "vit_tiny_patch16_224", "image_size": 224}
+TOWERS = {  # vision_cfg, grid
+    "vit-class": (VIT, (2, 2)),
+    "vit-average": ({**VIT, "pool_type": "avg", "image_size": [32, 64]}, (2, 4)),
+    "resnet": ({**TIMM, "timm_model_name": "resnet10t", "image_size": 64}, (2, 2)),
+    "convnext": ({**TIMM, "timm_model_name": "convnext_atto", "image_size": [64, 96]}, (2, 3)),
+    "efficientnet": ({**TIMM, "timm_model_name": "efficientnet_lite0", "image_size": 64}, (2, 2)),
+    "swin": (
+        {**TIMM, "timm_model_name": "swin_tiny_patch4_window7_224", "image_size": 224},
+        (7, 7),
+    ),
+    "timm-class": ({**SMALL_VIT, "timm_pool": "token"}, (14, 14)),
+}
+POOLS = {  # vision_cfg, grid, tokens before it, queries that the tower uses
+    "vit-pool": (
+        {**VIT, "attentional_pool": True, "attn_pooler_queries": 3, "attn_pooler_heads": 2},
+        (2, 2),
+        1,
+        slice(0, 1),
+    ),
+    "vit-pool-average": (
+        {
+            **VIT,
+            "attentional_pool": True,
+            "attn_pooler_queries": 3,
+            "attn_pooler_heads": 2,
+            "pool_type": "avg",
+        },
+        (2, 2),
+        1,
+        slice(1, 3),
+    ),
+    "modified-resnet": (
+        {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8, "patch_size": None},
+        (2, 2),
+        1,
+        slice(0, 1),
+    ),
+    "siglip": ({**SMALL_VIT, "timm_pool": "map", "timm_proj": "none"}, (14, 14), 0, slice(0, 1)),
+    "timm-absolute": (
+        {
+            **TIMM,
+            "timm_model_name": "resnet10t",
+            "timm_pool": "abs_attn",
+            "timm_proj": "",
+            "image_size": 96,
+        },
+        (3, 3),
+        1,
+        slice(0, 1),
+    ),
+    "timm-rotary": (
+        {
+            **TIMM,
+            "timm_model_name": "resnet10t",
+            "timm_pool": "rot_attn",
+            "timm_proj": "",
+            "image_size": 96,
+        },
+        (3, 3),
+        1,
+        slice(0, 1),
+    ),
+}
+
+
+def build(vision: dict) -> tuple[nn.Module, Tensor]:
+    torch.manual_seed(0)
+    side = vision["image_size"]
+    return _build_vision_tower(24, vision).train(), torch.randn(
+        2, 3, *(side if isinstance(side, list) else (side, side))
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TOWERS)
+def test_towers_without_a_pool_look_where_positions_are_like_the_text(name: str) -> None:
+    """The features of the pass are those of the tower, in training too; the loss is the
+    restatement's and reaches the tower.
+    """
+    vision, grid = TOWERS[name]
+    tower, pixels = build(vision)
+    text = F.normalize(torch.randn(2, 24), dim=-1).requires_grad_()
+    state = {key: value.clone() for key, value in tower.state_dict().items()}
+    torch.manual_seed(1)  # of stochastic depth
+    features, tokens = encode_tokens(tower, pixels)
+    log = look(tower, tokens, lambda: text, AlignConfig())
+    heatmap = torch.rand(2, 1, *(8 * side for side in grid))
+    errors = cross_entropy(heatmap, log, 3.0)
+    errors.sum().backward()
+    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in tower.parameters())
+    tower.load_state_dict(state)
+    torch.manual_seed(1)
+    assert torch.equal(features, tower(pixels))
+    tower.load_state_dict(state)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        positions = encode_positions(tower, pixels).numpy()
+    assert positions.shape == (2, *grid, 24)
+    for row in range(2):
+        expected = reference.looked_at(positions[row], text[row].detach().numpy(), 0.1)
+        assert np.abs(log[row].detach().exp().numpy() - expected).max() < 1e-4
+        assert float(errors[row].detach()) == pytest.approx(
+            reference.cross_entropy(heatmap[row, 0].numpy(), expected, 3.0), rel=1e-3
+        )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", POOLS)
+def test_a_learned_pools_attention_is_what_the_tower_uses(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against the weights inside the tower's own pass: the mean over heads, without other tokens,
+    summing to one.
+    """
+    vision, grid, prefix, queries = POOLS[name]
+    tower, pixels = build(vision)
+    weights = []
+
+    def attend(query: Tensor, key: Tensor, value: Tensor, *_: object, **__: object) -> Tensor:
+        weights.append((query @ key.transpose(-2, -1) / math.sqrt(query.shape[-1])).softmax(dim=-1))
+        return weights[-1] @ value
+
+    with monkeypatch.context() as patch:
+        patch.setattr(F, "scaled_dot_product_attention", attend)
+        features, tokens = encode_tokens(tower, pixels)
+    heads = weights[-1].detach().double().numpy()[:, :, queries]
+    found = pool_attention(tower, tokens)
+    for count, log in (
+        (heads.shape[1], found),
+        (round(heads.shape[1] / 2), pool_attention(tower, tokens, 0.5)),
+        (1, pool_attention(tower, tokens, 0.01)),
+    ):
+        used = heads[:, :count].mean((1, 2))[:, prefix:]
+        expected = (used / used.sum(1, keepdims=True)).reshape(2, *grid)
+        assert np.abs(log.detach().exp().numpy() - expected).max() < 1e-5
+    assert heads.shape[1] > 1 and torch.equal(
+        look(tower, tokens, lambda: torch.zeros(2, 24), AlignConfig(heads=0.5)),
+        pool_attention(tower, tokens, 0.5),
+    )
+    # whatever the text
+    assert torch.equal(found, look(tower, tokens, lambda: torch.zeros(2, 24), AlignConfig()))
+    found[:, 0, 0].sum().backward()
+    assert sum(float(p.grad.abs().sum()) for p in tower.parameters() if p.grad is not None) > 0
+    assert expected.std() > 1e-6 and look(
+        tower,
+        tokens.rows(torch.zeros(0, dtype=torch.int64)),
+        lambda: torch.zeros(0, 24),
+        AlignConfig(),
+    ).shape == (0, *grid)
+
+
+def test_a_pool_with_class_tokens_leaves_them_out() -> None:
+    """SigLIP's pool over a ViT that also has a class token: read without it where the tower does,
+    dropped after it elsewhere.
+    """
+    tower, pixels = build({**SMALL_VIT, "timm_pool": "map", "timm_proj": "none"})
+    assert tower.trunk.num_prefix_tokens == 1 and not tower.trunk.pool_include_prefix
+    _, tokens = encode_tokens(tower, pixels)
+    without = pool_attention(tower, tokens)
+    tower.trunk.pool_include_prefix = True
+    whole = pool_attention(tower, tokens)
+    assert whole.shape == (2, 14, 14) and whole.detach().exp().sum(
+        (1, 2)
+    ).tolist() == pytest.approx([1, 1], abs=1e-5)
+    # heads that look at the class token count for less
+    torch.testing.assert_close(whole, without, atol=1e-2, rtol=1e-2)
+    assert not torch.equal(whole, without)
+
+
+def test_low_precision_is_scored_in_full() -> None:
+    tower, pixels = build(VIT)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        _, tokens = encode_tokens(tower, pixels)
+        text = F.normalize(torch.randn(2, 24), dim=-1).bfloat16()
+        log = look(tower, tokens, lambda: text, AlignConfig())
+    assert log.dtype == torch.float32 and log.exp().sum((1, 2)).tolist() == pytest.approx(
+        [1, 1], abs=1e-5
+    )
+    assert cross_entropy(torch.rand(2, 1, 32, 32).bfloat16(), log, 3.0).dtype == torch.float32
+
+
+def test_the_target_is_the_map_on_the_grid_cubed() -> None:
+    """A marked corner is the corner's cell; the least loss is the target's entropy, reached by
+    looking there.
+    """
+    heatmap = torch.full((1, 1, 6, 9), 0.1)
+    heatmap[..., :2, 6:] = 1.0
+    cells = np.full((3, 3), 0.1)
+    cells[0, 2] = 1.0
+    target = torch.from_numpy(cells**3 / (cells**3).sum()).float()[None]
+    assert float(cross_entropy(heatmap, target.log(), 3.0)) == pytest.approx(
+        float(-(target * target.log()).sum()), rel=1e-5
+    )
+    assert float(cross_entropy(heatmap, target.log(), 3.0)) < float(
+        cross_entropy(heatmap, target.mT.log(), 3.0)
+    )
+    assert float(cross_entropy(torch.ones(1, 1, 6, 9), target.log(), 3.0)) == pytest.approx(
+        float(-target.log().mean()), rel=1e-5
+    )
+
+
+class OneModel(nn.Module):
+    def __init__(self, visual: nn.Module) -> None:
+        super().__init__()
+        self.visual = visual
+
+
+@pytest.mark.parametrize(
+    "change,message",
+    [
+        ({"patch_size": 32}, "a single position"),
+        ({"patch_dropout": 0.5}, "drops patches .*0.5"),
+        (None, "Flat: its features by position are not known"),
+    ],
+)
+def test_towers_without_a_map_are_refused(change: dict | None, message: str) -> None:
+    class Flat(nn.Linear):
+        image_size = 32
+
+    tower = build({**VIT, **change})[0] if change else Flat(2, 2)
+    with pytest.raises(UserError, match=message):
+        Align().check_model(OneModel(tower))
+    Align(AlignConfig(weight=0)).check_model(OneModel(tower))
+
+
+def test_batch_norm_behind_the_map_is_refused() -> None:
+    """Positions would pass through it as if they were images."""
+    tower, _ = build(TOWERS["resnet"][0])
+    state = {key: value.clone() for key, value in tower.state_dict().items()}
+    Align().check_model(OneModel(tower))
+    assert tower.training and all(
+        torch.equal(value, state[key]) for key, value in tower.state_dict().items()
+    )
+    tower.head = nn.Sequential(nn.BatchNorm1d(512), *tower.head)
+    with pytest.raises(UserError, match="ResNet has batch norm behind its map"):
+        Align().check_model(OneModel(tower))
+    assert not any(module._forward_hooks for module in tower.modules())

@@ -1,0 +1,81 @@
+"""Started twice by test_gloria_method.py: GLoRIA with global negatives on two ranks against one
+process; JSON out.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import json
+import sys
+
+import open_clip
+import torch
+import torch.distributed as dist
+from workers.ddp_loss import gradients, join_parts, make_loss, make_part
+
+from openclip_eclip.objectives import Gloria
+from openclip_eclip.objectives.gloria import GloriaConfig
+from training_patches.release_3_3 import ExpertDistributedDataParallel
+
+
+def main(config: str, out: str) -> None:
+    open_clip.add_model_config(config)
+    dist.init_process_group("gloo")
+    rank, world = dist.get_rank(), dist.get_world_size()
+    results = []
+    for processor in ({"width": 32, "heads": 4, "zero_init": False}, None):
+        torch.manual_seed(0)
+        single = open_clip.create_model(
+            "tiny", output_dict=True, eclip_cfg={"processor": processor, "regions": True}
+        ).double()
+        wrapped = ExpertDistributedDataParallel(
+            copy.deepcopy(single), device_ids=[torch.device("cpu")]
+        )
+        for local, grad in itertools.product((False, True), repeat=2):
+            for rows in (([], [0, 2]), ([1], [])) if processor else (([], []),):
+                parts = [make_part(r, list(rows[r]), 0, False) for r in range(world)]
+                found = []
+                for model, part, negatives, place in (
+                    (wrapped, parts[rank], "global", (rank, world)),
+                    (single, join_parts(parts), "rank", (0, 1)),
+                ):
+                    objective = Gloria(GloriaConfig(local_negatives=negatives))
+                    objective.use_tokenizer(open_clip.get_tokenizer("tiny"))
+                    inner = getattr(model, "module", model)
+                    inner.objectives = (objective,)
+                    loss = make_loss(False, local, grad, "diagonal", *place)
+                    loss.configure(inner.eclip_config, inner.objectives)
+                    found.append(gradients(model, loss, *part))
+                (value, ours), (expected_value, expected) = found
+                mean = torch.tensor(value, dtype=torch.float64)
+                dist.all_reduce(mean)
+                factor = 1.0 if grad else 1.0 / world  # open_clip's
+                error = (
+                    sum(
+                        float((ours[name] - factor * expected[name]).square().sum())
+                        for name in expected
+                    )
+                    ** 0.5
+                )
+                norm = sum(float(value.square().sum()) for value in expected.values()) ** 0.5
+                results.append(
+                    {
+                        "loss": float(mean) / world,
+                        "expected": expected_value,
+                        "gradient_error": error / (factor * norm),
+                        "names": sorted(set(ours) ^ set(expected)),
+                        "local": local,
+                        "grad": grad,
+                        "rows": rows,
+                    }
+                )
+    if rank == 0:
+        with open(out, "w", encoding="utf-8") as file:
+            json.dump(results, file)
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
