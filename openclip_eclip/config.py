@@ -15,7 +15,16 @@ RESIDUALS = ("query", "image", "none")
 POSITIONS = ("none", "sincos")
 OWN_PAIRS = ("diagonal", "multi", "mask")
 SHUFFLES = ("shuffled", "same-class-shuffled")
-HEATMAP_CONTROLS = ("random", *SHUFFLES, "centre", "ones", "phase-scrambled")
+PLACEBOS = ("random", *SHUFFLES, "centre", "ones", "phase-scrambled")
+
+
+# Names of settings in release 0.1 and today's, in flags and in what a run has stored. Old names are
+# read for one release.
+RENAMED = {
+    "align_least": "align_min_share",
+    "align_replay": "align_oversample",
+    "eclip_heatmap_control": "eclip_placebo",
+}
 
 
 class UserError(ValueError):
@@ -150,7 +159,7 @@ class EClipConfig:
         """Build from a (nested) dict such as a model JSON's `eclip_cfg`; ValueError names an
         unknown key.
         """
-        return _from_dict(cls, values, "eclip_cfg")
+        return build_settings(cls, values, "eclip_cfg")
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -166,7 +175,16 @@ KINDS: dict[str, type | tuple[type, ...]] = {
 }
 
 
-def _from_dict(cls: type, values: Mapping[str, Any], where: str) -> Any:
+def current_names(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings that a run has stored, under today's names."""
+    return {RENAMED.get(name, name): value for name, value in stored.items()}
+
+
+def build_settings(cls: type, values: Mapping[str, Any], where: str) -> Any:
+    """The dataclass `cls` from a (nested) dict.
+
+    UserError, beginning with `where`, for an unknown key or a value of another type.
+    """
     if not isinstance(values, Mapping):
         raise UserError(
             f"{where}: {values!r}; expected a dict of settings (use {{}} for the defaults)."
@@ -195,7 +213,7 @@ def _from_dict(cls: type, values: Mapping[str, Any], where: str) -> Any:
     return cls(
         **{
             key: (
-                _from_dict(nested[key], value, f"{where}.{key}")
+                build_settings(nested[key], value, f"{where}.{key}")
                 if key in nested and (key, value) != ("processor", None)
                 else value
             )

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from .config import UserError
+from .config import RENAMED, UserError
 
 COMPUTED = -1  # what a recipe puts where the number is known only once the data is
 
@@ -81,6 +82,42 @@ SCHEDULES = ("cosine", "const", "const-cooldown")
 
 def flag_of(name: str) -> str:
     return "--" + name.replace("_", "-")
+
+
+def current_spelling(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """A command line with today's names of flags, and a notice for each old name in it.
+
+    UserError where both names of a flag are given, with different values.
+    """
+    words, notices = list(argv), []
+    for old, new in ((flag_of(old), flag_of(new)) for old, new in RENAMED.items()):
+        given, given_new = _values_of(old, words), _values_of(new, words)
+        if not given:
+            continue
+        if given_new and not _same_value(given[-1], given_new[-1]):
+            raise UserError(
+                f"{old} {given[-1]} with {new} {given_new[-1]}: two names of one setting; drop"
+                f" {old}."
+            )
+        notices.append(f"{old} is now {new}; the old spelling goes in the next release.")
+        words = [re.sub(f"^{old}(?==|$)", new, word) for word in words]
+    return words, notices
+
+
+def _values_of(flag: str, words: Sequence[str]) -> list[str]:
+    """What follows `flag`, as `--flag value` or `--flag=value`, each time it is given."""
+    pairs = [
+        word.split("=", 1) if "=" in word else [word, following]
+        for word, following in zip(words, [*words[1:], ""])
+    ]
+    return [value for name, value in pairs if name == flag]
+
+
+def _same_value(first: str, second: str) -> bool:
+    try:
+        return float(first) == float(second)
+    except ValueError:
+        return first == second
 
 
 def check_flags(args: argparse.Namespace) -> None:

@@ -42,9 +42,9 @@ def refuse_unsupported(args: argparse.Namespace, names: tuple[str, ...]) -> None
             "--expert-batch-size without --expert-data: name the annotated source, or drop the"
             " flag."
         )
-    if (args.eclip_heatmap_control == "same-class-shuffled") != (args.csv_label_key is not None):
+    if (args.eclip_placebo == "same-class-shuffled") != (args.csv_label_key is not None):
         raise UserError(
-            "--csv-label-key names the classes for --eclip-heatmap-control same-class-shuffled:"
+            "--csv-label-key names the classes for --eclip-placebo same-class-shuffled:"
             " give both or neither."
         )
     if args.eclip_no_mixup and args.eclip_alpha is not None:
@@ -93,17 +93,17 @@ def _refuse_methods(args: argparse.Namespace, names: tuple[str, ...]) -> None:
             else "it uses no annotation; drop one of them, or add eclip or naive"
         )
         raise UserError(f"--expert-data with --method {joined}: {why}.")
-    if args.eclip_heatmap_control and (
+    if args.eclip_placebo and (
         not set(HEATMAPS) & set(names) or (args.naive_form == "plain" and "align" not in names)
     ):
         raise UserError(
-            "--eclip-heatmap-control with --method"
+            "--eclip-placebo with --method"
             f" {joined}{' --naive-form plain' if args.naive_form else ''}: it uses no heatmap; drop"
             " one of them."
         )
-    if args.eclip_heatmap_control and args.align_windows:
+    if args.eclip_placebo and args.align_windows:
         raise UserError(
-            "--eclip-heatmap-control with --align-windows: a placebo stands for the map of a whole"
+            "--eclip-placebo with --align-windows: a placebo stands for the map of a whole"
             " report, and the sentences would keep their true ones; drop one of them."
         )
     if args.naive_form is not None and "naive" not in names:

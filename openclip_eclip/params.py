@@ -12,8 +12,8 @@ from typing import Any
 
 from .config import (
     AUTHORS_PROCESSOR,
-    HEATMAP_CONTROLS,
     OWN_PAIRS,
+    PLACEBOS,
     PROCESSORS,
     EClipConfig,
     UserError,
@@ -148,8 +148,8 @@ def _add_expert_views(group: argparse._ArgumentGroup) -> None:
         ),
     )
     group.add_argument(
-        "--eclip-heatmap-control",
-        choices=HEATMAP_CONTROLS,
+        "--eclip-placebo",
+        choices=PLACEBOS,
         help=(
             "a placebo in the place of every heatmap, all else equal: noise (random), another"
             " image's map (shuffled), one of the same class, a Gaussian at the centre, ones, or the"
@@ -160,7 +160,7 @@ def _add_expert_views(group: argparse._ArgumentGroup) -> None:
         "--csv-label-key",
         metavar="COLUMN",
         help=(
-            "column of classes, in shards a field of key.json, for --eclip-heatmap-control"
+            "column of classes, in shards a field of key.json, for --eclip-placebo"
             " same-class-shuffled"
         ),
     )
@@ -320,7 +320,7 @@ def fill_alignment(args: argparse.Namespace, names: tuple[str, ...]) -> None:
     """The recipe's settings of alignment, unless the user gave others or trains something else."""
     if args.recipe is None or "align" not in names:
         return
-    for name in ("align_weight", "align_least"):
+    for name in ("align_weight", "align_min_share"):
         if getattr(args, name) is None:
             setattr(args, name, getattr(RECIPES[args.recipe], name))
 

@@ -29,7 +29,7 @@ class Recipe:
         1.0,
     )
     align_weight: float | None = None
-    align_least: float | None = None
+    align_min_share: float | None = None
 
     def flags(self) -> list[str]:
         """As command-line flags to be put before the user's own, which then win."""
@@ -50,7 +50,7 @@ RECIPES = {
     "eclip": Recipe("eclip", steps=10_000, lr=2e-4),
     "eclip-p": Recipe("eclip", steps=1_000, lr=1e-5),
     "m3-mix": Recipe("m3-mix", steps=1_000, lr=1e-5),
-    "eclip-plus": Recipe("align", steps=10_000, lr=1e-4, align_weight=0.2, align_least=0.05),
+    "eclip-plus": Recipe("align", steps=10_000, lr=1e-4, align_weight=0.2, align_min_share=0.05),
 }
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from conftest import BASIC, ROOT, Launcher, write_table
 
 from openclip_eclip import train
 from openclip_eclip.config import UserError
+from openclip_eclip.flag_checks import current_spelling
 from openclip_eclip.params import eclip_parser
 from openclip_eclip.recipes import RECIPES, fill_batch_size, fill_schedule, with_recipe
 from training_patches import active
@@ -461,6 +463,32 @@ def test_recipe_run_computes_its_schedule(launcher: Launcher) -> None:
     assert ours == list(range(6)) and "train/expert_probability" in records[1]["keys"]
     # wandb drops what comes late
     assert [record["step"] for record in records] == sorted(record["step"] for record in records)
+
+
+@pytest.mark.parametrize(
+    "old,new,value",
+    [
+        ("--align-least", "--align-min-share", "0.1"),
+        ("--align-replay", "--align-oversample", "0.1"),
+        ("--eclip-heatmap-control", "--eclip-placebo", "ones"),
+    ],
+)
+def test_old_names_of_flags(old: str, new: str, value: str) -> None:
+    """Both forms are read, the same value twice is no conflict, and another flag is left alone."""
+    notice = f"{old} is now {new}; the old spelling goes in the next release."
+    assert current_spelling([old, value, "--lr", "1"]) == ([new, value, "--lr", "1"], [notice])
+    assert current_spelling([f"{old}={value}"]) == ([f"{new}={value}"], [notice])
+    assert current_spelling([f"{old}={value}", new, value])[1] == [notice]
+    assert current_spelling([new, value, f"{old}er", "1"]) == ([new, value, f"{old}er", "1"], [])
+    assert old not in eclip_parser().format_help() and new in eclip_parser().format_help()
+    message = f"{old} {value} with {new} 7: two names of one setting; drop {old}."
+    with pytest.raises(UserError, match=re.escape(message)):
+        current_spelling([old, value, f"{new}=7"])
+
+
+def test_equal_numbers_in_two_spellings_are_no_conflict() -> None:
+    words, _ = current_spelling(["--align-least", "0.1", "--align-min-share", "0.10"])
+    assert words == ["--align-min-share", "0.1", "--align-min-share", "0.10"]
 
 
 def test_every_own_flag_has_help_and_recipes_are_named() -> None:

@@ -24,7 +24,7 @@ ROWS = {  # docs/decisions/0027
     "mha": f"--eclip-no-mixup --eclip-priming-weight 0 {STEADY}",
     "mha+mixup": f"--eclip-priming-weight 0 {STEADY}",
     "mha+mixup+curriculum": "--eclip-priming-weight 0",
-    "random": "--eclip-heatmap-control random",
+    "random": "--eclip-placebo random",
     "eclip": "",
 }
 

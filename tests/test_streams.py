@@ -22,7 +22,7 @@ from openclip_eclip.batching.curriculum import Curriculum, draw_gate, expert_slo
 from openclip_eclip.batching.expert_stream import EXPERT_ID, ExpertSlots, expert_loader
 from openclip_eclip.batching.sentence_draw import draw_sentences
 from openclip_eclip.config import CurriculumConfig
-from openclip_eclip.data.placebo import HeatmapControl, choose_donors
+from openclip_eclip.data.placebo import PlaceboHeatmaps, choose_donors
 from openclip_eclip.data.sample import Sample, collate, seeded_randomness
 from openclip_eclip.objectives.dacl import Dacl, DaclConfig, binary_mask
 from openclip_eclip.objectives.m3_mix import M3Mix
@@ -147,9 +147,9 @@ def test_m3_mix() -> None:
 
 def test_placebo() -> None:
     heatmap = np.linspace(0.1, 1, 48, dtype=np.float32).reshape(6, 8)
-    noise = HeatmapControl("random", 3, (6, 8))
+    noise = PlaceboHeatmaps("random", 3, (6, 8))
     assert digest(noise(1, heatmap), noise((1 << 59) + 7, heatmap)) == "8bae061ba9794736"
-    phases = HeatmapControl("phase-scrambled", 3, (6, 8))(1, heatmap)
+    phases = PlaceboHeatmaps("phase-scrambled", 3, (6, 8))(1, heatmap)
     # not bit for bit: a Fourier transform rounds otherwise on another machine
     assert phases[0, :3].tolist() == pytest.approx([0.70814025, 0.67055154, 0.62587982], rel=1e-5)
     images = list("aabcdefg")

@@ -7,6 +7,7 @@ import inspect
 import json
 import logging
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,7 +30,7 @@ from openclip_eclip.checkpoint_files import (
     without_prefixes,
 )
 from openclip_eclip.config import UserError
-from openclip_eclip.flag_checks import check_learning
+from openclip_eclip.flag_checks import check_learning, current_spelling
 from openclip_eclip.flag_conflicts import refuse_unsupported
 from openclip_eclip.loss import EClipLoss, EClipSigLipLoss
 from openclip_eclip.model import EClip
@@ -106,7 +107,11 @@ class Seams:
         """open_clip's arguments and ours in one namespace, so that params.txt and wandb record
         both.
         """
-        own, rest = eclip_parser().parse_known_args(list(argv))
+        _, rank, world_size = world_info_from_env()
+        argv, notices = current_spelling(argv)
+        if rank == 0:  # open_clip sets up its log later
+            sys.stderr.writelines(f"{notice}\n" for notice in notices)
+        own, rest = eclip_parser().parse_known_args(argv)
         args = parse_host(
             self.originals["parse_args"], with_recipe(own.recipe, with_runs_dir(own.runs_dir, rest))
         )
@@ -116,7 +121,6 @@ class Seams:
         check_names(args)
         check_optimiser(args)
         fill_alignment(args, names)
-        _, rank, world_size = world_info_from_env()
         fill_batch_size(args, world_size)
         if not any(flag.split("=")[0] == "--csv-separator" for flag in rest):
             args.csv_separator = None  # each table's own; open_clip's default is the tab

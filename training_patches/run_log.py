@@ -164,10 +164,10 @@ class RunLog:
                 "no pair is added" if self.method.experts else "nothing is aligned",
                 near and f".{near} Name the column with --csv-heatmap-key",
             )
-        if self.args.eclip_heatmap_control:
+        if self.args.eclip_placebo:
             logger.warning(
-                "eclip: --eclip-heatmap-control %s: every heatmap is a placebo",
-                self.args.eclip_heatmap_control,
+                "eclip: --eclip-placebo %s: every heatmap is a placebo",
+                self.args.eclip_placebo,
             )
         if not self.method.experts:
             logger.info("eclip: %d annotated samples", count)

@@ -20,7 +20,7 @@ from openclip_eclip.checkpoint_files import (
     state_of,
     without_prefixes,
 )
-from openclip_eclip.config import EClipConfig, UserError
+from openclip_eclip.config import EClipConfig, UserError, current_names
 from openclip_eclip.flag_checks import flag_of
 from openclip_eclip.model import PROCESSOR_PREFIX, REGIONS_PREFIX
 
@@ -63,7 +63,7 @@ NAMES = (
     "on_bad_sample",
     "csv_caption_key",
     "csv_heatmap_key",
-    "eclip_heatmap_control",
+    "eclip_placebo",
     "naive_form",
 )
 # other values of these fit no optimiser state
@@ -147,7 +147,10 @@ def load_to_resume(
             f"checkpoint {path} holds no optimizer state, so training cannot continue "
             "from it: give it as --pretrained."
         )
-    settings = (checkpoint.get(STATE_KEY) or {}).get("settings") or {} if trained else {}
+    ours = (checkpoint.get(STATE_KEY) or {}) if trained else {}
+    settings = current_names(ours.get("settings") or {})
+    if settings:
+        ours["settings"] = settings
     if trained:
         _check_method(path, settings.get("method"), state, args, model)
     _check_weights(path, state, model, bare=not trained)

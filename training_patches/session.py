@@ -178,19 +178,19 @@ class Session:
             annotated=annotated,
             mixes=self.method.mixes,
             expert=expert,
-            replay=self._replay(source),
+            oversample=self._oversampled(source),
             objectives=self.method.objectives,
             after_step=self.after_step,
             announced=source.announced,
             same_image=same_image,
         )
 
-    def _replay(self, source: TrainSource) -> DataLoader | None:
+    def _oversampled(self, source: TrainSource) -> DataLoader | None:
         """Fills batches up to the share of annotated images that an objective asks for, where the
         data has less than half of it; else None.
         """
         args, loader = self.args, source.info.dataloader
-        asked = max((objective.replay for objective in self.method.objectives), default=0.0)
+        asked = max((objective.oversample for objective in self.method.objectives), default=0.0)
         if asked == 0 or not source.annotated:
             return None
         if source.samples is None:

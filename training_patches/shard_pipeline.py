@@ -17,7 +17,7 @@ from webdataset.filters import _shuffle
 
 from openclip_eclip.data.images.options import read_options
 from openclip_eclip.data.joint_transform import JointTransform
-from openclip_eclip.data.placebo import HeatmapControl
+from openclip_eclip.data.placebo import PlaceboHeatmaps
 from openclip_eclip.data.sample import collate
 from openclip_eclip.data.shards.stream import Announced as ShardAnnounced
 from openclip_eclip.data.shards.stream import read_shards
@@ -43,7 +43,7 @@ def rewire(
     tokenizer: Callable,
     args: argparse.Namespace,
     heatmaps: bool,
-    control: HeatmapControl | None,
+    placebo: PlaceboHeatmaps | None,
     windows: bool,
     announced: Mapping[str, ShardAnnounced] | None,
 ) -> None:
@@ -80,7 +80,7 @@ def rewire(
             transform=transform,
             tokenize=tokenizer,
             skip_bad=skip,
-            control=control,
+            placebo=placebo,
             windows=windows,
             heatmaps=heatmaps,
             options=read_options(args),

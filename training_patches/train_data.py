@@ -21,7 +21,7 @@ from openclip_eclip.config import SHUFFLES, DataError
 from openclip_eclip.data.check import Report, check_table, raise_faults
 from openclip_eclip.data.images.options import read_options
 from openclip_eclip.data.joint_transform import JointTransform
-from openclip_eclip.data.placebo import HeatmapControl, entries_control, table_control
+from openclip_eclip.data.placebo import PlaceboHeatmaps, entries_placebo, table_placebo
 from openclip_eclip.data.sample import Sample, SampleBatch, Samples, collate, stable_id
 from openclip_eclip.data.shards.index import CheckOptions, ShardReport, check_shards, join_reports
 from openclip_eclip.data.shards.stream import expand_shards
@@ -111,7 +111,7 @@ def expert_samples(
             tokenizer,
             first_id=EXPERT_ID,
             skip_bad=args.on_bad_sample == "skip",
-            control=_table_control(args, transform, table, EXPERT_ID),
+            placebo=_table_placebo(args, transform, table, EXPERT_ID),
             windows=windows,
             options=read_options(args),
         )
@@ -137,7 +137,7 @@ def expert_samples(
             transform,
             tokenizer,
             ids,
-            _entries_control(args, transform, entries, ids),
+            _entries_placebo(args, transform, entries, ids),
             windows,
             read_options(args),
         )
@@ -264,7 +264,7 @@ def _table_source(
         transform,
         tokenizer,
         skip_bad=args.on_bad_sample == "skip",
-        control=_table_control(args, transform, table) if table.annotated else None,
+        placebo=_table_placebo(args, transform, table) if table.annotated else None,
         windows=windows,
         options=read_options(args),
     )
@@ -289,19 +289,19 @@ def _table_source(
     )
 
 
-def _table_control(
+def _table_placebo(
     args: argparse.Namespace, transform: JointTransform, table: CsvTable, first_id: int = 0
-) -> HeatmapControl | None:
-    kind = args.eclip_heatmap_control
-    return table_control(kind, args.seed, transform.crop.size, table, first_id) if kind else None
+) -> PlaceboHeatmaps | None:
+    kind = args.eclip_placebo
+    return table_placebo(kind, args.seed, transform.crop.size, table, first_id) if kind else None
 
 
-def _entries_control(
+def _entries_placebo(
     args: argparse.Namespace, transform: JointTransform, entries: list[TarEntry], ids: Sequence[int]
-) -> HeatmapControl | None:
-    kind = args.eclip_heatmap_control
+) -> PlaceboHeatmaps | None:
+    kind = args.eclip_placebo
     return (
-        entries_control(kind, args.seed, transform.crop.size, entries, ids, args.csv_label_key)
+        entries_placebo(kind, args.seed, transform.crop.size, entries, ids, args.csv_label_key)
         if kind
         else None
     )
@@ -320,9 +320,9 @@ def _shard_source(
     check_number(args, len(expand_shards(args.train_data)))
     annotated, total, told, names, entries, announced = heatmaps, None, None, {}, [], None
     if shards is None:
-        if args.eclip_heatmap_control in SHUFFLES:
+        if args.eclip_placebo in SHUFFLES:
             raise DataError(
-                f"--eclip-heatmap-control {args.eclip_heatmap_control} with a --train-data that is"
+                f"--eclip-placebo {args.eclip_placebo} with a --train-data that is"
                 " not on this machine: the maps of other samples can not be read; copy the shards,"
                 " or take random, centre, ones or phase-scrambled."
             )
@@ -344,18 +344,18 @@ def _shard_source(
         names = {stable_id(entry.where): entry.where for entry in entries}
         annotated = bool(entries)
         announced = {str(report.shard): report.announced for report in reports}
-    control = (
+    placebo = (
         None
         if shards is not None and not annotated
-        else _entries_control(args, transform, entries, list(names))
+        else _entries_placebo(args, transform, entries, list(names))
     )
     filled = argparse.Namespace(**{**vars(args), "train_num_samples": count})
     info = upstream.get_wds_dataset(
         filled, transform, is_train=True, epoch=epoch, tokenizer=tokenizer
     )
-    rewire(info, transform, tokenizer, args, heatmaps, control, windows, announced)
+    rewire(info, transform, tokenizer, args, heatmaps, placebo, windows, announced)
     samples = (
-        TarSamples(entries, transform, tokenizer, list(names), control, windows, read_options(args))
+        TarSamples(entries, transform, tokenizer, list(names), placebo, windows, read_options(args))
         if entries
         else None
     )

@@ -22,8 +22,8 @@ class ExpertBatch:
     loss as mixed pairs only.
     `annotated` and `annotated_heatmap`: all heatmaps of the batch, for an objective that needs
     them, whatever the gate decided.
-    `replay_*`: annotated samples of the training data once more, for an objective that asks for
-    them; they enter no pair.
+    `oversampled_*`: annotated samples of the training data once more, for an objective that asks
+    for them; they enter no pair.
     `sentence_*`: single sentences and where the expert looked with each, for an objective that
     reads windows.
     The draws are stored here, not made in the forward pass: gradient accumulation runs every batch
@@ -43,17 +43,19 @@ class ExpertBatch:
     annotated: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
     # (A, 1, H, W), as `heatmap`
     annotated_heatmap: Tensor = field(default_factory=lambda: torch.zeros(0, 1, 1, 1))
-    # (T,) of `image`, then `expert_image`, then `replay_image`
+    # (T,) of `image`, then `expert_image`, then `oversampled_image`
     sentence_row: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
     # (T, L)
     sentence_text: Tensor = field(default_factory=lambda: torch.zeros(0, 1, dtype=torch.int64))
     # (T, 1, H, W), as `heatmap`
     sentence_heatmap: Tensor = field(default_factory=lambda: torch.zeros(0, 1, 1, 1))
-    replay_image: Tensor = field(default_factory=lambda: torch.zeros(0, 3, 1, 1))  # (R, 3, H, W)
+    oversampled_image: Tensor = field(
+        default_factory=lambda: torch.zeros(0, 3, 1, 1)
+    )  # (R, 3, H, W)
     # (R, L)
-    replay_text: Tensor = field(default_factory=lambda: torch.zeros(0, 1, dtype=torch.int64))
+    oversampled_text: Tensor = field(default_factory=lambda: torch.zeros(0, 1, dtype=torch.int64))
     # (R, 1, H, W), as `heatmap`
-    replay_heatmap: Tensor = field(default_factory=lambda: torch.zeros(0, 1, 1, 1))
+    oversampled_heatmap: Tensor = field(default_factory=lambda: torch.zeros(0, 1, 1, 1))
     draws: dict[str, Any] = field(default_factory=dict)  # what the objectives drew for this batch
 
     def to(self, device=None, dtype=None, non_blocking: bool = False) -> ExpertBatch:

@@ -59,7 +59,7 @@ class PlannedLoader:
         annotated: bool = True,
         mixes: bool = True,
         expert: DataLoader | None = None,
-        replay: DataLoader | None = None,
+        oversample: DataLoader | None = None,
         objectives: Sequence[Any] = (),
         after_step: Callable[[int, int], None] | None = None,
         announced: Announcements | None = None,
@@ -68,7 +68,7 @@ class PlannedLoader:
         self.loader, self.config, self.curriculum = loader, config, curriculum
         self.num_batches, self.num_samples = loader.num_batches, loader.num_samples
         self.seed, self.accum_freq, self.after_step = seed, accum_freq, after_step
-        self.expert, self.replay = expert, replay
+        self.expert, self.oversample = expert, oversample
         # sees every batch: has a sample the heatmap that the check found?
         self.announced = announced
         self.objectives = objectives  # each draws for every batch
@@ -97,10 +97,10 @@ class PlannedLoader:
 
     def __iter__(self) -> Iterator[tuple[ExpertBatch, Tensor]]:
         batches = enumerate(self.loader, self.first_batch)
-        experts, replays = self._stream(self.expert), self._stream(self.replay)
+        experts, oversampled = self._stream(self.expert), self._stream(self.oversample)
         for i, samples in batches:
             step = self.steps_per_epoch * self.epoch + i // self.accum_freq
-            yield self.plan(samples, step, next(experts), next(replays)), samples.text
+            yield self.plan(samples, step, next(experts), next(oversampled)), samples.text
             if self.after_step is not None and (i + 1) % self.accum_freq == 0:
                 self.after_step(step, i + 1)
 
@@ -120,15 +120,15 @@ class PlannedLoader:
         samples: SampleBatch,
         step: int,
         expert: SampleBatch | None = None,
-        replay: SampleBatch | None = None,
+        oversampled: SampleBatch | None = None,
     ) -> ExpertBatch:
         """The carrier of one batch at optimiser step `step`; `samples` of the training data,
-        `expert` of the separate stream, `replay` those shown once more.
+        `expert` of the separate stream, `oversampled` those shown once more.
         """
         self._report_skipped(samples.skipped)
         if self.announced is not None:
             self.announced.see(samples)
-        streams = [stream for stream in (expert, replay) if stream is not None]
+        streams = [stream for stream in (expert, oversampled) if stream is not None]
         sentences = join_sentences([samples, *streams], self.seed, step)
         batch = ExpertBatch(
             **self._mixed_pairs(samples, step, expert),
@@ -139,10 +139,10 @@ class PlannedLoader:
             sentence_text=sentences.text,
             sentence_heatmap=sentences.heatmap,
         )
-        if replay is not None:
-            batch.replay_image = replay.image
-            batch.replay_text = replay.text
-            batch.replay_heatmap = replay.heatmap
+        if oversampled is not None:
+            batch.oversampled_image = oversampled.image
+            batch.oversampled_text = oversampled.text
+            batch.oversampled_heatmap = oversampled.heatmap
         # whatever the gate decided
         carried = any(objective.needs_heatmaps for objective in self.objectives)
         count = len(samples.annotated) if carried else 0

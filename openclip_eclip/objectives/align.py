@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..batching.expert_batch import ExpertBatch
-from ..config import UserError, check_fields
+from ..config import UserError, build_settings, check_fields, current_names
 from ..towers.host import HostModel
 from ..towers.local_features import on_empty_image
 from ..towers.pool_attention import pool_attention
@@ -42,10 +42,10 @@ class AlignConfig:
     power: float = 3.0  # of the heatmap on the grid: sharpens it towards what was looked at most
     # share of the batch that the mean is over at least, where less of the data is annotated: few
     # samples do not get the whole weight
-    least: float = 0.0
+    min_share: float = 0.0
     # share of a batch that annotated images fill, shown once more for this loss alone, where less
     # than half of it is annotated
-    replay: float = 0.0
+    oversample: float = 0.0
     windows: bool = False  # sentence by sentence where a sample carries windows
 
     def __post_init__(self) -> None:
@@ -58,19 +58,28 @@ class AlignConfig:
                 (0 < self.heads <= 1, "heads", "a share above 0, at most 1"),
                 (self.temperature > 0, "temperature", "a positive number"),
                 (self.power > 0, "power", "a positive number"),
-                (0 <= self.least <= 1, "least", "a share from 0 to 1"),
-                (0 <= self.replay <= 1, "replay", "a share from 0 to 1"),
+                (0 <= self.min_share <= 1, "min_share", "a share from 0 to 1"),
+                (0 <= self.oversample <= 1, "oversample", "a share from 0 to 1"),
             ],
         )
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> AlignConfig:
+        """Build from a dict of settings, those of release 0.1 included. UserError: an unknown key
+        or a bad value.
+        """
+        flags = current_names({f"align_{name}": value for name, value in values.items()})
+        settings = {name.removeprefix("align_"): value for name, value in flags.items()}
+        return build_settings(cls, settings, "align")
 
 
 class Align(Objective):
     """weight * mean over the annotated samples of all ranks of -sum_p target_p log look_p, over the
     positions p of the tower's grid.
 
-    Where less than `least` of the data is annotated, the sum is divided by that share of the batch
-    at least (decision 0035); where less than half of `replay` is, annotated samples are shown once
-    more, so that they make about that share of a batch (decision 0036).
+    Where less than `min_share` of the data is annotated, the sum is divided by that share of the
+    batch at least (decision 0035); where less than half of `oversample` is, annotated samples are
+    shown once more, so that they make about that share of a batch (decision 0036).
     `look` is the attention of the tower's learned pool, or else softmax of cos(t, position in the
     joint space) / temperature with the sample's text feature t held fixed. Images of the separate
     stream are aligned unmixed.
@@ -83,11 +92,11 @@ class Align(Objective):
     def __init__(self, config: AlignConfig = AlignConfig(), stream_is_plain: bool = False) -> None:
         """`stream_is_plain`: mixed pairs of the separate stream hold the images themselves."""
         self.config, self.stream_is_plain = config, stream_is_plain
-        self.steps, self.least = 1, config.least
+        self.steps, self.min_share = 1, config.min_share
         self.needs_heatmaps = config.weight > 0
         self.needs_windows = config.windows and config.weight > 0
         self.image_stages = 0 if config.weight > 0 else None
-        self.replay = config.replay if config.weight > 0 else 0.0
+        self.oversample = config.oversample if config.weight > 0 else 0.0
 
     @staticmethod
     def add_flags(group: argparse._ActionsContainer) -> None:
@@ -109,7 +118,7 @@ class Align(Objective):
             ),
         )
         group.add_argument(
-            "--align-least",
+            "--align-min-share",
             type=float,
             metavar="SHARE",
             help=(
@@ -119,7 +128,7 @@ class Align(Objective):
             ),
         )
         group.add_argument(
-            "--align-replay",
+            "--align-oversample",
             type=float,
             metavar="SHARE",
             help=(
@@ -159,14 +168,12 @@ class Align(Objective):
                 "--dacl-form release with --method align: that form encodes mixed images only, and"
                 " a heatmap belongs to one image; take another form."
             )
-        given = {
+        settings = {
             name: getattr(args, f"align_{name}")
-            for name in ("weight", "schedule", "least", "replay", "heads", "windows")
+            for name in ("weight", "schedule", "min_share", "oversample", "heads", "windows")
         }
-        return cls(
-            AlignConfig(**{name: value for name, value in given.items() if value is not None}),
-            args.naive_form == "plain",
-        )
+        given = {name: value for name, value in settings.items() if value is not None}
+        return cls(AlignConfig.from_dict(given), stream_is_plain=args.naive_form == "plain")
 
     def check_model(self, model: HostModel) -> None:
         if self.config.weight == 0:
@@ -212,13 +219,15 @@ class Align(Objective):
         self.steps = total
 
     def use_annotated(self, share: float | None) -> None:
-        self.least = self.config.least if share is None or share < self.config.least else 0.0
-        if self.least and share and self.config.weight:
+        self.min_share = (
+            self.config.min_share if share is None or share < self.config.min_share else 0.0
+        )
+        if self.min_share and share and self.config.weight:
             logger.info(
                 "eclip: %.3g %% of the data is annotated: alignment is a mean over at least %.3g %%"
                 " of each batch",
                 100 * share,
-                100 * self.least,
+                100 * self.min_share,
             )
 
     def draw(self, seed: int, step: int, epoch: int, sample_id: Tensor) -> dict[str, Any]:
@@ -233,7 +242,7 @@ class Align(Objective):
     def images(self, batch: ExpertBatch, visual: nn.Module) -> dict[str, Tensor]:
         if self.config.weight == 0:
             return {}
-        return {"align_replay": batch.replay_image} | (
+        return {"align_oversampled": batch.oversampled_image} | (
             {} if self.stream_is_plain else {"align_stream": batch.expert_image}
         )
 
@@ -289,12 +298,12 @@ class Align(Objective):
             name = "mixed_features" if self.stream_is_plain else "align_stream"
             last = seen.rows[name].stop
             parts.append(slice(last - count, last))
-        parts.append(seen.rows["align_replay"])
+        parts.append(seen.rows["align_oversampled"])
         device = batch.annotated.device
         return torch.cat([torch.arange(part.start, part.stop, device=device) for part in parts])
 
     def complete(self, out: dict[str, Tensor], batch: ExpertBatch) -> None:
-        for name in ("align_replay", "align_stream"):
+        for name in ("align_oversampled", "align_stream"):
             out.pop(name, None)
 
     def losses(self, out: Mapping[str, Tensor], gather: Gather) -> dict[str, Tensor]:
@@ -307,8 +316,8 @@ class Align(Objective):
         # one row a rank, (W, 1): the sum of its errors, and how many they are
         sums, counts, rows = gather(own.sum()[None, None], own.new_full((1, 1), len(own)))
         share = sums[rows].sum() * (len(sums) / len(sums[rows]))  # right under DDP's plain average
-        least = max(1, self.least * len(out["sample_id"]) * len(sums))  # decision 0035
-        return {"align_loss": share / counts.sum().clamp(min=least)}
+        smallest = max(1, self.min_share * len(out["sample_id"]) * len(sums))  # decision 0035
+        return {"align_loss": share / counts.sum().clamp(min=smallest)}
 
 
 def _with_heatmap(batch: ExpertBatch) -> tuple[Tensor, Tensor]:
@@ -316,23 +325,23 @@ def _with_heatmap(batch: ExpertBatch) -> tuple[Tensor, Tensor]:
     the batch, all of the stream, all that are shown once more.
     """
     size = len(batch)
-    total = size + len(batch.expert_image) + len(batch.replay_image)
+    total = size + len(batch.expert_image) + len(batch.oversampled_image)
     candidates = torch.cat(
         [batch.annotated, torch.arange(size, total, device=batch.annotated.device)]
     )
     of_stream = batch.heatmap[len(batch.mix_index) :]  # behind those of the batch's mixed pairs
     heatmap = torch.cat([batch.annotated_heatmap, of_stream])
-    if len(batch.replay_image):  # without any, their heatmaps have no sides of their own
-        heatmap = torch.cat([heatmap, batch.replay_heatmap])
+    if len(batch.oversampled_image):  # without any, their heatmaps have no sides of their own
+        heatmap = torch.cat([heatmap, batch.oversampled_heatmap])
     return candidates, heatmap
 
 
 def _report_features(model: HostModel, seen: Seen, batch: ExpertBatch) -> Tensor:
     """Unit text features of the candidates' reports, (B + M2 + R, D), held fixed."""
     known = seen.text.detach()  # of the batch and the stream: the pass has them
-    if not len(batch.replay_text):
+    if not len(batch.oversampled_text):
         return known
-    return torch.cat([known, encode_held(model, batch.replay_text)])
+    return torch.cat([known, encode_held(model, batch.oversampled_text)])
 
 
 def _mean_by_owner(each: Tensor, owner: Tensor, count: int) -> Tensor:

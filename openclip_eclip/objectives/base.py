@@ -73,8 +73,8 @@ class Objective:
     contrast_weight = 1.0  # of the contrastive loss
 
     # share of a batch to fill up with annotated images where less than half of it is annotated in
-    # the training data: `ExpertBatch.replay_*`
-    replay = 0.0
+    # the training data: `ExpertBatch.oversampled_*`
+    oversample = 0.0
     needs_heatmaps = (
         False  # `ExpertBatch.annotated`: of every annotated sample, whatever eCLIP's gate decides
     )

@@ -28,6 +28,9 @@ from openclip_eclip.objectives import Align, Dacl, Objective
 from openclip_eclip.objectives.align import AlignConfig
 from openclip_eclip.towers.positions import encode_positions
 
+OLD_NAMES = ("--align-least", 0.2, "--align-replay=0.5", "--eclip-heatmap-control", "centre")
+NEW_NAMES = ("--align-min-share", 0.2, "--align-oversample=0.5", "--eclip-placebo", "centre")
+
 
 def tiny(processor: dict | None = None) -> torch.nn.Module:
     torch.manual_seed(0)
@@ -50,11 +53,11 @@ def set_up(
     batch.annotated = torch.tensor(rows, dtype=torch.int64)
     batch.annotated_heatmap = torch.rand(len(rows), 1, 32, 32, dtype=torch.float64)
     if again:
-        batch.replay_image, batch.replay_text = (
+        batch.oversampled_image, batch.oversampled_text = (
             torch.randn(again, 3, 32, 32, dtype=torch.float64),
             torch.randint(1, 999, (again, 16)),
         )
-        batch.replay_heatmap = torch.rand(again, 1, 32, 32, dtype=torch.float64)
+        batch.oversampled_heatmap = torch.rand(again, 1, 32, 32, dtype=torch.float64)
     for objective in objectives:
         batch.draws.update(objective.draw(0, 0, 0, batch.sample_id))
     model.objectives = objectives
@@ -93,7 +96,7 @@ def test_the_loss_is_the_restatements(
     model = tiny(processor)
     loss, batch, text = set_up(
         model,
-        (Align(AlignConfig(weight=0.5, temperature=0.2, power=2, least=least)),),
+        (Align(AlignConfig(weight=0.5, temperature=0.2, power=2, min_share=least)),),
         rows,
         expert,
         again,
@@ -102,10 +105,10 @@ def test_the_loss_is_the_restatements(
     losses = loss(**out, output_dict=True)
     with torch.no_grad():
         images = torch.cat(
-            [batch.image[rows], batch.expert_image, *[batch.replay_image] * bool(again)]
+            [batch.image[rows], batch.expert_image, *[batch.oversampled_image] * bool(again)]
         )
         words = model.encode_text(
-            torch.cat([text[rows], batch.expert_text, *[batch.replay_text] * bool(again)]),
+            torch.cat([text[rows], batch.expert_text, *[batch.oversampled_text] * bool(again)]),
             normalize=True,
         ).numpy()
         positions = encode_positions(model.visual, images).numpy() if len(images) else []
@@ -113,7 +116,7 @@ def test_the_loss_is_the_restatements(
     expected = 0.5 * reference.loss(
         [
             one[0].numpy()
-            for one in (*batch.annotated_heatmap, *batch.heatmap, *batch.replay_heatmap)
+            for one in (*batch.annotated_heatmap, *batch.heatmap, *batch.oversampled_heatmap)
         ],
         looks,
         power=2,
@@ -122,7 +125,7 @@ def test_the_loss_is_the_restatements(
     assert float(losses["align_loss"].detach()) == pytest.approx(expected, rel=1e-9, abs=1e-12)
     assert len(out["align_error"]) == len(rows) + expert + again and not {
         "align_stream",
-        "align_replay",
+        "align_oversampled",
     } & set(out)
     model.objectives = loss.objectives = ()
     assert all(
@@ -274,11 +277,17 @@ def test_a_batch_carries_all_maps_whatever_the_gate_decides(probability: float) 
         (["--method", "align", "--align-weight", "nan"], "--align-weight nan"),
         (["--method", "align", "--align-weight", "inf"], "--align-weight inf"),
         (["--method", "align", "--align-heads", "0"], "heads=0.0; expected a share above 0"),
-        (["--method", "align", "--align-least", "5"], "least=5.0; expected a share from 0 to 1"),
-        (["--method", "align", "--align-replay", "5"], "replay=5.0; expected a share from 0 to 1"),
-        (["--align-replay", "0.1"], "give --method align"),
+        (
+            ["--method", "align", "--align-min-share", "5"],
+            "min_share=5.0; expected a share",
+        ),
+        (
+            ["--method", "align", "--align-oversample", "5"],
+            "oversample=5.0; expected a share",
+        ),
+        (["--align-oversample", "0.1"], "give --method align"),
         (["--align-weight", "1"], "give --method align"),
-        (["--align-least", "0.1"], "give --method align"),
+        (["--align-min-share", "0.1"], "give --method align"),
         (["--align-schedule", "linear"], "give --method align"),
         (["--method", "align", "--lock-image"], "can not learn where to look"),
         (["--method", "align+dacl", "--dacl-form", "release"], "encodes mixed images only"),
@@ -290,7 +299,7 @@ def test_a_batch_carries_all_maps_whatever_the_gate_decides(probability: float) 
                 "plain",
                 "--expert-data",
                 "x.csv",
-                "--eclip-heatmap-control",
+                "--eclip-placebo",
                 "ones",
             ],
             "it uses no heatmap",
@@ -336,7 +345,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Launcher:
         (*common, "--name", "zero", *align, "--align-weight", 0),
         (*data, blank, "--batch-size", 4, "--epochs", 1, "--name", "blank", *align),
         (*common, "--name", "align", *align),
-        (*common, "--name", "placebo", *align, "--eclip-heatmap-control", "centre"),
+        (*common, "--name", "placebo", *align, "--eclip-placebo", "centre"),
         (
             *common,
             "--name",
@@ -345,9 +354,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Launcher:
             "eclip+align+gloria+dacl",
             "--expert-data",
             table,
-            "--eclip-heatmap-control",
+            "--eclip-placebo",
             "shuffled",
-            "--align-replay",
+            "--align-oversample",
             0.5,
         ),
         (
@@ -400,8 +409,17 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Launcher:
             "eclip+align",
         ),
         *(
-            (*still, "--name", f"least {least}", "--batch-size", 8, *align, "--align-least", least)
-            for least in (0, 0.16, 0.2)
+            (
+                *still,
+                "--name",
+                f"min {share}",
+                "--batch-size",
+                8,
+                *align,
+                "--align-min-share",
+                share,
+            )
+            for share in (0, 0.16, 0.2)
         ),
         *(
             (
@@ -418,13 +436,13 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Launcher:
                 "--accum-freq",
                 24 // size,
                 *align,
-                "--align-least",
+                "--align-min-share",
                 0.5,
             )
             for size in (24, 8)
         ),
-        (*common, "--name", "again", *align, "--align-replay", 0.5, "--workers", 1),
-        (*common, "--name", "enough", *align, "--align-replay", 0.33),
+        (*common, "--name", "again", *align, "--align-oversample", 0.5, "--workers", 1),
+        (*common, "--name", "enough", *align, "--align-oversample", 0.33),
         (
             *common,
             "--name",
@@ -432,9 +450,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Launcher:
             *align,
             "--align-weight",
             0,
-            "--align-replay",
+            "--align-oversample",
             0.5,
-            "--align-least",
+            "--align-min-share",
             0.5,
         ),
         (
@@ -447,7 +465,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Launcher:
             "--name",
             "blank again",
             *align,
-            "--align-replay",
+            "--align-oversample",
             0.5,
         ),
         (
@@ -455,9 +473,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Launcher:
             "--name",
             "again, placebo",
             *align,
-            "--align-replay",
+            "--align-oversample",
             0.5,
-            "--eclip-heatmap-control",
+            "--eclip-placebo",
             "centre",
         ),
         *(
@@ -471,10 +489,14 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Launcher:
                 12 // size,
                 "--method",
                 "eclip+align",
-                "--align-replay",
+                "--align-oversample",
                 5 / 12,
             )
             for size in (12, 4)
+        ),
+        *(
+            (*common, "--name", name, *align, *words)
+            for name, words in (("old names", OLD_NAMES), ("new names", NEW_NAMES))
         ),
         (
             *common,
@@ -484,7 +506,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Launcher:
             "eclip+align",
             "--align-schedule",
             "linear",
-            "--align-replay",
+            "--align-oversample",
             0.5,
             "--epochs",
             2,
@@ -497,7 +519,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Launcher:
             "eclip+align",
             "--align-schedule",
             "linear",
-            "--align-replay",
+            "--align-oversample",
             0.5,
             "--epochs",
             2,
@@ -628,10 +650,10 @@ def test_the_least_share_is_of_the_accumulated_batch(runs: Launcher) -> None:
 def test_shares_count_where_something_is_aligned(
     weight: float, caplog: pytest.LogCaptureFixture
 ) -> None:
-    align = Align(AlignConfig(weight=weight, least=0.5, replay=0.5))
+    align = Align(AlignConfig(weight=weight, min_share=0.5, oversample=0.5))
     with caplog.at_level("INFO"):
         align.use_annotated(0.1)
-    assert bool(caplog.records) == bool(weight) and align.replay == (0.5 if weight else 0)
+    assert bool(caplog.records) == bool(weight) and align.oversample == (0.5 if weight else 0)
 
 
 @pytest.mark.parametrize("annotated,total", [(15, 300), (30, 600), (100, 2000)])
@@ -639,11 +661,11 @@ def test_the_least_share_is_not_for_data_with_exactly_that_share(
     annotated: int, total: int
 ) -> None:
     """The cells with 5 %: one sample less, and it is."""
-    align = Align(AlignConfig(least=0.05))
+    align = Align(AlignConfig(min_share=0.05))
     align.use_annotated(annotated / total)
-    assert align.least == 0
+    assert align.min_share == 0
     align.use_annotated((annotated - 1) / total)
-    assert align.least == 0.05
+    assert align.min_share == 0.05
 
 
 @pytest.mark.slow
@@ -651,8 +673,8 @@ def test_the_least_share_is_for_data_with_fewer(runs: Launcher) -> None:
     """4 of 24 are annotated, in two batches of eight a lone one: it is one of 1.6 for a least share
     of 0.2, and itself for 0.16.
     """
-    mean, enough, few = (aligned(runs, f"least {least}") for least in (0, 0.16, 0.2))
-    assert enough == mean and "of the data is annotated" not in runs.log("least 0.16")
+    mean, enough, few = (aligned(runs, f"min {share}") for share in (0, 0.16, 0.2))
+    assert enough == mean and "of the data is annotated" not in runs.log("min 0.16")
     assert [value / other for value, other in zip(mean, few) if other] == pytest.approx(
         [1, 1.6, 1.6], rel=1e-4
     )
@@ -666,6 +688,44 @@ def test_resumed_is_uninterrupted(runs: Launcher) -> None:
         and aligned(runs, "resumed") == aligned(runs, "whole")[6:]
     )
     assert all(torch.equal(found[key], value) for key, value in runs.weights("whole", 2).items())
+
+
+@pytest.mark.slow
+def test_flags_of_release_0_1_train_the_same_weights(runs: Launcher) -> None:
+    old, new = runs.weights("old names", 1), runs.weights("new names", 1)
+    assert old.keys() == new.keys()
+    assert all(torch.equal(old[key], value) for key, value in new.items())
+    assert aligned(runs, "old names") == aligned(runs, "new names")
+
+
+@pytest.mark.slow
+def test_a_run_of_release_0_1_is_resumed(runs: Launcher) -> None:
+    """Its checkpoint has the old names, and so has the command; only --epochs differs."""
+    path = runs.folder / "logs" / "old names" / "checkpoints" / "epoch_1.pt"
+    checkpoint = torch.load(path, weights_only=True)
+    settings = checkpoint["eclip"]["settings"]
+    settings["eclip_heatmap_control"] = settings.pop("eclip_placebo")
+    torch.save(checkpoint, path)
+    data = (*BASIC, "--train-data", runs.folder / "train.csv", "--batch-size", 4)
+    run = (*data, "--name", "old names", "--method", "align", "--resume", "latest")
+    curriculum = ("--eclip-curriculum", 0.2, 0, 0, 0, 0, 1)
+    done = runs.train((*run, *curriculum, *OLD_NAMES, "--epochs", 2))
+    for old, new in (
+        ("--align-least", "--align-min-share"),
+        ("--align-replay", "--align-oversample"),
+        ("--eclip-heatmap-control", "--eclip-placebo"),
+    ):
+        notice = f"{old} is now {new}; the old spelling goes in the next release.\n"
+        assert done.stderr.count(notice) == 1
+    changed = re.findall(r"resuming with another setting: (.*)", runs.log("old names"))
+    assert changed == ["--epochs 1 -> 2"]
+
+
+def test_a_config_of_release_0_1_loads() -> None:
+    config = AlignConfig.from_dict({"weight": 0.5, "least": 0.05, "replay": 0.1})
+    assert config == AlignConfig(weight=0.5, min_share=0.05, oversample=0.1)
+    with pytest.raises(UserError, match="align: unknown key 'most'; known keys: .*min_share"):
+        AlignConfig.from_dict({"most": 1})
 
 
 @pytest.mark.slow

@@ -37,7 +37,7 @@ from openclip_eclip.objectives.align import AlignConfig, look_at_texts
 from openclip_eclip.towers.positions import encode_positions, encode_tokens
 
 # of three images
-SETTINGS = AlignConfig(weight=0.5, temperature=0.2, power=2, windows=True, least=0.9)
+SETTINGS = AlignConfig(weight=0.5, temperature=0.2, power=2, windows=True, min_share=0.9)
 
 
 @pytest.mark.parametrize(
@@ -300,7 +300,7 @@ def test_tables_and_shards_are_read_alike_and_only_where_asked(tmp_path: Path) -
     [
         (["--align-windows"], "--align-windows with --method eclip: give --method align"),
         (
-            ["--method", "align", "--align-windows", "--eclip-heatmap-control", "ones"],
+            ["--method", "align", "--align-windows", "--eclip-placebo", "ones"],
             "would keep their true ones",
         ),
         (
@@ -354,7 +354,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Launcher:
             "--name",
             "only",
             *align,
-            "--align-least",
+            "--align-min-share",
             0.25,
         ),
         (
@@ -371,9 +371,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Launcher:
             "--name",
             "shard",
             *align,
-            "--align-least",
+            "--align-min-share",
             0.25,
-            "--align-replay",
+            "--align-oversample",
             0.5,
         ),
         (
@@ -391,7 +391,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Launcher:
             "--name",
             "resampled",
             *align,
-            "--align-least",
+            "--align-min-share",
             0.25,
         ),
         (
@@ -408,7 +408,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Launcher:
             "--name",
             "remote",
             *align,
-            "--align-replay",
+            "--align-oversample",
             0.5,
         ),
         (
@@ -447,7 +447,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Launcher:
                 "--accum-freq",
                 12 // size,
                 *both,
-                "--align-replay",
+                "--align-oversample",
                 5 / 12,
             )
             for size in (12, 4)

@@ -58,7 +58,7 @@ def test_recipe_brings_a_method_and_the_users_wins(flags: tuple, method: str, lr
     [
         ((), 0.2, 0.05),
         (("--align-weight", 1), 1.0, 0.05),
-        (("--align-least", 0), 0.2, 0.0),
+        (("--align-min-share", 0), 0.2, 0.0),
         (("--method", "eclip+align"), 0.2, 0.05),
         (("--method", "eclip"), None, None),
         (("--method", "clip"), None, None),
@@ -69,19 +69,19 @@ def test_eclip_plus_is_align_with_its_settings(
 ) -> None:
     """Another --method, or the user's settings, win."""
     args = parse("--recipe", "eclip-plus", *flags)
-    assert (args.align_weight, args.align_least) == (weight, least) and args.lr == 1e-4
+    assert (args.align_weight, args.align_min_share) == (weight, least) and args.lr == 1e-4
     if not flags:
         method = build_method(args)
         assert (
             args.method == "align"
             and method.experts is None
-            and [(one.config.weight, one.config.least) for one in method.objectives]
+            and [(one.config.weight, one.config.min_share) for one in method.objectives]
             == [(0.2, 0.05)]
         )
     plain = parse("--method", "align")
     assert (
         plain.align_weight is None
-        and plain.align_least is None
+        and plain.align_min_share is None
         and build_method(plain).objectives[0].config == AlignConfig()
     )
 
