@@ -25,6 +25,8 @@ RENAMED = {
     "align_replay": "align_oversample",
     "eclip_heatmap_control": "eclip_placebo",
 }
+# Options of release 0.1 that brought no gain, and their defaults there.
+REMOVED: dict[str, Any] = {"align_schedule": "constant", "align_heads": 1.0}
 
 
 class UserError(ValueError):
@@ -175,9 +177,24 @@ KINDS: dict[str, type | tuple[type, ...]] = {
 }
 
 
-def current_names(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings that a run has stored, under today's names."""
-    return {RENAMED.get(name, name): value for name, value in stored.items()}
+def flag_of(name: str) -> str:
+    """The flag of an argument, e.g. `--batch-size` of `batch_size`."""
+    return "--" + name.replace("_", "-")
+
+
+def current_names(stored: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Settings that a run has stored, under today's names; values may be texts, as in params.txt.
+
+    UserError, beginning with `where`, for an option that went, unless it had its default.
+    """
+    for name, default in REMOVED.items():
+        value = stored.get(name)
+        if value not in (None, "None", default, str(default)):
+            raise UserError(
+                f"{where}: {flag_of(name)} {value} went after release 0.1, since it brought no"
+                " gain; use release 0.1 for this run."
+            )
+    return {RENAMED.get(name, name): value for name, value in stored.items() if name not in REMOVED}
 
 
 def build_settings(cls: type, values: Mapping[str, Any], where: str) -> Any:

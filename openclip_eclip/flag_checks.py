@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from .config import RENAMED, UserError
+from .config import REMOVED, RENAMED, UserError, flag_of
 
 COMPUTED = -1  # what a recipe puts where the number is known only once the data is
 
@@ -80,16 +80,18 @@ REPORTERS = ("tensorboard", "wandb", "all", "none")
 SCHEDULES = ("cosine", "const", "const-cooldown")
 
 
-def flag_of(name: str) -> str:
-    return "--" + name.replace("_", "-")
-
-
 def current_spelling(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     """A command line with today's names of flags, and a notice for each old name in it.
 
-    UserError where both names of a flag are given, with different values.
+    UserError where both names of a flag are given with different values, and for a flag that went.
     """
     words, notices = list(argv), []
+    for flag in map(flag_of, REMOVED):
+        if _values_of(flag, words):
+            raise UserError(
+                f"{flag} went after release 0.1, since it brought no gain; drop it, or use release"
+                " 0.1."
+            )
     for old, new in ((flag_of(old), flag_of(new)) for old, new in RENAMED.items()):
         given, given_new = _values_of(old, words), _values_of(new, words)
         if not given:

@@ -50,7 +50,7 @@ from .before_training import before_first_step, check_names, check_optimiser, ch
 from .finite_loss import FiniteLoss
 from .resume import atomic_save
 from .run_folder import claim, lock
-from .run_settings import load_to_resume, run_settings
+from .run_settings import check_resumed_params, load_to_resume, run_settings
 from .session import Session
 from .signals import Signals
 from .val_data import val_source
@@ -129,6 +129,7 @@ class Seams:
         config = eclip_config(args, (base or {}).get("eclip_cfg") or {}, names)
         args.method = "+".join(names)  # for params.txt
         check_learning(args, world_size)
+        check_resumed_params(args)
         self.session = Session(args, config, build_method(args, names), self.signals)
         self.finite = FiniteLoss(args)
         # the first rank alone: it may have begun this very log before another one comes here

@@ -20,8 +20,7 @@ from openclip_eclip.checkpoint_files import (
     state_of,
     without_prefixes,
 )
-from openclip_eclip.config import EClipConfig, UserError, current_names
-from openclip_eclip.flag_checks import flag_of
+from openclip_eclip.config import EClipConfig, UserError, current_names, flag_of
 from openclip_eclip.model import PROCESSOR_PREFIX, REGIONS_PREFIX
 
 logger = logging.getLogger(__name__)
@@ -116,6 +115,21 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def check_resumed_params(args: argparse.Namespace) -> None:
+    """UserError where params.txt of the run to be resumed has an option that went.
+
+    Call it before open_clip writes the file anew.
+    """
+    if not args.resume:
+        return
+    is_latest = args.resume == "latest"
+    run = Path(args.logs, args.name) if is_latest else Path(args.resume).parent.parent
+    params = run / "params.txt"
+    if params.is_file():
+        lines = params.read_text(encoding="utf-8", errors="replace").splitlines()
+        current_names(dict(line.split(": ", 1) for line in lines if ": " in line), str(params))
+
+
 def load_to_resume(
     file_path: str,
     args: argparse.Namespace,
@@ -148,7 +162,7 @@ def load_to_resume(
             "from it: give it as --pretrained."
         )
     ours = (checkpoint.get(STATE_KEY) or {}) if trained else {}
-    settings = current_names(ours.get("settings") or {})
+    settings = current_names(ours.get("settings") or {}, f"checkpoint {path}")
     if settings:
         ours["settings"] = settings
     if trained:

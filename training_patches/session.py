@@ -160,7 +160,6 @@ class Session:
             self.log.windows(told, source.header)
         count = len(source.names.keys() | self.log.names)
         for objective in self.method.objectives:
-            objective.use_steps(max(1, steps * args.epochs))
             objective.use_annotated(
                 None if source.total is None else max(count, told or 0) / source.total
             )

@@ -28,7 +28,6 @@ from ..towers.positions import Tokens, encode_tokens, full_precision, project_to
 from .base import Gather, Objective, Seen
 
 logger = logging.getLogger(__name__)
-SCHEDULES = ("constant", "linear")
 
 
 @dataclass(frozen=True)
@@ -36,9 +35,7 @@ class AlignConfig:
     """Decision 0030 says why these."""
 
     weight: float = 1.0
-    schedule: str = "constant"  # of the weight; linear: down to zero at the end of the run
     temperature: float = 0.1  # of text and positions; an attention pool has its own
-    heads: float = 1.0  # share of an attention pool's heads that are aligned; the others are free
     power: float = 3.0  # of the heatmap on the grid: sharpens it towards what was looked at most
     # share of the batch that the mean is over at least, where less of the data is annotated: few
     # samples do not get the whole weight
@@ -54,8 +51,6 @@ class AlignConfig:
             "align",
             [
                 (0 <= self.weight < float("inf"), "weight", "0 or more"),
-                (self.schedule in SCHEDULES, "schedule", f"one of {SCHEDULES}"),
-                (0 < self.heads <= 1, "heads", "a share above 0, at most 1"),
                 (self.temperature > 0, "temperature", "a positive number"),
                 (self.power > 0, "power", "a positive number"),
                 (0 <= self.min_share <= 1, "min_share", "a share from 0 to 1"),
@@ -68,7 +63,7 @@ class AlignConfig:
         """Build from a dict of settings, those of release 0.1 included. UserError: an unknown key
         or a bad value.
         """
-        flags = current_names({f"align_{name}": value for name, value in values.items()})
+        flags = current_names({f"align_{key}": value for key, value in values.items()}, "align")
         settings = {name.removeprefix("align_"): value for name, value in flags.items()}
         return build_settings(cls, settings, "align")
 
@@ -92,7 +87,7 @@ class Align(Objective):
     def __init__(self, config: AlignConfig = AlignConfig(), stream_is_plain: bool = False) -> None:
         """`stream_is_plain`: mixed pairs of the separate stream hold the images themselves."""
         self.config, self.stream_is_plain = config, stream_is_plain
-        self.steps, self.min_share = 1, config.min_share
+        self.min_share = config.min_share
         self.needs_heatmaps = config.weight > 0
         self.needs_windows = config.windows and config.weight > 0
         self.image_stages = 0 if config.weight > 0 else None
@@ -107,14 +102,6 @@ class Align(Objective):
             help=(
                 "weight of the cross-entropy between the heatmap and where the image tower looks"
                 " (default: 1)"
-            ),
-        )
-        group.add_argument(
-            "--align-schedule",
-            choices=SCHEDULES,
-            help=(
-                "of that weight: the same in all steps, or falling to zero at the end of the run"
-                " (default: constant)"
             ),
         )
         group.add_argument(
@@ -146,15 +133,6 @@ class Align(Objective):
                 " each sentence against its own map"
             ),
         )
-        group.add_argument(
-            "--align-heads",
-            type=float,
-            metavar="SHARE",
-            help=(
-                "of the heads of the tower's attention pool that are aligned; the others stay free"
-                " (default: 1; towers without such a pool have no heads to choose)"
-            ),
-        )
 
     @classmethod
     def from_args(cls, args: argparse.Namespace) -> Align:
@@ -170,7 +148,7 @@ class Align(Objective):
             )
         settings = {
             name: getattr(args, f"align_{name}")
-            for name in ("weight", "schedule", "min_share", "oversample", "heads", "windows")
+            for name in ("weight", "min_share", "oversample", "windows")
         }
         given = {name: value for name, value in settings.items() if value is not None}
         return cls(AlignConfig.from_dict(given), stream_is_plain=args.naive_form == "plain")
@@ -215,9 +193,6 @@ class Align(Objective):
                 " look; take larger images or smaller patches."
             )
 
-    def use_steps(self, total: int) -> None:
-        self.steps = total
-
     def use_annotated(self, share: float | None) -> None:
         self.min_share = (
             self.config.min_share if share is None or share < self.config.min_share else 0.0
@@ -229,15 +204,6 @@ class Align(Objective):
                 100 * share,
                 100 * self.min_share,
             )
-
-    def draw(self, seed: int, step: int, epoch: int, sample_id: Tensor) -> dict[str, Any]:
-        """align_weight of this step."""
-        falling = self.config.schedule == "linear"
-        return {
-            "align_weight": (
-                self.config.weight * (max(0.0, 1 - step / self.steps) if falling else 1.0)
-            )
-        }
 
     def images(self, batch: ExpertBatch, visual: nn.Module) -> dict[str, Tensor]:
         if self.config.weight == 0:
@@ -288,7 +254,7 @@ class Align(Objective):
             )  # (T, h, w)
             each = cross_entropy(batch.sentence_heatmap, similarity, self.config.power)  # (T,)
             error = torch.cat([error, _mean_by_owner(each, owner, len(described))])
-        return {"align_error": batch.draws["align_weight"] * error}
+        return {"align_error": self.config.weight * error}
 
     def _pass_rows(self, seen: Seen, batch: ExpertBatch) -> Tensor:
         """The row of the pass of each candidate, (B + M2 + R,) int64."""
@@ -365,7 +331,7 @@ def look(
     """Log of the distribution over positions, (A, h, w), where `visual` looks; `text` gives (A, D)
     unit features, asked only where the tower has no pool of its own. fp32 or more.
     """
-    attention = pool_attention(visual, tokens, config.heads)
+    attention = pool_attention(visual, tokens)
     if attention is not None:
         return attention
     held = text()

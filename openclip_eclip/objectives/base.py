@@ -48,9 +48,6 @@ class Objective:
     def use_tokenizer(self, tokenizer: Any) -> None:
         """Called once before training, with the model's tokenizer."""
 
-    def use_steps(self, total: int) -> None:
-        """Called once before training, with the number of optimiser steps of the run."""
-
     def use_annotated(self, share: float | None) -> None:
         """Called once before training, with the share of the training data that is annotated; None:
         not known before they are read.

@@ -37,13 +37,12 @@ class MapPool(Protocol):
     rotate_half: bool  # of a rotary one; missing before timm 1.0.31
 
 
-def pool_attention(visual: nn.Module, tokens: Tokens, share: float = 1.0) -> Tensor | None:
+def pool_attention(visual: nn.Module, tokens: Tokens) -> Tensor | None:
     """Log of the attention over positions, (B, h, w), a distribution in fp32 or more; None: the
     tower has no such pool.
 
-    The mean over the first `share` of the heads, at least one (and over queries where the tower
-    averages several). What the pool gives to class or mean tokens is left out, and the rest made to
-    sum to one.
+    The mean over heads, and over queries where the tower averages several. What the pool gives to
+    class or mean tokens is left out, and the rest made to sum to one.
     """
     if isinstance(visual, ModifiedResNet):
         scores = _modified_resnet(visual.attnpool, tokens.grid)
@@ -80,7 +79,6 @@ def pool_attention(visual: nn.Module, tokens: Tokens, share: float = 1.0) -> Ten
         else:
             is_rotary = isinstance(pool, RotAttentionPool2d)
             scores = _timm_2d(cast(MapPool, pool), tokens.grid, is_rotary)
-    scores = scores[:, : max(1, round(share * scores.shape[1]))]
     log = (
         scores.log_softmax(dim=-1)
         .flatten(1, 2)

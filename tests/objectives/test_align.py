@@ -27,6 +27,7 @@ from openclip_eclip.data.sample import Sample, SampleBatch, collate
 from openclip_eclip.objectives import Align, Dacl, Objective
 from openclip_eclip.objectives.align import AlignConfig
 from openclip_eclip.towers.positions import encode_positions
+from training_patches.run_settings import check_resumed_params
 
 OLD_NAMES = ("--align-least", 0.2, "--align-replay=0.5", "--eclip-heatmap-control", "centre")
 NEW_NAMES = ("--align-min-share", 0.2, "--align-oversample=0.5", "--eclip-placebo", "centre")
@@ -276,7 +277,7 @@ def test_a_batch_carries_all_maps_whatever_the_gate_decides(probability: float) 
         (["--method", "align", "--align-weight", "-1"], "weight=-1.0; expected 0 or more"),
         (["--method", "align", "--align-weight", "nan"], "--align-weight nan"),
         (["--method", "align", "--align-weight", "inf"], "--align-weight inf"),
-        (["--method", "align", "--align-heads", "0"], "heads=0.0; expected a share above 0"),
+        (["--method", "align", "--align-heads", "0.5"], "--align-heads went after release 0.1"),
         (
             ["--method", "align", "--align-min-share", "5"],
             "min_share=5.0; expected a share",
@@ -288,7 +289,7 @@ def test_a_batch_carries_all_maps_whatever_the_gate_decides(probability: float) 
         (["--align-oversample", "0.1"], "give --method align"),
         (["--align-weight", "1"], "give --method align"),
         (["--align-min-share", "0.1"], "give --method align"),
-        (["--align-schedule", "linear"], "give --method align"),
+        (["--method", "align", "--align-schedule=linear"], "drop it, or use release 0.1"),
         (["--method", "align", "--lock-image"], "can not learn where to look"),
         (["--method", "align+dacl", "--dacl-form", "release"], "encodes mixed images only"),
         (
@@ -383,19 +384,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Launcher:
             "mask",
         ),
         (*common, "--name", "amp", *align, "--precision", "amp_bf16", "--grad-checkpointing"),
-        (*still, "--name", "constant", "--batch-size", 4, *align),
-        (
-            *still,
-            "--name",
-            "linear",
-            "--batch-size",
-            4,
-            *align,
-            "--align-schedule",
-            "linear",
-            "--align-weight",
-            2,
-        ),
+        (*still, "--name", "weight 1", "--batch-size", 4, *align),
+        (*still, "--name", "weight 2", "--batch-size", 4, *align, "--align-weight", 2),
         (*still, "--name", "one", "--batch-size", 12, "--method", "eclip+align"),
         (
             *still,
@@ -504,8 +494,6 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Launcher:
             "whole",
             "--method",
             "eclip+align",
-            "--align-schedule",
-            "linear",
             "--align-oversample",
             0.5,
             "--epochs",
@@ -517,8 +505,6 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Launcher:
             "resumed",
             "--method",
             "eclip+align",
-            "--align-schedule",
-            "linear",
             "--align-oversample",
             0.5,
             "--epochs",
@@ -586,9 +572,9 @@ def test_low_precision_is_close(runs: Launcher) -> None:
 
 
 @pytest.mark.slow
-def test_the_weight_and_its_schedule(runs: Launcher) -> None:
-    expected = [2 * value * (1 - step / 6) for step, value in enumerate(aligned(runs, "constant"))]
-    assert aligned(runs, "linear") == pytest.approx(expected, rel=1e-3)
+def test_the_weight_scales_the_loss(runs: Launcher) -> None:
+    expected = [2 * value for value in aligned(runs, "weight 1")]
+    assert aligned(runs, "weight 2") == pytest.approx(expected, rel=1e-3)
 
 
 @pytest.mark.slow
@@ -726,6 +712,26 @@ def test_a_config_of_release_0_1_loads() -> None:
     assert config == AlignConfig(weight=0.5, min_share=0.05, oversample=0.1)
     with pytest.raises(UserError, match="align: unknown key 'most'; known keys: .*min_share"):
         AlignConfig.from_dict({"most": 1})
+
+
+def test_an_option_that_went_loads_with_its_default_alone(tmp_path: Path) -> None:
+    """In a config, and in params.txt of a run to be resumed; None: not given."""
+    for values in ({"schedule": "constant", "heads": 1}, {"schedule": None, "heads": None}):
+        assert AlignConfig.from_dict(values) == AlignConfig()
+    message = "--align-heads 0.5 went after release 0.1, since it brought no gain; use release 0.1"
+    with pytest.raises(UserError, match=re.escape(f"align: {message}")):
+        AlignConfig.from_dict({"heads": 0.5})
+    args = SimpleNamespace(resume="latest", logs=str(tmp_path), name="run")
+    params = tmp_path / "run" / "params.txt"
+    check_resumed_params(args)  # no run there yet
+    params.parent.mkdir()
+    params.write_text("align_heads: None\nalign_schedule: constant\naug_cfg: {'scale': (0.5, 1)}\n")
+    check_resumed_params(args)
+    params.write_text("align_heads: 0.5\n")
+    checkpoint = str(tmp_path / "run" / "checkpoints" / "epoch_1.pt")
+    for resume in ("latest", checkpoint):
+        with pytest.raises(UserError, match=re.escape(f"{params}: {message}")):
+            check_resumed_params(SimpleNamespace(**{**vars(args), "resume": resume}))
 
 
 @pytest.mark.slow

@@ -150,18 +150,10 @@ def test_a_learned_pools_attention_is_what_the_tower_uses(
         features, tokens = encode_tokens(tower, pixels)
     heads = weights[-1].detach().double().numpy()[:, :, queries]
     found = pool_attention(tower, tokens)
-    for count, log in (
-        (heads.shape[1], found),
-        (round(heads.shape[1] / 2), pool_attention(tower, tokens, 0.5)),
-        (1, pool_attention(tower, tokens, 0.01)),
-    ):
-        used = heads[:, :count].mean((1, 2))[:, prefix:]
-        expected = (used / used.sum(1, keepdims=True)).reshape(2, *grid)
-        assert np.abs(log.detach().exp().numpy() - expected).max() < 1e-5
-    assert heads.shape[1] > 1 and torch.equal(
-        look(tower, tokens, lambda: torch.zeros(2, 24), AlignConfig(heads=0.5)),
-        pool_attention(tower, tokens, 0.5),
-    )
+    used = heads.mean((1, 2))[:, prefix:]
+    expected = (used / used.sum(1, keepdims=True)).reshape(2, *grid)
+    assert np.abs(found.detach().exp().numpy() - expected).max() < 1e-5
+    assert heads.shape[1] > 1
     # whatever the text
     assert torch.equal(found, look(tower, tokens, lambda: torch.zeros(2, 24), AlignConfig()))
     found[:, 0, 0].sum().backward()
