@@ -31,7 +31,7 @@ from openclip_eclip.checkpoint_files import (
 )
 from openclip_eclip.config import UserError
 from openclip_eclip.flag_checks import check_learning, current_spelling
-from openclip_eclip.flag_conflicts import refuse_unsupported
+from openclip_eclip.flag_conflicts import reject_unsupported
 from openclip_eclip.loss import EClipLoss, EClipSigLipLoss
 from openclip_eclip.model import EClip
 from openclip_eclip.model_errors import one_sentence
@@ -117,7 +117,7 @@ class Seams:
         )
         vars(args).update(vars(own))
         names = method_names(args)
-        refuse_unsupported(args, names)
+        reject_unsupported(args, names)
         check_names(args)
         check_optimiser(args)
         fill_alignment(args, names)

@@ -100,8 +100,8 @@ class Align(Objective):
             type=float,
             metavar="W",
             help=(
-                "weight of the cross-entropy between the heatmap and where the image tower looks"
-                " (default: 1)"
+                "weight of the alignment loss: the cross-entropy between the heatmap and the "
+                "attention of the image tower (default: 1)"
             ),
         )
         group.add_argument(
@@ -109,9 +109,9 @@ class Align(Objective):
             type=float,
             metavar="SHARE",
             help=(
-                "where less than this share of the data is annotated, the mean over the annotated"
-                " images of a batch is one over at least this share of it, so that a few do not get"
-                " the whole weight (default: 0; 0.05 with --recipe eclip-plus)"
+                "minimum annotated share: where less of the data is annotated, the alignment loss"
+                " of a batch is a mean over at least this share of its images, so that a few do "
+                "not get the whole weight (default: 0; 0.05 with --recipe eclip-plus)"
             ),
         )
         group.add_argument(
@@ -119,9 +119,9 @@ class Align(Objective):
             type=float,
             metavar="SHARE",
             help=(
-                "where less than half of this share of the data is annotated, annotated images are"
-                " shown once more, to be aligned and nothing else, so that they make about this"
-                " share of each batch (default: 0)"
+                "share of each batch to fill with annotated images: where less than half of this "
+                "share of the data is annotated, annotated images are added to each batch once "
+                "more, for the alignment loss alone (default: 0)"
             ),
         )
         group.add_argument(
@@ -129,8 +129,8 @@ class Align(Objective):
             action="store_true",
             default=None,
             help=(
-                "samples with sentence windows (column windows, members windows.json and .npz):"
-                " each sentence against its own map"
+                "aligns single sentences: in samples with sentence windows (column windows, "
+                "members windows.json and windows.npz) each sentence is compared with its own map"
             ),
         )
 

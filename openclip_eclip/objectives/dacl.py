@@ -74,15 +74,15 @@ class Dacl(Objective):
             "--dacl-form",
             choices=FORMS,
             help=(
-                "Verma et al.'s (original), with geometric and binary mixing (plus), or that of"
-                " eCLIP's authors (release) (default: original)"
+                "form of DACL: Verma et al.'s (original), with geometric and binary mixing "
+                "(plus), or that of eCLIP's authors (release) (default: original)"
             ),
         )
         group.add_argument(
             "--dacl-weight",
             type=float,
             metavar="W",
-            help="weight of DACL's NT-Xent term (default: 1)",
+            help="weight of DACL's NT-Xent loss (default: 1)",
         )
 
     @classmethod

@@ -91,16 +91,16 @@ class Gloria(Objective):
             "--gloria-aggregate",
             choices=AGGREGATES,
             help=(
-                "of GLoRIA's similarities over words; the sum favours long reports (default: sum,"
-                " the paper's)"
+                "how GLoRIA's similarities are joined over words; the sum favours long reports "
+                "(default: sum, the paper's)"
             ),
         )
         group.add_argument(
             "--gloria-local-negatives",
             choices=NEGATIVES,
             help=(
-                "reports an image is compared with word by word: this rank's, or all ranks'"
-                " (default: rank)"
+                "reports that an image is compared with word by word: those of this rank, or of "
+                "all ranks (default: rank)"
             ),
         )
 
