@@ -33,6 +33,7 @@ def eclip_parser() -> argparse.ArgumentParser:
     group = parser.add_argument_group("eCLIP")
     _add_run(group)
     _add_expert_views(group)
+    _add_heatmaps(group)
     add_read_arguments(group)
     _add_saving(parser.add_argument_group("saving"))
     for name, kind in OBJECTIVES.items():
@@ -46,10 +47,10 @@ def _add_run(group: argparse._ArgumentGroup) -> None:
         "--recipe",
         choices=sorted(RECIPES),
         help=(
-            "named settings, --method included, for every flag that is not given: 'clip' is "
-            "the baseline (plain CLIP, heatmaps ignored); 'eclip' is the paper's; 'eclip-p' "
-            "and 'm3-mix' fine-tune a trained CLIP; 'eclip-plus' is ours, CLIP with alignment"
-            " of weight 0.2 (default: open_clip's own settings, with --method eclip)"
+            "named settings, --method included, for every flag that is not given: 'clip' is the "
+            "baseline (plain CLIP, heatmaps ignored); 'eclip' is the paper's; 'eclip-p' and "
+            "'m3-mix' fine-tune a trained CLIP; 'eclip-plus' is ours, CLIP with alignment of weight"
+            " 0.2 (default: open_clip's own settings, with --method eclip)"
         ),
     )
     group.add_argument(
@@ -65,25 +66,25 @@ def _add_run(group: argparse._ArgumentGroup) -> None:
         "--runs-dir",
         metavar="DIR",
         help=(
-            "folder of all runs; the same as --logs, which torchrun takes for its own flag "
-            "unless -- stands before the module (default: --logs)"
+            "folder of all runs; the same as --logs, which torchrun takes for its own flag unless "
+            "-- stands before the module (default: --logs)"
         ),
     )
     group.add_argument(
         "--csv-heatmap-key",
         metavar="COLUMN",
         help=(
-            "column of heatmap files in --train-data, or in --expert-data alone; a blank cell"
-            " means not annotated, and a named column that is absent is an error (default: "
-            "heatmap, if there is one)"
+            "column of heatmap files in --train-data, or in --expert-data alone; a blank cell means"
+            " not annotated, and a named column that is absent is an error (default: heatmap, if "
+            "there is one)"
         ),
     )
     group.add_argument(
         "--expert-data",
         metavar="PATH",
         help=(
-            "second, annotated source (.csv, .tsv, or .tar with braces or ::); its samples "
-            "enter only as mixed pairs"
+            "second, annotated source (.csv, .tsv, or .tar with braces or ::); its samples enter "
+            "only as mixed pairs"
         ),
     )
     group.add_argument(
@@ -91,8 +92,8 @@ def _add_run(group: argparse._ArgumentGroup) -> None:
         type=int,
         metavar="N",
         help=(
-            "number of candidates from --expert-data in each batch of a rank (default: half "
-            "the batch size)"
+            "number of candidates from --expert-data in each batch of a rank (default: half the "
+            "batch size)"
         ),
     )
     group.add_argument(
@@ -100,8 +101,8 @@ def _add_run(group: argparse._ArgumentGroup) -> None:
         choices=("stop", "skip"),
         default="stop",
         help=(
-            "what happens at bad input: stop, or skip the sample and name it in the log "
-            "(default: stop)"
+            "what happens at bad input: stop, or skip the sample and name it in the log (default: "
+            "stop)"
         ),
     )
 
@@ -112,9 +113,9 @@ def _add_expert_views(group: argparse._ArgumentGroup) -> None:
         "--eclip-processor",
         choices=(*PROCESSORS, AUTHORS),
         help=(
-            "heatmap processor; 'authors' is mha exactly as in the code of eCLIP's authors: "
-            "it is not the identity at the start, so priming has something to train (default:"
-            " mha, the paper's, which starts as the identity)"
+            "heatmap processor; 'authors' is mha exactly as in the code of eCLIP's authors: it is "
+            "not the identity at the start, so priming has something to train (default: mha, the "
+            "paper's, which starts as the identity)"
         ),
     )
     group.add_argument(
@@ -133,10 +134,9 @@ def _add_expert_views(group: argparse._ArgumentGroup) -> None:
         type=float,
         metavar="W",
         help=(
-            "weight w_p of the priming loss, 0 for none; priming trains the processor to be "
-            "the identity under a heatmap of ones. The default processor starts as the "
-            "identity: there the priming loss is exactly 0 and only the factor (1 - w_p) is "
-            "left (default: 0.1)"
+            "weight w_p of the priming loss, 0 for none; priming trains the processor to be the "
+            "identity under a heatmap of ones. The default processor starts as the identity: there "
+            "the priming loss is exactly 0 and only the factor (1 - w_p) is left (default: 0.1)"
         ),
     )
     group.add_argument(
@@ -145,25 +145,29 @@ def _add_expert_views(group: argparse._ArgumentGroup) -> None:
         nargs=6,
         metavar=("COLD", "WARM", "COOL", "LOW", "HIGH", "END"),
         help=(
-            "curriculum of p_curr: three phases as shares of all steps, then three "
-            "probabilities (default: 0.1 0.3 0.4 0.05 0.5 0.1)"
+            "curriculum of p_curr: three phases as shares of all steps, then three probabilities "
+            "(default: 0.1 0.3 0.4 0.05 0.5 0.1)"
         ),
     )
     group.add_argument(
         "--eclip-own-pairs",
         choices=OWN_PAIRS,
         help=(
-            "what the second copy of a sample's text is: a negative (diagonal), a second "
-            "positive (multi), or left out (mask) (default: diagonal, as in Algorithm 1)"
+            "what the second copy of a sample's text is: a negative (diagonal), a second positive "
+            "(multi), or left out (mask) (default: diagonal, as in Algorithm 1)"
         ),
     )
+
+
+def _add_heatmaps(group: argparse._ArgumentGroup) -> None:
+    """Which heatmaps are used, and how the naive baseline uses them."""
     group.add_argument(
         "--eclip-placebo",
         choices=PLACEBOS,
         help=(
-            "placebo that replaces every heatmap, all else equal: noise (random), another "
-            "image's map (shuffled), one of the same class, a Gaussian at the centre, ones, "
-            "or the map's own spatial frequencies at other positions (phase-scrambled)"
+            "placebo that replaces every heatmap, all else equal: noise (random), another image's "
+            "map (shuffled), one of the same class, a Gaussian at the centre, ones, or the map's "
+            "own spatial frequencies at other positions (phase-scrambled)"
         ),
     )
     group.add_argument(
@@ -179,8 +183,8 @@ def _add_expert_views(group: argparse._ArgumentGroup) -> None:
         type=float,
         metavar="SHARE",
         help=(
-            "smallest share of the heatmap's mass that a crop must keep; with less the sample"
-            " counts as not annotated (default: 0.1)"
+            "smallest share of the heatmap's mass that a crop must keep; with less the sample "
+            "counts as not annotated (default: 0.1)"
         ),
     )
     group.add_argument(
@@ -199,9 +203,9 @@ def _add_saving(group: argparse._ArgumentGroup) -> None:
         type=int,
         metavar="N",
         help=(
-            "saves a checkpoint after every N optimiser steps, from which --resume "
-            "latest continues in the middle of the epoch (default: only at the end "
-            "of epochs, and at SIGTERM, SIGINT and SIGUSR1)"
+            "saves a checkpoint after every N optimiser steps, from which --resume latest continues"
+            " in the middle of the epoch (default: only at the end of epochs, and at SIGTERM, "
+            "SIGINT and SIGUSR1)"
         ),
     )
     group.add_argument(
@@ -209,8 +213,8 @@ def _add_saving(group: argparse._ArgumentGroup) -> None:
         type=float,
         metavar="M",
         help=(
-            "saves such a checkpoint at the first step that ends M minutes after "
-            "the last one (default: never)"
+            "saves such a checkpoint at the first step that ends M minutes after the last one "
+            "(default: never)"
         ),
     )
     group.add_argument(
@@ -219,8 +223,8 @@ def _add_saving(group: argparse._ArgumentGroup) -> None:
         default=2,
         metavar="K",
         help=(
-            "keeps the K newest checkpoints within epochs; those of whole epochs "
-            "are all kept (default: 2)"
+            "keeps the K newest checkpoints within epochs; those of whole epochs are all kept "
+            "(default: 2)"
         ),
     )
 
