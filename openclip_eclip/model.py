@@ -16,7 +16,7 @@ from .batching.expert_batch import ExpertBatch
 from .config import EClipConfig, UserError
 from .mixup import mix_images
 from .objectives import Objective
-from .objectives.base import Seen
+from .objectives.base import EncodedPass
 from .priming import reconstruction_errors
 from .processor import build_processor
 from .towers.local_features import region_width, word_width
@@ -137,7 +137,7 @@ class EClip(nn.Module):
             rows = {name: slice(end - size, end) for (name, size), end in zip(sizes.items(), ends)}
             for objective in self.objectives:
                 if objective.image_stages is not None:
-                    local |= objective.read(self, Seen(tokens, rows, text_features), batch)
+                    local |= objective.read(self, EncodedPass(tokens, rows, text_features), batch)
         return image_features, text_features, local
 
     def _mixed_images(self, batch: ExpertBatch) -> Tensor:

@@ -34,7 +34,7 @@ GRACE = 5  # seconds that other ranks leave to the first one to say what all of 
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run `open_clip_train.main.main` under our seams; UserError for bad flags or data."""
+    """Run `open_clip_train.main.main` under our patches; UserError for bad flags or data."""
     argv = sys.argv[1:] if argv is None else list(argv)
     if {"-h", "--help"} & set(argv):
         sys.stdout.write(eclip_parser().format_help() + "\nopen_clip's own:\n")
@@ -44,13 +44,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     from training_patches import active
     from training_patches.run_folder import has_logged, is_consequence, log_stop
 
-    handlers, seams = list(logging.root.handlers), None
+    handlers, patches = list(logging.root.handlers), None
     try:
-        with active() as seams:
+        with active() as patches:
             if host_main(argv) == -1:  # open_clip prints its reason and returns
                 raise UserError("open_clip stopped; its reason is printed above.")
     except (UserError, RuntimeError) as found:
-        if is_consequence(_args(seams), found):
+        if is_consequence(_args(patches), found):
             raise SystemExit(getattr(found, "exit_code", 1)) from found
         if (
             isinstance(found, UserError)
@@ -59,8 +59,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         ):
             time.sleep(GRACE)  # torchrun ends this process once the first one has told and ended
             # the same on every rank of a machine
-            of_flags = _args(seams) is None and os.environ.get("LOCAL_RANK", "0") != "0"
-            if of_flags or has_logged(_args(seams), sentence(found)):
+            of_flags = _args(patches) is None and os.environ.get("LOCAL_RANK", "0") != "0"
+            if of_flags or has_logged(_args(patches), sentence(found)):
                 raise SystemExit(2) from found
         raise
     # open_clip adds handlers to the root logger for good: a second run would also write into the
@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     finally:
         error = sys.exc_info()[1]
         if error is not None and not isinstance(error, SystemExit):
-            log_stop(_args(seams), sentence(error))
+            log_stop(_args(patches), sentence(error))
         for handler in [handler for handler in logging.root.handlers if handler not in handlers]:
             logging.root.removeHandler(handler)
             handler.close()
@@ -89,8 +89,8 @@ def check_patches() -> None:
         )
 
 
-def _args(seams: Any) -> argparse.Namespace | None:
-    return getattr(getattr(seams, "session", None), "args", None)
+def _args(patches: Any) -> argparse.Namespace | None:
+    return getattr(getattr(patches, "session", None), "args", None)
 
 
 def sentence(error: BaseException) -> str:

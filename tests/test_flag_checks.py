@@ -21,7 +21,7 @@ from openclip_eclip.flag_checks import current_spelling
 from openclip_eclip.params import eclip_parser
 from openclip_eclip.recipes import RECIPES, fill_batch_size, fill_schedule, with_recipe
 from training_patches import active
-from training_patches.release_3_3 import Seams
+from training_patches.release_3_3 import Patches
 
 WEIGHTLESS = ROOT / "openclip_eclip" / "benchmark" / "phantom_model"
 
@@ -147,8 +147,8 @@ def test_a_later_rank_takes_the_first_ones_log_for_its_own(
     """
     (tmp_path / "logs" / "run").mkdir(parents=True)
     (tmp_path / "logs" / "run" / "out.log").touch()
-    seams = Seams()
-    seams.originals = {"parse_args": host.parse_args}
+    patches = Patches()
+    patches.originals = {"parse_args": host.parse_args}
     flags = [
         "--model",
         "tiny",
@@ -160,10 +160,10 @@ def test_a_later_rank_takes_the_first_ones_log_for_its_own(
         "run",
     ]
     monkeypatch.setenv("RANK", "1")
-    assert seams.parse_args(flags).name == "run"
+    assert patches.parse_args(flags).name == "run"
     monkeypatch.setenv("RANK", "0")
     with pytest.raises(UserError, match="already exists"):
-        seams.parse_args(flags)
+        patches.parse_args(flags)
 
 
 @pytest.mark.slow
@@ -314,9 +314,9 @@ def test_compiled_model_trains(launcher: Launcher) -> None:
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    seams = Seams()
-    seams.originals = {"parse_args": host.parse_args}
-    return seams.parse_args(["--train-data", "train.csv", *argv])
+    patches = Patches()
+    patches.originals = {"parse_args": host.parse_args}
+    return patches.parse_args(["--train-data", "train.csv", *argv])
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from openclip_eclip.config import EClipConfig
 from openclip_eclip.loss import EClipLoss, EClipSigLipLoss
 from openclip_eclip.objectives import Align, Dacl, Gloria, M3Mix, Objective
-from openclip_eclip.objectives.align import AlignConfig, cross_entropy, look_at_texts
+from openclip_eclip.objectives.align import AlignConfig, cross_entropy, log_text_attention
 from openclip_eclip.objectives.gloria import GloriaConfig
 from openclip_eclip.objectives.m3_mix import M3MixConfig
 from openclip_eclip.priming import reconstruction_errors
@@ -165,7 +165,7 @@ def test_alignment_in_half_precision(
 
     def compute(values: Out) -> dict[str, Tensor]:
         grid = values["grid"]
-        log = look_at_texts(
+        log = log_text_attention(
             Projection(), Tokens(grid, None, []), values["text"].detach(), torch.arange(3), 0.1
         )
         error = cross_entropy(heatmap.to(half).to(grid.dtype), log, 3.0)

@@ -14,13 +14,13 @@ OPENCLIP_ECLIP = "0.1.0"
 
 @contextmanager
 def active() -> Iterator[Any]:
-    """Rebind the seams for the duration of one training run; every name is restored afterwards.
+    """Rebind the patches for the duration of one training run; every name is restored afterwards.
 
-    RuntimeError for an open_clip outside the tested range, or one whose seams have another
+    RuntimeError for an open_clip outside the tested range, or one whose patches have another
     signature.
     """
     check_open_clip_version()
     from . import release_3_3
 
-    with release_3_3.rebound() as seams:
-        yield seams
+    with release_3_3.rebound() as patches:
+        yield patches

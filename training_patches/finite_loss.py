@@ -63,7 +63,7 @@ class FiniteLoss:
         if self.args.skip_scheduler:
             self.step = self.first_step + self.calls // self.args.accum_freq
         self.calls += 1
-        self.look()  # at the one before
+        self.check_last_loss()  # at the one before
         assert self.optimizer is not None, "`start_epoch` comes before the first loss"
         self.waiting = (
             self.step,
@@ -71,7 +71,7 @@ class FiniteLoss:
             self._start_reading(total.detach()),
         )
         if total.device.type != "cuda":
-            self.look()
+            self.check_last_loss()
 
     def _start_reading(self, total: Tensor) -> Callable[[], float]:
         """A function that waits for the value: NaN or infinite if the loss of any rank is."""
@@ -100,7 +100,7 @@ class FiniteLoss:
 
         return read_when_done
 
-    def look(self) -> None:
+    def check_last_loss(self) -> None:
         """UserError if the last loss is no number."""
         if self.waiting is not None:
             (step, rate, read), self.waiting = self.waiting, None
@@ -113,7 +113,7 @@ class FiniteLoss:
     ) -> None:
         """UserError if the last loss, or a tensor of `state`, is not finite: no checkpoint of it
         may be written."""
-        self.look()
+        self.check_last_loss()
         wrong = non_finite(state, buffers)
         if wrong:
             rate = self.optimizer.param_groups[0]["lr"] if self.optimizer is not None else math.nan

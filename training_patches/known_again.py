@@ -33,7 +33,7 @@ class _Image:
     caption: Callable[[], str]
 
 
-def known_again(
+def match_training_images(
     args: argparse.Namespace, loader: Any, expert: CsvSamples | TarSamples
 ) -> dict[int, int]:
     """sample_id of a sample of --expert-data -> that of the training sample with the same image.

@@ -1,4 +1,4 @@
-"""The seams into open_clip_train 3.3: names rebound in its modules while one run lasts."""
+"""The patches into open_clip_train 3.3: names rebound in its modules while one run lasts."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ from .val_data import val_source
 
 logger = logging.getLogger(__name__)
 
-# what each seam looked like when it was tested; another signature means another open_clip
+# what each patched name looked like when it was tested; another signature means another open_clip
 SIGNATURES = {
     "parse_args": "(args)",
     "create_loss": "(args)",
@@ -89,7 +89,7 @@ class ExpertDistributedDataParallel(DistributedDataParallel):
         )
 
 
-class Seams:
+class Patches:
     """Our side of every rebound name, sharing one `Session`."""
 
     def __init__(self) -> None:
@@ -291,8 +291,8 @@ def enumerate_batches(batches: Iterable, start: int = 0) -> Iterator[tuple[int, 
 
 
 @contextmanager
-def rebound() -> Iterator[Seams]:
-    """Rebind every seam, restore all of them at the end whatever happened."""
+def rebound() -> Iterator[Patches]:
+    """Rebind every patched name, restore all of them at the end whatever happened."""
     for name, expected in SIGNATURES.items():
         found = str(inspect.signature(getattr(host, name)))
         if found != expected:
@@ -300,30 +300,30 @@ def rebound() -> Iterator[Seams]:
                 f"open_clip_train.main.{name}{found} is not the {name}{expected} that"
                 " openclip_eclip was tested with."
             )
-    seams = Seams()
+    patches = Patches()
     replacements: list[tuple[ModuleType, str, Any]] = [
         *(
-            (host, name, getattr(seams, name))
+            (host, name, getattr(patches, name))
             for name in (*SIGNATURES, "create_model_and_transforms")
         ),
-        (torch, "save", seams.save),
+        (torch, "save", patches.save),
         (torch.nn.parallel, "DistributedDataParallel", ExpertDistributedDataParallel),
     ]
     before = [(module, name, getattr(module, name)) for module, name, _ in replacements]
-    seams.originals = {name: value for _, name, value in before}
-    with seams.signals.handled():
+    patches.originals = {name: value for _, name, value in before}
+    with patches.signals.handled():
         try:
             for module, name, replacement in replacements:
                 setattr(module, name, replacement)
             host_loop.enumerate = enumerate_batches
-            yield seams
+            yield patches
         except RuntimeError as error:  # a data worker or another rank may go first
-            if seams.signals.stop:
-                seams.signals.stop_now(f"({error})")
+            if patches.signals.stop:
+                patches.signals.stop_now(f"({error})")
             raise
         finally:
-            if seams.lock is not None:
-                seams.lock.close()
+            if patches.lock is not None:
+                patches.lock.close()
             vars(host_loop).pop("enumerate", None)
             for module, name, value in before:
                 setattr(module, name, value)

@@ -29,7 +29,7 @@ from openclip_eclip.recipes import fill_schedule
 
 from .announced import Announced
 from .caption_length import announce_lengths
-from .known_again import known_again
+from .known_again import match_training_images
 from .mid_epoch import Position, ResumableLoader, position_from, resumable
 from .resume import random_state, set_random_state
 from .run_log import RunLog
@@ -76,7 +76,7 @@ class EpochInfo(upstream.DataInfo):
 
 
 class Session:
-    """State of one run of `open_clip_train.main.main` under our seams."""
+    """State of one run of `open_clip_train.main.main` under our patches."""
 
     def __init__(
         self, args: argparse.Namespace, config: EClipConfig, method: Method, signals: Signals
@@ -154,7 +154,7 @@ class Session:
             self.log.names.update(names)
             examples = samples
             if self.config.own_pairs != "diagonal":
-                same_image = known_again(args, loader, samples)
+                same_image = match_training_images(args, loader, samples)
         annotated = source.annotated or expert is not None
         if self.method.windows:
             self.log.windows(told, source.header)

@@ -25,7 +25,7 @@ from ..towers.host import HostModel
 from ..towers.local_features import on_empty_image
 from ..towers.pool_attention import pool_attention
 from ..towers.positions import Tokens, encode_tokens, full_precision, project_tokens
-from .base import Gather, Objective, Seen
+from .base import EncodedPass, Gather, Objective
 
 logger = logging.getLogger(__name__)
 
@@ -167,9 +167,9 @@ class Align(Objective):
             features, tokens = encode_tokens(visual, image)
             normed.clear()
             unit = F.normalize(features, dim=-1)
-            look(visual, tokens, lambda: unit, self.config)
+            log_attention(visual, tokens, lambda: unit, self.config)
             if self.needs_windows:
-                look_at_texts(
+                log_text_attention(
                     visual,
                     tokens,
                     unit,
@@ -212,7 +212,7 @@ class Align(Objective):
             {} if self.stream_is_plain else {"align_stream": batch.expert_image}
         )
 
-    def read(self, model: HostModel, seen: Seen, batch: ExpertBatch) -> dict[str, Tensor]:
+    def read(self, model: HostModel, encoded: EncodedPass, batch: ExpertBatch) -> dict[str, Tensor]:
         """align_error (A + D,), weighted: one of each aligned image, first of those that are
         compared by their report, then of those that have sentences.
 
@@ -223,7 +223,7 @@ class Align(Objective):
         - A images with a whole report's heatmap, as candidates: `reported`;
         - D images with sentences, as candidates: `described`.
         """
-        pass_row = self._pass_rows(seen, batch)  # (B + M2 + R,), of each candidate
+        pass_row = self._pass_rows(encoded, batch)  # (B + M2 + R,), of each candidate
         reported, heatmap = _with_heatmap(batch)  # (A,), (A, 1, H, W)
 
         # An image with sentences counts once, by them (decision 0032). Without any sentence nothing
@@ -235,20 +235,20 @@ class Align(Objective):
             reported, heatmap = reported[by_report], heatmap[by_report]
 
         # whole reports: where the tower attends, or the similarity with the report (decision 0030)
-        attention = look(
+        attention = log_attention(
             model.visual,
-            seen.tokens.rows(pass_row[reported]),
-            lambda: _report_features(model, seen, batch)[reported],
+            encoded.tokens.rows(pass_row[reported]),
+            lambda: _report_features(model, encoded, batch)[reported],
             self.config,
         )  # (A, h, w)
         error = cross_entropy(heatmap, attention, self.config.power)  # (A,)
 
         # sentences: the similarity for every tower, since no attention pool knows a sentence
         if spoken:
-            similarity = look_at_texts(
+            similarity = log_text_attention(
                 model.visual,
-                seen.tokens.rows(pass_row[described]),
-                encode_held(model, batch.sentence_text),
+                encoded.tokens.rows(pass_row[described]),
+                encode_detached(model, batch.sentence_text),
                 owner,
                 self.config.temperature,
             )  # (T, h, w)
@@ -256,15 +256,15 @@ class Align(Objective):
             error = torch.cat([error, _mean_by_owner(each, owner, len(described))])
         return {"align_error": self.config.weight * error}
 
-    def _pass_rows(self, seen: Seen, batch: ExpertBatch) -> Tensor:
+    def _pass_rows(self, encoded: EncodedPass, batch: ExpertBatch) -> Tensor:
         """The row of the pass of each candidate, (B + M2 + R,) int64."""
         parts = [slice(0, len(batch))]
         if count := len(batch.expert_image):
             # plain: the last mixed pairs are the stream's images themselves, encoded once
             name = "mixed_features" if self.stream_is_plain else "align_stream"
-            last = seen.rows[name].stop
+            last = encoded.rows[name].stop
             parts.append(slice(last - count, last))
-        parts.append(seen.rows["align_oversampled"])
+        parts.append(encoded.rows["align_oversampled"])
         device = batch.annotated.device
         return torch.cat([torch.arange(part.start, part.stop, device=device) for part in parts])
 
@@ -302,12 +302,12 @@ def _with_heatmap(batch: ExpertBatch) -> tuple[Tensor, Tensor]:
     return candidates, heatmap
 
 
-def _report_features(model: HostModel, seen: Seen, batch: ExpertBatch) -> Tensor:
+def _report_features(model: HostModel, encoded: EncodedPass, batch: ExpertBatch) -> Tensor:
     """Unit text features of the candidates' reports, (B + M2 + R, D), held fixed."""
-    known = seen.text.detach()  # of the batch and the stream: the pass has them
+    known = encoded.text.detach()  # of the batch and the stream: the pass has them
     if not len(batch.oversampled_text):
         return known
-    return torch.cat([known, encode_held(model, batch.oversampled_text)])
+    return torch.cat([known, encode_detached(model, batch.oversampled_text)])
 
 
 def _mean_by_owner(each: Tensor, owner: Tensor, count: int) -> Tensor:
@@ -317,7 +317,7 @@ def _mean_by_owner(each: Tensor, owner: Tensor, count: int) -> Tensor:
     return each.new_zeros(count).index_add(0, owner, each) / owner.bincount()
 
 
-def encode_held(model: HostModel, texts: Tensor) -> Tensor:
+def encode_detached(model: HostModel, texts: Tensor) -> Tensor:
     """Unit features (T, D) of `texts` (T, L), held fixed."""
     # after the pass: autocast would keep the weights it casts here, without their graph, for the
     # pass
@@ -325,7 +325,7 @@ def encode_held(model: HostModel, texts: Tensor) -> Tensor:
         return model.encode_text(texts, normalize=True)
 
 
-def look(
+def log_attention(
     visual: nn.Module, tokens: Tokens, text: Callable[[], Tensor], config: AlignConfig
 ) -> Tensor:
     """Log of the distribution over positions, (A, h, w), where `visual` looks; `text` gives (A, D)
@@ -335,12 +335,12 @@ def look(
     if attention is not None:
         return attention
     held = text()
-    return look_at_texts(
+    return log_text_attention(
         visual, tokens, held, torch.arange(len(held), device=held.device), config.temperature
     )
 
 
-def look_at_texts(
+def log_text_attention(
     visual: nn.Module, tokens: Tokens, text: Tensor, image: Tensor, temperature: float
 ) -> Tensor:
     """Log of softmax of cos(text, position) / temperature, (T, h, w): of each text (T, D), unit,

@@ -20,7 +20,7 @@ from ..towers.positions import Tokens
 Gather = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, slice]]
 
 
-class Seen(NamedTuple):
+class EncodedPass(NamedTuple):
     """What the towers saw in the one pass of a step."""
 
     tokens: Tokens  # of all K images
@@ -93,7 +93,7 @@ class Objective:
         """
         return None
 
-    def read(self, model: HostModel, seen: Seen, batch: ExpertBatch) -> dict[str, Tensor]:
+    def read(self, model: HostModel, encoded: EncodedPass, batch: ExpertBatch) -> dict[str, Tensor]:
         """What the pass holds beside its features, for the output; `complete` may still
         change it.
         """

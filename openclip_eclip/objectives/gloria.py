@@ -22,7 +22,7 @@ from ..config import UserError, check_fields
 from ..towers.host import HostModel
 from ..towers.local_features import IMAGE_STAGES, WordPieces, encode_words, regions_of
 from ..towers.positions import full_precision
-from .base import Gather, Objective, Seen
+from .base import EncodedPass, Gather, Objective
 
 AGGREGATES = ("sum", "mean")
 NEGATIVES = ("rank", "global")
@@ -132,9 +132,9 @@ class Gloria(Objective):
         features, words = encode_words(model, texts, self.pieces)
         return features, {"words": words.values, "word_mask": words.mask}
 
-    def read(self, model: HostModel, seen: Seen, batch: ExpertBatch) -> dict[str, Tensor]:
+    def read(self, model: HostModel, encoded: EncodedPass, batch: ExpertBatch) -> dict[str, Tensor]:
         projection = cast(RegionModel, model).region_projection
-        return {"regions": projection(regions_of(model.visual, seen.tokens))}
+        return {"regions": projection(regions_of(model.visual, encoded.tokens))}
 
     def complete(self, out: dict[str, Tensor], batch: ExpertBatch) -> None:
         """regions (R, P, W), words (R, L, W) and word_mask (R, L) of the batch's images, then of

@@ -33,7 +33,7 @@ from openclip_eclip.data.sentence_windows import encode_windows
 from openclip_eclip.data.shards.tar_source import TarSamples, index_shard
 from openclip_eclip.data.tables.csv_source import CsvColumns, CsvSamples, read_csv_table
 from openclip_eclip.objectives import Align
-from openclip_eclip.objectives.align import AlignConfig, look_at_texts
+from openclip_eclip.objectives.align import AlignConfig, log_text_attention
 from openclip_eclip.towers.positions import encode_positions, encode_tokens
 
 # of three images
@@ -129,7 +129,7 @@ def test_towers_with_an_attention_pool_use_the_similarity(name: str) -> None:
     _, tokens = encode_tokens(visual, pixels)
     positions = encode_positions(visual, pixels)[[1, 0, 1]]
     text = torch.nn.functional.normalize(torch.randn(3, positions.shape[-1]), dim=-1)
-    log = look_at_texts(visual, tokens, text, torch.tensor([1, 0, 1]), 0.1)
+    log = log_text_attention(visual, tokens, text, torch.tensor([1, 0, 1]), 0.1)
     expected = torch.stack(
         [
             torch.from_numpy(

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from openclip_eclip.config import UserError
-from openclip_eclip.objectives.align import Align, AlignConfig, cross_entropy, look
+from openclip_eclip.objectives.align import Align, AlignConfig, cross_entropy, log_attention
 from openclip_eclip.towers.pool_attention import pool_attention
 from openclip_eclip.towers.positions import encode_positions, encode_tokens
 
@@ -108,7 +108,7 @@ def test_towers_without_a_pool_look_where_positions_are_like_the_text(name: str)
     state = {key: value.clone() for key, value in tower.state_dict().items()}
     torch.manual_seed(1)  # of stochastic depth
     features, tokens = encode_tokens(tower, pixels)
-    log = look(tower, tokens, lambda: text, AlignConfig())
+    log = log_attention(tower, tokens, lambda: text, AlignConfig())
     heatmap = torch.rand(2, 1, *(8 * side for side in grid))
     errors = cross_entropy(heatmap, log, 3.0)
     errors.sum().backward()
@@ -155,10 +155,12 @@ def test_a_learned_pools_attention_is_what_the_tower_uses(
     assert np.abs(found.detach().exp().numpy() - expected).max() < 1e-5
     assert heads.shape[1] > 1
     # whatever the text
-    assert torch.equal(found, look(tower, tokens, lambda: torch.zeros(2, 24), AlignConfig()))
+    assert torch.equal(
+        found, log_attention(tower, tokens, lambda: torch.zeros(2, 24), AlignConfig())
+    )
     found[:, 0, 0].sum().backward()
     assert sum(float(p.grad.abs().sum()) for p in tower.parameters() if p.grad is not None) > 0
-    assert expected.std() > 1e-6 and look(
+    assert expected.std() > 1e-6 and log_attention(
         tower,
         tokens.rows(torch.zeros(0, dtype=torch.int64)),
         lambda: torch.zeros(0, 24),
@@ -189,7 +191,7 @@ def test_low_precision_is_scored_in_full() -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         _, tokens = encode_tokens(tower, pixels)
         text = F.normalize(torch.randn(2, 24), dim=-1).bfloat16()
-        log = look(tower, tokens, lambda: text, AlignConfig())
+        log = log_attention(tower, tokens, lambda: text, AlignConfig())
     assert log.dtype == torch.float32 and log.exp().sum((1, 2)).tolist() == pytest.approx(
         [1, 1], abs=1e-5
     )

@@ -24,7 +24,7 @@ from openclip_eclip.config import CurriculumConfig, EClipConfig
 from openclip_eclip.data.sample import SampleBatch, stable_id
 from openclip_eclip.data.shards.tar_source import TarSamples, index_shard
 from openclip_eclip.data.tables.csv_source import CsvColumns, CsvSamples, read_csv_table
-from training_patches.known_again import known_again
+from training_patches.known_again import match_training_images
 
 
 def table_samples(path: Path, first_id: int = 0) -> CsvSamples:
@@ -52,7 +52,7 @@ def shard_samples(path: Path, ids: list[int] | None = None) -> TarSamples:
 def known(train: Any, expert: Any) -> dict[int, int]:
     """`train`: samples of a table, or the path of shards."""
     args = argparse.Namespace(rank=0, world_size=1, train_data=str(train), on_bad_sample="stop")
-    return known_again(
+    return match_training_images(
         args, argparse.Namespace(dataset=train if isinstance(train, CsvSamples) else None), expert
     )
 
@@ -165,7 +165,9 @@ def test_samples_before_the_damage_of_a_shard_are_known_where_it_is_skipped(tmp_
     args = argparse.Namespace(
         rank=0, world_size=1, train_data=f"file:{shard}", on_bad_sample="skip"
     )
-    found = known_again(args, argparse.Namespace(dataset=None), table_samples(table, EXPERT_ID))
+    found = match_training_images(
+        args, argparse.Namespace(dataset=None), table_samples(table, EXPERT_ID)
+    )
     assert found == {EXPERT_ID + 1: stable_id(f"{shard}, s0")}  # whether s1 is whole is not known
 
 

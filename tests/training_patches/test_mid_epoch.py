@@ -27,7 +27,7 @@ from openclip_eclip.config import Stopped, UserError
 from openclip_eclip.data.joint_transform import JointTransform
 from training_patches import saving
 from training_patches.mid_epoch import ResumableLoader, position_from, resumable
-from training_patches.release_3_3 import Seams
+from training_patches.release_3_3 import Patches
 from training_patches.resume import random_state
 from training_patches.train_data import train_source
 
@@ -75,9 +75,9 @@ def shards(tmp_path: Path) -> str:
 
 def build(flags: list) -> tuple[Namespace, Any, Any]:
     """A loader as at the start of a run, at the same random state, and what knows the epoch."""
-    seams = Seams()
-    seams.originals = {"parse_args": host.parse_args}
-    args = seams.parse_args([str(flag) for flag in (*FLAGS, "--name", "never", *flags)])
+    patches = Patches()
+    patches.originals = {"parse_args": host.parse_args}
+    args = patches.parse_args([str(flag) for flag in (*FLAGS, "--name", "never", *flags)])
     args.distributed, args.rank, args.world_size = False, 0, 1
     _, preprocess, _ = open_clip.create_model_and_transforms("tiny", aug_cfg=args.aug_cfg)
     info = train_source(
