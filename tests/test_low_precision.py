@@ -161,7 +161,7 @@ def test_alignment_in_half_precision(
     heatmap = torch.rand(
         3, 1, 12, 12, generator=torch.Generator().manual_seed(3), dtype=torch.float64
     )
-    objective = Align(AlignConfig(least=0.9))
+    objective = Align(AlignConfig(min_share=0.9))
 
     def compute(values: Out) -> dict[str, Tensor]:
         grid = values["grid"]
