@@ -1,9 +1,8 @@
-"""Alignment of where the image tower looks with where the expert looked, on every annotated sample;
-not in the paper.
+"""Alignment of the image tower's attention with the expert's, on every annotated sample.
 
-Close to it: attention alignment with gaze, as Ma et al. 2024, "Eye-gaze Guided Multi-modal
-Alignment for Medical Representation Learning", does between patches and sentences. Decisions 0030
-and, for sentences, 0032.
+Not in the paper. Close to it is Ma et al. 2024, "Eye-gaze Guided Multi-modal Alignment for Medical
+Representation Learning", which aligns attention with gaze between patches and sentences. See
+decisions 0030 and, for sentences, 0032.
 """
 
 from __future__ import annotations
@@ -32,18 +31,18 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class AlignConfig:
-    """Decision 0030 says why these."""
+    """Settings of alignment; decision 0030 explains the defaults."""
 
     weight: float = 1.0
-    temperature: float = 0.1  # of text and positions; an attention pool has its own
-    power: float = 3.0  # of the heatmap on the grid: sharpens it towards what was looked at most
-    # share of the batch that the mean is over at least, where less of the data is annotated: few
-    # samples do not get the whole weight
+    temperature: float = 0.1  # of the cosine of text and position; an attention pool has its own
+    power: float = 3.0  # of the heatmap on the grid: sharpens it towards its maximum
+    # Where less of the data is annotated, the mean is over at least this share of the batch: few
+    # samples do not get the whole weight.
     min_share: float = 0.0
-    # share of a batch that annotated images fill, shown once more for this loss alone, where less
-    # than half of it is annotated
+    # Where less than half of this share is annotated, annotated images are added to each batch
+    # once more, for this loss alone, up to this share of the batch.
     oversample: float = 0.0
-    windows: bool = False  # sentence by sentence where a sample carries windows
+    windows: bool = False  # align single sentences where a sample carries windows
 
     def __post_init__(self) -> None:
         check_fields(
@@ -60,8 +59,9 @@ class AlignConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> AlignConfig:
-        """Build from a dict of settings, those of release 0.1 included. UserError: an unknown key
-        or a bad value.
+        """Build from a dict of settings, those of release 0.1 included.
+
+        UserError for an unknown key or a bad value.
         """
         flags = current_names({f"align_{key}": value for key, value in values.items()}, "align")
         settings = {name.removeprefix("align_"): value for name, value in flags.items()}
@@ -69,19 +69,21 @@ class AlignConfig:
 
 
 class Align(Objective):
-    """weight * mean over the annotated samples of all ranks of -sum_p target_p log look_p, over the
-    positions p of the tower's grid.
+    """weight * mean over annotated samples of -sum_p target_p log attention_p.
 
-    Where less than `min_share` of the data is annotated, the sum is divided by that share of the
-    batch at least (decision 0035); where less than half of `oversample` is, annotated samples are
-    shown once more, so that they make about that share of a batch (decision 0036).
-    `look` is the attention of the tower's learned pool, or else softmax of cos(t, position in the
-    joint space) / temperature with the sample's text feature t held fixed. Images of the separate
-    stream are aligned unmixed.
+    The mean is over the samples of all ranks, the sum over the positions p of the tower's grid.
+    `attention` is that of the tower's learned pool. A tower without a pool has
+    softmax(cos(t, position) / temperature) in the joint space; the sample's text feature t is
+    detached. Images of the separate stream are aligned unmixed.
 
-    With `windows`, a sample that carries them has the mean over its sentences s of -sum_p target_sp
-    log look_sp in the place of that, look_s being the similarity with the feature of that sentence
-    for every tower: a pool's attention knows no sentence.
+    Where less than `min_share` of the data is annotated, the sum over samples is divided by at
+    least that share of the batch (decision 0035). Where less than half of `oversample` is
+    annotated, annotated samples are added once more, up to about that share of a batch (decision
+    0036).
+
+    With `windows`, the term of a sample that carries sentences s is the mean over s of
+    -sum_p target_sp log attention_sp. There attention_s is the similarity with the feature of
+    sentence s for every tower, since a pool's attention depends on no sentence.
     """
 
     def __init__(self, config: AlignConfig = AlignConfig(), stream_is_plain: bool = False) -> None:
@@ -138,8 +140,8 @@ class Align(Objective):
     def from_args(cls, args: argparse.Namespace) -> Align:
         if args.lock_image and args.lock_image_unlocked_groups == 0:
             raise UserError(
-                "--lock-image with --method align: a frozen image tower can not learn where to"
-                " look; unlock groups by --lock-image-unlocked-groups, or drop one of them."
+                "--lock-image with --method align: a frozen image tower cannot learn where to"
+                " attend; unlock groups with --lock-image-unlocked-groups, or drop one of them."
             )
         if args.dacl_form == "release":
             raise UserError(
@@ -157,6 +159,8 @@ class Align(Objective):
         if self.config.weight == 0:
             return
         visual, normed = model.visual, list[bool]()
+
+        # `normed` records a call of batch norm behind the map, where single positions go through
         hooks = [
             module.register_forward_hook(lambda *_: normed.append(True))
             for module in visual.modules()
@@ -189,8 +193,8 @@ class Align(Objective):
             )
         if tokens.grid.shape[1:3].numel() < 2:
             raise UserError(
-                f"image tower {name}: its last map has a single position, so there is nowhere to"
-                " look; take larger images or smaller patches."
+                f"image tower {name}: its last map has a single position, so there is nothing to"
+                " align; take larger images or smaller patches."
             )
 
     def use_annotated(self, share: float | None) -> None:
@@ -213,23 +217,23 @@ class Align(Objective):
         )
 
     def read(self, model: HostModel, encoded: EncodedPass, batch: ExpertBatch) -> dict[str, Tensor]:
-        """align_error (A + D,), weighted: one of each aligned image, first of those that are
-        compared by their report, then of those that have sentences.
+        """align_error (A + D,), weighted: one value for each aligned image.
 
-        Four ways to count images meet here:
+        The images that are compared by their report come first, then those with sentences. Four
+        ways to count images meet here:
         - rows of the pass: all K images that the tower encoded, in the model's order;
-        - candidates: the B images of the batch, then M2 of the separate stream, then R shown once
-          more. The batch's texts and `sentence_row` count so;
+        - candidates: the B images of the batch, then M2 of the separate stream, then R oversampled
+          ones. The batch's texts and `sentence_row` count in this way;
         - A images with a whole report's heatmap, as candidates: `reported`;
         - D images with sentences, as candidates: `described`.
         """
         pass_row = self._pass_rows(encoded, batch)  # (B + M2 + R,), of each candidate
         reported, heatmap = _with_heatmap(batch)  # (A,), (A, 1, H, W)
 
-        # An image with sentences counts once, by them (decision 0032). Without any sentence nothing
-        # is looked for: a GPU would wait for the numbers.
-        spoken = len(batch.sentence_row) > 0
-        if spoken:
+        # An image with sentences counts once, by its sentences (decision 0032). `unique` is called
+        # only if there are any: a GPU waits for its result.
+        has_sentences = len(batch.sentence_row) > 0
+        if has_sentences:
             described, owner = batch.sentence_row.unique(return_inverse=True)  # (D,), (T,)
             by_report = ~torch.isin(reported, described)
             reported, heatmap = reported[by_report], heatmap[by_report]
@@ -243,8 +247,8 @@ class Align(Objective):
         )  # (A, h, w)
         error = cross_entropy(heatmap, attention, self.config.power)  # (A,)
 
-        # sentences: the similarity for every tower, since no attention pool knows a sentence
-        if spoken:
+        # sentences: the similarity for every tower, since a pool's attention depends on no sentence
+        if has_sentences:
             similarity = log_text_attention(
                 model.visual,
                 encoded.tokens.rows(pass_row[described]),
@@ -257,7 +261,7 @@ class Align(Objective):
         return {"align_error": self.config.weight * error}
 
     def _pass_rows(self, encoded: EncodedPass, batch: ExpertBatch) -> Tensor:
-        """The row of the pass of each candidate, (B + M2 + R,) int64."""
+        """The row in the pass of each candidate, (B + M2 + R,) int64."""
         parts = [slice(0, len(batch))]
         if count := len(batch.expert_image):
             # plain: the last mixed pairs are the stream's images themselves, encoded once
@@ -273,22 +277,24 @@ class Align(Objective):
             out.pop(name, None)
 
     def losses(self, out: Mapping[str, Tensor], gather: Gather) -> dict[str, Tensor]:
-        """{align_loss}: 0 without an annotated sample; every rank takes part in the gather, forward
-        and backward.
+        """{align_loss}, 0 without an annotated sample.
+
+        Every rank takes part in the gather, forward and backward.
         """
         if "align_error" not in out:
             return {}
-        own = out["align_error"]
-        # one row a rank, (W, 1): the sum of its errors, and how many they are
-        sums, counts, rows = gather(own.sum()[None, None], own.new_full((1, 1), len(own)))
+        errors = out["align_error"]  # (A + D,) of this rank
+        # one row a rank, (W, 1): the sum of its errors, and their number
+        sums, counts, rows = gather(errors.sum()[None, None], errors.new_full((1, 1), len(errors)))
         share = sums[rows].sum() * (len(sums) / len(sums[rows]))  # right under DDP's plain average
         smallest = max(1, self.min_share * len(out["sample_id"]) * len(sums))  # decision 0035
         return {"align_loss": share / counts.sum().clamp(min=smallest)}
 
 
 def _with_heatmap(batch: ExpertBatch) -> tuple[Tensor, Tensor]:
-    """The candidates with a heatmap, (A,) int64, and theirs, (A, 1, H, W): the annotated ones of
-    the batch, all of the stream, all that are shown once more.
+    """The candidates with a heatmap, (A,) int64, and their heatmaps, (A, 1, H, W).
+
+    They are the annotated images of the batch, all of the stream, and all oversampled ones.
     """
     size = len(batch)
     total = size + len(batch.expert_image) + len(batch.oversampled_image)
@@ -297,30 +303,32 @@ def _with_heatmap(batch: ExpertBatch) -> tuple[Tensor, Tensor]:
     )
     of_stream = batch.heatmap[len(batch.mix_index) :]  # behind those of the batch's mixed pairs
     heatmap = torch.cat([batch.annotated_heatmap, of_stream])
-    if len(batch.oversampled_image):  # without any, their heatmaps have no sides of their own
+    if len(batch.oversampled_image):  # an empty tensor of heatmaps has other sides
         heatmap = torch.cat([heatmap, batch.oversampled_heatmap])
     return candidates, heatmap
 
 
 def _report_features(model: HostModel, encoded: EncodedPass, batch: ExpertBatch) -> Tensor:
-    """Unit text features of the candidates' reports, (B + M2 + R, D), held fixed."""
-    known = encoded.text.detach()  # of the batch and the stream: the pass has them
+    """Unit text features of the candidates' reports, (B + M2 + R, D), detached."""
+    known = encoded.text.detach()  # of the batch and the stream: the pass has encoded them
     if not len(batch.oversampled_text):
         return known
     return torch.cat([known, encode_detached(model, batch.oversampled_text)])
 
 
 def _mean_by_owner(each: Tensor, owner: Tensor, count: int) -> Tensor:
-    """The mean of the sentences' `each` (T,) over each image's, (D,): a long dictation does not
-    count more. `owner` (T,): 0 to D - 1; `count`: D.
+    """The mean over the sentences of each image, (D,): a long dictation does not count more.
+
+    `each` (T,): one value a sentence; `owner` (T,): its image, 0 to D - 1; `count`: D.
     """
     return each.new_zeros(count).index_add(0, owner, each) / owner.bincount()
 
 
 def encode_detached(model: HostModel, texts: Tensor) -> Tensor:
-    """Unit features (T, D) of `texts` (T, L), held fixed."""
-    # after the pass: autocast would keep the weights it casts here, without their graph, for the
-    # pass
+    """Unit features (T, D) of `texts` (T, L), detached.
+
+    Call it after the pass: autocast caches the weights that it casts here, without their graph.
+    """
     with torch.no_grad():
         return model.encode_text(texts, normalize=True)
 
@@ -328,25 +336,25 @@ def encode_detached(model: HostModel, texts: Tensor) -> Tensor:
 def log_attention(
     visual: nn.Module, tokens: Tokens, text: Callable[[], Tensor], config: AlignConfig
 ) -> Tensor:
-    """Log of the distribution over positions, (A, h, w), where `visual` looks; `text` gives (A, D)
-    unit features, asked only where the tower has no pool of its own. fp32 or more.
+    """Log of the attention of `visual` over positions, (A, h, w), in fp32 or more.
+
+    `text` returns (A, D) unit features; it is called only for a tower without an attention pool.
     """
     attention = pool_attention(visual, tokens)
     if attention is not None:
         return attention
-    held = text()
-    return log_text_attention(
-        visual, tokens, held, torch.arange(len(held), device=held.device), config.temperature
-    )
+    features = text()
+    images = torch.arange(len(features), device=features.device)  # text i belongs to image i
+    return log_text_attention(visual, tokens, features, images, config.temperature)
 
 
 def log_text_attention(
     visual: nn.Module, tokens: Tokens, text: Tensor, image: Tensor, temperature: float
 ) -> Tensor:
-    """Log of softmax of cos(text, position) / temperature, (T, h, w): of each text (T, D), unit,
-    over the positions of its image.
+    """Log softmax of cos(text, position) / temperature over positions, (T, h, w), fp32 or more.
 
-    `image` (T,) int64: rows of `tokens`. fp32 or more, for any tower, with an attention pool too.
+    `text` (T, D): unit features; `image` (T,) int64: the row of `tokens` of each text's image. It
+    works for any tower, also for one with an attention pool.
     """
     positions = F.normalize(full_precision(project_tokens(visual, tokens)), dim=-1)
     with torch.autocast(text.device.type, enabled=False):
@@ -357,8 +365,10 @@ def log_text_attention(
 
 
 def cross_entropy(heatmap: Tensor, log: Tensor, power: float) -> Tensor:
-    """-sum_p target_p log_p, (A,), of `log` (A, h, w); target: the mean of `heatmap` (A, 1, H, W)
-    in each cell, to the `power`, made to sum to one.
+    """-sum_p target_p log_p, (A,), for `log` (A, h, w).
+
+    The target is the mean of `heatmap` (A, 1, H, W) in each cell of the grid, to the `power`,
+    scaled to sum to one.
     """
     grid = (log.shape[1], log.shape[2])
     target = F.adaptive_avg_pool2d(heatmap.to(log.dtype), grid).flatten(1).pow(power)
