@@ -181,8 +181,9 @@ def _complete_plain_checkpoint(
         state = "missing" if wrong[0] in expected else "unexpected"
         raise UserError(
             f"checkpoint holds {len(stored)} {PROCESSOR_PREFIX}* keys, this model has"
-            f" {len(expected)}; first {state}: {wrong[0]!r}. Use the --eclip-* processor settings it"
-            f" was trained with, or remove all its {PROCESSOR_PREFIX}* keys to start with a fresh processor."
+            f" {len(expected)}; first {state}: {wrong[0]!r}. Use the --eclip-* processor settings"
+            f" it was trained with, or remove all its {PROCESSOR_PREFIX}* keys to start with a"
+            " fresh processor."
         )
 
 

@@ -104,7 +104,7 @@ class PlannedLoader:
                 self.after_step(step, i + 1)
 
     def _stream(self, loader: DataLoader | None) -> Iterator[SampleBatch | None]:
-        """One batch of `loader` for every batch of this epoch; None if empty, or without a loader."""
+        """One batch of `loader` for every batch of this epoch; None if empty or without loader."""
         if loader is None:
             return itertools.repeat(None)
         slots = loader.batch_sampler

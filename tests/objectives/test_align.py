@@ -290,7 +290,7 @@ def test_a_batch_carries_all_maps_whatever_the_gate_decides(probability: float) 
         (["--align-weight", "1"], "give --method align"),
         (["--align-min-share", "0.1"], "give --method align"),
         (["--method", "align", "--align-schedule=linear"], "drop it, or use release 0.1"),
-        (["--method", "align", "--lock-image"], "can not learn where to look"),
+        (["--method", "align", "--lock-image"], "cannot learn where to attend"),
         (["--method", "align+dacl", "--dacl-form", "release"], "encodes mixed images only"),
         (
             [

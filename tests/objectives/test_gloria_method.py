@@ -221,7 +221,7 @@ def test_two_processes(launcher: Launcher) -> None:
     "flags,message",
     [
         (["--siglip"], "softmax over pairs"),
-        (["--eclip-own-pairs", "mask", "--method", "eclip+gloria"], "one partner a pair"),
+        (["--eclip-own-pairs", "mask", "--method", "eclip+gloria"], "one partner for each pair"),
         (["--method", "eclip", "--gloria-aggregate", "mean"], "give --method gloria"),
         (["--force-patch-dropout", "0.5"], "drops patches"),
     ],

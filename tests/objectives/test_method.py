@@ -158,7 +158,7 @@ def test_method_has_its_parts() -> None:
         (["--m3-mix-cfg", "beta=1"], "give --method m3-mix"),
         (
             ["--method", "dacl", "--dacl-form", "release", "--dacl-weight", "2"],
-            "no term of its own",
+            "adds no term to weigh",
         ),
         (["--method", "dacl", "--dacl-weight", "-1"], "weight=-1.0; expected 0 or more"),
         (["--method", "dacl", "--batch-size", "1"], "at least 2"),
