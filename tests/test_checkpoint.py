@@ -184,7 +184,7 @@ def foreign(kind: str, folder: Path) -> tuple[Path, str]:
         save_file(state, path)
         data = path.read_bytes()
         path.write_bytes(data[: len(data) // 2] if kind.endswith("cut") else b"\xff" * 9 + data[9:])
-        return path, "no complete safetensors file"
+        return path, "not a complete safetensors file"
     content, message = {
         "empty": (b"", "is empty"),
         "web page": (b"<!DOCTYPE html><p>404", "web page"),

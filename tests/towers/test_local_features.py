@@ -268,7 +268,7 @@ def test_words_of_other_vocabularies(names: list, ids: list, expected: list) -> 
 
 
 def test_unknown_vocabularies_are_refused() -> None:
-    with pytest.raises(UserError, match="can not be read"):
+    with pytest.raises(UserError, match="cannot be read"):
         WordPieces.of(object())
     inner = type(
         "Inner",
