@@ -166,4 +166,4 @@ def test_training_with_uneven_annotations_on_two_ranks(launcher: Launcher) -> No
         if name in ("global", "local", "siglip"):
             assert min(mixed) == 0
         assert len(launcher.losses(name)) == len(mixed)
-    assert "3 of 3 samples of --expert-data stand in --train-data too" in launcher.log("stream")
+    assert "3 of 3 samples of --expert-data have the image of a sample" in launcher.log("stream")

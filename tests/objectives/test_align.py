@@ -590,7 +590,7 @@ def test_annotated_images_are_shown_once_more_where_few_are_annotated(runs: Laun
     half of 0.33.
     """
     assert (
-        "16.7 % of --train-data has heatmaps: each batch of a rank shows 1 of these images once"
+        "16.7 % of --train-data has heatmaps: each batch of a rank gets 1 of these images once"
         " more" in runs.log("again")
     )
     assert (
@@ -610,9 +610,9 @@ def test_annotated_images_are_shown_once_more_where_few_are_annotated(runs: Laun
 
 @pytest.mark.slow
 def test_what_is_shown_once_more_is_that_of_the_large_batch(runs: Launcher) -> None:
-    assert "shows 3 of these images" in runs.log(
+    assert "gets 3 of these images" in runs.log(
         "again 12"
-    ) and "shows 1 of these images" in runs.log("again 4")
+    ) and "gets 1 of these images" in runs.log("again 4")
     assert len(aligned(runs, "again 4")) == 2 and aligned(runs, "again 4") == pytest.approx(
         aligned(runs, "again 12"), rel=1e-4
     )

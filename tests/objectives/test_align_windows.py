@@ -493,8 +493,8 @@ def test_it_trains_from_every_source(runs: Launcher, name: str) -> None:
         f" {'an unknown number of' if name == 'remote' else 7 if name in ('all', 'plain') else 5}"
         " samples with sentence windows" in runs.log(name)
     )
-    assert ("its annotated images can not be shown again" in runs.log(name)) == (name == "remote")
-    assert ("shows 1 of these images once more" in runs.log(name)) == (name == "shard")
+    assert ("its annotated images cannot be oversampled" in runs.log(name)) == (name == "remote")
+    assert ("gets 1 of these images once more" in runs.log(name)) == (name == "shard")
     assert "20.8 % of the data is annotated" in runs.log("resampled")  # not of an epoch's eight
     assert (
         "20.8 % of the data is annotated: alignment is a mean over at least 25 % of each batch"

@@ -96,7 +96,7 @@ def test_tables_by_file_and_by_content(tmp_path: Path, caplog: pytest.LogCapture
     (tmp_path / "expert.csv").write_text("\n".join(lines) + "\n")
     with caplog.at_level(logging.INFO):
         found = known(table_samples(train), table_samples(tmp_path / "expert.csv", EXPERT_ID))
-    assert "3 of 5 samples of --expert-data stand in --train-data too" in caplog.text
+    assert "3 of 5 samples of --expert-data have the image of a sample" in caplog.text
     assert found == {EXPERT_ID + 1: 2, EXPERT_ID + 2: 4, EXPERT_ID + 3: 5}
 
 
@@ -175,7 +175,7 @@ def test_what_is_not_here_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     table = write_table(tmp_path, 2, annotated=[0])
     with caplog.at_level(logging.WARNING):
         assert known("pipe:cat nothing.tar", table_samples(table, EXPERT_ID)) == {}
-    assert "counts as another one" in caplog.text
+    assert "counts as another sample" in caplog.text
 
 
 def test_pairs_carry_the_training_samples_id_and_draws_do_not() -> None:

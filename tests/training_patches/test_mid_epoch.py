@@ -246,7 +246,7 @@ def test_a_signal_saves_the_position_and_stops(
     run(tmp_path, "whole", "--train-data", table)
     assert_same_weights(tmp_path, "stopped", "whole")
     log = (tmp_path / "logs" / "stopped" / "out.log").read_text()
-    assert "epoch 1 goes on after batch 3 of 6" in log
+    assert "epoch 1 resumes after batch 3 of 6" in log
     for i in range(4, 25, 4):  # no step of the second epoch twice, none left out
         assert log.count(f"Train Epoch: 1 [{i:>2}/24") == 1
     views = [
@@ -355,11 +355,11 @@ def test_other_batches_restart_the_epoch_and_say_so(
     )
     log = (tmp_path / "logs" / "run" / "out.log").read_text()
     assert (
-        f"saved after batch 4 of epoch 0, but its batches cannot be had again ({difference}" in log
-        and "starts anew" in log
+        f"saved after batch 4 of epoch 0, but its batches cannot be repeated ({difference}" in log
+        and "starts again" in log
     )
     assert len(
-        [line for line in log.split("starts anew")[1].splitlines() if "Train Epoch: 0 " in line]
+        [line for line in log.split("starts again")[1].splitlines() if "Train Epoch: 0 " in line]
     ) == (8 if "3" in map(str, flags) else 6)
 
 
@@ -379,7 +379,7 @@ def test_another_number_of_processes_restarts_the_epoch(
     run(tmp_path, "other", "--train-data", table, "--resume", path)
     log = (tmp_path / "logs" / "other" / "out.log").read_text()
     assert (
-        "(processes 2, now 1): the epoch starts anew" in log and log.count("Train Epoch: 0 ") == 6
+        "(processes 2, now 1): the epoch starts again" in log and log.count("Train Epoch: 0 ") == 6
     )
 
 
@@ -418,7 +418,7 @@ def test_a_signal_in_the_evaluation_stops_at_once(
     monkeypatch.setattr(
         "open_clip_train.train.get_clip_metrics", lambda **_: send(signal.SIGTERM)()
     )
-    with pytest.raises(Stopped, match="in the evaluation; --resume latest begins it again"):
+    with pytest.raises(Stopped, match="in the evaluation; --resume latest repeats it"):
         run(
             tmp_path,
             "run",
@@ -444,7 +444,7 @@ def test_a_trained_epoch_needs_no_batch_in_any_setting(
     log = (tmp_path / "logs" / "run" / "out.log").read_text()
     assert (
         "epoch 0 is trained" in log
-        and "starts anew" not in log
+        and "starts again" not in log
         and log.count("Train Epoch: 0 ") == 6
     )
     assert checkpoints(tmp_path, "run") == ["epoch_1.pt", "results.jsonl"]

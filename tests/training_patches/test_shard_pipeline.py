@@ -191,8 +191,8 @@ def test_counts_are_filled_in_from_the_shards(
     source(path, "--train-num-samples", 70)
     source(path, "--train-num-samples", 2)
     assert (
-        "70, but the shards hold 7: an epoch shows samples 10 times" in caplog.text
-        and "an epoch takes so many of the 7" in caplog.text
+        "70, but the shards hold 7: an epoch takes samples 10 times" in caplog.text
+        and "an epoch takes that many of 7" in caplog.text
     )
 
 
