@@ -118,7 +118,7 @@ def check(
 @pytest.mark.parametrize("autocast", [False, True], ids=["pure", "autocast"])
 @pytest.mark.parametrize("half", HALVES, ids=str)
 @pytest.mark.parametrize("name", RUNS)
-def test_terms_in_half_precision(name: str, half: torch.dtype, autocast: bool) -> None:
+def test_loss_terms_in_half_precision(name: str, half: torch.dtype, autocast: bool) -> None:
     check(lambda values: terms_of(name, values), model_output(), half, autocast)
 
 

@@ -61,7 +61,7 @@ class Drawing(torch.utils.data.Dataset):
         return 10
 
 
-def test_no_two_purposes_share_a_stream_but_those_that_always_did() -> None:
+def test_no_two_purposes_share_a_stream_except_the_listed_ones() -> None:
     """Over small keys, where they would meet: ids of samples begin at 1, all else at 0."""
     seen: dict[tuple, set[str]] = {}
     for name, stream in STREAMS.items():
@@ -79,13 +79,13 @@ def test_no_two_purposes_share_a_stream_but_those_that_always_did() -> None:
     assert sorted(spawned) == [1, 1, 2, 3, 4]
 
 
-def test_a_key_has_a_number_for_each_name() -> None:
+def test_key_needs_a_number_for_each_name() -> None:
     for key in ((17,), (17, 1, 2)):
         with pytest.raises(ValueError, match="expected numbers for"):
             GATE.sequence(3, *key)
 
 
-def test_nothing_else_in_training_makes_a_generator() -> None:
+def test_only_streams_makes_generators_in_training() -> None:
     """Of numpy or Python; torch's generators are of one number drawn from these."""
     root = Path(openclip_eclip.__file__).parent
     files = [root / name for name in ("batching", "objectives", "towers", "data")]

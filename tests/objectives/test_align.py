@@ -88,7 +88,7 @@ def set_up(
         ([1], 0, 1, 1),
     ],
 )
-def test_the_loss_is_the_restatements(
+def test_loss_matches_numpy(
     processor: dict | None, rows: list, expert: int, again: int, least: float
 ) -> None:
     """Over all annotated images of the batch, of the stream and of those shown again, each unmixed
@@ -144,7 +144,7 @@ def test_the_loss_is_the_restatements(
         )
 
 
-def test_plain_images_of_the_stream_are_encoded_once() -> None:
+def test_plain_images_of_the_separate_stream_are_encoded_once() -> None:
     model = tiny({"kind": "mask"})
     results = []
     for plain in (False, True):
@@ -195,7 +195,7 @@ def assert_gradient(model: torch.nn.Module, value: Callable[[], torch.Tensor]) -
     )
 
 
-def test_training_on_it_moves_the_look_to_the_marked_place() -> None:
+def test_training_moves_attention_to_the_marked_region() -> None:
     model = tiny()
     loss, batch, text = set_up(model, (Align(),), [0, 1, 2], 0)
     batch.annotated_heatmap = torch.zeros(3, 1, 32, 32, dtype=torch.float64)
@@ -232,7 +232,7 @@ def samples(count: int, annotated: list[int]) -> SampleBatch:
 
 
 @pytest.mark.parametrize("probability", [0.0, 1.0])
-def test_a_batch_carries_all_maps_whatever_the_gate_decides(probability: float) -> None:
+def test_batch_has_all_heatmaps_whatever_the_gate_decides(probability: float) -> None:
     """For an objective that asks for them, and only then; the pairs are those of the gate."""
     always = EClipConfig.from_dict(
         {"curriculum": {"cold": 0, "warm": 0, "cool": 0, "end": probability}}
@@ -294,25 +294,21 @@ def test_a_batch_carries_all_maps_whatever_the_gate_decides(probability: float) 
         (["--method", "align+dacl", "--dacl-form", "release"], "encodes mixed images only"),
         (
             [
-                "--method",
-                "naive",
-                "--naive-form",
-                "plain",
-                "--expert-data",
-                "x.csv",
-                "--eclip-placebo",
-                "ones",
+                *"--method naive --naive-form plain --expert-data x.csv".split(),
+                *("--eclip-placebo", "ones"),
             ],
             "it uses no heatmap",
         ),
     ],
 )
-def test_bad_combinations_are_refused(flags: list[str], message: str, tmp_path: Path) -> None:
+def test_bad_combinations_of_flags_are_errors(
+    flags: list[str], message: str, tmp_path: Path
+) -> None:
     with pytest.raises(UserError, match=re.escape(message)):
         run(tmp_path, *flags, table=tmp_path / "never-read.csv")
 
 
-def test_a_tower_without_a_map_is_refused_before_training(tmp_path: Path) -> None:
+def test_tower_without_a_map_is_an_error_before_training(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="drops patches"):
         run(
             tmp_path,
@@ -349,65 +345,34 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Launcher:
         (*common, "--name", "placebo", *align, "--eclip-placebo", "centre"),
         (
             *common,
-            "--name",
-            "all",
-            "--method",
-            "eclip+align+gloria+dacl",
-            "--expert-data",
-            table,
-            "--eclip-placebo",
-            "shuffled",
-            "--align-oversample",
-            0.5,
+            *"--name all --method eclip+align+gloria+dacl".split(),
+            *("--expert-data", table),
+            *"--eclip-placebo shuffled --align-oversample 0.5".split(),
         ),
         (
             *common,
-            "--name",
-            "plain",
-            "--method",
-            "naive+align",
-            "--naive-form",
-            "plain",
-            "--expert-data",
-            table,
+            *"--name plain --method naive+align --naive-form plain".split(),
+            *("--expert-data", table),
         ),
         (*common, "--name", "siglip", *align, "--siglip", "--align-weight", 2),
         (
             *common,
-            "--name",
-            "bf16",
-            "--method",
-            "eclip+align",
-            "--precision",
-            "bf16",
-            "--eclip-own-pairs",
-            "mask",
+            *"--name bf16 --method eclip+align --precision bf16".split(),
+            *("--eclip-own-pairs", "mask"),
         ),
         (*common, "--name", "amp", *align, "--precision", "amp_bf16", "--grad-checkpointing"),
         (*still, "--name", "weight 1", "--batch-size", 4, *align),
         (*still, "--name", "weight 2", "--batch-size", 4, *align, "--align-weight", 2),
         (*still, "--name", "one", "--batch-size", 12, "--method", "eclip+align"),
-        (
-            *still,
-            "--name",
-            "three",
-            "--batch-size",
-            4,
-            "--accum-freq",
-            3,
-            "--method",
-            "eclip+align",
-        ),
+        (*still, *"--name three --batch-size 4 --accum-freq 3 --method eclip+align".split()),
         *(
             (
                 *still,
-                "--name",
-                f"min {share}",
+                *("--name", f"min {share}"),
                 "--batch-size",
                 8,
                 *align,
-                "--align-min-share",
-                share,
+                *("--align-min-share", share),
             )
             for share in (0, 0.16, 0.2)
         ),
@@ -415,16 +380,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Launcher:
             (
                 *data,
                 lone,
-                "--epochs",
-                1,
-                "--lr",
-                0,
-                "--name",
-                f"lone {size}",
-                "--batch-size",
-                size,
-                "--accum-freq",
-                24 // size,
+                *"--epochs 1 --lr 0".split(),
+                *("--name", f"lone {size}"),
+                *("--batch-size", size),
+                *("--accum-freq", 24 // size),
                 *align,
                 "--align-min-share",
                 0.5,
@@ -435,52 +394,34 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Launcher:
         (*common, "--name", "enough", *align, "--align-oversample", 0.33),
         (
             *common,
-            "--name",
-            "zero again",
+            *("--name", "zero again"),
             *align,
-            "--align-weight",
-            0,
-            "--align-oversample",
-            0.5,
-            "--align-min-share",
-            0.5,
+            *"--align-weight 0 --align-oversample 0.5 --align-min-share 0.5".split(),
         ),
         (
             *data,
             blank,
-            "--batch-size",
-            4,
-            "--epochs",
-            1,
-            "--name",
-            "blank again",
+            *"--batch-size 4 --epochs 1".split(),
+            *("--name", "blank again"),
             *align,
             "--align-oversample",
             0.5,
         ),
         (
             *common,
-            "--name",
-            "again, placebo",
+            *("--name", "again, placebo"),
             *align,
-            "--align-oversample",
-            0.5,
-            "--eclip-placebo",
-            "centre",
+            *"--align-oversample 0.5 --eclip-placebo centre".split(),
         ),
         *(
             (
                 *still,
-                "--name",
-                f"again {size}",
-                "--batch-size",
-                size,
-                "--accum-freq",
-                12 // size,
+                *("--name", f"again {size}"),
+                *("--batch-size", size),
+                *("--accum-freq", 12 // size),
                 "--method",
                 "eclip+align",
-                "--align-oversample",
-                5 / 12,
+                *("--align-oversample", 5 / 12),
             )
             for size in (12, 4)
         ),
@@ -488,29 +429,11 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Launcher:
             (*common, "--name", name, *align, *words)
             for name, words in (("old names", OLD_NAMES), ("new names", NEW_NAMES))
         ),
+        (*common, *"--name whole --method eclip+align --align-oversample 0.5 --epochs 2".split()),
         (
             *common,
-            "--name",
-            "whole",
-            "--method",
-            "eclip+align",
-            "--align-oversample",
-            0.5,
-            "--epochs",
-            2,
-        ),
-        (
-            *common,
-            "--name",
-            "resumed",
-            "--method",
-            "eclip+align",
-            "--align-oversample",
-            0.5,
-            "--epochs",
-            2,
-            "--resume",
-            "logs/whole/checkpoints/epoch_1.pt",
+            *"--name resumed --method eclip+align --align-oversample 0.5 --epochs 2".split(),
+            *("--resume", "logs/whole/checkpoints/epoch_1.pt"),
         ),
     )
     return launcher
@@ -522,7 +445,7 @@ def aligned(launcher: Launcher, name: str) -> list[float]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["zero", "blank", "zero again", "blank again"])
-def test_weight_zero_or_no_annotation_is_bitwise_clip(runs: Launcher, name: str) -> None:
+def test_weight_0_or_no_annotation_is_bit_for_bit_clip(runs: Launcher, name: str) -> None:
     expected, found = runs.weights("clip", 1), runs.weights(name, 1)
     assert set(found) == set(expected) and all(
         torch.equal(found[key], value) for key, value in expected.items()
@@ -539,7 +462,7 @@ def test_weight_zero_or_no_annotation_is_bitwise_clip(runs: Launcher, name: str)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["align", "placebo", "all", "plain", "siglip", "bf16", "amp"])
-def test_it_trains_with_every_method(runs: Launcher, name: str) -> None:
+def test_alignment_trains_with_every_method(runs: Launcher, name: str) -> None:
     losses, values = runs.losses(name), aligned(runs, name)
     assert (
         len(losses) == len(values) == 6
@@ -549,7 +472,7 @@ def test_it_trains_with_every_method(runs: Launcher, name: str) -> None:
 
 
 @pytest.mark.slow
-def test_alone_it_leaves_a_plain_checkpoint_and_says_what_it_uses(runs: Launcher) -> None:
+def test_alignment_alone_leaves_a_plain_checkpoint_and_logs_its_data(runs: Launcher) -> None:
     assert set(runs.weights("align", 1)) == set(runs.weights("clip", 1))
     log = runs.log("align")
     assert (
@@ -566,7 +489,7 @@ def test_alone_it_leaves_a_plain_checkpoint_and_says_what_it_uses(runs: Launcher
 
 
 @pytest.mark.slow
-def test_low_precision_is_close(runs: Launcher) -> None:
+def test_loss_in_low_precision_is_close(runs: Launcher) -> None:
     for name in ("bf16", "amp"):
         assert aligned(runs, name)[0] == pytest.approx(aligned(runs, "align")[0], rel=0.02)
 
@@ -578,14 +501,14 @@ def test_the_weight_scales_the_loss(runs: Launcher) -> None:
 
 
 @pytest.mark.slow
-def test_accumulation_is_the_large_batch(runs: Launcher) -> None:
+def test_accumulation_matches_the_large_batch(runs: Launcher) -> None:
     assert len(runs.losses("one")) == 2 and all(aligned(runs, "one"))
     assert aligned(runs, "three") == pytest.approx(aligned(runs, "one"), rel=1e-4)
     assert runs.losses("three") == pytest.approx(runs.losses("one"), rel=2e-5)
 
 
 @pytest.mark.slow
-def test_annotated_images_are_shown_once_more_where_few_are_annotated(runs: Launcher) -> None:
+def test_annotated_images_are_oversampled_where_few_are_annotated(runs: Launcher) -> None:
     """4 of 24: less than half of 0.5, so every batch of four has one more of them; not less than
     half of 0.33.
     """
@@ -609,7 +532,7 @@ def test_annotated_images_are_shown_once_more_where_few_are_annotated(runs: Laun
 
 
 @pytest.mark.slow
-def test_what_is_shown_once_more_is_that_of_the_large_batch(runs: Launcher) -> None:
+def test_oversampled_images_match_those_of_the_large_batch(runs: Launcher) -> None:
     assert "gets 3 of these images" in runs.log(
         "again 12"
     ) and "gets 1 of these images" in runs.log("again 4")
@@ -622,7 +545,7 @@ def test_what_is_shown_once_more_is_that_of_the_large_batch(runs: Launcher) -> N
 
 
 @pytest.mark.slow
-def test_the_least_share_is_of_the_accumulated_batch(runs: Launcher) -> None:
+def test_min_share_counts_the_accumulated_batch(runs: Launcher) -> None:
     """One annotated image in 24: its error by 12, not by the 4 that 8 images ask for."""
     whole, parts = aligned(runs, "lone 24"), aligned(runs, "lone 8")
     assert len(whole) == len(parts) == 1 and 0 < parts[0] == pytest.approx(whole[0], rel=1e-4)
@@ -633,7 +556,7 @@ def test_the_least_share_is_of_the_accumulated_batch(runs: Launcher) -> None:
 
 
 @pytest.mark.parametrize("weight", [0, 1])
-def test_shares_count_where_something_is_aligned(
+def test_shares_apply_only_with_a_weight_above_0(
     weight: float, caplog: pytest.LogCaptureFixture
 ) -> None:
     align = Align(AlignConfig(weight=weight, min_share=0.5, oversample=0.5))
@@ -643,9 +566,7 @@ def test_shares_count_where_something_is_aligned(
 
 
 @pytest.mark.parametrize("annotated,total", [(15, 300), (30, 600), (100, 2000)])
-def test_the_least_share_is_not_for_data_with_exactly_that_share(
-    annotated: int, total: int
-) -> None:
+def test_min_share_does_not_apply_at_exactly_that_share(annotated: int, total: int) -> None:
     """The cells with 5 %: one sample less, and it is."""
     align = Align(AlignConfig(min_share=0.05))
     align.use_annotated(annotated / total)
@@ -655,7 +576,7 @@ def test_the_least_share_is_not_for_data_with_exactly_that_share(
 
 
 @pytest.mark.slow
-def test_the_least_share_is_for_data_with_fewer(runs: Launcher) -> None:
+def test_min_share_applies_where_less_is_annotated(runs: Launcher) -> None:
     """4 of 24 are annotated, in two batches of eight a lone one: it is one of 1.6 for a least share
     of 0.2, and itself for 0.16.
     """
@@ -667,7 +588,7 @@ def test_the_least_share_is_for_data_with_fewer(runs: Launcher) -> None:
 
 
 @pytest.mark.slow
-def test_resumed_is_uninterrupted(runs: Launcher) -> None:
+def test_resumed_run_equals_the_uninterrupted_run(runs: Launcher) -> None:
     found = runs.weights("resumed", 2)
     assert (
         "resuming checkpoint" in runs.log("resumed")
@@ -714,7 +635,7 @@ def test_a_config_of_release_0_1_loads() -> None:
         AlignConfig.from_dict({"most": 1})
 
 
-def test_an_option_that_went_loads_with_its_default_alone(tmp_path: Path) -> None:
+def test_removed_option_loads_only_with_its_default(tmp_path: Path) -> None:
     """In a config, and in params.txt of a run to be resumed; None: not given."""
     for values in ({"schedule": "constant", "heads": 1}, {"schedule": None, "heads": None}):
         assert AlignConfig.from_dict(values) == AlignConfig()
@@ -735,7 +656,7 @@ def test_an_option_that_went_loads_with_its_default_alone(tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-def test_two_processes_are_one(launcher: Launcher) -> None:
+def test_two_processes_match_a_single_process(launcher: Launcher) -> None:
     """Loss and gradients over unequal numbers of annotated samples and sentences, none on a rank or
     on both, with and without a stream.
     """

@@ -98,7 +98,7 @@ def build(vision: dict) -> tuple[nn.Module, Tensor]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TOWERS)
-def test_towers_without_a_pool_look_where_positions_are_like_the_text(name: str) -> None:
+def test_attention_without_a_pool_is_the_similarity_with_the_text(name: str) -> None:
     """The features of the pass are those of the tower, in training too; the loss is the
     restatement's and reaches the tower.
     """
@@ -131,7 +131,7 @@ def test_towers_without_a_pool_look_where_positions_are_like_the_text(name: str)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", POOLS)
-def test_a_learned_pools_attention_is_what_the_tower_uses(
+def test_pool_attention_matches_the_weights_inside_the_tower(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Against the weights inside the tower's own pass: the mean over heads, without other tokens,
@@ -168,7 +168,7 @@ def test_a_learned_pools_attention_is_what_the_tower_uses(
     ).shape == (0, *grid)
 
 
-def test_a_pool_with_class_tokens_leaves_them_out() -> None:
+def test_pool_attention_leaves_class_tokens_out() -> None:
     """SigLIP's pool over a ViT that also has a class token: read without it where the tower does,
     dropped after it elsewhere.
     """
@@ -186,7 +186,7 @@ def test_a_pool_with_class_tokens_leaves_them_out() -> None:
     assert not torch.equal(whole, without)
 
 
-def test_low_precision_is_scored_in_full() -> None:
+def test_attention_is_scored_in_full_precision() -> None:
     tower, pixels = build(VIT)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         _, tokens = encode_tokens(tower, pixels)
@@ -198,7 +198,7 @@ def test_low_precision_is_scored_in_full() -> None:
     assert cross_entropy(torch.rand(2, 1, 32, 32).bfloat16(), log, 3.0).dtype == torch.float32
 
 
-def test_the_target_is_the_map_on_the_grid_cubed() -> None:
+def test_target_is_the_cubed_heatmap_on_the_grid() -> None:
     """A marked corner is the corner's cell; the least loss is the target's entropy, reached by
     looking there.
     """
@@ -232,7 +232,7 @@ class OneModel(nn.Module):
         (None, "Flat: its features by position are not known"),
     ],
 )
-def test_towers_without_a_map_are_refused(change: dict | None, message: str) -> None:
+def test_towers_without_a_map_are_errors(change: dict | None, message: str) -> None:
     class Flat(nn.Linear):
         image_size = 32
 
@@ -242,7 +242,7 @@ def test_towers_without_a_map_are_refused(change: dict | None, message: str) -> 
     Align(AlignConfig(weight=0)).check_model(OneModel(tower))
 
 
-def test_batch_norm_behind_the_map_is_refused() -> None:
+def test_batch_norm_behind_the_map_is_an_error() -> None:
     """Positions would pass through it as if they were images."""
     tower, _ = build(TOWERS["resnet"][0])
     state = {key: value.clone() for key, value in tower.state_dict().items()}

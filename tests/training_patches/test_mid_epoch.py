@@ -35,22 +35,9 @@ pytestmark = pytest.mark.slow
 
 FLAGS = [
     *BASIC,
-    "--batch-size",
-    4,
-    "--epochs",
-    2,
-    "--aug-cfg",
-    "use_timm=True",
-    "scale=(0.5,1.0)",
-    "re_prob=0.5",
-    "color_jitter=0.3",
-    "--eclip-curriculum",
-    0,
-    0,
-    0,
-    1,
-    1,
-    1,
+    *"--batch-size 4 --epochs 2".split(),
+    *"--aug-cfg use_timm=True scale=(0.5,1.0) re_prob=0.5 color_jitter=0.3".split(),
+    *"--eclip-curriculum 0 0 0 1 1 1".split(),
 ]
 
 
@@ -107,7 +94,7 @@ def content(batch: Any) -> tuple:
 @pytest.mark.parametrize(
     "source,workers", [("table", 0), ("table", 2), ("shards", 0), ("shards", 2), ("synthetic", 0)]
 )
-def test_every_position_gives_the_rest_of_the_epoch(
+def test_every_position_resumes_with_the_rest_of_the_epoch(
     source: str, workers: int, shards: str, tmp_path: Path
 ) -> None:
     data = {
@@ -221,12 +208,10 @@ def test_a_signal_saves_the_position_and_stops(
                     str(flag)
                     for flag in (
                         *FLAGS,
-                        "--logs",
-                        tmp_path / "logs",
+                        *("--logs", tmp_path / "logs"),
                         "--name",
                         "stopped",
-                        "--train-data",
-                        table,
+                        *("--train-data", table),
                     )
                 ],
             ],
@@ -273,7 +258,7 @@ def test_a_signal_before_training_stops_at_once(
         run(tmp_path, "run", "--train-data", tmp_path / "x.csv")
 
 
-def test_sigusr1_saves_and_goes_on_and_the_last_k_are_kept(
+def test_sigusr1_saves_and_continues_and_the_last_k_are_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     at_step(monkeypatch, 2, send(signal.SIGUSR1))
@@ -309,7 +294,7 @@ def test_sigusr1_saves_and_goes_on_and_the_last_k_are_kept(
     assert newest_complete(folder) == folder / "epoch_0_batch_00000008.pt"
 
 
-def test_minutes_pass(tmp_path: Path) -> None:
+def test_save_every_minutes(tmp_path: Path) -> None:
     run(
         tmp_path,
         "run",
@@ -335,7 +320,7 @@ def test_minutes_pass(tmp_path: Path) -> None:
         (["--seed", 2], "--seed 1, now 2"),
     ],
 )
-def test_other_batches_restart_the_epoch_and_say_so(
+def test_other_batches_restart_the_epoch_with_a_warning(
     flags: list, difference: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     table = write_table(tmp_path, 24)
@@ -460,7 +445,9 @@ def test_a_trained_epoch_needs_no_batch_in_any_setting(
         (["--save-every-steps", "5", "--logs", "none"], "nothing is saved there"),
     ],
 )
-def test_senseless_settings_are_an_error(flags: list[str], message: str, tmp_path: Path) -> None:
+def test_meaningless_saving_flags_are_errors(
+    flags: list[str], message: str, tmp_path: Path
+) -> None:
     with pytest.raises(UserError, match=message):
         run(tmp_path, "run", "--train-data", tmp_path / "x.csv", *flags)
 
@@ -468,7 +455,7 @@ def test_senseless_settings_are_an_error(flags: list[str], message: str, tmp_pat
 # ---- killed from outside, in processes of their own
 
 
-def test_killed_in_mid_epoch_and_in_writing(tmp_path: Path) -> None:
+def test_runs_killed_in_mid_epoch_and_while_writing_resume(tmp_path: Path) -> None:
     """A handful of the kills of scripts/reliability_kills.py: SIGKILL, SIGTERM and SIGKILL in
     writing, to whole process groups.
     """
@@ -478,10 +465,7 @@ def test_killed_in_mid_epoch_and_in_writing(tmp_path: Path) -> None:
             sys.executable,
             TESTS / "workers" / "kill_runs.py",
             tmp_path / "kills",
-            "--kills",
-            "6",
-            "--chain",
-            "2",
+            *"--kills 6 --chain 2".split(),
             "--settings",
             *settings,
         ],
