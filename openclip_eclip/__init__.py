@@ -1,7 +1,7 @@
-"""eCLIP for open_clip: contrastive image-text training with expert heatmaps (Kumar and Marttinen,
-ECCV 2024).
+"""eCLIP for open_clip: contrastive image-text training with expert heatmaps.
 
-Importing this package registers the `eclip-*` models with open_clip and does nothing else.
+The method is that of Kumar and Marttinen, ECCV 2024. Importing this package registers the `eclip-*`
+models with open_clip and does nothing else.
 """
 
 from .config import EClipConfig

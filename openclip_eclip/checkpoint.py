@@ -1,5 +1,6 @@
-"""The way from a trained eCLIP to plain open_clip (invariant 7); checkpoint_files.py reads and
-orders the files.
+"""Export of a trained eCLIP as a plain open_clip model (invariant 7).
+
+checkpoint_files.py reads and orders the files.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from .model_errors import one_sentence
 logger = logging.getLogger(__name__)
 
 WEIGHTS, CONFIG, CARD = "open_clip_model.safetensors", "open_clip_config.json", "README.md"
-# arguments of create_model that change the architecture -> where they stand in a model config
+# arguments of create_model that change the architecture -> (part, key) in a model config
 OVERRIDES = {
     "force_image_size": ("vision_cfg", "image_size"),
     "force_patch_dropout": ("vision_cfg", "patch_dropout"),
@@ -47,10 +48,10 @@ OVERRIDES = {
 def plain_config(
     model_name: str, settings: Mapping[str, Any], preprocess: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The `open_clip_config.json` of plain open_clip for a model built by `create_model(model_name,
-    **settings)`.
+    """The `open_clip_config.json` of the model that `create_model(model_name, **settings)` builds.
 
-    `preprocess` is the built model's `visual.preprocess_cfg`. UserError for an unknown name.
+    It is that of plain open_clip. `preprocess` is the built model's `visual.preprocess_cfg`.
+    UserError for an unknown name.
     """
     config = open_clip.factory.get_model_config(model_name)
     if config is None:
@@ -69,11 +70,11 @@ def plain_config(
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:
-    """State dict of a training checkpoint or weights file, without the prefixes of DDP and
-    torch.compile, and without GLoRIA's projection of regions, which nothing but its training needs.
+    """State dict of a training checkpoint or weights file.
 
-    Never unpickles code. UserError for a truncated, damaged or foreign file, and for weights that
-    are NaN.
+    It has no prefix of DDP or torch.compile, and no GLoRIA projection of regions, which only
+    training needs. Code is never unpickled. UserError for a truncated, damaged or foreign file, and
+    for NaN weights.
     """
     state = state_of(read_checkpoint(path), path)
     require_finite(state, path)
@@ -81,14 +82,13 @@ def load_weights(path: Path) -> dict[str, Tensor]:
 
 
 def export_plain(source: Path, out: Path, model_name: str | None = None) -> Path:
-    """Write `source` (run folder or checkpoint file) as a plain open_clip `local-dir:` folder;
-    returns the checkpoint used.
+    """Write `source` (run folder or checkpoint file) as a plain open_clip `local-dir:` folder.
 
-    The folder holds the config with preprocessing and quick_gelu, the weights without
-    `heatmap_processor.*` as safetensors, the tokenizer where it is a Hugging Face one, and a short
-    model card. Its embeddings are bit for bit those of the trained model. `model_name` is needed
-    for a checkpoint without its run folder. UserError if something is missing, does not fit, or
-    `out` is not empty.
+    Returns the checkpoint used. The folder holds the config with preprocessing and quick_gelu, the
+    weights without `heatmap_processor.*` as safetensors, a Hugging Face tokenizer if there is one,
+    and a short model card. Its embeddings are bit-for-bit those of the trained model.
+    `model_name` is needed for a checkpoint without its run folder. UserError if something is
+    missing, does not fit, or `out` is not empty.
     """
     checkpoint, run = find_checkpoint(source)
     if out.is_file():
@@ -103,7 +103,7 @@ def export_plain(source: Path, out: Path, model_name: str | None = None) -> Path
         config = plain_config(model_name, {}, model.visual.preprocess_cfg)
     else:
         raise UserError(
-            f"{checkpoint}: no {CONFIG} of its run beside it; name the model it was trained as with"
+            f"{checkpoint}: its run folder has no {CONFIG}; give the name of the trained model with"
             " --model."
         )
     state = {
@@ -136,9 +136,7 @@ def export_plain(source: Path, out: Path, model_name: str | None = None) -> Path
 
 
 def find_checkpoint(source: Path) -> tuple[Path, Path | None]:
-    """(checkpoint, run folder if there is one). Of a run folder its newest whole checkpoint,
-    however it was written.
-    """
+    """(checkpoint, run folder or None); of a run folder its newest complete checkpoint."""
     if source.is_file():
         run = source.parent.parent
         return source, run if (run / CONFIG).is_file() else None
@@ -160,9 +158,9 @@ def find_checkpoint(source: Path) -> tuple[Path, Path | None]:
 
 
 def save_tokenizer(config: Mapping[str, Any], out: Path) -> None:
-    """Files of a Hugging Face tokenizer into `out`; nothing for open_clip's own."""
+    """Save a Hugging Face tokenizer into `out`; open_clip's own needs no file."""
     name = config["model_cfg"]["text_cfg"].get("hf_tokenizer_name")
-    if name:  # open_clip looks for a local-dir model's tokenizer in the folder itself
+    if name:  # open_clip reads the tokenizer of a local-dir model from its folder
         open_clip.factory.HFTokenizer(name).tokenizer.save_pretrained(out)
 
 

@@ -1,5 +1,4 @@
-"""Checkpoint files on disk: which one is newest, whether it is whole, and reading it without
-running anything in it."""
+"""Checkpoint files: the newest one, whether it is complete, and reading without running code."""
 
 from __future__ import annotations
 
@@ -25,8 +24,8 @@ STATE_KEY = "eclip"  # our part of a training checkpoint, beside open_clip's key
 LATEST = "epoch_latest.pt"  # of --save-most-recent
 NUMBERED = re.compile(r"epoch_(\d+)(?:_batch_(\d+))?\.pt")
 PREFIXES = ("module.", "_orig_mod.")  # of DDP and torch.compile
-STATES = ("state_dict", "model_state_dict", "model")  # where training programs keep the weights
-# what reading a damaged or foreign file was seen to raise, whatever library reads it
+STATES = ("state_dict", "model_state_dict", "model")  # keys of the weights in training programs
+# errors that libraries were seen to raise on a damaged or foreign file
 UNREADABLE = (
     zipfile.BadZipFile,
     zlib.error,
@@ -46,44 +45,41 @@ UNREADABLE = (
 
 
 def damage(path: Path) -> str | None:
-    """What is wrong with the bytes of a checkpoint that torch.save wrote, as the end of a sentence;
-    None if it is whole.
+    """What is wrong with a file of torch.save, as the end of a sentence; None if it is complete.
 
     Every byte of the tensors is read and compared with the checksums in the file.
     """
     if path.stat().st_size == 0:
         return "is empty"
     try:
-        if not zipfile.is_zipfile(path):  # its directory stands last
+        if not zipfile.is_zipfile(path):  # the directory of a zip file is at its end
             with open(path, "rb") as file:
                 return "is truncated" if file.read(2) == b"PK" else "is not a checkpoint"
         with zipfile.ZipFile(path) as archive:
             wrong = archive.testzip()
         if not wrong and not _is_torchscript(path):
-            # its reader looks at headers that zipfile does not
+            # torch reads headers that zipfile does not check
             torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except pickle.UnpicklingError:
-        return None  # whole, and foreign
+        return None  # complete, and foreign
     except UNREADABLE as error:
         return f"is damaged ({_first_line(error)})"
     return f"is damaged (the checksum of {wrong} is wrong)" if wrong else None
 
 
 def progress_in_name(path: Path) -> tuple[int, int] | None:
-    """(complete epochs, batches of the next one) as a checkpoint's name says, None for other
-    names."""
+    """(complete epochs, batches of the next one) in a checkpoint's name; None for other names."""
     match = NUMBERED.fullmatch(path.name)
     return (int(match[1]), int(match[2] or 0)) if match else None
 
 
 def newest_complete(folder: Path) -> Path | None:
-    """The checkpoint of `folder` that has trained longest and is whole; damaged ones are named in a
-    warning and passed over.
+    """The complete checkpoint of `folder` that has trained longest, None without one.
 
-    Considered are `epoch_N.pt`, `epoch_N_batch_B.pt` (N epochs and B batches) and
-    `epoch_latest.pt`, whose progress is inside.
+    Damaged ones are skipped with a warning. Considered are `epoch_N.pt`, `epoch_N_batch_B.pt` (N
+    epochs and B batches) and `epoch_latest.pt`, whose progress is inside.
     """
-    found = {
+    candidates = {
         path: progress
         for path in folder.glob("epoch_*.pt")
         if (progress := progress_in_name(path)) and path.is_file()
@@ -93,12 +89,15 @@ def newest_complete(folder: Path) -> Path | None:
         wrong = damage(latest)
         if wrong is None:
             try:
-                found[latest] = _progress_inside(latest)
+                candidates[latest] = _progress_inside(latest)
             except UNREADABLE as error:
                 wrong = f"is not a training checkpoint ({_first_line(error)})"
         if wrong:
             logger.warning("eclip: checkpoint %s %s, taking the one before it", latest, wrong)
-    for path in sorted(found, key=lambda path: (found[path], path != latest), reverse=True):
+    newest_first = sorted(
+        candidates, key=lambda path: (candidates[path], path != latest), reverse=True
+    )
+    for path in newest_first:
         wrong = damage(path) if path != latest else None
         if wrong is None:
             return path
@@ -107,23 +106,22 @@ def newest_complete(folder: Path) -> Path | None:
 
 
 def _progress_inside(path: Path) -> tuple[int, int]:
-    """Of `epoch_latest.pt`, which is written at the end of an epoch."""
+    """Progress of `epoch_latest.pt`, which is written at the end of an epoch."""
     checkpoint = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     return int(checkpoint["epoch"]), 0
 
 
 def describe_progress(path: Path) -> str:
-    """How far a checkpoint has come where its name says that it lies within an epoch, else ''."""
+    """Progress of a checkpoint within an epoch, by its name; '' for one at the end of an epoch."""
     epochs, batches = progress_in_name(path) or (0, 0)
     return f"{epochs} complete epochs and {batches} batches of the next" if batches else ""
 
 
 def read_checkpoint(path: Path, map_location: Any = "cpu", checked: bool = False) -> Any:
-    """What torch.save, or safetensors, wrote to `path`. Nothing in the file is executed, whatever
-    the version of torch.
+    """The content of a file of torch.save or safetensors. No code in it is executed.
 
-    `checked`: its checksums have just been compared. UserError, one sentence, for a file that is
-    missing, damaged or foreign.
+    That holds for every version of torch. `checked`: its checksums have just been compared.
+    UserError, one sentence, for a missing, damaged or foreign file.
     """
     if path.is_dir():
         raise UserError(
@@ -140,7 +138,7 @@ def read_checkpoint(path: Path, map_location: Any = "cpu", checked: bool = False
     if wrong:
         raise UserError(
             f"checkpoint {path} {wrong}: it is not a complete checkpoint; give an "
-            "older one, or copy it anew."
+            "older one, or copy it again."
         )
     if start.startswith(b"PK") and _is_torchscript(path):
         raise UserError(
@@ -163,7 +161,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except (SafetensorError, *UNREADABLE) as error:
         raise UserError(
-            f"{path} is no complete safetensors file ({_first_line(error)}); copy it anew."
+            f"{path} is not a complete safetensors file ({_first_line(error)}); copy it again."
         ) from error
 
 
@@ -198,8 +196,10 @@ def _first_line(error: BaseException) -> str:
 
 
 def state_of(checkpoint: Any, path: Path) -> dict[str, Tensor]:
-    """The model's state dict in what `read_checkpoint` gave, without the prefixes of DDP and
-    torch.compile. UserError without one."""
+    """The model's state dict in the result of `read_checkpoint`. UserError without one.
+
+    The prefixes of DDP and torch.compile are removed.
+    """
     if isinstance(checkpoint, Mapping):
         inner = next(
             (checkpoint[key] for key in STATES if isinstance(checkpoint.get(key), Mapping)),
@@ -216,13 +216,13 @@ def state_of(checkpoint: Any, path: Path) -> dict[str, Tensor]:
     else:
         what = f"a {type(checkpoint).__name__}"
     raise UserError(
-        f"{path} holds {what}, no weights; expected a state dict, or a checkpoint "
+        f"{path} holds {what} and no weights; expected a state dict, or a checkpoint "
         "with one under 'state_dict'."
     )
 
 
 def without_prefixes(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Keys as the plain model has them, in the same order."""
+    """The same state with the keys of the plain model, in the same order."""
     state = dict(state)
     while prefix := next(
         (prefix for prefix in PREFIXES if state and all(key.startswith(prefix) for key in state)),
@@ -233,8 +233,7 @@ def without_prefixes(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def non_finite(state: Mapping[str, Tensor], buffers: frozenset[str] = frozenset()) -> list[str]:
-    """Names of tensors with a NaN, or an infinity that is not in one of `buffers` (a mask may hold
-    -inf)."""
+    """Names of tensors with a NaN or an infinity; `buffers` may hold infinities, as a mask does."""
 
     def wrong(name: str, value: Tensor) -> bool:
         if not value.is_floating_point():
@@ -258,7 +257,7 @@ def require_finite(
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """Files that open_clip would take for the weights of a `local-dir:` model."""
+    """Files that open_clip would read as weights of a `local-dir:` model."""
     return sorted(
         path for path in folder.iterdir() if path.suffix in (".safetensors", ".bin", ".pth")
     )

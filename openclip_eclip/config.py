@@ -1,5 +1,6 @@
-"""Settings of eCLIP as frozen dataclasses; the defaults are the paper's (arXiv 2403.10153, §3.2,
-§4.1).
+"""Settings of eCLIP as frozen dataclasses.
+
+The defaults are the paper's (arXiv 2403.10153, §3.2, §4.1).
 """
 
 from __future__ import annotations
@@ -15,19 +16,31 @@ RESIDUALS = ("query", "image", "none")
 POSITIONS = ("none", "sincos")
 OWN_PAIRS = ("diagonal", "multi", "mask")
 SHUFFLES = ("shuffled", "same-class-shuffled")
-HEATMAP_CONTROLS = ("random", *SHUFFLES, "centre", "ones", "phase-scrambled")
+PLACEBOS = ("random", *SHUFFLES, "centre", "ones", "phase-scrambled")
+
+
+# Names of settings in release 0.1 and today's, in flags and in what a run has stored. Old names are
+# read for one release.
+RENAMED = {
+    "align_least": "align_min_share",
+    "align_replay": "align_oversample",
+    "eclip_heatmap_control": "eclip_placebo",
+}
+# Options of release 0.1 that brought no gain, and their defaults there.
+REMOVED: dict[str, Any] = {"align_schedule": "constant", "align_heads": 1.0}
 
 
 class UserError(ValueError):
-    """Bad settings or bad input; the message says what was found, what was expected and
-    what to do.
+    """Bad settings or bad input.
+
+    The message says what was found, what was expected and what to do.
     """
 
     exit_code = 2
 
 
 class Stopped(UserError):
-    """A run was stopped by a signal; the message begins with which one and says how to continue."""
+    """A run was stopped by a signal; the message names the signal and says how to continue."""
 
     def __init__(self, message: str, number: int) -> None:
         super().__init__(f"stopped {message}")
@@ -40,19 +53,16 @@ def _require(ok: bool, name: str, got: Any, expected: str, where: str = "eclip c
 
 
 def check_fields(settings: Any, method: str, checks: Iterable[tuple[bool, str, str]]) -> None:
-    """UserError at the first of (whether it is right, field, what is expected) that is not
-    right.
-    """
-    for right, name, expected in checks:
-        _require(right, name, getattr(settings, name), expected, method)
+    """UserError at the first failed check of (passed, name of the field, what is expected)."""
+    for passed, name, expected in checks:
+        _require(passed, name, getattr(settings, name), expected, method)
 
 
 @dataclass(frozen=True)
 class ProcessorConfig:
-    """Heatmap processor (Fig. 2 right, §3.2). Decision 0001 says why the defaults are not the
-    authors'.
+    """Heatmap processor (Fig. 2 right, §3.2).
 
-    The authors' exact form is ``AUTHORS_PROCESSOR``.
+    The authors' exact form is ``AUTHORS_PROCESSOR``; decision 0001 says why it is not the default.
     """
 
     kind: str = "mha"
@@ -95,8 +105,9 @@ AUTHORS_PROCESSOR = ProcessorConfig(residual="none", zero_init=False, extra_proj
 
 @dataclass(frozen=True)
 class CurriculumConfig:
-    """Phases of p_curr as shares of all optimiser steps, and its values (§3.2). After cool-down it
-    holds `end`.
+    """Phases of p_curr as shares of all optimiser steps, and its values (§3.2).
+
+    After cool-down p_curr stays at `end`.
     """
 
     cold: float = 0.1
@@ -123,7 +134,7 @@ class EClipConfig:
     processor: ProcessorConfig | None = field(default_factory=ProcessorConfig)
     curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
     alpha: float = 0.3  # lam ~ Beta(alpha, alpha)
-    lam: float | None = None  # a fixed lam in the place of the draw
+    lam: float | None = None  # a fixed lam instead of a draw
     priming_weight: float = 0.1  # w_p
     regions: bool = False  # a projection of image regions to the width of words (GLoRIA)
     own_pairs: str = "diagonal"  # what the second copy of a sample's text counts as
@@ -147,16 +158,17 @@ class EClipConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> EClipConfig:
-        """Build from a (nested) dict such as a model JSON's `eclip_cfg`; ValueError names an
-        unknown key.
+        """Build from a (nested) dict such as a model JSON's `eclip_cfg`.
+
+        UserError names an unknown key, or a bad value.
         """
-        return _from_dict(cls, values, "eclip_cfg")
+        return build_settings(cls, values, "eclip_cfg")
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
 
-# annotation: classes
+# annotation of a field: classes of its values
 KINDS: dict[str, type | tuple[type, ...]] = {
     "bool": bool,
     "int": int,
@@ -166,7 +178,31 @@ KINDS: dict[str, type | tuple[type, ...]] = {
 }
 
 
-def _from_dict(cls: type, values: Mapping[str, Any], where: str) -> Any:
+def flag_of(name: str) -> str:
+    """The flag of an argument, e.g. `--batch-size` of `batch_size`."""
+    return "--" + name.replace("_", "-")
+
+
+def current_names(stored: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Settings that a run has stored, under today's names; values may be texts, as in params.txt.
+
+    UserError, beginning with `where`, for an option that went, unless it had its default.
+    """
+    for name, default in REMOVED.items():
+        value = stored.get(name)
+        if value not in (None, "None", default, str(default)):
+            raise UserError(
+                f"{where}: {flag_of(name)} {value} went after release 0.1, since it brought no"
+                " gain; use release 0.1 for this run."
+            )
+    return {RENAMED.get(name, name): value for name, value in stored.items() if name not in REMOVED}
+
+
+def build_settings(cls: type, values: Mapping[str, Any], where: str) -> Any:
+    """The dataclass `cls` from a (nested) dict.
+
+    UserError, beginning with `where`, for an unknown key or a value of another type.
+    """
     if not isinstance(values, Mapping):
         raise UserError(
             f"{where}: {values!r}; expected a dict of settings (use {{}} for the defaults)."
@@ -195,7 +231,7 @@ def _from_dict(cls: type, values: Mapping[str, Any], where: str) -> Any:
     return cls(
         **{
             key: (
-                _from_dict(nested[key], value, f"{where}.{key}")
+                build_settings(nested[key], value, f"{where}.{key}")
                 if key in nested and (key, value) != ("processor", None)
                 else value
             )
@@ -205,4 +241,4 @@ def _from_dict(cls: type, values: Mapping[str, Any], where: str) -> Any:
 
 
 class DataError(UserError):
-    """Bad input data, named by file and row or key."""
+    """Bad input data; the message names file and row or key."""

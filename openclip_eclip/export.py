@@ -1,5 +1,6 @@
-"""Write a trained eCLIP as a plain open_clip folder: `python -m openclip_eclip.export RUN_OR_CKPT
-OUT_DIR`.
+"""Write a trained eCLIP as a plain open_clip folder.
+
+`python -m openclip_eclip.export RUN_OR_CKPT OUT_DIR`
 """
 
 from __future__ import annotations
@@ -19,12 +20,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         "source",
         type=Path,
         metavar="RUN_OR_CKPT",
-        help="folder of a run (its newest checkpoint), or a checkpoint",
+        help="run folder, whose newest checkpoint is taken, or a checkpoint file",
     )
     parser.add_argument(
-        "out", type=Path, metavar="OUT_DIR", help="new folder, then loaded as local-dir:OUT_DIR"
+        "out",
+        type=Path,
+        metavar="OUT_DIR",
+        help="new folder, which open_clip loads as local-dir:OUT_DIR",
     )
-    parser.add_argument("--model", help="model name, for a checkpoint without its run folder")
+    parser.add_argument("--model", help="model name, for a checkpoint without a run folder")
     args = parser.parse_args(argv)
     try:
         checkpoint = export_plain(args.source, args.out, args.model)

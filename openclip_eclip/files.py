@@ -1,4 +1,4 @@
-"""Checksums, and files and folders that are whole or not there."""
+"""Checksums, and files and folders that are written completely or not at all."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 def sha256(path: Path) -> str:
-    """Hex digest of a file, read in pieces."""
+    """Hex digest of a file, which is read in blocks."""
     digest = hashlib.sha256()
     with path.open("rb") as stream:
         while block := stream.read(1 << 20):
@@ -20,8 +20,9 @@ def sha256(path: Path) -> str:
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """A reader sees the old file or the new one, never half of it; a full disk or a kill leaves
-    nothing under its name.
+    """Write a file so that a reader sees the old or the new content, never a part of it.
+
+    A full disk or a kill leaves no partial file under its name.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
@@ -33,8 +34,7 @@ def write_whole(path: Path, data: bytes) -> None:
 
 @contextmanager
 def fresh_folder(out: Path) -> Iterator[Path]:
-    """A temporary sibling of `out`, renamed to `out` if the block succeeds and removed if it does
-    not.
+    """A temporary sibling of `out`, renamed to `out` if the block succeeds, else removed.
 
     Raises:
         ValueError: `out` is a file or a folder that is not empty.

@@ -1,31 +1,31 @@
-"""Values of flags, open_clip's and ours, with which no run could do what was asked; one sentence
-each, before anything is built."""
+"""Checks of single flags, open_clip's and ours, before anything is built: one sentence an error."""
 
 from __future__ import annotations
 
 import argparse
 import math
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from .config import UserError
+from .config import REMOVED, RENAMED, UserError, flag_of
 
-COMPUTED = -1  # what a recipe puts where the number is known only once the data is
+COMPUTED = -1  # placeholder of a recipe for a number that depends on the size of the data
 
 
 def _number(
-    least: float = -math.inf, most: float = math.inf, above: bool = False
+    low: float = -math.inf, high: float = math.inf, above: bool = False
 ) -> Callable[[Any], bool]:
-    """Whether a value is finite and from `least` (`above`: more than it) to `most`."""
+    """A test whether a value is finite and from `low` to `high`; `above`: greater than `low`."""
     return lambda value: (
-        math.isfinite(value) and (value > least if above else value >= least) and value <= most
+        math.isfinite(value) and (value > low if above else value >= low) and value <= high
     )
 
 
-# flag: (whether a value is right, what is expected)
+# flag: (test of a value, what is expected)
 AT_LEAST_0 = (_number(0), "0 or more")
 AT_LEAST_1 = (_number(1), "1 or more")
 POSITIVE = (_number(0, above=True), "a number above 0")
@@ -66,7 +66,7 @@ LISTS = {
     "image_std": (POSITIVE, (1, 3)),
 }
 COMPUTABLE = ("epochs", "batch_size", "warmup")
-# a flag that open_clip passes over without a word unless another one is given
+# flag: the flag without which open_clip silently ignores it
 NEEDS = {
     "lock_image_unlocked_groups": "lock_image",
     "lock_image_freeze_bn_stats": "lock_image",
@@ -79,13 +79,53 @@ REPORTERS = ("tensorboard", "wandb", "all", "none")
 SCHEDULES = ("cosine", "const", "const-cooldown")
 
 
-def flag_of(name: str) -> str:
-    return "--" + name.replace("_", "-")
+def current_spelling(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """A command line with today's names of flags, and a notice for each old name in it.
+
+    UserError where both names of a flag are given with different values, and for a flag that went.
+    """
+    words, notices = list(argv), []
+    for flag in map(flag_of, REMOVED):
+        if _values_of(flag, words):
+            raise UserError(
+                f"{flag} went after release 0.1, since it brought no gain; drop it, or use release"
+                " 0.1."
+            )
+    for old, new in ((flag_of(old), flag_of(new)) for old, new in RENAMED.items()):
+        given, given_new = _values_of(old, words), _values_of(new, words)
+        if not given:
+            continue
+        if given_new and not _same_value(given[-1], given_new[-1]):
+            raise UserError(
+                f"{old} {given[-1]} with {new} {given_new[-1]}: two names of one setting; drop"
+                f" {old}."
+            )
+        notices.append(f"{old} is now {new}; the old spelling goes in the next release.")
+        words = [re.sub(f"^{old}(?==|$)", new, word) for word in words]
+    return words, notices
+
+
+def _values_of(flag: str, words: Sequence[str]) -> list[str]:
+    """What follows `flag`, as `--flag value` or `--flag=value`, each time it is given."""
+    pairs = [
+        word.split("=", 1) if "=" in word else [word, following]
+        for word, following in zip(words, [*words[1:], ""])
+    ]
+    return [value for name, value in pairs if name == flag]
+
+
+def _same_value(first: str, second: str) -> bool:
+    try:
+        return float(first) == float(second)
+    except ValueError:
+        return first == second
 
 
 def check_flags(args: argparse.Namespace) -> None:
-    """UserError for a value that no run can work with. Values a recipe has yet to compute are left
-    alone."""
+    """UserError for a value that no run can work with.
+
+    A value that a recipe has yet to compute is not checked.
+    """
     for name, (right, expected) in RANGES.items():
         value = getattr(args, name)
         computed = args.recipe and name in COMPUTABLE and value == COMPUTED
@@ -126,7 +166,7 @@ def check_flags(args: argparse.Namespace) -> None:
 
 
 def _check_report_to(report_to: str) -> None:
-    """open_clip looks for words in the value and passes over any other."""
+    """UserError for an unknown name, which open_clip would ignore."""
     unknown = [
         name for name in report_to.split(",") if name.strip() and name.strip() not in REPORTERS
     ]
@@ -137,7 +177,7 @@ def _check_report_to(report_to: str) -> None:
 
 
 def check_own_numbers(args: argparse.Namespace, actions: Sequence[argparse.Action]) -> None:
-    """UserError for a NaN or an infinity in one of our own flags."""
+    """UserError for a NaN or an infinity in one of our own flags, `actions`."""
     for action in actions:
         value = getattr(args, action.dest, None)
         values = value if isinstance(value, (list, tuple)) else [value]
@@ -196,7 +236,7 @@ def _check_augmentation(settings: dict[str, Any]) -> None:
         if not pair or not 0 < scale[0] <= scale[1] <= 1:
             raise UserError(
                 f"--aug-cfg scale={scale}: expected two shares of the image's area, 0 "
-                "< LEAST <= MOST <= 1, e.g. scale=(0.5,1.0)."
+                "< LOW <= HIGH <= 1, e.g. scale=(0.5,1.0)."
             )
 
 
@@ -217,11 +257,11 @@ def check_data_flags(args: argparse.Namespace) -> None:
 
 
 def check_learning(args: argparse.Namespace, world_size: int) -> None:
-    """UserError where every loss of the run would be 0: one pair has no negative."""
+    """UserError where every loss of the run would be 0, since a single pair has no negative."""
     together = args.batch_size * args.accum_freq * world_size
     if args.train_data and together == 1 and not args.siglip and args.method == "clip":
         raise UserError(
-            "--batch-size 1: the loss of CLIP compares the pairs of a batch, so that "
+            "--batch-size 1: the loss of CLIP compares the pairs of a batch, so the loss "
             "of one pair is always 0; give 2 or more."
         )
 
@@ -229,10 +269,10 @@ def check_learning(args: argparse.Namespace, world_size: int) -> None:
 def schedule_warnings(
     args: argparse.Namespace, batches_per_epoch: int, world_size: int
 ) -> list[str]:
-    """What the user may mean, but should know before training. UserError if the run has no step at
-    all.
+    """Warnings before training: settings that are allowed and seldom meant.
 
-    `batches_per_epoch`: of one rank. Call it when epochs, warm-up and batch size are known.
+    `batches_per_epoch`: of one rank. Call this once epochs, warm-up and batch size are known.
+    UserError if the run has no step at all.
     """
     if batches_per_epoch < args.accum_freq:
         raise UserError(

@@ -12,7 +12,7 @@ from .objectives import OBJECTIVES
 from .params import EXPERTS, HEATMAPS, eclip_parser
 from .recipes import FINE_TUNING
 
-# what a loop around a carrier batch can not do; each is refused before training starts
+# flags of open_clip that do not work with heatmaps, and what to do instead
 UNSUPPORTED = {
     "horovod": "use torchrun",
     "distill_model": "train without --distill-model",
@@ -23,8 +23,8 @@ UNSUPPORTED = {
 }
 
 
-def refuse_unsupported(args: argparse.Namespace, names: tuple[str, ...]) -> None:
-    """UserError for a combination that can not work, before anything is built.
+def reject_unsupported(args: argparse.Namespace, names: tuple[str, ...]) -> None:
+    """UserError for a combination that cannot work, before anything is built.
 
     `names`: the parts of --method.
     """
@@ -42,9 +42,9 @@ def refuse_unsupported(args: argparse.Namespace, names: tuple[str, ...]) -> None
             "--expert-batch-size without --expert-data: name the annotated source, or drop the"
             " flag."
         )
-    if (args.eclip_heatmap_control == "same-class-shuffled") != (args.csv_label_key is not None):
+    if (args.eclip_placebo == "same-class-shuffled") != (args.csv_label_key is not None):
         raise UserError(
-            "--csv-label-key names the classes for --eclip-heatmap-control same-class-shuffled:"
+            "--csv-label-key names the classes for --eclip-placebo same-class-shuffled:"
             " give both or neither."
         )
     if args.eclip_no_mixup and args.eclip_alpha is not None:
@@ -56,15 +56,15 @@ def refuse_unsupported(args: argparse.Namespace, names: tuple[str, ...]) -> None
         raise UserError(
             "--expert-data without --train-data: experts are added to batches of training data."
         )
-    _refuse_saving(args)
+    _check_saving(args)
     check_own_numbers(args, eclip_parser()._actions)
-    _refuse_methods(args, names)
-    _refuse_models(args, names)
+    _check_methods(args, names)
+    _check_models(args, names)
     check_flags(args)
     check_data_flags(args)
 
 
-def _refuse_saving(args: argparse.Namespace) -> None:
+def _check_saving(args: argparse.Namespace) -> None:
     steps, minutes = args.save_every_steps, args.save_every_minutes
     if steps is not None and steps < 1:
         raise UserError(
@@ -83,27 +83,27 @@ def _refuse_saving(args: argparse.Namespace) -> None:
         raise UserError(f"{flag} with --logs {args.logs}: nothing is saved there; name a folder.")
 
 
-def _refuse_methods(args: argparse.Namespace, names: tuple[str, ...]) -> None:
+def _check_methods(args: argparse.Namespace, names: tuple[str, ...]) -> None:
     joined = "+".join(names)
     if args.expert_data and not set(EXPERTS) & set(names):
         why = (
             "its samples enter as pairs, which eclip or naive append: take naive+align, with"
-            " --naive-form plain for the images as they are"
+            " --naive-form plain for unchanged images"
             if "align" in names
             else "it uses no annotation; drop one of them, or add eclip or naive"
         )
         raise UserError(f"--expert-data with --method {joined}: {why}.")
-    if args.eclip_heatmap_control and (
+    if args.eclip_placebo and (
         not set(HEATMAPS) & set(names) or (args.naive_form == "plain" and "align" not in names)
     ):
         raise UserError(
-            "--eclip-heatmap-control with --method"
+            "--eclip-placebo with --method"
             f" {joined}{' --naive-form plain' if args.naive_form else ''}: it uses no heatmap; drop"
             " one of them."
         )
-    if args.eclip_heatmap_control and args.align_windows:
+    if args.eclip_placebo and args.align_windows:
         raise UserError(
-            "--eclip-heatmap-control with --align-windows: a placebo stands for the map of a whole"
+            "--eclip-placebo with --align-windows: a placebo replaces the map of a whole"
             " report, and the sentences would keep their true ones; drop one of them."
         )
     if args.naive_form is not None and "naive" not in names:
@@ -121,9 +121,9 @@ def _refuse_methods(args: argparse.Namespace, names: tuple[str, ...]) -> None:
             " drop one of them."
         )
     for name, kind in OBJECTIVES.items():
-        own = argparse.ArgumentParser(add_help=False)
-        kind.add_flags(own)
-        for action in own._actions:
+        parser = argparse.ArgumentParser(add_help=False)
+        kind.add_flags(parser)
+        for action in parser._actions:
             if name not in names and getattr(args, action.dest) is not None:
                 raise UserError(
                     f"{action.option_strings[0]} with --method {joined}: give --method {name}, or"
@@ -131,7 +131,7 @@ def _refuse_methods(args: argparse.Namespace, names: tuple[str, ...]) -> None:
                 )
 
 
-def _refuse_models(args: argparse.Namespace, names: tuple[str, ...]) -> None:
+def _check_models(args: argparse.Namespace, names: tuple[str, ...]) -> None:
     source = args.model.removeprefix("eclip-")
     fine_tuning = "m3-mix" in names or args.recipe in FINE_TUNING
     what = f"--recipe {args.recipe}" if args.recipe in FINE_TUNING else "--method m3-mix"
@@ -146,15 +146,15 @@ def _refuse_models(args: argparse.Namespace, names: tuple[str, ...]) -> None:
         brings_weights = bool(weight_files(folder))
         if fine_tuning and not (brings_weights or args.pretrained or args.resume):
             raise UserError(f"{what} fine-tunes a trained CLIP, but {folder} holds no weights.")
-    # open_clip ignores it, and records it as used
+    # open_clip ignores --pretrained here, and records it as used
     if args.pretrained and source.startswith(("local-dir:", "hf-hub:")):
-        own = (
+        weights = (
             "brings its own weights"
             if brings_weights
             else "is built as its folder says, without weights"
         )
         raise UserError(
-            f"--pretrained {args.pretrained} with --model {args.model}, which {own}: leave"
+            f"--pretrained {args.pretrained} with --model {args.model}, which {weights}: leave"
             " --pretrained out, or name an architecture (--model ViT-B-16); `python -m"
             f" openclip_eclip.export {args.pretrained} NEW --model {args.model}` makes a folder of"
             " that model with those weights, for --model local-dir:NEW."

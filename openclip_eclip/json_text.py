@@ -1,4 +1,4 @@
-"""Text and JSON from files of the user's: one sentence for whatever is wrong with them."""
+"""Text and JSON from a user's files; anything wrong with them is an error of one sentence."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ def decode_text(content: bytes, where: str) -> str:
 def parse_json(content: bytes | str, where: str, kind: type = dict) -> Any:
     """The value in `content`, UTF-8 if bytes, which must be a `kind`.
 
-    DataError begins with `where`: not UTF-8, no JSON, nested without end, another kind.
+    DataError begins with `where`: not UTF-8, not JSON, nested too deeply, another kind.
     """
     text = content if isinstance(content, str) else decode_text(content, where)
     try:
-        found = json.loads(text.removeprefix("\ufeff"))
+        value = json.loads(text.removeprefix("\ufeff"))
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where}: not JSON ({error}); expected {NAMES[kind]}.") from error
-    if not isinstance(found, kind):
-        raise DataError(f"{where}: {str(found)[:60]!r}; expected {NAMES[kind]} as JSON.")
-    return found
+    if not isinstance(value, kind):
+        raise DataError(f"{where}: {str(value)[:60]!r}; expected {NAMES[kind]} as JSON.")
+    return value
 
 
 def read_json(path: Path, kind: type = dict) -> Any:
-    """The same of a file; DataError also where it cannot be read."""
+    """`parse_json` of a file. DataError also for a file that cannot be read."""
     try:
         content = path.read_bytes()
     except OSError as error:

@@ -1,6 +1,4 @@
-"""L_total over (V, T) (Alg. 1, l. 13-19; Eq. 1): open_clip's losses with mixed pairs and the
-priming term.
-"""
+"""L_total over (V, T): open_clip's losses, mixed pairs and priming (Alg. 1, l. 13-19; Eq. 1)."""
 
 from __future__ import annotations
 
@@ -19,24 +17,23 @@ from .towers.positions import full_precision
 
 
 class Pairs(NamedTuple):
-    """Rows to score against all columns; N pairs on all ranks, R rows on this one (all N without
-    --local-loss).
+    """Rows to score against all columns.
+
+    All ranks hold N pairs, this rank scores R rows: all N of them without --local-loss.
     """
 
     image: Tensor  # (R, D) rows
     text: Tensor  # (R, D)
     all_image: Tensor  # (N, D) columns
     all_text: Tensor  # (N, D)
-    label: Tensor  # (R,) the column of each row's own partner
-    own: Tensor  # (R, N) bool: the column belongs to the same sample, the partner included
+    label: Tensor  # (R,) the column of each row's partner
+    own: Tensor  # (R, N) bool: the column belongs to the row's sample, the partner included
 
 
 class _MixedPairs(nn.Module):
-    """What both losses share: joining originals and mixed pairs across ranks, and the weights of
-    the total loss.
-    """
+    """The common part of both losses: joins pairs across ranks and weighs the terms of the loss."""
 
-    # the host class sets these; SigLipLoss has no `local_loss`
+    # open_clip's class sets these; SigLipLoss has no `local_loss`
     rank: int
     world_size: int
     local_loss: bool
@@ -47,18 +44,17 @@ class _MixedPairs(nn.Module):
         self.eclip_config, self.objectives = config, objectives
 
     def forward(self, output_dict: bool = False, **out: Tensor) -> dict[str, Tensor] | Tensor:
-        """Takes the output of `EClip.forward`, or of a plain CLIP, for which it is open_clip's loss
-        itself.
+        """The loss of the output of `EClip.forward`; of a plain CLIP's, it is open_clip's loss.
 
-        image_features, text_features (B, D), mixed_features, mixed_text_features (M, D), all unit
-        length; logit_scale and, perhaps, logit_bias; sample_id (B,), mixed_id (M,) int64;
-        priming_error (B,); and what the objectives ask for.
+        `out`: image_features, text_features (B, D), mixed_features, mixed_text_features (M, D), all
+        of unit length; logit_scale and, perhaps, logit_bias; sample_id (B,), mixed_id (M,) int64;
+        priming_error (B,); and the entries of the objectives.
         """
         host = {name: out[name] for name in ("logit_scale", "logit_bias") if name in out}
         image_features, text_features = out["image_features"], out["text_features"]
         counts = self._count_mixed(out["mixed_features"]) if "mixed_features" in out else [0]
         self.mixed_pairs = sum(counts)
-        if self.mixed_pairs == 0:  # bitwise open_clip's step
+        if self.mixed_pairs == 0:  # bit-for-bit open_clip's step
             contrastive = super().forward(image_features, text_features, output_dict=False, **host)
         else:
             contrastive = self.contrast(
@@ -88,17 +84,18 @@ class _MixedPairs(nn.Module):
     def contrast(
         self, pairs: Pairs, logit_scale: Tensor, logit_bias: Tensor | None = None
     ) -> Tensor:
-        """The contrastive loss of this rank's rows, for mixed pairs among them."""
+        """The contrastive loss of this rank's rows, mixed pairs among them."""
         raise NotImplementedError
 
     @property
     def gradient_factor(self) -> float:
-        """The share of one process's gradient that open_clip's contrastive loss keeps on W ranks,
-        after DDP's average, and so every other term (docs/decisions/0042).
+        """The factor that keeps every term's ratio to the contrastive loss (docs/decisions/0042).
 
-        Without --gather-with-grad each rank has its own features alone on the graph: 1 / W. With
-        --local-loss as well they are so as rows but not as columns: half of what pulls a pair
-        together, whatever W. The gradient of `logit_scale` is whole.
+        On W ranks, after DDP's average, open_clip's contrastive loss keeps this share of a single
+        process's gradient. Without --gather-with-grad each rank has only its own features on the
+        graph: 1 / W. With --local-loss too, its features are on the graph as rows and not as
+        columns: half of what pulls a pair together, for any W. The gradient of `logit_scale` is
+        whole.
         """
         # open_clip's SigLipLoss always has the gradient
         if self.world_size == 1 or getattr(self, "gather_with_grad", True):
@@ -106,12 +103,11 @@ class _MixedPairs(nn.Module):
         return 0.5 if self.local_loss else 1 / self.world_size
 
     def gather(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor, slice]:
-        """(B, ...) twice -> (N, ...) of all ranks twice, and the rows to score here: all of them,
-        or with --local-loss this rank's.
+        """Two tensors (B, ...) of this rank -> (N, ...) of all ranks, and the rows to score.
 
-        The mean over these rows is right under DDP's plain average, value and gradient: it takes
-        the gradient of all ranks along whatever --gather-with-grad says, since `gradient_factor`
-        stands for that flag.
+        The rows are all of them, or this rank's with --local-loss. A mean over them is correct
+        under DDP's plain average, in value and gradient. The gather has the gradient of all ranks
+        whatever --gather-with-grad says, since `gradient_factor` accounts for that flag.
         """
         if self.world_size == 1:
             return first, second, slice(None)
@@ -126,7 +122,7 @@ class _MixedPairs(nn.Module):
         )
 
     def _count_mixed(self, mixed_features: Tensor) -> list[int]:
-        """M on every rank; every rank takes part whatever its own share."""
+        """M on every rank. A rank without mixed pairs takes part too."""
         if self.world_size == 1:
             return [len(mixed_features)]
         count = torch.tensor([len(mixed_features)], device=mixed_features.device)
@@ -135,12 +131,12 @@ class _MixedPairs(nn.Module):
         return torch.cat(counts).tolist()
 
     def _join(self, image: Tensor, text: Tensor, ids: Tensor, counts: list[int]) -> Pairs:
-        """V = [v; v^lam] and T = [t; t] of all ranks (Alg. 1, "Append"); `image`, `text` (B + M,
-        D), `ids` (B + M,).
+        """V = [v; v^lam] and T = [t; t] of all ranks (Alg. 1, "Append").
 
-        Ranks hold different M: each fills B + max(M) slots, and padded rows are dropped after the
-        gather. Padding keeps the slots on the graph, so a rank without any mixed pair still takes
-        part in the backward of the collective (else the other ranks would wait for ever).
+        `image`, `text` (B + M, D), `ids` (B + M,). Ranks hold different M: each fills B + max(M)
+        slots, and padded rows are dropped after the gather. Padding keeps the slots on the graph,
+        so a rank without mixed pairs takes part in the backward of the collective. Otherwise the
+        other ranks would wait for ever.
         """
         rows = len(image)
         if self.world_size == 1:
@@ -148,7 +144,7 @@ class _MixedPairs(nn.Module):
             return Pairs(image, text, image, text, label, ids[:, None] == ids[None])
         size = rows - counts[self.rank]
         slots = size + max(counts)
-        # open_clip's SigLipLoss has neither switch: local rows, with gradient
+        # open_clip's SigLipLoss has neither flag: its rows are local, with gradient
         local = getattr(self, "local_loss", True)
         all_image, all_text = gather_features(
             _pad(image, slots),
@@ -160,7 +156,7 @@ class _MixedPairs(nn.Module):
         )
         padded_ids = [torch.zeros(slots, dtype=ids.dtype, device=ids.device) for _ in counts]
         dist.all_gather(padded_ids, _pad(ids, slots))
-        # rows of `all_*` that are no padding
+        # rows of `all_*` that are not padding
         valid = torch.cat(
             [torch.arange(size + m, device=ids.device) + slots * r for r, m in enumerate(counts)]
         )
@@ -176,21 +172,20 @@ class _MixedPairs(nn.Module):
         return Pairs(image, text, all_image, all_text, label, ids[:, None] == all_ids[None])
 
     def _row_weight(self, pairs: Pairs) -> float:
-        """Turns this rank's mean over its rows into its part of the mean over all rows, under DDP's
-        plain average.
+        """The factor that turns this rank's mean over its rows into its part of the total mean.
 
-        Ranks with more mixed pairs must count for more; with all rows on every rank it is 1.
+        Under DDP's plain average, ranks with more mixed pairs must weigh more. With all rows on
+        every rank it is 1.
         """
         rows, columns = len(pairs.image), len(pairs.all_image)
         return 1.0 if rows == columns else rows * self.world_size / columns
 
     def _total(self, contrastive: Tensor, priming_error: Tensor | None) -> dict[str, Tensor]:
-        """{contrastive_loss, priming_loss}, already weighted, for open_clip's loop to sum (Alg. 1,
-        l. 19); the first alone for a method without mixed pairs.
+        """{contrastive_loss, priming_loss}, weighted, for open_clip's loop to sum (Alg. 1, l. 19).
 
-        (1 - w_p) applies during priming only: the paper's prose ("during this phase") against its
-        pseudocode.
-        No primed sample: L_priming is exactly 0.
+        A method without mixed pairs has the first alone. (1 - w_p) applies during priming only, as
+        the paper's prose says ("during this phase"), not its pseudocode. Without a primed sample
+        L_priming is exactly 0.
         """
         if self.eclip_config.processor is None:
             return {"contrastive_loss": contrastive}
@@ -209,13 +204,14 @@ class EClipLoss(_MixedPairs, ClipLoss):
     def contrast(
         self, pairs: Pairs, logit_scale: Tensor, logit_bias: Tensor | None = None
     ) -> Tensor:
-        """Mean of image->text and text->image cross-entropy over all pairs; own pairs as
-        `config.own_pairs` says.
+        """Mean of image->text and text->image cross-entropy over all pairs.
 
-        diagonal: the literal Alg. 1, the second copy of a text is a negative; multi: the
-        probability of all copies together is to be 1; mask: the other copies are left out of the
-        sum. A target shared evenly by the copies would be diagonal again, since their texts are
-        equal and each copy has its row (docs/decisions/0004).
+        `config.own_pairs` says what other copies of a row's text are:
+        - diagonal: the literal Alg. 1, a copy is a negative;
+        - multi: the target is a total probability of 1 for all copies;
+        - mask: other copies are left out of the sum.
+        A target shared evenly by the copies equals diagonal, since their texts are equal and each
+        copy has a row (docs/decisions/0004).
         """
         directions = []
         for rows, columns in ((pairs.image, pairs.all_text), (pairs.text, pairs.all_image)):
@@ -236,8 +232,9 @@ class EClipSigLipLoss(_MixedPairs, SigLipLoss):
     def contrast(
         self, pairs: Pairs, logit_scale: Tensor, logit_bias: Tensor | None = None
     ) -> Tensor:
-        """-sum over all pairs of log sigmoid(label * logit) / rows; `own_pairs` as in
-        `EClipLoss.contrast`.
+        """-sum over all pairs of log sigmoid(label * logit) / rows.
+
+        `own_pairs` as in `EClipLoss.contrast`.
         """
         logits = _logits(pairs.image, pairs.all_text, logit_scale, logit_bias)
         positive = pairs.own if self.eclip_config.own_pairs == "multi" else ~_not_label(pairs)
@@ -248,8 +245,9 @@ class EClipSigLipLoss(_MixedPairs, SigLipLoss):
 
 
 def _logits(rows: Tensor, columns: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
-    """(R, N) in fp32 or more, under autocast too: a sum of exponentials of bf16 logits would be
-    wrong by whole percents.
+    """(R, N) in fp32 or more, under autocast too.
+
+    A sum of exponentials of bf16 logits would be wrong by whole percents.
     """
     with torch.autocast(rows.device.type, enabled=False):
         logits = full_precision(scale) * full_precision(rows) @ full_precision(columns).T
@@ -257,7 +255,7 @@ def _logits(rows: Tensor, columns: Tensor, scale: Tensor, bias: Tensor | None) -
 
 
 def _scale_gradient(x: Tensor, factor: float) -> Tensor:
-    """`x` itself in value, with `factor` times its gradient."""
+    """A tensor with the value of `x` and `factor` times its gradient."""
     if factor == 1 or not x.requires_grad:
         return x
     x = x.view_as(x)  # not the caller's tensor, which enters the contrastive loss
@@ -266,12 +264,12 @@ def _scale_gradient(x: Tensor, factor: float) -> Tensor:
 
 
 def _not_label(pairs: Pairs) -> Tensor:
-    """(R, N) bool, true but at each row's own partner."""
+    """(R, N) bool, true except at each row's partner."""
     return torch.ones_like(pairs.own).scatter(1, pairs.label[:, None], False)
 
 
 def _other_copies(pairs: Pairs) -> Tensor:
-    """(R, N) bool, the columns that repeat a row's own partner."""
+    """(R, N) bool, the columns that are other copies of a row's partner."""
     return pairs.own & _not_label(pairs)
 
 

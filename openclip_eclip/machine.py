@@ -1,8 +1,7 @@
-"""What kind of machine a run was trained on: `machine.json` in its folder, read where results are
-compared (decision 0043).
+"""The kind of machine a run was trained on: `machine.json` in its folder (decision 0043).
 
-The same seed gives other weights on another kind of machine: means over five seeds were seen to
-differ by 0.06 of macro-F1.
+It is read where results are compared. The same seed gives other weights on another kind of machine:
+means over five seeds were seen to differ by 0.06 in macro-F1.
 """
 
 from __future__ import annotations
@@ -40,19 +39,20 @@ def note_machine(run: Path, device: torch.device | str) -> None:
 
     A run that was resumed elsewhere has several.
     """
-    known, own = read_machines(run) or [], this_machine(device)
-    if own not in known:
-        text = json.dumps([*known, own], indent=2) + "\n"
+    known, current = read_machines(run) or [], this_machine(device)
+    if current not in known:
+        text = json.dumps([*known, current], indent=2) + "\n"
         (run / NAME).write_text(text, encoding="utf-8")
 
 
 def read_machines(folder: Path) -> list[dict[str, str]] | None:
-    """Of a run or exported folder; None where it is not recorded, or the file is not of ours."""
+    """The machines of a run or exported folder; None without a valid record."""
     try:
-        found = json.loads((folder / NAME).read_text(encoding="utf-8"))
+        machines = json.loads((folder / NAME).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return found if isinstance(found, list) and found and all(map(_is_machine, found)) else None
+    is_record = isinstance(machines, list) and machines and all(map(_is_machine, machines))
+    return machines if is_record else None
 
 
 def _is_machine(entry: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Algorithm 1 over open_clip's two model classes; towers, keys and inference stay open_clip's."""
+"""Algorithm 1 over open_clip's two model classes. Towers, keys and inference stay open_clip's."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .batching.expert_batch import ExpertBatch
 from .config import EClipConfig, UserError
 from .mixup import mix_images
 from .objectives import Objective
-from .objectives.base import Seen
+from .objectives.base import EncodedPass
 from .priming import reconstruction_errors
 from .processor import build_processor
 from .towers.local_features import region_width, word_width
@@ -29,14 +29,13 @@ REGIONS_PREFIX = "region_projection."
 
 
 class EClip(nn.Module):
-    """Mixin before open_clip's CLIP or CustomTextCLIP: a heatmap processor and the forward pass of
-    Algorithm 1.
+    """Mixin before open_clip's CLIP or CustomTextCLIP: processor and forward of Algorithm 1.
 
-    State-dict keys are the host's plus `heatmap_processor.*`. A plain image tensor still means
-    plain CLIP.
+    State-dict keys are open_clip's plus `heatmap_processor.*`. For a plain image tensor the model
+    is plain CLIP.
     """
 
-    # the host class sets these, see towers/host.py
+    # open_clip's class sets these, see towers/host.py
     visual: nn.Module
     logit_scale: nn.Parameter
     logit_bias: nn.Parameter | None
@@ -46,8 +45,8 @@ class EClip(nn.Module):
     def __init__(self, *args: Any, eclip_cfg: Mapping[str, Any], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.eclip_config = EClipConfig.from_dict(eclip_cfg)
-        # forked: the towers and everything drawn after this model are those of plain open_clip with
-        # the same seed
+        # a fork of the generator: the towers, and all later draws, equal those of plain open_clip
+        # with the same seed
         with torch.random.fork_rng(devices=[]):
             self.heatmap_processor = (
                 build_processor(self.eclip_config.processor)
@@ -56,19 +55,20 @@ class EClip(nn.Module):
             )
             if self.eclip_config.regions:
                 self.region_projection = nn.Linear(region_width(self), word_width(self), bias=False)
-        self.objectives: tuple[Objective, ...] = ()  # what else is trained on; set by the training
+        self.objectives: tuple[Objective, ...] = ()  # further losses; set by the training
         self.register_load_state_dict_pre_hook(_complete_plain_checkpoint)
 
     def forward(self, image: Tensor | ExpertBatch | None = None, text: Tensor | None = None) -> Any:
-        """One step of Algorithm 1 on an `ExpertBatch`; open_clip's own forward on anything else.
+        """One step of Algorithm 1 on an `ExpertBatch`; open_clip's forward on anything else.
 
         `text` (B, L) int64. Returns open_clip's dict plus `mixed_features`, `mixed_text_features`
         (M, D), `mixed_id` (M,), `sample_id` (B,) and, in the priming phase, `priming_error` (B,).
-        No entry is 0-d but the host's: gradient accumulation concatenates them all.
+        No entry but open_clip's is 0-d, since gradient accumulation concatenates all of them.
         Without a processor there are no mixed pairs and none of their keys. Objectives add images
-        to the same pass, and keys.
-        Deviation: T is encoded once a sample (Alg. 1 l. 4 encodes t_i once and appends it again), V
-        in one pass.
+        to the same pass, and keys to the output.
+
+        Deviation: each text is encoded once (Alg. 1 l. 4 encodes t_i once and appends it again),
+        and all images in one pass.
         """
         if not isinstance(image, ExpertBatch):
             return super().forward(image, text)
@@ -102,7 +102,7 @@ class EClip(nn.Module):
         for objective in self.objectives:
             objective.complete(out, batch)
         if self.logit_bias is not None:
-            # DDP takes a bare parameter in the output for an unused one
+            # a copy: DDP takes a bare parameter in the output for an unused one
             out["logit_bias"] = self.logit_bias.clone()
         if batch.is_priming:  # l. 14-17
             assert self.heatmap_processor is not None, "`PlannedLoader` primes a processor only"
@@ -112,10 +112,9 @@ class EClip(nn.Module):
     def _encode(
         self, images: Tensor, texts: Tensor, sizes: Mapping[str, int], batch: ExpertBatch
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """v and t of everything in one pass, (B + M + ..., D) and (B + M2, D) (Alg. 1, l. 4, 5,
-        12), and what objectives read of it.
+        """v (B + M + ..., D) and t (B + M2, D) in one pass, and the objectives' entries.
 
-        `sizes`: how many of the images each name has, in their order.
+        Alg. 1, l. 4, 5, 12. `sizes`: the number of images under each name, in their order.
         """
         stages = [
             objective.image_stages
@@ -127,8 +126,9 @@ class EClip(nn.Module):
             image_features = F.normalize(features, dim=-1)
         else:
             image_features = self.encode_image(images, normalize=True)
-        own = (objective.encode_texts(self, texts) for objective in self.objectives)
-        text_features, local = next((found for found in own if found is not None), None) or (
+        # the first objective that encodes texts itself, else open_clip's pass
+        encoded = (objective.encode_texts(self, texts) for objective in self.objectives)
+        text_features, local = next((one for one in encoded if one is not None), None) or (
             self.encode_text(texts, normalize=True),
             {},
         )
@@ -137,14 +137,14 @@ class EClip(nn.Module):
             rows = {name: slice(end - size, end) for (name, size), end in zip(sizes.items(), ends)}
             for objective in self.objectives:
                 if objective.image_stages is not None:
-                    local |= objective.read(self, Seen(tokens, rows, text_features), batch)
+                    local |= objective.read(self, EncodedPass(tokens, rows, text_features), batch)
         return image_features, text_features, local
 
     def _mixed_images(self, batch: ExpertBatch) -> Tensor:
         """I^lam (M, 3, H, W) (Alg. 1, l. 9-11)."""
         if not len(batch.lam):
             return batch.image[:0]
-        assert self.heatmap_processor is not None, "called with one only"
+        assert self.heatmap_processor is not None, "`forward` checks that there is one"
         original = torch.cat([batch.image[batch.mix_index], batch.expert_image])
         return mix_images(original, self.heatmap_processor(original, batch.heatmap), batch.lam)
 
@@ -160,40 +160,43 @@ class EClipCustomTextCLIP(EClip, CustomTextCLIP):
 def _complete_plain_checkpoint(
     model: EClip, state_dict: dict[str, Tensor], prefix: str, *_: Any
 ) -> None:
-    """A checkpoint without any processor key is an eCLIP^P start: keep the fresh processor (§4.1;
-    method.md §2).
+    """Keep the fresh processor for a checkpoint without any processor key: eCLIP^P (§4.1).
+
+    See method.md §2. UserError for a checkpoint with other processor keys.
     """
     _complete_regions(model, state_dict, prefix + REGIONS_PREFIX)
     fresh = model.heatmap_processor.state_dict() if model.heatmap_processor is not None else {}
-    own = {f"{prefix}{PROCESSOR_PREFIX}{key}": value for key, value in fresh.items()}
-    found = [key for key in state_dict if key.startswith(prefix + PROCESSOR_PREFIX)]
-    if own and not found:
+    expected = {f"{prefix}{PROCESSOR_PREFIX}{key}": value for key, value in fresh.items()}
+    stored = [key for key in state_dict if key.startswith(prefix + PROCESSOR_PREFIX)]
+    if expected and not stored:
         logger.info(
             "eclip: plain CLIP checkpoint, no %s* key in it: starting with a fresh heatmap"
             " processor (eCLIP^P)",
             PROCESSOR_PREFIX,
         )
-        state_dict.update(own)
+        state_dict.update(expected)
         return
-    wrong = sorted(set(own).symmetric_difference(found))
+    wrong = sorted(set(expected).symmetric_difference(stored))
     if wrong:
-        state = "missing" if wrong[0] in own else "unexpected"
+        state = "missing" if wrong[0] in expected else "unexpected"
         raise UserError(
-            f"checkpoint holds {len(found)} {PROCESSOR_PREFIX}* keys, this model has {len(own)};"
-            f" first {state}: {wrong[0]!r}. Use the --eclip-* processor settings it was trained"
-            f" with, or remove all its {PROCESSOR_PREFIX}* keys to start with a fresh processor."
+            f"checkpoint holds {len(stored)} {PROCESSOR_PREFIX}* keys, this model has"
+            f" {len(expected)}; first {state}: {wrong[0]!r}. Use the --eclip-* processor settings"
+            f" it was trained with, or remove all its {PROCESSOR_PREFIX}* keys to start with a"
+            " fresh processor."
         )
 
 
 def _complete_regions(model: EClip, state_dict: dict[str, Tensor], prefix: str) -> None:
-    """GLoRIA from another method's checkpoint starts with a fresh projection, and another method
-    from GLoRIA's goes without.
+    """Fit the keys of GLoRIA's projection to the model.
+
+    A GLoRIA model keeps its fresh projection for a checkpoint without one; another model drops it.
     """
-    found = [key for key in state_dict if key.startswith(prefix)]
+    stored = [key for key in state_dict if key.startswith(prefix)]
     if not model.eclip_config.regions:
-        for key in found:
+        for key in stored:
             del state_dict[key]
-    elif not found:
+    elif not stored:
         logger.info(
             "eclip: no %s* key in the checkpoint: starting with a fresh projection of regions",
             REGIONS_PREFIX,

@@ -1,4 +1,4 @@
-"""What goes wrong when open_clip builds a model or loads weights into it, as one sentence."""
+"""Errors of open_clip when it builds a model or loads weights, each as one sentence."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .config import UserError
 
 
 def near(name: str, known: Iterable[str]) -> str:
-    """A list of the names like `name`, as the end of a sentence."""
+    """The names similar to `name`, as the end of a sentence."""
     matches = get_close_matches(name, list(known), n=4, cutoff=0.6)
     return (
         f"; did you mean {' or '.join(matches)}?"
@@ -22,21 +22,18 @@ def near(name: str, known: Iterable[str]) -> str:
 
 @contextmanager
 def one_sentence(model: str, pretrained: str | None) -> Iterator[None]:
-    """UserError instead of open_clip's tracebacks about names, files, network and weights."""
+    """Turn open_clip's tracebacks about names, files, network and weights into UserError."""
     try:
         yield
     except (RuntimeError, OSError, ValueError, AssertionError) as error:
         if isinstance(error, UserError):
-            told = (
-                f"{_source(model, pretrained)}: {error}"
-                if str(error).startswith("the weights")
-                else None
-            )
+            is_about_weights = str(error).startswith("the weights")
+            message = f"{_source(model, pretrained)}: {error}" if is_about_weights else None
         else:
-            told = sentence(error, model, pretrained)
-        if told is None:
+            message = sentence(error, model, pretrained)
+        if message is None:
             raise
-        raise UserError(told) from error
+        raise UserError(message) from error
 
 
 def _source(model: str, pretrained: str | None) -> str:
@@ -44,9 +41,9 @@ def _source(model: str, pretrained: str | None) -> str:
 
 
 def sentence(error: Exception, model: str, pretrained: str | None) -> str | None:
-    """What `error`, raised while open_clip built a model, says to a user.
+    """A sentence for the user about `error`, which open_clip raised while it built a model.
 
-    None for one that is no user's mistake.
+    None for an error that is not the user's.
     """
     text, source = str(error), _source(model, pretrained)
     if "Error(s) in loading state_dict" in text:
@@ -76,7 +73,7 @@ def sentence(error: Exception, model: str, pretrained: str | None) -> str | None
 
 
 def _misfit(text: str) -> str:
-    """The first difference in torch's list of them."""
+    """The first entry of each kind in torch's list of differences."""
     size = re.search(
         r"size mismatch for ([\w.]+): copying a param with shape torch.Size\((.*?)\) "
         "from checkpoint, the shape in current "

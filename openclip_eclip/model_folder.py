@@ -1,4 +1,4 @@
-"""What a `local-dir:` model folder says, checked before open_clip builds from it."""
+"""Checks of the config in a `local-dir:` model folder, before open_clip builds from it."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from .json_text import read_json
 logger = logging.getLogger(__name__)
 
 CONFIG = "open_clip_config.json"
-# What open_clip reads; it passes over others
+# keys that open_clip reads; it ignores others
 PREPROCESS = ("size", "mode", "mean", "std", "interpolation", "resize_mode", "fill_color")
 
 
 def check_model_folder(folder: Path, whole: bool = False) -> None:
-    """UserError, with file and key, for a config that is no JSON or not as open_clip asks.
+    """UserError, with file and key, for a config that is not JSON or that open_clip cannot use.
 
-    With `whole` also for one that lacks what a model needs; a tokenizer alone needs less.
-    A folder without the file passes.
+    `whole`: the config must have everything a model needs; a tokenizer alone needs less. A folder
+    without the file is not an error.
     """
     path = folder / CONFIG
     if not path.is_file():
@@ -50,32 +50,33 @@ def check_model_folder(folder: Path, whole: bool = False) -> None:
     unknown = sorted(set(preprocess) - set(PREPROCESS))
     if unknown:
         logger.warning(
-            "eclip: %s: preprocess_cfg has %s, which open_clip passes over; it knows %s",
+            "eclip: %s: preprocess_cfg has %s, which open_clip ignores; it knows %s",
             path,
             ", ".join(map(repr, unknown)),
             ", ".join(PREPROCESS),
         )
 
 
-def _part(path: Path, found: dict[str, Any], name: str, where: str = "") -> dict[str, Any]:
-    if not isinstance(found.get(name), dict):
-        said = f"is {str(found[name])[:60]!r}" if name in found else "is missing"
+def _part(path: Path, config: dict[str, Any], name: str, where: str = "") -> dict[str, Any]:
+    if not isinstance(config.get(name), dict):
+        state = f"is {str(config[name])[:60]!r}" if name in config else "is missing"
         raise UserError(
-            f"{path}: {where}{name} {said}; expected an object of settings, as open_clip writes it."
+            f"{path}: {where}{name} {state}; expected an object of settings, as open_clip writes"
+            " it."
         )
-    return found[name]
+    return config[name]
 
 
 def _check_sizes(path: Path, vision: dict[str, Any], text: dict[str, Any]) -> None:
     sides = {}
     for name in ("image_size", "patch_size"):
-        found = vision.get(name)
-        sides[name] = found if isinstance(found, list) else [found]
-        if found is not None and not all(
+        value = vision.get(name)
+        sides[name] = value if isinstance(value, list) else [value]
+        if value is not None and not all(
             isinstance(side, int) and side >= 1 for side in sides[name]
         ):
             raise UserError(
-                f"{path}: model_cfg.vision_cfg.{name} is {found!r}; expected whole numbers of at "
+                f"{path}: model_cfg.vision_cfg.{name} is {value!r}; expected whole numbers of at "
                 "least 1, in pixels."
             )
     if None not in (vision.get("image_size"), vision.get("patch_size")) and min(
@@ -101,5 +102,5 @@ def _check_channels(path: Path, name: str, values: Any) -> None:
     if values is not None and not right:
         raise UserError(
             f"{path}: preprocess_cfg.{name} is {str(values)[:60]!r}; expected three numbers, one "
-            "a channel."
+            "for each channel."
         )

@@ -1,6 +1,4 @@
-"""The flags of `openclip_eclip.train` beside open_clip's own, and the paper's settings as
-recipes.
-"""
+"""The flags of `openclip_eclip.train` beside open_clip's own, and what a run trains."""
 
 from __future__ import annotations
 
@@ -12,8 +10,8 @@ from typing import Any
 
 from .config import (
     AUTHORS_PROCESSOR,
-    HEATMAP_CONTROLS,
     OWN_PAIRS,
+    PLACEBOS,
     PROCESSORS,
     EClipConfig,
     UserError,
@@ -22,8 +20,7 @@ from .data.images.options import add_read_arguments
 from .objectives import OBJECTIVES, Objective, naive
 from .recipes import RECIPES
 
-AUTHORS = "authors"  # of --eclip-processor
-
+AUTHORS = "authors"  # a value of --eclip-processor
 
 EXPERTS = ("eclip", "naive")  # methods that append mixed pairs of annotated samples
 HEATMAPS = (*EXPERTS, "align")  # methods that use heatmaps
@@ -31,11 +28,12 @@ METHODS = ("clip", *EXPERTS, *OBJECTIVES)
 
 
 def eclip_parser() -> argparse.ArgumentParser:
-    """Flags that open_clip does not have; the README's table is generated from here."""
+    """Flags that open_clip does not have. The README's table of flags is generated from them."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, usage=argparse.SUPPRESS)
     group = parser.add_argument_group("eCLIP")
     _add_run(group)
     _add_expert_views(group)
+    _add_heatmaps(group)
     add_read_arguments(group)
     _add_saving(parser.add_argument_group("saving"))
     for name, kind in OBJECTIVES.items():
@@ -49,27 +47,27 @@ def _add_run(group: argparse._ArgumentGroup) -> None:
         "--recipe",
         choices=sorted(RECIPES),
         help=(
-            "the paper's settings, --method included, wherever no flag is given; 'clip' is the"
-            " baseline: plain CLIP, heatmaps ignored; 'eclip-p' and 'm3-mix' fine-tune a trained"
-            " CLIP; 'eclip-plus' is ours, CLIP with alignment of weight 0.2 (default: open_clip's"
-            " own settings, with eCLIP)"
+            "named settings, --method included, for every flag that is not given: 'clip' is the "
+            "baseline (plain CLIP, heatmaps ignored); 'eclip' is the paper's; 'eclip-p' and "
+            "'m3-mix' fine-tune a trained CLIP; 'eclip-plus' is ours, CLIP with alignment of weight"
+            " 0.2 (default: open_clip's own settings, with --method eclip)"
         ),
     )
     group.add_argument(
         "--method",
         metavar="NAME[+NAME]",
         help=(
-            f"what is trained: {', '.join(METHODS)}, or several as in eclip+dacl; all but 'clip'"
-            " add to the contrastive loss of CLIP, and only eclip, naive and align use heatmaps"
-            " (default: the recipe's, else eclip)"
+            f"training method: {', '.join(METHODS)}; join several with +, as in eclip+dacl. "
+            "All but 'clip' add to the contrastive loss of CLIP; only eclip, naive and align "
+            "use heatmaps (default: the recipe's, else eclip)"
         ),
     )
     group.add_argument(
         "--runs-dir",
         metavar="DIR",
         help=(
-            "folder of all runs; the same as --logs, which torchrun takes for a flag of its own"
-            " unless -- stands before the module (default: --logs)"
+            "folder of all runs; the same as --logs, which torchrun takes for its own flag unless "
+            "-- stands before the module (default: --logs)"
         ),
     )
     group.add_argument(
@@ -77,29 +75,35 @@ def _add_run(group: argparse._ArgumentGroup) -> None:
         metavar="COLUMN",
         help=(
             "column of heatmap files in --train-data, or in --expert-data alone; a blank cell means"
-            " not annotated, and a named column that is absent is an error (default: heatmap, where"
-            " there is one)"
+            " not annotated, and a named column that is absent is an error (default: heatmap, if "
+            "there is one)"
         ),
     )
     group.add_argument(
         "--expert-data",
         metavar="PATH",
         help=(
-            "a second, annotated source (.csv, .tsv, or .tar with braces or ::) whose samples enter"
-            " only as mixed pairs"
+            "second, annotated source (.csv, .tsv, or .tar with braces or ::); its samples enter "
+            "only as mixed pairs"
         ),
     )
     group.add_argument(
         "--expert-batch-size",
         type=int,
         metavar="N",
-        help="candidates of --expert-data a batch and rank (default: half the batch size)",
+        help=(
+            "number of candidates from --expert-data in each batch of a rank (default: half the "
+            "batch size)"
+        ),
     )
     group.add_argument(
         "--on-bad-sample",
         choices=("stop", "skip"),
         default="stop",
-        help="stop at bad input, or count it, name it in the log and go on (default: stop)",
+        help=(
+            "what happens at bad input: stop, or skip the sample and name it in the log (default: "
+            "stop)"
+        ),
     )
 
 
@@ -109,27 +113,30 @@ def _add_expert_views(group: argparse._ArgumentGroup) -> None:
         "--eclip-processor",
         choices=(*PROCESSORS, AUTHORS),
         help=(
-            "heatmap processor; authors: mha exactly as in the code of eCLIP's authors, which is"
-            " not the identity at the start and has something to learn from priming (default: mha,"
-            " the paper's, from the identity)"
+            "heatmap processor; 'authors' is mha exactly as in the code of eCLIP's authors: it is "
+            "not the identity at the start, so priming has something to train (default: mha, the "
+            "paper's, which starts as the identity)"
         ),
     )
     group.add_argument(
-        "--eclip-alpha", type=float, metavar="A", help="lambda ~ Beta(A, A) (default: 0.3)"
+        "--eclip-alpha",
+        type=float,
+        metavar="A",
+        help="parameter of mixup: lambda ~ Beta(A, A) (default: 0.3)",
     )
     group.add_argument(
         "--eclip-no-mixup",
         action="store_true",
-        help="lambda = 0: I^E itself in the place of the mixed image",
+        help="turns mixup off: lambda = 0, so the processed image I^E replaces the mixed image",
     )
     group.add_argument(
         "--eclip-priming-weight",
         type=float,
         metavar="W",
         help=(
-            "w_p, 0 turns priming off; it teaches the processor to be the identity under a heatmap"
-            " of ones, which the default processor is from the start, so that the term is exactly 0"
-            " there and only (1 - w_p) is left of it (default: 0.1)"
+            "weight w_p of the priming loss, 0 for none; priming trains the processor to be the "
+            "identity under a heatmap of ones. The default processor starts as the identity: there "
+            "the priming loss is exactly 0 and only the factor (1 - w_p) is left (default: 0.1)"
         ),
     )
     group.add_argument(
@@ -137,45 +144,55 @@ def _add_expert_views(group: argparse._ArgumentGroup) -> None:
         type=float,
         nargs=6,
         metavar=("COLD", "WARM", "COOL", "LOW", "HIGH", "END"),
-        help="shares of all steps, then probabilities (default: 0.1 0.3 0.4 0.05 0.5 0.1)",
+        help=(
+            "curriculum of p_curr: three phases as shares of all steps, then three probabilities "
+            "(default: 0.1 0.3 0.4 0.05 0.5 0.1)"
+        ),
     )
     group.add_argument(
         "--eclip-own-pairs",
         choices=OWN_PAIRS,
         help=(
-            "the second copy of a sample's text is a negative (diagonal), a second positive"
-            " (multi), or left out (mask) (default: diagonal, as Algorithm 1)"
+            "what the second copy of a sample's text is: a negative (diagonal), a second positive "
+            "(multi), or left out (mask) (default: diagonal, as in Algorithm 1)"
         ),
     )
+
+
+def _add_heatmaps(group: argparse._ArgumentGroup) -> None:
+    """Which heatmaps are used, and how the naive baseline uses them."""
     group.add_argument(
-        "--eclip-heatmap-control",
-        choices=HEATMAP_CONTROLS,
+        "--eclip-placebo",
+        choices=PLACEBOS,
         help=(
-            "a placebo in the place of every heatmap, all else equal: noise (random), another"
-            " image's map (shuffled), one of the same class, a Gaussian at the centre, ones, or the"
-            " map's own spatial frequencies elsewhere (phase-scrambled)"
+            "placebo that replaces every heatmap, all else equal: noise (random), another image's "
+            "map (shuffled), one of the same class, a Gaussian at the centre, ones, or the map's "
+            "own spatial frequencies at other positions (phase-scrambled)"
         ),
     )
     group.add_argument(
         "--csv-label-key",
         metavar="COLUMN",
         help=(
-            "column of classes, in shards a field of key.json, for --eclip-heatmap-control"
-            " same-class-shuffled"
+            "column of classes, in shards a field of key.json, for --eclip-placebo "
+            "same-class-shuffled"
         ),
     )
     group.add_argument(
         "--eclip-crop-threshold",
         type=float,
         metavar="SHARE",
-        help="a crop that keeps less of the heatmap's mass counts as not annotated (default: 0.1)",
+        help=(
+            "smallest share of the heatmap's mass that a crop must keep; with less the sample "
+            "counts as not annotated (default: 0.1)"
+        ),
     )
     group.add_argument(
         "--naive-form",
         choices=naive.FORMS,
         help=(
-            "what --method naive adds: the processed image, the image times the heatmap, or"
-            " (--expert-data only) the plain image (default: processor)"
+            "what --method naive adds: the processed image, the image times the heatmap, or "
+            "(--expert-data only) the plain image (default: processor)"
         ),
     )
 
@@ -186,9 +203,9 @@ def _add_saving(group: argparse._ArgumentGroup) -> None:
         type=int,
         metavar="N",
         help=(
-            "saves a checkpoint after every N optimiser steps, from which --resume "
-            "latest continues in the middle of the epoch (default: only at the end "
-            "of epochs, and at SIGTERM, SIGINT and SIGUSR1)"
+            "saves a checkpoint after every N optimiser steps, from which --resume latest continues"
+            " in the middle of the epoch (default: only at the end of epochs, and at SIGTERM, "
+            "SIGINT and SIGUSR1)"
         ),
     )
     group.add_argument(
@@ -196,8 +213,8 @@ def _add_saving(group: argparse._ArgumentGroup) -> None:
         type=float,
         metavar="M",
         help=(
-            "saves such a checkpoint at the first step that ends M minutes after "
-            "the last one (default: never)"
+            "saves such a checkpoint at the first step that ends M minutes after the last one "
+            "(default: never)"
         ),
     )
     group.add_argument(
@@ -206,53 +223,53 @@ def _add_saving(group: argparse._ArgumentGroup) -> None:
         default=2,
         metavar="K",
         help=(
-            "keeps the K newest checkpoints within epochs; those of whole epochs "
-            "are all kept (default: 2)"
+            "keeps the K newest checkpoints within epochs; those of whole epochs are all kept "
+            "(default: 2)"
         ),
     )
 
 
 @dataclass(frozen=True)
 class Method:
-    """What a run trains: `experts` ('eclip', 'naive' or None) decides about mixed pairs,
-    `objectives` add terms.
-    """
+    """What a run trains."""
 
     names: tuple[str, ...]  # the parts of --method
-    experts: str | None
-    objectives: tuple[Objective, ...]
+    experts: str | None  # 'eclip', 'naive' or None: which mixed pairs are appended
+    objectives: tuple[Objective, ...]  # each adds terms to the loss
     mixes: bool  # annotated samples of --train-data may become mixed pairs
 
     @property
     def heatmaps(self) -> bool:
-        """Those of --train-data are used."""
+        """Whether heatmaps of --train-data are used."""
         return self.mixes or any(objective.needs_heatmaps for objective in self.objectives)
 
     @property
     def windows(self) -> bool:
-        """Those of single sentences are used."""
+        """Whether the heatmaps of single sentences are used."""
         return any(objective.needs_windows for objective in self.objectives)
 
     @property
     def is_plain(self) -> bool:
+        """Whether this is CLIP alone."""
         return self.experts is None and not self.objectives
 
 
 def method_names(args: argparse.Namespace) -> tuple[str, ...]:
-    """The parts of --method, the recipe's where it is not given. UserError for what can not stand
-    together.
+    """The parts of --method, or the recipe's method where it is not given.
 
-    A training run asks once, right after parsing, and hands them on.
+    UserError for an unknown part, and for parts that exclude each other. A training run calls this
+    once, right after parsing.
     """
     method = args.method or (RECIPES[args.recipe].method if args.recipe else "eclip")
     names = tuple(method.split("+"))
     for name in names:
         if name not in METHODS:
             raise UserError(
-                f"--method {method}: {name!r} is none of {', '.join(METHODS)}; join several by '+'."
+                f"--method {method}: {name!r} is none of {', '.join(METHODS)}; join several with"
+                " '+'."
             )
     if len(set(names)) < len(names):
-        raise UserError(f"--method {method}: a part stands there twice.")
+        raise UserError(f"--method {method}: a part is given twice.")
     if "clip" in names and len(names) > 1:
         raise UserError(f"--method {method}: every method contains CLIP's loss; leave 'clip' out.")
     if set(EXPERTS) <= set(names):
@@ -264,9 +281,9 @@ def method_names(args: argparse.Namespace) -> tuple[str, ...]:
 
 
 def build_method(args: argparse.Namespace, names: tuple[str, ...] | None = None) -> Method:
-    """After `fill_batch_size`. UserError for bad settings of an objective.
+    """The method of a run. UserError for bad settings of an objective.
 
-    `names`: what `method_names` has found; None: not asked yet.
+    Call it after `fill_batch_size`. `names`: the result of `method_names`; None: it is called here.
     """
     names = names or method_names(args)
     experts = next((name for name in names if name in EXPERTS), None)
@@ -278,8 +295,9 @@ def build_method(args: argparse.Namespace, names: tuple[str, ...] | None = None)
 def eclip_config(
     args: argparse.Namespace, base: Mapping[str, Any], names: tuple[str, ...] | None = None
 ) -> EClipConfig:
-    """The model JSON's `eclip_cfg` (`base`) with the flags the user gave on top, as the method
-    needs them. `names` as in `build_method`.
+    """The model JSON's `eclip_cfg` (`base`), overridden by the user's flags and by the method.
+
+    `names` as in `build_method`.
     """
     merged = EClipConfig.from_dict(base).to_dict()
     if args.eclip_processor == AUTHORS:
@@ -317,10 +335,10 @@ def eclip_config(
 
 
 def fill_alignment(args: argparse.Namespace, names: tuple[str, ...]) -> None:
-    """The recipe's settings of alignment, unless the user gave others or trains something else."""
+    """Fill in the recipe's settings of alignment that the user has not given."""
     if args.recipe is None or "align" not in names:
         return
-    for name in ("align_weight", "align_least"):
+    for name in ("align_weight", "align_min_share"):
         if getattr(args, name) is None:
             setattr(args, name, getattr(RECIPES[args.recipe], name))
 
@@ -329,9 +347,9 @@ def with_runs_dir(runs_dir: str | None, rest: Sequence[str]) -> list[str]:
     """open_clip's arguments with --runs-dir as --logs. UserError if both are given and differ."""
     if runs_dir is None:
         return list(rest)
-    own = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    own.add_argument("--logs")
-    logs = own.parse_known_args(list(rest))[0].logs
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--logs")
+    logs = parser.parse_known_args(list(rest))[0].logs
     if logs not in (None, runs_dir):
         raise UserError(
             f"--runs-dir {runs_dir} with --logs {logs}: two names of one setting; drop one of them."
@@ -342,7 +360,7 @@ def with_runs_dir(runs_dir: str | None, rest: Sequence[str]) -> list[str]:
 def parse_host(
     parse: Callable[[list[str]], argparse.Namespace], argv: list[str]
 ) -> argparse.Namespace:
-    """open_clip's own parser. UserError where its --aug-cfg would end in a traceback."""
+    """Parse with open_clip's own parser. UserError where its --aug-cfg would end in a traceback."""
     try:
         return parse(argv)
     except (ValueError, SyntaxError) as error:

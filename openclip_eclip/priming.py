@@ -1,5 +1,6 @@
-"""Priming: the processor learns to be the identity under an all-ones heatmap (Alg. 1, l. 1, 14-18;
-§3.2).
+"""Priming: the processor learns to be the identity under an all-ones heatmap.
+
+Alg. 1, l. 1, 14-18; §3.2.
 """
 
 from __future__ import annotations
@@ -9,11 +10,10 @@ from torch import Tensor, nn
 
 
 def reconstruction_errors(processor: nn.Module, image: Tensor) -> Tensor:
-    """mean over channels and pixels of (I - I^R)^2 with I^R = Processor(I, 1), one value a sample,
-    (N,) in fp32 or more.
+    """Mean over channels and pixels of (I - I^R)^2 for each sample, (N,) in fp32 or more.
 
-    `image` (N, C, H, W), normalised. Deviation: the mean over the n_p samples is taken in the loss,
-    since gradient accumulation concatenates outputs by sample.
+    I^R = Processor(I, 1). `image` (N, C, H, W), normalised. Deviation: the loss takes the mean over
+    the n_p samples, since gradient accumulation concatenates outputs by sample.
     """
     ones = image.new_ones(image.shape[0], 1, *image.shape[-2:])
     wide = torch.promote_types(image.dtype, torch.float32)

@@ -1,6 +1,4 @@
-"""The heatmap processor (Fig. 2 right, §3.2): image and heatmap in, an image of the same
-size out.
-"""
+"""The heatmap processor (Fig. 2 right, §3.2): image and heatmap in, image of the same size out."""
 
 from __future__ import annotations
 
@@ -18,10 +16,10 @@ class HeatmapProcessor(nn.Module):
     `heatmap` (N, 1, H, W) in [0, 1]. Output: (N, 3, H, W). Sides that the patch does not divide are
     padded and cropped.
 
-    Deviation from the authors' released form, for which see decision 0001: their output is only
-    what the attention brings, which can not be the identity; ours adds it, through a projection
-    that starts at zero, to the query image E*I, so that Processor(I, 1) = I from the first step.
-    `config.AUTHORS_PROCESSOR` builds theirs.
+    Deviation from the authors' released form (decision 0001): their output is the attention's
+    alone, which cannot be the identity. Ours adds it to the query image E*I, through a projection
+    that starts at zero, so Processor(I, 1) = I from the first step. `config.AUTHORS_PROCESSOR`
+    builds theirs.
     """
 
     def __init__(self, config: ProcessorConfig) -> None:
@@ -34,7 +32,7 @@ class HeatmapProcessor(nn.Module):
         self.attend_out = nn.Linear(width, width)
         self.extra_out = nn.Linear(width, width) if config.extra_projection else nn.Identity()
         self.unpatchify = nn.Linear(width, 3 * patch * patch, bias=False)
-        # one bias a channel, as a transposed convolution has
+        # one bias for each channel, as a transposed convolution has
         self.pixel_shift = nn.Parameter(torch.zeros(3))
         if config.zero_init:
             nn.init.zeros_(self.unpatchify.weight)
@@ -78,17 +76,17 @@ class HeatmapProcessor(nn.Module):
 
 
 class MaskProcessor(nn.Module):
-    """I^E = E * I (the row "mask" of Tab. 4); no parameters."""
+    """I^E = E * I ("mask" in Tab. 4), without parameters."""
 
     def forward(self, image: Tensor, heatmap: Tensor) -> Tensor:
         return heatmap * image
 
 
 class CnnProcessor(nn.Module):
-    """A small convolutional encoder on image and heatmap (the row "CNN" of Tab. 4).
+    """A small convolutional encoder of image and heatmap ("CNN" in Tab. 4).
 
-    The paper gives no layers: two 3x3 convolutions of 32 channels on (I, E*I), added to E*I, the
-    last one from zero.
+    The paper gives no layers. Ours are two 3x3 convolutions of 32 channels on (I, E*I), added to
+    E*I; the last one starts at zero.
     """
 
     def __init__(self, channels: int = 32) -> None:
@@ -104,8 +102,9 @@ class CnnProcessor(nn.Module):
 
 
 def build_processor(config: ProcessorConfig) -> nn.Module:
-    """The processor named by `config.kind`: 'mha' (the paper's), 'mask' or 'cnn' (its ablations);
-    one call signature.
+    """The processor named by `config.kind`: 'mha' (the paper's), 'mask' or 'cnn' (its ablations).
+
+    All have the same call signature.
     """
     if config.kind == "mask":
         return MaskProcessor()
@@ -115,9 +114,7 @@ def build_processor(config: ProcessorConfig) -> nn.Module:
 
 
 def sincos_positions(grid: tuple[int, int], width: int, like: Tensor) -> Tensor:
-    """Fixed 2-D sine-cosine positions, (1, h*w, width), on the device and in the dtype of
-    `like`.
-    """
+    """Fixed 2-D sine-cosine positions, (1, h*w, width), with device and dtype of `like`."""
     rates = 10000.0 ** -(
         torch.arange(width // 4, device=like.device, dtype=torch.float32) / (width // 4)
     )

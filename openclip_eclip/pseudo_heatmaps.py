@@ -43,7 +43,7 @@ from .data.tables.text import sniff_separator
 from .evaluate.inputs.encoder import Encoder, tokenize
 from .evaluate.options import add_model_arguments, read_encode_numbers, read_encoder
 from .gaze.files import write_manifest
-from .objectives.align import Align, AlignConfig, look
+from .objectives.align import Align, AlignConfig, log_attention
 from .prepare.images import encode_map
 from .prepare.writer import add_members, write_whole
 
@@ -159,7 +159,7 @@ def look_at(encoder: Encoder, pixels: Tensor, captions: Sequence[str]) -> Tensor
     `pixels` (B, 3, H, W), as `--method align` reads it: attention of the tower's pool, else
     similarity to the report of the image.
     """
-    log = look(
+    log = log_attention(
         encoder.model.get_submodule("visual"),
         encoder.encode_tokens(pixels),
         lambda: encoder.encode_texts(tokenize(encoder, captions)).to(encoder.device),

@@ -1,4 +1,4 @@
-"""Recipes: settings under one name, and the numbers that wait for the size of the data."""
+"""Recipes: named settings, and those of them that depend on the size of the data."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from .flag_checks import COMPUTED
 
 @dataclass(frozen=True)
 class Recipe:
-    """The paper's settings (§4.1); 'eclip-plus' is not the paper's (docs/eclip-plus.md). A flag the
-    user gives wins over any of them.
+    """The paper's settings (§4.1); a flag the user gives wins over any of them.
+
+    'eclip-plus' is not in the paper (docs/eclip-plus.md).
     """
 
     method: str
@@ -23,16 +24,13 @@ class Recipe:
     warmup: float = 0.1  # share of all steps
     weight_decay: float = 1e-3
     context_length: int = 256
-    # share of the image's area; the authors' (open_clip's own is 0.9 to 1)
-    crop_scale: tuple[float, float] = (
-        0.5,
-        1.0,
-    )
+    # share of the image's area, as in the authors' code; open_clip's default is 0.9 to 1
+    crop_scale: tuple[float, float] = (0.5, 1.0)
     align_weight: float | None = None
-    align_least: float | None = None
+    align_min_share: float | None = None
 
     def flags(self) -> list[str]:
-        """As command-line flags to be put before the user's own, which then win."""
+        """The settings as flags for the front of a command line: the user's flags then win."""
         return [
             f"--lr={self.lr}",
             f"--wd={self.weight_decay}",
@@ -50,25 +48,22 @@ RECIPES = {
     "eclip": Recipe("eclip", steps=10_000, lr=2e-4),
     "eclip-p": Recipe("eclip", steps=1_000, lr=1e-5),
     "m3-mix": Recipe("m3-mix", steps=1_000, lr=1e-5),
-    "eclip-plus": Recipe("align", steps=10_000, lr=1e-4, align_weight=0.2, align_least=0.05),
+    "eclip-plus": Recipe("align", steps=10_000, lr=1e-4, align_weight=0.2, align_min_share=0.05),
 }
-
-
-FINE_TUNING = ("eclip-p", "m3-mix")  # recipes
+FINE_TUNING = ("eclip-p", "m3-mix")  # recipes that start from a trained CLIP
 
 
 def fill_batch_size(args: argparse.Namespace, world_size: int) -> None:
-    """The recipe's effective batch, spread over ranks and accumulation, unless the user gave a
-    size.
-    """
+    """Spread the recipe's effective batch over ranks and micro-batches, unless a size is given."""
     if args.batch_size == COMPUTED:
         recipe = RECIPES[args.recipe]
         args.batch_size = max(1, recipe.batch_size // (world_size * args.accum_freq))
 
 
 def fill_schedule(args: argparse.Namespace, batches_per_epoch: int) -> dict[str, Any]:
-    """Epochs that reach the recipe's steps, and its warm-up; returns what it filled in, for the
-    log.
+    """Fill in the epochs that reach the recipe's steps, and its warm-up.
+
+    Returns what was filled in, for the log.
     """
     if args.recipe is None:
         return {}
@@ -83,7 +78,8 @@ def fill_schedule(args: argparse.Namespace, batches_per_epoch: int) -> dict[str,
 
 
 def with_recipe(recipe: str | None, rest: Sequence[str]) -> list[str]:
-    """open_clip's arguments with the recipe's before the user's: argparse keeps the last value of a
-    flag.
+    """open_clip's arguments with the recipe's flags in front.
+
+    argparse keeps the last value of a flag, so the user's win.
     """
     return (RECIPES[recipe].flags() if recipe else []) + list(rest)

@@ -1,8 +1,7 @@
-"""The only writer into open_clip.factory: makes `eclip-*` models known to open_clip's own
-functions, and takes it back.
+"""Makes `eclip-*` models known to open_clip's own functions, and undoes it.
 
-open_clip looks these names up in its module at call time, so code that imported `create_model`
-before us sees them too.
+No other module writes into open_clip.factory. open_clip looks these names up in its module at call
+time, so code that imported `create_model` earlier sees them too.
 """
 
 from __future__ import annotations
@@ -27,33 +26,33 @@ from .model_folder import CONFIG, check_model_folder
 
 logger = logging.getLogger(__name__)
 
-TESTED = ("3.3.0", "3.4")  # from, up to but not including
+TESTED = ("3.3.0", "3.4")  # the first tested version, and the first that is not
 PREFIX = "eclip-"
 SCHEMAS = tuple(PREFIX + schema for schema in (factory.LOCAL_DIR_PREFIX, factory.HF_HUB_PREFIX))
-TEXT_FOLDER = (  # environment: a local folder for the text tower of the -clinicalbert presets
-    "ECLIP_TEXT_FOLDER"
-)
-# open_clip 3.3 names them for other text models but not for BERT, so that --lock-text with unlocked
+# environment variable: a local folder with the text tower of the -clinicalbert presets
+TEXT_FOLDER = "ECLIP_TEXT_FOLDER"
+# open_clip 3.3 has these names for other text models and not for BERT, so --lock-text with unlocked
 # layers fails there
 BERT_LAYERS = {"layer_attr": "layer", "token_embeddings_attr": "embeddings"}
 CONFIGS = Path(__file__).parent / "model_configs"
 
 _originals: dict[str, Any] = {}
-# what is being built, for errors
+# what is being built, for error messages
 _source: contextvars.ContextVar[str] = contextvars.ContextVar("eclip_source", default="model")
-_schema_asks_for_eclip: contextvars.ContextVar[bool] = contextvars.ContextVar(
+_is_eclip_schema: contextvars.ContextVar[bool] = contextvars.ContextVar(
     "eclip_schema", default=False
 )
 
 
 class HubError(OSError, UserError):
-    """A file of the hub that is not on this machine: an OSError as from open_clip, and one sentence
-    for our commands.
+    """A file of the hub that is not on this machine.
+
+    An OSError, as open_clip raises it, and a UserError, which our commands print as one sentence.
     """
 
 
 def check_open_clip_version(version: str = open_clip.__version__) -> None:
-    """RuntimeError outside the tested range."""
+    """RuntimeError for a version outside the tested range."""
 
     def numbers(text: str) -> tuple[int, ...]:
         return tuple(int(part) for part in text.split(".")[:3] if part.isdigit())
@@ -67,8 +66,9 @@ def check_open_clip_version(version: str = open_clip.__version__) -> None:
 
 
 def register() -> None:
-    """Teach open_clip the `eclip-*` names; a second call changes nothing. Undo with
-    `unregister`.
+    """Make the `eclip-*` names known to open_clip; a second call changes nothing.
+
+    `unregister` undoes it.
     """
     if _originals:
         return
@@ -127,14 +127,12 @@ def _plain(name: str) -> str:
 
 
 def _dispatch(host: type, extended: type | None) -> Callable[..., Any]:
-    """A stand-in for the class `host`: with `eclip_cfg` it builds `extended`, without it `host`
-    itself.
-    """
+    """A replacement for the class `host`: it builds `extended` with `eclip_cfg`, else `host`."""
 
     def build(*args: Any, eclip_cfg: Any = None, **kwargs: Any) -> Any:
-        if eclip_cfg is None and _schema_asks_for_eclip.get():
+        if eclip_cfg is None and _is_eclip_schema.get():
             eclip_cfg = {}
-        _schema_asks_for_eclip.set(False)
+        _is_eclip_schema.set(False)
         if eclip_cfg is not None and extended is None:
             raise ValueError(
                 "eCLIP needs a contrastive model of class CLIP or CustomTextCLIP; CoCa is not"
@@ -158,11 +156,11 @@ def _dispatch(host: type, extended: type | None) -> Callable[..., Any]:
             AssertionError,
             ArithmeticError,
             RuntimeError,
-        ) as error:  # whatever a wrong value leads to
-            said = " ".join(f"{type(error).__name__}: {error}".split())
+        ) as error:  # seen for wrong values in a config
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
             raise UserError(
-                f"{_source.get()}: open_clip cannot build this model ({said[:300]}); look at its"
-                " model_cfg and at the flags that change it."
+                f"{_source.get()}: open_clip cannot build this model ({reason[:300]}); check its"
+                " model_cfg and the flags that change it."
             ) from error
 
     build.__name__ = host.__name__  # open_clip logs it
@@ -179,29 +177,31 @@ def _hf_tokenizer(source: Any, *args: Any, **kwargs: Any) -> Any:
 def _load_state_dict(
     checkpoint_path: Any, device: Any = "cpu", weights_only: bool = True
 ) -> dict[str, Tensor]:
-    """A state dict from a file, without unpickling code: open_clip's own tries again without
-    weights_only after a TypeError.
+    """A state dict from a file, without unpickling code.
+
+    open_clip's own function tries again without weights_only after a TypeError.
     """
-    if not weights_only:  # asked for by name
+    if not weights_only:  # the caller asks for it
         return _originals["load_state_dict"](checkpoint_path, device=device, weights_only=False)
     path = Path(checkpoint_path)
     return state_of(read_checkpoint(path, map_location=device), path)
 
 
 def _convert_state_dict(model: Any, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """open_clip's conversions, after what a plain model has no use for; UserError for weights that
-    are not those of a CLIP.
+    """open_clip's conversions, after dropping keys that a plain model does not have.
+
+    UserError for weights that are not those of a CLIP.
     """
-    own = model.state_dict()
+    keys = model.state_dict()
     trained_with = [
         prefix
         for prefix in (PROCESSOR_PREFIX, REGIONS_PREFIX)
         if any(key.startswith(prefix) for key in state)
-        and not any(key.startswith(prefix) for key in own)
+        and not any(key.startswith(prefix) for key in keys)
     ]
     if trained_with:
         logger.info(
-            "eclip: the weights have %s*, this model has not: left out", "*, ".join(trained_with)
+            "eclip: the weights have %s*, this model has not: ignored", "*, ".join(trained_with)
         )
         state = {
             key: value for key, value in state.items() if not key.startswith(tuple(trained_with))
@@ -235,12 +235,14 @@ def _no_hub(source: Any) -> str:
 
 
 def _parse_model_name(model_name: str) -> tuple[str | None, str]:
-    """`eclip-local-dir:FOLDER` and `eclip-hf-hub:ID` are the sources of that name, built as
-    eCLIP.
+    """open_clip's (schema, identifier); `eclip-` before a schema builds the model as eCLIP.
+
+    `eclip-local-dir:FOLDER` and `eclip-hf-hub:ID` have the same sources as without `eclip-`.
     """
-    asked = model_name.startswith(SCHEMAS)
-    _schema_asks_for_eclip.set(asked)
-    schema, identifier = _originals["parse_model_name"](_plain(model_name) if asked else model_name)
+    is_eclip = model_name.startswith(SCHEMAS)
+    _is_eclip_schema.set(is_eclip)
+    name = _plain(model_name) if is_eclip else model_name
+    schema, identifier = _originals["parse_model_name"](name)
     if schema == "local-dir":
         check_model_folder(Path(identifier))
     _source.set(f"{Path(identifier) / CONFIG}" if schema == "local-dir" else f"model {model_name}")
@@ -248,7 +250,7 @@ def _parse_model_name(model_name: str) -> tuple[str | None, str]:
 
 
 def _get_model_config(model_name: str) -> dict[str, Any] | None:
-    """Config of a preset, of `eclip-<any open_clip model>`, or whatever open_clip itself finds."""
+    """Config of a preset, of `eclip-<any open_clip model>`, or of open_clip's own model."""
     schema, identifier = _parse_model_name(model_name)
     if schema == "local-dir":
         check_model_folder(Path(identifier), whole=True)

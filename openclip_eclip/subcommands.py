@@ -1,6 +1,4 @@
-"""`python -m PACKAGE COMMAND ...`: a table of commands whose modules load when they are
-asked for.
-"""
+"""`python -m PACKAGE COMMAND ...`: a table of commands; only the given command's module loads."""
 
 from __future__ import annotations
 
@@ -17,8 +15,10 @@ def parse_command(
     commands: Mapping[str, tuple[str, str]],
     argv: list[str] | None,
 ) -> tuple[ModuleType, argparse.Namespace]:
-    """(module of the command, its arguments). `commands`: {command: (module with add_arguments, one
-    line)}; `dest` gets the name.
+    """(module of the command, its arguments).
+
+    `commands`: {command: (module with add_arguments, one line of help)}; `dest`: the attribute of
+    the command's name.
     """
     argv = sys.argv[1:] if argv is None else argv
     wanted = next((word for word in argv if not word.startswith("-")), None)
@@ -35,20 +35,21 @@ def parse_command(
 
 
 def seed(text: str) -> int:
-    """A random seed from the command line; numpy takes none below 0."""
+    """A random seed from the command line, at least 0, as numpy requires."""
     if not (text.isascii() and text.isdigit()):
         raise argparse.ArgumentTypeError(f"{text!r}; expected a whole number of at least 0")
     return int(text)
 
 
 def exit_code(work: Callable[[], str]) -> int:
-    """0 after what `work` says, or 2 after one line `error: ...` on stderr: bad input, a full disk,
-    a folder that cannot be read.
+    """Print the result of `work` and return 0; for an error one line on stderr and 2.
+
+    Errors are bad input, a full disk, or a folder that cannot be read.
     """
     try:
-        said = work()
+        result = work()
     except (ValueError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
-    sys.stdout.write(f"{said}\n")
+    sys.stdout.write(f"{result}\n")
     return 0

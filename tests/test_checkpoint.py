@@ -81,7 +81,7 @@ def model_folder(folder: Path, weights: bool = False) -> Path:
         ({}, None),
     ],
 )
-def test_newest_is_what_trained_longest(
+def test_newest_checkpoint_is_the_one_trained_longest(
     files: dict[str, tuple[int, int]], newest: str | None, tmp_path: Path
 ) -> None:
     for name, (epoch, batch) in files.items():
@@ -92,7 +92,7 @@ def test_newest_is_what_trained_longest(
 
 @pytest.mark.parametrize("name", ["epoch_3.pt", "epoch_2_batch_00000004.pt", "epoch_latest.pt"])
 @pytest.mark.parametrize("harm", ["flip", "cut", "empty", "text", "list"])
-def test_a_damaged_one_is_passed_over_with_a_warning(
+def test_damaged_checkpoint_is_skipped_with_a_warning(
     name: str, harm: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     older, path = save(tmp_path / "epoch_2.pt", 2), save(tmp_path / name, 3, 4)
@@ -109,7 +109,7 @@ def test_a_damaged_one_is_passed_over_with_a_warning(
     assert str(path) in caplog.text and "taking the one before it" in caplog.text
 
 
-def test_no_flipped_byte_goes_unseen(tmp_path: Path) -> None:
+def test_every_flipped_byte_is_detected(tmp_path: Path) -> None:
     """Wherever it lies, the damage is found or what is loaded is the same."""
     path = save(tmp_path / "epoch_1.pt")
     content, found = path.read_bytes(), 0
@@ -124,7 +124,7 @@ def test_no_flipped_byte_goes_unseen(tmp_path: Path) -> None:
     assert found > len(content) // 13 // 2
 
 
-def test_a_run_is_read_at_its_newest_checkpoint_however_written(
+def test_newest_checkpoint_of_a_run_is_read_in_every_form(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert (
@@ -184,7 +184,7 @@ def foreign(kind: str, folder: Path) -> tuple[Path, str]:
         save_file(state, path)
         data = path.read_bytes()
         path.write_bytes(data[: len(data) // 2] if kind.endswith("cut") else b"\xff" * 9 + data[9:])
-        return path, "no complete safetensors file"
+        return path, "not a complete safetensors file"
     content, message = {
         "empty": (b"", "is empty"),
         "web page": (b"<!DOCTYPE html><p>404", "web page"),
@@ -228,16 +228,10 @@ def run(folder: Path, *flags: object, name: str = "run", rows: int = 4) -> None:
             str(flag)
             for flag in (
                 *BASIC,
-                "--logs",
-                folder / "logs",
-                "--train-data",
-                table,
-                "--name",
-                name,
-                "--batch-size",
-                2,
-                "--epochs",
-                1,
+                *("--logs", folder / "logs"),
+                *("--train-data", table),
+                *("--name", name),
+                *"--batch-size 2 --epochs 1".split(),
                 *flags,
             )
         ]
@@ -264,7 +258,7 @@ KINDS = [
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("way", [export, evaluate])
-def test_foreign_weights_are_one_sentence(
+def test_foreign_weights_are_an_error_of_one_sentence(
     kind: str, way: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where torch.load unpickles everything by default, as before torch 2.6."""
@@ -300,7 +294,7 @@ def _load_of_torch_2_4(
         ("safetensors cut", pretrained),
     ],
 )
-def test_foreign_weights_stop_a_run(
+def test_foreign_weights_stop_a_run_before_training(
     kind: str, way: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, message = foreign(kind, tmp_path)
@@ -312,7 +306,7 @@ def test_foreign_weights_stop_a_run(
     assert "\n" not in str(caught.value) and not (tmp_path / "ran").exists()
 
 
-def test_a_type_error_does_not_bring_the_unpickler_back(
+def test_type_error_does_not_lead_to_unpickling(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """open_clip's load_state_dict tries again without weights_only when torch.load raises a
@@ -338,7 +332,7 @@ def test_a_type_error_does_not_bring_the_unpickler_back(
 @pytest.mark.parametrize(
     "form", ["bare", "checkpoint", "module", "compiled", "both", "safetensors", "eclip"]
 )
-def test_any_form_of_a_checkpoint_starts_eclip_p(form: str, tmp_path: Path) -> None:
+def test_eclip_p_starts_from_every_form_of_checkpoint(form: str, tmp_path: Path) -> None:
     source = open_clip.create_model("eclip-tiny" if form == "eclip" else "tiny")
     state, path = source.state_dict(), tmp_path / "x.pt"
     prefix = {"module": "module.", "compiled": "_orig_mod.", "both": "module._orig_mod."}.get(
@@ -393,7 +387,7 @@ def test_any_form_of_a_checkpoint_starts_eclip_p(form: str, tmp_path: Path) -> N
         ),
     ],
 )
-def test_weights_of_another_architecture_are_one_sentence(
+def test_weights_of_another_architecture_are_an_error_of_one_sentence(
     change: Callable, message: str, tmp_path: Path
 ) -> None:
     torch.save(change(open_clip.create_model("tiny").state_dict()), tmp_path / "x.pt")
@@ -444,7 +438,7 @@ def test_weights_of_another_architecture_are_one_sentence(
         (["--model", "hf-hub:nobody/nothing"], "could not be"),
     ],
 )
-def test_no_weights_or_layers_but_those_named(
+def test_missing_or_extra_weights_are_named(
     flags: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     places = {
@@ -457,7 +451,7 @@ def test_no_weights_or_layers_but_those_named(
     assert "\n" not in str(caught.value)
 
 
-def test_a_tokenizer_of_the_hub_is_one_sentence_without_a_network(tmp_path: Path) -> None:
+def test_hub_tokenizer_without_network_is_an_error_of_one_sentence(tmp_path: Path) -> None:
     """In a run open_clip asks for it after the model is built."""
     with pytest.raises(UserError, match="hf download") as caught:
         open_clip.get_tokenizer("ViT-B-16-SigLIP")
@@ -468,9 +462,7 @@ def test_a_tokenizer_of_the_hub_is_one_sentence_without_a_network(tmp_path: Path
 
 
 @pytest.mark.slow
-def test_export_is_whole_readable_or_not_there(
-    tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
+def test_export_is_complete_or_absent(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     state = open_clip.create_model("tiny").state_dict()
     torch.save(state, tmp_path / "x.pt")
     export_plain(tmp_path / "x.pt", tmp_path / "out", "tiny")

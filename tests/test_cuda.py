@@ -49,19 +49,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Launcher:
     table = write_table(launcher.folder, 24, annotated=range(0, 24, 3))
     data = (
         *BASIC,
-        "--train-data",
-        table,
-        "--eclip-curriculum",
-        0.2,
-        0,
-        0,
-        0,
-        0,
-        1,
-        "--batch-size",
-        8,
-        "--epochs",
-        1,
+        *("--train-data", table),
+        *"--eclip-curriculum 0.2 0 0 0 0 1 --batch-size 8 --epochs 1".split(),
     )
     common, gpu = (*data, "--pretrained", "logs/first/checkpoints/epoch_1.pt"), ("--device", "cuda")
     both = [
@@ -73,12 +62,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Launcher:
         (
             *common,
             *gpu,
-            "--name",
-            f"{method}-{precision}",
-            "--method",
-            method,
-            "--precision",
-            precision,
+            *("--name", f"{method}-{precision}"),
+            *("--method", method),
+            *("--precision", precision),
         )
         for method in METHODS
         for precision in ("amp", "amp_bf16", "bf16")
@@ -97,7 +83,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Launcher:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_losses_are_those_of_the_cpu(runs: Launcher, method: str) -> None:
+def test_losses_match_the_cpu(runs: Launcher, method: str) -> None:
     """fp32 to TF32's error, low precision to that of bfloat16. With float16 only the first step:
     GradScaler leaves steps out until its scale fits.
     """
@@ -110,7 +96,7 @@ def test_losses_are_those_of_the_cpu(runs: Launcher, method: str) -> None:
         ), precision
 
 
-def test_a_run_goes_on_where_it_stopped(runs: Launcher) -> None:
+def test_a_run_resumes_where_it_stopped(runs: Launcher) -> None:
     assert runs.losses("resumed") == pytest.approx(runs.losses("whole")[3:], rel=1e-3)
     assert len(runs.losses("accumulated")) == 2 and all(
         loss == loss for loss in runs.losses("accumulated")
@@ -118,7 +104,7 @@ def test_a_run_goes_on_where_it_stopped(runs: Launcher) -> None:
     assert runs.losses("compiled") == pytest.approx(runs.losses("whole"), rel=1e-2)
 
 
-def test_evaluation_gives_the_features_of_the_cpu(runs: Launcher) -> None:
+def test_evaluated_features_match_the_cpu(runs: Launcher) -> None:
     data, options = read_eval_set(runs.folder / "train.csv"), EncodeOptions(batch_size=8, workers=0)
     found = {
         device: (

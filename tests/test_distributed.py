@@ -41,14 +41,14 @@ def test_every_case_ran(results: list[dict]) -> None:
     assert len(results) == 4 * 3 * 5 + 4 * 3 + 3 * 5
 
 
-def test_loss_is_that_of_one_process(results: list[dict]) -> None:
+def test_loss_matches_a_single_process(results: list[dict]) -> None:
     wrong = [
         case for case in results if abs(case["loss"] - case["expected"]) > 1e-9 * case["expected"]
     ]
     assert not wrong, wrong[:2]
 
 
-def test_gradients_are_those_of_one_process(results: list[dict]) -> None:
+def test_gradients_match_a_single_process(results: list[dict]) -> None:
     """Not for --local-loss without --gather-with-grad, whose gradient is not the full one in
     open_clip either.
     """
@@ -79,7 +79,7 @@ TERMS |= {
 }
 
 
-def test_every_term_ran_under_all_flags(found: dict[str, list[dict]]) -> None:
+def test_every_loss_term_ran_under_all_flags(found: dict[str, list[dict]]) -> None:
     """And each had a gradient, but for the priming term outside of priming and alignment without an
     annotated sample.
     """
@@ -97,7 +97,7 @@ def test_every_term_ran_under_all_flags(found: dict[str, list[dict]]) -> None:
     } | {("no annotation", "align_loss")}
 
 
-def test_terms_keep_their_ratio_under_all_flags(found: dict[str, list[dict]]) -> None:
+def test_loss_terms_keep_their_ratio_under_all_flags(found: dict[str, list[dict]]) -> None:
     """The gradient of each term alone is one process's times open_clip's own factor, also over two
     micro-batches a rank; its value, and the gradient of the scale, are one process's. Of the
     contrastive term under --local-loss without --gather-with-grad: the part that open_clip keeps.
@@ -119,43 +119,23 @@ def test_training_with_uneven_annotations_on_two_ranks(launcher: Launcher) -> No
     table = write_table(launcher.folder, 24, annotated=[0, 5, 6])
     common = (
         *BASIC,
-        "--train-data",
-        table,
-        "--batch-size",
-        4,
-        "--epochs",
-        3,
-        "--eclip-curriculum",
-        0.2,
-        0,
-        0,
-        0,
-        0,
-        1,
+        *("--train-data", table),
+        *"--batch-size 4 --epochs 3 --eclip-curriculum 0.2 0 0 0 0 1".split(),
     )
     launcher.train(
         (*common, "--name", "global"),
         (*common, "--name", "local", "--local-loss", "--gather-with-grad"),
         (
             *common,
-            "--name",
-            "accum",
-            "--accum-freq",
-            3,
-            "--local-loss",
-            "--gather-with-grad",
+            *"--name accum --accum-freq 3 --local-loss --gather-with-grad".split(),
             "--grad-checkpointing",
         ),
         (
             *common,
             "--name",
             "stream",
-            "--expert-data",
-            table,
-            "--expert-batch-size",
-            2,
-            "--eclip-own-pairs",
-            "multi",
+            *("--expert-data", table),
+            *"--expert-batch-size 2 --eclip-own-pairs multi".split(),
         ),
         (*common, "--name", "siglip", "--siglip"),
         processes=2,
@@ -166,4 +146,4 @@ def test_training_with_uneven_annotations_on_two_ranks(launcher: Launcher) -> No
         if name in ("global", "local", "siglip"):
             assert min(mixed) == 0
         assert len(launcher.losses(name)) == len(mixed)
-    assert "3 of 3 samples of --expert-data stand in --train-data too" in launcher.log("stream")
+    assert "3 of 3 samples of --expert-data have the image of a sample" in launcher.log("stream")

@@ -41,36 +41,16 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     launcher.train(
         [
             *BASIC,
-            "--train-data",
-            table,
-            "--batch-size",
-            8,
-            "--epochs",
-            1,
-            "--name",
-            "run",
-            "--force-quick-gelu",
-            "--force-context-length",
-            20,
-            "--image-mean",
-            0.4,
-            0.5,
-            0.6,
-            "--image-interpolation",
-            "bilinear",
-            "--eclip-curriculum",
-            0,
-            0,
-            0,
-            0,
-            0,
-            1,
+            *("--train-data", table),
+            *"--batch-size 8 --epochs 1 --name run --force-quick-gelu".split(),
+            *"--force-context-length 20 --image-mean 0.4 0.5 0.6".split(),
+            *"--image-interpolation bilinear --eclip-curriculum 0 0 0 0 0 1".split(),
         ]
     )
     return launcher.folder / "logs" / "run"
 
 
-def test_plain_open_clip_gives_bit_identical_embeddings(run: Path, tmp_path: Path) -> None:
+def test_embeddings_in_plain_open_clip_are_bit_for_bit_identical(run: Path, tmp_path: Path) -> None:
     assert export_main([str(run), str(tmp_path / "plain")]) == 0
     trained = open_clip.create_model("eclip-tiny", force_quick_gelu=True, force_context_length=20)
     trained.load_state_dict(load_weights(run / "checkpoints" / "epoch_1.pt"))
@@ -104,7 +84,7 @@ def test_plain_open_clip_gives_bit_identical_embeddings(run: Path, tmp_path: Pat
     assert "local-dir:plain" in (tmp_path / "plain" / "README.md").read_text()
 
 
-def test_machine_of_training_reaches_what_is_measured(run: Path, tmp_path: Path) -> None:
+def test_machine_of_training_is_recorded_in_export_and_result(run: Path, tmp_path: Path) -> None:
     """The run names it, the exported folder keeps it, an encoder of either knows it; going on
     elsewhere adds a second, a broken file is unknown.
     """
@@ -139,7 +119,7 @@ def test_exported_folder_starts_eclip_p(run: Path, tmp_path: Path) -> None:
     )
 
 
-def test_bare_checkpoint_needs_the_models_name(
+def test_checkpoint_without_run_folder_needs_the_model_name(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     bare = tmp_path / "bare.pt"
@@ -152,7 +132,9 @@ def test_bare_checkpoint_needs_the_models_name(
     assert export_main([str(bare), str(tmp_path / "b"), "--model", "tiny"]) == 0
 
 
-def test_mistakes_are_named(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_export_errors_name_the_mistake(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
     (tmp_path / "broken.pt").write_bytes((run / "checkpoints" / "epoch_1.pt").read_bytes()[:5000])

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +17,11 @@ from conftest import BASIC, ROOT, Launcher, write_table
 
 from openclip_eclip import train
 from openclip_eclip.config import UserError
+from openclip_eclip.flag_checks import current_spelling
 from openclip_eclip.params import eclip_parser
 from openclip_eclip.recipes import RECIPES, fill_batch_size, fill_schedule, with_recipe
 from training_patches import active
-from training_patches.release_3_3 import Seams
+from training_patches.release_3_3 import Patches
 
 WEIGHTLESS = ROOT / "openclip_eclip" / "benchmark" / "phantom_model"
 
@@ -29,14 +31,8 @@ def run(folder: Path, *flags: object, table: Path | None = None) -> None:
     data = ("--train-data", table) if table else ()
     common = [
         *BASIC,
-        "--logs",
-        folder / "logs",
-        "--name",
-        "run",
-        "--batch-size",
-        2,
-        "--epochs",
-        1,
+        *("--logs", folder / "logs"),
+        *"--name run --batch-size 2 --epochs 1".split(),
         *data,
         *flags,
     ]
@@ -63,7 +59,7 @@ def run(folder: Path, *flags: object, table: Path | None = None) -> None:
         (["--eclip-curriculum", "0.5", "0.5", "0.5", "0", "0", "0"], "at most 1"),
     ],
 )
-def test_unsupported_combinations_are_refused(
+def test_unsupported_combinations_of_flags_are_errors(
     flags: list[str], message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError, match=message):
@@ -71,7 +67,9 @@ def test_unsupported_combinations_are_refused(
     assert not (tmp_path / "logs").exists()
 
 
-def test_faults_stop_before_the_first_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bad_samples_stop_before_the_first_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     table = write_table(tmp_path, 6, annotated=[1])
     np.save(tmp_path / "images" / "1.npy", np.zeros((40, 40)))
     monkeypatch.setattr(host, "train_one_epoch", lambda *_, **__: pytest.fail("training started"))
@@ -100,7 +98,9 @@ def _signatures() -> dict[str, str]:
         ("shard", [], "no such shard"),
     ],
 )
-def test_bad_data_is_named(prepare: str, flags: list[str], message: str, tmp_path: Path) -> None:
+def test_errors_name_the_bad_data(
+    prepare: str, flags: list[str], message: str, tmp_path: Path
+) -> None:
     table = tmp_path / "gone.csv" if prepare == "none" else write_table(tmp_path, 6)
     if prepare == "shard":
         table = tmp_path / "gone-000.tar"
@@ -109,7 +109,9 @@ def test_bad_data_is_named(prepare: str, flags: list[str], message: str, tmp_pat
         run(tmp_path, *[flag.format(table=table) for flag in flags], table=table)
 
 
-def test_seams_are_restored_and_a_moved_one_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_patched_names_are_restored_and_a_changed_signature_is_an_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     before = (
         {name: getattr(host, name) for name in vars(host)},
         torch.save,
@@ -130,14 +132,14 @@ def test_seams_are_restored_and_a_moved_one_is_named(monkeypatch: pytest.MonkeyP
             pass
 
 
-def test_existing_experiment_is_refused_by_its_path(tmp_path: Path) -> None:
+def test_existing_experiment_is_an_error_with_its_path(tmp_path: Path) -> None:
     (tmp_path / "logs" / "run").mkdir(parents=True)
     (tmp_path / "logs" / "run" / "out.log").touch()
     with pytest.raises(UserError, match="already exists: give another --name"):
         run(tmp_path, table=tmp_path / "x.csv")
 
 
-def test_a_later_rank_takes_the_first_ones_log_for_its_own(
+def test_other_ranks_accept_the_log_of_the_first_rank(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In a second run of the same processes the first rank may have begun its log before another
@@ -145,23 +147,19 @@ def test_a_later_rank_takes_the_first_ones_log_for_its_own(
     """
     (tmp_path / "logs" / "run").mkdir(parents=True)
     (tmp_path / "logs" / "run" / "out.log").touch()
-    seams = Seams()
-    seams.originals = {"parse_args": host.parse_args}
+    patches = Patches()
+    patches.originals = {"parse_args": host.parse_args}
     flags = [
-        "--model",
-        "tiny",
-        "--train-data",
-        "train.csv",
-        "--logs",
-        str(tmp_path / "logs"),
+        *"--model tiny --train-data train.csv".split(),
+        *("--logs", str(tmp_path / "logs")),
         "--name",
         "run",
     ]
     monkeypatch.setenv("RANK", "1")
-    assert seams.parse_args(flags).name == "run"
+    assert patches.parse_args(flags).name == "run"
     monkeypatch.setenv("RANK", "0")
     with pytest.raises(UserError, match="already exists"):
-        seams.parse_args(flags)
+        patches.parse_args(flags)
 
 
 @pytest.mark.slow
@@ -210,12 +208,8 @@ def test_validation_table_is_read_like_the_training_table(launcher: Launcher) ->
     relative.write_text(absolute.read_text().replace(f"{folder}/", "").replace(",", "\t"))
     flags = [
         *BASIC,
-        "--train-data",
-        write_table(launcher.folder / "train", 8),
-        "--batch-size",
-        4,
-        "--epochs",
-        1,
+        *("--train-data", write_table(launcher.folder / "train", 8)),
+        *"--batch-size 4 --epochs 1".split(),
     ]
     launcher.stock([*flags, "--csv-separator", ",", "--val-data", absolute, "--name", "stock"])
     launcher.train([*flags, "--val-data", relative, "--name", "ours"])
@@ -239,19 +233,8 @@ def test_flags_of_open_clip_work_with_heatmaps(launcher: Launcher) -> None:
     table = write_table(launcher.folder, 12, annotated=range(12))
     common = [
         *BASIC,
-        "--train-data",
-        table,
-        "--batch-size",
-        4,
-        "--epochs",
-        2,
-        "--eclip-curriculum",
-        0.2,
-        0,
-        0,
-        0,
-        0,
-        1,
+        *("--train-data", table),
+        *"--batch-size 4 --epochs 2 --eclip-curriculum 0.2 0 0 0 0 1".split(),
     ]
     runs = {
         "bf16": ["--precision", "bf16"],
@@ -261,11 +244,8 @@ def test_flags_of_open_clip_work_with_heatmaps(launcher: Launcher) -> None:
         "mask": ["--eclip-processor", "mask", "--eclip-priming-weight", 0],
         "cnn": ["--eclip-processor", "cnn", "--eclip-own-pairs", "multi"],
         "size": [
-            "--force-image-size",
-            40,
-            "--force-custom-text",
-            "--val-data",
-            table,
+            *"--force-image-size 40 --force-custom-text".split(),
+            *("--val-data", table),
             "--csv-separator",
             ",",
         ],
@@ -284,21 +264,9 @@ def test_compiled_model_trains(launcher: Launcher) -> None:
     table = write_table(launcher.folder, 12, annotated=range(0, 12, 2))
     flags = [
         *BASIC,
-        "--train-data",
-        table,
-        "--batch-size",
-        4,
-        "--epochs",
-        1,
-        "--method",
-        "eclip+align",
-        "--eclip-curriculum",
-        0,
-        0,
-        0,
-        0,
-        0,
-        1,
+        *("--train-data", table),
+        *"--batch-size 4 --epochs 1 --method eclip+align".split(),
+        *"--eclip-curriculum 0 0 0 0 0 1".split(),
     ]
     launcher.train(
         [*flags, "--name", "compiled", "--torchcompile"], [*flags, "--name", "plain"], timeout=800
@@ -312,9 +280,9 @@ def test_compiled_model_trains(launcher: Launcher) -> None:
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    seams = Seams()
-    seams.originals = {"parse_args": host.parse_args}
-    return seams.parse_args(["--train-data", "train.csv", *argv])
+    patches = Patches()
+    patches.originals = {"parse_args": host.parse_args}
+    return patches.parse_args(["--train-data", "train.csv", *argv])
 
 
 @pytest.mark.parametrize(
@@ -326,7 +294,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         ("m3-mix", 1e-5, 1_000),
     ],
 )
-def test_recipe_is_the_papers_table(
+def test_recipes_have_the_papers_settings(
     recipe: str, lr: float, steps: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "4")
@@ -339,30 +307,18 @@ def test_recipe_is_the_papers_table(
     assert filled == {"epochs": args.epochs, "warmup": args.warmup}
 
 
-def test_what_the_user_gives_wins_over_the_recipe() -> None:
+def test_user_flags_override_the_recipe() -> None:
     args = parse(
         [
-            "--lr=3e-3",
-            "--recipe",
-            "eclip",
-            "--model",
-            "tiny",
-            "--epochs",
-            "7",
-            "--warmup",
-            "9",
-            "--batch-size=8",
-            "--wd",
-            "0.5",
-            "--force-context-length",
-            "16",
+            *"--lr=3e-3 --recipe eclip --model tiny --epochs 7 --warmup 9".split(),
+            *"--batch-size=8 --wd 0.5 --force-context-length 16".split(),
         ]
     )
     assert (args.lr, args.wd, args.batch_size, args.force_context_length) == (3e-3, 0.5, 8, 16)
     assert fill_schedule(args, 100) == {} and (args.epochs, args.warmup) == (7, 9)
 
 
-def test_without_a_recipe_settings_are_open_clips() -> None:
+def test_without_recipe_open_clips_defaults_apply() -> None:
     args, stock = (
         parse(["--model", "tiny"]),
         host.parse_args(["--model", "tiny", "--train-data", "train.csv"]),
@@ -394,42 +350,18 @@ def test_recipe_run_computes_its_schedule(launcher: Launcher) -> None:
     launcher.train(
         [
             *BASIC,
-            "--train-data",
-            table,
-            "--batch-size",
-            4,
-            "--epochs",
-            1,
-            "--name",
-            "clip",
-            "--recipe",
-            "clip",
-            "--force-context-length",
-            16,
+            *("--train-data", table),
+            *"--batch-size 4 --epochs 1 --name clip --recipe clip".split(),
+            *("--force-context-length", "16"),
         ],
         [
             *BASIC,
-            "--train-data",
-            table,
-            "--batch-size",
-            4,
-            "--epochs",
-            3,
-            "--name",
-            "p",
-            "--recipe",
-            "eclip-p",
-            "--force-context-length",
-            16,
-            "--pretrained",
-            "logs/clip/checkpoints/epoch_1.pt",
-            "--report-to",
-            "tensorboard,wandb",
-            "--warmup",
-            -1,
-            "--lock-text",
-            "--lock-text-freeze-layer-norm",
-            "--lock-image",
+            *("--train-data", table),
+            *"--batch-size 4 --epochs 3 --name p --recipe eclip-p".split(),
+            *("--force-context-length", "16"),
+            *("--pretrained", "logs/clip/checkpoints/epoch_1.pt"),
+            *"--report-to tensorboard,wandb --warmup -1 --lock-text".split(),
+            *("--lock-text-freeze-layer-norm", "--lock-image"),
         ],
     )
     log = launcher.log("p")
@@ -461,6 +393,32 @@ def test_recipe_run_computes_its_schedule(launcher: Launcher) -> None:
     assert ours == list(range(6)) and "train/expert_probability" in records[1]["keys"]
     # wandb drops what comes late
     assert [record["step"] for record in records] == sorted(record["step"] for record in records)
+
+
+@pytest.mark.parametrize(
+    "old,new,value",
+    [
+        ("--align-least", "--align-min-share", "0.1"),
+        ("--align-replay", "--align-oversample", "0.1"),
+        ("--eclip-heatmap-control", "--eclip-placebo", "ones"),
+    ],
+)
+def test_old_names_of_flags(old: str, new: str, value: str) -> None:
+    """Both forms are read, the same value twice is no conflict, and another flag is left alone."""
+    notice = f"{old} is now {new}; the old spelling goes in the next release."
+    assert current_spelling([old, value, "--lr", "1"]) == ([new, value, "--lr", "1"], [notice])
+    assert current_spelling([f"{old}={value}"]) == ([f"{new}={value}"], [notice])
+    assert current_spelling([f"{old}={value}", new, value])[1] == [notice]
+    assert current_spelling([new, value, f"{old}er", "1"]) == ([new, value, f"{old}er", "1"], [])
+    assert old not in eclip_parser().format_help() and new in eclip_parser().format_help()
+    message = f"{old} {value} with {new} 7: two names of one setting; drop {old}."
+    with pytest.raises(UserError, match=re.escape(message)):
+        current_spelling([old, value, f"{new}=7"])
+
+
+def test_equal_numbers_in_two_spellings_are_no_conflict() -> None:
+    words, _ = current_spelling(["--align-least", "0.1", "--align-min-share", "0.10"])
+    assert words == ["--align-min-share", "0.1", "--align-min-share", "0.10"]
 
 
 def test_every_own_flag_has_help_and_recipes_are_named() -> None:

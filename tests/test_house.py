@@ -76,13 +76,13 @@ def importers(package: str) -> set[str]:
     }
 
 
-def test_no_circle() -> None:
+def test_imports_have_no_cycle() -> None:
     """Imports within functions and for types alone count too; graphlib raises CycleError."""
     graph = {name: imports(name) & FILES.keys() for name in FILES}
     assert len(list(TopologicalSorter(graph).static_order())) == len(FILES)
 
 
-def test_no_arrow_upwards() -> None:
+def test_imports_follow_the_layers() -> None:
     storey = {name: i for i, names in enumerate(STOREYS) for name in names.split()}
     for name in FILES:
         if room(name) == "openclip_eclip" or name.endswith("__main__"):
@@ -105,7 +105,7 @@ def test_only_patches_and_train_import_open_clip_train() -> None:
     assert outside == {"openclip_eclip.train"}
 
 
-def test_nothing_in_the_package_reaches_outside() -> None:
+def test_package_imports_no_scripts_or_tests() -> None:
     for name, path in FILES.items():
         tops = {found.split(".")[0] for found in imports(name)}
         assert not tops & {"scripts", "examples", "tests", "conftest"}, name

@@ -41,7 +41,7 @@ def gather_of(rank: int, image: Tensor, text: Tensor) -> Callable[..., tuple[Ten
 @pytest.mark.parametrize("grad", [False, True])
 @pytest.mark.parametrize("local", [False, True])
 @pytest.mark.parametrize("world", [1, 2, 3, 5])
-def test_factor_is_open_clips(
+def test_gradient_factor_matches_open_clip(
     world: int, local: bool, grad: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Exact for three of the four; for rows alone where the softmax is flat, so that what pairs do
@@ -74,5 +74,5 @@ def test_factor_is_open_clips(
 
 
 @pytest.mark.parametrize("implementation", ["bidir", "shift", "reduce", "gather"])
-def test_siglip_keeps_the_whole_gradient(implementation: str) -> None:
+def test_siglip_gradient_factor_is_1(implementation: str) -> None:
     assert EClipSigLipLoss(world_size=4, dist_impl=implementation).gradient_factor == 1

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from openclip_eclip.config import EClipConfig
 from openclip_eclip.loss import EClipLoss, EClipSigLipLoss
 from openclip_eclip.objectives import Align, Dacl, Gloria, M3Mix, Objective
-from openclip_eclip.objectives.align import AlignConfig, cross_entropy, look_at_texts
+from openclip_eclip.objectives.align import AlignConfig, cross_entropy, log_text_attention
 from openclip_eclip.objectives.gloria import GloriaConfig
 from openclip_eclip.objectives.m3_mix import M3MixConfig
 from openclip_eclip.priming import reconstruction_errors
@@ -118,7 +118,7 @@ def check(
 @pytest.mark.parametrize("autocast", [False, True], ids=["pure", "autocast"])
 @pytest.mark.parametrize("half", HALVES, ids=str)
 @pytest.mark.parametrize("name", RUNS)
-def test_terms_in_half_precision(name: str, half: torch.dtype, autocast: bool) -> None:
+def test_loss_terms_in_half_precision(name: str, half: torch.dtype, autocast: bool) -> None:
     check(lambda values: terms_of(name, values), model_output(), half, autocast)
 
 
@@ -161,11 +161,11 @@ def test_alignment_in_half_precision(
     heatmap = torch.rand(
         3, 1, 12, 12, generator=torch.Generator().manual_seed(3), dtype=torch.float64
     )
-    objective = Align(AlignConfig(least=0.9))
+    objective = Align(AlignConfig(min_share=0.9))
 
     def compute(values: Out) -> dict[str, Tensor]:
         grid = values["grid"]
-        log = look_at_texts(
+        log = log_text_attention(
             Projection(), Tokens(grid, None, []), values["text"].detach(), torch.arange(3), 0.1
         )
         error = cross_entropy(heatmap.to(half).to(grid.dtype), log, 3.0)

@@ -100,7 +100,7 @@ def restate(
         ([0, 1], 0, True),
     ],
 )
-def test_step_equals_numpy_restatement(
+def test_step_matches_algorithm_1_in_numpy(
     mixed: list[int], expert: int, priming: bool, own_pairs: str
 ) -> None:
     model, config = build_model(), EClipConfig(own_pairs=own_pairs)
@@ -116,7 +116,7 @@ def test_step_equals_numpy_restatement(
 
 
 @pytest.mark.parametrize("own_pairs", ["diagonal", "multi", "mask"])
-def test_siglip_loss_equals_numpy_restatement(own_pairs: str) -> None:
+def test_siglip_loss_matches_numpy(own_pairs: str) -> None:
     model = build_model()
     batch, text = build_batch([1, 3], expert=1)
     out = {**model(batch, text), "logit_bias": torch.tensor(-3.0, dtype=torch.float64)}
@@ -170,7 +170,7 @@ def test_priming_error_is_the_mean_square_per_sample() -> None:
     assert torch.allclose(errors, torch.tensor([4.0, 36.0]), rtol=1e-5)
 
 
-def test_closed_gate_and_carrier_moves_keep_draws() -> None:
+def test_moving_a_batch_keeps_its_draws() -> None:
     batch, _ = build_batch([1, 2])
     moved = batch.to(device="cpu", dtype=torch.bfloat16)
     assert moved.image.dtype == moved.heatmap.dtype == torch.bfloat16

@@ -28,7 +28,7 @@ def wanted() -> list[Requirement]:
     return requirements("\n".join([SETTINGS["options"]["install_requires"], *extras]))
 
 
-def test_lowest_versions_are_those_that_were_tried() -> None:
+def test_lowest_versions_are_the_tested_ones() -> None:
     lowest = {}
     for line in wanted():
         for part in line.specifier:
@@ -52,6 +52,6 @@ def test_pinned_versions_are_allowed() -> None:
         assert line.name not in pinned or pinned[line.name] in line.specifier, line.name
 
 
-def test_all_has_every_extra_but_those_of_developers() -> None:
+def test_extra_all_has_every_extra_except_those_of_developers() -> None:
     (line,) = requirements(EXTRAS["all"])
     assert line.extras == set(EXTRAS) - {"all", "lint", "test"}

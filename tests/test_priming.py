@@ -59,9 +59,7 @@ def test_no_mixed_pair_in_the_cold_start() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("width", [256, 32])
-def test_priming_of_the_default_processor_is_exactly_nothing(
-    width: int, dtype: torch.dtype
-) -> None:
+def test_priming_loss_of_the_default_processor_is_exactly_0(width: int, dtype: torch.dtype) -> None:
     """Error and gradient are 0 in every step, and the processor is the identity under ones as
     before, weight decay included.
     """
@@ -71,14 +69,14 @@ def test_priming_of_the_default_processor_is_exactly_nothing(
     assert torch.equal(model.heatmap_processor(image, torch.ones(2, 1, 32, 32, dtype=dtype)), image)
 
 
-def test_priming_of_the_authors_processor_is_something() -> None:
+def test_priming_loss_of_the_authors_processor_is_above_0() -> None:
     _, values, gradients = prime(AUTHORS_PROCESSOR)
     assert (
         values[0] > 0.05 and values[-1] < values[0] and all(gradient > 0 for gradient in gradients)
     )
 
 
-def test_authors_processor_is_a_choice() -> None:
+def test_authors_processor_can_be_selected_by_flag() -> None:
     """The whole of it, whatever the model's own settings are; the other kinds change the kind
     alone.
     """

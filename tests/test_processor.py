@@ -107,7 +107,7 @@ def restated(processor: HeatmapProcessor, image: np.ndarray, heatmap: np.ndarray
     ids=str,
 )
 @pytest.mark.parametrize("sides", [(12, 8), (11, 14)], ids=str)
-def test_equals_slow_restatement(change, sides):
+def test_processor_matches_slow_numpy_version(change, sides):
     processor = processor_of(dataclasses.replace(SMALL, **change))
     image, heatmap = pair(*sides)
     expected = [restated(processor, i, e) for i, e in zip(image.numpy(), heatmap.numpy())]
@@ -118,7 +118,7 @@ def test_equals_slow_restatement(change, sides):
     )
 
 
-def test_changing_one_patch_of_the_heatmap_changes_that_patch_alone():
+def test_changing_a_heatmap_patch_changes_only_that_patch():
     # a query is its own patch of E*I; were E*I the keys and values too, every patch would change
     processor = processor_of(NO_RESIDUAL)
     image, heatmap = pair(12, 12)
@@ -130,7 +130,7 @@ def test_changing_one_patch_of_the_heatmap_changes_that_patch_alone():
     assert torch.equal(changed, expected)
 
 
-def test_zero_heatmap_asks_alike_everywhere_but_still_sees_the_image():
+def test_zero_heatmap_gives_equal_queries_and_still_uses_the_image():
     # E = 0: all queries are equal, keys and values come from I; with E*I as values I would be
     # invisible
     processor = processor_of(NO_RESIDUAL)
@@ -174,7 +174,7 @@ def test_fresh_processor_is_exactly_the_identity_under_ones(change):
     )
 
 
-def test_fresh_default_is_the_mask_and_learns_from_any_loss():
+def test_fresh_default_processor_is_the_mask_and_is_trainable():
     processor, (image, heatmap) = build_processor(ProcessorConfig()), pair(32, 32)
     image, heatmap = image.float(), heatmap.float()
     out = processor(image, heatmap)
@@ -191,7 +191,7 @@ def test_fresh_default_is_the_mask_and_learns_from_any_loss():
     [AUTHORS_PROCESSOR, ProcessorConfig(zero_init=False), ProcessorConfig(kind="cnn")],
     ids=["authors", "default", "cnn"],
 )
-def test_every_parameter_takes_part(config):
+def test_every_parameter_gets_a_gradient(config):
     processor = processor_of(config)
     processor(*pair(32, 32)).square().sum().backward()
     assert [
@@ -207,7 +207,7 @@ def test_authors_form_has_their_number_of_parameters():
     assert sum(p.numel() for p in build_processor(AUTHORS_PROCESSOR).parameters()) == 722_435
 
 
-def test_default_is_the_form_of_decision_0001():
+def test_default_processor_is_that_of_decision_0001():
     assert dataclasses.asdict(ProcessorConfig()) == {
         "kind": "mha",
         "patch": 16,
@@ -236,7 +236,7 @@ def test_cnn_sees_image_and_masked_image():
     torch.testing.assert_close(processor(image, heatmap), heatmap * image + change)
 
 
-def test_kinds_share_one_call():
+def test_all_processors_have_the_same_signature():
     kinds = {"mha": HeatmapProcessor, "mask": MaskProcessor, "cnn": CnnProcessor}
     for kind, cls in kinds.items():
         assert type(build_processor(ProcessorConfig(kind=kind))) is cls
@@ -257,7 +257,7 @@ def test_pure_bf16_stays_bf16(config):
     assert build_processor(config).bfloat16()(image, heatmap).dtype == torch.bfloat16
 
 
-def test_reconstruction_error_is_one_mean_square_a_sample_under_ones():
+def test_reconstruction_error_is_the_mean_square_of_each_sample_under_ones():
     heatmaps = []
 
     def halve(image, heatmap):
@@ -297,7 +297,7 @@ def prime(processor: torch.nn.Module, images: torch.Tensor, steps: int) -> None:
         optimizer.step()
 
 
-def test_priming_has_nothing_to_teach_the_fresh_default():
+def test_priming_has_no_gradient_for_the_fresh_default_processor():
     processor = build_processor(ProcessorConfig())
     before = copy.deepcopy(processor.unpatchify.weight.detach())
     prime(processor, photo_crops(0, 64, 32), 2)
@@ -306,7 +306,7 @@ def test_priming_has_nothing_to_teach_the_fresh_default():
 
 
 @pytest.mark.slow
-def test_priming_brings_a_disturbed_default_back():
+def test_priming_restores_a_disturbed_default_processor():
     # the requirement allows 300 steps; docs/results/processor.md has them, other forms and other
     # images
     torch.manual_seed(0)
@@ -318,7 +318,7 @@ def test_priming_brings_a_disturbed_default_back():
 
 
 @pytest.mark.slow
-def test_authors_form_primed_200_steps_is_worse_than_a_constant_a_patch():
+def test_authors_form_after_200_priming_steps_is_worse_than_constant_patches():
     torch.manual_seed(0)
     processor, held_out = build_processor(AUTHORS_PROCESSOR), photo_crops(1, 64, 32)
     prime(processor, photo_crops(0, 512, 32), 200)
@@ -343,12 +343,12 @@ def test_authors_form_primed_200_steps_is_worse_than_a_constant_a_patch():
         ("width", -8),
     ],
 )
-def test_impossible_value_is_refused_by_name(key, value):
+def test_error_names_the_impossible_value(key, value):
     with pytest.raises(ValueError, match=rf"processor\.(width|{key})={value!r}"):
         ProcessorConfig(**{key: value})
 
 
-def test_sincos_needs_a_width_that_four_divides():
+def test_sincos_positions_need_a_width_divisible_by_4():
     with pytest.raises(ValueError, match=r"processor\.width=18.*multiple of 4"):
         ProcessorConfig(width=18, heads=2, positions="sincos")
 
@@ -363,12 +363,12 @@ def test_sincos_needs_a_width_that_four_divides():
         ({"processor": {"residual": "image", "kind": "x"}}, r"processor\.kind='x'"),
     ],
 )
-def test_from_dict_names_what_it_refuses(values, message):
+def test_from_dict_error_names_the_bad_key(values, message):
     with pytest.raises(ValueError, match=message):
         EClipConfig.from_dict(values)
 
 
-def test_config_survives_json():
+def test_config_round_trips_through_json():
     config = EClipConfig(processor=AUTHORS_PROCESSOR, alpha=0.5)
     assert EClipConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
     assert EClipConfig.from_dict({}) == EClipConfig()

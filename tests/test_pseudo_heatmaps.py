@@ -268,7 +268,7 @@ def test_shards_again_with_one_member_more(
         ("image", ("--on-bad-sample", "skip"), 0, "2 made, 0 of experts kept"),
         ("tables", (), 2, "2 tables; expected one table"),
         ("column", (), 2, "Name yours with --csv-img-key"),
-        ("grid", (), 2, "there is nowhere to look"),
+        ("grid", (), 2, "there is nothing to align"),
     ],
 )
 def test_faults(

@@ -24,7 +24,7 @@ ROWS = {  # docs/decisions/0027
     "mha": f"--eclip-no-mixup --eclip-priming-weight 0 {STEADY}",
     "mha+mixup": f"--eclip-priming-weight 0 {STEADY}",
     "mha+mixup+curriculum": "--eclip-priming-weight 0",
-    "random": "--eclip-heatmap-control random",
+    "random": "--eclip-placebo random",
     "eclip": "",
 }
 
@@ -45,7 +45,7 @@ def config_of(flags: str) -> EClipConfig:
         ("eclip", "mha", True, True, True),
     ],
 )
-def test_rows_are_configurations(
+def test_methods_of_table_4_are_configurations(
     row: str, processor: str, mixup: bool, curriculum: bool, priming: bool
 ) -> None:
     config = config_of(ROWS[row])
@@ -58,7 +58,7 @@ def test_rows_are_configurations(
     assert draws.accepted.tolist() == draw_gate(0, 3, range(50), 0.5, 0.3).accepted.tolist()
 
 
-def test_without_curriculum_the_views_are_as_many() -> None:
+def test_without_curriculum_the_number_of_views_is_equal() -> None:
     steady, paper = (
         Curriculum(10_000, config_of(ROWS[row]).curriculum) for row in ("mha", "eclip")
     )
@@ -68,7 +68,7 @@ def test_without_curriculum_the_views_are_as_many() -> None:
     assert counts[0] == pytest.approx(counts[1], rel=1e-3)
 
 
-def test_every_combination_of_switches_is_a_configuration() -> None:
+def test_every_combination_of_options_is_a_configuration() -> None:
     """Priming without a curriculum: the cold start stays, the rest is constant."""
     config = config_of("--eclip-no-mixup --eclip-curriculum 0.1 0 0 0 0 0.25")
     schedule = Curriculum(1000, config.curriculum)
@@ -89,13 +89,13 @@ def test_every_combination_of_switches_is_a_configuration() -> None:
         ("--eclip-no-mixup --eclip-alpha 0.3", "no lambda to draw"),
     ],
 )
-def test_senseless_combinations_are_refused(flags: str, message: str, tmp_path: Path) -> None:
+def test_meaningless_combinations_are_errors(flags: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=message):
         run(tmp_path, *flags.split(), table=tmp_path / "never-read.csv")
 
 
 @pytest.mark.slow
-def test_rows_train(launcher: Launcher) -> None:
+def test_methods_of_table_4_train(launcher: Launcher) -> None:
     """From the same weights over the same data: the base is CLIP, and no two rows give the same
     losses.
     """

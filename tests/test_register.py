@@ -128,13 +128,15 @@ def test_clinicalbert_preset_reads_a_local_folder(monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.slow
 @pytest.mark.parametrize("build", [open_clip.create_model, open_clip.get_tokenizer])
-def test_without_a_hub_clinicalbert_says_what_to_do(build, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_clinicalbert_without_hub_is_an_error_with_a_remedy(
+    build, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(OSError, match="ECLIP_TEXT_FOLDER"):
         build("eclip-swin-tiny-clinicalbert")
 
 
-def test_presets_are_listed_and_names_pass_through() -> None:
+def test_presets_are_listed_and_other_names_unchanged() -> None:
     presets = {
         f"eclip-{tower}{text}"
         for tower in ("swin-tiny", "vit-small", "vit-base", "resnet50")
@@ -162,7 +164,7 @@ def test_presets_are_listed_and_names_pass_through() -> None:
     )
 
 
-def test_wrong_names_and_settings_are_refused() -> None:
+def test_wrong_names_and_settings_are_errors() -> None:
     with pytest.raises(ValueError, match="CoCa"):
         open_clip.create_model("eclip-coca_ViT-B-32")
     with pytest.raises(RuntimeError, match="not found"):
@@ -235,7 +237,7 @@ def test_early_imports_and_undo_in_a_fresh_process() -> None:
     "version,fine",
     [("3.3.0", True), ("3.3.7", True), ("3.2.0", False), ("3.4.0", False), ("4.0.0.dev0", False)],
 )
-def test_untested_open_clip_is_refused(version: str, fine: bool) -> None:
+def test_untested_open_clip_version_is_an_error(version: str, fine: bool) -> None:
     if fine:
         check_open_clip_version(version)
         return
@@ -243,7 +245,7 @@ def test_untested_open_clip_is_refused(version: str, fine: bool) -> None:
         check_open_clip_version(version)
 
 
-def test_towers_and_random_stream_are_those_of_plain_open_clip() -> None:
+def test_towers_and_random_state_match_plain_open_clip() -> None:
     torch.manual_seed(3)
     plain, after_plain = open_clip.create_model("tiny"), torch.rand(1)
     torch.manual_seed(3)

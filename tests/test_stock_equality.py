@@ -40,12 +40,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Launcher:
     common = (*BASIC, "--train-data", plain, "--batch-size", 4, "--epochs", 2)
     gated = (
         *BASIC,
-        "--train-data",
-        write_table(launcher.folder / "gated", 24, annotated=range(0, 24, 2)),
-        "--batch-size",
-        4,
-        "--epochs",
-        2,
+        *("--train-data", write_table(launcher.folder / "gated", 24, annotated=range(0, 24, 2))),
+        *"--batch-size 4 --epochs 2".split(),
     )
     comma = ("--csv-separator", ",")
     launcher.stock(
@@ -73,21 +69,23 @@ def assert_same_run(launcher: Launcher, ours: str, stock: str, epochs: int = 2) 
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_no_heatmap_column_is_bitwise_stock(runs: Launcher, variant: str) -> None:
+def test_training_without_heatmap_column_is_bit_for_bit_open_clip(
+    runs: Launcher, variant: str
+) -> None:
     assert_same_run(runs, f"ours-{variant}", f"stock-{variant}")
 
 
-def test_closed_gate_without_priming_is_bitwise_stock(runs: Launcher) -> None:
+def test_closed_gate_without_priming_is_bit_for_bit_open_clip(runs: Launcher) -> None:
     assert_same_run(runs, "ours-closed", "stock-closed")
 
 
-def test_open_gate_is_not_stock(runs: Launcher) -> None:
+def test_open_gate_changes_training(runs: Launcher) -> None:
     """The comparison can fail."""
     with pytest.raises(AssertionError):
         assert_same_run(runs, "ours-open", "stock-closed")
 
 
-def test_two_processes_without_heatmaps_are_bitwise_plain_clip(launcher: Launcher) -> None:
+def test_two_processes_without_heatmaps_are_bit_for_bit_plain_clip(launcher: Launcher) -> None:
     """Stock open_clip can not run two CPU processes; plain CLIP under the same seams stands in for
     it.
     """

@@ -22,7 +22,7 @@ from openclip_eclip.batching.curriculum import Curriculum, draw_gate, expert_slo
 from openclip_eclip.batching.expert_stream import EXPERT_ID, ExpertSlots, expert_loader
 from openclip_eclip.batching.sentence_draw import draw_sentences
 from openclip_eclip.config import CurriculumConfig
-from openclip_eclip.data.placebo import HeatmapControl, choose_donors
+from openclip_eclip.data.placebo import PlaceboHeatmaps, choose_donors
 from openclip_eclip.data.sample import Sample, collate, seeded_randomness
 from openclip_eclip.objectives.dacl import Dacl, DaclConfig, binary_mask
 from openclip_eclip.objectives.m3_mix import M3Mix
@@ -61,7 +61,7 @@ class Drawing(torch.utils.data.Dataset):
         return 10
 
 
-def test_no_two_purposes_share_a_stream_but_those_that_always_did() -> None:
+def test_no_two_purposes_share_a_stream_except_the_listed_ones() -> None:
     """Over small keys, where they would meet: ids of samples begin at 1, all else at 0."""
     seen: dict[tuple, set[str]] = {}
     for name, stream in STREAMS.items():
@@ -79,13 +79,13 @@ def test_no_two_purposes_share_a_stream_but_those_that_always_did() -> None:
     assert sorted(spawned) == [1, 1, 2, 3, 4]
 
 
-def test_a_key_has_a_number_for_each_name() -> None:
+def test_key_needs_a_number_for_each_name() -> None:
     for key in ((17,), (17, 1, 2)):
         with pytest.raises(ValueError, match="expected numbers for"):
             GATE.sequence(3, *key)
 
 
-def test_nothing_else_in_training_makes_a_generator() -> None:
+def test_only_streams_makes_generators_in_training() -> None:
     """Of numpy or Python; torch's generators are of one number drawn from these."""
     root = Path(openclip_eclip.__file__).parent
     files = [root / name for name in ("batching", "objectives", "towers", "data")]
@@ -147,9 +147,9 @@ def test_m3_mix() -> None:
 
 def test_placebo() -> None:
     heatmap = np.linspace(0.1, 1, 48, dtype=np.float32).reshape(6, 8)
-    noise = HeatmapControl("random", 3, (6, 8))
+    noise = PlaceboHeatmaps("random", 3, (6, 8))
     assert digest(noise(1, heatmap), noise((1 << 59) + 7, heatmap)) == "8bae061ba9794736"
-    phases = HeatmapControl("phase-scrambled", 3, (6, 8))(1, heatmap)
+    phases = PlaceboHeatmaps("phase-scrambled", 3, (6, 8))(1, heatmap)
     # not bit for bit: a Fourier transform rounds otherwise on another machine
     assert phases[0, :3].tolist() == pytest.approx([0.70814025, 0.67055154, 0.62587982], rel=1e-5)
     images = list("aabcdefg")

@@ -1,4 +1,4 @@
-"""Everything changed in open_clip_train, and nothing else; see README.md beside this file."""
+"""All changes to open_clip_train, and nothing else; README.md beside this file lists them."""
 
 from __future__ import annotations
 
@@ -8,19 +8,18 @@ from typing import Any
 
 from openclip_eclip.register import check_open_clip_version
 
-# train.py compares it: the name of this package is so general that another one may be found first
+# train.py compares it, since Python may find another package of such a general name first
 OPENCLIP_ECLIP = "0.1.0"
 
 
 @contextmanager
 def active() -> Iterator[Any]:
-    """Rebind the seams for the duration of one training run; every name is restored afterwards.
+    """Apply the patches for the duration of one training run; every name is restored afterwards.
 
-    RuntimeError for an open_clip outside the tested range, or one whose seams have another
-    signature.
+    RuntimeError for an open_clip outside the tested range, or with other signatures than tested.
     """
     check_open_clip_version()
     from . import release_3_3
 
-    with release_3_3.rebound() as seams:
-        yield seams
+    with release_3_3.rebound() as patches:
+        yield patches

@@ -1,4 +1,4 @@
-"""What the check announced must arrive: a heatmap exactly for the samples that it found one for."""
+"""Training must read a heatmap for exactly the samples for which the check found one."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ logger = logging.getLogger(__name__)
 
 
 class Announced:
-    """The annotated samples that the check found, and how many of them the first pass showed.
+    """The annotated samples that the check found, and how many of them the first epoch had.
 
-    Counted is what the reader delivered: a crop that loses a map, or a gate that rejects it,
-    changes nothing. `names`: sample_id -> file and row or key of each; `total`: all good rows of a
-    table, of which an epoch drops only the last, partial batch. None for shards: `PassGuard` counts
-    there, since an epoch need not be a whole pass of each worker.
+    It counts heatmaps that the reader delivered, whether or not a crop or the gate drops them
+    later. `names`: sample_id -> file and row or key. `total`: all good rows of a table, of which an
+    epoch drops only the last, partial batch; None for shards. There `PassGuard` counts, since an
+    epoch need not be a whole pass of each worker.
     """
 
     def __init__(self, names: Mapping[int, str], total: int | None, source: str) -> None:
@@ -29,12 +29,12 @@ class Announced:
         self.begin_pass()
 
     def begin_pass(self) -> None:
-        """Before an epoch, also one that is continued: its part is no whole pass."""
+        """Call it before an epoch, also before a resumed one, which is not a whole pass."""
         self.shown = 0
         self.seen: set[int] = set()
 
     def see(self, samples: SampleBatch) -> None:
-        """DataError for a sample that is annotated otherwise than announced."""
+        """DataError for a sample that is annotated and was not in the check, or the reverse."""
         ids, delivered = samples.sample_id.tolist(), samples.delivered.tolist()
         for sample_id, has_map in zip(ids, delivered):
             if has_map != (sample_id in self.names):
@@ -52,27 +52,27 @@ class Announced:
             self.seen.update(sample_id for sample_id, has_map in zip(ids, delivered) if has_map)
 
     def end_pass(self, args: argparse.Namespace) -> None:
-        """After an epoch, on all ranks.
+        """Call it after an epoch, on all ranks.
 
-        DataError where too many announced samples of a table never came.
+        DataError if no announced sample of a table came, although some of them must have come.
         """
         if not self.first or not self.names:
             return
         self.first = False
-        own = (self.shown, len(self.seen))
-        counts = [own] * args.world_size
+        local = (self.shown, len(self.seen))
+        counts = [local] * args.world_size
         if args.world_size > 1:
-            dist.all_gather_object(counts, own)
+            dist.all_gather_object(counts, local)
         shown, seen = sum(shown for shown, _ in counts), sum(seen for _, seen in counts)
         if self.total is not None and seen == 0 and len(self.names) > max(0, self.total - shown):
             raise DataError(
                 f"{self.source}: the check announced {len(self.names)} annotated samples, and "
-                f"none of the {shown} samples of the first epoch was one. If they were skipped as "
-                "bad, the log names them."
+                f"none of the {shown} samples of the first epoch was annotated. If they were "
+                "skipped as bad, the log names them."
             )
         if seen < len(self.names):
             logger.info(
-                "eclip: the first epoch showed %d of %d annotated samples; the others were not "
+                "eclip: the first epoch had %d of %d annotated samples; the others were not "
                 "among its %d samples",
                 seen,
                 len(self.names),

@@ -1,4 +1,4 @@
-"""Checks that need the built model or the read data, all before the first step."""
+"""Checks before the first step that need the built model or the read data."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Lockable(Protocol):
     def lock_text_tower(self, *, unlocked_layers: int, freeze_layer_norm: bool) -> None: ...
 
 
-HEADS = ("logit_scale", "logit_bias")  # alone they train no tower
+HEADS = ("logit_scale", "logit_bias")  # parameters that belong to no tower
 
 
 def check_names(args: argparse.Namespace) -> None:
@@ -52,8 +52,7 @@ def check_names(args: argparse.Namespace) -> None:
 
 
 def check_optimiser(args: argparse.Namespace) -> None:
-    """UserError for an optimiser that timm does not know, or whose values open_clip leaves at
-    None."""
+    """UserError for an unknown optimiser of timm, or one without a value that it needs."""
     if not args.opt.lower().startswith("timm/"):
         return
     from timm.optim import get_optimizer_info
@@ -75,8 +74,7 @@ def check_optimiser(args: argparse.Namespace) -> None:
 
 
 def check_towers(args: argparse.Namespace, model: torch.nn.Module) -> None:
-    """UserError for flags of the towers that open_clip would pass over in this model, or stop at
-    with a traceback."""
+    """UserError for flags of the towers that this model ignores, or that end in a traceback."""
     is_timm = hasattr(model.visual, "trunk")
     if args.pretrained_image and not is_timm:
         raise UserError(
@@ -93,7 +91,7 @@ def check_towers(args: argparse.Namespace, model: torch.nn.Module) -> None:
         if getattr(args, f"lock_{tower}"):
             before = sum(parameter.requires_grad for parameter in model.parameters())
             try:
-                lock(args, cast(Lockable, model))  # once more by open_clip, with the same end
+                lock(args, cast(Lockable, model))  # open_clip locks it again, with the same result
             except (AssertionError, AttributeError, LookupError, RuntimeError, TypeError) as error:
                 raise UserError(
                     f"--lock-{tower} cannot be done in this way with --model "
@@ -140,10 +138,10 @@ def before_first_step(
     settings: Mapping[str, Any],
     resume_latest: bool,
 ) -> None:
-    """Warn of a schedule that learns nothing and of settings other than those of the checkpoint;
-    UserError where no step is left.
+    """Warn of a schedule that trains nothing and of settings that differ from the checkpoint's.
 
-    `epoch`: complete ones; `resumed`: settings of the checkpoint, None without one.
+    `epoch`: complete epochs; `resumed`: settings of the checkpoint, None without one. UserError if
+    no step is left.
     """
     if "train" not in data:
         return

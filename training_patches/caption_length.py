@@ -1,5 +1,6 @@
-"""How many captions and sentences are longer than the text tower reads, and whether all are the
-same: said before training.
+"""Before training: how many captions and sentences are too long for the text tower.
+
+It also warns where all captions are the same.
 """
 
 from __future__ import annotations
@@ -26,33 +27,33 @@ from .shard_flags import shard_files
 
 logger = logging.getLogger(__name__)
 
-SAMPLE = 2000  # captions looked at, evenly spaced: the share is then known to 1 %
-SHARDS = 4  # of those in which captions are looked at
-BATCH = 256  # texts at a time
+SAMPLE = 2000  # most captions to read, evenly spaced: the share is then known to 1 %
+SHARDS = 4  # most shards to read captions from
+BATCH = 256  # texts to tokenize at a time
 
 
 def announce_lengths(
     args: argparse.Namespace, flag: str, source: Any, tokenizer: Callable, windows: bool
 ) -> None:
-    """Log how many captions lose their end, a warning where they are many; on the first rank.
+    """Log, on the first rank, how many captions are cut; a warning where they are many.
 
-    `source`: what a loader reads, `CsvSamples` or `TarSamples`; anything else: the shards of
-    `flag`. With `windows` also sentences. Takes nothing from the random streams.
+    `source`: `CsvSamples` or `TarSamples`; for anything else the shards of `flag` are read.
+    `windows`: sentences are counted too. Nothing is drawn from the random streams.
     """
     if not is_master(args) or args.dataset_type == "synthetic":
         return
-    found = _texts(args, flag, source, windows)
-    if found is None:
+    texts_of = _texts(args, flag, source, windows)
+    if texts_of is None:
         logger.info(
             "eclip: %s is not on this machine: captions that are too long are not counted", flag
         )
         return
-    # the check of a table has said it
-    same = None if isinstance(source, CsvSamples) else all_the_same(found[0][0])
+    # the check of a table has already warned of it
+    same = None if isinstance(source, CsvSamples) else all_the_same(texts_of[0][0])
     if same:
         logger.warning("eclip: %s: %s", flag, same)
     with seeded_randomness(CAPTION_COUNTS.sequence(args.seed)), _one_thread():
-        for what, (texts, total) in zip(("captions", "sentences"), found):
+        for what, (texts, total) in zip(("captions", "sentences"), texts_of):
             if texts:
                 _announce(
                     flag,
@@ -65,10 +66,10 @@ def announce_lengths(
 
 
 def count_cut(tokenizer: Callable[..., Tensor], texts: Sequence[str]) -> int:
-    """How many of `texts` a longer context would change: they do not fit, whatever the padding."""
+    """The number of `texts` that do not fit into the context: a longer context changes them."""
     context = tokenizer([""]).shape[1]
     padding = tokenizer([""], context_length=context + 1)[0, -1]
-    # a token is a byte at least
+    # a token has at least one byte, so a short ASCII text always fits
     long = [text for text in texts if not (text.isascii() and len(text) <= context - 2)]
     cut = 0
     for first in range(0, len(long), BATCH):
@@ -79,13 +80,11 @@ def count_cut(tokenizer: Callable[..., Tensor], texts: Sequence[str]) -> int:
     return cut
 
 
-def _announce(flag: str, what: str, cut: int, looked: int, total: int, context: int) -> None:
-    share = (
-        f"{cut} of {looked}" if looked == total else f"{cut} of {looked} looked at, out of {total}"
-    )
-    log = logger.warning if cut > MANY * looked else logger.info
+def _announce(flag: str, what: str, cut: int, count: int, total: int, context: int) -> None:
+    share = f"{cut} of {count}" if count == total else f"{cut} of {count} checked, out of {total}"
+    log = logger.warning if cut > MANY * count else logger.info
     end = (
-        ": what is beyond it is cut off and never trained; give a larger --force-context-length "
+        ": the rest of them is cut off and not trained on; give a larger --force-context-length "
         "or shorten them"
         if cut
         else ""
@@ -95,7 +94,7 @@ def _announce(flag: str, what: str, cut: int, looked: int, total: int, context: 
         flag,
         share,
         what,
-        100 * cut / looked,
+        100 * cut / count,
         context,
         end,
     )
@@ -104,7 +103,7 @@ def _announce(flag: str, what: str, cut: int, looked: int, total: int, context: 
 def _texts(
     args: argparse.Namespace, flag: str, source: Any, windows: bool
 ) -> list[tuple[list[str], int]] | None:
-    """[(captions, of how many), (sentences, of how many)], evenly spaced; None: remote data."""
+    """[(captions, their total), (sentences, their total)], evenly spaced; None: remote data."""
     if isinstance(source, CsvSamples):
         table = source.table
         named = [path for path in table.windows if path] if windows else []
@@ -127,18 +126,18 @@ def _of_entries(
     entries: Sequence[TarEntry], total: int, windows: bool
 ) -> list[tuple[list[str], int]]:
     readable = [entry for entry in entries if "txt" in entry.members]
-    told = [entry for entry in readable if TEXT_MEMBER in entry.members] if windows else []
+    with_text = [entry for entry in readable if TEXT_MEMBER in entry.members] if windows else []
     texts = [
         entry.read("txt")["txt"].decode("utf-8", errors="replace") for entry in _spaced(readable)
     ]
     spoken = [
-        _sentences(entry.read(TEXT_MEMBER)[TEXT_MEMBER], entry.key) for entry in _spaced(told)
+        _sentences(entry.read(TEXT_MEMBER)[TEXT_MEMBER], entry.key) for entry in _spaced(with_text)
     ]
-    return [(texts, total), _scaled(spoken, round(len(told) * total / max(len(readable), 1)))]
+    return [(texts, total), _scaled(spoken, round(len(with_text) * total / max(len(readable), 1)))]
 
 
 def _sentences(text: bytes, name: str) -> list[str]:
-    """None where they cannot be read: such samples were named by the check."""
+    """The sentences, or [] where they cannot be read: the check has named such samples."""
     try:
         return decode_sentences(text, name)[0]
     except DataError:
@@ -146,8 +145,8 @@ def _sentences(text: bytes, name: str) -> list[str]:
 
 
 def _scaled(spoken: list[list[str]], samples: int) -> tuple[list[str], int]:
-    found = [sentence for sentences in spoken for sentence in sentences]
-    return found, round(len(found) * samples / max(len(spoken), 1))
+    flat = [sentence for sentences in spoken for sentence in sentences]
+    return flat, round(len(flat) * samples / max(len(spoken), 1))
 
 
 def _spaced(items: Sequence[Any], most: int | None = None) -> list[Any]:
@@ -159,7 +158,7 @@ def _spaced(items: Sequence[Any], most: int | None = None) -> list[Any]:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """No threads: tokenizers of Hugging Face that used them complain in each forked worker."""
+    """Tokenize without threads: Hugging Face's tokenizers warn in each worker forked after them."""
     before = os.environ.get("TOKENIZERS_PARALLELISM")
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     try:

@@ -1,4 +1,4 @@
-"""A run whose loss or weights are not finite stops at once, on all ranks, and saves none of it."""
+"""Stop a run at once, on all ranks and without saving, if loss or weights are not finite."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from openclip_eclip.config import UserError
 
 
 class FiniteLoss:
-    """Watches the loss by a hook on its module, which changes no value, so the baseline stays
-    bit-for-bit identical to open_clip's.
+    """Checks the loss with a hook on its module.
 
-    On a GPU the loss of a call is looked at in the next one, when it has long been computed: the
-    device never waits. With several ranks the worst of them counts, so all stop at the same call.
+    The hook changes no value, so the baseline stays bit-for-bit identical to open_clip's. On a GPU
+    the loss of a call is checked in the next call, so the device never waits. With several ranks
+    the largest value counts, so all of them stop at the same call.
     """
 
     def __init__(self, args: argparse.Namespace) -> None:
@@ -43,9 +43,9 @@ class FiniteLoss:
         batches: int,
         first_batch: int = 0,
     ) -> Callable[[int], Any]:
-        """`scheduler`, which open_clip calls with the step's number, so that a stop can name it.
+        """`scheduler`, wrapped to record the step's number for the message of a stop.
 
-        `batches`: of the epoch; it is continued before `first_batch`.
+        `batches`: the number in the epoch, which begins, or resumes, at batch `first_batch`.
         """
         self.epoch, self.optimizer, self.calls = epoch, optimizer, first_batch
         self.first_step = epoch * (batches // self.args.accum_freq)
@@ -63,7 +63,7 @@ class FiniteLoss:
         if self.args.skip_scheduler:
             self.step = self.first_step + self.calls // self.args.accum_freq
         self.calls += 1
-        self.look()  # at the one before
+        self.check_last_loss()  # of the previous call
         assert self.optimizer is not None, "`start_epoch` comes before the first loss"
         self.waiting = (
             self.step,
@@ -71,10 +71,10 @@ class FiniteLoss:
             self._start_reading(total.detach()),
         )
         if total.device.type != "cuda":
-            self.look()
+            self.check_last_loss()
 
     def _start_reading(self, total: Tensor) -> Callable[[], float]:
-        """A function that waits for the value: NaN or infinite if the loss of any rank is."""
+        """A function that waits for the value, which is NaN or infinite if any rank's loss is."""
         total, work = total.float().reshape(()).clone(), None
         if self.args.world_size > 1:
             total = torch.where(total.isfinite(), total, torch.full_like(total, math.inf))
@@ -88,7 +88,7 @@ class FiniteLoss:
 
             return read
         if work is not None:
-            work.wait()  # makes the stream wait, not this process
+            work.wait()  # the GPU's stream waits, not this process
         host = torch.empty((), dtype=total.dtype, pin_memory=True)
         host.copy_(total, non_blocking=True)
         done = torch.cuda.Event()
@@ -100,8 +100,8 @@ class FiniteLoss:
 
         return read_when_done
 
-    def look(self) -> None:
-        """UserError if the last loss is no number."""
+    def check_last_loss(self) -> None:
+        """UserError if the last loss is not finite."""
         if self.waiting is not None:
             (step, rate, read), self.waiting = self.waiting, None
             value = read()
@@ -111,9 +111,11 @@ class FiniteLoss:
     def check_weights(
         self, state: Mapping[str, Tensor], buffers: frozenset[str] = frozenset()
     ) -> None:
-        """UserError if the last loss, or a tensor of `state`, is not finite: no checkpoint of it
-        may be written."""
-        self.look()
+        """UserError if the last loss, or a tensor of `state`, is not finite.
+
+        Call it before a checkpoint is written.
+        """
+        self.check_last_loss()
         wrong = non_finite(state, buffers)
         if wrong:
             rate = self.optimizer.param_groups[0]["lr"] if self.optimizer is not None else math.nan
@@ -130,10 +132,10 @@ class FiniteLoss:
     def _sentence(self, what: str, step: int, rate: float) -> str:
         folder = Path(self.args.logs, self.args.name, "checkpoints")
         good = newest_complete(folder) if folder.is_dir() else None
-        kept = f"the last good checkpoint is {good}" if good else "no checkpoint was written before"
+        last = f"the last good checkpoint is {good}" if good else "no checkpoint was written before"
         return (
             f"{what} at step {step} (epoch {self.epoch}), learning rate {rate:.3g}, "
-            f"--precision {self.args.precision}: training stops, {kept}; "
+            f"--precision {self.args.precision}: training stops, {last}; "
             "try a lower --lr, a longer --warmup, --grad-clip-norm 1, or --precision amp_bf16 "
             "or fp32 instead of fp16."
         )

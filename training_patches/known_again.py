@@ -1,4 +1,4 @@
-"""Which samples of --expert-data are in --train-data as well: the same image file or content."""
+"""Which samples of --expert-data are also in --train-data: the same image file or content."""
 
 from __future__ import annotations
 
@@ -24,44 +24,44 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class _Image:
-    """Where a sample's image lies; `place`: (device, inode, offset), whatever the file's path."""
+    """The location of a sample's image."""
 
     sample_id: int
-    place: tuple[int, int, int]
+    location: tuple[int, int, int]  # (device, inode, offset), whatever the file's path
     size: int  # bytes
     read: Callable[[], bytes]
     caption: Callable[[], str]
 
 
-def known_again(
+def match_training_images(
     args: argparse.Namespace, loader: Any, expert: CsvSamples | TarSamples
 ) -> dict[int, int]:
-    """sample_id of a sample of --expert-data -> that of the training sample with the same image.
+    """sample_id in --expert-data -> sample_id of the training sample with the same image.
 
-    `loader`: of the training data. Two files are the same image if their bytes are; only images of
-    one length in bytes are read. Of several training samples with it the one with the same caption
-    is taken, else the first. An image that was stored anew (another format, another size) is not
-    known again.
+    `loader`: of the training data. Two images are the same if their bytes are equal; only images of
+    equal length are read. Of several matching training samples the one with the same caption is
+    taken, else the first. An image that was stored again (another format, another size) is not
+    recognised.
     """
 
     def work() -> dict[int, int] | None:
         training = _training_images(args, loader)
         return None if training is None else _match(training, list(_images_of(expert)))
 
-    found = on_rank_zero(args, work)
-    if found is None:
+    matches = on_rank_zero(args, work)
+    if matches is None:
         logger.warning(
             "eclip: --eclip-own-pairs: the images of --train-data are not files of this machine: "
-            "a sample of --expert-data that stands there too counts as another one"
+            "a sample of --expert-data that is also there counts as another sample"
         )
         return {}
     logger.info(
-        "eclip: %d of %d samples of --expert-data stand in --train-data too, known by their "
-        "image: their texts are copies",
-        len(found),
+        "eclip: %d of %d samples of --expert-data have the image of a sample of --train-data: "
+        "their texts count as copies",
+        len(matches),
         len(expert),
     )
-    return found
+    return matches
 
 
 def _training_images(args: argparse.Namespace, loader: Any) -> Iterator[_Image] | None:
@@ -89,13 +89,13 @@ def _table_images(table: CsvTable, first_id: int) -> Iterator[_Image]:
         if path is None:
             continue  # a blank cell: the check has named it
         try:
-            found = os.stat(path)
+            status = os.stat(path)
         except OSError:
             continue  # the check has named it
         yield _Image(
             first_id + row,
-            (found.st_dev, found.st_ino, 0),
-            found.st_size,
+            (status.st_dev, status.st_ino, 0),
+            status.st_size,
             path.read_bytes,
             partial(str, caption),
         )
@@ -106,10 +106,10 @@ def _entry_images(entries: Iterable[TarEntry], ids: Iterable[int]) -> Iterator[_
         key = entry.image_key
         if key is None or "txt" not in entry.members:
             continue
-        found, (offset, size) = os.stat(entry.shard), entry.members[key]
+        status, (offset, size) = os.stat(entry.shard), entry.members[key]
         yield _Image(
             sample_id,
-            (found.st_dev, found.st_ino, offset),
+            (status.st_dev, status.st_ino, offset),
             size,
             partial(_member, entry, key),
             partial(_text, entry),
@@ -125,28 +125,29 @@ def _text(entry: TarEntry) -> str:
 
 
 def _match(training: Iterator[_Image], experts: list[_Image]) -> dict[int, int]:
-    places, sizes = {image.place for image in experts}, {image.size for image in experts}
+    locations, sizes = {image.location for image in experts}, {image.size for image in experts}
     candidates: dict[int, list[_Image]] = {}
     for image in training:
-        if image.place in places or image.size in sizes:
+        if image.location in locations or image.size in sizes:
             candidates.setdefault(image.size, []).append(image)
     digests: dict[tuple[int, int, int], bytes] = {}
 
     def digest(image: _Image) -> bytes:
-        if image.place not in digests:
-            digests[image.place] = hashlib.blake2b(image.read()).digest()
-        return digests[image.place]
+        if image.location not in digests:
+            digests[image.location] = hashlib.blake2b(image.read()).digest()
+        return digests[image.location]
 
-    found = {}
+    matches = {}
     for expert in experts:
-        coincide = candidates.get(expert.size, [])
-        equal = [image for image in coincide if image.place == expert.place]
-        equal = equal or [image for image in coincide if digest(image) == digest(expert)]
+        same_size = candidates.get(expert.size, [])
+        equal = [image for image in same_size if image.location == expert.location]
+        equal = equal or [image for image in same_size if digest(image) == digest(expert)]
         if equal:
-            same = [
+            # captions are read only where they decide between several images
+            same_caption = [
                 image
                 for image in equal
                 if len(equal) > 1 and image.caption().strip() == expert.caption().strip()
             ]
-            found[expert.sample_id] = (same or equal)[0].sample_id
-    return found
+            matches[expert.sample_id] = (same_caption or equal)[0].sample_id
+    return matches

@@ -1,9 +1,9 @@
-"""A loader that begins in the middle of an epoch, with the batches and draws of the run before.
+"""A loader that resumes in the middle of an epoch, with the batches and draws of the first run.
 
-The epoch is built exactly as at its start: from the same random state come the same order of
-samples and the same seeds of the data workers. Batches that were consumed then pass as
-placeholders, undecoded. Transforms draw from the running random streams of the worker that
-decodes, so every batch carries its worker's state, and the worker takes it up where it left off.
+The epoch is built exactly as at its start: the same random state gives the same order of samples
+and the same seeds of the data workers. Consumed batches pass as placeholders and are not decoded.
+Transforms draw from the random streams of the worker that decodes. So every batch carries its
+worker's random state, which the worker restores on resume.
 """
 
 from __future__ import annotations
@@ -24,27 +24,27 @@ from .signals import ignore_in_worker
 
 @dataclass(frozen=True)
 class WorkerState:
-    """Of a data worker once it had made a batch.
+    """The state of a data worker after a batch.
 
-    `random` is packed on its way to the main process: a tensor would take a file descriptor there.
+    `random` is packed on its way to the main process: a tensor would need a file descriptor there.
     """
 
     worker: int
-    taken: int  # samples it had taken from its shards in this epoch, bad ones too; 0 for tables
-    random: dict[str, Any] | None  # None without worker processes: it is the main process's
+    taken: int  # samples taken from its shards in this epoch, bad ones too; 0 for tables
+    random: dict[str, Any] | None  # None without worker processes: the main process's state counts
 
 
 @dataclass(frozen=True)
 class Position:
-    """Where an epoch is continued on one rank: before batch `batch`."""
+    """Where an epoch is resumed on one rank: before batch `batch`."""
 
     batch: int
     start: Mapping[str, Any]  # `random_state` before the first batch of the epoch
-    now: Mapping[str, Any]  # and after the last one that was consumed
-    workers: Mapping[int, WorkerState] = field(default_factory=dict)  # with a consumed batch
+    now: Mapping[str, Any]  # `random_state` after the last consumed batch
+    workers: Mapping[int, WorkerState] = field(default_factory=dict)  # those with a consumed batch
 
     def passing(self, worker: int, workers: int) -> int:
-        """How many of the consumed batches `worker` of `workers` made: they take turns."""
+        """The number of consumed batches of `worker` out of `workers`, which take turns."""
         return len(range(worker, self.batch, workers))
 
 
@@ -67,7 +67,7 @@ def _restore_worker(position: Position) -> None:
 
 
 def _packed(state: Mapping[str, Any]) -> dict[str, Any]:
-    """Arrays for tensors, of 4 bytes a number where these have 8."""
+    """A random state with arrays instead of tensors, 4 bytes a number instead of 8."""
     return {
         key: (
             value.numpy().astype(np.uint32 if value.dtype == torch.int64 else np.uint8)
@@ -90,7 +90,7 @@ def _unpacked(state: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class Table(Protocol):
-    """What a map-style data set offers."""
+    """A map-style data set."""
 
     def __len__(self) -> int: ...
 
@@ -98,14 +98,14 @@ class Table(Protocol):
 
 
 class ResumableTable(Dataset):
-    """A map-style data set whose first batches pass as placeholders when an epoch is continued."""
+    """A map-style data set whose consumed batches pass as placeholders in a resumed epoch."""
 
     def __init__(self, samples: Table, collate: Callable[[list[Any]], Any]) -> None:
         self.samples, self.collate_samples = samples, collate
         self.begin_epoch(0, None)
 
     def begin_epoch(self, epoch: int, position: Position | None) -> None:
-        """In the main process, before the workers are started; they live for one epoch."""
+        """Call it in the main process before the workers start; they live for one epoch."""
         self.position, self.count = position, 0
 
     def __len__(self) -> int:
@@ -122,12 +122,12 @@ class ResumableTable(Dataset):
         return None
 
     def collate(self, samples: list[Any] | None) -> tuple[Any, WorkerState | None]:
-        """(batch, state of its worker), or (None, None) for a batch that passes."""
+        """(batch, state of its worker), or (None, None) for a consumed batch."""
         return (None, None) if samples is None else (self.collate_samples(samples), _worker_state())
 
 
 class ShardProgress:
-    """How far a worker is in the epoch: what the stages around its decoding of shards share."""
+    """The progress of a worker in the epoch, shared by the stages around its decoding."""
 
     def __init__(self, shared_epoch: Any) -> None:
         self.shared_epoch = shared_epoch
@@ -135,11 +135,11 @@ class ShardProgress:
         self.begin_epoch(-1, None)
 
     def begin_epoch(self, epoch: int, position: Position | None) -> None:
-        """In the main process, before the workers are started: they outlive `epoch`."""
+        """Call it in the main process before the workers start; they outlive `epoch`."""
         self.position_epoch, self.position = epoch, position
 
     def begin_pass(self) -> None:
-        """Over the shards; an epoch may take several."""
+        """Call it before each pass over the shards; an epoch may need several."""
         epoch = self.shared_epoch.get_value()
         if epoch == self.epoch:
             return
@@ -150,26 +150,26 @@ class ShardProgress:
             self.to_pass = state.taken if state else 0
 
     def take(self) -> bool:
-        """Count one sample; whether it is to be decoded."""
+        """Count a sample, and return whether it must be decoded."""
         self.taken += 1
         if self.position is not None and self.taken == self.to_pass:
             _restore_worker(self.position)
         return self.taken > self.to_pass
 
     def placeholders(self) -> int:
-        """How many batches pass, told once an epoch."""
+        """The number of consumed batches; 0 from the second call of an epoch on."""
         count, self.batches = self.batches, 0
         return count
 
 
 class TakeSamples(wds.PipelineStage):
-    """Before the decoding: lets the members of consumed samples go by."""
+    """Stage before the decoding: skips the members of consumed samples."""
 
     def __init__(self, progress: ShardProgress, guard: PassGuard) -> None:
         self.progress, self.guard = progress, guard
 
     def run(self, source: Any) -> Iterator[Any]:
-        self.progress.begin_pass()  # now, not at the first sample: `GiveBatches` asks before that
+        self.progress.begin_pass()  # now, not at the first sample: `GiveBatches` needs it earlier
         return self._take(source)
 
     def _take(self, source: Any) -> Iterator[Any]:
@@ -181,10 +181,10 @@ class TakeSamples(wds.PipelineStage):
 
 
 class GiveBatches(wds.PipelineStage):
-    """Instead of webdataset's batching: placeholders, then (batch, `WorkerState`).
+    """Stage instead of webdataset's batching: placeholders, then (batch, `WorkerState`).
 
-    webdataset decodes the first sample of the next batch before it gives a batch away, so that no
-    state belongs to the end of one. Samples that fill no batch in a pass are dropped, as there.
+    webdataset decodes the first sample of the next batch before it yields a batch, so no state
+    belongs to the end of a batch. Samples that fill no batch in a pass are dropped, as there.
     """
 
     def __init__(self, progress: ShardProgress, size: int, collate: Callable[..., Any]) -> None:
@@ -204,7 +204,8 @@ class GiveBatches(wds.PipelineStage):
 class ResumableLoader:
     """Batches of `loader`, from `first_batch` on.
 
-    `num_batches` and `num_samples` are those of a whole epoch. `keeps_workers`: for the whole run.
+    `num_batches` and `num_samples` are those of a whole epoch. `keeps_workers`: whether the workers
+    live for the whole run.
     """
 
     def __init__(
@@ -220,7 +221,7 @@ class ResumableLoader:
         self.begin_epoch(0, None)
 
     def begin_epoch(self, epoch: int, position: Position | None) -> None:
-        """Before iteration: `position` is where the epoch is continued, None its start."""
+        """Call it before iteration; `position`: where the epoch is resumed, None at its start."""
         self.epoch, self.position = epoch, position
         self.start: Mapping[str, Any] | None = None
         self.states: dict[int, WorkerState] = dict(position.workers) if position else {}
@@ -233,7 +234,7 @@ class ResumableLoader:
 
     @property
     def first_batch(self) -> int:
-        """Number of the first batch that iteration gives."""
+        """Number of the first batch that iteration yields."""
         return self.position.batch if self.position else 0
 
     def __iter__(self) -> Iterator[Any]:
@@ -244,12 +245,13 @@ class ResumableLoader:
         if position is not None and position.batch == self.num_batches:
             set_random_state(position.now)
             return
-        # kept workers are seeded once, in epoch 0: a resumed run draws no seed in a later one
-        kept = torch.get_rng_state() if self.keeps_workers and self.epoch > 0 else None
+        # Workers of a whole run are seeded once, in epoch 0. A resumed run starts its workers in a
+        # later epoch, which draws a seed: the state before that draw is restored.
+        before = torch.get_rng_state() if self.keeps_workers and self.epoch > 0 else None
         for i, (batch, state) in enumerate(self.loader):
-            if kept is not None:
-                torch.set_rng_state(kept)
-                kept = None
+            if before is not None:
+                torch.set_rng_state(before)
+                before = None
             if position is None or i >= position.batch:
                 self.states[state.worker] = state
                 yield batch
@@ -257,7 +259,7 @@ class ResumableLoader:
                 set_random_state(position.now)
 
     def checkpoint_state(self) -> dict[str, Any]:
-        """Of this rank, in tensors and numbers: what a `Position` needs beside batch and `now`."""
+        """This rank's part of a `Position`, without `batch` and `now`, in tensors and numbers."""
         assert self.start is not None, "an epoch has begun"
         workers = {}
         for number, state in self.states.items():
@@ -267,20 +269,20 @@ class ResumableLoader:
 
 
 def position_from(batch: int, now: Mapping[str, Any], state: Mapping[str, Any]) -> Position:
-    """Undo `ResumableLoader.checkpoint_state`."""
+    """The `Position` of a stored `ResumableLoader.checkpoint_state`."""
     workers = {
-        number: WorkerState(number, one["taken"], one["random"])
-        for number, one in state["workers"].items()
+        number: WorkerState(number, worker["taken"], worker["random"])
+        for number, worker in state["workers"].items()
     }
     return Position(batch, state["start"], now, workers)
 
 
 def resumable(loader: Any, shared_epoch: Any = None) -> ResumableLoader:
-    """Of open_clip's loader over our samples: a DataLoader, or a WebLoader of our pipeline."""
+    """Wrap open_clip's loader of our samples: a DataLoader, or a WebLoader of our pipeline."""
     counts = loader.num_batches, loader.num_samples
     if isinstance(loader, DataLoader):
         table = ResumableTable(cast(Table, loader.dataset), loader.collate_fn)
-        # draws as open_clip's own does: in its batch sampler, and one seed of the workers an epoch
+        # it draws as open_clip's loader does: in its batch sampler, and one seed of the workers
         batches = DataLoader(
             table,
             batch_sampler=loader.batch_sampler,

@@ -1,9 +1,8 @@
-"""Which data worker reads which shards, and an end with a sentence where one of them could never
-fill a batch.
+"""Which data worker reads which shards, and an error where a worker can never fill a batch.
 
-A worker drops the batch that its shards do not fill and begins them again, so one with fewer
-samples than a batch would read for ever. What the index knows is an error before training; for the
-rest there is `PassGuard`.
+A worker drops the batch that its shards do not fill, and begins them again. With fewer samples than
+a batch it would read for ever. What the index knows is an error before training; `PassGuard` finds
+the rest during training.
 """
 
 from __future__ import annotations
@@ -21,15 +20,15 @@ from openclip_eclip.data.sample import Sample
 from openclip_eclip.data.shards.stream import Announced, shard_name
 from openclip_eclip.streams import shard_order
 
-MAX_DRAWS = 2_000_000  # shards shuffled while looking for a worker with too few samples
-# Draws of as many shards as there are, without one good sample, when shards are drawn at random
+MAX_DRAWS = 2_000_000  # most shards to shuffle in the search for a worker with too few samples
+# With shards drawn at random: draws without a good sample, in multiples of the number of shards
 PATIENCE = 20
-# Samples that the shuffle may hold back
+# samples that the shuffle may hold back
 IN_FLIGHT = upstream._SAMPLE_SHUFFLE_SIZE + upstream._SAMPLE_SHUFFLE_INITIAL
 
 
 class Share(NamedTuple):
-    """What one worker reads in an epoch."""
+    """The part of an epoch that one worker reads."""
 
     epoch: int
     rank: int
@@ -39,7 +38,7 @@ class Share(NamedTuple):
 
 
 def check_number(args: argparse.Namespace, shards: int) -> None:
-    """DataError for fewer shards than workers on all ranks: each worker reads whole shards."""
+    """DataError for fewer shards than workers of all ranks, since a worker reads whole shards."""
     if getattr(args, "dataset_resampled", False) or shards >= _readers(args):
         return
     fewer = shards // args.world_size
@@ -51,9 +50,9 @@ def check_number(args: argparse.Namespace, shards: int) -> None:
 
 
 def check_shares(args: argparse.Namespace, counts: Sequence[int], first_epoch: int) -> None:
-    """DataError where open_clip would give a worker fewer samples than a batch in some epoch.
+    """DataError if open_clip gives a worker fewer samples than a batch in some epoch.
 
-    `counts`: good samples of each shard, in order.
+    `counts`: the number of good samples of each shard, in order.
     """
     share = (
         None
@@ -91,12 +90,13 @@ def _plural(count: int, word: str) -> str:
 def smallest_share(
     args: argparse.Namespace, counts: Sequence[int], first_epoch: int
 ) -> Share | None:
-    """A worker that has fewer samples than a batch in one of the epochs, as open_clip will shuffle
-    and split them; else None.
+    """A worker that has fewer samples than a batch in some epoch, None if there is none.
+
+    Shards are shuffled and split as open_clip will do it.
     """
-    fewest = len(counts) // _readers(args)  # shards of the worker that gets fewest
+    fewest = len(counts) // _readers(args)  # the smallest number of shards that a worker reads
     if sum(sorted(counts)[:fewest]) >= args.batch_size:
-        return None  # whatever the shuffle does
+        return None  # enough for every shuffle
     epochs = max(first_epoch + 1, args.epochs)
     for epoch in range(
         first_epoch, min(epochs, first_epoch + 1 + MAX_DRAWS // max(1, len(counts)))
@@ -108,7 +108,7 @@ def smallest_share(
 
 
 def shares(args: argparse.Namespace, counts: Sequence[int], epoch: int) -> list[Share]:
-    """What every worker reads in an epoch: open_clip's shuffle and split by rank and worker."""
+    """The part of every worker in an epoch: open_clip's shuffle and split by rank and worker."""
     workers = max(1, args.workers)
     order = list(
         _shuffle(
@@ -123,17 +123,16 @@ def shares(args: argparse.Namespace, counts: Sequence[int], epoch: int) -> list[
         for rank in range(args.world_size)
         for worker in range(workers)
     }
-    return [Share(epoch, *place, len(part), sum(part)) for place, part in parts.items()]
+    return [Share(epoch, *key, len(part), sum(part)) for key, part in parts.items()]
 
 
 class PassGuard:
-    """Three stages of one worker's pipeline that count what passes; DataError instead of a loop
-    without a batch.
+    """Three counting stages of a worker's pipeline: DataError instead of a loop without a batch.
 
-    `shards` stands where shards are named, `read` where samples leave their shard, `good` before
-    they become batches. `announced`: what the check found in each shard; a whole pass must bring
-    all of it, but for samples that `skip_bad` left out. `draws`: of how many shards one is drawn at
-    random for ever (--dataset-resampled); 0: a pass ends with the last shard.
+    `shards` is the stage where shards are named, `read` where samples leave their shard, `good`
+    before they become batches. `announced`: the counts of the check for each shard; a whole pass
+    must bring all of them, except samples that `skip_bad` leaves out. `draws`: the number of shards
+    that are drawn at random without end (--dataset-resampled); 0: a pass ends with the last shard.
     """
 
     def __init__(
@@ -148,12 +147,12 @@ class PassGuard:
         self.path, self.batch_size, self.rank = path, batch_size, rank
         self.skip_bad, self.draws = skip_bad, draws
         self.announced = announced
-        self.opened: list[str] = []  # of this pass, or drawn since the last good sample
+        self.opened: list[str] = []  # shards of this pass, or drawn since the last good sample
         self.raw = 0
-        self.is_whole = True  # this pass: no sample of it was passed over
+        self.is_whole = True  # no sample of this pass was skipped as consumed
 
     def shards(self, source: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
-        """Begin a pass; one without an end stops where many shards in a row gave nothing."""
+        """Begin a pass. DataError in an endless pass after many shards without a good sample."""
         self.opened, self.raw, self.is_whole = [], 0, True
         for shard in source:
             if (
@@ -168,7 +167,7 @@ class PassGuard:
             yield shard
 
     def pass_over(self) -> None:
-        """A sample goes by undecoded: it was consumed before the run was interrupted."""
+        """Skip a sample that was consumed before the run was interrupted."""
         self.is_whole = False
         if self.draws:
             self.opened, self.raw = [], 0
@@ -196,21 +195,18 @@ class PassGuard:
                 )
             )
         if self.announced is not None:
-            found = [self.announced[shard_name(url)] for url in self.opened]
-            self._compare(found, count, annotated)
+            announced = [self.announced[shard_name(url)] for url in self.opened]
+            self._compare(announced, count, annotated)
 
-    def _compare(self, found: Sequence[Announced], count: int, annotated: int) -> None:
-        """What a whole pass brought against what the check announced for its shards."""
-        good, maps = sum(shard.good for shard in found), sum(shard.annotated for shard in found)
-        # With --on-bad-sample skip: images that could not be read, which the check does not decode
+    def _compare(self, announced: Sequence[Announced], count: int, annotated: int) -> None:
+        """DataError where a whole pass differs from the counts of the check for its shards."""
+        good = sum(shard.good for shard in announced)
+        maps = sum(shard.annotated for shard in announced)
         missing = good - count
-        if (
-            annotated == maps
-            and not missing
-            or self.skip_bad
-            and annotated >= maps - missing
-            and (annotated or not maps)
-        ):
+        is_equal = annotated == maps and not missing
+        # with --on-bad-sample skip, unreadable images are missing: the check does not decode images
+        is_explained = annotated >= maps - missing and (annotated > 0 or not maps)
+        if is_equal or (self.skip_bad and is_explained):
             return
         raise DataError(
             self._sentence(
@@ -219,9 +215,9 @@ class PassGuard:
             )
         )
 
-    def _sentence(self, found: str) -> str:
+    def _sentence(self, reason: str) -> str:
         worker = get_worker_info()
         return (
-            f"{self.path}: worker {worker.id if worker else 0} of rank {self.rank}: {found}. Mend "
-            "the samples, lower --batch-size, or take fewer --workers or ranks."
+            f"{self.path}: worker {worker.id if worker else 0} of rank {self.rank}: {reason}. "
+            "Repair the samples, lower --batch-size, or take fewer --workers or ranks."
         )

@@ -1,7 +1,7 @@
-"""Work on the data before training that ranks share, under a time limit of its own.
+"""Work on the data before training, shared by ranks, with a long time limit.
 
-The process group's own limit (NCCL: ten minutes) is for training steps; a first look at a large
-data set takes longer, and the ranks that wait for it must not be killed.
+The limit of the process group (NCCL: ten minutes) is for training steps. The check of a large data
+set takes longer, and the ranks that wait for it must not be killed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def patient_group() -> Iterator[Any]:
 
 
 def on_rank_zero(args: argparse.Namespace, work: Callable[[], T]) -> T:
-    """Run `work` on rank 0 and give its result, or its DataError, to every rank."""
+    """Run `work` on rank 0; every rank gets its result, or raises its DataError."""
     result: list[Any] = [None]
     if args.world_size == 1:
         return work()
@@ -45,9 +45,9 @@ def on_rank_zero(args: argparse.Namespace, work: Callable[[], T]) -> T:
 def shared_work(
     args: argparse.Namespace, items: Sequence[Any], work: Callable[[Sequence[Any]], list[T]]
 ) -> list[T]:
-    """`work(items)`, each rank doing its part; the results in the items' order, on every rank.
+    """`work(items)` with each rank doing a part; every rank gets all results, in order.
 
-    A DataError of one rank stops all of them.
+    A DataError of one rank is raised on all of them.
     """
     if args.world_size == 1:
         return work(items)

@@ -1,4 +1,4 @@
-"""The seams into open_clip_train 3.3: names rebound in its modules while one run lasts."""
+"""The patches of open_clip_train 3.3: names in its modules are replaced during a run."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import inspect
 import json
 import logging
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,8 +30,8 @@ from openclip_eclip.checkpoint_files import (
     without_prefixes,
 )
 from openclip_eclip.config import UserError
-from openclip_eclip.flag_checks import check_learning
-from openclip_eclip.flag_conflicts import refuse_unsupported
+from openclip_eclip.flag_checks import check_learning, current_spelling
+from openclip_eclip.flag_conflicts import reject_unsupported
 from openclip_eclip.loss import EClipLoss, EClipSigLipLoss
 from openclip_eclip.model import EClip
 from openclip_eclip.model_errors import one_sentence
@@ -49,14 +50,14 @@ from .before_training import before_first_step, check_names, check_optimiser, ch
 from .finite_loss import FiniteLoss
 from .resume import atomic_save
 from .run_folder import claim, lock
-from .run_settings import load_to_resume, run_settings
+from .run_settings import check_resumed_params, load_to_resume, run_settings
 from .session import Session
 from .signals import Signals
 from .val_data import val_source
 
 logger = logging.getLogger(__name__)
 
-# what each seam looked like when it was tested; another signature means another open_clip
+# tested signatures of the patched names; another signature means another open_clip
 SIGNATURES = {
     "parse_args": "(args)",
     "create_loss": "(args)",
@@ -71,10 +72,10 @@ SIGNATURES = {
 
 
 class ExpertDistributedDataParallel(DistributedDataParallel):
-    """DDP for a model whose processor takes part only in some steps, on some ranks; and for CPU.
+    """DDP on CPU too, for a model whose processor takes part only in some steps and ranks.
 
     Without `find_unused_parameters` the step after an unused processor stops with "Expected to have
-    finished reduction". open_clip always passes `device_ids`, which torch refuses for CPU modules.
+    finished reduction". open_clip always passes `device_ids`, which torch rejects for CPU modules.
     """
 
     def __init__(self, module: torch.nn.Module, device_ids: Any = None, **kwargs: Any) -> None:
@@ -88,14 +89,13 @@ class ExpertDistributedDataParallel(DistributedDataParallel):
         )
 
 
-class Seams:
-    """Our side of every rebound name, sharing one `Session`."""
+class Patches:
+    """The replacements of all patched names, which share a `Session`."""
 
     def __init__(self) -> None:
-        # from `parse_args` on, and the model from `create_model_and_transforms` on
-        self.session: Session
-        self.finite: FiniteLoss
-        self.built: torch.nn.Module
+        self.session: Session  # from `parse_args` on
+        self.finite: FiniteLoss  # from `parse_args` on
+        self.built: torch.nn.Module  # the model, from `create_model_and_transforms` on
         self.signals = Signals()
         self.originals: dict[str, Callable] = {}
         self.lock: IO[str] | None = None
@@ -103,47 +103,47 @@ class Seams:
         self.resume_latest = self.most_recent = self.named = False  # as the flags were given
 
     def parse_args(self, argv: Sequence[str]) -> argparse.Namespace:
-        """open_clip's arguments and ours in one namespace, so that params.txt and wandb record
-        both.
-        """
-        own, rest = eclip_parser().parse_known_args(list(argv))
-        args = parse_host(
-            self.originals["parse_args"], with_recipe(own.recipe, with_runs_dir(own.runs_dir, rest))
-        )
-        vars(args).update(vars(own))
+        """open_clip's arguments and ours in one namespace, so params.txt and wandb record both."""
+        _, rank, world_size = world_info_from_env()
+        argv, notices = current_spelling(argv)
+        if rank == 0:  # open_clip sets up its log later
+            sys.stderr.writelines(f"{notice}\n" for notice in notices)
+        ours, rest = eclip_parser().parse_known_args(argv)
+        host_argv = with_recipe(ours.recipe, with_runs_dir(ours.runs_dir, rest))
+        args = parse_host(self.originals["parse_args"], host_argv)
+        vars(args).update(vars(ours))
         names = method_names(args)
-        refuse_unsupported(args, names)
+        reject_unsupported(args, names)
         check_names(args)
         check_optimiser(args)
         fill_alignment(args, names)
-        _, rank, world_size = world_info_from_env()
         fill_batch_size(args, world_size)
         if not any(flag.split("=")[0] == "--csv-separator" for flag in rest):
-            args.csv_separator = None  # each table's own; open_clip's default is the tab
+            args.csv_separator = None  # detected for each table; open_clip's default is the tab
         with one_sentence(args.model, None):
             base = open_clip.factory.get_model_config(args.model)
         config = eclip_config(args, (base or {}).get("eclip_cfg") or {}, names)
         args.method = "+".join(names)  # for params.txt
         check_learning(args, world_size)
+        check_resumed_params(args)
         self.session = Session(args, config, build_method(args, names), self.signals)
         self.finite = FiniteLoss(args)
-        # the first rank alone: it may have begun this very log before another one comes here
+        # on the first rank only: it may have begun this log before another rank checks it
         if rank == 0 and args.name:
             self.lock = claim(args)
         self.named = bool(args.name)
         self.resume_latest, self.most_recent = args.resume == "latest", args.save_most_recent
         if self.resume_latest and args.remote_sync is None:
-            args.save_most_recent = (
-                False  # open_clip would look at epoch_latest.pt alone; put back once it has looked
-            )
+            # with it open_clip would consider epoch_latest.pt alone; restored after its search
+            args.save_most_recent = False
         return args
 
     def create_model_and_transforms(self, *args: Any, **kwargs: Any) -> Any:
         for name in list(logging.root.manager.loggerDict):
-            # open_clip has just set every logger to INFO; torch's spill statistics at exit
+            # open_clip has set every logger to INFO; torch's would log statistics at exit
             if name.split(".")[0] == "torch":
                 logging.getLogger(name).setLevel(logging.WARNING)
-        # None, not absent, for the baseline: a preset's own would win otherwise
+        # None, not absent, for the baseline: otherwise a preset's eclip_cfg would apply
         method = self.session.method
         kwargs["eclip_cfg"] = None if method.is_plain else self.session.config.to_dict()
         self.session.args.save_most_recent = self.most_recent
@@ -157,11 +157,11 @@ class Seams:
                 objective.check_model(built[0])
             built[0].objectives = method.objectives
         run = Path(self.session.args.logs, self.session.args.name)
-        # what --export and every later user of the weights must know
+        # the config that the export and every later user of the weights need
         if is_master(self.session.args) and run.is_dir():
             config = plain_config(args[0], kwargs, built[0].visual.preprocess_cfg)
             (run / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-            if not self.named:  # open_clip has just made a name
+            if not self.named:  # open_clip has made a name by now
                 self.lock = lock(run)
         return built
 
@@ -189,9 +189,7 @@ class Seams:
         return data
 
     def create_loss(self, args: argparse.Namespace) -> torch.nn.Module:
-        """open_clip's loss with the same settings, extended by mixed pairs, priming and
-        objectives.
-        """
+        """open_clip's loss with the same settings, extended by mixed pairs, priming, objectives."""
         if self.session.method.is_plain:
             return self.finite.watch(self.originals["create_loss"](args))
         where = {"rank": args.rank, "world_size": args.world_size, "cache_labels": True}
@@ -221,7 +219,7 @@ class Seams:
         self.session.end_epoch(is_evaluated=will_evaluate(self.session.args, data, epoch + 1))
 
     def check_weights(self) -> None:
-        """On all ranks, before one of them saves."""
+        """UserError for weights that are not finite; on all ranks, before one of them saves."""
         self.finite.check_weights(self.built.state_dict(), self.buffers())
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
@@ -229,7 +227,7 @@ class Seams:
             return self.originals["evaluate"](*args, **kwargs)
 
     def buffers(self) -> frozenset[str]:
-        """Names of what the model holds beside its parameters."""
+        """Names of the model's buffers."""
         return frozenset(name for name, _ in self.built.named_buffers())
 
     def get_latest_checkpoint(self, path: str, remote: bool) -> str | None:
@@ -239,14 +237,12 @@ class Seams:
         if newest is None and any(Path(path).glob("epoch_*.pt")):
             raise UserError(
                 f"--resume latest: no complete checkpoint is left in {path}; move the damaged ones"
-                " away to start anew, or give another --name."
+                " away to start again, or give another --name."
             )
         return str(newest) if newest else None
 
     def pt_load(self, file_path: str, map_location: Any = None) -> Any:
-        """Load a checkpoint without unpickling code, and keep our part of it for the first
-        epoch.
-        """
+        """Load a checkpoint without unpickling code; our part of it is kept for the first epoch."""
         checkpoint = load_to_resume(
             file_path, self.session.args, self.built, map_location, checked=self.resume_latest
         )
@@ -281,44 +277,44 @@ def will_evaluate(args: argparse.Namespace, data: Mapping[str, Any], completed: 
 
 
 def enumerate_batches(batches: Iterable, start: int = 0) -> Iterator[tuple[int, Any]]:
-    """`enumerate` for open_clip's loops: a loader that continues an epoch counts on from there."""
+    """`enumerate` for open_clip's loops: it starts at the first batch of a resumed epoch."""
     return enumerate(batches, getattr(batches, "first_batch", start))
 
 
 @contextmanager
-def rebound() -> Iterator[Seams]:
-    """Rebind every seam, restore all of them at the end whatever happened."""
+def rebound() -> Iterator[Patches]:
+    """Replace every patched name, and restore all of them at the end, also after an error."""
     for name, expected in SIGNATURES.items():
-        found = str(inspect.signature(getattr(host, name)))
-        if found != expected:
+        signature = str(inspect.signature(getattr(host, name)))
+        if signature != expected:
             raise RuntimeError(
-                f"open_clip_train.main.{name}{found} is not the {name}{expected} that"
+                f"open_clip_train.main.{name}{signature} is not the {name}{expected} that"
                 " openclip_eclip was tested with."
             )
-    seams = Seams()
+    patches = Patches()
     replacements: list[tuple[ModuleType, str, Any]] = [
         *(
-            (host, name, getattr(seams, name))
+            (host, name, getattr(patches, name))
             for name in (*SIGNATURES, "create_model_and_transforms")
         ),
-        (torch, "save", seams.save),
+        (torch, "save", patches.save),
         (torch.nn.parallel, "DistributedDataParallel", ExpertDistributedDataParallel),
     ]
     before = [(module, name, getattr(module, name)) for module, name, _ in replacements]
-    seams.originals = {name: value for _, name, value in before}
-    with seams.signals.handled():
+    patches.originals = {name: value for _, name, value in before}
+    with patches.signals.handled():
         try:
             for module, name, replacement in replacements:
                 setattr(module, name, replacement)
             host_loop.enumerate = enumerate_batches
-            yield seams
-        except RuntimeError as error:  # a data worker or another rank may go first
-            if seams.signals.stop:
-                seams.signals.stop_now(f"({error})")
+            yield patches
+        except RuntimeError as error:  # after a signal a data worker or another rank may end first
+            if patches.signals.stop:
+                patches.signals.stop_now(f"({error})")
             raise
         finally:
-            if seams.lock is not None:
-                seams.lock.close()
+            if patches.lock is not None:
+                patches.lock.close()
             vars(host_loop).pop("enumerate", None)
             for module, name, value in before:
                 setattr(module, name, value)

@@ -1,4 +1,4 @@
-"""Atomic checkpoints that carry what an exact resume needs."""
+"""Atomic checkpoints, and the random state that an exact resume needs."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-PARTIAL = ".partial"  # ends the name of a file that is being written
+PARTIAL = ".partial"  # suffix of a file that is being written
 
 
 def random_state(with_cuda: bool = True) -> dict[str, Any]:
-    """State of the global generators of this process, as tensors and numbers (for weights_only).
+    """State of this process's global generators, in tensors and numbers (for weights_only).
 
-    `with_cuda`: also of the current GPU, if there is one; a forked data worker may not ask for it.
+    `with_cuda`: also of the current GPU, if there is one; a forked data worker may not read it.
     """
     version, numbers, gauss = random.getstate()
-    # a dict only where one asks for it
+    # the tuple form of the state, not the dict
     _, keys, position, has_gauss, cached = cast(tuple[Any, ...], np.random.get_state())
     state = {
         "python": torch.tensor(numbers, dtype=torch.int64),
@@ -38,7 +38,7 @@ def random_state(with_cuda: bool = True) -> dict[str, Any]:
 
 
 def set_random_state(state: Mapping[str, Any]) -> None:
-    """Undo `random_state`."""
+    """Restore a state of `random_state`."""
     random.setstate(
         (state["python_version"], tuple(state["python"].tolist()), state["python_gauss"])
     )
@@ -59,14 +59,13 @@ def set_random_state(state: Mapping[str, Any]) -> None:
 def atomic_save(
     save: Callable[..., None], obj: Any, path: str | os.PathLike, *args: Any, **kwargs: Any
 ) -> None:
-    """`save(obj, path)` through a temporary name: a kill leaves the old file or the new one, never
-    half of one.
+    """`save(obj, path)` through a temporary file: a kill leaves the old file or the new one.
 
-    The name holds the process id, so that two runs never write into one file. Once this returns,
-    everything is on the disk.
+    The temporary name has the process id, so two runs never write into the same file. When this
+    function returns, everything is on the disk.
     """
     path = Path(path)
-    # not *.pt: open_clip takes any *.pt for a checkpoint
+    # not *.pt, which open_clip would take for a checkpoint
     temporary = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
     try:
         with open(temporary, "wb") as file:
@@ -80,7 +79,7 @@ def atomic_save(
 
 
 def sync_folder(folder: Path) -> None:
-    """Bring new names and removals in `folder` to the disk."""
+    """Write new names and removals in `folder` to the disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -89,6 +88,6 @@ def sync_folder(folder: Path) -> None:
 
 
 def remove_partial(folder: Path) -> None:
-    """Delete what killed runs were writing. Only for the one run that writes into `folder`."""
+    """Delete the partial files of killed runs. Only the run that writes into `folder` may do it."""
     for path in folder.glob(f".*{PARTIAL}"):
         path.unlink(missing_ok=True)

@@ -1,5 +1,4 @@
-"""One process owns a run folder at a time, a name is used up only by a run that trained, and the
-reason of a stop is in its log."""
+"""The run folder: its lock, whether its name is free, and the reason of a stop in its log."""
 
 from __future__ import annotations
 
@@ -25,19 +24,18 @@ except ImportError:  # not on Windows
 logger = logging.getLogger(__name__)
 
 LOG, LOCK = "out.log", ".lock"
-# open_clip's lines of a run that did something
+# lines in the log of a run that has trained or evaluated
 TRAINED = ("Start epoch", "Eval Epoch", "Train Epoch")
 HELD = (errno.EACCES, errno.EAGAIN)
-BROKEN = ("gloo", "by peer", "NCCL")  # in what a rank raises when another one is gone
+BROKEN = ("gloo", "by peer", "NCCL")  # in the error of a rank after another one has ended
 
 
 def claim(args: argparse.Namespace) -> IO[str] | None:
-    """Lock the folder of a named run for the life of this process; None where locks are not
-    supported.
+    """Lock the folder of a named run for the life of this process.
 
-    The log of an earlier attempt that never began is kept beside the new one. UserError if another
-    process holds the folder,
-    or the name was used by a run that trained and --resume latest does not continue it.
+    Returns the open lock file, None where locks are not supported. The log of an earlier attempt
+    that never trained is kept beside the new one. UserError if another process holds the lock, or
+    if a run of this name has trained and --resume latest is not given.
     """
     folder = Path(args.logs, args.name)
     log = folder / LOG
@@ -46,22 +44,22 @@ def claim(args: argparse.Namespace) -> IO[str] | None:
             f"experiment {folder} already exists: give another --name, or --resume "
             "latest to continue it."
         )
-    held = lock(folder)
+    lock_file = lock(folder)
     if args.resume != "latest" and log.exists():
-        kept = next(
+        old_log = next(
             path for i in range(1, 10_000) if not (path := folder / f"out.attempt-{i}.log").exists()
         )
-        log.rename(kept)
+        log.rename(old_log)
         logger.warning(
             "eclip: an earlier attempt at %s stopped before training; its log is now %s",
             folder,
-            kept,
+            old_log,
         )
-    return held
+    return lock_file
 
 
 def _has_trained(folder: Path) -> bool:
-    """Also for an empty log, of which nothing is known."""
+    """Whether a run has trained here; True also for an empty log, which tells nothing."""
     text = (folder / LOG).read_text(encoding="utf-8", errors="replace")
     checkpoints = folder / "checkpoints"
     return (
@@ -73,11 +71,11 @@ def _has_trained(folder: Path) -> bool:
 
 
 def lock(folder: Path) -> IO[str] | None:
-    """An open file that holds the lock of `folder` until it is closed or the process ends; None
-    without support for locks.
+    """An open file that locks `folder` until it is closed or the process ends.
 
-    A POSIX record lock: it goes with this process, while one of `flock` would live on in orphaned
-    data workers. UserError if held.
+    None without support for locks. UserError if another process holds the lock. It is a POSIX
+    record lock, which ends with this process; one of `flock` would live on in orphaned data
+    workers.
     """
     folder.mkdir(parents=True, exist_ok=True)
     file = open(folder / LOCK, "a+", encoding="utf-8")
@@ -96,7 +94,7 @@ def lock(folder: Path) -> IO[str] | None:
                 "stop it, or give another --name."
             ) from error
         logger.warning(
-            "eclip: %s cannot be locked (%s): take care that no second run writes into it",
+            "eclip: %s cannot be locked (%s): make sure that no second run writes into it",
             folder,
             error,
         )
@@ -118,13 +116,15 @@ def _who(holder: str) -> str:
     try:
         facts = json.loads(holder)
         return f"process {facts['pid']} on {facts['host']}, started {facts['start']}"
-    except (ValueError, LookupError, TypeError):  # it is just being written
+    except (ValueError, LookupError, TypeError):  # the other process is writing it now
         return "another process"
 
 
 def log_stop(args: argparse.Namespace | None, reason: str) -> None:
-    """`reason` as the last line of the run's log. Any rank may call it; only the first one has a
-    handler for the file."""
+    """Write `reason` as the last line of the run's log.
+
+    Any rank may call it; only the first one has a handler for the file.
+    """
     record = logging.LogRecord(
         __name__, logging.ERROR, __file__, 0, "eclip: stopped: %s", (reason,), None
     )
@@ -155,8 +155,10 @@ def has_logged(args: argparse.Namespace | None, reason: str) -> bool:
 
 
 def is_consequence(args: argparse.Namespace | None, error: BaseException) -> bool:
-    """Whether another rank has stopped before, its reason is the last line of the log, and `error`
-    is what came of it here: a broken connection, or torchrun's signal."""
+    """Whether `error` follows from a stop of another rank, whose reason is in the log's last line.
+
+    Such an error is a broken connection, or torchrun's signal.
+    """
     if args is None or getattr(args, "world_size", 1) == 1 or not args.name:
         return False
     broken = isinstance(error, dist.DistError) or any(word in str(error) for word in BROKEN)

@@ -1,6 +1,4 @@
-"""What a run says and draws: lines beside open_clip's, figures of the processor, views of annotated
-images.
-"""
+"""The output of a run beside open_clip's: log lines, figures of the processor, annotated views."""
 
 from __future__ import annotations
 
@@ -31,32 +29,33 @@ logger = logging.getLogger(__name__)
 
 
 class RunLog:
-    """Of one run, on its first rank."""
+    """The log of a run, written on its first rank."""
 
     def __init__(self, args: argparse.Namespace, method: Method) -> None:
         self.args, self.method = args, method
         self.writer: Any = None  # tensorboard's
         # images (N, 3, H, W) and heatmaps (N, 1, H, W) of the first annotated samples
         self.examples: tuple[torch.Tensor, torch.Tensor] | None = None
-        self.names: dict[int, str] = {}  # of annotated samples, by their ids
+        self.names: dict[int, str] = {}  # sample_id -> name of an annotated sample
 
     def take_examples(self, samples: Any) -> None:
-        """The first of `samples` that keep their heatmap, drawn at the start, after priming and at
-        the end.
+        """Keep the first of `samples` for the figures at the start, after priming and at the end.
+
+        A sample whose crop lost its heatmap is left out.
         """
         if not is_master(self.args):
             return
         with seeded_randomness(FIGURES.sequence(self.args.seed)):
             first = [samples[i] for i in range(min(4, len(samples)))]
-        good = [sample for sample in first if sample.heatmap is not None]
-        if good:
-            images = torch.stack([sample.image for sample in good])
-            self.examples = images, torch.stack([sample.heatmap for sample in good])
+        annotated = [sample for sample in first if sample.heatmap is not None]
+        if annotated:
+            images = torch.stack([sample.image for sample in annotated])
+            self.examples = images, torch.stack([sample.heatmap for sample in annotated])
 
     def step(
         self, step: int, loader: PlannedLoader, loss: Any, views_before: Mapping[int, int]
     ) -> None:
-        """Log beside open_clip's line, at its steps."""
+        """Log a line at the steps at which open_clip logs its line."""
         args, steps = self.args, loader.steps_per_epoch
         if not is_master(args) or not self.method.experts:
             return
@@ -92,8 +91,9 @@ class RunLog:
             wandb.log(values, step=step)
 
     def draw(self, model: Any, when: str, step: int) -> None:
-        """I, E, I^E and I^lam (lam = 0.5) of the first annotated samples, a PNG beside the log and
-        in tensorboard.
+        """Draw I, E, I^E and I^lam (lam = 0.5) of the first annotated samples.
+
+        The figure is a PNG in the run folder, and in tensorboard.
         """
         if self.examples is None or not is_master(self.args) or not self.args.save_logs:
             return
@@ -115,7 +115,7 @@ class RunLog:
             self.writer.add_figure("eclip/processor", figure, step)
 
     def write_views(self, views: Counter[int]) -> None:
-        """annotated_views.csv: how often each annotated image entered as a mixed pair."""
+        """Write annotated_views.csv: how often each annotated image was in a mixed pair."""
         if not is_master(self.args) or not self.names:
             return
         path = Path(self.args.logs, self.args.name, "annotated_views.csv")
@@ -125,7 +125,7 @@ class RunLog:
             table.writerows([name, views[key]] for key, name in self.names.items())
 
     def filled_flags(self, filled: Mapping[str, Any]) -> None:
-        """Flags that a recipe has computed from the data, in params.txt too."""
+        """Log the flags that a recipe has computed from the data, and add them to params.txt."""
         text = ", ".join(f"{name} {value}" for name, value in filled.items())
         logger.info("eclip: recipe %s: %s", self.args.recipe, text)
         params = Path(self.args.logs, self.args.name, "params.txt")
@@ -136,8 +136,9 @@ class RunLog:
             params.write_text("\n".join(sorted(lines)) + "\n")
 
     def windows(self, count: int | None, header: list[str]) -> None:
-        """DataError if no sample carries windows. `header`: columns of the table of
-        training data.
+        """Log the number of samples with sentence windows. DataError if there is none.
+
+        `header`: columns of the table of training data.
         """
         if count == 0:
             raise DataError(
@@ -155,7 +156,7 @@ class RunLog:
     def annotations(
         self, curriculum: Curriculum, annotated: bool, windows: bool, count: int, header: list[str]
     ) -> None:
-        """How many samples are annotated, and when they take part."""
+        """Log how many samples are annotated, and when they are mixed."""
         if not annotated and not (windows and self.method.windows):
             column = self.args.csv_heatmap_key or "heatmap"
             near = "" if column in header else did_you_mean(column, header)
@@ -164,10 +165,10 @@ class RunLog:
                 "no pair is added" if self.method.experts else "nothing is aligned",
                 near and f".{near} Name the column with --csv-heatmap-key",
             )
-        if self.args.eclip_heatmap_control:
+        if self.args.eclip_placebo:
             logger.warning(
-                "eclip: --eclip-heatmap-control %s: every heatmap is a placebo",
-                self.args.eclip_heatmap_control,
+                "eclip: --eclip-placebo %s: every heatmap is a placebo",
+                self.args.eclip_placebo,
             )
         if not self.method.experts:
             logger.info("eclip: %d annotated samples", count)

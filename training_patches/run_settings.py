@@ -1,5 +1,4 @@
-"""What a checkpoint says of the run that wrote it, and what a run that continues from it does
-differently."""
+"""Settings of a run in its checkpoint, and their differences from those of a resumed run."""
 
 from __future__ import annotations
 
@@ -20,13 +19,12 @@ from openclip_eclip.checkpoint_files import (
     state_of,
     without_prefixes,
 )
-from openclip_eclip.config import EClipConfig, UserError
-from openclip_eclip.flag_checks import flag_of
+from openclip_eclip.config import EClipConfig, UserError, current_names, flag_of
 from openclip_eclip.model import PROCESSOR_PREFIX, REGIONS_PREFIX
 
 logger = logging.getLogger(__name__)
 
-# what decides how a run goes on; another value on resume is named
+# settings that affect training; a change of their value on resume is a warning
 NAMES = (
     "model",
     "train_data",
@@ -63,10 +61,10 @@ NAMES = (
     "on_bad_sample",
     "csv_caption_key",
     "csv_heatmap_key",
-    "eclip_heatmap_control",
+    "eclip_placebo",
     "naive_form",
 )
-# other values of these fit no optimiser state
+# settings whose change on resume is an error: the optimiser state does not fit
 OPTIMISED = (
     "opt",
     "lock_image",
@@ -79,15 +77,17 @@ OPTIMISED = (
 def run_settings(
     args: argparse.Namespace, config: EClipConfig, data: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Plain values, which load with weights_only: the method, the flags that matter, how much data
-    there is, and our own settings."""
-    found = {name: _plain(getattr(args, name)) for name in (*NAMES, *OPTIMISED)}
+    """The method, the flags above, the amount of data and `EClipConfig`, as plain values.
+
+    Plain values load with weights_only.
+    """
+    flags = {name: _plain(getattr(args, name)) for name in (*NAMES, *OPTIMISED)}
     if "train" in data:
-        found["samples"] = int(data["train"].dataloader.num_samples)
+        flags["samples"] = int(data["train"].dataloader.num_samples)
     return {
         "method": args.method,
         "ranks": args.world_size,
-        **found,
+        **flags,
         "eclip_config": _plain(config.to_dict()),
     }
 
@@ -101,7 +101,7 @@ def _plain(value: Any) -> Any:
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """`--flag old -> new` for every setting that both runs know and that is another one."""
+    """`--flag old -> new` for every setting that both runs have with different values."""
     words = {"ranks": "number of ranks", "samples": "samples of --train-data in an epoch"}
     changed = [
         name for name in (*NAMES, *words) if name in old and name in new and old[name] != new[name]
@@ -116,6 +116,21 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def check_resumed_params(args: argparse.Namespace) -> None:
+    """UserError where params.txt of the run to be resumed has an option that went.
+
+    Call it before open_clip writes the file anew.
+    """
+    if not args.resume:
+        return
+    is_latest = args.resume == "latest"
+    run = Path(args.logs, args.name) if is_latest else Path(args.resume).parent.parent
+    params = run / "params.txt"
+    if params.is_file():
+        lines = params.read_text(encoding="utf-8", errors="replace").splitlines()
+        current_names(dict(line.split(": ", 1) for line in lines if ": " in line), str(params))
+
+
 def load_to_resume(
     file_path: str,
     args: argparse.Namespace,
@@ -123,11 +138,10 @@ def load_to_resume(
     map_location: Any,
     checked: bool,
 ) -> Any:
-    """The checkpoint behind --resume as `model` takes it, with or without DDP's prefix. Nothing in
-    it is executed.
+    """The checkpoint of --resume with the keys that `model` expects. No code in it is executed.
 
     `checked`: its checksums have been compared. UserError, one sentence, for a damaged or foreign
-    file, another method's checkpoint, other weights, or another choice of what is trained.
+    file, a checkpoint of another method, other weights, or another choice of what is trained.
     """
     path = Path(file_path)
     if "://" in file_path:
@@ -147,7 +161,10 @@ def load_to_resume(
             f"checkpoint {path} holds no optimizer state, so training cannot continue "
             "from it: give it as --pretrained."
         )
-    settings = (checkpoint.get(STATE_KEY) or {}).get("settings") or {} if trained else {}
+    ours = (checkpoint.get(STATE_KEY) or {}) if trained else {}
+    settings = current_names(ours.get("settings") or {}, f"checkpoint {path}")
+    if settings:
+        ours["settings"] = settings
     if trained:
         _check_method(path, settings.get("method"), state, args, model)
     _check_weights(path, state, model, bare=not trained)
@@ -188,12 +205,12 @@ def _check_method(
                 f"{args.method}: {advice}."
             )
         return
-    # written before checkpoints named their method
-    found = any(key.startswith(PROCESSOR_PREFIX) for key in state)
-    if found != any(key.startswith(PROCESSOR_PREFIX) for key in model.state_dict()):
+    # old checkpoints do not name their method
+    has_processor = any(key.startswith(PROCESSOR_PREFIX) for key in state)
+    if has_processor != any(key.startswith(PROCESSOR_PREFIX) for key in model.state_dict()):
         holds = (
             "a heatmap processor, as of --method eclip or naive"
-            if found
+            if has_processor
             else "no heatmap processor, as of --method clip"
         )
         raise UserError(
@@ -204,9 +221,9 @@ def _check_method(
 def _check_weights(
     path: Path, state: Mapping[str, Tensor], model: torch.nn.Module, bare: bool
 ) -> None:
-    """`bare` weights may lack what eCLIP adds to a CLIP."""
-    own, added = without_prefixes(model.state_dict()), (PROCESSOR_PREFIX, REGIONS_PREFIX)
-    keys = set(own) ^ set(state)
+    """UserError for weights of another model; `bare` ones may lack what eCLIP adds to a CLIP."""
+    expected, added = without_prefixes(model.state_dict()), (PROCESSOR_PREFIX, REGIONS_PREFIX)
+    keys = set(expected) ^ set(state)
     wrong = sorted(
         key
         for key in keys
@@ -215,14 +232,14 @@ def _check_weights(
     if wrong:
         raise UserError(
             f"checkpoint {path} is of another model: {wrong[0]} is "
-            f"{'missing' if wrong[0] in own else 'not part of this run'}; give the "
+            f"{'missing' if wrong[0] in expected else 'not part of this run'}; give the "
             "same --model and --force-* flags."
         )
     for key, value in state.items():
-        if key in own and own[key].shape != value.shape:
+        if key in expected and expected[key].shape != value.shape:
             raise UserError(
                 f"checkpoint {path} is of another model: {key} is "
-                f"{tuple(value.shape)} in it and {tuple(own[key].shape)} in this run; "
+                f"{tuple(value.shape)} in it and {tuple(expected[key].shape)} in this run; "
                 "give the same --model and --force-* flags."
             )
 

@@ -1,4 +1,4 @@
-"""When a run saves its position within an epoch, how all ranks agree on it, and what is kept."""
+"""Checkpoints within an epoch: when they are saved, how ranks agree on it, which are kept."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ from .signals import Signals
 
 logger = logging.getLogger(__name__)
 
-SAVE, STOP = 1, 2  # what a rank asks for; STOP + the number of the signal
+SAVE, STOP = 1, 2  # requests of a rank; a stop is STOP + the number of the signal
 
 
 class MidEpochSaver:
-    """Asked after every optimiser step and at the end of each epoch.
+    """Saves after an optimiser step, or at the end of an epoch, where it is due or requested.
 
     `write(batch, path)` writes the checkpoint; all ranks take part.
     """
 
     def __init__(self, args: argparse.Namespace, signals: Signals) -> None:
         self.args, self.signals = args, signals
-        self.group: Any = None  # of CPU processes, whatever the training's own is
+        self.group: Any = None  # process group on the CPU, whatever that of the training is
         self.pending: tuple[Any, torch.Tensor] | None = None
         self.saved_at: float | None = None  # by the monotonic clock, in seconds
-        self.at_end = 0  # asked for in the last step of an epoch
-        self.is_epoch_saved = False  # the current one, to its end
+        self.at_end = 0  # request in the last step of an epoch
+        self.is_epoch_saved = False  # whether the end of the current epoch is saved
 
     @property
     def is_on(self) -> bool:
@@ -66,47 +66,47 @@ class MidEpochSaver:
         self.signals.training_begins()
 
     def after_step(self, step: int, batch: int) -> None:
-        """`step` of the run is done, and `batch` batches of the epoch.
+        """Call it after optimiser step `step` of the run and `batch` batches of the epoch.
 
-        Stopped, after saving, where a signal asked for it.
+        Raises Stopped, after saving, if a signal asked for it.
         """
         if not self.is_on:
             return
-        asked = self._agree()
+        request = self._agree()
         every = self.args.save_every_steps
         if every and (step + 1) % every == 0:
-            asked = max(asked, SAVE)
-        if not asked:
+            request = max(request, SAVE)
+        if not request:
             return
-        self._forget_wish()
+        self._clear_request()
         if batch + self.args.accum_freq > self.num_batches:
-            self.at_end = asked  # the batches that fill no step come first
+            self.at_end = request  # first come the remaining batches, which fill no step
             return
-        self._save(batch, asked)
+        self._save(batch, request)
 
     def end_epoch(self, is_evaluated: bool) -> None:
-        """Before the evaluation: a bad validation image must not cost the epoch."""
+        """Save before the evaluation, so that a bad validation image does not lose the epoch."""
         if not self.is_on:
             return
-        asked = max(self.at_end, self._agree(wait=True))
-        if asked:
-            self._forget_wish()
-        if is_evaluated or asked >= STOP or (asked and not self._is_saved_by_open_clip()):
-            self._save(self.num_batches, asked)
+        request = max(self.at_end, self._agree(wait=True))
+        if request:
+            self._clear_request()
+        if is_evaluated or request >= STOP or (request and not self._is_saved_by_open_clip()):
+            self._save(self.num_batches, request)
             self.is_epoch_saved = True
 
     @contextmanager
     def evaluation(self) -> Iterator[None]:
-        """A signal stops at once in here, where the epoch is saved."""
+        """In this block a signal stops the run at once, if the epoch is saved."""
         if not self.is_epoch_saved:
             yield
             return
-        when = "in the evaluation; --resume latest begins it again and goes on"
+        when = "in the evaluation; --resume latest repeats it and continues"
         with self.signals.all_is_saved(when):
             yield
 
     def epoch_saved(self, completed: int) -> None:
-        """open_clip's own checkpoint is there: ours of the end of that epoch says nothing more."""
+        """Delete our checkpoint of the end of an epoch once open_clip's own is written."""
         for path in self.folder.glob("epoch_*_batch_*.pt"):
             order = progress_in_name(path)
             if order is not None and order[0] == completed - 1 and order[1] >= self.num_batches:
@@ -120,7 +120,7 @@ class MidEpochSaver:
             or (args.save_frequency > 0 and completed % args.save_frequency == 0)
         )
 
-    def _save(self, batch: int, asked: int) -> None:
+    def _save(self, batch: int, request: int) -> None:
         began = time.monotonic()
         path = self.folder / f"epoch_{self.epoch}_batch_{batch:08d}.pt"
         self.write(batch, path)
@@ -135,22 +135,24 @@ class MidEpochSaver:
                 time.monotonic() - began,
             )
         self.saved_at = time.monotonic()
-        if asked >= STOP:
+        if request >= STOP:
             if self.group is not None:
-                dist.barrier(self.group)  # torchrun ends the rank that writes once another is gone
-            name = signal.Signals(asked - STOP).name
+                dist.barrier(
+                    self.group
+                )  # torchrun ends the writing rank if another rank ends first
+            name = signal.Signals(request - STOP).name
             where = f"after batch {batch} of {self.num_batches} in epoch {self.epoch}"
             raise Stopped(
                 f"by {name} {where}; the position is saved in {path}: continue with "
                 "--resume latest.",
-                asked - STOP,
+                request - STOP,
             )
 
     def _keep_last(self, written: Path) -> None:
-        """Delete all but the last --keep-last, and those of a later position.
+        """Delete all but the last --keep-last checkpoints, and those of a later position.
 
-        They are of a course that this run has left: it was resumed from an older checkpoint, or
-        began its epoch anew.
+        A later position is of an abandoned run: this one was resumed from an older checkpoint, or
+        began its epoch again.
         """
         orders = {
             path: order
@@ -165,9 +167,9 @@ class MidEpochSaver:
             path.unlink(missing_ok=True)
         sync_folder(self.folder)
 
-    # ---- what is asked for
+    # ---- requests to save or stop
 
-    def _wish(self) -> int:
+    def _request(self) -> int:
         if self.signals.stop:
             return STOP + self.signals.stop
         assert self.saved_at is not None, "`begin_epoch` comes first"
@@ -175,23 +177,23 @@ class MidEpochSaver:
         is_due = minutes is not None and is_master(self.args) and passed >= 60 * minutes
         return SAVE if self.signals.save or is_due else 0
 
-    def _forget_wish(self) -> None:
+    def _clear_request(self) -> None:
         self.signals.save = False
         self.saved_at = time.monotonic()
 
     def _agree(self, wait: bool = False) -> int:
-        """The largest wish of all ranks.
+        """The largest request of all ranks.
 
-        As of the step before, so that no step waits for another rank; with `wait` as of now.
+        It is that of the previous step, so no step waits for another rank; with `wait` that of now.
         """
         if self.group is None:
-            return self._wish()
+            return self._request()
         agreed = self._received()
         if agreed:
-            self._forget_wish()
-        wish = torch.tensor([self._wish()])
-        work = dist.all_reduce(wish, dist.ReduceOp.MAX, group=self.group, async_op=True)
-        self.pending = work, wish
+            self._clear_request()
+        request = torch.tensor([self._request()])
+        work = dist.all_reduce(request, dist.ReduceOp.MAX, group=self.group, async_op=True)
+        self.pending = work, request
         return max(agreed, self._received()) if wait else agreed
 
     def _received(self) -> int:

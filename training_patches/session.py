@@ -1,6 +1,4 @@
-"""What one training run adds around open_clip's loop: the loader, the log lines, figures, and the
-state of a resume.
-"""
+"""A training run around open_clip's loop: its loader, log lines, figures and state for a resume."""
 
 from __future__ import annotations
 
@@ -29,7 +27,7 @@ from openclip_eclip.recipes import fill_schedule
 
 from .announced import Announced
 from .caption_length import announce_lengths
-from .known_again import known_again
+from .known_again import match_training_images
 from .mid_epoch import Position, ResumableLoader, position_from, resumable
 from .resume import random_state, set_random_state
 from .run_log import RunLog
@@ -41,9 +39,9 @@ logger = logging.getLogger(__name__)
 
 
 class PlainLoader:
-    """(image, text) batches from the same checked samples: the CLIP baseline.
+    """(image, text) batches of the same checked samples, for the CLIP baseline.
 
-    `after_step` and `first_batch` are those of `PlannedLoader`.
+    `after_step` and `first_batch` as in `PlannedLoader`.
     """
 
     def __init__(
@@ -68,7 +66,7 @@ class PlainLoader:
 
 
 class EpochInfo(upstream.DataInfo):
-    """open_clip's DataInfo that also tells a `PlannedLoader` or `PlainLoader` its epoch."""
+    """open_clip's DataInfo that also sets the epoch of a `PlannedLoader` or `PlainLoader`."""
 
     def set_epoch(self, epoch: int) -> None:
         super().set_epoch(epoch)
@@ -76,22 +74,22 @@ class EpochInfo(upstream.DataInfo):
 
 
 class Session:
-    """State of one run of `open_clip_train.main.main` under our seams."""
+    """State of a run of `open_clip_train.main.main` with our patches."""
 
     def __init__(
         self, args: argparse.Namespace, config: EClipConfig, method: Method, signals: Signals
     ) -> None:
         self.args, self.config, self.method = args, config, method
         self.loader: PlannedLoader | None = None
-        self.batches: ResumableLoader  # what the loader is made of, from `build_data` on
-        self.announced: Announced | None = None  # what the check found, where the loader mixes
+        self.batches: ResumableLoader  # the wrapped loader, from `build_data` on
+        self.announced: Announced | None = None  # result of the check; None for plain CLIP
         self.signals, self.saver = signals, MidEpochSaver(args, signals)
         self.check_weights: Callable[[], None] = lambda: None
-        self.position: dict[str, Any] | None = None  # while a checkpoint is written in mid-epoch
+        self.position: dict[str, Any] | None = None  # set while a position is saved
         self.loss: Any = None
         self.model: Any = None
         self.log = RunLog(args, method)
-        self.settings: dict[str, Any] = {}  # what a checkpoint says of this run
+        self.settings: dict[str, Any] = {}  # of this run, for its checkpoints
         self.restored: dict[str, Any] | None = None  # our part of the checkpoint to resume from
         self.all_states: list[dict[str, Any]] = []
         self.all_views: Counter[int] = Counter()
@@ -100,7 +98,7 @@ class Session:
     # ---- data
 
     def build_data(self, preprocess: Any, tokenizer: Any, epoch: int) -> upstream.DataInfo:
-        """open_clip's DataInfo of --train-data; its loader yields carriers, or tensors (CLIP)."""
+        """open_clip's DataInfo of --train-data; its loader yields `ExpertBatch` (CLIP: tensors)."""
         args = self.args
         if torch.device(args.device).type == "cpu" and args.precision.startswith("amp"):
             logger.warning(
@@ -144,28 +142,27 @@ class Session:
         same_image: dict[int, int] = {}
         self.log.names = dict(source.names) if self.method.mixes else {}
         examples: Samples | None = source.samples
-        told = source.windows
+        with_windows = source.windows  # number of samples, None if unknown
         if args.expert_data:
-            samples, names, more = expert_samples(args, transform, tokenizer, self.method.windows)
-            told = None if told is None else told + more
+            samples, names, added = expert_samples(args, transform, tokenizer, self.method.windows)
+            with_windows = None if with_windows is None else with_windows + added
             announce_lengths(args, "--expert-data", samples, tokenizer, self.method.windows)
             size = args.expert_batch_size or max(1, args.batch_size // 2)
             expert = self._stream(samples, size, loader.num_batches, curriculum)
             self.log.names.update(names)
             examples = samples
             if self.config.own_pairs != "diagonal":
-                same_image = known_again(args, loader, samples)
+                same_image = match_training_images(args, loader, samples)
         annotated = source.annotated or expert is not None
         if self.method.windows:
-            self.log.windows(told, source.header)
+            self.log.windows(with_windows, source.header)
         count = len(source.names.keys() | self.log.names)
         for objective in self.method.objectives:
-            objective.use_steps(max(1, steps * args.epochs))
             objective.use_annotated(
-                None if source.total is None else max(count, told or 0) / source.total
+                None if source.total is None else max(count, with_windows or 0) / source.total
             )
         if self.method.experts or self.method.heatmaps:
-            self.log.annotations(curriculum, annotated, bool(told), count, source.header)
+            self.log.annotations(curriculum, annotated, bool(with_windows), count, source.header)
         if annotated and self.config.processor is not None:
             self.log.take_examples(examples or ())
         self.announced = source.announced
@@ -178,35 +175,36 @@ class Session:
             annotated=annotated,
             mixes=self.method.mixes,
             expert=expert,
-            replay=self._replay(source),
+            oversample=self._oversampled(source),
             objectives=self.method.objectives,
             after_step=self.after_step,
             announced=source.announced,
             same_image=same_image,
         )
 
-    def _replay(self, source: TrainSource) -> DataLoader | None:
-        """Fills batches up to the share of annotated images that an objective asks for, where the
-        data has less than half of it; else None.
+    def _oversampled(self, source: TrainSource) -> DataLoader | None:
+        """The stream that fills batches up to an objective's share of annotated images.
+
+        None where the data has at least half of that share.
         """
         args, loader = self.args, source.info.dataloader
-        asked = max((objective.replay for objective in self.method.objectives), default=0.0)
-        if asked == 0 or not source.annotated:
+        wanted = max((objective.oversample for objective in self.method.objectives), default=0.0)
+        if wanted == 0 or not source.annotated:
             return None
         if source.samples is None:
             logger.warning(
-                "eclip: --train-data is not local: its annotated images can not be shown again to"
+                "eclip: --train-data is not local: its annotated images cannot be oversampled to"
                 " fill %.3g %% of a batch",
-                100 * asked,
+                100 * wanted,
             )
             return None
         assert source.total is not None, "known samples are counted"
         share = len(source.names) / source.total
-        if share >= asked / 2:
+        if share >= wanted / 2:
             return None
-        count = max(1, round((asked - share) * args.batch_size))
+        count = max(1, round((wanted - share) * args.batch_size))
         logger.info(
-            "eclip: %.3g %% of --train-data has heatmaps: each batch of a rank shows %d of these"
+            "eclip: %.3g %% of --train-data has heatmaps: each batch of a rank gets %d of these"
             " images once more, for alignment alone",
             100 * share,
             count,
@@ -216,7 +214,7 @@ class Session:
     def _stream(
         self, samples: Samples, size: int, num_batches: int, curriculum: Curriculum
     ) -> DataLoader:
-        """Up to `size` of `samples` for every batch of the training data."""
+        """A loader of up to `size` of `samples` for every batch of the training data."""
         args = self.args
         slots = ExpertSlots(
             len(samples),
@@ -239,9 +237,7 @@ class Session:
     def start_epoch(
         self, model: Any, loss: Any, optimizer: Any, scaler: Any, writer: Any, epoch: int
     ) -> None:
-        """Before open_clip's epoch: on the first one after a resume, continue the random streams
-        where they stopped.
-        """
+        """Call it before open_clip's epoch; after a resume it restores the random streams."""
         self.loss, self.log.writer, self.epoch = loss, writer, epoch
         self.optimizer, self.scaler = optimizer, scaler
         if is_master(self.args):
@@ -260,7 +256,7 @@ class Session:
         self.saver.begin_epoch(epoch, self.batches.num_batches, self.save_position)
 
     def end_epoch(self, is_evaluated: bool) -> None:
-        """After open_clip's epoch: collect what a checkpoint must hold from every rank."""
+        """Call it after open_clip's epoch; it collects every rank's state for a checkpoint."""
         if self.announced is not None and self.batches.first_batch == 0:
             self.announced.end_pass(self.args)
         self.saver.end_epoch(is_evaluated)
@@ -268,7 +264,7 @@ class Session:
         self.log.write_views(self.all_views)
 
     def _collect(self, batch: int | None = None) -> None:
-        """From every rank; `batch` of them are done where the epoch is not."""
+        """Collect the state of every rank; `batch`: finished batches, if the epoch is not done."""
         views = dict(self.loader.views) if self.loader else {}
         mine: dict[str, Any] = {"random": random_state(), "views": views}
         if batch is not None:
@@ -276,25 +272,25 @@ class Session:
         gathered = [mine] * self.args.world_size
         if self.args.world_size > 1:
             dist.all_gather_object(gathered, mine, group=self.saver.group)
-        self.all_states = [one["random"] for one in gathered]
+        self.all_states = [rank["random"] for rank in gathered]
         self.all_views = Counter(self.views_before)
-        for one in gathered:
-            self.all_views.update(one["views"])
+        for rank in gathered:
+            self.all_views.update(rank["views"])
         if batch is not None:
             self.position = {
                 "batch": batch,
                 "made_of": self._made_of(),
-                "ranks": [one["position"] for one in gathered],
+                "ranks": [rank["position"] for rank in gathered],
             }
 
     def _log_state(self) -> dict[str, Any]:
-        """What log lines add up between steps."""
+        """Sums for the log lines, which are accumulated between steps."""
         loader = self.loader
         names = ("lam_sum", "lam_count", "skipped")
         return {name: getattr(loader, name) for name in names} if loader else {}
 
     def _made_of(self) -> dict[str, int]:
-        """What decides which batches an epoch has: with others a position says nothing."""
+        """The settings that determine an epoch's batches; a position is valid only for them."""
         args = self.args
         return {
             "processes": args.world_size,
@@ -307,7 +303,7 @@ class Session:
         }
 
     def save_position(self, batch: int, path: Path) -> None:
-        """open_clip's checkpoint, within its epoch, with what continues it before batch `batch`."""
+        """Write open_clip's checkpoint within its epoch, to be resumed before batch `batch`."""
         self.check_weights()
         self._collect(batch)
         if is_master(self.args):
@@ -319,12 +315,13 @@ class Session:
             }
             if self.scaler is not None:
                 state["scaler"] = self.scaler.state_dict()
-            torch.save(state, path)  # one of the patched functions: it adds `checkpoint_state`
+            torch.save(state, path)  # a patched function, which adds `checkpoint_state`
         self.position = None
 
     def checkpoint_state(self) -> dict[str, Any]:
-        """Tensors and numbers for the checkpoint; rank 0's own state is taken now, since it
-        evaluates after the epoch.
+        """Our part of the checkpoint, in tensors and numbers.
+
+        Rank 0's random state is taken now, since rank 0 evaluates after the epoch.
         """
         state = {
             "random": [random_state(), *self.all_states[1:]],
@@ -334,9 +331,9 @@ class Session:
         return state | ({"position": self.position} if self.position else {})
 
     def _restore(self, restored: Mapping[str, Any]) -> Position | None:
-        """Take up the random streams and counts of the checkpoint.
+        """Restore the random streams and counts of the checkpoint.
 
-        Returns where its epoch is continued; None: at the start, of the next one or anew.
+        Returns the position at which its epoch is resumed, None at the start of an epoch.
         """
         states, position, rank = restored["random"], restored.get("position"), self.args.rank
         same_ranks = len(states) == self.args.world_size
@@ -348,7 +345,7 @@ class Session:
         else:
             logger.warning(
                 "eclip: the checkpoint comes from %d processes, this run has %d: random streams"
-                " start anew",
+                " start again",
                 len(states),
                 self.args.world_size,
             )
@@ -357,10 +354,10 @@ class Session:
     def _restore_position(
         self, position: dict[str, Any], now: dict[str, Any] | None
     ) -> Position | None:
-        """`now`: this rank's random state, None for a checkpoint of another number of ranks."""
+        """The position, None if its epoch must start again; `now`: this rank's random state."""
         batch, count, made_of = position["batch"], self.batches.num_batches, self._made_of()
-        if batch == position["made_of"]["batches"]:  # evaluation alone is left, whoever does it
-            logger.info("eclip: epoch %d is trained, and goes on after its last batch", self.epoch)
+        if batch == position["made_of"]["batches"]:  # only the evaluation is left, on any ranks
+            logger.info("eclip: epoch %d is trained, and resumes after its last batch", self.epoch)
             now = now or random_state()
             return Position(count, now, now)
         changed = [
@@ -371,7 +368,7 @@ class Session:
         if changed:
             logger.warning(
                 "eclip: the checkpoint was saved after batch %d of epoch %d, but its "
-                "batches cannot be had again (%s): the epoch starts anew from its first "
+                "batches cannot be repeated (%s): the epoch starts again from its first "
                 "batch, with the weights of the checkpoint",
                 batch,
                 self.epoch,
@@ -383,12 +380,12 @@ class Session:
         mine = position["ranks"][self.args.rank]
         for name in self._log_state():
             setattr(self.loader, name, mine[name])
-        logger.info("eclip: epoch %d goes on after batch %d of %d", self.epoch, batch, count)
-        assert now is not None, "of as many ranks, as `_made_of` says"
+        logger.info("eclip: epoch %d resumes after batch %d of %d", self.epoch, batch, count)
+        assert now is not None, "`_made_of` has compared the number of ranks"
         return position_from(batch, now, mine)
 
     def after_step(self, step: int, batches: int) -> None:
-        """After optimiser step `step` of the run, the last of `batches` of the epoch."""
+        """Call it after optimiser step `step` of the run and `batches` batches of the epoch."""
         loader = self.loader
         assert loader is not None, "a `PlannedLoader` calls this"
         if self.method.experts:

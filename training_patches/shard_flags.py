@@ -1,4 +1,4 @@
-"""Flags about shards, against what the shards hold: each mistake one sentence, counts filled in."""
+"""Checks of flags about shards against the content of the shards; counts are filled in."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 def shard_files(path: str) -> list[Path] | None:
-    """The files behind `path` in open_clip's notation; None if one is not on this machine.
+    """The files of `path` in open_clip's notation; None if a file is not on this machine.
 
     DataError for another notation.
     """
@@ -27,7 +27,7 @@ def shard_files(path: str) -> list[Path] | None:
 
 
 def local_shards(path: str) -> list[Path] | None:
-    """`shard_files`, with a DataError where one of them is not there."""
+    """`shard_files`, with a DataError for a missing file."""
     shards = shard_files(path)
     if shards is None:
         return None
@@ -52,9 +52,9 @@ def local_shards(path: str) -> list[Path] | None:
 
 
 def check_factors(args: argparse.Namespace) -> None:
-    """DataError for --train-data-upsampling-factors that open_clip would answer with a traceback.
+    """DataError for --train-data-upsampling-factors that would end in a traceback of open_clip.
 
-    `flag_checks` has seen to it that --dataset-resampled is there.
+    `flag_checks` has checked that --dataset-resampled is given.
     """
     factors = getattr(args, "train_data_upsampling_factors", None)
     if factors is None:
@@ -77,40 +77,40 @@ def check_factors(args: argparse.Namespace) -> None:
 
 
 def train_samples(args: argparse.Namespace, total: int | None) -> int:
-    """--train-num-samples, filled in from the `total` good samples; what differs is said.
+    """--train-num-samples, or the `total` of good samples if it is not given.
 
-    `total` None: remote shards.
+    A difference of both is logged. `total` None: remote shards.
     """
-    asked = args.train_num_samples
+    wanted = args.train_num_samples
     if total is None:
-        size = asked or upstream.get_dataset_size(args.train_data)[0]
+        size = wanted or upstream.get_dataset_size(args.train_data)[0]
         if not size:
             raise DataError(
                 f"{args.train_data}: not on this machine, so its samples cannot be counted before "
                 "training; give --train-num-samples."
             )
         return size
-    if asked is None:
+    if wanted is None:
         logger.info("eclip: --train-num-samples is not given: %d, as counted in the shards", total)
         return total
-    if asked > total:
+    if wanted > total:
         logger.warning(
-            "eclip: --train-num-samples %d, but the shards hold %d: an epoch shows samples %.3g "
+            "eclip: --train-num-samples %d, but the shards hold %d: an epoch takes samples %.3g "
             "times on average",
-            asked,
+            wanted,
             total,
-            asked / total,
+            wanted / total,
         )
-    elif asked < total:
+    elif wanted < total:
         logger.info(
-            "eclip: --train-num-samples %d: an epoch takes so many of the %d samples in the shards",
-            asked,
+            "eclip: --train-num-samples %d: an epoch takes that many of %d samples in the shards",
+            wanted,
             total,
         )
-    return asked
+    return wanted
 
 
 def warn_sizes(shards: Sequence[Path], counts: Sequence[int]) -> None:
-    """Warn where sizes.json or __len__ beside the shards is wrong; the shards are counted."""
+    """Warn where sizes.json or __len__ beside the shards differs from the counted samples."""
     for message in compare_sizes(shards, counts):
         logger.warning("eclip: %s", message)

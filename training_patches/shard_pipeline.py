@@ -1,4 +1,4 @@
-"""open_clip's webdataset pipeline with our reading at its end, and a shuffle that repeats."""
+"""open_clip's webdataset pipeline with our reading at its end, and a repeatable shuffle."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from webdataset.filters import _shuffle
 
 from openclip_eclip.data.images.options import read_options
 from openclip_eclip.data.joint_transform import JointTransform
-from openclip_eclip.data.placebo import HeatmapControl
+from openclip_eclip.data.placebo import PlaceboHeatmaps
 from openclip_eclip.data.sample import collate
 from openclip_eclip.data.shards.stream import Announced as ShardAnnounced
 from openclip_eclip.data.shards.stream import read_shards
@@ -26,15 +26,8 @@ from openclip_eclip.streams import worker_seed
 
 from .pass_guard import PassGuard
 
-# of open_clip's webdataset pipeline
-TAIL = (
-    "_select",
-    "_decode",
-    "_rename",
-    "_map_dict",
-    "_to_tuple",
-    "_batched",
-)
+# last stages of open_clip's webdataset pipeline, which are replaced
+TAIL = ("_select", "_decode", "_rename", "_map_dict", "_to_tuple", "_batched")
 
 
 def rewire(
@@ -43,18 +36,19 @@ def rewire(
     tokenizer: Callable,
     args: argparse.Namespace,
     heatmaps: bool,
-    control: HeatmapControl | None,
+    placebo: PlaceboHeatmaps | None,
     windows: bool,
     announced: Mapping[str, ShardAnnounced] | None,
 ) -> None:
-    """Put our reading and decoding at the end of open_clip's pipeline, and its unseeded sample
-    shuffle under (seed, epoch).
+    """Put our reading and decoding at the end of open_clip's pipeline.
+
+    Its unseeded sample shuffle is replaced by one that depends on (seed, epoch).
     """
     stages = info.dataloader.pipeline[0].dataset.pipeline
     names = stage_names(stages)
     if names[-len(TAIL) - 2 :] != ("tarfile_to_samples_nothrow", "_shuffle", *TAIL):
         raise RuntimeError(
-            f"open_clip's webdataset pipeline is {names}; this version of openclip_eclip knows"
+            f"open_clip's webdataset pipeline is {names}; this version of openclip_eclip expects"
             " another one."
         )
     skip = args.on_bad_sample == "skip"
@@ -80,7 +74,7 @@ def rewire(
             transform=transform,
             tokenize=tokenizer,
             skip_bad=skip,
-            control=control,
+            placebo=placebo,
             windows=windows,
             heatmaps=heatmaps,
             options=read_options(args),
@@ -93,24 +87,23 @@ def rewire(
 
 
 def stage_names(stages: Sequence[Any]) -> tuple[str, ...]:
-    """What the stages of a webdataset pipeline are called."""
+    """The names of the stages of a webdataset pipeline."""
     return tuple(
         getattr(getattr(stage, "f", stage), "__name__", type(stage).__name__) for stage in stages
     )
 
 
 def _worker_seed(seed: int, rank: int, epoch: int = 0) -> int:
-    """Of this data worker, the same in a resumed run (open_clip's own depends on the process)."""
+    """This worker's seed, the same in a resumed run; open_clip's depends on the process."""
     worker = get_worker_info()
     return worker_seed(seed, rank, worker.id if worker else 0, epoch)
 
 
 class SeededShuffle(wds.PipelineStage):
-    """webdataset's sample shuffle, and the worker's random augmentation, as functions of (seed,
-    rank, worker, epoch).
+    """webdataset's sample shuffle as a function of (seed, rank, worker, epoch).
 
-    Upstream seeds the shuffle from the process id and the clock, so that no run could be resumed or
-    repeated.
+    It also seeds the worker's random augmentation. webdataset seeds the shuffle from the process id
+    and the clock, so no run could be resumed or repeated.
     """
 
     def __init__(

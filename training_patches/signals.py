@@ -1,4 +1,4 @@
-"""SIGTERM, SIGINT and SIGUSR1 while a run lasts: it saves its position at the end of the step."""
+"""Handling of SIGTERM, SIGINT and SIGUSR1: a run saves its position at the end of the step."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from typing import Any
 from openclip_eclip.config import Stopped
 
 STOPPING = (signal.SIGTERM, signal.SIGINT)
-CHECK_EVERY = 2  # seconds in which a data worker notices that the main process is gone
+CHECK_EVERY = 2  # seconds between checks of a data worker whether the main process lives
 
 
 class Signals:
-    """What was asked for by signal: `save`, and `stop`, its number or 0.
+    """Requests by signal: `save`, and `stop`, the number of the signal or 0.
 
     A second SIGINT stops at once.
     """
@@ -27,7 +27,7 @@ class Signals:
 
     @contextmanager
     def handled(self) -> Iterator[None]:
-        """Our handlers, then the previous ones; Python sets them in the main thread only."""
+        """Set our handlers for the block; Python allows it in the main thread only."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -60,7 +60,7 @@ class Signals:
             raise Stopped(f"by {name} {self._nothing_to_save}.", self.stop)
 
     def stop_now(self, why: str) -> None:
-        """Stopped, where the run cannot come to the end of its step any more."""
+        """Raise Stopped where the run can no longer finish its step."""
         name = signal.Signals(self.stop).name
         raise Stopped(
             f"by {name} before a position was saved {why}; --resume latest continues "
@@ -69,12 +69,12 @@ class Signals:
         )
 
     def training_begins(self) -> None:
-        """From now on a signal waits for the end of a step."""
+        """Let signals wait for the end of a step from now on."""
         self._nothing_to_save = None
 
     @contextmanager
     def all_is_saved(self, when: str) -> Iterator[None]:
-        """A signal stops at once in here."""
+        """In this block a signal stops the run at once; `when` is part of its message."""
         before, self._nothing_to_save = self._nothing_to_save, when
         try:
             self._stop_if_nothing_to_save()
@@ -84,10 +84,11 @@ class Signals:
 
 
 def ignore_in_worker(worker: int) -> None:
-    """In a data worker: signals to the whole process group are for the main process to answer.
+    """In a data worker, ignore signals to the whole process group.
 
-    It still needs the worker's batches then. Its own SIGTERM ends the worker, as it expects, and
-    so does its death: a worker whose batches nobody takes would else wait for ever.
+    The main process handles them and still needs the worker's batches. A SIGTERM from the main
+    process ends the worker, and so does the death of the main process: otherwise a worker would
+    wait for ever.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)

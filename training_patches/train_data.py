@@ -1,6 +1,4 @@
-"""open_clip's training data with heatmaps: checked first, then built by open_clip's own functions
-with our samples inside.
-"""
+"""Training data with heatmaps: checked first, then built by open_clip with our samples inside."""
 
 from __future__ import annotations
 
@@ -21,7 +19,7 @@ from openclip_eclip.config import SHUFFLES, DataError
 from openclip_eclip.data.check import Report, check_table, raise_faults
 from openclip_eclip.data.images.options import read_options
 from openclip_eclip.data.joint_transform import JointTransform
-from openclip_eclip.data.placebo import HeatmapControl, entries_control, table_control
+from openclip_eclip.data.placebo import PlaceboHeatmaps, entries_placebo, table_placebo
 from openclip_eclip.data.sample import Sample, SampleBatch, Samples, collate, stable_id
 from openclip_eclip.data.shards.index import CheckOptions, ShardReport, check_shards, join_reports
 from openclip_eclip.data.shards.stream import expand_shards
@@ -45,20 +43,19 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class TrainSource:
-    """open_clip's DataInfo over our samples, and what is known of the annotated ones before
-    training.
+    """open_clip's DataInfo over our samples, and facts about them before training.
+
+    None stands for a fact that is not known before the data are read.
     """
 
     info: upstream.DataInfo
-    annotated: bool
-    # samples, however many of them an epoch takes; None: not known before they come
-    total: int | None = None
-    windows: int | None = 0  # samples that carry sentence windows; None: not known before they come
+    annotated: bool  # whether any sample may have a heatmap
+    total: int | None = None  # number of samples, however many of them an epoch takes
+    windows: int | None = 0  # number of samples with sentence windows
     # sample_id -> file and row or key, of annotated samples
     names: dict[int, str] = field(default_factory=dict)
-    # those with a heatmap, one by one; None: without any, or not known before they come
-    samples: Samples | None = None
-    announced: Announced | None = None  # sees every batch; None: nothing is known before it comes
+    samples: Samples | None = None  # the annotated samples; None also without any
+    announced: Announced | None = None  # checks every batch
     header: list[str] = field(default_factory=list)  # columns of the table, for messages
 
 
@@ -81,8 +78,9 @@ def train_source(
     heatmaps: bool,
     windows: bool = False,
 ) -> TrainSource:
-    """Check --train-data and build its loader, whose batches are those of `collate`; without
-    `heatmaps` or `windows` these are ignored.
+    """Check --train-data and build its loader, whose batches are those of `collate`.
+
+    `heatmaps`, `windows`: whether heatmaps and sentence windows are read.
     """
     if args.dataset_type == "synthetic":
         info = upstream.get_synthetic_dataset(args, transform, is_train=True, tokenizer=tokenizer)
@@ -96,10 +94,10 @@ def train_source(
 def expert_samples(
     args: argparse.Namespace, transform: JointTransform, tokenizer: Callable, windows: bool = False
 ) -> tuple[CsvSamples | TarSamples, dict[int, str], int]:
-    """Check --expert-data; its annotated samples, their names by sample_id, and how many carry
-    sentence windows, 0 unless `windows`.
+    """Check --expert-data and return (annotated samples, names by sample_id, number with windows).
 
-    DataError if no sample is annotated.
+    The number of samples with sentence windows is 0 unless `windows`. DataError if no sample is
+    annotated.
     """
     if is_table(args.expert_data, "auto"):
         table = good_rows(args, args.expert_data, heatmaps=True, windows=windows)
@@ -111,33 +109,31 @@ def expert_samples(
             tokenizer,
             first_id=EXPERT_ID,
             skip_bad=args.on_bad_sample == "skip",
-            control=_table_control(args, transform, table, EXPERT_ID),
+            placebo=_table_placebo(args, transform, table, EXPERT_ID),
             windows=windows,
             options=read_options(args),
         )
-        told = table.with_windows
+        with_windows = table.with_windows
         names = {EXPERT_ID + table.rows[i]: table.name(i) for i in range(len(table))}
     else:
         shards, near = local_shards(args.expert_data), ""
         if shards is None:
             raise DataError(
-                "--expert-data must be files of this machine: its samples are read one by one."
+                "--expert-data must be files of this machine: its samples are read individually."
             )
         reports = shard_reports(
             args, shards, args.expert_data, CheckOptions(windows=windows, read=read_options(args))
         )
-        entries, total = (
-            [entry for report in reports for entry in report.annotated],
-            sum(report.good for report in reports),
-        )
-        told = sum(entry.with_windows for entry in entries)
+        entries = [entry for report in reports for entry in report.annotated]
+        total = sum(report.good for report in reports)
+        with_windows = sum(entry.with_windows for entry in entries)
         ids = range(EXPERT_ID, EXPERT_ID + len(entries))
         samples = TarSamples(
             entries,
             transform,
             tokenizer,
             ids,
-            _entries_control(args, transform, entries, ids),
+            _entries_placebo(args, transform, entries, ids),
             windows,
             read_options(args),
         )
@@ -155,13 +151,11 @@ def expert_samples(
             len(names),
             total,
         )
-    return samples, names, told if windows else 0
+    return samples, names, with_windows if windows else 0
 
 
 def _good_or_stop(args: argparse.Namespace, report: Report, path: str) -> None:
-    """Faults stop the run or, with --on-bad-sample skip, are allowed. DataError too if no sample is
-    good.
-    """
+    """DataError for bad samples, unless --on-bad-sample is skip, and if no sample is good."""
     for warning in report.warnings if args.rank == 0 else ():
         logger.warning("eclip: %s: %s", path, warning)
     if args.on_bad_sample == "stop":
@@ -185,14 +179,14 @@ def good_rows(
     images: bool = False,
     heatmap_named: bool = True,
 ) -> CsvTable:
-    """The table without its bad rows, which stop the run or, with --on-bad-sample skip, are named;
-    `images`: all are decoded.
+    """The table without its bad rows.
 
-    Rank 0 alone looks for files; the others read the table and take from it where they are. Without
-    `heatmaps` these are left out.
-    `heatmap_named` False: a column that --csv-heatmap-key names may be missing here.
+    Bad rows stop the run or, with --on-bad-sample skip, are named in the log. Rank 0 alone searches
+    for files; the other ranks read the table and get the locations from it. `heatmaps`: whether
+    they are kept; `images`: whether all are decoded. `heatmap_named` False: a column that
+    --csv-heatmap-key names may be missing.
     """
-    own: list[CsvTable] = []
+    tables: list[CsvTable] = []  # this rank's, once it is read
     columns = columns_of(args)
     columns = replace(columns, heatmap_named=columns.heatmap_named and heatmap_named)
 
@@ -201,13 +195,13 @@ def good_rows(
         locations = table.locations
         if not heatmaps:
             table = table.without_heatmaps()
-        if images:  # of --val-data, where no sentence is read
+        if images:  # --val-data, where no sentence is read
             table = table.without_windows()
-        own.append(table)
+        tables.append(table)
         return locations
 
     def work() -> tuple[dict[str, np.ndarray], list[int], list[str], int]:
-        locations, table = read(), own[0]
+        locations, table = read(), tables[0]
         report = check_table(
             table, windows=windows, decode_images=images, options=read_options(args)
         )
@@ -217,20 +211,19 @@ def good_rows(
 
     locations, bad, faults, samples = on_rank_zero(args, work)
     _warn_faults(faults, len(bad), samples, path)
-    if not own:
+    if not tables:
         read(locations)
-    (table,) = own
+    (table,) = tables
     return table.keep(np.setdiff1d(np.arange(len(table)), bad).tolist()) if bad else table
 
 
 def shard_reports(
     args: argparse.Namespace, shards: list[Path], path: str, options: CheckOptions
 ) -> list[ShardReport]:
-    """What the check finds in each shard, every rank checking its part; only annotated samples are
-    sent to all of them.
+    """The check's report on each shard; every rank checks a part of them.
 
-    Faults stop the run or, with --on-bad-sample skip, are counted and named. DataError if no sample
-    is good.
+    Only annotated samples are sent to all ranks. Bad samples stop the run or, with --on-bad-sample
+    skip, are counted and named. DataError if no sample is good.
     """
     reports = shared_work(
         args, shards, lambda part: check_shards(part, options, progress=args.rank == 0)
@@ -242,7 +235,7 @@ def shard_reports(
 
 
 def csv_info(args: argparse.Namespace, samples: Dataset, is_train: bool) -> upstream.DataInfo:
-    """What open_clip's get_csv_dataset makes of `samples`."""
+    """The DataInfo that open_clip's get_csv_dataset builds over `samples`."""
     replaced, upstream.CsvDataset = upstream.CsvDataset, lambda *_, **__: samples
     try:
         return upstream.get_csv_dataset(args, None, is_train=is_train)
@@ -257,14 +250,14 @@ def _table_source(
     heatmaps: bool,
     windows: bool,
 ) -> TrainSource:
-    # beside --expert-data the named column may be that table's alone
+    # with --expert-data, the named column may be in that table alone
     table = good_rows(args, args.train_data, heatmaps, windows, heatmap_named=not args.expert_data)
     samples = CsvSamples(
         table,
         transform,
         tokenizer,
         skip_bad=args.on_bad_sample == "skip",
-        control=_table_control(args, transform, table) if table.annotated else None,
+        placebo=_table_placebo(args, transform, table) if table.annotated else None,
         windows=windows,
         options=read_options(args),
     )
@@ -289,19 +282,19 @@ def _table_source(
     )
 
 
-def _table_control(
+def _table_placebo(
     args: argparse.Namespace, transform: JointTransform, table: CsvTable, first_id: int = 0
-) -> HeatmapControl | None:
-    kind = args.eclip_heatmap_control
-    return table_control(kind, args.seed, transform.crop.size, table, first_id) if kind else None
+) -> PlaceboHeatmaps | None:
+    kind = args.eclip_placebo
+    return table_placebo(kind, args.seed, transform.crop.size, table, first_id) if kind else None
 
 
-def _entries_control(
+def _entries_placebo(
     args: argparse.Namespace, transform: JointTransform, entries: list[TarEntry], ids: Sequence[int]
-) -> HeatmapControl | None:
-    kind = args.eclip_heatmap_control
+) -> PlaceboHeatmaps | None:
+    kind = args.eclip_placebo
     return (
-        entries_control(kind, args.seed, transform.crop.size, entries, ids, args.csv_label_key)
+        entries_placebo(kind, args.seed, transform.crop.size, entries, ids, args.csv_label_key)
         if kind
         else None
     )
@@ -318,15 +311,16 @@ def _shard_source(
     check_factors(args)
     shards = on_rank_zero(args, lambda: local_shards(args.train_data))
     check_number(args, len(expand_shards(args.train_data)))
-    annotated, total, told, names, entries, announced = heatmaps, None, None, {}, [], None
+    annotated, total, with_windows = heatmaps, None, None
+    names, entries, announced = {}, [], None
     if shards is None:
-        if args.eclip_heatmap_control in SHUFFLES:
+        if args.eclip_placebo in SHUFFLES:
             raise DataError(
-                f"--eclip-heatmap-control {args.eclip_heatmap_control} with a --train-data that is"
-                " not on this machine: the maps of other samples can not be read; copy the shards,"
+                f"--eclip-placebo {args.eclip_placebo} with a --train-data that is"
+                " not on this machine: the maps of other samples cannot be read; copy the shards,"
                 " or take random, centre, ones or phase-scrambled."
             )
-        logger.info("eclip: --train-data is not local: heatmaps are checked as they come")
+        logger.info("eclip: --train-data is not local: heatmaps are checked as they are read")
         count = train_samples(args, None)
     else:
         reports = shard_reports(
@@ -335,27 +329,25 @@ def _shard_source(
         counts = [report.good for report in reports]
         warn_sizes(shards, [report.samples for report in reports])
         check_shares(args, counts, epoch)
-        total, count, told = (
-            sum(counts),
-            train_samples(args, sum(counts)),
-            sum(report.windows for report in reports),
-        )
+        total = sum(counts)
+        count = train_samples(args, total)
+        with_windows = sum(report.windows for report in reports)
         entries = [entry for report in reports for entry in report.annotated]
         names = {stable_id(entry.where): entry.where for entry in entries}
         annotated = bool(entries)
         announced = {str(report.shard): report.announced for report in reports}
-    control = (
+    placebo = (
         None
         if shards is not None and not annotated
-        else _entries_control(args, transform, entries, list(names))
+        else _entries_placebo(args, transform, entries, list(names))
     )
     filled = argparse.Namespace(**{**vars(args), "train_num_samples": count})
     info = upstream.get_wds_dataset(
         filled, transform, is_train=True, epoch=epoch, tokenizer=tokenizer
     )
-    rewire(info, transform, tokenizer, args, heatmaps, control, windows, announced)
+    rewire(info, transform, tokenizer, args, heatmaps, placebo, windows, announced)
     samples = (
-        TarSamples(entries, transform, tokenizer, list(names), control, windows, read_options(args))
+        TarSamples(entries, transform, tokenizer, list(names), placebo, windows, read_options(args))
         if entries
         else None
     )
@@ -363,7 +355,7 @@ def _shard_source(
         info,
         annotated,
         total,
-        told,
+        with_windows,
         names,
         samples,
         None if total is None else Announced(names, None, args.train_data),

@@ -1,7 +1,7 @@
-"""--val-data, checked and read as --train-data is.
+"""--val-data, which is checked and read like --train-data.
 
-open_clip takes a table's paths as written alone, finds a bad row when it comes to it, and has
-webdataset decode every member of a shard, pickles included.
+open_clip itself takes a table's paths only as written, and finds a bad row only when it reads it.
+It lets webdataset decode every member of a shard, pickles included.
 """
 
 from __future__ import annotations
@@ -36,8 +36,9 @@ Pair = tuple[Tensor, Tensor]  # image (3, H, W) float32, tokens (L,) int64
 
 
 class CsvPairs(Dataset):
-    """Rows as open_clip's CsvDataset gives them: image (3, H, W) float32, tokens (L,) int64.
-    DataError for an image that can not be read.
+    """Pairs of open_clip's CsvDataset: image (3, H, W) float32, tokens (L,) int64.
+
+    DataError for an image that cannot be read.
     """
 
     def __init__(
@@ -63,8 +64,9 @@ class CsvPairs(Dataset):
 def val_source(
     args: argparse.Namespace, transform: Callable, tokenizer: Callable
 ) -> upstream.DataInfo:
-    """Check --val-data, its images too, and build its loader; heatmaps are ignored. DataError
-    before training starts.
+    """Check --val-data with its images, and build its loader; heatmaps are ignored.
+
+    A DataError comes before training starts.
     """
     if not is_table(args.val_data, args.dataset_type):
         return _shard_source(args, transform, tokenizer)
@@ -101,7 +103,7 @@ def _shard_source(
     names = stage_names(stages)
     if names[-len(TAIL) - 1 :] != ("tarfile_samples", *TAIL):
         raise RuntimeError(
-            f"open_clip's webdataset pipeline is {names}; this version of openclip_eclip knows"
+            f"open_clip's webdataset pipeline is {names}; this version of openclip_eclip expects"
             " another one."
         )
     skip = args.on_bad_sample == "skip"
@@ -126,8 +128,9 @@ def decode_pairs(
     skip_bad: bool,
     options: ReadOptions = ReadOptions(),
 ) -> Iterator[Pair]:
-    """Stage of open_clip's webdataset pipeline: raw members in, (image, tokens) out; a bad sample
-    stops it or is named in the log.
+    """Stage of open_clip's webdataset pipeline: raw members in, (image, tokens) out.
+
+    A bad sample is an error or, with `skip_bad`, named in the log.
     """
     for members in stream:
         where = f"{members['__url__']}, {members['__key__']}"

@@ -1,1 +1,1 @@
-"""What a batch holds beside images and texts, and which annotated samples a step uses."""
+"""Batches of training: what they hold beside images and texts, and which samples are mixed."""

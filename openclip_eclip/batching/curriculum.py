@@ -1,5 +1,6 @@
-"""When experts take part: p_curr as a function of the step, and the gate's draws as values (Alg. 1,
-l. 6-9; §3.2).
+"""When annotated samples are mixed: p_curr as a function of the step, and the gate's draws.
+
+Alg. 1, l. 6-9; §3.2.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from ..streams import EXPERT_ORDER, GATE
 
 
 class Curriculum:
-    """p_curr over `total_steps` optimiser steps; phases are half-open, `[cold | warm-up | cool-down
-    | hold)`.
+    """p_curr over `total_steps` optimiser steps.
+
+    Phases are half-open: `[cold | warm-up | cool-down | hold)`.
     """
 
     def __init__(self, total_steps: int, config: CurriculumConfig) -> None:
@@ -30,10 +32,10 @@ class Curriculum:
         self.cool_end = round((config.cold + config.warm + config.cool) * total_steps)
 
     def probability(self, step: int) -> float:
-        """p_curr at `step` (Alg. 1 l. 7; §3.2): 0 in cold start (but `cold_probability`), then 0.05
-        -> 0.5 -> 0.1, held to the end.
+        """p_curr at `step` (Alg. 1 l. 7; §3.2).
 
-        The paper leaves the last 20 % open; we hold the end value (method.md §2).
+        It is `cold_probability` (0) in the cold start, then 0.05 -> 0.5 -> 0.1. The paper does not
+        define the last 20 %; we keep the end value (method.md §2).
         """
         c = self.config
         if step < self.cold_end:
@@ -49,12 +51,12 @@ class Curriculum:
         return c.end
 
     def is_priming(self, step: int) -> bool:
-        """The priming phase is the cold start (§3.2)."""
+        """Whether `step` is in the priming phase, which is the cold start (§3.2)."""
         return step < self.cold_end
 
 
 class GateDraws(NamedTuple):
-    """One row a candidate: `accepted` (N,) bool, `lam` (N,) float32."""
+    """The gate's draws for N candidates: `accepted` (N,) bool, `lam` (N,) float32."""
 
     accepted: np.ndarray
     lam: np.ndarray
@@ -68,12 +70,12 @@ def draw_gate(
     alpha: float,
     fixed_lam: float | None = None,
 ) -> GateDraws:
-    """Per-sample gate u < p_curr and lam ~ Beta(alpha, alpha), or `fixed_lam` (Alg. 1, l. 6-9).
+    """Gate u < p_curr and lam ~ Beta(alpha, alpha), or `fixed_lam`, by sample (Alg. 1, l. 6-9).
 
     `keys` (N,) identify the candidates. The draws depend on (seed, step, key) alone: not on the
-    rank, the worker, the order inside the batch or any global generator, so both passes of gradient
-    accumulation, every rank and a resumed run see the same values. The authors' code flips one coin
-    and draws one lam a step; we follow Alg. 1.
+    rank, the worker, the order inside the batch or any global generator. So both passes of gradient
+    accumulation, every rank and a resumed run see the same values. The authors' code draws one gate
+    and one lam for a whole step; we follow Alg. 1.
     """
     accepted = np.empty(len(keys), dtype=bool)
     lam = np.empty(len(keys), dtype=np.float32)
@@ -85,17 +87,15 @@ def draw_gate(
 
 
 def expert_slots(seed: int, first: int, count: int, size: int) -> np.ndarray:
-    """Which of `size` expert samples fill the slots `first .. first + count - 1` of the separate
-    stream, (count,) int64.
+    """Which of `size` samples fill the slots `first .. first + count - 1`, (count,) int64.
 
-    The stream is an endless sequence of seeded permutations, so each sample comes up equally often;
-    it is a function of the slot number, hence the same on resume and however the slots are spread
-    over ranks.
+    The separate stream is an endless sequence of seeded permutations, so each sample comes equally
+    often. It is a function of the slot number: the same on resume, and for any number of ranks.
     """
     chosen = np.empty(count, dtype=np.int64)
     for i, slot in enumerate(range(first, first + count)):
-        lap, place = divmod(slot, size)
-        if i == 0 or place == 0:
+        lap, position = divmod(slot, size)
+        if i == 0 or position == 0:
             order = EXPERT_ORDER.generator(seed, lap).permutation(size)
-        chosen[i] = order[place]
+        chosen[i] = order[position]
     return chosen

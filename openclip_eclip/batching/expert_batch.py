@@ -1,6 +1,4 @@
-"""The batch of Algorithm 1 as one object that travels through open_clip's loop in the place of the
-image tensor.
-"""
+"""The batch of Algorithm 1, an object that open_clip's loop handles like the image tensor."""
 
 from __future__ import annotations
 
@@ -14,20 +12,21 @@ from torch import Tensor
 
 @dataclass
 class ExpertBatch:
-    """Images of a batch and everything the gate decided about them; B images, M mixed pairs, M = M1
-    + M2.
+    """B images of a batch, and M = M1 + M2 mixed pairs.
 
-    The first M1 mixed pairs belong to annotated images of the batch (rows `mix_index` of `image`);
-    the last M2 come from the separate expert stream, bring their own image and text, and enter the
-    loss as mixed pairs only.
-    `annotated` and `annotated_heatmap`: all heatmaps of the batch, for an objective that needs
-    them, whatever the gate decided.
-    `replay_*`: annotated samples of the training data once more, for an objective that asks for
-    them; they enter no pair.
-    `sentence_*`: single sentences and where the expert looked with each, for an objective that
-    reads windows.
-    The draws are stored here, not made in the forward pass: gradient accumulation runs every batch
-    forward twice.
+    The first M1 mixed pairs belong to annotated images of the batch (rows `mix_index` of `image`).
+    The last M2 come from the separate expert stream: they bring their own image and text, and enter
+    the loss as mixed pairs only.
+
+    - `annotated`, `annotated_heatmap`: all heatmaps of the batch, whatever the gate decided, for an
+      objective with `needs_heatmaps`.
+    - `oversampled_*`: R annotated samples of the training data once more, for an objective with
+      `oversample`; they are in no pair.
+    - `sentence_*`: T single sentences, each with the heatmap of the expert's gaze while saying it,
+      for an objective with `needs_windows`.
+
+    Draws are stored here and not made in the forward pass, since gradient accumulation runs every
+    batch forward twice.
     """
 
     image: Tensor  # (B, 3, H, W), normalised
@@ -43,23 +42,23 @@ class ExpertBatch:
     annotated: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
     # (A, 1, H, W), as `heatmap`
     annotated_heatmap: Tensor = field(default_factory=lambda: torch.zeros(0, 1, 1, 1))
-    # (T,) of `image`, then `expert_image`, then `replay_image`
+    # (T,), rows of `image`, `expert_image` and `oversampled_image` one after the other
     sentence_row: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
     # (T, L)
     sentence_text: Tensor = field(default_factory=lambda: torch.zeros(0, 1, dtype=torch.int64))
     # (T, 1, H, W), as `heatmap`
     sentence_heatmap: Tensor = field(default_factory=lambda: torch.zeros(0, 1, 1, 1))
-    replay_image: Tensor = field(default_factory=lambda: torch.zeros(0, 3, 1, 1))  # (R, 3, H, W)
+    oversampled_image: Tensor = field(
+        default_factory=lambda: torch.zeros(0, 3, 1, 1)
+    )  # (R, 3, H, W)
     # (R, L)
-    replay_text: Tensor = field(default_factory=lambda: torch.zeros(0, 1, dtype=torch.int64))
+    oversampled_text: Tensor = field(default_factory=lambda: torch.zeros(0, 1, dtype=torch.int64))
     # (R, 1, H, W), as `heatmap`
-    replay_heatmap: Tensor = field(default_factory=lambda: torch.zeros(0, 1, 1, 1))
+    oversampled_heatmap: Tensor = field(default_factory=lambda: torch.zeros(0, 1, 1, 1))
     draws: dict[str, Any] = field(default_factory=dict)  # what the objectives drew for this batch
 
     def to(self, device=None, dtype=None, non_blocking: bool = False) -> ExpertBatch:
-        """Move all tensors; only image and heatmap values take `dtype`, draws stay float32 and ids
-        int64.
-        """
+        """Move all tensors. Images and heatmaps take `dtype`; draws stay float32, ids int64."""
         moved = {}
         for entry in dataclasses.fields(self):
             value = getattr(self, entry.name)

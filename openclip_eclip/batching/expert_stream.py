@@ -1,5 +1,7 @@
-"""The separate annotated source (`--expert-data`), whose samples enter the loss only as mixed pairs
-(v^lam, t), and annotated samples shown once more.
+"""Separate streams of annotated samples beside the batches of training data.
+
+One is `--expert-data`, whose samples enter the loss only as mixed pairs (v^lam, t). The other holds
+oversampled annotated samples of the training data (`--align-oversample`).
 """
 
 from __future__ import annotations
@@ -15,16 +17,16 @@ from ..streams import EXPERT_CROP
 from .curriculum import Curriculum, draw_gate, expert_slots
 
 EXPERT_ID = 1 << 62  # ids of this stream start here, apart from those of the training data
-# of samples shown once more: all slots are filled
+# the curriculum of oversampled samples: all slots are filled
 ALWAYS = CurriculumConfig(cold=0, warm=0, cool=0, end=1)
 
 
 class ExpertSlots(Sampler):
-    """Yields, for every batch of an epoch, what passed the gate: list of (slot, index, lam).
+    """Yields for every batch of an epoch the samples that passed the gate: [(slot, index, lam)].
 
-    Slots are numbered through all steps, micro-batches and ranks, and the sample in a slot, its
-    draws and its crop depend on (seed, slot) alone: the stream resumes anywhere, takes nothing from
-    the random streams of the training data, and a refused sample is never even decoded.
+    Slots are numbered through all steps, micro-batches and ranks. The sample in a slot, its draws
+    and its crop depend on (seed, slot) alone. So the stream resumes anywhere and takes nothing from
+    the random streams of the training data. A rejected sample is never decoded.
     """
 
     def __init__(
@@ -83,15 +85,13 @@ class _Slots(Dataset):
 
 
 def collate_annotated(samples: list[Sample]) -> SampleBatch:
-    """As `collate`, without the samples whose crop lost the annotated region: they have nothing to
-    mix.
-    """
+    """`collate`, without the samples whose crop lost the annotated region."""
     return collate([sample for sample in samples if sample.heatmap is not None])
 
 
 def expert_loader(samples: Samples, slots: ExpertSlots, workers: int) -> DataLoader:
-    """One (perhaps empty) batch of accepted samples for every batch of the training data."""
-    # a generator of its own: the loader draws one number an epoch, which must not come out of the
+    """A loader with one batch of accepted samples, perhaps empty, for every training batch."""
+    # a separate generator: the loader draws one number an epoch, which must not come from the
     # training data's stream
     return DataLoader(
         _Slots(samples, slots.seed),

@@ -1,6 +1,4 @@
-"""Wraps the host's loader: attaches to every batch what the gate decided for it (Alg. 1, l.
-6-9).
-"""
+"""Wraps open_clip's loader: attaches the gate's decisions to every batch (Alg. 1, l. 6-9)."""
 
 from __future__ import annotations
 
@@ -25,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 class Batches(Protocol):
-    """The loader that is wrapped; it may have a `first_batch` besides."""
+    """The wrapped loader; it may also have a `first_batch`."""
 
     num_batches: int
     num_samples: int
@@ -34,18 +32,19 @@ class Batches(Protocol):
 
 
 class Announcements(Protocol):
-    """What the check found, and whether a batch agrees with it."""
+    """The heatmaps that the check of the data has found."""
 
-    def see(self, samples: SampleBatch) -> None: ...
+    def see(self, samples: SampleBatch) -> None:
+        """DataError where a batch disagrees with the check."""
 
 
 class PlannedLoader:
-    """Yields (ExpertBatch, text) for open_clip's loop; `num_batches` and `num_samples` are the
-    wrapped loader's.
+    """Yields (ExpertBatch, text) for open_clip's loop.
 
-    `after_step(step, batches)` is called once the loop has finished an optimiser step, when so many
-    batches of the epoch are done. Iteration begins at `first_batch` where the wrapped loader
-    continues an epoch. `views` counts the mixed pairs of each annotated sample on this rank.
+    `num_batches` and `num_samples` are the wrapped loader's. `after_step(step, batches)` is called
+    after each optimiser step, with the number of finished batches of the epoch. Iteration begins at
+    `first_batch` where the wrapped loader resumes an epoch. `views` counts the mixed pairs of each
+    annotated sample on this rank.
     """
 
     def __init__(
@@ -59,7 +58,7 @@ class PlannedLoader:
         annotated: bool = True,
         mixes: bool = True,
         expert: DataLoader | None = None,
-        replay: DataLoader | None = None,
+        oversample: DataLoader | None = None,
         objectives: Sequence[Any] = (),
         after_step: Callable[[int, int], None] | None = None,
         announced: Announcements | None = None,
@@ -68,14 +67,14 @@ class PlannedLoader:
         self.loader, self.config, self.curriculum = loader, config, curriculum
         self.num_batches, self.num_samples = loader.num_batches, loader.num_samples
         self.seed, self.accum_freq, self.after_step = seed, accum_freq, after_step
-        self.expert, self.replay = expert, replay
-        # sees every batch: has a sample the heatmap that the check found?
+        self.expert, self.oversample = expert, oversample
+        # checks every batch against the heatmaps that the check of the data found
         self.announced = announced
         self.objectives = objectives  # each draws for every batch
         self.mixes = mixes  # annotated samples of the wrapped loader may become mixed pairs
-        # any heatmap anywhere: without, this is CLIP to the last bit, priming included
+        # whether any heatmap exists; without one, the run is bit-for-bit CLIP, without priming
         self.annotated = annotated
-        # of the stream's samples: the training sample whose id their pairs carry
+        # id of a sample of the separate stream -> id of the training sample with the same image
         self.same_image = same_image or {}
         self.epoch = 0
         self.views: Counter[int] = Counter()
@@ -92,26 +91,24 @@ class PlannedLoader:
 
     @property
     def first_batch(self) -> int:
-        """Number in the epoch of the first batch that iteration gives."""
+        """Number, within the epoch, of the first batch that iteration yields."""
         return getattr(self.loader, "first_batch", 0)
 
     def __iter__(self) -> Iterator[tuple[ExpertBatch, Tensor]]:
         batches = enumerate(self.loader, self.first_batch)
-        experts, replays = self._stream(self.expert), self._stream(self.replay)
+        experts, oversampled = self._stream(self.expert), self._stream(self.oversample)
         for i, samples in batches:
             step = self.steps_per_epoch * self.epoch + i // self.accum_freq
-            yield self.plan(samples, step, next(experts), next(replays)), samples.text
+            yield self.plan(samples, step, next(experts), next(oversampled)), samples.text
             if self.after_step is not None and (i + 1) % self.accum_freq == 0:
                 self.after_step(step, i + 1)
 
     def _stream(self, loader: DataLoader | None) -> Iterator[SampleBatch | None]:
-        """One batch for every batch of this epoch; None without a loader, and where nothing is in
-        it.
-        """
+        """One batch of `loader` for every batch of this epoch; None if empty or without loader."""
         if loader is None:
             return itertools.repeat(None)
         slots = loader.batch_sampler
-        assert isinstance(slots, ExpertSlots), "of another loader than `expert_loader`'s"
+        assert isinstance(slots, ExpertSlots), "the loader comes from `expert_loader`"
         slots.epoch, slots.first_batch = self.epoch, self.first_batch
         return (samples if len(samples) else None for samples in loader)
 
@@ -120,15 +117,16 @@ class PlannedLoader:
         samples: SampleBatch,
         step: int,
         expert: SampleBatch | None = None,
-        replay: SampleBatch | None = None,
+        oversampled: SampleBatch | None = None,
     ) -> ExpertBatch:
-        """The carrier of one batch at optimiser step `step`; `samples` of the training data,
-        `expert` of the separate stream, `replay` those shown once more.
+        """The `ExpertBatch` of one batch at optimiser step `step`.
+
+        `samples` are of the training data, `expert` of the separate stream.
         """
         self._report_skipped(samples.skipped)
         if self.announced is not None:
             self.announced.see(samples)
-        streams = [stream for stream in (expert, replay) if stream is not None]
+        streams = [stream for stream in (expert, oversampled) if stream is not None]
         sentences = join_sentences([samples, *streams], self.seed, step)
         batch = ExpertBatch(
             **self._mixed_pairs(samples, step, expert),
@@ -139,13 +137,13 @@ class PlannedLoader:
             sentence_text=sentences.text,
             sentence_heatmap=sentences.heatmap,
         )
-        if replay is not None:
-            batch.replay_image = replay.image
-            batch.replay_text = replay.text
-            batch.replay_heatmap = replay.heatmap
-        # whatever the gate decided
-        carried = any(objective.needs_heatmaps for objective in self.objectives)
-        count = len(samples.annotated) if carried else 0
+        if oversampled is not None:
+            batch.oversampled_image = oversampled.image
+            batch.oversampled_text = oversampled.text
+            batch.oversampled_heatmap = oversampled.heatmap
+        # all heatmaps, whatever the gate decided, where an objective needs them
+        is_needed = any(objective.needs_heatmaps for objective in self.objectives)
+        count = len(samples.annotated) if is_needed else 0
         batch.annotated = samples.annotated[:count]
         batch.annotated_heatmap = samples.heatmap[:count]
         for objective in self.objectives:
@@ -155,8 +153,10 @@ class PlannedLoader:
     def _mixed_pairs(
         self, samples: SampleBatch, step: int, expert: SampleBatch | None
     ) -> dict[str, Any]:
-        """The entries of an `ExpertBatch` that make M = M1 + M2 mixed pairs: what the gate accepts
-        of the batch, then all of `expert`, whose own gate is `ExpertSlots`. They are counted.
+        """The entries of an `ExpertBatch` for its M = M1 + M2 mixed pairs, which are counted.
+
+        They are the samples of the batch that the gate accepts, then all of `expert`, whose gate is
+        `ExpertSlots`.
         """
         candidates = samples.annotated if self.mixes else samples.annotated[:0]  # rows, (N,)
         draws = draw_gate(

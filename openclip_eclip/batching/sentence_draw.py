@@ -1,4 +1,4 @@
-"""Which sentences of a batch a step takes."""
+"""Which sentences of a batch enter a step."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from torch import Tensor
 from ..data.sample import SampleBatch
 from ..streams import SENTENCES
 
-# of a sample: a dictation has about as many, and the text tower's extra pass stays near one batch
-# where few are annotated
+# Most sentences of a sample. A dictation has about as many; where few samples are annotated, the
+# text tower's extra pass stays about as large as a batch.
 MOST = 8
 
 
 class Sentences(NamedTuple):
-    """T sentences, each with the map of where the expert looked while saying it."""
+    """T sentences, each with the heatmap of the expert's gaze while saying it."""
 
     row: Tensor  # (T,) int64, the sample of each
     text: Tensor  # (T, L) int64
@@ -26,32 +26,32 @@ class Sentences(NamedTuple):
 
 
 def draw_sentences(samples: SampleBatch, seed: int, step: int) -> Sentences:
-    """The sentences of a batch, of no sample more than `MOST`.
+    """The sentences of a batch, at most `MOST` of each sample.
 
-    The draw depends on (seed, step, sample) alone, as the gate's: not on the rank, the batch or any
-    global generator.
+    The draw depends on (seed, step, sample) alone, not on the rank, the batch or any global
+    generator.
     """
     rows = samples.sentence_row.numpy()
-    kept: list[int] = []
+    chosen: list[int] = []
     for row in np.unique(rows):
-        own = np.flatnonzero(rows == row)
-        if len(own) > MOST:
+        sentences = np.flatnonzero(rows == row)
+        if len(sentences) > MOST:
             generator = SENTENCES.generator(seed, step, int(samples.sample_id[row]))
-            own = np.sort(generator.choice(own, MOST, replace=False))
-        kept.extend(own.tolist())
-    index = torch.tensor(kept, dtype=torch.int64)
+            sentences = np.sort(generator.choice(sentences, MOST, replace=False))
+        chosen.extend(sentences.tolist())
+    index = torch.tensor(chosen, dtype=torch.int64)
     return Sentences(
         samples.sentence_row[index], samples.sentence_text[index], samples.sentence_heatmap[index]
     )
 
 
 def join_sentences(parts: Sequence[SampleBatch], seed: int, step: int) -> Sentences:
-    """`draw_sentences` of batches that stand one behind the other: rows go on counting."""
+    """`draw_sentences` of several batches; rows are numbered through all of them."""
     drawn, first = [], 0
     for samples in parts:
-        found = draw_sentences(samples, seed, step)
-        drawn.append(found._replace(row=found.row + first))
+        sentences = draw_sentences(samples, seed, step)
+        drawn.append(sentences._replace(row=sentences.row + first))
         first += len(samples)
-    # an empty one has no sides of its own to join
+    # an empty batch of heatmaps has other sides, so it cannot be joined
     filled = [sentences for sentences in drawn if len(sentences.row)] or drawn[:1]
     return Sentences(*(torch.cat(values) for values in zip(*filled)))

@@ -264,7 +264,7 @@ def views_of(row: Row, cell: Cell, epochs: list[int]) -> float | None:
     """
     flags = list(map(str, row.flags))
     once = "align" in flags or ("naive" in flags and "--expert-data" not in flags)
-    if not (row.annotated and once) or "--align-replay" in flags:
+    if not (row.annotated and once) or "--align-oversample" in flags:
         return None
     return float(np.mean(epochs)) * (cell.count // BATCH * BATCH) / cell.count
 

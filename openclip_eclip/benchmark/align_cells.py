@@ -12,12 +12,12 @@ from .rows import Flags, Row
 
 MODEL = f"local-dir:{Path(__file__).resolve().parent / 'phantom_model_fine'}"
 RECIPE = RECIPES["eclip-plus"]
-assert RECIPE.align_weight is not None and RECIPE.align_least is not None  # it sets both
+assert RECIPE.align_weight is not None and RECIPE.align_min_share is not None  # it sets both
 WEIGHT: float = RECIPE.align_weight
-LEAST: float = RECIPE.align_least
+LEAST: float = RECIPE.align_min_share
 LIGHT: Flags = ["--method", RECIPE.method, "--align-weight", WEIGHT]
-PLUS: Flags = [*LIGHT, "--align-least", LEAST]
-AGAIN: Flags = [*PLUS, "--align-replay", 0.1]
+PLUS: Flags = [*LIGHT, "--align-min-share", LEAST]
+AGAIN: Flags = [*PLUS, "--align-oversample", 0.1]
 HARDER: Flags = [*AGAIN, "--align-weight", 1]
 ABLATION = f"align, weight {WEIGHT}"  # the recipe without its least share, in cells that have less
 REPLAY = "eclip-plus with replay"  # in the same cells
@@ -78,12 +78,12 @@ ROWS = [
     ),
     Row(UNTAUGHT[1], PLUS, annotated=True, length=2),
     *(
-        Row(f"{REPLAY}, {control}", [*AGAIN, "--eclip-heatmap-control", control], annotated=True)
+        Row(f"{REPLAY}, {control}", [*AGAIN, "--eclip-placebo", control], annotated=True)
         for control in CONTROLS[:2]
     ),
     Row(
         f"{HARD}, {CONTROLS[1]}",
-        [*HARDER, "--eclip-heatmap-control", CONTROLS[1]],
+        [*HARDER, "--eclip-placebo", CONTROLS[1]],
         annotated=True,
         length=2,
     ),
@@ -92,7 +92,7 @@ ROWS = [
             f"eclip-plus, {control}",
             [
                 *PLUS,
-                "--eclip-heatmap-control",
+                "--eclip-placebo",
                 control,
                 *["--csv-label-key", "label"] * control.startswith("same"),
             ],

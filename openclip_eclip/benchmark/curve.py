@@ -26,6 +26,7 @@ from ..evaluate.options import add_output_argument
 from ..evaluate.output.result import Cell, Result, Table, plain
 from ..evaluate.output.write import write_result
 from ..files import write_whole
+from ..flag_checks import current_spelling
 from ..metrics.power_law import (
     FLATTEST,
     LEAST_X,
@@ -137,7 +138,7 @@ def run_point(plan: Plan, point: Point, folder: Path, lock: int) -> tuple[float,
     own.mkdir(parents=True, exist_ok=True)
     record = json.dumps({"train": train[1:], "evaluate": evaluate[1:]}, indent=2)
     before = own / "point.json"
-    if before.is_file() and before.read_text(encoding="utf-8") != record:
+    if before.is_file() and not _same_commands(before.read_text(encoding="utf-8"), record):
         raise UserError(
             f"{own} was made by other commands ({before} has them); give a new --out, or remove the"
             " folder."
@@ -152,6 +153,18 @@ def run_point(plan: Plan, point: Point, folder: Path, lock: int) -> tuple[float,
         launch(point, evaluate, own / "evaluate.log", lock)
     values = json.loads((out / "result.json").read_text(encoding="utf-8"))["values"]
     return x, _score(values, plan.metric.replace("{x}", str(point.asked)), out)
+
+
+def _same_commands(stored: str, record: str) -> bool:
+    """Whether two records of a point's commands differ in nothing but old names of flags."""
+    if stored == record:
+        return True
+    try:
+        commands = [json.loads(text) for text in (stored, record)]
+        first, second = ([current_spelling(words)[0] for words in one.values()] for one in commands)
+    except (ValueError, AttributeError, TypeError):  # not a record of ours
+        return False
+    return first == second
 
 
 def launch(point: Point, command: list[str], log: Path, lock: int) -> None:

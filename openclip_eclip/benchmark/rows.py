@@ -65,7 +65,7 @@ LADDER: dict[str, Flags] = {
     "MHA": ["--eclip-no-mixup", *CONSTANT],
     "MHA + mixup": CONSTANT,
     "MHA + mixup + curriculum": ["--eclip-priming-weight", 0],
-    "random heatmaps, all of it": ["--eclip-heatmap-control", "random"],
+    "random heatmaps, all of it": ["--eclip-placebo", "random"],
     "eCLIP": ["--method", "eclip"],
 }
 # the same with the authors' own processor, which priming does teach something: ours is the
@@ -74,7 +74,7 @@ AUTHORS_LADDER: dict[str, Flags] = {
     "MHA": ["--eclip-no-mixup", *CONSTANT],
     "MHA + mixup": CONSTANT,
     "MHA + mixup + curriculum": ["--eclip-priming-weight", 0],
-    "random heatmaps, all of it": ["--eclip-heatmap-control", "random"],
+    "random heatmaps, all of it": ["--eclip-placebo", "random"],
     "eCLIP": [],
 }
 TABLES = {

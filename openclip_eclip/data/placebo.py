@@ -1,7 +1,7 @@
 """Placebo heatmaps: every annotated sample keeps its place, its draws and its order, and gets
 another map.
 
-A control is to the sample what another heatmap file would be: it lies over the whole image and goes
+A placebo is to the sample what another heatmap file would be: it lies over the whole image and goes
 through the image's own crop. Which views count as annotated is still decided by the true map. It is
 a function of (kind, seed, sample) alone, so all ranks, data workers and a resumed run see the same
 one, in every epoch.
@@ -29,10 +29,10 @@ CENTRE_SIGMA = 0.2  # of each side
 Donor = Callable[[], np.ndarray]
 
 
-class HeatmapControl:
+class PlaceboHeatmaps:
     """(sample_id, true map) -> the map that takes its place.
 
-    `kind` one of HEATMAP_CONTROLS; `size` (height, width) of the generated maps, those of the
+    `kind` one of PLACEBOS; `size` (height, width) of the generated maps, those of the
     training images, since finer noise would average out in the crop; `donors`: for the two
     shuffles, sample_id -> reads another sample's map.
     """
@@ -86,14 +86,14 @@ def scramble_phases(heatmap: np.ndarray, generator: np.random.Generator) -> np.n
     return (values / values.max()).astype(np.float32)
 
 
-def table_control(
+def table_placebo(
     kind: str, seed: int, size: Sequence[int], table: CsvTable, first_id: int = 0
-) -> HeatmapControl:
+) -> PlaceboHeatmaps:
     """For the samples of `table` as `CsvSamples` numbers them. DataError: a shuffle without donors
     or classes.
     """
     if kind not in SHUFFLES:
-        return HeatmapControl(kind, seed, size)
+        return PlaceboHeatmaps(kind, seed, size)
     rows = table.annotated
     classes = None
     if kind == "same-class-shuffled":
@@ -109,7 +109,7 @@ def table_control(
         seed, [str(table.images[i]) for i in rows], classes, [table.name(i) for i in rows]
     )
     paths = [path for path in table.heatmaps if path is not None]  # of `rows`
-    return HeatmapControl(
+    return PlaceboHeatmaps(
         kind,
         seed,
         size,
@@ -120,25 +120,25 @@ def table_control(
     )
 
 
-def entries_control(
+def entries_placebo(
     kind: str,
     seed: int,
     size: Sequence[int],
     entries: Sequence[TarEntry],
     ids: Sequence[int],
     label_key: str | None,
-) -> HeatmapControl:
+) -> PlaceboHeatmaps:
     """For the annotated samples of indexed shards under their `ids`. DataError as
-    `table_control`.
+    `table_placebo`.
     """
     if kind not in SHUFFLES:
-        return HeatmapControl(kind, seed, size)
+        return PlaceboHeatmaps(kind, seed, size)
     classes = (
         [_label(entry, label_key) for entry in entries] if kind == "same-class-shuffled" else None
     )
     names = [entry.where for entry in entries]
     donors = choose_donors(seed, names, classes, names)
-    return HeatmapControl(
+    return PlaceboHeatmaps(
         kind, seed, size, {i: partial(_read_entry, entries[donor]) for i, donor in zip(ids, donors)}
     )
 

@@ -23,8 +23,8 @@ from .joint_transform import JointTransform
 from .sentence_windows import Windows, decode_windows
 
 Tokenize = Callable[[list[str]], Tensor]
-# (sample_id, true heatmap) -> a placebo, see heatmap_control.py
-Control = Callable[[int, np.ndarray], np.ndarray]
+# (sample_id, true heatmap) -> the heatmap that replaces it, see placebo.py
+Placebo = Callable[[int, np.ndarray], np.ndarray]
 
 
 @dataclass
@@ -61,13 +61,13 @@ def make_sample(
     caption: str,
     sample_id: int,
     heatmap: np.ndarray | None,
-    control: Control | None,
+    placebo: Placebo | None,
     windows: Windows | None,
 ) -> Sample:
     """One random view of what was read; a sentence whose map the crop lost is left out."""
-    placebo = control(sample_id, heatmap) if control and heatmap is not None else None
+    replacement = placebo(sample_id, heatmap) if placebo and heatmap is not None else None
     pixels, cropped, maps = transform.with_windows(
-        image, heatmap, placebo, windows.heatmaps if windows else ()
+        image, heatmap, replacement, windows.heatmaps if windows else ()
     )
     sample = Sample(
         pixels, tokenize([caption])[0], sample_id, cropped, delivered=heatmap is not None

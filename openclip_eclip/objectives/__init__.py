@@ -1,6 +1,4 @@
-"""The methods beside eCLIP, one file each over the same inputs: those that the paper compares
-(Table 1), and alignment.
-"""
+"""The methods beside eCLIP, one file each: those of the paper's Table 1, and alignment."""
 
 from __future__ import annotations
 

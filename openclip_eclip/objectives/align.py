@@ -1,9 +1,8 @@
-"""Alignment of where the image tower looks with where the expert looked, on every annotated sample;
-not in the paper.
+"""Alignment of the image tower's attention with the expert's, on every annotated sample.
 
-Close to it: attention alignment with gaze, as Ma et al. 2024, "Eye-gaze Guided Multi-modal
-Alignment for Medical Representation Learning", does between patches and sentences. Decisions 0030
-and, for sentences, 0032.
+Not in the paper. Close to it is Ma et al. 2024, "Eye-gaze Guided Multi-modal Alignment for Medical
+Representation Learning", which aligns attention with gaze between patches and sentences. See
+decisions 0030 and, for sentences, 0032.
 """
 
 from __future__ import annotations
@@ -20,33 +19,30 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..batching.expert_batch import ExpertBatch
-from ..config import UserError, check_fields
+from ..config import UserError, build_settings, check_fields, current_names
 from ..towers.host import HostModel
 from ..towers.local_features import on_empty_image
 from ..towers.pool_attention import pool_attention
 from ..towers.positions import Tokens, encode_tokens, full_precision, project_tokens
-from .base import Gather, Objective, Seen
+from .base import EncodedPass, Gather, Objective
 
 logger = logging.getLogger(__name__)
-SCHEDULES = ("constant", "linear")
 
 
 @dataclass(frozen=True)
 class AlignConfig:
-    """Decision 0030 says why these."""
+    """Settings of alignment; decision 0030 explains the defaults."""
 
     weight: float = 1.0
-    schedule: str = "constant"  # of the weight; linear: down to zero at the end of the run
-    temperature: float = 0.1  # of text and positions; an attention pool has its own
-    heads: float = 1.0  # share of an attention pool's heads that are aligned; the others are free
-    power: float = 3.0  # of the heatmap on the grid: sharpens it towards what was looked at most
-    # share of the batch that the mean is over at least, where less of the data is annotated: few
-    # samples do not get the whole weight
-    least: float = 0.0
-    # share of a batch that annotated images fill, shown once more for this loss alone, where less
-    # than half of it is annotated
-    replay: float = 0.0
-    windows: bool = False  # sentence by sentence where a sample carries windows
+    temperature: float = 0.1  # of the cosine of text and position; an attention pool has its own
+    power: float = 3.0  # of the heatmap on the grid: sharpens it towards its maximum
+    # Where less of the data is annotated, the mean is over at least this share of the batch: few
+    # samples do not get the whole weight.
+    min_share: float = 0.0
+    # Where less than half of this share is annotated, annotated images are added to each batch
+    # once more, for this loss alone, up to this share of the batch.
+    oversample: float = 0.0
+    windows: bool = False  # align single sentences where a sample carries windows
 
     def __post_init__(self) -> None:
         check_fields(
@@ -54,40 +50,50 @@ class AlignConfig:
             "align",
             [
                 (0 <= self.weight < float("inf"), "weight", "0 or more"),
-                (self.schedule in SCHEDULES, "schedule", f"one of {SCHEDULES}"),
-                (0 < self.heads <= 1, "heads", "a share above 0, at most 1"),
                 (self.temperature > 0, "temperature", "a positive number"),
                 (self.power > 0, "power", "a positive number"),
-                (0 <= self.least <= 1, "least", "a share from 0 to 1"),
-                (0 <= self.replay <= 1, "replay", "a share from 0 to 1"),
+                (0 <= self.min_share <= 1, "min_share", "a share from 0 to 1"),
+                (0 <= self.oversample <= 1, "oversample", "a share from 0 to 1"),
             ],
         )
 
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> AlignConfig:
+        """Build from a dict of settings, those of release 0.1 included.
+
+        UserError for an unknown key or a bad value.
+        """
+        flags = current_names({f"align_{key}": value for key, value in values.items()}, "align")
+        settings = {name.removeprefix("align_"): value for name, value in flags.items()}
+        return build_settings(cls, settings, "align")
+
 
 class Align(Objective):
-    """weight * mean over the annotated samples of all ranks of -sum_p target_p log look_p, over the
-    positions p of the tower's grid.
+    """weight * mean over annotated samples of -sum_p target_p log attention_p.
 
-    Where less than `least` of the data is annotated, the sum is divided by that share of the batch
-    at least (decision 0035); where less than half of `replay` is, annotated samples are shown once
-    more, so that they make about that share of a batch (decision 0036).
-    `look` is the attention of the tower's learned pool, or else softmax of cos(t, position in the
-    joint space) / temperature with the sample's text feature t held fixed. Images of the separate
-    stream are aligned unmixed.
+    The mean is over the samples of all ranks, the sum over the positions p of the tower's grid.
+    `attention` is that of the tower's learned pool. A tower without a pool has
+    softmax(cos(t, position) / temperature) in the joint space; the sample's text feature t is
+    detached. Images of the separate stream are aligned unmixed.
 
-    With `windows`, a sample that carries them has the mean over its sentences s of -sum_p target_sp
-    log look_sp in the place of that, look_s being the similarity with the feature of that sentence
-    for every tower: a pool's attention knows no sentence.
+    Where less than `min_share` of the data is annotated, the sum over samples is divided by at
+    least that share of the batch (decision 0035). Where less than half of `oversample` is
+    annotated, annotated samples are added once more, up to about that share of a batch (decision
+    0036).
+
+    With `windows`, the term of a sample that carries sentences s is the mean over s of
+    -sum_p target_sp log attention_sp. There attention_s is the similarity with the feature of
+    sentence s for every tower, since a pool's attention depends on no sentence.
     """
 
     def __init__(self, config: AlignConfig = AlignConfig(), stream_is_plain: bool = False) -> None:
         """`stream_is_plain`: mixed pairs of the separate stream hold the images themselves."""
         self.config, self.stream_is_plain = config, stream_is_plain
-        self.steps, self.least = 1, config.least
+        self.min_share = config.min_share
         self.needs_heatmaps = config.weight > 0
         self.needs_windows = config.windows and config.weight > 0
         self.image_stages = 0 if config.weight > 0 else None
-        self.replay = config.replay if config.weight > 0 else 0.0
+        self.oversample = config.oversample if config.weight > 0 else 0.0
 
     @staticmethod
     def add_flags(group: argparse._ActionsContainer) -> None:
@@ -96,36 +102,28 @@ class Align(Objective):
             type=float,
             metavar="W",
             help=(
-                "weight of the cross-entropy between the heatmap and where the image tower looks"
-                " (default: 1)"
+                "weight of the alignment loss: the cross-entropy between the heatmap and the "
+                "attention of the image tower (default: 1)"
             ),
         )
         group.add_argument(
-            "--align-schedule",
-            choices=SCHEDULES,
-            help=(
-                "of that weight: the same in all steps, or falling to zero at the end of the run"
-                " (default: constant)"
-            ),
-        )
-        group.add_argument(
-            "--align-least",
+            "--align-min-share",
             type=float,
             metavar="SHARE",
             help=(
-                "where less than this share of the data is annotated, the mean over the annotated"
-                " images of a batch is one over at least this share of it, so that a few do not get"
-                " the whole weight (default: 0; 0.05 with --recipe eclip-plus)"
+                "minimum annotated share: where less of the data is annotated, the alignment loss"
+                " of a batch is a mean over at least this share of its images, so that a few do "
+                "not get the whole weight (default: 0; 0.05 with --recipe eclip-plus)"
             ),
         )
         group.add_argument(
-            "--align-replay",
+            "--align-oversample",
             type=float,
             metavar="SHARE",
             help=(
-                "where less than half of this share of the data is annotated, annotated images are"
-                " shown once more, to be aligned and nothing else, so that they make about this"
-                " share of each batch (default: 0)"
+                "share of each batch to fill with annotated images: where less than half of this "
+                "share of the data is annotated, annotated images are added to each batch once "
+                "more, for the alignment loss alone (default: 0)"
             ),
         )
         group.add_argument(
@@ -133,17 +131,8 @@ class Align(Objective):
             action="store_true",
             default=None,
             help=(
-                "samples with sentence windows (column windows, members windows.json and .npz):"
-                " each sentence against its own map"
-            ),
-        )
-        group.add_argument(
-            "--align-heads",
-            type=float,
-            metavar="SHARE",
-            help=(
-                "of the heads of the tower's attention pool that are aligned; the others stay free"
-                " (default: 1; towers without such a pool have no heads to choose)"
+                "aligns single sentences: in samples with sentence windows (column windows, "
+                "members windows.json and windows.npz) each sentence is compared with its own map"
             ),
         )
 
@@ -151,27 +140,27 @@ class Align(Objective):
     def from_args(cls, args: argparse.Namespace) -> Align:
         if args.lock_image and args.lock_image_unlocked_groups == 0:
             raise UserError(
-                "--lock-image with --method align: a frozen image tower can not learn where to"
-                " look; unlock groups by --lock-image-unlocked-groups, or drop one of them."
+                "--lock-image with --method align: a frozen image tower cannot learn where to"
+                " attend; unlock groups with --lock-image-unlocked-groups, or drop one of them."
             )
         if args.dacl_form == "release":
             raise UserError(
                 "--dacl-form release with --method align: that form encodes mixed images only, and"
                 " a heatmap belongs to one image; take another form."
             )
-        given = {
+        settings = {
             name: getattr(args, f"align_{name}")
-            for name in ("weight", "schedule", "least", "replay", "heads", "windows")
+            for name in ("weight", "min_share", "oversample", "windows")
         }
-        return cls(
-            AlignConfig(**{name: value for name, value in given.items() if value is not None}),
-            args.naive_form == "plain",
-        )
+        given = {name: value for name, value in settings.items() if value is not None}
+        return cls(AlignConfig.from_dict(given), stream_is_plain=args.naive_form == "plain")
 
     def check_model(self, model: HostModel) -> None:
         if self.config.weight == 0:
             return
         visual, normed = model.visual, list[bool]()
+
+        # `normed` records a call of batch norm behind the map, where single positions go through
         hooks = [
             module.register_forward_hook(lambda *_: normed.append(True))
             for module in visual.modules()
@@ -182,9 +171,9 @@ class Align(Objective):
             features, tokens = encode_tokens(visual, image)
             normed.clear()
             unit = F.normalize(features, dim=-1)
-            look(visual, tokens, lambda: unit, self.config)
+            log_attention(visual, tokens, lambda: unit, self.config)
             if self.needs_windows:
-                look_at_texts(
+                log_text_attention(
                     visual,
                     tokens,
                     unit,
@@ -204,174 +193,168 @@ class Align(Objective):
             )
         if tokens.grid.shape[1:3].numel() < 2:
             raise UserError(
-                f"image tower {name}: its last map has a single position, so there is nowhere to"
-                " look; take larger images or smaller patches."
+                f"image tower {name}: its last map has a single position, so there is nothing to"
+                " align; take larger images or smaller patches."
             )
 
-    def use_steps(self, total: int) -> None:
-        self.steps = total
-
     def use_annotated(self, share: float | None) -> None:
-        self.least = self.config.least if share is None or share < self.config.least else 0.0
-        if self.least and share and self.config.weight:
+        self.min_share = (
+            self.config.min_share if share is None or share < self.config.min_share else 0.0
+        )
+        if self.min_share and share and self.config.weight:
             logger.info(
                 "eclip: %.3g %% of the data is annotated: alignment is a mean over at least %.3g %%"
                 " of each batch",
                 100 * share,
-                100 * self.least,
+                100 * self.min_share,
             )
-
-    def draw(self, seed: int, step: int, epoch: int, sample_id: Tensor) -> dict[str, Any]:
-        """align_weight of this step."""
-        falling = self.config.schedule == "linear"
-        return {
-            "align_weight": (
-                self.config.weight * (max(0.0, 1 - step / self.steps) if falling else 1.0)
-            )
-        }
 
     def images(self, batch: ExpertBatch, visual: nn.Module) -> dict[str, Tensor]:
         if self.config.weight == 0:
             return {}
-        return {"align_replay": batch.replay_image} | (
+        return {"align_oversampled": batch.oversampled_image} | (
             {} if self.stream_is_plain else {"align_stream": batch.expert_image}
         )
 
-    def read(self, model: HostModel, seen: Seen, batch: ExpertBatch) -> dict[str, Tensor]:
-        """align_error (A + D,), weighted: one of each aligned image, first of those that are
-        compared by their report, then of those that have sentences.
+    def read(self, model: HostModel, encoded: EncodedPass, batch: ExpertBatch) -> dict[str, Tensor]:
+        """align_error (A + D,), weighted: one value for each aligned image.
 
-        Four ways to count images meet here:
+        The images that are compared by their report come first, then those with sentences. Four
+        ways to count images meet here:
         - rows of the pass: all K images that the tower encoded, in the model's order;
-        - candidates: the B images of the batch, then M2 of the separate stream, then R shown once
-          more. The batch's texts and `sentence_row` count so;
+        - candidates: the B images of the batch, then M2 of the separate stream, then R oversampled
+          ones. The batch's texts and `sentence_row` count in this way;
         - A images with a whole report's heatmap, as candidates: `reported`;
         - D images with sentences, as candidates: `described`.
         """
-        pass_row = self._pass_rows(seen, batch)  # (B + M2 + R,), of each candidate
+        pass_row = self._pass_rows(encoded, batch)  # (B + M2 + R,), of each candidate
         reported, heatmap = _with_heatmap(batch)  # (A,), (A, 1, H, W)
 
-        # An image with sentences counts once, by them (decision 0032). Without any sentence nothing
-        # is looked for: a GPU would wait for the numbers.
-        spoken = len(batch.sentence_row) > 0
-        if spoken:
+        # An image with sentences counts once, by its sentences (decision 0032). `unique` is called
+        # only if there are any: a GPU waits for its result.
+        has_sentences = len(batch.sentence_row) > 0
+        if has_sentences:
             described, owner = batch.sentence_row.unique(return_inverse=True)  # (D,), (T,)
             by_report = ~torch.isin(reported, described)
             reported, heatmap = reported[by_report], heatmap[by_report]
 
         # whole reports: where the tower attends, or the similarity with the report (decision 0030)
-        attention = look(
+        attention = log_attention(
             model.visual,
-            seen.tokens.rows(pass_row[reported]),
-            lambda: _report_features(model, seen, batch)[reported],
+            encoded.tokens.rows(pass_row[reported]),
+            lambda: _report_features(model, encoded, batch)[reported],
             self.config,
         )  # (A, h, w)
         error = cross_entropy(heatmap, attention, self.config.power)  # (A,)
 
-        # sentences: the similarity for every tower, since no attention pool knows a sentence
-        if spoken:
-            similarity = look_at_texts(
+        # sentences: the similarity for every tower, since a pool's attention depends on no sentence
+        if has_sentences:
+            similarity = log_text_attention(
                 model.visual,
-                seen.tokens.rows(pass_row[described]),
-                encode_held(model, batch.sentence_text),
+                encoded.tokens.rows(pass_row[described]),
+                encode_detached(model, batch.sentence_text),
                 owner,
                 self.config.temperature,
             )  # (T, h, w)
             each = cross_entropy(batch.sentence_heatmap, similarity, self.config.power)  # (T,)
             error = torch.cat([error, _mean_by_owner(each, owner, len(described))])
-        return {"align_error": batch.draws["align_weight"] * error}
+        return {"align_error": self.config.weight * error}
 
-    def _pass_rows(self, seen: Seen, batch: ExpertBatch) -> Tensor:
-        """The row of the pass of each candidate, (B + M2 + R,) int64."""
+    def _pass_rows(self, encoded: EncodedPass, batch: ExpertBatch) -> Tensor:
+        """The row in the pass of each candidate, (B + M2 + R,) int64."""
         parts = [slice(0, len(batch))]
         if count := len(batch.expert_image):
             # plain: the last mixed pairs are the stream's images themselves, encoded once
             name = "mixed_features" if self.stream_is_plain else "align_stream"
-            last = seen.rows[name].stop
+            last = encoded.rows[name].stop
             parts.append(slice(last - count, last))
-        parts.append(seen.rows["align_replay"])
+        parts.append(encoded.rows["align_oversampled"])
         device = batch.annotated.device
         return torch.cat([torch.arange(part.start, part.stop, device=device) for part in parts])
 
     def complete(self, out: dict[str, Tensor], batch: ExpertBatch) -> None:
-        for name in ("align_replay", "align_stream"):
+        for name in ("align_oversampled", "align_stream"):
             out.pop(name, None)
 
     def losses(self, out: Mapping[str, Tensor], gather: Gather) -> dict[str, Tensor]:
-        """{align_loss}: 0 without an annotated sample; every rank takes part in the gather, forward
-        and backward.
+        """{align_loss}, 0 without an annotated sample.
+
+        Every rank takes part in the gather, forward and backward.
         """
         if "align_error" not in out:
             return {}
-        own = out["align_error"]
-        # one row a rank, (W, 1): the sum of its errors, and how many they are
-        sums, counts, rows = gather(own.sum()[None, None], own.new_full((1, 1), len(own)))
+        errors = out["align_error"]  # (A + D,) of this rank
+        # one row a rank, (W, 1): the sum of its errors, and their number
+        sums, counts, rows = gather(errors.sum()[None, None], errors.new_full((1, 1), len(errors)))
         share = sums[rows].sum() * (len(sums) / len(sums[rows]))  # right under DDP's plain average
-        least = max(1, self.least * len(out["sample_id"]) * len(sums))  # decision 0035
-        return {"align_loss": share / counts.sum().clamp(min=least)}
+        smallest = max(1, self.min_share * len(out["sample_id"]) * len(sums))  # decision 0035
+        return {"align_loss": share / counts.sum().clamp(min=smallest)}
 
 
 def _with_heatmap(batch: ExpertBatch) -> tuple[Tensor, Tensor]:
-    """The candidates with a heatmap, (A,) int64, and theirs, (A, 1, H, W): the annotated ones of
-    the batch, all of the stream, all that are shown once more.
+    """The candidates with a heatmap, (A,) int64, and their heatmaps, (A, 1, H, W).
+
+    They are the annotated images of the batch, all of the stream, and all oversampled ones.
     """
     size = len(batch)
-    total = size + len(batch.expert_image) + len(batch.replay_image)
+    total = size + len(batch.expert_image) + len(batch.oversampled_image)
     candidates = torch.cat(
         [batch.annotated, torch.arange(size, total, device=batch.annotated.device)]
     )
     of_stream = batch.heatmap[len(batch.mix_index) :]  # behind those of the batch's mixed pairs
     heatmap = torch.cat([batch.annotated_heatmap, of_stream])
-    if len(batch.replay_image):  # without any, their heatmaps have no sides of their own
-        heatmap = torch.cat([heatmap, batch.replay_heatmap])
+    if len(batch.oversampled_image):  # an empty tensor of heatmaps has other sides
+        heatmap = torch.cat([heatmap, batch.oversampled_heatmap])
     return candidates, heatmap
 
 
-def _report_features(model: HostModel, seen: Seen, batch: ExpertBatch) -> Tensor:
-    """Unit text features of the candidates' reports, (B + M2 + R, D), held fixed."""
-    known = seen.text.detach()  # of the batch and the stream: the pass has them
-    if not len(batch.replay_text):
+def _report_features(model: HostModel, encoded: EncodedPass, batch: ExpertBatch) -> Tensor:
+    """Unit text features of the candidates' reports, (B + M2 + R, D), detached."""
+    known = encoded.text.detach()  # of the batch and the stream: the pass has encoded them
+    if not len(batch.oversampled_text):
         return known
-    return torch.cat([known, encode_held(model, batch.replay_text)])
+    return torch.cat([known, encode_detached(model, batch.oversampled_text)])
 
 
 def _mean_by_owner(each: Tensor, owner: Tensor, count: int) -> Tensor:
-    """The mean of the sentences' `each` (T,) over each image's, (D,): a long dictation does not
-    count more. `owner` (T,): 0 to D - 1; `count`: D.
+    """The mean over the sentences of each image, (D,): a long dictation does not count more.
+
+    `each` (T,): one value a sentence; `owner` (T,): its image, 0 to D - 1; `count`: D.
     """
     return each.new_zeros(count).index_add(0, owner, each) / owner.bincount()
 
 
-def encode_held(model: HostModel, texts: Tensor) -> Tensor:
-    """Unit features (T, D) of `texts` (T, L), held fixed."""
-    # after the pass: autocast would keep the weights it casts here, without their graph, for the
-    # pass
+def encode_detached(model: HostModel, texts: Tensor) -> Tensor:
+    """Unit features (T, D) of `texts` (T, L), detached.
+
+    Call it after the pass: autocast caches the weights that it casts here, without their graph.
+    """
     with torch.no_grad():
         return model.encode_text(texts, normalize=True)
 
 
-def look(
+def log_attention(
     visual: nn.Module, tokens: Tokens, text: Callable[[], Tensor], config: AlignConfig
 ) -> Tensor:
-    """Log of the distribution over positions, (A, h, w), where `visual` looks; `text` gives (A, D)
-    unit features, asked only where the tower has no pool of its own. fp32 or more.
+    """Log of the attention of `visual` over positions, (A, h, w), in fp32 or more.
+
+    `text` returns (A, D) unit features; it is called only for a tower without an attention pool.
     """
-    attention = pool_attention(visual, tokens, config.heads)
+    attention = pool_attention(visual, tokens)
     if attention is not None:
         return attention
-    held = text()
-    return look_at_texts(
-        visual, tokens, held, torch.arange(len(held), device=held.device), config.temperature
-    )
+    features = text()
+    images = torch.arange(len(features), device=features.device)  # text i belongs to image i
+    return log_text_attention(visual, tokens, features, images, config.temperature)
 
 
-def look_at_texts(
+def log_text_attention(
     visual: nn.Module, tokens: Tokens, text: Tensor, image: Tensor, temperature: float
 ) -> Tensor:
-    """Log of softmax of cos(text, position) / temperature, (T, h, w): of each text (T, D), unit,
-    over the positions of its image.
+    """Log softmax of cos(text, position) / temperature over positions, (T, h, w), fp32 or more.
 
-    `image` (T,) int64: rows of `tokens`. fp32 or more, for any tower, with an attention pool too.
+    `text` (T, D): unit features; `image` (T,) int64: the row of `tokens` of each text's image. It
+    works for any tower, also for one with an attention pool.
     """
     positions = F.normalize(full_precision(project_tokens(visual, tokens)), dim=-1)
     with torch.autocast(text.device.type, enabled=False):
@@ -382,8 +365,10 @@ def look_at_texts(
 
 
 def cross_entropy(heatmap: Tensor, log: Tensor, power: float) -> Tensor:
-    """-sum_p target_p log_p, (A,), of `log` (A, h, w); target: the mean of `heatmap` (A, 1, H, W)
-    in each cell, to the `power`, made to sum to one.
+    """-sum_p target_p log_p, (A,), for `log` (A, h, w).
+
+    The target is the mean of `heatmap` (A, 1, H, W) in each cell of the grid, to the `power`,
+    scaled to sum to one.
     """
     grid = (log.shape[1], log.shape[2])
     target = F.adaptive_avg_pool2d(heatmap.to(log.dtype), grid).flatten(1).pow(power)

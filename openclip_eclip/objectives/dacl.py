@@ -1,5 +1,6 @@
-"""DACL: two views of an image by mixing it with others (Verma et al. 2021, "Towards Domain-Agnostic
-Contrastive Learning").
+"""DACL: two views of an image, made by mixing it with other images.
+
+Verma et al. 2021, "Towards Domain-Agnostic Contrastive Learning".
 """
 
 from __future__ import annotations
@@ -23,18 +24,16 @@ from ..towers.positions import full_precision
 from .base import Gather, Objective, add_mixed_pairs
 
 FORMS = ("original", "release", "plus")
-KINDS = ("linear", "geometric", "binary")  # DACL+ draws one a step
-FLOOR = 1e-6  # of a pixel in the power of geometric mixing
+KINDS = ("linear", "geometric", "binary")  # DACL+ draws one of them each step
+FLOOR = 1e-6  # smallest value of a pixel in geometric mixing
 
 
 @dataclass(frozen=True)
 class DaclConfig:
-    """`alpha`, two views and the forms are Verma et al.'s; `temperature` is ours, for the paper
-    leaves it open.
-    """
+    """Settings of DACL: Verma et al.'s but for `temperature`, which their paper does not give."""
 
     form: str = "original"
-    weight: float = 1.0  # of the NT-Xent term; without a meaning for 'release'
+    weight: float = 1.0  # of the NT-Xent term; 'release' has no such term
     alpha: float = 0.9  # lam ~ U(alpha, 1)
     temperature: float = 0.1
     release_beta: float = 0.6  # 'release': lam ~ Beta(release_beta, release_beta)
@@ -54,12 +53,16 @@ class DaclConfig:
 
 
 class Dacl(Objective):
-    """original: L_clip + weight * NT-Xent(u, w), u_i = lam x_i + (1 - lam) x_a, w_i = lam' x_i + (1
-    - lam') x_b, one lam ~ U(alpha, 1) a sample and view, partners by a cyclic shift of the
-    micro-batch, never the sample itself. plus: each step mixes linearly, geometrically (x_i^lam *
-    x_a^(1 - lam) of pixels before mean/std) or by a binary mask. release: what eCLIP's authors call
-    DACL: one lam ~ Beta(0.6, 0.6) and one permutation a step and view, the text unchanged, and the
-    symmetric InfoNCE of ([v~; v~'], [t; t]) in the place of L_clip.
+    """DACL in three forms.
+
+    - original: L_clip + weight * NT-Xent(u, w) with u_i = lam x_i + (1 - lam) x_a and
+      w_i = lam' x_i + (1 - lam') x_b. Each sample and view has its own lam ~ U(alpha, 1). Partners
+      come from a cyclic shift of the micro-batch and are never the sample itself.
+    - plus: each step mixes linearly, geometrically (x_i^lam * x_a^(1 - lam) of pixels before
+      mean/std) or by a binary mask.
+    - release: what eCLIP's authors call DACL. It has one lam ~ Beta(0.6, 0.6) and one permutation
+      for each step and view. The text is unchanged, and the symmetric InfoNCE of
+      ([v~; v~'], [t; t]) replaces L_clip.
 
     Deviation: Verma et al. put a projection head on the encoder; here u and w are the image
     features themselves.
@@ -74,15 +77,15 @@ class Dacl(Objective):
             "--dacl-form",
             choices=FORMS,
             help=(
-                "Verma et al.'s (original), with geometric and binary mixing (plus), or that of"
-                " eCLIP's authors (release) (default: original)"
+                "form of DACL: Verma et al.'s (original), with geometric and binary mixing "
+                "(plus), or that of eCLIP's authors (release) (default: original)"
             ),
         )
         group.add_argument(
             "--dacl-weight",
             type=float,
             metavar="W",
-            help="weight of DACL's NT-Xent term (default: 1)",
+            help="weight of DACL's NT-Xent loss (default: 1)",
         )
 
     @classmethod
@@ -91,19 +94,20 @@ class Dacl(Objective):
         config = DaclConfig(**{name: value for name, value in given.items() if value is not None})
         if config.form == "release" and args.dacl_weight is not None:
             raise UserError(
-                "--dacl-weight with --dacl-form release: that form has no term of its own; drop one"
+                "--dacl-weight with --dacl-form release: that form adds no term to weigh; drop one"
                 " of them."
             )
         if args.batch_size < 2:
             raise UserError(
                 f"--method dacl with --batch-size {args.batch_size}: an image is mixed with another"
-                " one of its batch; expected at least 2."
+                " image of its batch; expected at least 2."
             )
         return cls(config)
 
     def draw(self, seed: int, step: int, epoch: int, sample_id: Tensor) -> dict[str, Any]:
-        """dacl_partner (B, 2) int64 and dacl_lam (B, 2) float32; for DACL+ dacl_kind and, of binary
-        masks, dacl_seed (B, 2).
+        """dacl_partner (B, 2) int64 and dacl_lam (B, 2) float32.
+
+        For DACL+ also dacl_kind and, for binary masks, dacl_seed (B, 2).
         """
         size, shared = len(sample_id), DACL_PARTNERS.generator(seed, step)
         if self.config.form == "release":
@@ -115,19 +119,19 @@ class Dacl(Objective):
             ).expand(size, 2)
             return {"dacl_partner": partner, "dacl_lam": lam.float()}
         offset = torch.from_numpy(1 + np.floor(shared.random(2) * (size - 1)).astype(np.int64))
-        own = [DACL_WEIGHTS.generator(seed, step, int(key)) for key in sample_id]
+        generators = [DACL_WEIGHTS.generator(seed, step, int(key)) for key in sample_id]
         draws: dict[str, Any] = {
             "dacl_partner": (torch.arange(size)[:, None] + offset) % size,
             "dacl_lam": (
                 torch.from_numpy(
-                    np.stack([one.uniform(self.config.alpha, 1, 2) for one in own])
+                    np.stack([g.uniform(self.config.alpha, 1, 2) for g in generators])
                 ).float()
             ),
         }
         if self.config.form == "plus":
             draws["dacl_kind"] = KINDS[DACL_KIND.generator(seed, step).integers(len(KINDS))]
             if draws["dacl_kind"] == "binary":
-                draws["dacl_seed"] = np.stack([one.integers(1 << 62, size=2) for one in own])
+                draws["dacl_seed"] = np.stack([g.integers(1 << 62, size=2) for g in generators])
         return draws
 
     def images(self, batch: ExpertBatch, visual: nn.Module) -> dict[str, Tensor]:
@@ -141,16 +145,12 @@ class Dacl(Objective):
         return {"dacl_u": _view(batch, 0, visual), "dacl_w": _view(batch, 1, visual)}
 
     def complete(self, out: dict[str, Tensor], batch: ExpertBatch) -> None:
-        """release: the second view of every image is one more mixed pair with the image's
-        own text.
-        """
+        """release: append the second view of every image with the image's text as a mixed pair."""
         if self.config.form == "release":
             add_mixed_pairs(out, out.pop("dacl_second"), out["text_features"], out["sample_id"])
 
     def losses(self, out: Mapping[str, Tensor], gather: Gather) -> dict[str, Tensor]:
-        """{dacl_loss}: over the views of all ranks; nothing for 'release', which is a contrastive
-        loss itself.
-        """
+        """{dacl_loss} over the views of all ranks; nothing for 'release', which adds no term."""
         if "dacl_u" not in out:
             return {}
         u, w, rows = gather(out["dacl_u"], out["dacl_w"])
@@ -173,9 +173,7 @@ def _view(batch: ExpertBatch, which: int, visual: nn.Module) -> Tensor:
 def mix_geometric(
     image: Tensor, partner: Tensor, lam: Tensor, mean: Sequence[float], std: Sequence[float]
 ) -> Tensor:
-    """x^lam * x_a^(1 - lam) of the pixels in [0, 1] behind normalised images (B, 3, H, W); `lam`
-    (B,).
-    """
+    """x^lam * x_a^(1 - lam) of pixels in [0, 1], for normalised images (B, 3, H, W); `lam` (B,)."""
     shift, scale = (
         torch.tensor(x, dtype=torch.float64, device=image.device)[:, None, None].to(
             full_precision(image).dtype
@@ -191,8 +189,9 @@ def mix_geometric(
 
 @torch.compiler.disable
 def binary_mask(image: Tensor, lam: Tensor, seed: np.ndarray) -> Tensor:
-    """(B, 3, H, W) bool, true with probability `lam` (B,); each sample's from its own `seed` (B,),
-    whatever its batch.
+    """(B, 3, H, W) bool, true with probability `lam` (B,).
+
+    Each sample's mask depends on its entry of `seed` (B,) alone, not on its batch.
     """
     draws = [
         torch.rand(
@@ -206,16 +205,15 @@ def binary_mask(image: Tensor, lam: Tensor, seed: np.ndarray) -> Tensor:
 
 
 def nt_xent(u: Tensor, w: Tensor, rows: slice, temperature: float) -> Tensor:
-    """Mean over both views of the `rows` of -log softmax over the other 2N - 1 points; `u`, `w` (N,
-    D), unit length.
+    """Mean over both views of the `rows` of -log softmax over the other 2N - 1 points.
 
-    Verma et al. 2021, as SimCLR's loss: the positive of u_i is w_i and the other way round.
-    In fp32 or more, under autocast too.
+    `u`, `w` (N, D), unit length. As in SimCLR (Verma et al. 2021), the positive of u_i is w_i and
+    the reverse. Computed in fp32 or more, under autocast too.
     """
     points, size = full_precision(torch.cat([u, w])), len(u)
     index = torch.arange(size, device=u.device)[rows]
-    own, positive = torch.cat([index, index + size]), torch.cat([index + size, index])
+    anchor, positive = torch.cat([index, index + size]), torch.cat([index + size, index])
     with torch.autocast(u.device.type, enabled=False):
-        logits = points[own] @ points.T / temperature
-    logits = logits.scatter(1, own[:, None], float("-inf"))
+        logits = points[anchor] @ points.T / temperature
+    logits = logits.scatter(1, anchor[:, None], float("-inf"))
     return F.cross_entropy(logits, positive)

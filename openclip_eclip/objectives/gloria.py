@@ -1,6 +1,7 @@
-"""GLoRIA: words of a report attend to regions of an image (Huang et al. 2021, "GLoRIA: A Multimodal
-Global-Local Representation Learning Framework for Label-efficient Medical Image Recognition"),
-beside a global contrastive loss.
+"""GLoRIA: words of a report attend to regions of an image, beside a global contrastive loss.
+
+Huang et al. 2021, "GLoRIA: A Multimodal Global-Local Representation Learning Framework for
+Label-efficient Medical Image Recognition".
 """
 
 from __future__ import annotations
@@ -22,31 +23,29 @@ from ..config import UserError, check_fields
 from ..towers.host import HostModel
 from ..towers.local_features import IMAGE_STAGES, WordPieces, encode_words, regions_of
 from ..towers.positions import full_precision
-from .base import Gather, Objective, Seen
+from .base import EncodedPass, Gather, Objective
 
 AGGREGATES = ("sum", "mean")
 NEGATIVES = ("rank", "global")
-# numbers (images x reports x words x regions) at a time, 16 MiB in fp32, of which about ten are
-# alive; a GPU waits for launches with so few
+# Size of a chunk (images x reports x words x regions): 16 MiB in fp32, and about ten such tensors
+# are alive. A GPU needs larger chunks, or it waits for kernel launches.
 CHUNK, CHUNK_GPU = 1 << 22, 1 << 24
-TINY = 1e-8  # of a product of norms, as in the authors' cosine
+TINY = 1e-8  # smallest product of norms, as in the authors' cosine
 
 
 @dataclass(frozen=True)
 class GloriaConfig:
-    """The authors' temperatures, fixed (no learnt logit scale), and weights of the two losses."""
+    """The authors' temperatures, which are fixed, and the weights of the two losses."""
 
     attention: float = 4.0  # gamma_1
     word: float = 5.0  # gamma_2
     contrast: float = 10.0  # gamma_3
     local_weight: float = 1.0
     global_weight: float = 1.0
-    aggregate: str = (
-        "sum"  # of exp(similarity) over words: the sum favours long reports, the mean does not
-    )
-    local_negatives: str = (
-        "rank"  # reports an image is compared with in the local loss: this rank's, or all ranks'
-    )
+    # how exp(similarity) is joined over words: the sum favours long reports, the mean does not
+    aggregate: str = "sum"
+    # reports that the local loss compares an image with: this rank's, or all ranks' ("global")
+    local_negatives: str = "rank"
 
     def __post_init__(self) -> None:
         checks = [
@@ -65,18 +64,18 @@ class GloriaConfig:
 
 
 class RegionModel(Protocol):
-    """A model that was built for GLoRIA (`EClipConfig.regions`)."""
+    """A model built for GLoRIA (`EClipConfig.regions`)."""
 
     region_projection: nn.Linear  # of regions to the width of words
 
 
 class Gloria(Objective):
-    """global_weight * (CE(G) + CE(G^T)) in the place of L_clip, plus local_weight * (CE(Z) +
-    CE(Z^T)).
+    """global_weight * (CE(G) + CE(G^T)) instead of L_clip, plus local_weight * (CE(Z) + CE(Z^T)).
 
-    G_ik = gamma_3 cos(v_i, t_k) is the model's contrastive loss under a fixed scale, so eCLIP's
-    pairs, and what other objectives append, take part in it. Mixed pairs of annotated samples also
-    take part in the local loss, each with its own regions; there every other pair is a negative.
+    G_ik = gamma_3 cos(v_i, t_k) is the model's contrastive loss under a fixed scale. So eCLIP's
+    mixed pairs, and those of other objectives, take part in it. Mixed pairs of annotated samples
+    also take part in the local loss, each with its own regions; there every other pair is a
+    negative.
     """
 
     def __init__(self, config: GloriaConfig = GloriaConfig()) -> None:
@@ -91,16 +90,16 @@ class Gloria(Objective):
             "--gloria-aggregate",
             choices=AGGREGATES,
             help=(
-                "of GLoRIA's similarities over words; the sum favours long reports (default: sum,"
-                " the paper's)"
+                "how GLoRIA's similarities are joined over words; the sum favours long reports "
+                "(default: sum, the paper's)"
             ),
         )
         group.add_argument(
             "--gloria-local-negatives",
             choices=NEGATIVES,
             help=(
-                "reports an image is compared with word by word: this rank's, or all ranks'"
-                " (default: rank)"
+                "reports that an image is compared with word by word: those of this rank, or of "
+                "all ranks (default: rank)"
             ),
         )
 
@@ -108,13 +107,13 @@ class Gloria(Objective):
     def from_args(cls, args: argparse.Namespace) -> Gloria:
         if args.siglip:
             raise UserError(
-                "--siglip with --method gloria: its global loss is a softmax over pairs; drop one"
-                " of them."
+                "--siglip with --method gloria: GLoRIA's global loss is a softmax over pairs; drop"
+                " one of them."
             )
         if args.eclip_own_pairs not in (None, "diagonal"):
             raise UserError(
                 f"--eclip-own-pairs {args.eclip_own_pairs} with --method gloria: its local loss has"
-                " one partner a pair; drop one of them."
+                " one partner for each pair; drop one of them."
             )
         given = {name: getattr(args, f"gloria_{name}") for name in ("aggregate", "local_negatives")}
         return cls(
@@ -132,21 +131,22 @@ class Gloria(Objective):
         features, words = encode_words(model, texts, self.pieces)
         return features, {"words": words.values, "word_mask": words.mask}
 
-    def read(self, model: HostModel, seen: Seen, batch: ExpertBatch) -> dict[str, Tensor]:
+    def read(self, model: HostModel, encoded: EncodedPass, batch: ExpertBatch) -> dict[str, Tensor]:
         projection = cast(RegionModel, model).region_projection
-        return {"regions": projection(regions_of(model.visual, seen.tokens))}
+        return {"regions": projection(regions_of(model.visual, encoded.tokens))}
 
     def complete(self, out: dict[str, Tensor], batch: ExpertBatch) -> None:
-        """regions (R, P, W), words (R, L, W) and word_mask (R, L) of the batch's images, then of
-        eCLIP's mixed pairs; the scale.
+        """Set regions (R, P, W), words (R, L, W), word_mask (R, L) and the fixed logit scale.
+
+        Rows are the batch's images, then eCLIP's mixed pairs.
         """
         size = len(batch)
         mixed = "mixed_id" in out
         out["regions"] = out["regions"][: size + (len(batch.lam) if mixed else 0)]
         for name in ("words", "word_mask"):
-            own = out[name]
-            out[name] = torch.cat([own[:size], own[batch.mix_index], own[size:]]) if mixed else own
-        # times zero: DDP waits for the gradient of every parameter
+            x = out[name]
+            out[name] = torch.cat([x[:size], x[batch.mix_index], x[size:]]) if mixed else x
+        # times zero, not dropped: DDP waits for the gradient of every parameter
         out["logit_scale"] = 0 * out["logit_scale"] + self.config.contrast
 
     def losses(self, out: Mapping[str, Tensor], gather: Gather) -> dict[str, Tensor]:
@@ -159,8 +159,9 @@ class Gloria(Objective):
 
 
 def local_loss(regions: Tensor, words: Tensor, mask: Tensor, config: GloriaConfig) -> Tensor:
-    """CE(Z) + CE(Z^T), Z_ik = gamma_3 M(i, k); pair i is image i with report i. Shapes as in
-    `local_similarity`.
+    """CE(Z) + CE(Z^T) with Z_ik = gamma_3 M(i, k); pair i is image i with report i.
+
+    Shapes as in `local_similarity`.
     """
     scores = config.contrast * local_similarity(regions, words, mask, config)
     label = torch.arange(len(scores), device=scores.device)
@@ -168,8 +169,10 @@ def local_loss(regions: Tensor, words: Tensor, mask: Tensor, config: GloriaConfi
 
 
 def global_local_loss(regions: Tensor, words: Tensor, mask: Tensor, config: GloriaConfig) -> Tensor:
-    """This rank's part of `local_loss` over the pairs of all ranks, which may hold different
-    numbers: their average over ranks is the loss of one process, value and gradient.
+    """This rank's part of `local_loss` over the pairs of all ranks.
+
+    Ranks may hold different numbers of pairs. The average over ranks is the loss of a single
+    process, in value and gradient.
     """
     counts = _counts(regions)
     all_regions, all_words = _gather(regions, counts), _gather(words, counts)
@@ -183,15 +186,16 @@ def global_local_loss(regions: Tensor, words: Tensor, mask: Tensor, config: Glor
 
 
 def _counts(x: Tensor) -> list[int]:
-    own = torch.tensor([len(x)], device=x.device)
-    counts = [torch.zeros_like(own) for _ in range(dist.get_world_size())]
-    dist.all_gather(counts, own)
+    count = torch.tensor([len(x)], device=x.device)
+    counts = [torch.zeros_like(count) for _ in range(dist.get_world_size())]
+    dist.all_gather(counts, count)
     return torch.cat(counts).tolist()
 
 
 def _gather(x: Tensor, counts: list[int]) -> Tensor:
-    """Rows of all ranks with gradient; padded to equal numbers, so every rank takes part forward
-    and backward.
+    """Rows of all ranks, with gradient.
+
+    Ranks are padded to equal numbers, so every rank takes part forward and backward.
     """
     padded = F.pad(x, (0, 0) * (x.ndim - 1) + (0, max(counts) - len(x))).contiguous()
     return torch.cat([part[:count] for part, count in zip(all_gather(padded), counts)])
@@ -200,15 +204,15 @@ def _gather(x: Tensor, counts: list[int]) -> Tensor:
 def local_similarity(
     regions: Tensor, words: Tensor, mask: Tensor, config: GloriaConfig, chunk: int | None = None
 ) -> Tensor:
-    """M(i, k) of every image i and report k, (B, K) in fp32 (fp64 stays): log sum_w exp(gamma_2
-    cos(c_w, t_w)).
+    """M(i, k) = log sum_w exp(gamma_2 cos(c_w, t_w)) of image i and report k, (B, K).
 
-    `regions` (B, P, D), `words` (K, L, D), `mask` (K, L) bool, true for words, at least one a
-    report. For each pair: e_rw = c_r . t_w, alpha = softmax of e over words, a = softmax of gamma_1
-    alpha over regions, c_w = sum_r a_wr c_r.
-    Chunks of images and reports hold at most `chunk` numbers (default by device; one pair, if a
-    pair is more) and are recomputed in the backward pass. c_w itself is never made: c_w . t_w =
-    sum_r a_wr e_rw, and |c_w|^2 = a^T (C C^T) a takes P x P numbers an image.
+    In fp32; fp64 stays. `regions` (B, P, D), `words` (K, L, D), `mask` (K, L) bool, true for words,
+    at least one in each report. For each pair: e_rw = c_r . t_w, alpha = softmax of e over words,
+    a = softmax of gamma_1 alpha over regions, c_w = sum_r a_wr c_r.
+
+    Images and reports are processed in chunks of at most `chunk` numbers, or of a single pair, and
+    recomputed in the backward pass; the default size depends on the device. c_w itself is never
+    computed: c_w . t_w = sum_r a_wr e_rw, and |c_w|^2 = a^T (C C^T) a takes P x P numbers an image.
     """
     if regions.shape[-1] != words.shape[-1]:
         raise ValueError(
@@ -224,14 +228,14 @@ def local_similarity(
     with torch.autocast(regions.device.type, enabled=False):
         regions, words = full_precision(regions), full_precision(words)
         rows = []
-        for own in regions.split(images):
-            gram = own @ own.transpose(1, 2)
+        for part in regions.split(images):  # (b, P, D)
+            gram = part @ part.transpose(1, 2)  # (b, P, P)
             rows.append(
                 torch.cat(
                     [
                         checkpoint(
                             _similarity,
-                            own,
+                            part,
                             gram,
                             some,
                             valid,

@@ -1,5 +1,6 @@
-"""m3-mix: mixing on the hypersphere (Oh et al. 2023, "Geodesic Multi-Modal Mixup for Robust
-Fine-Tuning").
+"""m3-mix: mixing of features on the hypersphere.
+
+Oh et al. 2023, "Geodesic Multi-Modal Mixup for Robust Fine-Tuning".
 """
 
 from __future__ import annotations
@@ -23,13 +24,14 @@ from .base import Gather, Objective
 
 VL_TARGETS = ("both", "both-sum", "diagonal")
 TERMS = ("v", "l", "vl", "m2")
-SMALL_SINE = 1e-4  # below, sin(theta) does not divide
+SMALL_SINE = 1e-4  # nothing is divided by a smaller sin(theta)
 
 
 @dataclass(frozen=True)
 class M3MixConfig:
-    """Weights and Beta parameters of the authors' m3 script (its sweep of weight_vl has 0.05, 0.1
-    and 0.2).
+    """Weights and Beta parameters of the authors' m3 script.
+
+    Its sweep of weight_vl has 0.05, 0.1 and 0.2.
     """
 
     weight_v: float = 0.05
@@ -56,12 +58,11 @@ class M3MixConfig:
 
 
 class M3Mix(Objective):
-    """L_clip + rho * (w_v L_V + w_l L_L + w_vl L_VL + w_m2 L_m2) over the originals (v_i, t_i) of
-    all ranks.
+    """L_clip + rho * (w_v L_V + w_l L_L + w_vl L_VL + w_m2 L_m2) over the originals of all ranks.
 
-    One lam a term and step; i' = N + 1 - i. The pairs that eCLIP appends take part in L_clip only:
-    their texts repeat those of the originals, so that in L_m2 a sample's own text would be half of
-    its own hard negative.
+    Each term has one lam a step; i' = N + 1 - i. The mixed pairs of eCLIP take part in L_clip only.
+    Their texts repeat those of the originals, so in L_m2 a sample's text would be half of its own
+    hard negative.
     """
 
     def __init__(self, config: M3MixConfig = M3MixConfig()) -> None:
@@ -85,7 +86,7 @@ class M3Mix(Objective):
         return cls(parse_settings(args.m3_mix_cfg or ()))
 
     def draw(self, seed: int, step: int, epoch: int, sample_id: Tensor) -> dict[str, Any]:
-        """m3_mix_draws (B, 5) float32, every row the same: lam of V, L, VL, m2 and rho."""
+        """m3_mix_draws (B, 5) float32: lam of V, L, VL and m2, and rho; all rows are equal."""
         draws, beta = M3_MIX.generator(seed, step), self.config.beta
         row = [draws.beta(beta, beta) for _ in range(3)] + [
             draws.beta(self.config.beta_m2, self.config.beta_m2)
@@ -121,8 +122,9 @@ class M3Mix(Objective):
     def _mixtures(
         self, image: Tensor, text: Tensor, lams: Mapping[str, Tensor]
     ) -> dict[str, tuple[Tensor, ...]]:
-        """What each term of weight above 0 mixes, all of it in one call of `geodesic`: a GPU waits
-        for many small kernels.
+        """The mixtures of each term with a weight above 0.
+
+        One call of `geodesic` makes them all, since a GPU waits for many small kernels.
         """
         ends = {
             "v": [(image, image.flip(0))],
@@ -146,8 +148,9 @@ class M3Mix(Objective):
         return {name: tuple(next(parts) for _ in pairs) for name, pairs in ends.items()}
 
     def _m2(self, image: Tensor, text: Tensor, mixed: Tensor, rows: slice) -> Tensor:
-        """Hard negatives m_lam(v_j, t_j) between the modalities; positives stay v_i . t_i. A sum of
-        both directions.
+        """The sum of both directions with hard negatives m_lam(v_j, t_j) between the modalities.
+
+        The positives stay v_i . t_i.
         """
         index = torch.arange(len(image), device=image.device)[rows]
         positive = (image[rows] * text[rows]).sum(dim=1, keepdim=True)
@@ -167,9 +170,7 @@ def _paired(
     own: Tensor | float,
     other: Tensor | float,
 ) -> Tensor:
-    """Cross-entropy of the `rows` in both directions, halved, with target weight `own` on i and
-    `other` on i'.
-    """
+    """Mean cross-entropy of the `rows` over both directions, target `own` on i, `other` on i'."""
     index = torch.arange(len(image), device=image.device)[rows]
     mirror = len(image) - 1 - index
     directions = []
@@ -184,19 +185,18 @@ def _paired(
 
 
 def _product(x: Tensor, y: Tensor) -> Tensor:
-    """x y^T in the type that they have: autocast would round the logits to 16 bits."""
+    """x y^T in the type of x and y; autocast would round the logits to 16 bits."""
     with torch.autocast(x.device.type, enabled=False):
         return x @ y.T
 
 
 def geodesic(a: Tensor, b: Tensor, lam: Tensor | float) -> Tensor:
-    """m_lam(a, b) = (sin(lam theta) a + sin((1 - lam) theta) b) / sin theta, unit length; lam = 1
-    gives a, 0 gives b.
+    """m_lam(a, b) = (sin(lam theta) a + sin((1 - lam) theta) b) / sin theta, of unit length.
 
-    `a`, `b` (N, D), unit length up to rounding; fp16 and bf16 come back as fp32. theta comes from
-    atan2, which is exact where arccos(a . b) is not (theta near 0 or pi). Where sin theta vanishes:
-    the linear blend for a = b; for a = -b, where the arc is not defined, the one through the axis
-    that a has least of, so that m_lam(a, b) = m_(1 - lam)(b, a) holds.
+    lam = 1 gives a, 0 gives b. `a`, `b` (N, D), unit length up to rounding; fp16 and bf16 come back
+    as fp32. theta comes from atan2, which is exact near 0 and pi, where arccos(a . b) is not. Where
+    sin theta vanishes, a = b gives the linear blend. For a = -b no arc is defined: it goes through
+    the axis of a's smallest component, so that m_lam(a, b) = m_(1 - lam)(b, a) holds.
     """
     a, b = (F.normalize(full_precision(x), dim=1) for x in (a, b))
     theta = 2 * torch.atan2(
@@ -205,7 +205,7 @@ def geodesic(a: Tensor, b: Tensor, lam: Tensor | float) -> Tensor:
     )
     sine = theta.sin()
     small, opposite = sine < SMALL_SINE, theta > math.pi / 2
-    # before the division: what is not selected must not bring NaN gradients either
+    # before the division: a branch that `where` does not select must not give NaN gradients
     safe = torch.where(small, 1.0, sine)
     arc = (torch.sin(lam * theta) * a + torch.sin((1 - lam) * theta) * b) / safe
     axis = F.one_hot(a.abs().argmin(dim=1), a.shape[1]).to(a.dtype)
@@ -216,7 +216,7 @@ def geodesic(a: Tensor, b: Tensor, lam: Tensor | float) -> Tensor:
 
 
 def parse_settings(pairs: Sequence[str]) -> M3MixConfig:
-    """KEY=VALUE words as settings; UserError names a word that is none."""
+    """Settings of KEY=VALUE words. UserError names a word of another form."""
     types: dict[str, type[Any]] = {
         field.name: type(field.default) for field in dataclasses.fields(M3MixConfig)
     }

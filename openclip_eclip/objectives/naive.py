@@ -1,5 +1,6 @@
-"""The naive baseline (Table 1): annotated samples are added to every batch without mixup or
-curriculum (§4.1).
+"""The naive baseline (Table 1): annotated samples join every batch, without mixup or curriculum.
+
+See §4.1.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ FORMS = ("processor", "multiply", "plain")
 def naive_config(config: EClipConfig, form: str) -> EClipConfig:
     """eCLIP's settings turned into the naive ones: p_curr = 1 at every step, one fixed lam.
 
-    processor: the pair is (I^E, t), lam = 0, and priming runs in the cold start, as in the authors'
-    code; multiply: the same with I^E = E * I, which needs no priming; plain: the heatmap is
-    ignored, lam = 1, so the samples of the annotated stream are CLIP pairs like any other. The
-    paper's one sentence fits all three.
+    - processor: the pair is (I^E, t) with lam = 0; priming runs in the cold start, as in the
+      authors' code.
+    - multiply: the same with I^E = E * I, which needs no priming.
+    - plain: the heatmap is ignored and lam = 1, so the samples of the annotated stream are ordinary
+      CLIP pairs.
+    The paper's description, one sentence, fits all three.
     """
     always = CurriculumConfig(
         cold=config.curriculum.cold, warm=0, cool=0, low=1, high=1, end=1, cold_probability=1

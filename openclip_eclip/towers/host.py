@@ -1,7 +1,7 @@
-"""The part of open_clip's models and towers that the package relies on, with types.
+"""Types for the part of open_clip's models and towers that the package relies on.
 
-open_clip's methods have none, and torch gives any attribute of a module the type `Tensor | Module`:
-a module is cast to one of these where the package has made sure what it is.
+open_clip's methods have no types, and torch types any attribute of a module as `Tensor | Module`.
+So a module is cast to one of these protocols where the package has checked what it is.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class HostModel(Protocol):
 
 
 class ImageTower(Protocol):
-    """What open_clip's image towers, and its factory, set on them."""
+    """The attributes that open_clip's image towers, or its factory, set."""
 
     image_size: int | tuple[int, int]
     image_mean: Sequence[float]
@@ -43,12 +43,12 @@ class TimmTrunk(Protocol):
         """The last tokens (B, N, C) or map, before pooling."""
 
     def forward_head(self, x: Tensor) -> Tensor:
-        """What pooling and timm's own head make of them, (B, D)."""
+        """The tokens after pooling and timm's own head, (B, D)."""
 
     def forward_intermediates(
         self, x: Tensor, *, indices: int, output_fmt: str
     ) -> tuple[Tensor, list[Tensor]]:
-        """The last tokens, and maps of the last `indices` stages."""
+        """The last tokens, and the maps of the last `indices` stages."""
 
     def get_classifier(self) -> nn.Module:
-        """timm's own head; Identity where there is none."""
+        """timm's own head; Identity if there is none."""

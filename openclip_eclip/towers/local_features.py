@@ -1,6 +1,4 @@
-"""Regions of an image and words of a report out of the same encoder pass that gives the global
-features.
-"""
+"""Regions of an image and words of a report, from the pass that gives the global features."""
 
 from __future__ import annotations
 
@@ -19,20 +17,17 @@ from ..config import UserError
 from .host import HostModel, ImageTower
 from .positions import Tokens, encode_tokens, full_precision
 
-IMAGE_STAGES = 2  # the finer one of the last ones
-TEXT_LAYERS = 4  # the last ones, summed (GLoRIA)
-# of word pieces: continues a word (WordPiece), begins one (twice), ends one (CLIP's BPE)
-MARKS = (
-    "##",
-    "▁",
-    "Ġ",
-    "</w>",
-)
+IMAGE_STAGES = 2  # the finer of the last two stages holds the regions
+TEXT_LAYERS = 4  # the sum of the last four layers holds the words (GLoRIA)
+# Marks of word pieces. "##" continues a word (WordPiece), "▁" and "Ġ" begin a word, "</w>" ends a
+# word (CLIP's BPE).
+MARKS = ("##", "▁", "Ġ", "</w>")
 
 
 class Words(NamedTuple):
-    """`values` (B, L, W), zero after the last word; `mask` (B, L) bool, true for words, which come
-    first.
+    """Words of B texts, before any padding.
+
+    `values` (B, L, W), zero after the last word; `mask` (B, L) bool, true for words.
     """
 
     values: Tensor
@@ -40,10 +35,9 @@ class Words(NamedTuple):
 
 
 def encode_regions(model: HostModel, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Unit image features (B, D), those of `model.encode_image`, and regions (B, P, C) from one
-    pass over (B, 3, H, W).
+    """Unit image features (B, D) and regions (B, P, C), from one pass over (B, 3, H, W).
 
-    UserError: a tower that gives no map.
+    The features are those of `model.encode_image`. UserError for a tower without a spatial map.
     """
     try:
         features, tokens = encode_tokens(model.visual, images, IMAGE_STAGES)
@@ -56,8 +50,10 @@ def encode_regions(model: HostModel, images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def regions_of(visual: nn.Module, tokens: Tokens) -> Tensor:
-    """(B, P, C): of the tower's last two stages the finer one, as GLoRIA takes the last but one of
-    a ResNet; of equal ones (a plain ViT) the last. Class tokens are no regions.
+    """(B, P, C): the finer of the tower's last two stages, without class tokens.
+
+    GLoRIA takes the last but one of a ResNet. Where both are equal (a plain ViT), the last one is
+    taken.
     """
     stages = tokens.stages[-IMAGE_STAGES:]
     if any(stage.ndim != 4 for stage in stages) or stages[-1].shape[-2:].numel() < 2:
@@ -73,17 +69,19 @@ def regions_of(visual: nn.Module, tokens: Tokens) -> Tensor:
 
 
 def region_width(model: HostModel) -> int:
-    """C of `encode_regions`, by encoding one empty image. UserError: no spatial map, or dropped
-    patches that leave holes in it.
+    """C of `encode_regions`, by encoding an empty image.
+
+    UserError for a tower without a spatial map, or one that drops patches.
     """
     return on_empty_image(model.visual, lambda image: encode_regions(model, image)[1]).shape[-1]
 
 
 def on_empty_image(visual: nn.Module, encode: Callable[[Tensor], Any]) -> Any:
-    """`encode` of one empty image (1, 3, H, W), leaving `visual` as it was. UserError: a tower that
-    drops patches.
+    """`encode` of an empty image (1, 3, H, W); `visual` is left unchanged.
+
+    UserError for a tower that drops patches.
     """
-    # open_clip's and timm's class of that name
+    # open_clip and timm both have a class of that name
     shares = [
         cast(float, module.prob)
         for module in visual.modules()
@@ -93,93 +91,90 @@ def on_empty_image(visual: nn.Module, encode: Callable[[Tensor], Any]) -> Any:
     if dropped:
         raise UserError(
             f"image tower {_name(visual)} drops patches (--force-patch-dropout"
-            f" {dropped[0]:g}): there is no whole map left to compare with; train without"
+            f" {dropped[0]:g}): no whole map is left to compare with; train without"
             " patch dropout."
         )
     size = cast(ImageTower, visual).image_size
-    # the type of images: that of a convolution, since --precision bf16 leaves other parameters in
-    # fp32
-    parameter = next(
-        (one for one in visual.parameters() if one.ndim == 4), next(visual.parameters())
-    )
+    # images have the type of a convolution's weight, since --precision bf16 leaves other parameters
+    # in fp32
+    parameter = next((p for p in visual.parameters() if p.ndim == 4), next(visual.parameters()))
     height, width = (size, size) if isinstance(size, int) else size
-    training = [module for module in visual.modules() if module.training]  # frozen parts are not
+    training = [module for module in visual.modules() if module.training]  # not the frozen parts
     visual.eval()
+    image = torch.zeros(1, 3, height, width, device=parameter.device, dtype=parameter.dtype)
     with torch.no_grad():
-        found = encode(
-            torch.zeros(1, 3, height, width, device=parameter.device, dtype=parameter.dtype)
-        )
+        result = encode(image)
     for module in training:
         module.training = True
-    return found
+    return result
 
 
 def encode_words(model: HostModel, tokens: Tensor, pieces: WordPieces) -> tuple[Tensor, Words]:
-    """Unit text features (B, D), those of `model.encode_text`, and words from one pass over
-    `tokens` (B, L).
+    """Unit text features (B, D) and words, from one pass over `tokens` (B, L) int64.
 
-    A word is the sum of its pieces, and of its last four layers. Deviation for open_clip's own
-    towers, which normalise before a layer, not after it as BERT: their layers go through the
-    tower's last norm. UserError: an unknown text tower.
+    The features are those of `model.encode_text`. A word is the sum of its pieces, and of its last
+    four layers. Deviation for open_clip's own towers: they normalise before a layer and not after
+    it, as BERT does, so their layers go through the tower's last norm. UserError for an unknown
+    text tower.
     """
     text = getattr(model, "text", model)
     if isinstance(text, HFTextEncoder):
-        attend = (tokens != text.config.pad_token_id).long()
-        out = text.transformer(input_ids=tokens, attention_mask=attend, output_hidden_states=True)
-        features, layers = text.proj(text.pooler(out, attend)), out.hidden_states[1:][-TEXT_LAYERS:]
+        attention_mask = (tokens != text.config.pad_token_id).long()
+        out = text.transformer(
+            input_ids=tokens, attention_mask=attention_mask, output_hidden_states=True
+        )
+        features = text.proj(text.pooler(out, attention_mask))
+        layers = out.hidden_states[1:][-TEXT_LAYERS:]
     elif isinstance(text, (CLIP, TextTransformer)):
         count = min(TEXT_LAYERS, len(text.transformer.resblocks))
-        asked = (
+        options = (
             {"text_indices": count, "normalize": False}
             if isinstance(text, CLIP)
             else {"indices": count, "output_fmt": "NLC"}
         )
-        found = text.forward_intermediates(text=tokens, normalize_intermediates=True, **asked)
-        features, layers = found["text_features"], found["text_intermediates"]
+        out = text.forward_intermediates(text=tokens, normalize_intermediates=True, **options)
+        features, layers = out["text_features"], out["text_intermediates"]
     else:
         raise UserError(
-            f"text tower {_name(text)}: its words are not known; expected open_clip's own or a"
-            " Hugging Face tower."
+            f"text tower {_name(text)}: its encoding of words is unknown; expected open_clip's own"
+            " or a Hugging Face tower."
         )
-    total = cast(Tensor, sum(full_precision(layer) for layer in layers))  # there is one at least
+    total = cast(Tensor, sum(full_precision(layer) for layer in layers))  # (B, L, W)
     return F.normalize(features, dim=-1), pieces.join(total, tokens)
 
 
 def word_width(model: HostModel) -> int:
-    """W of `encode_words`. UserError: an unknown text tower."""
+    """W of `encode_words`. UserError for an unknown text tower."""
     text = getattr(model, "text", model)
     if isinstance(text, HFTextEncoder):
         return getattr(text.config, arch_dict[text.config.model_type]["config_names"]["width"])
     if isinstance(text, (CLIP, TextTransformer)):
         return text.transformer.width
     raise UserError(
-        f"text tower {_name(text)}: its words are not known; expected open_clip's own or a Hugging"
-        " Face tower."
+        f"text tower {_name(text)}: its encoding of words is unknown; expected open_clip's own or a"
+        " Hugging Face tower."
     )
 
 
 class WordPieces:
-    """Which tokens of a vocabulary make one word.
+    """Which tokens of a vocabulary form a word.
 
-    Words are the text up to its end token, without start, end and padding, and the token that
-    stands for the whole text: [CLS] of BERT, as in GLoRIA, or else the end token, as CLIP's.
+    Words are the text up to its end token, without start, end and padding, and the token of the
+    whole text. That is [CLS] of BERT, as in GLoRIA, or else the end token, as in CLIP.
     """
 
     def __init__(
         self, begins: Tensor, ends: Tensor, special: Tensor, stop: int, sentence: int
     ) -> None:
-        # (V,) bool: begins a word, ends one, is no text
-        self.begins, self.ends, self.special = (
-            begins,
-            ends,
-            special,
-        )
-        self.stop, self.sentence = stop, sentence  # ids
+        # (V,) bool each: the token begins a word, ends a word, is not text
+        self.begins, self.ends, self.special = begins, ends, special
+        self.stop, self.sentence = stop, sentence  # ids of the end token, and of the whole text
 
     @classmethod
     def of(cls, tokenizer: Any) -> WordPieces:
-        """Of an open_clip tokenizer. UserError: a vocabulary whose pieces bear none of the known
-        marks.
+        """The word pieces of an open_clip tokenizer.
+
+        UserError for a vocabulary without any of the known marks.
         """
         inner = getattr(tokenizer, "tokenizer", None)
         if inner is not None:  # Hugging Face's
@@ -199,8 +194,8 @@ class WordPieces:
             }
         else:
             raise UserError(
-                f"tokenizer {type(tokenizer).__name__}: its vocabulary can not be read, so words"
-                " can not be told from pieces."
+                f"tokenizer {type(tokenizer).__name__}: its vocabulary cannot be read, so words"
+                " cannot be distinguished from pieces."
             )
 
         def marked(mark: str) -> list[bool]:
@@ -208,21 +203,21 @@ class WordPieces:
                 name.endswith(mark) if mark == "</w>" else name.startswith(mark) for name in names
             ]
 
-        # vocabularies also hold a few pieces that look like another's marks
+        # the most frequent mark: a vocabulary also holds a few pieces that resemble other marks
         mark = max(MARKS, key=lambda mark: sum(marked(mark)))
         if not any(marked(mark)):
             raise UserError(
-                f"tokenizer {type(tokenizer).__name__}: no piece of its vocabulary bears one of the"
-                f" marks {MARKS}, so words can not be told from pieces."
+                f"tokenizer {type(tokenizer).__name__}: no piece of its vocabulary has one of the"
+                f" marks {MARKS}, so words cannot be distinguished from pieces."
             )
-        found = torch.tensor(marked(mark))
-        begins = {"##": ~found, "</w>": torch.zeros_like(found)}.get(mark, found)
+        has_mark = torch.tensor(marked(mark))  # (V,)
+        begins = {"##": ~has_mark, "</w>": torch.zeros_like(has_mark)}.get(mark, has_mark)
         special = torch.zeros(len(names), dtype=torch.bool)
         special[[i for i in ids.values() if i is not None]] = True
         stop = ids["sep"] if ids["sep"] is not None else ids["eos"]
         return cls(
             begins,
-            found if mark == "</w>" else torch.zeros_like(found),
+            has_mark if mark == "</w>" else torch.zeros_like(has_mark),
             special,
             stop,
             ids["cls"] if ids["cls"] is not None else stop,
@@ -238,7 +233,7 @@ class WordPieces:
         )
 
     def number(self, tokens: Tensor) -> Tensor:
-        """The word each token belongs to, (B, L) int64 from 0, or -1; `tokens` (B, L) int64."""
+        """The word of each token, (B, L) int64 from 0, -1 for none; `tokens` (B, L) int64."""
         stops = (tokens == self.stop).cumsum(1)
         before = stops == 0
         text = before & ~self.special[tokens]

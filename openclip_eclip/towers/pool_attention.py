@@ -1,5 +1,6 @@
-"""Where a learned attention pool looks: its weights over the positions of an image, for the towers
-of open_clip that have one.
+"""The attention of a learned pool over the positions of an image.
+
+It works for the towers of open_clip that have such a pool.
 """
 
 from __future__ import annotations
@@ -37,12 +38,11 @@ class MapPool(Protocol):
     rotate_half: bool  # of a rotary one; missing before timm 1.0.31
 
 
-def pool_attention(visual: nn.Module, tokens: Tokens, share: float = 1.0) -> Tensor | None:
-    """Log of the attention over positions, (B, h, w), a distribution in fp32 or more; None: the
-    tower has no such pool.
+def pool_attention(visual: nn.Module, tokens: Tokens) -> Tensor | None:
+    """Log of the attention over positions, (B, h, w), in fp32 or more.
 
-    The mean over the first `share` of the heads, at least one (and over queries where the tower
-    averages several). What the pool gives to class or mean tokens is left out, and the rest made to
+    None for a tower without such a pool. It is the mean over heads, and over queries where the
+    tower averages several. Attention to class or mean tokens is left out, and the rest is scaled to
     sum to one.
     """
     if isinstance(visual, ModifiedResNet):
@@ -60,13 +60,13 @@ def pool_attention(visual: nn.Module, tokens: Tokens, share: float = 1.0) -> Ten
         trunk = visual.trunk
         pool = next(
             (
-                one
-                for one in (
+                module
+                for module in (
                     getattr(visual.head, "pool", None),
                     getattr(trunk, "attn_pool", None),
                     getattr(trunk, "head", None),
                 )
-                if isinstance(one, (AttentionPoolLatent, AttentionPool2d, RotAttentionPool2d))
+                if isinstance(module, (AttentionPoolLatent, AttentionPool2d, RotAttentionPool2d))
             ),
             None,
         )
@@ -80,17 +80,14 @@ def pool_attention(visual: nn.Module, tokens: Tokens, share: float = 1.0) -> Ten
         else:
             is_rotary = isinstance(pool, RotAttentionPool2d)
             scores = _timm_2d(cast(MapPool, pool), tokens.grid, is_rotary)
-    scores = scores[:, : max(1, round(share * scores.shape[1]))]
-    log = (
-        scores.log_softmax(dim=-1)
-        .flatten(1, 2)
-        .logsumexp(dim=1)[:, -tokens.grid.shape[1:3].numel() :]
-    )
-    return log.log_softmax(dim=-1).unflatten(1, tokens.grid.shape[1:3])
+    # (B, heads, Q, L) -> (B, L): the sum over heads and queries; the positions are the last tokens
+    sides = tokens.grid.shape[1:3]
+    log = scores.log_softmax(dim=-1).flatten(1, 2).logsumexp(dim=1)[:, -sides.numel() :]
+    return log.log_softmax(dim=-1).unflatten(1, sides)
 
 
 def _scores(query: Tensor, key: Tensor, heads: int) -> Tensor:
-    """(B, heads, Q, L) in fp32 or more, from (B, Q, W) and (B, L, W)."""
+    """Scores (B, heads, Q, L) in fp32 or more, from query (B, Q, W) and key (B, L, W)."""
     query, key = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (query, key))
     return _scaled(query, key)
 
@@ -102,7 +99,7 @@ def _scaled(query: Tensor, key: Tensor) -> Tensor:
 
 
 def _modified_resnet(pool: ResNetPool, grid: Tensor) -> Tensor:
-    """The query is the mean token."""
+    """Scores of open_clip's ResNet: the query is the mean token."""
     flat = grid.flatten(1, 2)
     x = torch.cat([flat.mean(dim=1, keepdim=True), flat], dim=1)
     x = x + pool.positional_embedding.to(x.dtype)
@@ -110,7 +107,7 @@ def _modified_resnet(pool: ResNetPool, grid: Tensor) -> Tensor:
 
 
 def _queries(pool: AttentionalPooler, x: Tensor) -> Tensor:
-    """open_clip's AttentionalPooler: learnt queries."""
+    """Scores of open_clip's AttentionalPooler, which has learnt queries."""
     attn, x = pool.attn, pool.ln_k(x)
     width = attn.embed_dim
     weights = (
@@ -128,7 +125,7 @@ def _queries(pool: AttentionalPooler, x: Tensor) -> Tensor:
 
 
 def _latent(pool: AttentionPoolLatent, x: Tensor) -> Tensor:
-    """timm's pool of SigLIP: latent queries."""
+    """Scores of timm's pool of SigLIP, which has latent queries."""
     if pool.pos_embed is not None:
         x = x + pool.pos_embed.to(x.dtype)
     query, key = (
@@ -140,8 +137,9 @@ def _latent(pool: AttentionPoolLatent, x: Tensor) -> Tensor:
 
 
 def _timm_2d(pool: MapPool, grid: Tensor, rotary: bool) -> Tensor:
-    """timm's pools of a map: the query is the mean or a class token, with absolute or rotary
-    positions.
+    """Scores of timm's pools of a map, with absolute or rotary positions.
+
+    The query is the mean token or a class token.
     """
     flat, side = grid.flatten(1, 2), list(grid.shape[1:3])
     first = (

@@ -13,8 +13,10 @@ from .host import HostModel, TimmTrunk
 
 
 def encode_with_pooled(model: HostModel, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Features of `pixels` (B, 3, H, W) as `model.encode_image` gives them, (B, D), and the tower's
-    own before the projection, (B, W); None where none stand there.
+    """Image features (B, D) of `pixels` (B, 3, H, W), and those before the projection, (B, W).
+
+    The first are those of `model.encode_image`. The second are None for a tower without a
+    projection.
     """
     visual = model.visual
     if (
@@ -22,29 +24,29 @@ def encode_with_pooled(model: HostModel, pixels: Tensor) -> tuple[Tensor, Tensor
         and visual.proj is not None
         and not visual.output_tokens
     ):
-        # the projection is no module that a hook could watch
+        # the projection is a parameter, not a module that could have a hook
         projection, visual.proj = visual.proj, None
         try:
             pooled = model.encode_image(pixels)
         finally:
             visual.proj = projection
         return pooled @ projection, pooled
-    watched = _last_module(visual)
-    if watched is None:
+    last = _last_module(visual)
+    if last is None:
         return model.encode_image(pixels), None
-    seen: list[Tensor] = []
-    handle = watched.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    recorded: list[Tensor] = []
+    handle = last.register_forward_pre_hook(lambda _, inputs: recorded.append(inputs[0]))
     try:
         features = model.encode_image(pixels)
     finally:
         handle.remove()
-    pooled = seen[0]
-    # attention pooling projects by itself
+    pooled = recorded[0]
+    # an attention pool also projects: its input is a map (B, W, h, w)
     return features, (pooled.mean((2, 3)) if pooled.ndim == 4 else pooled)
 
 
 def _last_module(visual: nn.Module) -> nn.Module | None:
-    """The module whose input is the tower's feature before projection; None where there is none."""
+    """The module whose input is the tower's feature before the projection, if there is one."""
     if isinstance(visual, ModifiedResNet):
         return visual.attnpool
     if isinstance(visual, TimmModel):

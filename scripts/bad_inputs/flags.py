@@ -65,9 +65,9 @@ FLAGS: list[tuple[str, list[object], tuple[str, ...]]] = [
     ),
     ("--expert-batch-size without data", ["--expert-batch-size", 2], ("--expert-batch-size",)),
     (
-        "--eclip-heatmap-control of no name",
-        ["--eclip-heatmap-control", "noise"],
-        ("--eclip-heatmap-control",),
+        "--eclip-placebo of no name",
+        ["--eclip-placebo", "noise"],
+        ("--eclip-placebo",),
     ),
     (
         "--eclip-no-mixup with alpha",

@@ -31,13 +31,13 @@ import open_clip, torch
 import open_clip_train.main as host
 from open_clip.transform import image_transform
 from openclip_eclip.data.joint_transform import JointTransform
-from training_patches.release_3_3 import Seams
+from training_patches.release_3_3 import Patches
 from training_patches.train_data import train_source
-seams = Seams()
-seams.originals = {"parse_args": host.parse_args}
+patches = Patches()
+patches.originals = {"parse_args": host.parse_args}
 open_clip.add_model_config(sys.argv[1])
 flags = "--model tiny --batch-size 64 --workers 0 --epochs 1 --warmup 1 --device cpu".split()
-args = seams.parse_args([*flags, *sys.argv[2:]])
+args = patches.parse_args([*flags, *sys.argv[2:]])
 args.rank, args.world_size, args.distributed = 0, 1, False
 tokenizer = open_clip.get_tokenizer("tiny")
 transform = JointTransform(image_transform(32, is_train=True), 0.1)

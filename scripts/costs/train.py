@@ -157,7 +157,7 @@ def build_step(tower: str, which: str, device: torch.device, batch: int) -> Call
             aligned.heatmap[:own],
         )
         if which == "replay":
-            carrier.replay_image, carrier.replay_heatmap, carrier.replay_text = (
+            carrier.oversampled_image, carrier.oversampled_heatmap, carrier.oversampled_text = (
                 torch.randn_like(image[:count]),
                 aligned.heatmap,
                 text[:count],

@@ -109,7 +109,7 @@ def test_what_is_shown_once_more_comes_equally_often_in_an_order_of_each_epoch()
     (cold, rest), planned = plan(
         [2],
         1.0,
-        replay=expert_loader(
+        oversample=expert_loader(
             Counting(),
             ExpertSlots(10, 5, 2, Curriculum(1, ALWAYS), EClipConfig().alpha, seed=0),
             workers=0,
@@ -123,18 +123,18 @@ def test_what_is_shown_once_more_comes_equally_often_in_an_order_of_each_epoch()
     )
     # the crop of sample 0 lost the region
     assert (
-        sum(len(batch.replay_image) for batch in (cold, rest))
-        == sum(len(batch.replay_image) for batch in again)
+        sum(len(batch.oversampled_image) for batch in (cold, rest))
+        == sum(len(batch.oversampled_image) for batch in again)
         == 9
     )
     assert (
-        rest.replay_text.shape[1:] == (5,)
-        and rest.replay_heatmap.shape[1:] == (1, 4, 4)
+        rest.oversampled_text.shape[1:] == (5,)
+        and rest.oversampled_heatmap.shape[1:] == (1, 4, 4)
         and rest.mixed_id.tolist() == [12]
         and len(rest.expert_image) == 0
     )
     assert (
-        rest.to(dtype=torch.bfloat16).replay_image.dtype
-        == rest.to(dtype=torch.bfloat16).replay_heatmap.dtype
+        rest.to(dtype=torch.bfloat16).oversampled_image.dtype
+        == rest.to(dtype=torch.bfloat16).oversampled_heatmap.dtype
         == torch.bfloat16
     )

@@ -243,6 +243,15 @@ def test_other_settings_in_the_same_folder_are_refused(
     assert "made by other commands" in capsys.readouterr().err
 
 
+def test_old_names_of_flags_are_the_same_commands() -> None:
+    """A folder begun with release 0.1 is continued."""
+    old = json.dumps({"train": ["-m", "x", "--align-least=0.1"], "evaluate": []}, indent=2)
+    new = json.dumps({"train": ["-m", "x", "--align-min-share=0.1"], "evaluate": []}, indent=2)
+    assert curve._same_commands(old, new)
+    assert not curve._same_commands(old.replace("0.1", "0.2"), new)
+    assert not curve._same_commands("[]", new)
+
+
 def test_two_curves_do_not_work_in_one_folder(
     folder: Path, runs: Runs, capsys: pytest.CaptureFixture
 ) -> None:

@@ -336,7 +336,7 @@ def test_training_says_how_many_captions_are_cut(
     assert "--force-context-length" in record.message
     monkeypatch.setattr(caption_length, "SAMPLE", 4)
     announce_lengths(training_arguments(), "--train-data", samples, tokenizer, False)
-    assert "1 of 4 looked at, out of 8 captions" in caplog.records[-1].message
+    assert "1 of 4 checked, out of 8 captions" in caplog.records[-1].message
     announce_lengths(
         training_arguments(),
         "--train-data",

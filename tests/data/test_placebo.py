@@ -17,9 +17,9 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from openclip_eclip.batching.curriculum import draw_gate
-from openclip_eclip.config import HEATMAP_CONTROLS, DataError
+from openclip_eclip.config import PLACEBOS, DataError
 from openclip_eclip.data.joint_transform import JointTransform
-from openclip_eclip.data.placebo import choose_donors, scramble_phases, table_control
+from openclip_eclip.data.placebo import choose_donors, scramble_phases, table_placebo
 from openclip_eclip.data.sample import Sample, collate, seeded_randomness
 from openclip_eclip.data.tables.csv_source import CsvColumns, CsvSamples, read_csv_table
 
@@ -48,8 +48,8 @@ def samples_of(
     transform = JointTransform(
         image_transform(SIDE, is_train=True, aug_cfg={"scale": scale}), threshold
     )
-    control = table_control(kind, seed, (SIDE, SIDE), table) if kind else None
-    return CsvSamples(table, transform, open_clip.get_tokenizer("tiny"), control=control)
+    placebo = table_placebo(kind, seed, (SIDE, SIDE), table) if kind else None
+    return CsvSamples(table, transform, open_clip.get_tokenizer("tiny"), placebo=placebo)
 
 
 def draw(samples: CsvSamples, rounds: int = 1) -> list[Sample]:
@@ -61,7 +61,7 @@ def draw(samples: CsvSamples, rounds: int = 1) -> list[Sample]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", HEATMAP_CONTROLS)
+@pytest.mark.parametrize("kind", PLACEBOS)
 def test_all_but_the_map_stays(kind: str, tmp_path: Path) -> None:
     """Small crops of maps with little mass: many views count as not annotated, and these are the
     same views.
@@ -99,7 +99,7 @@ def test_all_but_the_map_stays(kind: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", HEATMAP_CONTROLS)
+@pytest.mark.parametrize("kind", PLACEBOS)
 def test_a_function_of_seed_and_sample(kind: str, tmp_path: Path) -> None:
     """Any number of workers, any order, any epoch: the same map; another seed, another one (where
     anything is random).
@@ -126,8 +126,8 @@ def test_a_function_of_seed_and_sample(kind: str, tmp_path: Path) -> None:
         assert other.keys() == once.keys() and all(
             torch.equal(other[key], once[key]) for key in once
         )
-    control = samples_of(path, kind).control(5, np.load(tmp_path / "images" / "4.npy"))
-    assert control.dtype == np.float32 and control.min() >= 0 and control.max() == 1
+    placebo = samples_of(path, kind).placebo(5, np.load(tmp_path / "images" / "4.npy"))
+    assert placebo.dtype == np.float32 and placebo.min() >= 0 and placebo.max() == 1
     if kind in ("random", "phase-scrambled"):
         other = maps(seed=1)
         assert not any(torch.equal(other[key], once[key]) for key in once)
@@ -235,7 +235,7 @@ def write_labelled_shard(path: Path, field: str = "finding") -> Path:
 
 
 @pytest.mark.slow
-def test_training_with_controls(launcher: Launcher) -> None:
+def test_training_with_placebos(launcher: Launcher) -> None:
     """CSV, shards and the separate stream: equal views of every sample, other losses; a resumed run
     ends where the whole one does.
     """
@@ -280,7 +280,7 @@ def test_training_with_controls(launcher: Launcher) -> None:
         0,
         1,
     ]
-    same = ["--eclip-heatmap-control", "same-class-shuffled", "--csv-label-key", "finding"]
+    same = ["--eclip-placebo", "same-class-shuffled", "--csv-label-key", "finding"]
     plain = write_table(launcher.folder, 14, name="plain.csv")  # nothing annotated but the stream
     stream = [
         *BASIC,
@@ -299,9 +299,9 @@ def test_training_with_controls(launcher: Launcher) -> None:
     } | {"rows": flags, "shards": shards}
     launcher.train(
         *[
-            [*run, *control, "--name", name + end]
+            [*run, *placebo, "--name", name + end]
             for name, run in sources.items()
-            for control, end in (([], ""), (same, "-same"))
+            for placebo, end in (([], ""), (same, "-same"))
         ]
     )
     for name in sources:
@@ -325,16 +325,16 @@ def test_training_with_controls(launcher: Launcher) -> None:
 @pytest.mark.parametrize(
     "flags,message",
     [
-        (["--recipe", "clip", "--eclip-heatmap-control", "ones"], "it uses no heatmap"),
-        (["--eclip-heatmap-control", "same-class-shuffled"], "--csv-label-key names the classes"),
+        (["--recipe", "clip", "--eclip-placebo", "ones"], "it uses no heatmap"),
+        (["--eclip-placebo", "same-class-shuffled"], "--csv-label-key names the classes"),
         (["--csv-label-key", "finding"], "--csv-label-key names the classes"),
         (
-            ["--eclip-heatmap-control", "same-class-shuffled", "--csv-label-key", "class"],
+            ["--eclip-placebo", "same-class-shuffled", "--csv-label-key", "class"],
             "no column 'class'",
         ),
         (
             [
-                "--eclip-heatmap-control",
+                "--eclip-placebo",
                 "same-class-shuffled",
                 "--csv-label-key",
                 "class",
@@ -347,7 +347,7 @@ def test_training_with_controls(launcher: Launcher) -> None:
         ),
         (
             [
-                "--eclip-heatmap-control",
+                "--eclip-placebo",
                 "shuffled",
                 "--train-data",
                 "pipe:cat x.tar",

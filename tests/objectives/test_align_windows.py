@@ -33,11 +33,11 @@ from openclip_eclip.data.sentence_windows import encode_windows
 from openclip_eclip.data.shards.tar_source import TarSamples, index_shard
 from openclip_eclip.data.tables.csv_source import CsvColumns, CsvSamples, read_csv_table
 from openclip_eclip.objectives import Align
-from openclip_eclip.objectives.align import AlignConfig, look_at_texts
+from openclip_eclip.objectives.align import AlignConfig, log_text_attention
 from openclip_eclip.towers.positions import encode_positions, encode_tokens
 
 # of three images
-SETTINGS = AlignConfig(weight=0.5, temperature=0.2, power=2, windows=True, least=0.9)
+SETTINGS = AlignConfig(weight=0.5, temperature=0.2, power=2, windows=True, min_share=0.9)
 
 
 @pytest.mark.parametrize(
@@ -53,9 +53,7 @@ SETTINGS = AlignConfig(weight=0.5, temperature=0.2, power=2, windows=True, least
         ([0, 1], 1, {0: 1, 1: 5, 3: 2}),
     ],
 )
-def test_the_loss_is_the_restatements(
-    processor: dict | None, rows: list, expert: int, counts: dict
-) -> None:
+def test_loss_matches_numpy(processor: dict | None, rows: list, expert: int, counts: dict) -> None:
     """Mean over a sample's sentences, then over samples; windows win over the heatmap; rows past
     the batch are the stream's.
     """
@@ -100,7 +98,7 @@ def test_the_loss_is_the_restatements(
     ) != float(losses["align_loss"].detach())
 
 
-def test_gradient_is_that_of_finite_differences_and_none_in_the_text_tower() -> None:
+def test_gradient_matches_finite_differences_and_is_none_in_the_text_tower() -> None:
     model = tiny()
     loss, batch, text = set_up(model, (Align(AlignConfig(windows=True)),), [0], 1)
     tell(batch, {0: 2, 2: 3, 3: 1}, 0)
@@ -129,7 +127,7 @@ def test_towers_with_an_attention_pool_use_the_similarity(name: str) -> None:
     _, tokens = encode_tokens(visual, pixels)
     positions = encode_positions(visual, pixels)[[1, 0, 1]]
     text = torch.nn.functional.normalize(torch.randn(3, positions.shape[-1]), dim=-1)
-    log = look_at_texts(visual, tokens, text, torch.tensor([1, 0, 1]), 0.1)
+    log = log_text_attention(visual, tokens, text, torch.tensor([1, 0, 1]), 0.1)
     expected = torch.stack(
         [
             torch.from_numpy(
@@ -188,7 +186,7 @@ def samples(counts: Sequence[int]) -> SampleBatch:
     return collate(made)
 
 
-def test_at_most_so_many_sentences_drawn_by_step_and_sample() -> None:
+def test_sentences_are_limited_and_drawn_by_step_and_sample() -> None:
     many = MOST + 6
     fields, alone = samples([0, 3, many]), samples([0, 0, many])
     found = [draw_sentences(fields, 0, step) for step in range(8)]
@@ -264,7 +262,7 @@ def shard(folder: Path, table: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_tables_and_shards_are_read_alike_and_only_where_asked(tmp_path: Path) -> None:
+def test_windows_of_tables_and_shards_are_equal_and_read_only_on_request(tmp_path: Path) -> None:
     table = windowed(tmp_path, 4, [1, 2], annotated=[2, 3])
     transform, tokenizer = (
         JointTransform(image_transform(32, is_train=True), 0.1),
@@ -300,7 +298,7 @@ def test_tables_and_shards_are_read_alike_and_only_where_asked(tmp_path: Path) -
     [
         (["--align-windows"], "--align-windows with --method eclip: give --method align"),
         (
-            ["--method", "align", "--align-windows", "--eclip-heatmap-control", "ones"],
+            ["--method", "align", "--align-windows", "--eclip-placebo", "ones"],
             "would keep their true ones",
         ),
         (
@@ -309,12 +307,14 @@ def test_tables_and_shards_are_read_alike_and_only_where_asked(tmp_path: Path) -
         ),
     ],
 )
-def test_refused_before_training(flags: list[str], message: str, tmp_path: Path) -> None:
+def test_bad_flags_are_errors_before_training(
+    flags: list[str], message: str, tmp_path: Path
+) -> None:
     with pytest.raises(UserError, match=re.escape(message)):
         run(tmp_path, *flags, table=write_table(tmp_path, 6, annotated=[1]))
 
 
-def test_bad_windows_are_named_before_training(tmp_path: Path) -> None:
+def test_bad_windows_are_errors_before_training(tmp_path: Path) -> None:
     table = windowed(tmp_path, 6, [0, 3])
     (tmp_path / "3.windows.npz").unlink()
     with pytest.raises(DataError, match="row 4, windows: .*no such file"):
@@ -347,90 +347,46 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Launcher:
         (
             *data,
             only,
-            "--batch-size",
-            4,
-            "--epochs",
-            1,
-            "--name",
-            "only",
+            *"--batch-size 4 --epochs 1 --name only".split(),
             *align,
-            "--align-least",
+            "--align-min-share",
             0.25,
         ),
         (
             *data,
             shard(launcher.folder, table),
-            "--train-num-samples",
-            24,
-            "--dataset-type",
-            "webdataset",
-            "--batch-size",
-            4,
-            "--epochs",
-            1,
-            "--name",
-            "shard",
+            *"--train-num-samples 24 --dataset-type webdataset --batch-size 4".split(),
+            *"--epochs 1 --name shard".split(),
             *align,
-            "--align-least",
-            0.25,
-            "--align-replay",
-            0.5,
+            *"--align-min-share 0.25 --align-oversample 0.5".split(),
         ),
         (
             *data,
             launcher.folder / "train.tar",
-            "--train-num-samples",
-            8,
-            "--dataset-type",
-            "webdataset",
-            "--dataset-resampled",
-            "--batch-size",
-            4,
-            "--epochs",
-            1,
-            "--name",
-            "resampled",
+            *"--train-num-samples 8 --dataset-type webdataset --dataset-resampled".split(),
+            *"--batch-size 4 --epochs 1 --name resampled".split(),
             *align,
-            "--align-least",
+            "--align-min-share",
             0.25,
         ),
         (
             *data,
             f"pipe:cat {launcher.folder / 'train.tar'}",
-            "--train-num-samples",
-            24,
-            "--dataset-type",
-            "webdataset",
-            "--batch-size",
-            4,
-            "--epochs",
-            1,
-            "--name",
-            "remote",
+            *"--train-num-samples 24 --dataset-type webdataset --batch-size 4".split(),
+            *"--epochs 1 --name remote".split(),
             *align,
-            "--align-replay",
+            "--align-oversample",
             0.5,
         ),
         (
             *common,
-            "--name",
-            "all",
-            "--method",
-            "eclip+align+gloria+dacl",
-            "--align-windows",
-            "--expert-data",
-            table,
+            *"--name all --method eclip+align+gloria+dacl --align-windows".split(),
+            *("--expert-data", table),
         ),
         (
             *common,
-            "--name",
-            "plain",
-            "--method",
-            "naive+align",
-            "--naive-form",
-            "plain",
-            "--expert-data",
-            table,
+            *"--name plain --method naive+align --naive-form plain".split(),
+            *("--expert-data", table),
             "--align-windows",
         ),
         (*common, "--name", "bf16", *align, "--precision", "bf16"),
@@ -440,15 +396,11 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Launcher:
         *(
             (
                 *still,
-                "--name",
-                f"again {size}",
-                "--batch-size",
-                size,
-                "--accum-freq",
-                12 // size,
+                *("--name", f"again {size}"),
+                *("--batch-size", size),
+                *("--accum-freq", 12 // size),
                 *both,
-                "--align-replay",
-                5 / 12,
+                *("--align-oversample", 5 / 12),
             )
             for size in (12, 4)
         ),
@@ -458,17 +410,14 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Launcher:
             "--name",
             "resumed",
             *both,
-            "--epochs",
-            2,
-            "--resume",
-            "logs/whole/checkpoints/epoch_1.pt",
+            *"--epochs 2 --resume logs/whole/checkpoints/epoch_1.pt".split(),
         ),
     )
     return launcher
 
 
 @pytest.mark.slow
-def test_weight_zero_is_bitwise_clip(runs: Launcher) -> None:
+def test_weight_0_is_bit_for_bit_clip(runs: Launcher) -> None:
     expected, found = runs.weights("clip", 1), runs.weights("zero", 1)
     assert set(found) == set(expected) and all(
         torch.equal(found[key], value) for key, value in expected.items()
@@ -480,7 +429,7 @@ def test_weight_zero_is_bitwise_clip(runs: Launcher) -> None:
 @pytest.mark.parametrize(
     "name", ["align", "only", "shard", "remote", "all", "plain", "bf16", "amp"]
 )
-def test_it_trains_from_every_source(runs: Launcher, name: str) -> None:
+def test_alignment_trains_from_every_source(runs: Launcher, name: str) -> None:
     losses, values = runs.losses(name), aligned(runs, name)
     assert (
         len(losses) == len(values) == 6
@@ -493,8 +442,8 @@ def test_it_trains_from_every_source(runs: Launcher, name: str) -> None:
         f" {'an unknown number of' if name == 'remote' else 7 if name in ('all', 'plain') else 5}"
         " samples with sentence windows" in runs.log(name)
     )
-    assert ("its annotated images can not be shown again" in runs.log(name)) == (name == "remote")
-    assert ("shows 1 of these images once more" in runs.log(name)) == (name == "shard")
+    assert ("its annotated images cannot be oversampled" in runs.log(name)) == (name == "remote")
+    assert ("gets 1 of these images once more" in runs.log(name)) == (name == "shard")
     assert "20.8 % of the data is annotated" in runs.log("resampled")  # not of an epoch's eight
     assert (
         "20.8 % of the data is annotated: alignment is a mean over at least 25 % of each batch"
@@ -522,7 +471,7 @@ def test_sentences_change_the_loss_and_low_precision_is_close(runs: Launcher) ->
 
 @pytest.mark.slow
 @pytest.mark.parametrize("whole,parts", [("one", "three"), ("again 12", "again 4")])
-def test_accumulation_is_the_large_batch(runs: Launcher, whole: str, parts: str) -> None:
+def test_accumulation_matches_the_large_batch(runs: Launcher, whole: str, parts: str) -> None:
     """Also of what is shown once more: samples with a heatmap, two of them with sentences."""
     assert (
         len(runs.losses(whole)) == 2
@@ -534,7 +483,7 @@ def test_accumulation_is_the_large_batch(runs: Launcher, whole: str, parts: str)
 
 
 @pytest.mark.slow
-def test_resumed_is_uninterrupted(runs: Launcher) -> None:
+def test_resumed_run_equals_the_uninterrupted_run(runs: Launcher) -> None:
     found = runs.weights("resumed", 2)
     assert (
         "resuming checkpoint" in runs.log("resumed")

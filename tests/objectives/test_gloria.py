@@ -35,7 +35,7 @@ def unpadded(words: Tensor, mask: Tensor) -> list[np.ndarray]:
 
 @pytest.mark.parametrize("aggregate", ["sum", "mean"])
 @pytest.mark.parametrize("size", [4, 1])
-def test_local_loss_is_the_loops(aggregate: str, size: int) -> None:
+def test_local_loss_matches_numpy_loops(aggregate: str, size: int) -> None:
     """Reports of 5, 1, 3 and 7 words; also a single pair, whose loss is 0."""
     regions, words, mask = example(size)
     found = float(local_loss(regions, words, mask, GloriaConfig(aggregate=aggregate)))
@@ -45,7 +45,7 @@ def test_local_loss_is_the_loops(aggregate: str, size: int) -> None:
     assert (found == 0) == (size == 1)
 
 
-def test_temperatures_are_those_named() -> None:
+def test_temperatures_have_the_papers_roles() -> None:
     regions, words, mask = example()
     config = GloriaConfig(attention=3.0, word=2.0, contrast=6.0)
     expected = reference.local_loss(

@@ -40,7 +40,7 @@ def gloria(**settings: object) -> Gloria:
 
 
 @pytest.mark.parametrize("rows,expert", [([], 0), ([0, 2], 1)])
-def test_the_loss_is_the_loops(rows: list, expert: int) -> None:
+def test_loss_matches_numpy_loops(rows: list, expert: int) -> None:
     """Global over originals and mixed pairs, local over the same pairs with their own regions;
     weights; the scale is fixed.
     """
@@ -84,12 +84,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Launcher:
     start = ("--pretrained", "logs/gloria/checkpoints/epoch_2.pt")
     rank = (
         *BASIC,
-        "--train-data",
-        table,
-        "--epochs",
-        2,
-        "--lr",
-        0,
+        *("--train-data", table),
+        *"--epochs 2 --lr 0".split(),
         *COMMON[4:],
         "--method",
         "eclip+gloria",
@@ -98,44 +94,23 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Launcher:
         (*common, "--name", "gloria", "--method", "gloria"),
         (
             *common,
-            "--name",
-            "resumed",
-            "--method",
-            "gloria",
-            "--resume",
-            "logs/gloria/checkpoints/epoch_1.pt",
+            *"--name resumed --method gloria".split(),
+            *("--resume", "logs/gloria/checkpoints/epoch_1.pt"),
         ),
         (*common, "--name", "all", "--method", "eclip+gloria+dacl+m3-mix", *start),
         (
             *common,
-            "--name",
-            "release",
-            "--method",
-            "naive+gloria+dacl",
-            "--dacl-form",
-            "release",
-            "--expert-data",
-            table,
+            *"--name release --method naive+gloria+dacl --dacl-form release".split(),
+            *("--expert-data", table),
         ),
         (
             *common,
-            "--name",
-            "bf16",
-            "--method",
-            "eclip+gloria",
-            "--precision",
-            "bf16",
-            "--gloria-aggregate",
-            "mean",
+            *"--name bf16 --method eclip+gloria --precision bf16".split(),
+            *("--gloria-aggregate", "mean"),
         ),
         (
             *common,
-            "--name",
-            "amp",
-            "--method",
-            "eclip+gloria",
-            "--precision",
-            "amp_bf16",
+            *"--name amp --method eclip+gloria --precision amp_bf16".split(),
             "--grad-checkpointing",
         ),
         (*common, "--name", "eclip", "--method", "eclip", *start),
@@ -176,7 +151,7 @@ def test_projection_stays_with_gloria(runs: Launcher, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_accumulation_is_the_large_batch(runs: Launcher) -> None:
+def test_accumulation_matches_the_large_batch(runs: Launcher) -> None:
     assert (
         runs.losses("three") == pytest.approx(runs.losses("one"), rel=2e-5)
         and len(runs.losses("one")) == 4
@@ -184,7 +159,7 @@ def test_accumulation_is_the_large_batch(runs: Launcher) -> None:
 
 
 @pytest.mark.slow
-def test_resumed_is_uninterrupted(runs: Launcher) -> None:
+def test_resumed_run_equals_the_uninterrupted_run(runs: Launcher) -> None:
     end = runs.weights("gloria", 2)
     assert all(torch.equal(value, end[key]) for key, value in runs.weights("resumed", 2).items())
 
@@ -221,12 +196,12 @@ def test_two_processes(launcher: Launcher) -> None:
     "flags,message",
     [
         (["--siglip"], "softmax over pairs"),
-        (["--eclip-own-pairs", "mask", "--method", "eclip+gloria"], "one partner a pair"),
+        (["--eclip-own-pairs", "mask", "--method", "eclip+gloria"], "one partner for each pair"),
         (["--method", "eclip", "--gloria-aggregate", "mean"], "give --method gloria"),
         (["--force-patch-dropout", "0.5"], "drops patches"),
     ],
 )
-def test_bad_combinations_are_refused(flags: list, message: str, tmp_path: Path) -> None:
+def test_bad_combinations_of_flags_are_errors(flags: list, message: str, tmp_path: Path) -> None:
     table = write_table(tmp_path, 6, annotated=[1])
     with pytest.raises(UserError, match=message):
         run(tmp_path, "--method", "gloria", *flags, table=table)

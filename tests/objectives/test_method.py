@@ -21,15 +21,15 @@ from openclip_eclip.config import UserError
 from openclip_eclip.objectives import Dacl, M3Mix
 from openclip_eclip.objectives.align import AlignConfig
 from openclip_eclip.params import build_method, eclip_config
-from training_patches.release_3_3 import Seams
+from training_patches.release_3_3 import Patches
 
 M3 = {"M3_v_loss", "M3_l_loss", "M3_vl_loss", "M3_m2_loss"}
 
 
 def parse(*argv: object) -> argparse.Namespace:
-    seams = Seams()
-    seams.originals = {"parse_args": host.parse_args}
-    return seams.parse_args(["--model", "tiny", "--train-data", "train.csv", *map(str, argv)])
+    patches = Patches()
+    patches.originals = {"parse_args": host.parse_args}
+    return patches.parse_args(["--model", "tiny", "--train-data", "train.csv", *map(str, argv)])
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def parse(*argv: object) -> argparse.Namespace:
         ),
     ],
 )
-def test_recipe_brings_a_method_and_the_users_wins(flags: tuple, method: str, lr: float) -> None:
+def test_recipe_sets_the_method_unless_the_user_does(flags: tuple, method: str, lr: float) -> None:
     args = parse(*flags)
     assert (args.method, args.lr) == (method, lr)
 
@@ -58,30 +58,30 @@ def test_recipe_brings_a_method_and_the_users_wins(flags: tuple, method: str, lr
     [
         ((), 0.2, 0.05),
         (("--align-weight", 1), 1.0, 0.05),
-        (("--align-least", 0), 0.2, 0.0),
+        (("--align-min-share", 0), 0.2, 0.0),
         (("--method", "eclip+align"), 0.2, 0.05),
         (("--method", "eclip"), None, None),
         (("--method", "clip"), None, None),
     ],
 )
-def test_eclip_plus_is_align_with_its_settings(
+def test_eclip_plus_is_align_with_the_recipes_settings(
     flags: tuple, weight: float | None, least: float | None
 ) -> None:
     """Another --method, or the user's settings, win."""
     args = parse("--recipe", "eclip-plus", *flags)
-    assert (args.align_weight, args.align_least) == (weight, least) and args.lr == 1e-4
+    assert (args.align_weight, args.align_min_share) == (weight, least) and args.lr == 1e-4
     if not flags:
         method = build_method(args)
         assert (
             args.method == "align"
             and method.experts is None
-            and [(one.config.weight, one.config.least) for one in method.objectives]
+            and [(one.config.weight, one.config.min_share) for one in method.objectives]
             == [(0.2, 0.05)]
         )
     plain = parse("--method", "align")
     assert (
         plain.align_weight is None
-        and plain.align_least is None
+        and plain.align_min_share is None
         and build_method(plain).objectives[0].config == AlignConfig()
     )
 
@@ -158,7 +158,7 @@ def test_method_has_its_parts() -> None:
         (["--m3-mix-cfg", "beta=1"], "give --method m3-mix"),
         (
             ["--method", "dacl", "--dacl-form", "release", "--dacl-weight", "2"],
-            "no term of its own",
+            "adds no term to weigh",
         ),
         (["--method", "dacl", "--dacl-weight", "-1"], "weight=-1.0; expected 0 or more"),
         (["--method", "dacl", "--batch-size", "1"], "at least 2"),
@@ -172,19 +172,14 @@ def test_method_has_its_parts() -> None:
         ),
     ],
 )
-def test_bad_combinations_are_refused(flags: list[str], message: str, tmp_path: Path) -> None:
+def test_bad_combinations_of_flags_are_errors(
+    flags: list[str], message: str, tmp_path: Path
+) -> None:
     common = [
         *BASIC,
-        "--logs",
-        tmp_path / "logs",
-        "--name",
-        "run",
-        "--batch-size",
-        2,
-        "--epochs",
-        1,
-        "--train-data",
-        tmp_path / "never-read.csv",
+        *("--logs", tmp_path / "logs"),
+        *"--name run --batch-size 2 --epochs 1".split(),
+        *("--train-data", tmp_path / "never-read.csv"),
     ]
     with pytest.raises(UserError, match=re.escape(message)):
         train.main([str(flag) for flag in (*common, *flags)])
@@ -211,10 +206,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Launcher:
         (*common, "--name", "longer", "--method", "clip", *start),
         (
             *common,
-            "--name",
-            "m3-zero",
-            "--method",
-            "m3-mix",
+            *"--name m3-zero --method m3-mix".split(),
             *start,
             "--m3-mix-cfg",
             *[f"weight_{name}=0" for name in ("v", "l", "vl", "m2")],
@@ -223,14 +215,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Launcher:
         (*common, "--name", "multiply", "--method", "naive", "--naive-form", "multiply"),
         (
             *common,
-            "--name",
-            "plain",
-            "--method",
-            "naive",
-            "--naive-form",
-            "plain",
-            "--expert-data",
-            table,
+            *"--name plain --method naive --naive-form plain".split(),
+            *("--expert-data", table),
         ),
         (*joined, "--name", "bf16", "--precision", "bf16", "--dacl-form", "plus"),
         (*joined, "--name", "amp", "--precision", "amp_bf16"),
@@ -239,18 +225,12 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Launcher:
             (
                 *data,
                 *start,
-                "--epochs",
-                1,
-                "--lr",
-                0,
-                "--name",
-                f"accum-{k}",
+                *"--epochs 1 --lr 0".split(),
+                *("--name", f"accum-{k}"),
                 "--method",
                 "naive+m3-mix",
-                "--batch-size",
-                12 // k,
-                "--accum-freq",
-                k,
+                *("--batch-size", 12 // k),
+                *("--accum-freq", k),
             )
             for k in (1, 3)
         ],
@@ -259,14 +239,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Launcher:
         (*joined, "--name", "whole", "--dacl-form", "plus", "--epochs", 2),
         (
             *joined,
-            "--name",
-            "resumed",
-            "--dacl-form",
-            "plus",
-            "--epochs",
-            2,
-            "--resume",
-            "logs/whole/checkpoints/epoch_1.pt",
+            *"--name resumed --dacl-form plus --epochs 2".split(),
+            *("--resume", "logs/whole/checkpoints/epoch_1.pt"),
         ),
     )
     return launcher
@@ -298,7 +272,7 @@ def test_methods_train_with_their_terms(runs: Launcher, name: str, expected: set
 
 
 @pytest.mark.slow
-def test_only_experts_bring_a_processor(runs: Launcher) -> None:
+def test_only_methods_with_mixed_pairs_have_a_processor(runs: Launcher) -> None:
     """dacl and m3-mix leave a plain CLIP checkpoint; their run says nothing of experts."""
     keys = set(runs.weights("clip", 1))
     for name in ("dacl", "release", "m3"):
@@ -314,7 +288,7 @@ def test_only_experts_bring_a_processor(runs: Launcher) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("ours,clip", [("zero", "clip"), ("m3-zero", "longer")])
-def test_weight_zero_is_bitwise_clip(runs: Launcher, ours: str, clip: str) -> None:
+def test_weight_0_is_bit_for_bit_clip(runs: Launcher, ours: str, clip: str) -> None:
     expected, found = runs.weights(clip, 1), runs.weights(ours, 1)
     assert set(found) == set(expected) and all(
         torch.equal(found[key], value) for key, value in expected.items()
@@ -343,13 +317,13 @@ def test_naive_adds_every_annotated_sample_in_every_step(runs: Launcher) -> None
 
 
 @pytest.mark.slow
-def test_accumulation_is_the_large_batch(runs: Launcher) -> None:
+def test_accumulation_matches_the_large_batch(runs: Launcher) -> None:
     assert len(runs.losses("accum-1")) == 2
     assert runs.losses("accum-3") == pytest.approx(runs.losses("accum-1"), rel=2e-5)
 
 
 @pytest.mark.slow
-def test_resumed_is_uninterrupted(runs: Launcher) -> None:
+def test_resumed_run_equals_the_uninterrupted_run(runs: Launcher) -> None:
     found, expected = runs.weights("resumed", 2), runs.weights("whole", 2)
     assert "resuming checkpoint" in runs.log("resumed")
     assert all(torch.equal(found[key], value) for key, value in expected.items())
@@ -367,19 +341,8 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Launcher:
     table = write_table(launcher.folder, 24, annotated=[0, 5, 6])
     common = (
         *BASIC,
-        "--train-data",
-        table,
-        "--batch-size",
-        4,
-        "--epochs",
-        1,
-        "--eclip-curriculum",
-        0.2,
-        0,
-        0,
-        0,
-        0,
-        1,
+        *("--train-data", table),
+        *"--batch-size 4 --epochs 1 --eclip-curriculum 0.2 0 0 0 0 1".split(),
     )
     start = ("--pretrained", "logs/dacl/checkpoints/epoch_1.pt")
     runs = [
@@ -387,25 +350,16 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Launcher:
         (*common, "--name", "naive", "--method", "naive"),
         (
             *common,
-            "--name",
-            "m3",
-            "--method",
-            "m3-mix",
+            *"--name m3 --method m3-mix".split(),
             *start,
             "--local-loss",
             "--gather-with-grad",
         ),
         (
             *common,
-            "--name",
-            "all",
-            "--method",
-            "eclip+dacl+m3-mix",
+            *"--name all --method eclip+dacl+m3-mix".split(),
             *start,
-            "--accum-freq",
-            3,
-            "--dacl-form",
-            "plus",
+            *"--accum-freq 3 --dacl-form plus".split(),
         ),
         (*common, "--name", "release", "--method", "eclip+dacl", "--dacl-form", "release"),
     ]
@@ -429,7 +383,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Launcher:
 
 
 @pytest.mark.slow
-def test_two_processes_are_one(pair: Launcher) -> None:
+def test_two_processes_match_a_single_process(pair: Launcher) -> None:
     """Loss and gradients, with and without mixed pairs."""
     results = json.loads((pair.folder / "results.json").read_text())
     assert len(results) == 4 * 5 * 2
@@ -450,7 +404,7 @@ def test_methods_train_on_two_ranks(pair: Launcher, name: str, steps: int) -> No
 
 
 @pytest.mark.parametrize("recipe", ["clip", "eclip", "eclip-plus"])
-def test_recipes_crop_as_the_authors_and_the_users_flag_wins(recipe: str) -> None:
+def test_recipes_crop_like_the_authors_unless_the_user_sets_it(recipe: str) -> None:
     """The paper's only augmentation; open_clip's own scale is (0.9, 1). A user's --aug-cfg stands
     in the place of it all.
     """

@@ -126,7 +126,7 @@ def m3_terms(
 @pytest.mark.parametrize(
     "vl_target,weights", [("both", (0.5, 0.5)), ("both-sum", (1, 1)), ("diagonal", (1, 0))]
 )
-def test_m3_mix_equals_numpy_restatement(vl_target: str, weights: tuple[float, float]) -> None:
+def test_m3_mix_matches_numpy(vl_target: str, weights: tuple[float, float]) -> None:
     v, t, lams = unit(6, seed=1), unit(6, seed=2), [0.2, 0.9, 0.4, 0.7]
     expected = reference.m3_mix(v.numpy(), t.numpy(), 9.0, lams, 0.07, weights)
     found = m3_terms(v, t, lams, vl_target=vl_target)
@@ -186,7 +186,7 @@ def test_m3_mix_normalises_and_survives_duplicates_and_bf16() -> None:
 
 
 @pytest.mark.slow
-def test_m3_mix_does_not_care_for_the_order_of_the_batch_on_average() -> None:
+def test_m3_mix_is_independent_of_batch_order_on_average() -> None:
     """Over all orders of the batch the mean is a property of the set; a fixed order is not."""
     v, t = unit(16, seed=1), unit(16, seed=2)
     rng = np.random.default_rng(0)
@@ -225,7 +225,7 @@ def test_m3_mix_draws_by_step_alone_and_decays_by_epoch() -> None:
     )
 
 
-def test_m3_mix_settings_as_words() -> None:
+def test_m3_mix_settings_from_key_value_words() -> None:
     found = parse_settings(["weight_v=0.2", "decay=False", "vl_target=diagonal"])
     assert (
         found == M3MixConfig(weight_v=0.2, decay=False, vl_target="diagonal")
@@ -296,7 +296,7 @@ def step_of(kind: str) -> int:
     "form,kind",
     [("original", "linear"), ("plus", "linear"), ("plus", "geometric"), ("plus", "binary")],
 )
-def test_dacl_equals_numpy_restatement(form: str, kind: str) -> None:
+def test_dacl_matches_numpy(form: str, kind: str) -> None:
     """The whole step but for the towers."""
     model = model_with(Dacl(DaclConfig(form, weight=0.7, alpha=0.4)))
     batch, text = batch_for(model, step=step_of(kind))
@@ -408,14 +408,14 @@ def test_dacl_partners_are_never_the_sample_and_lambdas_belong_to_it(size: int) 
     assert offsets == set(range(1, size))
 
 
-def test_binary_masks_belong_to_the_sample() -> None:
+def test_binary_masks_depend_on_the_sample_alone() -> None:
     image, lam, seed = torch.zeros(3, 3, 64, 64), torch.tensor([0.9, 0.5, 0.1]), np.array([3, 4, 5])
     mask = binary_mask(image, lam, seed)
     torch.testing.assert_close(mask.float().mean(dim=(1, 2, 3)), lam, atol=0.02, rtol=0)
     assert torch.equal(binary_mask(image[1:], lam[1:], seed[1:]), mask[1:])
 
 
-def test_dacl_of_weight_zero_takes_no_part() -> None:
+def test_dacl_with_weight_0_has_no_effect() -> None:
     model = model_with(Dacl(DaclConfig(weight=0)))
     batch, text = batch_for(model)
     plain = open_clip.create_model("tiny", output_dict=True).double()
@@ -472,7 +472,7 @@ def test_objectives_compose_with_mixed_pairs_in_one_pass(
 # ---- naive
 
 
-def test_naive_is_always_there_and_never_mixed() -> None:
+def test_naive_pairs_enter_every_step_unmixed() -> None:
     config = EClipConfig(curriculum=CurriculumConfig(cold=0.2))
     for form, kind, lam, weight in (
         ("processor", "mha", 0.0, 0.1),
@@ -513,6 +513,6 @@ def test_naive_pairs_are_the_processed_images() -> None:
         lambda: EClipConfig(lam=2.0),
     ],
 )
-def test_bad_settings_are_refused(build) -> None:
+def test_bad_settings_are_errors(build) -> None:
     with pytest.raises(UserError, match="expected"):
         build()

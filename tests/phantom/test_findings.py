@@ -247,7 +247,6 @@ def trained(kind: str, data: tuple[torch.Tensor, list], tmp_path: Path) -> torch
             sentence_heatmap=(heatmap.flip(1) if kind == "swapped" else heatmap).flatten(0, 1)[
                 :, None
             ],
-            draws={"align_weight": 1.0},
         )
         optimizer.zero_grad()
         model(batch, torch.zeros(32, 1, dtype=torch.int64))["align_error"].mean().backward()

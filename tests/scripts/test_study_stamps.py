@@ -249,7 +249,7 @@ def test_methods_are_flags_that_the_trainer_takes(method: str) -> None:
         not rest
         and (method.startswith("align") or method == "eclip-plus")
         == ("align" in method_names(args))
-        and ("shuffled" in method) == (args.eclip_heatmap_control == "shuffled")
+        and ("shuffled" in method) == (args.eclip_placebo == "shuffled")
     )
 
 

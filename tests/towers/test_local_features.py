@@ -99,7 +99,7 @@ def test_regions_lie_where_the_image_is() -> None:
     assert int((regions[1] - regions[0]).norm(dim=1).argmax()) == 3  # row 0, column 3 of 4 x 4
 
 
-def test_towers_without_a_map_are_refused() -> None:
+def test_towers_without_a_map_are_errors() -> None:
     class Flat(nn.Linear):
         image_size = 32
 
@@ -267,8 +267,8 @@ def test_words_of_other_vocabularies(names: list, ids: list, expected: list) -> 
     assert WordPieces.of(tokenizer).number(torch.tensor([ids]))[0].tolist() == expected
 
 
-def test_unknown_vocabularies_are_refused() -> None:
-    with pytest.raises(UserError, match="can not be read"):
+def test_unknown_vocabularies_are_errors() -> None:
+    with pytest.raises(UserError, match="cannot be read"):
         WordPieces.of(object())
     inner = type(
         "Inner",

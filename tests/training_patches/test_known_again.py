@@ -24,7 +24,7 @@ from openclip_eclip.config import CurriculumConfig, EClipConfig
 from openclip_eclip.data.sample import SampleBatch, stable_id
 from openclip_eclip.data.shards.tar_source import TarSamples, index_shard
 from openclip_eclip.data.tables.csv_source import CsvColumns, CsvSamples, read_csv_table
-from training_patches.known_again import known_again
+from training_patches.known_again import match_training_images
 
 
 def table_samples(path: Path, first_id: int = 0) -> CsvSamples:
@@ -52,7 +52,7 @@ def shard_samples(path: Path, ids: list[int] | None = None) -> TarSamples:
 def known(train: Any, expert: Any) -> dict[int, int]:
     """`train`: samples of a table, or the path of shards."""
     args = argparse.Namespace(rank=0, world_size=1, train_data=str(train), on_bad_sample="stop")
-    return known_again(
+    return match_training_images(
         args, argparse.Namespace(dataset=train if isinstance(train, CsvSamples) else None), expert
     )
 
@@ -96,11 +96,11 @@ def test_tables_by_file_and_by_content(tmp_path: Path, caplog: pytest.LogCapture
     (tmp_path / "expert.csv").write_text("\n".join(lines) + "\n")
     with caplog.at_level(logging.INFO):
         found = known(table_samples(train), table_samples(tmp_path / "expert.csv", EXPERT_ID))
-    assert "3 of 5 samples of --expert-data stand in --train-data too" in caplog.text
+    assert "3 of 5 samples of --expert-data have the image of a sample" in caplog.text
     assert found == {EXPERT_ID + 1: 2, EXPERT_ID + 2: 4, EXPERT_ID + 3: 5}
 
 
-def test_of_several_captions_the_same_one(tmp_path: Path) -> None:
+def test_image_with_the_same_caption_is_preferred(tmp_path: Path) -> None:
     train = write_table(tmp_path, 3, annotated=[1])
     again = few(train, [2, 2, 3], "again.csv")
     lines = again.read_text().splitlines()
@@ -137,7 +137,7 @@ def test_tables_and_shards_in_any_combination(
     assert known(train, expert) == {EXPERT_ID + 6: ids[0], EXPERT_ID + 8: ids[1]}
 
 
-def test_the_same_shard(tmp_path: Path) -> None:
+def test_same_shard_in_both_sources(tmp_path: Path) -> None:
     write_table(tmp_path, 3, annotated=[0, 2])
     shard = shard_of(tmp_path, [0, 1, 2], "train.tar")
     entries = index_shard(shard)
@@ -146,7 +146,7 @@ def test_the_same_shard(tmp_path: Path) -> None:
     assert known(f"file:{shard}", expert) == {EXPERT_ID: stable_id(f"{shard}, s2")}
 
 
-def test_a_damaged_shard_up_to_its_damage(tmp_path: Path) -> None:
+def test_damaged_shard_is_read_up_to_the_damage(tmp_path: Path) -> None:
     """As training reads it with --on-bad-sample skip."""
     write_table(tmp_path, 3, annotated=[0, 2])
     shard = shard_of(tmp_path, [0, 1, 2], "train.tar")
@@ -155,7 +155,7 @@ def test_a_damaged_shard_up_to_its_damage(tmp_path: Path) -> None:
     assert known(shard, expert) == {EXPERT_ID: stable_id(f"{shard}, s0")}
 
 
-def test_samples_before_the_damage_of_a_shard_are_known_where_it_is_skipped(tmp_path: Path) -> None:
+def test_samples_before_the_damage_match_where_bad_samples_are_skipped(tmp_path: Path) -> None:
     table = write_table(tmp_path, 3, annotated=[0])
     shard = shard_of(tmp_path, [0, 1, 2], "train.tar")
     start = next(iter(index_shard(shard)[2].members.values()))[0] - 512  # its first header
@@ -165,18 +165,20 @@ def test_samples_before_the_damage_of_a_shard_are_known_where_it_is_skipped(tmp_
     args = argparse.Namespace(
         rank=0, world_size=1, train_data=f"file:{shard}", on_bad_sample="skip"
     )
-    found = known_again(args, argparse.Namespace(dataset=None), table_samples(table, EXPERT_ID))
+    found = match_training_images(
+        args, argparse.Namespace(dataset=None), table_samples(table, EXPERT_ID)
+    )
     assert found == {EXPERT_ID + 1: stable_id(f"{shard}, s0")}  # whether s1 is whole is not known
 
 
-def test_what_is_not_here_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_remote_images_are_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     table = write_table(tmp_path, 2, annotated=[0])
     with caplog.at_level(logging.WARNING):
         assert known("pipe:cat nothing.tar", table_samples(table, EXPERT_ID)) == {}
-    assert "counts as another one" in caplog.text
+    assert "counts as another sample" in caplog.text
 
 
-def test_pairs_carry_the_training_samples_id_and_draws_do_not() -> None:
+def test_pairs_have_the_training_samples_id_and_draws_the_streams() -> None:
     """Views and the gate keep the stream's own number, so nothing else of a run changes."""
     config = EClipConfig()
     samples = SampleBatch(

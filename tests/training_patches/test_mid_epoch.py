@@ -27,7 +27,7 @@ from openclip_eclip.config import Stopped, UserError
 from openclip_eclip.data.joint_transform import JointTransform
 from training_patches import saving
 from training_patches.mid_epoch import ResumableLoader, position_from, resumable
-from training_patches.release_3_3 import Seams
+from training_patches.release_3_3 import Patches
 from training_patches.resume import random_state
 from training_patches.train_data import train_source
 
@@ -35,22 +35,9 @@ pytestmark = pytest.mark.slow
 
 FLAGS = [
     *BASIC,
-    "--batch-size",
-    4,
-    "--epochs",
-    2,
-    "--aug-cfg",
-    "use_timm=True",
-    "scale=(0.5,1.0)",
-    "re_prob=0.5",
-    "color_jitter=0.3",
-    "--eclip-curriculum",
-    0,
-    0,
-    0,
-    1,
-    1,
-    1,
+    *"--batch-size 4 --epochs 2".split(),
+    *"--aug-cfg use_timm=True scale=(0.5,1.0) re_prob=0.5 color_jitter=0.3".split(),
+    *"--eclip-curriculum 0 0 0 1 1 1".split(),
 ]
 
 
@@ -75,9 +62,9 @@ def shards(tmp_path: Path) -> str:
 
 def build(flags: list) -> tuple[Namespace, Any, Any]:
     """A loader as at the start of a run, at the same random state, and what knows the epoch."""
-    seams = Seams()
-    seams.originals = {"parse_args": host.parse_args}
-    args = seams.parse_args([str(flag) for flag in (*FLAGS, "--name", "never", *flags)])
+    patches = Patches()
+    patches.originals = {"parse_args": host.parse_args}
+    args = patches.parse_args([str(flag) for flag in (*FLAGS, "--name", "never", *flags)])
     args.distributed, args.rank, args.world_size = False, 0, 1
     _, preprocess, _ = open_clip.create_model_and_transforms("tiny", aug_cfg=args.aug_cfg)
     info = train_source(
@@ -107,7 +94,7 @@ def content(batch: Any) -> tuple:
 @pytest.mark.parametrize(
     "source,workers", [("table", 0), ("table", 2), ("shards", 0), ("shards", 2), ("synthetic", 0)]
 )
-def test_every_position_gives_the_rest_of_the_epoch(
+def test_every_position_resumes_with_the_rest_of_the_epoch(
     source: str, workers: int, shards: str, tmp_path: Path
 ) -> None:
     data = {
@@ -221,12 +208,10 @@ def test_a_signal_saves_the_position_and_stops(
                     str(flag)
                     for flag in (
                         *FLAGS,
-                        "--logs",
-                        tmp_path / "logs",
+                        *("--logs", tmp_path / "logs"),
                         "--name",
                         "stopped",
-                        "--train-data",
-                        table,
+                        *("--train-data", table),
                     )
                 ],
             ],
@@ -246,7 +231,7 @@ def test_a_signal_saves_the_position_and_stops(
     run(tmp_path, "whole", "--train-data", table)
     assert_same_weights(tmp_path, "stopped", "whole")
     log = (tmp_path / "logs" / "stopped" / "out.log").read_text()
-    assert "epoch 1 goes on after batch 3 of 6" in log
+    assert "epoch 1 resumes after batch 3 of 6" in log
     for i in range(4, 25, 4):  # no step of the second epoch twice, none left out
         assert log.count(f"Train Epoch: 1 [{i:>2}/24") == 1
     views = [
@@ -273,7 +258,7 @@ def test_a_signal_before_training_stops_at_once(
         run(tmp_path, "run", "--train-data", tmp_path / "x.csv")
 
 
-def test_sigusr1_saves_and_goes_on_and_the_last_k_are_kept(
+def test_sigusr1_saves_and_continues_and_the_last_k_are_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     at_step(monkeypatch, 2, send(signal.SIGUSR1))
@@ -309,7 +294,7 @@ def test_sigusr1_saves_and_goes_on_and_the_last_k_are_kept(
     assert newest_complete(folder) == folder / "epoch_0_batch_00000008.pt"
 
 
-def test_minutes_pass(tmp_path: Path) -> None:
+def test_save_every_minutes(tmp_path: Path) -> None:
     run(
         tmp_path,
         "run",
@@ -335,7 +320,7 @@ def test_minutes_pass(tmp_path: Path) -> None:
         (["--seed", 2], "--seed 1, now 2"),
     ],
 )
-def test_other_batches_restart_the_epoch_and_say_so(
+def test_other_batches_restart_the_epoch_with_a_warning(
     flags: list, difference: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     table = write_table(tmp_path, 24)
@@ -355,11 +340,11 @@ def test_other_batches_restart_the_epoch_and_say_so(
     )
     log = (tmp_path / "logs" / "run" / "out.log").read_text()
     assert (
-        f"saved after batch 4 of epoch 0, but its batches cannot be had again ({difference}" in log
-        and "starts anew" in log
+        f"saved after batch 4 of epoch 0, but its batches cannot be repeated ({difference}" in log
+        and "starts again" in log
     )
     assert len(
-        [line for line in log.split("starts anew")[1].splitlines() if "Train Epoch: 0 " in line]
+        [line for line in log.split("starts again")[1].splitlines() if "Train Epoch: 0 " in line]
     ) == (8 if "3" in map(str, flags) else 6)
 
 
@@ -379,7 +364,7 @@ def test_another_number_of_processes_restarts_the_epoch(
     run(tmp_path, "other", "--train-data", table, "--resume", path)
     log = (tmp_path / "logs" / "other" / "out.log").read_text()
     assert (
-        "(processes 2, now 1): the epoch starts anew" in log and log.count("Train Epoch: 0 ") == 6
+        "(processes 2, now 1): the epoch starts again" in log and log.count("Train Epoch: 0 ") == 6
     )
 
 
@@ -418,7 +403,7 @@ def test_a_signal_in_the_evaluation_stops_at_once(
     monkeypatch.setattr(
         "open_clip_train.train.get_clip_metrics", lambda **_: send(signal.SIGTERM)()
     )
-    with pytest.raises(Stopped, match="in the evaluation; --resume latest begins it again"):
+    with pytest.raises(Stopped, match="in the evaluation; --resume latest repeats it"):
         run(
             tmp_path,
             "run",
@@ -444,7 +429,7 @@ def test_a_trained_epoch_needs_no_batch_in_any_setting(
     log = (tmp_path / "logs" / "run" / "out.log").read_text()
     assert (
         "epoch 0 is trained" in log
-        and "starts anew" not in log
+        and "starts again" not in log
         and log.count("Train Epoch: 0 ") == 6
     )
     assert checkpoints(tmp_path, "run") == ["epoch_1.pt", "results.jsonl"]
@@ -460,7 +445,9 @@ def test_a_trained_epoch_needs_no_batch_in_any_setting(
         (["--save-every-steps", "5", "--logs", "none"], "nothing is saved there"),
     ],
 )
-def test_senseless_settings_are_an_error(flags: list[str], message: str, tmp_path: Path) -> None:
+def test_meaningless_saving_flags_are_errors(
+    flags: list[str], message: str, tmp_path: Path
+) -> None:
     with pytest.raises(UserError, match=message):
         run(tmp_path, "run", "--train-data", tmp_path / "x.csv", *flags)
 
@@ -468,7 +455,7 @@ def test_senseless_settings_are_an_error(flags: list[str], message: str, tmp_pat
 # ---- killed from outside, in processes of their own
 
 
-def test_killed_in_mid_epoch_and_in_writing(tmp_path: Path) -> None:
+def test_runs_killed_in_mid_epoch_and_while_writing_resume(tmp_path: Path) -> None:
     """A handful of the kills of scripts/reliability_kills.py: SIGKILL, SIGTERM and SIGKILL in
     writing, to whole process groups.
     """
@@ -478,10 +465,7 @@ def test_killed_in_mid_epoch_and_in_writing(tmp_path: Path) -> None:
             sys.executable,
             TESTS / "workers" / "kill_runs.py",
             tmp_path / "kills",
-            "--kills",
-            "6",
-            "--chain",
-            "2",
+            *"--kills 6 --chain 2".split(),
             "--settings",
             *settings,
         ],

@@ -90,7 +90,9 @@ def assert_same_end(launcher: Launcher, name: str, other: str) -> None:
 
 
 @pytest.mark.parametrize("source", ["csv", "webdataset"])
-def test_killed_and_resumed_is_uninterrupted(launcher: Launcher, source: str) -> None:
+def test_killed_and_resumed_run_equals_the_uninterrupted_run(
+    launcher: Launcher, source: str
+) -> None:
     """CSV with the separate stream, and shards; both with a data worker. The second kill leaves a
     truncated checkpoint.
     """
@@ -99,24 +101,14 @@ def test_killed_and_resumed_is_uninterrupted(launcher: Launcher, source: str) ->
     extra = ("--expert-data", table, "--expert-batch-size", 2) if source == "csv" else ()
     run = [
         *BASIC,
-        "--train-data",
-        data,
+        *("--train-data", data),
         "--batch-size",
         4,
-        "--epochs",
-        EPOCHS,
+        *("--epochs", EPOCHS),
         "--workers",
         1,
         *extra,
-        "--aug-cfg",
-        "scale=(0.5,1.0)",
-        "--eclip-curriculum",
-        0.2,
-        0.3,
-        0.3,
-        0.5,
-        1,
-        0.5,
+        *"--aug-cfg scale=(0.5,1.0) --eclip-curriculum 0.2 0.3 0.3 0.5 1 0.5".split(),
     ]
     kill_in_epoch(launcher, [*run, "--name", "killed"], "killed", 1, " 8/24")
     resume = [*run, "--name", "killed", "--resume", "latest"]
@@ -134,50 +126,18 @@ def test_killed_and_resumed_is_uninterrupted(launcher: Launcher, source: str) ->
     assert_same_end(launcher, "killed", "whole")
 
 
-def test_accumulation_sees_the_draws_of_the_whole_batch(launcher: Launcher) -> None:
+def test_accumulation_has_the_draws_of_the_whole_batch(launcher: Launcher) -> None:
     table = write_table(launcher.folder, 24, annotated=range(0, 24, 2))
     common = [
         *BASIC,
-        "--train-data",
-        table,
-        "--epochs",
-        2,
-        "--lr",
-        0,
-        "--eclip-curriculum",
-        0.2,
-        0,
-        0,
-        0,
-        0,
-        0.7,
-        "--expert-data",
-        table,
+        *("--train-data", table),
+        *"--epochs 2 --lr 0 --eclip-curriculum 0.2 0 0 0 0 0.7".split(),
+        *("--expert-data", table),
     ]
     launcher.train(
         [*common, "--name", "one", "--batch-size", 12, "--expert-batch-size", 4],
-        [
-            *common,
-            "--name",
-            "three",
-            "--batch-size",
-            4,
-            "--accum-freq",
-            3,
-            "--expert-batch-size",
-            4,
-        ],
-        [
-            *common,
-            "--name",
-            "matched",
-            "--batch-size",
-            4,
-            "--accum-freq",
-            3,
-            "--expert-batch-size",
-            2,
-        ],
+        [*common, *"--name three --batch-size 4 --accum-freq 3 --expert-batch-size 4".split()],
+        [*common, *"--name matched --batch-size 4 --accum-freq 3 --expert-batch-size 2".split()],
         [*common, "--name", "whole", "--batch-size", 12, "--expert-batch-size", 6],
     )
     assert launcher.losses("matched") == pytest.approx(launcher.losses("whole"), rel=2e-5)

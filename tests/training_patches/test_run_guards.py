@@ -24,14 +24,14 @@ from openclip_eclip.flag_checks import schedule_warnings
 from openclip_eclip.params import eclip_parser
 from training_patches import run_folder, run_settings
 from training_patches.finite_loss import FiniteLoss
-from training_patches.release_3_3 import Seams
+from training_patches.release_3_3 import Patches
 from training_patches.run_folder import lock
 
 
 def parse(*argv: object) -> argparse.Namespace:
-    seams = Seams()
-    seams.originals = {"parse_args": host.parse_args}
-    return seams.parse_args(
+    patches = Patches()
+    patches.originals = {"parse_args": host.parse_args}
+    return patches.parse_args(
         [str(flag) for flag in ("--model", "tiny", "--train-data", "train.csv", *argv)]
     )
 
@@ -46,16 +46,10 @@ def run(folder: Path, *flags: object, name: str = "run") -> Path:
             str(flag)
             for flag in (
                 *BASIC,
-                "--logs",
-                folder / "logs",
-                "--train-data",
-                table,
-                "--name",
-                name,
-                "--batch-size",
-                2,
-                "--epochs",
-                1,
+                *("--logs", folder / "logs"),
+                *("--train-data", table),
+                *("--name", name),
+                *"--batch-size 2 --epochs 1".split(),
                 *flags,
             )
         ]
@@ -138,13 +132,12 @@ def run(folder: Path, *flags: object, name: str = "run") -> Path:
         "--loss-dist-impl gather",
         "--runs-dir a --logs b",
         "--resume latest",
-        "--name=",
-        "--name ../out",
+        *("--name=", "--name ../out"),
         "--name /tmp/out",
         "--report-to tensorbord",
     ],
 )
-def test_a_value_no_run_can_work_with_is_named(
+def test_error_names_a_value_that_no_run_can_work_with(
     flags: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -174,7 +167,7 @@ def test_a_value_no_run_can_work_with_is_named(
         {"processor": {"width": -256}},
     ],
 )
-def test_model_configs_hold_numbers(values: dict[str, Any]) -> None:
+def test_model_configs_with_other_than_numbers_are_errors(values: dict[str, Any]) -> None:
     with pytest.raises(UserError, match="eclip"):
         EClipConfig.from_dict(values)
 
@@ -220,14 +213,14 @@ def schedule(**changes: Any) -> tuple[argparse.Namespace, int]:
         ({"batch_size": 1, "warmup": 0, "siglip": True}, None),
     ],
 )
-def test_a_schedule_that_learns_nothing_is_told(
+def test_schedule_that_trains_nothing_is_a_warning(
     changes: dict[str, Any], expected: str | None
 ) -> None:
     warnings = schedule_warnings(*schedule(**changes), 1)
     assert expected in warnings[0] if expected else not warnings
 
 
-def test_accumulation_beyond_an_epoch_takes_no_step(tmp_path: Path) -> None:
+def test_accumulation_beyond_an_epoch_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--accum-freq 9 is more than the 8 batches"):
         schedule_warnings(*schedule(accum_freq=9), 1)
     with pytest.raises(UserError, match="--accum-freq 3 is more than the 2 batches"):
@@ -237,7 +230,7 @@ def test_accumulation_beyond_an_epoch_takes_no_step(tmp_path: Path) -> None:
 # ---- the owner's commands
 
 
-def test_without_data_it_says_what_to_give(
+def test_missing_data_flags_are_an_error_with_a_remedy(
     capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["train", "--model", "ViT-B-16"])
@@ -245,7 +238,7 @@ def test_without_data_it_says_what_to_give(
     assert "error: no data: give --train-data FILE, e.g." in capsys.readouterr().err
 
 
-def test_runs_dir_is_logs_under_a_name_torchrun_leaves_alone(
+def test_runs_dir_is_logs_and_torchrun_does_not_take_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -275,7 +268,7 @@ HOLD = (
 )
 
 
-def test_a_second_process_is_kept_out_of_the_folder(tmp_path: Path) -> None:
+def test_second_process_in_a_run_folder_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "logs" / "run").mkdir(parents=True)
     facts = '{"pid": 4711, "host": "here", "start": "2026-11-28T04:00:00"}'
     holder = subprocess.Popen(
@@ -295,7 +288,7 @@ def test_a_second_process_is_kept_out_of_the_folder(tmp_path: Path) -> None:
     assert f'"pid": {os.getpid()}' in (tmp_path / "logs" / "run" / ".lock").read_text()
 
 
-def test_without_support_for_locks_the_run_goes_on_and_says_so(
+def test_without_support_for_locks_the_run_continues_with_a_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def unsupported(*_: Any) -> None:
@@ -306,7 +299,7 @@ def test_without_support_for_locks_the_run_goes_on_and_says_so(
 
 
 @pytest.mark.slow
-def test_a_refused_run_keeps_its_reason_and_not_its_name(tmp_path: Path) -> None:
+def test_rejected_run_logs_its_reason_and_leaves_its_name_free(tmp_path: Path) -> None:
     table = write_table(tmp_path, 4, annotated=[0])
     text = table.read_text()
     for _ in range(2):
@@ -326,9 +319,7 @@ def test_a_refused_run_keeps_its_reason_and_not_its_name(tmp_path: Path) -> None
         run(tmp_path)
 
 
-def test_an_unexpected_error_is_in_the_log_too(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unexpected_error_is_in_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: Any) -> None:
         raise KeyError("of ours")
 
@@ -351,7 +342,7 @@ def test_an_unexpected_error_is_in_the_log_too(
     "flags",
     [[], ["--method", "clip"], ["--accum-freq", "2", "--epochs", "3"], ["--skip-scheduler"]],
 )
-def test_training_stops_at_the_first_loss_that_is_no_number(
+def test_training_stops_at_the_first_loss_that_is_not_finite(
     flags: list[str], tmp_path: Path
 ) -> None:
     with pytest.raises(
@@ -375,7 +366,7 @@ def test_training_stops_at_the_first_loss_that_is_no_number(
 
 
 @pytest.mark.slow
-def test_weights_that_are_no_numbers_are_not_written_over_good_ones(
+def test_weights_that_are_not_finite_do_not_overwrite_a_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Here the loss of the last step is finite and its update is not."""
@@ -400,7 +391,7 @@ def test_weights_that_are_no_numbers_are_not_written_over_good_ones(
     assert {path.name: path.read_bytes() for path in (folder / "checkpoints").iterdir()} == before
 
 
-def test_the_watcher_changes_no_value_and_passes_masks(tmp_path: Path) -> None:
+def test_finite_loss_changes_no_value_and_allows_infinite_buffers(tmp_path: Path) -> None:
     args = argparse.Namespace(
         world_size=1,
         skip_scheduler=False,
@@ -456,7 +447,7 @@ def checkpoint(runs: Path, method: str) -> Path:
         ("clip", "eclip", ["--pretrained", "{clip}"]),
     ],
 )
-def test_another_methods_checkpoint_is_for_pretrained(
+def test_checkpoint_of_another_method_is_an_error_that_names_pretrained(
     source: str, method: str, flags: list[str], runs: Path, tmp_path: Path
 ) -> None:
     path = checkpoint(runs, source)
@@ -497,7 +488,7 @@ def test_another_methods_checkpoint_is_for_pretrained(
         (["--resume", "."], "is a folder"),
     ],
 )
-def test_what_cannot_go_on_is_told(
+def test_checkpoints_that_cannot_be_resumed_are_errors(
     flags: list[object], message: str, runs: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError, match=message):
@@ -517,7 +508,7 @@ def test_what_cannot_go_on_is_told(
 @pytest.mark.parametrize(
     "flag,value", [("--pretrained", math.nan), ("--pretrained", math.inf), ("--resume", math.nan)]
 )
-def test_weights_to_begin_with_that_are_no_numbers_are_named(
+def test_pretrained_weights_that_are_not_finite_are_an_error(
     flag: str, value: float, runs: Path, tmp_path: Path
 ) -> None:
     """Not the learning rate is to blame."""
@@ -531,7 +522,7 @@ def test_weights_to_begin_with_that_are_no_numbers_are_named(
 
 
 @pytest.mark.slow
-def test_other_settings_are_told_and_older_checkpoints_still_resume(
+def test_changed_settings_are_a_warning_and_older_checkpoints_resume(
     runs: Path, tmp_path: Path
 ) -> None:
     common = ("--method", "eclip", "--epochs", 2, "--seed", 5, "--lr", 1e-4, "--eclip-alpha", 0.7)
@@ -580,7 +571,7 @@ def test_resume_latest_of_a_finished_run_says_that_nothing_is_trained(tmp_path: 
 
 
 @pytest.mark.slow
-def test_save_most_recent_goes_on_from_numbered_checkpoints_too(tmp_path: Path) -> None:
+def test_save_most_recent_resumes_from_numbered_checkpoints_too(tmp_path: Path) -> None:
     """open_clip looks at epoch_latest.pt alone, and would begin anew."""
     folder = run(tmp_path, "--epochs", 1)
     run(tmp_path, "--epochs", 2, "--resume", "latest", "--save-most-recent")
@@ -602,7 +593,7 @@ def test_save_most_recent_goes_on_from_numbered_checkpoints_too(tmp_path: Path) 
 
 
 @pytest.mark.slow
-def test_resume_latest_does_not_begin_anew_over_damaged_checkpoints(tmp_path: Path) -> None:
+def test_resume_latest_with_only_damaged_checkpoints_is_an_error(tmp_path: Path) -> None:
     folder = run(tmp_path)
     newest = folder / "checkpoints" / "epoch_1.pt"
     newest.write_bytes(newest.read_bytes()[:-50])
@@ -617,14 +608,9 @@ def test_a_run_without_a_name_is_locked_too(tmp_path: Path) -> None:
             str(flag)
             for flag in (
                 *BASIC,
-                "--logs",
-                tmp_path / "logs",
-                "--train-data",
-                tmp_path / "train.csv",
-                "--batch-size",
-                2,
-                "--epochs",
-                1,
+                *("--logs", tmp_path / "logs"),
+                *("--train-data", tmp_path / "train.csv"),
+                *"--batch-size 2 --epochs 1".split(),
             )
         ]
     )
@@ -640,22 +626,12 @@ def test_settings_are_plain_values() -> None:
 
 
 @pytest.mark.slow
-def test_two_ranks_stop_together_and_tell_once(launcher: Launcher) -> None:
+def test_two_ranks_stop_together_with_a_single_message(launcher: Launcher) -> None:
     table = write_table(launcher.folder, 8, annotated=[0])
     flags = [
         *BASIC,
-        "--train-data",
-        table,
-        "--batch-size",
-        2,
-        "--epochs",
-        3,
-        "--lr",
-        1e30,
-        "--warmup",
-        0,
-        "--name",
-        "nan",
+        *("--train-data", table),
+        *"--batch-size 2 --epochs 3 --lr 1e+30 --warmup 0 --name nan".split(),
     ]
     done = launcher.train(flags, processes=2, check=False, timeout=120)
     assert done.returncode and done.stderr.count("error: the loss is not finite") == 1
@@ -682,7 +658,7 @@ def test_two_ranks_stop_together_and_tell_once(launcher: Launcher) -> None:
         ("| INFO | Train Epoch: 0", RuntimeError("Connection closed by peer"), False),
     ],
 )
-def test_what_another_ranks_stop_brings_is_not_the_reason(
+def test_consequence_of_another_ranks_stop_is_not_the_reported_reason(
     last: str, error: Exception, expected: bool, tmp_path: Path
 ) -> None:
     (tmp_path / "run").mkdir()
@@ -694,7 +670,7 @@ def test_what_another_ranks_stop_brings_is_not_the_reason(
 
 
 @pytest.mark.slow
-def test_logging_is_as_it_was(tmp_path: Path) -> None:
+def test_logging_is_restored_after_a_run(tmp_path: Path) -> None:
     before = list(logging.root.handlers)
     run(tmp_path)
     assert logging.root.handlers == before

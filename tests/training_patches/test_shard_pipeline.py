@@ -59,7 +59,7 @@ def walked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return found
 
 
-def test_a_second_check_reads_no_shard_and_finds_the_same(
+def test_second_check_reads_no_shard_and_reports_the_same(
     tmp_path: Path, walked: list[str]
 ) -> None:
     shards(tmp_path, 4, 3)
@@ -94,7 +94,7 @@ def test_a_second_check_reads_no_shard_and_finds_the_same(
         "library",
     ],
 )
-def test_a_record_that_does_not_hold_is_made_anew(
+def test_outdated_record_of_the_check_is_replaced(
     change: str, tmp_path: Path, walked: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shards(tmp_path, 4, 2)
@@ -133,7 +133,7 @@ def test_a_record_that_does_not_hold_is_made_anew(
     shard_index._fingerprint.cache_clear()
 
 
-def test_where_the_folder_cannot_be_written_the_record_lies_in_the_cache(
+def test_record_of_a_read_only_folder_is_in_the_cache(
     tmp_path: Path, walked: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shards(tmp_path, 3)
@@ -150,7 +150,7 @@ def test_where_the_folder_cannot_be_written_the_record_lies_in_the_cache(
     assert check_shards([tmp_path / "s-0.tar"], CheckOptions()) == first and len(walked) == 3
 
 
-def test_counts_beside_the_shards_are_compared(
+def test_wrong_counts_beside_the_shards_are_a_warning(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     shards(tmp_path, 4, 3)
@@ -191,8 +191,8 @@ def test_counts_are_filled_in_from_the_shards(
     source(path, "--train-num-samples", 70)
     source(path, "--train-num-samples", 2)
     assert (
-        "70, but the shards hold 7: an epoch shows samples 10 times" in caplog.text
-        and "an epoch takes so many of the 7" in caplog.text
+        "70, but the shards hold 7: an epoch takes samples 10 times" in caplog.text
+        and "an epoch takes that many of 7" in caplog.text
     )
 
 
@@ -228,7 +228,7 @@ def test_counts_are_filled_in_from_the_shards(
         ("a.tar", ["--train-num-samples", "-4"], "expected 1 or more"),
     ],
 )
-def test_flags_that_open_clip_asserts_are_sentences(
+def test_flags_that_open_clip_asserts_are_errors_of_one_sentence(
     data: str, flags: list[str], message: str
 ) -> None:
     with pytest.raises(UserError, match=message):
@@ -244,7 +244,7 @@ def test_flags_that_open_clip_asserts_are_sentences(
         ("gone.tar", "no such shard"),
     ],
 )
-def test_shards_that_are_not_there_are_named(path: str, message: str) -> None:
+def test_missing_shards_are_named(path: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
         local_shards(path)
 
@@ -267,7 +267,7 @@ def test_remote_shards_need_a_count() -> None:
 @pytest.mark.parametrize(
     "ranks,workers,number", [(1, 0, 5), (1, 3, 7), (2, 2, 9), (3, 1, 4), (2, 0, 2)]
 )
-def test_shares_are_what_open_clips_pipeline_gives(
+def test_shares_match_open_clips_pipeline(
     ranks: int, workers: int, number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Against open_clip's own stages, with webdataset told which rank and worker it is."""
@@ -323,7 +323,7 @@ def test_shares_are_what_open_clips_pipeline_gives(
         ([5] * 5, 3, 2, 1, "5 shards for 3 ranks x 2 workers.*give --workers 1"),
     ],
 )
-def test_what_could_never_fill_a_batch_is_an_error_before_training(
+def test_worker_that_can_never_fill_a_batch_is_an_error_before_training(
     counts: list[int], ranks: int, workers: int, batch: int, message: str
 ) -> None:
     args = arguments(
@@ -362,9 +362,7 @@ def drained(path: str, *flags: object) -> int:
 
 
 @pytest.mark.slow
-def test_a_pass_without_a_batch_ends_with_a_sentence(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pass_without_a_batch_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Images are not decoded by the check: with skip, the loader finds out."""
     # more than the shuffle's first 1000 in all: fewer shards to draw here
     monkeypatch.setattr(pass_guard, "IN_FLIGHT", 600)
@@ -413,7 +411,7 @@ def test_a_pass_without_a_batch_ends_with_a_sentence(
 
 
 @pytest.mark.slow
-def test_a_worker_process_says_it_too(tmp_path: Path) -> None:
+def test_pass_without_a_batch_is_an_error_in_a_worker_process_too(tmp_path: Path) -> None:
     bad = {
         name: b"no image" if name.endswith("jpg") else content
         for name, content in members(4, lambda i: False).items()
@@ -452,7 +450,7 @@ def test_patience_with_random_draws_is_longer_than_the_shuffle() -> None:
 
 
 @pytest.mark.slow
-def test_a_shard_that_changes_after_the_check_stops_training(tmp_path: Path) -> None:
+def test_shard_that_changes_after_the_check_stops_training(tmp_path: Path) -> None:
     for name, content, now in (
         ("fewer", members(4), "4 and 2"),
         ("unannotated", members(6, lambda i: False), "6 and 0"),
@@ -473,7 +471,7 @@ def test_a_shard_that_changes_after_the_check_stops_training(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("lost", ["all", "one"])
-def test_a_reader_that_loses_heatmaps_stops_training(
+def test_reader_that_loses_heatmaps_stops_training(
     lost: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Shards: a whole pass of a worker is counted; all data: every sample is what the check
@@ -518,7 +516,7 @@ def batch(ids: list[int], delivered: list[bool]) -> SampleBatch:
     return collate(samples)  # the crop lost every map: that is not the reader's fault
 
 
-def test_announced_and_seen_are_compared_batch_by_batch_and_at_the_end() -> None:
+def test_announced_heatmaps_are_compared_in_each_batch_and_at_the_end() -> None:
     args = arguments("--train-data", "x.csv")
     announced = Announced({2: "x.csv, row 2", 5: "x.csv, row 5"}, 6, "x.csv")
     announced.see(batch([1, 2], [False, True]))
@@ -558,7 +556,7 @@ def test_announced_and_seen_are_compared_batch_by_batch_and_at_the_end() -> None
 # ---- one look at a table's files
 
 
-def test_a_table_costs_one_look_a_path_and_none_on_other_ranks(
+def test_table_costs_one_stat_for_each_path_on_rank_0_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # images absolute, maps relative to the table
@@ -584,7 +582,7 @@ def test_a_table_costs_one_look_a_path_and_none_on_other_ranks(
     assert sum(packed.nbytes for packed in read.locations.values()) <= 6
 
 
-def test_both_meanings_of_a_path_are_told_apart(
+def test_path_that_could_be_two_files_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here, there = tmp_path / "here", tmp_path / "there"
@@ -631,7 +629,7 @@ def test_both_meanings_of_a_path_are_told_apart(
 
 
 @pytest.mark.slow
-def test_ranks_share_the_check_and_train_on_what_it_announced(launcher: Launcher) -> None:
+def test_ranks_share_the_check_and_train_on_its_samples(launcher: Launcher) -> None:
     path = shards(launcher.folder, 8, 8, 8, 8)
     table = write_table(launcher.folder, 16, annotated=range(0, 16, 4))
     flags = [*BASIC, "--batch-size", 4, "--epochs", 1]

@@ -49,9 +49,13 @@ def annotate(batch: ExpertBatch, rank: int, rows: list[int], again: int) -> Expe
     batch.annotated_heatmap = torch.rand(
         len(rows), 1, 32, 32, generator=generator, dtype=torch.float64
     )
-    batch.replay_image = torch.randn(again, 3, 32, 32, generator=generator, dtype=torch.float64)
-    batch.replay_text = torch.randint(1, 999, (again, 16), generator=generator)
-    batch.replay_heatmap = torch.rand(again, 1, 32, 32, generator=generator, dtype=torch.float64)
+    batch.oversampled_image = torch.randn(
+        again, 3, 32, 32, generator=generator, dtype=torch.float64
+    )
+    batch.oversampled_text = torch.randint(1, 999, (again, 16), generator=generator)
+    batch.oversampled_heatmap = torch.rand(
+        again, 1, 32, 32, generator=generator, dtype=torch.float64
+    )
     return batch
 
 
@@ -78,7 +82,7 @@ def compare(
 ) -> dict:
     rank, world = dist.get_rank(), dist.get_world_size()
     # over at least 2.7 of both ranks' samples
-    align = Align(AlignConfig(windows=True, least=0.45), stream_is_plain=plain)
+    align = Align(AlignConfig(windows=True, min_share=0.45), stream_is_plain=plain)
     objectives = (align,) if plain else (align, Dacl())
     parts = []
     for r in range(world):
@@ -90,7 +94,7 @@ def compare(
     whole, text = join_parts(parts)
     whole.annotated = torch.cat([batch.annotated + SIZE * r for r, (batch, _) in enumerate(parts)])
     whole.annotated_heatmap = torch.cat([batch.annotated_heatmap for batch, _ in parts])
-    for name in ("replay_image", "replay_text", "replay_heatmap"):
+    for name in ("oversampled_image", "oversampled_text", "oversampled_heatmap"):
         setattr(whole, name, torch.cat([getattr(batch, name) for batch, _ in parts]))
     # in one process the batches come first, then the streams
     past = [[SIZE * (world - 1) + sum(expert[:r]), SIZE * r] for r in range(world)]

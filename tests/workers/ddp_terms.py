@@ -199,7 +199,7 @@ def compare_all() -> list[dict]:
         model_for(PROCESSOR, True),
     )
     m3 = M3Mix(M3MixConfig(weight_v=1.0, weight_l=1.0, weight_vl=1.0, weight_m2=1.0))
-    several = (Dacl(), m3, Align(AlignConfig(weight=1.0, least=0.45)))
+    several = (Dacl(), m3, Align(AlignConfig(weight=1.0, min_share=0.45)))
     results: list[dict] = []
     for steps in (1, 2):
         results += compare("priming", eclip, (), UNEVEN, priming=True, steps=steps)

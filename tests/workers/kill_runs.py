@@ -106,7 +106,7 @@ def settings(folder: Path) -> list[Setting]:
                 1,
                 "--method",
                 "align",
-                "--align-replay",
+                "--align-oversample",
                 0.5,
             ],
             ranks=2,

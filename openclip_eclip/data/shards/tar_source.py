@@ -19,7 +19,7 @@ from ...json_text import decode_text
 from ..images.options import ReadOptions
 from ..images.read import read_picture
 from ..joint_transform import JointTransform
-from ..sample import Control, Sample, Tokenize, make_sample, read_heatmap, read_windows, stable_id
+from ..sample import Placebo, Sample, Tokenize, make_sample, read_heatmap, read_windows, stable_id
 from ..sentence_windows import MAPS_MEMBER, TEXT_MEMBER, has_windows
 from ..tables.missing_text import is_missing
 from .members import HEATMAP_MEMBERS, IMAGE_MEMBERS, READ_MEMBERS, Fault, find_member, member_faults
@@ -32,7 +32,7 @@ def read_members(
     transform: JointTransform,
     tokenize: Tokenize,
     sample_id: int,
-    control: Control | None = None,
+    placebo: Placebo | None = None,
     windows: bool = False,
     heatmaps: bool = True,
     options: ReadOptions = ReadOptions(),
@@ -64,7 +64,7 @@ def read_members(
         read_caption(members, where),
         sample_id,
         heatmap,
-        control,
+        placebo,
         told,
     )
 
@@ -82,7 +82,7 @@ def decode_stream(
     transform: JointTransform,
     tokenize: Tokenize,
     skip_bad: bool,
-    control: Control | None = None,
+    placebo: Placebo | None = None,
     windows: bool = False,
     heatmaps: bool = True,
     options: ReadOptions = ReadOptions(),
@@ -101,7 +101,7 @@ def decode_stream(
                 transform,
                 tokenize,
                 stable_id(where),
-                control,
+                placebo,
                 windows,
                 heatmaps,
                 options,
@@ -275,16 +275,16 @@ class TarSamples(Dataset):
         transform: JointTransform,
         tokenize: Tokenize,
         ids: Sequence[int],
-        control: Control | None = None,
+        placebo: Placebo | None = None,
         windows: bool = False,
         options: ReadOptions = ReadOptions(),
     ) -> None:
-        self.entries, self.transform, self.tokenize, self.ids, self.control = (
+        self.entries, self.transform, self.tokenize, self.ids, self.placebo = (
             entries,
             transform,
             tokenize,
             ids,
-            control,
+            placebo,
         )
         self.windows, self.options = windows, options
 
@@ -300,7 +300,7 @@ class TarSamples(Dataset):
             self.transform,
             self.tokenize,
             self.ids[index],
-            self.control,
+            self.placebo,
             self.windows,
             options=self.options,
         )

@@ -19,7 +19,7 @@ from ..images.options import ReadOptions
 from ..images.picture import Frame
 from ..images.read import read_picture
 from ..joint_transform import JointTransform
-from ..sample import Control, Sample, Tokenize, make_sample, read_heatmap, read_windows
+from ..sample import Placebo, Sample, Tokenize, make_sample, read_heatmap, read_windows
 from ..sentence_windows import Windows, file_windows
 from .near_names import did_you_mean
 from .paths import PathColumn
@@ -229,7 +229,7 @@ class CsvSamples(Dataset):
 
     `skip_bad`: a sample that cannot be read is replaced by the next row and named, else DataError
     stops training.
-    `control`: a placebo in the place of every heatmap. `windows`: those of sentences are read too.
+    `placebo`: replaces every heatmap. `windows`: those of sentences are read too.
     """
 
     def __init__(
@@ -239,16 +239,16 @@ class CsvSamples(Dataset):
         tokenize: Tokenize,
         first_id: int = 0,
         skip_bad: bool = False,
-        control: Control | None = None,
+        placebo: Placebo | None = None,
         windows: bool = False,
         options: ReadOptions = ReadOptions(),
     ) -> None:
         self.options = options
         self.table, self.transform, self.tokenize = table, transform, tokenize
-        self.first_id, self.skip_bad, self.control, self.windows = (
+        self.first_id, self.skip_bad, self.placebo, self.windows = (
             first_id,
             skip_bad,
-            control,
+            placebo,
             windows,
         )
 
@@ -289,7 +289,7 @@ class CsvSamples(Dataset):
             self.table.captions[index],
             self.first_id + self.table.rows[index],
             heatmap,
-            self.control,
+            self.placebo,
             self._read_windows(index, picture.frame),
         )
 

@@ -68,7 +68,7 @@ METHODS = {  # flags; {train} is the run's own table
     "eCLIP": ["--method", "eclip"],
     "align": ["--method", "align"],
     "eclip-plus": PLUS,
-    "align, shuffled masks": ["--method", "align", "--eclip-heatmap-control", "shuffled"],
+    "align, shuffled masks": ["--method", "align", "--eclip-placebo", "shuffled"],
 }
 LONGER = {"CLIP, twice the steps": 2}
 RANK = "image_to_text_mean_rank"
