@@ -168,7 +168,7 @@ def test_check_names_every_fault_by_row_and_key(tmp_path: Path) -> None:
         ("row 5", "title"),
         ("row 6", "heatmap"),
     ]
-    with pytest.raises(DataError, match="5 faults in 7 samples"):
+    with pytest.raises(DataError, match="5 problems in 7 samples"):
         raise_faults(report, "train.csv")
 
 
@@ -181,7 +181,7 @@ def test_check_command_reports_and_draws(tmp_path: Path, capsys: pytest.CaptureF
     )
     out, err = capsys.readouterr()
     assert (
-        "7 samples, 4 annotated (57.1%), 6 faults" in out
+        "7 samples, 4 annotated (57.1%), 6 problems" in out
         and "row 1, filepath: image: unreadable" in out
     )
     assert "40x40" in out and "no such file" in err
@@ -232,7 +232,7 @@ def test_shards_are_indexed_checked_and_read(tmp_path: Path, capsys: pytest.Capt
     assert sample.heatmap.shape == (1, 32, 32)
     assert check_main([str(tmp_path / "{a,b}.tar"), "--sheet", str(tmp_path / "sheet.png")]) == 1
     out, err = capsys.readouterr()
-    assert "a.tar: 4 samples, 2 annotated (50.0%), 2 faults" in out and "b.tar: " in err
+    assert "a.tar: 4 samples, 2 annotated (50.0%), 2 problems" in out and "b.tar: " in err
     shard.write_bytes(shard.read_bytes()[:3000])
     with pytest.raises(DataError, match="a.tar"):
         index_shard(shard)

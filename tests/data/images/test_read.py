@@ -646,10 +646,11 @@ def test_the_check_says_how_deep_images_are_read(
     sheet = tmp_path / "sheet.png"
     assert check_main([str(tmp_path / "t.csv"), "--sheet", str(sheet)]) == 0
     out = capsys.readouterr().out
-    assert (
-        "images of more than 8 bits: 2, each brought to 8 by its own window or from its own darkest"
-        " to its own brightest value" in out
+    line = (
+        "images of more than 8 bits: 2, each converted to 8 bits by its own window, or from its"
+        " darkest to its brightest value"
     )
+    assert line in out
     assert (
         "warning: 1 annotated images are turned by their own orientation tag" in out
         and sheet.is_file()
@@ -659,7 +660,7 @@ def test_the_check_says_how_deep_images_are_read(
         == 0
     )
     assert (
-        "images of more than 8 bits: 2, each brought to 8 from 0 to 40000 (--image-range)"
+        "images of more than 8 bits: 2, each converted to 8 bits from 0 to 40000 (--image-range)"
         in capsys.readouterr().out
     )
     assert check_main([str(tmp_path / "t.csv"), "--sheet", str(sheet), "--max-pixels", "800"]) == 1

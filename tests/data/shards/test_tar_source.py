@@ -345,10 +345,7 @@ def test_links_and_devices_are_faults_of_their_sample(
     path = linked(tmp_path / "a.tar", kind)
     assert [entry.faults != () for entry in index_shard(path)] == [False, True, False]
     assert check_main([str(path), "--sheet", str(tmp_path / "s.png")]) == 1
-    assert (
-        f"a.tar, 0001, heatmap.png: {message}, which webdataset passes over"
-        in capsys.readouterr().out
-    )
+    assert f"a.tar, 0001, heatmap.png: {message}, which webdataset skips" in capsys.readouterr().out
     alone = index_shard(linked(tmp_path / "b.tar", kind, "0009.jpg"))  # a sample of links alone
     assert [entry.key for entry in alone if entry.faults] == ["0009"]
 
@@ -377,7 +374,7 @@ FAULTS = {  # members of the sample beside jpg and txt -> member, message
     "dcm": ({"dcm": JPG}, "dcm", "a second image beside jpg"),
     "caption": ({"caption": b"x"}, "caption", "a second caption beside txt"),
     "empty-map": ({"heatmap.png": b""}, "heatmap.png", "unreadable"),
-    "twice": ({"JPG": JPG}, "jpg", "stands in the archive twice"),
+    "twice": ({"JPG": JPG}, "jpg", "is in the archive twice"),
 }
 
 
@@ -468,10 +465,10 @@ def test_keys_with_dots_are_one_short_fault(
         )
         == 1
     )
-    (line,) = [line for line in capsys.readouterr().out.splitlines() if "fault:" in line]
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "problem:" in line]
     assert "keys must not contain a dot; webdataset ends the key at the first one" in line
     assert (
-        "fault: " in line
+        "problem: " in line
         and line.count(".jpg") + line.count(".txt") == 10
         and "and 110 more" in line
     )
@@ -502,7 +499,7 @@ def test_parts_of_a_key_apart_are_faults_of_both(tmp_path: Path) -> None:
     path = write_shard(tmp_path / "a.tar", order)
     with pytest.raises(
         DataError,
-        match="2 faults in 6 samples(?s:.*)0005, key: members of this key stand in several parts",
+        match="2 problems in 6 samples(?s:.*)0005, key: members of this key are in several parts",
     ):
         source(path)
     found = source(path, "--on-bad-sample", "skip")
@@ -565,7 +562,7 @@ def test_no_pickle_of_a_shard_runs(member: str, tmp_path: Path) -> None:
     assert trap.exists()  # the trap works
     trap.unlink()
     if member == "heatmap.pyd":
-        with pytest.raises(DataError, match="heatmap.pyd: looks like a heatmap, but is not read"):
+        with pytest.raises(DataError, match="heatmap.pyd: seems to be a heatmap, but is not read"):
             source(shard)
     else:
         assert sum(len(samples) for samples in source(shard).info.dataloader) == 4
