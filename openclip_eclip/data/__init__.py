@@ -1,1 +1,1 @@
-"""Annotated image-text data: sources, heatmap files, the joint transform, the batch."""
+"""Annotated image-text data: tables and shards, heatmap files, the joint transform, batches."""

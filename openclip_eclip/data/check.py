@@ -1,9 +1,9 @@
 """Check a data set before training: `python -m openclip_eclip.data.check PATH ...`.
 
-Reads tables (.csv, .tsv) and webdataset shards, reports counts, sizes, the share annotated and
-every fault by row, and writes a contact sheet of images with their heatmaps, and of sentences with
-theirs. Training runs the same check, without decoding every image, and the sentences where it reads
-them.
+Reads tables (.csv, .tsv) and webdataset shards. Prints counts, sizes, the share of annotated
+samples, and every problem with its row or key. Writes a contact sheet of images with their
+heatmaps, and of sentences with theirs. Training runs the same check, but does not decode every
+image, and checks sentence windows only if it uses them.
 """
 
 from __future__ import annotations
@@ -42,36 +42,34 @@ from .tables.csv_source import (
 )
 from .tables.missing_text import is_doubtful
 
-# annotated samples of a table, and of a shard, whose image is compared with a map of another size,
-# where images are not decoded
+# If images are not decoded, this many annotated samples of a table, or of a shard, still have their
+# image compared with a heatmap of another size
 COMPARED, COMPARED_OF_SHARD = 64, 8
-CHUNK = 64  # samples checked by one thread in one go
+CHUNK = 64  # samples per task of a thread
 
 
 @dataclass
 class Report:
-    """What a check found; `good` indexes the samples without a fault, `warnings` are of the data as
-    a whole.
-    """
+    """The result of a check."""
 
     samples: int = 0
     annotated: int = 0
     faults: list[Fault] = field(default_factory=list)
-    good: list[int] = field(default_factory=list)
+    good: list[int] = field(default_factory=list)  # indices of the samples without a fault
     with_windows: int = 0
-    deep: int = 0  # images decoded that have more than 8 bits
-    turned: int = 0  # annotated images that their own metadata turn
+    deep: int = 0  # decoded images of more than 8 bits
+    turned: int = 0  # annotated images with an orientation tag other than upright
     # (height, width) of the images opened, as shown
     image_sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
     heatmap_sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
-    warnings: list[str] = field(default_factory=list)
-    near_heatmap: str = ""  # where a table has no column of heatmaps, but one of nearly that name
-    # at least, of the captions that are none missing
+    warnings: list[str] = field(default_factory=list)  # on the data as a whole
+    near_heatmap: str = ""  # a hint, if a table has no heatmap column, but one of a similar name
+    # lower bounds of the lengths in tokens, of captions that are not missing
     caption_tokens: list[int] = field(default_factory=list)
     sentence_tokens: list[int] = field(default_factory=list)
 
     def add(self, index: int, checked: Checked, lengths: bool) -> None:
-        """Count one sample; `lengths`: of its caption and sentences too."""
+        """Count one sample; with `lengths` also the tokens of its caption and sentences."""
         self.faults.extend(checked.faults)
         self.with_windows += checked.windows
         if not checked.faults:
@@ -94,9 +92,10 @@ def check_table(
     windows: bool = False,
     options: ReadOptions = ReadOptions(),
 ) -> Report:
-    """Check every path, caption and heatmap of a table, with `windows` also those of sentences.
+    """Check every path, caption and heatmap of a table.
 
-    With `decode_images` windows, the lengths of captions, and every image to its end.
+    `windows` adds the sentence windows. `decode_images` adds the sentence windows, the lengths of
+    captions, and the whole content of every image.
     """
     rule = Rule(decode_images, True, windows or decode_images, options)
     compared = _evenly(table.annotated, COMPARED)
@@ -119,9 +118,9 @@ def check_entries(
     heatmaps: bool = True,
     options: ReadOptions = ReadOptions(),
 ) -> Report:
-    """The same for the samples of indexed shards; without `heatmaps` these are not looked at.
+    """Check the samples of indexed shards, as `check_table` does the rows of a table.
 
-    `windows` None: as `decode_images`.
+    `heatmaps` False: heatmaps are not checked. `windows` None: as `decode_images`.
     """
     annotated = [i for i, entry in enumerate(entries) if entry.annotated] if heatmaps else []
     rule = Rule(decode_images, heatmaps, decode_images if windows is None else windows, options)
@@ -136,20 +135,20 @@ def check_entries(
 
 
 def _evenly(annotated: Sequence[int], most: int) -> frozenset[int]:
-    """At most `most` of them, evenly spaced: wrong files throughout show in any."""
+    """At most `most` of them, evenly spaced, to find files that are wrong throughout."""
     return frozenset(annotated[:: max(1, -(-len(annotated) // most))])
 
 
 def raise_faults(report: Report, path: Any) -> None:
-    """DataError naming the first ten faults, if there are any."""
+    """Raise a DataError that names the first ten faults, if there are any."""
     if not report.faults:
         return
     lines = "\n".join(f"  {fault}" for fault in report.faults[:10])
-    more = f"\n  ... and {len(report.faults) - 10} more" if len(report.faults) > 10 else ""
+    rest = f"\n  ... and {len(report.faults) - 10} more" if len(report.faults) > 10 else ""
     raise DataError(
-        f"{path}: {len(report.faults)} faults in {report.samples} samples; nothing was"
-        f" trained:\n{lines}{more}\nMend them, or leave the samples out with --on-bad-sample skip."
-        " All of them: python -m openclip_eclip.data.check"
+        f"{path}: {len(report.faults)} problems in {report.samples} samples; nothing was"
+        f" trained:\n{lines}{rest}\nCorrect them, or leave these samples out with --on-bad-sample"
+        " skip. To list all problems: python -m openclip_eclip.data.check"
     )
 
 
@@ -174,17 +173,20 @@ def _check_all(
                     doubtful[checked.caption.strip()] += 1
             bar.update(len(chunk))
     report.warnings.extend(
-        f"{count} captions are {text!r}, which may stand for no text"
+        f"{count} captions are {text!r}, which may mean that there is no text"
         for text, count in doubtful.items()
     )
     report.warnings.extend(filter(None, [shared.warning(), shared.swapped()]))
     return report
 
 
-def _open(
+def _check_path(
     path: Path, columns: CsvColumns, options: ReadOptions
 ) -> tuple[Report, Iterator[Example], Iterator[WindowExample]]:
-    """The full report of one path, its good annotated samples, and those with sentence windows."""
+    """Check one table or shard in full.
+
+    Returns the report, the good annotated samples, and the good samples with sentence windows.
+    """
     examples: Iterator[Example]
     with_windows: Iterator[WindowExample]
     if path.suffix == ".tar":
@@ -199,9 +201,9 @@ def _open(
             for entry in good
         )
         with_windows = (
-            _window_example(entry.read_image(), found, entry.key, options)
+            _window_example(entry.read_image(), windows, entry.key, options)
             for entry in (entries[i] for i in report.good)
-            if (found := entry_windows(entry))
+            if (windows := entry_windows(entry))
         )
         return report, examples, with_windows
     table = read_csv_table(path, columns)
@@ -214,10 +216,10 @@ def _open(
     )
     with_windows = (
         _window_example(
-            table.image(i).read_bytes(), file_windows(windows, options), windows.name, options
+            table.image(i).read_bytes(), file_windows(file, options), file.name, options
         )
         for i in report.good
-        if table.windows and (windows := table.windows[i])
+        if table.windows and (file := table.windows[i])
     )
     return report, examples, with_windows
 
@@ -228,8 +230,8 @@ def _window_example(
     return image, read_windows(*windows, name, read_frame(image, name, options), options), name
 
 
-def _near(report: Report, args: argparse.Namespace) -> str:
-    """For the line of counts, where nothing is annotated because of a name."""
+def _near_column(report: Report, args: argparse.Namespace) -> str:
+    """A hint for the line of counts, if the heatmap column has another name than expected."""
     column = read_column_names(args).heatmap
     return (
         report.near_heatmap
@@ -249,34 +251,32 @@ def _describe(sizes: Counter[tuple[int, int]]) -> str:
 
 
 def _describe_reading(report: Report, grey_range: Sequence[float] | None) -> list[str]:
-    """Lines on images of more than 8 bits and turned ones (decision 0039)."""
+    """Lines on images of more than 8 bits and on images with an orientation tag (decision 0039)."""
     lines = []
     if report.deep:
         how = (
-            f"from {grey_range[0]:g} to {grey_range[1]:g} (--image-range)"
-            if grey_range
-            else (
-                "by its own window or from its own darkest to its own brightest value;"
-                " --image-range LOW HIGH takes one range for all"
-            )
+            "by its own window, or from its darkest to its brightest value; --image-range LOW HIGH"
+            " sets one range for all"
         )
-        lines.append(f"  images of more than 8 bits: {report.deep}, each brought to 8 {how}")
+        if grey_range:
+            how = f"from {grey_range[0]:g} to {grey_range[1]:g} (--image-range)"
+        lines.append(f"  images of more than 8 bits: {report.deep}, each converted to 8 bits {how}")
     if report.turned:
         lines.append(
             f"  warning: {report.turned} annotated images are turned by their own orientation tag;"
-            " their heatmaps are taken to lie over the pixels as stored and are turned with them:"
-            " look at the contact sheet"
+            " their heatmaps are assumed to lie over the pixels as stored, and are turned with"
+            " them. Check the contact sheet"
         )
     return lines
 
 
 def _describe_report(path: Path, report: Report, args: argparse.Namespace) -> str:
-    """Everything that is said of one path, a fact a line."""
+    """The printed lines on one path, one fact per line."""
     lines = [
         (
             f"{path}: {report.samples} samples, {report.annotated} annotated"
             f" ({report.annotated / max(report.samples, 1):.1%}), {len(report.faults)}"
-            f" faults{_near(report, args)}"
+            f" problems{_near_column(report, args)}"
         ),
         f"  images: {_describe(report.image_sizes)}",
         f"  heatmaps: {_describe(report.heatmap_sizes)}",
@@ -294,11 +294,12 @@ def _describe_report(path: Path, report: Report, args: argparse.Namespace) -> st
             lines.append(f"  {line}")
             warnings.extend(cut)
     lines += [f"  warning: {warning}" for warning in warnings]
-    lines += [f"  fault: {fault}" for fault in report.faults]
+    lines += [f"  problem: {fault}" for fault in report.faults]
     return "\n".join(lines) + "\n"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command. 0: no problems, 1: problems, or a path that cannot be read."""
     parser = argparse.ArgumentParser(
         prog="python -m openclip_eclip.data.check",
         description=__doc__,
@@ -308,7 +309,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "paths",
         nargs="+",
         metavar="PATH",
-        help=".csv, .tsv or .tar, with braces or :: as in --train-data",
+        help="tables (.csv, .tsv) or shards (.tar), with braces or :: as in --train-data",
     )
     add_column_arguments(parser)
     add_read_arguments(parser)
@@ -319,12 +320,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         default=list(CONTEXTS),
         metavar="N",
         help=(
-            "tokens that the text tower reads; longer captions are counted (default: 77, most"
-            " models, and 256, the recipes)"
+            "context lengths of text towers in tokens; captions that exceed them are counted"
+            " (default: 77, most models, and 256, the recipes)"
         ),
     )
     parser.add_argument(
-        "--sheet", type=Path, default=Path("contact_sheet.png"), help="the contact sheet, a PNG"
+        "--sheet",
+        type=Path,
+        default=Path("contact_sheet.png"),
+        metavar="FILE",
+        help="PNG file for the contact sheet (default: %(default)s)",
     )
     args = parser.parse_args(argv)
     total, status = Report(), 0
@@ -338,7 +343,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     for path in paths:
         try:
-            report, annotated, with_windows = _open(
+            report, annotated, with_windows = _check_path(
                 path, read_column_names(args), read_options(args)
             )
         except UserError as error:
@@ -352,7 +357,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         window_examples.extend(islice(with_windows, 4 - len(window_examples)))
         total.faults.extend(report.faults)
     for message in compare_sizes(list(shards), list(shards.values())):
-        sys.stdout.write(f"fault: {message}\n")
+        sys.stdout.write(f"problem: {message}\n")
         status = 1
     if examples or window_examples:
         contact_sheet(examples, args.sheet, window_examples, read_options(args))

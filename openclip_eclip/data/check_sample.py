@@ -1,4 +1,4 @@
-"""What is wrong with one sample: the row of a table, or the members of a shard."""
+"""Check one sample: the row of a table, or the members of one key in a shard."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LONGEST = 300  # characters of a path in a message
 
 
 class Fault(NamedTuple):
-    """`where`: file and row or key; `key`: column or member."""
+    """A problem with one sample; `where`: file and row or key; `key`: column or member."""
 
     where: str
     key: str
@@ -36,23 +36,20 @@ class Fault(NamedTuple):
 
 
 class Rule(NamedTuple):
-    """What is checked (images decoded to their end, heatmaps, windows), and the reading limits.
+    """What is checked, and the reading limits."""
 
-    `compare`: images are compared with heatmaps of any size, otherwise, to save time, with those
-    of their own size.
-    """
-
-    decode_images: bool
+    decode_images: bool  # decode every image to its end
     heatmaps: bool
     windows: bool
     options: ReadOptions
+    # compare an image with a heatmap of any size; otherwise, to save time, only of its own size
     compare: bool = False
 
 
 class Checked(NamedTuple):
-    """What one sample gave.
+    """The result for one sample.
 
-    Without `decode_images` the frame of an image is known only where a map needs it.
+    Without `decode_images`, the frame of an image is read only if a map needs it.
     """
 
     faults: list[Fault]
@@ -66,7 +63,7 @@ class Checked(NamedTuple):
 
 
 class _Maps(NamedTuple):
-    """Where the heatmap and the image of a sample come from."""
+    """How to read the heatmap and the image of a sample."""
 
     where: str
     image_key: str
@@ -77,16 +74,16 @@ class _Maps(NamedTuple):
 
 
 def check_row(table: CsvTable, index: int, rule: Rule) -> Checked:
-    """One row; its files are looked for before any is read."""
+    """Check one row; its files must exist before any is read."""
     columns, where = table.columns, table.name(index)
     image, heatmap = table.images[index], table.heatmaps[index] if rule.heatmaps else None
     faults = _no_caption(where, columns.caption, table.captions[index])
     if image is None or not _is_there(table.images, index):
-        found = f"no such file: {_shown(image)}" if image else "blank; expected an image file"
-        faults.append(Fault(where, columns.image, found))
+        message = f"no such file: {_shown(image)}" if image else "blank; expected an image file"
+        faults.append(Fault(where, columns.image, message))
     if heatmap is not None and not _is_there(table.heatmaps, index):
         faults.append(Fault(where, columns.heatmap, f"no such file: {_shown(heatmap)}"))
-    if faults or image is None:  # which is one of the faults
+    if faults or image is None:  # a missing image is among the faults
         return Checked(faults)
     maps = _Maps(
         where,
@@ -112,13 +109,13 @@ def check_row(table: CsvTable, index: int, rule: Rule) -> Checked:
 
 
 def _shown(path: Path) -> str:
-    """A path for a message; of a caption in the column of files, only its beginning."""
+    """A path for a message, cut if it is long: the column may hold captions."""
     text = str(path)
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 
 def _is_there(column: Sequence[Path | None], index: int) -> bool:
-    """Whether the file of a row is there, as seen when the table was read."""
+    """Whether the file of a row existed when the table was read."""
     if isinstance(column, PathColumn):
         return column.exists(index)
     path = column[index]
@@ -126,19 +123,20 @@ def _is_there(column: Sequence[Path | None], index: int) -> bool:
 
 
 def check_entry(entry: TarEntry, rule: Rule) -> Checked:
-    """One sample of a shard."""
-    found = entry.all_faults(rule.heatmaps, rule.windows)
-    if found:
-        return Checked([Fault(entry.where, member, message) for member, message in found])
+    """Check one sample of a shard."""
+    member_faults = entry.all_faults(rule.heatmaps, rule.windows)
+    if member_faults:
+        return Checked([Fault(entry.where, member, message) for member, message in member_faults])
     try:
         caption = entry.read("txt")["txt"].decode("utf-8")
-    except (DataError, UnicodeDecodeError) as error:
-        said = f"not UTF-8 ({error})" if isinstance(error, UnicodeDecodeError) else str(error)
-        return Checked([Fault(entry.where, "txt", said)])
+    except UnicodeDecodeError as error:
+        return Checked([Fault(entry.where, "txt", f"not UTF-8 ({error})")])
+    except DataError as error:
+        return Checked([Fault(entry.where, "txt", str(error))])
     if faults := _no_caption(entry.where, "txt", caption):
         return Checked(faults)
     image_key, heatmap_key = entry.image_key, entry.heatmap_key if rule.heatmaps else None
-    assert image_key is not None  # all_faults names a sample without one
+    assert image_key is not None  # a sample without an image has a fault
     if not entry.members[image_key][1]:
         return Checked([Fault(entry.where, image_key, "an empty file; expected an image")])
     maps = _Maps(
@@ -164,19 +162,20 @@ def check_entry(entry: TarEntry, rule: Rule) -> Checked:
 
 
 def _no_caption(where: str, key: str, caption: str) -> list[Fault]:
-    """At most one fault."""
+    """A fault if the caption is missing, in a list that is otherwise empty."""
     if not is_missing(caption):
         return []
-    found = f"{caption.strip()[:40]!r} stands for no text" if caption.strip() else "blank"
-    return [Fault(where, key, f"no caption: {found}")]
+    text = caption.strip()
+    reason = f"{text[:40]!r} means that there is no text" if text else "blank"
+    return [Fault(where, key, f"no caption: {reason}")]
 
 
 def _check_maps(maps: _Maps, rule: Rule) -> Checked:
-    """The image, as far as `rule` asks for it, and the heatmap over it."""
+    """Check the image, as far as `rule` asks for it, and the heatmap over it."""
     if not rule.decode_images and maps.heatmap is None:
         return Checked([])
     frame, picture, size, prints = None, None, None, None
-    key = maps.image_key
+    key = maps.image_key  # of the file that an error is reported for
     try:
         content = maps.image()
         if rule.decode_images:
@@ -195,7 +194,7 @@ def _check_maps(maps: _Maps, rule: Rule) -> Checked:
             size, key = values.shape, maps.image_key
             frame = frame or read_frame(content, "image", rule.options)
             if picture is None and (rule.compare or size in (frame.stored_size, frame.shown_size)):
-                # a copy of the image that was only saved anew has its size
+                # a copy of the image, saved once more, has the size of the image
                 picture = read_picture(content, "image", rule.options)
             key = maps.heatmap_key
             _refuse_the_image(
@@ -228,15 +227,15 @@ def _check_windows(
     image: Callable[[], bytes],
     rule: Rule,
 ) -> Checked:
-    """Add what is wrong with the windows; without a readable image that fault stands alone."""
+    """Add the faults of the windows; if the image is unreadable, its fault stands alone."""
     if checked.frame is None and checked.faults:
         return checked
     try:
-        found = read()
-        if found is None:
+        content = read()
+        if content is None:
             return checked
         frame = checked.frame or read_frame(image(), "image", rule.options)
-        windows = read_windows(*found, name, frame, rule.options)
+        windows = read_windows(*content, name, frame, rule.options)
     except (DataError, OSError) as error:
         return checked._replace(
             faults=[*checked.faults, Fault(where, key, str(error))], windows=True

@@ -1,4 +1,4 @@
-"""Pictures of annotated samples, drawn with matplotlib."""
+"""Figures of annotated samples, drawn with matplotlib."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from .sample import read_heatmap
 from .sentence_windows import Windows
 
 Example = tuple[bytes, bytes, str]  # image, heatmap, the heatmap's name
-# image, its sentences with maps over what is shown of it, a name
+# image, its sentence windows with maps over the upright image, a name
 WindowExample = tuple[bytes, Windows, str]
-SENTENCES = 5  # drawn of one sample
+SENTENCES = 5  # maximum number of sentences drawn per sample
 
 
 def _agg_figure() -> Any:
@@ -33,17 +33,20 @@ def _agg_figure() -> Any:
 def contact_sheet(
     samples: Sequence[Example],
     path: Path,
-    told: Sequence[WindowExample] = (),
+    with_windows: Sequence[WindowExample] = (),
     options: ReadOptions = ReadOptions(),
 ) -> None:
-    """One PNG: each sample's image under its heatmap; below, a row for each of `told`: the film,
-    then sentence by sentence.
+    """Draw one PNG: each sample's image under its heatmap.
+
+    Below, there is a row for each sample of `with_windows`: the image, then one overlay per
+    sentence.
     """
     figure = _agg_figure()
     columns = min(4, len(samples))
     rows = -(-len(samples) // max(columns, 1))
-    heights = [height for height in (2.6 * rows, 2.3 * len(told)) if height]
-    figure.set_size_inches(max(2.4 * columns, 1.8 * (SENTENCES + 1) if told else 0), sum(heights))
+    heights = [height for height in (2.6 * rows, 2.3 * len(with_windows)) if height]
+    window_width = 1.8 * (SENTENCES + 1) if with_windows else 0
+    figure.set_size_inches(max(2.4 * columns, window_width), sum(heights))
     parts = list(figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False).ravel())
     if samples:
         axes = parts.pop(0).subplots(rows, columns, squeeze=False).ravel()
@@ -52,16 +55,14 @@ def contact_sheet(
         for axis, (image, heatmap, name) in zip(axes, samples):
             picture = read_picture(image, name, options)
             _overlay(axis, picture.image, read_heatmap(heatmap, name, picture.frame, options), name)
-    if told:
-        _window_rows(parts[0], told, options)
+    if with_windows:
+        _window_rows(parts[0], with_windows, options)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
 
 
 def _overlay(axis: Any, image: Image.Image, values: np.ndarray | None, title: str) -> None:
-    """An image, its map (h, w) in [0, 1] over it, and a title taken as it stands ($ is no
-    formula).
-    """
+    """Draw an image, its map (h, w) in [0, 1] over it, and a title without mathematics ($)."""
     width, height = image.size
     small = image.convert("RGB")
     small.thumbnail((512, 512))
@@ -78,26 +79,23 @@ def _overlay(axis: Any, image: Image.Image, values: np.ndarray | None, title: st
     axis.set_title(title, fontsize=7, parse_math=False)
 
 
-def _window_rows(figure: Any, told: Sequence[WindowExample], options: ReadOptions) -> None:
-    """A row a sample: the film, then at most SENTENCES overlays, each under its sentence and its
-    seconds.
+def _window_rows(figure: Any, samples: Sequence[WindowExample], options: ReadOptions) -> None:
+    """Draw a row per sample: the image, then at most SENTENCES overlays.
+
+    The title of an overlay is its sentence and the seconds of its window.
     """
-    grid = figure.subplots(len(told), SENTENCES + 1, squeeze=False)
+    grid = figure.subplots(len(samples), SENTENCES + 1, squeeze=False)
     for axis in grid.ravel():
         axis.set_axis_off()
-    for axes, (content, windows, name) in zip(grid, told):
+    for axes, (content, windows, name) in zip(grid, samples):
         image = read_picture(content, name, options).image
         count = len(windows.sentences)
-        _overlay(
-            axes[0],
-            image,
-            None,
-            _short(name) + (f"\n({SENTENCES} of {count} sentences)" if count > SENTENCES else ""),
-        )
+        shown = f"\n({SENTENCES} of {count} sentences)" if count > SENTENCES else ""
+        _overlay(axes[0], image, None, _short(name) + shown)
         for axis, sentence, (start, end), values in zip(
             axes[1:], windows.sentences, windows.times, windows.heatmaps
         ):
-            # each map by its own maximum, as training would take it
+            # each map is divided by its own maximum, as in training
             _overlay(
                 axis,
                 image,
@@ -107,15 +105,16 @@ def _window_rows(figure: Any, told: Sequence[WindowExample], options: ReadOption
 
 
 def _short(text: str) -> str:
-    """At most three lines that fit above a small picture."""
+    """At most three lines, which fit above a small image."""
     return "\n".join(textwrap.wrap(text, 26, max_lines=3, placeholder=" ..."))
 
 
 def processor_figure(
     image: np.ndarray, heatmap: np.ndarray, expert_image: np.ndarray, mixed: np.ndarray, title: str
 ) -> Any:
-    """Rows of I, E, I^E, I^lam (Fig. 2): images (N, H, W, 3) in any range, heatmap (N, H, W); a
-    matplotlib Figure.
+    """Draw rows of I, E, I^E, I^lam (Fig. 2); returns a matplotlib Figure.
+
+    Images are (N, H, W, 3) in any range, the heatmap is (N, H, W).
     """
     figure = _agg_figure()
     count = len(image)
@@ -123,8 +122,8 @@ def processor_figure(
     axes = figure.subplots(count, 4, squeeze=False)
     low, high = image.min(axis=(1, 2, 3), keepdims=True), image.max(axis=(1, 2, 3), keepdims=True)
 
-    def visible(pictures: np.ndarray) -> np.ndarray:
-        return ((pictures - low) / np.maximum(high - low, 1e-6)).clip(0, 1)
+    def visible(images: np.ndarray) -> np.ndarray:
+        return ((images - low) / np.maximum(high - low, 1e-6)).clip(0, 1)
 
     panels = (visible(image), heatmap, visible(expert_image), visible(mixed))
     for column, (panel, name) in enumerate(

@@ -1,4 +1,7 @@
-"""Heatmap files to float32 maps in [0, 1]: 8/16-bit grey PNG, .npy, .npz (dense, or SciPy CSR)."""
+"""Read heatmap files as float32 maps in [0, 1].
+
+Formats: 8/16-bit grey PNG, .npy, .npz (one dense array, or a SciPy CSR matrix).
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,8 @@ from ..config import DataError
 from .images.options import ReadOptions
 from .images.pillow_limit import own_limit
 
-# of headers written by Python 2; once for all: warnings.catch_warnings is not made for threads
+# numpy's warning on headers written by Python 2; set once, as warnings.catch_warnings is not
+# thread-safe
 warnings.filterwarnings(
     "ignore", message="Reading `.npy` or `.npz` file required", category=UserWarning
 )
@@ -24,8 +28,8 @@ warnings.filterwarnings(
 SUFFIXES = (".png", ".npy", ".npz")
 GREY_MODES = ("1", "L", "I", "I;16", "I;16B", "I;16L", "F")
 ASPECT_TOLERANCE = 0.02  # one pixel of rounding on a 50-pixel map
-CONTRAST = 1 / 255  # of the maximum: a map with less differs nowhere by a step of grey
-MEMBERS = 16  # arrays in an .npz; a CSR matrix has five
+CONTRAST = 1 / 255  # of the maximum: a map with less contrast is flat in 8-bit grey
+MEMBERS = 16  # maximum number of arrays in an .npz; a CSR matrix has five
 
 
 UNREADABLE = (
@@ -37,8 +41,8 @@ UNREADABLE = (
     UnidentifiedImageError,
     Image.DecompressionBombError,
 )
-# what a damaged or made-up .npy header, or a zip of a kind that Python does not know, may raise
-# numpy parses the header of an array as Python
+# Errors from a damaged or forged .npy header, which numpy parses as Python, and from a zip of an
+# unknown kind
 BROKEN_ARRAY = (
     ValueError,
     TypeError,
@@ -54,9 +58,12 @@ BROKEN_ARRAY = (
 def decode_heatmap(data: bytes, name: str, options: ReadOptions = ReadOptions()) -> np.ndarray:
     """Decode the bytes of a heatmap file, (H, W) float32, non-negative, maximum exactly 1.
 
-    `name` decides the format by its suffix and is named in every DataError: NaN or infinite,
-    negative, all zero, the same everywhere, more than one channel, pickled objects, unreadable, or
-    larger than `options` allow, which the header tells.
+    The suffix of `name` decides the format.
+
+    Raises:
+        DataError: with `name`: values that are NaN, infinite, negative, all zero or the same
+            everywhere; more than one channel; pickled objects; an unreadable file; or one that is
+            larger than `options` allow, by its header.
     """
     suffix = name[name.rfind(".") :].lower()
     if suffix not in SUFFIXES:
@@ -73,18 +80,18 @@ def decode_heatmap(data: bytes, name: str, options: ReadOptions = ReadOptions())
 
 
 def normalise_heatmap(values: np.ndarray, name: str) -> np.ndarray:
-    """Check a map and divide it by its own maximum (never the batch's), (H, W) float32."""
+    """Check a map and divide it by its own maximum (not the batch's), (H, W) float32."""
     if values.ndim == 3 and 1 in (values.shape[0], values.shape[-1]):
         values = values.squeeze(0 if values.shape[0] == 1 else -1)
     if values.ndim != 2 or 0 in values.shape:
         raise DataError(
             f"heatmap {name!r}: shape {values.shape}; expected (H, W) or (1, H, W), one grey"
-            " channel. A colour-mapped picture is not a heatmap: save the values themselves."
+            " channel. A colour-mapped image is not a heatmap: save the values themselves."
         )
     if values.dtype.kind not in "biuf":
         raise DataError(f"heatmap {name!r}: values of type {values.dtype}; expected real numbers.")
     if values.dtype.kind == "f":
-        with np.errstate(over="ignore"):  # becomes infinite, which the next line names
+        with np.errstate(over="ignore"):  # an overflow becomes infinite, an error below
             values = values.astype(np.float32)
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         raise DataError(f"heatmap {name!r}: holds NaN or infinite values; expected finite ones.")
@@ -98,20 +105,21 @@ def normalise_heatmap(values: np.ndarray, name: str) -> np.ndarray:
     values = values / values.max()
     if is_flat(values):
         raise DataError(
-            f"heatmap {name!r}: the same everywhere (contrast below 1/255), so it says nothing of a"
-            " position; leave the sample's heatmap blank if it has no annotation."
+            f"heatmap {name!r}: the same everywhere (contrast below 1/255), so it marks no region;"
+            " leave the sample's heatmap blank if it has no annotation."
         )
     return values
 
 
 def is_flat(values: np.ndarray) -> bool:
-    """Whether a map of maximum 1 says nothing: it differs nowhere by a step of 8-bit grey."""
+    """Whether a map of maximum 1 marks no region: it varies by less than a step of 8-bit grey."""
     return bool(1 - values.min() < CONTRAST * (1 - 1e-6))
 
 
 def check_aspect(heatmap_size: tuple[int, int], image_size: tuple[int, int], name: str) -> None:
-    """DataError unless both (height, width) have the same aspect ratio; the resolutions may
-    differ.
+    """Raise a DataError unless both (height, width) have the same aspect ratio.
+
+    The resolutions may differ.
     """
     (h, w), (image_h, image_w) = heatmap_size, image_size
     if not aspect_fits(heatmap_size, image_size):
@@ -125,15 +133,13 @@ def check_aspect(heatmap_size: tuple[int, int], image_size: tuple[int, int], nam
 def aspect_fits(heatmap_size: tuple[int, int], image_size: tuple[int, int]) -> bool:
     """Whether both (height, width) have the same aspect ratio."""
     (h, w), (image_h, image_w) = heatmap_size, image_size
-    # a map of h rows can only hit the image's ratio to within half a pixel on its short side
+    # the short side of a map is rounded to whole pixels, which changes its ratio
     tolerance = max(ASPECT_TOLERANCE, 0.5 / min(h, w) + 0.5 / min(image_h, image_w))
     return abs(np.log((w / h) / (image_w / image_h))) <= tolerance
 
 
 def check_file_size(size: int, name: str, options: ReadOptions) -> None:
-    """DataError for a file of images or arrays that is larger, headers aside, than what may be in
-    it.
-    """
+    """Raise a DataError for a file that is larger than what it may unpack to (headers aside)."""
     if size > options.max_bytes + (1 << 20):
         raise DataError(
             f"{name}: a file of {size} bytes; expected at most {options.max_bytes} (--max-bytes)."
@@ -141,7 +147,7 @@ def check_file_size(size: int, name: str, options: ReadOptions) -> None:
 
 
 def read_bounded(path: Path, options: ReadOptions = ReadOptions()) -> bytes:
-    """The content of a file; DataError as `check_file_size`."""
+    """The content of a file. Raises DataError as `check_file_size` does."""
     check_file_size(path.stat().st_size, str(path), options)
     return path.read_bytes()
 
@@ -149,8 +155,9 @@ def read_bounded(path: Path, options: ReadOptions = ReadOptions()) -> bytes:
 def check_array_size(
     shape: tuple[int, ...], itemsize: int, what: str, options: ReadOptions
 ) -> None:
-    """DataError, beginning with `what`, for an array whose header asks for more than `options`
-    allow.
+    """Raise a DataError for an array whose header asks for more bytes than `options` allow.
+
+    The message begins with `what`.
     """
     size = itemsize
     for side in shape:
@@ -165,8 +172,9 @@ def check_array_size(
 
 
 def check_pixels(shape: tuple[int, ...], what: str, options: ReadOptions) -> None:
-    """DataError, beginning with `what`, for a map (height, width) of more pixels than `options`
-    allow.
+    """Raise a DataError for a map (height, width) of more pixels than `options` allow.
+
+    The message begins with `what`.
     """
     pixels = 1
     for side in shape:
@@ -179,46 +187,48 @@ def check_pixels(shape: tuple[int, ...], what: str, options: ReadOptions) -> Non
 
 
 def read_npy(data: bytes, what: str, options: ReadOptions) -> np.ndarray:
-    """An array from the bytes of an .npy, its header checked first. DataError, beginning with
-    `what`: pickled, too large, cut off.
+    """Read an array from the bytes of an .npy; its header is checked first.
+
+    Raises:
+        DataError: beginning with `what`: pickled, too large, or cut off.
     """
     stream = io.BytesIO(data)
     try:
         version = np.lib.format.read_magic(stream)
-        read = (
+        read_header = (
             np.lib.format.read_array_header_1_0
             if version == (1, 0)
             else np.lib.format.read_array_header_2_0
         )
-        shape, _, dtype = read(stream)
+        shape, _, dtype = read_header(stream)
         if dtype.hasobject:
             raise DataError(
-                f"{what}: an array of objects (pickles). Pickles are refused; save plain numbers."
+                f"{what}: an array of objects (pickles). Pickles are not read; save plain numbers."
             )
         check_array_size(shape, dtype.itemsize, what, options)
-        check_pixels(shape, what, options) if len(shape) == 2 else None
-        needed, there = (
-            dtype.itemsize * int(np.prod(shape, dtype=object)),
-            len(data) - stream.tell(),
-        )
-        if needed > there:
+        if len(shape) == 2:
+            check_pixels(shape, what, options)
+        needed = dtype.itemsize * int(np.prod(shape, dtype=object))
+        present = len(data) - stream.tell()
+        if needed > present:
             raise DataError(
-                f"{what}: {there} bytes where shape {shape} of {dtype} needs {needed}; the file was"
-                " cut off."
+                f"{what}: {present} bytes where shape {shape} of {dtype} needs {needed}; the file"
+                " was cut off."
             )
         return np.load(io.BytesIO(data), allow_pickle=False)
     except DataError:
         raise
     except BROKEN_ARRAY as error:
         raise DataError(
-            f"{what}: no readable array ({str(error)[:200]}). Pickles are refused; save plain"
+            f"{what}: no readable array ({str(error)[:200]}). Pickles are not read; save plain"
             " numbers."
         ) from error
 
 
 def read_npz(data: bytes, what: str, options: ReadOptions) -> dict[str, np.ndarray]:
-    """{name: array} of an .npz whose index, then each header, is checked before anything is
-    unpacked. DataError as `read_npy`.
+    """Read an .npz as {name: array}. Raises DataError as `read_npy` does.
+
+    The index of the file, then the header of each array, is checked before anything is unpacked.
     """
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
@@ -229,21 +239,17 @@ def read_npz(data: bytes, what: str, options: ReadOptions) -> dict[str, np.ndarr
                     f"{what}: {len(members)} arrays that unpack to {total} bytes; expected at most"
                     f" {MEMBERS} and {options.max_bytes} bytes (--max-bytes)."
                 )
-            found = {}
-            for member in members:  # a member gives no more bytes than its index says
+            arrays = {}
+            for member in members:  # zipfile unpacks no more bytes than the index states
                 name = member.filename.removesuffix(".npy")
                 with archive.open(member) as file:
-                    found[name] = read_npy(file.read(), f"{what}, array {name!r}", options)
+                    arrays[name] = read_npy(file.read(), f"{what}, array {name!r}", options)
     except DataError:
         raise
-    except (
-        RuntimeError,
-        ValueError,
-        KeyError,
-        OverflowError,
-    ) as error:  # encrypted, or packed as Python does not know
+    # encrypted, or compressed in a way that Python does not know
+    except (RuntimeError, ValueError, KeyError, OverflowError) as error:
         raise DataError(f"{what}: unreadable ({error}).") from error
-    return found
+    return arrays
 
 
 def _decode_png(data: bytes, name: str, options: ReadOptions) -> np.ndarray:
@@ -255,16 +261,14 @@ def _decode_png(data: bytes, name: str, options: ReadOptions) -> np.ndarray:
             if picture.mode not in GREY_MODES:
                 raise DataError(
                     f"heatmap {name!r}: PNG of mode {picture.mode}; expected one grey channel (8 or"
-                    " 16 bit). A colour-mapped picture is not a heatmap: save the values"
-                    " themselves."
+                    " 16 bit). A colour-mapped image is not a heatmap: save the values themselves."
                 )
-            # its own orientation comes first (decision 0039)
+            # the orientation tag of the heatmap itself is applied first (decision 0039)
             return np.asarray(ImageOps.exif_transpose(picture))
     except DataError:
         raise
-    except (
-        ValueError
-    ) as error:  # texts that unpack to megabytes, chunks of other lengths than they say
+    # text chunks that unpack to megabytes, chunks of other lengths than they state
+    except ValueError as error:
         raise DataError(f"heatmap {name!r}: unreadable ({error}).") from error
 
 
@@ -310,9 +314,9 @@ def _decode_csr(arrays: dict[str, np.ndarray], name: str, options: ReadOptions) 
         raise DataError(f"heatmap {name!r}: values of type {values.dtype}; expected real numbers.")
     try:
         with np.errstate(over="ignore"):
-            # SciPy knows no float16, and entries given twice would wrap in 8 bits
+            # SciPy has no float16, and the sum of duplicate entries would wrap in 8 bits
             matrix = csr_matrix((values.astype(np.float32), indices, indptr), shape=(height, width))
-        # ValueError for indices out of range or arrays that do not fit
+        # ValueError for indices out of range, or arrays whose lengths do not agree
         matrix.check_format(full_check=True)
         return matrix.toarray()
     except (ValueError, TypeError, IndexError, OverflowError) as error:

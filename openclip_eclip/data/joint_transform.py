@@ -1,4 +1,4 @@
-"""One random geometry for an image and its heatmaps, from open_clip's own training transform."""
+"""open_clip's training transform with one random geometry for an image and its heatmaps."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-# steps of open_clip's and timm's training transforms that leave every pixel in its place
+# Steps of open_clip's and timm's training transforms that move no pixel
 PHOTOMETRIC = {
     "MaybeConvertMode",
     "MaybeToTensor",
@@ -32,9 +32,7 @@ PHOTOMETRIC = {
 
 
 class Heatmap(tv_tensors.TVTensor):
-    """A heatmap (1, h, w) at any resolution over an image of `canvas_size` (height, width)
-    pixels.
-    """
+    """A heatmap (1, h, w), at any resolution, over an image of `canvas_size` (height, width)."""
 
     canvas_size: tuple[int, int]
 
@@ -49,8 +47,9 @@ class Heatmap(tv_tensors.TVTensor):
 def _resized_crop_heatmap(
     heatmap: Heatmap, top: int, left: int, height: int, width: int, size: list[int], **_: Any
 ) -> Heatmap:
-    """Crop in image pixels, whatever the map's resolution; bilinear with antialiasing, so no value
-    overshoots.
+    """Crop in image pixels, whatever the resolution of the map.
+
+    Bilinear with antialiasing, so that no value overshoots.
     """
     rows, columns = heatmap.shape[-2:]
     scale_y, scale_x = rows / heatmap.canvas_size[0], columns / heatmap.canvas_size[1]
@@ -60,7 +59,7 @@ def _resized_crop_heatmap(
         min((left + width) * scale_x, columns),
         min((top + height) * scale_y, rows),
     )
-    # Pillow, since it resamples a box with fractional edges in one pass
+    # by Pillow, which resamples a box with fractional edges in one pass
     resized = Image.fromarray(heatmap[0].numpy()).resize(
         (size[1], size[0]), Image.Resampling.BILINEAR, box=box
     )
@@ -68,8 +67,9 @@ def _resized_crop_heatmap(
 
 
 class SharedCrop(v2.Transform):
-    """The random resized crop `crop` (torchvision's or timm's), drawn once for all inputs, with its
-    own random draws.
+    """The random resized crop `crop` (torchvision's or timm's), drawn once for all inputs.
+
+    Its random draws are those of `crop` itself.
     """
 
     def __init__(self, crop: Any) -> None:
@@ -98,14 +98,17 @@ class SharedCrop(v2.Transform):
 class JointTransform:
     """open_clip's training transform for an image with or without a heatmap.
 
-    `train_transform` is what `create_model_and_transforms` returns for training, so `--aug-cfg`,
-    mean and std, interpolation and size mean what they mean there, and without a heatmap the result
-    is bitwise the same. Its crop is shared; all that follows touches the image alone. ValueError
-    for a step that would move the image without its map.
+    `train_transform` is what `create_model_and_transforms` returns for training. `--aug-cfg`, mean
+    and std, interpolation and size therefore keep their meaning. Without a heatmap, the result is
+    bit-for-bit identical to that of `train_transform`. Image and heatmap share the crop; all later
+    steps apply to the image alone.
+
+    Raises:
+        ValueError: a step would move the image without its heatmap.
     """
 
     def __init__(self, train_transform: Any, crop_threshold: float) -> None:
-        # where open_clip's synthetic data looks for the size
+        # open_clip's synthetic data reads the image size from this attribute
         self.transforms = train_transform.transforms
         first, *rest = self.transforms
         if not all(hasattr(first, name) for name in ("get_params", "scale", "ratio", "size")):
@@ -116,8 +119,8 @@ class JointTransform:
         moving = [type(step).__name__ for step in rest if type(step).__name__ not in PHOTOMETRIC]
         if moving:
             raise ValueError(
-                f"training transform has the step {moving[0]}, which is not known to leave pixels"
-                " in their place: the heatmap would no longer fit. Remove it from --aug-cfg."
+                f"training transform has the step {moving[0]}, which may move pixels: the heatmap"
+                " would no longer fit. Remove it from --aug-cfg."
             )
         self.crop = SharedCrop(first)
         self.rest: list[Callable] = rest
@@ -129,12 +132,12 @@ class JointTransform:
         heatmap: np.ndarray | None = None,
         placebo: np.ndarray | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        """`heatmap` (h, w) float32 -> image (3, H, W), heatmap (1, H, W) float32 with maximum 1, or
-        None.
+        """Transform an image and its `heatmap`, (h, w) float32.
 
-        None also when the crop kept less than `crop_threshold` of the heatmap's mass: the sample
+        Returns the image (3, H, W) and the heatmap (1, H, W), float32 with maximum 1, or None. The
+        heatmap is None, too, if the crop kept less than `crop_threshold` of its mass: the sample
         then counts as not annotated for this draw. `placebo` (h', w') float32, also over the whole
-        image, is returned in the place of an accepted heatmap.
+        image, is returned instead of a heatmap that the crop kept.
         """
         return self.with_windows(image, heatmap, placebo, ())[:2]
 
@@ -145,11 +148,10 @@ class JointTransform:
         placebo: np.ndarray | None,
         windows: Sequence[np.ndarray] | np.ndarray,
     ) -> tuple[Tensor, Tensor | None, list[Tensor | None]]:
-        """The same with maps of single sentences, each (h, w) of any number type, under the one
-        geometry.
+        """Transform an image, its heatmap, and the maps of its sentences with one geometry.
 
-        Each comes back as `heatmap` does: (1, H, W), or None where the crop lost it, whatever
-        became of the others.
+        `windows` are maps (h, w) of any number type. Each is returned as `heatmap` is: (1, H, W),
+        or None if the crop lost it, independent of the others.
         """
         if heatmap is None and not len(windows):
             return self._finish(self.crop(image)), None, []
@@ -158,27 +160,32 @@ class JointTransform:
         cropped = None if heatmap is None else self._crop(heatmap, canvas, params)
         maps = [self._crop(window, canvas, params) for window in windows]
         view = self._finish(self.crop.transform(image, params))
-        # the view stays annotated: if the placebo is lost, the whole of it
+        # The true heatmap decides whether the view is annotated: if the crop loses the placebo,
+        # the uncropped placebo takes its place
         if cropped is not None and placebo is not None:
             whole = {**params, "top": 0, "left": 0, "height": canvas[0], "width": canvas[1]}
-            found = self._crop(placebo, canvas, params)
-            cropped = self._crop(placebo, canvas, whole) if found is None else found
+            cropped_placebo = self._crop(placebo, canvas, params)
+            if cropped_placebo is None:
+                cropped_placebo = self._crop(placebo, canvas, whole)
+            cropped = cropped_placebo
         return view, cropped, maps
 
     def _crop(
         self, heatmap: np.ndarray, canvas: tuple[int, int], params: dict[str, Any]
     ) -> Tensor | None:
-        """(1, H, W) with maximum 1, or None if too little of the mass is left."""
-        cropped = self.crop.transform(Heatmap.wrap(heatmap[None], canvas), params).as_subclass(
-            Tensor
-        )
+        """Crop a map; (1, H, W) with maximum 1, or None if too little of its mass is left."""
+        full = Heatmap.wrap(heatmap[None], canvas)
+        cropped = self.crop.transform(full, params).as_subclass(Tensor)
+        # mass = mean value x area, as a share of the whole map's
         area = params["height"] * params["width"] / (canvas[0] * canvas[1])
-        kept = float(cropped.mean()) * area / float(heatmap.mean())
+        mass = float(cropped.mean()) * area / float(heatmap.mean())
         peak = float(cropped.max())
-        return None if kept < self.crop_threshold or peak <= 0 else (cropped / peak).clamp_(0, 1)
+        if mass < self.crop_threshold or peak <= 0:
+            return None
+        return (cropped / peak).clamp_(0, 1)
 
     def _finish(self, image: Image.Image) -> Tensor:
-        view: Any = image  # a picture until the step that makes it a tensor
+        view: Any = image  # a PIL image up to the step that converts it to a tensor
         for step in self.rest:
             view = step(view)
         return view

@@ -1,11 +1,14 @@
-"""What a training set shares with others: `python -m openclip_eclip.data.overlap TRAIN OTHER ...`.
+"""Find what data sets share: `python -m openclip_eclip.data.overlap TRAIN OTHER ...`.
 
-Patients and studies by their ids, images by SHA-256 and by a perceptual hash, reports by their
-words. Exit code 1 where anything is shared. Each set is a table (.csv, .tsv, raw ones too), shards
-(braces and :: as in --train-data) or a folder that `prepare` wrote: of the first its training
-split, of the others everything; a folder alone is compared with itself.
+Compares patients and studies by their ids, images by SHA-256 and by a perceptual hash, and reports
+by their words. The exit code is 1 if anything is shared.
 
-Ids mean something within one source only: `--compare images reports` for sets of different sources.
+Each set is a table (.csv, .tsv, raw tables too), shards (braces and :: as in --train-data), or a
+folder that `prepare` wrote. Of the first folder, the training split is used; of the others, all
+splits. A single folder is compared with itself: its training split with its other splits.
+
+Ids are comparable within one source only. For sets of different sources, use
+`--compare images reports`.
 """
 
 from __future__ import annotations
@@ -24,47 +27,46 @@ from .images.options import ReadOptions, add_read_arguments, read_options
 from .overlap_read import Contents, read_sets
 from .shards.stream import expand_paths
 
-ALIKE_BITS = 4  # of 64 in the difference hash; choosing candidates only
-# of the 32 x 32 thumbnails: chest films resemble one another, 64 bits alone raise false alarms
+ALIKE_BITS = 4  # of 64 in the difference hash; chooses candidate pairs only
+# Correlation of the 32 x 32 thumbnails of a candidate pair: chest X-rays resemble one another, so
+# that 64 bits alone raise false alarms
 ALIKE_CORRELATION = 0.995
 BLOCK = 1 << 24  # pairs of images at a time: 64 MB of dot products
-# pairs of thumbnails at a time, 128 MB: films resemble one another, there may be millions
-CANDIDATES = 1 << 14
+CANDIDATES = 1 << 14  # pairs of thumbnails at a time: 128 MB, of millions of candidate pairs
 SHORT = 12  # words; shorter texts ("No acute disease.") recur without being copies
 KINDS = ("patients", "studies", "images", "reports")
 
 
 @dataclass(frozen=True)
 class Shared:
-    """`count` distinct ids, images or reports that both sets have, and the first few as (of one, of
-    the other).
-    """
+    """Ids, images or reports that two sets have in common."""
 
     kind: str
-    count: int
-    examples: list[tuple[str, str]]
+    count: int  # distinct ones
+    examples: list[tuple[str, str]]  # the first three, as (where in one set, where in the other)
 
 
 def compare(train: Contents, other: Contents, kinds: Sequence[str] = KINDS) -> list[Shared]:
-    """What `other` shares with `train`, for each kind asked for."""
-    found = []
+    """What `other` shares with `train`, for each of `kinds`."""
+    shared = []
     if "patients" in kinds:
-        found.append(_same("patients", train.patients, other.patients))
+        shared.append(_same("patients", train.patients, other.patients))
     if "studies" in kinds:
-        found.append(_same("studies", train.studies, other.studies))
+        shared.append(_same("studies", train.studies, other.studies))
     if "images" in kinds:
-        found.append(_same("images, same bytes", train.image_hashes, other.image_hashes))
-        found.append(_alike(train, other))
+        shared.append(_same("images, same bytes", train.image_hashes, other.image_hashes))
+        shared.append(_similar_images(train, other))
     if "reports" in kinds:
-        found.append(_same("reports", _particular(train), _particular(other)))
-    return found
+        shared.append(_same("reports", _distinctive(train), _distinctive(other)))
+    return shared
 
 
 def shared_patients(
     train: Iterable[Mapping[str, Any]], other: Iterable[Mapping[str, Any]], column: str = "patient"
 ) -> list[str]:
-    """Ids in that column of both, sorted; rows without it do not count. What `prepare` asks of
-    every plan.
+    """Ids of `column` that are in both sets of rows, sorted; `prepare` checks every plan by it.
+
+    Rows without the column do not count.
     """
     ids = [
         {str(row[column]) for row in rows if row.get(column) not in (None, "")}
@@ -78,9 +80,10 @@ def _same(kind: str, train: dict[str, str], other: dict[str, str]) -> Shared:
     return Shared(kind, len(both), [(train[key], other[key]) for key in both[:3]])
 
 
-def _particular(contents: Contents) -> dict[str, str]:
-    """Reports long enough to tell, and not used for several patients of the same set (templates of
-    normal films).
+def _distinctive(contents: Contents) -> dict[str, str]:
+    """Reports that are long enough, and not used for several patients of the same set.
+
+    Several patients share a template, as for normal images.
     """
     return {
         text: where
@@ -89,29 +92,31 @@ def _particular(contents: Contents) -> dict[str, str]:
     }
 
 
-def _alike(train: Contents, other: Contents) -> Shared:
-    """Images whose hashes differ in at most 4 of 64 bits and whose thumbnails correlate; pairs of
-    the same bytes too.
+def _similar_images(train: Contents, other: Contents) -> Shared:
+    """Pairs of images whose hashes differ in at most 4 of 64 bits and whose thumbnails correlate.
 
-    All pairs by a matrix product of +-1 bits, a block at a time: Hamming distance = (64 - dot
-    product) / 2.
+    Pairs of the same bytes are included. All pairs are compared by a matrix product of +-1 bits, a
+    block at a time: Hamming distance = (64 - dot product) / 2.
     """
     examples, count = [], 0
-    hashes, thumbnails = train.hashes, train.thumbnails  # made of lists: once, not once a block
-    bits, theirs = _signs(other.hashes), _standardised(other.thumbnails)
-    step = min(2048, BLOCK // max(1, len(theirs)) + 1)
-    for first in range(0, len(hashes) if len(theirs) else 0, step):
-        pairs = np.argwhere(_signs(hashes[first : first + step]) @ bits.T >= 64 - 2 * ALIKE_BITS)
-        mine = _standardised(thumbnails[first : first + step])
+    # these properties convert lists to arrays: once here, not once per block
+    hashes, thumbnails = train.hashes, train.thumbnails
+    other_signs, other_thumbnails = _signs(other.hashes), _standardised(other.thumbnails)
+    step = min(2048, BLOCK // max(1, len(other_thumbnails)) + 1)
+    for first in range(0, len(hashes) if len(other_thumbnails) else 0, step):
+        products = _signs(hashes[first : first + step]) @ other_signs.T  # (step, N of other)
+        pairs = np.argwhere(products >= 64 - 2 * ALIKE_BITS)
+        block = _standardised(thumbnails[first : first + step])
         for start in range(0, len(pairs), CANDIDATES):
             i, j = pairs[start : start + CANDIDATES].T
-            found = np.einsum("ij,ij->i", mine[i], theirs[j]) >= ALIKE_CORRELATION
-            count += int(found.sum())
+            correlation = np.einsum("ij,ij->i", block[i], other_thumbnails[j])
+            similar = correlation >= ALIKE_CORRELATION
+            count += int(similar.sum())
             examples += [
                 (train.image_names[first + a], other.image_names[b])
-                for a, b in zip(i[found][:3], j[found][:3])
+                for a, b in zip(i[similar][:3], j[similar][:3])
             ]
-    return Shared("images that look the same (pairs)", count, examples[:3])
+    return Shared("similar images (pairs)", count, examples[:3])
 
 
 def _signs(hashes: np.ndarray) -> np.ndarray:
@@ -119,8 +124,9 @@ def _signs(hashes: np.ndarray) -> np.ndarray:
 
 
 def _standardised(thumbnails: np.ndarray) -> np.ndarray:
-    """(N, 1024) of mean 0 and length 1, so that a dot product is a correlation; a blank image
-    correlates with nothing.
+    """(N, 1024) of mean 0 and length 1, so that a dot product is a correlation.
+
+    A blank image becomes zeros and correlates with nothing.
     """
     values = thumbnails.reshape(-1, 32 * 32).astype(np.float32)
     values -= values.mean(axis=1, keepdims=True)
@@ -149,14 +155,25 @@ def _pairs(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """0: nothing shared, 1: something is, 2: a set cannot be read."""
+    """Run the command. 0: nothing is shared, 1: something is shared, 2: a set cannot be read."""
     parser = argparse.ArgumentParser(
         prog="python -m openclip_eclip.data.overlap",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("paths", nargs="+", metavar="SET", help="the training set first")
-    parser.add_argument("--compare", nargs="+", choices=KINDS, default=KINDS, help="(default: all)")
+    parser.add_argument(
+        "paths",
+        nargs="+",
+        metavar="SET",
+        help="the training set, then the sets to compare it with; or one folder",
+    )
+    parser.add_argument(
+        "--compare",
+        nargs="+",
+        choices=KINDS,
+        default=KINDS,
+        help="what is compared (default: all)",
+    )
     add_read_arguments(parser)
     args = parser.parse_args(argv)
     leaks = 0
@@ -166,7 +183,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             for shared in compare(train, other, args.compare):
                 leaks += shared.count
                 sys.stdout.write(f"  shared {shared.kind}: {shared.count}\n")
-                sys.stdout.writelines(f"    {one} = {two}\n" for one, two in shared.examples)
+                sys.stdout.writelines(
+                    f"    {in_train} = {in_other}\n" for in_train, in_other in shared.examples
+                )
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2

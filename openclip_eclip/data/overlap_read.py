@@ -1,4 +1,4 @@
-"""Ids, image hashes and texts of tables, shards and prepared folders, for `overlap`."""
+"""Read ids, image hashes and texts of tables, shards and prepared folders, for `overlap`."""
 
 from __future__ import annotations
 
@@ -20,41 +20,40 @@ from .tables.csv_source import locate
 from .tables.missing_text import is_missing
 from .tables.text import read_table_text
 
-# Names of columns, in the order they are looked for: prepared tables, MIMIC, NIH, RSNA, Kaggle's
-# Open-I
+# Column names in order of preference: prepared tables, MIMIC, NIH, RSNA, Kaggle's Open-I
 PATIENT = ("patient", "subject_id", "patient_id", "Patient ID", "patientId", "uid")
 STUDY = ("study", "study_id")
 IMAGE = ("filepath", "image", "Image Index", "filename", "Path")
 REPORT = ("title", "report", "caption", "findings", "text")
-PLACE = re.compile(r"(patient\d+)/(study\d+)/")  # CheXpert keeps both in the path
-# made of labels by prepare: no reports
+IDS_IN_PATH = re.compile(r"(patient\d+)/(study\d+)/")  # CheXpert has both ids in the path
+# Captions that `prepare` makes from labels; they are no reports
 LABEL_TEXT = re.compile(r"(findings: [a-z ,_]+|no findings?|no sign of [a-z ]+)\.?")
 
 
 @dataclass
 class Contents:
-    """Of each id, hash or text where it was first seen; image hashes (N, 8) bytes, thumbnails (N,
-    32, 32).
-    """
+    """The contents of a set; each dict maps an id, hash or text to where it was first read."""
 
     name: str
     samples: int = 0
-    unread: int = 0  # images named in tables that are not there
+    unread: int = 0  # images named in tables that do not exist
     patients: dict[str, str] = field(default_factory=dict)
     studies: dict[str, str] = field(default_factory=dict)
-    image_hashes: dict[str, str] = field(default_factory=dict)
+    image_hashes: dict[str, str] = field(default_factory=dict)  # SHA-256
     image_names: list[str] = field(default_factory=list)
     reports: dict[str, str] = field(default_factory=dict)
-    report_patients: dict[str, set[str]] = field(default_factory=dict)
+    report_patients: dict[str, set[str]] = field(default_factory=dict)  # report -> its patients
     _hashes: list[np.ndarray] = field(default_factory=list)
     _thumbnails: list[np.ndarray] = field(default_factory=list)
 
     @property
     def hashes(self) -> np.ndarray:
+        """Perceptual hashes, uint8 (N, 8)."""
         return np.array(self._hashes, dtype=np.uint8).reshape(-1, 8)
 
     @property
     def thumbnails(self) -> np.ndarray:
+        """Grey thumbnails, uint8 (N, 32, 32)."""
         return np.array(self._thumbnails, dtype=np.uint8).reshape(-1, 32, 32)
 
     def summary(self) -> str:
@@ -73,7 +72,7 @@ class Contents:
         image: bytes | None,
         options: ReadOptions = ReadOptions(),
     ) -> None:
-        """One sample; `image` None: not asked for."""
+        """Add one sample; `image` None: its image is not compared."""
         self.samples += 1
         patient, study = _ids(columns)
         if patient:
@@ -95,22 +94,21 @@ class Contents:
 
 
 def perceptual_hash(image: Image.Image) -> tuple[np.ndarray, np.ndarray]:
-    """(8,) bytes: is each of 8 x 8 cells brighter than its left neighbour; and the (32, 32)
-    thumbnail. Both of the grey image.
+    """The difference hash (8,) and the thumbnail (32, 32) of the grey image, both uint8.
 
-    Brighter by 3 of 255 at least: black borders stay without bits whatever the compression makes of
-    them.
+    A bit of the hash says whether one of 8 x 8 blocks is brighter than its left neighbour, by at
+    least 3 of 255. Black borders therefore have no bits, whatever the compression.
     """
     grey = image.convert("L")
-    cells = np.asarray(grey.resize((9, 8), Image.Resampling.BOX), dtype=np.int16)
-    return np.packbits(cells[:, 1:] > cells[:, :-1] + 2), np.asarray(
-        grey.resize((32, 32), Image.Resampling.BOX)
-    )
+    blocks = np.asarray(grey.resize((9, 8), Image.Resampling.BOX), dtype=np.int16)
+    thumbnail = np.asarray(grey.resize((32, 32), Image.Resampling.BOX))
+    return np.packbits(blocks[:, 1:] > blocks[:, :-1] + 2), thumbnail
 
 
 def normalise(text: str) -> str:
-    """Words and numbers in lower case with single blanks: case, punctuation and line ends do not
-    tell reports apart.
+    """The words and numbers of a report in lower case, joined by single blanks.
+
+    Reports that differ in case, punctuation or line ends alone become equal.
     """
     return " ".join(re.findall(r"[^\W_]+", text.lower()))
 
@@ -118,8 +116,10 @@ def normalise(text: str) -> str:
 def read_sets(
     paths: Sequence[Path], images: bool, part: str, options: ReadOptions = ReadOptions()
 ) -> Contents:
-    """All of `paths` as one set. `part` of a folder: "train", "others" (not train) or "all".
-    DataError: nothing there.
+    """Read all of `paths` as one set.
+
+    `part` chooses the splits of a folder: "train", "others" (all but train) or "all". Raises a
+    DataError if there is none.
     """
     contents = Contents(
         " and ".join(map(str, paths))
@@ -138,40 +138,37 @@ def read_sets(
 
 
 def _files(folder: Path, part: str) -> list[Path]:
-    """Tables and shards of a prepared folder. A split's name ends at its number, or with `train`,
-    as report-train.
+    """The tables and shards of a prepared folder.
+
+    Those of the training split are named train or ...-train, with or without a number.
     """
-    found = sorted([*folder.glob("*.csv"), *folder.glob("*.tsv"), *folder.glob("*.tar")])
-    train = [path for path in found if re.fullmatch(r"(.+-)?train(-\d+)?", path.stem)]
+    files = sorted([*folder.glob("*.csv"), *folder.glob("*.tsv"), *folder.glob("*.tar")])
+    train = [path for path in files if re.fullmatch(r"(.+-)?train(-\d+)?", path.stem)]
     chosen = {
         "train": train,
-        "others": [path for path in found if path not in train],
-        "all": found,
+        "others": [path for path in files if path not in train],
+        "all": files,
     }[part]
     if not chosen:
         raise DataError(
-            f"{folder}: {part}: none of {[path.name for path in found]}; expected tables or shards"
-            " as prepare writes them. Name a table or shards themselves."
+            f"{folder}: {part}: none of {[path.name for path in files]}; expected tables or shards"
+            " as prepare writes them. Name a table or shards instead of the folder."
         )
     return chosen
 
 
 def _ids(columns: Mapping[str, object]) -> tuple[str, str]:
-    """(patient, study), "" where unknown. MIMIC's p10000032 and s50000001 stand for the numbers
-    alone.
-    """
+    """(patient, study), "" where unknown. MIMIC's p10000032 and s50000001 equal the numbers."""
     patient, study = (
         clean_id(next((columns[name] for name in names if columns.get(name) not in (None, "")), ""))
         for names in (PATIENT, STUDY)
     )
-    place = PLACE.search(str(columns.get("Path", "")))
-    return patient or (place[1] if place else ""), study or (place[2] if place else "")
+    in_path = IDS_IN_PATH.search(str(columns.get("Path", "")))
+    return patient or (in_path[1] if in_path else ""), study or (in_path[2] if in_path else "")
 
 
 def clean_id(value: object) -> str:
-    """0012, 12.0 and p12 are one id: leading zeros and pandas' float form are accidents of the
-    table.
-    """
+    """Normalise an id: 0012, 12.0 (as pandas writes it) and p12 are the same id."""
     text = re.sub(r"^[ps](?=\d+$)", "", str(value).strip())
     number = re.fullmatch(r"0*(\d+)(?:\.0)?", text)
     return number[1] if number else text
@@ -187,7 +184,7 @@ def _shard(path: Path, images: bool) -> Iterator[tuple[str, dict, str, bytes | N
 
 
 def _table(path: Path, images: bool) -> Iterator[tuple[str, dict, str, Path | None]]:
-    """Rows of any table that has one of the known columns."""
+    """The rows of any table that has one of the known columns."""
     if not path.is_file():
         raise DataError(f"{path}: no such file; expected a table or shards.")
     plain = path.suffix in (".csv", ".tsv")

@@ -24,7 +24,7 @@ from .shards.tar_source import TarEntry
 from .tables.csv_source import CsvTable
 from .tables.near_names import did_you_mean
 
-CENTRE_SIGMA = 0.2  # of each side
+CENTRE_SIGMA = 0.2  # as a share of each side
 
 Donor = Callable[[], np.ndarray]
 
@@ -65,20 +65,20 @@ class PlaceboHeatmaps:
 
 
 def centre_map(size: Sequence[int]) -> np.ndarray:
-    """A Gaussian at the centre, sigma a fifth of each side, (H, W) float32 with maximum 1."""
+    """A Gaussian at the centre with a sigma of 0.2 sides, (H, W) float32 with maximum 1."""
     rows, columns = (((np.arange(side) + 0.5) / side - 0.5) ** 2 for side in size)
     values = np.exp(-(rows[:, None] + columns) / (2 * CENTRE_SIGMA**2))
     return (values / values.max()).astype(np.float32)
 
 
 def scramble_phases(heatmap: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Keep the amplitude of every spatial frequency, take the phases of white noise, (h, w) float32
-    in [0, 1], maximum 1.
+    """Replace the phases of the spatial frequencies by those of white noise.
 
-    Shifting to be non-negative changes the mean, scaling to the maximum all amplitudes by one
-    factor; nothing else changes.
+    Returns (h, w) float32 in [0, 1] with maximum 1. The amplitudes stay, with two exceptions: the
+    shift to non-negative values changes the mean, and the division by the maximum scales all
+    amplitudes by one factor.
     """
-    # positive noise: the mean keeps its sign
+    # the noise is positive, so that the mean keeps its sign
     phases = np.fft.rfft2(generator.random(heatmap.shape))
     phases /= np.maximum(np.abs(phases), np.finfo(float).tiny)
     values = np.fft.irfft2(np.abs(np.fft.rfft2(heatmap)) * phases, s=heatmap.shape)
@@ -146,12 +146,15 @@ def entries_placebo(
 def choose_donors(
     seed: int, images: Sequence[Hashable], classes: Sequence[str] | None, names: Sequence[str]
 ) -> list[int]:
-    """Whose map each annotated sample gets, as indices: a permutation inside each class (all are
-    one class with None).
+    """Choose the sample whose map each annotated sample gets, as indices.
 
-    No image gets a map of its own, not even one of another reader: samples in an order where equal
-    `images` are neighbours are shifted by as many places as the most frequent image has. DataError
-    where no such permutation exists.
+    The choice is a permutation within each class; `classes` None: all samples are one class. No
+    image gets one of its own maps, not even that of another reader. To this end the samples are
+    ordered so that equal `images` are neighbours, and shifted by the number of samples of the most
+    frequent image.
+
+    Raises:
+        DataError: no such permutation exists.
     """
     donors = [-1] * len(images)
     labels = ["" for _ in images] if classes is None else list(classes)
@@ -163,28 +166,26 @@ def choose_donors(
             of = f" of class {label!r}" if classes is not None else ""
             raise DataError(
                 f"shuffled heatmaps: {len(members)} annotated samples{of} of {len(counts)} images,"
-                f" such as {names[members[0]]}: no other image has a map to give. Annotate more,"
-                " join classes, or leave these samples out."
+                f" such as {names[members[0]]}: too few other images have a map to give. Annotate"
+                " more, join classes, or leave these samples out."
             )
-        place = dict(zip(counts, DONORS.generator(seed, len(members)).permutation(len(counts))))
-        order = sorted(members, key=lambda i: place[images[i]])
+        rank = dict(zip(counts, DONORS.generator(seed, len(members)).permutation(len(counts))))
+        order = sorted(members, key=lambda i: rank[images[i]])
         for i, donor in zip(order, order[shift:] + order[:shift]):
             donors[i] = donor
     return donors
 
 
 def _label(entry: TarEntry, key: str | None) -> str:
-    found = (
-        parse_json(entry.read("json")["json"], f"{entry.where}.json")
-        if "json" in entry.members
-        else {}
-    )
-    if key not in found:
+    fields = {}
+    if "json" in entry.members:
+        fields = parse_json(entry.read("json")["json"], f"{entry.where}.json")
+    if key not in fields:
         raise DataError(
             f"{entry.where}: no field {key!r} (--csv-label-key) in its json; same-class-shuffled"
             " heatmaps need the class of every annotated sample."
         )
-    return str(found[key])
+    return str(fields[key])
 
 
 def _read_file(path: Path) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""One sample, how a list of them becomes a batch, and what happens to a bad one."""
+"""A sample, a batch of samples, and the readers of images, heatmaps and sentence windows."""
 
 from __future__ import annotations
 
@@ -29,25 +29,21 @@ Placebo = Callable[[int, np.ndarray], np.ndarray]
 
 @dataclass
 class Sample:
-    """An image (3, H, W), its tokens (L,), perhaps a heatmap (1, H, W); `skipped` names bad samples
-    it stands in for.
+    """One random view of an image with its caption, and its annotations if it has any."""
 
-    Perhaps also S sentences: tokens (S, L) and a heatmap each, (S, 1, H, W).
-    """
-
-    image: Tensor
-    text: Tensor
+    image: Tensor  # (3, H, W) float32
+    text: Tensor  # (L,) int64
     sample_id: int
-    heatmap: Tensor | None = None
+    heatmap: Tensor | None = None  # (1, H, W) float32, maximum 1
     lam: float = 1.0
-    skipped: list[str] = field(default_factory=list)
-    sentence_text: Tensor | None = None
-    sentence_heatmap: Tensor | None = None
+    skipped: list[str] = field(default_factory=list)  # messages on the bad samples it replaces
+    sentence_text: Tensor | None = None  # (S, L) int64, of S sentences
+    sentence_heatmap: Tensor | None = None  # (S, 1, H, W) float32
     delivered: bool = False  # a heatmap was read, whether or not the crop kept it
 
 
 class Samples(Protocol):
-    """Samples that are read one by one: `CsvSamples`, `TarSamples`, or a part of them."""
+    """Samples read one by one: `CsvSamples`, `TarSamples`, or a subset of either."""
 
     def __len__(self) -> int: ...
 
@@ -64,7 +60,7 @@ def make_sample(
     placebo: Placebo | None,
     windows: Windows | None,
 ) -> Sample:
-    """One random view of what was read; a sentence whose map the crop lost is left out."""
+    """Make one random view of what was read; sentences whose map the crop lost are left out."""
     replacement = placebo(sample_id, heatmap) if placebo and heatmap is not None else None
     pixels, cropped, maps = transform.with_windows(
         image, heatmap, replacement, windows.heatmaps if windows else ()
@@ -72,11 +68,11 @@ def make_sample(
     sample = Sample(
         pixels, tokenize([caption])[0], sample_id, cropped, delivered=heatmap is not None
     )
-    # `maps` has one entry a sentence
-    kept = [(i, heatmap) for i, heatmap in enumerate(maps) if heatmap is not None]
-    if windows and kept:
-        sample.sentence_text = tokenize([windows.sentences[i] for i, _ in kept])
-        sample.sentence_heatmap = torch.stack([heatmap for _, heatmap in kept])
+    # `maps` has one entry per sentence, None where the crop lost it
+    in_view = [(i, values) for i, values in enumerate(maps) if values is not None]
+    if windows and in_view:
+        sample.sentence_text = tokenize([windows.sentences[i] for i, _ in in_view])
+        sample.sentence_heatmap = torch.stack([values for _, values in in_view])
     return sample
 
 
@@ -89,18 +85,18 @@ class SampleBatch:
     sample_id: Tensor  # (B,) int64
     lam: Tensor  # (B,) float32
     annotated: Tensor  # (A,) int64, rows of the batch that have a heatmap
-    heatmap: Tensor  # (A, 1, H, W) float32, theirs
+    heatmap: Tensor  # (A, 1, H, W) float32, the heatmaps of these rows
     delivered: Tensor  # (B,) bool, a heatmap was read, whether or not the crop kept it
     sentence_row: Tensor  # (T,) int64, the row of the batch that each sentence belongs to
     sentence_text: Tensor  # (T, L) int64
     sentence_heatmap: Tensor  # (T, 1, H, W) float32
-    skipped: list[str]  # names of bad samples that others stand in for
+    skipped: list[str]  # messages on the bad samples that others replace
 
     def __len__(self) -> int:
         return len(self.sample_id)
 
     def pin_memory(self) -> SampleBatch:
-        """For torch's loaders, which know tensors, lists and dicts of them, but no dataclass."""
+        """Pin the tensors: torch's loaders pin tensors, lists and dicts, but no dataclass."""
         pinned: dict[str, Any] = {}
         for entry in fields(self):
             value = getattr(self, entry.name)
@@ -109,7 +105,7 @@ class SampleBatch:
 
 
 def collate(samples: Sequence[Sample]) -> SampleBatch:
-    """The batch of these samples; an empty list gives empty tensors."""
+    """Join samples to a batch; an empty list gives empty tensors."""
     if not samples:
         return _empty_batch()
     maps = [(i, sample.heatmap) for i, sample in enumerate(samples) if sample.heatmap is not None]
@@ -142,7 +138,7 @@ def collate(samples: Sequence[Sample]) -> SampleBatch:
 
 
 def _empty_batch() -> SampleBatch:
-    """Without a sample nothing has a size of its own: sides, lengths are 1."""
+    """A batch without samples; sides of images and lengths of texts are 1."""
     return SampleBatch(
         image=torch.zeros(0, 3, 1, 1),
         text=torch.zeros(0, 1, dtype=torch.int64),
@@ -161,8 +157,9 @@ def _empty_batch() -> SampleBatch:
 def read_image(
     data: bytes | Path, name: str, mode: str | None = None, options: ReadOptions = ReadOptions()
 ) -> Image.Image:
-    """The image of `image.read_picture`, of mode "L" or "RGB"; `mode` converts, as 'RGB'. DataError
-    with its name.
+    """Read an image of mode "L" or "RGB", as `images.read.read_picture` does.
+
+    `mode` converts it, for example to "RGB". Raises DataError with `name`.
     """
     image = read_picture(data, name, options).image
     return image.convert(mode) if mode else image
@@ -171,8 +168,9 @@ def read_image(
 def read_heatmap(
     data: bytes, name: str, frame: Frame, options: ReadOptions = ReadOptions()
 ) -> np.ndarray:
-    """Decode a heatmap, check that it has the proportions of the image of `frame`, turn it with
-    that: (h, w) float32.
+    """Decode a heatmap, (h, w) float32, and lay it over the upright image of `frame`.
+
+    Raises a DataError if its aspect ratio is not that of the image.
     """
     return orient_maps(decode_heatmap(data, name, options), frame, name)
 
@@ -180,23 +178,19 @@ def read_heatmap(
 def read_windows(
     text: bytes, maps: bytes, name: str, frame: Frame, options: ReadOptions = ReadOptions()
 ) -> Windows:
-    """Decode sentence windows, and lay their maps over the image of `frame` as
-    `read_heatmap` does.
-    """
+    """Decode sentence windows, and lay their maps over the image as `read_heatmap` does."""
     windows = decode_windows(text, maps, name, options=options)
     return windows._replace(heatmaps=orient_maps(windows.heatmaps, frame, name))
 
 
 @contextmanager
 def seeded_randomness(seed: Sequence[int] | np.random.SeedSequence) -> Iterator[None]:
-    """Seed the global generators of the CPU, which transforms draw from, and leave them as they
-    were.
-    """
+    """Seed the CPU's global generators, which transforms draw from, and restore them at the end."""
     sequence = seed if isinstance(seed, np.random.SeedSequence) else np.random.SeedSequence(seed)
     state = random.getstate(), np.random.get_state()
     number = int(sequence.generate_state(1)[0])
     with torch.random.fork_rng(devices=[]):
-        # torch.manual_seed would reseed every GPU too, and nothing puts that back
+        # torch.manual_seed would reseed every GPU too, which nothing restores
         torch.default_generator.manual_seed(number)
         np.random.seed(number)
         random.seed(number)
@@ -208,6 +202,6 @@ def seeded_randomness(seed: Sequence[int] | np.random.SeedSequence) -> Iterator[
 
 
 def stable_id(name: str) -> int:
-    """A number below 2**60 for a sample known by name, the same in every process."""
+    """An id below 2**60 for the sample of this name, the same in every process."""
     content = name.encode("utf-8", "surrogateescape")  # a name in an archive need not be UTF-8
     return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "big") >> 4

@@ -1,10 +1,12 @@
-"""Sentence windows: what a reader said and where they looked meanwhile, as `prepare ... --windows
-sentence` writes them.
+"""Sentence windows: the sentences of a reader, each with the reader's gaze in the meantime.
 
-In shards members `key.windows.json`, [{"sentence", "start", "end"}] with times in seconds on the
-recording's clock, and `key.windows.npz`, one array `heatmaps` of uint8 (N, h, w); beside tables
-files of these names, the JSON named by a column.
-`--align-windows` trains on them; `data.check` checks them and draws them.
+`prepare ... --windows sentence` writes them, `--align-windows` trains on them, and `data.check`
+checks and draws them. A sample has two files:
+
+* `key.windows.json`, [{"sentence", "start", "end"}], times in seconds on the recording's clock,
+* `key.windows.npz`, one array `heatmaps`, uint8 (N, h, w).
+
+In shards they are members. Beside tables they are files; a column names the JSON.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from .images.options import ReadOptions
 from .tables.missing_text import is_missing
 
 TEXT_MEMBER, MAPS_MEMBER = "windows.json", "windows.npz"
-LARGEST_TEXT = 1 << 24  # bytes of JSON, 16 MiB: a long dictation has some thousand
+LARGEST_TEXT = 1 << 24  # bytes of JSON, 16 MiB; a long dictation has a few thousand
 MOST_SENTENCES = 10_000
 
 
@@ -47,8 +49,9 @@ def has_windows(members: Iterable[str], key: str) -> bool:
 
 
 def file_windows(path: Path, options: ReadOptions = ReadOptions()) -> tuple[bytes, bytes]:
-    """(JSON, npz) of a table's row that names the JSON; DataError if it or the .npz beside it is
-    missing or too large.
+    """Read (JSON, npz) of a row that names the JSON.
+
+    Raises a DataError if the JSON, or the .npz beside it, is missing or too large.
     """
     if path.suffix != ".json":
         raise DataError(
@@ -69,34 +72,38 @@ def decode_windows(
     image_size: tuple[int, int] | None = None,
     options: ReadOptions = ReadOptions(),
 ) -> Windows:
-    """Both members, checked against each other and, where given, the image's (height, width).
+    """Decode both files and check them against each other.
 
-    `name` is named in every DataError: not JSON or npz, pickled objects, other fields or types, a
-    sentence without words, counts that differ, a map that is zero or the same everywhere, another
-    aspect ratio than the image's, more than `options` allow.
+    `image_size` (height, width): the maps must have its aspect ratio.
+
+    Raises:
+        DataError: with `name`: not JSON or npz, pickled objects, other fields or types, a sentence
+            without words, counts that differ, a map that is zero or the same everywhere, another
+            aspect ratio than that of the image, or more than `options` allow.
     """
     sentences, times = decode_sentences(text, name)
     heatmaps = _decode_maps(maps, name, options)
     if len(heatmaps) != len(sentences):
         raise DataError(
             f"windows {name!r}: {len(heatmaps)} heatmaps for {len(sentences)} sentences; expected"
-            " one each."
+            " one per sentence."
         )
     if image_size is not None:
         check_aspect(heatmaps.shape[1:], image_size, name)
     for i, values in enumerate(heatmaps):
         if not values.any() or is_flat(values / values.max()):
-            found = "the same everywhere" if values.any() else "all zero"
+            problem = "the same everywhere" if values.any() else "all zero"
             raise DataError(
                 f"windows {name!r}: the heatmap of sentence {i + 1} ({sentences[i][:40]!r}) is"
-                f" {found}; leave out sentences without gaze."
+                f" {problem}; leave out sentences without gaze."
             )
     return Windows(sentences, times, heatmaps)
 
 
 def decode_sentences(text: bytes, name: str) -> tuple[list[str], list[tuple[float, float]]]:
-    """(sentences, their (start, end) in seconds) of the JSON alone; DataError as
-    `decode_windows`.
+    """Decode the JSON alone: (sentences, their (start, end) in seconds).
+
+    Raises DataError as `decode_windows` does.
     """
     if len(text) > LARGEST_TEXT:
         raise DataError(
@@ -106,10 +113,10 @@ def decode_sentences(text: bytes, name: str) -> tuple[list[str], list[tuple[floa
         entries = json.loads(text.decode("utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise DataError(f"windows {name!r}: not JSON in UTF-8 ({error}).") from error
-    # numbers of thousands of digits, lists in lists without end
+    # numbers of thousands of digits, deeply nested lists
     except (ValueError, RecursionError) as error:
         raise DataError(
-            f"windows {name!r}: JSON that no writer of windows makes ({error})."
+            f"windows {name!r}: JSON of another form than that of sentence windows ({error})."
         ) from error
     if not isinstance(entries, list) or not entries:
         raise DataError(
@@ -152,7 +159,7 @@ def _is_time(value: object) -> TypeGuard[float]:
 
 
 def _is_text(value: object) -> bool:
-    """A string without halves of surrogate pairs, which no tokenizer can encode."""
+    """Whether it is a string without single surrogates, which no tokenizer can encode."""
     return isinstance(value, str) and not any(
         "\ud800" <= character <= "\udfff" for character in value
     )
@@ -165,7 +172,8 @@ def _decode_maps(maps: bytes, name: str, options: ReadOptions) -> np.ndarray:
         raise
     except UNREADABLE as error:
         raise DataError(
-            f"windows {name!r}: not a readable npz of plain numbers ({error}). Pickles are refused."
+            f"windows {name!r}: not a readable npz of plain numbers ({error}). Pickles are not"
+            " read."
         ) from error
     if list(arrays) != ["heatmaps"]:
         raise DataError(f"windows {name!r}: arrays {list(arrays)}; expected one, heatmaps.")
@@ -182,8 +190,9 @@ def _decode_maps(maps: bytes, name: str, options: ReadOptions) -> np.ndarray:
 def encode_windows(
     spoken: Sequence[tuple[str, float, float]], heatmaps: Sequence[np.ndarray]
 ) -> tuple[bytes, bytes]:
-    """(JSON, npz) of sentences with start and end in seconds, and their maps, each (h, w) in [0,
-    1].
+    """Encode sentences (text, start, end; seconds) and their maps, each (h, w) in [0, 1].
+
+    Returns (JSON, npz).
     """
     text = [{"sentence": sentence, "start": start, "end": end} for sentence, start, end in spoken]
     buffer = io.BytesIO()

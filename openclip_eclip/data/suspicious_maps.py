@@ -1,4 +1,4 @@
-"""Heatmaps that are none: the image itself, or one map under many images."""
+"""Find files that are no heatmaps: the image itself, or one map for many images."""
 
 from __future__ import annotations
 
@@ -9,15 +9,17 @@ from PIL import Image
 
 from .heatmap import GREY_MODES
 
-SAME = 0.999  # correlation of pixels from which a map is the image, saved once more
-SOME = 1 << 16  # pixels that are looked at first
-# A picture has more grey values, and a smaller share of zeros: drawn marks are maps too
+SAME = 0.999  # correlation of pixels above which a map is the image, saved once more
+SOME = 1 << 16  # number of pixels in the first test
+# An image with at most this many grey values, or with more than this share of zeros, may itself be
+# a map, such as a drawing of marks
 GREYS, BLACK = 16, 0.5
 
 
 def is_the_image(values: np.ndarray, picture: Image.Image) -> bool:
-    """Whether a map (h, w) shows what the image shows, at any size; never where the image could
-    itself be a map.
+    """Whether the map (h, w), at any size, shows the same as the image.
+
+    False for an image that could itself be a map.
     """
     grey = picture if picture.mode in GREY_MODES else picture.convert("L")
     pixels = np.asarray(grey).astype(np.float32)
@@ -35,36 +37,39 @@ def is_the_image(values: np.ndarray, picture: Image.Image) -> bool:
 
 
 def fingerprint(content: bytes) -> bytes:
-    """16 bytes that tell contents apart."""
+    """A hash of the content, 16 bytes."""
     return hashlib.blake2b(content, digest_size=16).digest()
 
 
 class SharedMaps:
-    """Which maps serve several images, or are images; the rows of one image may share its map."""
+    """Collects which maps belong to several images, and which are themselves images.
+
+    Rows with the same image may share its map.
+    """
 
     def __init__(self) -> None:
-        self.first: dict[bytes, bytes] = {}  # fingerprint of a map -> of its first image
-        self.others: dict[bytes, set[bytes]] = {}
+        self.first: dict[bytes, bytes] = {}  # fingerprint of a map -> that of its first image
+        self.others: dict[bytes, set[bytes]] = {}  # fingerprint of a map -> those of further images
         self.images: set[bytes] = set()
 
     def add(self, heatmap: bytes, image: bytes) -> None:
-        """Fingerprints of a sample's map and image."""
+        """Add the fingerprints of a sample's map and image."""
         self.images.add(image)
         if self.first.setdefault(heatmap, image) != image:
             self.others.setdefault(heatmap, set()).add(image)
 
     def swapped(self) -> str | None:
-        """A sentence, where a map is the image of another sample."""
+        """A sentence, if a map is the image of another sample, else None."""
         count = len(self.images & self.first.keys())
         return f"{count} heatmaps are images of other samples; expected maps" if count else None
 
     def warning(self) -> str | None:
-        """A sentence, where a map serves more than one image."""
+        """A sentence, if a map belongs to more than one image, else None."""
         if not self.others:
             return None
-        served = [1 + len(images) for images in self.others.values()]
+        images = [1 + len(others) for others in self.others.values()]  # of each shared map
+        verb = "heatmap serves" if len(images) == 1 else "heatmaps serve"
         return (
-            f"{len(served)} {'heatmap serves' if len(served) == 1 else 'heatmaps serve'} "
-            f"{sum(served)} different images (one of them {max(served)}); expected each image to "
-            "have its own"
+            f"{len(images)} {verb} {sum(images)} different images (one of them {max(images)});"
+            " expected each image to have its own"
         )

@@ -1,12 +1,14 @@
-"""Annotations of experts to heatmaps: fixations, points, boxes, ellipses, polygons and masks, one
-call, one result.
+"""Convert annotations of experts to heatmaps.
+
+Annotations are fixations, points, boxes, ellipses, polygons or masks.
 
     fixations = Fixations(x, y, duration)  # pixels of the original image, seconds
     heatmap = render(fixations, image_size=(3056, 2544), size=224, config=RenderConfig(sigma=150))
-    if heatmap is not None:  # None: nothing usable; leave the sample without one
+    if heatmap is not None:  # None: nothing can be drawn, the sample is not annotated
         save_heatmap(heatmap, "image.png")
 
-Everywhere: sizes are (height, width); x grows to the right, y down; pixel i covers i <= x < i + 1.
+Conventions: sizes are (height, width); x grows to the right, y down; pixel i covers
+i <= x < i + 1.
 """
 
 from .errors import GazeError

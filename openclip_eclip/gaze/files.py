@@ -1,4 +1,4 @@
-"""Maps to PNG files that training reads, and the manifest that says how a set was made."""
+"""Write heatmaps as PNG files that training reads, and a manifest of how a set was made."""
 
 from __future__ import annotations
 
@@ -22,11 +22,10 @@ MANIFEST = "manifest.json"
 
 
 def save_heatmap(heatmap: Heatmap, path: str | Path, bits: int = 8) -> Path:
-    """Write a grey PNG of 8 or 16 bits, whole or not at all; the maximum becomes 255 or 65535.
-    Training reads both.
+    """Write a grey PNG of 8 or 16 bits, complete or not at all; training reads both.
 
-    A 16-bit map of smooth gaze takes six times the room (90 against 15 kB at 224 x 269): its low
-    bytes do not compress.
+    The maximum of the map becomes 255 or 65535. A 16-bit map of smooth gaze is six times larger (90
+    instead of 15 kB at 224 x 269), because its lower bytes do not compress.
 
     Raises:
         GazeError: a path without .png, or other bits.
@@ -34,8 +33,8 @@ def save_heatmap(heatmap: Heatmap, path: str | Path, bits: int = 8) -> Path:
     path = Path(path)
     if path.suffix.lower() != ".png":
         raise GazeError(
-            f"heatmap file {path.name!r}; expected a name in .png, which keeps grey values as they"
-            " are."
+            f"heatmap file {path.name!r}; expected a name that ends in .png, which stores grey"
+            " values exactly."
         )
     if bits not in (8, 16):
         raise GazeError(f"heatmap file {path.name!r}: {bits} bits; expected 8 or 16.")
@@ -55,17 +54,16 @@ def write_manifest(
     inputs: Iterable[str | Path],
     counts: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write `folder`/manifest.json: parameters (dataclasses.asdict of a RenderConfig, ...),
-    versions, SHA-256 of every input.
+    """Write `folder`/manifest.json: parameters, versions, and the SHA-256 of every input.
 
     Args:
-        folder: exists already.
-        parameters: whatever JSON can hold.
+        folder: an existing folder.
+        parameters: a mapping that JSON can hold, such as dataclasses.asdict of a RenderConfig.
         inputs: the files that the maps were made from.
         counts: maps written, annotations used and dropped.
 
     Raises:
-        GazeError: an input that is no file, or a value that JSON does not know.
+        GazeError: an input that is no file, or a value that JSON cannot hold.
     """
     record = {
         "parameters": dict(parameters),
@@ -82,7 +80,8 @@ def write_manifest(
         text = json.dumps(record, indent=2, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise GazeError(
-            f"manifest: {error}; expected plain numbers, text, lists, mappings. numpy: .item()."
+            f"manifest: {error}; expected plain numbers, text, lists, mappings. Convert numpy"
+            " scalars with .item()."
         ) from error
     path = Path(folder) / MANIFEST
     write_whole(path, text.encode() + b"\n")
@@ -94,5 +93,5 @@ def _fingerprint(path: Path) -> dict[str, Any]:
         return {"path": str(path), "bytes": path.stat().st_size, "sha256": sha256(path)}
     except OSError as error:
         raise GazeError(
-            f"manifest: input {str(path)!r} can not be read ({error}); expected a file."
+            f"manifest: input {str(path)!r} cannot be read ({error}); expected a file."
         ) from error

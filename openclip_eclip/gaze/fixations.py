@@ -1,4 +1,4 @@
-"""Fixations of one reading of one image, and which of them can be drawn."""
+"""The fixations of one reading of one image, and the selection of those that can be drawn."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .plausible import refuse_fractions, refuse_percentages
 
 @dataclass(frozen=True, eq=False)
 class Fixations:
-    """N fixations; every field becomes float64 and may hold NaN where the table was blank.
+    """N fixations; every field becomes float64 and may hold NaN for blank cells.
 
     EGD-CXR (fixations.csv): X_ORIGINAL, Y_ORIGINAL, FPOGD, FPOGS. REFLACX (fixations.csv):
     x_position, y_position, end - start, timestamp_start_fixation,
@@ -27,9 +27,9 @@ class Fixations:
     y: np.ndarray  # (N,)
     duration: np.ndarray  # (N,) seconds
     start: np.ndarray | None = None  # (N,) seconds, on the clock of the transcript
-    ppd_x: np.ndarray | None = None  # (N,) pixels of the original a degree of visual angle
+    ppd_x: np.ndarray | None = None  # (N,) pixels of the original per degree of visual angle
     ppd_y: np.ndarray | None = None  # (N,)
-    # (N, 4) xmin, ymin, xmax, ymax of the part of the image on the screen; max exclusive
+    # (N, 4) xmin, ymin, xmax, ymax of the part of the image shown on the screen; max exclusive
     shown: np.ndarray | None = None
 
     def __post_init__(self) -> None:
@@ -51,7 +51,7 @@ class Fixations:
         return len(self.x)
 
     def take(self, rows: np.ndarray) -> Fixations:
-        """Those of `rows`, an index or bool array."""
+        """Select the fixations `rows`, an index or bool array."""
         values: dict[str, Any] = {
             field.name: None if (array := getattr(self, field.name)) is None else array[rows]
             for field in fields(self)
@@ -59,12 +59,11 @@ class Fixations:
         return Fixations(**values)
 
     def between(self, t0: float, t1: float) -> Fixations:
-        """What falls into the seconds t0 .. t1 (of one sentence): durations become overlaps, starts
-        are clipped.
+        """Select the fixations that overlap the seconds t0 .. t1, for example of one sentence.
 
-        Fixations wholly outside are left out. Rows without a start or a positive duration stay,
-        with duration NaN, so that `usable` counts them. Source: the REFLACX authors weight by this
-        overlap.
+        Durations become those of the overlap, and starts are clipped; the REFLACX authors weight
+        fixations by this overlap. Rows without a start or a positive duration stay, with duration
+        NaN, so that `usable` counts them.
 
         Raises:
             GazeError: no start times, or t1 <= t0.
@@ -75,9 +74,7 @@ class Fixations:
                 " or timestamp_start_fixation."
             )
         if not t1 > t0:
-            raise GazeError(
-                f"fixations: between({t0:g}, {t1:g}); expected the end after the start."
-            )
+            raise GazeError(f"fixations: between({t0:g}, {t1:g}); expected an end after the start.")
         start = np.maximum(self.start, t0)
         overlap = np.minimum(self.start + self.duration, t1) - start
         broken = ~(np.isfinite(self.start) & (self.duration > 0))
@@ -88,11 +85,11 @@ class Fixations:
     def usable(
         self, image_size: tuple[int, int], weight: str = "duration", unit: str = "pixels"
     ) -> tuple[Fixations, dict[str, int]]:
-        """The fixations that `render` can draw, their windows clipped to the image, and a count of
-        the others by reason.
+        """Select the fixations that `render` can draw; count the others by reason.
 
-        Reasons, the first that holds: "no position", "off image", "no duration" (unless weight is
-        "count"), "no resolution" (if unit is "degrees"), "empty window".
+        The parts of the image shown are clipped to the image. Reasons, of which the first that
+        holds is counted: "no position", "off image", "no duration" (unless weight is "count"), "no
+        resolution" (if unit is "degrees"), "empty window".
 
         Raises:
             GazeError: unit is "degrees" and there are no ppd_x and ppd_y, or all positions are
@@ -100,7 +97,7 @@ class Fixations:
         """
         height, width = image_size
         xy = np.stack([self.x, self.y], axis=1)
-        # one or two may be of a short sentence
+        # a short sentence may have one or two fixations near the corner
         refuse_fractions("fixations", xy, image_size, least=3)
         refuse_percentages("fixations", xy, image_size)
         tests = {
@@ -119,7 +116,7 @@ class Fixations:
             tests["no resolution"] = ~(np.isfinite(self.ppd_x + self.ppd_y) & (ppd > 0))
         clipped = self
         if self.shown is not None:
-            # NaN stays NaN and fails the test below
+            # NaN stays NaN, and fails the test for an empty window
             shown = np.clip(self.shown, 0, [width, height, width, height])
             tests["empty window"] = ~((shown[:, 2] > shown[:, 0]) & (shown[:, 3] > shown[:, 1]))
             clipped = Fixations(

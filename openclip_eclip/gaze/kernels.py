@@ -1,10 +1,9 @@
-"""The arithmetic of maps: separable Gaussian responses, exact area averages, exact fills. No
-full-resolution map is made.
+"""Compute maps without a full-resolution map: Gaussian responses, area averages and fills.
 
 `scipy.ndimage.gaussian_filter` of an impulse is an outer product of two 1-D responses, and so is
 its average over the rectangle of an output pixel. A response is a shifted kernel, plus its mirror
-images for mode="reflect"; its sum up to any place is a look-up in the kernel's running sum. So
-every output row costs a few look-ups a fixation, at any size of the image.
+images for mode="reflect". Its sum up to any position is a look-up in the cumulative sum of the
+kernel. Each fixation therefore costs a few look-ups per output row, at any size of the image.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import numpy as np
 from scipy.sparse import csr_array
 
 TRUNCATE = 4.0  # SciPy's default: the kernel ends at int(4 sigma + 0.5)
-SAMPLES = 16  # columns in a column, where an outline is slanted
+SAMPLES = 16  # slices per pixel column, where an outline is slanted
 
 
 def gaussian_responses(
@@ -25,31 +24,34 @@ def gaussian_responses(
     reflect: bool = True,
     window: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Responses of `length` pixels to impulses at pixels `position`, averaged over `count` equal
-    parts, float64 (N, count).
+    """Responses to impulses on an axis of `length` pixels, averaged over `count` equal parts.
+
+    Returns float64 (N, count).
 
     Args:
-        position: int (N,), 0 .. length - 1.
+        position: int (N,), pixels of the impulses, 0 .. length - 1.
         sigma: float (N,), pixels, > 0.
-        reflect: fold what leaves the axis back (SciPy's mode="reflect", period 2 length); False: it
-            is lost.
-        window: float (N, 2), keep only from .. to (pixels, fractions allowed).
+        reflect: fold back the part beyond the axis (SciPy's mode="reflect", period 2 length);
+            False drops it.
+        window: float (N, 2), keep the part from .. to only (pixels, fractions allowed).
     """
-    table, offset, radius = _running_sums(sigma)
+    table, offset, radius = _cumulative_kernels(sigma)
     edges = np.linspace(0, length, count + 1)[None, :]
-    places = edges if window is None else np.clip(edges, window[:, :1], window[:, 1:])
-    total = np.zeros((len(position), count + 1))
-    for centre in _images(position, length, int(radius.max(initial=0)) if reflect else None):
-        near = np.clip(places - centre[:, None] + radius[:, None], 0, 2 * radius[:, None] + 1)
-        left = np.minimum(near.astype(np.int64), 2 * radius[:, None])
+    bounds = edges if window is None else np.clip(edges, window[:, :1], window[:, 1:])
+    total = np.zeros((len(position), count + 1))  # sum of the response up to each bound
+    for centre in _mirror_images(position, length, int(radius.max(initial=0)) if reflect else None):
+        # the bounds as positions in the cumulative kernel, interpolated between its entries
+        in_kernel = np.clip(bounds - centre[:, None] + radius[:, None], 0, 2 * radius[:, None] + 1)
+        left = np.minimum(in_kernel.astype(np.int64), 2 * radius[:, None])
         below = table[left + offset[:, None]]
-        total += below + (near - left) * (table[left + offset[:, None] + 1] - below)
+        total += below + (in_kernel - left) * (table[left + offset[:, None] + 1] - below)
     return np.maximum(np.diff(total, axis=1), 0) * (count / length)
 
 
-def _running_sums(sigma: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Running sums of SciPy's kernels end to end, and each fixation's offset into them and radius;
-    equal sigmas share one.
+def _cumulative_kernels(sigma: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The cumulative sums of SciPy's kernels, concatenated; equal sigmas share one.
+
+    Returns (sums, offset of each fixation's kernel (N,), radius of it (N,)).
     """
     unique, which = np.unique(sigma, return_inverse=True)
     radii = (TRUNCATE * unique + 0.5).astype(np.int64)
@@ -61,9 +63,10 @@ def _running_sums(sigma: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray
     return np.concatenate(tables) if tables else np.zeros(1), starts[which], radii[which]
 
 
-def _images(position: np.ndarray, length: int, reach: int | None) -> list[np.ndarray]:
-    """The impulses and their mirror images that come within `reach` of the axis; None: no
-    mirrors.
+def _mirror_images(position: np.ndarray, length: int, reach: int | None) -> list[np.ndarray]:
+    """The impulses, and those of their mirror images that are within `reach` of the axis.
+
+    `reach` None: no mirror images.
     """
     if reach is None:
         return [position]
@@ -73,25 +76,22 @@ def _images(position: np.ndarray, length: int, reach: int | None) -> list[np.nda
 
 
 def interval_overlaps(low: np.ndarray, high: np.ndarray, length: int, count: int) -> np.ndarray:
-    """Share of each of `count` equal parts of 0 .. length that lies in low .. high, float64 (N,
-    count).
-    """
+    """Share of each of `count` equal parts of 0 .. length in low .. high, float64 (N, count)."""
     edges = np.linspace(0, length, count + 1)[None, :]
     return np.diff(np.clip(edges, low[:, None], high[:, None]), axis=1) * (count / length)
 
 
 def area_average(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Average (H, W) over the exact area of each pixel of an (h, w) grid, fractions of pixels
-    included; float64.
+    """Average (H, W) over the exact area of each pixel of a grid of `size` (h, w), float64.
+
+    Fractions of pixels are included.
     """
     rows, columns = (_averaging(full, part) for full, part in zip(values.shape, size))
     return rows @ (columns @ np.asarray(values, dtype=np.float64).T).T
 
 
 def _averaging(length: int, count: int) -> csr_array:
-    """The (count, length) matrix of shares: each output part's overlap with each pixel, rows adding
-    up to 1.
-    """
+    """The matrix (count, length) of the overlap of each part with each pixel; rows sum to 1."""
     edges = np.linspace(0, length, count + 1)
     first, last = np.floor(edges[:-1]).astype(int), np.ceil(edges[1:]).astype(int)
     pixel = np.concatenate([np.arange(a, b) for a, b in zip(first, last)])
@@ -101,12 +101,13 @@ def _averaging(length: int, count: int) -> csr_array:
 
 
 def fill_ellipse(box: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Covered share of each pixel by the ellipse in `box` (xmin, ymin, xmax, ymax in output
-    pixels), float64 (h, w).
+    """Share of each pixel covered by the ellipse in `box`, float64 (h, w).
+
+    `box` is xmin, ymin, xmax, ymax in output pixels.
     """
     left, top, right, bottom = box
     cuts = _cuts(left, right, size[1])
-    # equal slices of the angle, not of x: the outline is vertical at both ends
+    # slices of equal angle, not of equal width: the outline is vertical at both ends
     angle = np.arcsin(np.clip((2 * cuts - left - right) / (right - left), -1, 1))
     angles = angle[:-1, None] + np.diff(angle)[:, None] * (
         np.arange(2 * SAMPLES + 1) / (2 * SAMPLES)
@@ -123,36 +124,31 @@ def fill_ellipse(box: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def fill_polygon(outline: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Covered share of each pixel by the polygon (K, 2) of x, y in output pixels, float64
-    (h, w).
+    """Share of each pixel covered by the polygon `outline`, float64 (h, w).
+
+    `outline` is (K, 2) of x, y in output pixels.
     """
     xs, ys, weights = [], [], []
     for (x0, y0), (x1, y1) in zip(outline, np.roll(outline, -1, axis=0)):
-        # empty for a vertical edge, which bounds no area below it
+        # empty for a vertical edge, below which there is no area
         x, weight = _columns(min(x0, x1), max(x0, x1), size[1])
         xs.append(x)
         ys.append(y0 + (x - x0) * ((y1 - y0) / (x1 - x0)) if len(x) else x)
         weights.append(weight * np.sign(x1 - x0))
     cover = _fill(np.concatenate(xs), np.concatenate(ys), np.concatenate(weights), size)
-    return np.minimum(np.abs(cover), 1)  # the winding number's sign is the direction of the outline
+    return np.minimum(np.abs(cover), 1)  # the sign of the winding number is the outline's direction
 
 
 def _cuts(left: float, right: float, width: int) -> np.ndarray:
-    """left .. right within the map, cut where a pixel column ends, (K + 1,); a single 0 for
-    nothing.
-    """
+    """Cut left .. right, within the map, at the ends of pixel columns, (K + 1,); [0] if empty."""
     left, right = max(left, 0.0), min(right, float(width))
-    return (
-        np.unique(np.concatenate([[left, right], np.arange(np.ceil(left), right)]))
-        if right > left
-        else np.zeros(1)
-    )
+    if right <= left:
+        return np.zeros(1)
+    return np.unique(np.concatenate([[left, right], np.arange(np.ceil(left), right)]))
 
 
 def _columns(left: float, right: float, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Midpoints of SAMPLES slices of each pixel column's part within left .. right, and the slices'
-    widths, both (S,).
-    """
+    """Cut left .. right into SAMPLES slices per pixel column: (midpoints, widths), both (S,)."""
     cuts = _cuts(left, right, width)
     slices = np.diff(cuts) / SAMPLES
     middles = cuts[:-1, None] + slices[:, None] * (np.arange(SAMPLES) + 0.5)
@@ -160,14 +156,14 @@ def _columns(left: float, right: float, width: int) -> tuple[np.ndarray, np.ndar
 
 
 def _fill(x: np.ndarray, y: np.ndarray, weight: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Sum of slices that begin at height y and reach to the bottom: exact in y, (h, w)."""
+    """Sum slices that begin at height y and extend to the bottom; exact in y, (h, w)."""
     height, width = size
     y = np.clip(y, 0, height)
     row = np.floor(y).astype(int)
     column = np.minimum(x.astype(int), width - 1)
-    # steps along the column: the row holding y gets the part below y, the next row what is missing
-    # to the whole
-    place = np.concatenate([row, row + 1]) * width + np.concatenate([column, column])
+    # Steps along a column, summed below: the row that contains y gets the part below y, the next
+    # row gets the remainder to the full weight
+    index = np.concatenate([row, row + 1]) * width + np.concatenate([column, column])
     step = np.concatenate([weight * (row + 1 - y), weight * (y - row)])
-    steps = np.bincount(place, step, minlength=(height + 2) * width).reshape(height + 2, width)
+    steps = np.bincount(index, step, minlength=(height + 2) * width).reshape(height + 2, width)
     return np.cumsum(steps, axis=0)[:height]

@@ -1,5 +1,6 @@
-"""Are positions in the unit that is expected? Fractions, percentages, swapped axes and pixels of a
-screen look like positions, too.
+"""Check the unit of positions: pixels of the original image, not anything that looks similar.
+
+Fractions, percentages, swapped axes and pixels of a screen are errors.
 """
 
 from __future__ import annotations
@@ -8,105 +9,102 @@ import numpy as np
 
 from .errors import GazeError
 
-SMALL = 32  # pixels: on a smaller image a position near 1 is a position
+SWAPPED = "They fit with x and y swapped."
+OTHER_PIXELS = "Pixels of a screen, or of the image at another size?"
+SMALL = 32  # pixels; on a smaller image a position near 1 is plausible
 NEAR_ONE = -0.5, 1.5  # fractions of an image, a little beyond its edge included
 PERCENT = 100.0
-FEW = 20  # positions from which a statement on a whole data set is made
-MOSTLY = 0.5  # share of positions off their images from which all of them are in doubt
-SOME = 0.2  # the same, where swapping the axes would bring nearly all of them back
+FEW = 20  # minimum number of positions for a statement on a whole data set
+MOSTLY = 0.5  # share of positions off their images above which the unit is in doubt
+SOME = 0.2  # the same, if swapped axes would bring nearly all positions onto their images
 
 
 def refuse_fractions(
     kind: str, xy: np.ndarray, image_size: tuple[int, int], least: int = 1
 ) -> None:
-    """GazeError if all positions (N, 2) of an image lie in its first pixel, at least `least` of
-    them: fractions of the image.
+    """Raise a GazeError if all positions (N, 2) of an image seem to be fractions of it.
 
-    Whole numbers and NaN say nothing of a unit. `image_size`: (height, width).
+    So they do if all lie in the first pixel, and there are at least `least`. Whole numbers and NaN
+    give no evidence of a unit. `image_size`: (height, width).
     """
-    found = xy[np.isfinite(xy).all(axis=1)]
-    if len(found) < least or min(image_size) < SMALL or not _are_fractions(found):
+    known = xy[np.isfinite(xy).all(axis=1)]
+    if len(known) < least or min(image_size) < SMALL or not _are_fractions(known):
         return
     raise GazeError(
-        f"{kind}: all {len(found)} positions lie within x {_span(found[:, 0])} and y "
-        f"{_span(found[:, 1])} on an image of {image_size[0]} x {image_size[1]} pixels (height x "
+        f"{kind}: all {len(known)} positions lie within x {_span(known[:, 0])} and y "
+        f"{_span(known[:, 1])} on an image of {image_size[0]} x {image_size[1]} pixels (height x "
         "width), as fractions do; expected pixels. Multiply x by the width and y by the height."
     )
 
 
 def refuse_percentages(kind: str, xy: np.ndarray, image_size: tuple[int, int]) -> None:
-    """GazeError if at least FEW positions (N, 2) of an image all lie within its first 100 pixels,
-    over more than half of them.
+    """Raise a GazeError if all positions (N, 2) of an image seem to be percentages of it.
+
+    So they do if there are at least FEW, all within the first 100 pixels, and some beyond pixel 50.
     """
-    found = xy[np.isfinite(xy).all(axis=1)]
-    if len(found) >= FEW and _are_percentages(found, min(image_size)):
+    known = xy[np.isfinite(xy).all(axis=1)]
+    if len(known) >= FEW and _are_percentages(known, min(image_size)):
         raise GazeError(
-            f"{kind}: all {len(found)} positions lie within x {_span(found[:, 0])} and y"
-            f" {_span(found[:, 1])} on an image of {image_size[0]} x {image_size[1]} pixels (height"
+            f"{kind}: all {len(known)} positions lie within x {_span(known[:, 0])} and y"
+            f" {_span(known[:, 1])} on an image of {image_size[0]} x {image_size[1]} pixels (height"
             " x width), as percentages do; expected pixels. Multiply x by the width / 100 and y by"
             " the height / 100."
         )
 
 
 def refuse_reversed(kind: str, xyxy: np.ndarray) -> None:
-    """GazeError if every rectangle (N, 4) of an image ends before it begins."""
-    found = xyxy[np.isfinite(xyxy).all(axis=1)]
-    if len(found) and ((found[:, 2] < found[:, 0]) | (found[:, 3] < found[:, 1])).all():
+    """Raise a GazeError if every rectangle (N, 4) of an image ends before it begins."""
+    known = xyxy[np.isfinite(xyxy).all(axis=1)]
+    if len(known) and ((known[:, 2] < known[:, 0]) | (known[:, 3] < known[:, 1])).all():
         raise GazeError(
-            f"{kind}: all {len(found)} end before they begin, the first is {found[0].tolist()};"
+            f"{kind}: all {len(known)} end before they begin, the first is {known[0].tolist()};"
             " expected xmin, ymin, xmax, ymax. Is it x, y, width, height (Boxes.from_xywh), or x1,"
             " x2, y1, y2?"
         )
 
 
 def describe_off_image(off: int, xy: np.ndarray, image_size: tuple[int, int]) -> str:
-    """A sentence, "" for fewer than FEW positions (N, 2), or where `off` of them, those off the
-    image, are not most of them.
+    """A warning if most of the positions (N, 2), namely `off` of them, lie off the image.
+
+    "" otherwise, and for fewer than FEW positions.
     """
-    found = xy[np.isfinite(xy).all(axis=1)]
-    if len(found) < FEW or off <= MOSTLY * len(found):
+    known = xy[np.isfinite(xy).all(axis=1)]
+    if len(known) < FEW or off <= MOSTLY * len(known):
         return ""
-    sides = np.full(found.shape, image_size[::-1], dtype=np.float64)
-    swapped = _share_off(found[:, ::-1], sides) < off / len(found) / 10
+    sides = np.full(known.shape, image_size[::-1], dtype=np.float64)
+    swapped = _share_off(known[:, ::-1], sides) < off / len(known) / 10
+    hint = SWAPPED if swapped else OTHER_PIXELS
     return (
-        f"{off} of {len(found)} positions lie off the image of {image_size[0]} x {image_size[1]}"
-        f" (height x width), x {_span(found[:, 0])}, y {_span(found[:, 1])}; expected most on it. "
-        + (
-            "They fit with x and y swapped."
-            if swapped
-            else "Pixels of a screen, or of the image at another size?"
-        )
+        f"{off} of {len(known)} positions lie off the image of {image_size[0]} x {image_size[1]}"
+        f" (height x width), x {_span(known[:, 0])}, y {_span(known[:, 1])}; expected most on it."
+        f" {hint}"
     )
 
 
 def refuse_off_image(
     kind: str, dropped: dict[str, int], xy: np.ndarray, image_size: tuple[int, int]
 ) -> None:
-    """GazeError if all annotations of an image fell to "off image"; `xy` (N, 2) are their
-    positions, for the message.
+    """Raise a GazeError if all annotations of an image were dropped as "off image".
+
+    `xy` (N, 2) are their positions, for the message.
     """
-    found = xy[np.isfinite(xy).all(axis=1)]
-    if set(dropped) != {"off image"} or min(image_size) < SMALL or not len(found):
+    known = xy[np.isfinite(xy).all(axis=1)]
+    if set(dropped) != {"off image"} or min(image_size) < SMALL or not len(known):
         return
     height, width = image_size
-    swapped = ((found >= 0) & (found < [height, width])).all()
-    hint = (
-        "They fit with x and y swapped."
-        if swapped
-        else "Pixels of a screen, or of the image at another size?"
-    )
+    swapped = ((known >= 0) & (known < [height, width])).all()
+    hint = SWAPPED if swapped else OTHER_PIXELS
     raise GazeError(
         f"{kind}: all of them lie off the image of {height} x {width} pixels (height x width), x "
-        f"{_span(found[:, 0])}, y {_span(found[:, 1])}; expected positions on it. {hint}"
+        f"{_span(known[:, 0])}, y {_span(known[:, 1])}; expected positions on it. {hint}"
     )
 
 
 def refuse_units(where: str, xy: np.ndarray, sides: np.ndarray) -> None:
-    """GazeError, beginning with `where`, if the positions of a whole data set are not pixels of
-    their images.
+    """Raise a GazeError if the positions of a whole data set are not pixels of their images.
 
-    `xy` (N, 2) x and y; `sides` (N, 2) width and height of each one's image; rows with a NaN do not
-    count.
+    The message begins with `where`. `xy` is (N, 2) of x, y; `sides` is (N, 2), the width and height
+    of each position's image. Rows with a NaN do not count.
     """
     known = np.isfinite(xy).all(axis=1) & np.isfinite(sides).all(axis=1)
     xy, sides = xy[known], sides[known]
@@ -118,15 +116,15 @@ def refuse_units(where: str, xy: np.ndarray, sides: np.ndarray) -> None:
     )
     if _are_fractions(xy):
         raise GazeError(
-            f"{where}: {spans}: fractions of the image, it seems; expected pixels. Multiply by "
-            "width and height."
+            f"{where}: {spans}: these seem to be fractions of the image; expected pixels. Multiply "
+            "by width and height."
         )
     if len(xy) < FEW:
         return
     if _are_percentages(xy, sides.min()):
         raise GazeError(
-            f"{where}: {spans}: percentages of the image, it seems; expected pixels. Multiply by "
-            "width / 100 and height / 100."
+            f"{where}: {spans}: these seem to be percentages of the image; expected pixels. "
+            "Multiply by width / 100 and height / 100."
         )
     off, swapped = _share_off(xy, sides), _share_off(xy[:, ::-1], sides)
     if off > SOME and swapped < off / 10:
@@ -142,19 +140,20 @@ def refuse_units(where: str, xy: np.ndarray, sides: np.ndarray) -> None:
 
 
 def refuse_box_units(where: str, xywh: np.ndarray, side: int) -> None:
-    """`refuse_units` for boxes (N, 4) of x, y, width, height on square images of `side` pixels."""
+    """Apply `refuse_units` to boxes (N, 4) of x, y, width, height on square images of `side`."""
     corners = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]])
     refuse_units(where, corners, np.full(corners.shape, side, dtype=np.float64))
 
 
 def refuse_pixels(where: str, fractions: np.ndarray) -> None:
-    """GazeError, beginning with `where`, if positions (N, 2) that should be fractions of the screen
-    are not.
+    """Raise a GazeError if positions (N, 2) should be fractions of the screen, but are not.
+
+    The message begins with `where`.
     """
-    found = fractions[np.isfinite(fractions).all(axis=1)]
-    if len(found) and np.median(np.abs(found), axis=0).max() > NEAR_ONE[1]:
+    known = fractions[np.isfinite(fractions).all(axis=1)]
+    if len(known) and np.median(np.abs(known), axis=0).max() > NEAR_ONE[1]:
         raise GazeError(
-            f"{where}: x {_span(found[:, 0])}, y {_span(found[:, 1])}; expected fractions of the "
+            f"{where}: x {_span(known[:, 0])}, y {_span(known[:, 1])}; expected fractions of the "
             "screen, 0 to 1, not pixels or percentages."
         )
 

@@ -1,4 +1,4 @@
-"""Any annotation to a heatmap, and the heatmaps of several readers to one."""
+"""Render annotations as heatmaps, and merge the heatmaps of several readers."""
 
 from __future__ import annotations
 
@@ -19,10 +19,9 @@ from .shapes import Boxes, Ellipses, Mask, Points, Polygons
 Annotation = Fixations | Points | Boxes | Ellipses | Polygons | Mask
 logger = logging.getLogger(__name__)
 
-# sigma, in longer sides of the image: wider ones draw the same map everywhere, and take a kernel as
-# wide
+# Maximum sigma, in longer sides of the image: wider ones draw flat maps, with kernels as wide
 WIDEST = 10
-# fixations, all off their image, that are worth a warning; a short sentence may have a few
+# Minimum number of fixations, all off their image, for a warning; a short sentence may have a few
 MANY_OFF = 10
 DEFAULT_SIGMA = 150.0  # pixels of the original, the EGD-CXR authors' default
 CHOICES = {
@@ -37,23 +36,23 @@ MERGES = ("mean", "noisy-or", "one")
 
 @dataclass(frozen=True)
 class RenderConfig:
-    """How to draw. The default is the EGD-CXR authors' kernel, weighted by duration.
+    """How to draw. The default is the kernel of the EGD-CXR authors, weighted by duration.
 
-    REFLACX authors: RenderConfig(sigma=1, unit="degrees", border="none", normalise="sum"), but for
-    our cut at 4 sigma.
+    The REFLACX authors use RenderConfig(sigma=1, unit="degrees", border="none", normalise="sum");
+    here the kernel is cut at 4 sigma.
 
     Raises:
         GazeError: an unknown choice, or a sigma that is not positive.
     """
 
     sigma: float | None = None  # None: 150 pixels for fixations and points, hard edges for areas
-    # of sigma: "pixels" of the original, share of its "width", or "degrees" of visual angle
+    # unit of sigma: "pixels" of the original, share of its "width", or "degrees" of visual angle
     unit: str = "pixels"
-    weight: str = "duration"  # fixations: "duration" in seconds, or "count"
-    # what a kernel has beyond the image is folded back ("reflect"), or lost ("none")
+    weight: str = "duration"  # weight of a fixation: "duration" in seconds, or "count"
+    # the part of a kernel beyond the image is folded back ("reflect"), or dropped ("none")
     border: str = "reflect"
-    overlap: str = "max"  # areas over one another: the larger weight, or the "sum"
-    # divide by the "max" (for training), by the "sum", or "none": weight a pixel of the original
+    overlap: str = "max"  # where areas overlap: the larger weight ("max"), or the "sum"
+    # divide by the "max" (for training) or by the "sum"; "none": weight per pixel of the original
     normalise: str = "max"
 
     def __post_init__(self) -> None:
@@ -76,7 +75,7 @@ class RenderConfig:
 
 @dataclass(frozen=True, eq=False)
 class Heatmap:
-    """A map and what went into it."""
+    """A map, and the number of annotations in it."""
 
     values: np.ndarray  # float32 (h, w), >= 0, not all zero; maximum 1 unless normalised otherwise
     image_size: tuple[int, int]  # (height, width) of the original
@@ -90,23 +89,22 @@ def render(
     size: int | tuple[int, int] = 224,
     config: RenderConfig = RenderConfig(),
 ) -> Heatmap | None:
-    """Draw `annotation`, or return None if nothing of it can be drawn (`annotation.usable` says
-    why).
+    """Draw `annotation`; None if nothing can be drawn (`annotation.usable` gives the reasons).
 
-    Fixations and points: what `scipy.ndimage.gaussian_filter` of the weighted impulses gives,
-    averaged over each output pixel's area, to rounding. Areas: the share of each output pixel
-    covered, then blurred at the output's size if sigma is given.
+    Fixations and points: the result of `scipy.ndimage.gaussian_filter` on the weighted impulses,
+    averaged over the area of each output pixel, up to rounding. Areas: the covered share of each
+    output pixel, blurred at the size of the output if sigma is given.
 
     Args:
         annotation: in pixels of the original.
         image_size: (height, width) of the original.
-        size: (height, width) of the map; a number is the shorter side and keeps the image's
-            proportions, which training wants.
+        size: (height, width) of the map; a single number is the shorter side, and the map has the
+            aspect ratio of the image, as training requires.
         config: see RenderConfig.
 
     Raises:
         GazeError: sizes below 1 or too large, degrees without pixels per degree, a mask of another
-            size, positions in another unit (see `plausible`), a sigma far wider than the image.
+            size, positions in another unit (see `plausible`), or a sigma far wider than the image.
     """
     height, width = image_size
     if min(height, width) < 1:
@@ -135,6 +133,7 @@ def render(
 
 
 def _output_size(image_size: tuple[int, int], size: int | tuple[int, int]) -> tuple[int, int]:
+    """(height, width) of the map; GazeError if it is below 1 or too large."""
     if isinstance(size, (int, np.integer)):
         shorter = size
         height, width = (round(size * side / min(image_size)) for side in image_size)
@@ -154,13 +153,13 @@ def _output_size(image_size: tuple[int, int], size: int | tuple[int, int]) -> tu
 def merge(
     heatmaps: Sequence[Heatmap | None], how: str = "mean", *, pick: int | np.random.Generator = 0
 ) -> Heatmap | None:
-    """One map of several readers of the same film, maximum 1; None if no reader has one.
+    """Merge the maps of several readers of one image, maximum 1; None if no reader has a map.
 
     Args:
-        heatmaps: of one size; readers without a map (None) are left out.
-        how: "mean"; "noisy-or", 1 - product of (1 - value): high where anyone looked; "one" of
-            them.
-        pick: for "one": its index among those that have a map, or a generator to draw it.
+        heatmaps: maps of one size; readers without a map (None) are left out.
+        how: "mean"; "noisy-or", 1 - product of (1 - value), high where any reader looked; or "one"
+            of the maps.
+        pick: for "one": the index among the readers with a map, or a generator to draw it.
 
     Raises:
         GazeError: an unknown `how`, sizes that differ, values above 1 under noisy-or, or no such
@@ -174,8 +173,8 @@ def merge(
     sizes = {(heatmap.values.shape, tuple(heatmap.image_size)) for heatmap in present}
     if len(sizes) > 1:
         raise GazeError(
-            f"merge: maps and images of sizes {sorted(sizes)}; expected one. Render all readers at"
-            " the same."
+            f"merge: maps and images of sizes {sorted(sizes)}; expected one size. Render all"
+            " readers at the same size."
         )
     if how == "one":
         index = int(pick.integers(len(present))) if isinstance(pick, np.random.Generator) else pick
@@ -210,6 +209,7 @@ def _render_gaussians(
     out: tuple[int, int],
     config: RenderConfig,
 ) -> Heatmap | None:
+    """Draw fixations or points as Gaussians."""
     usable: Fixations | Points
     shown = None
     if isinstance(annotation, Fixations):
@@ -222,7 +222,7 @@ def _render_gaussians(
     if len(usable.x) == 0:
         if dropped.get("off image", 0) >= MANY_OFF:
             logger.warning(
-                "eclip: all %d positions that count lie off the image of %d x %d (height x width):"
+                "eclip: all %d valid positions lie off the image of %d x %d (height x width):"
                 " nothing is drawn",
                 dropped["off image"],
                 *image_size,
@@ -249,12 +249,11 @@ def _render_gaussians(
         reflect=reflect,
         window=None if shown is None else shown[:, 0::2],
     )
-    unseen = int((rows.sum(axis=1) * columns.sum(axis=1) == 0).sum())
-    if unseen:
-        dropped["kernel outside its window"] = unseen
-    return _finish(
-        (rows * weight[:, None]).T @ columns, image_size, len(usable.x) - unseen, dropped, config
-    )
+    outside = int((rows.sum(axis=1) * columns.sum(axis=1) == 0).sum())
+    if outside:
+        dropped["kernel outside its window"] = outside
+    values = (rows * weight[:, None]).T @ columns  # the sum of the outer products, (h, w)
+    return _finish(values, image_size, len(usable.x) - outside, dropped, config)
 
 
 def _sigmas(
@@ -267,7 +266,7 @@ def _sigmas(
                 "render: sigma in degrees for points; expected pixels or a share of the width. A"
                 " click has no visual angle."
             )
-        # RenderConfig refuses degrees without a sigma, `usable` those without a resolution
+        # RenderConfig requires a sigma with degrees, `usable` a resolution
         assert config.sigma is not None and usable.ppd_y is not None and usable.ppd_x is not None
         along_y, along_x = config.sigma * usable.ppd_y, config.sigma * usable.ppd_x
     else:
@@ -282,7 +281,10 @@ def _sigmas(
 
 
 def _refuse_wide(sigma: float, image_size: tuple[int, int], config: RenderConfig) -> None:
-    """The default of 150 pixels is never too wide: small images are drawn with it, too."""
+    """Raise a GazeError if sigma, in pixels, is far wider than the image.
+
+    The default of 150 pixels is never too wide: small images are drawn with it, too.
+    """
     if config.sigma is not None and sigma > max(WIDEST * max(image_size), DEFAULT_SIGMA):
         raise GazeError(
             f"render: a sigma of {sigma:.4g} pixels on an image of {image_size[0]} x"
@@ -318,6 +320,7 @@ def _draw_areas(
 def _blur(
     values: np.ndarray, image_size: tuple[int, int], config: RenderConfig, sigma: float
 ) -> np.ndarray:
+    """Blur a map of areas at the size of the output."""
     if config.unit == "degrees":
         raise GazeError(
             "render: sigma in degrees for an area; expected pixels, a share of the width, or None"
@@ -338,9 +341,10 @@ def _finish(
     dropped: dict[str, int],
     config: RenderConfig,
 ) -> Heatmap | None:
+    """Normalise a map; None if it is empty."""
     if values is None or not values.max() > 0:
         return None
-    values = np.maximum(values, 0)  # running sums may leave -1e-17
+    values = np.maximum(values, 0)  # cumulative sums may leave -1e-17
     if config.normalise != "none":
         values = values / (values.max() if config.normalise == "max" else values.sum())
     height, width = image_size

@@ -1,4 +1,4 @@
-"""Run-length encoded masks: SIIM-ACR, Kaggle's usual form and COCO."""
+"""Decode run-length encoded masks of SIIM-ACR, Kaggle's usual form, and COCO."""
 
 from __future__ import annotations
 
@@ -18,17 +18,19 @@ def decode_rle(
     """Decode one mask, bool (height, width).
 
     Args:
-        code: "siim": "gap length gap length ...", each gap counted from the end of the run before
-            (SIIM-ACR Pneumothorax); "kaggle": "start length ...", starts counted from 1; both give
-            "-1" or "" for nothing. "coco": the `counts` of {"size": [h, w], "counts": ...}, a list
-            (lengths of 0s, 1s, 0s, ...) or the packed string.
+        code: the encoded mask, by `kind`:
+            "siim": "gap length gap length ...", each gap counted from the end of the run before
+            (SIIM-ACR Pneumothorax); "-1" or "" is an empty mask.
+            "kaggle": "start length ...", starts counted from 1; "-1" or "" is an empty mask.
+            "coco": the `counts` of {"size": [h, w], "counts": ...}, a list (lengths of 0s, 1s,
+            0s, ...) or the packed string.
         image_size: (height, width).
-        kind: "siim", "kaggle" or "coco"; the first two look alike, so it is never guessed.
-        row_major: runs go along rows. By default down the columns, as all three sources have it.
+        kind: "siim", "kaggle" or "coco". It is never guessed, because the first two are similar.
+        row_major: runs go along rows. By default they go down the columns, as in all three sources.
 
     Raises:
-        GazeError: unknown kind, no integers, an odd number of them, runs outside the image, or an
-            image beyond any real one.
+        GazeError: an unknown kind, no integers, an odd number of them, runs outside the image, or
+            an image size below 1 or above the limit.
     """
     if kind not in KINDS:
         raise GazeError(f"rle: kind {kind!r}; expected one of {', '.join(KINDS)}.")
@@ -39,7 +41,7 @@ def decode_rle(
             f" {MAX_PIXELS} pixels."
         )
     numbers = _unpack_coco(code) if kind == "coco" and isinstance(code, str) else _integers(code)
-    # before sums that would run over
+    # checked first, because the sums below would overflow
     beyond = numbers[(numbers > height * width) | (numbers < -height * width)]
     if len(beyond):
         raise GazeError(
@@ -51,7 +53,7 @@ def decode_rle(
         if numbers.sum() != height * width:
             raise GazeError(
                 f"rle: coco counts add up to {numbers.sum()}; expected {height} x {width} ="
-                f" {height * width}. Give the size that stands beside the counts."
+                f" {height * width}. Give the size that is stored with the counts."
             )
         gaps, lengths = numbers[0::2], numbers[1::2]
     else:
@@ -67,8 +69,8 @@ def decode_rle(
     if (lengths < 0).any() or (starts < 0).any() or (starts + lengths > height * width).any():
         raise GazeError(
             f"rle: a run outside an image of {height} x {width} (height x width); expected all"
-            f" within its {height * width} pixels. Check size and kind={kind!r}: SIIM-ACR is"
-            " relative, most of Kaggle absolute."
+            f" within its {height * width} pixels. Check size and kind={kind!r}: starts are"
+            " relative in SIIM-ACR, and absolute in most of Kaggle."
         )
     inside = np.zeros(height * width, dtype=bool)
     for start, length in zip(starts, lengths):  # runs may overlap
@@ -84,10 +86,11 @@ def _integers(code: str | Sequence[int]) -> np.ndarray:
 
 
 def _unpack_coco(code: str) -> np.ndarray:
-    """COCO's packed counts: groups of 5 bits from chr(48) on, lowest first; bit 6 says "more", the
-    last bit 5 is the sign.
+    """Unpack the counts of a COCO string.
 
-    From the fourth count on, differences to the count two before are stored.
+    A character is a group of 5 bits, counted from chr(48), lowest group first. Bit 6 says that
+    another group follows; bit 5 of the last group is the sign. From the fourth count on, the
+    difference from the count two before is stored.
     """
     counts: list[int] = []
     value = shift = 0

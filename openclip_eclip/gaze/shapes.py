@@ -1,5 +1,6 @@
-"""Annotations that are no gaze: points, boxes, ellipses, polygons and masks, all in pixels of the
-original image.
+"""Annotations other than gaze: points, boxes, ellipses, polygons and masks.
+
+All are in pixels of the original image.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ from numpy.typing import ArrayLike
 from .errors import GazeError, as_rows, sieve
 from .plausible import refuse_fractions, refuse_off_image, refuse_percentages, refuse_reversed
 
-# Certainty 0-5 of REFLACX as a probability: the middle of "< 10 %", "about 25 %", ..., "> 90 %"
+# Certainty 0-5 of REFLACX as probabilities: the middle of "< 10 %", "about 25 %", ..., "> 90 %"
 CERTAINTY = np.array([0.0, 0.05, 0.25, 0.5, 0.75, 0.95])
 
 
 def _weights(kind: str, weight: ArrayLike | None, count: int) -> np.ndarray:
+    """The weights as float64 (count,), 1 by default."""
     return np.ones(count) if weight is None else as_rows(f"{kind}: weight", weight, (count,))
 
 
@@ -28,6 +30,7 @@ def _no_weight(weight: np.ndarray) -> np.ndarray:
 def _usable_rectangles(
     kind: str, xyxy: np.ndarray, weight: np.ndarray, image_size: tuple[int, int]
 ) -> tuple[np.ndarray, dict[str, int]]:
+    """Indices of the rectangles (N, 4) that can be drawn, and a count of the others by reason."""
     height, width = image_size
     left, top, right, bottom = xyxy.T
     corners = xyxy.reshape(-1, 2)
@@ -49,7 +52,7 @@ def _usable_rectangles(
 
 @dataclass(frozen=True, eq=False)
 class Points:
-    """N clicks; drawn as Gaussians, like fixations."""
+    """N points, such as clicks; drawn as Gaussians, like fixations."""
 
     x: np.ndarray  # (N,)
     y: np.ndarray  # (N,)
@@ -62,10 +65,10 @@ class Points:
         object.__setattr__(self, "weight", _weights("points", weight, count))
 
     def usable(self, image_size: tuple[int, int]) -> tuple[Points, dict[str, int]]:
-        """The points on the image with a positive weight, and a count of the others by reason.
+        """Select the points on the image with a positive weight; count the others by reason.
 
         Raises:
-            GazeError: all are fractions of the image, or off it; so have all shapes.
+            GazeError: all are fractions of the image, or off it, as for all shapes.
         """
         xy = np.stack([self.x, self.y], axis=1)
         refuse_fractions("points", xy, image_size)
@@ -90,8 +93,9 @@ class Points:
 
 @dataclass(frozen=True, eq=False)
 class Boxes:
-    """N boxes xmin, ymin, xmax, ymax, max exclusive. EGD-CXR's table has the order x1, x2, y1, y2:
-    reorder it.
+    """N boxes xmin, ymin, xmax, ymax, max exclusive.
+
+    The table of EGD-CXR has the order x1, x2, y1, y2 and must be reordered.
     """
 
     xyxy: np.ndarray  # (N, 4)
@@ -103,22 +107,21 @@ class Boxes:
 
     @classmethod
     def from_xywh(cls, xywh: ArrayLike, weight: ArrayLike | None = None) -> Boxes:
-        """Boxes (N, 4) as x, y, width, height (RSNA, COCO)."""
+        """Make boxes from (N, 4) of x, y, width, height, as in RSNA and COCO."""
         rows = as_rows("boxes", xywh, (None, 4))
         return cls(np.concatenate([rows[:, :2], rows[:, :2] + rows[:, 2:]], axis=1), weight)
 
     def usable(self, image_size: tuple[int, int]) -> tuple[Boxes, dict[str, int]]:
-        """The boxes with an area on the image and a positive weight, and a count of the others by
-        reason.
-        """
+        """Select the boxes with an area on the image and a positive weight; count the others."""
         rows, dropped = _usable_rectangles("boxes", self.xyxy, self.weight, image_size)
         return Boxes(self.xyxy[rows], self.weight[rows]), dropped
 
 
 @dataclass(frozen=True, eq=False)
 class Ellipses:
-    """N axis-aligned ellipses by the rectangle around them; their weight is the probability that
-    the certainty stands for.
+    """N axis-aligned ellipses, each given by the rectangle around it.
+
+    The weight is the probability of the certainty.
     """
 
     xyxy: np.ndarray  # (N, 4) xmin, ymin, xmax, ymax
@@ -133,26 +136,22 @@ class Ellipses:
 
     @property
     def weight(self) -> np.ndarray:
-        """(N,) .05, .25, .5, .75, .95 for certainty 1-5, 0 for anything else."""
+        """(N,) 0.05, 0.25, 0.5, 0.75, 0.95 for certainty 1-5, 0 for anything else."""
         if self.certainty is None:
             return np.ones(len(self.xyxy))
         known = np.isin(self.certainty, np.arange(len(CERTAINTY)))
         return CERTAINTY[np.where(known, self.certainty, 0).astype(int)]
 
     def usable(self, image_size: tuple[int, int]) -> tuple[Ellipses, dict[str, int]]:
-        """The ellipses with an area on the image and a certainty of 1-5, and a count of the others
-        by reason.
-        """
+        """Select the ellipses with an area on the image and certainty 1-5; count the others."""
         rows, dropped = _usable_rectangles("ellipses", self.xyxy, self.weight, image_size)
-        return (
-            Ellipses(self.xyxy[rows], None if self.certainty is None else self.certainty[rows]),
-            dropped,
-        )
+        certainty = None if self.certainty is None else self.certainty[rows]
+        return Ellipses(self.xyxy[rows], certainty), dropped
 
 
 @dataclass(frozen=True, eq=False)
 class Polygons:
-    """Closed outlines, each (K, 2) of x, y, K >= 3; inside is where the winding number is not 0."""
+    """N closed outlines, each (K, 2) of x, y, K >= 3; inside, the winding number is not 0."""
 
     outlines: Sequence[np.ndarray]
     weight: np.ndarray  # (N,), 1 by default
@@ -163,9 +162,7 @@ class Polygons:
         object.__setattr__(self, "weight", _weights("polygons", weight, len(rows)))
 
     def usable(self, image_size: tuple[int, int]) -> tuple[Polygons, dict[str, int]]:
-        """The outlines that touch the image with at least 3 points, and a count of the others by
-        reason.
-        """
+        """Select the outlines of at least 3 points that touch the image; count the others."""
         finite = np.array(
             [len(line) > 0 and bool(np.isfinite(line).all()) for line in self.outlines], dtype=bool
         )
@@ -185,7 +182,9 @@ class Polygons:
 
 @dataclass(frozen=True, eq=False)
 class Mask:
-    """One mask of the image's size: integers and bools are inside where not 0, floats are weights.
+    """One mask of the size of the image.
+
+    Integers and bools are inside where they are not 0; floats are weights.
 
     Raises:
         GazeError: not two-dimensional, not real numbers, negative, or not finite.
@@ -198,7 +197,7 @@ class Mask:
         if values.ndim != 2 or values.dtype.kind not in "biuf":
             raise GazeError(
                 f"mask: shape {values.shape} of {values.dtype}; expected (height, width) of"
-                " numbers. Decode an RLE with decode_rle; take one channel of a colour picture."
+                " numbers. Decode an RLE with decode_rle; take one channel of a colour image."
             )
         if values.dtype.kind != "f":
             values = values != 0
@@ -210,7 +209,7 @@ class Mask:
         object.__setattr__(self, "values", values)
 
     def usable(self, image_size: tuple[int, int]) -> tuple[Mask | None, dict[str, int]]:
-        """The mask, or None and {"empty": 1} if it is zero everywhere.
+        """(the mask, {}), or (None, {"empty": 1}) if it is zero everywhere.
 
         Raises:
             GazeError: the mask's size is not the image's.
@@ -218,7 +217,7 @@ class Mask:
         if self.values.shape != tuple(image_size):
             swapped = self.values.shape == tuple(image_size)[::-1]
             hint = (
-                "It fits transposed: PIL has (width, height)."
+                "It fits transposed: the sizes of PIL are (width, height)."
                 if swapped
                 else "Resize neither before rendering."
             )

@@ -1,1 +1,1 @@
-"""Synthetic chest X-rays with reports and gaze."""
+"""Synthetic chest X-rays ("phantoms") with reports and gaze."""

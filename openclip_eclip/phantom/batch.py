@@ -1,4 +1,4 @@
-"""A batch of phantoms: images, reports, heatmaps and windows of one split."""
+"""A batch of synthetic samples: images, reports, heatmaps and sentence windows of one split."""
 
 from __future__ import annotations
 
@@ -6,21 +6,20 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from .findings import Told
+from .findings import DescribedFinding
 
 SPLITS = ("train", "test")
 
 
 @dataclass(frozen=True)
 class PhantomBatch:
-    """N phantom samples; H = W = the size asked for."""
+    """N synthetic samples of H = W = `size` pixels."""
 
     images: np.ndarray  # uint8 (N, H, W), 0 black
     labels: np.ndarray  # int64 (N,), index into CLASS_NAMES
     reports: list[str]  # N reports
-    # float32 (N, H, W) in [0, 1], max 1; there for every sample, annotated or not
-    heatmaps: np.ndarray
-    annotated: np.ndarray  # bool (N,), whose heatmap a model may train on
+    heatmaps: np.ndarray  # float32 (N, H, W) in [0, 1], max 1; of every sample, annotated or not
+    annotated: np.ndarray  # bool (N,), samples whose heatmap a model may train on
     boxes: np.ndarray  # int32 (N, 4), x0, y0, x1, y1 in pixels, x1 and y1 exclusive; -1 for normals
-    # N films' findings as dictated; empty where --findings is 1
-    told: list[list[Told]] = field(default_factory=list)
+    # the N images' findings in the order of dictation; empty with --findings 1
+    described: list[list[DescribedFinding]] = field(default_factory=list)

@@ -1,38 +1,36 @@
-"""Synthetic chest films with reports and gaze: training and test data that anyone can make in
-seconds.
+"""Synthetic chest X-rays with reports and gaze: training and test data in seconds, no download.
 
     python -m openclip_eclip.prepare phantom OUT --train 2000 --test 1000 --annotated 0.05 --seed 0
 
-Six classes (normal 30 %, five focal findings 14 % each) with side, zone and severity; exposure,
-noise, leads, pacemaker, tubes and R/L markers are independent of the finding; reports paraphrase
-(phantom_reports.py); gaze heatmaps have two fixations at the lesion and four weak ones of search.
+The images have six classes: normal (30 %) and five focal findings (14 % each). A finding has a
+side, a zone and a severity. Exposure, noise, leads, pacemaker, tubes and R/L markers are
+independent of the finding. Reports are paraphrased (reports.py). A gaze heatmap has two fixations
+at the lesion and four weak fixations of visual search. `--findings K` puts up to K findings on an
+image, each with its own sentence and gaze (findings.py).
 
-`--findings K` puts up to K findings on a film, dictated in order, each sentence with its own gaze
-(phantom_findings.py).
+**Gaze leaks the class**, because each finding has its natural positions and normal images are only
+searched. `gaze_leak` is the share of samples with natural positions, and of normal images without
+a decoy. All other samples, normal ones included, draw the position from one distribution. At 0,
+gaze and class are independent by construction. For that reason every finding here is focal and has
+one of the same three sizes; cardiomegaly or effusion could not be moved.
 
-**Gaze leaks the class**, since findings have their natural places and normal films are only
-searched.
-`gaze_leak` is the share of samples with natural places (and of normals without a decoy); the other
-samples draw the place from one distribution for all classes, normals included. At 0, gaze and class
-are independent by construction: that is why every finding here is focal and has the same three
-sizes (cardiomegaly or effusion could not be moved).
 Logistic regression on the gaze alone (heatmap averaged to 8 x 8), 2 000 training and 1 000 test
 samples, mean and s.d. over seeds 0-4, by `gaze_score` of tests/phantom/test_generate.py
-(chance: balanced accuracy .167; always "normal": .30 right):
+(chance: balanced accuracy 0.167; always "normal": accuracy 0.30):
 
-    gaze_leak   macro-F1     balanced accuracy   accuracy
-    1           .710 ± .006  .714 ± .007         .731 ± .007
-    0.5         .405 ± .010  .404 ± .010         .434 ± .007
-    0           .108 ± .015  .169 ± .008         .290 ± .016
+    gaze_leak   macro-F1        balanced accuracy   accuracy
+    1           0.710 ± 0.006   0.714 ± 0.007       0.731 ± 0.007
+    0.5         0.405 ± 0.010   0.404 ± 0.010       0.434 ± 0.007
+    0           0.108 ± 0.015   0.169 ± 0.008       0.290 ± 0.016
 
-Three more knobs, of the training split alone: `gaze_noise` is the share of a heatmap's mass that
-lies on random places, `gaze_shift` moves each map by that share of the image side in a random
-direction, `shortcut` is the share of films whose devices follow from the class. The test split has
-none of them, so its heatmaps are the truth and its devices say nothing.
+Three more settings degrade the training split alone. `gaze_noise` is the share of a heatmap's mass
+at random positions. `gaze_shift` moves each heatmap in a random direction, by that share of the
+image side. `shortcut` is the share of images whose devices follow from the class. The test split
+has none of them: its heatmaps are the truth, and its devices are independent of the class.
 
-Every draw comes from a numpy Generator seeded by (seed, split, block of 32 samples, purpose): the
-same arguments give the same bytes (with the same numpy and Pillow), and a smaller `n` gives the
-same first samples (though not the same annotated ones: see `generate`).
+Every draw comes from a numpy Generator seeded by (seed, split, block of 32 samples, purpose). The
+same arguments give the same bytes (with the same numpy and Pillow). A smaller `n` gives the same
+first samples, though not the same annotated ones (see `generate`).
 """
 
 import argparse
@@ -45,12 +43,12 @@ from tqdm import tqdm
 from ..files import fresh_folder
 from .batch import SPLITS, PhantomBatch
 from .findings import render_findings
-from .images import Knobs, draw_scenes, render_films, render_gaze
+from .images import Knobs, draw_scenes, render_gaze, render_images
 from .reports import CLASS_NAMES, compose_report, zero_shot_prompts
 from .write import recipe, write_csv, write_json, write_webdataset
 
-_BLOCK = 32  # samples a generator; small enough for a block of 64-pixel planes to stay in the cache
-# purposes: each has its own stream of random numbers
+_BLOCK = 32  # samples per generator; a block of 64-pixel planes stays in the processor's cache
+# Purposes: each has its own stream of random numbers
 _SCENE, _NOISE, _GAZE, _REPORT, _ANNOTATED, _FINDINGS = range(6)
 
 
@@ -67,21 +65,22 @@ def generate(
     shortcut: float = 0.0,
     findings: int = 1,
 ) -> PhantomBatch:
-    """Make `n` samples of `split` ("train" or "test"); see the module's docstring for what they
-    show.
+    """Generate `n` samples of `split` ("train" or "test").
+
+    The module's docstring says what the samples show.
 
     Args:
         n: number of samples, at least 1.
-        seed: any integer >= 0; the splits of one seed share nothing.
+        seed: any integer >= 0; the splits of one seed share no sample.
         annotated: share of samples marked as annotated, exact to rounding; 0 for the test split. A
             larger share only adds samples to those of a smaller one.
         size: image side in pixels, at least 32. The scenes do not depend on it.
-        gaze_leak: 0 .. 1, share of samples whose gaze goes to the place natural to the class.
-        gaze_noise: 0 .. 0.9, share of a heatmap's mass on random places.
+        gaze_leak: 0 .. 1, share of samples whose gaze goes to the natural position of the class.
+        gaze_noise: 0 .. 0.9, share of a heatmap's mass at random positions.
         gaze_shift: 0 .. 0.5, length of each heatmap's displacement in image sides.
-        shortcut: 0 .. 1, share of films whose devices follow from the class.
-        findings: the most a film shows (phantom_findings.py); labels and boxes are those of the one
-            dictated first.
+        shortcut: 0 .. 1, share of images whose devices follow from the class.
+        findings: maximum number of findings on an image (findings.py). Labels and boxes are those
+            of the finding dictated first.
 
     Raises:
         ValueError: an argument is out of range.
@@ -95,16 +94,14 @@ def generate(
         heatmaps=np.concatenate([part.heatmaps for part in parts]),
         annotated=np.concatenate([part.annotated for part in parts]),
         boxes=np.concatenate([part.boxes for part in parts]),
-        told=[told for part in parts for told in part.told],
+        described=[described for part in parts for described in part.described],
     )
 
 
 def _generate_blocks(
     n: int, seed: int, split: str, annotated: float, size: int, knobs: Knobs
 ) -> Iterator[PhantomBatch]:
-    """`generate` in pieces of at most _BLOCK samples, so that a large data set never has to fit in
-    memory.
-    """
+    """Generate in blocks of at most _BLOCK samples, so that large sets need not fit in memory."""
     _check(n, seed, split, annotated, size, knobs)
     if split == "test":
         knobs = Knobs(knobs.gaze_leak, findings=knobs.findings)
@@ -114,8 +111,7 @@ def _generate_blocks(
             _rng(seed, split, start // _BLOCK, purpose)
             for purpose in (_SCENE, _NOISE, _GAZE, _REPORT)
         ]
-        # A last, partial block is drawn whole and cut: that keeps the first samples of any n the
-        # same
+        # A partial last block is drawn whole and cut: the first samples are the same for any n
         scenes = draw_scenes(rngs[0], _BLOCK, knobs)
         keep = min(_BLOCK, n - start)
         if knobs.findings > 1:
@@ -124,10 +120,10 @@ def _generate_blocks(
             )
             yield PhantomBatch(
                 annotated=is_annotated[start : start + keep],
-                **{name: made[:keep] for name, made in several.items()},
+                **{name: values[:keep] for name, values in several.items()},
             )
             continue
-        images, boxes = render_films(scenes, rngs[1], size)
+        images, boxes = render_images(scenes, rngs[1], size)
         facts = zip(
             scenes.label, scenes.side, scenes.zone, scenes.severity, scenes.devices, strict=True
         )
@@ -156,8 +152,8 @@ def _choose_annotated(n: int, seed: int, split: str, share: float) -> np.ndarray
 def _check(n: int, seed: int, split: str, annotated: float, size: int, knobs: Knobs) -> None:
     if split not in SPLITS:
         raise ValueError(
-            f"split {split!r}: expected one of {', '.join(SPLITS)}. Use another seed for further"
-            " sets."
+            f"split {split!r}: expected one of {', '.join(SPLITS)}. For further sets, use another"
+            " seed."
         )
     if n < 1:
         raise ValueError(
@@ -165,14 +161,14 @@ def _check(n: int, seed: int, split: str, annotated: float, size: int, knobs: Kn
         )
     if knobs.findings < 1:
         raise ValueError(
-            f"findings {knobs.findings}: expected at least 1 a film. 1 is the default."
+            f"findings {knobs.findings}: expected at least 1 per image. The default is 1."
         )
     if seed < 0:
-        raise ValueError(f"seed {seed}: expected an integer >= 0. numpy's seeds are not negative.")
+        raise ValueError(f"seed {seed}: expected an integer >= 0, as numpy requires.")
     if size < 32:
         raise ValueError(
-            f"size {size}: expected at least 32 pixels. Lesions vanish below that; 64 is the"
-            " default."
+            f"size {size}: expected at least 32 pixels. Smaller images do not show the lesions; the"
+            " default is 64."
         )
     for name, value, most in (
         ("annotated", annotated, 1),
@@ -191,39 +187,71 @@ def _check(n: int, seed: int, split: str, annotated: float, size: int, knobs: Kn
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's arguments; see `run` for what they make."""
+    """Add the arguments of the command; `run` says what they write."""
     parser.add_argument(
-        "out", type=Path, metavar="OUT", help="folder to make; must be absent or empty"
+        "out", type=Path, metavar="OUT", help="folder to create; must be absent or empty"
     )
     parser.add_argument(
-        "--train", type=int, default=2000, help="training samples (default: %(default)s)"
+        "--train",
+        type=int,
+        default=2000,
+        metavar="N",
+        help="number of training samples (default: %(default)s)",
     )
     parser.add_argument(
-        "--test", type=int, default=1000, help="test samples (default: %(default)s)"
+        "--test",
+        type=int,
+        default=1000,
+        metavar="N",
+        help="number of test samples (default: %(default)s)",
     )
     parser.add_argument(
         "--annotated",
         type=float,
         default=0.05,
-        help="share of training samples with a heatmap (default: %(default)s)",
+        metavar="SHARE",
+        help="share of the training samples that have a heatmap (default: %(default)s)",
     )
     parser.add_argument(
-        "--seed", type=int, default=0, help="same seed, same bytes (default: %(default)s)"
+        "--seed",
+        type=int,
+        default=0,
+        metavar="N",
+        help="random seed; the same seed gives the same bytes (default: %(default)s)",
     )
     parser.add_argument(
-        "--size", type=int, default=64, help="image side in pixels (default: %(default)s)"
+        "--size",
+        type=int,
+        default=64,
+        metavar="PIXELS",
+        help="side of the square images in pixels (default: %(default)s)",
     )
     parser.add_argument(
-        "--format", choices=("csv", "webdataset"), default="csv", help="(default: %(default)s)"
+        "--format",
+        choices=("csv", "webdataset"),
+        default="csv",
+        help="write a CSV table with image files, or webdataset shards (default: %(default)s)",
     )
+    parser.add_argument(
+        "--shard-size",
+        type=int,
+        default=500,
+        metavar="N",
+        help="number of samples per webdataset shard (default: %(default)s)",
+    )
+    _add_content_arguments(parser)
+
+
+def _add_content_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that change what images and heatmaps show."""
     parser.add_argument(
         "--gaze-leak",
         type=float,
         default=1.0,
         metavar="SHARE",
         help=(
-            "1: gaze goes to each class's natural places; 0: it says nothing of the class "
-            "(default: %(default)s)"
+            "share of the samples whose gaze goes to the natural position of their class; at 0, "
+            "gaze and class are independent (default: %(default)s)"
         ),
     )
     parser.add_argument(
@@ -231,21 +259,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=0.0,
         metavar="SHARE",
-        help="of each training heatmap's mass that lies on random places (default: %(default)s)",
+        help=(
+            "share of each training heatmap's mass at random positions, 0 to 0.9 "
+            "(default: %(default)s)"
+        ),
     )
     parser.add_argument(
         "--gaze-shift",
         type=float,
         default=0.0,
         metavar="SHARE",
-        help="of the image side by which each training heatmap is displaced (default: %(default)s)",
+        help=(
+            "displacement of each training heatmap, as a share of the image side, 0 to 0.5 "
+            "(default: %(default)s)"
+        ),
     )
     parser.add_argument(
         "--shortcut",
         type=float,
         default=0.0,
         metavar="SHARE",
-        help="of the training films whose devices follow from the class (default: %(default)s)",
+        help=(
+            "share of the training images whose devices follow from the class "
+            "(default: %(default)s)"
+        ),
     )
     parser.add_argument(
         "--findings",
@@ -253,28 +290,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=1,
         metavar="K",
         help=(
-            "most findings a film; above 1 annotated films carry sentence windows (default:"
-            " %(default)s)"
+            "maximum number of findings per image; above 1, annotated images have sentence windows "
+            "(default: %(default)s)"
         ),
-    )
-    parser.add_argument(
-        "--shard-size",
-        type=int,
-        default=500,
-        help="samples a webdataset shard (default: %(default)s)",
     )
 
 
 def run(args: argparse.Namespace) -> str:
     """Write the data set, all of it or nothing, and return a one-line summary.
 
-    csv: images/, heatmaps/, train.csv (filepath, title, heatmap, label), test.csv (filepath, title,
-    label, x0, y0, x1, y1).
-    webdataset: train-000000.tar ..., test-000000.tar ..., sizes.json. Both: classes.json,
-    recipe.json and, for evaluation only, test_gaze/ with test_gaze.csv. Paths in a CSV are relative
-    to its folder. With --findings above 1 also windows of the dictated findings, in windows/ or the
-    shards for annotated films, in test_gaze/ for test films; and every test film's findings as
-    dictated (class, box, sentence): label and box are the first one's.
+    * csv: images/, heatmaps/, train.csv (filepath, title, heatmap, label) and test.csv (filepath,
+      title, label, x0, y0, x1, y1). Paths in a CSV are relative to its folder.
+    * webdataset: train-000000.tar ..., test-000000.tar ... and sizes.json.
+    * Both: classes.json, recipe.json and, for evaluation only, test_gaze/ with test_gaze.csv.
+
+    With --findings above 1, there are also sentence windows: of annotated images in windows/ or in
+    the shards, of test images in test_gaze/. Every test image then lists its findings in the order
+    of dictation (class, box, sentence); its label and box are those of the first.
 
     Raises:
         ValueError: an argument is out of range, or OUT is not empty.
@@ -288,8 +320,8 @@ def run(args: argparse.Namespace) -> str:
         raise ValueError(f"shard size {args.shard_size}: expected at least 1. 500 is the default.")
     labels: dict[str, list[int]] = {split: [] for split in SPLITS}
     total = sum(counts.values())
-    # disable=None: no bar where stderr is not a terminal
-    with fresh_folder(args.out) as folder, tqdm(total=total, unit="film", disable=None) as bar:
+    # disable=None: no progress bar if stderr is not a terminal
+    with fresh_folder(args.out) as folder, tqdm(total=total, unit="image", disable=None) as bar:
         for split in SPLITS:
             blocks = _generate_blocks(
                 counts[split], args.seed, split, shares[split], args.size, knobs
@@ -317,17 +349,17 @@ def run(args: argparse.Namespace) -> str:
                 "shard_size",
             )
         }
-        if args.findings > 1:  # not at 1: the same bytes as ever
+        if args.findings > 1:  # absent at 1, so that recipe.json keeps its bytes
             parameters["findings"] = args.findings
         write_json(folder / "recipe.json", recipe(folder, parameters, labels))
     return (
-        f"phantom: {args.train} train, {args.test} test films of {args.size} pixels ({args.format})"
-        f" in {args.out}"
+        f"phantom: {args.train} train, {args.test} test images of {args.size} pixels"
+        f" ({args.format}) in {args.out}"
     )
 
 
 def _watch(blocks: Iterator[PhantomBatch], labels: list[int], bar: tqdm) -> Iterator[PhantomBatch]:
-    """Pass `blocks` on, noting labels and progress as the writer takes them."""
+    """Yield `blocks`; record labels and progress as the writer takes them."""
     for block in blocks:
         yield block
         labels.extend(block.labels.tolist())

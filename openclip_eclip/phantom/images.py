@@ -1,9 +1,10 @@
-"""The phantom's pictures: scenes, then chest X-rays, true lesion boxes and gaze heatmaps.
+"""Synthetic chest X-rays: scenes, then images, true lesion boxes and gaze heatmaps.
 
-Two frames. *Anatomy*: X to the film's right, Y down, origin mid-chest, unit = image side; lungs,
-heart and lesion have their places here. *Film*: x, y in [0, 1], pixel centres at (i + 0.5) / size.
-A shift, a rotation and a scale per sample lead from one to the other. Shape letters: B samples,
-H = W = size pixels, F fixations.
+There are two coordinate frames. *Anatomy*: X to the right of the image, Y down, origin mid-chest,
+unit = image side; lungs, heart and lesion are placed here. *Image*: x, y in [0, 1], pixel centres
+at (i + 0.5) / size. A shift, a rotation and a scale per sample lead from one to the other.
+
+Shape letters: B samples, H = W = size pixels, F fixations.
 """
 
 from collections.abc import Sequence
@@ -20,9 +21,9 @@ CLASS_SHARES = (0.30, 0.14, 0.14, 0.14, 0.14, 0.14)
 _LUNG_TOP, _LUNG_BOTTOM, _LUNG_HALF_WIDTH = -0.36, 0.27, 0.15
 _HILUM = (0.10, -0.03)  # (|X|, Y)
 
-# Where each class lives in a lung: mean, s.d. of u (-1 mediastinum .. 1 chest wall) and of v (0
-# apex .. 1 diaphragm)
-_NATURAL_PLACE = {
+# Where each class occurs in a lung: mean and s.d. of u (-1 mediastinum .. 1 chest wall), mean and
+# s.d. of v (0 apex .. 1 diaphragm)
+_NATURAL_POSITION = {
     "normal": (0.1, 0.3, 0.5, 0.2),  # drawn like the others, never used
     "nodule": (0.4, 0.2, 0.5, 0.10),
     "consolidation": (-0.1, 0.2, 0.68, 0.07),
@@ -30,14 +31,14 @@ _NATURAL_PLACE = {
     "atelectasis": (0.1, 0.2, 0.85, 0.04),
     "bulla": (0.45, 0.15, 0.30, 0.07),
 }
-_U_RANGE, _V_RANGE = (-0.35, 0.65), (0.2, 0.88)  # lesions stay clear of the heart and in the lung
+_U_RANGE, _V_RANGE = (-0.35, 0.65), (0.2, 0.88)  # lesions stay in the lung, clear of the heart
 
-# by severity, image sides; the same for all classes, so that
-_RADIUS = np.array([0.057, 0.071, 0.086], np.float32)
-# neither size nor spread of the gaze tells them apart
+# By severity. All classes share the radii, so that neither the size of a lesion nor the spread of
+# the gaze gives the class away.
+_RADIUS = np.array([0.057, 0.071, 0.086], np.float32)  # image sides
 _CONTRAST = np.array([0.25, 0.31, 0.37], np.float32)
 _DEVICE_SHARES = np.array([0.30, 0.15, 0.15, 0.15])  # in the order of DEVICES
-# R and L, five rows of three
+# R and L, each five rows of three blocks
 _LETTERS = np.array(
     [
         [[1, 1, 0], [1, 0, 1], [1, 1, 0], [1, 0, 1], [1, 0, 1]],
@@ -49,7 +50,7 @@ _LETTERS = np.array(
 
 @dataclass(frozen=True)
 class Knobs:
-    """See `phantom.generate`."""
+    """The settings of `phantom.generate.generate` under the same names."""
 
     gaze_leak: float = 1.0
     gaze_noise: float = 0.0
@@ -60,16 +61,17 @@ class Knobs:
 
 @dataclass(frozen=True)
 class Scenes:
-    """What B films show, before any pixel; lengths in image sides, angles in radians, float32
-    unless said.
+    """What B images show, before any pixel is drawn.
+
+    Lengths are in image sides, angles in radians; arrays are float32 unless stated.
     """
 
     label: np.ndarray  # (B,) int64, index into CLASS_NAMES
-    side: np.ndarray  # (B,) int64, 0 patient's right (the film's left), 1 patient's left
+    side: np.ndarray  # (B,) int64, 0 patient's right (the image's left), 1 patient's left
     zone: np.ndarray  # (B,) int64, 0 upper, 1 mid, 2 lower
     severity: np.ndarray  # (B,) int64, 0..2
-    natural: np.ndarray  # (B,) bool: the place follows the class
-    place: np.ndarray  # (B, 2) lesion (or decoy) centre X, Y in anatomy
+    natural: np.ndarray  # (B,) bool: the position follows the class
+    position: np.ndarray  # (B, 2) lesion (or decoy) centre X, Y in anatomy
     angle: np.ndarray  # (B,) of the lesion's long axis
     phase: np.ndarray  # (B, 4) of ribs, vessels right and left, lesion outline
     shift: np.ndarray  # (B, 2) of the patient
@@ -82,8 +84,9 @@ class Scenes:
 
 
 def lung_point(side: np.ndarray, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Anatomy X, Y (..., 2) of lung coordinates: u -1 medial .. 1 lateral, v 0 apex .. 1
-    diaphragm.
+    """Convert lung coordinates to anatomy X, Y, float32 (..., 2).
+
+    u runs from -1 (medial) to 1 (lateral), v from 0 (apex) to 1 (diaphragm).
     """
     sign = np.where(side == 1, 1.0, -1.0)
     x = sign * (_lung_axis(v) + 0.8 * u * _lung_half_width(v))
@@ -91,15 +94,19 @@ def lung_point(side: np.ndarray, u: np.ndarray, v: np.ndarray) -> np.ndarray:
 
 
 def draw_scenes(rng: np.random.Generator, count: int, knobs: Knobs) -> Scenes:
-    """Draw `count` scenes. Nothing but lesion and place depends on the class, and the place only
-    with P = gaze_leak; and the devices with P = shortcut, each class having its own set of them.
+    """Draw `count` scenes.
+
+    Only the lesion, its position and the devices can depend on the class. The position does so
+    with probability `gaze_leak`. The devices do so with probability `shortcut`: each class then
+    has its own set of them.
     """
     label = rng.choice(len(CLASS_NAMES), size=count, p=CLASS_SHARES)
     side = rng.integers(2, size=count)
     severity = rng.integers(3, size=count)
-    u_mean, u_sd, v_mean, v_sd = np.array([_NATURAL_PLACE[name] for name in CLASS_NAMES])[label].T
+    natural_positions = np.array([_NATURAL_POSITION[name] for name in CLASS_NAMES])  # (6, 4)
+    u_mean, u_sd, v_mean, v_sd = natural_positions[label].T
     natural = rng.random(count) < knobs.gaze_leak
-    # Both places are always drawn, so that the rest of the scene does not change with gaze_leak
+    # Both positions are always drawn, so that the rest of the scene does not change with gaze_leak
     natural_u, natural_v = rng.normal(u_mean, u_sd), rng.normal(v_mean, v_sd)
     common_u, common_v = rng.uniform(*_U_RANGE, count), rng.uniform(*_V_RANGE, count)
     u = np.clip(np.where(natural, natural_u, common_u), *_U_RANGE)
@@ -111,7 +118,7 @@ def draw_scenes(rng: np.random.Generator, count: int, knobs: Knobs) -> Scenes:
         [rng.integers(2, size=count), rng.integers(2, size=count), rng.integers(3, size=count)],
         axis=-1,
     )
-    places = {
+    geometry = {
         "angle": rng.uniform(-0.5, 0.5, count),
         "phase": rng.uniform(0, 2 * np.pi, (count, 4)),
         "shift": rng.uniform(-0.03, 0.03, (count, 2)),
@@ -120,6 +127,7 @@ def draw_scenes(rng: np.random.Generator, count: int, knobs: Knobs) -> Scenes:
         "heart": rng.uniform(0.9, 1.15, count),
     }
     devices = rng.random((count, len(DEVICES))) < _DEVICE_SHARES
+    # the bits of the label are the devices of its class
     if knobs.shortcut:
         sets = label[:, None] >> np.arange(len(DEVICES)) & 1
         devices = np.where(rng.random((count, 1)) < knobs.shortcut, sets, devices).astype(bool)
@@ -129,81 +137,81 @@ def draw_scenes(rng: np.random.Generator, count: int, knobs: Knobs) -> Scenes:
         zone=np.minimum((3 * (v - _V_RANGE[0]) / (_V_RANGE[1] - _V_RANGE[0])).astype(np.int64), 2),
         severity=severity,
         natural=natural,
-        place=lung_point(side, u, v),
-        **{name: values.astype(np.float32) for name, values in places.items()},
+        position=lung_point(side, u, v),
+        **{name: values.astype(np.float32) for name, values in geometry.items()},
         devices=devices,
         marker=marker,
         exposure=exposure.astype(np.float32),
     )
 
 
-def render_films(
+def render_images(
     scenes: Scenes, rng: np.random.Generator, size: int, further: Sequence[Scenes] = ()
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Films uint8 (B, H, W) and lesion boxes int32 (B, 4): x0, y0, x1, y1 in pixels, x1, y1
-    exclusive; normals all -1.
+    """Render images, uint8 (B, H, W), and their lesion boxes, int32 (B, 4).
 
-    A box bounds the pixels where the rendered lesion has more than 35 % of its peak contrast. `rng`
-    makes the noise.
-    `further`: the same patients with other lesions, F of them, drawn on the same films; boxes are
-    then (1 + F, B, 4).
+    A box is x0, y0, x1, y1 in pixels, x1 and y1 exclusive; normal images have -1 throughout. It
+    bounds the pixels where the rendered lesion has more than 35 % of its peak contrast.
+
+    Args:
+        rng: generator of the noise.
+        further: L layers of further lesions of the same patients, drawn on the same images. The
+            boxes are then int32 (1 + L, B, 4).
     """
     centres = (np.arange(size, dtype=np.float32) + 0.5) / size
-    film_x, film_y = centres[None, None, :], centres[None, :, None]
-    x, y = _to_anatomy(scenes, film_x, film_y)
-    film, lung = _anatomy(scenes, x, y)
+    image_x, image_y = centres[None, None, :], centres[None, :, None]
+    x, y = _to_anatomy(scenes, image_x, image_y)
+    image, lung = _anatomy(scenes, x, y)
     lesions = [_lesions(layer, x, y) * (0.25 + 0.75 * lung) for layer in (scenes, *further)]
     for lesion in lesions:
-        film += lesion
-    _add_devices(film, scenes, x, y)
-    _add_markers(film, scenes, film_x, film_y)
+        image += lesion
+    _add_devices(image, scenes, x, y)
+    _add_markers(image, scenes, image_x, image_y)
     gain, offset, tilt_x, tilt_y, noise = (column[:, None, None] for column in scenes.exposure.T)
-    film = 0.5 + gain * (film - 0.5) + offset + tilt_x * (film_x - 0.5) + tilt_y * (film_y - 0.5)
-    film += noise * rng.standard_normal(film.shape, dtype=np.float32)
-    boxes = [
-        _boxes(lesion, layer.label != NORMAL) for lesion, layer in zip(lesions, (scenes, *further))
-    ]
-    return np.rint(255 * np.clip(film, 0, 1)).astype(np.uint8), (
-        np.stack(boxes) if further else boxes[0]
-    )
+    image = 0.5 + gain * (image - 0.5) + offset
+    image = image + tilt_x * (image_x - 0.5) + tilt_y * (image_y - 0.5)
+    image += noise * rng.standard_normal(image.shape, dtype=np.float32)
+    layers = (scenes, *further)
+    boxes = [_boxes(lesion, layer.label != NORMAL) for lesion, layer in zip(lesions, layers)]
+    grey = np.rint(255 * np.clip(image, 0, 1)).astype(np.uint8)
+    return grey, np.stack(boxes) if further else boxes[0]
 
 
 def render_gaze(scenes: Scenes, rng: np.random.Generator, size: int, knobs: Knobs) -> np.ndarray:
-    """Gaze heatmaps float32 (B, H, W) in [0, 1], max 1: 2 fixations at the lesion, 4 weak ones of
-    search; more at random places under `gaze_noise`.
+    """Render gaze heatmaps, float32 (B, H, W) in [0, 1] with maximum 1.
 
-    A normal film with `natural` places has search only; without, its lesion fixations go to a decoy
-    place.
+    Each map has two fixations at the lesion and four weak fixations of visual search. `gaze_noise`
+    adds fixations at random positions. A normal image has search only if its scene is `natural`;
+    otherwise its lesion fixations go to a decoy position.
     """
     count = len(scenes.label)
-    at_place = scenes.place[:, None] + 0.025 * rng.standard_normal((count, 2, 2), dtype=np.float32)
+    scatter = 0.025 * rng.standard_normal((count, 2, 2), dtype=np.float32)
+    at_finding = scenes.position[:, None] + scatter
     side = rng.integers(2, size=(count, 4))
     search = lung_point(
         side, rng.uniform(-0.6, 0.8, (count, 4)), rng.uniform(0.1, 0.95, (count, 4))
     )
-    fixations = _to_film(scenes, np.concatenate([at_place, search], axis=1))  # (B, F, 2)
+    fixations = _to_image(scenes, np.concatenate([at_finding, search], axis=1))  # (B, F, 2)
     weights = rng.uniform([0.8] * 2 + [0.10] * 4, [1.0] * 2 + [0.30] * 4, (count, 6)).astype(
         np.float32
     )
     weights[(scenes.label == NORMAL) & scenes.natural, :2] = 0
     sigma = rng.uniform(0.04, 0.06, (count, 6, 1)).astype(np.float32)
+    # Six random fixations share the mass that makes them `gaze_noise` of the whole; the mass of a
+    # Gaussian is proportional to weight x sigma^2
     if knobs.gaze_noise:
         strays = rng.uniform(0.1, 0.9, (count, 6, 2)).astype(np.float32)
-        masses = (
-            (weights * sigma[..., 0] ** 2).sum(axis=1, keepdims=True)
-            * knobs.gaze_noise
-            / (1 - knobs.gaze_noise)
-        )
-        fixations, sigma = (
-            np.concatenate([fixations, strays], axis=1),
-            np.concatenate([sigma, sigma], axis=1),
-        )
-        weights = np.concatenate([weights, masses / (6 * sigma[:, 6:, 0] ** 2)], axis=1)
+        true_mass = (weights * sigma[..., 0] ** 2).sum(axis=1, keepdims=True)
+        stray_mass = true_mass * knobs.gaze_noise / (1 - knobs.gaze_noise)
+        fixations = np.concatenate([fixations, strays], axis=1)
+        sigma = np.concatenate([sigma, sigma], axis=1)
+        weights = np.concatenate([weights, stray_mass / (6 * sigma[:, 6:, 0] ** 2)], axis=1)
+    # All fixations of a map move by the same vector
     if knobs.gaze_shift:
         turn = rng.uniform(0, 2 * np.pi, (count, 1))
-        fixations = (
-            fixations + knobs.gaze_shift * np.stack([np.cos(turn), np.sin(turn)], axis=-1)
-        ).astype(np.float32)
+        shift = knobs.gaze_shift * np.stack([np.cos(turn), np.sin(turn)], axis=-1)
+        fixations = (fixations + shift).astype(np.float32)
+    # The map is a sum of separable Gaussians
     centres = (np.arange(size, dtype=np.float32) + 0.5) / size
     profile_x = np.exp(-0.5 * ((centres - fixations[..., :1]) / sigma) ** 2)  # (B, F, W)
     profile_y = np.exp(-0.5 * ((centres - fixations[..., 1:]) / sigma) ** 2)  # (B, F, H)
@@ -212,10 +220,11 @@ def render_gaze(scenes: Scenes, rng: np.random.Generator, size: int, knobs: Knob
 
 
 def _to_anatomy(
-    scenes: Scenes, film_x: np.ndarray, film_y: np.ndarray
+    scenes: Scenes, image_x: np.ndarray, image_y: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    dx = film_x - 0.5 - scenes.shift[:, 0, None, None]
-    dy = film_y - 0.5 - scenes.shift[:, 1, None, None]
+    """Convert image x, y to anatomy X, Y of each sample, both (B, H, W)."""
+    dx = image_x - 0.5 - scenes.shift[:, 0, None, None]
+    dy = image_y - 0.5 - scenes.shift[:, 1, None, None]
     cos, sin = np.cos(scenes.rotation)[:, None, None], np.sin(scenes.rotation)[:, None, None]
     return (
         (cos * dx + sin * dy) / scenes.scale[:, 0, None, None],
@@ -223,15 +232,15 @@ def _to_anatomy(
     )
 
 
-def _to_film(scenes: Scenes, points: np.ndarray) -> np.ndarray:
-    """Anatomy points (B, F, 2) -> film points: the inverse of `_to_anatomy`."""
+def _to_image(scenes: Scenes, points: np.ndarray) -> np.ndarray:
+    """Convert anatomy points (B, F, 2) to image points; the inverse of `_to_anatomy`."""
     x, y = np.moveaxis(points * scenes.scale[:, None], -1, 0)
     cos, sin = np.cos(scenes.rotation)[:, None], np.sin(scenes.rotation)[:, None]
     return np.stack([cos * x - sin * y, sin * x + cos * y], axis=-1) + 0.5 + scenes.shift[:, None]
 
 
 def _step(distance: np.ndarray, softness: float) -> np.ndarray:
-    # tanh, because exp overflows in float32
+    # a logistic step, by tanh because exp overflows in float32
     return 0.5 + 0.5 * np.tanh(distance * np.float32(0.5 / softness))
 
 
@@ -244,7 +253,7 @@ def _lung_half_width(v: np.ndarray) -> np.ndarray:
 
 
 def _anatomy(scenes: Scenes, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Film without findings and lung field in [0, 1], both (B, H, W)."""
+    """The image without findings and the lung field in [0, 1], both (B, H, W)."""
     across = np.abs(x)
     v = (y - _LUNG_TOP) / np.float32(_LUNG_BOTTOM - _LUNG_TOP)
     from_axis = across - _lung_axis(v)
@@ -259,36 +268,24 @@ def _anatomy(scenes: Scenes, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, 
         * (1 - 0.85 * heart)
     )
     shoulders = 0.13 + 0.36 * _step(y + 0.40, 0.02)
-    film = 0.06 + 0.50 * _step(shoulders - across, 0.012) - 0.36 * lung
-    film += 0.14 * np.exp(-((across / 0.06) ** 4)) + 0.04 * heart
+    image = 0.06 + 0.50 * _step(shoulders - across, 0.012) - 0.36 * lung
+    image += 0.14 * np.exp(-((across / 0.06) ** 4)) + 0.04 * heart
+    # Ribs: bright bands along curved lines, beside the spine and above the diaphragm
     rib_phase = scenes.phase[:, 0, None, None] * 0.3
-    ribs = (
-        np.maximum(
-            np.cos(
-                (y - 0.9 * across + 1.6 * across**2) * np.float32(2 * np.pi / 0.085) + rib_phase
-            ),
-            0,
-        )
-        ** 2
-    )
-    film += (
-        0.075
-        * ribs
-        * (0.25 + 0.75 * lung)
-        * _step(across - 0.05, 0.01)
-        * _step(_LUNG_BOTTOM - y, 0.03)
-    )
-    film += (
-        0.10
-        * _step(0.013 - np.abs(y + 0.325 + 0.12 * (across - 0.2)), 0.004)
-        * _step(0.36 - across, 0.01)
-    )
-    film += 0.13 * lung * _vessels(scenes, across, y, x > 0)
-    return film, lung
+    rib_line = y - 0.9 * across + 1.6 * across**2
+    ribs = np.maximum(np.cos(rib_line * np.float32(2 * np.pi / 0.085) + rib_phase), 0) ** 2
+    beside_spine = _step(across - 0.05, 0.01)
+    above_diaphragm = _step(_LUNG_BOTTOM - y, 0.03)
+    image += 0.075 * ribs * (0.25 + 0.75 * lung) * beside_spine * above_diaphragm
+    # Clavicles: one oblique line on each side
+    clavicle = _step(0.013 - np.abs(y + 0.325 + 0.12 * (across - 0.2)), 0.004)
+    image += 0.10 * clavicle * _step(0.36 - across, 0.01)
+    image += 0.13 * lung * _vessels(scenes, across, y, x > 0)
+    return image, lung
 
 
 def _vessels(scenes: Scenes, across: np.ndarray, y: np.ndarray, is_left: np.ndarray) -> np.ndarray:
-    """Branches that leave the hilum and fade with distance, (B, H, W) in [0, 1]."""
+    """Vessels that leave the hilum and fade with distance, (B, H, W) in [0, 1]."""
     dx, dy = across - _HILUM[0], y - _HILUM[1]
     phase = np.where(is_left, scenes.phase[:, 2, None, None], scenes.phase[:, 1, None, None])
     distance = np.sqrt(dx**2 + dy**2)
@@ -297,29 +294,27 @@ def _vessels(scenes: Scenes, across: np.ndarray, y: np.ndarray, is_left: np.ndar
 
 
 def _lesions(scenes: Scenes, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Grey added by the findings, (B, H, W); normals zero."""
+    """The grey that the findings add, (B, H, W); zero for normal images."""
     added = np.zeros_like(x)
     for label, name in enumerate(CLASS_NAMES):
-        rows = np.flatnonzero(scenes.label == label)
-        if name == "normal" or not len(rows):
+        of_class = np.flatnonzero(scenes.label == label)
+        if name == "normal" or not len(of_class):
             continue
-        radius = _RADIUS[scenes.severity[rows], None, None]
-        dx = (x[rows] - scenes.place[rows, 0, None, None]) / radius
-        dy = (y[rows] - scenes.place[rows, 1, None, None]) / radius
-        cos, sin = (
-            np.cos(scenes.angle[rows])[:, None, None],
-            np.sin(scenes.angle[rows])[:, None, None],
-        )
+        radius = _RADIUS[scenes.severity[of_class], None, None]
+        dx = (x[of_class] - scenes.position[of_class, 0, None, None]) / radius
+        dy = (y[of_class] - scenes.position[of_class, 1, None, None]) / radius
+        angle = scenes.angle[of_class][:, None, None]
+        cos, sin = np.cos(angle), np.sin(angle)
         along, beside = cos * dx + sin * dy, cos * dy - sin * dx
-        shape = _lesion_shape(name, along, beside, scenes.phase[rows, 3, None, None])
-        added[rows] = _CONTRAST[scenes.severity[rows], None, None] * shape
+        shape = _lesion_shape(name, along, beside, scenes.phase[of_class, 3, None, None])
+        added[of_class] = _CONTRAST[scenes.severity[of_class], None, None] * shape
     return added
 
 
 def _lesion_shape(
     name: str, along: np.ndarray, beside: np.ndarray, phase: np.ndarray
 ) -> np.ndarray:
-    """A finding's profile, peak about 1, on its own axes in units of its radius."""
+    """The profile of a finding, peak about 1, on its own axes in units of its radius."""
     r = np.sqrt(along**2 + beside**2)
     if name == "nodule":
         return _step(0.8 - r, 0.07)
@@ -335,6 +330,7 @@ def _lesion_shape(
 
 
 def _boxes(lesion: np.ndarray, has_lesion: np.ndarray) -> np.ndarray:
+    """Boxes int32 (B, 4) around the strong pixels of `lesion` (B, H, W); -1 without a lesion."""
     strength = np.abs(lesion)
     inside = strength > 0.35 * strength.max(axis=(1, 2), keepdims=True)
     size = lesion.shape[-1]
@@ -345,18 +341,17 @@ def _boxes(lesion: np.ndarray, has_lesion: np.ndarray) -> np.ndarray:
 
 
 def _line(x: np.ndarray, y: np.ndarray, start: Point, end: Point, width: float) -> np.ndarray:
-    """Soft line of half-width `width` from `start` to `end`, both (X, Y) in anatomy; values in [0,
-    1].
+    """A soft line of half-width `width`, values in [0, 1].
+
+    `start` and `end` are (X, Y) in anatomy.
     """
     dx, dy = end[0] - start[0], end[1] - start[1]
     share = np.clip(((x - start[0]) * dx + (y - start[1]) * dy) / (dx * dx + dy * dy), 0, 1)
     return _step(width - np.hypot(x - start[0] - share * dx, y - start[1] - share * dy), 0.004)
 
 
-def _add_devices(film: np.ndarray, scenes: Scenes, x: np.ndarray, y: np.ndarray) -> None:
-    """Draw leads, pacemaker and tubes into `film`, in place: they sit on the body and say nothing
-    of the finding.
-    """
+def _add_devices(image: np.ndarray, scenes: Scenes, x: np.ndarray, y: np.ndarray) -> None:
+    """Draw leads, pacemaker and tubes into `image`, in place; they lie on the body."""
     lines = (  # per device: (start, end, half-width, grey)
         (
             ((-0.22, -0.45), (-0.20, -0.18), 0.004, 0.18),
@@ -375,26 +370,28 @@ def _add_devices(film: np.ndarray, scenes: Scenes, x: np.ndarray, y: np.ndarray)
         (((0.015, -0.50), (0.02, 0.28), 0.005, 0.22), ((0.02, 0.28), (0.12, 0.38), 0.005, 0.22)),
     )
     for device, parts in enumerate(lines):
-        rows = np.flatnonzero(scenes.devices[:, device])
-        if len(rows):
-            # where a patient's devices lie varies a little: the outline phase is reused as that
-            # jitter
-            jitter = 0.02 * np.cos(scenes.phase[rows, :2] * 5 + device)
-            x_dev, y_dev = x[rows] + jitter[:, 0, None, None], y[rows] + jitter[:, 1, None, None]
-            film[rows] += np.max(
-                [
-                    grey * _line(x_dev, y_dev, start, end, width)
-                    for start, end, width, grey in parts
-                ],
-                axis=0,
-            )
+        wearers = np.flatnonzero(scenes.devices[:, device])
+        if len(wearers):
+            # Devices lie a little differently in each patient: the phases of ribs and vessels
+            # are reused as that jitter
+            jitter = 0.02 * np.cos(scenes.phase[wearers, :2] * 5 + device)
+            device_x = x[wearers] + jitter[:, 0, None, None]
+            device_y = y[wearers] + jitter[:, 1, None, None]
+            drawn = [
+                grey * _line(device_x, device_y, start, end, width)
+                for start, end, width, grey in parts
+            ]
+            image[wearers] += np.max(drawn, axis=0)
 
 
-def _add_markers(film: np.ndarray, scenes: Scenes, film_x: np.ndarray, film_y: np.ndarray) -> None:
-    """Stamp an R or an L in a corner, in place, whatever the finding is."""
-    cell = 1 / 32  # two pixels at 64
+def _add_markers(
+    image: np.ndarray, scenes: Scenes, image_x: np.ndarray, image_y: np.ndarray
+) -> None:
+    """Draw an R or an L in a corner, in place, independent of the finding."""
+    block = 1 / 32  # side of a block of a letter: two pixels at 64
     corner_x, corner_y, kind = (column[:, None, None] for column in scenes.marker.T)
-    column = np.floor((film_x - np.where(corner_x == 1, 0.86, 0.04)) / cell).astype(np.int64)
-    row = np.floor((film_y - np.where(corner_y == 1, 0.80, 0.04)) / cell).astype(np.int64)
+    column = np.floor((image_x - np.where(corner_x == 1, 0.86, 0.04)) / block).astype(np.int64)
+    row = np.floor((image_y - np.where(corner_y == 1, 0.80, 0.04)) / block).astype(np.int64)
     inside = (column >= 0) & (column < 3) & (row >= 0) & (row < 5) & (kind < 2)
-    film += 0.45 * inside * _LETTERS[np.minimum(kind, 1), np.clip(row, 0, 4), np.clip(column, 0, 2)]
+    letters = _LETTERS[np.minimum(kind, 1), np.clip(row, 0, 4), np.clip(column, 0, 2)]
+    image += 0.45 * inside * letters

@@ -1,9 +1,9 @@
-"""The phantom's reports: a small sentence grammar, paraphrased and truthful to the scene.
+"""Reports of the synthetic images: a small sentence grammar, paraphrased and true to the scene.
 
 A report is one sentence on the finding (3 templates x synonyms of finding, side, zone and
-severity), 0-2 negations of findings that are not there, 0-2 distractor sentences and a sentence for
-most devices that are, in shuffled order. The negations name other classes, so that the presence of
-a word alone does not give the class away.
+severity), 0-2 negations of absent findings, 0-2 distractor sentences, and a sentence for most of
+the devices present, in shuffled order. The negations name other classes, so that the presence of a
+word alone does not give the class away.
 """
 
 from collections.abc import Sequence
@@ -12,11 +12,11 @@ from itertools import product
 import numpy as np
 
 CLASS_NAMES = ("normal", "nodule", "consolidation", "cavity", "atelectasis", "bulla")
-SIDES = ("right", "left")  # of the patient: "right" is drawn on the film's left
+SIDES = ("right", "left")  # of the patient: "right" is drawn on the left of the image
 ZONES = ("upper", "mid", "lower")
 DEVICES = ("leads", "pacemaker", "endotracheal tube", "feeding tube")
 
-# All of a class's synonyms stand for the same thing; each is a noun phrase that can follow "a"
+# The synonyms of each class; each is a noun phrase that can follow "a"
 FINDING_WORDS = {
     "nodule": ("nodule", "round nodular opacity", "well-defined coin lesion", "solitary nodule"),
     "consolidation": (
@@ -79,7 +79,7 @@ _DEVICE_SENTENCES = (
     ("Endotracheal tube tip above the carina.", "The endotracheal tube is in standard position."),
     ("Feeding tube courses below the diaphragm.", "Nasogastric tube with its tip in the stomach."),
 )
-_MENTION_DEVICE = 0.8  # reports leave things out
+_MENTION_DEVICE = 0.8  # probability that a report mentions a device
 
 
 def _pick(rng: np.random.Generator, options: tuple[str, ...]) -> str:
@@ -87,7 +87,7 @@ def _pick(rng: np.random.Generator, options: tuple[str, ...]) -> str:
 
 
 def _capitalised(sentence: str) -> str:
-    # "ECG" must keep its capitals, so not str.capitalize; "a extensive" needs its article mended
+    # "ECG" must keep its capitals, hence no str.capitalize; "a extensive" needs another article
     sentence = sentence.replace(" a extensive", " an extensive")
     return sentence[0].upper() + sentence[1:]
 
@@ -107,7 +107,7 @@ def _finding_sentence(
 
 
 def _negations(rng: np.random.Generator, names: list[str]) -> list[str]:
-    """0-2 sentences denying findings that the film does not show."""
+    """0-2 sentences that deny findings which the image does not show."""
     absent = [FINDING_WORDS[other][0] for other in FINDING_WORDS if other not in names] + list(
         _NEVER_DRAWN
     )
@@ -118,8 +118,10 @@ def _negations(rng: np.random.Generator, names: list[str]) -> list[str]:
 def compose_report(
     rng: np.random.Generator, label: int, side: int, zone: int, severity: int, devices: np.ndarray
 ) -> str:
-    """One report. The integers index CLASS_NAMES, SIDES, ZONES and severity; `devices` is bool
-    (4,), as DEVICES.
+    """Write one report on one finding.
+
+    The integers index CLASS_NAMES, SIDES, ZONES and severity; `devices` is bool (4,), in the order
+    of DEVICES.
     """
     return " ".join(
         sentence for sentence, _ in dictate(rng, [(label, side, zone, severity)], devices)
@@ -129,10 +131,10 @@ def compose_report(
 def dictate(
     rng: np.random.Generator, findings: Sequence[tuple[int, int, int, int]], devices: np.ndarray
 ) -> list[tuple[str, int | None]]:
-    """The sentences of a report on `findings` (label, side, zone, severity), and of which of them
-    each is, None for all others.
+    """Dictate a report on `findings`, each (label, side, zone, severity).
 
-    Findings come in their order, the rest anywhere between them.
+    Returns (sentence, index of the finding it describes) for every sentence; the index is None for
+    sentences on anything else. Findings keep their order; other sentences stand anywhere between.
     """
     names = [CLASS_NAMES[label] for label, *_ in findings]
     sentences = [
@@ -149,11 +151,10 @@ def dictate(
 
 
 def zero_shot_prompts(name: str) -> list[str]:
-    """Six prompts of a class: one a side and zone, so that their mean says what is there but not
-    where.
+    """Six prompts of a class: one per side and zone, so that their mean is independent of both.
 
-    Sentences of the reports' own grammar, as one writes prompts for real reports; a bare "There is
-    a nodule." is so unlike every report that a small text encoder places it by chance.
+    The prompts follow the grammar of the reports, as prompts for real reports do. A bare "There is
+    a nodule." is so unlike every report that a small text encoder embeds it almost at random.
     """
     if name == "normal":
         pairs = [(template, clear) for template in _NORMAL_TEMPLATES for clear in _CLEAR[:2]]

@@ -1,5 +1,6 @@
-"""How the phantom reaches the disk: CSV folders or webdataset shards, byte for byte the same for
-the same arguments.
+"""Write synthetic data sets as CSV folders or webdataset shards.
+
+The same arguments give files that are identical byte for byte.
 """
 
 from __future__ import annotations
@@ -20,16 +21,16 @@ from PIL import Image
 
 from ..version import __version__
 from .batch import PhantomBatch
-from .findings import Told, windows_of
+from .findings import DescribedFinding, windows_of
 from .reports import CLASS_NAMES
 
 
 def write_csv(folder: Path, split: str, blocks: Iterable[PhantomBatch]) -> None:
-    """Write a split as images/, heatmaps/ and `split`.csv; its gaze to test_gaze/ if it is the test
-    split.
+    """Write a split as images/, heatmaps/ and `split`.csv, and the gaze of the test split.
 
-    Training rows carry a heatmap path or a blank, and the label; test rows label and box. Films
-    with several findings carry windows too.
+    Rows of the training split have a heatmap path or a blank, and the label. Rows of the test split
+    have label and box; their gaze goes to test_gaze/. With several findings per image there are
+    sentence windows too.
     """
     (folder / "images").mkdir(exist_ok=True)
     (folder / "heatmaps").mkdir(exist_ok=True)
@@ -49,15 +50,14 @@ def write_csv(folder: Path, split: str, blocks: Iterable[PhantomBatch]) -> None:
             gaze_rows.append(
                 {"filepath": row["filepath"], "gaze": _write_gaze(folder, key, block.heatmaps[i])}
             )
-            if block.told:
-                row["findings"] = json.dumps([one.facts() for one in block.told[i]])
-                gaze_rows[-1]["windows"] = _write_windows(folder, "test_gaze", key, block.told[i])
-        if split == "train" and block.told:
-            row["windows"] = (
-                _write_windows(folder, "windows", key, block.told[i])
-                if block.annotated[i]
-                else None
-            )
+            if block.described:
+                described = block.described[i]
+                row["findings"] = json.dumps([finding.facts() for finding in described])
+                gaze_rows[-1]["windows"] = _write_windows(folder, "test_gaze", key, described)
+        if split == "train" and block.described:
+            row["windows"] = None
+            if block.annotated[i]:
+                row["windows"] = _write_windows(folder, "windows", key, block.described[i])
         rows.append(row)
     _write_table(folder / f"{split}.csv", rows)
     if gaze_rows:
@@ -67,12 +67,12 @@ def write_csv(folder: Path, split: str, blocks: Iterable[PhantomBatch]) -> None:
 def write_webdataset(
     folder: Path, split: str, blocks: Iterable[PhantomBatch], shard_size: int
 ) -> None:
-    """Write a split as `split`-000000.tar ... of `shard_size` samples and add the shards to
-    sizes.json.
+    """Write a split as `split`-000000.tar ... of `shard_size` samples, listed in sizes.json.
 
     Members: key.png, key.txt, key.heatmap.png (annotated samples only) and key.json (label, class,
-    box or null); with several findings a film also key.windows.json and key.windows.npz.
-    The test split's gaze goes to test_gaze/, with the member's name as its filepath.
+    box or null). With several findings per image there are also key.windows.json and
+    key.windows.npz. The gaze of the test split goes to test_gaze/; the filepath in its table is the
+    name of the image's member.
     """
     sizes_file = folder / "sizes.json"
     sizes = json.loads(sizes_file.read_text()) if sizes_file.exists() else {}
@@ -83,17 +83,13 @@ def write_webdataset(
         with tarfile.open(folder / name, "w", format=tarfile.USTAR_FORMAT) as shard:
             for key, block, i in chunk:
                 _add_sample(shard, key, block, i)
-                if split == "test":
-                    gaze_rows.append(
-                        {
-                            "filepath": f"{key}.png",
-                            "gaze": _write_gaze(folder, key, block.heatmaps[i]),
-                        }
-                    )
-                    if block.told:
-                        gaze_rows[-1]["windows"] = _write_windows(
-                            folder, "test_gaze", key, block.told[i]
-                        )
+                if split != "test":
+                    continue
+                gaze = _write_gaze(folder, key, block.heatmaps[i])
+                gaze_rows.append({"filepath": f"{key}.png", "gaze": gaze})
+                if block.described:
+                    windows = _write_windows(folder, "test_gaze", key, block.described[i])
+                    gaze_rows[-1]["windows"] = windows
         sizes[name] = len(chunk)
         number += 1
     write_json(sizes_file, sizes)
@@ -102,11 +98,14 @@ def write_webdataset(
 
 
 def recipe(folder: Path, parameters: dict, labels: dict[str, list[int]]) -> dict:
-    """What recipe.json holds: parameters, package version, class counts a split, sha256 of each CSV
-    and shard.
+    """The content of recipe.json.
+
+    It holds the parameters, the package version, the class counts of each split, and the SHA-256 of
+    each CSV and shard.
     """
     counts = {
-        split: Counter(CLASS_NAMES[label] for label in found) for split, found in labels.items()
+        split: Counter(CLASS_NAMES[label] for label in of_split)
+        for split, of_split in labels.items()
     }
     files = sorted([*folder.glob("*.csv"), *folder.glob("*.tar")])
     return {
@@ -114,20 +113,21 @@ def recipe(folder: Path, parameters: dict, labels: dict[str, list[int]]) -> dict
         "package_version": __version__,
         "parameters": parameters,
         "class_counts": {
-            split: {name: found[name] for name in CLASS_NAMES} for split, found in counts.items()
+            split: {name: count[name] for name in CLASS_NAMES} for split, count in counts.items()
         },
         "sha256": {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files},
     }
 
 
 def write_json(path: Path, content: dict) -> None:
-    """Indented JSON with a final newline."""
+    """Write indented JSON with a final newline."""
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def _samples(split: str, blocks: Iterable[PhantomBatch]) -> Iterator[tuple[str, PhantomBatch, int]]:
-    """(key, block, row in the block) of every sample; keys are train_000000 ... (a dot would end a
-    webdataset key).
+    """Yield (key, block, index in the block) of every sample.
+
+    Keys are train_000000 ...: a dot would end a webdataset key.
     """
     number = 0
     for block in blocks:
@@ -142,7 +142,7 @@ def _box(block: PhantomBatch, i: int) -> list[int] | None:
 
 def _png(pixels: np.ndarray) -> bytes:
     buffer = io.BytesIO()
-    # Level 1: films are mostly noise, harder compression only costs time
+    # Level 1: the images are mostly noise, so that stronger compression only costs time
     Image.fromarray(pixels).save(buffer, format="PNG", compress_level=1)
     return buffer.getvalue()
 
@@ -158,14 +158,16 @@ def _write_gaze(folder: Path, key: str, heatmap: np.ndarray) -> str:
     return f"test_gaze/{key}.png"
 
 
-def _write_windows(folder: Path, under: str, key: str, told: list[Told]) -> str | None:
-    """The path for the table; None without a finding."""
-    if not told:
+def _write_windows(
+    folder: Path, under: str, key: str, described: list[DescribedFinding]
+) -> str | None:
+    """Write the two window files; return the path for the table, or None without a finding."""
+    if not described:
         return None
     (folder / under).mkdir(exist_ok=True)
     name = f"{under}/{key}.windows.json"
     for path, content in zip(
-        (folder / name, (folder / name).with_suffix(".npz")), windows_of(told), strict=True
+        (folder / name, (folder / name).with_suffix(".npz")), windows_of(described), strict=True
     ):
         path.write_bytes(content)
     return name
@@ -173,7 +175,7 @@ def _write_windows(folder: Path, under: str, key: str, told: list[Told]) -> str 
 
 def _write_table(path: Path, rows: list[dict]) -> None:
     table = pd.DataFrame(rows)
-    # Int64 keeps whole numbers whole where normals leave a blank
+    # Int64, because the blanks of normal images would turn integers into floats
     boxes = [name for name in ("x0", "y0", "x1", "y1") if name in table]
     table = table.astype({name: "Int64" for name in boxes})
     table.to_csv(path, index=False, lineterminator="\n")
@@ -186,16 +188,17 @@ def _add_sample(shard: tarfile.TarFile, key: str, block: PhantomBatch, i: int) -
     _add_member(shard, f"{key}.txt", block.reports[i].encode())
     if block.annotated[i]:
         _add_member(shard, f"{key}.heatmap.png", _heatmap_png(block.heatmaps[i]))
-    if block.told:
-        facts["findings"] = [one.facts() for one in block.told[i]]
-        if block.annotated[i] and block.told[i]:
-            for name, content in zip(("json", "npz"), windows_of(block.told[i]), strict=True):
+    if block.described:
+        described = block.described[i]
+        facts["findings"] = [finding.facts() for finding in described]
+        if block.annotated[i] and described:
+            for name, content in zip(("json", "npz"), windows_of(described), strict=True):
                 _add_member(shard, f"{key}.windows.{name}", content)
     _add_member(shard, f"{key}.json", json.dumps(facts).encode())
 
 
 def _add_member(shard: tarfile.TarFile, name: str, content: bytes) -> None:
-    # its defaults (mtime 0, no owner) are what keeps the bytes the same
+    # The defaults of TarInfo (mtime 0, no owner) keep the bytes the same on every run
     member = tarfile.TarInfo(name)
     member.size = len(content)
     shard.addfile(member, io.BytesIO(content))

@@ -29,7 +29,7 @@ RESERVED = (
     # bytes of address space beside the idle process's: a bomb fails here, not the machine
 )
 LONGEST = 4000  # characters of an answer
-SAYS = re.compile(r"^(?:[^\n:]*: |\s*)(?:error|fault): ", re.MULTILINE)
+SAYS = re.compile(r"^(?:[^\n:]*: |\s*)(?:error|problem): ", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Outcome:
 
     @property
     def answer(self) -> str:
-        """From the first `error: ` or `fault: ` on; "" without one."""
+        """From the first `error: ` or `problem: ` on; "" without one."""
         found = SAYS.search(self.output)
         return self.output[found.start() :].strip() if found else ""
 

@@ -74,7 +74,7 @@ def construct(folder: Path, size: int = 64, limit: int | None = None) -> None:
     side.
     """
     from openclip_eclip.metrics.finding_labels import PRESENT, UNCERTAIN, label_report
-    from openclip_eclip.phantom.images import draw_scenes, render_films
+    from openclip_eclip.phantom.images import draw_scenes, render_images
     from openclip_eclip.phantom.reports import CLASS_NAMES
 
     reports, test = read_open_i()
@@ -116,7 +116,7 @@ def construct(folder: Path, size: int = 64, limit: int | None = None) -> None:
                     for field in dataclasses.fields(scenes)
                 },
             )
-            films, _ = render_films(part, rng, size)
+            films, _ = render_images(part, rng, size)
             for report, film, label in zip(
                 chosen[first : first + 256], films, labels[first : first + 256], strict=True
             ):

@@ -1,4 +1,4 @@
-"""The plan of a batch: whom the gate takes, what is decoded, in which order."""
+"""The planned loader: which samples enter as mixed pairs, which are decoded, and their order."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from openclip_eclip.data.sample import Sample, collate
 
 
 def plan(rows: list[int], probability: float, **options) -> tuple:
+    """(two batches, the loader); of four samples each, those in `rows` are annotated."""
     samples = [
         Sample(
             torch.full((3, 4, 4), float(i)),
@@ -29,29 +30,31 @@ def plan(rows: list[int], probability: float, **options) -> tuple:
     return [batch for batch, _ in planned], planned
 
 
-def test_plan_primes_in_cold_start_and_mixes_afterwards() -> None:
+def test_batches_prime_in_the_cold_phase_and_are_mixed_afterwards() -> None:
     (cold, rest), planned = plan([1, 3], 1.0)
-    assert cold.is_priming and len(cold.lam) == 0 and not rest.is_priming
-    assert (
-        rest.mix_index.tolist() == [1, 3]
-        and rest.mixed_id.tolist() == [11, 13]
-        and (rest.lam < 1).all()
-    )
-    assert rest.heatmap[1].mean() == 3 and planned.views == {11: 1, 13: 1}
+    assert cold.is_priming and len(cold.lam) == 0
+    assert not rest.is_priming
+    assert rest.mix_index.tolist() == [1, 3]
+    assert rest.mixed_id.tolist() == [11, 13]
+    assert (rest.lam < 1).all()
+    assert rest.heatmap[1].mean() == 3
+    assert planned.views == {11: 1, 13: 1}
     (cold, rest), _ = plan([], 1.0, annotated=False)
     assert not cold.is_priming and len(rest.lam) == 0
 
 
 class Counting(torch.utils.data.Dataset):
+    """A data set that records the samples read; the crop loses the region of sample 0."""
+
     read: list[int] = []
 
     def __getitem__(self, index: int) -> Sample:
         self.read.append(index)
-        heatmap = None if index == 0 else torch.ones(1, 4, 4)  # sample 0: the crop lost the region
+        heatmap = None if index == 0 else torch.ones(1, 4, 4)
         return Sample(torch.rand(3, 4, 4), torch.zeros(5, dtype=torch.int64), 100 + index, heatmap)
 
 
-def test_refused_expert_samples_are_never_decoded() -> None:
+def test_expert_samples_that_are_not_drawn_are_not_decoded() -> None:
     def batches(probability: float) -> tuple[list, int]:
         Counting.read = []
         curriculum = Curriculum(40, CurriculumConfig(cold=0.5, warm=0, cool=0, end=probability))
@@ -59,23 +62,23 @@ def test_refused_expert_samples_are_never_decoded() -> None:
         loaded = list(expert_loader(Counting(), slots, workers=0))
         return loaded, len(Counting.read)
 
-    closed, decoded = batches(0.0)
-    assert (
-        len(closed) == 40 and decoded == 0 and all(len(fields.sample_id) == 0 for fields in closed)
-    )
+    empty, decoded = batches(0.0)
+    assert len(empty) == 40 and decoded == 0
+    assert all(len(batch.sample_id) == 0 for batch in empty)
     half, decoded = batches(0.5)
-    used = sum(len(fields.sample_id) for fields in half)
-    assert 30 < decoded < 70 and used == decoded - Counting.read.count(0)
+    used = sum(len(batch.sample_id) for batch in half)
+    assert 30 < decoded < 70
+    assert used == decoded - Counting.read.count(0)
+    # the same again, without a change of the global generator
     torch.manual_seed(5)
     before = torch.get_rng_state()
     again, _ = batches(0.5)
     assert torch.equal(before, torch.get_rng_state())
-    assert all(
-        torch.equal(a.image, b.image) and torch.equal(a.lam, b.lam) for a, b in zip(half, again)
-    )
+    for a, b in zip(half, again):
+        assert torch.equal(a.image, b.image) and torch.equal(a.lam, b.lam)
 
 
-def test_expert_stream_is_the_same_however_it_is_spread() -> None:
+def test_the_expert_stream_is_independent_of_ranks_accumulation_and_epochs() -> None:
     curriculum = Curriculum(6, CurriculumConfig(cold=0, warm=0, cool=0, end=0.7))
     whole = list(ExpertSlots(7, 4, 6, curriculum, EClipConfig().alpha, seed=2))
     ranks = [
@@ -90,21 +93,20 @@ def test_expert_stream_is_the_same_however_it_is_spread() -> None:
     assert list(second) == whole[3:]
 
 
-def test_expert_batch_joins_the_carrier() -> None:
+def test_the_expert_batch_is_added_to_the_batch() -> None:
     curriculum = Curriculum(2, CurriculumConfig(cold=0.5, warm=0, cool=0, end=1.0))
     slots = ExpertSlots(10, 3, 2, curriculum, EClipConfig().alpha, seed=0)
     (_, rest), planned = plan([2], 1.0, expert=expert_loader(Counting(), slots, workers=0))
     extra = len(rest.expert_image)
-    assert (
-        extra in (2, 3)
-        and rest.expert_text.shape == (extra, 5)
-        and len(rest.lam) == len(rest.heatmap) == 1 + extra
-    )
-    assert rest.mixed_id.tolist()[0] == 12 and min(rest.mixed_id.tolist()[1:]) >= 100
+    assert extra in (2, 3)
+    assert rest.expert_text.shape == (extra, 5)
+    assert len(rest.lam) == len(rest.heatmap) == 1 + extra
+    assert rest.mixed_id.tolist()[0] == 12
+    assert min(rest.mixed_id.tolist()[1:]) >= 100
 
 
-def test_what_is_shown_once_more_comes_equally_often_in_an_order_of_each_epoch() -> None:
-    """Five of ten for each of two batches; nothing of it becomes a pair."""
+def test_oversampled_images_occur_equally_often_in_another_order_per_epoch() -> None:
+    """Each of two batches has five of ten samples; none of them becomes a mixed pair."""
     Counting.read = []
     (cold, rest), planned = plan(
         [2],
@@ -116,25 +118,16 @@ def test_what_is_shown_once_more_comes_equally_often_in_an_order_of_each_epoch()
         ),
     )
     planned.epoch = 1
-    again = [batch for batch, _ in planned]
-    assert (
-        sorted(Counting.read[:10]) == sorted(Counting.read[10:]) == list(range(10))
-        and Counting.read[:10] != Counting.read[10:]
-    )
-    # the crop of sample 0 lost the region
-    assert (
-        sum(len(batch.oversampled_image) for batch in (cold, rest))
-        == sum(len(batch.oversampled_image) for batch in again)
-        == 9
-    )
-    assert (
-        rest.oversampled_text.shape[1:] == (5,)
-        and rest.oversampled_heatmap.shape[1:] == (1, 4, 4)
-        and rest.mixed_id.tolist() == [12]
-        and len(rest.expert_image) == 0
-    )
-    assert (
-        rest.to(dtype=torch.bfloat16).oversampled_image.dtype
-        == rest.to(dtype=torch.bfloat16).oversampled_heatmap.dtype
-        == torch.bfloat16
-    )
+    second_epoch = [batch for batch, _ in planned]
+    first_order, second_order = Counting.read[:10], Counting.read[10:]
+    assert sorted(first_order) == sorted(second_order) == list(range(10))
+    assert first_order != second_order
+    # nine, since the crop of sample 0 lost the region
+    assert sum(len(batch.oversampled_image) for batch in (cold, rest)) == 9
+    assert sum(len(batch.oversampled_image) for batch in second_epoch) == 9
+    assert rest.oversampled_text.shape[1:] == (5,)
+    assert rest.oversampled_heatmap.shape[1:] == (1, 4, 4)
+    assert rest.mixed_id.tolist() == [12]
+    assert len(rest.expert_image) == 0
+    half = rest.to(dtype=torch.bfloat16)
+    assert half.oversampled_image.dtype == half.oversampled_heatmap.dtype == torch.bfloat16

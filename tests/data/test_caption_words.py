@@ -1,4 +1,4 @@
-"""Captions: one list of words for missing text everywhere, and none loses its end in silence."""
+"""Captions: one list of words for missing text, and captions that are cut are reported."""
 
 from __future__ import annotations
 
@@ -31,56 +31,24 @@ from training_patches import caption_length
 from training_patches.caption_length import announce_lengths, count_cut
 
 MISSING = [
-    "",
-    "  ",
-    "\u00a0",
-    "\u200b",
-    "nan",
-    "NaN",
-    "None",
-    "none ",
-    "<NA>",
-    "null",
-    "NULL",
-    "N/A",
-    "n/a",
-    "#N/A",
-    "NaT",
-    "nan nan",
-    "nan. nan.",
-    "None; None",
-    "-",
-    "---",
-    ".",
-    "?",
-    "...",
-    "undefined",
-    "-nan",
-    "n.a.",
-    "N.A.",
+    *("", "  ", "\u00a0", "\u200b"),
+    *("nan", "NaN", "None", "none ", "<NA>", "null", "NULL", "N/A", "n/a", "#N/A", "NaT"),
+    *("nan nan", "nan. nan.", "None; None", "undefined", "-nan", "n.a.", "N.A."),
+    *("-", "---", ".", "?", "..."),
 ]
 TEXTS = [
-    "no finding",
-    "none seen",
-    "nodule",
-    "NAD",
-    "a",
-    "0",
-    "normal",
-    "nan in the table",
-    "null hypothesis",
-    "正常",
-    "Nonetheless normal",
+    *("no finding", "none seen", "nodule", "NAD", "a", "0", "normal", "正常"),
+    *("nan in the table", "null hypothesis", "Nonetheless normal"),
 ]
 
 
 @pytest.mark.parametrize("text", MISSING, ids=ascii)
-def test_words_for_nothing(text: str) -> None:
+def test_words_for_missing_text_are_recognised(text: str) -> None:
     assert is_missing(text)
 
 
 @pytest.mark.parametrize("text", [*TEXTS, "NA"], ids=ascii)
-def test_texts_are_no_words_for_nothing(text: str) -> None:
+def test_other_texts_are_not_missing(text: str) -> None:
     assert not is_missing(text)
 
 
@@ -94,19 +62,16 @@ def captions_table(folder: Path, captions: list[str]) -> Path:
     return path
 
 
-def test_tables_and_shards_name_missing_captions(tmp_path: Path) -> None:
+def test_missing_captions_of_tables_and_shards_are_named(tmp_path: Path) -> None:
     captions = ["nodule", "nan", "<NA>", "none", " ", "NA", "NA"]
     table = read_csv_table(captions_table(tmp_path, captions), CsvColumns())
     report = check_table(table)
     assert [(fault.where.split(", ")[1], fault.key) for fault in report.faults] == [
         (f"row {i}", "title") for i in range(2, 6)
     ]
-    assert all("no caption" in fault.message for fault in report.faults) and report.good == [
-        0,
-        5,
-        6,
-    ]
-    assert report.warnings == ["2 captions are 'NA', which may stand for no text"]
+    assert all("no caption" in fault.message for fault in report.faults)
+    assert report.good == [0, 5, 6]
+    assert report.warnings == ["2 captions are 'NA', which may mean that there is no text"]
     image = (tmp_path / "images" / "0.png").read_bytes()
     members = {
         f"{i}.{name}": data
@@ -116,32 +81,26 @@ def test_tables_and_shards_name_missing_captions(tmp_path: Path) -> None:
     members |= {"bad.png": image, "bad.txt": b"opacit\xe9"}
     entries = index_shard(write_shard(tmp_path / "a.tar", members))
     report = check_entries(entries)
-    assert [fault.where.split(", ")[1] for fault in report.faults] == [
-        "1",
-        "2",
-        "3",
-        "4",
-        "bad",
-    ] and report.good == [0, 5, 6]
+    keys = [fault.where.split(", ")[1] for fault in report.faults]
+    assert keys == ["1", "2", "3", "4", "bad"]
+    assert report.good == [0, 5, 6]
     assert "not UTF-8" in report.faults[-1].message
-    # remote shards are read without a check before
+    # remote shards are read without an earlier check
     with pytest.raises(DataError, match="a.tar, 1.txt: no caption, found 'nan'"):
         read_members(entries[1].read(), "a.tar, 1", None, None, 1)
 
 
-def test_captions_that_may_be_missing_or_are_all_the_same_are_named(tmp_path: Path) -> None:
+def test_doubtful_captions_and_equal_captions_cause_a_warning(tmp_path: Path) -> None:
     path = captions_table(tmp_path, ["No report", "unknown", "unknown", "a nodule"])
     report = check_table(read_csv_table(path, CsvColumns()))
-    assert not report.faults and report.warnings == [
-        "1 captions are 'No report', which may stand for no text",
-        "2 captions are 'unknown', which may stand for no text",
+    assert not report.faults
+    assert report.warnings == [
+        "1 captions are 'No report', which may mean that there is no text",
+        "2 captions are 'unknown', which may mean that there is no text",
     ]
-    report = check_table(
-        read_csv_table(captions_table(tmp_path, ["chest x-ray"] * 3), CsvColumns())
-    )
-    assert [warning.split(":")[0] for warning in report.warnings] == [
-        "all 3 captions are 'chest x-ray'"
-    ]
+    path = captions_table(tmp_path, ["chest x-ray"] * 3)
+    (warning,) = check_table(read_csv_table(path, CsvColumns())).warnings
+    assert warning.split(":")[0] == "all 3 captions are 'chest x-ray'"
 
 
 @pytest.mark.parametrize("sentence", ["nan", "", " ", "<NA>", "...", None, 3, "\ud800"], ids=ascii)
@@ -164,16 +123,12 @@ def evaluation_set(folder: Path, rows: list[tuple[str, str, str]]) -> EvalSet:
     return read_eval_set(path)
 
 
-def test_evaluation_leaves_out_what_training_refuses(tmp_path: Path) -> None:
-    data = evaluation_set(
-        tmp_path,
-        [
-            (f"{i}.png", text, "s")
-            for i, text in enumerate(["nodule", "None", "<NA>", "null", "nan", "N/A", "-", "NA"])
-        ],
-    )
-    kept = with_reports(data, "title")
-    assert kept.ids == ["0.png", "7.png"] and set(kept.excluded.values()) == {"no report"}
+def test_evaluation_leaves_out_missing_captions(tmp_path: Path) -> None:
+    texts = ["nodule", "None", "<NA>", "null", "nan", "N/A", "-", "NA"]
+    data = evaluation_set(tmp_path, [(f"{i}.png", text, "s") for i, text in enumerate(texts)])
+    with_text = with_reports(data, "title")
+    assert with_text.ids == ["0.png", "7.png"]
+    assert set(with_text.excluded.values()) == {"no report"}
     with pytest.raises(UserError, match="holds no report at all"):
         with_reports(data.keep(np.array([False, *[True] * 6, False]), "x"), "title")
 
@@ -187,17 +142,13 @@ def test_an_image_in_several_rows_is_counted(tmp_path: Path) -> None:
         ("c.png", "same", "s3"),
     ]
     data = evaluation_set(tmp_path, rows)
-    found = {
-        rule: repeated_images(data, find_reports(data, rule, "title", column))
-        for rule, column in (
-            ("paper", None),
-            ("index", None),
-            ("group", "study"),
-            ("group ", "filepath"),
-        )
-        for rule in (rule,)
-    }
-    assert found == {"paper": (1, 2), "index": (2, 4), "group": (0, 0), "group ": (0, 0)}
+    for rule, column, expected in (
+        ("paper", None, (1, 2)),
+        ("index", None, (2, 4)),
+        ("group", "study", (0, 0)),
+        ("group ", "filepath", (0, 0)),
+    ):
+        assert repeated_images(data, find_reports(data, rule, "title", column)) == expected, rule
     # the same image under another name
     (tmp_path / "copy.png").write_bytes((tmp_path / "b.png").read_bytes())
     data = evaluation_set(tmp_path, rows[:3])
@@ -206,7 +157,7 @@ def test_an_image_in_several_rows_is_counted(tmp_path: Path) -> None:
     assert repeated_images(data, find_reports(data, "group", "title", "study")) == (1, 2)
 
 
-def test_overlap_takes_no_missing_report_for_a_shared_one() -> None:
+def test_missing_reports_do_not_count_as_shared_in_overlap() -> None:
     contents = Contents("a")
     for text in ("nan", "None", "a nodule on the left"):
         contents.add("row", {}, text, None)
@@ -214,22 +165,15 @@ def test_overlap_takes_no_missing_report_for_a_shared_one() -> None:
 
 
 def test_prepare_leaves_out_missing_texts_and_counts_them() -> None:
-    plan = Plan(
-        "x",
-        {
-            "train": [
-                Item("a", Path("a"), "nodule"),
-                Item("b", Path("b"), "nan"),
-                Item("c", Path("c"), " "),
-            ]
-        },
-    )
+    texts = {"a": "nodule", "b": "nan", "c": " "}
+    plan = Plan("x", {"train": [Item(key, Path(key), text) for key, text in texts.items()]})
     leave_out_missing_texts(plan)
-    assert [item.key for item in plan.splits["train"]] == ["a"] and sum(plan.left_out.values()) == 2
+    assert [item.key for item in plan.splits["train"]] == ["a"]
+    assert sum(plan.left_out.values()) == 2
     assert plan.examples == {"no text, or a word that stands for none": ["b", "c"]}
 
 
-# ---- captions that are longer than the text tower reads
+# ---- captions longer than the context length
 
 LONG = "the lungs are clear and the heart is normal in size " * 5  # 55 words
 
@@ -240,17 +184,19 @@ def test_check_counts_captions_that_are_certainly_cut(
     path = captions_table(tmp_path, ["short", LONG * 2, LONG * 6])
     check_main([str(path), "--sheet", str(tmp_path / "s.png")])
     out = capsys.readouterr().out
-    assert (
-        "captions: 3, the longest of at least 332 tokens; at least 2 exceed a context length of 77;"
-        " at least 1 exceed a context length of 256" in out
+    line = (
+        "captions: 3, the longest has at least 332 tokens; at least 2 exceed a context length of"
+        " 77; at least 1 exceed a context length of 256"
     )
-    assert out.count("  warning: at least") == 2 and "--force-context-length" in out
+    assert line in out
+    assert out.count("  warning: at least") == 2
+    assert "--force-context-length" in out
     check_main([str(path), "--context-length", "400", "--sheet", str(tmp_path / "s.png")])
     out = capsys.readouterr().out
     assert "exceed a context length" not in out and "warning" not in out
 
 
-def test_few_cut_captions_are_no_warning() -> None:
+def test_a_small_share_of_cut_captions_causes_no_warning() -> None:
     assert describe_lengths("captions", [10] * 98 + [80] * 2, [77])[1] == []
     assert len(describe_lengths("captions", [10] * 97 + [80] * 3, [77])[1]) == 1
 
@@ -275,9 +221,7 @@ def test_fewest_tokens_is_a_lower_bound(text: str) -> None:
 
 
 class Padded:
-    """As tokenizers of Hugging Face: padded with 1; where `keeps_end`, cut ones end as whole ones
-    do.
-    """
+    """Pads with 1, as tokenizers of Hugging Face; `keeps_end`: cut texts end as whole ones do."""
 
     def __init__(self, context: int, keeps_end: bool) -> None:
         self.context, self.keeps_end = context, keeps_end
@@ -298,7 +242,7 @@ class Padded:
     ],
     ids=["clip", "padded", "with-an-end"],
 )
-def test_cut_captions_are_counted_for_any_padding(tokenizer: object, words: int) -> None:
+def test_cut_captions_are_counted_with_any_padding(tokenizer: object, words: int) -> None:
     texts = ["dog " * count for count in range(1, 20)]
     assert count_cut(tokenizer, texts) == sum(count > words for count in range(1, 20))
     assert count_cut(tokenizer, ["short"] * 5) == 0
@@ -317,7 +261,7 @@ def training_arguments(**more: object) -> argparse.Namespace:
     )
 
 
-def test_training_says_how_many_captions_are_cut(
+def test_training_logs_the_number_of_cut_captions(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tokenizer = open_clip.SimpleTokenizer(context_length=16)
@@ -328,29 +272,20 @@ def test_training_says_how_many_captions_are_cut(
     announce_lengths(training_arguments(), "--train-data", samples, tokenizer, False)
     assert torch.equal(torch.get_rng_state(), before)
     (record,) = caplog.records
-    assert (
-        record.levelname == "WARNING"
-        and "--train-data: 2 of 8 captions (25 %) are longer than the context length of 16 tokens"
-        in record.message
-    )
+    message = "--train-data: 2 of 8 captions (25 %) are longer than the context length of 16 tokens"
+    assert record.levelname == "WARNING"
+    assert message in record.message
     assert "--force-context-length" in record.message
     monkeypatch.setattr(caption_length, "SAMPLE", 4)
     announce_lengths(training_arguments(), "--train-data", samples, tokenizer, False)
-    assert "1 of 4 checked, out of 8 captions" in caplog.records[-1].message
-    announce_lengths(
-        training_arguments(),
-        "--train-data",
-        CsvSamples(table.keep([0, 1]), SimpleNamespace(), tokenizer),
-        tokenizer,
-        False,
-    )
-    assert (
-        caplog.records[-1].levelname == "INFO"
-        and "0 of 2 captions (0 %)" in caplog.records[-1].message
-    )
+    assert "1 of 4 looked at, out of 8 captions" in caplog.records[-1].message
+    short = CsvSamples(table.keep([0, 1]), SimpleNamespace(), tokenizer)
+    announce_lengths(training_arguments(), "--train-data", short, tokenizer, False)
+    assert caplog.records[-1].levelname == "INFO"
+    assert "0 of 2 captions (0 %)" in caplog.records[-1].message
 
 
-def test_shards_and_their_sentences_are_counted_too(
+def test_cut_captions_and_sentences_of_shards_are_counted(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     tokenizer = open_clip.SimpleTokenizer(context_length=16)
@@ -370,12 +305,10 @@ def test_shards_and_their_sentences_are_counted_too(
     announce_lengths(
         training_arguments(train_data=str(path)), "--train-data", None, tokenizer, True
     )
-    assert [
-        "1 of 2 captions (50 %)" in caplog.records[0].message,
-        "1 of 2 sentences (50 %)" in caplog.records[1].message,
-    ] == [True, True]
+    assert "1 of 2 captions (50 %)" in caplog.records[0].message
+    assert "1 of 2 sentences (50 %)" in caplog.records[1].message
     caplog.clear()
-    # no end marker: the check has named it, and --on-bad-sample skip goes on without b
+    # no end marker: the check has named it, and --on-bad-sample skip continues without b
     path.write_bytes(path.read_bytes()[: 6 * 1024])
     announce_lengths(
         training_arguments(train_data=f"file:{path}"), "--train-data", None, tokenizer, False
@@ -392,10 +325,10 @@ def test_shards_and_their_sentences_are_counted_too(
     assert len(caplog.records) == 1
 
 
-def test_captions_before_the_damage_of_a_shard_are_counted_where_it_is_skipped(
+def test_captions_before_the_damage_of_a_shard_are_counted_if_it_is_skipped(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The check has named the damage; here it stopped the first rank, and the others waited."""
+    """The check has named the damage; here it must not stop the first rank while others wait."""
     tokenizer = open_clip.SimpleTokenizer(context_length=16)
     caplog.set_level(logging.INFO)
     path = write_shard(
@@ -414,24 +347,20 @@ def test_captions_before_the_damage_of_a_shard_are_counted_where_it_is_skipped(
     assert len(caplog.records) == 1
 
 
-def test_one_caption_for_all_images_is_told(
+def test_one_caption_for_all_images_causes_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Nothing can be learned, and the loss is ln(batch) to the end."""
-    assert (
-        "all 3 captions are 'a chest x-ray'"
-        in check_table(
-            read_csv_table(captions_table(tmp_path, ["a chest x-ray"] * 3), CsvColumns())
-        ).warnings[-1]
-    )
-    assert not check_table(
-        read_csv_table(captions_table(tmp_path, ["a chest x-ray", "effusion"]), CsvColumns())
-    ).warnings
-    assert not check_table(
-        read_csv_table(captions_table(tmp_path, ["a chest x-ray"]), CsvColumns())
-    ).warnings
+    """Nothing can be learned from it: the loss stays at ln(batch size)."""
+
+    def warnings_of(captions: list[str]) -> list[str]:
+        table = read_csv_table(captions_table(tmp_path, captions), CsvColumns())
+        return check_table(table).warnings
+
+    assert "all 3 captions are 'a chest x-ray'" in warnings_of(["a chest x-ray"] * 3)[-1]
+    assert not warnings_of(["a chest x-ray", "effusion"])
+    assert not warnings_of(["a chest x-ray"])
     tokenizer = open_clip.SimpleTokenizer(context_length=16)
-    for texts, told in ((("a scan", "a scan"), True), (("a scan", "another"), False)):
+    for texts, warned in ((("a scan", "a scan"), True), (("a scan", "another"), False)):
         caplog.clear()
         path = write_shard(
             tmp_path / "a.tar",
@@ -440,4 +369,4 @@ def test_one_caption_for_all_images_is_told(
         announce_lengths(
             training_arguments(train_data=str(path)), "--train-data", None, tokenizer, False
         )
-        assert ("all 2 captions are 'a scan'" in caplog.text) == told
+        assert ("all 2 captions are 'a scan'" in caplog.text) == warned

@@ -1,4 +1,4 @@
-"""Heatmap files: what is read, what is an error."""
+"""Heatmap files: the formats that are read, and the errors."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ def encode(values: np.ndarray, suffix: str, **options) -> bytes:
     ids=str,
 )
 def test_heatmap_files_are_divided_by_their_own_maximum(values: np.ndarray, suffix: str) -> None:
-    found = decode_heatmap(encode(values, suffix), f"map{suffix}")
-    assert found.dtype == np.float32 and found.shape == (2, 2)
-    assert np.allclose(found, np.squeeze(values) / values.max(), atol=1e-4)
+    decoded = decode_heatmap(encode(values, suffix), f"map{suffix}")
+    assert decoded.dtype == np.float32 and decoded.shape == (2, 2)
+    assert np.allclose(decoded, np.squeeze(values) / values.max(), atol=1e-4)
 
 
-def test_scipy_csr_is_the_dense_map(tmp_path: Path) -> None:
+def test_a_scipy_csr_matrix_is_decoded_to_the_dense_map(tmp_path: Path) -> None:
     dense = np.array([[0, 0, 3.0], [6, 0, 0]])
     scipy.sparse.save_npz(tmp_path / "map.npz", scipy.sparse.csr_matrix(dense))
     assert np.allclose(decode_heatmap((tmp_path / "map.npz").read_bytes(), "map.npz"), dense / 6)
@@ -96,15 +96,15 @@ GOOD = np.ones((4, 4), np.float32)
         "jpg",
     ],
 )
-def test_bad_heatmaps_are_named(data: bytes, name: str, message: str) -> None:
+def test_bad_heatmaps_are_errors_that_name_the_file(data: bytes, name: str, message: str) -> None:
     with pytest.raises(DataError, match=message) as error:
         decode_heatmap(data, name)
     assert name in str(error.value)
 
 
-def test_aspect_ratio_not_resolution_must_match() -> None:
+def test_the_aspect_ratio_but_not_the_resolution_must_match() -> None:
     check_aspect((100, 50), (2000, 1000), "map")
-    # 14 x 18 would be exact: rounding of a coarse grid is fine
+    # a coarse grid may be rounded to whole pixels
     check_aspect((7, 9), (2544, 3056), "map")
     with pytest.raises(DataError, match="fits transposed"):
         check_aspect((50, 100), (2000, 1000), "map")

@@ -1,4 +1,4 @@
-"""The joint transform (invariant 6): image and map are cropped as one."""
+"""The joint transform (invariant 6): image and heatmap have the same crop."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ def marked(size: tuple[int, int], spot: tuple[float, float], width: float = 0.12
 
 
 def centre(values: torch.Tensor) -> torch.Tensor:
+    """Centre of mass (y, x) in pixels."""
     weight = values.clamp(min=0)
     grid = torch.stack(
         torch.meshgrid(*(torch.arange(side) + 0.5 for side in values.shape), indexing="ij")
@@ -44,7 +45,7 @@ def centre(values: torch.Tensor) -> torch.Tensor:
     [{"scale": (0.3, 1.0)}, {"use_timm": True, "scale": (0.3, 1.0)}],
     ids=["torchvision", "timm"],
 )
-def test_a_mark_stays_under_its_mark(
+def test_image_and_heatmap_stay_aligned(
     image_size: tuple, map_size: tuple, spot: tuple, aug: dict
 ) -> None:
     transform = JointTransform(
@@ -58,14 +59,11 @@ def test_a_mark_stays_under_its_mark(
         pixels, cropped = transform(image, heatmap)
         if cropped is None:
             continue
-        assert (
-            pixels.shape == (3, 112, 112)
-            and cropped.shape == (1, 112, 112)
-            and cropped.dtype == torch.float32
-        )
+        assert pixels.shape == (3, 112, 112)
+        assert cropped.shape == (1, 112, 112) and cropped.dtype == torch.float32
         assert cropped.max() == 1 and cropped.min() >= 0
         distance = (centre(pixels[0]) - centre(cropped[0])).abs().max()
-        # the marks are whole pixels of either grid
+        # the squares consist of whole pixels of their own grid
         assert distance < 112 / min(*map_size) + 112 / min(*image_size), distance
         compared += 1
     assert compared >= 5
@@ -82,9 +80,7 @@ def test_a_mark_stays_under_its_mark(
 def test_a_placebo_of_another_shape_lies_over_the_whole_image(
     image_size: tuple, map_size: tuple, spot: tuple
 ) -> None:
-    """Its height is the image's height, its width the image's width: a mark of it stays where the
-    image has one.
-    """
+    """Height and width of the placebo are those of the image; a mark stays at its position."""
     transform = JointTransform(
         image_transform(
             112, is_train=True, mean=(0.0,) * 3, std=(1.0,) * 3, aug_cfg={"scale": (0.3, 1.0)}
@@ -98,16 +94,9 @@ def test_a_placebo_of_another_shape_lies_over_the_whole_image(
         pixels, placebo = transform(
             image, marked(image_size, spot, 0.2), marked(map_size, spot, 0.2)
         )
-        if (
-            placebo is None
-            or min(
-                pixels[0][0].max(),
-                pixels[0][-1].max(),
-                pixels[0][:, 0].max(),
-                pixels[0][:, -1].max(),
-            )
-            > 0
-        ):
+        view = pixels[0]
+        borders = (view[0].max(), view[-1].max(), view[:, 0].max(), view[:, -1].max())
+        if placebo is None or min(borders) > 0:
             continue
         distance = (centre(pixels[0]) - centre(placebo[0])).abs().max()
         assert distance < 2 * 112 / min(*map_size) + 112 / min(*image_size), distance
@@ -115,7 +104,7 @@ def test_a_placebo_of_another_shape_lies_over_the_whole_image(
     assert compared >= 5
 
 
-def test_full_crop_of_an_equal_map_is_the_map() -> None:
+def test_a_full_crop_at_equal_size_leaves_the_map_unchanged() -> None:
     transform = JointTransform(
         image_transform(8, is_train=True, aug_cfg={"scale": (1.0, 1.0)}), 0.1
     )
@@ -138,8 +127,7 @@ def test_full_crop_of_an_equal_map_is_the_map() -> None:
         {"use_timm": True, "scale": (0.2, 1.0), "re_prob": 0.5, "color_jitter": 0.3},
     ],
 )
-def test_without_and_with_a_heatmap_the_image_is_open_clips(aug: dict | None) -> None:
-
+def test_the_image_is_that_of_open_clip_with_or_without_a_heatmap(aug: dict | None) -> None:
     stock = image_transform(48, is_train=True, aug_cfg=aug)
     transform = JointTransform(stock, 0.1)
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 70, 3), dtype=np.uint8))
@@ -150,28 +138,24 @@ def test_without_and_with_a_heatmap_the_image_is_open_clips(aug: dict | None) ->
             results.append(
                 stock(image) if isinstance(heatmap, str) else transform(image, heatmap)[0]
             )
-        assert torch.equal(results[0], results[1]) and torch.equal(results[0], results[2])
+        assert torch.equal(results[0], results[1])
+        assert torch.equal(results[0], results[2])
 
 
-def test_a_crop_without_the_region_is_not_annotated() -> None:
+def test_a_crop_without_the_marked_region_is_not_annotated() -> None:
     heatmap = np.zeros((100, 100), np.float32)
     heatmap[:30, :30] = 1
     image = Image.new("RGB", (100, 100))
     torch.manual_seed(0)
-    kept = {
-        threshold: sum(
-            JointTransform(
-                image_transform(16, is_train=True, aug_cfg={"scale": (0.3, 0.3)}), threshold
-            )(image, heatmap)[1]
-            is not None
-            for _ in range(40)
-        )
-        for threshold in (0.0, 0.3, 1.0)
-    }
-    assert 40 > kept[0.0] >= kept[0.3] > kept[1.0] == 0
+    annotated = {}  # views that keep the heatmap, by crop threshold
+    for threshold in (0.0, 0.3, 1.0):
+        stock = image_transform(16, is_train=True, aug_cfg={"scale": (0.3, 0.3)})
+        transform = JointTransform(stock, threshold)
+        annotated[threshold] = sum(transform(image, heatmap)[1] is not None for _ in range(40))
+    assert 40 > annotated[0.0] >= annotated[0.3] > annotated[1.0] == 0
 
 
-def test_a_step_that_moves_pixels_is_refused() -> None:
+def test_a_step_that_may_move_pixels_is_an_error() -> None:
     stock = image_transform(32, is_train=True)
     stock.transforms.append(torch.nn.Identity())
     with pytest.raises(ValueError, match="step Identity"):

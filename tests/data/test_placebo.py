@@ -1,5 +1,6 @@
-"""Placebo heatmaps: who is annotated, when and in which order stays; only the map changes, the same
-everywhere and always.
+"""Placebo heatmaps: only the map of a sample changes, not which views are annotated or when.
+
+The placebo depends on the seed and the sample alone.
 """
 
 from __future__ import annotations
@@ -27,17 +28,14 @@ SIDE = 32
 
 
 def labelled_table(folder: Path, count: int = 14, annotated: range = range(2, 14, 2)) -> Path:
-    """As `write_table`, with a class column: three classes, two annotated samples in each; no
-    constant map.
+    """A table as of `write_table`, with a class column and without constant maps.
+
+    There are three classes with two annotated samples each.
     """
     path = write_table(folder, count, annotated)
-    lines = path.read_text().splitlines()
-    path.write_text(
-        "\n".join(
-            [lines[0] + ",finding", *(f"{line},c{i // 2 % 3}" for i, line in enumerate(lines[1:]))]
-        )
-        + "\n"
-    )
+    header, *lines = path.read_text().splitlines()
+    labelled = [f"{line},c{i // 2 % 3}" for i, line in enumerate(lines)]
+    path.write_text("\n".join([header + ",finding", *labelled]) + "\n")
     return path
 
 
@@ -53,98 +51,91 @@ def samples_of(
 
 
 def draw(samples: CsvSamples, rounds: int = 1) -> list[Sample]:
-    found = []
+    """All samples, `rounds` times, each with its own seed."""
+    drawn = []
     for i in range(rounds * len(samples)):
         with seeded_randomness([i]):
-            found.append(samples[i % len(samples)])
-    return found
+            drawn.append(samples[i % len(samples)])
+    return drawn
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", PLACEBOS)
-def test_all_but_the_map_stays(kind: str, tmp_path: Path) -> None:
-    """Small crops of maps with little mass: many views count as not annotated, and these are the
-    same views.
-    """
+def test_only_the_map_changes(kind: str, tmp_path: Path) -> None:
+    """With small crops and maps of little mass, many views are not annotated: the same views."""
     path = labelled_table(tmp_path)
     for file in (tmp_path / "images").glob("*.npy"):  # two bright pixels
         values = np.zeros((40, 40), np.float32)
         values[int(file.stem) + 3, 5] = values[30, 2 * int(file.stem) + 10] = 1
         np.save(file, values)
     true, placebo = draw(samples_of(path, None), 6), draw(samples_of(path, kind), 6)
-    kept = [sample.heatmap is not None for sample in true]
-    assert 0 < sum(kept) < 36 and kept == [sample.heatmap is not None for sample in placebo]
+    annotated = [sample.heatmap is not None for sample in true]
+    assert 0 < sum(annotated) < 36
+    assert annotated == [sample.heatmap is not None for sample in placebo]
     changed = 0
     for before, after in zip(true, placebo):
-        assert (
-            torch.equal(before.image, after.image)
-            and torch.equal(before.text, after.text)
-            and before.sample_id == after.sample_id
-        )
+        assert torch.equal(before.image, after.image)
+        assert torch.equal(before.text, after.text)
+        assert before.sample_id == after.sample_id
         if before.heatmap is not None:
-            assert (
-                after.heatmap.shape == before.heatmap.shape and after.heatmap.dtype == torch.float32
-            )
+            assert after.heatmap.shape == before.heatmap.shape
+            assert after.heatmap.dtype == torch.float32
             assert after.heatmap.min() >= 0 and after.heatmap.max() == 1
             changed += not torch.equal(before.heatmap, after.heatmap)
-    assert changed == sum(kept)
-    keys = [
-        [sample.sample_id for sample in found if sample.heatmap is not None]
-        for found in (true, placebo)
-    ]
-    assert (
-        draw_gate(0, 5, keys[0], 0.5, 0.3).lam.tolist()
-        == draw_gate(0, 5, keys[1], 0.5, 0.3).lam.tolist()
-    )
+    assert changed == sum(annotated)
+    # the gate draws the same lambdas for both
+    lambdas = []
+    for samples in (true, placebo):
+        keys = [sample.sample_id for sample in samples if sample.heatmap is not None]
+        lambdas.append(draw_gate(0, 5, keys, 0.5, 0.3).lam.tolist())
+    assert lambdas[0] == lambdas[1]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", PLACEBOS)
-def test_a_function_of_seed_and_sample(kind: str, tmp_path: Path) -> None:
-    """Any number of workers, any order, any epoch: the same map; another seed, another one (where
-    anything is random).
+def test_a_placebo_is_a_function_of_seed_and_sample(kind: str, tmp_path: Path) -> None:
+    """The map is the same for any number of workers, any order and any epoch.
+
+    With another seed it differs, if the kind is random.
     """
     path = labelled_table(tmp_path)
 
     def maps(seed: int = 0, workers: int = 0, reverse: bool = False) -> dict[int, torch.Tensor]:
         samples = samples_of(path, kind, seed, threshold=0, scale=(1.0, 1.0))
         order = list(range(len(samples)))[:: -1 if reverse else 1]
-        found = {}
-        for fields in DataLoader(
+        by_id = {}
+        for batch in DataLoader(
             samples, batch_size=3, sampler=order, num_workers=workers, collate_fn=collate
         ):
-            found.update(zip(fields.sample_id[fields.annotated].tolist(), fields.heatmap))
-        return found
+            by_id.update(zip(batch.sample_id[batch.annotated].tolist(), batch.heatmap))
+        return by_id
 
-    once = maps()
-    assert len(once) == 6
-    for other in (
-        maps(),
-        maps(reverse=True),
-        *([maps(workers=2)] if kind in ("random", "shuffled") else []),
-    ):
-        assert other.keys() == once.keys() and all(
-            torch.equal(other[key], once[key]) for key in once
-        )
+    expected = maps()
+    assert len(expected) == 6
+    others = [maps(), maps(reverse=True)]
+    if kind in ("random", "shuffled"):
+        others.append(maps(workers=2))
+    for other in others:
+        assert other.keys() == expected.keys()
+        assert all(torch.equal(other[key], expected[key]) for key in expected)
     placebo = samples_of(path, kind).placebo(5, np.load(tmp_path / "images" / "4.npy"))
     assert placebo.dtype == np.float32 and placebo.min() >= 0 and placebo.max() == 1
     if kind in ("random", "phase-scrambled"):
         other = maps(seed=1)
-        assert not any(torch.equal(other[key], once[key]) for key in once)
-        assert len({value.numpy().tobytes() for value in once.values()}) == 6
+        assert not any(torch.equal(other[key], expected[key]) for key in expected)
+        assert len({value.numpy().tobytes() for value in expected.values()}) == 6
     if kind == "shuffled":
+        others = (maps(seed) for seed in (1, 2))
         assert any(
-            not torch.equal(found[key], once[key]) for found in map(maps, (1, 2)) for key in once
+            not torch.equal(other[key], expected[key]) for other in others for key in expected
         )
 
 
-def test_a_control_moves_with_the_image(tmp_path: Path) -> None:
-    """A donor's map is cropped where the image is; the whole of it is taken where nothing of it
-    lies in the crop.
-    """
+def test_a_placebo_is_cropped_with_the_image(tmp_path: Path) -> None:
+    """If the crop holds nothing of the placebo, the whole placebo is used."""
     image = Image.new("RGB", (64, 64))
     true = np.ones((64, 64), np.float32)
-    corner = np.zeros((16, 16), np.float32)  # another image's, at another resolution
+    corner = np.zeros((16, 16), np.float32)  # the map of another image, at another resolution
     corner[:8, :8] = 1
     transform = JointTransform(image_transform(32, is_train=True), 0.1)
 
@@ -166,8 +157,8 @@ def test_a_control_moves_with_the_image(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_shuffled_is_never_its_own(seed: int) -> None:
-    """Images with several readers, and classes: a permutation inside the class to other images."""
+def test_a_shuffled_map_is_never_of_the_same_image(seed: int) -> None:
+    """The shuffle is a permutation within each class; images may have several readers."""
     rng = np.random.default_rng(seed)
     images = [f"i{i // 3}" for i in range(12)] + [f"j{i}" for i in range(17)]
     classes = (
@@ -175,18 +166,15 @@ def test_shuffled_is_never_its_own(seed: int) -> None:
     )
     for labels in (None, ["c" for _ in images]):
         donors = choose_donors(seed, images, labels, images)
-        assert sorted(donors) == list(range(29)) and all(
-            images[i] != images[donor] for i, donor in enumerate(donors)
-        )
+        assert sorted(donors) == list(range(29))
+        assert all(images[i] != images[donor] for i, donor in enumerate(donors))
     singles = list(range(29))
     donors = choose_donors(seed, singles, classes, images)
-    assert sorted(donors) == singles and all(
-        classes[i] == classes[donor] and i != donor for i, donor in enumerate(donors)
-    )
-    assert any(
-        classes[i] != classes[donor]
-        for i, donor in enumerate(choose_donors(seed, singles, None, images))
-    )
+    assert sorted(donors) == singles
+    for i, donor in enumerate(donors):
+        assert classes[i] == classes[donor] and i != donor
+    without_classes = choose_donors(seed, singles, None, images)
+    assert any(classes[i] != classes[donor] for i, donor in enumerate(without_classes))
 
 
 @pytest.mark.parametrize(
@@ -197,7 +185,7 @@ def test_shuffled_is_never_its_own(seed: int) -> None:
         (["a", "b", "c"], ["x", "x", "y"], "1 annotated samples of class 'y'"),
     ],
 )
-def test_a_shuffle_without_donors_is_refused(
+def test_a_shuffle_without_donors_is_an_error(
     images: list, classes: list | None, message: str
 ) -> None:
     with pytest.raises(DataError, match=message):
@@ -208,15 +196,15 @@ def test_a_shuffle_without_donors_is_refused(
 def test_scrambled_phases_keep_the_amplitudes(shape: tuple[int, int]) -> None:
     rows, columns = np.mgrid[: shape[0], : shape[1]]
     heatmap = np.exp(-((rows - 9) ** 2 + (columns - 25) ** 2) / 18).astype(np.float32)
-    found = scramble_phases(heatmap, np.random.default_rng(0))
-    before, after = (np.abs(np.fft.rfft2(x.astype(float))).ravel()[1:] for x in (heatmap, found))
-    scale = (before @ after) / (before @ before)
-    assert (
-        np.abs(after - scale * before).max() < 1e-4 * after.max()
-        and found.min() >= 0
-        and found.max() == 1
+    scrambled = scramble_phases(heatmap, np.random.default_rng(0))
+    # amplitudes of all frequencies but the mean
+    before, after = (
+        np.abs(np.fft.rfft2(values.astype(float))).ravel()[1:] for values in (heatmap, scrambled)
     )
-    assert np.abs(np.corrcoef(found.ravel(), heatmap.ravel())[0, 1]) < 0.3
+    scale = (before @ after) / (before @ before)
+    assert np.abs(after - scale * before).max() < 1e-4 * after.max()
+    assert scrambled.min() >= 0 and scrambled.max() == 1
+    assert np.abs(np.corrcoef(scrambled.ravel(), heatmap.ravel())[0, 1]) < 0.3
 
 
 def write_labelled_shard(path: Path, field: str = "finding") -> Path:
@@ -236,67 +224,31 @@ def write_labelled_shard(path: Path, field: str = "finding") -> Path:
 
 @pytest.mark.slow
 def test_training_with_placebos(launcher: Launcher) -> None:
-    """CSV, shards and the separate stream: equal views of every sample, other losses; a resumed run
-    ends where the whole one does.
+    """Tables, shards and --expert-data: the same views of every sample, but other losses.
+
+    A resumed run ends with the weights of an uninterrupted one.
     """
     table = labelled_table(launcher.folder)
     shard = write_labelled_shard(launcher.folder / "train-000000.tar")
-    # both sources
-    flags = [
-        *BASIC,
-        "--train-data",
-        table,
-        "--batch-size",
-        4,
-        "--epochs",
-        2,
-        "--eclip-curriculum",
-        0,
-        0,
-        0,
-        0,
-        0,
-        0.6,
-        "--expert-data",
-        shard,
-        "--expert-batch-size",
-        2,
+    plain = write_table(launcher.folder, 14, name="plain.csv")  # without annotations
+    always = ["--eclip-curriculum", 0, 0, 0, 0, 0, 1]
+    both = [
+        *(*BASIC, "--train-data", table, "--batch-size", 4, "--epochs", 2),
+        *("--eclip-curriculum", 0, 0, 0, 0, 0, 0.6),
+        *("--expert-data", shard, "--expert-batch-size", 2),
     ]
     shards = [
-        *BASIC,
-        "--train-data",
-        shard,
-        "--train-num-samples",
-        12,
-        "--batch-size",
-        4,
-        "--epochs",
-        1,
-        "--eclip-curriculum",
-        0,
-        0,
-        0,
-        0,
-        0,
-        1,
+        *(*BASIC, "--train-data", shard, "--train-num-samples", 12),
+        *("--batch-size", 4, "--epochs", 1, *always),
+    ]
+    stream = [
+        *(*BASIC, "--train-data", plain, "--batch-size", 4, "--epochs", 1),
+        *("--expert-batch-size", 2, *always),
     ]
     same = ["--eclip-placebo", "same-class-shuffled", "--csv-label-key", "finding"]
-    plain = write_table(launcher.folder, 14, name="plain.csv")  # nothing annotated but the stream
-    stream = [
-        *BASIC,
-        "--train-data",
-        plain,
-        "--batch-size",
-        4,
-        "--epochs",
-        1,
-        "--expert-batch-size",
-        2,
-        *shards[-7:],
-    ]
     sources = {
         f"stream-{path.suffix[1:]}": [*stream, "--expert-data", path] for path in (table, shard)
-    } | {"rows": flags, "shards": shards}
+    } | {"rows": both, "shards": shards}
     launcher.train(
         *[
             [*run, *placebo, "--name", name + end]
@@ -309,16 +261,14 @@ def test_training_with_placebos(launcher: Launcher) -> None:
             (launcher.folder / "logs" / run / "annotated_views.csv").read_text()
             for run in (name, f"{name}-same")
         ]
-        assert views[0] == views[1] and launcher.losses(name) != launcher.losses(f"{name}-same"), (
-            name
-        )
+        assert views[0] == views[1], name
+        assert launcher.losses(name) != launcher.losses(f"{name}-same"), name
     assert "placebo" in launcher.log("rows-same")
     end = launcher.weights("rows-same", 2)
     (launcher.folder / "logs" / "rows-same" / "checkpoints" / "epoch_2.pt").unlink()
-    launcher.train([*flags, *same, "--name", "rows-same", "--resume", "latest"])
-    assert all(
-        torch.equal(value, end[key]) for key, value in launcher.weights("rows-same", 2).items()
-    )
+    launcher.train([*both, *same, "--name", "rows-same", "--resume", "latest"])
+    for key, value in launcher.weights("rows-same", 2).items():
+        assert torch.equal(value, end[key])
 
 
 @pytest.mark.slow
@@ -334,31 +284,21 @@ def test_training_with_placebos(launcher: Launcher) -> None:
         ),
         (
             [
-                "--eclip-placebo",
-                "same-class-shuffled",
-                "--csv-label-key",
-                "class",
-                "--train-data",
-                "{shard}",
-                "--train-num-samples",
-                "12",
+                *("--eclip-placebo", "same-class-shuffled", "--csv-label-key", "class"),
+                *("--train-data", "{shard}", "--train-num-samples", "12"),
             ],
             "no field 'class'",
         ),
         (
             [
-                "--eclip-placebo",
-                "shuffled",
-                "--train-data",
-                "pipe:cat x.tar",
-                "--train-num-samples",
-                "12",
+                *("--eclip-placebo", "shuffled"),
+                *("--train-data", "pipe:cat x.tar", "--train-num-samples", "12"),
             ],
             "not on this machine",
         ),
     ],
 )
-def test_controls_that_can_not_work_are_refused(
+def test_placebos_that_cannot_work_are_errors(
     flags: list[str], message: str, tmp_path: Path
 ) -> None:
     from test_flag_checks import run

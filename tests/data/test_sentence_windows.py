@@ -1,6 +1,4 @@
-"""Sentence windows in the check: read, every fault by row or key, drawn sentence by sentence on the
-contact sheet.
-"""
+"""Sentence windows in the check: read, every fault named with row or key, drawn on the sheet."""
 
 from __future__ import annotations
 
@@ -26,11 +24,11 @@ SENTENCES = [
     "Small nodule in the left upper lobe, $5 to $9 mm across.",
     "No effusion.",
     (
-        "The bones are intact, as far as they can be seen on a single frontal film of this quality"
+        "The bones are intact, as far as they can be seen on a single frontal image of this quality"
         " and at this window width."
     ),
     "No pneumothorax.",
-    "Compare with the earlier film.",
+    "Compare with the earlier image.",
 ]
 
 
@@ -50,7 +48,7 @@ def npz(
     dtype: object = np.uint8,
     blank: int | None = None,
 ) -> bytes:
-    """Blobs that go down the film, one a sentence; `blank`: the sentence whose map is all zero."""
+    """One blob per sentence, each lower than the one before; map `blank` is all zero."""
     y, x = np.mgrid[: size[0], : size[1]]
     maps = [
         200
@@ -63,7 +61,7 @@ def npz(
     return stream.getvalue()
 
 
-def film(heatmap: bool = False) -> bytes:
+def image_png(heatmap: bool = False) -> bytes:
     stream, values = io.BytesIO(), np.tile(np.linspace(40, 160, 50), (60, 1)).astype(np.uint8)
     if heatmap:
         values = np.load(io.BytesIO(npz(1)))["heatmaps"][0]
@@ -75,9 +73,9 @@ def sample(
     key: str, json_: bytes | None, npz_: bytes | None, heatmap: bool = True
 ) -> dict[str, bytes]:
     members = {
-        "png": film(),
+        "png": image_png(),
         "txt": b"A report.",
-        "heatmap.png": film(True) if heatmap else None,
+        "heatmap.png": image_png(True) if heatmap else None,
         "windows.json": json_,
         "windows.npz": npz_,
     }
@@ -88,9 +86,9 @@ FAULTS = {
     "no-npz": (text(), None, "windows.json alone|no such file"),
     "counts": (text(3), npz(2), "2 heatmaps for 3 sentences"),
     "aspect": (text(), npz(size=(50, 60)), "fits transposed"),
-    "pickle": (text(), npz(dtype=object), "Pickles are refused"),
+    "pickle": (text(), npz(dtype=object), "Pickles are not read"),
     "cut-off": (text(), npz()[:100], "not a readable npz"),
-    "not-npz": (text(), b"\x80\x04K\x01.", "Pickles are refused"),
+    "not-npz": (text(), b"\x80\x04K\x01.", "Pickles are not read"),
     "npy": (text(), b"\x93NUMPY\x01\x00v\x00", "not a readable npz"),
     "floats": (text(), npz(dtype=float), "float64 .3, 60, 50.; expected uint8"),
     "other-name": (text(), npz(name="maps"), "arrays .'maps'."),
@@ -104,7 +102,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("json_,npz_,message", FAULTS.values(), ids=FAULTS)
-def test_faults_of_windows_are_named_by_key_and_by_row(
+def test_faults_of_windows_are_named_with_key_or_row(
     json_: bytes, npz_: bytes | None, message: str, tmp_path: Path
 ) -> None:
     shard = write_shard(
@@ -116,8 +114,8 @@ def test_faults_of_windows_are_named_by_key_and_by_row(
         },
     )
     for name, content in {
-        "film.png": film(),
-        "map.png": film(True),
+        "image.png": image_png(),
+        "map.png": image_png(True),
         "g.windows.json": text(),
         "g.windows.npz": npz(),
         "b.windows.json": json_,
@@ -126,8 +124,8 @@ def test_faults_of_windows_are_named_by_key_and_by_row(
         if content is not None:
             (tmp_path / name).write_bytes(content)
     (tmp_path / "a.csv").write_text(
-        "filepath,title,heatmap,windows\nfilm.png,one,map.png,g.windows.json\n"
-        "film.png,two,map.png,b.windows.json\nfilm.png,three,map.png,\n"
+        "filepath,title,heatmap,windows\nimage.png,one,map.png,g.windows.json\n"
+        "image.png,two,map.png,b.windows.json\nimage.png,three,map.png,\n"
     )
     table = read_csv_table(tmp_path / "a.csv", CsvColumns())
     for report, where in (
@@ -135,47 +133,38 @@ def test_faults_of_windows_are_named_by_key_and_by_row(
         (check_table(table, decode_images=True), f"{tmp_path / 'a.csv'}, row 2"),
     ):
         (fault,) = report.faults
-        assert (fault.where, fault.key) == (where, "windows") and re.search(message, fault.message)
+        assert (fault.where, fault.key) == (where, "windows")
+        assert re.search(message, fault.message)
         assert report.good == [0, 2] and report.with_windows == 2
-    # training does not read windows: their faults do not stop it
-    assert (
-        not check_table(table).faults
-        and not check_entries(index_shard(shard)).faults
-        and table.keep([1]).windows == [table.windows[1]]
-    )
+    # without `windows`, as in training that does not use them, their faults do not count
+    assert not check_table(table).faults
+    assert not check_entries(index_shard(shard)).faults
+    assert table.keep([1]).windows == [table.windows[1]]
 
 
-def test_missing_json_and_strange_names_are_faults(tmp_path: Path) -> None:
+def test_a_missing_json_and_another_file_name_are_faults(tmp_path: Path) -> None:
     shard = write_shard(tmp_path / "a.tar", sample("k", None, npz()))
-    assert (
-        "windows.npz alone"
-        in check_entries(index_shard(shard), decode_images=True).faults[0].message
-    )
-    (tmp_path / "film.png").write_bytes(film())
+    (fault, *_) = check_entries(index_shard(shard), decode_images=True).faults
+    assert "windows.npz alone" in fault.message
+    (tmp_path / "image.png").write_bytes(image_png())
     (tmp_path / "a.csv").write_text(
-        "filepath,title,windows\nfilm.png,one,g.windows.json\nfilm.png,two,film.png\n"
+        "filepath,title,windows\nimage.png,one,g.windows.json\nimage.png,two,image.png\n"
     )
-    faults = check_table(
-        read_csv_table(tmp_path / "a.csv", CsvColumns()), decode_images=True
-    ).faults
-    assert (
-        "no such file" in faults[0].message
-        and "g.windows.json" in faults[0].message
-        and "expected the name of a .windows.json" in faults[1].message
-    )
+    table = read_csv_table(tmp_path / "a.csv", CsvColumns())
+    faults = check_table(table, decode_images=True).faults
+    assert "no such file" in faults[0].message and "g.windows.json" in faults[0].message
+    assert "expected the name of a .windows.json" in faults[1].message
 
 
-def test_windows_are_read_as_written() -> None:
-    found = decode_windows(text(), npz(), "k", (600, 500))
-    assert (
-        found.sentences == SENTENCES[:3]
-        and found.times[1] == (2.0, 3.5)
-        and found.heatmaps.shape == (3, 60, 50)
-    )
+def test_windows_are_decoded() -> None:
+    windows = decode_windows(text(), npz(), "k", (600, 500))
+    assert windows.sentences == SENTENCES[:3]
+    assert windows.times[1] == (2.0, 3.5)
+    assert windows.heatmaps.shape == (3, 60, 50)
 
 
 @pytest.mark.slow
-def test_sheet_draws_the_first_five_sentences_under_the_film(
+def test_the_sheet_draws_the_image_and_its_first_five_sentences(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     from openclip_eclip.data import figures
@@ -201,30 +190,26 @@ def test_sheet_draws_the_first_five_sentences_under_the_film(
     assert check_main([str(shard), "--sheet", str(tmp_path / "sheet.png")]) == 0
     assert "sentence windows: 2 samples" in capsys.readouterr().out
     titles = [title for title, _ in drawn]
-    assert (
-        titles[:2] == ["k1.heatmap.png", "k2.heatmap.png"]
-        and titles[2] == "k1\n(5 of 6 sentences)"
-        and titles[8] == "k3"
-    )
-    assert (
-        len(titles) == 2 + 6 + 3
-        and titles[3].startswith("The heart is")
-        and titles[5] == "No effusion.\n4.0 to 5.5 s"
-    )
-    assert (
-        drawn[2][1] is None
-        and max(len(line) for title in titles for line in title.split("\n")) <= 26
-        and "..." in titles[6]
-    )
+    # two heatmaps, then k1 with five sentences and k3 with two
+    assert len(titles) == 2 + 6 + 3
+    assert titles[:2] == ["k1.heatmap.png", "k2.heatmap.png"]
+    assert titles[2] == "k1\n(5 of 6 sentences)"
+    assert titles[3].startswith("The heart is")
+    assert titles[5] == "No effusion.\n4.0 to 5.5 s"
+    assert "..." in titles[6]
+    assert titles[8] == "k3"
+    assert max(len(line) for title in titles for line in title.split("\n")) <= 26
+    # the image alone, then maps whose blobs are each lower than the one before
+    assert drawn[2][1] is None
     rows = [int(values.argmax()) // 50 for _, values in drawn[3:8]]
-    assert rows == [5, 15, 25, 35, 45] and all(values.max() == 1 for _, values in drawn[3:8])
-    with Image.open(tmp_path / "sheet.png") as picture:
-        assert picture.size == (round(1.8 * 6 * 120), round((2.6 + 2 * 2.3) * 120))
+    assert rows == [5, 15, 25, 35, 45]
+    assert all(values.max() == 1 for _, values in drawn[3:8])
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.size == (round(1.8 * 6 * 120), round((2.6 + 2 * 2.3) * 120))
 
 
-def test_sheet_without_heatmaps_has_sentences_alone(tmp_path: Path) -> None:
-    contact_sheet(
-        [], tmp_path / "sheet.png", [(film(), decode_windows(text(), npz(), "k", (60, 50)), "k")]
-    )
-    with Image.open(tmp_path / "sheet.png") as picture:
-        assert picture.height == round(2.3 * 120)
+def test_a_sheet_without_heatmaps_has_the_sentences_only(tmp_path: Path) -> None:
+    windows = decode_windows(text(), npz(), "k", (60, 50))
+    contact_sheet([], tmp_path / "sheet.png", [(image_png(), windows, "k")])
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.height == round(2.3 * 120)

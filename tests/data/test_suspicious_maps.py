@@ -1,5 +1,6 @@
-"""Heatmaps and sentence maps that say nothing, or ask for more memory than a limit allows, are
-faults by row or key.
+"""Heatmaps and sentence maps that mark no region, or exceed a limit of memory, are faults.
+
+They are named with their row or key.
 """
 
 from __future__ import annotations
@@ -64,14 +65,14 @@ def csr(sides: tuple[int, ...], **more: np.ndarray) -> bytes:
 
 
 def header(shape: str, descr: str = "'<f8'", rest: bytes = b"") -> bytes:
-    """An .npy whose header says anything."""
+    """An .npy with any header."""
     text = f"{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}, }}".encode()
     text += b" " * (-(len(text) + 11) % 64) + b"\n"
     return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text + rest
 
 
 def bomb(width: int, height: int) -> bytes:
-    """A grey PNG of any size whose pixels are not there."""
+    """A grey PNG of any size without its pixels."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return (
@@ -100,22 +101,23 @@ def zipped(
 
 
 def encrypted(data: bytes) -> bytes:
-    found = bytearray(data)
+    """The archive with the flag of encrypted members."""
+    changed = bytearray(data)
     for mark, at in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
-        found[found.index(mark) + at] |= 1
-    return bytes(found)
+        changed[changed.index(mark) + at] |= 1
+    return bytes(changed)
 
 
 def claims(data: bytes, size: int) -> bytes:
     """The archive with another unpacked size in its index."""
-    found = bytearray(data)
+    changed = bytearray(data)
     for mark, at in ((b"PK\x03\x04", 22), (b"PK\x01\x02", 24)):
-        first = found.index(mark) + at
-        found[first : first + 4] = struct.pack("<I", size)
-    return bytes(found)
+        first = changed.index(mark) + at
+        changed[first : first + 4] = struct.pack("<I", size)
+    return bytes(changed)
 
 
-MAPS = {  # name: (bytes, file name, what the message says)
+MAPS = {  # name: (bytes, file name, part of the message)
     "constant 8 bit": (png(np.full((40, 40), 255, np.uint8)), "a.png", "the same everywhere"),
     "constant 16 bit": (png(np.full((40, 40), 300, np.uint16)), "a.png", "the same everywhere"),
     "constant floats": (npy(np.full((40, 40), 0.3)), "a.npy", "the same everywhere"),
@@ -193,7 +195,7 @@ MAPS = {  # name: (bytes, file name, what the message says)
 
 
 @pytest.mark.parametrize("name", MAPS)
-def test_maps_are_refused_in_one_sentence_and_little_memory(name: str) -> None:
+def test_errors_of_maps_take_one_sentence_and_little_memory(name: str) -> None:
     data, file, message = MAPS[name]
     tracemalloc.start()
     try:
@@ -217,13 +219,12 @@ def test_limits_can_be_set() -> None:
             decode_heatmap(data, name, SMALL)
 
 
-def test_files_beyond_the_limit_are_not_even_read(tmp_path: Path) -> None:
+def test_files_beyond_the_limit_are_not_read(tmp_path: Path) -> None:
     path = tmp_path / "a.npy"
     with open(path, "wb") as file:
-        file.truncate(3 << 30)  # sparse: takes no room
-    with pytest.raises(
-        DataError, match="a.npy: a file of 3221225472 bytes; expected at most 1073741824"
-    ):
+        file.truncate(3 << 30)  # a sparse file, which takes no space
+    message = "a.npy: a file of 3221225472 bytes; expected at most 1073741824"
+    with pytest.raises(DataError, match=message):
         read_bounded(path)
     (tmp_path / "a.windows.json").write_text("[]")
     path.rename(tmp_path / "a.windows.npz")
@@ -235,7 +236,7 @@ def test_files_beyond_the_limit_are_not_even_read(tmp_path: Path) -> None:
 
 
 def radiograph(size: int = 40, seed: int = 0) -> np.ndarray:
-    """Shades of grey, as a film has."""
+    """Shades of grey, as in a chest X-ray."""
     y, x = np.mgrid[0:size, 0:size]
     return (
         60
@@ -255,25 +256,25 @@ def smaller(values: np.ndarray) -> np.ndarray:
 
 
 COPIES = {
-    "bytes": lambda film: ("png", png(film)),
-    "as numbers": lambda film: ("npy", npy(film)),
-    "as shares": lambda film: ("npz", npz(h=film / 255)),
-    "16 bit": lambda film: ("png", png(film.astype(np.uint16) * 257)),
-    "negative": lambda film: ("png", png(255 - film)),
-    "smaller": lambda film: ("npy", npy(smaller(film))),
-    "smaller negative": lambda film: ("npy", npy(255 - smaller(film))),
+    "bytes": lambda image: ("png", png(image)),
+    "as numbers": lambda image: ("npy", npy(image)),
+    "as shares": lambda image: ("npz", npz(h=image / 255)),
+    "16 bit": lambda image: ("png", png(image.astype(np.uint16) * 257)),
+    "negative": lambda image: ("png", png(255 - image)),
+    "smaller": lambda image: ("npy", npy(smaller(image))),
+    "smaller negative": lambda image: ("npy", npy(255 - smaller(image))),
 }
 
 
 @pytest.mark.parametrize("name", COPIES)
 @pytest.mark.parametrize("decode_images", [True, False])
-def test_the_image_is_no_map_of_itself(name: str, decode_images: bool, tmp_path: Path) -> None:
-    film, good = radiograph(), png(np.eye(40, dtype=np.uint8))
-    suffix, copy = COPIES[name](film)
+def test_a_copy_of_the_image_is_no_heatmap(name: str, decode_images: bool, tmp_path: Path) -> None:
+    image, good = radiograph(), png(np.eye(40, dtype=np.uint8))
+    suffix, copy = COPIES[name](image)
     for file, data in (
-        ("a.png", png(film)),
+        ("a.png", png(image)),
         (f"copy.{suffix}", copy),
-        ("b.jpg", jpeg(film)),
+        ("b.jpg", jpeg(image)),
         ("good.png", good),
         ("c.png", png(radiograph(seed=2))),
     ):
@@ -293,53 +294,47 @@ def test_the_image_is_no_map_of_itself(name: str, decode_images: bool, tmp_path:
     assert [(fault.where.split(", ")[1], fault.key) for fault in report.faults] == [
         (f"row {i}", "heatmap") for i in (1, 3, 5, 6)
     ]
-    assert all("image itself" in fault.message for fault in report.faults) and report.good == [1, 3]
+    assert all("image itself" in fault.message for fault in report.faults)
+    assert report.good == [1, 3]
     members = {
-        "a.png": png(film),
+        "a.png": png(image),
         "a.txt": b"x",
         f"a.heatmap.{suffix}": copy,
-        "b.png": png(film),
+        "b.png": png(image),
         "b.txt": b"x",
         "b.heatmap.png": good,
     }
-    report = check_entries(
-        index_shard(write_shard(tmp_path / "a.tar", members)), decode_images=decode_images
-    )
-    assert [fault.where.split(", ")[1] for fault in report.faults] == [
-        "a"
-    ] and "image itself" in report.faults[0].message
+    shard = write_shard(tmp_path / "a.tar", members)
+    (fault,) = check_entries(index_shard(shard), decode_images=decode_images).faults
+    assert fault.where.split(", ")[1] == "a"
+    assert "image itself" in fault.message
 
 
-def test_a_smaller_copy_is_found_where_images_are_decoded() -> None:
-    film = radiograph(80)
-    small = np.asarray(Image.fromarray(film).resize((20, 20), Image.Resampling.BOX), np.float32)
-    assert is_the_image(small / small.max(), Image.fromarray(film)) and is_the_image(
-        small / small.max(), Image.fromarray(film).convert("RGB")
-    )
-    assert not is_the_image(np.rot90(small) / small.max(), Image.fromarray(film))
+def test_a_smaller_copy_of_the_image_is_recognised() -> None:
+    pixels = radiograph(80)
+    image = Image.fromarray(pixels)
+    small = np.asarray(image.resize((20, 20), Image.Resampling.BOX), np.float32)
+    assert is_the_image(small / small.max(), image)
+    assert is_the_image(small / small.max(), image.convert("RGB"))
+    assert not is_the_image(np.rot90(small) / small.max(), image)
     assert not is_the_image(np.eye(20, dtype=np.float32), Image.new("L", (80, 80), 7))
     mark = np.zeros((40, 40), np.float32)
     mark[5:9, 20:30] = 1
-    # a drawn mark is an image of tests, and a right map
+    # an image that is itself a drawn mark may equal its map
     assert not is_the_image(mark, Image.fromarray((mark * 255).astype(np.uint8)))
 
 
-def test_many_maps_are_compared_by_samples_evenly_spaced(tmp_path: Path) -> None:
+def test_of_many_maps_evenly_spaced_ones_are_compared(tmp_path: Path) -> None:
     path = write_table(tmp_path, 130, annotated=range(130), size=8)
-    film = radiograph(8)
-    (tmp_path / "film.png").write_bytes(png(film))
-    np.save(
-        tmp_path / "small.npy",
-        np.asarray(Image.fromarray(film).resize((4, 4), Image.Resampling.BOX)),
-    )
-    path.write_text(
-        "filepath,title,heatmap\n" + "".join(f"film.png,text {i},small.npy\n" for i in range(130))
-    )
+    image = Image.fromarray(radiograph(8))
+    image.save(tmp_path / "image.png")
+    np.save(tmp_path / "small.npy", np.asarray(image.resize((4, 4), Image.Resampling.BOX)))
+    lines = [f"image.png,text {i},small.npy\n" for i in range(130)]
+    path.write_text("filepath,title,heatmap\n" + "".join(lines))
     table = read_csv_table(path, CsvColumns())
     rows = [int(fault.where.split("row ")[1]) for fault in check_table(table).faults]
-    assert (
-        rows == list(range(1, 131, 3)) and len(check_table(table, decode_images=True).faults) == 130
-    )
+    assert rows == list(range(1, 131, 3))
+    assert len(check_table(table, decode_images=True).faults) == 130
 
 
 def test_maps_that_are_images_of_other_samples_are_counted(tmp_path: Path) -> None:
@@ -349,28 +344,26 @@ def test_maps_that_are_images_of_other_samples_are_counted(tmp_path: Path) -> No
         "filepath,title,heatmap\n0.png,a,1.png\n1.png,b,2.png\n2.png,c,0.png\n"
     )
     report = check_table(read_csv_table(tmp_path / "t.csv", CsvColumns()))
-    assert not report.faults and report.warnings == [
-        "3 heatmaps are images of other samples; expected maps"
-    ]
+    assert not report.faults
+    assert report.warnings == ["3 heatmaps are images of other samples; expected maps"]
 
 
-def test_one_map_under_many_images_is_counted(tmp_path: Path) -> None:
+def test_maps_of_several_images_are_counted(tmp_path: Path) -> None:
     path = write_table(tmp_path, 6, annotated=[2, 3, 4])
     lines = path.read_text().splitlines()
     lines[4], lines[6] = lines[4].replace("3.npy", "2.npy"), lines[6] + "images/2.npy"
-    # the same under another name
+    # the same map under another name
     (tmp_path / "images" / "4.npy").write_bytes((tmp_path / "images" / "2.npy").read_bytes())
-    lines.append(lines[3])  # an image in two rows may have its map twice
+    lines.append(lines[3])  # an image in two rows may have its map in both
     path.write_text("\n".join(lines) + "\n")
     report = check_table(read_csv_table(path, CsvColumns()))
     assert not report.faults and report.annotated == 5
     assert report.warnings == [
         "1 heatmap serves 4 different images (one of them 4); expected each image to have its own"
     ]
-    own = check_table(
-        read_csv_table(write_table(tmp_path / "own", 4, annotated=[1, 2]), CsvColumns())
-    )
-    assert not own.warnings and not own.faults
+    other = write_table(tmp_path / "own", 4, annotated=[1, 2])
+    report = check_table(read_csv_table(other, CsvColumns()))
+    assert not report.warnings and not report.faults
 
 
 # ---- sentence windows
@@ -443,31 +436,28 @@ WINDOWS = {
 
 
 @pytest.mark.parametrize("name", WINDOWS)
-def test_bad_windows_are_one_sentence(name: str, tmp_path: Path) -> None:
+def test_errors_of_windows_take_one_sentence(name: str, tmp_path: Path) -> None:
     text, maps, message = WINDOWS[name]
-    with pytest.raises(DataError, match=message) as error:
+    with pytest.raises(DataError, match=message) as caught:
         decode_windows(text, maps, "k.windows", (80, 80))
-    assert (
-        str(error.value).startswith("windows 'k.windows'")
-        and "\n" not in str(error.value)
-        and len(str(error.value)) < 500
-    )
+    error = str(caught.value)
+    assert error.startswith("windows 'k.windows'")
+    assert "\n" not in error and len(error) < 500
     members = {
         "k.png": png(radiograph()),
         "k.txt": b"x",
         "k.windows.json": text,
         "k.windows.npz": maps,
     }
-    (fault,) = check_entries(
-        index_shard(write_shard(tmp_path / "a.tar", members)), windows=True
-    ).faults
+    shard = write_shard(tmp_path / "a.tar", members)
+    (fault,) = check_entries(index_shard(shard), windows=True).faults
     assert fault.where.endswith("a.tar, k") and fault.key == "windows"
 
 
 # ---- prepare
 
 
-def test_prepare_writes_no_map_that_says_nothing(tmp_path: Path) -> None:
+def test_prepare_writes_no_map_that_marks_no_region(tmp_path: Path) -> None:
     Image.fromarray(radiograph(64)).save(tmp_path / "a.png")
     options = Options(tmp_path, 64, 95, "csv", 1, None, (0, 1), 10, False)
     gaze = Fixations([10.0, 20], [10, 20], [1, 1], [0, 5])
@@ -487,13 +477,13 @@ def test_prepare_writes_no_map_that_says_nothing(tmp_path: Path) -> None:
         ),
         options,
     )
-    assert written.heatmap is None and json.loads(written.windows[0]) == [
-        {"sentence": "a nodule", "start": 0, "end": 2}
-    ]
+    assert written.heatmap is None
+    assert json.loads(written.windows[0]) == [{"sentence": "a nodule", "start": 0, "end": 2}]
     assert sorted(written.notes) == [
         "heatmap: the same everywhere (the image stays, without one)",
         "windows: sentence without a fixation on the image",
         "windows: sentence without words",
     ]
     written = write_sample(Item("a", tmp_path / "a.png", "x", (Boxes([[0, 0, 32, 64]]),)), options)
-    assert written.notes == () and decode_heatmap(written.heatmap, "a.png").shape == (64, 64)
+    assert written.notes == ()
+    assert decode_heatmap(written.heatmap, "a.png").shape == (64, 64)

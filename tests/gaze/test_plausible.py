@@ -1,5 +1,6 @@
-"""Positions in another unit, or off their image, are errors for every shape; absurd sizes take no
-memory.
+"""Positions in another unit, or off their image, are errors for every shape.
+
+Absurd sizes are errors, too, and allocate no memory.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ TRIANGLES = [
 
 
 def shapes(change) -> dict[str, object]:
-    """Annotations of all shapes, their positions through `change` (N, 2) -> (N, 2)."""
+    """Annotations of all shapes, with `change` (N, 2) -> (N, 2) applied to their positions."""
     boxes = change(XYXY.reshape(-1, 2)).reshape(-1, 4)
     x, y = change(XYXY.reshape(-1, 2)).T
     return {
@@ -44,38 +45,35 @@ def shapes(change) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("kind", ["points", "boxes", "ellipses", "polygons", "fixations"])
-def test_fractions_are_refused_and_pixels_drawn(kind: str) -> None:
+def test_fractions_are_an_error_and_pixels_are_drawn(kind: str) -> None:
     assert render(shapes(lambda xy: xy)[kind], SIZE) is not None
-    with pytest.raises(
-        GazeError,
-        match=f"^{kind}: all .* on an image of 400 x 300 .* as fractions do; expected pixels",
-    ):
+    message = f"^{kind}: all .* on an image of 400 x 300 .* as fractions do; expected pixels"
+    with pytest.raises(GazeError, match=message):
         render(shapes(lambda xy: xy / [300, 400])[kind], SIZE)
 
 
 @pytest.mark.parametrize("kind", ["points", "boxes", "ellipses", "polygons"])
-def test_annotations_all_off_the_image_are_refused(kind: str) -> None:
-    with pytest.raises(
-        GazeError, match=f"^{kind}: all of them lie off the image of 400 x 300 .*of a screen"
-    ):
+def test_annotations_that_are_all_off_the_image_are_an_error(kind: str) -> None:
+    message = f"^{kind}: all of them lie off the image of 400 x 300 .*of a screen"
+    with pytest.raises(GazeError, match=message):
         render(shapes(lambda xy: xy + 1000)[kind], SIZE)
     with pytest.raises(GazeError, match="They fit with x and y swapped"):
         render(Points([350, 360], [20, 30]), SIZE)
-    few = render(Points([1350, 60], [20, 30]), SIZE)
-    assert few.used == 1 and few.dropped == {"off image": 1}
+    some = render(Points([1350, 60], [20, 30]), SIZE)
+    assert some.used == 1 and some.dropped == {"off image": 1}
 
 
-def test_few_fixations_may_lie_anywhere_and_many_are_named(
+def test_only_many_fixations_off_the_image_cause_a_warning(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """A short sentence has one or two, and a reader looks off the image, too."""
+    """A short sentence has one or two fixations, and a reader looks off the image, too."""
     assert render(Fixations([0.2, 0.7], [0.5, 0.1], [1, 1]), SIZE).used == 2
-    # whole numbers: a corner
+    # whole numbers give no evidence of fractions: they may be a corner
     assert render(Fixations([0, 0, 0], [0, 0, 0], [1, 1, 1]), SIZE).used == 3
     assert render(Fixations([900], [20], [1]), SIZE) is None and not caplog.records
     with caplog.at_level(logging.WARNING):
         assert render(Fixations([900] * 12, [20] * 12, [1] * 12), SIZE) is None
-    assert "all 12 positions that count lie off the image of 400 x 300" in caplog.text
+    assert "all 12 valid positions lie off the image of 400 x 300" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -83,48 +81,42 @@ def test_few_fixations_may_lie_anywhere_and_many_are_named(
     [lambda xy: Points(*xy.T), lambda xy: Fixations(*xy.T, np.ones(len(xy)))],
     ids=["points", "fixations"],
 )
-def test_percentages_are_refused_and_many_off_the_image_named(
+def test_percentages_are_an_error_and_most_off_the_image_is_a_warning(
     kind, caplog: pytest.LogCaptureFixture
 ) -> None:
     xy = np.random.default_rng(0).random((40, 2))
-    with pytest.raises(
-        GazeError, match="all 40 positions lie within .* as percentages do; expected pixels"
-    ):
+    message = "all 40 positions lie within .* as percentages do; expected pixels"
+    with pytest.raises(GazeError, match=message):
         render(kind(xy * 100), SIZE)
-    assert (
-        render(kind(xy[:15] * 100), SIZE).used == 15
-        and render(kind(xy * 100), (150, 150)).used == 40
-    )
+    # few positions, or a small image, are no evidence
+    assert render(kind(xy[:15] * 100), SIZE).used == 15
+    assert render(kind(xy * 100), (150, 150)).used == 40
     render(kind(xy * [300, 400]), SIZE)
-    # readers look off the image
+    # a minority off the image is normal
     render(kind(np.concatenate([xy * [300, 400], xy[:30] + 1000])), SIZE)
     assert not caplog.records
     render(kind(xy * [300, 400] * 2.5), SIZE)
-    assert (
-        "positions lie off the image of 400 x 300" in caplog.text
-        and "Pixels of a screen" in caplog.text
-    )
+    assert "positions lie off the image of 400 x 300" in caplog.text
+    assert "Pixels of a screen" in caplog.text
     render(kind(np.concatenate([xy * [100, 300] + [300, 0], [[9, 9]]])), SIZE)
     assert "They fit with x and y swapped" in caplog.text
 
 
 @pytest.mark.parametrize("make", [Boxes, Ellipses])
-def test_rectangles_that_end_before_they_begin_are_refused(make: type) -> None:
-    # x, y, width, height; x1, x2, y1, y2
+def test_rectangles_that_end_before_they_begin_are_an_error(make: type) -> None:
     for rows in (
-        [[200, 220, 40, 50], [150, 300, 90, 40]],
-        [[100, 140, 50, 90]],
+        [[200, 220, 40, 50], [150, 300, 90, 40]],  # x, y, width, height
+        [[100, 140, 50, 90]],  # x1, x2, y1, y2
     ):
-        with pytest.raises(
-            GazeError, match="end before they begin, .* expected xmin, ymin, xmax, ymax"
-        ):
+        message = "end before they begin, .* expected xmin, ymin, xmax, ymax"
+        with pytest.raises(GazeError, match=message):
             render(make(rows), SIZE)
     assert render(make([[200, 220, 40, 50], [40, 50, 90, 90]]), SIZE).dropped == {"empty": 1}
     assert render(make([[40, 50, 40, 90]]), SIZE) is None  # no width
 
 
 def data_set(count: int = 60) -> tuple[np.ndarray, np.ndarray]:
-    """(xy, sides) of positions all over images of 600 x 1000 and 500 x 900, width x height."""
+    """(xy, sides) of positions spread over images of 600 x 1000 and 500 x 900, width x height."""
     rng = np.random.default_rng(0)
     sides = np.where(np.arange(count)[:, None] % 2, [600.0, 1000], [500.0, 900])
     return rng.random((count, 2)) * sides, sides
@@ -140,11 +132,11 @@ def data_set(count: int = 60) -> tuple[np.ndarray, np.ndarray]:
         (lambda xy, sides: xy - 600, "lie off their image"),
     ],
 )
-def test_data_sets_in_another_unit_are_refused(change, message: str) -> None:
+def test_data_sets_in_another_unit_are_an_error(change, message: str) -> None:
     xy, sides = data_set()
     refuse_units("t.csv", xy, sides)
     some_off = xy.copy()
-    some_off[:8] += 2000  # readers look off the image
+    some_off[:8] += 2000  # a minority off the image is normal
     some_off[8:12] = np.nan
     refuse_units("t.csv", some_off, sides)
     refuse_units("t.csv", xy * np.nan, sides)
@@ -152,7 +144,7 @@ def test_data_sets_in_another_unit_are_refused(change, message: str) -> None:
         refuse_units("t.csv", change(xy, sides), sides)
 
 
-def test_boxes_and_screens_in_another_unit() -> None:
+def test_boxes_and_screen_positions_in_another_unit_are_an_error() -> None:
     boxes = np.array([[100, 200, 300, 300], [400, 100, 50, 80.0]])
     refuse_box_units("t.csv", boxes, 1024)
     with pytest.raises(GazeError, match="fractions of the image"):
@@ -193,11 +185,11 @@ def test_boxes_and_screens_in_another_unit() -> None:
         ),
     ],
 )
-def test_absurd_sizes_are_refused(call, message: str) -> None:
+def test_absurd_sizes_are_an_error(call, message: str) -> None:
     with pytest.raises(GazeError, match=message):
         call()
 
 
-def test_runs_may_overlap_on_large_images() -> None:
+def test_overlapping_runs_are_decoded_on_large_images() -> None:
     mask = decode_rle("1 5 3 4 99999999 2", (10_000, 10_000), "kaggle")
     assert mask.sum() == 8 and mask.T.ravel()[:7].tolist() == [True] * 6 + [False]

@@ -1,5 +1,6 @@
-"""The phantom: deterministic, truthful (film, gaze, box and report agree), whole on disk, honest
-about its leak.
+"""Synthetic chest X-rays: deterministic, and image, gaze, box and report agree.
+
+The files on disk are complete, and gaze leaks the class as much as the documentation says.
 """
 
 from __future__ import annotations
@@ -34,20 +35,7 @@ from openclip_eclip.phantom.reports import (
 from openclip_eclip.prepare.__main__ import main
 
 FIELDS = ("images", "labels", "reports", "heatmaps", "annotated", "boxes")
-SMALL = [
-    "--train",
-    "70",
-    "--test",
-    "40",
-    "--annotated",
-    "0.3",
-    "--seed",
-    "7",
-    "--size",
-    "32",
-    "--shard-size",
-    "25",
-]
+SMALL = "--train 70 --test 40 --annotated 0.3 --seed 7 --size 32 --shard-size 25".split()
 
 
 def assert_same(
@@ -60,8 +48,9 @@ def assert_same(
 
 
 def gaze_score(train: PhantomBatch, test: PhantomBatch) -> tuple[float, float, float]:
-    """Macro-F1, balanced accuracy, accuracy of logistic regression on gaze averaged to 8 x 8: no
-    pixel of the film.
+    """Macro-F1, balanced accuracy and accuracy of logistic regression on the gaze alone.
+
+    The features are heatmaps averaged to 8 x 8; no pixel of an image is used.
     """
 
     def pooled(batch: PhantomBatch) -> np.ndarray:
@@ -101,7 +90,7 @@ def tar_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def leak_pairs() -> dict[float, tuple[PhantomBatch, PhantomBatch]]:
-    """Train and test batches with the full leak and with none; small, for the two probes."""
+    """Small train and test batches by `gaze_leak`, for the two probes: 1.0 and 0.0."""
     return {
         leak: (
             generate(700, seed=0, split="train", annotated=1, size=32, gaze_leak=leak),
@@ -116,12 +105,16 @@ def leak_pairs() -> dict[float, tuple[PhantomBatch, PhantomBatch]]:
 
 
 def test_shapes_and_types():
-    made = generate(37, seed=0, split="train", annotated=0.5, size=48)
-    assert made.images.shape == made.heatmaps.shape == (37, 48, 48)
-    assert made.labels.shape == made.annotated.shape == (37,) and made.boxes.shape == (37, 4)
-    assert len(made.reports) == 37 and all(isinstance(report, str) for report in made.reports)
+    generated = generate(37, seed=0, split="train", annotated=0.5, size=48)
+    assert generated.images.shape == generated.heatmaps.shape == (37, 48, 48)
+    assert generated.labels.shape == generated.annotated.shape == (
+        37,
+    ) and generated.boxes.shape == (37, 4)
+    assert len(generated.reports) == 37 and all(
+        isinstance(report, str) for report in generated.reports
+    )
     dtypes = [
-        getattr(made, field).dtype
+        getattr(generated, field).dtype
         for field in ("images", "heatmaps", "labels", "annotated", "boxes")
     ]
     assert dtypes == [np.uint8, np.float32, np.int64, np.bool_, np.int32]
@@ -129,14 +122,14 @@ def test_shapes_and_types():
 
 def test_same_arguments_same_samples_and_others_differ():
     arguments = dict(seed=5, split="train", annotated=0.2, size=32)
-    made = generate(40, **arguments)
-    assert_same(made, generate(40, **arguments))
+    generated = generate(40, **arguments)
+    assert_same(generated, generate(40, **arguments))
     for other in (
         generate(40, **{**arguments, "seed": 6}),
         generate(40, **{**arguments, "split": "test", "annotated": 0}),
     ):
-        assert not (made.images == other.images).all(axis=(1, 2)).any()
-        assert (made.labels != other.labels).any() and made.reports != other.reports
+        assert not (generated.images == other.images).all(axis=(1, 2)).any()
+        assert (generated.labels != other.labels).any() and generated.reports != other.reports
 
 
 def test_a_smaller_n_is_a_prefix():
@@ -153,10 +146,9 @@ def test_size_and_leak_keep_the_rest_of_the_scene():
     assert_same(small, no_leak, fields=("labels", "annotated"))
     found = small.labels != NORMAL
     assert np.abs(2 * small.boxes[found] - large.boxes[found]).max() <= 4
-    # the lesion moved ...
+    # without the leak the lesion lies elsewhere, and the images of normal scenes are the same
     assert not (small.boxes[found] == no_leak.boxes[found]).all(axis=1).any()
     normal = small.labels == NORMAL
-    # ... and nothing else did
     np.testing.assert_array_equal(small.images[normal], no_leak.images[normal])
     assert not (small.heatmaps[normal] == no_leak.heatmaps[normal]).all(axis=(1, 2)).any()
 
@@ -181,16 +173,17 @@ def test_class_shares(leak_pairs):
     np.testing.assert_allclose(np.bincount(labels) / len(labels), [0.30] + [0.14] * 5, atol=0.05)
 
 
-def test_films_use_the_grey_range(batch):
+def test_images_use_the_whole_grey_range(batch):
     assert batch.images.min() == 0 and batch.images.max() == 255
-    assert 70 < batch.images.mean() < 160 and (batch.images.std(axis=(1, 2)) > 20).all()
+    assert 70 < batch.images.mean() < 160
+    assert (batch.images.std(axis=(1, 2)) > 20).all()
 
 
 # --- gaze and boxes
 # ------------------------------------------------------------------------------------------
 
 
-def test_boxes_are_inside_the_film_and_blank_for_normals(batch):
+def test_boxes_are_inside_the_image_and_minus_one_for_normals(batch):
     normal = batch.labels == NORMAL
     assert (batch.boxes[normal] == -1).all()
     x0, y0, x1, y1 = batch.boxes[~normal].T
@@ -200,7 +193,7 @@ def test_boxes_are_inside_the_film_and_blank_for_normals(batch):
 
 
 def test_box_holds_the_lesion(batch, monkeypatch):
-    """The film of the same scene without its finding differs inside the box, hardly outside."""
+    """Without its finding, the image changes inside the box and hardly outside."""
     monkeypatch.setattr(phantom_images, "_lesions", lambda scenes, x, y: np.zeros_like(x))
     without = generate(320, seed=3, split="train", annotated=0.1)
     change = np.abs(batch.images.astype(int) - without.images)
@@ -220,55 +213,54 @@ def test_box_holds_the_lesion(batch, monkeypatch):
 
 @pytest.mark.parametrize("leak", [1.0, 0.0])
 def test_gaze_peaks_at_the_lesion(leak):
-    made = generate(320, seed=3, split="train", annotated=0, gaze_leak=leak)
-    assert (made.heatmaps.max(axis=(1, 2)) == 1).all() and made.heatmaps.min() >= 0
-    found = made.labels != NORMAL
-    y, x = np.divmod(made.heatmaps[found].reshape(found.sum(), -1).argmax(axis=1), 64)
-    x0, y0, x1, y1 = made.boxes[found].T
+    generated = generate(320, seed=3, split="train", annotated=0, gaze_leak=leak)
+    assert (generated.heatmaps.max(axis=(1, 2)) == 1).all() and generated.heatmaps.min() >= 0
+    found = generated.labels != NORMAL
+    y, x = np.divmod(generated.heatmaps[found].reshape(found.sum(), -1).argmax(axis=1), 64)
+    x0, y0, x1, y1 = generated.boxes[found].T
     # pixels; <= 0 is inside
     outside = np.maximum.reduce([x0 - x, x - (x1 - 1), y0 - y, y - (y1 - 1)])
     assert outside.max() <= 4 and (outside <= 0).mean() > 0.9
 
 
-def test_film_and_anatomy_frames_are_inverses():
+def test_image_and_anatomy_frames_are_inverses():
     scenes = phantom_images.draw_scenes(np.random.default_rng(0), 50, phantom_images.Knobs())
-    film = phantom_images._to_film(scenes, scenes.place[:, None])[:, 0]
-    back = phantom_images._to_anatomy(scenes, film[:, 0, None, None], film[:, 1, None, None])
-    np.testing.assert_allclose(np.stack(back, axis=-1)[:, 0, 0], scenes.place, atol=1e-6)
-    assert np.abs(film - 0.5 - scenes.place).max() > 0.02
+    points = phantom_images._to_image(scenes, scenes.position[:, None])[:, 0]
+    back = phantom_images._to_anatomy(scenes, points[:, 0, None, None], points[:, 1, None, None])
+    np.testing.assert_allclose(np.stack(back, axis=-1)[:, 0, 0], scenes.position, atol=1e-6)
+    assert np.abs(points - 0.5 - scenes.position).max() > 0.02  # the frames do differ
 
 
 def test_normals_are_searched_and_get_a_decoy_only_without_the_leak():
     spread = {}
     for leak in (1.0, 0.0):
-        made = generate(320, seed=3, split="train", annotated=0, size=32, gaze_leak=leak)
-        mass = made.heatmaps.mean(axis=(1, 2))
-        spread[leak] = mass[made.labels == NORMAL].mean() / mass[made.labels != NORMAL].mean()
+        generated = generate(320, seed=3, split="train", annotated=0, size=32, gaze_leak=leak)
+        mass = generated.heatmaps.mean(axis=(1, 2))
+        spread[leak] = (
+            mass[generated.labels == NORMAL].mean() / mass[generated.labels != NORMAL].mean()
+        )
     assert spread[1.0] > 1.3 and abs(spread[0.0] - 1) < 0.1
 
 
-def test_the_leak_is_what_it_is_said_to_be(leak_pairs):
+def test_gaze_alone_predicts_the_class_only_with_the_leak(leak_pairs):
     f1, balanced, _ = gaze_score(*leak_pairs[1.0])
     assert f1 > 0.55 and balanced > 0.55
     f1, balanced, accuracy = gaze_score(*leak_pairs[0.0])
     assert f1 < 0.22 and 0.10 < balanced < 0.23 and accuracy < 0.37
 
 
-def test_findings_can_be_seen_in_the_film(leak_pairs):
-    """Logistic regression on films of 16 x 16 pixels: well above chance (.17), far from solved."""
+def test_findings_are_visible_in_the_images(leak_pairs):
+    """Logistic regression on 16 x 16 pixels is well above chance (0.17) and far from solved."""
     train, test = leak_pairs[1.0]
     x_train, x_test = (
-        made.images.reshape(-1, 16, 2, 16, 2).mean(axis=(2, 4)).reshape(-1, 256) / 64
-        for made in (train, test)
+        generated.images.reshape(-1, 16, 2, 16, 2).mean(axis=(2, 4)).reshape(-1, 256) / 64
+        for generated in (train, test)
     )
     model = LogisticRegression(max_iter=1000, C=0.1).fit(
         x_train - x_train.mean(axis=0), train.labels
     )
-    assert (
-        0.5
-        < f1_score(test.labels, model.predict(x_test - x_train.mean(axis=0)), average="macro")
-        < 0.85
-    )
+    guess = model.predict(x_test - x_train.mean(axis=0))
+    assert 0.5 < f1_score(test.labels, guess, average="macro") < 0.85
 
 
 # --- reports
@@ -306,7 +298,7 @@ def test_reports_deny_only_what_is_absent(batch):
     assert denied > 100
 
 
-def test_reports_tell_side_and_zone_of_the_box(batch):
+def test_reports_name_side_and_zone_of_the_box(batch):
     heights = {"upper": [], "mid": [], "lower": []}
     names = {"upper": "upper", "mid": "mid", "middle": "mid", "lower": "lower", "base": "lower"}
     for report, label, (x0, y0, x1, y1) in zip(batch.reports, batch.labels, batch.boxes):
@@ -318,10 +310,9 @@ def test_reports_tell_side_and_zone_of_the_box(batch):
             if any(w in s for w in FINDING_WORDS[CLASS_NAMES[label]])
         ]
         words = sentences[0].replace("-", " ").split()
-        # radiological convention: the patient's right is on the film's left
-        assert ("right" in words) == ((x0 + x1) / 2 < 32) and ("right" in words) != (
-            "left" in words
-        )
+        # radiological convention: the patient's right is on the left of the image
+        assert ("right" in words) == ((x0 + x1) / 2 < 32)
+        assert ("right" in words) != ("left" in words)
         zone = {names[word] for word in words if word in names}
         assert len(zone) == 1
         heights[zone.pop()].append((y0 + y1) / 2)
@@ -330,7 +321,7 @@ def test_reports_tell_side_and_zone_of_the_box(batch):
     assert np.quantile(upper, 0.9) < np.quantile(lower, 0.1)
 
 
-def test_sentence_order_is_shuffled_and_devices_are_mentioned_if_there():
+def test_sentence_order_is_shuffled_and_only_present_devices_are_mentioned():
     rng = np.random.default_rng(0)
     with_all = [compose_report(rng, 1, 0, 0, 0, np.ones(len(DEVICES), bool)) for _ in range(60)]
     without = [compose_report(rng, 1, 0, 0, 0, np.zeros(len(DEVICES), bool)) for _ in range(60)]
@@ -345,45 +336,36 @@ def test_sentence_order_is_shuffled_and_devices_are_mentioned_if_there():
     assert 0.05 < np.mean(first) < 0.5
 
 
-def test_devices_say_nothing_of_the_class(leak_pairs):
-    made = leak_pairs[1.0][0]
-    has_pacemaker = np.array(["pacemaker" in report.lower() for report in made.reports])
-    share = [has_pacemaker[made.labels == label].mean() for label in range(len(CLASS_NAMES))]
+def test_devices_are_independent_of_the_class(leak_pairs):
+    generated = leak_pairs[1.0][0]
+    has_pacemaker = np.array(["pacemaker" in report.lower() for report in generated.reports])
+    share = [has_pacemaker[generated.labels == label].mean() for label in range(len(CLASS_NAMES))]
     assert 0.04 < min(share) and max(share) < 0.22
-    # where the box of the pacemaker sits at 32 pixels
-    bright = made.images[:, 6:9, 22:26].mean(axis=(1, 2))
+    # the region of the pacemaker at 32 pixels
+    bright = generated.images[:, 6:9, 22:26].mean(axis=(1, 2))
     assert bright[has_pacemaker].mean() > bright[~has_pacemaker].mean() + 15
 
 
 @pytest.mark.parametrize("name", CLASS_NAMES)
 def test_prompts_are_distinct_and_cover_side_and_zone(name):
     prompts = zero_shot_prompts(name)
-    assert len(set(prompts)) == 6 and all(
-        prompt[0].isupper() and prompt.endswith(".") for prompt in prompts
-    )
+    assert len(set(prompts)) == 6
+    assert all(prompt[0].isupper() and prompt.endswith(".") for prompt in prompts)
     if name != "normal":
-        for place in (
-            "right upper",
-            "right mid",
-            "right lower",
-            "left upper",
-            "left mid",
-            "left lower",
-        ):
-            assert sum(place in prompt for prompt in prompts) == 1
+        for side in ("right", "left"):
+            for zone in ("upper", "mid", "lower"):
+                assert sum(f"{side} {zone}" in prompt for prompt in prompts) == 1
 
 
 # --- files
 # ------------------------------------------------------------------------------------------
 
 
-def test_csv_holds_what_generate_makes(csv_folder):
+def test_csv_holds_what_generate_returns(csv_folder):
     train = generate(70, seed=7, split="train", annotated=0.3, size=32)
     table = pd.read_csv(csv_folder / "train.csv", keep_default_na=False)
-    assert (
-        list(table.columns) == ["filepath", "title", "heatmap", "label"]
-        and list(table.title) == train.reports
-    )
+    assert list(table.columns) == ["filepath", "title", "heatmap", "label"]
+    assert list(table.title) == train.reports
     assert list(table.label) == list(train.labels)
     stored = np.stack([np.asarray(Image.open(csv_folder / path)) for path in table.filepath])
     np.testing.assert_array_equal(stored, train.images)
@@ -392,30 +374,23 @@ def test_csv_holds_what_generate_makes(csv_folder):
     for path, heatmap in zip(table.heatmap, train.heatmaps):
         if path:
             pixels = np.asarray(Image.open(csv_folder / path))
-            assert (
-                pixels.dtype == np.uint8
-                and pixels.max() == 255
-                and np.abs(pixels / 255 - heatmap).max() < 0.003
-            )
+            assert pixels.dtype == np.uint8 and pixels.max() == 255
+            assert np.abs(pixels / 255 - heatmap).max() < 0.003
 
 
 def test_test_table_has_labels_boxes_and_no_heatmap(csv_folder):
     test = generate(40, seed=7, split="test", annotated=0, size=32)
     table = pd.read_csv(csv_folder / "test.csv", keep_default_na=False, dtype=str)
     assert list(table.columns) == ["filepath", "title", "label", "x0", "y0", "x1", "y1"]
-    assert (
-        list(table.title) == test.reports and list(table.label.astype(int)) == test.labels.tolist()
-    )
-    expected = [
-        ["", "", "", ""] if box[0] < 0 else [str(side) for side in box] for box in test.boxes
-    ]
-    assert (
-        table[["x0", "y0", "x1", "y1"]].values.tolist() == expected and ["", "", "", ""] in expected
-    )
+    assert list(table.title) == test.reports
+    assert list(table.label.astype(int)) == test.labels.tolist()
+    blank = ["", "", "", ""]  # the box of a normal image
+    expected = [blank if box[0] < 0 else [str(side) for side in box] for box in test.boxes]
+    assert table[["x0", "y0", "x1", "y1"]].values.tolist() == expected
+    assert blank in expected
     gaze = pd.read_csv(csv_folder / "test_gaze.csv")
-    assert list(gaze.columns) == ["filepath", "gaze"] and list(gaze.filepath) == list(
-        table.filepath
-    )
+    assert list(gaze.columns) == ["filepath", "gaze"]
+    assert list(gaze.filepath) == list(table.filepath)
     stored = np.stack([np.asarray(Image.open(csv_folder / path)) for path in gaze.gaze])
     assert np.abs(stored / 255 - test.heatmaps).max() < 0.003
 
@@ -452,9 +427,8 @@ def test_webdataset_and_csv_agree(csv_folder, tar_folder):
                 assert set(sample) == {"png", "txt", "json"}
             if split == "test":
                 assert int(row["label"]) == facts["label"]
-                assert [row[c] for c in ("x0", "y0", "x1", "y1")] == list(
-                    map(str, facts["box"] or [""] * 4)
-                )
+                box = [str(side) for side in facts["box"] or [""] * 4]
+                assert [row[name] for name in ("x0", "y0", "x1", "y1")] == box
     gaze = pd.read_csv(tar_folder / "test_gaze.csv")
     assert list(gaze.filepath) == [f"{key}.png" for key in samples]
     assert all((tar_folder / path).is_file() for path in gaze.gaze)
@@ -515,7 +489,7 @@ def test_recipe_and_classes(csv_folder, tar_folder):
     }
 
 
-# --- refusals
+# --- errors
 # ------------------------------------------------------------------------------------------
 
 GOOD = {"n": 4, "seed": 0, "split": "train", "annotated": 0.5, "size": 32, "gaze_leak": 0.5}
@@ -538,7 +512,7 @@ GOOD = {"n": 4, "seed": 0, "split": "train", "annotated": 0.5, "size": 32, "gaze
         ({"split": "test"}, "Test samples never carry heatmaps"),
     ],
 )
-def test_bad_arguments_are_refused(bad, match):
+def test_bad_arguments_are_errors(bad, match):
     generate(**GOOD)
     with pytest.raises(ValueError, match=match):
         generate(**{**GOOD, **bad})
@@ -555,19 +529,17 @@ def test_bad_arguments_are_refused(bad, match):
         ("--seed", -3),
     ],
 )
-def test_command_refuses_in_one_line_and_leaves_nothing(flag, value, tmp_path, capsys):
-    assert (
-        main(["phantom", str(tmp_path / "out"), "--train", "4", "--test", "4", flag, str(value)])
-        == 2
-    )
+def test_command_reports_errors_in_one_line_and_writes_nothing(flag, value, tmp_path, capsys):
+    sizes = ["--train", "4", "--test", "4"]
+    assert main(["phantom", str(tmp_path / "out"), *sizes, flag, str(value)]) == 2
     captured = capsys.readouterr()
-    assert (
-        captured.out == "" and captured.err.startswith("error: ") and captured.err.count("\n") == 1
-    )
-    assert str(value) in captured.err and not list(tmp_path.iterdir())
+    assert captured.out == ""
+    assert captured.err.startswith("error: ") and captured.err.count("\n") == 1
+    assert str(value) in captured.err
+    assert not list(tmp_path.iterdir())
 
 
-def test_all_arguments_are_checked_before_the_first_film(tmp_path, monkeypatch, capsys):
+def test_all_arguments_are_checked_before_the_first_image(tmp_path, monkeypatch, capsys):
     def fail(folder, split, blocks):
         raise AssertionError("wrote before checking")
 
@@ -576,34 +548,29 @@ def test_all_arguments_are_checked_before_the_first_film(tmp_path, monkeypatch, 
     assert "n = 0 test samples" in capsys.readouterr().err
 
 
-def test_a_folder_with_files_is_refused_and_kept(tmp_path, capsys):
+def test_a_folder_with_files_is_an_error_and_stays_unchanged(tmp_path, capsys):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "precious").write_text("mine")
     assert main(["phantom", str(tmp_path / "out"), "--train", "2", "--test", "2"]) == 2
-    assert (
-        "holds files: expected an absent or empty folder. Name another one"
-        in capsys.readouterr().err
-    )
+    message = "holds files: expected an absent or empty folder. Name another one"
+    assert message in capsys.readouterr().err
     assert main(["phantom", str(tmp_path / "out" / "precious"), "--train", "2", "--test", "2"]) == 2
     assert "is a file" in capsys.readouterr().err
     assert [path.name for path in tmp_path.rglob("*")] == ["out", "precious"]
 
 
-def test_an_empty_folder_is_taken_and_the_command_says_one_line(tmp_path, capsys):
-    (tmp_path / "out").mkdir()
-    assert (
-        main(["phantom", str(tmp_path / "out"), "--train", "3", "--test", "2", "--size", "32"]) == 0
-    )
+def test_an_empty_folder_is_used_and_the_command_prints_one_line(tmp_path, capsys):
+    out = tmp_path / "out"
+    out.mkdir()
+    assert main(["phantom", str(out), "--train", "3", "--test", "2", "--size", "32"]) == 0
     captured = capsys.readouterr()
-    assert (
-        captured.out.count("\n") == 1 and "3 train, 2 test" in captured.out and captured.err == ""
-    )
-    assert [path.name for path in tmp_path.iterdir()] == ["out"] and (
-        tmp_path / "out" / "recipe.json"
-    ).is_file()
+    assert captured.out.count("\n") == 1 and "3 train, 2 test" in captured.out
+    assert captured.err == ""
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert (out / "recipe.json").is_file()
 
 
-def test_a_failure_half_way_leaves_nothing(tmp_path, monkeypatch, capsys):
+def test_a_failure_while_writing_leaves_nothing(tmp_path, monkeypatch, capsys):
     def fail(folder, split, blocks):
         (folder / "half").write_text("written")
         raise OSError("disk full")
@@ -614,16 +581,17 @@ def test_a_failure_half_way_leaves_nothing(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("words", [[], ["nothing", "out"]])
-def test_unknown_data_sets_are_named(words, capsys):
+def test_an_unknown_or_missing_data_set_is_an_error(words, capsys):
     with pytest.raises(SystemExit) as stop:
         main(words)
     assert stop.value.code == 2 and "NAME" in capsys.readouterr().err
 
 
 @pytest.mark.slow
-def test_preparing_needs_no_torch():
-    """Help still comes with the parent package (which imports open_clip) replaced by an empty one;
-    modules load late.
+def test_prepare_imports_no_torch():
+    """`prepare --help` works if the parent package, which imports open_clip, is an empty module.
+
+    The module of a data set is imported only when its name is given.
     """
     folder = Path(openclip_eclip.__file__).parent
     code = f"""
@@ -639,44 +607,44 @@ for words, loaded in ((["--help"], False), (["phantom", "--help"], True)):
     assert ("openclip_eclip.phantom.generate" in sys.modules) == ("numpy" in sys.modules) == loaded
 print(sorted({{"torch", "open_clip", "sklearn"}} & set(sys.modules)))
 """
-    made = subprocess.run(
+    generated = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=400, check=True
     )
-    assert "--gaze-leak" in made.stdout and made.stdout.endswith("[]\n")
+    assert "--gaze-leak" in generated.stdout and generated.stdout.endswith("[]\n")
 
 
-# ---- knobs of the training split
+# ---- settings that degrade the training split
 
 
-def mass_near(made: PhantomBatch, rows: np.ndarray) -> np.ndarray:
-    """Share of each heatmap's mass within the lesion's box and its width around it."""
-    found = []
-    for heat, (x0, y0, x1, y1) in zip(made.heatmaps[rows], made.boxes[rows]):
+def mass_near(generated: PhantomBatch, chosen: np.ndarray) -> np.ndarray:
+    """Share of each heatmap's mass within the lesion's box, extended by its sides all round."""
+    shares = []
+    for heat, (x0, y0, x1, y1) in zip(generated.heatmaps[chosen], generated.boxes[chosen]):
         w, h = x1 - x0, y1 - y0
-        found.append(heat[max(0, y0 - h) : y1 + h, max(0, x0 - w) : x1 + w].sum() / heat.sum())
-    return np.array(found)
+        near = heat[max(0, y0 - h) : y1 + h, max(0, x0 - w) : x1 + w]
+        shares.append(near.sum() / heat.sum())
+    return np.array(shares)
 
 
-def test_knobs_change_heatmaps_or_devices_alone() -> None:
-    """Noise lowers the mass near the lesion by its share; a shift moves each map by its length;
-    both leave films, reports and test split as they are.
+def test_gaze_noise_and_shift_change_the_training_heatmaps_alone() -> None:
+    """Noise lowers the mass near the lesion by its share; a shift moves each map by its length.
+
+    Images, reports and the test split do not change.
     """
     base = {"n": 160, "seed": 3, "split": "train", "annotated": 0.1}
     clean = generate(**base)
-    rows = np.flatnonzero(clean.boxes[:, 0] >= 0)
+    with_lesion = np.flatnonzero(clean.boxes[:, 0] >= 0)
     noisy, moved = generate(**base, gaze_noise=0.5), generate(**base, gaze_shift=0.1)
-    for made in (noisy, moved):
-        assert (
-            np.array_equal(made.images, clean.images)
-            and made.reports == clean.reports
-            and np.array_equal(made.annotated, clean.annotated)
-        )
-    before, after = mass_near(clean, rows).mean(), mass_near(noisy, rows).mean()
-    # half of the mass is elsewhere, some of it by chance near
+    for generated in (noisy, moved):
+        assert np.array_equal(generated.images, clean.images)
+        assert generated.reports == clean.reports
+        assert np.array_equal(generated.annotated, clean.annotated)
+    before, after = mass_near(clean, with_lesion).mean(), mass_near(noisy, with_lesion).mean()
+    # half of the mass lies at random positions, some of it near the lesion by chance
     assert 0.45 * before < after < 0.75 * before
     peaks = [
-        np.stack(np.unravel_index(made.heatmaps.reshape(160, -1).argmax(1), (64, 64)), axis=1)
-        for made in (clean, moved)
+        np.stack(np.unravel_index(generated.heatmaps.reshape(160, -1).argmax(1), (64, 64)), axis=1)
+        for generated in (clean, moved)
     ]
     distance = np.hypot(*(peaks[1] - peaks[0]).T)
     assert abs(np.median(distance) - 6.4) < 1
@@ -686,14 +654,13 @@ def test_knobs_change_heatmaps_or_devices_alone() -> None:
 
 
 def test_a_shortcut_gives_each_class_its_own_devices() -> None:
-    scenes = phantom_images.draw_scenes(
-        np.random.default_rng(0), 400, phantom_images.Knobs(shortcut=1.0)
-    )
+    knobs = phantom_images.Knobs(shortcut=1.0)
+    scenes = phantom_images.draw_scenes(np.random.default_rng(0), 400, knobs)
     sets = {
         label: {tuple(row) for row in scenes.devices[scenes.label == label]} for label in range(6)
     }
-    assert all(len(found) == 1 for found in sets.values()) and len(set.union(*sets.values())) == 6
+    assert all(len(of_class) == 1 for of_class in sets.values())
+    assert len(set.union(*sets.values())) == 6
     plain = phantom_images.draw_scenes(np.random.default_rng(0), 400, phantom_images.Knobs())
-    assert len({tuple(row) for row in plain.devices[plain.label == 1]}) > 3 and np.array_equal(
-        plain.place, scenes.place
-    )
+    assert len({tuple(row) for row in plain.devices[plain.label == 1]}) > 3
+    assert np.array_equal(plain.position, scenes.position)

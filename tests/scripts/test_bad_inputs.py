@@ -72,7 +72,7 @@ CASE = Case("a case", "tables", lambda folder: [], ("t.csv", "row 3|line 4"))
     ("code", "output", "mib", "fault"),
     [
         (2, "error: t.csv, row 3: no image.\n", 5, ""),
-        (1, "t.csv: 8 samples\n  fault: t.csv, row 3, filepath: gone\n", 5, ""),
+        (1, "t.csv: 8 samples\n  problem: t.csv, row 3, filepath: gone\n", 5, ""),
         (2, "usage: x\nprog: error: t.csv, line 4\n", 5, ""),
         (0, "error: t.csv, row 3\n", 5, "exit code 0"),
         (2, "t.csv, row 3 is bad\n", 5, "without a line"),

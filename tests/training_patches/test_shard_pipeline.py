@@ -170,7 +170,7 @@ def test_wrong_counts_beside_the_shards_are_a_warning(
     (tmp_path / "__len__").write_text("70")
     assert "says 70, the shards hold 7" in compare_sizes(paths, [4, 3])[0]
     assert check_main([str(tmp_path / "s-{0..1}.tar"), "--sheet", str(tmp_path / "sheet.png")]) == 1
-    assert "fault: " in (out := capsys.readouterr().out) and "says 70" in out
+    assert "problem: " in (out := capsys.readouterr().out) and "says 70" in out
 
 
 # ---- counts and flags

@@ -1,1 +1,1 @@
-"""One reader for every image file."""
+"""The reader of image files."""

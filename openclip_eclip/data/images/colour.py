@@ -1,4 +1,4 @@
-"""Embedded colour profiles (ICC) and PNG's gamma, brought to sRGB (decision 0039)."""
+"""Apply embedded colour profiles (ICC) and the gamma of a PNG, to sRGB (decision 0039)."""
 
 from __future__ import annotations
 
@@ -8,17 +8,19 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image, ImageCms
 
-# of 255; a grey profile of gamma 2.2 differs from sRGB by 8 in the darkest tones
+# Differences, of 255, up to which a profile counts as sRGB; a grey profile of gamma 2.2 differs by
+# 8 in the darkest tones
 SAME_COLOUR, SAME_GREY = 2, 10
 SAME_GAMMA = 0.05  # libpng's threshold
-SPACES = {"RGB ": "RGB", "CMYK": "CMYK", "GRAY": "L"}  # of a profile -> mode
+SPACES = {"RGB ": "RGB", "CMYK": "CMYK", "GRAY": "L"}  # colour space of a profile -> mode
 
 
 def apply_profile(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """An "L", "RGB" or "CMYK" image in sRGB, "L" staying "L" and "CMYK" becoming "RGB".
+    """Convert an "L", "RGB" or "CMYK" image to sRGB; "L" stays "L", "CMYK" becomes "RGB".
 
-    Left bit for bit: without a profile, where the profile is sRGB or a plain grey gamma near it,
-    and where it is damaged or of another kind of image, as viewers do.
+    An image of mode "L" or "RGB" is unchanged bit for bit in three cases: it has no profile; the
+    profile is sRGB, or a grey gamma close to it; the profile is damaged or of another mode, which
+    viewers ignore.
     """
     if profile and image.mode == "L":
         table = _grey_table(profile)
@@ -30,7 +32,7 @@ def apply_profile(image: Image.Image, profile: bytes | None) -> Image.Image:
 
 
 def apply_gamma(image: Image.Image, gamma: float) -> Image.Image:
-    """An "L" or "RGB" image of samples light ** `gamma` (PNG's gAMA), for a screen of 2.2."""
+    """Convert an "L" or "RGB" image of samples light ** `gamma` (PNG's gAMA) to gamma 1 / 2.2."""
     if gamma <= 0 or abs(2.2 * gamma - 1) <= SAME_GAMMA:
         return image
     table = np.rint(255 * (np.arange(256) / 255) ** (1 / (2.2 * gamma)))
@@ -38,9 +40,9 @@ def apply_gamma(image: Image.Image, gamma: float) -> Image.Image:
 
 
 def _applied(image: Image.Image, transform: ImageCms.ImageCmsTransform) -> Image.Image:
-    found = ImageCms.applyTransform(image, transform)
-    assert found is not None  # only in place it gives none
-    return found
+    result = ImageCms.applyTransform(image, transform)
+    assert result is not None  # None is returned only for transforms in place
+    return result
 
 
 def _open(profile: bytes) -> tuple[ImageCms.ImageCmsProfile, str] | None:
@@ -54,7 +56,10 @@ def _open(profile: bytes) -> tuple[ImageCms.ImageCmsProfile, str] | None:
 def _build(
     profile: ImageCms.ImageCmsProfile, mode: str, exact: bool = False
 ) -> ImageCms.ImageCmsTransform | None:
-    """`exact`: without lcms's quick way, which is off by 10 in the darkest greys."""
+    """The transform of `profile` to sRGB; None if there is none.
+
+    `exact` switches off the optimisation of lcms, which is off by 10 in the darkest greys.
+    """
     flags = ImageCms.Flags.BLACKPOINTCOMPENSATION | (ImageCms.Flags.NOOPTIMIZE if exact else 0)
     try:
         return ImageCms.buildTransform(
@@ -71,7 +76,7 @@ def _build(
 
 @lru_cache(maxsize=16)
 def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
-    """None: nothing to do, or nothing that can be done."""
+    """The transform to sRGB; None if the profile is sRGB already, or cannot be used."""
     opened = _open(profile)
     if opened is None or opened[1] != mode:
         return None
@@ -87,7 +92,10 @@ def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
 
 @lru_cache(maxsize=16)
 def _grey_table(profile: bytes) -> list[int] | None:
-    """What each of 256 greys becomes; a profile of colours is asked for its neutral ones."""
+    """What each of 256 greys becomes, None if nothing changes.
+
+    Of a colour profile, the neutral colours are used.
+    """
     opened = _open(profile)
     if opened is None or opened[1] not in ("L", "RGB"):
         return None
@@ -96,12 +104,12 @@ def _grey_table(profile: bytes) -> list[int] | None:
         return None
     ramp = np.arange(256, dtype=np.uint8).reshape(1, -1)
     shown = _applied(Image.fromarray(ramp).convert(opened[1]), transform)
-    found = np.asarray(shown.convert("L"))
-    change = np.abs(found.astype(int) - ramp).max()
-    return None if change <= (SAME_GREY if opened[1] == "L" else SAME_COLOUR) else found[0].tolist()
+    greys = np.asarray(shown.convert("L"))
+    change = np.abs(greys.astype(int) - ramp).max()
+    return None if change <= (SAME_GREY if opened[1] == "L" else SAME_COLOUR) else greys[0].tolist()
 
 
 def _change(probe: np.ndarray, transform: ImageCms.ImageCmsTransform) -> int:
-    """Largest change of the colours (1, N, 3) uint8."""
-    found = np.asarray(_applied(Image.fromarray(probe), transform))
-    return int(np.abs(found.astype(int) - probe).max())
+    """The largest change of the colours `probe`, uint8 (1, N, 3)."""
+    changed = np.asarray(_applied(Image.fromarray(probe), transform))
+    return int(np.abs(changed.astype(int) - probe).max())

@@ -1,4 +1,4 @@
-"""DICOM as a person sees it: its own rescale, window, padding, presentation (decision 0039)."""
+"""Read DICOM with its rescale, window, padding and presentation applied (decision 0039)."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from .options import ReadOptions
 from .picture import Frame, Picture, check_size
 
 GREY = ("MONOCHROME1", "MONOCHROME2")
-COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT")  # pydicom gives RGB of them all
+COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT")  # pydicom converts all to RGB
 DEFLATED = "1.2.840.10008.1.2.1.99"
 FRAME_MACROS = ("PixelValueTransformationSequence", "FrameVOILUTSequence", "PixelMeasuresSequence")
-SQUARE = 0.01  # a side longer by less than that is rounding
-# what pydicom raises on damaged files
+SQUARE = 0.01  # relative difference of the sides of a pixel that counts as rounding
+# Errors that pydicom raises on damaged files
 DAMAGED = (
     OSError,
     EOFError,
@@ -41,13 +41,13 @@ DAMAGED = (
 
 
 def is_dicom(file: BinaryIO) -> bool:
-    """By content: a preamble of 128 bytes, then DICM."""
+    """Whether the content is DICOM: a preamble of 128 bytes, then DICM."""
     file.seek(128)
     return file.read(4) == b"DICM"
 
 
 def read_dicom(file: BinaryIO, name: str, options: ReadOptions) -> Picture:
-    """The picture of mode "L" or "RGB". DataError with `name`: as `image.read_picture`."""
+    """Read an image of mode "L" or "RGB". Raises DataError as `read.read_picture` does."""
     file = _inflated(file, name, options)
     frame = read_dicom_frame(file, name, options)
     dataset, values = _decode(file, name)
@@ -74,7 +74,7 @@ def read_dicom(file: BinaryIO, name: str, options: ReadOptions) -> Picture:
 
 
 def read_dicom_frame(file: BinaryIO, name: str, options: ReadOptions) -> Frame:
-    """From the header alone; DataError: several frames, or larger than `options` allow."""
+    """Read the frame from the header; DataError for several, or a size beyond `options`."""
     pydicom = _pydicom(name)
     file = _inflated(file, name, options)
     file.seek(0)
@@ -92,12 +92,12 @@ def read_dicom_frame(file: BinaryIO, name: str, options: ReadOptions) -> Frame:
         raise DataError(f"{name}: a DICOM without an image (no Rows and Columns).")
     if frames > 1:
         raise DataError(
-            f"{name}: a DICOM of {frames} frames; expected one image. Save the frame that is meant."
+            f"{name}: a DICOM of {frames} frames; expected one image. Save the intended frame."
         )
     height, width = max(1, round(size[0] * ratio)), max(1, round(size[1] / ratio))
     shown = (height, size[1]) if ratio > 1 else (size[0], width)
-    for one in (size, shown):
-        check_size(one, samples * max(1, bits // 8), options, name)
+    for height_width in (size, shown):
+        check_size(height_width, samples * max(1, bits // 8), options, name)
     return Frame(size, shown)
 
 
@@ -113,12 +113,12 @@ def _pydicom(name: str) -> Any:
 
 
 def _inflated(file: BinaryIO, name: str, options: ReadOptions) -> BinaryIO:
-    """The file; unpacked, within the limit that pydicom has not, where it is deflated whole."""
+    """The file, inflated if it is deflated as a whole; pydicom would do so without a limit."""
     file.seek(0)
     head = file.read(1024)
     if DEFLATED.encode() not in head or head[132:136] != b"\2\0\0\0":
         return file
-    # after the group of meta elements, whose first element is its length
+    # The deflated part begins after the group of meta elements; its first element is its length
     start = 144 + int.from_bytes(head[140:144], "little")
     file.seek(start)
     unpacker = zlib.decompressobj(-zlib.MAX_WBITS)
@@ -132,13 +132,13 @@ def _inflated(file: BinaryIO, name: str, options: ReadOptions) -> BinaryIO:
             "that (--max-bytes)."
         )
     file.seek(0)
-    plain = b"1.2.840.10008.1.2.1"  # the same, not deflated
+    plain = b"1.2.840.10008.1.2.1"  # the same transfer syntax without deflation
     meta = file.read(start).replace(DEFLATED.encode(), plain + bytes(len(DEFLATED) - len(plain)))
     return io.BytesIO(meta + content)
 
 
 def _decode(file: BinaryIO, name: str) -> tuple[Any, np.ndarray]:
-    """(data set, pixels as stored: unused bits and padding too, colours as RGB)."""
+    """(data set, pixels as stored). Unused bits and padding are included; colours are RGB."""
     pydicom = _pydicom(name)
     file.seek(0)
     uid = None
@@ -157,7 +157,7 @@ def _decode(file: BinaryIO, name: str) -> tuple[Any, np.ndarray]:
 
 
 def _of_its_frame(dataset: Any) -> Any:
-    """The data set with what an enhanced one says in the functional groups of its only frame."""
+    """Copy the functional groups of an enhanced DICOM's only frame into the data set."""
     for group in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):
         for macro in FRAME_MACROS:
             for outer in (dataset.get(group) or ())[:1]:
@@ -167,7 +167,7 @@ def _of_its_frame(dataset: Any) -> Any:
 
 
 def _decoder_hint(pydicom: Any, uid: Any) -> str:
-    """Which package is missing, if that is why."""
+    """The package that is missing, if the compression has no decoder; otherwise ""."""
     try:
         if uid is None or not uid.is_encapsulated or pydicom.pixels.get_decoder(uid).is_available:
             return ""
@@ -180,7 +180,7 @@ def _decoder_hint(pydicom: Any, uid: Any) -> str:
 
 
 def _check_compressed(dataset: Any, name: str) -> None:
-    """DataError, before it is unpacked, for a picture of another size than the header says."""
+    """Raise a DataError, before anything is unpacked, if the header states another size."""
     size = _compressed_size(bytes(dataset.PixelData[: 1 << 20]))
     expected = int(dataset.Rows), int(dataset.Columns)
     if size is not None and size != expected:
@@ -191,24 +191,25 @@ def _check_compressed(dataset: Any, name: str) -> None:
 
 
 def _compressed_size(stream: bytes) -> tuple[int, int] | None:
-    """(height, width) that a JPEG, JPEG-LS or JPEG 2000 stream announces; None: not found."""
+    """(height, width) in the header of a JPEG, JPEG-LS or JPEG 2000 stream; None: not found."""
     start = stream.find(b"\xff\x4f\xff\x51")
     if 0 <= start <= len(stream) - 24:
         right, low, left, top = struct.unpack(">4I", stream[start + 8 : start + 24])
         return low - top, right - left
-    place = stream.find(b"\xff\xd8\xff") + 2
-    while 2 <= place <= len(stream) - 9 and stream[place] == 0xFF:
-        marker = stream[place + 1]
+    # JPEG and JPEG-LS: go from marker to marker up to a start of frame
+    position = stream.find(b"\xff\xd8\xff") + 2
+    while 2 <= position <= len(stream) - 9 and stream[position] == 0xFF:
+        marker = stream[position + 1]
         if marker == 0xF7 or 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            return struct.unpack(">HH", stream[place + 5 : place + 9])
-        place += 2 + int.from_bytes(stream[place + 2 : place + 4], "big")
+            return struct.unpack(">HH", stream[position + 5 : position + 9])
+        position += 2 + int.from_bytes(stream[position + 2 : position + 4], "big")
     return None
 
 
 def _grey(
     dataset: Any, stored: np.ndarray, bits: int, name: str, options: ReadOptions
 ) -> np.ndarray:
-    """(H, W) uint8: padding apart; rescale; --image-range, table, window or stretch; inversion."""
+    """Convert stored greys to uint8 (H, W): rescale; range, table, window or stretch; invert."""
     shown = _not_padding(dataset, stored)
     values = _without_unused_bits(dataset, stored, bits)
     deep = bits > 8 or values.dtype.kind == "f"
@@ -218,9 +219,9 @@ def _grey(
         grey = stretch(rescaled, shown, options.grey_range, name)
     elif table is not None:
         levels, first = table
-        found = levels[(np.rint(rescaled) - first).clip(0, len(levels) - 1).astype(np.int64)]
-        white = (1 << int(levels.max()).bit_length()) - 1 or 1  # many files claim too many bits
-        grey = np.rint(found * (255 / white)).astype(np.uint8)
+        index = (np.rint(rescaled) - first).clip(0, len(levels) - 1).astype(np.int64)
+        white = (1 << int(levels.max()).bit_length()) - 1 or 1  # many files state too many bits
+        grey = np.rint(levels[index] * (255 / white)).astype(np.uint8)
         _check_voi(grey, rescaled, shown, "by its own VOI table", name)
     elif window is not None:
         grey = _through_window(rescaled, *window)
@@ -244,7 +245,7 @@ def _grey(
 def _check_voi(
     grey: np.ndarray, values: np.ndarray, shown: np.ndarray | None, how: str, name: str
 ) -> None:
-    """A window beside the values is a fault; a flat image of 8 bits is shown as it is."""
+    """Raise a DataError for a window outside the values; a flat image of 8 bits is no error."""
     part = values if shown is None else values[shown]
     if part.size and part.min() != part.max():
         extent = f"its values being {float(part.min()):g} to {float(part.max()):g}"
@@ -254,19 +255,19 @@ def _check_voi(
 def _shallow(
     dataset: Any, values: np.ndarray, rescaled: np.ndarray, bits: int, table_bits: int
 ) -> np.ndarray:
-    """8 bits and fewer keep their scale: from the lowest number they can store to the highest."""
+    """Convert 8 bits or fewer: the scale runs from the lowest storable number to the highest."""
     if table_bits:
         return rescaled.astype(np.uint8)
     low = -(1 << bits - 1) if values.dtype.kind == "i" else 0
     grey = np.rint((values.astype(np.float32) - low) * (255 / ((1 << bits) - 1))).astype(np.uint8)
-    falls = (read_number(dataset.get("RescaleSlope")) or 1) < 0
-    return 255 - grey if falls else grey
+    decreasing = (read_number(dataset.get("RescaleSlope")) or 1) < 0
+    return 255 - grey if decreasing else grey
 
 
 def _not_padding(dataset: Any, stored: np.ndarray) -> np.ndarray | None:
-    """(H, W) bool, None where nothing is padding.
+    """Where the pixels are not padding, bool (H, W); None if none is padding.
 
-    Compared as stored: padding often lies in bits that are not used.
+    Stored values are compared, because padding often uses bits that are otherwise unused.
     """
     value = _like(dataset.get("PixelPaddingValue"), stored.dtype)
     limit = _like(dataset.get("PixelPaddingRangeLimit"), stored.dtype)
@@ -278,7 +279,7 @@ def _not_padding(dataset: Any, stored: np.ndarray) -> np.ndarray | None:
 
 
 def _like(value: Any, dtype: np.dtype) -> float | None:
-    """A padding value as pixels of that type have it; the file may give it another sign."""
+    """A padding value as a pixel of type `dtype`; the file may give it with another sign."""
     number = read_number(value)
     if number is None or dtype.kind not in "iu":
         return number
@@ -287,7 +288,7 @@ def _like(value: Any, dtype: np.dtype) -> float | None:
 
 
 def _without_unused_bits(dataset: Any, stored: np.ndarray, bits: int) -> np.ndarray:
-    """The numbers of BitsStored bits that end at HighBit; other bits may hold anything."""
+    """The numbers in the BitsStored bits up to HighBit; other bits may have any value."""
     allocated = 8 * stored.itemsize
     if stored.dtype.kind not in "iu" or not 0 < bits < allocated:
         return stored
@@ -302,8 +303,8 @@ def _rescale(dataset: Any, values: np.ndarray, name: str) -> tuple[np.ndarray, i
         levels, first = _table(dataset, dataset.ModalityLUTSequence[0], name)
         if values.dtype.kind == "i" and first > 32767:
             first -= 1 << 16
-        found = levels[(values.astype(np.int64) - first).clip(0, len(levels) - 1)]
-        return found, int(levels.max()).bit_length() or 1
+        index = (values.astype(np.int64) - first).clip(0, len(levels) - 1)
+        return levels[index], int(levels.max()).bit_length() or 1
     slope, intercept = (
         read_number(dataset.get(key)) for key in ("RescaleSlope", "RescaleIntercept")
     )
@@ -315,16 +316,18 @@ def _rescale(dataset: Any, values: np.ndarray, name: str) -> tuple[np.ndarray, i
 
 
 def _voi_table(dataset: Any, values: np.ndarray, name: str) -> tuple[np.ndarray, int] | None:
+    """The VOI table as `_table` returns it, or None."""
     sequence = dataset.get("VOILUTSequence")
     if not sequence or None in (sequence[0].get("LUTData"), sequence[0].get("LUTDescriptor")):
         return None
     levels, first = _table(dataset, sequence[0], name)
-    # A number below 0 in an unsigned element; so it is where no value comes near it otherwise
+    # The first value may be a negative number in an unsigned element: so it is taken if no pixel
+    # reaches the unsigned number
     return levels, first - (1 << 16) if first > max(32767, values.max()) else first
 
 
 def _table(dataset: Any, item: Any, name: str) -> tuple[np.ndarray, int]:
-    """(its entries, the value that the first of them stands for)."""
+    """(the entries of a table, the pixel value of its first entry)."""
     try:
         count, first, _ = (int(number) for number in item.LUTDescriptor)
         data = item.LUTData
@@ -344,7 +347,7 @@ def _table(dataset: Any, item: Any, name: str) -> tuple[np.ndarray, int]:
 
 
 def _window(dataset: Any) -> tuple[float, float, str] | None:
-    """(centre, width, function) of the first window of a width that the standard allows."""
+    """(centre, width, function) of the first window whose width the standard allows, or None."""
     function = str(dataset.get("VOILUTFunction") or "LINEAR").upper()
     exact = function in ("LINEAR_EXACT", "SIGMOID")
     function = function if exact else "LINEAR"
@@ -356,7 +359,7 @@ def _window(dataset: Any) -> tuple[float, float, str] | None:
 
 
 def _through_window(values: np.ndarray, centre: float, width: float, function: str) -> np.ndarray:
-    """(H, W) uint8, as PS3.3 C.11.2.1.2 and C.11.2.1.3 have it, for an output of 0 to 255."""
+    """Apply a window as in PS3.3 C.11.2.1.2 and C.11.2.1.3; uint8 (H, W), 0 to 255."""
     values = values.astype(np.float32 if values.itemsize <= 4 else np.float64)
     if function == "SIGMOID":
         levels = 1 / (1 + np.exp((-4 * (values - centre) / width).clip(-80, 80)))
@@ -369,6 +372,7 @@ def _through_window(values: np.ndarray, centre: float, width: float, function: s
 
 
 def _palette(dataset: Any, values: np.ndarray, name: str) -> Image.Image:
+    """Convert indices into the palette of the data set to an RGB image."""
     from pydicom.pixels import apply_color_lut
 
     try:
@@ -380,7 +384,7 @@ def _palette(dataset: Any, values: np.ndarray, name: str) -> Image.Image:
 
 
 def _pixel_ratio(dataset: Any) -> float:
-    """Height of a pixel by its width, 1 where they do not differ or nothing usable is said."""
+    """Height of a pixel / its width; 1 if they are equal, or if there is no usable element."""
     for key in (
         "PixelSpacing",
         "ImagerPixelSpacing",

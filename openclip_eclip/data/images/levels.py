@@ -1,4 +1,4 @@
-"""Images of more than 8 bits to 8: one stretch for all readers (decision 0039)."""
+"""Convert images of more than 8 bits to 8 bits, the same way for all readers (decision 0039)."""
 
 from __future__ import annotations
 
@@ -6,18 +6,20 @@ import numpy as np
 
 from ...config import DataError
 
-BLOCK = 1 << 22  # values at a time, so that doubles of a large image are never all in memory
+BLOCK = 1 << 22  # values converted at a time, to limit the memory for their float64 form
 
 
 def stretch(
     values: np.ndarray, shown: np.ndarray | None, grey_range: tuple[float, float] | None, name: str
 ) -> np.ndarray:
-    """(H, W) or (H, W, channels) numbers -> uint8 of the same shape, linearly.
+    """Convert (H, W) or (H, W, channels) numbers linearly to uint8 of the same shape.
 
-    The darkest value becomes 0 and the brightest 255, over all channels together, or the ends of
-    `grey_range` do. `shown` (H, W) bool: the pixels that take part; the others, and those that are
-    NaN or infinite, become 0, the background. DataError with `name`: nothing takes part, or all
-    that does is one grey.
+    The darkest value becomes 0 and the brightest 255, over all channels together; with `grey_range`
+    its ends do. `shown`, bool (H, W), selects the pixels that are used. All others, and those that
+    are NaN or infinite, become 0, the background.
+
+    Raises:
+        DataError: with `name`: no pixel is used, or all used ones are one grey.
     """
     shown = _finite(values, shown)
     part = values if shown is None else values[shown]
@@ -49,7 +51,7 @@ def stretch(
 
 
 def check_flat(grey: np.ndarray, shown: np.ndarray | None, why: str, name: str) -> None:
-    """DataError where the pixels that are shown became one grey: no flat image without a word."""
+    """Raise a DataError if all pixels shown became one grey. `why` names the cause."""
     part = grey if shown is None else grey[shown]
     if part.size and part.min() == part.max():
         raise DataError(

@@ -1,4 +1,4 @@
-"""How files are read: the grey range of deep images, and the size a file may unpack to."""
+"""Settings of all readers: the grey range of deep images, and limits on unpacked sizes."""
 
 from __future__ import annotations
 
@@ -15,9 +15,17 @@ MAX_BYTES = 1 << 30  # of one unpacked array
 class ReadOptions:
     """Settings of every reader of images, heatmaps and sentence windows.
 
-    `grey_range`: the values (low, high) of a deep image (more than 8 bits) that become black and
-    white; None: each image's own range, as decision 0039 says. `max_pixels` and `max_bytes`: what
-    one file may unpack to; larger is a DataError before anything is unpacked.
+    A deep image has more than 8 bits. A file that would unpack to more than `max_pixels` or
+    `max_bytes` is a DataError before anything is unpacked.
+
+    Attributes:
+        grey_range: the values (low, high) of a deep image that become black and white; None: the
+            image's own range (decision 0039).
+        max_pixels: limit for one image or heatmap.
+        max_bytes: limit for one unpacked array.
+
+    Raises:
+        UserError: an empty or infinite range, or a limit below 1.
     """
 
     grey_range: tuple[float, float] | None = None
@@ -36,16 +44,15 @@ class ReadOptions:
 
 
 def add_read_arguments(parser: argparse._ActionsContainer) -> None:
-    """The flags behind `ReadOptions`, for every command that reads images."""
+    """Add the flags behind `ReadOptions`, for every command that reads images."""
     parser.add_argument(
         "--image-range",
         type=float,
         nargs=2,
         metavar=("LOW", "HIGH"),
         help=(
-            "values of images of more than 8 bits that become black and white, the same for all "
-            "of them "
-            "(default: each image's own range)"
+            "grey values that become black and white in images of more than 8 bits, the same for "
+            "all images (default: each image's own range)"
         ),
     )
     parser.add_argument(
@@ -53,19 +60,19 @@ def add_read_arguments(parser: argparse._ActionsContainer) -> None:
         type=int,
         default=MAX_PIXELS,
         metavar="N",
-        help="largest image or heatmap, in pixels; a larger one is a fault (default: %(default)s)",
+        help="largest image or heatmap in pixels; a larger file is an error (default: %(default)s)",
     )
     parser.add_argument(
         "--max-bytes",
         type=int,
         default=MAX_BYTES,
         metavar="N",
-        help="largest array that a file may unpack to, in bytes (default: %(default)s)",
+        help="largest array in bytes that a file may unpack to (default: %(default)s)",
     )
 
 
 def read_options(args: argparse.Namespace) -> ReadOptions:
-    """UserError for a range that is empty or a limit below 1."""
+    """The `ReadOptions` of parsed flags. Raises UserError as these do."""
     return ReadOptions(
         tuple(args.image_range) if args.image_range else None, args.max_pixels, args.max_bytes
     )

@@ -1,4 +1,4 @@
-"""What reading an image gives, and how maps over it lie over what is shown (decision 0039)."""
+"""An image as it was read, and how maps over its file are laid over it (decision 0039)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ...config import DataError
 from ..heatmap import aspect_fits, check_aspect
 from .options import ReadOptions
 
-TURNS = {  # EXIF orientation -> what makes the stored pixels upright
+TURNS = {  # EXIF orientation -> the operation that makes the stored pixels upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -21,37 +21,37 @@ TURNS = {  # EXIF orientation -> what makes the stored pixels upright
     8: Image.Transpose.ROTATE_90,
 }
 QUARTER_TURNS = (5, 6, 7, 8)
-BACK = {6: 8, 8: 6}  # the orientation that undoes another; all others undo themselves
+BACK = {6: 8, 8: 6}  # orientation -> its inverse; all others are their own inverse
 
 
 @dataclass(frozen=True)
 class Frame:
-    """How the pixels that a file stores lie in what a person sees; both sizes are (height, width).
+    """How the stored pixels of a file relate to the image shown.
 
-    `orientation` is EXIF's, 1 to 8. The sizes differ by more than that where pixels are not square.
+    The two sizes differ if the orientation is a quarter turn, or if pixels are not square.
     """
 
-    stored_size: tuple[int, int]
-    shown_size: tuple[int, int]
-    orientation: int = 1
+    stored_size: tuple[int, int]  # (height, width)
+    shown_size: tuple[int, int]  # (height, width)
+    orientation: int = 1  # EXIF's, 1 to 8
 
 
 @dataclass(frozen=True)
 class Picture:
-    """An image as a person sees it: upright, "L" or "RGB", 8 bits. `deep`: the file has more."""
+    """An image as a viewer shows it."""
 
-    image: Image.Image
+    image: Image.Image  # upright, mode "L" or "RGB", 8 bits
     frame: Frame
-    deep: bool = False
+    deep: bool = False  # the file has more than 8 bits
 
 
 def turn_image(image: Image.Image, orientation: int) -> Image.Image:
-    """The stored picture upright."""
+    """Turn the stored image upright."""
     return image.transpose(TURNS[orientation]) if orientation in TURNS else image
 
 
 def turn_maps(maps: np.ndarray, orientation: int) -> np.ndarray:
-    """(..., h, w) over stored pixels -> over the upright picture, as `turn_image` does."""
+    """Turn maps (..., h, w) over the stored pixels, as `turn_image` turns the image."""
     if orientation in QUARTER_TURNS:
         maps = maps.swapaxes(-1, -2)
     if orientation in (3, 4, 7, 8):  # after the transposition: upside down
@@ -62,16 +62,19 @@ def turn_maps(maps: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def turn_maps_back(maps: np.ndarray, orientation: int) -> np.ndarray:
-    """(..., h, w) over the upright picture -> over the pixels as the file stores them."""
+    """Turn maps (..., h, w) over the upright image back, to lie over the stored pixels."""
     return turn_maps(maps, BACK.get(orientation, orientation))
 
 
 def orient_maps(maps: np.ndarray, frame: Frame, name: str) -> np.ndarray:
-    """Maps (..., h, w) of an image's file -> over what is shown of it.
+    """Lay maps (..., h, w) of an image file over the upright image.
 
-    They lie over the stored pixels and are turned with them. Where a quarter turn belongs to the
-    file and the maps have the proportions of the shown picture alone, they were drawn on that.
-    DataError with `name`: other proportions than the image's.
+    Maps lie over the stored pixels and are turned with them. With one exception: if the file has a
+    quarter turn and the maps have the aspect ratio of the upright image only, they were drawn on
+    that, and are not turned.
+
+    Raises:
+        DataError: with `name`: another aspect ratio than that of the image.
     """
     size = maps.shape[-2:]
     if not aspect_fits(size, frame.stored_size):
@@ -82,7 +85,7 @@ def orient_maps(maps: np.ndarray, frame: Frame, name: str) -> np.ndarray:
 
 
 def check_size(size: tuple[int, int], bytes_a_pixel: int, options: ReadOptions, name: str) -> None:
-    """DataError where (height, width) is more than `options` allow, before anything is unpacked."""
+    """Raise a DataError if (height, width) exceeds `options`, before anything is unpacked."""
     pixels, shape = size[0] * size[1], f"{size[0]} x {size[1]} pixels (height x width)"
     if pixels < 1:
         raise DataError(f"{name}: {shape}; expected at least one.")

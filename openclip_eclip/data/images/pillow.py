@@ -1,4 +1,4 @@
-"""Everything that Pillow opens, as a person sees it (decision 0039)."""
+"""Read the files that Pillow opens, as a viewer shows them (decision 0039)."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from .png import check_png, read_grey_alpha, tells_late
 if TYPE_CHECKING:  # Pillow's own order of formats decides when its readers are loaded
     from PIL.TiffImagePlugin import TiffImageFile
 
-# EPS and WMF run another program; BUFR, GRIB, HDF5 and MPEG cannot be decoded; icons hold several
-# sizes; Pillow ignores the scale of FITS, and FLI is an animation
+# Formats that are not read. EPS and WMF run another program; BUFR, GRIB, HDF5 and MPEG cannot be
+# decoded; icons have several sizes; Pillow ignores the scale of FITS; FLI is an animation
 NOT_SHOWN = ("EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG", "ICO", "ICNS", "CUR", "FITS", "FLI")
-# what decoders raise on damaged files
+# Errors that decoders raise on damaged files
 BROKEN = (
     OSError,
     SyntaxError,
@@ -44,12 +44,12 @@ BROKEN = (
     struct.error,
     zlib.error,
 )
-# a pixel in Pillow's memory; 4 in all other modes
+# Bytes per pixel in Pillow's memory, by mode; 4 in all other modes
 BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2, "I;16N": 2}
-FIRST_IS_WHOLE = ("MPO", "PSD")  # further frames are small copies and layers
+FIRST_IS_WHOLE = ("MPO", "PSD")  # formats whose further frames are small copies or layers
 ORIENTATION, PHOTOMETRIC, SUBFILE, OLD_SUBFILE = 274, 262, 254, 255
 BITS, COMPRESSION, PLANAR, TILE_WIDTH, TILE_LENGTH, SAMPLE_FORMAT = 258, 259, 284, 322, 323, 339
-# libtiff gives the machine's byte order where Pillow 13 expects the file's
+# libtiff returns the byte order of the machine, but Pillow 13 expects that of the file
 NATIVE = {
     "I;16S": "I;16NS",
     "I;16BS": "I;16NS",
@@ -64,15 +64,15 @@ Draft = Callable[[Image.Image], None]
 
 @contextmanager
 def readable(name: str) -> Iterator[None]:
-    """What a decoder raises on a damaged file becomes a DataError with `name`."""
+    """Convert the errors of decoders on damaged files to a DataError with `name`."""
     try:
         yield
     except DataError:
         raise
     except Image.UnidentifiedImageError as error:
         raise DataError(
-            f"{name}: unreadable image (its format, or this kind of it, is not read "
-            "here, or its beginning is damaged). Save it as a PNG or TIFF of 8 or 16 "
+            f"{name}: unreadable image (its format, or this variant of it, is not "
+            "supported, or its beginning is damaged). Save it as a PNG or TIFF of 8 or 16 "
             "bits, or copy it again."
         ) from error
     except BROKEN as error:
@@ -83,13 +83,14 @@ def readable(name: str) -> Iterator[None]:
 def read_pillow(
     file: BinaryIO, name: str, options: ReadOptions, draft: Draft | None = None
 ) -> Picture:
-    """The picture upright, of mode "L" or "RGB". `draft` may ask a JPEG for a smaller one.
+    """Read an upright image of mode "L" or "RGB". `draft` may ask a JPEG for a smaller one.
 
-    DataError with `name`: unreadable, damaged, too large, several frames, nothing to show.
+    Raises:
+        DataError: with `name`: unreadable, damaged, too large, several frames, no pixel to show.
     """
     with own_limit(), readable(name):
         image = _open(file, name, options)
-        # Pillow turns TIFF itself, when it decodes
+        # Pillow turns a TIFF itself when it decodes it
         turned = _orientation(image) if image.format == "TIFF" else 1
         stored = _turned((image.height, image.width), turned)
         if image.format == "PNG":
@@ -98,14 +99,14 @@ def read_pillow(
             draft(image)
         shown, deep = _show(file, image, name, options)
         if image.format != "TIFF":
-            turned = _orientation(image)  # only now: PNG may tell after its pixels
+            turned = _orientation(image)  # after decoding: a PNG may have it after its pixels
             shown = turn_image(shown, turned)
         shown.info.clear()
     return Picture(shown, Frame(stored, _turned(stored, turned), turned), deep)
 
 
 def read_pillow_frame(file: BinaryIO, name: str, options: ReadOptions) -> Frame:
-    """The same from the header alone."""
+    """Read the frame of an image from its header."""
     with own_limit(), readable(name):
         image = _open(file, name, options)
         if image.format == "PNG" and tells_late(file):
@@ -128,10 +129,10 @@ def _formats() -> tuple[str, ...]:
 
 
 def _open(file: BinaryIO, name: str, options: ReadOptions) -> ImageFile.ImageFile:
-    """Identified and within the limits, nothing unpacked yet."""
+    """Identify an image and check its limits; nothing is unpacked yet."""
     file.seek(0)
     size = _webp_size(file.read(30))
-    if size:  # Pillow allocates a WebP's canvas when it opens it
+    if size:  # Pillow allocates the canvas of a WebP when it opens it
         check_size(size, 4, options, name)
     file.seek(0)
     image = Image.open(file, formats=_formats())
@@ -142,7 +143,7 @@ def _open(file: BinaryIO, name: str, options: ReadOptions) -> ImageFile.ImageFil
     elif image.format not in FIRST_IS_WHOLE and getattr(image, "is_animated", False):
         raise DataError(
             f"{name}: {image.format} of several frames; expected one image. "
-            "Save the frame that is meant."
+            "Save the intended frame."
         )
     return image
 
@@ -152,20 +153,23 @@ def _is_tiff(image: ImageFile.ImageFile) -> TypeGuard[TiffImageFile]:
 
 
 def _check_colour_depth(file: BinaryIO, image: ImageFile.ImageFile, name: str) -> None:
-    """DataError for deep colours of which Pillow keeps the upper 8 bits: often nearly black."""
+    """Raise a DataError for deep colours of which Pillow keeps the upper 8 bits only.
+
+    Such images often become nearly black.
+    """
     bits, kind = 8, image.tile[0] if image.tile else None
     arguments = kind.args if kind else None
     if kind and kind.codec_name in ("ppm", "ppm_plain") and image.mode == "RGB":
-        assert isinstance(arguments, tuple)  # the raw mode and the highest value
+        assert isinstance(arguments, tuple)  # (raw mode, highest value)
         bits = int(arguments[1]).bit_length()
     elif kind and kind.codec_name == "SGI16":
         bits = 16
     elif image.format == "JPEG2000" and len(image.getbands()) > 1:
         file.seek(0)
         head = file.read(1 << 16)
-        place = head.find(b"\xff\x4f\xff\x51") + 42  # Ssiz of the first component
-        if 42 <= place < len(head):
-            bits = (head[place] & 127) + 1
+        position = head.find(b"\xff\x4f\xff\x51") + 42  # Ssiz of the first component
+        if 42 <= position < len(head):
+            bits = (head[position] & 127) + 1
     if bits > 8:
         raise DataError(
             f"{name}: {image.format} of {bits} bits a channel, of which Pillow "
@@ -174,7 +178,7 @@ def _check_colour_depth(file: BinaryIO, image: ImageFile.ImageFile, name: str) -
 
 
 def _webp_size(head: bytes) -> tuple[int, int] | None:
-    """(height, width) of a WebP's canvas from its first 30 bytes."""
+    """(height, width) of the canvas of a WebP, from its first 30 bytes; None: no WebP."""
     if head[:4] != b"RIFF" or head[8:12] != b"WEBP" or len(head) < 30:
         return None
     if head[12:16] == b"VP8X":
@@ -187,16 +191,17 @@ def _webp_size(head: bytes) -> tuple[int, int] | None:
 
 
 def _orientation(image: Image.Image) -> int:
-    """1 to 8 from EXIF, TIFF tags or XMP; a damaged one counts as none, as viewers have it."""
+    """The orientation, 1 to 8, from EXIF, TIFF tags or XMP; a damaged one is 1, as in viewers."""
     try:
-        value = Image.Image.getexif(image).get(ORIENTATION, 1)  # not PNG's own, which decodes
+        # not the method of PngImageFile, which would decode the pixels
+        value = Image.Image.getexif(image).get(ORIENTATION, 1)
     except BROKEN:
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
 def _check_tiff(image: TiffImageFile, name: str, options: ReadOptions) -> None:
-    """DataError for what Pillow would show wrongly, several pages and oversized tiles."""
+    """Raise a DataError for what Pillow decodes wrongly, several pages, or too large tiles."""
     tags = image.tag_v2
     if PHOTOMETRIC not in tags:
         raise DataError(
@@ -211,8 +216,11 @@ def _check_tiff(image: TiffImageFile, name: str, options: ReadOptions) -> None:
             "1)."
         )
     if all(isinstance(side, int) for side in tile):
-        least = ReadOptions(None, max(options.max_pixels, 1 << 16), max(options.max_bytes, 1 << 18))
-        check_size(tile, 4, least, f"{name}, tiles")  # may be larger than a small image
+        # a tile may be larger than a small image
+        limits = ReadOptions(
+            None, max(options.max_pixels, 1 << 16), max(options.max_bytes, 1 << 18)
+        )
+        check_size(tile, 4, limits, f"{name}, tiles")
     if image.is_animated:
         _check_pages(image, name)
     if tags.get(COMPRESSION, 1) != 1 and image.tile:
@@ -220,7 +228,10 @@ def _check_tiff(image: TiffImageFile, name: str, options: ReadOptions) -> None:
 
 
 def _check_pages(image: TiffImageFile, name: str) -> None:
-    """Smaller copies of the first page and masks are no further pages."""
+    """Raise a DataError for a TIFF of several pages.
+
+    Smaller copies of the first page, and masks, do not count as pages.
+    """
     page = 0
     while True:
         try:
@@ -229,13 +240,13 @@ def _check_pages(image: TiffImageFile, name: str) -> None:
             break
         if not (image.tag_v2.get(SUBFILE, 0) & 0b101 or image.tag_v2.get(OLD_SUBFILE) == 2):
             raise DataError(
-                f"{name}: TIFF of several pages; expected one image. Save the page that is meant."
+                f"{name}: TIFF of several pages; expected one image. Save the intended page."
             )
     image.seek(0)
 
 
 def _raw_mode(image: ImageFile.ImageFile) -> str:
-    """How the decoder's bytes are understood, such as RGB;16B; "" where nothing says so."""
+    """Pillow's raw mode of the decoder's bytes, such as RGB;16B; "" if there is none."""
     arguments = image.tile[0].args if image.tile else ""
     if isinstance(arguments, tuple):
         arguments = arguments[0] if arguments else ""
@@ -243,6 +254,8 @@ def _raw_mode(image: ImageFile.ImageFile) -> str:
 
 
 def _set_raw_mode(image: ImageFile.ImageFile, raw: str | None) -> None:
+    """Set the raw mode of all tiles; None leaves them as they are."""
+
     def changed(arguments: Any) -> Any:
         return (raw, *arguments[1:]) if isinstance(arguments, tuple) else raw
 
@@ -253,10 +266,13 @@ def _set_raw_mode(image: ImageFile.ImageFile, raw: str | None) -> None:
 def _show(
     file: BinaryIO, image: ImageFile.ImageFile, name: str, options: ReadOptions
 ) -> tuple[Image.Image, bool]:
-    """(the decoded "L" or "RGB" image, turned for TIFF alone; whether it has more than 8 bits)."""
+    """Decode an image: (image of mode "L" or "RGB", whether it has more than 8 bits).
+
+    Only a TIFF is upright.
+    """
     info, raw = dict(image.info), _raw_mode(image)
-    found, deep = _sixteen_bit_colour(file, image, raw, name, options), True
-    if found is None:
+    shown, deep = _sixteen_bit_colour(file, image, raw, name, options), True
+    if shown is None:
         deep = image.mode.startswith("I") or image.mode == "F"
         tags: Mapping[int, Any] = image.tag_v2 if _is_tiff(image) else {}
         bits, photometric = max(tags.get(BITS, (0,))), tags.get(PHOTOMETRIC, 1)
@@ -265,36 +281,43 @@ def _show(
         if deep:
             values = np.asarray(image)
             if image.mode == "I" and bits == 32 and not signed:
-                values = values.view(np.uint32)  # Pillow has signed ones only
+                values = values.view(np.uint32)  # Pillow has signed integers only
             clear = image.info.get("transparency")
-            found = _deep_grey(values, clear, photometric == 0, name, options)
+            shown = _deep_grey(values, clear, photometric == 0, name, options)
         elif signed and bits == 8 and image.mode == "L":
-            found = Image.fromarray(np.asarray(image) ^ 128)  # -128 is black
+            shown = Image.fromarray(np.asarray(image) ^ 128)  # -128 is black
         else:
-            found = _eight_bits(image, raw, name)
-    found = apply_profile(found, info.get("icc_profile"))
+            shown = _eight_bits(image, raw, name)
+    shown = apply_profile(shown, info.get("icc_profile"))
     if image.format == "PNG" and not info.get("icc_profile") and "srgb" not in info:
-        found = apply_gamma(found, info.get("gamma", 0))
-    return found, deep
+        shown = apply_gamma(shown, info.get("gamma", 0))
+    return shown, deep
 
 
 def _deep_grey(
     values: np.ndarray, clear: int | None, white_is_zero: bool, name: str, options: ReadOptions
 ) -> Image.Image:
-    """`clear`: the value that is transparent; `white_is_zero`: Pillow inverts 8 bits, not more."""
+    """Convert deep greys to an "L" image.
+
+    `clear` is the transparent value. `white_is_zero` inverts, which Pillow does for 8 bits only.
+    """
     grey = stretch(values, None if clear is None else values != clear, options.grey_range, name)
-    if white_is_zero:  # what is no number stays background
+    if white_is_zero:  # NaN and infinite values stay background
         part = np.isfinite(values) if values.dtype.kind == "f" else True
         grey = np.where(part, 255 - grey, 0).astype(np.uint8)
     return Image.fromarray(grey)
 
 
 def _eight_bits(image: Image.Image, raw: str, name: str) -> Image.Image:
-    """Any mode of 8 bits or fewer as "L", "RGB" or, for its profile, "CMYK"; alpha over black."""
+    """Convert any mode of 8 bits or fewer to "L" or "RGB"; alpha is laid over black.
+
+    "CMYK" is kept for its colour profile.
+    """
     if image.mode in ("L", "RGB", "CMYK") and "transparency" not in image.info:
         return image
     clear = image.info.get("transparency")
-    if image.mode == "L" and isinstance(clear, int):  # Pillow scales pixels of 2, 4 bits alone
+    # Pillow scales pixels of 2 and 4 bits to 8, but not their transparent value
+    if image.mode == "L" and isinstance(clear, int):
         image.info["transparency"] = clear * {"L;2": 85, "L;4": 17}.get(raw, 1) & 255
     elif image.mode == "RGB" and isinstance(clear, tuple):
         image.info["transparency"] = tuple(value & 255 for value in clear)
@@ -304,6 +327,7 @@ def _eight_bits(image: Image.Image, raw: str, name: str) -> Image.Image:
 
 
 def _over_black(image: Image.Image, name: str) -> Image.Image:
+    """Lay an image with transparency over black; "L" or "RGB"."""
     grey = image.mode in ("1", "L", "LA", "La")
     image = image.convert("LA" if grey else "RGBA")
     alpha = image.getchannel("A")
@@ -319,9 +343,9 @@ def _over_black(image: Image.Image, name: str) -> Image.Image:
 def _sixteen_bit_colour(
     file: BinaryIO, image: ImageFile.ImageFile, raw: str, name: str, options: ReadOptions
 ) -> Image.Image | None:
-    """A PNG or TIFF of 16 bits a channel, stretched over its channels together; None for others.
+    """Convert a PNG or TIFF of 16 bits per channel, over all channels together; None for others.
 
-    Pillow keeps the upper bytes alone. The lower ones are had by reading with the other byte order.
+    Pillow keeps the upper bytes only. A second read with the other byte order gives the lower ones.
     """
     if raw == "LA;16B":
         pixels = read_grey_alpha(file, name)

@@ -1,4 +1,4 @@
-"""Pillow's own limit of pixels, off while our limit is checked instead."""
+"""Switch off Pillow's own limit of pixels while ours is checked instead."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 from PIL import Image
 
-# a number, not None: Pillow reads it twice, and threads that are not in here may be between the two
+# A number, not None: Pillow reads the limit twice, and another thread may be between the two reads
 NO_LIMIT = sys.maxsize
 _lock = threading.Lock()
 _readers, _before = 0, Image.MAX_IMAGE_PIXELS
@@ -17,7 +17,7 @@ _readers, _before = 0, Image.MAX_IMAGE_PIXELS
 
 @contextmanager
 def own_limit() -> Iterator[None]:
-    """Pillow neither warns of nor refuses large images while any thread is in here."""
+    """Pillow accepts images of any size, without warnings, while any thread is in this context."""
     global _readers, _before
     with _lock:
         if _readers == 0:

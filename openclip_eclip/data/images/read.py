@@ -1,9 +1,9 @@
-"""The one reader of images: any file that Pillow or pydicom opens, as a person sees it.
+"""The reader of image files: any file that Pillow or pydicom opens, as a viewer shows it.
 
-Training, validation, evaluation, search, reports, overlap, contact sheets, checks and `prepare`
-read through it, so they all see the same picture: 8 bits of grey or colour, with what the file
-itself says of how it is shown: orientation, colour profile, transparency (over black), white at
-zero, DICOM's rescale, window, padding and presentation. Decision 0039 has the rules.
+Training, validation, evaluation, search, reports, overlap, contact sheets, checks and `prepare` use
+it, so that all have the same image: 8 bits of grey or colour. What the file states about its
+display is applied: orientation, colour profile, transparency (over black), white at zero, and the
+rescale, window, padding and presentation of DICOM. Decision 0039 has the rules.
 """
 
 from __future__ import annotations
@@ -28,11 +28,14 @@ DICOM_SUFFIXES = (".dcm", ".dicom")
 def read_picture(
     data: bytes | Path, name: str, options: ReadOptions = ReadOptions(), draft: Draft | None = None
 ) -> Picture:
-    """Decode a file or its bytes whole, upright, mode "L" or "RGB".
+    """Decode a whole file, or its bytes, to an upright image of mode "L" or "RGB".
 
-    `name` is named in every DataError: missing, unreadable, truncated, larger than `options`
-    allow, several frames or pages, nothing to show. `draft` may ask a JPEG for a smaller decoding.
-    UserError: DICOM without pydicom.
+    `draft` may ask a JPEG for a smaller image.
+
+    Raises:
+        DataError: with `name`: missing, unreadable, truncated, larger than `options` allow, several
+            frames or pages, or no pixel to show.
+        UserError: a DICOM file, but pydicom is not installed.
     """
     with _opened(data, name, options) as file:
         if is_dicom(file):
@@ -41,7 +44,10 @@ def read_picture(
 
 
 def read_frame(data: bytes | Path, name: str, options: ReadOptions = ReadOptions()) -> Frame:
-    """Size and orientation from the header; DataError as `read_picture` where that tells."""
+    """Read size and orientation from the header.
+
+    Raises DataError as `read_picture` does, for errors that show in the header.
+    """
     with _opened(data, name, options) as file:
         if is_dicom(file):
             return read_dicom_frame(file, name, options)
@@ -49,7 +55,7 @@ def read_frame(data: bytes | Path, name: str, options: ReadOptions = ReadOptions
 
 
 def _unlike_dicom(data: bytes | Path, name: str) -> str:
-    """A name that says more of a file called DICOM that is none."""
+    """The name for messages; it says so if a file has a DICOM suffix but is none."""
     called = str(data if isinstance(data, Path) else name).lower().endswith(DICOM_SUFFIXES)
     return f"{name}: no DICOM preamble" if called else name
 

@@ -1,1 +1,1 @@
-"""Shards: webdataset's tar archives."""
+"""Read webdataset shards: tar archives of samples."""

@@ -1,9 +1,9 @@
-"""What a check found in each shard, remembered beside it: the second start of a run reads no shard.
+"""Cache the check of each shard, so that the second start of a run reads no shard.
 
-The record of `train-0.tar` lies in `.openclip_eclip_index/` of its folder, where that cannot be
-written in `$XDG_CACHE_HOME/openclip_eclip/index` (default ~/.cache). It holds for a shard of this
-name, size and time of change, for the options it was checked with and for this version of the
-readers; any other is made anew.
+The record of `train-0.tar` is in `.openclip_eclip_index/` of its folder. If that cannot be written,
+it is in `$XDG_CACHE_HOME/openclip_eclip/index` (default ~/.cache). A record is valid for one name,
+size and modification time of the shard, for the options of the check, and for this version of the
+readers. Otherwise the shard is checked again.
 """
 
 from __future__ import annotations
@@ -29,28 +29,28 @@ from .tar_source import TarEntry, open_shard, walk_shard
 
 FOLDER = ".openclip_eclip_index"
 MAGIC = b"openclip_eclip shard check\n"
-LIBRARIES = ("pillow", "numpy", "webdataset", "pydicom")  # that the readers use
-DIGEST = 32  # hexadecimal digits before the content
+LIBRARIES = ("pillow", "numpy", "webdataset", "pydicom")  # used by the readers
+DIGEST = 32  # length of the hexadecimal digest before the content
 
 
 @dataclass(frozen=True)
 class CheckOptions:
-    """What a check looks at, beside the caption; `images`: whether every image is decoded."""
+    """What is checked, in addition to the captions."""
 
     heatmaps: bool = True
     windows: bool = False
-    images: bool = False
+    images: bool = False  # decode every image
     read: ReadOptions = ReadOptions()
 
 
 @dataclass
 class ShardReport:
-    """One shard: all samples that training will meet, the good ones among them, and every fault."""
+    """The result of the check of one shard."""
 
     shard: Path
     samples: int
     maps: int  # samples with a member that is read as a heatmap
-    good: int
+    good: int  # samples without a fault
     windows: int  # good samples with sentence windows
     faults: list[Fault]
     annotated: list[TarEntry]  # the good samples with a heatmap
@@ -58,7 +58,7 @@ class ShardReport:
 
     @property
     def announced(self) -> Announced:
-        """What training must meet in this shard."""
+        """What training must read from this shard."""
         prefix = f"{self.shard}, "
         return Announced(
             self.samples,
@@ -76,14 +76,14 @@ class ShardReport:
 def check_shards(
     shards: Sequence[Path], options: CheckOptions, progress: bool = True
 ) -> list[ShardReport]:
-    """The reports of `shards`, from the cache where it holds.
+    """Check `shards`, or take the reports from the cache where they are valid.
 
-    DataError for a shard that cannot be opened.
+    Raises a DataError for a shard that cannot be opened.
     """
-    found = [_load(shard, options) for shard in shards]
-    missing = [i for i, report in enumerate(found) if report is None]
+    reports = [_load(shard, options) for shard in shards]
+    missing = [i for i, report in enumerate(reports) if report is None]
     with (
-        # the walk is Python: more threads wait for each other
+        # reading the headers is Python code: more threads would wait for each other
         ThreadPoolExecutor(max_workers=2) as pool,
         tqdm(
             total=len(missing),
@@ -94,13 +94,13 @@ def check_shards(
         ) as bar,
     ):
         for i, report in zip(missing, pool.map(lambda i: _check(shards[i], options), missing)):
-            found[i] = report
+            reports[i] = report
             bar.update()
-    return [report for report in found if report is not None]  # that is now all of them
+    return [report for report in reports if report is not None]  # none is None any more
 
 
 def join_reports(reports: Sequence[ShardReport]) -> Report:
-    """One report over several shards; `good` has the right length, but not the true positions."""
+    """Join the reports of several shards; only the length of `good` is meaningful."""
     good = sum(report.good for report in reports)
     return Report(
         sum(report.samples for report in reports),
@@ -115,10 +115,11 @@ def join_reports(reports: Sequence[ShardReport]) -> Report:
 
 
 def _check(shard: Path, options: CheckOptions) -> ShardReport:
+    """Check a shard and store the record."""
     with open_shard(shard) as file:
         before = os.fstat(file.fileno())
         entries, damage = walk_shard(shard, file)
-        # one open file for all reads of this shard: its samples are checked one by one here
+        # all samples of this shard are read from one open file
         opened = [TarEntry(shard, e.key, e.members, e.faults, file) for e in entries]
         report = check_entries(
             opened,
@@ -129,7 +130,7 @@ def _check(shard: Path, options: CheckOptions) -> ShardReport:
         )
     good = [entries[i] for i in report.good]
     faults = [*report.faults, *([Fault(str(shard), "archive", damage)] if damage else [])]
-    found = ShardReport(
+    result = ShardReport(
         shard,
         len(entries),
         sum(entry.annotated for entry in entries),
@@ -139,8 +140,8 @@ def _check(shard: Path, options: CheckOptions) -> ShardReport:
         [entry for entry in good if entry.annotated] if options.heatmaps else [],
         report.warnings,
     )
-    _store(found, before, options)
-    return found
+    _store(result, before, options)
+    return result
 
 
 # ---- the cache
@@ -148,7 +149,7 @@ def _check(shard: Path, options: CheckOptions) -> ShardReport:
 
 @lru_cache(maxsize=8)
 def _fingerprint(options: CheckOptions) -> str:
-    """Of the options and of all that decides a verdict: the readers' source and their libraries."""
+    """A hash of all that decides the result: options, source of the readers, their libraries."""
     readers = sorted(Path(__file__).parents[1].rglob("*.py"))  # all of data/
     source = b"".join(path.read_bytes() for path in readers)
     text = json.dumps([asdict(options), *map(_version, LIBRARIES)], sort_keys=True)
@@ -156,21 +157,22 @@ def _fingerprint(options: CheckOptions) -> str:
 
 
 def _version(library: str) -> str:
+    """The version of a library, "" if it is not installed."""
     try:
         return metadata.version(library)
     except metadata.PackageNotFoundError:
         return ""
 
 
-def _places(shard: Path, options: CheckOptions) -> list[Path]:
-    """Where the record may lie, in the order in which it is looked for and written."""
+def _record_paths(shard: Path, options: CheckOptions) -> list[Path]:
+    """The possible paths of the record, in the order in which they are tried."""
     name = f"{shard.name}.{_fingerprint(options)}.json"
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     folder = hashlib.blake2b(os.fsencode(shard.absolute().parent), digest_size=8).hexdigest()
-    places = [shard.parent / FOLDER / name]
-    if not cache.startswith("~"):  # as it stays for a user without a home, in a container
-        places.append(Path(cache, "openclip_eclip", "index", folder, name))
-    return places
+    paths = [shard.parent / FOLDER / name]
+    if not cache.startswith("~"):  # unexpanded for a user without a home, as in a container
+        paths.append(Path(cache, "openclip_eclip", "index", folder, name))
+    return paths
 
 
 def _identity(shard: Path, stat: os.stat_result) -> list[Any]:
@@ -178,10 +180,10 @@ def _identity(shard: Path, stat: os.stat_result) -> list[Any]:
 
 
 def _load(shard: Path, options: CheckOptions) -> ShardReport | None:
-    """The record of a shard; None where there is none, or a damaged or foreign one."""
-    for place in _places(shard, options):
+    """Load the record of a shard; None if there is no valid one."""
+    for path in _record_paths(shard, options):
         try:
-            raw = place.read_bytes()
+            raw = path.read_bytes()
             content = raw[len(MAGIC) + DIGEST :]
             if raw[: len(MAGIC) + DIGEST] != MAGIC + _digest(content):
                 continue
@@ -196,7 +198,7 @@ def _load(shard: Path, options: CheckOptions) -> ShardReport | None:
 
 def _from_record(shard: Path, record: dict[str, Any]) -> ShardReport:
     entries = [
-        TarEntry(shard, key, {name: tuple(place) for name, place in members.items()})
+        TarEntry(shard, key, {name: tuple(extent) for name, extent in members.items()})
         for key, members in record["annotated"]
     ]
     faults = [
@@ -211,7 +213,7 @@ def _from_record(shard: Path, record: dict[str, Any]) -> ShardReport:
 
 
 def _store(report: ShardReport, stat: os.stat_result, options: CheckOptions) -> None:
-    """Write the record; where no folder can be written, the shard is checked anew next time."""
+    """Write the record; if no folder can be written, the shard is checked again next time."""
     shard, prefix = report.shard, f"{report.shard}, "
     record = {
         "shard": _identity(shard, stat),
@@ -227,12 +229,12 @@ def _store(report: ShardReport, stat: os.stat_result, options: CheckOptions) -> 
         ],
     }
     content = json.dumps(record).encode()
-    for place in _places(shard, options):
-        temporary = place.with_name(f".{place.name}.{os.getpid()}.{threading.get_ident()}")
+    for path in _record_paths(shard, options):
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
         try:
-            place.parent.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             temporary.write_bytes(MAGIC + _digest(content) + content)
-            os.replace(temporary, place)
+            os.replace(temporary, path)
             return
         except OSError:
             continue

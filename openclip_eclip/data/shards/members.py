@@ -1,4 +1,4 @@
-"""Which members of a sample in a shard are read, and what is wrong with the others."""
+"""The members of a sample that are read from a shard, and the faults of other members."""
 
 from __future__ import annotations
 
@@ -18,56 +18,43 @@ HEATMAP_LIKE = re.compile(
     r"(^|\.)(heat_?-?maps?|heat|gaze|masks?|saliency|attention|fixations?)($|[._\-\d])"
 )
 WINDOWS_LIKE = re.compile(r"(^|\.)windows?($|[._\-\d])")
-SHOWN = 10  # members that one message names
+SHOWN = 10  # maximum number of members in a message
 
 Fault = tuple[str, str]  # (member, message)
 
 
 def find_member(members: Iterable[str], names: tuple[str, ...]) -> str | None:
-    """The first of `names` that a sample has."""
+    """The first of `names` that a sample has, or None."""
     return next((name for name in names if name in members), None)
 
 
 def list_members(members: Collection[str]) -> str:
-    """The first ten names, and how many more there are."""
+    """The first ten names, and the number of further ones."""
     shown = sorted(members)[:SHOWN]
     return ", ".join(shown) + (f" and {len(members) - SHOWN} more" if len(members) > SHOWN else "")
 
 
 def member_faults(members: Collection[str], heatmaps: bool, windows: bool) -> list[Fault]:
-    """What the names of a sample's members say: two images, a heatmap in a format that is not read,
-    and so on.
+    """The faults that show in the names of a sample's members.
 
-    Members of heatmaps and of sentence windows count only where they are used.
+    Examples are two images, or a heatmap in a format that is not read. Members of heatmaps and of
+    sentence windows are checked only with `heatmaps` and `windows`.
     """
     faults = _image_and_caption(members)
-    extra = [name for name in members if name not in READ_MEMBERS]
+    unread = [name for name in members if name not in READ_MEMBERS]
     if heatmaps:
-        found = [name for name in HEATMAP_MEMBERS if name in members]
-        if len(found) > 1:
-            faults.append(
-                (
-                    found[1],
-                    f"a second heatmap beside {found[0]}: which one is meant is a guess; keep one",
-                )
-            )
-        faults += [
-            (name, f"looks like a heatmap, but is not read; expected {', '.join(HEATMAP_MEMBERS)}")
-            for name in extra
-            if HEATMAP_LIKE.search(name)
-        ]
+        maps = [name for name in HEATMAP_MEMBERS if name in members]
+        if len(maps) > 1:
+            message = f"a second heatmap beside {maps[0]}: the intended one is unclear; keep one"
+            faults.append((maps[1], message))
+        message = f"seems to be a heatmap, but is not read; expected {', '.join(HEATMAP_MEMBERS)}"
+        faults += [(name, message) for name in unread if HEATMAP_LIKE.search(name)]
     if windows:
-        faults += [
-            (
-                name,
-                (
-                    f"looks like sentence windows, but is not read; expected {TEXT_MEMBER} and "
-                    f"{MAPS_MEMBER}"
-                ),
-            )
-            for name in extra
-            if WINDOWS_LIKE.search(name)
-        ]
+        message = (
+            f"seems to hold sentence windows, but is not read; expected {TEXT_MEMBER} and "
+            f"{MAPS_MEMBER}"
+        )
+        faults += [(name, message) for name in unread if WINDOWS_LIKE.search(name)]
     return faults
 
 
@@ -77,32 +64,22 @@ def _image_and_caption(members: Collection[str]) -> list[Fault]:
     read = find_member(images, IMAGE_MEMBERS)
     if read is None or "txt" not in members:
         why = _why_missing(members, images if read is None else [], captions)
-        return [
-            (
-                "members",
-                (
-                    f"{why}found {list_members(members)}; expected an image "
-                    f"({', '.join(IMAGE_MEMBERS)}) and a txt"
-                ),
-            )
-        ]
+        message = (
+            f"{why}found {list_members(members)}; expected an image "
+            f"({', '.join(IMAGE_MEMBERS)}) and a txt"
+        )
+        return [("members", message)]
     faults = []
     if len(images) > 1:
-        faults.append(
-            (
-                images[1],
-                (
-                    f"a second image beside {read}: which one belongs to the caption is a guess;"
-                    " keep one"
-                ),
-            )
-        )
+        message = f"a second image beside {read}: the intended one is unclear; keep one"
+        faults.append((images[1], message))
     if len(captions) > 1:
         faults.append((captions[1], "a second caption beside txt, and only txt is read; keep one"))
     return faults
 
 
 def _why_missing(members: Collection[str], images: list[str], captions: list[str]) -> str:
+    """The likely reason for a missing image or caption, for the message; "" if unknown."""
     ends = (*IMAGE_MEMBERS, *OTHER_IMAGES, "txt")
     if any(
         "." in name

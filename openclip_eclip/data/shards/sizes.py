@@ -1,4 +1,4 @@
-"""sizes.json and __len__ beside shards, which open_clip would believe, against the shards."""
+"""Compare sizes.json and __len__ beside shards, which open_clip would use, with the shards."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from pathlib import Path
 
 
 def compare_sizes(shards: Sequence[Path], counts: Sequence[int]) -> list[str]:
-    """Where a sizes.json or __len__ beside the first shard contradicts the shards."""
+    """Messages on a sizes.json or __len__ beside the first shard that contradicts the shards."""
     if not shards:
         return []
     folder = shards[0].parent
     sizes, length = folder / "sizes.json", folder / "__len__"
     try:
         if sizes.is_file():
-            said = json.loads(sizes.read_text(encoding="utf-8"))
+            stated = json.loads(sizes.read_text(encoding="utf-8"))
             wrong = [
-                f"{shard.name} {said.get(shard.name, 'nothing')} (it holds {count})"
+                f"{shard.name} {stated.get(shard.name, 'nothing')} (it holds {count})"
                 for shard, count in zip(shards, counts)
-                if said.get(shard.name) != count
+                if stated.get(shard.name) != count
             ]
-            more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-            return [f"{sizes} is wrong and not used: {', '.join(wrong[:3])}{more}"] if wrong else []
+            rest = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+            return [f"{sizes} is wrong and not used: {', '.join(wrong[:3])}{rest}"] if wrong else []
         if length.is_file() and length.read_text(encoding="utf-8").strip() != str(sum(counts)):
             return [
                 f"{length} says {length.read_text(encoding='utf-8').strip()[:20]}, the shards "

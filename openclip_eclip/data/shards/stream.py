@@ -1,4 +1,4 @@
-"""Shards read one after the other for training and validation, by the walk of the index."""
+"""Read shards one after the other for training and validation, as the index reads them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 REMOTE = tuple(
     f"{scheme}:" for scheme in (*gopen_schemes, "s3", "ftp", "hf") if not scheme.startswith("__")
 )
-KEPT = MAX_HEADER + 4 * BLOCK  # bytes that a header with all that belongs to it may take
+KEPT = MAX_HEADER + 4 * BLOCK  # maximum bytes of a header with all its extensions
 OPENERS: dict[bytes, Callable[[Any], Any]] = {
     b"\x1f\x8b": gzip.open,
     b"BZh": bz2.open,
@@ -37,46 +37,47 @@ OPENERS: dict[bytes, Callable[[Any], Any]] = {
 
 
 class Announced(NamedTuple):
-    """What the check found in a shard: samples, those with a heatmap, the good ones, the faults."""
+    """The result of the check of a shard, with which training must agree."""
 
     samples: int
-    maps: int
-    good: int
-    annotated: int
+    maps: int  # samples with a member that is read as a heatmap
+    good: int  # samples without a fault
+    annotated: int  # good samples with a heatmap
     bad: Mapping[str, tuple[str, str]]  # key -> (member, message)
 
 
 class ForwardReader:
-    """A stream of unknown length for `tar_walk`: seeks forward by reading, back within `KEPT`."""
+    """A stream of unknown length for `walk`: seeks forward by reading, and back within `KEPT`."""
 
     def __init__(self, stream: Any) -> None:
         self.stream, self.position = stream, 0
-        self.recent: deque[bytes] = deque()  # the last reads, the last of them whole
-        self.kept = 0  # bytes of `recent`
-        self.again = b""  # what comes once more after a step back
+        self.recent: deque[bytes] = deque()  # the last reads, of at least `KEPT` bytes together
+        self.recent_size = 0  # bytes in `recent`
+        self.pushed_back = b""  # bytes to return again after a step back
 
     def tell(self) -> int:
         return self.position
 
     def read(self, size: int = -1, /) -> bytes:
-        parts = [self.again[:size] if size >= 0 else self.again]
-        self.again = self.again[len(parts[0]) :]
+        parts = [self.pushed_back[:size] if size >= 0 else self.pushed_back]
+        self.pushed_back = self.pushed_back[len(parts[0]) :]
         missing = size - len(parts[0])
+        # a pipe may return fewer bytes than asked for
         while (size < 0 or missing > 0) and (
             part := self.stream.read(missing if size >= 0 else 1 << 20)
         ):
-            parts.append(part)  # a pipe gives what it has
+            parts.append(part)
             missing -= len(part)
-        found = b"".join(parts)
-        self._keep(found)
-        self.position += len(found)
-        return found
+        content = b"".join(parts)
+        self._remember(content)
+        self.position += len(content)
+        return content
 
-    def _keep(self, found: bytes) -> None:
-        self.recent.append(found)
-        self.kept += len(found)
-        while self.kept - len(self.recent[0]) >= KEPT:
-            self.kept -= len(self.recent.popleft())
+    def _remember(self, content: bytes) -> None:
+        self.recent.append(content)
+        self.recent_size += len(content)
+        while self.recent_size - len(self.recent[0]) >= KEPT:
+            self.recent_size -= len(self.recent.popleft())
 
     def seek(self, offset: int, /) -> int:
         if offset < self.position:
@@ -84,8 +85,8 @@ class ForwardReader:
             start = len(recent) - (self.position - offset)
             if start < 0:
                 raise io.UnsupportedOperation(f"a step back to byte {offset} of a stream")
-            self.again = recent[start:] + self.again
-            self.recent, self.kept = deque([recent[:start]]), start
+            self.pushed_back = recent[start:] + self.pushed_back
+            self.recent, self.recent_size = deque([recent[:start]]), start
             self.position = offset
         while self.position < offset and self.read(min(offset - self.position, 1 << 20)):
             pass
@@ -93,34 +94,34 @@ class ForwardReader:
 
 
 def is_remote(url: str) -> bool:
-    """Whether webdataset would read `url` through a program; file: is a file of this machine."""
+    """Whether webdataset would read `url` through a program; file: is a local file."""
     return url.startswith(REMOTE)
 
 
 def local_path(url: str) -> Path:
-    """The file behind a shard of this machine, `file:` allowed as in webdataset."""
+    """The path of a local shard, with or without `file:`, as in webdataset."""
     return Path(urlparse(url).path if url.startswith("file:") else url)
 
 
 def expand_shards(shards: str) -> list[str]:
-    """The URLs behind braces and :: as in --train-data. DataError for another notation."""
+    """Expand braces and :: as in --train-data. Raises a DataError for another notation."""
     try:
         return expand_urls(shards)
-    # an environment variable in ${...} that is not set is an assertion
+    # AssertionError: an environment variable in ${...} is not set
     except (UnbalancedBracesError, AssertionError) as error:
         raise DataError(
-            f"{shards}: not a list of shards ({error}); expected names with braces, as "
+            f"{shards}: not a list of shards ({error}); expected names with braces, such as "
             "train-{000..041}.tar, joined by ::."
         ) from error
 
 
 def expand_paths(files: str) -> list[Path]:
-    """The same for files of this machine."""
+    """Expand braces and :: to local paths."""
     return [local_path(url) for url in expand_shards(files)]
 
 
 def shard_name(url: str) -> str:
-    """What a shard is called in messages and sample numbers: its path, or its URL."""
+    """The name of a shard in messages and sample ids: its path, or its URL."""
     return url if is_remote(url) else str(local_path(url))
 
 
@@ -129,13 +130,15 @@ def read_shards(
     skip_bad: bool,
     announced: Mapping[str, Announced] | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """Stage of open_clip's webdataset pipeline: {"url"} in, samples out: `__url__`, `__key__`,
-    `__faults__`, extension -> bytes.
+    """A stage of open_clip's webdataset pipeline: {"url"} in, samples out.
 
-    Only members that are used are read; the others stand there with empty content. DataError for
-    damage (with `skip_bad` named in the log, and the next shard begins) and for a shard that does
-    not give what `announced`, by its name, says. A sample that is bad there has that fault here
-    too.
+    A sample is {`__url__`, `__key__`, `__faults__`, extension: bytes}. Only members that are used
+    are read; the content of the others is empty. A sample that is bad in `announced`, a dict by the
+    name of the shard, has its fault here too.
+
+    Raises:
+        DataError: a damaged shard (with `skip_bad`, the rest of it is skipped with a warning), or
+            a shard with other numbers of samples or heatmaps than `announced`.
     """
     for source in sources:
         url = source["url"]
@@ -156,7 +159,7 @@ def read_shards(
         if expected is not None and (samples, maps) != expected[:2]:
             raise DataError(
                 f"{name}: the check announced {expected.samples} samples, {expected.maps} with a "
-                f"heatmap; training read {samples} and {maps}. The shard has changed meanwhile: "
+                f"heatmap; training read {samples} and {maps}. The shard has changed meanwhile; "
                 "start again."
             )
 
@@ -179,7 +182,7 @@ def _read_shard(url: str) -> Iterator[dict[str, Any]]:
     except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
         raise ArchiveError(f"not readable ({error}).") from error
     finally:
-        # a program's exit code: what it gave was a whole archive, or is an error already
+        # OSError: a program's exit code. Its output was a whole archive, or is an error already
         with suppress(OSError):
             stream.close()
 
@@ -192,7 +195,7 @@ def _open(url: str) -> Any:
 
 
 def _unpacked(stream: Any) -> ForwardReader:
-    """A stream that may be compressed, as webdataset reads it too."""
+    """A reader of a remote stream that may be compressed, which webdataset accepts too."""
     reader = ForwardReader(stream)
     start = reader.read(6)
     reader.seek(0)

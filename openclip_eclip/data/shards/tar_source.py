@@ -1,5 +1,6 @@
-"""webdataset shards: members `key.jpg`, `key.txt` and, where annotated, `key.heatmap.png` (or .npy,
-.npz).
+"""Read samples of webdataset shards.
+
+A sample has the members `key.jpg`, `key.txt` and, if annotated, `key.heatmap.png` (.npy, .npz).
 """
 
 from __future__ import annotations
@@ -37,14 +38,15 @@ def read_members(
     heatmaps: bool = True,
     options: ReadOptions = ReadOptions(),
 ) -> Sample:
-    """A sample from its members `extension -> bytes`, with `windows` also its sentences; DataError
-    names shard and key.
+    """Make a sample from its members, extension -> bytes.
+
+    `windows` reads the sentence windows, too. Raises a DataError that names shard and key.
     """
     faults = member_faults(members, heatmaps, windows)
     if faults:
         raise DataError(f"{where}, {faults[0][0]}: {faults[0][1]}.")
     image_key = find_member(members, IMAGE_MEMBERS)
-    assert image_key is not None  # member_faults names a sample without one
+    assert image_key is not None  # a sample without an image has a fault
     picture = read_picture(members[image_key], f"{where}.{image_key}", options)
     heatmap_key = find_member(members, HEATMAP_MEMBERS) if heatmaps else None
     heatmap = None
@@ -52,9 +54,9 @@ def read_members(
         heatmap = read_heatmap(
             members[heatmap_key], f"{where}.{heatmap_key}", picture.frame, options
         )
-    told = None
+    sentence_windows = None
     if windows and has_windows(members, where):
-        told = read_windows(
+        sentence_windows = read_windows(
             members[TEXT_MEMBER], members[MAPS_MEMBER], f"{where}.windows", picture.frame, options
         )
     return make_sample(
@@ -65,12 +67,12 @@ def read_members(
         sample_id,
         heatmap,
         placebo,
-        told,
+        sentence_windows,
     )
 
 
 def read_caption(members: Mapping[str, bytes], where: str) -> str:
-    """The txt of a sample. DataError for what is not UTF-8, or stands for no text."""
+    """The txt of a sample. Raises a DataError if it is not UTF-8, or means "no text"."""
     caption = decode_text(members["txt"], f"{where}.txt")
     if is_missing(caption):
         raise DataError(f"{where}.txt: no caption, found {caption.strip()[:40]!r}.")
@@ -87,8 +89,9 @@ def decode_stream(
     heatmaps: bool = True,
     options: ReadOptions = ReadOptions(),
 ) -> Iterator[Sample]:
-    """Stage of open_clip's webdataset pipeline: raw members in, samples out; bad ones stop it or
-    are named by the next.
+    """A stage of open_clip's webdataset pipeline: raw members in, samples out.
+
+    A bad sample is a DataError. With `skip_bad` it is skipped, and the next sample names it.
     """
     skipped: list[str] = []
     for members in stream:
@@ -116,8 +119,9 @@ def decode_stream(
 
 
 def sample_content(members: Mapping[str, Any]) -> dict[str, Any]:
-    """Extension -> bytes of a sample as `shard_stream.read_shards` gives it. DataError for a fault
-    found in the archive.
+    """Extension -> bytes of a sample from `stream.read_shards`.
+
+    Raises a DataError for a fault found in the archive.
     """
     for member, message in members.get("__faults__", ()):
         raise DataError(f"{members['__url__']}, {members['__key__']}, {member}: {message}.")
@@ -126,15 +130,13 @@ def sample_content(members: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class TarEntry:
-    """Where the members of one sample lie: extension -> (offset, length) in bytes; faults as
-    (member, message).
-    """
+    """The index of one sample in a shard."""
 
     shard: Path
     key: str
-    members: dict[str, tuple[int, int]]
-    faults: tuple[Fault, ...] = ()  # of the archive: a key twice, a link
-    # the shard where it is open already
+    members: dict[str, tuple[int, int]]  # extension -> (offset, length) in bytes
+    faults: tuple[Fault, ...] = ()  # (member, message) from the archive: a key twice, a link
+    # the shard, if it is open already
     file: BinaryIO | None = field(default=None, repr=False, compare=False)
 
     @property
@@ -158,14 +160,16 @@ class TarEntry:
         return TEXT_MEMBER in self.members
 
     def all_faults(self, heatmaps: bool, windows: bool) -> list[Fault]:
-        """Those of the archive, else of the members' names; of heatmaps and windows only where they
-        are used.
+        """The faults of the archive; without any, those of the members' names.
+
+        Heatmaps and sentence windows are checked only with `heatmaps` and `windows`.
         """
         return list(self.faults) or member_faults(self.members, heatmaps, windows)
 
     def read(self, *names: str) -> dict[str, bytes]:
-        """The content of the named members, of all without a name. DataError where the shard is not
-        what it was.
+        """Read the content of the named members, or of all without a name.
+
+        Raises a DataError if the shard has changed since it was indexed.
         """
         names = names or tuple(self.members)
         if self.file is not None:
@@ -175,17 +179,17 @@ class TarEntry:
                 return self._read(file, names)
         except OSError as error:
             raise DataError(
-                f"{self.where}: {error.strerror}; the shard was there when it was indexed."
+                f"{self.where}: {error.strerror}; the shard existed when it was indexed."
             ) from error
 
     def read_image(self) -> bytes:
-        """The content of the image, of a sample without a fault. DataError as `read`."""
+        """Read the image of a sample without faults. Raises DataError as `read` does."""
         key = self.image_key
-        assert key is not None  # all_faults names a sample without one
+        assert key is not None  # a sample without an image has a fault
         return self.read(key)[key]
 
     def read_heatmap(self) -> bytes:
-        """The same of the heatmap of an annotated sample."""
+        """Read the heatmap of an annotated sample. Raises DataError as `read` does."""
         key = self.heatmap_key
         assert key is not None
         return self.read(key)[key]
@@ -198,8 +202,9 @@ class TarEntry:
 
 
 def read_at(file: BinaryIO, offset: int, size: int, name: str) -> bytes:
-    """The content of a member, whatever other threads read from the file. ArchiveError where the
-    file ends before.
+    """Read the content of a member; other threads may read from the file meanwhile.
+
+    Raises an ArchiveError if the file ends before.
     """
     content = os.pread(file.fileno(), size, offset)
     if len(content) < size:
@@ -211,7 +216,7 @@ def read_at(file: BinaryIO, offset: int, size: int, name: str) -> bytes:
 
 @contextmanager
 def open_shard(shard: Path) -> Iterator[BinaryIO]:
-    """DataError for what cannot be opened."""
+    """Open a shard. Raises a DataError if it cannot be opened."""
     try:
         with open(shard, "rb") as file:
             yield file
@@ -220,8 +225,9 @@ def open_shard(shard: Path) -> Iterator[BinaryIO]:
 
 
 def walk_shard(shard: Path, file: BinaryIO) -> tuple[list[TarEntry], str | None]:
-    """The samples of an open shard as training sees them, without reading their content; what
-    damage ends it, else None.
+    """Index an open shard without reading the content of its members.
+
+    Returns (the samples as training reads them, the message on damage that ends them, or None).
     """
     entries: list[TarEntry] = []
     damage = None
@@ -231,13 +237,13 @@ def walk_shard(shard: Path, file: BinaryIO) -> tuple[list[TarEntry], str | None]
             entries.append(TarEntry(shard, sample.key, sample.members, tuple(sample.faults)))
     except ArchiveError as error:
         damage = str(error)
-    times = Counter(entry.key for entry in entries)
-    # the first part of a key that comes again is as bad as the others
-    if len(times) < len(entries):
+    parts = Counter(entry.key for entry in entries)
+    # If a key occurs again, its first part is as bad as the others
+    if len(parts) < len(entries):
         entries = [
             (
                 entry
-                if times[entry.key] == 1 or entry.faults
+                if parts[entry.key] == 1 or entry.faults
                 else replace(entry, faults=(("key", KEY_AGAIN),))
             )
             for entry in entries
@@ -248,8 +254,9 @@ def walk_shard(shard: Path, file: BinaryIO) -> tuple[list[TarEntry], str | None]
 
 
 def index_shard(shard: Path) -> list[TarEntry]:
-    """All samples of an uncompressed shard without reading their content; DataError for a broken
-    archive.
+    """Index an uncompressed shard without reading the content of its members.
+
+    Raises a DataError for a broken archive.
     """
     with open_shard(shard) as file:
         entries, damage = walk_shard(shard, file)
@@ -259,15 +266,16 @@ def index_shard(shard: Path) -> list[TarEntry]:
 
 
 def entries_before_damage(shard: Path) -> list[TarEntry]:
-    """What training reads of a shard: all samples, of a damaged one (the check has named it) those
-    before the damage.
+    """The samples that training reads of a shard: all, or those before the damage.
+
+    Damage is not reported here; the check has done so.
     """
     with open_shard(shard) as file:
         return walk_shard(shard, file)[0]
 
 
 class TarSamples(Dataset):
-    """Map-style data set over indexed shards, sample i under the number `ids[i]`."""
+    """Map-style data set over indexed shards; sample i has the id `ids[i]`."""
 
     def __init__(
         self,
@@ -307,8 +315,9 @@ class TarSamples(Dataset):
 
 
 def entry_windows(entry: TarEntry) -> tuple[bytes, bytes] | None:
-    """(JSON, npz) of a sample in a shard, None if it has neither; DataError for one without the
-    other.
+    """Read (JSON, npz) of the sentence windows of a sample; None if it has none.
+
+    Raises a DataError for one without the other.
     """
     if not has_windows(entry.members, entry.key):
         return None

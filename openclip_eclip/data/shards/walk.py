@@ -1,11 +1,14 @@
-"""The members of a tar archive and how they join to samples: one walk for the index and for
-training.
+"""Read the members of a tar archive and group them to samples, for the index and for training.
 
-webdataset's rules (webdataset 0.2, open_clip's `group_by_keys_nothrow`): the key ends at the first
-dot of the base name, the rest in lower case is the member; `__name__` is passed over; only
-neighbours join; a member that the sample has already begins another sample. Names that begin with a
-dot are passed over in folders too, where webdataset's pattern takes them for members of the folder.
-What webdataset passes over in silence and cannot be meant (damage, links, a key twice) is a fault.
+The rules are those of webdataset 0.2 and open_clip's `group_by_keys_nothrow`:
+
+* The key ends at the first dot of the base name; the rest, in lower case, is the member.
+* `__name__` is skipped.
+* Only neighbouring members form a sample. A member that the sample already has begins another one.
+
+There are two differences. Names that begin with a dot are skipped in folders, too; webdataset takes
+them for members of the folder. And what webdataset skips silently, but nobody intends, is a fault:
+damage, links, a key that occurs twice.
 """
 
 from __future__ import annotations
@@ -22,10 +25,10 @@ from webdataset.tariterators import base_plus_ext
 from ...config import DataError
 
 BLOCK = 512  # bytes
-MAX_HEADER = 1 << 20  # bytes of one long name or one set of pax fields
+MAX_HEADER = 1 << 20  # maximum bytes of one long name or one set of pax fields
 PAX = ord("x")
 PAX_FIELD = re.compile(rb"(\d{1,9}) ([^=]+)=")
-# Fields that say where the content is or how to read the name
+# Pax fields that change where the content is, or how to read the name
 PAX_OTHER = (b"size", b"hdrcharset", b"GNU.sparse")
 META = re.compile(r"__[^/]*__($|/)")  # webdataset's skip_meta
 COMPRESSED = {
@@ -36,8 +39,8 @@ COMPRESSED = {
     b"PK\x03\x04": "zip",
 }
 KEY_AGAIN = (
-    "members of this key stand in several parts of the archive; webdataset joins only neighbours: "
-    "sort the members by name, or give each sample a key of its own"
+    "members of this key are in several parts of the archive; webdataset joins only neighbours: "
+    "sort the members by name, or give each sample a different key"
 )
 KINDS = {
     tarfile.LNKTYPE: "a hard link",
@@ -49,11 +52,11 @@ KINDS = {
 
 
 class ArchiveError(DataError):
-    """Damage of an archive: what lies behind it cannot be read."""
+    """Damage of an archive: what follows it cannot be read."""
 
 
 class Readable(Protocol):
-    """What the walk needs of a file: it seeks forward only, but for a header it has just read."""
+    """A file that is sought forward only, except for a header that was just read."""
 
     def read(self, size: int = -1, /) -> bytes: ...
     def seek(self, offset: int, /) -> Any: ...
@@ -61,12 +64,12 @@ class Readable(Protocol):
 
 
 class Member(NamedTuple):
-    """One member: `size` bytes at `offset`; `kind` says what it is if not a regular file."""
+    """One member of an archive."""
 
     name: str
-    offset: int
-    size: int
-    kind: str = ""
+    offset: int  # bytes
+    size: int  # bytes
+    kind: str = ""  # what it is, if it is not a regular file
 
 
 END = Member("", 0, 0, "the end of the archive")
@@ -74,65 +77,66 @@ END = Member("", 0, 0, "the end of the archive")
 
 @dataclass
 class ShardSample:
-    """Neighbouring members of one key, extension -> what `take` made of them; faults as (member,
-    message).
-    """
+    """Neighbouring members of one key."""
 
     key: str
-    members: dict[str, Any] = field(default_factory=dict)
-    faults: list[tuple[str, str]] = field(default_factory=list)
+    members: dict[str, Any] = field(default_factory=dict)  # extension -> result of `take`
+    faults: list[tuple[str, str]] = field(default_factory=list)  # (member, message)
 
 
 def walk_samples(
     file: Readable, total: int | None, take: Callable[[str, Member], Any]
 ) -> Iterator[ShardSample]:
-    """The samples of an open archive in order.
+    """Yield the samples of an open archive in order.
 
-    `total`: the size of the file in bytes, None for a stream. `take(extension, member)` is called
-    for each member while the file stands at it. ArchiveError at damage; the sample before it may
-    miss members and is left out.
+    Args:
+        total: size of the file in bytes; None for a stream.
+        take: called as take(extension, member) for each member, while the file is at it.
+
+    Raises:
+        ArchiveError: at damage. The sample before it may lack members and is not yielded.
     """
     return group_members(walk_members(file, total), take)
 
 
 def place_of(_: str, member: Member) -> tuple[int, int]:
-    """(offset, size) in bytes: what an index keeps of a member."""
+    """(offset, size) in bytes: what the index stores of a member."""
     return member.offset, member.size
 
 
 def group_members(
     members: Iterator[Member], take: Callable[[str, Member], Any] = place_of
 ) -> Iterator[ShardSample]:
-    """Join neighbours to samples; links and the like become faults of the sample they belong to."""
+    """Join neighbours to samples; links and the like become faults of their sample."""
     sample: ShardSample | None = None
     seen: set[str] = set()
-    unread: dict[str, list[tuple[str, str]]] = {}  # faults of members that come before their sample
+    unread: dict[str, list[tuple[str, str]]] = {}  # faults of members that precede their sample
     for member in members:
-        if member is END:  # before what follows the end is looked at: the last sample is whole
+        if member is END:  # the last sample is complete, whatever follows the end
             break
         key, extension = split_name(member.name)
         if key is None:
             continue
+        # links, devices and the like
         if member.kind:
-            fault = (
-                extension,
-                (
-                    f"{member.kind}, which webdataset passes over; expected a regular file: tar"
-                    " with --dereference --hard-dereference"
-                ),
+            message = (
+                f"{member.kind}, which webdataset skips; expected a regular file: use tar with"
+                " --dereference --hard-dereference"
             )
-            (sample.faults if sample and sample.key == key else unread.setdefault(key, [])).append(
-                fault
-            )
+            in_sample = sample is not None and sample.key == key
+            faults = sample.faults if sample and in_sample else unread.setdefault(key, [])
+            faults.append((extension, message))
             continue
+        # the first member of another sample
         if sample is None or key != sample.key or extension in sample.members:
             if sample is not None:
                 yield sample
             faults = unread.pop(key, [])
             if key in seen:
+                twice = sample is not None and key == sample.key
                 faults.append(
-                    (extension, "this member stands in the archive twice")
-                    if sample is not None and key == sample.key
+                    (extension, "this member is in the archive twice")
+                    if twice
                     else ("key", KEY_AGAIN)
                 )
             seen.add(key)
@@ -142,12 +146,13 @@ def group_members(
         yield sample
     for key, faults in unread.items():
         yield ShardSample(key, {}, faults)
+    # let `members` check what follows the end
     for _ in members:
         pass
 
 
 def split_name(name: str) -> tuple[str | None, str]:
-    """(key, member in lower case) of a name in an archive; key None: passed over."""
+    """(key, member in lower case) of a name in an archive; key None: the name is skipped."""
     if name.startswith("__") and (META.match(name) or ("/" not in name and name.endswith("__"))):
         return None, ""
     base = name.rfind("/") + 1
@@ -158,12 +163,12 @@ def split_name(name: str) -> tuple[str | None, str]:
 
 
 def walk_members(file: Readable, total: int | None) -> Iterator[Member]:
-    """Every member that is not a folder, in order, then END.
+    """Yield every member that is not a folder, in order, then END.
 
-    ArchiveError at damage, or where more follows the end.
+    Raises an ArchiveError at damage, or if anything follows the end.
     """
     position = 0
-    shared: dict[str, str] = {}  # pax fields of all members that follow
+    shared: dict[str, str] = {}  # pax fields that apply to all following members
     while True:
         file.seek(position)
         header = file.read(BLOCK)
@@ -191,7 +196,7 @@ def walk_members(file: Readable, total: int | None) -> Iterator[Member]:
 
 
 def read_content(file: Readable, offset: int, size: int, name: str) -> bytes:
-    """The content of a member. ArchiveError where the file ends before."""
+    """Read the content of a member. Raises an ArchiveError if the file ends before."""
     file.seek(offset)
     content = file.read(size)
     if len(content) < size:
@@ -202,15 +207,14 @@ def read_content(file: Readable, offset: int, size: int, name: str) -> bytes:
 
 
 def padded(size: int) -> int:
-    """`size` bytes as whole blocks."""
+    """`size` in bytes, rounded up to whole blocks."""
     return -(-size // BLOCK) * BLOCK
 
 
 def _plain_member(file: Readable, header: bytes, position: int) -> Member | None:
-    """The member that `header`, just read, begins; None where that takes the standard library.
+    """The member that begins with `header`, just read; None if only the standard library can tell.
 
-    webdataset's own writer puts pax fields (the time of day) before every member, hence their place
-    here.
+    Pax fields are read here because webdataset's writer puts some (the time) before every member.
     """
     plain = _plain_header(header, b"0\0x")
     if plain is None or header[156] != PAX:
@@ -226,7 +230,7 @@ def _plain_member(file: Readable, header: bytes, position: int) -> Member | None
 
 
 def _plain_header(header: bytes, types: bytes) -> tuple[str, int] | None:
-    """(name, size) from a sound header of these types with nothing unusual about it, else None."""
+    """(name, size) of a valid, ordinary header of one of `types`, else None."""
     if header[156] not in types or (header[345] and header[257:265] != b"ustar\x0000"):
         return None
     try:
@@ -243,18 +247,19 @@ def _plain_header(header: bytes, types: bytes) -> tuple[str, int] | None:
 
 
 def _pax_path(data: bytes) -> tuple[bool, str | None]:
-    """(whether these pax fields are understood here, the name they give the member); others may
-    give a size, or make it sparse.
+    """(whether these pax fields can be read here, the name of the member in them or None).
+
+    Fields that give a size, or make the member sparse, cannot be read here.
     """
     path, position = None, 0
     while position < len(data) and data[position]:
-        found = PAX_FIELD.match(data, position)
-        if found is None or int(found[1]) <= found.end() - position:
+        match = PAX_FIELD.match(data, position)
+        if match is None or int(match[1]) <= match.end() - position:
             return False, None
-        end = position + int(found[1])
-        if found[2] == b"path":
-            path = data[found.end() : end - 1].decode("utf-8", "surrogateescape")
-        elif found[2].startswith(PAX_OTHER):
+        end = position + int(match[1])
+        if match[2] == b"path":
+            path = data[match.end() : end - 1].decode("utf-8", "surrogateescape")
+        elif match[2].startswith(PAX_OTHER):
             return False, None
         position = end
     return not (path or "").endswith("/"), path
@@ -263,11 +268,12 @@ def _pax_path(data: bytes) -> tuple[bool, str | None]:
 def _library_header(
     file: Readable, header: bytes, position: int, shared: dict[str, str]
 ) -> tuple[Member, int]:
-    """(member, where the next header is) by the standard library: long names, pax fields, links,
-    large files.
+    """(member, offset of the next header) by the standard library.
+
+    It reads long names, pax fields, links and large files.
     """
-    # typeshed leaves out `nti`, `InvalidHeaderError` and `firstmember`, and asks for `write` of
-    # files that are only read
+    # typeshed lacks `nti`, `InvalidHeaderError` and `firstmember`, and asks for `write` of files
+    # that are only read
     try:
         if (
             header[156:157] in (b"L", b"K", b"x", b"g", b"X")
@@ -289,14 +295,14 @@ def _library_header(
     ) as error:
         raise ArchiveError(
             f"a damaged header at byte {position} ({error}): what follows is lost. Write the "
-            "archive anew."
+            "archive again."
         ) from error
     member: tarfile.TarInfo | None = archive.firstmember  # type: ignore[attr-defined]
     shared.update(archive.pax_headers)
     if member is None or member.size < 0 or archive.offset <= position:
         raise ArchiveError(
             f"a damaged header at byte {position}: what follows is lost, and webdataset would not "
-            "say so. Write the archive anew."
+            "report it. Write the archive again."
         )
     kind = ""
     if member.isdir():
@@ -308,18 +314,20 @@ def _library_header(
     return Member(member.name, member.offset_data, member.size, kind), archive.offset
 
 
-def _raise_cut(position: int, found: int) -> None:
-    if position + found == 0:
+def _raise_cut(position: int, size: int) -> None:
+    """Raise an ArchiveError for a header of only `size` bytes at `position`."""
+    if position + size == 0:
         raise ArchiveError("an empty file; expected a tar archive.")
     if position == 0:
-        raise ArchiveError(f"{found} bytes; expected a tar archive.")
+        raise ArchiveError(f"{size} bytes; expected a tar archive.")
     raise ArchiveError(
         f"no end marker at byte {position}: the archive was cut off there, and its last samples "
-        "are missing. Copy it again, or write it anew and close it."
+        "are missing. Copy it again, or write it again and close it."
     )
 
 
 def _raise_compressed(header: bytes) -> None:
+    """Raise an ArchiveError if the archive is compressed."""
     kind = next((kind for magic, kind in COMPRESSED.items() if header.startswith(magic)), None)
     if kind and _plain_header(header, b"0\0") is None:
         raise ArchiveError(
@@ -329,7 +337,7 @@ def _raise_compressed(header: bytes) -> None:
 
 
 def _check_rest(file: Readable, position: int) -> None:
-    """ArchiveError unless nothing but zeros follows the end marker."""
+    """Raise an ArchiveError if anything but zeros follows the end marker."""
     file.seek(position)
     while chunk := file.read(BLOCK * 64):
         rest = chunk.lstrip(b"\0")

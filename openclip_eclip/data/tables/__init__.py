@@ -1,1 +1,1 @@
-"""Tables: CSV and TSV files with paths, captions and heatmaps."""
+"""CSV and TSV tables with paths, captions and heatmaps."""

@@ -1,5 +1,6 @@
-"""CSV and TSV tables: one row a sample, `filepath, title[, heatmap]` under open_clip's column
-flags.
+"""Read CSV and TSV tables: one row per sample, `filepath, title[, heatmap]`.
+
+open_clip's column flags name other columns.
 """
 
 from __future__ import annotations
@@ -28,36 +29,45 @@ from .text import line_of, read_table_text
 
 @dataclass(frozen=True)
 class CsvColumns:
-    """Column names and the separator, as open_clip's --csv-* flags, plus the heatmap's. `separator`
-    None: tab or comma, as the table has it.
-    """
+    """Column names and the separator, as in open_clip's --csv-* flags."""
 
     image: str = "filepath"
     caption: str = "title"
     heatmap: str = "heatmap"
-    separator: str | None = None
+    separator: str | None = None  # None: tab or comma, whichever the header has
     windows: str = "windows"  # sentence windows (data/sentence_windows.py)
     label: str | None = None  # the class, for same-class-shuffled heatmaps
-    heatmap_named: bool = False  # the user asked for that column: its absence is an error
+    heatmap_named: bool = False  # the user named the heatmap column: its absence is an error
 
 
 def add_column_arguments(parser: argparse.ArgumentParser) -> None:
-    """open_clip's --csv-* flags and the heatmap's, for commands that read training data."""
+    """Add open_clip's --csv-* flags and --csv-heatmap-key, for commands that read training data."""
     parser.add_argument(
-        "--csv-img-key", default="filepath", metavar="COLUMN", help="(default: %(default)s)"
+        "--csv-img-key",
+        default="filepath",
+        metavar="COLUMN",
+        help="column of the image files (default: %(default)s)",
     )
     parser.add_argument(
-        "--csv-caption-key", default="title", metavar="COLUMN", help="(default: %(default)s)"
+        "--csv-caption-key",
+        default="title",
+        metavar="COLUMN",
+        help="column of the captions (default: %(default)s)",
     )
     parser.add_argument(
         "--csv-heatmap-key",
         metavar="COLUMN",
-        help="(default: heatmap, where there is such a column)",
+        help="column of the heatmap files (default: heatmap, if the table has this column)",
     )
-    parser.add_argument("--csv-separator", help="default: tab or comma, whichever the header has")
+    parser.add_argument(
+        "--csv-separator",
+        metavar="CHARACTER",
+        help="separator of the columns (default: tab or comma, whichever the header has)",
+    )
 
 
 def read_column_names(args: argparse.Namespace) -> CsvColumns:
+    """The `CsvColumns` of parsed flags."""
     return CsvColumns(
         args.csv_img_key,
         args.csv_caption_key,
@@ -69,29 +79,28 @@ def read_column_names(args: argparse.Namespace) -> CsvColumns:
 
 @dataclass
 class CsvTable:
-    """Rows of a table, in file order; `rows` are their numbers in the file, the first after the
-    header is 1.
-    """
+    """The rows of a table, in file order."""
 
     path: Path
     columns: CsvColumns
     images: Sequence[Path | None]  # None: a blank cell, a fault of the row
     captions: list[str]
-    heatmaps: Sequence[Path | None]
-    rows: list[int]
+    heatmaps: Sequence[Path | None]  # None: not annotated
+    rows: list[int]  # their numbers in the file; the first row after the header is 1
     windows: Sequence[Path | None] = field(default_factory=list)  # empty: no such column
     labels: list[str] = field(default_factory=list)  # empty: no such column
     header: list[str] = field(default_factory=list)  # names of all columns
-    lines: np.ndarray | None = None  # of all rows of the file, as `table_text.TableText`
+    lines: np.ndarray | None = None  # of all rows of the file, as in `text.TableText`
 
     def __len__(self) -> int:
         return len(self.images)
 
     def name(self, index: int) -> str:
+        """File, row and, if needed, line of a row, for messages."""
         return f"{self.path}, row {self.rows[index]}{line_of(self.lines, self.rows[index])}"
 
     def image(self, index: int) -> Path:
-        """The image of a row; DataError where its cell is blank."""
+        """The image file of a row. Raises a DataError if its cell is blank."""
         path = self.images[index]
         if path is None:
             raise DataError(
@@ -101,14 +110,16 @@ class CsvTable:
 
     @property
     def annotated(self) -> list[int]:
+        """The indices of the rows with a heatmap."""
         if isinstance(self.heatmaps, PathColumn):
             return self.heatmaps.filled()
         return [i for i, heatmap in enumerate(self.heatmaps) if heatmap is not None]
 
     @property
     def locations(self) -> dict[str, np.ndarray]:
-        """How each column of files was understood, small enough to send: `read_csv_table` of
-        another rank looks for nothing.
+        """How the paths of each column were resolved, small enough to send to other ranks.
+
+        With it, `read_csv_table` on another rank need not search for the files.
         """
         columns = {"images": self.images, "heatmaps": self.heatmaps, "windows": self.windows}
         return {
@@ -119,51 +130,49 @@ class CsvTable:
 
     @property
     def near_heatmap(self) -> str:
-        """A sentence on columns that may be the heatmaps' under another name; "" where there is
-        none, or no need.
-        """
-        return (
-            ""
-            if self.columns.heatmap in self.header
-            else did_you_mean(self.columns.heatmap, self.header)
-        )
+        """A hint at columns that may hold the heatmaps under another name, or ""."""
+        if self.columns.heatmap in self.header:
+            return ""
+        return did_you_mean(self.columns.heatmap, self.header)
 
     @property
     def with_windows(self) -> int:
-        """How many rows have sentence windows."""
+        """The number of rows with sentence windows."""
         return len(self.windows) - self.windows.count(None)
 
     def without_heatmaps(self) -> CsvTable:
-        """The table as if no row were annotated; sentence windows stay."""
+        """A copy of the table without heatmaps; sentence windows stay."""
         return replace(self, heatmaps=[None] * len(self))
 
     def without_windows(self) -> CsvTable:
-        """The table as if it had no column of sentence windows."""
+        """A copy of the table without the column of sentence windows."""
         return replace(self, windows=[])
 
     def keep(self, indices: list[int]) -> CsvTable:
-        """The table with these rows only."""
+        """A copy of the table with these rows only."""
         return CsvTable(
             self.path,
             self.columns,
-            _kept(self.images, indices),
+            _select(self.images, indices),
             [self.captions[i] for i in indices],
-            _kept(self.heatmaps, indices),
+            _select(self.heatmaps, indices),
             [self.rows[i] for i in indices],
-            _kept(self.windows, indices) if self.windows else [],
+            _select(self.windows, indices) if self.windows else [],
             [self.labels[i] for i in indices] if self.labels else [],
             self.header,
             self.lines,
         )
 
 
-def _kept(column: Sequence[Path | None], indices: list[int]) -> Sequence[Path | None]:
+def _select(column: Sequence[Path | None], indices: list[int]) -> Sequence[Path | None]:
     return column.keep(indices) if isinstance(column, PathColumn) else [column[i] for i in indices]
 
 
 def read_columns(path: Path, separator: str | None = None) -> pd.DataFrame:
-    """All columns of a table as text, blank cells as ""; None sniffs the separator. DataError as
-    `read_table_text`.
+    """Read all columns of a table as text, blank cells as "".
+
+    `separator` None: tab or comma, whichever the header has. Raises DataError as `read_table_text`
+    does.
     """
     return read_table_text(path, separator).frame
 
@@ -171,12 +180,14 @@ def read_columns(path: Path, separator: str | None = None) -> pd.DataFrame:
 def read_csv_table(
     path: str | Path, columns: CsvColumns, locations: dict[str, np.ndarray] | None = None
 ) -> CsvTable:
-    """Read the table; a blank heatmap cell means not annotated, no such column means no heatmaps at
-    all.
+    """Read a table of training data.
 
-    Paths are taken as written, else relative to the table's folder; `locations` of another rank's
-    table spares looking for them.
-    DataError for a missing file, column or row, or a path that could be either.
+    A blank heatmap cell means not annotated; without the column, no sample is annotated. Paths are
+    used as written if the file exists, else relative to the folder of the table. With `locations`
+    of another rank's table, they are not searched again.
+
+    Raises:
+        DataError: a missing file or column, no rows, or a path that may mean two files.
     """
     path = Path(path)
     if not path.is_file():
@@ -218,8 +229,9 @@ def read_csv_table(
 
 
 def locate(cell: str, folder: Path) -> Path:
-    """The file that a cell of a table in `folder` means: as written, else relative to the table.
-    DataError where these are two files.
+    """The file that a cell of a table in `folder` means: as written, else relative to `folder`.
+
+    Raises a DataError if these are two files.
     """
     return PathColumn.locate([cell], folder)[0] or folder
 
@@ -227,9 +239,11 @@ def locate(cell: str, folder: Path) -> Path:
 class CsvSamples(Dataset):
     """Map-style data set over a `CsvTable`.
 
-    `skip_bad`: a sample that cannot be read is replaced by the next row and named, else DataError
-    stops training.
-    `placebo`: replaces every heatmap. `windows`: those of sentences are read too.
+    Args:
+        skip_bad: replace an unreadable sample by the next row, and name it in the log. Otherwise it
+            is a DataError.
+        placebo: replaces every heatmap.
+        windows: read the sentence windows too.
     """
 
     def __init__(
@@ -267,7 +281,7 @@ class CsvSamples(Dataset):
                 continue
             sample.skipped = skipped
             return sample
-        raise DataError(f"{self.table.path}: not one readable sample.")
+        raise DataError(f"{self.table.path}: no readable sample.")
 
     def _read(self, index: int) -> Sample:
         where, columns = self.table.name(index), self.table.columns

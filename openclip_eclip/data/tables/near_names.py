@@ -1,4 +1,4 @@
-"""Columns that are nearly what was asked for, for messages about a misspelt name."""
+"""Find columns of a similar name, for messages about a misspelt one."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import difflib
 import re
 from collections.abc import Iterable
 
-# What people call these columns; levelled as `_level` does
+# Common names of these columns, simplified as `_simplify` does
 HEATMAPS = {
     "heatmap",
     "gaze",
@@ -39,34 +39,37 @@ IMAGES = {
 CAPTIONS = {"caption", "title", "text", "report", "finding", "impression"}
 WINDOWS = {"window", "sentencewindow", "sentence"}
 ROLES = (HEATMAPS, IMAGES, CAPTIONS, WINDOWS)
-CUTOFF = 0.75  # of difflib's ratio, for letters swapped or forgotten
+CUTOFF = 0.75  # of difflib's ratio, for swapped or missing letters
 
 
-def near_names(wanted: str, found: Iterable[str]) -> list[str]:
-    """Those of `found` like `wanted` but for case, blanks, hyphens, plural or a slip; synonyms."""
-    own = _level(wanted)
-    role = next((role for role in ROLES if own in role), {own})
-    names = [name for name in found if name != wanted and _level(name)]
+def near_names(wanted: str, header: Iterable[str]) -> list[str]:
+    """Names in `header` that are similar to `wanted`, or synonyms of it.
+
+    Similar means: but for case, blanks, hyphens, the plural, or a misspelling.
+    """
+    simple = _simplify(wanted)
+    role = next((role for role in ROLES if simple in role), {simple})
+    names = [name for name in header if name != wanted and _simplify(name)]
     return [
         name
         for name in names
-        if _level(name) in {own} | role
-        or difflib.SequenceMatcher(None, own, _level(name)).ratio() >= CUTOFF
+        if _simplify(name) in {simple} | role
+        or difflib.SequenceMatcher(None, simple, _simplify(name)).ratio() >= CUTOFF
     ]
 
 
-def did_you_mean(wanted: str, found: Iterable[str]) -> str:
-    """A sentence with a blank before it, or "" where nothing is near."""
-    found = list(found)
-    if len(found) == 1 and wanted in re.split(r"[;|,\t]", found[0]):
-        separator = next(mark for mark in ";|,\t" if mark in found[0])
-        return f" The header looks separated by {separator!r}."
-    names = near_names(wanted, found)
+def did_you_mean(wanted: str, header: Iterable[str]) -> str:
+    """A hint that begins with a blank, or "" if no name is similar."""
+    header = list(header)
+    if len(header) == 1 and wanted in re.split(r"[;|,\t]", header[0]):
+        separator = next(mark for mark in ";|,\t" if mark in header[0])
+        return f" The separator of the header seems to be {separator!r}."
+    names = near_names(wanted, header)
     return f" Did you mean {' or '.join(map(repr, names))}?" if names else ""
 
 
-def _level(name: str) -> str:
-    """Small letters and digits alone, without the plural's s and words such as "path" behind."""
+def _simplify(name: str) -> str:
+    """Lower-case letters and digits only, without a plural s or an ending such as "path"."""
     letters = re.sub(r"[\W_]+", "", name.lower())
     short = re.sub(r"(?<=.{4})(path|file|column|image)s?$", "", letters)
     return short.removesuffix("s") if len(short) > 3 else short

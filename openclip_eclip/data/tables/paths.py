@@ -1,5 +1,6 @@
-"""The files that the cells of a table mean: one look at the disk for each, and no object for each
-until it is asked for.
+"""Resolve the file paths in the columns of a table.
+
+The disk is asked once per file, and a Path object is created only when it is needed.
 """
 
 from __future__ import annotations
@@ -15,43 +16,49 @@ from .missing_text import file_cell
 
 
 class PathColumn(Sequence["Path | None"]):
-    """A column of files: `column[i]` is a Path, None for a blank cell or a word for none ("NA").
+    """A column of files: `column[i]` is a Path, or None for a blank cell or a word such as "NA".
 
-    A path is as written, or relative to the table's folder where `beside[i]`; `found[i]`, where it
-    was looked for, says whether the file is there.
+    Attributes:
+        relative: bool (N,), whether the path is relative to the folder of the table; otherwise it
+            is used as written.
+        on_disk: bool (N,), whether the file exists; None if the disk was not asked.
     """
 
     def __init__(
-        self, cells: list[str], folder: Path, beside: np.ndarray, found: np.ndarray | None = None
+        self,
+        cells: list[str],
+        folder: Path,
+        relative: np.ndarray,
+        on_disk: np.ndarray | None = None,
     ) -> None:
-        self.cells, self.folder, self.beside, self.found = cells, folder, beside, found
+        self.cells, self.folder, self.relative, self.on_disk = cells, folder, relative, on_disk
 
     @classmethod
     def locate(cls, cells: Sequence[str], folder: Path) -> PathColumn:
-        """Look for every file once. DataError for a cell that may mean two files."""
+        """Search every file once. Raises a DataError for a cell that may mean two files."""
         stripped = [file_cell(cell) for cell in cells]
         return cls(stripped, folder, *locate_cells(stripped, folder))
 
     @classmethod
     def located(cls, cells: Sequence[str], folder: Path, packed: np.ndarray) -> PathColumn:
-        """The same from what another rank found (`packed` below), without a look at the disk."""
-        beside = np.unpackbits(packed, count=len(cells)).astype(bool)
-        return cls([file_cell(cell) for cell in cells], folder, beside)
+        """Make the column from `packed` of another rank, without access to the disk."""
+        relative = np.unpackbits(packed, count=len(cells)).astype(bool)
+        return cls([file_cell(cell) for cell in cells], folder, relative)
 
     @property
     def packed(self) -> np.ndarray:
-        """`beside` as bits, uint8 (ceil(N / 8),)."""
-        return np.packbits(self.beside)
+        """`relative` as bits, uint8 (ceil(N / 8),)."""
+        return np.packbits(self.relative)
 
     def __len__(self) -> int:
         return len(self.cells)
 
-    # no slices: `keep` takes several rows
+    # no slices: `keep` selects several rows
     def __getitem__(self, index: int) -> Path | None:  # type: ignore[override]
         cell = self.cells[index]
         if not cell:
             return None
-        return self.folder / cell if self.beside[index] else Path(cell)
+        return self.folder / cell if self.relative[index] else Path(cell)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and list(self) == list(other)
@@ -64,53 +71,58 @@ class PathColumn(Sequence["Path | None"]):
         return [i for i, cell in enumerate(self.cells) if cell]
 
     def exists(self, index: int) -> bool:
-        """Whether the file of a filled cell is there."""
-        if self.found is not None:
-            return bool(self.found[index])
+        """Whether the file of a filled cell exists."""
+        if self.on_disk is not None:
+            return bool(self.on_disk[index])
         path = self[index]
         return path is not None and path.is_file()
 
     def keep(self, indices: Sequence[int]) -> PathColumn:
-        """The column with these rows only."""
+        """A copy of the column with these rows only."""
         chosen = np.asarray(indices, dtype=np.int64)
-        found = None if self.found is None else self.found[chosen]
-        return PathColumn([self.cells[i] for i in indices], self.folder, self.beside[chosen], found)
+        cells = [self.cells[i] for i in indices]
+        on_disk = None if self.on_disk is None else self.on_disk[chosen]
+        return PathColumn(cells, self.folder, self.relative[chosen], on_disk)
 
 
 def locate_cells(cells: Sequence[str], folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """(relative to `folder`, found), bool (N,) each; blank cells are neither.
+    """Search the files of N cells; blank cells are skipped.
 
-    One stat for an absolute path. A relative one may be as written or relative to the table: two
-    folders are looked at once, then one stat a path, and a second only where both folders exist.
-    DataError where these are two files.
+    Returns (relative to `folder`, on disk), both bool (N,). An absolute path costs one stat. A
+    relative path may be meant as written or relative to `folder`: it costs one stat, and a second
+    one only if both parent folders exist. Every parent folder is asked for once.
+
+    Raises:
+        DataError: a cell may mean two files.
     """
-    beside, found = np.zeros(len(cells), dtype=bool), np.zeros(len(cells), dtype=bool)
+    relative, on_disk = np.zeros(len(cells), dtype=bool), np.zeros(len(cells), dtype=bool)
     folders: dict[str, tuple[bool, bool]] = {}
     for i, cell in enumerate(cells):
         if not cell:
             continue
         if os.path.isabs(cell):
-            found[i] = os.path.isfile(cell)
+            on_disk[i] = os.path.isfile(cell)
             continue
         parent = cell.rpartition("/")[0]
         if parent not in folders:
-            folders[parent] = _where(parent, folder)
-        here, there = folders[parent]
-        other = os.path.join(folder, cell)
-        as_written = here and os.path.isfile(cell)
-        if as_written and there and os.path.isfile(other) and not os.path.samefile(cell, other):
+            folders[parent] = _existing_folders(parent, folder)
+        parent_as_written, parent_in_folder = folders[parent]
+        in_folder = os.path.join(folder, cell)
+        as_written = parent_as_written and os.path.isfile(cell)
+        two = as_written and parent_in_folder and os.path.isfile(in_folder)
+        if two and not os.path.samefile(cell, in_folder):
             raise DataError(
                 f"{cell!r} in a table of {folder} may be {Path(cell).absolute()} or "
-                f"{Path(other).absolute()}; expected one file. Start from another folder, or "
+                f"{Path(in_folder).absolute()}; expected one file. Start from another folder, or "
                 "write absolute paths."
             )
-        beside[i] = not as_written
-        found[i] = as_written or (there and os.path.isfile(other))
-    return beside, found
+        relative[i] = not as_written
+        on_disk[i] = as_written or (parent_in_folder and os.path.isfile(in_folder))
+    return relative, on_disk
 
 
-def _where(parent: str, folder: Path) -> tuple[bool, bool]:
-    """Whether the folder of a cell exists as written, and as another one relative to the table."""
-    here, there = parent or ".", os.path.join(folder, parent)
-    exists = os.path.isdir(here), os.path.isdir(there)
-    return (True, False) if all(exists) and os.path.samefile(here, there) else exists
+def _existing_folders(parent: str, folder: Path) -> tuple[bool, bool]:
+    """Whether `parent` exists as written, and whether it is another folder within `folder`."""
+    as_written, in_folder = parent or ".", os.path.join(folder, parent)
+    exists = os.path.isdir(as_written), os.path.isdir(in_folder)
+    return (True, False) if all(exists) and os.path.samefile(as_written, in_folder) else exists

@@ -1,8 +1,8 @@
-"""Is a quoted cell of several lines a text, or rows of the table that an open quotation swallowed?
+"""Decide whether a quoted cell of several lines is a text, or rows that a quotation swallowed.
 
-Reports of several lines in one cell are common and right. Swallowed rows give themselves away:
-split at the separator, the cell's lines have just the numbers of fields that rows have, and where
-the table has file names or ids, so have they.
+Reports of several lines in one cell are common and correct. Swallowed rows have two properties.
+Split at the separator, the lines of the cell have as many fields as rows have. And where the table
+has file names or ids, these lines have file names or ids too.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ import re
 from collections.abc import Sequence
 
 SAMPLE = 1000  # cells of a column, evenly spaced
-MOST = 0.9  # of a column's cells that are file names or ids
+MOST = 0.9  # minimum share of a column's cells that are file names, or ids
 SUFFIX = re.compile(r"\.[A-Za-z][A-Za-z0-9]{1,4}$")
 TOKEN = re.compile(r"\S*[\d._/\\-]\S*")
-LONG = 8  # characters from which ids are known by their form alone
+LONG = 8  # characters; ids of this length or more are recognised by their form alone
 
 
 def stands_like_rows(lines: Sequence[str], column: int, count: int, separator: str) -> bool:
-    """Whether `lines` of a cell of `column` have the fields of rows of `count` columns."""
+    """Whether the `lines` of a cell of `column` have as many fields as rows of `count` columns."""
     inner = [line for line in lines[1:-1] if line.strip()]
     first, last = lines[0].count(separator) + 1, lines[-1].count(separator) + 1
     fits = first == count - column and last == column + 1
@@ -26,17 +26,15 @@ def stands_like_rows(lines: Sequence[str], column: int, count: int, separator: s
 
 
 class RowKinds:
-    """What the columns of a table hold where they hold file names or ids."""
+    """The form of file names and ids in the columns of a table."""
 
     def __init__(self, columns: Sequence[Sequence[str]]) -> None:
         self.kinds = [_kind(column) for column in columns]
 
     def match(self, lines: Sequence[str], column: int, separator: str) -> bool:
-        """Whether the file names and ids among the fields of `lines`, from a cell of `column`, are
-        the table's.
+        """Whether the `lines` of a cell of `column` have the file names and ids of the table.
 
-        `lines` must `stands_like_rows`; a field that is none of the kind speaks against all of
-        them.
+        `stands_like_rows` must hold for `lines`. One field of another form is enough for False.
         """
         kinds, hits = self.kinds, 0
         rows = [(lines[0], column)]
@@ -53,14 +51,14 @@ class RowKinds:
 
 
 def _kind(column: Sequence[str]) -> tuple[set[str], set[str]] | None:
-    """(suffixes of file names, forms of ids) of a column; None where most cells are neither."""
+    """(suffixes of file names, forms of ids) of a column; None if most cells are neither."""
     step = max(1, len(column) // SAMPLE)
     cells = [cell.strip() for cell in column[::step] if cell.strip()]
-    files = [
-        found[0].lower() for cell in cells if (found := SUFFIX.search(cell)) and "\n" not in cell
+    suffixes = [
+        match[0].lower() for cell in cells if (match := SUFFIX.search(cell)) and "\n" not in cell
     ]
-    if cells and len(files) >= MOST * len(cells):
-        return set(files), set()
+    if cells and len(suffixes) >= MOST * len(cells):
+        return set(suffixes), set()
     tokens = [cell for cell in cells if TOKEN.fullmatch(cell)]
     if cells and len(tokens) >= MOST * len(cells):
         return set(), {form for cell in tokens for form in _forms(cell)}
@@ -70,12 +68,12 @@ def _kind(column: Sequence[str]) -> tuple[set[str], set[str]] | None:
 def _fits(field: str, kind: tuple[set[str], set[str]]) -> bool:
     suffixes, forms = kind
     if suffixes:
-        found = SUFFIX.search(field)
-        return found is not None and found[0].lower() in suffixes
+        match = SUFFIX.search(field)
+        return match is not None and match[0].lower() in suffixes
     return bool(forms & set(_forms(field)))
 
 
 def _forms(cell: str) -> list[str]:
-    """The cell with its numbers levelled: p10/s4 is like p7/s123; in long ones letters, too."""
-    levelled = [re.sub(r"\d+", "0", cell.lower())]
-    return [*levelled, re.sub(r"[^\W_]", "x", cell)] if len(cell) >= LONG else levelled
+    """The forms of an id: p10/s4 has that of p7/s123, and long ids one without letters, too."""
+    forms = [re.sub(r"\d+", "0", cell.lower())]
+    return [*forms, re.sub(r"[^\W_]", "x", cell)] if len(cell) >= LONG else forms

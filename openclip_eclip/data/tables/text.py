@@ -1,8 +1,8 @@
-"""The text of a table, read strictly: every row as the file has it, or one sentence with the line.
+"""Read the text of a table strictly: all rows as in the file, or an error that names the line.
 
-All tables go through `read_table_text`: those of training, validation, evaluation, overlap and
-`prepare`. Nothing is mended in silence: a quotation that swallows rows, a row with fields too few
-or too many, bytes that are no UTF-8 are errors.
+All tables are read by `read_table_text`: those of training, validation, evaluation, overlap and
+`prepare`. Nothing is corrected silently. A quotation that swallows rows, a row with too few or too
+many fields, and bytes that are not UTF-8 are errors.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ LINE_END = re.compile("\r\n|\r|\n")
 QUOTED = re.compile('"(?:[^"]|"")*"')
 CHUNK = 1 << 16  # rows at a time
 LARGEST_CELL = 1 << 24  # characters
-LARGEST_PACKED = 1 << 30  # bytes of a packed table once it is unpacked
+LARGEST_PACKED = 1 << 30  # unpacked bytes of a compressed table
 PACKED: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 UNREADABLE = (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, RuntimeError)
 MARKS = {
@@ -46,30 +46,28 @@ MARKS = {
     b"\xd0\xcf\x11\xe0": "an Excel workbook",
 }
 HINT = (
-    "A text with the separator, a line end or a quotation mark stands in quotation marks, and each "
-    'mark within it is written twice: "a ""b"" c".'
+    "A text that contains the separator, a line end or a quotation mark must be in quotation "
+    'marks, and each quotation mark within it must be doubled: "a ""b"" c".'
 )
 
 
 class TableText(NamedTuple):
-    """`frame`: all cells as text, blank ones ""; `separator` as found or given.
+    """The text of a table."""
 
-    `lines` (rows,) int64: the line of the file in which each row begins, 1 is the first; None
-    where row r (from 1, after the header) simply is line r + 1.
-    """
-
-    frame: pd.DataFrame
+    frame: pd.DataFrame  # all cells as text, blank ones ""
     separator: str
+    # (rows,) int64, the line of the file in which each row begins, from 1; None if row r (from 1,
+    # after the header) is line r + 1 throughout
     lines: np.ndarray | None
 
 
 def line_of(lines: np.ndarray | None, row: int) -> str:
-    """What to say of `row` (from 1, after the header) beside its number: "" or its line."""
+    """The line of `row` (from 1, after the header) for a message, or "" if it is row + 1."""
     return "" if lines is None or lines[row - 1] == row + 1 else f" (line {lines[row - 1]})"
 
 
 def sniff_separator(path: str | Path) -> str:
-    """Tab or comma, whichever the header line has (open_clip's default is the tab)."""
+    """Find the separator: tab or comma, whichever the header has (open_clip's default is tab)."""
     path = Path(path)
     try:
         with _open_text(path) as file:
@@ -84,16 +82,22 @@ def sniff_separator(path: str | Path) -> str:
 def read_table_text(
     path: Path, separator: str | None = None, used: Collection[str] | None = None
 ) -> TableText:
-    """Read a table, plain or packed (.gz, .bz2, .xz, .zip); None sniffs the separator.
+    """Read a table, plain or compressed (.gz, .bz2, .xz, .zip). Blank lines are skipped.
 
-    Blank lines are left out. `used`: the columns that count in a table of other people's, whose
-    blank fields beyond the header's are left out, too; None: all of them. DataError names file and
-    line: no UTF-8, NUL bytes, an open quotation or text behind a closed one, a quotation over whole
-    rows, too few or too many fields, the header again, one of `used` twice in the header.
+    Args:
+        separator: None finds it by `sniff_separator`.
+        used: the columns that are used of a published table; other column names may be repeated,
+            and blank fields beyond those of the header are dropped. None: all columns are used.
+
+    Raises:
+        DataError: with file and line: bytes that are not UTF-8, NUL bytes, an open quotation, text
+            after a closed one, a quotation over whole rows, too few or too many fields, a second
+            header, or a used column twice in the header.
     """
     separator = _checked_separator(separator, path)
     before, collecting = csv.field_size_limit(LARGEST_CELL), gc.isenabled()
-    gc.disable()  # millions of small lists, none of them garbage: each collection walks them all
+    # Each garbage collection would visit millions of small lists, none of them garbage
+    gc.disable()
     try:
         _refuse_bomb(path)
         _refuse_binary(path)
@@ -103,7 +107,7 @@ def read_table_text(
                 csv.reader(file, delimiter=separator, strict=True)
             )
     except csv.Error as error:
-        assert separator is not None  # the reader that complains was made with it
+        assert separator is not None  # only the reader raises csv.Error, and it has a separator
         raise _broken_quotation(path, separator, error) from error
     except UnicodeDecodeError as error:
         raise _not_utf8(path) from error
@@ -116,7 +120,7 @@ def read_table_text(
 
 
 class _Reading:
-    """One table while it is read: columns so far, and where their rows begin."""
+    """The state of one table while it is read: the columns so far, and where their rows begin."""
 
     def __init__(self, path: Path, separator: str, used: Collection[str] | None) -> None:
         self.path, self.separator, self.used = path, separator, used
@@ -130,14 +134,14 @@ class _Reading:
         while chunk := list(islice(reader, CHUNK)):
             first, end = end + 1, reader.line_num
             lines = np.arange(first, first + len(chunk))
-            if end - first + 1 != len(chunk):  # some cells go over several lines
+            if end - first + 1 != len(chunk):  # some cells have several lines
                 heights = [1 + sum(_line_ends(cell) for cell in row) for row in chunk]
                 lines = first + np.cumsum([0, *heights[:-1]])
             self._take(chunk, lines)
         if not self.header:
             raise DataError(
                 f"{self.path}: not a readable table with separator {self.separator!r}: it is "
-                "empty; expected a header line with the names of columns."
+                "empty; expected a header line with the column names."
             )
         lines = np.concatenate(self.lines) if self.lines else np.zeros(0, np.int64)
         simple = (lines == np.arange(2, len(lines) + 2)).all()
@@ -159,7 +163,7 @@ class _Reading:
             line = lines[chunk.index(self.header)]
             raise DataError(
                 f"{self.path}, line {line}: the header once more; expected it in the first line "
-                "only. Two tables put together? Take that line out."
+                "only. If two tables were joined, remove that line."
             )
         if len(chunk) and lines[-1] - lines[0] + 1 != len(chunk):
             self._collect_suspects(chunk, lines)
@@ -171,7 +175,7 @@ class _Reading:
         if names[0].lower().startswith("sep="):
             raise DataError(
                 f"{self.path}, line {line}: {names[0]!r}, a mark for Excel; expected the header. "
-                "Take that line out, and name the separator with --csv-separator."
+                "Remove that line, and give the separator with --csv-separator."
             )
         self.header, self.columns = names, [[] for _ in names]
         known: set[str] = set()
@@ -184,7 +188,7 @@ class _Reading:
             known.add(name)
 
     def _names(self) -> list[str]:
-        """Names for blank ones and for repeated ones that nobody uses, as pandas gives them."""
+        """The names of the columns; blank and repeated ones are renamed, as pandas does."""
         names: list[str] = []
         for i, name in enumerate(self.header):
             name = name if name.strip() else f"Unnamed: {i}"
@@ -192,13 +196,13 @@ class _Reading:
         return names
 
     def _cut(self, chunk: list[list[str]], lines: np.ndarray) -> tuple[list[list[str]], np.ndarray]:
-        """Without blank lines and, in other people's tables, blank fields behind the last one."""
+        """Drop blank lines and, with `used`, blank fields beyond those of the header."""
         count, kept = len(self.header), []
         for i, row in enumerate(chunk):
             if len(row) < 2 and not any(map(str.strip, row)):
                 continue
-            more = row[count:]
-            if len(row) < count or any(map(str.strip, more)) or (more and self.used is None):
+            extra = row[count:]
+            if len(row) < count or any(map(str.strip, extra)) or (extra and self.used is None):
                 raise DataError(
                     f"{self.path}, line {lines[i]}: {len(row)} fields, the header has {count} "
                     f"(separator {self.separator!r}); expected as many. {HINT}"
@@ -232,7 +236,7 @@ def _line_ends(cell: str) -> int:
 
 
 def _checked_separator(separator: str | None, path: Path) -> str | None:
-    separator = "\t" if separator == "\\t" else separator  # as a shell hands it on
+    separator = "\t" if separator == "\\t" else separator  # a shell passes \t as two characters
     if separator is not None and (len(separator) != 1 or separator in '"\r\n'):
         raise DataError(
             f"{path}: --csv-separator {separator!r}; expected one character, such as ',' or ';'."
@@ -262,13 +266,14 @@ def _open_text(path: Path) -> Iterator[TextIO]:
 
 
 def _refuse_bomb(path: Path) -> None:
-    """DataError for a packed table that unpacks to too much, found without keeping what is
-    unpacked.
+    """Raise a DataError for a compressed table that unpacks to too many bytes.
+
+    The unpacked bytes are counted, not kept.
     """
     size = 0
     if path.suffix == ".zip":
         with zipfile.ZipFile(path) as archive:
-            # no more than that is unpacked
+            # zipfile unpacks no more than the index states
             size = sum(member.file_size for member in archive.infolist())
     elif path.suffix in PACKED:
         with PACKED[path.suffix](path) as stream:
@@ -276,13 +281,13 @@ def _refuse_bomb(path: Path) -> None:
                 size += len(block)
     if size > LARGEST_PACKED:
         raise DataError(
-            f"{path}: unpacks to more than {LARGEST_PACKED >> 20} MiB; expected a table. Unpack "
-            "it yourself if it is one."
+            f"{path}: unpacks to more than {LARGEST_PACKED >> 20} MiB; expected a table. If it is "
+            "one, unpack it first."
         )
 
 
 def _refuse_binary(path: Path) -> None:
-    """DataError for UTF-16 or -32, or NUL bytes, by their line."""
+    """Raise a DataError, with the line, for UTF-16, UTF-32 or NUL bytes."""
     line = 1
     with _open_bytes(path) as file:
         block = file.read(1 << 20)
@@ -318,7 +323,8 @@ def _not_utf8(path: Path) -> DataError:
 
 
 def _broken_quotation(path: Path, separator: str, error: csv.Error) -> DataError:
-    """Where the quotation opens that `error` complains of."""
+    """The DataError that says where the quotation opens which caused `error`."""
+    # csv.Error names no position: find the lines of the row, then the quotation within them
     with _open_text(path) as file:
         reader, start = csv.reader(file, delimiter=separator, strict=True), 0
         try:
@@ -331,22 +337,23 @@ def _broken_quotation(path: Path, separator: str, error: csv.Error) -> DataError
     at, behind = _opening(text, separator)
     line = start + 1 + _line_ends(text[:at])
     if "larger than" in str(error):
-        what = f"goes on for more than {LARGEST_CELL} characters; expected it to end in its own row"
+        what = f"has more than {LARGEST_CELL} characters; expected it to end in its own row"
     elif behind is None:
         what = "never closes; expected it to end in its own row"
     else:
         closes = line + _line_ends(text[at:behind])
-        glued = LINE_END.split(text[behind : behind + 20])[0]
+        following = LINE_END.split(text[behind : behind + 20])[0]
         what = (
-            f"closes in line {closes} with {glued!r} right behind it; expected the separator or "
-            "the end of the line there"
+            f"closes in line {closes}, followed by {following!r}; expected the separator or the "
+            "end of the line there"
         )
     return DataError(f"{path}, line {line}: the quotation that opens there {what}. {HINT}")
 
 
 def _opening(text: str, separator: str) -> tuple[int, int | None]:
-    """(where the broken quotation of a row opens, the end of its closing mark; None: it never
-    closes).
+    """Find the broken quotation of a row.
+
+    Returns (where it opens, the end of its closing mark, or None if it never closes).
     """
     field_end = re.compile(f"{re.escape(separator)}|\r\n|\r|\n")
     at = 0
@@ -360,6 +367,6 @@ def _opening(text: str, separator: str) -> tuple[int, int | None]:
                 return at, end
         else:
             end = at
-        found = field_end.search(text, end)
-        at = found.end() if found else len(text)
+        next_field = field_end.search(text, end)
+        at = next_field.end() if next_field else len(text)
     return 0, None

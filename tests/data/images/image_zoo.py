@@ -1,5 +1,6 @@
-"""Small image files of many kinds, made by hand where Pillow would not write them, each with what a
-person sees of it.
+"""Small image files of many kinds, each with the pixels that a viewer shows.
+
+Kinds that Pillow does not write are encoded here.
 """
 
 from __future__ import annotations
@@ -18,25 +19,23 @@ Y, X = np.mgrid[0:H, 0:W]
 GREY = np.rint((X * 5 + Y * 3) * (255 / 244)).astype(np.uint8)  # 0 to 255, no symmetry
 COLOUR = np.stack([GREY, 255 - GREY, np.rint(np.abs(X - 18) * 14).astype(np.uint8)], axis=-1)
 DEEP = GREY.astype(np.uint16) * 100 + 7000  # 16 bits, far from both ends
-SPOTS = (X + Y) % 5 == 0  # transparent, padding, not a number ...
+SPOTS = (X + Y) % 5 == 0  # pixels that are made transparent, padding or NaN
 PIXEL_TYPES = {"u": 1, "i": 2, "f": 3}
 
 
 @dataclass(frozen=True)
 class Member:
-    """`shown`: uint8 (h, w) or (h, w, 3), or None for a fault whose message matches `fault`."""
+    """One file of the collection."""
 
     name: str
     data: bytes
-    shown: np.ndarray | None
+    shown: np.ndarray | None  # the pixels shown, uint8 (h, w) or (h, w, 3); None: an error
     tolerance: int = 0
-    fault: str = ""
+    fault: str = ""  # regular expression of the error
 
 
 def turned(values: np.ndarray, orientation: int) -> np.ndarray:
-    """What EXIF's table says, in numpy: where the first row and column of the stored picture are
-    when it is shown.
-    """
+    """The upright pixels, by EXIF's table of the first row and column of the stored image."""
     return {
         1: values,
         2: values[:, ::-1],
@@ -55,22 +54,14 @@ def scaled(
     low: float | None = None,
     high: float | None = None,
 ) -> np.ndarray:
-    """The stretch of decision 0039, restated."""
+    """An independent implementation of the conversion to 8 bits of decision 0039."""
     values = values.astype(float)
     part = values if shown is None else values[shown]
     low, high = part.min() if low is None else low, part.max() if high is None else high
-    found = np.rint(np.clip((values - low) / (high - low), 0, 1) * 255)
-    return np.where(
-        (
-            np.ones_like(found, bool)
-            if shown is None
-            else shown
-            if values.ndim == 2
-            else shown[..., None]
-        ),
-        found,
-        0,
-    ).astype(np.uint8)
+    grey = np.rint(np.clip((values - low) / (high - low), 0, 1) * 255)
+    if shown is not None:
+        grey = np.where(shown if values.ndim == 2 else shown[..., None], grey, 0)
+    return grey.astype(np.uint8)
 
 
 # ------------------------------------------------------------------ writers
@@ -848,25 +839,24 @@ def other_members() -> list[Member]:
 
 
 def _flipped(data: bytes) -> bytes:
-    place = data.index(b"IDAT") + 12
-    return data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
+    """A PNG with one bit of its pixel data flipped."""
+    at = data.index(b"IDAT") + 12
+    return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
 
 
 # ------------------------------------------------------------------ DICOM
 
 
 def dicom(pixels: np.ndarray, syntax: str = "1.2.840.10008.1.2.1", **tags: Any) -> bytes:
-    """(H, W) or (H, W, 3) pixels with these elements; None leaves one out."""
+    """A DICOM file of (H, W) or (H, W, 3) pixels with these elements; None leaves one out."""
     from pydicom.dataset import FileDataset, FileMetaDataset
     from pydicom.uid import generate_uid
 
     meta = FileMetaDataset()
-    meta.TransferSyntaxUID, meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = (
-        syntax,
-        "1.2.840.10008.5.1.4.1.1.1.1",
-        generate_uid(),
-    )
-    found = FileDataset(
+    meta.TransferSyntaxUID = syntax
+    meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.1.1"
+    meta.MediaStorageSOPInstanceUID = generate_uid()
+    dataset = FileDataset(
         "",
         {},
         file_meta=meta,
@@ -893,15 +883,11 @@ def dicom(pixels: np.ndarray, syntax: str = "1.2.840.10008.1.2.1", **tags: Any) 
         settings["HighBit"] = settings["BitsStored"] - 1
     for key, value in settings.items():
         if value is not None:
-            setattr(found, key, value)
-    found.PixelData = (
-        settings.get("PixelData")
-        or pixels.astype(
-            pixels.dtype.newbyteorder(">" if syntax.endswith("1.2.2") else "<")
-        ).tobytes()
-    )
+            setattr(dataset, key, value)
+    order = pixels.dtype.newbyteorder(">" if syntax.endswith("1.2.2") else "<")
+    dataset.PixelData = settings.get("PixelData") or pixels.astype(order).tobytes()
     stream = io.BytesIO()
-    found.save_as(stream, enforce_file_format=True)
+    dataset.save_as(stream, enforce_file_format=True)
     return stream.getvalue()
 
 
@@ -916,19 +902,14 @@ def lut(entries: np.ndarray, first: int, bits: int) -> Any:
 
 
 def window(values: np.ndarray, centre: float, width: float, kind: str = "LINEAR") -> np.ndarray:
-    """PS3.3 C.11.2.1.2.1 and C.11.2.1.3 word by word, for an output of 0 to 255."""
+    """The pseudo-code of PS3.3 C.11.2.1.2.1 and C.11.2.1.3, for an output of 0 to 255."""
     values = values.astype(float)
     if kind == "SIGMOID":
         return np.rint(255 / (1 + np.exp(-4 * (values - centre) / width))).astype(np.uint8)
     centre, width = (centre - 0.5, width - 1) if kind == "LINEAR" else (centre, width)
-    found = np.where(
-        values <= centre - width / 2,
-        0.0,
-        np.where(
-            values > centre + width / 2, 255.0, ((values - centre) / max(width, 1e-9) + 0.5) * 255
-        ),
-    )
-    return np.rint(found).astype(np.uint8)
+    ramp = ((values - centre) / max(width, 1e-9) + 0.5) * 255
+    above = np.where(values > centre + width / 2, 255.0, ramp)
+    return np.rint(np.where(values <= centre - width / 2, 0.0, above)).astype(np.uint8)
 
 
 def jpeg_dicom(values: np.ndarray, **tags: Any) -> bytes:
@@ -943,7 +924,7 @@ def jpeg_dicom(values: np.ndarray, **tags: Any) -> bytes:
 
 
 def enhanced(**tags: Any) -> Any:
-    """The sequence of functional groups of one frame: what an enhanced DICOM says of its pixels."""
+    """The sequence of functional groups of the one frame of an enhanced DICOM."""
     from pydicom.dataset import Dataset
 
     group = Dataset()

@@ -1,4 +1,4 @@
-"""The check reads with many threads: what one of them does must not reach another one's file."""
+"""The check reads with many threads, which must not affect each other."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ def saved(kind: str) -> bytes:
 
 @pytest.fixture
 def impatient() -> None:
-    """Threads change places after every few instructions."""
+    """Threads are switched after every few instructions."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     yield
     sys.setswitchinterval(before)
 
 
-def test_images_and_heatmaps_at_once(impatient: None) -> None:
-    """Pillow reads its limit twice; where that became None in between, a good file was no image."""
+def test_images_and_heatmaps_are_read_at_once(impatient: None) -> None:
+    """Pillow reads its limit twice; a change to None in between would make a good file an error."""
     content, expected = saved("PNG"), PIXELS / np.float32(63)
 
     def read(i: int) -> None:
@@ -47,7 +47,7 @@ def test_images_and_heatmaps_at_once(impatient: None) -> None:
         assert sum(1 for _ in pool.map(read, range(3000))) == 3000
 
 
-def test_pillows_limit_is_a_number_meanwhile_and_itself_afterwards(
+def test_the_limit_of_pillow_is_a_large_number_meanwhile_and_restored_afterwards(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 7)
@@ -59,8 +59,8 @@ def test_pillows_limit_is_a_number_meanwhile_and_itself_afterwards(
     assert Image.MAX_IMAGE_PIXELS == 7
 
 
-def test_filters_of_warnings_stay(impatient: None) -> None:
-    """warnings.catch_warnings in several threads can leave everything ignored."""
+def test_the_warning_filters_do_not_change(impatient: None) -> None:
+    """warnings.catch_warnings in several threads could leave all warnings ignored."""
     content = saved("npy")
     with warnings.catch_warnings():
         before = list(warnings.filters)

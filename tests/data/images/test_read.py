@@ -1,5 +1,6 @@
-"""One reader of images: what a person sees of a file is what training, validation, evaluation,
-prepare and all checks see (decision 0039).
+"""The reader of images: all parts of the package read what a viewer shows (decision 0039).
+
+The parts are training, validation, evaluation, prepare and all checks.
 """
 
 from __future__ import annotations
@@ -86,9 +87,10 @@ def pixels(image: Image.Image) -> np.ndarray:
 @pytest.mark.parametrize(
     ("family", "member"), MEMBERS, ids=[f"{family}: {member.name}" for family, member in MEMBERS]
 )
-def test_what_a_person_sees(family: str, member: Member, tmp_path: Path) -> None:
-    """Of the bytes and of the file, with the frame that the header alone tells; or one sentence
-    that names the file.
+def test_a_file_is_read_as_a_viewer_shows_it(family: str, member: Member, tmp_path: Path) -> None:
+    """Bytes and files give the same image, and the header gives the same frame.
+
+    An error is one sentence that names the file.
     """
     path = tmp_path / "file"
     path.write_bytes(member.data)
@@ -96,44 +98,37 @@ def test_what_a_person_sees(family: str, member: Member, tmp_path: Path) -> None
         for data in (member.data, path):
             with pytest.raises(DataError, match=member.fault) as caught:
                 read_picture(data, "table.csv, row 3")
-            assert (
-                str(caught.value).startswith("table.csv, row 3: ")
-                and "\n" not in str(caught.value)
-                and "0x" not in str(caught.value)
-            )
+            error = str(caught.value)
+            assert error.startswith("table.csv, row 3: ")
+            assert "\n" not in error and "0x" not in error
         return
     for data in (member.data, path):
         picture = read_picture(data, "name")
         assert picture.image.mode in ("L", "RGB") and not picture.image.info
-        assert (
-            pixels(picture.image).shape == member.shown.shape
-            and np.abs(pixels(picture.image) - member.shown).max() <= member.tolerance
-        )
-        assert (
-            picture.frame == read_frame(data, "name")
-            and picture.frame.shown_size == member.shown.shape[:2]
-        )
+        assert pixels(picture.image).shape == member.shown.shape
+        assert np.abs(pixels(picture.image) - member.shown).max() <= member.tolerance
+        assert picture.frame == read_frame(data, "name")
+        assert picture.frame.shown_size == member.shown.shape[:2]
 
 
-def test_the_zoo_is_large_and_not_flat() -> None:
-    assert len(MEMBERS) >= 200 and len(
-        {name for name in map(lambda entry: (entry[0], entry[1].name), MEMBERS)}
-    ) == len(MEMBERS)
+def test_the_zoo_has_many_distinct_and_no_flat_images() -> None:
+    assert len(MEMBERS) >= 200
+    assert len({(family, member.name) for family, member in MEMBERS}) == len(MEMBERS)
     flat = [member.name for _, member in GOOD if len(np.unique(member.shown)) < 3]
     assert all("constant" in name or "1 bit" in name or "width 1" in name for name in flat), flat
 
 
-def test_eight_bits_are_pillows_own() -> None:
-    """Grey stays "L" and colour "RGB", pixel for pixel: stock equality hangs on it."""
+def test_images_of_eight_bits_are_read_as_pillow_reads_them() -> None:
+    """Grey stays "L" and colour "RGB", pixel for pixel; equality with open_clip depends on it."""
     for image in (Image.fromarray(GREY), Image.fromarray(COLOUR)):
         for kind in ("PNG", "JPEG", "WEBP", "BMP", "TIFF"):
             data = saved(image, kind)
-            found, stock = read_image(data, "x"), Image.open(io.BytesIO(data))
-            assert found.mode == stock.mode and found.tobytes() == stock.tobytes()
+            read, stock = read_image(data, "x"), Image.open(io.BytesIO(data))
+            assert read.mode == stock.mode and read.tobytes() == stock.tobytes()
 
 
 class Whole:
-    """In the place of the training transform: the image itself, and its maps, as they come."""
+    """Replaces the training transform; returns the image and its maps unchanged."""
 
     def with_windows(
         self, image: Image.Image, heatmap: np.ndarray | None, placebo: Any, windows: Any
@@ -141,7 +136,7 @@ class Whole:
         return (
             torch.from_numpy(np.array(image)),
             None if heatmap is None else torch.from_numpy(heatmap),
-            [torch.from_numpy(np.array(one)) for one in windows],
+            [torch.from_numpy(np.array(values)) for values in windows],
         )
 
 
@@ -156,7 +151,7 @@ def put(archive: tarfile.TarFile, name: str, data: bytes) -> None:
 
 
 def write_zoo(folder: Path, members: list[tuple[str, Member]]) -> tuple[Path, Path]:
-    """(table, shard) of these files."""
+    """Write the files as a table and as a shard; returns both paths."""
     rows, shard = ["filepath\ttitle"], folder / "zoo.tar"
     with tarfile.open(shard, "w") as archive:
         for i, (family, member) in enumerate(members):
@@ -169,8 +164,8 @@ def write_zoo(folder: Path, members: list[tuple[str, Member]]) -> tuple[Path, Pa
 
 
 @pytest.mark.slow
-def test_every_reader_sees_the_same(tmp_path: Path) -> None:
-    """Training of tables and shards, validation, evaluation and prepare, file by file."""
+def test_all_parts_of_the_package_read_the_same_pixels(tmp_path: Path) -> None:
+    """Training from tables and shards, validation, evaluation and prepare, file by file."""
     table, shard = write_zoo(tmp_path, GOOD)
     rows = read_csv_table(table, CsvColumns())
     trained, entries = CsvSamples(rows, Whole(), tokenize), index_shard(shard)
@@ -184,28 +179,22 @@ def test_every_reader_sees_the_same(tmp_path: Path) -> None:
     for i, (_, member) in enumerate(GOOD):
         image = read_image(rows.images[i], "x")
         assert np.abs(pixels(image) - member.shown).max() <= member.tolerance
-        own, rgb, grey = (
-            np.asarray(image),
-            np.asarray(image.convert("RGB")),
-            np.asarray(image.convert("L")),
-        )
-        assert np.array_equal(trained[i].image.numpy(), own) and np.array_equal(
-            validated[i][0].numpy(), own
-        ), member.name
-        for found in (sharded[i].image, evaluated[0][i], evaluated[1][i]):
-            assert np.array_equal(found.numpy(), rgb), member.name
+        as_read = np.asarray(image)
+        rgb, grey = np.asarray(image.convert("RGB")), np.asarray(image.convert("L"))
+        assert np.array_equal(trained[i].image.numpy(), as_read), member.name
+        assert np.array_equal(validated[i][0].numpy(), as_read), member.name
+        for tensor in (sharded[i].image, evaluated[0][i], evaluated[1][i]):
+            assert np.array_equal(tensor.numpy(), rgb), member.name
         for content in (None, member.data):
-            assert np.array_equal(np.asarray(read_grey(rows.images[i], None, content)[0]), grey), (
-                member.name
-            )
+            prepared = np.asarray(read_grey(rows.images[i], None, content)[0])
+            assert np.array_equal(prepared, grey), member.name
         reduced, size = read_grey(rows.images[i], 16)
-        assert size == own.shape[:2] and min(reduced.size) == 16 and reduced.mode == "L"
+        assert size == as_read.shape[:2]
+        assert min(reduced.size) == 16 and reduced.mode == "L"
 
 
-def test_faults_are_found_by_row_before_training(tmp_path: Path) -> None:
-    """Each of the faulty members alone, in tables and shards; training stops with the same
-    sentence.
-    """
+def test_the_check_names_every_unreadable_image(tmp_path: Path) -> None:
+    """In tables and shards; training raises an error that names the row."""
     bad = [(family, member) for family, member in MEMBERS if member.shown is None]
     table, shard = write_zoo(tmp_path, bad + GOOD[:3])
     rows = read_csv_table(table, CsvColumns())
@@ -213,13 +202,12 @@ def test_faults_are_found_by_row_before_training(tmp_path: Path) -> None:
         check_table(rows, decode_images=True),
         check_entries(index_shard(shard), decode_images=True),
     ):
-        assert report.good == list(range(len(bad), len(bad) + 3)) and len(report.faults) == len(bad)
+        assert report.good == list(range(len(bad), len(bad) + 3))
+        assert len(report.faults) == len(bad)
         for fault, (_, member) in zip(report.faults, bad):
             assert re.search(member.fault, str(fault)), str(fault)
-    assert all(
-        f"row {i + 1}" in str(fault)
-        for i, fault in enumerate(check_table(rows, decode_images=True).faults)
-    )
+    for i, fault in enumerate(check_table(rows, decode_images=True).faults):
+        assert f"row {i + 1}" in str(fault)
     samples = CsvSamples(rows, Whole(), tokenize)
     for i in range(len(bad)):
         with pytest.raises(DataError, match=f"row {i + 1}, column 'filepath'"):
@@ -228,8 +216,8 @@ def test_faults_are_found_by_row_before_training(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("size", [16, 24, 100])
 @pytest.mark.parametrize("kind", ["grey", "colour", "turned", "profile", "cmyk"])
-def test_reduced_jpegs_of_prepare_are_the_readers_reduced(size: int, kind: str) -> None:
-    """Its short cut, decoding at a smaller scale, keeps what the file says of itself."""
+def test_reduced_jpegs_of_prepare_equal_reduced_images_of_the_reader(size: int, kind: str) -> None:
+    """`prepare` decodes JPEGs at a smaller scale; orientation and colour profile are applied."""
     y, x = np.mgrid[0:400, 0:600]
     smooth = np.stack(
         [127 + 120 * np.sin(x / 80), 127 + 100 * np.cos(y / 60), x * 255 / 600], -1
@@ -247,23 +235,25 @@ def test_reduced_jpegs_of_prepare_are_the_readers_reduced(size: int, kind: str) 
         quality=95,
         **settings,
     )
-    found, original = read_grey(Path("x.jpg"), size, data)
+    reduced, original = read_grey(Path("x.jpg"), size, data)
     whole = read_image(data, "x").convert("L")
-    assert (
-        original == (whole.height, whole.width) == ((600, 400) if kind == "turned" else (400, 600))
-    )
-    assert np.abs(pixels(found) - pixels(whole.resize(found.size, Image.Resampling.BOX))).max() <= 8
+    assert original == (whole.height, whole.width)
+    assert original == ((600, 400) if kind == "turned" else (400, 600))
+    expected = whole.resize(reduced.size, Image.Resampling.BOX)
+    assert np.abs(pixels(reduced) - pixels(expected)).max() <= 8
 
 
 # ------------------------------------------------------------------ maps
 
 
-def spot(size: tuple[int, int], place: tuple[int, int]) -> np.ndarray:
+def spot(size: tuple[int, int], position: tuple[int, int]) -> np.ndarray:
+    """A bright spot at `position` (y, x), uint8 (height, width)."""
     y, x = np.mgrid[: size[0], : size[1]]
-    return np.rint(255 * np.exp(-((y - place[0]) ** 2 + (x - place[1]) ** 2) / 18)).astype(np.uint8)
+    distance = (y - position[0]) ** 2 + (x - position[1]) ** 2
+    return np.rint(255 * np.exp(-distance / 18)).astype(np.uint8)
 
 
-STORED, PLACE = spot((40, 60), (8, 13)), (8, 13)
+STORED = spot((40, 60), (8, 13))
 
 
 def encoded(kind: str, orientation: int) -> bytes:
@@ -285,29 +275,27 @@ def windows_of(maps: list[np.ndarray]) -> tuple[bytes, bytes]:
 
 
 def centre(values: np.ndarray) -> tuple[float, float]:
-    """Of mass, as shares of height and width."""
+    """The centre of mass (y, x), as shares of height and width."""
     values = values.astype(float)
-    y, x = np.mgrid[: values.shape[0], : values.shape[1]]
-    return ((y + 0.5) * values).sum() / values.sum() / values.shape[0], (
-        (x + 0.5) * values
-    ).sum() / values.sum() / values.shape[1]
+    height, width = values.shape
+    y, x = np.mgrid[:height, :width]
+    centre_y = ((y + 0.5) * values).sum() / values.sum() / height
+    centre_x = ((x + 0.5) * values).sum() / values.sum() / width
+    return centre_y, centre_x
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["jpeg", "png", "tiff", "webp"])
-def test_a_heatmap_goes_with_its_image(kind: str, orientation: int, tmp_path: Path) -> None:
-    """The mark lies over what it marks after the joint transform: table and shard, heatmap and
-    sentence windows, any resolution.
+def test_a_heatmap_is_turned_with_its_image(kind: str, orientation: int, tmp_path: Path) -> None:
+    """After the joint transform, the spot of the map lies over the spot of the image.
+
+    So it does in tables and shards, for heatmaps and sentence windows, and at any resolution.
     """
-    image, small = (
-        encoded(kind, orientation),
-        np.asarray(Image.fromarray(STORED).resize((30, 20), Image.Resampling.BOX)),
-    )
-    heatmap, (text, maps) = (
-        saved(Image.fromarray(small), "PNG"),
-        windows_of([small, STORED[::2, ::2]]),
-    )
+    image = encoded(kind, orientation)
+    small = np.asarray(Image.fromarray(STORED).resize((30, 20), Image.Resampling.BOX))
+    heatmap = saved(Image.fromarray(small), "PNG")
+    text, maps = windows_of([small, STORED[::2, ::2]])
     name = {"jpeg": "jpg", "tiff": "png"}.get(kind, kind)
     (tmp_path / "a.img").write_bytes(image)
     (tmp_path / "h.png").write_bytes(heatmap)
@@ -323,10 +311,8 @@ def test_a_heatmap_goes_with_its_image(kind: str, orientation: int, tmp_path: Pa
             ("windows.npz", maps),
         ):
             put(archive, f"k.{member}", data)
-    joint, entries = (
-        JointTransform(image_transform(32, is_train=True, aug_cfg={"scale": (0.6, 1.0)}), 0.0),
-        index_shard(tmp_path / "s.tar"),
-    )
+    joint = JointTransform(image_transform(32, is_train=True, aug_cfg={"scale": (0.6, 1.0)}), 0.0)
+    entries = index_shard(tmp_path / "s.tar")
     table = read_csv_table(tmp_path / "t.csv", CsvColumns())
     torch.manual_seed(orientation)
     for samples in (
@@ -335,14 +321,10 @@ def test_a_heatmap_goes_with_its_image(kind: str, orientation: int, tmp_path: Pa
     ):
         sample = samples[0]
         shown = sample.image[0].numpy() - sample.image[0].min().item()
-        assert (
-            np.allclose(centre(shown), centre(sample.heatmap[0].numpy()), atol=0.06)
-            and len(sample.sentence_heatmap) == 2
-        )
-        assert all(
-            np.allclose(centre(shown), centre(one[0].numpy()), atol=0.06)
-            for one in sample.sentence_heatmap
-        )
+        assert np.allclose(centre(shown), centre(sample.heatmap[0].numpy()), atol=0.06)
+        assert len(sample.sentence_heatmap) == 2
+        for values in sample.sentence_heatmap:
+            assert np.allclose(centre(shown), centre(values[0].numpy()), atol=0.06)
     for report in (
         check_table(table, windows=True),
         check_entries(entries, windows=True),
@@ -352,39 +334,37 @@ def test_a_heatmap_goes_with_its_image(kind: str, orientation: int, tmp_path: Pa
         assert list(report.image_sizes) == [(60, 40) if orientation > 4 else (40, 60)]
     data = join_heatmaps(read_eval_set(tmp_path / "t.csv"), "heatmap", None)
     transform = image_transform(32, is_train=False, resize_mode="squash")
-    film = read_image(image, "x", "RGB")
-    evaluated = read_heatmap_tensor(data, 0, film, transform)[0].numpy()
-    seen = transform(film)[0].numpy()
-    assert np.allclose(centre(seen - seen.min()), centre(evaluated), atol=0.06)
+    rgb = read_image(image, "x", "RGB")
+    evaluated = read_heatmap_tensor(data, 0, rgb, transform)[0].numpy()
+    transformed = transform(rgb)[0].numpy()
+    assert np.allclose(centre(transformed - transformed.min()), centre(evaluated), atol=0.06)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_maps_over_stored_and_over_shown_pixels(orientation: int) -> None:
-    """A map is turned with its image; one that fits the shown picture alone was drawn on that; one
-    that fits neither is a fault.
+def test_maps_may_lie_over_the_stored_or_the_upright_pixels(orientation: int) -> None:
+    """A map that fits the stored pixels is turned; one that fits the upright image only is not.
+
+    One that fits neither is an error.
     """
     frame = read_frame(encoded("jpeg", orientation), "x")
     upright = turned(STORED, orientation)
     assert frame == Frame((40, 60), upright.shape, orientation)
-    assert np.array_equal(orient_maps(STORED, frame, "h"), upright) and np.array_equal(
-        orient_maps(np.stack([STORED] * 2), frame, "h")[1], upright
-    )
-    assert np.array_equal(turn_maps_back(upright, orientation), STORED) and np.array_equal(
-        turn_maps(STORED, orientation), upright
-    )
+    assert np.array_equal(orient_maps(STORED, frame, "h"), upright)
+    assert np.array_equal(orient_maps(np.stack([STORED] * 2), frame, "h")[1], upright)
+    assert np.array_equal(turn_maps_back(upright, orientation), STORED)
+    assert np.array_equal(turn_maps(STORED, orientation), upright)
     if orientation > 4:
         assert np.array_equal(orient_maps(upright, frame, "h"), upright)
     with pytest.raises(DataError, match="aspect ratio"):
         orient_maps(np.ones((40, 40)), frame, "h")
-    # the map's own orientation comes first
-    own = saved(Image.fromarray(STORED), "PNG", exif=b"Exif\0\0" + exif(orientation))
-    assert np.array_equal(
-        np.rint(read_heatmap(own, "h.png", Frame(upright.shape, upright.shape)) * 255), upright
-    )
+    # the orientation tag of the map itself is applied first
+    tagged = saved(Image.fromarray(STORED), "PNG", exif=b"Exif\0\0" + exif(orientation))
+    decoded = read_heatmap(tagged, "h.png", Frame(upright.shape, upright.shape))
+    assert np.array_equal(np.rint(decoded * 255), upright)
 
 
-def test_maps_of_pixels_that_are_not_square() -> None:
-    """Over the stored pixels or over the shown picture: both cover all of it."""
+def test_maps_over_pixels_that_are_not_square_are_not_turned() -> None:
+    """Whether they have the aspect ratio of the stored pixels or of the image shown."""
     frame = read_frame(dicom(DEEP, PixelAspectRatio=[2, 1]), "x")
     assert frame == Frame((H, W), (2 * H, W))
     for values in (GREY, GREY.repeat(2, axis=0)):
@@ -400,15 +380,12 @@ def test_maps_of_pixels_that_are_not_square() -> None:
 def test_prepare_turns_annotations_with_their_image(
     orientation: int, promised: str, tmp_path: Path
 ) -> None:
-    """Positions count stored pixels, or those of the upright picture where the tables promise its
-    size alone.
-    """
+    """Positions are in stored pixels, unless the tables state the size of the upright image."""
     (tmp_path / "a.jpg").write_bytes(encoded("jpeg", orientation))
     shown = turned(STORED, orientation)
     upright = promised == "shown" and orientation in (6, 8)
-    y, x = np.unravel_index(
-        (shown if upright else STORED).argmax(), (shown if upright else STORED).shape
-    )
+    annotated_on = shown if upright else STORED
+    y, x = np.unravel_index(annotated_on.argmax(), annotated_on.shape)
     size = {"nothing": None, "stored": (40, 60), "shown": shown.shape}[promised]
     box = Boxes.from_xywh(np.array([[x - 3.0, y - 3.0, 7.0, 7.0]]))
     for reduced in (None, 20):
@@ -436,19 +413,19 @@ def test_prepare_turns_annotations_with_their_image(
     ],
     ids=["png", "tiff", "big endian", "float", "dicom", "dicom with a window"],
 )
-def test_one_range_for_all(data: bytes, tmp_path: Path) -> None:
-    """--image-range takes the place of an image's own range or window, here and in prepare."""
+def test_image_range_replaces_the_range_or_window_of_the_image(data: bytes, tmp_path: Path) -> None:
+    """In the reader and in `prepare`."""
     options = ReadOptions(grey_range=(5000, 30000))
     expected = scaled(DEEP, low=5000, high=30000)
     assert np.abs(pixels(read_picture(data, "x", options).image) - expected).max() <= 1
     assert np.abs(pixels(read_grey(Path("x"), None, data, options)[0]) - expected).max() <= 1
-    with pytest.raises(
-        DataError, match="one flat grey .* --image-range 0 1, its values being 7000 to 32500"
-    ):
+    message = "one flat grey .* --image-range 0 1, its values being 7000 to 32500"
+    with pytest.raises(DataError, match=message):
         read_picture(data, "x", ReadOptions(grey_range=(0, 1)))
 
 
-def test_a_range_shows_a_constant_image_and_leaves_eight_bits_alone() -> None:
+def test_image_range_does_not_change_images_of_eight_bits() -> None:
+    """And a constant image stays an error."""
     options = ReadOptions(grey_range=(0, 1000))
     assert np.array_equal(pixels(read_picture(png(GREY, 8, 0), "x", options).image), GREY)
     with pytest.raises(DataError, match="one flat grey"):
@@ -457,13 +434,13 @@ def test_a_range_shows_a_constant_image_and_leaves_eight_bits_alone() -> None:
 
 @lru_cache(maxsize=1)
 def bombs() -> dict[str, bytes]:
-    """A few kB each, which would unpack to much more than the test allows."""
+    """Files of a few kB that would unpack to much more than the test allows."""
     flat, text = zlib.compress(bytes(1 << 20)), zlib.compress(bytes(1 << 25))
     huge = struct.pack(">IIBBBBB", 60000, 60000, 8, 0, 0, 0, 0)
     base = png(GREY, 8, 0)
     jpeg = bytearray(saved(Image.fromarray(GREY), "JPEG"))
-    place = jpeg.index(b"\xff\xc0")
-    jpeg[place + 5 : place + 9] = struct.pack(">HH", 65000, 65000)
+    frame = jpeg.index(b"\xff\xc0")
+    jpeg[frame + 5 : frame + 9] = struct.pack(">HH", 65000, 65000)
     webp = bytearray(saved(Image.fromarray(COLOUR), "WEBP", lossless=True))
     webp[21:25] = (0x2FFFFFFF & 0x0FFFFFFF).to_bytes(4, "little")
     gif = bytearray(saved(Image.fromarray(GREY), "GIF"))
@@ -511,26 +488,12 @@ def bombs() -> dict[str, bytes]:
 @pytest.mark.parametrize(
     "kind",
     [
-        "png",
-        "png of 16-bit colour",
-        "png text",
-        "png profile",
-        "jpeg",
-        "webp",
-        "gif",
-        "bmp",
-        "tiff",
-        "tiff of floats",
-        "tiff tiles",
-        "ppm",
-        "dicom",
-        "dicom of 64 bits",
-        "dicom of long pixels",
-        "dicom frames",
-        "dicom, deflated",
+        *("png", "png of 16-bit colour", "png text", "png profile"),
+        *("jpeg", "webp", "gif", "bmp", "tiff", "tiff of floats", "tiff tiles", "ppm"),
+        *("dicom", "dicom of 64 bits", "dicom of long pixels", "dicom frames", "dicom, deflated"),
     ],
 )
-def test_bombs_are_refused_by_their_header(
+def test_decompression_bombs_are_rejected_by_their_header(
     kind: str, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
 ) -> None:
     """Nothing is decoded and nothing large is allocated."""
@@ -541,7 +504,7 @@ def test_bombs_are_refused_by_their_header(
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: decoded.append(self))
     monkeypatch.setattr(pydicom.pixels, "pixel_array", lambda *_, **__: decoded.append("dicom"))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    options = ReadOptions(max_bytes=1 << 26)  # of a test's machine
+    options = ReadOptions(max_bytes=1 << 26)  # small enough for the machine of the tests
     for read in (read_picture, read_frame):
         with pytest.raises(DataError, match="^row 1") as caught:
             read(data, "row 1", options)
@@ -569,8 +532,8 @@ def test_bombs_are_refused_by_their_header(
     ],
     ids=lambda value: value if isinstance(value, str) else value.name,
 )
-def test_limits_are_settings(family: str, member: Member, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ours alone rules: Pillow's neither warns nor stops, and is as it was afterwards."""
+def test_limits_can_be_set(family: str, member: Member, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only these limits apply; that of Pillow has no effect, and is restored afterwards."""
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     for read in (read_picture, read_frame):
         read(member.data, "x", ReadOptions(max_pixels=H * W))
@@ -581,17 +544,15 @@ def test_limits_are_settings(family: str, member: Member, monkeypatch: pytest.Mo
     assert Image.MAX_IMAGE_PIXELS == 100
 
 
-def test_large_files_are_not_read(tmp_path: Path) -> None:
+def test_files_beyond_max_bytes_are_not_read(tmp_path: Path) -> None:
     path = tmp_path / "large.png"
     path.write_bytes(png(GREY, 8, 0) + bytes(1_100_000))
-    options, message = (
-        ReadOptions(max_bytes=H * W),
-        "a file of .* bytes; expected at most .* .--max-bytes",
-    )
+    options = ReadOptions(max_bytes=H * W)
+    message = "a file of .* bytes; expected at most .* .--max-bytes"
     with pytest.raises(DataError, match=message):
         read_picture(path, "x", options)
     (tmp_path / "t.csv").write_text("filepath,title\nlarge.png,clear\n")
-    table = read_csv_table(tmp_path / "t.csv", CsvColumns())  # the check finds what training would
+    table = read_csv_table(tmp_path / "t.csv", CsvColumns())
     (fault,) = check_table(table, decode_images=True, options=options).faults
     assert re.search(message, fault.message)
     with pytest.raises(DataError, match="no file.*unreadable image"):
@@ -600,28 +561,28 @@ def test_large_files_are_not_read(tmp_path: Path) -> None:
         read_picture(tmp_path, "a folder")
 
 
-def test_dicom_needs_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Known by content, whatever its name; a file that is only called so says that."""
+def test_dicom_without_pydicom_is_an_error_that_names_the_extra(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """DICOM is recognised by its content; an error says if only the file name is DICOM's."""
     data = dicom(DEEP)
     for name in [name for name in sys.modules if name.partition(".")[0] == "pydicom"]:
         monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(
-        UserError,
-        match=r"row 1: reading DICOM needs the extra: pip install 'openclip_eclip\[dicom\]'",
-    ) as caught:
+    message = r"row 1: reading DICOM needs the extra: pip install 'openclip_eclip\[dicom\]'"
+    with pytest.raises(UserError, match=message) as caught:
         read_picture(data, "row 1")
-    assert not isinstance(caught.value, DataError)  # no fault of the file: it may not be skipped
+    # no DataError: the file is good and must not be skipped
+    assert not isinstance(caught.value, DataError)
     with pytest.raises(DataError, match="a.dcm: no DICOM preamble: unreadable image"):
         read_picture(b"text", "a.dcm")
 
 
-def test_flags() -> None:
+def test_flags_set_the_read_options() -> None:
     parser = argparse.ArgumentParser()
     add_read_arguments(parser)
     assert read_options(parser.parse_args([])) == ReadOptions()
-    assert read_options(
-        parser.parse_args("--image-range -5 9 --max-pixels 7 --max-bytes 8".split())
-    ) == ReadOptions((-5, 9), 7, 8)
+    args = parser.parse_args("--image-range -5 9 --max-pixels 7 --max-bytes 8".split())
+    assert read_options(args) == ReadOptions((-5, 9), 7, 8)
     for wrong in (
         "--image-range 9 9",
         "--image-range 3 nan",
@@ -633,7 +594,7 @@ def test_flags() -> None:
             read_options(parser.parse_args(wrong.split()))
 
 
-def test_the_check_says_how_deep_images_are_read(
+def test_the_check_prints_how_deep_images_are_converted(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     (tmp_path / "a.png").write_bytes(png(DEEP, 16, 0, chunk(b"eXIf", exif(6))))
@@ -646,22 +607,17 @@ def test_the_check_says_how_deep_images_are_read(
     sheet = tmp_path / "sheet.png"
     assert check_main([str(tmp_path / "t.csv"), "--sheet", str(sheet)]) == 0
     out = capsys.readouterr().out
-    assert (
-        "images of more than 8 bits: 2, each brought to 8 by its own window or from its own darkest"
-        " to its own brightest value" in out
+    line = (
+        "images of more than 8 bits: 2, each converted to 8 bits by its own window, or from its"
+        " darkest to its brightest value"
     )
-    assert (
-        "warning: 1 annotated images are turned by their own orientation tag" in out
-        and sheet.is_file()
-    )
-    assert (
-        check_main([str(tmp_path / "t.csv"), "--sheet", str(sheet), "--image-range", "0", "40000"])
-        == 0
-    )
-    assert (
-        "images of more than 8 bits: 2, each brought to 8 from 0 to 40000 (--image-range)"
-        in capsys.readouterr().out
-    )
+    assert line in out
+    assert "warning: 1 annotated images are turned by their own orientation tag" in out
+    assert sheet.is_file()
+    image_range = ["--image-range", "0", "40000"]
+    assert check_main([str(tmp_path / "t.csv"), "--sheet", str(sheet), *image_range]) == 0
+    line = "images of more than 8 bits: 2, each converted to 8 bits from 0 to 40000 (--image-range)"
+    assert line in capsys.readouterr().out
     assert check_main([str(tmp_path / "t.csv"), "--sheet", str(sheet), "--max-pixels", "800"]) == 1
     assert capsys.readouterr().out.count("--max-pixels") == 3
     (tmp_path / "t.csv").write_text("filepath,title,heatmap\nc.png,three,h.png\n")
@@ -670,7 +626,7 @@ def test_the_check_says_how_deep_images_are_read(
     assert "more than 8 bits" not in out and "warning" not in out
 
 
-def test_the_contact_sheet_draws_what_is_read(
+def test_the_contact_sheet_draws_images_and_maps_upright(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from openclip_eclip.data import figures
@@ -693,8 +649,8 @@ def test_the_contact_sheet_draws_what_is_read(
         assert values is None or np.allclose(values * 255, turned(STORED, 6), atol=0.51)
 
 
-def test_copies_of_an_image_are_alike_whatever_their_depth_and_turn() -> None:
-    """The hash of overlap sees the picture that training sees."""
+def test_the_perceptual_hash_is_independent_of_depth_and_orientation() -> None:
+    """`data.overlap` hashes the image that training reads."""
     plain = perceptual_hash(read_image(png(GREY, 8, 0), "x"))
     for data in (
         png(DEEP, 16, 0),
@@ -703,22 +659,17 @@ def test_copies_of_an_image_are_alike_whatever_their_depth_and_turn() -> None:
         png(np.ascontiguousarray(turned(GREY, 8)), 8, 0, chunk(b"eXIf", exif(6))),
     ):
         image = read_image(data, "x")
-        image = (
-            Image.fromarray(255 - np.asarray(image))
-            if data == tiff(DEEP, {262: (3, [0])})
-            else image
-        )
-        found = perceptual_hash(image)
-        assert (
-            np.array_equal(found[0], plain[0])
-            and np.abs(found[1].astype(int) - plain[1]).max() <= 1
-        )
+        if data == tiff(DEEP, {262: (3, [0])}):  # white is zero: read inverted
+            image = Image.fromarray(255 - np.asarray(image))
+        fingerprint, thumbnail = perceptual_hash(image)
+        assert np.array_equal(fingerprint, plain[0])
+        assert np.abs(thumbnail.astype(int) - plain[1]).max() <= 1
 
 
-def test_features_of_another_range_are_not_used_again(
+def test_cached_features_depend_on_the_image_range(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The cache's key knows how the images were read."""
+    """The key of the cache contains the read options."""
     from openclip_eclip.evaluate.inputs import features
 
     (tmp_path / "a.png").write_bytes(png(DEEP, 16, 0))
@@ -745,11 +696,8 @@ def test_features_of_another_range_are_not_used_again(
     )
 
     class Tower:
-        facts, precision, device = (
-            {"weights_hash": "w", "transform": "t"},
-            "fp32",
-            torch.device("cpu"),
-        )
+        facts = {"weights_hash": "w", "transform": "t"}
+        precision, device = "fp32", torch.device("cpu")
 
     for grey_range in (None, (0.0, 9.0), (0.0, 9.5)):
         features.encode_images(
@@ -760,11 +708,11 @@ def test_features_of_another_range_are_not_used_again(
     assert len(set(keys)) == 3
 
 
-def test_training_transforms_take_every_member() -> None:
-    """open_clip's own: nothing but "L" and "RGB" reaches it."""
+def test_the_training_transform_accepts_every_image() -> None:
+    """open_clip's transform receives images of mode "L" and "RGB" only."""
     joint = JointTransform(image_transform(16, is_train=True), 0.0)
     for _, member in GOOD[::9]:
-        pixels_of = joint(read_image(member.data, "x"))[0]
-        assert pixels_of.shape == (3, 16, 16) and (
-            pixels_of[0].unique().numel() > 2 or len(np.unique(member.shown)) < 3
-        )
+        view = joint(read_image(member.data, "x"))[0]
+        assert view.shape == (3, 16, 16)
+        # a view is flat only if the image is
+        assert view[0].unique().numel() > 2 or len(np.unique(member.shown)) < 3

@@ -1,5 +1,6 @@
-"""Tables: every row of the file arrives, or one sentence names the line; names that are nearly
-right are named.
+"""Tables: every row of the file is read, or one sentence names the line with the error.
+
+Messages on a missing column name similar ones.
 """
 
 from __future__ import annotations
@@ -32,9 +33,9 @@ def content(text: str | bytes) -> bytes:
     return text if isinstance(text, bytes) else text.encode()
 
 
-# ---- what stays legal
+# ---- valid tables
 
-LEGAL = {
+VALID = {
     "plain": (HEADER + "1.png,a,\n2.png,b,h.png\n", [("1.png", "a"), ("2.png", "b")]),
     "no last line end": (HEADER + "1.png,a,", [("1.png", "a")]),
     "windows line ends": ((HEADER + "1.png,a,\n").replace("\n", "\r\n"), [("1.png", "a")]),
@@ -77,19 +78,17 @@ LEGAL = {
 }
 
 
-@pytest.mark.parametrize("name", LEGAL)
-def test_legal_tables_keep_every_row(name: str, tmp_path: Path) -> None:
-    text, expected = LEGAL[name]
+@pytest.mark.parametrize("name", VALID)
+def test_every_row_of_a_valid_table_is_read(name: str, tmp_path: Path) -> None:
+    text, expected = VALID[name]
     path = tmp_path / "t.csv"
     path.write_bytes(content(text))
     table = read_csv_table(path, CsvColumns())
-    assert (
-        list(zip((str(image.relative_to(tmp_path)) for image in table.images), table.captions))
-        == expected
-    )
-    # prepare reads commas
-    frame = read_table(path, ["filepath"]) if "\t" not in str(text) else None
-    assert frame is None or frame["title"].tolist() == [caption for _, caption in expected]
+    images = [str(image.relative_to(tmp_path)) for image in table.images]
+    assert list(zip(images, table.captions)) == expected
+    if "\t" not in str(text):  # `prepare` reads tables with commas only
+        frame = read_table(path, ["filepath"])
+        assert frame["title"].tolist() == [caption for _, caption in expected]
 
 
 def test_rows_of_several_lines_are_named_by_number_and_line(tmp_path: Path) -> None:
@@ -98,27 +97,25 @@ def test_rows_of_several_lines_are_named_by_number_and_line(tmp_path: Path) -> N
     table = read_csv_table(path, CsvColumns())
     assert [table.name(i) for i in (0, 1)] == [f"{path}, row 1", f"{path}, row 2 (line 6)"]
     assert table.keep([1]).name(0) == f"{path}, row 2 (line 6)"
-    assert any(
-        str(fault).startswith(f"{path}, row 2 (line 6), title: no caption")
-        for fault in check_table(table).faults
-    )
+    messages = [str(fault) for fault in check_table(table).faults]
+    start = f"{path}, row 2 (line 6), title: no caption"
+    assert any(message.startswith(start) for message in messages)
 
 
-def test_lines_are_counted_over_chunks(tmp_path: Path) -> None:
+def test_lines_are_counted_across_chunks(tmp_path: Path) -> None:
     path, count = tmp_path / "t.csv", CHUNK + 7
     path.write_text(HEADER + '0.png,"a\nb",\n' + "".join(f"{i}.png,t,\n" for i in range(1, count)))
-    found = read_table_text(path)
-    assert len(found.frame) == count and found.frame["filepath"].iloc[-1] == f"{count - 1}.png"
-    assert found.lines[[0, 1, -1]].tolist() == [2, 4, count + 2]
+    table = read_table_text(path)
+    assert len(table.frame) == count and table.frame["filepath"].iloc[-1] == f"{count - 1}.png"
+    assert table.lines[[0, 1, -1]].tolist() == [2, 4, count + 2]
     path.write_text(HEADER + "".join(f"{i}.png,t,\n" for i in range(count)) + '9.png,"t,\n')
-    with pytest.raises(
-        DataError, match=f"line {count + 2}: the quotation that opens there never closes"
-    ):
+    message = f"line {count + 2}: the quotation that opens there never closes"
+    with pytest.raises(DataError, match=message):
         read_table_text(path)
 
 
 @pytest.mark.parametrize("suffix", [".gz", ".zip"])
-def test_packed_tables_are_read_by_the_same_rules(suffix: str, tmp_path: Path) -> None:
+def test_compressed_tables_are_read_by_the_same_rules(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"t.csv{suffix}"
     for text, message in (("a,b\n1,2\n", None), ('a,b\n1,"2\n', "line 2: the quotation")):
         if suffix == ".gz":
@@ -136,13 +133,13 @@ def test_packed_tables_are_read_by_the_same_rules(suffix: str, tmp_path: Path) -
         read_table(path, ["a"])
 
 
-# ---- what is an error, with its line
+# ---- broken tables: the content, and the message with its line
 
 ROWS = "".join(f"{i}.png\tFinding {i}\t\n" for i in range(9))
 BROKEN = {
     "two texts that begin with a mark": (
         TABS + '1.png\t"Finding\th.png\n2.png\tb\t\n3.png\t"Finding\t\n',
-        "line 2: .* closes in line 4 with 'Finding",
+        "line 2: .* closes in line 4, followed by 'Finding",
     ),
     "a mark at the beginning, one at an end": (
         TABS + '1.png\t"Finding\t\n2.png\tb\t\n3.png\tc"\t\n' + ROWS,
@@ -178,14 +175,14 @@ BROKEN = {
     ),
     "text behind a quotation": (
         HEADER + '1.png,"abc"def,\n',
-        "line 2: .* with 'def,' right behind",
+        "line 2: .* followed by 'def,';",
     ),
     "a blank behind a quotation": (
         HEADER + '1.png,a,\n2.png,"abc" ,\n',
-        "line 3: .* with ' ,' right behind",
+        "line 3: .* followed by ' ,';",
     ),
-    "marks not doubled": (HEADER + '1.png,"he said "no" twice",\n', "line 2: .* with 'no"),
-    "backslashes": (HEADER + '1.png,"he said \\"no\\" twice",\n', "line 2: .* with 'no"),
+    "marks not doubled": (HEADER + '1.png,"he said "no" twice",\n', "line 2: .* followed by 'no"),
+    "backslashes": (HEADER + '1.png,"he said \\"no\\" twice",\n', "line 2: .* followed by 'no"),
     "open at the end": (HEADER + '1.png,a,\n2.png,"b,\n', "line 3: .* never closes"),
     "open behind a report of lines": (HEADER + '1.png,"x\ny","b,\n', "line 3: .* never closes"),
     "separator without quotes": (
@@ -229,8 +226,14 @@ BROKEN = {
     "nothing": ("", "empty; expected a header"),
     "blank lines alone": ("\n\n \n", "empty; expected a header"),
     "header alone": (HEADER, "no rows"),
-    "semicolons": (HEADER.replace(",", ";") + "1.png;a;\n", "The header looks separated by ';'"),
-    "bars": (HEADER.replace(",", "|") + "1.png|a|\n", r"The header looks separated by '\|'"),
+    "semicolons": (
+        HEADER.replace(",", ";") + "1.png;a;\n",
+        "The separator of the header seems to be ';'",
+    ),
+    "bars": (
+        HEADER.replace(",", "|") + "1.png|a|\n",
+        r"The separator of the header seems to be '\|'",
+    ),
     "a mark for Excel": (
         "sep=;\n" + HEADER.replace(",", ";") + "1.png;a;\n",
         "line 1: 'sep=;', a mark for Excel",
@@ -245,7 +248,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_broken_tables_are_refused_by_line(name: str, tmp_path: Path) -> None:
+def test_errors_of_broken_tables_name_the_line(name: str, tmp_path: Path) -> None:
     text, message = BROKEN[name]
     path = tmp_path / "t.csv"
     path.write_bytes(content(text))
@@ -254,7 +257,7 @@ def test_broken_tables_are_refused_by_line(name: str, tmp_path: Path) -> None:
     assert str(error.value).startswith(str(path)) and "\n" not in str(error.value)
 
 
-def test_all_readers_share_the_rules(tmp_path: Path) -> None:
+def test_all_readers_apply_the_same_rules(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     path.write_text(BROKEN["the same with commas"][0])
     for read in (
@@ -266,7 +269,7 @@ def test_all_readers_share_the_rules(tmp_path: Path) -> None:
             read()
 
 
-def test_columns_twice_that_nobody_uses_stay_in_other_peoples_tables(tmp_path: Path) -> None:
+def test_an_unused_column_may_occur_twice_in_a_published_table(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     path.write_text("id,note,note,,\n1,a,b,,\n")
     assert read_table(path, ["id"]).to_dict("records")[0]["note"] == "a"
@@ -275,25 +278,25 @@ def test_columns_twice_that_nobody_uses_stay_in_other_peoples_tables(tmp_path: P
 
 
 @pytest.mark.parametrize(
-    "separator,right", [("\\t", True), ("\t", True), ("||", False), ('"', False), ("", True)]
+    "separator,valid", [("\\t", True), ("\t", True), ("||", False), ('"', False), ("", True)]
 )
-def test_separators(separator: str, right: bool, tmp_path: Path) -> None:
+def test_a_separator_is_one_character(separator: str, valid: bool, tmp_path: Path) -> None:
     path = tmp_path / "t.tsv"
     path.write_text(TABS + "1.png\ta, b\t\n")
-    if right:
+    if valid:
         assert read_csv_table(path, CsvColumns(separator=separator or None)).captions == ["a, b"]
     else:
         with pytest.raises(DataError, match="expected one character"):
             read_csv_table(path, CsvColumns(separator=separator))
 
 
-# ---- names of columns
+# ---- column names and words for missing values
 
 
 @pytest.mark.parametrize(
     "word", ["nan", "NaN", "NA", "None", "<NA>", "\\N", "NULL", "n/a", "#N/A", "-", " "]
 )
-def test_words_for_no_file_are_blank_cells(word: str, tmp_path: Path) -> None:
+def test_words_that_mean_no_file_count_as_blank_cells(word: str, tmp_path: Path) -> None:
     path = write_table(tmp_path, 4, annotated=[1, 2])
     lines = path.read_text().splitlines()
     path.write_text("\n".join(line + word if line.endswith(",") else line for line in lines) + "\n")
@@ -308,51 +311,37 @@ def test_words_for_no_file_are_blank_cells(word: str, tmp_path: Path) -> None:
     )
     assert join_heatmaps(read_eval_set(path), "heatmap", tmp_path / "maps.csv").ids == data.ids[1:]
     path.write_text(f"filepath,title\n{word},a b\n")
-    assert "row 1, filepath: blank; expected an image file" in str(
-        check_table(read_csv_table(path, CsvColumns())).faults[0]
-    )
+    (fault, *_) = check_table(read_csv_table(path, CsvColumns())).faults
+    assert "row 1, filepath: blank; expected an image file" in str(fault)
 
 
 @pytest.mark.parametrize(
-    "found",
+    "column",
     [
-        "eye_gaze",
-        "Expert map",
-        "annotations",
-        "fixation_map",
-        "Heatmap",
-        "heatmap ",
-        "heatmaps",
-        "heat_map",
-        "heat map",
-        "Heat-Map",
-        "gaze",
-        "MASK",
-        "heatmap_path",
-        "heatmpa",
+        *("eye_gaze", "Expert map", "annotations", "fixation_map", "gaze", "MASK"),
+        *("Heatmap", "heatmap ", "heatmaps", "heat_map", "heat map", "Heat-Map"),
+        *("heatmap_path", "heatmpa"),
     ],
 )
-def test_near_heatmap_columns_are_named(
-    found: str, tmp_path: Path, capsys: pytest.CaptureFixture
+def test_heatmap_columns_of_similar_names_are_suggested(
+    column: str, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     path = write_table(tmp_path, 3, annotated=[1, 2])
-    path.write_text(path.read_text().replace("title,heatmap", f"title,{found}"))
+    path.write_text(path.read_text().replace("title,heatmap", f"title,{column}"))
     assert check_main([str(path), "--sheet", str(tmp_path / "s.png")]) == 0
     first = capsys.readouterr().out.splitlines()[0]
-    assert (
-        "3 samples, 0 annotated" in first
-        and f"Did you mean {found!r}?" in first
-        and "--csv-heatmap-key" in first
-    )
+    assert "3 samples, 0 annotated" in first
+    assert f"Did you mean {column!r}?" in first
+    assert "--csv-heatmap-key" in first
     assert check_main([str(path), "--csv-heatmap-key", "heatmap"]) == 1
     error = capsys.readouterr().err
-    assert (
-        f"no column 'heatmap'; found ['filepath', 'title', {found!r}]" in error
-        and f"Did you mean {found!r}?" in error
-    )
+    assert f"no column 'heatmap'; found ['filepath', 'title', {column!r}]" in error
+    assert f"Did you mean {column!r}?" in error
 
 
-def test_other_columns_are_no_near_heatmap(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_columns_of_other_names_are_not_suggested(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     path = write_table(tmp_path, 2, column=False)
     check_main([str(path), "--sheet", str(tmp_path / "s.png")])
     assert "Did you mean" not in capsys.readouterr().out
@@ -365,7 +354,7 @@ def test_other_columns_are_no_near_heatmap(tmp_path: Path, capsys: pytest.Captur
 
 
 @pytest.mark.parametrize(
-    "wanted,found",
+    "wanted,column",
     [
         ("filepath", "image"),
         ("filepath", "File Path"),
@@ -378,11 +367,11 @@ def test_other_columns_are_no_near_heatmap(tmp_path: Path, capsys: pytest.Captur
         ("patient", "patiant"),
     ],
 )
-def test_near_names(wanted: str, found: str) -> None:
-    assert near_names(wanted, ["x", found, "y1"]) == [found]
+def test_near_names_finds_the_similar_name(wanted: str, column: str) -> None:
+    assert near_names(wanted, ["x", column, "y1"]) == [column]
 
 
-def test_evaluation_names_near_columns_lines_and_members(tmp_path: Path) -> None:
+def test_errors_of_evaluation_name_similar_columns_and_lines(tmp_path: Path) -> None:
     (tmp_path / "1.png").write_bytes(b"")
     path = tmp_path / "t.csv"
     path.write_text('filepath,title,label \n1.png,"a\nb",x\n1.png,c,nan\n')
@@ -409,7 +398,7 @@ def test_evaluation_names_near_columns_lines_and_members(tmp_path: Path) -> None
         ("txt", b"opacit\xe9", "a.tar, k.txt: not UTF-8"),
     ],
 )
-def test_damaged_members_of_evaluation_shards(
+def test_damaged_members_of_evaluation_shards_are_errors(
     member: str, value: bytes, message: str, tmp_path: Path
 ) -> None:
     path = write_shard(
@@ -433,7 +422,7 @@ def test_damaged_members_of_evaluation_shards(
         (b"\xff", "not UTF-8"),
     ],
 )
-def test_damaged_recipes(recipe: bytes, message: str, tmp_path: Path) -> None:
+def test_damaged_recipes_are_errors(recipe: bytes, message: str, tmp_path: Path) -> None:
     (tmp_path / "1.png").write_bytes(b"")
     (tmp_path / "t.csv").write_text("filepath\n1.png\n")
     for name in ("t.recipe.json", "classes.json"):
@@ -447,15 +436,14 @@ def test_damaged_recipes(recipe: bytes, message: str, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_large_tables_are_read_in_seconds(tmp_path: Path) -> None:
-    """200 000 rows: a second or two of one core, quotation marks or not."""
+    """200 000 quoted rows take one or two seconds of one core; the limit is 15."""
     import time
 
     path = tmp_path / "t.csv"
-    path.write_text(
-        HEADER
-        + "".join(f'images/{i:06d}.png,"opacity {i}, left\nstable",\n' for i in range(200_000))
-    )
+    rows = (f'images/{i:06d}.png,"opacity {i}, left\nstable",\n' for i in range(200_000))
+    path.write_text(HEADER + "".join(rows))
     start = time.process_time()
-    found = read_table_text(path)
-    assert time.process_time() - start < 15 and len(found.frame) == 200_000
-    assert np.array_equal(found.lines, np.arange(200_000) * 2 + 2)
+    table = read_table_text(path)
+    assert time.process_time() - start < 15
+    assert len(table.frame) == 200_000
+    assert np.array_equal(table.lines, np.arange(200_000) * 2 + 2)

@@ -411,7 +411,7 @@ def test_what_is_written_passes_the_check(
         check([str(tmp_path / "out" / ("train.csv" if format == "csv" else "train-000000.tar"))])
         == 0
     )
-    assert "4 samples, 2 annotated (50.0%), 0 faults" in capsys.readouterr().out
+    assert "4 samples, 2 annotated (50.0%), 0 problems" in capsys.readouterr().out
 
 
 def test_the_authors_split_is_a_shuffle_with_seed_1() -> None:

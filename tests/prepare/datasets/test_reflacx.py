@@ -416,7 +416,8 @@ def test_what_is_written_passes_the_check(
         for split in ("train", "test")
     ]
     assert (
-        check(paths) == 0 and "2 samples, 1 annotated (50.0%), 0 faults" in capsys.readouterr().out
+        check(paths) == 0
+        and "2 samples, 1 annotated (50.0%), 0 problems" in capsys.readouterr().out
     )
 
 
