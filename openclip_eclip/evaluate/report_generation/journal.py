@@ -12,10 +12,11 @@ from typing import Any
 
 from ...config import DataError, UserError
 from ...files import write_whole
-from ...json_text import read_json
+from ...json_text import read_json, shorten
 from ..output.result import plain
 
 LINES, SETTINGS = "reports.jsonl", "reports.settings.json"
+LONGEST_SETTING = 200  # characters of a setting in a message
 
 
 class Journal:
@@ -86,7 +87,7 @@ def _refuse_other_settings(out: Path, settings: dict[str, Any]) -> None:
             " that this command wrote."
         ) from error
     changed = [
-        f"{name} was {_short(before.get(name))}, is {_short(settings.get(name))}"
+        f"{name} was {_shown(before.get(name))}, is {_shown(settings.get(name))}"
         for name in sorted({*before, *settings} - {"machine"})
         if before.get(name) != settings.get(name)
     ]
@@ -97,6 +98,6 @@ def _refuse_other_settings(out: Path, settings: dict[str, Any]) -> None:
         )
 
 
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 200 else f"{text[:199]}…"
+def _shown(value: Any) -> str:
+    """A setting as JSON, for a message."""
+    return shorten(json.dumps(value), LONGEST_SETTING)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ...generate import Generation, count_faults
+from ...json_text import shorten
 from ...metrics.bootstrap import bootstrap_interval
 from ...metrics.finding_labels import PRESENT, UNCERTAIN, finding_names, label_matrix
 from ...metrics.text import METRICS, Scored
@@ -26,6 +27,7 @@ WARNING = (
 )
 FLOORS = {"copy": "the nearest report itself", "random": "any report of the training side"}
 FILMS = 8
+LONGEST_TEXT = 400  # characters of a report in an example
 
 
 @dataclass
@@ -242,14 +244,14 @@ def _examples(
         )
         lines: list[str | tuple[str, str]] = [
             test.ids[row] if scored is None else f"{test.ids[row]}: ROUGE-L {scored[row]:.3f}",
-            ("True", _short(references[row])),
-            (f"Written by {one.name}", _short(text) or "(nothing)"),
+            ("True", shorten(references[row], LONGEST_TEXT)),
+            (f"Written by {one.name}", shorten(text, LONGEST_TEXT) or "(nothing)"),
             ("✓ found", _names(names[written & true])),
             ("✗ missed", _names(names[true & ~written])),
             ("! invented", _names(names[written & ~true])),
         ]
         lines += [
-            (f"Retrieved {place} ({score:.3f})", _short(found))
+            (f"Retrieved {place} ({score:.3f})", shorten(found, LONGEST_TEXT))
             for place, (score, found) in enumerate(
                 zip(picked[row].scores, picked[row].texts, strict=True), 1
             )
@@ -260,10 +262,6 @@ def _examples(
 
 def _names(found: np.ndarray) -> str:
     return ", ".join(found.tolist()) or "none"
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 400 else f"{text[:399]}…"
 
 
 def _notes(

@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator, PercentFormatter, ScalarFormatter
 
+from ...json_text import shorten
 from ...metrics.ranking import TIES
 from ..inputs.eval_set import EvalSet
 from ..inputs.report_index import ReportIndex
@@ -22,6 +23,7 @@ DASHES = {
     "text_to_image": (4, (4, 4)),
 }
 LONGEST = 100  # the curve ends here
+LONGEST_TEXT = 240  # characters of a report in an example
 FILMS = 6
 
 
@@ -138,16 +140,13 @@ def film_examples(
         lines = [f"{data.ids[row]}: own report at rank {ranks[row]:g} of {len(reports.texts)}"]
         for place, report, cosine in zip(range(1, 6), near, cosines):
             if report >= 0:
+                text = shorten(reports.texts[report], LONGEST_TEXT)
                 mark = "✓ " if reports.groups[report] == reports.image_groups[row] else ""
-                lines.append(f"{place}. {mark}({cosine:.3f}) {_short(reports.texts[report])}")
+                lines.append(f"{place}. {mark}({cosine:.3f}) {text}")
         if all(reports.groups[report] != reports.image_groups[row] for report in near):
-            lines.append(f"own: {_short(reports.texts[reports.own[row]])}")
+            lines.append(f"own: {shorten(reports.texts[reports.own[row]], LONGEST_TEXT)}")
         made.append(Example(data.thumbnail(int(row)), lines))
     return made
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 240 else f"{text[:239]}…"
 
 
 def _cell(metric: str, interval: dict[str, float] | None) -> str | None:
