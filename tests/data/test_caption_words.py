@@ -174,7 +174,7 @@ def test_evaluation_leaves_out_what_training_refuses(tmp_path: Path) -> None:
     )
     kept = with_reports(data, "title")
     assert kept.ids == ["0.png", "7.png"] and set(kept.excluded.values()) == {"no report"}
-    with pytest.raises(UserError, match="holds no report at all"):
+    with pytest.raises(UserError, match="holds no report"):
         with_reports(data.keep(np.array([False, *[True] * 6, False]), "x"), "title")
 
 

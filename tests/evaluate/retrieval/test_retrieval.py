@@ -310,7 +310,7 @@ def test_wrong_arguments_are_named(tmp_path: Path, capsys: pytest.CaptureFixture
     data = titled(tmp_path, ["one", "two", "three"], empty=[""] * 3)
     for flags, message in (
         (("--text-column", "report"), "no column 'report'; found"),
-        (("--text-column", "empty"), "holds no report at all"),
+        (("--text-column", "empty"), "holds no report"),
         (("--rule", "group"), "--rule group needs a column"),
         (("--group-column", "title"), "the other rules take none"),
         (("--patient-column", "who"), "no column 'who'"),
