@@ -225,7 +225,7 @@ def test_an_image_listed_twice_stays_on_one_side(probe, tmp_path: Path) -> None:
     result = probe("--data", data, "--classes", "Mass")
     assert (
         result.values["images"] == {"train": 96, "valid": 32, "test": 32}
-        and "every image counts as one" in result.notes[0]
+        and "every image counts as a patient" in result.notes[0]
     )
     assert "patient" not in result.predictions
 
@@ -307,7 +307,7 @@ def test_bad_input(probe, tmp_path: Path) -> None:
         (["--data", data, "--classes", "Edema"], "no 0/1 column 'Edema'"),
         ([*flags, "--fractions", 0], "above 0 and up to 100"),
         ([*flags, "--resamples", 0], "at least 1"),
-        ([*flags, "--data", data], "give it or them"),
+        ([*flags, "--data", data], "give --data alone"),
         ([*flags, "--split-column", "fold"], "expected --train-data and --test-data"),
         (["--train-data", data], "expected --train-data and --test-data"),
         (
@@ -400,4 +400,4 @@ def test_a_tower_without_features_before_its_projection(
         == ["after projection"]
         == [result.settings["predictions_of"]]
     )
-    assert "This tower shows no features before its projection." in result.notes
+    assert "This image tower does not give features before its projection." in result.notes

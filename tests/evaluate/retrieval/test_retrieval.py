@@ -274,7 +274,9 @@ def test_cut_reports_tie_exactly_and_are_noted(
     assert mean["pessimistic"] - mean["optimistic"] == pytest.approx(9 * 10 / 15)
     assert mean["expected"] == pytest.approx((mean["optimistic"] + mean["pessimistic"]) / 2)
     assert any(note.startswith("10 reports fill the context length") for note in result["notes"])
-    assert any("10 of 15 queries a wrong answer scores exactly" in note for note in result["notes"])
+    assert any(
+        "10 of 15 queries a wrong answer has exactly the score" in note for note in result["notes"]
+    )
     assert "| pessimistic |" in (tmp_path / "out" / "result.md").read_text()
 
 
@@ -286,7 +288,7 @@ def test_recall_that_any_model_has_is_not_reported(tmp_path: Path) -> None:
         name for name in result["values"]["image_to_text"]["expected"] if name.startswith("R@")
     ] == ["R@1"]
     assert (
-        "image to report: R@5, R@10 not reported, for there are only 5 answers: any model has 1."
+        "image to report: R@5, R@10 not reported: with only 5 answers it is 1 for any model."
         in result["notes"]
     )
     assert "| – | – |" in (tmp_path / "out" / "result.md").read_text()
@@ -311,7 +313,7 @@ def test_wrong_arguments_are_named(tmp_path: Path, capsys: pytest.CaptureFixture
     for flags, message in (
         (("--text-column", "report"), "no column 'report'; found"),
         (("--text-column", "empty"), "holds no report"),
-        (("--rule", "group"), "--rule group needs a column"),
+        (("--rule", "group"), "--rule group needs a --group-column"),
         (("--group-column", "title"), "the other rules take none"),
         (("--patient-column", "who"), "no column 'who'"),
         (("--labels", "title,mass"), "no column 'mass'"),
@@ -387,7 +389,7 @@ def test_search_finds_what_retrieval_indexed(tmp_path: Path, capsys: pytest.Capt
     changed = load_encoder("tiny", "random").model.state_dict()
     changed["text_projection"] = changed["text_projection"] + 1e-6
     torch.save(changed, tmp_path / "other.pt")
-    assert "made by --model tiny --pretrained random" in failure(
+    assert "written with --model tiny --pretrained random" in failure(
         capsys, [*search, "--pretrained", str(tmp_path / "other.pt")]
     )
     search += ["--pretrained", "random"]
@@ -411,7 +413,7 @@ def test_damaged_and_foreign_folders_are_refused(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read.search(unit(3, 3), 2)[0], index.search(unit(3, 3), 2)[0])
     with pytest.raises(UserError, match="no index.json"):
         load_index(tmp_path, "1234")
-    with pytest.raises(UserError, match="holds files of something else"):
+    with pytest.raises(UserError, match="holds files that are not an index"):
         save_index(index, tmp_path)
     (tmp_path / "index" / "texts.jsonl").write_text('{"text": "other"}\n' * 5)
     with pytest.raises(UserError, match="texts.jsonl is missing or not the file that was written"):
