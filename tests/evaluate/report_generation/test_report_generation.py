@@ -162,7 +162,7 @@ def test_the_same_image_under_another_name_and_patient_stops_the_run(
     shutil.copy(tmp_path / "test" / "images" / "2.png", tmp_path / "train" / "images" / "7.png")
     said = failure(capsys, command(train, test, tmp_path / "out"))
     assert (
-        "1 test images are in the training side" in said
+        "1 test images are also in the training side" in said
         and f"{test}, row 3" in said
         and f"{train}, row 8" in said
     )
@@ -341,7 +341,7 @@ def test_lines_of_other_settings_or_damaged_ones_are_refused(tmp_path: Path) -> 
     ):
         Journal(tmp_path, {"a": 1, "c": 0})
     (tmp_path / LINES).write_text('{"key": "x"}\n{"kee": 1}\n{"key": "y"}\n')
-    with pytest.raises(UserError, match=f"{LINES}, line 2: no record"):
+    with pytest.raises(UserError, match=f"{LINES}, line 2: not a record"):
         Journal(tmp_path, {"a": 2, "b": 3})
     (tmp_path / "reports.settings.json").unlink()
     with pytest.raises(UserError, match="without a readable reports.settings.json"):
@@ -578,7 +578,7 @@ def test_the_same_image_twice_has_no_name(tmp_path: Path, capsys: pytest.Capture
     train, test = sides(tmp_path)
     table = pd.read_csv(test)
     pd.concat([table, table[:1]]).to_csv(test, index=False)
-    assert "stands there 2 times" in failure(capsys, command(train, test, tmp_path / "out"))
+    assert "occurs 2 times" in failure(capsys, command(train, test, tmp_path / "out"))
 
 
 @pytest.mark.slow
@@ -756,7 +756,7 @@ def test_a_report_for_an_image_is_that_of_the_task(
             "Research output"
         )
     assert report.main(one(saved, "--writer", "copy", "--out", saved / "made" / "one.jsonl")) == 2
-    assert "exists; give a new file" in capsys.readouterr().err
+    assert "exists; expected a new file" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -187,7 +187,7 @@ def test_a_second_table_has_its_own_paths(tmp_path: Path, monkeypatch: pytest.Mo
         join_heatmaps(read_eval_set(table), "heatmap", gaze)
     pd.concat([rows, rows[:1]]).to_csv(gaze, index=False)
     with pytest.raises(
-        DataError, match="g.csv: a.png has several heatmaps; expected one row an image"
+        DataError, match="g.csv: a.png has several heatmaps; expected one row for each image"
     ):
         join_heatmaps(read_eval_set(table), "heatmap", gaze)
     for content, message in (

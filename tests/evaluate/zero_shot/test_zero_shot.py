@@ -221,7 +221,7 @@ def test_drawn_prompts_are_seeded_and_distinct_places() -> None:
     )
     # without replacement
     assert whole.sample(15, seed=1).positive["Cardiomegaly"] == whole.positive["Cardiomegaly"]
-    with pytest.raises(UserError, match="16 prompts a class.*'Cardiomegaly' .* has 15"):
+    with pytest.raises(UserError, match="cannot draw 16 prompts.*'Cardiomegaly' .* has 15"):
         whole.sample(16, seed=0)
 
 
@@ -277,7 +277,7 @@ def test_class_and_template_files_in_every_form(tmp_path: Path) -> None:
         (["a film"], r"template 1: 'a film' has no \{c\}"),
         ({"normal": ["x"]}, "class 'mass' has None"),
         ({"normal": ["x"], "mass": []}, r"has \[\]"),
-        ({"normal": ["x"], "mass": [" "]}, "none of them empty"),
+        ({"normal": ["x"], "mass": [" "]}, "without empty ones"),
         ([], r"class 'normal' has \[\]"),
         (3, "expected a JSON list"),
         ({"a": ["{c}"], "b": ["{c}"]}, r"keys \['a', 'b'\]"),
@@ -292,7 +292,7 @@ def test_bad_templates_are_named(tmp_path: Path, content: Any, message: str) -> 
 def test_bad_class_files_are_named(tmp_path: Path) -> None:
     for content, message in (
         ("a\n\nb\n", "line 2: an empty class name"),
-        ("a\nb\na\n", "line 3: 'a' stands there twice"),
+        ("a\nb\na\n", "line 3: 'a' occurs twice"),
         ("a\n", "1 classes"),
     ):
         with pytest.raises(UserError, match=message):
@@ -387,7 +387,7 @@ def test_classes_come_from_beside_the_data_or_from_the_set(tmp_path: Path, films
         == ("rsna", ["No pneumonia", "Pneumonia"])
     )
     with pytest.raises(
-        UserError, match="--set mimic-5x200, but what stands beside .* is of rsna-balanced"
+        UserError, match="--set mimic-5x200, but the recipe beside .* is of rsna-balanced"
     ):
         choose_classes(data, "mimic-5x200", None)
 
