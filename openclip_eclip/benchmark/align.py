@@ -1,8 +1,9 @@
-"""`run_table.py align`: where gaze alignment helps, by number of films, share of annotations and
-quality of the gaze.
+"""`benchmark align`: the effect of gaze alignment, on synthetic images (phantoms).
 
-Every seed has training films of its own and shares the test films. A run's checkpoint is chosen by
-300 further films without labels (mean rank of their reports); test films choose nothing.
+Settings vary the number of training images, the share of annotated images and the quality of the
+gaze. Each seed has its own training images; all seeds share the test images. 300 further images
+without labels choose the checkpoint of a run, by the mean rank of their reports. Test images choose
+nothing.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from .rows import Row
 from .runner import Bench, Workers, make_all
 
 ROW = {row.name: row for row in ROWS}
-BATCH = 64  # of table_rows.SETTINGS
+BATCH = 64  # batch size in rows.SETTINGS
 TASKS = {
     "zero-shot": [],
     "retrieval": [],
@@ -50,11 +51,12 @@ SCORES = {"macro-F1": "zero-shot", "R@5": "retrieval"}
 def build(
     args: argparse.Namespace, more: list[str], workers: Workers, seeds: list[int], cells: list[Cell]
 ) -> dict[tuple[str, int, bool], Bench]:
-    """{(cell, seed, whether annotated): bench of these runs}; cells of a home share those without
-    annotations. The films are made where they are missing.
+    """{(setting, seed, whether annotated): bench of these runs}.
+
+    Settings with the same images share the runs without annotations. Missing images are generated.
     """
     benches, homes, films = {}, {}, {}
-    # settings are not chosen on the films that are reported
+    # hyperparameters were not chosen on the test images that are reported
     test_seed = 7 if max(seeds) < DEVELOPMENT else 8
     for cell, seed in product(cells, seeds):
         leak = cell.films if "--gaze-leak" in cell.films else ()
@@ -124,7 +126,7 @@ def build(
 
 
 def make_films(workers: Workers, folder: Path, flags: tuple) -> None:
-    """A phantom data set and annotated.csv, those with a heatmap."""
+    """Generate a phantom data set, and annotated.csv with the rows that have a heatmap."""
     if (folder / "annotated.csv").is_file():
         return
     shutil.rmtree(folder, ignore_errors=True)
@@ -140,9 +142,7 @@ def make_films(workers: Workers, folder: Path, flags: tuple) -> None:
 
 
 def run_align(args: argparse.Namespace, more: list[str], seeds: list[int]) -> None:
-    """Every run that is missing (none with --measured), then align.json, align.md and the
-    pictures.
-    """
+    """Make all missing runs (none with --measured), then align.json, align.md and the figures."""
     from .align_page import draw_cells, draw_map, page
 
     workers = Workers(args.jobs, cache=True)
@@ -156,9 +156,9 @@ def run_align(args: argparse.Namespace, more: list[str], seeds: list[int]) -> No
             cell.name: [row for row in chosen[cell.name] if is_measured(benches, cell, row, seeds)]
             for cell in cells
         }
-        # CLIP's runs stand in many cells
+        # CLIP's runs belong to several settings
         cells = [cell for cell in cells if any(row.annotated for row in chosen[cell.name])]
-    tasks = {}  # runs without annotations stand in several cells
+    tasks = {}  # keyed by run, because settings share runs without annotations
     for cell in cells:
         for row, seed in product(chosen[cell.name], seeds):
             bench = benches[cell.name, seed, row.annotated]
@@ -191,9 +191,10 @@ def is_measured(benches: dict, cell: Cell, row: Row, seeds: list[int]) -> bool:
 
 
 def measure(benches: dict, cell: Cell, rows: list[Row], seeds: list[int]) -> dict[str, dict]:
-    """{row: {score: {value, sd, low, high, difference}, pointing, NSS, epochs, machine, views}};
-    RECIPE_ROWS also against the best other row by mean, "best_other". No difference between rows of
-    different kinds of machines, unless --mixed-machines.
+    """{method: {score: {value, sd, low, high, difference}, pointing, NSS, epochs, machine, views}}.
+
+    RECIPE_ROWS are also compared with the best other method by mean, as "best_other". Methods of
+    different kinds of machines have no difference, unless --mixed-machines is given.
     """
 
     def results(row: Row, task: str) -> list[Path]:
@@ -258,9 +259,11 @@ def measure(benches: dict, cell: Cell, rows: list[Row], seeds: list[int]) -> dic
 
 
 def views_of(row: Row, cell: Cell, epochs: list[int]) -> float | None:
-    """How often an annotated image entered with its heatmap up to the checkpoint taken, on average
-    over seeds, where it does so once in every epoch: alignment without replay, naive and mask.
-    Batches are full, so a few images of an epoch are left out. None: not known, or no heatmaps.
+    """Mean number of times that an annotated image was used with its heatmap, up to the checkpoint.
+
+    It is known for methods that use each heatmap once in an epoch: alignment without oversampling,
+    naive and mask. Only full batches count, so a few images of an epoch are left out. None: not
+    known, or a method without heatmaps.
     """
     flags = list(map(str, row.flags))
     once = "align" in flags or ("naive" in flags and "--expert-data" not in flags)
@@ -272,8 +275,10 @@ def views_of(row: Row, cell: Cell, epochs: list[int]) -> float | None:
 def against_teacher(
     benches: dict, cell: Cell, row: Row, seeds: list[int], pupils: Callable[[Row, str], list[Path]]
 ) -> dict[str, dict]:
-    """{score: {value, sd, change}, pointing: {value, sd}} of the very teachers of `row`; change:
-    the row's score less theirs, seeds paired.
+    """{score: {value, sd, change}, pointing: {value, sd}} of the teachers of `row`.
+
+    change: the student's score minus the teacher's, seeds paired. `pupils`: results of the
+    students.
     """
     bench, found = benches[cell.name, seeds[0], True], {}
     folders = {
@@ -296,7 +301,7 @@ def against_teacher(
 
 
 def pointing_of(folders: list[Path], key: str) -> dict[str, float | None]:
-    """{value, sd} over results of `sensitivity` of how well the tower's look points."""
+    """{value, sd} of pointing score `key` of the model's map, over results of `sensitivity`."""
     looks = [json.loads((folder / "result.json").read_text())["values"] for folder in folders]
     values = [look["pointing"][look["look"]][key]["value"] for look in looks]
     return {

@@ -1,5 +1,7 @@
-"""The cells of the alignment benchmark: how many films, how many annotated, how good the gaze; and
-the rows that each cell is for.
+"""Settings and methods of the alignment benchmark.
+
+A setting is a number of images, a share of annotated images and a quality of gaze. The code calls
+it a cell, and a method a row.
 """
 
 from __future__ import annotations
@@ -19,15 +21,16 @@ LIGHT: Flags = ["--method", RECIPE.method, "--align-weight", WEIGHT]
 PLUS: Flags = [*LIGHT, "--align-least", LEAST]
 AGAIN: Flags = [*PLUS, "--align-replay", 0.1]
 HARDER: Flags = [*AGAIN, "--align-weight", 1]
-ABLATION = f"align, weight {WEIGHT}"  # the recipe without its least share, in cells that have less
-REPLAY = "eclip-plus with replay"  # in the same cells
-# with the heatmaps of a model of that row; the second where few are annotated
+# the recipe without its minimum share, in settings with a smaller share
+ABLATION = f"align, weight {WEIGHT}"
+REPLAY = "eclip-plus with replay"  # in the same settings
+# students, trained on pseudo-heatmaps of a teacher; the second where few images are annotated
 TAUGHT, TAUGHT_AGAIN = (
     "eclip-plus self-trained",
     f"{REPLAY} self-trained",
 )
-HARD = f"{REPLAY}, weight 1, twice the steps"  # in the cells with one to three annotated films
-# are compared with the best other row
+HARD = f"{REPLAY}, weight 1, twice the steps"  # in settings with one to three annotated images
+# methods that are compared with the best other method
 RECIPE_ROWS = (
     "eclip-plus",
     REPLAY,
@@ -35,20 +38,20 @@ RECIPE_ROWS = (
     TAUGHT,
     TAUGHT_AGAIN,
 )
-# controls of TAUGHT: no gaze at all; no heatmaps of a model
+# baselines of TAUGHT: a teacher without gaze; no pseudo-heatmaps
 UNTAUGHT = (
     "CLIP self-trained",
     "eclip-plus, twice the steps",
 )
-OURS = ("align", "eclip-plus", UNTAUGHT[0])  # beginnings of rows that are not "other methods"
+OURS = ("align", "eclip-plus", UNTAUGHT[0])  # prefixes of methods that are not "other methods"
 CONTROLS = ("random", "shuffled", "same-class-shuffled", "centre", "ones")
-# the most; validation chooses among eighths of them
+# maximum numbers of steps; validation chooses among eighths of them
 STEPS, TUNE_STEPS = (
     {300: 400, 600: 600, 2000: 900},
     150,
 )
 TEST_FILMS, VALIDATION_FILMS, LOOKED_AT = 600, 300, 300
-DEVELOPMENT = 90  # seeds from here on have chosen settings and are never reported
+DEVELOPMENT = 90  # seeds from here on have chosen hyperparameters and are never reported
 
 ROWS = [
     Row("CLIP", ["--method", "clip"]),
@@ -111,8 +114,10 @@ PLACEBOS, PLACEBOS_AGAIN, PLACEBOS_HARD = (
 
 @dataclass(frozen=True)
 class Cell:
-    """`count` training films made with the flags `films`, a share `annotated` of them with gaze
-    made with the flags `gaze`.
+    """A setting: `count` training images, of which a share `annotated` has gaze.
+
+    `rows`: names of its methods; `films`, `gaze`: flags of the phantom generator for images and
+    gaze.
     """
 
     name: str
@@ -124,12 +129,12 @@ class Cell:
 
     @property
     def home(self) -> str:
-        """Cells of one home have the same films, so the runs without annotations are the same."""
+        """Settings with the same `home` have the same images, so they share unannotated runs."""
         return "-".join(map(str, (self.count, *self.films))).replace("--", "")
 
 
-CLEAN = "600 films, 15 %"  # what the cells of worse gaze and of other films are compared with
-EXTRA = {  # rows that single cells are for
+CLEAN = "600 films, 15 %"  # reference of the settings with worse gaze or other images
+EXTRA = {  # methods of single settings
     CLEAN: (*UNTAUGHT, *PLACEBOS),
     "600 films, 1 %": PLACEBOS_AGAIN,
     "300 films, 1 %": (HARD, *PLACEBOS_HARD),
@@ -145,7 +150,7 @@ WORSE: dict[str, dict[str, tuple]] = {
 
 
 def rows_of(cell: str, share: float) -> tuple[str, ...]:
-    """METHODS, and what only some cells are for."""
+    """Methods of a setting: METHODS, and those that only some settings have."""
     return (
         *METHODS,
         *((TAUGHT,) if share >= LEAST else (ABLATION, REPLAY, TAUGHT_AGAIN)),

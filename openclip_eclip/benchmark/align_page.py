@@ -1,4 +1,4 @@
-"""The page and the pictures of `run_table.py align`."""
+"""The page and the figures of `benchmark align`."""
 
 from __future__ import annotations
 
@@ -52,10 +52,11 @@ LIMITS = (
     " oversample). The paper's dose is about 527 views: nothing here says what eCLIP does at that"
     " dose."
 )
-HEAD = 2  # lines of a table without rows
+HEAD = 2  # lines of the head of a Markdown table
 
 
 def page(facts: dict) -> str:
+    """The Markdown page of the content of align.json."""
     seeds = " ".join(map(str, facts["seeds"]))
     mixed = facts.get("mixed_machines", False)
     kinds = sorted({row["machine"] for rows in facts["cells"].values() for row in rows.values()})
@@ -136,7 +137,7 @@ def page(facts: dict) -> str:
 
 
 def glance(cells: dict[str, dict]) -> list[str]:
-    """A table of all cells in which eclip-plus was run."""
+    """Lines of the table of all settings with eclip-plus."""
     lines = [
         (
             "| | macro-F1: CLIP | align, weight 1 | eclip-plus | − best other | R@5: CLIP |"
@@ -168,7 +169,7 @@ def glance(cells: dict[str, dict]) -> list[str]:
 
 
 def without_columns_of_other_machines(lines: list[str]) -> list[str]:
-    """A table without the columns that say in every row that nothing is compared."""
+    """The table without columns that have no comparison in any row."""
     cells = [line.strip("|").split("|") for line in lines]
     kept = [
         i
@@ -179,7 +180,7 @@ def without_columns_of_other_machines(lines: list[str]) -> list[str]:
 
 
 def against_best(score: dict) -> str:
-    """Blank for a row that has neither, being alone."""
+    """The difference from the best other method as text; blank if there is no other method."""
     best = score.get("best_other")
     return (
         f"{change(best)} ({best['row']})"
@@ -199,18 +200,19 @@ def against_clip(name: str, score: dict) -> str:
 
 
 def glance_again(cells: dict[str, dict]) -> list[str]:
-    """A table of the cells in which eclip-plus was run with replay too."""
+    """Lines of the table of all settings with eclip-plus, with and without oversampling."""
     return _pairs(cells, ("eclip-plus", "eclip-plus"), (REPLAY, "with replay"))
 
 
 def glance_hard(cells: dict[str, dict]) -> list[str]:
-    """A table of the cells in which replay was also run at weight 1 for twice the steps."""
+    """Lines of the table of all settings with oversampling at weight 1 for twice the steps."""
     return _pairs(cells, (REPLAY, "with replay"), (HARD, "weight 1, twice the steps"))
 
 
 def _pairs(cells: dict[str, dict], own: tuple[str, str], more: tuple[str, str]) -> list[str]:
-    """A table of the cells that have both rows (name, heading), the second against CLIP and the
-    best other.
+    """Lines of the table of all settings with two methods, each given as (name, heading).
+
+    The second method is compared with CLIP and with the best other method.
     """
     scores = [
         f"{score}: {own[1]} | {more[1]} | − CLIP | − best other" for score in ("macro-F1", "R@5")
@@ -227,7 +229,7 @@ def _pairs(cells: dict[str, dict], own: tuple[str, str], more: tuple[str, str]) 
 
 
 def glance_taught(cells: dict[str, dict]) -> list[str]:
-    """A table of the cells with self-training: the very teachers, and the models taught by them."""
+    """Lines of the table of all settings with self-training: teachers and their students."""
     lines = [
         (
             "| | macro-F1: teacher | self-trained | − teacher | − best other | R@5: teacher |"
@@ -246,7 +248,7 @@ def glance_taught(cells: dict[str, dict]) -> list[str]:
 
 
 def _pair(cell: str, own: dict, more: dict, difference: Callable[[dict, dict], str]) -> str:
-    """A row: two scores before and after, and pointing."""
+    """A line of a table: two scores of two methods with their difference, and pointing."""
     words = [cell]
     for score in ("macro-F1", "R@5"):
         words += [
@@ -260,7 +262,7 @@ def _pair(cell: str, own: dict, more: dict, difference: Callable[[dict, dict], s
 
 
 def draw_cells(found: dict[str, dict]) -> Figure:
-    """Differences to CLIP in macro-F1 and R@5 in a cell of each size, of the rows that have one."""
+    """Differences from CLIP in macro-F1 and R@5, a column for a setting of each size."""
     shown = [cell for cell in PICTURED if cell in found] or list(found)[:3]
     names = [
         name
@@ -278,8 +280,9 @@ def draw_cells(found: dict[str, dict]) -> Figure:
 
 
 def draw_map(found: dict[str, dict]) -> Figure:
-    """Three scores of the main rows: a panel for each size against the share of annotations, and
-    one under worse gaze. Hollow: not CLIP's machine.
+    """Three scores of the main methods, by share of annotated images and by quality of gaze.
+
+    Each number of images has its own panel. Hollow markers: runs on another machine than CLIP.
     """
     clean = [cell for cell in CELLS if cell.name in found and not cell.gaze and not cell.films]
     worse = [
@@ -318,7 +321,7 @@ def draw_map(found: dict[str, dict]) -> Figure:
             row[-1].set_title(CLEAN + " of them annotated", loc="left", fontsize=9)
         row[0].set_ylabel(f"{score}, mean ± sd over seeds")
     handles, labels = grid[0][0].get_legend_handles_labels()
-    # the first: of CLIP's machine, where there is one
+    # the first handle of each name: runs on CLIP's machine come first
     own = {label: handles[labels.index(label)] for label in labels}
     figure.legend(
         own.values(), own.keys(), loc="outside upper center", ncols=5, frameon=False, fontsize=9
@@ -344,8 +347,10 @@ def _draw_rows(
     score: str,
     spacing: float | None,
 ) -> None:
-    """The main rows over `places`, one a cell: joined by lines, or side by side at a distance of
-    `spacing`. Runs of another machine are hollow.
+    """Draw the main methods at `places`, one for each of `cells`.
+
+    Without `spacing` points are joined by lines; else methods are side by side at that distance.
+    Runs of another machine are hollow.
     """
     drawn = {
         name: colour
@@ -358,7 +363,7 @@ def _draw_rows(
             for place, cell in zip(places, cells)
             if name in found[cell]
         ]
-        # shares lie on a logarithmic axis: a twentieth apart, so that bars do not hide each other
+        # shares are on a logarithmic axis: a factor of 1.05 keeps error bars from overlapping
         aside = i - (len(drawn) - 1) / 2
         for elsewhere in (False, True):
             own = [
@@ -367,7 +372,8 @@ def _draw_rows(
                 if other == elsewhere
             ]
             line = "" if spacing else ":" if elsewhere else "-"
-            if own or not (shown or elsewhere):  # a row of other panels stands in the legend, too
+            # a method that only other panels have is drawn without points, for the legend
+            if own or not (shown or elsewhere):
                 axes.errorbar(
                     [place for place, _ in own],
                     [one["value"] for _, one in own],

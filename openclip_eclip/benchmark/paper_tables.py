@@ -1,15 +1,14 @@
-r"""A table of the paper: every row with several seeds trained, measured, compared to its base,
-drawn.
+r"""Reproduce a table of the paper: train each method with several seeds, measure and compare it.
 
     python -m openclip_eclip.benchmark table1 --data phantoms --seeds 5 --steps 500 \
         --tune-steps 150 --out tables  # two processes on the CPU
     python -m openclip_eclip.benchmark table1 --settings paper --data DATA \
         --test "CheXpert 5x200=DATA/chexpert_5x200.csv" --model ViT-B-16 --out tables
 
-Runs of one seed begin with the same weights and see the same data in the same order. One run a GPU,
-on all visible ones; small models share a GPU with --jobs. A second call goes on with what is
-missing; tables with the same --out share their runs. Flags that are not listed go to
-openclip_eclip.train.
+Runs of one seed begin with the same weights and see the same data in the same order. Each visible
+GPU trains one run at a time, or several small models with --jobs. A second call resumes with the
+missing runs. Tables with the same --out share their runs. Flags that are not listed here are passed
+to openclip_eclip.train.
 """
 
 from __future__ import annotations
@@ -32,9 +31,10 @@ METRIC = "macro-F1"
 
 
 def compare(bench: Bench, rows: list[Row], seeds: list[int], test: str) -> dict[str, dict]:
-    """{row: {value, sd, low, high, base, difference: {value, low, high, p}}}, each row against its
-    base; the difference is None for the base itself, and where a row ran on another kind of machine
-    than its base (`other_machine`), unless --mixed-machines.
+    """{method: {value, sd, low, high, base, difference: {value, low, high, p}, other_machine}}.
+
+    The difference is from the base of the method. It is None for the base itself, and for a method
+    that ran on another kind of machine than its base, unless --mixed-machines is given.
     """
     found: dict[str, dict] = {}
     for base in dict.fromkeys(row.base for row in rows):
@@ -68,7 +68,7 @@ def compare(bench: Bench, rows: list[Row], seeds: list[int], test: str) -> dict[
 
 
 def summary(facts: list[dict]) -> dict:
-    """Of the runs of a row."""
+    """{seconds, views, machines, kinds} of a method, from the facts of its runs."""
     seen = [one["views"] for one in facts if one["views"] is not None]
     return {
         "seconds": float(np.mean([one["seconds"] for one in facts])),
@@ -79,7 +79,7 @@ def summary(facts: list[dict]) -> dict:
 
 
 def markdown(table: str, found: dict) -> str:
-    """The page of what {table}.json holds."""
+    """The Markdown page of the content of {table}.json."""
     scores, facts = found["scores"], found["facts"]
     title = table.replace("table", "Table ")
     machines = ", ".join(sorted({name for entry in facts.values() for name in entry["machines"]}))
@@ -119,7 +119,7 @@ def markdown(table: str, found: dict) -> str:
 
 
 def limits(facts: dict[str, dict]) -> str:
-    """What these rows cannot say."""
+    """The sentences on what the comparison does not show."""
     seen = sorted(entry["views"] for entry in facts.values() if entry["views"] is not None)
     times = (
         " to ".join(dict.fromkeys(f"{number:.1f}" for number in (seen[0], seen[-1])))
@@ -138,7 +138,7 @@ def limits(facts: dict[str, dict]) -> str:
 
 
 def draw(scores: dict[str, dict[str, dict]]) -> Figure:
-    """Differences to the base with their intervals, a panel a test set."""
+    """Differences from the base with their intervals, a panel for each test set."""
     shown = {
         test: {name: score for name, score in rows.items() if score["difference"]}
         for test, rows in scores.items()
@@ -163,63 +163,94 @@ def parse() -> tuple[argparse.Namespace, list[str]]:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("table", choices=(*TABLES, "align"))
     parser.add_argument(
-        "--data", type=Path, required=True, help="folder with train.csv and test.csv"
+        "table", choices=(*TABLES, "align"), help="table to reproduce, or the alignment benchmark"
+    )
+    parser.add_argument(
+        "--data", type=Path, required=True, help="data folder with train.csv and test.csv"
     )
     parser.add_argument(
         "--train-data",
-        help="instead of DATA/train.csv: a table, or shards (then also --train-num-samples)",
+        help=(
+            "training data instead of DATA/train.csv: a table, or shards (then also give"
+            " --train-num-samples)"
+        ),
     )
     parser.add_argument(
         "--expert-data",
-        help="a separate source of annotated pairs, for the rows that read heatmaps",
+        help="separate source of annotated pairs, for the methods that read heatmaps",
     )
     parser.add_argument(
         "--test",
         action="append",
         default=[],
         metavar="NAME=FILE",
-        help="test sets instead of DATA/test.csv",
+        help="test set instead of DATA/test.csv; may be given several times",
     )
     parser.add_argument(
-        "--settings", choices=SETTINGS, default="phantoms", help="(default: %(default)s)"
+        "--settings",
+        choices=SETTINGS,
+        default="phantoms",
+        help="shared training settings: small ones or the paper's (default: %(default)s)",
     )
-    parser.add_argument("--model", help="instead of the settings' own")
+    parser.add_argument("--model", help="model instead of the one of --settings")
     parser.add_argument(
-        "--rows", nargs="+", metavar="ROW", help="only these (and what they start from)"
+        "--rows",
+        nargs="+",
+        metavar="ROW",
+        help="methods (rows of the table) to run, with those they start from (default: all)",
     )
-    parser.add_argument("--cells", nargs="+", metavar="CELL", help="of align: only these")
+    parser.add_argument(
+        "--cells",
+        nargs="+",
+        metavar="CELL",
+        help="settings of align to run, such as '600 films, 15 %%' (default: all)",
+    )
     parser.add_argument(
         "--measured",
         action="store_true",
-        help="of align: train nothing, only the page of what is there",
+        help="align only: trains nothing and writes the page of the runs that exist",
     )
-    parser.add_argument("--seeds", type=int, default=3, help="how many (default: %(default)s)")
-    parser.add_argument("--first-seed", type=int, default=30, help="(default: %(default)s)")
     parser.add_argument(
-        "--steps", type=int, help="of training from scratch (default: the recipe's)"
+        "--seeds", type=int, default=3, help="number of seeds (default: %(default)s)"
     )
-    parser.add_argument("--tune-steps", type=int, help="of fine-tuning (default: the recipe's)")
+    parser.add_argument(
+        "--first-seed", type=int, default=30, help="lowest seed (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--steps",
+        type=int,
+        help="number of steps of training from scratch (default: that of the recipe)",
+    )
+    parser.add_argument(
+        "--tune-steps",
+        type=int,
+        help="number of steps of fine-tuning (default: that of the recipe)",
+    )
     parser.add_argument(
         "--jobs",
         type=int,
-        help="runs at a time: of each GPU (default: 1), or of a machine without one (default: 2)",
+        help=(
+            "number of runs at a time, on each GPU (default: 1) or on a machine without a GPU"
+            " (default: 2)"
+        ),
     )
-    parser.add_argument("--note", default="", help="what the page says of the data")
+    parser.add_argument("--note", default="", help="note on the data for the page")
     parser.add_argument(
         "--mixed-machines",
         action="store_true",
-        help="compare rows that ran on different kinds of machines, too; the page says so",
+        help="also compares methods that ran on different kinds of machines; the page says so",
     )
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder for runs, results and the page"
+    )
     args, more = parser.parse_known_args()
     if (
         args.table != "align"
         and args.settings == "phantoms"
         and (args.steps is None or args.tune_steps is None)
     ):
-        parser.error("--settings phantoms has no recipe: give --steps and --tune-steps")
+        parser.error("--settings phantoms has no recipe; give --steps and --tune-steps")
     rows, cells = (ROWS, CELLS) if args.table == "align" else (TABLES[args.table], ())
     for flag, given, known in (("--rows", args.rows, rows), ("--cells", args.cells, cells)):
         names = {one.name for one in known}

@@ -1,4 +1,4 @@
-"""The rows of the paper's tables as flags of openclip_eclip.train."""
+"""The methods (rows) of the paper's tables, as flags of openclip_eclip.train."""
 
 from __future__ import annotations
 
@@ -24,10 +24,12 @@ CONSTANT: Flags = [
 
 @dataclass(frozen=True)
 class Row:
-    """`flags` of training; `recipe`: the paper's settings for it; `start`: the row whose weights of
-    the same seed it fine-tunes; `base`: what it is compared to; `annotated`: reads heatmaps, so
-    that it takes --expert-data; `length`: times the steps of the others; `teacher`: the row whose
-    model of the same seed makes the heatmaps that are missing, with the flags `teaching`.
+    """A method: the `flags` of its training, and how it depends on other methods.
+
+    `recipe`: the paper's settings for it; `start`: the method whose weights of the same seed it
+    fine-tunes; `base`: the method it is compared with; `annotated`: it reads heatmaps, so it takes
+    --expert-data; `length`: its steps, as a multiple of those of other methods; `teacher`: the
+    method whose model of the same seed makes pseudo-heatmaps for it, with the flags `teaching`.
     """
 
     name: str
@@ -42,8 +44,9 @@ class Row:
 
 
 def _family(base: str, method: str) -> list[Row]:
-    """A base and what Table 1 adds to it, with the control that trains on as long without
-    annotations.
+    """A base and the methods that Table 1 adds to it.
+
+    "longer" is the comparison that fine-tunes as long, without annotations.
     """
     plus = "" if base == "CLIP" else f"{base} + "
     joined = "" if method == "clip" else f"{method}+"
@@ -58,7 +61,7 @@ def _family(base: str, method: str) -> list[Row]:
     ]
 
 
-# the rows of Table 4, one part of the method more each
+# the methods of Table 4; each has one more part of eCLIP
 LADDER: dict[str, Flags] = {
     "mask": ["--eclip-processor", "mask", "--eclip-no-mixup", *CONSTANT],
     "CNN": ["--eclip-processor", "cnn", "--eclip-no-mixup", *CONSTANT],
@@ -68,8 +71,7 @@ LADDER: dict[str, Flags] = {
     "random heatmaps, all of it": ["--eclip-heatmap-control", "random"],
     "eCLIP": ["--method", "eclip"],
 }
-# the same with the authors' own processor, which priming does teach something: ours is the
-# identity from the start
+# the same with the processor of the authors; it needs priming, while ours starts as the identity
 AUTHORS_LADDER: dict[str, Flags] = {
     "MHA": ["--eclip-no-mixup", *CONSTANT],
     "MHA + mixup": CONSTANT,
@@ -97,7 +99,7 @@ TABLES = {
     ],
 }
 
-# what every row of a benchmark has in common: from scratch, fine-tuning, evaluation
+# flags of all methods of a benchmark: (training from scratch, fine-tuning, evaluation)
 SETTINGS: dict[str, tuple[Flags, Flags, Flags]] = {
     "phantoms": (
         [
@@ -136,7 +138,7 @@ SETTINGS: dict[str, tuple[Flags, Flags, Flags]] = {
         ],
         ["--workers", 0],
     ),
-    # one GPU a run holds the whole batch of 512: no accumulation, no gathering
+    # each run has one GPU that holds the whole batch of 512: no accumulation, no gathering
     "paper": (
         ["--precision", "amp_bf16", "--workers", 8, "--pretrained-image"],
         ["--precision", "amp_bf16", "--workers", 8],

@@ -1,4 +1,4 @@
-"""Runs of a benchmark: processes that train, export and measure, and what they leave behind."""
+"""Runs of a benchmark: worker processes that train, export and measure, and their files."""
 
 from __future__ import annotations
 
@@ -27,9 +27,10 @@ from .rows import SETTINGS, Flags, Row
 
 
 class Worker:
-    """A process that runs `python -m` commands one after the other, so that only the first one
-    imports torch. `device`: a GPU's number, or "" for one thread of the CPU. `cache`: small data
-    sets are read once. `register`: a file of Python that registers models, run first.
+    """A process that runs `python -m` commands one after the other: it imports torch only once.
+
+    `device`: the number of a GPU, or "" for one CPU thread. `cache`: tokens and images are read
+    once, for small data sets. `register`: a Python file that is run first and registers models.
     """
 
     def __init__(self, device: str, cache: bool, register: Path | None = None) -> None:
@@ -50,7 +51,7 @@ class Worker:
         )
 
     def run(self, module: str, flags: Flags, log: Path) -> float:
-        """Seconds. RuntimeError with the log's end if the command fails."""
+        """Run a command; returns its seconds. RuntimeError with the end of `log` if it fails."""
         log.parent.mkdir(parents=True, exist_ok=True)
         start = time.perf_counter()
         stdin, stdout = self.child.stdin, self.child.stdout
@@ -70,8 +71,10 @@ class Worker:
 
 
 class Workers(queue.Queue):
-    """`jobs` processes a GPU (1), or without one (2); `gpus`: how many of the visible ones, all by
-    default.
+    """A queue of workers.
+
+    `jobs`: number of workers on each GPU (default 1), or on a machine without a GPU (default 2);
+    `gpus`: number of visible GPUs to use, by default all.
     """
 
     def __init__(
@@ -91,7 +94,7 @@ class Workers(queue.Queue):
 
     @contextmanager
     def one(self) -> Iterator[Worker]:
-        """A worker for as long as it takes; waits for one that is free."""
+        """Wait for a free worker and lend it to the `with` block."""
         worker = self.get()
         try:
             yield worker
@@ -100,10 +103,11 @@ class Workers(queue.Queue):
 
 
 class Bench:
-    """Where everything lies, and how a run is made. `tests`: {name: table}; `tasks`: {task of
-    openclip_eclip.evaluate: flags}; `validation`: a table whose mean rank chooses a run's
-    checkpoint, else it is the last; `home`: the bench of the runs that others start from, else this
-    one.
+    """The paths of a benchmark's files, and how its runs are made.
+
+    `tests`: {name: table}; `tasks`: {task of openclip_eclip.evaluate: flags}; `validation`: a table
+    whose mean rank chooses the checkpoint of a run, else the last one is taken; `home`: the bench
+    of the runs that others start from, by default this one.
     """
 
     def __init__(
@@ -128,7 +132,7 @@ class Bench:
         self.scratch, self.tune, self.evaluate = SETTINGS[args.settings]
 
     def name(self, row: Row, seed: int) -> str:
-        # one model a folder: the same row in two tables is one run
+        # the name depends on the method and seed alone: two tables share the run of one method
         words = row.name.replace("^P", " P").lower()
         return re.sub(r"\W+", "-", words).strip("-") + f"-{seed}"
 
@@ -136,7 +140,7 @@ class Bench:
         return self.args.out / "results" / re.sub(r"\W+", "-", test) / task / self.name(row, seed)
 
     def make(self, row: Row, seed: int, before: list[Future]) -> None:
-        """Train and measure, unless that was done; after the runs `before`."""
+        """Train and measure a run if it is missing, after the runs `before`."""
         for run in before:
             run.result()
         results = {
@@ -170,18 +174,18 @@ class Bench:
         return self.args.out / "models" / self.name(row, seed)
 
     def taught(self, row: Row, seed: int) -> Path:
-        """What the teacher of a row made."""
+        """The folder of pseudo-heatmaps and results of a method's teacher."""
         return self.args.out / "taught" / self.name(row, seed)
 
     def log(self, row: Row, seed: int, of: str = "") -> Path:
         return self.args.out / "logs" / f"{self.name(row, seed)}{of}.txt"
 
     def facts_file(self, row: Row, seed: int) -> Path:
-        """Of a run that has ended: {seconds, views, machine, torch, epoch}."""
+        """The file with {seconds, views, machine, torch, epoch} of a finished run."""
         return self.args.out / "runs" / self.name(row, seed) / "table.json"
 
     def train(self, row: Row, seed: int, worker: Worker) -> None:
-        """Leaves the exported model of a run; one that was killed begins anew."""
+        """Train a run and export its model; an interrupted run starts again."""
         folder, plain = self.args.out / "runs" / self.name(row, seed), self.model(row, seed)
         if self.facts_file(row, seed).is_file() and plain.is_dir():
             return
@@ -216,7 +220,7 @@ class Bench:
             "torch": version("torch"),
             "epoch": epoch,
         }
-        # last, and whole: what has it is not made again
+        # written last and atomically: a run with this file is finished
         write_whole(self.facts_file(row, seed), json.dumps(facts).encode())
 
     def training_flags(self, row: Row, seed: int) -> list[str | int | float | Path]:
@@ -236,8 +240,9 @@ class Bench:
         return flags
 
     def training_data(self, row: Row, seed: int, worker: Worker) -> Path | str:
-        """That of all rows, or with the heatmaps of the row's teacher; what that teacher reached is
-        kept beside them.
+        """The training table, with pseudo-heatmaps if the method has a teacher.
+
+        The results of the teacher are copied beside them.
         """
         table = self.args.train_data or self.args.data / "train.csv"
         if not row.teacher:
@@ -266,8 +271,9 @@ class Bench:
         return folder / Path(table).name
 
     def length(self, row: Row) -> list[str | int]:
-        """Whole epochs that hold the steps asked for; the recipe's own length where none was. With
-        validation: measured and saved eight times.
+        """Flags for whole epochs with at least the steps of --steps, none for the recipe's length.
+
+        With validation, the run is measured and saved eight times.
         """
         steps = self.args.tune_steps if row.start else self.args.steps
         if steps is None:
@@ -287,12 +293,13 @@ class Bench:
         return json.loads(self.facts_file(row, seed).read_text())
 
     def kinds(self, row: Row, seeds: list[int]) -> list[str]:
-        """Of machines, of the row's runs."""
+        """The kinds of machines of a method's runs."""
         return machine_kinds(self.facts(row, seed) for seed in seeds)
 
     def compare(self, name: str, groups: dict[str, list[Path]], mixed: bool = False) -> dict:
-        """Values of `evaluate compare` of {row: results of its seeds}, the first being the base;
-        `mixed`: of different machines too.
+        """Values of `evaluate compare` of {method: results of its seeds}; the first is the base.
+
+        `mixed`: results of different machines are allowed.
         """
         folder = self.args.out / "compare" / re.sub(r"\W+", "-", name)
         words = [f"{row}={','.join(map(str, folders))}" for row, folders in groups.items()]
@@ -306,7 +313,7 @@ class Bench:
 
 
 def best_epoch(folder: Path) -> int:
-    """The epoch of lowest mean rank on the validation pairs, image to text and back."""
+    """The saved epoch with the lowest mean rank on the validation pairs, summed over directions."""
     lines = [
         json.loads(line)
         for line in (
@@ -338,8 +345,9 @@ def count_rows(table: Path) -> int:
 
 
 def views(folder: Path) -> float | None:
-    """How often an annotated image was seen with its heatmap, on average; None for a method that
-    reads none.
+    """Mean number of times that an annotated image was used with its heatmap.
+
+    None for a method without heatmaps.
     """
     path = folder / "annotated_views.csv"
     if not path.is_file():
@@ -350,15 +358,16 @@ def views(folder: Path) -> float | None:
 
 
 def make_all(tasks: list[tuple[Bench, Row, int]], jobs: int, title: str) -> None:
-    """Every run of `tasks` (bench, row, seed), those that others start from or are taught
-    by first.
+    """Make all runs of `tasks` (bench, method, seed).
+
+    Runs that others start from, and teachers, come first.
     """
     with (
         ThreadPoolExecutor(jobs) as pool,
         tqdm(total=len(tasks), desc=title, unit="run", disable=None) as bar,
     ):
         futures: dict[tuple, Future] = {}
-        # a run waits for another one in a worker
+        # runs without a start or a teacher first: a run waits for others inside a pool thread
         for bench, row, seed in sorted(
             tasks, key=lambda task: bool(task[1].start or task[1].teacher)
         ):

@@ -253,7 +253,7 @@ def test_two_curves_do_not_work_in_one_folder(
             [sys.executable, "-c", "input()"], stdin=subprocess.PIPE, pass_fds=[lock]
         )
     try:
-        with pytest.raises(curve.UserError, match="still works here"), curve._alone(points):
+        with pytest.raises(curve.UserError, match="still works in this"), curve._alone(points):
             pass
     finally:
         child.communicate(b"\n")
@@ -315,7 +315,7 @@ def test_launch_quotes_the_log(tmp_path: Path) -> None:
         ({"train": {**PLAN["train"], "batch-size": 64}}, "do not fill"),
         ({"train": {**PLAN["train"], "train-data": "none.csv"}}, "no such file"),
         ({"metric": "headline.f1"}, "metric headline.f1: None in"),
-        ({"values": [1, 2, 8, 10]}, "as an earlier value"),
+        ({"values": [1, 2, 8, 10]}, "as for an earlier value"),
     ],
 )
 def test_bad_plans_are_named(
