@@ -224,5 +224,5 @@ def test_clusters() -> None:
         (points[:3], np.arange(3)),
         (np.tile(points[:1], (9, 1)), np.arange(9) % 2),
     ):
-        with pytest.raises(UserError, match="expected two groups or more"):
+        with pytest.raises(UserError, match="expected at least two groups"):
             embedding.clustering(wrong, labels, [0])
