@@ -68,26 +68,13 @@ def build(
         )
         films[test] = ("--train", 1, "--test", TEST_FILMS, "--seed", test_seed, *leak)
         films[data] = (
-            "--train",
-            cell.count,
-            "--test",
-            1,
-            "--seed",
-            1000 + seed,
-            "--annotated",
-            cell.annotated,
+            *("--train", cell.count, "--test", 1, "--seed", 1000 + seed),
+            *("--annotated", cell.annotated),
             *cell.films,
             *cell.gaze,
         )
         films[validation] = (
-            "--train",
-            VALIDATION_FILMS,
-            "--test",
-            1,
-            "--seed",
-            5000 + seed,
-            "--annotated",
-            0,
+            *("--train", VALIDATION_FILMS, "--test", 1, "--seed", 5000 + seed, "--annotated", 0),
             *cell.films,
         )
         own = argparse.Namespace(

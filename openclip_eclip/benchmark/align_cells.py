@@ -95,8 +95,7 @@ ROWS = [
             f"eclip-plus, {control}",
             [
                 *PLUS,
-                "--eclip-heatmap-control",
-                control,
+                *("--eclip-heatmap-control", control),
                 *["--csv-label-key", "label"] * control.startswith("same"),
             ],
             annotated=True,

@@ -261,13 +261,9 @@ def training(plan: Plan, point: Point, folder: Path) -> tuple[list[str], float]:
     launch = ["-m", "openclip_eclip.train"]
     if plan.processes > 1:
         launch = [
-            "-m",
-            "torch.distributed.run",
-            "--standalone",
-            f"--nproc_per_node={plan.processes}",
-            "-m",
-            "--",
-            "openclip_eclip.train",
+            *("-m", "torch.distributed.run"),
+            *("--standalone", f"--nproc_per_node={plan.processes}", "-m"),
+            *("--", "openclip_eclip.train"),
         ]
     own = {"seed": point.seed, "logs": folder, "name": "run", "resume": "latest"}
     return [sys.executable, *launch, *to_argv({**flags, **own})], x

@@ -9,17 +9,7 @@ from pathlib import Path
 PHANTOM_MODEL = f"local-dir:{Path(__file__).resolve().parent / 'phantom_model'}"
 Flags = Sequence[str | int | float | Path]  # words of a command line, before str()
 # decision 0027
-CONSTANT: Flags = [
-    "--eclip-priming-weight",
-    0,
-    "--eclip-curriculum",
-    0,
-    0,
-    0,
-    0,
-    0,
-    0.2225,
-]
+CONSTANT: Flags = ["--eclip-priming-weight", 0, "--eclip-curriculum", 0, 0, 0, 0, 0, 0.2225]
 
 
 @dataclass(frozen=True)
@@ -103,38 +93,12 @@ TABLES = {
 SETTINGS: dict[str, tuple[Flags, Flags, Flags]] = {
     "phantoms": (
         [
-            "--model",
-            PHANTOM_MODEL,
-            "--batch-size",
-            64,
-            "--lr",
-            1e-3,
-            "--wd",
-            0.1,
-            "--warmup",
-            50,
-            "--force-context-length",
-            64,
-            "--workers",
-            0,
-            "--precision",
-            "fp32",
+            *("--model", PHANTOM_MODEL, "--batch-size", 64, "--lr", 1e-3, "--wd", 0.1),
+            *("--warmup", 50, "--force-context-length", 64, "--workers", 0, "--precision", "fp32"),
         ],
         [
-            "--batch-size",
-            64,
-            "--lr",
-            3e-4,
-            "--wd",
-            0.1,
-            "--warmup",
-            10,
-            "--force-context-length",
-            64,
-            "--workers",
-            0,
-            "--precision",
-            "fp32",
+            *("--batch-size", 64, "--lr", 3e-4, "--wd", 0.1, "--warmup", 10),
+            *("--force-context-length", 64, "--workers", 0, "--precision", "fp32"),
         ],
         ["--workers", 0],
     ),

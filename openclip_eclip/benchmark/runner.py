@@ -155,15 +155,8 @@ class Bench:
                 worker.run(
                     "openclip_eclip.evaluate",
                     [
-                        task,
-                        "--model",
-                        self.model(row, seed),
-                        "--data",
-                        self.tests[test],
-                        "--out",
-                        out,
-                        "--cache",
-                        "none",
+                        *(task, "--model", self.model(row, seed), "--data", self.tests[test]),
+                        *("--out", out, "--cache", "none"),
                         *self.tasks[task],
                         *self.evaluate,
                     ],
@@ -193,16 +186,9 @@ class Bench:
         shutil.rmtree(plain, ignore_errors=True)
         flags = [
             *self.training_flags(row, seed),
-            "--train-data",
-            self.training_data(row, seed, worker),
-            "--logs",
-            folder.parent,
-            "--name",
-            folder.name,
-            "--seed",
-            seed,
-            "--device",
-            "cuda" if worker.device else "cpu",
+            *("--train-data", self.training_data(row, seed, worker), "--logs", folder.parent),
+            *("--name", folder.name, "--seed", seed),
+            *("--device", "cuda" if worker.device else "cpu"),
         ]
         seconds = worker.run("openclip_eclip.train", [*flags, *self.more], self.log(row, seed))
         epoch = best_epoch(folder) if self.validation else None
@@ -252,14 +238,8 @@ class Bench:
         worker.run(
             "openclip_eclip.prepare",
             [
-                "pseudo-heatmaps",
-                folder,
-                "--data",
-                table,
-                "--model",
-                self.model(Row(row.teacher), seed),
-                "--workers",
-                0,
+                *("pseudo-heatmaps", folder, "--data", table),
+                *("--model", self.model(Row(row.teacher), seed), "--workers", 0),
                 *row.teaching,
             ],
             self.log(row, seed, "-taught"),

@@ -265,11 +265,8 @@ def test_three_values_give_points_and_no_fit(folder: Path, runs: Runs) -> None:
     assert (
         main(
             [
-                "curve",
-                "--config",
-                str(write_plan(folder, values=[1, 2, 4], seeds=[0])),
-                "--out",
-                "out",
+                *("curve", "--config", str(write_plan(folder, values=[1, 2, 4], seeds=[0]))),
+                *("--out", "out"),
             ]
         )
         == 0

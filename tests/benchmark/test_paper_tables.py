@@ -120,16 +120,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert (
         prepare(
             [
-                "phantom",
-                str(folder / "phantoms"),
-                "--train",
-                "48",
-                "--test",
-                "24",
-                "--annotated",
-                "0.3",
-                "--seed",
-                "1",
+                *("phantom", str(folder / "phantoms"), "--train", "48", "--test", "24"),
+                *("--annotated", "0.3", "--seed", "1"),
             ]
         )
         == 0
@@ -139,20 +131,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(*flags: object, steps: int = 2) -> subprocess.CompletedProcess:
     command = [
-        fast_python(),
-        "-m",
-        "openclip_eclip.benchmark",
+        *(fast_python(), "-m", "openclip_eclip.benchmark"),
         *flags,
-        "--seeds",
-        1,
-        "--steps",
-        steps,
-        "--tune-steps",
-        steps,
-        "--warmup",
-        1,
-        "--batch-size",
-        16,
+        *("--seeds", 1, "--steps", steps, "--tune-steps", steps, "--warmup", 1, "--batch-size", 16),
     ]
     return subprocess.run(
         list(map(str, command)),

@@ -117,11 +117,8 @@ def test_order_of_the_samples_does_not_matter(tmp_path: Path) -> None:
 def test_one_seed_is_said_loudly_and_needs_no_seeds_number(tmp_path: Path) -> None:
     main(
         [
-            "compare",
-            write(tmp_path / "a"),
-            write(tmp_path / "b", gain=2.0),
-            "--out",
-            str(tmp_path / "out"),
+            *("compare", write(tmp_path / "a"), write(tmp_path / "b", gain=2.0)),
+            *("--out", str(tmp_path / "out")),
         ]
     )
     record = result(tmp_path / "out")
@@ -297,8 +294,7 @@ def test_intervals_of_means_end_where_the_score_does(tmp_path: Path) -> None:
         [
             "compare",
             *(f"{name}={folder}" for name, folder in zip("ab", folders, strict=True)),
-            "--out",
-            str(tmp_path / "out"),
+            *("--out", str(tmp_path / "out")),
         ]
     )
     found = result(tmp_path / "out")["values"]["methods"]["a"]["accuracy"]

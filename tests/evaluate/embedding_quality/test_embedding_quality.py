@@ -103,16 +103,8 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(phantoms: Path, model: str, out: Path, *flags: object, table: str = "test.csv") -> int:
     fixed = [
-        "--model",
-        model,
-        "--pretrained",
-        "random",
-        "--device",
-        "cpu",
-        "--workers",
-        0,
-        "--cache",
-        "none",
+        *("--model", model, "--pretrained", "random", "--device", "cpu", "--workers", 0),
+        *("--cache", "none"),
     ]
     return main(
         [
@@ -120,10 +112,7 @@ def run(phantoms: Path, model: str, out: Path, *flags: object, table: str = "tes
             for flag in (
                 "embedding-quality",
                 *fixed,
-                "--data",
-                phantoms / table,
-                "--out",
-                out,
+                *("--data", phantoms / table, "--out", out),
                 *flags,
             )
         ]

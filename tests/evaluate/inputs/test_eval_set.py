@@ -444,13 +444,7 @@ def test_foreign_folders_are_refused_before_anything_runs(
 ) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
     command = [
-        "sensitivity",
-        "--model",
-        "tiny",
-        "--pretrained",
-        "random",
-        "--data",
-        "absent.csv",
+        *("sensitivity", "--model", "tiny", "--pretrained", "random", "--data", "absent.csv"),
         "--out",
     ]
     assert (

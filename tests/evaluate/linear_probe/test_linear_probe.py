@@ -345,30 +345,16 @@ def test_phantoms_with_a_model(tiny_model: str, tmp_path: Path) -> None:
     )
     out = tmp_path / "out"
     flags = [
-        "--model",
-        tiny_model,
-        "--pretrained",
-        "random",
-        "--device",
-        "cpu",
-        "--workers",
-        "0",
-        "--cache",
-        "none",
+        *("--model", tiny_model, "--pretrained", "random", "--device", "cpu", "--workers", "0"),
+        *("--cache", "none"),
     ]
     assert (
         main(
             [
                 "linear-probe",
                 *flags,
-                "--data",
-                str(tmp_path / "ph" / "test.csv"),
-                "--fractions",
-                "25",
-                "--resamples",
-                "1",
-                "--out",
-                str(out),
+                *("--data", str(tmp_path / "ph" / "test.csv"), "--fractions", "25"),
+                *("--resamples", "1", "--out", str(out)),
             ]
         )
         == 0

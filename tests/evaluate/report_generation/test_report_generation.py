@@ -86,23 +86,8 @@ def command(train: Path, test: Path, out: Path, *flags: object) -> list[str]:
     return [
         str(word)
         for word in (
-            "reports",
-            "--model",
-            "tiny",
-            "--pretrained",
-            "random",
-            "--train-data",
-            train,
-            "--data",
-            test,
-            "--out",
-            out,
-            "--workers",
-            0,
-            "--cache",
-            "none",
-            "--device",
-            "cpu",
+            *("reports", "--model", "tiny", "--pretrained", "random", "--train-data", train),
+            *("--data", test, "--out", out, "--workers", 0, "--cache", "none", "--device", "cpu"),
             *flags,
         )
     ]
@@ -543,10 +528,7 @@ def test_reports_that_are_there_are_not_written_again(
         [
             "retrieval",
             *command(train, test, tmp_path / "out")[1:5],
-            "--data",
-            str(test),
-            "--out",
-            str(tmp_path / "out"),
+            *("--data", str(test), "--out", str(tmp_path / "out")),
         ],
     )
 
@@ -665,11 +647,8 @@ def test_models_are_compared_by_what_their_reports_score(
     assert (
         main(
             [
-                "compare",
-                f"a={tmp_path / 'copy'}",
-                f"b={tmp_path / 'random'}",
-                "--out",
-                str(tmp_path / "compare"),
+                *("compare", f"a={tmp_path / 'copy'}", f"b={tmp_path / 'random'}"),
+                *("--out", str(tmp_path / "compare")),
             ]
         )
         == 0
@@ -709,14 +688,8 @@ def one(saved: Path, *flags: object) -> list[str]:
         str(word)
         for word in (
             *images,
-            "--index",
-            saved / "index",
-            "--model",
-            "tiny",
-            "--pretrained",
-            "random",
-            "--device",
-            "cpu",
+            *("--index", saved / "index", "--model", "tiny", "--pretrained", "random"),
+            *("--device", "cpu"),
             *flags,
         )
     ]
@@ -767,23 +740,9 @@ def test_a_report_needs_an_index_with_examples_and_an_image(
     assert (
         main(
             [
-                "retrieval",
-                "--model",
-                "tiny",
-                "--pretrained",
-                "random",
-                "--data",
-                str(table),
-                "--workers",
-                "0",
-                "--cache",
-                "none",
-                "--device",
-                "cpu",
-                "--out",
-                str(tmp_path / "r"),
-                "--save-index",
-                str(tmp_path / "index"),
+                *("retrieval", "--model", "tiny", "--pretrained", "random", "--data", str(table)),
+                *("--workers", "0", "--cache", "none", "--device", "cpu"),
+                *("--out", str(tmp_path / "r"), "--save-index", str(tmp_path / "index")),
             ]
         )
         == 0

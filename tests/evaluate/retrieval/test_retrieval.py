@@ -44,21 +44,8 @@ def eval_set(titles: list[str], **columns: list[str]) -> EvalSet:
 
 def command(data: Path, out: Path, *flags: object) -> list[str]:
     return [
-        "retrieval",
-        "--model",
-        "tiny",
-        "--pretrained",
-        "random",
-        "--data",
-        str(data),
-        "--out",
-        str(out),
-        "--workers",
-        "0",
-        "--cache",
-        "none",
-        "--device",
-        "cpu",
+        *("retrieval", "--model", "tiny", "--pretrained", "random", "--data", str(data)),
+        *("--out", str(out), "--workers", "0", "--cache", "none", "--device", "cpu"),
         *map(str, flags),
     ]
 
@@ -364,14 +351,8 @@ def test_search_finds_what_retrieval_indexed(tmp_path: Path, capsys: pytest.Capt
     first = int(np.argmin(predictions["rank"]))
     rank = int(predictions["rank"][first])
     search = [
-        "search",
-        str(predictions["id"][first]),
-        "--index",
-        str(tmp_path / "index"),
-        "--model",
-        "tiny",
-        "--device",
-        "cpu",
+        *("search", str(predictions["id"][first]), "--index", str(tmp_path / "index")),
+        *("--model", "tiny", "--device", "cpu"),
     ]
     capsys.readouterr()
     assert main([*search, "--pretrained", "random", "--top", "12"]) == 0

@@ -256,22 +256,9 @@ def test_task_with_and_without_processor(
     phantoms: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     common = [
-        "--pretrained",
-        "random",
-        "--data",
-        str(phantoms / "test.csv"),
-        "--heatmaps",
-        str(phantoms / "test_gaze.csv"),
-        "--device",
-        "cpu",
-        "--workers",
-        "0",
-        "--cache",
-        "none",
-        "--batch-size",
-        "5",
-        "--heatmap-column",
-        "gaze",
+        *("--pretrained", "random", "--data", str(phantoms / "test.csv")),
+        *("--heatmaps", str(phantoms / "test_gaze.csv"), "--device", "cpu", "--workers", "0"),
+        *("--cache", "none", "--batch-size", "5", "--heatmap-column", "gaze"),
     ]
     assert (
         main(["sensitivity", "--model", "eclip-tiny", *common, "--out", str(tmp_path / "e")]) == 0
@@ -300,14 +287,9 @@ def test_task_with_and_without_processor(
     assert (
         main(
             [
-                "sensitivity",
-                "--model",
-                "eclip-tiny",
+                *("sensitivity", "--model", "eclip-tiny"),
                 *common,
-                "--precision",
-                "bf16",
-                "--out",
-                str(tmp_path / "l"),
+                *("--precision", "bf16", "--out", str(tmp_path / "l")),
             ]
         )
         == 0
@@ -349,25 +331,10 @@ def test_a_pool_of_attention_is_where_the_tower_looks(
     assert (
         main(
             [
-                "sensitivity",
-                "--model",
-                "pooled",
-                "--pretrained",
-                str(tmp_path / "weights.pt"),
-                "--data",
-                str(table),
-                "--heatmaps",
-                str(phantoms / "test_gaze.csv"),
-                "--heatmap-column",
-                "gaze",
-                "--device",
-                "cpu",
-                "--workers",
-                "0",
-                "--cache",
-                "none",
-                "--out",
-                str(tmp_path / "o"),
+                *("sensitivity", "--model", "pooled", "--pretrained", str(tmp_path / "weights.pt")),
+                *("--data", str(table), "--heatmaps", str(phantoms / "test_gaze.csv")),
+                *("--heatmap-column", "gaze", "--device", "cpu", "--workers", "0"),
+                *("--cache", "none", "--out", str(tmp_path / "o")),
             ]
         )
         == 0

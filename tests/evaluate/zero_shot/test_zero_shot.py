@@ -83,19 +83,8 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(out: Path, model: str, data: Path, *flags: object) -> dict[str, Any]:
     words = [
-        "zero-shot",
-        "--model",
-        model,
-        "--data",
-        data,
-        "--out",
-        out,
-        "--workers",
-        0,
-        "--cache",
-        "none",
-        "--device",
-        "cpu",
+        *("zero-shot", "--model", model, "--data", data, "--out", out, "--workers", 0),
+        *("--cache", "none", "--device", "cpu"),
         *flags,
     ]
     assert main([str(word) for word in words]) == 0
@@ -107,17 +96,8 @@ def refused(
     capsys: pytest.CaptureFixture[str], model: str, data: Path, out: Path, *flags: object
 ) -> str:
     words = [
-        "zero-shot",
-        "--model",
-        model,
-        "--data",
-        data,
-        "--out",
-        out,
-        "--workers",
-        0,
-        "--cache",
-        "none",
+        *("zero-shot", "--model", model, "--data", data, "--out", out, "--workers", 0),
+        *("--cache", "none"),
         *flags,
     ]
     assert main([str(word) for word in words]) == 2
