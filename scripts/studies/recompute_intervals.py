@@ -1,14 +1,14 @@
-"""Give committed results the intervals of decision 0043 from what they hold: means, sd over seeds,
-and the earlier bootstrap intervals.
+"""Recompute the intervals of committed results as decision 0043 defines them.
 
     python scripts/studies/recompute_intervals.py docs/results
 
-Run once, on 2026-11-28; of a file that has these intervals only page and pictures are made anew.
-Predictions of single images are not in these files, so the images' part of the variance is known
-by its upper bound alone: the variance of the earlier interval, which held both parts and twice
-what belongs to one seed on one image, less that between seeds. So these intervals err to the wide
-side. Rows of align.json that ran on a CPU (its note says which) lose their differences to rows of
-the GPU.
+It uses what the files contain: means, sd over seeds, and the earlier bootstrap intervals. It was
+run once, on 2026-11-28. For a file with the new intervals, only the page and figures are written
+again. The files have no predictions of single images, so the part of the images in the variance is
+known by its upper bound only: the variance of the earlier interval, minus that between seeds. The
+earlier interval contained both parts, and twice the part of one seed on one image. So the new
+intervals are rather too wide. Methods of align.json that ran on a CPU (its note says which) lose
+their differences from methods on the GPU.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ ON_CPU = {
 
 
 def renew(entry: dict[str, Any], seeds: int, difference: bool) -> None:
-    """low, high and p of {value, sd, low, high, p}, with the parts of the variance."""
+    """Recompute low, high and p of {value, sd, low, high, p}, and add the parts of the variance."""
     between = entry["sd"] ** 2 / seeds
     images = max(((entry["high"] - entry["low"]) / (2 * Z)) ** 2 - between, 0.0)
     parts = np.array([between]), np.array([images]), np.array([seeds - 1.0])
@@ -75,7 +75,7 @@ def renew(entry: dict[str, Any], seeds: int, difference: bool) -> None:
 
 
 def renew_all(found: Any, seeds: int) -> None:
-    """Every entry with an interval in a nested record."""
+    """Recompute every entry with an interval in a nested record."""
     if isinstance(found, dict):
         if {"value", "sd", "low", "high"} <= found.keys():
             renew(found, seeds, "p" in found)
@@ -84,14 +84,18 @@ def renew_all(found: Any, seeds: int) -> None:
 
 
 def on_cpu(cell: str, row: str) -> bool:
-    """By the note of align.json; ABLATION is the recipe as it was before, on the GPU."""
+    """Whether a method ran on a CPU, by the note of align.json.
+
+    ABLATION is the recipe as it was before, on the GPU.
+    """
     few = {one.name for one in CELLS if one.annotated <= 0.01}
     return row in ON_CPU or (row == "eclip-plus" and cell in few and row != ABLATION)
 
 
 def separate(cells: dict[str, dict], one_machine: bool) -> None:
-    """`machine` and `views` of each row, and no difference between machines; what a pupil gains
-    on its teacher is of one machine.
+    """Add `machine` and `views` to each method, and remove differences between machines.
+
+    The difference of a student from its teacher stays: both ran on one machine.
     """
     named = {cell.name: cell for cell in CELLS}
     for cell, rows in cells.items():

@@ -1,6 +1,4 @@
-"""The page of the stamps study: means over seeds, differences to CLIP of the same seed with
-intervals, two pictures a tower.
-"""
+"""The page and the figure of the stamps study: means over seeds and differences from CLIP."""
 
 from __future__ import annotations
 
@@ -17,13 +15,14 @@ from scipy.stats import t as student
 from openclip_eclip.benchmark.page import OTHER_MACHINE, draw_differences
 
 BASE = "CLIP"
-SCORES = ("R@1", "R@5", "R@10", "pointing", "NSS")  # in percent, but the last
+SCORES = ("R@1", "R@5", "R@10", "pointing", "NSS")  # all but NSS are in percent
 COMPARED = ("R@5", "pointing")
 
 
 def difference(own: Sequence[float], base: Sequence[float]) -> dict[str, float | None]:
-    """Mean of the paired differences and its 95 % interval (Student's t over seeds); no interval
-    from a single seed.
+    """Mean of the paired differences and its 95 % interval (Student's t over seeds).
+
+    A single seed has no interval.
     """
     change = np.subtract(own, base)
     if len(change) < 2:
@@ -37,9 +36,10 @@ def difference(own: Sequence[float], base: Sequence[float]) -> dict[str, float |
 
 
 def summarise(records: Sequence[dict[str, Any]]) -> dict[str, dict[str, dict[str, Any]]]:
-    """{tower: {method: {scores: {name: {mean, sd}}, differences: {name: {value, low, high}} or {},
-    epochs, seconds}}}; differences are {} where the runs are of several kinds of machines or
-    versions of torch.
+    """{tower: {method: {scores, differences, epochs, seconds}}}.
+
+    scores: {name: {mean, sd}}; differences: {name: {value, low, high}}, or {} if the runs come from
+    several kinds of machines or versions of torch.
     """
     found: dict[str, dict[str, dict[str, Any]]] = {}
     for tower in dict.fromkeys(record["tower"] for record in records):
@@ -56,7 +56,7 @@ def summarise(records: Sequence[dict[str, Any]]) -> dict[str, dict[str, dict[str
             values = {name: [record["scores"][name] for record in own] for name in SCORES}
             base = rows.get(BASE, []) if method != BASE else []
             if base and [record["seed"] for record in base] != [record["seed"] for record in own]:
-                raise ValueError(f"{tower}: {method} and {BASE} have other seeds")
+                raise ValueError(f"{tower}: {method} and {BASE} have different seeds")
             one = len({(record["device"], record.get("torch")) for record in [*own, *base]}) == 1
             found[tower][method] = {
                 "scores": {
@@ -192,7 +192,7 @@ def page(
 
 
 def draw(summary: dict[str, dict[str, dict[str, Any]]]) -> Figure:
-    """A row of panels a tower: differences to CLIP of both scores, methods below one another."""
+    """Differences from CLIP: a row of panels for each tower, a panel for each score."""
     heights = [0.9 + 0.3 * len(rows) for rows in summary.values()]
     figure = Figure(figsize=(9.5, 0.5 + sum(heights)), layout="constrained")
     panels = figure.subplots(
@@ -212,7 +212,7 @@ def draw(summary: dict[str, dict[str, dict[str, Any]]]) -> Figure:
 
 
 def write_page(records: Sequence[dict[str, Any]], facts: dict[str, Any], out: Path) -> str:
-    """stamps_align.json, .png and .md in `out`; the page."""
+    """Write stamps_align.json, .png and .md to `out`; returns the page."""
     summary = summarise(records)
     (out / "stamps_align.json").write_text(
         json.dumps({"facts": facts, "summary": summary, "runs": list(records)}, indent=1) + "\n",
