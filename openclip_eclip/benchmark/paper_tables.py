@@ -157,7 +157,7 @@ def draw(scores: dict[str, dict[str, dict]]) -> Figure:
     return figure
 
 
-def parse() -> tuple[argparse.Namespace, list[str]]:
+def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -194,6 +194,12 @@ def parse() -> tuple[argparse.Namespace, list[str]]:
         help="shared training settings: small ones or the paper's (default: %(default)s)",
     )
     parser.add_argument("--model", help="model instead of the one of --settings")
+    _add_run_arguments(parser)
+    return parser
+
+
+def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags that say which runs are made, and how."""
     parser.add_argument(
         "--rows",
         nargs="+",
@@ -244,6 +250,11 @@ def parse() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument(
         "--out", type=Path, required=True, help="folder for runs, results and the page"
     )
+
+
+def parse() -> tuple[argparse.Namespace, list[str]]:
+    """(own flags, flags of openclip_eclip.train)."""
+    parser = build_parser()
     args, more = parser.parse_known_args()
     if (
         args.table != "align"

@@ -99,7 +99,7 @@ def flag(command: list[str], name: str) -> str:
 
 
 @pytest.mark.slow
-def test_whole_curve_with_fit_picture_and_page(folder: Path, runs: Runs) -> None:
+def test_curve_has_points_fit_figure_and_report(folder: Path, runs: Runs) -> None:
     assert main(["curve", "--config", str(write_plan(folder)), "--out", "out"]) == 0
     assert (runs.count("train"), runs.count("evaluate")) == (24, 24)
     record = json.loads((folder / "out" / "result.json").read_text())
@@ -124,7 +124,7 @@ def test_whole_curve_with_fit_picture_and_page(folder: Path, runs: Runs) -> None
     )
 
 
-def test_batches_are_a_prefix_of_one_order_in_all_methods(folder: Path, runs: Runs) -> None:
+def test_batches_are_a_prefix_of_the_same_order_in_all_methods(folder: Path, runs: Runs) -> None:
     plan = read_plan(write_plan(folder))
     rows = {}
     for method in plan.methods:
@@ -175,7 +175,7 @@ def test_annotations_are_nested_and_nothing_else_changes(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_labels_share_one_training_a_seed(folder: Path, runs: Runs) -> None:
+def test_label_shares_of_a_seed_share_one_training(folder: Path, runs: Runs) -> None:
     config = write_plan(
         folder,
         vary="labels",
@@ -193,7 +193,7 @@ def test_labels_share_one_training_a_seed(folder: Path, runs: Runs) -> None:
 
 
 @pytest.mark.slow
-def test_stopped_curve_goes_on_where_it_was(folder: Path, runs: Runs) -> None:
+def test_interrupted_curve_resumes(folder: Path, runs: Runs) -> None:
     config = str(write_plan(folder))
     runs.stop_at = 7  # three points, and the training of the fourth
     with pytest.raises(KeyboardInterrupt):
@@ -214,7 +214,7 @@ def test_stopped_curve_goes_on_where_it_was(folder: Path, runs: Runs) -> None:
 
 
 @pytest.mark.slow
-def test_failed_points_are_named_the_others_go_on(
+def test_failed_points_are_named_and_the_others_are_made(
     folder: Path, runs: Runs, capsys: pytest.CaptureFixture
 ) -> None:
     runs.fail = "eclip/seed-1/x-2/"
@@ -234,7 +234,7 @@ def test_failed_points_are_named_the_others_go_on(
 
 
 @pytest.mark.slow
-def test_other_settings_in_the_same_folder_are_refused(
+def test_other_settings_in_the_same_folder_are_an_error(
     folder: Path, runs: Runs, capsys: pytest.CaptureFixture
 ) -> None:
     main(["curve", "--config", str(write_plan(folder)), "--out", "out"])
@@ -322,7 +322,7 @@ def test_bad_plans_are_named(
     assert said in capsys.readouterr().err
 
 
-def test_plan_that_is_no_yaml_is_named(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_plan_that_is_not_yaml_is_named(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     (tmp_path / "bad.yaml").write_text("values: [1,\nvary: {")
     for name in ("bad.yaml", "none.yaml"):
         assert (
@@ -331,7 +331,7 @@ def test_plan_that_is_no_yaml_is_named(tmp_path: Path, capsys: pytest.CaptureFix
         assert "not a readable YAML file" in capsys.readouterr().err
 
 
-def test_score_outside_0_and_1_is_refused() -> None:
+def test_score_outside_0_to_1_is_an_error() -> None:
     with pytest.raises(curve.UserError, match="expected a number from 0 to 1"):
         curve._score({"ranks": {"median": 12.0}}, "ranks.median", Path("x"))
     assert (
@@ -350,7 +350,7 @@ def test_methods_start_from_the_same_weights() -> None:
 
 
 @pytest.mark.slow
-def test_real_training_takes_the_steps_of_its_point(
+def test_training_of_a_point_takes_its_number_of_steps(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """x = 8 is two epochs of five steps; the evaluation is a stub."""

@@ -31,7 +31,7 @@ from openclip_eclip.params import eclip_config, eclip_parser, method_names
 from openclip_eclip.prepare.__main__ import main as prepare
 
 
-def test_rows_are_those_of_the_paper() -> None:
+def test_methods_are_those_of_the_papers_tables() -> None:
     """Table 1 twice, over CLIP and over GLoRIA, each with the control that trains on; Table 4's
     eight.
     """
@@ -73,7 +73,7 @@ def test_rows_are_those_of_the_paper() -> None:
     {row.name: row for table in (*TABLES.values(), ALIGN_ROWS) for row in table}.values(),
     ids=lambda row: row.name,
 )
-def test_every_row_is_flags_that_the_trainer_takes(row: Row) -> None:
+def test_flags_of_every_method_are_valid_training_flags(row: Row) -> None:
     """Rows are `annotated` where their method reads heatmaps; fine-tuned ones say from what."""
     args = eclip_parser().parse_args([str(flag) for flag in row.flags])
     names = method_names(args)
@@ -95,7 +95,7 @@ def test_every_row_is_flags_that_the_trainer_takes(row: Row) -> None:
     )
 
 
-def test_cells_of_the_alignment_table() -> None:
+def test_settings_of_the_alignment_benchmark() -> None:
     """Cells of other films have runs of their own, others share them; no reporting seed is one of
     development.
     """
@@ -145,7 +145,7 @@ def run(*flags: object, steps: int = 2) -> subprocess.CompletedProcess:
 
 
 @pytest.mark.slow
-def test_a_table_is_made_and_gone_on_with(data: Path, tmp_path: Path) -> None:
+def test_a_table_is_made_and_resumed(data: Path, tmp_path: Path) -> None:
     """The README's line for one row of Table 4, then one of Table 1: it finds CLIP trained, brings
     what a fine-tuned row starts from, and begins anew where a kill left half a run.
     """
@@ -219,7 +219,7 @@ def test_bad_flags(data: Path, tmp_path: Path, flags: tuple, named: str) -> None
 
 
 @pytest.mark.slow
-def test_alignment_table_is_made(tmp_path: Path) -> None:
+def test_alignment_benchmark_is_made(tmp_path: Path) -> None:
     """Two cells share CLIP's run; every run keeps the epoch that validation liked best; a taught
     row brings its teacher, and the heatmaps that it makes; all pictures are there. The page again,
     without training.
@@ -333,7 +333,7 @@ class Measured:
         }
 
 
-def test_rows_of_another_machine_are_not_compared(tmp_path: Path) -> None:
+def test_methods_of_another_machine_are_not_compared(tmp_path: Path) -> None:
     """Their scores stand in the table, their differences do not; with --mixed-machines they do, and
     the page says so.
     """
@@ -376,7 +376,7 @@ def test_rows_of_another_machine_are_not_compared(tmp_path: Path) -> None:
     )
 
 
-def test_cells_compare_rows_of_one_machine(tmp_path: Path) -> None:
+def test_settings_compare_methods_of_one_machine(tmp_path: Path) -> None:
     cell = next(cell for cell in CELLS if cell.name == "600 films, 5 %")
     rows = [ROW[name] for name in ("CLIP", "m3-mix", "mask", "eclip-plus")]
     for slow, mixed in (((), False), (("eclip-plus",), False), (("eclip-plus",), True)):
@@ -417,7 +417,7 @@ def test_cells_compare_rows_of_one_machine(tmp_path: Path) -> None:
         )
 
 
-def test_views_are_those_of_whole_batches_once_an_epoch() -> None:
+def test_views_count_full_batches_once_in_an_epoch() -> None:
     cell = next(cell for cell in CELLS if cell.name == "300 films, 15 %")
     assert (
         views_of(ROW["eclip-plus"], cell, [10, 20])
@@ -430,7 +430,7 @@ def test_views_are_those_of_whole_batches_once_an_epoch() -> None:
     )
 
 
-def test_intervals_of_old_results_are_recomputed() -> None:
+def test_intervals_of_committed_results_are_recomputed() -> None:
     """t of four degrees of freedom for sd / sqrt(5), and the rest of the old interval's variance
     for the images; a mean ends at 0.
     """
@@ -474,7 +474,7 @@ def test_intervals_of_old_results_are_recomputed() -> None:
 
 
 @pytest.mark.slow
-def test_a_worker_outlives_a_crash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_restarts_after_a_crash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", fast_python())
     worker = Worker("", cache=False)
     with pytest.raises(
@@ -488,7 +488,7 @@ def test_a_worker_outlives_a_crash(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         )
 
 
-def test_best_epoch_is_that_of_validation(tmp_path: Path) -> None:
+def test_best_epoch_is_chosen_on_validation(tmp_path: Path) -> None:
     """Of the saved ones, by the mean ranks of both directions."""
     (tmp_path / "checkpoints").mkdir()
     ranks = {2: (9, 9), 4: (1, 30), 6: (8, 7), 8: (2, 2)}

@@ -90,7 +90,7 @@ def test_torchmetrics_agrees() -> None:
     )
 
 
-def test_order_of_samples_and_copies_of_the_set_change_nothing() -> None:
+def test_order_of_samples_and_copies_of_the_set_do_not_matter() -> None:
     labels, scores = random_case(3)
     shuffled = np.random.default_rng(0).permutation(len(labels))
     for rows in (shuffled, np.tile(np.arange(len(labels)), 3)):
@@ -99,13 +99,13 @@ def test_order_of_samples_and_copies_of_the_set_change_nothing() -> None:
             np.testing.assert_allclose(again[name], value, atol=1e-12, err_msg=name)
 
 
-def test_equal_scores_count_half_and_the_first_class_is_taken() -> None:
+def test_equal_scores_count_half_and_the_first_class_is_predicted() -> None:
     found = measure(np.array([0, 1, 1]), np.ones((3, 2)))
     np.testing.assert_allclose(found["AUROC"], [0.5, 0.5])
     assert found["accuracy"] == pytest.approx(1 / 3)
 
 
-def test_absent_class_has_no_score_and_leaves_the_means() -> None:
+def test_absent_class_has_no_score_and_is_left_out_of_the_means() -> None:
     """Truth a a b, called a c b; c is not in the set: scikit-learn's union of labels would count it
     0 (decision 0011).
     """
@@ -146,14 +146,14 @@ def test_f1_of_the_positive_class_is_not_the_macro_f1() -> None:
     )
 
 
-def test_auroc_of_two_classes_is_by_what_decides() -> None:
+def test_auroc_of_two_classes_uses_the_difference_of_scores() -> None:
     labels, scores = random_case(4, classes=2)
     found = measure(labels, scores)
     expected = sk.roc_auc_score(labels, scores[:, 1] - scores[:, 0])
     np.testing.assert_allclose(found["AUROC"], [expected, expected], atol=1e-12)
 
 
-def test_auroc_leaves_unlabelled_samples_out_column_by_column() -> None:
+def test_auroc_leaves_unlabelled_samples_out_class_by_class() -> None:
     labels, scores = random_case(5, classes=3)
     table = (labels[:, None] == np.arange(3)).astype(float)
     table[::7, 0], table[1::5, 2] = np.nan, np.nan
@@ -168,7 +168,7 @@ def test_auroc_leaves_unlabelled_samples_out_column_by_column() -> None:
     ] == pytest.approx((expected[0] + expected[2]) / 2)
 
 
-def test_bad_arrays_are_refused() -> None:
+def test_bad_arrays_are_an_error() -> None:
     with pytest.raises(ValueError, match="NaN among the scores"):
         auroc(np.ones((2, 2)), np.array([[1, 2], [3, np.nan]]))
     with pytest.raises(ValueError, match="a label is 3; expected 0 to 2"):
@@ -183,7 +183,7 @@ def unit(*angles: float) -> np.ndarray:
     return np.array([[np.cos(a), np.sin(a)] for a in np.deg2rad(angles)], np.float32)
 
 
-def test_unnormalised_mean_flips_a_decision() -> None:
+def test_unnormalised_mean_changes_a_decision() -> None:
     """Class a's prompts agree (±5°), b's do not (90° ± 63°); the image at 50° is nearer to b's
     direction (defect 29).
     """
@@ -210,7 +210,7 @@ def test_max_takes_the_best_prompt_and_pairs_compare_with_absence() -> None:
         class_scores(image, prompts, [], "median")
 
 
-def test_one_prompt_makes_all_rules_but_pairs_equal() -> None:
+def test_with_one_prompt_all_rules_but_pairs_are_equal() -> None:
     rng = np.random.default_rng(0)
     images, texts = (
         values / np.linalg.norm(values, axis=1, keepdims=True)

@@ -67,7 +67,7 @@ def test_class_scorer_is_scikit_learn_on_the_drawn_rows() -> None:
             assert found[d, s] == pytest.approx(expected, abs=1e-12)
 
 
-def test_class_without_a_sample_is_out_of_the_means_and_named() -> None:
+def test_class_without_a_sample_is_named_and_left_out_of_the_means() -> None:
     """A prediction of it is still an error of the true class."""
     scorer = ClassScorer(np.array([0, 0, 1, 1]), np.array([[0, 2, 1, 1]]), ["a", "b", "c"])
     assert scorer.undefined == ["c"]
@@ -129,7 +129,7 @@ def without_images(full: np.ndarray, draws: int = 50) -> Draws:
     return Draws(full, np.broadcast_to(full, (draws, *full.shape)))
 
 
-def test_seeds_alone_are_the_t_test() -> None:
+def test_interval_from_seeds_alone_is_that_of_the_t_test() -> None:
     """Interval and p of SciPy's one-sample t-test of paired differences, and of Welch's where the
     numbers of seeds differ.
     """
@@ -152,7 +152,7 @@ def test_seeds_alone_are_the_t_test() -> None:
     assert found.low == pytest.approx(exact.confidence_interval().low) and np.isnan(found.sd).all()
 
 
-def test_images_alone_are_the_t_test_over_images() -> None:
+def test_interval_from_images_alone_is_that_of_the_t_test_over_images() -> None:
     """One seed: the standard error of a mean over images, whole patients drawn where there are
     such.
     """
@@ -169,7 +169,7 @@ def test_images_alone_are_the_t_test_over_images() -> None:
     assert drawn.units == 40
 
 
-def test_p_is_small_exactly_where_the_interval_leaves_zero_out() -> None:
+def test_p_is_below_alpha_exactly_where_the_interval_excludes_zero() -> None:
     rng, seen = RNG(0), set()
     for seeds in (1, 2, 3, 10):
         shift = rng.normal(0, 2, 500)
@@ -183,7 +183,7 @@ def test_p_is_small_exactly_where_the_interval_leaves_zero_out() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("regime", "seeds"), list(product(coverage.REGIMES, coverage.SEEDS)))
-def test_intervals_hold_the_truth_as_often_as_they_say(regime: str, seeds: int) -> None:
+def test_intervals_have_their_nominal_coverage(regime: str, seeds: int) -> None:
     """2 000 experiments of scripts/studies/coverage.py: 95 % with 5 and 10 seeds, never less than
     that with 2 and 3 but for the simulation's own noise of half a point; what was there before held
     59 % with two seeds.
@@ -193,13 +193,13 @@ def test_intervals_hold_the_truth_as_often_as_they_say(regime: str, seeds: int) 
 
 
 @pytest.mark.slow
-def test_intervals_of_unequal_numbers_of_seeds_hold_the_truth() -> None:
+def test_intervals_of_unequal_numbers_of_seeds_have_their_nominal_coverage() -> None:
     for regime, seeds in product(("seeds", "all three alike"), ((3, 5), (5, 10))):
         assert 0.93 <= coverage.unpaired(regime, seeds, 0.5, 2000, 300, 7) <= 0.985
     assert 0.935 <= coverage.one_seed(2000, 300, 7) <= 0.965
 
 
-def test_identical_methods_differ_by_nothing() -> None:
+def test_identical_methods_have_no_difference() -> None:
     scorer = RankScorer(RNG(0).integers(1, 20, (3, 50)).astype(float))
     own, other = draw_all([scorer, scorer], 50, 200, 0)
     found = estimate_difference(own, other)
@@ -267,7 +267,7 @@ def test_interval_covers_the_truth() -> None:
     assert images_only / repeats < 0.85
 
 
-def test_large_seed_variance_is_not_cured_by_images() -> None:
+def test_more_images_do_not_reduce_a_large_variance_between_seeds() -> None:
     widths = {200: 0.0, 3200: 0.0}
     for images, start in product(widths, range(6)):  # six seeds tell their spread badly
         reference, method = draw_all(
@@ -287,7 +287,7 @@ def test_large_seed_variance_is_not_cured_by_images() -> None:
     assert narrow[1] < 0.5 * narrow[0]  # what does shrink
 
 
-def test_seeds_are_paired_where_their_numbers_agree() -> None:
+def test_seeds_are_paired_if_their_numbers_are_equal() -> None:
     """A seed's luck that both methods share cancels; with other numbers of seeds it does not."""
     luck = RNG(0).normal(0, 1, 6)
     full = luck[:, None]
@@ -324,7 +324,7 @@ def test_variance_components_are_recovered() -> None:
 
 @pytest.mark.parametrize("what", ["seeds", "images"])
 @pytest.mark.parametrize("difference", [0.03, 0.06])
-def test_needed_sizes_have_the_power_they_promise(what: str, difference: float) -> None:
+def test_needed_sizes_have_80_percent_power(what: str, difference: float) -> None:
     """4 000 experiments of the size found, whose seeds' variance is estimated from the seeds, as
     `compare` does.
     """
@@ -352,7 +352,7 @@ def test_needed_sizes_have_the_power_they_promise(what: str, difference: float) 
     )
 
 
-def test_needed_sizes_that_no_number_reaches_or_nobody_knows() -> None:
+def test_needed_sizes_are_inf_if_unreachable_and_nan_if_unknown() -> None:
     assert needed_seeds(Components(0.1, 1.0, 0.0), 0.01, images=100) == np.inf
     assert needed_images(Components(0.1, 1.0, 0.0), 0.01, seeds=3) == np.inf
     assert np.isnan(needed_seeds(Components(np.nan, 1.0, 0.0), 0.5, images=100))

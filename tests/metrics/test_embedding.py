@@ -92,7 +92,7 @@ def test_closed_forms() -> None:
         (4, 1.94, 0.10, 7.76, 3.76, -0.93),
     ],
 )
-def test_separating_paired_clouds_raises_eq_3_and_changes_no_neighbour(
+def test_separating_paired_clouds_raises_eq_3_and_keeps_neighbours(
     size: float, gap: float, eq2: float, eq3: float, align: float, unif: float
 ) -> None:
     images, texts = separated(size)
@@ -134,14 +134,14 @@ def test_order_rotation_and_precision_change_nothing() -> None:
         assert form(*single) == form(*(values.astype(np.float64) for values in single))
 
 
-def test_a_repeated_text_is_a_wrong_one_at_the_same_distance() -> None:
+def test_a_repeated_text_counts_as_a_wrong_text_at_the_same_distance() -> None:
     images, texts = unit(8, 4, 6), unit(8, 4, 7)
     texts[1] = texts[0]
     assert (embedding.margins(images, texts)[:2] <= 1e-12).all()
     assert embedding.alignment(np.eye(3), np.eye(3)[[0, 0, 0]]) == pytest.approx(0)
 
 
-def test_blocks_give_the_same_numbers_and_hold_no_matrix_of_pairs(
+def test_blocks_give_the_same_values_without_the_matrix_of_pairs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     images, texts, groups = unit(301, 6, 8), unit(301, 6, 9), np.arange(301) % 3
@@ -171,7 +171,7 @@ def test_blocks_give_the_same_numbers_and_hold_no_matrix_of_pairs(
         assert peak < 6 * 2**20  # all pairs are 30.5 MiB
 
 
-def test_shapes_and_collapse_are_refused() -> None:
+def test_wrong_shapes_and_collapsed_features_are_an_error() -> None:
     for images, texts in ((np.eye(3), np.eye(4)), (np.eye(3)[:1], np.eye(3)[:1])):
         with pytest.raises(ValueError, match="N at least 2"):
             embedding.alignment(images, texts)

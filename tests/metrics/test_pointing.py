@@ -38,7 +38,7 @@ def test_ties_are_shared() -> None:
     assert pointing_scores(np.array([[2.0, 2.0], [0.0, 0.0]]), heatmap)["pointing game"] == 0.5
 
 
-def test_auroc_is_scikit_learns_and_scale_does_not_matter() -> None:
+def test_auroc_equals_scikit_learn_and_ignores_scale() -> None:
     rng = np.random.default_rng(0)
     for _ in range(20):
         found, heatmap = rng.integers(0, 5, (7, 9)).astype(float), rng.random((7, 9)) ** 4

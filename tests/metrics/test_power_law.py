@@ -15,21 +15,21 @@ X = np.array([50, 100, 200, 400, 800, 1600])
 @pytest.mark.parametrize(
     "a, b, c", [(0.2, 3.0, 0.5), (0.0, 0.9, 0.05), (0.45, 900.0, 2.0), (0.3, 8.0, 1.0)]
 )
-def test_exact_curves_are_found(a: float, b: float, c: float) -> None:
+def test_exact_curves_are_recovered(a: float, b: float, c: float) -> None:
     law = fit_power_law(X, a + b * X**-c)
     assert law.sse < 1e-12
     assert (law.a, law.b, law.c) == pytest.approx((a, b, c), rel=1e-4, abs=1e-5)
     assert law.predict([3200]) == pytest.approx(a + b * 3200**-c, abs=1e-5)
 
 
-def test_bounds_hold_where_more_data_does_harm() -> None:
+def test_parameters_stay_in_bounds_for_errors_that_grow() -> None:
     law = fit_power_law(X, 0.2 + 0.0002 * X)
     assert 0 <= law.a <= 1 and law.b >= 0 and 0 <= law.c <= 5
     # flat: it may not rise
     assert law.predict(X) == pytest.approx(np.full(6, (0.2 + 0.0002 * X).mean()), abs=1e-9)
 
 
-def test_nothing_that_scipy_finds_is_better() -> None:
+def test_scipy_finds_no_better_fit() -> None:
     """Noisy curves, whose best parameters lie inside and on the bounds."""
     rng = np.random.default_rng(0)
     for c in (0.05, 0.5, 2.0):
@@ -61,7 +61,9 @@ def test_scale_of_x_does_not_matter() -> None:
         ([1, 2, 3, 4], [0.5, np.nan, 0.5, 0.5], "from 0 to 1"),
     ],
 )
-def test_what_can_not_be_fitted_is_refused(x: list[float], error: list[float], said: str) -> None:
+def test_points_that_cannot_be_fitted_are_an_error(
+    x: list[float], error: list[float], said: str
+) -> None:
     with pytest.raises(ValueError, match=said):
         fit_power_law(np.array(x), np.array(error))
 
@@ -81,7 +83,7 @@ def test_interval_of_the_curve_covers_it() -> None:
 
 
 @pytest.mark.slow
-def test_few_seeds_have_the_tails_of_students_t() -> None:
+def test_band_of_few_seeds_follows_students_t() -> None:
     """Three curves that differ by a shift: the band is that of the mean's t interval at every x."""
     shift = np.array([-0.01, 0.0, 0.01])
     drawn = [

@@ -85,7 +85,7 @@ def test_split_keeps_patients_together() -> None:
         probe.split_groups(["a", "a", "b"], (0.6, 0.2, 0.2), 0)
 
 
-def test_standardisation_sees_training_rows_alone() -> None:
+def test_standardisation_uses_only_training_rows() -> None:
     features = np.c_[np.random.default_rng(0).normal(5, 3, 20), np.full(20, 0.1)].astype(np.float32)
     train = np.arange(10)
     moved = probe.standardise(features, train)
@@ -97,7 +97,7 @@ def test_standardisation_sees_training_rows_alone() -> None:
     np.testing.assert_array_equal(probe.standardise(features, train)[train], moved[train])
 
 
-def test_probe_is_scikit_learns_at_the_c_that_validation_prefers() -> None:
+def test_probe_equals_scikit_learn_at_the_c_of_best_validation() -> None:
     features, labels = problem()
     found = probe.fit_probe(features[:60], labels[:60], features[60:], labels[60:])
     scores = {}
@@ -128,7 +128,7 @@ def test_probe_is_scikit_learns_at_the_c_that_validation_prefers() -> None:
     assert found.unconverged == 0
 
 
-def test_larger_c_are_not_tried_after_four_falls_in_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_search_over_c_ends_after_four_falls_in_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
     features, labels = problem(60, 40, 1)
     for path, tried, best in (
         ([0.6, 0.7, 0.6, 0.5, 0.4, 0.3, 0.9], 6, 1),  # four falls after the best
@@ -151,7 +151,7 @@ def test_larger_c_are_not_tried_after_four_falls_in_a_row(monkeypatch: pytest.Mo
         assert len(found.validation) == tried and probe.STRENGTHS.index(found.strength) == best
 
 
-def test_the_smallest_c_is_a_fit() -> None:
+def test_the_smallest_c_is_fitted_too() -> None:
     features, labels = problem(60, 40, 1)
     found = probe.fit_probe(features[:30], labels[:30], features[30:], labels[30:])
     # its limit, the difference of class means
@@ -204,7 +204,7 @@ def test_classes_without_both_labels_are_left_out() -> None:
     assert probe.fit_probe(features[:1], labels[:1], features[60:], labels[60:]) is None
 
 
-def test_fits_that_stop_early_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unconverged_fits_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probe, "MAX_ITERATIONS", 1)
     features, labels = problem()
     assert probe.fit_probe(features[:60], labels[:60], features[60:], labels[60:]).unconverged > 2

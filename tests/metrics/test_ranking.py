@@ -45,7 +45,7 @@ def test_by_hand() -> None:
     assert ranks.tied == 1
 
 
-def test_the_highest_score_is_first() -> None:
+def test_the_highest_score_has_rank_1() -> None:
     """The paper prints min_j of v.t; the nearest report is the largest."""
     features = unit(6, 8, 0)
     assert rank_answers(features, features, range(6), range(6)).rank("expected").tolist() == [1] * 6
@@ -125,7 +125,7 @@ def test_agrees_with_open_clip() -> None:
         )
 
 
-def test_equal_vectors_tie_exactly_wherever_they_stand() -> None:
+def test_equal_vectors_tie_exactly_at_any_position() -> None:
     """BLAS rounds by the place in the matrix: without care the copies of a vector would not tie."""
     queries, distinct = unit(37, 511, 5), unit(3, 511, 6)
     gallery = distinct[np.arange(1003) % 3]
@@ -136,7 +136,7 @@ def test_equal_vectors_tie_exactly_wherever_they_stand() -> None:
     assert minus.wrong.tolist() == [1] * 37
 
 
-def test_strips_change_nothing_and_are_never_the_whole_matrix(
+def test_strips_give_the_same_ranks_without_the_whole_matrix(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # small integers: exact products, many ties
@@ -164,7 +164,7 @@ def test_strips_change_nothing_and_are_never_the_whole_matrix(
     )
 
 
-def test_order_of_the_gallery_is_no_matter() -> None:
+def test_order_of_the_gallery_does_not_matter() -> None:
     queries, gallery, groups = (
         np.round(unit(30, 8, 1) * 4),
         np.round(unit(40, 8, 2) * 4),
@@ -177,7 +177,7 @@ def test_order_of_the_gallery_is_no_matter() -> None:
         np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
 
 
-def test_any_right_answer_counts_and_chance_knows_of_it() -> None:
+def test_any_right_answer_counts_also_in_chance() -> None:
     """A report of three films: the best of them counts. Chance at k=2 of 6 with 3 right: 1 - C(3,2)
     / C(6,2) = 0.8.
     """
@@ -204,7 +204,7 @@ def test_precision_by_hand_and_over_all_orders_of_a_tie() -> None:
         precision_at_k(*scored([[9, 5, 5, 5, 1]]), [0], range(5), 6)
 
 
-def test_wrong_input_is_named() -> None:
+def test_wrong_input_is_an_error() -> None:
     good = unit(4, 3, 0)
     broken = good.copy()
     broken[2, 1] = np.nan

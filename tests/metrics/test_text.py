@@ -181,7 +181,7 @@ def test_rouge_l_by_hand() -> None:
     assert score_reports(["effusions"], ["effusion"])["ROUGE-L"].value() == 0  # no stemming
 
 
-def test_micro_f1_is_scikit_learns() -> None:
+def test_micro_f1_equals_scikit_learn() -> None:
     from sklearn.metrics import f1_score
 
     found, true = np.random.default_rng(0).random((2, 40, 14)) < 0.3
@@ -238,7 +238,7 @@ def test_special_tokens_and_prefix_do_not_count(text: str, expected: str) -> Non
     assert clean_report(text) == expected
 
 
-def test_what_is_left_in_a_candidate_changes_no_metric(
+def test_special_tokens_in_a_candidate_change_no_metric(
     chexbert_folder: tuple[Path, torch.nn.Module],
 ) -> None:
     models = {**MODELS, "chexbert": chexbert_folder[0]}
@@ -252,7 +252,7 @@ def test_what_is_left_in_a_candidate_changes_no_metric(
         assert (left[name].values == clean[name].values).all(), name
 
 
-def test_empty_candidates_are_zero_and_counted(
+def test_empty_candidates_score_0_and_are_counted(
     chexbert_folder: tuple[Path, torch.nn.Module],
 ) -> None:
     models = {**MODELS, "chexbert": chexbert_folder[0]}
@@ -275,7 +275,7 @@ def test_empty_candidates_are_zero_and_counted(
     )
 
 
-def test_input_is_lists_of_strings() -> None:
+def test_input_must_be_lists_of_strings() -> None:
     """METEOR of the release got lists of words and returned 0.0 where per-report METEOR is 0.73."""
     for candidates, references, message in [
         ("clear", ["clear"], "a string"),
@@ -292,7 +292,7 @@ def test_input_is_lists_of_strings() -> None:
         score_reports(["a"], ["a"], {"mpnet": "folder"})
 
 
-def test_missing_is_said_and_never_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_metrics_have_a_reason_and_no_value(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "rouge_score.rouge_scorer", None)
     scored = score_reports(CANDIDATES, REFERENCES)
     assert list(scored) == list(METRICS) and "METEOR" not in scored
@@ -307,7 +307,7 @@ def test_missing_is_said_and_never_zero(monkeypatch: pytest.MonkeyPatch) -> None
                 scored[name].value()
 
 
-def test_bertscore_is_bert_scores(tmp_path: Path) -> None:
+def test_bertscore_equals_bert_score(tmp_path: Path) -> None:
     """torchmetrics 1.9 pairs text i with another one's reference when lengths differ; alone it
     leaves [CLS] and [SEP] out.
     """
@@ -328,7 +328,7 @@ def test_bertscore_is_bert_scores(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_sentence_vectors_are_means_of_tokens() -> None:
+def test_sentence_vectors_are_means_over_tokens() -> None:
     from transformers import AutoModel, AutoTokenizer
 
     model, tokenizer = AutoModel.from_pretrained(MINILM), AutoTokenizer.from_pretrained(MINILM)
@@ -360,7 +360,7 @@ def test_sentence_vectors_are_means_of_tokens() -> None:
         ({"pooling_mode_max_tokens": True}, None),
     ],
 )
-def test_pooling_as_the_folder_says(
+def test_pooling_is_that_of_the_folder(
     tmp_path: Path, settings: dict[str, object] | None, expected: str | None
 ) -> None:
     if settings:
@@ -377,7 +377,7 @@ def test_pooling_as_the_folder_says(
         text_models._pooling(tmp_path)
 
 
-def test_chexbert_without_dropout(chexbert_folder: tuple[Path, torch.nn.Module]) -> None:
+def test_chexbert_runs_without_dropout(chexbert_folder: tuple[Path, torch.nn.Module]) -> None:
     """The release left dropout on: cosines were random and too low."""
     folder, model = chexbert_folder
     values, setting = text_models.chexbert_cosine(CANDIDATES, REFERENCES, folder)
@@ -404,7 +404,7 @@ def test_chexbert_without_dropout(chexbert_folder: tuple[Path, torch.nn.Module])
     ).all() and "chexbert.pth sha256" in setting
 
 
-def test_chexbert_files_that_do_not_fit(tmp_path: Path) -> None:
+def test_chexbert_files_that_do_not_fit_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no chexbert.pth, config.json, vocab.txt"):
         score_reports(["a"], ["a"], {"chexbert": tmp_path})
     write_chexbert(tmp_path)
@@ -423,7 +423,7 @@ def test_chexbert_files_that_do_not_fit(tmp_path: Path) -> None:
             score_reports(["a"], ["a"], {"chexbert": tmp_path})
 
 
-def test_radgraph_by_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_radgraph_is_scored_by_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="no radgraph-xl/weights.th"):
         score_reports(["a"], ["a"], {"radgraph": tmp_path})
     (tmp_path / "radgraph").mkdir()

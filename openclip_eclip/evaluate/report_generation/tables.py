@@ -29,6 +29,18 @@ FLOORS = {"copy": "the nearest report itself", "random": "any report of the trai
 EXAMPLES = 8
 LONGEST_TEXT = 400  # characters of a report in an example
 
+CAPTIONS = {
+    "scores": (
+        "Every metric with its 95 % interval; each metric has its own scale. The score of"
+        " `copy` is that of retrieval alone; the score of `random` is the floor."
+    ),
+    "findings": (
+        "Findings by a dictionary of phrases, which is approximate. Found: in the true and"
+        " in the written report; missed: in the true report alone; invented: in the"
+        " written report alone."
+    ),
+}
+
 
 @dataclass
 class WriterOutput:
@@ -101,17 +113,7 @@ def make_result(
             _metric_table(outputs[0]),
         ],
         figures,
-        {
-            "scores": (
-                "Every metric with its 95 % interval; each metric has its own scale. The score of"
-                " `copy` is that of retrieval alone; the score of `random` is the floor."
-            ),
-            "findings": (
-                "Findings by a dictionary of phrases, which is approximate. Found: in the true and"
-                " in the written report; missed: in the true report alone; invented: in the"
-                " written report alone."
-            ),
-        },
+        CAPTIONS,
         _examples(test, outputs[0], retrieved, references),
         (
             {

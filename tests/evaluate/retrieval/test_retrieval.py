@@ -75,7 +75,7 @@ def titled(folder: Path, titles: list[str], size: int = 40, **columns: list[str]
 # ---- which report is right
 
 
-def test_rules_merge_what_they_should() -> None:
+def test_rules_merge_equal_reports_and_groups() -> None:
     """Rows 0, 1, 3 have one report to the paper (case, blanks aside); 1 and 2 are of one study."""
     data = eval_set(["Normal.", " normal. ", "Mass.", "normal."], study=["a", "b", "b", "a"])
     paper = retrieval.find_reports(data, "paper", "title")
@@ -107,7 +107,7 @@ def test_rules_merge_what_they_should() -> None:
 
 
 @pytest.mark.slow
-def test_duplicates_are_one_report_to_the_paper_and_ties_to_index() -> None:
+def test_duplicates_are_one_report_by_rule_paper_and_tie_by_rule_index() -> None:
     """Images 0 and 1 have one report. As two rows of the gallery they tie: R@1 is then 0.5
     expected, 0 to 1 by convention.
     """
@@ -122,7 +122,7 @@ def test_duplicates_are_one_report_to_the_paper_and_ties_to_index() -> None:
     assert [apart.scores[ties]["mean rank"]["value"] for ties in TIES] == [1, 1.25, 1.5]
 
 
-def test_report_of_several_images_is_found_by_any_of_them() -> None:
+def test_any_image_of_a_report_is_a_right_answer() -> None:
     """Report 'a' of images 0 and 1 lies nearest to image 1, report 'b' nearest to image 1 too, then
     to its own.
     """
@@ -222,7 +222,7 @@ def test_whole_command(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
 
 
 @pytest.mark.slow
-def test_images_are_measured_with_the_evaluation_transform(tmp_path: Path) -> None:
+def test_images_are_encoded_with_the_evaluation_transform(tmp_path: Path) -> None:
     """The authors' script took the training transform, with a random crop: its ranks change from
     run to run.
     """
@@ -268,7 +268,7 @@ def test_cut_reports_tie_exactly_and_are_noted(
 
 
 @pytest.mark.slow
-def test_recall_that_any_model_has_is_not_reported(tmp_path: Path) -> None:
+def test_recall_that_is_1_for_any_model_is_not_reported(tmp_path: Path) -> None:
     """Five different reports: R@5 would be 1 whatever the model."""
     result, _ = evaluate(titled(tmp_path, [f"finding {i}" for i in range(5)]), tmp_path / "out")
     assert [
@@ -295,7 +295,7 @@ def test_rows_without_report_are_counted(tmp_path: Path, capsys: pytest.CaptureF
     assert "column 'study': blank; expected a group" in failure(capsys, by_study)
 
 
-def test_wrong_arguments_are_named(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_wrong_arguments_are_an_error(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     data = titled(tmp_path, ["one", "two", "three"], empty=[""] * 3)
     for flags, message in (
         (("--text-column", "report"), "no column 'report'; found"),
@@ -308,7 +308,7 @@ def test_wrong_arguments_are_named(tmp_path: Path, capsys: pytest.CaptureFixture
         assert message in failure(capsys, command(data, tmp_path / "out", *flags))
 
 
-def test_nan_features_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nan_features_are_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = load_encoder("tiny", "random")
     with torch.no_grad():
         encoder.model.text_projection.fill_(float("nan"))
@@ -332,7 +332,7 @@ def unit(count: int, seed: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("kind", index_module.KINDS)
-def test_recall_of_an_index_is_measured_against_exact(kind: str) -> None:
+def test_recall_of_an_index_is_measured_against_exact_search(kind: str) -> None:
     texts, queries = unit(2000, 0), unit(50, 1)
     index = build_index(texts, [str(i) for i in range(2000)], kind)
     _, places = index.search(queries, 10)
@@ -345,7 +345,9 @@ def test_recall_of_an_index_is_measured_against_exact(kind: str) -> None:
 
 
 @pytest.mark.slow
-def test_search_finds_what_retrieval_indexed(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_search_returns_reports_that_retrieval_indexed(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     data = titled(tmp_path, [f"Finding {i}" for i in range(12)])
     result, predictions = evaluate(data, tmp_path / "out", "--save-index", tmp_path / "index")
     first = int(np.argmin(predictions["rank"]))
@@ -384,7 +386,7 @@ def test_search_finds_what_retrieval_indexed(tmp_path: Path, capsys: pytest.Capt
     )
 
 
-def test_damaged_and_foreign_folders_are_refused(tmp_path: Path) -> None:
+def test_damaged_and_foreign_index_folders_are_an_error(tmp_path: Path) -> None:
     index = build_index(unit(5, 0), ["a", "b\nc", "d\u2028e", "ü", "f"])
     index.facts["encoder"] = {"model": "tiny", "pretrained": "random", "weights_hash": "1234"}
     save_index(index, tmp_path / "index")

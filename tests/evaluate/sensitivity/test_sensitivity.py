@@ -78,7 +78,7 @@ TOWERS = {  # name: (config, side, grid, whether the positions' mean is the feat
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TOWERS)
-def test_positions_of_every_tower(name: str) -> None:
+def test_positions_of_each_kind_of_tower_have_the_expected_shape(name: str) -> None:
     config, side, grid, is_mean = TOWERS[name]
     torch.manual_seed(0)
     tower = _build_vision_tower(24, {**config, "image_size": side}).eval()
@@ -94,7 +94,7 @@ def test_positions_of_every_tower(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["vit-average", "timm-resnet", "timm-convnext"])
-def test_an_image_of_one_position_is_that_position(name: str) -> None:
+def test_features_of_an_image_with_one_position_are_those_of_the_position(name: str) -> None:
     config, _, grid, _ = TOWERS[name]
     side = 16 if "vit" in name else 32
     tower = _build_vision_tower(24, {**config, "image_size": side}).eval()
@@ -122,7 +122,7 @@ def test_rows_and_columns_are_not_swapped(name: str) -> None:
     assert divmod(int(difference.argmax()), columns) == (0, columns - 1)
 
 
-def test_unknown_towers_are_refused() -> None:
+def test_unknown_towers_are_an_error() -> None:
     with pytest.raises(UserError, match="Linear: its features by position are not known"):
         encode_positions(torch.nn.Linear(2, 2), torch.zeros(1, 3, 8, 8))
 
@@ -134,7 +134,7 @@ def test_similarity_is_a_cosine() -> None:
     )
 
 
-def test_heatmaps_take_the_way_of_the_image(tmp_path: Path) -> None:
+def test_heatmaps_get_the_geometry_of_the_image(tmp_path: Path) -> None:
     """A wide film: resized by its shorter side, cropped at the centre; a mark on the film and on
     the map stay together.
     """
@@ -163,7 +163,9 @@ def test_heatmaps_take_the_way_of_the_image(tmp_path: Path) -> None:
         read_heatmap_tensor(data, 0, image, transform)
 
 
-def test_a_second_table_has_its_own_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paths_in_a_second_table_are_relative_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Heatmaps beside that table, or where the command starts; an image in it twice, or a cell that
     may be two files, is refused.
     """
@@ -228,7 +230,7 @@ def test_shared_and_swapped_maps_and_near_columns_are_named(tmp_path: Path) -> N
         join_heatmaps(read_eval_set(path), "heatmap", None)
 
 
-def test_shuffling_leaves_nobody_in_place() -> None:
+def test_derangement_has_no_fixed_point() -> None:
     for count in (2, 3, 50):
         order = derangement(count, 7)
         assert (
@@ -304,7 +306,7 @@ def test_task_with_and_without_processor(
 
 
 @pytest.mark.slow
-def test_a_pool_of_attention_is_where_the_tower_looks(
+def test_attention_pool_is_the_map_of_a_tower_that_has_one(
     phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its scores are those of the pool's attention, enlarged; it is what the picture and `look`

@@ -116,7 +116,7 @@ def table(folder: Path, source: Path, **columns: Any) -> Path:
 # ---- prompts
 
 
-def test_counts_orders_and_spellings_of_the_five_classes() -> None:
+def test_prompts_of_the_five_classes_have_the_published_counts_and_spellings() -> None:
     gloria, eclip = (
         load_prompts(f"chexpert-5x200:{form}", COMPETITION).positive for form in ("gloria", "eclip")
     )
@@ -138,7 +138,7 @@ def test_counts_orders_and_spellings_of_the_five_classes() -> None:
     assert gloria["Atelectasis"].count("minimal linear atelectasis at the lung bases") == 1
 
 
-def test_rsna_has_the_numbers_of_the_release_and_says_whose_words() -> None:
+def test_rsna_prompts_have_the_count_of_the_release_and_a_source() -> None:
     found = load_prompts("rsna:structure", SETS["rsna"])
     assert [len(set(texts)) for texts in found.positive.values()] == [
         8,
@@ -152,7 +152,7 @@ def test_rsna_has_the_numbers_of_the_release_and_says_whose_words() -> None:
     assert pairs.positive["No pneumonia"] == pairs.negative["Pneumonia"] == ["no Pneumonia"]
 
 
-def test_fourteen_abnormalities_have_hernia_and_the_release_has_not() -> None:
+def test_fourteen_abnormalities_contain_hernia_and_the_release_does_not() -> None:
     assert len(SETS[HERNIA]) == len(SETS[NO_FINDING]) == 14
     assert "Hernia" in SETS[HERNIA] and "No Finding" not in SETS[HERNIA]
     assert "Hernia" not in SETS[NO_FINDING] and "No Finding" in SETS[NO_FINDING]
@@ -188,7 +188,7 @@ def test_sets_are_those_that_prepare_writes() -> None:
     ] == ["rsna", "rsna", "openi-5", "cxr-14x100-hernia", "own", "own"]
 
 
-def test_drawn_prompts_are_seeded_and_distinct_places() -> None:
+def test_drawn_prompts_are_seeded_and_without_replacement() -> None:
     whole = load_prompts("chexpert-5x200:gloria", COMPETITION)
     drawn = whole.sample(10, seed=4)
     assert all(
@@ -286,7 +286,7 @@ def test_bad_class_files_are_named(tmp_path: Path) -> None:
 # ---- protocols
 
 
-def test_protocols_are_the_table_of_the_peers() -> None:
+def test_protocols_have_the_published_pooling_draws_and_z_scores() -> None:
     """Pooling, drawn prompts, z-scores (peers.md §2.1)."""
     rules = {
         name: (found.class_vector, found.sample, found.z_score, found.headline)
@@ -312,7 +312,7 @@ def test_protocols_are_the_table_of_the_peers() -> None:
             load_prompts(name, SETS[set_name])
 
 
-def test_flags_that_contradict_a_protocol_are_refused() -> None:
+def test_flags_that_contradict_a_protocol_are_an_error() -> None:
     for flags, message in (
         (
             {"class_vector": "mean"},
@@ -372,7 +372,7 @@ def test_classes_come_from_beside_the_data_or_from_the_set(tmp_path: Path, films
         choose_classes(data, "mimic-5x200", None)
 
 
-def test_prompts_that_are_missing_or_given_twice(tmp_path: Path, films: Path) -> None:
+def test_missing_and_repeated_prompts_are_an_error(tmp_path: Path, films: Path) -> None:
     data = read_eval_set(table(tmp_path, films, label=0))
     own = choose_rule(None, "own")
     with pytest.raises(UserError, match="no prompts for the classes"):
@@ -417,7 +417,7 @@ def by_hand(model: str, films: Path, unit: bool) -> np.ndarray:
 
 
 @pytest.mark.slow
-def test_result_is_whole_deterministic_and_open_clips(
+def test_result_is_complete_deterministic_and_equals_open_clip(
     tmp_path: Path, model: str, films: Path
 ) -> None:
     """Twice the same (no dropout, no random crop), and as plain open_clip gives it; mean and
@@ -507,7 +507,9 @@ def test_own_classes_absent_class_and_patients(tmp_path: Path, model: str, films
     ] == pytest.approx(expected)
 
 
-def test_two_classes_report_floor_and_pairs(tmp_path: Path, model: str, films: Path) -> None:
+def test_two_classes_report_the_score_without_skill_and_prompt_pairs(
+    tmp_path: Path, model: str, films: Path
+) -> None:
     data = table(
         tmp_path / "data", films, label=np.where(np.arange(40) % 4, "No pneumonia", "Pneumonia")
     )
@@ -527,7 +529,7 @@ def test_two_classes_report_floor_and_pairs(tmp_path: Path, model: str, films: P
     np.testing.assert_allclose(pairs.sum(axis=1), 1, atol=1e-12)
 
 
-def test_multi_label_table_gets_auroc_alone(tmp_path: Path, model: str, films: Path) -> None:
+def test_multi_label_sets_have_only_auroc(tmp_path: Path, model: str, films: Path) -> None:
     columns = {
         name: np.where(
             np.arange(40) % 9 == 0, "", (np.arange(40) % (k + 2) == 0).astype(int).astype(str)
@@ -652,7 +654,9 @@ def top_k(output: torch.Tensor, target: torch.Tensor, topk: tuple[int, ...]) -> 
 
 
 @pytest.mark.slow
-def test_clip_benchmark_agrees(tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scores_agree_with_clip_benchmark(
+    tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its own reader, classifier and metrics on a plain open_clip folder: cosines and accuracy to
     1e-6, mean recall to 1e-9.
     """
