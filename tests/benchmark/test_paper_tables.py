@@ -65,7 +65,8 @@ def test_methods_are_those_of_the_papers_tables() -> None:
         for row in authors[1:]
     )
     shared = [row for row in TABLES["table1"] if row.name in four]
-    assert len(shared) == 2 and all(row.base == "CLIP" and not row.start for row in shared)
+    assert len(shared) == 2
+    assert all(row.base == "CLIP" and not row.start for row in shared)
 
 
 @pytest.mark.parametrize(
@@ -79,39 +80,35 @@ def test_flags_of_every_method_are_valid_training_flags(row: Row) -> None:
     names = method_names(args)
     if row in ALIGN_ROWS:
         own_maps = "--csv-heatmap-key" in row.flags  # of a model alone, in a column of their own
-        assert row.annotated == (
-            bool({"eclip", "naive", "align"} & set(names)) and not own_maps
-        ) and (not row.start or row.start == "CLIP")
+        assert row.annotated == (bool({"eclip", "naive", "align"} & set(names)) and not own_maps)
+        assert not row.start or row.start == "CLIP"
         assert not row.teacher or any(
             row.teacher in cell.rows for cell in CELLS if row.name in cell.rows
         )
         return
-    assert (
-        row.annotated == bool({"eclip", "naive"} & set(names))
-        and (eclip_config(args, {}).processor is not None) == row.annotated
-    )
-    assert ("gloria" in names) == (row.base == "GLoRIA") and bool(row.start) == (
-        row.recipe in ("eclip-p", "m3-mix")
-    )
+    assert row.annotated == bool({"eclip", "naive"} & set(names))
+    assert (eclip_config(args, {}).processor is not None) == row.annotated
+    assert ("gloria" in names) == (row.base == "GLoRIA")
+    assert bool(row.start) == (row.recipe in ("eclip-p", "m3-mix"))
 
 
 def test_settings_of_the_alignment_benchmark() -> None:
     """Cells of other films have runs of their own, others share them; no reporting seed is one of
     development.
     """
-    assert all(set(cell.rows) <= set(NAMES) and cell.rows[0] == "CLIP" for cell in CELLS) and len(
-        {cell.name for cell in CELLS}
-    ) == len(CELLS)
+    assert all(set(cell.rows) <= set(NAMES) and cell.rows[0] == "CLIP" for cell in CELLS)
+    assert len({cell.name for cell in CELLS}) == len(CELLS)
     assert {(cell.count, cell.annotated) for cell in CELLS} == set(
         product((300, 600, 2000), (0.0025, 0.01, 0.05, 0.15))
-    ) and len(CELLS) == 12 + 4
+    )
+    assert len(CELLS) == 12 + 4
     homes = {cell.name: cell.home for cell in CELLS}
     assert (
         homes["600 films, 1 %"]
         == homes["600 films, 15 %, gaze off by 8 %"]
         != homes["600 films, 15 %, gaze without class"]
-        and DEVELOPMENT > 40
     )
+    assert DEVELOPMENT > 40
 
 
 @pytest.fixture(scope="module")
@@ -166,7 +163,8 @@ def test_a_table_is_made_and_resumed(data: Path, tmp_path: Path) -> None:
         "| row",
         "| CLIP",
         "| CNN",
-    ] and done.stdout == page
+    ]
+    assert done.stdout == page
     trained = (tmp_path / "runs" / "clip-30" / "table.json").stat().st_mtime_ns
     for leftover in ("runs", "models"):
         (tmp_path / leftover / "eclip-p-30").mkdir()
@@ -175,32 +173,27 @@ def test_a_table_is_made_and_resumed(data: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads((tmp_path / "table1.json").read_text())
     scores = found["scores"]["test"]
-    assert (
-        scores["CLIP"]["difference"] is None
-        and scores["eCLIP^P"]["base"] == "CLIP"
-        and list(scores) == ["CLIP", "eCLIP^P"]
-    )
+    assert scores["CLIP"]["difference"] is None
+    assert scores["eCLIP^P"]["base"] == "CLIP"
+    assert list(scores) == ["CLIP", "eCLIP^P"]
     assert scores["eCLIP^P"]["difference"]["value"] == pytest.approx(
         scores["eCLIP^P"]["value"] - scores["CLIP"]["value"]
     )
-    assert found["facts"]["CLIP"]["views"] is None and found["facts"]["eCLIP^P"]["views"] > 0
+    assert found["facts"]["CLIP"]["views"] is None
+    assert found["facts"]["eCLIP^P"]["views"] > 0
     assert (tmp_path / "table1.png").stat().st_size > 5000
     assert (tmp_path / "runs" / "clip-30" / "table.json").stat().st_mtime_ns == trained
     log = (tmp_path / "runs" / "eclip-p-30" / "out.log").read_text()
-    assert (
-        f"local-dir:{tmp_path / 'models' / 'clip-30'}" in log
-        and "starting with a fresh heatmap processor" in log
-    )
+    assert f"local-dir:{tmp_path / 'models' / 'clip-30'}" in log
+    assert "starting with a fresh heatmap processor" in log
 
 
 @pytest.mark.slow
 def test_a_run_that_fails_is_named_with_the_end_of_its_log(data: Path, tmp_path: Path) -> None:
     done = run("table4", "--data", data, "--out", tmp_path, "--rows", "mask", "--lr", "much")
-    assert (
-        done.returncode == 1
-        and "clip-30.txt: exit code 2" in done.stderr
-        and "'much'" in done.stderr
-    )
+    assert done.returncode == 1
+    assert "clip-30.txt: exit code 2" in done.stderr
+    assert "'much'" in done.stderr
 
 
 @pytest.mark.slow
@@ -215,7 +208,9 @@ def test_a_run_that_fails_is_named_with_the_end_of_its_log(data: Path, tmp_path:
 )
 def test_bad_flags(data: Path, tmp_path: Path, flags: tuple, named: str) -> None:
     done = run(*flags, "--data", data, "--out", tmp_path)
-    assert done.returncode == 2 and named in done.stderr and not (tmp_path / "runs").exists()
+    assert done.returncode == 2
+    assert named in done.stderr
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.slow
@@ -354,11 +349,9 @@ def test_methods_of_another_machine_are_not_compared(tmp_path: Path) -> None:
         bench = Measured(tmp_path, set(slow), mixed)
         scores = compare(bench, rows, [1, 2], "test")
         assert bench.asked == {"table4-CLIP-test": (["CLIP", "mask", "CNN"], bool(slow))}
-        assert (
-            (scores["mask"]["difference"] is None) == (bool(slow) and not mixed)
-            and scores["CNN"]["difference"]
-            and scores["mask"]["value"] == 0.5
-        )
+        assert (scores["mask"]["difference"] is None) == (bool(slow) and not mixed)
+        assert scores["CNN"]["difference"]
+        assert scores["mask"]["value"] == 0.5
         facts = {row.name: summary([bench.facts(row, seed) for seed in (1, 2)]) for row in rows}
         pages[slow, mixed] = markdown(
             "table4",
@@ -371,9 +364,8 @@ def test_methods_of_another_machine_are_not_compared(tmp_path: Path) -> None:
             },
         )
     assert [OTHER_MACHINE in page for page in pages.values()] == [False, True, False]
-    assert ["--mixed-machines" in page for page in pages.values()] == [False, False, True] and all(
-        "enters 3.8 times" in page for page in pages.values()
-    )
+    assert ["--mixed-machines" in page for page in pages.values()] == [False, False, True]
+    assert all("enters 3.8 times" in page for page in pages.values())
 
 
 def test_settings_compare_methods_of_one_machine(tmp_path: Path) -> None:
@@ -393,14 +385,11 @@ def test_settings_compare_methods_of_one_machine(tmp_path: Path) -> None:
             and ("best_other" in found["eclip-plus"][score]) != apart
             for score in ("macro-F1", "R@5")
         )
-        assert (
-            found["mask"]["macro-F1"]["difference"]
-            and bench.asked["zero-shot-clip"][1] == bool(slow)
-            and ("zero-shot-best-eclip-plus" in bench.asked) != apart
-        )
-        assert (found["eclip-plus"]["machine"] == found["CLIP"]["machine"]) == (not slow) and found[
-            "CLIP"
-        ]["views"] is None
+        assert found["mask"]["macro-F1"]["difference"]
+        assert bench.asked["zero-shot-clip"][1] == bool(slow)
+        assert ("zero-shot-best-eclip-plus" in bench.asked) != apart
+        assert (found["eclip-plus"]["machine"] == found["CLIP"]["machine"]) == (not slow)
+        assert found["CLIP"]["views"] is None
         text = align_page(
             {
                 "seeds": [1, 2],
@@ -410,11 +399,9 @@ def test_settings_compare_methods_of_one_machine(tmp_path: Path) -> None:
                 "cells": {cell.name: found},
             }
         )
-        assert (
-            (OTHER_MACHINE in text) == apart
-            and ("(--mixed-machines)" in text) == mixed
-            and ("one kind of machine" in text) == (not slow)
-        )
+        assert (OTHER_MACHINE in text) == apart
+        assert ("(--mixed-machines)" in text) == mixed
+        assert ("one kind of machine" in text) == (not slow)
 
 
 def test_views_count_full_batches_once_in_an_epoch() -> None:
@@ -454,23 +441,17 @@ def test_intervals_of_committed_results_are_recomputed() -> None:
     }
     renew_all(found, 5)
     row, wide = found["cell"]["row"], (2.776445**2 * 0.03**2 / 5 + 1.959964**2 * 0.0001) ** 0.5
-    assert row["difference"]["low"] == pytest.approx(0.1 - wide, abs=1e-6) and row["difference"][
-        "high"
-    ] == pytest.approx(0.1 + wide, abs=1e-6)
-    assert (
-        row["difference"]["p"] < 0.05
-        and row["low"] == 0
-        and row["high"] == pytest.approx(0.005 + wide, abs=1e-6)
-        and "p" not in row
-    )
-    assert (
-        on_cpu("600 films, 1 %", "eclip-plus")
-        and not on_cpu("600 films, 5 %", "eclip-plus")
-        and not on_cpu("600 films, 1 %", "align, weight 0.2")
-    )
-    assert on_cpu("600 films, 15 %", "eclip-plus self-trained") and on_cpu(
-        "600 films, 1 %", "eclip-plus with replay, shuffled"
-    )
+    assert row["difference"]["low"] == pytest.approx(0.1 - wide, abs=1e-6)
+    assert row["difference"]["high"] == pytest.approx(0.1 + wide, abs=1e-6)
+    assert row["difference"]["p"] < 0.05
+    assert row["low"] == 0
+    assert row["high"] == pytest.approx(0.005 + wide, abs=1e-6)
+    assert "p" not in row
+    assert on_cpu("600 films, 1 %", "eclip-plus")
+    assert not on_cpu("600 films, 5 %", "eclip-plus")
+    assert not on_cpu("600 films, 1 %", "align, weight 0.2")
+    assert on_cpu("600 films, 15 %", "eclip-plus self-trained")
+    assert on_cpu("600 films, 1 %", "eclip-plus with replay, shuffled")
 
 
 @pytest.mark.slow
@@ -482,10 +463,8 @@ def test_a_worker_restarts_after_a_crash(tmp_path: Path, monkeypatch: pytest.Mon
     ):
         worker.run("openclip_eclip.nosuch", [], tmp_path / "crash.txt")
     for i in range(2):
-        assert (
-            worker.run("platform", [], tmp_path / f"{i}.txt") > 0
-            and (tmp_path / f"{i}.txt").read_text().strip()
-        )
+        assert worker.run("platform", [], tmp_path / f"{i}.txt") > 0
+        assert (tmp_path / f"{i}.txt").read_text().strip()
 
 
 def test_best_epoch_is_chosen_on_validation(tmp_path: Path) -> None:

@@ -37,11 +37,9 @@ def test_by_hand() -> None:
     np.testing.assert_allclose(found["recall"], [0.5, 1, 0])
     # nothing was called c: no precision, yet an F1 of 0
     np.testing.assert_allclose(found["precision"], [0.5, 2 / 3, np.nan])
-    assert (
-        found["macro-F1"] == pytest.approx(1.3 / 3)
-        and found["accuracy"] == 0.6
-        and found["balanced accuracy"] == 0.5
-    )
+    assert found["macro-F1"] == pytest.approx(1.3 / 3)
+    assert found["accuracy"] == 0.6
+    assert found["balanced accuracy"] == 0.5
     np.testing.assert_array_equal(
         confusion_matrix(np.array([0, 0, 1, 1, 2]), np.array([0, 1, 1, 1, 0]), 3),
         [[1, 1, 0], [0, 2, 0], [1, 0, 0]],
@@ -112,17 +110,16 @@ def test_absent_class_has_no_score_and_is_left_out_of_the_means() -> None:
     labels, called = np.array([0, 0, 1]), [0, 2, 1]
     found = measure(labels, one_hot_scores(called, 3))
     np.testing.assert_allclose(found["F1"], [2 / 3, 1, np.nan])
-    assert (
-        np.isnan(found["recall"][2]) and np.isnan(found["AUROC"][2]) and found["precision"][2] == 0
-    )
+    assert np.isnan(found["recall"][2])
+    assert np.isnan(found["AUROC"][2])
+    assert found["precision"][2] == 0
     assert (
         found["macro-F1"]
         == pytest.approx(sk.f1_score(labels, called, labels=[0, 1], average="macro"))
         == pytest.approx(5 / 6)
     )
-    assert found["balanced accuracy"] == 0.75 and found["macro AUROC"] == pytest.approx(
-        np.mean(found["AUROC"][:2])
-    )
+    assert found["balanced accuracy"] == 0.75
+    assert found["macro AUROC"] == pytest.approx(np.mean(found["AUROC"][:2]))
 
 
 def test_f1_of_the_positive_class_is_not_the_macro_f1() -> None:
@@ -141,9 +138,8 @@ def test_f1_of_the_positive_class_is_not_the_macro_f1() -> None:
         == pytest.approx(0.45 / 1.225 / 2)
         == pytest.approx(sk.f1_score(labels, np.ones(1000), average="macro"))
     )
-    assert floor_f1(0.5) == pytest.approx(2 / 3) and "F1 of the positive class" not in measure(
-        *random_case(0)
-    )
+    assert floor_f1(0.5) == pytest.approx(2 / 3)
+    assert "F1 of the positive class" not in measure(*random_case(0))
 
 
 def test_auroc_of_two_classes_uses_the_difference_of_scores() -> None:
@@ -163,9 +159,10 @@ def test_auroc_leaves_unlabelled_samples_out_class_by_class() -> None:
     np.testing.assert_allclose(found["AUROC"], expected, atol=1e-12)
     assert found["macro AUROC"] == pytest.approx(np.mean(expected))
     table[:, 1] = 0
-    assert np.isnan(measure_multi(table, scores)["AUROC"][1]) and measure_multi(table, scores)[
-        "macro AUROC"
-    ] == pytest.approx((expected[0] + expected[2]) / 2)
+    assert np.isnan(measure_multi(table, scores)["AUROC"][1])
+    assert measure_multi(table, scores)["macro AUROC"] == pytest.approx(
+        (expected[0] + expected[2]) / 2
+    )
 
 
 def test_bad_arrays_are_an_error() -> None:
@@ -193,7 +190,8 @@ def test_unnormalised_mean_changes_a_decision() -> None:
         mean, np.cos(np.deg2rad([50, 40])) * np.cos(np.deg2rad([5, 63])), atol=1e-7
     )
     np.testing.assert_allclose(normed, np.cos(np.deg2rad([50, 40])), atol=1e-7)
-    assert mean.argmax() == 0 and normed.argmax() == 1
+    assert mean.argmax() == 0
+    assert normed.argmax() == 1
     # = the mean cosine
     np.testing.assert_allclose(mean, [np.mean(image @ texts.T) for texts in prompts], atol=1e-7)
 

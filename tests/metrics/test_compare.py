@@ -42,9 +42,9 @@ def test_weights_are_draws_of_whole_groups() -> None:
         assert (own == own[0]).all()
     assert (weights[[0, 2, 5, 7]].sum(0) == 4).all()  # as many groups as there are
     alone = np.concatenate(list(weight_chunks(8, 4000, 0)), axis=1)
-    assert (
-        (alone.sum(0) == 8).all() and alone.mean() == 1 and abs(alone.var(1).mean() - 7 / 8) < 0.05
-    )
+    assert (alone.sum(0) == 8).all()
+    assert alone.mean() == 1
+    assert abs(alone.var(1).mean() - 7 / 8) < 0.05
 
 
 def test_class_scorer_is_scikit_learn_on_the_drawn_rows() -> None:
@@ -75,7 +75,8 @@ def test_class_without_a_sample_is_named_and_left_out_of_the_means() -> None:
     assert found[:3] == pytest.approx([(2 / 3 + 1) / 2, 0.75, 0.75])
     assert np.isnan(found[5])
     lost = scorer(np.array([[1.0], [1.0], [0.0], [0.0]]))[0, 0]  # a draw without class b
-    assert np.isnan(lost[[0, 1, 4]]).all() and lost[2] == 0.5
+    assert np.isnan(lost[[0, 1, 4]]).all()
+    assert lost[2] == 0.5
 
 
 def test_auroc_scorer_is_scikit_learn_with_ties_and_blanks() -> None:
@@ -139,17 +140,16 @@ def test_interval_from_seeds_alone_is_that_of_the_t_test() -> None:
         ttest_1samp(own - other, 0),
     )
     assert found.p == pytest.approx(exact.pvalue, rel=1e-6)
-    assert found.low == pytest.approx(
-        exact.confidence_interval().low
-    ) and found.high == pytest.approx(exact.confidence_interval().high)
+    assert found.low == pytest.approx(exact.confidence_interval().low)
+    assert found.high == pytest.approx(exact.confidence_interval().high)
     found, exact = (
         estimate_difference(without_images(own), without_images(other[:3])),
         ttest_ind(own, other[:3], equal_var=False),
     )
-    assert found.p == pytest.approx(exact.pvalue, rel=1e-6) and found.freedom == pytest.approx(
-        exact.df
-    )
-    assert found.low == pytest.approx(exact.confidence_interval().low) and np.isnan(found.sd).all()
+    assert found.p == pytest.approx(exact.pvalue, rel=1e-6)
+    assert found.freedom == pytest.approx(exact.df)
+    assert found.low == pytest.approx(exact.confidence_interval().low)
+    assert np.isnan(found.sd).all()
 
 
 def test_interval_from_images_alone_is_that_of_the_t_test_over_images() -> None:
@@ -162,9 +162,8 @@ def test_interval_from_images_alone_is_that_of_the_t_test_over_images() -> None:
     hit = (values > 0).astype(float)
     half = t.ppf(0.975, 79) * hit.std(ddof=1) / np.sqrt(80)
     found = estimate_mean(drawn)
-    assert (found.high - found.low)[0] == pytest.approx(2 * half, rel=0.04) and np.isnan(
-        found.sd[0]
-    )
+    assert (found.high - found.low)[0] == pytest.approx(2 * half, rel=0.04)
+    assert np.isnan(found.sd[0])
     (drawn,) = draw_all([scorer], 80, 4000, 0, np.arange(80) // 2)
     assert drawn.units == 40
 
@@ -176,7 +175,8 @@ def test_p_is_below_alpha_exactly_where_the_interval_excludes_zero() -> None:
         full = rng.normal(shift, 1, (seeds, 500))
         found = estimate_mean(Draws(full, full + rng.normal(0, 0.5, (100, 1, 500)), 30))
         outside = (found.low > 0) | (found.high < 0)
-        assert np.array_equal(found.p < 0.05, outside) and (found.p > 0).all()
+        assert np.array_equal(found.p < 0.05, outside)
+        assert (found.p > 0).all()
         seen |= set(outside.tolist())
     assert seen == {True, False}
 
@@ -203,12 +203,10 @@ def test_identical_methods_have_no_difference() -> None:
     scorer = RankScorer(RNG(0).integers(1, 20, (3, 50)).astype(float))
     own, other = draw_all([scorer, scorer], 50, 200, 0)
     found = estimate_difference(own, other)
-    assert (
-        not found.value.any()
-        and not found.low.any()
-        and not found.high.any()
-        and (found.p == 1).all()
-    )
+    assert not found.value.any()
+    assert not found.low.any()
+    assert not found.high.any()
+    assert (found.p == 1).all()
 
 
 def correct_predictions(
@@ -296,7 +294,8 @@ def test_seeds_are_paired_if_their_numbers_are_equal() -> None:
     paired = estimate_difference(better, Draws(full, drawn))
     assert (paired.low[0], paired.high[0], paired.sd[0]) == pytest.approx((0.1, 0.1, 0), abs=1e-12)
     unpaired = estimate_difference(better, Draws(full[:5], drawn[:, :5]))
-    assert unpaired.high[0] - unpaired.low[0] > 0.5 and np.isnan(unpaired.sd[0])
+    assert unpaired.high[0] - unpaired.low[0] > 0.5
+    assert np.isnan(unpaired.sd[0])
 
 
 def simulated(rng: np.random.Generator, seeds: int, images: int, parts: Components) -> np.ndarray:
@@ -334,7 +333,8 @@ def test_needed_sizes_have_80_percent_power(what: str, difference: float) -> Non
         if what == "seeds"
         else (8, needed_images(parts, difference, 8))
     )
-    assert seeds == int(seeds) and images == int(images)
+    assert seeds == int(seeds)
+    assert images == int(images)
     seeds = int(seeds)
     own = np.sqrt(parts.seed + parts.both / images) * rng.standard_normal((seeds, count))
     full = difference + own + np.sqrt(parts.image / images) * rng.standard_normal(count)

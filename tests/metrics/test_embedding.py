@@ -111,9 +111,8 @@ def test_separating_paired_clouds_raises_eq_3_and_keeps_neighbours(
     )
     assert (embedding.margins(images, texts) > 0).all()  # R@1 is 1
     centred = embedding.centre(images), embedding.centre(texts)
-    assert embedding.modality_gap(*centred) < 0.01 and embedding.uniformity(
-        *centred
-    ) == pytest.approx(3.99, abs=0.01)
+    assert embedding.modality_gap(*centred) < 0.01
+    assert embedding.uniformity(*centred) == pytest.approx(3.99, abs=0.01)
 
 
 def test_order_rotation_and_precision_change_nothing() -> None:
@@ -202,7 +201,8 @@ def test_cosines_by_group_agree_with_a_loop() -> None:
                 np.testing.assert_array_equal(
                     counts[one, other], np.histogram(np.clip(cosines, -1, 1), 20, (-1, 1))[0]
                 )
-    assert np.isnan(mean[2, 2]) and not counts[2, 2].sum()
+    assert np.isnan(mean[2, 2])
+    assert not counts[2, 2].sum()
     assert counts[np.triu_indices(3)].sum() == 30 * 29 // 2
 
 
@@ -211,10 +211,10 @@ def test_clusters() -> None:
     groups = np.repeat([0, 1, 2], 10)
     points = centres[groups] + 0.01 * np.random.default_rng(0).normal(size=(30, 4))
     found = embedding.clustering(points, groups, [0, 1])
-    assert found["NMI"].tolist() == pytest.approx([1, 1]) and found[
-        "ARI"
-    ].tolist() == pytest.approx([1, 1])
-    assert (found["silhouette"] > 0.9).all() and (found["Calinski-Harabasz"] > 1000).all()
+    assert found["NMI"].tolist() == pytest.approx([1, 1])
+    assert found["ARI"].tolist() == pytest.approx([1, 1])
+    assert (found["silhouette"] > 0.9).all()
+    assert (found["Calinski-Harabasz"] > 1000).all()
     shuffled = np.random.default_rng(1).permutation(groups)
     assert embedding.clustering(points, shuffled, [0])["ARI"][0] == pytest.approx(
         adjusted_rand_score(shuffled, groups)

@@ -82,14 +82,15 @@ def test_by_hand(text: str, expected: dict[str, int]) -> None:
 
 def test_matrix_and_names() -> None:
     names = finding_names()
-    assert len(set(names)) == len(names) == 19 and names[0] == NO_FINDING
+    assert len(set(names)) == len(names) == 19
+    assert names[0] == NO_FINDING
     found = label_matrix(["No edema.", "Possible mass", ""])
-    assert found.shape == (3, 19) and found.dtype == np.int8 and found[2].sum() == 0
-    assert (
-        found[0, 0] == PRESENT
-        and found[0, names.index("edema")] == ABSENT
-        and found[1, names.index("mass")] == UNCERTAIN
-    )
+    assert found.shape == (3, 19)
+    assert found.dtype == np.int8
+    assert found[2].sum() == 0
+    assert found[0, 0] == PRESENT
+    assert found[0, names.index("edema")] == ABSENT
+    assert found[1, names.index("mass")] == UNCERTAIN
     assert label_matrix([]).shape == (0, 19)
 
 
@@ -124,4 +125,6 @@ def test_open_i_terms() -> None:
             found + present.sum(),
             true + listed.sum(),
         )
-    assert len(reports) > 400 and both / found > 0.9 and both / true > 0.85
+    assert len(reports) > 400
+    assert both / found > 0.9
+    assert both / true > 0.85

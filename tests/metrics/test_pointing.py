@@ -18,7 +18,8 @@ def test_by_hand() -> None:
     found = np.array([[5.0, 1.0, 3.0], [0.0, 0.0, 0.0]])
     scores = pointing_scores(found, heatmap)
     mean, sd = 1.5, np.sqrt((25 + 1 + 9) / 6 - 1.5**2)
-    assert marked_region(heatmap).sum() == 2 and scores["pointing game"] == 1
+    assert marked_region(heatmap).sum() == 2
+    assert scores["pointing game"] == 1
     assert scores["NSS"] == pytest.approx(
         ((5 - mean) * 1 + (1 - mean) * 0.5 + (0 - mean) * 0.25) / sd / 1.75, abs=1e-12
     )
@@ -71,15 +72,12 @@ def test_bad_input(found: np.ndarray, heatmap: np.ndarray) -> None:
 def test_bootstrap_covers_the_mean_and_draws_whole_groups() -> None:
     values = np.random.default_rng(1).normal(size=400)
     low, high = bootstrap_interval(lambda rows: values[rows].mean(), 400)
-    assert (
-        high - low == pytest.approx(2 * 1.96 / 20 * values.std(), rel=0.1)
-        and low < values.mean() < high
-    )
+    assert high - low == pytest.approx(2 * 1.96 / 20 * values.std(), rel=0.1)
+    assert low < values.mean() < high
     groups = np.repeat(np.arange(40), 10)
     for rows in resamples(400, 5, 0, groups):
-        assert (np.bincount(groups[rows], minlength=40) % 10 == 0).all() and len(
-            set(rows.tolist())
-        ) < 400
+        assert (np.bincount(groups[rows], minlength=40) % 10 == 0).all()
+        assert len(set(rows.tolist())) < 400
     # ten equal values a patient are worth one: the interval is that of 40 values
     wide = bootstrap_interval(lambda rows: values[::10].repeat(10)[rows].mean(), 400, groups=groups)
     assert wide[1] - wide[0] == pytest.approx(2 * 1.96 / np.sqrt(40) * values[::10].std(), rel=0.15)

@@ -72,7 +72,8 @@ def test_subsets_are_nested_and_whole_patients() -> None:
 def test_split_keeps_patients_together() -> None:
     groups = [f"p{i // 4}" for i in range(80)]
     parts = probe.split_groups(groups, (0.6, 0.2, 0.2), 3)
-    assert sorted(np.concatenate(parts)) == list(range(80)) and [len(rows) for rows in parts] == [
+    assert sorted(np.concatenate(parts)) == list(range(80))
+    assert [len(rows) for rows in parts] == [
         48,
         16,
         16,
@@ -89,9 +90,8 @@ def test_standardisation_uses_only_training_rows() -> None:
     features = np.c_[np.random.default_rng(0).normal(5, 3, 20), np.full(20, 0.1)].astype(np.float32)
     train = np.arange(10)
     moved = probe.standardise(features, train)
-    assert moved[train].mean(axis=0) == pytest.approx(0, abs=1e-12) and moved[
-        train, 0
-    ].std() == pytest.approx(1)
+    assert moved[train].mean(axis=0) == pytest.approx(0, abs=1e-12)
+    assert moved[train, 0].std() == pytest.approx(1)
     assert not moved[:, 1].any()  # a constant
     features[10:] += 100
     np.testing.assert_array_equal(probe.standardise(features, train)[train], moved[train])
@@ -148,7 +148,8 @@ def test_search_over_c_ends_after_four_falls_in_a_row(monkeypatch: pytest.Monkey
             lambda labels, scores, values=values: np.array([next(values) if scores.any() else 0.5]),
         )
         found = probe.fit_probe(features[:30], labels[:30], features[30:], labels[30:])
-        assert len(found.validation) == tried and probe.STRENGTHS.index(found.strength) == best
+        assert len(found.validation) == tried
+        assert probe.STRENGTHS.index(found.strength) == best
 
 
 def test_the_smallest_c_is_fitted_too() -> None:
@@ -164,7 +165,8 @@ def test_validation_labels_choose_c() -> None:
     features, labels = problem(80, 60, 1, seed=4)
     one = probe.fit_probe(features[:40], labels[:40], features[40:], labels[40:])
     other = probe.fit_probe(features[:40], labels[:40], features[40:], 1 - labels[40:])
-    assert one.validation != other.validation and one.strength != other.strength
+    assert one.validation != other.validation
+    assert one.strength != other.strength
 
 
 def test_blank_labels_are_left_out_class_by_class() -> None:
@@ -190,10 +192,8 @@ def test_classes_without_both_labels_are_left_out() -> None:
     labels[:60, 1] = 0
     found = probe.fit_probe(features[:60], labels[:60], features[60:], labels[60:])
     assert found.fitted.tolist() == [True, False, True]
-    assert (
-        np.isnan(found.scores(features)[:, 1]).all()
-        and np.isfinite(found.scores(features)[:, [0, 2]]).all()
-    )
+    assert np.isnan(found.scores(features)[:, 1]).all()
+    assert np.isfinite(found.scores(features)[:, [0, 2]]).all()
     labels[60:, 0] = 1  # not in validation: fitted, and C comes from the third
     again = probe.fit_probe(features[:60], labels[:60], features[60:], labels[60:])
     assert again.fitted.tolist() == [True, False, True]

@@ -32,11 +32,9 @@ def test_by_hand() -> None:
     below answer 1.
     """
     ranks = rank_answers(*scored([[3, 2, 1], [3, 1, 2], [1, 2, 1]]), [0, 1, 2], [0, 1, 2])
-    assert (
-        ranks.above.tolist() == [0, 2, 1]
-        and ranks.right.tolist() == [1, 1, 1]
-        and ranks.wrong.tolist() == [0, 0, 1]
-    )
+    assert ranks.above.tolist() == [0, 2, 1]
+    assert ranks.right.tolist() == [1, 1, 1]
+    assert ranks.wrong.tolist() == [0, 0, 1]
     assert [ranks.rank(ties).tolist() for ties in TIES] == [[1, 3, 2], [1, 3, 2.5], [1, 3, 3]]
     assert [ranks.hits(2, ties).tolist() for ties in TIES] == [[1, 0, 1], [1, 0, 0.5], [1, 0, 0]]
     assert ranks.reciprocal("expected").tolist() == pytest.approx(
@@ -75,18 +73,15 @@ def test_expectation_is_the_mean_over_all_orders(above: int, right: int, wrong: 
         assert ranks.hits(k, "expected")[0] == pytest.approx(
             mean([int(place <= k) for place in first]), abs=1e-12
         )
-        assert ranks.hits(k, "optimistic")[0] == (min(first) <= k) and ranks.hits(k, "pessimistic")[
-            0
-        ] == (max(first) <= k)
+        assert ranks.hits(k, "optimistic")[0] == (min(first) <= k)
+        assert ranks.hits(k, "pessimistic")[0] == (max(first) <= k)
 
 
 def test_expectation_of_a_large_tie_is_accurate() -> None:
     """100 000 answers with one score (a collapsed model): chance, to 1e-9."""
     ranks = chance_ranks([7], [7] + [8] * 99_999)
-    assert (
-        ranks.hits(10, "expected")[0] == pytest.approx(1e-4, abs=1e-9)
-        and ranks.rank("expected")[0] == 50_000.5
-    )
+    assert ranks.hits(10, "expected")[0] == pytest.approx(1e-4, abs=1e-9)
+    assert ranks.rank("expected")[0] == 50_000.5
 
 
 @pytest.mark.parametrize("k", [1, 5, 10])
@@ -130,7 +125,8 @@ def test_equal_vectors_tie_exactly_at_any_position() -> None:
     queries, distinct = unit(37, 511, 5), unit(3, 511, 6)
     gallery = distinct[np.arange(1003) % 3]
     ranks = rank_answers(queries, gallery, [0] * 37, range(1003))
-    assert (ranks.right == 1).all() and set(ranks.wrong.tolist()) == {1003 // 3}
+    assert (ranks.right == 1).all()
+    assert set(ranks.wrong.tolist()) == {1003 // 3}
     assert set(ranks.above.tolist()) <= {0, 334, 335, 668, 669}
     minus = rank_answers(queries[:, :3], np.array([[0, 1, 0], [-0.0, 1, -0.0]]), [0] * 37, [0, 1])
     assert minus.wrong.tolist() == [1] * 37
@@ -182,7 +178,8 @@ def test_any_right_answer_counts_also_in_chance() -> None:
     / C(6,2) = 0.8.
     """
     ranks = rank_answers(*scored([[1, 6, 5, 4, 3, 2]]), ["a"], ["b", "b", "a", "a", "b", "a"])
-    assert ranks.rank("expected").tolist() == [2] and ranks.right.tolist() == [1]
+    assert ranks.rank("expected").tolist() == [2]
+    assert ranks.right.tolist() == [1]
     assert chance_ranks(["a"], ["b", "b", "a", "a", "b", "a"]).hits(
         2, "expected"
     ).tolist() == pytest.approx([0.8], abs=1e-15)

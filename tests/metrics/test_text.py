@@ -111,11 +111,9 @@ def chexbert_folder(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, tor
 )
 def test_bleu_2_by_hand(candidate: str, reference: str, expected: float) -> None:
     values, _ = bleu_2([candidate], [reference])
-    assert (
-        values.dtype == np.float64
-        and values == pytest.approx([expected], abs=1e-12)
-        and (values[0] == 0) == (expected == 0)
-    )
+    assert values.dtype == np.float64
+    assert values == pytest.approx([expected], abs=1e-12)
+    assert (values[0] == 0) == (expected == 0)
 
 
 def test_tokens_split_sentences_without_a_download() -> None:
@@ -192,7 +190,8 @@ def test_micro_f1_equals_scikit_learn() -> None:
     )
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert np.isnan(micro_f1(np.zeros((2, 3)))) and counts.dtype == np.float64
+        assert np.isnan(micro_f1(np.zeros((2, 3))))
+        assert counts.dtype == np.float64
 
 
 @pytest.mark.slow
@@ -218,7 +217,9 @@ def test_identical_reports_and_their_order(
         ), name
         assert moved[name].value() == pytest.approx(whole[name].value(), abs=1e-5)
         low, high = bootstrap_interval(whole[name].value, 5, draws=20)
-        assert low <= high and whole[name].setting and not whole[name].missing
+        assert low <= high
+        assert whole[name].setting
+        assert not whole[name].missing
 
 
 @pytest.mark.parametrize(
@@ -261,7 +262,8 @@ def test_empty_candidates_score_0_and_are_counted(
         one = scored[name]
         assert one.empty == 2 and one.value([0, 2]) in (0, pytest.approx(np.nan, nan_ok=True)), name
         if one.values.ndim == 1:
-            assert (one.values[[0, 2]] == 0).all() and one.values[1] > 0
+            assert (one.values[[0, 2]] == 0).all()
+            assert one.values[1] > 0
     # the reference's five words count in the brevity penalty
     assert scored["BLEU-4 (corpus)"].values[0, 8:].tolist() == [
         0,
@@ -295,14 +297,14 @@ def test_input_must_be_lists_of_strings() -> None:
 def test_missing_metrics_have_a_reason_and_no_value(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "rouge_score.rouge_scorer", None)
     scored = score_reports(CANDIDATES, REFERENCES)
-    assert list(scored) == list(METRICS) and "METEOR" not in scored
-    assert (
-        "rouge_score" in scored["ROUGE-L"].missing
-        and "openclip_eclip[reports]" in scored["ROUGE-L"].missing
-    )
+    assert list(scored) == list(METRICS)
+    assert "METEOR" not in scored
+    assert "rouge_score" in scored["ROUGE-L"].missing
+    assert "openclip_eclip[reports]" in scored["ROUGE-L"].missing
     for name, metric in METRICS.items():
         if metric.model:
-            assert scored[name].values is None and metric.needs in scored[name].missing
+            assert scored[name].values is None
+            assert metric.needs in scored[name].missing
             with pytest.raises(ValueError, match="missing metric"):
                 scored[name].value()
 
@@ -316,10 +318,8 @@ def test_bertscore_equals_bert_score(tmp_path: Path) -> None:
     values, setting = text_models.bertscore_recall(CANDIDATES, REFERENCES, MINILM)
     recall = score(CANDIDATES, REFERENCES, model_type=str(MINILM), num_layers=5, device="cpu")[1]
     assert values == pytest.approx(recall.numpy(), abs=1e-5)
-    assert (
-        "layer 5 of 6" in setting
-        and hashlib.sha256((MINILM / "model.safetensors").read_bytes()).hexdigest()[:16] in setting
-    )
+    assert "layer 5 of 6" in setting
+    assert hashlib.sha256((MINILM / "model.safetensors").read_bytes()).hexdigest()[:16] in setting
     # layer 10 in bert-score's table, of 6 here: a name decides, a depth limits
     link = tmp_path / "albert-base-v1"
     link.symlink_to(MINILM)
@@ -344,10 +344,8 @@ def test_sentence_vectors_are_means_over_tokens() -> None:
     values, setting = text_models.sentence_cosine(
         [*CANDIDATES, long], [*REFERENCES, REFERENCES[1]], MINILM
     )
-    assert (
-        values == pytest.approx(expected, abs=1e-5)
-        and "mean of tokens, 1 of 12 texts cut at 256 tokens" in setting
-    )
+    assert values == pytest.approx(expected, abs=1e-5)
+    assert "mean of tokens, 1 of 12 texts cut at 256 tokens" in setting
 
 
 @pytest.mark.parametrize(
@@ -394,14 +392,12 @@ def test_chexbert_runs_without_dropout(chexbert_folder: tuple[Path, torch.nn.Mod
             [[int(head(vector).argmax()) for head in model.linear_heads] for vector in vectors]
         )
     loaded = text_models._load_chexbert(folder, "cpu").model
-    assert values == pytest.approx(expected, abs=1e-5) and not any(
-        part.training for part in loaded.modules()
-    )
+    assert values == pytest.approx(expected, abs=1e-5)
+    assert not any(part.training for part in loaded.modules())
     classes = np.array(heads)
     assert set(Counter(classes.ravel().tolist())) == {0, 1, 2, 3}
-    assert (
-        np.stack([found, true], 1) == ((classes == 1) | (classes == 3))
-    ).all() and "chexbert.pth sha256" in setting
+    assert (np.stack([found, true], 1) == ((classes == 1) | (classes == 3))).all()
+    assert "chexbert.pth sha256" in setting
 
 
 def test_chexbert_files_that_do_not_fit_are_an_error(tmp_path: Path) -> None:
@@ -447,12 +443,15 @@ def test_radgraph_is_scored_by_its_package(tmp_path: Path, monkeypatch: pytest.M
         def forward(
             self, refs: list[str], hyps: list[str]
         ) -> tuple[float, list[float], list, list]:
-            assert not self.training and refs == REFERENCES and hyps == CANDIDATES
+            assert not self.training
+            assert refs == REFERENCES
+            assert hyps == CANDIDATES
             return 0.5, [0.0, 1.0, 0.5, 0.5, 0.5], [], []
 
     monkeypatch.setitem(sys.modules, "radgraph", types.SimpleNamespace(F1RadGraph=F1RadGraph))
     scored = score_reports(CANDIDATES, REFERENCES, {"radgraph": tmp_path})["RadGraph-F1"]
-    assert scored.values.tolist() == [0.0, 1.0, 0.5, 0.5, 0.5] and scored.value() == 0.5
+    assert scored.values.tolist() == [0.0, 1.0, 0.5, 0.5, 0.5]
+    assert scored.value() == 0.5
     assert (
         f"radgraph, weights.th sha256 {hashlib.sha256(b'weights').hexdigest()[:16]}"
         in scored.setting

@@ -75,21 +75,25 @@ def test_every_kind_of_predictions_gives_means_with_intervals_and_a_report(
     assert main(["compare", *methods(tmp_path, kind), "--out", str(tmp_path / "out")]) == 0
     values = result(tmp_path / "out")["values"]
     own = values["methods"]["eclip"][metric]
-    assert own["low"] < own["value"] < own["high"] and own["sd"] > 0
+    assert own["low"] < own["value"] < own["high"]
+    assert own["sd"] > 0
     found = values["differences"]["eclip"][metric]
     assert found["value"] == pytest.approx(
         own["value"] - values["methods"]["clip"][metric]["value"]
     )
-    assert found["low"] < found["value"] < found["high"] and 0 < found["p"] <= 1
+    assert found["low"] < found["value"] < found["high"]
+    assert 0 < found["p"] <= 1
     entries = [*values["differences"]["eclip"].values(), *values["classes"]["eclip"].values()]
     assert all((entry["p"] < 0.05) == (entry["low"] > 0 or entry["high"] < 0) for entry in entries)
     assert values["needed"]["eclip"][metric]["smallest_difference"] > 0
-    assert values["seeds"] == {"clip": 3, "eclip": 3} and values["images"] == 60
+    assert values["seeds"] == {"clip": 3, "eclip": 3}
+    assert values["images"] == 60
     if kind != "ranks":
         assert set(values["classes"]["eclip"]) == set(CLASSES)
         assert all(entry["p_holm"] >= entry["p"] for entry in values["classes"]["eclip"].values())
     page = (tmp_path / "out" / "report.html").read_text()
-    assert "data:image/png" in page and (tmp_path / "out" / "differences.png").stat().st_size > 5000
+    assert "data:image/png" in page
+    assert (tmp_path / "out" / "differences.png").stat().st_size > 5000
     assert "intervals are wide" in page  # three seeds
 
 
@@ -124,9 +128,11 @@ def test_one_seed_has_a_warning_and_no_needed_number_of_seeds(tmp_path: Path) ->
     record = result(tmp_path / "out")
     (loud,) = [note for note in record["notes"] if "ONE SEED" in note]
     assert "covers test images only" in loud
-    assert str(tmp_path / "a") in loud and str(tmp_path / "b") in loud
+    assert str(tmp_path / "a") in loud
+    assert str(tmp_path / "b") in loud
     needed = record["values"]["needed"][str(tmp_path / "b")]["macro-F1"]
-    assert needed["seeds"] is None and needed["images"] > 60
+    assert needed["seeds"] is None
+    assert needed["images"] > 60
 
 
 def test_bootstrap_draws_whole_patients(tmp_path: Path) -> None:
@@ -153,7 +159,8 @@ def test_bootstrap_draws_whole_patients(tmp_path: Path) -> None:
         values = result(tmp_path / f"out{name}")["values"]
         found = values["differences"][folders[1]]["accuracy"]
         widths[name] = found["high"] - found["low"]
-    assert values["patients"] == 30 and widths["patient"] > 1.6 * widths["image"]
+    assert values["patients"] == 30
+    assert widths["patient"] > 1.6 * widths["image"]
 
 
 def test_different_numbers_of_seeds_are_not_paired_and_noted(tmp_path: Path) -> None:
@@ -161,10 +168,8 @@ def test_different_numbers_of_seeds_are_not_paired_and_noted(tmp_path: Path) -> 
     second = ",".join(write(tmp_path / f"b{s}", seed=s, gain=2.0) for s in range(2))
     assert main(["compare", f"a={first}", f"b={second}", "--out", str(tmp_path / "out")]) == 0
     record = result(tmp_path / "out")
-    assert (
-        any("not paired" in note for note in record["notes"])
-        and record["values"]["needed"]["b"]["accuracy"] is None
-    )
+    assert any("not paired" in note for note in record["notes"])
+    assert record["values"]["needed"]["b"]["accuracy"] is None
 
 
 def test_class_without_samples_is_named(tmp_path: Path) -> None:
@@ -241,12 +246,12 @@ def test_results_of_different_machines_are_an_error(
         part in error
         for part in ["error: the results come from different machines", "--mixed-machines", *said]
     ), error
-    assert error.count("\n") == 1 and not (tmp_path / "out").exists()
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
     assert main(["compare", *words, "--mixed-machines", "--out", str(tmp_path / "out")]) == 0
     page = (tmp_path / "out" / "result.md").read_text()
-    assert page.splitlines()[2].startswith("**MIXED MACHINES") and all(
-        part in page for part in said
-    )
+    assert page.splitlines()[2].startswith("**MIXED MACHINES")
+    assert all(part in page for part in said)
     assert result(tmp_path / "out")["settings"]["mixed_machines"] is True
 
 
@@ -256,15 +261,14 @@ def test_one_machine_and_unknown_machines_are_noted(tmp_path: Path) -> None:
     notes = result(tmp_path / "same")["notes"]
     assert any(
         "trained on: H100" in note and "measured on: AMD EPYC (CPU)" in note for note in notes
-    ) and not any("not recorded" in note for note in notes)
+    )
+    assert not any("not recorded" in note for note in notes)
     old = recorded(tmp_path / "old", 3.0, trained=None, measured=None)
     assert main(["compare", same[0], old, "--out", str(tmp_path / "old-too")]) == 0
     (note,) = [note for note in result(tmp_path / "old-too")["notes"] if "not recorded" in note]
-    assert (
-        "trained on of 1 of 2" in note
-        and "measured on of 1 of 2" in note
-        and "torch of 1" not in note.replace("trained with torch of 1 of 2", "")
-    )
+    assert "trained on of 1 of 2" in note
+    assert "measured on of 1 of 2" in note
+    assert "torch of 1" not in note.replace("trained with torch of 1 of 2", "")
 
 
 def test_a_run_on_two_machines_is_a_kind_of_its_own(tmp_path: Path) -> None:
@@ -298,9 +302,8 @@ def test_intervals_of_means_stay_in_the_range_of_the_score(tmp_path: Path) -> No
         ]
     )
     found = result(tmp_path / "out")["values"]["methods"]["a"]["accuracy"]
-    assert (found["low"], found["high"]) == (0, 1) and found["value"] == pytest.approx(
-        0.75, abs=0.05
-    )
+    assert (found["low"], found["high"]) == (0, 1)
+    assert found["value"] == pytest.approx(0.75, abs=0.05)
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,8 @@ def test_features_are_those_of_the_model_in_the_order_of_the_table(
 ) -> None:
     data = read_eval_set(write_table(tmp_path, 10))
     features, kept = encode_images(encoder, data, OPTIONS)
-    assert features.unit.dtype == np.float32 and len(kept) == 10
+    assert features.unit.dtype == np.float32
+    assert len(kept) == 10
     np.testing.assert_allclose(features.unit, direct(encoder, data.images), atol=1e-6)
     projected = features.pooled @ encoder.model.visual.proj.detach().numpy()
     np.testing.assert_allclose(
@@ -58,7 +59,8 @@ def test_features_are_those_of_the_model_in_the_order_of_the_table(
     np.testing.assert_allclose(
         texts.unit, encoder.model.encode_text(tokens, normalize=True).detach().numpy(), atol=1e-6
     )
-    assert texts.cut == 0 and encode_texts(encoder, ["word " * 30], OPTIONS).cut == 1
+    assert texts.cut == 0
+    assert encode_texts(encoder, ["word " * 30], OPTIONS).cut == 1
 
 
 TOWERS = {
@@ -144,19 +146,15 @@ def test_cache_is_keyed_by_weights_transform_and_content(
     again, _ = encode_images(
         load_encoder("tiny", "random", device="cpu"), read_eval_set(table), options
     )
-    assert (
-        len(calls) == 2
-        and (first.unit == again.unit).all()
-        and (first.pooled == again.pooled).all()
-    )
+    assert len(calls) == 2
+    assert (first.unit == again.unit).all()
+    assert (first.pooled == again.pooled).all()
     # another picture under the same name
     Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(tmp_path / "images" / "0.png")
     changed, _ = encode_images(encoder, read_eval_set(table), options)
-    assert (
-        len(calls) == 4
-        and (changed.unit[0] != first.unit[0]).any()
-        and (changed.unit[1:] == first.unit[1:]).all()
-    )
+    assert len(calls) == 4
+    assert (changed.unit[0] != first.unit[0]).any()
+    assert (changed.unit[1:] == first.unit[1:]).all()
     with torch.no_grad():
         encoder.model.visual.proj.mul_(-1)
     other = Encoder(
@@ -168,7 +166,8 @@ def test_cache_is_keyed_by_weights_transform_and_content(
         {**encoder.facts, "weights_hash": "other"},
     )
     flipped, _ = encode_images(other, read_eval_set(table), options)
-    assert len(calls) == 6 and (flipped.unit == -changed.unit).all()
+    assert len(calls) == 6
+    assert (flipped.unit == -changed.unit).all()
 
 
 RANKS = """\
@@ -205,7 +204,8 @@ def test_two_ranks_are_bit_for_bit_identical_to_one(launcher: Launcher) -> None:
         )
         assert done.returncode == 0, done.stderr[-2000:]
     one, two = (np.load(launcher.folder / f"{processes}.npz") for processes in (1, 2))
-    assert len(one["images"]) == 13 and all((one[name] == two[name]).all() for name in one)
+    assert len(one["images"]) == 13
+    assert all((one[name] == two[name]).all() for name in one)
 
 
 def test_bad_images_are_an_error_or_are_skipped_and_counted(
@@ -221,7 +221,8 @@ def test_bad_images_are_an_error_or_are_skipped_and_counted(
     features, kept = encode_images(
         encoder, read_eval_set(table, skip_bad=True), EncodeOptions(4, 0, None, True)
     )
-    assert len(kept) == len(features.unit) == 3 and sorted(kept.excluded.values()) == [
+    assert len(kept) == len(features.unit) == 3
+    assert sorted(kept.excluded.values()) == [
         "no such image",
         "unreadable image",
     ]
@@ -306,11 +307,9 @@ def test_shards_and_recipes(tmp_path: Path) -> None:
     )
     (tmp_path / "set.recipe.json").write_text('{"classes": ["edema", "mass"]}')
     data = read_eval_set(tmp_path / "set.tar")
-    assert (
-        data.ids == ["set.tar/a", "set.tar/b"]
-        and data.column("title") == ["one", ""]
-        and data.read(1) == picture
-    )
+    assert data.ids == ["set.tar/a", "set.tar/b"]
+    assert data.column("title") == ["one", ""]
+    assert data.read(1) == picture
     assert data.class_labels(data.recipe["classes"]).tolist() == [1, 1]
     write_shard(tmp_path / "texts.tar", {"a.txt": b"one"})
     with pytest.raises(UserError, match="expected an image"):
@@ -350,16 +349,13 @@ def test_a_run_folder_gives_the_features_of_its_export(tmp_path: Path) -> None:
     run, data = write_run(tmp_path / "run"), read_eval_set(write_table(tmp_path, 3))
     export_plain(run, tmp_path / "plain")
     ours, plain = (load_encoder(str(folder), device="cpu") for folder in (run, tmp_path / "plain"))
-    assert (
-        ours.facts["pretrained"] == "epoch_2.pt"
-        and ours.facts["weights_hash"] == plain.facts["weights_hash"]
-    )
+    assert ours.facts["pretrained"] == "epoch_2.pt"
+    assert ours.facts["weights_hash"] == plain.facts["weights_hash"]
     assert (
         encode_images(ours, data, OPTIONS)[0].unit == encode_images(plain, data, OPTIONS)[0].unit
     ).all()
-    assert torch.equal(ours.tokenizer(["a nodule"]), plain.tokenizer(["a nodule"])) and not hasattr(
-        ours.model, "heatmap_processor"
-    )
+    assert torch.equal(ours.tokenizer(["a nodule"]), plain.tokenizer(["a nodule"]))
+    assert not hasattr(ours.model, "heatmap_processor")
     assert hasattr(
         load_encoder(str(run), device="cpu", with_processor=True).model, "heatmap_processor"
     )
@@ -418,25 +414,20 @@ def test_results_are_written_completely(tmp_path: Path) -> None:
     )
     write_result(result, tmp_path / "out")
     record = json.loads((tmp_path / "out" / "result.json").read_text())
-    assert (
-        record["values"] == {"score": 0.5, "none": None, "list": [0, 1], "path": "a"}
-        and record["versions"]["torch"] == torch.__version__
-    )
+    assert record["values"] == {"score": 0.5, "none": None, "list": [0, 1], "path": "a"}
+    assert record["versions"]["torch"] == torch.__version__
     assert (
         "| x\\|y | 0.123 |\n| z | – |"
         in markdown(result)
         == (tmp_path / "out" / "result.md").read_text()
     )
     page = (tmp_path / "out" / "report.html").read_text()
-    assert (
-        "T &lt;1&gt;" in page
-        and "<td>0.123</td>" in page
-        and "http" not in page
-        and "every class weighing the same" in page
-    )
-    assert (
-        read_predictions(tmp_path / "out")["id"].tolist() == ["a"] and plain(np.bool_(True)) is True
-    )
+    assert "T &lt;1&gt;" in page
+    assert "<td>0.123</td>" in page
+    assert "http" not in page
+    assert "every class weighing the same" in page
+    assert read_predictions(tmp_path / "out")["id"].tolist() == ["a"]
+    assert plain(np.bool_(True)) is True
     with pytest.raises(UserError, match="no predictions.npz"):
         read_predictions(tmp_path)
 
@@ -449,15 +440,12 @@ def test_foreign_output_folders_are_an_error_before_encoding(
         *("sensitivity", "--model", "tiny", "--pretrained", "random", "--data", "absent.csv"),
         "--out",
     ]
-    assert (
-        main([*command, str(tmp_path)]) == 2
-        and "files of something else" in capsys.readouterr().err
-    )
-    assert (
-        main([*command, str(tmp_path / "new")]) == 2
-        and "absent.csv: no such file" in capsys.readouterr().err
-    )
-    assert not (tmp_path / "new").exists() and len(TASKS) == 9
+    assert main([*command, str(tmp_path)]) == 2
+    assert "files of something else" in capsys.readouterr().err
+    assert main([*command, str(tmp_path / "new")]) == 2
+    assert "absent.csv: no such file" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+    assert len(TASKS) == 9
 
 
 def test_only_the_factorys_warning_about_missing_weights_is_silenced(

@@ -92,21 +92,23 @@ def test_three_tables(probe, tmp_path: Path) -> None:
     result = probe(*sets(tmp_path), "--val-data", table(tmp_path / "valid.csv", 40, 500))
     assert result.values["images"] == {"train": 90, "valid": 40, "test": 60}
     cells = result.values["features"]["before projection"]["cells"]
-    assert [cell["percent"] for cell in cells] == [10, 50, 100] and [
-        len(cell["C"]) for cell in cells
-    ] == [2, 2, 1]
+    assert [cell["percent"] for cell in cells] == [10, 50, 100]
+    assert [len(cell["C"]) for cell in cells] == [2, 2, 1]
     # 45 patients; 100 % is one set
-    assert cells[0]["images"] == [8, 8] and cells[2]["images"] == [90]
+    assert cells[0]["images"] == [8, 8]
+    assert cells[2]["images"] == [90]
     macro = cells[2]["macro_auroc"][0]
-    assert (
-        macro == pytest.approx(np.mean([cells[2]["auroc"][name][0] for name in ("Mass", "Nodule")]))
-        and macro > 0.8
+    assert macro == pytest.approx(
+        np.mean([cells[2]["auroc"][name][0] for name in ("Mass", "Nodule")])
     )
+    assert macro > 0.8
     low, high = result.values["features"]["before projection"]["interval at 100 %"]["macro"]
     assert low < macro < high
     found = result.predictions
-    assert found["kind"] == "binary" and found["label"].shape == found["score"].shape == (60, 2)
-    assert found["classes"].tolist() == ["Mass", "Nodule"] and found["id"][0] == "1000.png"
+    assert found["kind"] == "binary"
+    assert found["label"].shape == found["score"].shape == (60, 2)
+    assert found["classes"].tolist() == ["Mass", "Nodule"]
+    assert found["id"][0] == "1000.png"
     assert found["patient"][:3].tolist() == ["p1000", "p1000", "p1001"]
     from sklearn.metrics import roc_auc_score
 
@@ -160,10 +162,8 @@ def test_one_table_is_split_by_patient_or_by_its_column(probe, tmp_path: Path) -
         "--split-column",
         "fold",
     )
-    assert (
-        result.values["images"] == {"train": 60, "valid": 20, "test": 20}
-        and result.predictions["id"][0] == "80.png"
-    )
+    assert result.values["images"] == {"train": 60, "valid": 20, "test": 20}
+    assert result.predictions["id"][0] == "80.png"
     open_i = table(tmp_path / "openi.csv", 100, fold=["train"] * 80 + ["test"] * 20)
     result = probe("--data", open_i, "--classes", "Mass", "--split-column", "fold")
     assert result.values["images"] == {"train": 64, "valid": 16, "test": 20}
@@ -223,10 +223,8 @@ def test_an_image_listed_twice_stays_in_one_part(probe, tmp_path: Path) -> None:
     frame = pd.read_csv(data).drop(columns="patient")
     pd.concat([frame, frame]).to_csv(data, index=False)
     result = probe("--data", data, "--classes", "Mass")
-    assert (
-        result.values["images"] == {"train": 96, "valid": 32, "test": 32}
-        and "every image counts as a patient" in result.notes[0]
-    )
+    assert result.values["images"] == {"train": 96, "valid": 32, "test": 32}
+    assert "every image counts as a patient" in result.notes[0]
     assert "patient" not in result.predictions
 
 
@@ -235,10 +233,8 @@ def test_label_column_with_three_and_with_two_classes(probe, tmp_path: Path) -> 
     names = [("normal", "mass", "edema")[i % 3] for i in range(90)]
     data = table(tmp_path / "three.csv", 90, label=names)
     result = probe("--data", data, "--classes", "normal", "mass", "edema")
-    assert (
-        result.predictions["label"].shape[1] == 3
-        and (result.predictions["label"].sum(axis=1) == 1).all()
-    )
+    assert result.predictions["label"].shape[1] == 3
+    assert (result.predictions["label"].sum(axis=1) == 1).all()
     two = table(tmp_path / "two.csv", 90, label=[i % 2 for i in range(90)])
     (tmp_path / "two.recipe.json").write_text(
         json.dumps({"classes": ["No pneumonia", "Pneumonia"]})
@@ -255,11 +251,9 @@ def test_blank_and_missing_labels_by_class(probe, tmp_path: Path) -> None:
     flags = sets(tmp_path, Mass=[""] * 30 + ["1", "0"] * 15, Nodule=[0] * 60)
     result = probe(*flags)
     rows = {row[0]: row for row in result.tables[1].rows}
-    assert (
-        rows["Mass"][2] == "15 of 30"
-        and rows["Nodule"][2] == "0 of 60"
-        and rows["Nodule"][3] is None
-    )
+    assert rows["Mass"][2] == "15 of 30"
+    assert rows["Nodule"][2] == "0 of 60"
+    assert rows["Nodule"][3] is None
     assert any(
         "the test set has no positive or no negative: Nodule." in note for note in result.notes
     )
@@ -286,11 +280,9 @@ def test_a_class_too_rare_for_a_share_is_left_out_and_named(probe, tmp_path: Pat
         10,
     )
     cells = result.values["features"]["before projection"]["cells"]
-    assert (
-        cells[0]["left_out"]["Nodule"] == 2
-        and cells[0]["images"] == [2, 2]
-        and cells[2]["left_out"] == {}
-    )
+    assert cells[0]["left_out"]["Nodule"] == 2
+    assert cells[0]["images"] == [2, 2]
+    assert cells[2]["left_out"] == {}
     one = cells[1]
     assert one["left_out"]["Nodule"] in (1, 2)
     for mass, nodule, macro in zip(
@@ -361,15 +353,11 @@ def test_phantoms_with_a_model(tiny_model: str, tmp_path: Path) -> None:
     )
     record = json.loads((out / "result.json").read_text())
     assert set(record["values"]["features"]) == {"before projection", "after projection"}
-    assert (
-        record["settings"]["predictions_of"] == "before projection"
-        and record["settings"]["C_tried"][0] == 1e-6
-    )
-    assert (
-        read_predictions(out)["score"].shape[0] == 10
-        and (out / "curve.png").is_file()
-        and (out / "classes.png").is_file()
-    )
+    assert record["settings"]["predictions_of"] == "before projection"
+    assert record["settings"]["C_tried"][0] == 1e-6
+    assert read_predictions(out)["score"].shape[0] == 10
+    assert (out / "curve.png").is_file()
+    assert (out / "classes.png").is_file()
 
 
 def test_a_tower_without_features_before_its_projection(

@@ -124,11 +124,9 @@ def test_a_patient_on_both_sides_is_an_error(
     train = side(tmp_path / "train", TRAIN, 1)
     test = side(tmp_path / "test", TEST, 2, patient=["100", theirs, "102", "103"])
     said = failure(capsys, command(train, test, tmp_path / "out"))
-    assert (
-        f"such as {named} in {train}, row 4" in said
-        and f"{test}, row 2" in said
-        and not (tmp_path / "out").exists()
-    )
+    assert f"such as {named} in {train}, row 4" in said
+    assert f"{test}, row 2" in said
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_blank_patient_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -146,11 +144,9 @@ def test_the_same_image_under_another_name_and_patient_is_an_error(
     train, test = sides(tmp_path)
     shutil.copy(tmp_path / "test" / "images" / "2.png", tmp_path / "train" / "images" / "7.png")
     said = failure(capsys, command(train, test, tmp_path / "out"))
-    assert (
-        "1 test images are also in the training side" in said
-        and f"{test}, row 3" in said
-        and f"{train}, row 8" in said
-    )
+    assert "1 test images are also in the training side" in said
+    assert f"{test}, row 3" in said
+    assert f"{train}, row 8" in said
 
 
 @pytest.mark.slow
@@ -167,13 +163,12 @@ def test_a_test_report_planted_in_the_training_side_is_detected(
         json.loads(line)["text"]
         for line in (tmp_path / "index" / "texts.jsonl").read_text().splitlines()
     ]
-    assert (
-        texts == [*TRAIN[:4], *TRAIN[5:]]
-        and found["values"]["index"]["left_out"] == found["values"]["same_text"] == 1
-    )
+    assert texts == [*TRAIN[:4], *TRAIN[5:]]
+    assert found["values"]["index"]["left_out"] == found["values"]["same_text"] == 1
     assert "normal heart" not in prompts(tmp_path / "drop").replace(
         "Normal heart, clear lungs.", ""
-    ) and "LUNGS" not in prompts(tmp_path / "drop")
+    )
+    assert "LUNGS" not in prompts(tmp_path / "drop")
     assert any(
         "1 training reports have the words of a test report and are left out" in note
         for note in found["notes"]
@@ -182,7 +177,8 @@ def test_a_test_report_planted_in_the_training_side_is_detected(
         capsys, command(train, test, tmp_path / "stop", "--same-text", "stop")
     )
     kept = evaluate(train, test, tmp_path / "keep", "--same-text", "keep", "--snippets", 10)
-    assert "LUNGS" in prompts(tmp_path / "keep") and kept["values"]["index"] == {
+    assert "LUNGS" in prompts(tmp_path / "keep")
+    assert kept["values"]["index"] == {
         "kind": "exact",
         "count": 10,
         "recall_at_10": 1.0,
@@ -202,11 +198,9 @@ def test_no_test_report_is_ever_in_the_index(tmp_path: Path) -> None:
             for name, part, first in (("a", texts[:40], 0), ("b", texts[40:], 40))
         ]
         chosen, twins = training_side.distinct_reports(*data, "title", "drop")
-        assert (
-            not set(chosen) & set(texts[40:])
-            and sorted({*chosen, *twins}) == sorted(set(texts[:40]))
-            and len(chosen) == len(set(chosen))
-        )
+        assert not set(chosen) & set(texts[40:])
+        assert sorted({*chosen, *twins}) == sorted(set(texts[:40]))
+        assert len(chosen) == len(set(chosen))
 
 
 # ---- snippets
@@ -223,7 +217,8 @@ def test_nearest_snippets_have_the_highest_cosines(kind: str) -> None:
     index = build_index(vectors, [str(i) for i in range(30)], kind)
     for query, found in zip(queries, pick_snippets(index, queries, 5)):
         order = np.argsort(-(vectors @ query))[:5]
-        assert found.texts == [str(i) for i in order] and found.nearest == str(order[0])
+        assert found.texts == [str(i) for i in order]
+        assert found.nearest == str(order[0])
         assert found.scores == pytest.approx((vectors @ query)[order], abs=1e-6)
     allowed = [3, 4, 5]
     only = pick_snippets(index, queries[:1], 2, allowed=allowed)[0]
@@ -255,7 +250,8 @@ def test_medoids_are_one_report_of_each_cluster_of_the_100_nearest(kind: str) ->
     for group in range(5):
         own = vectors[20 * group : 20 * group + 20]
         expected.add(str(20 * group + int((own @ own.mean(0)).argmax())))
-    assert set(found.texts) == expected and found.scores == sorted(found.scores, reverse=True)
+    assert set(found.texts) == expected
+    assert found.scores == sorted(found.scores, reverse=True)
     assert found.nearest == str(int((vectors @ query[0]).argmax()))
     assert found == pick_snippets(index, query, 5, "medoids", seed=0)[0]
     assert (
@@ -280,11 +276,13 @@ def test_worked_examples_are_seeded_and_not_from_their_own_patient(tmp_path: Pat
             encoder, train, index, ("title", "patient"), (5, "nearest", seed), options
         )
         owners = [TRAIN.index(example["report"]) // 2 for example in made]
-        assert len(set(owners)) == 2 and [example["key"] for example in made] == [
+        assert len(set(owners)) == 2
+        assert [example["key"] for example in made] == [
             train.ids[TRAIN.index(example["report"])] for example in made
         ]
         for owner, example in zip(owners, made):
-            assert len(example["snippets"]) == 5 and not {
+            assert len(example["snippets"]) == 5
+            assert not {
                 TRAIN[2 * owner],
                 TRAIN[2 * owner + 1],
             } & set(example["snippets"])
@@ -377,7 +375,8 @@ def test_result_holds_scores_problems_findings_and_notes(
     monkeypatch.setattr(reports, "read_encoder", lambda args: loaded.append(1) or read(args))
     out = tmp_path / "out"
     found = evaluate(train, test, out, "--writer", "http")
-    assert len(opened) == len(loaded) == 1 and [len(keys) for keys in fake.asked] == [3, 1]
+    assert len(opened) == len(loaded) == 1
+    assert [len(keys) for keys in fake.asked] == [3, 1]
     values = found["values"]
     assert values["faults"]["http"] == {
         "count": 4,
@@ -397,23 +396,21 @@ def test_result_holds_scores_problems_findings_and_notes(
         assert set(scores) == {"BLEU-2", "BLEU-4 (corpus)", "ROUGE-L", "label F1 (dictionary)"}
         assert all(score["low"] <= score["value"] <= score["high"] for score in scores.values())
     page = (out / "report.html").read_text()
-    assert (
-        "Research output, not a diagnosis" in page
-        and "Research output, not a diagnosis" in (out / "result.md").read_text()
-    )
+    assert "Research output, not a diagnosis" in page
+    assert "Research output, not a diagnosis" in (out / "result.md").read_text()
     assert (
         "no folder given for &#x27;chexbert&#x27;" in page and page.count("<td>missing</td>") == 15
     )
-    assert "<b>Written by http</b> (nothing)" in page and "<b>✗ missed</b>" in page
+    assert "<b>Written by http</b> (nothing)" in page
+    assert "<b>✗ missed</b>" in page
     written = lines(out)
     assert [record["key"] for record in written] == pd.read_csv(test)["filepath"].tolist()
     for record in written:
         assert [message["role"] for message in record["prompt"]] == ["user", "assistant"] * 2 + [
             "user"
         ]
-        assert len(record["retrieved"]) == 5 and all(
-            one["text"] in record["prompt"][-1]["content"] for one in record["retrieved"]
-        )
+        assert len(record["retrieved"]) == 5
+        assert all(one["text"] in record["prompt"][-1]["content"] for one in record["retrieved"])
     assert (
         written[2] | {"raw": "Opacity opacity", "finish": "length", "text": "Opacity opacity"}
         == written[2]
@@ -437,9 +434,8 @@ def test_copy_and_random_writers_copy_and_draw_reports(tmp_path: Path) -> None:
         evaluate(train, test, tmp_path / f"random{seed}", "--writer", "random", "--seed", seed)
         for seed in (1, 2)
     ]
-    assert list(found[0]["values"]["scores"]) == ["random", "copy"] and {
-        record["text"] for record in lines(tmp_path / "random1")
-    } <= set(TRAIN)
+    assert list(found[0]["values"]["scores"]) == ["random", "copy"]
+    assert {record["text"] for record in lines(tmp_path / "random1")} <= set(TRAIN)
     assert "| metric | random | copy |\n" in (tmp_path / "random1" / "result.md").read_text()
     assert [record["text"] for record in lines(tmp_path / "random1")] != [
         record["text"] for record in lines(tmp_path / "random2")
@@ -452,10 +448,8 @@ def test_setting_of_sentence_vectors_names_their_weights(tmp_path: Path) -> None
 
     train, test = sides(tmp_path)
     found = evaluate(train, test, tmp_path / "out", "--sentence-model", get_model_path())
-    assert (
-        0 < found["values"]["scores"]["copy"]["S_emb"]["value"] < 1
-        and "S_emb" not in found["values"]["missing"]
-    )
+    assert 0 < found["values"]["scores"]["copy"]["S_emb"]["value"] < 1
+    assert "S_emb" not in found["values"]["missing"]
     assert "sha256 53aa51172d142c89" in (tmp_path / "out" / "result.md").read_text()
 
 
@@ -506,7 +500,8 @@ def test_existing_reports_are_not_written_again(
     assert "the server is gone" in failure(
         capsys, command(train, test, tmp_path / "out", "--writer", "random")
     )
-    assert len(lines(tmp_path / "out")) == 2 and not (tmp_path / "out" / "result.json").exists()
+    assert len(lines(tmp_path / "out")) == 2
+    assert not (tmp_path / "out" / "result.json").exists()
     asked: list[list[str]] = []
 
     def counting(*args: Any) -> Any:
@@ -520,10 +515,8 @@ def test_existing_reports_are_not_written_again(
     monkeypatch.setattr(reports, "open_writer", counting)
     found = evaluate(train, test, tmp_path / "out", "--writer", "random")
     assert [Path(key).name for keys in asked for key in keys] == ["2.png", "3.png"]
-    assert (
-        found["values"] == whole["values"]
-        and (tmp_path / "out" / LINES).read_bytes() == (tmp_path / "whole" / LINES).read_bytes()
-    )
+    assert found["values"] == whole["values"]
+    assert (tmp_path / "out" / LINES).read_bytes() == (tmp_path / "whole" / LINES).read_bytes()
     assert "seed was 0, is 1" in failure(
         capsys, command(train, test, tmp_path / "out", "--writer", "random", "--seed", 1)
     )
@@ -583,12 +576,10 @@ def test_nothing_is_sent_without_a_url(tmp_path: Path, monkeypatch: pytest.Monke
     found = evaluate(
         train, test, tmp_path / "out", "--writer", "smollm2", "--max-new-tokens", 8, "--snippets", 2
     )
-    assert found["values"]["faults"]["smollm2"]["count"] == 4 and all(
-        record["raw"] for record in lines(tmp_path / "out")
-    )
-    assert found["settings"]["writer"]["sha256"].startswith("b179c9523d0e6a0f") and any(
-        "knows no medicine" in note for note in found["notes"]
-    )
+    assert found["values"]["faults"]["smollm2"]["count"] == 4
+    assert all(record["raw"] for record in lines(tmp_path / "out"))
+    assert found["settings"]["writer"]["sha256"].startswith("b179c9523d0e6a0f")
+    assert any("knows no medicine" in note for note in found["notes"])
 
 
 # ---- the endpoint, killed half-way
@@ -626,7 +617,8 @@ def test_run_killed_at_the_endpoint_loses_nothing_and_writes_nothing_twice(
     process.wait()
     stub.release.set()
     before = (out / LINES).read_bytes()
-    assert len(lines(out)) == 2 and not (out / "result.json").exists()
+    assert len(lines(out)) == 2
+    assert not (out / "result.json").exists()
     stub.script = [(500, b"", {"Retry-After": "0"}), (200, b"{", {}), (200, says, {})]
     evaluate(train, test, out, *flags)
     assert len(stub.requests) - 3 == 4  # the third report asked three times, the fourth once
@@ -714,24 +706,22 @@ def test_a_report_for_an_image_equals_that_of_the_task(
         )
     assert report.main(one(saved, "--writer", "copy", "--out", saved / "made" / "one.jsonl")) == 0
     said = capsys.readouterr().out
-    assert said.startswith("Research output, not a diagnosis") and sorted(calls) == [
+    assert said.startswith("Research output, not a diagnosis")
+    assert sorted(calls) == [
         "load_index",
         "open_writer",
         "read_encoder",
     ]
     made = [json.loads(line) for line in (saved / "made" / "one.jsonl").read_text().splitlines()]
     for record, expected in zip(made, [lines(saved / "out")[i] for i in (1, 0)], strict=True):
-        assert (
-            record["prompt"] == expected["prompt"]
-            and record["text"] == expected["text"]
-            and record["text"] in said
-        )
+        assert record["prompt"] == expected["prompt"]
+        assert record["text"] == expected["text"]
+        assert record["text"] in said
         assert [found["text"] for found in record["retrieved"]] == [
             found["text"] for found in expected["retrieved"]
         ]
-        assert record["writer"]["writer"] == "copy" and record["warning"].startswith(
-            "Research output"
-        )
+        assert record["writer"]["writer"] == "copy"
+        assert record["warning"].startswith("Research output")
     assert report.main(one(saved, "--writer", "copy", "--out", saved / "made" / "one.jsonl")) == 2
     assert "exists; expected a new file" in capsys.readouterr().err
 
@@ -754,6 +744,7 @@ def test_a_report_needs_an_index_with_examples_and_an_image(
     capsys.readouterr()
     words = one(saved, "--writer", "copy")
     words[words.index("--index") + 1] = str(tmp_path / "index")
-    assert report.main(words) == 2 and "has no worked examples" in capsys.readouterr().err
+    assert report.main(words) == 2
+    assert "has no worked examples" in capsys.readouterr().err
     assert report.main([str(tmp_path / "no.png"), *one(saved, "--writer", "copy")]) == 2
     assert "no.png" in capsys.readouterr().err

@@ -79,9 +79,11 @@ def test_rules_merge_equal_reports_and_groups() -> None:
     """Rows 0, 1, 3 have one report to the paper (case, blanks aside); 1 and 2 are of one study."""
     data = eval_set(["Normal.", " normal. ", "Mass.", "normal."], study=["a", "b", "b", "a"])
     paper = retrieval.find_reports(data, "paper", "title")
-    assert paper.texts == ["normal.", "mass."] and paper.own.tolist() == [0, 0, 1, 0]
+    assert paper.texts == ["normal.", "mass."]
+    assert paper.own.tolist() == [0, 0, 1, 0]
     alone = retrieval.find_reports(data, "index", "title")
-    assert alone.texts == ["Normal.", "normal.", "Mass.", "normal."] and alone.own.tolist() == [
+    assert alone.texts == ["Normal.", "normal.", "Mass.", "normal."]
+    assert alone.own.tolist() == [
         0,
         1,
         2,
@@ -99,7 +101,8 @@ def test_rules_merge_equal_reports_and_groups() -> None:
     same = retrieval.find_reports(
         eval_set(["x", "x", "x"], study=["a", "a", "b"]), "group", "title", "study"
     )
-    assert list(zip(same.groups, same.texts)) == [("a", "x"), ("b", "x")] and same.own.tolist() == [
+    assert list(zip(same.groups, same.texts)) == [("a", "x"), ("b", "x")]
+    assert same.own.tolist() == [
         0,
         0,
         1,
@@ -115,7 +118,8 @@ def test_duplicates_are_one_report_by_rule_paper_and_tie_by_rule_index() -> None
     images, data = axes[[0, 0, 1, 2]], eval_set(["a", "A", "b", "c"])
     paper = retrieval.find_reports(data, "paper", "title")
     merged = retrieval.measure(images, axes, paper)["image_to_text"]
-    assert merged.scores["expected"]["R@1"]["value"] == 1 and merged.ranks.tied == 0
+    assert merged.scores["expected"]["R@1"]["value"] == 1
+    assert merged.ranks.tied == 0
     alone = retrieval.find_reports(data, "index", "title")
     apart = retrieval.measure(images, images, alone)["image_to_text"]
     assert [apart.scores[ties]["R@1"]["value"] for ties in TIES] == [1, 0.75, 0.5]
@@ -161,11 +165,9 @@ def test_same_labels_by_hand() -> None:
     texts = images + 0.5 * np.eye(6, k=1, dtype=np.float32).T
     reports = retrieval.find_reports(data, "paper", "title")
     found = retrieval.label_precision(images, texts, reports, data, ["x"])
-    assert (
-        found["P@1"] == 1
-        and found["mixed"] == 0
-        and found["chance"] == pytest.approx((2 * 2 + 4 * 4) / 36)
-    )
+    assert found["P@1"] == 1
+    assert found["mixed"] == 0
+    assert found["chance"] == pytest.approx((2 * 2 + 4 * 4) / 36)
     same = retrieval.find_reports(eval_set(["a"] * 6), "paper", "title")
     assert retrieval.label_precision(images, texts[:1], same, data, ["x"])["mixed"] == 1
 
@@ -189,32 +191,28 @@ def test_whole_command(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
         next(part["unit"] for part in found if ("cut" in part) is text).astype(np.float64)
         for text in (False, True)
     )
-    assert len(images) == 24 and len(texts) == 23
+    assert len(images) == 24
+    assert len(texts) == 23
     scores, own = images @ texts.T, [*range(23), 7]
     by_hand = 1 + (scores > scores[range(24), own][:, None]).sum(1)
     np.testing.assert_array_equal(predictions["rank"], by_hand)
-    assert (
-        str(predictions["kind"]) == "ranks"
-        and predictions["id"].tolist() == pd.read_csv(data)["filepath"].tolist()
-    )
+    assert str(predictions["kind"]) == "ranks"
+    assert predictions["id"].tolist() == pd.read_csv(data)["filepath"].tolist()
     values = result["values"]["image_to_text"]
     assert values["expected"]["R@5"]["value"] == pytest.approx((by_hand <= 5).mean(), abs=1e-12)
     assert values["expected"]["median rank"]["value"] == np.median(by_hand)
     assert values["chance"]["R@10"] == pytest.approx(10 / 23)
-    assert result["values"]["images"] == 24 and result["values"]["reports"] == 23
+    assert result["values"]["images"] == 24
+    assert result["values"]["reports"] == 23
     assert result["values"]["index"] == {"kind": "exact", "count": 23, "recall_at_10": 1}
-    assert (
-        result["settings"]["weights_hash"] == encoder.facts["weights_hash"]
-        and len(result["settings"]["data_hash"]) == 64
-    )
+    assert result["settings"]["weights_hash"] == encoder.facts["weights_hash"]
+    assert len(result["settings"]["data_hash"]) == 64
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {"result.json", "result.md", "report.html", "recall.png", "predictions.npz"}
     page = (tmp_path / "out" / "report.html").read_text()
-    assert (
-        "report to image" in page
-        and "own report at rank" in page
-        and "mean reciprocal rank" in page
-    )
+    assert "report to image" in page
+    assert "own report at rank" in page
+    assert "mean reciprocal rank" in page
     again, _ = evaluate(
         data, tmp_path / "out", "--patient-column", "patient", "--cache", tmp_path / "cache"
     )
@@ -231,10 +229,8 @@ def test_images_are_encoded_with_the_evaluation_transform(tmp_path: Path) -> Non
     other, again = evaluate(data, tmp_path / "other")
     np.testing.assert_array_equal(ranks["rank"], again["rank"])
     assert one["values"] == other["values"]
-    assert (
-        "Random" not in one["settings"]["transform"]
-        and "CenterCrop" in one["settings"]["transform"]
-    )
+    assert "Random" not in one["settings"]["transform"]
+    assert "CenterCrop" in one["settings"]["transform"]
 
 
 @pytest.mark.slow
@@ -253,10 +249,12 @@ def test_cut_reports_tie_exactly_and_are_noted(
     unit = encode_texts(
         encoder, [titles[i] for i in (0, 10, 11, 1, 2, 12, 13, 14, 3)], EncodeOptions(batch_size=2)
     ).unit
-    assert all((unit[i] == unit[0]).all() for i in (3, 4, 8)) and (unit[1] != unit[0]).any()
+    assert all((unit[i] == unit[0]).all() for i in (3, 4, 8))
+    assert (unit[1] != unit[0]).any()
     result, _ = evaluate(titled(tmp_path, titles), tmp_path / "out", "--batch-size", 4)
     values = result["values"]["image_to_text"]
-    assert result["values"]["reports_cut"] == 10 and values["tied"] == 10
+    assert result["values"]["reports_cut"] == 10
+    assert values["tied"] == 10
     mean = {ties: values[ties]["mean rank"]["value"] for ties in TIES}
     assert mean["pessimistic"] - mean["optimistic"] == pytest.approx(9 * 10 / 15)
     assert mean["expected"] == pytest.approx((mean["optimistic"] + mean["pessimistic"]) / 2)
@@ -290,7 +288,8 @@ def test_rows_without_report_are_counted(tmp_path: Path, capsys: pytest.CaptureF
     assert result["values"]["excluded"] == {
         path: "no report" for path in pd.read_csv(data)["filepath"][[1, 3, 4]]
     }
-    assert len(predictions["rank"]) == 3 and "Left out: 3 x no report." in result["notes"]
+    assert len(predictions["rank"]) == 3
+    assert "Left out: 3 x no report." in result["notes"]
     by_study = command(data, tmp_path / "g", "--rule", "group", "--group-column", "study")
     assert "column 'study': blank; expected a group" in failure(capsys, by_study)
 
@@ -359,15 +358,14 @@ def test_search_returns_reports_that_retrieval_indexed(
     capsys.readouterr()
     assert main([*search, "--pretrained", "random", "--top", "12"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 12 and lines[rank - 1].split(maxsplit=2)[2] == f"finding {first}"
+    assert len(lines) == 12
+    assert lines[rank - 1].split(maxsplit=2)[2] == f"finding {first}"
     assert [float(line.split()[1]) for line in lines] == sorted(
         (float(line.split()[1]) for line in lines), reverse=True
     )
     facts = json.loads((tmp_path / "index" / "index.json").read_text())
-    assert (
-        facts["encoder"]["weights_hash"] == result["settings"]["weights_hash"]
-        and facts["count"] == 12
-    )
+    assert facts["encoder"]["weights_hash"] == result["settings"]["weights_hash"]
+    assert facts["count"] == 12
 
     changed = load_encoder("tiny", "random").model.state_dict()
     changed["text_projection"] = changed["text_projection"] + 1e-6
@@ -392,7 +390,8 @@ def test_damaged_and_foreign_index_folders_are_an_error(tmp_path: Path) -> None:
     save_index(index, tmp_path / "index")
     save_index(index, tmp_path / "index")  # again over itself
     read = load_index(tmp_path / "index", "1234")
-    assert read.texts == index.texts and read.search(unit(1, 3), 99)[1].shape == (1, 5)
+    assert read.texts == index.texts
+    assert read.search(unit(1, 3), 99)[1].shape == (1, 5)
     np.testing.assert_array_equal(read.search(unit(3, 3), 2)[0], index.search(unit(3, 3), 2)[0])
     with pytest.raises(UserError, match="no index.json"):
         load_index(tmp_path, "1234")

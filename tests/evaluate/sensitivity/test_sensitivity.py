@@ -85,7 +85,8 @@ def test_positions_of_each_kind_of_tower_have_the_expected_shape(name: str) -> N
     with torch.no_grad():
         pixels = torch.randn(2, 3, side, side)
         positions, features = encode_positions(tower, pixels), tower(pixels)
-        assert positions.shape == (2, *grid, 24) and torch.isfinite(positions).all()
+        assert positions.shape == (2, *grid, 24)
+        assert torch.isfinite(positions).all()
         if is_mean:
             torch.testing.assert_close(positions.mean((1, 2)), features, atol=1e-4, rtol=1e-4)
         else:
@@ -149,7 +150,8 @@ def test_heatmaps_get_the_geometry_of_the_image(tmp_path: Path) -> None:
     transform = open_clip.image_transform(32, is_train=False, mean=(0, 0, 0), std=(1, 1, 1))
     image = Image.open(tmp_path / "film.png").convert("RGB")
     heatmap, film = read_heatmap_tensor(data, 0, image, transform)[0], transform(image)[0]
-    assert heatmap.shape == film.shape == (32, 32) and heatmap.max() == 1
+    assert heatmap.shape == film.shape == (32, 32)
+    assert heatmap.max() == 1
     centre = [
         float((values.sum(axis) * torch.arange(32)).sum() / values.sum())
         for values in (heatmap, film)
@@ -233,17 +235,13 @@ def test_shared_and_swapped_maps_and_near_columns_are_named(tmp_path: Path) -> N
 def test_derangement_has_no_fixed_point() -> None:
     for count in (2, 3, 50):
         order = derangement(count, 7)
-        assert (
-            sorted(order) == list(range(count))
-            and all(i != place for i, place in enumerate(order))
-            and order == derangement(count, 7)
-        )
+        assert sorted(order) == list(range(count))
+        assert all(i != place for i, place in enumerate(order))
+        assert order == derangement(count, 7)
     centre = centre_map((9, 5))
-    assert (
-        centre.argmax() == 4 * 5 + 2
-        and centre[0, 2] == pytest.approx(centre[8, 2])
-        and centre[0, 2] < 0.1
-    )
+    assert centre.argmax() == 4 * 5 + 2
+    assert centre[0, 2] == pytest.approx(centre[8, 2])
+    assert centre[0, 2] < 0.1
 
 
 @pytest.fixture(scope="module")
@@ -266,9 +264,11 @@ def test_task_with_and_without_processor(
         main(["sensitivity", "--model", "eclip-tiny", *common, "--out", str(tmp_path / "e")]) == 0
     )
     values = json.loads((tmp_path / "e" / "result.json").read_text())["values"]
-    assert values["identity_error"] < 1e-10 and values["grid"] == [2, 2]
+    assert values["identity_error"] < 1e-10
+    assert values["grid"] == [2, 2]
     cosine = {name: found["cosine"]["value"] for name, found in values["processor"].items()}
-    assert cosine["ones"] == pytest.approx(1, abs=1e-5) and cosine["true"] < 0.999
+    assert cosine["ones"] == pytest.approx(1, abs=1e-5)
+    assert cosine["true"] < 0.999
     assert values["processor"]["ones"]["text_change"]["value"] == pytest.approx(0, abs=1e-5)
     assert (
         values["pointing"]["another heatmap"]["NSS"]["value"]
@@ -282,9 +282,8 @@ def test_task_with_and_without_processor(
     }
     assert main(["sensitivity", "--model", "tiny", *common, "--out", str(tmp_path / "p")]) == 0
     plain = json.loads((tmp_path / "p" / "result.json").read_text())
-    assert "processor" not in plain["values"] and any(
-        "No heatmap processor" in note for note in plain["notes"]
-    )
+    assert "processor" not in plain["values"]
+    assert any("No heatmap processor" in note for note in plain["notes"])
     assert plain["values"]["pointing"] == values["pointing"]
     assert (
         main(
@@ -297,9 +296,8 @@ def test_task_with_and_without_processor(
         == 0
     )
     low = json.loads((tmp_path / "l" / "result.json").read_text())["values"]
-    assert low["identity_error"] < 1e-3 and low["processor"]["true"]["cosine"][
-        "value"
-    ] == pytest.approx(cosine["true"], abs=0.02)
+    assert low["identity_error"] < 1e-3
+    assert low["processor"]["true"]["cosine"]["value"] == pytest.approx(cosine["true"], abs=0.02)
     capsys.readouterr()
     assert main(["sensitivity", "--model", "tiny", *common[:4], "--out", str(tmp_path / "n")]) == 2
     assert "no heatmaps; expected a column 'heatmap'" in capsys.readouterr().err
@@ -342,10 +340,8 @@ def test_attention_pool_is_the_map_of_a_tower_that_has_one(
         == 0
     )
     values = json.loads((tmp_path / "o" / "result.json").read_text())["values"]
-    assert (
-        values["look"] == "attention pool" == next(iter(values["pointing"]))
-        and values["pointing"]["own report"] != values["pointing"]["attention pool"]
-    )
+    assert values["look"] == "attention pool" == next(iter(values["pointing"]))
+    assert values["pointing"]["own report"] != values["pointing"]["attention pool"]
     data, transform = (
         join_heatmaps(read_eval_set(table), "gaze", phantoms / "test_gaze.csv"),
         open_clip.image_transform(64, is_train=False),
@@ -369,5 +365,6 @@ def test_attention_pool_is_the_map_of_a_tower_that_has_one(
     assert values["pointing"]["attention pool"]["NSS"]["value"] == pytest.approx(
         np.mean(scores), abs=1e-4
     )
-    assert max(one.max() / one.min() for one in maps) > 2 and len(shown) == 6
+    assert max(one.max() / one.min() for one in maps) > 2
+    assert len(shown) == 6
     assert all(np.allclose(picture[2], one, atol=1e-5) for picture, one in zip(shown, maps))

@@ -143,7 +143,8 @@ def test_rsna_prompts_have_the_count_of_the_release_and_a_source() -> None:
     assert [len(set(texts)) for texts in found.positive.values()] == [
         8,
         384,
-    ] and "OURS" in found.source
+    ]
+    assert "OURS" in found.source
     assert load_prompts("rsna:biovil", SETS["rsna"]).positive == {
         "No pneumonia": ["No evidence of pneumonia"],
         "Pneumonia": ["Findings suggesting pneumonia"],
@@ -154,27 +155,24 @@ def test_rsna_prompts_have_the_count_of_the_release_and_a_source() -> None:
 
 def test_fourteen_abnormalities_contain_hernia_and_the_release_does_not() -> None:
     assert len(SETS[HERNIA]) == len(SETS[NO_FINDING]) == 14
-    assert "Hernia" in SETS[HERNIA] and "No Finding" not in SETS[HERNIA]
-    assert "Hernia" not in SETS[NO_FINDING] and "No Finding" in SETS[NO_FINDING]
+    assert "Hernia" in SETS[HERNIA]
+    assert "No Finding" not in SETS[HERNIA]
+    assert "Hernia" not in SETS[NO_FINDING]
+    assert "No Finding" in SETS[NO_FINDING]
     raw = load_prompts("cxr-14x100:eclip", SETS[NO_FINDING]).positive
     clean = load_prompts("cxr-14x100:clean", SETS[HERNIA]).positive
-    assert raw["No Finding"] == ["an x-ray of a lung with no_finding"] and raw[
-        "Pleural_Thickening"
-    ][0].endswith(" pleural_thickening")
-    assert clean["Hernia"] == ["an x-ray of a lung with hernia"] and clean["Pleural_Thickening"][
-        0
-    ].endswith(" pleural thickening")
+    assert raw["No Finding"] == ["an x-ray of a lung with no_finding"]
+    assert raw["Pleural_Thickening"][0].endswith(" pleural_thickening")
+    assert clean["Hernia"] == ["an x-ray of a lung with hernia"]
+    assert clean["Pleural_Thickening"][0].endswith(" pleural thickening")
 
 
 def test_sets_are_those_that_prepare_writes() -> None:
-    assert (
-        SETS["chexpert-5x200"] == chexpert.COMPETITION
-        and SETS["rsna"] == rsna.CLASSES
-        and FINDINGS == nih_cxr14.FINDINGS
-    )
-    assert {name: SETS[name] for name in (HERNIA, NO_FINDING)} == nih_cxr14.CLASS_LISTS and SETS[
-        "cxr8"
-    ] == nih_cxr14.BOX_CLASSES
+    assert SETS["chexpert-5x200"] == chexpert.COMPETITION
+    assert SETS["rsna"] == rsna.CLASSES
+    assert FINDINGS == nih_cxr14.FINDINGS
+    assert {name: SETS[name] for name in (HERNIA, NO_FINDING)} == nih_cxr14.CLASS_LISTS
+    assert SETS["cxr8"] == nih_cxr14.BOX_CLASSES
     assert [
         set_of(name)
         for name in (
@@ -195,10 +193,8 @@ def test_drawn_prompts_are_seeded_and_without_replacement() -> None:
         len(texts) == 10 and set(texts) <= set(whole.positive[name])
         for name, texts in drawn.positive.items()
     )
-    assert (
-        drawn == whole.sample(10, seed=4)
-        and drawn.content_hash() != whole.sample(10, seed=5).content_hash()
-    )
+    assert drawn == whole.sample(10, seed=4)
+    assert drawn.content_hash() != whole.sample(10, seed=5).content_hash()
     # without replacement
     assert whole.sample(15, seed=1).positive["Cardiomegaly"] == whole.positive["Cardiomegaly"]
     with pytest.raises(UserError, match="cannot draw 16 prompts.*'Cardiomegaly' .* has 15"):
@@ -214,9 +210,8 @@ def test_every_set_has_a_source_and_no_empty_prompt(name: str) -> None:
         "pairs": ("a", "b"),
     }
     found = load_prompts(name, sets[name.split(":")[0]])
-    assert len(found.source) > 60 and all(
-        text.strip() for texts in found.positive.values() for text in texts
-    )
+    assert len(found.source) > 60
+    assert all(text.strip() for texts in found.positive.values() for text in texts)
 
 
 # ---- own classes and templates
@@ -303,10 +298,8 @@ def test_protocols_have_the_published_pooling_draws_and_z_scores() -> None:
     assert choose_rule("eclip-release", "rsna").headline == "F1 of the positive class"
     assert choose_rule("eclip-paper", "rsna").headline == "macro-F1"
     assert choose_rule("eclip-release", "mimic-5x200").prompts == "chexpert-5x200:eclip"
-    assert (
-        "local attention" in PROTOCOLS["gloria"].description
-        and "transductive" in PROTOCOLS["gloria"].description
-    )
+    assert "local attention" in PROTOCOLS["gloria"].description
+    assert "transductive" in PROTOCOLS["gloria"].description
     for protocol in PROTOCOLS.values():
         for set_name, name in protocol.prompts.items():
             load_prompts(name, SETS[set_name])
@@ -440,17 +433,15 @@ def test_result_is_complete_deterministic_and_equals_open_clip(
     np.testing.assert_allclose(scores["gloria"].mean(axis=0), 0, atol=1e-9)
     found = results["first"]
     settings, values = found["settings"], found["values"]
-    assert {len(settings[key]) for key in ("weights_hash", "data_hash", "prompts_hash")} == {
-        64
-    } and "CenterCrop" in settings["transform"]
-    assert (
-        settings["class_vector"] == "unit_mean"
-        and settings["samples"] == 40
-        and settings["classes"] == list(CLASS_NAMES)
-    )
+    assert {len(settings[key]) for key in ("weights_hash", "data_hash", "prompts_hash")} == {64}
+    assert "CenterCrop" in settings["transform"]
+    assert settings["class_vector"] == "unit_mean"
+    assert settings["samples"] == 40
+    assert settings["classes"] == list(CLASS_NAMES)
     counts = np.bincount(pd.read_csv(films)["label"], minlength=6)
     assert values["prevalence"] == pytest.approx(dict(zip(CLASS_NAMES, counts / 40, strict=True)))
-    assert np.sum(values["confusion_matrix"]) == 40 and values["headline"]["metric"] == "macro-F1"
+    assert np.sum(values["confusion_matrix"]) == 40
+    assert values["headline"]["metric"] == "macro-F1"
     assert values["headline"]["low"] <= values["headline"]["value"] <= values["headline"]["high"]
     assert {path.name for path in (tmp_path / "first").iterdir()} >= {
         "result.json",
@@ -459,19 +450,16 @@ def test_result_is_complete_deterministic_and_equals_open_clip(
         "confusion_matrix.png",
     }
     page = (tmp_path / "first" / "report.html").read_text()
-    assert "right: called" in page and "wrong: called" in page
-    assert (
-        results["release"]["settings"]["protocol"] == "eclip-release"
-        and results["gloria"]["values"]["headline"]["metric"] == "accuracy"
-    )
-    assert any("transductive" in note for note in results["gloria"]["notes"]) and not any(
-        "transductive" in note for note in found["notes"]
-    )
+    assert "right: called" in page
+    assert "wrong: called" in page
+    assert results["release"]["settings"]["protocol"] == "eclip-release"
+    assert results["gloria"]["values"]["headline"]["metric"] == "accuracy"
+    assert any("transductive" in note for note in results["gloria"]["notes"])
+    assert not any("transductive" in note for note in found["notes"])
     assert len(results["gloria"]["values"]["prompts"]["normal"]["positive"]) == 5
     hashes = {results[name]["settings"]["prompts_hash"] for name in results}
-    assert len(hashes) == 2 and results["gloria"]["settings"]["prompts_hash"] not in {
-        settings["prompts_hash"]
-    }
+    assert len(hashes) == 2
+    assert results["gloria"]["settings"]["prompts_hash"] not in {settings["prompts_hash"]}
 
 
 @pytest.mark.slow
@@ -488,9 +476,8 @@ def test_own_classes_absent_class_and_patients(tmp_path: Path, model: str, films
         "--templates",
         write(tmp_path / "t.txt", "\n".join(TEMPLATES)),
     )
-    assert found["values"]["classes_counted"] == 3 and found["values"]["by_class"]["ring"][
-        "F1"
-    ] == {"value": None, "low": None, "high": None}
+    assert found["values"]["classes_counted"] == 3
+    assert found["values"]["by_class"]["ring"]["F1"] == {"value": None, "low": None, "high": None}
     assert any("No sample is of ring" in note and "3 of 4" in note for note in found["notes"])
     f1 = [found["values"]["by_class"][name]["F1"]["value"] for name in ("normal", "nodule", "mass")]
     assert found["values"]["headline"]["value"] == pytest.approx(np.mean(f1))
@@ -514,10 +501,8 @@ def test_two_classes_report_the_score_without_skill_and_prompt_pairs(
         tmp_path / "data", films, label=np.where(np.arange(40) % 4, "No pneumonia", "Pneumonia")
     )
     found = run(tmp_path / "out", model, data, "--set", "rsna", "--protocol", "eclip-release")
-    assert (
-        found["values"]["headline"]["metric"] == "F1 of the positive class"
-        and found["values"]["overall"]["macro-F1"]
-    )
+    assert found["values"]["headline"]["metric"] == "F1 of the positive class"
+    assert found["values"]["overall"]["macro-F1"]
     text = (tmp_path / "out" / "result.md").read_text()
     # the headline comes first
     assert "| --- | --- | --- | --- |\n| F1 of the positive class (the protocol's) |" in text
@@ -547,17 +532,12 @@ def test_multi_label_sets_have_only_auroc(tmp_path: Path, model: str, films: Pat
         "--protocol",
         "chexzero",
     )
-    assert (
-        set(found["values"]["overall"]) == {"macro AUROC"}
-        and found["values"]["classes_counted"] == 2
-    )
-    assert found["values"]["by_class"]["c"]["AUROC"]["value"] is None and any(
-        "'c' has 0 positive and 40 negative" in n for n in found["notes"]
-    )
-    assert (
-        found["values"]["labelled"] == {"a": 35, "b": 35, "c": 40}
-        and str(found["predictions"]["kind"]) == "binary"
-    )
+    assert set(found["values"]["overall"]) == {"macro AUROC"}
+    assert found["values"]["classes_counted"] == 2
+    assert found["values"]["by_class"]["c"]["AUROC"]["value"] is None
+    assert any("'c' has 0 positive and 40 negative" in n for n in found["notes"])
+    assert found["values"]["labelled"] == {"a": 35, "b": 35, "c": 40}
+    assert str(found["predictions"]["kind"]) == "binary"
 
 
 def test_one_hot_columns_of_a_single_label_set(
@@ -575,10 +555,8 @@ def test_one_hot_columns_of_a_single_label_set(
         "--prompts",
         "pairs:chexzero",
     )
-    assert (
-        found["predictions"]["label"].tolist() == [i % 5 for i in range(40)]
-        and str(found["predictions"]["kind"]) == "classes"
-    )
+    assert found["predictions"]["label"].tolist() == [i % 5 for i in range(40)]
+    assert str(found["predictions"]["kind"]) == "classes"
     columns["Edema"][0] = "1"
     message = refused(
         capsys,
@@ -588,10 +566,8 @@ def test_one_hot_columns_of_a_single_label_set(
         "--set",
         "chexpert-5x200",
     )
-    assert (
-        "row 1 " in message
-        and "of the classes ['Atelectasis', 'Edema'], so its label is not one-hot" in message
-    )
+    assert "row 1 " in message
+    assert "of the classes ['Atelectasis', 'Edema'], so its label is not one-hot" in message
 
 
 @pytest.mark.slow
@@ -601,22 +577,19 @@ def test_bad_input_is_named(
     classes, out = write(tmp_path / "c.txt", "normal\nnodule\n"), tmp_path / "out"
     flags = ("--classes", classes, "--templates", write(tmp_path / "t.txt", "{c}"))
     wrong = table(tmp_path / "wrong", films, label=["normal"] * 39 + ["goitre"])
-    assert (
-        "row 40" in (message := refused(capsys, model, wrong, out, *flags))
-        and "unknown class 'goitre'" in message
-    )
+    assert "row 40" in (message := refused(capsys, model, wrong, out, *flags))
+    assert "unknown class 'goitre'" in message
     rows = pd.read_csv(table(tmp_path / "gone", films, label="normal"))
     rows.loc[4, "filepath"] = "gone.png"
     rows.to_csv(tmp_path / "gone" / "own.csv", index=False)
-    assert (
-        "row 5" in (message := refused(capsys, model, tmp_path / "gone" / "own.csv", out, *flags))
-        and "no such image" in message
+    assert "row 5" in (
+        message := refused(capsys, model, tmp_path / "gone" / "own.csv", out, *flags)
     )
+    assert "no such image" in message
     assert not out.exists()
     found = run(out, model, tmp_path / "gone" / "own.csv", *flags, "--on-bad-sample", "skip")
-    assert found["settings"]["samples"] == 39 and any(
-        "1 samples left out: no such image (gone.png)" in note for note in found["notes"]
-    )
+    assert found["settings"]["samples"] == 39
+    assert any("1 samples left out: no such image (gone.png)" in note for note in found["notes"])
     assert "both give the prompts" in refused(
         capsys, model, films, tmp_path / "x", *flags, "--prompts", "pairs:chexzero"
     )
@@ -684,10 +657,8 @@ def test_scores_agree_with_clip_benchmark(
 
     found = run(tmp_path / "out", model, folder / "test" / "{0..1}.tar")
     predictions, overall = found["predictions"], found["values"]["overall"]
-    assert (
-        predictions["classes"].tolist() == list(CLASS_NAMES)
-        and len(set(predictions["score"].argmax(axis=1))) > 3
-    )
+    assert predictions["classes"].tolist() == list(CLASS_NAMES)
+    assert len(set(predictions["score"].argmax(axis=1))) > 3
     np.testing.assert_array_equal(predictions["label"], target)
     np.testing.assert_allclose(predictions["score"], logits.numpy() / 100, atol=1e-6, rtol=0)
     assert overall["accuracy"]["value"] == pytest.approx(metrics["acc1"], abs=1e-6)
