@@ -213,10 +213,10 @@ def test_failed_points_are_named_and_the_others_are_made(
     runs.fail = "eclip/seed-1/x-2/"
     config = str(write_plan(folder))
     assert main(["curve", "--config", config, "--out", "out"]) == 2
-    said = capsys.readouterr().err
-    assert "1 of 24 points failed" in said
-    assert "eclip, seed 1, 2" in said
-    assert "CUDA out of memory" in said
+    message = capsys.readouterr().err
+    assert "1 of 24 points failed" in message
+    assert "eclip, seed 1, 2" in message
+    assert "CUDA out of memory" in message
     values = json.loads((folder / "out" / "result.json").read_text())["values"]
     assert len(values["points"]) == 23
     assert set(values["fits"]) == {"clip", "eclip"}
@@ -275,14 +275,14 @@ def test_launch_quotes_the_log(tmp_path: Path) -> None:
         "-c",
         "print('reading', flush=True); raise SystemExit('no such table; $HOME')",
     ]
-    said = r"exit code 1(.|\n)*reading(.|\n)*no such table; \$HOME"
-    with (tmp_path / "lock").open("w") as lock, pytest.raises(curve.PointError, match=said):
+    message = r"exit code 1(.|\n)*reading(.|\n)*no such table; \$HOME"
+    with (tmp_path / "lock").open("w") as lock, pytest.raises(curve.PointError, match=message):
         curve.launch(Point("clip", 0, 1), command, tmp_path / "log", lock.fileno())
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "changes, said",
+    "changes, message",
     [
         ({"vary": "epochs"}, "vary: epochs; expected one of"),
         ({"values": [0, 1]}, "values"),
@@ -307,10 +307,10 @@ def test_launch_quotes_the_log(tmp_path: Path) -> None:
     ],
 )
 def test_bad_plans_are_named(
-    folder: Path, runs: Runs, capsys: pytest.CaptureFixture, changes: dict, said: str
+    folder: Path, runs: Runs, capsys: pytest.CaptureFixture, changes: dict, message: str
 ) -> None:
     assert main(["curve", "--config", str(write_plan(folder, **changes)), "--out", "out"]) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_plan_that_is_not_yaml_is_named(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

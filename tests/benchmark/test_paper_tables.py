@@ -171,16 +171,16 @@ def test_a_table_is_made_and_resumed(data: Path, tmp_path: Path) -> None:
         (tmp_path / leftover / "eclip-p-30" / "README.md").write_text("half a run")
     done = run("table1", "--data", data, "--out", tmp_path, "--rows", "eCLIP^P", steps=3)
     assert done.returncode == 0, done.stderr[-3000:]
-    found = json.loads((tmp_path / "table1.json").read_text())
-    scores = found["scores"]["test"]
+    result = json.loads((tmp_path / "table1.json").read_text())
+    scores = result["scores"]["test"]
     assert scores["CLIP"]["difference"] is None
     assert scores["eCLIP^P"]["base"] == "CLIP"
     assert list(scores) == ["CLIP", "eCLIP^P"]
     assert scores["eCLIP^P"]["difference"]["value"] == pytest.approx(
         scores["eCLIP^P"]["value"] - scores["CLIP"]["value"]
     )
-    assert found["facts"]["CLIP"]["views"] is None
-    assert found["facts"]["eCLIP^P"]["views"] > 0
+    assert result["facts"]["CLIP"]["views"] is None
+    assert result["facts"]["eCLIP^P"]["views"] > 0
     assert (tmp_path / "table1.png").stat().st_size > 5000
     assert (tmp_path / "runs" / "clip-30" / "table.json").stat().st_mtime_ns == trained
     log = (tmp_path / "runs" / "eclip-p-30" / "out.log").read_text()
@@ -232,16 +232,16 @@ def test_alignment_benchmark_is_made(tmp_path: Path) -> None:
     flags = ("align", "--data", tmp_path / "films", "--out", out, "--batch-size", 128)
     done = run(*flags, "--cells", *cells, "--rows", "align", steps=4)
     assert done.returncode == 0, done.stderr[-3000:]
-    found = json.loads((out / "align.json").read_text())["cells"]
-    assert list(found) == cells
-    one, other = found.values()
+    result = json.loads((out / "align.json").read_text())["cells"]
+    assert list(result) == cells
+    one, other = result.values()
     assert list(one) == list(other) == ["CLIP", "align"]
     assert one["CLIP"] == other["CLIP"]
     assert one["align"]["NSS"] != other["align"]["NSS"]
     change = one["align"]["macro-F1"]["value"] - one["CLIP"]["macro-F1"]["value"]
     assert one["align"]["macro-F1"]["difference"]["value"] == pytest.approx(change)
-    made = sorted(path.name for path in out.glob("*/runs/*"))
-    assert made == ["align-30", "align-30", "clip-30"]
+    outputs = sorted(path.name for path in out.glob("*/runs/*"))
+    assert outputs == ["align-30", "align-30", "clip-30"]
     assert (out / "align.md").read_text().count("| align |") == 2
 
     flags = (*flags, "--cells", cells[0], "--rows", "align", "eclip-plus self-trained")
@@ -251,8 +251,8 @@ def test_alignment_benchmark_is_made(tmp_path: Path) -> None:
     assert list(rows) == ["CLIP", "align", "eclip-plus", "eclip-plus self-trained"]
     assert rows["align"] == one["align"]
     cell, student = out / "300-0.15", "eclip-plus-self-trained-30"
-    said = (cell / "logs" / f"{student}-taught.txt").read_text()
-    assert "255 made, 45 of experts kept" in said
+    message = (cell / "logs" / f"{student}-taught.txt").read_text()
+    assert "255 made, 45 of experts kept" in message
     assert pd.read_csv(cell / "taught" / student / "train.csv")["heatmap"].notna().all()
     assert "eclip: 300 annotated samples" in (cell / "runs" / student / "out.log").read_text()
     assert "## Self-training" in (out / "align.md").read_text()
@@ -373,7 +373,7 @@ def test_settings_compare_methods_of_one_machine(tmp_path: Path) -> None:
     rows = [ROW[name] for name in ("CLIP", "m3-mix", "mask", "eclip-plus")]
     for slow, mixed in (((), False), (("eclip-plus",), False), (("eclip-plus",), True)):
         bench = Measured(tmp_path, set(slow), mixed)
-        found = measure(
+        result = measure(
             {(cell.name, seed, annotated): bench for seed in (1, 2) for annotated in (False, True)},
             cell,
             rows,
@@ -381,22 +381,22 @@ def test_settings_compare_methods_of_one_machine(tmp_path: Path) -> None:
         )
         apart = bool(slow) and not mixed
         assert all(
-            (found["eclip-plus"][score]["difference"] is None) == apart
-            and ("best_other" in found["eclip-plus"][score]) != apart
+            (result["eclip-plus"][score]["difference"] is None) == apart
+            and ("best_other" in result["eclip-plus"][score]) != apart
             for score in ("macro-F1", "R@5")
         )
-        assert found["mask"]["macro-F1"]["difference"]
+        assert result["mask"]["macro-F1"]["difference"]
         assert bench.asked["zero-shot-clip"][1] == bool(slow)
         assert ("zero-shot-best-eclip-plus" in bench.asked) != apart
-        assert (found["eclip-plus"]["machine"] == found["CLIP"]["machine"]) == (not slow)
-        assert found["CLIP"]["views"] is None
+        assert (result["eclip-plus"]["machine"] == result["CLIP"]["machine"]) == (not slow)
+        assert result["CLIP"]["views"] is None
         text = align_page(
             {
                 "seeds": [1, 2],
                 "machine": "",
                 "note": "",
                 "mixed_machines": mixed,
-                "cells": {cell.name: found},
+                "cells": {cell.name: result},
             }
         )
         assert (OTHER_MACHINE in text) == apart
@@ -422,7 +422,7 @@ def test_intervals_of_committed_results_are_recomputed() -> None:
     for the images; a mean ends at 0.
     """
     half = 1.959964 * (0.03**2 / 5 + 0.0001) ** 0.5
-    found = {
+    result = {
         "cell": {
             "row": {
                 "value": 0.005,
@@ -439,8 +439,8 @@ def test_intervals_of_committed_results_are_recomputed() -> None:
             }
         }
     }
-    renew_all(found, 5)
-    row, wide = found["cell"]["row"], (2.776445**2 * 0.03**2 / 5 + 1.959964**2 * 0.0001) ** 0.5
+    renew_all(result, 5)
+    row, wide = result["cell"]["row"], (2.776445**2 * 0.03**2 / 5 + 1.959964**2 * 0.0001) ** 0.5
     assert row["difference"]["low"] == pytest.approx(0.1 - wide, abs=1e-6)
     assert row["difference"]["high"] == pytest.approx(0.1 + wide, abs=1e-6)
     assert row["difference"]["p"] < 0.05

@@ -32,14 +32,14 @@ def random_case(seed: int, samples: int = 60, classes: int = 5) -> tuple[np.ndar
 
 def test_by_hand() -> None:
     """Truth a a b b c, called a b b b a: TP 1 2 0, F1 2/4, 4/5, 0."""
-    found = measure(np.array([0, 0, 1, 1, 2]), one_hot_scores([0, 1, 1, 1, 0], 3))
-    np.testing.assert_allclose(found["F1"], [0.5, 0.8, 0])
-    np.testing.assert_allclose(found["recall"], [0.5, 1, 0])
+    result = measure(np.array([0, 0, 1, 1, 2]), one_hot_scores([0, 1, 1, 1, 0], 3))
+    np.testing.assert_allclose(result["F1"], [0.5, 0.8, 0])
+    np.testing.assert_allclose(result["recall"], [0.5, 1, 0])
     # nothing was called c: no precision, yet an F1 of 0
-    np.testing.assert_allclose(found["precision"], [0.5, 2 / 3, np.nan])
-    assert found["macro-F1"] == pytest.approx(1.3 / 3)
-    assert found["accuracy"] == 0.6
-    assert found["balanced accuracy"] == 0.5
+    np.testing.assert_allclose(result["precision"], [0.5, 2 / 3, np.nan])
+    assert result["macro-F1"] == pytest.approx(1.3 / 3)
+    assert result["accuracy"] == 0.6
+    assert result["balanced accuracy"] == 0.5
     np.testing.assert_array_equal(
         confusion_matrix(np.array([0, 0, 1, 1, 2]), np.array([0, 1, 1, 1, 0]), 3),
         [[1, 1, 0], [0, 2, 0], [1, 0, 0]],
@@ -49,7 +49,7 @@ def test_by_hand() -> None:
 @pytest.mark.parametrize("seed", range(5))
 def test_scikit_learn_agrees(seed: int) -> None:
     labels, scores = random_case(seed)
-    found, called = measure(labels, scores), scores.argmax(axis=1)
+    result, called = measure(labels, scores), scores.argmax(axis=1)
     precision, recall, f1, _ = sk.precision_recall_fscore_support(labels, called, labels=range(5))
     for name, expected in (
         ("precision", precision),
@@ -61,7 +61,7 @@ def test_scikit_learn_agrees(seed: int) -> None:
         ("AUROC", [sk.roc_auc_score(labels == k, scores[:, k]) for k in range(5)]),
         ("macro AUROC", sk.roc_auc_score(np.eye(5)[labels], scores, average="macro")),
     ):
-        np.testing.assert_allclose(found[name], expected, atol=1e-12, rtol=0, err_msg=name)
+        np.testing.assert_allclose(result[name], expected, atol=1e-12, rtol=0, err_msg=name)
     np.testing.assert_array_equal(
         confusion_matrix(labels, called, 5), sk.confusion_matrix(labels, called, labels=range(5))
     )
@@ -76,13 +76,13 @@ def test_torchmetrics_agrees() -> None:
     scores += np.linspace(0, 1e-3, scores.size).reshape(scores.shape)
     # it would take a softmax of what leaves [0, 1]
     probabilities = torch.tensor(scores / (scores.max() + 1))
-    found = measure(labels, scores)
-    assert found["macro-F1"] == pytest.approx(
+    result = measure(labels, scores)
+    assert result["macro-F1"] == pytest.approx(
         float(multiclass_f1_score(probabilities, torch.tensor(labels), 5, average="macro")),
         abs=1e-6,
     )
     np.testing.assert_allclose(
-        found["AUROC"],
+        result["AUROC"],
         multiclass_auroc(probabilities, torch.tensor(labels), 5, average=None),
         atol=1e-6,
     )
@@ -98,9 +98,9 @@ def test_order_of_samples_and_copies_of_the_set_do_not_matter() -> None:
 
 
 def test_equal_scores_count_half_and_the_first_class_is_predicted() -> None:
-    found = measure(np.array([0, 1, 1]), np.ones((3, 2)))
-    np.testing.assert_allclose(found["AUROC"], [0.5, 0.5])
-    assert found["accuracy"] == pytest.approx(1 / 3)
+    result = measure(np.array([0, 1, 1]), np.ones((3, 2)))
+    np.testing.assert_allclose(result["AUROC"], [0.5, 0.5])
+    assert result["accuracy"] == pytest.approx(1 / 3)
 
 
 def test_absent_class_has_no_score_and_is_left_out_of_the_means() -> None:
@@ -108,18 +108,18 @@ def test_absent_class_has_no_score_and_is_left_out_of_the_means() -> None:
     0 (decision 0011).
     """
     labels, called = np.array([0, 0, 1]), [0, 2, 1]
-    found = measure(labels, one_hot_scores(called, 3))
-    np.testing.assert_allclose(found["F1"], [2 / 3, 1, np.nan])
-    assert np.isnan(found["recall"][2])
-    assert np.isnan(found["AUROC"][2])
-    assert found["precision"][2] == 0
+    result = measure(labels, one_hot_scores(called, 3))
+    np.testing.assert_allclose(result["F1"], [2 / 3, 1, np.nan])
+    assert np.isnan(result["recall"][2])
+    assert np.isnan(result["AUROC"][2])
+    assert result["precision"][2] == 0
     assert (
-        found["macro-F1"]
+        result["macro-F1"]
         == pytest.approx(sk.f1_score(labels, called, labels=[0, 1], average="macro"))
         == pytest.approx(5 / 6)
     )
-    assert found["balanced accuracy"] == 0.75
-    assert found["macro AUROC"] == pytest.approx(np.mean(found["AUROC"][:2]))
+    assert result["balanced accuracy"] == 0.75
+    assert result["macro AUROC"] == pytest.approx(np.mean(result["AUROC"][:2]))
 
 
 def test_f1_of_the_positive_class_is_not_the_macro_f1() -> None:
@@ -127,14 +127,14 @@ def test_f1_of_the_positive_class_is_not_the_macro_f1() -> None:
     first macro (peers.md §0.6).
     """
     labels = np.repeat([0, 1], [775, 225])
-    found = measure(labels, one_hot_scores([1] * 1000, 2))
+    result = measure(labels, one_hot_scores([1] * 1000, 2))
     assert (
-        found["F1 of the positive class"]
+        result["F1 of the positive class"]
         == pytest.approx(floor_f1(0.225))
         == pytest.approx(0.45 / 1.225)
     )
     assert (
-        found["macro-F1"]
+        result["macro-F1"]
         == pytest.approx(0.45 / 1.225 / 2)
         == pytest.approx(sk.f1_score(labels, np.ones(1000), average="macro"))
     )
@@ -144,20 +144,20 @@ def test_f1_of_the_positive_class_is_not_the_macro_f1() -> None:
 
 def test_auroc_of_two_classes_uses_the_difference_of_scores() -> None:
     labels, scores = random_case(4, classes=2)
-    found = measure(labels, scores)
+    result = measure(labels, scores)
     expected = sk.roc_auc_score(labels, scores[:, 1] - scores[:, 0])
-    np.testing.assert_allclose(found["AUROC"], [expected, expected], atol=1e-12)
+    np.testing.assert_allclose(result["AUROC"], [expected, expected], atol=1e-12)
 
 
 def test_auroc_leaves_unlabelled_samples_out_class_by_class() -> None:
     labels, scores = random_case(5, classes=3)
     table = (labels[:, None] == np.arange(3)).astype(float)
     table[::7, 0], table[1::5, 2] = np.nan, np.nan
-    found = measure_multi(table, scores)
+    result = measure_multi(table, scores)
     known = ~np.isnan(table)
     expected = [sk.roc_auc_score(table[known[:, k], k], scores[known[:, k], k]) for k in range(3)]
-    np.testing.assert_allclose(found["AUROC"], expected, atol=1e-12)
-    assert found["macro AUROC"] == pytest.approx(np.mean(expected))
+    np.testing.assert_allclose(result["AUROC"], expected, atol=1e-12)
+    assert result["macro AUROC"] == pytest.approx(np.mean(expected))
     table[:, 1] = 0
     assert np.isnan(measure_multi(table, scores)["AUROC"][1])
     assert measure_multi(table, scores)["macro AUROC"] == pytest.approx(
@@ -223,13 +223,13 @@ def test_with_one_prompt_all_rules_but_pairs_are_equal() -> None:
 
 def test_standardised_scores_depend_on_the_test_set() -> None:
     """The first image is the same in both sets; its class is not."""
-    found = [
+    result = [
         standardise(np.array([[1, 0.9, 0.1], *others]))
         for others in ([[0, 0.9, 0.1], [0, 0, 0.1]], [[1, 0, 0.1], [0, 0, 0.1]])
     ]
-    for scores in found:
+    for scores in result:
         np.testing.assert_allclose(scores[:, :2].mean(axis=0), 0, atol=1e-12)
         np.testing.assert_allclose(scores[:, :2].std(axis=0), 1)
         # a constant column, not NaN and not rounding noise
         np.testing.assert_array_equal(scores[:, 2], 0)
-    assert [scores[0].argmax() for scores in found] == [0, 1]
+    assert [scores[0].argmax() for scores in result] == [0, 1]

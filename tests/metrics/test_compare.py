@@ -51,8 +51,8 @@ def test_class_scorer_is_scikit_learn_on_the_drawn_rows() -> None:
     rng = RNG(0)
     label, predicted = rng.integers(0, 4, 60), rng.integers(0, 4, (3, 60))
     weights = next(weight_chunks(60, 20, 1))
-    found = ClassScorer(label, predicted, list("abcd"))(weights)
-    assert found.shape == (20, 3, 7)
+    result = ClassScorer(label, predicted, list("abcd"))(weights)
+    assert result.shape == (20, 3, 7)
     for d in range(20):
         rows = expanded(weights[:, d])
         for s in range(3):
@@ -64,16 +64,16 @@ def test_class_scorer_is_scikit_learn_on_the_drawn_rows() -> None:
                 accuracy_score(y, p),
                 *per_class,
             ]
-            assert found[d, s] == pytest.approx(expected, abs=1e-12)
+            assert result[d, s] == pytest.approx(expected, abs=1e-12)
 
 
 def test_class_without_a_sample_is_named_and_left_out_of_the_means() -> None:
     """A prediction of it is still an error of the true class."""
     scorer = ClassScorer(np.array([0, 0, 1, 1]), np.array([[0, 2, 1, 1]]), ["a", "b", "c"])
     assert scorer.undefined == ["c"]
-    found = scorer(np.ones((4, 1)))[0, 0]
-    assert found[:3] == pytest.approx([(2 / 3 + 1) / 2, 0.75, 0.75])
-    assert np.isnan(found[5])
+    result = scorer(np.ones((4, 1)))[0, 0]
+    assert result[:3] == pytest.approx([(2 / 3 + 1) / 2, 0.75, 0.75])
+    assert np.isnan(result[5])
     lost = scorer(np.array([[1.0], [1.0], [0.0], [0.0]]))[0, 0]  # a draw without class b
     assert np.isnan(lost[[0, 1, 4]]).all()
     assert lost[2] == 0.5
@@ -85,7 +85,7 @@ def test_auroc_scorer_is_scikit_learn_with_ties_and_blanks() -> None:
     label[rng.random((80, 3)) < 0.2] = np.nan
     score = np.round(rng.normal(size=(2, 80, 3)) + np.nan_to_num(label), 1)  # many ties
     weights = next(weight_chunks(80, 20, 1))
-    found = AurocScorer(label, score, list("abc"))(weights)
+    result = AurocScorer(label, score, list("abc"))(weights)
     for d in range(20):
         rows = expanded(weights[:, d])
         for s in range(2):
@@ -93,7 +93,7 @@ def test_auroc_scorer_is_scikit_learn_with_ties_and_blanks() -> None:
             for k in range(3):
                 kept = rows[~np.isnan(label[rows, k])]
                 per_class.append(roc_auc_score(label[kept, k], score[s, kept, k]))
-            assert found[d, s] == pytest.approx([np.mean(per_class), *per_class], abs=1e-12)
+            assert result[d, s] == pytest.approx([np.mean(per_class), *per_class], abs=1e-12)
 
 
 def test_auroc_by_hand_and_one_sided_class() -> None:
@@ -111,10 +111,10 @@ def test_rank_scorer_by_hand_and_by_numpy() -> None:
     assert RankScorer(rank)(np.ones((6, 1)))[0, 0] == pytest.approx([1 / 6, 3 / 6, 5 / 6, 5.25])
     ranks = RNG(0).integers(1, 40, (2, 31)).astype(float)
     weights = next(weight_chunks(31, 30, 1, np.arange(31) // 2))  # even and odd numbers of rows
-    found = RankScorer(ranks)(weights)
+    result = RankScorer(ranks)(weights)
     for d in range(30):
         rows = expanded(weights[:, d])
-        assert found[d, :, 3] == pytest.approx(np.median(ranks[:, rows], axis=1))
+        assert result[d, :, 3] == pytest.approx(np.median(ranks[:, rows], axis=1))
 
 
 def test_holm_against_published_values() -> None:
@@ -135,21 +135,21 @@ def test_interval_from_seeds_alone_is_that_of_the_t_test() -> None:
     numbers of seeds differ.
     """
     own, other = RNG(0).normal(0.1, 1, (5, 40)), RNG(1).normal(0, 2, (5, 40))
-    found, exact = (
+    result, exact = (
         estimate_difference(without_images(own), without_images(other)),
         ttest_1samp(own - other, 0),
     )
-    assert found.p == pytest.approx(exact.pvalue, rel=1e-6)
-    assert found.low == pytest.approx(exact.confidence_interval().low)
-    assert found.high == pytest.approx(exact.confidence_interval().high)
-    found, exact = (
+    assert result.p == pytest.approx(exact.pvalue, rel=1e-6)
+    assert result.low == pytest.approx(exact.confidence_interval().low)
+    assert result.high == pytest.approx(exact.confidence_interval().high)
+    result, exact = (
         estimate_difference(without_images(own), without_images(other[:3])),
         ttest_ind(own, other[:3], equal_var=False),
     )
-    assert found.p == pytest.approx(exact.pvalue, rel=1e-6)
-    assert found.freedom == pytest.approx(exact.df)
-    assert found.low == pytest.approx(exact.confidence_interval().low)
-    assert np.isnan(found.sd).all()
+    assert result.p == pytest.approx(exact.pvalue, rel=1e-6)
+    assert result.freedom == pytest.approx(exact.df)
+    assert result.low == pytest.approx(exact.confidence_interval().low)
+    assert np.isnan(result.sd).all()
 
 
 def test_interval_from_images_alone_is_that_of_the_t_test_over_images() -> None:
@@ -161,24 +161,24 @@ def test_interval_from_images_alone_is_that_of_the_t_test_over_images() -> None:
     (drawn,) = draw_all([scorer], 80, 4000, 0)
     hit = (values > 0).astype(float)
     half = t.ppf(0.975, 79) * hit.std(ddof=1) / np.sqrt(80)
-    found = estimate_mean(drawn)
-    assert (found.high - found.low)[0] == pytest.approx(2 * half, rel=0.04)
-    assert np.isnan(found.sd[0])
+    result = estimate_mean(drawn)
+    assert (result.high - result.low)[0] == pytest.approx(2 * half, rel=0.04)
+    assert np.isnan(result.sd[0])
     (drawn,) = draw_all([scorer], 80, 4000, 0, np.arange(80) // 2)
     assert drawn.units == 40
 
 
 def test_p_is_below_alpha_exactly_where_the_interval_excludes_zero() -> None:
-    rng, seen = RNG(0), set()
+    rng, recorded = RNG(0), set()
     for seeds in (1, 2, 3, 10):
         shift = rng.normal(0, 2, 500)
         full = rng.normal(shift, 1, (seeds, 500))
-        found = estimate_mean(Draws(full, full + rng.normal(0, 0.5, (100, 1, 500)), 30))
-        outside = (found.low > 0) | (found.high < 0)
-        assert np.array_equal(found.p < 0.05, outside)
-        assert (found.p > 0).all()
-        seen |= set(outside.tolist())
-    assert seen == {True, False}
+        result = estimate_mean(Draws(full, full + rng.normal(0, 0.5, (100, 1, 500)), 30))
+        outside = (result.low > 0) | (result.high < 0)
+        assert np.array_equal(result.p < 0.05, outside)
+        assert (result.p > 0).all()
+        recorded |= set(outside.tolist())
+    assert recorded == {True, False}
 
 
 @pytest.mark.slow
@@ -188,8 +188,8 @@ def test_intervals_have_their_nominal_coverage(regime: str, seeds: int) -> None:
     that with 2 and 3 but for the simulation's own noise of half a point; what was there before held
     59 % with two seeds.
     """
-    held = coverage.paired(regime, seeds, 2000, 300, 7)["now"]
-    assert 0.93 <= held <= (0.97 if seeds >= 5 else 0.995)
+    covered = coverage.paired(regime, seeds, 2000, 300, 7)["now"]
+    assert 0.93 <= covered <= (0.97 if seeds >= 5 else 0.995)
 
 
 @pytest.mark.slow
@@ -202,11 +202,11 @@ def test_intervals_of_unequal_numbers_of_seeds_have_their_nominal_coverage() -> 
 def test_identical_methods_have_no_difference() -> None:
     scorer = RankScorer(RNG(0).integers(1, 20, (3, 50)).astype(float))
     own, other = draw_all([scorer, scorer], 50, 200, 0)
-    found = estimate_difference(own, other)
-    assert not found.value.any()
-    assert not found.low.any()
-    assert not found.high.any()
-    assert (found.p == 1).all()
+    result = estimate_difference(own, other)
+    assert not result.value.any()
+    assert not result.low.any()
+    assert not result.high.any()
+    assert (result.p == 1).all()
 
 
 def correct_predictions(
@@ -223,7 +223,7 @@ def correct_predictions(
     """
     shared = rng.normal(0, image_sd, images)
     label = np.zeros(images, dtype=int)
-    found = []
+    result = []
     for gain in gains:
         latent = (
             gain
@@ -231,8 +231,8 @@ def correct_predictions(
             + shared
             + rng.normal(0, noise, (seeds, images))
         )
-        found.append(ClassScorer(label, (latent <= 0).astype(int), ["yes", "no"]))
-    return found
+        result.append(ClassScorer(label, (latent <= 0).astype(int), ["yes", "no"]))
+    return result
 
 
 def test_paired_is_narrower_than_unpaired_on_correlated_predictions() -> None:
@@ -257,8 +257,8 @@ def test_interval_covers_the_truth() -> None:
         reference, method = draw_all(
             correct_predictions(rng, 8, 150, gains, *sds), 150, 200, repeat
         )
-        found = estimate_difference(method, reference)
-        inside += found.low[2] <= truth <= found.high[2]
+        result = estimate_difference(method, reference)
+        inside += result.low[2] <= truth <= result.high[2]
         low, high = np.quantile((method.drawn - reference.drawn).mean(1)[:, 2], [0.025, 0.975])
         images_only += low <= truth <= high
     assert 0.92 <= inside / repeats <= 0.985
@@ -271,8 +271,8 @@ def test_more_images_do_not_reduce_a_large_variance_between_seeds() -> None:
         reference, method = draw_all(
             correct_predictions(RNG(start), 6, images, (0.0, 0.0), 1.5, 0.1, 0.1), images, 100, 0
         )
-        found = estimate_difference(method, reference)
-        widths[images] += (found.high - found.low)[2]
+        result = estimate_difference(method, reference)
+        widths[images] += (result.high - result.low)[2]
     assert 0.6 < widths[3200] / widths[200] < 1.6
     alone = [
         draw_all(correct_predictions(RNG(1), 1, images, (0.0, 0.0), 1.5, 1.0, 0.1), images, 400, 0)
@@ -310,15 +310,15 @@ def simulated(rng: np.random.Generator, seeds: int, images: int, parts: Componen
 
 def test_variance_components_are_recovered() -> None:
     rng, truth = RNG(3), Components(seed=0.02, image=1.0, both=2.0)
-    found = []
+    result = []
     for repeat in range(40):
         values = simulated(rng, 20, 100, truth)
         weights = next(weight_chunks(100, 100, repeat))
         drawn = (values @ weights / 100).T[:, :, None]
         zero = Draws(np.zeros((20, 1)), np.zeros((100, 20, 1)))
         parts = variance_components(Draws(values.mean(1)[:, None], drawn), zero, 0, 100)
-        found.append([parts.seed, parts.image, parts.both])
-    assert np.mean(found, axis=0) == pytest.approx([0.02, 1.0, 2.0], rel=0.25)
+        result.append([parts.seed, parts.image, parts.both])
+    assert np.mean(result, axis=0) == pytest.approx([0.02, 1.0, 2.0], rel=0.25)
 
 
 @pytest.mark.parametrize("what", ["seeds", "images"])
@@ -340,9 +340,9 @@ def test_needed_sizes_have_80_percent_power(what: str, difference: float) -> Non
     full = difference + own + np.sqrt(parts.image / images) * rng.standard_normal(count)
     # two draws with that variance
     ends = np.sqrt(parts.image / images) * np.array([-1, 1])[:, None, None] * np.sqrt(0.5)
-    found = estimate_mean(Draws(full, full + ends))
-    assert found.images == pytest.approx(parts.image / images)
-    power = (found.low > 0).mean()
+    result = estimate_mean(Draws(full, full + ends))
+    assert result.images == pytest.approx(parts.image / images)
+    power = (result.low > 0).mean()
     assert 0.78 < power < 0.9  # the next whole number of seeds gives a little more
     smaller = (seeds - 1, images) if what == "seeds" else (seeds, images - 1)
     assert (

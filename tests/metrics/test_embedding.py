@@ -46,10 +46,10 @@ def separated(size: float, count: int = 1000, width: int = 512) -> tuple[np.ndar
 
 def test_equations_2_and_3_agree_with_double_loops() -> None:
     images, texts = unit(23, 5, 2), unit(23, 5, 3)
-    found = embedding.alignment(images, texts), embedding.uniformity(images, texts)
-    assert found == pytest.approx(slow(images, texts), abs=1e-12)
+    result = embedding.alignment(images, texts), embedding.uniformity(images, texts)
+    assert result == pytest.approx(slow(images, texts), abs=1e-12)
     # texts, not images, compete
-    assert found[0] != pytest.approx(embedding.alignment(texts, images), abs=1e-3)
+    assert result[0] != pytest.approx(embedding.alignment(texts, images), abs=1e-3)
     within = [
         np.exp(-2 * ((images[i] - images[j]) ** 2).sum())
         for i in range(23)
@@ -97,14 +97,14 @@ def test_separating_paired_clouds_raises_eq_3_and_keeps_neighbours(
 ) -> None:
     images, texts = separated(size)
     # within 0.02, as the points are not those of the table, whose Eq. 3 takes i = j in as well
-    found = embedding.uniformity(images, texts)
+    result = embedding.uniformity(images, texts)
     with_own = -np.log(
-        (999 * np.exp(-found) + np.exp(-2 * ((images - texts) ** 2).sum(axis=1)).mean()) / 1000
+        (999 * np.exp(-result) + np.exp(-2 * ((images - texts) ** 2).sum(axis=1)).mean()) / 1000
     )
     assert embedding.modality_gap(images, texts) == pytest.approx(gap, abs=0.02)
     assert embedding.alignment(images, texts) == pytest.approx(eq2, abs=0.02)
     assert with_own == pytest.approx(eq3, abs=0.02)
-    assert found == pytest.approx({0: 3.98, 0.5: 4.79, 1: 5.99, 4: 7.77}[size], abs=0.006)
+    assert result == pytest.approx({0: 3.98, 0.5: 4.79, 1: 5.99, 4: 7.77}[size], abs=0.006)
     assert embedding.wang_isola_alignment(images, texts) == pytest.approx(align, abs=0.02)
     assert embedding.wang_isola_uniformity(np.concatenate([images, texts])) == pytest.approx(
         unif, abs=0.02
@@ -210,11 +210,11 @@ def test_clusters() -> None:
     centres = np.eye(4)[:3]
     groups = np.repeat([0, 1, 2], 10)
     points = centres[groups] + 0.01 * np.random.default_rng(0).normal(size=(30, 4))
-    found = embedding.clustering(points, groups, [0, 1])
-    assert found["NMI"].tolist() == pytest.approx([1, 1])
-    assert found["ARI"].tolist() == pytest.approx([1, 1])
-    assert (found["silhouette"] > 0.9).all()
-    assert (found["Calinski-Harabasz"] > 1000).all()
+    result = embedding.clustering(points, groups, [0, 1])
+    assert result["NMI"].tolist() == pytest.approx([1, 1])
+    assert result["ARI"].tolist() == pytest.approx([1, 1])
+    assert (result["silhouette"] > 0.9).all()
+    assert (result["Calinski-Harabasz"] > 1000).all()
     shuffled = np.random.default_rng(1).permutation(groups)
     assert embedding.clustering(points, shuffled, [0])["ARI"][0] == pytest.approx(
         adjusted_rand_score(shuffled, groups)

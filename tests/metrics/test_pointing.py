@@ -15,8 +15,8 @@ def test_by_hand() -> None:
     outside.
     """
     heatmap = np.array([[1.0, 0.5, 0.0], [0.0, 0.0, 0.25]])
-    found = np.array([[5.0, 1.0, 3.0], [0.0, 0.0, 0.0]])
-    scores = pointing_scores(found, heatmap)
+    attention = np.array([[5.0, 1.0, 3.0], [0.0, 0.0, 0.0]])
+    scores = pointing_scores(attention, heatmap)
     mean, sd = 1.5, np.sqrt((25 + 1 + 9) / 6 - 1.5**2)
     assert marked_region(heatmap).sum() == 2
     assert scores["pointing game"] == 1
@@ -42,12 +42,12 @@ def test_ties_are_shared() -> None:
 def test_auroc_equals_scikit_learn_and_ignores_scale() -> None:
     rng = np.random.default_rng(0)
     for _ in range(20):
-        found, heatmap = rng.integers(0, 5, (7, 9)).astype(float), rng.random((7, 9)) ** 4
-        scores = pointing_scores(found, heatmap)
+        attention, heatmap = rng.integers(0, 5, (7, 9)).astype(float), rng.random((7, 9)) ** 4
+        scores = pointing_scores(attention, heatmap)
         assert scores["AUC-Judd"] == pytest.approx(
-            roc_auc_score(marked_region(heatmap).ravel(), found.ravel()), abs=1e-12
+            roc_auc_score(marked_region(heatmap).ravel(), attention.ravel()), abs=1e-12
         )
-        assert pointing_scores(3 * found - 7, 0.2 * heatmap) == pytest.approx(scores, abs=1e-9)
+        assert pointing_scores(3 * attention - 7, 0.2 * heatmap) == pytest.approx(scores, abs=1e-9)
     assert (
         pointing_scores(heatmap, heatmap)["pointing game"]
         == pointing_scores(heatmap, heatmap)["IoU"]
@@ -56,7 +56,7 @@ def test_auroc_equals_scikit_learn_and_ignores_scale() -> None:
 
 
 @pytest.mark.parametrize(
-    "found,heatmap",
+    "attention,heatmap",
     [
         (np.ones((2, 2)), np.ones((2, 3))),
         (np.full((2, 2), np.nan), np.ones((2, 2))),
@@ -64,9 +64,9 @@ def test_auroc_equals_scikit_learn_and_ignores_scale() -> None:
         (np.ones((2, 2)), -np.ones((2, 2))),
     ],
 )
-def test_bad_input(found: np.ndarray, heatmap: np.ndarray) -> None:
+def test_bad_input(attention: np.ndarray, heatmap: np.ndarray) -> None:
     with pytest.raises(ValueError, match="expected two|all zero"):
-        pointing_scores(found, heatmap)
+        pointing_scores(attention, heatmap)
 
 
 def test_bootstrap_covers_the_mean_and_draws_whole_groups() -> None:

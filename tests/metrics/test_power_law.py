@@ -54,7 +54,7 @@ def test_scale_of_x_does_not_matter() -> None:
 
 
 @pytest.mark.parametrize(
-    "x, error, said",
+    "x, error, message",
     [
         ([1, 2, 4, 4], [0.5] * 4, "3 distinct values"),
         ([0, 1, 2, 3], [0.5] * 4, "above 0"),
@@ -63,9 +63,9 @@ def test_scale_of_x_does_not_matter() -> None:
     ],
 )
 def test_points_that_cannot_be_fitted_are_an_error(
-    x: list[float], error: list[float], said: str
+    x: list[float], error: list[float], message: str
 ) -> None:
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         fit_power_law(np.array(x), np.array(error))
 
 

@@ -99,9 +99,9 @@ def test_standardisation_uses_only_training_rows() -> None:
 
 def test_probe_equals_scikit_learn_at_the_c_of_best_validation() -> None:
     features, labels = problem()
-    found = probe.fit_probe(features[:60], labels[:60], features[60:], labels[60:])
+    result = probe.fit_probe(features[:60], labels[:60], features[60:], labels[60:])
     scores = {}
-    for strength in found.validation:
+    for strength in result.validation:
         models = [
             LogisticRegression(C=strength, tol=1e-8, max_iter=5000).fit(
                 features[:60], labels[:60, k]
@@ -115,17 +115,17 @@ def test_probe_equals_scikit_learn_at_the_c_of_best_validation() -> None:
         )
     best = max(value for _, value in scores.values())
     assert (
-        found.validation[found.strength]
-        == max(found.validation.values())
+        result.validation[result.strength]
+        == max(result.validation.values())
         == pytest.approx(best, abs=5e-3)
     )
-    assert found.strength == min(
-        c for c, value in found.validation.items() if value == max(found.validation.values())
+    assert result.strength == min(
+        c for c, value in result.validation.items() if value == max(result.validation.values())
     )
     np.testing.assert_allclose(
-        found.scores(features[60:]), scores[found.strength][0], rtol=0.02, atol=1e-3
+        result.scores(features[60:]), scores[result.strength][0], rtol=0.02, atol=1e-3
     )
-    assert found.unconverged == 0
+    assert result.unconverged == 0
 
 
 def test_search_over_c_ends_after_four_falls_in_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,18 +147,18 @@ def test_search_over_c_ends_after_four_falls_in_a_row(monkeypatch: pytest.Monkey
             "auroc",
             lambda labels, scores, values=values: np.array([next(values) if scores.any() else 0.5]),
         )
-        found = probe.fit_probe(features[:30], labels[:30], features[30:], labels[30:])
-        assert len(found.validation) == tried
-        assert probe.STRENGTHS.index(found.strength) == best
+        result = probe.fit_probe(features[:30], labels[:30], features[30:], labels[30:])
+        assert len(result.validation) == tried
+        assert probe.STRENGTHS.index(result.strength) == best
 
 
 def test_the_smallest_c_is_fitted_too() -> None:
     features, labels = problem(60, 40, 1)
-    found = probe.fit_probe(features[:30], labels[:30], features[30:], labels[30:])
+    result = probe.fit_probe(features[:30], labels[:30], features[30:], labels[30:])
     # its limit, the difference of class means
     direction = features[:30].T @ (labels[:30, 0] - labels[:30, 0].mean())
     mean_difference = auroc(labels[30:], features[30:] @ direction[:, None])[0]
-    assert found.validation[1e-6] == pytest.approx(mean_difference) != 0.5
+    assert result.validation[1e-6] == pytest.approx(mean_difference) != 0.5
 
 
 def test_validation_labels_choose_c() -> None:
@@ -190,10 +190,10 @@ def test_blank_labels_are_left_out_class_by_class() -> None:
 def test_classes_without_both_labels_are_left_out() -> None:
     features, labels = problem(classes=3)
     labels[:60, 1] = 0
-    found = probe.fit_probe(features[:60], labels[:60], features[60:], labels[60:])
-    assert found.fitted.tolist() == [True, False, True]
-    assert np.isnan(found.scores(features)[:, 1]).all()
-    assert np.isfinite(found.scores(features)[:, [0, 2]]).all()
+    result = probe.fit_probe(features[:60], labels[:60], features[60:], labels[60:])
+    assert result.fitted.tolist() == [True, False, True]
+    assert np.isnan(result.scores(features)[:, 1]).all()
+    assert np.isfinite(result.scores(features)[:, [0, 2]]).all()
     labels[60:, 0] = 1  # not in validation: fitted, and C comes from the third
     again = probe.fit_probe(features[:60], labels[:60], features[60:], labels[60:])
     assert again.fitted.tolist() == [True, False, True]

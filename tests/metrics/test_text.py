@@ -182,11 +182,11 @@ def test_rouge_l_by_hand() -> None:
 def test_micro_f1_equals_scikit_learn() -> None:
     from sklearn.metrics import f1_score
 
-    found, true = np.random.default_rng(0).random((2, 40, 14)) < 0.3
-    counts = label_counts(found, true)
-    assert micro_f1(counts) == pytest.approx(f1_score(true, found, average="micro"), abs=1e-12)
+    result, true = np.random.default_rng(0).random((2, 40, 14)) < 0.3
+    counts = label_counts(result, true)
+    assert micro_f1(counts) == pytest.approx(f1_score(true, result, average="micro"), abs=1e-12)
     assert micro_f1(counts[[3, 3, 7]]) == pytest.approx(
-        f1_score(true[[3, 3, 7]], found[[3, 3, 7]], average="micro"), abs=1e-12
+        f1_score(true[[3, 3, 7]], result[[3, 3, 7]], average="micro"), abs=1e-12
     )
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -379,7 +379,7 @@ def test_chexbert_runs_without_dropout(chexbert_folder: tuple[Path, torch.nn.Mod
     """The release left dropout on: cosines were random and too low."""
     folder, model = chexbert_folder
     values, setting = text_models.chexbert_cosine(CANDIDATES, REFERENCES, folder)
-    (found, _), (true, _), _ = text_models.chexbert(CANDIDATES, REFERENCES, folder)
+    (result, _), (true, _), _ = text_models.chexbert(CANDIDATES, REFERENCES, folder)
     from transformers import BertTokenizer
 
     tokenizer, expected, heads = BertTokenizer.from_pretrained(folder), [], []
@@ -396,7 +396,7 @@ def test_chexbert_runs_without_dropout(chexbert_folder: tuple[Path, torch.nn.Mod
     assert not any(part.training for part in loaded.modules())
     classes = np.array(heads)
     assert set(Counter(classes.ravel().tolist())) == {0, 1, 2, 3}
-    assert (np.stack([found, true], 1) == ((classes == 1) | (classes == 3))).all()
+    assert (np.stack([result, true], 1) == ((classes == 1) | (classes == 3))).all()
     assert "chexbert.pth sha256" in setting
 
 

@@ -77,12 +77,12 @@ def test_every_kind_of_predictions_gives_means_with_intervals_and_a_report(
     own = values["methods"]["eclip"][metric]
     assert own["low"] < own["value"] < own["high"]
     assert own["sd"] > 0
-    found = values["differences"]["eclip"][metric]
-    assert found["value"] == pytest.approx(
+    output = values["differences"]["eclip"][metric]
+    assert output["value"] == pytest.approx(
         own["value"] - values["methods"]["clip"][metric]["value"]
     )
-    assert found["low"] < found["value"] < found["high"]
-    assert 0 < found["p"] <= 1
+    assert output["low"] < output["value"] < output["high"]
+    assert 0 < output["p"] <= 1
     entries = [*values["differences"]["eclip"].values(), *values["classes"]["eclip"].values()]
     assert all((entry["p"] < 0.05) == (entry["low"] > 0 or entry["high"] < 0) for entry in entries)
     assert values["needed"]["eclip"][metric]["smallest_difference"] > 0
@@ -104,8 +104,8 @@ def test_value_is_the_mean_of_scikit_learns_scores_over_seeds(tmp_path: Path) ->
     for folder in words[1].removeprefix("eclip=").split(","):
         with np.load(Path(folder) / "predictions.npz") as arrays:
             scores.append(f1_score(arrays["label"], arrays["score"].argmax(1), average="macro"))
-    found = result(tmp_path / "out")["values"]["methods"]["eclip"]["macro-F1"]
-    assert (found["value"], found["sd"]) == pytest.approx(
+    values = result(tmp_path / "out")["values"]["methods"]["eclip"]["macro-F1"]
+    assert (values["value"], values["sd"]) == pytest.approx(
         (np.mean(scores), np.std(scores, ddof=1)), abs=1e-12
     )
 
@@ -157,8 +157,8 @@ def test_bootstrap_draws_whole_patients(tmp_path: Path) -> None:
         ]
         main(["compare", *folders, "--out", str(tmp_path / f"out{name}")])
         values = result(tmp_path / f"out{name}")["values"]
-        found = values["differences"][folders[1]]["accuracy"]
-        widths[name] = found["high"] - found["low"]
+        output = values["differences"][folders[1]]["accuracy"]
+        widths[name] = output["high"] - output["low"]
     assert values["patients"] == 30
     assert widths["patient"] > 1.6 * widths["image"]
 
@@ -216,7 +216,7 @@ def recorded(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("other", "said"),
+    ("other", "message"),
     [
         (
             {"trained": "AMD EPYC (CPU)"},
@@ -231,7 +231,7 @@ def recorded(
     ],
 )
 def test_results_of_different_machines_are_an_error(
-    tmp_path: Path, capsys: pytest.CaptureFixture, other: dict, said: list[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture, other: dict, message: list[str]
 ) -> None:
     """Also where they are of one method; with the flag they are, and the page says so in its first
     line.
@@ -244,14 +244,18 @@ def test_results_of_different_machines_are_an_error(
     error = capsys.readouterr().err
     assert all(
         part in error
-        for part in ["error: the results come from different machines", "--mixed-machines", *said]
+        for part in [
+            "error: the results come from different machines",
+            "--mixed-machines",
+            *message,
+        ]
     ), error
     assert error.count("\n") == 1
     assert not (tmp_path / "out").exists()
     assert main(["compare", *words, "--mixed-machines", "--out", str(tmp_path / "out")]) == 0
     page = (tmp_path / "out" / "result.md").read_text()
     assert page.splitlines()[2].startswith("**MIXED MACHINES")
-    assert all(part in page for part in said)
+    assert all(part in page for part in message)
     assert result(tmp_path / "out")["settings"]["mixed_machines"] is True
 
 
@@ -301,13 +305,13 @@ def test_intervals_of_means_stay_in_the_range_of_the_score(tmp_path: Path) -> No
             *("--out", str(tmp_path / "out")),
         ]
     )
-    found = result(tmp_path / "out")["values"]["methods"]["a"]["accuracy"]
-    assert (found["low"], found["high"]) == (0, 1)
-    assert found["value"] == pytest.approx(0.75, abs=0.05)
+    values = result(tmp_path / "out")["values"]["methods"]["a"]["accuracy"]
+    assert (values["low"], values["high"]) == (0, 1)
+    assert values["value"] == pytest.approx(0.75, abs=0.05)
 
 
 @pytest.mark.parametrize(
-    "second, said",
+    "second, message",
     [
         ({"count": 58}, ["2 only in", "images/58.png"]),
         ({"kind": "ranks"}, ["holds ranks", "holds classes"]),
@@ -321,16 +325,16 @@ def test_intervals_of_means_stay_in_the_range_of_the_score(tmp_path: Path) -> No
     ],
 )
 def test_bad_results_are_named(
-    tmp_path: Path, capsys: pytest.CaptureFixture, second: dict, said: list[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture, second: dict, message: list[str]
 ) -> None:
     folders = [write(tmp_path / "a"), write(tmp_path / "b", **second)]
     assert main(["compare", *folders, "--out", str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err
-    assert all(part in error for part in said), error
+    assert all(part in error for part in message), error
 
 
 @pytest.mark.parametrize(
-    "words, said",
+    "words, message",
     [
         (["a"], "two or more"),
         (["x=a", "x=b"], "two or more"),
@@ -346,14 +350,14 @@ def test_wrong_method_arguments_are_named(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture,
     words: list[str],
-    said: str,
+    message: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "a")
     write(tmp_path / "b", gain=2.0)
     (tmp_path / "empty").mkdir()
     assert main(["compare", *words, "--out", "out"]) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.slow

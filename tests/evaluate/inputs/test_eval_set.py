@@ -370,10 +370,10 @@ def test_a_folder_with_only_a_config_is_an_untrained_model_and_warns(
     (tmp_path / "open_clip_config.json").write_text(
         json.dumps(plain_config("tiny", {}, model.visual.preprocess_cfg))
     )
-    found = load_encoder(f"local-dir:{tmp_path}", device="cpu")
-    assert found.facts["pretrained"] == "random"
+    result = load_encoder(f"local-dir:{tmp_path}", device="cpu")
+    assert result.facts["pretrained"] == "random"
     assert "so they are random. The result is that of an untrained model" in caplog.text
-    assert load_encoder(f"local-dir:{tmp_path}", "random", device="cpu").facts == found.facts
+    assert load_encoder(f"local-dir:{tmp_path}", "random", device="cpu").facts == result.facts
     with pytest.raises(UserError, match="does not read --pretrained x.pt"):
         load_encoder(f"local-dir:{tmp_path}", "x.pt", device="cpu")
     with pytest.raises(UserError, match="no weights beside"):

@@ -104,15 +104,15 @@ def test_three_tables(probe, tmp_path: Path) -> None:
     assert macro > 0.8
     low, high = result.values["features"]["before projection"]["interval at 100 %"]["macro"]
     assert low < macro < high
-    found = result.predictions
-    assert found["kind"] == "binary"
-    assert found["label"].shape == found["score"].shape == (60, 2)
-    assert found["classes"].tolist() == ["Mass", "Nodule"]
-    assert found["id"][0] == "1000.png"
-    assert found["patient"][:3].tolist() == ["p1000", "p1000", "p1001"]
+    values = result.predictions
+    assert values["kind"] == "binary"
+    assert values["label"].shape == values["score"].shape == (60, 2)
+    assert values["classes"].tolist() == ["Mass", "Nodule"]
+    assert values["id"][0] == "1000.png"
+    assert values["patient"][:3].tolist() == ["p1000", "p1000", "p1001"]
     from sklearn.metrics import roc_auc_score
 
-    assert roc_auc_score(found["label"][:, 0], found["score"][:, 0]) == pytest.approx(
+    assert roc_auc_score(values["label"][:, 0], values["score"][:, 0]) == pytest.approx(
         cells[2]["auroc"]["Mass"][0], abs=1e-12
     )
     json.dumps(plain(result.values), allow_nan=False)
@@ -364,8 +364,8 @@ def test_a_tower_without_features_before_its_projection(
     probe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def unit_alone(*args: object) -> tuple[ImageFeatures, EvalSet]:
-        found, data = encode(*args)
-        return ImageFeatures(found.unit, None), data
+        features, data = encode(*args)
+        return ImageFeatures(features.unit, None), data
 
     monkeypatch.setattr(linear_probe, "encode_images", unit_alone)
     result = probe(*sets(tmp_path))

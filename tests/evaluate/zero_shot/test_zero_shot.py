@@ -120,10 +120,10 @@ def test_prompts_of_the_five_classes_have_the_published_counts_and_spellings() -
     gloria, eclip = (
         load_prompts(f"chexpert-5x200:{form}", COMPETITION).positive for form in ("gloria", "eclip")
     )
-    for found in (gloria, eclip):
-        assert [len(texts) for texts in found.values()] == [210, 15, 192, 18, 54]  # peers.md §2.1
-        assert [len(set(texts)) for texts in found.values()] == [210, 15, 192, 18, 36]
-        assert all(text == " ".join(text.split()) for texts in found.values() for text in texts)
+    for result in (gloria, eclip):
+        assert [len(texts) for texts in result.values()] == [210, 15, 192, 18, 54]  # peers.md §2.1
+        assert [len(set(texts)) for texts in result.values()] == [210, 15, 192, 18, 36]
+        assert all(text == " ".join(text.split()) for texts in result.values() for text in texts)
     assert "small left bilateral pleural effusion" in gloria["Pleural Effusion"]
     assert "small bilateral pleural effusion left" in eclip["Pleural Effusion"]
     assert not {"small bilateral pleural effusion left"} & set(gloria["Pleural Effusion"])
@@ -139,12 +139,12 @@ def test_prompts_of_the_five_classes_have_the_published_counts_and_spellings() -
 
 
 def test_rsna_prompts_have_the_count_of_the_release_and_a_source() -> None:
-    found = load_prompts("rsna:structure", SETS["rsna"])
-    assert [len(set(texts)) for texts in found.positive.values()] == [
+    result = load_prompts("rsna:structure", SETS["rsna"])
+    assert [len(set(texts)) for texts in result.positive.values()] == [
         8,
         384,
     ]
-    assert "OURS" in found.source
+    assert "OURS" in result.source
     assert load_prompts("rsna:biovil", SETS["rsna"]).positive == {
         "No pneumonia": ["No evidence of pneumonia"],
         "Pneumonia": ["Findings suggesting pneumonia"],
@@ -209,9 +209,9 @@ def test_every_set_has_a_source_and_no_empty_prompt(name: str) -> None:
         "cxr-14x100": FINDINGS,
         "pairs": ("a", "b"),
     }
-    found = load_prompts(name, sets[name.split(":")[0]])
-    assert len(found.source) > 60
-    assert all(text.strip() for texts in found.positive.values() for text in texts)
+    result = load_prompts(name, sets[name.split(":")[0]])
+    assert len(result.source) > 60
+    assert all(text.strip() for texts in result.positive.values() for text in texts)
 
 
 # ---- own classes and templates
@@ -284,8 +284,8 @@ def test_bad_class_files_are_named(tmp_path: Path) -> None:
 def test_protocols_have_the_published_pooling_draws_and_z_scores() -> None:
     """Pooling, drawn prompts, z-scores (peers.md §2.1)."""
     rules = {
-        name: (found.class_vector, found.sample, found.z_score, found.headline)
-        for name, found in PROTOCOLS.items()
+        name: (result.class_vector, result.sample, result.z_score, result.headline)
+        for name, result in PROTOCOLS.items()
     }
     assert rules == {
         "eclip-paper": ("unit_mean", None, False, "macro-F1"),
@@ -425,14 +425,14 @@ def test_result_is_complete_deterministic_and_equals_open_clip(
             ("gloria", ("--protocol", "gloria", "--seed", 1)),
         )
     }
-    scores = {name: found["predictions"]["score"] for name, found in results.items()}
+    scores = {name: result["predictions"]["score"] for name, result in results.items()}
     np.testing.assert_array_equal(scores["first"], scores["again"])
     np.testing.assert_allclose(scores["first"], by_hand(model, films, unit=True), atol=1e-6)
     np.testing.assert_allclose(scores["release"], by_hand(model, films, unit=False), atol=1e-6)
     assert np.abs(scores["first"] - scores["release"]).max() > 1e-3
     np.testing.assert_allclose(scores["gloria"].mean(axis=0), 0, atol=1e-9)
-    found = results["first"]
-    settings, values = found["settings"], found["values"]
+    result = results["first"]
+    settings, values = result["settings"], result["values"]
     assert {len(settings[key]) for key in ("weights_hash", "data_hash", "prompts_hash")} == {64}
     assert "CenterCrop" in settings["transform"]
     assert settings["class_vector"] == "unit_mean"
@@ -455,7 +455,7 @@ def test_result_is_complete_deterministic_and_equals_open_clip(
     assert results["release"]["settings"]["protocol"] == "eclip-release"
     assert results["gloria"]["values"]["headline"]["metric"] == "accuracy"
     assert any("transductive" in note for note in results["gloria"]["notes"])
-    assert not any("transductive" in note for note in found["notes"])
+    assert not any("transductive" in note for note in result["notes"])
     assert len(results["gloria"]["values"]["prompts"]["normal"]["positive"]) == 5
     hashes = {results[name]["settings"]["prompts_hash"] for name in results}
     assert len(hashes) == 2
@@ -467,7 +467,7 @@ def test_own_classes_absent_class_and_patients(tmp_path: Path, model: str, films
     """Numbers as labels; no sample is of the fourth class; 20 patients of two films."""
     data = table(tmp_path / "data", films, label=np.arange(40) % 3, patient=np.arange(40) // 2)
     classes = write(tmp_path / "classes.txt", "normal\nnodule\nmass\nring\n")
-    found = run(
+    result = run(
         tmp_path / "out",
         model,
         data,
@@ -476,21 +476,23 @@ def test_own_classes_absent_class_and_patients(tmp_path: Path, model: str, films
         "--templates",
         write(tmp_path / "t.txt", "\n".join(TEMPLATES)),
     )
-    assert found["values"]["classes_counted"] == 3
-    assert found["values"]["by_class"]["ring"]["F1"] == {"value": None, "low": None, "high": None}
-    assert any("No sample is of ring" in note and "3 of 4" in note for note in found["notes"])
-    f1 = [found["values"]["by_class"][name]["F1"]["value"] for name in ("normal", "nodule", "mass")]
-    assert found["values"]["headline"]["value"] == pytest.approx(np.mean(f1))
-    assert found["values"]["prompts"]["ring"]["positive"] == [
+    assert result["values"]["classes_counted"] == 3
+    assert result["values"]["by_class"]["ring"]["F1"] == {"value": None, "low": None, "high": None}
+    assert any("No sample is of ring" in note and "3 of 4" in note for note in result["notes"])
+    f1 = [
+        result["values"]["by_class"][name]["F1"]["value"] for name in ("normal", "nodule", "mass")
+    ]
+    assert result["values"]["headline"]["value"] == pytest.approx(np.mean(f1))
+    assert result["values"]["prompts"]["ring"]["positive"] == [
         template.format(c="ring") for template in TEMPLATES
     ]
     assert "1 000 draws of 20 patients" in (tmp_path / "out" / "result.md").read_text()
-    right = found["predictions"]["score"].argmax(axis=1) == found["predictions"]["label"]
+    right = result["predictions"]["score"].argmax(axis=1) == result["predictions"]["label"]
     expected = bootstrap_interval(
         lambda rows: right[rows].mean(), 40, groups=[str(i) for i in np.arange(40) // 2]
     )
     assert [
-        found["values"]["overall"]["accuracy"][key] for key in ("low", "high")
+        result["values"]["overall"]["accuracy"][key] for key in ("low", "high")
     ] == pytest.approx(expected)
 
 
@@ -500,14 +502,14 @@ def test_two_classes_report_the_score_without_skill_and_prompt_pairs(
     data = table(
         tmp_path / "data", films, label=np.where(np.arange(40) % 4, "No pneumonia", "Pneumonia")
     )
-    found = run(tmp_path / "out", model, data, "--set", "rsna", "--protocol", "eclip-release")
-    assert found["values"]["headline"]["metric"] == "F1 of the positive class"
-    assert found["values"]["overall"]["macro-F1"]
+    result = run(tmp_path / "out", model, data, "--set", "rsna", "--protocol", "eclip-release")
+    assert result["values"]["headline"]["metric"] == "F1 of the positive class"
+    assert result["values"]["overall"]["macro-F1"]
     text = (tmp_path / "out" / "result.md").read_text()
     # the headline comes first
     assert "| --- | --- | --- | --- |\n| F1 of the positive class (the protocol's) |" in text
     assert f"{0.5 / 1.25:.3f} |" in text  # 2p / (1 + p) at p = 1/4
-    assert any("AGPL" in note for note in found["notes"])
+    assert any("AGPL" in note for note in result["notes"])
     pairs = run(tmp_path / "pairs", model, data, "--set", "rsna", "--protocol", "chexzero")[
         "predictions"
     ]["score"]
@@ -523,7 +525,7 @@ def test_multi_label_sets_have_only_auroc(tmp_path: Path, model: str, films: Pat
     }
     columns["c"] = "0"
     data = table(tmp_path / "data", films, **columns)
-    found = run(
+    result = run(
         tmp_path / "out",
         model,
         data,
@@ -532,12 +534,12 @@ def test_multi_label_sets_have_only_auroc(tmp_path: Path, model: str, films: Pat
         "--protocol",
         "chexzero",
     )
-    assert set(found["values"]["overall"]) == {"macro AUROC"}
-    assert found["values"]["classes_counted"] == 2
-    assert found["values"]["by_class"]["c"]["AUROC"]["value"] is None
-    assert any("'c' has 0 positive and 40 negative" in n for n in found["notes"])
-    assert found["values"]["labelled"] == {"a": 35, "b": 35, "c": 40}
-    assert str(found["predictions"]["kind"]) == "binary"
+    assert set(result["values"]["overall"]) == {"macro AUROC"}
+    assert result["values"]["classes_counted"] == 2
+    assert result["values"]["by_class"]["c"]["AUROC"]["value"] is None
+    assert any("'c' has 0 positive and 40 negative" in n for n in result["notes"])
+    assert result["values"]["labelled"] == {"a": 35, "b": 35, "c": 40}
+    assert str(result["predictions"]["kind"]) == "binary"
 
 
 def test_one_hot_columns_of_a_single_label_set(
@@ -546,7 +548,7 @@ def test_one_hot_columns_of_a_single_label_set(
     columns = {
         name: (np.arange(40) % 5 == k).astype(int).astype(str) for k, name in enumerate(COMPETITION)
     }
-    found = run(
+    result = run(
         tmp_path / "out",
         model,
         table(tmp_path / "good", films, **columns),
@@ -555,8 +557,8 @@ def test_one_hot_columns_of_a_single_label_set(
         "--prompts",
         "pairs:chexzero",
     )
-    assert found["predictions"]["label"].tolist() == [i % 5 for i in range(40)]
-    assert str(found["predictions"]["kind"]) == "classes"
+    assert result["predictions"]["label"].tolist() == [i % 5 for i in range(40)]
+    assert str(result["predictions"]["kind"]) == "classes"
     columns["Edema"][0] = "1"
     message = refused(
         capsys,
@@ -587,9 +589,9 @@ def test_bad_input_is_named(
     )
     assert "no such image" in message
     assert not out.exists()
-    found = run(out, model, tmp_path / "gone" / "own.csv", *flags, "--on-bad-sample", "skip")
-    assert found["settings"]["samples"] == 39
-    assert any("1 samples left out: no such image (gone.png)" in note for note in found["notes"])
+    result = run(out, model, tmp_path / "gone" / "own.csv", *flags, "--on-bad-sample", "skip")
+    assert result["settings"]["samples"] == 39
+    assert any("1 samples left out: no such image (gone.png)" in note for note in result["notes"])
     assert "both give the prompts" in refused(
         capsys, model, films, tmp_path / "x", *flags, "--prompts", "pairs:chexzero"
     )
@@ -655,8 +657,8 @@ def test_scores_agree_with_clip_benchmark(
         built, loader, tokenizer, dataset.classes, dataset.templates, "cpu", amp=False
     )
 
-    found = run(tmp_path / "out", model, folder / "test" / "{0..1}.tar")
-    predictions, overall = found["predictions"], found["values"]["overall"]
+    result = run(tmp_path / "out", model, folder / "test" / "{0..1}.tar")
+    predictions, overall = result["predictions"], result["values"]["overall"]
     assert predictions["classes"].tolist() == list(CLASS_NAMES)
     assert len(set(predictions["score"].argmax(axis=1))) > 3
     np.testing.assert_array_equal(predictions["label"], target)
