@@ -425,7 +425,7 @@ def test_results_are_written_completely(tmp_path: Path) -> None:
     assert "T &lt;1&gt;" in page
     assert "<td>0.123</td>" in page
     assert "http" not in page
-    assert "every class weighing the same" in page
+    assert "every class has the same weight" in page
     assert read_predictions(tmp_path / "out")["id"].tolist() == ["a"]
     assert plain(np.bool_(True)) is True
     with pytest.raises(UserError, match="no predictions.npz"):
@@ -441,7 +441,7 @@ def test_foreign_output_folders_are_an_error_before_encoding(
         "--out",
     ]
     assert main([*command, str(tmp_path)]) == 2
-    assert "files of something else" in capsys.readouterr().err
+    assert "files that are not a result" in capsys.readouterr().err
     assert main([*command, str(tmp_path / "new")]) == 2
     assert "absent.csv: no such file" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
