@@ -22,78 +22,82 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from .align import run_align
-from .align_cells import CELLS, ROWS
+from .align_cells import ALIGN_METHODS, ALIGN_SETTINGS
 from .page import OTHER_MACHINE, change, draw_differences, machine_kinds, spread
-from .rows import SETTINGS, TABLES, Row
+from .rows import SETTINGS, TABLES, Method
 from .runner import Bench, Workers, make_all
 
 METRIC = "macro-F1"
 
 
-def compare(bench: Bench, rows: list[Row], seeds: list[int], test: str) -> dict[str, dict]:
+def compare(bench: Bench, methods: list[Method], seeds: list[int], test: str) -> dict[str, dict]:
     """{method: {value, sd, low, high, base, difference: {value, low, high, p}, other_machine}}.
 
     The difference is from the base of the method. It is None for the base itself, and for a method
     that ran on another kind of machine than its base, unless --mixed-machines is given.
     """
-    found: dict[str, dict] = {}
-    for base in dict.fromkeys(row.base for row in rows):
-        own = [row for row in rows if row.base == base]
-        own.sort(key=lambda row: row.name != base)
-        if len(own) < 2:
+    results: dict[str, dict] = {}
+    for base in dict.fromkeys(method.base for method in methods):
+        family = [method for method in methods if method.base == base]
+        family.sort(key=lambda method: method.name != base)
+        if len(family) < 2:
             continue
-        groups = {row.name: [bench.result(row, seed, test) for seed in seeds] for row in own}
-        other = {
-            row.name: (
+        groups = {
+            method.name: [bench.result(method, seed, test) for seed in seeds] for method in family
+        }
+        other_machine = {
+            method.name: (
                 not bench.args.mixed_machines
-                and len({*bench.kinds(row, seeds), *bench.kinds(own[0], seeds)}) > 1
+                and len({*bench.kinds(method, seeds), *bench.kinds(family[0], seeds)}) > 1
             )
-            for row in own
+            for method in family
         }
         values = bench.compare(
             f"{bench.args.table}-{base}-{test}",
             groups,
-            mixed=bench.args.mixed_machines or any(other.values()),
+            mixed=bench.args.mixed_machines or any(other_machine.values()),
         )
-        for row in own:
+        for method in family:
             difference = (
-                None if other[row.name] else values["differences"].get(row.name, {}).get(METRIC)
+                None
+                if other_machine[method.name]
+                else values["differences"].get(method.name, {}).get(METRIC)
             )
-            found[row.name] = values["methods"][row.name][METRIC] | {
+            results[method.name] = values["methods"][method.name][METRIC] | {
                 "difference": difference,
                 "base": base,
-                "other_machine": other[row.name],
+                "other_machine": other_machine[method.name],
             }
-    return {row.name: found[row.name] for row in rows if row.name in found}
+    return {method.name: results[method.name] for method in methods if method.name in results}
 
 
 def summary(facts: list[dict]) -> dict:
     """{seconds, views, machines, kinds} of a method, from the facts of its runs."""
-    seen = [one["views"] for one in facts if one["views"] is not None]
+    seen = [run["views"] for run in facts if run["views"] is not None]
     return {
-        "seconds": float(np.mean([one["seconds"] for one in facts])),
+        "seconds": float(np.mean([run["seconds"] for run in facts])),
         "views": float(np.mean(seen)) if seen else None,
-        "machines": sorted({one["machine"] for one in facts}),
+        "machines": sorted({run["machine"] for run in facts}),
         "kinds": machine_kinds(facts),
     }
 
 
-def markdown(table: str, found: dict) -> str:
+def markdown(table: str, record: dict) -> str:
     """The Markdown page of the content of {table}.json."""
-    scores, facts = found["scores"], found["facts"]
+    scores, facts = record["scores"], record["facts"]
     title = table.replace("table", "Table ")
     machines = ", ".join(sorted({name for entry in facts.values() for name in entry["machines"]}))
     mixed = (
         " Rows of different machines are compared (--mixed-machines): a difference may be that of"
-        " the machines." * found.get("mixed_machines", False)
+        " the machines." * record.get("mixed_machines", False)
     )
     lines = [
         f"# {title}\n",
         (
             f"`python -m openclip_eclip.benchmark {table}`: {METRIC}, seeds"
-            f" {' '.join(map(str, found['seeds']))}, {found['note']}; {machines}.{mixed} Mean ± sd"
-            " over seeds; difference to the row's base, seeds paired, with its 95 % interval over"
-            f" seeds (Student's t) and images.{found.get('intervals', '')}\n"
+            f" {' '.join(map(str, record['seeds']))}, {record['note']}; {machines}.{mixed}"
+            " Mean ± sd over seeds; difference to the row's base, seeds paired, with its 95 %"
+            f" interval over seeds (Student's t) and images.{record.get('intervals', '')}\n"
         ),
         f"{limits(facts)}\n",
         f"![Differences with their intervals]({table}.png)\n",
@@ -108,11 +112,12 @@ def markdown(table: str, found: dict) -> str:
             "|---|---|---|---|---|---|",
         ]
         for name, score in rows.items():
-            d, seen = score["difference"], facts[name]["views"]
-            words = OTHER_MACHINE if score.get("other_machine") else change(d)
+            is_other = score.get("other_machine")
+            difference = OTHER_MACHINE if is_other else change(score["difference"])
+            base, views = score["base"] if difference else "", facts[name]["views"]
             lines.append(
-                f"| {name} | {spread(score)} | {words} | {score['base'] if words else ''} |"
-                f" {'' if seen is None else f'{seen:.1f}'} | {facts[name]['seconds']:.0f} |"
+                f"| {name} | {spread(score)} | {difference} | {base} |"
+                f" {'' if views is None else f'{views:.1f}'} | {facts[name]['seconds']:.0f} |"
             )
         lines.append("")
     return "\n".join(lines)
@@ -262,9 +267,11 @@ def parse() -> tuple[argparse.Namespace, list[str]]:
         and (args.steps is None or args.tune_steps is None)
     ):
         parser.error("--settings phantoms has no recipe; give --steps and --tune-steps")
-    rows, cells = (ROWS, CELLS) if args.table == "align" else (TABLES[args.table], ())
-    for flag, given, known in (("--rows", args.rows, rows), ("--cells", args.cells, cells)):
-        names = {one.name for one in known}
+    is_align = args.table == "align"
+    methods = ALIGN_METHODS if is_align else TABLES[args.table]
+    settings = ALIGN_SETTINGS if is_align else []
+    for flag, given, known in (("--rows", args.rows, methods), ("--cells", args.cells, settings)):
+        names = {entry.name for entry in known}
         if unknown := set(given or ()) - names:
             parser.error(
                 f"{flag} {', '.join(sorted(unknown))}: expected some of {', '.join(sorted(names))}"
@@ -281,23 +288,27 @@ def main() -> int:
     tests = dict(word.split("=", 1) for word in args.test) or {"test": str(args.data / "test.csv")}
     workers = Workers(args.jobs, cache=args.settings == "phantoms")
     bench = Bench(args, more, workers, tests, {"zero-shot": []})
-    wanted = set(args.rows or [row.name for row in TABLES[args.table]])
-    wanted |= {row.start for row in TABLES[args.table] if row.name in wanted} | {
-        row.base for row in TABLES[args.table] if row.name in wanted
+    wanted = set(args.rows or [method.name for method in TABLES[args.table]])
+    wanted |= {method.start for method in TABLES[args.table] if method.name in wanted} | {
+        method.base for method in TABLES[args.table] if method.name in wanted
     }
-    rows = [row for row in TABLES[args.table] if row.name in wanted]
-    make_all([(bench, row, seed) for row in rows for seed in seeds], workers.jobs, args.table)
-    scores = {test: compare(bench, rows, seeds, test) for test in bench.tests}
-    facts = {row.name: summary([bench.facts(row, seed) for seed in seeds]) for row in rows}
-    found = {
+    methods = [method for method in TABLES[args.table] if method.name in wanted]
+    make_all(
+        [(bench, method, seed) for method in methods for seed in seeds], workers.jobs, args.table
+    )
+    scores = {test: compare(bench, methods, seeds, test) for test in bench.tests}
+    facts = {
+        method.name: summary([bench.facts(method, seed) for seed in seeds]) for method in methods
+    }
+    record = {
         "scores": scores,
         "facts": facts,
         "seeds": seeds,
         "note": args.note or args.settings,
         "mixed_machines": args.mixed_machines,
     }
-    (args.out / f"{args.table}.json").write_text(json.dumps(found, indent=2))
-    (args.out / f"{args.table}.md").write_text(markdown(args.table, found), encoding="utf-8")
+    (args.out / f"{args.table}.json").write_text(json.dumps(record, indent=2))
+    (args.out / f"{args.table}.md").write_text(markdown(args.table, record), encoding="utf-8")
     draw(scores).savefig(args.out / f"{args.table}.png", dpi=120)
     sys.stdout.write((args.out / f"{args.table}.md").read_text(encoding="utf-8"))
     return 0

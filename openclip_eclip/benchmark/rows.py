@@ -13,7 +13,7 @@ CONSTANT: Flags = ["--eclip-priming-weight", 0, "--eclip-curriculum", 0, 0, 0, 0
 
 
 @dataclass(frozen=True)
-class Row:
+class Method:
     """A method: the `flags` of its training, and how it depends on other methods.
 
     `recipe`: the paper's settings for it; `start`: the method whose weights of the same seed it
@@ -33,7 +33,7 @@ class Row:
     teaching: Flags = ()
 
 
-def _family(base: str, method: str) -> list[Row]:
+def _family(base: str, method: str) -> list[Method]:
     """A base and the methods that Table 1 adds to it.
 
     "longer" is the comparison that fine-tunes as long, without annotations.
@@ -41,13 +41,13 @@ def _family(base: str, method: str) -> list[Row]:
     plus = "" if base == "CLIP" else f"{base} + "
     joined = "" if method == "clip" else f"{method}+"
     return [
-        Row(base, ["--method", method], base=base),
-        Row(f"{plus}naive", ["--method", f"{joined}naive"], base=base, annotated=True),
-        Row(f"{plus}DACL", ["--method", f"{joined}dacl"], base=base),
-        Row(f"{plus}m3-mix", ["--method", f"{joined}m3-mix"], "m3-mix", base, base),
-        Row(f"{plus}eCLIP", ["--method", f"{joined}eclip"], "eclip", base=base, annotated=True),
-        Row(f"{plus}eCLIP^P", ["--method", f"{joined}eclip"], "eclip-p", base, base, True),
-        Row(f"{base}, longer", ["--method", method], "eclip-p", base, base),
+        Method(base, ["--method", method], base=base),
+        Method(f"{plus}naive", ["--method", f"{joined}naive"], base=base, annotated=True),
+        Method(f"{plus}DACL", ["--method", f"{joined}dacl"], base=base),
+        Method(f"{plus}m3-mix", ["--method", f"{joined}m3-mix"], "m3-mix", base, base),
+        Method(f"{plus}eCLIP", ["--method", f"{joined}eclip"], "eclip", base=base, annotated=True),
+        Method(f"{plus}eCLIP^P", ["--method", f"{joined}eclip"], "eclip-p", base, base, True),
+        Method(f"{base}, longer", ["--method", method], "eclip-p", base, base),
     ]
 
 
@@ -72,13 +72,13 @@ AUTHORS_LADDER: dict[str, Flags] = {
 TABLES = {
     "table1": [*_family("CLIP", "clip"), *_family("GLoRIA", "gloria")],
     "table4": [
-        Row("CLIP", ["--method", "clip"]),
-        *(Row(name, flags, "eclip", annotated=True) for name, flags in LADDER.items()),
+        Method("CLIP", ["--method", "clip"]),
+        *(Method(name, flags, "eclip", annotated=True) for name, flags in LADDER.items()),
     ],
     "table4-authors": [
-        Row("CLIP", ["--method", "clip"]),
+        Method("CLIP", ["--method", "clip"]),
         *(
-            Row(
+            Method(
                 f"{name}, authors' processor",
                 ["--eclip-processor", "authors", *flags],
                 "eclip",

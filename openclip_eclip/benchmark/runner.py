@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from ..files import write_whole
 from .page import machine_kinds
-from .rows import SETTINGS, Flags, Row
+from .rows import SETTINGS, Flags, Method
 
 
 class Worker:
@@ -131,71 +131,73 @@ class Bench:
         self.home = home or self
         self.scratch, self.tune, self.evaluate = SETTINGS[args.settings]
 
-    def name(self, row: Row, seed: int) -> str:
+    def name(self, method: Method, seed: int) -> str:
         # the name depends on the method and seed alone: two tables share the run of one method
-        words = row.name.replace("^P", " P").lower()
+        words = method.name.replace("^P", " P").lower()
         return re.sub(r"\W+", "-", words).strip("-") + f"-{seed}"
 
-    def result(self, row: Row, seed: int, test: str, task: str = "zero-shot") -> Path:
-        return self.args.out / "results" / re.sub(r"\W+", "-", test) / task / self.name(row, seed)
+    def result(self, method: Method, seed: int, test: str, task: str = "zero-shot") -> Path:
+        return (
+            self.args.out / "results" / re.sub(r"\W+", "-", test) / task / self.name(method, seed)
+        )
 
-    def make(self, row: Row, seed: int, before: list[Future]) -> None:
+    def make(self, method: Method, seed: int, before: list[Future]) -> None:
         """Train and measure a run if it is missing, after the runs `before`."""
         for run in before:
             run.result()
         results = {
-            (test, task): self.result(row, seed, test, task)
+            (test, task): self.result(method, seed, test, task)
             for test, task in product(self.tests, self.tasks)
         }
         missing = {key: out for key, out in results.items() if not (out / "result.json").is_file()}
         with self.workers.one() as worker:
-            if missing or not self.facts_file(row, seed).is_file():
-                self.train(row, seed, worker)
+            if missing or not self.facts_file(method, seed).is_file():
+                self.train(method, seed, worker)
             for (test, task), out in missing.items():
                 worker.run(
                     "openclip_eclip.evaluate",
                     [
-                        *(task, "--model", self.model(row, seed), "--data", self.tests[test]),
+                        *(task, "--model", self.model(method, seed), "--data", self.tests[test]),
                         *("--out", out, "--cache", "none"),
                         *self.tasks[task],
                         *self.evaluate,
                     ],
-                    self.log(row, seed, f"-{test}-{task}"),
+                    self.log(method, seed, f"-{test}-{task}"),
                 )
 
-    def model(self, row: Row, seed: int) -> Path:
-        return self.args.out / "models" / self.name(row, seed)
+    def model(self, method: Method, seed: int) -> Path:
+        return self.args.out / "models" / self.name(method, seed)
 
-    def taught(self, row: Row, seed: int) -> Path:
+    def taught(self, method: Method, seed: int) -> Path:
         """The folder of pseudo-heatmaps and results of a method's teacher."""
-        return self.args.out / "taught" / self.name(row, seed)
+        return self.args.out / "taught" / self.name(method, seed)
 
-    def log(self, row: Row, seed: int, of: str = "") -> Path:
-        return self.args.out / "logs" / f"{self.name(row, seed)}{of}.txt"
+    def log(self, method: Method, seed: int, of: str = "") -> Path:
+        return self.args.out / "logs" / f"{self.name(method, seed)}{of}.txt"
 
-    def facts_file(self, row: Row, seed: int) -> Path:
+    def facts_file(self, method: Method, seed: int) -> Path:
         """The file with {seconds, views, machine, torch, epoch} of a finished run."""
-        return self.args.out / "runs" / self.name(row, seed) / "table.json"
+        return self.args.out / "runs" / self.name(method, seed) / "table.json"
 
-    def train(self, row: Row, seed: int, worker: Worker) -> None:
+    def train(self, method: Method, seed: int, worker: Worker) -> None:
         """Train a run and export its model; an interrupted run starts again."""
-        folder, plain = self.args.out / "runs" / self.name(row, seed), self.model(row, seed)
-        if self.facts_file(row, seed).is_file() and plain.is_dir():
+        folder, plain = self.args.out / "runs" / self.name(method, seed), self.model(method, seed)
+        if self.facts_file(method, seed).is_file() and plain.is_dir():
             return
         shutil.rmtree(folder, ignore_errors=True)
         shutil.rmtree(plain, ignore_errors=True)
         flags = [
-            *self.training_flags(row, seed),
-            *("--train-data", self.training_data(row, seed, worker), "--logs", folder.parent),
+            *self.training_flags(method, seed),
+            *("--train-data", self.training_data(method, seed, worker), "--logs", folder.parent),
             *("--name", folder.name, "--seed", seed),
             *("--device", "cuda" if worker.device else "cpu"),
         ]
-        seconds = worker.run("openclip_eclip.train", [*flags, *self.more], self.log(row, seed))
+        seconds = worker.run("openclip_eclip.train", [*flags, *self.more], self.log(method, seed))
         epoch = best_epoch(folder) if self.validation else None
         worker.run(
             "openclip_eclip.export",
             [folder / "checkpoints" / f"epoch_{epoch}.pt" if epoch else folder, plain],
-            self.log(row, seed, "-export"),
+            self.log(method, seed, "-export"),
         )
         if self.validation:
             shutil.rmtree(folder / "checkpoints")
@@ -207,55 +209,55 @@ class Bench:
             "epoch": epoch,
         }
         # written last and atomically: a run with this file is finished
-        write_whole(self.facts_file(row, seed), json.dumps(facts).encode())
+        write_whole(self.facts_file(method, seed), json.dumps(facts).encode())
 
-    def training_flags(self, row: Row, seed: int) -> list[str | int | float | Path]:
-        args, flags = self.args, list(self.tune if row.start else self.scratch)
+    def training_flags(self, method: Method, seed: int) -> list[str | int | float | Path]:
+        args, flags = self.args, list(self.tune if method.start else self.scratch)
         if args.settings == "paper":
-            flags += ["--recipe", row.recipe]
-        if row.start:
-            flags += ["--model", f"local-dir:{self.home.model(Row(row.start), seed)}"]
+            flags += ["--recipe", method.recipe]
+        if method.start:
+            flags += ["--model", f"local-dir:{self.home.model(Method(method.start), seed)}"]
         elif args.model:
             flags += ["--model", args.model]
-        flags += [str(flag).replace("{data}", str(args.data)) for flag in row.flags]
-        flags += self.length(row)
-        if args.expert_data and row.annotated:
+        flags += [str(flag).replace("{data}", str(args.data)) for flag in method.flags]
+        flags += self.length(method)
+        if args.expert_data and method.annotated:
             flags += ["--expert-data", args.expert_data]
         if self.validation:
             flags += ["--val-data", self.validation]
         return flags
 
-    def training_data(self, row: Row, seed: int, worker: Worker) -> Path | str:
+    def training_data(self, method: Method, seed: int, worker: Worker) -> Path | str:
         """The training table, with pseudo-heatmaps if the method has a teacher.
 
         The results of the teacher are copied beside them.
         """
         table = self.args.train_data or self.args.data / "train.csv"
-        if not row.teacher:
+        if not method.teacher:
             return table
-        folder = self.taught(row, seed)
+        folder = self.taught(method, seed)
         shutil.rmtree(folder, ignore_errors=True)
         worker.run(
             "openclip_eclip.prepare",
             [
                 *("pseudo-heatmaps", folder, "--data", table),
-                *("--model", self.model(Row(row.teacher), seed), "--workers", 0),
-                *row.teaching,
+                *("--model", self.model(Method(method.teacher), seed), "--workers", 0),
+                *method.teaching,
             ],
-            self.log(row, seed, "-taught"),
+            self.log(method, seed, "-taught"),
         )
         for test, task in product(self.tests, self.tasks):
             shutil.copytree(
-                self.result(Row(row.teacher), seed, test, task), folder / f"{test}-{task}"
+                self.result(Method(method.teacher), seed, test, task), folder / f"{test}-{task}"
             )
         return folder / Path(table).name
 
-    def length(self, row: Row) -> list[str | int]:
+    def length(self, method: Method) -> list[str | int]:
         """Flags for whole epochs with at least the steps of --steps, none for the recipe's length.
 
         With validation, the run is measured and saved eight times.
         """
-        steps = self.args.tune_steps if row.start else self.args.steps
+        steps = self.args.tune_steps if method.start else self.args.steps
         if steps is None:
             return []
         batch = int(str(dict(zip(self.scratch, self.scratch[1:])).get("--batch-size", 512)))
@@ -263,18 +265,20 @@ class Bench:
         samples = int(flags.get("--train-num-samples", 0)) or count_rows(
             Path(self.args.train_data or self.args.data / "train.csv")
         )
-        epochs = -(-steps * row.length // max(1, samples // int(flags.get("--batch-size", batch))))
+        epochs = -(
+            -steps * method.length // max(1, samples // int(flags.get("--batch-size", batch)))
+        )
         if not self.validation:
             return ["--epochs", epochs, "--save-frequency", epochs]
         often = max(1, epochs // 8)
         return ["--epochs", epochs, "--save-frequency", often, "--val-frequency", often]
 
-    def facts(self, row: Row, seed: int) -> dict:
-        return json.loads(self.facts_file(row, seed).read_text())
+    def facts(self, method: Method, seed: int) -> dict:
+        return json.loads(self.facts_file(method, seed).read_text())
 
-    def kinds(self, row: Row, seeds: list[int]) -> list[str]:
+    def kinds(self, method: Method, seeds: list[int]) -> list[str]:
         """The kinds of machines of a method's runs."""
-        return machine_kinds(self.facts(row, seed) for seed in seeds)
+        return machine_kinds(self.facts(method, seed) for seed in seeds)
 
     def compare(self, name: str, groups: dict[str, list[Path]], mixed: bool = False) -> dict:
         """Values of `evaluate compare` of {method: results of its seeds}; the first is the base.
@@ -282,7 +286,7 @@ class Bench:
         `mixed`: results of different machines are allowed.
         """
         folder = self.args.out / "compare" / re.sub(r"\W+", "-", name)
-        words = [f"{row}={','.join(map(str, folders))}" for row, folders in groups.items()]
+        words = [f"{method}={','.join(map(str, folders))}" for method, folders in groups.items()]
         with self.workers.one() as worker:
             worker.run(
                 "openclip_eclip.evaluate",
@@ -333,11 +337,11 @@ def views(folder: Path) -> float | None:
     if not path.is_file():
         return None
     with open(path, newline="", encoding="utf-8") as file:
-        seen = [int(row["mixed_views"]) for row in csv.DictReader(file)]
+        seen = [int(method["mixed_views"]) for method in csv.DictReader(file)]
     return sum(seen) / len(seen) if seen else 0.0
 
 
-def make_all(tasks: list[tuple[Bench, Row, int]], jobs: int, title: str) -> None:
+def make_all(tasks: list[tuple[Bench, Method, int]], jobs: int, title: str) -> None:
     """Make all runs of `tasks` (bench, method, seed).
 
     Runs that others start from, and teachers, come first.
@@ -348,15 +352,15 @@ def make_all(tasks: list[tuple[Bench, Row, int]], jobs: int, title: str) -> None
     ):
         futures: dict[tuple, Future] = {}
         # runs without a start or a teacher first: a run waits for others inside a pool thread
-        for bench, row, seed in sorted(
+        for bench, method, seed in sorted(
             tasks, key=lambda task: bool(task[1].start or task[1].teacher)
         ):
             before = [
                 futures[key]
-                for key in ((bench.home, row.start, seed), (bench, row.teacher, seed))
+                for key in ((bench.home, method.start, seed), (bench, method.teacher, seed))
                 if key in futures
             ]
-            futures[bench, row.name, seed] = pool.submit(bench.make, row, seed, before)
-            futures[bench, row.name, seed].add_done_callback(lambda _: bar.update())
+            futures[bench, method.name, seed] = pool.submit(bench.make, method, seed, before)
+            futures[bench, method.name, seed].add_done_callback(lambda _: bar.update())
         for future in futures.values():
             future.result()

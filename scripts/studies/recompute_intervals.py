@@ -21,15 +21,15 @@ from typing import Any
 
 import numpy as np
 
-from openclip_eclip.benchmark.align import ROW, views_of
+from openclip_eclip.benchmark.align import METHOD_OF, views_of
 from openclip_eclip.benchmark.align_cells import (
     ABLATION,
-    CELLS,
-    CONTROLS,
-    REPLAY,
-    TAUGHT,
-    TAUGHT_AGAIN,
-    UNTAUGHT,
+    ALIGN_SETTINGS,
+    OVERSAMPLING,
+    PLACEBO_KINDS,
+    STUDENT,
+    STUDENT_BASELINES,
+    STUDENT_OVERSAMPLED,
 )
 from openclip_eclip.benchmark.align_page import draw_cells, draw_map, page
 from openclip_eclip.benchmark.page import machine_kinds
@@ -48,11 +48,11 @@ NOTE = (
     "150 of fine-tuning"
 )
 ON_CPU = {
-    REPLAY,
-    TAUGHT,
-    TAUGHT_AGAIN,
-    UNTAUGHT[0],
-    *(f"{REPLAY}, {control}" for control in CONTROLS),
+    OVERSAMPLING,
+    STUDENT,
+    STUDENT_OVERSAMPLED,
+    STUDENT_BASELINES[0],
+    *(f"{OVERSAMPLING}, {kind}" for kind in PLACEBO_KINDS),
 }
 
 
@@ -88,7 +88,7 @@ def on_cpu(cell: str, row: str) -> bool:
 
     ABLATION is the recipe as it was before, on the GPU.
     """
-    few = {one.name for one in CELLS if one.annotated <= 0.01}
+    few = {one.name for one in ALIGN_SETTINGS if one.annotated <= 0.01}
     return row in ON_CPU or (row == "eclip-plus" and cell in few and row != ABLATION)
 
 
@@ -97,13 +97,13 @@ def separate(cells: dict[str, dict], one_machine: bool) -> None:
 
     The difference of a student from its teacher stays: both ran on one machine.
     """
-    named = {cell.name: cell for cell in CELLS}
+    named = {cell.name: cell for cell in ALIGN_SETTINGS}
     for cell, rows in cells.items():
         for name, row in rows.items():
             cpu = not one_machine and on_cpu(cell, name)
             row |= {
                 "machine": CPU if cpu else GPU,
-                "views": views_of(ROW[name], named[cell], row["epochs"]),
+                "views": views_of(METHOD_OF[name], named[cell], row["epochs"]),
             }
             if cpu:
                 for score in ("macro-F1", "R@5"):

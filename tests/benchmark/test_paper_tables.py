@@ -18,13 +18,12 @@ import pytest
 from conftest import ROOT, fast_python
 from recompute_intervals import on_cpu, renew_all
 
-from openclip_eclip.benchmark.align import ROW, measure, views_of
-from openclip_eclip.benchmark.align_cells import CELLS, DEVELOPMENT, NAMES
-from openclip_eclip.benchmark.align_cells import ROWS as ALIGN_ROWS
+from openclip_eclip.benchmark.align import METHOD_OF, measure, views_of
+from openclip_eclip.benchmark.align_cells import ALIGN_METHODS, ALIGN_SETTINGS, DEVELOPMENT, NAMES
 from openclip_eclip.benchmark.align_page import page as align_page
 from openclip_eclip.benchmark.page import OTHER_MACHINE, machine_kinds
 from openclip_eclip.benchmark.paper_tables import compare, markdown, summary
-from openclip_eclip.benchmark.rows import TABLES, Row
+from openclip_eclip.benchmark.rows import TABLES, Method
 from openclip_eclip.benchmark.runner import Worker, best_epoch
 from openclip_eclip.config import AUTHORS_PROCESSOR
 from openclip_eclip.params import eclip_config, eclip_parser, method_names
@@ -71,19 +70,19 @@ def test_methods_are_those_of_the_papers_tables() -> None:
 
 @pytest.mark.parametrize(
     "row",
-    {row.name: row for table in (*TABLES.values(), ALIGN_ROWS) for row in table}.values(),
+    {row.name: row for table in (*TABLES.values(), ALIGN_METHODS) for row in table}.values(),
     ids=lambda row: row.name,
 )
-def test_flags_of_every_method_are_valid_training_flags(row: Row) -> None:
+def test_flags_of_every_method_are_valid_training_flags(row: Method) -> None:
     """Rows are `annotated` where their method reads heatmaps; fine-tuned ones say from what."""
     args = eclip_parser().parse_args([str(flag) for flag in row.flags])
     names = method_names(args)
-    if row in ALIGN_ROWS:
+    if row in ALIGN_METHODS:
         own_maps = "--csv-heatmap-key" in row.flags  # of a model alone, in a column of their own
         assert row.annotated == (bool({"eclip", "naive", "align"} & set(names)) and not own_maps)
         assert not row.start or row.start == "CLIP"
         assert not row.teacher or any(
-            row.teacher in cell.rows for cell in CELLS if row.name in cell.rows
+            row.teacher in cell.methods for cell in ALIGN_SETTINGS if row.name in cell.methods
         )
         return
     assert row.annotated == bool({"eclip", "naive"} & set(names))
@@ -96,13 +95,15 @@ def test_settings_of_the_alignment_benchmark() -> None:
     """Cells of other films have runs of their own, others share them; no reporting seed is one of
     development.
     """
-    assert all(set(cell.rows) <= set(NAMES) and cell.rows[0] == "CLIP" for cell in CELLS)
-    assert len({cell.name for cell in CELLS}) == len(CELLS)
-    assert {(cell.count, cell.annotated) for cell in CELLS} == set(
+    assert all(
+        set(cell.methods) <= set(NAMES) and cell.methods[0] == "CLIP" for cell in ALIGN_SETTINGS
+    )
+    assert len({cell.name for cell in ALIGN_SETTINGS}) == len(ALIGN_SETTINGS)
+    assert {(cell.count, cell.annotated) for cell in ALIGN_SETTINGS} == set(
         product((300, 600, 2000), (0.0025, 0.01, 0.05, 0.15))
     )
-    assert len(CELLS) == 12 + 4
-    homes = {cell.name: cell.home for cell in CELLS}
+    assert len(ALIGN_SETTINGS) == 12 + 4
+    homes = {cell.name: cell.home for cell in ALIGN_SETTINGS}
     assert (
         homes["600 films, 1 %"]
         == homes["600 films, 15 %, gaze off by 8 %"]
@@ -284,7 +285,7 @@ class Measured:
         )
         self.asked: dict[str, tuple[list[str], bool]] = {}
 
-    def facts(self, row: Row, seed: int) -> dict:
+    def facts(self, row: Method, seed: int) -> dict:
         machine = (
             "2 runs at a time on AMD EPYC"
             if row.name in self.on_cpu
@@ -298,10 +299,10 @@ class Measured:
             "epoch": 8,
         }
 
-    def kinds(self, row: Row, seeds: list[int]) -> list[str]:
+    def kinds(self, row: Method, seeds: list[int]) -> list[str]:
         return machine_kinds(self.facts(row, seed) for seed in seeds)
 
-    def result(self, row: Row, seed: int, test: str, task: str = "zero-shot") -> Path:
+    def result(self, row: Method, seed: int, test: str, task: str = "zero-shot") -> Path:
         folder = self.folder / f"{row.name} {seed} {task}"
         folder.mkdir(exist_ok=True)
         (folder / "result.json").write_text(
@@ -369,8 +370,8 @@ def test_methods_of_another_machine_are_not_compared(tmp_path: Path) -> None:
 
 
 def test_settings_compare_methods_of_one_machine(tmp_path: Path) -> None:
-    cell = next(cell for cell in CELLS if cell.name == "600 films, 5 %")
-    rows = [ROW[name] for name in ("CLIP", "m3-mix", "mask", "eclip-plus")]
+    cell = next(cell for cell in ALIGN_SETTINGS if cell.name == "600 films, 5 %")
+    rows = [METHOD_OF[name] for name in ("CLIP", "m3-mix", "mask", "eclip-plus")]
     for slow, mixed in (((), False), (("eclip-plus",), False), (("eclip-plus",), True)):
         bench = Measured(tmp_path, set(slow), mixed)
         result = measure(
@@ -405,14 +406,14 @@ def test_settings_compare_methods_of_one_machine(tmp_path: Path) -> None:
 
 
 def test_views_count_full_batches_once_in_an_epoch() -> None:
-    cell = next(cell for cell in CELLS if cell.name == "300 films, 15 %")
+    cell = next(cell for cell in ALIGN_SETTINGS if cell.name == "300 films, 15 %")
     assert (
-        views_of(ROW["eclip-plus"], cell, [10, 20])
+        views_of(METHOD_OF["eclip-plus"], cell, [10, 20])
         == pytest.approx(15 * 256 / 300)
-        == views_of(ROW["mask"], cell, [15])
+        == views_of(METHOD_OF["mask"], cell, [15])
     )
     assert all(
-        views_of(ROW[name], cell, [10]) is None
+        views_of(METHOD_OF[name], cell, [10]) is None
         for name in ("CLIP", "oversample", "eCLIP", "eclip-plus with replay", "CLIP self-trained")
     )
 

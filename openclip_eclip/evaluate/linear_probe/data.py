@@ -202,10 +202,10 @@ def _parts(
     if "data" in sets:
         if split_column is None:
             try:
-                rows = split_groups(patients, SHARES, seed)
+                parts_of = split_groups(patients, SHARES, seed)
             except UserError as error:
                 raise UserError(f"{sets['data'].path}: {error}") from error
-            return dict(zip(("train", "valid", "test"), rows, strict=True))
+            return dict(zip(("train", "valid", "test"), parts_of, strict=True))
         cells = sets["data"].column(split_column)
         for row, cell in enumerate(cells):
             if cell not in SPLIT_NAMES:
