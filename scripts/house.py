@@ -124,17 +124,17 @@ def imports(house: Checkout, name: str) -> set[str]:
     """Modules of the packages that a module imports, inside functions and for types, too."""
     path = house.modules[name]
     package = name.split(".") if path.name == "__init__.py" else name.split(".")[:-1]
-    found: set[str] = set()
+    modules: set[str] = set()
     for node in ast.walk(house.trees[path]):
         if isinstance(node, ast.Import):
-            found.update(alias.name for alias in node.names)
+            modules.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             base = package[: len(package) - node.level + 1] if node.level else []
             module = ".".join([*base, *([node.module] if node.module else [])])
             names = {f"{module}.{alias.name}" for alias in node.names} & house.modules.keys()
             # `from folder import module` needs the module; other names need the folder's __init__
-            found |= names if len(names) == len(node.names) else names | {module}
-    return (found & house.modules.keys()) - {name}
+            modules |= names if len(names) == len(node.names) else names | {module}
+    return (modules & house.modules.keys()) - {name}
 
 
 def circles(house: Checkout) -> int:
@@ -290,16 +290,16 @@ def findings_of_mypy(house: Checkout) -> int | None:
             text=True,
         )
     # exit code 0: clean, 1: findings, other codes: the call failed
-    found = re.search(r"^Found (\d+) errors? in ", done.stdout, re.MULTILINE)
-    if done.returncode == 1 and found:
-        return int(found[1])
+    total = re.search(r"^Found (\d+) errors? in ", done.stdout, re.MULTILINE)
+    if done.returncode == 1 and total:
+        return int(total[1])
     return 0 if done.returncode == 0 else None
 
 
 def tool(name: str) -> str | None:
     """Path of a linter, in .venv/bin of this checkout or on PATH."""
-    own = ROOT / ".venv" / "bin" / name
-    return str(own) if own.exists() else shutil.which(name)
+    local = ROOT / ".venv" / "bin" / name
+    return str(local) if local.exists() else shutil.which(name)
 
 
 def _present(house: Checkout, tops: Iterable[str]) -> list[str]:
@@ -340,10 +340,12 @@ def table(columns: Mapping[str, Mapping[str, str]]) -> str:
     """Markdown table: a row for each measure, a column for each checkout; a dash for none."""
     lines = ["| " + " | ".join(["", *columns]) + " |", "|---" * (1 + len(columns)) + "|"]
     # folders of any column first, then the other measures
-    names = sorted({name for found in columns.values() for name in found if name[0] == "`"})
+    names = sorted(
+        {name for figures_of in columns.values() for name in figures_of if name[0] == "`"}
+    )
     names += [name for name in next(iter(columns.values())) if name[0] != "`"]
     for name in names:
-        cells = [found.get(name, "–") for found in columns.values()]
+        cells = [figures_of.get(name, "–") for figures_of in columns.values()]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 

@@ -50,7 +50,7 @@ SCORES = {"macro-F1": "zero-shot", "R@5": "retrieval"}
 
 def build(
     args: argparse.Namespace,
-    more: list[str],
+    train_flags: list[str],
     workers: Workers,
     seeds: list[int],
     settings: list[Setting],
@@ -104,13 +104,13 @@ def build(
         if (setting.home, seed) not in homes:
             homes[setting.home, seed] = Bench(
                 argparse.Namespace(**{**vars(own_args), "out": args.out / setting.home}),
-                more,
+                train_flags,
                 workers,
                 *shared,
             )
         benches[setting.name, seed, False] = homes[setting.home, seed]
         benches[setting.name, seed, True] = Bench(
-            own_args, more, workers, *shared, home=homes[setting.home, seed]
+            own_args, train_flags, workers, *shared, home=homes[setting.home, seed]
         )
     if not args.measured:
         with ThreadPoolExecutor(workers.jobs) as pool:
@@ -123,7 +123,7 @@ def make_images(workers: Workers, folder: Path, flags: tuple) -> None:
     if (folder / "annotated.csv").is_file():
         return
     shutil.rmtree(folder, ignore_errors=True)
-    with workers.one() as worker:
+    with workers.borrow() as worker:
         worker.run(
             "openclip_eclip.prepare",
             ["phantom", folder, *flags],
@@ -134,7 +134,7 @@ def make_images(workers: Workers, folder: Path, flags: tuple) -> None:
     table[table["heatmap"].notna()].to_csv(folder / "annotated.csv", index=False)
 
 
-def run_align(args: argparse.Namespace, more: list[str], seeds: list[int]) -> None:
+def run_align(args: argparse.Namespace, train_flags: list[str], seeds: list[int]) -> None:
     """Make all missing runs (none with --measured), then align.json, align.md and the figures."""
     from .align_page import draw_cells, draw_map, page
 
@@ -142,7 +142,7 @@ def run_align(args: argparse.Namespace, more: list[str], seeds: list[int]) -> No
     settings = [
         setting for setting in ALIGN_SETTINGS if not args.cells or setting.name in args.cells
     ]
-    benches = build(args, more, workers, seeds, settings)
+    benches = build(args, train_flags, workers, seeds, settings)
     wanted = {"CLIP", *(args.rows or NAMES)}
     wanted |= {METHOD_OF[name].teacher for name in wanted}
     chosen = {
@@ -305,7 +305,8 @@ def against_teacher(
     bench, scores = benches[setting.name, seeds[0], True], {}
     folders = {
         task: [
-            benches[setting.name, seed, method.annotated].taught(method, seed) / f"test-{task}"
+            benches[setting.name, seed, method.annotated].student_data(method, seed)
+            / f"test-{task}"
             for seed in seeds
         ]
         for task in TASKS

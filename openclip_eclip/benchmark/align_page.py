@@ -146,23 +146,23 @@ def glance(cells: dict[str, dict]) -> list[str]:
         "|---" * 10 + "|",
     ]
     for cell, rows in cells.items():
-        if (own := rows.get("eclip-plus")) is None:
+        if (recipe := rows.get("eclip-plus")) is None:
             continue
         clip, others = (
             rows["CLIP"],
-            {score: against_best(own[score]) for score in ("macro-F1", "R@5")},
+            {score: against_best(recipe[score]) for score in ("macro-F1", "R@5")},
         )
         words = [
             cell,
             spread(clip["macro-F1"]),
             spread(rows["align"]["macro-F1"]) if "align" in rows else "",
-            spread(own["macro-F1"]),
+            spread(recipe["macro-F1"]),
             others["macro-F1"],
             spread(clip["R@5"]),
-            against_clip("eclip-plus", own["R@5"]),
+            against_clip("eclip-plus", recipe["R@5"]),
             others["R@5"],
             f"{clip['pointing']['value']:.3f}",
-            f"{own['pointing']['value']:.3f}",
+            f"{recipe['pointing']['value']:.3f}",
         ]
         lines.append(f"| {' | '.join(words)} |".replace("-0", "−0"))
     return without_columns_of_other_machines(lines)
@@ -171,12 +171,12 @@ def glance(cells: dict[str, dict]) -> list[str]:
 def without_columns_of_other_machines(lines: list[str]) -> list[str]:
     """The table without columns that have no comparison in any row."""
     cells = [line.strip("|").split("|") for line in lines]
-    kept = [
+    columns = [
         i
         for i, column in enumerate(zip(*cells))
         if not all(OTHER_MACHINE in cell for cell in column[HEAD:]) or len(lines) == HEAD
     ]
-    return [f"|{'|'.join(row[i] for i in kept)}|" for row in cells]
+    return [f"|{'|'.join(row[i] for i in columns)}|" for row in cells]
 
 
 def against_best(score: dict) -> str:
@@ -245,7 +245,10 @@ def glance_taught(cells: dict[str, dict]) -> list[str]:
         if name in rows:
             lines.append(
                 _pair(
-                    cell, rows[name]["teacher"], rows[name], lambda own, more: change(own["change"])
+                    cell,
+                    rows[name]["teacher"],
+                    rows[name],
+                    lambda teacher, student: change(teacher["change"]),
                 )
             )
     return without_columns_of_other_machines(lines)

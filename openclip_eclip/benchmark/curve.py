@@ -135,17 +135,17 @@ def run_point(plan: Plan, point: Point, folder: Path, lock: int) -> tuple[float,
     UserError: the point was made with other settings before.
     """
     of_seed = folder / point.method / f"seed-{point.seed}"
-    own = of_seed / f"x-{point.asked}"
-    trained = (of_seed if plan.vary == "labels" else own) / "training"
+    of_point = of_seed / f"x-{point.asked}"
+    trained = (of_seed if plan.vary == "labels" else of_point) / "training"
     train, x = training(plan, point, trained)
-    out = own / "evaluation"
+    out = of_point / "evaluation"
     evaluate = evaluation(plan, point, trained / "run", out)
-    own.mkdir(parents=True, exist_ok=True)
+    of_point.mkdir(parents=True, exist_ok=True)
     record = json.dumps({"train": train[1:], "evaluate": evaluate[1:]}, indent=2)
-    before = own / "point.json"
+    before = of_point / "point.json"
     if before.is_file() and before.read_text(encoding="utf-8") != record:
         raise UserError(
-            f"{own} was made by other commands (see {before}); give a new --out, or remove the"
+            f"{of_point} was made by other commands (see {before}); give a new --out, or remove the"
             " folder."
         )
     write_whole(before, record.encode())
@@ -155,7 +155,7 @@ def run_point(plan: Plan, point: Point, folder: Path, lock: int) -> tuple[float,
             (trained / "finished").touch()
         if out.exists():  # an interrupted evaluation
             shutil.rmtree(out)
-        launch(point, evaluate, own / "evaluate.log", lock)
+        launch(point, evaluate, of_point / "evaluate.log", lock)
     values = json.loads((out / "result.json").read_text(encoding="utf-8"))["values"]
     return x, _score(values, plan.metric.replace("{x}", str(point.asked)), out)
 
@@ -200,13 +200,13 @@ def _alone(folder: Path) -> Iterator[int]:
 
 
 def _score(values: Any, path: str, out: Path) -> float:
-    found = _look_up(values, path)
-    if isinstance(found, bool) or not isinstance(found, (int, float)) or not 0 <= found <= 1:
+    score = _look_up(values, path)
+    if isinstance(score, bool) or not isinstance(score, (int, float)) or not 0 <= score <= 1:
         raise UserError(
-            f"metric {path}: {found} in {out / 'result.json'}; expected a number from 0 to 1 (err ="
+            f"metric {path}: {score} in {out / 'result.json'}; expected a number from 0 to 1 (err ="
             " 1 - score)."
         )
-    return float(found)
+    return float(score)
 
 
 def _look_up(values: Any, path: str) -> Any:
@@ -216,9 +216,9 @@ def _look_up(values: Any, path: str) -> Any:
     heads = [key for key in values if path.startswith(f"{key}.")]
     return next(
         (
-            found
+            entry
             for key in heads
-            if (found := _look_up(values[key], path[len(key) + 1 :])) is not None
+            if (entry := _look_up(values[key], path[len(key) + 1 :])) is not None
         ),
         None,
     )
@@ -301,23 +301,23 @@ def _fit(curves: dict[int, dict[float, float]]) -> Fit:
 
 
 def _parameters(fit: Fit) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    parameters: dict[str, Any] = {}
     for name in ("a", "b", "c"):
         drawn = [getattr(draw, name) for draw in fit.draws] or [math.nan]
         low, high = np.quantile(drawn, [0.025, 0.975])
-        found[name] = {"value": getattr(fit.law, name), "low": low, "high": high}
-    return {**found, "sse": fit.law.sse}
+        parameters[name] = {"value": getattr(fit.law, name), "low": low, "high": high}
+    return {**parameters, "sse": fit.law.sse}
 
 
 def _tables(plan: Plan, scores: Scores, fits: dict[str, Fit]) -> list[Table]:
     rows: list[list[Cell]] = []
     for method, seeds in scores.items():
         for x in sorted({x for curve in seeds.values() for x in curve}):
-            found = [curve[x] for curve in seeds.values() if x in curve]
-            mean, sd = float(np.mean(found)), None
-            if len(found) > 1:
-                sd = float(np.std(found, ddof=1))
-            rows.append([method, str(x), mean, sd, min(found), max(found), len(found)])
+            values = [curve[x] for curve in seeds.values() if x in curve]
+            mean, sd = float(np.mean(values)), None
+            if len(values) > 1:
+                sd = float(np.std(values, ddof=1))
+            rows.append([method, str(x), mean, sd, min(values), max(values), len(values)])
     columns = ["method", AXES[plan.vary], "mean", "sd over seeds", "least", "most", "seeds"]
     tables = [Table(f"{plan.metric} by {AXES[plan.vary]}", columns, rows)]
     if fits:
@@ -327,8 +327,8 @@ def _tables(plan: Plan, scores: Scores, fits: dict[str, Fit]) -> list[Table]:
                 "Power law 1 - score = a + b x^-c",
                 ["method", "parameter", "value", "low", "high"],
                 [
-                    [method, name, *(found[name][key] for key in ("value", "low", "high"))]
-                    for method, found in parameters.items()
+                    [method, name, *(values[name][key] for key in ("value", "low", "high"))]
+                    for method, values in parameters.items()
                     for name in ("a", "b", "c")
                 ],
                 f"Least squares on the mean of the seeds, from at least {LEAST_X} values of x; 95 %"

@@ -74,9 +74,9 @@ def read_plan(path: Path) -> Plan:
     known = [field.name for field in fields(Plan)]
     needed = set(known) - {"processes"}
     if not isinstance(entries, dict) or set(entries) - set(known) or needed - set(entries):
-        found = sorted(map(str, entries)) if isinstance(entries, dict) else type(entries).__name__
+        present = sorted(map(str, entries)) if isinstance(entries, dict) else type(entries).__name__
         raise UserError(
-            f"--config {path}: found {found}; expected the entries {', '.join(known)} (processes"
+            f"--config {path}: found {present}; expected the entries {', '.join(known)} (processes"
             " may be left out)."
         )
     plan = Plan(**entries)
@@ -187,9 +187,9 @@ def _numbers(values: Any) -> bool:
     )
 
 
-def _require(path: Path, ok: bool, name: str, found: Any, expected: str) -> None:
+def _require(path: Path, ok: bool, name: str, value: Any, expected: str) -> None:
     if not ok:
-        raise UserError(f"--config {path}: {name}: {found}; expected {expected}.")
+        raise UserError(f"--config {path}: {name}: {value}; expected {expected}.")
 
 
 def train_flags(plan: Plan, method: str) -> dict[str, Any]:
@@ -265,8 +265,8 @@ def training(plan: Plan, point: Point, folder: Path) -> tuple[list[str], float]:
             *("--standalone", f"--nproc_per_node={plan.processes}", "-m"),
             *("--", "openclip_eclip.train"),
         ]
-    own = {"seed": point.seed, "logs": folder, "name": "run", "resume": "latest"}
-    return [sys.executable, *launch, *to_argv({**flags, **own})], x
+    fixed = {"seed": point.seed, "logs": folder, "name": "run", "resume": "latest"}
+    return [sys.executable, *launch, *to_argv({**flags, **fixed})], x
 
 
 def evaluation(plan: Plan, point: Point, run: Path, out: Path) -> list[str]:
@@ -307,12 +307,12 @@ def _less_annotated(table: CsvTable, share: float, seed: int) -> CsvTable:
             f"{table.path}: no row has a heatmap; expected some, because the curve varies their"
             " share."
         )
-    kept = set(
+    chosen = set(
         np.random.default_rng(seed)
         .permutation(annotated)[: max(1, round(share * len(annotated)))]
         .tolist()
     )
-    table.heatmaps = [heatmap if i in kept else None for i, heatmap in enumerate(table.heatmaps)]
+    table.heatmaps = [heatmap if i in chosen else None for i, heatmap in enumerate(table.heatmaps)]
     return table
 
 

@@ -73,10 +73,10 @@ def compare(bench: Bench, methods: list[Method], seeds: list[int], test: str) ->
 
 def summary(facts: list[dict]) -> dict:
     """{seconds, views, machines, kinds} of a method, from the facts of its runs."""
-    seen = [run["views"] for run in facts if run["views"] is not None]
+    views = [run["views"] for run in facts if run["views"] is not None]
     return {
         "seconds": float(np.mean([run["seconds"] for run in facts])),
-        "views": float(np.mean(seen)) if seen else None,
+        "views": float(np.mean(views)) if views else None,
         "machines": sorted({run["machine"] for run in facts}),
         "kinds": machine_kinds(facts),
     }
@@ -125,10 +125,10 @@ def markdown(table: str, record: dict) -> str:
 
 def limits(facts: dict[str, dict]) -> str:
     """The sentences on what the comparison does not show."""
-    seen = sorted(entry["views"] for entry in facts.values() if entry["views"] is not None)
+    views = sorted(entry["views"] for entry in facts.values() if entry["views"] is not None)
     times = (
-        " to ".join(dict.fromkeys(f"{number:.1f}" for number in (seen[0], seen[-1])))
-        if seen
+        " to ".join(dict.fromkeys(f"{number:.1f}" for number in (views[0], views[-1])))
+        if views
         else ""
     )
     dose = (
@@ -138,7 +138,7 @@ def limits(facts: dict[str, dict]) -> str:
     )
     return (
         "All rows share learning rate, batch and length, and those that fine-tune theirs; none has"
-        " settings of its own." + dose * bool(seen)
+        " settings of its own." + dose * bool(views)
     )
 
 
@@ -260,7 +260,7 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
 def parse() -> tuple[argparse.Namespace, list[str]]:
     """(own flags, flags of openclip_eclip.train)."""
     parser = build_parser()
-    args, more = parser.parse_known_args()
+    args, train_flags = parser.parse_known_args()
     if (
         args.table != "align"
         and args.settings == "phantoms"
@@ -276,18 +276,18 @@ def parse() -> tuple[argparse.Namespace, list[str]]:
             parser.error(
                 f"{flag} {', '.join(sorted(unknown))}: expected some of {', '.join(sorted(names))}"
             )
-    return args, more
+    return args, train_flags
 
 
 def main() -> int:
-    args, more = parse()
+    args, train_flags = parse()
     seeds = list(range(args.first_seed, args.first_seed + args.seeds))
     if args.table == "align":
-        run_align(args, more, seeds)
+        run_align(args, train_flags, seeds)
         return 0
     tests = dict(word.split("=", 1) for word in args.test) or {"test": str(args.data / "test.csv")}
     workers = Workers(args.jobs, cache=args.settings == "phantoms")
-    bench = Bench(args, more, workers, tests, {"zero-shot": []})
+    bench = Bench(args, train_flags, workers, tests, {"zero-shot": []})
     wanted = set(args.rows or [method.name for method in TABLES[args.table]])
     wanted |= {method.start for method in TABLES[args.table] if method.name in wanted} | {
         method.base for method in TABLES[args.table] if method.name in wanted

@@ -93,7 +93,7 @@ class Workers(queue.Queue):
         )
 
     @contextmanager
-    def one(self) -> Iterator[Worker]:
+    def borrow(self) -> Iterator[Worker]:
         """Wait for a free worker and lend it to the `with` block."""
         worker = self.get()
         try:
@@ -120,7 +120,7 @@ class Bench:
         validation: Path | None = None,
         home: Bench | None = None,
     ) -> None:
-        self.args, self.more, self.workers, self.tests, self.tasks, self.validation = (
+        self.args, self.train_flags, self.workers, self.tests, self.tasks, self.validation = (
             args,
             train_flags,
             workers,
@@ -150,7 +150,7 @@ class Bench:
             for test, task in product(self.tests, self.tasks)
         }
         missing = {key: out for key, out in results.items() if not (out / "result.json").is_file()}
-        with self.workers.one() as worker:
+        with self.workers.borrow() as worker:
             if missing or not self.facts_file(method, seed).is_file():
                 self.train(method, seed, worker)
             for (test, task), out in missing.items():
@@ -168,7 +168,7 @@ class Bench:
     def model(self, method: Method, seed: int) -> Path:
         return self.args.out / "models" / self.name(method, seed)
 
-    def taught(self, method: Method, seed: int) -> Path:
+    def student_data(self, method: Method, seed: int) -> Path:
         """The folder of pseudo-heatmaps and results of a method's teacher."""
         return self.args.out / "taught" / self.name(method, seed)
 
@@ -192,7 +192,9 @@ class Bench:
             *("--name", folder.name, "--seed", seed),
             *("--device", "cuda" if worker.device else "cpu"),
         ]
-        seconds = worker.run("openclip_eclip.train", [*flags, *self.more], self.log(method, seed))
+        seconds = worker.run(
+            "openclip_eclip.train", [*flags, *self.train_flags], self.log(method, seed)
+        )
         epoch = best_epoch(folder) if self.validation else None
         worker.run(
             "openclip_eclip.export",
@@ -235,7 +237,7 @@ class Bench:
         table = self.args.train_data or self.args.data / "train.csv"
         if not method.teacher:
             return table
-        folder = self.taught(method, seed)
+        folder = self.student_data(method, seed)
         shutil.rmtree(folder, ignore_errors=True)
         worker.run(
             "openclip_eclip.prepare",
@@ -261,7 +263,7 @@ class Bench:
         if steps is None:
             return []
         batch = int(str(dict(zip(self.scratch, self.scratch[1:])).get("--batch-size", 512)))
-        flags = dict(zip(self.more, self.more[1:]))
+        flags = dict(zip(self.train_flags, self.train_flags[1:]))
         samples = int(flags.get("--train-num-samples", 0)) or count_rows(
             Path(self.args.train_data or self.args.data / "train.csv")
         )
@@ -287,7 +289,7 @@ class Bench:
         """
         folder = self.args.out / "compare" / re.sub(r"\W+", "-", name)
         words = [f"{method}={','.join(map(str, folders))}" for method, folders in groups.items()]
-        with self.workers.one() as worker:
+        with self.workers.borrow() as worker:
             worker.run(
                 "openclip_eclip.evaluate",
                 ["compare", *words, "--out", folder, *["--mixed-machines"] * mixed],
@@ -337,8 +339,8 @@ def views(folder: Path) -> float | None:
     if not path.is_file():
         return None
     with open(path, newline="", encoding="utf-8") as file:
-        seen = [int(method["mixed_views"]) for method in csv.DictReader(file)]
-    return sum(seen) / len(seen) if seen else 0.0
+        counts = [int(row["mixed_views"]) for row in csv.DictReader(file)]
+    return sum(counts) / len(counts) if counts else 0.0
 
 
 def make_all(tasks: list[tuple[Bench, Method, int]], jobs: int, title: str) -> None:

@@ -55,9 +55,9 @@ def experiment(
 
     `image` (N, Q): their v_i, standard normal.
     """
-    own = np.sqrt(shares.seed * seeds) * rng.standard_normal((seeds, 1, count))
+    of_seeds = np.sqrt(shares.seed * seeds) * rng.standard_normal((seeds, 1, count))
     both = np.sqrt(shares.both * seeds * IMAGES) * rng.standard_normal((seeds, IMAGES, count))
-    return own + both + np.sqrt(shares.image * IMAGES) * image
+    return of_seeds + both + np.sqrt(shares.image * IMAGES) * image
 
 
 def drawn_of(values: np.ndarray, weights: np.ndarray) -> Draws:
@@ -81,11 +81,11 @@ def crossed_bootstrap(method: Draws, rng: np.random.Generator) -> tuple[np.ndarr
     return low, high
 
 
-def satterthwaite(found: Estimate) -> np.ndarray:
+def satterthwaite(estimate: Estimate) -> np.ndarray:
     """Half widths with one Student's t for the sum of both parts."""
-    squares = found.seeds**2 / found.freedom + found.images**2 / (IMAGES - 1)
-    freedom = (found.seeds + found.images) ** 2 / squares
-    return student.ppf(0.975, freedom) * np.sqrt(found.seeds + found.images)
+    squares = estimate.seeds**2 / estimate.freedom + estimate.images**2 / (IMAGES - 1)
+    freedom = (estimate.seeds + estimate.images) ** 2 / squares
+    return student.ppf(0.975, freedom) * np.sqrt(estimate.seeds + estimate.images)
 
 
 def paired(regime: str, seeds: int, experiments: int, draws: int, start: int) -> dict[str, float]:
@@ -100,15 +100,15 @@ def paired(regime: str, seeds: int, experiments: int, draws: int, start: int) ->
         weights = next(weight_chunks(IMAGES, draws, int(rng.integers(2**31))))
         count = min(CHUNK, experiments - first)
         image = rng.standard_normal((IMAGES, count))
-        own = drawn_of(experiment(rng, seeds, count, REGIMES[regime], image), weights)
-        found = estimate_mean(own)
-        low, high = crossed_bootstrap(own, rng)
+        drawn = drawn_of(experiment(rng, seeds, count, REGIMES[regime], image), weights)
+        estimate = estimate_mean(drawn)
+        low, high = crossed_bootstrap(drawn, rng)
         covered["before"] += int(((low <= 0) & (0 <= high)).sum())
-        covered["Satterthwaite"] += int((np.abs(found.value) <= satterthwaite(found)).sum())
-        covered["now"] += int(((found.low <= 0) & (0 <= found.high)).sum())
-        if ((found.p < 0.05) != ((found.low > 0) | (found.high < 0))).any():
+        covered["Satterthwaite"] += int((np.abs(estimate.value) <= satterthwaite(estimate)).sum())
+        covered["now"] += int(((estimate.low <= 0) & (0 <= estimate.high)).sum())
+        if ((estimate.p < 0.05) != ((estimate.low > 0) | (estimate.high < 0))).any():
             raise AssertionError("p and interval disagree")
-        widths.append(found.high - found.low)
+        widths.append(estimate.high - estimate.low)
     return {name: number / experiments for name, number in covered.items()} | {
         "width": float(np.median(np.concatenate(widths)) / (2 * 1.96))
     }
@@ -121,33 +121,33 @@ def unpaired(
 
     The second method varies `spread` times as much as the first.
     """
-    held = 0
+    covered = 0
     for first in range(0, experiments, CHUNK):
         rng = np.random.default_rng([start, *seeds, first])
         weights = next(weight_chunks(IMAGES, draws, int(rng.integers(2**31))))
         count = min(CHUNK, experiments - first)
         shared = rng.standard_normal((IMAGES, count))
-        own = [
+        drawn = [
             drawn_of(experiment(rng, number, count, REGIMES[regime], shared * sign), weights)
             for number, sign in zip(seeds, (1, -1), strict=True)
         ]
-        own[1] = Draws(spread * own[1].full, spread * own[1].drawn, IMAGES)
-        found = estimate_difference(*own)
-        held += int(((found.low <= 0) & (0 <= found.high)).sum())
-    return held / experiments
+        drawn[1] = Draws(spread * drawn[1].full, spread * drawn[1].drawn, IMAGES)
+        estimate = estimate_difference(*drawn)
+        covered += int(((estimate.low <= 0) & (0 <= estimate.high)).sum())
+    return covered / experiments
 
 
 def one_seed(experiments: int, draws: int, start: int) -> float:
     """Coverage with one seed of the score that the same weights would have on all images."""
-    held = 0
+    covered = 0
     for first in range(0, experiments, CHUNK):
         rng = np.random.default_rng([start, first])
         weights = next(weight_chunks(IMAGES, draws, int(rng.integers(2**31))))
         count = min(CHUNK, experiments - first)
         values = np.sqrt(IMAGES) * rng.standard_normal((1, IMAGES, count))
-        found = estimate_mean(drawn_of(values, weights))
-        held += int(((found.low <= 0) & (0 <= found.high)).sum())
-    return held / experiments
+        estimate = estimate_mean(drawn_of(values, weights))
+        covered += int(((estimate.low <= 0) & (0 <= estimate.high)).sum())
+    return covered / experiments
 
 
 def power_law(seeds: int, experiments: int, start: int) -> float:
@@ -156,14 +156,14 @@ def power_law(seeds: int, experiments: int, start: int) -> float:
     Seeds differ by a shift of the whole curve, and by a small amount at each point.
     """
     x = np.array([50, 100, 200, 400, 800, 1600])
-    truth, rng, held = 0.3 + 2 * x**-0.5, np.random.default_rng([start, seeds]), 0
+    truth, rng, covered = 0.3 + 2 * x**-0.5, np.random.default_rng([start, seeds]), 0
     for repeat in range(experiments):
         noise = rng.normal(0, 0.02, (seeds, 1)) + rng.normal(0, 0.005, (seeds, 6))
         error = np.clip(truth + noise, 0, 1)
         drawn = [law.predict(x) for law in bootstrap_power_law(x, error, draws=200, seed=repeat)]
         low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
-        held += int(((low <= truth) & (truth <= high)).sum())
-    return held / (6 * experiments)
+        covered += int(((low <= truth) & (truth <= high)).sum())
+    return covered / (6 * experiments)
 
 
 def page(experiments: int, draws: int, start: int) -> str:
@@ -184,9 +184,9 @@ def page(experiments: int, draws: int, start: int) -> str:
     ]
     for regime in REGIMES:
         for seeds in SEEDS:
-            found = paired(regime, seeds, experiments, draws, start)
-            held = [f"{100 * found[name]:.1f} %" for name in ("before", "Satterthwaite", "now")]
-            lines.append(f"| {regime} | {seeds} | {' | '.join(held)} | {found['width']:.2f} |")
+            result = paired(regime, seeds, experiments, draws, start)
+            shares = [f"{100 * result[name]:.1f} %" for name in ("before", "Satterthwaite", "now")]
+            lines.append(f"| {regime} | {seeds} | {' | '.join(shares)} | {result['width']:.2f} |")
     lines += [
         "\n## Unequal numbers of seeds, not paired (Welch's degrees of freedom)\n",
         "| what varies | seeds | the second method varies | now |",
@@ -195,10 +195,10 @@ def page(experiments: int, draws: int, start: int) -> str:
     for regime in ("seeds", "images", "all three alike"):
         for seeds in ((2, 3), (3, 5), (5, 10)):
             for spread in (1.0, 0.5):
-                held = unpaired(regime, seeds, spread, experiments, draws, start)
+                shares = unpaired(regime, seeds, spread, experiments, draws, start)
                 much = "as much" if spread == 1 else "half as much"
                 lines.append(
-                    f"| {regime} | {seeds[0]} and {seeds[1]} | {much} | {100 * held:.1f} % |"
+                    f"| {regime} | {seeds[0]} and {seeds[1]} | {much} | {100 * shares:.1f} % |"
                 )
     alone = 100 * one_seed(experiments, draws, start)
     lines += [

@@ -126,19 +126,19 @@ def crops(pictures: np.ndarray, count: int, largest: int, seed: int) -> Tensor:
     A crop has SIDE to `largest` pixels a side.
     """
     rng = np.random.default_rng(seed)
-    found = []
+    resized = []
     for i in range(count):
         side = int(rng.integers(SIDE, largest + 1))
         top, left = (int(rng.integers(0, length - side + 1)) for length in pictures.shape[2:])
         crop = pictures[i % len(pictures)][None, :, top : top + side, left : left + side].astype(
             np.float32
         )
-        found.append(
+        resized.append(
             F.interpolate(
                 torch.from_numpy(crop), size=(SIDE, SIDE), mode="bilinear", antialias=True
             )
         )
-    return unit(torch.cat(found))
+    return unit(torch.cat(resized))
 
 
 def priming_images(count: int) -> dict[str, tuple[Tensor, Tensor]]:

@@ -74,12 +74,12 @@ def renew(entry: dict[str, Any], seeds: int, difference: bool) -> None:
         entry |= {"low": max(entry["low"], 0.0), "high": min(entry["high"], 1.0)}
 
 
-def renew_all(found: Any, seeds: int) -> None:
+def renew_all(record: Any, seeds: int) -> None:
     """Recompute every entry with an interval in a nested record."""
-    if isinstance(found, dict):
-        if {"value", "sd", "low", "high"} <= found.keys():
-            renew(found, seeds, "p" in found)
-        for entry in found.values():
+    if isinstance(record, dict):
+        if {"value", "sd", "low", "high"} <= record.keys():
+            renew(record, seeds, "p" in record)
+        for entry in record.values():
             renew_all(entry, seeds)
 
 
@@ -88,7 +88,7 @@ def on_cpu(cell: str, row: str) -> bool:
 
     ABLATION is the recipe as it was before, on the GPU.
     """
-    few = {one.name for one in ALIGN_SETTINGS if one.annotated <= 0.01}
+    few = {setting.name for setting in ALIGN_SETTINGS if setting.annotated <= 0.01}
     return row in ON_CPU or (row == "eclip-plus" and cell in few and row != ABLATION)
 
 
@@ -114,26 +114,26 @@ def separate(cells: dict[str, dict], one_machine: bool) -> None:
 def main() -> None:
     results = Path(sys.argv[1])
     for folder in (results, results / "align_scarce"):
-        found = json.loads((folder / "align.json").read_text(encoding="utf-8"))
-        if "intervals" not in found:
-            renew_all(found["cells"], len(found["seeds"]))
-            separate(found["cells"], one_machine="CPU" not in found["note"])
-            found["intervals"] = INTERVALS
-            (folder / "align.json").write_text(json.dumps(found, indent=2))
-        (folder / "align.md").write_text(page(found), encoding="utf-8")
-        draw_cells(found["cells"]).savefig(folder / "align.png", dpi=110)
-        draw_map(found["cells"]).savefig(folder / "align_map.png", dpi=110)
+        record = json.loads((folder / "align.json").read_text(encoding="utf-8"))
+        if "intervals" not in record:
+            renew_all(record["cells"], len(record["seeds"]))
+            separate(record["cells"], one_machine="CPU" not in record["note"])
+            record["intervals"] = INTERVALS
+            (folder / "align.json").write_text(json.dumps(record, indent=2))
+        (folder / "align.md").write_text(page(record), encoding="utf-8")
+        draw_cells(record["cells"]).savefig(folder / "align.png", dpi=110)
+        draw_map(record["cells"]).savefig(folder / "align_map.png", dpi=110)
     for table in ("table1", "table4"):
         path = results / f"{table}.json"
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if "intervals" not in found:
-            renew_all(found["scores"], len(found["seeds"]))
-            found |= {"note": NOTE, "intervals": INTERVALS}
-            for entry in found["facts"].values():
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if "intervals" not in record:
+            renew_all(record["scores"], len(record["seeds"]))
+            record |= {"note": NOTE, "intervals": INTERVALS}
+            for entry in record["facts"].values():
                 entry["kinds"] = machine_kinds({"machine": name} for name in entry["machines"])
-            path.write_text(json.dumps(found, indent=2))
-        path.with_suffix(".md").write_text(markdown(table, found), encoding="utf-8")
-        draw(found["scores"]).savefig(path.with_suffix(".png"), dpi=120)
+            path.write_text(json.dumps(record, indent=2))
+        path.with_suffix(".md").write_text(markdown(table, record), encoding="utf-8")
+        draw(record["scores"]).savefig(path.with_suffix(".png"), dpi=120)
 
 
 if __name__ == "__main__":

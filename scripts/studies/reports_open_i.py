@@ -88,7 +88,7 @@ def construct(folder: Path, size: int = 64, limit: int | None = None) -> None:
     ):
         chosen = chosen[:limit]
         rng = np.random.default_rng([SPLIT_SEED, number])
-        found = [
+        findings_of = [
             {
                 name
                 for name, state in label_report(report.findings).items()
@@ -97,16 +97,20 @@ def construct(folder: Path, size: int = 64, limit: int | None = None) -> None:
             for report in chosen
         ]
         labels = [
-            next((FINDINGS[key] for key in FINDINGS if key in names), "normal") for names in found
+            next((FINDINGS[key] for key in FINDINGS if key in names), "normal")
+            for names in findings_of
         ]
         scenes = draw_scenes(rng, len(chosen), gaze_leak=0)
         scenes = dataclasses.replace(
             scenes,
             label=np.array([CLASS_NAMES.index(label) for label in labels]),
             heart=np.where(
-                ["cardiomegaly" in names for names in found], np.float32(LARGE_HEART), scenes.heart
+                ["cardiomegaly" in names for names in findings_of],
+                np.float32(LARGE_HEART),
+                scenes.heart,
             ),
-            devices=scenes.devices & np.array([["support devices" in names] for names in found]),
+            devices=scenes.devices
+            & np.array([["support devices" in names] for names in findings_of]),
         )
         rows = []
         for first in range(0, len(chosen), 256):
@@ -117,11 +121,11 @@ def construct(folder: Path, size: int = 64, limit: int | None = None) -> None:
                     for field in dataclasses.fields(scenes)
                 },
             )
-            films, _ = render_films(part, rng, size)
-            for report, film, label in zip(
-                chosen[first : first + 256], films, labels[first : first + 256], strict=True
+            images, _ = render_films(part, rng, size)
+            for report, image, label in zip(
+                chosen[first : first + 256], images, labels[first : first + 256], strict=True
             ):
-                Image.fromarray(film).save(folder / "films" / f"{report.uid}.png")
+                Image.fromarray(image).save(folder / "films" / f"{report.uid}.png")
                 rows.append(
                     {
                         "filepath": f"films/{report.uid}.png",
@@ -213,7 +217,7 @@ def page(out: Path, results: dict[str, Path], tokens: int) -> str:
         ),
         "?",
     )
-    found = {
+    records = {
         name: json.loads((folder / "result.json").read_text()) for name, folder in results.items()
     }
     lines = [
@@ -226,7 +230,7 @@ def page(out: Path, results: dict[str, Path], tokens: int) -> str:
         ),
     ]
     for name, folder in results.items():
-        values = found[name]["values"]
+        values = records[name]["values"]
         seconds = (
             f"; {(folder / 'seconds.txt').read_text().strip()} s in all, start of Python to the"
             " page"
@@ -245,10 +249,10 @@ def page(out: Path, results: dict[str, Path], tokens: int) -> str:
             .split("\n\n")[0]
             + "\n",
         ]
-    faults = found[next(iter(results))]["values"]["faults"]["smollm2"]
+    counts = records[next(iter(results))]["values"]["faults"]["smollm2"]
     lines.append(
-        f"SmolLM2: at most {tokens} new tokens; {faults['runaway']} of {faults['count']} reports"
-        f" cut there, {faults['empty']} empty.\n"
+        f"SmolLM2: at most {tokens} new tokens; {counts['runaway']} of {counts['count']} reports"
+        f" cut there, {counts['empty']} empty.\n"
     )
     return "\n".join(lines)
 

@@ -76,7 +76,7 @@ MODEL = {
 def make_data(args: argparse.Namespace, workers: Workers) -> None:
     """Write images, the table with swapped windows, and the configuration of the model."""
     if not (args.out / "data").is_dir():
-        with workers.one() as worker:
+        with workers.borrow() as worker:
             worker.run(
                 "openclip_eclip.prepare",
                 [
@@ -105,7 +105,7 @@ def train(args: argparse.Namespace, workers: Workers, row: str, seed: int) -> Pa
     folder = args.out / "runs" / f"{list(ROWS).index(row)}-{seed}"
     if not (folder / "checkpoints" / f"epoch_{args.epochs}.pt").is_file():
         table = "swapped.csv" if "swapped" in row else "train.csv"
-        with workers.one() as worker:
+        with workers.borrow() as worker:
             worker.run(
                 "openclip_eclip.train",
                 [
@@ -134,63 +134,67 @@ def two_findings(args: argparse.Namespace) -> list[tuple[Image.Image, list[dict]
 
 
 @torch.no_grad()
-def sentence_maps(encoder: Encoder, film: Image.Image, findings: list[dict]) -> np.ndarray:
+def sentence_maps(encoder: Encoder, image: Image.Image, findings: list[dict]) -> np.ndarray:
     """Similarity maps (2, H, W) of each finding's sentence with the positions of the image."""
     text = encoder.encode_texts(tokenize(encoder, [one["sentence"] for one in findings]))
     maps = similarity_map(
-        encode_positions(encoder.model.visual, encoder.transform(film)[None]).expand(2, -1, -1, -1),
+        encode_positions(encoder.model.visual, encoder.transform(image)[None]).expand(
+            2, -1, -1, -1
+        ),
         text,
     )
-    return F.interpolate(maps[:, None], size=film.size[::-1], mode="bilinear", align_corners=False)[
-        :, 0
-    ].numpy()
+    return F.interpolate(
+        maps[:, None], size=image.size[::-1], mode="bilinear", align_corners=False
+    )[:, 0].numpy()
 
 
-def measure(folder: Path, films: list[tuple[Image.Image, list[dict]]]) -> list[float]:
+def measure(folder: Path, images: list[tuple[Image.Image, list[dict]]]) -> list[float]:
     """SCORES, means over the sentences of all images; chance of the last is 0.5."""
-    encoder, found = load_encoder(str(folder), device="cpu"), []
-    for film, findings in films:
-        maps = sentence_maps(encoder, film, findings)
+    encoder, hits = load_encoder(str(folder), device="cpu"), []
+    for image, findings in images:
+        maps = sentence_maps(encoder, image, findings)
         inside = np.zeros(maps.shape, dtype=bool)
-        for mask, one in zip(inside, findings):
-            x0, y0, x1, y1 = one["box"]
+        for mask, similarity in zip(inside, findings):
+            x0, y0, x1, y1 = similarity["box"]
             mask[y0:y1, x0:x1] = True
-        for own, one in enumerate(maps):
-            peak = np.unravel_index(one.argmax(), one.shape)
-            found.append(
+        for i, similarity in enumerate(maps):
+            peak = np.unravel_index(similarity.argmax(), similarity.shape)
+            hits.append(
                 [
-                    inside[own][peak],
-                    inside[1 - own][peak],
-                    one[inside[own]].mean() > one[inside[1 - own]].mean(),
+                    inside[i][peak],
+                    inside[1 - i][peak],
+                    similarity[inside[i]].mean() > similarity[inside[1 - i]].mean(),
                 ]
             )
-    return np.mean(found, axis=0).tolist()
+    return np.mean(hits, axis=0).tolist()
 
 
 def draw(
-    folders: dict[str, Path], films: list[tuple[Image.Image, list[dict]]], seed: int = 0
+    folders: dict[str, Path], images: list[tuple[Image.Image, list[dict]]], seed: int = 0
 ) -> Figure:
     """Draw the maps of both sentences with the boxes of their findings.
 
     There is a column for each of eight randomly drawn images.
     """
-    films = [films[i] for i in np.random.default_rng(seed).permutation(len(films))[:8]]
+    images = [images[i] for i in np.random.default_rng(seed).permutation(len(images))[:8]]
     figure = Figure(figsize=(12, 1.5 * (1 + 2 * len(folders)) + 0.4), layout="constrained")
-    grid = figure.subplots(1 + 2 * len(folders), len(films), squeeze=False)
-    for axis, (film, findings) in zip(grid[0], films):
-        show(axis, film)
+    grid = figure.subplots(1 + 2 * len(folders), len(images), squeeze=False)
+    for axis, (image, findings) in zip(grid[0], images):
+        show(axis, image)
         axis.set_title(
-            "\n".join(f"{i}: {one['class']}" for i, one in enumerate(findings, 1)),
+            "\n".join(f"{i}: {finding['class']}" for i, finding in enumerate(findings, 1)),
             fontsize=8,
             loc="left",
         )
     grid[0, 0].set_ylabel("film", fontsize=9)
     for line, (row, folder) in enumerate(folders.items()):
         encoder = load_encoder(str(folder), device="cpu")
-        for column, (film, findings) in enumerate(films):
-            for i, (shown, one) in enumerate(zip(sentence_maps(encoder, film, findings), findings)):
-                axis, (x0, y0, x1, y1) = grid[1 + 2 * line + i, column], one["box"]
-                show(axis, film, shown)
+        for column, (image, findings) in enumerate(images):
+            for i, (shown, finding) in enumerate(
+                zip(sentence_maps(encoder, image, findings), findings)
+            ):
+                axis, (x0, y0, x1, y1) = grid[1 + 2 * line + i, column], finding["box"]
+                show(axis, image, shown)
                 axis.add_patch(
                     Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor="#35c4f0", lw=1.5)
                 )

@@ -225,10 +225,10 @@ def _parts(
     parts = {name: np.flatnonzero(part_of == name) for name in ("train", "valid", "test")}
     if not len(parts["valid"]):
         rows = parts["train"]
-        kept, chosen = split_groups(
+        train_rows, valid_rows = split_groups(
             [patients[row] for row in rows], (1 - VALID_SHARE, VALID_SHARE), seed
         )
-        parts |= {"train": rows[kept], "valid": rows[chosen]}
+        parts |= {"train": rows[train_rows], "valid": rows[valid_rows]}
     return parts
 
 

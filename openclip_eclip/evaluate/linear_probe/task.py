@@ -67,10 +67,10 @@ def run(args: argparse.Namespace) -> Result:
     options, encoder = read_encode_options(args), read_encoder(args)
     features: dict[str, list[np.ndarray]] = {BEFORE: [], AFTER: []}
     for name in sets:
-        found, sets[name] = encode_images(encoder, sets[name], options)
-        if found.pooled is not None:
-            features[BEFORE].append(found.pooled)
-        features[AFTER].append(found.unit)
+        image_features, sets[name] = encode_images(encoder, sets[name], options)
+        if image_features.pooled is not None:
+            features[BEFORE].append(image_features.pooled)
+        features[AFTER].append(image_features.unit)
     first_rank_only()
     data = gather(sets, args.classes, args.split_column, args.seed)
     known = {kind: np.concatenate(parts) for kind, parts in features.items() if parts}
@@ -78,7 +78,11 @@ def run(args: argparse.Namespace) -> Result:
         kind: measure(values, data, percents, args.resamples, args.seed)
         for kind, values in known.items()
     }
-    excluded = {name: reason for found in sets.values() for name, reason in found.excluded.items()}
+    excluded = {
+        name: reason
+        for image_features in sets.values()
+        for name, reason in image_features.excluded.items()
+    }
     settings = {
         **encoder.facts,
         "data": args.data or args.test_data,

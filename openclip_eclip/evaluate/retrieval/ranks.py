@@ -23,13 +23,13 @@ Interval = dict[str, float]  # {"value", "low", "high"}
 class Reports:
     """The distinct reports of N images.
 
-    `texts` and `groups`: the M reports and their groups; `own` (N,) int64: the index of each
+    `texts` and `groups`: the M reports and their groups; `report_of` (N,) int64: the index of each
     image's report; `image_groups`: the groups of the N images. Equal groups are right answers.
     """
 
     texts: list[str]
     groups: list[Any]
-    own: np.ndarray
+    report_of: np.ndarray
     image_groups: list[Any]
 
 
@@ -70,10 +70,12 @@ def find_reports(
                 " for every row."
             )
     index_of: dict[tuple[Any, str], int] = {}
-    own = np.array(
+    report_of = np.array(
         [index_of.setdefault(key, len(index_of)) for key in zip(groups, texts, strict=True)]
     )
-    return Reports([text for _, text in index_of], [group for group, _ in index_of], own, groups)
+    return Reports(
+        [text for _, text in index_of], [group for group, _ in index_of], report_of, groups
+    )
 
 
 def repeated_images(data: EvalSet, reports: Reports) -> tuple[int, int]:
@@ -101,7 +103,7 @@ def measure(
     report_patients = (
         None
         if patients is None
-        else [patients[i] for i in np.unique(reports.own, return_index=True)[1]]
+        else [patients[i] for i in np.unique(reports.report_of, return_index=True)[1]]
     )
     pairs = {
         "image_to_text": (images, texts, reports.image_groups, reports.groups, patients),
@@ -178,10 +180,10 @@ def label_precision(
     counts reports whose images differ.
     """
     labels = list(zip(*(data.column(name) for name in columns), strict=True))
-    first = np.unique(reports.own, return_index=True)[1]
+    first = np.unique(reports.report_of, return_index=True)[1]
     of_report = [labels[i] for i in first]
     mixed = {
-        int(own) for own, label in zip(reports.own, labels, strict=True) if label != of_report[own]
+        int(i) for i, label in zip(reports.report_of, labels, strict=True) if label != of_report[i]
     }
     share = {label: of_report.count(label) / len(of_report) for label in set(labels)}
     ks = [k for k in KS if k < len(of_report)]

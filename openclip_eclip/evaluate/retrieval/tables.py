@@ -145,7 +145,7 @@ def example_images(
                 mark = "✓ " if reports.groups[report] == reports.image_groups[row] else ""
                 lines.append(f"{rank}. {mark}({cosine:.3f}) {text}")
         if all(reports.groups[report] != reports.image_groups[row] for report in near):
-            lines.append(f"own: {shorten(reports.texts[reports.own[row]], LONGEST_TEXT)}")
+            lines.append(f"own: {shorten(reports.texts[reports.report_of[row]], LONGEST_TEXT)}")
         examples.append(Example(data.thumbnail(int(row)), lines))
     return examples
 

@@ -36,7 +36,7 @@ def first_word(path: Path) -> str:
 
 def fingerprints(stamps: Sequence[Stamp]) -> np.ndarray:
     """Fingerprints (N, 16, 16, 4) of colour over grey and outline, independent of the size."""
-    found = []
+    prints = []
     for stamp in stamps:
         picture = read_cutout(stamp).picture
         # soft edges differ with the size
@@ -46,13 +46,13 @@ def fingerprints(stamps: Sequence[Stamp]) -> np.ndarray:
         small = (
             np.asarray(picture.resize((SIDE, SIDE), Image.Resampling.BOX), dtype=np.float64) / 255
         )
-        found.append(
+        prints.append(
             np.concatenate(
                 [small[..., :3] * small[..., 3:] + 0.5 * (1 - small[..., 3:]), small[..., 3:]],
                 axis=-1,
             )
         )
-    return np.stack(found)
+    return np.stack(prints)
 
 
 def likeness(prints: np.ndarray) -> np.ndarray:

@@ -173,9 +173,9 @@ def write_seed(work: Path, prepared: Path, towers: Sequence[str], seed: int) -> 
         write_start(work / f"seed_{seed}" / tower, prepared, tower, seed)
 
 
-def training_flags(run: Run, work: Path, device: str, more: Sequence[str]) -> list[str]:
+def training_flags(run: Run, work: Path, device: str, train_flags: Sequence[str]) -> list[str]:
     train = work / f"seed_{run.seed}" / "train.csv"
-    own = [str(flag).format(train=train) for flag in METHODS[run.method]]
+    method_flags = [str(flag).format(train=train) for flag in METHODS[run.method]]
     return [
         str(flag)
         for flag in (
@@ -187,8 +187,8 @@ def training_flags(run: Run, work: Path, device: str, more: Sequence[str]) -> li
             *("--val-frequency", SAVE_EVERY, "--save-frequency", SAVE_EVERY, "--workers", 0),
             *("--precision", "fp32", "--device", device, "--logs", work / "runs"),
             *("--name", run.name),
-            *own,
-            *more,
+            *method_flags,
+            *train_flags,
         )
     ]
 
@@ -202,12 +202,14 @@ def best_epoch(lines: Sequence[str]) -> tuple[int, dict[int, float]]:
     return min(sorted(ranks), key=ranks.get), ranks
 
 
-def make(run: Run, worker: Worker, work: Path, out: Path, more: Sequence[str]) -> None:
+def make(run: Run, worker: Worker, work: Path, out: Path, train_flags: Sequence[str]) -> None:
     """Train, choose the epoch on validation, measure on test, and write OUT/runs/NAME.json."""
     device, logs = "cuda" if worker.device else "cpu", work / "logs"
     trained, plain = work / "runs" / run.name, work / "models" / run.name
     seconds = worker.run(
-        "openclip_eclip.train", training_flags(run, work, device, more), logs / f"{run.name}.txt"
+        "openclip_eclip.train",
+        training_flags(run, work, device, train_flags),
+        logs / f"{run.name}.txt",
     )
     epoch, ranks = best_epoch((trained / "checkpoints" / "results.jsonl").read_text().splitlines())
     worker.run(
@@ -218,23 +220,23 @@ def make(run: Run, worker: Worker, work: Path, out: Path, more: Sequence[str]) -
     shutil.rmtree(trained / "checkpoints")  # 260 MB for each epoch of a ViT with its optimizer
     values = {}
     for kind in ("retrieval", "sensitivity"):
-        found = work / kind / run.name
+        result = work / kind / run.name
         worker.run(
             "openclip_eclip.evaluate",
             [
-                *(kind, "--model", plain, "--data", work / "test.csv", "--out", found),
+                *(kind, "--model", plain, "--data", work / "test.csv", "--out", result),
                 *("--cache", "none", "--workers", 0, "--device", device),
             ],
             logs / f"{run.name}-{kind}.txt",
         )
-        values[kind] = json.loads((found / "result.json").read_text())["values"]
+        values[kind] = json.loads((result / "result.json").read_text())["values"]
     shutil.rmtree(plain)
     scores = {
         name: 100 * values["retrieval"]["image_to_text"]["pessimistic"][name]["value"]
         for name in ("R@1", "R@5", "R@10")
     }
     pointing = {
-        name: {score: found["value"] for score, found in entry.items()}
+        name: {score: result["value"] for score, result in entry.items()}
         for name, entry in values["sensitivity"]["pointing"].items()
     }
     scores |= {
@@ -266,7 +268,7 @@ def done(runs: Sequence[Run], out: Path) -> list[Run]:
     return [run for run in runs if (run.tower, run.method) not in missing]
 
 
-def study(args: argparse.Namespace, work: Path, more: Sequence[str]) -> None:
+def study(args: argparse.Namespace, work: Path, train_flags: Sequence[str]) -> None:
     """Make all runs that --out does not have, the longest first; then write the page."""
     seeds = range(args.first_seed, args.first_seed + args.seeds)
     runs = [
@@ -303,17 +305,17 @@ def study(args: argparse.Namespace, work: Path, more: Sequence[str]) -> None:
         register=Path(__file__).with_name("stamps_towers.py"),
     )
 
-    def one(run: Run) -> None:
-        with workers.one() as worker:
-            make(run, worker, work, args.out, more)
+    def make_one(run: Run) -> None:
+        with workers.borrow() as worker:
+            make(run, worker, work, args.out, train_flags)
 
     with ThreadPoolExecutor(args.jobs) as pool:
-        list(tqdm(pool.map(one, missing), total=len(missing), unit="run", disable=None))
+        list(tqdm(pool.map(make_one, missing), total=len(missing), unit="run", disable=None))
     records = [json.loads(run.record(args.out).read_text()) for run in runs]
     facts = {
         "minutes": (time.perf_counter() - started) / 60 if len(missing) == len(runs) else None,
         "jobs": args.jobs,
-        "flags": list(more),
+        "flags": list(train_flags),
         "stamps": {part: len(found) for part, found in parts.items()},
         "captions": {part: len({s.caption for s in found}) for part, found in parts.items()},
         "annotated": ANNOTATED["train"],
@@ -420,15 +422,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         default=list(METHODS),
         help="methods to train (default: all)",
     )
-    args, more = parser.parse_known_args(argv)
+    args, train_flags = parser.parse_known_args(argv)
     if args.stage == "prepare":
-        if more:
-            parser.error(f"unknown arguments: {' '.join(more)}")
+        if train_flags:
+            parser.error(f"unknown arguments: {' '.join(train_flags)}")
         prepare(args.prepared, args.stamps or fetch_stamps(args.cache), args.onnx)
         return
     args.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as temporary:
-        study(args, args.work or Path(temporary), more)
+        study(args, args.work or Path(temporary), train_flags)
 
 
 if __name__ == "__main__":

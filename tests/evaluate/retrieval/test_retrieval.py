@@ -80,10 +80,10 @@ def test_rules_merge_equal_reports_and_groups() -> None:
     data = eval_set(["Normal.", " normal. ", "Mass.", "normal."], study=["a", "b", "b", "a"])
     paper = retrieval.find_reports(data, "paper", "title")
     assert paper.texts == ["normal.", "mass."]
-    assert paper.own.tolist() == [0, 0, 1, 0]
+    assert paper.report_of.tolist() == [0, 0, 1, 0]
     alone = retrieval.find_reports(data, "index", "title")
     assert alone.texts == ["Normal.", "normal.", "Mass.", "normal."]
-    assert alone.own.tolist() == [
+    assert alone.report_of.tolist() == [
         0,
         1,
         2,
@@ -102,7 +102,7 @@ def test_rules_merge_equal_reports_and_groups() -> None:
         eval_set(["x", "x", "x"], study=["a", "a", "b"]), "group", "title", "study"
     )
     assert list(zip(same.groups, same.texts)) == [("a", "x"), ("b", "x")]
-    assert same.own.tolist() == [
+    assert same.report_of.tolist() == [
         0,
         0,
         1,
