@@ -1,5 +1,6 @@
-"""`evaluate curve`: nested tables, steps that are true, resume, failures, the page. Trainings are
-stubs but for one.
+"""`evaluate curve`: nested training sets, numbers of steps, resume, failures, the report.
+
+All trainings but one are stubs.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ Stub = Callable[..., None]
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """22 rows, 10 of them annotated; the current folder."""
+    """22 rows, 10 of them annotated, in the current folder."""
     monkeypatch.chdir(tmp_path)
     write_table(tmp_path, 22, annotated=range(0, 20, 2))
     return tmp_path
@@ -52,7 +53,7 @@ def write_plan(folder: Path, **changes: Any) -> Path:
 
 
 class Runs:
-    """In the place of `launch`: writes what an evaluation would, and counts."""
+    """Replaces `launch`: writes the result of an evaluation, and counts the calls."""
 
     def __init__(self) -> None:
         self.commands: list[list[str]] = []
@@ -238,7 +239,7 @@ def test_other_settings_in_the_same_folder_are_an_error(
 def test_two_curves_do_not_work_in_one_folder(
     folder: Path, runs: Runs, capsys: pytest.CaptureFixture
 ) -> None:
-    """Nor a curve beside the training that a killed one left behind: the child holds the lock."""
+    """Nor a curve beside a training of a killed curve: the child process holds the lock."""
     points = folder / "out" / "points"
     with curve._alone(points) as lock:
         child = subprocess.Popen(
@@ -332,7 +333,7 @@ def test_score_outside_0_to_1_is_an_error() -> None:
 
 
 def test_methods_start_from_the_same_weights() -> None:
-    """As open_clip_train.main builds them: the seed, then the model."""
+    """As open_clip_train.main does it: first the seed is set, then the model is built."""
     states = []
     for name in ("tiny", "eclip-tiny"):
         random_seed(3, 0)
@@ -344,7 +345,7 @@ def test_methods_start_from_the_same_weights() -> None:
 def test_training_of_a_point_takes_its_number_of_steps(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """x = 8 is two epochs of five steps; the evaluation is a stub."""
+    """x = 8 becomes two epochs of five steps; the evaluation is a stub."""
     (folder / "model").mkdir()
     (folder / "model" / "open_clip_config.json").write_text(
         json.dumps({"model_cfg": TINY, "preprocess_cfg": {}})

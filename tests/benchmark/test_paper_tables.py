@@ -1,6 +1,4 @@
-"""The tables of the paper as a script: every row is a set of flags the trainer takes; a small table
-is made, stopped, gone on with.
-"""
+"""The benchmark: methods are valid training flags; small tables are made and resumed."""
 
 from __future__ import annotations
 
@@ -31,8 +29,9 @@ from openclip_eclip.prepare.__main__ import main as prepare
 
 
 def test_methods_are_those_of_the_papers_tables() -> None:
-    """Table 1 twice, over CLIP and over GLoRIA, each with the control that trains on; Table 4's
-    eight.
+    """Table 1 has a family over CLIP and one over GLoRIA, each with "longer".
+
+    Table 4 has eight methods.
     """
     one, four = ([row.name for row in TABLES[name]] for name in ("table1", "table4"))
     added = ["naive", "DACL", "m3-mix", "eCLIP", "eCLIP^P"]
@@ -74,7 +73,7 @@ def test_methods_are_those_of_the_papers_tables() -> None:
     ids=lambda row: row.name,
 )
 def test_flags_of_every_method_are_valid_training_flags(row: Method) -> None:
-    """Rows are `annotated` where their method reads heatmaps; fine-tuned ones say from what."""
+    """Methods that read heatmaps are `annotated`; fine-tuned methods have a `start`."""
     args = eclip_parser().parse_args([str(flag) for flag in row.flags])
     names = method_names(args)
     if row in ALIGN_METHODS:
@@ -92,8 +91,9 @@ def test_flags_of_every_method_are_valid_training_flags(row: Method) -> None:
 
 
 def test_settings_of_the_alignment_benchmark() -> None:
-    """Cells of other films have runs of their own, others share them; no reporting seed is one of
-    development.
+    """Settings with other images have their own runs, all others share them.
+
+    Reporting seeds are not development seeds.
     """
     assert all(
         set(cell.methods) <= set(NAMES) and cell.methods[0] == "CLIP" for cell in ALIGN_SETTINGS
@@ -144,8 +144,10 @@ def run(*flags: object, steps: int = 2) -> subprocess.CompletedProcess:
 
 @pytest.mark.slow
 def test_a_table_is_made_and_resumed(data: Path, tmp_path: Path) -> None:
-    """The README's line for one row of Table 4, then one of Table 1: it finds CLIP trained, brings
-    what a fine-tuned row starts from, and begins anew where a kill left half a run.
+    """The README's command for one method of Table 4, then for one method of Table 1.
+
+    The second reuses the trained CLIP, trains what a fine-tuned method starts from, and trains an
+    interrupted run again.
     """
     (line,) = re.findall(
         r"^python -m openclip_eclip.benchmark ([^#\n]*)",
@@ -216,9 +218,10 @@ def test_bad_flags(data: Path, tmp_path: Path, flags: tuple, named: str) -> None
 
 @pytest.mark.slow
 def test_alignment_benchmark_is_made(tmp_path: Path) -> None:
-    """Two cells share CLIP's run; every run keeps the epoch that validation liked best; a taught
-    row brings its teacher, and the heatmaps that it makes; all pictures are there. The page again,
-    without training.
+    """Two settings share the run of CLIP; every run keeps the epoch that validation chose.
+
+    A student has a teacher and its pseudo-heatmaps; all figures are written. Then the page is
+    written again without training.
     """
     cells = ["300 films, 15 %", "300 films, 5 %"]
     fewer = (
@@ -273,8 +276,9 @@ def test_alignment_benchmark_is_made(tmp_path: Path) -> None:
 
 
 class Measured:
-    """Runs that are there, the rows of `on_cpu` on a CPU; scores are made up, and which comparisons
-    were asked for is kept.
+    """A stub of finished runs: those of `on_cpu` ran on a CPU, all others on a GPU.
+
+    Scores are invented, and the requested comparisons are recorded.
     """
 
     def __init__(self, folder: Path, on_cpu: set[str], mixed_machines: bool = False) -> None:
@@ -330,8 +334,9 @@ class Measured:
 
 
 def test_methods_of_another_machine_are_not_compared(tmp_path: Path) -> None:
-    """Their scores stand in the table, their differences do not; with --mixed-machines they do, and
-    the page says so.
+    """Their scores are in the table, but not their differences.
+
+    With --mixed-machines differences are there, too, and the page says so.
     """
     assert machine_kinds(
         [
@@ -419,8 +424,9 @@ def test_views_count_full_batches_once_in_an_epoch() -> None:
 
 
 def test_intervals_of_committed_results_are_recomputed() -> None:
-    """t of four degrees of freedom for sd / sqrt(5), and the rest of the old interval's variance
-    for the images; a mean ends at 0.
+    """t of four degrees of freedom for sd / sqrt(5); the images get the rest of the variance.
+
+    The interval of a mean ends at 0.
     """
     half = 1.959964 * (0.03**2 / 5 + 0.0001) ** 0.5
     result = {
@@ -469,7 +475,7 @@ def test_a_worker_restarts_after_a_crash(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_best_epoch_is_chosen_on_validation(tmp_path: Path) -> None:
-    """Of the saved ones, by the mean ranks of both directions."""
+    """It is the saved epoch with the lowest mean rank over both directions."""
     (tmp_path / "checkpoints").mkdir()
     ranks = {2: (9, 9), 4: (1, 30), 6: (8, 7), 8: (2, 2)}
     (tmp_path / "checkpoints" / "results.jsonl").write_text(

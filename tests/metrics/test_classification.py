@@ -1,4 +1,4 @@
-"""Scores of classes: by hand, against scikit-learn and torchmetrics, and the traps of the field."""
+"""Classification metrics: by hand, against scikit-learn and torchmetrics, known mistakes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def random_case(seed: int, samples: int = 60, classes: int = 5) -> tuple[np.ndar
 
 
 def test_by_hand() -> None:
-    """Truth a a b b c, called a b b b a: TP 1 2 0, F1 2/4, 4/5, 0."""
+    """Truth a a b b c, predicted a b b b a: TP 1 2 0, F1 2/4, 4/5, 0."""
     result = measure(np.array([0, 0, 1, 1, 2]), one_hot_scores([0, 1, 1, 1, 0], 3))
     np.testing.assert_allclose(result["F1"], [0.5, 0.8, 0])
     np.testing.assert_allclose(result["recall"], [0.5, 1, 0])
@@ -104,8 +104,9 @@ def test_equal_scores_count_half_and_the_first_class_is_predicted() -> None:
 
 
 def test_absent_class_has_no_score_and_is_left_out_of_the_means() -> None:
-    """Truth a a b, called a c b; c is not in the set: scikit-learn's union of labels would count it
-    0 (decision 0011).
+    """Truth a a b, predicted a c b; c is not in the set.
+
+    scikit-learn's union of labels would count it as 0 (decision 0011).
     """
     labels, called = np.array([0, 0, 1]), [0, 2, 1]
     result = measure(labels, one_hot_scores(called, 3))
@@ -123,8 +124,9 @@ def test_absent_class_has_no_score_and_is_left_out_of_the_means() -> None:
 
 
 def test_f1_of_the_positive_class_is_not_the_macro_f1() -> None:
-    """Always positive at prevalence 0.225: F1+ 0.367, macro-F1 half of it; the release calls the
-    first macro (peers.md §0.6).
+    """All predicted positive at prevalence 0.225: F1+ is 0.367, macro-F1 half of it.
+
+    The release calls the first macro (peers.md §0.6).
     """
     labels = np.repeat([0, 1], [775, 225])
     result = measure(labels, one_hot_scores([1] * 1000, 2))
@@ -181,8 +183,9 @@ def unit(*angles: float) -> np.ndarray:
 
 
 def test_unnormalised_mean_changes_a_decision() -> None:
-    """Class a's prompts agree (±5°), b's do not (90° ± 63°); the image at 50° is nearer to b's
-    direction (defect 29).
+    """The prompts of class a agree (±5°), those of b do not (90° ± 63°).
+
+    The image at 50° is nearer to the direction of b (defect 29).
     """
     image, prompts = unit(50), [unit(-5, 5), unit(27, 153)]
     mean, normed = (class_scores(image, prompts, [], rule)[0] for rule in ("mean", "unit_mean"))
@@ -222,7 +225,7 @@ def test_with_one_prompt_all_rules_but_pairs_are_equal() -> None:
 
 
 def test_standardised_scores_depend_on_the_test_set() -> None:
-    """The first image is the same in both sets; its class is not."""
+    """The first image is the same in both sets, but its predicted class is not."""
     result = [
         standardise(np.array([[1, 0.9, 0.1], *others]))
         for others in ([[0, 0.9, 0.1], [0, 0, 0.1]], [[1, 0, 0.1], [0, 0, 0.1]])

@@ -1,6 +1,4 @@
-"""metrics/compare.py and resampled.py: hand values, scikit-learn, and simulations that know the
-truth.
-"""
+"""metrics/compare.py and resampled.py: by hand, against scikit-learn, and simulations."""
 
 from __future__ import annotations
 
@@ -68,7 +66,7 @@ def test_class_scorer_is_scikit_learn_on_the_drawn_rows() -> None:
 
 
 def test_class_without_a_sample_is_named_and_left_out_of_the_means() -> None:
-    """A prediction of it is still an error of the true class."""
+    """A prediction of that class is still an error of the true class."""
     scorer = ClassScorer(np.array([0, 0, 1, 1]), np.array([[0, 2, 1, 1]]), ["a", "b", "c"])
     assert scorer.undefined == ["c"]
     result = scorer(np.ones((4, 1)))[0, 0]
@@ -126,13 +124,14 @@ def test_holm_against_published_values() -> None:
 
 
 def without_images(full: np.ndarray, draws: int = 50) -> Draws:
-    """All images are known: nothing but the seeds varies."""
+    """Draws without a variance of images: only the seeds vary."""
     return Draws(full, np.broadcast_to(full, (draws, *full.shape)))
 
 
 def test_interval_from_seeds_alone_is_that_of_the_t_test() -> None:
-    """Interval and p of SciPy's one-sample t-test of paired differences, and of Welch's where the
-    numbers of seeds differ.
+    """Interval and p equal SciPy's one-sample t-test of paired differences.
+
+    With different numbers of seeds they equal Welch's test.
     """
     own, other = RNG(0).normal(0.1, 1, (5, 40)), RNG(1).normal(0, 2, (5, 40))
     result, exact = (
@@ -153,9 +152,7 @@ def test_interval_from_seeds_alone_is_that_of_the_t_test() -> None:
 
 
 def test_interval_from_images_alone_is_that_of_the_t_test_over_images() -> None:
-    """One seed: the standard error of a mean over images, whole patients drawn where there are
-    such.
-    """
+    """With one seed it is the standard error of a mean over images, or over whole patients."""
     values = RNG(0).normal(0, 1, 80)
     scorer = RankScorer(np.where(values > 0, 1.0, 20.0)[None])
     (drawn,) = draw_all([scorer], 80, 4000, 0)
@@ -184,9 +181,10 @@ def test_p_is_below_alpha_exactly_where_the_interval_excludes_zero() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("regime", "seeds"), list(product(coverage.REGIMES, coverage.SEEDS)))
 def test_intervals_have_their_nominal_coverage(regime: str, seeds: int) -> None:
-    """2 000 experiments of scripts/studies/coverage.py: 95 % with 5 and 10 seeds, never less than
-    that with 2 and 3 but for the simulation's own noise of half a point; what was there before held
-    59 % with two seeds.
+    """2 000 experiments of scripts/studies/coverage.py.
+
+    Coverage is 95 % with 5 and 10 seeds, and not less with 2 and 3, except for half a point of
+    simulation noise. The earlier interval had 59 % with two seeds.
     """
     covered = coverage.paired(regime, seeds, 2000, 300, 7)["now"]
     assert 0.93 <= covered <= (0.97 if seeds >= 5 else 0.995)
@@ -218,8 +216,9 @@ def correct_predictions(
     image_sd: float,
     noise: float,
 ) -> list[ClassScorer]:
-    """A scorer a gain: right where gain + seed + image + noise > 0; images are shared by all
-    methods.
+    """A scorer for each gain: right where gain + seed + image + noise > 0.
+
+    All methods share the images.
     """
     shared = rng.normal(0, image_sd, images)
     label = np.zeros(images, dtype=int)
@@ -245,8 +244,9 @@ def test_paired_is_narrower_than_unpaired_on_correlated_predictions() -> None:
 
 @pytest.mark.slow
 def test_interval_covers_the_truth() -> None:
-    """Nominal 95 %, of a difference in accuracy, through the scorers. Resampling images alone falls
-    far below.
+    """Nominal 95 %, for a difference in accuracy, through the scorers.
+
+    The coverage of resampling images only is far lower.
     """
     rng, gains, sds = RNG(7), (0.3, 0.5), (0.15, 0.7, 0.7)
     scale = np.sqrt(np.square(sds).sum())
@@ -286,7 +286,7 @@ def test_more_images_do_not_reduce_a_large_variance_between_seeds() -> None:
 
 
 def test_seeds_are_paired_if_their_numbers_are_equal() -> None:
-    """A seed's luck that both methods share cancels; with other numbers of seeds it does not."""
+    """Then an effect of a seed that both methods share cancels; with other numbers it does not."""
     luck = RNG(0).normal(0, 1, 6)
     full = luck[:, None]
     drawn = np.broadcast_to(full, (1000, 6, 1))
@@ -324,9 +324,7 @@ def test_variance_components_are_recovered() -> None:
 @pytest.mark.parametrize("what", ["seeds", "images"])
 @pytest.mark.parametrize("difference", [0.03, 0.06])
 def test_needed_sizes_have_80_percent_power(what: str, difference: float) -> None:
-    """4 000 experiments of the size found, whose seeds' variance is estimated from the seeds, as
-    `compare` does.
-    """
+    """4 000 experiments of the needed size; the variance of seeds is estimated."""
     parts, rng, count = Components(seed=0.0003, image=0.05, both=0.3), RNG(0), 4000
     seeds, images = (
         (needed_seeds(parts, difference, 1000), 1000)

@@ -1,6 +1,4 @@
-"""Alignment, uniformity, modality gap, cosines by group and clusters: closed forms, slow loops, the
-table of separated clouds.
-"""
+"""Alignment, uniformity, modality gap, cosines by group, clusters: closed forms and slow loops."""
 
 from __future__ import annotations
 
@@ -20,7 +18,7 @@ def unit(count: int, width: int, seed: int) -> np.ndarray:
 
 
 def slow(images: np.ndarray, texts: np.ndarray) -> tuple[float, float]:
-    """Eq. 2 and Eq. 3 as they are printed."""
+    """Eq. 2 and Eq. 3 as the paper prints them."""
     count, differences, kernels = len(images), [], []
     for i in range(count):
         wrong = []
@@ -36,9 +34,7 @@ def slow(images: np.ndarray, texts: np.ndarray) -> tuple[float, float]:
 
 
 def separated(size: float, count: int = 1000, width: int = 512) -> tuple[np.ndarray, np.ndarray]:
-    """Perfectly paired clouds, moved apart by `size` either way along one direction, of length 1
-    again.
-    """
+    """Perfectly paired clouds, moved apart by `size` each, scaled to length 1."""
     points, direction = unit(count, width, 0), unit(1, width, 1)
     moved = [points + size * direction, points - size * direction]
     return tuple(values / np.linalg.norm(values, axis=1, keepdims=True) for values in moved)

@@ -1,6 +1,4 @@
-"""The dictionary of findings: sentences by hand, and Open-I's curated terms where the reports are
-installed.
-"""
+"""The dictionary of findings: sentences by hand, and Open-I's curated terms if installed."""
 
 from __future__ import annotations
 
@@ -96,8 +94,9 @@ def test_matrix_and_names() -> None:
 
 @pytest.mark.slow
 def test_open_i_terms() -> None:
-    """Every eighth report, none of which the phrases were written on; all even ones:
-    docs/decisions/0022.
+    """Every eighth report; the phrases were not written on these.
+
+    docs/decisions/0022 has the numbers of all even reports.
     """
     root = find_spec("torchxrayvision")
     if root is None:

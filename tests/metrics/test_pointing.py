@@ -1,4 +1,4 @@
-"""Pointing metrics by hand, against scikit-learn, and what must not change them."""
+"""Pointing metrics: by hand, against scikit-learn, and invariances."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from openclip_eclip.metrics.pointing import marked_region, pointing_scores
 
 
 def test_by_hand() -> None:
-    """Marked: the two pixels of 1.0 and 0.5. Map: highest in one of them, the second highest
-    outside.
+    """The pixels of 1.0 and 0.5 are marked. The map is highest in one of them.
+
+    Its second highest pixel is outside.
     """
     heatmap = np.array([[1.0, 0.5, 0.0], [0.0, 0.0, 0.25]])
     attention = np.array([[5.0, 1.0, 3.0], [0.0, 0.0, 0.0]])

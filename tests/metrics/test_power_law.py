@@ -1,4 +1,4 @@
-"""metrics/power_law.py: parameters are found again, and the interval knows the seeds."""
+"""metrics/power_law.py: parameters are recovered, and the interval covers the spread of seeds."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_parameters_stay_in_bounds_for_errors_that_grow() -> None:
 
 
 def test_scipy_finds_no_better_fit() -> None:
-    """Noisy curves, whose best parameters lie inside and on the bounds."""
+    """Noisy curves, with the best parameters inside and on the bounds."""
     rng = np.random.default_rng(0)
     for c in (0.05, 0.5, 2.0):
         error = np.clip(0.1 + 0.8 * (X / 50) ** -c + rng.normal(0, 0.02, 6), 0, 1)
@@ -85,7 +85,7 @@ def test_interval_of_the_curve_covers_it() -> None:
 
 @pytest.mark.slow
 def test_band_of_few_seeds_follows_students_t() -> None:
-    """Three curves that differ by a shift: the band is that of the mean's t interval at every x."""
+    """Three curves that differ by a shift: at every x the band is the t interval of the mean."""
     shift = np.array([-0.01, 0.0, 0.01])
     drawn = [
         law.predict(X)

@@ -1,6 +1,4 @@
-"""ROC-AUC against scikit-learn; the linear probe's splits, standardisation, choice of C and
-left-out classes.
-"""
+"""AUROC against scikit-learn; the linear probe: splits, standardisation and choice of C."""
 
 from __future__ import annotations
 

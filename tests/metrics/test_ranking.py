@@ -1,5 +1,6 @@
-"""Ranks, recall and precision of retrieval: by hand, by enumeration of all orders, and against
-clip_benchmark and open_clip.
+"""Ranks, recall and precision of retrieval: by hand, over all orders, and against other packages.
+
+The other packages are clip_benchmark and open_clip.
 """
 
 from __future__ import annotations
@@ -23,13 +24,14 @@ def unit(count: int, width: int, seed: int) -> np.ndarray:
 
 
 def scored(scores: list[list[float]]) -> tuple[np.ndarray, np.ndarray]:
-    """Features whose products are these scores (small integers, so exactly)."""
+    """Features whose products are exactly these scores, which are small integers."""
     return np.array(scores, np.float32), np.eye(len(scores[0]), dtype=np.float32)
 
 
 def test_by_hand() -> None:
-    """Query 0: right answer highest. 1: lowest of three. 2: right answer 2 ties with answer 0,
-    below answer 1.
+    """Query 0: the right answer is highest. Query 1: it is the lowest of three.
+
+    Query 2: right answer 2 ties with answer 0, below answer 1.
     """
     ranks = rank_answers(*scored([[3, 2, 1], [3, 1, 2], [1, 2, 1]]), [0, 1, 2], [0, 1, 2])
     assert ranks.above.tolist() == [0, 2, 1]
@@ -44,7 +46,7 @@ def test_by_hand() -> None:
 
 
 def test_the_highest_score_has_rank_1() -> None:
-    """The paper prints min_j of v.t; the nearest report is the largest."""
+    """The paper prints min_j of v.t, but the nearest report has the largest product."""
     features = unit(6, 8, 0)
     assert rank_answers(features, features, range(6), range(6)).rank("expected").tolist() == [1] * 6
     assert precision_at_k(features, features, range(6), range(6), 1).tolist() == [1] * 6
@@ -53,8 +55,9 @@ def test_the_highest_score_has_rank_1() -> None:
 @pytest.mark.parametrize("above", [0, 2])
 @pytest.mark.parametrize("right,wrong", [(1, 0), (1, 3), (2, 3), (3, 1), (4, 2)])
 def test_expectation_is_the_mean_over_all_orders(above: int, right: int, wrong: int) -> None:
-    """Every order of the tied answers, in fractions; the other conventions are the best and the
-    worst order.
+    """All orders of the tied answers, in exact fractions.
+
+    The other conventions are the best and the worst order.
     """
     first = [
         above + 1 + order.index(True) for order in permutations([True] * right + [False] * wrong)
@@ -78,7 +81,7 @@ def test_expectation_is_the_mean_over_all_orders(above: int, right: int, wrong: 
 
 
 def test_expectation_of_a_large_tie_is_accurate() -> None:
-    """100 000 answers with one score (a collapsed model): chance, to 1e-9."""
+    """100 000 answers with one score, as of a collapsed model: chance, to 1e-9."""
     ranks = chance_ranks([7], [7] + [8] * 99_999)
     assert ranks.hits(10, "expected")[0] == pytest.approx(1e-4, abs=1e-9)
     assert ranks.rank("expected")[0] == 50_000.5
@@ -87,8 +90,9 @@ def test_expectation_of_a_large_tie_is_accurate() -> None:
 @pytest.mark.parametrize("k", [1, 5, 10])
 @pytest.mark.parametrize("per_image", [1, 5])
 def test_agrees_with_clip_benchmark(k: int, per_image: int) -> None:
-    """Its recall is the found share of the right answers; above 0 is a hit (as its `evaluate`
-    counts).
+    """Its recall is the retrieved share of the right answers; above 0 is a hit.
+
+    Its `evaluate` counts it like that.
     """
     images, texts = unit(60, 16, 1), unit(60 * per_image, 16, 2)
     owner = np.arange(60 * per_image) // per_image
@@ -121,7 +125,7 @@ def test_agrees_with_open_clip() -> None:
 
 
 def test_equal_vectors_tie_exactly_at_any_position() -> None:
-    """BLAS rounds by the place in the matrix: without care the copies of a vector would not tie."""
+    """BLAS rounds by the position in the matrix, so copies of a vector might not tie."""
     queries, distinct = unit(37, 511, 5), unit(3, 511, 6)
     gallery = distinct[np.arange(1003) % 3]
     ranks = rank_answers(queries, gallery, [0] * 37, range(1003))
@@ -174,8 +178,9 @@ def test_order_of_the_gallery_does_not_matter() -> None:
 
 
 def test_any_right_answer_counts_also_in_chance() -> None:
-    """A report of three films: the best of them counts. Chance at k=2 of 6 with 3 right: 1 - C(3,2)
-    / C(6,2) = 0.8.
+    """A report of three images: the best of them counts.
+
+    Chance at k = 2 of 6 with 3 right: 1 - C(3,2) / C(6,2) = 0.8.
     """
     ranks = rank_answers(*scored([[1, 6, 5, 4, 3, 2]]), ["a"], ["b", "b", "a", "a", "b", "a"])
     assert ranks.rank("expected").tolist() == [2]
@@ -187,8 +192,9 @@ def test_any_right_answer_counts_also_in_chance() -> None:
 
 
 def test_precision_by_hand_and_over_all_orders_of_a_tie() -> None:
-    """First three of scores 9 5 5 5 1: the first, and two of the three tied, one of which has the
-    label: (0 + 2/3) / 3.
+    """First three of scores 9 5 5 5 1: the first, and two of the three tied answers.
+
+    One of the tied has the label: (0 + 2/3) / 3.
     """
     given = (
         *scored([[9, 5, 5, 5, 1], [5, 4, 3, 2, 1]]),

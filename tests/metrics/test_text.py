@@ -1,5 +1,6 @@
-"""Report metrics by hand, against the libraries, and the traps of the release (peers.md 2.5,
-reference.md 2C-31).
+"""Report metrics: by hand, against the libraries, and known errors of the release.
+
+See peers.md 2.5 and reference.md 2C-31.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ MODELS = {"bertscore": MINILM, "sentence": MINILM}
 
 
 def write_chexbert(folder: Path, dropout: float = 0.9) -> torch.nn.Module:
-    """A tiny random CheXbert as Stanford's file has it, with much dropout."""
+    """Write a tiny random CheXbert in the form of Stanford's file, with much dropout."""
     from transformers import BertConfig
 
     torch.manual_seed(0)
@@ -160,7 +161,7 @@ def test_lexical_metrics_agree_with_other_implementations() -> None:
 
 
 def lcs_f1(candidate: str, reference: str) -> float:
-    """ROUGE-L from its definition, words without the full stop."""
+    """ROUGE-L from its definition, on words without the full stop."""
     one, other = ([word for word in text.split() if word != "."] for text in (candidate, reference))
     length = np.zeros((len(one) + 1, len(other) + 1))
     for i, word in enumerate(one):
@@ -278,7 +279,7 @@ def test_empty_candidates_score_0_and_are_counted(
 
 
 def test_input_must_be_lists_of_strings() -> None:
-    """METEOR of the release got lists of words and returned 0.0 where per-report METEOR is 0.73."""
+    """METEOR of the release got lists of words and returned 0.0; per report it is 0.73."""
     for candidates, references, message in [
         ("clear", ["clear"], "a string"),
         (["clear"], "clear", "a string"),
@@ -310,8 +311,9 @@ def test_missing_metrics_have_a_reason_and_no_value(monkeypatch: pytest.MonkeyPa
 
 
 def test_bertscore_equals_bert_score(tmp_path: Path) -> None:
-    """torchmetrics 1.9 pairs text i with another one's reference when lengths differ; alone it
-    leaves [CLS] and [SEP] out.
+    """torchmetrics 1.9 pairs text i with another text's reference if lengths differ.
+
+    For a single pair it leaves [CLS] and [SEP] out.
     """
     from bert_score import score
 
@@ -376,7 +378,7 @@ def test_pooling_is_that_of_the_folder(
 
 
 def test_chexbert_runs_without_dropout(chexbert_folder: tuple[Path, torch.nn.Module]) -> None:
-    """The release left dropout on: cosines were random and too low."""
+    """The release left dropout on: its cosines were random and too low."""
     folder, model = chexbert_folder
     values, setting = text_models.chexbert_cosine(CANDIDATES, REFERENCES, folder)
     (result, _), (true, _), _ = text_models.chexbert(CANDIDATES, REFERENCES, folder)

@@ -1,4 +1,4 @@
-"""`evaluate compare`: alignment by id, notes that say what is not known, files, bad input."""
+"""`evaluate compare`: alignment by id, notes on what is unknown, files, bad input."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def write(
     order: np.ndarray | None = None,
     **changes: np.ndarray,
 ) -> str:
-    """A result folder; images are the same for all seeds, predictions are not."""
+    """Write a result folder; all seeds share the images, but not the predictions."""
     images, own = np.random.default_rng(99), np.random.default_rng([seed, int(gain * 10)])
     label = images.integers(0, 3, count)
     arrays = {"id": np.array([f"images/{i}.png" for i in range(count)]), "kind": np.array(kind)}
@@ -136,7 +136,7 @@ def test_one_seed_has_a_warning_and_no_needed_number_of_seeds(tmp_path: Path) ->
 
 
 def test_bootstrap_draws_whole_patients(tmp_path: Path) -> None:
-    """Every image four times under its patient: an interval over images would be half as wide."""
+    """Each patient has four equal images: an interval over images would be half as wide."""
     label = np.repeat(np.random.default_rng(0).integers(0, 3, 30), 4)
     widths = {}
     for name, extra in (
@@ -199,7 +199,7 @@ def recorded(
     torch: object = "2.14.1",
     kind: object = "x86_64",
 ) -> str:
-    """A result with what it says of its machines; None: not recorded."""
+    """Write a result with a record of its machines; None: not recorded."""
     name = write(folder, gain=gain, seed=seed)
     machine = {
         "device": measured,
@@ -233,8 +233,9 @@ def recorded(
 def test_results_of_different_machines_are_an_error(
     tmp_path: Path, capsys: pytest.CaptureFixture, other: dict, message: list[str]
 ) -> None:
-    """Also where they are of one method; with the flag they are, and the page says so in its first
-    line.
+    """This holds within one method, too. With --mixed-machines they are compared.
+
+    The first line of the report says so.
     """
     words = [
         f"a={recorded(tmp_path / 'a')},{recorded(tmp_path / 'b', seed=1)}",
@@ -285,7 +286,7 @@ def test_a_run_on_two_machines_is_a_kind_of_its_own(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_intervals_of_means_stay_in_the_range_of_the_score(tmp_path: Path) -> None:
-    """Two seeds far apart: Student's t reaches beyond 0 and 1, a share does not."""
+    """Two seeds are far apart: Student's t reaches below 0 and above 1, but a share cannot."""
     label = np.random.default_rng(0).integers(0, 3, 60)
     folders = [
         ",".join(

@@ -1,4 +1,4 @@
-"""embedding-quality: groups, draws, notes, pictures, and a run with a model."""
+"""embedding-quality: groups, draws, notes, figures, and a run with a model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Evaluation sets, encoding once, the cache, ranks, and what stops a run."""
+"""Evaluation sets, encoding, the cache, several ranks, and errors that stop a run."""
 
 from __future__ import annotations
 
@@ -105,8 +105,9 @@ def test_pooled_features_are_those_before_the_projection(tower: str, tmp_path: P
 
 @pytest.mark.slow
 def test_evaluation_is_deterministic_without_dropout_or_random_crops(tmp_path: Path) -> None:
-    """reference.md §2C: the training transform and a model left in training mode both make scores
-    random.
+    """Both the training transform and a model in training mode would make scores random.
+
+    See reference.md §2C.
     """
     config = {
         "embed_dim": 32,
@@ -189,7 +190,7 @@ np.savez(sys.argv[3], images=images.unit, pooled=images.pooled, texts=texts.unit
 
 @pytest.mark.slow
 def test_two_ranks_are_bit_for_bit_identical_to_one(launcher: Launcher) -> None:
-    """14 samples, one unreadable, batches of 4: uneven for both ranks."""
+    """14 samples, one of them unreadable, in batches of 4: the ranks have unequal work."""
     table = write_table(launcher.folder, 14)
     (launcher.folder / "images" / "5.png").write_bytes(b"no picture")
     (launcher.folder / "ranks.py").write_text(RANKS)
@@ -328,9 +329,7 @@ def test_models_without_weights_are_an_error(tmp_path: Path) -> None:
 
 
 def write_run(folder: Path) -> Path:
-    """A run folder as training leaves it: config, and a checkpoint of DDP with the
-    processor in it.
-    """
+    """Write a run folder as training leaves it: config, and a DDP checkpoint with the processor."""
     (folder / "checkpoints").mkdir(parents=True)
     torch.manual_seed(3)
     model = open_clip.create_model("eclip-tiny")

@@ -1,6 +1,4 @@
-"""linear-probe: sets and splits, no leak, C without the test labels, shares of the labels, and what
-it writes.
-"""
+"""linear-probe: sets and splits, leaks, the choice of C, shares of the labels, and the result."""
 
 from __future__ import annotations
 
@@ -33,8 +31,9 @@ def table(
     classes: tuple[str, ...] = ("Mass", "Nodule"),
     **columns: object,
 ) -> Path:
-    """Rows of two images a patient, features in columns f0 ..., 0/1 columns that follow the first
-    features.
+    """Write rows with two images for each patient, features in columns f0, f1 ..., and 0/1 columns.
+
+    The 0/1 columns depend on the first features.
     """
     rng = np.random.default_rng(start)
     features = rng.normal(size=(count, WIDTH))
@@ -55,7 +54,10 @@ def table(
 
 
 def encode(encoder: object, data: EvalSet, options: object) -> tuple[ImageFeatures, EvalSet]:
-    """The columns f0 ... instead of a model: all before the projection, half of them after."""
+    """Replaces the model by the columns f0, f1 ...: all are features before the projection.
+
+    Half of them are features after it.
+    """
     values = np.array(
         [[float(cell) for cell in data.column(f"f{k}")] for k in range(WIDTH)], dtype=np.float32
     ).T

@@ -1,6 +1,4 @@
-"""Reports from retrieved reports: leaks, snippets, worked examples, restart after a kill, the
-endpoint, the page, one image.
-"""
+"""Reports from retrieved reports: leaks, snippets, worked examples, resume, endpoint, one image."""
 
 from __future__ import annotations
 
@@ -67,7 +65,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> None:
 def side(
     folder: Path, titles: Sequence[str], seed: int, first: int = 0, **columns: list[str]
 ) -> Path:
-    """A table with one patient a row, numbered from `first`."""
+    """Write a table with one patient in each row, numbered from `first`."""
     path = write_table(folder, len(titles), column=False, seed=seed)
     table = pd.read_csv(path, dtype=str)
     table["title"], table["patient"] = titles, [str(first + i) for i in range(len(titles))]
@@ -108,7 +106,7 @@ def lines(out: Path) -> list[dict[str, Any]]:
 
 
 def prompts(out: Path) -> str:
-    """Everything that reached the writer's prompts."""
+    """All text in the prompts of the writer."""
     return json.dumps([record["prompt"] for record in lines(out)])
 
 
@@ -153,8 +151,9 @@ def test_the_same_image_under_another_name_and_patient_is_an_error(
 def test_a_test_report_planted_in_the_training_side_is_detected(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    """The words of test report 2 under another patient, with other case and blanks: it never
-    reaches an index, nor a prompt, by default.
+    """The words of test report 2 are under another patient, with other case and blanks.
+
+    By default they reach neither the index nor a prompt.
     """
     planted = [*TRAIN[:4], " clear LUNGS and  normal heart ", *TRAIN[5:]]
     train, test = side(tmp_path / "train", planted, 1), side(tmp_path / "test", TEST, 2, 100)
@@ -188,7 +187,7 @@ def test_a_test_report_planted_in_the_training_side_is_detected(
 
 @pytest.mark.slow
 def test_no_test_report_is_ever_in_the_index(tmp_path: Path) -> None:
-    """Many random splits of reports that recur."""
+    """Checked on many random splits of repeated reports."""
     rng = np.random.default_rng(0)
     pool = [f"finding {i} of {i % 7}" for i in range(30)]
     for trial in range(20):
@@ -230,8 +229,9 @@ def test_nearest_snippets_have_the_highest_cosines(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_medoids_are_one_report_of_each_cluster_of_the_100_nearest(kind: str) -> None:
-    """Five tight groups of 20 near the query, and one more group that is no candidate; of each the
-    member nearest to its mean.
+    """Five tight groups of 20 are near the query, and one more group is no candidate.
+
+    The medoid of a group is the member nearest to its mean.
     """
     rng = np.random.default_rng(3)
     centres = np.eye(8, dtype=np.float32)[:5] + np.array([0, 0, 0, 0, 0, 0, 0, 2], np.float32)
@@ -261,8 +261,9 @@ def test_medoids_are_one_report_of_each_cluster_of_the_100_nearest(kind: str) ->
 
 
 def test_worked_examples_are_seeded_and_not_from_their_own_patient(tmp_path: Path) -> None:
-    """Ten films of five patients: an example's snippets hold no report of its patient, and the two
-    are of two patients.
+    """Ten images of five patients: snippets of an example contain no report of its patient.
+
+    The two examples are of two patients.
     """
     train = read_eval_set(side(tmp_path, TRAIN, 1, patient=[str(i // 2) for i in range(10)]))
     encoder, options = load_encoder("tiny", "random", device="cpu"), EncodeOptions(workers=0)
@@ -337,7 +338,7 @@ def test_journals_of_other_settings_or_with_damaged_lines_are_an_error(tmp_path:
 
 
 class Fake:
-    """A writer that says what it is told to, and remembers what it was asked."""
+    """A writer that returns given answers, and records its queries."""
 
     batch_size = 3
 
@@ -357,8 +358,9 @@ class Fake:
 def test_result_holds_scores_problems_findings_and_notes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Report 1 is right, 2 empty, 3 a runaway, 4 stopped otherwise; the floors stand beside; what
-    can not be measured is missing.
+    """Report 1 is right, 2 is empty, 3 reaches the limit of tokens, 4 stops for another reason.
+
+    The baselines are in the result, too; metrics that cannot be measured are missing.
     """
     train, test = sides(tmp_path)
     fake = Fake(
@@ -456,7 +458,7 @@ def test_setting_of_sentence_vectors_names_their_weights(tmp_path: Path) -> None
 def test_default_metric_models_come_only_from_the_cache_of_the_hub(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """MPNet is there, BERT is not; what the user gives wins; CheXbert has no default."""
+    """MPNet is in the cache, BERT is not; a given folder has priority; CheXbert has no default."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     snapshot = (
         tmp_path / "models--sentence-transformers--all-mpnet-base-v2" / "snapshots" / ("0" * 40)
@@ -477,8 +479,9 @@ def test_default_metric_models_come_only_from_the_cache_of_the_hub(
 def test_existing_reports_are_not_written_again(
     tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A failing writer leaves what it wrote; the next run asks for the rest alone and ends as an
-    uninterrupted one does.
+    """A failing writer leaves the reports that it wrote; the next run asks only for the others.
+
+    It ends with the same result as an uninterrupted run.
     """
     train, test = sides(tmp_path)
     whole = evaluate(train, test, tmp_path / "whole", "--writer", "random")
@@ -562,8 +565,9 @@ def test_the_same_image_twice_is_an_error(tmp_path: Path, capsys: pytest.Capture
 
 @pytest.mark.slow
 def test_nothing_is_sent_without_a_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """SmolLM2 writes in this process; no connection is opened, no name looked up. Its prompts and
-    reports are saved, a second run asks it nothing.
+    """SmolLM2 runs in this process: no connection is opened, and no host name is looked up.
+
+    Its prompts and reports are saved; a second run asks it nothing.
     """
 
     def refuse(*args: object) -> None:
@@ -590,9 +594,10 @@ def test_run_killed_at_the_endpoint_loses_nothing_and_writes_nothing_twice(
     tmp_path: Path,
     stub: Stub,  # noqa: F811
 ) -> None:
-    """The server answers two reports and hangs in the third; the process is killed. The next run
-    asks for the other two alone, over a 500 and bad JSON, and its lines are those of a run that was
-    not killed.
+    """The server answers two reports and hangs in the third; then the process is killed.
+
+    The next run asks only for the other two, despite a status 500 and bad JSON. Its lines are those
+    of a run that was not killed.
     """
 
     def says(body: dict) -> dict:
@@ -695,8 +700,9 @@ def one(saved: Path, *flags: object) -> list[str]:
 def test_a_report_for_an_image_equals_that_of_the_task(
     saved: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two images, one load of everything; prompts and retrieved reports are those of `evaluate
-    reports`.
+    """Two images, with everything loaded once.
+
+    Prompts and retrieved reports are those of `evaluate reports`.
     """
     calls: list[str] = []
     for name in ("read_encoder", "load_index", "open_writer"):

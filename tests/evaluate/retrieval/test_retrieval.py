@@ -1,5 +1,6 @@
-"""Retrieval, its index and search: rules, ties, traps and bad input, with the tiny model and with
-features made by hand.
+"""Retrieval, its index and search: rules, ties and bad input.
+
+They run with the tiny model and with features made by hand.
 """
 
 from __future__ import annotations
@@ -76,7 +77,10 @@ def titled(folder: Path, titles: list[str], size: int = 40, **columns: list[str]
 
 
 def test_rules_merge_equal_reports_and_groups() -> None:
-    """Rows 0, 1, 3 have one report to the paper (case, blanks aside); 1 and 2 are of one study."""
+    """By rule paper rows 0, 1 and 3 have one report, because case and blanks do not count.
+
+    Rows 1 and 2 are of one study.
+    """
     data = eval_set(["Normal.", " normal. ", "Mass.", "normal."], study=["a", "b", "b", "a"])
     paper = retrieval.find_reports(data, "paper", "title")
     assert paper.texts == ["normal.", "mass."]
@@ -111,8 +115,9 @@ def test_rules_merge_equal_reports_and_groups() -> None:
 
 @pytest.mark.slow
 def test_duplicates_are_one_report_by_rule_paper_and_tie_by_rule_index() -> None:
-    """Images 0 and 1 have one report. As two rows of the gallery they tie: R@1 is then 0.5
-    expected, 0 to 1 by convention.
+    """Images 0 and 1 have one report. As two rows of the gallery they tie.
+
+    Then R@1 is expected 0.5, and 0 to 1 by convention.
     """
     axes = np.eye(3, dtype=np.float32)
     images, data = axes[[0, 0, 1, 2]], eval_set(["a", "A", "b", "c"])
@@ -127,8 +132,9 @@ def test_duplicates_are_one_report_by_rule_paper_and_tie_by_rule_index() -> None
 
 
 def test_any_image_of_a_report_is_a_right_answer() -> None:
-    """Report 'a' of images 0 and 1 lies nearest to image 1, report 'b' nearest to image 1 too, then
-    to its own.
+    """Report 'a' of images 0 and 1 is nearest to image 1.
+
+    Report 'b' is nearest to image 1, too, then to its own image.
     """
     images = np.array([[0, 1, 0], [1, 0, 0], [0.6, 0, 0.8]], np.float32)
     texts = np.array([[1, 0, 0], [0.9, 0, 0.1]], np.float32)
@@ -157,8 +163,9 @@ def test_intervals_draw_whole_patients() -> None:
 
 
 def test_same_labels_by_hand() -> None:
-    """Image 0 (label 1) finds reports 0 (1) and 1 (0) first, image 1 (label 0) finds 1 (0) and 2
-    (0); chance (1 + 3) / 8 ...
+    """Image 0 (label 1) has reports 0 (1) and 1 (0) first, image 1 (label 0) has 1 (0) and 2 (0).
+
+    Chance is (1 + 3) / 8 ...
     """
     data = eval_set(["a", "b", "c", "d", "e", "f"], x=["1", "0", "0", "0", "0", "1"])
     images = np.eye(6, dtype=np.float32)
@@ -177,8 +184,9 @@ def test_same_labels_by_hand() -> None:
 
 @pytest.mark.slow
 def test_whole_command(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    """Ranks are those of float64 products of the features; every file is there; a second run from
-    the cache gives the same.
+    """Ranks are those of float64 products of the features, and all files are written.
+
+    A second run from the cache gives the same result.
     """
     titles = [f"{FINDINGS[i % 8]} number {i}" for i in range(23)] + ["mass number 7"]
     data = titled(tmp_path, titles, patient=[str(i // 2) for i in range(24)])
@@ -221,8 +229,9 @@ def test_whole_command(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
 
 @pytest.mark.slow
 def test_images_are_encoded_with_the_evaluation_transform(tmp_path: Path) -> None:
-    """The authors' script took the training transform, with a random crop: its ranks change from
-    run to run.
+    """The authors' script used the training transform with a random crop.
+
+    So its ranks changed from run to run.
     """
     data = titled(tmp_path, [f"finding {i}" for i in range(20)], size=64)
     one, ranks = evaluate(data, tmp_path / "one")
@@ -237,8 +246,9 @@ def test_images_are_encoded_with_the_evaluation_transform(tmp_path: Path) -> Non
 def test_cut_reports_tie_exactly_and_are_noted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ten reports differ only behind the context length. Batches of other shapes round in another
-    way: acted here, loudly.
+    """Ten reports differ only after the context length.
+
+    Batches of other shapes round differently; here this is simulated with a large difference.
     """
     titles = [f"{LONG} {word}" for word in "abcdefghij"] + [f"short {i}" for i in range(5)]
     encoder, encode = load_encoder("tiny", "random"), Encoder.encode_texts
@@ -267,7 +277,7 @@ def test_cut_reports_tie_exactly_and_are_noted(
 
 @pytest.mark.slow
 def test_recall_that_is_1_for_any_model_is_not_reported(tmp_path: Path) -> None:
-    """Five different reports: R@5 would be 1 whatever the model."""
+    """With five different reports R@5 would be 1 for any model."""
     result, _ = evaluate(titled(tmp_path, [f"finding {i}" for i in range(5)]), tmp_path / "out")
     assert [
         name for name in result["values"]["image_to_text"]["expected"] if name.startswith("R@")

@@ -1,4 +1,4 @@
-"""Positions of every tower, heatmaps through the evaluation transform, and the task on phantoms."""
+"""Positions of every kind of tower, heatmaps under the evaluation transform, and the task."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_features_of_an_image_with_one_position_are_those_of_the_position(name: 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["vit-average", "modified-resnet", "timm-swin"])
 def test_rows_and_columns_are_not_swapped(name: str) -> None:
-    """Changing a corner of the image changes the position of that corner most."""
+    """A change in a corner of the image changes the position of that corner most."""
     config, side, (rows, columns), _ = TOWERS[name]
     torch.manual_seed(0)
     tower = _build_vision_tower(24, {**config, "image_size": side}).eval()
@@ -136,8 +136,9 @@ def test_similarity_is_a_cosine() -> None:
 
 
 def test_heatmaps_get_the_geometry_of_the_image(tmp_path: Path) -> None:
-    """A wide film: resized by its shorter side, cropped at the centre; a mark on the film and on
-    the map stay together.
+    """A wide image is resized by its shorter side and cropped at the centre.
+
+    A mark on the image and on the map stay together.
     """
     pixels = np.zeros((40, 80), np.uint8)
     pixels[10:14, 50:54] = 255
@@ -168,8 +169,9 @@ def test_heatmaps_get_the_geometry_of_the_image(tmp_path: Path) -> None:
 def test_paths_in_a_second_table_are_relative_to_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Heatmaps beside that table, or where the command starts; an image in it twice, or a cell that
-    may be two files, is refused.
+    """Heatmaps are beside that table, or in the current folder.
+
+    An image in it twice, or a cell that can mean two files, is an error.
     """
     for folder in ("data", "gaze", "start"):
         (tmp_path / folder).mkdir()
@@ -307,8 +309,9 @@ def test_task_with_and_without_processor(
 def test_attention_pool_is_the_map_of_a_tower_that_has_one(
     phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its scores are those of the pool's attention, enlarged; it is what the picture and `look`
-    show.
+    """Its scores are those of the enlarged attention of the pool.
+
+    The figure and the value `look` show it.
     """
     config = {
         "embed_dim": 24,

@@ -1,4 +1,4 @@
-"""Zero-shot: prompts, protocols, the command from end to end, and clip-benchmark's own numbers."""
+"""Zero-shot: prompts, protocols, the whole command, and agreement with clip-benchmark."""
 
 from __future__ import annotations
 
@@ -50,8 +50,9 @@ TEMPLATES = ["a film with {c}.", "{c}", "chest: {c}, again {c}"]
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A random model as plain open_clip exports it, weights so large that answers differ; dropout
-    in training mode.
+    """A random model as exported by plain open_clip, with weights so large that answers differ.
+
+    It has dropout in training mode.
     """
     folder = tmp_path_factory.mktemp("model")
     config = {**TINY, "vision_cfg": {**TINY["vision_cfg"], "patch_dropout": 0.5}}
@@ -73,7 +74,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Table of 40 phantoms with classes.json beside it."""
+    """A table of 40 phantoms with classes.json beside it."""
     folder = tmp_path_factory.mktemp("films") / "phantom"
     from openclip_eclip.prepare.__main__ import main as prepare
 
@@ -105,7 +106,7 @@ def refused(
 
 
 def table(folder: Path, source: Path, **columns: Any) -> Path:
-    """The films with other columns, and nothing beside the table."""
+    """A table of the same images with other columns, and without files beside it."""
     rows = pd.read_csv(source)[["filepath"]]
     rows["filepath"] = [str(source.parent / path) for path in rows["filepath"]]
     folder.mkdir(exist_ok=True)
@@ -282,7 +283,7 @@ def test_bad_class_files_are_named(tmp_path: Path) -> None:
 
 
 def test_protocols_have_the_published_pooling_draws_and_z_scores() -> None:
-    """Pooling, drawn prompts, z-scores (peers.md §2.1)."""
+    """See peers.md §2.1."""
     rules = {
         name: (result.class_vector, result.sample, result.z_score, result.headline)
         for name, result in PROTOCOLS.items()
@@ -413,8 +414,9 @@ def by_hand(model: str, films: Path, unit: bool) -> np.ndarray:
 def test_result_is_complete_deterministic_and_equals_open_clip(
     tmp_path: Path, model: str, films: Path
 ) -> None:
-    """Twice the same (no dropout, no random crop), and as plain open_clip gives it; mean and
-    unit_mean differ.
+    """Two runs are equal, without dropout or random crop, and equal to plain open_clip.
+
+    mean and unit_mean differ.
     """
     results = {
         name: run(tmp_path / name, model, films, *flags)
@@ -464,7 +466,7 @@ def test_result_is_complete_deterministic_and_equals_open_clip(
 
 @pytest.mark.slow
 def test_own_classes_absent_class_and_patients(tmp_path: Path, model: str, films: Path) -> None:
-    """Numbers as labels; no sample is of the fourth class; 20 patients of two films."""
+    """Labels are numbers; no sample is of the fourth class; 20 patients have two images each."""
     data = table(tmp_path / "data", films, label=np.arange(40) % 3, patient=np.arange(40) // 2)
     classes = write(tmp_path / "classes.txt", "normal\nnodule\nmass\nring\n")
     result = run(
@@ -601,8 +603,9 @@ def test_bad_input_is_named(
 
 
 def clip_benchmark_folder(folder: Path) -> Path:
-    """Phantoms in its webdataset form: test/0.tar, test/1.tar (webp and cls), nshards.txt, class
-    names and templates.
+    """Phantoms in the webdataset form of clip-benchmark.
+
+    The files are test/0.tar, test/1.tar (webp and cls), nshards.txt, class names and templates.
     """
     batch = generate(40, seed=1, split="test", annotated=0, size=32)
     (folder / "test").mkdir(parents=True)
@@ -632,8 +635,9 @@ def top_k(output: torch.Tensor, target: torch.Tensor, topk: tuple[int, ...]) -> 
 def test_scores_agree_with_clip_benchmark(
     tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its own reader, classifier and metrics on a plain open_clip folder: cosines and accuracy to
-    1e-6, mean recall to 1e-9.
+    """Its reader, classifier and metrics run on a plain open_clip folder.
+
+    Cosines and accuracy agree to 1e-6, mean recall to 1e-9.
     """
     if importlib.util.find_spec("requests") is None:  # it imports this undeclared, for downloads
         monkeypatch.setitem(sys.modules, "requests", types.ModuleType("requests"))
