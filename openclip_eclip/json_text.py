@@ -11,6 +11,16 @@ from .config import DataError
 NAMES = {dict: "an object", list: "a list", object: "a value"}
 
 
+def shorten(text: str, longest: int) -> str:
+    """`text`, cut to `longest` characters where it has more; an ellipsis is the last of them."""
+    return text if len(text) <= longest else f"{text[: longest - 1]}…"
+
+
+def beginning(text: str, count: int) -> str:
+    """`text`, or its first `count` characters and three dots where it has more."""
+    return text if len(text) <= count else f"{text[:count]}..."
+
+
 def decode_text(content: bytes, where: str) -> str:
     """The text in UTF-8 `content`. DataError, beginning with `where`, for what is not UTF-8."""
     try:

@@ -1,10 +1,10 @@
-"""Measures the house: rooms, lengths, comments, import circles, findings, tests by name, copies.
+"""Measure the code base: folders, lengths, comments, import cycles, findings, tests, copies.
 
     python scripts/house.py CHECKOUT [CHECKOUT ...] [--names before,after]
 
-prints a Markdown table with one column a checkout. Only the standard library is needed. ruff and
-mypy are run where they are found (.venv/bin of this checkout, then PATH), over every checkout with
-the settings of this one, so that old and new are held to the same rules.
+It prints a Markdown table with a column for each checkout. Only the standard library is needed.
+ruff and mypy are run if they are installed (in .venv/bin of this checkout, or on PATH), over every
+checkout with the settings of this one, so that all are measured by the same rules.
 """
 
 from __future__ import annotations
@@ -29,14 +29,18 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("openclip_eclip", "training_patches")
 TOPS = (*PACKAGES, "scripts", "tests")
 WIDTH = 100  # columns
-COPY = 8  # lines of normalised code that make a copy
+COPY = 8  # lines of normalised code from which a repetition counts as a copy
 NOT_MEASURED = "not measured"
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 class Checkout:
-    """The Python files below `root`, parsed once: {path from the root: source}, and their trees."""
+    """The Python files below `root`, parsed once.
+
+    `sources`: {path from the root: source}; `trees`: their syntax trees; `modules`: {name: path} of
+    the packages.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -61,8 +65,9 @@ class Checkout:
 
 
 def rooms(house: Checkout) -> dict[str, tuple[int, int]]:
-    """{room: (files, lines)}. A room is a top folder's direct subfolder, or the top folder itself
-    for the files that lie in no subfolder.
+    """{folder: (files, lines)}.
+
+    A folder is a direct subfolder of a top folder, or the top folder for files outside subfolders.
     """
     files: Counter[str] = Counter()
     lines: Counter[str] = Counter()
@@ -74,8 +79,9 @@ def rooms(house: Checkout) -> dict[str, tuple[int, int]]:
 
 
 def function_lengths(house: Checkout) -> tuple[int, int, int]:
-    """(median, 90th percentile, longest) in lines, of the packages' functions and methods, from
-    `def` to the last line; decorators do not count, nested functions do.
+    """(median, 90th percentile, maximum) of the lengths of the packages' functions, in lines.
+
+    A length is from `def` to the last line, without decorators. Methods and nested functions count.
     """
     lengths = sorted(
         (node.end_lineno or node.lineno) - node.lineno + 1
@@ -93,14 +99,15 @@ def function_lengths(house: Checkout) -> tuple[int, int, int]:
 
 
 def wide_lines(house: Checkout, *tops: str) -> float:
-    """Share of all lines that are longer than WIDTH."""
+    """Share of lines that are longer than WIDTH."""
     lines = [line for path in house.among(*tops) for line in house.sources[path].splitlines()]
     return sum(len(line) > WIDTH for line in lines) / max(1, len(lines))
 
 
 def comment_lines(house: Checkout, *tops: str) -> float:
-    """Share of all non-blank lines that hold a comment, alone or after code; docstrings and
-    `#!` are none.
+    """Share of non-blank lines with a comment, alone or after code.
+
+    Docstrings and `#!` are not comments.
     """
     comments = lines = 0
     for path in house.among(*tops):
@@ -114,24 +121,24 @@ def comment_lines(house: Checkout, *tops: str) -> float:
 
 
 def imports(house: Checkout, name: str) -> set[str]:
-    """Modules of the packages that a module imports: at any depth, those for type checks too."""
+    """Modules of the packages that a module imports, inside functions and for types, too."""
     path = house.modules[name]
     package = name.split(".") if path.name == "__init__.py" else name.split(".")[:-1]
-    found: set[str] = set()
+    modules: set[str] = set()
     for node in ast.walk(house.trees[path]):
         if isinstance(node, ast.Import):
-            found.update(alias.name for alias in node.names)
+            modules.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             base = package[: len(package) - node.level + 1] if node.level else []
             module = ".".join([*base, *([node.module] if node.module else [])])
             names = {f"{module}.{alias.name}" for alias in node.names} & house.modules.keys()
-            # `from folder import module` needs the module; anything else the folder's __init__
-            found |= names if len(names) == len(node.names) else names | {module}
-    return (found & house.modules.keys()) - {name}
+            # `from folder import module` needs the module; other names need the folder's __init__
+            modules |= names if len(names) == len(node.names) else names | {module}
+    return (modules & house.modules.keys()) - {name}
 
 
 def circles(house: Checkout) -> int:
-    """How many imports must go until no circle is left: one of each circle found is taken away."""
+    """Number of imports to remove until no cycle is left: one of each cycle is removed."""
     graph = {name: imports(house, name) for name in sorted(house.modules)}
     count = 0
     while True:
@@ -139,19 +146,19 @@ def circles(house: Checkout) -> int:
             TopologicalSorter(graph).prepare()
             return count
         except CycleError as error:
-            # the circle is listed so that each is imported by the next, the first again at the end
+            # in the list each module is imported by the next; the first is also the last
             imported, importer = error.args[1][:2]
             graph[importer].discard(imported)
             count += 1
 
 
 def tested_by_path(house: Checkout) -> int:
-    """Modules with tests/ROOM/test_NAME.py, at the same path below tests as in openclip_eclip."""
+    """Number of modules with a test file tests/FOLDER/test_NAME.py at the mirrored path."""
     return sum(_mirror(path) in house.sources for path in _testable(house))
 
 
 def tested_by_name(house: Checkout) -> int:
-    """Modules whose name is contained, as whole words, in the name of a test file anywhere."""
+    """Number of modules whose name is contained, as whole words, in the name of any test file."""
     stems = [f"_{path.stem}_" for path in house.among("tests") if path.name.startswith("test_")]
     return sum(any(f"_{path.stem}_" in stem for stem in stems) for path in _testable(house))
 
@@ -169,15 +176,15 @@ def _mirror(path: Path) -> Path:
 
 
 def copies(house: Checkout, *tops: str) -> int:
-    """Places that repeat COPY or more lines of statements that stand elsewhere already.
+    """Number of blocks that repeat COPY or more lines of statements from an earlier block.
 
-    Statements are compared as `ast.unparse` writes them, without docstrings, comments and imports:
-    how they are wrapped makes no difference, another name does. Copied neighbours count as one
-    place, and what is inside a copy is not counted again.
+    Statements are compared as `ast.unparse` writes them, without docstrings, comments and imports.
+    So line breaks make no difference, but another name does. Adjacent copies count as one block,
+    and copies inside a copy are not counted again.
     """
     count = 0
     seen: dict[str, tuple[int, int]] = {}  # text: (number of its body, index after its end)
-    # outer bodies first, inner ones are appended on the way
+    # outer bodies first; inner bodies are appended during the loop
     bodies = [_bare(house.sources[path]).body for path in house.among(*tops)]
     for number, body in enumerate(bodies):
         texts = [ast.unparse(statement) for statement in body]
@@ -205,7 +212,7 @@ def copies(house: Checkout, *tops: str) -> int:
 
 
 def _end_of_window(texts: Sequence[str], start: int) -> int | None:
-    """Index after the fewest statements from `start` on that have COPY lines together."""
+    """Index after the shortest run of statements from `start` that has COPY lines."""
     lines = 0
     for end in range(start, len(texts)):
         lines += texts[end].count("\n") + 1
@@ -215,7 +222,7 @@ def _end_of_window(texts: Sequence[str], start: int) -> int | None:
 
 
 def _inner_bodies(statement: ast.stmt) -> Iterator[list[ast.stmt]]:
-    """Lists of statements directly inside a compound one, those of `except` and `case` included."""
+    """Lists of statements directly inside a compound one, with those of `except` and `case`."""
     for _, value in ast.iter_fields(statement):
         for part in value if isinstance(value, list) else ():
             if isinstance(part, ast.excepthandler | ast.match_case):
@@ -225,7 +232,7 @@ def _inner_bodies(statement: ast.stmt) -> Iterator[list[ast.stmt]]:
 
 
 def _bare(source: str) -> ast.Module:
-    """A tree without docstrings and imports; a body may be empty then."""
+    """A tree without docstrings and imports; a body may be empty."""
     tree = ast.parse(source)
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
@@ -240,7 +247,7 @@ _Unseen = ast.Import | ast.ImportFrom
 
 
 def _words(statement: ast.AST) -> bool:
-    """Whether a statement is a string by itself."""
+    """Whether a statement is only a string."""
     return (
         isinstance(statement, ast.Expr)
         and isinstance(statement.value, ast.Constant)
@@ -266,7 +273,7 @@ def findings_of_ruff(house: Checkout) -> int | None:
 
 
 def findings_of_mypy(house: Checkout) -> int | None:
-    """Errors in the packages, their dependencies read from the environment of this checkout."""
+    """Number of errors in the packages, with the dependencies of this checkout's environment."""
     mypy = tool("mypy")
     if mypy is None:
         return None
@@ -282,17 +289,17 @@ def findings_of_mypy(house: Checkout) -> int | None:
             capture_output=True,
             text=True,
         )
-    # 0: clean, 1: findings; anything else is a fault of the call
-    found = re.search(r"^Found (\d+) errors? in ", done.stdout, re.MULTILINE)
-    if done.returncode == 1 and found:
-        return int(found[1])
+    # exit code 0: clean, 1: findings, other codes: the call failed
+    total = re.search(r"^Found (\d+) errors? in ", done.stdout, re.MULTILINE)
+    if done.returncode == 1 and total:
+        return int(total[1])
     return 0 if done.returncode == 0 else None
 
 
 def tool(name: str) -> str | None:
     """Path of a linter, in .venv/bin of this checkout or on PATH."""
-    own = ROOT / ".venv" / "bin" / name
-    return str(own) if own.exists() else shutil.which(name)
+    local = ROOT / ".venv" / "bin" / name
+    return str(local) if local.exists() else shutil.which(name)
 
 
 def _present(house: Checkout, tops: Iterable[str]) -> list[str]:
@@ -300,7 +307,7 @@ def _present(house: Checkout, tops: Iterable[str]) -> list[str]:
 
 
 def figures(house: Checkout, linters: bool = True) -> dict[str, str]:
-    """{what: figure}, in the order of the table. Without `linters` ruff and mypy are not run."""
+    """{measure: figure}, in the order of the table. Without `linters` ruff and mypy are not run."""
     code, median, most, longest = PACKAGES, *function_lengths(house)
     other = ("scripts", "tests")
     testable = len(_testable(house))
@@ -330,29 +337,36 @@ def figures(house: Checkout, linters: bool = True) -> dict[str, str]:
 
 
 def table(columns: Mapping[str, Mapping[str, str]]) -> str:
-    """Markdown: a line a figure, a column a checkout; a dash where a checkout has no such room."""
+    """Markdown table: a row for each measure, a column for each checkout; a dash for none."""
     lines = ["| " + " | ".join(["", *columns]) + " |", "|---" * (1 + len(columns)) + "|"]
-    # rooms of any column, then the rest
-    names = sorted({name for found in columns.values() for name in found if name[0] == "`"})
+    # folders of any column first, then the other measures
+    names = sorted(
+        {name for figures_of in columns.values() for name in figures_of if name[0] == "`"}
+    )
     names += [name for name in next(iter(columns.values())) if name[0] != "`"]
     for name in names:
-        cells = [found.get(name, "–") for found in columns.values()]
+        cells = [figures_of.get(name, "–") for figures_of in columns.values()]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Prints the table; 2 and one sentence where a folder holds no package of ours."""
+    """Print the table. Exit code 2 and one sentence: a folder is not a checkout of the project."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("checkouts", nargs="+", type=Path, help="root folders, oldest first")
+    parser.add_argument(
+        "checkouts", nargs="+", type=Path, help="root folders of checkouts, the oldest first"
+    )
     parser.add_argument("--names", help="headings of the columns, separated by commas")
-    parser.add_argument("--no-linters", action="store_true", help="runs neither ruff nor mypy")
+    parser.add_argument("--no-linters", action="store_true", help="skips ruff and mypy")
     args = parser.parse_args(argv)
     names = (
         args.names.split(",") if args.names else [path.resolve().name for path in args.checkouts]
     )
     if len(set(names)) != len(args.checkouts):
-        parser.error(f"{len(args.checkouts)} checkouts need as many --names, each another")
+        parser.error(
+            f"--names {','.join(names)}: expected {len(args.checkouts)} different names, one for"
+            " each checkout"
+        )
     columns = {}
     for name, path in zip(names, args.checkouts):
         house = Checkout(path.resolve())

@@ -1,10 +1,10 @@
-"""Invariant 8: delete each statement of the modules in MODULES (all by default); every time a test
-must turn red.
+"""Mutation test (invariant 8): delete each statement of some modules; a test must fail every time.
 
-Beside curriculum, mixup, priming, processor and loss these are the readers of gaze and of sentence
-windows. Runs a module's tests on a mutated copy of the package, in a forked process that has torch,
-open_clip and pandas loaded already, and for what survives in loss.py the two-process tests. Prints
-each survivor as it is found; exit code 1 if there is any.
+By default it runs for all modules in MODULES: curriculum, mixup, priming, processor, loss, and the
+readers of gaze and of sentence windows among them. The tests of a module run on a mutated copy of
+the package, in a forked process that has torch, open_clip and pandas loaded. If a mutant of loss.py
+survives, the two-process tests run, too. It prints each survivor; the exit code is 1 if there is
+one.
 """
 
 from __future__ import annotations
@@ -65,8 +65,9 @@ SLOW = ("tests/test_distributed.py", "-k", "loss or gradients or every_case")
 
 
 def mutants(source: str) -> Iterator[tuple[int, str, str]]:
-    """(line, deleted statement, mutated source) for every statement but imports, docstrings and
-    definitions.
+    """Yields (line, deleted statement, mutated source) for each statement.
+
+    Imports, docstrings and definitions are left out.
     """
     tree = ast.parse(source)
     kinds = (
@@ -99,12 +100,13 @@ def mutants(source: str) -> Iterator[tuple[int, str, str]]:
 
 
 def _is_harmless(node: ast.stmt, parent: ast.AST) -> bool:
-    """Docstrings, and annotations of NamedTuple fields (deleting one is an error at import)."""
+    """Whether a statement is a docstring or the annotation of a field (an error at import)."""
     docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
     return docstring or (isinstance(node, ast.AnnAssign) and isinstance(parent, ast.ClassDef))
 
 
 def is_red(package: Path, tests: tuple[str, ...], in_process: bool) -> bool:
+    """Whether `tests` fail on the copy in `package`; `in_process`: in a fork of this process."""
     environment = {
         **os.environ,
         "PYTHONPATH": f"{package}{os.pathsep}{ROOT / 'tests'}",
@@ -134,12 +136,17 @@ def is_red(package: Path, tests: tuple[str, ...], in_process: bool) -> bool:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "modules", nargs="*", metavar="MODULE", help=f"default: {' '.join(MODULES)}"
+        "modules",
+        nargs="*",
+        metavar="MODULE",
+        help=f"modules to mutate (default: all, which are {' '.join(MODULES)})",
     )
     total = survivors = 0
     modules = parser.parse_args().modules or list(MODULES)
     if unknown := set(modules) - set(MODULES):
-        parser.error(f"{', '.join(sorted(unknown))}: not in MODULES")
+        parser.error(
+            f"{', '.join(sorted(unknown))}: no such module; expected some of {', '.join(MODULES)}"
+        )
     for module in modules:
         file = Path(f"{module}.py")
         if file.parts[0] != "training_patches":
@@ -159,7 +166,7 @@ def main() -> int:
                 ):
                     survivors += 1
                     tqdm.write(f"{file}:{line}: {statement}")
-    sys.stdout.write(f"{total} statements deleted, {survivors} not noticed by a test\n")
+    sys.stdout.write(f"{total} statements deleted, {survivors} of them not detected by a test\n")
     return 1 if survivors else 0
 
 

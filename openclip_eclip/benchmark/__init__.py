@@ -1,1 +1,1 @@
-"""The benchmark: many runs with the same search, compared with intervals."""
+"""Benchmarks: many training runs with the same settings, compared with intervals."""

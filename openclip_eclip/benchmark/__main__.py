@@ -1,6 +1,4 @@
-"""`python -m openclip_eclip.benchmark TABLE ...`: the tables of the paper, and where alignment
-helps.
-"""
+"""`python -m openclip_eclip.benchmark TABLE ...`: tables of the paper, alignment benchmark."""
 
 from __future__ import annotations
 

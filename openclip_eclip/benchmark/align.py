@@ -1,8 +1,9 @@
-"""`run_table.py align`: where gaze alignment helps, by number of films, share of annotations and
-quality of the gaze.
+"""`benchmark align`: the effect of gaze alignment, on synthetic images (phantoms).
 
-Every seed has training films of its own and shares the test films. A run's checkpoint is chosen by
-300 further films without labels (mean rank of their reports); test films choose nothing.
+Settings vary the number of training images, the share of annotated images and the quality of the
+gaze. Each seed has its own training images; all seeds share the test images. 300 further images
+without labels choose the checkpoint of a run, by the mean rank of their reports. Test images choose
+nothing.
 """
 
 from __future__ import annotations
@@ -19,26 +20,26 @@ import numpy as np
 import pandas as pd
 
 from .align_cells import (
-    CELLS,
+    ALIGN_METHODS,
+    ALIGN_SETTINGS,
     DEVELOPMENT,
-    LOOKED_AT,
+    GAZE_IMAGES,
     MODEL,
     NAMES,
     OURS,
-    RECIPE_ROWS,
-    ROWS,
+    RECIPE_METHODS,
     STEPS,
-    TEST_FILMS,
+    TEST_IMAGES,
     TUNE_STEPS,
-    VALIDATION_FILMS,
-    Cell,
+    VALIDATION_IMAGES,
+    Setting,
 )
 from .page import machine_kinds
-from .rows import Row
+from .rows import Method
 from .runner import Bench, Workers, make_all
 
-ROW = {row.name: row for row in ROWS}
-BATCH = 64  # of table_rows.SETTINGS
+METHOD_OF = {method.name: method for method in ALIGN_METHODS}
+BATCH = 64  # batch size in rows.SETTINGS
 TASKS = {
     "zero-shot": [],
     "retrieval": [],
@@ -48,47 +49,41 @@ SCORES = {"macro-F1": "zero-shot", "R@5": "retrieval"}
 
 
 def build(
-    args: argparse.Namespace, more: list[str], workers: Workers, seeds: list[int], cells: list[Cell]
+    args: argparse.Namespace,
+    train_flags: list[str],
+    workers: Workers,
+    seeds: list[int],
+    settings: list[Setting],
 ) -> dict[tuple[str, int, bool], Bench]:
-    """{(cell, seed, whether annotated): bench of these runs}; cells of a home share those without
-    annotations. The films are made where they are missing.
+    """{(setting, seed, whether annotated): bench of these runs}.
+
+    Settings with the same images share the runs without annotations. Missing images are generated.
     """
-    benches, homes, films = {}, {}, {}
-    # settings are not chosen on the films that are reported
+    benches, homes, flags_of = {}, {}, {}
+    # hyperparameters were not chosen on the test images that are reported
     test_seed = 7 if max(seeds) < DEVELOPMENT else 8
-    for cell, seed in product(cells, seeds):
-        leak = cell.films if "--gaze-leak" in cell.films else ()
-        name = "-".join(map(str, (cell.home, cell.annotated, *cell.gaze))).replace("--", "")
+    for setting, seed in product(settings, seeds):
+        leak = setting.films if "--gaze-leak" in setting.films else ()
+        name = "-".join(map(str, (setting.home, setting.annotated, *setting.gaze))).replace(
+            "--", ""
+        )
         test = args.data / "-".join(map(str, ("test", test_seed, *leak))).replace("--", "")
         data, validation = (
             args.data / f"{name}-seed{seed}",
-            args.data / f"{cell.home}-validation-seed{seed}",
+            args.data / f"{setting.home}-validation-seed{seed}",
         )
-        films[test] = ("--train", 1, "--test", TEST_FILMS, "--seed", test_seed, *leak)
-        films[data] = (
-            "--train",
-            cell.count,
-            "--test",
-            1,
-            "--seed",
-            1000 + seed,
-            "--annotated",
-            cell.annotated,
-            *cell.films,
-            *cell.gaze,
+        flags_of[test] = ("--train", 1, "--test", TEST_IMAGES, "--seed", test_seed, *leak)
+        flags_of[data] = (
+            *("--train", setting.count, "--test", 1, "--seed", 1000 + seed),
+            *("--annotated", setting.annotated),
+            *setting.films,
+            *setting.gaze,
         )
-        films[validation] = (
-            "--train",
-            VALIDATION_FILMS,
-            "--test",
-            1,
-            "--seed",
-            5000 + seed,
-            "--annotated",
-            0,
-            *cell.films,
+        flags_of[validation] = (
+            *("--train", VALIDATION_IMAGES, "--test", 1, "--seed", 5000 + seed, "--annotated", 0),
+            *setting.films,
         )
-        own = argparse.Namespace(
+        own_args = argparse.Namespace(
             **{
                 **vars(args),
                 "data": data,
@@ -96,7 +91,7 @@ def build(
                 "model": MODEL,
                 "train_data": None,
                 "expert_data": None,
-                "steps": args.steps or STEPS[cell.count],
+                "steps": args.steps or STEPS[setting.count],
                 "tune_steps": args.tune_steps or TUNE_STEPS,
                 "settings": "phantoms",
             }
@@ -106,199 +101,232 @@ def build(
             for task, flags in TASKS.items()
         }
         shared = ({"test": str(test / "test.csv")}, tasks, validation / "train.csv")
-        if (cell.home, seed) not in homes:
-            homes[cell.home, seed] = Bench(
-                argparse.Namespace(**{**vars(own), "out": args.out / cell.home}),
-                more,
+        if (setting.home, seed) not in homes:
+            homes[setting.home, seed] = Bench(
+                argparse.Namespace(**{**vars(own_args), "out": args.out / setting.home}),
+                train_flags,
                 workers,
                 *shared,
             )
-        benches[cell.name, seed, False] = homes[cell.home, seed]
-        benches[cell.name, seed, True] = Bench(
-            own, more, workers, *shared, home=homes[cell.home, seed]
+        benches[setting.name, seed, False] = homes[setting.home, seed]
+        benches[setting.name, seed, True] = Bench(
+            own_args, train_flags, workers, *shared, home=homes[setting.home, seed]
         )
     if not args.measured:
         with ThreadPoolExecutor(workers.jobs) as pool:
-            list(pool.map(lambda folder: make_films(workers, folder, films[folder]), films))
+            list(pool.map(lambda folder: make_images(workers, folder, flags_of[folder]), flags_of))
     return benches
 
 
-def make_films(workers: Workers, folder: Path, flags: tuple) -> None:
-    """A phantom data set and annotated.csv, those with a heatmap."""
+def make_images(workers: Workers, folder: Path, flags: tuple) -> None:
+    """Generate a phantom data set, and annotated.csv with the rows that have a heatmap."""
     if (folder / "annotated.csv").is_file():
         return
     shutil.rmtree(folder, ignore_errors=True)
-    with workers.one() as worker:
+    with workers.borrow() as worker:
         worker.run(
             "openclip_eclip.prepare",
             ["phantom", folder, *flags],
             folder.parent / "logs" / f"{folder.name}.txt",
         )
     table, gaze = pd.read_csv(folder / "train.csv"), pd.read_csv(folder / "test_gaze.csv")
-    gaze[:LOOKED_AT].to_csv(folder / "test_gaze.csv", index=False)
+    gaze[:GAZE_IMAGES].to_csv(folder / "test_gaze.csv", index=False)
     table[table["heatmap"].notna()].to_csv(folder / "annotated.csv", index=False)
 
 
-def run_align(args: argparse.Namespace, more: list[str], seeds: list[int]) -> None:
-    """Every run that is missing (none with --measured), then align.json, align.md and the
-    pictures.
-    """
+def run_align(args: argparse.Namespace, train_flags: list[str], seeds: list[int]) -> None:
+    """Make all missing runs (none with --measured), then align.json, align.md and the figures."""
     from .align_page import draw_cells, draw_map, page
 
     workers = Workers(args.jobs, cache=True)
-    cells = [cell for cell in CELLS if not args.cells or cell.name in args.cells]
-    benches = build(args, more, workers, seeds, cells)
-    asked = {"CLIP", *(args.rows or NAMES)}
-    asked |= {ROW[name].teacher for name in asked}
-    chosen = {cell.name: [ROW[name] for name in cell.rows if name in asked] for cell in cells}
+    settings = [
+        setting for setting in ALIGN_SETTINGS if not args.cells or setting.name in args.cells
+    ]
+    benches = build(args, train_flags, workers, seeds, settings)
+    wanted = {"CLIP", *(args.rows or NAMES)}
+    wanted |= {METHOD_OF[name].teacher for name in wanted}
+    chosen = {
+        setting.name: [METHOD_OF[name] for name in setting.methods if name in wanted]
+        for setting in settings
+    }
     if args.measured:
         chosen = {
-            cell.name: [row for row in chosen[cell.name] if is_measured(benches, cell, row, seeds)]
-            for cell in cells
+            setting.name: [
+                method
+                for method in chosen[setting.name]
+                if is_measured(benches, setting, method, seeds)
+            ]
+            for setting in settings
         }
-        # CLIP's runs stand in many cells
-        cells = [cell for cell in cells if any(row.annotated for row in chosen[cell.name])]
-    tasks = {}  # runs without annotations stand in several cells
-    for cell in cells:
-        for row, seed in product(chosen[cell.name], seeds):
-            bench = benches[cell.name, seed, row.annotated]
-            tasks[bench, row.name, seed] = bench, row, seed
+        # CLIP's runs belong to several settings
+        settings = [
+            setting
+            for setting in settings
+            if any(method.annotated for method in chosen[setting.name])
+        ]
+    runs = {}  # keyed by run, because settings share runs without annotations
+    for setting in settings:
+        for method, seed in product(chosen[setting.name], seeds):
+            bench = benches[setting.name, seed, method.annotated]
+            runs[bench, method.name, seed] = bench, method, seed
     if not args.measured:
-        make_all(list(tasks.values()), workers.jobs, "align")
-    found = {cell.name: measure(benches, cell, chosen[cell.name], seeds) for cell in cells}
-    machines = {bench.facts(row, seed)["machine"] for bench, row, seed in tasks.values()}
+        make_all(list(runs.values()), workers.jobs, "align")
+    results = {
+        setting.name: measure(benches, setting, chosen[setting.name], seeds) for setting in settings
+    }
+    machines = {bench.facts(method, seed)["machine"] for bench, method, seed in runs.values()}
     facts = {
         "seeds": seeds,
         "machine": ", ".join(sorted(machines)),
         "note": args.note,
         "mixed_machines": args.mixed_machines,
-        "cells": found,
+        "cells": results,
     }
     (args.out / "align.json").write_text(json.dumps(facts, indent=2))
     (args.out / "align.md").write_text(page(facts), encoding="utf-8")
-    draw_cells(found).savefig(args.out / "align.png", dpi=110)
-    draw_map(found).savefig(args.out / "align_map.png", dpi=110)
+    draw_cells(results).savefig(args.out / "align.png", dpi=110)
+    draw_map(results).savefig(args.out / "align_map.png", dpi=110)
 
 
-def is_measured(benches: dict, cell: Cell, row: Row, seeds: list[int]) -> bool:
+def is_measured(benches: dict, setting: Setting, method: Method, seeds: list[int]) -> bool:
     return all(
         (
-            benches[cell.name, seed, row.annotated].result(row, seed, "test", task) / "result.json"
+            benches[setting.name, seed, method.annotated].result(method, seed, "test", task)
+            / "result.json"
         ).is_file()
         for seed in seeds
         for task in TASKS
     )
 
 
-def measure(benches: dict, cell: Cell, rows: list[Row], seeds: list[int]) -> dict[str, dict]:
-    """{row: {score: {value, sd, low, high, difference}, pointing, NSS, epochs, machine, views}};
-    RECIPE_ROWS also against the best other row by mean, "best_other". No difference between rows of
-    different kinds of machines, unless --mixed-machines.
+def measure(
+    benches: dict, setting: Setting, methods: list[Method], seeds: list[int]
+) -> dict[str, dict]:
+    """{method: {score: {value, sd, low, high, difference}, pointing, NSS, epochs, machine, views}}.
+
+    RECIPE_METHODS are also compared with the best other method by mean, as "best_other". Methods of
+    different kinds of machines have no difference, unless --mixed-machines is given.
     """
 
-    def results(row: Row, task: str) -> list[Path]:
+    def results(method: Method, task: str) -> list[Path]:
         return [
-            benches[cell.name, seed, row.annotated].result(row, seed, "test", task)
+            benches[setting.name, seed, method.annotated].result(method, seed, "test", task)
             for seed in seeds
         ]
 
-    found: dict[str, dict] = {row.name: {} for row in rows}
+    scores: dict[str, dict] = {method.name: {} for method in methods}
 
-    def comparable(row: Row, base: Row) -> bool:
-        return bench.args.mixed_machines or len({*kinds[row.name], *kinds[base.name]}) == 1
+    def comparable(method: Method, base: Method) -> bool:
+        return bench.args.mixed_machines or len({*kinds[method.name], *kinds[base.name]}) == 1
 
-    bench = benches[cell.name, seeds[0], True]
+    bench = benches[setting.name, seeds[0], True]
     kinds = {
-        row.name: machine_kinds(
-            benches[cell.name, seed, row.annotated].facts(row, seed) for seed in seeds
+        method.name: machine_kinds(
+            benches[setting.name, seed, method.annotated].facts(method, seed) for seed in seeds
         )
-        for row in rows
+        for method in methods
     }
-    for score, task in SCORES.items():
-        mixed = bench.args.mixed_machines or not all(comparable(row, rows[0]) for row in rows)
-        against_clip = bench.compare(
-            f"{task}-clip", {row.name: results(row, task) for row in rows}, mixed
+    for metric, task in SCORES.items():
+        mixed = bench.args.mixed_machines or not all(
+            comparable(method, methods[0]) for method in methods
         )
-        for row in rows:
+        against_clip = bench.compare(
+            f"{task}-clip", {method.name: results(method, task) for method in methods}, mixed
+        )
+        for method in methods:
             difference = (
-                against_clip["differences"].get(row.name, {}).get(score)
-                if comparable(row, rows[0])
+                against_clip["differences"].get(method.name, {}).get(metric)
+                if comparable(method, methods[0])
                 else None
             )
-            found[row.name][score] = against_clip["methods"][row.name][score] | {
+            scores[method.name][metric] = against_clip["methods"][method.name][metric] | {
                 "difference": difference
             }
-        others = [row for row in rows if not row.name.startswith(OURS)]
+        others = [method for method in methods if not method.name.startswith(OURS)]
         if len(others) < 2:
             continue
-        best = max(others, key=lambda row: found[row.name][score]["value"])
-        for name in [name for name in found if name in RECIPE_ROWS and comparable(ROW[name], best)]:
+        best = max(others, key=lambda method: scores[method.name][metric]["value"])
+        for name in [
+            name for name in scores if name in RECIPE_METHODS and comparable(METHOD_OF[name], best)
+        ]:
             pair = bench.compare(
                 f"{task}-best-{name}",
-                {row.name: results(row, task) for row in (best, ROW[name])},
+                {method.name: results(method, task) for method in (best, METHOD_OF[name])},
                 bench.args.mixed_machines,
             )
-            found[name][score]["best_other"] = {
+            scores[name][metric]["best_other"] = {
                 "row": best.name,
-                **pair["differences"][name][score],
+                **pair["differences"][name][metric],
             }
-    for row in rows:
+    for method in methods:
         for name, key in (("pointing", "pointing game"), ("NSS", "NSS")):
-            found[row.name][name] = pointing_of(results(row, "sensitivity"), key)
-        if row.teacher:
-            found[row.name]["teacher"] = against_teacher(benches, cell, row, seeds, results)
-        found[row.name]["epochs"] = [
-            benches[cell.name, seed, row.annotated].facts(row, seed)["epoch"] for seed in seeds
+            scores[method.name][name] = pointing_of(results(method, "sensitivity"), key)
+        if method.teacher:
+            scores[method.name]["teacher"] = against_teacher(
+                benches, setting, method, seeds, results
+            )
+        scores[method.name]["epochs"] = [
+            benches[setting.name, seed, method.annotated].facts(method, seed)["epoch"]
+            for seed in seeds
         ]
-        found[row.name] |= {
-            "machine": " and ".join(kinds[row.name]),
-            "views": views_of(row, cell, found[row.name]["epochs"]),
+        scores[method.name] |= {
+            "machine": " and ".join(kinds[method.name]),
+            "views": views_of(method, setting, scores[method.name]["epochs"]),
         }
-    return found
+    return scores
 
 
-def views_of(row: Row, cell: Cell, epochs: list[int]) -> float | None:
-    """How often an annotated image entered with its heatmap up to the checkpoint taken, on average
-    over seeds, where it does so once in every epoch: alignment without replay, naive and mask.
-    Batches are full, so a few images of an epoch are left out. None: not known, or no heatmaps.
+def views_of(method: Method, setting: Setting, epochs: list[int]) -> float | None:
+    """Mean number of times that an annotated image was used with its heatmap, up to the checkpoint.
+
+    It is known for methods that use each heatmap once in an epoch: alignment without oversampling,
+    naive and mask. Only full batches count, so a few images of an epoch are left out. None: not
+    known, or a method without heatmaps.
     """
-    flags = list(map(str, row.flags))
+    flags = list(map(str, method.flags))
     once = "align" in flags or ("naive" in flags and "--expert-data" not in flags)
-    if not (row.annotated and once) or "--align-oversample" in flags:
+    if not (method.annotated and once) or "--align-oversample" in flags:
         return None
-    return float(np.mean(epochs)) * (cell.count // BATCH * BATCH) / cell.count
+    return float(np.mean(epochs)) * (setting.count // BATCH * BATCH) / setting.count
 
 
 def against_teacher(
-    benches: dict, cell: Cell, row: Row, seeds: list[int], pupils: Callable[[Row, str], list[Path]]
+    benches: dict,
+    setting: Setting,
+    method: Method,
+    seeds: list[int],
+    students: Callable[[Method, str], list[Path]],
 ) -> dict[str, dict]:
-    """{score: {value, sd, change}, pointing: {value, sd}} of the very teachers of `row`; change:
-    the row's score less theirs, seeds paired.
+    """{score: {value, sd, change}, pointing: {value, sd}} of the teachers of `method`.
+
+    change: the student's score minus the teacher's, seeds paired. `students`: function that gives
+    the results of the students.
     """
-    bench, found = benches[cell.name, seeds[0], True], {}
+    bench, scores = benches[setting.name, seeds[0], True], {}
     folders = {
         task: [
-            benches[cell.name, seed, row.annotated].taught(row, seed) / f"test-{task}"
+            benches[setting.name, seed, method.annotated].student_data(method, seed)
+            / f"test-{task}"
             for seed in seeds
         ]
         for task in TASKS
     }
-    for score, task in SCORES.items():
+    for metric, task in SCORES.items():
         pair = bench.compare(
-            f"{task}-taught-{row.name}",
-            {"teacher": folders[task], row.name: pupils(row, task)},
+            f"{task}-taught-{method.name}",
+            {"teacher": folders[task], method.name: students(method, task)},
             bench.args.mixed_machines,
         )
-        found[score] = pair["methods"]["teacher"][score] | {
-            "change": pair["differences"][row.name][score]
+        scores[metric] = pair["methods"]["teacher"][metric] | {
+            "change": pair["differences"][method.name][metric]
         }
-    return found | {"pointing": pointing_of(folders["sensitivity"], "pointing game")}
+    return scores | {"pointing": pointing_of(folders["sensitivity"], "pointing game")}
 
 
 def pointing_of(folders: list[Path], key: str) -> dict[str, float | None]:
-    """{value, sd} over results of `sensitivity` of how well the tower's look points."""
-    looks = [json.loads((folder / "result.json").read_text())["values"] for folder in folders]
-    values = [look["pointing"][look["look"]][key]["value"] for look in looks]
+    """{value, sd} of pointing score `key` of the model's map, over results of `sensitivity`."""
+    results = [json.loads((folder / "result.json").read_text())["values"] for folder in folders]
+    values = [record["pointing"][record["look"]][key]["value"] for record in results]
     return {
         "value": float(np.mean(values)),
         "sd": float(np.std(values, ddof=1)) if len(values) > 1 else None,

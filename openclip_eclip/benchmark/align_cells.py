@@ -1,5 +1,7 @@
-"""The cells of the alignment benchmark: how many films, how many annotated, how good the gaze; and
-the rows that each cell is for.
+"""Settings and methods of the alignment benchmark.
+
+A setting is a number of images, a share of annotated images and a quality of gaze. In tables a
+setting is a cell (--cells), and a method is a row (--rows).
 """
 
 from __future__ import annotations
@@ -8,130 +10,123 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..recipes import RECIPES
-from .rows import Flags, Row
+from .rows import Flags, Method
 
 MODEL = f"local-dir:{Path(__file__).resolve().parent / 'phantom_model_fine'}"
 RECIPE = RECIPES["eclip-plus"]
 assert RECIPE.align_weight is not None and RECIPE.align_min_share is not None  # it sets both
 WEIGHT: float = RECIPE.align_weight
-LEAST: float = RECIPE.align_min_share
-LIGHT: Flags = ["--method", RECIPE.method, "--align-weight", WEIGHT]
-PLUS: Flags = [*LIGHT, "--align-min-share", LEAST]
-AGAIN: Flags = [*PLUS, "--align-oversample", 0.1]
-HARDER: Flags = [*AGAIN, "--align-weight", 1]
-ABLATION = f"align, weight {WEIGHT}"  # the recipe without its least share, in cells that have less
-REPLAY = "eclip-plus with replay"  # in the same cells
-# with the heatmaps of a model of that row; the second where few are annotated
-TAUGHT, TAUGHT_AGAIN = (
-    "eclip-plus self-trained",
-    f"{REPLAY} self-trained",
-)
-HARD = f"{REPLAY}, weight 1, twice the steps"  # in the cells with one to three annotated films
-# are compared with the best other row
-RECIPE_ROWS = (
-    "eclip-plus",
-    REPLAY,
-    HARD,
-    TAUGHT,
-    TAUGHT_AGAIN,
-)
-# controls of TAUGHT: no gaze at all; no heatmaps of a model
-UNTAUGHT = (
-    "CLIP self-trained",
-    "eclip-plus, twice the steps",
-)
-OURS = ("align", "eclip-plus", UNTAUGHT[0])  # beginnings of rows that are not "other methods"
-CONTROLS = ("random", "shuffled", "same-class-shuffled", "centre", "ones")
-# the most; validation chooses among eighths of them
-STEPS, TUNE_STEPS = (
-    {300: 400, 600: 600, 2000: 900},
-    150,
-)
-TEST_FILMS, VALIDATION_FILMS, LOOKED_AT = 600, 300, 300
-DEVELOPMENT = 90  # seeds from here on have chosen settings and are never reported
+MIN_SHARE: float = RECIPE.align_min_share
+WEIGHT_ONLY: Flags = ["--method", RECIPE.method, "--align-weight", WEIGHT]
+PLUS: Flags = [*WEIGHT_ONLY, "--align-min-share", MIN_SHARE]
+OVERSAMPLED: Flags = [*PLUS, "--align-oversample", 0.1]
+HEAVY: Flags = [*OVERSAMPLED, "--align-weight", 1]
+# the recipe without its minimum share, in settings with a smaller share
+ABLATION = f"align, weight {WEIGHT}"
+OVERSAMPLING = "eclip-plus with replay"  # in the same settings
+# students, trained on pseudo-heatmaps of a teacher; the second where few images are annotated
+STUDENT, STUDENT_OVERSAMPLED = "eclip-plus self-trained", f"{OVERSAMPLING} self-trained"
+# in settings with one to three annotated images
+HARD = f"{OVERSAMPLING}, weight 1, twice the steps"
+# methods that are compared with the best other method
+RECIPE_METHODS = ("eclip-plus", OVERSAMPLING, HARD, STUDENT, STUDENT_OVERSAMPLED)
+# baselines of STUDENT: a teacher without gaze; no pseudo-heatmaps
+STUDENT_BASELINES = ("CLIP self-trained", "eclip-plus, twice the steps")
+# prefixes of methods that are not "other methods"
+OURS = ("align", "eclip-plus", STUDENT_BASELINES[0])
+PLACEBO_KINDS = ("random", "shuffled", "same-class-shuffled", "centre", "ones")
+# maximum numbers of steps; validation chooses among eighths of them
+STEPS, TUNE_STEPS = {300: 400, 600: 600, 2000: 900}, 150
+TEST_IMAGES, VALIDATION_IMAGES, GAZE_IMAGES = 600, 300, 300
+DEVELOPMENT = 90  # seeds from here on have chosen hyperparameters and are never reported
 
-ROWS = [
-    Row("CLIP", ["--method", "clip"]),
-    Row("CLIP, twice the steps", ["--method", "clip"], length=2),
-    Row("m3-mix", ["--method", "m3-mix"], start="CLIP"),
-    Row(
+ALIGN_METHODS = [
+    Method("CLIP", ["--method", "clip"]),
+    Method("CLIP, twice the steps", ["--method", "clip"], length=2),
+    Method("m3-mix", ["--method", "m3-mix"], start="CLIP"),
+    Method(
         "oversample",
         ["--method", "naive", "--naive-form", "plain", "--expert-data", "{data}/annotated.csv"],
         annotated=True,
     ),
-    Row("naive", ["--method", "naive"], annotated=True),
-    Row("mask", ["--method", "naive", "--naive-form", "multiply"], annotated=True),
-    Row("eCLIP", ["--method", "eclip"], annotated=True),
-    Row("eCLIP^P", ["--method", "eclip"], start="CLIP", annotated=True),
-    Row("align", ["--method", "align"], annotated=True),
-    Row("eclip-plus", PLUS, annotated=True),
-    Row(ABLATION, LIGHT, annotated=True),
-    Row(REPLAY, AGAIN, annotated=True),
-    Row(HARD, HARDER, annotated=True, length=2),
-    Row(TAUGHT, PLUS, annotated=True, teacher="eclip-plus"),
-    Row(TAUGHT_AGAIN, PLUS, annotated=True, teacher=REPLAY),
-    Row(
-        UNTAUGHT[0],
+    Method("naive", ["--method", "naive"], annotated=True),
+    Method("mask", ["--method", "naive", "--naive-form", "multiply"], annotated=True),
+    Method("eCLIP", ["--method", "eclip"], annotated=True),
+    Method("eCLIP^P", ["--method", "eclip"], start="CLIP", annotated=True),
+    Method("align", ["--method", "align"], annotated=True),
+    Method("eclip-plus", PLUS, annotated=True),
+    Method(ABLATION, WEIGHT_ONLY, annotated=True),
+    Method(OVERSAMPLING, OVERSAMPLED, annotated=True),
+    Method(HARD, HEAVY, annotated=True, length=2),
+    Method(STUDENT, PLUS, annotated=True, teacher="eclip-plus"),
+    Method(STUDENT_OVERSAMPLED, PLUS, annotated=True, teacher=OVERSAMPLING),
+    Method(
+        STUDENT_BASELINES[0],
         [*PLUS, "--csv-heatmap-key", "look"],
         teacher="CLIP",
         teaching=["--csv-heatmap-key", "look"],
     ),
-    Row(UNTAUGHT[1], PLUS, annotated=True, length=2),
+    Method(STUDENT_BASELINES[1], PLUS, annotated=True, length=2),
     *(
-        Row(f"{REPLAY}, {control}", [*AGAIN, "--eclip-placebo", control], annotated=True)
-        for control in CONTROLS[:2]
+        Method(
+            f"{OVERSAMPLING}, {kind}",
+            [*OVERSAMPLED, "--eclip-placebo", kind],
+            annotated=True,
+        )
+        for kind in PLACEBO_KINDS[:2]
     ),
-    Row(
-        f"{HARD}, {CONTROLS[1]}",
-        [*HARDER, "--eclip-placebo", CONTROLS[1]],
+    Method(
+        f"{HARD}, {PLACEBO_KINDS[1]}",
+        [*HEAVY, "--eclip-placebo", PLACEBO_KINDS[1]],
         annotated=True,
         length=2,
     ),
     *(
-        Row(
-            f"eclip-plus, {control}",
+        Method(
+            f"eclip-plus, {kind}",
             [
                 *PLUS,
-                "--eclip-placebo",
-                control,
-                *["--csv-label-key", "label"] * control.startswith("same"),
+                *("--eclip-placebo", kind),
+                *["--csv-label-key", "label"] * kind.startswith("same"),
             ],
             annotated=True,
         )
-        for control in CONTROLS
+        for kind in PLACEBO_KINDS
     ),
 ]
-NAMES = [row.name for row in ROWS]
-METHODS = tuple(NAMES[:10])
-PLACEBOS, PLACEBOS_AGAIN, PLACEBOS_HARD = (
-    tuple(name for control in CONTROLS if (name := f"{row}, {control}") in NAMES)
-    for row in ("eclip-plus", REPLAY, HARD)
+NAMES = [method.name for method in ALIGN_METHODS]
+MAIN_METHODS = tuple(NAMES[:10])
+PLACEBOS, PLACEBOS_OVERSAMPLED, PLACEBOS_HARD = (
+    tuple(name for kind in PLACEBO_KINDS if (name := f"{method}, {kind}") in NAMES)
+    for method in ("eclip-plus", OVERSAMPLING, HARD)
 )
 
 
 @dataclass(frozen=True)
-class Cell:
-    """`count` training films made with the flags `films`, a share `annotated` of them with gaze
-    made with the flags `gaze`.
+class Setting:
+    """A setting: `count` training images, of which a share `annotated` has gaze.
+
+    `methods`: names of its methods; `films`, `gaze`: flags of the phantom generator for images and
+    gaze.
     """
 
     name: str
     count: int
     annotated: float
-    rows: tuple[str, ...]
+    methods: tuple[str, ...]
     films: tuple = ()
     gaze: tuple = ()
 
     @property
     def home(self) -> str:
-        """Cells of one home have the same films, so the runs without annotations are the same."""
+        """Settings with the same `home` have the same images, so they share unannotated runs."""
         return "-".join(map(str, (self.count, *self.films))).replace("--", "")
 
 
-CLEAN = "600 films, 15 %"  # what the cells of worse gaze and of other films are compared with
-EXTRA = {  # rows that single cells are for
-    CLEAN: (*UNTAUGHT, *PLACEBOS),
-    "600 films, 1 %": PLACEBOS_AGAIN,
+CLEAN = "600 films, 15 %"  # reference of the settings with worse gaze or other images
+EXTRA = {  # methods of single settings
+    CLEAN: (*STUDENT_BASELINES, *PLACEBOS),
+    "600 films, 1 %": PLACEBOS_OVERSAMPLED,
     "300 films, 1 %": (HARD, *PLACEBOS_HARD),
     "300 films, 0.25 %": (HARD,),
     "600 films, 0.25 %": (HARD,),
@@ -144,22 +139,22 @@ WORSE: dict[str, dict[str, tuple]] = {
 }
 
 
-def rows_of(cell: str, share: float) -> tuple[str, ...]:
-    """METHODS, and what only some cells are for."""
+def methods_of(setting: str, share: float) -> tuple[str, ...]:
+    """Methods of a setting: MAIN_METHODS, and those that only some settings have."""
     return (
-        *METHODS,
-        *((TAUGHT,) if share >= LEAST else (ABLATION, REPLAY, TAUGHT_AGAIN)),
-        *EXTRA.get(cell, ()),
+        *MAIN_METHODS,
+        *((STUDENT,) if share >= MIN_SHARE else (ABLATION, OVERSAMPLING, STUDENT_OVERSAMPLED)),
+        *EXTRA.get(setting, ()),
     )
 
 
-CELLS = [
-    Cell(name := f"{count} films, {100 * share:g} %", count, share, rows_of(name, share))
+ALIGN_SETTINGS = [
+    Setting(name := f"{count} films, {100 * share:g} %", count, share, methods_of(name, share))
     for count in STEPS
     for share in (0.15, 0.05, 0.01, 0.0025)
 ]
-CELLS += [
-    Cell(name := f"{CLEAN}, {worse}", 600, 0.15, rows_of(name, 0.15), **knobs)
+ALIGN_SETTINGS += [
+    Setting(name := f"{CLEAN}, {worse}", 600, 0.15, methods_of(name, 0.15), **knobs)
     for worse, knobs in WORSE.items()
 ]
 PICTURED = ("300 films, 15 %", CLEAN, "2000 films, 5 %")

@@ -1,4 +1,4 @@
-"""The page and the pictures of `run_table.py align`."""
+"""The page and the figures of `benchmark align`."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from .align_cells import (
-    CELLS,
+    ALIGN_SETTINGS,
     CLEAN,
     HARD,
     NAMES,
+    OVERSAMPLING,
     PICTURED,
-    RECIPE_ROWS,
-    REPLAY,
-    TAUGHT,
-    TAUGHT_AGAIN,
+    RECIPE_METHODS,
+    STUDENT,
+    STUDENT_OVERSAMPLED,
 )
 from .page import GREY, OTHER_MACHINE, change, draw_differences, spread, tidy
 
@@ -28,10 +28,10 @@ COLOURS = {
     "eCLIP": "#8e5ba6",
     "align": "#1f6fb2",
     "eclip-plus": "#14532d",
-    REPLAY: "#5fb37c",
+    OVERSAMPLING: "#5fb37c",
     HARD: "#d4a017",
-    TAUGHT: "#b3202c",
-    TAUGHT_AGAIN: "#ec8c74",
+    STUDENT: "#b3202c",
+    STUDENT_OVERSAMPLED: "#ec8c74",
 }
 MIXED = (
     "Rows of different machines are compared (--mixed-machines): a difference may be that of the"
@@ -52,10 +52,11 @@ LIMITS = (
     " oversample). The paper's dose is about 527 views: nothing here says what eCLIP does at that"
     " dose."
 )
-HEAD = 2  # lines of a table without rows
+HEAD = 2  # lines of the head of a Markdown table
 
 
 def page(facts: dict) -> str:
+    """The Markdown page of the content of align.json."""
     seeds = " ".join(map(str, facts["seeds"]))
     mixed = facts.get("mixed_machines", False)
     kinds = sorted({row["machine"] for rows in facts["cells"].values() for row in rows.values()})
@@ -126,7 +127,7 @@ def page(facts: dict) -> str:
                 f"| {name} | {' | '.join(shown)} | {spread(row['pointing'])} | {spread(row['NSS'])}"
                 f" | {seen} |"
             )
-        for name, score in product(RECIPE_ROWS, ("macro-F1", "R@5")):
+        for name, score in product(RECIPE_METHODS, ("macro-F1", "R@5")):
             if best := rows.get(name, {}).get(score, {}).get("best_other"):
                 lines.append(
                     f"\n{name} − the best other row in {score} ({best['row']}): {change(best)}."
@@ -136,7 +137,7 @@ def page(facts: dict) -> str:
 
 
 def glance(cells: dict[str, dict]) -> list[str]:
-    """A table of all cells in which eclip-plus was run."""
+    """Lines of the table of all settings with eclip-plus."""
     lines = [
         (
             "| | macro-F1: CLIP | align, weight 1 | eclip-plus | − best other | R@5: CLIP |"
@@ -145,41 +146,41 @@ def glance(cells: dict[str, dict]) -> list[str]:
         "|---" * 10 + "|",
     ]
     for cell, rows in cells.items():
-        if (own := rows.get("eclip-plus")) is None:
+        if (recipe := rows.get("eclip-plus")) is None:
             continue
         clip, others = (
             rows["CLIP"],
-            {score: against_best(own[score]) for score in ("macro-F1", "R@5")},
+            {score: against_best(recipe[score]) for score in ("macro-F1", "R@5")},
         )
         words = [
             cell,
             spread(clip["macro-F1"]),
             spread(rows["align"]["macro-F1"]) if "align" in rows else "",
-            spread(own["macro-F1"]),
+            spread(recipe["macro-F1"]),
             others["macro-F1"],
             spread(clip["R@5"]),
-            against_clip("eclip-plus", own["R@5"]),
+            against_clip("eclip-plus", recipe["R@5"]),
             others["R@5"],
             f"{clip['pointing']['value']:.3f}",
-            f"{own['pointing']['value']:.3f}",
+            f"{recipe['pointing']['value']:.3f}",
         ]
         lines.append(f"| {' | '.join(words)} |".replace("-0", "−0"))
     return without_columns_of_other_machines(lines)
 
 
 def without_columns_of_other_machines(lines: list[str]) -> list[str]:
-    """A table without the columns that say in every row that nothing is compared."""
+    """The table without columns that have no comparison in any row."""
     cells = [line.strip("|").split("|") for line in lines]
-    kept = [
+    columns = [
         i
         for i, column in enumerate(zip(*cells))
         if not all(OTHER_MACHINE in cell for cell in column[HEAD:]) or len(lines) == HEAD
     ]
-    return [f"|{'|'.join(row[i] for i in kept)}|" for row in cells]
+    return [f"|{'|'.join(row[i] for i in columns)}|" for row in cells]
 
 
 def against_best(score: dict) -> str:
-    """Blank for a row that has neither, being alone."""
+    """The difference from the best other method as text; blank if there is no other method."""
     best = score.get("best_other")
     return (
         f"{change(best)} ({best['row']})"
@@ -199,35 +200,40 @@ def against_clip(name: str, score: dict) -> str:
 
 
 def glance_again(cells: dict[str, dict]) -> list[str]:
-    """A table of the cells in which eclip-plus was run with replay too."""
-    return _pairs(cells, ("eclip-plus", "eclip-plus"), (REPLAY, "with replay"))
+    """Lines of the table of all settings with eclip-plus, with and without oversampling."""
+    return _pairs(cells, ("eclip-plus", "eclip-plus"), (OVERSAMPLING, "with replay"))
 
 
 def glance_hard(cells: dict[str, dict]) -> list[str]:
-    """A table of the cells in which replay was also run at weight 1 for twice the steps."""
-    return _pairs(cells, (REPLAY, "with replay"), (HARD, "weight 1, twice the steps"))
+    """Lines of the table of all settings with oversampling at weight 1 for twice the steps."""
+    return _pairs(cells, (OVERSAMPLING, "with replay"), (HARD, "weight 1, twice the steps"))
 
 
-def _pairs(cells: dict[str, dict], own: tuple[str, str], more: tuple[str, str]) -> list[str]:
-    """A table of the cells that have both rows (name, heading), the second against CLIP and the
-    best other.
+def _pairs(cells: dict[str, dict], first: tuple[str, str], second: tuple[str, str]) -> list[str]:
+    """Lines of the table of all settings with two methods, each given as (name, heading).
+
+    The second method is compared with CLIP and with the best other method.
     """
     scores = [
-        f"{score}: {own[1]} | {more[1]} | − CLIP | − best other" for score in ("macro-F1", "R@5")
+        f"{score}: {first[1]} | {second[1]} | − CLIP | − best other"
+        for score in ("macro-F1", "R@5")
     ]
-    lines = [f"| | {' | '.join(scores)} | pointing: {own[1]} | {more[1]} |", "|---" * 11 + "|"]
+    lines = [f"| | {' | '.join(scores)} | pointing: {first[1]} | {second[1]} |", "|---" * 11 + "|"]
     for cell, rows in cells.items():
-        if {own[0], more[0]} <= set(rows):
+        if {first[0], second[0]} <= set(rows):
             lines.append(
                 _pair(
-                    cell, rows[own[0]], rows[more[0]], lambda _, after: against_clip(more[0], after)
+                    cell,
+                    rows[first[0]],
+                    rows[second[0]],
+                    lambda _, after: against_clip(second[0], after),
                 )
             )
     return without_columns_of_other_machines(lines)
 
 
 def glance_taught(cells: dict[str, dict]) -> list[str]:
-    """A table of the cells with self-training: the very teachers, and the models taught by them."""
+    """Lines of the table of all settings with self-training: teachers and their students."""
     lines = [
         (
             "| | macro-F1: teacher | self-trained | − teacher | − best other | R@5: teacher |"
@@ -235,57 +241,65 @@ def glance_taught(cells: dict[str, dict]) -> list[str]:
         ),
         "|---" * 11 + "|",
     ]
-    for (cell, rows), name in product(cells.items(), (TAUGHT, TAUGHT_AGAIN)):
+    for (cell, rows), name in product(cells.items(), (STUDENT, STUDENT_OVERSAMPLED)):
         if name in rows:
             lines.append(
                 _pair(
-                    cell, rows[name]["teacher"], rows[name], lambda own, more: change(own["change"])
+                    cell,
+                    rows[name]["teacher"],
+                    rows[name],
+                    lambda teacher, student: change(teacher["change"]),
                 )
             )
     return without_columns_of_other_machines(lines)
 
 
-def _pair(cell: str, own: dict, more: dict, difference: Callable[[dict, dict], str]) -> str:
-    """A row: two scores before and after, and pointing."""
+def _pair(cell: str, before: dict, after: dict, difference: Callable[[dict, dict], str]) -> str:
+    """A line of a table: two scores of two methods with their difference, and pointing."""
     words = [cell]
     for score in ("macro-F1", "R@5"):
         words += [
-            spread(own[score]),
-            spread(more[score]),
-            difference(own[score], more[score]),
-            against_best(more[score]),
+            spread(before[score]),
+            spread(after[score]),
+            difference(before[score], after[score]),
+            against_best(after[score]),
         ]
-    words += [f"{row['pointing']['value']:.3f}" for row in (own, more)]
+    words += [f"{row['pointing']['value']:.3f}" for row in (before, after)]
     return f"| {' | '.join(words)} |".replace("-0", "−0")
 
 
-def draw_cells(found: dict[str, dict]) -> Figure:
-    """Differences to CLIP in macro-F1 and R@5 in a cell of each size, of the rows that have one."""
-    shown = [cell for cell in PICTURED if cell in found] or list(found)[:3]
+def draw_cells(results: dict[str, dict]) -> Figure:
+    """Differences from CLIP in macro-F1 and R@5, a column for a setting of each size."""
+    shown = [cell for cell in PICTURED if cell in results] or list(results)[:3]
     names = [
         name
         for name in NAMES
-        if any(found[cell].get(name, {}).get("macro-F1", {}).get("difference") for cell in shown)
+        if any(results[cell].get(name, {}).get("macro-F1", {}).get("difference") for cell in shown)
     ]
     figure = Figure(figsize=(2.2 + 3.3 * len(shown), 1.6 + 0.5 * len(names)), layout="constrained")
     grid = figure.subplots(2, len(shown), sharey=True, sharex="row", squeeze=False)
     for axes, (score, cell) in zip(
         grid.flat, [(score, cell) for score in ("macro-F1", "R@5") for cell in shown]
     ):
-        differences = [found[cell].get(name, {}).get(score, {}).get("difference") for name in names]
+        differences = [
+            results[cell].get(name, {}).get(score, {}).get("difference") for name in names
+        ]
         draw_differences(axes, names, differences, f"{cell}: {score} − CLIP")
     return figure
 
 
-def draw_map(found: dict[str, dict]) -> Figure:
-    """Three scores of the main rows: a panel for each size against the share of annotations, and
-    one under worse gaze. Hollow: not CLIP's machine.
+def draw_map(results: dict[str, dict]) -> Figure:
+    """Three scores of the main methods, by share of annotated images and by quality of gaze.
+
+    Each number of images has its own panel. Hollow markers: runs on another machine than CLIP.
     """
-    clean = [cell for cell in CELLS if cell.name in found and not cell.gaze and not cell.films]
+    clean = [
+        cell for cell in ALIGN_SETTINGS if cell.name in results and not cell.gaze and not cell.films
+    ]
     worse = [
         cell.name
-        for cell in CELLS
-        if cell.name in found and (cell.gaze or cell.films or cell.name == CLEAN)
+        for cell in ALIGN_SETTINGS
+        if cell.name in results and (cell.gaze or cell.films or cell.name == CLEAN)
     ]
     counts = sorted({cell.count for cell in clean})
     widths = [1.0] * len(counts) + [1.6] * bool(worse)
@@ -298,7 +312,7 @@ def draw_map(found: dict[str, dict]) -> Figure:
             )
             _draw_rows(
                 axes,
-                found,
+                results,
                 [cell for _, cell in shares],
                 [share for share, _ in shares],
                 score,
@@ -309,7 +323,7 @@ def draw_map(found: dict[str, dict]) -> Figure:
             axes.minorticks_off()
             axes.set_title(f"{count} films, by share annotated", loc="left", fontsize=9)
         if worse:
-            _draw_rows(row[-1], found, worse, list(range(len(worse))), score, spacing=0.12)
+            _draw_rows(row[-1], results, worse, list(range(len(worse))), score, spacing=0.12)
             row[-1].set_xticks(
                 range(len(worse)),
                 [fill(cell.split(", ", 2)[-1].replace("15 %", "as it is"), 12) for cell in worse],
@@ -318,12 +332,12 @@ def draw_map(found: dict[str, dict]) -> Figure:
             row[-1].set_title(CLEAN + " of them annotated", loc="left", fontsize=9)
         row[0].set_ylabel(f"{score}, mean ± sd over seeds")
     handles, labels = grid[0][0].get_legend_handles_labels()
-    # the first: of CLIP's machine, where there is one
-    own = {label: handles[labels.index(label)] for label in labels}
+    # the first handle of each name: runs on CLIP's machine come first
+    named = {label: handles[labels.index(label)] for label in labels}
     figure.legend(
-        own.values(), own.keys(), loc="outside upper center", ncols=5, frameon=False, fontsize=9
+        named.values(), named.keys(), loc="outside upper center", ncols=5, frameon=False, fontsize=9
     )
-    if any(_elsewhere(rows, name) for rows in found.values() for name in COLOURS if name in rows):
+    if any(_elsewhere(rows, name) for rows in results.values() for name in COLOURS if name in rows):
         figure.supxlabel(
             "hollow, dotted: ran on another kind of machine than CLIP, not comparable with the"
             " rest",
@@ -338,44 +352,47 @@ def _elsewhere(rows: dict[str, dict], name: str) -> bool:
 
 def _draw_rows(
     axes: Axes,
-    found: dict[str, dict],
+    results: dict[str, dict],
     cells: list[str],
-    places: list[float],
+    positions: list[float],
     score: str,
     spacing: float | None,
 ) -> None:
-    """The main rows over `places`, one a cell: joined by lines, or side by side at a distance of
-    `spacing`. Runs of another machine are hollow.
+    """Draw the main methods at `places`, one for each of `cells`.
+
+    Without `spacing` points are joined by lines; else methods are side by side at that distance.
+    Runs of another machine are hollow.
     """
     drawn = {
         name: colour
         for name, colour in COLOURS.items()
-        if any(name in rows for rows in found.values())
+        if any(name in rows for rows in results.values())
     }
     for i, (name, colour) in enumerate(drawn.items()):
         shown = [
-            (place, found[cell][name][score], _elsewhere(found[cell], name))
-            for place, cell in zip(places, cells)
-            if name in found[cell]
+            (x, results[cell][name][score], _elsewhere(results[cell], name))
+            for x, cell in zip(positions, cells)
+            if name in results[cell]
         ]
-        # shares lie on a logarithmic axis: a twentieth apart, so that bars do not hide each other
+        # shares are on a logarithmic axis: a factor of 1.05 keeps error bars from overlapping
         aside = i - (len(drawn) - 1) / 2
-        for elsewhere in (False, True):
-            own = [
-                (place * 1.05**aside if spacing is None else place + spacing * aside, one)
-                for place, one, other in shown
-                if other == elsewhere
+        for is_elsewhere in (False, True):
+            points = [
+                (x * 1.05**aside if spacing is None else x + spacing * aside, entry)
+                for x, entry, other in shown
+                if other == is_elsewhere
             ]
-            line = "" if spacing else ":" if elsewhere else "-"
-            if own or not (shown or elsewhere):  # a row of other panels stands in the legend, too
+            line = "" if spacing else ":" if is_elsewhere else "-"
+            # a method that only other panels have is drawn without points, for the legend
+            if points or not (shown or is_elsewhere):
                 axes.errorbar(
-                    [place for place, _ in own],
-                    [one["value"] for _, one in own],
-                    yerr=[one["sd"] or 0 for _, one in own],
+                    [x for x, _ in points],
+                    [entry["value"] for _, entry in points],
+                    yerr=[entry["sd"] or 0 for _, entry in points],
                     color=colour,
                     fmt=f"o{line}",
                     ms=4,
-                    mfc="white" if elsewhere else colour,
+                    mfc="white" if is_elsewhere else colour,
                     lw=1.3,
                     capsize=2,
                     label=name,

@@ -1,5 +1,6 @@
-"""`curve`: score against amount of data (Fig. 4), from trainings and evaluations of this package,
-resumable, with a power law.
+"""Task curve: score against amount of data (Fig. 4), with a fitted power law.
+
+Each point is a training and an evaluation of this package. An interrupted curve can resume.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ AXES = {
     "annotations": "share of the annotations",
     "labels": "labelled training samples, %",
 }
-TAIL = 15  # lines of a log that an error quotes
+TAIL = 15  # lines of a log that an error message quotes
 
 
 class PointError(UserError):
@@ -51,7 +52,11 @@ class PointError(UserError):
 
 @dataclass
 class Fit:
-    """`band` (2, G) at `grid` (G,) and `draws` are empty with one seed."""
+    """A fitted power law.
+
+    `draws`: laws fitted to resampled seeds; `band` (2, G): 95 % interval of the score at `grid`
+    (G,). Both are empty with one seed.
+    """
 
     law: PowerLaw
     draws: list[PowerLaw]
@@ -69,15 +74,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         metavar="FILE.yaml",
         help=(
-            "vary (batches, annotations or labels), values, seeds, methods, train, evaluate, metric"
+            "YAML file with the plan of the curve: vary (batches, annotations or labels), values,"
+            " seeds, methods, train, evaluate, metric"
         ),
     )
     add_output_argument(parser)
 
 
 def run(args: argparse.Namespace) -> Result:
-    """Points that are there already are kept; what fails is named at the end, after all others were
-    tried. UserError then.
+    """Make all missing points, then the result.
+
+    UserError: a wrong plan, or failed points; these are named after all others were tried.
     """
     plan = read_plan(args.config)
     points = [
@@ -88,12 +95,10 @@ def run(args: argparse.Namespace) -> Result:
     ]
     folder = (args.out / "points").absolute()
     scores: Scores = {method: {seed: {} for seed in plan.seeds} for method in plan.methods}
-    if not (
-        args.out / "result.json"
-    ).is_file():  # marks the folder as a curve's before the first point is there
-        write_result(
-            _result(plan, scores, [f"Not finished: {len(points)} points are to come."]), args.out
-        )
+    # an unfinished result marks the folder as one of `curve` before the first point exists
+    if not (args.out / "result.json").is_file():
+        note = f"Not finished: {len(points)} points are missing."
+        write_result(_result(plan, scores, [note]), args.out)
     failed = {}
     with _alone(folder) as lock:
         for point in tqdm(points, desc="points", unit="point", disable=None):
@@ -104,8 +109,8 @@ def run(args: argparse.Namespace) -> Result:
                 continue
             if x in scores[point.method][point.seed]:
                 raise UserError(
-                    f"{point.name}: whole epochs make this {x} batches, as an earlier value; leave"
-                    " one of them out."
+                    f"{point.name}: rounded to whole epochs this is {x} batches, as for an earlier"
+                    " value; leave one of them out."
                 )
             scores[point.method][point.seed][x] = score
     if failed:
@@ -117,30 +122,31 @@ def run(args: argparse.Namespace) -> Result:
             ),
             args.out,
         )
-        said = "\n".join(failed.values())
+        reasons = "\n".join(failed.values())
         raise UserError(
             f"{len(failed)} of {len(points)} points failed; the same command tries them"
-            f" again.\n{said}"
+            f" again.\n{reasons}"
         )
     return _result(plan, scores, [])
 
 
 def run_point(plan: Plan, point: Point, folder: Path, lock: int) -> tuple[float, float]:
-    """(true x, score) of a point, trained and evaluated unless it was before. UserError: made with
-    other settings before.
+    """(true x, score) of a point; it is trained and evaluated if it is missing.
+
+    UserError: the point was made with other settings before.
     """
     of_seed = folder / point.method / f"seed-{point.seed}"
-    own = of_seed / f"x-{point.asked}"
-    trained = (of_seed if plan.vary == "labels" else own) / "training"
+    of_point = of_seed / f"x-{point.asked}"
+    trained = (of_seed if plan.vary == "labels" else of_point) / "training"
     train, x = training(plan, point, trained)
-    out = own / "evaluation"
+    out = of_point / "evaluation"
     evaluate = evaluation(plan, point, trained / "run", out)
-    own.mkdir(parents=True, exist_ok=True)
+    of_point.mkdir(parents=True, exist_ok=True)
     record = json.dumps({"train": train[1:], "evaluate": evaluate[1:]}, indent=2)
-    before = own / "point.json"
+    before = of_point / "point.json"
     if before.is_file() and not _same_commands(before.read_text(encoding="utf-8"), record):
         raise UserError(
-            f"{own} was made by other commands ({before} has them); give a new --out, or remove the"
+            f"{of_point} was made by other commands (see {before}); give a new --out, or remove the"
             " folder."
         )
     write_whole(before, record.encode())
@@ -148,9 +154,9 @@ def run_point(plan: Plan, point: Point, folder: Path, lock: int) -> tuple[float,
         if not (trained / "finished").is_file():
             launch(point, train, trained / "train.log", lock)
             (trained / "finished").touch()
-        if out.exists():  # an evaluation that was cut off
+        if out.exists():  # an interrupted evaluation
             shutil.rmtree(out)
-        launch(point, evaluate, own / "evaluate.log", lock)
+        launch(point, evaluate, of_point / "evaluate.log", lock)
     values = json.loads((out / "result.json").read_text(encoding="utf-8"))["values"]
     return x, _score(values, plan.metric.replace("{x}", str(point.asked)), out)
 
@@ -168,8 +174,9 @@ def _same_commands(stored: str, record: str) -> bool:
 
 
 def launch(point: Point, command: list[str], log: Path, lock: int) -> None:
-    """Run it with its output in `log`; PointError with the log's tail. The child holds `lock` too,
-    should this process be killed.
+    """Run a command with its output in `log`. PointError with the end of the log if it fails.
+
+    The child process inherits `lock`, so that the folder stays locked if this process is killed.
     """
     with log.open("ab") as stream:
         code = subprocess.run(
@@ -189,8 +196,9 @@ def launch(point: Point, command: list[str], log: Path, lock: int) -> None:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[int]:
-    """UserError while another curve, or a training that a killed one left behind, works in
-    `folder`.
+    """Lock `folder` for this process.
+
+    UserError: another curve works in it, or a training that a killed curve left running.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as stream:
@@ -198,32 +206,32 @@ def _alone(folder: Path) -> Iterator[int]:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UserError(
-                f"{folder}: another curve, or a training left by one that was killed, still works"
-                " here; wait for it or end it."
+                f"{folder}: another curve, or a training of a killed curve, still works in this"
+                " folder; wait until it ends, or end it."
             ) from error
         yield stream.fileno()
 
 
 def _score(values: Any, path: str, out: Path) -> float:
-    found = _look_up(values, path)
-    if isinstance(found, bool) or not isinstance(found, (int, float)) or not 0 <= found <= 1:
+    score = _look_up(values, path)
+    if isinstance(score, bool) or not isinstance(score, (int, float)) or not 0 <= score <= 1:
         raise UserError(
-            f"metric {path}: {found} in {out / 'result.json'}; expected a number from 0 to 1 (err ="
+            f"metric {path}: {score} in {out / 'result.json'}; expected a number from 0 to 1 (err ="
             " 1 - score)."
         )
-    return float(found)
+    return float(score)
 
 
 def _look_up(values: Any, path: str) -> Any:
-    """By dotted path, where keys may hold dots; None if there is no such entry."""
+    """The entry at a dotted path; keys may contain dots. None if there is no such entry."""
     if not isinstance(values, dict) or path in values:
         return values.get(path) if isinstance(values, dict) else None
     heads = [key for key in values if path.startswith(f"{key}.")]
     return next(
         (
-            found
+            entry
             for key in heads
-            if (found := _look_up(values[key], path[len(key) + 1 :])) is not None
+            if (entry := _look_up(values[key], path[len(key) + 1 :])) is not None
         ),
         None,
     )
@@ -242,21 +250,21 @@ def _result(plan: Plan, scores: Scores, notes: list[str]) -> Result:
             continue
         if len(whole) < len(seeds):
             notes.append(
-                f"{method}: the fit knows only the {len(whole)} of {len(seeds)} seeds that have"
+                f"{method}: the fit uses only the {len(whole)} of {len(seeds)} seeds that have"
                 " every point."
             )
         law = fits[method].law
         if law.b == 0 or not 1.01 * FLATTEST < law.c < 0.99 * STEEPEST:
             notes.append(
-                f"{method}: the fit lies at the end of its range (b = {law.b:.3g}, c ="
-                f" {law.c:.3g}): these points show no power law."
+                f"{method}: the fit is at the end of its range (b = {law.b:.3g}, c ="
+                f" {law.c:.3g}), so these points show no power law."
             )
     if len(plan.seeds) < 5:
         few = (
-            f"{len(plan.seeds)} seeds: their spread is known badly, so that the intervals are wide"
+            f"{len(plan.seeds)} seeds: their spread is estimated badly, so the intervals are wide"
             f" (Student's t, {len(plan.seeds) - 1} degrees of freedom)."
         )
-        notes.append("ONE SEED: no interval is known." if len(plan.seeds) == 1 else few)
+        notes.append("ONE SEED: there is no interval." if len(plan.seeds) == 1 else few)
     values = {
         "vary": plan.vary,
         "metric": plan.metric,
@@ -276,7 +284,7 @@ def _result(plan: Plan, scores: Scores, notes: list[str]) -> Result:
         {"curve": _figure(plan, scores, fits)},
         {
             "curve": (
-                "Dots: one training each; line: mean over seeds; dashed: power law with its 95 %"
+                "Each dot is a training. Line: mean over seeds. Dashed: power law with its 95 %"
                 " band over seeds."
             )
         },
@@ -286,7 +294,10 @@ def _result(plan: Plan, scores: Scores, notes: list[str]) -> Result:
 
 
 def _fit(curves: dict[int, dict[float, float]]) -> Fit:
-    """`curves`: {seed: {x: score}}, the same x in all. ValueError as `fit_power_law`."""
+    """Fit a power law to `curves`: {seed: {x: score}}, with the same x in all.
+
+    ValueError: as `fit_power_law`.
+    """
     x = np.array(sorted(next(iter(curves.values()))), dtype=np.float64)
     error = 1 - np.array([[curve[value] for value in x] for curve in curves.values()])
     law = fit_power_law(x, error.mean(0))
@@ -303,23 +314,23 @@ def _fit(curves: dict[int, dict[float, float]]) -> Fit:
 
 
 def _parameters(fit: Fit) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    parameters: dict[str, Any] = {}
     for name in ("a", "b", "c"):
         drawn = [getattr(draw, name) for draw in fit.draws] or [math.nan]
         low, high = np.quantile(drawn, [0.025, 0.975])
-        found[name] = {"value": getattr(fit.law, name), "low": low, "high": high}
-    return {**found, "sse": fit.law.sse}
+        parameters[name] = {"value": getattr(fit.law, name), "low": low, "high": high}
+    return {**parameters, "sse": fit.law.sse}
 
 
 def _tables(plan: Plan, scores: Scores, fits: dict[str, Fit]) -> list[Table]:
     rows: list[list[Cell]] = []
     for method, seeds in scores.items():
         for x in sorted({x for curve in seeds.values() for x in curve}):
-            found = [curve[x] for curve in seeds.values() if x in curve]
-            mean, sd = float(np.mean(found)), None
-            if len(found) > 1:
-                sd = float(np.std(found, ddof=1))
-            rows.append([method, str(x), mean, sd, min(found), max(found), len(found)])
+            values = [curve[x] for curve in seeds.values() if x in curve]
+            mean, sd = float(np.mean(values)), None
+            if len(values) > 1:
+                sd = float(np.std(values, ddof=1))
+            rows.append([method, str(x), mean, sd, min(values), max(values), len(values)])
     columns = ["method", AXES[plan.vary], "mean", "sd over seeds", "least", "most", "seeds"]
     tables = [Table(f"{plan.metric} by {AXES[plan.vary]}", columns, rows)]
     if fits:
@@ -329,8 +340,8 @@ def _tables(plan: Plan, scores: Scores, fits: dict[str, Fit]) -> list[Table]:
                 "Power law 1 - score = a + b x^-c",
                 ["method", "parameter", "value", "low", "high"],
                 [
-                    [method, name, *(found[name][key] for key in ("value", "low", "high"))]
-                    for method, found in parameters.items()
+                    [method, name, *(values[name][key] for key in ("value", "low", "high"))]
+                    for method, values in parameters.items()
                     for name in ("a", "b", "c")
                 ],
                 f"Least squares on the mean of the seeds, from at least {LEAST_X} values of x; 95 %"

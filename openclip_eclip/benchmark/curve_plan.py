@@ -1,6 +1,4 @@
-"""What a curve trains and measures: the plan in a YAML file, and the table and flags of each of its
-points.
-"""
+"""The plan of a curve, from a YAML file, and the training table and flags of each of its points."""
 
 from __future__ import annotations
 
@@ -21,7 +19,7 @@ from ..config import UserError
 from ..data.tables.csv_source import CsvColumns, CsvTable, read_csv_table
 from ..files import write_whole
 
-# tasks of `evaluate` that measure one model
+# tasks of `evaluate` that evaluate one model
 MEASURES = (
     "zero-shot",
     "linear-probe",
@@ -31,14 +29,16 @@ MEASURES = (
     "reports",
 )
 VARY = ("batches", "annotations", "labels")
-OURS = ("seed", "logs", "name", "resume")  # flags that a point sets
+OURS = ("seed", "logs", "name", "resume")  # flags that the curve sets itself
 Flags = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """`vary`: what x is. `train` and each of `methods`: flags of openclip_eclip.train; `evaluate`:
-    `task` and its flags.
+    """The entries of the YAML file.
+
+    `vary`: the quantity x; `train` and each of `methods`: flags of openclip_eclip.train;
+    `evaluate`: `task` and its flags.
     """
 
     vary: str
@@ -47,14 +47,14 @@ class Plan:
     methods: dict[str, Flags]
     train: Flags
     evaluate: Flags
-    # path in "values" of the result.json, as headline.macro_f1; {x} stands for the value
+    # path in "values" of result.json, such as headline.macro_f1; {x} is replaced by the value
     metric: str
     processes: int = 1
 
 
 @dataclass(frozen=True)
 class Point:
-    """One training (for labels: shared by all x) and one evaluation."""
+    """A training and an evaluation. With `vary` labels all x share one training."""
 
     method: str
     seed: int
@@ -66,7 +66,7 @@ class Point:
 
 
 def read_plan(path: Path) -> Plan:
-    """UserError for a file that can not be read, an unknown, missing or unfit entry."""
+    """Read and check a plan. UserError: an unreadable file; an unknown, missing or wrong entry."""
     try:
         entries = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
@@ -74,9 +74,9 @@ def read_plan(path: Path) -> Plan:
     known = [field.name for field in fields(Plan)]
     needed = set(known) - {"processes"}
     if not isinstance(entries, dict) or set(entries) - set(known) or needed - set(entries):
-        found = sorted(map(str, entries)) if isinstance(entries, dict) else type(entries).__name__
+        present = sorted(map(str, entries)) if isinstance(entries, dict) else type(entries).__name__
         raise UserError(
-            f"--config {path}: found {found}; expected the entries {', '.join(known)} (processes"
+            f"--config {path}: found {present}; expected the entries {', '.join(known)} (processes"
             " may be left out)."
         )
     plan = Plan(**entries)
@@ -147,7 +147,7 @@ def read_plan(path: Path) -> Plan:
 
 
 def _check_numbers(path: Path, method: str, flags: Flags) -> None:
-    """UserError for flags whose numbers the curve computes with."""
+    """UserError: a wrong value of a flag that the curve computes with."""
     for name in ("batch-size", "accum-freq", "epochs"):
         _require(
             path,
@@ -187,18 +187,21 @@ def _numbers(values: Any) -> bool:
     )
 
 
-def _require(path: Path, ok: bool, name: str, found: Any, expected: str) -> None:
+def _require(path: Path, ok: bool, name: str, value: Any, expected: str) -> None:
     if not ok:
-        raise UserError(f"--config {path}: {name}: {found}; expected {expected}.")
+        raise UserError(f"--config {path}: {name}: {value}; expected {expected}.")
 
 
 def train_flags(plan: Plan, method: str) -> dict[str, Any]:
-    """Those of all methods, and on top of them the method's own."""
+    """The flags of all methods, overridden by those of `method`."""
     return {**plan.train, **plan.methods[method]}
 
 
 def to_argv(flags: Flags) -> list[str]:
-    """`--key=value`; true: the bare flag; false: nothing; a list: `--key a b`."""
+    """Words of a command line: `--key=value`, or `--key a b` for a list.
+
+    True gives `--key` alone, False gives nothing.
+    """
     words: list[str] = []
     for key, value in flags.items():
         if isinstance(value, list):
@@ -211,14 +214,13 @@ def to_argv(flags: Flags) -> list[str]:
 
 
 def training(plan: Plan, point: Point, folder: Path) -> tuple[list[str], float]:
-    """(command, true x), and under `folder` the tables that it reads.
+    """(training command, true x); writes the tables that it reads to `folder`.
 
-    Batches: x <= one epoch: the first x batches of the seed's permutation of the rows, one epoch;
-    more: whole epochs of all rows,
-    as near to x as they come. Annotations: all rows, heatmaps of the first x of the seed's
-    permutation of the annotated ones.
-    Either way what is smaller is part of what is larger, in all methods alike. UserError: no table,
-    or too few rows.
+    Batches: up to one epoch, the first x batches of the seed's permutation of the rows, for one
+    epoch; above, the number of whole epochs of all rows that is nearest to x. Annotations: all
+    rows, with the heatmaps of the first share x of the seed's permutation of the annotated rows.
+    In both cases a smaller set is part of every larger one, and all methods have the same sets.
+    UserError: no table, or too few rows.
     """
     flags, x = train_flags(plan, point.method), point.asked
     folder.mkdir(parents=True, exist_ok=True)
@@ -229,7 +231,8 @@ def training(plan: Plan, point: Point, folder: Path) -> tuple[list[str], float]:
         steps = len(table) // per_step
         if not steps:
             raise UserError(
-                f"{table.path}: {len(table)} rows do not fill one step of {per_step} samples."
+                f"{table.path}: {len(table)} rows do not fill one step of {per_step} samples;"
+                " expected at least one full step."
             )
     if plan.vary == "batches":
         assert table is not None  # read above
@@ -251,27 +254,23 @@ def training(plan: Plan, point: Point, folder: Path) -> tuple[list[str], float]:
     if 0 < float(flags.get("warmup", 1)) < 1:
         if "epochs" not in flags:
             raise UserError(
-                f"warmup {flags['warmup']} is a share of all steps; give the number of epochs too,"
-                " or a warm-up in steps."
+                f"warmup {flags['warmup']} is a share of all steps; also give the number of epochs,"
+                " or give the warm-up in steps."
             )
         flags["warmup"] = round(float(flags["warmup"]) * steps * int(flags["epochs"]))
     launch = ["-m", "openclip_eclip.train"]
     if plan.processes > 1:
         launch = [
-            "-m",
-            "torch.distributed.run",
-            "--standalone",
-            f"--nproc_per_node={plan.processes}",
-            "-m",
-            "--",
-            "openclip_eclip.train",
+            *("-m", "torch.distributed.run"),
+            *("--standalone", f"--nproc_per_node={plan.processes}", "-m"),
+            *("--", "openclip_eclip.train"),
         ]
-    own = {"seed": point.seed, "logs": folder, "name": "run", "resume": "latest"}
-    return [sys.executable, *launch, *to_argv({**flags, **own})], x
+    fixed = {"seed": point.seed, "logs": folder, "name": "run", "resume": "latest"}
+    return [sys.executable, *launch, *to_argv({**flags, **fixed})], x
 
 
 def evaluation(plan: Plan, point: Point, run: Path, out: Path) -> list[str]:
-    """The command; `{x}` in a flag is the value."""
+    """The evaluation command; `{x}` in a flag is replaced by the value."""
     flags = {
         key: value.replace("{x}", str(point.asked)) if isinstance(value, str) else value
         for key, value in plan.evaluate.items()
@@ -285,7 +284,7 @@ def _table(flags: Flags, key: str) -> CsvTable:
     path = Path(flags[key])
     if path.suffix not in (".csv", ".tsv"):
         raise UserError(
-            f"{key} {path}: expected a .csv or .tsv table; what varies here is its rows or"
+            f"{key} {path}: expected a .csv or .tsv table, because the curve varies its rows or"
             " heatmaps."
         )
     if not path.is_file():
@@ -304,13 +303,16 @@ def _table(flags: Flags, key: str) -> CsvTable:
 def _less_annotated(table: CsvTable, share: float, seed: int) -> CsvTable:
     annotated = table.annotated
     if not annotated:
-        raise UserError(f"{table.path}: no row has a heatmap; there is no share of them to vary.")
-    kept = set(
+        raise UserError(
+            f"{table.path}: no row has a heatmap; expected some, because the curve varies their"
+            " share."
+        )
+    chosen = set(
         np.random.default_rng(seed)
         .permutation(annotated)[: max(1, round(share * len(annotated)))]
         .tolist()
     )
-    table.heatmaps = [heatmap if i in kept else None for i, heatmap in enumerate(table.heatmaps)]
+    table.heatmaps = [heatmap if i in chosen else None for i, heatmap in enumerate(table.heatmaps)]
     return table
 
 

@@ -1,4 +1,4 @@
-"""How the benchmarks' pages show scores over seeds and differences with their intervals."""
+"""Scores over seeds and differences with intervals, as text and figures of benchmark pages."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ GREY, BETTER, WORSE = "#8a96a3", "#1f6fb2", "#c0392b"
 
 
 def spread(score: dict) -> str:
-    """Of {value, sd}; sd is None for a single seed."""
+    """The text of a score {value, sd}; sd is None for a single seed."""
     return f"{score['value']:.3f}" + ("" if score["sd"] is None else f" ± {score['sd']:.3f}")
 
 
 def change(difference: dict | None) -> str:
-    """Of {value, low, high}; blank for the base."""
+    """The text of a difference {value, low, high}; blank for the base, which has None."""
     return (
         ""
         if difference is None
@@ -27,8 +27,9 @@ def change(difference: dict | None) -> str:
 
 
 def machine_kinds(runs: Iterable[dict]) -> list[str]:
-    """Of {machine, torch} of runs: "16 runs at a time on 1 x NVIDIA H200" with "2.11.0" is "NVIDIA
-    H200, torch 2.11.0".
+    """Kinds of machines from {machine, torch} of runs.
+
+    "16 runs at a time on 1 x NVIDIA H200" with torch "2.11.0" is "NVIDIA H200, torch 2.11.0".
     """
     devices = {
         (facts["machine"].split(" on ", 1)[-1].split(" x ", 1)[-1], facts.get("torch"))
@@ -40,8 +41,10 @@ def machine_kinds(runs: Iterable[dict]) -> list[str]:
 def draw_differences(
     axes: Axes, names: Sequence[str], differences: Sequence[dict | None], title: str
 ) -> None:
-    """A line of `axes` each, the first on top; in colour where the interval excludes 0. None:
-    nothing to draw; low and high None: no interval.
+    """Draw each difference on its own line of `axes`, the first on top.
+
+    It is coloured if its interval excludes 0. A difference of None is not drawn; low and high of
+    None have no interval.
     """
     for y, difference in enumerate(differences):
         if difference is None:
@@ -66,6 +69,7 @@ def draw_differences(
 
 
 def tidy(axes: Axes, grid: Literal["both", "x", "y"]) -> None:
+    """A light grid behind the data, without the upper and the right frame line."""
     axes.grid(axis=grid, color="#dde3ea", lw=0.7)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)

@@ -1,15 +1,14 @@
-r"""A table of the paper: every row with several seeds trained, measured, compared to its base,
-drawn.
+r"""Reproduce a table of the paper: train each method with several seeds, measure and compare it.
 
     python -m openclip_eclip.benchmark table1 --data phantoms --seeds 5 --steps 500 \
         --tune-steps 150 --out tables  # two processes on the CPU
     python -m openclip_eclip.benchmark table1 --settings paper --data DATA \
         --test "CheXpert 5x200=DATA/chexpert_5x200.csv" --model ViT-B-16 --out tables
 
-Runs of one seed begin with the same weights and see the same data in the same order. One run a GPU,
-on all visible ones; small models share a GPU with --jobs. A second call goes on with what is
-missing; tables with the same --out share their runs. Flags that are not listed go to
-openclip_eclip.train.
+Runs of one seed begin with the same weights and see the same data in the same order. Each visible
+GPU trains one run at a time, or several small models with --jobs. A second call resumes with the
+missing runs. Tables with the same --out share their runs. Flags that are not listed here are passed
+to openclip_eclip.train.
 """
 
 from __future__ import annotations
@@ -23,77 +22,82 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from .align import run_align
-from .align_cells import CELLS, ROWS
+from .align_cells import ALIGN_METHODS, ALIGN_SETTINGS
 from .page import OTHER_MACHINE, change, draw_differences, machine_kinds, spread
-from .rows import SETTINGS, TABLES, Row
+from .rows import SETTINGS, TABLES, Method
 from .runner import Bench, Workers, make_all
 
 METRIC = "macro-F1"
 
 
-def compare(bench: Bench, rows: list[Row], seeds: list[int], test: str) -> dict[str, dict]:
-    """{row: {value, sd, low, high, base, difference: {value, low, high, p}}}, each row against its
-    base; the difference is None for the base itself, and where a row ran on another kind of machine
-    than its base (`other_machine`), unless --mixed-machines.
+def compare(bench: Bench, methods: list[Method], seeds: list[int], test: str) -> dict[str, dict]:
+    """{method: {value, sd, low, high, base, difference: {value, low, high, p}, other_machine}}.
+
+    The difference is from the base of the method. It is None for the base itself, and for a method
+    that ran on another kind of machine than its base, unless --mixed-machines is given.
     """
-    found: dict[str, dict] = {}
-    for base in dict.fromkeys(row.base for row in rows):
-        own = [row for row in rows if row.base == base]
-        own.sort(key=lambda row: row.name != base)
-        if len(own) < 2:
+    results: dict[str, dict] = {}
+    for base in dict.fromkeys(method.base for method in methods):
+        family = [method for method in methods if method.base == base]
+        family.sort(key=lambda method: method.name != base)
+        if len(family) < 2:
             continue
-        groups = {row.name: [bench.result(row, seed, test) for seed in seeds] for row in own}
-        other = {
-            row.name: (
+        groups = {
+            method.name: [bench.result(method, seed, test) for seed in seeds] for method in family
+        }
+        other_machine = {
+            method.name: (
                 not bench.args.mixed_machines
-                and len({*bench.kinds(row, seeds), *bench.kinds(own[0], seeds)}) > 1
+                and len({*bench.kinds(method, seeds), *bench.kinds(family[0], seeds)}) > 1
             )
-            for row in own
+            for method in family
         }
         values = bench.compare(
             f"{bench.args.table}-{base}-{test}",
             groups,
-            mixed=bench.args.mixed_machines or any(other.values()),
+            mixed=bench.args.mixed_machines or any(other_machine.values()),
         )
-        for row in own:
+        for method in family:
             difference = (
-                None if other[row.name] else values["differences"].get(row.name, {}).get(METRIC)
+                None
+                if other_machine[method.name]
+                else values["differences"].get(method.name, {}).get(METRIC)
             )
-            found[row.name] = values["methods"][row.name][METRIC] | {
+            results[method.name] = values["methods"][method.name][METRIC] | {
                 "difference": difference,
                 "base": base,
-                "other_machine": other[row.name],
+                "other_machine": other_machine[method.name],
             }
-    return {row.name: found[row.name] for row in rows if row.name in found}
+    return {method.name: results[method.name] for method in methods if method.name in results}
 
 
 def summary(facts: list[dict]) -> dict:
-    """Of the runs of a row."""
-    seen = [one["views"] for one in facts if one["views"] is not None]
+    """{seconds, views, machines, kinds} of a method, from the facts of its runs."""
+    views = [run["views"] for run in facts if run["views"] is not None]
     return {
-        "seconds": float(np.mean([one["seconds"] for one in facts])),
-        "views": float(np.mean(seen)) if seen else None,
-        "machines": sorted({one["machine"] for one in facts}),
+        "seconds": float(np.mean([run["seconds"] for run in facts])),
+        "views": float(np.mean(views)) if views else None,
+        "machines": sorted({run["machine"] for run in facts}),
         "kinds": machine_kinds(facts),
     }
 
 
-def markdown(table: str, found: dict) -> str:
-    """The page of what {table}.json holds."""
-    scores, facts = found["scores"], found["facts"]
+def markdown(table: str, record: dict) -> str:
+    """The Markdown page of the content of {table}.json."""
+    scores, facts = record["scores"], record["facts"]
     title = table.replace("table", "Table ")
     machines = ", ".join(sorted({name for entry in facts.values() for name in entry["machines"]}))
     mixed = (
         " Rows of different machines are compared (--mixed-machines): a difference may be that of"
-        " the machines." * found.get("mixed_machines", False)
+        " the machines." * record.get("mixed_machines", False)
     )
     lines = [
         f"# {title}\n",
         (
             f"`python -m openclip_eclip.benchmark {table}`: {METRIC}, seeds"
-            f" {' '.join(map(str, found['seeds']))}, {found['note']}; {machines}.{mixed} Mean ± sd"
-            " over seeds; difference to the row's base, seeds paired, with its 95 % interval over"
-            f" seeds (Student's t) and images.{found.get('intervals', '')}\n"
+            f" {' '.join(map(str, record['seeds']))}, {record['note']}; {machines}.{mixed}"
+            " Mean ± sd over seeds; difference to the row's base, seeds paired, with its 95 %"
+            f" interval over seeds (Student's t) and images.{record.get('intervals', '')}\n"
         ),
         f"{limits(facts)}\n",
         f"![Differences with their intervals]({table}.png)\n",
@@ -108,22 +112,23 @@ def markdown(table: str, found: dict) -> str:
             "|---|---|---|---|---|---|",
         ]
         for name, score in rows.items():
-            d, seen = score["difference"], facts[name]["views"]
-            words = OTHER_MACHINE if score.get("other_machine") else change(d)
+            is_other = score.get("other_machine")
+            difference = OTHER_MACHINE if is_other else change(score["difference"])
+            base, views = score["base"] if difference else "", facts[name]["views"]
             lines.append(
-                f"| {name} | {spread(score)} | {words} | {score['base'] if words else ''} |"
-                f" {'' if seen is None else f'{seen:.1f}'} | {facts[name]['seconds']:.0f} |"
+                f"| {name} | {spread(score)} | {difference} | {base} |"
+                f" {'' if views is None else f'{views:.1f}'} | {facts[name]['seconds']:.0f} |"
             )
         lines.append("")
     return "\n".join(lines)
 
 
 def limits(facts: dict[str, dict]) -> str:
-    """What these rows cannot say."""
-    seen = sorted(entry["views"] for entry in facts.values() if entry["views"] is not None)
+    """The sentences on what the comparison does not show."""
+    views = sorted(entry["views"] for entry in facts.values() if entry["views"] is not None)
     times = (
-        " to ".join(dict.fromkeys(f"{number:.1f}" for number in (seen[0], seen[-1])))
-        if seen
+        " to ".join(dict.fromkeys(f"{number:.1f}" for number in (views[0], views[-1])))
+        if views
         else ""
     )
     dose = (
@@ -133,12 +138,12 @@ def limits(facts: dict[str, dict]) -> str:
     )
     return (
         "All rows share learning rate, batch and length, and those that fine-tune theirs; none has"
-        " settings of its own." + dose * bool(seen)
+        " settings of its own." + dose * bool(views)
     )
 
 
 def draw(scores: dict[str, dict[str, dict]]) -> Figure:
-    """Differences to the base with their intervals, a panel a test set."""
+    """Differences from the base with their intervals, a panel for each test set."""
     shown = {
         test: {name: score for name, score in rows.items() if score["difference"]}
         for test, rows in scores.items()
@@ -157,105 +162,153 @@ def draw(scores: dict[str, dict[str, dict]]) -> Figure:
     return figure
 
 
-def parse() -> tuple[argparse.Namespace, list[str]]:
+def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("table", choices=(*TABLES, "align"))
     parser.add_argument(
-        "--data", type=Path, required=True, help="folder with train.csv and test.csv"
+        "table", choices=(*TABLES, "align"), help="table to reproduce, or the alignment benchmark"
+    )
+    parser.add_argument(
+        "--data", type=Path, required=True, help="data folder with train.csv and test.csv"
     )
     parser.add_argument(
         "--train-data",
-        help="instead of DATA/train.csv: a table, or shards (then also --train-num-samples)",
+        help=(
+            "training data instead of DATA/train.csv: a table, or shards (then also give"
+            " --train-num-samples)"
+        ),
     )
     parser.add_argument(
         "--expert-data",
-        help="a separate source of annotated pairs, for the rows that read heatmaps",
+        help="separate source of annotated pairs, for the methods that read heatmaps",
     )
     parser.add_argument(
         "--test",
         action="append",
         default=[],
         metavar="NAME=FILE",
-        help="test sets instead of DATA/test.csv",
+        help="test set instead of DATA/test.csv; may be given several times",
     )
     parser.add_argument(
-        "--settings", choices=SETTINGS, default="phantoms", help="(default: %(default)s)"
+        "--settings",
+        choices=SETTINGS,
+        default="phantoms",
+        help="shared training settings: small ones or the paper's (default: %(default)s)",
     )
-    parser.add_argument("--model", help="instead of the settings' own")
+    parser.add_argument("--model", help="model instead of the one of --settings")
+    _add_run_arguments(parser)
+    return parser
+
+
+def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags that say which runs are made, and how."""
     parser.add_argument(
-        "--rows", nargs="+", metavar="ROW", help="only these (and what they start from)"
+        "--rows",
+        nargs="+",
+        metavar="ROW",
+        help="methods (rows of the table) to run, with those they start from (default: all)",
     )
-    parser.add_argument("--cells", nargs="+", metavar="CELL", help="of align: only these")
+    parser.add_argument(
+        "--cells",
+        nargs="+",
+        metavar="CELL",
+        help="settings of align to run, such as '600 films, 15 %%' (default: all)",
+    )
     parser.add_argument(
         "--measured",
         action="store_true",
-        help="of align: train nothing, only the page of what is there",
+        help="align only: trains nothing and writes the page of the runs that exist",
     )
-    parser.add_argument("--seeds", type=int, default=3, help="how many (default: %(default)s)")
-    parser.add_argument("--first-seed", type=int, default=30, help="(default: %(default)s)")
     parser.add_argument(
-        "--steps", type=int, help="of training from scratch (default: the recipe's)"
+        "--seeds", type=int, default=3, help="number of seeds (default: %(default)s)"
     )
-    parser.add_argument("--tune-steps", type=int, help="of fine-tuning (default: the recipe's)")
+    parser.add_argument(
+        "--first-seed", type=int, default=30, help="lowest seed (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--steps",
+        type=int,
+        help="number of steps of training from scratch (default: that of the recipe)",
+    )
+    parser.add_argument(
+        "--tune-steps",
+        type=int,
+        help="number of steps of fine-tuning (default: that of the recipe)",
+    )
     parser.add_argument(
         "--jobs",
         type=int,
-        help="runs at a time: of each GPU (default: 1), or of a machine without one (default: 2)",
+        help=(
+            "number of runs at a time, on each GPU (default: 1) or on a machine without a GPU"
+            " (default: 2)"
+        ),
     )
-    parser.add_argument("--note", default="", help="what the page says of the data")
+    parser.add_argument("--note", default="", help="note on the data for the page")
     parser.add_argument(
         "--mixed-machines",
         action="store_true",
-        help="compare rows that ran on different kinds of machines, too; the page says so",
+        help="also compares methods that ran on different kinds of machines; the page says so",
     )
-    parser.add_argument("--out", type=Path, required=True)
-    args, more = parser.parse_known_args()
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder for runs, results and the page"
+    )
+
+
+def parse() -> tuple[argparse.Namespace, list[str]]:
+    """(own flags, flags of openclip_eclip.train)."""
+    parser = build_parser()
+    args, train_flags = parser.parse_known_args()
     if (
         args.table != "align"
         and args.settings == "phantoms"
         and (args.steps is None or args.tune_steps is None)
     ):
-        parser.error("--settings phantoms has no recipe: give --steps and --tune-steps")
-    rows, cells = (ROWS, CELLS) if args.table == "align" else (TABLES[args.table], ())
-    for flag, given, known in (("--rows", args.rows, rows), ("--cells", args.cells, cells)):
-        names = {one.name for one in known}
+        parser.error("--settings phantoms has no recipe; give --steps and --tune-steps")
+    is_align = args.table == "align"
+    methods = ALIGN_METHODS if is_align else TABLES[args.table]
+    settings = ALIGN_SETTINGS if is_align else []
+    for flag, given, known in (("--rows", args.rows, methods), ("--cells", args.cells, settings)):
+        names = {entry.name for entry in known}
         if unknown := set(given or ()) - names:
             parser.error(
                 f"{flag} {', '.join(sorted(unknown))}: expected some of {', '.join(sorted(names))}"
             )
-    return args, more
+    return args, train_flags
 
 
 def main() -> int:
-    args, more = parse()
+    args, train_flags = parse()
     seeds = list(range(args.first_seed, args.first_seed + args.seeds))
     if args.table == "align":
-        run_align(args, more, seeds)
+        run_align(args, train_flags, seeds)
         return 0
     tests = dict(word.split("=", 1) for word in args.test) or {"test": str(args.data / "test.csv")}
     workers = Workers(args.jobs, cache=args.settings == "phantoms")
-    bench = Bench(args, more, workers, tests, {"zero-shot": []})
-    wanted = set(args.rows or [row.name for row in TABLES[args.table]])
-    wanted |= {row.start for row in TABLES[args.table] if row.name in wanted} | {
-        row.base for row in TABLES[args.table] if row.name in wanted
+    bench = Bench(args, train_flags, workers, tests, {"zero-shot": []})
+    wanted = set(args.rows or [method.name for method in TABLES[args.table]])
+    wanted |= {method.start for method in TABLES[args.table] if method.name in wanted} | {
+        method.base for method in TABLES[args.table] if method.name in wanted
     }
-    rows = [row for row in TABLES[args.table] if row.name in wanted]
-    make_all([(bench, row, seed) for row in rows for seed in seeds], workers.jobs, args.table)
-    scores = {test: compare(bench, rows, seeds, test) for test in bench.tests}
-    facts = {row.name: summary([bench.facts(row, seed) for seed in seeds]) for row in rows}
-    found = {
+    methods = [method for method in TABLES[args.table] if method.name in wanted]
+    make_all(
+        [(bench, method, seed) for method in methods for seed in seeds], workers.jobs, args.table
+    )
+    scores = {test: compare(bench, methods, seeds, test) for test in bench.tests}
+    facts = {
+        method.name: summary([bench.facts(method, seed) for seed in seeds]) for method in methods
+    }
+    record = {
         "scores": scores,
         "facts": facts,
         "seeds": seeds,
         "note": args.note or args.settings,
         "mixed_machines": args.mixed_machines,
     }
-    (args.out / f"{args.table}.json").write_text(json.dumps(found, indent=2))
-    (args.out / f"{args.table}.md").write_text(markdown(args.table, found), encoding="utf-8")
+    (args.out / f"{args.table}.json").write_text(json.dumps(record, indent=2))
+    (args.out / f"{args.table}.md").write_text(markdown(args.table, record), encoding="utf-8")
     draw(scores).savefig(args.out / f"{args.table}.png", dpi=120)
     sys.stdout.write((args.out / f"{args.table}.md").read_text(encoding="utf-8"))
     return 0

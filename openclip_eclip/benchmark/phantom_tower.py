@@ -1,5 +1,6 @@
-"""A ResNet for phantoms that looks at 64 pixels in 8 x 8 places: the smallest ones of timm end in 2
-x 2.
+"""A ResNet for phantoms with a grid of 8 x 8 positions for 64 pixels.
+
+The smallest ResNets of timm have 2 x 2 positions.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from timm.models.resnet import BasicBlock, ResNet
 
 @register_model
 def phantom_resnet(pretrained: bool = False, **kwargs: Any) -> ResNet:
-    """A stem of 64 channels, four blocks of 16 to 128 at strides 4, 8, 8, 8; for open_clip's towers
-    of timm, pools of attention too.
+    """A stem of 64 channels, then four blocks of 16 to 128 channels at strides 4, 8, 8, 8.
+
+    open_clip can use it as a timm tower, also with attention pooling.
     """
     for name in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"):
         kwargs.pop(name, None)

@@ -1,4 +1,4 @@
-"""The rows of the paper's tables as flags of openclip_eclip.train."""
+"""The methods (rows) of the paper's tables, as flags of openclip_eclip.train."""
 
 from __future__ import annotations
 
@@ -9,25 +9,17 @@ from pathlib import Path
 PHANTOM_MODEL = f"local-dir:{Path(__file__).resolve().parent / 'phantom_model'}"
 Flags = Sequence[str | int | float | Path]  # words of a command line, before str()
 # decision 0027
-CONSTANT: Flags = [
-    "--eclip-priming-weight",
-    0,
-    "--eclip-curriculum",
-    0,
-    0,
-    0,
-    0,
-    0,
-    0.2225,
-]
+CONSTANT: Flags = ["--eclip-priming-weight", 0, "--eclip-curriculum", 0, 0, 0, 0, 0, 0.2225]
 
 
 @dataclass(frozen=True)
-class Row:
-    """`flags` of training; `recipe`: the paper's settings for it; `start`: the row whose weights of
-    the same seed it fine-tunes; `base`: what it is compared to; `annotated`: reads heatmaps, so
-    that it takes --expert-data; `length`: times the steps of the others; `teacher`: the row whose
-    model of the same seed makes the heatmaps that are missing, with the flags `teaching`.
+class Method:
+    """A method: the `flags` of its training, and how it depends on other methods.
+
+    `recipe`: the paper's settings for it; `start`: the method whose weights of the same seed it
+    fine-tunes; `base`: the method it is compared with; `annotated`: it reads heatmaps, so it takes
+    --expert-data; `length`: its steps, as a multiple of those of other methods; `teacher`: the
+    method whose model of the same seed makes pseudo-heatmaps for it, with the flags `teaching`.
     """
 
     name: str
@@ -41,24 +33,25 @@ class Row:
     teaching: Flags = ()
 
 
-def _family(base: str, method: str) -> list[Row]:
-    """A base and what Table 1 adds to it, with the control that trains on as long without
-    annotations.
+def _family(base: str, method: str) -> list[Method]:
+    """A base and the methods that Table 1 adds to it.
+
+    "longer" is the comparison that fine-tunes as long, without annotations.
     """
     plus = "" if base == "CLIP" else f"{base} + "
     joined = "" if method == "clip" else f"{method}+"
     return [
-        Row(base, ["--method", method], base=base),
-        Row(f"{plus}naive", ["--method", f"{joined}naive"], base=base, annotated=True),
-        Row(f"{plus}DACL", ["--method", f"{joined}dacl"], base=base),
-        Row(f"{plus}m3-mix", ["--method", f"{joined}m3-mix"], "m3-mix", base, base),
-        Row(f"{plus}eCLIP", ["--method", f"{joined}eclip"], "eclip", base=base, annotated=True),
-        Row(f"{plus}eCLIP^P", ["--method", f"{joined}eclip"], "eclip-p", base, base, True),
-        Row(f"{base}, longer", ["--method", method], "eclip-p", base, base),
+        Method(base, ["--method", method], base=base),
+        Method(f"{plus}naive", ["--method", f"{joined}naive"], base=base, annotated=True),
+        Method(f"{plus}DACL", ["--method", f"{joined}dacl"], base=base),
+        Method(f"{plus}m3-mix", ["--method", f"{joined}m3-mix"], "m3-mix", base, base),
+        Method(f"{plus}eCLIP", ["--method", f"{joined}eclip"], "eclip", base=base, annotated=True),
+        Method(f"{plus}eCLIP^P", ["--method", f"{joined}eclip"], "eclip-p", base, base, True),
+        Method(f"{base}, longer", ["--method", method], "eclip-p", base, base),
     ]
 
 
-# the rows of Table 4, one part of the method more each
+# the methods of Table 4; each has one more part of eCLIP
 LADDER: dict[str, Flags] = {
     "mask": ["--eclip-processor", "mask", "--eclip-no-mixup", *CONSTANT],
     "CNN": ["--eclip-processor", "cnn", "--eclip-no-mixup", *CONSTANT],
@@ -68,8 +61,7 @@ LADDER: dict[str, Flags] = {
     "random heatmaps, all of it": ["--eclip-placebo", "random"],
     "eCLIP": ["--method", "eclip"],
 }
-# the same with the authors' own processor, which priming does teach something: ours is the
-# identity from the start
+# the same with the processor of the authors; it needs priming, while ours starts as the identity
 AUTHORS_LADDER: dict[str, Flags] = {
     "MHA": ["--eclip-no-mixup", *CONSTANT],
     "MHA + mixup": CONSTANT,
@@ -80,13 +72,13 @@ AUTHORS_LADDER: dict[str, Flags] = {
 TABLES = {
     "table1": [*_family("CLIP", "clip"), *_family("GLoRIA", "gloria")],
     "table4": [
-        Row("CLIP", ["--method", "clip"]),
-        *(Row(name, flags, "eclip", annotated=True) for name, flags in LADDER.items()),
+        Method("CLIP", ["--method", "clip"]),
+        *(Method(name, flags, "eclip", annotated=True) for name, flags in LADDER.items()),
     ],
     "table4-authors": [
-        Row("CLIP", ["--method", "clip"]),
+        Method("CLIP", ["--method", "clip"]),
         *(
-            Row(
+            Method(
                 f"{name}, authors' processor",
                 ["--eclip-processor", "authors", *flags],
                 "eclip",
@@ -97,46 +89,20 @@ TABLES = {
     ],
 }
 
-# what every row of a benchmark has in common: from scratch, fine-tuning, evaluation
+# flags of all methods of a benchmark: (training from scratch, fine-tuning, evaluation)
 SETTINGS: dict[str, tuple[Flags, Flags, Flags]] = {
     "phantoms": (
         [
-            "--model",
-            PHANTOM_MODEL,
-            "--batch-size",
-            64,
-            "--lr",
-            1e-3,
-            "--wd",
-            0.1,
-            "--warmup",
-            50,
-            "--force-context-length",
-            64,
-            "--workers",
-            0,
-            "--precision",
-            "fp32",
+            *("--model", PHANTOM_MODEL, "--batch-size", 64, "--lr", 1e-3, "--wd", 0.1),
+            *("--warmup", 50, "--force-context-length", 64, "--workers", 0, "--precision", "fp32"),
         ],
         [
-            "--batch-size",
-            64,
-            "--lr",
-            3e-4,
-            "--wd",
-            0.1,
-            "--warmup",
-            10,
-            "--force-context-length",
-            64,
-            "--workers",
-            0,
-            "--precision",
-            "fp32",
+            *("--batch-size", 64, "--lr", 3e-4, "--wd", 0.1, "--warmup", 10),
+            *("--force-context-length", 64, "--workers", 0, "--precision", "fp32"),
         ],
         ["--workers", 0],
     ),
-    # one GPU a run holds the whole batch of 512: no accumulation, no gathering
+    # each run has one GPU that holds the whole batch of 512: no accumulation, no gathering
     "paper": (
         ["--precision", "amp_bf16", "--workers", 8, "--pretrained-image"],
         ["--precision", "amp_bf16", "--workers", 8],

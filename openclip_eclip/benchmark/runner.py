@@ -1,4 +1,4 @@
-"""Runs of a benchmark: processes that train, export and measure, and what they leave behind."""
+"""Runs of a benchmark: worker processes that train, export and measure, and their files."""
 
 from __future__ import annotations
 
@@ -23,13 +23,14 @@ from tqdm import tqdm
 
 from ..files import write_whole
 from .page import machine_kinds
-from .rows import SETTINGS, Flags, Row
+from .rows import SETTINGS, Flags, Method
 
 
 class Worker:
-    """A process that runs `python -m` commands one after the other, so that only the first one
-    imports torch. `device`: a GPU's number, or "" for one thread of the CPU. `cache`: small data
-    sets are read once. `register`: a file of Python that registers models, run first.
+    """A process that runs `python -m` commands one after the other: it imports torch only once.
+
+    `device`: the number of a GPU, or "" for one CPU thread. `cache`: tokens and images are read
+    once, for small data sets. `register`: a Python file that is run first and registers models.
     """
 
     def __init__(self, device: str, cache: bool, register: Path | None = None) -> None:
@@ -50,7 +51,7 @@ class Worker:
         )
 
     def run(self, module: str, flags: Flags, log: Path) -> float:
-        """Seconds. RuntimeError with the log's end if the command fails."""
+        """Run a command; returns its seconds. RuntimeError with the end of `log` if it fails."""
         log.parent.mkdir(parents=True, exist_ok=True)
         start = time.perf_counter()
         stdin, stdout = self.child.stdin, self.child.stdout
@@ -70,8 +71,10 @@ class Worker:
 
 
 class Workers(queue.Queue):
-    """`jobs` processes a GPU (1), or without one (2); `gpus`: how many of the visible ones, all by
-    default.
+    """A queue of workers.
+
+    `jobs`: number of workers on each GPU (default 1), or on a machine without a GPU (default 2);
+    `gpus`: number of visible GPUs to use, by default all.
     """
 
     def __init__(
@@ -90,8 +93,8 @@ class Workers(queue.Queue):
         )
 
     @contextmanager
-    def one(self) -> Iterator[Worker]:
-        """A worker for as long as it takes; waits for one that is free."""
+    def borrow(self) -> Iterator[Worker]:
+        """Wait for a free worker and lend it to the `with` block."""
         worker = self.get()
         try:
             yield worker
@@ -100,10 +103,11 @@ class Workers(queue.Queue):
 
 
 class Bench:
-    """Where everything lies, and how a run is made. `tests`: {name: table}; `tasks`: {task of
-    openclip_eclip.evaluate: flags}; `validation`: a table whose mean rank chooses a run's
-    checkpoint, else it is the last; `home`: the bench of the runs that others start from, else this
-    one.
+    """The paths of a benchmark's files, and how its runs are made.
+
+    `tests`: {name: table}; `tasks`: {task of openclip_eclip.evaluate: flags}; `validation`: a table
+    whose mean rank chooses the checkpoint of a run, else the last one is taken; `home`: the bench
+    of the runs that others start from, by default this one.
     """
 
     def __init__(
@@ -116,7 +120,7 @@ class Bench:
         validation: Path | None = None,
         home: Bench | None = None,
     ) -> None:
-        self.args, self.more, self.workers, self.tests, self.tasks, self.validation = (
+        self.args, self.train_flags, self.workers, self.tests, self.tasks, self.validation = (
             args,
             train_flags,
             workers,
@@ -127,85 +131,75 @@ class Bench:
         self.home = home or self
         self.scratch, self.tune, self.evaluate = SETTINGS[args.settings]
 
-    def name(self, row: Row, seed: int) -> str:
-        # one model a folder: the same row in two tables is one run
-        words = row.name.replace("^P", " P").lower()
+    def name(self, method: Method, seed: int) -> str:
+        # the name depends on the method and seed alone: two tables share the run of one method
+        words = method.name.replace("^P", " P").lower()
         return re.sub(r"\W+", "-", words).strip("-") + f"-{seed}"
 
-    def result(self, row: Row, seed: int, test: str, task: str = "zero-shot") -> Path:
-        return self.args.out / "results" / re.sub(r"\W+", "-", test) / task / self.name(row, seed)
+    def result(self, method: Method, seed: int, test: str, task: str = "zero-shot") -> Path:
+        return (
+            self.args.out / "results" / re.sub(r"\W+", "-", test) / task / self.name(method, seed)
+        )
 
-    def make(self, row: Row, seed: int, before: list[Future]) -> None:
-        """Train and measure, unless that was done; after the runs `before`."""
+    def make(self, method: Method, seed: int, before: list[Future]) -> None:
+        """Train and measure a run if it is missing, after the runs `before`."""
         for run in before:
             run.result()
         results = {
-            (test, task): self.result(row, seed, test, task)
+            (test, task): self.result(method, seed, test, task)
             for test, task in product(self.tests, self.tasks)
         }
         missing = {key: out for key, out in results.items() if not (out / "result.json").is_file()}
-        with self.workers.one() as worker:
-            if missing or not self.facts_file(row, seed).is_file():
-                self.train(row, seed, worker)
+        with self.workers.borrow() as worker:
+            if missing or not self.facts_file(method, seed).is_file():
+                self.train(method, seed, worker)
             for (test, task), out in missing.items():
                 worker.run(
                     "openclip_eclip.evaluate",
                     [
-                        task,
-                        "--model",
-                        self.model(row, seed),
-                        "--data",
-                        self.tests[test],
-                        "--out",
-                        out,
-                        "--cache",
-                        "none",
+                        *(task, "--model", self.model(method, seed), "--data", self.tests[test]),
+                        *("--out", out, "--cache", "none"),
                         *self.tasks[task],
                         *self.evaluate,
                     ],
-                    self.log(row, seed, f"-{test}-{task}"),
+                    self.log(method, seed, f"-{test}-{task}"),
                 )
 
-    def model(self, row: Row, seed: int) -> Path:
-        return self.args.out / "models" / self.name(row, seed)
+    def model(self, method: Method, seed: int) -> Path:
+        return self.args.out / "models" / self.name(method, seed)
 
-    def taught(self, row: Row, seed: int) -> Path:
-        """What the teacher of a row made."""
-        return self.args.out / "taught" / self.name(row, seed)
+    def student_data(self, method: Method, seed: int) -> Path:
+        """The folder of pseudo-heatmaps and results of a method's teacher."""
+        return self.args.out / "taught" / self.name(method, seed)
 
-    def log(self, row: Row, seed: int, of: str = "") -> Path:
-        return self.args.out / "logs" / f"{self.name(row, seed)}{of}.txt"
+    def log(self, method: Method, seed: int, of: str = "") -> Path:
+        return self.args.out / "logs" / f"{self.name(method, seed)}{of}.txt"
 
-    def facts_file(self, row: Row, seed: int) -> Path:
-        """Of a run that has ended: {seconds, views, machine, torch, epoch}."""
-        return self.args.out / "runs" / self.name(row, seed) / "table.json"
+    def facts_file(self, method: Method, seed: int) -> Path:
+        """The file with {seconds, views, machine, torch, epoch} of a finished run."""
+        return self.args.out / "runs" / self.name(method, seed) / "table.json"
 
-    def train(self, row: Row, seed: int, worker: Worker) -> None:
-        """Leaves the exported model of a run; one that was killed begins anew."""
-        folder, plain = self.args.out / "runs" / self.name(row, seed), self.model(row, seed)
-        if self.facts_file(row, seed).is_file() and plain.is_dir():
+    def train(self, method: Method, seed: int, worker: Worker) -> None:
+        """Train a run and export its model; an interrupted run starts again."""
+        folder, plain = self.args.out / "runs" / self.name(method, seed), self.model(method, seed)
+        if self.facts_file(method, seed).is_file() and plain.is_dir():
             return
         shutil.rmtree(folder, ignore_errors=True)
         shutil.rmtree(plain, ignore_errors=True)
         flags = [
-            *self.training_flags(row, seed),
-            "--train-data",
-            self.training_data(row, seed, worker),
-            "--logs",
-            folder.parent,
-            "--name",
-            folder.name,
-            "--seed",
-            seed,
-            "--device",
-            "cuda" if worker.device else "cpu",
+            *self.training_flags(method, seed),
+            *("--train-data", self.training_data(method, seed, worker), "--logs", folder.parent),
+            *("--name", folder.name, "--seed", seed),
+            *("--device", "cuda" if worker.device else "cpu"),
         ]
-        seconds = worker.run("openclip_eclip.train", [*flags, *self.more], self.log(row, seed))
+        seconds = worker.run(
+            "openclip_eclip.train", [*flags, *self.train_flags], self.log(method, seed)
+        )
         epoch = best_epoch(folder) if self.validation else None
         worker.run(
             "openclip_eclip.export",
             [folder / "checkpoints" / f"epoch_{epoch}.pt" if epoch else folder, plain],
-            self.log(row, seed, "-export"),
+            self.log(method, seed, "-export"),
         )
         if self.validation:
             shutil.rmtree(folder / "checkpoints")
@@ -216,87 +210,86 @@ class Bench:
             "torch": version("torch"),
             "epoch": epoch,
         }
-        # last, and whole: what has it is not made again
-        write_whole(self.facts_file(row, seed), json.dumps(facts).encode())
+        # written last and atomically: a run with this file is finished
+        write_whole(self.facts_file(method, seed), json.dumps(facts).encode())
 
-    def training_flags(self, row: Row, seed: int) -> list[str | int | float | Path]:
-        args, flags = self.args, list(self.tune if row.start else self.scratch)
+    def training_flags(self, method: Method, seed: int) -> list[str | int | float | Path]:
+        args, flags = self.args, list(self.tune if method.start else self.scratch)
         if args.settings == "paper":
-            flags += ["--recipe", row.recipe]
-        if row.start:
-            flags += ["--model", f"local-dir:{self.home.model(Row(row.start), seed)}"]
+            flags += ["--recipe", method.recipe]
+        if method.start:
+            flags += ["--model", f"local-dir:{self.home.model(Method(method.start), seed)}"]
         elif args.model:
             flags += ["--model", args.model]
-        flags += [str(flag).replace("{data}", str(args.data)) for flag in row.flags]
-        flags += self.length(row)
-        if args.expert_data and row.annotated:
+        flags += [str(flag).replace("{data}", str(args.data)) for flag in method.flags]
+        flags += self.length(method)
+        if args.expert_data and method.annotated:
             flags += ["--expert-data", args.expert_data]
         if self.validation:
             flags += ["--val-data", self.validation]
         return flags
 
-    def training_data(self, row: Row, seed: int, worker: Worker) -> Path | str:
-        """That of all rows, or with the heatmaps of the row's teacher; what that teacher reached is
-        kept beside them.
+    def training_data(self, method: Method, seed: int, worker: Worker) -> Path | str:
+        """The training table, with pseudo-heatmaps if the method has a teacher.
+
+        The results of the teacher are copied beside them.
         """
         table = self.args.train_data or self.args.data / "train.csv"
-        if not row.teacher:
+        if not method.teacher:
             return table
-        folder = self.taught(row, seed)
+        folder = self.student_data(method, seed)
         shutil.rmtree(folder, ignore_errors=True)
         worker.run(
             "openclip_eclip.prepare",
             [
-                "pseudo-heatmaps",
-                folder,
-                "--data",
-                table,
-                "--model",
-                self.model(Row(row.teacher), seed),
-                "--workers",
-                0,
-                *row.teaching,
+                *("pseudo-heatmaps", folder, "--data", table),
+                *("--model", self.model(Method(method.teacher), seed), "--workers", 0),
+                *method.teaching,
             ],
-            self.log(row, seed, "-taught"),
+            self.log(method, seed, "-taught"),
         )
         for test, task in product(self.tests, self.tasks):
             shutil.copytree(
-                self.result(Row(row.teacher), seed, test, task), folder / f"{test}-{task}"
+                self.result(Method(method.teacher), seed, test, task), folder / f"{test}-{task}"
             )
         return folder / Path(table).name
 
-    def length(self, row: Row) -> list[str | int]:
-        """Whole epochs that hold the steps asked for; the recipe's own length where none was. With
-        validation: measured and saved eight times.
+    def length(self, method: Method) -> list[str | int]:
+        """Flags for whole epochs with at least the steps of --steps, none for the recipe's length.
+
+        With validation, the run is measured and saved eight times.
         """
-        steps = self.args.tune_steps if row.start else self.args.steps
+        steps = self.args.tune_steps if method.start else self.args.steps
         if steps is None:
             return []
         batch = int(str(dict(zip(self.scratch, self.scratch[1:])).get("--batch-size", 512)))
-        flags = dict(zip(self.more, self.more[1:]))
+        flags = dict(zip(self.train_flags, self.train_flags[1:]))
         samples = int(flags.get("--train-num-samples", 0)) or count_rows(
             Path(self.args.train_data or self.args.data / "train.csv")
         )
-        epochs = -(-steps * row.length // max(1, samples // int(flags.get("--batch-size", batch))))
+        epochs = -(
+            -steps * method.length // max(1, samples // int(flags.get("--batch-size", batch)))
+        )
         if not self.validation:
             return ["--epochs", epochs, "--save-frequency", epochs]
         often = max(1, epochs // 8)
         return ["--epochs", epochs, "--save-frequency", often, "--val-frequency", often]
 
-    def facts(self, row: Row, seed: int) -> dict:
-        return json.loads(self.facts_file(row, seed).read_text())
+    def facts(self, method: Method, seed: int) -> dict:
+        return json.loads(self.facts_file(method, seed).read_text())
 
-    def kinds(self, row: Row, seeds: list[int]) -> list[str]:
-        """Of machines, of the row's runs."""
-        return machine_kinds(self.facts(row, seed) for seed in seeds)
+    def kinds(self, method: Method, seeds: list[int]) -> list[str]:
+        """The kinds of machines of a method's runs."""
+        return machine_kinds(self.facts(method, seed) for seed in seeds)
 
     def compare(self, name: str, groups: dict[str, list[Path]], mixed: bool = False) -> dict:
-        """Values of `evaluate compare` of {row: results of its seeds}, the first being the base;
-        `mixed`: of different machines too.
+        """Values of `evaluate compare` of {method: results of its seeds}; the first is the base.
+
+        `mixed`: results of different machines are allowed.
         """
         folder = self.args.out / "compare" / re.sub(r"\W+", "-", name)
-        words = [f"{row}={','.join(map(str, folders))}" for row, folders in groups.items()]
-        with self.workers.one() as worker:
+        words = [f"{method}={','.join(map(str, folders))}" for method, folders in groups.items()]
+        with self.workers.borrow() as worker:
             worker.run(
                 "openclip_eclip.evaluate",
                 ["compare", *words, "--out", folder, *["--mixed-machines"] * mixed],
@@ -306,7 +299,7 @@ class Bench:
 
 
 def best_epoch(folder: Path) -> int:
-    """The epoch of lowest mean rank on the validation pairs, image to text and back."""
+    """The saved epoch with the lowest mean rank on the validation pairs, summed over directions."""
     lines = [
         json.loads(line)
         for line in (
@@ -338,36 +331,38 @@ def count_rows(table: Path) -> int:
 
 
 def views(folder: Path) -> float | None:
-    """How often an annotated image was seen with its heatmap, on average; None for a method that
-    reads none.
+    """Mean number of times that an annotated image was used with its heatmap.
+
+    None for a method without heatmaps.
     """
     path = folder / "annotated_views.csv"
     if not path.is_file():
         return None
     with open(path, newline="", encoding="utf-8") as file:
-        seen = [int(row["mixed_views"]) for row in csv.DictReader(file)]
-    return sum(seen) / len(seen) if seen else 0.0
+        counts = [int(row["mixed_views"]) for row in csv.DictReader(file)]
+    return sum(counts) / len(counts) if counts else 0.0
 
 
-def make_all(tasks: list[tuple[Bench, Row, int]], jobs: int, title: str) -> None:
-    """Every run of `tasks` (bench, row, seed), those that others start from or are taught
-    by first.
+def make_all(tasks: list[tuple[Bench, Method, int]], jobs: int, title: str) -> None:
+    """Make all runs of `tasks` (bench, method, seed).
+
+    Runs that others start from, and teachers, come first.
     """
     with (
         ThreadPoolExecutor(jobs) as pool,
         tqdm(total=len(tasks), desc=title, unit="run", disable=None) as bar,
     ):
         futures: dict[tuple, Future] = {}
-        # a run waits for another one in a worker
-        for bench, row, seed in sorted(
+        # runs without a start or a teacher first: a run waits for others inside a pool thread
+        for bench, method, seed in sorted(
             tasks, key=lambda task: bool(task[1].start or task[1].teacher)
         ):
             before = [
                 futures[key]
-                for key in ((bench.home, row.start, seed), (bench, row.teacher, seed))
+                for key in ((bench.home, method.start, seed), (bench, method.teacher, seed))
                 if key in futures
             ]
-            futures[bench, row.name, seed] = pool.submit(bench.make, row, seed, before)
-            futures[bench, row.name, seed].add_done_callback(lambda _: bar.update())
+            futures[bench, method.name, seed] = pool.submit(bench.make, method, seed, before)
+            futures[bench, method.name, seed].add_done_callback(lambda _: bar.update())
         for future in futures.values():
             future.result()

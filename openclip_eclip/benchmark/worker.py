@@ -1,9 +1,7 @@
-"""Runs the commands that come in on stdin, a JSON line each: [module, flags, log]; answers each
-with a line, its exit code.
+"""Run commands from stdin, a JSON line [module, flags, log] each; answer each with its exit code.
 
-What one command imported is there for the next; with --cache so are the words and pictures that it
-read (for small data sets). An error that the command does not handle ends the process, its
-traceback in the log. --register FILE runs a file of Python first, which registers models.
+Modules that one command imported stay loaded for the next. An error that a command does not handle
+ends the process; its traceback is in the log.
 """
 
 from __future__ import annotations
@@ -23,8 +21,14 @@ from . import phantom_tower  # noqa: F401
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--cache", action="store_true")
-    parser.add_argument("--register", metavar="FILE")
+    parser.add_argument(
+        "--cache",
+        action="store_true",
+        help="keeps tokens and images in memory for the next command (for small data sets)",
+    )
+    parser.add_argument(
+        "--register", metavar="FILE", help="Python file that is run first, to register models"
+    )
     args = parser.parse_args()
     if args.register:
         runpy.run_path(args.register)
@@ -33,7 +37,7 @@ def main() -> None:
         open_clip.tokenizer.SimpleTokenizer.encode = lru_cache(maxsize=None)(
             open_clip.tokenizer.SimpleTokenizer.encode
         )
-    replies = os.fdopen(os.dup(1), "w")  # the commands' own output goes into their logs
+    replies = os.fdopen(os.dup(1), "w")  # stdout itself is redirected to the log of a command
     for line in sys.stdin:
         module, flags, log = json.loads(line)
         with open(log, "w", encoding="utf-8") as file:

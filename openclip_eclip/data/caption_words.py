@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from ..json_text import beginning
+
 # Each match becomes one token or more in every tokenizer of open_clip
 PIECE = re.compile(r"[^\W\d_]+|\d+|[^\w\s]+|_+")
 ENDS = 2  # tokens for the beginning and the end
@@ -25,7 +27,7 @@ def all_the_same(captions: Sequence[str]) -> str | None:
     if len(captions) < 2 or any(caption != captions[0] for caption in captions):
         return None
     text = captions[0].strip()
-    shown = text if len(text) <= 40 else f"{text[:40]}..."
+    shown = beginning(text, 40)
     return (
         f"all {len(captions)} captions are {shown!r}: they do not distinguish the images, so "
         "nothing can be learned from them; is this the intended column?"

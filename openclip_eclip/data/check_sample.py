@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..config import DataError
+from ..json_text import beginning
 from .heatmap import decode_heatmap, read_bounded
 from .images.options import ReadOptions
 from .images.picture import Frame, Picture, orient_maps
@@ -21,7 +22,7 @@ from .tables.csv_source import CsvTable
 from .tables.missing_text import is_missing
 from .tables.paths import PathColumn
 
-LONGEST = 300  # characters of a path in a message
+LONGEST = 300  # characters of a path in a message; the cell may hold a caption by mistake
 
 
 class Fault(NamedTuple):
@@ -79,10 +80,10 @@ def check_row(table: CsvTable, index: int, rule: Rule) -> Checked:
     image, heatmap = table.images[index], table.heatmaps[index] if rule.heatmaps else None
     faults = _no_caption(where, columns.caption, table.captions[index])
     if image is None or not _is_there(table.images, index):
-        message = f"no such file: {_shown(image)}" if image else "blank; expected an image file"
-        faults.append(Fault(where, columns.image, message))
+        found = _no_such_file(image) if image else "blank; expected an image file"
+        faults.append(Fault(where, columns.image, found))
     if heatmap is not None and not _is_there(table.heatmaps, index):
-        faults.append(Fault(where, columns.heatmap, f"no such file: {_shown(heatmap)}"))
+        faults.append(Fault(where, columns.heatmap, _no_such_file(heatmap)))
     if faults or image is None:  # a missing image is among the faults
         return Checked(faults)
     maps = _Maps(
@@ -108,10 +109,8 @@ def check_row(table: CsvTable, index: int, rule: Rule) -> Checked:
     )
 
 
-def _shown(path: Path) -> str:
-    """A path for a message, cut if it is long: the column may hold captions."""
-    text = str(path)
-    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+def _no_such_file(path: Path) -> str:
+    return f"no such file: {beginning(str(path), LONGEST)}"
 
 
 def _is_there(column: Sequence[Path | None], index: int) -> bool:

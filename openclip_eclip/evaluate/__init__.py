@@ -1,3 +1,4 @@
-"""Measure any open_clip model, plain or eCLIP: every image and text encoded once, results with
-their uncertainty.
+"""Evaluation of any open_clip model, plain or eCLIP.
+
+Every image and text is encoded once. Every score has an interval.
 """

@@ -12,39 +12,43 @@ from ..subcommands import exit_code, parse_command
 from .output.result import Result, markdown
 from .output.write import refuse_foreign_folder, write_result
 
-TASKS = {  # task: (module, one line). Modules load when asked for
+# {task: (module, its line in --help)}; the module is imported when the task is chosen
+TASKS = {
     "zero-shot": (
         "openclip_eclip.evaluate.zero_shot.task",
-        "classes from prompts, by named protocols",
+        "zero-shot classification from prompts, by published protocols",
     ),
     "linear-probe": (
         "openclip_eclip.evaluate.linear_probe.task",
         "logistic regression on frozen features, by share of labels",
     ),
-    "retrieval": ("openclip_eclip.evaluate.retrieval.task", "image to report and report to image"),
+    "retrieval": (
+        "openclip_eclip.evaluate.retrieval.task",
+        "retrieval of reports by image and of images by report",
+    ),
     "search": (
         "openclip_eclip.evaluate.retrieval.search",
-        "nearest reports of an image, from a saved index",
+        "reports nearest to an image, from a saved index",
     ),
     "reports": (
         "openclip_eclip.evaluate.report_generation.task",
-        "reports written from retrieved reports, against the true ones",
+        "reports written from retrieved reports, compared with the true reports",
     ),
     "embedding-quality": (
         "openclip_eclip.evaluate.embedding_quality.task",
-        "alignment, uniformity, modality gap, clusters",
+        "alignment, uniformity, modality gap and clusters of the embeddings",
     ),
     "sensitivity": (
         "openclip_eclip.evaluate.sensitivity.task",
-        "does the model use the annotation, and where does it look",
+        "use of the annotation, and agreement of attention with expert gaze",
     ),
     "compare": (
         "openclip_eclip.evaluate.compare.task",
-        "differences between results, with uncertainty",
+        "differences between results, with confidence intervals",
     ),
     "curve": (
         "openclip_eclip.benchmark.curve",
-        "score against amount of data, with a fitted power law",
+        "score against amount of training data, with a fitted power law",
     ),
 }
 
@@ -52,7 +56,7 @@ TASKS = {  # task: (module, one line). Modules load when asked for
 def main(argv: list[str] | None = None) -> int:
     """Run one task; returns the exit code: 0, or 2 after one line `error: ...` on stderr."""
     parser = argparse.ArgumentParser(
-        prog="python -m openclip_eclip.evaluate", description="Measure a model."
+        prog="python -m openclip_eclip.evaluate", description="Evaluate a model."
     )
     module, args = parse_command(parser, "task", TASKS, argv)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
@@ -60,11 +64,12 @@ def main(argv: list[str] | None = None) -> int:
     def work() -> str:
         if hasattr(args, "out"):
             refuse_foreign_folder(args.out, args.task, getattr(module, "UNFINISHED", ""))
-        found = module.run(args)
-        if not isinstance(found, Result):
-            return found
-        write_result(found, args.out)
-        return f"{markdown(found)}\n{args.task}: {args.out / 'report.html'}"
+        result = module.run(args)
+        # `search` returns the text to print; the other tasks return a Result
+        if not isinstance(result, Result):
+            return result
+        write_result(result, args.out)
+        return f"{markdown(result)}\n{args.task}: {args.out / 'report.html'}"
 
     return exit_code(work)
 

@@ -1,4 +1,4 @@
-"""What every measuring task understands: a model, data, how to encode, where to write."""
+"""Flags of all evaluation tasks: the model, the encoding of data, the output folder."""
 
 from __future__ import annotations
 
@@ -13,37 +13,52 @@ from .inputs.features import EncodeOptions
 
 
 def add_model_arguments(parser: argparse.ArgumentParser, encoding: bool = True) -> None:
-    """The model and how it encodes; `encoding` False for a task that encodes no set."""
+    """Flags of the model and of encoding; `encoding` False: the task encodes no data set."""
     parser.add_argument(
         "--model",
         required=True,
-        help="model name of open_clip, plain or eclip-, local-dir:FOLDER, or the folder of a run",
+        help=(
+            "model to evaluate: a model name of open_clip (with or without the prefix eclip-),"
+            " local-dir:FOLDER, or the folder of a training run"
+        ),
     )
     parser.add_argument(
         "--pretrained",
         metavar="TAG_OR_FILE",
-        help=f"weights as in open_clip; '{RANDOM}' for an untrained model",
+        help=f"weights, a tag or file as in open_clip; '{RANDOM}' takes an untrained model",
     )
     parser.add_argument(
-        "--precision", choices=PRECISIONS, default="fp32", help="(default: %(default)s)"
+        "--precision",
+        choices=PRECISIONS,
+        default="fp32",
+        help="floating-point precision of the model (default: %(default)s)",
     )
     parser.add_argument(
-        "--device", help="cpu, cuda, cuda:1 ... (default: a GPU where there is one)"
+        "--device",
+        help="device that computes: cpu, cuda, cuda:1 ... (default: a GPU if there is one)",
     )
     add_read_arguments(parser)
     if not encoding:
         return
-    parser.add_argument("--batch-size", type=int, default=64, help="(default: %(default)s)")
     parser.add_argument(
-        "--workers", type=int, default=2, help="processes that decode images (default: %(default)s)"
+        "--batch-size",
+        type=int,
+        default=64,
+        help="number of images or texts encoded at once (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=2,
+        help="number of processes that decode images (default: %(default)s)",
     )
     parser.add_argument(
         "--cache",
         default=None,
         metavar="FOLDER",
         help=(
-            "features are kept here and used again for the same weights, transform and data; 'none'"
-            " for no cache (default: ~/.cache/openclip_eclip)"
+            "folder that caches features; they are reused for the same weights, transform and data."
+            " 'none' switches the cache off (default: ~/.cache/openclip_eclip)"
         ),
     )
     parser.add_argument(
@@ -51,8 +66,8 @@ def add_model_arguments(parser: argparse.ArgumentParser, encoding: bool = True) 
         choices=("stop", "skip"),
         default="stop",
         help=(
-            "a missing or unreadable image stops the run, or is counted and named (default:"
-            " %(default)s)"
+            "what a missing or unreadable image does: 'stop' is an error, 'skip' leaves the image"
+            " out and names it in the result (default: %(default)s)"
         ),
     )
 
@@ -64,15 +79,16 @@ def add_output_argument(parser: argparse.ArgumentParser) -> None:
         required=True,
         metavar="FOLDER",
         help=(
-            "gets result.json, result.md, report.html, pictures and predictions.npz; must be new,"
-            " empty, or of the same task"
+            "output folder for result.json, result.md, report.html, figures and predictions.npz;"
+            " it must be new, empty, or hold a result of the same task"
         ),
     )
 
 
 def read_encoder(args: argparse.Namespace, with_processor: bool = False) -> Encoder:
-    """The model of the arguments; on its own GPU under torchrun. `with_processor`: see
-    `load_encoder`.
+    """The model that the flags name. Under torchrun each process has its own GPU.
+
+    `with_processor`: see `load_encoder`. UserError: as there.
     """
     device = args.device
     if device is None and "LOCAL_RANK" in os.environ:
@@ -84,15 +100,14 @@ def read_encoder(args: argparse.Namespace, with_processor: bool = False) -> Enco
 
 def read_encode_numbers(args: argparse.Namespace) -> None:
     """UserError for a --batch-size or --workers out of range."""
-    for flag, least in (("batch_size", 1), ("workers", 0)):
-        if getattr(args, flag) < least:
-            raise UserError(
-                f"--{flag.replace('_', '-')} {getattr(args, flag)}: expected at least {least}."
-            )
+    for name, minimum in (("batch_size", 1), ("workers", 0)):
+        value = getattr(args, name)
+        if value < minimum:
+            raise UserError(f"--{name.replace('_', '-')} {value}: expected at least {minimum}.")
 
 
 def read_encode_options(args: argparse.Namespace) -> EncodeOptions:
-    """UserError for a number out of range, or a --cache that is a file."""
+    """How to encode. UserError: a number out of range, or a --cache that is a file."""
     read_encode_numbers(args)
     home = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "openclip_eclip"
     cache = home if args.cache is None else None if args.cache == "none" else Path(args.cache)

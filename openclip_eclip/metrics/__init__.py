@@ -1,3 +1,1 @@
-"""Numbers from arrays: no model, no files; numpy in float64, scikit-learn where it has the
-metric.
-"""
+"""Metrics from arrays, without models or files: numpy in float64, or scikit-learn."""

@@ -1,4 +1,4 @@
-"""ROC-AUC of a class, or of several, over rows that may repeat: the form that a bootstrap needs."""
+"""ROC-AUC of several classes over rows that may repeat, as a bootstrap needs it."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ import numpy as np
 
 
 def auroc(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """(K,) of `labels` (N, K) 1, 0 or NaN (row left out for that class) and `scores` (N, K); ties
-    count half.
+    """AUROC of each class (K,); ties count half.
 
-    NaN for a class without a positive or without a negative.
+    `labels` (N, K): 1, 0 or NaN, which leaves the row out for that class; `scores` (N, K). NaN for
+    a class without a positive or without a negative.
     """
     return auroc_of_rows(labels, scores)(np.arange(len(labels)))
 
 
 def auroc_of_rows(labels: np.ndarray, scores: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    """`auroc` as a function of row numbers; sorts once, for a thousand draws. ValueError: NaN
-    scores.
+    """`auroc` as a function of row numbers; it sorts only once for all draws of a bootstrap.
+
+    ValueError: NaN scores, or shapes that differ.
     """
     labels, scores = np.asarray(labels, dtype=np.float64), np.asarray(scores, dtype=np.float64)
     if labels.shape != scores.shape or labels.ndim != 2:
@@ -46,8 +47,10 @@ def auroc_of_rows(labels: np.ndarray, scores: np.ndarray) -> Callable[[np.ndarra
 
 
 def _area(counts: np.ndarray, first_of_tie: np.ndarray, labels: np.ndarray) -> float:
-    """Pairs in the right order, ties half, over all pairs; rows sorted by score, `counts` times
-    each.
+    """Share of pairs in the right order, ties half.
+
+    Rows are sorted by score and occur `counts` (N,) times; `first_of_tie`: index of the first row
+    of each score; `labels` (N,).
     """
     if not len(counts):
         return np.nan

@@ -1,4 +1,4 @@
-"""Percentile bootstrap over samples, or over groups of them (patients) where there are such."""
+"""Percentile bootstrap over samples, or over groups of samples such as patients."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ def group_rows(groups: Sequence[object]) -> list[np.ndarray]:
 def resamples(
     count: int, draws: int, seed: int, groups: Sequence[object] | None = None
 ) -> list[np.ndarray]:
-    """`draws` arrays of row numbers, drawn with replacement; with `groups` (N,) whole groups are
-    drawn.
+    """`draws` arrays of row numbers, drawn with replacement.
+
+    `groups` (N,): whole groups are drawn instead of rows.
     """
     rng = np.random.default_rng(seed)
     if groups is None:
@@ -37,8 +38,9 @@ def bootstrap_interval(
     level: float = 0.95,
     groups: Sequence[object] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(low, high) of `statistic(rows)`, scalar or array; draws in which it is NaN are left out,
-    entry by entry.
+    """(low, high) of `statistic(rows)`, which is a scalar or an array.
+
+    Draws in which an entry is NaN are left out for that entry.
     """
     values = np.array(
         [statistic(rows) for rows in resamples(count, draws, seed, groups)], dtype=np.float64

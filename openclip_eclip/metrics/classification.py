@@ -1,10 +1,8 @@
-"""Scores of classes: confusion matrix, F1, recall, precision, balanced accuracy, AUROC; class
-scores from prompt vectors.
+"""Classification metrics: confusion matrix, F1, recall, precision, AUROC; scores from prompts.
 
-Closed forms on whole arrays, since a bootstrap calls them a thousand times; the tests hold them to
-scikit-learn's to 1e-12.
-A class that no sample belongs to has no F1, recall or AUROC (NaN), and means over classes leave it
-out (docs/decisions/0011).
+They are closed forms on whole arrays, because a bootstrap calls them a thousand times. Tests
+compare them with scikit-learn to 1e-12. A class without samples has no F1, recall or AUROC (NaN),
+and means over classes leave it out (docs/decisions/0011).
 """
 
 from __future__ import annotations
@@ -22,14 +20,14 @@ Numbers = dict[str, np.ndarray]
 def class_scores(
     images: np.ndarray, positive: Sequence[np.ndarray], negative: Sequence[np.ndarray], rule: str
 ) -> np.ndarray:
-    """Scores (N, K) float64 of unit image features (N, D) against the unit prompt features (P_k, D)
-    of each of K classes.
+    """Scores (N, K) float64 of unit image features (N, D) for K classes.
 
-    mean: cosine averaged over prompts (= with the mean vector, not of unit length); unit_mean:
-    cosine with the mean vector;
-    max: the best prompt's; pair_softmax: softmax of the cosines with `positive` and `negative`
-    (unit_mean each), without temperature, which would change neither order nor decision (peers.md
-    §2.1).
+    `positive`, `negative`: unit prompt features (P_k, D) of each class. `rule`:
+    mean: cosine averaged over prompts, which is the product with the mean vector;
+    unit_mean: cosine with the mean vector;
+    max: cosine with the best prompt;
+    pair_softmax: softmax of the cosines with `positive` and `negative` (unit_mean each), without
+    temperature, which would change neither order nor decision (peers.md §2.1).
     """
     images = images.astype(np.float64)
     if rule == "max":
@@ -54,10 +52,10 @@ def _unit_mean(vectors: np.ndarray) -> np.ndarray:
 
 
 def standardise(scores: np.ndarray) -> np.ndarray:
-    """Each class's scores (N, K) with mean 0 and population s.d. 1 over the samples: GLoRIA's step,
-    which sees the whole test set.
+    """Scores (N, K) of each class with mean 0 and population s.d. 1 over the samples.
 
-    A constant column becomes 0. ValueError: fewer than two samples.
+    GLoRIA does this; it uses the whole test set. A constant column becomes 0. ValueError: fewer
+    than two samples.
     """
     if len(scores) < 2:
         raise ValueError(
@@ -70,8 +68,9 @@ def standardise(scores: np.ndarray) -> np.ndarray:
 
 
 def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
-    """(K, K) int64, rows the truth; `labels` and `predicted` (N,) int64 in 0 .. K-1. ValueError
-    otherwise, or without samples.
+    """Confusion matrix (K, K) int64, rows are true classes.
+
+    `labels`, `predicted` (N,) int64 in 0 .. K-1. ValueError: other values or shapes, or no samples.
     """
     if labels.shape != predicted.shape or labels.ndim != 1 or not len(labels):
         raise ValueError(
@@ -90,12 +89,12 @@ def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, classes: int) ->
 
 
 def measure(labels: np.ndarray, scores: np.ndarray) -> Numbers:
-    """Everything of a single-label set: arrays (K,) by class, 0-d over classes. Decision: the
-    highest score, the first of equals.
+    """All metrics of a single-label set: arrays (K,) by class, 0-d over classes.
 
-    `labels` (N,) int64, `scores` (N, K) float64. AUROC is one class against the rest by its own
-    score; of two classes by the difference of their scores, which is what decides. With two classes
-    also the F1 of the positive (second) class.
+    `labels` (N,) int64, `scores` (N, K) float64. The predicted class has the highest score, the
+    first of equal ones. AUROC is that of one class against the rest by the score of the class; of
+    two classes by the difference of their scores, which decides. With two classes there is also the
+    F1 of the positive (second) class.
     """
     classes = scores.shape[1]
     table = confusion_matrix(labels, scores.argmax(axis=1), classes)
@@ -108,7 +107,7 @@ def measure(labels: np.ndarray, scores: np.ndarray) -> Numbers:
         (labels[:, None] == np.arange(classes)).astype(np.float64),
         scores - scores[:, ::-1] if classes == 2 else scores,
     )
-    found = {
+    numbers = {
         "macro-F1": f1[present].mean(),
         "balanced accuracy": recall[present].mean(),
         "accuracy": hits.sum() / len(labels),
@@ -119,13 +118,14 @@ def measure(labels: np.ndarray, scores: np.ndarray) -> Numbers:
         "AUROC": areas,
     }
     if classes == 2:
-        found["F1 of the positive class"] = f1[1]
-    return {name: np.asarray(value, dtype=np.float64) for name, value in found.items()}
+        numbers["F1 of the positive class"] = f1[1]
+    return {name: np.asarray(value, dtype=np.float64) for name, value in numbers.items()}
 
 
 def measure_multi(labels: np.ndarray, scores: np.ndarray) -> Numbers:
-    """AUROC of a multi-label set, by class and their mean; `labels` (N, K) of 1, 0 and NaN (not
-    labelled).
+    """AUROC of a multi-label set: by class (K,), and the mean.
+
+    `labels` (N, K): 1, 0 or NaN (not labelled); `scores` (N, K).
     """
     areas = auroc(labels, scores)
     return {"macro AUROC": np.asarray(_mean(areas)), "AUROC": areas}

@@ -1,10 +1,9 @@
-"""Differences between methods with several seeds each, on one set of images: intervals, p, Holm,
-sizes needed.
+"""Differences between methods with several seeds each on one test set: intervals, p, Holm, sizes.
 
-The mean over S seeds of a statistic on N images varies by two things: other seeds, other images.
-Decision 0043: half of an interval = sqrt(t(S - 1)^2 A + t(N - 1)^2 B), A = (variance between
-seeds) / S, with Student's t for the few seeds it is known from; B = the images' part, from a
-bootstrap over images. scripts/studies/coverage.py measures its coverage.
+The mean over S seeds of a statistic on N images varies with the seeds and with the images.
+Decision 0043: half of an interval = sqrt(t(S - 1)^2 A + t(N - 1)^2 B). A = (variance between
+seeds) / S, with Student's t because it is known from few seeds; B = the part of the images, from a
+bootstrap over images. scripts/studies/coverage.py measures the coverage.
 """
 
 from __future__ import annotations
@@ -20,16 +19,16 @@ from scipy.stats import norm
 from .resampled import Scorer, weight_chunks
 
 LEVEL = 0.05
-MOST_FREEDOM = 1e9  # of Student's t: the normal distribution
-MOST_SEEDS, MOST_IMAGES = 10**6, 10**12  # that are ever said to be needed
+MOST_FREEDOM = 1e9  # degrees of freedom at which Student's t is the normal distribution
+MOST_SEEDS, MOST_IMAGES = 10**6, 10**12  # upper limits of needed sizes
 
 
 @dataclass
 class Draws:
-    """Of one method: `full` (S, Q) a seed's statistics on all images, `drawn` (D, S, Q) on the
-    images of each draw.
+    """Statistics of one method, with S seeds, Q statistics and D draws of images.
 
-    `units`: how many images, or patients, were drawn from; inf where that is not known.
+    `full` (S, Q): on all images; `drawn` (D, S, Q): on each draw; `units`: number of images or
+    patients that were drawn from, inf if it is not known.
     """
 
     full: np.ndarray
@@ -39,12 +38,12 @@ class Draws:
 
 @dataclass
 class Estimate:
-    """Arrays (Q,): a mean over seeds (or a difference of two), its sd over seeds (NaN: one seed)
-    and 95 % interval.
+    """A mean over seeds, or a difference of two means; all fields are arrays (Q,).
 
-    `p`: two-sided, for differences; below 0.05 where the interval leaves 0 out, and nowhere else.
-    `lost`: draws in which the statistic is not defined. `seeds`, `images`: the two parts of the
-    variance of `value`; `freedom`: degrees of freedom of the first.
+    `sd`: over seeds, NaN for one seed; `low`, `high`: 95 % interval; `p`: two-sided, for
+    differences, below 0.05 exactly where the interval excludes 0; `lost`: number of draws in which
+    the statistic is undefined; `seeds`, `images`: the two parts of the variance of `value`;
+    `freedom`: degrees of freedom of the first part.
     """
 
     value: np.ndarray
@@ -60,11 +59,11 @@ class Estimate:
 
 @dataclass
 class Components:
-    """Variances of a difference d_si of seed s on image i: d + u_s + v_i + e_si, so var(mean) =
-    seed/S + image/N + both/(S N).
+    """Variance components of a difference d_si = d + u_s + v_i + e_si of seed s on image i.
 
-    A statistic that is no mean over images (F1, AUROC, median) is taken as one: its bootstrap
-    variance times N stands for `image` + `both`. `seed` NaN: one seed, not known.
+    So var(mean) = seed/S + image/N + both/(S N). A statistic that is not a mean over images (F1,
+    AUROC, median) is treated as one: its bootstrap variance times N is `image` + `both`. `seed` is
+    NaN for one seed: it is not known then.
     """
 
     seed: float
@@ -72,7 +71,7 @@ class Components:
     both: float
 
     def variance(self, seeds: float, images: float) -> float:
-        """Of the mean difference over `seeds` seeds and `images` images."""
+        """Variance of the mean difference over `seeds` seeds and `images` images."""
         return self.seed / seeds + self.image / images + self.both / (seeds * images)
 
 
@@ -83,7 +82,7 @@ def draw_all(
     seed: int,
     groups: Sequence[object] | None = None,
 ) -> list[Draws]:
-    """Every method on the same draws of `count` images, or of whole `groups` (N,) of them."""
+    """Statistics of all methods on the same draws of `count` images, or of whole `groups` (N,)."""
     ones = np.ones((count, 1))
     parts: list[list[np.ndarray]] = [[] for _ in scorers]
     for weights in weight_chunks(count, draws, seed, groups):
@@ -97,17 +96,16 @@ def draw_all(
 
 
 def estimate_mean(method: Draws) -> Estimate:
-    """Mean over the seeds of one method. One seed: the interval knows the images alone."""
+    """Mean over the seeds of one method. With one seed the interval covers the images only."""
     return _estimate(method.full.mean(0), [method], method.drawn.mean(1))
 
 
 def estimate_difference(method: Draws, reference: Draws) -> Estimate:
-    """method - reference, seeds paired by their order where both have equally many (sd: of the
-    paired differences, else NaN).
+    """Difference method - reference; every draw has the same images in both.
 
-    Images are the same in both in every draw. With other numbers of seeds the seeds' variances of
-    both are added, the degrees of freedom are Welch's, and a method with one seed has no such
-    variance.
+    With equal numbers of seeds they are paired by their order, and sd is that of the paired
+    differences. With other numbers the variances of the seeds are added, the degrees of freedom are
+    Welch's, a method with one seed has no such variance, and sd is NaN.
     """
     if len(method.full) == len(reference.full):
         full, drawn = method.full - reference.full, method.drawn - reference.drawn
@@ -117,17 +115,21 @@ def estimate_difference(method: Draws, reference: Draws) -> Estimate:
 
 
 def _estimate(value: np.ndarray, groups: Sequence[Draws], centre: np.ndarray) -> Estimate:
-    """`value` (Q,) of the means over seeds of `groups`, `centre` (D, Q) the same in each draw."""
-    several = [one for one in groups if len(one.full) > 1]
-    parts = [one.full.var(0, ddof=1) / len(one.full) for one in several]
+    """Estimate of `value` (Q,) from the means over seeds of `groups`.
+
+    `centre` (D, Q): the same statistic in each draw.
+    """
+    several = [method for method in groups if len(method.full) > 1]
+    parts = [method.full.var(0, ddof=1) / len(method.full) for method in several]
     seeds = np.sum(parts, axis=0) if parts else np.zeros(len(value))
     squares = np.sum(
-        [part**2 / (len(one.full) - 1) for part, one in zip(parts, several, strict=True)], axis=0
+        [part**2 / (len(method.full) - 1) for part, method in zip(parts, several, strict=True)],
+        axis=0,
     )
     freedom = np.divide(seeds**2, squares, out=np.full(len(value), MOST_FREEDOM), where=squares > 0)
     images = _variance(centre, groups[0].units)
-    for one in several:  # what belongs to one seed on one image is in the seeds' part already
-        images = images - _both(one.drawn, one.units) / len(one.full)
+    for method in several:  # the part of one seed on one image is already in the part of seeds
+        images = images - _both(method.drawn, method.units) / len(method.full)
     images = np.maximum(images, 0.0)
     half = half_width(seeds, images, freedom, groups[0].units, LEVEL)
     sd = _sd(groups[0].full) if len(groups) == 1 else np.full(len(value), np.nan)
@@ -144,10 +146,10 @@ def half_width(
     units: float,
     alpha: np.ndarray | float,
 ) -> np.ndarray:
-    """Half of the 1 - alpha interval of variances (Q,) `seeds`, known with `freedom`, and
-    `images`, known from `units` images.
+    """Half of the 1 - alpha interval (Q,) from the variances `seeds` and `images`, each (Q,).
 
-    Each part has its own quantile, and their squares are added: with one part alone it is the
+    `freedom`: degrees of freedom of `seeds`; `units`: number of images that `images` is known
+    from. Each part has its own quantile, and their squares are added: with one part alone it is the
     usual interval. Satterthwaite's degrees of freedom for the sum cover less with two and three
     seeds (docs/results/coverage.md).
     """
@@ -159,8 +161,9 @@ def half_width(
 def p_value(
     value: np.ndarray, seeds: np.ndarray, images: np.ndarray, freedom: np.ndarray, units: float
 ) -> np.ndarray:
-    """(Q,) the alpha whose interval ends at 0: below 0.05 exactly where the 95 % interval leaves 0
-    out.
+    """p (Q,): the alpha whose interval ends at 0, by bisection.
+
+    It is below 0.05 exactly where the 95 % interval excludes 0.
     """
     low, high = np.full(len(value), -700.0), np.zeros(len(value))  # of log alpha
     for _ in range(45):
@@ -171,7 +174,7 @@ def p_value(
 
 
 def _variance(drawn: np.ndarray, units: float) -> np.ndarray:
-    """Over the draws (first axis) in which there is a value, for images drawn from all images."""
+    """Variance over the draws (first axis) with a value, corrected for drawing from `units`."""
     known = ~np.isnan(drawn)
     count = known.sum(0)
     mean = np.where(known, drawn, 0).sum(0) / np.maximum(count, 1)
@@ -181,8 +184,9 @@ def _variance(drawn: np.ndarray, units: float) -> np.ndarray:
 
 
 def _both(drawn: np.ndarray, units: float) -> np.ndarray:
-    """(Q,) of `drawn` (D, S, Q), S > 1: the variance of one seed's statistic by what belongs to
-    one seed on one image.
+    """Variance (Q,) of one seed's statistic that comes from single seeds on single images.
+
+    `drawn` (D, S, Q), S > 1.
     """
     seeds = drawn.shape[1]
     alone, mean = _variance(drawn, units).mean(0), _variance(drawn.mean(1), units)
@@ -194,8 +198,9 @@ def _sd(full: np.ndarray) -> np.ndarray:
 
 
 def holm(p: np.ndarray) -> np.ndarray:
-    """Holm's step-down adjustment of p-values (K,), monotone and at most 1; NaN stays and does not
-    count as a test.
+    """Holm's step-down adjustment of p-values (K,), monotone and at most 1.
+
+    NaN stays NaN and does not count as a test.
     """
     p = np.asarray(p, dtype=np.float64)
     adjusted = np.full(p.shape, np.nan)
@@ -206,12 +211,12 @@ def holm(p: np.ndarray) -> np.ndarray:
 
 
 def variance_components(method: Draws, reference: Draws, statistic: int, images: int) -> Components:
-    """Of the differences of paired seeds. `images`: how many units (images, or patients) were
-    drawn.
+    """Variance components of the differences of paired seeds.
 
-    With d_s on all images, d*_s on those of a draw: v1 = mean over s of var(d*_s) estimates (image
-    + both) / N, v2 = var(mean of d*_s) estimates (image + both / S) / N, v3 = var over s of d_s
-    estimates seed + both / N. ValueError: numbers of seeds that differ.
+    `images`: number of units (images or patients) that were drawn. With d_s on all images and d*_s
+    on those of a draw: v1 = mean over s of var(d*_s) estimates (image + both) / N, v2 = var(mean of
+    d*_s) estimates (image + both / S) / N, v3 = var over s of d_s estimates seed + both / N.
+    ValueError: numbers of seeds that differ.
     """
     if len(method.full) != len(reference.full):
         raise ValueError(
@@ -233,27 +238,30 @@ def variance_components(method: Draws, reference: Draws, statistic: int, images:
 def smallest_difference(
     parts: Components, seeds: int, images: float, alpha: float = LEVEL, power: float = 0.8
 ) -> float:
-    """What `seeds` seeds a method and `images` images show with this power: half of the interval
-    + z_power sqrt(var(mean)).
+    """The smallest difference that `seeds` seeds per method and `images` images show with `power`.
 
-    Assumes a normal mean difference, known components, paired seeds and a two-sided test. One seed
-    (`parts.seed` NaN): the answer holds for these very weights.
+    It is half of the interval + z_power sqrt(var(mean)). Assumes a normal mean difference, known
+    components, paired seeds and a two-sided test. With one seed (`parts.seed` NaN) the answer holds
+    for these weights only.
     """
-    own = 0.0 if math.isnan(parts.seed) else (parts.seed + parts.both / images) / seeds
-    rest = parts.image / images
-    half = half_width(np.array(own), np.array(rest), np.array(max(seeds - 1, 1)), math.inf, alpha)
-    return float(half + norm.ppf(power) * math.sqrt(own + rest))
+    of_seeds = 0.0 if math.isnan(parts.seed) else (parts.seed + parts.both / images) / seeds
+    of_images = parts.image / images
+    half = half_width(
+        np.array(of_seeds), np.array(of_images), np.array(max(seeds - 1, 1)), math.inf, alpha
+    )
+    return float(half + norm.ppf(power) * math.sqrt(of_seeds + of_images))
 
 
 def needed_seeds(
     parts: Components, difference: float, images: int, alpha: float = LEVEL, power: float = 0.8
 ) -> float:
-    """The least number of seeds a method that shows `difference` on `images` images; inf: no
-    number does; NaN: not known.
+    """The smallest number of seeds per method that shows `difference` on `images` images.
+
+    inf: no number does; NaN: not known.
     """
     if math.isnan(parts.seed) or math.isnan(parts.image):
         return math.nan
-    return _least(
+    return _smallest(
         lambda seeds: smallest_difference(parts, seeds, images, alpha, power),
         difference,
         2,
@@ -264,14 +272,13 @@ def needed_seeds(
 def needed_images(
     parts: Components, difference: float, seeds: int, alpha: float = LEVEL, power: float = 0.8
 ) -> float:
-    """The least number of images that shows `difference` with `seeds` seeds a method; inf: no
-    number does; NaN: not known.
+    """The smallest number of images that shows `difference` with `seeds` seeds per method.
 
-    New images are taken to be as these are.
+    inf: no number does; NaN: not known. New images are assumed to be like these.
     """
     if math.isnan(parts.image):
         return math.nan
-    return _least(
+    return _smallest(
         lambda images: smallest_difference(parts, seeds, images, alpha, power),
         difference,
         1,
@@ -279,9 +286,10 @@ def needed_images(
     )
 
 
-def _least(shown: Callable[[int], float], difference: float, low: int, high: int) -> float:
-    """The least whole number from `low` to `high` at which `shown`, which falls, is at most
-    `difference`; inf: none.
+def _smallest(shown: Callable[[int], float], difference: float, low: int, high: int) -> float:
+    """The smallest integer from `low` to `high` at which `shown` is at most `difference`.
+
+    `shown` must fall. inf: there is none.
     """
     if shown(high) > difference:
         return math.inf

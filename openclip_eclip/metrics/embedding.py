@@ -1,5 +1,6 @@
-"""How two clouds of unit vectors lie to one another and in themselves: float64, matrices of pairs
-made a block at a time.
+"""Metrics of two clouds of unit vectors, images and texts: alignment, uniformity, gap, clusters.
+
+Computed in float64; matrices of pairs are computed in blocks.
 """
 
 from __future__ import annotations
@@ -15,19 +16,19 @@ BLOCK_BYTES = 64 * 2**20  # of one block of the matrix of pairs
 
 
 def alignment(images: np.ndarray, texts: np.ndarray) -> float:
-    """Eq. 2 of the paper, -E_i[|v_i - t_i|^2 - min_{j != i} |v_i - t_j|^2], (N, D) each: the mean
-    of `margins`. Higher is better.
+    """Eq. 2 of the paper, -E_i[|v_i - t_i|^2 - min_{j != i} |v_i - t_j|^2], the mean of `margins`.
 
-    It falls with N, the number of wrong texts: compare at one N only. Oh et al.'s code leaves the
-    minus out and is called with texts first, so that its minimum runs over images and lower is
-    better; that is another number.
+    `images`, `texts` (N, D). Higher is better. It falls with N, the number of texts: compare values
+    of the same N only. The code of Oh et al. leaves the minus out and is called with texts first,
+    so its minimum is over images and lower is better: that is another number.
     """
     return float(margins(images, texts).mean())
 
 
 def margins(images: np.ndarray, texts: np.ndarray) -> np.ndarray:
-    """(N,) squared distance of each image to its nearest wrong text, less that to its own; above 0:
-    its own is the nearest.
+    """Squared distance of each image to its nearest wrong text, minus that to its own text (N,).
+
+    Above 0 the own text is the nearest.
     """
     images, texts = _pairs(images, texts)
     nearest = np.empty(len(images))
@@ -38,12 +39,11 @@ def margins(images: np.ndarray, texts: np.ndarray) -> np.ndarray:
 
 
 def uniformity(images: np.ndarray, texts: np.ndarray) -> float:
-    """Eq. 3 of the paper, -log E_{i != j} exp(-2 |v_i - t_j|^2), (N, D) each, from 0 to 8. Higher
-    is better by the paper.
+    """Eq. 3 of the paper, -log E_{i != j} exp(-2 |v_i - t_j|^2), from 0 to 8.
 
-    Distances between the two clouds count as spread: it rises with the modality gap. (Oh et al.'s
-    code takes the distances among images with the images again and a log without minus; that is
-    another number.)
+    `images`, `texts` (N, D). The paper calls higher better. Distances between the two clouds count
+    as spread, so it rises with the modality gap. The code of Oh et al. takes distances among images
+    and a log without minus: that is another number.
     """
     images, texts = _pairs(images, texts)
     return -_log_mean_kernel(images, texts)
@@ -55,8 +55,9 @@ def wang_isola_alignment(images: np.ndarray, texts: np.ndarray, alpha: float = 2
 
 
 def wang_isola_uniformity(points: np.ndarray) -> float:
-    """log E_{x != y} exp(-2 |x - y|^2) in one cloud (N, D) (Wang and Isola 2020); lower is better,
-    random directions: -4.
+    """log E_{x != y} exp(-2 |x - y|^2) in one cloud (N, D) (Wang and Isola 2020).
+
+    Lower is better; random directions have -4.
     """
     points = np.asarray(points, dtype=np.float64)
     return _log_mean_kernel(*_pairs(points, points))
@@ -72,8 +73,9 @@ def modality_gap(images: np.ndarray, texts: np.ndarray) -> float:
 
 
 def centre(points: np.ndarray) -> np.ndarray:
-    """(N, D) float64 without their mean, of length 1 again. UserError: a point equals the mean and
-    has no direction left.
+    """Points (N, D) float64 with their mean subtracted, scaled to length 1.
+
+    UserError: a point equals the mean, so it has no direction.
     """
     points = np.asarray(points, dtype=np.float64)
     moved = points - points.mean(axis=0)
@@ -81,7 +83,8 @@ def centre(points: np.ndarray) -> np.ndarray:
     if (length < 1e-12).any():
         raise UserError(
             f"{int((length < 1e-12).sum())} of {len(points)} features equal their mean, so the"
-            " centred version does not exist. Are all of them equal: has the encoder collapsed?"
+            " centred version does not exist. Expected different features: check whether the"
+            " encoder collapsed to one feature."
         )
     return moved / length
 
@@ -89,46 +92,45 @@ def centre(points: np.ndarray) -> np.ndarray:
 def cosine_histogram(
     points: np.ndarray, groups: np.ndarray, bins: int = 100
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Cosines of unit vectors (N, D) by their groups (N,) int 0..K-1, each pair of different points
-    once.
+    """Histograms of the cosines of unit vectors `points` (N, D), by pair of groups.
 
-    Returns counts (K, K, bins) of [-1, 1], mean and deviation (K, K), symmetric; NaN where there is
-    no pair.
+    `groups` (N,) int 0..K-1; each pair of different points counts once. Returns counts (K, K, bins)
+    of equal bins of [-1, 1], mean and standard deviation (K, K), all symmetric; NaN for no pair.
     """
     points, count = np.asarray(points, dtype=np.float64), int(groups.max()) + 1
     clouds = [points[groups == group] for group in range(count)]
     counts = np.zeros((count, count, bins), np.int64)
     mean, deviation = np.full((2, count, count), np.nan)
-    for one, other in combinations_with_replacement(range(count), 2):
+    for first, second in combinations_with_replacement(range(count), 2):
         number, total, squares = 0, 0.0, 0.0
-        for rows, cosines in _blocks(clouds[one], clouds[other]):
-            if one == other:
+        for rows, cosines in _blocks(clouds[first], clouds[second]):
+            if first == second:
                 cosines = cosines[np.arange(cosines.shape[1]) > rows[:, None]]
-            # rounding would push equal points out of the last bin
+            # rounding could push the cosine of equal points above 1, out of the last bin
             cosines = np.clip(cosines, -1, 1)
-            counts[one, other] += np.histogram(cosines, bins, (-1, 1))[0]
+            counts[first, second] += np.histogram(cosines, bins, (-1, 1))[0]
             number, total, squares = (
                 number + cosines.size,
                 total + float(cosines.sum()),
                 squares + float((cosines**2).sum()),
             )
         if number:
-            mean[one, other] = mean[other, one] = total / number
-            deviation[one, other] = deviation[other, one] = np.sqrt(
+            mean[first, second] = mean[second, first] = total / number
+            deviation[first, second] = deviation[second, first] = np.sqrt(
                 max(squares / number - (total / number) ** 2, 0)
             )
-        counts[other, one] = counts[one, other]
+        counts[second, first] = counts[first, second]
     return counts, mean, deviation
 
 
 def clustering(
     points: np.ndarray, groups: np.ndarray, seeds: Sequence[int]
 ) -> dict[str, np.ndarray]:
-    """k-means with k = number of groups, n_init 20, for each seed: NMI, ARI (against the groups),
-    silhouette, Calinski-Harabasz.
+    """k-means with k = number of groups and n_init 20; {metric: a value for each seed}.
 
-    `points` (N, D) unit vectors, `groups` (N,) int. UserError: fewer than two groups, too few
-    points, no scikit-learn.
+    NMI and ARI are against the groups; silhouette and Calinski-Harabasz of the clusters. `points`
+    (N, D) unit vectors, `groups` (N,) int. UserError: fewer than two groups, too few points, or no
+    scikit-learn.
     """
     try:
         from sklearn import cluster, config_context, metrics
@@ -139,10 +141,10 @@ def clustering(
     points, count = np.asarray(points, dtype=np.float64), len(np.unique(groups))
     if count < 2 or len(np.unique(points, axis=0)) <= count:
         raise UserError(
-            f"{len(np.unique(points, axis=0))} different points in {count} groups; expected two"
-            " groups or more and more points."
+            f"{len(np.unique(points, axis=0))} different points in {count} groups; expected at"
+            " least two groups, and more points than groups."
         )
-    found: dict[str, list[float]] = {
+    scores: dict[str, list[float]] = {
         "NMI": [],
         "ARI": [],
         "silhouette": [],
@@ -150,12 +152,12 @@ def clustering(
     }
     for seed in seeds:
         clusters = cluster.KMeans(count, n_init=20, random_state=seed).fit_predict(points)
-        found["NMI"].append(metrics.normalized_mutual_info_score(groups, clusters))
-        found["ARI"].append(metrics.adjusted_rand_score(groups, clusters))
+        scores["NMI"].append(metrics.normalized_mutual_info_score(groups, clusters))
+        scores["ARI"].append(metrics.adjusted_rand_score(groups, clusters))
         with config_context(working_memory=BLOCK_BYTES // 2**20):
-            found["silhouette"].append(metrics.silhouette_score(points, clusters))
-        found["Calinski-Harabasz"].append(metrics.calinski_harabasz_score(points, clusters))
-    return {name: np.array(values) for name, values in found.items()}
+            scores["silhouette"].append(metrics.silhouette_score(points, clusters))
+        scores["Calinski-Harabasz"].append(metrics.calinski_harabasz_score(points, clusters))
+    return {name: np.array(values) for name, values in scores.items()}
 
 
 def _pairs(images: np.ndarray, texts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

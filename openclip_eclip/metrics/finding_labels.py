@@ -1,13 +1,12 @@
-"""Findings of a chest radiograph report by dictionary: a rule of thumb to show what was found and
-missed, no CheXbert.
+"""Findings of a chest radiograph report by a dictionary of phrases; approximate, unlike CheXbert.
 
-Phrases and cues are ours, in `finding_phrases.json`. A phrase counts inside its sentence; "no",
-"without", ... before it or "not seen" after it make it absent, "possible", "may", ... uncertain, up
-to a word that ends the scope ("but", "with").
-After NegEx (Chapman et al. 2001), much shortened. It knows no anatomy, no time ("previous
-effusion") and no spelling errors.
-Measured on Open-I's curated terms, on reports not used to write the phrases: precision .97
-(cardiomegaly) to .73 (edema), recall .94 to .76; every number in docs/decisions/0022.
+Phrases and cues are ours, in `finding_phrases.json`. A phrase counts inside its sentence. "no",
+"without" and others before it, or "not seen" after it, make it absent; "possible", "may" and others
+make it uncertain. A word such as "but" or "with" ends the scope of these cues. This is a much
+shortened NegEx (Chapman et al. 2001). It does not handle anatomy, time ("previous effusion") or
+spelling errors.
+Measured on Open-I's curated terms, on reports not used to write the phrases: precision 0.97
+(cardiomegaly) to 0.73 (edema), recall 0.94 to 0.76; docs/decisions/0022 has all numbers.
 """
 
 from __future__ import annotations
@@ -22,16 +21,12 @@ import numpy as np
 
 NOT_MENTIONED, PRESENT, ABSENT, UNCERTAIN = 0, 1, 2, 3  # as CheXbert numbers them
 NO_FINDING = "no finding"
-# which mention of a finding wins when a report has several
-_AFFIRMED = {
-    PRESENT: 3,
-    UNCERTAIN: 2,
-    ABSENT: 1,
-}
+# if a report has several mentions of a finding, the highest number wins
+_AFFIRMED = {PRESENT: 3, UNCERTAIN: 2, ABSENT: 1}
 
 
 class _Rules:
-    """finding_phrases.json as regular expressions, made once."""
+    """finding_phrases.json as compiled regular expressions."""
 
     def __init__(self) -> None:
         table = json.loads(
@@ -53,7 +48,7 @@ class _Rules:
 
 
 def _pattern(phrases: Sequence[str]) -> re.Pattern[str]:
-    """Whole words, an optional plural s; ` ... ` stands for at most three words between."""
+    """Matches whole words with an optional plural s; ` ... ` matches up to three words between."""
     if not phrases:
         return re.compile(r"(?!)")
     parts = (
@@ -76,14 +71,14 @@ def finding_names() -> tuple[str, ...]:
 
 
 def label_report(text: str) -> dict[str, int]:
-    """Finding -> PRESENT, UNCERTAIN or ABSENT, for those mentioned; several mentions: present beats
-    uncertain beats absent.
+    """{finding: PRESENT, UNCERTAIN or ABSENT} of the mentioned findings.
 
-    `no finding` is PRESENT when no other but support devices is present or uncertain (as CheXpert's
-    labeller has it), and left out of an empty text, which says nothing.
+    Of several mentions present wins over uncertain, and uncertain over absent. `no finding` is
+    PRESENT if no finding except support devices is present or uncertain, as in CheXpert's labeller.
+    An empty text has no findings at all.
     """
     rules = _rules()
-    found: dict[str, int] = {}
+    labels: dict[str, int] = {}
     for sentence in re.split(r"(?<!\d)\.|\.(?!\d)|[;:!?\n]", text.lower()):
         sentence = rules.ignored.sub(" ", sentence)
         for name, (present, absent) in rules.findings.items():
@@ -91,16 +86,16 @@ def label_report(text: str) -> dict[str, int]:
             if absent.search(sentence):
                 states.append(ABSENT)
             for state in states:
-                found[name] = max(found.get(name, ABSENT), state, key=_AFFIRMED.__getitem__)
+                labels[name] = max(labels.get(name, ABSENT), state, key=_AFFIRMED.__getitem__)
     if text.strip() and not any(
-        state != ABSENT for name, state in found.items() if name != "support devices"
+        state != ABSENT for name, state in labels.items() if name != "support devices"
     ):
-        found[NO_FINDING] = PRESENT
-    return found
+        labels[NO_FINDING] = PRESENT
+    return labels
 
 
 def _state(sentence: str, start: int, end: int) -> int:
-    """What the sentence says of the phrase at [start, end)."""
+    """PRESENT, UNCERTAIN or ABSENT: the state of the phrase at [start, end) of a sentence."""
     rules = _rules()
     before, after = sentence[:start], sentence[end:]
     ends = [match.end() for match in rules.scope_ends.finditer(before)]
@@ -110,7 +105,7 @@ def _state(sentence: str, start: int, end: int) -> int:
     if rules.uncertainty["before"].search(before) or rules.uncertainty["after"].search(after):
         return UNCERTAIN
     before, after = rules.not_negation.sub(" ", before), rules.not_negation.sub(" ", after)
-    phrase = sentence[start:end]  # "heart is not enlarged" holds its "not"
+    phrase = sentence[start:end]  # a phrase may contain its negation: "heart is not enlarged"
     denies = rules.negation["before"].search
     return (
         ABSENT
@@ -120,8 +115,9 @@ def _state(sentence: str, start: int, end: int) -> int:
 
 
 def label_matrix(texts: Sequence[str]) -> np.ndarray:
-    """(N, number of findings) int8: NOT_MENTIONED, PRESENT, ABSENT, UNCERTAIN, columns as
-    `finding_names()`.
+    """Labels (N, number of findings) int8: NOT_MENTIONED, PRESENT, ABSENT or UNCERTAIN.
+
+    Columns are in the order of `finding_names()`.
     """
     names = finding_names()
     return np.array(

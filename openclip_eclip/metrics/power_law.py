@@ -1,8 +1,8 @@
-"""err = a + b x^(-c), the sample-efficiency curve, by bounded least squares, with draws over seeds.
+"""The sample-efficiency curve err = a + b x^(-c), by bounded least squares, with draws over seeds.
 
-For a given c the best a and b are known in closed form, so that the search is over c alone
-(variable projection): a grid, then finer ones about its best place. No start to choose, no local
-minimum, and all draws at once.
+For a given c the best a and b have a closed form, so the search is over c alone (variable
+projection): on a grid, then on finer grids around its best point. So there is no starting point and
+no local minimum, and all draws are fitted at once.
 """
 
 from __future__ import annotations
@@ -11,15 +11,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-LEAST_X = 4  # three parameters, and one point that could contradict them
+LEAST_X = 4  # three parameters, and one point more to test them
 FLATTEST, STEEPEST = 0.01, 5.0
-ZOOMS = 8  # each makes the grid ten times finer
+ZOOMS = 8  # number of grids; each is ten times finer than the one before
 
 
 @dataclass(frozen=True)
 class PowerLaw:
-    """0 <= a <= 1: what more data does not mend; b >= 0; 0.01 <= c <= 5: how fast the rest falls.
-    `sse`: sum of squared residuals.
+    """err = a + b x^(-c).
+
+    0 <= a <= 1: the error that remains with any amount of data; b >= 0; 0.01 <= c <= 5: how fast
+    the rest of the error falls; `sse`: sum of squared residuals.
     """
 
     a: float
@@ -33,8 +35,9 @@ class PowerLaw:
 
 
 def fit_power_law(x: np.ndarray, error: np.ndarray) -> PowerLaw:
-    """Of points (P,), all with equal weight. ValueError: fewer than four distinct x, x <= 0, an
-    error outside 0 to 1 or not finite.
+    """Fit a power law to points `x`, `error` (P,), all with equal weight.
+
+    ValueError: fewer than four distinct x, x <= 0, or an error outside 0 to 1 or not finite.
     """
     x, error = np.asarray(x, dtype=np.float64), np.asarray(error, dtype=np.float64)
     if len(np.unique(x)) < LEAST_X:
@@ -50,11 +53,12 @@ def fit_power_law(x: np.ndarray, error: np.ndarray) -> PowerLaw:
 def bootstrap_power_law(
     x: np.ndarray, error: np.ndarray, draws: int = 1000, seed: int = 0
 ) -> list[PowerLaw]:
-    """Fits to `draws` mean curves that these seeds allow; `x` (X,), `error` (S, X), S >= 2.
+    """Fits to `draws` mean curves that agree with these seeds; `x` (X,), `error` (S, X), S >= 2.
 
-    The mean curve plus normal multiples of the seeds' deviations from it, over the root of a
-    chi-square: at each x the draws are Student's t with S - 1 degrees of freedom about the mean, as
-    is the interval of a mean over few seeds, and a curve stays whole (decision 0043).
+    A draw is the mean curve plus normal multiples of the deviations of the seeds from it, over the
+    root of a chi-square. At each x the draws follow Student's t with S - 1 degrees of freedom about
+    the mean, as the interval of a mean over few seeds does. The points of a curve vary together
+    (decision 0043).
     """
     rng, count = np.random.default_rng(seed), len(error)
     mean = error.mean(0)
@@ -64,7 +68,7 @@ def bootstrap_power_law(
 
 
 def _fit(x: np.ndarray, error: np.ndarray) -> list[PowerLaw]:
-    """One a row of `error` (D, P)."""
+    """A power law for each row of `error` (D, P)."""
     scale = np.exp(np.log(x).mean())  # keeps x^-c near 1
     low, high = np.full(len(error), np.log(FLATTEST)), np.full(len(error), np.log(STEEPEST))
     for _ in range(ZOOMS):
@@ -84,8 +88,9 @@ def _fit(x: np.ndarray, error: np.ndarray) -> list[PowerLaw]:
 
 
 def _best_lines(error: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(a, b, sse), each (D, C), of error (D, 1, P) = a + b z (D, C, P) with 0 <= a <= 1, b >= 0:
-    inside, or on one of the edges.
+    """(a, b, sse), each (D, C), of the best lines error (D, 1, P) = a + b z (D, C, P).
+
+    0 <= a <= 1 and b >= 0: the best line is inside this region, or on one of its edges.
     """
     centred = z - z.mean(2, keepdims=True)
     slope = (centred * error).sum(2) / (centred**2).sum(2)

@@ -1,5 +1,6 @@
-"""Linear probe: L2 logistic regression on frozen features, one class against the rest, C chosen on
-validation data alone.
+"""Linear probe: L2 logistic regression on frozen features, one class against the rest.
+
+The regularisation strength C is chosen on validation data only.
 """
 
 from __future__ import annotations
@@ -19,19 +20,19 @@ if TYPE_CHECKING:
     from sklearn.linear_model import LogisticRegression
 
 STRENGTHS = tuple(float(value) for value in np.logspace(-6, 2, 17))  # values of C tried, ascending
-# of the validation AUROC in a row end the search: large C cost the most. A flat start does not end
-# it
+# the search over C ends after this many falls of the validation AUROC in a row: large C take the
+# most time. A flat start does not end it
 FALLS = 4
 MAX_ITERATIONS = 1000
 
 
 @dataclass(frozen=True)
 class Probe:
-    """`weights` (K, D) and `bias` (K,) float64; False in `fitted` (K,): a class left out, its
-    scores are NaN.
+    """A fitted probe.
 
-    `validation`: {C: macro AUROC} of the values tried; `unconverged`: fits that lbfgs did not
-    finish.
+    `strength`: the chosen C; `weights` (K, D) and `bias` (K,) float64; `fitted` (K,) bool: False
+    for a class that was left out, whose scores are NaN; `validation`: {C: macro AUROC} of the
+    values tried; `unconverged`: number of fits that lbfgs did not finish.
     """
 
     strength: float
@@ -42,31 +43,34 @@ class Probe:
     unconverged: int
 
     def scores(self, features: np.ndarray) -> np.ndarray:
-        """(N, K) log-odds of standardised `features` (N, D)."""
+        """Log-odds (N, K) of standardised `features` (N, D)."""
         return features @ self.weights.T + self.bias
 
 
 def standardise(features: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """(N, D) float64 with mean 0 and deviation 1 over the rows `reference` (training); a constant
-    column becomes 0.
+    """Features (N, D) float64 with mean 0 and standard deviation 1 over the rows `reference`.
+
+    `reference` are the training rows. A constant column becomes 0.
     """
     features = np.asarray(features, dtype=np.float64)
     mean, deviation = features[reference].mean(axis=0), features[reference].std(axis=0)
-    constant = deviation <= 1e-12 * np.abs(mean)  # what rounding leaves of one value many times
+    constant = deviation <= 1e-12 * np.abs(mean)  # equal values may have a deviation by rounding
     return np.where(constant, 0.0, features - mean) / np.where(constant, 1.0, deviation)
 
 
 def shuffled_groups(groups: Sequence[str], seed: int | Sequence[int]) -> list[np.ndarray]:
-    """Row numbers of each group (patient), the groups in an order that depends on their names and
-    the seed alone.
+    """Row numbers of each group (patient), groups in random order.
+
+    The order depends only on the names of the groups and the seed.
     """
     rows = group_rows(groups)
     return [rows[i] for i in np.random.default_rng(seed).permutation(len(rows))]
 
 
 def split_groups(groups: Sequence[str], shares: Sequence[float], seed: int) -> list[np.ndarray]:
-    """Sorted row numbers of each part; whole groups, `shares` of their number. UserError: a part
-    would be empty.
+    """Sorted row numbers of each part; a part has a share of the groups, all of them whole.
+
+    UserError: a part would be empty.
     """
     shuffled = shuffled_groups(groups, seed)
     ends = [0, *(round(end * len(shuffled)) for end in np.cumsum(shares))]
@@ -79,8 +83,9 @@ def split_groups(groups: Sequence[str], shares: Sequence[float], seed: int) -> l
 def nested_subsets(
     groups: Sequence[str], percents: Sequence[float], seed: int | Sequence[int]
 ) -> list[np.ndarray]:
-    """Sorted row numbers for each share of the groups, in %, at least one group; each is a part of
-    every larger one.
+    """Sorted row numbers for each share of the groups, in percent, at least one group.
+
+    Each subset is part of every larger one.
     """
     shuffled = shuffled_groups(groups, seed)
     return [
@@ -92,12 +97,12 @@ def nested_subsets(
 def fit_probe(
     train: np.ndarray, train_labels: np.ndarray, valid: np.ndarray, valid_labels: np.ndarray
 ) -> Probe | None:
-    """Fit at ascending C, each from the weights of the one before; keep the smallest C of the best
-    validation macro AUROC.
+    """Fit probes at ascending C and return the one with the best validation macro AUROC.
 
-    Features (N, D) float64, standardised; labels (N, K) 1, 0 or NaN: that row is left out for that
-    class. A class without a positive or a negative in `train` is left out; None if no class is left
-    that both parts have. UserError: no scikit-learn.
+    Of equal ones it is that of the smallest C. Each fit starts from the weights of the one before.
+    Features (N, D) float64, standardised; labels (N, K): 1, 0 or NaN, which leaves the row out for
+    that class. A class without a positive or a negative in `train` is left out. None if no class
+    can be fitted and validated. UserError: no scikit-learn.
     """
     known = [np.flatnonzero(~np.isnan(label)) for label in train_labels.T]
     fitted = np.array(
@@ -132,7 +137,7 @@ def fit_probe(
         last = np.array(list(tried.values())[-FALLS - 1 :])
         if len(last) > FALLS and (np.diff(last) < 0).all():
             break
-    assert best is not None  # the first of STRENGTHS was
+    assert best is not None  # set at the first of STRENGTHS
     return Probe(best.strength, best.weights, best.bias, fitted, tried, unconverged)
 
 
@@ -147,9 +152,7 @@ def _model() -> LogisticRegression:
 
 
 def _fit(model: LogisticRegression, features: np.ndarray, labels: np.ndarray) -> bool:
-    """Fit in place; True if lbfgs did not converge, which the caller counts instead of thousands of
-    warnings.
-    """
+    """Fit in place; True if lbfgs did not converge, which is counted instead of a warning."""
     from sklearn.exceptions import ConvergenceWarning
 
     with warnings.catch_warnings(record=True) as caught:

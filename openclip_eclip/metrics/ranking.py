@@ -1,8 +1,7 @@
-"""Ranks of right answers in retrieval, in strips of the similarity matrix, with ties counted and
-not hidden.
+"""Ranks of right answers in retrieval, with ties, computed in strips of the similarity matrix.
 
-Scores are float32 products, and answers tie where these are equal. Equal vectors get bit for bit
-equal scores: each distinct vector is multiplied once.
+Scores are float32 products, and answers tie if these are equal. Equal vectors have bit-for-bit
+identical scores, because each distinct vector is multiplied once.
 """
 
 from __future__ import annotations
@@ -15,15 +14,15 @@ import numpy as np
 from scipy.special import gammaln
 
 TIES = ("optimistic", "expected", "pessimistic")
-STRIP = 2**25  # scores held at a time: 128 MiB
+STRIP = 2**25  # number of scores in memory at a time: 128 MiB
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """Where the best right answer of each of N queries stands among `gallery` answers.
+    """Ranks of the best right answer of each of N queries among `gallery` answers.
 
-    `above` (N,) int64: answers that score higher; `right` (at least 1) and `wrong` (N,) int64: the
-    right and the wrong answers at exactly its score, whose order is arbitrary.
+    `above` (N,) int64: number of answers with a higher score; `right` (at least 1) and `wrong` (N,)
+    int64: numbers of right and wrong answers with exactly its score, whose order is arbitrary.
     """
 
     above: np.ndarray
@@ -33,12 +32,13 @@ class Ranks:
 
     @property
     def tied(self) -> int:
-        """Queries whose best right answer scores the same as a wrong one."""
+        """Number of queries whose best right answer has the same score as a wrong one."""
         return int((self.wrong > 0).sum())
 
     def rank(self, ties: str) -> np.ndarray:
-        """(N,) float64 from 1: the rank of the first right answer; for "expected" its mean over all
-        orders of the tied.
+        """Rank of the first right answer (N,) float64, from 1.
+
+        For "expected" it is the mean over all orders of the tied answers.
         """
         between = {
             "optimistic": 0.0,
@@ -48,19 +48,21 @@ class Ranks:
         return 1.0 + self.above + between[ties]
 
     def hits(self, k: int, ties: str) -> np.ndarray:
-        """(N,) float64: is a right answer among the first `k`; for "expected" the probability over
-        all orders of the tied.
+        """Whether a right answer is among the first `k` (N,) float64.
 
-        With m = k - above places for `right` + `wrong` answers, the chance that all m go to wrong
-        ones is hypergeometric: C(wrong, m) / C(right + wrong, m).
+        For "expected" it is the probability over all orders of the tied answers. With
+        m = k - above ranks for `right` + `wrong` answers, the probability that all m go to wrong
+        answers is hypergeometric: C(wrong, m) / C(right + wrong, m).
         """
         if ties != "expected":
             return (self.rank(ties) <= k).astype(np.float64)
         return 1 - _all_wrong(self.right, self.wrong, k - self.above)
 
     def reciprocal(self, ties: str) -> np.ndarray:
-        """(N,) float64: 1 / rank; for "expected" its mean over all orders of the tied, which is not
-        1 / mean rank.
+        """1 / rank (N,) float64.
+
+        For "expected" it is the mean over all orders of the tied answers, which is not 1 / mean
+        rank.
         """
         if ties != "expected" or not self.tied:
             return 1 / self.rank(ties)
@@ -69,10 +71,12 @@ class Ranks:
         )
         means = np.empty(len(kinds))
         for i, (above, right, wrong) in enumerate(kinds):
-            # P(the first right answer stands after place p of the tied)
-            places = np.arange(wrong + 2)
-            after = _all_wrong(np.full(len(places), right), np.full(len(places), wrong), places)
-            means[i] = (-np.diff(after) / (above + places[1:])).sum()
+            # P(the first right answer comes after position p of the tied answers)
+            positions = np.arange(wrong + 2)
+            after = _all_wrong(
+                np.full(len(positions), right), np.full(len(positions), wrong), positions
+            )
+            means[i] = (-np.diff(after) / (above + positions[1:])).sum()
         return means[which.reshape(-1)]
 
 
@@ -82,10 +86,10 @@ def rank_answers(
     query_groups: Sequence[object],
     gallery_groups: Sequence[object],
 ) -> Ranks:
-    """Rank the `gallery` (M, D) for each of `queries` (N, D), float32; an answer is right if its
-    group is the query's.
+    """Rank the `gallery` (M, D) float32 for each of `queries` (N, D) float32.
 
-    Holds a strip of the N x M scores. ValueError: NaN, shapes, a query without any right answer.
+    An answer is right if it has the group of the query. Only a strip of the N x M scores is in
+    memory. ValueError: NaN, wrong shapes, or a query without a right answer.
     """
     queries, gallery = _checked(queries, gallery, query_groups, gallery_groups)
     query_codes, gallery_codes = _codes(query_groups, gallery_groups)
@@ -96,23 +100,24 @@ def rank_answers(
     if (first == last).any():
         lost = int(np.flatnonzero(first == last)[0])
         raise ValueError(
-            f"query {lost} (group {query_groups[lost]!r}) has no right answer in the gallery; leave"
-            " such queries out."
+            f"query {lost} (group {query_groups[lost]!r}) has no right answer in the gallery;"
+            " expected at least one. Leave such queries out."
         )
     above, right, wrong = np.empty((3, len(queries)), np.int64)
     for start, scores in _strips(queries, gallery):
         for i, row in enumerate(scores, start):
-            own = row[order[first[i] : last[i]]]
-            best = own.max()
-            above[i], right[i] = np.count_nonzero(row > best), np.count_nonzero(own == best)
+            right_scores = row[order[first[i] : last[i]]]
+            best = right_scores.max()
+            above[i], right[i] = (
+                np.count_nonzero(row > best),
+                np.count_nonzero(right_scores == best),
+            )
             wrong[i] = np.count_nonzero(row == best) - right[i]
     return Ranks(above, right, wrong, len(gallery))
 
 
 def chance_ranks(query_groups: Sequence[object], gallery_groups: Sequence[object]) -> Ranks:
-    """The ranks under a model that gives every pair the same score: its "expected" numbers are
-    chance.
-    """
+    """Ranks of a model that gives every pair the same score: its "expected" values are chance."""
     query_codes, gallery_codes = _codes(query_groups, gallery_groups)
     right = np.bincount(gallery_codes, minlength=int(query_codes.max(initial=0)) + 1)[query_codes]
     return Ranks(np.zeros_like(right), right, len(gallery_codes) - right, len(gallery_codes))
@@ -125,8 +130,9 @@ def precision_at_k(
     gallery_labels: Sequence[object],
     k: int,
 ) -> np.ndarray:
-    """(N,) float64: share of the first `k` answers with the query's label; answers tied at place k
-    count by their expectation.
+    """Share of the first `k` answers with the label of the query (N,) float64.
+
+    Answers that are tied at rank k count by their expectation.
     """
     queries, gallery = _checked(queries, gallery, query_labels, gallery_labels)
     if not 1 <= k <= len(gallery):
@@ -134,46 +140,47 @@ def precision_at_k(
             f"precision at {k} of {len(gallery)} answers; expected 1 to {len(gallery)}."
         )
     query_codes, gallery_codes = _codes(query_labels, gallery_labels)
-    found = np.empty(len(queries))
+    precision = np.empty(len(queries))
     for start, scores in _strips(queries, gallery):
         for i, row in enumerate(scores, start):
             last = np.partition(row, -k)[-k]
             same = gallery_codes == query_codes[i]
             inside, at = row > last, row == last
-            found[i] = (
+            precision[i] = (
                 (same & inside).sum() + (k - inside.sum()) * (same & at).sum() / at.sum()
             ) / k
-    return found
+    return precision
 
 
-def _all_wrong(right: np.ndarray, wrong: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """C(wrong, places) / C(right + wrong, places): 1 without places, 0 with more places than wrong
-    answers.
+def _all_wrong(right: np.ndarray, wrong: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """C(wrong, positions) / C(right + wrong, positions).
+
+    1 without positions, 0 with more positions than wrong answers.
     """
-    m = np.clip(places, 0, wrong)
+    m = np.clip(positions, 0, wrong)
     log = (
         gammaln(wrong + 1)
         - gammaln(wrong - m + 1)
         + gammaln(right + wrong - m + 1)
         - gammaln(right + wrong + 1)
     )
-    return np.where(places > wrong, 0.0, np.where(places <= 0, 1.0, np.exp(log)))
+    return np.where(positions > wrong, 0.0, np.where(positions <= 0, 1.0, np.exp(log)))
 
 
 def _strips(queries: np.ndarray, gallery: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """(first query, scores (rows, M)), again and again."""
-    # BLAS rounds a product by its place in the matrix, so two copies of a vector might not tie
-    number: dict[bytes, int] = {}
+    """Yields (index of the first query, scores (rows, M)) for each strip of queries."""
+    # BLAS rounds a product by its position in the matrix, so two copies of a vector might not tie
+    columns: dict[bytes, int] = {}
     zero = np.float32(0)  # added, makes -0.0 the same as 0.0
-    place = np.array(
-        [number.setdefault(blake2b(row + zero).digest(), len(number)) for row in gallery]
+    column = np.array(
+        [columns.setdefault(blake2b(row + zero).digest(), len(columns)) for row in gallery]
     )
-    copies = len(number) < len(gallery)
-    distinct = gallery[np.unique(place, return_index=True)[1]] if copies else gallery
+    copies = len(columns) < len(gallery)
+    distinct = gallery[np.unique(column, return_index=True)[1]] if copies else gallery
     step = max(1, STRIP // len(gallery))
     for start in range(0, len(queries), step):
         scores = queries[start : start + step] @ distinct.T
-        yield start, scores[:, place] if copies else scores
+        yield start, scores[:, column] if copies else scores
 
 
 def _checked(
@@ -193,7 +200,7 @@ def _checked(
 
 
 def _codes(*names: Sequence[object]) -> list[np.ndarray]:
-    """Equal names, equal numbers; names may be text, numbers or tuples."""
+    """Numbers for names, equal ones for equal names; names may be text, numbers or tuples."""
     number: dict[object, int] = {}
     return [
         np.array([number.setdefault(name, len(number)) for name in part], dtype=np.int64)

@@ -1,9 +1,9 @@
-"""The metrics of many bootstrap draws at once: a draw is a column of weights, how often each sample
-was drawn.
+"""Metrics of many bootstrap draws at once.
 
-Every scorer takes weights (N, D) and returns (D, S, Q): D draws, S seeds of a method, Q statistics
-in the order of `names`. All ones is the sample itself. NaN: not defined in that draw (a class, or
-one of its two sides, was not drawn).
+A draw is a column of weights: how often each sample was drawn. Every scorer takes weights (N, D)
+and returns (D, S, Q): D draws, S seeds of a method, Q statistics in the order of `names`, then of
+the classes. Weights of one give the statistics of the sample itself. NaN: undefined in that draw,
+because a class, or its positives or negatives, were not drawn.
 """
 
 from __future__ import annotations
@@ -14,15 +14,16 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.sparse import csr_array
 
-CELLS = 2_000_000  # weights held at a time: 16 MB
+CELLS = 2_000_000  # number of weights in memory at a time: 16 MB
 RANKS_AT = (1, 5, 10)
 
 
 def weight_chunks(
     count: int, draws: int, seed: int, groups: Sequence[object] | None = None
 ) -> Iterator[np.ndarray]:
-    """(N, d) float64 at a time, `draws` columns in all; with `groups` (N,) whole groups are drawn
-    with replacement.
+    """Yields weights (N, d) float64 in chunks, `draws` columns in all.
+
+    Samples are drawn with replacement; with `groups` (N,) whole groups are drawn.
     """
     rng = np.random.default_rng(seed)
     member = (
@@ -37,23 +38,23 @@ def weight_chunks(
             np.bincount(rng.integers(0, units, units), minlength=units)[member]
             for _ in range(min(step, draws - first))
         ]
-        yield np.array(drawn, dtype=np.float64).T.copy()  # a row a sample: scorers gather rows
+        # contiguous in the rows of samples, which scorers gather
+        yield np.array(drawn, dtype=np.float64).T.copy()
 
 
 @dataclass
 class ClassScorer:
-    """macro-F1, balanced accuracy, accuracy, then F1 of each class. Classes without a sample stay
-    out of both means.
+    """Macro-F1, balanced accuracy, accuracy, then F1 of each class.
 
-    `label` (N,) int from 0 to K - 1; `predicted` (S, N) the same, one row a seed; `classes` K
-    names.
+    Classes without a sample are left out of both means. `label` (N,) int from 0 to K - 1;
+    `predicted` (S, N) the same, a row for each seed; `classes`: K names.
     """
 
     label: np.ndarray
     predicted: np.ndarray
     classes: list[str]
 
-    limits = (0.0, 1.0)  # no statistic is outside
+    limits = (0.0, 1.0)  # range of all statistics
 
     @property
     def names(self) -> list[str]:
@@ -65,7 +66,7 @@ class ClassScorer:
 
     @property
     def undefined(self) -> list[str]:
-        """Classes that the set has no sample of."""
+        """Classes without a sample."""
         return [name for k, name in enumerate(self.classes) if not (self.label == k).any()]
 
     def __call__(self, weights: np.ndarray) -> np.ndarray:
@@ -76,7 +77,7 @@ class ClassScorer:
         support[support == 0] = np.nan
         present = is_label.any(0)
         total = weights.sum(0)
-        found = []
+        statistics = []
         for predicted in self.predicted:
             is_predicted = predicted[:, None] == numbers
             calls = weights.T @ is_predicted.astype(np.float64)
@@ -87,16 +88,16 @@ class ClassScorer:
                 (hits / support)[:, present].mean(1),
                 hits.sum(1) / total,
             ]
-            found.append(np.column_stack([*overall, f1]))
-        return np.stack(found, axis=1)
+            statistics.append(np.column_stack([*overall, f1]))
+        return np.stack(statistics, axis=1)
 
 
 @dataclass
 class AurocScorer:
-    """macro AUROC, then AUROC of each class. Classes that are all positive or all negative stay out
-    of the mean.
+    """Macro AUROC, then AUROC of each class.
 
-    `label` (N, K) of 1, 0 and NaN (left out); `score` (S, N, K); ties count half.
+    Classes that are all positive or all negative are left out of the mean. `label` (N, K): 1, 0 or
+    NaN (left out); `score` (S, N, K); ties count half.
     """
 
     label: np.ndarray
@@ -120,29 +121,32 @@ class AurocScorer:
         return [name for name, is_known in zip(self.classes, known, strict=True) if not is_known]
 
     def __call__(self, weights: np.ndarray) -> np.ndarray:
-        found = np.full((weights.shape[1], len(self.score), 1 + len(self.classes)), np.nan)
+        statistics = np.full((weights.shape[1], len(self.score), 1 + len(self.classes)), np.nan)
         undefined = self.undefined
         defined = [k for k, name in enumerate(self.classes) if name not in undefined]
         for k in defined:
             positive, negative = self.label[:, k] == 1, self.label[:, k] == 0
             for s, score in enumerate(self.score[:, :, k]):
-                found[:, s, 1 + k] = _auroc(score, positive, negative, weights)
-        found[:, :, 0] = found[:, :, [1 + k for k in defined]].mean(2) if defined else np.nan
-        return found
+                statistics[:, s, 1 + k] = _auroc(score, positive, negative, weights)
+        statistics[:, :, 0] = (
+            statistics[:, :, [1 + k for k in defined]].mean(2) if defined else np.nan
+        )
+        return statistics
 
 
 def _auroc(
     score: np.ndarray, positive: np.ndarray, negative: np.ndarray, weights: np.ndarray
 ) -> np.ndarray:
-    """(D,) of scores (N,), masks (N,) and weights (N, D): share of the pairs that are in order,
-    ties half.
+    """AUROC of each draw (D,): share of the pairs in the right order, ties half.
+
+    `score` (N,); `positive`, `negative`: masks (N,); `weights` (N, D).
     """
     chosen = np.flatnonzero(negative)
     chosen = chosen[np.argsort(score[chosen], kind="stable")]
     left, right = (
         np.searchsorted(score[chosen], score[positive], side) for side in ("left", "right")
     )
-    # the sum below a positive changes at these places alone
+    # the sum of negatives below a positive changes only at these positions
     edges = np.unique(np.concatenate([[0], left, right]))
     edges = edges[edges < len(chosen)]
     rows = csr_array(
@@ -151,7 +155,7 @@ def _auroc(
     )
     # gathers and adds in one go: ten times as fast as weights[chosen] and np.add.reduceat
     sums = rows @ weights
-    # before edge 0, 1, ...
+    # sums of negatives before edge 0, 1, ...
     below = np.vstack([np.zeros(weights.shape[1]), np.cumsum(sums, axis=0)])
     above = weights[positive]
     in_order = sum(
@@ -163,8 +167,9 @@ def _auroc(
 
 @dataclass
 class RankScorer:
-    """R@1, R@5, R@10 and the median rank; `rank` (S, N) from 1, expected ranks (not whole) where
-    ties are.
+    """R@1, R@5, R@10 and the median rank.
+
+    `rank` (S, N) from 1; with ties expected ranks, which may be fractions.
     """
 
     rank: np.ndarray
@@ -180,31 +185,32 @@ class RankScorer:
 
     def __call__(self, weights: np.ndarray) -> np.ndarray:
         total = weights.sum(0)
-        found = []
+        statistics = []
         for rank in self.rank:
             hits = (
                 weights.T
                 @ (rank[:, None] <= np.array(RANKS_AT)).astype(np.float64)
                 / total[:, None]
             )
-            found.append(np.column_stack([hits, _median(rank, weights)]))
-        return np.stack(found, axis=1)
+            statistics.append(np.column_stack([hits, _median(rank, weights)]))
+        return np.stack(statistics, axis=1)
 
 
 def _median(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """(D,) medians of values (N,) that occur weights (N, D) times; the middle of the two where the
-    number is even.
+    """Medians (D,) of `values` (N,) that occur `weights` (N, D) times.
+
+    With an even number it is the mean of the middle two.
     """
     order = np.argsort(values, kind="stable")
     cumulated = np.cumsum(weights[order], axis=0)
     total = cumulated[-1]
-    low, high = ((cumulated <= place).sum(0) for place in ((total - 1) // 2, total // 2))
+    low, high = ((cumulated <= position).sum(0) for position in ((total - 1) // 2, total // 2))
     return (values[order][low] + values[order][high]) / 2
 
 
 @dataclass
 class MeanScorer:
-    """Metrics that are means over the samples; `value` (S, N, Q), `names` Q of them."""
+    """Metrics that are means over the samples; `value` (S, N, Q), `names`: Q names."""
 
     value: np.ndarray
     names: list[str]

@@ -1,12 +1,12 @@
-"""Generated reports against the reports they stand for: strings in, one row of numbers a report out
-(§4.4, Tab. 3).
+"""Metrics of generated reports against true reports: strings in, a number for each report out.
+
+§4.4, Tab. 3.
 
     scored = score_reports(candidates, references, {"sentence": "all-mpnet-base-v2"})
     scored["BLEU-2"].value(), bootstrap_interval(scored["BLEU-2"].value, len(candidates)),
     scored["CB_emb"].missing
 
-METEOR is left out: it needs WordNet, which no package brings and which its library downloads
-(docs/decisions/0022).
+METEOR is left out: it needs WordNet, which its library downloads (docs/decisions/0022).
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ _PREFIX = re.compile(r"\A[\s*#_]*(?:findings|report)[\s*_]*:[\s*_]*", re.IGNOREC
 class Scored(NamedTuple):
     """One metric over N reports, or the reason why it is missing (`values` is then None)."""
 
-    # float64: (N,) the metric of each report, or (N, K) counts that `combine` makes one number of
-
+    # float64: (N,) the metric of each report, or (N, K) counts that `combine` reduces to a number
     values: np.ndarray | None
     combine: Callable[[np.ndarray], float] = np.mean  # rows of `values` -> the metric
     setting: str = ""  # library with version, tokenizer, weights with their hash
-    # empty candidates among the N: each counts as 0, or as a report without n-grams or labels
+    # number of empty candidates: each counts as 0, or as a report without n-grams or labels
     empty: int = 0
     missing: str = ""
 
     def value(self, rows: np.ndarray | slice = slice(None)) -> float:
-        """The metric over all reports, or over `rows` (as `bootstrap_interval` asks); ValueError
-        when missing.
+        """The metric over all reports, or over `rows`, as `bootstrap_interval` needs it.
+
+        ValueError: the metric is missing.
         """
         if self.values is None:
             raise ValueError(f"a missing metric has no value: {self.missing}")
@@ -51,26 +51,30 @@ class Scored(NamedTuple):
 
 
 class Metric(NamedTuple):
-    """How a metric is computed: `function(candidates, references)`, followed by `folder, device`
-    where it needs a model.
+    """How a metric is computed: `function(candidates, references)`.
+
+    If it needs a model, `folder` and `device` follow.
     """
 
     function: Callable[..., tuple[np.ndarray, str]]
     model: str = ""  # key of `models` in `score_reports`
-    needs: str = ""  # what has to be in that folder
+    needs: str = ""  # expected content of that folder
     combine: Callable[[np.ndarray], float] = np.mean
 
 
 def clean_report(text: str) -> str:
-    """A report without special tokens of a language model, without a leading `findings:`, white
-    space collapsed.
+    """A report without special tokens of language models and without a leading `findings:`.
+
+    White space is collapsed.
     """
     return _PREFIX.sub("", " ".join(_SPECIAL.sub(" ", text).split()), count=1).strip()
 
 
 def report_tokens(text: str) -> list[str]:
-    """NLTK's word tokens, cased. Its `word_tokenize` splits sentences by a downloaded model; here .
-    ! ? and a space end one.
+    """NLTK's word tokens, cased.
+
+    A `.`, `!` or `?` and a space end a sentence; NLTK's `word_tokenize` needs a downloaded model
+    for that.
     """
     from nltk.tokenize import NLTKWordTokenizer
 
@@ -82,11 +86,10 @@ def report_tokens(text: str) -> list[str]:
 
 
 def bleu_2(candidates: list[str], references: list[str]) -> tuple[np.ndarray, str]:
-    """BL-2 of Tab. 3: sentence BLEU of each report, weights (1/2, 1/2), no smoothing; its mean is
-    the metric. (N,) in [0, 1].
+    """BL-2 of Tab. 3: sentence BLEU of each report (N,) in [0, 1], weights (1/2, 1/2), unsmoothed.
 
-    Without a common pair of words it is 0: NLTK warns then and gives 1e-154. So is an identical
-    report of one word.
+    The mean is the metric. Without a common pair of words it is 0, where NLTK warns and gives
+    1e-154. So an identical report of one word has 0, too.
     """
     from nltk.translate.bleu_score import sentence_bleu
 
@@ -108,20 +111,21 @@ def bleu_2(candidates: list[str], references: list[str]) -> tuple[np.ndarray, st
 
 
 def bleu_4_counts(candidates: list[str], references: list[str]) -> tuple[np.ndarray, str]:
-    """What corpus BLEU-4 sums over reports: (N, 10), common n-grams (1-4), n-grams of the candidate
-    (1-4), both lengths.
+    """Counts (N, 10) that corpus BLEU-4 sums over reports.
+
+    Columns: common n-grams (1-4), n-grams of the candidate (1-4), both lengths.
     """
     from sacrebleu.metrics import BLEU
 
     bleu, rows = BLEU(), []
     for candidate, reference in zip(candidates, references):
-        one = bleu.corpus_score([candidate], [[reference]])
-        rows.append([*one.counts, *one.totals, one.sys_len, one.ref_len])
+        score = bleu.corpus_score([candidate], [[reference]])
+        rows.append([*score.counts, *score.totals, score.sys_len, score.ref_len])
     return np.array(rows, dtype=np.float64), f"corpus BLEU, sacrebleu {bleu.get_signature()}"
 
 
 def corpus_bleu_4(counts: np.ndarray) -> float:
-    """sacrebleu's corpus BLEU-4 of rows of `bleu_4_counts`, as a fraction, not in percent."""
+    """sacrebleu's corpus BLEU-4 of rows of `bleu_4_counts`, from 0 to 1, not in percent."""
     from sacrebleu.metrics import BLEU
 
     total = counts.sum(axis=0).astype(int).tolist()
@@ -147,7 +151,7 @@ def rouge_l(candidates: list[str], references: list[str]) -> tuple[np.ndarray, s
 
 
 def dictionary_counts(candidates: list[str], references: list[str]) -> tuple[np.ndarray, str]:
-    """(N, 3) as `label_counts`, of the findings of `finding_labels`; uncertain is not present."""
+    """`label_counts` (N, 3) of the findings of `finding_labels`; uncertain is not present."""
     counts = label_counts(label_matrix(candidates) == PRESENT, label_matrix(references) == PRESENT)
     return (
         counts,
@@ -159,15 +163,16 @@ def dictionary_counts(candidates: list[str], references: list[str]) -> tuple[np.
 
 
 def label_counts(candidate: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """(N, 3) float64 from two (N, labels) bool: in both, in the candidate only, in the reference
-    only.
+    """Counts (N, 3) float64 of labels in both, in the candidate only, in the reference only.
+
+    `candidate`, `reference` (N, labels) bool.
     """
     parts = (candidate & reference, candidate & ~reference, ~candidate & reference)
     return np.stack([part.sum(axis=1) for part in parts], axis=1).astype(np.float64)
 
 
 def micro_f1(counts: np.ndarray) -> float:
-    """2 TP / (2 TP + FP + FN) over all reports and labels; NaN where there is no label at all."""
+    """2 TP / (2 TP + FP + FN) over all reports and labels; NaN if there is no label."""
     both, extra, missed = counts.sum(axis=0)
     return 2 * both / (2 * both + extra + missed) if both + extra + missed else np.nan
 
@@ -175,10 +180,14 @@ def micro_f1(counts: np.ndarray) -> float:
 def chexbert_counts(
     candidates: list[str], references: list[str], folder: Path, device: str = "cpu"
 ) -> tuple[np.ndarray, str]:
-    """(N, 3) as `label_counts`, of CheXbert's 14 labels, where uncertain counts as positive."""
-    (found, _), (true, _), setting = text_models.chexbert(candidates, references, folder, device)
-    found = found & np.array([bool(text) for text in candidates])[:, None]
-    return label_counts(found, true), f"micro-F1 of 14 labels, uncertain as positive, {setting}"
+    """`label_counts` (N, 3) of CheXbert's 14 labels; uncertain counts as positive."""
+    (labels, _), (true_labels, _), setting = text_models.chexbert(
+        candidates, references, folder, device
+    )
+    labels = labels & np.array([bool(text) for text in candidates])[:, None]
+    return label_counts(
+        labels, true_labels
+    ), f"micro-F1 of 14 labels, uncertain as positive, {setting}"
 
 
 _CHEXBERT = "chexbert.pth (Stanford) with config.json and vocab.txt of bert-base-uncased"
@@ -211,23 +220,23 @@ def score_reports(
     models: Mapping[str, str | Path] | None = None,
     device: str = "cpu",
 ) -> dict[str, Scored]:
-    """Every metric of METRICS. Both sides go through `clean_report` first.
+    """All metrics of METRICS; `clean_report` is applied to both sides first.
 
     Args:
         candidates: N generated reports; "" is allowed and counted.
-        references: N true reports, one each.
+        references: N true reports, in the same order.
         models: local folders, by `bertscore`, `sentence`, `chexbert`, `radgraph`; nothing is
             downloaded.
     Raises:
-        ValueError: strings for lists, lists for strings, other lengths, an empty reference, an
-            unknown or unusable model.
+        ValueError: arguments that are not lists of strings, different lengths, an empty reference,
+            an unknown or unusable model.
     """
     models = models or {}
     texts = _checked(candidates, "candidates"), _checked(references, "references")
     if len(texts[0]) != len(texts[1]) or not texts[0]:
         raise ValueError(
-            f"{len(texts[0])} candidates, {len(texts[1])} references; expected as many, and at"
-            " least one."
+            f"{len(texts[0])} candidates, {len(texts[1])} references; expected equal numbers, and"
+            " at least one."
         )
     if "" in texts[1]:
         raise ValueError(
@@ -265,8 +274,10 @@ def _score(
 
 
 def _checked(texts: Sequence[str], name: str) -> list[str]:
-    """A string taken for a list, or lists of words for strings, would give a number all the same,
-    and a wrong one.
+    """Cleaned texts. ValueError: not a list of strings.
+
+    A string in the place of a list, or lists of words in the place of strings, would give wrong
+    numbers without an error.
     """
     if isinstance(texts, str) or any(not isinstance(text, str) for text in texts):
         kind = (
@@ -274,5 +285,5 @@ def _checked(texts: Sequence[str], name: str) -> list[str]:
             if isinstance(texts, str)
             else next(type(text).__name__ for text in texts if not isinstance(text, str))
         )
-        raise ValueError(f"{name}: {kind}; expected a list of strings, one a report.")
+        raise ValueError(f"{name}: {kind}; expected a list of strings, one for each report.")
     return [clean_report(text) for text in texts]

@@ -1,8 +1,7 @@
-"""Metrics of reports that need a model: BERTScore, sentence embeddings, CheXbert, RadGraph. Weights
-come from local folders only.
+"""Metrics of reports that need a model: BERTScore, sentence embeddings, CheXbert, RadGraph.
 
-Models and hashes are kept between calls: three systems on one test set load them once. An empty
-candidate scores 0.
+Weights come from local folders only. Models and hashes are cached between calls, so several writers
+on one test set load them once. An empty candidate scores 0.
 """
 
 from __future__ import annotations
@@ -24,9 +23,7 @@ BATCH = 32
 
 
 class Encoder(NamedTuple):
-    """A text model in evaluation mode (no dropout), its tokenizer, and what the report says
-    of it.
-    """
+    """A text model in evaluation mode (no dropout), its tokenizer, and its name in the report."""
 
     model: torch.nn.Module
     tokenizer: Any
@@ -47,8 +44,9 @@ def _config(folder: Path) -> Any:
 
 @functools.lru_cache(maxsize=4)
 def load_encoder(folder: Path, layers: int | None, device: str) -> Encoder:
-    """A transformers model from `folder`, its first `layers` layers (BERT and its kin) or all;
-    ValueError without one.
+    """Load a transformers model from `folder`, with its first `layers` layers, or all for None.
+
+    Layers can be chosen for models like BERT. ValueError: no model.
     """
     from transformers import AutoModel, AutoTokenizer
 
@@ -65,8 +63,9 @@ def load_encoder(folder: Path, layers: int | None, device: str) -> Encoder:
 
 @functools.lru_cache(maxsize=16)
 def weights_name(folder: Path, pattern: str = "") -> str:
-    """`FOLDER, FILE sha256 0123456789abcdef`: the weights in `folder`, all shards together, or the
-    files named by `pattern`.
+    """Name and hash of the weights in `folder`: `FOLDER, FILE sha256 0123456789abcdef`.
+
+    All shards are hashed together, or the files that match `pattern`.
     """
     files = sorted(folder.glob(pattern or "*.safetensors")) or sorted(
         folder.glob(pattern or "*.bin")
@@ -91,8 +90,9 @@ def weights_name(folder: Path, pattern: str = "") -> str:
 
 
 def encode(encoder: Encoder, texts: list[str], pooling: str) -> tuple[np.ndarray, int]:
-    """(N, D) float64 vectors, the tokens' mean or the first token's, and how many texts were cut.
-    Equal texts are read once.
+    """(vectors (N, D) float64, number of cut texts); equal texts are encoded once.
+
+    `pooling` "mean": mean over the tokens; else the first token.
     """
     unique = sorted(set(texts), key=len, reverse=True)
     device = next(encoder.model.parameters()).device
@@ -119,19 +119,23 @@ def encode(encoder: Encoder, texts: list[str], pooling: str) -> tuple[np.ndarray
     return np.stack([vectors[text] for text in texts]), sum(text in cut for text in texts)
 
 
-def _cosine(candidates: list[str], one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """(N,) cosines of rows, 0 for an empty candidate, whose vector is that of the special tokens
-    alone.
+def _cosine(candidates: list[str], vectors: np.ndarray, true_vectors: np.ndarray) -> np.ndarray:
+    """Cosines (N,) of rows of `vectors` and `true_vectors`, each (N, D).
+
+    0 for an empty candidate, whose vector comes from special tokens alone.
     """
-    cosine = (one * other).sum(1) / (np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1))
+    cosine = (vectors * true_vectors).sum(1) / (
+        np.linalg.norm(vectors, axis=1) * np.linalg.norm(true_vectors, axis=1)
+    )
     return np.where([bool(text) for text in candidates], cosine, 0.0)
 
 
 def sentence_cosine(
     candidates: list[str], references: list[str], folder: Path, device: str = "cpu"
 ) -> tuple[np.ndarray, str]:
-    """S_emb of Tab. 3: cosine of sentence vectors, pooled as the folder's sentence-transformers
-    settings say. (N,) in [-1, 1].
+    """S_emb of Tab. 3: cosine of sentence vectors. (N,) in [-1, 1].
+
+    The sentence-transformers settings of the folder choose the pooling.
     """
     pooling = _pooling(folder)
     encoder = load_encoder(folder, None, device)
@@ -147,8 +151,9 @@ def sentence_cosine(
 
 
 def _pooling(folder: Path) -> str:
-    """`mean` or `cls` as the folder's 1_Pooling has it, mean for a plain transformers folder;
-    ValueError for anything else.
+    """`mean` or `cls`, as 1_Pooling in the folder says; `mean` for a plain transformers folder.
+
+    ValueError: another pooling.
     """
     modules = folder / "modules.json"
     kinds = (
@@ -167,8 +172,8 @@ def _pooling(folder: Path) -> str:
     chosen = chosen or [settings.get("pooling_mode")]
     if set(kinds) - {"Transformer", "Pooling", "Normalize"} or chosen not in (["mean"], ["cls"]):
         raise ValueError(
-            f"{folder}: modules {kinds}, pooling {chosen}; expected a transformer, pooled by mean"
-            " or cls, no more."
+            f"{folder}: modules {kinds}, pooling {chosen}; expected only a transformer, pooled by"
+            " mean or cls."
         )
     return chosen[0]
 
@@ -178,9 +183,9 @@ def bertscore_recall(
 ) -> tuple[np.ndarray, str]:
     """B-R of Tab. 3: BERTScore recall by bert-score, no idf, no rescaling. (N,) float64.
 
-    The layer: bert-score's own for a folder with the name of a model in its table, else 3/4 of the
-    depth; 9 of 12 for bert-base-uncased either way. torchmetrics 1.9 pairs the wrong reports as
-    soon as lengths differ (docs/decisions/0022).
+    The layer is that of bert-score's table if the folder has the name of a model in it, else 3/4 of
+    the depth; for bert-base-uncased both give 9 of 12. torchmetrics 1.9 is not used: it pairs the
+    wrong reports if lengths differ (docs/decisions/0022).
     """
     from bert_score.utils import bert_cos_score_idf, model2layers
 
@@ -188,20 +193,20 @@ def bertscore_recall(
     layer = model2layers.get(folder.name, math.ceil(0.75 * depth))
     if layer > depth:
         raise ValueError(
-            f"{folder}: layer {layer} of {depth}; bert-score has it for {folder.name}. Rename the"
-            " folder."
+            f"{folder}: layer {layer} of {depth}; bert-score's table has this layer for"
+            f" {folder.name}. Expected a model that is deep enough: rename the folder."
         )
     encoder = load_encoder(folder, layer, device)
     idf = defaultdict(
         lambda: 1.0, {encoder.tokenizer.sep_token_id: 0, encoder.tokenizer.cls_token_id: 0}
     )
-    # bert-score gives "" a 0, but stops on it under transformers 5
+    # bert-score scores "" as 0, but fails on it under transformers 5
     rows = [i for i, text in enumerate(candidates) if text]
     values = np.zeros(len(candidates))
     if rows:
-        true, found = [references[i] for i in rows], [candidates[i] for i in rows]
+        true, written = [references[i] for i in rows], [candidates[i] for i in rows]
         scores = bert_cos_score_idf(
-            encoder.model, true, found, encoder.tokenizer, idf, device=device, batch_size=BATCH
+            encoder.model, true, written, encoder.tokenizer, idf, device=device, batch_size=BATCH
         )
         values[rows] = scores[:, 1].double().numpy()
     return (
@@ -214,8 +219,9 @@ def bertscore_recall(
 
 
 class CheXbert(torch.nn.Module):
-    """CheXbert's labeller (Smit et al. 2020): a BERT, 14 linear heads on its CLS token, 13 of four
-    classes, the last of two.
+    """CheXbert's labeller (Smit et al. 2020): a BERT with 14 linear heads on its CLS token.
+
+    13 heads have four classes, the last has two.
     """
 
     def __init__(self, config: Any) -> None:
@@ -233,8 +239,9 @@ class CheXbert(torch.nn.Module):
 
 @functools.lru_cache(maxsize=1)
 def _load_chexbert(folder: Path, device: str) -> Encoder:
-    """chexbert.pth in evaluation mode: the release of the paper scored with dropout on (random,
-    biased low).
+    """Load chexbert.pth in evaluation mode.
+
+    The release of the paper scored with dropout on, which is random and biased low.
     """
     from transformers import BertConfig, BertTokenizer
 
@@ -245,8 +252,8 @@ def _load_chexbert(folder: Path, device: str) -> Encoder:
     ]
     if absent:
         raise ValueError(
-            f"{folder}: no {', '.join(absent)}; expected it with bert-base-uncased's config.json"
-            " and vocab.txt."
+            f"{folder}: no {', '.join(absent)}; expected chexbert.pth with the config.json and"
+            " vocab.txt of bert-base-uncased."
         )
     try:
         state = torch.load(folder / "chexbert.pth", map_location="cpu", weights_only=True)[
@@ -280,11 +287,10 @@ Labelled = tuple[np.ndarray, np.ndarray]
 def chexbert(
     candidates: list[str], references: list[str], folder: Path, device: str = "cpu"
 ) -> tuple[Labelled, Labelled, str]:
-    """(labels (N, 14) bool, CLS vectors (N, D) float64) of candidates, then of references, and the
-    weights' name.
+    """(labels (N, 14) bool, CLS vectors (N, D) float64) of both sides, and the name of the weights.
 
-    Positive and uncertain (classes 1 and 3) are True, blank and negative False; of the last head,
-    no finding, class 1.
+    The candidates come first. Positive and uncertain (classes 1 and 3) are True, blank and negative
+    are False. Of the last head, no finding, class 1 is True.
     """
     encoder = _load_chexbert(folder, device)
     vectors = _chexbert_vectors(encoder, (*candidates, *references))
@@ -300,24 +306,24 @@ def chexbert(
 
 @functools.lru_cache(maxsize=1)
 def _chexbert_vectors(encoder: Encoder, texts: tuple[str, ...]) -> np.ndarray:
-    return encode(encoder, list(texts), "cls")[0]  # kept: two metrics are made of it
+    return encode(encoder, list(texts), "cls")[0]  # cached, because two metrics use it
 
 
 def chexbert_cosine(
     candidates: list[str], references: list[str], folder: Path, device: str = "cpu"
 ) -> tuple[np.ndarray, str]:
     """CB_emb of Tab. 3: cosine of the CLS vectors of CheXbert's BERT. (N,) in [-1, 1]."""
-    (_, one), (_, other), name = chexbert(candidates, references, folder, device)
-    return _cosine(candidates, one, other), f"CLS, {name}"
+    (_, vectors), (_, true_vectors), name = chexbert(candidates, references, folder, device)
+    return _cosine(candidates, vectors, true_vectors), f"CLS, {name}"
 
 
 def radgraph_f1(
     candidates: list[str], references: list[str], folder: Path, device: str = "cpu"
 ) -> tuple[np.ndarray, str]:
-    """F1 of RadGraph's entities, and whether they have relations (`partial`), by the package
-    radgraph. (N,) in [0, 1].
+    """RadGraph F1 (`partial`: entities, and whether they have relations). (N,) in [0, 1].
 
-    Never run with its weights here; it reads its tokenizer from the hub's cache.
+    It uses the package radgraph, which reads its tokenizer from the cache of the hub. It was never
+    run here with its weights.
     """
     kind = next(
         (name for name in ("radgraph-xl", "radgraph") if (folder / name / "weights.th").is_file()),
@@ -325,8 +331,8 @@ def radgraph_f1(
     )
     if kind is None:
         raise ValueError(
-            f"{folder}: no radgraph-xl/weights.th, no radgraph/weights.th; expected what radgraph"
-            " unpacks."
+            f"{folder}: no radgraph-xl/weights.th and no radgraph/weights.th; expected the folder"
+            " that the package radgraph unpacks."
         )
     from radgraph import F1RadGraph
 

@@ -1,4 +1,4 @@
-"""Where models look, beside where the expert looked, on test films drawn at random (never chosen).
+"""Draw where models attend and where the expert looked, on randomly drawn test images.
 
 python scripts/studies/draw_attention.py CLIP=tables/600/models/clip-30 eclip-plus=tables/600-0.15/models/eclip-plus-30 --data films/test-7 --out looks.png
 """
@@ -21,22 +21,23 @@ from openclip_eclip.evaluate.inputs.encoder import load_encoder
 from openclip_eclip.pseudo_heatmaps import look_at
 
 
-def looks(folder: str, films: list[Image.Image], reports: list[str]) -> np.ndarray:
-    """(N, H, W): attention of the tower's pool, else similarity to the film's own report, as
-    `--method align` reads them.
+def attention_maps(folder: str, images: list[Image.Image], reports: list[str]) -> np.ndarray:
+    """Attention maps (N, H, W), as `--method align` reads them.
+
+    They are the attention of the tower's pool, else the similarity to the report of the image.
     """
     encoder = load_encoder(folder, device="cpu")
-    pixels = torch.stack([encoder.transform(film.convert("RGB")) for film in films])
+    pixels = torch.stack([encoder.transform(image.convert("RGB")) for image in images])
     return interpolate(
         look_at(encoder, pixels, reports)[:, None], size=pixels.shape[-2:], mode="bilinear"
     )[:, 0].numpy()
 
 
-def show(axes: Axes, film: Image.Image, found: np.ndarray | None = None) -> None:
-    """`film` with a map (h, w) over it."""
-    axes.imshow(film, cmap="gray")
-    if found is not None:
-        axes.imshow(found, cmap="inferno", alpha=0.6, extent=(0, film.width, film.height, 0))
+def show(axes: Axes, image: Image.Image, attention: np.ndarray | None = None) -> None:
+    """Draw `image`, with an attention map (h, w) over it."""
+    axes.imshow(image, cmap="gray")
+    if attention is not None:
+        axes.imshow(attention, cmap="inferno", alpha=0.6, extent=(0, image.width, image.height, 0))
     axes.set_xticks([])
     axes.set_yticks([])
 
@@ -45,34 +46,38 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("models", nargs="+", metavar="NAME=FOLDER")
     parser.add_argument(
-        "--data", type=Path, required=True, help="folder with test.csv and test_gaze.csv"
+        "models", nargs="+", metavar="NAME=FOLDER", help="label of a row, and its exported model"
     )
-    parser.add_argument("--count", type=int, default=8)
     parser.add_argument(
-        "--seed", type=int, default=0, help="of the draw of films (default: %(default)s)"
+        "--data", type=Path, required=True, help="data folder with test.csv and test_gaze.csv"
     )
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument(
+        "--count", type=int, default=8, help="number of images (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="random seed of the images (default: %(default)s)"
+    )
+    parser.add_argument("--out", type=Path, required=True, help="PNG file to write")
     args = parser.parse_args()
     table = pd.read_csv(args.data / "test.csv").merge(
         pd.read_csv(args.data / "test_gaze.csv"), on="filepath"
     )
     table = table.iloc[np.random.default_rng(args.seed).permutation(len(table))[: args.count]]
-    films = [Image.open(args.data / name) for name in table["filepath"]]
+    images = [Image.open(args.data / name) for name in table["filepath"]]
     rows = {
-        "film": None,
+        "image": None,
         "expert": [np.asarray(Image.open(args.data / name), float) for name in table["gaze"]],
     }
     rows |= {
-        name: looks(folder, films, list(table["title"]))
+        name: attention_maps(folder, images, list(table["title"]))
         for name, folder in (word.split("=", 1) for word in args.models)
     }
     figure = Figure(figsize=(1.35 * args.count, 1.4 * len(rows)), layout="constrained")
     for axes, (name, maps) in zip(figure.subplots(len(rows), args.count), rows.items()):
         axes[0].set_ylabel(name, fontsize=10)
         for i, axis in enumerate(axes):
-            show(axis, films[i], None if maps is None else maps[i])
+            show(axis, images[i], None if maps is None else maps[i])
     figure.savefig(args.out, dpi=80)
 
 

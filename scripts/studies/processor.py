@@ -1,15 +1,14 @@
-"""Which form of the heatmap processor can be the identity, and does it respond to the heatmap?
-(decision 0001)
+"""Study of heatmap processors: which form can be the identity, and does it respond to the heatmap?
 
-    OMP_NUM_THREADS=1 python scripts/studies/processor.py --out docs/results    # processor.md,
-    .json and .png
+    OMP_NUM_THREADS=1 python scripts/studies/processor.py --out docs/results
     python scripts/studies/processor.py --out /tmp/study --quick  # a few steps of everything
 
-Priming: each form learns Processor(I, 1) = I alone (Alg. 1, l. 14-17), on 64-pixel crops of
-phantoms and photographs.
-Response: a small eCLIP is trained by Algorithm 1 on phantoms; then cos(v, v^E) of held-out films
-under the true heatmaps, those of other films, and ones. Its patches have a quarter of the pixels,
-hence widths a quarter too.
+It writes processor.md, .json and .png. See decision 0001.
+Priming: each form is trained on Processor(I, 1) = I alone (Alg. 1, l. 14-17), with 64-pixel crops
+of phantoms and photographs.
+Response: a small eCLIP is trained by Algorithm 1 on phantoms. Then cos(v, v^E) is measured on
+held-out images with the true heatmaps, with those of other images, and with ones. Its patches have
+a quarter of the pixels, so widths are a quarter, too.
 """
 
 from __future__ import annotations
@@ -52,12 +51,12 @@ SMALL_CLIP = {
 
 
 def initialise_as_torch(processor: nn.Module) -> None:
-    """The start of torch's MultiheadAttention and ConvTranspose2d, of which the authors' form is
-    made.
+    """The initial weights of torch's MultiheadAttention and ConvTranspose2d.
+
+    The authors' form consists of these modules.
     """
-    bound = (
-        6 / (4 * processor.config.width)
-    ) ** 0.5  # one Xavier draw for queries, keys and values together
+    # one Xavier draw for queries, keys and values together
+    bound = (6 / (4 * processor.config.width)) ** 0.5
     for layer in (processor.query, processor.key_value):
         nn.init.uniform_(layer.weight, -bound, bound)
     for layer in (processor.query, processor.key_value, processor.attend_out):
@@ -67,7 +66,8 @@ def initialise_as_torch(processor: nn.Module) -> None:
 
 
 def push_away(processor: nn.Module) -> None:
-    nn.init.normal_(processor.unpatchify.weight, std=0.3)  # can priming bring it back?
+    """Initial weights far from the identity: can priming reach it?"""
+    nn.init.normal_(processor.unpatchify.weight, std=0.3)
 
 
 class Form(NamedTuple):
@@ -94,16 +94,11 @@ RESPONSE = ("authors' form", "residual I, zero start", "residual E*I, zero start
 
 
 class Amount(NamedTuple):
-    """How much of everything to run."""
+    """The size of the study."""
 
     seeds: tuple[int, ...] = (0, 1, 2)
-    # priming steps at which the held-out error is taken
-    marks: tuple[int, ...] = (
-        0,
-        100,
-        200,
-        300,
-    )
+    # priming steps at which the held-out error is measured
+    marks: tuple[int, ...] = (0, 100, 200, 300)
     long_steps: int = 3000
     images: int = 1024
     batch: int = 32
@@ -118,35 +113,38 @@ QUICK = Amount((0,), (0, 1), 2, 16, 4, (1, 1), (0,), RESPONSE[2:], 10, 16)
 
 
 def unit(images: Tensor) -> Tensor:
-    """(N, 3, H, W), mean 0 and variance 1 over all pixels, so that an error reads as a share of the
-    variance.
+    """Images (N, 3, H, W) with mean 0 and variance 1 over all pixels.
+
+    So an error is a share of the variance.
     """
     return ((images - images.mean()) / images.std()).expand(-1, 3, -1, -1)
 
 
 def crops(pictures: np.ndarray, count: int, largest: int, seed: int) -> Tensor:
-    """`count` random crops of SIDE to `largest` pixels of uint8 (N, C, H, W), resized to SIDE,
-    `unit`.
+    """`count` random crops of uint8 `pictures` (N, C, H, W), resized to SIDE, then `unit`.
+
+    A crop has SIDE to `largest` pixels a side.
     """
     rng = np.random.default_rng(seed)
-    found = []
+    resized = []
     for i in range(count):
         side = int(rng.integers(SIDE, largest + 1))
         top, left = (int(rng.integers(0, length - side + 1)) for length in pictures.shape[2:])
         crop = pictures[i % len(pictures)][None, :, top : top + side, left : left + side].astype(
             np.float32
         )
-        found.append(
+        resized.append(
             F.interpolate(
                 torch.from_numpy(crop), size=(SIDE, SIDE), mode="bilinear", antialias=True
             )
         )
-    return unit(torch.cat(found))
+    return unit(torch.cat(resized))
 
 
 def priming_images(count: int) -> dict[str, tuple[Tensor, Tensor]]:
-    """{data set: (training crops, held-out crops)}: of 224-pixel films, other ones held out; of two
-    photographs.
+    """{data set: (training crops, held-out crops)} of 224-pixel phantoms and of two photographs.
+
+    Training and held-out crops have different phantoms.
     """
     films = [
         generate(count // 4, seed=0, split=s, annotated=0.0, size=224).images[:, None]
@@ -165,7 +163,7 @@ def priming_images(count: int) -> dict[str, tuple[Tensor, Tensor]]:
 def prime(
     form: Form, images: Tensor, held_out: Tensor, marks: tuple[int, ...], batch: int, seed: int
 ) -> list[float]:
-    """Priming alone (Alg. 1, l. 14-17, w_p = 1): the held-out error at each step of `marks`."""
+    """Held-out error at each step of `marks` of priming alone (Alg. 1, l. 14-17, w_p = 1)."""
     torch.manual_seed(seed)
     processor = build_processor(form.config)
     if form.start is not None:
@@ -184,13 +182,14 @@ def prime(
 
 
 def milliseconds(config: ProcessorConfig, batch: int, repeats: int) -> float:
-    """CPU time of one forward and backward at 224 pixels: a median, of process time since machines
-    are shared.
+    """Median CPU time of a forward and backward pass at 224 pixels.
+
+    Process time is measured, because machines are shared.
     """
     processor = build_processor(config)
     image, heatmap = torch.randn(batch, 3, 224, 224), torch.rand(batch, 1, 224, 224)
     times = []
-    for _ in range(repeats + 1):  # the first one warms up
+    for _ in range(repeats + 1):  # the first repeat is a warm-up
         start = time.process_time()
         processor(image, heatmap).square().mean().backward()
         times.append(1000 * (time.process_time() - start))
@@ -198,8 +197,9 @@ def milliseconds(config: ProcessorConfig, batch: int, repeats: int) -> float:
 
 
 def study_priming(amount: Amount) -> list[dict]:
-    """One row a form and data set. At a zero start nothing depends on the seed, so one seed
-    does.
+    """Results of priming, for each form and data set.
+
+    With a zero start nothing depends on the seed, so one seed is enough.
     """
     jobs = [(name, amount.marks, amount.seeds) for name in FORMS]
     jobs.append(("authors' form", (0, amount.long_steps), amount.seeds[:1]))  # is it only slow?
@@ -229,7 +229,7 @@ def study_priming(amount: Amount) -> list[dict]:
 
 
 def register_small_model(form: str) -> str:
-    """A small eCLIP with this form, known to open_clip under the name returned."""
+    """Register a small eCLIP with this form with open_clip; returns its name."""
     name, processor = (
         f"study-processor-{list(FORMS).index(form)}",
         dataclasses.asdict(FORMS[form].config),
@@ -244,8 +244,9 @@ def register_small_model(form: str) -> str:
 
 
 def train_small(form: str, amount: Amount, seed: int) -> nn.Module:
-    """A small eCLIP after `response_steps` steps of Algorithm 1 on phantoms, 20 % of them
-    annotated.
+    """A small eCLIP after `response_steps` steps of Algorithm 1.
+
+    It is trained on phantoms, 20 % of them annotated.
     """
     films = generate(amount.films, seed=seed, split="train", annotated=0.2)
     image, heatmap = (
@@ -261,7 +262,7 @@ def train_small(form: str, amount: Amount, seed: int) -> nn.Module:
     curriculum = Curriculum(amount.response_steps, config.curriculum)
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-4, weight_decay=1e-3)
     for step in tqdm(range(amount.response_steps), leave=False, disable=None):
-        # the same for all forms: a processor's weights are drawn aside
+        # the same batches for all forms: weights of a processor come from another stream
         keys = torch.randperm(len(image))[:64]
         candidates = np.flatnonzero(films.annotated[keys])
         gate = draw_gate(
@@ -286,8 +287,9 @@ def train_small(form: str, amount: Amount, seed: int) -> nn.Module:
 
 
 def study_response(amount: Amount) -> tuple[list[dict], dict[str, list[Tensor]]]:
-    """Mean cos(v, v^E) on held-out films by kind of heatmap, one row a form and seed; and the
-    pictures to draw.
+    """Mean cos(v, v^E) on held-out images by kind of heatmap, and the pictures to draw.
+
+    There is a row for each form and seed.
     """
     films = generate(amount.films // 4, seed=0, split="test", annotated=0.0)
     image, heatmap = (
@@ -322,8 +324,9 @@ def study_response(amount: Amount) -> tuple[list[dict], dict[str, list[Tensor]]]
 
 
 def draw(pictures: dict[str, list[Tensor]], path: Path) -> None:
-    """One row a form: for two films I, E, then I^E under E and under ones, on the grey
-    scale of I.
+    """Draw a row for each form: for two images I, E, then I^E with E and with ones.
+
+    All are on the grey scale of I.
     """
     forms = list(pictures)[2:]
     figure = Figure(figsize=(9.6, 1.3 * len(forms) + 0.4), layout="constrained")
@@ -351,10 +354,12 @@ def draw(pictures: dict[str, list[Tensor]], path: Path) -> None:
 
 
 def spread(values: Sequence[float]) -> str:
+    """Mean and range as text."""
     return f"{np.mean(values):.4f}" + f" ({min(values):.4f}-{max(values):.4f})" * (len(values) > 1)
 
 
 def report(result: dict) -> str:
+    """The Markdown page of the study."""
     setting, priming, response = result.values()
     parts = [
         "# Heatmap processor: identity and response",
@@ -408,16 +413,21 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--out", type=Path, required=True, help="folder for processor.md, .json and .png"
+        "--out",
+        type=Path,
+        required=True,
+        help="output folder for processor.md, .json and .png",
     )
     parser.add_argument(
-        "--quick", action="store_true", help="a few steps of everything: does the script still run?"
+        "--quick",
+        action="store_true",
+        help="runs a few steps of everything, to test the script",
     )
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     amount, start = QUICK if args.quick else Amount(), time.perf_counter()
     priming = study_priming(amount)
-    # not lost if what follows is interrupted
+    # saved here, because the second part may be interrupted
     Path(args.out, "processor.json").write_text(json.dumps(priming))
     response, pictures = study_response(amount)
     cpu = Path("/proc/cpuinfo").read_text().split("model name\t: ")[1].splitlines()[0]  # Linux

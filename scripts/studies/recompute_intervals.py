@@ -1,14 +1,14 @@
-"""Give committed results the intervals of decision 0043 from what they hold: means, sd over seeds,
-and the earlier bootstrap intervals.
+"""Recompute the intervals of committed results as decision 0043 defines them.
 
     python scripts/studies/recompute_intervals.py docs/results
 
-Run once, on 2026-11-28; of a file that has these intervals only page and pictures are made anew.
-Predictions of single images are not in these files, so the images' part of the variance is known
-by its upper bound alone: the variance of the earlier interval, which held both parts and twice
-what belongs to one seed on one image, less that between seeds. So these intervals err to the wide
-side. Rows of align.json that ran on a CPU (its note says which) lose their differences to rows of
-the GPU.
+It uses what the files contain: means, sd over seeds, and the earlier bootstrap intervals. It was
+run once, on 2026-11-28. For a file with the new intervals, only the page and figures are written
+again. The files have no predictions of single images, so the part of the images in the variance is
+known by its upper bound only: the variance of the earlier interval, minus that between seeds. The
+earlier interval contained both parts, and twice the part of one seed on one image. So the new
+intervals are rather too wide. Methods of align.json that ran on a CPU (its note says which) lose
+their differences from methods on the GPU.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from typing import Any
 
 import numpy as np
 
-from openclip_eclip.benchmark.align import ROW, views_of
+from openclip_eclip.benchmark.align import METHOD_OF, views_of
 from openclip_eclip.benchmark.align_cells import (
     ABLATION,
-    CELLS,
-    CONTROLS,
-    REPLAY,
-    TAUGHT,
-    TAUGHT_AGAIN,
-    UNTAUGHT,
+    ALIGN_SETTINGS,
+    OVERSAMPLING,
+    PLACEBO_KINDS,
+    STUDENT,
+    STUDENT_BASELINES,
+    STUDENT_OVERSAMPLED,
 )
 from openclip_eclip.benchmark.align_page import draw_cells, draw_map, page
 from openclip_eclip.benchmark.page import machine_kinds
@@ -48,16 +48,16 @@ NOTE = (
     "150 of fine-tuning"
 )
 ON_CPU = {
-    REPLAY,
-    TAUGHT,
-    TAUGHT_AGAIN,
-    UNTAUGHT[0],
-    *(f"{REPLAY}, {control}" for control in CONTROLS),
+    OVERSAMPLING,
+    STUDENT,
+    STUDENT_OVERSAMPLED,
+    STUDENT_BASELINES[0],
+    *(f"{OVERSAMPLING}, {kind}" for kind in PLACEBO_KINDS),
 }
 
 
 def renew(entry: dict[str, Any], seeds: int, difference: bool) -> None:
-    """low, high and p of {value, sd, low, high, p}, with the parts of the variance."""
+    """Recompute low, high and p of {value, sd, low, high, p}, and add the parts of the variance."""
     between = entry["sd"] ** 2 / seeds
     images = max(((entry["high"] - entry["low"]) / (2 * Z)) ** 2 - between, 0.0)
     parts = np.array([between]), np.array([images]), np.array([seeds - 1.0])
@@ -74,32 +74,36 @@ def renew(entry: dict[str, Any], seeds: int, difference: bool) -> None:
         entry |= {"low": max(entry["low"], 0.0), "high": min(entry["high"], 1.0)}
 
 
-def renew_all(found: Any, seeds: int) -> None:
-    """Every entry with an interval in a nested record."""
-    if isinstance(found, dict):
-        if {"value", "sd", "low", "high"} <= found.keys():
-            renew(found, seeds, "p" in found)
-        for entry in found.values():
+def renew_all(record: Any, seeds: int) -> None:
+    """Recompute every entry with an interval in a nested record."""
+    if isinstance(record, dict):
+        if {"value", "sd", "low", "high"} <= record.keys():
+            renew(record, seeds, "p" in record)
+        for entry in record.values():
             renew_all(entry, seeds)
 
 
 def on_cpu(cell: str, row: str) -> bool:
-    """By the note of align.json; ABLATION is the recipe as it was before, on the GPU."""
-    few = {one.name for one in CELLS if one.annotated <= 0.01}
+    """Whether a method ran on a CPU, by the note of align.json.
+
+    ABLATION is the recipe as it was before, on the GPU.
+    """
+    few = {setting.name for setting in ALIGN_SETTINGS if setting.annotated <= 0.01}
     return row in ON_CPU or (row == "eclip-plus" and cell in few and row != ABLATION)
 
 
 def separate(cells: dict[str, dict], one_machine: bool) -> None:
-    """`machine` and `views` of each row, and no difference between machines; what a pupil gains
-    on its teacher is of one machine.
+    """Add `machine` and `views` to each method, and remove differences between machines.
+
+    The difference of a student from its teacher stays: both ran on one machine.
     """
-    named = {cell.name: cell for cell in CELLS}
+    named = {cell.name: cell for cell in ALIGN_SETTINGS}
     for cell, rows in cells.items():
         for name, row in rows.items():
             cpu = not one_machine and on_cpu(cell, name)
             row |= {
                 "machine": CPU if cpu else GPU,
-                "views": views_of(ROW[name], named[cell], row["epochs"]),
+                "views": views_of(METHOD_OF[name], named[cell], row["epochs"]),
             }
             if cpu:
                 for score in ("macro-F1", "R@5"):
@@ -110,26 +114,26 @@ def separate(cells: dict[str, dict], one_machine: bool) -> None:
 def main() -> None:
     results = Path(sys.argv[1])
     for folder in (results, results / "align_scarce"):
-        found = json.loads((folder / "align.json").read_text(encoding="utf-8"))
-        if "intervals" not in found:
-            renew_all(found["cells"], len(found["seeds"]))
-            separate(found["cells"], one_machine="CPU" not in found["note"])
-            found["intervals"] = INTERVALS
-            (folder / "align.json").write_text(json.dumps(found, indent=2))
-        (folder / "align.md").write_text(page(found), encoding="utf-8")
-        draw_cells(found["cells"]).savefig(folder / "align.png", dpi=110)
-        draw_map(found["cells"]).savefig(folder / "align_map.png", dpi=110)
+        record = json.loads((folder / "align.json").read_text(encoding="utf-8"))
+        if "intervals" not in record:
+            renew_all(record["cells"], len(record["seeds"]))
+            separate(record["cells"], one_machine="CPU" not in record["note"])
+            record["intervals"] = INTERVALS
+            (folder / "align.json").write_text(json.dumps(record, indent=2))
+        (folder / "align.md").write_text(page(record), encoding="utf-8")
+        draw_cells(record["cells"]).savefig(folder / "align.png", dpi=110)
+        draw_map(record["cells"]).savefig(folder / "align_map.png", dpi=110)
     for table in ("table1", "table4"):
         path = results / f"{table}.json"
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if "intervals" not in found:
-            renew_all(found["scores"], len(found["seeds"]))
-            found |= {"note": NOTE, "intervals": INTERVALS}
-            for entry in found["facts"].values():
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if "intervals" not in record:
+            renew_all(record["scores"], len(record["seeds"]))
+            record |= {"note": NOTE, "intervals": INTERVALS}
+            for entry in record["facts"].values():
                 entry["kinds"] = machine_kinds({"machine": name} for name in entry["machines"])
-            path.write_text(json.dumps(found, indent=2))
-        path.with_suffix(".md").write_text(markdown(table, found), encoding="utf-8")
-        draw(found["scores"]).savefig(path.with_suffix(".png"), dpi=120)
+            path.write_text(json.dumps(record, indent=2))
+        path.with_suffix(".md").write_text(markdown(table, record), encoding="utf-8")
+        draw(record["scores"]).savefig(path.with_suffix(".png"), dpi=120)
 
 
 if __name__ == "__main__":

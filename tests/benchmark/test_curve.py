@@ -1,5 +1,6 @@
-"""`evaluate curve`: nested tables, steps that are true, resume, failures, the page. Trainings are
-stubs but for one.
+"""`evaluate curve`: nested training sets, numbers of steps, resume, failures, the report.
+
+All trainings but one are stubs.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ Stub = Callable[..., None]
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """22 rows, 10 of them annotated; the current folder."""
+    """22 rows, 10 of them annotated, in the current folder."""
     monkeypatch.chdir(tmp_path)
     write_table(tmp_path, 22, annotated=range(0, 20, 2))
     return tmp_path
@@ -52,7 +53,7 @@ def write_plan(folder: Path, **changes: Any) -> Path:
 
 
 class Runs:
-    """In the place of `launch`: writes what an evaluation would, and counts."""
+    """Replaces `launch`: writes the result of an evaluation, and counts the calls."""
 
     def __init__(self) -> None:
         self.commands: list[list[str]] = []
@@ -99,7 +100,7 @@ def flag(command: list[str], name: str) -> str:
 
 
 @pytest.mark.slow
-def test_whole_curve_with_fit_picture_and_page(folder: Path, runs: Runs) -> None:
+def test_curve_has_points_fit_figure_and_report(folder: Path, runs: Runs) -> None:
     assert main(["curve", "--config", str(write_plan(folder)), "--out", "out"]) == 0
     assert (runs.count("train"), runs.count("evaluate")) == (24, 24)
     record = json.loads((folder / "out" / "result.json").read_text())
@@ -112,19 +113,16 @@ def test_whole_curve_with_fit_picture_and_page(folder: Path, runs: Runs) -> None
         10,
     }
     fit = record["values"]["fits"]["clip"]
-    assert fit["c"]["low"] <= fit["c"]["value"] <= fit["c"]["high"] and fit["a"][
-        "value"
-    ] == pytest.approx(0.2, abs=0.05)
+    assert fit["c"]["low"] <= fit["c"]["value"] <= fit["c"]["high"]
+    assert fit["a"]["value"] == pytest.approx(0.2, abs=0.05)
     page = (folder / "out" / "report.html").read_text()
-    assert (
-        "power law" in page
-        and "data:image/png" in page
-        and "sd over seeds" in page
-        and "intervals are wide" in page
-    )
+    assert "power law" in page
+    assert "data:image/png" in page
+    assert "sd over seeds" in page
+    assert "intervals are wide" in page
 
 
-def test_batches_are_a_prefix_of_one_order_in_all_methods(folder: Path, runs: Runs) -> None:
+def test_batches_are_a_prefix_of_the_same_order_in_all_methods(folder: Path, runs: Runs) -> None:
     plan = read_plan(write_plan(folder))
     rows = {}
     for method in plan.methods:
@@ -133,12 +131,12 @@ def test_batches_are_a_prefix_of_one_order_in_all_methods(folder: Path, runs: Ru
             rows[method, x] = [row["filepath"] for row in read(Path(flag(command, "train-data")))]
             assert len(rows[method, x]) == min(x, 5) * 4
             assert int(flag(command, "epochs")) * (len(rows[method, x]) // 4) == true
-            assert (
-                int(flag(command, "warmup")) == round(0.25 * true) and "--resume=latest" in command
-            )
+            assert int(flag(command, "warmup")) == round(0.25 * true)
+            assert "--resume=latest" in command
     for x in plan.values:
         assert rows["clip", x] == rows["eclip", x]
-    assert rows["clip", 2] == rows["clip", 4][:8] and set(rows["clip", 4]) < set(rows["clip", 8])
+    assert rows["clip", 2] == rows["clip", 4][:8]
+    assert set(rows["clip", 4]) < set(rows["clip", 8])
     other = training(plan, Point("clip", 2, 2), folder / "other")[0]
     assert [row["filepath"] for row in read(Path(flag(other, "train-data")))] != rows["clip", 2]
 
@@ -159,15 +157,12 @@ def test_annotations_are_nested_and_nothing_else_changes(folder: Path) -> None:
     for share, count in ((0.05, 1), (0.3, 3), (1, 10)):
         command, true = training(plan, Point("eclip", 0, share), folder / str(share))
         table = read(Path(flag(command, "train-data")))
-        assert (
-            true == share
-            and len(table) == 22
-            and flag(command, "warmup") == str(round(0.25 * 2 * 5))
-        )
+        assert true == share
+        assert len(table) == 22
+        assert flag(command, "warmup") == str(round(0.25 * 2 * 5))
         kept[share] = {row["filepath"] for row in table if row["heatmap"]}
-        assert len(kept[share]) == count and all(
-            Path(row["heatmap"]).is_file() for row in table if row["heatmap"]
-        )
+        assert len(kept[share]) == count
+        assert all(Path(row["heatmap"]).is_file() for row in table if row["heatmap"])
         assert sum(bool(row["heatmap"]) for row in read(Path(flag(command, "expert-data")))) == max(
             1, round(share * 4)
         )
@@ -175,7 +170,7 @@ def test_annotations_are_nested_and_nothing_else_changes(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_labels_share_one_training_a_seed(folder: Path, runs: Runs) -> None:
+def test_label_shares_of_a_seed_share_one_training(folder: Path, runs: Runs) -> None:
     config = write_plan(
         folder,
         vary="labels",
@@ -187,13 +182,12 @@ def test_labels_share_one_training_a_seed(folder: Path, runs: Runs) -> None:
     assert main(["curve", "--config", str(config), "--out", "out"]) == 0
     assert (runs.count("train"), runs.count("evaluate")) == (6, 24)
     probe = next(command for command in runs.commands if "linear-probe" in command)
-    assert flag(probe, "fractions") == "0.1" and flag(probe, "model").endswith(
-        "clip/seed-0/training/run"
-    )
+    assert flag(probe, "fractions") == "0.1"
+    assert flag(probe, "model").endswith("clip/seed-0/training/run")
 
 
 @pytest.mark.slow
-def test_stopped_curve_goes_on_where_it_was(folder: Path, runs: Runs) -> None:
+def test_interrupted_curve_resumes(folder: Path, runs: Runs) -> None:
     config = str(write_plan(folder))
     runs.stop_at = 7  # three points, and the training of the fourth
     with pytest.raises(KeyboardInterrupt):
@@ -205,36 +199,35 @@ def test_stopped_curve_goes_on_where_it_was(folder: Path, runs: Runs) -> None:
     (half / "features").write_text("half")
     runs.stop_at = None
     assert main(["curve", "--config", config, "--out", "out"]) == 0
-    assert (runs.count("train"), runs.count("evaluate")) == (24, 24) and not (
-        half / "features"
-    ).exists()
+    assert (runs.count("train"), runs.count("evaluate")) == (24, 24)
+    assert not (half / "features").exists()
     before = (folder / "out" / "result.json").read_text()
     assert main(["curve", "--config", config, "--out", "out"]) == 0
-    assert len(runs.commands) == 48 and (folder / "out" / "result.json").read_text() == before
+    assert len(runs.commands) == 48
+    assert (folder / "out" / "result.json").read_text() == before
 
 
 @pytest.mark.slow
-def test_failed_points_are_named_the_others_go_on(
+def test_failed_points_are_named_and_the_others_are_made(
     folder: Path, runs: Runs, capsys: pytest.CaptureFixture
 ) -> None:
     runs.fail = "eclip/seed-1/x-2/"
     config = str(write_plan(folder))
     assert main(["curve", "--config", config, "--out", "out"]) == 2
-    said = capsys.readouterr().err
-    assert (
-        "1 of 24 points failed" in said
-        and "eclip, seed 1, 2" in said
-        and "CUDA out of memory" in said
-    )
+    message = capsys.readouterr().err
+    assert "1 of 24 points failed" in message
+    assert "eclip, seed 1, 2" in message
+    assert "CUDA out of memory" in message
     values = json.loads((folder / "out" / "result.json").read_text())["values"]
-    assert len(values["points"]) == 23 and set(values["fits"]) == {"clip", "eclip"}
+    assert len(values["points"]) == 23
+    assert set(values["fits"]) == {"clip", "eclip"}
     runs.fail = None
     assert main(["curve", "--config", config, "--out", "out"]) == 0
     assert runs.count("train") == 25
 
 
 @pytest.mark.slow
-def test_other_settings_in_the_same_folder_are_refused(
+def test_other_settings_in_the_same_folder_are_an_error(
     folder: Path, runs: Runs, capsys: pytest.CaptureFixture
 ) -> None:
     main(["curve", "--config", str(write_plan(folder)), "--out", "out"])
@@ -255,14 +248,14 @@ def test_old_names_of_flags_are_the_same_commands() -> None:
 def test_two_curves_do_not_work_in_one_folder(
     folder: Path, runs: Runs, capsys: pytest.CaptureFixture
 ) -> None:
-    """Nor a curve beside the training that a killed one left behind: the child holds the lock."""
+    """Nor a curve beside a training of a killed curve: the child process holds the lock."""
     points = folder / "out" / "points"
     with curve._alone(points) as lock:
         child = subprocess.Popen(
             [sys.executable, "-c", "input()"], stdin=subprocess.PIPE, pass_fds=[lock]
         )
     try:
-        with pytest.raises(curve.UserError, match="still works here"), curve._alone(points):
+        with pytest.raises(curve.UserError, match="still works in this"), curve._alone(points):
             pass
     finally:
         child.communicate(b"\n")
@@ -274,19 +267,15 @@ def test_three_values_give_points_and_no_fit(folder: Path, runs: Runs) -> None:
     assert (
         main(
             [
-                "curve",
-                "--config",
-                str(write_plan(folder, values=[1, 2, 4], seeds=[0])),
-                "--out",
-                "out",
+                *("curve", "--config", str(write_plan(folder, values=[1, 2, 4], seeds=[0]))),
+                *("--out", "out"),
             ]
         )
         == 0
     )
     record = json.loads((folder / "out" / "result.json").read_text())
-    assert record["values"]["fits"] == {} and any(
-        "3 distinct values" in note for note in record["notes"]
-    )
+    assert record["values"]["fits"] == {}
+    assert any("3 distinct values" in note for note in record["notes"])
     assert any("ONE SEED" in note for note in record["notes"])
 
 
@@ -296,14 +285,14 @@ def test_launch_quotes_the_log(tmp_path: Path) -> None:
         "-c",
         "print('reading', flush=True); raise SystemExit('no such table; $HOME')",
     ]
-    said = r"exit code 1(.|\n)*reading(.|\n)*no such table; \$HOME"
-    with (tmp_path / "lock").open("w") as lock, pytest.raises(curve.PointError, match=said):
+    message = r"exit code 1(.|\n)*reading(.|\n)*no such table; \$HOME"
+    with (tmp_path / "lock").open("w") as lock, pytest.raises(curve.PointError, match=message):
         curve.launch(Point("clip", 0, 1), command, tmp_path / "log", lock.fileno())
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "changes, said",
+    "changes, message",
     [
         ({"vary": "epochs"}, "vary: epochs; expected one of"),
         ({"values": [0, 1]}, "values"),
@@ -324,17 +313,17 @@ def test_launch_quotes_the_log(tmp_path: Path) -> None:
         ({"train": {**PLAN["train"], "batch-size": 64}}, "do not fill"),
         ({"train": {**PLAN["train"], "train-data": "none.csv"}}, "no such file"),
         ({"metric": "headline.f1"}, "metric headline.f1: None in"),
-        ({"values": [1, 2, 8, 10]}, "as an earlier value"),
+        ({"values": [1, 2, 8, 10]}, "as for an earlier value"),
     ],
 )
 def test_bad_plans_are_named(
-    folder: Path, runs: Runs, capsys: pytest.CaptureFixture, changes: dict, said: str
+    folder: Path, runs: Runs, capsys: pytest.CaptureFixture, changes: dict, message: str
 ) -> None:
     assert main(["curve", "--config", str(write_plan(folder, **changes)), "--out", "out"]) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
-def test_plan_that_is_no_yaml_is_named(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_plan_that_is_not_yaml_is_named(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     (tmp_path / "bad.yaml").write_text("values: [1,\nvary: {")
     for name in ("bad.yaml", "none.yaml"):
         assert (
@@ -343,7 +332,7 @@ def test_plan_that_is_no_yaml_is_named(tmp_path: Path, capsys: pytest.CaptureFix
         assert "not a readable YAML file" in capsys.readouterr().err
 
 
-def test_score_outside_0_and_1_is_refused() -> None:
+def test_score_outside_0_to_1_is_an_error() -> None:
     with pytest.raises(curve.UserError, match="expected a number from 0 to 1"):
         curve._score({"ranks": {"median": 12.0}}, "ranks.median", Path("x"))
     assert (
@@ -353,7 +342,7 @@ def test_score_outside_0_and_1_is_refused() -> None:
 
 
 def test_methods_start_from_the_same_weights() -> None:
-    """As open_clip_train.main builds them: the seed, then the model."""
+    """As open_clip_train.main does it: first the seed is set, then the model is built."""
     states = []
     for name in ("tiny", "eclip-tiny"):
         random_seed(3, 0)
@@ -362,10 +351,10 @@ def test_methods_start_from_the_same_weights() -> None:
 
 
 @pytest.mark.slow
-def test_real_training_takes_the_steps_of_its_point(
+def test_training_of_a_point_takes_its_number_of_steps(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """x = 8 is two epochs of five steps; the evaluation is a stub."""
+    """x = 8 becomes two epochs of five steps; the evaluation is a stub."""
     (folder / "model").mkdir()
     (folder / "model" / "open_clip_config.json").write_text(
         json.dumps({"model_cfg": TINY, "preprocess_cfg": {}})

@@ -1,6 +1,4 @@
-"""The tables of the paper as a script: every row is a set of flags the trainer takes; a small table
-is made, stopped, gone on with.
-"""
+"""The benchmark: methods are valid training flags; small tables are made and resumed."""
 
 from __future__ import annotations
 
@@ -18,22 +16,22 @@ import pytest
 from conftest import ROOT, fast_python
 from recompute_intervals import on_cpu, renew_all
 
-from openclip_eclip.benchmark.align import ROW, measure, views_of
-from openclip_eclip.benchmark.align_cells import CELLS, DEVELOPMENT, NAMES
-from openclip_eclip.benchmark.align_cells import ROWS as ALIGN_ROWS
+from openclip_eclip.benchmark.align import METHOD_OF, measure, views_of
+from openclip_eclip.benchmark.align_cells import ALIGN_METHODS, ALIGN_SETTINGS, DEVELOPMENT, NAMES
 from openclip_eclip.benchmark.align_page import page as align_page
 from openclip_eclip.benchmark.page import OTHER_MACHINE, machine_kinds
 from openclip_eclip.benchmark.paper_tables import compare, markdown, summary
-from openclip_eclip.benchmark.rows import TABLES, Row
+from openclip_eclip.benchmark.rows import TABLES, Method
 from openclip_eclip.benchmark.runner import Worker, best_epoch
 from openclip_eclip.config import AUTHORS_PROCESSOR
 from openclip_eclip.params import eclip_config, eclip_parser, method_names
 from openclip_eclip.prepare.__main__ import main as prepare
 
 
-def test_rows_are_those_of_the_paper() -> None:
-    """Table 1 twice, over CLIP and over GLoRIA, each with the control that trains on; Table 4's
-    eight.
+def test_methods_are_those_of_the_papers_tables() -> None:
+    """Table 1 has a family over CLIP and one over GLoRIA, each with "longer".
+
+    Table 4 has eight methods.
     """
     one, four = ([row.name for row in TABLES[name]] for name in ("table1", "table4"))
     added = ["naive", "DACL", "m3-mix", "eCLIP", "eCLIP^P"]
@@ -65,53 +63,53 @@ def test_rows_are_those_of_the_paper() -> None:
         for row in authors[1:]
     )
     shared = [row for row in TABLES["table1"] if row.name in four]
-    assert len(shared) == 2 and all(row.base == "CLIP" and not row.start for row in shared)
+    assert len(shared) == 2
+    assert all(row.base == "CLIP" and not row.start for row in shared)
 
 
 @pytest.mark.parametrize(
     "row",
-    {row.name: row for table in (*TABLES.values(), ALIGN_ROWS) for row in table}.values(),
+    {row.name: row for table in (*TABLES.values(), ALIGN_METHODS) for row in table}.values(),
     ids=lambda row: row.name,
 )
-def test_every_row_is_flags_that_the_trainer_takes(row: Row) -> None:
-    """Rows are `annotated` where their method reads heatmaps; fine-tuned ones say from what."""
+def test_flags_of_every_method_are_valid_training_flags(row: Method) -> None:
+    """Methods that read heatmaps are `annotated`; fine-tuned methods have a `start`."""
     args = eclip_parser().parse_args([str(flag) for flag in row.flags])
     names = method_names(args)
-    if row in ALIGN_ROWS:
+    if row in ALIGN_METHODS:
         own_maps = "--csv-heatmap-key" in row.flags  # of a model alone, in a column of their own
-        assert row.annotated == (
-            bool({"eclip", "naive", "align"} & set(names)) and not own_maps
-        ) and (not row.start or row.start == "CLIP")
+        assert row.annotated == (bool({"eclip", "naive", "align"} & set(names)) and not own_maps)
+        assert not row.start or row.start == "CLIP"
         assert not row.teacher or any(
-            row.teacher in cell.rows for cell in CELLS if row.name in cell.rows
+            row.teacher in cell.methods for cell in ALIGN_SETTINGS if row.name in cell.methods
         )
         return
-    assert (
-        row.annotated == bool({"eclip", "naive"} & set(names))
-        and (eclip_config(args, {}).processor is not None) == row.annotated
-    )
-    assert ("gloria" in names) == (row.base == "GLoRIA") and bool(row.start) == (
-        row.recipe in ("eclip-p", "m3-mix")
-    )
+    assert row.annotated == bool({"eclip", "naive"} & set(names))
+    assert (eclip_config(args, {}).processor is not None) == row.annotated
+    assert ("gloria" in names) == (row.base == "GLoRIA")
+    assert bool(row.start) == (row.recipe in ("eclip-p", "m3-mix"))
 
 
-def test_cells_of_the_alignment_table() -> None:
-    """Cells of other films have runs of their own, others share them; no reporting seed is one of
-    development.
+def test_settings_of_the_alignment_benchmark() -> None:
+    """Settings with other images have their own runs, all others share them.
+
+    Reporting seeds are not development seeds.
     """
-    assert all(set(cell.rows) <= set(NAMES) and cell.rows[0] == "CLIP" for cell in CELLS) and len(
-        {cell.name for cell in CELLS}
-    ) == len(CELLS)
-    assert {(cell.count, cell.annotated) for cell in CELLS} == set(
+    assert all(
+        set(cell.methods) <= set(NAMES) and cell.methods[0] == "CLIP" for cell in ALIGN_SETTINGS
+    )
+    assert len({cell.name for cell in ALIGN_SETTINGS}) == len(ALIGN_SETTINGS)
+    assert {(cell.count, cell.annotated) for cell in ALIGN_SETTINGS} == set(
         product((300, 600, 2000), (0.0025, 0.01, 0.05, 0.15))
-    ) and len(CELLS) == 12 + 4
-    homes = {cell.name: cell.home for cell in CELLS}
+    )
+    assert len(ALIGN_SETTINGS) == 12 + 4
+    homes = {cell.name: cell.home for cell in ALIGN_SETTINGS}
     assert (
         homes["600 films, 1 %"]
         == homes["600 films, 15 %, gaze off by 8 %"]
         != homes["600 films, 15 %, gaze without class"]
-        and DEVELOPMENT > 40
     )
+    assert DEVELOPMENT > 40
 
 
 @pytest.fixture(scope="module")
@@ -120,16 +118,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert (
         prepare(
             [
-                "phantom",
-                str(folder / "phantoms"),
-                "--train",
-                "48",
-                "--test",
-                "24",
-                "--annotated",
-                "0.3",
-                "--seed",
-                "1",
+                *("phantom", str(folder / "phantoms"), "--train", "48", "--test", "24"),
+                *("--annotated", "0.3", "--seed", "1"),
             ]
         )
         == 0
@@ -139,20 +129,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(*flags: object, steps: int = 2) -> subprocess.CompletedProcess:
     command = [
-        fast_python(),
-        "-m",
-        "openclip_eclip.benchmark",
+        *(fast_python(), "-m", "openclip_eclip.benchmark"),
         *flags,
-        "--seeds",
-        1,
-        "--steps",
-        steps,
-        "--tune-steps",
-        steps,
-        "--warmup",
-        1,
-        "--batch-size",
-        16,
+        *("--seeds", 1, "--steps", steps, "--tune-steps", steps, "--warmup", 1, "--batch-size", 16),
     ]
     return subprocess.run(
         list(map(str, command)),
@@ -164,9 +143,11 @@ def run(*flags: object, steps: int = 2) -> subprocess.CompletedProcess:
 
 
 @pytest.mark.slow
-def test_a_table_is_made_and_gone_on_with(data: Path, tmp_path: Path) -> None:
-    """The README's line for one row of Table 4, then one of Table 1: it finds CLIP trained, brings
-    what a fine-tuned row starts from, and begins anew where a kill left half a run.
+def test_a_table_is_made_and_resumed(data: Path, tmp_path: Path) -> None:
+    """The README's command for one method of Table 4, then for one method of Table 1.
+
+    The second reuses the trained CLIP, trains what a fine-tuned method starts from, and trains an
+    interrupted run again.
     """
     (line,) = re.findall(
         r"^python -m openclip_eclip.benchmark ([^#\n]*)",
@@ -185,41 +166,37 @@ def test_a_table_is_made_and_gone_on_with(data: Path, tmp_path: Path) -> None:
         "| row",
         "| CLIP",
         "| CNN",
-    ] and done.stdout == page
+    ]
+    assert done.stdout == page
     trained = (tmp_path / "runs" / "clip-30" / "table.json").stat().st_mtime_ns
     for leftover in ("runs", "models"):
         (tmp_path / leftover / "eclip-p-30").mkdir()
         (tmp_path / leftover / "eclip-p-30" / "README.md").write_text("half a run")
     done = run("table1", "--data", data, "--out", tmp_path, "--rows", "eCLIP^P", steps=3)
     assert done.returncode == 0, done.stderr[-3000:]
-    found = json.loads((tmp_path / "table1.json").read_text())
-    scores = found["scores"]["test"]
-    assert (
-        scores["CLIP"]["difference"] is None
-        and scores["eCLIP^P"]["base"] == "CLIP"
-        and list(scores) == ["CLIP", "eCLIP^P"]
-    )
+    result = json.loads((tmp_path / "table1.json").read_text())
+    scores = result["scores"]["test"]
+    assert scores["CLIP"]["difference"] is None
+    assert scores["eCLIP^P"]["base"] == "CLIP"
+    assert list(scores) == ["CLIP", "eCLIP^P"]
     assert scores["eCLIP^P"]["difference"]["value"] == pytest.approx(
         scores["eCLIP^P"]["value"] - scores["CLIP"]["value"]
     )
-    assert found["facts"]["CLIP"]["views"] is None and found["facts"]["eCLIP^P"]["views"] > 0
+    assert result["facts"]["CLIP"]["views"] is None
+    assert result["facts"]["eCLIP^P"]["views"] > 0
     assert (tmp_path / "table1.png").stat().st_size > 5000
     assert (tmp_path / "runs" / "clip-30" / "table.json").stat().st_mtime_ns == trained
     log = (tmp_path / "runs" / "eclip-p-30" / "out.log").read_text()
-    assert (
-        f"local-dir:{tmp_path / 'models' / 'clip-30'}" in log
-        and "starting with a fresh heatmap processor" in log
-    )
+    assert f"local-dir:{tmp_path / 'models' / 'clip-30'}" in log
+    assert "starting with a fresh heatmap processor" in log
 
 
 @pytest.mark.slow
 def test_a_run_that_fails_is_named_with_the_end_of_its_log(data: Path, tmp_path: Path) -> None:
     done = run("table4", "--data", data, "--out", tmp_path, "--rows", "mask", "--lr", "much")
-    assert (
-        done.returncode == 1
-        and "clip-30.txt: exit code 2" in done.stderr
-        and "'much'" in done.stderr
-    )
+    assert done.returncode == 1
+    assert "clip-30.txt: exit code 2" in done.stderr
+    assert "'much'" in done.stderr
 
 
 @pytest.mark.slow
@@ -234,14 +211,17 @@ def test_a_run_that_fails_is_named_with_the_end_of_its_log(data: Path, tmp_path:
 )
 def test_bad_flags(data: Path, tmp_path: Path, flags: tuple, named: str) -> None:
     done = run(*flags, "--data", data, "--out", tmp_path)
-    assert done.returncode == 2 and named in done.stderr and not (tmp_path / "runs").exists()
+    assert done.returncode == 2
+    assert named in done.stderr
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.slow
-def test_alignment_table_is_made(tmp_path: Path) -> None:
-    """Two cells share CLIP's run; every run keeps the epoch that validation liked best; a taught
-    row brings its teacher, and the heatmaps that it makes; all pictures are there. The page again,
-    without training.
+def test_alignment_benchmark_is_made(tmp_path: Path) -> None:
+    """Two settings share the run of CLIP; every run keeps the epoch that validation chose.
+
+    A student has a teacher and its pseudo-heatmaps; all figures are written. Then the page is
+    written again without training.
     """
     cells = ["300 films, 15 %", "300 films, 5 %"]
     fewer = (
@@ -256,16 +236,16 @@ def test_alignment_table_is_made(tmp_path: Path) -> None:
     flags = ("align", "--data", tmp_path / "films", "--out", out, "--batch-size", 128)
     done = run(*flags, "--cells", *cells, "--rows", "align", steps=4)
     assert done.returncode == 0, done.stderr[-3000:]
-    found = json.loads((out / "align.json").read_text())["cells"]
-    assert list(found) == cells
-    one, other = found.values()
+    result = json.loads((out / "align.json").read_text())["cells"]
+    assert list(result) == cells
+    one, other = result.values()
     assert list(one) == list(other) == ["CLIP", "align"]
     assert one["CLIP"] == other["CLIP"]
     assert one["align"]["NSS"] != other["align"]["NSS"]
     change = one["align"]["macro-F1"]["value"] - one["CLIP"]["macro-F1"]["value"]
     assert one["align"]["macro-F1"]["difference"]["value"] == pytest.approx(change)
-    made = sorted(path.name for path in out.glob("*/runs/*"))
-    assert made == ["align-30", "align-30", "clip-30"]
+    outputs = sorted(path.name for path in out.glob("*/runs/*"))
+    assert outputs == ["align-30", "align-30", "clip-30"]
     assert (out / "align.md").read_text().count("| align |") == 2
 
     flags = (*flags, "--cells", cells[0], "--rows", "align", "eclip-plus self-trained")
@@ -275,8 +255,8 @@ def test_alignment_table_is_made(tmp_path: Path) -> None:
     assert list(rows) == ["CLIP", "align", "eclip-plus", "eclip-plus self-trained"]
     assert rows["align"] == one["align"]
     cell, student = out / "300-0.15", "eclip-plus-self-trained-30"
-    said = (cell / "logs" / f"{student}-taught.txt").read_text()
-    assert "255 made, 45 of experts kept" in said
+    message = (cell / "logs" / f"{student}-taught.txt").read_text()
+    assert "255 made, 45 of experts kept" in message
     assert pd.read_csv(cell / "taught" / student / "train.csv")["heatmap"].notna().all()
     assert "eclip: 300 annotated samples" in (cell / "runs" / student / "out.log").read_text()
     assert "## Self-training" in (out / "align.md").read_text()
@@ -296,8 +276,9 @@ def test_alignment_table_is_made(tmp_path: Path) -> None:
 
 
 class Measured:
-    """Runs that are there, the rows of `on_cpu` on a CPU; scores are made up, and which comparisons
-    were asked for is kept.
+    """A stub of finished runs: those of `on_cpu` ran on a CPU, all others on a GPU.
+
+    Scores are invented, and the requested comparisons are recorded.
     """
 
     def __init__(self, folder: Path, on_cpu: set[str], mixed_machines: bool = False) -> None:
@@ -308,7 +289,7 @@ class Measured:
         )
         self.asked: dict[str, tuple[list[str], bool]] = {}
 
-    def facts(self, row: Row, seed: int) -> dict:
+    def facts(self, row: Method, seed: int) -> dict:
         machine = (
             "2 runs at a time on AMD EPYC"
             if row.name in self.on_cpu
@@ -322,10 +303,10 @@ class Measured:
             "epoch": 8,
         }
 
-    def kinds(self, row: Row, seeds: list[int]) -> list[str]:
+    def kinds(self, row: Method, seeds: list[int]) -> list[str]:
         return machine_kinds(self.facts(row, seed) for seed in seeds)
 
-    def result(self, row: Row, seed: int, test: str, task: str = "zero-shot") -> Path:
+    def result(self, row: Method, seed: int, test: str, task: str = "zero-shot") -> Path:
         folder = self.folder / f"{row.name} {seed} {task}"
         folder.mkdir(exist_ok=True)
         (folder / "result.json").write_text(
@@ -352,9 +333,10 @@ class Measured:
         }
 
 
-def test_rows_of_another_machine_are_not_compared(tmp_path: Path) -> None:
-    """Their scores stand in the table, their differences do not; with --mixed-machines they do, and
-    the page says so.
+def test_methods_of_another_machine_are_not_compared(tmp_path: Path) -> None:
+    """Their scores are in the table, but not their differences.
+
+    With --mixed-machines differences are there, too, and the page says so.
     """
     assert machine_kinds(
         [
@@ -373,11 +355,9 @@ def test_rows_of_another_machine_are_not_compared(tmp_path: Path) -> None:
         bench = Measured(tmp_path, set(slow), mixed)
         scores = compare(bench, rows, [1, 2], "test")
         assert bench.asked == {"table4-CLIP-test": (["CLIP", "mask", "CNN"], bool(slow))}
-        assert (
-            (scores["mask"]["difference"] is None) == (bool(slow) and not mixed)
-            and scores["CNN"]["difference"]
-            and scores["mask"]["value"] == 0.5
-        )
+        assert (scores["mask"]["difference"] is None) == (bool(slow) and not mixed)
+        assert scores["CNN"]["difference"]
+        assert scores["mask"]["value"] == 0.5
         facts = {row.name: summary([bench.facts(row, seed) for seed in (1, 2)]) for row in rows}
         pages[slow, mixed] = markdown(
             "table4",
@@ -390,17 +370,16 @@ def test_rows_of_another_machine_are_not_compared(tmp_path: Path) -> None:
             },
         )
     assert [OTHER_MACHINE in page for page in pages.values()] == [False, True, False]
-    assert ["--mixed-machines" in page for page in pages.values()] == [False, False, True] and all(
-        "enters 3.8 times" in page for page in pages.values()
-    )
+    assert ["--mixed-machines" in page for page in pages.values()] == [False, False, True]
+    assert all("enters 3.8 times" in page for page in pages.values())
 
 
-def test_cells_compare_rows_of_one_machine(tmp_path: Path) -> None:
-    cell = next(cell for cell in CELLS if cell.name == "600 films, 5 %")
-    rows = [ROW[name] for name in ("CLIP", "m3-mix", "mask", "eclip-plus")]
+def test_settings_compare_methods_of_one_machine(tmp_path: Path) -> None:
+    cell = next(cell for cell in ALIGN_SETTINGS if cell.name == "600 films, 5 %")
+    rows = [METHOD_OF[name] for name in ("CLIP", "m3-mix", "mask", "eclip-plus")]
     for slow, mixed in (((), False), (("eclip-plus",), False), (("eclip-plus",), True)):
         bench = Measured(tmp_path, set(slow), mixed)
-        found = measure(
+        result = measure(
             {(cell.name, seed, annotated): bench for seed in (1, 2) for annotated in (False, True)},
             cell,
             rows,
@@ -408,53 +387,49 @@ def test_cells_compare_rows_of_one_machine(tmp_path: Path) -> None:
         )
         apart = bool(slow) and not mixed
         assert all(
-            (found["eclip-plus"][score]["difference"] is None) == apart
-            and ("best_other" in found["eclip-plus"][score]) != apart
+            (result["eclip-plus"][score]["difference"] is None) == apart
+            and ("best_other" in result["eclip-plus"][score]) != apart
             for score in ("macro-F1", "R@5")
         )
-        assert (
-            found["mask"]["macro-F1"]["difference"]
-            and bench.asked["zero-shot-clip"][1] == bool(slow)
-            and ("zero-shot-best-eclip-plus" in bench.asked) != apart
-        )
-        assert (found["eclip-plus"]["machine"] == found["CLIP"]["machine"]) == (not slow) and found[
-            "CLIP"
-        ]["views"] is None
+        assert result["mask"]["macro-F1"]["difference"]
+        assert bench.asked["zero-shot-clip"][1] == bool(slow)
+        assert ("zero-shot-best-eclip-plus" in bench.asked) != apart
+        assert (result["eclip-plus"]["machine"] == result["CLIP"]["machine"]) == (not slow)
+        assert result["CLIP"]["views"] is None
         text = align_page(
             {
                 "seeds": [1, 2],
                 "machine": "",
                 "note": "",
                 "mixed_machines": mixed,
-                "cells": {cell.name: found},
+                "cells": {cell.name: result},
             }
         )
-        assert (
-            (OTHER_MACHINE in text) == apart
-            and ("(--mixed-machines)" in text) == mixed
-            and ("one kind of machine" in text) == (not slow)
-        )
+        assert (OTHER_MACHINE in text) == apart
+        assert ("(--mixed-machines)" in text) == mixed
+        assert ("one kind of machine" in text) == (not slow)
 
 
-def test_views_are_those_of_whole_batches_once_an_epoch() -> None:
-    cell = next(cell for cell in CELLS if cell.name == "300 films, 15 %")
+def test_views_count_full_batches_once_in_an_epoch() -> None:
+    cell = next(cell for cell in ALIGN_SETTINGS if cell.name == "300 films, 15 %")
     assert (
-        views_of(ROW["eclip-plus"], cell, [10, 20])
+        views_of(METHOD_OF["eclip-plus"], cell, [10, 20])
         == pytest.approx(15 * 256 / 300)
-        == views_of(ROW["mask"], cell, [15])
+        == views_of(METHOD_OF["mask"], cell, [15])
     )
     assert all(
-        views_of(ROW[name], cell, [10]) is None
+        views_of(METHOD_OF[name], cell, [10]) is None
         for name in ("CLIP", "oversample", "eCLIP", "eclip-plus with replay", "CLIP self-trained")
     )
 
 
-def test_intervals_of_old_results_are_recomputed() -> None:
-    """t of four degrees of freedom for sd / sqrt(5), and the rest of the old interval's variance
-    for the images; a mean ends at 0.
+def test_intervals_of_committed_results_are_recomputed() -> None:
+    """t of four degrees of freedom for sd / sqrt(5); the images get the rest of the variance.
+
+    The interval of a mean ends at 0.
     """
     half = 1.959964 * (0.03**2 / 5 + 0.0001) ** 0.5
-    found = {
+    result = {
         "cell": {
             "row": {
                 "value": 0.005,
@@ -471,29 +446,23 @@ def test_intervals_of_old_results_are_recomputed() -> None:
             }
         }
     }
-    renew_all(found, 5)
-    row, wide = found["cell"]["row"], (2.776445**2 * 0.03**2 / 5 + 1.959964**2 * 0.0001) ** 0.5
-    assert row["difference"]["low"] == pytest.approx(0.1 - wide, abs=1e-6) and row["difference"][
-        "high"
-    ] == pytest.approx(0.1 + wide, abs=1e-6)
-    assert (
-        row["difference"]["p"] < 0.05
-        and row["low"] == 0
-        and row["high"] == pytest.approx(0.005 + wide, abs=1e-6)
-        and "p" not in row
-    )
-    assert (
-        on_cpu("600 films, 1 %", "eclip-plus")
-        and not on_cpu("600 films, 5 %", "eclip-plus")
-        and not on_cpu("600 films, 1 %", "align, weight 0.2")
-    )
-    assert on_cpu("600 films, 15 %", "eclip-plus self-trained") and on_cpu(
-        "600 films, 1 %", "eclip-plus with replay, shuffled"
-    )
+    renew_all(result, 5)
+    row, wide = result["cell"]["row"], (2.776445**2 * 0.03**2 / 5 + 1.959964**2 * 0.0001) ** 0.5
+    assert row["difference"]["low"] == pytest.approx(0.1 - wide, abs=1e-6)
+    assert row["difference"]["high"] == pytest.approx(0.1 + wide, abs=1e-6)
+    assert row["difference"]["p"] < 0.05
+    assert row["low"] == 0
+    assert row["high"] == pytest.approx(0.005 + wide, abs=1e-6)
+    assert "p" not in row
+    assert on_cpu("600 films, 1 %", "eclip-plus")
+    assert not on_cpu("600 films, 5 %", "eclip-plus")
+    assert not on_cpu("600 films, 1 %", "align, weight 0.2")
+    assert on_cpu("600 films, 15 %", "eclip-plus self-trained")
+    assert on_cpu("600 films, 1 %", "eclip-plus with replay, shuffled")
 
 
 @pytest.mark.slow
-def test_a_worker_outlives_a_crash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_restarts_after_a_crash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", fast_python())
     worker = Worker("", cache=False)
     with pytest.raises(
@@ -501,14 +470,12 @@ def test_a_worker_outlives_a_crash(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     ):
         worker.run("openclip_eclip.nosuch", [], tmp_path / "crash.txt")
     for i in range(2):
-        assert (
-            worker.run("platform", [], tmp_path / f"{i}.txt") > 0
-            and (tmp_path / f"{i}.txt").read_text().strip()
-        )
+        assert worker.run("platform", [], tmp_path / f"{i}.txt") > 0
+        assert (tmp_path / f"{i}.txt").read_text().strip()
 
 
-def test_best_epoch_is_that_of_validation(tmp_path: Path) -> None:
-    """Of the saved ones, by the mean ranks of both directions."""
+def test_best_epoch_is_chosen_on_validation(tmp_path: Path) -> None:
+    """It is the saved epoch with the lowest mean rank over both directions."""
     (tmp_path / "checkpoints").mkdir()
     ranks = {2: (9, 9), 4: (1, 30), 6: (8, 7), 8: (2, 2)}
     (tmp_path / "checkpoints" / "results.jsonl").write_text(

@@ -1,6 +1,4 @@
-"""metrics/compare.py and resampled.py: hand values, scikit-learn, and simulations that know the
-truth.
-"""
+"""metrics/compare.py and resampled.py: by hand, against scikit-learn, and simulations."""
 
 from __future__ import annotations
 
@@ -42,17 +40,17 @@ def test_weights_are_draws_of_whole_groups() -> None:
         assert (own == own[0]).all()
     assert (weights[[0, 2, 5, 7]].sum(0) == 4).all()  # as many groups as there are
     alone = np.concatenate(list(weight_chunks(8, 4000, 0)), axis=1)
-    assert (
-        (alone.sum(0) == 8).all() and alone.mean() == 1 and abs(alone.var(1).mean() - 7 / 8) < 0.05
-    )
+    assert (alone.sum(0) == 8).all()
+    assert alone.mean() == 1
+    assert abs(alone.var(1).mean() - 7 / 8) < 0.05
 
 
 def test_class_scorer_is_scikit_learn_on_the_drawn_rows() -> None:
     rng = RNG(0)
     label, predicted = rng.integers(0, 4, 60), rng.integers(0, 4, (3, 60))
     weights = next(weight_chunks(60, 20, 1))
-    found = ClassScorer(label, predicted, list("abcd"))(weights)
-    assert found.shape == (20, 3, 7)
+    result = ClassScorer(label, predicted, list("abcd"))(weights)
+    assert result.shape == (20, 3, 7)
     for d in range(20):
         rows = expanded(weights[:, d])
         for s in range(3):
@@ -64,18 +62,19 @@ def test_class_scorer_is_scikit_learn_on_the_drawn_rows() -> None:
                 accuracy_score(y, p),
                 *per_class,
             ]
-            assert found[d, s] == pytest.approx(expected, abs=1e-12)
+            assert result[d, s] == pytest.approx(expected, abs=1e-12)
 
 
-def test_class_without_a_sample_is_out_of_the_means_and_named() -> None:
-    """A prediction of it is still an error of the true class."""
+def test_class_without_a_sample_is_named_and_left_out_of_the_means() -> None:
+    """A prediction of that class is still an error of the true class."""
     scorer = ClassScorer(np.array([0, 0, 1, 1]), np.array([[0, 2, 1, 1]]), ["a", "b", "c"])
     assert scorer.undefined == ["c"]
-    found = scorer(np.ones((4, 1)))[0, 0]
-    assert found[:3] == pytest.approx([(2 / 3 + 1) / 2, 0.75, 0.75])
-    assert np.isnan(found[5])
+    result = scorer(np.ones((4, 1)))[0, 0]
+    assert result[:3] == pytest.approx([(2 / 3 + 1) / 2, 0.75, 0.75])
+    assert np.isnan(result[5])
     lost = scorer(np.array([[1.0], [1.0], [0.0], [0.0]]))[0, 0]  # a draw without class b
-    assert np.isnan(lost[[0, 1, 4]]).all() and lost[2] == 0.5
+    assert np.isnan(lost[[0, 1, 4]]).all()
+    assert lost[2] == 0.5
 
 
 def test_auroc_scorer_is_scikit_learn_with_ties_and_blanks() -> None:
@@ -84,7 +83,7 @@ def test_auroc_scorer_is_scikit_learn_with_ties_and_blanks() -> None:
     label[rng.random((80, 3)) < 0.2] = np.nan
     score = np.round(rng.normal(size=(2, 80, 3)) + np.nan_to_num(label), 1)  # many ties
     weights = next(weight_chunks(80, 20, 1))
-    found = AurocScorer(label, score, list("abc"))(weights)
+    result = AurocScorer(label, score, list("abc"))(weights)
     for d in range(20):
         rows = expanded(weights[:, d])
         for s in range(2):
@@ -92,7 +91,7 @@ def test_auroc_scorer_is_scikit_learn_with_ties_and_blanks() -> None:
             for k in range(3):
                 kept = rows[~np.isnan(label[rows, k])]
                 per_class.append(roc_auc_score(label[kept, k], score[s, kept, k]))
-            assert found[d, s] == pytest.approx([np.mean(per_class), *per_class], abs=1e-12)
+            assert result[d, s] == pytest.approx([np.mean(per_class), *per_class], abs=1e-12)
 
 
 def test_auroc_by_hand_and_one_sided_class() -> None:
@@ -110,10 +109,10 @@ def test_rank_scorer_by_hand_and_by_numpy() -> None:
     assert RankScorer(rank)(np.ones((6, 1)))[0, 0] == pytest.approx([1 / 6, 3 / 6, 5 / 6, 5.25])
     ranks = RNG(0).integers(1, 40, (2, 31)).astype(float)
     weights = next(weight_chunks(31, 30, 1, np.arange(31) // 2))  # even and odd numbers of rows
-    found = RankScorer(ranks)(weights)
+    result = RankScorer(ranks)(weights)
     for d in range(30):
         rows = expanded(weights[:, d])
-        assert found[d, :, 3] == pytest.approx(np.median(ranks[:, rows], axis=1))
+        assert result[d, :, 3] == pytest.approx(np.median(ranks[:, rows], axis=1))
 
 
 def test_holm_against_published_values() -> None:
@@ -125,90 +124,87 @@ def test_holm_against_published_values() -> None:
 
 
 def without_images(full: np.ndarray, draws: int = 50) -> Draws:
-    """All images are known: nothing but the seeds varies."""
+    """Draws without a variance of images: only the seeds vary."""
     return Draws(full, np.broadcast_to(full, (draws, *full.shape)))
 
 
-def test_seeds_alone_are_the_t_test() -> None:
-    """Interval and p of SciPy's one-sample t-test of paired differences, and of Welch's where the
-    numbers of seeds differ.
+def test_interval_from_seeds_alone_is_that_of_the_t_test() -> None:
+    """Interval and p equal SciPy's one-sample t-test of paired differences.
+
+    With different numbers of seeds they equal Welch's test.
     """
     own, other = RNG(0).normal(0.1, 1, (5, 40)), RNG(1).normal(0, 2, (5, 40))
-    found, exact = (
+    result, exact = (
         estimate_difference(without_images(own), without_images(other)),
         ttest_1samp(own - other, 0),
     )
-    assert found.p == pytest.approx(exact.pvalue, rel=1e-6)
-    assert found.low == pytest.approx(
-        exact.confidence_interval().low
-    ) and found.high == pytest.approx(exact.confidence_interval().high)
-    found, exact = (
+    assert result.p == pytest.approx(exact.pvalue, rel=1e-6)
+    assert result.low == pytest.approx(exact.confidence_interval().low)
+    assert result.high == pytest.approx(exact.confidence_interval().high)
+    result, exact = (
         estimate_difference(without_images(own), without_images(other[:3])),
         ttest_ind(own, other[:3], equal_var=False),
     )
-    assert found.p == pytest.approx(exact.pvalue, rel=1e-6) and found.freedom == pytest.approx(
-        exact.df
-    )
-    assert found.low == pytest.approx(exact.confidence_interval().low) and np.isnan(found.sd).all()
+    assert result.p == pytest.approx(exact.pvalue, rel=1e-6)
+    assert result.freedom == pytest.approx(exact.df)
+    assert result.low == pytest.approx(exact.confidence_interval().low)
+    assert np.isnan(result.sd).all()
 
 
-def test_images_alone_are_the_t_test_over_images() -> None:
-    """One seed: the standard error of a mean over images, whole patients drawn where there are
-    such.
-    """
+def test_interval_from_images_alone_is_that_of_the_t_test_over_images() -> None:
+    """With one seed it is the standard error of a mean over images, or over whole patients."""
     values = RNG(0).normal(0, 1, 80)
     scorer = RankScorer(np.where(values > 0, 1.0, 20.0)[None])
     (drawn,) = draw_all([scorer], 80, 4000, 0)
     hit = (values > 0).astype(float)
     half = t.ppf(0.975, 79) * hit.std(ddof=1) / np.sqrt(80)
-    found = estimate_mean(drawn)
-    assert (found.high - found.low)[0] == pytest.approx(2 * half, rel=0.04) and np.isnan(
-        found.sd[0]
-    )
+    result = estimate_mean(drawn)
+    assert (result.high - result.low)[0] == pytest.approx(2 * half, rel=0.04)
+    assert np.isnan(result.sd[0])
     (drawn,) = draw_all([scorer], 80, 4000, 0, np.arange(80) // 2)
     assert drawn.units == 40
 
 
-def test_p_is_small_exactly_where_the_interval_leaves_zero_out() -> None:
-    rng, seen = RNG(0), set()
+def test_p_is_below_alpha_exactly_where_the_interval_excludes_zero() -> None:
+    rng, recorded = RNG(0), set()
     for seeds in (1, 2, 3, 10):
         shift = rng.normal(0, 2, 500)
         full = rng.normal(shift, 1, (seeds, 500))
-        found = estimate_mean(Draws(full, full + rng.normal(0, 0.5, (100, 1, 500)), 30))
-        outside = (found.low > 0) | (found.high < 0)
-        assert np.array_equal(found.p < 0.05, outside) and (found.p > 0).all()
-        seen |= set(outside.tolist())
-    assert seen == {True, False}
+        result = estimate_mean(Draws(full, full + rng.normal(0, 0.5, (100, 1, 500)), 30))
+        outside = (result.low > 0) | (result.high < 0)
+        assert np.array_equal(result.p < 0.05, outside)
+        assert (result.p > 0).all()
+        recorded |= set(outside.tolist())
+    assert recorded == {True, False}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("regime", "seeds"), list(product(coverage.REGIMES, coverage.SEEDS)))
-def test_intervals_hold_the_truth_as_often_as_they_say(regime: str, seeds: int) -> None:
-    """2 000 experiments of scripts/studies/coverage.py: 95 % with 5 and 10 seeds, never less than
-    that with 2 and 3 but for the simulation's own noise of half a point; what was there before held
-    59 % with two seeds.
+def test_intervals_have_their_nominal_coverage(regime: str, seeds: int) -> None:
+    """2 000 experiments of scripts/studies/coverage.py.
+
+    Coverage is 95 % with 5 and 10 seeds, and not less with 2 and 3, except for half a point of
+    simulation noise. The earlier interval had 59 % with two seeds.
     """
-    held = coverage.paired(regime, seeds, 2000, 300, 7)["now"]
-    assert 0.93 <= held <= (0.97 if seeds >= 5 else 0.995)
+    covered = coverage.paired(regime, seeds, 2000, 300, 7)["now"]
+    assert 0.93 <= covered <= (0.97 if seeds >= 5 else 0.995)
 
 
 @pytest.mark.slow
-def test_intervals_of_unequal_numbers_of_seeds_hold_the_truth() -> None:
+def test_intervals_of_unequal_numbers_of_seeds_have_their_nominal_coverage() -> None:
     for regime, seeds in product(("seeds", "all three alike"), ((3, 5), (5, 10))):
         assert 0.93 <= coverage.unpaired(regime, seeds, 0.5, 2000, 300, 7) <= 0.985
     assert 0.935 <= coverage.one_seed(2000, 300, 7) <= 0.965
 
 
-def test_identical_methods_differ_by_nothing() -> None:
+def test_identical_methods_have_no_difference() -> None:
     scorer = RankScorer(RNG(0).integers(1, 20, (3, 50)).astype(float))
     own, other = draw_all([scorer, scorer], 50, 200, 0)
-    found = estimate_difference(own, other)
-    assert (
-        not found.value.any()
-        and not found.low.any()
-        and not found.high.any()
-        and (found.p == 1).all()
-    )
+    result = estimate_difference(own, other)
+    assert not result.value.any()
+    assert not result.low.any()
+    assert not result.high.any()
+    assert (result.p == 1).all()
 
 
 def correct_predictions(
@@ -220,12 +216,13 @@ def correct_predictions(
     image_sd: float,
     noise: float,
 ) -> list[ClassScorer]:
-    """A scorer a gain: right where gain + seed + image + noise > 0; images are shared by all
-    methods.
+    """A scorer for each gain: right where gain + seed + image + noise > 0.
+
+    All methods share the images.
     """
     shared = rng.normal(0, image_sd, images)
     label = np.zeros(images, dtype=int)
-    found = []
+    result = []
     for gain in gains:
         latent = (
             gain
@@ -233,8 +230,8 @@ def correct_predictions(
             + shared
             + rng.normal(0, noise, (seeds, images))
         )
-        found.append(ClassScorer(label, (latent <= 0).astype(int), ["yes", "no"]))
-    return found
+        result.append(ClassScorer(label, (latent <= 0).astype(int), ["yes", "no"]))
+    return result
 
 
 def test_paired_is_narrower_than_unpaired_on_correlated_predictions() -> None:
@@ -247,8 +244,9 @@ def test_paired_is_narrower_than_unpaired_on_correlated_predictions() -> None:
 
 @pytest.mark.slow
 def test_interval_covers_the_truth() -> None:
-    """Nominal 95 %, of a difference in accuracy, through the scorers. Resampling images alone falls
-    far below.
+    """Nominal 95 %, for a difference in accuracy, through the scorers.
+
+    The coverage of resampling images only is far lower.
     """
     rng, gains, sds = RNG(7), (0.3, 0.5), (0.15, 0.7, 0.7)
     scale = np.sqrt(np.square(sds).sum())
@@ -259,22 +257,22 @@ def test_interval_covers_the_truth() -> None:
         reference, method = draw_all(
             correct_predictions(rng, 8, 150, gains, *sds), 150, 200, repeat
         )
-        found = estimate_difference(method, reference)
-        inside += found.low[2] <= truth <= found.high[2]
+        result = estimate_difference(method, reference)
+        inside += result.low[2] <= truth <= result.high[2]
         low, high = np.quantile((method.drawn - reference.drawn).mean(1)[:, 2], [0.025, 0.975])
         images_only += low <= truth <= high
     assert 0.92 <= inside / repeats <= 0.985
     assert images_only / repeats < 0.85
 
 
-def test_large_seed_variance_is_not_cured_by_images() -> None:
+def test_more_images_do_not_reduce_a_large_variance_between_seeds() -> None:
     widths = {200: 0.0, 3200: 0.0}
     for images, start in product(widths, range(6)):  # six seeds tell their spread badly
         reference, method = draw_all(
             correct_predictions(RNG(start), 6, images, (0.0, 0.0), 1.5, 0.1, 0.1), images, 100, 0
         )
-        found = estimate_difference(method, reference)
-        widths[images] += (found.high - found.low)[2]
+        result = estimate_difference(method, reference)
+        widths[images] += (result.high - result.low)[2]
     assert 0.6 < widths[3200] / widths[200] < 1.6
     alone = [
         draw_all(correct_predictions(RNG(1), 1, images, (0.0, 0.0), 1.5, 1.0, 0.1), images, 400, 0)
@@ -287,8 +285,8 @@ def test_large_seed_variance_is_not_cured_by_images() -> None:
     assert narrow[1] < 0.5 * narrow[0]  # what does shrink
 
 
-def test_seeds_are_paired_where_their_numbers_agree() -> None:
-    """A seed's luck that both methods share cancels; with other numbers of seeds it does not."""
+def test_seeds_are_paired_if_their_numbers_are_equal() -> None:
+    """Then an effect of a seed that both methods share cancels; with other numbers it does not."""
     luck = RNG(0).normal(0, 1, 6)
     full = luck[:, None]
     drawn = np.broadcast_to(full, (1000, 6, 1))
@@ -296,7 +294,8 @@ def test_seeds_are_paired_where_their_numbers_agree() -> None:
     paired = estimate_difference(better, Draws(full, drawn))
     assert (paired.low[0], paired.high[0], paired.sd[0]) == pytest.approx((0.1, 0.1, 0), abs=1e-12)
     unpaired = estimate_difference(better, Draws(full[:5], drawn[:, :5]))
-    assert unpaired.high[0] - unpaired.low[0] > 0.5 and np.isnan(unpaired.sd[0])
+    assert unpaired.high[0] - unpaired.low[0] > 0.5
+    assert np.isnan(unpaired.sd[0])
 
 
 def simulated(rng: np.random.Generator, seeds: int, images: int, parts: Components) -> np.ndarray:
@@ -311,38 +310,37 @@ def simulated(rng: np.random.Generator, seeds: int, images: int, parts: Componen
 
 def test_variance_components_are_recovered() -> None:
     rng, truth = RNG(3), Components(seed=0.02, image=1.0, both=2.0)
-    found = []
+    result = []
     for repeat in range(40):
         values = simulated(rng, 20, 100, truth)
         weights = next(weight_chunks(100, 100, repeat))
         drawn = (values @ weights / 100).T[:, :, None]
         zero = Draws(np.zeros((20, 1)), np.zeros((100, 20, 1)))
         parts = variance_components(Draws(values.mean(1)[:, None], drawn), zero, 0, 100)
-        found.append([parts.seed, parts.image, parts.both])
-    assert np.mean(found, axis=0) == pytest.approx([0.02, 1.0, 2.0], rel=0.25)
+        result.append([parts.seed, parts.image, parts.both])
+    assert np.mean(result, axis=0) == pytest.approx([0.02, 1.0, 2.0], rel=0.25)
 
 
 @pytest.mark.parametrize("what", ["seeds", "images"])
 @pytest.mark.parametrize("difference", [0.03, 0.06])
-def test_needed_sizes_have_the_power_they_promise(what: str, difference: float) -> None:
-    """4 000 experiments of the size found, whose seeds' variance is estimated from the seeds, as
-    `compare` does.
-    """
+def test_needed_sizes_have_80_percent_power(what: str, difference: float) -> None:
+    """4 000 experiments of the needed size; the variance of seeds is estimated."""
     parts, rng, count = Components(seed=0.0003, image=0.05, both=0.3), RNG(0), 4000
     seeds, images = (
         (needed_seeds(parts, difference, 1000), 1000)
         if what == "seeds"
         else (8, needed_images(parts, difference, 8))
     )
-    assert seeds == int(seeds) and images == int(images)
+    assert seeds == int(seeds)
+    assert images == int(images)
     seeds = int(seeds)
     own = np.sqrt(parts.seed + parts.both / images) * rng.standard_normal((seeds, count))
     full = difference + own + np.sqrt(parts.image / images) * rng.standard_normal(count)
     # two draws with that variance
     ends = np.sqrt(parts.image / images) * np.array([-1, 1])[:, None, None] * np.sqrt(0.5)
-    found = estimate_mean(Draws(full, full + ends))
-    assert found.images == pytest.approx(parts.image / images)
-    power = (found.low > 0).mean()
+    result = estimate_mean(Draws(full, full + ends))
+    assert result.images == pytest.approx(parts.image / images)
+    power = (result.low > 0).mean()
     assert 0.78 < power < 0.9  # the next whole number of seeds gives a little more
     smaller = (seeds - 1, images) if what == "seeds" else (seeds, images - 1)
     assert (
@@ -352,7 +350,7 @@ def test_needed_sizes_have_the_power_they_promise(what: str, difference: float) 
     )
 
 
-def test_needed_sizes_that_no_number_reaches_or_nobody_knows() -> None:
+def test_needed_sizes_are_inf_if_unreachable_and_nan_if_unknown() -> None:
     assert needed_seeds(Components(0.1, 1.0, 0.0), 0.01, images=100) == np.inf
     assert needed_images(Components(0.1, 1.0, 0.0), 0.01, seeds=3) == np.inf
     assert np.isnan(needed_seeds(Components(np.nan, 1.0, 0.0), 0.5, images=100))

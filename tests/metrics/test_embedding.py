@@ -1,6 +1,4 @@
-"""Alignment, uniformity, modality gap, cosines by group and clusters: closed forms, slow loops, the
-table of separated clouds.
-"""
+"""Alignment, uniformity, modality gap, cosines by group, clusters: closed forms and slow loops."""
 
 from __future__ import annotations
 
@@ -20,7 +18,7 @@ def unit(count: int, width: int, seed: int) -> np.ndarray:
 
 
 def slow(images: np.ndarray, texts: np.ndarray) -> tuple[float, float]:
-    """Eq. 2 and Eq. 3 as they are printed."""
+    """Eq. 2 and Eq. 3 as the paper prints them."""
     count, differences, kernels = len(images), [], []
     for i in range(count):
         wrong = []
@@ -36,9 +34,7 @@ def slow(images: np.ndarray, texts: np.ndarray) -> tuple[float, float]:
 
 
 def separated(size: float, count: int = 1000, width: int = 512) -> tuple[np.ndarray, np.ndarray]:
-    """Perfectly paired clouds, moved apart by `size` either way along one direction, of length 1
-    again.
-    """
+    """Perfectly paired clouds, moved apart by `size` each, scaled to length 1."""
     points, direction = unit(count, width, 0), unit(1, width, 1)
     moved = [points + size * direction, points - size * direction]
     return tuple(values / np.linalg.norm(values, axis=1, keepdims=True) for values in moved)
@@ -46,10 +42,10 @@ def separated(size: float, count: int = 1000, width: int = 512) -> tuple[np.ndar
 
 def test_equations_2_and_3_agree_with_double_loops() -> None:
     images, texts = unit(23, 5, 2), unit(23, 5, 3)
-    found = embedding.alignment(images, texts), embedding.uniformity(images, texts)
-    assert found == pytest.approx(slow(images, texts), abs=1e-12)
+    result = embedding.alignment(images, texts), embedding.uniformity(images, texts)
+    assert result == pytest.approx(slow(images, texts), abs=1e-12)
     # texts, not images, compete
-    assert found[0] != pytest.approx(embedding.alignment(texts, images), abs=1e-3)
+    assert result[0] != pytest.approx(embedding.alignment(texts, images), abs=1e-3)
     within = [
         np.exp(-2 * ((images[i] - images[j]) ** 2).sum())
         for i in range(23)
@@ -92,28 +88,27 @@ def test_closed_forms() -> None:
         (4, 1.94, 0.10, 7.76, 3.76, -0.93),
     ],
 )
-def test_separating_paired_clouds_raises_eq_3_and_changes_no_neighbour(
+def test_separating_paired_clouds_raises_eq_3_and_keeps_neighbours(
     size: float, gap: float, eq2: float, eq3: float, align: float, unif: float
 ) -> None:
     images, texts = separated(size)
     # within 0.02, as the points are not those of the table, whose Eq. 3 takes i = j in as well
-    found = embedding.uniformity(images, texts)
+    result = embedding.uniformity(images, texts)
     with_own = -np.log(
-        (999 * np.exp(-found) + np.exp(-2 * ((images - texts) ** 2).sum(axis=1)).mean()) / 1000
+        (999 * np.exp(-result) + np.exp(-2 * ((images - texts) ** 2).sum(axis=1)).mean()) / 1000
     )
     assert embedding.modality_gap(images, texts) == pytest.approx(gap, abs=0.02)
     assert embedding.alignment(images, texts) == pytest.approx(eq2, abs=0.02)
     assert with_own == pytest.approx(eq3, abs=0.02)
-    assert found == pytest.approx({0: 3.98, 0.5: 4.79, 1: 5.99, 4: 7.77}[size], abs=0.006)
+    assert result == pytest.approx({0: 3.98, 0.5: 4.79, 1: 5.99, 4: 7.77}[size], abs=0.006)
     assert embedding.wang_isola_alignment(images, texts) == pytest.approx(align, abs=0.02)
     assert embedding.wang_isola_uniformity(np.concatenate([images, texts])) == pytest.approx(
         unif, abs=0.02
     )
     assert (embedding.margins(images, texts) > 0).all()  # R@1 is 1
     centred = embedding.centre(images), embedding.centre(texts)
-    assert embedding.modality_gap(*centred) < 0.01 and embedding.uniformity(
-        *centred
-    ) == pytest.approx(3.99, abs=0.01)
+    assert embedding.modality_gap(*centred) < 0.01
+    assert embedding.uniformity(*centred) == pytest.approx(3.99, abs=0.01)
 
 
 def test_order_rotation_and_precision_change_nothing() -> None:
@@ -134,14 +129,14 @@ def test_order_rotation_and_precision_change_nothing() -> None:
         assert form(*single) == form(*(values.astype(np.float64) for values in single))
 
 
-def test_a_repeated_text_is_a_wrong_one_at_the_same_distance() -> None:
+def test_a_repeated_text_counts_as_a_wrong_text_at_the_same_distance() -> None:
     images, texts = unit(8, 4, 6), unit(8, 4, 7)
     texts[1] = texts[0]
     assert (embedding.margins(images, texts)[:2] <= 1e-12).all()
     assert embedding.alignment(np.eye(3), np.eye(3)[[0, 0, 0]]) == pytest.approx(0)
 
 
-def test_blocks_give_the_same_numbers_and_hold_no_matrix_of_pairs(
+def test_blocks_give_the_same_values_without_the_matrix_of_pairs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     images, texts, groups = unit(301, 6, 8), unit(301, 6, 9), np.arange(301) % 3
@@ -171,7 +166,7 @@ def test_blocks_give_the_same_numbers_and_hold_no_matrix_of_pairs(
         assert peak < 6 * 2**20  # all pairs are 30.5 MiB
 
 
-def test_shapes_and_collapse_are_refused() -> None:
+def test_wrong_shapes_and_collapsed_features_are_an_error() -> None:
     for images, texts in ((np.eye(3), np.eye(4)), (np.eye(3)[:1], np.eye(3)[:1])):
         with pytest.raises(ValueError, match="N at least 2"):
             embedding.alignment(images, texts)
@@ -202,7 +197,8 @@ def test_cosines_by_group_agree_with_a_loop() -> None:
                 np.testing.assert_array_equal(
                     counts[one, other], np.histogram(np.clip(cosines, -1, 1), 20, (-1, 1))[0]
                 )
-    assert np.isnan(mean[2, 2]) and not counts[2, 2].sum()
+    assert np.isnan(mean[2, 2])
+    assert not counts[2, 2].sum()
     assert counts[np.triu_indices(3)].sum() == 30 * 29 // 2
 
 
@@ -210,11 +206,11 @@ def test_clusters() -> None:
     centres = np.eye(4)[:3]
     groups = np.repeat([0, 1, 2], 10)
     points = centres[groups] + 0.01 * np.random.default_rng(0).normal(size=(30, 4))
-    found = embedding.clustering(points, groups, [0, 1])
-    assert found["NMI"].tolist() == pytest.approx([1, 1]) and found[
-        "ARI"
-    ].tolist() == pytest.approx([1, 1])
-    assert (found["silhouette"] > 0.9).all() and (found["Calinski-Harabasz"] > 1000).all()
+    result = embedding.clustering(points, groups, [0, 1])
+    assert result["NMI"].tolist() == pytest.approx([1, 1])
+    assert result["ARI"].tolist() == pytest.approx([1, 1])
+    assert (result["silhouette"] > 0.9).all()
+    assert (result["Calinski-Harabasz"] > 1000).all()
     shuffled = np.random.default_rng(1).permutation(groups)
     assert embedding.clustering(points, shuffled, [0])["ARI"][0] == pytest.approx(
         adjusted_rand_score(shuffled, groups)
@@ -224,5 +220,5 @@ def test_clusters() -> None:
         (points[:3], np.arange(3)),
         (np.tile(points[:1], (9, 1)), np.arange(9) % 2),
     ):
-        with pytest.raises(UserError, match="expected two groups or more"):
+        with pytest.raises(UserError, match="expected at least two groups"):
             embedding.clustering(wrong, labels, [0])

@@ -1,6 +1,4 @@
-"""The dictionary of findings: sentences by hand, and Open-I's curated terms where the reports are
-installed.
-"""
+"""The dictionary of findings: sentences by hand, and Open-I's curated terms if installed."""
 
 from __future__ import annotations
 
@@ -73,30 +71,32 @@ from openclip_eclip.prepare.plan import Plan
     ],
 )
 def test_by_hand(text: str, expected: dict[str, int]) -> None:
-    found = label_report(text)
-    nothing = found.pop(NO_FINDING, None)
-    assert found == expected
+    result = label_report(text)
+    nothing = result.pop(NO_FINDING, None)
+    assert result == expected
     other = any(state != ABSENT for name, state in expected.items() if name != "support devices")
     assert (nothing == PRESENT) == (bool(text) and not other)
 
 
 def test_matrix_and_names() -> None:
     names = finding_names()
-    assert len(set(names)) == len(names) == 19 and names[0] == NO_FINDING
-    found = label_matrix(["No edema.", "Possible mass", ""])
-    assert found.shape == (3, 19) and found.dtype == np.int8 and found[2].sum() == 0
-    assert (
-        found[0, 0] == PRESENT
-        and found[0, names.index("edema")] == ABSENT
-        and found[1, names.index("mass")] == UNCERTAIN
-    )
+    assert len(set(names)) == len(names) == 19
+    assert names[0] == NO_FINDING
+    result = label_matrix(["No edema.", "Possible mass", ""])
+    assert result.shape == (3, 19)
+    assert result.dtype == np.int8
+    assert result[2].sum() == 0
+    assert result[0, 0] == PRESENT
+    assert result[0, names.index("edema")] == ABSENT
+    assert result[1, names.index("mass")] == UNCERTAIN
     assert label_matrix([]).shape == (0, 19)
 
 
 @pytest.mark.slow
 def test_open_i_terms() -> None:
-    """Every eighth report, none of which the phrases were written on; all even ones:
-    docs/decisions/0022.
+    """Every eighth report; the phrases were not written on these.
+
+    docs/decisions/0022 has the numbers of all even reports.
     """
     root = find_spec("torchxrayvision")
     if root is None:
@@ -115,13 +115,15 @@ def test_open_i_terms() -> None:
         if int(report.uid) % 8 == 0 and (report.findings or report.impression)
     ]
     labels = [label_report(f"{report.findings}\n{report.impression}") for report in reports]
-    both = found = true = 0
+    both = predicted = true = 0
     for finding, term in terms.items():
         present = np.array([one.get(finding) == PRESENT for one in labels])
         listed = np.array([term in report.problems.split(";") for report in reports])
-        both, found, true = (
+        both, predicted, true = (
             both + (present & listed).sum(),
-            found + present.sum(),
+            predicted + present.sum(),
             true + listed.sum(),
         )
-    assert len(reports) > 400 and both / found > 0.9 and both / true > 0.85
+    assert len(reports) > 400
+    assert both / predicted > 0.9
+    assert both / true > 0.85

@@ -1,4 +1,4 @@
-"""Pointing metrics by hand, against scikit-learn, and what must not change them."""
+"""Pointing metrics: by hand, against scikit-learn, and invariances."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ from openclip_eclip.metrics.pointing import marked_region, pointing_scores
 
 
 def test_by_hand() -> None:
-    """Marked: the two pixels of 1.0 and 0.5. Map: highest in one of them, the second highest
-    outside.
+    """The pixels of 1.0 and 0.5 are marked. The map is highest in one of them.
+
+    Its second highest pixel is outside.
     """
     heatmap = np.array([[1.0, 0.5, 0.0], [0.0, 0.0, 0.25]])
-    found = np.array([[5.0, 1.0, 3.0], [0.0, 0.0, 0.0]])
-    scores = pointing_scores(found, heatmap)
+    attention = np.array([[5.0, 1.0, 3.0], [0.0, 0.0, 0.0]])
+    scores = pointing_scores(attention, heatmap)
     mean, sd = 1.5, np.sqrt((25 + 1 + 9) / 6 - 1.5**2)
-    assert marked_region(heatmap).sum() == 2 and scores["pointing game"] == 1
+    assert marked_region(heatmap).sum() == 2
+    assert scores["pointing game"] == 1
     assert scores["NSS"] == pytest.approx(
         ((5 - mean) * 1 + (1 - mean) * 0.5 + (0 - mean) * 0.25) / sd / 1.75, abs=1e-12
     )
@@ -38,15 +40,15 @@ def test_ties_are_shared() -> None:
     assert pointing_scores(np.array([[2.0, 2.0], [0.0, 0.0]]), heatmap)["pointing game"] == 0.5
 
 
-def test_auroc_is_scikit_learns_and_scale_does_not_matter() -> None:
+def test_auroc_equals_scikit_learn_and_ignores_scale() -> None:
     rng = np.random.default_rng(0)
     for _ in range(20):
-        found, heatmap = rng.integers(0, 5, (7, 9)).astype(float), rng.random((7, 9)) ** 4
-        scores = pointing_scores(found, heatmap)
+        attention, heatmap = rng.integers(0, 5, (7, 9)).astype(float), rng.random((7, 9)) ** 4
+        scores = pointing_scores(attention, heatmap)
         assert scores["AUC-Judd"] == pytest.approx(
-            roc_auc_score(marked_region(heatmap).ravel(), found.ravel()), abs=1e-12
+            roc_auc_score(marked_region(heatmap).ravel(), attention.ravel()), abs=1e-12
         )
-        assert pointing_scores(3 * found - 7, 0.2 * heatmap) == pytest.approx(scores, abs=1e-9)
+        assert pointing_scores(3 * attention - 7, 0.2 * heatmap) == pytest.approx(scores, abs=1e-9)
     assert (
         pointing_scores(heatmap, heatmap)["pointing game"]
         == pointing_scores(heatmap, heatmap)["IoU"]
@@ -55,7 +57,7 @@ def test_auroc_is_scikit_learns_and_scale_does_not_matter() -> None:
 
 
 @pytest.mark.parametrize(
-    "found,heatmap",
+    "attention,heatmap",
     [
         (np.ones((2, 2)), np.ones((2, 3))),
         (np.full((2, 2), np.nan), np.ones((2, 2))),
@@ -63,23 +65,20 @@ def test_auroc_is_scikit_learns_and_scale_does_not_matter() -> None:
         (np.ones((2, 2)), -np.ones((2, 2))),
     ],
 )
-def test_bad_input(found: np.ndarray, heatmap: np.ndarray) -> None:
+def test_bad_input(attention: np.ndarray, heatmap: np.ndarray) -> None:
     with pytest.raises(ValueError, match="expected two|all zero"):
-        pointing_scores(found, heatmap)
+        pointing_scores(attention, heatmap)
 
 
 def test_bootstrap_covers_the_mean_and_draws_whole_groups() -> None:
     values = np.random.default_rng(1).normal(size=400)
     low, high = bootstrap_interval(lambda rows: values[rows].mean(), 400)
-    assert (
-        high - low == pytest.approx(2 * 1.96 / 20 * values.std(), rel=0.1)
-        and low < values.mean() < high
-    )
+    assert high - low == pytest.approx(2 * 1.96 / 20 * values.std(), rel=0.1)
+    assert low < values.mean() < high
     groups = np.repeat(np.arange(40), 10)
     for rows in resamples(400, 5, 0, groups):
-        assert (np.bincount(groups[rows], minlength=40) % 10 == 0).all() and len(
-            set(rows.tolist())
-        ) < 400
+        assert (np.bincount(groups[rows], minlength=40) % 10 == 0).all()
+        assert len(set(rows.tolist())) < 400
     # ten equal values a patient are worth one: the interval is that of 40 values
     wide = bootstrap_interval(lambda rows: values[::10].repeat(10)[rows].mean(), 400, groups=groups)
     assert wide[1] - wide[0] == pytest.approx(2 * 1.96 / np.sqrt(40) * values[::10].std(), rel=0.15)

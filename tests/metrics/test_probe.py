@@ -1,6 +1,4 @@
-"""ROC-AUC against scikit-learn; the linear probe's splits, standardisation, choice of C and
-left-out classes.
-"""
+"""AUROC against scikit-learn; the linear probe: splits, standardisation and choice of C."""
 
 from __future__ import annotations
 
@@ -72,7 +70,8 @@ def test_subsets_are_nested_and_whole_patients() -> None:
 def test_split_keeps_patients_together() -> None:
     groups = [f"p{i // 4}" for i in range(80)]
     parts = probe.split_groups(groups, (0.6, 0.2, 0.2), 3)
-    assert sorted(np.concatenate(parts)) == list(range(80)) and [len(rows) for rows in parts] == [
+    assert sorted(np.concatenate(parts)) == list(range(80))
+    assert [len(rows) for rows in parts] == [
         48,
         16,
         16,
@@ -85,23 +84,22 @@ def test_split_keeps_patients_together() -> None:
         probe.split_groups(["a", "a", "b"], (0.6, 0.2, 0.2), 0)
 
 
-def test_standardisation_sees_training_rows_alone() -> None:
+def test_standardisation_uses_only_training_rows() -> None:
     features = np.c_[np.random.default_rng(0).normal(5, 3, 20), np.full(20, 0.1)].astype(np.float32)
     train = np.arange(10)
     moved = probe.standardise(features, train)
-    assert moved[train].mean(axis=0) == pytest.approx(0, abs=1e-12) and moved[
-        train, 0
-    ].std() == pytest.approx(1)
+    assert moved[train].mean(axis=0) == pytest.approx(0, abs=1e-12)
+    assert moved[train, 0].std() == pytest.approx(1)
     assert not moved[:, 1].any()  # a constant
     features[10:] += 100
     np.testing.assert_array_equal(probe.standardise(features, train)[train], moved[train])
 
 
-def test_probe_is_scikit_learns_at_the_c_that_validation_prefers() -> None:
+def test_probe_equals_scikit_learn_at_the_c_of_best_validation() -> None:
     features, labels = problem()
-    found = probe.fit_probe(features[:60], labels[:60], features[60:], labels[60:])
+    result = probe.fit_probe(features[:60], labels[:60], features[60:], labels[60:])
     scores = {}
-    for strength in found.validation:
+    for strength in result.validation:
         models = [
             LogisticRegression(C=strength, tol=1e-8, max_iter=5000).fit(
                 features[:60], labels[:60, k]
@@ -115,20 +113,20 @@ def test_probe_is_scikit_learns_at_the_c_that_validation_prefers() -> None:
         )
     best = max(value for _, value in scores.values())
     assert (
-        found.validation[found.strength]
-        == max(found.validation.values())
+        result.validation[result.strength]
+        == max(result.validation.values())
         == pytest.approx(best, abs=5e-3)
     )
-    assert found.strength == min(
-        c for c, value in found.validation.items() if value == max(found.validation.values())
+    assert result.strength == min(
+        c for c, value in result.validation.items() if value == max(result.validation.values())
     )
     np.testing.assert_allclose(
-        found.scores(features[60:]), scores[found.strength][0], rtol=0.02, atol=1e-3
+        result.scores(features[60:]), scores[result.strength][0], rtol=0.02, atol=1e-3
     )
-    assert found.unconverged == 0
+    assert result.unconverged == 0
 
 
-def test_larger_c_are_not_tried_after_four_falls_in_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_search_over_c_ends_after_four_falls_in_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
     features, labels = problem(60, 40, 1)
     for path, tried, best in (
         ([0.6, 0.7, 0.6, 0.5, 0.4, 0.3, 0.9], 6, 1),  # four falls after the best
@@ -147,24 +145,26 @@ def test_larger_c_are_not_tried_after_four_falls_in_a_row(monkeypatch: pytest.Mo
             "auroc",
             lambda labels, scores, values=values: np.array([next(values) if scores.any() else 0.5]),
         )
-        found = probe.fit_probe(features[:30], labels[:30], features[30:], labels[30:])
-        assert len(found.validation) == tried and probe.STRENGTHS.index(found.strength) == best
+        result = probe.fit_probe(features[:30], labels[:30], features[30:], labels[30:])
+        assert len(result.validation) == tried
+        assert probe.STRENGTHS.index(result.strength) == best
 
 
-def test_the_smallest_c_is_a_fit() -> None:
+def test_the_smallest_c_is_fitted_too() -> None:
     features, labels = problem(60, 40, 1)
-    found = probe.fit_probe(features[:30], labels[:30], features[30:], labels[30:])
+    result = probe.fit_probe(features[:30], labels[:30], features[30:], labels[30:])
     # its limit, the difference of class means
     direction = features[:30].T @ (labels[:30, 0] - labels[:30, 0].mean())
     mean_difference = auroc(labels[30:], features[30:] @ direction[:, None])[0]
-    assert found.validation[1e-6] == pytest.approx(mean_difference) != 0.5
+    assert result.validation[1e-6] == pytest.approx(mean_difference) != 0.5
 
 
 def test_validation_labels_choose_c() -> None:
     features, labels = problem(80, 60, 1, seed=4)
     one = probe.fit_probe(features[:40], labels[:40], features[40:], labels[40:])
     other = probe.fit_probe(features[:40], labels[:40], features[40:], 1 - labels[40:])
-    assert one.validation != other.validation and one.strength != other.strength
+    assert one.validation != other.validation
+    assert one.strength != other.strength
 
 
 def test_blank_labels_are_left_out_class_by_class() -> None:
@@ -188,12 +188,10 @@ def test_blank_labels_are_left_out_class_by_class() -> None:
 def test_classes_without_both_labels_are_left_out() -> None:
     features, labels = problem(classes=3)
     labels[:60, 1] = 0
-    found = probe.fit_probe(features[:60], labels[:60], features[60:], labels[60:])
-    assert found.fitted.tolist() == [True, False, True]
-    assert (
-        np.isnan(found.scores(features)[:, 1]).all()
-        and np.isfinite(found.scores(features)[:, [0, 2]]).all()
-    )
+    result = probe.fit_probe(features[:60], labels[:60], features[60:], labels[60:])
+    assert result.fitted.tolist() == [True, False, True]
+    assert np.isnan(result.scores(features)[:, 1]).all()
+    assert np.isfinite(result.scores(features)[:, [0, 2]]).all()
     labels[60:, 0] = 1  # not in validation: fitted, and C comes from the third
     again = probe.fit_probe(features[:60], labels[:60], features[60:], labels[60:])
     assert again.fitted.tolist() == [True, False, True]
@@ -204,7 +202,7 @@ def test_classes_without_both_labels_are_left_out() -> None:
     assert probe.fit_probe(features[:1], labels[:1], features[60:], labels[60:]) is None
 
 
-def test_fits_that_stop_early_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unconverged_fits_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probe, "MAX_ITERATIONS", 1)
     features, labels = problem()
     assert probe.fit_probe(features[:60], labels[:60], features[60:], labels[60:]).unconverged > 2

@@ -1,5 +1,6 @@
-"""Ranks, recall and precision of retrieval: by hand, by enumeration of all orders, and against
-clip_benchmark and open_clip.
+"""Ranks, recall and precision of retrieval: by hand, over all orders, and against other packages.
+
+The other packages are clip_benchmark and open_clip.
 """
 
 from __future__ import annotations
@@ -23,20 +24,19 @@ def unit(count: int, width: int, seed: int) -> np.ndarray:
 
 
 def scored(scores: list[list[float]]) -> tuple[np.ndarray, np.ndarray]:
-    """Features whose products are these scores (small integers, so exactly)."""
+    """Features whose products are exactly these scores, which are small integers."""
     return np.array(scores, np.float32), np.eye(len(scores[0]), dtype=np.float32)
 
 
 def test_by_hand() -> None:
-    """Query 0: right answer highest. 1: lowest of three. 2: right answer 2 ties with answer 0,
-    below answer 1.
+    """Query 0: the right answer is highest. Query 1: it is the lowest of three.
+
+    Query 2: right answer 2 ties with answer 0, below answer 1.
     """
     ranks = rank_answers(*scored([[3, 2, 1], [3, 1, 2], [1, 2, 1]]), [0, 1, 2], [0, 1, 2])
-    assert (
-        ranks.above.tolist() == [0, 2, 1]
-        and ranks.right.tolist() == [1, 1, 1]
-        and ranks.wrong.tolist() == [0, 0, 1]
-    )
+    assert ranks.above.tolist() == [0, 2, 1]
+    assert ranks.right.tolist() == [1, 1, 1]
+    assert ranks.wrong.tolist() == [0, 0, 1]
     assert [ranks.rank(ties).tolist() for ties in TIES] == [[1, 3, 2], [1, 3, 2.5], [1, 3, 3]]
     assert [ranks.hits(2, ties).tolist() for ties in TIES] == [[1, 0, 1], [1, 0, 0.5], [1, 0, 0]]
     assert ranks.reciprocal("expected").tolist() == pytest.approx(
@@ -45,8 +45,8 @@ def test_by_hand() -> None:
     assert ranks.tied == 1
 
 
-def test_the_highest_score_is_first() -> None:
-    """The paper prints min_j of v.t; the nearest report is the largest."""
+def test_the_highest_score_has_rank_1() -> None:
+    """The paper prints min_j of v.t, but the nearest report has the largest product."""
     features = unit(6, 8, 0)
     assert rank_answers(features, features, range(6), range(6)).rank("expected").tolist() == [1] * 6
     assert precision_at_k(features, features, range(6), range(6), 1).tolist() == [1] * 6
@@ -55,8 +55,9 @@ def test_the_highest_score_is_first() -> None:
 @pytest.mark.parametrize("above", [0, 2])
 @pytest.mark.parametrize("right,wrong", [(1, 0), (1, 3), (2, 3), (3, 1), (4, 2)])
 def test_expectation_is_the_mean_over_all_orders(above: int, right: int, wrong: int) -> None:
-    """Every order of the tied answers, in fractions; the other conventions are the best and the
-    worst order.
+    """All orders of the tied answers, in exact fractions.
+
+    The other conventions are the best and the worst order.
     """
     first = [
         above + 1 + order.index(True) for order in permutations([True] * right + [False] * wrong)
@@ -75,25 +76,23 @@ def test_expectation_is_the_mean_over_all_orders(above: int, right: int, wrong: 
         assert ranks.hits(k, "expected")[0] == pytest.approx(
             mean([int(place <= k) for place in first]), abs=1e-12
         )
-        assert ranks.hits(k, "optimistic")[0] == (min(first) <= k) and ranks.hits(k, "pessimistic")[
-            0
-        ] == (max(first) <= k)
+        assert ranks.hits(k, "optimistic")[0] == (min(first) <= k)
+        assert ranks.hits(k, "pessimistic")[0] == (max(first) <= k)
 
 
 def test_expectation_of_a_large_tie_is_accurate() -> None:
-    """100 000 answers with one score (a collapsed model): chance, to 1e-9."""
+    """100 000 answers with one score, as of a collapsed model: chance, to 1e-9."""
     ranks = chance_ranks([7], [7] + [8] * 99_999)
-    assert (
-        ranks.hits(10, "expected")[0] == pytest.approx(1e-4, abs=1e-9)
-        and ranks.rank("expected")[0] == 50_000.5
-    )
+    assert ranks.hits(10, "expected")[0] == pytest.approx(1e-4, abs=1e-9)
+    assert ranks.rank("expected")[0] == 50_000.5
 
 
 @pytest.mark.parametrize("k", [1, 5, 10])
 @pytest.mark.parametrize("per_image", [1, 5])
 def test_agrees_with_clip_benchmark(k: int, per_image: int) -> None:
-    """Its recall is the found share of the right answers; above 0 is a hit (as its `evaluate`
-    counts).
+    """Its recall is the retrieved share of the right answers; above 0 is a hit.
+
+    Its `evaluate` counts it like that.
     """
     images, texts = unit(60, 16, 1), unit(60 * per_image, 16, 2)
     owner = np.arange(60 * per_image) // per_image
@@ -125,18 +124,19 @@ def test_agrees_with_open_clip() -> None:
         )
 
 
-def test_equal_vectors_tie_exactly_wherever_they_stand() -> None:
-    """BLAS rounds by the place in the matrix: without care the copies of a vector would not tie."""
+def test_equal_vectors_tie_exactly_at_any_position() -> None:
+    """BLAS rounds by the position in the matrix, so copies of a vector might not tie."""
     queries, distinct = unit(37, 511, 5), unit(3, 511, 6)
     gallery = distinct[np.arange(1003) % 3]
     ranks = rank_answers(queries, gallery, [0] * 37, range(1003))
-    assert (ranks.right == 1).all() and set(ranks.wrong.tolist()) == {1003 // 3}
+    assert (ranks.right == 1).all()
+    assert set(ranks.wrong.tolist()) == {1003 // 3}
     assert set(ranks.above.tolist()) <= {0, 334, 335, 668, 669}
     minus = rank_answers(queries[:, :3], np.array([[0, 1, 0], [-0.0, 1, -0.0]]), [0] * 37, [0, 1])
     assert minus.wrong.tolist() == [1] * 37
 
 
-def test_strips_change_nothing_and_are_never_the_whole_matrix(
+def test_strips_give_the_same_ranks_without_the_whole_matrix(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # small integers: exact products, many ties
@@ -164,7 +164,7 @@ def test_strips_change_nothing_and_are_never_the_whole_matrix(
     )
 
 
-def test_order_of_the_gallery_is_no_matter() -> None:
+def test_order_of_the_gallery_does_not_matter() -> None:
     queries, gallery, groups = (
         np.round(unit(30, 8, 1) * 4),
         np.round(unit(40, 8, 2) * 4),
@@ -177,12 +177,14 @@ def test_order_of_the_gallery_is_no_matter() -> None:
         np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
 
 
-def test_any_right_answer_counts_and_chance_knows_of_it() -> None:
-    """A report of three films: the best of them counts. Chance at k=2 of 6 with 3 right: 1 - C(3,2)
-    / C(6,2) = 0.8.
+def test_any_right_answer_counts_also_in_chance() -> None:
+    """A report of three images: the best of them counts.
+
+    Chance at k = 2 of 6 with 3 right: 1 - C(3,2) / C(6,2) = 0.8.
     """
     ranks = rank_answers(*scored([[1, 6, 5, 4, 3, 2]]), ["a"], ["b", "b", "a", "a", "b", "a"])
-    assert ranks.rank("expected").tolist() == [2] and ranks.right.tolist() == [1]
+    assert ranks.rank("expected").tolist() == [2]
+    assert ranks.right.tolist() == [1]
     assert chance_ranks(["a"], ["b", "b", "a", "a", "b", "a"]).hits(
         2, "expected"
     ).tolist() == pytest.approx([0.8], abs=1e-15)
@@ -190,8 +192,9 @@ def test_any_right_answer_counts_and_chance_knows_of_it() -> None:
 
 
 def test_precision_by_hand_and_over_all_orders_of_a_tie() -> None:
-    """First three of scores 9 5 5 5 1: the first, and two of the three tied, one of which has the
-    label: (0 + 2/3) / 3.
+    """First three of scores 9 5 5 5 1: the first, and two of the three tied answers.
+
+    One of the tied has the label: (0 + 2/3) / 3.
     """
     given = (
         *scored([[9, 5, 5, 5, 1], [5, 4, 3, 2, 1]]),
@@ -204,7 +207,7 @@ def test_precision_by_hand_and_over_all_orders_of_a_tie() -> None:
         precision_at_k(*scored([[9, 5, 5, 5, 1]]), [0], range(5), 6)
 
 
-def test_wrong_input_is_named() -> None:
+def test_wrong_input_is_an_error() -> None:
     good = unit(4, 3, 0)
     broken = good.copy()
     broken[2, 1] = np.nan

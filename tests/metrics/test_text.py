@@ -1,5 +1,6 @@
-"""Report metrics by hand, against the libraries, and the traps of the release (peers.md 2.5,
-reference.md 2C-31).
+"""Report metrics: by hand, against the libraries, and known errors of the release.
+
+See peers.md 2.5 and reference.md 2C-31.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ MODELS = {"bertscore": MINILM, "sentence": MINILM}
 
 
 def write_chexbert(folder: Path, dropout: float = 0.9) -> torch.nn.Module:
-    """A tiny random CheXbert as Stanford's file has it, with much dropout."""
+    """Write a tiny random CheXbert in the form of Stanford's file, with much dropout."""
     from transformers import BertConfig
 
     torch.manual_seed(0)
@@ -111,11 +112,9 @@ def chexbert_folder(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, tor
 )
 def test_bleu_2_by_hand(candidate: str, reference: str, expected: float) -> None:
     values, _ = bleu_2([candidate], [reference])
-    assert (
-        values.dtype == np.float64
-        and values == pytest.approx([expected], abs=1e-12)
-        and (values[0] == 0) == (expected == 0)
-    )
+    assert values.dtype == np.float64
+    assert values == pytest.approx([expected], abs=1e-12)
+    assert (values[0] == 0) == (expected == 0)
 
 
 def test_tokens_split_sentences_without_a_download() -> None:
@@ -162,7 +161,7 @@ def test_lexical_metrics_agree_with_other_implementations() -> None:
 
 
 def lcs_f1(candidate: str, reference: str) -> float:
-    """ROUGE-L from its definition, words without the full stop."""
+    """ROUGE-L from its definition, on words without the full stop."""
     one, other = ([word for word in text.split() if word != "."] for text in (candidate, reference))
     length = np.zeros((len(one) + 1, len(other) + 1))
     for i, word in enumerate(one):
@@ -181,18 +180,19 @@ def test_rouge_l_by_hand() -> None:
     assert score_reports(["effusions"], ["effusion"])["ROUGE-L"].value() == 0  # no stemming
 
 
-def test_micro_f1_is_scikit_learns() -> None:
+def test_micro_f1_equals_scikit_learn() -> None:
     from sklearn.metrics import f1_score
 
-    found, true = np.random.default_rng(0).random((2, 40, 14)) < 0.3
-    counts = label_counts(found, true)
-    assert micro_f1(counts) == pytest.approx(f1_score(true, found, average="micro"), abs=1e-12)
+    result, true = np.random.default_rng(0).random((2, 40, 14)) < 0.3
+    counts = label_counts(result, true)
+    assert micro_f1(counts) == pytest.approx(f1_score(true, result, average="micro"), abs=1e-12)
     assert micro_f1(counts[[3, 3, 7]]) == pytest.approx(
-        f1_score(true[[3, 3, 7]], found[[3, 3, 7]], average="micro"), abs=1e-12
+        f1_score(true[[3, 3, 7]], result[[3, 3, 7]], average="micro"), abs=1e-12
     )
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert np.isnan(micro_f1(np.zeros((2, 3)))) and counts.dtype == np.float64
+        assert np.isnan(micro_f1(np.zeros((2, 3))))
+        assert counts.dtype == np.float64
 
 
 @pytest.mark.slow
@@ -218,7 +218,9 @@ def test_identical_reports_and_their_order(
         ), name
         assert moved[name].value() == pytest.approx(whole[name].value(), abs=1e-5)
         low, high = bootstrap_interval(whole[name].value, 5, draws=20)
-        assert low <= high and whole[name].setting and not whole[name].missing
+        assert low <= high
+        assert whole[name].setting
+        assert not whole[name].missing
 
 
 @pytest.mark.parametrize(
@@ -238,7 +240,7 @@ def test_special_tokens_and_prefix_do_not_count(text: str, expected: str) -> Non
     assert clean_report(text) == expected
 
 
-def test_what_is_left_in_a_candidate_changes_no_metric(
+def test_special_tokens_in_a_candidate_change_no_metric(
     chexbert_folder: tuple[Path, torch.nn.Module],
 ) -> None:
     models = {**MODELS, "chexbert": chexbert_folder[0]}
@@ -252,7 +254,7 @@ def test_what_is_left_in_a_candidate_changes_no_metric(
         assert (left[name].values == clean[name].values).all(), name
 
 
-def test_empty_candidates_are_zero_and_counted(
+def test_empty_candidates_score_0_and_are_counted(
     chexbert_folder: tuple[Path, torch.nn.Module],
 ) -> None:
     models = {**MODELS, "chexbert": chexbert_folder[0]}
@@ -261,7 +263,8 @@ def test_empty_candidates_are_zero_and_counted(
         one = scored[name]
         assert one.empty == 2 and one.value([0, 2]) in (0, pytest.approx(np.nan, nan_ok=True)), name
         if one.values.ndim == 1:
-            assert (one.values[[0, 2]] == 0).all() and one.values[1] > 0
+            assert (one.values[[0, 2]] == 0).all()
+            assert one.values[1] > 0
     # the reference's five words count in the brevity penalty
     assert scored["BLEU-4 (corpus)"].values[0, 8:].tolist() == [
         0,
@@ -275,8 +278,8 @@ def test_empty_candidates_are_zero_and_counted(
     )
 
 
-def test_input_is_lists_of_strings() -> None:
-    """METEOR of the release got lists of words and returned 0.0 where per-report METEOR is 0.73."""
+def test_input_must_be_lists_of_strings() -> None:
+    """METEOR of the release got lists of words and returned 0.0; per report it is 0.73."""
     for candidates, references, message in [
         ("clear", ["clear"], "a string"),
         (["clear"], "clear", "a string"),
@@ -292,34 +295,33 @@ def test_input_is_lists_of_strings() -> None:
         score_reports(["a"], ["a"], {"mpnet": "folder"})
 
 
-def test_missing_is_said_and_never_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_metrics_have_a_reason_and_no_value(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "rouge_score.rouge_scorer", None)
     scored = score_reports(CANDIDATES, REFERENCES)
-    assert list(scored) == list(METRICS) and "METEOR" not in scored
-    assert (
-        "rouge_score" in scored["ROUGE-L"].missing
-        and "openclip_eclip[reports]" in scored["ROUGE-L"].missing
-    )
+    assert list(scored) == list(METRICS)
+    assert "METEOR" not in scored
+    assert "rouge_score" in scored["ROUGE-L"].missing
+    assert "openclip_eclip[reports]" in scored["ROUGE-L"].missing
     for name, metric in METRICS.items():
         if metric.model:
-            assert scored[name].values is None and metric.needs in scored[name].missing
+            assert scored[name].values is None
+            assert metric.needs in scored[name].missing
             with pytest.raises(ValueError, match="missing metric"):
                 scored[name].value()
 
 
-def test_bertscore_is_bert_scores(tmp_path: Path) -> None:
-    """torchmetrics 1.9 pairs text i with another one's reference when lengths differ; alone it
-    leaves [CLS] and [SEP] out.
+def test_bertscore_equals_bert_score(tmp_path: Path) -> None:
+    """torchmetrics 1.9 pairs text i with another text's reference if lengths differ.
+
+    For a single pair it leaves [CLS] and [SEP] out.
     """
     from bert_score import score
 
     values, setting = text_models.bertscore_recall(CANDIDATES, REFERENCES, MINILM)
     recall = score(CANDIDATES, REFERENCES, model_type=str(MINILM), num_layers=5, device="cpu")[1]
     assert values == pytest.approx(recall.numpy(), abs=1e-5)
-    assert (
-        "layer 5 of 6" in setting
-        and hashlib.sha256((MINILM / "model.safetensors").read_bytes()).hexdigest()[:16] in setting
-    )
+    assert "layer 5 of 6" in setting
+    assert hashlib.sha256((MINILM / "model.safetensors").read_bytes()).hexdigest()[:16] in setting
     # layer 10 in bert-score's table, of 6 here: a name decides, a depth limits
     link = tmp_path / "albert-base-v1"
     link.symlink_to(MINILM)
@@ -328,7 +330,7 @@ def test_bertscore_is_bert_scores(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_sentence_vectors_are_means_of_tokens() -> None:
+def test_sentence_vectors_are_means_over_tokens() -> None:
     from transformers import AutoModel, AutoTokenizer
 
     model, tokenizer = AutoModel.from_pretrained(MINILM), AutoTokenizer.from_pretrained(MINILM)
@@ -344,10 +346,8 @@ def test_sentence_vectors_are_means_of_tokens() -> None:
     values, setting = text_models.sentence_cosine(
         [*CANDIDATES, long], [*REFERENCES, REFERENCES[1]], MINILM
     )
-    assert (
-        values == pytest.approx(expected, abs=1e-5)
-        and "mean of tokens, 1 of 12 texts cut at 256 tokens" in setting
-    )
+    assert values == pytest.approx(expected, abs=1e-5)
+    assert "mean of tokens, 1 of 12 texts cut at 256 tokens" in setting
 
 
 @pytest.mark.parametrize(
@@ -360,7 +360,7 @@ def test_sentence_vectors_are_means_of_tokens() -> None:
         ({"pooling_mode_max_tokens": True}, None),
     ],
 )
-def test_pooling_as_the_folder_says(
+def test_pooling_is_that_of_the_folder(
     tmp_path: Path, settings: dict[str, object] | None, expected: str | None
 ) -> None:
     if settings:
@@ -377,11 +377,11 @@ def test_pooling_as_the_folder_says(
         text_models._pooling(tmp_path)
 
 
-def test_chexbert_without_dropout(chexbert_folder: tuple[Path, torch.nn.Module]) -> None:
-    """The release left dropout on: cosines were random and too low."""
+def test_chexbert_runs_without_dropout(chexbert_folder: tuple[Path, torch.nn.Module]) -> None:
+    """The release left dropout on: its cosines were random and too low."""
     folder, model = chexbert_folder
     values, setting = text_models.chexbert_cosine(CANDIDATES, REFERENCES, folder)
-    (found, _), (true, _), _ = text_models.chexbert(CANDIDATES, REFERENCES, folder)
+    (result, _), (true, _), _ = text_models.chexbert(CANDIDATES, REFERENCES, folder)
     from transformers import BertTokenizer
 
     tokenizer, expected, heads = BertTokenizer.from_pretrained(folder), [], []
@@ -394,17 +394,15 @@ def test_chexbert_without_dropout(chexbert_folder: tuple[Path, torch.nn.Module])
             [[int(head(vector).argmax()) for head in model.linear_heads] for vector in vectors]
         )
     loaded = text_models._load_chexbert(folder, "cpu").model
-    assert values == pytest.approx(expected, abs=1e-5) and not any(
-        part.training for part in loaded.modules()
-    )
+    assert values == pytest.approx(expected, abs=1e-5)
+    assert not any(part.training for part in loaded.modules())
     classes = np.array(heads)
     assert set(Counter(classes.ravel().tolist())) == {0, 1, 2, 3}
-    assert (
-        np.stack([found, true], 1) == ((classes == 1) | (classes == 3))
-    ).all() and "chexbert.pth sha256" in setting
+    assert (np.stack([result, true], 1) == ((classes == 1) | (classes == 3))).all()
+    assert "chexbert.pth sha256" in setting
 
 
-def test_chexbert_files_that_do_not_fit(tmp_path: Path) -> None:
+def test_chexbert_files_that_do_not_fit_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no chexbert.pth, config.json, vocab.txt"):
         score_reports(["a"], ["a"], {"chexbert": tmp_path})
     write_chexbert(tmp_path)
@@ -423,7 +421,7 @@ def test_chexbert_files_that_do_not_fit(tmp_path: Path) -> None:
             score_reports(["a"], ["a"], {"chexbert": tmp_path})
 
 
-def test_radgraph_by_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_radgraph_is_scored_by_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="no radgraph-xl/weights.th"):
         score_reports(["a"], ["a"], {"radgraph": tmp_path})
     (tmp_path / "radgraph").mkdir()
@@ -447,12 +445,15 @@ def test_radgraph_by_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         def forward(
             self, refs: list[str], hyps: list[str]
         ) -> tuple[float, list[float], list, list]:
-            assert not self.training and refs == REFERENCES and hyps == CANDIDATES
+            assert not self.training
+            assert refs == REFERENCES
+            assert hyps == CANDIDATES
             return 0.5, [0.0, 1.0, 0.5, 0.5, 0.5], [], []
 
     monkeypatch.setitem(sys.modules, "radgraph", types.SimpleNamespace(F1RadGraph=F1RadGraph))
     scored = score_reports(CANDIDATES, REFERENCES, {"radgraph": tmp_path})["RadGraph-F1"]
-    assert scored.values.tolist() == [0.0, 1.0, 0.5, 0.5, 0.5] and scored.value() == 0.5
+    assert scored.values.tolist() == [0.0, 1.0, 0.5, 0.5, 0.5]
+    assert scored.value() == 0.5
     assert (
         f"radgraph, weights.th sha256 {hashlib.sha256(b'weights').hexdigest()[:16]}"
         in scored.setting

@@ -319,7 +319,7 @@ def test_the_page_pairs_seeds(tmp_path: Path) -> None:
     assert row.count("other machine: not compared") == 2 and elsewhere["vit"]["align"]["scores"][
         "R@5"
     ]["mean"] == pytest.approx(33)
-    with pytest.raises(ValueError, match="other seeds"):
+    with pytest.raises(ValueError, match="different seeds"):
         stamps_page.summarise(records[1:])
     assert stamps_page.difference([3.0], [1.0]) == {"value": 2.0, "low": None, "high": None}
 

@@ -1,4 +1,4 @@
-"""Means of methods and their differences to the first one, with intervals."""
+"""Means of methods and their differences from the first method, with intervals."""
 
 from __future__ import annotations
 
@@ -22,23 +22,19 @@ from ...metrics.compare import (
 from ...metrics.resampled import Scorer
 from .read import Method, scorer
 
-
-def class_p(found: Comparison, name: str) -> dict[str, float]:
-    adjusted = holm(found.differences[name].p[len(found.statistics) :])
-    return dict(zip(found.scorer.classes, adjusted.tolist(), strict=True))
-
-
 MEDIAN = "median rank"
 
 
 @dataclass
 class Comparison:
-    """Everything that the report says. `differences` and `components`: by name of the method, the
-    reference left out.
+    """Estimates of all methods.
+
+    `differences` and `components` are keyed by the name of the method, without the reference,
+    which is the first of `methods`.
     """
 
     methods: list[Method]
-    scorer: Scorer  # of the reference: names
+    scorer: Scorer  # of the reference; gives the names of statistics and classes
     images: int
     units: int
     unit: str  # "images" or "patients"
@@ -53,15 +49,26 @@ class Comparison:
 
     @property
     def classes(self) -> list[tuple[int, str]]:
-        """(place among the statistics, name) of the classes."""
+        """(index into the arrays of an `Estimate`, name) of each class."""
         return [(len(self.statistics) + k, name) for k, name in enumerate(self.scorer.classes)]
 
     def seeds(self, name: str) -> int:
+        """The number of seeds of a method."""
         return next(len(method.runs) for method in self.methods if method.name == name)
 
 
+def class_p(comparison: Comparison, name: str) -> dict[str, float]:
+    """{class: p of its difference}, adjusted by Holm over the classes."""
+    adjusted = holm(comparison.differences[name].p[len(comparison.statistics) :])
+    return dict(zip(comparison.scorer.classes, adjusted.tolist(), strict=True))
+
+
 def compare(methods: list[Method], draws: int, seed: int) -> Comparison:
-    """Means and differences to the first method."""
+    """Means and differences from the first method.
+
+    `draws` and `seed` are those of the bootstrap. It draws patients if any result has them, else
+    images.
+    """
     scorers = [scorer(method) for method in methods]
     images = len(methods[0].runs[0]["id"])
     patients = next(
@@ -71,50 +78,58 @@ def compare(methods: list[Method], draws: int, seed: int) -> Comparison:
     units = images if patients is None else len(np.unique(patients))
     drawn = draw_all(scorers, images, draws, seed, patients)
     reference = drawn[0]
-    others = {method.name: own for method, own in zip(methods[1:], drawn[1:], strict=True)}
+    others = {method.name: samples for method, samples in zip(methods[1:], drawn[1:], strict=True)}
     return Comparison(
         methods,
         scorers[0],
         images,
         units,
         "images" if patients is None else "patients",
-        {method.name: _mean(own, scorers[0]) for method, own in zip(methods, drawn, strict=True)},
-        {name: estimate_difference(own, reference) for name, own in others.items()},
         {
-            name: _components(own, reference, len(scorers[0].names), units)
-            for name, own in others.items()
+            method.name: _mean(samples, scorers[0])
+            for method, samples in zip(methods, drawn, strict=True)
+        },
+        {name: estimate_difference(samples, reference) for name, samples in others.items()},
+        {
+            name: _components(samples, reference, len(scorers[0].names), units)
+            for name, samples in others.items()
         },
     )
 
 
-def _mean(own: Draws, scorer: Scorer) -> Estimate:
-    """Its interval ends where the statistic does."""
-    found, (low, high) = estimate_mean(own), scorer.limits
-    return replace(found, low=np.maximum(found.low, low), high=np.minimum(found.high, high))
+def _mean(samples: Draws, scorer: Scorer) -> Estimate:
+    """The mean of a method; its interval is cut to the range of the statistic."""
+    estimate, (low, high) = estimate_mean(samples), scorer.limits
+    return replace(
+        estimate, low=np.maximum(estimate.low, low), high=np.minimum(estimate.high, high)
+    )
 
 
 def _components(
-    own: Draws, reference: Draws, statistics: int, units: int
+    samples: Draws, reference: Draws, statistics: int, units: int
 ) -> list[Components] | None:
-    if len(own.full) != len(reference.full):
-        return None
-    return [variance_components(own, reference, q, units) for q in range(statistics)]
+    if len(samples.full) != len(reference.full):
+        return None  # different numbers of seeds: not paired
+    return [variance_components(samples, reference, q, units) for q in range(statistics)]
 
 
 def needed_sizes(
-    found: Comparison, name: str, q: int, difference: float
+    comparison: Comparison, name: str, q: int, difference: float
 ) -> dict[str, float] | None:
-    """Components and sizes; None where they are not known."""
-    components = found.components[name]
-    if components is None or found.statistics[q] == MEDIAN:
+    """Variance components of statistic `q`, and the seeds and images that `difference` needs.
+
+    None if seeds are not paired, and for the median rank.
+    """
+    components = comparison.components[name]
+    if components is None or comparison.statistics[q] == MEDIAN:
         return None
-    parts, seeds = components[q], found.seeds(name)
+    parts, seeds = components[q], comparison.seeds(name)
     return {
         "variance_seed": parts.seed,
         "variance_image": parts.image,
         "variance_both": parts.both,
-        "smallest_difference": smallest_difference(parts, seeds, found.units),
-        "seeds": needed_seeds(parts, difference, found.units),
+        "smallest_difference": smallest_difference(parts, seeds, comparison.units),
+        "seeds": needed_seeds(parts, difference, comparison.units),
         "images": needed_images(parts, difference, seeds),
     }
 

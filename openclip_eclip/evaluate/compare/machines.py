@@ -1,5 +1,7 @@
-"""Results of one comparison come from one kind of machine and one version of torch
-(invariant 13)."""
+"""Results of one comparison come from one kind of machine and one version of torch (invariant 13).
+
+Another machine or version alone can change a mean by as much as a method does.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +14,9 @@ from ...config import UserError
 
 @dataclass
 class Machines:
-    """Of `count` folders. `facts`: {what: {value: folders}}, of what was recorded; `unknown`:
-    {what: folders without it}.
+    """Machines and versions recorded in `count` result folders.
+
+    `facts`: {fact: {value: folders}}; `unknown`: {fact: folders that do not record it}.
     """
 
     facts: dict[str, dict[str, list[str]]]
@@ -22,13 +25,14 @@ class Machines:
 
     @property
     def mixed(self) -> dict[str, dict[str, list[str]]]:
-        return {what: values for what, values in self.facts.items() if len(values) > 1}
+        """The facts with more than one value."""
+        return {fact: values for fact, values in self.facts.items() if len(values) > 1}
 
     def sentence(self) -> str:
-        """What differs, with a folder of each."""
+        """The facts that differ, with one folder for each value."""
         return "; ".join(
-            f"{what}: {', '.join(map(self._share, values.items()))}"
-            for what, values in self.mixed.items()
+            f"{fact}: {', '.join(map(self._share, values.items()))}"
+            for fact, values in self.mixed.items()
         )
 
     def _share(self, entry: tuple[str, list[str]]) -> str:
@@ -36,37 +40,38 @@ class Machines:
         return f"{value} ({len(folders)} of {self.count} results, {folders[0]} among them)"
 
     def notes(self) -> list[str]:
-        """For the page: the machine, and of how many results it is not known."""
+        """Notes for the report: the machine, and how many results do not record it."""
         known = "; ".join(
-            f"{what}: {', '.join(values)}" for what, values in self.facts.items() if values
+            f"{fact}: {', '.join(values)}" for fact, values in self.facts.items() if values
         )
         notes = [f"Machine. {known}."] if known else []
         missing = [
-            f"{what} of {len(folders)} of {self.count}"
-            for what, folders in self.unknown.items()
+            f"{fact} of {len(folders)} of {self.count}"
+            for fact, folders in self.unknown.items()
             if folders
         ]
         if missing:
             notes.append(
-                f"The machine is not recorded in every result ({', '.join(missing)}): "
-                "that these ran on one kind of machine and one version of torch is taken "
-                "on trust. Another kind alone can move a mean by more than many a "
-                "difference here."
+                f"The machine is not recorded in every result ({', '.join(missing)}). "
+                "It is assumed that these ran on one kind of machine and one version of "
+                "torch. Another kind alone can change a mean by more than many differences "
+                "here."
             )
         return notes
 
 
 def read_machines(records: Mapping[str, Mapping[str, Any]]) -> Machines:
-    """Of {folder: its result.json}."""
-    found = Machines({}, {}, len(records))
+    """The machines of all results, from {folder: content of its result.json}."""
+    machines = Machines({}, {}, len(records))
     for folder, record in records.items():
-        for what, value in _facts(record).items():
-            known, unknown = found.facts.setdefault(what, {}), found.unknown.setdefault(what, [])
+        for fact, value in _facts(record).items():
+            known = machines.facts.setdefault(fact, {})
+            unknown = machines.unknown.setdefault(fact, [])
             if value is None:
                 unknown.append(folder)
             else:
                 known.setdefault(value, []).append(folder)
-    return found
+    return machines
 
 
 def refuse_mixed(machines: Machines, allowed: bool) -> None:
@@ -74,16 +79,14 @@ def refuse_mixed(machines: Machines, allowed: bool) -> None:
     if machines.mixed and not allowed:
         raise UserError(
             f"the results come from different machines ({machines.sentence()}); expected one kind "
-            "of machine and one version of torch, for another kind alone can move a mean by as "
-            "much as a method: run them again on one, or give --mixed-machines to compare them "
-            "all the same, which the page will say."
+            "of machine and one version of torch. Another kind alone can change a mean by as much "
+            "as a method does. Run them again on one machine, or give --mixed-machines to compare "
+            "them nevertheless; the report will say so."
         )
 
 
 def _facts(record: Mapping[str, Any]) -> dict[str, str | None]:
-    """What a result says of where it was trained and measured; None: not recorded, as in results
-    of earlier versions.
-    """
+    """Where a result was trained and measured; None for what earlier versions did not record."""
     versions = _mapping(record.get("versions"))
     machine = _mapping(_mapping(record.get("settings")).get("machine"))
     trained = machine.get("trained") if isinstance(machine.get("trained"), Sequence) else None
@@ -105,6 +108,6 @@ def _text(value: Any) -> str | None:
 
 
 def _joined(trained: Sequence[Any] | None, key: str) -> str | None:
-    """A run that was resumed elsewhere has several."""
-    found = sorted({text for one in trained or () if (text := _text(_mapping(one).get(key)))})
-    return " and ".join(found) or None
+    """All values of `key`, as one text: a run that was resumed elsewhere has several."""
+    texts = filter(None, (_text(_mapping(part).get(key)) for part in trained or ()))
+    return " and ".join(sorted(set(texts))) or None

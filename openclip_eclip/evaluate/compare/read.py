@@ -1,6 +1,4 @@
-"""The predictions of several methods, each with several seeds, brought into one order of
-samples.
-"""
+"""Predictions of several methods, each with several seeds, in one common order of samples."""
 
 from __future__ import annotations
 
@@ -21,8 +19,10 @@ Predictions = dict[str, np.ndarray]
 
 @dataclass
 class Method:
-    """`runs`: predictions a seed, all in the order of the first result; `records`: what each
-    folder's result.json holds.
+    """The results of one method, a folder for each seed.
+
+    `runs`: the predictions of each seed, in the order of the first method's first result;
+    `records`: the content of each result.json.
     """
 
     name: str
@@ -40,15 +40,16 @@ class Method:
 
 
 def read_methods(words: Sequence[str]) -> list[Method]:
-    """`NAME=FOLDER[,FOLDER...]` or `FOLDER` each; UserError for fewer than two, equal names, or
-    sets that differ.
+    """Methods from words of the form `NAME=FOLDER[,FOLDER...]` or `FOLDER`.
+
+    UserError: fewer than two methods, equal names, or different test sets.
     """
     named = [_parse(word) for word in words]
     names = [name for name, _ in named]
     if len(named) < 2 or len(set(names)) < len(names):
         raise UserError(
-            f"compare {' '.join(words)}: {names}; expected two or more methods with names of their"
-            " own, as NAME=FOLDER,FOLDER."
+            f"compare {' '.join(words)}: {names}; expected two or more methods with different"
+            " names, as NAME=FOLDER,FOLDER."
         )
     first = named[0][1][0]
     reference = read_predictions(first)
@@ -63,12 +64,14 @@ def read_methods(words: Sequence[str]) -> list[Method]:
     ]
     for method in methods:
         if len(set(method.folders)) < len(method.folders):
-            raise UserError(f"{method.name}: the same folder twice; seeds are different runs.")
+            raise UserError(
+                f"{method.name}: the same folder twice; expected a different run for each seed."
+            )
     return methods
 
 
 def scorer(method: Method) -> Scorer:
-    """What measures it; UserError for a score that is NaN."""
+    """The metrics that fit the kind of its predictions. UserError: a score is NaN."""
     first = method.runs[0]
     kind = str(first["kind"])
     values = np.stack([run["rank" if kind == "ranks" else "score"] for run in method.runs]).astype(
@@ -100,68 +103,81 @@ def _parse(word: str) -> tuple[str, list[Path]]:
 
 
 def _record(folder: Path) -> dict[str, Any]:
-    """Of result.json; {} where there is none. UserError where it is no JSON object."""
+    """The content of result.json, {} if there is none. UserError: not a JSON object."""
     path = folder / "result.json"
     if not path.is_file():
         return {}
-    found = read_json(path)
-    if not isinstance(found.get("settings", {}), dict):
+    record = read_json(path)
+    if not isinstance(record.get("settings", {}), dict):
         raise UserError(
-            f"{path}: no record of a result; expected what an evaluation wrote, with its settings."
+            f"{path}: not a record of a result; expected the file of an evaluation, with its"
+            " settings."
         )
-    return found
+    return record
 
 
-def _aligned(found: Predictions, folder: Path, reference: Predictions, first: Path) -> Predictions:
-    """`found` in the reference's order; UserError where kind, ids, classes or labels differ."""
-    kinds = str(found["kind"]), str(reference["kind"])
-    if kinds[0] != kinds[1]:
+def _aligned(
+    predictions: Predictions, folder: Path, reference: Predictions, first: Path
+) -> Predictions:
+    """`predictions` in the order of `reference`.
+
+    UserError: kind, ids, classes or labels differ.
+    """
+    kind, expected_kind = str(predictions["kind"]), str(reference["kind"])
+    if kind != expected_kind:
         raise UserError(
-            f"{folder} holds {kinds[0]}, {first} holds {kinds[1]}; expected results of one kind of"
+            f"{folder} holds {kind}, {first} holds {expected_kind}; expected results of one kind of"
             " task."
         )
-    if kinds[0] != "ranks" and found["classes"].tolist() != reference["classes"].tolist():
+    if kind != "ranks" and predictions["classes"].tolist() != reference["classes"].tolist():
         raise UserError(
-            f"{folder} has classes {found['classes'].tolist()}, {first}"
+            f"{folder} has classes {predictions['classes'].tolist()}, {first}"
             f" {reference['classes'].tolist()}; expected the same."
         )
-    ids, expected = found["id"].tolist(), reference["id"].tolist()
+    ids, expected = predictions["id"].tolist(), reference["id"].tolist()
     if ids != expected:
-        found = _reordered(found, folder, expected, first)
-    if "label" in found and not np.array_equal(found["label"], reference["label"], equal_nan=True):
-        mine, theirs = found["label"], reference["label"]
-        # blank (NaN) in both is equal
+        predictions = _reordered(predictions, folder, expected, first)
+    if "label" in predictions and not np.array_equal(
+        predictions["label"], reference["label"], equal_nan=True
+    ):
+        mine, theirs = predictions["label"], reference["label"]
+        # a label that is blank (NaN) in both results is equal
         wrong = ~((mine == theirs) | ((mine != mine) & (theirs != theirs)))
         rows = np.flatnonzero(wrong.reshape(len(wrong), -1).any(1))
         raise UserError(
             f"{folder} and {first}: {len(rows)} of {len(expected)} samples have other labels, the"
             f" first {expected[rows[0]]!r}; expected the same test set."
         )
-    return found
+    return predictions
 
 
-def _reordered(found: Predictions, folder: Path, expected: list[str], first: Path) -> Predictions:
-    place = {name: i for i, name in enumerate(found["id"].tolist())}
-    only = [
-        [name for name in own if name not in other]
-        for own, other in ((list(place), set(expected)), (expected, place))
+def _reordered(
+    predictions: Predictions, folder: Path, expected: list[str], first: Path
+) -> Predictions:
+    """`predictions` in the order of the ids `expected`. UserError: other ids, or repeated ones."""
+    row_of = {name: i for i, name in enumerate(predictions["id"].tolist())}
+    unmatched = [
+        [name for name in names if name not in others]
+        for names, others in ((list(row_of), set(expected)), (expected, row_of))
     ]
-    if any(only):
-        said = "; ".join(
+    if any(unmatched):
+        listed = "; ".join(
             f"{len(names)} only in {where}"
             f" ({', '.join(names[:3])}{' ...' if len(names) > 3 else ''})"
-            for names, where in zip(only, (folder, first), strict=True)
+            for names, where in zip(unmatched, (folder, first), strict=True)
             if names
         )
         raise UserError(
-            f"{folder} ({len(place)} samples) and {first} ({len(set(expected))}) are of different"
-            f" sets: {said}."
+            f"{folder} ({len(row_of)} samples) and {first} ({len(set(expected))}) are of different"
+            f" test sets: {listed}."
         )
-    if len(place) < len(found["id"]) or len(set(expected)) < len(expected):
+    if len(row_of) < len(predictions["id"]) or len(set(expected)) < len(expected):
         raise UserError(
-            f"{folder} and {first}: ids that occur twice, in another order; expected one id a"
-            " sample."
+            f"{folder} and {first}: ids that occur twice, in another order; expected one id for"
+            " each sample."
         )
-    order = [place[name] for name in expected]
-    rows = {key for key in found if found[key].ndim and key != "classes"}
-    return {key: value[order] if key in rows else value for key, value in found.items()}
+    order = [row_of[name] for name in expected]
+    per_sample = {key for key, values in predictions.items() if values.ndim and key != "classes"}
+    return {
+        key: values[order] if key in per_sample else values for key, values in predictions.items()
+    }

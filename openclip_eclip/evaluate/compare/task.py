@@ -1,5 +1,6 @@
-"""`compare`: methods with several seeds each on one test set, from saved predictions; never a bare
-mean.
+"""Task compare: methods with several seeds each on one test set, from saved predictions.
+
+Every mean has an interval.
 """
 
 from __future__ import annotations
@@ -8,9 +9,7 @@ import argparse
 from typing import Any
 
 from ...config import UserError
-from ...metrics.compare import (
-    Estimate,
-)
+from ...metrics.compare import Estimate
 from ...subcommands import seed
 from ..options import add_output_argument
 from ..output.result import Result
@@ -26,16 +25,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         metavar="NAME=FOLDER[,FOLDER...]",
         help=(
-            "result folders of a method, one a seed (a lone FOLDER is named by its path); the first"
-            " is the reference. Methods with equally many seeds are paired seed by seed, in the"
-            " order given"
+            "a method and its result folders, one for each seed (a FOLDER without NAME is named by"
+            " its path). The first method is the reference. Methods with the same number of seeds"
+            " are paired seed by seed, in the order given"
         ),
     )
     parser.add_argument(
-        "--draws", type=int, default=1000, help="of the bootstrap (default: %(default)s)"
+        "--draws",
+        type=int,
+        default=1000,
+        help="number of bootstrap draws (default: %(default)s)",
     )
     parser.add_argument(
-        "--seed", type=seed, default=0, help="of the bootstrap (default: %(default)s)"
+        "--seed",
+        type=seed,
+        default=0,
+        help="random seed of the bootstrap (default: %(default)s)",
     )
     parser.add_argument(
         "--difference",
@@ -43,23 +48,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=0.02,
         metavar="D",
         help=(
-            "how many seeds or images show a difference of D, with 80 %% power at alpha 0.05"
-            " (default: %(default)s)"
+            "difference for which the needed numbers of seeds and images are computed, with 80 %%"
+            " power at alpha 0.05 (default: %(default)s)"
         ),
     )
     parser.add_argument(
         "--mixed-machines",
         action="store_true",
         help=(
-            "compare results although they were trained or measured on different kinds of machines"
-            " or with different versions of torch; the page says so"
+            "compares results although they were trained or measured on different kinds of machines"
+            " or with different versions of torch; the report says so"
         ),
     )
     add_output_argument(parser)
 
 
 def run(args: argparse.Namespace) -> Result:
-    """UserError for numbers out of range."""
+    """Compare the methods. UserError: a number out of range, or results that do not compare."""
     if args.draws < 100 or not args.difference > 0:
         raise UserError(
             f"--draws {args.draws} --difference {args.difference}: expected at least 100 draws and"
@@ -74,46 +79,50 @@ def run(args: argparse.Namespace) -> Result:
         }
     )
     refuse_mixed(machines, args.mixed_machines)
-    found = compare(methods, args.draws, args.seed)
-    tables = [mean_table(found), difference_table(found)]
-    tables += [class_table(found, name) for name in found.differences if found.classes]
-    tables.append(needed_table(found, args.difference))
+    comparison = compare(methods, args.draws, args.seed)
+    tables = [mean_table(comparison), difference_table(comparison)]
+    tables += [
+        class_table(comparison, name) for name in comparison.differences if comparison.classes
+    ]
+    tables.append(needed_table(comparison, args.difference))
     settings = {
-        "methods": {method.name: method.folders for method in found.methods},
+        "methods": {method.name: method.folders for method in comparison.methods},
         "draws": args.draws,
         "seed": args.seed,
         "difference": args.difference,
         "mixed_machines": args.mixed_machines,
     }
     terms: list[str] = [
-        name for name in ("macro-F1", "balanced accuracy", "accuracy") if name in found.statistics
+        name
+        for name in ("macro-F1", "balanced accuracy", "accuracy")
+        if name in comparison.statistics
     ]
-    terms += ["AUROC"] * ("macro AUROC" in found.statistics) + ["R@k", MEDIAN] * (
-        MEDIAN in found.statistics
+    terms += ["AUROC"] * ("macro AUROC" in comparison.statistics) + ["R@k", MEDIAN] * (
+        MEDIAN in comparison.statistics
     )
     return Result(
         "compare",
         settings,
-        _values(found, args.difference),
+        _values(comparison, args.difference),
         tables,
-        {"differences": forest(found)},
+        {"differences": forest(comparison)},
         {
             "differences": (
-                f"Differences to {found.methods[0].name}, 95 % intervals; classes sorted by the"
-                " difference."
+                f"Differences to {comparison.methods[0].name}, 95 % intervals; classes sorted by"
+                " the difference."
             )
         },
-        notes=[*_notes(found, args.draws), *machines.notes()],
+        notes=[*_notes(comparison, args.draws), *machines.notes()],
         terms=[*terms, "95 % interval", "p", "Holm", "needed sizes"],
         warning=(
-            f"MIXED MACHINES. {machines.sentence()}. A difference here may be that of the machines."
+            f"MIXED MACHINES. {machines.sentence()}. A difference here may come from the machines."
             if machines.mixed
             else ""
         ),
     )
 
 
-def _values(found: Comparison, difference: float) -> dict[str, Any]:
+def _values(comparison: Comparison, difference: float) -> dict[str, Any]:
     def entry(estimate: Estimate, q: int) -> dict[str, Any]:
         return {
             "value": estimate.value[q],
@@ -124,82 +133,87 @@ def _values(found: Comparison, difference: float) -> dict[str, Any]:
             "variance_images": estimate.images[q],
         }
 
-    statistics, classes = list(enumerate(found.statistics)), found.classes
+    statistics, classes = list(enumerate(comparison.statistics)), comparison.classes
     return {
-        "images": found.images,
-        found.unit: found.units,
-        "seeds": {method.name: len(method.runs) for method in found.methods},
+        "images": comparison.images,
+        comparison.unit: comparison.units,
+        "seeds": {method.name: len(method.runs) for method in comparison.methods},
         "methods": {
             name: {label: entry(estimate, q) for q, label in [*statistics, *classes]}
-            for name, estimate in found.means.items()
+            for name, estimate in comparison.means.items()
         },
         "differences": {
             name: {
-                label: {**entry(e, q), "p": e.p[q], "lost_draws": e.lost[q]}
+                label: {**entry(estimate, q), "p": estimate.p[q], "lost_draws": estimate.lost[q]}
                 for q, label in statistics
             }
-            for name, e in found.differences.items()
+            for name, estimate in comparison.differences.items()
         },
         "classes": {
             name: {
                 label: {
-                    **entry(e, q),
-                    "p": e.p[q],
-                    "p_holm": class_p(found, name)[label],
-                    "lost_draws": e.lost[q],
+                    **entry(estimate, q),
+                    "p": estimate.p[q],
+                    "p_holm": class_p(comparison, name)[label],
+                    "lost_draws": estimate.lost[q],
                 }
                 for q, label in classes
             }
-            for name, e in found.differences.items()
+            for name, estimate in comparison.differences.items()
         },
         "needed": {
             "difference": difference,
             **{
-                name: {label: needed_sizes(found, name, q, difference) for q, label in statistics}
-                for name in found.differences
+                name: {
+                    label: needed_sizes(comparison, name, q, difference) for q, label in statistics
+                }
+                for name in comparison.differences
             },
         },
     }
 
 
-def _notes(found: Comparison, draws: int) -> list[str]:
-    notes, reference = [], found.methods[0].name
-    single = [method.name for method in found.methods if len(method.runs) == 1]
+def _notes(comparison: Comparison, draws: int) -> list[str]:
+    notes, reference = [], comparison.methods[0].name
+    single = [method.name for method in comparison.methods if len(method.runs) == 1]
     if single:
         notes.append(
-            f"ONE SEED of {', '.join(single)}: the interval covers test {found.unit} only. Another"
-            " training run of the same method may lie outside it; nothing here says that the"
-            " method, rather than these weights, is better."
+            f"ONE SEED of {', '.join(single)}: the interval covers test {comparison.unit} only."
+            " Another training run of the same method may lie outside it. Nothing here says that"
+            " the method is better, only that these weights are."
         )
     few = [
         f"{method.name} ({len(method.runs)})"
-        for method in found.methods
+        for method in comparison.methods
         if 1 < len(method.runs) < 5
     ]
     if few:
         notes.append(
-            f"Few seeds of {', '.join(few)}: the spread between runs is known badly, so that"
-            " intervals are wide: with two seeds up to 6.5 times, with three 2.2 times as wide as"
-            " if that spread were known (Student's t, decision 0043)."
+            f"Few seeds of {', '.join(few)}: the spread between runs is estimated badly, so the"
+            " intervals are wide. With two seeds they are up to 6.5 times, with three 2.2 times as"
+            " wide as if that spread were known (Student's t, decision 0043)."
         )
-    unpaired = [name for name in found.differences if found.components[name] is None]
+    unpaired = [name for name in comparison.differences if comparison.components[name] is None]
     notes += [
         f"{name} and {reference} have different numbers of seeds: seeds are not paired, and needed"
         " sizes are not given."
         for name in unpaired
     ]
-    facts = {fact for method in found.methods for fact in method.facts}
+    facts = {fact for method in comparison.methods for fact in method.facts}
     if len(facts) > 1:
         notes.append(
-            f"The results are of different tasks or protocols: {sorted(map(str, facts))}. The"
-            " difference is not one between models alone."
+            f"The results are of different tasks or protocols: {sorted(map(str, facts))}. So the"
+            " difference is not between models alone."
         )
-    if found.scorer.undefined:
+    if comparison.scorer.undefined:
         notes.append(
-            "Left out of the means, being without a sample of one side:"
-            f" {', '.join(found.scorer.undefined)}."
+            "Classes left out of the means, because they have no positive or no negative sample:"
+            f" {', '.join(comparison.scorer.undefined)}."
         )
-    lost = max(int(e.lost[: len(found.statistics)].max()) for e in found.differences.values())
+    lost = max(
+        int(estimate.lost[: len(comparison.statistics)].max())
+        for estimate in comparison.differences.values()
+    )
     if lost:
         notes.append(f"{lost} of {draws} draws held no sample of some class and are left out.")
     return notes

@@ -1,4 +1,4 @@
-"""Pictures of embeddings: clouds in two dimensions, cosines by group."""
+"""Figures of embeddings: a projection to two dimensions, and cosines by group."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ import numpy as np
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-MOST_POINTS = 5000  # of a picture, of each modality
+MOST_POINTS = 5000  # of each modality in a figure
 
 
 def clouds_figure(
     images: np.ndarray, texts: np.ndarray, names: list[str], member: np.ndarray, seed: int
 ) -> tuple[str, Figure]:
-    """Which projection, and the picture; `member` (N,) int, -1 for no group. At most 5 000 pairs,
-    drawn by the seed.
+    """(name of the projection, figure) of image and text features, each (N, D).
+
+    `member` (N,) int: the group of each image, -1 for none. At most MOST_POINTS pairs, drawn by
+    the seed, are shown.
     """
     from matplotlib import colormaps
     from matplotlib.figure import Figure
@@ -69,8 +71,9 @@ def clouds_figure(
 
 
 def project(points: np.ndarray, seed: int) -> tuple[str, np.ndarray]:
-    """("UMAP" or "PCA", (N, 2)); UMAP where umap-learn is installed and there are points enough for
-    its 15 neighbours.
+    """("UMAP" or "PCA", projected points (N, 2)).
+
+    UMAP needs umap-learn and more points than its 15 neighbours; else it is PCA.
     """
     if len(points) > 15:
         try:
@@ -89,8 +92,9 @@ def project(points: np.ndarray, seed: int) -> tuple[str, np.ndarray]:
 def cosine_figure(
     within: np.ndarray, between: np.ndarray, names: list[str], mean: np.ndarray
 ) -> Figure:
-    """Shares of cosines in bins of [-1, 1] (bins,) each, and the means by pair of groups (K, K) as
-    a coloured table.
+    """Histograms of cosines, and the mean cosine of each pair of groups as a coloured table.
+
+    `within`, `between`: counts in equal bins of [-1, 1], (bins,); `mean` (K, K), NaN for no pair.
     """
     from matplotlib.figure import Figure
 

@@ -1,5 +1,6 @@
-"""Task embedding-quality: alignment, uniformity, modality gap, cosines within and between groups,
-clusters, a picture.
+"""Task embedding-quality: alignment, uniformity, modality gap, cosines, clusters and a projection.
+
+Cosines are measured within and between groups of images.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ from ..output.result import Result, Table
 from .figures import clouds_figure, cosine_figure
 
 PAIRS = 1000
-SEVERAL = "|"  # between the groups of one film, in tables of prepare
-FORMS = {  # name: (of images and texts (N, D), better)
+SEVERAL = "|"  # separates the groups of one image, in tables of `prepare`
+# {metric: (function of image and text features, each (N, D), which direction is better)}
+FORMS = {
     "alignment (Eq. 2)": (embedding.alignment, "higher"),
     "uniformity (Eq. 3)": (embedding.uniformity, "higher"),
     "Wang-Isola alignment": (embedding.wang_isola_alignment, "lower"),
@@ -56,14 +58,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data",
         required=True,
-        help=".csv, .tsv or .tar shards; column 'title' holds the text of each image",
+        help="data set: .csv, .tsv or .tar shards; column 'title' holds the text of each image",
     )
     parser.add_argument(
         "--group-column",
         metavar="COLUMN",
         help=(
-            "groups for cosines, clusters and colours; rows of no group or of several (with"
-            f" {SEVERAL}) do not count there (default: label, where there is one)"
+            "column with the groups for cosines, clusters and colours; rows without a group or with"
+            f" several, separated by {SEVERAL}, do not count there (default: label, if there is"
+            " one)"
         ),
     )
     parser.add_argument(
@@ -71,24 +74,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         metavar="N",
         help=(
-            "Eq. 2 depends on the number of pairs: draws of N pairs, compare at one N only"
-            f" (default: {PAIRS}, or all where there are fewer)"
+            "number of pairs in a draw; Eq. 2 depends on it, so compare values of the same N only"
+            f" (default: {PAIRS}, or all pairs if there are fewer)"
         ),
     )
     parser.add_argument(
         "--draws",
         type=int,
         default=10,
-        help="draws of N pairs without replacement (default: %(default)s)",
+        help="number of draws of N pairs without replacement (default: %(default)s)",
     )
     parser.add_argument(
         "--cluster-seeds",
         type=int,
         default=5,
         metavar="COUNT",
-        help="runs of k-means (default: %(default)s)",
+        help="number of k-means runs (default: %(default)s)",
     )
-    parser.add_argument("--seed", type=seed, default=0, help="(default: %(default)s)")
+    parser.add_argument(
+        "--seed",
+        type=seed,
+        default=0,
+        help="random seed of draws, clusters and the projection (default: %(default)s)",
+    )
     add_output_argument(parser)
 
 
@@ -96,17 +104,17 @@ def run(args: argparse.Namespace) -> Result:
     data = with_reports(
         read_eval_set(args.data, args.on_bad_sample == "skip", read_options(args)), "title"
     )
-    read_groups(data, args.group_column)  # errors before the long part
+    read_groups(data, args.group_column)  # reports errors before the long encoding
     for flag in ("draws", "cluster_seeds"):
         if getattr(args, flag) < 1:
             raise UserError(
                 f"--{flag.replace('_', '-')} {getattr(args, flag)}: expected at least 1."
             )
     options, encoder = read_encode_options(args), read_encoder(args)
-    found, data = encode_images(encoder, data, options)
+    features, data = encode_images(encoder, data, options)
     texts = data.column("title")
-    images, words = (
-        found.unit.astype(np.float64),
+    images, text_features = (
+        features.unit.astype(np.float64),
         encode_texts(encoder, texts, options).unit.astype(np.float64),
     )
     first_rank_only()
@@ -116,7 +124,7 @@ def run(args: argparse.Namespace) -> Result:
             f"--pairs {pairs}: the set has {len(data)} pairs; expected 2 to {len(data)}."
         )
     draws = args.draws if pairs < len(data) else 1
-    measured = measure_pairs(images, words, pairs, draws, args.seed)
+    measured = measure_pairs(images, text_features, pairs, draws, args.seed)
     settings = {
         **encoder.facts,
         "data": args.data,
@@ -134,10 +142,10 @@ def run(args: argparse.Namespace) -> Result:
         terms=list(TERMS),
     )
     names, member = read_groups(data, args.group_column)
-    kind, result.figures["clouds"] = clouds_figure(images, words, names, member, args.seed)
+    kind, result.figures["clouds"] = clouds_figure(images, text_features, names, member, args.seed)
     result.captions["clouds"] = (
         f"{kind} of the features. Left: images by group. Right: images and texts together; the"
-        " space between the two clouds is the modality gap."
+        " distance between the two clouds is the modality gap."
     )
     if names:
         add_groups(
@@ -148,15 +156,16 @@ def run(args: argparse.Namespace) -> Result:
             [args.seed + i for i in range(args.cluster_seeds)],
         )
         result.notes.append(
-            f"Groups: {int((member >= 0).sum())} of {len(member)} images are in exactly one; the"
-            " others do not count there."
+            f"Groups: {int((member >= 0).sum())} of {len(member)} images are in exactly one group;"
+            " only these count for cosines and clusters."
         )
     return result
 
 
 def read_groups(data: EvalSet, column: str | None) -> tuple[list[str], np.ndarray]:
-    """Names of the groups and the group of each row (N,) int64, -1 for none or several. UserError:
-    no such column.
+    """Names of the groups, and the group of each row (N,) int64: -1 for none or several.
+
+    UserError: no such column, or no row in exactly one group.
     """
     if column is None and "label" not in data.table:
         return [], np.full(len(data), -1)
@@ -166,26 +175,30 @@ def read_groups(data: EvalSet, column: str | None) -> tuple[list[str], np.ndarra
         classes[int(cell)] if cell.isdigit() and int(cell) < len(classes) else cell
         for cell in cells
     ]
-    clear = [not (is_missing(cell) or SEVERAL in cell) for cell in cells]
-    found = {cell for cell, kept in zip(cells, clear, strict=True) if kept}
-    if not found:
+    has_one_group = [not (is_missing(cell) or SEVERAL in cell) for cell in cells]
+    present = {cell for cell, is_one in zip(cells, has_one_group, strict=True) if is_one}
+    if not present:
         raise UserError(
             f"{data.path}, column {column or 'label'!r}: no row is in exactly one group; name"
             " another with --group-column."
         )
-    names = [name for name in classes if name in found] + sorted(found - set(classes))
-    return names, np.array(
-        [names.index(cell) if kept else -1 for cell, kept in zip(cells, clear, strict=True)],
-        dtype=np.int64,
-    )
+    names = [name for name in classes if name in present] + sorted(present - set(classes))
+    member = [
+        names.index(cell) if is_one else -1
+        for cell, is_one in zip(cells, has_one_group, strict=True)
+    ]
+    return names, np.array(member, dtype=np.int64)
 
 
 def measure_pairs(
     images: np.ndarray, texts: np.ndarray, pairs: int, draws: int, seed: int
 ) -> dict[str, dict[str, Any]]:
-    """{form: {"raw", "centred": value a draw, "better"}}; each draw is centred by its own means."""
+    """{metric: {"raw": values, "centred": values, "better": direction}}, a value for each draw.
+
+    `images`, `texts` (N, D). Each draw is centred by its own means.
+    """
     rng = np.random.default_rng(seed)
-    found: dict[str, dict[str, Any]] = {
+    values: dict[str, dict[str, Any]] = {
         name: {"raw": [], "centred": [], "better": better} for name, (_, better) in FORMS.items()
     }
     for _ in range(draws):
@@ -196,14 +209,17 @@ def measure_pairs(
         }
         for name, (form, _) in FORMS.items():
             for kind, cloud in clouds.items():
-                found[name][kind].append(form(*cloud))
-    return found
+                values[name][kind].append(form(*cloud))
+    return values
 
 
 def add_groups(
     result: Result, images: np.ndarray, names: list[str], member: np.ndarray, seeds: list[int]
 ) -> None:
-    """Cosines within and between groups, and clusters, into `result`."""
+    """Add cosines within and between groups, and clusters, to `result`.
+
+    `images` (N, D) unit features, `member` (N,) the group of each.
+    """
     counts, mean, deviation = embedding.cosine_histogram(images, member)
     sizes = np.bincount(member, minlength=len(names))
     within = np.eye(len(names), dtype=bool)
@@ -213,16 +229,16 @@ def add_groups(
             "Mean cosine of two images, by group",
             ["group", "images", *names],
             rows,
-            "Pairs of different images. On the diagonal both are of one group; a dash: no such"
-            " pair.",
+            "Pairs of different images. On the diagonal both are of the same group. A dash: there"
+            " is no such pair.",
         )
     )
     result.figures["cosines"] = cosine_figure(
         counts[within].sum(axis=0), counts[np.triu(~within)].sum(axis=0), names, mean
     )
     result.captions["cosines"] = (
-        "Cosines of all pairs of images, within a group and between two; their means by pair of"
-        " groups."
+        "Cosines of all pairs of images, within a group and between two groups, and their means"
+        " for each pair of groups."
     )
     result.values["groups"] = {
         "names": names,
@@ -239,13 +255,13 @@ def add_groups(
             " or more, and more images than groups."
         )
         return
-    found = embedding.clustering(images, member, seeds)
-    result.values["clusters"] = {"seeds": seeds, **found}
+    scores = embedding.clustering(images, member, seeds)
+    result.values["clusters"] = {"seeds": seeds, **scores}
     result.tables.append(
         Table(
             "k-means clusters of the images",
             ["metric", "mean", "sd"],
-            [[name, values.mean(), _deviation(values)] for name, values in found.items()],
+            [[name, values.mean(), _deviation(values)] for name, values in scores.items()],
             f"k = {len(names)}, n_init 20 on unit vectors; mean and standard deviation over"
             f" {len(seeds)} seeds. NMI and ARI against the groups; silhouette and Calinski-Harabasz"
             " of the clusters themselves, Euclidean.",
@@ -258,14 +274,14 @@ def _pair_table(measured: dict[str, dict[str, Any]], pairs: int, draws: int) -> 
     rows = [
         [
             name,
-            found["better"],
+            values["better"],
             *(
                 cell
                 for kind in ("raw", "centred")
-                for cell in (np.mean(found[kind]), _deviation(np.array(found[kind])))
+                for cell in (np.mean(values[kind]), _deviation(np.array(values[kind])))
             ),
         ]
-        for name, found in measured.items()
+        for name, values in measured.items()
     ]
     over = (
         f"mean and standard deviation over {draws} draws of {pairs}"
@@ -276,7 +292,8 @@ def _pair_table(measured: dict[str, dict[str, Any]], pairs: int, draws: int) -> 
         "Images and their texts",
         ["metric", "better", "as it is", "sd", "centred", "sd (centred)"],
         rows,
-        f"Pairs: {over}. Centred: each modality without its mean, of length 1 again.",
+        f"Pairs: {over}. Centred: the mean of each modality is subtracted, then features are scaled"
+        " to length 1.",
     )
 
 
@@ -294,20 +311,20 @@ def _notes(
     change = f"{abs(raw - centred):.2f} {'lower' if centred < raw else 'higher'}"
     repeated = len(texts) - len(set(texts))
     notes = [
-        "Eq. 3 takes distances between images and texts, so it rises when the two clouds move"
-        " apart, up to 8, with nothing gained: retrieval can stay perfect. Here the gap is"
+        "Eq. 3 takes distances between images and texts. So it rises, up to 8, when the two clouds"
+        " move apart, although retrieval does not improve. Here the gap is"
         f" {gap:.2f} and Eq. 3 is {raw:.2f}; with both clouds centred it is {centred:.2f},"
         f" {change}. Read it beside Wang and Isola's uniformity within each cloud."
     ]
     if pairs < PAIRS:
         notes.append(
-            f"n = {pairs} pairs, fewer than {PAIRS}: Eq. 2 is higher at a smaller n; compare at one"
-            " n only."
+            f"n = {pairs} pairs, fewer than {PAIRS}. Eq. 2 is higher at a smaller n; compare values"
+            " of the same n only."
         )
     if repeated:
         notes.append(
-            f"{repeated} of {len(texts)} texts repeat an earlier one; Eq. 2 and 3 count equal texts"
-            " of other images as wrong ones."
+            f"{repeated} of {len(texts)} texts repeat an earlier one. Eq. 2 and Eq. 3 count an"
+            " equal text of another image as a wrong text."
         )
     if data.excluded:
         notes.append(f"{len(data.excluded)} images left out, named in result.json.")

@@ -1,1 +1,1 @@
-"""What evaluations read: sets, models, features, heatmaps, indexes."""
+"""Inputs of evaluations: data sets, models, features, heatmaps and report indexes."""

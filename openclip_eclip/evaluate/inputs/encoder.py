@@ -1,6 +1,4 @@
-"""A model that is to be measured: weights, deterministic transform and tokenizer, with hashes that
-name them.
-"""
+"""The model under evaluation: weights, deterministic transform and tokenizer, with their hashes."""
 
 from __future__ import annotations
 
@@ -36,7 +34,7 @@ from ...towers.positions import Tokens, encode_tokens
 logger = logging.getLogger(__name__)
 RANDOM = "random"
 PRECISIONS = ("fp32", "bf16", "fp16")
-# what open_clip may raise over a foreign file
+# what open_clip may raise for a file that is not a checkpoint of it
 FOREIGN = (
     RuntimeError,
     OSError,
@@ -52,8 +50,10 @@ FOREIGN = (
 
 @dataclass
 class Encoder:
-    """`model` (open_clip's, or ours over it) in evaluation mode. `facts`: what a result records of
-    it (model, pretrained, precision, weights_hash, transform, machine).
+    """A model of open_clip, plain or wrapped by ours, in evaluation mode.
+
+    `facts`: what a result records of it (model, pretrained, precision, weights_hash, transform,
+    machine).
     """
 
     model: open_clip.CLIP | open_clip.CustomTextCLIP
@@ -65,10 +65,10 @@ class Encoder:
 
     @torch.inference_mode()
     def encode_images(self, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Unit image features (B, D), and the pooled features before the projection (B, W) or None,
-        both float32 on the CPU.
+        """Unit image features (B, D), and pooled features before the projection (B, W) or None.
 
-        `pixels` (B, 3, H, W) float32. One forward pass gives both.
+        `pixels` (B, 3, H, W) float32. Both results are float32 on the CPU and come from one
+        forward pass.
         """
         features, pooled = encode_with_pooled(self.model, self.to_input(pixels))
         return normalize(features.float(), dim=-1).cpu(), (
@@ -77,8 +77,9 @@ class Encoder:
 
     @torch.inference_mode()
     def encode_tokens(self, pixels: Tensor) -> Tokens:
-        """What the image tower computes of `pixels` (B, 3, H, W) float32 by position, on the
-        model's device. UserError: a tower without positions.
+        """Token features of each position of `pixels` (B, 3, H, W) float32, on the model's device.
+
+        UserError: an image tower without positions.
         """
         return encode_tokens(self.model.visual, self.to_input(pixels))[1]
 
@@ -87,7 +88,7 @@ class Encoder:
         return values.to(self.device, get_input_dtype(self.precision), non_blocking=True)
 
     def whole_image_transform(self) -> Callable[[Image.Image], Tensor]:
-        """As `transform`, but squashed to the model's size where that one would crop."""
+        """Like `transform`, but squashes the image to the model's size instead of cropping it."""
         return image_transform_v2(
             PreprocessCfg(**{**self.model.visual.preprocess_cfg, "resize_mode": "squash"}),
             is_train=False,
@@ -106,37 +107,37 @@ def load_encoder(
     device: str | None = None,
     with_processor: bool = False,
 ) -> Encoder:
-    """A model by open_clip's names (`ViT-B-16`, `eclip-ViT-B-16`, `local-dir:FOLDER`, ...), or the
-    folder of a run of ours.
+    """Load a model by a name of open_clip, or from the folder of a training run.
 
-    `pretrained`: open_clip's tag or file; "random" for untrained weights, which are never taken
-    silently. `with_processor`: of a run folder, also its heatmap processor. UserError: unknown
-    model, or no weights.
+    Names are `ViT-B-16`, `eclip-ViT-B-16`, `local-dir:FOLDER` and so on. `pretrained`: open_clip's
+    tag or file, or "random" for untrained weights, which are never used silently.
+    `with_processor`: of a run folder, also load its heatmap processor. UserError: an unknown model,
+    or no weights.
     """
-    where = _device(device)
+    torch_device = _device(device)
     try:
         if Path(model).is_dir():
             if pretrained:
                 raise UserError(
-                    f"--model {model} is a folder and brings its own weights; leave --pretrained"
-                    f" {pretrained} out."
+                    f"--model {model} is a folder with weights; leave --pretrained {pretrained}"
+                    " out."
                 )
             pretrained, built, transform, tokenizer = _load_folder(
-                Path(model), precision, where, with_processor
+                Path(model), precision, torch_device, with_processor
             )
         else:
-            pretrained, built, transform = _create(model, pretrained, precision, where)
+            pretrained, built, transform = _create(model, pretrained, precision, torch_device)
             tokenizer = open_clip.get_tokenizer(model)
     except UserError:
         raise
     except FOREIGN as error:
-        said = " ".join(str(error).split())
-        given = f"--model {model}{f' --pretrained {pretrained}' if pretrained else ''}"
+        reason = " ".join(str(error).split())
+        flags = f"--model {model}{f' --pretrained {pretrained}' if pretrained else ''}"
         raise UserError(
             sentence(error, model, pretrained)
-            or f"{given}: {said[:400]}{' ...' if len(said) > 400 else ''}"
+            or f"{flags}: {reason[:400]}{' ...' if len(reason) > 400 else ''}"
         ) from error
-    built.eval()  # dropout off
+    built.eval()  # switches dropout off
     facts = {
         "model": model,
         "pretrained": pretrained,
@@ -144,11 +145,11 @@ def load_encoder(
         "weights_hash": hash_weights(built),
         "transform": repr(transform),
         "machine": {
-            "device": device_name(where),
+            "device": device_name(torch_device),
             "trained": read_machines(Path(model.removeprefix("local-dir:"))),
         },
     }
-    return Encoder(built, transform, tokenizer, where, precision, facts)
+    return Encoder(built, transform, tokenizer, torch_device, precision, facts)
 
 
 def _device(name: str | None) -> torch.device:
@@ -161,7 +162,7 @@ def _device(name: str | None) -> torch.device:
         ) from error
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(
-            f"--device {device}: this machine has {torch.cuda.device_count()} GPUs that torch sees;"
+            f"--device {device}: torch sees {torch.cuda.device_count()} GPUs on this machine;"
             " expected one of them, or cpu."
         )
     return device
@@ -170,7 +171,7 @@ def _device(name: str | None) -> torch.device:
 def _create(
     model: str, pretrained: str | None, precision: str, device: torch.device
 ) -> tuple[str | None, nn.Module, Any]:
-    """(pretrained, model, transform) of a name of open_clip's; "random" where it has no weights."""
+    """(pretrained, model, transform) of a model name; pretrained is "random" without weights."""
     source = model.removeprefix("eclip-")
     if not pretrained and not source.startswith(("local-dir:", "hf-hub:")):
         raise UserError(
@@ -184,12 +185,12 @@ def _create(
         if known and _has_no_weights(folder):
             if pretrained:
                 raise UserError(
-                    f"--model {model}: no weights beside {CONFIG}, and open_clip reads no"
+                    f"--model {model}: no weights beside {CONFIG}, and open_clip does not read"
                     f" --pretrained {pretrained} for such a folder; expected an exported folder."
                 )
             logger.warning(
-                "eclip: --model %s: no weights beside %s, so they are random: what follows"
-                " measures an untrained model. Expected an exported folder.",
+                "eclip: --model %s: no weights beside %s, so they are random. The result is that"
+                " of an untrained model. Expected an exported folder.",
                 model,
                 CONFIG,
             )
@@ -214,13 +215,14 @@ def _has_no_weights(folder: Path) -> bool:
 def _load_folder(
     folder: Path, precision: str, device: torch.device, with_processor: bool
 ) -> tuple[str, nn.Module, Any, Any]:
-    """(what the weights are, model, transform, tokenizer) of an exported folder or of a run's
-    newest checkpoint.
+    """(name of the weights, model, transform, tokenizer) of an exported folder or of a run.
+
+    Of a run it is the newest checkpoint.
     """
     if not (folder / CONFIG).is_file():
         raise UserError(
-            f"--model {folder}: a folder without {CONFIG}; expected the folder of a run, an"
-            " exported folder, or a model name of open_clip."
+            f"--model {folder}: a folder without {CONFIG}; expected the folder of a training run,"
+            " an exported folder, or a model name of open_clip."
         )
     name = f"local-dir:{folder}"
     check_model_folder(folder, whole=True)
@@ -236,13 +238,15 @@ def _load_folder(
         return "its own", built, transform, open_clip.get_tokenizer(name)
     checkpoint, _ = find_checkpoint(folder)
     state = load_weights(checkpoint)
-    inner = {
+    processor_keys = {
         key.removeprefix(PROCESSOR_PREFIX) for key in state if key.startswith(PROCESSOR_PREFIX)
     }
-    more = {}
-    if with_processor and inner:
-        more = {
-            "eclip_cfg": {"processor": {"kind": "mha" if "patch_embed.weight" in inner else "cnn"}}
+    overrides = {}
+    if with_processor and processor_keys:
+        overrides = {
+            "eclip_cfg": {
+                "processor": {"kind": "mha" if "patch_embed.weight" in processor_keys else "cnn"}
+            }
         }
     else:
         state = {key: value for key, value in state.items() if not key.startswith(PROCESSOR_PREFIX)}
@@ -253,7 +257,7 @@ def _load_folder(
             device=device,
             load_weights=False,
             pretrained_text=False,
-            **more,
+            **overrides,
         )
     built.load_state_dict(state)
     return checkpoint.name, built, transform, _run_tokenizer(folder)
@@ -261,8 +265,9 @@ def _load_folder(
 
 @contextmanager
 def _quiet_factory() -> Iterator[None]:
-    """open_clip's factory warns, through the root logger, that it found no weights: here they come
-    later. All else may speak.
+    """Silence the warning of open_clip's factory that a model has no weights: they follow later.
+
+    It goes through the root logger. Other records pass.
     """
 
     def keep(record: logging.LogRecord) -> bool:
@@ -276,19 +281,19 @@ def _quiet_factory() -> Iterator[None]:
 
 
 def _run_tokenizer(folder: Path) -> Any:
-    """open_clip looks for a Hugging Face tokenizer in a local-dir folder itself; a run has but its
-    name.
+    """The tokenizer of a run folder.
+
+    For `local-dir:` open_clip reads a Hugging Face tokenizer from the folder itself. A run holds
+    only its name, so its files are saved in a temporary folder first.
     """
-    with TemporaryDirectory() as place:
-        shutil.copy(folder / CONFIG, place)
-        save_tokenizer(json.loads((folder / CONFIG).read_text(encoding="utf-8")), Path(place))
-        return open_clip.get_tokenizer(f"local-dir:{place}")
+    with TemporaryDirectory() as temporary:
+        shutil.copy(folder / CONFIG, temporary)
+        save_tokenizer(json.loads((folder / CONFIG).read_text(encoding="utf-8")), Path(temporary))
+        return open_clip.get_tokenizer(f"local-dir:{temporary}")
 
 
 def hash_weights(model: nn.Module) -> str:
-    """SHA-256 over names, dtypes, shapes and bytes of everything in the state dict, and the class
-    of the model.
-    """
+    """SHA-256 over the class of the model and the names, dtypes, shapes and bytes of its state."""
     digest = hashlib.sha256(type(model).__name__.encode())
     for name, value in sorted(model.state_dict().items()):
         value = value.detach().cpu().contiguous()
@@ -298,12 +303,12 @@ def hash_weights(model: nn.Module) -> str:
 
 
 def truncated(tokens: Tensor) -> int:
-    """How many rows of (N, L) tokens fill the whole context: such texts were cut, or just fit."""
+    """Number of rows of `tokens` (N, L) that fill the context: texts that were cut or just fit."""
     return int((tokens[:, -1] != 0).sum())
 
 
 def tokenize(encoder: Encoder, texts: Sequence[str], batch_size: int = 1024) -> Tensor:
-    """(N, L) int64."""
+    """Tokens (N, L) int64 of N texts, L the context length."""
     parts = [
         encoder.tokenizer(list(texts[first : first + batch_size]))
         for first in range(0, len(texts), batch_size)

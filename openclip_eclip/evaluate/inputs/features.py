@@ -1,8 +1,7 @@
-"""Every image and text encoded once: batched, sharded over ranks by whole batches, cached by
-content.
+"""Features of images and texts: each is encoded once, in batches, and cached by content.
 
-Batches are fixed by the order of the data, whatever the number of ranks, so the features are bit
-for bit those of one process.
+Several ranks share the work by whole batches. The order of the data fixes the batches, whatever the
+number of ranks. So the features are bit-for-bit identical to those of one process.
 """
 
 from __future__ import annotations
@@ -34,12 +33,12 @@ from .eval_set import EvalSet
 
 logger = logging.getLogger(__name__)
 
-READER = "decision 0039"  # features of images that were read in another way are not used again
+READER = "decision 0039"  # part of the cache key: how images are read
 
 
 @dataclass(frozen=True)
 class EncodeOptions:
-    """How to encode. `cache`: folder of features, None for no cache."""
+    """How to encode. `cache`: folder of cached features, None for no cache."""
 
     batch_size: int = 64
     workers: int = 2
@@ -49,8 +48,10 @@ class EncodeOptions:
 
 @dataclass
 class ImageFeatures:
-    """`unit` (N, D) float32 of length 1; `pooled` (N, W) float32 before the projection, None where
-    a tower has none.
+    """Features of N images.
+
+    `unit` (N, D) float32 of length 1; `pooled` (N, W) float32 before the projection, None if the
+    tower does not give them.
     """
 
     unit: np.ndarray
@@ -59,8 +60,10 @@ class ImageFeatures:
 
 @dataclass
 class TextFeatures:
-    """`unit` (N, D) float32 of length 1, one a text; `cut`: texts that fill the context length
-    (cut, or just fitting).
+    """Features of N texts.
+
+    `unit` (N, D) float32 of length 1; `cut`: number of texts that fill the context length: these
+    were cut, or just fit.
     """
 
     unit: np.ndarray
@@ -70,10 +73,10 @@ class TextFeatures:
 def encode_images(
     encoder: Encoder, data: EvalSet, options: EncodeOptions
 ) -> tuple[ImageFeatures, EvalSet]:
-    """Features of all images and the set they belong to: without its unreadable images if
-    `options.skip_bad`.
+    """Features of all images, and the set of these images.
 
-    DataError: an unreadable image. UserError: NaN features.
+    `options.skip_bad`: the returned set leaves unreadable images out; else they are a DataError.
+    UserError: NaN features.
     """
 
     def key() -> str:
@@ -81,24 +84,25 @@ def encode_images(
             "images", encoder, options, f"{data.content_hash()} {READER} {data.reading.grey_range}"
         )
 
-    found = _cached(options.cache, key, lambda: _encode_image_batches(encoder, data, options))
-    bad = found["bad"]
+    arrays = _cached(options.cache, key, lambda: _encode_image_batches(encoder, data, options))
+    bad = arrays["bad"]
     if bad.any():
         first = int(np.flatnonzero(bad)[0])
         if not options.skip_bad:
             raise DataError(
-                f"{data.name(first)}: unreadable image; {int(bad.sum())} of {len(data)} are."
-                " --on-bad-sample skip leaves them out, counted."
+                f"{data.name(first)}: unreadable image; {int(bad.sum())} of {len(data)} images are"
+                " unreadable. --on-bad-sample skip leaves them out and counts them."
             )
         data = data.keep(~bad, "unreadable image")
-    unit, pooled = found["unit"][~bad], found["pooled"][~bad]
+    unit, pooled = arrays["unit"][~bad], arrays["pooled"][~bad]
     _refuse_nan(unit, data.ids, encoder)
     return ImageFeatures(unit, pooled if pooled.shape[1] else None), data
 
 
 def encode_texts(encoder: Encoder, texts: Sequence[str], options: EncodeOptions) -> TextFeatures:
-    """Features of texts in order; equal strings are encoded once. UserError: no text, an empty one,
-    NaN features.
+    """Features of texts in their order; equal strings are encoded once.
+
+    UserError: no text, an empty text, or NaN features.
     """
     empty = [i for i, text in enumerate(texts) if not text.strip()]
     if empty or not texts:
@@ -109,7 +113,7 @@ def encode_texts(encoder: Encoder, texts: Sequence[str], options: EncodeOptions)
     unique = list(dict.fromkeys(texts))
 
     def key() -> str:
-        vocabulary = tokenize(encoder, unique[:64]).tolist()  # tells one tokenizer from another
+        vocabulary = tokenize(encoder, unique[:64]).tolist()  # differs between tokenizers
         return _key(
             "texts",
             encoder,
@@ -117,14 +121,14 @@ def encode_texts(encoder: Encoder, texts: Sequence[str], options: EncodeOptions)
             hashlib.sha256(json.dumps([unique, vocabulary]).encode()).hexdigest(),
         )
 
-    found = _cached(options.cache, key, lambda: _encode_text_batches(encoder, unique, options))
-    _refuse_nan(found["unit"], unique, encoder)
-    place = {text: i for i, text in enumerate(unique)}
-    return TextFeatures(found["unit"][[place[text] for text in texts]], int(found["cut"]))
+    arrays = _cached(options.cache, key, lambda: _encode_text_batches(encoder, unique, options))
+    _refuse_nan(arrays["unit"], unique, encoder)
+    index_of = {text: i for i, text in enumerate(unique)}
+    return TextFeatures(arrays["unit"][[index_of[text] for text in texts]], int(arrays["cut"]))
 
 
 def rank_and_size() -> tuple[int, int]:
-    """Of this process; joins the group of torchrun at the first call."""
+    """(rank, number of ranks) of this process; the first call joins the group of torchrun."""
     size = int(os.environ.get("WORLD_SIZE", 1))
     if size > 1 and not dist.is_initialized():
         dist.init_process_group("gloo")  # features travel as objects on the CPU
@@ -132,8 +136,9 @@ def rank_and_size() -> tuple[int, int]:
 
 
 def first_rank_only() -> None:
-    """Ends the other ranks: what follows the encoding needs one process, and may not ask for its
-    rank again.
+    """End all ranks but the first: what follows the encoding needs one process.
+
+    The rank cannot be asked for afterwards.
     """
     rank, size = rank_and_size()
     if size > 1:
@@ -144,7 +149,7 @@ def first_rank_only() -> None:
 
 
 class _Images(Dataset):
-    """Decoded and transformed; None where an image can not be read."""
+    """Decoded and transformed images; None for an image that cannot be read."""
 
     def __init__(self, data: EvalSet, transform: Callable[..., Tensor], rows: list[int]) -> None:
         self.data, self.transform, self.rows = data, transform, rows
@@ -166,14 +171,13 @@ class _Images(Dataset):
 def _encode_image_batches(
     encoder: Encoder, data: EvalSet, options: EncodeOptions
 ) -> dict[str, np.ndarray]:
-    batches = _own_batches(len(data), options.batch_size)
+    batches = _batches_of_rank(len(data), options.batch_size)
     rows = [row for batch in batches for row in batch]
-    # a batch is cut by hand where images are unreadable, so that the loader's batches are the fixed
-    # ones
-    sampler, place = [], 0
+    # unreadable images are removed from a batch after loading, so that batches stay as fixed
+    sampler, start = [], 0
     for batch in batches:
-        sampler.append(list(range(place, place + len(batch))))
-        place += len(batch)
+        sampler.append(list(range(start, start + len(batch))))
+        start += len(batch)
     loader = DataLoader(
         _Images(data, encoder.transform, rows),
         batch_sampler=sampler,
@@ -199,30 +203,30 @@ def _encode_image_batches(
     if not parts:
         raise DataError(f"{data.path}: not one readable image.")
     width = 0 if parts[0][2] is None else parts[0][2].shape[1]
-    found = {
+    arrays = {
         "unit": np.zeros((len(data), parts[0][1].shape[1]), np.float32),
         "pooled": np.zeros((len(data), width), np.float32),
         "bad": np.ones(len(data), bool),
     }
     for good, unit, pooled in parts:
-        found["unit"][good], found["bad"][good] = unit, False
+        arrays["unit"][good], arrays["bad"][good] = unit, False
         if pooled is not None:
-            found["pooled"][good] = pooled
-    return found
+            arrays["pooled"][good] = pooled
+    return arrays
 
 
 def _encode_text_batches(
     encoder: Encoder, texts: list[str], options: EncodeOptions
 ) -> dict[str, np.ndarray]:
     tokens = tokenize(encoder, texts)
-    # texts that are equal once cut are encoded once: in two batches they might differ in the last
-    # bit and not tie
+    # texts that are equal after the cut are encoded once: in two batches their features might
+    # differ by rounding, so that they would not tie
     first: dict[bytes, int] = {}
-    place = [first.setdefault(row.tobytes(), len(first)) for row in tokens.numpy()]
-    rows = tokens[np.unique(place, return_index=True)[1]]
+    row_of = [first.setdefault(row.tobytes(), len(first)) for row in tokens.numpy()]
+    rows = tokens[np.unique(row_of, return_index=True)[1]]
     parts = []
     for batch in tqdm(
-        _own_batches(len(rows), options.batch_size),
+        _batches_of_rank(len(rows), options.batch_size),
         desc="texts",
         unit="batch",
         disable=None if rank_and_size()[0] == 0 else True,
@@ -232,10 +236,10 @@ def _encode_text_batches(
     unit = np.zeros((len(rows), parts[0][1].shape[1]), np.float32)
     for batch, values in parts:
         unit[batch] = values
-    return {"unit": unit[place], "cut": np.array(truncated(tokens))}
+    return {"unit": unit[row_of], "cut": np.array(truncated(tokens))}
 
 
-def _own_batches(count: int, batch_size: int) -> list[list[int]]:
+def _batches_of_rank(count: int, batch_size: int) -> list[list[int]]:
     rank, size = rank_and_size()
     batches = [
         list(range(first, min(first + batch_size, count))) for first in range(0, count, batch_size)
@@ -249,11 +253,11 @@ def _gather(parts: list[Any]) -> list[Any]:
         return parts
     gathered: list[Any] = [None] * size
     dist.all_gather_object(gathered, parts)
-    return [part for own in gathered for part in own]
+    return [part for of_rank in gathered for part in of_rank]
 
 
 def _key(kind: str, encoder: Encoder, options: EncodeOptions, content: str) -> str:
-    # the batch size is part of it: matrix products round by their shape
+    # the batch size is part of the key: rounding in matrix products depends on their shape
     facts = [
         kind,
         encoder.facts["weights_hash"],
@@ -269,7 +273,10 @@ def _key(kind: str, encoder: Encoder, options: EncodeOptions, content: str) -> s
 def _cached(
     cache: Path | None, key: Callable[[], str], encode: Callable[[], dict[str, np.ndarray]]
 ) -> dict[str, np.ndarray]:
-    """`encode()`, or what it gave before. Rank 0 alone looks, so that all ranks do the same."""
+    """The arrays of `encode()`, or the cached arrays of an earlier call.
+
+    Rank 0 alone reads the cache, so that all ranks do the same.
+    """
     path = None if cache is None or rank_and_size()[0] else cache / f"{key()}.npz"
     arrays = None if path is None else _load(path)
     if rank_and_size()[1] > 1:
@@ -294,7 +301,7 @@ def _load(path: Path) -> dict[str, np.ndarray] | None:
         with np.load(path, allow_pickle=False) as arrays:
             return dict(arrays)
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        logger.warning("eclip: %s: damaged (%s); encoding again", path, error)
+        logger.warning("eclip: %s: damaged (%s); the features are encoded again", path, error)
         return None
 
 
@@ -302,9 +309,9 @@ def _refuse_nan(values: np.ndarray, names: Sequence[str], encoder: Encoder) -> N
     wrong = ~np.isfinite(values).all(axis=1)
     if wrong.any():
         advice = (
-            f"with --precision {encoder.precision} an overflow is possible: try fp32"
+            f"--precision {encoder.precision} may have caused an overflow: try fp32"
             if encoder.precision != "fp32"
-            else "the weights or the images are not what they should be: try an older checkpoint"
+            else "the weights or the images may be damaged: try an older checkpoint"
         )
         raise UserError(
             f"{int(wrong.sum())} of {len(values)} features are NaN or infinite, the first of"

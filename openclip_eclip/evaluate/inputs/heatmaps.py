@@ -1,4 +1,4 @@
-"""Held-out heatmaps of an evaluation set, brought through the image's own evaluation transform."""
+"""Held-out heatmaps of an evaluation set, with the geometry of the image's transform applied."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ GEOMETRIC = ("Resize", "CenterCrop", "ResizeKeepRatio", "ResizeMaxSize", "Center
 
 
 def join_heatmaps(data: EvalSet, column: str, table: Path | None) -> EvalSet:
-    """The rows that have a heatmap: a column of files in `data` or in `table` (joined on filepath),
-    or members of shards.
+    """The rows that have a heatmap.
 
-    UserError: neither; DataError: `table` unreadable, or an image in it twice.
+    Heatmaps are files named in `column` of `data`, or of `table` (joined on filepath), or members
+    of shards. UserError: no heatmap. DataError: `table` is unreadable, or names an image twice.
     """
     near = "" if column in data.table else did_you_mean(column, data.table.columns)
     if "filepath" not in data.table:
@@ -53,8 +53,8 @@ def join_heatmaps(data: EvalSet, column: str, table: Path | None) -> EvalSet:
         mask = (data.table["heatmap"] != "").to_numpy()
     if not mask.any():
         raise UserError(
-            f"{data.path}: no heatmaps; expected a column {column!r} with files, or a table of them"
-            f" with --heatmaps.{near}"
+            f"{data.path}: no heatmaps; expected a column {column!r} with heatmap files, or a table"
+            f" of them with --heatmaps.{near}"
         )
     return data.keep(mask, "no heatmap")
 
@@ -63,27 +63,25 @@ def _read_cells(table: Path, column: str) -> dict[str, str]:
     """{filepath: heatmap} of the rows of --heatmaps that have one."""
     if not table.is_file():
         raise DataError(f"--heatmaps {table}: no such file.")
-    extra = read_columns(table)
-    name = column if column in extra else "gaze"
-    if "filepath" not in extra or name not in extra:
-        absent = [name for name in ("filepath", column) if name not in extra]
+    cells = read_columns(table)
+    name = column if column in cells else "gaze"
+    if "filepath" not in cells or name not in cells:
+        absent = [name for name in ("filepath", column) if name not in cells]
         raise DataError(
-            f"{table}: columns {list(extra.columns)}; expected filepath and {column!r} (or 'gaze')."
-            + "".join(did_you_mean(name, extra.columns) for name in absent)
+            f"{table}: columns {list(cells.columns)}; expected filepath and {column!r} (or 'gaze')."
+            + "".join(did_you_mean(name, cells.columns) for name in absent)
         )
-    extra = extra[extra[name].map(file_cell) != ""]
-    repeated = extra["filepath"][extra["filepath"].duplicated()]
+    cells = cells[cells[name].map(file_cell) != ""]
+    repeated = cells["filepath"][cells["filepath"].duplicated()]
     if len(repeated):
         raise DataError(
-            f"{table}: {repeated.iloc[0]} has several heatmaps; expected one row an image."
+            f"{table}: {repeated.iloc[0]} has several heatmaps; expected one row for each image."
         )
-    return dict(zip(extra["filepath"], extra[name], strict=True))
+    return dict(zip(cells["filepath"], cells[name], strict=True))
 
 
 def suspicious_maps(data: EvalSet) -> list[str]:
-    """Sentences on heatmaps of `data` that serve several images, or are the image of another
-    sample.
-    """
+    """Warnings of heatmaps that several images share, or that are the image of another sample."""
     shared = SharedMaps()
     for row, identity in enumerate(data.identities()):
         shared.add(hashlib.sha256(_bytes(data, row)[0]).digest(), identity)
@@ -91,8 +89,9 @@ def suspicious_maps(data: EvalSet) -> list[str]:
 
 
 def read_heatmap_tensor(data: EvalSet, row: int, image: Image.Image, transform: Any) -> Tensor:
-    """(1, H, W) float32 with maximum 1, through the geometric steps of `transform`. DataError names
-    row and file.
+    """A heatmap (1, H, W) float32 with maximum 1, after the geometric steps of `transform`.
+
+    DataError: unreadable, empty after the crop, or the image itself; names row and file.
     """
     content, name = _bytes(data, row)
     try:
@@ -103,17 +102,17 @@ def read_heatmap_tensor(data: EvalSet, row: int, image: Image.Image, transform: 
         raise DataError(f"{data.name(row)}: {error}") from error
     if is_the_image(values, image):
         raise DataError(
-            f"{data.name(row)}: heatmap {name!r} shows the image itself; expected a map of where an"
-            " expert looked, or a blank."
+            f"{data.name(row)}: heatmap {name!r} shows the image itself; expected a map of expert"
+            " gaze, or a blank."
         )
-    found = Image.fromarray(values).resize(image.size, Image.Resampling.BILINEAR)
+    picture = Image.fromarray(values).resize(image.size, Image.Resampling.BILINEAR)
     for step in geometric_steps(transform):
-        found = step(found)
-    cropped = np.asarray(found, np.float32).clip(0)
+        picture = step(picture)
+    cropped = np.asarray(picture, np.float32).clip(0)
     if cropped.max() <= 0:
         raise DataError(
-            f"{data.name(row)}, heatmap {name}: nothing of it is left in the centre crop of the"
-            " evaluation transform."
+            f"{data.name(row)}, heatmap {name}: is 0 everywhere in the centre crop of the"
+            " evaluation transform; expected a positive value there."
         )
     return torch.from_numpy(cropped / cropped.max())[None]
 
@@ -133,4 +132,4 @@ def _bytes(data: EvalSet, row: int) -> tuple[bytes, str]:
     try:
         return read_bounded(path, data.reading), path.name
     except OSError as error:
-        raise DataError(f"{data.name(row)}: heatmap {path} can not be read ({error}).") from error
+        raise DataError(f"{data.name(row)}: heatmap {path} cannot be read ({error}).") from error

@@ -1,1 +1,1 @@
-"""Logistic regression on frozen features."""
+"""Task linear-probe: logistic regression on frozen image features."""

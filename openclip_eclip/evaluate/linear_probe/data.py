@@ -1,5 +1,6 @@
-"""What a linear probe learns from and is tested on: labelled sets, split by patient, nobody on two
-sides.
+"""Training, validation and test data of a linear probe, split by patient.
+
+No patient and no image is in two parts.
 """
 
 from __future__ import annotations
@@ -26,26 +27,27 @@ SPLIT_NAMES = {
     "validate": "valid",
     "test": "test",
 }
-SHARES = (0.6, 0.2, 0.2)  # train, valid, test of one table
-VALID_SHARE = 0.2  # of the training patients, where no validation set is given
+SHARES = (0.6, 0.2, 0.2)  # of the patients of one table: train, valid, test
+VALID_SHARE = 0.2  # of the training patients, if no validation set is given
 
 
 @dataclass
 class ProbeSet:
-    """Rows of all sets in order. `labels` (N, K) 1, 0 or NaN; `parts`: {"train", "valid", "test":
-    row numbers}.
+    """The rows of all sets in order.
+
+    `labels` (N, K) float64: 1, 0 or NaN; `parts`: {"train", "valid", "test": row numbers}.
     """
 
     classes: list[str]
     labels: np.ndarray
-    patients: list[str]  # the image itself where no patient is known
+    patients: list[str]  # the image stands for its patient if the patient is unknown
     images: list[str]
     ids: list[str]
     parts: dict[str, np.ndarray]
     by_patient: bool
 
     def digest(self, part: str) -> str:
-        """SHA-256 over ids and labels of a part, for the record."""
+        """SHA-256 over ids and labels of a part, for result.json."""
         rows = self.parts[part]
         content = [
             [self.ids[row] for row in rows],
@@ -55,57 +57,68 @@ class ProbeSet:
 
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
-    """Either a set for each part, or one to split."""
+    """Flags for one data set per part, or for one data set that is split."""
     parser.add_argument(
         "--train-data",
         metavar="T",
-        help=".csv, .tsv or .tar shards with labels, and column 'patient' where known",
+        help=(
+            "training set: .csv, .tsv or .tar shards with labels, and a column 'patient' if"
+            " patients are known"
+        ),
     )
     parser.add_argument(
         "--val-data",
         metavar="V",
-        help=f"chooses C (default: {VALID_SHARE:g} of the training patients, by the seed)",
+        help=(
+            "validation set that chooses the regularisation strength C (default:"
+            f" {VALID_SHARE:g} of the training patients, drawn by --seed)"
+        ),
     )
-    parser.add_argument("--test-data", metavar="S", help="is scored, nothing else")
+    parser.add_argument("--test-data", metavar="S", help="test set; it is used for the scores only")
     parser.add_argument(
         "--data",
         help=(
-            "one set instead of the three, split 60 / 20 / 20 by patient (by image without that"
-            " column)"
+            "one data set instead of the three; it is split 60 / 20 / 20 by patient, or by image"
+            " if it has no column 'patient'"
         ),
     )
     parser.add_argument(
         "--split-column",
         metavar="COLUMN",
         help=(
-            "of --data: holds train, valid (or val, validate) and test, such as the fold of"
-            " openi-5; without valid, as without --val-data"
+            "column of --data with the part of each row: train, valid (or val, validate) or test,"
+            " such as the column fold of openi-5. Without valid rows the validation set is drawn as"
+            " without --val-data"
         ),
     )
     parser.add_argument(
         "--classes",
         nargs="+",
         help=(
-            "0/1 columns, or the names in column 'label' in the order of their numbers; of two"
-            " names in 'label' the second is the positive one (default: of the recipe beside the"
-            " set)"
+            "classes: names of 0/1 columns, or the names in column 'label' in the order of their"
+            " numbers. Of two names in 'label' the second is the positive class (default: the"
+            " classes of the recipe beside the data)"
         ),
     )
 
 
 def read_sets(args: argparse.Namespace) -> dict[str, EvalSet]:
-    """{"data": set}, or train, valid (perhaps) and test. UserError: neither form, or both."""
+    """{"data": set}, or sets for "train", "test" and perhaps "valid".
+
+    UserError: the flags name neither form, or both.
+    """
     three = {"train": args.train_data, "valid": args.val_data, "test": args.test_data}
     if args.data:
         if any(three.values()):
             raise UserError(
-                "--data stands for all of --train-data, --val-data and --test-data; give it or"
-                " them."
+                "--data replaces --train-data, --val-data and --test-data; give --data alone, or"
+                " leave it out."
             )
         wanted = {"data": args.data}
     elif not (args.train_data and args.test_data) or args.split_column:
         raise UserError(
-            "expected --train-data and --test-data, or --data (with --split-column, if it has one)."
+            "expected --train-data and --test-data, or --data (with --split-column if it has such a"
+            " column)."
         )
     else:
         wanted = {name: path for name, path in three.items() if path}
@@ -118,53 +131,52 @@ def read_sets(args: argparse.Namespace) -> dict[str, EvalSet]:
 def gather(
     sets: dict[str, EvalSet], classes: Sequence[str] | None, split_column: str | None, seed: int
 ) -> ProbeSet:
-    """Labels and parts of the sets' rows in order. UserError: no classes, a bad label or split, or
-    someone in two parts.
+    """Join the sets; `seed` draws the parts that the data do not define.
+
+    UserError: no classes, a wrong label or split, or a patient or image in two parts.
     """
     named = list(
         classes
         or next(
             (
-                found.recipe["classes"]
-                for found in reversed(sets.values())
-                if found.recipe.get("classes")
+                data.recipe["classes"]
+                for data in reversed(sets.values())
+                if data.recipe.get("classes")
             ),
             (),
         )
     )
     twice = next((name for name in named if named.count(name) > 1), None)
     if twice is not None:
-        raise UserError(f"classes {named}: {twice!r} stands there twice; expected each once.")
+        raise UserError(f"classes {named}: {twice!r} occurs twice; expected each class once.")
     if not named:
         raise UserError(
-            f"{list(sets.values())[-1].path}: no recipe with classes beside it; name them with"
-            " --classes."
+            f"{list(sets.values())[-1].path}: no recipe with classes beside it; name the classes"
+            " with --classes."
         )
-    matrices = [_labels(found, named) for found in sets.values()]
+    matrices = [_labels(data, named) for data in sets.values()]
     if len({matrix.shape[1] for matrix in matrices}) > 1:
         raise UserError(
-            f"{[str(found.path) for found in sets.values()]}: some have the 0/1 columns {named},"
-            " others a column 'label'; expected one form in all."
+            f"{[str(data.path) for data in sets.values()]}: some have the 0/1 columns {named},"
+            " others a column 'label'; expected the same form in all."
         )
     if len(named) == 2 and matrices[0].shape[1] == 1:
         named = named[1:]
-    images = [_image(found, row) for found in sets.values() for row in range(len(found))]
-    by_patient = all(PATIENT in found.table for found in sets.values())
+    images = [_image(data, row) for data in sets.values() for row in range(len(data))]
+    by_patient = all(PATIENT in data.table for data in sets.values())
     patients = (
-        [cell for found in sets.values() for cell in found.column(PATIENT)]
-        if by_patient
-        else images
+        [cell for data in sets.values() for cell in data.column(PATIENT)] if by_patient else images
     )
     patients = [patient or image for patient, image in zip(patients, images, strict=True)]
-    ids = [name for found in sets.values() for name in found.ids]
+    ids = [name for data in sets.values() for name in data.ids]
     parts = _parts(sets, split_column, patients, seed)
-    found = ProbeSet(named, np.concatenate(matrices), patients, images, ids, parts, by_patient)
-    _refuse_leaks(found)
-    return found
+    data = ProbeSet(named, np.concatenate(matrices), patients, images, ids, parts, by_patient)
+    _refuse_leaks(data)
+    return data
 
 
 def _labels(data: EvalSet, classes: list[str]) -> np.ndarray:
-    """(N, K) of 0/1 columns, or of column `label`: K = 1 for two classes."""
+    """Labels (N, K) float64 of 0/1 columns, or of column `label`: then K = 1 for two classes."""
     if set(classes) <= set(data.table.columns):
         return data.multi_labels(classes)
     if "label" not in data.table:
@@ -190,10 +202,10 @@ def _parts(
     if "data" in sets:
         if split_column is None:
             try:
-                drawn = split_groups(patients, SHARES, seed)
+                parts_of = split_groups(patients, SHARES, seed)
             except UserError as error:
                 raise UserError(f"{sets['data'].path}: {error}") from error
-            return dict(zip(("train", "valid", "test"), drawn, strict=True))
+            return dict(zip(("train", "valid", "test"), parts_of, strict=True))
         cells = sets["data"].column(split_column)
         for row, cell in enumerate(cells):
             if cell not in SPLIT_NAMES:
@@ -205,29 +217,30 @@ def _parts(
         for name in ("train", "test"):
             if name not in part_of:
                 raise UserError(
-                    f"{sets['data'].path}, column {split_column!r}: no row is {name!r}."
+                    f"{sets['data'].path}, column {split_column!r}: no row is {name!r}; expected at"
+                    " least one."
                 )
     else:
-        part_of = np.repeat(list(sets), [len(found) for found in sets.values()])
+        part_of = np.repeat(list(sets), [len(data) for data in sets.values()])
     parts = {name: np.flatnonzero(part_of == name) for name in ("train", "valid", "test")}
     if not len(parts["valid"]):
         rows = parts["train"]
-        kept, chosen = split_groups(
+        train_rows, valid_rows = split_groups(
             [patients[row] for row in rows], (1 - VALID_SHARE, VALID_SHARE), seed
         )
-        parts |= {"train": rows[kept], "valid": rows[chosen]}
+        parts |= {"train": rows[train_rows], "valid": rows[valid_rows]}
     return parts
 
 
 def _refuse_leaks(data: ProbeSet) -> None:
-    for one, other in (("train", "test"), ("valid", "test"), ("train", "valid")):
+    for part, other in (("train", "test"), ("valid", "test"), ("train", "valid")):
         for kind, names in (("patients", data.patients), ("images", data.images)):
             both = sorted(
-                {names[row] for row in data.parts[one]} & {names[row] for row in data.parts[other]}
+                {names[row] for row in data.parts[part]} & {names[row] for row in data.parts[other]}
             )
             if both and (kind == "images" or data.by_patient):
                 raise UserError(
-                    f"{len(both)} {kind} are both in {one} and in {other}, such as"
-                    f" {', '.join(both[:3])}; expected everybody on one side. Remove them from one"
-                    " of the sets."
+                    f"{len(both)} {kind} are both in {part} and in {other}, such as"
+                    f" {', '.join(both[:3])}; expected each in one part only. Remove them from one"
+                    " of the parts."
                 )

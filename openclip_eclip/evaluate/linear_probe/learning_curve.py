@@ -18,9 +18,12 @@ DRAWS = 1000
 
 
 @dataclass
-class Cell:
-    """One share of the labels, over its resamples. `aurocs` (resamples, K): NaN for a class that
-    could not be measured.
+class CurvePoint:
+    """One point of the learning curve: a share of the labels, over its resamples.
+
+    `images`: number of training images; `aurocs`: (K,) each, NaN for a class that could not be
+    measured; `strengths`: the chosen C; `validation`: {C: macro AUROC}. All have an entry for each
+    resample, the last three only for those that could be fitted.
     """
 
     percent: float
@@ -28,24 +31,27 @@ class Cell:
     aurocs: list[np.ndarray] = field(default_factory=list)
     strengths: list[float] = field(default_factory=list)
     validation: list[dict[float, float]] = field(default_factory=list)
-    unconverged: int = 0
-    # {class: resamples without a positive or a negative}
+    unconverged: int = 0  # number of fits that stopped before they converged
+    # {class: number of resamples without a positive or a negative}
     left_out: Counter[str] = field(default_factory=Counter)
 
     @property
     def macro(self) -> np.ndarray:
-        """Mean over the classes of each resample in which any was measured."""
+        """Mean over the measured classes, for each resample that measured any."""
         measured = [values[~np.isnan(values)] for values in self.aurocs]
         return np.array([values.mean() for values in measured if len(values)])
 
 
 @dataclass
 class Curve:
-    """Of one kind of features: a cell a share, and at 100 % the scores and 95 % intervals (K + 1,),
-    the macro mean last.
+    """The learning curve of one kind of features.
+
+    `points`: one for each share of the labels. The other fields are at 100 % of the labels:
+    `scores` (test images, K); `fitted` (K,) bool; `low`, `high` (K + 1,): 95 % intervals of the
+    AUROC of each class, the macro mean last.
     """
 
-    cells: list[Cell]
+    points: list[CurvePoint]
     scores: np.ndarray
     fitted: np.ndarray
     low: np.ndarray
@@ -55,60 +61,63 @@ class Curve:
 def measure(
     features: np.ndarray, data: ProbeSet, percents: list[float], resamples: int, seed: int
 ) -> Curve:
-    """Fit every share and resample; test labels are looked at after C is chosen. `features` (rows
-    of data, D).
+    """Fit a probe to every share and resample.
+
+    `features` (N, D), a row for each row of `data`. Test labels are used only after C is chosen.
+    UserError: no class can be fitted and tested.
     """
     train, valid, test = (data.parts[name] for name in ("train", "valid", "test"))
     features, labels = standardise(features, train), data.labels
     patients = [data.patients[row] for row in train]
     series = [nested_subsets(patients, percents, (seed, number)) for number in range(resamples)]
-    cells = [Cell(percent) for percent in percents]
+    points = [CurvePoint(percent) for percent in percents]
     last: Probe | None = None
     jobs = [
-        (place, number)
-        for place, percent in enumerate(percents)
+        (i, number)
+        for i, percent in enumerate(percents)
         for number in range(1 if percent == 100 else resamples)
     ]
-    for place, number in tqdm(jobs, desc="probes", disable=None):
-        rows = train[series[number][place]]
+    for i, number in tqdm(jobs, desc="probes", disable=None):
+        rows = train[series[number][i]]
         last = fit_probe(features[rows], labels[rows], features[valid], labels[valid])
-        cell = cells[place]
-        cell.images.append(len(rows))
+        point = points[i]
+        point.images.append(len(rows))
         if last is None:
-            cell.left_out.update(data.classes)
+            point.left_out.update(data.classes)
             continue
-        cell.aurocs.append(_aurocs(last, features[test], labels[test]))
-        cell.strengths.append(last.strength)
-        cell.validation.append(last.validation)
-        cell.unconverged += last.unconverged
-        cell.left_out.update(
+        point.aurocs.append(_aurocs(last, features[test], labels[test]))
+        point.strengths.append(last.strength)
+        point.validation.append(last.validation)
+        point.unconverged += last.unconverged
+        point.left_out.update(
             name for name, fitted in zip(data.classes, last.fitted, strict=True) if not fitted
         )
-    if last is None or not len(cells[-1].macro):
+    if last is None or not len(points[-1].macro):
         raise UserError(
             f"no class of {data.classes} has positives and negatives in all of train ({len(train)}"
-            f" images), validation ({len(valid)}) and test ({len(test)}); is there enough data, are"
-            " the labels right?"
+            f" images), validation ({len(valid)}) and test ({len(test)}). Expected at least one"
+            " such class: check the labels, or give more data."
         )
     scores = last.scores(features[test])
     low, high = _intervals(
         labels[test], scores, last.fitted, [data.patients[row] for row in test], seed
     )
-    return Curve(cells, scores, last.fitted, low, high)
+    return Curve(points, scores, last.fitted, low, high)
 
 
 def _aurocs(probe: Probe, features: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """(K,), NaN for a class that was not fitted or that the test set lacks."""
-    found = np.full(len(probe.fitted), np.nan)
-    found[probe.fitted] = auroc(labels[:, probe.fitted], probe.scores(features)[:, probe.fitted])
-    return found
+    """AUROC of each class (K,); NaN for a class that was not fitted or that the test set lacks."""
+    scores = np.full(len(probe.fitted), np.nan)
+    scores[probe.fitted] = auroc(labels[:, probe.fitted], probe.scores(features)[:, probe.fitted])
+    return scores
 
 
 def _intervals(
     labels: np.ndarray, scores: np.ndarray, fitted: np.ndarray, patients: list[str], seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """95 % over test patients, of each class and of their mean (K + 1,); NaN where there is no
-    value.
+    """95 % intervals (low, high) over test patients, each (K + 1,): the classes, then their mean.
+
+    NaN for a class without an AUROC.
     """
     measured = fitted & ~np.isnan(auroc(labels, np.zeros(labels.shape)))
     of_rows = auroc_of_rows(labels[:, measured], scores[:, measured])

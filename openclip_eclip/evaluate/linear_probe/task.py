@@ -1,5 +1,6 @@
-"""Task linear-probe: logistic regression on frozen image features, before and after the projection,
-by share of the labels.
+"""Task linear-probe: logistic regression on frozen image features, by share of the labels.
+
+Features before and after the projection are measured.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from ..inputs.features import encode_images, first_rank_only
 from ..options import add_model_arguments, add_output_argument, read_encode_options, read_encoder
 from ..output.result import Result
 from .data import ProbeSet, add_data_arguments, gather, read_sets
-from .learning_curve import DRAWS, Cell, Curve, measure
+from .learning_curve import DRAWS, Curve, CurvePoint, measure
 from .tables import class_figure, class_table, curve_figure, curve_table, figure_captions
 
 BEFORE, AFTER = "before projection", "after projection"
@@ -32,16 +33,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=[0.1, 1, 5, 10, 25, 50, 100],
         metavar="PERCENT",
-        help="shares of the training patients; 100 is always measured (default: %(default)s)",
+        help=(
+            "shares of the training patients in percent; 100 is always measured (default:"
+            " %(default)s)"
+        ),
     )
     parser.add_argument(
-        "--resamples", type=int, default=5, help="nested series of subsets (default: %(default)s)"
+        "--resamples",
+        type=int,
+        default=5,
+        help="number of nested series of subsets (default: %(default)s)",
     )
     parser.add_argument(
         "--seed",
         type=seed,
         default=0,
-        help="of splits, subsets and intervals (default: %(default)s)",
+        help="random seed of splits, subsets and intervals (default: %(default)s)",
     )
     add_output_argument(parser)
 
@@ -55,14 +62,15 @@ def run(args: argparse.Namespace) -> Result:
     if args.resamples < 1:
         raise UserError(f"--resamples {args.resamples}: expected at least 1.")
     sets = read_sets(args)
-    gather(sets, args.classes, args.split_column, args.seed)  # errors before the long part
+    # reports errors of the data before the long encoding
+    gather(sets, args.classes, args.split_column, args.seed)
     options, encoder = read_encode_options(args), read_encoder(args)
     features: dict[str, list[np.ndarray]] = {BEFORE: [], AFTER: []}
     for name in sets:
-        found, sets[name] = encode_images(encoder, sets[name], options)
-        if found.pooled is not None:
-            features[BEFORE].append(found.pooled)
-        features[AFTER].append(found.unit)
+        image_features, sets[name] = encode_images(encoder, sets[name], options)
+        if image_features.pooled is not None:
+            features[BEFORE].append(image_features.pooled)
+        features[AFTER].append(image_features.unit)
     first_rank_only()
     data = gather(sets, args.classes, args.split_column, args.seed)
     known = {kind: np.concatenate(parts) for kind, parts in features.items() if parts}
@@ -70,7 +78,11 @@ def run(args: argparse.Namespace) -> Result:
         kind: measure(values, data, percents, args.resamples, args.seed)
         for kind, values in known.items()
     }
-    excluded = {name: reason for found in sets.values() for name, reason in found.excluded.items()}
+    excluded = {
+        name: reason
+        for image_features in sets.values()
+        for name, reason in image_features.excluded.items()
+    }
     settings = {
         **encoder.facts,
         "data": args.data or args.test_data,
@@ -95,21 +107,21 @@ def run(args: argparse.Namespace) -> Result:
 def assemble(
     curves: dict[str, Curve], data: ProbeSet, settings: dict[str, Any], excluded: dict[str, str]
 ) -> Result:
-    """Tables, pictures and notes."""
-    chosen = BEFORE if BEFORE in curves else AFTER
-    fitted, test = curves[chosen].fitted, data.parts["test"]
+    """The result: values, tables, figures, predictions and notes."""
+    predicted = BEFORE if BEFORE in curves else AFTER
+    fitted, test = curves[predicted].fitted, data.parts["test"]
     predictions = {
         "kind": np.array("binary"),
         "id": np.array([data.ids[row] for row in test]),
         "label": data.labels[test][:, fitted],
-        "score": curves[chosen].scores[:, fitted],
+        "score": curves[predicted].scores[:, fitted],
         "classes": np.array(data.classes)[fitted],
     }
     if data.by_patient:
         predictions["patient"] = np.array([data.patients[row] for row in test])
     values = {
         kind: {
-            "cells": [_cell_values(cell, data.classes) for cell in curve.cells],
+            "cells": [_point_values(point, data.classes) for point in curve.points],
             "interval at 100 %": {
                 name: [low, high]
                 for name, low, high in zip(
@@ -121,7 +133,7 @@ def assemble(
     }
     return Result(
         "linear-probe",
-        {**settings, "predictions_of": chosen},
+        {**settings, "predictions_of": predicted},
         {
             "features": values,
             "images": {part: len(rows) for part, rows in data.parts.items()},
@@ -131,46 +143,46 @@ def assemble(
         {"curve": curve_figure(curves), "classes": class_figure(curves, data)},
         figure_captions(),
         predictions=predictions,
-        notes=_notes(curves, data, chosen, excluded, settings),
+        notes=_notes(curves, data, predicted, excluded, settings),
         terms=["AUROC", "linear probe"],
     )
 
 
-def _cell_values(cell: Cell, classes: list[str]) -> dict[str, Any]:
+def _point_values(point: CurvePoint, classes: list[str]) -> dict[str, Any]:
     return {
-        "percent": cell.percent,
-        "images": cell.images,
-        "macro_auroc": cell.macro,
-        "C": cell.strengths,
-        "validation": cell.validation,
-        "auroc": {name: [values[k] for values in cell.aurocs] for k, name in enumerate(classes)},
-        "left_out": dict(cell.left_out),
-        "unconverged": cell.unconverged,
+        "percent": point.percent,
+        "images": point.images,
+        "macro_auroc": point.macro,
+        "C": point.strengths,
+        "validation": point.validation,
+        "auroc": {name: [values[k] for values in point.aurocs] for k, name in enumerate(classes)},
+        "left_out": dict(point.left_out),
+        "unconverged": point.unconverged,
     }
 
 
 def _notes(
     curves: dict[str, Curve],
     data: ProbeSet,
-    chosen: str,
+    predicted: str,
     excluded: dict[str, str],
     settings: dict[str, Any],
 ) -> list[str]:
     sizes = ", ".join(f"{part} {len(rows)}" for part, rows in data.parts.items())
     by_patient = "split and drawn by patient"
-    unknown = "no patients known: every image counts as one"
+    unknown = "no patients known: every image counts as a patient"
     notes = [
         f"Images: {sizes}; {by_patient if data.by_patient else unknown}.",
         (
             "Logistic regression (L2, lbfgs), one class against the rest. Features have mean 0 and"
-            " deviation 1 over all training images. One C for all classes of a fit, the best macro"
-            " AUROC on the whole validation set, also for small shares; its labels come on top of"
-            " those counted."
+            " standard deviation 1 over all training images. All classes of a fit have one C, that"
+            " of the best macro AUROC on the whole validation set, also for small shares. The"
+            " validation labels are not counted in the shares."
         ),
-        f"predictions.npz holds the scores {chosen} at 100 %.",
+        f"predictions.npz holds the scores {predicted} at 100 %.",
     ]
-    cells = [cell for curve in curves.values() for cell in curve.cells]
-    chosen_c = [strength for cell in cells for strength in cell.strengths]
+    points = [point for curve in curves.values() for point in curve.points]
+    chosen_c = [strength for point in points for strength in point.strengths]
     low, high = chosen_c.count(STRENGTHS[0]), chosen_c.count(STRENGTHS[-1])
     if low + high:
         notes.append(
@@ -178,9 +190,9 @@ def _notes(
             f" weights point along the difference of class means, and {high} the largest,"
             f" {STRENGTHS[-1]:g}."
         )
-    if sum(cell.unconverged for cell in cells):
+    if sum(point.unconverged for point in points):
         notes.append(
-            f"{sum(cell.unconverged for cell in cells)} fits stopped after {MAX_ITERATIONS}"
+            f"{sum(point.unconverged for point in points)} fits stopped after {MAX_ITERATIONS}"
             " iterations before they had converged."
         )
     absent = [
@@ -197,10 +209,11 @@ def _notes(
     ]
     if absent:
         notes.append(
-            f"Not measured, the test set has no positive or no negative: {', '.join(absent)}."
+            "Classes not measured, because the test set has no positive or no negative:"
+            f" {', '.join(absent)}."
         )
     if BEFORE not in curves:
-        notes.append("This tower shows no features before its projection.")
+        notes.append("This image tower does not give features before its projection.")
     if excluded:
         notes.append(f"{len(excluded)} images left out, named in result.json.")
     return notes + [

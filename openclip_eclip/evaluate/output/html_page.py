@@ -1,4 +1,4 @@
-"""report.html: one self-contained page of a result, for reading rather than parsing."""
+"""report.html: one self-contained HTML page of a result."""
 
 from __future__ import annotations
 
@@ -16,11 +16,14 @@ from .glossary import GLOSSARY
 from .result import Result, plain, show
 
 TEMPLATE = "report.html.jinja"
-FACTS = ("model", "pretrained", "data", "protocol")  # settings under the title
+FACTS = ("model", "pretrained", "data", "protocol")  # settings shown under the title
 
 
 def render_report(result: Result, record: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str:
-    """The page. `record`: what result.json holds; `pictures`: PNG files by stem, embedded."""
+    """The HTML page.
+
+    `record`: the content of result.json; `pictures`: {file stem: PNG file}, which are embedded.
+    """
     facts = [
         f"{key}: {value}"
         for key, value in result.settings.items()
@@ -37,15 +40,13 @@ def render_report(result: Result, record: Mapping[str, Any], pictures: Mapping[s
 
 
 def _data_uri(image: bytes) -> str:
-    """Of a PNG or JPEG file."""
+    """The data URI of a PNG or JPEG file."""
     kind = "png" if image.startswith(b"\x89PNG") else "jpeg"
     return f"data:image/{kind};base64,{base64.b64encode(image).decode()}"
 
 
 def _escape(value: Any) -> Markup:
-    """As autoescape does, with the entities of Python's own `html`: pages of earlier versions have
-    them.
-    """
+    """Escape like autoescape, with the entities of Python's `html`, as in earlier versions."""
     return Markup(html.escape(str(value), quote=True))
 
 

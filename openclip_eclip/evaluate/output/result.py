@@ -1,6 +1,4 @@
-"""What a task found, and how it reaches the disk: result.json, result.md, pictures, predictions.npz
-and report.html.
-"""
+"""The result of a task: values, tables, figures, notes, and predictions for `compare`."""
 
 from __future__ import annotations
 
@@ -24,9 +22,7 @@ Cell = str | int | float | None
 
 @dataclass
 class Table:
-    """`rows` of cells; floats are printed with three digits after the point, None as a dash. `note`
-    stands below.
-    """
+    """A table; floats are printed with three decimals, None as a dash. `note` is printed below."""
 
     title: str
     columns: list[str]
@@ -36,9 +32,7 @@ class Table:
 
 @dataclass
 class Example:
-    """An image (encoded bytes) with what is to be said of it, line by line; a pair is a label and
-    its text.
-    """
+    """An image (encoded bytes) with lines of text; a pair is a label and its text."""
 
     image: bytes
     lines: Sequence[str | tuple[str, str]]
@@ -46,13 +40,13 @@ class Example:
 
 @dataclass
 class Result:
-    """`values`: every number, nested, for result.json. `predictions`: arrays a sample, for
-    `compare` (predictions.npz).
+    """The result of a task.
 
-    predictions hold `id` (N,) str, and by `kind` (0-d str):
+    `values`: all numbers, nested, for result.json. `predictions`: arrays with an entry for each
+    sample, for `compare` (predictions.npz). They hold `id` (N,) str, and by `kind` (0-d str):
       "classes": `label` (N,) int64, `score` (N, K) float64, `classes` (K,) str
       "binary": `label` (N, K) 0, 1 or NaN, `score` (N, K) float64, `classes` (K,) str
-      "ranks": `rank` (N,) float64 from 1 (the expected rank where ties are)
+      "ranks": `rank` (N,) float64 from 1 (with ties the expected rank)
       "means": `score` (N, K) float64, `classes` (K,) str: metrics that are means over the samples
     """
 
@@ -65,13 +59,13 @@ class Result:
     examples: list[Example] = field(default_factory=list)
     predictions: dict[str, np.ndarray] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    # names of metrics explained in the report (glossary.py)
+    # names of metrics that the report explains (glossary.py)
     terms: list[str] = field(default_factory=list)
-    warning: str = ""  # stands above everything
+    warning: str = ""  # printed at the top
 
 
 def plain(value: Any) -> Any:
-    """What JSON knows: numpy and paths converted, NaN as null."""
+    """`value` as JSON types: numpy and paths are converted, NaN becomes None."""
     if isinstance(value, dict):
         return {str(key): plain(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):
@@ -86,7 +80,7 @@ def plain(value: Any) -> Any:
 
 
 def show(cell: Cell) -> str:
-    """A cell as text."""
+    """A cell of a table as text."""
     if cell is None or (isinstance(cell, float) and math.isnan(cell)):
         return "–"
     return f"{cell:.3f}" if isinstance(cell, (float, np.floating)) else str(cell)
@@ -98,14 +92,14 @@ def with_interval(value: float, low: float, high: float) -> str | None:
 
 
 def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
-    """Columns and rows, without an end of line after the last."""
+    """A Markdown table, without a line break at the end."""
     body = [[show(cell).replace("|", "\\|") for cell in row] for row in rows]
     lines = [columns, ["---"] * len(columns), *body]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def markdown(result: Result) -> str:
-    """All tables, with notes."""
+    """A result as Markdown: all tables and notes."""
     parts = [f"# {result.task}\n", *([f"**{result.warning}**\n"] if result.warning else [])]
     for table in result.tables:
         parts.append(f"## {table.title}\n\n{markdown_table(table.columns, table.rows)}\n")
@@ -116,7 +110,7 @@ def markdown(result: Result) -> str:
 
 
 def read_predictions(folder: Path) -> dict[str, np.ndarray]:
-    """predictions.npz of a result folder; UserError if there is none or it is damaged."""
+    """The arrays of predictions.npz in a result folder. UserError: no such file, or damaged."""
     path = folder / "predictions.npz"
     if not path.is_file():
         raise UserError(
@@ -124,8 +118,8 @@ def read_predictions(folder: Path) -> dict[str, np.ndarray]:
             " retrieval or reports."
         )
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            found = dict(arrays)
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = dict(archive)
     except (
         ValueError,
         OSError,
@@ -137,35 +131,35 @@ def read_predictions(folder: Path) -> dict[str, np.ndarray]:
         zlib.error,
     ) as error:
         raise UserError(f"{path}: not a readable npz of plain arrays ({error}).") from error
-    _check_predictions(path, found)
-    return found
+    _check_predictions(path, arrays)
+    return arrays
 
 
-def _check_predictions(path: Path, found: dict[str, np.ndarray]) -> None:
-    """UserError where the arrays are not those of a `Result`."""
-    kind = str(found.get("kind"))
+def _check_predictions(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """UserError: the arrays are not those of a `Result`."""
+    kind = str(arrays.get("kind"))
     names = {
         "ranks": ("id", "rank"),
         "means": ("id", "score", "classes"),
         "classes": ("id", "label", "score", "classes"),
         "binary": ("id", "label", "score", "classes"),
     }.get(kind)
-    if names is None or not set(names) <= set(found):
+    if names is None or not set(names) <= set(arrays):
         raise UserError(
-            f"{path}: arrays {sorted(found)} of kind {kind!r}; expected those that zero-shot,"
+            f"{path}: arrays {sorted(arrays)} of kind {kind!r}; expected those that zero-shot,"
             " linear-probe, retrieval or reports write."
         )
-    count, value = len(np.atleast_1d(found["id"])), found["rank" if kind == "ranks" else "score"]
-    shape = (count,) if kind == "ranks" else (count, len(np.atleast_1d(found["classes"])))
-    if value.shape != shape or value.dtype.kind not in "iuf" or found["id"].dtype.kind != "U":
+    count, value = len(np.atleast_1d(arrays["id"])), arrays["rank" if kind == "ranks" else "score"]
+    shape = (count,) if kind == "ranks" else (count, len(np.atleast_1d(arrays["classes"])))
+    if value.shape != shape or value.dtype.kind not in "iuf" or arrays["id"].dtype.kind != "U":
         raise UserError(
             f"{path}: {'ranks' if kind == 'ranks' else 'scores'} of {value.dtype} {value.shape} for"
-            f" {count} ids of {found['id'].dtype}; expected numbers {shape}, and ids as text."
+            f" {count} ids of {arrays['id'].dtype}; expected numbers {shape}, and ids as text."
         )
     if "label" in names and (
-        len(np.atleast_1d(found["label"])) != count or found["label"].dtype.kind not in "iuf"
+        len(np.atleast_1d(arrays["label"])) != count or arrays["label"].dtype.kind not in "iuf"
     ):
         raise UserError(
-            f"{path}: labels of {found['label'].dtype} {found['label'].shape} for {count} ids;"
-            " expected a number each."
+            f"{path}: labels of {arrays['label'].dtype} {arrays['label'].shape} for {count} ids;"
+            " expected a number for each id."
         )

@@ -1,4 +1,4 @@
-"""A result on disk: result.json, predictions.npz, figures and the HTML page."""
+"""Write a result to disk: result.json, predictions.npz, figures and the HTML page."""
 
 from __future__ import annotations
 
@@ -31,22 +31,24 @@ def versions() -> dict[str, str]:
 
 
 def refuse_foreign_folder(out: Path, task: str, unfinished: str = "") -> None:
-    """UserError if `out` holds something else than an earlier result of this task, or a file that
-    its unfinished runs leave.
+    """UserError: `out` holds files, but no earlier result of this task.
+
+    `unfinished`: name of a file that an unfinished run of the task leaves.
     """
     if not out.exists() or not any(out.iterdir()) or (unfinished and (out / unfinished).is_file()):
         return
     earlier = out / "result.json"
-    found = read_json(earlier).get("task") if earlier.is_file() else None
-    if found != task:
+    earlier_task = read_json(earlier).get("task") if earlier.is_file() else None
+    if earlier_task != task:
+        content = f"a result of {earlier_task}" if earlier_task else "files that are not a result"
         raise UserError(
-            f"{out} holds {'a result of ' + found if found else 'files of something else'};"
+            f"{out} holds {content};"
             f" expected a new or empty folder, or an earlier result of {task}."
         )
 
 
 def write_result(result: Result, out: Path) -> None:
-    """Write everything; result.json last, so that a folder with it is whole."""
+    """Write all files of a result; result.json is last, so a folder with it is complete."""
     out.mkdir(parents=True, exist_ok=True)
     pictures = {}
     for stem, figure in result.figures.items():

@@ -1,4 +1,4 @@
-"""Pictures of written reports: scores by writer, findings found, missed and invented."""
+"""Figures of written reports: scores by writer, findings found, missed and invented."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ KINDS = {"found": "#2e8b57", "missed": "#c0392b", "invented": "#e0a030"}
 
 
 def draw_scores(numbers: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Figure:
-    """A panel a metric, a dot with its interval a writer; `numbers`: {writer: {metric: {value, low,
-    high}}}.
+    """Scores with intervals: a panel for each metric, a dot for each writer.
+
+    `numbers`: {writer: {metric: {"value", "low", "high"}}}.
     """
     metrics = [
         name
@@ -50,7 +51,10 @@ def draw_scores(numbers: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Fig
 
 
 def draw_findings(counts: Mapping[str, Mapping[str, int]], writer: str) -> Figure:
-    """A bar a finding that any report has, the most frequent first."""
+    """A bar for each finding that occurs in any report, the most frequent first.
+
+    `counts`: {finding: {"found", "missed", "invented"}}.
+    """
     shown = sorted(
         (name for name, kinds in counts.items() if sum(kinds.values())),
         key=lambda name: -sum(counts[name].values()),

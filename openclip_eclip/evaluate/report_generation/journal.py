@@ -1,6 +1,4 @@
-"""Written reports, a JSON line each as it comes, so that a run that was killed goes on where it
-stopped.
-"""
+"""Journal of written reports, one JSON line for each, so that an interrupted run can resume."""
 
 from __future__ import annotations
 
@@ -12,21 +10,22 @@ from typing import Any
 
 from ...config import DataError, UserError
 from ...files import write_whole
-from ...json_text import read_json
+from ...json_text import read_json, shorten
 from ..output.result import plain
 
 LINES, SETTINGS = "reports.jsonl", "reports.settings.json"
+LONGEST_SETTING = 200  # characters of a setting in a message
 
 
 class Journal:
-    """`out`/reports.jsonl: records with a `key` each; and beside it the settings that made them.
+    """The records in `out`/reports.jsonl, by their `key`, and the settings of their run.
 
         with Journal(out, settings) as journal:
             for key in set(keys) - set(journal.records):
                 journal.append({"key": key, ...})
 
-    UserError: the lines in `out` come from other settings (another machine may go on), or a line
-    that is not the last is damaged.
+    UserError: the records in `out` come from other settings (another machine may resume), or a
+    line before the last is damaged.
     """
 
     def __init__(self, out: Path, settings: dict[str, Any]) -> None:
@@ -37,12 +36,12 @@ class Journal:
             _refuse_other_settings(out, settings)
         else:
             write_whole(out / SETTINGS, json.dumps(settings, indent=2).encode())
-        self.records, whole = _read(self.path)
+        self.records, complete = _read(self.path)
         self._file = self.path.open("ab")
-        self._file.truncate(whole)  # a line that a kill cut short
+        self._file.truncate(complete)  # removes a line that an interruption cut short
 
     def append(self, record: dict[str, Any]) -> None:
-        """On disk when this returns."""
+        """Add a record. It is on disk when this returns."""
         self._file.write(json.dumps(record).encode() + b"\n")
         self._file.flush()
         os.fsync(self._file.fileno())
@@ -61,20 +60,20 @@ class Journal:
 
 
 def _read(path: Path) -> tuple[dict[str, dict[str, Any]], int]:
-    """(records by key, bytes of whole lines)."""
+    """(records by key, number of bytes of complete lines)."""
     content = path.read_bytes() if path.is_file() else b""
-    whole = content.rfind(b"\n") + 1
+    complete = content.rfind(b"\n") + 1
     records = {}
-    for number, line in enumerate(content[:whole].splitlines(), 1):
+    for number, line in enumerate(content[:complete].splitlines(), 1):
         try:
             record = json.loads(line)
             records[record["key"]] = record
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise UserError(
-                f"{path}, line {number}: no record of a report ({error}); remove that line, or the"
-                " file to begin anew."
+                f"{path}, line {number}: not a record of a report ({error}); remove that line, or"
+                " remove the file to start again."
             ) from error
-    return records, whole
+    return records, complete
 
 
 def _refuse_other_settings(out: Path, settings: dict[str, Any]) -> None:
@@ -82,21 +81,21 @@ def _refuse_other_settings(out: Path, settings: dict[str, Any]) -> None:
         before = read_json(out / SETTINGS)
     except DataError as error:
         raise UserError(
-            f"{out}: {LINES} without a readable {SETTINGS} ({error}); expected a new folder, or one"
-            " that this command wrote."
+            f"{out}: {LINES} without a readable {SETTINGS} ({error}); expected a new folder, or a"
+            " folder that this command wrote."
         ) from error
     changed = [
-        f"{name} was {_short(before.get(name))}, is {_short(settings.get(name))}"
+        f"{name} was {_shown(before.get(name))}, is {_shown(settings.get(name))}"
         for name in sorted({*before, *settings} - {"machine"})
         if before.get(name) != settings.get(name)
     ]
     if changed:
         raise UserError(
             f"{out} holds reports of another run: {'; '.join(changed)}. Give another --out, or"
-            f" remove {out / LINES} to begin anew."
+            f" remove {out / LINES} to start again."
         )
 
 
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 200 else f"{text[:199]}…"
+def _shown(value: Any) -> str:
+    """A setting as JSON, for a message."""
+    return shorten(json.dumps(value), LONGEST_SETTING)

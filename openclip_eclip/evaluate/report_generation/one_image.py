@@ -1,8 +1,7 @@
-"""A report for an image: `python -m openclip_eclip report IMAGE ...
---index FOLDER --model ...`.
+"""A report for an image: `python -m openclip_eclip report IMAGE ... --index FOLDER --model ...`.
 
-Research output, not a diagnosis. The index is what `openclip_eclip.evaluate reports --save-index
-FOLDER` wrote; its worked examples go into the prompt.
+Research output, not a diagnosis. `openclip_eclip.evaluate reports --save-index FOLDER` writes the
+index; its worked examples go into the prompt.
 """
 
 from __future__ import annotations
@@ -33,8 +32,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m openclip_eclip report",
         description=(
-            "Write a report for an image from the nearest reports of an "
-            "index. Research output, not a diagnosis."
+            "Write a report for an image from the nearest reports of an index. Research output, not"
+            " a diagnosis."
         ),
     )
     parser.add_argument(
@@ -42,14 +41,14 @@ def build_parser() -> argparse.ArgumentParser:
         type=Path,
         nargs="+",
         metavar="IMAGE",
-        help="images: PNG, JPEG, TIFF, WebP, DICOM ...",
+        help="images to write reports for: PNG, JPEG, TIFF, WebP, DICOM ...",
     )
     parser.add_argument(
         "--index",
         type=Path,
         required=True,
         metavar="FOLDER",
-        help="what `evaluate reports --save-index FOLDER` wrote",
+        help="folder of an index that `evaluate reports --save-index FOLDER` wrote",
     )
     add_model_arguments(parser, encoding=False)
     add_writer_arguments(parser)
@@ -57,19 +56,23 @@ def build_parser() -> argparse.ArgumentParser:
         "--out",
         type=Path,
         metavar="FILE",
-        help="JSON lines: image, retrieved reports, exact prompt, what came; must be new",
+        help=(
+            "output file of JSON lines with image, retrieved reports, exact prompt and answer; it"
+            " must not exist"
+        ),
     )
     return parser
 
 
 def run(args: argparse.Namespace) -> str:
-    """Image, report and the reports it was made from, for each image; model, index and writer are
-    loaded once.
+    """The text to print: image, report and retrieved reports, for each image.
+
+    Model, index and writer are loaded once. UserError: an index that does not fit, or a used --out.
     """
     import torch
 
     if args.out is not None and args.out.exists():
-        raise UserError(f"--out {args.out}: exists; give a new file.")
+        raise UserError(f"--out {args.out}: exists; expected a new file.")
     template = read_template(args.prompt_template)
     encoder = read_encoder(args)
     index = _checked(load_index(args.index, encoder.facts["weights_hash"]), args.index)
@@ -79,33 +82,35 @@ def run(args: argparse.Namespace) -> str:
     ]
     writer = open_writer(args, index.texts, index.facts["seed"])
     unit, _ = encoder.encode_images(torch.stack(pixels))
-    picked = pick_snippets(
+    retrieved = pick_snippets(
         index, unit.numpy(), index.facts["snippets"], index.facts["pick"], index.facts["seed"]
     )
-    queries = make_queries([str(path) for path in args.images], picked, template, index)
+    queries = make_queries([str(path) for path in args.images], retrieved, template, index)
     written = writer.write(queries)
     parts = [WARNING]
-    for query, one, made in zip(queries, picked, written, strict=True):
-        retrieved = "\n".join(
-            f"  {place}. ({score:.3f}) {text}"
-            for place, (score, text) in enumerate(zip(one.scores, one.texts, strict=True), 1)
+    for query, snippets, generation in zip(queries, retrieved, written, strict=True):
+        listing = "\n".join(
+            f"  {rank}. ({score:.3f}) {text}"
+            for rank, (score, text) in enumerate(
+                zip(snippets.scores, snippets.texts, strict=True), 1
+            )
         )
-        cut = " (cut at --max-new-tokens)" if made.finish == "length" else ""
+        cut = " (cut at --max-new-tokens)" if generation.finish == "length" else ""
         parts.append(
-            f"{query.key}\n{made.text or '(nothing was written)'}{cut}\nRetrieved:\n{retrieved}"
+            f"{query.key}\n{generation.text or '(nothing was written)'}{cut}\nRetrieved:\n{listing}"
         )
     if args.out is not None:
         lines = [
             json.dumps(
                 {
                     "warning": WARNING,
-                    **record(query, one, made),
+                    **record(query, snippets, generation),
                     "writer": writer.facts,
                     "template": template.facts,
                     "index": str(args.index),
                 }
             )
-            for query, one, made in zip(queries, picked, written, strict=True)
+            for query, snippets, generation in zip(queries, retrieved, written, strict=True)
         ]
         args.out.parent.mkdir(parents=True, exist_ok=True)
         write_whole(args.out, ("\n".join(lines) + "\n").encode())
@@ -117,38 +122,38 @@ def _checked(index: ReportIndex, folder: Path) -> ReportIndex:
         _check_facts(index.facts, folder / "index.json")
     else:
         raise UserError(
-            f"--index {folder}: has no worked examples, so it is one of `retrieval`; expected one"
+            f"--index {folder}: has no worked examples, so `retrieval` wrote it; expected an index"
             " of `python -m openclip_eclip.evaluate reports --save-index`."
         )
     return index
 
 
 def _check_facts(facts: dict[str, Any], path: Path) -> None:
-    """UserError for settings of `evaluate reports` that are not what it writes."""
+    """UserError: entries of index.json that `evaluate reports` would not write."""
     examples = facts["examples"]
-    whole = isinstance(examples, list) and all(
-        isinstance(one, dict)
-        and isinstance(one.get("report"), str)
-        and isinstance(one.get("snippets"), list)
-        and all(isinstance(text, str) for text in one["snippets"])
-        for one in examples
+    examples_valid = isinstance(examples, list) and all(
+        isinstance(example, dict)
+        and isinstance(example.get("report"), str)
+        and isinstance(example.get("snippets"), list)
+        and all(isinstance(text, str) for text in example["snippets"])
+        for example in examples
     )
-    numbers = all(
-        type(facts.get(name)) is int and facts[name] >= least
-        for name, least in (("snippets", 1), ("seed", 0))
+    numbers_valid = all(
+        type(facts.get(name)) is int and facts[name] >= minimum
+        for name, minimum in (("snippets", 1), ("seed", 0))
     )
-    if not whole or not numbers or facts.get("pick") not in PICKS:
-        found = {
+    if not examples_valid or not numbers_valid or facts.get("pick") not in PICKS:
+        entries = {
             name: str(facts.get(name))[:60] for name in ("examples", "snippets", "seed", "pick")
         }
         raise UserError(
-            f"{path}: {found}; expected worked examples, a number of snippets, a seed and one of"
-            f" {PICKS}. Make the index again."
+            f"{path}: {entries}; expected worked examples, a number of snippets, a seed and one of"
+            f" {PICKS}. Write the index again."
         )
 
 
 def main(argv: list[str] | None = None) -> int:
-    """0, or 2 after one line `error: ...` on stderr."""
+    """Returns the exit code: 0, or 2 after one line `error: ...` on stderr."""
     args = build_parser().parse_args(argv)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     return exit_code(lambda: run(args))

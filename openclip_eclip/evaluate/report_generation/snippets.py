@@ -1,4 +1,4 @@
-"""Which reports of an index go into the prompt of an image."""
+"""Selection of the reports of an index that go into the prompt of an image."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ import numpy as np
 from ..inputs.report_index import ReportIndex
 
 PICKS = ("nearest", "medoids")
-POOL = 100  # the authors' candidates
+POOL = 100  # number of candidates of the authors' medoids
 
 
 class Snippets(NamedTuple):
-    """`texts` with their cosines to the image, the nearest first; `nearest`: the report with the
-    highest cosine of all.
+    """Selected reports of an image.
+
+    `texts` and their cosines `scores`, the nearest first; `nearest`: the report with the highest
+    cosine in the index.
     """
 
     texts: list[str]
@@ -31,50 +33,50 @@ def pick_snippets(
     seed: int = 0,
     allowed: Sequence[int] | None = None,
 ) -> list[Snippets]:
-    """For unit image features (N, D), searched in one call. `allowed`: places in `index.texts` that
-    may be found (default: all).
+    """Select `count` reports for each of the unit image features `queries` (N, D).
 
-    nearest: the `count` reports with the highest cosine (§4.4). medoids: the authors' code instead:
-    of the 100 nearest, k-means into `count` clusters and of each the report nearest to its mean.
-    Deviation: they cluster vectors of a second model (ClinicalBERT), we the index's own. Fewer
-    reports than asked for: all of them.
+    `pick` "nearest": the reports with the highest cosine (§4.4). "medoids", as in the authors'
+    code: k-means of the 100 nearest into `count` clusters, then the report nearest to the mean of
+    each cluster. Deviation: they cluster vectors of a second model (ClinicalBERT), we those of the
+    index. `allowed`: indices into `index.texts` that may be selected (default: all). If fewer
+    reports are there than `count`, all are selected.
     """
     pool = count if pick == "nearest" else max(POOL, count)
     asked = pool if allowed is None else len(index.texts)
-    scores, places = index.search(queries, asked)
+    scores, indices = index.search(queries, asked)
     fits = None if allowed is None else set(allowed)
-    made = []
-    for row_scores, row_places in zip(scores, places, strict=True):
-        found = [
-            (place, float(score))
-            for place, score in zip(row_places.tolist(), row_scores, strict=True)
-            if place >= 0 and (fits is None or place in fits)
+    snippets = []
+    for row_scores, row_indices in zip(scores, indices, strict=True):
+        candidates = [
+            (i, float(score))
+            for i, score in zip(row_indices.tolist(), row_scores, strict=True)
+            if i >= 0 and (fits is None or i in fits)
         ][:pool]
         chosen = (
-            range(len(found))
-            if pick == "nearest" or len(found) <= count
-            else _medoids(index, [place for place, _ in found], count, seed)
+            range(len(candidates))
+            if pick == "nearest" or len(candidates) <= count
+            else _medoids(index, [i for i, _ in candidates], count, seed)
         )
-        made.append(
+        snippets.append(
             Snippets(
-                [index.texts[found[i][0]] for i in chosen],
-                [found[i][1] for i in chosen],
-                index.texts[found[0][0]],
+                [index.texts[candidates[i][0]] for i in chosen],
+                [candidates[i][1] for i in chosen],
+                index.texts[candidates[0][0]],
             )
         )
-    return made
+    return snippets
 
 
-def _medoids(index: ReportIndex, places: list[int], count: int, seed: int) -> list[int]:
-    """Numbers in `places` of one report a cluster, ascending, so that the nearest come first."""
+def _medoids(index: ReportIndex, indices: list[int], count: int, seed: int) -> list[int]:
+    """Positions in `indices` of one report for each cluster, ascending: the nearest come first."""
     from sklearn.cluster import KMeans
 
-    # an inverted index does not know by itself where a vector lies
+    # an inverted index needs a map to find a vector by its number
     if hasattr(index.index, "make_direct_map"):
         index.index.make_direct_map()
-    vectors = np.stack([index.index.reconstruct(place) for place in places])
+    vectors = np.stack([index.index.reconstruct(i) for i in indices])
     clusters = KMeans(count, n_init=1, random_state=seed).fit(vectors)
-    # unit vectors: the highest product with the mean is the highest cosine to it
+    # (count, candidates); for unit vectors the highest product with the mean is the highest cosine
     nearness = np.where(
         clusters.labels_ == np.arange(count)[:, None],
         clusters.cluster_centers_ @ vectors.T,

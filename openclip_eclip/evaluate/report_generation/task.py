@@ -1,5 +1,6 @@
-"""Reports for images, written by a frozen language model from the nearest reports of other patients
-(§4.4, Tab. 3, Tab. 5).
+"""Task reports: a frozen language model writes reports from the nearest reports of other patients.
+
+§4.4, Tab. 3, Tab. 5.
 """
 
 from __future__ import annotations
@@ -34,11 +35,11 @@ from ..options import add_model_arguments, add_output_argument, read_encode_opti
 from ..output.result import Result
 from .journal import SETTINGS, Journal
 from .snippets import PICKS, Snippets, pick_snippets
-from .tables import Written, make_result
+from .tables import WriterOutput, make_result
 from .training_side import SAME_TEXT, choose_examples, distinct_reports, index_reports, refuse_leaks
 
-UNFINISHED = SETTINGS
-# the paper's
+UNFINISHED = SETTINGS  # a file that only an unfinished run leaves without a result.json
+# models of the metrics, as in the paper
 MODELS = {
     "sentence": "sentence-transformers/all-mpnet-base-v2",
     "bertscore": "google-bert/bert-base-uncased",
@@ -51,26 +52,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--data",
         required=True,
         metavar="FILE",
-        help="the images to write for, with their true reports: table or .tar shards",
+        help="test set, a table or .tar shards: images to write for, with their true reports",
     )
     parser.add_argument(
         "--train-data",
         required=True,
         metavar="FILE",
-        help="where reports are retrieved from; no patient in common",
+        help="training set from which reports are retrieved; it shares no patient with --data",
     )
     parser.add_argument(
         "--text-column",
         default="title",
-        help="of both (default: %(default)s; in shards the .txt member)",
+        help="column of the reports in both sets (default: %(default)s; in shards the .txt member)",
     )
     parser.add_argument(
         "--patient-column",
         default="patient",
         metavar="COLUMN",
         help=(
-            "of both: patient, or report where nothing else is known; no value may be on both"
-            " sides, intervals draw its values (default: %(default)s)"
+            "column of the patients in both sets, or of reports if patients are not known. No value"
+            " may be in both sets; intervals draw its values (default: %(default)s)"
         ),
     )
     _add_retrieval_arguments(parser)
@@ -78,28 +79,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--seed",
         type=seed,
         default=0,
-        help="of worked examples, medoids and random reports (default: %(default)s)",
+        help="random seed of worked examples, medoids and random reports (default: %(default)s)",
     )
     add_writer_arguments(parser)
-    for name, needs in {
+    for name, description in {
         metric.model: metric.needs for metric in METRICS.values() if metric.model
     }.items():
-        more = f"; default: {MODELS[name]}, if the hub's cache has it" if name in MODELS else ""
+        default = f"; default: {MODELS[name]}, if the hub's cache has it" if name in MODELS else ""
         parser.add_argument(
-            f"--{name}-model", type=Path, metavar="FOLDER", help=f"for the metric: {needs}{more}"
+            f"--{name}-model",
+            type=Path,
+            metavar="FOLDER",
+            help=f"folder of the model for a metric: {description}{default}",
         )
     add_output_argument(parser)
 
 
 def _add_retrieval_arguments(parser: argparse.ArgumentParser) -> None:
-    """Which training reports a prompt holds."""
+    """Flags that choose which training reports a prompt holds."""
     parser.add_argument(
         "--same-text",
         choices=SAME_TEXT,
         default="drop",
         help=(
-            "a training report with the words of a test report: is left out of the index, stays (as"
-            " in the paper), or stops the run (default: %(default)s)"
+            "what happens to a training report with the words of a test report: 'drop' leaves it"
+            " out of the index, 'keep' keeps it, as in the paper, 'stop' is an error (default:"
+            " %(default)s)"
         ),
     )
     parser.add_argument(
@@ -107,8 +112,8 @@ def _add_retrieval_arguments(parser: argparse.ArgumentParser) -> None:
         choices=PICKS,
         default="nearest",
         help=(
-            "nearest: the paper's; medoids: of clusters of the 100 nearest, the authors' code"
-            " (default: %(default)s)"
+            "how the reports of a prompt are selected: 'nearest' as in the paper, 'medoids' of"
+            " clusters of the 100 nearest as in the authors' code (default: %(default)s)"
         ),
     )
     parser.add_argument(
@@ -116,28 +121,29 @@ def _add_retrieval_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=5,
         metavar="K",
-        help="reports in a prompt (default: %(default)s)",
+        help="number of retrieved reports in a prompt (default: %(default)s)",
     )
     parser.add_argument(
         "--index",
         choices=KINDS,
         default="exact",
         help=(
-            "kind of the index; approximate ones for more than a hundred thousand reports (default:"
-            " %(default)s)"
+            "kind of the index. The approximate kinds are for more than a hundred thousand reports"
+            " (default: %(default)s)"
         ),
     )
     parser.add_argument(
         "--save-index",
         type=Path,
         metavar="FOLDER",
-        help=("keep the index for `search` and for python -m openclip_eclip report"),
+        help="folder in which the index is saved for `search` and python -m openclip_eclip report",
     )
 
 
 def run(args: argparse.Namespace) -> Result:
-    """Check, index, retrieve, write, score. UserError: bad flags, a leak between the sides, a
-    writer that fails.
+    """Check the data, index, retrieve, write and score.
+
+    UserError: wrong flags, a leak between training and test side, or a writer that fails.
     """
     if args.snippets < 1:
         raise UserError(f"--snippets {args.snippets}: expected at least 1.")
@@ -148,9 +154,9 @@ def run(args: argparse.Namespace) -> Result:
     )
     _refuse_equal_ids(test)
     refuse_leaks(train, test, args.patient_column)
-    texts, twins = distinct_reports(train, test, args.text_column, args.same_text)
+    texts, duplicates = distinct_reports(train, test, args.text_column, args.same_text)
     template = read_template(args.prompt_template)
-    # before hours of encoding
+    # opened first: its errors come before hours of encoding
     writer = open_writer(args, texts, args.seed) if rank_and_size()[0] == 0 else None
     encoder = read_encoder(args)
     images, test = encode_images(encoder, test, options)
@@ -164,7 +170,7 @@ def run(args: argparse.Namespace) -> Result:
         options,
     )
     first_rank_only()
-    assert writer is not None  # rank 0 has opened it, and goes on alone
+    assert writer is not None  # rank 0 has opened it, and only rank 0 continues
     index.facts |= {
         "recall_at_10": measure_recall(index, unit, images.unit),
         "examples": examples,
@@ -172,12 +178,12 @@ def run(args: argparse.Namespace) -> Result:
         "pick": args.pick,
         "seed": args.seed,
         "same_text": args.same_text,
-        "left_out": len(twins) * (args.same_text == "drop"),
+        "left_out": len(duplicates) * (args.same_text == "drop"),
     }
     if args.save_index:
         save_index(index, args.save_index)
-    picked = pick_snippets(index, images.unit, args.snippets, args.pick, args.seed)
-    queries = make_queries(test.ids, picked, template, index)
+    retrieved = pick_snippets(index, images.unit, args.snippets, args.pick, args.seed)
+    queries = make_queries(test.ids, retrieved, template, index)
     settings = {
         **encoder.facts,
         "data": str(test.path),
@@ -195,106 +201,114 @@ def run(args: argparse.Namespace) -> Result:
         "prompt": template.facts,
         "writer": writer.facts,
     }
-    written = [write_all(writer, queries, picked, args.out, settings)]
-    written += [
+    outputs = [write_all(writer, queries, retrieved, args.out, settings)]
+    outputs += [
         _floor(floor, queries)
         for floor in (CopyWriter(), RandomWriter(texts, args.seed))
         if floor.facts["writer"] != args.writer
     ]
     references = [text.strip() for text in test.column(args.text_column)]
     models = find_models(args)
-    for one in written:
-        one.scores = score_reports(
-            [made.text for made in one.generations], references, models, encoder.device.type
+    for output in outputs:
+        output.scores = score_reports(
+            [generation.text for generation in output.generations],
+            references,
+            models,
+            encoder.device.type,
         )
-    return make_result(settings, test, args, written, picked, references, twins, index)
+    return make_result(settings, test, args, outputs, retrieved, references, duplicates, index)
 
 
 def make_queries(
-    keys: list[str], picked: list[Snippets], template: Template, index: ReportIndex
+    keys: list[str], retrieved: list[Snippets], template: Template, index: ReportIndex
 ) -> list[Query]:
-    """What a writer is asked, one a key; the worked examples are those of the index."""
+    """One query for each key; the worked examples are those of the index."""
     examples = [
         WorkedExample(example["snippets"], example["report"]) for example in index.facts["examples"]
     ]
     return [
-        Query(key, build_chat(template, examples, one.texts), [one.nearest])
-        for key, one in zip(keys, picked, strict=True)
+        Query(key, build_chat(template, examples, snippets.texts), [snippets.nearest])
+        for key, snippets in zip(keys, retrieved, strict=True)
     ]
 
 
 def write_all(
     writer: Writer,
     queries: list[Query],
-    picked: list[Snippets],
+    retrieved: list[Snippets],
     out: Path,
     settings: dict[str, Any],
-) -> Written:
-    """A generation for every query, those of an earlier run with the same settings read from
-    `out`/reports.jsonl.
+) -> WriterOutput:
+    """A generation for every query.
+
+    Generations of an earlier run with the same settings are read from `out`/reports.jsonl.
     """
     with Journal(out, settings) as journal:
-        left = [
-            (query, one)
-            for query, one in zip(queries, picked, strict=True)
+        missing = [
+            (query, snippets)
+            for query, snippets in zip(queries, retrieved, strict=True)
             if query.key not in journal.records
         ]
         progress = tqdm(
             total=len(queries),
-            initial=len(queries) - len(left),
+            initial=len(queries) - len(missing),
             desc="reports",
             unit="report",
             disable=None,
         )
         with progress:
-            for first in range(0, len(left), writer.batch_size):
-                part = left[first : first + writer.batch_size]
-                for (query, one), made in zip(
+            for first in range(0, len(missing), writer.batch_size):
+                part = missing[first : first + writer.batch_size]
+                for (query, snippets), generation in zip(
                     part, writer.write([query for query, _ in part]), strict=True
                 ):
-                    journal.append(record(query, one, made))
+                    journal.append(record(query, snippets, generation))
                 progress.update(len(part))
-        return Written.of_records(writer.facts, [journal.records[query.key] for query in queries])
+        return WriterOutput.of_records(
+            writer.facts, [journal.records[query.key] for query in queries]
+        )
 
 
-def record(query: Query, one: Snippets, made: Any) -> dict[str, Any]:
-    """What is saved of a report: the exact prompt, what was retrieved, what came."""
+def record(query: Query, snippets: Snippets, generation: Any) -> dict[str, Any]:
+    """What is saved of a report: the retrieved reports, the exact prompt and the answer."""
     return {
         "key": query.key,
         "retrieved": [
             {"cosine": score, "text": text}
-            for score, text in zip(one.scores, one.texts, strict=True)
+            for score, text in zip(snippets.scores, snippets.texts, strict=True)
         ],
         "prompt": query.chat,
-        **dataclasses.asdict(made),
+        **dataclasses.asdict(generation),
     }
 
 
-def _floor(writer: Writer, queries: list[Query]) -> Written:
-    return Written(writer.facts, writer.write(queries))
+def _floor(writer: Writer, queries: list[Query]) -> WriterOutput:
+    return WriterOutput(writer.facts, writer.write(queries))
 
 
 def find_models(args: argparse.Namespace) -> dict[str, Path]:
-    """Folders of the metrics' models: those given, else the paper's where the hub's cache has them.
-    Nothing is downloaded.
+    """{name: folder} of the models of the metrics.
+
+    They are those of the flags, else the paper's models if the cache of the hub has them. Nothing
+    is downloaded.
     """
     from huggingface_hub import try_to_load_from_cache
 
-    found = {}
+    folders = {}
     for name in {metric.model for metric in METRICS.values() if metric.model}:
-        given = getattr(args, f"{name}_model")
-        if given is None and name in MODELS:
+        folder = getattr(args, f"{name}_model")
+        if folder is None and name in MODELS:
             cached = try_to_load_from_cache(MODELS[name], "config.json")
-            given = Path(cached).parent if isinstance(cached, str) else None
-        if given is not None:
-            found[name] = given
-    return found
+            folder = Path(cached).parent if isinstance(cached, str) else None
+        if folder is not None:
+            folders[name] = folder
+    return folders
 
 
 def _refuse_equal_ids(test: EvalSet) -> None:
-    seen, twice = np.unique(test.ids, return_counts=True)
-    if (twice > 1).any():
+    ids, counts = np.unique(test.ids, return_counts=True)
+    if (counts > 1).any():
         raise UserError(
-            f"{test.path}: {seen[twice > 1][0]!r} stands there {twice.max()} times; expected each"
-            " image once, so that its report has a name."
+            f"{test.path}: {ids[counts > 1][0]!r} occurs {counts.max()} times; expected each image"
+            " once, so that each report has its own key."
         )

@@ -1,5 +1,6 @@
-"""The side that reports are retrieved from: apart from the test side, its distinct reports indexed,
-its worked examples.
+"""The training side, from which reports are retrieved: leak checks, index and worked examples.
+
+It must share no patient and no image with the test side.
 """
 
 from __future__ import annotations
@@ -24,10 +25,9 @@ EXAMPLES = 2  # §4.4
 
 
 def refuse_leaks(train: EvalSet, test: EvalSet, patient_column: str) -> None:
-    """UserError where a patient, or an image by its bytes, is on both sides, or a row does not say
-    whose it is.
+    """UserError: a patient or an image (equal bytes) is on both sides, or a patient is blank.
 
-    Ids are compared as numbers where they are such: 0012, 12.0 and p12 are one patient.
+    Ids that are numbers are compared as numbers: 0012, 12.0 and p12 are the same patient.
     """
     for data in (train, test):
         cells = data.column(patient_column)
@@ -35,8 +35,8 @@ def refuse_leaks(train: EvalSet, test: EvalSet, patient_column: str) -> None:
         if blank:
             raise UserError(
                 f"{data.name(blank[0])}, column {patient_column!r}: blank, as in {len(blank)} of"
-                f" {len(cells)} rows; without the patient (or report) nobody can tell that the"
-                " sides are apart."
+                f" {len(cells)} rows; expected a patient (or report) in every row, to check that no"
+                " patient is on both sides."
             )
     sides = [
         [{"patient": clean_id(cell)} for cell in data.column(patient_column)]
@@ -50,74 +50,75 @@ def refuse_leaks(train: EvalSet, test: EvalSet, patient_column: str) -> None:
         ]
         raise UserError(
             f"{len(both)} values of {patient_column!r} are on both sides, such as {both[0]} in"
-            f" {train.name(rows[0])} and {test.name(rows[1])}; a report would be retrieved from the"
-            " very patient it is written for. Split by that column."
+            f" {train.name(rows[0])} and {test.name(rows[1])}. A report could then be retrieved"
+            " from the patient it is written for. Split by that column."
         )
-    found = _same_images(train, test)
-    if found:
+    same_images = _same_images(train, test)
+    if same_images:
         raise UserError(
-            f"{len(found)} test images are in the training side too, byte for byte, such as"
-            f" {test.name(found[0][1])} and {train.name(found[0][0])}; take them out of one side"
-            " (python -m openclip_eclip.data.overlap lists all)."
+            f"{len(same_images)} test images are also in the training side, byte for byte, such as"
+            f" {test.name(same_images[0][1])} and {train.name(same_images[0][0])}; remove them from"
+            " one side (python -m openclip_eclip.data.overlap lists all)."
         )
 
 
 def _same_images(train: EvalSet, test: EvalSet) -> list[tuple[int, int]]:
-    """(row of train, row of test) of equal bytes; only images of equal size are read."""
+    """(row of train, row of test) of images with equal bytes; only equal sizes are read."""
     by_size: dict[int, list[int]] = {}
     for row in range(len(test)):
         by_size.setdefault(test.size(row), []).append(row)
     known: dict[int, dict[bytes, int]] = {}
-    found = []
+    pairs = []
     for row in range(len(train)):
         size = train.size(row)
         if size in by_size and size not in known:
             known[size] = {hashlib.sha256(test.read(i)).digest(): i for i in by_size[size]}
-        twin = (
+        equal_row = (
             known[size].get(hashlib.sha256(train.read(row)).digest()) if size in by_size else None
         )
-        found += [] if twin is None else [(row, twin)]
-    return found
+        pairs += [] if equal_row is None else [(row, equal_row)]
+    return pairs
 
 
 def distinct_reports(
     train: EvalSet, test: EvalSet, text_column: str, same_text: str
 ) -> tuple[list[str], list[str]]:
-    """(the training side's reports, each once, those among them that a test report equals).
+    """(distinct reports of the training side, those of them that equal a test report).
 
-    Equal: case, punctuation and blanks aside. `same_text`: "drop" leaves such reports out of the
-    index, so that no test report is in it; "keep" (the paper's and the authors' index of distinct
-    reports) has them; "stop" raises UserError.
+    Reports are equal if they differ only in case, punctuation and blanks. `same_text`: "drop"
+    leaves reports that equal a test report out of the index; "keep" keeps them, as the paper and
+    the authors' code do; "stop" is a UserError if there are any.
     """
-    theirs = {
+    test_rows = {
         normalise(text): row for row, text in reversed(list(enumerate(test.column(text_column))))
     }
     first: dict[str, tuple[int, str]] = {}
     for row, text in enumerate(train.column(text_column)):
         first.setdefault(normalise(text), (row, text.strip()))
-    twins = [words for words in first if words in theirs]
-    if twins and same_text == "stop":
-        row = first[twins[0]][0]
+    duplicates = [words for words in first if words in test_rows]
+    if duplicates and same_text == "stop":
+        row = first[duplicates[0]][0]
         raise UserError(
-            f"{len(twins)} test reports are in the training side too, such as"
-            f" {test.name(theirs[twins[0]])} and {train.name(row)}: {first[twins[0]][1][:80]!r}."
-            " --same-text drop leaves them out of the index, keep has them."
+            f"{len(duplicates)} test reports are also in the training side, such as"
+            f" {test.name(test_rows[duplicates[0]])} and {train.name(row)}:"
+            f" {first[duplicates[0]][1][:80]!r}. --same-text drop leaves them out of the index,"
+            " --same-text keep keeps them."
         )
     chosen = [
-        text for words, (_, text) in first.items() if same_text == "keep" or words not in theirs
+        text for words, (_, text) in first.items() if same_text == "keep" or words not in test_rows
     ]
     if len(chosen) <= EXAMPLES:
         raise UserError(
             f"{train.path}: {len(chosen)} distinct reports to retrieve from; expected more than"
             f" {EXAMPLES}."
         )
-    return chosen, [first[words][1] for words in twins]
+    return chosen, [first[words][1] for words in duplicates]
 
 
 def index_reports(
     encoder: Encoder, train: EvalSet, texts: list[str], kind: str, options: EncodeOptions
 ) -> tuple[ReportIndex, np.ndarray]:
-    """The index of `texts`, with what it was made of, and their unit features (M, D) float32."""
+    """(index of `texts` with facts of its model and data, unit text features (M, D) float32)."""
     unit = encode_texts(encoder, texts, options).unit
     index = build_index(unit, texts, kind)
     digest = hashlib.sha256(json.dumps(texts).encode()).hexdigest()
@@ -138,14 +139,13 @@ def choose_examples(
     pick: tuple[int, str, int],
     options: EncodeOptions,
 ) -> list[dict[str, Any]]:
-    """Two worked examples of the training side (§4.4), of distinct patients, drawn by a seed: key,
-    snippets, report.
+    """Draw two worked examples of different patients from the training side (§4.4).
 
-    `columns`: of texts and of patients; `pick`: snippets a case, how they are picked, seed. An
-    example's snippets are retrieved as for a query, but
-    never from its own patient: else every example would teach to copy the first snippet. Only rows
-    whose report is in the index are drawn: a report that was left out for a test report must not
-    come back as an example.
+    `columns`: names of the text and patient columns; `pick`: (number of snippets, how they are
+    selected, seed). Returns {"key", "snippets", "report"} for each. Snippets are retrieved as for a
+    query, but never from the example's patient: else the examples would teach the writer to copy
+    the first snippet. Only rows whose report is in the index are drawn, so a report that was left
+    out because of a test report is no example. UserError: fewer patients than examples.
     """
     texts, patients = (train.column(name) for name in columns)
     count, kind, seed = pick
@@ -167,16 +167,16 @@ def choose_examples(
     mask = np.zeros(len(train), bool)
     mask[rows] = True
     features, _ = encode_images(encoder, train.keep(mask, "no worked example"), options)
-    made = []
+    examples = []
     for unit, row in zip(features.unit, np.flatnonzero(mask).tolist(), strict=True):
-        own = {
+        of_patient = {
             normalise(texts[other])
             for other, patient in enumerate(patients)
             if patient == patients[row]
         }
-        allowed = [place for place, text in enumerate(index.texts) if normalise(text) not in own]
+        allowed = [i for i, text in enumerate(index.texts) if normalise(text) not in of_patient]
         snippets = pick_snippets(index, unit[None], count, kind, seed, allowed)[0]
-        made.append(
+        examples.append(
             {"key": train.ids[row], "snippets": snippets.texts, "report": texts[row].strip()}
         )
-    return made
+    return examples

@@ -1,1 +1,1 @@
-"""Image to report and report to image."""
+"""Tasks retrieval and search: from image to report, and from report to image."""

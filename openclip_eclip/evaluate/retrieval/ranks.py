@@ -1,4 +1,4 @@
-"""Which reports answer an image, their ranks in both directions, and the scores of the ranks."""
+"""Right answers of retrieval, their ranks in both directions, and the scores of the ranks."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ from ...metrics.ranking import TIES, Ranks, chance_ranks, precision_at_k, rank_a
 from ..inputs.eval_set import EvalSet
 
 RULES = ("paper", "index", "group")
-
-
 KS = (1, 5, 10)
-
-
-Interval = dict[str, float]  # value, low, high
+Interval = dict[str, float]  # {"value", "low", "high"}
 
 
 @dataclass
 class Reports:
-    """What is ranked: `texts` (M,) with `groups` (M,); `own` (N,): each image's report;
-    `image_groups` (N,).
+    """The distinct reports of N images.
+
+    `texts` and `groups`: the M reports and their groups; `report_of` (N,) int64: the index of each
+    image's report; `image_groups`: the groups of the N images. Equal groups are right answers.
     """
 
     texts: list[str]
     groups: list[Any]
-    own: np.ndarray
+    report_of: np.ndarray
     image_groups: list[Any]
 
 
 @dataclass
-class Found:
-    """One direction: ranks of the queries, chance, and {convention: {metric: interval}}; chance has
-    values alone.
+class DirectionResult:
+    """One direction of retrieval: ranks of the queries, and their scores.
+
+    `scores`: {convention for ties: {metric: interval}}; `chance`, `chance_scores`: of a random
+    order, without intervals.
     """
 
     ranks: Ranks
@@ -50,9 +50,7 @@ class Found:
 def find_reports(
     data: EvalSet, rule: str, text_column: str, group_column: str | None = None
 ) -> Reports:
-    """The reports that a rule tells apart, in order of appearance. UserError: a row without
-    group.
-    """
+    """The reports that a rule distinguishes, in order of appearance. UserError: a blank group."""
     texts = [text.strip() for text in data.column(text_column)]
     groups: list[Any]
     if rule == "paper":
@@ -62,7 +60,7 @@ def find_reports(
         groups = list(range(len(texts)))
     else:
         groups = data.column(group_column or "")
-        if group_column == "filepath":  # a.png and ./a.png are one
+        if group_column == "filepath":  # a.png and ./a.png are the same image
             groups = [
                 str(image.resolve()) if isinstance(image, Path) else image for image in data.images
             ]
@@ -71,63 +69,76 @@ def find_reports(
                 f"{data.name(groups.index(''))}, column {group_column!r}: blank; expected a group"
                 " for every row."
             )
-    place: dict[tuple[Any, str], int] = {}
-    own = np.array([place.setdefault(key, len(place)) for key in zip(groups, texts, strict=True)])
-    return Reports([text for _, text in place], [group for group, _ in place], own, groups)
+    index_of: dict[tuple[Any, str], int] = {}
+    report_of = np.array(
+        [index_of.setdefault(key, len(index_of)) for key in zip(groups, texts, strict=True)]
+    )
+    return Reports(
+        [text for _, text in index_of], [group for group, _ in index_of], report_of, groups
+    )
 
 
 def repeated_images(data: EvalSet, reports: Reports) -> tuple[int, int]:
-    """(images, their rows): those of equal content that stand in several rows of which the rule
-    makes different groups.
+    """(number of images, number of their rows) that occur in several rows of different groups.
+
+    Images are the same if their content is equal.
     """
     groups: dict[bytes, list[Any]] = {}
     for identity, group in zip(data.identities(), reports.image_groups, strict=True):
         groups.setdefault(identity, []).append(group)
-    found = [len(of_one) for of_one in groups.values() if len(set(of_one)) > 1]
-    return len(found), sum(found)
+    counts = [
+        len(groups_of_image) for groups_of_image in groups.values() if len(set(groups_of_image)) > 1
+    ]
+    return len(counts), sum(counts)
 
 
 def measure(
     images: np.ndarray, texts: np.ndarray, reports: Reports, patients: Sequence[str] | None = None
-) -> dict[str, Found]:
-    """Both directions, from unit features (N, D) and (M, D). A report belongs to the patient of its
-    first image.
+) -> dict[str, DirectionResult]:
+    """Results of "image_to_text" and "text_to_image", from unit features (N, D) and (M, D).
+
+    `patients` (N,): intervals draw patients instead of queries. A report belongs to the patient of
+    its first image.
     """
-    owners = (
+    report_patients = (
         None
         if patients is None
-        else [patients[i] for i in np.unique(reports.own, return_index=True)[1]]
+        else [patients[i] for i in np.unique(reports.report_of, return_index=True)[1]]
     )
     pairs = {
         "image_to_text": (images, texts, reports.image_groups, reports.groups, patients),
-        "text_to_image": (texts, images, reports.groups, reports.image_groups, owners),
+        "text_to_image": (texts, images, reports.groups, reports.image_groups, report_patients),
     }
-    found = {}
+    results = {}
     for name, (queries, gallery, query_groups, gallery_groups, units) in pairs.items():
         ranks = rank_answers(queries, gallery, query_groups, gallery_groups)
         chance = chance_ranks(query_groups, gallery_groups)
-        found[name] = Found(ranks, chance, score(ranks, units), summarise(chance, "expected"))
-    return found
+        results[name] = DirectionResult(
+            ranks, chance, score(ranks, units), summarise(chance, "expected")
+        )
+    return results
 
 
 def per_query(ranks: Ranks, ties: str) -> dict[str, np.ndarray]:
-    """{R@k ..., rank, reciprocal rank}, each (N,); no R@k where k answers are the whole gallery: it
-    would be 1 for any model.
+    """{"R@k" ..., "rank", "MRR"}, values of each query (N,).
+
+    R@k is left out if the gallery has k answers or fewer: it would be 1 for any model.
     """
     hits = {f"R@{k}": ranks.hits(k, ties) for k in KS if k < ranks.gallery}
     return {**hits, "rank": ranks.rank(ties), "MRR": ranks.reciprocal(ties)}
 
 
 def summarise(ranks: Ranks, ties: str) -> dict[str, float]:
-    """{R@k ..., MRR, median rank, mean rank} over all queries."""
+    """{"R@k" ..., "MRR", "median rank", "mean rank"} over all queries."""
     return _values(per_query(ranks, ties))
 
 
 def score(
     ranks: Ranks, units: Sequence[str] | None = None, draws: int = 1000
 ) -> dict[str, dict[str, Interval]]:
-    """{convention: {R@k, median rank, mean rank, MRR: value, low, high}}; 95 % bootstrap over
-    queries, or their `units` (N,).
+    """{convention for ties: {metric: interval}}, metrics as in `summarise`.
+
+    Intervals are 95 %, by a bootstrap over queries, or over their `units` (N,).
     """
     kinds = TIES if ranks.tied else TIES[:1]  # without ties the conventions agree
     columns = [per_query(ranks, ties) for ties in kinds]
@@ -163,16 +174,16 @@ def _values(column: dict[str, np.ndarray]) -> dict[str, float]:
 def label_precision(
     images: np.ndarray, texts: np.ndarray, reports: Reports, data: EvalSet, columns: list[str]
 ) -> dict[str, Any]:
-    """P@k: share of the nearest k reports whose values in `columns` are the image's own; chance is
-    the share in all reports.
+    """P@k: share of the nearest k reports that have the image's values in `columns`.
 
-    A report has the values of its first image; `mixed` counts reports whose images differ.
+    "chance" is this share in all reports. A report has the values of its first image; "mixed"
+    counts reports whose images differ.
     """
     labels = list(zip(*(data.column(name) for name in columns), strict=True))
-    first = np.unique(reports.own, return_index=True)[1]
+    first = np.unique(reports.report_of, return_index=True)[1]
     of_report = [labels[i] for i in first]
     mixed = {
-        int(own) for own, label in zip(reports.own, labels, strict=True) if label != of_report[own]
+        int(i) for i, label in zip(reports.report_of, labels, strict=True) if label != of_report[i]
     }
     share = {label: of_report.count(label) / len(of_report) for label in set(labels)}
     ks = [k for k in KS if k < len(of_report)]

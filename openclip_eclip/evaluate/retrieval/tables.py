@@ -1,4 +1,4 @@
-"""Tables, curve and example films of a retrieval result."""
+"""Tables, curve and example images of a retrieval result."""
 
 from __future__ import annotations
 
@@ -8,53 +8,55 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator, PercentFormatter, ScalarFormatter
 
+from ...json_text import shorten
 from ...metrics.ranking import TIES
 from ..inputs.eval_set import EvalSet
 from ..inputs.report_index import ReportIndex
 from ..output.result import Cell, Example, Table
-from .ranks import Found, Reports
+from .ranks import DirectionResult, Reports
 
 DIRECTIONS = {"image_to_text": "image to report", "text_to_image": "report to image"}
 COLOURS = {"image_to_text": "#1f6fb2", "text_to_image": "#c8641b"}
-# both are seen where the two chances are one line
-DASHES = {
-    "image_to_text": (0, (4, 4)),
-    "text_to_image": (4, (4, 4)),
-}
-LONGEST = 100  # the curve ends here
-FILMS = 6
+# the dashes alternate, so that both lines are visible where they coincide
+DASHES = {"image_to_text": (0, (4, 4)), "text_to_image": (4, (4, 4))}
+LONGEST = 100  # largest k of the curve
+LONGEST_TEXT = 240  # characters of a report in an example
+EXAMPLES = 6
 
 
-def tables(found: dict[str, Found], semantic: dict[str, Any], ks: tuple[int, ...]) -> list[Table]:
-    """Both directions by convention, with chance; and P@k where labels are known. R@k without
-    meaning is a dash.
+def tables(
+    results: dict[str, DirectionResult], semantic: dict[str, Any], ks: tuple[int, ...]
+) -> list[Table]:
+    """Scores of both directions by convention for ties, with chance; and P@k if labels are known.
+
+    An R@k that would be 1 for any model is a dash.
     """
     names = [*(f"R@{k}" for k in ks), "median rank", "mean rank", "MRR"]
     rows: list[list[Cell]] = []
-    for name, of in found.items():
-        for ties in TIES if of.ranks.tied else TIES[:1]:
-            label = ties if of.ranks.tied else "none"
+    for name, result in results.items():
+        for ties in TIES if result.ranks.tied else TIES[:1]:
+            label = ties if result.ranks.tied else "none"
             rows.append(
                 [
                     DIRECTIONS[name],
                     label,
-                    *(_cell(metric, of.scores[ties].get(metric)) for metric in names),
+                    *(_cell(metric, result.scores[ties].get(metric)) for metric in names),
                 ]
             )
         rows.append(
             [
                 DIRECTIONS[name],
                 "chance",
-                *(_number(metric, of.chance_scores.get(metric)) for metric in names),
+                *(_number(metric, result.chance_scores.get(metric)) for metric in names),
             ]
         )
-    made = [
+    parts = [
         Table(
             "Retrieval",
             ["direction", "ties", *names],
             rows,
             "In brackets: 95 % intervals, bootstrap over the queries (or their patients); the"
-            " gallery stays as it is.",
+            " gallery is not resampled.",
         )
     ]
     if semantic:
@@ -65,10 +67,10 @@ def tables(found: dict[str, Found], semantic: dict[str, Any], ks: tuple[int, ...
         )
         if semantic["mixed"]:
             note += (
-                f" {semantic['mixed']} reports belong to images with different values; the first"
-                " image's count."
+                f" {semantic['mixed']} reports belong to images with different values; the values"
+                " of the first image count."
             )
-        made.append(
+        parts.append(
             Table(
                 "Same labels, image to report",
                 ["", *precision, "chance"],
@@ -76,17 +78,17 @@ def tables(found: dict[str, Found], semantic: dict[str, Any], ks: tuple[int, ...
                 note,
             )
         )
-    return made
+    return parts
 
 
-def curve_figure(found: dict[str, Found]) -> Figure:
+def curve_figure(results: dict[str, DirectionResult]) -> Figure:
     """R@k for k from 1 to 100, both directions, with chance."""
     figure = Figure(figsize=(7, 4.2))
     axes = figure.add_subplot()
     longest = 1
-    for name, of in found.items():
-        ks = np.arange(1, min(LONGEST, of.ranks.gallery - 1) + 1)
-        curve = {ties: [of.ranks.hits(k, ties).mean() for k in ks.tolist()] for ties in TIES}
+    for name, result in results.items():
+        ks = np.arange(1, min(LONGEST, result.ranks.gallery - 1) + 1)
+        curve = {ties: [result.ranks.hits(k, ties).mean() for k in ks.tolist()] for ties in TIES}
         axes.plot(
             ks,
             curve["expected"],
@@ -104,7 +106,7 @@ def curve_figure(found: dict[str, Found]) -> Figure:
         )
         axes.plot(
             ks,
-            [of.chance.hits(k, "expected").mean() for k in ks.tolist()],
+            [result.chance.hits(k, "expected").mean() for k in ks.tolist()],
             linestyle=DASHES[name],
             color=COLOURS[name],
             linewidth=1.2,
@@ -124,30 +126,28 @@ def curve_figure(found: dict[str, Found]) -> Figure:
     return figure
 
 
-def film_examples(
+def example_images(
     data: EvalSet, unit: np.ndarray, reports: Reports, ranks: np.ndarray, index: ReportIndex
 ) -> list[Example]:
-    """Films from the best to the worst rank, evenly, with their five nearest reports; right reports
-    are marked.
+    """Images at even steps from the best to the worst rank, with their five nearest reports.
+
+    `unit` (N, D) image features; `ranks` (N,). Right reports have a tick.
     """
     order = np.argsort(ranks, kind="stable")
-    rows = order[np.unique(np.linspace(0, len(order) - 1, FILMS).round().astype(int))]
-    scores, places = index.search(unit[rows], 5)
-    made = []
-    for row, near, cosines in zip(rows, places, scores, strict=True):
+    rows = order[np.unique(np.linspace(0, len(order) - 1, EXAMPLES).round().astype(int))]
+    scores, indices = index.search(unit[rows], 5)
+    examples = []
+    for row, near, cosines in zip(rows, indices, scores, strict=True):
         lines = [f"{data.ids[row]}: own report at rank {ranks[row]:g} of {len(reports.texts)}"]
-        for place, report, cosine in zip(range(1, 6), near, cosines):
+        for rank, report, cosine in zip(range(1, 6), near, cosines):
             if report >= 0:
+                text = shorten(reports.texts[report], LONGEST_TEXT)
                 mark = "✓ " if reports.groups[report] == reports.image_groups[row] else ""
-                lines.append(f"{place}. {mark}({cosine:.3f}) {_short(reports.texts[report])}")
+                lines.append(f"{rank}. {mark}({cosine:.3f}) {text}")
         if all(reports.groups[report] != reports.image_groups[row] for report in near):
-            lines.append(f"own: {_short(reports.texts[reports.own[row]])}")
-        made.append(Example(data.thumbnail(int(row)), lines))
-    return made
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 240 else f"{text[:239]}…"
+            lines.append(f"own: {shorten(reports.texts[reports.report_of[row]], LONGEST_TEXT)}")
+        examples.append(Example(data.thumbnail(int(row)), lines))
+    return examples
 
 
 def _cell(metric: str, interval: dict[str, float] | None) -> str | None:

@@ -1,5 +1,6 @@
-"""Image to report and report to image: R@k, median and mean rank, with ties and uncertainty; and an
-index of the reports.
+"""Task retrieval: R@k, median and mean rank from image to report and from report to image.
+
+It reports ties and intervals, and writes an index of the reports.
 """
 
 from __future__ import annotations
@@ -27,14 +28,14 @@ from ..output.result import Result
 from .ranks import (
     KS,
     RULES,
-    Found,
+    DirectionResult,
     Reports,
     find_reports,
     label_precision,
     measure,
     repeated_images,
 )
-from .tables import DIRECTIONS, curve_figure, film_examples, tables
+from .tables import DIRECTIONS, curve_figure, example_images, tables
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,53 +44,66 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--data",
         required=True,
         metavar="FILE",
-        help=".csv or .tsv with filepath and reports, or .tar shards (braces allowed)",
+        help=("data set: .csv or .tsv with filepath and reports, or .tar shards (braces allowed)"),
     )
     parser.add_argument(
-        "--text-column", default="title", help="(default: %(default)s; in shards the .txt member)"
+        "--text-column",
+        default="title",
+        help="column of the reports (default: %(default)s; in shards the .txt member)",
     )
     parser.add_argument(
         "--rule",
         choices=RULES,
         default="paper",
         help=(
-            "which report is right. paper: equal reports (case and outer blanks aside) are one,"
-            " encoded in lower case, section 4.3; index: a row's own and no other, as"
-            " clip_benchmark; group: any report of the row's --group-column (default: %(default)s)"
+            "rule that says which report is right for an image. paper (section 4.3): reports that"
+            " differ only in case and outer blanks are one report, encoded in lower case. index:"
+            " only the report of the same row, as in clip_benchmark. group: any report with the"
+            " same value in --group-column (default: %(default)s)"
         ),
     )
     parser.add_argument(
-        "--group-column", metavar="COLUMN", help="for --rule group: study, report id, ..."
+        "--group-column",
+        metavar="COLUMN",
+        help="column of the groups for --rule group, such as a study or a report id",
     )
     parser.add_argument(
-        "--patient-column", metavar="COLUMN", help="intervals draw patients, not images"
+        "--patient-column",
+        metavar="COLUMN",
+        help="column of the patients; with it, intervals draw patients instead of images",
     )
     parser.add_argument(
         "--labels",
         metavar="COL,COL...",
-        help="also the share of the nearest k reports with the image's values in these columns",
+        help=(
+            "label columns; with them, P@k is measured: the share of the nearest k reports that"
+            " have the image's values"
+        ),
     )
     parser.add_argument(
         "--index",
         choices=KINDS,
         default="exact",
         help=(
-            "kind of the index; approximate ones for more than a million reports, their recall is"
-            " measured (default: %(default)s)"
+            "kind of the index. The approximate kinds are for more than a million reports; their"
+            " recall is measured (default: %(default)s)"
         ),
     )
     parser.add_argument(
-        "--save-index", type=Path, metavar="FOLDER", help="keep the index for `search`"
+        "--save-index",
+        type=Path,
+        metavar="FOLDER",
+        help="folder in which the index is saved for `search`",
     )
     add_output_argument(parser)
 
 
 def run(args: argparse.Namespace) -> Result:
-    """Encode, rank in both directions, index."""
+    """Encode, rank in both directions, index. UserError: flags that do not fit, or bad data."""
     if (args.rule == "group") != (args.group_column is not None):
         raise UserError(
             f"--rule {args.rule} with --group-column {args.group_column}: --rule group needs a"
-            " column, the other rules take none."
+            " --group-column, the other rules take none."
         )
     options = read_encode_options(args)
     data = with_reports(
@@ -100,14 +114,14 @@ def run(args: argparse.Namespace) -> Result:
         *(args.labels.split(",") if args.labels else []),
     ]
     for column in wanted:
-        data.column(column)  # before hours of encoding
+        data.column(column)  # a missing column is an error before hours of encoding
     encoder = read_encoder(args)
     images, data = encode_images(encoder, data, options)
     reports = find_reports(data, args.rule, args.text_column, args.group_column)
     texts = encode_texts(encoder, reports.texts, options)
     first_rank_only()
     patients = data.column(args.patient_column) if args.patient_column else None
-    found = measure(images.unit, texts.unit, reports, patients)
+    results = measure(images.unit, texts.unit, reports, patients)
     index = build_index(texts.unit, reports.texts, args.index)
     content = data.content_hash()
     index.facts |= {
@@ -138,7 +152,7 @@ def run(args: argparse.Namespace) -> Result:
         if args.labels
         else {}
     )
-    return _result(settings, data, images, texts, reports, found, index, semantic)
+    return _result(settings, data, images, texts, reports, results, index, semantic)
 
 
 def _result(
@@ -147,7 +161,7 @@ def _result(
     images: ImageFeatures,
     texts: TextFeatures,
     reports: Reports,
-    found: dict[str, Found],
+    results: dict[str, DirectionResult],
     index: ReportIndex,
     semantic: dict[str, Any],
 ) -> Result:
@@ -158,28 +172,27 @@ def _result(
         "excluded": data.excluded,
     }
     both = {
-        name: {**of.scores, "chance": of.chance_scores, "tied": of.ranks.tied}
-        for name, of in found.items()
+        name: {**result.scores, "chance": result.chance_scores, "tied": result.ranks.tied}
+        for name, result in results.items()
     }
     about = {key: index.facts[key] for key in ("kind", "count", "recall_at_10")}
     values = {**counts, **both, "index": about, "semantic": semantic}
-    expected = found["image_to_text"].ranks.rank("expected")
+    expected = results["image_to_text"].ranks.rank("expected")
     return Result(
         "retrieval",
         settings,
         values,
-        tables(found, semantic, KS),
-        {"recall": curve_figure(found)},
+        tables(results, semantic, KS),
+        {"recall": curve_figure(results)},
         {
             "recall": (
-                "Share of the queries whose right answer is among the first k, against chance"
-                " (dashed). Where equal scores matter, the band reaches from the pessimistic to the"
-                " optimistic order."
+                "Share of the queries whose right answer is among the first k. Dashed: chance. The"
+                " band reaches from the pessimistic to the optimistic order of equal scores."
             )
         },
-        film_examples(data, images.unit, reports, expected, index),
+        example_images(data, images.unit, reports, expected, index),
         {"kind": np.array("ranks"), "id": np.array(data.ids), "rank": expected},
-        _notes(data, texts, reports, found, index, settings["rule"]),
+        _notes(data, texts, reports, results, index, settings["rule"]),
         ["R@k", "median rank", "mean rank", "MRR", "ties", *(["P@k"] if semantic else [])],
     )
 
@@ -188,11 +201,11 @@ def _notes(
     data: EvalSet,
     texts: TextFeatures,
     reports: Reports,
-    found: dict[str, Found],
+    results: dict[str, DirectionResult],
     index: ReportIndex,
     rule: str,
 ) -> list[str]:
-    notes = [f"{len(data)} images, {len(reports.texts)} reports to tell apart."]
+    notes = [f"{len(data)} images, {len(reports.texts)} distinct reports."]
     if data.excluded:
         reasons = list(data.excluded.values())
         notes.append(
@@ -203,29 +216,29 @@ def _notes(
     images, rows = repeated_images(data, reports)
     if images:
         notes.append(
-            f"{images} images stand in several rows ({rows} rows) with several reports: under"
-            f" --rule {rule} each row is an image of its own, and the other reports of its image"
-            " count as wrong. To count them as right: --rule group --group-column filepath."
+            f"{images} images occur in several rows ({rows} rows) with several reports. Under"
+            f" --rule {rule} each row is a separate image, and the other reports of the same image"
+            " count as wrong. --rule group --group-column filepath counts them as right."
         )
     doubtful = sum(is_doubtful(text) for text in reports.texts)
     if doubtful:
-        notes.append(f"{doubtful} reports are 'NA', which may stand for no report.")
+        notes.append(f"{doubtful} reports are 'NA', which may mean that there is no report.")
     if texts.cut:
         notes.append(
-            f"{texts.cut} reports fill the context length of the text tower: cut, or just fitting."
-            " Reports that are equal up to the cut get one vector and tie."
+            f"{texts.cut} reports fill the context length of the text tower: they were cut, or just"
+            " fit. Reports that are equal up to the cut have the same vector and tie."
         )
-    for name, of in found.items():
-        if of.ranks.tied:
+    for name, result in results.items():
+        if result.ranks.tied:
             notes.append(
-                f"{DIRECTIONS[name]}: for {of.ranks.tied} of {len(of.ranks.above)} queries a wrong"
-                " answer scores exactly as the right one."
+                f"{DIRECTIONS[name]}: for {result.ranks.tied} of {len(result.ranks.above)} queries"
+                " a wrong answer has exactly the score of the right one."
             )
-        short = [f"R@{k}" for k in KS if k >= of.ranks.gallery]
+        short = [f"R@{k}" for k in KS if k >= result.ranks.gallery]
         if short:
             notes.append(
-                f"{DIRECTIONS[name]}: {', '.join(short)} not reported, for there are only"
-                f" {of.ranks.gallery} answers: any model has 1."
+                f"{DIRECTIONS[name]}: {', '.join(short)} not reported: with only"
+                f" {result.ranks.gallery} answers it is 1 for any model."
             )
     if index.facts["kind"] != "exact":
         notes.append(

@@ -1,1 +1,1 @@
-"""Whether the model uses the annotation, and where it attends."""
+"""Task sensitivity: whether the model uses the annotation, and where it attends."""

@@ -1,8 +1,9 @@
-"""Does the model use the annotation, and does it look where experts looked?
+"""Task sensitivity: does the model use the annotation, and does it attend where experts looked?
 
-Two questions of one set with held-out heatmaps: what the heatmap changes in v^E (an eCLIP with its
-processor), and how well the similarity of image positions to the report, or the tower's own
-attention pool, points at the heatmap (any model with a spatial image tower).
+Both are measured on one data set with held-out heatmaps:
+- what the heatmap changes in v^E, for an eCLIP with its processor;
+- how well two maps of the model point at the heatmap, for any model with a spatial image tower: the
+  similarity of image positions to the report, and the attention of the tower's attention pool.
 """
 
 from __future__ import annotations
@@ -38,46 +39,53 @@ from ..options import add_model_arguments, add_output_argument, read_encode_opti
 from ..output.result import Result, Table, with_interval
 
 CONDITIONS = ("true", "shuffled", "centre", "ones")
-POOL = "attention pool"  # of towers that have one; as `--method align` reads it
+POOL = "attention pool"  # if the tower has one, read as in `--method align`
 MAPS = (POOL, "own report", "another report", "centre", "another heatmap")
-SHOWN = 6
+SHOWN = 6  # images in the figure
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser)
     parser.add_argument(
-        "--data", required=True, metavar="TABLE", help="held-out images with reports and heatmaps"
+        "--data",
+        required=True,
+        metavar="TABLE",
+        help="data set of held-out images with reports and heatmaps",
     )
-    parser.add_argument("--text-column", default="title", help="(default: %(default)s)")
     parser.add_argument(
-        "--heatmap-column", default="heatmap", help="files of heatmaps (default: %(default)s)"
+        "--text-column", default="title", help="column of the reports (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--heatmap-column",
+        default="heatmap",
+        help="column of the heatmap files (default: %(default)s)",
     )
     parser.add_argument(
         "--heatmaps",
         type=Path,
         metavar="TABLE",
-        help="a table with filepath and the heatmap column, if --data has none",
+        help="table with filepath and the heatmap column, if --data has no such column",
     )
     parser.add_argument(
         "--seed",
         type=seed,
         default=0,
-        help="of the shuffling and the bootstrap (default: %(default)s)",
+        help="random seed of the shuffling and the bootstrap (default: %(default)s)",
     )
     add_output_argument(parser)
 
 
 def run(args: argparse.Namespace) -> Result:
-    """UserError: no heatmaps, fewer than two, a tower without positions."""
+    """Measure both. UserError: fewer than two heatmaps, or an image tower without positions."""
     if rank_and_size()[1] > 1:
         raise UserError("sensitivity runs in one process; start it without torchrun.")
     encoder, options = read_encoder(args, with_processor=True), read_encode_options(args)
-    found = join_heatmaps(
+    data_with_heatmaps = join_heatmaps(
         read_eval_set(args.data, options.skip_bad, read_options(args)),
         args.heatmap_column,
         args.heatmaps,
     )
-    data = with_reports(found, args.text_column)
+    data = with_reports(data_with_heatmaps, args.text_column)
     if len(data) < 2:
         raise UserError(
             f"{data.path}: {len(data)} samples with a heatmap; expected at least two, to shuffle"
@@ -96,16 +104,16 @@ def run(args: argparse.Namespace) -> Result:
         others = [other[row] for row in rows]
         images, heatmaps = _load(encoder, data, rows)
         pixels = torch.stack([encoder.transform(image) for image in images])
-        _, elsewhere = _load(encoder, data, others)
+        _, other_heatmaps = _load(encoder, data, others)
         text, wrong_text = reports[rows], reports[others]
         if hasattr(encoder.model, "heatmap_processor"):
-            cosines.append(_cosines(encoder, pixels, heatmaps, elsewhere, text))
+            cosines.append(_cosines(encoder, pixels, heatmaps, other_heatmaps, text))
             errors.append(_identity_errors(encoder, pixels))
-        maps, grid = _maps(encoder, pixels, heatmaps, elsewhere, text, wrong_text)
+        maps, grid = _maps(encoder, pixels, heatmaps, other_heatmaps, text, wrong_text)
         pointing += [
             {
-                name: pointing_scores(found[i], heatmaps[i, 0].numpy())
-                for name, found in maps.items()
+                name: pointing_scores(maps_of_kind[i], heatmaps[i, 0].numpy())
+                for name, maps_of_kind in maps.items()
             }
             for i in range(len(rows))
         ]
@@ -117,14 +125,14 @@ def run(args: argparse.Namespace) -> Result:
     result = _result(args, encoder, data, cosines, errors, pointing, pictures)
     result.values["grid"] = grid
     result.notes.append(
-        f"The tower has {grid[0]} x {grid[1]} positions; their similarities were enlarged to the"
-        " image bilinearly. A coarse grid can not point at a small region."
+        f"The image tower has {grid[0]} x {grid[1]} positions; their similarities were enlarged to"
+        " the image bilinearly. A coarse grid cannot point at a small region."
     )
     return result
 
 
 def derangement(count: int, seed: int) -> list[int]:
-    """A seeded shuffling in which nobody keeps his place: the next in a random cycle."""
+    """A seeded permutation without fixed points: each index gets the next in a random cycle."""
     order = np.random.default_rng(seed).permutation(count)
     following = np.empty(count, dtype=int)
     following[order] = np.roll(order, -1)
@@ -132,9 +140,7 @@ def derangement(count: int, seed: int) -> list[int]:
 
 
 def _load(encoder: Encoder, data: EvalSet, rows: list[int]) -> tuple[list[Image.Image], Tensor]:
-    """Images, and their heatmaps (B, 1, H, W) in [0, 1] through the geometry of the image's
-    transform.
-    """
+    """Images, and their heatmaps (B, 1, H, W) in [0, 1] with the geometry of the transform."""
     images = [read_image(data.read(row), data.name(row), "RGB", data.reading) for row in rows]
     heatmaps = torch.stack(
         [
@@ -147,32 +153,35 @@ def _load(encoder: Encoder, data: EvalSet, rows: list[int]) -> tuple[list[Image.
 
 @torch.inference_mode()
 def _cosines(
-    encoder: Encoder, pixels: Tensor, heatmaps: Tensor, elsewhere: Tensor, text: Tensor
+    encoder: Encoder, pixels: Tensor, heatmaps: Tensor, other_heatmaps: Tensor, text: Tensor
 ) -> dict[str, np.ndarray]:
-    """{condition: (B, 2)}: cos(v, v^E), and cos(v^E, t) - cos(v, t)."""
+    """{condition: (B, 2) float64}: cos(v, v^E), and cos(v^E, t) - cos(v, t).
+
+    `pixels` (B, 3, H, W), `heatmaps` and `other_heatmaps` (B, 1, H, W), `text` (B, D).
+    """
     pixels = encoder.to_input(pixels)
     plain = normalize(encoder.model.encode_image(pixels).float(), dim=-1).cpu()
     maps = {
         "true": heatmaps,
-        "shuffled": elsewhere,
+        "shuffled": other_heatmaps,
         "centre": torch.from_numpy(centre_map(pixels.shape[-2:])).expand_as(heatmaps),
         "ones": torch.ones_like(heatmaps),
     }
-    found = {}
+    cosines = {}
     for name in CONDITIONS:
         expert_image = encoder.model.heatmap_processor(pixels, encoder.to_input(maps[name]))
         expert = normalize(encoder.model.encode_image(expert_image).float(), dim=-1).cpu()
-        found[name] = (
+        cosines[name] = (
             torch.stack([(plain * expert).sum(1), ((expert - plain) * text).sum(1)], dim=1)
             .double()
             .numpy()
         )
-    return found
+    return cosines
 
 
 @torch.inference_mode()
 def _identity_errors(encoder: Encoder, pixels: Tensor) -> np.ndarray:
-    """(B,): ||I - Processor(I, 1)||^2 relative to the image's own variance."""
+    """(B,) float64: ||I - Processor(I, 1)||^2 relative to the variance of the image."""
     pixels = encoder.to_input(pixels)
     spread = (pixels - pixels.mean((2, 3), keepdim=True)).float().square().flatten(1).mean(1)
     return (
@@ -191,12 +200,14 @@ def _maps(
     encoder: Encoder,
     pixels: Tensor,
     heatmaps: Tensor,
-    elsewhere: Tensor,
+    other_heatmaps: Tensor,
     text: Tensor,
     wrong_text: Tensor,
 ) -> tuple[dict[str, np.ndarray], tuple[int, int]]:
-    """{name: (B, H, W)}: attention of the pool, similarity to the own and to another report, two
-    maps that need no model; the tower's grid.
+    """({name: maps (B, H, W)}, the tower's grid (h, w)).
+
+    Maps are the attention of the pool, if the tower has one, the similarity to the image's report
+    and to another report, and two maps that need no model.
     """
     size, visual = pixels.shape[-2:], encoder.model.visual
     tokens = encoder.encode_tokens(pixels)
@@ -205,18 +216,18 @@ def _maps(
         pool_attention(visual, tokens),
     )
 
-    def enlarge(found: Tensor) -> np.ndarray:
-        return interpolate(found[:, None], size=size, mode="bilinear", align_corners=False)[
+    def enlarge(maps: Tensor) -> np.ndarray:
+        return interpolate(maps[:, None], size=size, mode="bilinear", align_corners=False)[
             :, 0
         ].numpy()
 
-    own = {} if attention is None else {POOL: enlarge(attention.exp().float().cpu())}
+    pool_map = {} if attention is None else {POOL: enlarge(attention.exp().float().cpu())}
     return {
-        **own,
+        **pool_map,
         "own report": enlarge(similarity_map(positions, text)),
         "another report": enlarge(similarity_map(positions, wrong_text)),
         "centre": np.broadcast_to(centre_map(size), (len(heatmaps), *size)),
-        "another heatmap": elsewhere[:, 0].numpy(),
+        "another heatmap": other_heatmaps[:, 0].numpy(),
     }, (positions.shape[1], positions.shape[2])
 
 
@@ -244,7 +255,7 @@ def _result(
     }
     values: dict[str, Any] = {}
     tables = [_pointing_table(values, scores, names, args.seed)]
-    # where the tower looks: its pool's attention, else similarity to the own report
+    # the map that stands for the model: the attention of its pool, else similarity to the report
     values["look"] = next(iter(scores))
     notes = [
         f"{len(data)} samples have a heatmap; {len(data.excluded)} were left out.",
@@ -252,7 +263,7 @@ def _result(
     ]
     figures, captions = (
         {"maps": _picture(pictures)},
-        {"maps": f"Film, heatmap, and where the model looks: {values['look']}."},
+        {"maps": f"Image, heatmap, and map of the model: {values['look']}."},
     )
     if cosines:
         tables.insert(
@@ -289,11 +300,11 @@ def _result(
 def _pointing_table(
     values: dict[str, Any], scores: dict[str, np.ndarray], names: list[str], seed: int
 ) -> Table:
-    """Means over images with their intervals, which go to `values` too."""
+    """Means over images with their intervals, which are also written to `values`."""
     rows, values["pointing"] = [], {}
-    for map_name, found in scores.items():
-        mean = np.nanmean(found, axis=0)
-        low, high = _interval(np.nanmean, found, seed)
+    for map_name, values_of_map in scores.items():
+        mean = np.nanmean(values_of_map, axis=0)
+        low, high = _interval(np.nanmean, values_of_map, seed)
         intervals = list(zip(mean, low, high, strict=True))
         values["pointing"][map_name] = {
             name: {"value": value, "interval": [lo, hi]}
@@ -301,20 +312,22 @@ def _pointing_table(
         }
         rows.append([map_name, *(with_interval(*interval) for interval in intervals)])
     return Table(
-        "Does the model look where the heatmap is?",
+        "Does the model attend where the heatmap is?",
         ["map", *names],
         rows,
-        "95 % bootstrap intervals over images. 'centre' and 'another heatmap' use no model:"
-        " what the usual places of gaze alone reach.",
+        "95 % bootstrap intervals over images. 'centre' and 'another heatmap' use no model: they"
+        " show what the usual regions of gaze reach alone.",
     )
 
 
 def _processor_table(values: dict[str, Any], cosines: dict[str, np.ndarray], seed: int) -> Table:
     rows, values["processor"] = [], {}
     for name in CONDITIONS:
-        found = np.concatenate([cosines[name], cosines["true"] - cosines[name]], axis=1)  # (N, 4)
-        low, high = _interval(np.mean, found, seed)
-        mean = found.mean(axis=0)
+        statistics = np.concatenate(
+            [cosines[name], cosines["true"] - cosines[name]], axis=1
+        )  # (N, 4)
+        low, high = _interval(np.mean, statistics, seed)
+        mean = statistics.mean(axis=0)
         keys = ("cosine", "text_change", "cosine_true_minus_this", "text_change_true_minus_this")
         values["processor"][name] = {
             key: {"value": mean[i], "interval": [low[i], high[i]]} for i, key in enumerate(keys)
@@ -331,33 +344,31 @@ def _processor_table(values: dict[str, Any], cosines: dict[str, np.ndarray], see
             "text: true − this",
         ],
         rows,
-        "95 % paired bootstrap intervals over images. A model that uses the place of the gaze shows"
-        " differences between true and shuffled.",
+        "95 % paired bootstrap intervals over images. A model that uses the location of the gaze"
+        " shows differences between true and shuffled.",
     )
 
 
 def _interval(
-    mean: Callable[..., np.ndarray], found: np.ndarray, seed: int
+    mean: Callable[..., np.ndarray], values: np.ndarray, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """(low, high), each (K,), of the mean of `found` (N, K) over images."""
-    return bootstrap_interval(lambda rows: mean(found[rows], axis=0), len(found), seed=seed)
+    return bootstrap_interval(lambda rows: mean(values[rows], axis=0), len(values), seed=seed)
 
 
 def _picture(pictures: list[Any]) -> Figure:
     figure = Figure(figsize=(2.1 * len(pictures), 6.4), layout="constrained")
     axes = figure.subplots(3, len(pictures), squeeze=False)
-    for column, (pixels, heatmap, found, text) in enumerate(pictures):
-        film = pixels.mean(0)
-        for row, content in enumerate((film, heatmap, found)):
-            axis = axes[row][column]
-            axis.imshow(film, cmap="gray")
+    for i, (pixels, heatmap, model_map, text) in enumerate(pictures):
+        image = pixels.mean(0)
+        for row, content in enumerate((image, heatmap, model_map)):
+            axis = axes[row][i]
+            axis.imshow(image, cmap="gray")
             if row:
                 axis.imshow(content, cmap="inferno", alpha=0.6)
             axis.set_axis_off()
-        axes[0][column].set_title(
-            text if len(text) < 36 else text[:34] + " …", fontsize=7, wrap=True
-        )
-    for row, name in enumerate(("film", "heatmap", "look")):
+        axes[0][i].set_title(text if len(text) < 36 else text[:34] + " …", fontsize=7, wrap=True)
+    for row, name in enumerate(("image", "heatmap", "model")):
         axes[row][0].text(
             -0.06,
             0.5,

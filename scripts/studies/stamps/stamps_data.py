@@ -1,6 +1,6 @@
-"""The data of `first_try.py`: Tux Paint's captioned stamps, pasted onto backgrounds, their hand-cut
-masks as heatmaps.
+"""Data of the stamps studies: captioned stamps of Tux Paint, pasted onto backgrounds.
 
+Their hand-cut masks are the heatmaps.
 A stamp is a picture cut out by hand (X.png with an alpha channel) and a caption (first line of
 X.txt). The art is GPL-2: it is fetched at run time and must never be committed, nor must a picture
 that shows it.
@@ -40,8 +40,9 @@ class Split(NamedTuple):
 
 
 def fetch_stamps(cache: Path) -> Path:
-    """The stamps' folder, unpacked under `cache` from Debian's package (161 MB, once). SystemExit
-    says what to do without apt.
+    """The folder of stamps, unpacked under `cache` from Debian's package (161 MB, once).
+
+    SystemExit: no apt; it says what to do.
     """
     tree = cache / "tree"
     if (tree / INSIDE).is_dir():
@@ -90,7 +91,7 @@ def read_stamps(folder: Path) -> list[Stamp]:
 
 
 def split_by_caption(stamps: Sequence[Stamp], held_out: int, seed: int) -> Split:
-    """All stamps of `held_out` captions against the others: no caption is on both sides."""
+    """Split off all stamps of `held_out` captions, so that no caption is on both sides."""
     captions = sorted({stamp.caption for stamp in stamps})
     if not 1 < held_out < len(captions):
         raise SystemExit(
@@ -107,8 +108,9 @@ def split_by_caption(stamps: Sequence[Stamp], held_out: int, seed: int) -> Split
 
 
 def background(rng: np.random.Generator, size: int, photos: Sequence[Image.Image]) -> Image.Image:
-    """A gradient, smooth noise, stripes or a piece of a photograph, (size, size) RGB with some
-    grain.
+    """An RGB background (size, size) with some grain.
+
+    It is a gradient, smooth noise, stripes or a piece of a photograph.
     """
     colours = rng.uniform(0, 255, (2, 1, 1, 3))
     kind = rng.integers(4)
@@ -148,7 +150,7 @@ class Cutout(NamedTuple):
 
 
 def read_cutout(stamp: Stamp) -> Cutout:
-    """The stamp, cut to the rectangle of its object; reduced, since renders are small."""
+    """The stamp, cropped to its object and reduced, because rendered pictures are small."""
     picture = Image.open(stamp.path).convert("RGBA")
     picture = picture.crop(picture.getchannel("A").getbbox())
     picture.thumbnail((256, 256), Image.Resampling.LANCZOS)
@@ -159,8 +161,9 @@ def read_cutout(stamp: Stamp) -> Cutout:
 def render(
     cutout: Cutout, rng: np.random.Generator, size: int, photos: Sequence[Image.Image]
 ) -> tuple[Image.Image, Image.Image]:
-    """The object at a random place and scale on a background, and its mask: (size, size), RGB and
-    grey.
+    """(picture, mask), (size, size) RGB and grey: the object on a background.
+
+    Its position and scale are random.
     """
     width, height = cutout.picture.size
     scale = size * np.sqrt(rng.uniform(*AREA) / (cutout.coverage * width * height))
@@ -184,10 +187,10 @@ def write_table(
     size: int,
     seed: int,
 ) -> Path:
-    """`renders` pictures a stamp and the table `name`.csv (filepath, title, heatmap) in our format.
+    """Write `renders` pictures of each stamp, and the table `name`.csv (filepath, title, heatmap).
 
-    `annotated`: share of the stamps whose pictures all carry their mask as heatmap; the others'
-    cells are blank.
+    `annotated`: share of the stamps whose pictures all have their mask as heatmap; the others have
+    a blank cell.
     """
     rng = np.random.default_rng(seed)
     photos = [Image.fromarray(photo) for photo in load_sample_images().images]

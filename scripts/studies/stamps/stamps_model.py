@@ -1,6 +1,4 @@
-"""The models of `first_try.py`: a common start with real tower weights, training, and recall of
-what came out.
-"""
+"""The models of `first_try.py`: initial weights with pretrained towers, training, and recall."""
 
 from __future__ import annotations
 
@@ -38,7 +36,7 @@ KS = (1, 5, 10)
 
 
 def packaged(package: str, inside: str, install: str) -> Path:
-    """A file or folder that an installed package brings; SystemExit says how to install it."""
+    """A file or folder of an installed package. SystemExit: not installed; it says how."""
     spec = importlib.util.find_spec(package)
     if spec is None:
         raise SystemExit(f"the package {package} is not installed: {install}")
@@ -46,11 +44,10 @@ def packaged(package: str, inside: str, install: str) -> Path:
 
 
 def write_start(folder: Path, *, text: str, size: int, seed: int) -> None:
-    """An open_clip `local-dir:` folder from which both methods start: ImageNet image tower, fresh
-    image projection.
+    """Write an open_clip `local-dir:` folder with the initial weights of both methods.
 
-    `text`: 'minilm' (trained sentence embeddings, to be kept frozen) or 'scratch' (a small
-    transformer, random).
+    The image tower has ImageNet weights, the image projection is random. `text`: 'minilm'
+    (pretrained sentence embeddings, which stay frozen) or 'scratch' (a small random transformer).
     """
     folder.mkdir(parents=True)
     vision = {
@@ -104,8 +101,9 @@ def write_start(folder: Path, *, text: str, size: int, seed: int) -> None:
 
 
 def load_image_tower(trunk: torch.nn.Module) -> None:
-    """ImageNet weights into timm's tower: the file names its tensors otherwise, but lists them in
-    the same order.
+    """Load ImageNet weights into timm's tower.
+
+    The file has other tensor names, but the same order.
     """
     source = list(
         torch.load(packaged(*IMAGE_WEIGHTS), map_location="cpu", weights_only=True).values()
@@ -120,9 +118,7 @@ def load_image_tower(trunk: torch.nn.Module) -> None:
 
 
 def train_run(flags: Sequence[str], logs: Path, name: str) -> Path:
-    """`python -m openclip_eclip.train` with these flags; the run, exported as a plain open_clip
-    folder.
-    """
+    """Train with these flags; returns the run, exported as a plain open_clip folder."""
     train.main([*flags, "--logs", str(logs), "--name", name])
     exported = logs / name / "exported"
     export_plain(logs / name, exported)
@@ -132,8 +128,9 @@ def train_run(flags: Sequence[str], logs: Path, name: str) -> Path:
 
 @torch.no_grad()
 def recall(folder: Path, table: Path) -> dict[str, float]:
-    """Image -> text recall at 1, 5, 10 in percent: each picture of `table` against all its distinct
-    captions, no heatmaps.
+    """Image -> text recall at 1, 5, 10 in percent, without heatmaps.
+
+    Each picture of `table` is a query; all distinct captions of `table` are answers.
     """
     model, preprocess = open_clip.create_model_from_pretrained(f"local-dir:{folder}")
     tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")

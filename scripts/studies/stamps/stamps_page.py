@@ -1,6 +1,4 @@
-"""The page of the stamps study: means over seeds, differences to CLIP of the same seed with
-intervals, two pictures a tower.
-"""
+"""The page and the figure of the stamps study: means over seeds and differences from CLIP."""
 
 from __future__ import annotations
 
@@ -17,15 +15,16 @@ from scipy.stats import t as student
 from openclip_eclip.benchmark.page import OTHER_MACHINE, draw_differences
 
 BASE = "CLIP"
-SCORES = ("R@1", "R@5", "R@10", "pointing", "NSS")  # in percent, but the last
+SCORES = ("R@1", "R@5", "R@10", "pointing", "NSS")  # all but NSS are in percent
 COMPARED = ("R@5", "pointing")
 
 
-def difference(own: Sequence[float], base: Sequence[float]) -> dict[str, float | None]:
-    """Mean of the paired differences and its 95 % interval (Student's t over seeds); no interval
-    from a single seed.
+def difference(values: Sequence[float], base: Sequence[float]) -> dict[str, float | None]:
+    """Mean of the paired differences and its 95 % interval (Student's t over seeds).
+
+    A single seed has no interval.
     """
-    change = np.subtract(own, base)
+    change = np.subtract(values, base)
     if len(change) < 2:
         return {"value": float(change.mean()), "low": None, "high": None}
     half = float(student.ppf(0.975, len(change) - 1) * change.std(ddof=1) / math.sqrt(len(change)))
@@ -37,11 +36,12 @@ def difference(own: Sequence[float], base: Sequence[float]) -> dict[str, float |
 
 
 def summarise(records: Sequence[dict[str, Any]]) -> dict[str, dict[str, dict[str, Any]]]:
-    """{tower: {method: {scores: {name: {mean, sd}}, differences: {name: {value, low, high}} or {},
-    epochs, seconds}}}; differences are {} where the runs are of several kinds of machines or
-    versions of torch.
+    """{tower: {method: {scores, differences, epochs, seconds}}}.
+
+    scores: {name: {mean, sd}}; differences: {name: {value, low, high}}, or {} if the runs come from
+    several kinds of machines or versions of torch.
     """
-    found: dict[str, dict[str, dict[str, Any]]] = {}
+    summary: dict[str, dict[str, dict[str, Any]]] = {}
     for tower in dict.fromkeys(record["tower"] for record in records):
         of_tower = [record for record in records if record["tower"] == tower]
         rows = {
@@ -51,14 +51,16 @@ def summarise(records: Sequence[dict[str, Any]]) -> dict[str, dict[str, dict[str
             )
             for method in dict.fromkeys(record["method"] for record in of_tower)
         }
-        found[tower] = {}
-        for method, own in rows.items():
-            values = {name: [record["scores"][name] for record in own] for name in SCORES}
+        summary[tower] = {}
+        for method, runs in rows.items():
+            values = {name: [record["scores"][name] for record in runs] for name in SCORES}
             base = rows.get(BASE, []) if method != BASE else []
-            if base and [record["seed"] for record in base] != [record["seed"] for record in own]:
-                raise ValueError(f"{tower}: {method} and {BASE} have other seeds")
-            one = len({(record["device"], record.get("torch")) for record in [*own, *base]}) == 1
-            found[tower][method] = {
+            if base and [record["seed"] for record in base] != [record["seed"] for record in runs]:
+                raise ValueError(f"{tower}: {method} and {BASE} have different seeds")
+            is_one_machine = (
+                len({(record["device"], record.get("torch")) for record in [*runs, *base]}) == 1
+            )
+            summary[tower][method] = {
                 "scores": {
                     name: {
                         "mean": float(np.mean(value)),
@@ -71,13 +73,13 @@ def summarise(records: Sequence[dict[str, Any]]) -> dict[str, dict[str, dict[str
                         name: difference(value, [record["scores"][name] for record in base])
                         for name, value in values.items()
                     }
-                    if base and one
+                    if base and is_one_machine
                     else {}
                 ),
-                "epochs": [record["epoch"] for record in own],
-                "seconds": float(np.mean([record["seconds"] for record in own])),
+                "epochs": [record["epoch"] for record in runs],
+                "seconds": float(np.mean([record["seconds"] for record in runs])),
             }
-    return found
+    return summary
 
 
 def with_sd(score: dict[str, float | None], digits: int = 1) -> str:
@@ -143,12 +145,12 @@ def page(
         "![Differences to CLIP in R@5 and pointing](stamps_align.png)\n",
     ]
     for tower, rows in summary.items():
-        own = [record for record in records if record["tower"] == tower]
+        of_tower = [record for record in records if record["tower"] == tower]
         without = {
-            name: 100 * np.mean([record["pointing"][name]["pointing game"] for record in own])
+            name: 100 * np.mean([record["pointing"][name]["pointing game"] for record in of_tower])
             for name in ("centre", "another heatmap")
         }
-        height, width = own[0]["grid"]
+        height, width = of_tower[0]["grid"]
         lines += [
             f"## {tower}, {height} × {width} positions\n",
             *table(rows),
@@ -192,7 +194,7 @@ def page(
 
 
 def draw(summary: dict[str, dict[str, dict[str, Any]]]) -> Figure:
-    """A row of panels a tower: differences to CLIP of both scores, methods below one another."""
+    """Differences from CLIP: a row of panels for each tower, a panel for each score."""
     heights = [0.9 + 0.3 * len(rows) for rows in summary.values()]
     figure = Figure(figsize=(9.5, 0.5 + sum(heights)), layout="constrained")
     panels = figure.subplots(
@@ -212,7 +214,7 @@ def draw(summary: dict[str, dict[str, dict[str, Any]]]) -> Figure:
 
 
 def write_page(records: Sequence[dict[str, Any]], facts: dict[str, Any], out: Path) -> str:
-    """stamps_align.json, .png and .md in `out`; the page."""
+    """Write stamps_align.json, .png and .md to `out`; returns the page."""
     summary = summarise(records)
     (out / "stamps_align.json").write_text(
         json.dumps({"facts": facts, "summary": summary, "runs": list(records)}, indent=1) + "\n",

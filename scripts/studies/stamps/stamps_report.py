@@ -1,5 +1,6 @@
-"""Table and figure of `first_try.py`. The figure shows no stamp: the art is GPL-2 and stays out of
-the repository.
+"""Table and figure of `first_try.py`.
+
+The figure shows no stamp: the art is GPL-2 and stays out of the repository.
 """
 
 from __future__ import annotations
@@ -51,8 +52,9 @@ def half_width(values: Sequence[float]) -> float | None:
 
 
 def table(results: Mapping[str, Any]) -> str:
-    """Recall of both methods and the paired differences, mean ± sd or 95 % interval over seeds,
-    with every seed's value.
+    """Table of the recall of both methods and of their paired differences, with all seeds.
+
+    It gives mean ± sd or the 95 % interval over seeds.
     """
     metrics = list(next(iter(results.values()))["clip"])
     lines = ["| | " + " | ".join(metrics) + " |", "|---|" + "---|" * len(metrics)]
@@ -105,7 +107,7 @@ def verdict(results: Mapping[str, Any]) -> str:
 
 
 def figure(results: Mapping[str, Any], chance: Sequence[float], path: Path) -> None:
-    """Bars of the means, a point a seed, lines between the points of a seed, chance as a dash."""
+    """Bars of the means, a point for each seed with lines between its points, chance as a dash."""
     metrics = list(next(iter(results.values()))["clip"])
     drawing, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
     offset, first = {"clip": -0.19, "eclip": 0.19}, next(iter(results))
@@ -151,7 +153,7 @@ def figure(results: Mapping[str, Any], chance: Sequence[float], path: Path) -> N
 
 
 def write_report(record: Mapping[str, Any], folder: Path) -> str:
-    """stamps.md and stamps.png in `folder`; returns the table."""
+    """Write stamps.md and stamps.png to `folder`; returns the table."""
     settings, stamps, results = record["settings"], record["stamps"], record["results"]
     captions = stamps["captions_held_out"]
     chance = [min(100.0, 100 * k / captions) for k in (1, 5, 10)]

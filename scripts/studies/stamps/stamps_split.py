@@ -1,5 +1,6 @@
-"""Training, validation and test part of the stamps, with nothing in two parts: no stamp, no
-caption, no variant of a drawing.
+"""Strict split of the stamps into training, validation and test.
+
+No stamp, caption or variant of a drawing is in two parts.
 """
 
 from __future__ import annotations
@@ -19,21 +20,23 @@ SIDE = 16  # of a fingerprint
 
 
 def plain_caption(caption: str) -> str:
-    """Letters and digits alone: `A cow.` and `a cow` are one."""
+    """The letters and digits of a caption: `A cow.` and `a cow` are equal."""
     return " ".join(re.findall(r"\w+", caption.casefold()))
 
 
 def first_word(path: Path) -> str:
-    """Of the file's name, without one-letter prefixes: apple_red, apple-2 and Apple_mirror are
-    variants of `apple`; a name without words is its own.
+    """The first word of a file name that has more than one letter.
+
+    apple_red, apple-2 and Apple_mirror are variants of `apple`. A name without words stays as it
+    is.
     """
     words = [word for word in re.findall(r"[a-z]+", path.stem.casefold()) if len(word) > 1]
     return words[0] if words else path.stem
 
 
 def fingerprints(stamps: Sequence[Stamp]) -> np.ndarray:
-    """(N, 16, 16, 4): colour over grey and outline, whatever the size."""
-    found = []
+    """Fingerprints (N, 16, 16, 4) of colour over grey and outline, independent of the size."""
+    prints = []
     for stamp in stamps:
         picture = read_cutout(stamp).picture
         # soft edges differ with the size
@@ -43,19 +46,17 @@ def fingerprints(stamps: Sequence[Stamp]) -> np.ndarray:
         small = (
             np.asarray(picture.resize((SIDE, SIDE), Image.Resampling.BOX), dtype=np.float64) / 255
         )
-        found.append(
+        prints.append(
             np.concatenate(
                 [small[..., :3] * small[..., 3:] + 0.5 * (1 - small[..., 3:]), small[..., 3:]],
                 axis=-1,
             )
         )
-    return np.stack(found)
+    return np.stack(prints)
 
 
 def likeness(prints: np.ndarray) -> np.ndarray:
-    """(N, N): the highest correlation of one with the other, also mirrored, upside down, or
-    both.
-    """
+    """The highest correlation (N, N) of two fingerprints, also mirrored, upside down, or both."""
 
     def unit(maps: np.ndarray) -> np.ndarray:
         flat = maps.reshape(len(maps), -1)
@@ -67,8 +68,9 @@ def likeness(prints: np.ndarray) -> np.ndarray:
 
 
 def families(stamps: Sequence[Stamp]) -> list[list[int]]:
-    """Indices of stamps that must stay together: chains of equal captions, equal first words of the
-    file name, or alike drawings.
+    """Groups of indices of stamps that must stay in one part.
+
+    A group is a chain of equal captions, equal first words of file names, or alike drawings.
     """
     parent = list(range(len(stamps)))
 
@@ -95,8 +97,10 @@ def families(stamps: Sequence[Stamp]) -> list[list[int]]:
 def strict_split(
     stamps: Sequence[Stamp], test: int, validation: int, seed: int
 ) -> dict[str, list[Stamp]]:
-    """Whole families at random, until the test part holds `test` captions and the validation part
-    `validation`; all others train.
+    """Assign whole families to the parts in random order.
+
+    The test part gets `test` captions, then the validation part gets `validation`; all others are
+    for training.
     """
     groups = sorted(families(stamps), key=lambda group: min(str(stamps[i].path) for i in group))
     random.Random(seed).shuffle(groups)

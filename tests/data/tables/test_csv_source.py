@@ -417,7 +417,7 @@ def test_damaged_members_of_evaluation_shards_are_errors(
         (b"[]", "expected an object"),
         (b'{"classes": "ab"}', "expected a list of names"),
         (b'{"classes": [1]}', "expected a list of names"),
-        (b'{"classes": ["a", "b", "a"]}', "class 'a' stands there twice"),
+        (b'{"classes": ["a", "b", "a"]}', "class 'a' occurs twice"),
         (b'{"prompts": []}', r"prompts is \[\]; expected"),
         (b"\xff", "not UTF-8"),
     ],

@@ -1,4 +1,4 @@
-"""`evaluate compare`: alignment by id, notes that say what is not known, files, bad input."""
+"""`evaluate compare`: alignment by id, notes on what is unknown, files, bad input."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def write(
     order: np.ndarray | None = None,
     **changes: np.ndarray,
 ) -> str:
-    """A result folder; images are the same for all seeds, predictions are not."""
+    """Write a result folder; all seeds share the images, but not the predictions."""
     images, own = np.random.default_rng(99), np.random.default_rng([seed, int(gain * 10)])
     label = images.integers(0, 3, count)
     arrays = {"id": np.array([f"images/{i}.png" for i in range(count)]), "kind": np.array(kind)}
@@ -69,44 +69,48 @@ def result(out: Path) -> dict:
 @pytest.mark.parametrize(
     "kind, metric", [("classes", "macro-F1"), ("binary", "macro AUROC"), ("ranks", "R@5")]
 )
-def test_every_kind_gives_means_with_intervals_and_a_page(
+def test_every_kind_of_predictions_gives_means_with_intervals_and_a_report(
     tmp_path: Path, kind: str, metric: str
 ) -> None:
     assert main(["compare", *methods(tmp_path, kind), "--out", str(tmp_path / "out")]) == 0
     values = result(tmp_path / "out")["values"]
     own = values["methods"]["eclip"][metric]
-    assert own["low"] < own["value"] < own["high"] and own["sd"] > 0
-    found = values["differences"]["eclip"][metric]
-    assert found["value"] == pytest.approx(
+    assert own["low"] < own["value"] < own["high"]
+    assert own["sd"] > 0
+    output = values["differences"]["eclip"][metric]
+    assert output["value"] == pytest.approx(
         own["value"] - values["methods"]["clip"][metric]["value"]
     )
-    assert found["low"] < found["value"] < found["high"] and 0 < found["p"] <= 1
+    assert output["low"] < output["value"] < output["high"]
+    assert 0 < output["p"] <= 1
     entries = [*values["differences"]["eclip"].values(), *values["classes"]["eclip"].values()]
     assert all((entry["p"] < 0.05) == (entry["low"] > 0 or entry["high"] < 0) for entry in entries)
     assert values["needed"]["eclip"][metric]["smallest_difference"] > 0
-    assert values["seeds"] == {"clip": 3, "eclip": 3} and values["images"] == 60
+    assert values["seeds"] == {"clip": 3, "eclip": 3}
+    assert values["images"] == 60
     if kind != "ranks":
         assert set(values["classes"]["eclip"]) == set(CLASSES)
         assert all(entry["p_holm"] >= entry["p"] for entry in values["classes"]["eclip"].values())
     page = (tmp_path / "out" / "report.html").read_text()
-    assert "data:image/png" in page and (tmp_path / "out" / "differences.png").stat().st_size > 5000
+    assert "data:image/png" in page
+    assert (tmp_path / "out" / "differences.png").stat().st_size > 5000
     assert "intervals are wide" in page  # three seeds
 
 
-def test_value_is_the_mean_of_the_seeds_scikit_learn_scores(tmp_path: Path) -> None:
+def test_value_is_the_mean_of_scikit_learns_scores_over_seeds(tmp_path: Path) -> None:
     words = methods(tmp_path)
     main(["compare", *words, "--out", str(tmp_path / "out"), "--draws", "100"])
     scores = []
     for folder in words[1].removeprefix("eclip=").split(","):
         with np.load(Path(folder) / "predictions.npz") as arrays:
             scores.append(f1_score(arrays["label"], arrays["score"].argmax(1), average="macro"))
-    found = result(tmp_path / "out")["values"]["methods"]["eclip"]["macro-F1"]
-    assert (found["value"], found["sd"]) == pytest.approx(
+    values = result(tmp_path / "out")["values"]["methods"]["eclip"]["macro-F1"]
+    assert (values["value"], values["sd"]) == pytest.approx(
         (np.mean(scores), np.std(scores, ddof=1)), abs=1e-12
     )
 
 
-def test_order_of_the_samples_does_not_matter(tmp_path: Path) -> None:
+def test_order_of_samples_does_not_matter(tmp_path: Path) -> None:
     one, two = write(tmp_path / "a"), write(tmp_path / "b", gain=2.0)
     mixed = write(tmp_path / "c", gain=2.0, order=np.random.default_rng(0).permutation(60))
     main(["compare", f"a={one}", f"b={two}", "--out", str(tmp_path / "plain")])
@@ -114,26 +118,25 @@ def test_order_of_the_samples_does_not_matter(tmp_path: Path) -> None:
     assert result(tmp_path / "plain")["values"] == result(tmp_path / "mixed")["values"]
 
 
-def test_one_seed_is_said_loudly_and_needs_no_seeds_number(tmp_path: Path) -> None:
+def test_one_seed_has_a_warning_and_no_needed_number_of_seeds(tmp_path: Path) -> None:
     main(
         [
-            "compare",
-            write(tmp_path / "a"),
-            write(tmp_path / "b", gain=2.0),
-            "--out",
-            str(tmp_path / "out"),
+            *("compare", write(tmp_path / "a"), write(tmp_path / "b", gain=2.0)),
+            *("--out", str(tmp_path / "out")),
         ]
     )
     record = result(tmp_path / "out")
     (loud,) = [note for note in record["notes"] if "ONE SEED" in note]
     assert "covers test images only" in loud
-    assert str(tmp_path / "a") in loud and str(tmp_path / "b") in loud
+    assert str(tmp_path / "a") in loud
+    assert str(tmp_path / "b") in loud
     needed = record["values"]["needed"][str(tmp_path / "b")]["macro-F1"]
-    assert needed["seeds"] is None and needed["images"] > 60
+    assert needed["seeds"] is None
+    assert needed["images"] > 60
 
 
-def test_patients_are_drawn_whole(tmp_path: Path) -> None:
-    """Every image four times under its patient: an interval over images would be half as wide."""
+def test_bootstrap_draws_whole_patients(tmp_path: Path) -> None:
+    """Each patient has four equal images: an interval over images would be half as wide."""
     label = np.repeat(np.random.default_rng(0).integers(0, 3, 30), 4)
     widths = {}
     for name, extra in (
@@ -154,20 +157,19 @@ def test_patients_are_drawn_whole(tmp_path: Path) -> None:
         ]
         main(["compare", *folders, "--out", str(tmp_path / f"out{name}")])
         values = result(tmp_path / f"out{name}")["values"]
-        found = values["differences"][folders[1]]["accuracy"]
-        widths[name] = found["high"] - found["low"]
-    assert values["patients"] == 30 and widths["patient"] > 1.6 * widths["image"]
+        output = values["differences"][folders[1]]["accuracy"]
+        widths[name] = output["high"] - output["low"]
+    assert values["patients"] == 30
+    assert widths["patient"] > 1.6 * widths["image"]
 
 
-def test_different_numbers_of_seeds_are_not_paired_and_said(tmp_path: Path) -> None:
+def test_different_numbers_of_seeds_are_not_paired_and_noted(tmp_path: Path) -> None:
     first = ",".join(write(tmp_path / f"a{s}", seed=s) for s in range(3))
     second = ",".join(write(tmp_path / f"b{s}", seed=s, gain=2.0) for s in range(2))
     assert main(["compare", f"a={first}", f"b={second}", "--out", str(tmp_path / "out")]) == 0
     record = result(tmp_path / "out")
-    assert (
-        any("not paired" in note for note in record["notes"])
-        and record["values"]["needed"]["b"]["accuracy"] is None
-    )
+    assert any("not paired" in note for note in record["notes"])
+    assert record["values"]["needed"]["b"]["accuracy"] is None
 
 
 def test_class_without_samples_is_named(tmp_path: Path) -> None:
@@ -178,7 +180,7 @@ def test_class_without_samples_is_named(tmp_path: Path) -> None:
     assert result(tmp_path / "out")["values"]["classes"][folders[1]]["mass"]["p_holm"] is None
 
 
-def test_results_of_two_protocols_are_not_passed_off_as_models(tmp_path: Path) -> None:
+def test_results_of_two_protocols_are_noted(tmp_path: Path) -> None:
     folders = [write(tmp_path / name, gain=g) for name, g in (("a", 1), ("b", 2))]
     for folder, protocol in zip(folders, ("gloria", "eclip-paper"), strict=True):
         (Path(folder) / "result.json").write_text(
@@ -197,7 +199,7 @@ def recorded(
     torch: object = "2.14.1",
     kind: object = "x86_64",
 ) -> str:
-    """A result with what it says of its machines; None: not recorded."""
+    """Write a result with a record of its machines; None: not recorded."""
     name = write(folder, gain=gain, seed=seed)
     machine = {
         "device": measured,
@@ -214,7 +216,7 @@ def recorded(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("other", "said"),
+    ("other", "message"),
     [
         (
             {"trained": "AMD EPYC (CPU)"},
@@ -228,11 +230,12 @@ def recorded(
         ({"kind": "aarch64"}, ["aarch64"]),
     ],
 )
-def test_results_of_different_machines_are_not_compared(
-    tmp_path: Path, capsys: pytest.CaptureFixture, other: dict, said: list[str]
+def test_results_of_different_machines_are_an_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture, other: dict, message: list[str]
 ) -> None:
-    """Also where they are of one method; with the flag they are, and the page says so in its first
-    line.
+    """This holds within one method, too. With --mixed-machines they are compared.
+
+    The first line of the report says so.
     """
     words = [
         f"a={recorded(tmp_path / 'a')},{recorded(tmp_path / 'b', seed=1)}",
@@ -242,35 +245,38 @@ def test_results_of_different_machines_are_not_compared(
     error = capsys.readouterr().err
     assert all(
         part in error
-        for part in ["error: the results come from different machines", "--mixed-machines", *said]
+        for part in [
+            "error: the results come from different machines",
+            "--mixed-machines",
+            *message,
+        ]
     ), error
-    assert error.count("\n") == 1 and not (tmp_path / "out").exists()
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
     assert main(["compare", *words, "--mixed-machines", "--out", str(tmp_path / "out")]) == 0
     page = (tmp_path / "out" / "result.md").read_text()
-    assert page.splitlines()[2].startswith("**MIXED MACHINES") and all(
-        part in page for part in said
-    )
+    assert page.splitlines()[2].startswith("**MIXED MACHINES")
+    assert all(part in page for part in message)
     assert result(tmp_path / "out")["settings"]["mixed_machines"] is True
 
 
-def test_machines_that_are_one_or_not_known_are_said(tmp_path: Path) -> None:
+def test_one_machine_and_unknown_machines_are_noted(tmp_path: Path) -> None:
     same = [recorded(tmp_path / name, gain) for name, gain in (("a", 1.0), ("b", 2.0))]
     assert main(["compare", *same, "--out", str(tmp_path / "same")]) == 0
     notes = result(tmp_path / "same")["notes"]
     assert any(
         "trained on: H100" in note and "measured on: AMD EPYC (CPU)" in note for note in notes
-    ) and not any("not recorded" in note for note in notes)
+    )
+    assert not any("not recorded" in note for note in notes)
     old = recorded(tmp_path / "old", 3.0, trained=None, measured=None)
     assert main(["compare", same[0], old, "--out", str(tmp_path / "old-too")]) == 0
     (note,) = [note for note in result(tmp_path / "old-too")["notes"] if "not recorded" in note]
-    assert (
-        "trained on of 1 of 2" in note
-        and "measured on of 1 of 2" in note
-        and "torch of 1" not in note.replace("trained with torch of 1 of 2", "")
-    )
+    assert "trained on of 1 of 2" in note
+    assert "measured on of 1 of 2" in note
+    assert "torch of 1" not in note.replace("trained with torch of 1 of 2", "")
 
 
-def test_a_run_on_two_machines_is_of_neither(tmp_path: Path) -> None:
+def test_a_run_on_two_machines_is_a_kind_of_its_own(tmp_path: Path) -> None:
     words = [recorded(tmp_path / name, gain) for name, gain in (("a", 1.0), ("b", 2.0))]
     record = result(tmp_path / "b")
     record["settings"]["machine"]["trained"].append({"device": "H200", "torch": "2.14.1"})
@@ -279,8 +285,8 @@ def test_a_run_on_two_machines_is_of_neither(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_intervals_of_means_end_where_the_score_does(tmp_path: Path) -> None:
-    """Two seeds far apart: Student's t reaches beyond 0 and 1, a share does not."""
+def test_intervals_of_means_stay_in_the_range_of_the_score(tmp_path: Path) -> None:
+    """Two seeds are far apart: Student's t reaches below 0 and above 1, but a share cannot."""
     label = np.random.default_rng(0).integers(0, 3, 60)
     folders = [
         ",".join(
@@ -297,18 +303,16 @@ def test_intervals_of_means_end_where_the_score_does(tmp_path: Path) -> None:
         [
             "compare",
             *(f"{name}={folder}" for name, folder in zip("ab", folders, strict=True)),
-            "--out",
-            str(tmp_path / "out"),
+            *("--out", str(tmp_path / "out")),
         ]
     )
-    found = result(tmp_path / "out")["values"]["methods"]["a"]["accuracy"]
-    assert (found["low"], found["high"]) == (0, 1) and found["value"] == pytest.approx(
-        0.75, abs=0.05
-    )
+    values = result(tmp_path / "out")["values"]["methods"]["a"]["accuracy"]
+    assert (values["low"], values["high"]) == (0, 1)
+    assert values["value"] == pytest.approx(0.75, abs=0.05)
 
 
 @pytest.mark.parametrize(
-    "second, said",
+    "second, message",
     [
         ({"count": 58}, ["2 only in", "images/58.png"]),
         ({"kind": "ranks"}, ["holds ranks", "holds classes"]),
@@ -322,16 +326,16 @@ def test_intervals_of_means_end_where_the_score_does(tmp_path: Path) -> None:
     ],
 )
 def test_bad_results_are_named(
-    tmp_path: Path, capsys: pytest.CaptureFixture, second: dict, said: list[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture, second: dict, message: list[str]
 ) -> None:
     folders = [write(tmp_path / "a"), write(tmp_path / "b", **second)]
     assert main(["compare", *folders, "--out", str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err
-    assert all(part in error for part in said), error
+    assert all(part in error for part in message), error
 
 
 @pytest.mark.parametrize(
-    "words, said",
+    "words, message",
     [
         (["a"], "two or more"),
         (["x=a", "x=b"], "two or more"),
@@ -342,23 +346,23 @@ def test_bad_results_are_named(
         (["a", "b", "--difference", "0"], "above 0"),
     ],
 )
-def test_bad_words_are_named(
+def test_wrong_method_arguments_are_named(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture,
     words: list[str],
-    said: str,
+    message: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "a")
     write(tmp_path / "b", gain=2.0)
     (tmp_path / "empty").mkdir()
     assert main(["compare", *words, "--out", "out"]) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.slow
-def test_five_thousand_images_ten_seeds_in_seconds(tmp_path: Path) -> None:
+def test_comparison_of_5000_images_and_ten_seeds_takes_seconds(tmp_path: Path) -> None:
     words = [
         f"{name}="
         + ",".join(write(tmp_path / f"{name}{s}", "classes", gain, s, 5000) for s in range(10))

@@ -1,4 +1,4 @@
-"""embedding-quality: groups, draws, notes, pictures, and a run with a model."""
+"""embedding-quality: groups, draws, notes, figures, and a run with a model."""
 
 from __future__ import annotations
 
@@ -36,15 +36,17 @@ def eval_set(classes: list[str] | None = None, **columns: list[str]) -> EvalSet:
     )
 
 
-def test_groups_are_single_named_by_the_recipe_and_counted() -> None:
+def test_groups_are_named_by_the_recipe_and_rows_of_several_left_out() -> None:
     names, member = embedding_quality.read_groups(
         eval_set(["normal", "mass", "edema"], label=["1", "mass", "0", "", "nan"]), None
     )
-    assert names == ["normal", "mass"] and member.tolist() == [1, 1, 0, -1, -1]
+    assert names == ["normal", "mass"]
+    assert member.tolist() == [1, 1, 0, -1, -1]
     names, member = embedding_quality.read_groups(
         eval_set(groups=["lung", "normal", "lung|opacity", ""]), "groups"
     )
-    assert names == ["lung", "normal"] and member.tolist() == [0, 1, -1, -1]
+    assert names == ["lung", "normal"]
+    assert member.tolist() == [0, 1, -1, -1]
     assert embedding_quality.read_groups(eval_set(title=["a"]), None)[0] == []
     with pytest.raises(UserError, match="no column 'groups'"):
         embedding_quality.read_groups(eval_set(title=["a"]), "groups")
@@ -52,7 +54,7 @@ def test_groups_are_single_named_by_the_recipe_and_counted() -> None:
         embedding_quality.read_groups(eval_set(groups=["", "a|b"]), "groups")
 
 
-def test_draws_are_of_n_pairs_and_centred_by_themselves() -> None:
+def test_each_draw_has_n_pairs_and_its_own_centre() -> None:
     images, texts = unit(50, 8, 0), unit(50, 8, 1)
     whole = embedding_quality.measure_pairs(images, texts, 50, 1, 0)
     assert whole["alignment (Eq. 2)"]["raw"] == [pytest.approx(embedding.alignment(images, texts))]
@@ -63,27 +65,32 @@ def test_draws_are_of_n_pairs_and_centred_by_themselves() -> None:
     ]
     drawn = embedding_quality.measure_pairs(images, texts, 20, 40, 0)
     values = np.array(drawn["alignment (Eq. 2)"]["raw"])
-    assert len(values) == 40 and values.std() > 0
+    assert len(values) == 40
+    assert values.std() > 0
     # fewer wrong texts, larger Eq. 2
     assert values.mean() > embedding.alignment(images, texts) + 0.05
     assert drawn == embedding_quality.measure_pairs(images, texts, 20, 40, 0)
     assert drawn != embedding_quality.measure_pairs(images, texts, 20, 40, 1)
 
 
-def test_picture_says_which_projection_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_figure_names_its_projection(monkeypatch: pytest.MonkeyPatch) -> None:
     points = unit(30, 8, 0) * [5, 3, 1, 1, 1, 1, 1, 1]
     monkeypatch.setitem(sys.modules, "umap", None)  # not installed
     kind, flat = project(points, 0)
     spread = np.linalg.svd(points - points.mean(axis=0), compute_uv=False)
-    assert kind == "PCA" and np.linalg.norm(flat, axis=0) == pytest.approx(spread[:2])
+    assert kind == "PCA"
+    assert np.linalg.norm(flat, axis=0) == pytest.approx(spread[:2])
     kind, figure = clouds_figure(points, points, ["a"], np.where(np.arange(30) < 9, 0, -1), 0)
-    assert kind == "PCA" and [
-        text.get_text() for text in figure.axes[0].get_legend().get_texts()
-    ] == ["no group", "a"]
+    assert kind == "PCA"
+    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == [
+        "no group",
+        "a",
+    ]
 
     class UMAP:
         def __init__(self, metric: str, random_state: int) -> None:
-            assert metric == "cosine" and random_state == 7
+            assert metric == "cosine"
+            assert random_state == 7
 
         def fit_transform(self, values: np.ndarray) -> np.ndarray:
             return values[:, :2]
@@ -91,7 +98,8 @@ def test_picture_says_which_projection_it_is(monkeypatch: pytest.MonkeyPatch) ->
     module = ModuleType("umap")
     module.UMAP = UMAP
     monkeypatch.setitem(sys.modules, "umap", module)
-    assert project(points, 7)[0] == "UMAP" and project(points[:15], 7)[0] == "PCA"
+    assert project(points, 7)[0] == "UMAP"
+    assert project(points[:15], 7)[0] == "PCA"
 
 
 @pytest.fixture(scope="module")
@@ -103,16 +111,8 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(phantoms: Path, model: str, out: Path, *flags: object, table: str = "test.csv") -> int:
     fixed = [
-        "--model",
-        model,
-        "--pretrained",
-        "random",
-        "--device",
-        "cpu",
-        "--workers",
-        0,
-        "--cache",
-        "none",
+        *("--model", model, "--pretrained", "random", "--device", "cpu", "--workers", 0),
+        *("--cache", "none"),
     ]
     return main(
         [
@@ -120,10 +120,7 @@ def run(phantoms: Path, model: str, out: Path, *flags: object, table: str = "tes
             for flag in (
                 "embedding-quality",
                 *fixed,
-                "--data",
-                phantoms / table,
-                "--out",
-                out,
+                *("--data", phantoms / table, "--out", out),
                 *flags,
             )
         ]
@@ -137,24 +134,18 @@ def test_a_run_with_a_model(tiny_model: str, phantoms: Path, tmp_path: Path) -> 
     pairs = record["values"]["pairs"]
     raw, centred = pairs["uniformity (Eq. 3)"]["raw"][0], pairs["uniformity (Eq. 3)"]["centred"][0]
     assert f"Eq. 3 is {raw:.2f}; with both clouds centred it is {centred:.2f}" in record["notes"][0]
-    assert (
-        "n = 40 pairs, fewer than 1000" in record["notes"][1] and record["settings"]["draws"] == 1
-    )
-    assert (
-        record["values"]["groups"]["names"][0] == "normal"
-        and sum(record["values"]["groups"]["images"]) == 40
-    )
-    assert (
-        record["values"]["clusters"]["seeds"] == [0, 1]
-        and len(record["values"]["clusters"]["NMI"]) == 2
-    )
+    assert "n = 40 pairs, fewer than 1000" in record["notes"][1]
+    assert record["settings"]["draws"] == 1
+    assert record["values"]["groups"]["names"][0] == "normal"
+    assert sum(record["values"]["groups"]["images"]) == 40
+    assert record["values"]["clusters"]["seeds"] == [0, 1]
+    assert len(record["values"]["clusters"]["NMI"]) == 2
     page = (tmp_path / "report.html").read_text()
-    assert (
-        "rises with the modality gap" in page
-        and "Calinski-Harabasz" in page
-        and "k-means clusters" in page
-    )
-    assert (tmp_path / "cosines.png").is_file() and (tmp_path / "clouds.png").is_file()
+    assert "rises with the modality gap" in page
+    assert "Calinski-Harabasz" in page
+    assert "k-means clusters" in page
+    assert (tmp_path / "cosines.png").is_file()
+    assert (tmp_path / "clouds.png").is_file()
 
 
 def test_draws_repeated_texts_and_no_groups(
@@ -167,10 +158,8 @@ def test_draws_repeated_texts_and_no_groups(
     record = json.loads((tmp_path / "result.json").read_text())
     repeated = 40 - frame["title"].nunique()
     assert any(note.startswith(f"{repeated} of 40 texts repeat") for note in record["notes"])
-    assert (
-        len(record["values"]["pairs"]["modality gap"]["raw"]) == 3
-        and "groups" not in record["values"]
-    )
+    assert len(record["values"]["pairs"]["modality gap"]["raw"]) == 3
+    assert "groups" not in record["values"]
     assert not (tmp_path / "cosines.png").exists()
 
 
@@ -194,7 +183,8 @@ def test_too_few_images_for_clusters_is_a_note() -> None:
             ["a", "b", "c", "d"][: max(member) + 1],
         )
         embedding_quality.add_groups(result, unit(4, 5, 0), names, np.array(member), [0])
-        assert "clusters" not in result.values and len(result.tables) == 1
+        assert "clusters" not in result.values
+        assert len(result.tables) == 1
         assert result.notes[0].startswith(
             f"No clusters: 4 different images in {len(names)} groups; expected two"
         )

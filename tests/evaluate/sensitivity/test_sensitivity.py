@@ -1,4 +1,4 @@
-"""Positions of every tower, heatmaps through the evaluation transform, and the task on phantoms."""
+"""Positions of every kind of tower, heatmaps under the evaluation transform, and the task."""
 
 from __future__ import annotations
 
@@ -78,14 +78,15 @@ TOWERS = {  # name: (config, side, grid, whether the positions' mean is the feat
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TOWERS)
-def test_positions_of_every_tower(name: str) -> None:
+def test_positions_of_each_kind_of_tower_have_the_expected_shape(name: str) -> None:
     config, side, grid, is_mean = TOWERS[name]
     torch.manual_seed(0)
     tower = _build_vision_tower(24, {**config, "image_size": side}).eval()
     with torch.no_grad():
         pixels = torch.randn(2, 3, side, side)
         positions, features = encode_positions(tower, pixels), tower(pixels)
-        assert positions.shape == (2, *grid, 24) and torch.isfinite(positions).all()
+        assert positions.shape == (2, *grid, 24)
+        assert torch.isfinite(positions).all()
         if is_mean:
             torch.testing.assert_close(positions.mean((1, 2)), features, atol=1e-4, rtol=1e-4)
         else:
@@ -94,7 +95,7 @@ def test_positions_of_every_tower(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["vit-average", "timm-resnet", "timm-convnext"])
-def test_an_image_of_one_position_is_that_position(name: str) -> None:
+def test_features_of_an_image_with_one_position_are_those_of_the_position(name: str) -> None:
     config, _, grid, _ = TOWERS[name]
     side = 16 if "vit" in name else 32
     tower = _build_vision_tower(24, {**config, "image_size": side}).eval()
@@ -108,7 +109,7 @@ def test_an_image_of_one_position_is_that_position(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["vit-average", "modified-resnet", "timm-swin"])
 def test_rows_and_columns_are_not_swapped(name: str) -> None:
-    """Changing a corner of the image changes the position of that corner most."""
+    """A change in a corner of the image changes the position of that corner most."""
     config, side, (rows, columns), _ = TOWERS[name]
     torch.manual_seed(0)
     tower = _build_vision_tower(24, {**config, "image_size": side}).eval()
@@ -122,7 +123,7 @@ def test_rows_and_columns_are_not_swapped(name: str) -> None:
     assert divmod(int(difference.argmax()), columns) == (0, columns - 1)
 
 
-def test_unknown_towers_are_refused() -> None:
+def test_unknown_towers_are_an_error() -> None:
     with pytest.raises(UserError, match="Linear: its features by position are not known"):
         encode_positions(torch.nn.Linear(2, 2), torch.zeros(1, 3, 8, 8))
 
@@ -134,9 +135,10 @@ def test_similarity_is_a_cosine() -> None:
     )
 
 
-def test_heatmaps_take_the_way_of_the_image(tmp_path: Path) -> None:
-    """A wide film: resized by its shorter side, cropped at the centre; a mark on the film and on
-    the map stay together.
+def test_heatmaps_get_the_geometry_of_the_image(tmp_path: Path) -> None:
+    """A wide image is resized by its shorter side and cropped at the centre.
+
+    A mark on the image and on the map stay together.
     """
     pixels = np.zeros((40, 80), np.uint8)
     pixels[10:14, 50:54] = 255
@@ -149,7 +151,8 @@ def test_heatmaps_take_the_way_of_the_image(tmp_path: Path) -> None:
     transform = open_clip.image_transform(32, is_train=False, mean=(0, 0, 0), std=(1, 1, 1))
     image = Image.open(tmp_path / "film.png").convert("RGB")
     heatmap, film = read_heatmap_tensor(data, 0, image, transform)[0], transform(image)[0]
-    assert heatmap.shape == film.shape == (32, 32) and heatmap.max() == 1
+    assert heatmap.shape == film.shape == (32, 32)
+    assert heatmap.max() == 1
     centre = [
         float((values.sum(axis) * torch.arange(32)).sum() / values.sum())
         for values in (heatmap, film)
@@ -159,13 +162,16 @@ def test_heatmaps_take_the_way_of_the_image(tmp_path: Path) -> None:
     Image.fromarray(
         np.eye(20, 40, dtype=np.uint8) * 0 + np.pad([[255]], ((0, 19), (0, 39))).astype(np.uint8)
     ).save(tmp_path / "map.png")
-    with pytest.raises(UserError, match="nothing of it is left in the centre crop"):
+    with pytest.raises(UserError, match="is 0 everywhere in the centre crop"):
         read_heatmap_tensor(data, 0, image, transform)
 
 
-def test_a_second_table_has_its_own_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Heatmaps beside that table, or where the command starts; an image in it twice, or a cell that
-    may be two files, is refused.
+def test_paths_in_a_second_table_are_relative_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Heatmaps are beside that table, or in the current folder.
+
+    An image in it twice, or a cell that can mean two files, is an error.
     """
     for folder in ("data", "gaze", "start"):
         (tmp_path / folder).mkdir()
@@ -187,7 +193,7 @@ def test_a_second_table_has_its_own_paths(tmp_path: Path, monkeypatch: pytest.Mo
         join_heatmaps(read_eval_set(table), "heatmap", gaze)
     pd.concat([rows, rows[:1]]).to_csv(gaze, index=False)
     with pytest.raises(
-        DataError, match="g.csv: a.png has several heatmaps; expected one row an image"
+        DataError, match="g.csv: a.png has several heatmaps; expected one row for each image"
     ):
         join_heatmaps(read_eval_set(table), "heatmap", gaze)
     for content, message in (
@@ -210,17 +216,17 @@ def test_shared_and_swapped_maps_and_near_columns_are_named(tmp_path: Path) -> N
         Image.fromarray(np.tri(8, dtype=np.uint8) * (40 + i)).save(tmp_path / f"map{i}.png")
     path = tmp_path / "t.csv"
 
-    def found(*maps: str) -> list[str]:
+    def result(*maps: str) -> list[str]:
         path.write_text(
             "filepath,heatmap\n" + "".join(f"{i}.png,{name}.png\n" for i, name in enumerate(maps))
         )
         return suspicious_maps(join_heatmaps(read_eval_set(path), "heatmap", None))
 
-    assert found("map0", "map1", "map2", "map3") == []
-    assert found("map0", "map0", "map0", "map3") == [
+    assert result("map0", "map1", "map2", "map3") == []
+    assert result("map0", "map0", "map0", "map3") == [
         "1 heatmap serves 3 different images (one of them 3); expected each image to have its own."
     ]
-    assert found("1", "2", "3", "map0") == [
+    assert result("1", "2", "3", "map0") == [
         "3 heatmaps are images of other samples; expected maps."
     ]
     path.write_text("filepath,heat_map\n0.png,1.png\n")
@@ -228,20 +234,16 @@ def test_shared_and_swapped_maps_and_near_columns_are_named(tmp_path: Path) -> N
         join_heatmaps(read_eval_set(path), "heatmap", None)
 
 
-def test_shuffling_leaves_nobody_in_place() -> None:
+def test_derangement_has_no_fixed_point() -> None:
     for count in (2, 3, 50):
         order = derangement(count, 7)
-        assert (
-            sorted(order) == list(range(count))
-            and all(i != place for i, place in enumerate(order))
-            and order == derangement(count, 7)
-        )
+        assert sorted(order) == list(range(count))
+        assert all(i != place for i, place in enumerate(order))
+        assert order == derangement(count, 7)
     centre = centre_map((9, 5))
-    assert (
-        centre.argmax() == 4 * 5 + 2
-        and centre[0, 2] == pytest.approx(centre[8, 2])
-        and centre[0, 2] < 0.1
-    )
+    assert centre.argmax() == 4 * 5 + 2
+    assert centre[0, 2] == pytest.approx(centre[8, 2])
+    assert centre[0, 2] < 0.1
 
 
 @pytest.fixture(scope="module")
@@ -256,30 +258,19 @@ def test_task_with_and_without_processor(
     phantoms: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     common = [
-        "--pretrained",
-        "random",
-        "--data",
-        str(phantoms / "test.csv"),
-        "--heatmaps",
-        str(phantoms / "test_gaze.csv"),
-        "--device",
-        "cpu",
-        "--workers",
-        "0",
-        "--cache",
-        "none",
-        "--batch-size",
-        "5",
-        "--heatmap-column",
-        "gaze",
+        *("--pretrained", "random", "--data", str(phantoms / "test.csv")),
+        *("--heatmaps", str(phantoms / "test_gaze.csv"), "--device", "cpu", "--workers", "0"),
+        *("--cache", "none", "--batch-size", "5", "--heatmap-column", "gaze"),
     ]
     assert (
         main(["sensitivity", "--model", "eclip-tiny", *common, "--out", str(tmp_path / "e")]) == 0
     )
     values = json.loads((tmp_path / "e" / "result.json").read_text())["values"]
-    assert values["identity_error"] < 1e-10 and values["grid"] == [2, 2]
-    cosine = {name: found["cosine"]["value"] for name, found in values["processor"].items()}
-    assert cosine["ones"] == pytest.approx(1, abs=1e-5) and cosine["true"] < 0.999
+    assert values["identity_error"] < 1e-10
+    assert values["grid"] == [2, 2]
+    cosine = {name: result["cosine"]["value"] for name, result in values["processor"].items()}
+    assert cosine["ones"] == pytest.approx(1, abs=1e-5)
+    assert cosine["true"] < 0.999
     assert values["processor"]["ones"]["text_change"]["value"] == pytest.approx(0, abs=1e-5)
     assert (
         values["pointing"]["another heatmap"]["NSS"]["value"]
@@ -293,40 +284,34 @@ def test_task_with_and_without_processor(
     }
     assert main(["sensitivity", "--model", "tiny", *common, "--out", str(tmp_path / "p")]) == 0
     plain = json.loads((tmp_path / "p" / "result.json").read_text())
-    assert "processor" not in plain["values"] and any(
-        "No heatmap processor" in note for note in plain["notes"]
-    )
+    assert "processor" not in plain["values"]
+    assert any("No heatmap processor" in note for note in plain["notes"])
     assert plain["values"]["pointing"] == values["pointing"]
     assert (
         main(
             [
-                "sensitivity",
-                "--model",
-                "eclip-tiny",
+                *("sensitivity", "--model", "eclip-tiny"),
                 *common,
-                "--precision",
-                "bf16",
-                "--out",
-                str(tmp_path / "l"),
+                *("--precision", "bf16", "--out", str(tmp_path / "l")),
             ]
         )
         == 0
     )
     low = json.loads((tmp_path / "l" / "result.json").read_text())["values"]
-    assert low["identity_error"] < 1e-3 and low["processor"]["true"]["cosine"][
-        "value"
-    ] == pytest.approx(cosine["true"], abs=0.02)
+    assert low["identity_error"] < 1e-3
+    assert low["processor"]["true"]["cosine"]["value"] == pytest.approx(cosine["true"], abs=0.02)
     capsys.readouterr()
     assert main(["sensitivity", "--model", "tiny", *common[:4], "--out", str(tmp_path / "n")]) == 2
     assert "no heatmaps; expected a column 'heatmap'" in capsys.readouterr().err
 
 
 @pytest.mark.slow
-def test_a_pool_of_attention_is_where_the_tower_looks(
+def test_attention_pool_is_the_map_of_a_tower_that_has_one(
     phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its scores are those of the pool's attention, enlarged; it is what the picture and `look`
-    show.
+    """Its scores are those of the enlarged attention of the pool.
+
+    The figure and the value `look` show it.
     """
     config = {
         "embed_dim": 24,
@@ -349,34 +334,17 @@ def test_a_pool_of_attention_is_where_the_tower_looks(
     assert (
         main(
             [
-                "sensitivity",
-                "--model",
-                "pooled",
-                "--pretrained",
-                str(tmp_path / "weights.pt"),
-                "--data",
-                str(table),
-                "--heatmaps",
-                str(phantoms / "test_gaze.csv"),
-                "--heatmap-column",
-                "gaze",
-                "--device",
-                "cpu",
-                "--workers",
-                "0",
-                "--cache",
-                "none",
-                "--out",
-                str(tmp_path / "o"),
+                *("sensitivity", "--model", "pooled", "--pretrained", str(tmp_path / "weights.pt")),
+                *("--data", str(table), "--heatmaps", str(phantoms / "test_gaze.csv")),
+                *("--heatmap-column", "gaze", "--device", "cpu", "--workers", "0"),
+                *("--cache", "none", "--out", str(tmp_path / "o")),
             ]
         )
         == 0
     )
     values = json.loads((tmp_path / "o" / "result.json").read_text())["values"]
-    assert (
-        values["look"] == "attention pool" == next(iter(values["pointing"]))
-        and values["pointing"]["own report"] != values["pointing"]["attention pool"]
-    )
+    assert values["look"] == "attention pool" == next(iter(values["pointing"]))
+    assert values["pointing"]["own report"] != values["pointing"]["attention pool"]
     data, transform = (
         join_heatmaps(read_eval_set(table), "gaze", phantoms / "test_gaze.csv"),
         open_clip.image_transform(64, is_train=False),
@@ -388,17 +356,18 @@ def test_a_pool_of_attention_is_where_the_tower_looks(
             log = pool_attention(
                 model.visual, encode_tokens(model.visual, transform(image)[None])[1]
             )
-        found = torch.nn.functional.interpolate(log.exp()[None], size=(64, 64), mode="bilinear")[
+        result = torch.nn.functional.interpolate(log.exp()[None], size=(64, 64), mode="bilinear")[
             0, 0
         ]
-        maps.append(found.numpy())
+        maps.append(result.numpy())
         scores.append(
             pointing_scores(
-                found.numpy(), read_heatmap_tensor(data, row, image, transform)[0].numpy()
+                result.numpy(), read_heatmap_tensor(data, row, image, transform)[0].numpy()
             )["NSS"]
         )
     assert values["pointing"]["attention pool"]["NSS"]["value"] == pytest.approx(
         np.mean(scores), abs=1e-4
     )
-    assert max(one.max() / one.min() for one in maps) > 2 and len(shown) == 6
+    assert max(one.max() / one.min() for one in maps) > 2
+    assert len(shown) == 6
     assert all(np.allclose(picture[2], one, atol=1e-5) for picture, one in zip(shown, maps))
