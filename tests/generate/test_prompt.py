@@ -206,6 +206,10 @@ def test_faults_are_counted() -> None:
 # ---- floors
 
 
+def test_default_writer_is_copy(no_network: None) -> None:
+    assert open_writer(arguments(), REPORTS).facts["writer"] == "copy"
+
+
 def test_copy_is_the_nearest_report(no_network: None) -> None:
     writer = open_writer(arguments("--writer", "copy"), REPORTS)
     made = writer.write([Query("a", [], ["near", "far"]), Query("b", [], ["other"])])
@@ -241,7 +245,8 @@ def test_random_draws_by_seed_and_key_from_all_reports(no_network: None) -> None
     ("words", "message"),
     [
         (("--writer", "http", "--llm", "m"), "http without --llm-url"),
-        (("--llm-url", "http://localhost:1/v1"), "smollm2 with --llm-url"),
+        (("--llm-url", "http://localhost:1/v1"), "copy with --llm-url"),
+        (("--writer", "smollm2", "--llm-url", "http://localhost:1/v1"), "smollm2 with --llm-url"),
         (("--writer", "copy", "--llm-url", "http://localhost:1/v1"), "copy with --llm-url"),
         (("--writer", "http", "--llm-url", "http://localhost:1/v1"), "http without --llm;"),
         (("--max-new-tokens", 0), "--max-new-tokens 0: expected at least 1"),
@@ -249,7 +254,9 @@ def test_random_draws_by_seed_and_key_from_all_reports(no_network: None) -> None
         (("--llm-batch-size", 0), "--llm-batch-size 0"),
         (("--llm-threads", 0), "--llm-threads 0"),
         (("--llm-timeout", "nan"), "--llm-timeout nan"),
-        (("--llm", "nowhere.gguf"), "nowhere.gguf: no GGUF file"),
+        (("--llm", "own.gguf"), "--writer copy with --llm own.gguf"),
+        (("--writer", "random", "--llm", "m"), "--writer random with --llm m"),
+        (("--writer", "smollm2", "--llm", "nowhere.gguf"), "nowhere.gguf: no GGUF file"),
     ],
 )
 def test_bad_arguments_are_named(no_network: None, words: tuple, message: str) -> None:
