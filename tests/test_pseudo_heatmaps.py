@@ -70,16 +70,14 @@ def test_a_table_again_with_a_heatmap_for_every_image(
         table, index=False
     )
     out = tmp_path / "taught"
+    assert make(out, table, "--batch-size", "3") == 0
     assert (
-        make(out, table, "--batch-size", "3") == 0
-        and capsys.readouterr().out == f"pseudo-heatmaps: 5 made, 2 of experts kept, in {out}\n"
+        capsys.readouterr().out == f"pseudo-heatmaps: 5 written, 2 expert heatmaps kept, in {out}\n"
     )
     after = pd.read_csv(out / "train.csv")
-    assert (
-        list(after) == ["filepath", "title", "heatmap", "label"]
-        and after["label"].tolist() == list(range(7))
-        and after["title"].equals(before["title"])
-    )
+    assert list(after) == ["filepath", "title", "heatmap", "label"]
+    assert after["label"].tolist() == list(range(7))
+    assert after["title"].equals(before["title"])
     assert all(
         (out / path).samefile(tmp_path / "data" / "images" / f"{i}.png")
         for i, path in enumerate(after["filepath"])
@@ -93,9 +91,8 @@ def test_a_table_again_with_a_heatmap_for_every_image(
         "5.npy",
         "000007.png",
     ]
-    assert after["heatmap"][0] == "heatmaps/000001.png" and (out / after["heatmap"][2]).samefile(
-        tmp_path / "data" / "images" / "2.npy"
-    )
+    assert after["heatmap"][0] == "heatmaps/000001.png"
+    assert (out / after["heatmap"][2]).samefile(tmp_path / "data" / "images" / "2.npy")
     encoder = load_encoder("tiny", "random", device="cpu")
     for i in (0, 4, 6):
         pixels = encoder.transform(
@@ -110,10 +107,8 @@ def test_a_table_again_with_a_heatmap_for_every_image(
             read_map(out / after["heatmap"][i]), 255 * look / look.max(), atol=1
         )
     manifest = json.loads((out / "manifest.json").read_text())
-    assert (
-        manifest["counts"] == {"made": 5, "expert": 2, "unreadable": 0}
-        and manifest["parameters"]["weights_hash"] == encoder.facts["weights_hash"]
-    )
+    assert manifest["counts"] == {"made": 5, "expert": 2, "unreadable": 0}
+    assert manifest["parameters"]["weights_hash"] == encoder.facts["weights_hash"]
     assert check([str(out / "train.csv"), "--sheet", str(tmp_path / "sheet.png")]) == 0
 
 
@@ -142,9 +137,8 @@ def test_the_report_says_where_only_without_a_pool(tmp_path: Path) -> None:
             pixels,
             ["a nodule", "effusion on the left side"],
         )
-        assert torch.allclose(*maps, atol=1e-4) == same and torch.allclose(
-            maps.sum((1, 2)), torch.ones(2)
-        )
+        assert torch.allclose(*maps, atol=1e-4) == same
+        assert torch.allclose(maps.sum((1, 2)), torch.ones(2))
 
 
 @pytest.mark.slow
@@ -181,22 +175,17 @@ def test_a_map_covers_the_whole_image(
         make(
             tmp_path / "out",
             tmp_path / "t.tsv",
-            "--csv-img-key",
-            "img",
-            "--csv-caption-key",
-            "caption",
-            "--csv-heatmap-key",
-            "look",
+            *("--csv-img-key", "img"),
+            *("--csv-caption-key", "caption"),
+            *("--csv-heatmap-key", "look"),
         )
         == 0
     )
     row = pd.read_csv(tmp_path / "out" / "t.tsv", sep="\t").iloc[0]
     values = read_map(tmp_path / "out" / row["look"])
-    assert (
-        values.shape == shape
-        and values[-corner[0], -corner[1]] == 255
-        and values[corner[0] - 1, corner[1] - 1] < 200
-    )
+    assert values.shape == shape
+    assert values[-corner[0], -corner[1]] == 255
+    assert values[corner[0] - 1, corner[1] - 1] < 200
 
 
 def test_windows_go_along(tmp_path: Path, to_light: None) -> None:
@@ -205,9 +194,8 @@ def test_windows_go_along(tmp_path: Path, to_light: None) -> None:
     pd.read_csv(table).assign(windows=["w.windows.json", ""]).to_csv(table, index=False)
     assert make(tmp_path / "out", table) == 0
     cells = pd.read_csv(tmp_path / "out" / "train.csv", keep_default_na=False)["windows"]
-    assert (tmp_path / "out" / cells[0]).samefile(tmp_path / "data" / "w.windows.json") and cells[
-        1
-    ] == ""
+    assert (tmp_path / "out" / cells[0]).samefile(tmp_path / "data" / "w.windows.json")
+    assert cells[1] == ""
 
 
 @pytest.mark.slow
@@ -233,10 +221,8 @@ def test_shards_again_with_one_member_more(
             }
         write_shard(tmp_path / f"train-{number}.tar", members)
     out = tmp_path / "out"
-    assert (
-        make(out, tmp_path / "train-{0..1}.tar", "--batch-size", "2") == 0
-        and "4 made, 2 of experts kept" in capsys.readouterr().out
-    )
+    assert make(out, tmp_path / "train-{0..1}.tar", "--batch-size", "2") == 0
+    assert "4 written, 2 expert heatmaps kept" in capsys.readouterr().out
     for number in (0, 1):
         old, new = (
             index_shard(tmp_path / f"train-{number}.tar"),
@@ -262,10 +248,10 @@ def test_shards_again_with_one_member_more(
     ("broken", "flags", "code", "said"),
     [
         ("filled", (), 2, "is not empty; expected a new folder"),
-        ("none", (), 2, "every image has a heatmap already"),
+        ("none", (), 2, "every image already has a heatmap"),
         ("image", (), 2, "row 2, column 'filepath'"),
         ("missing", (), 2, "no such image"),
-        ("image", ("--on-bad-sample", "skip"), 0, "2 made, 0 of experts kept"),
+        ("image", ("--on-bad-sample", "skip"), 0, "2 written, 0 expert heatmaps kept"),
         ("tables", (), 2, "2 tables; expected one table"),
         ("column", (), 2, "Name yours with --csv-img-key"),
         ("grid", (), 2, "there is nowhere to look"),
@@ -298,7 +284,7 @@ def test_faults(
     told = capsys.readouterr()
     assert said in told.out + told.err
     if code == 0:
-        assert "1 images can not be read and have none" in told.out
+        assert "1 images cannot be read and have no heatmap" in told.out
         assert pd.read_csv(out / "train.csv")["heatmap"].isna().tolist() == [False, True, False]
 
 
@@ -309,32 +295,22 @@ def test_a_run_teaches_another(launcher: Launcher, tmp_path: Path) -> None:
     """
     write_table(tmp_path, 16, annotated=[1, 4])
     flags = (
-        "--model",
-        "tiny",
-        "--recipe",
-        "eclip-plus",
-        "--precision",
-        "fp32",
-        "--workers",
-        0,
-        "--warmup",
-        1,
-        "--batch-size",
-        8,
-        "--epochs",
-        1,
-        "--device",
-        "cpu",
-        "--logs",
-        "logs",
+        *("--model", "tiny"),
+        *("--recipe", "eclip-plus"),
+        *("--precision", "fp32"),
+        *("--workers", 0),
+        *("--warmup", 1),
+        *("--batch-size", 8),
+        *("--epochs", 1),
+        *("--device", "cpu"),
+        *("--logs", "logs"),
     )
     launcher.train((*flags, "--train-data", "train.csv", "--name", "teacher"))
     done = launcher.run(
         "openclip_eclip.prepare",
         ("pseudo-heatmaps", "taught", "--model", "logs/teacher", "--data", "train.csv"),
     )
-    assert "14 made, 2 of experts kept" in done.stdout
+    assert "14 written, 2 expert heatmaps kept" in done.stdout
     launcher.train((*flags, "--train-data", "taught/train.csv", "--name", "student"))
-    assert "eclip: 2 annotated samples" in launcher.log(
-        "teacher"
-    ) and "eclip: 16 annotated samples" in launcher.log("student")
+    assert "eclip: 2 annotated samples" in launcher.log("teacher")
+    assert "eclip: 16 annotated samples" in launcher.log("student")

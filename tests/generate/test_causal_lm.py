@@ -87,16 +87,11 @@ def test_transformers_is_deterministic_and_a_batch_is_its_parts(
     no_network: None,  # noqa: F811
 ) -> None:
     words = (
-        "--writer",
-        "transformers",
-        "--llm",
-        folder,
-        "--max-new-tokens",
-        12,
-        "--llm-device",
-        "cpu",
-        "--llm-batch-size",
-        4,
+        *("--writer", "transformers"),
+        *("--llm", folder),
+        *("--max-new-tokens", 12),
+        *("--llm-device", "cpu"),
+        *("--llm-batch-size", 4),
     )
     first, second = (open_writer(arguments(*words), REPORTS) for _ in range(2))
     made = first.write(QUERIES)
@@ -108,11 +103,9 @@ def test_transformers_is_deterministic_and_a_batch_is_its_parts(
     )
     assert len({one.text for one in made}) > 1 and not any(one.empty for one in made)
     facts = first.facts
-    assert (
-        facts == second.facts
-        and facts["precision"] == "fp32"
-        and facts["sampling"] == {"temperature": 0, "max_new_tokens": 12}
-    )
+    assert facts == second.facts
+    assert facts["precision"] == "fp32"
+    assert facts["sampling"] == {"temperature": 0, "max_new_tokens": 12}
     assert len(facts["sha256"]) == 64 and facts["model"] == folder and facts["batch_size"] == 4
 
 
@@ -170,7 +163,7 @@ def test_models_that_can_not_be_loaded_are_named(tmp_path: Path) -> None:
         CausalLMWriter(save_model(tmp_path / "a", template=None), 4, device="cpu")
     for name in (tmp_path / "empty", "no-such-owner/no-such-model"):
         (tmp_path / "empty").mkdir(exist_ok=True)
-        with pytest.raises(UserError, match=f"--llm {name}: transformers can not load it"):
+        with pytest.raises(UserError, match=f"--llm {name}: transformers cannot load it"):
             CausalLMWriter(str(name), 4, device="cpu")
 
 
@@ -242,13 +235,10 @@ def test_smollm2_writes_the_same_whatever_came_before(
     assert len(set(cached)) == 1 < cached[0]
     assert again == [*made[::-1], made[0]] and not any(one.empty for one in made)
     assert {one.finish for one in made} <= {"stop", "length"}
-    assert writer.facts["writer"] == "smollm2" and writer.facts["sha256"].startswith(
-        "b179c9523d0e6a0f"
-    )
-    assert (
-        writer.facts["runtime"].startswith("xllamacpp ")
-        and writer.facts["sampling"]["max_new_tokens"] == 8
-    )
+    assert writer.facts["writer"] == "smollm2"
+    assert writer.facts["sha256"].startswith("b179c9523d0e6a0f")
+    assert writer.facts["runtime"].startswith("xllamacpp ")
+    assert writer.facts["sampling"]["max_new_tokens"] == 8
     with pytest.raises(UserError, match="film x: SmolLM2.*context"):
         writer.write([Query("film x", [{"role": "user", "content": "lung " * 9000}], [])])
 
@@ -273,7 +263,7 @@ def test_a_damaged_gguf_is_named(tmp_path: Path) -> None:
     cut = tmp_path / "cut.gguf"
     with llama_cpp.packaged_model().open("rb") as stream:
         cut.write_bytes(stream.read(1 << 20))
-    with pytest.raises(UserError, match="cut.gguf: llama.cpp can not load it"):
+    with pytest.raises(UserError, match="cut.gguf: llama.cpp cannot load it"):
         open_writer(arguments("--writer", "smollm2", "--llm", cut), REPORTS)
     (tmp_path / "text.gguf").write_text("nonsense")
     with pytest.raises(UserError, match="text.gguf: no GGUF file"):

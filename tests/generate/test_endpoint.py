@@ -131,11 +131,9 @@ def test_the_request_and_its_answer(
     made = one.write([Query("film", CHAT, [])])[0]
     assert (made.raw, made.text, made.finish) == ("Findings: Clear.<|im_end|>", "Clear.", "length")
     ((path, headers, body),) = stub.requests
-    assert (
-        path == "/v1/chat/completions"
-        and "Authorization" not in headers
-        and headers["Content-Type"] == "application/json"
-    )
+    assert path == "/v1/chat/completions"
+    assert "Authorization" not in headers
+    assert headers["Content-Type"] == "application/json"
     assert body == {
         "model": "m",
         "messages": CHAT,
@@ -178,7 +176,8 @@ def test_faults_are_tried_again_and_named(
     with caplog.at_level(logging.WARNING):
         assert ask(writer(stub, waits)) == ["Clear."]
     assert len(stub.requests) == 3 and waits == [1, 2]
-    assert len(caplog.messages) == 2 and all(
+    assert len(caplog.messages) == 2
+    assert all(
         re.search(named, line) and stub.url in line and "film 0" in line for line in caplog.messages
     )
 
@@ -229,7 +228,7 @@ def test_after_all_tries_url_query_and_fault_are_named(stub: Stub, waits: list[f
 def test_nobody_at_the_port(waits: list[float]) -> None:
     server = Stub()
     server.server_close()
-    with pytest.raises(UserError, match="2 tries; the last: .*refused"):
+    with pytest.raises(UserError, match="2 tries; the last error: .*refused"):
         ask(writer(server, waits, tries=2))
 
 

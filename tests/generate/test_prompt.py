@@ -83,9 +83,8 @@ def test_own_template_has_no_system_role_and_alternates() -> None:
         read_template(), [WorkedExample(["a"], "b"), WorkedExample(["c"], "d")], ["e"]
     )
     assert [message["role"] for message in chat] == ["user", "assistant"] * 2 + ["user"]
-    assert (
-        chat[-1]["content"].splitlines()[1] == "1. e" and "chest radiograph" in chat[0]["content"]
-    )
+    assert chat[-1]["content"].splitlines()[1] == "1. e"
+    assert "chest radiograph" in chat[0]["content"]
 
 
 def test_only_the_last_message_depends_on_the_query() -> None:
@@ -108,8 +107,8 @@ def test_a_report_can_not_end_a_turn(tmp_path: Path) -> None:
     [
         ({"case": None}, "no 'case'"),
         ({"extra": "x"}, "unknown 'extra'"),
-        ({"instructions": " "}, "'instructions' is not a text, or empty"),
-        ({"snippet": 3}, "'snippet' is not a text"),
+        ({"instructions": " "}, "'instructions' is empty or not a text"),
+        ({"snippet": 3}, "'snippet' is empty or not a text"),
         ({"case": "Given nothing"}, "'case' holds {snippets} 0 times"),
         ({"snippet": "{text} {text} {number}"}, "'snippet' holds {text} 2 times"),
         ({"snippet": "{text}"}, "'snippet' holds {number} 0 times"),
@@ -198,9 +197,8 @@ def test_faults_are_counted() -> None:
         Generation("", "content_filter"),
     ]
     assert count_faults(made) == {"count": 6, "empty": 3, "runaway": 2, "stopped_otherwise": 1}
-    assert [one.empty for one in made] == [False, True, False, False, True, True] and made[
-        1
-    ].raw == "Findings:"
+    assert [one.empty for one in made] == [False, True, False, False, True, True]
+    assert made[1].raw == "Findings:"
 
 
 # ---- floors
@@ -216,7 +214,8 @@ def test_copy_is_the_nearest_report(no_network: None) -> None:
     assert [(one.text, one.finish) for one in made] == [
         ("near", "stop"),
         ("other", "stop"),
-    ] and writer.facts["writer"] == "copy"
+    ]
+    assert writer.facts["writer"] == "copy"
     with pytest.raises(UserError, match="film 3: no retrieved report"):
         writer.write([Query("film 3", [], [])])
 
@@ -231,9 +230,8 @@ def test_random_draws_by_seed_and_key_from_all_reports(no_network: None) -> None
     assert [again.write([query])[0].text for query in reversed(queries)] == texts[::-1]
     assert set(texts) == set(REPORTS) and max(map(texts.count, REPORTS)) < 30  # 8 expected
     other = open_writer(arguments("--writer", "random"), REPORTS, seed=2)
-    assert [one.text for one in other.write(queries)] != texts and other.facts["sampling"] == {
-        "seed": 2
-    }
+    assert [one.text for one in other.write(queries)] != texts
+    assert other.facts["sampling"] == {"seed": 2}
     with pytest.raises(UserError, match="no reports to draw from"):
         open_writer(arguments("--writer", "random"), [])
 

@@ -75,16 +75,11 @@ def test_raw_trees_become_training_data(launcher: Launcher, format: str) -> None
         runs.append(
             [
                 *BASIC,
-                "--train-data",
-                split,
-                "--batch-size",
-                2,
-                "--epochs",
-                1,
-                "--warmup",
-                0,
-                "--name",
-                name,
+                *("--train-data", split),
+                *("--batch-size", 2),
+                *("--epochs", 1),
+                *("--warmup", 0),
+                *("--name", name),
                 *more,
             ]
         )

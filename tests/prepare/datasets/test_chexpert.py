@@ -57,14 +57,10 @@ def prepare(root: Path, out: Path, *flags: str) -> int:
             "chexpert",
             str(root),
             str(out),
-            "--evaluation",
-            "none",
-            "--size",
-            "32",
-            "--workers",
-            "1",
-            "--shard-size",
-            "5",
+            *("--evaluation", "none"),
+            *("--size", "32"),
+            *("--workers", "1"),
+            *("--shard-size", "5"),
             *flags,
         ]
     )
@@ -120,16 +116,11 @@ def test_sigkill_leaves_whole_chunks_and_the_next_run_goes_on(tmp_path: Path, fo
     """
     raw, out = write_tree(tmp_path / "raw", 400), tmp_path / "out"
     flags = [
-        "--evaluation",
-        "none",
-        "--size",
-        "32",
-        "--workers",
-        "2",
-        "--shard-size",
-        "5",
-        "--format",
-        format,
+        *("--evaluation", "none"),
+        *("--size", "32"),
+        *("--workers", "2"),
+        *("--shard-size", "5"),
+        *("--format", format),
     ]
     command = [
         sys.executable,
@@ -174,14 +165,10 @@ def test_a_full_disk_leaves_no_broken_shard(tmp_path: Path) -> None:
         "chexpert",
         raw,
         tmp_path / "out",
-        "--evaluation",
-        "none",
-        "--size",
-        "32",
-        "--workers",
-        "1",
-        "--shard-size",
-        "5",
+        *("--evaluation", "none"),
+        *("--size", "32"),
+        *("--workers", "1"),
+        *("--shard-size", "5"),
     ]
     program = (
         "import resource, sys; from openclip_eclip.prepare.__main__ import main; "
@@ -206,14 +193,9 @@ def test_other_settings_or_foreign_files_are_refused(
 ) -> None:
     raw = write_tree(tmp_path / "raw")
     assert prepare(raw, tmp_path / "out", "--part", "0/2") == 0
-    assert (
-        prepare(raw, tmp_path / "out", "--quality", "50") == 2
-        and "other settings (quality)" in capsys.readouterr().err
-    )
-    assert (
-        prepare(raw, tmp_path / "raw") == 2
-        and "holds files of something else" in capsys.readouterr().err
-    )
+    assert prepare(raw, tmp_path / "out", "--quality", "50") == 2
+    assert "other settings (quality)" in capsys.readouterr().err
+    assert prepare(raw, tmp_path / "raw") == 2 and "holds other files" in capsys.readouterr().err
 
 
 def test_missing_images_are_named_and_unreadable_ones_stop(
@@ -241,7 +223,7 @@ def test_missing_images_are_named_and_unreadable_ones_stop(
         ),
         (lambda t: t.assign(Edema="2"), "row 1, column 'Edema': '2'"),
         (lambda t: t.drop(columns="Edema"), "no column 'Edema'"),
-        (lambda t: pd.concat([t, t.tail(1)]), "row 14, column 'Path'.*stands there twice"),
+        (lambda t: pd.concat([t, t.tail(1)]), "row 14, column 'Path'.*occurs twice"),
     ],
 )
 def test_faulty_tables_are_refused(
@@ -258,11 +240,9 @@ def test_dry_run_needs_no_images(tmp_path: Path, capsys: pytest.CaptureFixture) 
     (raw / "train").rename(raw / "elsewhere")
     assert prepare(raw, tmp_path / "out", "--dry-run") == 0
     out = capsys.readouterr().out
-    assert (
-        "train rows: 13" in out
-        and "split train: 12 samples" in out
-        and not (tmp_path / "out").exists()
-    )
+    assert "train rows: 13" in out
+    assert "split train: 12 samples" in out
+    assert not (tmp_path / "out").exists()
 
 
 def test_evaluation_set_holds_its_patients_out(tmp_path: Path) -> None:

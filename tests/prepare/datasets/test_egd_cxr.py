@@ -48,14 +48,10 @@ def prepare(trees: tuple[Path, Path], out: Path, *flags: object) -> int:
             "egd-cxr",
             str(trees[0]),
             str(out),
-            "--images",
-            str(trees[1]),
-            "--size",
-            "32",
-            "--workers",
-            "1",
-            "--sigma",
-            "3",
+            *("--images", str(trees[1])),
+            *("--size", "32"),
+            *("--workers", "1"),
+            *("--sigma", "3"),
             *map(str, flags),
         ]
     )
@@ -94,9 +90,8 @@ def test_maps_peak_where_the_reader_looked_longest(
     assert [name for name in written if "heatmap" in name] == [
         f"{dicom(i)}.heatmap.png" for i in (0, 1)
     ]
-    assert peak(written[f"{dicom(0)}.heatmap.png"]) == at(50, 20) and peak(
-        written[f"{dicom(1)}.heatmap.png"]
-    ) == at(5, 5)
+    assert peak(written[f"{dicom(0)}.heatmap.png"]) == at(50, 20)
+    assert peak(written[f"{dicom(1)}.heatmap.png"]) == at(5, 5)
     values = np.asarray(Image.open(io.BytesIO(written[f"{dicom(0)}.heatmap.png"]))) / 255
     # 0.2 s beside 0.4 s
     assert values.shape == (48, 32) and values[at(10, 70)] == pytest.approx(0.5, abs=0.1)
@@ -107,9 +102,8 @@ def test_maps_peak_where_the_reader_looked_longest(
         "study": "59000000",
         "class": "CHF",
     }
-    assert written[f"{dicom(0)}.txt"].startswith(b"The lungs are clear") and not any(
-        "windows" in name for name in written
-    )
+    assert written[f"{dicom(0)}.txt"].startswith(b"The lungs are clear")
+    assert not any("windows" in name for name in written)
 
 
 def test_what_is_dropped_is_counted(trees: tuple[Path, Path], tmp_path: Path) -> None:
@@ -125,11 +119,9 @@ def test_what_is_dropped_is_counted(trees: tuple[Path, Path], tmp_path: Path) ->
         "heatmap: no usable fixation (the film stays, without one)": 2,
     }
     assert found["examples"]["fixations: calibration dot (an id of 39 characters)"] == ["row 11"]
-    assert (
-        found["facts"]["EGD-CXR films"] == 4
-        and found["facts"]["EGD-CXR patients"] == 3
-        and found["facts"]["fixation rows"] == 14
-    )
+    assert found["facts"]["EGD-CXR films"] == 4
+    assert found["facts"]["EGD-CXR patients"] == 3
+    assert found["facts"]["fixation rows"] == 14
     # more lines than rows
     assert len((trees[0] / "master_sheet.csv").read_text().splitlines()) == 9
 
@@ -154,10 +146,8 @@ def test_weight_by_count(trees: tuple[Path, Path], tmp_path: Path) -> None:
         / 255
     )
     # half of the one at the border
-    assert (
-        values[at(10, 70)] == pytest.approx(values[at(50, 20)], rel=0.1)
-        and 0.4 < values[at(50, 20)] < 0.6
-    )
+    assert values[at(10, 70)] == pytest.approx(values[at(50, 20)], rel=0.1)
+    assert 0.4 < values[at(50, 20)] < 0.6
 
 
 def test_windows_hold_each_sentence_with_its_own_gaze(
@@ -176,9 +166,8 @@ def test_windows_hold_each_sentence_with_its_own_gaze(
         at(50, 20),
         at(10, 70),
     ]
-    assert maps[0][at(10, 70)] == 0 and not any(
-        name.startswith(dicom(1)) and "windows" in name for name in written
-    )
+    assert maps[0][at(10, 70)] == 0
+    assert not any(name.startswith(dicom(1)) and "windows" in name for name in written)
     # the empty transcript
     assert manifest(tmp_path / "out")["left_out"]["windows: no words with times"] == 1
     (trees[0] / "audio_segmentation_transcripts" / dicom(1) / "transcript.json").unlink()
@@ -274,9 +263,8 @@ def test_faulty_pads_matter_to_the_screen_alone(
 ) -> None:
     rewrite(trees[0] / "master_sheet.csv", edit)
     assert prepare(trees, tmp_path / "out") == 0
-    assert prepare(trees, tmp_path / "b", "--positions", "screen") == 2 and re.search(
-        message, capsys.readouterr().err
-    )
+    assert prepare(trees, tmp_path / "b", "--positions", "screen") == 2
+    assert re.search(message, capsys.readouterr().err)
 
 
 @pytest.mark.parametrize(
@@ -288,7 +276,7 @@ def test_faulty_pads_matter_to_the_screen_alone(
         ),
         (
             lambda t: t.assign(patient_id="18000005"),
-            "row 1, column 'path': .*expected the place of patient 18000005",
+            "row 1, column 'path': .*expected the path of patient 18000005",
         ),
         (
             lambda t: t.assign(dicom_id=t.dicom_id.str.upper()),
@@ -308,24 +296,16 @@ def test_faulty_master_sheets_are_refused(
 def test_other_faults_are_refused(
     trees: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    assert (
-        prepare(trees, tmp_path / "a", "--unit", "degrees") == 2
-        and "no pixels per degree" in capsys.readouterr().err
-    )
-    assert (
-        prepare(trees, tmp_path / "a", "--lead", "-1") == 2
-        and "--lead -1.0" in capsys.readouterr().err
-    )
+    assert prepare(trees, tmp_path / "a", "--unit", "degrees") == 2
+    assert "no pixels per degree" in capsys.readouterr().err
+    assert prepare(trees, tmp_path / "a", "--lead", "-1") == 2
+    assert "--lead -1.0" in capsys.readouterr().err
     write_transcript(trees[0], 0, [("a", 0, 1)]).write_text("{")
-    assert (
-        prepare(trees, tmp_path / "a", "--windows", "sentence") == 2
-        and "transcript.json: JSONDecodeError" in capsys.readouterr().err
-    )
+    assert prepare(trees, tmp_path / "a", "--windows", "sentence") == 2
+    assert "transcript.json: JSONDecodeError" in capsys.readouterr().err
     rewrite(trees[1] / "mimic-cxr-2.0.0-metadata.csv.gz", lambda t: t.assign(Rows=""))
-    assert (
-        prepare(trees, tmp_path / "a") == 2
-        and "row 1, columns 'Rows' and 'Columns'" in capsys.readouterr().err
-    )
+    assert prepare(trees, tmp_path / "a") == 2
+    assert "row 1, columns 'Rows' and 'Columns'" in capsys.readouterr().err
 
 
 def test_a_resized_copy_is_refused_and_evened_sides_are_not(
@@ -338,10 +318,8 @@ def test_a_resized_copy_is_refused_and_evened_sides_are_not(
     assert prepare(trees, tmp_path / "a") == 0
     path = film(trees[1], 0)
     Image.open(path).resize((WIDTH // 2, HEIGHT // 2)).save(path)
-    assert (
-        prepare(trees, tmp_path / "b") == 2
-        and "Positions of gaze would be wrong" in capsys.readouterr().err
-    )
+    assert prepare(trees, tmp_path / "b") == 2
+    assert "Gaze positions would be wrong" in capsys.readouterr().err
 
 
 def test_films_without_report_or_metadata_are_left_out(
@@ -364,7 +342,8 @@ def test_splits_keep_patients_together(trees: tuple[Path, Path], tmp_path: Path)
     assert {name: len(rows) for name, rows in names.items()} == {
         "train": 3,
         "validate": 1,
-    } and dicom(3) in names["validate"][0]
+    }
+    assert dicom(3) in names["validate"][0]
     assert prepare(trees, tmp_path / "authors", "--split", "authors", "--format", "csv") == 0
     patients = {
         path.stem: set(pd.read_csv(path)["patient"])
@@ -383,9 +362,8 @@ def test_films_without_an_official_split_are_left_out_and_the_table_is_hashed(
     rewrite(table, lambda frame: frame[frame["dicom_id"] != dicom(3)])
     assert prepare(trees, tmp_path / "out", "--split", "official", "--format", "csv") == 0
     found = manifest(tmp_path / "out")
-    assert found["left_out"]["no row in the table of splits"] == 1 and found["examples"][
-        "no row in the table of splits"
-    ] == [dicom(3)]
+    assert found["left_out"]["no row in the table of splits"] == 1
+    assert found["examples"]["no row in the table of splits"] == [dicom(3)]
     assert table.name in found["tables"] and not (tmp_path / "out" / "validate.csv").exists()
 
 

@@ -30,12 +30,9 @@ def prepare(root: Path, out: Path, *flags: object) -> int:
             "mimic-cxr",
             str(root),
             str(out),
-            "--size",
-            "32",
-            "--workers",
-            "1",
-            "--format",
-            "csv",
+            *("--size", "32"),
+            *("--workers", "1"),
+            *("--format", "csv"),
             *map(str, flags),
         ]
     )
@@ -116,35 +113,30 @@ def test_which_section_becomes_the_caption() -> None:
         "report without the section",
         False,
     )
-    assert (
-        choose({"findings": "F"}, "both", "none").text == "F"
-        and choose({}, "both", "official").missing == "report without any section"
-    )
+    assert choose({"findings": "F"}, "both", "none").text == "F"
+    assert choose({}, "both", "official").missing == "report without any section"
 
 
 def test_films_reports_splits_and_labels(tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert prepare(write_mimic(tmp_path / "raw"), out) == 0
-    assert (
-        keys(out / "train.csv") == [0, 1, 7]
-        and keys(out / "test.csv") == [4]
-        and not (out / "validate.csv").exists()
-    )
+    assert keys(out / "train.csv") == [0, 1, 7]
+    assert keys(out / "test.csv") == [4]
+    assert not (out / "validate.csv").exists()
     train, manifest = table(out / "train.csv"), json.loads((out / "manifest.json").read_text())
     assert train["title"].tolist() == [
         "The lungs are clear in patient 2. There is no pneumothorax. No acute process."
     ] * 2 + ["Caf\ufffd au lait."]
     assert table(out / "test.csv")["title"].tolist() == ["Nothing has ___ changed. Still clear."]
     # blank is not 0
-    assert train["Edema"].tolist() == ["1.0", "1.0", ""] and train["Fracture"].tolist() == [
+    assert train["Edema"].tolist() == ["1.0", "1.0", ""]
+    assert train["Fracture"].tolist() == [
         "0.0",
         "0.0",
         "",
     ]
-    assert (
-        train["patient"].tolist() == ["19000000", "19000000", "18000005"]
-        and "No Finding" not in train
-    )
+    assert train["patient"].tolist() == ["19000000", "19000000", "18000005"]
+    assert "No Finding" not in train
     assert manifest["left_out"] == {
         "view is not frontal": 2,
         "view is not known": 1,
@@ -152,13 +144,11 @@ def test_films_reports_splits_and_labels(tmp_path: Path) -> None:
         "empty report": 1,
         "report without any section": 1,
     }
-    assert list(manifest["skipped"]) == [dicom(8)] and manifest["examples"]["empty report"] == [
-        dicom(6)
-    ]
+    assert list(manifest["skipped"]) == [dicom(8)]
+    assert manifest["examples"]["empty report"] == [dicom(6)]
     facts = manifest["facts"]
-    assert (
-        facts["reports with bytes that are no UTF-8"] == 1 and facts["studies without labels"] == 1
-    )
+    assert facts["reports with bytes that are no UTF-8"] == 1
+    assert facts["studies without labels"] == 1
     assert facts["reports by section"] == {
         "findings+impression": 2,
         "impression": 1,
@@ -168,7 +158,8 @@ def test_films_reports_splits_and_labels(tmp_path: Path) -> None:
         11,
         9,
         9,
-    ) and facts["views"]["blank"] == 1
+    )
+    assert facts["views"]["blank"] == 1
     assert facts["studies by label"]["Fracture"] == {"1": 0, "0": 1, "-1": 1, "blank": 6}
 
 
@@ -180,23 +171,20 @@ def test_options_of_views_sections_and_labels(tmp_path: Path) -> None:
             raw,
             tmp_path / "a",
             "--rescue-views",
-            "--sections",
-            "impression",
-            "--fallback",
-            "none",
-            "--labels",
-            "none",
+            *("--sections", "impression"),
+            *("--fallback", "none"),
+            *("--labels", "none"),
         )
         == 0
     )
-    assert keys(tmp_path / "a" / "validate.csv") == [3] and keys(tmp_path / "a" / "train.csv") == [
+    assert keys(tmp_path / "a" / "validate.csv") == [3]
+    assert keys(tmp_path / "a" / "train.csv") == [
         0,
         1,
         7,
     ]
-    assert table(tmp_path / "a" / "train.csv")["title"][
-        0
-    ] == "No acute process." and "Edema" not in table(tmp_path / "a" / "train.csv")
+    assert table(tmp_path / "a" / "train.csv")["title"][0] == "No acute process."
+    assert "Edema" not in table(tmp_path / "a" / "train.csv")
     # film 4
     assert (
         json.loads((tmp_path / "a" / "manifest.json").read_text())["left_out"][
@@ -204,9 +192,8 @@ def test_options_of_views_sections_and_labels(tmp_path: Path) -> None:
         ]
         == 1
     )
-    assert prepare(raw, tmp_path / "b", "--views", "all") == 0 and keys(
-        tmp_path / "b" / "train.csv"
-    ) == [0, 1, 2, 7, 9]
+    assert prepare(raw, tmp_path / "b", "--views", "all") == 0
+    assert keys(tmp_path / "b" / "train.csv") == [0, 1, 2, 7, 9]
     (raw / "mimic-cxr-2.1.0-test-set-labeled.csv").write_text(
         table(raw / CHEXPERT)
         .drop(columns="subject_id")
@@ -264,10 +251,8 @@ def test_a_film_without_split_is_left_out(tmp_path: Path, capsys: pytest.Capture
     raw = write_mimic(tmp_path / "raw")
     change(raw / SPLIT, lambda t: t.iloc[1:])
     assert prepare(raw, tmp_path / "out", "--dry-run") == 0
-    assert (
-        "no row in the table of splits: 1" in (said := capsys.readouterr().out)
-        and "split train: 3 samples, 0 annotated" in said
-    )
+    assert "no row in the table of splits: 1" in (said := capsys.readouterr().out)
+    assert "split train: 3 samples, 0 annotated" in said
 
 
 def add_exclusive(raw: Path, classes: int = 5, each: int = 2) -> None:
@@ -322,11 +307,9 @@ def test_mimic_5x200_holds_patients_out_and_has_no_gaze(
         name for name in mimic_cxr.COMPETITION for _ in range(2)
     ]
     chosen = {item.columns["patient"] for item in found.items}
-    assert (
-        len(chosen) == 10
-        and all(patient.startswith("17") for patient in chosen)
-        and "EGD-CXR or REFLACX" in found.rule
-    )
+    assert len(chosen) == 10
+    assert all(patient.startswith("17") for patient in chosen)
+    assert "EGD-CXR or REFLACX" in found.rule
     assert {item.columns["patient"] for item in plan.splits["train"]} == {
         "19000000",
         "18000005",
@@ -395,10 +378,8 @@ def test_subjects_of_an_evaluation_table_are_excluded(
     assert prepare(raw, tmp_path / "out", "--exclude-subjects", tmp_path / "held_out.csv") == 0
     assert keys(tmp_path / "out" / "train.csv") == [7]
     (tmp_path / "held_out.csv").write_text("filepath\na.jpg\n")
-    assert (
-        prepare(raw, tmp_path / "b", "--exclude-subjects", tmp_path / "held_out.csv") == 2
-        and "no column 'patient'" in capsys.readouterr().err
-    )
+    assert prepare(raw, tmp_path / "b", "--exclude-subjects", tmp_path / "held_out.csv") == 2
+    assert "no column 'patient'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("format", ["csv", "webdataset"])
@@ -418,10 +399,8 @@ def test_the_tree_is_as_documented(tmp_path: Path) -> None:
     assert (
         film(raw, 0)
         == raw / "files/p19/p19000000/s59000000/00000000-bbbbbbbb-cccccccc-dddddddd-eeeeeeee.jpg"
-        and len(dicom(0)) == 44
     )
-    assert (
-        (raw / "files/p19/p19000000/s59000000.txt").is_file()
-        and not film(raw, 8).exists()
-        and len(FILMS) == 11
-    )
+    assert len(dicom(0)) == 44
+    assert (raw / "files/p19/p19000000/s59000000.txt").is_file()
+    assert not film(raw, 8).exists()
+    assert len(FILMS) == 11

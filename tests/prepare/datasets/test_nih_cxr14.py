@@ -74,12 +74,9 @@ def prepare(root: Path, out: Path, *flags: str) -> int:
             "nih-cxr14",
             str(root),
             str(out),
-            "--size",
-            "32",
-            "--workers",
-            "1",
-            "--evaluation",
-            "cxr8",
+            *("--size", "32"),
+            *("--workers", "1"),
+            *("--evaluation", "cxr8"),
             *flags,
         ]
     )
@@ -101,7 +98,8 @@ def test_both_headers_and_both_folder_forms(tmp_path: Path, v2020: bool, kaggle:
     image = Image.open(io.BytesIO(content[f"{keys[1]}.jpg"]))
     assert image.mode == "L" and image.size == (32, 32) and abs(np.asarray(image).mean() - 60) < 2
     columns = json.loads(content[f"{keys[1]}.json"])
-    assert columns["patient"] == "00000900" and [name for name in FINDINGS if columns[name]] == [
+    assert columns["patient"] == "00000900"
+    assert [name for name in FINDINGS if columns[name]] == [
         "Cardiomegaly",
         "Emphysema",
     ]
@@ -124,15 +122,11 @@ def test_boxes_are_drawn_and_infiltrate_is_infiltration(
     expected = np.zeros((32, 32))
     expected[:8, 16:24] = 255
     assert name.startswith(names(6)[5][:-4]) and np.array_equal(heat, expected)
-    assert (
-        prepare(raw, tmp_path / "dry", "--dry-run") == 0
-        and "'Infiltration': 1" in capsys.readouterr().out
-    )
+    assert prepare(raw, tmp_path / "dry", "--dry-run") == 0
+    assert "'Infiltration': 1" in capsys.readouterr().out
     Image.new("L", (512, 512)).save(raw / "images" / names(6)[5])
-    assert (
-        prepare(raw, tmp_path / "b") == 2
-        and "the tables say 1024 x 1024" in capsys.readouterr().err
-    )
+    assert prepare(raw, tmp_path / "b") == 2
+    assert "the tables say 1024 x 1024" in capsys.readouterr().err
     assert prepare(raw, tmp_path / "c", "--boxes", "none") == 0
 
 
@@ -170,17 +164,14 @@ def test_14x100_has_both_class_lists_and_holds_its_patients_out(tmp_path: Path) 
     plan = plan_of(tmp_path, "--split", "none")
     assert list(plan.evaluation) == ["cxr-14x100-no-finding", "cxr-14x100-hernia"]
     for name, found in plan.evaluation.items():
-        assert found.class_counts() == {label: 100 for label in CLASS_LISTS[name]} and len(
-            found.items
-        ) == 1400 == len({i.key for i in found.items})
+        assert found.class_counts() == {label: 100 for label in CLASS_LISTS[name]}
+        assert len(found.items) == 1400 == len({i.key for i in found.items})
         for item in found.items:
             assert [label for label in FINDINGS if item.columns[label]] == (
                 [] if item.columns["label"] == NO_FINDING else [item.columns["label"]]
             )
-    assert (
-        "Hernia" not in CLASS_LISTS["cxr-14x100-no-finding"]
-        and NO_FINDING not in CLASS_LISTS["cxr-14x100-hernia"]
-    )
+    assert "Hernia" not in CLASS_LISTS["cxr-14x100-no-finding"]
+    assert NO_FINDING not in CLASS_LISTS["cxr-14x100-hernia"]
     no_finding = [
         item.columns["patient"] for item in plan.evaluation["cxr-14x100-no-finding"].items
     ]
@@ -188,9 +179,8 @@ def test_14x100_has_both_class_lists_and_holds_its_patients_out(tmp_path: Path) 
     held_out = {
         item.columns["patient"] for found in plan.evaluation.values() for item in found.items
     }
-    assert plan.splits["train"] and not held_out & {
-        item.columns["patient"] for item in plan.splits["train"]
-    }
+    assert plan.splits["train"]
+    assert not held_out & {item.columns["patient"] for item in plan.splits["train"]}
     assert plan.left_out["patient is in cxr-14x100"] == len(table()) - len(plan.splits["train"])
     shared = [{item.key for item in found.items} for found in plan.evaluation.values()]
     assert len(shared[0] & shared[1]) == 1300
@@ -219,10 +209,8 @@ def test_pool_test_draws_from_the_test_list(tmp_path: Path) -> None:
         f"{item.key}.png" in set(every[len(half) :])
         for item in plan.evaluation["cxr-14x100-hernia"].items
     )
-    assert (
-        len(plan.splits["train"]) == len(half) == len(plan.evaluation["cxr8"].items)
-        and not plan.left_out
-    )
+    assert len(plan.splits["train"]) == len(half) == len(plan.evaluation["cxr8"].items)
+    assert not plan.left_out
 
 
 @pytest.mark.parametrize(
@@ -251,7 +239,7 @@ def test_pool_test_draws_from_the_test_list(tmp_path: Path) -> None:
             "Data_Entry_2017_v2020.csv",
             "00000900_001.png",
             "00000900_000.png",
-            "row 2, column 'Image Index': '00000900_000.png' stands there twice",
+            "row 2, column 'Image Index': '00000900_000.png' occurs twice",
         ),
         (
             "Data_Entry_2017_v2020.csv",
@@ -294,10 +282,8 @@ def test_lists_are_asked_for_and_leaking_lists_refused(
     raw = write_tree(tmp_path / "raw")
     # 00000901_001, whose patient's other film is training
     (raw / "test_list.txt").write_text("\n".join(names(6)[3:]))
-    assert (
-        prepare(raw, tmp_path / "out") == 2
-        and "1 patients are both in train and in test, such as 00000901" in capsys.readouterr().err
-    )
+    assert prepare(raw, tmp_path / "out") == 2
+    assert "1 patients are both in train and in test, such as 00000901" in capsys.readouterr().err
     (raw / "test_list.txt").unlink()
     assert prepare(raw, tmp_path / "out") == 2 and "use --split none" in capsys.readouterr().err
     assert prepare(raw, tmp_path / "out", "--split", "none") == 0

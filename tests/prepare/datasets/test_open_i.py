@@ -165,10 +165,8 @@ def test_both_forms_give_the_same_sets(tmp_path: Path) -> None:
         prepare(
             folder.parent,
             tmp_path / "c",
-            "--views",
-            str(raw / "indiana_projections.csv"),
-            "--images",
-            str(raw / "NLMCXR_png"),
+            *("--views", str(raw / "indiana_projections.csv")),
+            *("--images", str(raw / "NLMCXR_png")),
         )
         == 0
     )
@@ -201,10 +199,8 @@ def test_sets_in_full(tmp_path: Path) -> None:
         name: probe.loc[probe[name] == 1, "patient"].tolist()
         for name in ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema")
     } == {"Atelectasis": [3], "Cardiomegaly": [2], "Consolidation": [], "Edema": [3]}
-    assert (
-        probe["problems"].tolist()[1] == "Cardiomegaly;Lung;Lung"
-        and probe["groups"].tolist()[1] == "cardiomegaly|lung"
-    )
+    assert probe["problems"].tolist()[1] == "Cardiomegaly;Lung;Lung"
+    assert probe["groups"].tolist()[1] == "cardiomegaly|lung"
 
 
 def test_split_by_report_never_overlaps_and_keeps_each_group() -> None:
@@ -214,14 +210,12 @@ def test_split_by_report_never_overlaps_and_keeps_each_group() -> None:
     problems = ["normal", "Cardiomegaly;Lung", "Lung", "Opacity;Lung", "Calcinosis"]
     reports = [Report(str(i), problems[i % 5], "text", "", ("f",)) for i in range(500)]
     test = split_reports(reports, seed=123)
-    assert len(test) == 75 == len(set(test)) and test == split_reports(
-        reports[::-1], seed=123
-    ) != split_reports(reports, seed=1)
+    assert len(test) == 75 == len(set(test))
+    assert test == split_reports(reports[::-1], seed=123) != split_reports(reports, seed=1)
     for problem in problems:
         assert sum(report.uid in test for report in reports if report.problems == problem) == 15
-    assert groups(reports[3]) == ["opacity", "lung"] and groups(
-        Report("1", "normal;Lung", "", "", None)
-    ) == ["lung"]
+    assert groups(reports[3]) == ["opacity", "lung"]
+    assert groups(Report("1", "normal;Lung", "", "", None)) == ["lung"]
 
 
 def test_training_takes_its_evaluation_from_test_reports(tmp_path: Path) -> None:
@@ -240,29 +234,24 @@ def test_training_takes_its_evaluation_from_test_reports(tmp_path: Path) -> None
         for name, rows in tables(tmp_path / "out").items()
     }
     assert len(uids["train"]) == 17 and len(uids["test"]) == 3
-    assert (
-        not uids["train"] & uids["test"]
-        and uids["openi-5-all-views"] == uids["openi-retrieval-all-views"] == uids["test"]
-    )
+    assert not uids["train"] & uids["test"]
+    assert uids["openi-5-all-views"] == uids["openi-retrieval-all-views"] == uids["test"]
 
 
 def test_views_are_never_guessed(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     raw = write_kaggle(tmp_path / "raw")
     views = pd.read_csv(raw / "indiana_projections.csv", dtype=str)
     (raw / "indiana_projections.csv").unlink()
-    assert (
-        prepare(raw, tmp_path / "a") == 2
-        and "or take all films with --views all" in capsys.readouterr().err
-    )
+    assert prepare(raw, tmp_path / "a") == 2
+    assert "or use all images with --views all" in capsys.readouterr().err
     mine = tmp_path / "views.csv"
     odd = pd.DataFrame([["9", "9_IM-0001-1001.dcm.png", "Frontal"]], columns=views.columns)
     # report 2 has no projection, film 9 no report
     pd.concat([views[views.uid != "2"], odd]).to_csv(mine, index=False)
     assert prepare(raw, tmp_path / "b", "--views", str(mine)) == 0
     left_out = json.loads((tmp_path / "b" / "manifest.json").read_text())["left_out"]
-    assert (
-        left_out["report without a film"] == 1 and left_out["view of a film without a report"] == 1
-    )
+    assert left_out["report without a film"] == 1
+    assert left_out["view of a film without a report"] == 1
     write_archive(tmp_path / "xml")
     assert prepare(tmp_path / "xml", tmp_path / "c", "--views", str(mine), "--dry-run") == 0
     assert "film without a view: 1 (such as 2_IM-0652-1001)" in capsys.readouterr().out
@@ -276,7 +265,7 @@ def test_views_are_never_guessed(tmp_path: Path, capsys: pytest.CaptureFixture) 
             "row 1, column 'projection': 'AP'; expected Frontal or Lateral",
         ),
         (lambda t: t.assign(filename="x.png"), "row 1, column 'filename': 'x.png'"),
-        (lambda t: pd.concat([t, t.head(1)]), "row 8, column 'filename': .* stands there twice"),
+        (lambda t: pd.concat([t, t.head(1)]), "row 8, column 'filename': .* occurs twice"),
         (lambda t: t.drop(columns="projection"), "no column 'projection'"),
     ],
 )
@@ -308,7 +297,7 @@ BOMB = '<!DOCTYPE x [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;">]>'
         ({"1.xml": xml(1).encode(), "2.xml": xml(1).encode()}, "report 1 is there twice"),
         (
             {"1.xml": xml(1).replace("CXR1_1_", "CXR1_2_").encode()},
-            "'CXR1_2_IM-0001-3001'; expected a film",
+            "'CXR1_2_IM-0001-3001'; expected an image",
         ),
         ({"readme.txt": b""}, "no report in what was found there"),
     ],
@@ -335,9 +324,8 @@ def test_names_in_archives_reach_no_file(tmp_path: Path) -> None:
         {"../../1.xml": xml(1).encode(), "/tmp/openi_absolute.xml": xml(2).encode()},
     )
     assert prepare(raw, tmp_path / "out", "--views", "all", "--dry-run") == 0
-    assert [path.name for path in tmp_path.rglob("*.xml")] == [] and not Path(
-        "/tmp/openi_absolute.xml"
-    ).exists()
+    assert [path.name for path in tmp_path.rglob("*.xml")] == []
+    assert not Path("/tmp/openi_absolute.xml").exists()
     (raw / "NLMCXR_reports.tgz").write_bytes((raw / "NLMCXR_reports.tgz").read_bytes()[:100])
     assert prepare(raw, tmp_path / "out", "--views", "all", "--dry-run") == 2
 
@@ -388,10 +376,8 @@ def test_real_archive_end_to_end(tmp_path: Path) -> None:
         facts["reports with impression"],
         facts["reports with neither"],
     ) == (3425, 3921, 28)
-    assert (
-        facts["reports with a film and findings"] == 3337
-        and facts["distinct findings of those"] == 2552
-    )
+    assert facts["reports with a film and findings"] == 3337
+    assert facts["distinct findings of those"] == 2552
     assert facts["openi-5 (reports with a film)"] == {
         "Atelectasis": 315,
         "Cardiomegaly": 345,
@@ -406,22 +392,17 @@ def test_real_archive_end_to_end(tmp_path: Path) -> None:
         "atelectasis": 268,
         "lung": 493,
     }
-    assert (facts["in several groups"], facts["in none"]) == (319, 1124) and manifest[
-        "skipped"
-    ] == {}
+    assert (facts["in several groups"], facts["in none"]) == (319, 1124)
+    assert manifest["skipped"] == {}
     retrieval = pd.read_csv(
         tmp_path / "out" / "openi-retrieval-all-views.csv", keep_default_na=False
     )
-    assert (
-        retrieval["patient"].nunique() == 3337
-        and retrieval["text_id"].nunique() == 2552 == retrieval["title"].str.lower().nunique()
-    )
+    assert retrieval["patient"].nunique() == 3337
+    assert retrieval["text_id"].nunique() == 2552 == retrieval["title"].str.lower().nunique()
     train, test = (
         set(pd.read_csv(tmp_path / "out" / f"report-{name}.csv")["patient"])
         for name in ("train", "test")
     )
-    assert (
-        not train & test
-        and len(train | test) == 3337
-        and len(test) / 3337 == pytest.approx(0.15, abs=0.002)
-    )
+    assert not train & test
+    assert len(train | test) == 3337
+    assert len(test) / 3337 == pytest.approx(0.15, abs=0.002)

@@ -43,12 +43,9 @@ def prepare(trees: tuple[Path, Path], out: Path, *flags: object) -> int:
             "reflacx",
             str(trees[0]),
             str(out),
-            "--images",
-            str(trees[1]),
-            "--size",
-            "32",
-            "--workers",
-            "1",
+            *("--images", str(trees[1])),
+            *("--size", "32"),
+            *("--workers", "1"),
             *map(str, flags),
         ]
     )
@@ -86,9 +83,8 @@ def test_splits_are_honoured_and_unusable_readings_counted(
     trees: tuple[Path, Path], tmp_path: Path
 ) -> None:
     assert prepare(trees, tmp_path / "out") == 0
-    assert list(samples(tmp_path / "out")) == [dicom(0), dicom(7)] and list(
-        samples(tmp_path / "out", "test")
-    ) == [dicom(4)]
+    assert list(samples(tmp_path / "out")) == [dicom(0), dicom(7)]
+    assert list(samples(tmp_path / "out", "test")) == [dicom(4)]
     assert samples(tmp_path / "out")[dicom(7)] is None  # all off the film: no map, not zeros
     found = manifest(tmp_path / "out")
     assert found["left_out"] == {
@@ -103,7 +99,8 @@ def test_splits_are_honoured_and_unusable_readings_counted(
         3,
         1,
         2,
-    ] and found["facts"]["films"] == 3
+    ]
+    assert found["facts"]["films"] == 3
     assert list(found["tables"]) == [f"metadata_phase_{phase}.csv" for phase in (1, 2, 3)]
 
 
@@ -123,17 +120,13 @@ def test_ways_to_deal_with_several_readers(trees: tuple[Path, Path], tmp_path: P
         assert prepare(trees, tmp_path / readers, "--readers", readers) == 0
         maps[readers] = samples(tmp_path / readers)
     first, second = maps["all"]["P101R000001"], maps["all"]["P101R000002"]
-    assert (
-        first[at(10, 10)] > 0.8
-        and first[at(50, 80)] > 0.8
-        and first[at(50, 10)] < 0.01
-        and first[at(30, 30)] < 0.01
-    )
-    assert (
-        second[at(50, 10)] > 0.8
-        and second[at(10, 10)] == pytest.approx(0.5, abs=0.05)
-        and second[at(50, 80)] < 0.01
-    )
+    assert first[at(10, 10)] > 0.8
+    assert first[at(50, 80)] > 0.8
+    assert first[at(50, 10)] < 0.01
+    assert first[at(30, 30)] < 0.01
+    assert second[at(50, 10)] > 0.8
+    assert second[at(10, 10)] == pytest.approx(0.5, abs=0.05)
+    assert second[at(50, 80)] < 0.01
     assert np.array_equal(maps["one"][dicom(0)], first)
     mean, either = (first + second) / 2, 1 - (1 - first) * (1 - second)
     np.testing.assert_allclose(maps["mean"][dicom(0)], mean / mean.max(), atol=0.01)
@@ -163,9 +156,8 @@ def test_sigma_is_one_degree_and_is_lost_beyond_what_was_shown(
     )
     assert prepare(trees, tmp_path / "out") == 0
     values = samples(tmp_path / "out", "test")[dicom(4)]
-    assert values[at(20, 45)].max() == 0 and values[at(30 + 8, 45)] == pytest.approx(
-        np.exp(-0.5), abs=0.08
-    )
+    assert values[at(20, 45)].max() == 0
+    assert values[at(30 + 8, 45)] == pytest.approx(np.exp(-0.5), abs=0.08)
     assert values[at(30, 45 + 4)] == pytest.approx(np.exp(-0.5), abs=0.12)
     assert prepare(trees, tmp_path / "wide", "--sigma", 0.4, "--unit", "width") == 0
     assert samples(tmp_path / "wide", "test")[dicom(4)][at(30 + 24, 45)] > 0.5
@@ -209,18 +201,14 @@ def test_labels_of_one_reading_go_by_the_names_of_its_phase(
 ) -> None:
     assert prepare(trees, tmp_path / "out", "--readers", "all") == 0
     columns = json.loads(members(tmp_path / "out")["P101R000001.json"])
-    assert (
-        columns["Consolidation"] == 4
-        and columns["Other"] == "Azygos|Clip"
-        and columns["Support devices"] == 1
-        and columns["Mass"] == 0
-    )
+    assert columns["Consolidation"] == 4
+    assert columns["Other"] == "Azygos|Clip"
+    assert columns["Support devices"] == 1
+    assert columns["Mass"] == 0
     later = json.loads(members(tmp_path / "out")["P300R000006.json"])
-    assert (
-        later["Lung nodule or mass"] == 0
-        and "Mass" not in later
-        and set(PHASE_LABELS[3]) <= set(later)
-    )
+    assert later["Lung nodule or mass"] == 0
+    assert "Mass" not in later
+    assert set(PHASE_LABELS[3]) <= set(later)
 
 
 def test_ellipses_and_chest_boxes_of_discarded_readings_too(
@@ -257,10 +245,8 @@ def test_a_missing_chest_box_is_counted_and_the_film_stays(
     assert prepare(trees, tmp_path / "out", "--annotation", "chest-box") == 0
     assert samples(tmp_path / "out")[dicom(7)] is None
     left_out = manifest(tmp_path / "out")["left_out"]
-    assert (
-        left_out["no chest_bounding_box.csv"] == 1
-        and left_out["chest-box: nothing to draw (the film stays)"] == 1
-    )
+    assert left_out["no chest_bounding_box.csv"] == 1
+    assert left_out["chest-box: nothing to draw (the film stays)"] == 1
 
 
 @pytest.mark.slow
@@ -273,12 +259,10 @@ def test_windows_of_readings_with_their_own_gaze(trees: tuple[Path, Path], tmp_p
         {"sentence": "no mass.", "start": pytest.approx(2.1), "end": 4.0},
     ]
     maps = np.load(io.BytesIO(written["P101R000001.windows.npz"]))["heatmaps"] / 255
-    assert (
-        maps[0][at(10, 10)] > 0.8
-        and maps[0][at(50, 80)] == 0
-        and maps[1][at(50, 80)] > 0.8
-        and maps[1][at(10, 10)] == 0
-    )
+    assert maps[0][at(10, 10)] > 0.8
+    assert maps[0][at(50, 80)] == 0
+    assert maps[1][at(50, 80)] > 0.8
+    assert maps[1][at(10, 10)] == 0
     # nothing looked at during the second sentence
     assert len(json.loads(written["P101R000002.windows.json"])) == 1
     assert "P300R000006.windows.json" not in written
@@ -303,13 +287,13 @@ PHASE_1 = "metadata_phase_1.csv"
         (
             PHASE_1,
             lambda t: t.assign(id="P101R000001"),
-            "row 2, column 'id': 'P101R000001' stands there twice",
+            "row 2, column 'id': 'P101R000001' occurs twice",
         ),
         (PHASE_1, lambda t: t.assign(split="valid"), "row 1, column 'split': 'valid'"),
         (
             PHASE_1,
             lambda t: t.assign(split=["train", "test", "train"]),
-            "row 2: split, size or patient of film .* differ from reading P101R000001",
+            "row 2: split, size or patient of image .* differ from reading P101R000001",
         ),
         (
             PHASE_1,
@@ -321,7 +305,7 @@ PHASE_1 = "metadata_phase_1.csv"
         (
             PHASE_1,
             lambda t: t.assign(subject_id="18000005"),
-            "row 1, column 'image': .*expected the place of subject 18000005",
+            "row 1, column 'image': .*expected the path of subject 18000005",
         ),
         (PHASE_1, lambda t: t.assign(image_size_x="0"), "row 1, column 'image_size_x': '0'"),
         (PHASE_1, lambda t: t.assign(Mass="6"), "row 1, column 'Mass': '6'; expected a certainty"),
@@ -353,10 +337,8 @@ def test_a_certainty_of_minus_one_is_tolerated(trees: tuple[Path, Path], tmp_pat
 def test_other_faults_are_refused(
     trees: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    assert (
-        prepare(trees, tmp_path / "a", "--annotation", "ellipses", "--windows", "sentence") == 2
-        and "alone has times" in capsys.readouterr().err
-    )
+    assert prepare(trees, tmp_path / "a", "--annotation", "ellipses", "--windows", "sentence") == 2
+    assert "the only one with times" in capsys.readouterr().err
     assert (
         prepare(
             trees, tmp_path / "a", "--annotation", "ellipses", "--sigma", 1, "--unit", "degrees"
@@ -364,34 +346,24 @@ def test_other_faults_are_refused(
         == 2
     )
     assert "expected pixels or width" in capsys.readouterr().err
-    assert (
-        prepare(trees, tmp_path / "a", "--unit", "degrees") == 2
-        and "--unit degrees without --sigma" in capsys.readouterr().err
-    )
+    assert prepare(trees, tmp_path / "a", "--unit", "degrees") == 2
+    assert "--unit degrees without --sigma" in capsys.readouterr().err
     for lead in ("-1", "inf"):
-        assert (
-            prepare(trees, tmp_path / "a", "--lead", lead) == 2
-            and "expected seconds, at least 0" in capsys.readouterr().err
-        )
+        assert prepare(trees, tmp_path / "a", "--lead", lead) == 2
+        assert "expected seconds, at least 0" in capsys.readouterr().err
     rewrite(
         trees[0] / "main_data" / "P201R000004" / "chest_bounding_box.csv",
         lambda t: pd.concat([t, t]),
     )
-    assert (
-        prepare(trees, tmp_path / "a", "--annotation", "chest-box") == 2
-        and "2 rows; expected exactly one" in capsys.readouterr().err
-    )
+    assert prepare(trees, tmp_path / "a", "--annotation", "chest-box") == 2
+    assert "2 rows; expected exactly one" in capsys.readouterr().err
     path = film(trees[1], 0)
     Image.open(path).resize((WIDTH // 2, HEIGHT // 2)).save(path)
-    assert (
-        prepare(trees, tmp_path / "b") == 2
-        and "Positions of gaze would be wrong" in capsys.readouterr().err
-    )
+    assert prepare(trees, tmp_path / "b") == 2
+    assert "Gaze positions would be wrong" in capsys.readouterr().err
     (trees[0] / "main_data" / "metadata_phase_2.csv").unlink()
-    assert (
-        prepare(trees, tmp_path / "c") == 2
-        and "found none of metadata_phase_2.csv" in capsys.readouterr().err
-    )
+    assert prepare(trees, tmp_path / "c") == 2
+    assert "found none of metadata_phase_2.csv" in capsys.readouterr().err
 
 
 def test_evaluated_patients_are_excluded(trees: tuple[Path, Path], tmp_path: Path) -> None:
@@ -415,9 +387,8 @@ def test_what_is_written_passes_the_check(
         str(tmp_path / "out" / (f"{split}.csv" if format == "csv" else f"{split}-000000.tar"))
         for split in ("train", "test")
     ]
-    assert (
-        check(paths) == 0 and "2 samples, 1 annotated (50.0%), 0 faults" in capsys.readouterr().out
-    )
+    assert check(paths) == 0
+    assert "2 samples, 1 annotated (50.0%), 0 faults" in capsys.readouterr().out
 
 
 def test_times_before_the_sound_stay_negative(trees: tuple[Path, Path]) -> None:

@@ -110,10 +110,8 @@ def test_dicoms_become_shards_with_boxes(tmp_path: Path) -> None:
     expected = np.zeros((32, 32))
     expected[:8, 16:24] = expected[24:, :8] = 255  # both boxes, x to the right and y down
     assert np.array_equal(heat, expected)
-    assert (
-        found["id-01"]["txt"] == b"Findings: lung opacity, suspicious for pneumonia."
-        and found["id-02"]["txt"] == b"No sign of pneumonia."
-    )
+    assert found["id-01"]["txt"] == b"Findings: lung opacity, suspicious for pneumonia."
+    assert found["id-02"]["txt"] == b"No sign of pneumonia."
     pixels = np.asarray(Image.open(io.BytesIO(found["id-02"]["jpg"])), dtype=float)
     assert (
         np.abs(
@@ -160,12 +158,10 @@ def test_twelve_bits_windows_and_rescaling(tmp_path: Path) -> None:
     )
     for name in "ws":
         row = np.asarray(read_grey(tmp_path / f"{name}.dcm", None)[0], dtype=int)[0]
-        assert (
-            (row[:24] == 0).all()
-            and (row[41:] == 255).all()
-            and abs(row[32] - 127.5) <= 2
-            and (np.diff(row[24:40]) > 0).all()
-        )
+        assert (row[:24] == 0).all()
+        assert (row[41:] == 255).all()
+        assert abs(row[32] - 127.5) <= 2
+        assert (np.diff(row[24:40]) > 0).all()
 
 
 def test_pydicoms_own_jpeg_film() -> None:
@@ -255,18 +251,14 @@ def test_exported_splits_of_another_size(tmp_path: Path, capsys: pytest.CaptureF
     assert prepare(raw, tmp_path / "out") == 0
     assert set(samples(tmp_path / "out")) == set("abcdef")
     table = pd.read_csv(tmp_path / "out" / "rsna-given.csv")
-    assert (
-        table["label"].tolist() == ["No pneumonia", "Pneumonia", "Pneumonia"]
-        and len(pd.read_csv(tmp_path / "out" / "rsna-balanced.csv")) == 2
-    )
+    assert table["label"].tolist() == ["No pneumonia", "Pneumonia", "Pneumonia"]
+    assert len(pd.read_csv(tmp_path / "out" / "rsna-balanced.csv")) == 2
     pd.DataFrame(
         [["a", None, None, None, None, 0], ["b", 1, 1, 9, 9, 1], ["c", 1, 1, 9, 9, 1]],
         columns=HEADER,
     ).to_csv(raw / "train_labels.csv")
-    assert (
-        prepare(raw, tmp_path / "b") == 2
-        and "64 x 64 pixels (height x width); the tables say 1024 x 1024" in capsys.readouterr().err
-    )
+    assert prepare(raw, tmp_path / "b") == 2
+    assert "64 x 64 pixels (height x width); the tables say 1024 x 1024" in capsys.readouterr().err
     assert prepare(raw, tmp_path / "c", "--boxes", "none") == 0
 
 
@@ -283,22 +275,16 @@ def test_detailed_classes_are_joined_once_an_image(
     )
     # a row for each box, so id-01 twice
     classes.to_csv(raw / "stage_2_detailed_class_info.csv", index=False)
-    assert (
-        prepare(raw, tmp_path / "out", "--dry-run") == 0
-        and "'Normal': 7, 'Lung Opacity': 7" in capsys.readouterr().out
-    )
+    assert prepare(raw, tmp_path / "out", "--dry-run") == 0
+    assert "'Normal': 7, 'Lung Opacity': 7" in capsys.readouterr().out
     classes.assign(**{"class": "Normal"}).to_csv(
         raw / "stage_2_detailed_class_info.csv", index=False
     )
-    assert (
-        prepare(raw, tmp_path / "out", "--dry-run") == 2
-        and "id-01 is 'Normal', its Target 1" in capsys.readouterr().err
-    )
+    assert prepare(raw, tmp_path / "out", "--dry-run") == 2
+    assert "id-01 has class 'Normal' and Target 1" in capsys.readouterr().err
     classes.assign(**{"class": "Odd"}).to_csv(raw / "stage_2_detailed_class_info.csv", index=False)
-    assert (
-        prepare(raw, tmp_path / "out", "--dry-run") == 2
-        and "row 1, column 'class': 'Odd'" in capsys.readouterr().err
-    )
+    assert prepare(raw, tmp_path / "out", "--dry-run") == 2
+    assert "row 1, column 'class': 'Odd'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -309,7 +295,12 @@ def test_detailed_classes_are_joined_once_an_image(
         (1, "width", "900", "row 2, columns .*within 1024"),
         (1, "height", "0", "row 2, columns .*within 1024"),
         (1, "Target", "2", "row 2, column 'Target': '2'"),
-        (2, "Target", "0", "row 3, column 'Target': 0 for id-01, another one above"),
+        (
+            2,
+            "Target",
+            "0",
+            "row 3, column 'Target': 0 for id-01, but another value",
+        ),
         (0, "patientId", "../x", r"row 1, column 'patientId': '\.\./x'"),
     ],
 )
