@@ -89,16 +89,11 @@ def command(setting: Setting, folder: Path) -> list[object]:
     bad = {"none": set(), "some": {1, 5}, "all": set(range(99))}[setting.bad]
     numbers, sources = iter(range(99)), []
     flags: list[object] = [
-        "--batch-size",
-        setting.batch,
-        "--workers",
-        setting.workers,
-        "--epochs",
-        2,
-        "--on-bad-sample",
-        "skip" if bad else "stop",
-        "--train-num-samples",
-        sum(setting.samples),
+        *("--batch-size", setting.batch),
+        *("--workers", setting.workers),
+        *("--epochs", 2),
+        *("--on-bad-sample", "skip" if bad else "stop"),
+        *("--train-num-samples", sum(setting.samples)),
     ]
     if setting.table:
         link_images(folder)

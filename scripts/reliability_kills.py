@@ -37,10 +37,8 @@ def kill_figures(kills: int = 30, seed: int = 0, limit: float = 1800) -> dict[st
             sys.executable,
             str(ROOT / "tests" / "workers" / "kill_runs.py"),
             folder,
-            "--kills",
-            str(kills),
-            "--seed",
-            str(seed),
+            *("--kills", str(kills)),
+            *("--seed", str(seed)),
         ]
         done = subprocess.run(
             command,

@@ -67,30 +67,20 @@ def _nan(found: dict) -> None:
 def _checkpoint_cases() -> Iterator[tuple[str, Maker, tuple[str, ...]]]:
     export = ["export", "logs/run", "exported"]
     resume = train(
-        "--train-data",
-        "train.csv",
-        "--epochs",
-        2,
-        "--resume",
-        "logs/run/checkpoints/epoch_1.pt",
-        "--name",
-        "again",
+        *("--train-data", "train.csv"),
+        *("--epochs", 2),
+        *("--resume", "logs/run/checkpoints/epoch_1.pt"),
+        *("--name", "again"),
     )
     measured = [
         "evaluate",
         "retrieval",
-        "--model",
-        "logs/run",
-        "--device",
-        "cpu",
-        "--workers",
-        0,
-        "--cache",
-        "none",
-        "--out",
-        "out",
-        "--data",
-        "train.csv",
+        *("--model", "logs/run"),
+        *("--device", "cpu"),
+        *("--workers", 0),
+        *("--cache", "none"),
+        *("--out", "out"),
+        *("--data", "train.csv"),
     ]
     damages = [
         (

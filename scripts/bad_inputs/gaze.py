@@ -19,10 +19,8 @@ def egd(change: Change, *flags: object) -> Maker:
             "egd-cxr",
             "egd",
             "out",
-            "--images",
-            "mimic",
-            "--sigma",
-            3,
+            *("--images", "mimic"),
+            *("--sigma", 3),
             *TAIL,
             *flags,
         ]

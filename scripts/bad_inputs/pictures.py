@@ -149,12 +149,9 @@ def _rsna(name: str, content: bytes) -> Maker:
             "rsna",
             "src",
             "out",
-            "--evaluation",
-            "none",
-            "--workers",
-            1,
-            "--format",
-            "csv",
+            *("--evaluation", "none"),
+            *("--workers", 1),
+            *("--format", "csv"),
         ],
     )
 
@@ -180,24 +177,17 @@ def cases() -> Iterator[Case]:
         "evaluate",
         "search",
         "bad.png",
-        "--index",
-        world() / "index",
-        "--model",
-        model(),
-        "--device",
-        "cpu",
+        *("--index", world() / "index"),
+        *("--model", model()),
+        *("--device", "cpu"),
     ]
     report = [
         "report",
         "bad.png",
-        "--index",
-        world() / "reports_index",
-        "--model",
-        model(),
-        "--device",
-        "cpu",
-        "--writer",
-        "copy",
+        *("--index", world() / "reports_index"),
+        *("--model", model()),
+        *("--device", "cpu"),
+        *("--writer", "copy"),
     ]
     for what, command in (("search", search), ("report", report)):
         for name, content in (("cut PNG", cut), ("PNG of 3.6 GB", bomb), ("text", b"hello")):

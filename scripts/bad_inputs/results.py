@@ -23,14 +23,10 @@ def reports(*flags: object, **files: str | bytes) -> Maker:
         content | {name.replace("__", "."): value for name, value in files.items()},
         evaluate(
             "reports",
-            "--data",
-            "a.csv",
-            "--train-data",
-            "b.csv",
-            "--writer",
-            "copy",
-            "--snippets",
-            2,
+            *("--data", "a.csv"),
+            *("--train-data", "b.csv"),
+            *("--writer", "copy"),
+            *("--snippets", 2),
             *flags,
         ),
     )

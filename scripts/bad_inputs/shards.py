@@ -170,12 +170,9 @@ def _classes(members: Members) -> Members:
 def cases() -> Iterator[Case]:
     zero_shot = evaluate(
         "zero-shot",
-        "--data",
-        "a.tar",
-        "--classes",
-        world() / "classes.txt",
-        "--templates",
-        world() / "templates.txt",
+        *("--data", "a.tar"),
+        *("--classes", world() / "classes.txt"),
+        *("--templates", world() / "templates.txt"),
     )
     retrieval = evaluate("retrieval", "--data", "a.tar")
     found = [

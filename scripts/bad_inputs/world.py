@@ -23,26 +23,16 @@ SIDE, COUNT = 48, 8
 WORDS = ("nodule", "effusion", "cardiomegaly", "normal", "opacity", "fracture", "edema", "mass")
 CONFIG = json.loads((ROOT / "examples" / "configs" / "tiny" / "open_clip_config.json").read_text())
 SETTINGS = (
-    "--precision",
-    "fp32",
-    "--workers",
-    0,
-    "--device",
-    "cpu",
-    "--batch-size",
-    4,
-    "--epochs",
-    1,
-    "--warmup",
-    1,
-    "--lr",
-    1e-3,
-    "--log-every-n-steps",
-    1,
-    "--logs",
-    "logs",
-    "--name",
-    "run",
+    *("--precision", "fp32"),
+    *("--workers", 0),
+    *("--device", "cpu"),
+    *("--batch-size", 4),
+    *("--epochs", 1),
+    *("--warmup", 1),
+    *("--lr", 1e-3),
+    *("--log-every-n-steps", 1),
+    *("--logs", "logs"),
+    *("--name", "run"),
 )
 
 
@@ -155,16 +145,11 @@ def evaluate(task: str, *flags: object) -> list[object]:
     return [
         "evaluate",
         task,
-        "--model",
-        model(),
-        "--device",
-        "cpu",
-        "--workers",
-        0,
-        "--cache",
-        "none",
-        "--out",
-        "out",
+        *("--model", model()),
+        *("--device", "cpu"),
+        *("--workers", 0),
+        *("--cache", "none"),
+        *("--out", "out"),
         *flags,
     ]
 
@@ -200,16 +185,11 @@ def build(folder: Path) -> None:
         lambda: run_command(
             evaluate(
                 "reports",
-                "--data",
-                "test.csv",
-                "--train-data",
-                "other.csv",
-                "--writer",
-                "copy",
-                "--save-index",
-                "reports_index",
-                "--snippets",
-                2,
+                *("--data", "test.csv"),
+                *("--train-data", "other.csv"),
+                *("--writer", "copy"),
+                *("--save-index", "reports_index"),
+                *("--snippets", 2),
             )
         ),
     )

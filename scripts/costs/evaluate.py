@@ -230,20 +230,13 @@ def caching(table: Path, images: int, folder: Path, rounds: int) -> list[str]:
         retrieval.run(
             parser.parse_args(
                 [
-                    "--model",
-                    MODEL,
-                    "--pretrained",
-                    "random",
-                    "--data",
-                    str(data),
-                    "--workers",
-                    "1",
-                    "--device",
-                    "cpu",
-                    "--cache",
-                    str(folder / "cache"),
-                    "--out",
-                    str(folder / "out"),
+                    *("--model", MODEL),
+                    *("--pretrained", "random"),
+                    *("--data", str(data)),
+                    *("--workers", "1"),
+                    *("--device", "cpu"),
+                    *("--cache", str(folder / "cache")),
+                    *("--out", str(folder / "out")),
                 ]
             )
         )

@@ -166,10 +166,8 @@ def main() -> None:
             (
                 f"table of {rows} rows",
                 [
-                    "--train-data",
-                    write_rows(folder / f"t{rows}", rows, args.share),
-                    "--csv-separator",
-                    ",",
+                    *("--train-data", write_rows(folder / f"t{rows}", rows, args.share)),
+                    *("--csv-separator", ","),
                 ],
             )
             for rows in args.rows

@@ -307,13 +307,9 @@ def bench_memory(device: torch.device, batch: int, rows: list[str]) -> None:
             command = [
                 sys.executable,
                 __file__,
-                "--peak",
-                tower,
-                which,
-                "--device",
-                str(device),
-                "--batch",
-                str(batch),
+                *("--peak", tower, which),
+                *("--device", str(device)),
+                *("--batch", str(batch)),
             ]
             found[which] = float(
                 subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[

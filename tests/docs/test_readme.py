@@ -216,9 +216,10 @@ def test_page_of_the_stamps_is_that_of_its_runs() -> None:
     results = ROOT / "docs" / "results"
     found = json.loads((results / "stamps_align.json").read_text(encoding="utf-8"))
     summary = stamps_page.summarise(found["runs"])
-    assert found["summary"] == summary and (results / "stamps_align.md").read_text(
-        encoding="utf-8"
-    ) == stamps_page.page(found["runs"], found["facts"], summary)
+    assert found["summary"] == summary
+    assert (results / "stamps_align.md").read_text(encoding="utf-8") == stamps_page.page(
+        found["runs"], found["facts"], summary
+    )
 
 
 def blocks(language: str, mark: str = "run") -> list[str]:
@@ -253,9 +254,8 @@ def test_commands_run_in_order(
         timeout=800,
     )
     assert done.returncode == 0, done.stderr[-4000:]
-    assert (tmp_path / "sheet.png").is_file() and (
-        tmp_path / "plain" / "open_clip_config.json"
-    ).is_file()
+    assert (tmp_path / "sheet.png").is_file()
+    assert (tmp_path / "plain" / "open_clip_config.json").is_file()
     assert {path.name for path in (tmp_path / "runs").iterdir()} == {
         "first",
         "two",
@@ -299,12 +299,9 @@ def test_demo_draws_its_picture(tmp_path: Path) -> None:
         [
             fast_python(),
             str(ROOT / "scripts" / "demo.py"),
-            "--out",
-            str(tmp_path / "demo"),
-            "--train",
-            "128",
-            "--epochs",
-            "1",
+            *("--out", str(tmp_path / "demo")),
+            *("--train", "128"),
+            *("--epochs", "1"),
         ],
         capture_output=True,
         text=True,

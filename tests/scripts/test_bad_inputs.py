@@ -42,14 +42,10 @@ def test_every_third_bad_input_is_answered_by_one_sentence(tmp_path: Path) -> No
         "-W",
         "ignore",
         str(ROOT / "scripts" / "reliability.py"),
-        "--only",
-        "bad-inputs",
-        "--every",
-        str(EVERY),
-        "--out",
-        str(tmp_path),
-        "--records",
-        str(records),
+        *("--only", "bad-inputs"),
+        *("--every", str(EVERY)),
+        *("--out", str(tmp_path)),
+        *("--records", str(records)),
     ]
     done = subprocess.run(
         command,

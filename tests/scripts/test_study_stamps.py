@@ -81,20 +81,16 @@ def test_variants_of_a_stamp_are_one_family(stamps: list[Stamp], tmp_path: Path)
         Stamp(tmp_path / "b" / "other.png", "z"),
     ]
     families = {frozenset(family) for family in stamps_split.families(stamps + more)}
-    assert {frozenset(pair) for pair in ((0, 12), (1, 13), (2, 14), (3, 15))} <= families and len(
-        families
-    ) == 12
+    assert {frozenset(pair) for pair in ((0, 12), (1, 13), (2, 14), (3, 15))} <= families
+    assert len(families) == 12
     for seed in range(5):
         parts = stamps_split.strict_split(stamps + more, 3, 2, seed)
         place = {stamp: part for part, own in parts.items() for stamp in own}
-        assert sum(map(len, parts.values())) == len(place) == 16 and all(
-            place[stamps[i]] == place[more[i]] for i in range(4)
-        )
-        assert (
-            len(parts["test"]) >= 3
-            and len(parts["validation"]) >= 2
-            and parts == stamps_split.strict_split((stamps + more)[::-1], 3, 2, seed)
-        )
+        assert sum(map(len, parts.values())) == len(place) == 16
+        assert all(place[stamps[i]] == place[more[i]] for i in range(4))
+        assert len(parts["test"]) >= 3
+        assert len(parts["validation"]) >= 2
+        assert parts == stamps_split.strict_split((stamps + more)[::-1], 3, 2, seed)
 
 
 def test_a_vit_comes_out_of_onnx_names() -> None:
@@ -156,9 +152,8 @@ def test_a_vit_comes_out_of_onnx_names() -> None:
             own[inner + theirs] = expected[block + mine]
     constants |= {f"backbone.{name}": value.numpy() for name, value in own.items()}
     found = stamps_towers.vit_state(constants, factors, 3)
-    assert found.keys() == expected.keys() and all(
-        torch.allclose(found[name], expected[name], atol=1e-5) for name in expected
-    )
+    assert found.keys() == expected.keys()
+    assert all(torch.allclose(found[name], expected[name], atol=1e-5) for name in expected)
     del constants["onnx::Concat_1"]
     with pytest.raises(ValueError, match="tables of places"):
         stamps_towers.vit_state(constants, factors, 3)
@@ -168,15 +163,11 @@ def test_packed_weights_are_close() -> None:
     state = {"a": torch.randn(7, 5, 3), "b": torch.tensor([1e-7, 3.0]), "n": torch.tensor(4)}
     for eight, limit in ((True, 1 / 250), (False, 1 / 2000)):
         back = stamps_towers.unpack(stamps_towers.pack(state, eight))
-        assert (
-            back.keys() == state.keys()
-            and torch.equal(back["b"], state["b"])
-            and torch.equal(back["n"], state["n"])
-        )
-        assert (
-            0 < (back["a"] - state["a"]).abs().max() <= limit * state["a"].abs().max()
-            and back["a"].dtype == torch.float32
-        )
+        assert back.keys() == state.keys()
+        assert torch.equal(back["b"], state["b"])
+        assert torch.equal(back["n"], state["n"])
+        assert 0 < (back["a"] - state["a"]).abs().max() <= limit * state["a"].abs().max()
+        assert back["a"].dtype == torch.float32
 
 
 def test_a_captions_feature_is_its_embedding(
@@ -233,11 +224,9 @@ def test_the_epoch_is_chosen_on_validation() -> None:
         study.Run("vit-s14", "CLIP, twice the steps", 0), Path("w"), "cpu", ["--lr", "1"]
     )
     given = dict(zip(flags, flags[1:]))
-    assert (
-        given["--val-data"].endswith("validation.csv")
-        and given["--save-frequency"] == given["--val-frequency"]
-        and given["--epochs"] == str(2 * study.EPOCHS)
-    )
+    assert given["--val-data"].endswith("validation.csv")
+    assert given["--save-frequency"] == given["--val-frequency"]
+    assert given["--epochs"] == str(2 * study.EPOCHS)
     assert not any("test.csv" in flag for flag in flags) and given["--lr"] == "1"
 
 
@@ -245,12 +234,9 @@ def test_the_epoch_is_chosen_on_validation() -> None:
 def test_methods_are_flags_that_the_trainer_takes(method: str) -> None:
     flags = [str(flag).format(train="t.csv") for flag in study.METHODS[method]]
     args, rest = eclip_parser().parse_known_args(flags)
-    assert (
-        not rest
-        and (method.startswith("align") or method == "eclip-plus")
-        == ("align" in method_names(args))
-        and ("shuffled" in method) == (args.eclip_heatmap_control == "shuffled")
-    )
+    assert not rest
+    assert (method.startswith("align") or method == "eclip-plus") == ("align" in method_names(args))
+    assert ("shuffled" in method) == (args.eclip_heatmap_control == "shuffled")
 
 
 def record(method: str, seed: int, recall: float) -> dict:
@@ -298,16 +284,13 @@ def test_the_page_pairs_seeds(tmp_path: Path) -> None:
     found = json.loads((tmp_path / "stamps_align.json").read_text())["summary"]["vit"]["align"][
         "differences"
     ]["R@5"]
-    assert found["value"] == pytest.approx(2) and found["low"] == pytest.approx(
-        2 - 4.3027 / 3**0.5, abs=1e-3
-    )
+    assert found["value"] == pytest.approx(2)
+    assert found["low"] == pytest.approx(2 - 4.3027 / 3**0.5, abs=1e-3)
     row = next(line for line in text.splitlines() if line.startswith("| align"))
-    assert (
-        "+2.0 [-0.5, +4.5]" in row
-        and "| 33.0 ± 11.0 |" in row
-        and "Abacus" in text
-        and (tmp_path / "stamps_align.md").read_text(encoding="utf-8") == text
-    )
+    assert "+2.0 [-0.5, +4.5]" in row
+    assert "| 33.0 ± 11.0 |" in row
+    assert "Abacus" in text
+    assert (tmp_path / "stamps_align.md").read_text(encoding="utf-8") == text
     assert (tmp_path / "stamps_align.png").stat().st_size > 5000
     elsewhere = stamps_page.summarise(
         [
@@ -316,9 +299,8 @@ def test_the_page_pairs_seeds(tmp_path: Path) -> None:
         ]
     )
     row = next(line for line in stamps_page.table(elsewhere["vit"]) if line.startswith("| align"))
-    assert row.count("other machine: not compared") == 2 and elsewhere["vit"]["align"]["scores"][
-        "R@5"
-    ]["mean"] == pytest.approx(33)
+    assert row.count("other machine: not compared") == 2
+    assert elsewhere["vit"]["align"]["scores"]["R@5"]["mean"] == pytest.approx(33)
     with pytest.raises(ValueError, match="other seeds"):
         stamps_page.summarise(records[1:])
     assert stamps_page.difference([3.0], [1.0]) == {"value": 2.0, "low": None, "high": None}
