@@ -1,6 +1,4 @@
-"""Heatmaps of a model for what no expert has annotated: tables and shards, maps that lie where the
-model looks, faults.
-"""
+"""Pseudo-heatmaps of a model for unannotated images, in tables and shards, and their errors."""
 
 from __future__ import annotations
 
@@ -37,17 +35,20 @@ def read_map(path: Path) -> np.ndarray:
 
 @pytest.fixture
 def to_light(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A model that looks at the lightest place."""
+    """Replaces the attention of the model: it attends to the lightest position."""
 
-    def found(encoder: object, pixels: torch.Tensor, captions: list[str]) -> torch.Tensor:
+    def attend(encoder: object, pixels: torch.Tensor, captions: list[str]) -> torch.Tensor:
         assert pixels.shape[1:] == (3, 32, 32) and len(captions) == len(pixels)
         return adaptive_avg_pool2d(pixels.mean(1), 4).flatten(1).softmax(1).unflatten(1, (4, 4))
 
-    monkeypatch.setattr(pseudo, "look_at", found)
+    monkeypatch.setattr(pseudo, "look_at", attend)
 
 
 def lit(size: tuple[int, int], corner: tuple[int, int]) -> Image.Image:
-    """Black, its eighth in a corner (0 or 1 from the top, from the left) white."""
+    """A black image with a white corner of an eighth of its sides.
+
+    `corner` is (0 for top or 1 for bottom, 0 for left or 1 for right).
+    """
     values = np.zeros(size[::-1], np.uint8)
     rows, columns = (
         slice(0, side // 8) if at == 0 else slice(side - side // 8, side)
@@ -58,11 +59,12 @@ def lit(size: tuple[int, int], corner: tuple[int, int]) -> Image.Image:
 
 
 @pytest.mark.slow
-def test_a_table_again_with_a_heatmap_for_every_image(
+def test_output_table_has_a_heatmap_for_every_image(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    """Rows, order and other columns stay, an expert's map is the file it was, the files of the new
-    ones hold where the model looks.
+    """Rows, their order and other columns are kept.
+
+    A heatmap of an expert is the same file; the new files hold the attention maps of the model.
     """
     table = write_table(tmp_path / "data", 7, annotated=[2, 5])
     before = pd.read_csv(table)
@@ -113,10 +115,8 @@ def test_a_table_again_with_a_heatmap_for_every_image(
 
 
 @pytest.mark.slow
-def test_the_report_says_where_only_without_a_pool(tmp_path: Path) -> None:
-    """Two reports of one image: the similarity to them differs, a learned pool's attention does
-    not.
-    """
+def test_report_changes_the_map_only_without_an_attention_pool(tmp_path: Path) -> None:
+    """For two reports of one image, similarity maps differ, but attention of a pool does not."""
     (tmp_path / "pooled.json").write_text(
         json.dumps(
             {
@@ -143,7 +143,7 @@ def test_the_report_says_where_only_without_a_pool(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_low_precision(tmp_path: Path) -> None:
-    """Maps in fp32, close to those of an fp32 model."""
+    """The maps of a bf16 model are fp32 and close to those of an fp32 model."""
     pixels = torch.randn(2, 3, 32, 32)
     exact, low = (
         pseudo.look_at(
@@ -161,14 +161,14 @@ def test_low_precision(tmp_path: Path) -> None:
     ("size", "shape"), [((80, 40), (16, 32)), ((30, 60), (32, 16)), ((40, 40), (32, 32))]
 )
 @pytest.mark.parametrize("corner", [(0, 1), (1, 0)])
-def test_a_map_covers_the_whole_image(
+def test_map_covers_the_whole_image(
     tmp_path: Path,
     to_light: None,
     size: tuple[int, int],
     shape: tuple[int, int],
     corner: tuple[int, int],
 ) -> None:
-    """Of its proportions; the corner is that of the image, not of its centre crop."""
+    """A map has the proportions of its image; the corner is that of the image, not of a crop."""
     lit(size, corner).save(tmp_path / "wide.png")
     (tmp_path / "t.tsv").write_text("img\tcaption\nwide.png\ta nodule\n")
     assert (
@@ -188,7 +188,7 @@ def test_a_map_covers_the_whole_image(
     assert values[corner[0] - 1, corner[1] - 1] < 200
 
 
-def test_windows_go_along(tmp_path: Path, to_light: None) -> None:
+def test_sentence_windows_are_kept(tmp_path: Path, to_light: None) -> None:
     table = write_table(tmp_path / "data", 2)
     (tmp_path / "data" / "w.windows.json").write_text("[]")
     pd.read_csv(table).assign(windows=["w.windows.json", ""]).to_csv(table, index=False)
@@ -199,11 +199,12 @@ def test_windows_go_along(tmp_path: Path, to_light: None) -> None:
 
 
 @pytest.mark.slow
-def test_shards_again_with_one_member_more(
+def test_output_shards_have_one_more_member(
     tmp_path: Path, to_light: None, capsys: pytest.CaptureFixture
 ) -> None:
-    """Under their names, samples in order, every old member to the byte; annotated samples as they
-    were.
+    """Shards keep their names, and samples their order and all their bytes.
+
+    Annotated samples are unchanged.
     """
     corners = {"b": (0, 1), "c": (1, 1), "a": (1, 0)}  # c is annotated
     for number in (0, 1):
@@ -257,7 +258,7 @@ def test_shards_again_with_one_member_more(
         ("grid", (), 2, "there is nowhere to look"),
     ],
 )
-def test_faults(
+def test_errors_and_skipped_images(
     tmp_path: Path, capsys: pytest.CaptureFixture, broken: str, flags: tuple, code: int, said: str
 ) -> None:
     table, out = (
@@ -289,10 +290,10 @@ def test_faults(
 
 
 @pytest.mark.slow
-def test_a_run_teaches_another(launcher: Launcher, tmp_path: Path) -> None:
-    """The three commands of the page: train, make the maps from the run's folder, train anew on
-    them.
-    """
+def test_student_trains_on_pseudo_heatmaps_of_a_teacher_run(
+    launcher: Launcher, tmp_path: Path
+) -> None:
+    """The three commands: train a teacher, write its pseudo-heatmaps, train a student on them."""
     write_table(tmp_path, 16, annotated=[1, 4])
     flags = (
         *("--model", "tiny"),

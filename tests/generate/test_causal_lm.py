@@ -1,4 +1,4 @@
-"""Language models in this process: transformers with a random one, llama.cpp with SmolLM2."""
+"""Writers in this process: transformers with a random model, llama.cpp with SmolLM2."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ QUERIES = [
 
 
 def save_model(folder: Path, template: str | None = TEMPLATE, **generation: object) -> str:
-    """A random Llama of 130 words; `generation` goes into its generation_config.json."""
+    """Saves a random Llama of 130 words; `generation` goes into its generation_config.json."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -82,7 +82,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.mark.slow
-def test_transformers_is_deterministic_and_a_batch_is_its_parts(
+def test_transformers_is_deterministic_and_a_batch_equals_its_queries(
     folder: str,
     no_network: None,  # noqa: F811
 ) -> None:
@@ -141,7 +141,7 @@ def test_every_end_token_stops_and_the_models_own_sampling_is_not_used(
     assert made.finish == "stop" and made.raw.split() == words[: words.index(words[2])]
 
 
-def test_too_long_a_prompt_is_named(folder: str) -> None:
+def test_error_names_a_prompt_that_is_too_long(folder: str) -> None:
     writer = CausalLMWriter(folder, max_new_tokens=12, device="cpu")
     with pytest.raises(
         UserError, match="film x: a prompt of 54 tokens and --max-new-tokens 12; the model holds 64"
@@ -151,14 +151,14 @@ def test_too_long_a_prompt_is_named(folder: str) -> None:
         )
 
 
-def test_a_template_that_refuses_is_named(folder: str) -> None:
+def test_error_of_the_chat_template_names_the_query(folder: str) -> None:
     with pytest.raises(UserError, match="film: the chat template of .*no system role"):
         CausalLMWriter(folder, 4, device="cpu").write(
             [Query("film", [{"role": "system", "content": "w1"}], [])]
         )
 
 
-def test_models_that_can_not_be_loaded_are_named(tmp_path: Path) -> None:
+def test_error_names_a_model_that_cannot_be_loaded(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no chat template"):
         CausalLMWriter(save_model(tmp_path / "a", template=None), 4, device="cpu")
     for name in (tmp_path / "empty", "no-such-owner/no-such-model"):
@@ -167,7 +167,7 @@ def test_models_that_can_not_be_loaded_are_named(tmp_path: Path) -> None:
             CausalLMWriter(str(name), 4, device="cpu")
 
 
-def test_four_bits_need_a_gpu_and_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_4bit_needs_a_gpu_and_bitsandbytes(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
     monkeypatch.setattr(
         causal_lm, "find_spec", lambda name: None if name == "bitsandbytes" else "there"
@@ -259,7 +259,7 @@ def test_the_port_of_llama_cpp_is_locked() -> None:
 
 
 @smollm2
-def test_a_damaged_gguf_is_named(tmp_path: Path) -> None:
+def test_error_names_a_damaged_gguf_file(tmp_path: Path) -> None:
     cut = tmp_path / "cut.gguf"
     with llama_cpp.packaged_model().open("rb") as stream:
         cut.write_bytes(stream.read(1 << 20))
@@ -270,7 +270,7 @@ def test_a_damaged_gguf_is_named(tmp_path: Path) -> None:
         open_writer(arguments("--writer", "smollm2", "--llm", tmp_path / "text.gguf"), REPORTS)
 
 
-def test_missing_packages_and_other_weights_are_named(
+def test_errors_name_missing_packages_and_unknown_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(llama_cpp, "find_spec", lambda name: None)

@@ -1,4 +1,4 @@
-"""The HTTP writer against a stub server on loopback that misbehaves in every way."""
+"""The HTTP writer against a local stub server with all kinds of errors."""
 
 from __future__ import annotations
 
@@ -33,8 +33,9 @@ def answer(text: Any = "Clear.", finish: Any = "stop", **more: Any) -> dict[str,
 
 
 class Stub(ThreadingHTTPServer):
-    """Answers POSTs in turn by `script`: (status, body, headers), or "cut", "drop", "hang"; the
-    last entry stays.
+    """A server that answers each POST with the next entry of `script`; the last entry is repeated.
+
+    An entry is (status, body, headers), "cut", "drop" or "hang".
     """
 
     daemon_threads = True
@@ -169,7 +170,7 @@ def test_the_request_and_its_answer(
         ((200, b"x" * (8 << 20) + b"xx", {}), "more than 8388608 bytes"),
     ],
 )
-def test_faults_are_tried_again_and_named(
+def test_temporary_errors_are_tried_again_and_named(
     stub: Stub, waits: list[float], caplog: pytest.LogCaptureFixture, fault: Any, named: str
 ) -> None:
     stub.script = [fault, fault, (200, answer(), {})]
@@ -182,7 +183,7 @@ def test_faults_are_tried_again_and_named(
     )
 
 
-def test_a_silent_server_times_out_and_is_tried_again(stub: Stub, waits: list[float]) -> None:
+def test_silent_server_times_out_and_is_tried_again(stub: Stub, waits: list[float]) -> None:
     stub.script = ["hang", (200, answer(), {})]
     start = time.monotonic()
     assert ask(writer(stub, waits, timeout=0.2)) == ["Clear."] and waits == [1]
@@ -216,7 +217,9 @@ def test_retry_after_is_honoured(
     assert len(waits) == 1 and low <= waits[0] <= high
 
 
-def test_after_all_tries_url_query_and_fault_are_named(stub: Stub, waits: list[float]) -> None:
+def test_error_after_all_tries_names_url_query_and_last_error(
+    stub: Stub, waits: list[float]
+) -> None:
     stub.script = [(500, b"", {})] * 3 + [(502, b"", {})]
     with pytest.raises(UserError) as error:
         ask(writer(stub, waits, tries=9))
@@ -225,7 +228,7 @@ def test_after_all_tries_url_query_and_fault_are_named(stub: Stub, waits: list[f
     assert waits == [1, 2, 4, 8, 16, 32, 60, 60] and len(stub.requests) == 9
 
 
-def test_nobody_at_the_port(waits: list[float]) -> None:
+def test_closed_port_is_named_after_all_tries(waits: list[float]) -> None:
     server = Stub()
     server.server_close()
     with pytest.raises(UserError, match="2 tries; the last error: .*refused"):
@@ -236,7 +239,7 @@ def test_nobody_at_the_port(waits: list[float]) -> None:
     ("status", "hint"),
     [(400, "too long a prompt"), (401, KEY_VARIABLE), (404, "too long a prompt")],
 )
-def test_a_refusal_is_not_tried_again(
+def test_client_error_is_not_tried_again(
     stub: Stub, waits: list[float], status: int, hint: str
 ) -> None:
     stub.script = [(status, b"too long a prompt", {})]
@@ -310,7 +313,7 @@ def test_the_key_goes_to_the_server_and_nowhere_else(
         "http://hidden@localhost/v1",
     ],
 )
-def test_other_urls_are_refused(stub: Stub, waits: list[float], url: str) -> None:
+def test_urls_of_another_form_are_errors(stub: Stub, waits: list[float], url: str) -> None:
     with pytest.raises(UserError, match="--llm-url") as error:
         writer(stub, waits, url=url)
     assert "hidden" not in str(error.value)
@@ -328,7 +331,7 @@ def test_other_urls_are_refused(stub: Stub, waits: list[float], url: str) -> Non
         ("http://0.0.0.0/v1", True),
     ],
 )
-def test_another_machine_is_warned_of(
+def test_url_of_another_machine_gives_a_warning(
     stub: Stub,
     waits: list[float],
     caplog: pytest.LogCaptureFixture,

@@ -1,4 +1,4 @@
-"""The prompt, the cleaning of answers, the floors, and the command line."""
+"""The prompt, the cleaning of answers, the baseline writers, and the command line."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def write(path: Path, **changes: object) -> Path:
 # ---- prompt
 
 
-def test_chat_by_hand(tmp_path: Path) -> None:
+def test_chat_equals_a_hand_written_one(tmp_path: Path) -> None:
     template = read_template(write(tmp_path / "own.json"))
     chat = build_chat(
         template, [WorkedExample(["a  b", "c"], "Heart\nlarge.")], ["d {number} {snippets}", "e"]
@@ -78,7 +78,7 @@ def test_chat_by_hand(tmp_path: Path) -> None:
     }
 
 
-def test_own_template_has_no_system_role_and_alternates() -> None:
+def test_default_template_has_no_system_role_and_alternates() -> None:
     chat = build_chat(
         read_template(), [WorkedExample(["a"], "b"), WorkedExample(["c"], "d")], ["e"]
     )
@@ -93,7 +93,7 @@ def test_only_the_last_message_depends_on_the_query() -> None:
     assert one[:-1] == other[:-1] and one[-1] != other[-1]
 
 
-def test_a_report_can_not_end_a_turn(tmp_path: Path) -> None:
+def test_report_cannot_end_a_turn(tmp_path: Path) -> None:
     chat = build_chat(
         read_template(write(tmp_path / "own.json")),
         [],
@@ -114,7 +114,7 @@ def test_a_report_can_not_end_a_turn(tmp_path: Path) -> None:
         ({"snippet": "{text}"}, "'snippet' holds {number} 0 times"),
     ],
 )
-def test_bad_templates_are_refused(tmp_path: Path, changes: dict, message: str) -> None:
+def test_templates_of_another_form_are_errors(tmp_path: Path, changes: dict, message: str) -> None:
     with pytest.raises(UserError) as error:
         read_template(write(tmp_path / "own.json", **changes))
     assert message in str(error.value) and "own.json" in str(error.value)
@@ -124,7 +124,7 @@ def test_bad_templates_are_refused(tmp_path: Path, changes: dict, message: str) 
     ("content", "message"),
     [(None, "not readable"), (b"{", "not readable"), (b"\xff", "not readable"), (b"[]", "list")],
 )
-def test_unreadable_templates_are_refused(
+def test_unreadable_templates_are_errors(
     tmp_path: Path, content: bytes | None, message: str
 ) -> None:
     if content is not None:
@@ -133,7 +133,7 @@ def test_unreadable_templates_are_refused(
         read_template(tmp_path / "own.json")
 
 
-def test_empty_cases_are_refused() -> None:
+def test_empty_snippets_and_reports_are_errors() -> None:
     template = read_template()
     for examples, snippets, message in (
         ([], [], "query: 0 snippets"),
@@ -187,7 +187,7 @@ def test_cleaning(raw: str, text: str) -> None:
     assert clean_text(text) == text
 
 
-def test_faults_are_counted() -> None:
+def test_empty_truncated_and_stopped_reports_are_counted() -> None:
     made = [
         Generation("Clear.", "stop"),
         Generation("Findings:", "stop"),
@@ -201,7 +201,7 @@ def test_faults_are_counted() -> None:
     assert made[1].raw == "Findings:"
 
 
-# ---- floors
+# ---- baseline writers
 
 
 def test_default_writer_is_copy(no_network: None) -> None:
@@ -257,6 +257,6 @@ def test_random_draws_by_seed_and_key_from_all_reports(no_network: None) -> None
         (("--writer", "smollm2", "--llm", "nowhere.gguf"), "nowhere.gguf: no GGUF file"),
     ],
 )
-def test_bad_arguments_are_named(no_network: None, words: tuple, message: str) -> None:
+def test_error_names_the_bad_argument(no_network: None, words: tuple, message: str) -> None:
     with pytest.raises(UserError, match=message):
         open_writer(arguments(*words), REPORTS)

@@ -1,5 +1,6 @@
-"""scripts/studies/sentences.py on a few films: every row trains, the control's windows are swapped,
-the page and its picture are there.
+"""scripts/studies/sentences.py on a few images: every method trains, and the page is written.
+
+The placebo swaps the maps of the sentences.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_line_for_every_row_and_a_picture(out: Path) -> None:
+def test_page_has_a_line_for_every_row_and_a_figure(out: Path) -> None:
     lines = [
         line.split(" | ")
         for line in (out / "sentences.md").read_text().splitlines()
@@ -58,7 +59,7 @@ def test_a_line_for_every_row_and_a_picture(out: Path) -> None:
     ]
 
 
-def test_the_control_gives_each_sentence_the_map_of_the_other(out: Path) -> None:
+def test_placebo_gives_each_sentence_the_map_of_the_other(out: Path) -> None:
     own, swapped = (
         pd.read_csv(out / "data" / name, keep_default_na=False)["windows"]
         for name in ("train.csv", "swapped.csv")

@@ -1,6 +1,4 @@
-"""The stamps study, piece by piece: what may be in two parts, the ViT out of an ONNX file, the text
-tower, the epoch taken, the page.
-"""
+"""The parts of the stamps study: split, ViT of an ONNX file, text tower, chosen epoch, page."""
 
 from __future__ import annotations
 
@@ -25,7 +23,7 @@ Stamp = study.Stamp
 
 
 def draw(path: Path, seed: int) -> Image.Image:
-    """A blot that no other seed draws, cut out."""
+    """Draws a cut-out blot, a different one for each seed."""
     rng = np.random.default_rng(seed)
     picture = Image.new("RGBA", (60, 60))
     for _ in range(6):
@@ -62,8 +60,9 @@ def stamps(tmp_path: Path) -> list[Stamp]:
 
 
 def test_variants_of_a_stamp_are_one_family(stamps: list[Stamp], tmp_path: Path) -> None:
-    """The same caption but for its dress, the same word in the file's name, the same drawing
-    mirrored, upside down or smaller.
+    """Variants have the same caption, the same word in the file name, or the same drawing.
+
+    The caption may differ in its form. The drawing may be mirrored, upside down or smaller.
     """
     assert all(len(family) == 1 for family in stamps_split.families(stamps))
     draw(tmp_path / "b" / "one.png", 100)
@@ -93,9 +92,10 @@ def test_variants_of_a_stamp_are_one_family(stamps: list[Stamp], tmp_path: Path)
         assert parts == stamps_split.strict_split((stamps + more)[::-1], 3, 2, seed)
 
 
-def test_a_vit_comes_out_of_onnx_names() -> None:
-    """Weights of a tower of open_clip's, written under the file's names, are found again; the bias
-    of the patches moves into their places.
+def test_vit_weights_are_read_from_onnx_names() -> None:
+    """The weights of a tower of open_clip, saved under the names of the ONNX file, are read back.
+
+    The bias of the patches moves into the position embedding.
     """
     config = {**stamps_towers.TOWERS["vit-s14"][0], "layers": 2, "width": 64, "image_size": 42}
     torch.manual_seed(0)
@@ -170,11 +170,12 @@ def test_packed_weights_are_close() -> None:
         assert back["a"].dtype == torch.float32
 
 
-def test_a_captions_feature_is_its_embedding(
+def test_text_feature_of_a_caption_is_its_embedding(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Through open_clip's own loading and tokenizing; the tower has the weights of the file, its
-    projection the seed's.
+    """Uses open_clip's loading and tokenizer.
+
+    The tower has the weights of the file, and the projection of the seed.
     """
     captions, embeddings = (
         ["A cow.", "A fly,  on the – wall!", "A cow"],
@@ -231,7 +232,7 @@ def test_the_epoch_is_chosen_on_validation() -> None:
 
 
 @pytest.mark.parametrize("method", study.METHODS)
-def test_methods_are_flags_that_the_trainer_takes(method: str) -> None:
+def test_flags_of_all_methods_are_known_to_the_trainer(method: str) -> None:
     flags = [str(flag).format(train="t.csv") for flag in study.METHODS[method]]
     args, rest = eclip_parser().parse_known_args(flags)
     assert not rest
@@ -274,9 +275,7 @@ FACTS = {
 
 
 def test_the_page_pairs_seeds(tmp_path: Path) -> None:
-    """Differences of 1, 2 and 3 points: 2 +- 4.303 / sqrt(3), though the order of the runs is
-    another.
-    """
+    """Differences of 1, 2 and 3 points give 2 +- 4.303 / sqrt(3), for any order of the runs."""
     records = [record("align", seed, 21 + 10 * seed + seed + 1) for seed in (2, 0, 1)] + [
         record("CLIP", seed, 21 + 10 * seed) for seed in range(3)
     ]
@@ -307,10 +306,8 @@ def test_the_page_pairs_seeds(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_page_of_what_is_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """--measured: a tower's methods of which all seeds are there; another tower may have others.
-    Nothing runs.
-    """
+def test_page_lists_existing_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """--measured lists the methods of each tower that have all seeds, without running anything."""
     prepared, out = tmp_path / "prepared", tmp_path / "out"
     prepared.mkdir()
     (prepared / "stamps.csv").write_text(

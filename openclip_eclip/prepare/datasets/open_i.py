@@ -194,7 +194,7 @@ def split_reports(reports: Sequence[Report], seed: int) -> set[str]:
     return test
 
 
-def film_key(name: str, where: str) -> tuple[str, str]:
+def image_key(name: str, where: str) -> tuple[str, str]:
     """(key, report) of an image name in the XML or Kaggle's form.
 
     `CXR1_1_IM-0001-3001` and `1_IM-0001-3001.dcm.png` give (`1_IM-0001-3001`, `1`).
@@ -230,7 +230,7 @@ def read_views(plan: Plan, args: argparse.Namespace) -> dict[str, str]:
     plan.tables.append(path)
     views: dict[str, str] = {}
     for i, (name, view) in enumerate(zip(frame["filename"], frame["projection"])):
-        key, _ = film_key(name.strip(), f"{path}, row {i + 1}, column 'filename'")
+        key, _ = image_key(name.strip(), f"{path}, row {i + 1}, column 'filename'")
         if view not in ("Frontal", "Lateral"):
             raise UserError(
                 f"{path}, row {i + 1}, column 'projection': {view!r}; expected Frontal or Lateral."
@@ -252,7 +252,7 @@ def _images_of_reports(
     XML reports name their images. Kaggle's reports do not; there the projections table names them.
     """
     named = {
-        report.uid: [film_key(name, f"report {report.uid}")[0] for name in report.films or ()]
+        report.uid: [image_key(name, f"report {report.uid}")[0] for name in report.images or ()]
         for report in reports
     }
     # {report: image keys}, for reports that name no images
@@ -265,7 +265,7 @@ def _images_of_reports(
             of_projections.setdefault(key.partition("_")[0], []).append(key)
     images: dict[str, list[tuple[str, Path]]] = {}
     for report in reports:
-        keys = of_projections.get(report.uid, []) if report.films is None else named[report.uid]
+        keys = of_projections.get(report.uid, []) if report.images is None else named[report.uid]
         if not keys:
             plan.leave_out("report without a film", f"CXR{report.uid}")
         for key in keys:
@@ -298,7 +298,7 @@ def _list_images(folder: Path) -> dict[str, Path]:
     images: dict[str, Path] = {}
     for path in sorted(folder.rglob("*IM-*")):
         if path.suffix.lower() in SUFFIXES and IMAGE_NAME.fullmatch(path.name.partition(".")[0]):
-            images.setdefault(film_key(path.name, str(path))[0], path)
+            images.setdefault(image_key(path.name, str(path))[0], path)
     return images
 
 
@@ -307,7 +307,7 @@ def _facts(plan: Plan, reports: Sequence[Report]) -> None:
 
     They do not depend on the views; with --views all they describe the evaluation sets.
     """
-    with_image = [report for report in reports if report.films is None or report.films]
+    with_image = [report for report in reports if report.images is None or report.images]
     with_both = [report for report in with_image if report.findings]
     plan.facts |= {
         "reports": len(reports),
@@ -319,7 +319,7 @@ def _facts(plan: Plan, reports: Sequence[Report]) -> None:
         "reports with a film": len(with_image),
         "reports with a film and findings": len(with_both),
         "distinct findings of those": len({report.findings.lower() for report in with_both}),
-        "films": sum(len(report.films or ()) for report in reports),
+        "films": sum(len(report.images or ()) for report in reports),
         "openi-5 (reports with a film)": {
             name: sum(class_labels(report)[name] for report in with_image) for name in CLASSES
         },

@@ -1,6 +1,4 @@
-"""CheXpert in miniature: the table's traps, the splits, the evaluation set, and the writer all raw
-data sets share.
-"""
+"""A small CheXpert: traps of the table, splits, evaluation set, and the writer of all data sets."""
 
 from __future__ import annotations
 
@@ -26,7 +24,7 @@ EXTRA = ["Sex", "Age", "Frontal/Lateral", "AP/PA"]
 
 
 def write_tree(root: Path, images: int = 12, root_name: str = "CheXpert-v1.0-small") -> Path:
-    """`images` patients with a frontal film each, the first with a lateral one too."""
+    """Writes `images` patients with a frontal image each; the first also has a lateral image."""
     rng, rows = np.random.default_rng(0), []
     for i in range(images):
         for view in ("frontal", "lateral")[: 2 if i == 0 else 1]:
@@ -92,7 +90,7 @@ def test_shards_and_their_samples(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("format", ["csv", "webdataset"])
-def test_parts_equal_the_whole_and_killed_runs_go_on(tmp_path: Path, format: str) -> None:
+def test_parts_equal_the_whole_and_killed_runs_resume(tmp_path: Path, format: str) -> None:
     raw = write_tree(tmp_path / "raw")
     assert prepare(raw, tmp_path / "whole", "--format", format) == 0
     for part in ("1/2", "0/2"):
@@ -110,10 +108,10 @@ def test_parts_equal_the_whole_and_killed_runs_go_on(tmp_path: Path, format: str
 
 @pytest.mark.slow
 @pytest.mark.parametrize("format", ["csv", "webdataset"])
-def test_sigkill_leaves_whole_chunks_and_the_next_run_goes_on(tmp_path: Path, format: str) -> None:
-    """The command and its workers are killed once a few chunks are done; what has its name is
-    whole.
-    """
+def test_sigkill_leaves_complete_chunks_and_the_next_run_resumes(
+    tmp_path: Path, format: str
+) -> None:
+    """The command and its workers are killed after a few chunks; existing files are complete."""
     raw, out = write_tree(tmp_path / "raw", 400), tmp_path / "out"
     flags = [
         *("--evaluation", "none"),
@@ -156,8 +154,9 @@ def test_sigkill_leaves_whole_chunks_and_the_next_run_goes_on(tmp_path: Path, fo
 
 @pytest.mark.slow
 def test_a_full_disk_leaves_no_broken_shard(tmp_path: Path) -> None:
-    """A limit on the size of files stands in for the disk: the shard does not fit, nothing of it is
-    left, a second run goes on.
+    """A limit on file sizes simulates a full disk.
+
+    The shard does not fit, nothing of it is left, and a second run resumes.
     """
     raw = write_tree(tmp_path / "raw")
     command = [
@@ -188,7 +187,7 @@ def test_a_full_disk_leaves_no_broken_shard(tmp_path: Path) -> None:
     assert files(tmp_path / "out") == files(tmp_path / "whole")
 
 
-def test_other_settings_or_foreign_files_are_refused(
+def test_other_settings_or_other_files_in_out_are_errors(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     raw = write_tree(tmp_path / "raw")
@@ -226,7 +225,7 @@ def test_missing_images_are_named_and_unreadable_ones_stop(
         (lambda t: pd.concat([t, t.tail(1)]), "row 14, column 'Path'.*occurs twice"),
     ],
 )
-def test_faulty_tables_are_refused(
+def test_bad_tables_are_errors(
     tmp_path: Path, change, message: str, capsys: pytest.CaptureFixture
 ) -> None:
     raw = write_tree(tmp_path / "raw")
@@ -246,7 +245,7 @@ def test_dry_run_needs_no_images(tmp_path: Path, capsys: pytest.CaptureFixture) 
 
 
 def test_evaluation_set_holds_its_patients_out(tmp_path: Path) -> None:
-    """200 a class of exclusive frontal images; what shares a patient leaves the training split."""
+    """The set has 200 exclusive frontal images of each class; their patients leave train."""
     from openclip_eclip.prepare.datasets.chexpert import COMPETITION, exclusive
     from openclip_eclip.prepare.evaluation import choose_per_class
     from openclip_eclip.prepare.plan import Item

@@ -1,6 +1,4 @@
-"""The authors' shards in miniature: members, manifests, sparse maps and their faults, shards whole
-or not at all.
-"""
+"""Small shards of the eCLIP authors: members, manifests, sparse maps, and their errors."""
 
 from __future__ import annotations
 
@@ -34,7 +32,7 @@ def picture(seed: int = 0, form: str = "JPEG") -> bytes:
 
 
 def csr(values: np.ndarray, **changes: object) -> bytes:
-    """As scipy.sparse.save_npz writes it, with arrays replaced by `changes`."""
+    """A matrix as scipy.sparse.save_npz writes it, with the arrays of `changes` replaced."""
     matrix, stream = csr_matrix(values), io.BytesIO()
     arrays = {
         "shape": np.array(matrix.shape),
@@ -55,7 +53,7 @@ def spot(row: int, column: int, peak: float = 0.5) -> np.ndarray:
 def expert(
     key: str, maps: dict[str, bytes], manifest: object = None, snippets: tuple[str, ...] = ()
 ) -> dict[str, bytes]:
-    """Members of one expert sample; the manifest names `maps` and `snippets` in order."""
+    """The members of one expert sample; the manifest names `maps` and `snippets` in order."""
     texts = {f"snippet_{i}.txt": text.encode() for i, text in enumerate(snippets)}
     entries = [
         {"heatmap": name, "snippet": f"snippet_{i}.txt"} if i < len(snippets) else {"heatmap": name}
@@ -102,9 +100,7 @@ def read_map(content: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(content)))
 
 
-def test_pairs_become_our_shards(
-    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
+def test_pairs_become_shards(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert prepare(tmp_path, "--size", 20) == 0 and "train 3, val 1" in capsys.readouterr().out
     out = tmp_path / "out"
     assert json.loads((out / "sizes.json").read_text()) == {
@@ -125,8 +121,9 @@ def test_pairs_become_our_shards(
 
 @pytest.mark.slow
 def test_heatmaps_are_the_mean_of_all_or_the_first(source: Path, tmp_path: Path) -> None:
-    """Maps of [0, 1] and [0, 255] weigh the same; the authors' reader would make the first all
-    zero.
+    """Maps in [0, 1] and in [0, 255] have the same weight.
+
+    The authors' reader would turn the first into zeros.
     """
     maps = {
         NPZ: csr(spot(0, 0)),
@@ -229,7 +226,7 @@ BAD_MAPS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("content,message", BAD_MAPS.values(), ids=BAD_MAPS)
-def test_faulty_heatmaps_are_refused_by_shard_and_key(
+def test_error_of_a_bad_heatmap_names_shard_and_key(
     content: bytes, message: str, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     write(
@@ -246,7 +243,7 @@ def test_faulty_heatmaps_are_refused_by_shard_and_key(
     ]
 
 
-def test_declared_resized_maps_are_taken(source: Path, tmp_path: Path) -> None:
+def test_resized_maps_need_their_flag(source: Path, tmp_path: Path) -> None:
     write(tmp_path / "expert", "x.tar", expert("e1", {NPZ: csr(spot(20, 16)[::2, ::2])}))
     assert (
         prepare(
@@ -296,13 +293,13 @@ BROKEN = {
 
 
 def header(path: Path) -> int:
-    """Where the second member begins."""
+    """The offset of the second member, in bytes."""
     with tarfile.open(path) as archive:
         return archive.getmembers()[1].offset
 
 
 @pytest.mark.parametrize("change,message", BROKEN.values(), ids=BROKEN)
-def test_faulty_shards_are_refused(
+def test_bad_shards_are_errors(
     change, message: str, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     change(source / "train" / "b.tar")
@@ -319,7 +316,7 @@ def test_faulty_shards_are_refused(
     [{"heatmap": NPZ}, ["heatmap_0.npz"], [{"heatmap": 1}], [{"snippet": "s.txt"}]],
     ids=str,
 )
-def test_manifests_of_another_form_are_refused(
+def test_manifests_of_another_form_are_errors(
     manifest: object, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     write(tmp_path / "expert", "x.tar", expert("e1", {NPZ: GOOD}, manifest))
@@ -369,8 +366,8 @@ def test_dry_run_reads_names_alone_and_limit_counts_by_split(
         assert json.loads((tmp_path / f"out{limit}" / "sizes.json").read_text()) == sizes
 
 
-def test_as_a_table_samples_have_names_of_our_own(tmp_path: Path) -> None:
-    """A key such as ../../x must not leave OUT; the table trains as the shards do."""
+def test_samples_of_a_table_get_new_file_names(tmp_path: Path) -> None:
+    """A key such as ../../x does not leave OUT; the table can be trained on like the shards."""
     write(tmp_path / "src" / "train", "a.tar", {**pair("../../k1"), **pair("k2", 2)})
     write(
         tmp_path / "expert",
@@ -396,7 +393,7 @@ def test_as_a_table_samples_have_names_of_our_own(tmp_path: Path) -> None:
     assert not list(out.glob("*.tar")) and not (out / "sizes.json").exists()
 
 
-def test_other_settings_sources_and_wrong_folders_are_refused(
+def test_other_settings_sources_and_wrong_folders_are_errors(
     source: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     assert prepare(tmp_path) == 0

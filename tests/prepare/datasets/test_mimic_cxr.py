@@ -1,6 +1,4 @@
-"""MIMIC-CXR in miniature: the official sections, views, splits, labels, mimic-5x200 and who is kept
-out of it.
-"""
+"""A small MIMIC-CXR: official sections, views, splits, labels, and the patients of mimic-5x200."""
 
 from __future__ import annotations
 
@@ -10,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from bad_inputs.mimic_trees import FILMS, dicom, film, write_egd, write_mimic, write_reflacx
+from bad_inputs.mimic_trees import IMAGES, dicom, image_file, write_egd, write_mimic, write_reflacx
 
 from openclip_eclip.data.check import main as check
 from openclip_eclip.prepare.__main__ import main
@@ -43,7 +41,7 @@ def table(path: Path) -> pd.DataFrame:
 
 
 def keys(path: Path) -> list[int]:
-    """Numbers of the films in a table."""
+    """The numbers of the images in a table."""
     return [int(Path(name).stem[:8], 16) for name in table(path)["filepath"]]
 
 
@@ -117,7 +115,7 @@ def test_which_section_becomes_the_caption() -> None:
     assert choose({}, "both", "official").missing == "report without any section"
 
 
-def test_films_reports_splits_and_labels(tmp_path: Path) -> None:
+def test_images_reports_splits_and_labels(tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert prepare(write_mimic(tmp_path / "raw"), out) == 0
     assert keys(out / "train.csv") == [0, 1, 7]
@@ -239,7 +237,7 @@ def test_options_of_views_sections_and_labels(tmp_path: Path) -> None:
         (CHEXPERT, lambda t: pd.concat([t, t.tail(1)]), "row 9, column 'study_id': .*twice"),
     ],
 )
-def test_faulty_tables_are_refused(
+def test_bad_tables_are_errors(
     tmp_path: Path, name: str, edit, message: str, capsys: pytest.CaptureFixture
 ) -> None:
     raw = write_mimic(tmp_path / "raw")
@@ -247,7 +245,7 @@ def test_faulty_tables_are_refused(
     assert prepare(raw, tmp_path / "out") == 2 and re.search(message, capsys.readouterr().err)
 
 
-def test_a_film_without_split_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_image_without_split_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     raw = write_mimic(tmp_path / "raw")
     change(raw / SPLIT, lambda t: t.iloc[1:])
     assert prepare(raw, tmp_path / "out", "--dry-run") == 0
@@ -256,7 +254,10 @@ def test_a_film_without_split_is_left_out(tmp_path: Path, capsys: pytest.Capture
 
 
 def add_exclusive(raw: Path, classes: int = 5, each: int = 2) -> None:
-    """`each` more patients a class with nothing else, two frontal films each, in train and test."""
+    """Adds `each` patients for each class, with no other label, in train and test.
+
+    Each of them has two frontal images.
+    """
     tables = {name: table(raw / name) for name in (METADATA, SPLIT, CHEXPERT)}
     rows = {name: [] for name in tables}
     for k in range(classes * each):
@@ -281,12 +282,10 @@ def add_exclusive(raw: Path, classes: int = 5, each: int = 2) -> None:
         )
 
 
-def test_mimic_5x200_holds_patients_out_and_has_no_gaze(
+def test_mimic_5x200_patients_are_not_in_train_and_have_no_gaze(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One of the patients fits the rule and has gaze (study 59000000, Edema): never chosen, and
-    stays in train.
-    """
+    """A patient with gaze who fits the rule (study 59000000, Edema) is not chosen."""
     raw = write_mimic(tmp_path / "raw")
     add_exclusive(raw)
     change(
@@ -359,7 +358,7 @@ def test_no_evaluation_set_without_its_conditions(
     assert re.search(message, capsys.readouterr().err)
 
 
-def test_uncertain_labels_disqualify(tmp_path: Path) -> None:
+def test_uncertain_labels_exclude_an_image(tmp_path: Path) -> None:
     """Study 59000001 has Edema and an uncertain fracture; its view is known only from the code."""
     raw = write_mimic(tmp_path / "raw")
     plan = make(["mimic-cxr", str(raw), "out", "--rescue-views"])
@@ -397,10 +396,10 @@ def test_what_is_written_passes_the_check(
 def test_the_tree_is_as_documented(tmp_path: Path) -> None:
     raw = write_mimic(tmp_path / "raw")
     assert (
-        film(raw, 0)
+        image_file(raw, 0)
         == raw / "files/p19/p19000000/s59000000/00000000-bbbbbbbb-cccccccc-dddddddd-eeeeeeee.jpg"
     )
     assert len(dicom(0)) == 44
     assert (raw / "files/p19/p19000000/s59000000.txt").is_file()
-    assert not film(raw, 8).exists()
-    assert len(FILMS) == 11
+    assert not image_file(raw, 8).exists()
+    assert len(IMAGES) == 11

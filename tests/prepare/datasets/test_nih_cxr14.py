@@ -1,6 +1,4 @@
-"""NIH ChestX-ray14 in miniature: both headers, both folder forms, boxes, lists, the evaluation
-sets' patients.
-"""
+"""A small NIH ChestX-ray14: both headers and folder layouts, boxes, lists, evaluation sets."""
 
 from __future__ import annotations
 
@@ -34,7 +32,7 @@ LABELS = [
 
 
 def names(count: int) -> list[str]:
-    """Two films of each patient."""
+    """Image names, two of each patient."""
     return [f"{900 + i // 2:08d}_{i % 2:03d}.png" for i in range(count)]
 
 
@@ -50,8 +48,9 @@ def write_tables(root: Path, labels: list[str], v2020: bool = True) -> None:
 
 
 def write_tree(root: Path, v2020: bool = True, kaggle: bool = False) -> Path:
-    """Six films of three patients, the last patient's in the test list with boxes; one film
-    RGBA.
+    """Writes six images of three patients; one image is RGBA.
+
+    The images of the last patient have boxes and are in the test list.
     """
     write_tables(root, LABELS, v2020)
     for i, name in enumerate(names(6)):
@@ -130,7 +129,7 @@ def test_boxes_are_drawn_and_infiltrate_is_infiltration(
     assert prepare(raw, tmp_path / "c", "--boxes", "none") == 0
 
 
-def test_missing_images_are_named(tmp_path: Path) -> None:
+def test_missing_images_are_named_in_the_manifest(tmp_path: Path) -> None:
     raw = write_tree(tmp_path / "raw")
     (raw / "images" / names(1)[0]).unlink()
     assert prepare(raw, tmp_path / "out") == 0
@@ -146,9 +145,12 @@ def plan_of(root: Path, *flags: str) -> nih_cxr14.Plan:
 
 
 @pytest.mark.slow
-def test_14x100_has_both_class_lists_and_holds_its_patients_out(tmp_path: Path) -> None:
-    """120 films of as many patients a class with that label alone (two a patient for Hernia and
-    Edema), and films with two labels that never count.
+def test_cxr_14x100_has_both_class_lists_and_its_patients_are_left_out_of_train(
+    tmp_path: Path,
+) -> None:
+    """Each class has 120 images with that label alone, of 120 patients.
+
+    Hernia and Edema have two images of each patient. Images with two labels never count.
     """
 
     def table() -> list[str]:
@@ -193,7 +195,7 @@ def test_14x100_has_both_class_lists_and_holds_its_patients_out(tmp_path: Path) 
 
 
 def test_pool_test_draws_from_the_test_list(tmp_path: Path) -> None:
-    """All films of the first half are training; the second half has as many of each class."""
+    """The first half of the images is in train; the second half has as many of each class."""
     half = [
         cell
         for label in (NO_FINDING, *FINDINGS)
@@ -265,7 +267,7 @@ def test_pool_test_draws_from_the_test_list(tmp_path: Path) -> None:
         ("BBox_List_2017.csv", "00000902", "00000908", "00000908_001.png is not in"),
     ],
 )
-def test_faulty_tables_are_refused(
+def test_bad_tables_are_errors(
     tmp_path: Path, file: str, old: str, new: str, message: str, capsys: pytest.CaptureFixture
 ) -> None:
     raw = write_tree(tmp_path / "raw")
@@ -276,11 +278,11 @@ def test_faulty_tables_are_refused(
     assert re.search(message, capsys.readouterr().err)
 
 
-def test_lists_are_asked_for_and_leaking_lists_refused(
+def test_official_lists_are_required_and_overlapping_lists_are_errors(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     raw = write_tree(tmp_path / "raw")
-    # 00000901_001, whose patient's other film is training
+    # 00000901_001, whose patient has another image in train
     (raw / "test_list.txt").write_text("\n".join(names(6)[3:]))
     assert prepare(raw, tmp_path / "out") == 2
     assert "1 patients are both in train and in test, such as 00000901" in capsys.readouterr().err

@@ -1,6 +1,4 @@
-"""REFLACX in miniature: readings to keep and to drop, several readers, kinds of annotation,
-windows, faulty tables.
-"""
+"""A small REFLACX: kept and dropped readings, several readers, annotations, windows, bad tables."""
 
 from __future__ import annotations
 
@@ -18,7 +16,7 @@ from bad_inputs.mimic_trees import (
     PHASE_LABELS,
     WIDTH,
     dicom,
-    film,
+    image_file,
     write_crlf,
     write_mimic,
     write_reflacx,
@@ -33,7 +31,7 @@ from openclip_eclip.prepare.plan import Plan
 
 @pytest.fixture
 def trees(tmp_path: Path) -> tuple[Path, Path]:
-    """Roots of REFLACX and of MIMIC-CXR."""
+    """The roots of REFLACX and of MIMIC-CXR."""
     return write_reflacx(tmp_path / "reflacx"), write_mimic(tmp_path / "mimic")
 
 
@@ -71,7 +69,7 @@ def samples(out: Path, split: str = "train") -> dict[str, np.ndarray | None]:
 
 
 def at(x: float, y: float) -> tuple[int, int]:
-    """The (row, column) of a film's pixel in a map of 48 x 32."""
+    """The (row, column) of an image's pixel in a map of 48 x 32."""
     return int((y + 0.5) * 48 / HEIGHT), int((x + 0.5) * 32 / WIDTH)
 
 
@@ -112,8 +110,9 @@ def test_a_reading_without_fixations_is_skipped(trees: tuple[Path, Path], tmp_pa
 
 
 def test_ways_to_deal_with_several_readers(trees: tuple[Path, Path], tmp_path: Path) -> None:
-    """Reader 1 looked equally long at (10, 10), before the sound began, and (50, 80); reader 2 at
-    (50, 10), and half as long at (10, 10).
+    """Reader 1 has equally long fixations at (10, 10), before the sound began, and (50, 80).
+
+    Reader 2 has a fixation at (50, 10), and one of half that duration at (10, 10).
     """
     maps = {}
     for readers in ("mean", "noisy-or", "one", "all"):
@@ -146,7 +145,7 @@ def test_one_reader_is_the_first_who_has_a_map(trees: tuple[Path, Path], tmp_pat
     assert members(tmp_path / "out")[f"{dicom(0)}.txt"] == b"clear, lungs. no mass. P101R000002"
 
 
-def test_sigma_is_one_degree_and_is_lost_beyond_what_was_shown(
+def test_sigma_is_one_degree_and_the_part_outside_the_shown_area_is_dropped(
     trees: tuple[Path, Path], tmp_path: Path
 ) -> None:
     path = trees[0] / "main_data" / "P300R000005" / "fixations.csv"
@@ -163,7 +162,7 @@ def test_sigma_is_one_degree_and_is_lost_beyond_what_was_shown(
     assert samples(tmp_path / "wide", "test")[dicom(4)][at(30 + 24, 45)] > 0.5
 
 
-def test_sigma_alone_is_in_pixels_and_what_is_beyond_the_film_is_lost(
+def test_sigma_without_unit_is_in_pixels_and_the_part_outside_is_dropped(
     trees: tuple[Path, Path], tmp_path: Path
 ) -> None:
     rewrite(
@@ -238,7 +237,7 @@ def test_ellipses_and_chest_boxes_of_discarded_readings_too(
     }
 
 
-def test_a_missing_chest_box_is_counted_and_the_film_stays(
+def test_missing_chest_box_is_counted_and_the_image_is_kept(
     trees: tuple[Path, Path], tmp_path: Path
 ) -> None:
     (trees[0] / "main_data" / "P300R000006" / "chest_bounding_box.csv").unlink()
@@ -250,7 +249,9 @@ def test_a_missing_chest_box_is_counted_and_the_film_stays(
 
 
 @pytest.mark.slow
-def test_windows_of_readings_with_their_own_gaze(trees: tuple[Path, Path], tmp_path: Path) -> None:
+def test_windows_of_several_readings_use_the_gaze_of_each(
+    trees: tuple[Path, Path], tmp_path: Path
+) -> None:
     assert prepare(trees, tmp_path / "out", "--windows", "sentence", "--readers", "all") == 0
     written = members(tmp_path / "out")
     windows = json.loads(written["P101R000001.windows.json"])
@@ -317,7 +318,7 @@ PHASE_1 = "metadata_phase_1.csv"
         ),
     ],
 )
-def test_faulty_tables_are_refused(
+def test_bad_tables_are_errors(
     trees: tuple[Path, Path],
     tmp_path: Path,
     name: str,
@@ -329,12 +330,12 @@ def test_faulty_tables_are_refused(
     assert prepare(trees, tmp_path / "out") == 2 and re.search(message, capsys.readouterr().err)
 
 
-def test_a_certainty_of_minus_one_is_tolerated(trees: tuple[Path, Path], tmp_path: Path) -> None:
+def test_certainty_of_minus_one_is_accepted(trees: tuple[Path, Path], tmp_path: Path) -> None:
     rewrite(trees[0] / "main_data" / PHASE_1, lambda t: t.assign(Mass="-1"))
     assert prepare(trees, tmp_path / "out") == 0
 
 
-def test_other_faults_are_refused(
+def test_bad_flags_and_files_are_errors(
     trees: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     assert prepare(trees, tmp_path / "a", "--annotation", "ellipses", "--windows", "sentence") == 2
@@ -357,7 +358,7 @@ def test_other_faults_are_refused(
     )
     assert prepare(trees, tmp_path / "a", "--annotation", "chest-box") == 2
     assert "2 rows; expected exactly one" in capsys.readouterr().err
-    path = film(trees[1], 0)
+    path = image_file(trees[1], 0)
     Image.open(path).resize((WIDTH // 2, HEIGHT // 2)).save(path)
     assert prepare(trees, tmp_path / "b") == 2
     assert "Gaze positions would be wrong" in capsys.readouterr().err
@@ -392,8 +393,9 @@ def test_what_is_written_passes_the_check(
 
 
 def test_times_before_the_sound_stay_negative(trees: tuple[Path, Path]) -> None:
-    """A window that ends before the sound begins finds the fixation there; clipped starts would
-    lose it.
+    """A window that ends before the sound starts includes the fixation of that time.
+
+    Clipping the start of the fixation at 0 would lose it.
     """
     reading = Reading(
         "P101R000001",
