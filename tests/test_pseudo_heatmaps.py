@@ -246,7 +246,7 @@ def test_output_shards_have_one_more_member(
 
 
 @pytest.mark.parametrize(
-    ("broken", "flags", "code", "said"),
+    ("broken", "flags", "code", "message"),
     [
         ("filled", (), 2, "is not empty; expected a new folder"),
         ("none", (), 2, "every image already has a heatmap"),
@@ -259,7 +259,12 @@ def test_output_shards_have_one_more_member(
     ],
 )
 def test_errors_and_skipped_images(
-    tmp_path: Path, capsys: pytest.CaptureFixture, broken: str, flags: tuple, code: int, said: str
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+    broken: str,
+    flags: tuple,
+    code: int,
+    message: str,
 ) -> None:
     table, out = (
         write_table(tmp_path, 3, annotated=range(3) if broken == "none" else ()),
@@ -282,10 +287,10 @@ def test_errors_and_skipped_images(
         open_clip.add_model_config(tmp_path / "one.json")
         flags = ("--model", "one")
     assert make(out, data, *flags) == code
-    told = capsys.readouterr()
-    assert said in told.out + told.err
+    captured = capsys.readouterr()
+    assert message in captured.out + captured.err
     if code == 0:
-        assert "1 images cannot be read and have no heatmap" in told.out
+        assert "1 images cannot be read and have no heatmap" in captured.out
         assert pd.read_csv(out / "train.csv")["heatmap"].isna().tolist() == [False, True, False]
 
 

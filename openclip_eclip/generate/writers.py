@@ -26,6 +26,23 @@ def add_writer_arguments(parser: argparse.ArgumentParser) -> None:
             " tiny model without medical knowledge, or any --llm FILE.gguf (default: %(default)s)"
         ),
     )
+    _add_model_arguments(parser)
+    parser.add_argument(
+        "--max-new-tokens",
+        type=int,
+        default=200,
+        help="length limit of a written report, in tokens (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--prompt-template",
+        type=Path,
+        metavar="FILE",
+        help="JSON file with the prompt's instructions, snippet and case (default: the package's)",
+    )
+
+
+def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of the language model and of the server that runs it."""
     parser.add_argument(
         "--llm",
         metavar="NAME_OR_PATH",
@@ -83,18 +100,6 @@ def add_writer_arguments(parser: argparse.ArgumentParser) -> None:
         "--llm-threads",
         type=int,
         help="CPU threads of --writer smollm2 (default: as many as torch uses)",
-    )
-    parser.add_argument(
-        "--max-new-tokens",
-        type=int,
-        default=200,
-        help="length limit of a written report, in tokens (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--prompt-template",
-        type=Path,
-        metavar="FILE",
-        help="JSON file with the prompt's instructions, snippet and case (default: the package's)",
     )
 
 

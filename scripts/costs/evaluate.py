@@ -154,8 +154,8 @@ def large_lines() -> list[str]:
         (
             "One direction (the other is the same call with the arguments exchanged):"
             f" {result['seconds']:.0f} CPU seconds, one run, peak of the process"
-            f" {result['peak']:.0f} MiB, {2 * 100_000 * WIDTH * 4 / 2**20:.0f} of them the features."
-            " The whole matrix"
+            f" {result['peak']:.0f} MiB, {2 * 100_000 * WIDTH * 4 / 2**20:.0f} of them the"
+            " features. The whole matrix"
             f" would take {100_000**2 * 4 / 2**30:.0f} GiB and its argsort, as open_clip sorts,"
             f" {100_000**2 * 8 / 2**30:.0f} GiB more.\n"
         ),

@@ -86,15 +86,15 @@ def align_table() -> str:
     ]
     for row, name in ALIGN_ROWS.items():
         of_cells = [cells[cell].get(row, {}) for cell in PICTURED]
-        found = [
+        scores_of_row = [
             own.get(score) if own.get("machine") == cells[cell]["CLIP"]["machine"] else None
             for own, cell in zip(of_cells, PICTURED)
             for score in scores
         ]
-        if any(found):
+        if any(scores_of_row):
             lines.append(
                 f"| {name} | "
-                + " | ".join(spread(score) if score else "" for score in found)
+                + " | ".join(spread(score) if score else "" for score in scores_of_row)
                 + " |"
             )
     return "\n" + "\n".join(lines) + "\n\n"
@@ -130,11 +130,11 @@ def tables() -> str:
 
 def stamps_table() -> str:
     """Recall and pointing game of the stamps study, one part for each image tower."""
-    found = json.loads(
+    summary = json.loads(
         (ROOT / "docs" / "results" / "stamps_align.json").read_text(encoding="utf-8")
     )["summary"]
     lines = ["| | R@5 | − CLIP | pointing | − CLIP |", "|---|---|---|---|---|"]
-    for tower, rows in found.items():
+    for tower, rows in summary.items():
         lines.append(f"| **{tower}** | | | | |")
         for method, row in rows.items():
             cells = [
@@ -213,11 +213,11 @@ def test_pages_of_the_tables_are_those_of_their_results(table: str) -> None:
 def test_page_of_the_stamps_is_that_of_its_runs() -> None:
     """The page and its summary are computed from the records of all runs."""
     results = ROOT / "docs" / "results"
-    found = json.loads((results / "stamps_align.json").read_text(encoding="utf-8"))
-    summary = stamps_page.summarise(found["runs"])
-    assert found["summary"] == summary
+    study = json.loads((results / "stamps_align.json").read_text(encoding="utf-8"))
+    summary = stamps_page.summarise(study["runs"])
+    assert study["summary"] == summary
     assert (results / "stamps_align.md").read_text(encoding="utf-8") == stamps_page.page(
-        found["runs"], found["facts"], summary
+        study["runs"], study["facts"], summary
     )
 
 
@@ -274,15 +274,15 @@ def test_commands_run_in_order(
             assert words[0] == "report"
         main = {"openclip_eclip.evaluate": evaluate, "openclip_eclip": write_report}[name]
         assert main(words if main is evaluate else words[1:]) == 0, line
-        said = capsys.readouterr().out
+        output = capsys.readouterr().out
         if "--out" in words:
             assert "http" not in (Path(words[words.index("--out") + 1]) / "report.html").read_text(
                 encoding="utf-8"
             )
         else:
-            assert len(re.findall(r"^ *\d", said, re.MULTILINE)) == (
+            assert len(re.findall(r"^ *\d", output, re.MULTILINE)) == (
                 3 if "search" in words else 5
-            ), said
+            ), output
     assert {words.split()[3] for words in lines if ".evaluate " in words} == set(TASKS) - {"curve"}
 
 

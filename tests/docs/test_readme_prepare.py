@@ -165,26 +165,28 @@ def test_every_raw_data_set_is_prepared_by_its_command(
         assert (
             words[:3] == ["python", "-m", "openclip_eclip.prepare"] and prepare(words[3:]) == 0
         ), line
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     # --dry-run, --part 0/2
-    assert "split train: 17 samples" in said and "1 of 2 chunks wait" in said
+    assert "split train: 17 samples" in output and "1 of 2 chunks are left" in output
     assert {path.name for path in (tmp_path / "data").iterdir()} == set(PROMISES)
     for name, (splits, annotated, evaluation) in PROMISES.items():
         out = tmp_path / "data" / name
         assert written(out) == (splits, annotated) and (out / "manifest.json").is_file(), name
         assert {path.name for path in out.glob("*.recipe.json")} == {
-            f"{found}.recipe.json" for found in evaluation
+            f"{evaluation_set}.recipe.json" for evaluation_set in evaluation
         }, name
-        for found, size in evaluation.items():
+        for evaluation_set, size in evaluation.items():
             recipe, rows = (
-                json.loads((out / f"{found}.recipe.json").read_text()),
-                mimic.table(out / f"{found}.csv"),
+                json.loads((out / f"{evaluation_set}.recipe.json").read_text()),
+                mimic.table(out / f"{evaluation_set}.csv"),
             )
             assert [Path(path).stem for path in rows["filepath"]] == recipe["images"] and size in (
                 None,
                 len(rows),
-            ), found
-            assert len(rows) and all((out / path).is_file() for path in rows["filepath"]), found
+            ), evaluation_set
+            assert len(rows) and all((out / path).is_file() for path in rows["filepath"]), (
+                evaluation_set
+            )
     evaluated = set(mimic.table(tmp_path / "data" / "mimic" / "mimic-5x200.csv")["patient"])
     gaze = egd_cxr.read_subjects(Plan("egd-cxr"), tmp_path / "egd-cxr" / "1.0.0")
     gaze |= reflacx_files.read_subjects(Plan("reflacx"), tmp_path / "reflacx" / "1.0.0")

@@ -32,7 +32,7 @@ TEMPLATE = (
 )
 QUERIES = [
     Query(
-        f"film {number}",
+        f"image {number}",
         [{"role": "user", "content": " ".join(WORDS[number : number * 3 + 1])}],
         [],
     )
@@ -46,8 +46,8 @@ def save_model(folder: Path, template: str | None = TEMPLATE, **generation: obje
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
     vocabulary = {
-        word: place
-        for place, word in enumerate(("<unk>", "<s>", "</s>", "user", "assistant", *WORDS))
+        word: index
+        for index, word in enumerate(("<unk>", "<s>", "</s>", "user", "assistant", *WORDS))
     }
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -94,14 +94,16 @@ def test_transformers_is_deterministic_and_a_batch_equals_its_queries(
         *("--llm-batch-size", 4),
     )
     first, second = (open_writer(arguments(*words), REPORTS) for _ in range(2))
-    made = first.write(QUERIES)
+    generations = first.write(QUERIES)
     assert (
-        made
+        generations
         == first.write(QUERIES)
         == second.write(QUERIES)
         == [first.write([query])[0] for query in QUERIES]
     )
-    assert len({one.text for one in made}) > 1 and not any(one.empty for one in made)
+    assert len({generation.text for generation in generations}) > 1 and not any(
+        generation.empty for generation in generations
+    )
     facts = first.facts
     assert facts == second.facts
     assert facts["precision"] == "fp32"
@@ -111,7 +113,7 @@ def test_transformers_is_deterministic_and_a_batch_equals_its_queries(
 
 def test_greedy_tokens_agree_with_a_plain_loop(folder: str) -> None:
     writer = CausalLMWriter(folder, max_new_tokens=8, batch_size=3, device="cpu")
-    for query, made in zip(QUERIES, writer.write(QUERIES)):
+    for query, generation in zip(QUERIES, writer.write(QUERIES)):
         tokens = writer.tokenizer(
             f"<s> user {query.chat[0]['content']} <s> assistant", add_special_tokens=False
         )["input_ids"]
@@ -119,8 +121,8 @@ def test_greedy_tokens_agree_with_a_plain_loop(folder: str) -> None:
         while len(tokens) < start + 8 and tokens[-1] != 2:
             with torch.no_grad():
                 tokens.append(int(writer.model(torch.tensor([tokens])).logits[0, -1].argmax()))
-        assert made.finish == ("stop" if tokens[-1] == 2 else "length")
-        assert made.raw == writer.tokenizer.decode(tokens[start:], skip_special_tokens=True)
+        assert generation.finish == ("stop" if tokens[-1] == 2 else "length")
+        assert generation.raw == writer.tokenizer.decode(tokens[start:], skip_special_tokens=True)
 
 
 def test_every_end_token_stops_and_the_models_own_sampling_is_not_used(
@@ -136,25 +138,26 @@ def test_every_end_token_stops_and_the_models_own_sampling_is_not_used(
         temperature=5.0,
         repetition_penalty=9.0,
     )
-    made = CausalLMWriter(other, max_new_tokens=8, device="cpu").write([long])[0]
+    generation = CausalLMWriter(other, max_new_tokens=8, device="cpu").write([long])[0]
     words = plain.write([long])[0].raw.split()
-    assert made.finish == "stop" and made.raw.split() == words[: words.index(words[2])]
+    assert generation.finish == "stop" and generation.raw.split() == words[: words.index(words[2])]
 
 
 def test_error_names_a_prompt_that_is_too_long(folder: str) -> None:
     writer = CausalLMWriter(folder, max_new_tokens=12, device="cpu")
     with pytest.raises(
-        UserError, match="film x: a prompt of 54 tokens and --max-new-tokens 12; the model holds 64"
+        UserError,
+        match="image x: a prompt of 54 tokens and --max-new-tokens 12; the model holds 64",
     ):
         writer.write(
-            [QUERIES[0], Query("film x", [{"role": "user", "content": " ".join(WORDS[:50])}], [])]
+            [QUERIES[0], Query("image x", [{"role": "user", "content": " ".join(WORDS[:50])}], [])]
         )
 
 
 def test_error_of_the_chat_template_names_the_query(folder: str) -> None:
-    with pytest.raises(UserError, match="film: the chat template of .*no system role"):
+    with pytest.raises(UserError, match="image: the chat template of .*no system role"):
         CausalLMWriter(folder, 4, device="cpu").write(
-            [Query("film", [{"role": "system", "content": "w1"}], [])]
+            [Query("image", [{"role": "system", "content": "w1"}], [])]
         )
 
 
@@ -229,18 +232,20 @@ def test_smollm2_writes_the_same_whatever_came_before(
             ),
         )[0],
     )
-    made = writer.write(queries)
+    generations = writer.write(queries)
     again = writer.write([*queries[::-1], queries[0]])  # the last is asked twice running
     # the shared messages, never more by chance: rounding depends on it
     assert len(set(cached)) == 1 < cached[0]
-    assert again == [*made[::-1], made[0]] and not any(one.empty for one in made)
-    assert {one.finish for one in made} <= {"stop", "length"}
+    assert again == [*generations[::-1], generations[0]] and not any(
+        generation.empty for generation in generations
+    )
+    assert {generation.finish for generation in generations} <= {"stop", "length"}
     assert writer.facts["writer"] == "smollm2"
     assert writer.facts["sha256"].startswith("b179c9523d0e6a0f")
     assert writer.facts["runtime"].startswith("xllamacpp ")
     assert writer.facts["sampling"]["max_new_tokens"] == 8
-    with pytest.raises(UserError, match="film x: SmolLM2.*context"):
-        writer.write([Query("film x", [{"role": "user", "content": "lung " * 9000}], [])])
+    with pytest.raises(UserError, match="image x: SmolLM2.*context"):
+        writer.write([Query("image x", [{"role": "user", "content": "lung " * 9000}], [])])
 
 
 @pytest.mark.slow

@@ -89,8 +89,8 @@ def test_default_template_has_no_system_role_and_alternates() -> None:
 
 def test_only_the_last_message_depends_on_the_query() -> None:
     examples = [WorkedExample(["a"], "b"), WorkedExample(["c"], "d")]
-    one, other = (build_chat(read_template(), examples, [text]) for text in ("e", "f"))
-    assert one[:-1] == other[:-1] and one[-1] != other[-1]
+    first, other = (build_chat(read_template(), examples, [text]) for text in ("e", "f"))
+    assert first[:-1] == other[:-1] and first[-1] != other[-1]
 
 
 def test_report_cannot_end_a_turn(tmp_path: Path) -> None:
@@ -188,7 +188,7 @@ def test_cleaning(raw: str, text: str) -> None:
 
 
 def test_empty_truncated_and_stopped_reports_are_counted() -> None:
-    made = [
+    generations = [
         Generation("Clear.", "stop"),
         Generation("Findings:", "stop"),
         Generation("Dry.", "stop"),
@@ -196,9 +196,21 @@ def test_empty_truncated_and_stopped_reports_are_counted() -> None:
         Generation("", "length"),
         Generation("", "content_filter"),
     ]
-    assert count_faults(made) == {"count": 6, "empty": 3, "runaway": 2, "stopped_otherwise": 1}
-    assert [one.empty for one in made] == [False, True, False, False, True, True]
-    assert made[1].raw == "Findings:"
+    assert count_faults(generations) == {
+        "count": 6,
+        "empty": 3,
+        "runaway": 2,
+        "stopped_otherwise": 1,
+    }
+    assert [generation.empty for generation in generations] == [
+        False,
+        True,
+        False,
+        False,
+        True,
+        True,
+    ]
+    assert generations[1].raw == "Findings:"
 
 
 # ---- baseline writers
@@ -210,27 +222,29 @@ def test_default_writer_is_copy(no_network: None) -> None:
 
 def test_copy_is_the_nearest_report(no_network: None) -> None:
     writer = open_writer(arguments("--writer", "copy"), REPORTS)
-    made = writer.write([Query("a", [], ["near", "far"]), Query("b", [], ["other"])])
-    assert [(one.text, one.finish) for one in made] == [
+    generations = writer.write([Query("a", [], ["near", "far"]), Query("b", [], ["other"])])
+    assert [(generation.text, generation.finish) for generation in generations] == [
         ("near", "stop"),
         ("other", "stop"),
     ]
     assert writer.facts["writer"] == "copy"
-    with pytest.raises(UserError, match="film 3: no retrieved report"):
-        writer.write([Query("film 3", [], [])])
+    with pytest.raises(UserError, match="image 3: no retrieved report"):
+        writer.write([Query("image 3", [], [])])
 
 
 def test_random_draws_by_seed_and_key_from_all_reports(no_network: None) -> None:
-    queries = [Query(f"film {number}", [], ["near"]) for number in range(400)]
+    queries = [Query(f"image {number}", [], ["near"]) for number in range(400)]
     texts = [
-        one.text
-        for one in open_writer(arguments("--writer", "random"), REPORTS, seed=1).write(queries)
+        generation.text
+        for generation in open_writer(arguments("--writer", "random"), REPORTS, seed=1).write(
+            queries
+        )
     ]
     again = open_writer(arguments("--writer", "random"), REPORTS, seed=1)
     assert [again.write([query])[0].text for query in reversed(queries)] == texts[::-1]
     assert set(texts) == set(REPORTS) and max(map(texts.count, REPORTS)) < 30  # 8 expected
     other = open_writer(arguments("--writer", "random"), REPORTS, seed=2)
-    assert [one.text for one in other.write(queries)] != texts
+    assert [generation.text for generation in other.write(queries)] != texts
     assert other.facts["sampling"] == {"seed": 2}
     with pytest.raises(UserError, match="no reports to draw from"):
         open_writer(arguments("--writer", "random"), [])

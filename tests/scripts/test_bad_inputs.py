@@ -57,10 +57,14 @@ def test_every_third_bad_input_is_answered_by_one_sentence(tmp_path: Path) -> No
         timeout=850,
     )
     assert records.is_file(), done.stderr[-3000:]
-    found = json.loads(records.read_text(encoding="utf-8"))
-    assert len(found) >= 200 and {one["kind"] for one in found} == set(KINDS)
-    wrong = [f"{one['kind']}: {one['name']}: {one['fault']}" for one in found if not one["right"]]
-    assert not wrong, f"{len(wrong)} of {len(found)}:\n" + "\n".join(wrong)
+    results = json.loads(records.read_text(encoding="utf-8"))
+    assert len(results) >= 200 and {record["kind"] for record in results} == set(KINDS)
+    wrong = [
+        f"{record['kind']}: {record['name']}: {record['fault']}"
+        for record in results
+        if not record["right"]
+    ]
+    assert not wrong, f"{len(wrong)} of {len(results)}:\n" + "\n".join(wrong)
 
 
 CASE = Case("a case", "tables", lambda folder: [], ("t.csv", "row 3|line 4"))
@@ -91,8 +95,8 @@ CASE = Case("a case", "tables", lambda folder: [], ("t.csv", "row 3|line 4"))
 def test_answer_without_error_line_or_words_is_wrong(
     code: int | None, output: str, mib: float, fault: str
 ) -> None:
-    found = fault_of(CASE, Outcome(code, output, 1.0, mib, 1.0))
-    assert fault in found if fault else found == ""
+    message = fault_of(CASE, Outcome(code, output, 1.0, mib, 1.0))
+    assert fault in message if fault else message == ""
 
 
 def test_warning_may_exit_with_0_but_must_be_printed() -> None:

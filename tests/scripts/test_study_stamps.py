@@ -52,11 +52,11 @@ def stamps(tmp_path: Path) -> list[Stamp]:
         "kite",
         "lamp",
     ]
-    found = []
+    drawn = []
     for i, name in enumerate(names):
         draw(tmp_path / "a" / f"{name}.png", i)
-        found.append(Stamp(tmp_path / "a" / f"{name}.png", f"A thing {i}."))
-    return found
+        drawn.append(Stamp(tmp_path / "a" / f"{name}.png", f"A thing {i}."))
+    return drawn
 
 
 def test_variants_of_a_stamp_are_one_family(stamps: list[Stamp], tmp_path: Path) -> None:
@@ -84,9 +84,9 @@ def test_variants_of_a_stamp_are_one_family(stamps: list[Stamp], tmp_path: Path)
     assert len(families) == 12
     for seed in range(5):
         parts = stamps_split.strict_split(stamps + more, 3, 2, seed)
-        place = {stamp: part for part, own in parts.items() for stamp in own}
-        assert sum(map(len, parts.values())) == len(place) == 16
-        assert all(place[stamps[i]] == place[more[i]] for i in range(4))
+        part_of = {stamp: part for part, own in parts.items() for stamp in own}
+        assert sum(map(len, parts.values())) == len(part_of) == 16
+        assert all(part_of[stamps[i]] == part_of[more[i]] for i in range(4))
         assert len(parts["test"]) >= 3
         assert len(parts["validation"]) >= 2
         assert parts == stamps_split.strict_split((stamps + more)[::-1], 3, 2, seed)
@@ -151,9 +151,9 @@ def test_vit_weights_are_read_from_onnx_names() -> None:
         ):
             own[inner + theirs] = expected[block + mine]
     constants |= {f"backbone.{name}": value.numpy() for name, value in own.items()}
-    found = stamps_towers.vit_state(constants, factors, 3)
-    assert found.keys() == expected.keys()
-    assert all(torch.allclose(found[name], expected[name], atol=1e-5) for name in expected)
+    state = stamps_towers.vit_state(constants, factors, 3)
+    assert state.keys() == expected.keys()
+    assert all(torch.allclose(state[name], expected[name], atol=1e-5) for name in expected)
     del constants["onnx::Concat_1"]
     with pytest.raises(ValueError, match="tables of places"):
         stamps_towers.vit_state(constants, factors, 3)
@@ -280,11 +280,11 @@ def test_the_page_pairs_seeds(tmp_path: Path) -> None:
         record("CLIP", seed, 21 + 10 * seed) for seed in range(3)
     ]
     text = stamps_page.write_page(records, FACTS, tmp_path)
-    found = json.loads((tmp_path / "stamps_align.json").read_text())["summary"]["vit"]["align"][
+    figures = json.loads((tmp_path / "stamps_align.json").read_text())["summary"]["vit"]["align"][
         "differences"
     ]["R@5"]
-    assert found["value"] == pytest.approx(2)
-    assert found["low"] == pytest.approx(2 - 4.3027 / 3**0.5, abs=1e-3)
+    assert figures["value"] == pytest.approx(2)
+    assert figures["low"] == pytest.approx(2 - 4.3027 / 3**0.5, abs=1e-3)
     row = next(line for line in text.splitlines() if line.startswith("| align"))
     assert "+2.0 [-0.5, +4.5]" in row
     assert "| 33.0 ± 11.0 |" in row
@@ -293,8 +293,9 @@ def test_the_page_pairs_seeds(tmp_path: Path) -> None:
     assert (tmp_path / "stamps_align.png").stat().st_size > 5000
     elsewhere = stamps_page.summarise(
         [
-            one | ({"device": "Laptop"} if one["method"] == "align" and one["seed"] == 1 else {})
-            for one in records
+            entry
+            | ({"device": "Laptop"} if entry["method"] == "align" and entry["seed"] == 1 else {})
+            for entry in records
         ]
     )
     row = next(line for line in stamps_page.table(elsewhere["vit"]) if line.startswith("| align"))

@@ -28,16 +28,16 @@ def write_tree(root: Path, images: int = 12, root_name: str = "CheXpert-v1.0-sma
     rng, rows = np.random.default_rng(0), []
     for i in range(images):
         for view in ("frontal", "lateral")[: 2 if i == 0 else 1]:
-            place = f"train/patient{i:05d}/study1/view1_{view}.jpg"
-            (root / place).parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(rng.integers(0, 256, (70, 60), dtype=np.uint8)).save(root / place)
+            path = f"train/patient{i:05d}/study1/view1_{view}.jpg"
+            (root / path).parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(rng.integers(0, 256, (70, 60), dtype=np.uint8)).save(root / path)
             labels = {name: "" for name in LABELS} | {
                 LABELS[1 + i % 13]: "1.0",
                 LABELS[1 + (i + 1) % 13]: "-1.0",
             }
             rows.append(
                 {
-                    "Path": f"{root_name}/{place}",
+                    "Path": f"{root_name}/{path}",
                     "Sex": "Female",
                     "Age": 60,
                     "Frontal/Lateral": view.title(),
@@ -271,9 +271,9 @@ def test_evaluation_set_holds_its_patients_out(tmp_path: Path) -> None:
             columns={"patient": "n", "Edema": 1.0, "No Finding": 1.0, "Fracture": 0.0},
         ),
     ]
-    found = exclusive(items, COMPETITION)
-    assert [len(found[name]) for name in COMPETITION] == [8, 8, 8, 9, 8]
-    chosen = choose_per_class(found, 3, seed=1, group="patient")
+    candidates = exclusive(items, COMPETITION)
+    assert [len(candidates[name]) for name in COMPETITION] == [8, 8, 8, 9, 8]
+    chosen = choose_per_class(candidates, 3, seed=1, group="patient")
     assert len({item.columns["patient"] for item in chosen}) == 15 == len(chosen)
     assert [item.columns["label"] for item in chosen] == [
         name for name in COMPETITION for _ in range(3)
@@ -281,8 +281,8 @@ def test_evaluation_set_holds_its_patients_out(tmp_path: Path) -> None:
     assert [i.key for i in chosen] == [
         i.key
         for i in choose_per_class(
-            {k: v[::-1] for k, v in found.items()}, 3, seed=1, group="patient"
+            {k: v[::-1] for k, v in candidates.items()}, 3, seed=1, group="patient"
         )
     ]
     with pytest.raises(ValueError, match="class .*: 8 images fit the rule, 9 are needed"):
-        choose_per_class(found, 9, seed=1)
+        choose_per_class(candidates, 9, seed=1)

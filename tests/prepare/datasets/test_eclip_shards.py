@@ -108,15 +108,15 @@ def test_pairs_become_shards(source: Path, tmp_path: Path, capsys: pytest.Captur
         "train-000001.tar": 1,
         "val-000000.tar": 1,
     }
-    found = members(out / "train-000000.tar")
-    assert list(found) == ["k1.jpg", "k1.txt", "k2.jpg", "k2.txt"]
-    assert found["k2.txt"].decode() == "Report k2, 5 µm."
-    assert Image.open(io.BytesIO(found["k2.jpg"])).format == "JPEG"
-    assert Image.open(io.BytesIO(found["k2.jpg"])).size == (20, 27)
+    written = members(out / "train-000000.tar")
+    assert list(written) == ["k1.jpg", "k1.txt", "k2.jpg", "k2.txt"]
+    assert written["k2.txt"].decode() == "Report k2, 5 µm."
+    assert Image.open(io.BytesIO(written["k2.jpg"])).format == "JPEG"
+    assert Image.open(io.BytesIO(written["k2.jpg"])).size == (20, 27)
     assert prepare(tmp_path, "--size", "original", out="b") == 0
-    found = members(tmp_path / "b" / "train-000000.tar")
-    assert found["k1.jpg"] == picture()
-    assert Image.open(io.BytesIO(found["k2.jpg"])).size == SIZE[::-1]
+    written = members(tmp_path / "b" / "train-000000.tar")
+    assert written["k1.jpg"] == picture()
+    assert Image.open(io.BytesIO(written["k2.jpg"])).size == SIZE[::-1]
 
 
 @pytest.mark.slow
@@ -151,14 +151,14 @@ def test_heatmaps_are_the_mean_of_all_or_the_first(source: Path, tmp_path: Path)
             == 0
         )
         shard = tmp_path / how / "expert-000000.tar"
-        found = members(shard)
-        drawn = read_map(found["e1.heatmap.png"])
+        written = members(shard)
+        drawn = read_map(written["e1.heatmap.png"])
         assert drawn.shape == SIZE
         assert drawn[4, 4] == low
         assert drawn[24, 20] == (255 if how == "mean" else 0)
         assert drawn[15, 4] == 0
-        assert json.loads(found["e1.json"]) == {"snippets": ["Nodule here.", "There too."]}
-        assert found["e1.txt"] == b"A nodule."
+        assert json.loads(written["e1.json"]) == {"snippets": ["Nodule here.", "There too."]}
+        assert written["e1.txt"] == b"A nodule."
         assert not check_entries(index_shard(shard), decode_images=True).faults
     assert prepare(tmp_path, "--expert", tmp_path / "expert", "--size", 20, out="small") == 0
     small = members(tmp_path / "small" / "expert-000000.tar")
@@ -185,9 +185,9 @@ def test_without_a_manifest_or_its_heatmap_samples_stay_as_plain_pairs(
     )
     assert prepare(tmp_path, "--expert", tmp_path / "expert") == 0
     assert "expert 4" in capsys.readouterr().out
-    found = members(tmp_path / "out" / "expert-000000.tar")
-    assert [name for name in found if "heatmap" in name] == ["e4.heatmap.png"]
-    assert {f"e{i}.txt" for i in (1, 2, 3, 4)} <= set(found)
+    written = members(tmp_path / "out" / "expert-000000.tar")
+    assert [name for name in written if "heatmap" in name] == ["e4.heatmap.png"]
+    assert {f"e{i}.txt" for i in (1, 2, 3, 4)} <= set(written)
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert manifest["left_out"] == {
         "not annotated: a heatmap named by the manifest is missing": 1,

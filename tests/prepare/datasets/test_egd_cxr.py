@@ -104,8 +104,8 @@ def test_maps_peak_at_the_longest_fixation(trees: tuple[Path, Path], tmp_path: P
 
 def test_what_is_dropped_is_counted(trees: tuple[Path, Path], tmp_path: Path) -> None:
     assert prepare(trees, tmp_path / "out") == 0
-    found = manifest(tmp_path / "out")
-    assert found["left_out"] == {
+    written = manifest(tmp_path / "out")
+    assert written["left_out"] == {
         "fixations: calibration dot (an id of 39 characters)": 1,
         "fixations: id is not in the master sheet": 1,
         "fixations: invalid (FPOGV is not 1)": 1,
@@ -114,10 +114,10 @@ def test_what_is_dropped_is_counted(trees: tuple[Path, Path], tmp_path: Path) ->
         "fixations: off the film": 4,
         "heatmap: no usable fixation (the film stays, without one)": 2,
     }
-    assert found["examples"]["fixations: calibration dot (an id of 39 characters)"] == ["row 11"]
-    assert found["facts"]["EGD-CXR films"] == 4
-    assert found["facts"]["EGD-CXR patients"] == 3
-    assert found["facts"]["fixation rows"] == 14
+    assert written["examples"]["fixations: calibration dot (an id of 39 characters)"] == ["row 11"]
+    assert written["facts"]["EGD-CXR films"] == 4
+    assert written["facts"]["EGD-CXR patients"] == 3
+    assert written["facts"]["fixation rows"] == 14
     # more lines than rows
     assert len((trees[0] / "master_sheet.csv").read_text().splitlines()) == 9
 
@@ -356,10 +356,10 @@ def test_images_without_an_official_split_are_left_out_and_the_table_is_hashed(
     table = trees[1] / "mimic-cxr-2.0.0-split.csv.gz"
     rewrite(table, lambda frame: frame[frame["dicom_id"] != dicom(3)])
     assert prepare(trees, tmp_path / "out", "--split", "official", "--format", "csv") == 0
-    found = manifest(tmp_path / "out")
-    assert found["left_out"]["no row in the table of splits"] == 1
-    assert found["examples"]["no row in the table of splits"] == [dicom(3)]
-    assert table.name in found["tables"] and not (tmp_path / "out" / "validate.csv").exists()
+    written = manifest(tmp_path / "out")
+    assert written["left_out"]["no row in the table of splits"] == 1
+    assert written["examples"]["no row in the table of splits"] == [dicom(3)]
+    assert table.name in written["tables"] and not (tmp_path / "out" / "validate.csv").exists()
 
 
 def test_evaluated_patients_are_excluded(trees: tuple[Path, Path], tmp_path: Path) -> None:
@@ -390,8 +390,8 @@ def test_what_is_written_passes_the_check(
 def test_the_authors_split_is_a_shuffle_with_seed_1() -> None:
     sheet = pd.DataFrame({"patient_id": [str(i) for i in range(10)]})
     items = [Item(str(i), Path("a.jpg"), "a", columns={"patient": str(i)}) for i in range(10)]
-    found = split_items(Plan("p"), items, sheet, argparse.Namespace(split="authors"))
-    assert {name: [item.key for item in part] for name, part in found.items()} == {
+    splits = split_items(Plan("p"), items, sheet, argparse.Namespace(split="authors"))
+    assert {name: [item.key for item in part] for name, part in splits.items()} == {
         "train": list("03456789"),
         "validate": ["1"],
         "test": ["2"],

@@ -249,8 +249,9 @@ def test_image_without_split_is_left_out(tmp_path: Path, capsys: pytest.CaptureF
     raw = write_mimic(tmp_path / "raw")
     change(raw / SPLIT, lambda t: t.iloc[1:])
     assert prepare(raw, tmp_path / "out", "--dry-run") == 0
-    assert "no row in the table of splits: 1" in (said := capsys.readouterr().out)
-    assert "split train: 3 samples, 0 annotated" in said
+    output = capsys.readouterr().out
+    assert "no row in the table of splits: 1" in output
+    assert "split train: 3 samples, 0 annotated" in output
 
 
 def add_exclusive(raw: Path, classes: int = 5, each: int = 2) -> None:
@@ -295,20 +296,20 @@ def test_mimic_5x200_patients_are_not_in_train_and_have_no_gaze(
     monkeypatch.setattr(
         mimic_cxr,
         "choose_per_class",
-        lambda found, count, seed, group: choose_per_class(found, 2, seed, group=group),
+        lambda candidates, count, seed, group: choose_per_class(candidates, 2, seed, group=group),
     )
     egd, reflacx = write_egd(tmp_path / "egd"), write_reflacx(tmp_path / "reflacx")
     flags = ("--evaluation", "mimic-5x200", "--on-bad-sample", "skip", "--seed", "3")
     arguments = ["mimic-cxr", str(raw), str(tmp_path / "out"), *flags]
     plan = make(arguments + ["--egd", str(egd), "--reflacx", str(reflacx)])
-    found = plan.evaluation["mimic-5x200"]
-    assert [item.columns["label"] for item in found.items] == [
+    chosen_set = plan.evaluation["mimic-5x200"]
+    assert [item.columns["label"] for item in chosen_set.items] == [
         name for name in mimic_cxr.COMPETITION for _ in range(2)
     ]
-    chosen = {item.columns["patient"] for item in found.items}
+    chosen = {item.columns["patient"] for item in chosen_set.items}
     assert len(chosen) == 10
     assert all(patient.startswith("17") for patient in chosen)
-    assert "EGD-CXR or REFLACX" in found.rule
+    assert "EGD-CXR or REFLACX" in chosen_set.rule
     assert {item.columns["patient"] for item in plan.splits["train"]} == {
         "19000000",
         "18000005",
@@ -362,9 +363,9 @@ def test_uncertain_labels_exclude_an_image(tmp_path: Path) -> None:
     """Study 59000001 has Edema and an uncertain fracture; its view is known only from the code."""
     raw = write_mimic(tmp_path / "raw")
     plan = make(["mimic-cxr", str(raw), "out", "--rescue-views"])
-    found = mimic_cxr.exclusive([item for items in plan.splits.values() for item in items])
+    candidates = mimic_cxr.exclusive([item for items in plan.splits.values() for item in items])
     # not dicom(1), too
-    assert {name: [item.key for item in items] for name, items in found.items() if items} == {
+    assert {name: [item.key for item in items] for name, items in candidates.items() if items} == {
         "Edema": [dicom(0)]
     }
 

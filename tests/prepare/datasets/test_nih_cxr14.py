@@ -165,10 +165,10 @@ def test_cxr_14x100_has_both_class_lists_and_its_patients_are_left_out_of_train(
     write_tables(tmp_path, table())
     plan = plan_of(tmp_path, "--split", "none")
     assert list(plan.evaluation) == ["cxr-14x100-no-finding", "cxr-14x100-hernia"]
-    for name, found in plan.evaluation.items():
-        assert found.class_counts() == {label: 100 for label in CLASS_LISTS[name]}
-        assert len(found.items) == 1400 == len({i.key for i in found.items})
-        for item in found.items:
+    for name, evaluation in plan.evaluation.items():
+        assert evaluation.class_counts() == {label: 100 for label in CLASS_LISTS[name]}
+        assert len(evaluation.items) == 1400 == len({i.key for i in evaluation.items})
+        for item in evaluation.items:
             assert [label for label in FINDINGS if item.columns[label]] == (
                 [] if item.columns["label"] == NO_FINDING else [item.columns["label"]]
             )
@@ -179,12 +179,14 @@ def test_cxr_14x100_has_both_class_lists_and_its_patients_are_left_out_of_train(
     ]
     assert len(set(no_finding)) == 1400
     held_out = {
-        item.columns["patient"] for found in plan.evaluation.values() for item in found.items
+        item.columns["patient"]
+        for evaluation in plan.evaluation.values()
+        for item in evaluation.items
     }
     assert plan.splits["train"]
     assert not held_out & {item.columns["patient"] for item in plan.splits["train"]}
     assert plan.left_out["patient is in cxr-14x100"] == len(table()) - len(plan.splits["train"])
-    shared = [{item.key for item in found.items} for found in plan.evaluation.values()]
+    shared = [{item.key for item in evaluation.items} for evaluation in plan.evaluation.values()]
     assert len(shared[0] & shared[1]) == 1300
     with pytest.raises(ValueError, match="class Hernia: 90 images fit the rule, 100 are needed"):
         write_tables(tmp_path, table()[:-20])

@@ -61,11 +61,11 @@ def members(out: Path, split: str = "train") -> dict[str, bytes]:
 def samples(out: Path, split: str = "train") -> dict[str, np.ndarray | None]:
     """{key: map from 0 to 1, or None}."""
     written = members(out, split)
-    found = {name.split(".")[0]: None for name in written}
-    for key in found:
+    content = {name.split(".")[0]: None for name in written}
+    for key in content:
         if f"{key}.heatmap.png" in written:
-            found[key] = np.asarray(Image.open(io.BytesIO(written[f"{key}.heatmap.png"]))) / 255
-    return found
+            content[key] = np.asarray(Image.open(io.BytesIO(written[f"{key}.heatmap.png"]))) / 255
+    return content
 
 
 def at(x: float, y: float) -> tuple[int, int]:
@@ -84,8 +84,8 @@ def test_splits_are_honoured_and_unusable_readings_counted(
     assert list(samples(tmp_path / "out")) == [dicom(0), dicom(7)]
     assert list(samples(tmp_path / "out", "test")) == [dicom(4)]
     assert samples(tmp_path / "out")[dicom(7)] is None  # all off the film: no map, not zeros
-    found = manifest(tmp_path / "out")
-    assert found["left_out"] == {
+    content = manifest(tmp_path / "out")
+    assert content["left_out"] == {
         "reading discarded by the authors": 2,
         "gaze: end not after start": 2,
         "gaze: no angular resolution": 2,
@@ -93,13 +93,13 @@ def test_splits_are_honoured_and_unusable_readings_counted(
         "gaze: off image": 3,
         "gaze: nothing to draw (the film stays)": 1,
     }
-    assert [found["facts"][f"readings of phase {phase}"] for phase in (1, 2, 3)] == [
+    assert [content["facts"][f"readings of phase {phase}"] for phase in (1, 2, 3)] == [
         3,
         1,
         2,
     ]
-    assert found["facts"]["films"] == 3
-    assert list(found["tables"]) == [f"metadata_phase_{phase}.csv" for phase in (1, 2, 3)]
+    assert content["facts"]["films"] == 3
+    assert list(content["tables"]) == [f"metadata_phase_{phase}.csv" for phase in (1, 2, 3)]
 
 
 def test_a_reading_without_fixations_is_skipped(trees: tuple[Path, Path], tmp_path: Path) -> None:

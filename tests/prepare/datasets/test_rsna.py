@@ -92,30 +92,30 @@ def prepare(root: Path, out: Path, *flags: str) -> int:
 
 
 def samples(out: Path) -> dict[str, dict[str, bytes]]:
-    found: dict[str, dict[str, bytes]] = {}
+    written: dict[str, dict[str, bytes]] = {}
     for path in sorted(out.glob("*.tar")):
         with tarfile.open(path) as shard:
             for member in shard:
                 key, _, extension = member.name.partition(".")
-                found.setdefault(key, {})[extension] = shard.extractfile(member).read()
-    return found
+                written.setdefault(key, {})[extension] = shard.extractfile(member).read()
+    return written
 
 
 @pytest.mark.slow
 def test_dicoms_become_shards_with_boxes(tmp_path: Path) -> None:
     assert prepare(write_tree(tmp_path / "raw"), tmp_path / "out") == 0
-    found = samples(tmp_path / "out")
-    assert len(found) == 13
-    assert {key for key, sample in found.items() if "heatmap.png" in sample} == {
+    written = samples(tmp_path / "out")
+    assert len(written) == 13
+    assert {key for key, sample in written.items() if "heatmap.png" in sample} == {
         f"id-{i:02d}" for i in (1, 3, 5, 7, 9, 11)
     }
-    heat = np.asarray(Image.open(io.BytesIO(found["id-01"]["heatmap.png"])))
+    heat = np.asarray(Image.open(io.BytesIO(written["id-01"]["heatmap.png"])))
     expected = np.zeros((32, 32))
     expected[:8, 16:24] = expected[24:, :8] = 255  # both boxes, x to the right and y down
     assert np.array_equal(heat, expected)
-    assert found["id-01"]["txt"] == b"Findings: lung opacity, suspicious for pneumonia."
-    assert found["id-02"]["txt"] == b"No sign of pneumonia."
-    pixels = np.asarray(Image.open(io.BytesIO(found["id-02"]["jpg"])), dtype=float)
+    assert written["id-01"]["txt"] == b"Findings: lung opacity, suspicious for pneumonia."
+    assert written["id-02"]["txt"] == b"No sign of pneumonia."
+    pixels = np.asarray(Image.open(io.BytesIO(written["id-02"]["jpg"])), dtype=float)
     assert (
         np.abs(
             pixels
@@ -216,12 +216,12 @@ def test_gloria_split_and_balanced_set(tmp_path: Path) -> None:
     plan = Plan("rsna")
     items = read_images(plan, table, [tmp_path], "heatmap")
     plan.splits = split_gloria(items[::-1])
-    assert {name: len(found) for name, found in plan.splits.items()} == {
+    assert {name: len(written) for name, written in plan.splits.items()} == {
         "train": 140,
         "valid": 30,
         "test": 30,
     }
-    assert len({item.key for found in plan.splits.values() for item in found}) == 200
+    assert len({item.key for written in plan.splits.values() for item in written}) == 200
     rest = train_test_split([f"i{i:03d}" for i in range(200)], test_size=0.3, random_state=0)[1]
     assert [item.key for item in plan.splits["test"]] == train_test_split(
         rest, test_size=0.5, random_state=0
