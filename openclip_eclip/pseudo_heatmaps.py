@@ -164,7 +164,7 @@ class _Images(Dataset):
 
 
 @torch.inference_mode()
-def look_at(encoder: Encoder, pixels: Tensor, captions: Sequence[str]) -> Tensor:
+def attention_maps(encoder: Encoder, pixels: Tensor, captions: Sequence[str]) -> Tensor:
     """The attention maps of a model for `pixels` (B, 3, H, W), as `--method align` reads them.
 
     Returns (B, h, w) float32 on the CPU: for each image, a distribution over the positions of the
@@ -209,7 +209,7 @@ def pseudo_heatmaps(
         if readable:
             pixels = torch.stack([batch[i][0] for i in readable])
             captions = [images[first + i].caption for i in readable]
-            maps = dict(zip(readable, look_at(encoder, pixels, captions)))
+            maps = dict(zip(readable, attention_maps(encoder, pixels, captions)))
         for i, entry in enumerate(batch):
             bar.update()
             if i in maps:

@@ -41,7 +41,7 @@ def to_light(monkeypatch: pytest.MonkeyPatch) -> None:
         assert pixels.shape[1:] == (3, 32, 32) and len(captions) == len(pixels)
         return adaptive_avg_pool2d(pixels.mean(1), 4).flatten(1).softmax(1).unflatten(1, (4, 4))
 
-    monkeypatch.setattr(pseudo, "look_at", attend)
+    monkeypatch.setattr(pseudo, "attention_maps", attend)
 
 
 def lit(size: tuple[int, int], corner: tuple[int, int]) -> Image.Image:
@@ -100,13 +100,13 @@ def test_output_table_has_a_heatmap_for_every_image(
         pixels = encoder.transform(
             Image.open(tmp_path / "data" / "images" / f"{i}.png").convert("RGB")
         )[None]  # square: no crop in either transform
-        look = interpolate(
-            pseudo.look_at(encoder, pixels, [before["title"][i]])[None],
+        attention = interpolate(
+            pseudo.attention_maps(encoder, pixels, [before["title"][i]])[None],
             size=(32, 32),
             mode="bilinear",
         )[0, 0]
         np.testing.assert_allclose(
-            read_map(out / after["heatmap"][i]), 255 * look / look.max(), atol=1
+            read_map(out / after["heatmap"][i]), 255 * attention / attention.max(), atol=1
         )
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["counts"] == {"made": 5, "expert": 2, "unreadable": 0}
@@ -132,7 +132,7 @@ def test_report_changes_the_map_only_without_an_attention_pool(tmp_path: Path) -
     open_clip.add_model_config(tmp_path / "pooled.json")
     pixels = torch.randn(1, 3, 32, 32).expand(2, -1, -1, -1)
     for name, same in (("tiny", False), ("pooled", True)):
-        maps = pseudo.look_at(
+        maps = pseudo.attention_maps(
             load_encoder(name, "random", device="cpu"),
             pixels,
             ["a nodule", "effusion on the left side"],
@@ -146,7 +146,7 @@ def test_low_precision(tmp_path: Path) -> None:
     """The maps of a bf16 model are fp32 and close to those of an fp32 model."""
     pixels = torch.randn(2, 3, 32, 32)
     exact, low = (
-        pseudo.look_at(
+        pseudo.attention_maps(
             load_encoder("tiny", "random", precision=precision, device="cpu"),
             pixels,
             ["a nodule"] * 2,
@@ -177,12 +177,12 @@ def test_map_covers_the_whole_image(
             tmp_path / "t.tsv",
             *("--csv-img-key", "img"),
             *("--csv-caption-key", "caption"),
-            *("--csv-heatmap-key", "look"),
+            *("--csv-heatmap-key", "gaze"),
         )
         == 0
     )
     row = pd.read_csv(tmp_path / "out" / "t.tsv", sep="\t").iloc[0]
-    values = read_map(tmp_path / "out" / row["look"])
+    values = read_map(tmp_path / "out" / row["gaze"])
     assert values.shape == shape
     assert values[-corner[0], -corner[1]] == 255
     assert values[corner[0] - 1, corner[1] - 1] < 200

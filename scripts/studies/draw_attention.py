@@ -18,7 +18,7 @@ from torch.nn.functional import interpolate
 
 import openclip_eclip.benchmark.phantom_tower  # noqa: F401
 from openclip_eclip.evaluate.inputs.encoder import load_encoder
-from openclip_eclip.pseudo_heatmaps import look_at
+from openclip_eclip.pseudo_heatmaps import attention_maps
 
 
 def looks(folder: str, films: list[Image.Image], reports: list[str]) -> np.ndarray:
@@ -28,7 +28,7 @@ def looks(folder: str, films: list[Image.Image], reports: list[str]) -> np.ndarr
     encoder = load_encoder(folder, device="cpu")
     pixels = torch.stack([encoder.transform(film.convert("RGB")) for film in films])
     return interpolate(
-        look_at(encoder, pixels, reports)[:, None], size=pixels.shape[-2:], mode="bilinear"
+        attention_maps(encoder, pixels, reports)[:, None], size=pixels.shape[-2:], mode="bilinear"
     )[:, 0].numpy()
 
 
