@@ -1,4 +1,4 @@
-"""One step of Algorithm 1 on an open_clip model; any model's name with `eclip-` in front will do.
+"""One step of Algorithm 1 on an open_clip model: put `eclip-` before the name of any model.
 
 python examples/01_any_open_clip_model.py                   # a tiny model, seconds
 python examples/01_any_open_clip_model.py eclip-ViT-B-32    # open_clip's own, random weights
@@ -23,8 +23,8 @@ torch.manual_seed(0)
 model = open_clip.create_model(name)
 tokenizer = open_clip.get_tokenizer(name)
 
-# four samples; the second and the fourth have a heatmap and passed the gate with these draws of
-# lambda
+# Four samples; the second and the fourth have a heatmap and pass the gate, with these values of
+# lambda.
 height, width = model.visual.image_size
 heatmap = torch.zeros(2, 1, height, width)
 heatmap[:, :, height // 4 : height // 2, width // 4 : width // 2] = 1
@@ -57,6 +57,6 @@ print(
     any(p.grad is not None and bool(p.grad.any()) for p in model.heatmap_processor.parameters()),
 )
 
-# inference is plain open_clip: no heatmap, no processor
+# inference is plain open_clip, without heatmap and processor
 with torch.no_grad():
     print("plain image features", tuple(model.encode_image(batch.image, normalize=True).shape))

@@ -1,5 +1,4 @@
-"""Four kinds of annotation on one synthetic film, each to the heatmap that training reads, and a
-figure of all.
+"""Renders four kinds of annotation of one synthetic image as heatmaps for training, and a figure.
 
     python examples/05_gaze_to_heatmap.py [OUT]
 
@@ -35,15 +34,15 @@ if out.exists() and not out.is_dir():
     sys.exit(f"error: {out} is a file; expected a folder for the pictures.")
 out.mkdir(parents=True, exist_ok=True)
 
-# the first film with a finding, and its box
+# the first image with a finding, and its box
 batch = generate(16, seed=2, split="train", annotated=0, size=256)
 chosen = int(np.flatnonzero(batch.boxes[:, 0] >= 0)[0])
-film, (x0, y0, x1, y1) = batch.images[chosen], batch.boxes[chosen].astype(float)
+image, (x0, y0, x1, y1) = batch.images[chosen], batch.boxes[chosen].astype(float)
 middle_x, middle_y, side = (x0 + x1) / 2, (y0 + y1) / 2, max(x1 - x0, y1 - y0)
-Image.fromarray(film).save(out / "film.png")
+Image.fromarray(image).save(out / "film.png")
 
-# a reader who searches both lungs and comes back to the finding; one fixation missed the film and
-# is dropped
+# A reader searches both lungs and returns to the finding. One fixation is outside the image and is
+# dropped.
 rng = np.random.default_rng(0)
 search_x, search_y = (
     rng.normal([[75], [180]], 14, (2, 5)).ravel(),
@@ -75,13 +74,13 @@ titles = (
 )
 figure, axes = plt.subplots(2, 4, figsize=(11, 5.9), layout="constrained")
 for (name, (annotation, config)), (above, below), title in zip(kinds.items(), axes.T, titles):
-    heatmap = render(annotation, film.shape, 224, config)
+    heatmap = render(annotation, image.shape, 224, config)
     print(
         f"{name}: {heatmap.used} drawn, dropped {heatmap.dropped},"
         f" {save_heatmap(heatmap, out / f'{name}.png')}"
     )
     for axis in (above, below):
-        axis.imshow(film, cmap="gray", extent=(0, 256, 256, 0))
+        axis.imshow(image, cmap="gray", extent=(0, 256, 256, 0))
         axis.set_axis_off()
     below.imshow(
         heatmap.values,
@@ -94,11 +93,11 @@ for (name, (annotation, config)), (above, below), title in zip(kinds.items(), ax
     above.set_title(title, fontsize=10)
     pen = {"fill": False, "edgecolor": "tab:cyan", "linewidth": 1.4}
     if isinstance(annotation, Fixations):
-        seen = annotation.usable(film.shape)[0]
+        seen = annotation.usable(image.shape)[0]
         above.plot(seen.x, seen.y, color="tab:cyan", linewidth=0.5, alpha=0.6)
         patches = [
-            Circle(place, 12 * seconds**0.5, **pen)
-            for *place, seconds in zip(seen.x, seen.y, seen.duration)
+            Circle(position, 12 * seconds**0.5, **pen)
+            for *position, seconds in zip(seen.x, seen.y, seen.duration)
         ]
     elif isinstance(annotation, Polygons):
         patches = [Polygon(line, **pen) for line in annotation.outlines]

@@ -1,8 +1,8 @@
-"""Phantoms, a CLIP and an eCLIP on them, their scores, one picture and a page for each score; run
-by demo.sh.
+"""Demo: trains CLIP and eCLIP on synthetic chest X-rays with gaze heatmaps, and scores both.
 
-Zero-shot macro-F1 and image-to-report recall on the test split, one seed each: a demonstration, not
-a result.
+demo.sh runs it. The scores are zero-shot macro-F1 and image-to-report recall on the test split,
+with one seed for each method: a demonstration, not a result. It writes one picture, and a page for
+each evaluation.
 """
 
 from __future__ import annotations
@@ -33,76 +33,57 @@ METHODS = {"CLIP": ("--method", "clip"), "eCLIP": ()}
 
 
 def train_one(method: str, data: Path, runs: Path, epochs: int, seed: int) -> Path:
-    """`python -m openclip_eclip.train`, identical flags but the method; returns the run folder."""
+    """Trains one method with `python -m openclip_eclip.train`; returns the run folder.
+
+    All flags but those of the method are the same.
+    """
     name = f"{method.lower()}-{seed}"
     flags = [
-        "--model",
-        PHANTOM_MODEL,
-        "--train-data",
-        data / "train.csv",
-        "--batch-size",
-        64,
-        "--epochs",
-        epochs,
-        "--lr",
-        1e-3,
-        "--wd",
-        0.1,
-        "--warmup",
-        50,
-        "--force-context-length",
-        64,
-        "--workers",
-        1,
-        "--device",
-        "cpu",
-        "--precision",
-        "fp32",
-        "--logs",
-        runs,
-        "--name",
-        name,
-        "--seed",
-        seed,
-        "--log-every-n-steps",
-        10,
-        "--save-frequency",
-        epochs,
+        *("--model", PHANTOM_MODEL),
+        *("--train-data", data / "train.csv"),
+        *("--batch-size", 64),
+        *("--epochs", epochs),
+        *("--lr", 1e-3),
+        *("--wd", 0.1),
+        *("--warmup", 50),
+        *("--force-context-length", 64),
+        *("--workers", 1),
+        *("--device", "cpu"),
+        *("--precision", "fp32"),
+        *("--logs", runs),
+        *("--name", name),
+        *("--seed", seed),
+        *("--log-every-n-steps", 10),
+        *("--save-frequency", epochs),
         *METHODS[method],
     ]
     command = [sys.executable, "-m", "openclip_eclip.train", *map(str, flags)]
-    said = []
+    output = []
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         bar = tqdm(total=epochs, desc=f"train {method}", unit="epoch", disable=None)
         for line in process.stderr:
-            said.append(line)
+            output.append(line)
             bar.update("Start epoch" in line)
         bar.close()
     if process.returncode:
-        raise RuntimeError(f"training {method} failed:\n{''.join(said[-20:])}")
+        raise RuntimeError(f"training {method} failed:\n{''.join(output[-20:])}")
     return runs / name
 
 
 def score(plain: Path, data: Path, out: Path) -> dict[str, float]:
-    """`openclip_eclip.evaluate` zero-shot and retrieval; their pages are left in `out`."""
+    """Scores of zero-shot classification and retrieval; the pages of both are written to `out`."""
     values = {}
     for task in ("zero-shot", "retrieval"):
         with redirect_stdout(io.StringIO()):
             failed = evaluate(
                 [
                     task,
-                    "--model",
-                    str(plain),
-                    "--data",
-                    str(data / "test.csv"),
-                    "--out",
-                    str(out / task),
-                    "--device",
-                    "cpu",
-                    "--workers",
-                    "1",
-                    "--cache",
-                    "none",
+                    *("--model", str(plain)),
+                    *("--data", str(data / "test.csv")),
+                    *("--out", str(out / task)),
+                    *("--device", "cpu"),
+                    *("--workers", "1"),
+                    *("--cache", "none"),
                 ]
             )
         if failed:
@@ -118,6 +99,7 @@ def score(plain: Path, data: Path, out: Path) -> dict[str, float]:
 
 
 def losses(run: Path) -> list[float]:
+    """The contrastive losses in the log of a run."""
     return [
         float(value)
         for value in re.findall(r"Contrastive_loss: ([\d.]+)", (run / "out.log").read_text())
@@ -125,6 +107,7 @@ def losses(run: Path) -> list[float]:
 
 
 def overlays(axes: list, data: Path) -> None:
+    """Draws one annotated training image with its heatmap into each axis."""
     rows = (
         pd.read_csv(data / "train.csv").dropna(subset="heatmap").head(len(axes)).to_dict("records")
     )
@@ -139,6 +122,7 @@ def overlays(axes: list, data: Path) -> None:
 def draw(
     path: Path, data: Path, runs: dict[str, Path], scores: dict[str, dict[str, float]]
 ) -> None:
+    """Draws annotated images, the losses of the runs, and the test scores."""
     figure = Figure(figsize=(9, 5), layout="constrained")
     FigureCanvasAgg(figure)
     top, bottom = figure.subfigures(2, 1)
@@ -157,16 +141,24 @@ def draw(
     bars.set_xticks(np.arange(len(names)) + 0.2, names)
     bars.set(ylabel="test score, one seed", ylim=(0, 1))
     bars.legend()
-    figure.suptitle("Phantom films with gaze heatmaps; CLIP and eCLIP trained on them")
+    figure.suptitle("Synthetic chest X-rays with gaze heatmaps; CLIP and eCLIP trained on them")
     figure.savefig(path, dpi=120)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("demo_output"))
-    parser.add_argument("--train", type=int, default=2000)
-    parser.add_argument("--epochs", type=int, default=6)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--out", type=Path, default=Path("demo_output"), help="output folder (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--train", type=int, default=2000, help="training images (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--epochs", type=int, default=6, help="epochs of each method (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of data and training (default: %(default)s)"
+    )
     args = parser.parse_args()
     data, runs = args.out / "phantoms", args.out / "runs"
     started = time.monotonic()
@@ -174,14 +166,10 @@ def main() -> None:
         [
             "phantom",
             str(data),
-            "--train",
-            str(args.train),
-            "--test",
-            "1000",
-            "--annotated",
-            "0.05",
-            "--seed",
-            str(args.seed),
+            *("--train", str(args.train)),
+            *("--test", "1000"),
+            *("--annotated", "0.05"),
+            *("--seed", str(args.seed)),
         ]
     )
     folders, scores = {}, {}

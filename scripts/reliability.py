@@ -1,14 +1,14 @@
-"""What a user's mistakes, odd data and kills lead to, measured: docs/results/reliability.md and
-.json.
+"""Measures how the package handles bad inputs, odd data and interrupted runs.
 
     python scripts/reliability.py       # or --only bad-inputs, hangs, kills or page for a part
     python scripts/reliability.py --only bad-inputs --kinds tables shards --records records.json
 
-Bad inputs (scripts/bad_inputs): each must be answered by one sentence with file, row or key, exit
-code not 0, no traceback, within 20 s and 1 GiB. Hangs (scripts/reliability_hangs.py): every
-combination of data and processes ends. Kills: scripts/reliability_kills.py.
-Load: docs/results/load.json, made by scripts/costs/load.py. A part that was not run keeps its
-figures of the last time.
+Writes docs/results/reliability.md and .json. A part that is not run keeps its earlier figures.
+
+Bad inputs (scripts/bad_inputs): each must be answered with one sentence that names file, row or
+key, with an exit code that is not 0, without a traceback, within 20 s and 1 GiB. Hangs
+(scripts/reliability_hangs.py): every combination of data and processes must end. Kills:
+scripts/reliability_kills.py. Load: docs/results/load.json, written by scripts/costs/load.py.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
-# before torch: forks and threads do not go together
+# set before torch is imported: a process with threads must not fork
 os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", CUDA_VISIBLE_DEVICES="")
 PARTS = ("bad-inputs", "hangs", "kills", "page")
 # modules of bad_inputs
@@ -50,59 +50,62 @@ TABLES = (
     "gaze",
     "answers",
 )
-LISTED = 40  # names of what is wrong, on the page
+LISTED = 40  # wrong cases that the page names
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """0 if everything that was tried went right."""
+    """Runs the chosen parts; the exit code is 0 if every case is right."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--only", nargs="+", choices=PARTS, default=list(PARTS), help="(default: all)"
+        "--only", nargs="+", choices=PARTS, default=list(PARTS), help="parts to run (default: all)"
     )
-    parser.add_argument("--kinds", nargs="+", metavar="KIND", help="of bad inputs (default: all)")
+    parser.add_argument(
+        "--kinds", nargs="+", metavar="KIND", help="kinds of bad inputs to run (default: all)"
+    )
     parser.add_argument(
         "--every",
         type=int,
         default=1,
         metavar="N",
-        help="every Nth bad input of each kind alone (default: %(default)s)",
+        help="runs only every Nth bad input of each kind (default: %(default)s)",
     )
     parser.add_argument(
-        "--records", type=Path, metavar="FILE", help="what every bad input led to, as JSON"
+        "--records", type=Path, metavar="FILE", help="JSON file for the outcome of every bad input"
     )
     parser.add_argument(
         "--kills",
         type=int,
         default=30,
         metavar="N",
-        help="runs that are killed (default: %(default)s)",
+        help="number of runs to kill (default: %(default)s)",
     )
     parser.add_argument(
         "--out",
         type=Path,
         default=ROOT / "docs" / "results",
         metavar="FOLDER",
-        help="of reliability.json and .md (default: docs/results)",
+        help="folder of reliability.json and .md (default: docs/results)",
     )
     args = parser.parse_args(argv)
     path = args.out / "reliability.json"
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    figures: dict[str, Any] = {}
+    if path.is_file():
+        figures = json.loads(path.read_text(encoding="utf-8"))
     if {"bad-inputs", "hangs"} & set(args.only):
-        found |= forked_parts(args)
+        figures |= forked_parts(args)
     if "kills" in args.only:
-        found |= kills(args.kills)
+        figures |= kills(args.kills)
     args.out.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     if "page" in args.only:
         load = args.out / "load.json"
-        (args.out / "reliability.md").write_text(
-            page(found, json.loads(load.read_text(encoding="utf-8")) if load.is_file() else None),
-            encoding="utf-8",
-        )
+        load_figures = json.loads(load.read_text(encoding="utf-8")) if load.is_file() else None
+        text = page(figures, load_figures)
+        (args.out / "reliability.md").write_text(text, encoding="utf-8")
     ran = [
-        found.get(name)
+        figures.get(name)
         for name in ("bad_inputs", "hangs", "kills")
         if name.replace("_", "-") in args.only
     ]
@@ -110,7 +113,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def circumstances() -> dict[str, str]:
-    """Where and when a part was measured."""
+    """Date, commit, machine and versions of a measurement."""
     commit = subprocess.run(
         ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"],
         capture_output=True,
@@ -127,13 +130,13 @@ def circumstances() -> dict[str, str]:
 
 
 def forked_parts(args: argparse.Namespace) -> dict[str, Any]:
-    """Bad inputs and hangs: forks of this process."""
+    """Runs bad inputs and hangs, which are forks of this process; returns their figures."""
     from bad_inputs import harness, world
 
     harness.import_everything()
-    found: dict[str, Any] = {}
-    with TemporaryDirectory(prefix="reliability-") as place:
-        folder = Path(place)
+    figures: dict[str, Any] = {}
+    with TemporaryDirectory(prefix="reliability-") as name:
+        folder = Path(name)
         world.build(folder / "world")
         if "bad-inputs" in args.only:
             cases = [
@@ -146,58 +149,58 @@ def forked_parts(args: argparse.Namespace) -> dict[str, Any]:
             chosen = [
                 case
                 for kind in args.kinds or kinds
-                for case in [one for one in cases if one.kind == kind][:: args.every]
+                for case in [case for case in cases if case.kind == kind][:: args.every]
             ]
             records = harness.run_all(chosen, folder / "cases", sys.stdout.write)
             if args.records:
                 args.records.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
-            found["bad_inputs"] = {
+            figures["bad_inputs"] = {
                 **tried_and_right(records),
                 **circumstances(),
                 "every": args.every,
                 "kinds": {
-                    kind: tried_and_right([one for one in records if one["kind"] == kind])
-                    for kind in dict.fromkeys(one["kind"] for one in records)
+                    kind: tried_and_right([record for record in records if record["kind"] == kind])
+                    for kind in dict.fromkeys(record["kind"] for record in records)
                 },
             }
         if "hangs" in args.only:
             hangs = import_module("reliability_hangs")
             records = hangs.run_all(folder / "hangs", sys.stdout.write)
-            found["hangs"] = {
+            figures["hangs"] = {
                 **tried_and_right(records),
                 **circumstances(),
                 "limit_seconds": hangs.LIMIT,
-                "trained": sum(one["verdict"] == "trained" for one in records),
-                "sentences": sum(one["verdict"] == "a sentence" for one in records),
+                "trained": sum(record["verdict"] == "trained" for record in records),
+                "sentences": sum(record["verdict"] == "a sentence" for record in records),
             }
-    return found
+    return figures
 
 
 def tried_and_right(records: list[dict]) -> dict[str, Any]:
-    """Counts, extremes and the names of what is wrong."""
-    slowest = max(records, key=lambda one: one["seconds"])
-    found = {
+    """The counts, the extremes, and the names of the wrong cases."""
+    slowest = max(records, key=lambda record: record["seconds"])
+    figures = {
         "tried": len(records),
-        "right": sum(one["right"] for one in records),
+        "right": sum(record["right"] for record in records),
         "slowest_seconds": slowest["seconds"],
         "slowest": slowest["name"],
         "wrong": [
-            f"{one['name']}: {one.get('fault') or one.get('verdict')}"[:200]
-            for one in records
-            if not one["right"]
+            f"{record['name']}: {record.get('fault') or record.get('verdict')}"[:200]
+            for record in records
+            if not record["right"]
         ],
     }
     if "mib" in slowest:
-        largest = max(records, key=lambda one: one["mib"])
-        found |= {"largest_mib": largest["mib"], "largest": largest["name"]}
-    return found
+        largest = max(records, key=lambda record: record["mib"])
+        figures |= {"largest_mib": largest["mib"], "largest": largest["name"]}
+    return figures
 
 
 def kills(count: int) -> dict[str, Any]:
-    """What scripts/reliability_kills.py found; nothing where it is not there."""
+    """The figures of scripts/reliability_kills.py; none if the script does not exist."""
     script = ROOT / "scripts" / "reliability_kills.py"
     if not script.is_file():
-        sys.stdout.write(f"{script.name} is not there: no kills\n")
+        sys.stdout.write(f"{script.name} does not exist: no kills\n")
         return {}
     done = subprocess.run(
         [sys.executable, str(script), "--kills", str(count)],
@@ -208,31 +211,32 @@ def kills(count: int) -> dict[str, Any]:
     )
     if not done.stdout.strip():
         sys.exit(f"error: {script.name} ended with {done.returncode}: {done.stderr[-2000:]}")
-    found = json.loads(done.stdout)
-    return {"kills": {**found, "tried": found["runs"], "right": found["same"], **circumstances()}}
+    figures = json.loads(done.stdout)
+    counts = {"tried": figures["runs"], "right": figures["same"]}
+    return {"kills": {**figures, **counts, **circumstances()}}
 
 
-def page(found: dict[str, Any], load: Any) -> str:
-    """reliability.md from the figures."""
+def page(figures: dict[str, Any], load: Any) -> str:
+    """The text of reliability.md."""
     lines = [
         "# Reliability",
         "",
         (
-            "What bad input, odd data and kills lead to. Made by `python scripts/reliability.py`,"
-            " which anyone can run; figures: reliability.json."
+            "How the package handles bad inputs, odd data and interrupted runs. Measured by"
+            " `python scripts/reliability.py`; figures: reliability.json."
         ),
         "",
     ]
-    lines += _bad_inputs(found["bad_inputs"]) if "bad_inputs" in found else []
-    lines += _hangs(found["hangs"]) if "hangs" in found else []
-    if "kills" in found:
-        part = found["kills"]
+    lines += _bad_inputs(figures["bad_inputs"]) if "bad_inputs" in figures else []
+    lines += _hangs(figures["hangs"]) if "hangs" in figures else []
+    if "kills" in figures:
+        part = figures["kills"]
         lines += [
             "## Kills",
             "",
             (
                 f"**{part['same']} of {part['runs']}** runs, killed {part['kills']} times and"
-                " resumed each time, end bit-for-bit identical to the run that was not killed."
+                " resumed each time, end bit-for-bit identical to an uninterrupted run."
                 f" Settings: {', '.join(part['settings'])}."
             ),
             "",
@@ -250,16 +254,22 @@ def page(found: dict[str, Any], load: Any) -> str:
 
 def _bad_inputs(part: dict[str, Any]) -> list[str]:
     rows = [
-        [kind, one["tried"], one["right"], f"{one['slowest_seconds']:.1f}", one["largest_mib"]]
-        for kind, one in part["kinds"].items()
+        [
+            kind,
+            counts["tried"],
+            counts["right"],
+            f"{counts['slowest_seconds']:.1f}",
+            counts["largest_mib"],
+        ]
+        for kind, counts in part["kinds"].items()
     ]
     return [
         "## Bad inputs",
         "",
         (
-            f"**{part['right']} of {part['tried']}** are answered right: exit code not 0 (or the"
-            " named warning), one sentence that names file, row or key, no traceback, within 20 s,"
-            " and within 1 GiB beside what the idle process has."
+            f"**{part['right']} of {part['tried']}** are handled correctly: exit code not 0 (or the"
+            " expected warning), one sentence that names file, row or key, no traceback, within"
+            " 20 s, and within 1 GiB in addition to the idle process."
         ),
         "",
         "| kind | tried | right | slowest, s | most memory, MiB |",
@@ -313,17 +323,20 @@ def _measured(part: dict[str, Any]) -> str:
 
 
 def _load(load: dict[str, Any]) -> list[str]:
-    """One row per start."""
-    machine, starts = load["machine"], {key: one for key, one in load.items() if key != "machine"}
+    """The section on load, with one row for each start."""
+    machine = load["machine"]
+    starts = {key: by_start for key, by_start in load.items() if key != "machine"}
+    columns = ("cpu_s", "wall_s", "annotated", "peak_gib")
     rows = [
-        [data, start, one["cpu_s"], one["wall_s"], one["annotated"], one["peak_gib"]]
+        [data, start, *(figures[column] for column in columns)]
         for data, by_start in starts.items()
-        for start, one in by_start.items()
+        for start, figures in by_start.items()
     ]
     return [
         "## Load",
         "",
-        "From the start of a run to its first batch, by the data alone (scripts/costs/load.py).",
+        "Time that the data take from the start of a run to its first batch"
+        " (scripts/costs/load.py).",
         "",
         "| data | start | CPU, s | wall clock, s | annotated | most memory, GiB |",
         "|---|---|---|---|---|---|",

@@ -1,8 +1,7 @@
-"""Every combination of shards, samples, workers, ranks, batch and bad samples ends: it trains, or
-says in a sentence why not.
+"""Checks that training ends for every combination of data, workers and ranks.
 
-Called by scripts/reliability.py. Runs are forks of one process, as the bad inputs are; two ranks
-are two forks that meet over gloo.
+A run must train, or stop with one sentence that says why. scripts/reliability.py calls this module.
+Runs are forks of one process, like the bad inputs; two ranks are two forks that connect by gloo.
 """
 
 from __future__ import annotations
@@ -19,13 +18,15 @@ from typing import NamedTuple
 from bad_inputs.harness import Outcome, busy, finish, run_command, start
 from bad_inputs.world import heat, link_images, pixels, png, sample, shard, train
 
-LIMIT = 60.0  # seconds for a run of at most 40 samples
-GRACE = 15.0  # a rank outlives another that failed by no more: torchrun would end it
+LIMIT = 60.0  # time limit in seconds of a run, which has at most 40 samples
+GRACE = 15.0  # seconds a rank may run after another one failed; torchrun would end it
 
 
 class Setting(NamedTuple):
-    """`samples` of each shard, or of the table where `table`; `bad`: none, some or all images are
-    damaged, left out by skip.
+    """One combination of data and processes.
+
+    `samples` are the numbers of samples of the shards (with `table`: of the table). `bad` says
+    which images are damaged (none, some, all); --on-bad-sample skip leaves them out.
     """
 
     samples: tuple[int, ...]
@@ -40,18 +41,14 @@ class Setting(NamedTuple):
     @property
     def name(self) -> str:
         source = f"{'table' if self.table else 'shards'} of {'+'.join(map(str, self.samples))}"
-        more = (
-            [f"{self.bad} bad"] * (self.bad != "none")
-            + ["resampled"] * self.resampled
-            + ["expert data"] * self.expert
-        )
-        return ", ".join(
-            [source, f"batch {self.batch}", f"{self.workers} workers", f"{self.ranks} ranks", *more]
-        )
+        parts = [source, f"batch {self.batch}", f"{self.workers} workers", f"{self.ranks} ranks"]
+        parts += [f"{self.bad} bad"] * (self.bad != "none")
+        parts += ["resampled"] * self.resampled + ["expert data"] * self.expert
+        return ", ".join(parts)
 
 
 def settings() -> Iterator[Setting]:
-    """The table: 36 of one rank, 12 of two."""
+    """All combinations: 36 of one rank, 12 of two ranks."""
     for samples, workers, batch in itertools.product(
         ((6,), (3, 3), (9, 1, 9), (8, 8, 8, 8)), (0, 1, 2), (4, 8)
     ):
@@ -85,20 +82,15 @@ def settings() -> Iterator[Setting]:
 
 
 def command(setting: Setting, folder: Path) -> list[object]:
-    """Write the data of a setting; the training of two epochs that reads it."""
+    """Writes the data of a setting; returns the command of a training run of two epochs."""
     bad = {"none": set(), "some": {1, 5}, "all": set(range(99))}[setting.bad]
     numbers, sources = iter(range(99)), []
     flags: list[object] = [
-        "--batch-size",
-        setting.batch,
-        "--workers",
-        setting.workers,
-        "--epochs",
-        2,
-        "--on-bad-sample",
-        "skip" if bad else "stop",
-        "--train-num-samples",
-        sum(setting.samples),
+        *("--batch-size", setting.batch),
+        *("--workers", setting.workers),
+        *("--epochs", 2),
+        *("--on-bad-sample", "skip" if bad else "stop"),
+        *("--train-num-samples", sum(setting.samples)),
     ]
     if setting.table:
         link_images(folder)
@@ -129,49 +121,47 @@ def command(setting: Setting, folder: Path) -> list[object]:
 
 
 def _port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
+    """A free port of this machine."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        return bound.getsockname()[1]
 
 
 def run(setting: Setting, folder: Path) -> tuple[str, list[Outcome]]:
-    """("trained", "a sentence" or what is wrong, the outcome of each rank)."""
-    folders, port, began = (
-        [folder / f"rank{rank}" for rank in range(setting.ranks)],
-        str(_port()),
-        time.monotonic(),
-    )
+    """Runs one setting; returns the verdict and the outcome of each rank.
+
+    The verdict is "trained", "a sentence", or what is wrong.
+    """
+    folders = [folder / f"rank{rank}" for rank in range(setting.ranks)]
+    port, began = str(_port()), time.monotonic()
     folder.mkdir(parents=True)
     words = [
         str(word) if not isinstance(word, Path) else str(word.absolute())
         for word in _in(folder, setting)
     ]
     pids = []
-    for rank, place in enumerate(folders):
-        place.mkdir()
-        pids.append(start(_rank(words, folder, rank, setting.ranks, port), place))
-    outcomes, limit = [], LIMIT * busy()
-    for pid, place in zip(pids, folders, strict=True):
-        failed = any(one.code for one in outcomes)
-        outcomes.append(
-            finish(
-                pid,
-                place,
-                began,
-                min(limit, time.monotonic() - began + GRACE * busy()) if failed else limit,
-            )
-        )
+    for rank, rank_folder in enumerate(folders):
+        rank_folder.mkdir()
+        pids.append(start(_rank(words, folder, rank, setting.ranks, port), rank_folder))
+    outcomes: list[Outcome] = []
+    full_limit = LIMIT * busy()
+    for pid, rank_folder in zip(pids, folders, strict=True):
+        limit = full_limit
+        if any(outcome.code for outcome in outcomes):
+            limit = min(limit, time.monotonic() - began + GRACE * busy())
+        outcomes.append(finish(pid, rank_folder, began, limit))
     shutil.rmtree(folder, ignore_errors=True)
     return _verdict(outcomes), outcomes
 
 
 def _in(folder: Path, setting: Setting) -> Sequence[object]:
-    here = Path.cwd()
+    """`command` with this folder as the working directory."""
+    before = Path.cwd()
     os.chdir(folder)
     try:
         return command(setting, Path())
     finally:
-        os.chdir(here)
+        os.chdir(before)
 
 
 def _rank(words: list[str], folder: Path, rank: int, ranks: int, port: str) -> Callable[[], int]:
@@ -191,23 +181,20 @@ def _rank(words: list[str], folder: Path, rank: int, ranks: int, port: str) -> C
 
 
 def _verdict(outcomes: list[Outcome]) -> str:
-    codes = [one.code for one in outcomes]
+    codes = [outcome.code for outcome in outcomes]
     if all(code == 0 for code in codes):
         return "trained"
-    if any(
-        "Traceback (most recent call last)" in one.output
-        for one in outcomes
-        if one.code not in (None, 0)
-    ):
+    failed = [outcome for outcome in outcomes if outcome.code not in (None, 0)]
+    if any("Traceback (most recent call last)" in outcome.output for outcome in failed):
         return "traceback"
-    # one sentence is enough: the launcher ends the others
-    if any(one.code and one.answer for one in outcomes):
+    # a sentence of one rank is enough: the launcher ends the others
+    if any(outcome.answer for outcome in failed):
         return "a sentence"
     return "no end" if None in codes else f"exit codes {codes} without a sentence"
 
 
 def run_all(folder: Path, say: Callable[[str], object]) -> list[dict]:
-    """A record a setting."""
+    """One record for each setting; `say` gets a line for each wrong outcome."""
     records = []
     for number, setting in enumerate(settings()):
         verdict, outcomes = run(setting, folder / f"{number:03d}")
@@ -217,9 +204,9 @@ def run_all(folder: Path, say: Callable[[str], object]) -> list[dict]:
                 "name": setting.name,
                 "right": right,
                 "verdict": verdict,
-                "seconds": round(max(one.seconds for one in outcomes), 1),
+                "seconds": round(max(outcome.seconds for outcome in outcomes), 1),
                 "answer": next(
-                    (one.answer[:300] for one in outcomes if one.answer),
+                    (outcome.answer[:300] for outcome in outcomes if outcome.answer),
                     outcomes[0].output[-300:] if not right else "",
                 ),
             }

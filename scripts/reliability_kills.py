@@ -1,12 +1,10 @@
-"""Kills training runs in the middle of epochs and of writing, and compares what resumes with
-uninterrupted runs.
+"""Kills training runs within epochs and while they write, and compares resumed with whole runs.
 
     python scripts/reliability_kills.py --kills 30 > kills.json
 
-One JSON object: how many kills of which kind, how many runs ended bit-for-bit as without them, and
-what differed elsewhere.
-The settings and the kills are those of the tests (tests/workers/kill_runs.py), which this runs in a
-process of its own.
+Prints one JSON object: the number of kills of each kind, the number of runs that end bit-for-bit
+identical to an uninterrupted run, and the differences of the others. The settings and the kills are
+those of tests/workers/kill_runs.py, which runs in its own process.
 """
 
 from __future__ import annotations
@@ -25,9 +23,11 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def kill_figures(kills: int = 30, seed: int = 0, limit: float = 1800) -> dict[str, Any]:
-    """What tests/workers/kill_runs.py reports.
+    """The figures of tests/workers/kill_runs.py.
 
-    RuntimeError with its last words where it fails or takes over `limit` seconds.
+    Raises:
+        RuntimeError: the script failed; the message ends with its output.
+        subprocess.TimeoutExpired: it took more than `limit` seconds.
     """
     path = os.pathsep.join(
         filter(None, (str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH")))
@@ -37,10 +37,8 @@ def kill_figures(kills: int = 30, seed: int = 0, limit: float = 1800) -> dict[st
             sys.executable,
             str(ROOT / "tests" / "workers" / "kill_runs.py"),
             folder,
-            "--kills",
-            str(kills),
-            "--seed",
-            str(seed),
+            *("--kills", str(kills)),
+            *("--seed", str(seed)),
         ]
         done = subprocess.run(
             command,
@@ -57,12 +55,14 @@ def kill_figures(kills: int = 30, seed: int = 0, limit: float = 1800) -> dict[st
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """0 if every run ended as without its kills."""
+    """Prints the figures; the exit code is 0 if every run ends like an uninterrupted one."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--kills", type=int, default=30)
-    parser.add_argument("--seed", type=int, default=0, help="decides at which steps (default: 0)")
+    parser.add_argument("--kills", type=int, default=30, help="number of kills (default: 30)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="random seed of the steps to kill at (default: 0)"
+    )
     args = parser.parse_args(argv)
     figures = kill_figures(args.kills, args.seed)
     sys.stdout.write(json.dumps(figures, indent=2) + "\n")

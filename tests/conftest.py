@@ -1,5 +1,7 @@
-"""Tiny models and data. Training runs in subprocesses with a time limit, several runs to a process:
-imports cost most.
+"""Tiny models and data for the tests.
+
+Training runs in subprocesses with a time limit. One process does several runs, because imports take
+most of the time.
 """
 
 from __future__ import annotations
@@ -63,20 +65,21 @@ for flags in runs:
 
 @cache
 def fast_python() -> str:
-    """Takes the place of sys.executable where a test runs a command: forks of one process that has
-    torch loaded.
+    """A Python for commands of tests, in place of sys.executable.
+
+    It forks one process that has already loaded torch.
     """
     return forked_python.start(Path(tempfile.mkdtemp(prefix="python-")))
 
 
 def ranks(processes: int) -> list[str]:
-    """The beginning of a command for one process or, under torchrun, several."""
+    """The first words of a command, for one process or, under torchrun, for several."""
     several = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
     return [fast_python(), *(several if processes > 1 else [])]
 
 
 def environment() -> dict[str, str]:
-    """For commands: no network, no GPU, one thread; tests/workers find this file."""
+    """The environment of commands: no network, no GPU, one thread, this folder in PYTHONPATH."""
     paths = [str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {**os.environ, **forked_python.SETTINGS, "PYTHONPATH": os.pathsep.join(paths)}
 
@@ -90,8 +93,9 @@ def write_table(
     name: str = "train.csv",
     seed: int = 0,
 ) -> Path:
-    """A CSV of `count` noisy pictures, those in `annotated` (0-based) with a heatmap; image paths
-    absolute, maps relative.
+    """Writes a CSV of `count` noise images; those in `annotated` (from 0) have a heatmap.
+
+    Paths of images are absolute, paths of heatmaps relative.
     """
     rng = np.random.default_rng(seed)
     (folder / "images").mkdir(parents=True, exist_ok=True)
@@ -116,7 +120,7 @@ def write_table(
 
 
 def write_shard(path: Path, members: dict[str, bytes]) -> Path:
-    """A webdataset shard, `name -> content` in order."""
+    """Writes a webdataset shard of {name: content}, in this order."""
     with tarfile.open(path, "w") as archive:
         for name, data in members.items():
             info = tarfile.TarInfo(name)
@@ -126,8 +130,9 @@ def write_shard(path: Path, members: dict[str, bytes]) -> Path:
 
 
 class Launcher:
-    """Runs modules in subprocesses where open_clip knows the tiny model; `stock` proves that it
-    never imports us.
+    """Runs modules in subprocesses in which open_clip knows the tiny model.
+
+    `stock` runs open_clip's own training and checks that it never imports this package.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -210,7 +215,7 @@ def launcher(tmp_path: Path) -> Launcher:
 
 @pytest.fixture(scope="session", autouse=True)
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The tiny model's name, known to open_clip in this process."""
+    """The name of the tiny model, which open_clip knows in this process."""
     path = tmp_path_factory.mktemp("configs") / "tiny.json"
     path.write_text(json.dumps(TINY))
     open_clip.add_model_config(path)

@@ -66,7 +66,7 @@ os._exit(code)
 
 
 def start(folder: Path) -> str:
-    """The path of such a Python, a torchrun beside it; the server ends with this process."""
+    """The path of such a Python, with a torchrun beside it; the server ends with this process."""
     python, address = folder / "python", folder / "address"
     python.write_text(CLIENT.format(python=sys.executable, address=str(address)))
     torchrun = folder / "torchrun"
@@ -83,7 +83,7 @@ def start(folder: Path) -> str:
 
 
 def serve(address: str, python: str) -> None:
-    """Fork for every connection until stdin ends."""
+    """Forks for every connection, until stdin ends."""
     for name in PRELOADED:
         importlib.import_module(name)
     sys.executable = python
@@ -104,7 +104,7 @@ def serve(address: str, python: str) -> None:
 
 
 def keep(connection: socket.socket) -> None:
-    """Fork once more, tell the client how that ends, and end it where the client is gone."""
+    """Forks once more, sends the exit status to the client, and ends the fork with the client."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     size, streams, _, _ = socket.recv_fds(connection, 8, 3)
     job = b""
@@ -129,7 +129,7 @@ def keep(connection: socket.socket) -> None:
 
 
 def run(job: tuple[list[str], str, dict[str, str]], streams: list[int]) -> None:
-    """One command of python's, to its end; does not return."""
+    """Runs one command line of Python to its end; does not return."""
     (_, *words), folder, environment = job
     os.setsid()
     for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
@@ -161,7 +161,7 @@ def run(job: tuple[list[str], str, dict[str, str]], streams: list[int]) -> None:
 
 
 def execute(words: list[str]) -> None:
-    """The program that the words name, as __main__."""
+    """Runs the program that the words name, as __main__."""
     while words[0] in ("-u", "-W"):  # lines are written at once as it is
         words = words[2 if words[0] == "-W" else 1 :]
     kind, rest = words[0], words[1:]

@@ -58,11 +58,9 @@ def fake_stamps(folder: Path, count: int = 12) -> Path:
 @pytest.mark.slow
 def test_01_one_step_of_algorithm_1(tmp_path: Path) -> None:
     out = run(tmp_path, fast_python(), EXAMPLES / "01_any_open_clip_model.py")
-    assert (
-        "the processor learns: True" in out
-        and "priming_loss" in out
-        and "plain image features (4, 32)" in out
-    )
+    assert "the processor learns: True" in out
+    assert "priming_loss" in out
+    assert "plain image features (4, 32)" in out
 
 
 @pytest.mark.slow
@@ -82,12 +80,9 @@ def test_04_stamps_on_drawn_ones(tmp_path: Path) -> None:
         fast_python(),
         EXAMPLES.parent / "scripts" / "studies" / "stamps" / "first_try.py",
         "--quick",
-        "--stamps",
-        stamps,
-        "--out",
-        "out",
-        "--report",
-        "report",
+        *("--stamps", stamps),
+        *("--out", "out"),
+        *("--report", "report"),
     )
     assert "eCLIP − CLIP, paired" in out
     assert "object masks, not gaze" in (tmp_path / "report" / "stamps.md").read_text(
@@ -95,10 +90,8 @@ def test_04_stamps_on_drawn_ones(tmp_path: Path) -> None:
     )
     assert (tmp_path / "report" / "stamps.png").stat().st_size > 5000
     record = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert (
-        record["stamps"]["captions_held_out"] == 3
-        and record["stamps"]["train"] + record["stamps"]["held_out"] == 13
-    )
+    assert record["stamps"]["captions_held_out"] == 3
+    assert record["stamps"]["train"] + record["stamps"]["held_out"] == 13
     for scores in record["results"]["0"].values():
         # three captions to choose from
         assert 0 <= scores["R@1"] <= scores["R@5"] == scores["R@10"] == 100
@@ -140,12 +133,8 @@ def test_split_keeps_captions_apart_and_masks_lie_on_the_object(
     )
 
     disc = stamps_data.read_cutout(next(stamp for stamp in stamps if stamp.path.stem == "1"))
-    assert (
-        disc.has_mask
-        and not stamps_data.read_cutout(
-            next(s for s in stamps if s.path.stem == "no_mask")
-        ).has_mask
-    )
+    assert disc.has_mask
+    assert not stamps_data.read_cutout(next(s for s in stamps if s.path.stem == "no_mask")).has_mask
     rng = np.random.default_rng(0)
     photos = [Image.new("RGB", (200, 100), "white")]
     for _ in range(20):

@@ -1,6 +1,4 @@
-"""Heatmaps of a model for what no expert has annotated: tables and shards, maps that lie where the
-model looks, faults.
-"""
+"""Pseudo-heatmaps of a model for unannotated images, in tables and shards, and their errors."""
 
 from __future__ import annotations
 
@@ -37,17 +35,20 @@ def read_map(path: Path) -> np.ndarray:
 
 @pytest.fixture
 def to_light(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A model that looks at the lightest place."""
+    """Replaces the attention of the model: it attends to the lightest position."""
 
-    def found(encoder: object, pixels: torch.Tensor, captions: list[str]) -> torch.Tensor:
+    def attend(encoder: object, pixels: torch.Tensor, captions: list[str]) -> torch.Tensor:
         assert pixels.shape[1:] == (3, 32, 32) and len(captions) == len(pixels)
         return adaptive_avg_pool2d(pixels.mean(1), 4).flatten(1).softmax(1).unflatten(1, (4, 4))
 
-    monkeypatch.setattr(pseudo, "look_at", found)
+    monkeypatch.setattr(pseudo, "attention_maps", attend)
 
 
 def lit(size: tuple[int, int], corner: tuple[int, int]) -> Image.Image:
-    """Black, its eighth in a corner (0 or 1 from the top, from the left) white."""
+    """A black image with a white corner of an eighth of its sides.
+
+    `corner` is (0 for top or 1 for bottom, 0 for left or 1 for right).
+    """
     values = np.zeros(size[::-1], np.uint8)
     rows, columns = (
         slice(0, side // 8) if at == 0 else slice(side - side // 8, side)
@@ -58,11 +59,12 @@ def lit(size: tuple[int, int], corner: tuple[int, int]) -> Image.Image:
 
 
 @pytest.mark.slow
-def test_a_table_again_with_a_heatmap_for_every_image(
+def test_output_table_has_a_heatmap_for_every_image(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    """Rows, order and other columns stay, an expert's map is the file it was, the files of the new
-    ones hold where the model looks.
+    """Rows, their order and other columns are kept.
+
+    A heatmap of an expert is the same file; the new files hold the attention maps of the model.
     """
     table = write_table(tmp_path / "data", 7, annotated=[2, 5])
     before = pd.read_csv(table)
@@ -70,16 +72,14 @@ def test_a_table_again_with_a_heatmap_for_every_image(
         table, index=False
     )
     out = tmp_path / "taught"
+    assert make(out, table, "--batch-size", "3") == 0
     assert (
-        make(out, table, "--batch-size", "3") == 0
-        and capsys.readouterr().out == f"pseudo-heatmaps: 5 made, 2 of experts kept, in {out}\n"
+        capsys.readouterr().out == f"pseudo-heatmaps: 5 written, 2 expert heatmaps kept, in {out}\n"
     )
     after = pd.read_csv(out / "train.csv")
-    assert (
-        list(after) == ["filepath", "title", "heatmap", "label"]
-        and after["label"].tolist() == list(range(7))
-        and after["title"].equals(before["title"])
-    )
+    assert list(after) == ["filepath", "title", "heatmap", "label"]
+    assert after["label"].tolist() == list(range(7))
+    assert after["title"].equals(before["title"])
     assert all(
         (out / path).samefile(tmp_path / "data" / "images" / f"{i}.png")
         for i, path in enumerate(after["filepath"])
@@ -93,35 +93,30 @@ def test_a_table_again_with_a_heatmap_for_every_image(
         "5.npy",
         "000007.png",
     ]
-    assert after["heatmap"][0] == "heatmaps/000001.png" and (out / after["heatmap"][2]).samefile(
-        tmp_path / "data" / "images" / "2.npy"
-    )
+    assert after["heatmap"][0] == "heatmaps/000001.png"
+    assert (out / after["heatmap"][2]).samefile(tmp_path / "data" / "images" / "2.npy")
     encoder = load_encoder("tiny", "random", device="cpu")
     for i in (0, 4, 6):
         pixels = encoder.transform(
             Image.open(tmp_path / "data" / "images" / f"{i}.png").convert("RGB")
         )[None]  # square: no crop in either transform
-        look = interpolate(
-            pseudo.look_at(encoder, pixels, [before["title"][i]])[None],
+        attention = interpolate(
+            pseudo.attention_maps(encoder, pixels, [before["title"][i]])[None],
             size=(32, 32),
             mode="bilinear",
         )[0, 0]
         np.testing.assert_allclose(
-            read_map(out / after["heatmap"][i]), 255 * look / look.max(), atol=1
+            read_map(out / after["heatmap"][i]), 255 * attention / attention.max(), atol=1
         )
     manifest = json.loads((out / "manifest.json").read_text())
-    assert (
-        manifest["counts"] == {"made": 5, "expert": 2, "unreadable": 0}
-        and manifest["parameters"]["weights_hash"] == encoder.facts["weights_hash"]
-    )
+    assert manifest["counts"] == {"made": 5, "expert": 2, "unreadable": 0}
+    assert manifest["parameters"]["weights_hash"] == encoder.facts["weights_hash"]
     assert check([str(out / "train.csv"), "--sheet", str(tmp_path / "sheet.png")]) == 0
 
 
 @pytest.mark.slow
-def test_the_report_says_where_only_without_a_pool(tmp_path: Path) -> None:
-    """Two reports of one image: the similarity to them differs, a learned pool's attention does
-    not.
-    """
+def test_report_changes_the_map_only_without_an_attention_pool(tmp_path: Path) -> None:
+    """For two reports of one image, similarity maps differ, but attention of a pool does not."""
     (tmp_path / "pooled.json").write_text(
         json.dumps(
             {
@@ -137,22 +132,21 @@ def test_the_report_says_where_only_without_a_pool(tmp_path: Path) -> None:
     open_clip.add_model_config(tmp_path / "pooled.json")
     pixels = torch.randn(1, 3, 32, 32).expand(2, -1, -1, -1)
     for name, same in (("tiny", False), ("pooled", True)):
-        maps = pseudo.look_at(
+        maps = pseudo.attention_maps(
             load_encoder(name, "random", device="cpu"),
             pixels,
             ["a nodule", "effusion on the left side"],
         )
-        assert torch.allclose(*maps, atol=1e-4) == same and torch.allclose(
-            maps.sum((1, 2)), torch.ones(2)
-        )
+        assert torch.allclose(*maps, atol=1e-4) == same
+        assert torch.allclose(maps.sum((1, 2)), torch.ones(2))
 
 
 @pytest.mark.slow
 def test_low_precision(tmp_path: Path) -> None:
-    """Maps in fp32, close to those of an fp32 model."""
+    """The maps of a bf16 model are fp32 and close to those of an fp32 model."""
     pixels = torch.randn(2, 3, 32, 32)
     exact, low = (
-        pseudo.look_at(
+        pseudo.attention_maps(
             load_encoder("tiny", "random", precision=precision, device="cpu"),
             pixels,
             ["a nodule"] * 2,
@@ -167,55 +161,50 @@ def test_low_precision(tmp_path: Path) -> None:
     ("size", "shape"), [((80, 40), (16, 32)), ((30, 60), (32, 16)), ((40, 40), (32, 32))]
 )
 @pytest.mark.parametrize("corner", [(0, 1), (1, 0)])
-def test_a_map_covers_the_whole_image(
+def test_map_covers_the_whole_image(
     tmp_path: Path,
     to_light: None,
     size: tuple[int, int],
     shape: tuple[int, int],
     corner: tuple[int, int],
 ) -> None:
-    """Of its proportions; the corner is that of the image, not of its centre crop."""
+    """A map has the proportions of its image; the corner is that of the image, not of a crop."""
     lit(size, corner).save(tmp_path / "wide.png")
     (tmp_path / "t.tsv").write_text("img\tcaption\nwide.png\ta nodule\n")
     assert (
         make(
             tmp_path / "out",
             tmp_path / "t.tsv",
-            "--csv-img-key",
-            "img",
-            "--csv-caption-key",
-            "caption",
-            "--csv-heatmap-key",
-            "look",
+            *("--csv-img-key", "img"),
+            *("--csv-caption-key", "caption"),
+            *("--csv-heatmap-key", "gaze"),
         )
         == 0
     )
     row = pd.read_csv(tmp_path / "out" / "t.tsv", sep="\t").iloc[0]
-    values = read_map(tmp_path / "out" / row["look"])
-    assert (
-        values.shape == shape
-        and values[-corner[0], -corner[1]] == 255
-        and values[corner[0] - 1, corner[1] - 1] < 200
-    )
+    values = read_map(tmp_path / "out" / row["gaze"])
+    assert values.shape == shape
+    assert values[-corner[0], -corner[1]] == 255
+    assert values[corner[0] - 1, corner[1] - 1] < 200
 
 
-def test_windows_go_along(tmp_path: Path, to_light: None) -> None:
+def test_sentence_windows_are_kept(tmp_path: Path, to_light: None) -> None:
     table = write_table(tmp_path / "data", 2)
     (tmp_path / "data" / "w.windows.json").write_text("[]")
     pd.read_csv(table).assign(windows=["w.windows.json", ""]).to_csv(table, index=False)
     assert make(tmp_path / "out", table) == 0
     cells = pd.read_csv(tmp_path / "out" / "train.csv", keep_default_na=False)["windows"]
-    assert (tmp_path / "out" / cells[0]).samefile(tmp_path / "data" / "w.windows.json") and cells[
-        1
-    ] == ""
+    assert (tmp_path / "out" / cells[0]).samefile(tmp_path / "data" / "w.windows.json")
+    assert cells[1] == ""
 
 
 @pytest.mark.slow
-def test_shards_again_with_one_member_more(
+def test_output_shards_have_one_more_member(
     tmp_path: Path, to_light: None, capsys: pytest.CaptureFixture
 ) -> None:
-    """Under their names, samples in order, every old member to the byte; annotated samples as they
-    were.
+    """Shards keep their names, and samples their order and all their bytes.
+
+    Annotated samples are unchanged.
     """
     corners = {"b": (0, 1), "c": (1, 1), "a": (1, 0)}  # c is annotated
     for number in (0, 1):
@@ -233,10 +222,8 @@ def test_shards_again_with_one_member_more(
             }
         write_shard(tmp_path / f"train-{number}.tar", members)
     out = tmp_path / "out"
-    assert (
-        make(out, tmp_path / "train-{0..1}.tar", "--batch-size", "2") == 0
-        and "4 made, 2 of experts kept" in capsys.readouterr().out
-    )
+    assert make(out, tmp_path / "train-{0..1}.tar", "--batch-size", "2") == 0
+    assert "4 written, 2 expert heatmaps kept" in capsys.readouterr().out
     for number in (0, 1):
         old, new = (
             index_shard(tmp_path / f"train-{number}.tar"),
@@ -259,20 +246,25 @@ def test_shards_again_with_one_member_more(
 
 
 @pytest.mark.parametrize(
-    ("broken", "flags", "code", "said"),
+    ("broken", "flags", "code", "message"),
     [
         ("filled", (), 2, "is not empty; expected a new folder"),
-        ("none", (), 2, "every image has a heatmap already"),
+        ("none", (), 2, "every image already has a heatmap"),
         ("image", (), 2, "row 2, column 'filepath'"),
         ("missing", (), 2, "no such image"),
-        ("image", ("--on-bad-sample", "skip"), 0, "2 made, 0 of experts kept"),
+        ("image", ("--on-bad-sample", "skip"), 0, "2 written, 0 expert heatmaps kept"),
         ("tables", (), 2, "2 tables; expected one table"),
         ("column", (), 2, "Name yours with --csv-img-key"),
         ("grid", (), 2, "there is nothing to align"),
     ],
 )
-def test_faults(
-    tmp_path: Path, capsys: pytest.CaptureFixture, broken: str, flags: tuple, code: int, said: str
+def test_errors_and_skipped_images(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+    broken: str,
+    flags: tuple,
+    code: int,
+    message: str,
 ) -> None:
     table, out = (
         write_table(tmp_path, 3, annotated=range(3) if broken == "none" else ()),
@@ -295,46 +287,36 @@ def test_faults(
         open_clip.add_model_config(tmp_path / "one.json")
         flags = ("--model", "one")
     assert make(out, data, *flags) == code
-    told = capsys.readouterr()
-    assert said in told.out + told.err
+    captured = capsys.readouterr()
+    assert message in captured.out + captured.err
     if code == 0:
-        assert "1 images can not be read and have none" in told.out
+        assert "1 images cannot be read and have no heatmap" in captured.out
         assert pd.read_csv(out / "train.csv")["heatmap"].isna().tolist() == [False, True, False]
 
 
 @pytest.mark.slow
-def test_a_run_teaches_another(launcher: Launcher, tmp_path: Path) -> None:
-    """The three commands of the page: train, make the maps from the run's folder, train anew on
-    them.
-    """
+def test_student_trains_on_pseudo_heatmaps_of_a_teacher_run(
+    launcher: Launcher, tmp_path: Path
+) -> None:
+    """The three commands: train a teacher, write its pseudo-heatmaps, train a student on them."""
     write_table(tmp_path, 16, annotated=[1, 4])
     flags = (
-        "--model",
-        "tiny",
-        "--recipe",
-        "eclip-plus",
-        "--precision",
-        "fp32",
-        "--workers",
-        0,
-        "--warmup",
-        1,
-        "--batch-size",
-        8,
-        "--epochs",
-        1,
-        "--device",
-        "cpu",
-        "--logs",
-        "logs",
+        *("--model", "tiny"),
+        *("--recipe", "eclip-plus"),
+        *("--precision", "fp32"),
+        *("--workers", 0),
+        *("--warmup", 1),
+        *("--batch-size", 8),
+        *("--epochs", 1),
+        *("--device", "cpu"),
+        *("--logs", "logs"),
     )
     launcher.train((*flags, "--train-data", "train.csv", "--name", "teacher"))
     done = launcher.run(
         "openclip_eclip.prepare",
         ("pseudo-heatmaps", "taught", "--model", "logs/teacher", "--data", "train.csv"),
     )
-    assert "14 made, 2 of experts kept" in done.stdout
+    assert "14 written, 2 expert heatmaps kept" in done.stdout
     launcher.train((*flags, "--train-data", "taught/train.csv", "--name", "student"))
-    assert "eclip: 2 annotated samples" in launcher.log(
-        "teacher"
-    ) and "eclip: 16 annotated samples" in launcher.log("student")
+    assert "eclip: 2 annotated samples" in launcher.log("teacher")
+    assert "eclip: 16 annotated samples" in launcher.log("student")

@@ -1,10 +1,11 @@
-"""Reports from retrieved reports (§4.4): the prompt, the writers behind one interface, and the
-cleaning of what they write.
+"""Writes reports from retrieved reports (§4.4).
+
+Holds the prompt, the writers behind one interface, and the cleaning of their answers:
 
 template = read_template(args.prompt_template)
 writer = open_writer(args, reports)                         # once a run
 chat = build_chat(template, examples, snippets)             # exactly what is sent: save it
-generations = writer.write([Query("film 7", chat, nearest)])
+generations = writer.write([Query("image 7", chat, nearest)])
 """
 
 from .base import Chat, Generation, Query, Writer, count_faults

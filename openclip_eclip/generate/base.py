@@ -1,4 +1,4 @@
-"""What every writer takes and gives."""
+"""The interface of all writers: their input `Query` and their output `Generation`."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ Chat = list[dict[str, str]]
 
 
 class Query(NamedTuple):
-    """One report to write. `key` names the sample; `nearest` are its retrieved reports, the nearest
-    first, which only `copy` reads.
+    """One report to write.
+
+    `key` names the sample. `nearest` are its retrieved reports, nearest first; only `copy` reads
+    them.
     """
 
     key: str
@@ -24,10 +26,10 @@ class Query(NamedTuple):
 
 @dataclass(frozen=True)
 class Generation:
-    """`raw` is what the writer said, `text` what is left after cleaning.
+    """One written report: `raw` is the answer of the writer, `text` the cleaned report.
 
-    `finish`: "stop", "length" (a runaway: the limit of tokens cut it), or another word of the
-    server, such as "content_filter".
+    `finish` is "stop", "length" (cut at the token limit), or another word of the server, such as
+    "content_filter".
     """
 
     raw: str
@@ -43,30 +45,32 @@ class Generation:
 
 
 class Writer(Protocol):
-    """Deterministic: the same query gets the same report, whatever was asked before and in whatever
-    company.
+    """A deterministic writer of reports.
 
-    `facts` go into the result: back end, model, hashes, versions, sampling. They are fixed from the
-    start, but for `served` of http, the names of models that answered. `batch_size` is how many
-    queries a call of `write` should hold; more or fewer are fine.
+    The same query gets the same report, independent of earlier queries and of the batch.
+
+    `facts` go into the result: back end, model, hashes, versions, sampling. They do not change
+    during a run, except `served` of http: the names of the models that answered. `batch_size` is
+    the recommended number of queries for one call of `write`.
     """
 
     facts: dict[str, Any]
     batch_size: int
 
     def write(self, queries: Sequence[Query]) -> list[Generation]:
-        """One generation a query, in their order; UserError names the query that cannot be
-        answered.
+        """One generation for each query, in order.
+
+        Raises:
+            UserError: a query cannot be answered; the message names it.
         """
 
 
 def count_faults(generations: Sequence[Generation]) -> dict[str, int]:
-    """How many are empty, were cut by the limit of tokens, or ended in another way than by
-    themselves.
-    """
+    """Counts all generations, and the empty, truncated and otherwise stopped ones."""
+    ends = [generation.finish for generation in generations]
     return {
         "count": len(generations),
-        "empty": sum(one.empty for one in generations),
-        "runaway": sum(one.finish == "length" for one in generations),
-        "stopped_otherwise": sum(one.finish not in ("stop", "length") for one in generations),
+        "empty": sum(generation.empty for generation in generations),
+        "runaway": sum(end == "length" for end in ends),
+        "stopped_otherwise": sum(end not in ("stop", "length") for end in ends),
     }

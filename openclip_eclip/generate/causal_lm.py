@@ -1,4 +1,4 @@
-"""A causal language model of transformers, from a local folder or the hub."""
+"""Writer with a causal language model of transformers, from a local folder or the hub."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ DTYPES = {
 
 
 class CausalLMWriter:
-    """Greedy, in batches padded on the left, with the tokenizer's own chat template.
+    """Decodes greedily, in batches padded on the left, with the tokenizer's own chat template.
 
-    A batch gives the tokens that its queries give one by one, up to rounding: ties within it may
-    fall otherwise below fp32.
+    In fp32 a batch gives the same tokens as its queries one by one. In lower precision, rounding
+    may decide between two equally likely tokens differently.
     """
 
     def __init__(
@@ -41,14 +41,14 @@ class CausalLMWriter:
         precision: str = "auto",
         device: str | None = None,
     ) -> None:
-        where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        precision = _choose_precision(precision, where)
-        self.model, self.tokenizer = _load(name, precision, where)
+        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        precision = _choose_precision(precision, place)
+        self.model, self.tokenizer = _load(name, precision, place)
         self.batch_size, self.max_new_tokens = batch_size, max_new_tokens
         self._ends = _end_tokens(self.model, self.tokenizer)
         from transformers import GenerationConfig
 
-        # a new one: a model's own may sample, or punish repetition
+        # replaces the model's own configuration, which may sample or penalise repetition
         self.model.generation_config = GenerationConfig(
             do_sample=False,
             num_beams=1,
@@ -61,37 +61,44 @@ class CausalLMWriter:
             "model": name,
             **_identity(name, self.model),
             "precision": precision,
-            "device": where.type,
+            "device": place.type,
             "batch_size": batch_size,
             "runtime": f"transformers {version('transformers')}, torch {torch.__version__}",
             "sampling": {"temperature": 0, "max_new_tokens": max_new_tokens},
         }
 
     def write(self, queries: Sequence[Query]) -> list[Generation]:
-        """UserError: a chat that the template refuses, or longer than the model's context."""
-        found = []
+        """One generation for each query, in order.
+
+        Raises:
+            UserError: the chat template rejects a prompt, or a prompt is longer than the context.
+        """
+        generations = []
         for first in range(0, len(queries), self.batch_size):
-            found += self._write(queries[first : first + self.batch_size])
-        return found
+            generations += self._write(queries[first : first + self.batch_size])
+        return generations
 
     @torch.inference_mode()
     def _write(self, queries: Sequence[Query]) -> list[Generation]:
         texts = [self._render(query) for query in queries]
+        # the chat template has already added the special tokens
         batch = self.tokenizer(
             texts, add_special_tokens=False, padding=True, return_tensors="pt"
-        ).to(self.model.device)  # the template has them
+        ).to(self.model.device)
         context = getattr(self.model.config, "max_position_embeddings", None)
         for query, length in zip(queries, batch["attention_mask"].sum(1).tolist()):
             if context is not None and length + self.max_new_tokens > context:
                 raise UserError(
                     f"{query.key}: a prompt of {length} tokens and --max-new-tokens"
-                    f" {self.max_new_tokens}; the model holds {context}. Fewer or shorter snippets,"
-                    " or another model."
+                    f" {self.max_new_tokens}; the model holds {context}. Use fewer or shorter"
+                    " snippets, or another model."
                 )
-        written = self.model.generate(
+        # (queries, prompt + new tokens)
+        tokens = self.model.generate(
             input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]
-        )[:, batch["input_ids"].shape[1] :]
-        return [self._generation(tokens) for tokens in written.tolist()]
+        )
+        prompt_length = batch["input_ids"].shape[1]
+        return [self._generation(row) for row in tokens[:, prompt_length:].tolist()]
 
     def _render(self, query: Query) -> str:
         from jinja2.exceptions import TemplateError
@@ -102,27 +109,27 @@ class CausalLMWriter:
             )
         except TemplateError as error:
             raise UserError(
-                f"{query.key}: the chat template of {self.facts['model']} refuses the prompt"
+                f"{query.key}: the chat template of {self.facts['model']} rejects the prompt"
                 f" ({error})."
             ) from error
         assert isinstance(prompt, str)  # tokenize=False
         return prompt
 
     def _generation(self, tokens: list[int]) -> Generation:
-        end = next((place for place, token in enumerate(tokens) if token in self._ends), None)
+        end = next((index for index, token in enumerate(tokens) if token in self._ends), None)
         text = self.tokenizer.decode(tokens[:end], skip_special_tokens=True)
-        assert isinstance(text, str)  # of one row of tokens
+        assert isinstance(text, str)  # one sequence gives one text
         return Generation(text, "length" if end is None else "stop")
 
 
 def _choose_precision(asked: str, device: torch.device) -> str:
-    """auto: on a GPU 4 bits where bitsandbytes is there, else bf16; fp32 on the CPU."""
+    """The precision; `auto` is 4bit on a GPU with bitsandbytes, bf16 without it, fp32 on a CPU."""
     missing = [name for name in ("bitsandbytes", "accelerate") if find_spec(name) is None]
     if asked == "auto":
         return "fp32" if device.type != "cuda" else "bf16" if missing else "4bit"
     if asked == "4bit" and device.type != "cuda":
         raise UserError(
-            f"--llm-precision 4bit on {device.type}: expected a CUDA device; take bf16 or fp32."
+            f"--llm-precision 4bit on {device.type}; expected a CUDA device. Use bf16 or fp32."
         )
     if asked == "4bit" and missing:
         raise UserError(
@@ -132,7 +139,7 @@ def _choose_precision(asked: str, device: torch.device) -> str:
 
 
 def _load(name: str, precision: str, device: torch.device) -> tuple[Any, PreTrainedTokenizerBase]:
-    # Any: the library's type of a model has no `generate`
+    # Any: the library declares its models without `generate`
     from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
     options: dict[str, Any] = {"dtype": DTYPES[precision]}
@@ -150,7 +157,7 @@ def _load(name: str, precision: str, device: torch.device) -> tuple[Any, PreTrai
         model: Any = AutoModelForCausalLM.from_pretrained(name, **options)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
-            f"--llm {name}: transformers can not load it ({' '.join(str(error).split())[:300]})."
+            f"--llm {name}: transformers cannot load it ({' '.join(str(error).split())[:300]})."
             " Expected the name of an instruct model on the hub, or a folder with config.json,"
             " weights and tokenizer."
         ) from error
@@ -164,7 +171,7 @@ def _load(name: str, precision: str, device: torch.device) -> tuple[Any, PreTrai
 
 
 def _end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Every token that ends a turn: the model may name several, the tokenizer one."""
+    """All tokens that end a turn: those of the model (one or several) and of the tokenizer."""
     ends = model.generation_config.eos_token_id
     ends = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
     return sorted({*ends, tokenizer.eos_token_id} - {None})

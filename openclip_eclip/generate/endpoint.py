@@ -1,5 +1,6 @@
-"""A language model behind an OpenAI-compatible HTTP endpoint: vLLM, llama.cpp's server, Ollama.
-Only where the user gave its URL.
+"""Writer with a language model behind an OpenAI-compatible HTTP endpoint.
+
+Such endpoints are vLLM, llama.cpp's server and Ollama. Nothing is sent unless the user gives a URL.
 """
 
 from __future__ import annotations
@@ -28,13 +29,13 @@ from .base import Generation, Query
 
 KEY_VARIABLE = "OPENCLIP_ECLIP_LLM_KEY"
 LARGEST = 8 << 20  # bytes of an answer
-LONGEST_WAIT = 600.0  # seconds
+LONGEST_WAIT = 600.0  # seconds before another attempt
 
 logger = logging.getLogger(__name__)
 
 
-class _Fault(RuntimeError):
-    """Worth another try, after `wait` seconds where the server said so."""
+class _TemporaryError(RuntimeError):
+    """An error after which the request is tried again, after `wait` seconds if known."""
 
     def __init__(self, message: str, wait: float | None = None) -> None:
         super().__init__(message)
@@ -42,18 +43,19 @@ class _Fault(RuntimeError):
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A redirect would carry reports, and the key, to a place that the user did not name."""
+    """Follows no redirect: it would send reports and the key to a server the user did not name."""
 
     def redirect_request(self, *args: Any) -> None:
         return None
 
 
 class _TimeLimit:
-    """Ends what this thread asks of a server after `seconds`, however often a byte comes: a
-    socket's own time-out begins anew with each.
+    """Ends the request of this thread after `seconds`, even if bytes still arrive.
+
+    The time-out of a socket does not do this: it starts again with each byte.
     """
 
-    here = threading.local()
+    this_thread = threading.local()
 
     def __init__(self, seconds: float) -> None:
         self.expired = False
@@ -61,17 +63,17 @@ class _TimeLimit:
         self._timer = threading.Timer(seconds, self._stop)
         self._timer.daemon = True
 
-    def watch(self, found: socket.socket) -> None:
-        self.socket = found
+    def watch(self, connected: socket.socket) -> None:
+        self.socket = connected
 
     def _stop(self) -> None:
         self.expired = True
         if self.socket is not None:
-            with suppress(OSError):  # it may have ended meanwhile
+            with suppress(OSError):  # the connection may have ended in the meantime
                 self.socket.shutdown(socket.SHUT_RDWR)
 
     def __enter__(self) -> _TimeLimit:
-        _TimeLimit.here.limit = self
+        _TimeLimit.this_thread.limit = self
         self._timer.start()
         return self
 
@@ -82,13 +84,13 @@ class _TimeLimit:
 class _Connection(http.client.HTTPConnection):
     def connect(self) -> None:
         super().connect()
-        _TimeLimit.here.limit.watch(self.sock)
+        _TimeLimit.this_thread.limit.watch(self.sock)
 
 
 class _SecureConnection(http.client.HTTPSConnection):
     def connect(self) -> None:
         super().connect()
-        _TimeLimit.here.limit.watch(self.sock)
+        _TimeLimit.this_thread.limit.watch(self.sock)
 
 
 class _Watched(urllib.request.HTTPHandler):
@@ -102,12 +104,13 @@ class _WatchedSecure(urllib.request.HTTPSHandler):
 
 
 class EndpointWriter:
-    """POST {url}/chat/completions, greedy; `batch_size` requests at a time. The key comes from the
-    environment and goes nowhere else.
+    """Sends POST {url}/chat/completions with temperature 0, `batch_size` requests at a time.
 
-    Time-outs, lost connections, 408, 429, 5xx and answers that cannot be read are tried again,
-    `tries` times in all, after 1, 2, 4 ... 60 seconds, or as Retry-After says. Proxies of the
-    environment are used, but never towards this machine.
+    The key comes from the environment; it is sent to this server only and is never stored.
+
+    Time-outs, lost connections, 408, 429, 5xx and unreadable answers are tried again: `tries`
+    attempts in all, after 1, 2, 4 ... 60 seconds or as Retry-After says. Proxies of the environment
+    are used, except for servers on this machine.
     """
 
     def __init__(
@@ -133,7 +136,7 @@ class EndpointWriter:
         self._key = os.environ.get(KEY_VARIABLE, "").strip()
         if not self._key.isascii() or not self._key.isprintable():
             raise UserError(
-                f"{KEY_VARIABLE}: characters that a header can not hold; expected the key alone."
+                f"{KEY_VARIABLE}: characters that an HTTP header cannot hold; expected a plain key."
             )
         proxies: dict[str, str] | None = {} if _is_loopback(host) else None
         self._opener = urllib.request.build_opener(
@@ -148,15 +151,18 @@ class EndpointWriter:
         }
         if not _is_loopback(host):
             logger.warning(
-                "%s is another machine: it will get the retrieved reports. Restricted data"
-                " (MIMIC-CXR and the like) must not leave the site.%s",
+                "%s is another machine: the retrieved reports are sent to it. Restricted data"
+                " (such as MIMIC-CXR) must not leave the site.%s",
                 self.url,
-                " The key travels unencrypted." if self._key and url.startswith("http:") else "",
+                " The key is sent unencrypted." if self._key and url.startswith("http:") else "",
             )
 
     def write(self, queries: Sequence[Query]) -> list[Generation]:
-        """UserError: refused, or still no answer after all tries; it names the URL and the last
-        fault.
+        """One generation for each query, in order.
+
+        Raises:
+            UserError: the server rejects a request, or gives no answer in all attempts. The message
+                names the URL, the query and the last error.
         """
         with ThreadPoolExecutor(self.batch_size) as pool:
             answers = list(pool.map(self._answer, queries))
@@ -169,16 +175,15 @@ class EndpointWriter:
         for attempt in range(1, self.tries + 1):
             try:
                 return self._ask(query)
-            except _Fault as fault:
-                last = self._hide(str(fault))
-                wait = (
-                    min(60.0, 2.0 ** (attempt - 1))
-                    if fault.wait is None
-                    else min(LONGEST_WAIT, fault.wait)
-                )
+            except _TemporaryError as error:
+                last = self._hide(str(error))
+                if error.wait is None:
+                    wait = min(60.0, 2.0 ** (attempt - 1))
+                else:
+                    wait = min(LONGEST_WAIT, error.wait)
             if attempt < self.tries:
                 logger.warning(
-                    "%s, %s: %s (try %d of %d); again in %.0f s",
+                    "%s, %s: %s (try %d of %d); next try in %.0f s",
                     self.url,
                     query.key,
                     last,
@@ -188,8 +193,8 @@ class EndpointWriter:
                 )
                 self.sleep(wait)
         raise UserError(
-            f"{self.url}: no answer for {query.key} in {self.tries} tries; the last: {last}. Look"
-            " at the server; the same command goes on where it stopped."
+            f"{self.url}: no answer for {query.key} in {self.tries} tries; the last error: {last}."
+            " Check the server, then run the same command again: it resumes where it stopped."
         )
 
     def _ask(self, query: Query) -> tuple[Generation, str]:
@@ -208,59 +213,60 @@ class EndpointWriter:
                     content = answer.read(LARGEST + 1)
             except urllib.error.HTTPError as error:
                 with error:
-                    self._refused(error, query)
-            # URLError and time-outs are OSErrors; ValueError: chunks of no length
+                    self._raise_for_status(error, query)
+            # URLError and time-outs are OSErrors; a chunk without a length is a ValueError
             except (OSError, http.client.HTTPException, ValueError) as error:
                 if not limit.expired:
-                    raise _Fault(
-                        f"{getattr(error, 'reason', None) or error or type(error).__name__}"
-                    ) from error
+                    reason = getattr(error, "reason", None) or error or type(error).__name__
+                    raise _TemporaryError(f"{reason}") from error
             if limit.expired:
-                raise _Fault(f"no whole answer within {self.timeout:g} s (--llm-timeout)")
+                raise _TemporaryError(
+                    f"no complete answer within {self.timeout:g} s (--llm-timeout)"
+                )
         return _parse(content)
 
-    def _refused(self, error: urllib.error.HTTPError, query: Query) -> None:
-        """Raise what the status calls for."""
+    def _raise_for_status(self, error: urllib.error.HTTPError, query: Query) -> None:
+        """Raises a temporary error or a UserError, depending on the HTTP status."""
         if error.code in (408, 429) or error.code >= 500:
-            raise _Fault(
+            raise _TemporaryError(
                 f"HTTP {error.code} {error.reason}", _retry_after(error.headers.get("Retry-After"))
             )
         if 300 <= error.code < 400:
             raise UserError(
-                f"{self.url}: redirects to {error.headers.get('Location')}; not followed. Give the"
-                " final URL."
+                f"{self.url}: redirects to {error.headers.get('Location')}, which is not followed."
+                " Give the final URL."
             )
         try:
-            said = error.read(500).decode("utf-8", "replace")
+            body = error.read(500).decode("utf-8", "replace")
         except (OSError, http.client.HTTPException):
-            said = ""
+            body = ""
         hint = f" The key is read from {KEY_VARIABLE}." if error.code in (401, 403) else ""
         raise UserError(
             self._hide(
                 f"{self.url}: HTTP {error.code} {error.reason} for {query.key}:"
-                f" {' '.join(said.split())}.{hint}"
+                f" {' '.join(body.split())}.{hint}"
             )
         )
 
     def _hide(self, text: str) -> str:
-        """Servers repeat the key in what they complain of."""
+        """The text without the key: servers may repeat it in their error messages."""
         return text.replace(self._key, "***") if self._key else text
 
 
 def _checked(url: str) -> str:
-    """Without a trailing slash; UserError unless http(s)://HOST[:PORT][/PATH]."""
+    """The URL without a trailing slash; UserError unless it is http(s)://HOST[:PORT][/PATH]."""
     expected = (
         "expected http://HOST:PORT/v1 or https://HOST/v1, to which /chat/completions is added"
     )
     try:
         parts = urlsplit(url)
-        _ = parts.port  # raises where it is no number
+        _ = parts.port  # raises ValueError if it is no number
     except ValueError as error:
         raise UserError(f"--llm-url: {error}; {expected}.") from error
     if parts.username is not None or parts.password is not None:
         raise UserError(
-            f"--llm-url: user name or password within the URL; put a key into {KEY_VARIABLE}, which"
-            " is never stored."
+            f"--llm-url: a user name or password in the URL; expected none. Put a key into the"
+            f" environment variable {KEY_VARIABLE}: it is never stored."
         )
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
         raise UserError(
@@ -277,45 +283,39 @@ def _is_loopback(host: str) -> bool:
 
 
 def _retry_after(value: str | None) -> float | None:
-    """Seconds from a Retry-After header, a number or a date; None if there is none that can be
-    read.
-    """
+    """Seconds from a Retry-After header (a number or a date); None without a readable one."""
     if value is None:
         return None
     try:
-        return max(
-            0.0,
-            (
-                float(value)
-                if value.strip().isdigit()
-                else (parsedate_to_datetime(value) - datetime.now(timezone.utc)).total_seconds()
-            ),
-        )
+        if value.strip().isdigit():
+            return max(0.0, float(value))
+        wait = parsedate_to_datetime(value) - datetime.now(timezone.utc)
+        return max(0.0, wait.total_seconds())
     except (ValueError, TypeError):
         return None
 
 
 def _parse(content: bytes) -> tuple[Generation, str]:
-    """Generation, and the model that the server names. content may be null (a filter, a refusal):
-    an empty generation.
+    """The generation, and the model that the server names ("" if it names none).
+
+    The text may be null, after a filter or a refusal: the generation is then empty.
     """
     if len(content) > LARGEST:
-        raise _Fault(f"an answer of more than {LARGEST} bytes")
+        raise _TemporaryError(f"an answer of more than {LARGEST} bytes")
     try:
-        found = json.loads(content)
+        answer = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise _Fault(f"no JSON ({error}): {content[:80]!r}") from error
+        raise _TemporaryError(f"no JSON ({error}): {content[:80]!r}") from error
     try:
-        choice = found["choices"][0]
-        said, finish, served = (
-            choice["message"]["content"],
-            choice.get("finish_reason"),
-            found.get("model"),
-        )
+        choice = answer["choices"][0]
+        text = choice["message"]["content"]
+        finish = choice.get("finish_reason")
+        served = answer.get("model")
     except (KeyError, IndexError, TypeError, AttributeError) as error:
-        raise _Fault(f"JSON without choices[0].message.content: {content[:80]!r}") from error
-    if not isinstance(said, (str, type(None))):
-        raise _Fault(f"choices[0].message.content is {type(said).__name__}, not text")
-    return Generation(said or "", finish if isinstance(finish, str) else "unknown"), (
-        served if isinstance(served, str) else ""
-    )
+        raise _TemporaryError(
+            f"JSON without choices[0].message.content: {content[:80]!r}"
+        ) from error
+    if not isinstance(text, (str, type(None))):
+        raise _TemporaryError(f"choices[0].message.content is {type(text).__name__}, not text")
+    generation = Generation(text or "", finish if isinstance(finish, str) else "unknown")
+    return generation, served if isinstance(served, str) else ""

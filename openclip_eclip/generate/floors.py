@@ -1,6 +1,4 @@
-"""Writers without a model: what a language model must beat (peers.md §2.5: without them gains can
-not be attributed).
-"""
+"""Baseline writers without a model: without them, gains cannot be attributed (peers.md §2.5)."""
 
 from __future__ import annotations
 
@@ -15,7 +13,7 @@ from .base import Generation, Query
 
 
 class CopyWriter:
-    """The nearest report itself."""
+    """Writes the nearest retrieved report, unchanged."""
 
     batch_size = 64
 
@@ -33,13 +31,13 @@ class CopyWriter:
 
 
 class RandomWriter:
-    """A report of the training side, drawn with replacement by seed and key of the query."""
+    """Writes a training report, drawn with replacement by the seed and the key of the query."""
 
     batch_size = 64
 
     def __init__(self, reports: Sequence[str], seed: int) -> None:
         if not reports:
-            raise UserError("random: no reports to draw from; expected those of the training side.")
+            raise UserError("random: no reports to draw from; expected the training reports.")
         self.reports, self.seed = reports, seed
         self.facts: dict[str, Any] = {
             "writer": "random",
@@ -49,7 +47,7 @@ class RandomWriter:
         }
 
     def write(self, queries: Sequence[Query]) -> list[Generation]:
-        # by key, not in turn: a run that goes on after a kill draws what it would have drawn
+        # by key, not in turn: a resumed run then draws the same reports
         draws = [
             np.random.default_rng([self.seed, zlib.crc32(query.key.encode())]).integers(
                 len(self.reports)

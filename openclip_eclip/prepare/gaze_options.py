@@ -1,4 +1,4 @@
-"""How gaze is drawn: the options of egd-cxr and reflacx."""
+"""Options of egd-cxr and reflacx that say how gaze is drawn."""
 
 from __future__ import annotations
 
@@ -9,37 +9,42 @@ from ..gaze import RenderConfig
 
 
 def add_gaze_arguments(parser: argparse.ArgumentParser, sigma: str, border: str) -> None:
-    """`sigma`: the data set's default in words; `gaze_config` has it as a number."""
+    """Adds the options; `sigma` describes the data set's default, which `gaze_config` applies."""
     parser.add_argument(
         "--sigma",
         type=float,
-        help=f"of the Gaussian around a fixation, in --unit (default: {sigma})",
+        help=f"width of the Gaussian around a fixation, in --unit (default: {sigma})",
     )
     parser.add_argument(
         "--unit",
         choices=("pixels", "width", "degrees"),
         help=(
-            "of --sigma: pixels of the original, shares of its width, degrees of visual angle"
-            " (REFLACX)"
+            "unit of --sigma: pixels of the original image, shares of its width, or degrees of"
+            " visual angle (REFLACX only)"
         ),
     )
     parser.add_argument(
         "--weight",
         choices=("duration", "count"),
         default="duration",
-        help="of a fixation (default: %(default)s)",
+        help="weight of a fixation: its duration, or 1 (default: %(default)s)",
     )
     parser.add_argument(
         "--border",
         choices=("reflect", "none"),
         default=border,
-        help="what a Gaussian has beyond the image is folded back, or lost (default: %(default)s)",
+        help=(
+            "treatment of Gaussians at the image border: the part outside is reflected into the"
+            " image, or dropped (default: %(default)s)"
+        ),
     )
 
 
 def gaze_config(args: argparse.Namespace, sigma: float | None, unit: str) -> RenderConfig:
-    """The options, with the data set's sigma and unit where neither is given; UserError if only a
-    unit is.
+    """How gaze is drawn; `sigma` and `unit` are the data set's defaults.
+
+    Raises:
+        UserError: --unit is given without --sigma.
     """
     if args.sigma is None and args.unit is not None:
         raise UserError(

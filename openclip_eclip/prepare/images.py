@@ -1,4 +1,4 @@
-"""Raw images to small grey JPEGs, read by the one reader of the package (data/images/read.py)."""
+"""Converts raw images to small grey JPEGs; data/images/read.py reads them."""
 
 from __future__ import annotations
 
@@ -19,28 +19,27 @@ SUFFIXES = (".dcm", ".dicom", ".png", ".jpg", ".jpeg")
 
 
 class ImageError(UserError):
-    """An image that cannot be read, named by its file."""
+    """An image that cannot be read; the message names its file."""
 
 
 def list_images(folders: Iterable[Path]) -> dict[str, Path]:
-    """{name without suffixes: file} of the images in these folders; the first folder that has a
-    name wins.
+    """{name without suffixes: file} of the images in these folders.
+
+    If a name is in several folders, the first folder counts.
     """
-    found: dict[str, Path] = {}
+    images: dict[str, Path] = {}
     for folder in folders:
         if folder.is_dir():
             for path in sorted(folder.iterdir()):
                 if path.suffix.lower() in SUFFIXES:
-                    found.setdefault(path.name.partition(".")[0], path)
-    return found
+                    images.setdefault(path.name.partition(".")[0], path)
+    return images
 
 
 def read_grey(
     path: Path, size: int | None, content: bytes | None = None, options: ReadOptions = ReadOptions()
 ) -> tuple[Image.Image, tuple[int, int]]:
-    """`read_grey_picture` without the frame: the image and its original (height, width) as
-    shown.
-    """
+    """The image of `read_grey_picture`, and its original (height, width) as shown."""
     image, frame = read_grey_picture(path, size, content, options)
     return image, frame.shown_size
 
@@ -48,13 +47,14 @@ def read_grey(
 def read_grey_picture(
     path: Path, size: int | None, content: bytes | None = None, options: ReadOptions = ReadOptions()
 ) -> tuple[Image.Image, Frame]:
-    """The 8-bit grey image as a person sees it, its shortest side reduced to `size` pixels (never
-    enlarged), and its frame.
+    """The upright 8-bit grey image, and its frame (sizes and orientation).
 
-    `content`: the file's, where it lies in an archive; `path` then only names it. ImageError: as
-    `read_picture`.
+    The shortest side is reduced to `size` pixels; images are never enlarged. `content` is given for
+    a file in an archive; `path` then only names it.
+
+    Raises:
+        ImageError: `read_picture` cannot read the file.
     """
-
     try:
         picture = read_picture(
             path if content is None else content,
@@ -72,26 +72,29 @@ def read_grey_picture(
 
 
 def encode_jpeg(image: Image.Image, quality: int) -> bytes:
+    """The image as a JPEG file."""
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=quality)
     return buffer.getvalue()
 
 
 def encode_map(values: np.ndarray) -> bytes:
-    """A grey PNG of a heatmap: (h, w) float in [0, 1], 1 becoming 255."""
+    """A heatmap, (h, w) float in [0, 1], as a grey PNG file; 1 becomes 255."""
     buffer = io.BytesIO()
     Image.fromarray(np.rint(values * 255).astype(np.uint8)).save(buffer, "PNG")
     return buffer.getvalue()
 
 
 def _draft(image: Image.Image, size: int) -> None:
-    """Have a JPEG decoded at the smallest scale that is at least twice `size`, in grey unless its
-    colours have a profile.
+    """Lets a JPEG be decoded at the smallest scale that is at least twice `size`.
+
+    It is decoded to grey, unless it has a colour profile.
     """
     small = _scaled((image.height, image.width), 2 * size)
     image.draft(None if image.info.get("icc_profile") else "L", small[::-1])
 
 
 def _scaled(original: tuple[int, int], shortest: int) -> tuple[int, int]:
+    """(height, width) with `shortest` as the shorter side."""
     scale = shortest / min(original)
     return round(original[0] * scale), round(original[1] * scale)

@@ -1,6 +1,4 @@
-"""What a data set's module hands to the writer: samples by split, and everything that was left out,
-counted by reason.
-"""
+"""The plan of a data set: its samples by split, and what is left out, counted by reason."""
 
 from __future__ import annotations
 
@@ -13,13 +11,14 @@ from typing import Any
 from ..gaze import RenderConfig
 from ..gaze.render import Annotation
 
-EXAMPLES = 5  # ids named for each reason of leaving something out
+EXAMPLES = 5  # ids that are named for each reason of leaving something out
 
 
 @dataclass(frozen=True)
 class Window:
-    """One sentence and where the reader looked while saying it; times in seconds on the recording's
-    clock.
+    """One sentence, and the gaze recorded while it was dictated.
+
+    Times are in seconds on the clock of the recording.
     """
 
     sentence: str
@@ -36,30 +35,31 @@ class Item:
     key: str
     image: Path
     text: str
-    annotations: tuple[Annotation, ...] = ()  # one a reader; none: not annotated
-    # (height, width) the tables promise; another one in the file is an error
+    annotations: tuple[Annotation, ...] = ()  # one for each reader; empty: not annotated
+    # (height, width) in the tables; another size of the file is an error
     size: tuple[int, int] | None = None
-    # further columns, members of key.json in shards
+    # further columns of the table; in shards, the content of key.json
     columns: Mapping[str, str | int | float] = field(default_factory=dict)
     windows: tuple[Window, ...] = ()
     config: RenderConfig = RenderConfig()  # how annotations and windows are drawn
-    merge: str = "mean"  # of several readers: mean, noisy-or or one
+    merge: str = "mean"  # how several readers are merged: mean, noisy-or or one
 
     @property
     def patient(self) -> str:
-        """The column of that name, which all data sets of several images a patient have."""
+        """The column `patient`; every data set with several images of a patient has it."""
         return str(self.columns["patient"])
 
     @property
     def study(self) -> str:
-        """MIMIC-CXR's study, in its own and the gaze data sets of its images."""
+        """The column `study`: the study of MIMIC-CXR, also in the gaze data sets of its images."""
         return str(self.columns["study"])
 
 
 @dataclass
 class Plan:
-    """A data set before its images are read. `tables`: files it was made from, hashed into the
-    manifest.
+    """A data set before its images are read.
+
+    `tables` are the files it is made from; their hashes go into the manifest.
     """
 
     name: str
@@ -68,18 +68,18 @@ class Plan:
     tables: list[Path] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[str]] = field(default_factory=dict)
-    # what --dry-run prints beside the counts: rows, patients, labels
+    # what --dry-run prints besides the counts: rows, patients, labels
     facts: dict[str, Any] = field(default_factory=dict)
 
     def leave_out(self, reason: str, identity: str, count: int = 1) -> None:
-        """Count something that is not written, and remember the first few by name."""
+        """Counts something that is not written, and keeps the first few names."""
         self.left_out[reason] += count
         names = self.examples.setdefault(reason, [])
         if len(names) < EXAMPLES:
             names.append(identity)
 
     def summary(self) -> str:
-        """What --dry-run prints."""
+        """The text that --dry-run prints."""
         lines = [f"{self.name}:"]
         lines += [f"  {name}: {value}" for name, value in self.facts.items()]
         lines += [
@@ -101,20 +101,21 @@ class Plan:
 
 @dataclass
 class EvaluationSet:
-    """Class-labelled images with the rule they were chosen by; `items` carry a column `label`, or
-    one 0/1 column a class.
+    """Labelled images, and the rule by which they were chosen.
+
+    `items` have a column `label`, or one 0/1 column for each class.
     """
 
     items: list[Item]
     classes: list[str]
-    rule: str  # in words, with its source
+    rule: str  # a description with its source
     seed: int | None = None
 
     def class_counts(self) -> dict[str, int]:
-        """{class: images}; an image counts for each of its classes."""
+        """{class: number of images}; an image counts for each of its classes."""
         if self.items and "label" in self.items[0].columns:
-            found = Counter(item.columns["label"] for item in self.items)
-            return {name: found[name] for name in self.classes}
+            counts = Counter(item.columns["label"] for item in self.items)
+            return {name: counts[name] for name in self.classes}
         return {
             name: sum(int(item.columns.get(name, 0) == 1) for item in self.items)
             for name in self.classes

@@ -1,6 +1,4 @@
-"""Words with times to sentences, and each sentence with the fixations made while it was thought and
-said.
-"""
+"""Joins timed words to sentences, and gives each sentence the fixations around its dictation."""
 
 from __future__ import annotations
 
@@ -14,12 +12,12 @@ from ..config import UserError
 from ..gaze import Fixations
 from .plan import Plan, Window
 
-# a phrase may hold the end of one sentence and the begin of the next
+# a phrase may hold the end of one sentence and the start of the next
 END = re.compile(r"(?<=\.)\s+")
 
 
 class Word(NamedTuple):
-    """What was said, and when: seconds on the clock of the fixations."""
+    """A spoken text and its times, in seconds on the clock of the fixations."""
 
     text: str
     start: float
@@ -31,14 +29,16 @@ def add_window_arguments(parser: argparse.ArgumentParser) -> None:
         "--windows",
         choices=("none", "sentence"),
         default="none",
-        help="sentence: also the heatmap of each dictated sentence (default: %(default)s)",
+        help="sentence: also writes one heatmap for each dictated sentence (default: %(default)s)",
     )
     parser.add_argument(
         "--lead",
         type=float,
         default=1.5,
         metavar="SECONDS",
-        help="a sentence's window begins that long before its first word (default: %(default)s)",
+        help=(
+            "time from the start of a sentence's window to its first word (default: %(default)s)"
+        ),
     )
 
 
@@ -48,11 +48,11 @@ def check_lead(args: argparse.Namespace) -> None:
 
 
 def join_sentences(words: Sequence[Word]) -> list[Word]:
-    """Sentences with the times of their first and last word.
+    """Sentences with the start of their first word and the end of their last one.
 
-    A sentence ends at a word that ends with a full stop (EGD-CXR glues it to the word, REFLACX
-    gives it a row of its own); the last one may lack it. A dot within a word ("1.5") ends nothing.
-    Sentences without a word, or that take no time, are dropped.
+    A sentence ends at a full stop; the last sentence may lack it. EGD-CXR joins the full stop to
+    the word, REFLACX gives it a row of its own. A dot within a word ("1.5") does not end a
+    sentence. Sentences without a word or without a duration are dropped.
     """
     sentences, open_words = [], []
     for word in words:
@@ -78,10 +78,10 @@ def join_sentences(words: Sequence[Word]) -> list[Word]:
 def make_windows(
     plan: Plan, fixations: Fixations, words: Sequence[Word], lead: float, identity: str
 ) -> tuple[Window, ...]:
-    """One window a sentence, from `lead` seconds before its first word to the end of its last.
+    """One window for each sentence: from `lead` seconds before its first word to its end.
 
-    The REFLACX authors also let no window begin before the previous sentence does; that is not done
-    here.
+    The REFLACX authors also start no window before the start of the previous sentence. This is not
+    done here.
     """
     sentences = join_sentences(words)
     if not sentences:

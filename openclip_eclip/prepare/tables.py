@@ -1,5 +1,6 @@
-"""Reading other people's tables: by column name, plain or compressed, with labels that keep blank
-apart from 0.
+"""Reads the tables of raw data sets, plain or compressed, by column names.
+
+Labels keep blank (not mentioned) apart from 0.
 """
 
 from __future__ import annotations
@@ -18,28 +19,32 @@ LABEL_VALUES = {"": np.nan, "1": 1.0, "1.0": 1.0, "0": 0.0, "0.0": 0.0, "-1": -1
 
 
 def find_table(folder: Path, *names: str) -> Path:
-    """The first of `names` (globs allowed) in `folder`, plain, .gz or .zip; UserError says what was
-    looked for.
+    """The first file of `names` (globs allowed) in `folder`: plain, .gz or .zip.
+
+    Raises:
+        UserError: there is none; the message lists the names and the content of the folder.
     """
     for name in names:
         for suffix in ("", ".gz", ".zip"):
-            found = sorted(folder.glob(name + suffix))
-            if found:
-                return found[0]
-    here = (
+            paths = sorted(folder.glob(name + suffix))
+            if paths:
+                return paths[0]
+    content = (
         sorted(path.name for path in folder.iterdir())[:10] if folder.is_dir() else "no such folder"
     )
     raise UserError(
-        f"{folder}: found none of {', '.join(names)} (plain, .gz or .zip); the folder has {here}."
-        " Is SRC the root of the data set?"
+        f"{folder}: found none of {', '.join(names)} (plain, .gz or .zip); the folder has"
+        f" {content}. Check that SRC is the root of the data set."
     )
 
 
 def read_table(path: Path, required: Sequence[str]) -> pd.DataFrame:
-    """All columns as text, blanks as "", read as `data.table_text` reads; UserError names a missing
-    column.
+    """All columns as text, blanks as "", read by `data.tables.text`.
 
-    Rows are numbered from 1 after the header in every later message.
+    Later messages count rows from 1, after the header.
+
+    Raises:
+        UserError: a required column is missing.
     """
     frame = read_table_text(path, ",", used=required).frame
     missing = [name for name in required if name not in frame]
@@ -52,14 +57,16 @@ def read_table(path: Path, required: Sequence[str]) -> pd.DataFrame:
 
 
 def read_labels(frame: pd.DataFrame, columns: Sequence[str], path: Path) -> np.ndarray:
-    """(rows, columns) float64: 1, 0, -1 (uncertain) or NaN (not mentioned); UserError names file,
-    row, column of another value.
+    """(rows, columns) float64: 1, 0, -1 (uncertain) or NaN (not mentioned).
+
+    Raises:
+        UserError: another value; the message names file, row and column.
     """
     cells = frame[list(columns)]
     values = cells.apply(lambda column: column.str.strip().map(LABEL_VALUES))
     wrong = values.isna() & (cells.apply(lambda column: column.str.strip()) != "")
     if wrong.to_numpy().any():
-        row, column = (int(place[0]) for place in np.nonzero(wrong.to_numpy()))
+        row, column = (int(indices[0]) for indices in np.nonzero(wrong.to_numpy()))
         raise UserError(
             f"{path}, row {row + 1}, column {columns[column]!r}: {cells.iat[row, column]!r};"
             " expected 1, 0, -1 or blank."
@@ -68,7 +75,8 @@ def read_labels(frame: pd.DataFrame, columns: Sequence[str], path: Path) -> np.n
 
 
 def read_numbers(frame: pd.DataFrame, columns: Sequence[str]) -> np.ndarray:
-    """(rows, columns) float64, NaN for blank or what is no number: the caller drops and counts such
-    rows.
+    """(rows, columns) float64; NaN where a cell is blank or no number.
+
+    The caller drops and counts such rows.
     """
     return frame[list(columns)].apply(pd.to_numeric, errors="coerce").to_numpy(dtype=np.float64)

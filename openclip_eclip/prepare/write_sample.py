@@ -1,4 +1,4 @@
-"""One sample's bytes: the image, its heatmap from one or several readers, its sentence windows."""
+"""Encodes one sample: image, heatmap of one or several readers, sentence windows."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from .plan import Item
 
 
 class Written(NamedTuple):
-    """Encoded members; `windows` is (json, npz). `notes`: what was left out of the sample, to be
-    counted.
+    """The encoded sample.
+
+    `windows` is (json, npz). `notes` are the reasons why something was left out, to be counted.
     """
 
     image: bytes
@@ -26,8 +27,11 @@ class Written(NamedTuple):
 
 
 def write_sample(item: Item, options: Options) -> Written:
-    """Read, reduce and encode one sample. FileNotFoundError: no image; ImageError: unreadable or of
-    another size.
+    """Reads, reduces and encodes one sample.
+
+    Raises:
+        FileNotFoundError: there is no image.
+        ImageError: the image is unreadable, or its size is not that of the tables.
     """
     if not item.image.is_file():
         raise FileNotFoundError(2, "no such image", str(item.image))
@@ -38,17 +42,13 @@ def write_sample(item: Item, options: Options) -> Written:
         and item.image.suffix.lower() in (".jpg", ".jpeg")
         and frame.orientation == 1
     ):
-        content = item.image.read_bytes()
-    else:  # upright: maps lie over what is written
+        content = item.image.read_bytes()  # unchanged
+    else:  # upright, so that maps fit the written image
         content = encode_jpeg(image, options.quality)
+    # (height, width) before turning; orientations from 5 on swap the sides
     size = (image.height, image.width) if orientation < 5 else (image.width, image.height)
-    heatmaps = [
-        found
-        for found in (
-            render(annotation, original, size, item.config) for annotation in item.annotations
-        )
-        if found is not None
-    ]
+    rendered = [render(annotation, original, size, item.config) for annotation in item.annotations]
+    heatmaps = [heatmap for heatmap in rendered if heatmap is not None]
     heatmap, notes = merge(heatmaps, item.merge) if heatmaps else None, []
     if heatmap is not None and is_flat(heatmap.values / heatmap.values.max()):
         heatmap = None
@@ -60,49 +60,50 @@ def write_sample(item: Item, options: Options) -> Written:
 
 
 def _annotated_grid(item: Item, frame: Frame) -> tuple[tuple[int, int], int]:
-    """((height, width) of the pixels that positions count, the orientation that turns maps of them
-    upright).
+    """(height, width) of the pixel grid of all positions, and the orientation of that grid.
 
-    The stored pixels, or, where the tables promise the size of the upright picture alone, its own.
-    ImageError: neither.
+    Positions count the stored pixels. If only the upright image has the size of the tables, they
+    count its pixels instead.
+
+    Raises:
+        ImageError: neither has the size of the tables.
     """
     if item.size is None or not _differs(item.size, frame.stored_size):
         return frame.stored_size, frame.orientation
     if _differs(item.size, frame.shown_size):
         raise ImageError(
             f"{item.image}: {frame.stored_size[0]} x {frame.stored_size[1]} pixels (height x"
-            f" width); the tables say {item.size[0]} x {item.size[1]}. Positions of gaze would be"
+            f" width); the tables say {item.size[0]} x {item.size[1]}. Gaze positions would be"
             " wrong: use the original images."
         )
     return frame.shown_size, 1
 
 
-def _differs(promised: tuple[int, int], found: tuple[int, int]) -> bool:
-    """EGD's tables round sides up to even."""
-    return any(not 0 <= p - f <= 1 for p, f in zip(promised, found))
+def _differs(promised: tuple[int, int], actual: tuple[int, int]) -> bool:
+    """Whether two sizes differ; EGD-CXR's tables may round a side up to the next even number."""
+    return any(not 0 <= side - other <= 1 for side, other in zip(promised, actual))
 
 
 def _windows(
     item: Item, original: tuple[int, int], size: tuple[int, int], orientation: int
 ) -> tuple[tuple[bytes, bytes] | None, list[str]]:
-    """Sentences with times, and one uint8 map each, (N, h, w); and why others were left out: no
-    fixation on the image, a map that is the same everywhere, no words.
+    """(json, npz) of the sentences with times and one uint8 map each, (N, h, w); None without any.
+
+    Also returns why sentences were left out: no fixation on the image, a map that is the same
+    everywhere, or no words.
     """
-    kept, notes = [], []
+    sentences, maps, notes = [], [], []
     for window in item.windows:
-        found = render(window.annotation, original, size, item.config)
-        if found is None:
+        heatmap = render(window.annotation, original, size, item.config)
+        if heatmap is None:
             notes.append("windows: sentence without a fixation on the image")
-        elif is_flat(found.values / found.values.max()):
+        elif is_flat(heatmap.values / heatmap.values.max()):
             notes.append("windows: sentence whose map is the same everywhere")
         elif is_missing(window.sentence):
             notes.append("windows: sentence without words")
         else:
-            kept.append((window, found))
-    if not kept:
+            sentences.append((window.sentence, window.start, window.end))
+            maps.append(turn_maps(heatmap.values, orientation))
+    if not sentences:
         return None, notes
-    spoken = [(window.sentence, window.start, window.end) for window, _ in kept]
-    return (
-        encode_windows(spoken, [turn_maps(found.values, orientation) for _, found in kept]),
-        notes,
-    )
+    return encode_windows(sentences, maps), notes

@@ -1,10 +1,9 @@
-"""Writes a plan in chunks: each chunk whole or not at all, by any number of processes and jobs, in
-any order.
+"""Writes a plan in chunks, by any number of processes and jobs, in any order.
 
-A chunk is `shard_size` samples of one split in the plan's order. Its record
-`.chunks/SPLIT-000000.json` is written last, so what has a record is complete and a run that was
-killed goes on with the others. Parts share OUT; whoever finds all records there puts the tables
-together, so parts together equal the whole run byte for byte.
+A chunk is `shard_size` samples of one split, in the plan's order. It is written completely or not
+at all: its record `.chunks/SPLIT-000000.json` is written last. An interrupted run therefore resumes
+with the chunks that have no record. All jobs share OUT; the job that finds all records writes the
+tables. The jobs together write the same bytes as one run.
 """
 
 from __future__ import annotations
@@ -36,31 +35,35 @@ from .write_sample import Written, write_sample
 class Chunk(NamedTuple):
     split: str
     number: int
-    items: Collection[Any]  # one a sample
-    labelled: bool  # an evaluation set: always a table of files
+    items: Collection[Any]  # one for each sample
+    labelled: bool  # of an evaluation set, which is always a table with files
 
     @property
     def name(self) -> str:
         return f"{self.split}-{self.number:06d}"
 
     def record(self, out: Path) -> Path:
-        """Written last: a chunk with a record is whole."""
+        """The file that is written last: a chunk with a record is complete."""
         return out / ".chunks" / f"{self.name}.json"
 
     def is_shard(self, options: Options) -> bool:
+        """Whether this chunk is one .tar file."""
         return options.format == "webdataset" and not self.labelled
 
     def is_whole(self, options: Options) -> bool:
+        """Whether this chunk has been written completely."""
         return self.record(options.out).exists() and (
             not self.is_shard(options) or (options.out / f"{self.name}.tar").exists()
         )
 
 
 def write_plan(plan: Plan, options: Options, parameters: dict[str, Any]) -> str:
-    """Write this part of the plan; the summary line.
+    """Writes this job's part of the plan; returns the summary line.
 
-    `parameters`: everything the result depends on beside the tables. UserError if OUT was begun
-    with others.
+    `parameters`: everything besides the tables that the output depends on.
+
+    Raises:
+        UserError: OUT was started with other parameters.
     """
     begin(plan, options, parameters)
     return write_chunks(plan, options, list(_chunks(plan, options)), write_chunk)
@@ -69,8 +72,9 @@ def write_plan(plan: Plan, options: Options, parameters: dict[str, Any]) -> str:
 def write_chunks(
     plan: Plan, options: Options, chunks: list[Chunk], write: Callable[[Chunk, Options], None]
 ) -> str:
-    """Write those of this part that are not whole, with `write` in the workers; the tables with the
-    last one. The summary.
+    """Writes the incomplete chunks of this job; returns the summary line.
+
+    `write` runs in the worker processes. The job that completes the last chunk writes the tables.
     """
     mine = [chunk for i, chunk in enumerate(chunks) if i % options.part[1] == options.part[0]]
     todo = [chunk for chunk in mine if not chunk.is_whole(options)]
@@ -88,19 +92,23 @@ def write_chunks(
             for future in as_completed(futures):
                 future.result()
                 bar.update(len(futures[future].items))
-        finally:  # after an error, chunks that have not begun need not be
+        finally:  # after an error, do not start further chunks
             pool.shutdown(cancel_futures=True)
     missing = [chunk.name for chunk in chunks if not chunk.is_whole(options)]
     if missing:
         return (
             f"{plan.name}: part {options.part[0]} of {options.part[1]} done; {len(missing)} of"
-            f" {len(chunks)} chunks wait for others"
+            f" {len(chunks)} chunks are left to other parts"
         )
     return finish(plan, options, chunks)
 
 
 def begin(plan: Plan, options: Options, parameters: dict[str, Any]) -> None:
-    """Make OUT, or make sure that it was begun with the same tables, package and settings."""
+    """Creates OUT, or checks that it was started with the same tables, package and settings.
+
+    Raises:
+        UserError: OUT was started with other settings, or holds other files.
+    """
     settings = {
         "data_set": plan.name,
         "version": __version__,
@@ -116,27 +124,27 @@ def begin(plan: Plan, options: Options, parameters: dict[str, Any]) -> None:
     path = options.out / ".chunks" / "settings.json"
     settings = json.loads(json.dumps(settings, default=str))
     if path.exists():
-        begun = read_json(path)
+        earlier = read_json(path)
         different = sorted(
-            key for key in {*begun, *settings} if begun.get(key) != settings.get(key)
+            key for key in {*earlier, *settings} if earlier.get(key) != settings.get(key)
         )
         if different:
             raise UserError(
-                f"{options.out} was begun with other settings ({', '.join(different)}); expected"
-                " the same to go on. Name another folder, or remove it."
+                f"{options.out} was started with other settings ({', '.join(different)}); expected"
+                " the same settings to resume. Name another folder, or remove this one."
             )
         return
     if options.out.exists() and any(entry.name != ".chunks" for entry in options.out.iterdir()):
         raise UserError(
-            f"{options.out} holds files of something else; expected an absent or empty folder. Name"
-            " another one."
+            f"{options.out} holds other files; expected a new or empty folder. Name another one."
         )
     write_whole(path, json.dumps(settings, indent=2).encode())
 
 
 def _chunks(plan: Plan, options: Options) -> Iterator[Chunk]:
+    """All chunks: those of the splits, then those of the evaluation sets."""
     sets = [(name, items, False) for name, items in plan.splits.items()]
-    sets += [(name, found.items, True) for name, found in plan.evaluation.items()]
+    sets += [(name, chosen.items, True) for name, chosen in plan.evaluation.items()]
     for name, items, labelled in sets:
         items = items[: options.limit]
         for number, first in enumerate(range(0, len(items), options.shard_size)):
@@ -144,10 +152,10 @@ def _chunks(plan: Plan, options: Options) -> Iterator[Chunk]:
 
 
 def write_chunk(chunk: Chunk, options: Options) -> None:
-    """All samples of a chunk: one shard, or files and rows; the record last."""
+    """Writes all samples of a chunk, as one shard or as files with rows, and the record last."""
     rows: list[dict[str, Any]] = []
-    skipped: dict[str, str] = {}  # key -> why
-    counted: dict[str, list[str]] = {}  # what was left out of samples -> their keys
+    skipped: dict[str, str] = {}  # key -> reason
+    counted: dict[str, list[str]] = {}  # reason to leave out a part of a sample -> keys
     buffer = io.BytesIO()
     archive = (
         tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT)
@@ -195,9 +203,9 @@ def _add_to_shard(archive: tarfile.TarFile, item: Item, written: Written) -> Non
 
 
 def add_members(archive: tarfile.TarFile, key: str, members: dict[str, bytes]) -> None:
-    """One sample of a shard, {extension: content}."""
+    """Adds one sample, {extension: content}, to a shard."""
     for extension, content in members.items():
-        info = tarfile.TarInfo(f"{key}.{extension}")  # mtime 0, no owner: the same bytes every time
+        info = tarfile.TarInfo(f"{key}.{extension}")  # mtime 0, no owner: always the same bytes
         info.size = len(content)
         archive.addfile(info, io.BytesIO(content))
 
@@ -218,8 +226,9 @@ def _write_files(out: Path, item: Item, written: Written, labelled: bool) -> dic
 def write_files(
     out: Path, key: str, image: bytes, text: str, heatmap: bytes | None
 ) -> dict[str, Any]:
-    """Files of one sample, named by `key` (a plain file name), and its row, with paths relative to
-    the table.
+    """Writes the files of one sample; returns its row, with paths relative to the table.
+
+    `key` is the name of the files, without a suffix.
     """
     row: dict[str, Any] = {
         "filepath": f"images/{key}.jpg",
@@ -233,8 +242,9 @@ def write_files(
 
 
 def finish(plan: Plan, options: Options, chunks: list[Chunk]) -> str:
-    """Tables, sizes.json, recipes of the evaluation sets and the manifest, from the records of all
-    chunks.
+    """Writes what needs all chunks; returns the summary line.
+
+    That is the tables, sizes.json, the recipes of the evaluation sets, and manifest.json.
     """
     records = {chunk.name: _read_record(chunk.record(options.out)) for chunk in chunks}
     skipped = {
@@ -244,32 +254,31 @@ def finish(plan: Plan, options: Options, chunks: list[Chunk]) -> str:
         key, reason = next(iter(skipped.items()))
         raise UserError(
             f"{plan.name}: none of the {len(skipped)} images can be read, such as {key}: {reason}."
-            f" Is their folder the right one? Remove {options.out} before the next try."
+            f" Check the folder of the images, and remove {options.out} before the next try."
         )
     sizes, summary = {}, []
     for split in dict.fromkeys(chunk.split for chunk in chunks):
-        own = [chunk for chunk in chunks if chunk.split == split]
-        summary.append(f"{split} {sum(records[chunk.name]['samples'] for chunk in own)}")
-        if own[0].is_shard(options):
-            sizes.update({f"{chunk.name}.tar": records[chunk.name]["samples"] for chunk in own})
+        of_split = [chunk for chunk in chunks if chunk.split == split]
+        samples = {chunk.name: records[chunk.name]["samples"] for chunk in of_split}
+        summary.append(f"{split} {sum(samples.values())}")
+        if of_split[0].is_shard(options):
+            sizes.update({f"{name}.tar": count for name, count in samples.items()})
         else:
-            write_table(
-                options.out / f"{split}.csv",
-                [row for chunk in own for row in records[chunk.name]["rows"]],
-            )
+            rows = [row for chunk in of_split for row in records[chunk.name]["rows"]]
+            write_table(options.out / f"{split}.csv", rows)
     if sizes:
         write_whole(options.out / "sizes.json", json.dumps(sizes, indent=2).encode())
     for record in records.values():
         for reason, names in record.get("counted", {}).items():
             for name in names:
                 plan.leave_out(reason, name)
-    for name, found in plan.evaluation.items():
-        keys = [item.key for item in found.items[: options.limit] if item.key not in skipped]
+    for name, chosen in plan.evaluation.items():
+        keys = [item.key for item in chosen.items[: options.limit] if item.key not in skipped]
         recipe = {
             "set": name,
-            "rule": found.rule,
-            "seed": found.seed,
-            "classes": found.classes,
+            "rule": chosen.rule,
+            "seed": chosen.seed,
+            "classes": chosen.classes,
             "images": keys,
             "sha256_of_images": hashlib.sha256("\n".join(keys).encode()).hexdigest(),
         }
@@ -289,8 +298,10 @@ def finish(plan: Plan, options: Options, chunks: list[Chunk]) -> str:
 
 
 def _read_record(path: Path) -> dict[str, Any]:
-    """What `write_chunk` left of a chunk. UserError for a damaged one: its chunk is made again once
-    it is gone.
+    """The record of a chunk.
+
+    Raises:
+        UserError: the record is damaged. Once it is removed, its chunk is written again.
     """
     try:
         record = read_json(path)
@@ -305,6 +316,7 @@ def _read_record(path: Path) -> dict[str, Any]:
 
 
 def write_table(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Writes rows as a CSV table; columns that a row lacks are blank."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
     text = io.StringIO()
     table = csv.DictWriter(text, columns, restval="", lineterminator="\n")
@@ -314,6 +326,6 @@ def write_table(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """`gaze.files.write_whole`, in a folder that may not be there yet."""
+    """`gaze.files.write_whole`, in a folder that is created if it is missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     files.write_whole(path, content)

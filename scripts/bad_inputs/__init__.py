@@ -1,1 +1,1 @@
-"""Bad inputs, each with the command that reads it and the words its one-line answer must hold."""
+"""Bad inputs, each with the command that reads it and the words that its answer must contain."""

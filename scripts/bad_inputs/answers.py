@@ -1,4 +1,4 @@
-"""Answers of a language model's HTTP server that are no answers."""
+"""Bad answers of the HTTP server of a language model."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def say(content: bytes, status: int = 200, **headers: str) -> Answer:
 
 
 def drip(handler: BaseHTTPRequestHandler) -> None:
-    """A byte every 0.3 s: always a sign of life, never an answer."""
+    """Sends a byte every 0.3 s, but never a complete answer."""
     handler.send_response(200)
     handler.end_headers()
     for _ in range(400):
@@ -43,7 +43,7 @@ def drip(handler: BaseHTTPRequestHandler) -> None:
 
 
 def drip_headers(handler: BaseHTTPRequestHandler) -> None:
-    """The same before the answer has begun."""
+    """Sends a header every 0.3 s, but never an answer."""
     handler.wfile.write(b"HTTP/1.1 200 OK\r\n")
     for number in range(90):
         handler.wfile.write(f"X-{number}: 1\r\n".encode())
@@ -66,18 +66,18 @@ def raw(content: bytes) -> Answer:
 
 
 def served(answer: Answer, *flags: object) -> Maker:
-    """A server on loopback that lives as long as the case, and the command that asks it."""
+    """A case with a local server, which lives as long as the case, and a command that asks it."""
 
     def make(folder: Path) -> Sequence[object]:
         class Handler(BaseHTTPRequestHandler):
             def log_message(self, *words: object) -> None:
-                """Nothing: its lines would be taken for the command's."""
+                """Prints nothing: the lines would be taken for output of the command."""
 
             def do_POST(self) -> None:
                 self.rfile.read(int(self.headers["Content-Length"]))
                 try:
                     answer(self)
-                except OSError:  # the command went away
+                except OSError:  # the command has closed the connection
                     self.close_connection = True
 
             do_GET = do_POST
@@ -89,22 +89,14 @@ def served(answer: Answer, *flags: object) -> Maker:
         return [
             "report",
             "a.png",
-            "--index",
-            world() / "reports_index",
-            "--model",
-            model(),
-            "--device",
-            "cpu",
-            "--writer",
-            "http",
-            "--llm",
-            "m",
-            "--llm-url",
-            f"http://127.0.0.1:{server.server_address[1]}/v1",
-            "--llm-timeout",
-            2,
-            "--llm-tries",
-            2,
+            *("--index", world() / "reports_index"),
+            *("--model", model()),
+            *("--device", "cpu"),
+            *("--writer", "http"),
+            *("--llm", "m"),
+            *("--llm-url", f"http://127.0.0.1:{server.server_address[1]}/v1"),
+            *("--llm-timeout", 2),
+            *("--llm-tries", 2),
             *flags,
         ]
 
@@ -112,7 +104,7 @@ def served(answer: Answer, *flags: object) -> Maker:
 
 
 def cases() -> Iterator[Case]:
-    found: list[tuple[str, Answer, tuple[str, ...]]] = [
+    answers: list[tuple[str, Answer, tuple[str, ...]]] = [
         ("HTML", say(b"<!doctype html><title>Login</title>"), ("JSON",)),
         ("nothing", say(b""), ("JSON",)),
         ("other keys", say(b'{"answer": 1}'), ("choices",)),
@@ -169,7 +161,7 @@ def cases() -> Iterator[Case]:
         ),
         ("a hung up line", lambda handler: handler.connection.close(), ("a.png",)),
     ]
-    for name, answer, words in found:
+    for name, answer, words in answers:
         yield Case(name, "HTTP answers", served(answer), ("127.0.0.1", *words))
     yield Case(
         "no server",

@@ -1,4 +1,4 @@
-"""The shards of the eCLIP authors: foreign archives, manifests and maps."""
+"""Bad shards in the layout of the eCLIP authors: archives, manifests and maps."""
 
 from __future__ import annotations
 

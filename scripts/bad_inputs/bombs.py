@@ -1,4 +1,4 @@
-"""Small files that unpack to gigabytes, written without ever holding them."""
+"""Small files that unpack to gigabytes, written without holding the gigabytes in memory."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ BLOCK = 1 << 20
 
 
 def deflated(beginning: bytes, zeros: int, wrapped: bool = False) -> bytes:
-    """A deflate stream (in zlib's wrapping or bare) of `beginning` and that many zeros, a kilobyte
-    a megabyte.
+    """A deflate stream of `beginning` and that many zero bytes; a megabyte takes a kilobyte.
+
+    With `wrapped` the stream has zlib's header and checksum.
     """
     packer = zlib.compressobj(9, zlib.DEFLATED, 15 if wrapped else -15)
     head = packer.compress(beginning) + packer.flush(zlib.Z_FULL_FLUSH)
     block = packer.compress(bytes(BLOCK)) + packer.flush(zlib.Z_FULL_FLUSH)
-    # after a full flush equal blocks are equal bytes
+    # after a full flush, equal blocks give equal bytes
     return head + block * -(-zeros // BLOCK) + packer.flush()
 
 
@@ -31,7 +32,7 @@ def npy_header(shape: tuple[int, ...], dtype: str = "<f4") -> bytes:
 
 
 def zipped(name: str, stream: bytes, size: int, *, flags: int = 0, method: int = 8) -> bytes:
-    """A zip archive of one member with these fields, whatever they promise."""
+    """A zip archive of one member with these header fields, true or not."""
     sizes = struct.pack("<III", 0, len(stream), min(size, 0xFFFFFFFE))
     local = (
         struct.pack("<4sHHHHH", b"PK\3\4", 20, flags, method, 0, 33)
@@ -48,7 +49,7 @@ def zipped(name: str, stream: bytes, size: int, *, flags: int = 0, method: int =
 
 
 def npz_bomb(shape: tuple[int, ...], name: str = "a.npy", dtype: str = "<f4") -> bytes:
-    """An npz whose one array really unpacks to `shape`."""
+    """An npz file with one array, which really unpacks to `shape`."""
     header, size = npy_header(shape, dtype), int(np.prod(shape)) * np.dtype(dtype).itemsize
     return zipped(name, deflated(header, size), size + len(header))
 
@@ -65,7 +66,7 @@ def chunk(kind: bytes, content: bytes) -> bytes:
 def png_bomb(
     width: int, height: int, *, bits: int = 8, colour: int = 0, written: int | None = None
 ) -> bytes:
-    """A PNG of zeros; `written`: bytes of pixels really there, all by default."""
+    """A PNG of zeros; `written` is the number of bytes of pixels it holds (default: all)."""
     size = (width * bits // 8 + 1) * height if written is None else written
     header = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
     return (
@@ -77,7 +78,7 @@ def png_bomb(
 
 
 def tiff_header(width: int, height: int) -> bytes:
-    """A little-endian grey TIFF that promises pixels and has none."""
+    """A little-endian grey TIFF whose header promises pixels, without any."""
     entries = [
         (256, 4, 1, width),
         (257, 4, 1, height),

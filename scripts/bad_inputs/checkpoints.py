@@ -1,4 +1,4 @@
-"""Damaged and foreign checkpoints, resumed, exported and measured."""
+"""Damaged and foreign checkpoints, which are resumed, exported and evaluated."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .world import Maker, put, table, train, world
 
 
 def run_copy(change: Callable[[Path], object], command: list[object]) -> Maker:
-    """The world's finished run as logs/run, its checkpoint changed by `change(file)`."""
+    """A case with a copy of the good run in logs/run, whose checkpoint `change(file)` changes."""
 
     def make(folder: Path) -> list[object]:
         shutil.copytree(world() / "logs", folder / "logs")
@@ -23,12 +23,12 @@ def run_copy(change: Callable[[Path], object], command: list[object]) -> Maker:
     return make
 
 
-def flip(place: float, count: int = 64) -> Callable[[Path], object]:
-    """Other bytes at that share of the file."""
+def flip(position: float, count: int = 64) -> Callable[[Path], object]:
+    """Changes `count` bytes at a position, given as a share of the file's length."""
 
     def change(path: Path) -> None:
         content = bytearray(path.read_bytes())
-        first = int(len(content) * place)
+        first = int(len(content) * position)
         content[first : first + count] = bytes(
             value ^ 0x55 for value in content[first : first + count]
         )
@@ -38,20 +38,20 @@ def flip(place: float, count: int = 64) -> Callable[[Path], object]:
 
 
 def saved(edit: Callable[[dict], object]) -> Callable[[Path], object]:
-    """The checkpoint saved again with other content."""
+    """Saves the checkpoint again with changed content."""
 
     def change(path: Path) -> None:
         import torch
 
-        found = torch.load(path, weights_only=True)
-        found = edit(found) or found
-        torch.save(found, path)
+        content = torch.load(path, weights_only=True)
+        content = edit(content) or content
+        torch.save(content, path)
 
     return change
 
 
 class Evil:
-    """Unpickled, it writes a file."""
+    """An object that writes a file when it is unpickled."""
 
     def __reduce__(self) -> tuple:
         import os
@@ -59,38 +59,28 @@ class Evil:
         return os.system, ("touch ran_code",)
 
 
-def _nan(found: dict) -> None:
-    key = next(name for name in found["state_dict"] if name.endswith("visual.proj"))
-    found["state_dict"][key] = found["state_dict"][key] * float("nan")
+def _nan(content: dict) -> None:
+    key = next(name for name in content["state_dict"] if name.endswith("visual.proj"))
+    content["state_dict"][key] = content["state_dict"][key] * float("nan")
 
 
 def _checkpoint_cases() -> Iterator[tuple[str, Maker, tuple[str, ...]]]:
     export = ["export", "logs/run", "exported"]
     resume = train(
-        "--train-data",
-        "train.csv",
-        "--epochs",
-        2,
-        "--resume",
-        "logs/run/checkpoints/epoch_1.pt",
-        "--name",
-        "again",
+        *("--train-data", "train.csv"),
+        *("--epochs", 2),
+        *("--resume", "logs/run/checkpoints/epoch_1.pt"),
+        *("--name", "again"),
     )
     measured = [
         "evaluate",
         "retrieval",
-        "--model",
-        "logs/run",
-        "--device",
-        "cpu",
-        "--workers",
-        0,
-        "--cache",
-        "none",
-        "--out",
-        "out",
-        "--data",
-        "train.csv",
+        *("--model", "logs/run"),
+        *("--device", "cpu"),
+        *("--workers", 0),
+        *("--cache", "none"),
+        *("--out", "out"),
+        *("--data", "train.csv"),
     ]
     damages = [
         (
@@ -101,16 +91,16 @@ def _checkpoint_cases() -> Iterator[tuple[str, Maker, tuple[str, ...]]]:
         ("text", lambda path: path.write_text("hello")),
         ("bytes flipped early", flip(0.3)),
         ("bytes flipped late", flip(0.8)),
-        ("a pickle that runs code", saved(lambda found: {**found, "extra": Evil()})),
-        ("a list", saved(lambda found: [1, 2])),
-        ("no state_dict", saved(lambda found: {"epoch": 1})),
+        ("a pickle that runs code", saved(lambda content: {**content, "extra": Evil()})),
+        ("a list", saved(lambda content: [1, 2])),
+        ("no state_dict", saved(lambda content: {"epoch": 1})),
         (
             "a tensor of another shape",
             saved(
-                lambda found: found["state_dict"].update(
+                lambda content: content["state_dict"].update(
                     {
                         key: value[:1]
-                        for key, value in found["state_dict"].items()
+                        for key, value in content["state_dict"].items()
                         if key.endswith("visual.proj")
                     }
                 )
@@ -148,7 +138,7 @@ def _checkpoint_cases() -> Iterator[tuple[str, Maker, tuple[str, ...]]]:
     )
     yield (
         "resume of no epoch",
-        run_copy(saved(lambda found: found.update(epoch="two")), resume),
+        run_copy(saved(lambda content: content.update(epoch="two")), resume),
         ("epoch_1.pt",),
     )
     yield (

@@ -1,4 +1,4 @@
-"""Model folders whose open_clip_config.json is damaged, and models that are none."""
+"""Model folders with a damaged open_clip_config.json, and models that do not exist."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ FILE = "open_clip_config.json"
 def config(
     change: Callable[[dict], Any] | bytes, what: str = "train", weights: bool = False
 ) -> Maker:
-    """A model folder m/ with another config, for one of three commands."""
+    """A case with a model folder m/ whose config is changed, for one of three commands."""
 
     def make(folder: Path) -> list[object]:
         (folder / "m").mkdir()
-        found = copy.deepcopy(CONFIG)
-        found = change if isinstance(change, bytes) else change(found) or found
+        loaded = copy.deepcopy(CONFIG)
+        loaded = change if isinstance(change, bytes) else change(loaded) or loaded
         (folder / "m" / FILE).write_bytes(
-            found if isinstance(found, bytes) else json.dumps(found).encode()
+            loaded if isinstance(loaded, bytes) else json.dumps(loaded).encode()
         )
         if weights:
             shutil.copy(world() / "model" / "open_clip_model.safetensors", folder / "m")
@@ -35,33 +35,27 @@ def config(
         return [
             "evaluate",
             "retrieval",
-            "--model",
-            "m" if what == "folder" else "local-dir:m",
-            "--device",
-            "cpu",
-            "--workers",
-            0,
-            "--cache",
-            "none",
-            "--out",
-            "out",
-            "--data",
-            "train.csv",
+            *("--model", "m" if what == "folder" else "local-dir:m"),
+            *("--device", "cpu"),
+            *("--workers", 0),
+            *("--cache", "none"),
+            *("--out", "out"),
+            *("--data", "train.csv"),
         ]
 
     return make
 
 
 def eclip(settings: object) -> Maker:
-    return config(lambda found: found["model_cfg"].update(eclip_cfg=settings))
+    return config(lambda loaded: loaded["model_cfg"].update(eclip_cfg=settings))
 
 
 def vision(**settings: object) -> Callable[[dict], None]:
-    return lambda found: found["model_cfg"]["vision_cfg"].update(settings)
+    return lambda loaded: loaded["model_cfg"]["vision_cfg"].update(settings)
 
 
 def text(**settings: object) -> Callable[[dict], None]:
-    return lambda found: found["model_cfg"]["text_cfg"].update(settings)
+    return lambda loaded: loaded["model_cfg"]["text_cfg"].update(settings)
 
 
 def _config_cases() -> Iterator[tuple[str, Maker, tuple[str, ...]]]:
@@ -71,40 +65,40 @@ def _config_cases() -> Iterator[tuple[str, Maker, tuple[str, ...]]]:
         ("a list", config(b"[1, 2]"), (FILE,)),
         ("JSON of brackets", config(b"[" * 100000), (FILE,)),
         ("not UTF-8", config(b"\xff\xfe{}"), (FILE,)),
-        ("no model_cfg", config(lambda found: {"preprocess_cfg": {}}), (FILE, "model_cfg")),
+        ("no model_cfg", config(lambda loaded: {"preprocess_cfg": {}}), (FILE, "model_cfg")),
         (
             "model_cfg a text",
-            config(lambda found: {**found, "model_cfg": "ViT-B-16"}),
+            config(lambda loaded: {**loaded, "model_cfg": "ViT-B-16"}),
             (FILE, "model_cfg"),
         ),
         (
             "no embed_dim",
-            config(lambda found: found["model_cfg"].pop("embed_dim") and None),
+            config(lambda loaded: loaded["model_cfg"].pop("embed_dim") and None),
             (FILE, "embed_dim"),
         ),
         (
             "embed_dim a text",
-            config(lambda found: found["model_cfg"].update(embed_dim="wide")),
+            config(lambda loaded: loaded["model_cfg"].update(embed_dim="wide")),
             (FILE, "embed_dim"),
         ),
         (
             "embed_dim negative",
-            config(lambda found: found["model_cfg"].update(embed_dim=-4)),
+            config(lambda loaded: loaded["model_cfg"].update(embed_dim=-4)),
             (FILE,),
         ),
         (
             "no vision_cfg",
-            config(lambda found: found["model_cfg"].pop("vision_cfg") and None),
+            config(lambda loaded: loaded["model_cfg"].pop("vision_cfg") and None),
             (FILE, "vision_cfg"),
         ),
         (
             "no text_cfg",
-            config(lambda found: found["model_cfg"].pop("text_cfg") and None),
+            config(lambda loaded: loaded["model_cfg"].pop("text_cfg") and None),
             (FILE, "text_cfg"),
         ),
         (
             "unknown key",
-            config(lambda found: found["model_cfg"].update(embed_dims=4)),
+            config(lambda loaded: loaded["model_cfg"].update(embed_dims=4)),
             (FILE, "embed_dims"),
         ),
         ("unknown key of the tower", config(vision(layer=3)), (FILE, "layer")),
@@ -122,12 +116,12 @@ def _config_cases() -> Iterator[tuple[str, Maker, tuple[str, ...]]]:
         ),
         (
             "preprocess_cfg a list",
-            config(lambda found: {**found, "preprocess_cfg": [1]}),
+            config(lambda loaded: {**loaded, "preprocess_cfg": [1]}),
             (FILE, "preprocess_cfg"),
         ),
         (
             "mean a text",
-            config(lambda found: {**found, "preprocess_cfg": {"mean": "dark"}}, "evaluate", True),
+            config(lambda loaded: {**loaded, "preprocess_cfg": {"mean": "dark"}}, "evaluate", True),
             (FILE, "mean"),
         ),
         ("eclip_cfg a list", eclip([1]), ("eclip_cfg",)),
@@ -166,7 +160,7 @@ def _config_cases() -> Iterator[tuple[str, Maker, tuple[str, ...]]]:
         ("eclip_cfg: own_pairs a number", eclip({"own_pairs": 3}), ("own_pairs",)),
         (
             "evaluation of a folder without weights",
-            config(lambda found: None, "folder"),
+            config(lambda loaded: None, "folder"),
             ("m", "weights"),
         ),
         ("evaluation of a broken config", config(b"{", "evaluate"), (FILE,)),
@@ -194,14 +188,10 @@ def _config_cases() -> Iterator[tuple[str, Maker, tuple[str, ...]]]:
                 [
                     "evaluate",
                     "retrieval",
-                    "--model",
-                    "ViT-Z-99",
-                    "--pretrained",
-                    "random",
-                    "--data",
-                    "t.csv",
-                    "--out",
-                    "out",
+                    *("--model", "ViT-Z-99"),
+                    *("--pretrained", "random"),
+                    *("--data", "t.csv"),
+                    *("--out", "out"),
                 ],
             ),
             ("ViT-Z-99",),
@@ -213,14 +203,10 @@ def _config_cases() -> Iterator[tuple[str, Maker, tuple[str, ...]]]:
                 [
                     "evaluate",
                     "retrieval",
-                    "--model",
-                    "ViT-B-32",
-                    "--pretrained",
-                    "nowhere",
-                    "--data",
-                    "t.csv",
-                    "--out",
-                    "out",
+                    *("--model", "ViT-B-32"),
+                    *("--pretrained", "nowhere"),
+                    *("--data", "t.csv"),
+                    *("--out", "out"),
                 ],
             ),
             ("nowhere",),
@@ -232,16 +218,11 @@ def _config_cases() -> Iterator[tuple[str, Maker, tuple[str, ...]]]:
                 [
                     "evaluate",
                     "retrieval",
-                    "--model",
-                    "RN50",
-                    "--pretrained",
-                    "w.pt",
-                    "--data",
-                    "t.csv",
-                    "--out",
-                    "out",
-                    "--device",
-                    "cpu",
+                    *("--model", "RN50"),
+                    *("--pretrained", "w.pt"),
+                    *("--data", "t.csv"),
+                    *("--out", "out"),
+                    *("--device", "cpu"),
                 ],
             ),
             ("w.pt",),
@@ -251,11 +232,11 @@ def _config_cases() -> Iterator[tuple[str, Maker, tuple[str, ...]]]:
 
 def cases() -> Iterator[Case]:
     yield from (Case(name, "model configs", make, words) for name, make, words in _config_cases())
-    untrained = config(lambda found: None, "evaluate")
+    untrained = config(lambda loaded: None, "evaluate")
     yield Case(
         "evaluation without weights", "model configs", untrained, ("m", "random"), warns=True
     )
-    unknown = config(lambda found: {**found, "preprocess_cfg": {"meen": [0.5]}}, "evaluate", True)
+    unknown = config(lambda loaded: {**loaded, "preprocess_cfg": {"meen": [0.5]}}, "evaluate", True)
     yield Case(
         "preprocess_cfg of an unknown key", "model configs", unknown, (FILE, "meen"), warns=True
     )

@@ -1,4 +1,4 @@
-"""Flags of training that no run can have."""
+"""Values of training flags that are errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Gaze tables of EGD-CXR and REFLACX, and annotations given to the gaze package."""
+"""Bad gaze tables of EGD-CXR and REFLACX, and bad annotations for the gaze package."""
 
 from __future__ import annotations
 
@@ -19,10 +19,8 @@ def egd(change: Change, *flags: object) -> Maker:
             "egd-cxr",
             "egd",
             "out",
-            "--images",
-            "mimic",
-            "--sigma",
-            3,
+            *("--images", "mimic"),
+            *("--sigma", 3),
             *TAIL,
             *flags,
         ]
@@ -54,7 +52,7 @@ def _gaze_cases() -> Iterator[tuple[str, Maker, tuple[str, ...]]]:
             egd(cell(sheet, 2, "path", "files/x.dcm")),
             (sheet, "row 2", "path"),
         ),
-        ("EGD: a film twice", egd(cell(sheet, 2, "dicom_id", trees.dicom(0))), (sheet, "row 2")),
+        ("EGD: an image twice", egd(cell(sheet, 2, "dicom_id", trees.dicom(0))), (sheet, "row 2")),
         ("EGD: no positions", egd(without(fixations, "X_ORIGINAL")), (fixations, "X_ORIGINAL")),
         (
             "EGD: positions of text",
@@ -208,7 +206,7 @@ def _all_cells(path: Path, column: str, value: str) -> None:
     frame.to_csv(path, index=False)
 
 
-# annotation given to the gaze package: the table as the user has it, and what draws it
+# an annotation for the gaze package: its table, and the call that draws it
 DRAW = """
 import sys
 import pandas as pd

@@ -1,9 +1,8 @@
-"""Runs commands in forks of one process that has imported everything: a few hundredths of a second
-each, not eight seconds.
+"""Runs commands in forks of one process that has already imported everything.
 
-A case writes its bad input into a folder of its own, in the child, and names a command. The child's
-output, exit code, time and memory say whether the input was answered as it should be: one sentence,
-no traceback, within the limits.
+A fork takes a few hundredths of a second, a new Python process eight seconds. A case writes its bad
+input into its own folder, in the child, and names a command. The command must answer with one
+sentence and without a traceback, within the limits of time and memory.
 """
 
 from __future__ import annotations
@@ -22,22 +21,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-SECONDS = 20.0  # a case that takes longer is wrong
-MIB = 1024  # beside what the idle process has
-RESERVED = (
-    2 << 30
-    # bytes of address space beside the idle process's: a bomb fails here, not the machine
-)
+SECONDS = 20.0  # time limit of a case
+MIB = 1024  # memory limit, in addition to the idle process
+# bytes of address space in addition to the idle process: a decompression bomb fails in its child
+RESERVED = 2 << 30
 LONGEST = 4000  # characters of an answer
 SAYS = re.compile(r"^(?:[^\n:]*: |\s*)(?:error|problem): ", re.MULTILINE)
 
 
 @dataclass(frozen=True)
 class Case:
-    """`make(folder)` writes the input and returns the command, `[name, argument, ...]`; all `words`
-    must be in the answer, `a|b` is either.
+    """One bad input.
 
-    `warns`: the command may end well, its answer is then any line of its output.
+    `make(folder)` writes the input and returns the command, `[name, argument, ...]`. The answer
+    must contain all `words`; `a|b` means a or b. With `warns` the command may succeed; its whole
+    output is then the answer.
     """
 
     name: str
@@ -49,25 +47,26 @@ class Case:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a child did. `code`: exit code, negative for a signal, None if it was stopped by the
-    time limit.
+    """The result of a child.
+
+    `code` is the exit code, negative for a signal, None if the time limit stopped the child.
     """
 
     code: int | None
     output: str
     seconds: float
-    mib: float
+    mib: float  # peak memory in addition to the idle process
     cpu: float  # seconds
 
     @property
     def answer(self) -> str:
-        """From the first `error: ` or `problem: ` on; "" without one."""
-        found = SAYS.search(self.output)
-        return self.output[found.start() :].strip() if found else ""
+        """The output from the first `error: ` or `problem: ` on; "" without one."""
+        match = SAYS.search(self.output)
+        return self.output[match.start() :].strip() if match else ""
 
 
 def run_command(words: Sequence[object]) -> int:
-    """One of the package's commands in this process; its exit code."""
+    """Runs a command of the package in this process; returns its exit code."""
     name, *rest = map(str, words)
     sys.argv = [name, *rest]
     if name == "train":
@@ -93,7 +92,7 @@ def run_command(words: Sequence[object]) -> int:
 
 
 def import_everything() -> None:
-    """What the commands need, so that no child imports it again."""
+    """Imports everything that the commands need, so that no child imports it again."""
     import gc
 
     sys.argv = ["reliability"]
@@ -123,11 +122,14 @@ def import_everything() -> None:
     for module in (*more, *(module for module, _ in (*TASKS.values(), *DATASETS.values()))):
         import_module(module)
     gc.collect()
-    gc.freeze()  # the collector of a child would write to, and so copy, everything that it looks at
+    gc.freeze()  # otherwise the collector of a child writes to all shared memory, which copies it
 
 
 def start(work: Callable[[], int], folder: Path, limits: bool = True) -> int:
-    """Fork a child that does `work` in `folder`, its output in folder/.output; the process id."""
+    """Forks a child that does `work` in `folder`, with its output in folder/.output.
+
+    Returns the process id.
+    """
     sys.stdout.flush()
     sys.stderr.flush()
     pid = os.fork()
@@ -141,10 +143,8 @@ def start(work: Callable[[], int], folder: Path, limits: bool = True) -> int:
         os.dup2(output, 1)
         os.dup2(output, 2)
         if limits:
-            size = (
-                int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-                + RESERVED
-            )
+            pages = int(Path("/proc/self/statm").read_text().split()[0])
+            size = pages * resource.getpagesize() + RESERVED
             resource.setrlimit(resource.RLIMIT_AS, (size, size))
         Path(".idle").write_text(str(idle_memory()))
         code = work()
@@ -152,7 +152,7 @@ def start(work: Callable[[], int], folder: Path, limits: bool = True) -> int:
         if isinstance(stop.code, str):
             sys.stderr.write(f"{stop.code}\n")
         code = stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
-    except BaseException:  # what Python itself would print
+    except BaseException:  # print it as Python would
         traceback.print_exc()
         code = 1
     finally:
@@ -162,8 +162,9 @@ def start(work: Callable[[], int], folder: Path, limits: bool = True) -> int:
 
 
 def finish(pid: int, folder: Path, began: float, limit: float) -> Outcome:
-    """Wait for a child, at most until `limit` seconds after `began`; its whole process group ends
-    with it.
+    """Waits for a child, at most until `limit` seconds after `began`.
+
+    Its whole process group ends with it.
     """
     watched = select.poll()
     descriptor = os.pidfd_open(pid)
@@ -175,7 +176,7 @@ def finish(pid: int, folder: Path, began: float, limit: float) -> Outcome:
         os.killpg(pid, signal.SIGKILL)
     _, status, used = os.wait4(pid, 0)
     try:
-        os.killpg(pid, signal.SIGKILL)  # whatever it started
+        os.killpg(pid, signal.SIGKILL)  # processes that the child started
     except ProcessLookupError:
         pass
     output = (folder / ".output").read_text(encoding="utf-8", errors="replace")
@@ -194,44 +195,42 @@ def idle_memory() -> float:
 
 
 def busy() -> float:
-    """How many times longer than alone a process waits for a core; time limits mean an idle
-    machine.
-    """
+    """The factor by which other load slows a process; time limits are for an idle machine."""
     return max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
 
 
 def run_case(case: Case, folder: Path, limit: float = SECONDS) -> Outcome:
-    """Make the input and run its command in a child."""
+    """Writes the input of a case and runs its command in a child."""
     folder.mkdir(parents=True)
     began = time.monotonic()
     pid = start(lambda: run_command(case.make(Path())), folder)
-    found = finish(pid, folder, began, limit * busy())
+    outcome = finish(pid, folder, began, limit * busy())
     shutil.rmtree(folder, ignore_errors=True)
-    return found
+    return outcome
 
 
-def fault_of(case: Case, found: Outcome) -> str:
-    """Why the outcome is wrong; "" if it is right."""
-    if found.code is None:
+def fault_of(case: Case, outcome: Outcome) -> str:
+    """Why an outcome is wrong; "" if it is right."""
+    if outcome.code is None:
         return f"no end within {SECONDS:g} s"
-    if "Traceback (most recent call last)" in found.output:
-        return f"traceback: {found.output.strip().splitlines()[-1][:160]}"
-    if found.code < 0 or found.code > 128:
-        return f"ended by signal {-found.code if found.code < 0 else found.code - 128}"
-    if found.mib > MIB:
-        return f"{found.mib:.0f} MiB"
-    if case.warns and not found.code:
-        return _missing(case.words, found.output, "no line")
-    if not found.code:
+    if "Traceback (most recent call last)" in outcome.output:
+        return f"traceback: {outcome.output.strip().splitlines()[-1][:160]}"
+    if outcome.code < 0 or outcome.code > 128:
+        return f"ended by signal {-outcome.code if outcome.code < 0 else outcome.code - 128}"
+    if outcome.mib > MIB:
+        return f"{outcome.mib:.0f} MiB"
+    if case.warns and not outcome.code:
+        return _missing(case.words, outcome.output, "no line")
+    if not outcome.code:
         return "exit code 0"
-    if not found.answer:
-        return f"exit code {found.code} without a line 'error: ...'"
-    errors = len(re.findall(r"^(?:[^\n:]*: )?error: ", found.output, re.MULTILINE))
+    if not outcome.answer:
+        return f"exit code {outcome.code} without a line 'error: ...'"
+    errors = len(re.findall(r"^(?:[^\n:]*: )?error: ", outcome.output, re.MULTILINE))
     if errors > 1:
         return f"{errors} lines 'error: ...'"
-    if len(found.answer) > LONGEST:
-        return f"an answer of {len(found.answer)} characters"
-    return _missing(case.words, found.answer, "the answer does not")
+    if len(outcome.answer) > LONGEST:
+        return f"an answer of {len(outcome.answer)} characters"
+    return _missing(case.words, outcome.answer, "the answer does not")
 
 
 def _missing(words: Iterable[str], text: str, who: str) -> str:
@@ -242,11 +241,11 @@ def _missing(words: Iterable[str], text: str, who: str) -> str:
 
 
 def run_all(cases: Sequence[Case], folder: Path, say: Callable[[str], object]) -> list[dict]:
-    """A record a case, in order; a line through `say` for each that is wrong."""
+    """One record for each case, in order; `say` gets a line for each wrong outcome."""
     records = []
     for number, case in enumerate(cases):
-        found = run_case(case, folder / f"{number:03d}")
-        fault = fault_of(case, found)
+        outcome = run_case(case, folder / f"{number:03d}")
+        fault = fault_of(case, outcome)
         if fault:
             say(f"wrong: {case.kind}: {case.name}: {fault}\n")
         records.append(
@@ -255,11 +254,11 @@ def run_all(cases: Sequence[Case], folder: Path, say: Callable[[str], object]) -
                 "kind": case.kind,
                 "right": not fault,
                 "fault": fault,
-                "code": found.code,
-                "seconds": round(found.seconds, 2),
-                "cpu": round(found.cpu, 2),
-                "mib": round(max(0.0, found.mib)),
-                "answer": (found.answer or found.output[-300:])[:600],
+                "code": outcome.code,
+                "seconds": round(outcome.seconds, 2),
+                "cpu": round(outcome.cpu, 2),
+                "mib": round(max(0.0, outcome.mib)),
+                "answer": (outcome.answer or outcome.output[-300:])[:600],
             }
         )
     return records

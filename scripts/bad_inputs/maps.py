@@ -1,4 +1,4 @@
-"""Heatmaps, in tables and shards, and sentence windows."""
+"""Bad heatmaps in tables and shards, and bad sentence windows."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ WHERE = ("train.csv", "row 2", "heatmap")
 def in_table(
     content: bytes, suffix: str, command: tuple[object, ...] = ("check", "train.csv")
 ) -> Maker:
-    """Row 2 of a table names a heatmap of this content."""
+    """A case with a table whose row 2 names a heatmap of this content."""
     lines = rows()
     lines[2] = f"images/1.png,A nodule.,bad.{suffix},1,1,test"
     return put({f"bad.{suffix}": content, "train.csv": "\n".join(lines) + "\n"}, list(command))
@@ -61,7 +61,7 @@ def in_shard(content: bytes, suffix: str) -> Maker:
 
 
 def floats(**changes: float) -> np.ndarray:
-    """The good map with one cell of another value."""
+    """The good map with other values in some cells."""
     values = GOOD.astype(np.float32)
     for name, value in changes.items():
         values[0, 0] = value
@@ -76,7 +76,7 @@ def picture(mode: str, kind: str = "PNG") -> bytes:
 
 
 def csr(**changes: object) -> bytes:
-    """A sparse map as SciPy writes it, with other arrays."""
+    """A sparse map as SciPy writes it, with some arrays changed."""
     from scipy.sparse import csr_matrix
 
     matrix = csr_matrix(GOOD.astype(np.float32))
@@ -94,9 +94,9 @@ def csr(**changes: object) -> bytes:
 
 def archive(members: Mapping[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> bytes:
     stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w", method) as found:
+    with zipfile.ZipFile(stream, "w", method) as file:
         for name, content in members.items():
-            found.writestr(name, content)
+            file.writestr(name, content)
     return stream.getvalue()
 
 
@@ -186,7 +186,7 @@ def csr_pointer() -> np.ndarray:
 
 
 def windows(text: object, maps: bytes | None, *, train_on: bool = False) -> Maker:
-    """Row 1 of a table with these sentence windows; `text` bytes, or what becomes JSON."""
+    """A case with these sentence windows in row 1; `text` is bytes, or an object for JSON."""
 
     def make(folder: Path) -> list[object]:
         link_images(folder)

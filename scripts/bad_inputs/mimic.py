@@ -1,4 +1,4 @@
-"""MIMIC-CXR in damaged forms, and the flags that all of `prepare` shares."""
+"""Damaged copies of MIMIC-CXR, and bad values of the flags that all data sets share."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from . import mimic_trees as trees  # the exact on-disk form, as the tests of prepare have it
+from . import mimic_trees as trees
 from .bombs import deflated, png_bomb
 from .harness import Case
 from .world import Maker, put
@@ -31,7 +31,7 @@ def write(name: str, content: bytes | str) -> Change:
 
 
 def cell(name: str, row: int, column: str, value: object) -> Change:
-    """A table with another cell; rows count from 1."""
+    """Changes one cell of a table; rows count from 1."""
 
     def change(root: Path) -> None:
         import pandas as pd
@@ -62,7 +62,7 @@ METADATA, SPLIT, LABELS = (
 
 
 def as_zip(name: str, members: dict[str, bytes]) -> Change:
-    """The table as a zip of these members instead of the .gz."""
+    """Replaces the .gz table by a zip archive of these members."""
 
     def change(root: Path) -> None:
         (root / name).unlink()
@@ -145,12 +145,12 @@ def _mimic_cases() -> Iterator[tuple[str, Maker, tuple[str, ...]]]:
         ),
         (
             "MIMIC: an unreadable image",
-            mimic(lambda root: trees.film(root, 0).write_bytes(b"x")),
+            mimic(lambda root: trees.image_file(root, 0).write_bytes(b"x")),
             (trees.dicom(0),),
         ),
         (
             "MIMIC: an image of 3.6 GB",
-            mimic(lambda root: trees.film(root, 0).write_bytes(png_bomb(60000, 60000))),
+            mimic(lambda root: trees.image_file(root, 0).write_bytes(png_bomb(60000, 60000))),
             (trees.dicom(0),),
         ),
         ("MIMIC: a report that is a folder", mimic(_report_folder), ("s59000000.txt",)),
@@ -162,7 +162,7 @@ def _mimic_cases() -> Iterator[tuple[str, Maker, tuple[str, ...]]]:
         ("prepare: --limit -1", mimic(lambda root: None, "--limit", "-1"), ("--limit",)),
         ("prepare: --shard-size 0", mimic(lambda root: None, "--shard-size", 0), ("--shard-size",)),
         (
-            "prepare: OUT of something else",
+            "prepare: OUT holds other files",
             mimic(
                 lambda root: [
                     (root.parent / "out").mkdir(),
@@ -177,7 +177,7 @@ def _mimic_cases() -> Iterator[tuple[str, Maker, tuple[str, ...]]]:
             ("out",),
         ),
         (
-            "prepare: OUT begun with broken settings",
+            "prepare: OUT started with broken settings",
             mimic(
                 lambda root: [
                     (root.parent / "out" / ".chunks").mkdir(parents=True),
@@ -219,7 +219,7 @@ def _broken_chunk(root: Path) -> None:
 
 
 def _report_folder(root: Path) -> None:
-    path = trees.report_path(root, *trees.FILMS[0][:2])
+    path = trees.report_path(root, *trees.IMAGES[0][:2])
     path.unlink()
     path.mkdir()
 

@@ -1,5 +1,6 @@
-"""MIMIC-CXR, EGD-CXR and REFLACX in miniature: the exact on-disk form, invented ids and values,
-each known trap once.
+"""Small copies of MIMIC-CXR, EGD-CXR and REFLACX, with invented ids and values.
+
+Their files have exactly the form of the releases. Each known trap of the data occurs once.
 """
 
 from __future__ import annotations
@@ -42,16 +43,16 @@ REPORT = """\
 
  IMPRESSION: No acute process.
 """
-FILMS = [  # subject, study, view, code, split; trap
+IMAGES = [  # subject, study, view, code, split; trap
     ("19000000", "59000000", "PA", "", "train"),  # 0
-    ("19000000", "59000000", "AP", "", "train"),  # 1: second frontal film of the study
+    ("19000000", "59000000", "AP", "", "train"),  # 1: second frontal image of the study
     ("19000000", "59000000", "LATERAL", "", "train"),  # 2
     ("19000001", "59000001", "", "postero-anterior", "validate"),  # 3: view blank, code says PA
     ("19000002", "59000002", "PA", "", "test"),  # 4: report without headers
     ("19000003", "59000003", "PA", "", "train"),  # 5: no report
     ("19000004", "59000004", "AP", "", "train"),  # 6: empty report
     ("18000005", "59000005", "AP", "", "train"),  # 7: no label row; a byte that is no UTF-8
-    ("19000006", "59000006", "PA", "", "train"),  # 8: film missing
+    ("19000006", "59000006", "PA", "", "train"),  # 8: image missing
     ("19000007", "59000007", "AP AXIAL", "", "train"),  # 9: neither frontal nor lateral
     ("19000008", "59000008", "PA", "", "train"),  # 10: neither section
 ]
@@ -61,16 +62,16 @@ def dicom(i: int) -> str:
     return f"{i:08x}-bbbbbbbb-cccccccc-dddddddd-eeeeeeee"
 
 
-def film(root: Path, i: int) -> Path:
-    subject, study, *_ = FILMS[i]
+def image_file(root: Path, i: int) -> Path:
+    subject, study, *_ = IMAGES[i]
     return image_path(root, subject, study, dicom(i))
 
 
 def write_mimic(root: Path) -> Path:
     """The JPG tree and the reports' tree under one root, as the default of --reports wants it."""
     rng, metadata = np.random.default_rng(0), []
-    for i, (subject, study, view, code, split) in enumerate(FILMS):
-        path = film(root, i)
+    for i, (subject, study, view, code, split) in enumerate(IMAGES):
+        path = image_file(root, i)
         path.parent.mkdir(parents=True, exist_ok=True)
         if i != 8:
             Image.fromarray(rng.integers(0, 256, (HEIGHT, WIDTH), dtype=np.uint8)).save(path)
@@ -94,20 +95,20 @@ def write_mimic(root: Path) -> Path:
                 "split": split,
             }
         )
-    report_path(root, *FILMS[4][:2]).write_text(
+    report_path(root, *IMAGES[4][:2]).write_text(
         " FINAL REPORT\n Compared with before.\n \n Nothing has ___ changed.\n \n Still clear.\n"
     )
-    report_path(root, *FILMS[5][:2]).unlink()
-    report_path(root, *FILMS[6][:2]).write_text("")
-    report_path(root, *FILMS[7][:2]).write_bytes(b" FINAL REPORT\n IMPRESSION: Caf\xe9 au lait.\n")
-    report_path(root, *FILMS[10][:2]).write_text(" FINAL REPORT\n TECHNIQUE: Two pictures.\n")
+    report_path(root, *IMAGES[5][:2]).unlink()
+    report_path(root, *IMAGES[6][:2]).write_text("")
+    report_path(root, *IMAGES[7][:2]).write_bytes(b" FINAL REPORT\n IMPRESSION: Caf\xe9 au lait.\n")
+    report_path(root, *IMAGES[10][:2]).write_text(" FINAL REPORT\n TECHNIQUE: Two pictures.\n")
     table = pd.DataFrame(metadata)
     table.drop(columns="split").to_csv(root / "mimic-cxr-2.0.0-metadata.csv.gz", index=False)
     table[["dicom_id", "study_id", "subject_id", "split"]].to_csv(
         root / "mimic-cxr-2.0.0-split.csv.gz", index=False
     )
     studies = list(
-        dict.fromkeys((subject, study) for subject, study, *_ in FILMS if subject != "18000005")
+        dict.fromkeys((subject, study) for subject, study, *_ in IMAGES if subject != "18000005")
     )
     labels = pd.DataFrame(
         [{"subject_id": s, "study_id": t} | dict.fromkeys(LABELS, "") for s, t in studies]
@@ -188,13 +189,13 @@ PADS = {
     "image_left_pad": 617,
     "image_right_pad": 617,
 }
-EGD_FILMS = (0, 1, 3, 7)  # 0 and 1 are read; 3 off the film only; 7 without rows
+EGD_IMAGES = (0, 1, 3, 7)  # 0 and 1 are read; 3 only outside the image; 7 without rows
 
 
 def fixation(
     i: int, x: object, y: object, start: float = 0.3, duration: object = 0.4, **cells: object
 ) -> dict:
-    """One row of fixations.csv on film `i`, at pixel x, y of the film."""
+    """One row of fixations.csv for image `i`, at pixel x, y."""
     return (
         {name: 0 for name in GAZE}
         | {
@@ -215,10 +216,10 @@ def egd_rows() -> list[dict]:
     return [
         fixation(0, 50, 20),
         fixation(0, 10, 70, start=5.0, duration=0.2),
-        # one too far, as sides were rounded up to even: clipped
+        # one pixel too far, because sides were rounded up to even: clipped
         fixation(0, WIDTH, 40, start=9.0, duration=0.1),
         fixation(0, -2, 30),
-        fixation(0, 30, -1),  # off the film: -1 before scaling
+        fixation(0, 30, -1),  # outside the image: -1 before scaling
         fixation(0, WIDTH + 1, 30),
         fixation(0, 30, 30, FPOGV=0),
         fixation(0, 30, 30, duration=0),
@@ -236,8 +237,8 @@ def write_egd(root: Path) -> Path:
     with open(root / "master_sheet.csv", "w", newline="", encoding="utf-8") as file:
         table = csv.DictWriter(file, SHEET, restval="", lineterminator="\n")
         table.writeheader()
-        for i in EGD_FILMS:
-            subject, study, *_ = FILMS[i]
+        for i in EGD_IMAGES:
+            subject, study, *_ = IMAGES[i]
             table.writerow(
                 {
                     "dicom_id": dicom(i),
@@ -319,7 +320,7 @@ PHASE_LABELS = {
     ],
 }
 PHASE_LABELS[3] = PHASE_LABELS[2]
-# a MIMIC test film; off the film only
+# the fifth is of a MIMIC test image; the sixth is only outside the image
 READINGS = [
     ("P101R000001", 0, False),
     ("P101R000002", 0, False),
@@ -346,7 +347,7 @@ FIXATION = [
 ]
 
 
-def look(
+def reflacx_fixation(
     start: float,
     end: object,
     x: int,
@@ -357,21 +358,21 @@ def look(
     return [start, end, x, y, 1.05, degrees, degrees, 0.99, 0.5, *shown, 660, 0, 3180, 2160]
 
 
-LOOKS = {
+REFLACX_FIXATIONS = {
     "P101R000001": [
-        look(-0.4, 0.1, 10, 10),
-        look(2.0, 2.5, 50, 80),
-        look(3, 3, 30, 30),
-        look(3, "", 30, 30),
-        look(3, 4, 30, 30, degrees=0),
-        look(3, 4, 30, 30, degrees=""),
-        look(3, 4, 30, 30, shown=(20, 0, 20, HEIGHT)),
-        look(3, 4, -5, 30),
-        look(3, 4, 30, HEIGHT + 7),
+        reflacx_fixation(-0.4, 0.1, 10, 10),
+        reflacx_fixation(2.0, 2.5, 50, 80),
+        reflacx_fixation(3, 3, 30, 30),
+        reflacx_fixation(3, "", 30, 30),
+        reflacx_fixation(3, 4, 30, 30, degrees=0),
+        reflacx_fixation(3, 4, 30, 30, degrees=""),
+        reflacx_fixation(3, 4, 30, 30, shown=(20, 0, 20, HEIGHT)),
+        reflacx_fixation(3, 4, -5, 30),
+        reflacx_fixation(3, 4, 30, HEIGHT + 7),
     ],
-    "P101R000002": [look(0.5, 1.0, 50, 10), look(0.1, 0.35, 10, 10)],
-    "P300R000005": [look(0.0, 1.0, 30, 45)],
-    "P300R000006": [look(0.0, 1.0, -30, 45)],
+    "P101R000002": [reflacx_fixation(0.5, 1.0, 50, 10), reflacx_fixation(0.1, 0.35, 10, 10)],
+    "P300R000005": [reflacx_fixation(0.0, 1.0, 30, 45)],
+    "P300R000006": [reflacx_fixation(0.0, 1.0, -30, 45)],
 }
 
 
@@ -380,9 +381,9 @@ def write_reflacx(root: Path) -> Path:
         rows = []
         for name, i, discarded in READINGS:
             if name[1] == str(phase):
-                subject, study, _, _, split = FILMS[i]
+                subject, study, _, _, split = IMAGES[i]
                 patient = f"physionet.org/files/mimic-cxr/2.0.0/files/p{subject[:2]}/p{subject}"
-                place = f"{patient}/s{study}/{dicom(i)}.dcm"
+                path = f"{patient}/s{study}/{dicom(i)}.dcm"
                 labels = {label: 0 for label in PHASE_LABELS[phase]} | {
                     "Consolidation": 4,
                     "Other": "Azygos|Clip",
@@ -393,7 +394,7 @@ def write_reflacx(root: Path) -> Path:
                         "id": name,
                         "split": split,
                         "eye_tracking_data_discarded": discarded,
-                        "image": place,
+                        "image": path,
                         "dicom_id": dicom(i),
                         "subject_id": subject,
                         "image_size_x": WIDTH,
@@ -423,7 +424,9 @@ def write_reading(folder: Path, phase: int, discarded: bool) -> None:
     write_crlf(folder / "chest_bounding_box.csv", pd.DataFrame([[5, 10, 55, 80]], columns=columns))
     if discarded:
         return
-    write_crlf(folder / "fixations.csv", pd.DataFrame(LOOKS[folder.name], columns=FIXATION))
+    write_crlf(
+        folder / "fixations.csv", pd.DataFrame(REFLACX_FIXATIONS[folder.name], columns=FIXATION)
+    )
     words = [
         ("clear", 0.2, 0.6),
         (",", 0.6, 0.6),

@@ -1,4 +1,4 @@
-"""Images that cannot be read, by every command that reads images."""
+"""Images that cannot be read, for every command that reads images."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ def saved(kind: str, mode: str = "L", **options: object) -> bytes:
 def in_table(
     content: bytes, name: str = "bad.png", command: Sequence[object] = ("check", "train.csv")
 ) -> Maker:
-    """Row 3 of the table is this image."""
+    """A case with a table whose row 3 names this image."""
     lines = rows()
     lines[3] = f"{name},A nodule.,,0,2,train"
     return put({name: content, "train.csv": "\n".join(lines) + "\n"}, list(command))
 
 
 def dicom(cut: int | None = None, **changes: object) -> bytes:
-    """A DICOM image with other elements; None leaves one out."""
+    """A DICOM image with some elements changed; None leaves an element out."""
     import pydicom
     from pydicom.uid import ExplicitVRLittleEndian
 
-    found = pydicom.Dataset()
+    dataset = pydicom.Dataset()
     values = {
         "SOPClassUID": "1.2.840.10008.5.1.4.1.1.7",
         "SOPInstanceUID": "1.2.3",
@@ -51,11 +51,11 @@ def dicom(cut: int | None = None, **changes: object) -> bytes:
     }
     for name, value in {**values, **changes}.items():
         if value is not None:
-            setattr(found, name, value)
-    found.file_meta = pydicom.dataset.FileMetaDataset()
-    found.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+            setattr(dataset, name, value)
+    dataset.file_meta = pydicom.dataset.FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     stream = io.BytesIO()
-    found.save_as(stream, enforce_file_format=True)
+    dataset.save_as(stream, enforce_file_format=True)
     return stream.getvalue()[:cut]
 
 
@@ -135,7 +135,7 @@ def _val(folder: Path) -> list[object]:
 
 
 def _rsna(name: str, content: bytes) -> Maker:
-    """RSNA's own layout with one bad image."""
+    """A case with one bad image in RSNA's layout."""
     lines = ["patientId,x,y,width,height,Target", *(f"id{i},,,,,0" for i in range(10))]
     images = {f"stage_2_train_images/id{i}.png": png(pixels(i)) for i in range(10) if i != 3}
     return put(
@@ -149,12 +149,9 @@ def _rsna(name: str, content: bytes) -> Maker:
             "rsna",
             "src",
             "out",
-            "--evaluation",
-            "none",
-            "--workers",
-            1,
-            "--format",
-            "csv",
+            *("--evaluation", "none"),
+            *("--workers", 1),
+            *("--format", "csv"),
         ],
     )
 
@@ -180,24 +177,17 @@ def cases() -> Iterator[Case]:
         "evaluate",
         "search",
         "bad.png",
-        "--index",
-        world() / "index",
-        "--model",
-        model(),
-        "--device",
-        "cpu",
+        *("--index", world() / "index"),
+        *("--model", model()),
+        *("--device", "cpu"),
     ]
     report = [
         "report",
         "bad.png",
-        "--index",
-        world() / "reports_index",
-        "--model",
-        model(),
-        "--device",
-        "cpu",
-        "--writer",
-        "copy",
+        *("--index", world() / "reports_index"),
+        *("--model", model()),
+        *("--device", "cpu"),
+        *("--writer", "copy"),
     ]
     for what, command in (("search", search), ("report", report)):
         for name, content in (("cut PNG", cut), ("PNG of 3.6 GB", bomb), ("text", b"hello")):

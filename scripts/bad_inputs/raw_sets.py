@@ -44,7 +44,7 @@ def _tar(members: Sequence[tuple[str, bytes]], kind: bytes = tarfile.REGTYPE) ->
 
 
 def _other_cases() -> Iterator[tuple[str, Maker, tuple[str, ...]]]:
-    one, tgz = "ecgen-radiology/1.xml", "NLMCXR_reports.tgz"
+    xml_file, tgz = "ecgen-radiology/1.xml", "NLMCXR_reports.tgz"
     entity = (
         '<!DOCTYPE x [<!ENTITY a "'
         + "x" * 100
@@ -56,35 +56,47 @@ def _other_cases() -> Iterator[tuple[str, Maker, tuple[str, ...]]]:
     rsna = "patientId,x,y,width,height,Target\n" + "".join(f"id{i},,,,,0\n" for i in range(9))
     yield from [
         ("Open-I: no reports", open_i({"a.txt": ""}), ("src", "indiana_reports.csv|report")),
-        ("Open-I: broken XML", open_i({one: "<eCitation>"}), ("1.xml",)),
+        ("Open-I: broken XML", open_i({xml_file: "<eCitation>"}), ("1.xml",)),
         (
             "Open-I: entities that expand",
-            open_i({one: XML.replace("?>", "?>" + entity)}),
+            open_i({xml_file: XML.replace("?>", "?>" + entity)}),
             ("1.xml", "entity|document type"),
         ),
         (
             "Open-I: entities in UTF-16",
-            open_i({one: XML.replace("?>", "?>" + entity).encode("utf-16")}),
+            open_i({xml_file: XML.replace("?>", "?>" + entity).encode("utf-16")}),
             ("1.xml",),
         ),
         (
             "Open-I: an outside entity",
             open_i(
-                {one: XML.replace("?>", '?><!DOCTYPE x [<!ENTITY y SYSTEM "file:///etc/passwd">]>')}
+                {
+                    xml_file: XML.replace(
+                        "?>", '?><!DOCTYPE x [<!ENTITY y SYSTEM "file:///etc/passwd">]>'
+                    )
+                }
             ),
             ("1.xml",),
         ),
-        ("Open-I: XML of no report", open_i({one: "<a/>"}), ("1.xml", "uId")),
-        ("Open-I: XML 100 000 deep", open_i({one: "<a>" * 100000 + "</a>" * 100000}), ("1.xml",)),
-        ("Open-I: XML of 2 MB", open_i({one: XML.replace("Clear.", "x" * (2 << 20))}), ("1.xml",)),
+        ("Open-I: XML of no report", open_i({xml_file: "<a/>"}), ("1.xml", "uId")),
         (
-            "Open-I: a film of a strange name",
-            open_i({one: XML.replace("CXR1_1_IM-0001-3001", "../../x")}),
+            "Open-I: XML 100 000 deep",
+            open_i({xml_file: "<a>" * 100000 + "</a>" * 100000}),
+            ("1.xml",),
+        ),
+        (
+            "Open-I: XML of 2 MB",
+            open_i({xml_file: XML.replace("Clear.", "x" * (2 << 20))}),
+            ("1.xml",),
+        ),
+        (
+            "Open-I: an image with a strange name",
+            open_i({xml_file: XML.replace("CXR1_1_IM-0001-3001", "../../x")}),
             ("x", "report 1|1.xml"),
         ),
         (
             "Open-I: a report twice",
-            open_i({one: XML, "ecgen-radiology/2.xml": XML}),
+            open_i({xml_file: XML, "ecgen-radiology/2.xml": XML}),
             ("1", "twice"),
         ),
         (
@@ -117,14 +129,14 @@ def _other_cases() -> Iterator[tuple[str, Maker, tuple[str, ...]]]:
         (
             "Open-I: views of other words",
             open_i(
-                {one: XML, "v.csv": "filename,projection\n1_IM-0001-3001.dcm.png,Side\n"},
+                {xml_file: XML, "v.csv": "filename,projection\n1_IM-0001-3001.dcm.png,Side\n"},
                 "--views",
                 "src/v.csv",
             ),
             ("v.csv", "row 1"),
         ),
-        ("Open-I: no folder of images", open_i({one: XML}, "--images", "gone"), ("gone",)),
-        ("Open-I: --seed -1", open_i({one: XML}, "--seed", "-1"), ("--seed",)),
+        ("Open-I: no folder of images", open_i({xml_file: XML}, "--images", "gone"), ("gone",)),
+        ("Open-I: --seed -1", open_i({xml_file: XML}, "--seed", "-1"), ("--seed",)),
         (
             "RSNA: Target 2",
             put(
@@ -170,7 +182,7 @@ def _other_cases() -> Iterator[tuple[str, Maker, tuple[str, ...]]]:
             ("--seed",),
         ),
         (
-            "RSNA: not one image there",
+            "RSNA: no image in the folder",
             put(
                 {"src/test_labels.csv": rsna},
                 ["prepare", "rsna", "src", "out", "--evaluation", "none"],
@@ -270,12 +282,9 @@ def _other_cases() -> Iterator[tuple[str, Maker, tuple[str, ...]]]:
                     "prepare",
                     "pseudo-heatmaps",
                     "out",
-                    "--data",
-                    "gone.csv",
-                    "--model",
-                    "RN50",
-                    "--pretrained",
-                    "random",
+                    *("--data", "gone.csv"),
+                    *("--model", "RN50"),
+                    *("--pretrained", "random"),
                 ],
             ),
             ("gone.csv",),
@@ -288,12 +297,9 @@ def _other_cases() -> Iterator[tuple[str, Maker, tuple[str, ...]]]:
                     "prepare",
                     "pseudo-heatmaps",
                     "out",
-                    "--data",
-                    "t.csv",
-                    "--model",
-                    _tiny(),
-                    "--pretrained",
-                    "",
+                    *("--data", "t.csv"),
+                    *("--model", _tiny()),
+                    *("--pretrained", ""),
                 ],
             ),
             ("heatmap|t.csv|weights",),
@@ -306,12 +312,9 @@ def _other_cases() -> Iterator[tuple[str, Maker, tuple[str, ...]]]:
                     "prepare",
                     "pseudo-heatmaps",
                     "out",
-                    "--data",
-                    "t.csv",
-                    "--model",
-                    _tiny(),
-                    "--batch-size",
-                    0,
+                    *("--data", "t.csv"),
+                    *("--model", _tiny()),
+                    *("--batch-size", 0),
                 ],
             ),
             ("--batch-size",),

@@ -1,4 +1,4 @@
-"""Report generation, comparison of results, and plans of curves."""
+"""Bad inputs of report generation, of comparisons of results, and of curve plans."""
 
 from __future__ import annotations
 
@@ -23,14 +23,10 @@ def reports(*flags: object, **files: str | bytes) -> Maker:
         content | {name.replace("__", "."): value for name, value in files.items()},
         evaluate(
             "reports",
-            "--data",
-            "a.csv",
-            "--train-data",
-            "b.csv",
-            "--writer",
-            "copy",
-            "--snippets",
-            2,
+            *("--data", "a.csv"),
+            *("--train-data", "b.csv"),
+            *("--writer", "copy"),
+            *("--snippets", 2),
             *flags,
         ),
     )
@@ -150,7 +146,7 @@ def _evil() -> bytes:
 
 
 def compare(**arrays: object) -> Maker:
-    """Two results, the second with other predictions; None leaves an array out."""
+    """A case with two results, the second with changed predictions; None leaves an array out."""
     good = {
         "kind": np.array("ranks"),
         "id": np.array(["a", "b", "c", "d"]),
@@ -231,7 +227,7 @@ PLAN = {
 
 
 def curve(change: dict | str | bytes) -> Maker:
-    """A plan with other entries; None leaves one out."""
+    """A case with a curve plan with changed entries; None leaves an entry out."""
 
     def make(folder: Path) -> list[object]:
         table(folder)

@@ -1,4 +1,4 @@
-"""Tables: of training, validation, evaluation and overlap."""
+"""Bad tables for training, validation, evaluation and the check of overlaps."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ HEADER = "filepath,title,heatmap"
 
 
 def changed(row: int, line: str) -> list[str]:
-    """The good table with another line instead of that row; its first three cells, the others are
-    filled in.
+    """The lines of the good table with one row replaced.
+
+    `line` has the first three cells of the new row; the others are filled in.
     """
     lines = rows()
     lines[row] = line + ",0,9,train" * (line.count(",") == 2)

@@ -1,4 +1,4 @@
-"""The other measuring tasks, and their flags; saved indexes for search and report."""
+"""Bad inputs and flags of the other evaluation tasks, and bad saved indexes."""
 
 from __future__ import annotations
 
@@ -156,12 +156,9 @@ def _other_task_cases() -> Found:
                     "evaluate",
                     "search",
                     "a.png",
-                    "--index",
-                    world() / "index",
-                    "--model",
-                    model(),
-                    "--top",
-                    0,
+                    *("--index", world() / "index"),
+                    *("--model", model()),
+                    *("--top", 0),
                 ],
             ),
             ("--top",),
@@ -170,7 +167,7 @@ def _other_task_cases() -> Found:
 
 
 def index(change: Callable[[Path], object], command: str = "search") -> Maker:
-    """The world's index with other files, for `search` or `report`."""
+    """A case with a changed copy of the good index, for `search` or `report`."""
 
     def make(folder: Path) -> list[object]:
         shutil.copytree(
@@ -183,31 +180,24 @@ def index(change: Callable[[Path], object], command: str = "search") -> Maker:
                 "evaluate",
                 "search",
                 "a.png",
-                "--index",
-                "index",
-                "--model",
-                model(),
-                "--device",
-                "cpu",
+                *("--index", "index"),
+                *("--model", model()),
+                *("--device", "cpu"),
             ]
         return [
             "report",
             "a.png",
-            "--index",
-            "index",
-            "--model",
-            model(),
-            "--device",
-            "cpu",
-            "--writer",
-            "copy",
+            *("--index", "index"),
+            *("--model", model()),
+            *("--device", "cpu"),
+            *("--writer", "copy"),
         ]
 
     return make
 
 
 def facts(**changes: object) -> Callable[[Path], object]:
-    """index.json with other entries; None leaves one out."""
+    """Changes entries of index.json; None leaves an entry out."""
 
     def change(folder: Path) -> None:
         found = {**json.loads((folder / "index.json").read_text()), **changes}
@@ -293,14 +283,10 @@ def _index_cases() -> Found:
                 [
                     "report",
                     "a.png",
-                    "--index",
-                    world() / "reports_index",
-                    "--model",
-                    model(),
-                    "--writer",
-                    "copy",
-                    "--out",
-                    "o",
+                    *("--index", world() / "reports_index"),
+                    *("--model", model()),
+                    *("--writer", "copy"),
+                    *("--out", "o"),
                 ],
             ),
             ("--out o",),
@@ -309,7 +295,7 @@ def _index_cases() -> Found:
 
 
 def _rehashed(content: bytes | None) -> Callable[[Path], object]:
-    """Another index.faiss (None: cut in half) that index.json vouches for."""
+    """Replaces index.faiss (None: cuts it in half) and updates its hash in index.json."""
 
     def change(folder: Path) -> None:
         import hashlib

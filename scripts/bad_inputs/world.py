@@ -1,5 +1,7 @@
-"""Good inputs that the bad ones are made from: images, heatmaps, tables, shards, a model, a run, an
-index. Made once, in children.
+"""Good inputs, from which the bad ones are made.
+
+They are images, heatmaps, tables, shards, a model, a run and an index, made once by child
+processes.
 """
 
 from __future__ import annotations
@@ -23,41 +25,33 @@ SIDE, COUNT = 48, 8
 WORDS = ("nodule", "effusion", "cardiomegaly", "normal", "opacity", "fracture", "edema", "mass")
 CONFIG = json.loads((ROOT / "examples" / "configs" / "tiny" / "open_clip_config.json").read_text())
 SETTINGS = (
-    "--precision",
-    "fp32",
-    "--workers",
-    0,
-    "--device",
-    "cpu",
-    "--batch-size",
-    4,
-    "--epochs",
-    1,
-    "--warmup",
-    1,
-    "--lr",
-    1e-3,
-    "--log-every-n-steps",
-    1,
-    "--logs",
-    "logs",
-    "--name",
-    "run",
+    *("--precision", "fp32"),
+    *("--workers", 0),
+    *("--device", "cpu"),
+    *("--batch-size", 4),
+    *("--epochs", 1),
+    *("--warmup", 1),
+    *("--lr", 1e-3),
+    *("--log-every-n-steps", 1),
+    *("--logs", "logs"),
+    *("--name", "run"),
 )
 
 
 def world() -> Path:
+    """The folder of the good inputs."""
     return Path(os.environ["BAD_INPUTS_WORLD"])
 
 
 def pixels(i: int, side: int = SIDE) -> np.ndarray:
-    """(side, side) uint8, noise around a gradient of its own."""
+    """Image number i, (side, side) uint8: noise around a gradient."""
     return np.clip(
         np.random.default_rng(i).normal(90 + 10 * i, 30, (side, side)) + np.arange(side), 0, 255
     ).astype(np.uint8)
 
 
 def heat(i: int) -> np.ndarray:
+    """Heatmap number i, (SIDE, SIDE) uint8."""
     values = np.zeros((SIDE, SIDE), np.uint8)
     values[4 + i : 20 + i, 10:30] = np.arange(20, dtype=np.uint8) * 10 + 20
     return values
@@ -82,7 +76,7 @@ def npz(**arrays: object) -> bytes:
 
 
 def sample(i: int) -> dict[str, bytes]:
-    """Members of a good sample, {name: content}."""
+    """The members of a good sample, {name: content}."""
     return {
         f"s{i}.png": png(pixels(i)),
         f"s{i}.txt": f"Finding {WORDS[i % 8]} number {i}.".encode(),
@@ -100,7 +94,7 @@ def shard(path: Path, members: Mapping[str, bytes] | Sequence[tuple[str, bytes]]
 
 
 def rows(count: int = COUNT) -> list[str]:
-    """Lines of a good table with its header."""
+    """The lines of a good table, with its header."""
     lines = ["filepath,title,heatmap,label,patient,fold"]
     for i in range(count):
         heatmap, fold = f"images/{i}.heatmap.png" if i % 2 else "", ("train", "test")[i % 4 == 0]
@@ -110,13 +104,13 @@ def rows(count: int = COUNT) -> list[str]:
 
 
 def link_images(folder: Path) -> None:
-    """The good images beside a case's table."""
+    """Links the good images into the folder of a case."""
     if not (folder / "images").exists():
         (folder / "images").symlink_to(world() / "images")
 
 
 def table(folder: Path, lines: Sequence[str] | None = None, name: str = "train.csv") -> Path:
-    """A table of `lines`, good ones by default, with the images beside it."""
+    """Writes a table of `lines` (default: good ones), with the images beside it."""
     link_images(folder)
     path = folder / name
     path.write_text("\n".join(rows() if lines is None else lines) + "\n", encoding="utf-8")
@@ -124,7 +118,7 @@ def table(folder: Path, lines: Sequence[str] | None = None, name: str = "train.c
 
 
 def put(files: Mapping[str, bytes | str], command: Sequence[object]) -> Maker:
-    """Writes these files and the good images; the command that reads them."""
+    """Makes a case of these files, the good images, and the command that reads them."""
 
     def make(folder: Path) -> Sequence[object]:
         link_images(folder)
@@ -141,7 +135,7 @@ def model(name: str = "model") -> str:
 
 
 def train(*flags: object, model_name: str | None = None) -> list[object]:
-    """The command of a small training; later flags win."""
+    """The command of a small training run; later flags override earlier ones."""
     return [
         "train",
         "--model",
@@ -152,25 +146,25 @@ def train(*flags: object, model_name: str | None = None) -> list[object]:
 
 
 def evaluate(task: str, *flags: object) -> list[object]:
+    """The command of an evaluation of the good model."""
     return [
         "evaluate",
         task,
-        "--model",
-        model(),
-        "--device",
-        "cpu",
-        "--workers",
-        0,
-        "--cache",
-        "none",
-        "--out",
-        "out",
+        *("--model", model()),
+        *("--device", "cpu"),
+        *("--workers", 0),
+        *("--cache", "none"),
+        *("--out", "out"),
         *flags,
     ]
 
 
 def build(folder: Path) -> None:
-    """Make the world under `folder`. RuntimeError with the output of the command that failed."""
+    """Makes all good inputs in `folder`.
+
+    Raises:
+        RuntimeError: a command failed; the message holds its output.
+    """
     os.environ["BAD_INPUTS_WORLD"] = str(folder)
     (folder / "images").mkdir(parents=True)
     for i in range(COUNT):
@@ -200,16 +194,11 @@ def build(folder: Path) -> None:
         lambda: run_command(
             evaluate(
                 "reports",
-                "--data",
-                "test.csv",
-                "--train-data",
-                "other.csv",
-                "--writer",
-                "copy",
-                "--save-index",
-                "reports_index",
-                "--snippets",
-                2,
+                *("--data", "test.csv"),
+                *("--train-data", "other.csv"),
+                *("--writer", "copy"),
+                *("--save-index", "reports_index"),
+                *("--snippets", 2),
             )
         ),
     )
@@ -236,8 +225,8 @@ def _write_model() -> int:
 
 def _in_child(folder: Path, work: object) -> None:
     began = time.monotonic()
-    found = finish(start(work, folder), folder, began, 120)
-    if found.code:
+    outcome = finish(start(work, folder), folder, began, 120)
+    if outcome.code:
         raise RuntimeError(
-            f"the good inputs cannot be made (exit code {found.code}):\n{found.output[-3000:]}"
+            f"the good inputs cannot be made (exit code {outcome.code}):\n{outcome.output[-3000:]}"
         )

@@ -1,4 +1,4 @@
-"""Labels, classes, prompts, recipes and flags of zero-shot."""
+"""Bad labels, classes, prompts, recipes and flags of zero-shot classification."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def zero_shot(*flags: object, **files: str | bytes) -> Maker:
 
 
 def labelled(cell: str) -> dict[str, str]:
-    """The good table whose row 3 has this label."""
+    """The good table with this label in row 3."""
     lines = rows()
     lines[3] = f"images/2.png,Text.,,{cell},2,train"
     return {"t__csv": "\n".join(lines) + "\n"}
@@ -146,14 +146,10 @@ def _zero_shot_cases() -> Found:
         (
             "a protocol and its contrary",
             zero_shot(
-                "--protocol",
-                "gloria",
-                "--class-vector",
-                "mean",
-                "--classes",
-                "classes.txt",
-                "--templates",
-                "templates.txt",
+                *("--protocol", "gloria"),
+                *("--class-vector", "mean"),
+                *("--classes", "classes.txt"),
+                *("--templates", "templates.txt"),
             ),
             ("--class-vector",),
         ),
@@ -177,14 +173,10 @@ def _zero_shot_cases() -> Found:
         (
             "--seed -1",
             zero_shot(
-                "--classes",
-                "classes.txt",
-                "--templates",
-                "templates.txt",
-                "--sample",
-                1,
-                "--seed",
-                "-1",
+                *("--classes", "classes.txt"),
+                *("--templates", "templates.txt"),
+                *("--sample", 1),
+                *("--seed", "-1"),
             ),
             ("--seed",),
         ),
@@ -222,7 +214,7 @@ def _zero_shot_cases() -> Found:
             ("t.csv",),
         ),
         (
-            "--out of something else",
+            "--out holds other files",
             zero_shot(
                 "--classes", "classes.txt", "--templates", "templates.txt", "--out", "images"
             ),
@@ -231,12 +223,9 @@ def _zero_shot_cases() -> Found:
         (
             "--out of a broken result",
             zero_shot(
-                "--classes",
-                "classes.txt",
-                "--templates",
-                "templates.txt",
-                "--out",
-                "r",
+                *("--classes", "classes.txt"),
+                *("--templates", "templates.txt"),
+                *("--out", "r"),
                 **{"r/result__json": "{"},
             ),
             ("result.json",),
@@ -244,12 +233,9 @@ def _zero_shot_cases() -> Found:
         (
             "--out of a result that is a list",
             zero_shot(
-                "--classes",
-                "classes.txt",
-                "--templates",
-                "templates.txt",
-                "--out",
-                "r",
+                *("--classes", "classes.txt"),
+                *("--templates", "templates.txt"),
+                *("--out", "r"),
                 **{"r/result__json": "[]"},
             ),
             ("r",),

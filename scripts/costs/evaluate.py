@@ -1,10 +1,10 @@
-"""What evaluating costs: ranks beside open_clip's own metrics, memory, encoding beside the bare
-encoder, the cache, search.
+"""Measures the cost of evaluation: ranking, memory, encoding, cache and search.
 
     python scripts/costs/evaluate.py --out docs/results/evaluate.md
 
-One thread. Seconds of ranking are CPU seconds of the process (robust on a shared machine), the
-others wall clock. About ten minutes.
+Ranking is compared with open_clip's metrics, encoding with the bare encoder. Everything runs on one
+thread. Ranking is measured in CPU seconds of the process (robust on a shared machine), the rest in
+wall-clock seconds. The script takes about ten minutes.
 """
 
 from __future__ import annotations
@@ -37,23 +37,27 @@ WORDS = (
 
 
 def unit(count: int, seed: int) -> np.ndarray:
+    """(count, WIDTH) float32 random vectors of length 1."""
     values = np.random.default_rng(seed).standard_normal((count, WIDTH), dtype=np.float32)
     return values / np.linalg.norm(values, axis=1, keepdims=True)
 
 
 def cpu(work: Callable[[], object]) -> tuple[float, object]:
+    """CPU seconds of a call, and its result."""
     start = time.process_time()
-    found = work()
-    return time.process_time() - start, found
+    result = work()
+    return time.process_time() - start, result
 
 
 def wall(work: Callable[[], object]) -> float:
+    """Wall-clock seconds of a call."""
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
 
 
 def spread(values: list[float], scale: float = 1, digits: int = 2) -> str:
+    """The median and the range of the values."""
     low, middle, high = (
         scale * value for value in (min(values), statistics.median(values), max(values))
     )
@@ -61,8 +65,9 @@ def spread(values: list[float], scale: float = 1, digits: int = 2) -> str:
 
 
 def ranking(rounds: int) -> list[str]:
-    """4 000 x 4 000, both directions: ours, ours with intervals, open_clip's; the numbers must
-    agree.
+    """Ranks of 4 000 x 4 000 in both directions: ours, our intervals, and open_clip's.
+
+    Exits with an error if our R@k differs from open_clip's.
     """
     import torch
     from open_clip_train.train import get_clip_metrics
@@ -74,13 +79,13 @@ def ranking(rounds: int) -> list[str]:
     torch.set_num_threads(1)
 
     def ours() -> dict[str, float]:
-        found = {
+        summaries = {
             "image_to_text": summarise(rank_answers(images, texts, rows, rows), "expected"),
             "text_to_image": summarise(rank_answers(texts, images, rows, rows), "expected"),
         }
         return {
             f"{name}_{metric}": value
-            for name, values in found.items()
+            for name, values in summaries.items()
             for metric, value in values.items()
         }
 
@@ -92,8 +97,8 @@ def ranking(rounds: int) -> list[str]:
     times: dict[str, list[float]] = {"ours": [], "open_clip": [], "intervals": []}
     ranks = rank_answers(images, texts, rows, rows)
     for _ in range(rounds):
-        (seconds, found), (their_seconds, expected) = cpu(ours), cpu(theirs)
-        if any(abs(found[name] - expected[name]) > 1e-9 for name in expected if "R@" in name):
+        (seconds, metrics), (their_seconds, expected) = cpu(ours), cpu(theirs)
+        if any(abs(metrics[name] - expected[name]) > 1e-9 for name in expected if "R@" in name):
             sys.exit("our R@k and open_clip's differ")
         for name, value in (
             ("ours", seconds),
@@ -119,13 +124,13 @@ def ranking(rounds: int) -> list[str]:
 
 
 def large() -> dict[str, float]:
-    """100 000 x 100 000 in this process: seconds and its peak of memory in MiB."""
+    """Ranks of 100 000 x 100 000 in this process: CPU seconds, peak memory in MiB, and R@10."""
     from openclip_eclip.metrics.ranking import rank_answers
 
     count = 100_000
     images, texts = unit(count, 0), unit(count, 1)
     seconds, ranks = cpu(lambda: rank_answers(images, texts, range(count), range(count)))
-    # not ru_maxrss: a child inherits its parent's
+    # not ru_maxrss, which a child inherits from its parent
     peak = next(
         line
         for line in Path("/proc/self/status").read_text().splitlines()
@@ -139,24 +144,26 @@ def large() -> dict[str, float]:
 
 
 def large_lines() -> list[str]:
+    """The section on 100 000 images, measured in a new process."""
     done = subprocess.run(
         [sys.executable, __file__, "--large"], check=True, capture_output=True, text=True
     )
-    found = json.loads(done.stdout)
+    result = json.loads(done.stdout)
     return [
         "## Ranks of 100 000 images among 100 000 reports\n",
         (
             "One direction (the other is the same call with the arguments exchanged):"
-            f" {found['seconds']:.0f} CPU seconds, one run, peak of the process {found['peak']:.0f}"
-            f" MiB, {2 * 100_000 * WIDTH * 4 / 2**20:.0f} of them the features. The whole matrix"
+            f" {result['seconds']:.0f} CPU seconds, one run, peak of the process"
+            f" {result['peak']:.0f} MiB, {2 * 100_000 * WIDTH * 4 / 2**20:.0f} of them the"
+            " features. The whole matrix"
             f" would take {100_000**2 * 4 / 2**30:.0f} GiB and its argsort, as open_clip sorts,"
             f" {100_000**2 * 8 / 2**30:.0f} GiB more.\n"
         ),
     ]
 
 
-def write_films(folder: Path, count: int) -> Path:
-    """A table of smooth grey JPEGs of 224 pixels, each with a report of 40 words."""
+def write_images(folder: Path, count: int) -> Path:
+    """Writes a table of smooth grey JPEGs of 224 pixels, each with a report of 40 words."""
     from PIL import Image
 
     rng, lines = np.random.default_rng(0), ["filepath,title"]
@@ -167,12 +174,12 @@ def write_films(folder: Path, count: int) -> Path:
         pixels = np.asarray(smooth, np.int16) + rng.integers(-8, 9, (224, 224), dtype=np.int16)
         Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"{i}.jpg", quality=90)
         lines.append(f"{i}.jpg,report {i} {' '.join(rng.choice(WORDS, 40))}")
-    (folder / "films.csv").write_text("\n".join(lines) + "\n")
-    return folder / "films.csv"
+    (folder / "images.csv").write_text("\n".join(lines) + "\n")
+    return folder / "images.csv"
 
 
 def encoding(table: Path, images: int, rounds: int) -> list[str]:
-    """Decoding, transform, batches and hashes beside the encoder on tensors that lie ready."""
+    """Images a second of `encode_images` (from files), and of the encoder alone (from tensors)."""
     import torch
 
     from openclip_eclip.data.sample import read_image
@@ -197,11 +204,11 @@ def encoding(table: Path, images: int, rounds: int) -> list[str]:
     for _ in range(rounds):
         times["bare"].append(wall(bare))
         times["ours"].append(wall(lambda: encode_images(encoder, data, EncodeOptions(32, 1))))
-    rates = {name: [images / seconds for seconds in found] for name, found in times.items()}
+    rates = {name: [images / seconds for seconds in values] for name, values in times.items()}
     ratio = statistics.median(rates["ours"]) / statistics.median(rates["bare"])
     return [
         (
-            f"## Encoding {images} films (JPEG, 224 pixels), {MODEL} with random weights, batches"
+            f"## Encoding {images} images (JPEG, 224 pixels), {MODEL} with random weights, batches"
             " of 32\n"
         ),
         "| | images a second |\n|---|---|",
@@ -215,9 +222,7 @@ def encoding(table: Path, images: int, rounds: int) -> list[str]:
 
 
 def caching(table: Path, images: int, folder: Path, rounds: int) -> list[str]:
-    """`retrieval` as a whole (model, features, ranks, intervals, figure), without and with its
-    features in the cache.
-    """
+    """Seconds of a whole `retrieval`, without and with its features in the cache."""
     import logging
 
     from openclip_eclip.evaluate.retrieval import task as retrieval
@@ -230,46 +235,39 @@ def caching(table: Path, images: int, folder: Path, rounds: int) -> list[str]:
         retrieval.run(
             parser.parse_args(
                 [
-                    "--model",
-                    MODEL,
-                    "--pretrained",
-                    "random",
-                    "--data",
-                    str(data),
-                    "--workers",
-                    "1",
-                    "--device",
-                    "cpu",
-                    "--cache",
-                    str(folder / "cache"),
-                    "--out",
-                    str(folder / "out"),
+                    *("--model", MODEL),
+                    *("--pretrained", "random"),
+                    *("--data", str(data)),
+                    *("--workers", "1"),
+                    *("--device", "cpu"),
+                    *("--cache", str(folder / "cache")),
+                    *("--out", str(folder / "out")),
                 ]
             )
         )
 
     few = table.with_name("few.csv")
     few.write_text("\n".join(table.read_text().splitlines()[:20]) + "\n")
-    run(few)  # imports and first uses are in neither
+    run(few)  # warm-up: imports are part of neither measurement
     first = wall(lambda: run(table))
     again = [wall(lambda: run(table)) for _ in range(rounds)]
     command = [sys.executable, "-m", "openclip_eclip.evaluate", "retrieval", "--help"]
     start = wall(lambda: subprocess.run(command, check=True, capture_output=True))
     return [
-        f"## A second `retrieval` of the same checkpoint, {images} films and reports, {MODEL}\n",
+        f"## A second `retrieval` of the same checkpoint, {images} images and reports, {MODEL}\n",
         "| | seconds |\n|---|---|",
         f"| first | {first:.1f} |",
         f"| second, features from the cache | {spread(again)} |",
         (
-            f"\n{first / statistics.median(again):.0f} times as fast; what is left is building and"
-            " hashing the model, and the intervals. Both without the start of Python and its"
-            f" imports, {start:.1f} s.\n"
+            f"\n{first / statistics.median(again):.0f} times as fast; the remaining time is for"
+            " building and hashing the model, and for the intervals. Neither includes the start of"
+            f" Python and its imports, {start:.1f} s.\n"
         ),
     ]
 
 
 def searching(rounds: int) -> list[str]:
-    """One query at a time in exact indices."""
+    """Milliseconds of one query in exact indices."""
     import faiss
 
     from openclip_eclip.evaluate.inputs.report_index import ReportIndex, build_index
@@ -281,7 +279,7 @@ def searching(rounds: int) -> list[str]:
     queries = unit(rounds * 5, 2)
     for count in (3000, 1_000_000):
         index = build_index(unit(3000, 3), [""] * 3000)
-        if count > 3000:  # in parts: only one copy in memory
+        if count > 3000:  # added in parts, so that only one copy is in memory
             flat = faiss.IndexFlatIP(WIDTH)
             for part in range(count // 50_000):
                 flat.add(unit(50_000, 4 + part))
@@ -302,12 +300,19 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, help="Markdown file to write")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--films", type=int, default=400)
     parser.add_argument(
-        "--note", default="", help="a sentence on the state of the machine, printed under the title"
+        "--rounds", type=int, default=3, help="rounds of each measurement (default: %(default)s)"
     )
-    # the process whose memory is measured
+    parser.add_argument(
+        "--films",
+        type=int,
+        default=400,
+        help="number of images to encode (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--note", default="", help="sentence on the state of the machine, printed under the title"
+    )
+    # internal: marks the process whose memory is measured
     parser.add_argument("--large", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.large:
@@ -318,7 +323,7 @@ def main() -> None:
     start = time.perf_counter()
     lines = ranking(args.rounds) + large_lines()
     with tempfile.TemporaryDirectory() as name:
-        table = write_films(Path(name), args.films)
+        table = write_images(Path(name), args.films)
         lines += encoding(table, min(160, args.films), args.rounds) + caching(
             table, args.films, Path(name), args.rounds
         )

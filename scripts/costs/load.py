@@ -1,10 +1,10 @@
-"""CPU seconds from the start of a run to its first batch, by the data alone: tables and shards,
-first and second start.
+"""Measures the time that data take from the start of a run to its first batch.
 
     python scripts/costs/load.py --rows 1000000 --shards 1000 --out docs/results/load.json
 
-Makes its data in a temporary folder and measures each start in a process of its own. `--package`
-names a checkout of another version, whose figures stand beside those of this one.
+Tables and shards are measured at their first and second start. The data are written to a temporary
+folder, and each start has its own process. `--package` names a checkout of another version, whose
+figures are listed beside those of this one.
 """
 
 from __future__ import annotations
@@ -57,9 +57,7 @@ MODEL = {
 
 
 def picture(is_map: bool = False) -> bytes:
-    """A diagonal; as a map the other one at half the size, as maps mostly are smaller than their
-    image.
-    """
+    """A PNG of a diagonal; as a heatmap, of the other diagonal at half the size."""
     stream = io.BytesIO()
     diagonal = np.eye(4 if is_map else 8, dtype=np.uint8) * 255
     Image.fromarray(diagonal[::-1] if is_map else diagonal).save(stream, "PNG")
@@ -67,9 +65,7 @@ def picture(is_map: bool = False) -> bytes:
 
 
 def write_rows(folder: Path, rows: int, share: int) -> Path:
-    """A table over 1000 images named many times by short relative paths; one row in `share` has a
-    heatmap.
-    """
+    """Writes a table that names 1000 images many times; one row in `share` has a heatmap."""
     folder.mkdir()
     for i in range(1000):
         (folder / f"{i}.png").write_bytes(picture())
@@ -84,8 +80,9 @@ def write_rows(folder: Path, rows: int, share: int) -> Path:
 
 
 def write_shards(folder: Path, shards: int, samples: int, share: int) -> str:
-    """Shards as webdataset's writer makes them (pax times); one sample in `share` has a heatmap.
-    All are copies of the first.
+    """Writes shards as webdataset's writer does; one sample in `share` has a heatmap.
+
+    All shards are copies of the first one.
     """
     folder.mkdir()
     first = folder / f"train-{0:06d}.tar"
@@ -106,7 +103,7 @@ def write_shards(folder: Path, shards: int, samples: int, share: int) -> str:
 
 
 def measure(package: Path, folder: Path, *flags: object) -> dict[str, float]:
-    """One start in a process of its own, in the folder of the data."""
+    """Measures one start in its own process, in the folder of the data."""
     environment = {
         **os.environ,
         "PYTHONPATH": str(package),
@@ -140,18 +137,30 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--rows", type=int, nargs="*", default=[1_000_000], help="rows of each table"
-    )
-    parser.add_argument("--shards", type=int, default=1000)
-    parser.add_argument("--samples", type=int, default=1000, help="samples a shard")
-    parser.add_argument(
-        "--share", type=int, default=10, metavar="N", help="one sample in N has a heatmap"
-    )
-    parser.add_argument(
-        "--package", type=Path, help="a checkout of another version, measured as 'before'"
+        "--rows",
+        type=int,
+        nargs="*",
+        default=[1_000_000],
+        help="number of rows of each table (default: %(default)s)",
     )
     parser.add_argument(
-        "--out", type=Path, required=True, help="figures are added to this JSON, by size"
+        "--shards", type=int, default=1000, help="number of shards (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--samples", type=int, default=1000, help="samples in a shard (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--share",
+        type=int,
+        default=10,
+        metavar="N",
+        help="gives one sample in N a heatmap (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--package", type=Path, help="checkout of another version, measured as 'before'"
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, help="JSON file to which the figures are added"
     )
     args = parser.parse_args()
     figures = json.loads(args.out.read_text()) if args.out.is_file() else {}
@@ -166,10 +175,8 @@ def main() -> None:
             (
                 f"table of {rows} rows",
                 [
-                    "--train-data",
-                    write_rows(folder / f"t{rows}", rows, args.share),
-                    "--csv-separator",
-                    ",",
+                    *("--train-data", write_rows(folder / f"t{rows}", rows, args.share)),
+                    *("--csv-separator", ","),
                 ],
             )
             for rows in args.rows

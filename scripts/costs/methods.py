@@ -1,11 +1,11 @@
-"""What each method costs beside CLIP, at 224 pixels, side by side in one run; m3-mix's terms at
-batch 256; GLoRIA's memory at 48 pairs of 97 words.
+"""Measures the cost of each method relative to CLIP, at 224 pixels.
 
     python scripts/costs/methods.py --out docs/results/methods.md
 
-CPU seconds of one thread in fp32, or CUDA events under amp_bf16 (--batch 256); contestants
-alternate in an order drawn anew each round. m3-mix's share at 256 is also its terms at 256 x 512
-against 256 images at the measured cost of one: a CPU does not hold such a batch.
+It also measures m3-mix's terms at batch 256, and GLoRIA's memory at 48 pairs of 97 words. Times are
+CPU seconds of one thread in fp32, or CUDA events under amp_bf16 (--batch 256). Methods alternate in
+an order drawn anew in each round. A CPU cannot hold a batch of 256 images. There, m3-mix's share is
+computed from its terms at 256 x 512 numbers and the measured cost of one image.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def build_step(tower: str, method: str, device: torch.device, batch: int) -> Cal
 def bench_steps(
     device: torch.device, clock: Clock, rounds: int, batch: int, methods: list[str]
 ) -> tuple[list[str], dict[str, float]]:
-    """(table rows, {tower: seconds of CLIP's step an image})."""
+    """The rows of the table, and {tower: seconds of CLIP's step for one image}."""
     rows, cost = [], {}
     for tower in TOWERS:
         times = side_by_side(
@@ -125,6 +125,7 @@ def bench_steps(
 def bench_m3_mix(
     device: torch.device, clock: Clock, rounds: int, cost: dict[str, float]
 ) -> list[str]:
+    """The sentence on m3-mix's terms; `cost`: {tower: seconds of CLIP's step for one image}."""
     size, objective = 256, M3Mix()
     image, text = (
         F.normalize(torch.randn(size, 512, device=device), dim=1).requires_grad_() for _ in range(2)
@@ -147,13 +148,16 @@ def bench_m3_mix(
     )
     return [
         "\nm3-mix's four terms at batch 256 x 512 numbers, forward and backward:"
-        f" {1e3 * seconds:.0f} ms. Against CLIP's step at the cost of 256 images: {shares}. At most"
-        " 1.05 was asked for."
+        f" {1e3 * seconds:.0f} ms. Relative to CLIP's step at the cost of 256 images: {shares}. The"
+        " target is at most 1.05."
     ]
 
 
 def gloria_peak() -> float:
-    """MiB over the inputs of GLoRIA's local loss, forward and backward, in this fresh process."""
+    """MiB of GLoRIA's local loss in addition to its inputs, measured in this new process.
+
+    Forward and backward are included.
+    """
     torch.manual_seed(0)
     regions, words = (
         torch.randn(PAIRS, REGIONS, WIDTH, requires_grad=True),
@@ -168,6 +172,7 @@ def gloria_peak() -> float:
 
 
 def _high_water() -> float:
+    """Peak memory of this process in MiB."""
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
@@ -176,17 +181,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument(
+        "--device",
+        default="cuda" if torch.cuda.is_available() else "cpu",
+        help="torch device (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=7, help="rounds of each measurement (default: %(default)s)"
+    )
+    parser.add_argument("--batch", type=int, default=8, help="batch size (default: %(default)s)")
     parser.add_argument(
         "--methods",
         nargs="+",
         choices=METHODS,
         default=list(METHODS),
-        help="only these, CLIP among them",
+        help="methods to measure, CLIP among them (default: all)",
     )
-    parser.add_argument("--out", type=Path, default=Path("docs/results/methods.md"))
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("docs/results/methods.md"),
+        help="Markdown file to write (default: %(default)s)",
+    )
     parser.add_argument("--peak", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     device = torch.device(args.device)
@@ -197,7 +213,7 @@ def main() -> None:
     clock = Clock(device)
     rows, cost = bench_steps(device, clock, args.rounds, args.batch, args.methods)
     lines = bench_m3_mix(device, clock, args.rounds, cost)
-    # freed blocks go back to the system at once, so that the high-water mark is of what is alive
+    # freed blocks go back to the system at once, so the peak counts live memory only
     done = subprocess.run(
         [sys.executable, __file__, "--peak"],
         check=True,
@@ -213,8 +229,8 @@ def main() -> None:
     peak = json.loads(done.stdout)
     lines.append(
         f"\nGLoRIA's local loss, {PAIRS} pairs, {WORDS} words, {REGIONS} regions, width {WIDTH},"
-        f" fp32: {peak:.0f} MiB beside its inputs and their gradients on the CPU (peak of a fresh"
-        " process). Less than 1024 was asked for; c_w alone, not chunked, would take"
+        f" fp32: {peak:.0f} MiB in addition to its inputs and their gradients on the CPU (peak of a"
+        " new process). The target is less than 1024; c_w alone, without chunks, would take"
         f" {4 * PAIRS**2 * WORDS * WIDTH / 2**20:.0f}."
     )
     head = (

@@ -1,9 +1,10 @@
-"""What `prepare` costs: images a second (JPEGs of a film's size to 256-pixel JPEGs in shards, with
-one and with two workers), and the planning of MIMIC-CXR at its full size, tables and reports
-without a single image.
+"""Measures the cost of `prepare`: images a second, and the planning of MIMIC-CXR at full size.
 
     python scripts/costs/prepare.py --out docs/results/prepare.md
     python scripts/costs/prepare.py --measure plan --out docs/results/prepare_plan.md
+
+Images are JPEGs of a radiograph's size, reduced to 256-pixel JPEGs in shards by one and by two
+workers. Planning reads tables and reports, but no images.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from openclip_eclip.prepare.plan import Item, Plan
 from openclip_eclip.prepare.writer import write_plan
 
 SIZE = (3056, 2544)  # height, width
-# MIMIC-CXR 2.0.0: rows, studies and patients; the views with about the shares they have there
+# MIMIC-CXR 2.0.0: numbers of rows, studies and patients; approximate shares of its views
 ROWS, STUDIES, PATIENTS = 377_110, 227_835, 65_379
 VIEWS = {"AP": 0.39, "PA": 0.26, "LATERAL": 0.22, "LL": 0.09, "": 0.04}
 REPORT = """\
@@ -53,8 +54,8 @@ SENTENCE = " The lungs are clear of focal consolidation, pleural effusion or pne
 PLAN_FLAGS = ("--evaluation", "mimic-5x200", "--allow-gaze-in-evaluation", "--dry-run")
 
 
-def write_films(folder: Path, count: int) -> list[Item]:
-    """Smooth films with noise, as large on disk as radiographs of this size (1 to 2 MB)."""
+def write_images(folder: Path, count: int) -> list[Item]:
+    """Writes smooth images with noise, as large on disk as radiographs of this size (1 to 2 MB)."""
     rng, items = np.random.default_rng(0), []
     for i in range(count):
         smooth = Image.fromarray(rng.integers(0, 256, (12, 10), dtype=np.uint8)).resize(
@@ -68,7 +69,7 @@ def write_films(folder: Path, count: int) -> list[Item]:
 
 
 def seconds(items: list[Item], folder: Path, workers: int) -> tuple[float, float]:
-    """(wall clock, CPU of the workers) of one run."""
+    """Wall-clock seconds and CPU seconds of the workers of one run."""
     options = Options(folder, 256, 95, "webdataset", workers, None, (0, 1), 10, False)
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     write_plan(Plan("films", {"train": items}), options, {})
@@ -77,8 +78,9 @@ def seconds(items: list[Item], folder: Path, workers: int) -> tuple[float, float
 
 
 def write_mimic(root: Path, rows: int) -> int:
-    """Tables and reports of a MIMIC-CXR of `rows` images in the form of the release, ids invented;
-    the number of reports.
+    """Writes tables and reports of a MIMIC-CXR of `rows` images, in the form of the release.
+
+    The ids are invented. Returns the number of reports.
     """
     rng = np.random.default_rng(0)
     studies, patients = round(rows * STUDIES / ROWS), round(rows * PATIENTS / ROWS)
@@ -104,7 +106,7 @@ def write_mimic(root: Path, rows: int) -> int:
         }
     )
     images.to_csv(root / "mimic-cxr-2.0.0-metadata.csv.gz", index=False)
-    # by patient
+    # splits are drawn by patient
     split = rng.choice(["train", "validate", "test"], patients, p=[0.98, 0.008, 0.012])[
         owner[study]
     ]
@@ -128,9 +130,7 @@ def write_mimic(root: Path, rows: int) -> int:
 
 
 def measure_plan(rows: int) -> str:
-    """One line of the table: --dry-run in a process of its own, its tables and reports written just
-    before.
-    """
+    """One row of the table: --dry-run in its own process, on new tables and reports."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         reports = write_mimic(root, rows)
@@ -148,11 +148,11 @@ def measure_plan(rows: int) -> str:
             process = subprocess.Popen(command, stdout=summary, stderr=summary)
             _, status, used = os.wait4(process.pid, 0)
         wall = time.perf_counter() - start
-        said = (root / "summary.txt").read_text(encoding="utf-8")
-        if status or f"images in the table: {rows}\n" not in said:
-            raise SystemExit(f"--dry-run of {rows} rows failed: {said[-2000:]}")
+        output = (root / "summary.txt").read_text(encoding="utf-8")
+        if status or f"images in the table: {rows}\n" not in output:
+            raise SystemExit(f"--dry-run of {rows} rows failed: {output[-2000:]}")
         samples = sum(
-            int(line.split()[2]) for line in said.splitlines() if line.startswith("  split ")
+            int(line.split()[2]) for line in output.splitlines() if line.startswith("  split ")
         )
     return (
         f"| {rows} | {reports} | {samples} | {wall:.1f} | {used.ru_utime + used.ru_stime:.1f} |"
@@ -161,6 +161,7 @@ def measure_plan(rows: int) -> str:
 
 
 def report_plan(counts: list[int]) -> str:
+    """The page on planning."""
     lines = "\n".join(map(measure_plan, counts))
     return (
         "# What planning MIMIC-CXR costs\n\n`python scripts/costs/prepare.py --measure plan`:"
@@ -174,6 +175,7 @@ def report_plan(counts: list[int]) -> str:
 
 
 def processor() -> str:
+    """The name of the CPU."""
     return next(
         (
             line.split(": ")[1]
@@ -185,19 +187,20 @@ def processor() -> str:
 
 
 def report_images(count: int, rounds: int) -> str:
+    """The page on images."""
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         (root / "raw").mkdir()
-        items = write_films(root / "raw", count)
+        items = write_images(root / "raw", count)
         megabytes = statistics.mean(item.image.stat().st_size for item in items) / 2**20
         times = {workers: [] for workers in (1, 2)}
         for i in range(rounds):
-            for workers, found in times.items():
-                found.append(seconds(items, root / f"out-{workers}-{i}", workers))
-        for workers, found in times.items():
-            rates = sorted(count / wall for wall, _ in found)
-            cpu = statistics.median(1000 * used / count for _, used in found)
+            for workers, runs in times.items():
+                runs.append(seconds(items, root / f"out-{workers}-{i}", workers))
+        for workers, runs in times.items():
+            rates = sorted(count / wall for wall, _ in runs)
+            cpu = statistics.median(1000 * used / count for _, used in runs)
             rows.append(
                 f"| {workers} | {statistics.median(rates):.1f} ({rates[0]:.1f}-{rates[-1]:.1f}) |"
                 f" {cpu:.0f} |"
@@ -219,16 +222,23 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, required=True, help="Markdown file to write")
     parser.add_argument(
-        "--measure", choices=("images", "plan"), default="images", help="(default: %(default)s)"
+        "--measure",
+        choices=("images", "plan"),
+        default="images",
+        help="what to measure (default: %(default)s)",
     )
-    parser.add_argument("--images", type=int, default=80)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--images", type=int, default=80, help="number of images (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="rounds of each measurement (default: %(default)s)"
+    )
     parser.add_argument(
         "--rows",
         type=int,
         nargs="+",
         default=[50_000, ROWS],
-        help="of the metadata, for plan (default: %(default)s)",
+        help="rows of the metadata table, for plan (default: %(default)s)",
     )
     args = parser.parse_args()
     text = (

@@ -1,12 +1,12 @@
-"""What retrieving reports for a prompt costs a query: 3 000 and 1 000 000 reports, every kind of
-index, beside the image's encoding.
+"""Measures the cost of retrieving reports for one query, for every kind of index.
 
     python scripts/costs/reports.py --out docs/results/reports_retrieval.md
 
-Vectors: MiniLM's of Open-I's real findings (384 numbers). A million of them are made by mixing
-three real ones each (Dirichlet 1, 1, 1) and a little noise; queries are 400 reports that were held
-out, blurred by noise as long as they are, as an image's feature is that of its report. One thread,
-CPU milliseconds, queries one at a time as `report` asks. About ten minutes, 6 GB.
+The indices have 3 000 and 1 000 000 reports. Vectors are MiniLM's of Open-I's real findings (384
+numbers). The million are mixtures of three real vectors each (Dirichlet 1, 1, 1) with a little
+noise. Queries are 400 held-out reports with noise of the same length, to imitate features of
+images. Times are CPU milliseconds of one thread; queries are asked one at a time, as `report` does.
+The script takes about ten minutes and 6 GB.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def normalise(values: np.ndarray) -> np.ndarray:
 
 
 def read_vectors() -> np.ndarray:
-    """(N, 384) float32 of Open-I's distinct findings, in an order drawn by a seed."""
+    """(N, 384) float32 vectors of Open-I's distinct findings, in random order."""
     from reports_open_i import package_folder, read_open_i
 
     from openclip_eclip.metrics.text_models import encode, load_encoder
@@ -47,13 +47,14 @@ def read_vectors() -> np.ndarray:
 
 
 def mix(base: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    made = np.empty((count, base.shape[1]), np.float32)
+    """(count, width) float32 unit vectors: mixtures of three vectors of `base` with noise."""
+    vectors = np.empty((count, base.shape[1]), np.float32)
     for first in range(0, count, BLOCK):
         size = min(BLOCK, count - first)
         weights = rng.dirichlet([1, 1, 1], size).astype(np.float32)
         mixed = np.einsum("nk,nkd->nd", weights, base[rng.integers(0, len(base), (size, 3))])
-        made[first : first + size] = normalise(mixed + NOISE * blur(rng, size, base.shape[1]))
-    return made
+        vectors[first : first + size] = normalise(mixed + NOISE * blur(rng, size, base.shape[1]))
+    return vectors
 
 
 def blur(rng: np.random.Generator, count: int, width: int) -> np.ndarray:
@@ -62,6 +63,7 @@ def blur(rng: np.random.Generator, count: int, width: int) -> np.ndarray:
 
 
 def measure(unit: np.ndarray, queries: np.ndarray, kind: str, pick: str) -> list[str]:
+    """One row of the table: an index of the vectors `unit`, asked for all queries."""
     from openclip_eclip.evaluate.inputs.report_index import build_index, measure_recall
     from openclip_eclip.evaluate.report_generation.snippets import pick_snippets
 
@@ -87,7 +89,7 @@ def measure(unit: np.ndarray, queries: np.ndarray, kind: str, pick: str) -> list
 
 
 def encode_cost() -> float:
-    """CPU milliseconds an image, ViT-B-32 with random weights, batches of 32."""
+    """CPU milliseconds to encode an image: ViT-B-32 with random weights, batches of 32."""
     import torch
 
     from openclip_eclip.evaluate.inputs.encoder import load_encoder
@@ -104,12 +106,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True, help="Markdown file to write")
     parser.add_argument(
         "--large",
         type=int,
         default=1_000_000,
-        help="reports in the large index (default: %(default)s)",
+        help="number of reports in the large index (default: %(default)s)",
     )
     args = parser.parse_args()
     vectors, rng = read_vectors(), np.random.default_rng(1)

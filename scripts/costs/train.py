@@ -1,9 +1,8 @@
-"""What experts cost: our step, processor, data pipeline and memory beside open_clip's, in one run;
-a Markdown table.
+"""Measures the cost of training with heatmaps relative to open_clip; writes a Markdown table.
 
-CPU times are process CPU seconds of one thread (robust on a shared machine), CUDA times are events;
-every set of contestants alternates, in an order drawn anew each round; a ratio is that of the
-medians, with its 95 % bootstrap interval.
+It compares training steps, the processor, the data pipeline and memory. CPU times are CPU seconds
+of one thread (robust on a shared machine); CUDA times are events. The variants alternate in an
+order drawn anew in each round. A ratio is that of the medians, with its 95 % bootstrap interval.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ from training_patches.train_data import train_source
 TOWERS = {"ViT-S/16": "eclip-vit-small", "Swin-T": "eclip-swin-tiny"}
 CONTEXT = 64
 ALIGNED = {"align": 0.05, "replay": 0.1}  # share of the batch
-# the authors' code on the CPU of shared/reference.md, quoted beside ours, never divided by it
+# seconds a step of the authors' code, measured on another day; quoted only, not used in ratios
 AUTHORS_STEP = {"ViT-S/16": 1.73, "Swin-T": 1.69}
 
 
@@ -65,8 +64,9 @@ class Clock:
 def side_by_side(
     clock: Clock, contestants: dict[str, Callable[[], object]], rounds: int
 ) -> dict[str, list[float]]:
-    """Seconds a round of each contestant after one round of warm-up; who follows whom changes,
-    since leftovers in caches cost.
+    """Seconds of each contestant in each round, after one round of warm-up.
+
+    The order changes in each round, because a contestant can leave data in caches for the next one.
     """
     times: dict[str, list[float]] = {name: [] for name in contestants}
     rng = np.random.default_rng(0)
@@ -79,8 +79,9 @@ def side_by_side(
 
 
 def ratio(times: dict[str, list[float]], name: str, base: str) -> tuple[float, float, float]:
-    """Ratio of the medians over rounds, and its 95 % bootstrap interval (rounds drawn, both
-    contestants of a round together).
+    """Ratio of the medians over rounds, and its 95 % bootstrap interval.
+
+    The bootstrap draws rounds; both contestants of a round stay together.
     """
     pairs = np.array([times[name], times[base]])
     drawn = np.random.default_rng(0).integers(0, pairs.shape[1], (2000, pairs.shape[1]))
@@ -93,7 +94,10 @@ def ratio(times: dict[str, list[float]], name: str, base: str) -> tuple[float, f
 def make_step(
     model: torch.nn.Module, loss: torch.nn.Module, image: object, text: torch.Tensor
 ) -> Callable[[], None]:
-    """Forward, backward, clip and AdamW, as open_clip's loop does them: on a GPU under amp_bf16."""
+    """One training step as in open_clip's loop: forward, backward, clipping, AdamW.
+
+    On a GPU it runs under amp_bf16.
+    """
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
     model.train()
 
@@ -129,9 +133,11 @@ def aligned_count(which: str, batch: int) -> int:
 
 
 def build_step(tower: str, which: str, device: torch.device, batch: int) -> Callable[[], None]:
-    """open_clip's step ("stock"), ours without a heatmap ("closed"), with half a batch of mixed
-    pairs ("mixed"), CLIP with alignment on 5 % of the batch ("align"), or with a tenth of a batch
-    shown once more for alignment alone ("replay").
+    """A training step of one variant.
+
+    "stock" is open_clip's step; "closed" is ours without a heatmap; "mixed" has mixed pairs for
+    half of the batch. "align" is CLIP with alignment on 5 % of the batch; "replay" adds a tenth of
+    the batch for alignment only (oversampling).
     """
     torch.manual_seed(0)
     image = torch.randn(batch, 3, 224, 224, device=device)
@@ -182,7 +188,7 @@ def bench_steps(
             ("closed", 1.02, "(a) no heatmap"),
             ("mixed", 1.05 * 1.5, f"(b) {mixed} mixed pairs, r = 0.5"),
             ("align", 1.03, f"(f) alignment of {align} annotated"),
-            ("replay", 1.03 * (1 + replay / batch), f"(g) {replay} shown once more, aligned"),
+            ("replay", 1.03 * (1 + replay / batch), f"(g) {replay} oversampled, aligned"),
         ):
             middle, low, high = ratio(times, label, "stock")
             authors = (
@@ -218,7 +224,7 @@ def bench_processor(device: torch.device, clock: Clock, rounds: int, rows: list[
 
 
 def write_shards(folder: Path, count: int) -> str:
-    """One shard of 224-px JPEGs of smooth films, each with a blurred heatmap as 8-bit PNG."""
+    """Writes one shard of smooth 224-px JPEGs, each with a blurred heatmap as 8-bit PNG."""
     rng = np.random.default_rng(0)
     path = folder / "bench-000000.tar"
     with tarfile.open(path, "w") as archive:
@@ -245,8 +251,9 @@ def write_shards(folder: Path, count: int) -> str:
 
 
 def bench_pipeline(rounds: int, rows: list[str], count: int = 64) -> None:
-    """open_clip's own webdataset pipeline and ours over the same shard, every sample annotated, one
-    process.
+    """Compares open_clip's webdataset pipeline with ours, on the same shard in one process.
+
+    Every sample is annotated.
     """
     import open_clip_train.data as upstream
 
@@ -275,7 +282,7 @@ def bench_pipeline(rounds: int, rows: list[str], count: int = 64) -> None:
         def exhaust(loader: object) -> Callable[[], None]:
             return lambda: [len(batch) for batch in loader]
 
-        # short and often: less noise
+        # many short rounds give less noise
         times = side_by_side(clock, {"ours": exhaust(ours), "stock": exhaust(plain)}, rounds * 8)
     middle, low, high = ratio(times, "stock", "ours")  # of samples/s: the inverse of the times
     rates = {name: count / statistics.median(values) for name, values in times.items()}
@@ -287,54 +294,49 @@ def bench_pipeline(rounds: int, rows: list[str], count: int = 64) -> None:
 
 
 def peak(tower: str, which: str, device: torch.device, batch: int) -> float:
-    """Peak memory in MiB over two steps; on the CPU the high-water mark of this whole (fresh)
-    process.
-    """
+    """Peak memory in MiB over two steps; on the CPU, the peak of this whole new process."""
     step = build_step(tower, which, device, batch)
     step()
     step()
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated() / 2**20
-    # not getrusage: a child's ru_maxrss starts at its parent's
+    # not getrusage: the ru_maxrss of a child starts at that of its parent
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
 def bench_memory(device: torch.device, batch: int, rows: list[str]) -> None:
     for tower in TOWERS:
-        found = {}
+        peaks = {}
         for which in ("stock", "closed", "mixed"):
             command = [
                 sys.executable,
                 __file__,
-                "--peak",
-                tower,
-                which,
-                "--device",
-                str(device),
-                "--batch",
-                str(batch),
+                *("--peak", tower, which),
+                *("--device", str(device)),
+                *("--batch", str(batch)),
             ]
-            found[which] = float(
+            peaks[which] = float(
                 subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[
                     -1
                 ]
             )
         for which, what in (("closed", "no heatmap"), ("mixed", f"{batch // 2} mixed pairs")):
             rows.append(
-                f"| (e) peak memory, {what}, {tower}, batch {batch} | {found[which]:.0f} MiB |"
-                f" {found['stock']:.0f} MiB | {found[which] / found['stock']:.3f} | |"
+                f"| (e) peak memory, {what}, {tower}, batch {batch} | {peaks[which]:.0f} MiB |"
+                f" {peaks['stock']:.0f} MiB | {peaks[which] / peaks['stock']:.3f} | |"
                 f" {'whole process' if device.type == 'cpu' else 'allocated'} |"
             )
 
 
 def prepare_torch() -> None:
-    """One thread, and what open_clip's main sets for a GPU."""
+    """Sets one thread, and the options that open_clip's main sets for a GPU."""
     torch.set_num_threads(1)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.benchmark = True
 
 
 def machine(device: torch.device) -> str:
+    """The name of the GPU or CPU."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     with open("/proc/cpuinfo", encoding="utf-8") as file:
@@ -348,10 +350,21 @@ def precision(device: torch.device) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--out", type=Path, default=Path("docs/results/benchmark_train.md"))
+    parser.add_argument(
+        "--device",
+        default="cuda" if torch.cuda.is_available() else "cpu",
+        help="torch device (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=15, help="rounds of each measurement (default: %(default)s)"
+    )
+    parser.add_argument("--batch", type=int, default=8, help="batch size (default: %(default)s)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("docs/results/benchmark_train.md"),
+        help="Markdown file to write (default: %(default)s)",
+    )
     parser.add_argument("--peak", nargs=2, metavar=("TOWER", "WHICH"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     device = torch.device(args.device)
@@ -368,12 +381,13 @@ def main() -> None:
     ):
         before = len(rows)
         bench()
-        # what was measured is not lost with what comes later
+        # print finished rows, so that a later error does not lose them
         sys.stderr.write("\n".join(rows[before:]) + "\n")
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(
-        f"# What experts cost\n\n`python scripts/costs/train.py`, {machine(device)}, torch"
-        f" {torch.__version__}, open_clip {open_clip.__version__}, {precision(device)}, {CONTEXT}"
+        "# Cost of training with heatmaps\n\n`python scripts/costs/train.py`,"
+        f" {machine(device)}, torch {torch.__version__}, open_clip {open_clip.__version__},"
+        f" {precision(device)}, {CONTEXT}"
         f" tokens, {args.rounds} rounds; medians, ratios of medians with 95 % intervals.\n\n| what"
         " | ours | beside it | ratio | at most | |\n|---|---|---|---|---|---|\n"
         + "\n".join(rows)

@@ -18,7 +18,7 @@ from torch.nn.functional import interpolate
 
 import openclip_eclip.benchmark.phantom_tower  # noqa: F401
 from openclip_eclip.evaluate.inputs.encoder import load_encoder
-from openclip_eclip.pseudo_heatmaps import look_at
+from openclip_eclip.pseudo_heatmaps import attention_maps
 
 
 def attention_maps(folder: str, images: list[Image.Image], reports: list[str]) -> np.ndarray:
@@ -29,7 +29,7 @@ def attention_maps(folder: str, images: list[Image.Image], reports: list[str]) -
     encoder = load_encoder(folder, device="cpu")
     pixels = torch.stack([encoder.transform(image.convert("RGB")) for image in images])
     return interpolate(
-        look_at(encoder, pixels, reports)[:, None], size=pixels.shape[-2:], mode="bilinear"
+        attention_maps(encoder, pixels, reports)[:, None], size=pixels.shape[-2:], mode="bilinear"
     )[:, 0].numpy()
 
 

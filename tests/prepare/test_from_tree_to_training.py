@@ -1,6 +1,4 @@
-"""Every raw data set in miniature, from its tree to a trained step: prepare, then
-`openclip_eclip.train`, no warning unexplained.
-"""
+"""A small copy of every raw data set is prepared and trained on, without unexpected warnings."""
 
 from __future__ import annotations
 
@@ -29,8 +27,9 @@ EXPLAINED = (
 
 
 def trees(root: Path) -> dict[str, tuple[list[object], bool]]:
-    """{command: (its arguments after NAME SRC OUT, whether it has annotations)}, each tree under
-    `root`/command.
+    """{command: (its arguments after NAME SRC OUT, whether it has annotations)}.
+
+    Writes the raw data of each command to `root`/command.
     """
     mimic = write_mimic(root / "mimic-cxr")
     write_egd(root / "egd-cxr")
@@ -40,7 +39,7 @@ def trees(root: Path) -> dict[str, tuple[list[object], bool]]:
     nih.write_tree(root / "nih-cxr14")
     open_i.write_archive(root / "open-i")
     open_i.write_views(root / "open-i")
-    open_i.write_films(root / "open-i" / "NLMCXR_png", kaggle=False)
+    open_i.write_images(root / "open-i" / "NLMCXR_png", kaggle=False)
     return {
         "mimic-cxr": ([], False),
         "egd-cxr": (
@@ -75,16 +74,11 @@ def test_raw_trees_become_training_data(launcher: Launcher, format: str) -> None
         runs.append(
             [
                 *BASIC,
-                "--train-data",
-                split,
-                "--batch-size",
-                2,
-                "--epochs",
-                1,
-                "--warmup",
-                0,
-                "--name",
-                name,
+                *("--train-data", split),
+                *("--batch-size", 2),
+                *("--epochs", 1),
+                *("--warmup", 0),
+                *("--name", name),
                 *more,
             ]
         )

@@ -1,5 +1,6 @@
-"""Bad inputs of every kind: one sentence with file, row or key, exit code not 0, no traceback,
-within the limits of time and memory.
+"""Bad inputs of every kind are answered with one sentence that names file, row or key.
+
+The exit code is not 0, there is no traceback, and the limits of time and memory hold.
 """
 
 from __future__ import annotations
@@ -33,8 +34,9 @@ EVERY = 3  # of each kind's table; scripts/reliability.py tries all
 
 @pytest.mark.slow
 def test_every_third_bad_input_is_answered_by_one_sentence(tmp_path: Path) -> None:
-    """In one process that forks once a case: a fork of a process whose other tests have started
-    threads could hang.
+    """Runs in a process of its own, which forks once for each case.
+
+    A fork of the process of the tests could hang, because other tests may have started threads.
     """
     records = tmp_path / "records.json"
     command = [
@@ -42,14 +44,10 @@ def test_every_third_bad_input_is_answered_by_one_sentence(tmp_path: Path) -> No
         "-W",
         "ignore",
         str(ROOT / "scripts" / "reliability.py"),
-        "--only",
-        "bad-inputs",
-        "--every",
-        str(EVERY),
-        "--out",
-        str(tmp_path),
-        "--records",
-        str(records),
+        *("--only", "bad-inputs"),
+        *("--every", str(EVERY)),
+        *("--out", str(tmp_path)),
+        *("--records", str(records)),
     ]
     done = subprocess.run(
         command,
@@ -59,10 +57,14 @@ def test_every_third_bad_input_is_answered_by_one_sentence(tmp_path: Path) -> No
         timeout=850,
     )
     assert records.is_file(), done.stderr[-3000:]
-    found = json.loads(records.read_text(encoding="utf-8"))
-    assert len(found) >= 200 and {one["kind"] for one in found} == set(KINDS)
-    wrong = [f"{one['kind']}: {one['name']}: {one['fault']}" for one in found if not one["right"]]
-    assert not wrong, f"{len(wrong)} of {len(found)}:\n" + "\n".join(wrong)
+    results = json.loads(records.read_text(encoding="utf-8"))
+    assert len(results) >= 200 and {record["kind"] for record in results} == set(KINDS)
+    wrong = [
+        f"{record['kind']}: {record['name']}: {record['fault']}"
+        for record in results
+        if not record["right"]
+    ]
+    assert not wrong, f"{len(wrong)} of {len(results)}:\n" + "\n".join(wrong)
 
 
 CASE = Case("a case", "tables", lambda folder: [], ("t.csv", "row 3|line 4"))
@@ -90,12 +92,14 @@ CASE = Case("a case", "tables", lambda folder: [], ("t.csv", "row 3|line 4"))
         (2, f"error: t.csv, row 3: {'x' * 5000}\n", 5, "characters"),
     ],
 )
-def test_an_answer_is_judged(code: int | None, output: str, mib: float, fault: str) -> None:
-    found = fault_of(CASE, Outcome(code, output, 1.0, mib, 1.0))
-    assert fault in found if fault else found == ""
+def test_answer_without_error_line_or_words_is_wrong(
+    code: int | None, output: str, mib: float, fault: str
+) -> None:
+    message = fault_of(CASE, Outcome(code, output, 1.0, mib, 1.0))
+    assert fault in message if fault else message == ""
 
 
-def test_a_warning_may_end_well_and_must_be_there() -> None:
+def test_warning_may_exit_with_0_but_must_be_printed() -> None:
     case = Case("a case", "tables", lambda folder: [], ("Heatmap",), warns=True)
     assert (
         fault_of(case, Outcome(0, "eclip: no column 'heatmap'; is it 'Heatmap'?\n", 1.0, 5, 1.0))

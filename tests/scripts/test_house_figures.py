@@ -1,4 +1,4 @@
-"""scripts/house.py: each figure on a miniature package."""
+"""scripts/house.py: each of its figures, on a small package."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def tree(tmp_path: Path) -> house.Checkout:
     return house.Checkout(tmp_path)
 
 
-def test_rooms_are_counted(tree: house.Checkout) -> None:
+def test_folders_are_counted(tree: house.Checkout) -> None:
     assert house.rooms(tree) == {
         "openclip_eclip": (2, 8),
         "openclip_eclip/data": (2, 25),
@@ -59,7 +59,7 @@ def test_lengths_widths_and_comments(tree: house.Checkout) -> None:
     assert house.comment_lines(tree, *house.PACKAGES) == 2 / 33
 
 
-def test_a_circle_through_type_checking_counts(tree: house.Checkout) -> None:
+def test_import_circle_through_type_checking_counts(tree: house.Checkout) -> None:
     assert house.imports(tree, "openclip_eclip.model") == {"openclip_eclip.data.heatmap"}
     assert house.circles(tree) == 1
     source = tree.root / "openclip_eclip" / "model.py"

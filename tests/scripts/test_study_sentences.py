@@ -1,5 +1,6 @@
-"""scripts/studies/sentences.py on a few films: every row trains, the control's windows are swapped,
-the page and its picture are there.
+"""scripts/studies/sentences.py on a few images: every method trains, and the page is written.
+
+The placebo swaps the maps of the sentences.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_line_for_every_row_and_a_picture(out: Path) -> None:
+def test_page_has_a_line_for_every_row_and_a_figure(out: Path) -> None:
     lines = [
         line.split(" | ")
         for line in (out / "sentences.md").read_text().splitlines()
@@ -46,10 +47,8 @@ def test_a_line_for_every_row_and_a_picture(out: Path) -> None:
         "| align, sentences",
         "| align, sentences, windows swapped",
     ]
-    assert (
-        len({tuple(line[1:]) for line in lines[1:]}) > 1
-        and (out / "sentences.png").stat().st_size > 20000
-    )
+    assert len({tuple(line[1:]) for line in lines[1:]}) > 1
+    assert (out / "sentences.png").stat().st_size > 20000
     logs = {row: (out / "runs" / f"{row}-10" / "out.log").read_text() for row in range(4)}
     assert ["Align_loss" in log for log in logs.values()] == [False, True, True, True]
     assert ["--align-windows" in log or "sentence windows" in log for log in logs.values()] == [
@@ -60,7 +59,7 @@ def test_a_line_for_every_row_and_a_picture(out: Path) -> None:
     ]
 
 
-def test_the_control_gives_each_sentence_the_map_of_the_other(out: Path) -> None:
+def test_placebo_gives_each_sentence_the_map_of_the_other(out: Path) -> None:
     own, swapped = (
         pd.read_csv(out / "data" / name, keep_default_na=False)["windows"]
         for name in ("train.csv", "swapped.csv")
@@ -74,6 +73,5 @@ def test_the_control_gives_each_sentence_the_map_of_the_other(out: Path) -> None
             np.load((out / "data" / path).with_suffix(".npz"), allow_pickle=False)["heatmaps"]
             for path in (mine, other)
         )
-        assert np.array_equal(exchanged, maps[::-1]) and (
-            len(maps) == 1 or not np.array_equal(exchanged, maps)
-        )
+        assert np.array_equal(exchanged, maps[::-1])
+        assert len(maps) == 1 or not np.array_equal(exchanged, maps)

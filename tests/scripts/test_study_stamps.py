@@ -1,6 +1,4 @@
-"""The stamps study, piece by piece: what may be in two parts, the ViT out of an ONNX file, the text
-tower, the epoch taken, the page.
-"""
+"""The parts of the stamps study: split, ViT of an ONNX file, text tower, chosen epoch, page."""
 
 from __future__ import annotations
 
@@ -25,7 +23,7 @@ Stamp = study.Stamp
 
 
 def draw(path: Path, seed: int) -> Image.Image:
-    """A blot that no other seed draws, cut out."""
+    """Draws a cut-out blot, a different one for each seed."""
     rng = np.random.default_rng(seed)
     picture = Image.new("RGBA", (60, 60))
     for _ in range(6):
@@ -54,16 +52,17 @@ def stamps(tmp_path: Path) -> list[Stamp]:
         "kite",
         "lamp",
     ]
-    found = []
+    drawn = []
     for i, name in enumerate(names):
         draw(tmp_path / "a" / f"{name}.png", i)
-        found.append(Stamp(tmp_path / "a" / f"{name}.png", f"A thing {i}."))
-    return found
+        drawn.append(Stamp(tmp_path / "a" / f"{name}.png", f"A thing {i}."))
+    return drawn
 
 
 def test_variants_of_a_stamp_are_one_family(stamps: list[Stamp], tmp_path: Path) -> None:
-    """The same caption but for its dress, the same word in the file's name, the same drawing
-    mirrored, upside down or smaller.
+    """Variants have the same caption, the same word in the file name, or the same drawing.
+
+    The caption may differ in its form. The drawing may be mirrored, upside down or smaller.
     """
     assert all(len(family) == 1 for family in stamps_split.families(stamps))
     draw(tmp_path / "b" / "one.png", 100)
@@ -81,25 +80,22 @@ def test_variants_of_a_stamp_are_one_family(stamps: list[Stamp], tmp_path: Path)
         Stamp(tmp_path / "b" / "other.png", "z"),
     ]
     families = {frozenset(family) for family in stamps_split.families(stamps + more)}
-    assert {frozenset(pair) for pair in ((0, 12), (1, 13), (2, 14), (3, 15))} <= families and len(
-        families
-    ) == 12
+    assert {frozenset(pair) for pair in ((0, 12), (1, 13), (2, 14), (3, 15))} <= families
+    assert len(families) == 12
     for seed in range(5):
         parts = stamps_split.strict_split(stamps + more, 3, 2, seed)
-        place = {stamp: part for part, own in parts.items() for stamp in own}
-        assert sum(map(len, parts.values())) == len(place) == 16 and all(
-            place[stamps[i]] == place[more[i]] for i in range(4)
-        )
-        assert (
-            len(parts["test"]) >= 3
-            and len(parts["validation"]) >= 2
-            and parts == stamps_split.strict_split((stamps + more)[::-1], 3, 2, seed)
-        )
+        part_of = {stamp: part for part, own in parts.items() for stamp in own}
+        assert sum(map(len, parts.values())) == len(part_of) == 16
+        assert all(part_of[stamps[i]] == part_of[more[i]] for i in range(4))
+        assert len(parts["test"]) >= 3
+        assert len(parts["validation"]) >= 2
+        assert parts == stamps_split.strict_split((stamps + more)[::-1], 3, 2, seed)
 
 
-def test_a_vit_comes_out_of_onnx_names() -> None:
-    """Weights of a tower of open_clip's, written under the file's names, are found again; the bias
-    of the patches moves into their places.
+def test_vit_weights_are_read_from_onnx_names() -> None:
+    """The weights of a tower of open_clip, saved under the names of the ONNX file, are read back.
+
+    The bias of the patches moves into the position embedding.
     """
     config = {**stamps_towers.TOWERS["vit-s14"][0], "layers": 2, "width": 64, "image_size": 42}
     torch.manual_seed(0)
@@ -155,10 +151,9 @@ def test_a_vit_comes_out_of_onnx_names() -> None:
         ):
             own[inner + theirs] = expected[block + mine]
     constants |= {f"backbone.{name}": value.numpy() for name, value in own.items()}
-    found = stamps_towers.vit_state(constants, factors, 3)
-    assert found.keys() == expected.keys() and all(
-        torch.allclose(found[name], expected[name], atol=1e-5) for name in expected
-    )
+    state = stamps_towers.vit_state(constants, factors, 3)
+    assert state.keys() == expected.keys()
+    assert all(torch.allclose(state[name], expected[name], atol=1e-5) for name in expected)
     del constants["onnx::Concat_1"]
     with pytest.raises(ValueError, match="tables of places"):
         stamps_towers.vit_state(constants, factors, 3)
@@ -168,22 +163,19 @@ def test_packed_weights_are_close() -> None:
     state = {"a": torch.randn(7, 5, 3), "b": torch.tensor([1e-7, 3.0]), "n": torch.tensor(4)}
     for eight, limit in ((True, 1 / 250), (False, 1 / 2000)):
         back = stamps_towers.unpack(stamps_towers.pack(state, eight))
-        assert (
-            back.keys() == state.keys()
-            and torch.equal(back["b"], state["b"])
-            and torch.equal(back["n"], state["n"])
-        )
-        assert (
-            0 < (back["a"] - state["a"]).abs().max() <= limit * state["a"].abs().max()
-            and back["a"].dtype == torch.float32
-        )
+        assert back.keys() == state.keys()
+        assert torch.equal(back["b"], state["b"])
+        assert torch.equal(back["n"], state["n"])
+        assert 0 < (back["a"] - state["a"]).abs().max() <= limit * state["a"].abs().max()
+        assert back["a"].dtype == torch.float32
 
 
-def test_a_captions_feature_is_its_embedding(
+def test_text_feature_of_a_caption_is_its_embedding(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Through open_clip's own loading and tokenizing; the tower has the weights of the file, its
-    projection the seed's.
+    """Uses open_clip's loading and tokenizer.
+
+    The tower has the weights of the file, and the projection of the seed.
     """
     captions, embeddings = (
         ["A cow.", "A fly,  on the – wall!", "A cow"],
@@ -233,24 +225,19 @@ def test_the_epoch_is_chosen_on_validation() -> None:
         study.Run("vit-s14", "CLIP, twice the steps", 0), Path("w"), "cpu", ["--lr", "1"]
     )
     given = dict(zip(flags, flags[1:]))
-    assert (
-        given["--val-data"].endswith("validation.csv")
-        and given["--save-frequency"] == given["--val-frequency"]
-        and given["--epochs"] == str(2 * study.EPOCHS)
-    )
+    assert given["--val-data"].endswith("validation.csv")
+    assert given["--save-frequency"] == given["--val-frequency"]
+    assert given["--epochs"] == str(2 * study.EPOCHS)
     assert not any("test.csv" in flag for flag in flags) and given["--lr"] == "1"
 
 
 @pytest.mark.parametrize("method", study.METHODS)
-def test_methods_are_flags_that_the_trainer_takes(method: str) -> None:
+def test_flags_of_all_methods_are_known_to_the_trainer(method: str) -> None:
     flags = [str(flag).format(train="t.csv") for flag in study.METHODS[method]]
     args, rest = eclip_parser().parse_known_args(flags)
-    assert (
-        not rest
-        and (method.startswith("align") or method == "eclip-plus")
-        == ("align" in method_names(args))
-        and ("shuffled" in method) == (args.eclip_placebo == "shuffled")
-    )
+    assert not rest
+    assert (method.startswith("align") or method == "eclip-plus") == ("align" in method_names(args))
+    assert ("shuffled" in method) == (args.eclip_placebo == "shuffled")
 
 
 def record(method: str, seed: int, recall: float) -> dict:
@@ -288,47 +275,40 @@ FACTS = {
 
 
 def test_the_page_pairs_seeds(tmp_path: Path) -> None:
-    """Differences of 1, 2 and 3 points: 2 +- 4.303 / sqrt(3), though the order of the runs is
-    another.
-    """
+    """Differences of 1, 2 and 3 points give 2 +- 4.303 / sqrt(3), for any order of the runs."""
     records = [record("align", seed, 21 + 10 * seed + seed + 1) for seed in (2, 0, 1)] + [
         record("CLIP", seed, 21 + 10 * seed) for seed in range(3)
     ]
     text = stamps_page.write_page(records, FACTS, tmp_path)
-    found = json.loads((tmp_path / "stamps_align.json").read_text())["summary"]["vit"]["align"][
+    figures = json.loads((tmp_path / "stamps_align.json").read_text())["summary"]["vit"]["align"][
         "differences"
     ]["R@5"]
-    assert found["value"] == pytest.approx(2) and found["low"] == pytest.approx(
-        2 - 4.3027 / 3**0.5, abs=1e-3
-    )
+    assert figures["value"] == pytest.approx(2)
+    assert figures["low"] == pytest.approx(2 - 4.3027 / 3**0.5, abs=1e-3)
     row = next(line for line in text.splitlines() if line.startswith("| align"))
-    assert (
-        "+2.0 [-0.5, +4.5]" in row
-        and "| 33.0 ± 11.0 |" in row
-        and "Abacus" in text
-        and (tmp_path / "stamps_align.md").read_text(encoding="utf-8") == text
-    )
+    assert "+2.0 [-0.5, +4.5]" in row
+    assert "| 33.0 ± 11.0 |" in row
+    assert "Abacus" in text
+    assert (tmp_path / "stamps_align.md").read_text(encoding="utf-8") == text
     assert (tmp_path / "stamps_align.png").stat().st_size > 5000
     elsewhere = stamps_page.summarise(
         [
-            one | ({"device": "Laptop"} if one["method"] == "align" and one["seed"] == 1 else {})
-            for one in records
+            entry
+            | ({"device": "Laptop"} if entry["method"] == "align" and entry["seed"] == 1 else {})
+            for entry in records
         ]
     )
     row = next(line for line in stamps_page.table(elsewhere["vit"]) if line.startswith("| align"))
-    assert row.count("other machine: not compared") == 2 and elsewhere["vit"]["align"]["scores"][
-        "R@5"
-    ]["mean"] == pytest.approx(33)
+    assert row.count("other machine: not compared") == 2
+    assert elsewhere["vit"]["align"]["scores"]["R@5"]["mean"] == pytest.approx(33)
     with pytest.raises(ValueError, match="different seeds"):
         stamps_page.summarise(records[1:])
     assert stamps_page.difference([3.0], [1.0]) == {"value": 2.0, "low": None, "high": None}
 
 
 @pytest.mark.slow
-def test_the_page_of_what_is_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """--measured: a tower's methods of which all seeds are there; another tower may have others.
-    Nothing runs.
-    """
+def test_page_lists_existing_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """--measured lists the methods of each tower that have all seeds, without running anything."""
     prepared, out = tmp_path / "prepared", tmp_path / "out"
     prepared.mkdir()
     (prepared / "stamps.csv").write_text(

@@ -1,5 +1,6 @@
-"""Started twice by test_align.py: alignment on two gloo ranks against one process over all samples;
-JSON out.
+"""Alignment on two gloo ranks against one process over all samples.
+
+test_align.py starts it twice; it prints JSON.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ MODES = (
     (True, True, True),
     (False, True, False),
 )
-# annotated rows, samples of the separate stream and those shown once more, on rank 0 and rank 1
+# annotated rows, samples of the separate stream, and oversampled samples, on rank 0 and rank 1
 CASES = (
     (([], []), (0, 0), (0, 0)),
     (([], [0, 2]), (0, 0), (0, 0)),
@@ -41,8 +42,9 @@ TOLD = (  # and sentences by row
 
 
 def annotate(batch: ExpertBatch, rank: int, rows: list[int], again: int) -> ExpertBatch:
-    """With all maps, of which the gate let through those of `batch.mix_index`, and `again` samples
-    shown once more.
+    """The batch with the maps of all annotated samples, and with `again` oversampled samples.
+
+    The gate selected those of `batch.mix_index`.
     """
     generator = torch.Generator().manual_seed(200 + rank)
     batch.annotated = torch.tensor(rows, dtype=torch.int64)
@@ -60,7 +62,7 @@ def annotate(batch: ExpertBatch, rank: int, rows: list[int], again: int) -> Expe
 
 
 def tell(batch: ExpertBatch, counts: dict[int, int], rank: int) -> ExpertBatch:
-    """With so many sentences of these rows, those past the batch of the stream."""
+    """The batch with this number of sentences for each row; later rows are of the stream."""
     generator, total = torch.Generator().manual_seed(300 + rank), sum(counts.values())
     batch.sentence_row = torch.tensor(
         [row for row, count in counts.items() for _ in range(count)], dtype=torch.int64
@@ -109,8 +111,8 @@ def compare(
     for r, batch in enumerate([*(batch for batch, _ in parts), whole]):
         batch.draws = {
             name: value
-            for one in objectives
-            for name, value in one.draw(0, 0, 0, batch.sample_id).items()
+            for objective in objectives
+            for name, value in objective.draw(0, 0, 0, batch.sample_id).items()
         }
         if not plain:  # partners of DACL stay on their rank
             batch.draws["dacl_partner"] = (
@@ -119,7 +121,7 @@ def compare(
                 else torch.tensor([[1, 2], [2, 0], [0, 1], [4, 5], [5, 3], [3, 4]])
             )
     siglip, local, grad = mode
-    found, contrastive = [], grad or not local  # else open_clip's own gradient is not the whole
+    results, contrastive = [], grad or not local  # else open_clip's own gradient is not the whole
     for model, batch, words, settings in (
         (wrapped, *parts[rank], (siglip, local, grad, "diagonal", rank, world)),
         (single, whole, text, (siglip, False, False, "diagonal", 0, 1)),
@@ -130,10 +132,10 @@ def compare(
         loss.configure(inner.eclip_config, objectives)
         with torch.no_grad():
             terms = loss(**model(batch, words), output_dict=True)
-        found.append(
+        results.append(
             (*gradients(model, loss, batch, words, contrastive), float(terms["align_loss"]))
         )
-    (value, ours, own), (expected_value, expected, alone) = found
+    (value, ours, own), (expected_value, expected, alone) = results
     mean = torch.tensor([value, own], dtype=torch.float64)
     dist.all_reduce(mean)
     # as in open_clip without --gather-with-grad; but for the scale

@@ -1,5 +1,6 @@
-"""Started twice by test_gloria_method.py: GLoRIA with global negatives on two ranks against one
-process; JSON out.
+"""GLoRIA with global negatives on two ranks against one process.
+
+test_gloria_method.py starts it twice; it prints JSON.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ def main(config: str, out: str) -> None:
         for local, grad in itertools.product((False, True), repeat=2):
             for rows in (([], [0, 2]), ([1], [])) if processor else (([], []),):
                 parts = [make_part(r, list(rows[r]), 0, False) for r in range(world)]
-                found = []
-                for model, part, negatives, place in (
+                results = []
+                for model, part, negatives, rank_and_world in (
                     (wrapped, parts[rank], "global", (rank, world)),
                     (single, join_parts(parts), "rank", (0, 1)),
                 ):
@@ -44,10 +45,10 @@ def main(config: str, out: str) -> None:
                     objective.use_tokenizer(open_clip.get_tokenizer("tiny"))
                     inner = getattr(model, "module", model)
                     inner.objectives = (objective,)
-                    loss = make_loss(False, local, grad, "diagonal", *place)
+                    loss = make_loss(False, local, grad, "diagonal", *rank_and_world)
                     loss.configure(inner.eclip_config, inner.objectives)
-                    found.append(gradients(model, loss, *part))
-                (value, ours), (expected_value, expected) = found
+                    results.append(gradients(model, loss, *part))
+                (value, ours), (expected_value, expected) = results
                 mean = torch.tensor(value, dtype=torch.float64)
                 dist.all_reduce(mean)
                 factor = 1.0 if grad else 1.0 / world  # open_clip's

@@ -1,5 +1,6 @@
-"""Started twice by test_distributed.py: every case on two gloo ranks against one process over all
-samples; JSON out.
+"""The loss in every case on two gloo ranks against one process over all samples.
+
+test_distributed.py starts it twice; it prints JSON.
 """
 
 from __future__ import annotations
@@ -55,9 +56,7 @@ def make_part(
 
 
 def join_parts(parts: list[tuple[ExpertBatch, torch.Tensor]]) -> tuple[ExpertBatch, torch.Tensor]:
-    """The batch one process would have; mixed pairs of the batch first, then those of the
-    stream.
-    """
+    """The batch of one process: mixed pairs of the batch first, then those of the stream."""
 
     def cat(values: list[torch.Tensor]) -> torch.Tensor:
         return torch.cat(values)
@@ -105,7 +104,7 @@ def gradients(
     text: torch.Tensor,
     contrastive: bool = True,
 ) -> tuple[float, dict]:
-    """The loss and its gradients, without the contrastive term's if so."""
+    """The loss and its gradients, with or without the contrastive term."""
     model.zero_grad()
     terms = loss(**model(batch, text), output_dict=True)
     total = sum(terms.values()) - (0 if contrastive else terms["contrastive_loss"])
@@ -145,7 +144,7 @@ def main(config: str, out: str) -> None:
     ]
     for siglip, local, grad, pairs, rows, expert, priming in cases:
         parts = [make_part(r, rows[r], expert[r], priming) for r in range(world)]
-        value, found = gradients(
+        value, actual = gradients(
             wrapped, make_loss(siglip, local, grad, pairs, rank, world), *parts[rank]
         )
         mean = torch.tensor(value, dtype=torch.float64)
@@ -159,11 +158,11 @@ def main(config: str, out: str) -> None:
         # without --gather-with-grad open_clip's own gradient is 1 / W of the full one, but for the
         # scale
         factor = 1.0 if grad or siglip else 1.0 / world
-        names = set(expected) | set(found)
+        names = set(expected) | set(actual)
         error = (
             sum(
                 float(
-                    (found.get(n, torch.zeros(())) - factor * expected.get(n, torch.zeros(())))
+                    (actual.get(n, torch.zeros(())) - factor * expected.get(n, torch.zeros(())))
                     .square()
                     .sum()
                 )

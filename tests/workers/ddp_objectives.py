@@ -1,5 +1,6 @@
-"""Started twice by test_method.py: every objective on two gloo ranks against one process over all
-samples; then whole runs.
+"""Every objective on two gloo ranks against one process over all samples, then whole runs.
+
+test_method.py starts it twice.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ BINARY_STEP = next(
 
 
 def join_draws(draws: list[dict[str, Any]]) -> dict[str, Any]:
-    """The draws of both ranks as those of one batch: partners stay on their rank."""
+    """The draws of both ranks as those of one batch; partners are on the same rank."""
     joined: dict[str, Any] = {}
     for name, first in draws[0].items():
         values = [
@@ -79,7 +80,7 @@ def compare(
         draws.append(batch.draws)
     whole, text = join_parts(parts)
     whole.draws = join_draws(draws)
-    found, contrastive = [], grad or not local  # else open_clip's own gradient is not the whole
+    results, contrastive = [], grad or not local  # else open_clip's own gradient is not the whole
     for model, batch, words, settings in (
         (wrapped, *parts[rank], (siglip, local, grad, "diagonal", rank, world)),
         (single, whole, text, (siglip, False, False, "diagonal", 0, 1)),
@@ -88,8 +89,8 @@ def compare(
         inner.objectives = objectives
         loss = make_loss(*settings)
         loss.configure(inner.eclip_config, objectives)
-        found.append(gradients(model, loss, batch, words, contrastive))
-    (value, ours), (expected_value, expected) = found
+        results.append(gradients(model, loss, batch, words, contrastive))
+    (value, ours), (expected_value, expected) = results
     mean = torch.tensor(value, dtype=torch.float64)
     dist.all_reduce(mean)
     # as in open_clip without --gather-with-grad; but for the scale

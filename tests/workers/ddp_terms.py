@@ -1,5 +1,6 @@
-"""Gradients of every term of the loss, one by one, on W ranks against one process; run by
-ddp_loss.py on each rank.
+"""The gradient of each term of the loss on W ranks against one process.
+
+ddp_loss.py runs it on each rank.
 """
 
 from __future__ import annotations
@@ -37,21 +38,21 @@ def model_for(processor: Any, regions: bool) -> torch.nn.Module:
 
 
 def gloria(negatives: str) -> Gloria:
-    found = Gloria(GloriaConfig(local_negatives=negatives))
-    found.use_tokenizer(open_clip.get_tokenizer("tiny"))
-    return found
+    objective = Gloria(GloriaConfig(local_negatives=negatives))
+    objective.use_tokenizer(open_clip.get_tokenizer("tiny"))
+    return objective
 
 
 def make_parts(
     objectives: tuple[Objective, ...], rows: list, count: int, priming: bool
 ) -> tuple[list, tuple]:
-    """`count` batches, and all of them as one."""
+    """`count` batches, and their union as one batch."""
     parts = [make_part(p, rows[p], 0, priming) for p in range(count)]
     whole, text = join_parts(parts)
     for batch in (whole, *(batch for batch, _ in parts)):
         batch.annotated, batch.annotated_heatmap = batch.mix_index, batch.heatmap
-        for one in objectives:
-            batch.draws.update(one.draw(0, 0, 0, batch.sample_id))
+        for objective in objectives:
+            batch.draws.update(objective.draw(0, 0, 0, batch.sample_id))
     if "dacl_partner" in whole.draws:  # partners stay in their batch
         whole.draws["dacl_partner"] = torch.cat(
             [batch.draws["dacl_partner"] + SIZE * p for p, (batch, _) in enumerate(parts)]
@@ -60,27 +61,28 @@ def make_parts(
 
 
 def gradients_of(model: torch.nn.Module, terms: dict[str, torch.Tensor]) -> Gradients:
-    # the table of 49 408 words costs most
+    """{term: {parameter: gradient}}, without the token embedding, which would take most time."""
     names, parameters = zip(*(pair for pair in model.named_parameters() if pair[1].numel() < 10**5))
-    found = {}
+    gradients = {}
     for term, value in terms.items():
         grads = (
             torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True)
             if value.requires_grad
             else [None] * len(names)
         )
-        found[term] = {
+        gradients[term] = {
             name: torch.zeros_like(p) if g is None else g
             for name, p, g in zip(names, parameters, grads)
         }
-    return found
+    return gradients
 
 
 def accumulated(
     model: torch.nn.Module, loss: torch.nn.Module, parts: list
 ) -> tuple[dict[str, torch.Tensor], Gradients]:
-    """open_clip's --accum-freq: features of all micro-batches, each in turn on the graph. Terms,
-    and their gradients summed.
+    """The terms and their summed gradients with open_clip's --accum-freq.
+
+    The features of all micro-batches are used, but only one at a time is in the graph.
     """
     with torch.no_grad():
         cached = [model(batch, text) for batch, text in parts]
@@ -91,13 +93,13 @@ def accumulated(
             key: (
                 out[key]
                 if key in SCALES
-                else torch.cat([out[key] if i == j else one[key] for i, one in enumerate(cached)])
+                else torch.cat([out[key] if i == j else part[key] for i, part in enumerate(cached)])
             )
             for key in out
         }
         terms = loss(**inputs, output_dict=True)
-        for term, found in gradients_of(model, terms).items():
-            for name, value in found.items():
+        for term, gradients in gradients_of(model, terms).items():
+            for name, value in gradients.items():
                 total.setdefault(term, {}).setdefault(name, torch.zeros_like(value)).add_(value)
     return terms, total
 
@@ -116,19 +118,19 @@ def compare(
     priming: bool = False,
     steps: int = 1,
 ) -> Iterator[dict]:
-    """For each term: its gradient here, after DDP's average, against that of one process over all
-    samples.
+    """Compares the gradient of each term after DDP's average with that of one process.
 
-    `alone`: the objectives of one process, where they are others. `steps`: micro-batches a rank.
+    `alone` are the objectives of the one process, if they differ. `steps` is the number of
+    micro-batches of each rank.
     """
     rank, world = dist.get_rank(), dist.get_world_size()
     parts, (whole, text) = make_parts(objectives, rows, world * steps, priming)
     model.objectives = alone or objectives
-    one = make_loss(siglip, False, False, "diagonal", 0, 1)
-    one.configure(model.eclip_config, model.objectives)
+    single = make_loss(siglip, False, False, "diagonal", 0, 1)
+    single.configure(model.eclip_config, model.objectives)
     out = model(whole, text)
-    terms = one(**out, output_dict=True)
-    # over all pairs there would be other negatives: the mean of the ranks' own losses is meant
+    terms = single(**out, output_dict=True)
+    # all pairs would have other negatives, so the reference is the mean of the ranks' losses
     if name == "gloria, rank":
         locals_ = [
             local_loss(
@@ -141,9 +143,9 @@ def compare(
         {key: float(value.detach()) for key, value in terms.items()},
         gradients_of(model, terms),
     )
-    # what --local-loss without --gather-with-grad leaves of it: pairs as rows, not as columns
+    # --local-loss without --gather-with-grad gives the gradient of pairs as rows, not as columns
     if not siglip:
-        joined = one._join(
+        joined = single._join(
             *(
                 torch.cat([out[a], out[b]]) if b in out else out[a]
                 for a, b in (
@@ -154,7 +156,7 @@ def compare(
             ),
             [0],
         )
-        as_rows = one.contrast(
+        as_rows = single.contrast(
             joined._replace(all_image=joined.all_image.detach(), all_text=joined.all_text.detach()),
             out["logit_scale"],
             out["logit_bias"],
@@ -165,15 +167,15 @@ def compare(
     for local, grad in [(True, True)] if siglip else FLAGS:
         loss = make_loss(siglip, local, grad, "diagonal", rank, world)
         loss.configure(model.eclip_config, objectives)
-        terms, found = accumulated(model, loss, parts[rank * steps : (rank + 1) * steps])
-        for term in found:
+        terms, gradients = accumulated(model, loss, parts[rank * steps : (rank + 1) * steps])
+        for term in gradients:
             mean = terms[term].detach().clone()
-            for value in (mean, *found[term].values()):
+            for value in (mean, *gradients[term].values()):
                 dist.all_reduce(value)
                 value /= world
             rows_only = term == "contrastive_loss" and local and not grad
             ours, theirs = (
-                flat(found[term]),
+                flat(gradients[term]),
                 (1.0 if rows_only else loss.gradient_factor)
                 * flat(expected["rows" if rows_only else term]),
             )
@@ -187,7 +189,7 @@ def compare(
                 "error": float((ours - theirs).norm() / theirs.norm().clamp(min=1e-30)),
                 "value": float(mean),
                 "expected": values[term],
-                "scale": [float(found[term][key]) for key in SCALES],
+                "scale": [float(gradients[term][key]) for key in SCALES],
                 "expected_scale": [steps * float(expected[term][key]) for key in SCALES],
             }
 

@@ -43,18 +43,15 @@ from training_patches import release_3_3  # noqa: E402
 from training_patches import resume as checkpoints  # noqa: E402
 from training_patches.run_log import RunLog  # noqa: E402
 
-EPOCHS, LIMIT = 3, 120.0  # seconds
-# the last: SIGKILL when half of a checkpoint is written
-KINDS = (
-    signal.SIGKILL,
-    signal.SIGTERM,
-    "writing",
-)
+EPOCHS = 3
+LIMIT = 120.0  # seconds of a run
+# "writing" is SIGKILL when half of a checkpoint is written
+KINDS = (signal.SIGKILL, signal.SIGTERM, "writing")
 
 
 @dataclass
 class Setting:
-    """One of the configurations. `steps` of an epoch."""
+    """One training configuration; `steps` is the number of steps of an epoch."""
 
     name: str
     steps: int
@@ -63,7 +60,7 @@ class Setting:
 
 
 def settings(folder: Path) -> list[Setting]:
-    """Data for them is written into `folder`."""
+    """All configurations; their data are written into `folder`."""
     table = write_table(folder / "table", 33, annotated=range(0, 33, 3))
     rare = write_table(folder / "rare", 33, annotated=[4])
     shards = write_shards(folder / "shards")
@@ -85,14 +82,10 @@ def settings(folder: Path) -> list[Setting]:
             [
                 *on_table,
                 *gate,
-                "--workers",
-                1,
-                "--accum-freq",
-                2,
-                "--expert-data",
-                table,
-                "--expert-batch-size",
-                2,
+                *("--workers", 1),
+                *("--accum-freq", 2),
+                *("--expert-data", table),
+                *("--expert-batch-size", 2),
             ],
         ),
         Setting(
@@ -100,14 +93,10 @@ def settings(folder: Path) -> list[Setting]:
             4,
             [
                 *common,
-                "--train-data",
-                rare,
-                "--workers",
-                1,
-                "--method",
-                "align",
-                "--align-oversample",
-                0.5,
+                *("--train-data", rare),
+                *("--workers", 1),
+                *("--method", "align"),
+                *("--align-oversample", 0.5),
             ],
             ranks=2,
         ),
@@ -116,12 +105,9 @@ def settings(folder: Path) -> list[Setting]:
             8,
             [
                 *on_table,
-                "--workers",
-                2,
-                "--method",
-                "clip",
-                "--force-patch-dropout",
-                0.25,
+                *("--workers", 2),
+                *("--method", "clip"),
+                *("--force-patch-dropout", 0.25),
                 "--save-most-recent",
             ],
         ),
@@ -134,7 +120,7 @@ def settings(folder: Path) -> list[Setting]:
 
 
 def write_shards(folder: Path, shards: int = 4, count: int = 9) -> str:
-    """With one image that cannot be decoded."""
+    """Writes shards with one image that cannot be decoded."""
     folder.mkdir()
     rng, sizes = np.random.default_rng(0), {}
     for shard in range(shards):
@@ -159,7 +145,7 @@ def write_shards(folder: Path, shards: int = 4, count: int = 9) -> str:
 
 
 class Run:
-    """A training run of `setting` in processes of its own, one a rank."""
+    """A training run of `setting`, with one process for each rank."""
 
     def __init__(
         self,
@@ -220,7 +206,7 @@ class Run:
             os._exit(code)
 
     def steps_done(self) -> int:
-        """Lines of steps in this process's part of the log."""
+        """Number of steps that this process has logged."""
         if not self.log.exists():
             return 0
         with open(self.log, encoding="utf-8") as file:
@@ -228,7 +214,7 @@ class Run:
             return file.read().count("Train Epoch: ")
 
     def wait(self, limit: float = LIMIT) -> list[int]:
-        """Exit code of each rank, -9 for SIGKILL."""
+        """The exit code of each rank; -9 for SIGKILL."""
         codes: dict[int, int] = {}
         deadline = time.monotonic() + limit
         while len(codes) < len(self.pids):
@@ -244,8 +230,9 @@ class Run:
         return [codes[pid] for pid in self.pids]
 
     def kill_after(self, steps: int, number: signal.Signals, ranks: slice = slice(None)) -> None:
-        """Signal the process groups, data workers included, once `steps` steps are in the log. It
-        must really be killed.
+        """Signals the process groups, including data workers, after `steps` logged steps.
+
+        Checks that the signal really ends the run.
         """
         deadline = time.monotonic() + LIMIT
         while self.steps_done() < steps:
@@ -262,7 +249,7 @@ class Run:
 
 
 def die_in_writing(count: int) -> Callable[[], None]:
-    """For a child: SIGKILL when half of its `count`-th checkpoint is in the file."""
+    """For a child process: SIGKILL when half of its `count`-th checkpoint is written."""
 
     def before() -> None:
         calls = iter(range(1, 10_000))
@@ -296,56 +283,47 @@ def die_in_writing(count: int) -> Callable[[], None]:
 
 
 def end_of(folder: Path, name: str, steps: int) -> tuple[dict, dict, str]:
-    """(last checkpoint, losses as logged last by (epoch, sample), views)."""
+    """The last checkpoint, the last logged {(epoch, sample): (rate, loss)}, and the views."""
     run = folder / "logs" / name
     checkpoint = torch.load(run / "checkpoints" / f"epoch_{EPOCHS}.pt", weights_only=True)
-    found = re.findall(
+    lines = re.findall(
         r"Train Epoch: (\d+) \[ *(\d+)/.* LR: ([\d.]+) .* Loss: ([\d.e+-]+)",
         (run / "out.log").read_text(),
     )
-    losses = {(epoch, samples): (rate, loss) for epoch, samples, rate, loss in found}
+    losses = {(epoch, samples): (rate, loss) for epoch, samples, rate, loss in lines}
     assert len(losses) == EPOCHS * steps, f"{name}: {len(losses)} steps in the log"
     views = run / "annotated_views.csv"
     return checkpoint, losses, views.read_text() if views.exists() else ""
 
 
-def differences(found: object, expected: object, where: str = "") -> list[str]:
-    """Where two checkpoints are not the same to the last bit."""
+def differences(actual: object, expected: object, where: str = "") -> list[str]:
+    """The entries in which two checkpoints are not bit-for-bit identical."""
     if isinstance(expected, torch.Tensor):
-        return [] if torch.equal(found, expected) else [where]
+        return [] if torch.equal(actual, expected) else [where]
     if isinstance(expected, dict):
+        if set(actual) != set(expected):
+            return [where]
         names = [key for key in expected if key not in ("name", "position")]
-        return (
-            [where]
-            if set(found) != set(expected)
-            else [
-                one
-                for key in names
-                for one in differences(found[key], expected[key], f"{where}.{key}")
-            ]
-        )
+        parts = [(actual[key], expected[key], f"{where}.{key}") for key in names]
+        return [entry for part in parts for entry in differences(*part)]
     if isinstance(expected, (list, tuple)):
-        return (
-            [where]
-            if len(found) != len(expected)
-            else [
-                one
-                for i in range(len(expected))
-                for one in differences(found[i], expected[i], f"{where}[{i}]")
-            ]
-        )
-    return [] if found == expected else [where]
+        if len(actual) != len(expected):
+            return [where]
+        parts = [(a, e, f"{where}[{i}]") for i, (a, e) in enumerate(zip(actual, expected))]
+        return [entry for part in parts for entry in differences(*part)]
+    return [] if actual == expected else [where]
 
 
 def kill_and_resume(
     folder: Path, setting: Setting, name: str, kinds: list, rng: random.Random
 ) -> dict:
-    """One run that is killed once for each of `kinds`, resumed after each, and compared with the
-    run `setting.name`.
+    """Kills a run once for each of `kinds`, resumes it each time, and compares its end.
+
+    The uninterrupted run has the name `setting.name`.
     """
     total, done, resumed, killed = setting.steps * EPOCHS, 0, [], []
     for i, kind in enumerate(kinds):
-        # leave steps for the kills to come, and one in which the signal can arrive
+        # leave steps for the later kills, and one in which the signal can arrive
         room = max(1, (total - done - 4) // (len(kinds) - i))
         step = rng.randint(1, room)
         if kind == "writing":
@@ -365,7 +343,8 @@ def kill_and_resume(
         resumed = ["--resume", "latest"]
     codes = Run(folder, setting, name, resumed).wait()
     assert codes == [0] * setting.ranks, f"{codes}: {name}"
-    found, expected = (end_of(folder, one, setting.steps) for one in (name, setting.name))
+    actual = end_of(folder, name, setting.steps)
+    expected = end_of(folder, setting.name, setting.steps)
     left = sorted(
         path.name
         for path in (folder / "logs" / name / "checkpoints").iterdir()
@@ -375,15 +354,15 @@ def kill_and_resume(
         "setting": setting.name,
         "name": name,
         "kills": killed,
-        "differences": differences(found[0], expected[0])[:5],
-        "losses_differ": found[1] != expected[1],
-        "views_differ": found[2] != expected[2],
+        "differences": differences(actual[0], expected[0])[:5],
+        "losses_differ": actual[1] != expected[1],
+        "views_differ": actual[2] != expected[2],
         "left": left,
     }
 
 
 def wait_for_first(run: Run) -> list[int]:
-    """Once rank 0 is dead the others are, as torchrun would see to it."""
+    """Waits for rank 0, then kills the others, as torchrun would do."""
     _, status = os.waitpid(run.pids[0], 0)
     for pid in run.pids[1:]:
         os.killpg(pid, signal.SIGKILL)
@@ -394,57 +373,54 @@ def wait_for_first(run: Run) -> list[int]:
 def all_kills(
     folder: Path, kills: int, seed: int, names: list[str] | None = None, chain: int = 3
 ) -> dict:
-    """`kills` kills spread over the settings, `chain` to a run."""
+    """Spreads `kills` kills over the settings, at most `chain` in one run; returns the figures."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "tiny.json").write_text(json.dumps(TINY))
     open_clip.add_model_config(folder / "tiny.json")
     began, rng = time.monotonic(), random.Random(seed)
-    chosen = [one for one in settings(folder) if names is None or one.name in names]
-    results, given, whole = [], 0, set()
-    while given < kills:
+    chosen = [setting for setting in settings(folder) if names is None or setting.name in names]
+    results, done, uninterrupted = [], 0, set()
+    while done < kills:
         setting = chosen[len(results) % len(chosen)]
-        if setting.name not in whole:
+        if setting.name not in uninterrupted:
             assert Run(folder, setting, setting.name).wait() == [0] * setting.ranks, setting.name
-            whole.add(setting.name)
-        kinds = [KINDS[(given + i) % len(KINDS)] for i in range(min(chain, kills - given))]
+            uninterrupted.add(setting.name)
+        kinds = [KINDS[(done + i) % len(KINDS)] for i in range(min(chain, kills - done))]
         rng.shuffle(kinds)
         results.append(
             kill_and_resume(folder, setting, f"{setting.name}-{len(results)}", kinds, rng)
         )
-        given += len(kinds)
-    wrong = [
-        one
-        for one in results
-        if one["differences"] or one["losses_differ"] or one["views_differ"] or one["left"]
-    ]
+        done += len(kinds)
+    faults = ("differences", "losses_differ", "views_differ", "left")
+    wrong = [result for result in results if any(result[name] for name in faults)]
     return {
-        "kills": given,
+        "kills": done,
         "runs": len(results),
         "same": len(results) - len(wrong),
         "wrong": wrong,
         "by_kind": {
             str(getattr(kind, "name", kind)): sum(
-                one["kills"].count(str(getattr(kind, "name", kind))) for one in results
+                result["kills"].count(str(getattr(kind, "name", kind))) for result in results
             )
             for kind in KINDS
         },
-        "settings": sorted(whole),
+        "settings": sorted(uninterrupted),
         "seconds": round(time.monotonic() - began, 1),
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--kills", type=int, default=30)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("folder", type=Path, help="folder of data and runs")
+    parser.add_argument("--kills", type=int, default=30, help="number of kills (default: 30)")
+    parser.add_argument("--seed", type=int, default=0, help="random seed (default: 0)")
     parser.add_argument(
         "--chain", type=int, default=3, help="kills of one run, each followed by a resume"
     )
-    parser.add_argument("--settings", nargs="+", help="default: all")
+    parser.add_argument("--settings", nargs="+", help="settings to run (default: all)")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    RunLog.draw = lambda *_: None  # figures take longer than all else
+    RunLog.draw = lambda *_: None  # figures would take most of the time
     sys.stdout.write(
         json.dumps(
             all_kills(args.folder.resolve(), args.kills, args.seed, args.settings, args.chain)

@@ -1,8 +1,8 @@
-"""CheXpert v1.0 or v1.0-small: images without reports, and the evaluation set chexpert-5x200.
+"""CheXpert v1.0 or v1.0-small: labelled chest X-rays, and the evaluation set chexpert-5x200.
 
-CheXpert's public release has no reports; texts are made from the labels ("Findings: edema, pleural
-effusion."), so that the splits can be read by the trainer. Facts of the format: Irvin et al. 2019
-and the tables themselves.
+The public release has no reports. Texts are made from the labels ("Findings: edema, pleural
+effusion."), so that models can be trained on the splits. The format is described by Irvin et al.
+2019 and by the tables themselves.
 """
 
 from __future__ import annotations
@@ -43,12 +43,9 @@ RULE_5X200 = (
     "GLoRIA (Huang et al. 2021): frontal; the class is 1 and every other label but No Finding is 0"
     " or blank; 200 a class, at most one image a patient"
 )
-# some copies name the folder otherwise than the table does
-ALIASES = {
-    "valid": ("valid", "val"),
-    "val": ("valid", "val"),
-}
-PLACE = re.compile(r"(?:^|/)(train|valid|val|test)/(patient\d+)/(study\d+)/([^/]+)$")
+# in some copies, the folder has another name than in the table
+ALIASES = {"valid": ("valid", "val"), "val": ("valid", "val")}
+IMAGE_PATH = re.compile(r"(?:^|/)(train|valid|val|test)/(patient\d+)/(study\d+)/([^/]+)$")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,16 +54,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--evaluation",
         choices=("chexpert-5x200", "none"),
         default="chexpert-5x200",
-        help="its patients are left out of the training split (default: %(default)s)",
+        help=(
+            "evaluation set to write; its patients are left out of the training split (default:"
+            " %(default)s)"
+        ),
     )
     parser.add_argument(
-        "--views", choices=("frontal", "all"), default="frontal", help="(default: %(default)s)"
+        "--views",
+        choices=("frontal", "all"),
+        default="frontal",
+        help="views to write (default: %(default)s)",
     )
     parser.add_argument(
         "--seed",
         type=seed,
         default=0,
-        help="of the choice of evaluation images (default: %(default)s)",
+        help="random seed of the choice of evaluation images (default: %(default)s)",
     )
 
 
@@ -75,9 +78,7 @@ def run(args: argparse.Namespace) -> str:
 
 
 def make_plan(args: argparse.Namespace) -> Plan:
-    """Splits train, valid (and test where its table is there) of labelled images; the evaluation
-    set from train.
-    """
+    """The splits train, valid and test (if their tables exist); the evaluation set from train."""
     plan = Plan("chexpert")
     for split, names in (
         ("train", ("train.csv",)),
@@ -90,7 +91,7 @@ def make_plan(args: argparse.Namespace) -> Plan:
     if args.evaluation == "chexpert-5x200":
         candidates = exclusive(plan.splits["train"], COMPETITION)
         plan.facts["exclusive frontal images"] = {
-            name: len(found) for name, found in candidates.items()
+            name: len(items) for name, items in candidates.items()
         }
         chosen = choose_per_class(candidates, 200, args.seed, group="patient")
         plan.evaluation["chexpert-5x200"] = EvaluationSet(
@@ -108,15 +109,18 @@ def make_plan(args: argparse.Namespace) -> Plan:
 
 
 def read_split(plan: Plan, table: Path, src: Path, split: str, views: str) -> list[Item]:
-    """The rows of one table; UserError for a missing competition column, a strange path or label,
-    or a path twice.
+    """One item for each row of a table.
+
+    Raises:
+        UserError: a competition column is missing, a path or label has another form, or a path
+            occurs twice.
     """
     frame = read_table(table, ["Path", *COMPETITION])
     plan.tables.append(table)
     present = [name for name in LABELS if name in frame]
     labels = read_labels(frame, present, table)
     items, seen, patients = [], set(), set()
-    views_given = frame["Frontal/Lateral"] if "Frontal/Lateral" in frame else [""] * len(frame)
+    views_of_rows = frame["Frontal/Lateral"] if "Frontal/Lateral" in frame else [""] * len(frame)
     folders = {
         name: next(
             (src / other for other in ALIASES.get(name, (name,)) if (src / other).is_dir()),
@@ -124,20 +128,20 @@ def read_split(plan: Plan, table: Path, src: Path, split: str, views: str) -> li
         )
         for name in ("train", "valid", "val", "test")
     }
-    for i, (path, view) in enumerate(zip(frame["Path"], views_given)):
-        place = PLACE.search(path.strip())
-        if place is None:
+    for i, (path, view) in enumerate(zip(frame["Path"], views_of_rows)):
+        match = IMAGE_PATH.search(path.strip())
+        if match is None:
             raise UserError(
                 f"{table}, row {i + 1}, column 'Path': {path!r}; expected"
                 " .../train|valid|test/patientN/studyN/view.jpg."
             )
         if path in seen:
             raise UserError(
-                f"{table}, row {i + 1}, column 'Path': {path!r} stands there twice; expected each"
+                f"{table}, row {i + 1}, column 'Path': {path!r} occurs twice; expected each"
                 " image once."
             )
         seen.add(path)
-        folder, patient, study, name = place.groups()
+        folder, patient, study, name = match.groups()
         patients.add(patient)
         if views == "frontal" and not (view == "Frontal" if view else "frontal" in name):
             plan.leave_out("lateral view", path)
@@ -168,8 +172,10 @@ def read_split(plan: Plan, table: Path, src: Path, split: str, views: str) -> li
 
 
 def exclusive(items: Sequence[Item], classes: Sequence[str]) -> dict[str, list[Item]]:
-    """{class: frontal items with that class 1 and every other label but No Finding 0 or blank}; -1
-    anywhere disqualifies.
+    """{class: frontal items that have this class and no other}.
+
+    The class is 1; every other label except No Finding is 0 or blank. A -1 (uncertain) excludes the
+    item.
     """
     others = [name for name in LABELS if name != "No Finding"]
     return {
@@ -185,10 +191,10 @@ def exclusive(items: Sequence[Item], classes: Sequence[str]) -> dict[str, list[I
 
 
 def describe(columns: dict) -> str:
-    """A sentence from the labels that are 1, or that nothing was found."""
-    found = [
+    """A sentence that names the labels that are 1, or "No finding."."""
+    findings = [
         name.lower()
         for name in LABELS
         if name not in ("No Finding", "Support Devices") and columns.get(name) == 1
     ]
-    return f"Findings: {', '.join(found)}." if found else "No finding."
+    return f"Findings: {', '.join(findings)}." if findings else "No finding."

@@ -1,12 +1,14 @@
-"""The eCLIP authors' shards to ours: films, reports, and the experts' heatmaps as grey PNGs.
+"""Converts the eCLIP authors' shards: images, reports, and the experts' heatmaps as grey PNGs.
 
-SRC/{train,val}/*.tar hold `key.frontal_img` (an encoded image) and `key.report`; the expert
-folder's *.tar hold `key.img.jpg`, `key.report.txt`, `key.manifest.json` and the members it names:
-[{"heatmap": extension, "snippet": extension}], a heatmap being a CSR matrix (shape, indices,
-indptr, data) in .npz or JSON. Source: the reader of the authors' repository; the scripts that wrote
-such shards are not public. Its reader takes the first heatmap alone and casts it to 8 bit, which
-makes a map in [0, 1] all zero; here each is divided by its own maximum. Shards are read member by
-member and nothing is unpacked to disk.
+SRC/{train,val}/*.tar hold `key.frontal_img` (an encoded image) and `key.report`. The expert
+folder's *.tar hold `key.img.jpg`, `key.report.txt`, `key.manifest.json` and the members that the
+manifest names: [{"heatmap": extension, "snippet": extension}]. A heatmap is a CSR matrix (shape,
+indices, indptr, data) in .npz or JSON.
+
+This layout is known from the reader in the authors' repository; the scripts that wrote such shards
+are not public. That reader uses only the first heatmap and casts it to 8 bits, which turns a map in
+[0, 1] into zeros. Here each heatmap is divided by its own maximum. Shards are read member by
+member, and nothing is unpacked to disk.
 """
 
 from __future__ import annotations
@@ -50,36 +52,41 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder with train/*.tar and val/*.tar in the authors' layout",
     )
     parser.add_argument(
-        "out", type=Path, metavar="OUT", help="folder to write to; an interrupted run goes on"
+        "out",
+        type=Path,
+        metavar="OUT",
+        help="folder to write to; the same command resumes an interrupted run",
     )
     parser.add_argument(
         "--expert",
         type=Path,
         metavar="FOLDER",
-        help="folder of the expert shards; they become expert-*.tar",
+        help="folder of the expert shards, which become expert-*.tar",
     )
     parser.add_argument(
         "--heatmaps",
         choices=("mean", "first"),
         default="mean",
         help=(
-            "of a sample's heatmaps: the mean of all, each by its own maximum, since the text"
-            " trained on is the whole report; or the first, as the authors' reader (default:"
-            " %(default)s)"
+            "which heatmaps of a sample are used; mean: the mean of all, each divided by its own"
+            " maximum, because the text is the whole report; first: only the first, as in the"
+            " authors' reader (default: %(default)s)"
         ),
     )
     parser.add_argument(
         "--resized-heatmaps",
         action="store_true",
-        help="heatmaps may have another size than their image, of the same proportions",
+        help="allows heatmaps of another size than their image, if the proportions are the same",
     )
     add_writing_arguments(parser)
-    parser.set_defaults(shard_size=None)  # one shard in, one out
+    parser.set_defaults(shard_size=None)  # each shard becomes one shard
 
 
 def run(args: argparse.Namespace) -> str:
-    """Convert this part's shards; the summary. UserError: no shards, faults, OUT begun with other
-    settings.
+    """Converts the shards of this job; returns the summary.
+
+    Raises:
+        UserError: there are no shards, a sample has errors, or OUT was started with other settings.
     """
     options = read_options(args)
     shards = list_shards(args.src, args.expert)
@@ -111,44 +118,50 @@ def run(args: argparse.Namespace) -> str:
 
 
 def list_shards(src: Path, expert: Path | None) -> dict[tuple[str, str], Path]:
-    """{(split, our name): source} of each shard; UserError without any, or for an empty or missing
-    expert folder.
+    """{(split, new name): source} of each shard.
+
+    Raises:
+        UserError: there are no shards, or the expert folder has none.
     """
-    found: dict[tuple[str, str], Path] = {}
+    shards: dict[tuple[str, str], Path] = {}
     for split, folder in (("train", src / "train"), ("val", src / "val"), ("expert", expert)):
         paths = sorted(folder.glob("*.tar")) if folder else []
         if split == "expert" and expert and not paths:
             raise UserError(
-                f"--expert {expert}: no *.tar there; expected the folder that holds the expert"
-                " shards themselves."
+                f"--expert {expert}: no *.tar in this folder; expected the folder that directly"
+                " holds the expert shards."
             )
-        found.update({(split, f"{split}-{number:06d}"): path for number, path in enumerate(paths)})
-    if not found:
+        shards.update({(split, f"{split}-{number:06d}"): path for number, path in enumerate(paths)})
+    if not shards:
         raise UserError(
             f"{src}: neither train/*.tar nor val/*.tar; expected the authors' layout ({LAYOUT})."
         )
-    return found
+    return shards
 
 
 def plan_chunks(shards: dict[tuple[str, str], Path], plan: Plan, options: Options) -> list[Chunk]:
-    """One chunk a shard, its samples' keys as items, cut to --limit a split; counts into `plan`.
-    DataError: a damaged shard.
+    """One chunk for each shard, with the keys of its samples as items.
+
+    Each split is cut to --limit samples. The counts go into `plan`.
+
+    Raises:
+        DataError: a shard is damaged.
     """
     chunks: list[Chunk] = []
     for split in dict.fromkeys(split for split, _ in shards):
-        own = [path for (other, _), path in shards.items() if other == split]
-        left, samples, promised = options.limit, 0, 0
+        paths = [path for (other, _), path in shards.items() if other == split]
+        left, samples, with_manifest = options.limit, 0, 0
         for number, path in enumerate(
-            tqdm(own, desc=f"reading {split}", unit="shard", disable=None)
+            tqdm(paths, desc=f"reading {split}", unit="shard", disable=None)
         ):
-            found = [(key, "manifest.json" in members) for key, members in read_samples(path)][
-                :left
-            ]
-            left = None if left is None else left - len(found)
-            samples, promised = samples + len(found), promised + sum(has for _, has in found)
-            chunks.append(Chunk(split, number, [key for key, _ in found], False))
+            keys = [(key, "manifest.json" in members) for key, members in read_samples(path)]
+            keys = keys[:left]
+            left = None if left is None else left - len(keys)
+            samples += len(keys)
+            with_manifest += sum(has_manifest for _, has_manifest in keys)
+            chunks.append(Chunk(split, number, [key for key, _ in keys], False))
         plan.facts[f"split {split}"] = (
-            f"{samples} samples in {len(own)} shards, {promised} with a manifest of heatmaps"
+            f"{samples} samples in {len(paths)} shards, {with_manifest} with a manifest of heatmaps"
         )
     return [chunk for chunk in chunks if chunk.items]
 
@@ -156,15 +169,16 @@ def plan_chunks(shards: dict[tuple[str, str], Path], plan: Plan, options: Option
 def write_shard(
     sources: dict[str, Path], args: argparse.Namespace, chunk: Chunk, options: Options
 ) -> None:
-    """One shard whole or not at all, its record last; a faulty sample stops it, or is named with
-    --on-bad-sample skip.
+    """Writes one shard completely or not at all, and its record last.
+
+    A sample with errors stops the run; with --on-bad-sample skip it is left out and named.
     """
     source, buffer, samples = sources[chunk.name], io.BytesIO(), 0
     rows: list[dict[str, Any]] = []
-    skipped: dict[str, str] = {}  # sample -> why
-    counted: dict[str, list[str]] = {}  # what was left out of samples -> which
+    skipped: dict[str, str] = {}  # sample -> reason
+    counted: dict[str, list[str]] = {}  # reason to leave out a part of a sample -> samples
+    # GNU format, because USTAR does not take long keys
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.GNU_FORMAT) as archive:
-        # GNU: USTAR would refuse long keys
         for i, (key, members) in enumerate(islice(read_samples(source), len(chunk.items))):
             where = f"{source}, {key}"
             try:
@@ -184,7 +198,7 @@ def write_shard(
                 counted.setdefault(note, []).append(where)
             if chunk.is_shard(options):
                 add_members(archive, key, converted)
-            else:  # a key of a foreign archive is no safe file name
+            else:  # a key of someone else's archive is not a safe file name
                 files = write_files(
                     options.out,
                     f"{chunk.name}-{i:06d}",
@@ -207,8 +221,11 @@ def write_shard(
 
 
 def read_samples(shard: Path) -> Iterator[tuple[str, dict[str, Callable[[], bytes]]]]:
-    """(key, {extension: its reader}) in the shard's order. DataError for a truncated or damaged
-    archive.
+    """(key, {extension: function that reads the member}) in the order of the shard.
+
+    Raises:
+        DataError: the archive is truncated or damaged, a member is repeated, or the members of a
+            sample are not together.
     """
     seen: set[str] = set()
     key: str | None = None
@@ -226,20 +243,19 @@ def read_samples(shard: Path) -> Iterator[tuple[str, dict[str, Callable[[], byte
                         yield key, members
                     if name in seen:
                         raise DataError(
-                            f"{shard}, {name}: its members stand in two places; expected them"
-                            " together."
+                            f"{shard}, {name}: its members are not together; expected all members"
+                            " of a sample one after the other."
                         )
                     seen.add(name)
                     key, members = name, {}
                 if extension in members:
                     raise DataError(
-                        f"{shard}, {name}: member {extension} stands there twice; expected each"
-                        " once."
+                        f"{shard}, {name}: member {extension} occurs twice; expected each once."
                     )
                 members[extension] = partial(_read, shard, archive, member)
             if key is not None:
                 yield key, members
-            # tarfile takes a header that is cut off or damaged for the end
+            # tarfile takes a truncated or damaged header for the end, so check the end mark
             with open(shard, "rb") as file:
                 file.seek(archive.offset)
                 if file.read(512) != bytes(512):
@@ -261,15 +277,20 @@ def _read(shard: Path, archive: tarfile.TarFile, member: tarfile.TarInfo) -> byt
 
 def damaged(shard: Path, error: Exception) -> DataError:
     return DataError(
-        f"{shard}: not a whole tar archive ({error}); expected an uncompressed one. Copy it again."
+        f"{shard}: not a complete tar archive ({error}); expected an uncompressed one. Copy it"
+        " again."
     )
 
 
 def convert(
     members: dict[str, bytes], where: str, expert: bool, args: argparse.Namespace, options: Options
 ) -> tuple[dict[str, bytes], list[str]]:
-    """Our members of a sample, and what is to be counted. `members`: the authors', by extension;
-    UserError names `where`.
+    """The members of a converted sample, and the reasons why something was left out.
+
+    `members` are the authors' members by extension.
+
+    Raises:
+        UserError: a member is missing or has errors; the message begins with `where`.
     """
     image_name, text_name = EXPERT if expert else MAIN
     missing = [name for name in (image_name, text_name) if name not in members]
@@ -283,18 +304,13 @@ def convert(
     )
     text = decode_text(members[text_name], f"{where}.{text_name}")
     if is_missing(text):
-        raise DataError(
-            f"{where}.{text_name}:"
-            f" {f'{text.strip()[:40]!r} stands for no text' if text.strip() else 'empty'}; expected"
-            " a report."
-        )
-    jpeg = (
-        options.size is None
-        and frame.orientation == 1
-        and members[image_name].startswith(b"\xff\xd8")
-    )
+        problem = f"{text.strip()[:40]!r} means no text" if text.strip() else "empty"
+        raise DataError(f"{where}.{text_name}: {problem}; expected a report.")
+    # an upright JPEG of the wanted size is kept unchanged
+    is_jpeg = members[image_name].startswith(b"\xff\xd8")
+    keep = options.size is None and frame.orientation == 1 and is_jpeg
     converted = {
-        "jpg": members[image_name] if jpeg else encode_jpeg(image, options.quality),
+        "jpg": members[image_name] if keep else encode_jpeg(image, options.quality),
         "txt": text.encode(),
     }
     if not expert:
@@ -303,12 +319,12 @@ def convert(
     used = entries if args.heatmaps == "mean" else entries[:1]
     snippets = [name for entry in entries if (name := entry.get("snippet"))]
     notes = ["a snippet is missing" for name in snippets if name not in members][:1]
-    # such samples train as plain pairs
+    # samples without all their heatmaps become plain image-text pairs
     if not used or any(entry["heatmap"] not in members for entry in used):
-        why = "a heatmap named by the manifest is missing" if used else "no or an empty manifest"
-        notes.append(f"not annotated: {why}")
+        reason = "a heatmap named by the manifest is missing" if used else "no or an empty manifest"
+        notes.append(f"not annotated: {reason}")
     else:
-        # the maps lie over the stored pixels
+        # maps cover the stored pixels, the written image is upright
         size = image.size[::-1] if frame.orientation in QUARTER_TURNS else image.size
         maps = [
             turn_maps(
@@ -323,11 +339,10 @@ def convert(
             )
             for entry in used
         ]
-        # float32 (h, w) of the written image, maximum 1
+        # (h, w) float32 at the size of the written image, maximum 1
         mean = normalise_heatmap(np.mean(maps, axis=0), where)
         converted["heatmap.png"] = encode_map(mean)
-    if found := [
-        decode_text(members[name], f"{where}.{name}") for name in snippets if name in members
-    ]:
-        converted["json"] = json.dumps({"snippets": found}).encode()
+    texts = [decode_text(members[name], f"{where}.{name}") for name in snippets if name in members]
+    if texts:
+        converted["json"] = json.dumps({"snippets": texts}).encode()
     return converted, notes

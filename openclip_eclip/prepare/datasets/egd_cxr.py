@@ -1,8 +1,7 @@
-"""EGD-CXR 1.0.0 (Karargyris et al. 2021): one radiologist's fixations and dictation on 1083 films
-of MIMIC-CXR.
+"""EGD-CXR 1.0.0 (Karargyris et al. 2021): one radiologist's gaze on 1083 images of MIMIC-CXR.
 
-SRC is the root with master_sheet.csv and fixations.csv; films come from MIMIC-CXR-JPG (--images),
-texts from its reports.
+The data set has fixations and dictations. SRC is the root with master_sheet.csv and fixations.csv.
+Images come from MIMIC-CXR-JPG (--images), texts from the reports of MIMIC-CXR.
 """
 
 from __future__ import annotations
@@ -41,7 +40,8 @@ from .mimic_reports import add_report_arguments, add_texts
 
 SCREEN = (1920, 1080)  # width, height in pixels
 CLASSES = ("Normal", "CHF", "pneumonia")  # mutually exclusive
-# characters: after every 20th image a white dot, under a dicom_id without its last five
+# length of the ids of calibration dots, in characters: after every 20th image a white dot was
+# shown, under a dicom_id without its last five characters
 CALIBRATION = 39
 GAZE = ["FPOGS", "FPOGD", "FPOGV"]
 POSITIONS = {"original": ["X_ORIGINAL", "Y_ORIGINAL"], "screen": ["FPOGX", "FPOGY"]}
@@ -60,17 +60,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--reports",
         type=Path,
         metavar="FOLDER",
-        help="root of MIMIC-CXR, with files/p10/... (default: --images)",
+        help="root of MIMIC-CXR with the reports, files/p10/... (default: --images)",
     )
     add_report_arguments(parser)
-    add_gaze_arguments(parser, "150 pixels of the original, as the authors", "reflect")
+    add_gaze_arguments(parser, "150 pixels of the original, as in the authors' code", "reflect")
     parser.add_argument(
         "--positions",
         choices=tuple(POSITIONS),
         default="original",
         help=(
-            "original: the table's own pixels; screen: from screen fractions and pads (default:"
-            " %(default)s)"
+            "source of the positions; original: the pixels in the table; screen: computed from"
+            " screen fractions and pads (default: %(default)s)"
         ),
     )
     parser.add_argument(
@@ -78,8 +78,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("none", "authors", "official"),
         default="none",
         help=(
-            "none: all is train; authors: 80/10/10 by patient; official: MIMIC-CXR's (default:"
-            " %(default)s)"
+            "splits to write; none: train only; authors: 80/10/10 by patient; official: those of"
+            " MIMIC-CXR (default: %(default)s)"
         ),
     )
     add_window_arguments(parser)
@@ -91,8 +91,12 @@ def run(args: argparse.Namespace) -> str:
 
 
 def make_plan(args: argparse.Namespace) -> Plan:
-    """One item a film of the master sheet that has a report; annotated if a fixation can be
-    drawn.
+    """One item for each image of the master sheet that has a report.
+
+    An item is annotated if at least one of its fixations can be drawn.
+
+    Raises:
+        UserError: --unit degrees, a table with errors, or no usable fixation at all.
     """
     check_lead(args)
     plan, config = Plan("egd-cxr"), gaze_config(args, None, "pixels")
@@ -139,8 +143,8 @@ def make_plan(args: argparse.Namespace) -> Plan:
         )
     if items and not any(item.annotations for item in items):
         raise UserError(
-            f"{find_table(args.src, 'fixations.csv')}: not one usable fixation on {len(items)}"
-            f" images ({dict(plan.left_out)}); expected positions in the columns"
+            f"{find_table(args.src, 'fixations.csv')}: no usable fixation on any of"
+            f" {len(items)} images ({dict(plan.left_out)}); expected positions in the columns"
             f" {POSITIONS[args.positions]}."
         )
     items = without_subjects(
@@ -152,14 +156,18 @@ def make_plan(args: argparse.Namespace) -> Plan:
 
 
 def read_subjects(plan: Plan, root: Path) -> set[str]:
-    """Patients with gaze, as MIMIC subject ids."""
+    """MIMIC-CXR's subject ids of the patients with gaze."""
     return set(read_master_sheet(plan, root)["patient_id"])
 
 
 def read_master_sheet(plan: Plan, root: Path) -> pd.DataFrame:
-    """One row a film. Its last field has quoted newlines: physical lines are not rows.
+    """The master sheet, with one row for each image.
 
-    UserError: an id or path of another form, a path of another film, a film twice.
+    The last field of a row has quoted line breaks, so a row may take several lines.
+
+    Raises:
+        UserError: an id or path has another form, a path does not fit its row, or an image occurs
+            twice.
     """
     table = find_table(root, "master_sheet.csv")
     frame = read_table(table, ["dicom_id", "path", "study_id", "patient_id"])
@@ -170,7 +178,7 @@ def read_master_sheet(plan: Plan, root: Path) -> pd.DataFrame:
         check_id(dicom, f"{where} 'dicom_id'")
         if read_place(path, f"{where} 'path'") != (patient, study, dicom):
             raise UserError(
-                f"{where} 'path': {path!r}; expected the place of patient {patient}, study {study},"
+                f"{where} 'path': {path!r}; expected the path of patient {patient}, study {study},"
                 f" {dicom}."
             )
     plan.tables.append(table)
@@ -182,16 +190,17 @@ def read_master_sheet(plan: Plan, root: Path) -> pd.DataFrame:
 
 
 def disease(row: pd.Series) -> dict[str, str]:
-    """The film's class by the master sheet, if it names one."""
-    found = [name for name in CLASSES if str(row.get(name, "")).strip() in ("1", "1.0")]
-    return {"class": found[0]} if len(found) == 1 else {}
+    """The class of an image in the master sheet, if it has exactly one."""
+    names = [name for name in CLASSES if str(row.get(name, "")).strip() in ("1", "1.0")]
+    return {"class": names[0]} if len(names) == 1 else {}
 
 
 def read_fixations(
     plan: Plan, root: Path, sheet: pd.DataFrame, sizes: dict[str, tuple[int, int]], positions: str
 ) -> dict[str, Fixations]:
-    """{dicom_id: valid fixations}; calibration dots, foreign ids, invalid and off-image rows are
-    dropped and counted.
+    """{dicom_id: valid fixations}.
+
+    Calibration dots, unknown ids, invalid rows and rows outside the image are dropped and counted.
     """
     table = find_table(root, "fixations.csv")
     plan.tables.append(table)
@@ -208,13 +217,12 @@ def read_fixations(
         else screen_to_image(numbers[:, 3:], ids, sheet, sizes, root)
     )
     length = ids.str.len().to_numpy()
-    # sides of films without a size are NaN: nothing is off them, and they are left out as a whole
-    sides = np.array([sizes.get(name, (np.nan, np.nan)) for name in ids], dtype=np.float64).reshape(
-        -1, 2
-    )[:, ::-1]
+    # (rows, 2) width and height; NaN without a size: such images are left out later, as a whole
+    heights_widths = [sizes.get(name, (np.nan, np.nan)) for name in ids]
+    sides = np.array(heights_widths, dtype=np.float64).reshape(-1, 2)[:, ::-1]
     if positions == "original":
         refuse_units(f"{table}, columns {', '.join(POSITIONS[positions])}", xy[valid], sides[valid])
-    # the authors rounded odd sides up to even ones, so that their last pixel may be one too far
+    # the authors rounded odd sides up to even ones, so a position may be one pixel too far
     beyond = sides + sides % 2
     tests = {
         "fixations: calibration dot (an id of 39 characters)": length == CALIBRATION,
@@ -246,12 +254,13 @@ def screen_to_image(
     sizes: dict[str, tuple[int, int]],
     root: Path,
 ) -> np.ndarray:
-    """Fractions of the screen (N, 2) to whole pixels of the film by the authors' mapping; -1 beside
-    the film.
+    """Maps fractions of the screen (N, 2) to whole pixels of the image, as the authors do.
 
-    X = trunc(W / (1920 - left - right) * (x - left)), y alike with 1080, W and H rounded up to
-    even; the edges count as beside.
-    UserError: no pad columns, or pads that leave nothing.
+    X = trunc(W / (1920 - left - right) * (x - left)), and y likewise with 1080. W and H are rounded
+    up to even numbers. Positions outside the image or on its edge become -1.
+
+    Raises:
+        UserError: there are no pad columns, or the pads leave no area of the screen.
     """
     names = [
         [f"image_{side}{suffix}" for side in ("left", "top", "right", "bottom")]
@@ -260,8 +269,8 @@ def screen_to_image(
     columns = next((four for four in names if set(four) <= set(sheet.columns)), None)
     if columns is None:
         raise UserError(
-            f"{root / 'master_sheet.csv'}: no columns {', '.join(names[0])}; expected the pads to"
-            " map the screen to the film. Without them: --positions original."
+            f"{root / 'master_sheet.csv'}: no columns {', '.join(names[0])}; expected the pads that"
+            " map the screen to the image. Without them, use --positions original."
         )
     pads = read_numbers(sheet, columns)
     wrong = ~((pads[:, :2] + pads[:, 2:] < SCREEN) & (pads[:, :2] >= 0) & (pads[:, 2:] >= 0)).all(
@@ -272,25 +281,28 @@ def screen_to_image(
         raise UserError(
             f"{root / 'master_sheet.csv'}, row {row + 1}: pads {pads[row].tolist()} (left, top,"
             f" right, bottom); expected 0 or more, together less than the screen of {SCREEN[0]} x"
-            f" {SCREEN[1]}. Without them: --positions original."
+            f" {SCREEN[1]}. Without correct pads, use --positions original."
         )
-    films = {name: i for i, name in enumerate(sheet["dicom_id"])}
-    known = np.array([films.get(name, -1) if name in sizes else -1 for name in ids])
-    pad = pads[known]
-    sides = np.array([sizes.get(name, (1, 1)) for name in ids], dtype=np.float64).reshape(-1, 2)[
-        :, ::-1
-    ]
+    sheet_rows = {name: i for i, name in enumerate(sheet["dicom_id"])}
+    known = np.array([sheet_rows.get(name, -1) if name in sizes else -1 for name in ids])
+    pad = pads[known]  # (N, 4); the last row for unknown ids, which become -1 below
+    heights_widths = [sizes.get(name, (1, 1)) for name in ids]
+    sides = np.array(heights_widths, dtype=np.float64).reshape(-1, 2)[:, ::-1]
+    # (N, 2) size of the shown image, and position in it, both in screen pixels
     inner = np.array(SCREEN) - pad[:, :2] - pad[:, 2:]
-    place = fractions * SCREEN - pad[:, :2]
-    xy = np.trunc((sides + sides % 2) / inner * place)
-    beside = ((place <= 0) | (place >= inner)).any(axis=1) & np.isfinite(place).all(axis=1)
-    xy[beside | (known < 0)] = -1
+    position = fractions * SCREEN - pad[:, :2]
+    xy = np.trunc((sides + sides % 2) / inner * position)
+    outside = ((position <= 0) | (position >= inner)).any(axis=1)
+    outside &= np.isfinite(position).all(axis=1)
+    xy[outside | (known < 0)] = -1
     return xy
 
 
 def read_words(plan: Plan, root: Path, dicom: str) -> list[Word]:
-    """The dictation's phrases; none, counted, without a transcript. UserError if the file is no
-    such JSON.
+    """The phrases of a dictation; a missing transcript gives none and is counted.
+
+    Raises:
+        UserError: the transcript is not JSON of the expected form.
     """
     path = root / "audio_segmentation_transcripts" / dicom / "transcript.json"
     if not path.is_file():
@@ -312,18 +324,18 @@ def read_words(plan: Plan, root: Path, dicom: str) -> list[Word]:
 def split_items(
     plan: Plan, items: list[Item], sheet: pd.DataFrame, args: argparse.Namespace
 ) -> dict[str, list[Item]]:
-    """{split: items} by --split."""
+    """{split: items}, as --split says."""
     if args.split == "none":
         return {"train": items}
     if args.split == "official":
-        of_film, table = read_official_splits(args.images)
+        split_of, table = read_official_splits(args.images)
         plan.tables.append(table)
         for item in items:
-            if item.key not in of_film:
+            if item.key not in split_of:
                 plan.leave_out("no row in the table of splits", item.key)
-        return {name: [item for item in items if of_film.get(item.key) == name] for name in SPLITS}
-    # The authors shuffle the unique patients with Python's random, seed 1; the order before it is
-    # unknown, here the sheet's
+        return {name: [item for item in items if split_of.get(item.key) == name] for name in SPLITS}
+    # The authors shuffle the unique patients with Python's random and seed 1. Their order before
+    # the shuffle is unknown; here it is the order of the sheet.
     patients = list(dict.fromkeys(sheet["patient_id"]))
     random.Random(1).shuffle(patients)
     ends = int(0.8 * len(patients)), int(0.9 * len(patients))

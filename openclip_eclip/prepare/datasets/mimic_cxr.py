@@ -1,8 +1,7 @@
-"""MIMIC-CXR: films of the JPG release with their reports, the official splits, and the evaluation
-set mimic-5x200.
+"""MIMIC-CXR: chest X-rays with reports, the official splits, and the evaluation set mimic-5x200.
 
-SRC is the root of MIMIC-CXR-JPG 2.0.0 or 2.1.0 (files/, mimic-cxr-2.0.0-*.csv.gz); the reports are
-MIMIC-CXR's own tree of .txt.
+SRC is the root of MIMIC-CXR-JPG 2.0.0 or 2.1.0 (files/, mimic-cxr-2.0.0-*.csv.gz). The reports are
+the .txt files of MIMIC-CXR.
 """
 
 from __future__ import annotations
@@ -57,26 +56,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--reports",
         type=Path,
         metavar="FOLDER",
-        help="root of MIMIC-CXR, with files/p10/... (default: SRC)",
+        help="root of MIMIC-CXR with the reports, files/p10/... (default: SRC)",
     )
     add_report_arguments(parser)
     parser.add_argument(
         "--views",
         choices=("frontal", "all"),
         default="frontal",
-        help="frontal: AP and PA (default: %(default)s)",
+        help="views to write; frontal: AP and PA (default: %(default)s)",
     )
     parser.add_argument(
         "--rescue-views",
         action="store_true",
-        help="where ViewPosition is blank, believe the DICOM view code",
+        help="uses the DICOM view code where ViewPosition is blank",
     )
     parser.add_argument(
         "--labels",
         choices=(*LABEL_TABLES, "none"),
         default="chexpert",
         help=(
-            "joined as columns; radiologist: the labelled test studies of 2.1.0 (default:"
+            "labels to add as columns; radiologist: the labelled test studies of 2.1.0 (default:"
             " %(default)s)"
         ),
     )
@@ -84,30 +83,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--evaluation",
         choices=(NAME_5X200, "none"),
         default="none",
-        help="its patients leave the splits train and validate (default: %(default)s)",
+        help=(
+            "evaluation set to write; its patients are left out of train and validate (default:"
+            " %(default)s)"
+        ),
     )
     parser.add_argument(
         "--egd",
         type=Path,
         metavar="FOLDER",
-        help="EGD-CXR: its patients are not in the evaluation set",
+        help="root of EGD-CXR; its patients are kept out of the evaluation set",
     )
     parser.add_argument(
         "--reflacx",
         type=Path,
         metavar="FOLDER",
-        help="REFLACX: its patients are not in the evaluation set",
+        help="root of REFLACX; its patients are kept out of the evaluation set",
     )
     parser.add_argument(
         "--allow-gaze-in-evaluation",
         action="store_true",
-        help=f"{NAME_5X200} without --egd and --reflacx",
+        help=f"allows {NAME_5X200} without --egd and --reflacx",
     )
     parser.add_argument(
         "--seed",
         type=seed,
         default=0,
-        help="of the choice of evaluation images (default: %(default)s)",
+        help="random seed of the choice of evaluation images (default: %(default)s)",
     )
     add_exclusion(parser)
 
@@ -117,7 +119,7 @@ def run(args: argparse.Namespace) -> str:
 
 
 def make_plan(args: argparse.Namespace) -> Plan:
-    """The official splits of images with a report; the evaluation set from all of them."""
+    """The official splits of images with a report, and the evaluation set from all splits."""
     plan = Plan("mimic-cxr")
     items, splits = read_images(plan, args)
     if args.labels != "none":
@@ -133,8 +135,10 @@ def make_plan(args: argparse.Namespace) -> Plan:
 
 
 def read_images(plan: Plan, args: argparse.Namespace) -> tuple[list[Item], dict[str, str]]:
-    """Items of the wanted views, still without texts, and {dicom_id: split}; UserError for a
-    strange id or one twice.
+    """The items of the chosen views, still without texts, and {dicom_id: split}.
+
+    Raises:
+        UserError: an id has another form or occurs twice.
     """
     table = find_metadata(args.src)
     code = "ViewCodeSequence_CodeMeaning"
@@ -184,12 +188,16 @@ def read_images(plan: Plan, args: argparse.Namespace) -> tuple[list[Item], dict[
 
 
 def join_labels(plan: Plan, items: list[Item], src: Path, source: str) -> list[Item]:
-    """The items with their study's labels as columns, blanks left out; a study without a row keeps
-    none.
+    """The items with the labels of their study as columns.
+
+    Blank labels, and studies without a row in the table, give no columns.
+
+    Raises:
+        UserError: a label column is missing, or a study occurs twice.
     """
     table = find_table(src, LABEL_TABLES[source])
     plan.tables.append(table)
-    # so in the labelled test set
+    # the labelled test set has another name for this column
     frame = read_table(table, ["study_id"]).rename(columns={"Airspace Opacity": "Lung Opacity"})
     missing = [name for name in LABELS if name not in frame]
     if missing:
@@ -206,10 +214,10 @@ def join_labels(plan: Plan, items: list[Item], src: Path, source: str) -> list[I
             without.add(item.study)
             joined.append(item)
             continue
-        found = {
+        values = {
             name: float(value) for name, value in zip(LABELS, labels[row]) if not np.isnan(value)
         }
-        joined.append(Item(item.key, item.image, item.text, columns={**item.columns, **found}))
+        joined.append(Item(item.key, item.image, item.text, columns={**item.columns, **values}))
     plan.facts["studies without labels"] = len(without)
     plan.facts["label rows without an image"] = len(rows.keys() - {item.study for item in items})
     plan.facts["studies by label"] = {
@@ -225,19 +233,21 @@ def join_labels(plan: Plan, items: list[Item], src: Path, source: str) -> list[I
 
 
 def add_evaluation(plan: Plan, items: list[Item], args: argparse.Namespace) -> None:
-    """mimic-5x200; its patients leave train and validate. UserError if nobody says which patients
-    have gaze.
+    """Adds mimic-5x200 and leaves its patients out of train and validate.
+
+    Raises:
+        UserError: there are no labels to choose by, or the patients with gaze are not known.
     """
     if args.labels == "none":
         raise UserError(
-            f"--evaluation {NAME_5X200} with --labels none; expected labels to choose by, such as"
-            " --labels chexpert."
+            f"--evaluation {NAME_5X200} with --labels none; expected labels to choose images by,"
+            " such as --labels chexpert."
         )
     if not (args.egd or args.reflacx or args.allow_gaze_in_evaluation):
         raise UserError(
             f"--evaluation {NAME_5X200} without --egd and --reflacx; expected the folders of the"
-            " gaze data sets you train with, so that none of their patients is evaluated. If there"
-            " are none: --allow-gaze-in-evaluation."
+            " gaze data sets you train with, so that none of their patients is evaluated. If you"
+            " train without gaze, add --allow-gaze-in-evaluation."
         )
     with_gaze, sources = set(), []
     for name, root, module in (
@@ -251,7 +261,7 @@ def add_evaluation(plan: Plan, items: list[Item], args: argparse.Namespace) -> N
     plan.facts["frontal images of patients with gaze, not evaluated"] = len(items) - len(free)
     candidates = exclusive(free)
     plan.facts["exclusive frontal images, one a study"] = {
-        name: len(found) for name, found in candidates.items()
+        name: len(images) for name, images in candidates.items()
     }
     chosen = choose_per_class(candidates, 200, args.seed, group="patient")
     rule = (
@@ -266,8 +276,10 @@ def add_evaluation(plan: Plan, items: list[Item], args: argparse.Namespace) -> N
 
 
 def exclusive(items: list[Item]) -> dict[str, list[Item]]:
-    """{class: AP or PA images with that label 1 and all others but No Finding 0 or blank}, the
-    first by id of each study.
+    """{class: AP or PA images that have this class and no other}.
+
+    The class is 1; every other label except No Finding is 0 or blank. Of each study, only the first
+    image by id is a candidate.
     """
     others = [name for name in LABELS if name != "No Finding"]
     candidates: dict[str, dict[str, Item]] = {name: {} for name in COMPETITION}

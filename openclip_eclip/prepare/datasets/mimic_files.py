@@ -1,6 +1,4 @@
-"""Where MIMIC-CXR's files lie, its ids and splits; shared by the three data sets made of its
-images.
-"""
+"""Paths, ids and splits of MIMIC-CXR, shared by the three data sets of its images."""
 
 from __future__ import annotations
 
@@ -18,7 +16,7 @@ from ..tables import find_table, read_numbers, read_table
 
 SPLITS = ("train", "validate", "test")  # the official names: "validate", not "valid"
 DICOM_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{8}){4}")  # 44 characters
-PLACE = re.compile(r"files/p(\d\d)/p(\d{8})/s(\d{8})/([^/]+)\.(?:dcm|jpg)$")
+IMAGE_PATH = re.compile(r"files/p(\d\d)/p(\d{8})/s(\d{8})/([^/]+)\.(?:dcm|jpg)$")
 
 
 def add_exclusion(parser: argparse.ArgumentParser) -> None:
@@ -29,34 +27,38 @@ def add_exclusion(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="TABLE",
         help=(
-            "leave out all patients of this table (a column patient or subject_id), such as the "
-            "mimic-5x200.csv of an earlier run; may be repeated"
+            "leaves out all patients of this table (column patient or subject_id), such as the"
+            " mimic-5x200.csv of an earlier run; may be repeated"
         ),
     )
 
 
 def image_path(root: Path, subject: str, study: str, dicom: str) -> Path:
+    """The JPEG of an image in MIMIC-CXR-JPG."""
     return root / "files" / f"p{subject[:2]}" / f"p{subject}" / f"s{study}" / f"{dicom}.jpg"
 
 
 def report_path(root: Path, subject: str, study: str) -> Path:
-    """The report lies beside the study's folder, not in it."""
+    """The report of a study: a file beside the study's folder, not in it."""
     return root / "files" / f"p{subject[:2]}" / f"p{subject}" / f"s{study}.txt"
 
 
 def read_place(path: str, where: str) -> tuple[str, str, str]:
-    """(subject, study, dicom_id) from ".../files/p19/p19999999/s59999999/<dicom_id>.dcm"; UserError
-    begins with `where`.
+    """(subject, study, dicom_id) of ".../files/p19/p19999999/s59999999/<dicom_id>.dcm".
+
+    Raises:
+        UserError: the path has another form; the message begins with `where`.
     """
-    place = PLACE.search(path.strip())
-    if place is None or place[2][:2] != place[1]:
+    match = IMAGE_PATH.search(path.strip())
+    if match is None or match[2][:2] != match[1]:
         raise UserError(
             f"{where}: {path!r}; expected .../files/pNN/pNNNNNNNN/sNNNNNNNN/<dicom_id>.dcm."
         )
-    return place[2], place[3], PurePosixPath(path.strip()).stem
+    return match[2], match[3], PurePosixPath(path.strip()).stem
 
 
 def check_id(dicom: str, where: str) -> None:
+    """UserError, beginning with `where`, unless this is a dicom_id."""
     if not DICOM_ID.fullmatch(dicom):
         raise UserError(
             f"{where}: {dicom!r}; expected a dicom_id of 44 characters, five groups of eight hex"
@@ -65,22 +67,26 @@ def check_id(dicom: str, where: str) -> None:
 
 
 def check_unique(frame: pd.DataFrame, column: str, table: Path) -> None:
-    again = frame[column].duplicated()
-    if again.any():
-        row = int(np.flatnonzero(again)[0])
+    """UserError if a value of this column occurs twice."""
+    repeated = frame[column].duplicated()
+    if repeated.any():
+        row = int(np.flatnonzero(repeated)[0])
         raise UserError(
-            f"{table}, row {row + 1}, column {column!r}: {frame[column].iat[row]!r} stands there"
-            " twice; expected each once."
+            f"{table}, row {row + 1}, column {column!r}: {frame[column].iat[row]!r} occurs twice;"
+            " expected each once."
         )
 
 
 def find_metadata(images: Path) -> Path:
-    return find_table(images, "mimic-cxr-2.0.0-metadata.csv")  # called so in release 2.1.0, too
+    """The table of image sizes, views and studies; release 2.1.0 uses the same file name."""
+    return find_table(images, "mimic-cxr-2.0.0-metadata.csv")
 
 
 def read_sizes(table: Path, wanted: set[str]) -> dict[str, tuple[int, int]]:
-    """{dicom_id: (height, width)} of the wanted images; UserError for a size that is no positive
-    number.
+    """{dicom_id: (height, width)} in pixels of the wanted images.
+
+    Raises:
+        UserError: a size is not a positive number.
     """
     frame = read_table(table, ["dicom_id", "Rows", "Columns"])
     rows = np.flatnonzero(frame["dicom_id"].isin(wanted))
@@ -99,7 +105,7 @@ def read_sizes(table: Path, wanted: set[str]) -> dict[str, tuple[int, int]]:
 
 
 def read_official_splits(images: Path) -> tuple[dict[str, str], Path]:
-    """{dicom_id: train, validate or test}, and the table it was read from."""
+    """{dicom_id: train, validate or test}, and the table of these splits."""
     table = find_table(images, "mimic-cxr-2.0.0-split.csv")
     frame = read_table(table, ["dicom_id", "split"])
     check_unique(frame, "dicom_id", table)
@@ -109,12 +115,13 @@ def read_official_splits(images: Path) -> tuple[dict[str, str], Path]:
 
 
 def check_split(split: str, where: str) -> None:
+    """UserError, beginning with `where`, unless this is an official split."""
     if split not in SPLITS:
         raise UserError(f"{where}: {split!r}; expected one of {', '.join(SPLITS)}.")
 
 
 def read_excluded(plan: Plan, tables: Iterable[Path]) -> set[str]:
-    """Subject ids of all rows of the tables, which go into the manifest."""
+    """Subject ids of all rows of the tables; the tables are added to the plan."""
     excluded: set[str] = set()
     for path in tables:
         table = find_table(path.parent, path.name)
@@ -132,7 +139,7 @@ def read_excluded(plan: Plan, tables: Iterable[Path]) -> set[str]:
 
 
 def without_subjects(plan: Plan, items: list[Item], excluded: set[str], reason: str) -> list[Item]:
-    """The items of other patients; the rest is counted under `reason`."""
+    """The items of all other patients; the excluded ones are counted under `reason`."""
     kept = []
     for item in items:
         if item.patient in excluded:

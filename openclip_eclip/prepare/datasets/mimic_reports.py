@@ -1,8 +1,8 @@
-"""MIMIC-CXR's free-text reports to captions: the official sections and their fall-backs.
+"""Makes captions from MIMIC-CXR's reports, by their sections and the official fall-backs.
 
-Source of the rules: section_parser.py and create_section_files.py of the data set's authors
-(MIT-LCP), re-stated here. Their list of about 55 hand-made offsets is not included: give their
-output with --sectioned to have those, too.
+The rules restate section_parser.py and create_section_files.py of the data set's authors (MIT-LCP).
+Their list of about 55 manual offsets is not included; to use it, give their output with
+--sectioned.
 """
 
 from __future__ import annotations
@@ -27,13 +27,8 @@ HEADER = re.compile(r"\n ([A-Z ()/,-]+):\s")  # a new line, one space, capitals,
 RULE = re.compile(r"^ *_{20,} *$", re.MULTILINE)
 PARAGRAPH = "\n \n"
 # the official order of preference
-SECTIONS = (
-    "impression",
-    "findings",
-    "last_paragraph",
-    "comparison",
-)
-# Headers as they were typed; others go by the words in them, see `section_of`
+SECTIONS = ("impression", "findings", "last_paragraph", "comparison")
+# misspelt headers; `section_of` recognises the others by their words
 SPELLINGS = {
     "impression": (
         "conclusion",
@@ -60,22 +55,22 @@ SPELLINGS = {
     "comparison": ("reference exam", "comparision", "comparsion", "comparrison", "comparisions"),
 }
 BY_SPELLING = {typed: section for section, spellings in SPELLINGS.items() for typed in spellings}
-# a header that describes the pictures stands before what was seen on them
+# a header that describes the views comes before the findings
 VIEWS = re.compile(
     "chest|portable|pa and lat|lateral and pa|ap and lateral|lateral and ap|frontal and|two"
     " views|frontal view|pa view|ap view|one view|lateral view|bone window|frontal upright|frontal"
     " semi-upright|ribs"
 )
-WORKERS = 16  # threads: they wait for the disk
+WORKERS = 16  # threads, which mostly wait for the disk
 
 
 class Caption(NamedTuple):
-    """`text` is empty where `missing` says why."""
+    """The caption of one report; if `text` is empty, `missing` gives the reason."""
 
     text: str
-    sections: str = ""  # the sections it was made of
+    sections: str = ""  # the sections it consists of, joined by +
     missing: str = ""
-    replaced: bool = False  # the file had bytes that are no UTF-8
+    replaced: bool = False  # whether the file had bytes that are not UTF-8
 
 
 def add_report_arguments(parser: argparse.ArgumentParser) -> None:
@@ -84,7 +79,7 @@ def add_report_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("findings", "impression", "both"),
         default="both",
         help=(
-            "of the report; with both, a report that has one of them gives that one (default:"
+            "sections of the report that become the text; both: one of them is enough (default:"
             " %(default)s)"
         ),
     )
@@ -93,21 +88,23 @@ def add_report_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("official", "none"),
         default="official",
         help=(
-            "official: where the section is missing, the authors' order impression, findings, last"
-            " paragraph, comparison; none: the image is left out (default: %(default)s)"
+            "what replaces a missing section; official: the first of impression, findings, last"
+            " paragraph and comparison, as the data set's authors do; none: the image is left out"
+            " (default: %(default)s)"
         ),
     )
     parser.add_argument(
         "--sectioned",
         type=Path,
         metavar="TABLE",
-        help="mimic_cxr_sectioned.csv of the authors' script, instead of the reports themselves",
+        help="reads mimic_cxr_sectioned.csv of the authors' script instead of the reports",
     )
 
 
 def section_of(header: str) -> str:
-    """The section a header begins: impression, findings, comparison, or the header itself in small
-    letters.
+    """The section that a header starts.
+
+    It is impression, findings, history, comparison or addendum; else the header in lower case.
     """
     header = header.lower().strip()
     if header in BY_SPELLING:
@@ -119,40 +116,37 @@ def section_of(header: str) -> str:
 
 
 def split_sections(report: str) -> dict[str, str]:
-    """{section: text} of impression, findings, last_paragraph and comparison, those that have any;
-    the last one of a name wins.
+    """{section: text} of the non-empty impression, findings, last_paragraph and comparison.
 
-    last_paragraph, what follows the first blank line of the last section, is made only if there is
-    neither of the first two.
+    If a section occurs several times, the last one counts. last_paragraph is the text after the
+    first blank line of the last section; it exists only without impression and findings.
     """
     report = report.replace("\r\n", "\n")
-    found, match = [("preamble", report)], HEADER.search(report)
+    sections, match = [("preamble", report)], HEADER.search(report)
     while match:
         begin, name = match.end(), section_of(match[1])
-        # as the authors do: the line of the header holds no other header
+        # as in the authors' code, the rest of a header's line holds no other header
         line_end = report.find("\n", begin)
         match = HEADER.search(report, begin if line_end < 0 else line_end)
         text = report[begin : match.start() if match else len(report)]
         if name not in ("impression", "findings") or text.strip():
-            found.append((name, text))
-    if not {"impression", "findings"} & {name for name, _ in found} and PARAGRAPH in found[-1][1]:
-        name, text = found.pop()
+            sections.append((name, text))
+    names = {name for name, _ in sections}
+    if not {"impression", "findings"} & names and PARAGRAPH in sections[-1][1]:
+        name, text = sections.pop()
         first, rest = text.split(PARAGRAPH, 1)
-        found += [(name, first), ("last_paragraph", rest)]
-    return {
-        name: text
-        for name, text in ((name, clean(text)) for name, text in found)
-        if name in SECTIONS and text
-    }
+        sections += [(name, first), ("last_paragraph", rest)]
+    cleaned = [(name, clean(text)) for name, text in sections]
+    return {name: text for name, text in cleaned if name in SECTIONS and text}
 
 
 def clean(text: str) -> str:
-    """One line, single spaces, without the ruled lines around addenda."""
+    """The text in one line with single spaces, without the ruled lines around addenda."""
     return " ".join(RULE.sub(" ", text).split())
 
 
 def choose(sections: dict[str, str], wanted: str, fallback: str) -> Caption:
-    """The caption by --sections and --fallback."""
+    """The caption that --sections and --fallback choose."""
     names: list[str] = [
         name for name in ("findings", "impression") if name in sections and wanted in (name, "both")
     ]
@@ -166,7 +160,7 @@ def choose(sections: dict[str, str], wanted: str, fallback: str) -> Caption:
 
 
 def read_caption(path: Path, wanted: str, fallback: str) -> Caption:
-    """One report's caption; a byte that is no UTF-8 becomes U+FFFD."""
+    """The caption of one report; bytes that are not UTF-8 become U+FFFD."""
     try:
         content = path.read_bytes()
     except FileNotFoundError:
@@ -183,7 +177,7 @@ def read_caption(path: Path, wanted: str, fallback: str) -> Caption:
 
 
 def read_sectioned(plan: Plan, table: Path, args: argparse.Namespace) -> dict[str, Caption]:
-    """{study: caption} from the authors' table, whose studies are written with an s."""
+    """{study: caption} from the authors' table, which writes studies with a leading s."""
     plan.tables.append(table)
     frame = read_table(table, ["study", *SECTIONS])
     frame = frame.assign(
@@ -201,8 +195,9 @@ def read_sectioned(plan: Plan, table: Path, args: argparse.Namespace) -> dict[st
 
 
 def add_texts(plan: Plan, items: list[Item], root: Path, args: argparse.Namespace) -> list[Item]:
-    """The items with their study's caption as text; those without one are counted by reason, never
-    written empty.
+    """The items with the caption of their study as text.
+
+    Items without a caption are left out and counted by reason.
     """
     studies = sorted({(item.patient, item.study) for item in items})
     if args.sectioned:
@@ -212,11 +207,11 @@ def add_texts(plan: Plan, items: list[Item], root: Path, args: argparse.Namespac
         }
     else:
         with ThreadPoolExecutor(WORKERS) as pool:
-            found = pool.map(
+            results = pool.map(
                 lambda ids: read_caption(report_path(root, *ids), args.sections, args.fallback),
                 studies,
             )
-            bar = tqdm(found, total=len(studies), desc="reports", unit="report", disable=None)
+            bar = tqdm(results, total=len(studies), desc="reports", unit="report", disable=None)
             captions = dict(zip((study for _, study in studies), bar))
     plan.facts["reports by section"] = dict(
         Counter(caption.sections for caption in captions.values() if caption.text)

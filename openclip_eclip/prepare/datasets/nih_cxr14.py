@@ -1,9 +1,9 @@
-"""NIH ChestX-ray14 (Wang et al. 2017): films with mined labels, boxes on 880 of them, cxr-14x100
-and cxr8.
+"""NIH ChestX-ray14 (Wang et al. 2017): chest X-rays with text-mined labels, 880 of them with boxes.
 
-No reports: texts are made from the labels. Images lie in `images/`, or in `images_001/images/` ...
-`images_012/images/` as on Kaggle. Boxes are drawn from BBox_List_2017.csv where it is there; they
-hold for the 1024 x 1024 PNGs alone.
+Evaluation sets: cxr-14x100 (with two class lists) and cxr8. There are no reports: texts are made
+from the labels. Images are in `images/`, or in `images_001/images/` ... `images_012/images/` as on
+Kaggle. Boxes are drawn from BBox_List_2017.csv if it exists; they are positions in the original
+1024 x 1024 PNGs.
 """
 
 from __future__ import annotations
@@ -45,13 +45,10 @@ FINDINGS = (
     "Hernia",
 )
 BOX_CLASSES = FINDINGS[:8]  # ChestX-ray8
-# the paper's words: 14 abnormalities
 CLASS_LISTS = {
-    # the authors' code: No Finding and 13, without Hernia
-    "cxr-14x100-no-finding": (
-        NO_FINDING,
-        *FINDINGS[:-1],
-    ),
+    # as in the eCLIP authors' code: No Finding and 13 others, without Hernia
+    "cxr-14x100-no-finding": (NO_FINDING, *FINDINGS[:-1]),
+    # as in the eCLIP paper: "14 abnormalities"
     "cxr-14x100-hernia": FINDINGS,
 }
 RULES = {
@@ -69,7 +66,7 @@ RULES = {
     ),
 }
 NAME = re.compile(r"(\d{8})_\d{3}\.png")
-BOX = ("Bbox [x", "y", "w", "h]")  # the header's own commas split its one name into four
+BOX = ("Bbox [x", "y", "w", "h]")  # the name "Bbox [x,y,w,h]" is split at its own commas
 SIDE = 1024
 
 
@@ -80,15 +77,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         choices=(*RULES, "none"),
         default=list(RULES),
-        help="patients of the chosen images leave the training split (default: %(default)s)",
+        help=(
+            "evaluation sets to write; their patients are left out of the training split (default:"
+            " %(default)s)"
+        ),
     )
     parser.add_argument(
         "--pool",
         choices=("all", "test"),
         default="all",
         help=(
-            "where the images of cxr-14x100 are drawn from; some classes may be too small in test "
-            "(default: %(default)s)"
+            "images to choose cxr-14x100 from; in test, some classes may be too small (default:"
+            " %(default)s)"
         ),
     )
     parser.add_argument(
@@ -96,21 +96,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("official", "none"),
         default="official",
         help=(
-            "official: train_val_list.txt and test_list.txt; none: all is training, no cxr8 "
-            "(default: %(default)s)"
+            "official: splits by train_val_list.txt and test_list.txt; none: all images are"
+            " training images, and there is no cxr8 (default: %(default)s)"
         ),
     )
     parser.add_argument(
         "--boxes",
         choices=("heatmap", "none"),
         default="heatmap",
-        help="none: for images of another size than 1024 x 1024 (default: %(default)s)",
+        help=(
+            "heatmap: draws the boxes as heatmaps; none: required if images are not 1024 x 1024"
+            " (default: %(default)s)"
+        ),
     )
     parser.add_argument(
         "--seed",
         type=seed,
         default=0,
-        help="of the choice of evaluation images (default: %(default)s)",
+        help="random seed of the choice of evaluation images (default: %(default)s)",
     )
 
 
@@ -119,7 +122,10 @@ def run(args: argparse.Namespace) -> str:
 
 
 def make_plan(args: argparse.Namespace) -> Plan:
-    """Splits train and test by the official lists, each evaluation set's patients out of train."""
+    """The splits train and test by the official lists, and the evaluation sets.
+
+    The patients of cxr-14x100 are left out of train.
+    """
     plan = Plan("nih-cxr14")
     items = read_images(plan, args.src, _boxes(plan, args))
     plan.splits = (
@@ -152,8 +158,9 @@ def make_plan(args: argparse.Namespace) -> Plan:
 
 
 def _choose(pool: Sequence[Item], labels: set[str], seed: int) -> dict[str, list[Item]]:
-    """{label: its 100 images}; the class lists share the images of their common labels, so that
-    fewer patients are held out.
+    """{label: its 100 images}.
+
+    The two class lists share the images of their common labels, so fewer patients are held out.
     """
     alone = {
         label: [item for item in pool if _only(item, label)]
@@ -168,8 +175,11 @@ def _choose(pool: Sequence[Item], labels: set[str], seed: int) -> dict[str, list
 
 
 def read_images(plan: Plan, src: Path, boxes: dict[str, Boxes]) -> dict[str, Item]:
-    """{image name: item} of the table; UserError for an unknown label, a strange or repeated name,
-    No Finding among others.
+    """{image name: item} of the table.
+
+    Raises:
+        UserError: an unknown label, No Finding beside other labels, or an image name that has
+            another form or occurs twice.
     """
     table = find_table(src, "Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv")
     frame = read_table(table, ["Image Index", "Finding Labels", "Patient ID"])
@@ -194,14 +204,14 @@ def read_images(plan: Plan, src: Path, boxes: dict[str, Boxes]) -> dict[str, Ite
             )
         if name in items:
             raise UserError(
-                f"{where} 'Image Index': {name!r} stands there twice; expected each image once."
+                f"{where} 'Image Index': {name!r} occurs twice; expected each image once."
             )
         labels = cell.split("|")
         unknown = [label for label in labels if label not in (NO_FINDING, *FINDINGS)]
         if unknown or (NO_FINDING in labels and len(labels) > 1):
             raise UserError(
-                f"{where} 'Finding Labels': {cell!r}; expected No Finding alone, or some of "
-                f"{', '.join(FINDINGS)} with bars."
+                f"{where} 'Finding Labels': {cell!r}; expected only No Finding, or some of"
+                f" {', '.join(FINDINGS)}, separated by bars."
             )
         columns = {"patient": match[1], **{label: int(label in labels) for label in FINDINGS}}
         annotations = (boxes[name],) if name in boxes else ()
@@ -232,28 +242,31 @@ def read_images(plan: Plan, src: Path, boxes: dict[str, Boxes]) -> dict[str, Ite
 
 
 def describe(labels: list[str]) -> str:
-    """A sentence from the labels."""
+    """A sentence that names the labels, or "No finding."."""
     if labels == [NO_FINDING]:
         return "No finding."
     return f"Findings: {', '.join(label.replace('_', ' ').lower() for label in labels)}."
 
 
 def _only(item: Item, label: str) -> bool:
-    """Single-label images; No Finding is the absence of all others."""
+    """Whether this is the only label of an image; No Finding means that no other label is 1."""
     positive = [name for name in FINDINGS if item.columns[name] == 1]
     return positive == ([] if label == NO_FINDING else [label])
 
 
 def _boxes(plan: Plan, args: argparse.Namespace) -> dict[str, Boxes]:
-    """{image name: its boxes}; UserError for a box that is empty, off the film, or of an unknown
-    label.
+    """{image name: its boxes}.
+
+    Raises:
+        UserError: a box is empty, outside the image, or has an unknown label.
     """
     if args.boxes == "none" or not any(args.src.glob("BBox_List_2017.csv*")):
         return {}
     table = find_table(args.src, "BBox_List_2017.csv")
     frame = read_table(table, ["Image Index", "Finding Label", *BOX])
     plan.tables.append(table)
-    labels = frame["Finding Label"].replace("Infiltrate", "Infiltration")  # this table's own word
+    # only this table writes Infiltrate
+    labels = frame["Finding Label"].replace("Infiltrate", "Infiltration")
     xywh = read_numbers(frame, BOX)
     inside = (
         (xywh[:, :2] >= 0).all(axis=1)
@@ -278,8 +291,11 @@ def _boxes(plan: Plan, args: argparse.Namespace) -> dict[str, Boxes]:
 
 
 def _official(plan: Plan, src: Path, items: dict[str, Item]) -> dict[str, list[Item]]:
-    """train and test by the two lists; images in neither are counted. UserError: a name the table
-    lacks, or in both.
+    """The splits train and test by the two lists; images in neither list are counted.
+
+    Raises:
+        UserError: a list is missing or unreadable, an image is not in the table, or an image is
+            listed twice.
     """
     splits: dict[str, list[Item]] = {}
     split_of: dict[str, str] = {}
@@ -299,13 +315,13 @@ def _official(plan: Plan, src: Path, items: dict[str, Item]) -> dict[str, list[I
             ) from error
         for i, name in enumerate(names):
             if name not in items or name in split_of:
-                found = (
+                problem = (
                     f"already in {split_of[name]}"
                     if name in split_of
                     else "not in the table of labels"
                 )
                 raise UserError(
-                    f"{path}, line {i + 1}: {name} is {found}; expected each image of the table"
+                    f"{path}, line {i + 1}: {name} is {problem}; expected each image of the table"
                     " once in one list."
                 )
             split_of[name] = split

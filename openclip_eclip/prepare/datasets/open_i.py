@@ -1,9 +1,9 @@
-"""Open-I, the Indiana University chest films (Demner-Fushman et al. 2016): reports with their
-films, for evaluation first.
+"""Open-I, the Indiana University chest X-rays (Demner-Fushman et al. 2016), mainly for evaluation.
 
-SRC holds NLMCXR_reports.tgz (or its folder ecgen-radiology), or Kaggle's indiana_reports.csv; the
-films as PNG, JPEG or DICOM somewhere under SRC or --images. Neither form of the reports tells
-frontal from lateral films: that takes Kaggle's indiana_projections.csv, or a table of one's own.
+SRC holds the reports: NLMCXR_reports.tgz (or its folder ecgen-radiology), or Kaggle's
+indiana_reports.csv. The images are PNG, JPEG or DICOM files anywhere under SRC or --images. The
+reports do not say which images are frontal and which are lateral. Kaggle's indiana_projections.csv,
+or a table of your own, does.
 """
 
 from __future__ import annotations
@@ -26,13 +26,8 @@ from ..tables import read_table
 from .open_i_reports import Report, read_reports
 
 CLASSES = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion")
-# of the authors' report generation, beside exactly "normal"
-GROUPS = (
-    "cardiomegaly",
-    "opacity",
-    "atelectasis",
-    "lung",
-)
+# groups of the eCLIP authors' report generation, besides exactly "normal"
+GROUPS = ("cardiomegaly", "opacity", "atelectasis", "lung")
 TEST_SHARE = 0.15
 RULES = {
     "openi-5": (
@@ -44,7 +39,7 @@ RULES = {
         " for texts equal in lower case: a hit is any film's own text_id among the first k"
     ),
 }
-PLACE = re.compile(
+IMAGE_NAME = re.compile(
     r"(?:CXR(?P<raw>\d+)_(?:(?P<again>\d+)_)?|(?P<kaggle>\d+)_)(?P<rest>IM-\d{4}-\d{4,8}(?:-\d{4})?)"
 )
 
@@ -55,25 +50,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--views",
         metavar="FILE|all",
         help=(
-            "table with columns filename, projection (Frontal or Lateral); "
-            "default: SRC/indiana_projections.csv. 'all' takes every film, lateral ones too"
+            "table with columns filename, projection (Frontal or Lateral); only frontal images are"
+            " used. 'all' uses every image, also lateral ones (default:"
+            " SRC/indiana_projections.csv)"
         ),
     )
     parser.add_argument(
-        "--images", type=Path, metavar="FOLDER", help="where the films are (default: SRC)"
+        "--images", type=Path, metavar="FOLDER", help="folder of the images (default: SRC)"
     )
     parser.add_argument(
         "--purpose",
         choices=("evaluation", "training"),
         default="evaluation",
         help=(
-            "evaluation: all reports in openi-5 and openi-retrieval, and the report generation"
-            " split; training: splits train and test by report, the evaluation sets of test reports"
-            " alone (default: %(default)s)"
+            "what the output is for; evaluation: all reports are in openi-5 and openi-retrieval,"
+            " plus the splits of report generation; training: splits train and test by report, and"
+            " evaluation sets of test reports only (default: %(default)s)"
         ),
     )
     parser.add_argument(
-        "--seed", type=seed, default=123, help="of the split by report (default: %(default)s)"
+        "--seed",
+        type=seed,
+        default=123,
+        help="random seed of the split by report (default: %(default)s)",
     )
 
 
@@ -82,40 +81,35 @@ def run(args: argparse.Namespace) -> str:
 
 
 def make_plan(args: argparse.Namespace) -> Plan:
+    """The evaluation sets openi-5 and openi-retrieval, and the splits of --purpose."""
     plan = Plan("open-i")
     reports = read_reports(plan, args.src)
     _facts(plan, reports)
     views = None if args.views == "all" else read_views(plan, args)
-    films = _films(plan, args, reports, views)
-    test = split_reports([report for report in reports if films.get(report.uid)], args.seed)
-    chosen = [
-        report
-        for report in reports
-        if films.get(report.uid) and (args.purpose == "evaluation" or report.uid in test)
-    ]
+    images = _images_of_reports(plan, args, reports, views)
+    with_image = [report for report in reports if images.get(report.uid)]
+    test = split_reports(with_image, args.seed)
+    chosen = [report for report in with_image if args.purpose == "evaluation" or report.uid in test]
     suffix = "" if views is not None else "-all-views"
     plan.evaluation[f"openi-5{suffix}"] = EvaluationSet(
         [
             _item(key, path, report, test, label_text(report), labels=True)
             for report in chosen
-            for key, path in films[report.uid]
+            for key, path in images[report.uid]
         ],
         list(CLASSES),
         RULES["openi-5"],
     )
     with_text = [report for report in chosen if report.findings]
-    ids = {
-        text: number
-        for number, text in enumerate(
-            dict.fromkeys(report.findings.lower() for report in with_text)
-        )
-    }
+    # {findings in lower case: text_id}, numbered in order of first occurrence
+    texts = dict.fromkeys(report.findings.lower() for report in with_text)
+    ids = {text: number for number, text in enumerate(texts)}
     plan.facts["distinct findings in openi-retrieval"] = len(ids)
     plan.evaluation[f"openi-retrieval{suffix}"] = EvaluationSet(
         [
             _item(key, path, report, test, report.findings, text_id=ids[report.findings.lower()])
             for report in with_text
-            for key, path in films[report.uid]
+            for key, path in images[report.uid]
         ],
         [],
         RULES["openi-retrieval"],
@@ -127,13 +121,13 @@ def make_plan(args: argparse.Namespace) -> Plan:
     )
     plan.splits = {name: [] for name in names.values()}
     for report in reports:
-        if report.uid in films and not report.findings:
+        if report.uid in images and not report.findings:
             plan.leave_out(
                 "report without findings, not in retrieval, report generation or training",
                 f"CXR{report.uid}",
             )
             continue
-        for key, path in films.get(report.uid, ()):
+        for key, path in images.get(report.uid, ()):
             plan.splits[names["test" if report.uid in test else "train"]].append(
                 _item(key, path, report, test, report.findings)
             )
@@ -164,21 +158,20 @@ def _item(
 
 
 def class_labels(report: Report) -> dict[str, int]:
-    """1 where the class's name is part of Problems, as in Pulmonary Atelectasis."""
+    """{class: 1 if its name is part of Problems, as in Pulmonary Atelectasis, else 0}."""
     return {name: int(name.lower() in report.problems.lower()) for name in CLASSES}
 
 
 def label_text(report: Report) -> str:
-    found = [name.lower() for name, value in class_labels(report).items() if value]
-    return (
-        f"Findings: {', '.join(found)}."
-        if found
-        else f"Findings: none of {', '.join(CLASSES).lower()}."
-    )
+    """A sentence that names the classes of a report."""
+    names = [name.lower() for name, value in class_labels(report).items() if value]
+    if names:
+        return f"Findings: {', '.join(names)}."
+    return f"Findings: none of {', '.join(CLASSES).lower()}."
 
 
 def groups(report: Report) -> list[str]:
-    """The authors' groups of Problems; a report can be in several, or in none."""
+    """The authors' groups by the column Problems; a report can be in several or in none."""
     problems = report.problems.lower()
     return (["normal"] if problems == "normal" else []) + [
         name for name in GROUPS if name in problems
@@ -186,10 +179,10 @@ def groups(report: Report) -> list[str]:
 
 
 def split_reports(reports: Sequence[Report], seed: int) -> set[str]:
-    """Ids of the test reports: 15 % of each set of groups, so that no report is on both sides.
+    """Ids of the test reports: 15 % of each combination of groups.
 
-    The authors took 15 % of each group and joined them: groups overlap, and their train and test
-    sides share films.
+    No report is in both splits. The authors took 15 % of each group and joined them; because groups
+    overlap, their training and test splits share images.
     """
     rng, test = np.random.default_rng(seed), set()
     strata: dict[tuple, list[str]] = {}
@@ -201,14 +194,18 @@ def split_reports(reports: Sequence[Report], seed: int) -> set[str]:
     return test
 
 
-def film_key(name: str, where: str) -> tuple[str, str]:
-    """(key, report) of `CXR1_1_IM-0001-3001`, `CXR2_IM-0652-1001.png`, `1_IM-0001-3001.dcm.png`:
-    `1_IM-0001-3001`, `1`.
+def image_key(name: str, where: str) -> tuple[str, str]:
+    """(key, report) of an image name in the XML or Kaggle's form.
+
+    `CXR1_1_IM-0001-3001` and `1_IM-0001-3001.dcm.png` give (`1_IM-0001-3001`, `1`).
+
+    Raises:
+        UserError: the name has another form; the message begins with `where`.
     """
-    match = PLACE.fullmatch(name.partition(".")[0])
+    match = IMAGE_NAME.fullmatch(name.partition(".")[0])
     if match is None or match["again"] not in (None, match["raw"]):
         raise UserError(
-            f"{where}: {name!r}; expected a film such as CXR2_IM-0652-1001.png or"
+            f"{where}: {name!r}; expected an image name such as CXR2_IM-0652-1001.png or"
             " 2_IM-0652-1001.dcm.png."
         )
     uid = match["raw"] or match["kaggle"]
@@ -216,61 +213,65 @@ def film_key(name: str, where: str) -> tuple[str, str]:
 
 
 def read_views(plan: Plan, args: argparse.Namespace) -> dict[str, str]:
-    """{film: Frontal or Lateral} of the projections table; UserError without one, for another word,
-    for a film twice.
+    """{image key: Frontal or Lateral} of the projections table.
+
+    Raises:
+        UserError: there is no table, a projection is another word, or an image occurs twice.
     """
     path = Path(args.views) if args.views else args.src / "indiana_projections.csv"
     if not path.is_file():
         raise UserError(
-            f"{path}: no such file; expected a table with columns filename, projection. The reports"
-            " do not tell frontal from lateral films and names do not either: give Kaggle's"
-            " indiana_projections.csv or your own with --views FILE, or take all films with"
+            f"{path}: no such file; expected a table with columns filename, projection. Neither"
+            " reports nor file names tell frontal from lateral images: give Kaggle's"
+            " indiana_projections.csv or your own table with --views FILE, or use all images with"
             " --views all."
         )
     frame = read_table(path, ["filename", "projection"])
     plan.tables.append(path)
     views: dict[str, str] = {}
     for i, (name, view) in enumerate(zip(frame["filename"], frame["projection"])):
-        key, _ = film_key(name.strip(), f"{path}, row {i + 1}, column 'filename'")
+        key, _ = image_key(name.strip(), f"{path}, row {i + 1}, column 'filename'")
         if view not in ("Frontal", "Lateral"):
             raise UserError(
                 f"{path}, row {i + 1}, column 'projection': {view!r}; expected Frontal or Lateral."
             )
         if key in views:
             raise UserError(
-                f"{path}, row {i + 1}, column 'filename': {name!r} stands there twice; expected"
-                " each film once."
+                f"{path}, row {i + 1}, column 'filename': {name!r} occurs twice; expected each"
+                " image once."
             )
         views[key] = view
     return views
 
 
-def _films(
+def _images_of_reports(
     plan: Plan, args: argparse.Namespace, reports: Sequence[Report], views: dict[str, str] | None
 ) -> dict[str, list[tuple[str, Path]]]:
-    """{report: its chosen films as (key, file)}; Kaggle's reports name no films, there the
-    projections do.
+    """{report: its chosen images as (key, file)}.
+
+    XML reports name their images. Kaggle's reports do not; there the projections table names them.
     """
     named = {
-        report.uid: [film_key(name, f"report {report.uid}")[0] for name in report.films or ()]
+        report.uid: [image_key(name, f"report {report.uid}")[0] for name in report.images or ()]
         for report in reports
     }
+    # {report: image keys}, for reports that name no images
     of_projections: dict[str, list[str]] = {}
     for key in views or ():
         of_projections.setdefault(key.partition("_")[0], []).append(key)
-    files = _list_films(args.images or args.src)
+    files = _list_images(args.images or args.src)
     if views is None:
         for key in sorted(files):
             of_projections.setdefault(key.partition("_")[0], []).append(key)
-    films: dict[str, list[tuple[str, Path]]] = {}
+    images: dict[str, list[tuple[str, Path]]] = {}
     for report in reports:
-        keys = of_projections.get(report.uid, []) if report.films is None else named[report.uid]
+        keys = of_projections.get(report.uid, []) if report.images is None else named[report.uid]
         if not keys:
             plan.leave_out("report without a film", f"CXR{report.uid}")
         for key in keys:
             view = "Frontal" if views is None else views.get(key)
             if view == "Frontal":
-                films.setdefault(report.uid, []).append(
+                images.setdefault(report.uid, []).append(
                     (key, files.get(key, (args.images or args.src) / f"{key}.dcm.png"))
                 )
             else:
@@ -285,26 +286,29 @@ def _films(
     plan.facts["films by view"] = (
         dict(Counter(views.values())) if views is not None else "not asked for (--views all)"
     )
-    return films
+    return images
 
 
-def _list_films(folder: Path) -> dict[str, Path]:
-    """{key: file} of everything named like a film under `folder`."""
+def _list_images(folder: Path) -> dict[str, Path]:
+    """{key: file} of all files under `folder` that are named like an image of Open-I."""
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; expected the films, or --images FOLDER.")
-    found: dict[str, Path] = {}
+        raise UserError(
+            f"{folder}: no such folder; expected the folder of the images, or --images FOLDER."
+        )
+    images: dict[str, Path] = {}
     for path in sorted(folder.rglob("*IM-*")):
-        if path.suffix.lower() in SUFFIXES and PLACE.fullmatch(path.name.partition(".")[0]):
-            found.setdefault(film_key(path.name, str(path))[0], path)
-    return found
+        if path.suffix.lower() in SUFFIXES and IMAGE_NAME.fullmatch(path.name.partition(".")[0]):
+            images.setdefault(image_key(path.name, str(path))[0], path)
+    return images
 
 
 def _facts(plan: Plan, reports: Sequence[Report]) -> None:
-    """What --dry-run prints of the reports, whatever the views; with --views all these are the
-    sets.
+    """Adds the facts of the reports that --dry-run prints.
+
+    They do not depend on the views; with --views all they describe the evaluation sets.
     """
-    film = [report for report in reports if report.films is None or report.films]
-    both = [report for report in film if report.findings]
+    with_image = [report for report in reports if report.images is None or report.images]
+    with_both = [report for report in with_image if report.findings]
     plan.facts |= {
         "reports": len(reports),
         "reports with findings": sum(bool(report.findings) for report in reports),
@@ -312,17 +316,19 @@ def _facts(plan: Plan, reports: Sequence[Report]) -> None:
         "reports with neither": sum(
             not (report.findings or report.impression) for report in reports
         ),
-        "reports with a film": len(film),
-        "reports with a film and findings": len(both),
-        "distinct findings of those": len({report.findings.lower() for report in both}),
-        "films": sum(len(report.films or ()) for report in reports),
+        "reports with a film": len(with_image),
+        "reports with a film and findings": len(with_both),
+        "distinct findings of those": len({report.findings.lower() for report in with_both}),
+        "films": sum(len(report.images or ()) for report in reports),
         "openi-5 (reports with a film)": {
-            name: sum(class_labels(report)[name] for report in film) for name in CLASSES
+            name: sum(class_labels(report)[name] for report in with_image) for name in CLASSES
         },
         "openi-5 (with findings)": {
-            name: sum(class_labels(report)[name] for report in both) for name in CLASSES
+            name: sum(class_labels(report)[name] for report in with_both) for name in CLASSES
         },
-        "groups (with findings)": dict(Counter(name for report in both for name in groups(report))),
-        "in several groups": sum(len(groups(report)) > 1 for report in both),
-        "in none": sum(not groups(report) for report in both),
+        "groups (with findings)": dict(
+            Counter(name for report in with_both for name in groups(report))
+        ),
+        "in several groups": sum(len(groups(report)) > 1 for report in with_both),
+        "in none": sum(not groups(report) for report in with_both),
     }

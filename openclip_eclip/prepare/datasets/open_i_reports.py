@@ -19,7 +19,7 @@ SECTIONS = ("COMPARISON", "INDICATION", "FINDINGS", "IMPRESSION")
 
 
 class Report(NamedTuple):
-    """One report, its texts stripped; `films` are ids as the XML has them, None where the form
+    """One report, its texts stripped; `images` are ids as the XML has them, None where the form
     names none (Kaggle's).
     """
 
@@ -27,7 +27,7 @@ class Report(NamedTuple):
     problems: str  # heads of the curated MeSH terms joined by ;, repeats kept
     findings: str
     impression: str
-    films: tuple[str, ...] | None
+    images: tuple[str, ...] | None
 
 
 def read_reports(plan: Plan, src: Path) -> list[Report]:
@@ -114,9 +114,9 @@ def _parse(content: bytes, where: str) -> Report:
         for node in root.iter("AbstractText")
     }
     terms = [(node.text or "").strip() for node in root.iterfind("MeSH/major")]
-    films = tuple(node.get("id", "") for node in root.iterfind("parentImage"))
+    images = tuple(node.get("id", "") for node in root.iterfind("parentImage"))
     return Report(
-        match[1], heads(terms), sections.get("FINDINGS", ""), sections.get("IMPRESSION", ""), films
+        match[1], heads(terms), sections.get("FINDINGS", ""), sections.get("IMPRESSION", ""), images
     )
 
 

@@ -1,9 +1,9 @@
-"""REFLACX 1.0.0 (Bigolin Lanfredi et al. 2022): five radiologists' gaze, ellipses, chest boxes and
-dictation on MIMIC-CXR films.
+"""REFLACX 1.0.0 (Bigolin Lanfredi et al. 2022): five radiologists' readings of MIMIC-CXR images.
 
-SRC is the root with main_data/metadata_phase_1.csv to _3.csv; films come from MIMIC-CXR-JPG
-(--images), texts from MIMIC-CXR's reports (--reports) or else from what the readers dictated. The
-splits are MIMIC-CXR's: many of these films are its test films.
+A reading has gaze, ellipses, a chest box and a dictation. SRC is the root with
+main_data/metadata_phase_1.csv to _3.csv. Images come from MIMIC-CXR-JPG (--images), texts from the
+reports of MIMIC-CXR (--reports) or from the dictations. The splits are those of MIMIC-CXR: many
+images are in its test split.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ SOURCES: dict[str, Callable[[Plan, Reading], Drawing | None]] = {
 
 
 class Drawn(NamedTuple):
-    """One reading, what can be drawn of it (None: nothing), and its dictation."""
+    """One reading, its drawable annotation (None: there is none), and its dictation."""
 
     reading: Reading
     annotation: Drawing | None
@@ -64,25 +64,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--reports",
         type=Path,
         metavar="FOLDER",
-        help="root of MIMIC-CXR: its reports become the texts, instead of the dictations",
+        help="root of MIMIC-CXR; its reports replace the dictations as texts",
     )
     add_report_arguments(parser)
     parser.add_argument(
         "--annotation",
         choices=tuple(SOURCES),
         default="gaze",
-        help="what is drawn (default: %(default)s)",
+        help="annotation that is drawn as the heatmap (default: %(default)s)",
     )
     parser.add_argument(
         "--readers",
         choices=("mean", "noisy-or", "one", "all"),
         default="mean",
         help=(
-            "of a film with several: a merged map, the first reader's, or a sample each (default:"
-            " %(default)s)"
+            "treatment of images with several readers; mean, noisy-or: one merged map; one: the"
+            " first reader's map; all: one sample for each reader (default: %(default)s)"
         ),
     )
-    add_gaze_arguments(parser, "1 degree for gaze, hard edges for ellipses and boxes", "none")
+    add_gaze_arguments(parser, "1 degree for gaze; ellipses and boxes have hard edges", "none")
     add_window_arguments(parser)
     add_exclusion(parser)
 
@@ -92,12 +92,16 @@ def run(args: argparse.Namespace) -> str:
 
 
 def make_plan(args: argparse.Namespace) -> Plan:
-    """One item a film, or a reading with --readers all, in the split that the tables name."""
+    """One item for each image (--readers all: each reading), in the split of the tables.
+
+    Raises:
+        UserError: flags that exclude each other, or tables with errors.
+    """
     check_lead(args)
     if args.windows == "sentence" and args.annotation != "gaze":
         raise UserError(
-            f"--windows sentence with --annotation {args.annotation}; expected gaze, which alone"
-            " has times."
+            f"--windows sentence with --annotation {args.annotation}; expected --annotation gaze,"
+            " the only one with times."
         )
     plan = Plan("reflacx")
     config = (
@@ -109,26 +113,25 @@ def make_plan(args: argparse.Namespace) -> Plan:
         raise UserError(
             f"--unit degrees with --annotation {args.annotation}; expected pixels or width."
         )
-    films: dict[str, list[Drawn]] = {}
+    # {dicom_id: its readings}
+    images: dict[str, list[Drawn]] = {}
     for reading in read_metadata(plan, args.src):
         drawn = read_drawn(plan, reading, args.annotation, config)
         if drawn is not None:
-            films.setdefault(reading.dicom, []).append(drawn)
-    refuse_wrong_units(args.src, [drawn for film in films.values() for drawn in film])
-    groups = (
-        [[drawn] for film in films.values() for drawn in film]
-        if args.readers == "all"
-        else list(films.values())
-    )
+            images.setdefault(reading.dicom, []).append(drawn)
+    readings = [drawn for readings_of_image in images.values() for drawn in readings_of_image]
+    refuse_wrong_units(args.src, readings)
+    # one group of readings for each sample
+    groups = [[drawn] for drawn in readings] if args.readers == "all" else list(images.values())
     items, splits = [], {}
     for group in groups:
         if args.readers == "one":
-            # the first with anything to draw
+            # the first reading with a drawable annotation
             group = sorted(group, key=lambda drawn: drawn.annotation is None)[:1]
         item = make_item(plan, group, args, config)
         items.append(item)
         splits[item.key] = group[0].reading.split
-    plan.facts["films"], plan.facts["readings"] = len(films), sum(map(len, films.values()))
+    plan.facts["films"], plan.facts["readings"] = len(images), len(readings)
     items = without_subjects(
         plan, items, read_excluded(plan, args.exclude_subjects), "patient is in --exclude-subjects"
     )
@@ -140,7 +143,7 @@ def make_plan(args: argparse.Namespace) -> Plan:
 
 
 def read_drawn(plan: Plan, reading: Reading, kind: str, config: RenderConfig) -> Drawn | None:
-    """The reading with its annotation; None, counted, if its gaze was discarded or is missing."""
+    """The reading with its annotation; None if its gaze is discarded or missing (counted)."""
     if kind == "gaze":
         if reading.discarded:
             plan.leave_out("reading discarded by the authors", reading.id)
@@ -169,8 +172,8 @@ def read_drawn(plan: Plan, reading: Reading, kind: str, config: RenderConfig) ->
 
 
 def refuse_wrong_units(src: Path, readings: Sequence[Drawn]) -> None:
-    """UserError if the positions of all readings together are not pixels of their images."""
-    found, sides = [np.zeros((0, 2))], [np.zeros((0, 2))]
+    """UserError if the positions of all readings together are not in pixels of their images."""
+    positions, sides = [np.zeros((0, 2))], [np.zeros((0, 2))]
     for reading, annotation, _ in readings:
         if annotation is None:
             continue
@@ -179,16 +182,18 @@ def refuse_wrong_units(src: Path, readings: Sequence[Drawn]) -> None:
             if isinstance(annotation, Fixations)
             else annotation.xyxy.reshape(-1, 2)
         )
-        found.append(xy)
+        positions.append(xy)
         sides.append(np.broadcast_to(np.array(reading.size[::-1], dtype=np.float64), xy.shape))
-    refuse_units(f"{src}, positions of all readings", np.concatenate(found), np.concatenate(sides))
+    where = f"{src}, positions of all readings"
+    refuse_units(where, np.concatenate(positions), np.concatenate(sides))
 
 
 def make_item(
     plan: Plan, group: list[Drawn], args: argparse.Namespace, config: RenderConfig
 ) -> Item:
-    """One sample of the readings of one film, its text the first dictation there is; labels only if
-    there is one reading.
+    """One sample of the readings of one image.
+
+    Its text is the first non-empty dictation. It has labels only if there is one reading.
     """
     first = group[0].reading
     windows: list[Window] = []
@@ -216,7 +221,7 @@ def make_item(
 
 
 def with_dictation(plan: Plan, items: list[Item]) -> list[Item]:
-    """The items whose readers' words are there: those of discarded readings are not."""
+    """The items with a dictation; discarded readings have none. The others are counted."""
     for item in items:
         if not item.text:
             plan.leave_out("no transcription; --reports has texts for these", item.key)

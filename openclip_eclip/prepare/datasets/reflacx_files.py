@@ -1,4 +1,4 @@
-"""The tables of REFLACX: metadata of three phases, and the folder of each reading."""
+"""Reads the tables of REFLACX: the metadata of three phases, and the folder of each reading."""
 
 from __future__ import annotations
 
@@ -29,16 +29,7 @@ FIXED = [
     "image_size_y",
 ]
 FLAGS = {"True": 1, "False": 0}  # support devices, quality issue
-# of a finding; the authors count 3 and more as present
-CERTAINTIES = {
-    "-1",
-    "0",
-    "1",
-    "2",
-    "3",
-    "4",
-    "5",
-}
+CERTAINTIES = {"-1", "0", "1", "2", "3", "4", "5"}  # the authors count 3 and more as present
 RECTANGLE = ["xmin", "ymin", "xmax", "ymax"]
 SHOWN = [f"{name}_shown_from_image" for name in RECTANGLE]
 TIMES = ["timestamp_start_fixation", "timestamp_end_fixation"]
@@ -47,27 +38,30 @@ DEGREES = ["angular_resolution_x_pixels_per_degree", "angular_resolution_y_pixel
 
 @dataclass(frozen=True)
 class Reading:
-    """One radiologist's reading of one film: a row of the metadata."""
+    """One radiologist's reading of one image: a row of the metadata."""
 
     id: str
     folder: Path  # main_data/<id>
     split: str  # MIMIC-CXR's
-    # the eye tracking is: no fixations and no dictation, but ellipses and the chest box
+    # whether the eye tracking was discarded; such a reading has only ellipses and the chest box
     discarded: bool
     dicom: str
     patient: str
     study: str
     size: tuple[int, int]  # (height, width)
-    # certainty 0-5 by the phase's own names; they differ between phases
+    # {finding: certainty 0 to 5}; the names differ between phases
     labels: dict[str, str | int]
 
 
 def read_metadata(plan: Plan, root: Path) -> list[Reading]:
-    """All readings of the three phases. UserError: a faulty cell, an id twice, or a film with two
-    splits or sizes.
+    """All readings of the three phases.
+
+    Raises:
+        UserError: a cell has another form, an id occurs twice, or the readings of one image have
+            different splits, sizes or patients.
     """
     readings: dict[str, Reading] = {}
-    films: dict[str, Reading] = {}
+    first_readings: dict[str, Reading] = {}  # of each image
     for phase in (1, 2, 3):
         table = find_table(root / "main_data", f"metadata_phase_{phase}.csv")
         plan.tables.append(table)
@@ -76,18 +70,15 @@ def read_metadata(plan: Plan, root: Path) -> list[Reading]:
             reading = _read_row(row, root, f"{table}, row {i + 1}")
             if reading.id in readings:
                 raise UserError(
-                    f"{table}, row {i + 1}, column 'id': {reading.id!r} stands there twice;"
-                    " expected each once."
+                    f"{table}, row {i + 1}, column 'id': {reading.id!r} occurs twice; expected each"
+                    " once."
                 )
-            known = films.setdefault(reading.dicom, reading)
-            if (known.split, known.size, known.patient) != (
-                reading.split,
-                reading.size,
-                reading.patient,
-            ):
+            first = first_readings.setdefault(reading.dicom, reading)
+            expected = (first.split, first.size, first.patient)
+            if (reading.split, reading.size, reading.patient) != expected:
                 raise UserError(
-                    f"{table}, row {i + 1}: split, size or patient of film {reading.dicom} differ"
-                    f" from reading {known.id}; expected the same."
+                    f"{table}, row {i + 1}: split, size or patient of image {reading.dicom} differ"
+                    f" from reading {first.id}; expected the same."
                 )
             readings[reading.id] = reading
         plan.facts[f"readings of phase {phase}"] = len(frame)
@@ -95,7 +86,7 @@ def read_metadata(plan: Plan, root: Path) -> list[Reading]:
 
 
 def read_subjects(plan: Plan, root: Path) -> set[str]:
-    """Patients with any reading, as MIMIC subject ids."""
+    """MIMIC-CXR's subject ids of the patients with any reading."""
     return {reading.patient for reading in read_metadata(plan, root)}
 
 
@@ -115,21 +106,21 @@ def _read_row(row: dict[str, str], root: Path, where: str) -> Reading:
     subject, study, dicom = read_place(row["image"], f"{where}, column 'image'")
     if (subject, dicom) != (row["subject_id"], row["dicom_id"]):
         raise UserError(
-            f"{where}, column 'image': {row['image']!r}; expected the place of subject"
+            f"{where}, column 'image': {row['image']!r}; expected the path of subject"
             f" {row['subject_id']}, {row['dicom_id']}."
         )
     sides = []
     for name in ("image_size_y", "image_size_x"):
         if not (row[name].isascii() and row[name].isdigit()) or int(row[name]) < 1:
             raise UserError(
-                f"{where}, column {name!r}: {row[name]!r}; expected pixels of the original film."
+                f"{where}, column {name!r}: {row[name]!r}; expected pixels of the original image."
             )
         sides.append(int(row[name]))
     labels: dict[str, str | int] = {}
     for name, cell in row.items():
         if name in FIXED or cell == "":
             continue
-        # Other is text, joined by |
+        # the column Other holds texts, joined by |
         if name != "Other" and cell not in CERTAINTIES and cell not in FLAGS:
             raise UserError(
                 f"{where}, column {name!r}: {cell!r}; expected a certainty from 0 to 5, -1, True or"
@@ -150,11 +141,11 @@ def _read_row(row: dict[str, str], root: Path, where: str) -> Reading:
 
 
 def read_gaze(plan: Plan, reading: Reading) -> Fixations:
-    """The reading's fixations; those without a duration, a resolution or a shown part of the film
-    are dropped and counted.
+    """The fixations of a reading.
 
-    Positions are not clipped in the table: what lies off the film is dropped later, by
-    `Fixations.usable`. Times begin with the sound, so early ones are negative.
+    Fixations without a duration, a resolution or a shown part of the image are dropped and counted.
+    Positions outside the image are kept here; `Fixations.usable` drops them later. Times start with
+    the sound recording, so early ones are negative.
     """
     path = reading.folder / "fixations.csv"
     frame = read_table(path, [*TIMES, "x_position", "y_position", *DEGREES, *SHOWN])
@@ -188,19 +179,17 @@ def read_gaze(plan: Plan, reading: Reading) -> Fixations:
 
 
 def read_ellipses(plan: Plan, reading: Reading) -> Ellipses | None:
-    """The anomalies' ellipses weighted by certainty; the table may hold a header alone."""
+    """The ellipses of anomalies, weighted by certainty; the table may have no rows."""
     frame = _read_if_there(
         plan, reading, "anomaly_location_ellipses.csv", [*RECTANGLE, "certainty"]
     )
-    return (
-        None
-        if frame is None
-        else Ellipses(read_numbers(frame, RECTANGLE), read_numbers(frame, ["certainty"])[:, 0])
-    )
+    if frame is None:
+        return None
+    return Ellipses(read_numbers(frame, RECTANGLE), read_numbers(frame, ["certainty"])[:, 0])
 
 
 def read_box(plan: Plan, reading: Reading) -> Boxes | None:
-    """The box around lungs and heart; UserError unless it is exactly one."""
+    """The box around lungs and heart; UserError unless there is exactly one."""
     frame = _read_if_there(plan, reading, "chest_bounding_box.csv", RECTANGLE)
     if frame is None:
         return None
@@ -212,17 +201,15 @@ def read_box(plan: Plan, reading: Reading) -> Boxes | None:
 
 
 def read_transcription(reading: Reading) -> str:
-    """What the reader dictated, one line; "" if there is none."""
+    """The dictation of a reading in one line; "" if there is none."""
     path = reading.folder / "transcription.txt"
-    return (
-        " ".join(path.read_text(encoding="utf-8", errors="replace").split())
-        if path.is_file()
-        else ""
-    )
+    if not path.is_file():
+        return ""
+    return " ".join(path.read_text(encoding="utf-8", errors="replace").split())
 
 
 def read_words(plan: Plan, reading: Reading) -> list[Word]:
-    """The dictated words with their times; full stops and commas are rows of their own."""
+    """The dictated words with their times; full stops and commas have rows of their own."""
     frame = _read_if_there(
         plan,
         reading,
@@ -240,6 +227,7 @@ def read_words(plan: Plan, reading: Reading) -> list[Word]:
 def _read_if_there(
     plan: Plan, reading: Reading, name: str, columns: Sequence[str]
 ) -> pd.DataFrame | None:
+    """A table of a reading; None if it does not exist (counted)."""
     path = reading.folder / name
     if not path.is_file():
         plan.leave_out(f"no {name}", reading.id)

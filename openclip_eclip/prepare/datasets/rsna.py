@@ -1,10 +1,10 @@
-"""RSNA Pneumonia Detection Challenge 2018 (Kaggle, stage 2): films with boxes around opacities, and
-its evaluation sets.
+"""RSNA Pneumonia Detection Challenge 2018 (Kaggle, stage 2): chest X-rays with boxes of opacities.
 
-No reports: texts are made from the label. SRC is Kaggle's folder, images as DICOM or exported as
-JPEG or PNG, or the authors' own form, `SPLIT_labels.csv` beside `SPLIT_images/` with splits train,
-valid (or val) and test.
-An id stands for one image; which NIH patient it shows is not in the tables, so the splits are by
+There are no reports: texts are made from the labels. SRC has one of two layouts. Kaggle's folder
+has images as DICOM, or exported as JPEG or PNG. The layout with ready-made splits has
+`SPLIT_labels.csv` beside `SPLIT_images/`, with splits train, valid (or val) and test.
+
+An id stands for one image. The tables do not say which NIH patient it shows, so splits are by
 image.
 """
 
@@ -30,7 +30,7 @@ from ..plan import EvaluationSet, Item, Plan
 from ..tables import find_table, read_numbers, read_table
 
 CLASSES = ("No pneumonia", "Pneumonia")  # Target 0 and 1
-BOX = ("x", "y", "width", "height")  # of the 1024 x 1024 film, pixels, (x, y) the top left corner
+BOX = ("x", "y", "width", "height")  # pixels of the 1024 x 1024 image; (x, y): top left corner
 SIDE = 1024
 DETAILED = ("Lung Opacity", "No Lung Opacity / Not Normal", "Normal")
 RULE_GLORIA = (
@@ -51,19 +51,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         choices=("rsna-gloria", "rsna-balanced", "none"),
         default=["rsna-gloria", "rsna-balanced"],
-        help="(default: %(default)s); ready-made splits give rsna-given",
+        help=(
+            "evaluation sets to write; with ready-made splits, rsna-given replaces rsna-gloria"
+            " (default: %(default)s)"
+        ),
     )
     parser.add_argument(
         "--boxes",
         choices=("heatmap", "none"),
         default="heatmap",
-        help="none: for exported images of another size than 1024 x 1024 (default: %(default)s)",
+        help=(
+            "heatmap: draws the boxes as heatmaps; none: required if exported images are not"
+            " 1024 x 1024 (default: %(default)s)"
+        ),
     )
     parser.add_argument(
         "--seed",
         type=seed,
         default=0,
-        help="of the negatives of rsna-balanced (default: %(default)s)",
+        help="random seed of the negatives of rsna-balanced (default: %(default)s)",
     )
 
 
@@ -72,7 +78,7 @@ def run(args: argparse.Namespace) -> str:
 
 
 def make_plan(args: argparse.Namespace) -> Plan:
-    """Splits train, valid, test; evaluation sets are made of the test part."""
+    """The splits train, valid and test, and the evaluation sets from test."""
     plan = Plan("rsna")
     if not any(args.src.glob("stage_2_train_labels.csv*")) and any(
         args.src.glob("test_labels.csv*")
@@ -89,11 +95,14 @@ def make_plan(args: argparse.Namespace) -> Plan:
 
 
 def read_images(plan: Plan, table: Path, folders: Sequence[Path], boxes: str) -> list[Item]:
-    """One item an id, in the order of ids; UserError for a Target without its box, a box without
-    Target, two Targets.
+    """One item for each id, in the order of ids.
+
+    Raises:
+        UserError: a positive image has no box, a negative image has one, or an image has two
+            Targets.
     """
-    full = boxes == "heatmap"
-    frame = read_table(table, ["patientId", "Target", *(BOX if full else ())])
+    with_boxes = boxes == "heatmap"
+    frame = read_table(table, ["patientId", "Target", *(BOX if with_boxes else ())])
     plan.tables.append(table)
     targets = frame["Target"].str.strip()
     for i in np.flatnonzero(~targets.isin(["0", "1"]))[:1]:
@@ -104,10 +113,10 @@ def read_images(plan: Plan, table: Path, folders: Sequence[Path], boxes: str) ->
     for i in np.flatnonzero(disagree)[:1]:
         raise UserError(
             f"{table}, row {i + 1}, column 'Target': {targets[i]} for {frame['patientId'][i]},"
-            " another one above; expected the same in all rows of an image."
+            " but another value in an earlier row; expected the same in all rows of an image."
         )
-    positions = _read_boxes(frame, targets, table) if full else None
-    found = list_images(folders)
+    positions = _read_boxes(frame, targets, table) if with_boxes else None
+    files = list_images(folders)
     items = []
     for identity, rows in sorted(frame.groupby("patientId").indices.items()):
         if not _is_name(identity):
@@ -122,7 +131,7 @@ def read_images(plan: Plan, table: Path, folders: Sequence[Path], boxes: str) ->
             if target
             else "No sign of pneumonia."
         )
-        image = found.get(identity, folders[0] / f"{identity}.dcm")
+        image = files.get(identity, folders[0] / f"{identity}.dcm")
         items.append(
             Item(
                 identity,
@@ -147,13 +156,15 @@ def read_images(plan: Plan, table: Path, folders: Sequence[Path], boxes: str) ->
 
 
 def _is_name(identity: str) -> bool:
-    """Ids become names of files and of members of shards."""
+    """Whether an id can be the name of a file and of a member of a shard."""
     return bool(identity) and identity.replace("-", "").replace("_", "").isalnum()
 
 
 def _read_boxes(frame: pd.DataFrame, targets: pd.Series, table: Path) -> np.ndarray:
-    """(rows, 4) x, y, width, height; NaN where Target is 0. UserError: a box missing, not asked
-    for, empty or off the film.
+    """(rows, 4) float64: x, y, width, height in pixels; NaN where Target is 0.
+
+    Raises:
+        UserError: a box is missing, unexpected, empty or outside the image.
     """
     positions = read_numbers(frame, BOX)
     blank = (frame[list(BOX)].apply(lambda column: column.str.strip()) == "").to_numpy()
@@ -175,7 +186,11 @@ def _read_boxes(frame: pd.DataFrame, targets: pd.Series, table: Path) -> np.ndar
 
 
 def _add_classes(plan: Plan, table: Path, items: list[Item]) -> list[Item]:
-    """The column `class` of the second table, which repeats a row for each box."""
+    """Adds the column `class` of the second table, which has one row for each box.
+
+    Raises:
+        UserError: an unknown class, or a class that contradicts Target.
+    """
     frame = read_table(table, ["patientId", "class"])
     plan.tables.append(table)
     for i in np.flatnonzero(~frame["class"].isin(DETAILED))[:1]:
@@ -186,20 +201,23 @@ def _add_classes(plan: Plan, table: Path, items: list[Item]) -> list[Item]:
     classes = dict(zip(frame["patientId"], frame["class"]))
     plan.facts["images by class"] = dict(Counter(classes.values()))
     for item in items:
-        if item.key in classes and (classes[item.key] == "Lung Opacity") != (
-            item.columns["Target"] == 1
-        ):
+        target = item.columns["Target"]
+        if item.key in classes and (classes[item.key] == "Lung Opacity") != (target == 1):
             raise UserError(
-                f"{table}: {item.key} is {classes[item.key]!r}, its Target"
-                f" {item.columns['Target']}; expected Lung Opacity for 1 and for nothing else."
-                " Tables of different releases?"
+                f"{table}: {item.key} has class {classes[item.key]!r} and Target {target}; expected"
+                " Lung Opacity exactly where Target is 1. Check that the tables are of the same"
+                " release."
             )
     return [with_columns(item, **{"class": classes.get(item.key, "")}) for item in items]
 
 
 def split_gloria(items: Sequence[Item]) -> dict[str, list[Item]]:
-    """train, valid, test as in GLoRIA's code, which names the first half of the second
-    split test.
+    """The splits train, valid and test (70 / 15 / 15), as in GLoRIA's code.
+
+    That code calls the first half of its second split "test".
+
+    Raises:
+        UserError: scikit-learn is not installed, or there are fewer than 7 images.
     """
     try:
         from sklearn.model_selection import train_test_split
@@ -216,17 +234,18 @@ def split_gloria(items: Sequence[Item]) -> dict[str, list[Item]]:
 
 
 def _given_splits(plan: Plan, args: argparse.Namespace) -> Plan:
-    """`SPLIT_labels.csv` and `SPLIT_images/`: patientId, Target and perhaps boxes."""
+    """The plan for ready-made splits: `SPLIT_labels.csv` and `SPLIT_images/`.
+
+    The tables have patientId and Target; boxes are optional.
+    """
     for split, names in (("train", ("train",)), ("valid", ("valid", "val")), ("test", ("test",))):
         if any(any(args.src.glob(f"{name}_labels.csv*")) for name in names):
             table = find_table(args.src, *(f"{name}_labels.csv" for name in names))
             folder = args.src / table.name.replace("_labels", "_images").split(".")[0]
-            boxes = (
-                args.boxes
-                if set(BOX) <= set(read_table(table, ["patientId", "Target"]))
-                else "none"
+            has_boxes = set(BOX) <= set(read_table(table, ["patientId", "Target"]))
+            plan.splits[split] = read_images(
+                plan, table, [folder], args.boxes if has_boxes else "none"
             )
-            plan.splits[split] = read_images(plan, table, [folder], boxes)
     _sets(
         plan,
         args,
@@ -239,7 +258,10 @@ def _given_splits(plan: Plan, args: argparse.Namespace) -> Plan:
 
 
 def _sets(plan: Plan, args: argparse.Namespace, rules: dict[str, str]) -> None:
-    """The whole test part (the first of `rules`) and its balanced half, as asked for."""
+    """Adds the requested evaluation sets: the whole test split, and a balanced subset of it.
+
+    `rules`: {name: rule} of the two sets, in this order.
+    """
     whole, balanced = rules
     test = plan.splits["test"]
     if "none" in args.evaluation:
@@ -250,7 +272,7 @@ def _sets(plan: Plan, args: argparse.Namespace, rules: dict[str, str]) -> None:
         by_class = {
             name: [item for item in test if item.columns["label"] == name] for name in CLASSES
         }
-        count = min(len(found) for found in by_class.values())
+        count = min(len(items) for items in by_class.values())
         plan.evaluation[balanced] = EvaluationSet(
             choose_per_class(by_class, count, args.seed), list(CLASSES), rules[balanced], args.seed
         )

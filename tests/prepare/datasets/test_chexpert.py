@@ -1,6 +1,4 @@
-"""CheXpert in miniature: the table's traps, the splits, the evaluation set, and the writer all raw
-data sets share.
-"""
+"""A small CheXpert: traps of the table, splits, evaluation set, and the writer of all data sets."""
 
 from __future__ import annotations
 
@@ -26,20 +24,20 @@ EXTRA = ["Sex", "Age", "Frontal/Lateral", "AP/PA"]
 
 
 def write_tree(root: Path, images: int = 12, root_name: str = "CheXpert-v1.0-small") -> Path:
-    """`images` patients with a frontal film each, the first with a lateral one too."""
+    """Writes `images` patients with a frontal image each; the first also has a lateral image."""
     rng, rows = np.random.default_rng(0), []
     for i in range(images):
         for view in ("frontal", "lateral")[: 2 if i == 0 else 1]:
-            place = f"train/patient{i:05d}/study1/view1_{view}.jpg"
-            (root / place).parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(rng.integers(0, 256, (70, 60), dtype=np.uint8)).save(root / place)
+            path = f"train/patient{i:05d}/study1/view1_{view}.jpg"
+            (root / path).parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(rng.integers(0, 256, (70, 60), dtype=np.uint8)).save(root / path)
             labels = {name: "" for name in LABELS} | {
                 LABELS[1 + i % 13]: "1.0",
                 LABELS[1 + (i + 1) % 13]: "-1.0",
             }
             rows.append(
                 {
-                    "Path": f"{root_name}/{place}",
+                    "Path": f"{root_name}/{path}",
                     "Sex": "Female",
                     "Age": 60,
                     "Frontal/Lateral": view.title(),
@@ -57,14 +55,10 @@ def prepare(root: Path, out: Path, *flags: str) -> int:
             "chexpert",
             str(root),
             str(out),
-            "--evaluation",
-            "none",
-            "--size",
-            "32",
-            "--workers",
-            "1",
-            "--shard-size",
-            "5",
+            *("--evaluation", "none"),
+            *("--size", "32"),
+            *("--workers", "1"),
+            *("--shard-size", "5"),
             *flags,
         ]
     )
@@ -96,7 +90,7 @@ def test_shards_and_their_samples(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("format", ["csv", "webdataset"])
-def test_parts_equal_the_whole_and_killed_runs_go_on(tmp_path: Path, format: str) -> None:
+def test_parts_equal_the_whole_and_killed_runs_resume(tmp_path: Path, format: str) -> None:
     raw = write_tree(tmp_path / "raw")
     assert prepare(raw, tmp_path / "whole", "--format", format) == 0
     for part in ("1/2", "0/2"):
@@ -114,22 +108,17 @@ def test_parts_equal_the_whole_and_killed_runs_go_on(tmp_path: Path, format: str
 
 @pytest.mark.slow
 @pytest.mark.parametrize("format", ["csv", "webdataset"])
-def test_sigkill_leaves_whole_chunks_and_the_next_run_goes_on(tmp_path: Path, format: str) -> None:
-    """The command and its workers are killed once a few chunks are done; what has its name is
-    whole.
-    """
+def test_sigkill_leaves_complete_chunks_and_the_next_run_resumes(
+    tmp_path: Path, format: str
+) -> None:
+    """The command and its workers are killed after a few chunks; existing files are complete."""
     raw, out = write_tree(tmp_path / "raw", 400), tmp_path / "out"
     flags = [
-        "--evaluation",
-        "none",
-        "--size",
-        "32",
-        "--workers",
-        "2",
-        "--shard-size",
-        "5",
-        "--format",
-        format,
+        *("--evaluation", "none"),
+        *("--size", "32"),
+        *("--workers", "2"),
+        *("--shard-size", "5"),
+        *("--format", format),
     ]
     command = [
         sys.executable,
@@ -165,8 +154,9 @@ def test_sigkill_leaves_whole_chunks_and_the_next_run_goes_on(tmp_path: Path, fo
 
 @pytest.mark.slow
 def test_a_full_disk_leaves_no_broken_shard(tmp_path: Path) -> None:
-    """A limit on the size of files stands in for the disk: the shard does not fit, nothing of it is
-    left, a second run goes on.
+    """A limit on file sizes simulates a full disk.
+
+    The shard does not fit, nothing of it is left, and a second run resumes.
     """
     raw = write_tree(tmp_path / "raw")
     command = [
@@ -174,14 +164,10 @@ def test_a_full_disk_leaves_no_broken_shard(tmp_path: Path) -> None:
         "chexpert",
         raw,
         tmp_path / "out",
-        "--evaluation",
-        "none",
-        "--size",
-        "32",
-        "--workers",
-        "1",
-        "--shard-size",
-        "5",
+        *("--evaluation", "none"),
+        *("--size", "32"),
+        *("--workers", "1"),
+        *("--shard-size", "5"),
     ]
     program = (
         "import resource, sys; from openclip_eclip.prepare.__main__ import main; "
@@ -201,19 +187,14 @@ def test_a_full_disk_leaves_no_broken_shard(tmp_path: Path) -> None:
     assert files(tmp_path / "out") == files(tmp_path / "whole")
 
 
-def test_other_settings_or_foreign_files_are_refused(
+def test_other_settings_or_other_files_in_out_are_errors(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     raw = write_tree(tmp_path / "raw")
     assert prepare(raw, tmp_path / "out", "--part", "0/2") == 0
-    assert (
-        prepare(raw, tmp_path / "out", "--quality", "50") == 2
-        and "other settings (quality)" in capsys.readouterr().err
-    )
-    assert (
-        prepare(raw, tmp_path / "raw") == 2
-        and "holds files of something else" in capsys.readouterr().err
-    )
+    assert prepare(raw, tmp_path / "out", "--quality", "50") == 2
+    assert "other settings (quality)" in capsys.readouterr().err
+    assert prepare(raw, tmp_path / "raw") == 2 and "holds other files" in capsys.readouterr().err
 
 
 def test_missing_images_are_named_and_unreadable_ones_stop(
@@ -241,10 +222,10 @@ def test_missing_images_are_named_and_unreadable_ones_stop(
         ),
         (lambda t: t.assign(Edema="2"), "row 1, column 'Edema': '2'"),
         (lambda t: t.drop(columns="Edema"), "no column 'Edema'"),
-        (lambda t: pd.concat([t, t.tail(1)]), "row 14, column 'Path'.*stands there twice"),
+        (lambda t: pd.concat([t, t.tail(1)]), "row 14, column 'Path'.*occurs twice"),
     ],
 )
-def test_faulty_tables_are_refused(
+def test_bad_tables_are_errors(
     tmp_path: Path, change, message: str, capsys: pytest.CaptureFixture
 ) -> None:
     raw = write_tree(tmp_path / "raw")
@@ -258,15 +239,13 @@ def test_dry_run_needs_no_images(tmp_path: Path, capsys: pytest.CaptureFixture) 
     (raw / "train").rename(raw / "elsewhere")
     assert prepare(raw, tmp_path / "out", "--dry-run") == 0
     out = capsys.readouterr().out
-    assert (
-        "train rows: 13" in out
-        and "split train: 12 samples" in out
-        and not (tmp_path / "out").exists()
-    )
+    assert "train rows: 13" in out
+    assert "split train: 12 samples" in out
+    assert not (tmp_path / "out").exists()
 
 
 def test_evaluation_set_holds_its_patients_out(tmp_path: Path) -> None:
-    """200 a class of exclusive frontal images; what shares a patient leaves the training split."""
+    """The set has 200 exclusive frontal images of each class; their patients leave train."""
     from openclip_eclip.prepare.datasets.chexpert import COMPETITION, exclusive
     from openclip_eclip.prepare.evaluation import choose_per_class
     from openclip_eclip.prepare.plan import Item
@@ -292,9 +271,9 @@ def test_evaluation_set_holds_its_patients_out(tmp_path: Path) -> None:
             columns={"patient": "n", "Edema": 1.0, "No Finding": 1.0, "Fracture": 0.0},
         ),
     ]
-    found = exclusive(items, COMPETITION)
-    assert [len(found[name]) for name in COMPETITION] == [8, 8, 8, 9, 8]
-    chosen = choose_per_class(found, 3, seed=1, group="patient")
+    candidates = exclusive(items, COMPETITION)
+    assert [len(candidates[name]) for name in COMPETITION] == [8, 8, 8, 9, 8]
+    chosen = choose_per_class(candidates, 3, seed=1, group="patient")
     assert len({item.columns["patient"] for item in chosen}) == 15 == len(chosen)
     assert [item.columns["label"] for item in chosen] == [
         name for name in COMPETITION for _ in range(3)
@@ -302,8 +281,8 @@ def test_evaluation_set_holds_its_patients_out(tmp_path: Path) -> None:
     assert [i.key for i in chosen] == [
         i.key
         for i in choose_per_class(
-            {k: v[::-1] for k, v in found.items()}, 3, seed=1, group="patient"
+            {k: v[::-1] for k, v in candidates.items()}, 3, seed=1, group="patient"
         )
     ]
     with pytest.raises(ValueError, match="class .*: 8 images fit the rule, 9 are needed"):
-        choose_per_class(found, 9, seed=1)
+        choose_per_class(candidates, 9, seed=1)

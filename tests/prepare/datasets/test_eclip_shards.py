@@ -1,6 +1,4 @@
-"""The authors' shards in miniature: members, manifests, sparse maps and their faults, shards whole
-or not at all.
-"""
+"""Small shards of the eCLIP authors: members, manifests, sparse maps, and their errors."""
 
 from __future__ import annotations
 
@@ -34,7 +32,7 @@ def picture(seed: int = 0, form: str = "JPEG") -> bytes:
 
 
 def csr(values: np.ndarray, **changes: object) -> bytes:
-    """As scipy.sparse.save_npz writes it, with arrays replaced by `changes`."""
+    """A matrix as scipy.sparse.save_npz writes it, with the arrays of `changes` replaced."""
     matrix, stream = csr_matrix(values), io.BytesIO()
     arrays = {
         "shape": np.array(matrix.shape),
@@ -55,7 +53,7 @@ def spot(row: int, column: int, peak: float = 0.5) -> np.ndarray:
 def expert(
     key: str, maps: dict[str, bytes], manifest: object = None, snippets: tuple[str, ...] = ()
 ) -> dict[str, bytes]:
-    """Members of one expert sample; the manifest names `maps` and `snippets` in order."""
+    """The members of one expert sample; the manifest names `maps` and `snippets` in order."""
     texts = {f"snippet_{i}.txt": text.encode() for i, text in enumerate(snippets)}
     entries = [
         {"heatmap": name, "snippet": f"snippet_{i}.txt"} if i < len(snippets) else {"heatmap": name}
@@ -102,9 +100,7 @@ def read_map(content: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(content)))
 
 
-def test_pairs_become_our_shards(
-    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
+def test_pairs_become_shards(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert prepare(tmp_path, "--size", 20) == 0 and "train 3, val 1" in capsys.readouterr().out
     out = tmp_path / "out"
     assert json.loads((out / "sizes.json").read_text()) == {
@@ -112,25 +108,22 @@ def test_pairs_become_our_shards(
         "train-000001.tar": 1,
         "val-000000.tar": 1,
     }
-    found = members(out / "train-000000.tar")
-    assert (
-        list(found) == ["k1.jpg", "k1.txt", "k2.jpg", "k2.txt"]
-        and found["k2.txt"].decode() == "Report k2, 5 µm."
-    )
-    assert Image.open(io.BytesIO(found["k2.jpg"])).format == "JPEG" and Image.open(
-        io.BytesIO(found["k2.jpg"])
-    ).size == (20, 27)
+    written = members(out / "train-000000.tar")
+    assert list(written) == ["k1.jpg", "k1.txt", "k2.jpg", "k2.txt"]
+    assert written["k2.txt"].decode() == "Report k2, 5 µm."
+    assert Image.open(io.BytesIO(written["k2.jpg"])).format == "JPEG"
+    assert Image.open(io.BytesIO(written["k2.jpg"])).size == (20, 27)
     assert prepare(tmp_path, "--size", "original", out="b") == 0
-    found = members(tmp_path / "b" / "train-000000.tar")
-    assert (
-        found["k1.jpg"] == picture() and Image.open(io.BytesIO(found["k2.jpg"])).size == SIZE[::-1]
-    )
+    written = members(tmp_path / "b" / "train-000000.tar")
+    assert written["k1.jpg"] == picture()
+    assert Image.open(io.BytesIO(written["k2.jpg"])).size == SIZE[::-1]
 
 
 @pytest.mark.slow
 def test_heatmaps_are_the_mean_of_all_or_the_first(source: Path, tmp_path: Path) -> None:
-    """Maps of [0, 1] and [0, 255] weigh the same; the authors' reader would make the first all
-    zero.
+    """Maps in [0, 1] and in [0, 255] have the same weight.
+
+    The authors' reader would turn the first into zeros.
     """
     maps = {
         NPZ: csr(spot(0, 0)),
@@ -150,29 +143,22 @@ def test_heatmaps_are_the_mean_of_all_or_the_first(source: Path, tmp_path: Path)
         assert (
             prepare(
                 tmp_path,
-                "--expert",
-                tmp_path / "expert",
-                "--heatmaps",
-                how,
-                "--size",
-                "original",
+                *("--expert", tmp_path / "expert"),
+                *("--heatmaps", how),
+                *("--size", "original"),
                 out=how,
             )
             == 0
         )
         shard = tmp_path / how / "expert-000000.tar"
-        found = members(shard)
-        drawn = read_map(found["e1.heatmap.png"])
-        assert (
-            drawn.shape == SIZE
-            and drawn[4, 4] == low
-            and drawn[24, 20] == (255 if how == "mean" else 0)
-            and drawn[15, 4] == 0
-        )
-        assert (
-            json.loads(found["e1.json"]) == {"snippets": ["Nodule here.", "There too."]}
-            and found["e1.txt"] == b"A nodule."
-        )
+        written = members(shard)
+        drawn = read_map(written["e1.heatmap.png"])
+        assert drawn.shape == SIZE
+        assert drawn[4, 4] == low
+        assert drawn[24, 20] == (255 if how == "mean" else 0)
+        assert drawn[15, 4] == 0
+        assert json.loads(written["e1.json"]) == {"snippets": ["Nodule here.", "There too."]}
+        assert written["e1.txt"] == b"A nodule."
         assert not check_entries(index_shard(shard), decode_images=True).faults
     assert prepare(tmp_path, "--expert", tmp_path / "expert", "--size", 20, out="small") == 0
     small = members(tmp_path / "small" / "expert-000000.tar")
@@ -199,10 +185,9 @@ def test_without_a_manifest_or_its_heatmap_samples_stay_as_plain_pairs(
     )
     assert prepare(tmp_path, "--expert", tmp_path / "expert") == 0
     assert "expert 4" in capsys.readouterr().out
-    found = members(tmp_path / "out" / "expert-000000.tar")
-    assert [name for name in found if "heatmap" in name] == ["e4.heatmap.png"] and {
-        f"e{i}.txt" for i in (1, 2, 3, 4)
-    } <= set(found)
+    written = members(tmp_path / "out" / "expert-000000.tar")
+    assert [name for name in written if "heatmap" in name] == ["e4.heatmap.png"]
+    assert {f"e{i}.txt" for i in (1, 2, 3, 4)} <= set(written)
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert manifest["left_out"] == {
         "not annotated: a heatmap named by the manifest is missing": 1,
@@ -241,7 +226,7 @@ BAD_MAPS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("content,message", BAD_MAPS.values(), ids=BAD_MAPS)
-def test_faulty_heatmaps_are_refused_by_shard_and_key(
+def test_error_of_a_bad_heatmap_names_shard_and_key(
     content: bytes, message: str, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     write(
@@ -249,10 +234,8 @@ def test_faulty_heatmaps_are_refused_by_shard_and_key(
     )
     assert prepare(tmp_path, "--expert", tmp_path / "expert") == 2
     assert re.search(rf"x\.tar, e2\.heatmap_0\.npz.*{message}", capsys.readouterr().err)
-    assert (
-        not (tmp_path / "out" / "expert-000000.tar").exists()
-        and (tmp_path / "out" / "train-000000.tar").exists()
-    )
+    assert not (tmp_path / "out" / "expert-000000.tar").exists()
+    assert (tmp_path / "out" / "train-000000.tar").exists()
     assert prepare(tmp_path, "--expert", tmp_path / "expert", "--on-bad-sample", "skip") == 0
     assert json.loads((tmp_path / "out" / "sizes.json").read_text())["expert-000000.tar"] == 1
     assert list(json.loads((tmp_path / "out" / "manifest.json").read_text())["skipped"]) == [
@@ -260,7 +243,7 @@ def test_faulty_heatmaps_are_refused_by_shard_and_key(
     ]
 
 
-def test_declared_resized_maps_are_taken(source: Path, tmp_path: Path) -> None:
+def test_resized_maps_need_their_flag(source: Path, tmp_path: Path) -> None:
     write(tmp_path / "expert", "x.tar", expert("e1", {NPZ: csr(spot(20, 16)[::2, ::2])}))
     assert (
         prepare(
@@ -291,42 +274,41 @@ BROKEN = {
     ),
     "scattered": (
         lambda path: write_shard(path, {**pair("k1"), **pair("k2"), "k1.other": b""}),
-        "k1: its members stand in two places",
+        "k1: its members are not together",
     ),
     "cut-in-member": (
         lambda path: path.write_bytes(path.read_bytes()[:1000]),
-        r"b\.tar: not a whole tar",
+        r"b\.tar: not a complete tar",
     ),
     "cut-in-header": (
         lambda path: path.write_bytes(path.read_bytes()[: header(path) + 100]),
-        r"b\.tar: not a whole tar",
+        r"b\.tar: not a complete tar",
     ),
     "damaged-header": (
         lambda path: path.write_bytes(path.read_bytes()[: header(path)] + b"x" * 512 + bytes(1024)),
-        r"b\.tar: not a whole tar",
+        r"b\.tar: not a complete tar",
     ),
     "no-samples": (lambda path: write_shard(path, {}), r"b\.tar: no samples"),
 }
 
 
 def header(path: Path) -> int:
-    """Where the second member begins."""
+    """The offset of the second member, in bytes."""
     with tarfile.open(path) as archive:
         return archive.getmembers()[1].offset
 
 
 @pytest.mark.parametrize("change,message", BROKEN.values(), ids=BROKEN)
-def test_faulty_shards_are_refused(
+def test_bad_shards_are_errors(
     change, message: str, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     change(source / "train" / "b.tar")
     assert prepare(tmp_path) == 2
     assert re.search(message, capsys.readouterr().err)
     # damaged archives are found before anything is written
-    planned = not re.search("not a whole|no samples|two places", message)
-    assert (tmp_path / "out" / "train-000000.tar").exists() == planned and not (
-        tmp_path / "out" / "train-000001.tar"
-    ).exists()
+    planned = not re.search("not a complete|no samples|not together", message)
+    assert (tmp_path / "out" / "train-000000.tar").exists() == planned
+    assert not (tmp_path / "out" / "train-000001.tar").exists()
 
 
 @pytest.mark.parametrize(
@@ -334,7 +316,7 @@ def test_faulty_shards_are_refused(
     [{"heatmap": NPZ}, ["heatmap_0.npz"], [{"heatmap": 1}], [{"snippet": "s.txt"}]],
     ids=str,
 )
-def test_manifests_of_another_form_are_refused(
+def test_manifests_of_another_form_are_errors(
     manifest: object, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     write(tmp_path / "expert", "x.tar", expert("e1", {NPZ: GOOD}, manifest))
@@ -358,11 +340,9 @@ def test_parts_equal_the_whole_and_repeated_runs_keep_shards(source: Path, tmp_p
     kept, lost = tmp_path / "out" / "train-000000.tar", tmp_path / "out" / "train-000001.tar"
     before = kept.stat().st_mtime_ns, kept.stat().st_ino
     lost.unlink()
-    assert (
-        prepare(tmp_path) == 0
-        and lost.exists()
-        and (kept.stat().st_mtime_ns, kept.stat().st_ino) == before
-    )
+    assert prepare(tmp_path) == 0
+    assert lost.exists()
+    assert (kept.stat().st_mtime_ns, kept.stat().st_ino) == before
 
 
 def test_dry_run_reads_names_alone_and_limit_counts_by_split(
@@ -375,10 +355,8 @@ def test_dry_run_reads_names_alone_and_limit_counts_by_split(
     )
     assert prepare(tmp_path, "--expert", tmp_path / "expert", "--dry-run") == 0
     printed = capsys.readouterr().out
-    assert (
-        "split train: 3 samples in 2 shards, 0 with a manifest" in printed
-        and "split expert: 2 samples in 1 shards, 1 with" in printed
-    )
+    assert "split train: 3 samples in 2 shards, 0 with a manifest" in printed
+    assert "split expert: 2 samples in 1 shards, 1 with" in printed
     assert not (tmp_path / "out").exists()
     for limit, sizes in (
         (1, {"train-000000.tar": 1, "val-000000.tar": 1}),
@@ -388,8 +366,8 @@ def test_dry_run_reads_names_alone_and_limit_counts_by_split(
         assert json.loads((tmp_path / f"out{limit}" / "sizes.json").read_text()) == sizes
 
 
-def test_as_a_table_samples_have_names_of_our_own(tmp_path: Path) -> None:
-    """A key such as ../../x must not leave OUT; the table trains as the shards do."""
+def test_samples_of_a_table_get_new_file_names(tmp_path: Path) -> None:
+    """A key such as ../../x does not leave OUT; the table can be trained on like the shards."""
     write(tmp_path / "src" / "train", "a.tar", {**pair("../../k1"), **pair("k2", 2)})
     write(
         tmp_path / "expert",
@@ -403,36 +381,28 @@ def test_as_a_table_samples_have_names_of_our_own(tmp_path: Path) -> None:
     table, annotated = (
         pd.read_csv(out / f"{name}.csv", keep_default_na=False) for name in ("train", "expert")
     )
-    assert list(table["key"]) == ["../../k1", "k2"] and list(table["filepath"]) == [
+    assert list(table["key"]) == ["../../k1", "k2"]
+    assert list(table["filepath"]) == [
         "images/train-000000-000000.jpg",
         "images/train-000000-000001.jpg",
     ]
-    assert list(table["title"]) == ["Report ../../k1, 5 µm.", "Report k2, 5 µm."] and list(
-        table["heatmap"]
-    ) == ["", ""]
-    assert (
-        read_map((out / annotated["heatmap"][0]).read_bytes())[4, 4] == 255
-        and "Nodule here." in annotated["snippets"][0]
-    )
+    assert list(table["title"]) == ["Report ../../k1, 5 µm.", "Report k2, 5 µm."]
+    assert list(table["heatmap"]) == ["", ""]
+    assert read_map((out / annotated["heatmap"][0]).read_bytes())[4, 4] == 255
+    assert "Nodule here." in annotated["snippets"][0]
     assert not list(out.glob("*.tar")) and not (out / "sizes.json").exists()
 
 
-def test_other_settings_sources_and_wrong_folders_are_refused(
+def test_other_settings_sources_and_wrong_folders_are_errors(
     source: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     assert prepare(tmp_path) == 0
-    assert (
-        prepare(tmp_path, "--heatmaps", "first") == 2
-        and "other settings (heatmaps)" in capsys.readouterr().err
-    )
+    assert prepare(tmp_path, "--heatmaps", "first") == 2
+    assert "other settings (heatmaps)" in capsys.readouterr().err
     # sizes tell: 10 KiB blocks
     write_shard(source / "train" / "b.tar", {**pair("k3"), **{f"k3.{i}": b"" for i in range(20)}})
     assert prepare(tmp_path) == 2 and "other settings (shards)" in capsys.readouterr().err
-    assert (
-        prepare(tmp_path, "--expert", tmp_path / "none", out="b") == 2
-        and "no *.tar there" in capsys.readouterr().err
-    )
-    assert (
-        main(["eclip-shards", str(tmp_path), str(tmp_path / "b")]) == 2
-        and "neither train/*.tar nor val/*.tar" in capsys.readouterr().err
-    )
+    assert prepare(tmp_path, "--expert", tmp_path / "none", out="b") == 2
+    assert "no *.tar in this folder" in capsys.readouterr().err
+    assert main(["eclip-shards", str(tmp_path), str(tmp_path / "b")]) == 2
+    assert "neither train/*.tar nor val/*.tar" in capsys.readouterr().err

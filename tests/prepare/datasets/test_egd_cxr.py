@@ -1,6 +1,4 @@
-"""EGD-CXR in miniature: which rows of gaze are drawn and where, sentences' windows, splits, faulty
-tables.
-"""
+"""A small EGD-CXR: drawn fixations and their positions, sentence windows, splits, bad tables."""
 
 from __future__ import annotations
 
@@ -15,13 +13,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from bad_inputs.mimic_trees import (
-    EGD_FILMS,
-    FILMS,
+    EGD_IMAGES,
     HEIGHT,
+    IMAGES,
     WIDTH,
     dicom,
-    film,
     fixation,
+    image_file,
     write_egd,
     write_mimic,
     write_transcript,
@@ -38,7 +36,7 @@ from openclip_eclip.prepare.sentence_windows import Word, join_sentences, make_w
 
 @pytest.fixture
 def trees(tmp_path: Path) -> tuple[Path, Path]:
-    """Roots of EGD-CXR and of MIMIC-CXR."""
+    """The roots of EGD-CXR and of MIMIC-CXR."""
     return write_egd(tmp_path / "egd"), write_mimic(tmp_path / "mimic")
 
 
@@ -48,14 +46,10 @@ def prepare(trees: tuple[Path, Path], out: Path, *flags: object) -> int:
             "egd-cxr",
             str(trees[0]),
             str(out),
-            "--images",
-            str(trees[1]),
-            "--size",
-            "32",
-            "--workers",
-            "1",
-            "--sigma",
-            "3",
+            *("--images", str(trees[1])),
+            *("--size", "32"),
+            *("--workers", "1"),
+            *("--sigma", "3"),
             *map(str, flags),
         ]
     )
@@ -80,23 +74,20 @@ def rewrite(path: Path, edit) -> None:
 
 
 def at(x: float, y: float) -> tuple[int, int]:
-    """The (row, column) of a film's pixel in a map of 48 x 32."""
+    """The (row, column) of an image's pixel in a map of 48 x 32."""
     return int((y + 0.5) * 48 / HEIGHT), int((x + 0.5) * 32 / WIDTH)
 
 
-def test_maps_peak_where_the_reader_looked_longest(
-    trees: tuple[Path, Path], tmp_path: Path
-) -> None:
+def test_maps_peak_at_the_longest_fixation(trees: tuple[Path, Path], tmp_path: Path) -> None:
     assert prepare(trees, tmp_path / "out") == 0
     written = members(tmp_path / "out")
-    assert {name.split(".", 1)[0] for name in written} == {dicom(i) for i in EGD_FILMS}
+    assert {name.split(".", 1)[0] for name in written} == {dicom(i) for i in EGD_IMAGES}
     # never an empty map
     assert [name for name in written if "heatmap" in name] == [
         f"{dicom(i)}.heatmap.png" for i in (0, 1)
     ]
-    assert peak(written[f"{dicom(0)}.heatmap.png"]) == at(50, 20) and peak(
-        written[f"{dicom(1)}.heatmap.png"]
-    ) == at(5, 5)
+    assert peak(written[f"{dicom(0)}.heatmap.png"]) == at(50, 20)
+    assert peak(written[f"{dicom(1)}.heatmap.png"]) == at(5, 5)
     values = np.asarray(Image.open(io.BytesIO(written[f"{dicom(0)}.heatmap.png"]))) / 255
     # 0.2 s beside 0.4 s
     assert values.shape == (48, 32) and values[at(10, 70)] == pytest.approx(0.5, abs=0.1)
@@ -107,15 +98,14 @@ def test_maps_peak_where_the_reader_looked_longest(
         "study": "59000000",
         "class": "CHF",
     }
-    assert written[f"{dicom(0)}.txt"].startswith(b"The lungs are clear") and not any(
-        "windows" in name for name in written
-    )
+    assert written[f"{dicom(0)}.txt"].startswith(b"The lungs are clear")
+    assert not any("windows" in name for name in written)
 
 
 def test_what_is_dropped_is_counted(trees: tuple[Path, Path], tmp_path: Path) -> None:
     assert prepare(trees, tmp_path / "out") == 0
-    found = manifest(tmp_path / "out")
-    assert found["left_out"] == {
+    written = manifest(tmp_path / "out")
+    assert written["left_out"] == {
         "fixations: calibration dot (an id of 39 characters)": 1,
         "fixations: id is not in the master sheet": 1,
         "fixations: invalid (FPOGV is not 1)": 1,
@@ -124,12 +114,10 @@ def test_what_is_dropped_is_counted(trees: tuple[Path, Path], tmp_path: Path) ->
         "fixations: off the film": 4,
         "heatmap: no usable fixation (the film stays, without one)": 2,
     }
-    assert found["examples"]["fixations: calibration dot (an id of 39 characters)"] == ["row 11"]
-    assert (
-        found["facts"]["EGD-CXR films"] == 4
-        and found["facts"]["EGD-CXR patients"] == 3
-        and found["facts"]["fixation rows"] == 14
-    )
+    assert written["examples"]["fixations: calibration dot (an id of 39 characters)"] == ["row 11"]
+    assert written["facts"]["EGD-CXR films"] == 4
+    assert written["facts"]["EGD-CXR patients"] == 3
+    assert written["facts"]["fixation rows"] == 14
     # more lines than rows
     assert len((trees[0] / "master_sheet.csv").read_text().splitlines()) == 9
 
@@ -137,7 +125,7 @@ def test_what_is_dropped_is_counted(trees: tuple[Path, Path], tmp_path: Path) ->
 def test_every_table_read_is_hashed_into_the_manifest(
     trees: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    """So that a run with changed tables does not go on in the same folder."""
+    """A run with changed tables must not resume in the same folder."""
     assert prepare(trees, tmp_path / "out") == 0
     tables = manifest(tmp_path / "out")["tables"]
     assert {"master_sheet.csv", "fixations.csv"} <= set(tables) and any(
@@ -154,15 +142,11 @@ def test_weight_by_count(trees: tuple[Path, Path], tmp_path: Path) -> None:
         / 255
     )
     # half of the one at the border
-    assert (
-        values[at(10, 70)] == pytest.approx(values[at(50, 20)], rel=0.1)
-        and 0.4 < values[at(50, 20)] < 0.6
-    )
+    assert values[at(10, 70)] == pytest.approx(values[at(50, 20)], rel=0.1)
+    assert 0.4 < values[at(50, 20)] < 0.6
 
 
-def test_windows_hold_each_sentence_with_its_own_gaze(
-    trees: tuple[Path, Path], tmp_path: Path
-) -> None:
+def test_windows_pair_each_sentence_with_its_gaze(trees: tuple[Path, Path], tmp_path: Path) -> None:
     assert prepare(trees, tmp_path / "out", "--windows", "sentence") == 0
     written = members(tmp_path / "out")
     windows = json.loads(written[f"{dicom(0)}.windows.json"])
@@ -176,9 +160,8 @@ def test_windows_hold_each_sentence_with_its_own_gaze(
         at(50, 20),
         at(10, 70),
     ]
-    assert maps[0][at(10, 70)] == 0 and not any(
-        name.startswith(dicom(1)) and "windows" in name for name in written
-    )
+    assert maps[0][at(10, 70)] == 0
+    assert not any(name.startswith(dicom(1)) and "windows" in name for name in written)
     # the empty transcript
     assert manifest(tmp_path / "out")["left_out"]["windows: no words with times"] == 1
     (trees[0] / "audio_segmentation_transcripts" / dicom(1) / "transcript.json").unlink()
@@ -232,8 +215,9 @@ def test_a_window_takes_the_part_of_a_fixation_within_it() -> None:
 def test_positions_from_the_screen_equal_the_tables(
     trees: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    """W, H rounded up to even (62 x 92), pads 617 left and right: x = trunc(62 / 686 * (1920 f -
-    617)), y = trunc(92 / 1080 * 1080 f).
+    """Sides are rounded up to even (62 x 92), and the pads are 617 left and right.
+
+    x = trunc(62 / 686 * (1920 f - 617)), y = trunc(92 / 1080 * 1080 f).
     """
     rows = [
         fixation(0, "", "", FPOGX=(617 + 686 * 50.5 / 62) / 1920, FPOGY=20.5 / 92),
@@ -269,14 +253,13 @@ def test_positions_from_the_screen_equal_the_tables(
         (lambda t: t.assign(image_top_pad=""), "row 1: pads"),
     ],
 )
-def test_faulty_pads_matter_to_the_screen_alone(
+def test_bad_pads_matter_only_for_screen_positions(
     trees: tuple[Path, Path], tmp_path: Path, edit, message: str, capsys: pytest.CaptureFixture
 ) -> None:
     rewrite(trees[0] / "master_sheet.csv", edit)
     assert prepare(trees, tmp_path / "out") == 0
-    assert prepare(trees, tmp_path / "b", "--positions", "screen") == 2 and re.search(
-        message, capsys.readouterr().err
-    )
+    assert prepare(trees, tmp_path / "b", "--positions", "screen") == 2
+    assert re.search(message, capsys.readouterr().err)
 
 
 @pytest.mark.parametrize(
@@ -288,7 +271,7 @@ def test_faulty_pads_matter_to_the_screen_alone(
         ),
         (
             lambda t: t.assign(patient_id="18000005"),
-            "row 1, column 'path': .*expected the place of patient 18000005",
+            "row 1, column 'path': .*expected the path of patient 18000005",
         ),
         (
             lambda t: t.assign(dicom_id=t.dicom_id.str.upper()),
@@ -298,37 +281,29 @@ def test_faulty_pads_matter_to_the_screen_alone(
         (lambda t: t.drop(columns="patient_id"), "no column 'patient_id'"),
     ],
 )
-def test_faulty_master_sheets_are_refused(
+def test_bad_master_sheets_are_errors(
     trees: tuple[Path, Path], tmp_path: Path, edit, message: str, capsys: pytest.CaptureFixture
 ) -> None:
     rewrite(trees[0] / "master_sheet.csv", edit)
     assert prepare(trees, tmp_path / "out") == 2 and re.search(message, capsys.readouterr().err)
 
 
-def test_other_faults_are_refused(
+def test_bad_flags_and_files_are_errors(
     trees: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    assert (
-        prepare(trees, tmp_path / "a", "--unit", "degrees") == 2
-        and "no pixels per degree" in capsys.readouterr().err
-    )
-    assert (
-        prepare(trees, tmp_path / "a", "--lead", "-1") == 2
-        and "--lead -1.0" in capsys.readouterr().err
-    )
+    assert prepare(trees, tmp_path / "a", "--unit", "degrees") == 2
+    assert "no pixels per degree" in capsys.readouterr().err
+    assert prepare(trees, tmp_path / "a", "--lead", "-1") == 2
+    assert "--lead -1.0" in capsys.readouterr().err
     write_transcript(trees[0], 0, [("a", 0, 1)]).write_text("{")
-    assert (
-        prepare(trees, tmp_path / "a", "--windows", "sentence") == 2
-        and "transcript.json: JSONDecodeError" in capsys.readouterr().err
-    )
+    assert prepare(trees, tmp_path / "a", "--windows", "sentence") == 2
+    assert "transcript.json: JSONDecodeError" in capsys.readouterr().err
     rewrite(trees[1] / "mimic-cxr-2.0.0-metadata.csv.gz", lambda t: t.assign(Rows=""))
-    assert (
-        prepare(trees, tmp_path / "a") == 2
-        and "row 1, columns 'Rows' and 'Columns'" in capsys.readouterr().err
-    )
+    assert prepare(trees, tmp_path / "a") == 2
+    assert "row 1, columns 'Rows' and 'Columns'" in capsys.readouterr().err
 
 
-def test_a_resized_copy_is_refused_and_evened_sides_are_not(
+def test_resized_copy_is_an_error_but_sides_rounded_to_even_are_not(
     trees: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     rewrite(
@@ -336,15 +311,13 @@ def test_a_resized_copy_is_refused_and_evened_sides_are_not(
         lambda t: t.assign(Rows=str(HEIGHT + 1), Columns=str(WIDTH + 1)),
     )
     assert prepare(trees, tmp_path / "a") == 0
-    path = film(trees[1], 0)
+    path = image_file(trees[1], 0)
     Image.open(path).resize((WIDTH // 2, HEIGHT // 2)).save(path)
-    assert (
-        prepare(trees, tmp_path / "b") == 2
-        and "Positions of gaze would be wrong" in capsys.readouterr().err
-    )
+    assert prepare(trees, tmp_path / "b") == 2
+    assert "Gaze positions would be wrong" in capsys.readouterr().err
 
 
-def test_films_without_report_or_metadata_are_left_out(
+def test_images_without_report_or_metadata_are_left_out(
     trees: tuple[Path, Path], tmp_path: Path
 ) -> None:
     (trees[1] / "files/p18/p18000005/s59000005.txt").unlink()
@@ -364,7 +337,8 @@ def test_splits_keep_patients_together(trees: tuple[Path, Path], tmp_path: Path)
     assert {name: len(rows) for name, rows in names.items()} == {
         "train": 3,
         "validate": 1,
-    } and dicom(3) in names["validate"][0]
+    }
+    assert dicom(3) in names["validate"][0]
     assert prepare(trees, tmp_path / "authors", "--split", "authors", "--format", "csv") == 0
     patients = {
         path.stem: set(pd.read_csv(path)["patient"])
@@ -376,21 +350,20 @@ def test_splits_keep_patients_together(trees: tuple[Path, Path], tmp_path: Path)
     assert patients == {"train": {19000001, 18000005}, "test": {19000000}}
 
 
-def test_films_without_an_official_split_are_left_out_and_the_table_is_hashed(
+def test_images_without_an_official_split_are_left_out_and_the_table_is_hashed(
     trees: tuple[Path, Path], tmp_path: Path
 ) -> None:
     table = trees[1] / "mimic-cxr-2.0.0-split.csv.gz"
     rewrite(table, lambda frame: frame[frame["dicom_id"] != dicom(3)])
     assert prepare(trees, tmp_path / "out", "--split", "official", "--format", "csv") == 0
-    found = manifest(tmp_path / "out")
-    assert found["left_out"]["no row in the table of splits"] == 1 and found["examples"][
-        "no row in the table of splits"
-    ] == [dicom(3)]
-    assert table.name in found["tables"] and not (tmp_path / "out" / "validate.csv").exists()
+    written = manifest(tmp_path / "out")
+    assert written["left_out"]["no row in the table of splits"] == 1
+    assert written["examples"]["no row in the table of splits"] == [dicom(3)]
+    assert table.name in written["tables"] and not (tmp_path / "out" / "validate.csv").exists()
 
 
 def test_evaluated_patients_are_excluded(trees: tuple[Path, Path], tmp_path: Path) -> None:
-    (tmp_path / "mimic-5x200.csv").write_text(f"filepath,patient\na.jpg,{FILMS[0][0]}\n")
+    (tmp_path / "mimic-5x200.csv").write_text(f"filepath,patient\na.jpg,{IMAGES[0][0]}\n")
     assert prepare(trees, tmp_path / "out", "--exclude-subjects", tmp_path / "mimic-5x200.csv") == 0
     assert {name.split(".")[0] for name in members(tmp_path / "out")} == {dicom(3), dicom(7)}
     assert manifest(tmp_path / "out")["left_out"]["patient is in --exclude-subjects"] == 2
@@ -417,8 +390,8 @@ def test_what_is_written_passes_the_check(
 def test_the_authors_split_is_a_shuffle_with_seed_1() -> None:
     sheet = pd.DataFrame({"patient_id": [str(i) for i in range(10)]})
     items = [Item(str(i), Path("a.jpg"), "a", columns={"patient": str(i)}) for i in range(10)]
-    found = split_items(Plan("p"), items, sheet, argparse.Namespace(split="authors"))
-    assert {name: [item.key for item in part] for name, part in found.items()} == {
+    splits = split_items(Plan("p"), items, sheet, argparse.Namespace(split="authors"))
+    assert {name: [item.key for item in part] for name, part in splits.items()} == {
         "train": list("03456789"),
         "validate": ["1"],
         "test": ["2"],

@@ -1,6 +1,4 @@
-"""MIMIC-CXR in miniature: the official sections, views, splits, labels, mimic-5x200 and who is kept
-out of it.
-"""
+"""A small MIMIC-CXR: official sections, views, splits, labels, and the patients of mimic-5x200."""
 
 from __future__ import annotations
 
@@ -10,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from bad_inputs.mimic_trees import FILMS, dicom, film, write_egd, write_mimic, write_reflacx
+from bad_inputs.mimic_trees import IMAGES, dicom, image_file, write_egd, write_mimic, write_reflacx
 
 from openclip_eclip.data.check import main as check
 from openclip_eclip.prepare.__main__ import main
@@ -30,12 +28,9 @@ def prepare(root: Path, out: Path, *flags: object) -> int:
             "mimic-cxr",
             str(root),
             str(out),
-            "--size",
-            "32",
-            "--workers",
-            "1",
-            "--format",
-            "csv",
+            *("--size", "32"),
+            *("--workers", "1"),
+            *("--format", "csv"),
             *map(str, flags),
         ]
     )
@@ -46,7 +41,7 @@ def table(path: Path) -> pd.DataFrame:
 
 
 def keys(path: Path) -> list[int]:
-    """Numbers of the films in a table."""
+    """The numbers of the images in a table."""
     return [int(Path(name).stem[:8], 16) for name in table(path)["filepath"]]
 
 
@@ -116,35 +111,30 @@ def test_which_section_becomes_the_caption() -> None:
         "report without the section",
         False,
     )
-    assert (
-        choose({"findings": "F"}, "both", "none").text == "F"
-        and choose({}, "both", "official").missing == "report without any section"
-    )
+    assert choose({"findings": "F"}, "both", "none").text == "F"
+    assert choose({}, "both", "official").missing == "report without any section"
 
 
-def test_films_reports_splits_and_labels(tmp_path: Path) -> None:
+def test_images_reports_splits_and_labels(tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert prepare(write_mimic(tmp_path / "raw"), out) == 0
-    assert (
-        keys(out / "train.csv") == [0, 1, 7]
-        and keys(out / "test.csv") == [4]
-        and not (out / "validate.csv").exists()
-    )
+    assert keys(out / "train.csv") == [0, 1, 7]
+    assert keys(out / "test.csv") == [4]
+    assert not (out / "validate.csv").exists()
     train, manifest = table(out / "train.csv"), json.loads((out / "manifest.json").read_text())
     assert train["title"].tolist() == [
         "The lungs are clear in patient 2. There is no pneumothorax. No acute process."
     ] * 2 + ["Caf\ufffd au lait."]
     assert table(out / "test.csv")["title"].tolist() == ["Nothing has ___ changed. Still clear."]
     # blank is not 0
-    assert train["Edema"].tolist() == ["1.0", "1.0", ""] and train["Fracture"].tolist() == [
+    assert train["Edema"].tolist() == ["1.0", "1.0", ""]
+    assert train["Fracture"].tolist() == [
         "0.0",
         "0.0",
         "",
     ]
-    assert (
-        train["patient"].tolist() == ["19000000", "19000000", "18000005"]
-        and "No Finding" not in train
-    )
+    assert train["patient"].tolist() == ["19000000", "19000000", "18000005"]
+    assert "No Finding" not in train
     assert manifest["left_out"] == {
         "view is not frontal": 2,
         "view is not known": 1,
@@ -152,13 +142,11 @@ def test_films_reports_splits_and_labels(tmp_path: Path) -> None:
         "empty report": 1,
         "report without any section": 1,
     }
-    assert list(manifest["skipped"]) == [dicom(8)] and manifest["examples"]["empty report"] == [
-        dicom(6)
-    ]
+    assert list(manifest["skipped"]) == [dicom(8)]
+    assert manifest["examples"]["empty report"] == [dicom(6)]
     facts = manifest["facts"]
-    assert (
-        facts["reports with bytes that are no UTF-8"] == 1 and facts["studies without labels"] == 1
-    )
+    assert facts["reports with bytes that are no UTF-8"] == 1
+    assert facts["studies without labels"] == 1
     assert facts["reports by section"] == {
         "findings+impression": 2,
         "impression": 1,
@@ -168,7 +156,8 @@ def test_films_reports_splits_and_labels(tmp_path: Path) -> None:
         11,
         9,
         9,
-    ) and facts["views"]["blank"] == 1
+    )
+    assert facts["views"]["blank"] == 1
     assert facts["studies by label"]["Fracture"] == {"1": 0, "0": 1, "-1": 1, "blank": 6}
 
 
@@ -180,23 +169,20 @@ def test_options_of_views_sections_and_labels(tmp_path: Path) -> None:
             raw,
             tmp_path / "a",
             "--rescue-views",
-            "--sections",
-            "impression",
-            "--fallback",
-            "none",
-            "--labels",
-            "none",
+            *("--sections", "impression"),
+            *("--fallback", "none"),
+            *("--labels", "none"),
         )
         == 0
     )
-    assert keys(tmp_path / "a" / "validate.csv") == [3] and keys(tmp_path / "a" / "train.csv") == [
+    assert keys(tmp_path / "a" / "validate.csv") == [3]
+    assert keys(tmp_path / "a" / "train.csv") == [
         0,
         1,
         7,
     ]
-    assert table(tmp_path / "a" / "train.csv")["title"][
-        0
-    ] == "No acute process." and "Edema" not in table(tmp_path / "a" / "train.csv")
+    assert table(tmp_path / "a" / "train.csv")["title"][0] == "No acute process."
+    assert "Edema" not in table(tmp_path / "a" / "train.csv")
     # film 4
     assert (
         json.loads((tmp_path / "a" / "manifest.json").read_text())["left_out"][
@@ -204,9 +190,8 @@ def test_options_of_views_sections_and_labels(tmp_path: Path) -> None:
         ]
         == 1
     )
-    assert prepare(raw, tmp_path / "b", "--views", "all") == 0 and keys(
-        tmp_path / "b" / "train.csv"
-    ) == [0, 1, 2, 7, 9]
+    assert prepare(raw, tmp_path / "b", "--views", "all") == 0
+    assert keys(tmp_path / "b" / "train.csv") == [0, 1, 2, 7, 9]
     (raw / "mimic-cxr-2.1.0-test-set-labeled.csv").write_text(
         table(raw / CHEXPERT)
         .drop(columns="subject_id")
@@ -252,7 +237,7 @@ def test_options_of_views_sections_and_labels(tmp_path: Path) -> None:
         (CHEXPERT, lambda t: pd.concat([t, t.tail(1)]), "row 9, column 'study_id': .*twice"),
     ],
 )
-def test_faulty_tables_are_refused(
+def test_bad_tables_are_errors(
     tmp_path: Path, name: str, edit, message: str, capsys: pytest.CaptureFixture
 ) -> None:
     raw = write_mimic(tmp_path / "raw")
@@ -260,18 +245,20 @@ def test_faulty_tables_are_refused(
     assert prepare(raw, tmp_path / "out") == 2 and re.search(message, capsys.readouterr().err)
 
 
-def test_a_film_without_split_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_image_without_split_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     raw = write_mimic(tmp_path / "raw")
     change(raw / SPLIT, lambda t: t.iloc[1:])
     assert prepare(raw, tmp_path / "out", "--dry-run") == 0
-    assert (
-        "no row in the table of splits: 1" in (said := capsys.readouterr().out)
-        and "split train: 3 samples, 0 annotated" in said
-    )
+    output = capsys.readouterr().out
+    assert "no row in the table of splits: 1" in output
+    assert "split train: 3 samples, 0 annotated" in output
 
 
 def add_exclusive(raw: Path, classes: int = 5, each: int = 2) -> None:
-    """`each` more patients a class with nothing else, two frontal films each, in train and test."""
+    """Adds `each` patients for each class, with no other label, in train and test.
+
+    Each of them has two frontal images.
+    """
     tables = {name: table(raw / name) for name in (METADATA, SPLIT, CHEXPERT)}
     rows = {name: [] for name in tables}
     for k in range(classes * each):
@@ -296,12 +283,10 @@ def add_exclusive(raw: Path, classes: int = 5, each: int = 2) -> None:
         )
 
 
-def test_mimic_5x200_holds_patients_out_and_has_no_gaze(
+def test_mimic_5x200_patients_are_not_in_train_and_have_no_gaze(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One of the patients fits the rule and has gaze (study 59000000, Edema): never chosen, and
-    stays in train.
-    """
+    """A patient with gaze who fits the rule (study 59000000, Edema) is not chosen."""
     raw = write_mimic(tmp_path / "raw")
     add_exclusive(raw)
     change(
@@ -311,22 +296,20 @@ def test_mimic_5x200_holds_patients_out_and_has_no_gaze(
     monkeypatch.setattr(
         mimic_cxr,
         "choose_per_class",
-        lambda found, count, seed, group: choose_per_class(found, 2, seed, group=group),
+        lambda candidates, count, seed, group: choose_per_class(candidates, 2, seed, group=group),
     )
     egd, reflacx = write_egd(tmp_path / "egd"), write_reflacx(tmp_path / "reflacx")
     flags = ("--evaluation", "mimic-5x200", "--on-bad-sample", "skip", "--seed", "3")
     arguments = ["mimic-cxr", str(raw), str(tmp_path / "out"), *flags]
     plan = make(arguments + ["--egd", str(egd), "--reflacx", str(reflacx)])
-    found = plan.evaluation["mimic-5x200"]
-    assert [item.columns["label"] for item in found.items] == [
+    chosen_set = plan.evaluation["mimic-5x200"]
+    assert [item.columns["label"] for item in chosen_set.items] == [
         name for name in mimic_cxr.COMPETITION for _ in range(2)
     ]
-    chosen = {item.columns["patient"] for item in found.items}
-    assert (
-        len(chosen) == 10
-        and all(patient.startswith("17") for patient in chosen)
-        and "EGD-CXR or REFLACX" in found.rule
-    )
+    chosen = {item.columns["patient"] for item in chosen_set.items}
+    assert len(chosen) == 10
+    assert all(patient.startswith("17") for patient in chosen)
+    assert "EGD-CXR or REFLACX" in chosen_set.rule
     assert {item.columns["patient"] for item in plan.splits["train"]} == {
         "19000000",
         "18000005",
@@ -376,13 +359,13 @@ def test_no_evaluation_set_without_its_conditions(
     assert re.search(message, capsys.readouterr().err)
 
 
-def test_uncertain_labels_disqualify(tmp_path: Path) -> None:
+def test_uncertain_labels_exclude_an_image(tmp_path: Path) -> None:
     """Study 59000001 has Edema and an uncertain fracture; its view is known only from the code."""
     raw = write_mimic(tmp_path / "raw")
     plan = make(["mimic-cxr", str(raw), "out", "--rescue-views"])
-    found = mimic_cxr.exclusive([item for items in plan.splits.values() for item in items])
+    candidates = mimic_cxr.exclusive([item for items in plan.splits.values() for item in items])
     # not dicom(1), too
-    assert {name: [item.key for item in items] for name, items in found.items() if items} == {
+    assert {name: [item.key for item in items] for name, items in candidates.items() if items} == {
         "Edema": [dicom(0)]
     }
 
@@ -395,10 +378,8 @@ def test_subjects_of_an_evaluation_table_are_excluded(
     assert prepare(raw, tmp_path / "out", "--exclude-subjects", tmp_path / "held_out.csv") == 0
     assert keys(tmp_path / "out" / "train.csv") == [7]
     (tmp_path / "held_out.csv").write_text("filepath\na.jpg\n")
-    assert (
-        prepare(raw, tmp_path / "b", "--exclude-subjects", tmp_path / "held_out.csv") == 2
-        and "no column 'patient'" in capsys.readouterr().err
-    )
+    assert prepare(raw, tmp_path / "b", "--exclude-subjects", tmp_path / "held_out.csv") == 2
+    assert "no column 'patient'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("format", ["csv", "webdataset"])
@@ -416,12 +397,10 @@ def test_what_is_written_passes_the_check(
 def test_the_tree_is_as_documented(tmp_path: Path) -> None:
     raw = write_mimic(tmp_path / "raw")
     assert (
-        film(raw, 0)
+        image_file(raw, 0)
         == raw / "files/p19/p19000000/s59000000/00000000-bbbbbbbb-cccccccc-dddddddd-eeeeeeee.jpg"
-        and len(dicom(0)) == 44
     )
-    assert (
-        (raw / "files/p19/p19000000/s59000000.txt").is_file()
-        and not film(raw, 8).exists()
-        and len(FILMS) == 11
-    )
+    assert len(dicom(0)) == 44
+    assert (raw / "files/p19/p19000000/s59000000.txt").is_file()
+    assert not image_file(raw, 8).exists()
+    assert len(IMAGES) == 11

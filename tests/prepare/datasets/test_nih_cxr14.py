@@ -1,6 +1,4 @@
-"""NIH ChestX-ray14 in miniature: both headers, both folder forms, boxes, lists, the evaluation
-sets' patients.
-"""
+"""A small NIH ChestX-ray14: both headers and folder layouts, boxes, lists, evaluation sets."""
 
 from __future__ import annotations
 
@@ -34,7 +32,7 @@ LABELS = [
 
 
 def names(count: int) -> list[str]:
-    """Two films of each patient."""
+    """Image names, two of each patient."""
     return [f"{900 + i // 2:08d}_{i % 2:03d}.png" for i in range(count)]
 
 
@@ -50,8 +48,9 @@ def write_tables(root: Path, labels: list[str], v2020: bool = True) -> None:
 
 
 def write_tree(root: Path, v2020: bool = True, kaggle: bool = False) -> Path:
-    """Six films of three patients, the last patient's in the test list with boxes; one film
-    RGBA.
+    """Writes six images of three patients; one image is RGBA.
+
+    The images of the last patient have boxes and are in the test list.
     """
     write_tables(root, LABELS, v2020)
     for i, name in enumerate(names(6)):
@@ -74,12 +73,9 @@ def prepare(root: Path, out: Path, *flags: str) -> int:
             "nih-cxr14",
             str(root),
             str(out),
-            "--size",
-            "32",
-            "--workers",
-            "1",
-            "--evaluation",
-            "cxr8",
+            *("--size", "32"),
+            *("--workers", "1"),
+            *("--evaluation", "cxr8"),
             *flags,
         ]
     )
@@ -101,7 +97,8 @@ def test_both_headers_and_both_folder_forms(tmp_path: Path, v2020: bool, kaggle:
     image = Image.open(io.BytesIO(content[f"{keys[1]}.jpg"]))
     assert image.mode == "L" and image.size == (32, 32) and abs(np.asarray(image).mean() - 60) < 2
     columns = json.loads(content[f"{keys[1]}.json"])
-    assert columns["patient"] == "00000900" and [name for name in FINDINGS if columns[name]] == [
+    assert columns["patient"] == "00000900"
+    assert [name for name in FINDINGS if columns[name]] == [
         "Cardiomegaly",
         "Emphysema",
     ]
@@ -124,19 +121,15 @@ def test_boxes_are_drawn_and_infiltrate_is_infiltration(
     expected = np.zeros((32, 32))
     expected[:8, 16:24] = 255
     assert name.startswith(names(6)[5][:-4]) and np.array_equal(heat, expected)
-    assert (
-        prepare(raw, tmp_path / "dry", "--dry-run") == 0
-        and "'Infiltration': 1" in capsys.readouterr().out
-    )
+    assert prepare(raw, tmp_path / "dry", "--dry-run") == 0
+    assert "'Infiltration': 1" in capsys.readouterr().out
     Image.new("L", (512, 512)).save(raw / "images" / names(6)[5])
-    assert (
-        prepare(raw, tmp_path / "b") == 2
-        and "the tables say 1024 x 1024" in capsys.readouterr().err
-    )
+    assert prepare(raw, tmp_path / "b") == 2
+    assert "the tables say 1024 x 1024" in capsys.readouterr().err
     assert prepare(raw, tmp_path / "c", "--boxes", "none") == 0
 
 
-def test_missing_images_are_named(tmp_path: Path) -> None:
+def test_missing_images_are_named_in_the_manifest(tmp_path: Path) -> None:
     raw = write_tree(tmp_path / "raw")
     (raw / "images" / names(1)[0]).unlink()
     assert prepare(raw, tmp_path / "out") == 0
@@ -152,9 +145,12 @@ def plan_of(root: Path, *flags: str) -> nih_cxr14.Plan:
 
 
 @pytest.mark.slow
-def test_14x100_has_both_class_lists_and_holds_its_patients_out(tmp_path: Path) -> None:
-    """120 films of as many patients a class with that label alone (two a patient for Hernia and
-    Edema), and films with two labels that never count.
+def test_cxr_14x100_has_both_class_lists_and_its_patients_are_left_out_of_train(
+    tmp_path: Path,
+) -> None:
+    """Each class has 120 images with that label alone, of 120 patients.
+
+    Hernia and Edema have two images of each patient. Images with two labels never count.
     """
 
     def table() -> list[str]:
@@ -169,30 +165,28 @@ def test_14x100_has_both_class_lists_and_holds_its_patients_out(tmp_path: Path) 
     write_tables(tmp_path, table())
     plan = plan_of(tmp_path, "--split", "none")
     assert list(plan.evaluation) == ["cxr-14x100-no-finding", "cxr-14x100-hernia"]
-    for name, found in plan.evaluation.items():
-        assert found.class_counts() == {label: 100 for label in CLASS_LISTS[name]} and len(
-            found.items
-        ) == 1400 == len({i.key for i in found.items})
-        for item in found.items:
+    for name, evaluation in plan.evaluation.items():
+        assert evaluation.class_counts() == {label: 100 for label in CLASS_LISTS[name]}
+        assert len(evaluation.items) == 1400 == len({i.key for i in evaluation.items})
+        for item in evaluation.items:
             assert [label for label in FINDINGS if item.columns[label]] == (
                 [] if item.columns["label"] == NO_FINDING else [item.columns["label"]]
             )
-    assert (
-        "Hernia" not in CLASS_LISTS["cxr-14x100-no-finding"]
-        and NO_FINDING not in CLASS_LISTS["cxr-14x100-hernia"]
-    )
+    assert "Hernia" not in CLASS_LISTS["cxr-14x100-no-finding"]
+    assert NO_FINDING not in CLASS_LISTS["cxr-14x100-hernia"]
     no_finding = [
         item.columns["patient"] for item in plan.evaluation["cxr-14x100-no-finding"].items
     ]
     assert len(set(no_finding)) == 1400
     held_out = {
-        item.columns["patient"] for found in plan.evaluation.values() for item in found.items
+        item.columns["patient"]
+        for evaluation in plan.evaluation.values()
+        for item in evaluation.items
     }
-    assert plan.splits["train"] and not held_out & {
-        item.columns["patient"] for item in plan.splits["train"]
-    }
+    assert plan.splits["train"]
+    assert not held_out & {item.columns["patient"] for item in plan.splits["train"]}
     assert plan.left_out["patient is in cxr-14x100"] == len(table()) - len(plan.splits["train"])
-    shared = [{item.key for item in found.items} for found in plan.evaluation.values()]
+    shared = [{item.key for item in evaluation.items} for evaluation in plan.evaluation.values()]
     assert len(shared[0] & shared[1]) == 1300
     with pytest.raises(ValueError, match="class Hernia: 90 images fit the rule, 100 are needed"):
         write_tables(tmp_path, table()[:-20])
@@ -203,7 +197,7 @@ def test_14x100_has_both_class_lists_and_holds_its_patients_out(tmp_path: Path) 
 
 
 def test_pool_test_draws_from_the_test_list(tmp_path: Path) -> None:
-    """All films of the first half are training; the second half has as many of each class."""
+    """The first half of the images is in train; the second half has as many of each class."""
     half = [
         cell
         for label in (NO_FINDING, *FINDINGS)
@@ -219,10 +213,8 @@ def test_pool_test_draws_from_the_test_list(tmp_path: Path) -> None:
         f"{item.key}.png" in set(every[len(half) :])
         for item in plan.evaluation["cxr-14x100-hernia"].items
     )
-    assert (
-        len(plan.splits["train"]) == len(half) == len(plan.evaluation["cxr8"].items)
-        and not plan.left_out
-    )
+    assert len(plan.splits["train"]) == len(half) == len(plan.evaluation["cxr8"].items)
+    assert not plan.left_out
 
 
 @pytest.mark.parametrize(
@@ -251,7 +243,7 @@ def test_pool_test_draws_from_the_test_list(tmp_path: Path) -> None:
             "Data_Entry_2017_v2020.csv",
             "00000900_001.png",
             "00000900_000.png",
-            "row 2, column 'Image Index': '00000900_000.png' stands there twice",
+            "row 2, column 'Image Index': '00000900_000.png' occurs twice",
         ),
         (
             "Data_Entry_2017_v2020.csv",
@@ -277,7 +269,7 @@ def test_pool_test_draws_from_the_test_list(tmp_path: Path) -> None:
         ("BBox_List_2017.csv", "00000902", "00000908", "00000908_001.png is not in"),
     ],
 )
-def test_faulty_tables_are_refused(
+def test_bad_tables_are_errors(
     tmp_path: Path, file: str, old: str, new: str, message: str, capsys: pytest.CaptureFixture
 ) -> None:
     raw = write_tree(tmp_path / "raw")
@@ -288,16 +280,14 @@ def test_faulty_tables_are_refused(
     assert re.search(message, capsys.readouterr().err)
 
 
-def test_lists_are_asked_for_and_leaking_lists_refused(
+def test_official_lists_are_required_and_overlapping_lists_are_errors(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     raw = write_tree(tmp_path / "raw")
-    # 00000901_001, whose patient's other film is training
+    # 00000901_001, whose patient has another image in train
     (raw / "test_list.txt").write_text("\n".join(names(6)[3:]))
-    assert (
-        prepare(raw, tmp_path / "out") == 2
-        and "1 patients are both in train and in test, such as 00000901" in capsys.readouterr().err
-    )
+    assert prepare(raw, tmp_path / "out") == 2
+    assert "1 patients are both in train and in test, such as 00000901" in capsys.readouterr().err
     (raw / "test_list.txt").unlink()
     assert prepare(raw, tmp_path / "out") == 2 and "use --split none" in capsys.readouterr().err
     assert prepare(raw, tmp_path / "out", "--split", "none") == 0

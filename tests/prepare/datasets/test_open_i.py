@@ -1,5 +1,6 @@
-"""Open-I: the real archive of the installed torchxrayvision, and both forms in miniature with
-invented reports.
+"""Open-I: the real archive of the installed torchxrayvision, and two small copies of both layouts.
+
+The reports of the small copies are invented.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ import pytest
 from PIL import Image
 
 from openclip_eclip.prepare.__main__ import main
-from openclip_eclip.prepare.datasets.open_i import film_key, groups, split_reports
+from openclip_eclip.prepare.datasets.open_i import groups, image_key, split_reports
 from openclip_eclip.prepare.datasets.open_i_reports import Report
 
-# number: (major MeSH terms, findings, impression, films); 4 has no film, 5 no findings, 6 neither
+# number: (major MeSH terms, findings, impression, images); 4 has no image, 5 no findings, 6 neither
 REPORTS = {
     1: (
         ["normal"],
@@ -47,12 +48,12 @@ REPORTS = {
 LATERAL = {"1_IM-0001-4001", "3_IM-1384-84646002"}
 
 
-def key(film: str) -> str:
-    return film_key(film, "test")[0]
+def key(image: str) -> str:
+    return image_key(image, "test")[0]
 
 
 def xml(number: int, extra: str = "") -> str:
-    terms, findings, impression, films = REPORTS[number]
+    terms, findings, impression, images = REPORTS[number]
     sections = {"COMPARISON": "", "INDICATION": "", "FINDINGS": findings, "IMPRESSION": impression}
     return (
         '<?xml version="1.0" encoding="utf-8"?>'
@@ -69,7 +70,7 @@ def xml(number: int, extra: str = "") -> str:
         + "</Abstract></Article></MedlineCitation><MeSH>"
         + "".join(f"<major>{term}</major>" for term in terms)
         + "<automatic>lung opacity consolidation</automatic></MeSH>"
-        + "".join(f'<parentImage id="{film}"><caption/></parentImage>' for film in films)
+        + "".join(f'<parentImage id="{image}"><caption/></parentImage>' for image in images)
         + "</eCitation>"
     )
 
@@ -87,27 +88,34 @@ def write_archive(root: Path, contents: dict[str, bytes] | None = None) -> Path:
 
 
 def write_views(root: Path) -> None:
-    films = [key(film) for *_, films in REPORTS.values() for film in films]
+    images = [key(image) for *_, images in REPORTS.values() for image in images]
     pd.DataFrame(
         [
-            [film.partition("_")[0], f"{film}.dcm.png", "Lateral" if film in LATERAL else "Frontal"]
-            for film in films
+            [
+                image.partition("_")[0],
+                f"{image}.dcm.png",
+                "Lateral" if image in LATERAL else "Frontal",
+            ]
+            for image in images
         ],
         columns=["uid", "filename", "projection"],
     ).to_csv(root / "indiana_projections.csv", index=False)
 
 
-def write_films(folder: Path, kaggle: bool) -> None:
+def write_images(folder: Path, kaggle: bool) -> None:
     folder.mkdir(parents=True)
-    for *_, films in REPORTS.values():
-        for film in films:
+    for *_, images in REPORTS.values():
+        for image in images:
             Image.new("L", (60, 50), 100).save(
-                folder / (f"{key(film)}.dcm.png" if kaggle else f"{film}.png")
+                folder / (f"{key(image)}.dcm.png" if kaggle else f"{image}.png")
             )
 
 
 def write_kaggle(root: Path) -> Path:
-    """Reports with a film, comparison and indication blank; quoted commas and new lines."""
+    """Writes the reports with an image as Kaggle's table, with quoted commas and line breaks.
+
+    Comparison and indication are blank.
+    """
     root.mkdir(parents=True)
     pd.DataFrame(
         [
@@ -121,13 +129,13 @@ def write_kaggle(root: Path) -> Path:
                 findings,
                 impression,
             ]
-            for n, (terms, findings, impression, films) in REPORTS.items()
-            if films
+            for n, (terms, findings, impression, images) in REPORTS.items()
+            if images
         ],
         columns="uid,MeSH,Problems,image,indication,comparison,findings,impression".split(","),
     ).to_csv(root / "indiana_reports.csv", index=False)
     write_views(root)
-    write_films(root / "images" / "images_normalized", kaggle=True)
+    write_images(root / "images" / "images_normalized", kaggle=True)
     return root
 
 
@@ -151,7 +159,7 @@ def tables(out: Path) -> dict[str, list[list[str]]]:
 def test_both_forms_give_the_same_sets(tmp_path: Path) -> None:
     raw = write_archive(tmp_path / "raw")
     write_views(raw)
-    write_films(raw / "NLMCXR_png", kaggle=False)
+    write_images(raw / "NLMCXR_png", kaggle=False)
     folder = tmp_path / "folder" / "ecgen-radiology"
     folder.mkdir(parents=True)
     for number in REPORTS:
@@ -165,10 +173,8 @@ def test_both_forms_give_the_same_sets(tmp_path: Path) -> None:
         prepare(
             folder.parent,
             tmp_path / "c",
-            "--views",
-            str(raw / "indiana_projections.csv"),
-            "--images",
-            str(raw / "NLMCXR_png"),
+            *("--views", str(raw / "indiana_projections.csv")),
+            *("--images", str(raw / "NLMCXR_png")),
         )
         == 0
     )
@@ -181,7 +187,7 @@ def test_both_forms_give_the_same_sets(tmp_path: Path) -> None:
     assert left_out["report without findings, not in retrieval, report generation or training"] == 2
 
 
-def test_sets_in_full(tmp_path: Path) -> None:
+def test_full_evaluation_sets(tmp_path: Path) -> None:
     assert prepare(write_kaggle(tmp_path / "raw"), tmp_path / "out") == 0
     retrieval = pd.read_csv(
         tmp_path / "out" / "openi-retrieval.csv", dtype=str, keep_default_na=False
@@ -201,27 +207,24 @@ def test_sets_in_full(tmp_path: Path) -> None:
         name: probe.loc[probe[name] == 1, "patient"].tolist()
         for name in ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema")
     } == {"Atelectasis": [3], "Cardiomegaly": [2], "Consolidation": [], "Edema": [3]}
-    assert (
-        probe["problems"].tolist()[1] == "Cardiomegaly;Lung;Lung"
-        and probe["groups"].tolist()[1] == "cardiomegaly|lung"
-    )
+    assert probe["problems"].tolist()[1] == "Cardiomegaly;Lung;Lung"
+    assert probe["groups"].tolist()[1] == "cardiomegaly|lung"
 
 
 def test_split_by_report_never_overlaps_and_keeps_each_group() -> None:
-    """15 % of each set of groups; the authors' groups overlap, these sides do not. Reports in no
-    group stay.
+    """The test split has 15 % of each combination of groups, and no report is in both splits.
+
+    Reports without a group are kept.
     """
     problems = ["normal", "Cardiomegaly;Lung", "Lung", "Opacity;Lung", "Calcinosis"]
     reports = [Report(str(i), problems[i % 5], "text", "", ("f",)) for i in range(500)]
     test = split_reports(reports, seed=123)
-    assert len(test) == 75 == len(set(test)) and test == split_reports(
-        reports[::-1], seed=123
-    ) != split_reports(reports, seed=1)
+    assert len(test) == 75 == len(set(test))
+    assert test == split_reports(reports[::-1], seed=123) != split_reports(reports, seed=1)
     for problem in problems:
         assert sum(report.uid in test for report in reports if report.problems == problem) == 15
-    assert groups(reports[3]) == ["opacity", "lung"] and groups(
-        Report("1", "normal;Lung", "", "", None)
-    ) == ["lung"]
+    assert groups(reports[3]) == ["opacity", "lung"]
+    assert groups(Report("1", "normal;Lung", "", "", None)) == ["lung"]
 
 
 def test_training_takes_its_evaluation_from_test_reports(tmp_path: Path) -> None:
@@ -240,29 +243,24 @@ def test_training_takes_its_evaluation_from_test_reports(tmp_path: Path) -> None
         for name, rows in tables(tmp_path / "out").items()
     }
     assert len(uids["train"]) == 17 and len(uids["test"]) == 3
-    assert (
-        not uids["train"] & uids["test"]
-        and uids["openi-5-all-views"] == uids["openi-retrieval-all-views"] == uids["test"]
-    )
+    assert not uids["train"] & uids["test"]
+    assert uids["openi-5-all-views"] == uids["openi-retrieval-all-views"] == uids["test"]
 
 
-def test_views_are_never_guessed(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_views_come_only_from_a_table(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     raw = write_kaggle(tmp_path / "raw")
     views = pd.read_csv(raw / "indiana_projections.csv", dtype=str)
     (raw / "indiana_projections.csv").unlink()
-    assert (
-        prepare(raw, tmp_path / "a") == 2
-        and "or take all films with --views all" in capsys.readouterr().err
-    )
+    assert prepare(raw, tmp_path / "a") == 2
+    assert "or use all images with --views all" in capsys.readouterr().err
     mine = tmp_path / "views.csv"
     odd = pd.DataFrame([["9", "9_IM-0001-1001.dcm.png", "Frontal"]], columns=views.columns)
-    # report 2 has no projection, film 9 no report
+    # report 2 has no projection, image 9 no report
     pd.concat([views[views.uid != "2"], odd]).to_csv(mine, index=False)
     assert prepare(raw, tmp_path / "b", "--views", str(mine)) == 0
     left_out = json.loads((tmp_path / "b" / "manifest.json").read_text())["left_out"]
-    assert (
-        left_out["report without a film"] == 1 and left_out["view of a film without a report"] == 1
-    )
+    assert left_out["report without a film"] == 1
+    assert left_out["view of a film without a report"] == 1
     write_archive(tmp_path / "xml")
     assert prepare(tmp_path / "xml", tmp_path / "c", "--views", str(mine), "--dry-run") == 0
     assert "film without a view: 1 (such as 2_IM-0652-1001)" in capsys.readouterr().out
@@ -276,11 +274,11 @@ def test_views_are_never_guessed(tmp_path: Path, capsys: pytest.CaptureFixture) 
             "row 1, column 'projection': 'AP'; expected Frontal or Lateral",
         ),
         (lambda t: t.assign(filename="x.png"), "row 1, column 'filename': 'x.png'"),
-        (lambda t: pd.concat([t, t.head(1)]), "row 8, column 'filename': .* stands there twice"),
+        (lambda t: pd.concat([t, t.head(1)]), "row 8, column 'filename': .* occurs twice"),
         (lambda t: t.drop(columns="projection"), "no column 'projection'"),
     ],
 )
-def test_faulty_views_are_refused(
+def test_bad_views_are_errors(
     tmp_path: Path, change, message: str, capsys: pytest.CaptureFixture
 ) -> None:
     raw = write_kaggle(tmp_path / "raw")
@@ -308,7 +306,7 @@ BOMB = '<!DOCTYPE x [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;">]>'
         ({"1.xml": xml(1).encode(), "2.xml": xml(1).encode()}, "report 1 is there twice"),
         (
             {"1.xml": xml(1).replace("CXR1_1_", "CXR1_2_").encode()},
-            "'CXR1_2_IM-0001-3001'; expected a film",
+            "'CXR1_2_IM-0001-3001'; expected an image",
         ),
         ({"readme.txt": b""}, "no report in what was found there"),
     ],
@@ -329,15 +327,14 @@ def test_archives_are_read_safely(
     assert message in capsys.readouterr().err
 
 
-def test_names_in_archives_reach_no_file(tmp_path: Path) -> None:
+def test_member_names_never_reach_files_outside(tmp_path: Path) -> None:
     raw = write_archive(
         tmp_path / "raw" / "deep",
         {"../../1.xml": xml(1).encode(), "/tmp/openi_absolute.xml": xml(2).encode()},
     )
     assert prepare(raw, tmp_path / "out", "--views", "all", "--dry-run") == 0
-    assert [path.name for path in tmp_path.rglob("*.xml")] == [] and not Path(
-        "/tmp/openi_absolute.xml"
-    ).exists()
+    assert [path.name for path in tmp_path.rglob("*.xml")] == []
+    assert not Path("/tmp/openi_absolute.xml").exists()
     (raw / "NLMCXR_reports.tgz").write_bytes((raw / "NLMCXR_reports.tgz").read_bytes()[:100])
     assert prepare(raw, tmp_path / "out", "--views", "all", "--dry-run") == 2
 
@@ -352,15 +349,13 @@ def test_names_in_archives_reach_no_file(tmp_path: Path) -> None:
         ("CXR961_IM-2452-84646002", "961_IM-2452-84646002"),
     ],
 )
-def test_names_of_films(name: str, expected: str) -> None:
-    assert film_key(name, "test") == (expected, expected.partition("_")[0])
+def test_image_keys(name: str, expected: str) -> None:
+    assert image_key(name, "test") == (expected, expected.partition("_")[0])
 
 
 @pytest.mark.slow
 def test_real_archive_end_to_end(tmp_path: Path) -> None:
-    """Counts of the 3 955 real reports; films are blank stand-ins, for the archive of films is not
-    a package.
-    """
+    """The counts of the 3 955 real reports; the images are blank, because no package has them."""
     spec = importlib.util.find_spec("torchxrayvision")
     archive = (
         Path(next(iter(spec.submodule_search_locations))) / "data" / "NLMCXR_reports.tgz"
@@ -377,8 +372,8 @@ def test_real_archive_end_to_end(tmp_path: Path) -> None:
         content = b"".join(
             tar.extractfile(member).read() for member in tar if member.name.endswith(".xml")
         )
-    for film in re.findall(rb'parentImage id="([^"]+)"', content):
-        (tmp_path / "raw" / f"{film.decode()}.png").symlink_to(stand_in)
+    for image in re.findall(rb'parentImage id="([^"]+)"', content):
+        (tmp_path / "raw" / f"{image.decode()}.png").symlink_to(stand_in)
     assert prepare(tmp_path / "raw", tmp_path / "out", "--views", "all", "--workers", "2") == 0
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     facts = manifest["facts"]
@@ -388,10 +383,8 @@ def test_real_archive_end_to_end(tmp_path: Path) -> None:
         facts["reports with impression"],
         facts["reports with neither"],
     ) == (3425, 3921, 28)
-    assert (
-        facts["reports with a film and findings"] == 3337
-        and facts["distinct findings of those"] == 2552
-    )
+    assert facts["reports with a film and findings"] == 3337
+    assert facts["distinct findings of those"] == 2552
     assert facts["openi-5 (reports with a film)"] == {
         "Atelectasis": 315,
         "Cardiomegaly": 345,
@@ -406,22 +399,17 @@ def test_real_archive_end_to_end(tmp_path: Path) -> None:
         "atelectasis": 268,
         "lung": 493,
     }
-    assert (facts["in several groups"], facts["in none"]) == (319, 1124) and manifest[
-        "skipped"
-    ] == {}
+    assert (facts["in several groups"], facts["in none"]) == (319, 1124)
+    assert manifest["skipped"] == {}
     retrieval = pd.read_csv(
         tmp_path / "out" / "openi-retrieval-all-views.csv", keep_default_na=False
     )
-    assert (
-        retrieval["patient"].nunique() == 3337
-        and retrieval["text_id"].nunique() == 2552 == retrieval["title"].str.lower().nunique()
-    )
+    assert retrieval["patient"].nunique() == 3337
+    assert retrieval["text_id"].nunique() == 2552 == retrieval["title"].str.lower().nunique()
     train, test = (
         set(pd.read_csv(tmp_path / "out" / f"report-{name}.csv")["patient"])
         for name in ("train", "test")
     )
-    assert (
-        not train & test
-        and len(train | test) == 3337
-        and len(test) / 3337 == pytest.approx(0.15, abs=0.002)
-    )
+    assert not train & test
+    assert len(train | test) == 3337
+    assert len(test) / 3337 == pytest.approx(0.15, abs=0.002)

@@ -1,6 +1,4 @@
-"""REFLACX in miniature: readings to keep and to drop, several readers, kinds of annotation,
-windows, faulty tables.
-"""
+"""A small REFLACX: kept and dropped readings, several readers, annotations, windows, bad tables."""
 
 from __future__ import annotations
 
@@ -18,7 +16,7 @@ from bad_inputs.mimic_trees import (
     PHASE_LABELS,
     WIDTH,
     dicom,
-    film,
+    image_file,
     write_crlf,
     write_mimic,
     write_reflacx,
@@ -33,7 +31,7 @@ from openclip_eclip.prepare.plan import Plan
 
 @pytest.fixture
 def trees(tmp_path: Path) -> tuple[Path, Path]:
-    """Roots of REFLACX and of MIMIC-CXR."""
+    """The roots of REFLACX and of MIMIC-CXR."""
     return write_reflacx(tmp_path / "reflacx"), write_mimic(tmp_path / "mimic")
 
 
@@ -43,12 +41,9 @@ def prepare(trees: tuple[Path, Path], out: Path, *flags: object) -> int:
             "reflacx",
             str(trees[0]),
             str(out),
-            "--images",
-            str(trees[1]),
-            "--size",
-            "32",
-            "--workers",
-            "1",
+            *("--images", str(trees[1])),
+            *("--size", "32"),
+            *("--workers", "1"),
             *map(str, flags),
         ]
     )
@@ -66,15 +61,15 @@ def members(out: Path, split: str = "train") -> dict[str, bytes]:
 def samples(out: Path, split: str = "train") -> dict[str, np.ndarray | None]:
     """{key: map from 0 to 1, or None}."""
     written = members(out, split)
-    found = {name.split(".")[0]: None for name in written}
-    for key in found:
+    content = {name.split(".")[0]: None for name in written}
+    for key in content:
         if f"{key}.heatmap.png" in written:
-            found[key] = np.asarray(Image.open(io.BytesIO(written[f"{key}.heatmap.png"]))) / 255
-    return found
+            content[key] = np.asarray(Image.open(io.BytesIO(written[f"{key}.heatmap.png"]))) / 255
+    return content
 
 
 def at(x: float, y: float) -> tuple[int, int]:
-    """The (row, column) of a film's pixel in a map of 48 x 32."""
+    """The (row, column) of an image's pixel in a map of 48 x 32."""
     return int((y + 0.5) * 48 / HEIGHT), int((x + 0.5) * 32 / WIDTH)
 
 
@@ -86,12 +81,11 @@ def test_splits_are_honoured_and_unusable_readings_counted(
     trees: tuple[Path, Path], tmp_path: Path
 ) -> None:
     assert prepare(trees, tmp_path / "out") == 0
-    assert list(samples(tmp_path / "out")) == [dicom(0), dicom(7)] and list(
-        samples(tmp_path / "out", "test")
-    ) == [dicom(4)]
+    assert list(samples(tmp_path / "out")) == [dicom(0), dicom(7)]
+    assert list(samples(tmp_path / "out", "test")) == [dicom(4)]
     assert samples(tmp_path / "out")[dicom(7)] is None  # all off the film: no map, not zeros
-    found = manifest(tmp_path / "out")
-    assert found["left_out"] == {
+    content = manifest(tmp_path / "out")
+    assert content["left_out"] == {
         "reading discarded by the authors": 2,
         "gaze: end not after start": 2,
         "gaze: no angular resolution": 2,
@@ -99,12 +93,13 @@ def test_splits_are_honoured_and_unusable_readings_counted(
         "gaze: off image": 3,
         "gaze: nothing to draw (the film stays)": 1,
     }
-    assert [found["facts"][f"readings of phase {phase}"] for phase in (1, 2, 3)] == [
+    assert [content["facts"][f"readings of phase {phase}"] for phase in (1, 2, 3)] == [
         3,
         1,
         2,
-    ] and found["facts"]["films"] == 3
-    assert list(found["tables"]) == [f"metadata_phase_{phase}.csv" for phase in (1, 2, 3)]
+    ]
+    assert content["facts"]["films"] == 3
+    assert list(content["tables"]) == [f"metadata_phase_{phase}.csv" for phase in (1, 2, 3)]
 
 
 def test_a_reading_without_fixations_is_skipped(trees: tuple[Path, Path], tmp_path: Path) -> None:
@@ -115,25 +110,22 @@ def test_a_reading_without_fixations_is_skipped(trees: tuple[Path, Path], tmp_pa
 
 
 def test_ways_to_deal_with_several_readers(trees: tuple[Path, Path], tmp_path: Path) -> None:
-    """Reader 1 looked equally long at (10, 10), before the sound began, and (50, 80); reader 2 at
-    (50, 10), and half as long at (10, 10).
+    """Reader 1 has equally long fixations at (10, 10), before the sound began, and (50, 80).
+
+    Reader 2 has a fixation at (50, 10), and one of half that duration at (10, 10).
     """
     maps = {}
     for readers in ("mean", "noisy-or", "one", "all"):
         assert prepare(trees, tmp_path / readers, "--readers", readers) == 0
         maps[readers] = samples(tmp_path / readers)
     first, second = maps["all"]["P101R000001"], maps["all"]["P101R000002"]
-    assert (
-        first[at(10, 10)] > 0.8
-        and first[at(50, 80)] > 0.8
-        and first[at(50, 10)] < 0.01
-        and first[at(30, 30)] < 0.01
-    )
-    assert (
-        second[at(50, 10)] > 0.8
-        and second[at(10, 10)] == pytest.approx(0.5, abs=0.05)
-        and second[at(50, 80)] < 0.01
-    )
+    assert first[at(10, 10)] > 0.8
+    assert first[at(50, 80)] > 0.8
+    assert first[at(50, 10)] < 0.01
+    assert first[at(30, 30)] < 0.01
+    assert second[at(50, 10)] > 0.8
+    assert second[at(10, 10)] == pytest.approx(0.5, abs=0.05)
+    assert second[at(50, 80)] < 0.01
     assert np.array_equal(maps["one"][dicom(0)], first)
     mean, either = (first + second) / 2, 1 - (1 - first) * (1 - second)
     np.testing.assert_allclose(maps["mean"][dicom(0)], mean / mean.max(), atol=0.01)
@@ -153,7 +145,7 @@ def test_one_reader_is_the_first_who_has_a_map(trees: tuple[Path, Path], tmp_pat
     assert members(tmp_path / "out")[f"{dicom(0)}.txt"] == b"clear, lungs. no mass. P101R000002"
 
 
-def test_sigma_is_one_degree_and_is_lost_beyond_what_was_shown(
+def test_sigma_is_one_degree_and_the_part_outside_the_shown_area_is_dropped(
     trees: tuple[Path, Path], tmp_path: Path
 ) -> None:
     path = trees[0] / "main_data" / "P300R000005" / "fixations.csv"
@@ -163,15 +155,14 @@ def test_sigma_is_one_degree_and_is_lost_beyond_what_was_shown(
     )
     assert prepare(trees, tmp_path / "out") == 0
     values = samples(tmp_path / "out", "test")[dicom(4)]
-    assert values[at(20, 45)].max() == 0 and values[at(30 + 8, 45)] == pytest.approx(
-        np.exp(-0.5), abs=0.08
-    )
+    assert values[at(20, 45)].max() == 0
+    assert values[at(30 + 8, 45)] == pytest.approx(np.exp(-0.5), abs=0.08)
     assert values[at(30, 45 + 4)] == pytest.approx(np.exp(-0.5), abs=0.12)
     assert prepare(trees, tmp_path / "wide", "--sigma", 0.4, "--unit", "width") == 0
     assert samples(tmp_path / "wide", "test")[dicom(4)][at(30 + 24, 45)] > 0.5
 
 
-def test_sigma_alone_is_in_pixels_and_what_is_beyond_the_film_is_lost(
+def test_sigma_without_unit_is_in_pixels_and_the_part_outside_is_dropped(
     trees: tuple[Path, Path], tmp_path: Path
 ) -> None:
     rewrite(
@@ -209,18 +200,14 @@ def test_labels_of_one_reading_go_by_the_names_of_its_phase(
 ) -> None:
     assert prepare(trees, tmp_path / "out", "--readers", "all") == 0
     columns = json.loads(members(tmp_path / "out")["P101R000001.json"])
-    assert (
-        columns["Consolidation"] == 4
-        and columns["Other"] == "Azygos|Clip"
-        and columns["Support devices"] == 1
-        and columns["Mass"] == 0
-    )
+    assert columns["Consolidation"] == 4
+    assert columns["Other"] == "Azygos|Clip"
+    assert columns["Support devices"] == 1
+    assert columns["Mass"] == 0
     later = json.loads(members(tmp_path / "out")["P300R000006.json"])
-    assert (
-        later["Lung nodule or mass"] == 0
-        and "Mass" not in later
-        and set(PHASE_LABELS[3]) <= set(later)
-    )
+    assert later["Lung nodule or mass"] == 0
+    assert "Mass" not in later
+    assert set(PHASE_LABELS[3]) <= set(later)
 
 
 def test_ellipses_and_chest_boxes_of_discarded_readings_too(
@@ -250,21 +237,21 @@ def test_ellipses_and_chest_boxes_of_discarded_readings_too(
     }
 
 
-def test_a_missing_chest_box_is_counted_and_the_film_stays(
+def test_missing_chest_box_is_counted_and_the_image_is_kept(
     trees: tuple[Path, Path], tmp_path: Path
 ) -> None:
     (trees[0] / "main_data" / "P300R000006" / "chest_bounding_box.csv").unlink()
     assert prepare(trees, tmp_path / "out", "--annotation", "chest-box") == 0
     assert samples(tmp_path / "out")[dicom(7)] is None
     left_out = manifest(tmp_path / "out")["left_out"]
-    assert (
-        left_out["no chest_bounding_box.csv"] == 1
-        and left_out["chest-box: nothing to draw (the film stays)"] == 1
-    )
+    assert left_out["no chest_bounding_box.csv"] == 1
+    assert left_out["chest-box: nothing to draw (the film stays)"] == 1
 
 
 @pytest.mark.slow
-def test_windows_of_readings_with_their_own_gaze(trees: tuple[Path, Path], tmp_path: Path) -> None:
+def test_windows_of_several_readings_use_the_gaze_of_each(
+    trees: tuple[Path, Path], tmp_path: Path
+) -> None:
     assert prepare(trees, tmp_path / "out", "--windows", "sentence", "--readers", "all") == 0
     written = members(tmp_path / "out")
     windows = json.loads(written["P101R000001.windows.json"])
@@ -273,12 +260,10 @@ def test_windows_of_readings_with_their_own_gaze(trees: tuple[Path, Path], tmp_p
         {"sentence": "no mass.", "start": pytest.approx(2.1), "end": 4.0},
     ]
     maps = np.load(io.BytesIO(written["P101R000001.windows.npz"]))["heatmaps"] / 255
-    assert (
-        maps[0][at(10, 10)] > 0.8
-        and maps[0][at(50, 80)] == 0
-        and maps[1][at(50, 80)] > 0.8
-        and maps[1][at(10, 10)] == 0
-    )
+    assert maps[0][at(10, 10)] > 0.8
+    assert maps[0][at(50, 80)] == 0
+    assert maps[1][at(50, 80)] > 0.8
+    assert maps[1][at(10, 10)] == 0
     # nothing looked at during the second sentence
     assert len(json.loads(written["P101R000002.windows.json"])) == 1
     assert "P300R000006.windows.json" not in written
@@ -303,13 +288,13 @@ PHASE_1 = "metadata_phase_1.csv"
         (
             PHASE_1,
             lambda t: t.assign(id="P101R000001"),
-            "row 2, column 'id': 'P101R000001' stands there twice",
+            "row 2, column 'id': 'P101R000001' occurs twice",
         ),
         (PHASE_1, lambda t: t.assign(split="valid"), "row 1, column 'split': 'valid'"),
         (
             PHASE_1,
             lambda t: t.assign(split=["train", "test", "train"]),
-            "row 2: split, size or patient of film .* differ from reading P101R000001",
+            "row 2: split, size or patient of image .* differ from reading P101R000001",
         ),
         (
             PHASE_1,
@@ -321,7 +306,7 @@ PHASE_1 = "metadata_phase_1.csv"
         (
             PHASE_1,
             lambda t: t.assign(subject_id="18000005"),
-            "row 1, column 'image': .*expected the place of subject 18000005",
+            "row 1, column 'image': .*expected the path of subject 18000005",
         ),
         (PHASE_1, lambda t: t.assign(image_size_x="0"), "row 1, column 'image_size_x': '0'"),
         (PHASE_1, lambda t: t.assign(Mass="6"), "row 1, column 'Mass': '6'; expected a certainty"),
@@ -333,7 +318,7 @@ PHASE_1 = "metadata_phase_1.csv"
         ),
     ],
 )
-def test_faulty_tables_are_refused(
+def test_bad_tables_are_errors(
     trees: tuple[Path, Path],
     tmp_path: Path,
     name: str,
@@ -345,18 +330,16 @@ def test_faulty_tables_are_refused(
     assert prepare(trees, tmp_path / "out") == 2 and re.search(message, capsys.readouterr().err)
 
 
-def test_a_certainty_of_minus_one_is_tolerated(trees: tuple[Path, Path], tmp_path: Path) -> None:
+def test_certainty_of_minus_one_is_accepted(trees: tuple[Path, Path], tmp_path: Path) -> None:
     rewrite(trees[0] / "main_data" / PHASE_1, lambda t: t.assign(Mass="-1"))
     assert prepare(trees, tmp_path / "out") == 0
 
 
-def test_other_faults_are_refused(
+def test_bad_flags_and_files_are_errors(
     trees: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    assert (
-        prepare(trees, tmp_path / "a", "--annotation", "ellipses", "--windows", "sentence") == 2
-        and "alone has times" in capsys.readouterr().err
-    )
+    assert prepare(trees, tmp_path / "a", "--annotation", "ellipses", "--windows", "sentence") == 2
+    assert "the only one with times" in capsys.readouterr().err
     assert (
         prepare(
             trees, tmp_path / "a", "--annotation", "ellipses", "--sigma", 1, "--unit", "degrees"
@@ -364,34 +347,24 @@ def test_other_faults_are_refused(
         == 2
     )
     assert "expected pixels or width" in capsys.readouterr().err
-    assert (
-        prepare(trees, tmp_path / "a", "--unit", "degrees") == 2
-        and "--unit degrees without --sigma" in capsys.readouterr().err
-    )
+    assert prepare(trees, tmp_path / "a", "--unit", "degrees") == 2
+    assert "--unit degrees without --sigma" in capsys.readouterr().err
     for lead in ("-1", "inf"):
-        assert (
-            prepare(trees, tmp_path / "a", "--lead", lead) == 2
-            and "expected seconds, at least 0" in capsys.readouterr().err
-        )
+        assert prepare(trees, tmp_path / "a", "--lead", lead) == 2
+        assert "expected seconds, at least 0" in capsys.readouterr().err
     rewrite(
         trees[0] / "main_data" / "P201R000004" / "chest_bounding_box.csv",
         lambda t: pd.concat([t, t]),
     )
-    assert (
-        prepare(trees, tmp_path / "a", "--annotation", "chest-box") == 2
-        and "2 rows; expected exactly one" in capsys.readouterr().err
-    )
-    path = film(trees[1], 0)
+    assert prepare(trees, tmp_path / "a", "--annotation", "chest-box") == 2
+    assert "2 rows; expected exactly one" in capsys.readouterr().err
+    path = image_file(trees[1], 0)
     Image.open(path).resize((WIDTH // 2, HEIGHT // 2)).save(path)
-    assert (
-        prepare(trees, tmp_path / "b") == 2
-        and "Positions of gaze would be wrong" in capsys.readouterr().err
-    )
+    assert prepare(trees, tmp_path / "b") == 2
+    assert "Gaze positions would be wrong" in capsys.readouterr().err
     (trees[0] / "main_data" / "metadata_phase_2.csv").unlink()
-    assert (
-        prepare(trees, tmp_path / "c") == 2
-        and "found none of metadata_phase_2.csv" in capsys.readouterr().err
-    )
+    assert prepare(trees, tmp_path / "c") == 2
+    assert "found none of metadata_phase_2.csv" in capsys.readouterr().err
 
 
 def test_evaluated_patients_are_excluded(trees: tuple[Path, Path], tmp_path: Path) -> None:
@@ -415,15 +388,14 @@ def test_what_is_written_passes_the_check(
         str(tmp_path / "out" / (f"{split}.csv" if format == "csv" else f"{split}-000000.tar"))
         for split in ("train", "test")
     ]
-    assert (
-        check(paths) == 0
-        and "2 samples, 1 annotated (50.0%), 0 problems" in capsys.readouterr().out
-    )
+    assert check(paths) == 0
+    assert "2 samples, 1 annotated (50.0%), 0 problems" in capsys.readouterr().out
 
 
 def test_times_before_the_sound_stay_negative(trees: tuple[Path, Path]) -> None:
-    """A window that ends before the sound begins finds the fixation there; clipped starts would
-    lose it.
+    """A window that ends before the sound starts includes the fixation of that time.
+
+    Clipping the start of the fixation at 0 would lose it.
     """
     reading = Reading(
         "P101R000001",

@@ -1,4 +1,4 @@
-"""RSNA in miniature: DICOM in its forms, boxes, GLoRIA's split, exported splits, faulty tables."""
+"""A small RSNA: forms of DICOM, boxes, GLoRIA's split, ready-made splits, bad tables."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ HEADER = ["patientId", "x", "y", "width", "height", "Target"]
 def write_dicom(
     path: Path, pixels: np.ndarray, photometric: str = "MONOCHROME2", jpeg: bool = False, **fields
 ) -> None:
-    """A CR film; `jpeg` stores the pixels as RSNA does."""
+    """Writes a CR image; `jpeg` stores the pixels as RSNA does."""
     meta = FileMetaDataset()
     meta.TransferSyntaxUID = JPEGBaseline8Bit if jpeg else ExplicitVRLittleEndian
     meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = (
@@ -60,19 +60,22 @@ def write_dicom(
     dataset.save_as(path, enforce_file_format=True)
 
 
-def film(i: int, side: int = 1024) -> np.ndarray:
-    """A ramp to the right, brighter with i."""
+def make_image(i: int, side: int = 1024) -> np.ndarray:
+    """An image of a ramp to the right, brighter with larger i."""
     return np.tile(np.linspace(10, 200, side), (side, 1)).astype(np.uint8) + np.uint8(i)
 
 
 def write_tree(root: Path, images: int = 14) -> Path:
-    """DICOMs `id-00` ...; every second is positive, the first of them with two boxes; the last has
-    no file.
+    """Writes DICOM files `id-00` ...; the last has no file.
+
+    Every second image is positive; the first positive one has two boxes.
     """
     rows = []
     for i in range(images):
         if i < images - 1:
-            write_dicom(root / "stage_2_train_images" / f"id-{i:02d}.dcm", film(i), jpeg=i % 2 == 0)
+            write_dicom(
+                root / "stage_2_train_images" / f"id-{i:02d}.dcm", make_image(i), jpeg=i % 2 == 0
+            )
         boxes = [[512.0, 0.0, 256.0, 256.0], [0.0, 768.0, 256.0, 256.0]][: 2 if i == 1 else 1]
         rows += (
             [[f"id-{i:02d}", *box, 1] for box in boxes]
@@ -89,37 +92,35 @@ def prepare(root: Path, out: Path, *flags: str) -> int:
 
 
 def samples(out: Path) -> dict[str, dict[str, bytes]]:
-    found: dict[str, dict[str, bytes]] = {}
+    written: dict[str, dict[str, bytes]] = {}
     for path in sorted(out.glob("*.tar")):
         with tarfile.open(path) as shard:
             for member in shard:
                 key, _, extension = member.name.partition(".")
-                found.setdefault(key, {})[extension] = shard.extractfile(member).read()
-    return found
+                written.setdefault(key, {})[extension] = shard.extractfile(member).read()
+    return written
 
 
 @pytest.mark.slow
 def test_dicoms_become_shards_with_boxes(tmp_path: Path) -> None:
     assert prepare(write_tree(tmp_path / "raw"), tmp_path / "out") == 0
-    found = samples(tmp_path / "out")
-    assert len(found) == 13
-    assert {key for key, sample in found.items() if "heatmap.png" in sample} == {
+    written = samples(tmp_path / "out")
+    assert len(written) == 13
+    assert {key for key, sample in written.items() if "heatmap.png" in sample} == {
         f"id-{i:02d}" for i in (1, 3, 5, 7, 9, 11)
     }
-    heat = np.asarray(Image.open(io.BytesIO(found["id-01"]["heatmap.png"])))
+    heat = np.asarray(Image.open(io.BytesIO(written["id-01"]["heatmap.png"])))
     expected = np.zeros((32, 32))
     expected[:8, 16:24] = expected[24:, :8] = 255  # both boxes, x to the right and y down
     assert np.array_equal(heat, expected)
-    assert (
-        found["id-01"]["txt"] == b"Findings: lung opacity, suspicious for pneumonia."
-        and found["id-02"]["txt"] == b"No sign of pneumonia."
-    )
-    pixels = np.asarray(Image.open(io.BytesIO(found["id-02"]["jpg"])), dtype=float)
+    assert written["id-01"]["txt"] == b"Findings: lung opacity, suspicious for pneumonia."
+    assert written["id-02"]["txt"] == b"No sign of pneumonia."
+    pixels = np.asarray(Image.open(io.BytesIO(written["id-02"]["jpg"])), dtype=float)
     assert (
         np.abs(
             pixels
             - np.asarray(
-                Image.fromarray(film(2)).resize((32, 32), Image.Resampling.BOX), dtype=float
+                Image.fromarray(make_image(2)).resize((32, 32), Image.Resampling.BOX), dtype=float
             )
         ).max()
         < 6
@@ -130,7 +131,7 @@ def test_dicoms_become_shards_with_boxes(tmp_path: Path) -> None:
 
 
 def test_monochrome1_is_inverted_and_compressed_pixels_are_read(tmp_path: Path) -> None:
-    plain = film(0, 64)
+    plain = make_image(0, 64)
     write_dicom(tmp_path / "a.dcm", plain)
     write_dicom(tmp_path / "b.dcm", 255 - plain, "MONOCHROME1")
     write_dicom(tmp_path / "c.dcm", 255 - plain, "MONOCHROME1", jpeg=True)
@@ -141,8 +142,9 @@ def test_monochrome1_is_inverted_and_compressed_pixels_are_read(tmp_path: Path) 
 
 
 def test_twelve_bits_windows_and_rescaling(tmp_path: Path) -> None:
-    """Values beyond the window are cut, the rest is spread over 0 to 255; a slope comes before the
-    window.
+    """Values outside the window are clipped, the others are scaled to 0 to 255.
+
+    The rescale slope is applied before the window.
     """
     ramp = np.tile(np.arange(0, 4096, 64, dtype=np.uint16), (64, 1))
     write_dicom(
@@ -160,15 +162,13 @@ def test_twelve_bits_windows_and_rescaling(tmp_path: Path) -> None:
     )
     for name in "ws":
         row = np.asarray(read_grey(tmp_path / f"{name}.dcm", None)[0], dtype=int)[0]
-        assert (
-            (row[:24] == 0).all()
-            and (row[41:] == 255).all()
-            and abs(row[32] - 127.5) <= 2
-            and (np.diff(row[24:40]) > 0).all()
-        )
+        assert (row[:24] == 0).all()
+        assert (row[41:] == 255).all()
+        assert abs(row[32] - 127.5) <= 2
+        assert (np.diff(row[24:40]) > 0).all()
 
 
-def test_pydicoms_own_jpeg_film() -> None:
+def test_jpeg_dicom_of_pydicom_is_read() -> None:
     # 12 bits, JPEG process 2 and 4
     path = Path(pydicom.data.get_testdata_file("JPGExtended.dcm", download=False))
     image, size = read_grey(path, 64)
@@ -176,9 +176,9 @@ def test_pydicoms_own_jpeg_film() -> None:
 
 
 @pytest.mark.parametrize("fault", ["no dicom", "no pixels", "HSV", "cut"])
-def test_unreadable_dicoms_are_named(tmp_path: Path, fault: str) -> None:
+def test_errors_name_unreadable_dicoms(tmp_path: Path, fault: str) -> None:
     path = tmp_path / "bad.dcm"
-    write_dicom(path, film(0, 64), jpeg=fault == "cut")
+    write_dicom(path, make_image(0, 64), jpeg=fault == "cut")
     if fault == "no dicom":
         path.write_bytes(b"no DICOM at all")
     elif fault == "cut":
@@ -204,8 +204,9 @@ def test_unreadable_dicoms_are_named(tmp_path: Path, fault: str) -> None:
 
 
 def test_gloria_split_and_balanced_set(tmp_path: Path) -> None:
-    """The circulated counts need the real ids; here: order of rows is irrelevant, parts are
-    disjoint, balance holds.
+    """The order of rows does not matter, splits are disjoint, and the balanced set is balanced.
+
+    The published counts could only be checked with the real ids.
     """
     table = tmp_path / "stage_2_train_labels.csv"
     rows = [
@@ -215,12 +216,12 @@ def test_gloria_split_and_balanced_set(tmp_path: Path) -> None:
     plan = Plan("rsna")
     items = read_images(plan, table, [tmp_path], "heatmap")
     plan.splits = split_gloria(items[::-1])
-    assert {name: len(found) for name, found in plan.splits.items()} == {
+    assert {name: len(written) for name, written in plan.splits.items()} == {
         "train": 140,
         "valid": 30,
         "test": 30,
     }
-    assert len({item.key for found in plan.splits.values() for item in found}) == 200
+    assert len({item.key for written in plan.splits.values() for item in written}) == 200
     rest = train_test_split([f"i{i:03d}" for i in range(200)], test_size=0.3, random_state=0)[1]
     assert [item.key for item in plan.splits["test"]] == train_test_split(
         rest, test_size=0.5, random_state=0
@@ -241,36 +242,33 @@ def test_gloria_split_and_balanced_set(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_exported_splits_of_another_size(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    """SPLIT_labels.csv beside SPLIT_images/*.jpeg, without boxes; with boxes, another size than
-    1024 is refused.
+    """Ready-made splits (SPLIT_labels.csv beside SPLIT_images/*.jpeg) work without boxes.
+
+    With boxes, another size than 1024 is an error.
     """
     raw = tmp_path / "raw"
     for split, ids in (("train", "abc"), ("test", "def")):
         (raw / f"{split}_images").mkdir(parents=True)
         for i, name in enumerate(ids):
-            Image.fromarray(film(i, 64)).save(raw / f"{split}_images" / f"{name}.jpeg")
+            Image.fromarray(make_image(i, 64)).save(raw / f"{split}_images" / f"{name}.jpeg")
         pd.DataFrame({"patientId": list(ids), "Target": [0, 1, 1]}).to_csv(
             raw / f"{split}_labels.csv", index=False
         )
     assert prepare(raw, tmp_path / "out") == 0
     assert set(samples(tmp_path / "out")) == set("abcdef")
     table = pd.read_csv(tmp_path / "out" / "rsna-given.csv")
-    assert (
-        table["label"].tolist() == ["No pneumonia", "Pneumonia", "Pneumonia"]
-        and len(pd.read_csv(tmp_path / "out" / "rsna-balanced.csv")) == 2
-    )
+    assert table["label"].tolist() == ["No pneumonia", "Pneumonia", "Pneumonia"]
+    assert len(pd.read_csv(tmp_path / "out" / "rsna-balanced.csv")) == 2
     pd.DataFrame(
         [["a", None, None, None, None, 0], ["b", 1, 1, 9, 9, 1], ["c", 1, 1, 9, 9, 1]],
         columns=HEADER,
     ).to_csv(raw / "train_labels.csv")
-    assert (
-        prepare(raw, tmp_path / "b") == 2
-        and "64 x 64 pixels (height x width); the tables say 1024 x 1024" in capsys.readouterr().err
-    )
+    assert prepare(raw, tmp_path / "b") == 2
+    assert "64 x 64 pixels (height x width); the tables say 1024 x 1024" in capsys.readouterr().err
     assert prepare(raw, tmp_path / "c", "--boxes", "none") == 0
 
 
-def test_detailed_classes_are_joined_once_an_image(
+def test_detailed_classes_are_joined_once_for_each_image(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     raw = write_tree(tmp_path / "raw")
@@ -283,22 +281,16 @@ def test_detailed_classes_are_joined_once_an_image(
     )
     # a row for each box, so id-01 twice
     classes.to_csv(raw / "stage_2_detailed_class_info.csv", index=False)
-    assert (
-        prepare(raw, tmp_path / "out", "--dry-run") == 0
-        and "'Normal': 7, 'Lung Opacity': 7" in capsys.readouterr().out
-    )
+    assert prepare(raw, tmp_path / "out", "--dry-run") == 0
+    assert "'Normal': 7, 'Lung Opacity': 7" in capsys.readouterr().out
     classes.assign(**{"class": "Normal"}).to_csv(
         raw / "stage_2_detailed_class_info.csv", index=False
     )
-    assert (
-        prepare(raw, tmp_path / "out", "--dry-run") == 2
-        and "id-01 is 'Normal', its Target 1" in capsys.readouterr().err
-    )
+    assert prepare(raw, tmp_path / "out", "--dry-run") == 2
+    assert "id-01 has class 'Normal' and Target 1" in capsys.readouterr().err
     classes.assign(**{"class": "Odd"}).to_csv(raw / "stage_2_detailed_class_info.csv", index=False)
-    assert (
-        prepare(raw, tmp_path / "out", "--dry-run") == 2
-        and "row 1, column 'class': 'Odd'" in capsys.readouterr().err
-    )
+    assert prepare(raw, tmp_path / "out", "--dry-run") == 2
+    assert "row 1, column 'class': 'Odd'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -309,11 +301,16 @@ def test_detailed_classes_are_joined_once_an_image(
         (1, "width", "900", "row 2, columns .*within 1024"),
         (1, "height", "0", "row 2, columns .*within 1024"),
         (1, "Target", "2", "row 2, column 'Target': '2'"),
-        (2, "Target", "0", "row 3, column 'Target': 0 for id-01, another one above"),
+        (
+            2,
+            "Target",
+            "0",
+            "row 3, column 'Target': 0 for id-01, but another value",
+        ),
         (0, "patientId", "../x", r"row 1, column 'patientId': '\.\./x'"),
     ],
 )
-def test_faulty_tables_are_refused(
+def test_bad_tables_are_errors(
     tmp_path: Path, row: int, column: str, value: str | None, message: str, capsys
 ) -> None:
     write_tree(tmp_path / "raw", images=1)
