@@ -18,8 +18,8 @@ from conftest import TESTS, Launcher
 FIXTURE = TESTS / "fixtures" / "release_0_1"
 # as release 0.1 trained, in this release's spelling
 METHODS = {
-    "align": "--method align --align-least 0.5 --align-replay 0.25",
-    "placebo": "--method eclip --eclip-heatmap-control shuffled",
+    "align": "--method align --align-min-share 0.5 --align-oversample 0.25",
+    "placebo": "--method eclip --eclip-placebo shuffled",
 }
 
 
