@@ -21,7 +21,7 @@ from openclip_eclip.evaluate.inputs.encoder import load_encoder
 from openclip_eclip.pseudo_heatmaps import attention_maps
 
 
-def attention_maps(folder: str, images: list[Image.Image], reports: list[str]) -> np.ndarray:
+def full_size_attention(folder: str, images: list[Image.Image], reports: list[str]) -> np.ndarray:
     """Attention maps (N, H, W), as `--method align` reads them.
 
     They are the attention of the tower's pool, else the similarity to the report of the image.
@@ -70,7 +70,7 @@ def main() -> None:
         "expert": [np.asarray(Image.open(args.data / name), float) for name in table["gaze"]],
     }
     rows |= {
-        name: attention_maps(folder, images, list(table["title"]))
+        name: full_size_attention(folder, images, list(table["title"]))
         for name, folder in (word.split("=", 1) for word in args.models)
     }
     figure = Figure(figsize=(1.35 * args.count, 1.4 * len(rows)), layout="constrained")
