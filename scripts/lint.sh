@@ -7,5 +7,5 @@ fix=() format=(--check)
 failed=0
 .venv/bin/ruff check "${fix[@]}" . || failed=1
 .venv/bin/ruff format "${format[@]}" . || failed=1
-.venv/bin/mypy --num-workers 2 || failed=1
+.venv/bin/mypy || failed=1
 exit $failed
