@@ -216,10 +216,10 @@ def _check_path(
     )
     with_windows = (
         _window_example(
-            table.image(i).read_bytes(), file_windows(file, options), file.name, options
+            table.image(i).read_bytes(), file_windows(text, options), text.name, options
         )
         for i in report.good
-        if table.windows and (file := table.windows[i])
+        if table.windows and (text := table.windows[i])
     )
     return report, examples, with_windows
 
@@ -227,6 +227,7 @@ def _check_path(
 def _window_example(
     image: bytes, windows: tuple[bytes, bytes], name: str, options: ReadOptions
 ) -> WindowExample:
+    """Decode the windows of a sample, to be drawn over its image."""
     return image, read_windows(*windows, name, read_frame(image, name, options), options), name
 
 
@@ -240,6 +241,7 @@ def _near_column(report: Report, args: argparse.Namespace) -> str:
 
 
 def _describe(sizes: Counter[tuple[int, int]]) -> str:
+    """The smallest, the largest and the most frequent size, by area."""
     if not sizes:
         return "none"
     ordered = sorted(sizes, key=lambda size: size[0] * size[1])

@@ -1,5 +1,4 @@
-"""Placebo heatmaps: every annotated sample keeps its place, its draws and its order, and gets
-another map.
+"""Placebo heatmaps: every annotated sample keeps its draws and its order, but gets another map.
 
 A placebo is to the sample what another heatmap file would be: it lies over the whole image and goes
 through the image's own crop. Which views count as annotated is still decided by the true map. It is

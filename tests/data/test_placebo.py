@@ -298,7 +298,7 @@ def test_training_with_placebos(launcher: Launcher) -> None:
         ),
     ],
 )
-def test_placebos_that_cannot_work_are_errors(
+def test_placebos_that_cannot_work_are_an_error(
     flags: list[str], message: str, tmp_path: Path
 ) -> None:
     from test_flag_checks import run

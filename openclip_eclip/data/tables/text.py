@@ -226,7 +226,7 @@ class _Reading:
             if kinds.match(inner, column, self.separator):
                 raise DataError(
                     f"{self.path}, line {line}, column {self.header[column]!r}: the quotation "
-                    f"that opens there swallows what looks like another row ({inner[1][:60]!r}); "
+                    f"that opens there swallows what seems to be another row ({inner[1][:60]!r}); "
                     f"expected it to end in its own row. {HINT}"
                 )
 

@@ -104,8 +104,9 @@ def tiff(
     rows: bytes | None = None,
     bits: int | None = None,
 ) -> bytes:
-    """One strip; `tags` {number: (type, values)} replace or, with None for values, remove those
-    made here; `rows`: packed pixels.
+    """A TIFF of one strip. `rows` are packed pixels.
+
+    `tags` {number: (type, values)} replace the tags made here, or remove them where it is None.
     """
     channels = 1 if values.ndim == 2 else values.shape[2]
     planar = (tags or {}).get(284, (3, [1]))[1][0]
@@ -117,7 +118,7 @@ def tiff(
     )
     strips = [zlib.compress(strip) for strip in strips] if deflate else strips
     bits = bits or 8 * values.itemsize
-    found = {
+    entries = {
         256: (4, [values.shape[1]]),
         257: (4, [len(values)]),
         258: (3, [bits] * channels),
@@ -131,32 +132,29 @@ def tiff(
         273: (4, [0] * len(strips)),
         **(tags or {}),
     }
-    found = {number: entry for number, entry in found.items() if entry is not None}
-    place = 8 + 2 + 12 * len(found) + 4
+    entries = {number: entry for number, entry in entries.items() if entry is not None}
     raw = {
         number: struct.pack(f"{order}{len(entry[1])}{'xBxHI'[entry[0]]}", *entry[1])
-        for number, entry in found.items()
+        for number, entry in entries.items()
     }
-    places = {}
+    # values of more than 4 bytes follow the directory, and the strips follow these values
+    end = 8 + 2 + 12 * len(entries) + 4
+    offsets = {}
     for number in sorted(raw):
         if len(raw[number]) > 4:
-            places[number], place = place, place + len(raw[number])
-    starts = [place + sum(len(strip) for strip in strips[:i]) for i in range(len(strips))]
+            offsets[number], end = end, end + len(raw[number])
+    starts = [end + sum(len(strip) for strip in strips[:i]) for i in range(len(strips))]
     raw[273] = struct.pack(f"{order}{len(starts)}I", *starts)
-    head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}IH", 8, len(found))
+    head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}IH", 8, len(entries))
     for number in sorted(raw):
-        head += struct.pack(f"{order}HHI", number, found[number][0], len(found[number][1]))
+        head += struct.pack(f"{order}HHI", number, entries[number][0], len(entries[number][1]))
         head += (
-            struct.pack(f"{order}I", places[number])
-            if number in places
+            struct.pack(f"{order}I", offsets[number])
+            if number in offsets
             else raw[number].ljust(4, b"\0")
         )
-    return (
-        head
-        + bytes(4)
-        + b"".join(raw[number] for number in sorted(raw) if number in places)
-        + b"".join(strips)
-    )
+    long_values = b"".join(raw[number] for number in sorted(raw) if number in offsets)
+    return head + bytes(4) + long_values + b"".join(strips)
 
 
 def saved(image: Image.Image, kind: str, **settings: Any) -> bytes:
@@ -213,14 +211,14 @@ def icc(space: str, gamma: float | None) -> bytes:
             b"gTRC": curve,
             b"bTRC": curve,
         }
-    place, table, body = 128 + 4 + 12 * len(tags), struct.pack(">I", len(tags)), b""
+    start, table, body = 128 + 4 + 12 * len(tags), struct.pack(">I", len(tags)), b""
     for key, value in tags.items():
         value += bytes(-len(value) % 4)
-        table += key + struct.pack(">II", place + len(body), len(value))
+        table += key + struct.pack(">II", start + len(body), len(value))
         body += value
     head = struct.pack(
         ">I4sI4s4s4s",
-        place + len(body),
+        start + len(body),
         b"lcms",
         0x02400000,
         b"mntr",
