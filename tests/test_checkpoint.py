@@ -1,5 +1,7 @@
-"""Which weights a run, an export and an evaluation take: the newest whole checkpoint, nothing
-damaged, foreign or executed, nothing ignored.
+"""Which weights a run, an export and an evaluation read.
+
+They take the newest complete checkpoint, reject damaged and foreign files, execute no code and
+ignore no weight.
 """
 
 from __future__ import annotations
@@ -110,7 +112,7 @@ def test_damaged_checkpoint_is_skipped_with_a_warning(
 
 
 def test_every_flipped_byte_is_detected(tmp_path: Path) -> None:
-    """Wherever it lies, the damage is found or what is loaded is the same."""
+    """Either the damage is detected, or the loaded tensors are equal."""
     path = save(tmp_path / "epoch_1.pt")
     content, found = path.read_bytes(), 0
     for place in range(0, len(content), 13):
@@ -149,7 +151,7 @@ def test_newest_checkpoint_of_a_run_is_read_in_every_form(
 
 
 class Runs:
-    """Unpickling an instance makes a file."""
+    """Unpickling an instance writes a file."""
 
     def __init__(self, marker: Path) -> None:
         self.marker = marker
@@ -159,7 +161,7 @@ class Runs:
 
 
 def foreign(kind: str, folder: Path) -> tuple[Path, str]:
-    """(a file of that kind, what the error must say)"""
+    """(a file of that kind, a part of the expected error)"""
     path = folder / ("x.safetensors" if kind.startswith("safetensors") else "x.pt")
     state = open_clip.create_model("tiny").state_dict()
     if kind == "code":
@@ -309,9 +311,7 @@ def test_foreign_weights_stop_a_run_before_training(
 def test_type_error_does_not_lead_to_unpickling(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """open_clip's load_state_dict tries again without weights_only when torch.load raises a
-    TypeError.
-    """
+    """open_clip's load_state_dict tries again without weights_only after a TypeError."""
     path = tmp_path / "x.pt"
     torch.save({"w": Runs(tmp_path / "ran")}, path)
 
@@ -452,7 +452,7 @@ def test_missing_or_extra_weights_are_named(
 
 
 def test_hub_tokenizer_without_network_is_an_error_of_one_sentence(tmp_path: Path) -> None:
-    """In a run open_clip asks for it after the model is built."""
+    """In a run open_clip loads it after the model is built."""
     with pytest.raises(UserError, match="hf download") as caught:
         open_clip.get_tokenizer("ViT-B-16-SigLIP")
     assert isinstance(caught.value, OSError) and str(caught.value).startswith("text tower")

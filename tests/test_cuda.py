@@ -1,5 +1,6 @@
-"""What the other tests show on the CPU, once on a GPU: losses of every method, low precision,
-compiling, resuming, evaluation.
+"""What the other tests check on the CPU, once on a GPU.
+
+Losses of every method, low precision, compiling, resuming, evaluation.
 """
 
 from __future__ import annotations
@@ -42,8 +43,9 @@ class GpuLauncher(Launcher):
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Launcher:
-    """Each method on both devices and in low precision, from the weights of "first"; then resumed,
-    compiled.
+    """Each method on both devices and in low precision, from the weights of "first".
+
+    Some are then resumed or compiled.
     """
     launcher = GpuLauncher(tmp_path_factory.mktemp("gpu"))
     table = write_table(launcher.folder, 24, annotated=range(0, 24, 3))
@@ -84,8 +86,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Launcher:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_losses_match_the_cpu(runs: Launcher, method: str) -> None:
-    """fp32 to TF32's error, low precision to that of bfloat16. With float16 only the first step:
-    GradScaler leaves steps out until its scale fits.
+    """fp32 up to the error of TF32, low precision up to that of bfloat16.
+
+    With float16 only the first step is compared: GradScaler skips steps until its scale fits.
     """
     expected = runs.losses(f"{method}-cpu")
     assert len(expected) == 3
@@ -98,9 +101,8 @@ def test_losses_match_the_cpu(runs: Launcher, method: str) -> None:
 
 def test_a_run_resumes_where_it_stopped(runs: Launcher) -> None:
     assert runs.losses("resumed") == pytest.approx(runs.losses("whole")[3:], rel=1e-3)
-    assert len(runs.losses("accumulated")) == 2 and all(
-        loss == loss for loss in runs.losses("accumulated")
-    )
+    assert len(runs.losses("accumulated")) == 2
+    assert all(loss == loss for loss in runs.losses("accumulated"))
     assert runs.losses("compiled") == pytest.approx(runs.losses("whole"), rel=1e-2)
 
 

@@ -1,8 +1,7 @@
-"""Invariant 3: two processes of B samples are one process of 2 B, whatever share of annotated
-samples a rank has.
+"""Invariant 3: two processes of B samples match a single process of 2 B samples.
 
-A rank that stays out of a collective makes the others wait for ever: the time limit turns that into
-a failure.
+This holds for every share of annotated samples on the ranks. A rank that skips a collective makes
+the others wait for ever; the time limit turns that into a failure.
 """
 
 from __future__ import annotations
@@ -49,9 +48,7 @@ def test_loss_matches_a_single_process(results: list[dict]) -> None:
 
 
 def test_gradients_match_a_single_process(results: list[dict]) -> None:
-    """Not for --local-loss without --gather-with-grad, whose gradient is not the full one in
-    open_clip either.
-    """
+    """Except --local-loss without --gather-with-grad: open_clip's gradient is not the full one."""
     exact = [case for case in results if case["grad"] or not case["local"]]
     wrong = [case for case in exact if case["gradient_error"] > 1e-8 or case["names"]]
     assert len(exact) == 69 and not wrong, wrong[:2]
@@ -80,9 +77,7 @@ TERMS |= {
 
 
 def test_every_loss_term_ran_under_all_flags(found: dict[str, list[dict]]) -> None:
-    """And each had a gradient, but for the priming term outside of priming and alignment without an
-    annotated sample.
-    """
+    """Each term had a gradient, except priming outside its phase and unannotated alignment."""
     twice = ("priming", "gloria", "several", "siglip")
     modes = {setup: 1 if setup == "siglip" else 4 for setup in TERMS}
     expected = [
@@ -98,9 +93,11 @@ def test_every_loss_term_ran_under_all_flags(found: dict[str, list[dict]]) -> No
 
 
 def test_loss_terms_keep_their_ratio_under_all_flags(found: dict[str, list[dict]]) -> None:
-    """The gradient of each term alone is one process's times open_clip's own factor, also over two
-    micro-batches a rank; its value, and the gradient of the scale, are one process's. Of the
-    contrastive term under --local-loss without --gather-with-grad: the part that open_clip keeps.
+    """Each term's gradient is that of a single process times open_clip's factor.
+
+    Also over two micro-batches on a rank. Its value, and the gradient of the scale, are those of a
+    single process. For the contrastive term with --local-loss and without --gather-with-grad, the
+    part that open_clip keeps is compared.
     """
     wrong = [
         case
@@ -113,8 +110,9 @@ def test_loss_terms_keep_their_ratio_under_all_flags(found: dict[str, list[dict]
 
 
 def test_training_with_uneven_annotations_on_two_ranks(launcher: Launcher) -> None:
-    """Three of 24 samples annotated, so most batches have none on a rank; then the separate stream;
-    all reach the end.
+    """Three of 24 samples are annotated, so most batches have none on a rank.
+
+    Runs with and without the separate stream reach the end.
     """
     table = write_table(launcher.folder, 24, annotated=[0, 5, 6])
     common = (

@@ -1,6 +1,4 @@
-"""Invariant 7: the exported folder gives the same embeddings, bit for bit, in a process that never
-imports us.
-"""
+"""Invariant 7: the exported folder gives bit-for-bit identical embeddings without our package."""
 
 from __future__ import annotations
 
@@ -85,15 +83,14 @@ def test_embeddings_in_plain_open_clip_are_bit_for_bit_identical(run: Path, tmp_
 
 
 def test_machine_of_training_is_recorded_in_export_and_result(run: Path, tmp_path: Path) -> None:
-    """The run names it, the exported folder keeps it, an encoder of either knows it; going on
-    elsewhere adds a second, a broken file is unknown.
+    """Run folder and export name the machine, and an encoder of either reads it.
+
+    A run resumed on another machine has two entries; a broken file counts as unknown.
     """
     own = this_machine("cpu")
-    assert (
-        own["device"].endswith("(CPU)")
-        and own["torch"] == str(torch.__version__)
-        and read_machines(run) == [own]
-    )
+    assert own["device"].endswith("(CPU)")
+    assert own["torch"] == str(torch.__version__)
+    assert read_machines(run) == [own]
     assert export_main([str(run), str(tmp_path / "plain")]) == 0
     for model in (str(run), str(tmp_path / "plain"), f"local-dir:{tmp_path / 'plain'}"):
         assert load_encoder(model, device="cpu").facts["machine"] == {

@@ -1,6 +1,4 @@
-"""Bad flags and bad data stop before the first step with one sentence; recipes fill in only what
-nobody chose.
-"""
+"""Bad flags and bad data stop before the first step with one sentence; recipes."""
 
 from __future__ import annotations
 
@@ -27,7 +25,7 @@ WEIGHTLESS = ROOT / "openclip_eclip" / "benchmark" / "phantom_model"
 
 
 def run(folder: Path, *flags: object, table: Path | None = None) -> None:
-    """In this process: refused runs never reach a step."""
+    """Start a run in this process; rejected runs never reach a step."""
     data = ("--train-data", table) if table else ()
     common = [
         *BASIC,
@@ -142,9 +140,7 @@ def test_existing_experiment_is_an_error_with_its_path(tmp_path: Path) -> None:
 def test_other_ranks_accept_the_log_of_the_first_rank(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In a second run of the same processes the first rank may have begun its log before another
-    one parses its flags.
-    """
+    """The first rank may begin its log before another rank parses its flags."""
     (tmp_path / "logs" / "run").mkdir(parents=True)
     (tmp_path / "logs" / "run" / "out.log").touch()
     patches = Patches()
@@ -164,41 +160,35 @@ def test_other_ranks_accept_the_log_of_the_first_rank(
 
 @pytest.mark.slow
 def test_exit_codes_and_skipping(launcher: Launcher) -> None:
-    """From the shell: bad data exits non-zero with one line; --on-bad-sample skip names it and
-    trains on.
-    """
+    """Bad data exits non-zero with one line; with --on-bad-sample skip it is named and skipped."""
     table = write_table(launcher.folder, 14, annotated=range(0, 14, 2))
     (launcher.folder / "images" / "3.png").write_bytes(b"no picture at all")
     np.save(launcher.folder / "images" / "4.npy", np.full((40, 40), -1.0))
     flags = [*BASIC, "--train-data", table, "--batch-size", 2, "--epochs", 2]
     stopped = launcher.train([*flags, "--name", "stop"], check=False)
-    assert (
-        stopped.returncode == 2
-        and "error: " in stopped.stderr
-        and "row 5, heatmap: " in stopped.stderr
-    )
+    assert stopped.returncode == 2
+    assert "error: " in stopped.stderr
+    assert "row 5, heatmap: " in stopped.stderr
     assert "Traceback" not in stopped.stderr
     np.save(launcher.folder / "images" / "4.npy", np.eye(40))
     broken = launcher.train([*flags, "--name", "unreadable", "--workers", 1], check=False)
-    assert (
-        broken.returncode == 2 and "row 4, column 'filepath'" in broken.stderr.split("error: ")[-1]
-    )
+    assert broken.returncode == 2
+    assert "row 4, column 'filepath'" in broken.stderr.split("error: ")[-1]
     assert "Traceback" not in broken.stderr
     np.save(launcher.folder / "images" / "4.npy", np.full((40, 40), -1.0))
     launcher.train([*flags, "--name", "skip", "--on-bad-sample", "skip", "--workers", 1])
     log = launcher.log("skip")
-    assert (
-        "row 5, heatmap" in log
-        and "skipped 1 of 14 samples" in log
-        and "row 4, column 'filepath'" in log
-    )
+    assert "row 5, heatmap" in log
+    assert "skipped 1 of 14 samples" in log
+    assert "row 4, column 'filepath'" in log
     assert len(launcher.losses("skip")) == 2 * 6
 
 
 @pytest.mark.slow
 def test_validation_table_is_read_like_the_training_table(launcher: Launcher) -> None:
-    """Paths relative to it, tabs where the other has commas, open_clip's own values, and a bad row
-    stops the run before training.
+    """Paths are relative to the table, separators are detected, and values match open_clip's.
+
+    A bad row stops the run before training.
     """
     folder = launcher.folder / "held_out"
     absolute, relative = (
@@ -220,11 +210,9 @@ def test_validation_table_is_read_like_the_training_table(launcher: Launcher) ->
     assert json.loads(ours.read_text()) == json.loads(stock.read_text())
     (folder / "images" / "3.png").unlink()
     stopped = launcher.train([*flags, "--val-data", relative, "--name", "gone"], check=False)
-    assert (
-        stopped.returncode == 2
-        and f"{relative}, row 4" in stopped.stderr
-        and not launcher.losses("gone")
-    )
+    assert stopped.returncode == 2
+    assert f"{relative}, row 4" in stopped.stderr
+    assert not launcher.losses("gone")
 
 
 @pytest.mark.slow
@@ -342,8 +330,9 @@ init = watch = save = finish = lambda *args, **kwargs: None
 
 @pytest.mark.slow
 def test_recipe_run_computes_its_schedule(launcher: Launcher) -> None:
-    """End to end: eclip-p from a plain checkpoint, logged once, its numbers in params.txt;
-    tensorboard, wandb (a stub); figures.
+    """eclip-p from a plain checkpoint: computed numbers, params.txt, tensorboard, wandb, figures.
+
+    wandb is a stub.
     """
     (launcher.folder / "wandb.py").write_text(WANDB)
     table = write_table(launcher.folder, 8, annotated=range(8))
@@ -404,7 +393,7 @@ def test_recipe_run_computes_its_schedule(launcher: Launcher) -> None:
     ],
 )
 def test_old_names_of_flags(old: str, new: str, value: str) -> None:
-    """Both forms are read, the same value twice is no conflict, and another flag is left alone."""
+    """Both forms are read; the same value twice is no conflict; other flags are unchanged."""
     notice = f"{old} is now {new}; the old spelling goes in the next release."
     assert current_spelling([old, value, "--lr", "1"]) == ([new, value, "--lr", "1"], [notice])
     assert current_spelling([f"{old}={value}"]) == ([f"{new}={value}"], [notice])
@@ -423,7 +412,8 @@ def test_equal_numbers_in_two_spellings_are_no_conflict() -> None:
 
 def test_every_own_flag_has_help_and_recipes_are_named() -> None:
     actions = [action for action in eclip_parser()._actions]
-    assert all(action.help for action in actions) and set(RECIPES) == {
+    assert all(action.help for action in actions)
+    assert set(RECIPES) == {
         "clip",
         "eclip",
         "eclip-p",

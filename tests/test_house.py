@@ -1,4 +1,4 @@
-"""The house: who may import whom, what an import does, sizes of files and functions."""
+"""Structure of the code: imports between modules, sizes of files and functions."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ OPEN_CLIP = {
 
 @cache
 def imports(name: str) -> set[str]:
-    """Absolute names of everything a module imports, at any depth; of our own, modules."""
+    """Absolute names of all imports of a module, at any depth; for our own code, modules."""
     path = FILES[name]
     package = name.split(".") if path.name == "__init__.py" else name.split(".")[:-1]
     found = set()
@@ -65,7 +65,7 @@ def imports(name: str) -> set[str]:
 
 
 def room(name: str) -> str:
-    """The folder of openclip_eclip that a module is in, or its own name."""
+    """The folder of openclip_eclip that contains a module, or its own name."""
     parts = name.split(".")
     return parts[1] if parts[0] == "openclip_eclip" and len(parts) > 1 else parts[0]
 
@@ -77,7 +77,7 @@ def importers(package: str) -> set[str]:
 
 
 def test_imports_have_no_cycle() -> None:
-    """Imports within functions and for types alone count too; graphlib raises CycleError."""
+    """Imports inside functions and for types count too; graphlib raises CycleError."""
     graph = {name: imports(name) & FILES.keys() for name in FILES}
     assert len(list(TopologicalSorter(graph).static_order())) == len(FILES)
 
@@ -128,7 +128,7 @@ def test_files_and_functions_are_short_and_documented(name: str) -> None:
 
 @pytest.mark.slow
 def test_core_runs_with_torch_alone() -> None:
-    """Processor, curriculum, mixup, priming and config load without open_clip by themselves."""
+    """Processor, curriculum, mixup, priming and config load without open_clip."""
     package = ROOT / "openclip_eclip"
     program = (
         "import sys, types\n"

@@ -1,5 +1,6 @@
-"""The factor of `gradient_factor` is what open_clip's own contrastive loss keeps of its gradient,
-for any number of ranks.
+"""`gradient_factor` is the share of its gradient that open_clip's contrastive loss keeps.
+
+It is tested for several numbers of ranks.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ def unit(seed: int, size: int) -> Tensor:
 
 
 def gather_of(rank: int, image: Tensor, text: Tensor) -> Callable[..., tuple[Tensor, ...]]:
-    """What open_clip's `gather_features` gives to `rank`, in one process."""
+    """The result of open_clip's `gather_features` on `rank`, computed in one process."""
 
     def gather(
         *_: Any, local_loss: bool = False, gather_with_grad: bool = False, **__: Any
@@ -44,8 +45,9 @@ def gather_of(rank: int, image: Tensor, text: Tensor) -> Callable[..., tuple[Ten
 def test_gradient_factor_matches_open_clip(
     world: int, local: bool, grad: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Exact for three of the four; for rows alone where the softmax is flat, so that what pairs do
-    as columns mirrors what they do as rows.
+    """Exact in three of four cases; for rows alone only where the softmax is flat.
+
+    There the gradient of pairs as columns equals that as rows.
     """
     features = unit(1, world * SIZE), unit(2, world * SIZE)
     rows_alone = world > 1 and local and not grad

@@ -1,5 +1,6 @@
-"""Each term in bf16 and fp16, pure and under autocast, against fp64 over the same rounded inputs:
-value and gradient.
+"""Each loss term in bf16 and fp16, pure and under autocast, against fp64.
+
+Value and gradient over the same rounded inputs.
 """
 
 from __future__ import annotations
@@ -32,8 +33,9 @@ def unit(seed: int, *shape: int) -> Tensor:
 
 
 def model_output() -> Out:
-    """As of a trained model: partners are near each other, the scale is high, and a mixed pair is
-    near its original.
+    """Outputs as of a trained model: partners are close, the scale is high.
+
+    A mixed pair is close to its original.
     """
     image = unit(1, 6, 32)
     text = F.normalize(image + 0.4 * unit(2, 6, 32), dim=1)
@@ -85,9 +87,7 @@ def terms_of(name: str, values: Out) -> dict[str, Tensor]:
 def check(
     compute: Callable[[Out], dict[str, Tensor]], inputs: Out, half: torch.dtype, autocast: bool
 ) -> None:
-    """Value to 1e-4 of fp64's over the same rounded inputs, gradient to the rounding of what it is
-    handed on in.
-    """
+    """Compare with fp64 over the same rounded inputs: value to 1e-4, gradient to its rounding."""
     rounded = {name: value.to(half) for name, value in inputs.items()}
     exact = {name: value.double().requires_grad_() for name, value in rounded.items()}
     given = {
@@ -125,9 +125,7 @@ def test_loss_terms_in_half_precision(name: str, half: torch.dtype, autocast: bo
 @pytest.mark.parametrize("autocast", [False, True], ids=["pure", "autocast"])
 @pytest.mark.parametrize("half", HALVES, ids=str)
 def test_priming_error_in_half_precision(half: torch.dtype, autocast: bool) -> None:
-    """Of a processor that is nearly the identity: its error is smaller than what bf16 leaves of a
-    mean.
-    """
+    """A processor near the identity: its error is smaller than the resolution of a bf16 mean."""
     image = torch.randn(
         4, 3, 16, 16, generator=torch.Generator().manual_seed(1), dtype=torch.float64
     )
@@ -144,7 +142,7 @@ def test_priming_error_in_half_precision(half: torch.dtype, autocast: bool) -> N
 
 
 class Projection(nn.Module):
-    """A tower whose tokens are positions of the joint space already."""
+    """A tower whose tokens already lie in the joint space."""
 
     def forward(self, tokens: Tokens) -> Tensor:
         return tokens.grid

@@ -1,6 +1,4 @@
-"""Invariant 2: model and loss equal the numpy restatement of Algorithm 1; the pieces equal hand
-values.
-"""
+"""Invariant 2: model and loss match Algorithm 1 in numpy; their parts match values by hand."""
 
 from __future__ import annotations
 
@@ -53,7 +51,7 @@ def build_batch(
 def restate(
     model: torch.nn.Module, batch: ExpertBatch, text: torch.Tensor, config: EClipConfig
 ) -> dict[str, float]:
-    """The whole step in numpy; only the two unchanged towers are the model's own."""
+    """The whole step in numpy; only the two unchanged towers are the model's."""
 
     def unit(x: torch.Tensor) -> np.ndarray:
         x = x.detach().numpy()
@@ -213,10 +211,8 @@ def test_gate_draws_depend_on_seed_step_and_key_alone() -> None:
     others = [draw_gate(2, 10, keys, 0.5, 0.3).lam, draw_gate(1, 11, keys, 0.5, 0.3).lam]
     assert all((draws.lam != other).all() for other in others)
     assert len(set(draws.lam.tolist())) == 4
-    assert (
-        not draw_gate(1, 10, keys, 0.0, 0.3).accepted.any()
-        and draw_gate(1, 10, keys, 1.0, 0.3).accepted.all()
-    )
+    assert not draw_gate(1, 10, keys, 0.0, 0.3).accepted.any()
+    assert draw_gate(1, 10, keys, 1.0, 0.3).accepted.all()
 
 
 def test_gate_follows_probability_and_beta() -> None:

@@ -1,4 +1,4 @@
-"""setup.cfg beside the files that pin versions, and the extra `all`."""
+"""setup.cfg against the files that pin versions, and the extra `all`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def requirements(text: str) -> list[Requirement]:
 
 
 def pins(name: str) -> dict[str, str]:
-    """{package: version} of a file of constraints."""
+    """{package: version} in a file of constraints."""
     lines = requirements((ROOT / "scripts" / name).read_text(encoding="utf-8"))
     return {line.name: str(line.specifier).removeprefix("==") for line in lines}
 

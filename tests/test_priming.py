@@ -1,5 +1,6 @@
-"""What the flag's help says: with the default processor priming is exactly nothing in `--method
-eclip`; with the authors' it is something.
+"""Priming in `--method eclip`, as the flag's help describes it.
+
+With the default processor its loss is exactly 0, with the authors' it is not.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ from openclip_eclip.processor import HeatmapProcessor
 def prime(
     processor: ProcessorConfig, dtype: torch.dtype = torch.float32, steps: int = 5
 ) -> tuple[torch.nn.Module, list[float], list[float]]:
-    """A cold start of `--method eclip`: the model, the logged priming losses and the largest
-    gradients of the processor.
+    """A cold start of `--method eclip`.
+
+    Returns the model, the logged priming losses and the largest gradients of the processor.
     """
     torch.manual_seed(0)
     model = open_clip.create_model(
@@ -46,22 +48,21 @@ def prime(
 
 
 def test_no_mixed_pair_in_the_cold_start() -> None:
-    """So nothing else moves the processor while it is primed."""
+    """So priming alone changes the processor in this phase."""
     config = eclip_config(eclip_parser().parse_args(["--method", "eclip"]), {})
     curriculum = Curriculum(1000, config.curriculum)
     primed = [step for step in range(1000) if curriculum.is_priming(step)]
-    assert (
-        len(primed) == 100
-        and {curriculum.probability(step) for step in primed} == {0}
-        and config == EClipConfig()
-    )
+    assert len(primed) == 100
+    assert {curriculum.probability(step) for step in primed} == {0}
+    assert config == EClipConfig()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("width", [256, 32])
 def test_priming_loss_of_the_default_processor_is_exactly_0(width: int, dtype: torch.dtype) -> None:
-    """Error and gradient are 0 in every step, and the processor is the identity under ones as
-    before, weight decay included.
+    """Error and gradient are 0 in every step, and the processor stays the identity under ones.
+
+    Weight decay does not change that.
     """
     model, values, gradients = prime(ProcessorConfig(width=width), dtype)
     assert values == [0.0] * 5 and gradients == [0.0] * 5
@@ -71,15 +72,13 @@ def test_priming_loss_of_the_default_processor_is_exactly_0(width: int, dtype: t
 
 def test_priming_loss_of_the_authors_processor_is_above_0() -> None:
     _, values, gradients = prime(AUTHORS_PROCESSOR)
-    assert (
-        values[0] > 0.05 and values[-1] < values[0] and all(gradient > 0 for gradient in gradients)
-    )
+    assert values[0] > 0.05
+    assert values[-1] < values[0]
+    assert all(gradient > 0 for gradient in gradients)
 
 
 def test_authors_processor_can_be_selected_by_flag() -> None:
-    """The whole of it, whatever the model's own settings are; the other kinds change the kind
-    alone.
-    """
+    """It overrides all settings of the model; the other kinds override the kind alone."""
     base = {"processor": {"width": 64, "positions": "sincos"}}
     chosen = {
         kind: eclip_config(eclip_parser().parse_args(["--eclip-processor", kind]), base).processor

@@ -1,5 +1,6 @@
-"""The heatmap processor, its config and priming, against method.md §2; decision 0001 has the
-numbers.
+"""The heatmap processor, its config and priming, against method.md §2.
+
+Decision 0001 has the numbers.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ NO_RESIDUAL = dataclasses.replace(SMALL, residual="none")
 
 
 def processor_of(config: ProcessorConfig, seed: int = 0) -> torch.nn.Module:
-    """In float64, every parameter random, so that none can be forgotten by chance."""
+    """A processor in float64 with random parameters, so that each of them has an effect."""
     torch.manual_seed(seed)
     processor = build_processor(config).double()
     for parameter in processor.parameters():
@@ -44,8 +45,9 @@ def pair(
 
 
 def restated(processor: HeatmapProcessor, image: np.ndarray, heatmap: np.ndarray) -> np.ndarray:
-    """method.md §2, "Heatmap processor", in loops, for one sample: image (3, H, W), heatmap (1, H,
-    W).
+    """The heatmap processor of method.md §2 in loops.
+
+    One sample: image (3, H, W), heatmap (1, H, W).
     """
     c = processor.config
     weight = {name: value.detach().numpy() for name, value in processor.state_dict().items()}
@@ -180,10 +182,8 @@ def test_fresh_default_processor_is_the_mask_and_is_trainable():
     out = processor(image, heatmap)
     assert torch.equal(out, heatmap * image)
     out.square().sum().backward()
-    assert (
-        processor.unpatchify.weight.grad.abs().max() > 0
-        and processor.pixel_shift.grad.abs().max() > 0
-    )
+    assert processor.unpatchify.weight.grad.abs().max() > 0
+    assert processor.pixel_shift.grad.abs().max() > 0
 
 
 @pytest.mark.parametrize(
@@ -242,9 +242,8 @@ def test_all_processors_have_the_same_signature():
         assert type(build_processor(ProcessorConfig(kind=kind))) is cls
         assert list(inspect.signature(cls.forward).parameters) == ["self", "image", "heatmap"]
     image, heatmap = pair(4, 6)
-    assert torch.equal(MaskProcessor()(image, heatmap), image * heatmap) and not list(
-        MaskProcessor().parameters()
-    )
+    assert torch.equal(MaskProcessor()(image, heatmap), image * heatmap)
+    assert not list(MaskProcessor().parameters())
 
 
 @pytest.mark.parametrize(
@@ -267,17 +266,13 @@ def test_reconstruction_error_is_the_mean_square_of_each_sample_under_ones():
     image, _ = pair(6, 4, count=3)
     errors = reconstruction_errors(halve, image)
     np.testing.assert_allclose(errors, [np.mean((x / 2) ** 2) for x in image.numpy()], rtol=1e-12)
-    assert (
-        heatmaps[0].shape == (3, 1, 6, 4)
-        and heatmaps[0].dtype == image.dtype
-        and (heatmaps[0] == 1).all()
-    )
+    assert heatmaps[0].shape == (3, 1, 6, 4)
+    assert heatmaps[0].dtype == image.dtype
+    assert (heatmaps[0] == 1).all()
 
 
 def photo_crops(index: int, count: int, side: int) -> torch.Tensor:
-    """Random crops of one of scikit-learn's two photographs, (N, 3, side, side), mean 0 and
-    variance 1.
-    """
+    """Random crops of scikit-learn's two photographs, (N, 3, side, side), mean 0, variance 1."""
     photo = torch.from_numpy(load_sample_images().images[index].copy()).permute(2, 0, 1).float()
     rng = np.random.default_rng(index)
     places = rng.integers(0, [photo.shape[1] - side, photo.shape[2] - side], (count, 2))
@@ -286,7 +281,7 @@ def photo_crops(index: int, count: int, side: int) -> torch.Tensor:
 
 
 def prime(processor: torch.nn.Module, images: torch.Tensor, steps: int) -> None:
-    """Priming alone, at the paper's learning rate."""
+    """Train with priming alone, at the paper's learning rate."""
     optimizer = torch.optim.AdamW(processor.parameters(), lr=2e-4, weight_decay=1e-3)
     draws = torch.Generator().manual_seed(0)
     for _ in range(steps):

@@ -1,5 +1,6 @@
-"""Rows of Table 4 as flags: each is the configuration it claims to be, trains, and a senseless one
-is refused.
+"""Methods of Table 4 as flags: each is the right configuration and trains.
+
+A meaningless combination is an error.
 """
 
 from __future__ import annotations
@@ -72,12 +73,10 @@ def test_every_combination_of_options_is_a_configuration() -> None:
     """Priming without a curriculum: the cold start stays, the rest is constant."""
     config = config_of("--eclip-no-mixup --eclip-curriculum 0.1 0 0 0 0 0.25")
     schedule = Curriculum(1000, config.curriculum)
-    assert (
-        schedule.is_priming(99)
-        and not schedule.is_priming(100)
-        and config.priming_weight == 0.1
-        and config.lam == 0
-    )
+    assert schedule.is_priming(99)
+    assert not schedule.is_priming(100)
+    assert config.priming_weight == 0.1
+    assert config.lam == 0
     assert [schedule.probability(step) for step in (99, 100, 999)] == [0, 0.25, 0.25]
 
 
@@ -96,8 +95,9 @@ def test_meaningless_combinations_are_errors(flags: str, message: str, tmp_path:
 
 @pytest.mark.slow
 def test_methods_of_table_4_train(launcher: Launcher) -> None:
-    """From the same weights over the same data: the base is CLIP, and no two rows give the same
-    losses.
+    """From the same weights over the same data no two methods have the same losses.
+
+    The base is CLIP.
     """
     table = write_table(launcher.folder, 24, annotated=range(0, 24, 2))
     common = [*BASIC, "--train-data", table, "--batch-size", 8, "--epochs", 4]
@@ -117,9 +117,7 @@ def test_methods_of_table_4_train(launcher: Launcher) -> None:
         ]
     )
     losses = {row: tuple(launcher.losses(row.replace("+", "-"))) for row in rows}
-    assert len(set(losses.values())) == len(ROWS) and all(
-        len(found) == 12 for found in losses.values()
-    )
-    assert "mean lambda 0.000" in launcher.log("mha") and "mean lambda 0.000" not in launcher.log(
-        "mha-mixup"
-    )
+    assert len(set(losses.values())) == len(ROWS)
+    assert all(len(found) == 12 for found in losses.values())
+    assert "mean lambda 0.000" in launcher.log("mha")
+    assert "mean lambda 0.000" not in launcher.log("mha-mixup")

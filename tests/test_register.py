@@ -1,6 +1,4 @@
-"""Models: every family through open_clip's own functions, registration, checkpoints with and
-without a processor.
-"""
+"""Every family of models through open_clip's functions; registration; checkpoints."""
 
 from __future__ import annotations
 
@@ -35,7 +33,7 @@ FAMILIES = {
 
 
 def step(model: torch.nn.Module, context: int, vocabulary: int) -> None:
-    """Forward and backward of one batch of three images with two mixed pairs."""
+    """Forward and backward of a batch of three images with two mixed pairs."""
     side = model.visual.image_size
     side = side[0] if isinstance(side, (tuple, list)) else side
     image = torch.randn(3, 3, side, side)

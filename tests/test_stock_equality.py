@@ -1,7 +1,7 @@
-"""Invariant 1: without heatmaps, or with a closed gate and no priming, every bit is stock
-open_clip's.
+"""Invariant 1: without heatmaps, training is bit-for-bit open_clip's.
 
-Stock is `open_clip_train.main` in a process that never imports us (checked there).
+The same holds with a closed gate and no priming. The reference is `open_clip_train.main` in a
+process that never imports our package.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ OPEN = ("--eclip-priming-weight", 0, "--eclip-curriculum", 0, 0, 0, 1, 1, 1)
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Launcher:
-    """Every variant, ours and stock, on 24 samples for two epochs."""
+    """Every variant, with our training and open_clip's, on 24 samples for two epochs."""
     launcher = Launcher(tmp_path_factory.mktemp("stock"))
     plain = write_table(launcher.folder / "plain", 24, column=False)
     common = (*BASIC, "--train-data", plain, "--batch-size", 4, "--epochs", 2)
@@ -80,15 +80,13 @@ def test_closed_gate_without_priming_is_bit_for_bit_open_clip(runs: Launcher) ->
 
 
 def test_open_gate_changes_training(runs: Launcher) -> None:
-    """The comparison can fail."""
+    """Shows that the comparison can fail."""
     with pytest.raises(AssertionError):
         assert_same_run(runs, "ours-open", "stock-closed")
 
 
 def test_two_processes_without_heatmaps_are_bit_for_bit_plain_clip(launcher: Launcher) -> None:
-    """Stock open_clip can not run two CPU processes; plain CLIP under the same seams stands in for
-    it.
-    """
+    """open_clip itself cannot run two CPU processes, so plain CLIP with our patches replaces it."""
     table = write_table(launcher.folder, 24, column=False)
     common = (*BASIC, "--train-data", table, "--batch-size", 4, "--epochs", 2)
     launcher.train(

@@ -1,5 +1,6 @@
-"""The random streams of training: no two purposes share one, and each draws the numbers that it
-always drew, so that a run that somebody made with an older version can be made again.
+"""The random streams of training: separate for each purpose, with unchanged numbers.
+
+So a run of an older version can be repeated.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ IDS = torch.tensor([1, 2, 40, (1 << 59) + 7])  # rows of a table, and a sample k
 
 
 def digest(*values: Any) -> str:
-    """Of arrays and tensors, bit for bit, their shapes and types too."""
+    """A digest of arrays and tensors: bits, shapes and types."""
     found = hashlib.sha256()
     for value in values:
         array = np.asarray(value)
@@ -46,12 +47,12 @@ def digest(*values: Any) -> str:
 
 
 def global_draws() -> list[float]:
-    """What a transform would draw from each global generator."""
+    """The next numbers of each global generator, as a transform would draw them."""
     return [random.random(), float(np.random.random()), float(torch.rand(1, dtype=torch.float64))]
 
 
 class Drawing(torch.utils.data.Dataset):
-    """Samples whose image holds what the global generators give; ten of them."""
+    """Ten samples whose image holds draws of the global generators."""
 
     def __getitem__(self, index: int) -> Sample:
         image = torch.tensor(global_draws(), dtype=torch.float64)[:, None, None]
@@ -62,7 +63,7 @@ class Drawing(torch.utils.data.Dataset):
 
 
 def test_no_two_purposes_share_a_stream_except_the_listed_ones() -> None:
-    """Over small keys, where they would meet: ids of samples begin at 1, all else at 0."""
+    """Over small keys, where streams could coincide; sample ids begin at 1, the rest at 0."""
     seen: dict[tuple, set[str]] = {}
     for name, stream in STREAMS.items():
         names = (*stream.key, *stream.spawned)
@@ -86,7 +87,7 @@ def test_key_needs_a_number_for_each_name() -> None:
 
 
 def test_only_streams_makes_generators_in_training() -> None:
-    """Of numpy or Python; torch's generators are of one number drawn from these."""
+    """Generators of numpy and Python; those of torch are seeded by numbers from these."""
     root = Path(openclip_eclip.__file__).parent
     files = [root / name for name in ("batching", "objectives", "towers", "data")]
     files = [path for folder in files for path in folder.rglob("*.py")]
@@ -174,8 +175,9 @@ def test_workers_and_shuffle_of_shards(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_figures_and_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Samples that are drawn for figures, and what a tokenizer draws while captions are counted;
-    both leave the streams of training as they were.
+    """Samples in figures, and draws of a tokenizer while captions are counted.
+
+    Both leave the streams of training unchanged.
     """
     args = argparse.Namespace(
         seed=3,

@@ -1,6 +1,4 @@
-"""`--method align`: the loss, its gradient, which samples it takes; with other methods, weight 0,
-accumulation, bf16, resume, two processes.
-"""
+"""`--method align`: loss, gradient and samples; training alone and with other methods."""
 
 from __future__ import annotations
 
@@ -47,8 +45,9 @@ def set_up(
     expert: int,
     again: int = 0,
 ) -> tuple:
-    """(loss, batch, text): three images, of which `rows` are annotated and none got through the
-    gate, `expert` of the stream, and `again` shown once more.
+    """(loss, batch, text) of three images; `rows` are annotated, and the gate accepts none.
+
+    `expert`: images of the separate stream; `again`: oversampled images.
     """
     batch, text = make_part(0, [], expert, False)
     batch.annotated = torch.tensor(rows, dtype=torch.int64)
@@ -71,7 +70,7 @@ def set_up(
     "processor", [None, {"width": 32, "heads": 4, "zero_init": False}], ids=["alone", "eclip"]
 )
 @pytest.mark.parametrize(
-    "rows,expert,again,least",
+    "rows,expert,again,min_share",
     [
         ([], 0, 0, 0),
         ([2, 0], 0, 0, 0),
@@ -89,15 +88,16 @@ def set_up(
     ],
 )
 def test_loss_matches_numpy(
-    processor: dict | None, rows: list, expert: int, again: int, least: float
+    processor: dict | None, rows: list, expert: int, again: int, min_share: float
 ) -> None:
-    """Over all annotated images of the batch, of the stream and of those shown again, each unmixed
-    with its own text and map; other terms as they were.
+    """Every annotated image counts unmixed, with its own text and map; other terms are unchanged.
+
+    Annotated images are those of the batch, of the separate stream and the oversampled ones.
     """
     model = tiny(processor)
     loss, batch, text = set_up(
         model,
-        (Align(AlignConfig(weight=0.5, temperature=0.2, power=2, min_share=least)),),
+        (Align(AlignConfig(weight=0.5, temperature=0.2, power=2, min_share=min_share)),),
         rows,
         expert,
         again,
@@ -113,7 +113,7 @@ def test_loss_matches_numpy(
             normalize=True,
         ).numpy()
         positions = encode_positions(model.visual, images).numpy() if len(images) else []
-    looks = [reference.looked_at(one, t, 0.2) for one, t in zip(positions, words)]
+    looks = [reference.attention(one, t, 0.2) for one, t in zip(positions, words)]
     expected = 0.5 * reference.loss(
         [
             one[0].numpy()
@@ -121,10 +121,11 @@ def test_loss_matches_numpy(
         ],
         looks,
         power=2,
-        least=least * 3,
+        minimum=min_share * 3,
     )
     assert float(losses["align_loss"].detach()) == pytest.approx(expected, rel=1e-9, abs=1e-12)
-    assert len(out["align_error"]) == len(rows) + expert + again and not {
+    assert len(out["align_error"]) == len(rows) + expert + again
+    assert not {
         "align_stream",
         "align_oversampled",
     } & set(out)
@@ -162,9 +163,7 @@ def test_plain_images_of_the_separate_stream_are_encoded_once() -> None:
 
 
 def test_gradient() -> None:
-    """That of finite differences in the image tower; none in the text tower, whose features are
-    held fixed.
-    """
+    """The image tower's gradient matches finite differences; the text tower has none."""
     model = tiny()
     loss, batch, text = set_up(model, (Align(),), [0, 2], 1, again=2)
 
@@ -233,7 +232,7 @@ def samples(count: int, annotated: list[int]) -> SampleBatch:
 
 @pytest.mark.parametrize("probability", [0.0, 1.0])
 def test_batch_has_all_heatmaps_whatever_the_gate_decides(probability: float) -> None:
-    """For an objective that asks for them, and only then; the pairs are those of the gate."""
+    """Only for an objective that needs them; the pairs are those of the gate."""
     always = EClipConfig.from_dict(
         {"curriculum": {"cold": 0, "warm": 0, "cool": 0, "end": probability}}
     )
@@ -254,17 +253,13 @@ def test_batch_has_all_heatmaps_whatever_the_gate_decides(probability: float) ->
         )
         batch = loader.plan(fields, 0, None).to(dtype=torch.bfloat16)
         pairs = [1, 4] if mixes and probability else []
-        assert (
-            batch.mix_index.tolist() == pairs
-            and len(batch.heatmap) == len(pairs)
-            and sum(loader.views.values()) == len(pairs)
-        )
-        assert (
-            batch.annotated.tolist() == [1, 4][:carried] and len(batch.annotated_heatmap) == carried
-        )
-        assert batch.annotated_heatmap.dtype == torch.bfloat16 and (
-            not carried or torch.equal(batch.annotated_heatmap, fields.heatmap.bfloat16())
-        )
+        assert batch.mix_index.tolist() == pairs
+        assert len(batch.heatmap) == len(pairs)
+        assert sum(loader.views.values()) == len(pairs)
+        assert batch.annotated.tolist() == [1, 4][:carried]
+        assert len(batch.annotated_heatmap) == carried
+        assert batch.annotated_heatmap.dtype == torch.bfloat16
+        assert not carried or torch.equal(batch.annotated_heatmap, fields.heatmap.bfloat16())
 
 
 @pytest.mark.parametrize(
@@ -325,9 +320,7 @@ def test_tower_without_a_map_is_an_error_before_training(tmp_path: Path) -> None
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Launcher:
-    """Short runs in one process; every third of 24 samples is annotated, so some batches
-    have none.
-    """
+    """Short runs in one process; 4 of 24 samples are annotated, so some batches have none."""
     launcher = Launcher(tmp_path_factory.mktemp("align"))
     table, blank = (
         write_table(launcher.folder, 24, annotated=range(0, 24, 6)),
@@ -447,16 +440,16 @@ def aligned(launcher: Launcher, name: str) -> list[float]:
 @pytest.mark.parametrize("name", ["zero", "blank", "zero again", "blank again"])
 def test_weight_0_or_no_annotation_is_bit_for_bit_clip(runs: Launcher, name: str) -> None:
     expected, found = runs.weights("clip", 1), runs.weights(name, 1)
-    assert set(found) == set(expected) and all(
-        torch.equal(found[key], value) for key, value in expected.items()
-    )
+    assert set(found) == set(expected)
+    assert all(torch.equal(found[key], value) for key, value in expected.items())
     assert runs.losses(name) == runs.losses("clip") and not any(aligned(runs, name))
     assert any(
         not torch.equal(value, expected[key]) for key, value in runs.weights("align", 1).items()
     )
     assert ("no heatmap in the data: nothing is aligned" in runs.log(name)) == name.startswith(
         "blank"
-    ) and "of the data is annotated" not in runs.log(name)
+    )
+    assert "of the data is annotated" not in runs.log(name)
     assert "once more" not in runs.log(name)
 
 
@@ -464,22 +457,18 @@ def test_weight_0_or_no_annotation_is_bit_for_bit_clip(runs: Launcher, name: str
 @pytest.mark.parametrize("name", ["align", "placebo", "all", "plain", "siglip", "bf16", "amp"])
 def test_alignment_trains_with_every_method(runs: Launcher, name: str) -> None:
     losses, values = runs.losses(name), aligned(runs, name)
-    assert (
-        len(losses) == len(values) == 6
-        and np.isfinite(losses).all()
-        and sum(value > 0 for value in values) >= 2
-    )
+    assert len(losses) == len(values) == 6
+    assert np.isfinite(losses).all()
+    assert sum(value > 0 for value in values) >= 2
 
 
 @pytest.mark.slow
 def test_alignment_alone_leaves_a_plain_checkpoint_and_logs_its_data(runs: Launcher) -> None:
     assert set(runs.weights("align", 1)) == set(runs.weights("clip", 1))
     log = runs.log("align")
-    assert (
-        "4 annotated samples\n" in log
-        and "mixed pairs" not in log
-        and "processor" not in log.split("Start epoch 0")[-1]
-    )
+    assert "4 annotated samples\n" in log
+    assert "mixed pairs" not in log
+    assert "processor" not in log.split("Start epoch 0")[-1]
     assert not (runs.folder / "logs" / "align" / "annotated_views.csv").exists()
     assert "placebo" in runs.log("placebo") and aligned(runs, "placebo") != aligned(runs, "align")
     assert [value > 0 for value in aligned(runs, "align")] == [
@@ -509,44 +498,37 @@ def test_accumulation_matches_the_large_batch(runs: Launcher) -> None:
 
 @pytest.mark.slow
 def test_annotated_images_are_oversampled_where_few_are_annotated(runs: Launcher) -> None:
-    """4 of 24: less than half of 0.5, so every batch of four has one more of them; not less than
-    half of 0.33.
+    """4 of 24 are annotated: less than half of 0.5, and not less than half of 0.33.
+
+    With 0.5 every batch of four gets one more annotated image.
     """
     assert (
         "16.7 % of --train-data has heatmaps: each batch of a rank gets 1 of these images once"
         " more" in runs.log("again")
     )
-    assert (
-        len(aligned(runs, "again")) == 6
-        and all(aligned(runs, "again"))
-        and not all(aligned(runs, "align"))
-    )
-    assert (
-        aligned(runs, "enough") == aligned(runs, "align")
-        and runs.losses("enough") == runs.losses("align")
-        and "once more" not in runs.log("enough")
-    )
-    assert set(runs.weights("again", 1)) == set(runs.weights("clip", 1)) and aligned(
-        runs, "again, placebo"
-    ) != aligned(runs, "again")
+    assert len(aligned(runs, "again")) == 6
+    assert all(aligned(runs, "again"))
+    assert not all(aligned(runs, "align"))
+    assert aligned(runs, "enough") == aligned(runs, "align")
+    assert runs.losses("enough") == runs.losses("align")
+    assert "once more" not in runs.log("enough")
+    assert set(runs.weights("again", 1)) == set(runs.weights("clip", 1))
+    assert aligned(runs, "again, placebo") != aligned(runs, "again")
 
 
 @pytest.mark.slow
 def test_oversampled_images_match_those_of_the_large_batch(runs: Launcher) -> None:
-    assert "gets 3 of these images" in runs.log(
-        "again 12"
-    ) and "gets 1 of these images" in runs.log("again 4")
-    assert len(aligned(runs, "again 4")) == 2 and aligned(runs, "again 4") == pytest.approx(
-        aligned(runs, "again 12"), rel=1e-4
-    )
-    assert runs.losses("again 4") == pytest.approx(runs.losses("again 12"), rel=2e-5) and aligned(
-        runs, "again 4"
-    ) != aligned(runs, "three")
+    assert "gets 3 of these images" in runs.log("again 12")
+    assert "gets 1 of these images" in runs.log("again 4")
+    assert len(aligned(runs, "again 4")) == 2
+    assert aligned(runs, "again 4") == pytest.approx(aligned(runs, "again 12"), rel=1e-4)
+    assert runs.losses("again 4") == pytest.approx(runs.losses("again 12"), rel=2e-5)
+    assert aligned(runs, "again 4") != aligned(runs, "three")
 
 
 @pytest.mark.slow
 def test_min_share_counts_the_accumulated_batch(runs: Launcher) -> None:
-    """One annotated image in 24: its error by 12, not by the 4 that 8 images ask for."""
+    """One annotated image in 24: its error is divided by 12, not by the 4 that 8 images need."""
     whole, parts = aligned(runs, "lone 24"), aligned(runs, "lone 8")
     assert len(whole) == len(parts) == 1 and 0 < parts[0] == pytest.approx(whole[0], rel=1e-4)
     assert (
@@ -567,7 +549,7 @@ def test_shares_apply_only_with_a_weight_above_0(
 
 @pytest.mark.parametrize("annotated,total", [(15, 300), (30, 600), (100, 2000)])
 def test_min_share_does_not_apply_at_exactly_that_share(annotated: int, total: int) -> None:
-    """The cells with 5 %: one sample less, and it is."""
+    """The settings with 5 % of the benchmark; with one sample less it applies."""
     align = Align(AlignConfig(min_share=0.05))
     align.use_annotated(annotated / total)
     assert align.min_share == 0
@@ -577,8 +559,9 @@ def test_min_share_does_not_apply_at_exactly_that_share(annotated: int, total: i
 
 @pytest.mark.slow
 def test_min_share_applies_where_less_is_annotated(runs: Launcher) -> None:
-    """4 of 24 are annotated, in two batches of eight a lone one: it is one of 1.6 for a least share
-    of 0.2, and itself for 0.16.
+    """4 of 24 are annotated, and two batches of eight have a single one.
+
+    With a minimum share of 0.2 its error is divided by 1.6, with 0.16 by 1.
     """
     mean, enough, few = (aligned(runs, f"min {share}") for share in (0, 0.16, 0.2))
     assert enough == mean and "of the data is annotated" not in runs.log("min 0.16")
@@ -590,10 +573,8 @@ def test_min_share_applies_where_less_is_annotated(runs: Launcher) -> None:
 @pytest.mark.slow
 def test_resumed_run_equals_the_uninterrupted_run(runs: Launcher) -> None:
     found = runs.weights("resumed", 2)
-    assert (
-        "resuming checkpoint" in runs.log("resumed")
-        and aligned(runs, "resumed") == aligned(runs, "whole")[6:]
-    )
+    assert "resuming checkpoint" in runs.log("resumed")
+    assert aligned(runs, "resumed") == aligned(runs, "whole")[6:]
     assert all(torch.equal(found[key], value) for key, value in runs.weights("whole", 2).items())
 
 
@@ -607,7 +588,7 @@ def test_flags_of_release_0_1_train_the_same_weights(runs: Launcher) -> None:
 
 @pytest.mark.slow
 def test_a_run_of_release_0_1_is_resumed(runs: Launcher) -> None:
-    """Its checkpoint has the old names, and so has the command; only --epochs differs."""
+    """Its checkpoint and the command have the old names; only --epochs differs."""
     path = runs.folder / "logs" / "old names" / "checkpoints" / "epoch_1.pt"
     checkpoint = torch.load(path, weights_only=True)
     settings = checkpoint["eclip"]["settings"]
@@ -636,7 +617,7 @@ def test_a_config_of_release_0_1_loads() -> None:
 
 
 def test_removed_option_loads_only_with_its_default(tmp_path: Path) -> None:
-    """In a config, and in params.txt of a run to be resumed; None: not given."""
+    """In a config, and in params.txt of a run to be resumed; None means not given."""
     for values in ({"schedule": "constant", "heads": 1}, {"schedule": None, "heads": None}):
         assert AlignConfig.from_dict(values) == AlignConfig()
     message = "--align-heads 0.5 went after release 0.1, since it brought no gain; use release 0.1"
@@ -657,8 +638,9 @@ def test_removed_option_loads_only_with_its_default(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_two_processes_match_a_single_process(launcher: Launcher) -> None:
-    """Loss and gradients over unequal numbers of annotated samples and sentences, none on a rank or
-    on both, with and without a stream.
+    """Loss and gradients, with unequal numbers of annotated samples and sentences on the ranks.
+
+    Some cases have none on one rank or on both, with and without a separate stream.
     """
     out = launcher.folder / "results.json"
     command = [

@@ -1,5 +1,6 @@
-"""`--align-windows`: each sentence against its own map. Loss, gradient, reading and cropping,
-draws, refusals, training.
+"""`--align-windows`: alignment of each sentence with its own map.
+
+Loss, gradient, reading and cropping, draws, errors, training.
 """
 
 from __future__ import annotations
@@ -54,8 +55,10 @@ SETTINGS = AlignConfig(weight=0.5, temperature=0.2, power=2, windows=True, min_s
     ],
 )
 def test_loss_matches_numpy(processor: dict | None, rows: list, expert: int, counts: dict) -> None:
-    """Mean over a sample's sentences, then over samples; windows win over the heatmap; rows past
-    the batch are the stream's.
+    """The mean over a sample's sentences, then over samples.
+
+    Sentences replace the heatmap of the whole report. Rows after the batch are those of the
+    separate stream.
     """
     model = tiny(processor)
     loss, batch, text = set_up(model, (Align(SETTINGS),), rows, expert)
@@ -86,11 +89,11 @@ def test_loss_matches_numpy(processor: dict | None, rows: list, expert: int, cou
         samples.append(
             (
                 [heatmap for heatmap, _ in pairs],
-                [reference.looked_at(positions[i], t, 0.2) for _, t in pairs],
+                [reference.attention(positions[i], t, 0.2) for _, t in pairs],
             )
         )
     assert float(losses["align_loss"].detach()) == pytest.approx(
-        0.5 * reference.sentence_loss(samples, power=2, least=2.7), rel=1e-9
+        0.5 * reference.sentence_loss(samples, power=2, minimum=2.7), rel=1e-9
     )
     batch.sentence_row = batch.sentence_row[:0]
     assert counts == {} or float(
@@ -131,7 +134,7 @@ def test_towers_with_an_attention_pool_use_the_similarity(name: str) -> None:
     expected = torch.stack(
         [
             torch.from_numpy(
-                reference.looked_at(p.detach().double().numpy(), t.double().numpy(), 0.1)
+                reference.attention(p.detach().double().numpy(), t.double().numpy(), 0.1)
             )
             for p, t in zip(positions, text)
         ]
@@ -145,8 +148,9 @@ def test_towers_with_an_attention_pool_use_the_similarity(name: str) -> None:
 
 
 def test_windows_are_cropped_with_the_image_and_draw_nothing() -> None:
-    """Each map ends where the same picture as an image ends; the image is that without windows; a
-    map outside the crop is lost.
+    """A map is cropped like an image with the same content; a map outside the crop is dropped.
+
+    The image is the same as without windows.
     """
     transform = JointTransform(
         image_transform(
@@ -206,27 +210,24 @@ def test_sentences_are_limited_and_drawn_by_step_and_sample() -> None:
     )
     stream = samples([2])
     batch = loader.plan(fields, 0, stream).to(dtype=torch.bfloat16)
-    assert (
-        batch.sentence_row.tolist() == [1] * 3 + [2] * MOST + [3, 3]
-        and batch.sentence_heatmap.dtype == torch.bfloat16
-    )
-    assert loader.plan(samples([0]), 0, stream).sentence_row.tolist() == [1, 1] and not len(
-        loader.plan(samples([0, 0]), 0, None).sentence_text
-    )
+    assert batch.sentence_row.tolist() == [1] * 3 + [2] * MOST + [3, 3]
+    assert batch.sentence_heatmap.dtype == torch.bfloat16
+    assert loader.plan(samples([0]), 0, stream).sentence_row.tolist() == [1, 1]
+    assert not len(loader.plan(samples([0, 0]), 0, None).sentence_text)
 
 
 def windowed(
     folder: Path,
     count: int,
-    told: Sequence[int],
+    described: Sequence[int],
     annotated: Sequence[int] = (),
     name: str = "train.csv",
 ) -> Path:
-    """`write_table`'s table with 1 to 3 sentences for the samples in `told`."""
+    """`write_table`'s table, with 1 to 3 sentences for the samples in `described`."""
     path = write_table(folder, count, annotated=annotated, name=name)
     frame = pd.read_csv(path, keep_default_na=False)
     frame["windows"] = ""
-    for i in told:
+    for i in described:
         maps = [np.zeros((40, 40)) for _ in range(1 + i % 3)]
         for k, one in enumerate(maps):
             one[10 * k : 10 * k + 14, 5:30] = 1
@@ -241,7 +242,7 @@ def windowed(
 
 
 def shard(folder: Path, table: Path) -> Path:
-    """The same samples as members."""
+    """The same samples as members of a shard."""
     members = {}
     for i, row in pd.read_csv(table, keep_default_na=False).iterrows():
         members |= {
@@ -278,9 +279,8 @@ def test_windows_of_tables_and_shards_are_equal_and_read_only_on_request(tmp_pat
         for source in sources:
             with seeded_randomness([0]):
                 found.append(collate([source[i] for i in range(4)]))
-        assert found[0].sentence_row.tolist() == ([1] * 2 + [2] * 3 if windows else []) and found[
-            0
-        ].annotated.tolist() == [2, 3]
+        assert found[0].sentence_row.tolist() == ([1] * 2 + [2] * 3 if windows else [])
+        assert found[0].annotated.tolist() == [2, 3]
         assert all(
             torch.equal(getattr(found[0], name), getattr(found[1], name))
             for name in ("image", "heatmap", "sentence_text", "sentence_heatmap")
@@ -326,7 +326,7 @@ def test_bad_windows_are_errors_before_training(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Launcher:
-    """Of 24 samples 4 have a heatmap and 5 windows, 2 of them both; some batches have neither."""
+    """4 of 24 samples have a heatmap, 5 have windows and 2 both; some batches have neither."""
     launcher = Launcher(tmp_path_factory.mktemp("windows"))
     table = windowed(launcher.folder, 24, [1, 6, 7, 12, 20], annotated=range(0, 24, 6))
     only = windowed(launcher.folder, 24, [1, 6, 7, 12, 20], name="only.csv")
@@ -419,9 +419,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Launcher:
 @pytest.mark.slow
 def test_weight_0_is_bit_for_bit_clip(runs: Launcher) -> None:
     expected, found = runs.weights("clip", 1), runs.weights("zero", 1)
-    assert set(found) == set(expected) and all(
-        torch.equal(found[key], value) for key, value in expected.items()
-    )
+    assert set(found) == set(expected)
+    assert all(torch.equal(found[key], value) for key, value in expected.items())
     assert runs.losses("zero") == runs.losses("clip") and not any(aligned(runs, "zero"))
 
 
@@ -431,11 +430,9 @@ def test_weight_0_is_bit_for_bit_clip(runs: Launcher) -> None:
 )
 def test_alignment_trains_from_every_source(runs: Launcher, name: str) -> None:
     losses, values = runs.losses(name), aligned(runs, name)
-    assert (
-        len(losses) == len(values) == 6
-        and np.isfinite(losses).all()
-        and sum(value > 0 for value in values) >= 2
-    )
+    assert len(losses) == len(values) == 6
+    assert np.isfinite(losses).all()
+    assert sum(value > 0 for value in values) >= 2
     # the stream's annotated samples with windows count beside those of the training data
     assert (
         "eclip:"
@@ -449,16 +446,14 @@ def test_alignment_trains_from_every_source(runs: Launcher, name: str) -> None:
         "20.8 % of the data is annotated: alignment is a mean over at least 25 % of each batch"
         in runs.log(name)
     ) == (name in ("only", "shard"))
-    assert "nothing is aligned" not in runs.log(name) and set(runs.weights("align", 1)) == set(
-        runs.weights("clip", 1)
-    )
+    assert "nothing is aligned" not in runs.log(name)
+    assert set(runs.weights("align", 1)) == set(runs.weights("clip", 1))
 
 
 @pytest.mark.slow
 def test_sentences_change_the_loss_and_low_precision_is_close(runs: Launcher) -> None:
-    assert aligned(runs, "align") != aligned(
-        runs, "reports"
-    ) and "sentence windows" not in runs.log("reports")
+    assert aligned(runs, "align") != aligned(runs, "reports")
+    assert "sentence windows" not in runs.log("reports")
     first = next(i for i, value in enumerate(aligned(runs, "align")) if value)
     for name in ("bf16", "amp"):
         assert aligned(runs, name)[first] == pytest.approx(aligned(runs, "align")[first], rel=0.02)
@@ -472,12 +467,10 @@ def test_sentences_change_the_loss_and_low_precision_is_close(runs: Launcher) ->
 @pytest.mark.slow
 @pytest.mark.parametrize("whole,parts", [("one", "three"), ("again 12", "again 4")])
 def test_accumulation_matches_the_large_batch(runs: Launcher, whole: str, parts: str) -> None:
-    """Also of what is shown once more: samples with a heatmap, two of them with sentences."""
-    assert (
-        len(runs.losses(whole)) == 2
-        and all(aligned(runs, whole))
-        and ("once more" in runs.log(whole)) == (whole == "again 12")
-    )
+    """Also for oversampled images: samples with a heatmap, two of them with sentences."""
+    assert len(runs.losses(whole)) == 2
+    assert all(aligned(runs, whole))
+    assert ("once more" in runs.log(whole)) == (whole == "again 12")
     assert aligned(runs, parts) == pytest.approx(aligned(runs, whole), rel=1e-4)
     assert runs.losses(parts) == pytest.approx(runs.losses(whole), rel=2e-5)
 
@@ -485,8 +478,6 @@ def test_accumulation_matches_the_large_batch(runs: Launcher, whole: str, parts:
 @pytest.mark.slow
 def test_resumed_run_equals_the_uninterrupted_run(runs: Launcher) -> None:
     found = runs.weights("resumed", 2)
-    assert (
-        "resuming checkpoint" in runs.log("resumed")
-        and aligned(runs, "resumed") == aligned(runs, "whole")[6:]
-    )
+    assert "resuming checkpoint" in runs.log("resumed")
+    assert aligned(runs, "resumed") == aligned(runs, "whole")[6:]
     assert all(torch.equal(found[key], value) for key, value in runs.weights("whole", 2).items())

@@ -1,6 +1,4 @@
-"""GLoRIA's losses against loops, and regions and words from every kind of tower in the pass that
-gives the features.
-"""
+"""GLoRIA's losses against numpy loops."""
 
 from __future__ import annotations
 
@@ -57,7 +55,7 @@ def test_temperatures_have_the_papers_roles() -> None:
 
 @pytest.mark.parametrize("chunk", [1, 40, 100, 200, 10**9])
 def test_chunks_change_nothing(chunk: int) -> None:
-    """One pair at a time, some reports, some images, everything: values and gradients."""
+    """Values and gradients are equal for chunks of one pair, some reports, some images and all."""
     results = []
     for size in (chunk, 10**9):
         regions, words, mask = (x.clone() for x in example())
@@ -98,9 +96,7 @@ def test_order_of_regions_and_padding_have_no_effect() -> None:
 
 
 def test_the_sum_over_words_favours_long_reports() -> None:
-    """A report told twice scores log 2 more under 'sum'; under 'mean' the difference is only that
-    of the attention.
-    """
+    """A repeated report scores log 2 more with 'sum'; with 'mean' only its attention differs."""
     regions, words, mask = example(1)
     twice = torch.cat([words[:, :5], words[:, :5]], dim=1)
     ones = torch.ones(1, 10, dtype=torch.bool)
@@ -112,9 +108,8 @@ def test_the_sum_over_words_favours_long_reports() -> None:
             local_similarity(regions, twice, ones, config)
             - local_similarity(regions, words, mask, config)
         )
-    assert gains["sum"] == pytest.approx(np.log(2), abs=1e-7) and gains["mean"] == pytest.approx(
-        0, abs=1e-7
-    )
+    assert gains["sum"] == pytest.approx(np.log(2), abs=1e-7)
+    assert gains["mean"] == pytest.approx(0, abs=1e-7)
 
 
 @pytest.mark.slow
@@ -137,7 +132,7 @@ def test_gradient_is_finite_where_a_norm_is_zero() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_attention_is_computed_in_fp32(dtype: torch.dtype) -> None:
-    """Sums of four layers make large products: half precision would overflow or round them away."""
+    """Sums of four layers make large products, which half precision would overflow or round."""
     regions, words, mask = example()
     regions, words = (30 * regions).to(dtype), (30 * words).to(dtype)
     with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):

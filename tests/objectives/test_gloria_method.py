@@ -1,6 +1,4 @@
-"""`--method gloria`: its terms, alone and with others; accumulation, bf16, resume, export, two
-processes.
-"""
+"""`--method gloria`: terms, alone and with other methods; accumulation, bf16, resume, export."""
 
 from __future__ import annotations
 
@@ -41,9 +39,7 @@ def gloria(**settings: object) -> Gloria:
 
 @pytest.mark.parametrize("rows,expert", [([], 0), ([0, 2], 1)])
 def test_loss_matches_numpy_loops(rows: list, expert: int) -> None:
-    """Global over originals and mixed pairs, local over the same pairs with their own regions;
-    weights; the scale is fixed.
-    """
+    """Global and local loss over originals and mixed pairs, with weights and the fixed scale."""
     model, batch_text = tiny(), make_part(0, rows, expert, False)
     model.objectives = (gloria(local_weight=0.5, global_weight=3.0),)
     loss = make_loss(False, False, False, "diagonal", 0, 1)
@@ -66,9 +62,8 @@ def test_loss_matches_numpy_loops(rows: list, expert: int) -> None:
     )
     # a mixed pair has its sample's words, and regions of the mixed image
     for place, row in enumerate(rows):
-        assert (reports[3 + place] == reports[row]).all() and (
-            regions[3 + place] != regions[row]
-        ).any()
+        assert (reports[3 + place] == reports[row]).all()
+        assert (regions[3 + place] != regions[row]).any()
     _, found = gradients(model, loss, *batch_text)
     assert found["region_projection.weight"].abs().sum() > 0 and found["logit_scale"] == 0
 
@@ -124,11 +119,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Launcher:
 @pytest.mark.parametrize("name", ["gloria", "all", "release", "bf16", "amp"])
 def test_methods_with_gloria_train(runs: Launcher, name: str) -> None:
     losses = runs.losses(name)
-    assert (
-        len(losses) == 12
-        and all(loss == loss for loss in losses)
-        and "Gloria_local_loss" in runs.log(name)
-    )
+    assert len(losses) == 12
+    assert all(loss == loss for loss in losses)
+    assert "Gloria_local_loss" in runs.log(name)
     assert "Logit Scale: 10.000" in runs.log(name)
     before, after = runs.weights(name, 1), runs.weights(name, 2)
     assert not torch.equal(before["region_projection.weight"], after["region_projection.weight"])
@@ -137,13 +130,10 @@ def test_methods_with_gloria_train(runs: Launcher, name: str) -> None:
 
 @pytest.mark.slow
 def test_projection_stays_with_gloria(runs: Launcher, tmp_path: Path) -> None:
-    """Fine-tuned further by GLoRIA it goes on, by another method it is left behind, and no plain
-    CLIP holds it.
-    """
+    """GLoRIA keeps the projection of a checkpoint; other methods and the plain CLIP drop it."""
     assert "fresh projection" not in runs.log("all")
-    assert "region_projection.weight" not in runs.weights(
-        "eclip", 2
-    ) and "region_projection.weight" in runs.weights("gloria", 2)
+    assert "region_projection.weight" not in runs.weights("eclip", 2)
+    assert "region_projection.weight" in runs.weights("gloria", 2)
     from openclip_eclip.checkpoint import export_plain
 
     export_plain(runs.folder / "logs" / "gloria", tmp_path / "plain")
@@ -152,10 +142,8 @@ def test_projection_stays_with_gloria(runs: Launcher, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_accumulation_matches_the_large_batch(runs: Launcher) -> None:
-    assert (
-        runs.losses("three") == pytest.approx(runs.losses("one"), rel=2e-5)
-        and len(runs.losses("one")) == 4
-    )
+    assert runs.losses("three") == pytest.approx(runs.losses("one"), rel=2e-5)
+    assert len(runs.losses("one")) == 4
 
 
 @pytest.mark.slow
@@ -166,8 +154,9 @@ def test_resumed_run_equals_the_uninterrupted_run(runs: Launcher) -> None:
 
 @pytest.mark.slow
 def test_two_processes(launcher: Launcher) -> None:
-    """Global negatives: two processes are one, loss and gradients. Local negatives: each rank's
-    local loss is its own.
+    """Global negatives: loss and gradients match a single process.
+
+    Local negatives: each rank has its own local loss.
     """
     out = launcher.folder / "results.json"
     command = [

@@ -1,5 +1,6 @@
-"""`--method`: what may stand together, how it goes with recipes, and every method under two
-processes, accumulation, bf16, resume.
+"""`--method`: combinations, recipes, and every method in training.
+
+Two processes, accumulation, bf16 and resume.
 """
 
 from __future__ import annotations
@@ -67,23 +68,20 @@ def test_recipe_sets_the_method_unless_the_user_does(flags: tuple, method: str, 
 def test_eclip_plus_is_align_with_the_recipes_settings(
     flags: tuple, weight: float | None, least: float | None
 ) -> None:
-    """Another --method, or the user's settings, win."""
+    """Another --method, or the user's settings, override the recipe."""
     args = parse("--recipe", "eclip-plus", *flags)
     assert (args.align_weight, args.align_min_share) == (weight, least) and args.lr == 1e-4
     if not flags:
         method = build_method(args)
-        assert (
-            args.method == "align"
-            and method.experts is None
-            and [(one.config.weight, one.config.min_share) for one in method.objectives]
-            == [(0.2, 0.05)]
-        )
+        assert args.method == "align"
+        assert method.experts is None
+        assert [(one.config.weight, one.config.min_share) for one in method.objectives] == [
+            (0.2, 0.05)
+        ]
     plain = parse("--method", "align")
-    assert (
-        plain.align_weight is None
-        and plain.align_min_share is None
-        and build_method(plain).objectives[0].config == AlignConfig()
-    )
+    assert plain.align_weight is None
+    assert plain.align_min_share is None
+    assert build_method(plain).objectives[0].config == AlignConfig()
 
 
 def test_method_has_its_parts() -> None:
@@ -104,25 +102,23 @@ def test_method_has_its_parts() -> None:
     method = build_method(args)
     assert method.experts == "naive" and method.heatmaps and not method.is_plain
     dacl, m3_mix = method.objectives
-    assert isinstance(dacl, Dacl) and (dacl.config.form, dacl.config.weight, dacl.config.alpha) == (
+    assert isinstance(dacl, Dacl)
+    assert (dacl.config.form, dacl.config.weight, dacl.config.alpha) == (
         "plus",
         0.5,
         0.9,
     )
-    assert isinstance(m3_mix, M3Mix) and (
+    assert isinstance(m3_mix, M3Mix)
+    assert (
         m3_mix.config.weight_v,
         m3_mix.config.decay,
         m3_mix.config.vl_target,
     ) == (0.2, False, "diagonal")
     assert eclip_config(args, {}).lam == 0
-    assert (
-        build_method(parse("--method", "clip")).is_plain
-        and eclip_config(parse("--method", "dacl"), {}).processor is None
-    )
-    assert (
-        not build_method(parse("--method", "dacl")).heatmaps
-        and not build_method(parse("--method", "dacl")).is_plain
-    )
+    assert build_method(parse("--method", "clip")).is_plain
+    assert eclip_config(parse("--method", "dacl"), {}).processor is None
+    assert not build_method(parse("--method", "dacl")).heatmaps
+    assert not build_method(parse("--method", "dacl")).is_plain
     plain = parse(
         "--method",
         "naive",
@@ -188,7 +184,7 @@ def test_bad_combinations_of_flags_are_errors(
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Launcher:
-    """Short runs of every method in one process; "clip" comes first, for others fine-tune it."""
+    """Short runs of every method in one process; "clip" comes first, since others fine-tune it."""
     launcher = Launcher(tmp_path_factory.mktemp("methods"))
     table = write_table(launcher.folder, 24, annotated=range(0, 24, 3))
     data = (*BASIC, "--train-data", table, "--eclip-curriculum", 0.2, 0, 0, 0, 0, 1)
@@ -273,12 +269,11 @@ def test_methods_train_with_their_terms(runs: Launcher, name: str, expected: set
 
 @pytest.mark.slow
 def test_only_methods_with_mixed_pairs_have_a_processor(runs: Launcher) -> None:
-    """dacl and m3-mix leave a plain CLIP checkpoint; their run says nothing of experts."""
+    """dacl and m3-mix write a plain CLIP checkpoint, and their log does not mention experts."""
     keys = set(runs.weights("clip", 1))
     for name in ("dacl", "release", "m3"):
-        assert set(runs.weights(name, 1)) == keys and "eclip: expert probability" not in runs.log(
-            name
-        )
+        assert set(runs.weights(name, 1)) == keys
+        assert "eclip: expert probability" not in runs.log(name)
         assert "heatmap" not in runs.log(name).split("Start epoch 0")[-1].replace(
             "csv_heatmap_key", ""
         )
@@ -290,9 +285,8 @@ def test_only_methods_with_mixed_pairs_have_a_processor(runs: Launcher) -> None:
 @pytest.mark.parametrize("ours,clip", [("zero", "clip"), ("m3-zero", "longer")])
 def test_weight_0_is_bit_for_bit_clip(runs: Launcher, ours: str, clip: str) -> None:
     expected, found = runs.weights(clip, 1), runs.weights(ours, 1)
-    assert set(found) == set(expected) and all(
-        torch.equal(found[key], value) for key, value in expected.items()
-    )
+    assert set(found) == set(expected)
+    assert all(torch.equal(found[key], value) for key, value in expected.items())
     assert runs.losses(ours) == runs.losses(clip)
     assert runs.losses("m3") != runs.losses(clip)
 
@@ -302,18 +296,15 @@ def test_naive_adds_every_annotated_sample_in_every_step(runs: Launcher) -> None
     for name in ("naive", "multiply"):
         log = runs.log(name)
         mixed = [int(n) for n in re.findall(r"mixed pairs (\d+)", log)]
-        assert (
-            len(mixed) == 6
-            and sum(mixed) == 8
-            and set(re.findall(r"expert probability ([\d.]+)", log)) == {"1.000"}
-        )
+        assert len(mixed) == 6
+        assert sum(mixed) == 8
+        assert set(re.findall(r"expert probability ([\d.]+)", log)) == {"1.000"}
         assert set(re.findall(r"mean lambda ([\d.]+)", log)) == {"0.000"}
     priming = [float(x) for x in re.findall(r"Priming_loss: ([\d.e+-]+)", runs.log("naive"))]
     assert len(priming) == 6 and "before step 1, warm-up" in runs.log("naive")
     log = runs.log("plain")
-    assert set(re.findall(r"mixed pairs (\d+)", log)) == {"2"} and set(
-        re.findall(r"mean lambda ([\d.]+)", log)
-    ) == {"1.000"}
+    assert set(re.findall(r"mixed pairs (\d+)", log)) == {"2"}
+    assert set(re.findall(r"mean lambda ([\d.]+)", log)) == {"1.000"}
 
 
 @pytest.mark.slow
@@ -334,8 +325,9 @@ def test_resumed_run_equals_the_uninterrupted_run(runs: Launcher) -> None:
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Launcher:
-    """Comparisons in results.json, and runs on two ranks: three of 24 samples are annotated, so a
-    rank mostly has none.
+    """Comparisons in results.json, and runs on two ranks.
+
+    Three of 24 samples are annotated, so most batches of a rank have none.
     """
     launcher = Launcher(tmp_path_factory.mktemp("ddp"))
     table = write_table(launcher.folder, 24, annotated=[0, 5, 6])
@@ -405,13 +397,12 @@ def test_methods_train_on_two_ranks(pair: Launcher, name: str, steps: int) -> No
 
 @pytest.mark.parametrize("recipe", ["clip", "eclip", "eclip-plus"])
 def test_recipes_crop_like_the_authors_unless_the_user_sets_it(recipe: str) -> None:
-    """The paper's only augmentation; open_clip's own scale is (0.9, 1). A user's --aug-cfg stands
-    in the place of it all.
+    """Cropping is the paper's only augmentation; open_clip's default scale is (0.9, 1).
+
+    A user's --aug-cfg replaces all of it.
     """
-    assert (
-        parse("--recipe", recipe).aug_cfg == {"scale": (0.5, 1.0)}
-        and parse("--method", "clip").aug_cfg == {}
-    )
+    assert parse("--recipe", recipe).aug_cfg == {"scale": (0.5, 1.0)}
+    assert parse("--method", "clip").aug_cfg == {}
     given = parse("--recipe", recipe, "--aug-cfg", "scale=(0.8, 1.0)", "color_jitter_prob=0.5")
     assert given.aug_cfg == {"scale": (0.8, 1.0), "color_jitter_prob": 0.5}
     assert parse("--recipe", recipe, "--aug-cfg", "use_timm=True").aug_cfg == {"use_timm": True}

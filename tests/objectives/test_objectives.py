@@ -1,6 +1,4 @@
-"""Each objective equals its numpy restatement, and has the properties that its mathematics
-promises.
-"""
+"""Each objective matches its numpy version and has its mathematical properties."""
 
 from __future__ import annotations
 
@@ -37,7 +35,7 @@ def unit(
 
 
 def alone(first: torch.Tensor, second: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, slice]:
-    """The gather of one process."""
+    """The gather of a single process."""
     return first, second, slice(None)
 
 
@@ -55,7 +53,7 @@ def test_geodesic_is_the_arc(lam: float) -> None:
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("case", ["equal", "opposite", "near", "nearly opposite", "apart"])
 def test_geodesic_at_its_edges(case: str, dtype: torch.dtype) -> None:
-    """Unit length, end points, symmetry, and finite gradients wherever two vectors lie."""
+    """Unit length, end points, symmetry, and finite gradients for any two vectors."""
     a = unit(64, 32, dtype=dtype)
     b = {
         "equal": a,
@@ -166,8 +164,9 @@ def test_m2_negatives_are_texts_at_lambda_zero_and_images_at_one() -> None:
 
 
 def test_m3_mix_normalises_and_survives_duplicates_and_bf16() -> None:
-    """An odd batch has its middle row as its own partner; two reports are equal; every gradient is
-    finite.
+    """All gradients are finite with two equal reports and an odd batch.
+
+    In an odd batch the middle row is its own partner.
     """
     v, t = unit(5, seed=1), unit(5, seed=2)
     t[4] = t[0]
@@ -187,7 +186,7 @@ def test_m3_mix_normalises_and_survives_duplicates_and_bf16() -> None:
 
 @pytest.mark.slow
 def test_m3_mix_is_independent_of_batch_order_on_average() -> None:
-    """Over all orders of the batch the mean is a property of the set; a fixed order is not."""
+    """The mean over all orders depends on the set alone; the loss of a fixed order does not."""
     v, t = unit(16, seed=1), unit(16, seed=2)
     rng = np.random.default_rng(0)
     orders = [rng.permutation(16) for _ in range(400)]
@@ -208,9 +207,9 @@ def test_m3_mix_draws_by_step_alone_and_decays_by_epoch() -> None:
         objective.draw(1, 5, 0, ids)["m3_mix_draws"],
         objective.draw(1, 5, 2, ids + 9)["m3_mix_draws"],
     )
-    assert (
-        first.shape == (3, 5) and (first == first[0]).all() and (first[:, :4] == again[:, :4]).all()
-    )
+    assert first.shape == (3, 5)
+    assert (first == first[0]).all()
+    assert (first[:, :4] == again[:, :4]).all()
     assert first[0, 4] == 1 and again[0, 4] == pytest.approx(1 / 3)
     other = objective.draw(1, 6, 0, ids)["m3_mix_draws"]
     assert (other[0, :4] != first[0, :4]).all() and len(set(first[0, :4].tolist())) == 4
@@ -227,10 +226,8 @@ def test_m3_mix_draws_by_step_alone_and_decays_by_epoch() -> None:
 
 def test_m3_mix_settings_from_key_value_words() -> None:
     found = parse_settings(["weight_v=0.2", "decay=False", "vl_target=diagonal"])
-    assert (
-        found == M3MixConfig(weight_v=0.2, decay=False, vl_target="diagonal")
-        and parse_settings([]) == M3MixConfig()
-    )
+    assert found == M3MixConfig(weight_v=0.2, decay=False, vl_target="diagonal")
+    assert parse_settings([]) == M3MixConfig()
     for word in ("gamma=1", "decay=maybe", "beta"):
         with pytest.raises(
             UserError, match=f"--m3-mix-cfg {word}: expected KEY=VALUE with one of weight_v"
@@ -297,7 +294,7 @@ def step_of(kind: str) -> int:
     [("original", "linear"), ("plus", "linear"), ("plus", "geometric"), ("plus", "binary")],
 )
 def test_dacl_matches_numpy(form: str, kind: str) -> None:
-    """The whole step but for the towers."""
+    """The whole step, without the towers."""
     model = model_with(Dacl(DaclConfig(form, weight=0.7, alpha=0.4)))
     batch, text = batch_for(model, step=step_of(kind))
     partner, lam = batch.draws["dacl_partner"].numpy(), batch.draws["dacl_lam"].numpy()
@@ -344,9 +341,8 @@ def test_dacl_release_is_a_contrastive_loss_of_two_mixed_batches() -> None:
     model = model_with(Dacl(DaclConfig("release")))
     batch, text = batch_for(model)
     lam, partner = batch.draws["dacl_lam"], batch.draws["dacl_partner"]
-    assert (lam == lam[0]).all() and sorted(partner[:, 0].tolist()) == sorted(
-        partner[:, 1].tolist()
-    ) == list(range(5))
+    assert (lam == lam[0]).all()
+    assert sorted(partner[:, 0].tolist()) == sorted(partner[:, 1].tolist()) == list(range(5))
     views = [
         w * batch.image + (1 - w) * batch.image[partner[:, i]]
         for i, w in enumerate(lam[0].double())
@@ -361,7 +357,7 @@ def test_dacl_release_is_a_contrastive_loss_of_two_mixed_batches() -> None:
 
 
 def test_dacl_release_has_the_floor_of_ln_2() -> None:
-    """Perfect and identical pairs, no mixing: each text stands there twice."""
+    """Perfect pairs without mixing: each text occurs twice."""
     loss = EClipLoss()
     loss.configure(EClipConfig(processor=None), (Dacl(DaclConfig("release")),))
     v = torch.eye(4)
@@ -402,9 +398,8 @@ def test_dacl_partners_are_never_the_sample_and_lambdas_belong_to_it(size: int) 
         offsets.update(shift[0].tolist())
         assert (draws["dacl_lam"] >= 0.9).all() and (draws["dacl_lam"] <= 1).all()
         back = objective.draw(4, step, 0, ids.flip(0))
-        assert (back["dacl_lam"].flip(0) == draws["dacl_lam"]).all() and len(
-            set(draws["dacl_lam"].flatten().tolist())
-        ) == 2 * size
+        assert (back["dacl_lam"].flip(0) == draws["dacl_lam"]).all()
+        assert len(set(draws["dacl_lam"].flatten().tolist())) == 2 * size
     assert offsets == set(range(1, size))
 
 
@@ -433,9 +428,7 @@ def test_dacl_with_weight_0_has_no_effect() -> None:
 def test_objectives_compose_with_mixed_pairs_in_one_pass(
     form: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """eCLIP's contrastive loss is what it was, each objective adds what it adds alone, and each
-    tower runs once.
-    """
+    """The contrastive loss is unchanged, each objective adds its term, and each tower runs once."""
     model = model_with(Dacl(DaclConfig(form)), M3Mix(), experts=True)
     batch, text = batch_for(model, mixed=[1, 4])
     passes = []

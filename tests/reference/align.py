@@ -1,5 +1,6 @@
-"""The alignment loss in slow numpy loops, written from its definition; shares no code with the
-package.
+"""The alignment loss in slow numpy loops, written from its definition.
+
+It shares no code with the package.
 """
 
 from __future__ import annotations
@@ -17,10 +18,8 @@ def cell_means(heatmap: np.ndarray, rows: int, columns: int) -> np.ndarray:
     return found
 
 
-def looked_at(positions: np.ndarray, text: np.ndarray, temperature: float) -> np.ndarray:
-    """(h, w) probabilities of one image with positions (h, w, D), by cosine with its text feature
-    (D,).
-    """
+def attention(positions: np.ndarray, text: np.ndarray, temperature: float) -> np.ndarray:
+    """(h, w) probabilities of an image from the cosines of positions (h, w, D) and text (D,)."""
     scores = np.zeros(positions.shape[:2])
     for r in range(scores.shape[0]):
         for c in range(scores.shape[1]):
@@ -47,23 +46,26 @@ def loss(
     heatmaps: list[np.ndarray],
     probabilities: list[np.ndarray],
     power: float = 3.0,
-    least: float = 0.0,
+    minimum: float = 0.0,
 ) -> float:
-    """The mean over annotated samples, 0 without any; their sum over `least` where they are
-    fewer.
+    """The mean over annotated samples, 0 without any.
+
+    With fewer samples than `minimum`, their sum is divided by `minimum`.
     """
     errors = [cross_entropy(heatmap, p, power) for heatmap, p in zip(heatmaps, probabilities)]
-    return sum(errors) / max(len(errors), least) if errors else 0.0
+    return sum(errors) / max(len(errors), minimum) if errors else 0.0
 
 
 def sentence_loss(
-    samples: list[tuple[list[np.ndarray], list[np.ndarray]]], power: float = 3.0, least: float = 0.0
+    samples: list[tuple[list[np.ndarray], list[np.ndarray]]],
+    power: float = 3.0,
+    minimum: float = 0.0,
 ) -> float:
-    """The mean over samples of the mean over each one's sentences, each with a heatmap and
-    probabilities, 0 without a sample.
+    """The mean over samples of the mean over their sentences, 0 without a sample.
 
-    A sample with a whole-report heatmap alone is one with a single sentence, its report. Where they
-    are fewer than `least`: their sum over it.
+    Each sentence has a heatmap and probabilities. A sample with a heatmap of the whole report
+    counts as one sentence, its report. With fewer samples than `minimum`, the sum is divided by
+    `minimum`.
     """
     errors = [loss(heatmaps, probabilities, power) for heatmaps, probabilities in samples]
-    return sum(errors) / max(len(errors), least) if errors else 0.0
+    return sum(errors) / max(len(errors), minimum) if errors else 0.0

@@ -1,5 +1,6 @@
-"""GLoRIA's losses in slow numpy loops, written from the paper's equations; shares no code with the
-package.
+"""GLoRIA's losses in slow numpy loops, written from the paper's equations.
+
+They share no code with the package.
 """
 
 from __future__ import annotations
@@ -52,5 +53,5 @@ def local_loss(
 
 
 def global_loss(image: np.ndarray, text: np.ndarray, contrast: float = 10.0) -> float:
-    """Of unit features (B, D)."""
+    """The global loss of unit features (B, D)."""
     return cross_entropies(np.array([[contrast * float(v @ t) for t in text] for v in image]))

@@ -1,5 +1,6 @@
-"""DACL and m3-mix in slow numpy loops, written from their papers; shares no code with the
-package.
+"""DACL and m3-mix in slow numpy loops, written from their papers.
+
+They share no code with the package.
 """
 
 from __future__ import annotations
@@ -39,8 +40,9 @@ def m3_mix(
     temperature: float,
     vl: tuple[float, float],
 ) -> dict[str, float]:
-    """L_V, L_L, L_VL and L_m2 with lams in this order; partner of i is the batch backwards;
-    N even.
+    """L_V, L_L, L_VL and L_m2 with `lams` in this order.
+
+    The partner of row i is row i of the reversed batch; N is even.
     """
     size = len(v)
 
@@ -78,9 +80,7 @@ def nt_xent(u: np.ndarray, w: np.ndarray, temperature: float) -> float:
 def mix(
     image: np.ndarray, partner: np.ndarray, lam: float, kind: str, mean: np.ndarray, std: np.ndarray
 ) -> np.ndarray:
-    """Linear mixing of normalised images (3, H, W), or geometric mixing of the pixels
-    behind them.
-    """
+    """Linear mixing of normalised images (3, H, W), or geometric mixing of their pixels."""
     if kind == "linear":
         return lam * image + (1 - lam) * partner
     pixels = [

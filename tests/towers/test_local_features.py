@@ -65,8 +65,9 @@ def build(vision: dict, text: dict = TINY["text_cfg"], custom: bool = True) -> n
 @pytest.mark.slow
 @pytest.mark.parametrize("tower", TOWERS)
 def test_regions_of_every_tower(tower: str) -> None:
-    """The features are those of `encode_image`, in training too; the stage is GLoRIA's, with
-    gradient into the tower.
+    """Features are those of `encode_image`, also in training; the stage is GLoRIA's.
+
+    The gradient reaches the tower.
     """
     vision, count, width = TOWERS[tower]
     model = build(vision).train()
@@ -124,8 +125,9 @@ def test_towers_without_a_map_are_errors() -> None:
 
 @pytest.mark.parametrize("custom", [False, True])
 def test_words_of_open_clips_tower(custom: bool) -> None:
-    """A word is the sum of its pieces over the last layers; the end token is one more word, the
-    start token and padding none.
+    """A word is the sum of its pieces over the last layers.
+
+    The end token is one more word; start token and padding are none.
     """
     model, tokenizer = build(TINY["vision_cfg"], custom=custom), open_clip.get_tokenizer("tiny")
     tokens = tokenizer(REPORTS)
@@ -141,9 +143,8 @@ def test_words_of_open_clips_tower(custom: bool) -> None:
             ["no", "acute", "cardiopulmonary", "abnormality"],
         )
     ]
-    assert any(len(word) > 1 for word in split[0]) and words.mask.sum(1).tolist() == [
-        len(text) + 1 for text in split
-    ]
+    assert any(len(word) > 1 for word in split[0])
+    assert words.mask.sum(1).tolist() == [len(text) + 1 for text in split]
     text = model.text if custom else model
     layer = text.forward_intermediates(
         text=tokens,
@@ -211,8 +212,9 @@ def bert(
 
 
 def test_words_of_a_hugging_face_tower(bert: tuple) -> None:
-    """[CLS] is the first word, unknown words are words, [SEP] and padding none; four layers are
-    summed.
+    """[CLS] is the first word, unknown words are words, [SEP] and padding are none.
+
+    Four layers are summed.
     """
     model, tokenizer = bert
     model.eval()
@@ -248,8 +250,9 @@ def test_words_of_a_hugging_face_tower(bert: tuple) -> None:
     ],
 )
 def test_words_of_other_vocabularies(names: list, ids: list, expected: list) -> None:
-    """Marked beginnings: of RoBERTa, whose start token stands for the text, and of T5, which has an
-    end token only.
+    """RoBERTa, whose start token represents the text, and T5, which has only an end token.
+
+    Both mark beginnings of words.
     """
 
     class Inner:

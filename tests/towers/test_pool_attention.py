@@ -1,5 +1,6 @@
-"""Where each kind of tower looks: the attention of a learned pool, or the similarity of text and
-positions.
+"""The attention of each kind of tower.
+
+It is that of a learned pool, or the similarity of text and positions.
 """
 
 from __future__ import annotations
@@ -99,8 +100,9 @@ def build(vision: dict) -> tuple[nn.Module, Tensor]:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TOWERS)
 def test_attention_without_a_pool_is_the_similarity_with_the_text(name: str) -> None:
-    """The features of the pass are those of the tower, in training too; the loss is the
-    restatement's and reaches the tower.
+    """The features of the pass are those of the tower, also in training.
+
+    The loss matches numpy and its gradient reaches the tower.
     """
     vision, grid = TOWERS[name]
     tower, pixels = build(vision)
@@ -122,7 +124,7 @@ def test_attention_without_a_pool_is_the_similarity_with_the_text(name: str) -> 
         positions = encode_positions(tower, pixels).numpy()
     assert positions.shape == (2, *grid, 24)
     for row in range(2):
-        expected = reference.looked_at(positions[row], text[row].detach().numpy(), 0.1)
+        expected = reference.attention(positions[row], text[row].detach().numpy(), 0.1)
         assert np.abs(log[row].detach().exp().numpy() - expected).max() < 1e-4
         assert float(errors[row].detach()) == pytest.approx(
             reference.cross_entropy(heatmap[row, 0].numpy(), expected, 3.0), rel=1e-3
@@ -134,9 +136,7 @@ def test_attention_without_a_pool_is_the_similarity_with_the_text(name: str) -> 
 def test_pool_attention_matches_the_weights_inside_the_tower(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Against the weights inside the tower's own pass: the mean over heads, without other tokens,
-    summing to one.
-    """
+    """The mean over heads, without other tokens, scaled to sum to one."""
     vision, grid, prefix, queries = POOLS[name]
     tower, pixels = build(vision)
     weights = []
@@ -160,7 +160,8 @@ def test_pool_attention_matches_the_weights_inside_the_tower(
     )
     found[:, 0, 0].sum().backward()
     assert sum(float(p.grad.abs().sum()) for p in tower.parameters() if p.grad is not None) > 0
-    assert expected.std() > 1e-6 and log_attention(
+    assert expected.std() > 1e-6
+    assert log_attention(
         tower,
         tokens.rows(torch.zeros(0, dtype=torch.int64)),
         lambda: torch.zeros(0, 24),
@@ -169,8 +170,9 @@ def test_pool_attention_matches_the_weights_inside_the_tower(
 
 
 def test_pool_attention_leaves_class_tokens_out() -> None:
-    """SigLIP's pool over a ViT that also has a class token: read without it where the tower does,
-    dropped after it elsewhere.
+    """SigLIP's pool over a ViT that also has a class token.
+
+    It is left out before the pool if the tower does so, else after it.
     """
     tower, pixels = build({**SMALL_VIT, "timm_pool": "map", "timm_proj": "none"})
     assert tower.trunk.num_prefix_tokens == 1 and not tower.trunk.pool_include_prefix
@@ -178,9 +180,8 @@ def test_pool_attention_leaves_class_tokens_out() -> None:
     without = pool_attention(tower, tokens)
     tower.trunk.pool_include_prefix = True
     whole = pool_attention(tower, tokens)
-    assert whole.shape == (2, 14, 14) and whole.detach().exp().sum(
-        (1, 2)
-    ).tolist() == pytest.approx([1, 1], abs=1e-5)
+    assert whole.shape == (2, 14, 14)
+    assert whole.detach().exp().sum((1, 2)).tolist() == pytest.approx([1, 1], abs=1e-5)
     # heads that look at the class token count for less
     torch.testing.assert_close(whole, without, atol=1e-2, rtol=1e-2)
     assert not torch.equal(whole, without)
@@ -192,15 +193,15 @@ def test_attention_is_scored_in_full_precision() -> None:
         _, tokens = encode_tokens(tower, pixels)
         text = F.normalize(torch.randn(2, 24), dim=-1).bfloat16()
         log = log_attention(tower, tokens, lambda: text, AlignConfig())
-    assert log.dtype == torch.float32 and log.exp().sum((1, 2)).tolist() == pytest.approx(
-        [1, 1], abs=1e-5
-    )
+    assert log.dtype == torch.float32
+    assert log.exp().sum((1, 2)).tolist() == pytest.approx([1, 1], abs=1e-5)
     assert cross_entropy(torch.rand(2, 1, 32, 32).bfloat16(), log, 3.0).dtype == torch.float32
 
 
 def test_target_is_the_cubed_heatmap_on_the_grid() -> None:
-    """A marked corner is the corner's cell; the least loss is the target's entropy, reached by
-    looking there.
+    """A marked corner is the corner's cell.
+
+    The smallest loss is the target's entropy, for attention equal to the target.
     """
     heatmap = torch.full((1, 1, 6, 9), 0.1)
     heatmap[..., :2, 6:] = 1.0
@@ -243,13 +244,12 @@ def test_towers_without_a_map_are_errors(change: dict | None, message: str) -> N
 
 
 def test_batch_norm_behind_the_map_is_an_error() -> None:
-    """Positions would pass through it as if they were images."""
+    """Single positions would pass through it as if they were images."""
     tower, _ = build(TOWERS["resnet"][0])
     state = {key: value.clone() for key, value in tower.state_dict().items()}
     Align().check_model(OneModel(tower))
-    assert tower.training and all(
-        torch.equal(value, state[key]) for key, value in tower.state_dict().items()
-    )
+    assert tower.training
+    assert all(torch.equal(value, state[key]) for key, value in tower.state_dict().items())
     tower.head = nn.Sequential(nn.BatchNorm1d(512), *tower.head)
     with pytest.raises(UserError, match="ResNet has batch norm behind its map"):
         Align().check_model(OneModel(tower))

@@ -1,5 +1,6 @@
-"""A sample of --expert-data that stands in --train-data too is known by its image: its mixed pair
-is one more copy of that sample's text.
+"""A sample of --expert-data that is also in --train-data is recognised by its image.
+
+Its mixed pair counts as a copy of that sample's text.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def table_samples(path: Path, first_id: int = 0) -> CsvSamples:
 
 
 def shard_of(folder: Path, numbers: list[int], name: str) -> Path:
-    """The images of `write_table`'s folder, with maps."""
+    """A shard of the images in `write_table`'s folder, with maps."""
     members = {}
     for i in numbers:
         members |= {
@@ -50,7 +51,7 @@ def shard_samples(path: Path, ids: list[int] | None = None) -> TarSamples:
 
 
 def known(train: Any, expert: Any) -> dict[int, int]:
-    """`train`: samples of a table, or the path of shards."""
+    """The matches; `train`: samples of a table, or the path of shards."""
     args = argparse.Namespace(rank=0, world_size=1, train_data=str(train), on_bad_sample="stop")
     return match_training_images(
         args, argparse.Namespace(dataset=train if isinstance(train, CsvSamples) else None), expert
@@ -58,7 +59,7 @@ def known(train: Any, expert: Any) -> dict[int, int]:
 
 
 def few(path: Path, rows: list[int], name: str, change: Any = lambda line: line) -> Path:
-    """A table of some rows (1-based) of another, in its folder."""
+    """A table of some rows (1-based) of another table, in its folder."""
     header, *lines = path.read_text().splitlines()
     (path.parent / name).write_text(
         "\n".join([header, *(change(lines[row - 1]) for row in rows)]) + "\n"
@@ -67,8 +68,9 @@ def few(path: Path, rows: list[int], name: str, change: Any = lambda line: line)
 
 
 def test_tables_by_file_and_by_content(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """By the same path, by a link, by a copy; not an image of equal length with other bytes, nor
-    one that is stored nowhere else.
+    """Images match by path, link or copy.
+
+    An image of equal length with other bytes does not match, nor one that is stored nowhere else.
     """
     train = write_table(tmp_path / "train", 6, annotated=[1])
     other = write_table(tmp_path / "other", 1, annotated=[0], seed=9)
@@ -212,9 +214,8 @@ def test_pairs_have_the_training_samples_id_and_draws_the_streams() -> None:
             )
         )
         plans.append(loaders[-1].plan(samples, 3, stream))
-    assert plans[0].mixed_id.tolist() == [7, EXPERT_ID + 1, EXPERT_ID + 2] and plans[
-        1
-    ].mixed_id.tolist() == [7, EXPERT_ID + 1, 8]
+    assert plans[0].mixed_id.tolist() == [7, EXPERT_ID + 1, EXPERT_ID + 2]
+    assert plans[1].mixed_id.tolist() == [7, EXPERT_ID + 1, 8]
     assert torch.equal(plans[0].lam, plans[1].lam) and plans[1].mixed_id.dtype == torch.int64
     assert loaders[0].views == loaders[1].views == {7: 1, EXPERT_ID + 1: 1, EXPERT_ID + 2: 1}
     assert np.isclose(loaders[1].lam_sum, loaders[0].lam_sum)

@@ -1,5 +1,6 @@
-"""Invariants 4 and 5: accumulation sees the same draws, and a killed run ends where an
-uninterrupted one does.
+"""Invariants 4 and 5: accumulation and resume.
+
+Accumulation has the same draws, and a killed and resumed run ends like an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -66,9 +67,8 @@ def kill_in_epoch(launcher: Launcher, run: list, name: str, epoch: int, step: st
     )
     deadline = time.monotonic() + 120
     while not (log.exists() and f"Train Epoch: {epoch} [{step}" in log.read_text()):
-        assert process.poll() is None and time.monotonic() < deadline, (
-            "the run ended before it could be killed"
-        )
+        assert process.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline, "the run ended before it could be killed"
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL, "the run ended by itself"
@@ -78,10 +78,8 @@ def assert_same_end(launcher: Launcher, name: str, other: str) -> None:
     found, expected = launcher.checkpoint(name, EPOCHS), launcher.checkpoint(other, EPOCHS)
     for key, value in expected["state_dict"].items():
         assert torch.equal(found["state_dict"][key], value), key
-    assert (
-        found["eclip"]["views"] == expected["eclip"]["views"]
-        and sum(expected["eclip"]["views"].values()) > 0
-    )
+    assert found["eclip"]["views"] == expected["eclip"]["views"]
+    assert sum(expected["eclip"]["views"].values()) > 0
     views = [
         (launcher.folder / "logs" / run / "annotated_views.csv").read_text()
         for run in (name, other)
@@ -93,8 +91,9 @@ def assert_same_end(launcher: Launcher, name: str, other: str) -> None:
 def test_killed_and_resumed_run_equals_the_uninterrupted_run(
     launcher: Launcher, source: str
 ) -> None:
-    """CSV with the separate stream, and shards; both with a data worker. The second kill leaves a
-    truncated checkpoint.
+    """A table with the separate stream, and shards; both with a data worker.
+
+    The second kill leaves a truncated checkpoint.
     """
     table = write_table(launcher.folder, 24, annotated=range(0, 24, 3))
     data = table if source == "csv" else write_shards(launcher.folder / "shards")

@@ -1,5 +1,6 @@
-"""Runs that cannot learn, diverge, go on from something else, or share a folder: one sentence, the
-log's last line, and nothing lost.
+"""Runs that cannot train, diverge, resume from a wrong checkpoint, or share a folder.
+
+Each is an error of one sentence, which is the log's last line, and nothing is lost.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def parse(*argv: object) -> argparse.Namespace:
 
 
 def run(folder: Path, *flags: object, name: str = "run") -> Path:
-    """One run in this process, two steps an epoch."""
+    """A run in this process, with two steps an epoch."""
     table = folder / "train.csv"
     if not table.exists():
         write_table(folder, 4, annotated=[0, 2])
@@ -144,9 +145,8 @@ def test_error_names_a_value_that_no_run_can_work_with(
     with pytest.raises(UserError) as caught:
         parse(*flags.split())
     message, flag = str(caught.value), flags.split()[0].split("=")[0]
-    assert "\n" not in message and (flag in message or flag.removeprefix("--eclip-") in message), (
-        message
-    )
+    assert "\n" not in message, message
+    assert flag in message or flag.removeprefix("--eclip-") in message, message
     assert not list(tmp_path.iterdir())
 
 
@@ -242,18 +242,15 @@ def test_runs_dir_is_logs_and_torchrun_does_not_take_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert (
-        parse("--runs-dir", "r").logs == "r"
-        and parse("--runs-dir", "r", "--logs", "r").logs == "r"
-        and parse("--logs", "s").logs == "s"
-    )
+    assert parse("--runs-dir", "r").logs == "r"
+    assert parse("--runs-dir", "r", "--logs", "r").logs == "r"
+    assert parse("--logs", "s").logs == "s"
     from torch.distributed.run import get_args_parser
 
     taken = [flag for action in get_args_parser()._actions for flag in action.option_strings]
     own = [flag for action in eclip_parser()._actions for flag in action.option_strings]
-    assert "--logs-specs" in taken and not [
-        (mine, flag) for mine in own for flag in taken if flag.startswith(mine)
-    ]
+    assert "--logs-specs" in taken
+    assert not [(mine, flag) for mine in own for flag in taken if flag.startswith(mine)]
     assert get_args_parser().parse_args(
         ["-m", "openclip_eclip.train", "--runs-dir", "r"]
     ).training_script_args == ["--runs-dir", "r"]
@@ -310,10 +307,8 @@ def test_rejected_run_logs_its_reason_and_leaves_its_name_free(tmp_path: Path) -
         assert "eclip: stopped: " in last and "gone.npy" in last
     table.write_text(text)
     folder = run(tmp_path)
-    assert (
-        "stopped" not in (folder / "out.log").read_text()
-        and (folder / "checkpoints" / "epoch_1.pt").is_file()
-    )
+    assert "stopped" not in (folder / "out.log").read_text()
+    assert (folder / "checkpoints" / "epoch_1.pt").is_file()
     assert all("gone.npy" in (folder / f"out.attempt-{i}.log").read_text() for i in (1, 2))
     with pytest.raises(UserError, match="already exists"):
         run(tmp_path)
@@ -369,7 +364,7 @@ def test_training_stops_at_the_first_loss_that_is_not_finite(
 def test_weights_that_are_not_finite_do_not_overwrite_a_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Here the loss of the last step is finite and its update is not."""
+    """The loss of the last step is finite and its update is not."""
     folder = run(tmp_path, "--save-most-recent")
     before = {path.name: path.read_bytes() for path in (folder / "checkpoints").iterdir()}
     step = torch.optim.AdamW.step
@@ -511,7 +506,7 @@ def test_checkpoints_that_cannot_be_resumed_are_errors(
 def test_pretrained_weights_that_are_not_finite_are_an_error(
     flag: str, value: float, runs: Path, tmp_path: Path
 ) -> None:
-    """Not the learning rate is to blame."""
+    """The error does not blame the learning rate."""
     content = torch.load(checkpoint(runs, "clip"), weights_only=True)
     content["state_dict"]["visual.proj"][0] = value
     torch.save(content, tmp_path / "bad.pt")
@@ -572,24 +567,20 @@ def test_resume_latest_of_a_finished_run_says_that_nothing_is_trained(tmp_path: 
 
 @pytest.mark.slow
 def test_save_most_recent_resumes_from_numbered_checkpoints_too(tmp_path: Path) -> None:
-    """open_clip looks at epoch_latest.pt alone, and would begin anew."""
+    """open_clip considers epoch_latest.pt alone, and would start again."""
     folder = run(tmp_path, "--epochs", 1)
     run(tmp_path, "--epochs", 2, "--resume", "latest", "--save-most-recent")
     log = (folder / "out.log").read_text()
-    assert (
-        log.count("Start epoch 0") == 1
-        and "Start epoch 1" in log
-        and "save_most_recent: True" in log
-    )
+    assert log.count("Start epoch 0") == 1
+    assert "Start epoch 1" in log
+    assert "save_most_recent: True" in log
     newest = folder / "checkpoints" / "epoch_latest.pt"
     newest.write_bytes(newest.read_bytes()[:-50])
     (folder / "checkpoints" / "epoch_2.pt").unlink()
     run(tmp_path, "--epochs", 2, "--resume", "latest", "--save-most-recent")
     log = (folder / "out.log").read_text()
-    assert (
-        log.count("Start epoch 1") == 2
-        and "epoch_latest.pt is truncated, taking the one before it" in log
-    )
+    assert log.count("Start epoch 1") == 2
+    assert "epoch_latest.pt is truncated, taking the one before it" in log
 
 
 @pytest.mark.slow

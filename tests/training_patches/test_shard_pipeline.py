@@ -1,5 +1,6 @@
-"""Before the first step: counts from the index, its record beside the shards, one look at a table;
-no loader waits for ever.
+"""Shards before the first step: counts, the record beside the shards, and file checks.
+
+No loader waits for ever.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from training_patches.shard_flags import check_factors, local_shards, train_samp
 
 
 def shards(folder: Path, *counts: int) -> str:
-    """Shards of so many samples, as one argument."""
+    """Shards with the given numbers of samples, as one argument."""
     for i, count in enumerate(counts):
         write_shard(folder / f"s-{i}.tar", members(count))
     return f"{folder}/s-{{0..{len(counts) - 1}}}.tar"
@@ -47,7 +48,7 @@ def shards(folder: Path, *counts: int) -> str:
 
 @pytest.fixture
 def walked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Names of the shards that were walked through."""
+    """Names of the shards that the check has read."""
     found: list[str] = []
     walk = shard_index.walk_shard
 
@@ -67,11 +68,9 @@ def test_second_check_reads_no_shard_and_reports_the_same(
     bad.write_bytes(bad.read_bytes()[:-10240])  # no end marker as well
     paths = [tmp_path / "s-0.tar", tmp_path / "s-1.tar", bad]
     first = check_shards(paths, CheckOptions())
-    assert (
-        sorted(walked) == ["bad.tar", "s-0.tar", "s-1.tar"]
-        and len(first[2].faults) == 1
-        and first[2].good == 2
-    )
+    assert sorted(walked) == ["bad.tar", "s-0.tar", "s-1.tar"]
+    assert len(first[2].faults) == 1
+    assert first[2].good == 2
     second = check_shards(paths, CheckOptions())
     assert second == first and len(walked) == 3
     assert second[0].annotated[0].read("txt") == {"txt": b"finding 0"}
@@ -126,9 +125,8 @@ def test_outdated_record_of_the_check_is_replaced(
         )
     after = check_shards([path], options)
     assert walked == ["s-0.tar"] * 2
-    assert after[0].samples == {"content": 5, "other-shard": 2}.get(change, 4) and (
-        after == before
-    ) == (change not in ("content", "options", "other-shard"))
+    assert after[0].samples == {"content": 5, "other-shard": 2}.get(change, 4)
+    assert (after == before) == (change not in ("content", "options", "other-shard"))
     assert check_shards([path], options) == after and len(walked) == 2
     shard_index._fingerprint.cache_clear()
 
@@ -184,16 +182,12 @@ def test_counts_are_filled_in_from_the_shards(
     (tmp_path / "sizes.json").write_text('{"s-0.tar": 100, "s-1.tar": 3}')
     found = source(path)
     assert (found.total, found.info.dataloader.num_samples) == (7, 8)  # rounded up to batches
-    assert (
-        "--train-num-samples is not given: 7" in caplog.text
-        and "s-0.tar 100 (it holds 4)" in caplog.text
-    )
+    assert "--train-num-samples is not given: 7" in caplog.text
+    assert "s-0.tar 100 (it holds 4)" in caplog.text
     source(path, "--train-num-samples", 70)
     source(path, "--train-num-samples", 2)
-    assert (
-        "70, but the shards hold 7: an epoch takes samples 10 times" in caplog.text
-        and "an epoch takes that many of 7" in caplog.text
-    )
+    assert "70, but the shards hold 7: an epoch takes samples 10 times" in caplog.text
+    assert "an epoch takes that many of 7" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -256,9 +250,8 @@ def test_remote_shards_need_a_count() -> None:
         train_samples(arguments("--train-data", "pipe:cat a.tar", "--train-num-samples", 9), None)
         == 9
     )
-    assert local_shards("pipe:cat a.tar") is None and local_shards(f"file:{__file__}") == [
-        Path(__file__)
-    ]
+    assert local_shards("pipe:cat a.tar") is None
+    assert local_shards(f"file:{__file__}") == [Path(__file__)]
 
 
 # ---- who reads what
@@ -270,7 +263,7 @@ def test_remote_shards_need_a_count() -> None:
 def test_shares_match_open_clips_pipeline(
     ranks: int, workers: int, number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Against open_clip's own stages, with webdataset told which rank and worker it is."""
+    """Against open_clip's own stages, with webdataset's rank and worker set."""
     counts = [random.Random(number).randint(1, 50) + i for i in range(number)]
     for epoch in (0, 1, 5):
         for rank in range(ranks):
@@ -342,7 +335,7 @@ def test_worker_that_can_never_fill_a_batch_is_an_error_before_training(
 
 
 def test_only_epochs_that_the_run_reaches_count() -> None:
-    """Two small shards of 12 meet at one worker only in some epochs."""
+    """Two small shards of 12 are read by the same worker only in some epochs."""
     args = arguments("--train-data", "x.tar", "--workers", 6, "--batch-size", 8, "--epochs", 500)
     counts, found = [10] * 10 + [1, 1], []
     for args.seed in range(5):
@@ -363,7 +356,7 @@ def drained(path: str, *flags: object) -> int:
 
 @pytest.mark.slow
 def test_pass_without_a_batch_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Images are not decoded by the check: with skip, the loader finds out."""
+    """The check does not decode images, so with skip only the loader can find it."""
     # more than the shuffle's first 1000 in all: fewer shards to draw here
     monkeypatch.setattr(pass_guard, "IN_FLIGHT", 600)
     bad = {
@@ -426,8 +419,9 @@ def test_pass_without_a_batch_is_an_error_in_a_worker_process_too(tmp_path: Path
 
 @pytest.mark.slow
 def test_patience_with_random_draws_is_longer_than_the_shuffle() -> None:
-    """Samples that the shuffle holds back are no reason to stop; shards that give none, or bad ones
-    without end, are.
+    """Samples that the shuffle holds back do not stop a run.
+
+    Shards without good samples, drawn without end, do.
     """
 
     def draw(raw: int, good: bool, limit: int) -> int:
@@ -474,8 +468,9 @@ def test_shard_that_changes_after_the_check_stops_training(tmp_path: Path) -> No
 def test_reader_that_loses_heatmaps_stops_training(
     lost: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Shards: a whole pass of a worker is counted; all data: every sample is what the check
-    announced.
+    """For shards a whole pass of a worker is counted.
+
+    For all data every sample must be as announced.
     """
     from openclip_eclip.data.shards import tar_source
 
@@ -574,11 +569,9 @@ def test_table_costs_one_stat_for_each_path_on_rank_0_alone(
     )
     monkeypatch.setattr(table_paths, "locate_cells", lambda *_: pytest.fail("looked for files"))
     other = read_csv_table(table, CsvColumns(), read.locations)
-    assert (
-        list(other.images) == list(read.images)
-        and list(other.heatmaps) == list(read.heatmaps)
-        and other.annotated == read.annotated
-    )
+    assert list(other.images) == list(read.images)
+    assert list(other.heatmaps) == list(read.heatmaps)
+    assert other.annotated == read.annotated
     assert sum(packed.nbytes for packed in read.locations.values()) <= 6
 
 
@@ -608,7 +601,8 @@ def test_path_that_could_be_two_files_is_an_error(
         here / "images/a.png",
         there / "a.png",
     ]
-    assert column.found.tolist() == [True, True, False, False, True, False] and column.filled() == [
+    assert column.found.tolist() == [True, True, False, False, True, False]
+    assert column.filled() == [
         0,
         1,
         2,
@@ -638,14 +632,11 @@ def test_ranks_share_the_check_and_train_on_its_samples(launcher: Launcher) -> N
         [*flags, "--name", "table", "--train-data", table],
         processes=2,
     )
-    assert "--train-num-samples is not given: 32" in launcher.log(
-        "shards"
-    ) and "16 annotated samples" in launcher.log("shards")
+    assert "--train-num-samples is not given: 32" in launcher.log("shards")
+    assert "16 annotated samples" in launcher.log("shards")
     assert "4 annotated samples" in launcher.log("table")
-    assert (
-        len(launcher.losses("shards")) >= 4
-        and len(list((launcher.folder / FOLDER).iterdir())) == 4 * 2
-    )
+    assert len(launcher.losses("shards")) >= 4
+    assert len(list((launcher.folder / FOLDER).iterdir())) == 4 * 2
     write_shard(launcher.folder / "s-3.tar", members(2))
     stopped = launcher.train(
         [*flags, "--name", "small", "--train-data", path, "--workers", 2],
@@ -653,8 +644,6 @@ def test_ranks_share_the_check_and_train_on_its_samples(launcher: Launcher) -> N
         check=False,
         timeout=200,
     )
-    assert (
-        stopped.returncode
-        and "error: " in stopped.stderr
-        and "has 2 samples in 1 shard" in stopped.stderr
-    )
+    assert stopped.returncode
+    assert "error: " in stopped.stderr
+    assert "has 2 samples in 1 shard" in stopped.stderr
