@@ -129,7 +129,7 @@ def test_evaluation_leaves_out_missing_captions(tmp_path: Path) -> None:
     with_text = with_reports(data, "title")
     assert with_text.ids == ["0.png", "7.png"]
     assert set(with_text.excluded.values()) == {"no report"}
-    with pytest.raises(UserError, match="holds no report at all"):
+    with pytest.raises(UserError, match="holds no report"):
         with_reports(data.keep(np.array([False, *[True] * 6, False]), "x"), "title")
 
 
@@ -278,7 +278,7 @@ def test_training_logs_the_number_of_cut_captions(
     assert "--force-context-length" in record.message
     monkeypatch.setattr(caption_length, "SAMPLE", 4)
     announce_lengths(training_arguments(), "--train-data", samples, tokenizer, False)
-    assert "1 of 4 looked at, out of 8 captions" in caplog.records[-1].message
+    assert "1 of 4 checked, out of 8 captions" in caplog.records[-1].message
     short = CsvSamples(table.keep([0, 1]), SimpleNamespace(), tokenizer)
     announce_lengths(training_arguments(), "--train-data", short, tokenizer, False)
     assert caplog.records[-1].levelname == "INFO"
