@@ -610,7 +610,14 @@ def test_both_meanings_of_a_path_are_told_apart(
         here / "images/a.png",
         there / "a.png",
     ]
-    assert column.found.tolist() == [True, True, False, False, True, False] and column.filled() == [
+    assert column.on_disk.tolist() == [
+        True,
+        True,
+        False,
+        False,
+        True,
+        False,
+    ] and column.filled() == [
         0,
         1,
         2,
