@@ -41,9 +41,9 @@ class CausalLMWriter:
         precision: str = "auto",
         device: str | None = None,
     ) -> None:
-        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        precision = _choose_precision(precision, place)
-        self.model, self.tokenizer = _load(name, precision, place)
+        target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        precision = _choose_precision(precision, target)
+        self.model, self.tokenizer = _load(name, precision, target)
         self.batch_size, self.max_new_tokens = batch_size, max_new_tokens
         self._ends = _end_tokens(self.model, self.tokenizer)
         from transformers import GenerationConfig
@@ -61,7 +61,7 @@ class CausalLMWriter:
             "model": name,
             **_identity(name, self.model),
             "precision": precision,
-            "device": place.type,
+            "device": target.type,
             "batch_size": batch_size,
             "runtime": f"transformers {version('transformers')}, torch {torch.__version__}",
             "sampling": {"temperature": 0, "max_new_tokens": max_new_tokens},

@@ -36,7 +36,7 @@ def main(config: str, out: str) -> None:
         for local, grad in itertools.product((False, True), repeat=2):
             for rows in (([], [0, 2]), ([1], [])) if processor else (([], []),):
                 parts = [make_part(r, list(rows[r]), 0, False) for r in range(world)]
-                results = []
+                measured = []
                 for model, part, negatives, rank_and_world in (
                     (wrapped, parts[rank], "global", (rank, world)),
                     (single, join_parts(parts), "rank", (0, 1)),
@@ -47,8 +47,8 @@ def main(config: str, out: str) -> None:
                     inner.objectives = (objective,)
                     loss = make_loss(False, local, grad, "diagonal", *rank_and_world)
                     loss.configure(inner.eclip_config, inner.objectives)
-                    results.append(gradients(model, loss, *part))
-                (value, ours), (expected_value, expected) = results
+                    measured.append(gradients(model, loss, *part))
+                (value, ours), (expected_value, expected) = measured
                 mean = torch.tensor(value, dtype=torch.float64)
                 dist.all_reduce(mean)
                 factor = 1.0 if grad else 1.0 / world  # open_clip's

@@ -1,4 +1,4 @@
-"""Open-I's reports from its XML archive or folder, or from Kaggle's table of the same."""
+"""Reads Open-I's reports from its XML archive or folder, or from Kaggle's table."""
 
 from __future__ import annotations
 
@@ -19,47 +19,51 @@ SECTIONS = ("COMPARISON", "INDICATION", "FINDINGS", "IMPRESSION")
 
 
 class Report(NamedTuple):
-    """One report, its texts stripped; `images` are ids as the XML has them, None where the form
-    names none (Kaggle's).
+    """One report; its texts are stripped.
+
+    `images` are the image ids of the XML; None for Kaggle's table, which has none.
     """
 
     uid: str
-    problems: str  # heads of the curated MeSH terms joined by ;, repeats kept
+    problems: str  # heads of the curated MeSH terms, joined by ; with repeats
     findings: str
     impression: str
     images: tuple[str, ...] | None
 
 
 def read_reports(plan: Plan, src: Path) -> list[Report]:
-    """All reports, in the order of their numbers; UserError for an id twice."""
+    """All reports, in the order of their numbers.
+
+    Raises:
+        UserError: there are no reports, a report is unreadable, or an id occurs twice.
+    """
     names = ("NLMCXR_reports.tgz", "NLMCXR_reports.tar.gz", "NLMCXR_reports.tar")
     archives = [src / name for name in names if (src / name).is_file()]
     folder = src / "ecgen-radiology"
     if archives:
         plan.tables.append(archives[0])
-        found = [
+        reports = [
             _parse(content, f"{archives[0]}, {name}") for name, content in _members(archives[0])
         ]
     elif folder.is_dir():
         paths = sorted(folder.glob("*.xml"))
         plan.tables.extend(paths)
-        found = [_parse(_bounded(path), str(path)) for path in paths]
+        reports = [_parse(_bounded(path), str(path)) for path in paths]
     else:
-        found = _kaggle(plan, src)
-    if not found:
-        raise UserError(
-            f"{src}: no report in what was found there; expected ecgen-radiology/NUMBER.xml."
-        )
-    found.sort(key=lambda report: int(report.uid))
-    for one, other in zip(found, found[1:]):
-        if one.uid == other.uid:
-            raise UserError(f"{src}: report {one.uid} is there twice; expected each once.")
-    return found
+        reports = _kaggle(plan, src)
+    if not reports:
+        raise UserError(f"{src}: no reports in the archive, folder or table; expected some.")
+    reports.sort(key=lambda report: int(report.uid))
+    for report, following in zip(reports, reports[1:]):
+        if report.uid == following.uid:
+            raise UserError(f"{src}: report {report.uid} occurs twice; expected each once.")
+    return reports
 
 
 def _members(archive: Path) -> Iterator[tuple[str, bytes]]:
-    """XML files of the archive, in memory: nothing is written, so a name such as ../x reaches no
-    file.
+    """(name, content) of the XML files of the archive.
+
+    Nothing is written, so a name such as ../x is harmless.
     """
     try:
         with tarfile.open(archive) as tar:
@@ -80,6 +84,7 @@ def _members(archive: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def _bounded(path: Path) -> bytes:
+    """The content of a file; UserError if it is too large."""
     if path.stat().st_size > LARGEST:
         raise UserError(
             f"{path}: {path.stat().st_size} bytes; expected a report of at most {LARGEST}."
@@ -88,11 +93,12 @@ def _bounded(path: Path) -> bytes:
 
 
 def _parse(content: bytes, where: str) -> Report:
-    """One report. A document type is refused, for with it come entities that expand without end or
-    name other files.
+    """One report of the XML.
+
+    A document type is an error, because its entities can expand without end or name other files.
     """
     try:
-        # decoded first: UTF-16 would hide the words looked for below
+        # decode first: UTF-16 would hide the declarations that are rejected below
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{where}: not UTF-8 ({error}).") from error
@@ -121,16 +127,15 @@ def _parse(content: bytes, where: str) -> Report:
 
 
 def heads(terms: list[str]) -> str:
-    """`Lung/hypoinflation` -> `Lung`; a head that comes twice is kept twice, as in Kaggle's column
-    Problems.
+    """The heads of terms, such as `Lung` of `Lung/hypoinflation`, joined by ;.
+
+    Repeated heads are kept, as in Kaggle's column Problems.
     """
     return ";".join(term.partition("/")[0].strip() for term in terms)
 
 
 def _kaggle(plan: Plan, src: Path) -> list[Report]:
-    """indiana_reports.csv. Only the cells used count: rows that lack just a comparison or an
-    indication stay.
-    """
+    """The reports of indiana_reports.csv; a blank comparison or indication does not matter."""
     table = find_table(src, "indiana_reports.csv")
     frame = read_table(table, ["uid", "Problems", "findings", "impression"])
     plan.tables.append(table)

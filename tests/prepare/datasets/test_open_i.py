@@ -303,12 +303,12 @@ BOMB = '<!DOCTYPE x [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;">]>'
         ({"1.xml": xml(1).encode()[:-20]}, "1.xml: broken XML"),
         ({"1.xml": b"<eCitation/>"}, "1.xml: no uId"),
         ({"1.xml": b" " * (2 << 20)}, "1.xml: 2097152 bytes"),
-        ({"1.xml": xml(1).encode(), "2.xml": xml(1).encode()}, "report 1 is there twice"),
+        ({"1.xml": xml(1).encode(), "2.xml": xml(1).encode()}, "report 1 occurs twice"),
         (
             {"1.xml": xml(1).replace("CXR1_1_", "CXR1_2_").encode()},
             "'CXR1_2_IM-0001-3001'; expected an image",
         ),
-        ({"readme.txt": b""}, "no report in what was found there"),
+        ({"readme.txt": b""}, "no reports in the archive, folder or table"),
     ],
 )
 def test_archives_are_read_safely(
