@@ -153,20 +153,20 @@ def test_annotations_are_nested_and_nothing_else_changes(folder: Path) -> None:
             train={**PLAN["train"], "epochs": 2, "expert-data": "more/expert.csv"},
         )
     )
-    kept = {}
+    annotated = {}
     for share, count in ((0.05, 1), (0.3, 3), (1, 10)):
         command, true = training(plan, Point("eclip", 0, share), folder / str(share))
         table = read(Path(flag(command, "train-data")))
         assert true == share
         assert len(table) == 22
         assert flag(command, "warmup") == str(round(0.25 * 2 * 5))
-        kept[share] = {row["filepath"] for row in table if row["heatmap"]}
-        assert len(kept[share]) == count
+        annotated[share] = {row["filepath"] for row in table if row["heatmap"]}
+        assert len(annotated[share]) == count
         assert all(Path(row["heatmap"]).is_file() for row in table if row["heatmap"])
         assert sum(bool(row["heatmap"]) for row in read(Path(flag(command, "expert-data")))) == max(
             1, round(share * 4)
         )
-    assert kept[0.05] < kept[0.3] < kept[1]
+    assert annotated[0.05] < annotated[0.3] < annotated[1]
 
 
 @pytest.mark.slow

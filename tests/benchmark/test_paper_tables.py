@@ -263,13 +263,13 @@ def test_alignment_benchmark_is_made(tmp_path: Path) -> None:
     for name in ("align.png", "align_map.png"):
         assert (out / name).stat().st_size > 5000
 
-    script, looks = ROOT / "scripts" / "studies" / "draw_attention.py", tmp_path / "looks.png"
+    script, figure = ROOT / "scripts" / "studies" / "draw_attention.py", tmp_path / "looks.png"
     models = f"CLIP={out / '300' / 'models' / 'clip-30'}", f"align={cell / 'models' / 'align-30'}"
-    films = tmp_path / "films" / "test-7"
-    words = [fast_python(), script, *models, "--data", films, "--count", 3, "--out", looks]
+    phantoms = tmp_path / "films" / "test-7"
+    words = [fast_python(), script, *models, "--data", phantoms, "--count", 3, "--out", figure]
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
     subprocess.run(list(map(str, words)), env=environment, check=True)
-    assert looks.stat().st_size > 20000
+    assert figure.stat().st_size > 20000
     times = {path: path.stat().st_mtime_ns for path in out.glob("*/runs/*/table.json")}
     assert run(*flags, "--measured", steps=4).returncode == 0
     assert times == {path: path.stat().st_mtime_ns for path in times}

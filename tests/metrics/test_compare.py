@@ -89,8 +89,8 @@ def test_auroc_scorer_is_scikit_learn_with_ties_and_blanks() -> None:
         for s in range(2):
             per_class = []
             for k in range(3):
-                kept = rows[~np.isnan(label[rows, k])]
-                per_class.append(roc_auc_score(label[kept, k], score[s, kept, k]))
+                known = rows[~np.isnan(label[rows, k])]
+                per_class.append(roc_auc_score(label[known, k], score[s, known, k]))
             assert result[d, s] == pytest.approx([np.mean(per_class), *per_class], abs=1e-12)
 
 

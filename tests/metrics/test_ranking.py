@@ -69,12 +69,12 @@ def test_expectation_is_the_mean_over_all_orders(above: int, right: int, wrong: 
 
     assert ranks.rank("expected")[0] == pytest.approx(mean(first), abs=1e-12)
     assert ranks.reciprocal("expected")[0] == pytest.approx(
-        mean([Fraction(1, place) for place in first]), abs=1e-12
+        mean([Fraction(1, rank) for rank in first]), abs=1e-12
     )
     assert (ranks.rank("optimistic")[0], ranks.rank("pessimistic")[0]) == (min(first), max(first))
     for k in range(1, 12):
         assert ranks.hits(k, "expected")[0] == pytest.approx(
-            mean([int(place <= k) for place in first]), abs=1e-12
+            mean([int(rank <= k) for rank in first]), abs=1e-12
         )
         assert ranks.hits(k, "optimistic")[0] == (min(first) <= k)
         assert ranks.hits(k, "pessimistic")[0] == (max(first) <= k)

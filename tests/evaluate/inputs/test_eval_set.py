@@ -46,9 +46,9 @@ def test_features_are_those_of_the_model_in_the_order_of_the_table(
     encoder: Encoder, tmp_path: Path
 ) -> None:
     data = read_eval_set(write_table(tmp_path, 10))
-    features, kept = encode_images(encoder, data, OPTIONS)
+    features, encoded = encode_images(encoder, data, OPTIONS)
     assert features.unit.dtype == np.float32
-    assert len(kept) == 10
+    assert len(encoded) == 10
     np.testing.assert_allclose(features.unit, direct(encoder, data.images), atol=1e-6)
     projected = features.pooled @ encoder.model.visual.proj.detach().numpy()
     np.testing.assert_allclose(
@@ -180,8 +180,8 @@ from openclip_eclip.evaluate.inputs.features import first_rank_only
 open_clip.add_model_config(sys.argv[1])
 encoder, data = load_encoder("tiny", "random", device="cpu"), read_eval_set(sys.argv[2])
 options = EncodeOptions(batch_size=4, workers=0, skip_bad=True)
-images, kept = encode_images(encoder, data, options)
-texts = encode_texts(encoder, kept.column("title"), options)
+images, encoded = encode_images(encoder, data, options)
+texts = encode_texts(encoder, encoded.column("title"), options)
 first_rank_only()
 assert not torch.distributed.is_initialized()  # a process that ends inside its group can abort
 np.savez(sys.argv[3], images=images.unit, pooled=images.pooled, texts=texts.unit)
@@ -219,15 +219,15 @@ def test_bad_images_are_an_error_or_are_skipped_and_counted(
     (tmp_path / "images" / "1.png").unlink()
     with pytest.raises(UserError, match=r"row 2 .*no such image; 1 of 5"):
         read_eval_set(table)
-    features, kept = encode_images(
+    features, encoded = encode_images(
         encoder, read_eval_set(table, skip_bad=True), EncodeOptions(4, 0, None, True)
     )
-    assert len(kept) == len(features.unit) == 3
-    assert sorted(kept.excluded.values()) == [
+    assert len(encoded) == len(features.unit) == 3
+    assert sorted(encoded.excluded.values()) == [
         "no such image",
         "unreadable image",
     ]
-    np.testing.assert_allclose(features.unit, direct(encoder, kept.images), atol=1e-6)
+    np.testing.assert_allclose(features.unit, direct(encoder, encoded.images), atol=1e-6)
 
 
 def test_nan_features_and_empty_texts_are_an_error(encoder: Encoder, tmp_path: Path) -> None:

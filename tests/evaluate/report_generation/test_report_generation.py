@@ -175,9 +175,11 @@ def test_a_test_report_planted_in_the_training_side_is_detected(
     assert f"{test}, row 2" in failure(
         capsys, command(train, test, tmp_path / "stop", "--same-text", "stop")
     )
-    kept = evaluate(train, test, tmp_path / "keep", "--same-text", "keep", "--snippets", 10)
+    with_equal_texts = evaluate(
+        train, test, tmp_path / "keep", "--same-text", "keep", "--snippets", 10
+    )
     assert "LUNGS" in prompts(tmp_path / "keep")
-    assert kept["values"]["index"] == {
+    assert with_equal_texts["values"]["index"] == {
         "kind": "exact",
         "count": 10,
         "recall_at_10": 1.0,

@@ -344,9 +344,9 @@ def unit(count: int, seed: int) -> np.ndarray:
 def test_recall_of_an_index_is_measured_against_exact_search(kind: str) -> None:
     texts, queries = unit(2000, 0), unit(50, 1)
     index = build_index(texts, [str(i) for i in range(2000)], kind)
-    _, places = index.search(queries, 10)
+    _, indices = index.search(queries, 10)
     exact = np.argsort(-(queries @ texts.T), axis=1)[:, :10]
-    by_hand = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(places, exact)])
+    by_hand = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(indices, exact)])
     assert measure_recall(index, texts, queries) == pytest.approx(by_hand, abs=1e-12)
     assert (
         by_hand == 1 if kind == "exact" else 0.2 < by_hand < 1 if kind == "ivf" else by_hand > 0.9

@@ -150,12 +150,12 @@ def test_heatmaps_get_the_geometry_of_the_image(tmp_path: Path) -> None:
     data = join_heatmaps(read_eval_set(tmp_path / "t.csv"), "heatmap", None)
     transform = open_clip.image_transform(32, is_train=False, mean=(0, 0, 0), std=(1, 1, 1))
     image = Image.open(tmp_path / "film.png").convert("RGB")
-    heatmap, film = read_heatmap_tensor(data, 0, image, transform)[0], transform(image)[0]
-    assert heatmap.shape == film.shape == (32, 32)
+    heatmap, transformed = read_heatmap_tensor(data, 0, image, transform)[0], transform(image)[0]
+    assert heatmap.shape == transformed.shape == (32, 32)
     assert heatmap.max() == 1
     centre = [
         float((values.sum(axis) * torch.arange(32)).sum() / values.sum())
-        for values in (heatmap, film)
+        for values in (heatmap, transformed)
         for axis in (1, 0)
     ]
     assert centre[:2] == pytest.approx(centre[2:], abs=0.5)
@@ -238,7 +238,7 @@ def test_derangement_has_no_fixed_point() -> None:
     for count in (2, 3, 50):
         order = derangement(count, 7)
         assert sorted(order) == list(range(count))
-        assert all(i != place for i, place in enumerate(order))
+        assert all(i != target for i, target in enumerate(order))
         assert order == derangement(count, 7)
     centre = centre_map((9, 5))
     assert centre.argmax() == 4 * 5 + 2

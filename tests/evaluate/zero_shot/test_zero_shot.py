@@ -73,7 +73,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module")
-def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def phantom_table(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A table of 40 phantoms with classes.json beside it."""
     folder = tmp_path_factory.mktemp("films") / "phantom"
     from openclip_eclip.prepare.__main__ import main as prepare
@@ -93,7 +93,7 @@ def run(out: Path, model: str, data: Path, *flags: object) -> dict[str, Any]:
         return {**json.loads((out / "result.json").read_text()), "predictions": dict(arrays)}
 
 
-def refused(
+def error_of(
     capsys: pytest.CaptureFixture[str], model: str, data: Path, out: Path, *flags: object
 ) -> str:
     words = [
@@ -332,17 +332,19 @@ def test_flags_that_contradict_a_protocol_are_an_error() -> None:
         choose_rule(None, "rsna", sample=0)
 
 
-def test_classes_come_from_beside_the_data_or_from_the_set(tmp_path: Path, films: Path) -> None:
+def test_classes_come_from_beside_the_data_or_from_the_set(
+    tmp_path: Path, phantom_table: Path
+) -> None:
     assert (
-        choose_classes(read_eval_set(films), None, None)
-        == choose_classes(read_eval_set(films), "phantom", None)
+        choose_classes(read_eval_set(phantom_table), None, None)
+        == choose_classes(read_eval_set(phantom_table), "phantom", None)
         == ("own", list(CLASS_NAMES))
     )
-    data = read_eval_set(table(tmp_path, films, label="Hernia"))
+    data = read_eval_set(table(tmp_path, phantom_table, label="Hernia"))
     assert choose_classes(data, "cxr-14x100", None) == (HERNIA, list(FINDINGS))
     assert (
         choose_classes(
-            read_eval_set(table(tmp_path, films, label="No Finding")), "cxr-14x100", None
+            read_eval_set(table(tmp_path, phantom_table, label="No Finding")), "cxr-14x100", None
         )[0]
         == NO_FINDING
     )
@@ -366,8 +368,8 @@ def test_classes_come_from_beside_the_data_or_from_the_set(tmp_path: Path, films
         choose_classes(data, "mimic-5x200", None)
 
 
-def test_missing_and_repeated_prompts_are_an_error(tmp_path: Path, films: Path) -> None:
-    data = read_eval_set(table(tmp_path, films, label=0))
+def test_missing_and_repeated_prompts_are_an_error(tmp_path: Path, phantom_table: Path) -> None:
+    data = read_eval_set(table(tmp_path, phantom_table, label=0))
     own = choose_rule(None, "own")
     with pytest.raises(UserError, match="no prompts for the classes"):
         choose_prompts(own, data, ["a", "b"], None)
@@ -389,16 +391,18 @@ def test_missing_and_repeated_prompts_are_an_error(tmp_path: Path, films: Path) 
 # ---- the command
 
 
-def by_hand(model: str, films: Path, unit: bool) -> np.ndarray:
+def by_hand(model: str, phantom_table: Path, unit: bool) -> np.ndarray:
     """Scores by plain open_clip."""
     built, transform = open_clip.create_model_from_pretrained(f"local-dir:{model}")
     built.eval()
     tokenizer = open_clip.get_tokenizer(f"local-dir:{model}")
-    rows = pd.read_csv(films)
-    prompts = json.loads((films.parent / "classes.json").read_text())["prompts"]
+    rows = pd.read_csv(phantom_table)
+    prompts = json.loads((phantom_table.parent / "classes.json").read_text())["prompts"]
     with torch.no_grad():
         images = built.encode_image(
-            torch.stack([transform(Image.open(films.parent / path)) for path in rows["filepath"]]),
+            torch.stack(
+                [transform(Image.open(phantom_table.parent / path)) for path in rows["filepath"]]
+            ),
             normalize=True,
         )
         vectors = [
@@ -412,14 +416,14 @@ def by_hand(model: str, films: Path, unit: bool) -> np.ndarray:
 
 @pytest.mark.slow
 def test_result_is_complete_deterministic_and_equals_open_clip(
-    tmp_path: Path, model: str, films: Path
+    tmp_path: Path, model: str, phantom_table: Path
 ) -> None:
     """Two runs are equal, without dropout or random crop, and equal to plain open_clip.
 
     mean and unit_mean differ.
     """
     results = {
-        name: run(tmp_path / name, model, films, *flags)
+        name: run(tmp_path / name, model, phantom_table, *flags)
         for name, flags in (
             ("first", ()),
             ("again", ()),
@@ -429,8 +433,10 @@ def test_result_is_complete_deterministic_and_equals_open_clip(
     }
     scores = {name: result["predictions"]["score"] for name, result in results.items()}
     np.testing.assert_array_equal(scores["first"], scores["again"])
-    np.testing.assert_allclose(scores["first"], by_hand(model, films, unit=True), atol=1e-6)
-    np.testing.assert_allclose(scores["release"], by_hand(model, films, unit=False), atol=1e-6)
+    np.testing.assert_allclose(scores["first"], by_hand(model, phantom_table, unit=True), atol=1e-6)
+    np.testing.assert_allclose(
+        scores["release"], by_hand(model, phantom_table, unit=False), atol=1e-6
+    )
     assert np.abs(scores["first"] - scores["release"]).max() > 1e-3
     np.testing.assert_allclose(scores["gloria"].mean(axis=0), 0, atol=1e-9)
     result = results["first"]
@@ -440,7 +446,7 @@ def test_result_is_complete_deterministic_and_equals_open_clip(
     assert settings["class_vector"] == "unit_mean"
     assert settings["samples"] == 40
     assert settings["classes"] == list(CLASS_NAMES)
-    counts = np.bincount(pd.read_csv(films)["label"], minlength=6)
+    counts = np.bincount(pd.read_csv(phantom_table)["label"], minlength=6)
     assert values["prevalence"] == pytest.approx(dict(zip(CLASS_NAMES, counts / 40, strict=True)))
     assert np.sum(values["confusion_matrix"]) == 40
     assert values["headline"]["metric"] == "macro-F1"
@@ -465,9 +471,13 @@ def test_result_is_complete_deterministic_and_equals_open_clip(
 
 
 @pytest.mark.slow
-def test_own_classes_absent_class_and_patients(tmp_path: Path, model: str, films: Path) -> None:
+def test_own_classes_absent_class_and_patients(
+    tmp_path: Path, model: str, phantom_table: Path
+) -> None:
     """Labels are numbers; no sample is of the fourth class; 20 patients have two images each."""
-    data = table(tmp_path / "data", films, label=np.arange(40) % 3, patient=np.arange(40) // 2)
+    data = table(
+        tmp_path / "data", phantom_table, label=np.arange(40) % 3, patient=np.arange(40) // 2
+    )
     classes = write(tmp_path / "classes.txt", "normal\nnodule\nmass\nring\n")
     result = run(
         tmp_path / "out",
@@ -499,10 +509,12 @@ def test_own_classes_absent_class_and_patients(tmp_path: Path, model: str, films
 
 
 def test_two_classes_report_the_score_without_skill_and_prompt_pairs(
-    tmp_path: Path, model: str, films: Path
+    tmp_path: Path, model: str, phantom_table: Path
 ) -> None:
     data = table(
-        tmp_path / "data", films, label=np.where(np.arange(40) % 4, "No pneumonia", "Pneumonia")
+        tmp_path / "data",
+        phantom_table,
+        label=np.where(np.arange(40) % 4, "No pneumonia", "Pneumonia"),
     )
     result = run(tmp_path / "out", model, data, "--set", "rsna", "--protocol", "eclip-release")
     assert result["values"]["headline"]["metric"] == "F1 of the positive class"
@@ -518,7 +530,7 @@ def test_two_classes_report_the_score_without_skill_and_prompt_pairs(
     np.testing.assert_allclose(pairs.sum(axis=1), 1, atol=1e-12)
 
 
-def test_multi_label_sets_have_only_auroc(tmp_path: Path, model: str, films: Path) -> None:
+def test_multi_label_sets_have_only_auroc(tmp_path: Path, model: str, phantom_table: Path) -> None:
     columns = {
         name: np.where(
             np.arange(40) % 9 == 0, "", (np.arange(40) % (k + 2) == 0).astype(int).astype(str)
@@ -526,7 +538,7 @@ def test_multi_label_sets_have_only_auroc(tmp_path: Path, model: str, films: Pat
         for k, name in enumerate("abc")
     }
     columns["c"] = "0"
-    data = table(tmp_path / "data", films, **columns)
+    data = table(tmp_path / "data", phantom_table, **columns)
     result = run(
         tmp_path / "out",
         model,
@@ -545,7 +557,7 @@ def test_multi_label_sets_have_only_auroc(tmp_path: Path, model: str, films: Pat
 
 
 def test_one_hot_columns_of_a_single_label_set(
-    tmp_path: Path, model: str, films: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, model: str, phantom_table: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     columns = {
         name: (np.arange(40) % 5 == k).astype(int).astype(str) for k, name in enumerate(COMPETITION)
@@ -553,7 +565,7 @@ def test_one_hot_columns_of_a_single_label_set(
     result = run(
         tmp_path / "out",
         model,
-        table(tmp_path / "good", films, **columns),
+        table(tmp_path / "good", phantom_table, **columns),
         "--set",
         "chexpert-5x200",
         "--prompts",
@@ -562,10 +574,10 @@ def test_one_hot_columns_of_a_single_label_set(
     assert result["predictions"]["label"].tolist() == [i % 5 for i in range(40)]
     assert str(result["predictions"]["kind"]) == "classes"
     columns["Edema"][0] = "1"
-    message = refused(
+    message = error_of(
         capsys,
         model,
-        table(tmp_path / "bad", films, **columns),
+        table(tmp_path / "bad", phantom_table, **columns),
         tmp_path / "x",
         "--set",
         "chexpert-5x200",
@@ -576,26 +588,26 @@ def test_one_hot_columns_of_a_single_label_set(
 
 @pytest.mark.slow
 def test_bad_input_is_named(
-    tmp_path: Path, model: str, films: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, model: str, phantom_table: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     classes, out = write(tmp_path / "c.txt", "normal\nnodule\n"), tmp_path / "out"
     flags = ("--classes", classes, "--templates", write(tmp_path / "t.txt", "{c}"))
-    wrong = table(tmp_path / "wrong", films, label=["normal"] * 39 + ["goitre"])
-    assert "row 40" in (message := refused(capsys, model, wrong, out, *flags))
+    wrong = table(tmp_path / "wrong", phantom_table, label=["normal"] * 39 + ["goitre"])
+    assert "row 40" in (message := error_of(capsys, model, wrong, out, *flags))
     assert "unknown class 'goitre'" in message
-    rows = pd.read_csv(table(tmp_path / "gone", films, label="normal"))
+    rows = pd.read_csv(table(tmp_path / "gone", phantom_table, label="normal"))
     rows.loc[4, "filepath"] = "gone.png"
     rows.to_csv(tmp_path / "gone" / "own.csv", index=False)
     assert "row 5" in (
-        message := refused(capsys, model, tmp_path / "gone" / "own.csv", out, *flags)
+        message := error_of(capsys, model, tmp_path / "gone" / "own.csv", out, *flags)
     )
     assert "no such image" in message
     assert not out.exists()
     result = run(out, model, tmp_path / "gone" / "own.csv", *flags, "--on-bad-sample", "skip")
     assert result["settings"]["samples"] == 39
     assert any("1 samples left out: no such image (gone.png)" in note for note in result["notes"])
-    assert "both give the prompts" in refused(
-        capsys, model, films, tmp_path / "x", *flags, "--prompts", "pairs:chexzero"
+    assert "both give the prompts" in error_of(
+        capsys, model, phantom_table, tmp_path / "x", *flags, "--prompts", "pairs:chexzero"
     )
 
 
