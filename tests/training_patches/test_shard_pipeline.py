@@ -601,7 +601,7 @@ def test_path_that_could_be_two_files_is_an_error(
         here / "images/a.png",
         there / "a.png",
     ]
-    assert column.result.tolist() == [True, True, False, False, True, False]
+    assert column.found.tolist() == [True, True, False, False, True, False]
     assert column.filled() == [
         0,
         1,
