@@ -88,8 +88,8 @@ def test_newest_checkpoint_is_the_one_trained_longest(
 ) -> None:
     for name, (epoch, batch) in files.items():
         save(tmp_path / name, epoch, batch)
-    found = newest_complete(tmp_path)
-    assert (found.name if found else None) == newest
+    result = newest_complete(tmp_path)
+    assert (result.name if result else None) == newest
 
 
 @pytest.mark.parametrize("name", ["epoch_3.pt", "epoch_2_batch_00000004.pt", "epoch_latest.pt"])
@@ -114,16 +114,16 @@ def test_damaged_checkpoint_is_skipped_with_a_warning(
 def test_every_flipped_byte_is_detected(tmp_path: Path) -> None:
     """Either the damage is detected, or the loaded tensors are equal."""
     path = save(tmp_path / "epoch_1.pt")
-    content, found = path.read_bytes(), 0
+    content, result = path.read_bytes(), 0
     for place in range(0, len(content), 13):
         path.write_bytes(content[:place] + bytes([content[place] ^ 0x55]) + content[place + 1 :])
         if damage(path):
-            found += 1
+            result += 1
         else:
             assert torch.equal(
                 torch.load(path, weights_only=True)["state_dict"]["w"], torch.arange(50.0)
             ), place
-    assert found > len(content) // 13 // 2
+    assert result > len(content) // 13 // 2
 
 
 def test_newest_checkpoint_of_a_run_is_read_in_every_form(

@@ -108,7 +108,7 @@ def test_a_run_resumes_where_it_stopped(runs: Launcher) -> None:
 
 def test_evaluated_features_match_the_cpu(runs: Launcher) -> None:
     data, options = read_eval_set(runs.folder / "train.csv"), EncodeOptions(batch_size=8, workers=0)
-    found = {
+    result = {
         device: (
             encode_images(
                 load_encoder(
@@ -121,7 +121,7 @@ def test_evaluated_features_match_the_cpu(runs: Launcher) -> None:
         for device in ("cpu", "cuda")
     }
     assert (
-        np.abs(found["cuda"] - found["cpu"]).max()
+        np.abs(result["cuda"] - result["cpu"]).max()
         < 2e-3
-        < np.abs(found["cpu"][0] - found["cpu"][1]).max()
+        < np.abs(result["cpu"][0] - result["cpu"][1]).max()
     )

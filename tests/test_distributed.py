@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict]]:
+def result(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict]]:
     launcher = Launcher(tmp_path_factory.mktemp("ddp"))
     out = launcher.folder / "results.json"
     command = [
@@ -32,8 +32,8 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict]]:
 
 
 @pytest.fixture
-def results(found: dict[str, list[dict]]) -> list[dict]:
-    return found["cases"]
+def results(result: dict[str, list[dict]]) -> list[dict]:
+    return result["cases"]
 
 
 def test_every_case_ran(results: list[dict]) -> None:
@@ -76,7 +76,7 @@ TERMS |= {
 }
 
 
-def test_every_loss_term_ran_under_all_flags(found: dict[str, list[dict]]) -> None:
+def test_every_loss_term_ran_under_all_flags(result: dict[str, list[dict]]) -> None:
     """Each term had a gradient, except priming outside its phase and unannotated alignment."""
     twice = ("priming", "gloria", "several", "siglip")
     modes = {setup: 1 if setup == "siglip" else 4 for setup in TERMS}
@@ -85,14 +85,14 @@ def test_every_loss_term_ran_under_all_flags(found: dict[str, list[dict]]) -> No
         for setup in TERMS
         for term in TERMS[setup] * modes[setup] * (2 if setup in twice else 1)
     ]
-    assert sorted((case["setup"], case["term"]) for case in found["terms"]) == sorted(expected)
-    empty = {(case["setup"], case["term"]) for case in found["terms"] if case["empty"]}
+    assert sorted((case["setup"], case["term"]) for case in result["terms"]) == sorted(expected)
+    empty = {(case["setup"], case["term"]) for case in result["terms"] if case["empty"]}
     assert empty == {
         (setup, "priming_loss") for setup in ("gloria", "several", "siglip", "gloria, rank")
     } | {("no annotation", "align_loss")}
 
 
-def test_loss_terms_keep_their_ratio_under_all_flags(found: dict[str, list[dict]]) -> None:
+def test_loss_terms_keep_their_ratio_under_all_flags(result: dict[str, list[dict]]) -> None:
     """Each term's gradient is that of a single process times open_clip's factor.
 
     Also over two micro-batches on a rank. Its value, and the gradient of the scale, are those of a
@@ -101,7 +101,7 @@ def test_loss_terms_keep_their_ratio_under_all_flags(found: dict[str, list[dict]
     """
     wrong = [
         case
-        for case in found["terms"]
+        for case in result["terms"]
         if case["error"] > 1e-8
         or case["value"] != pytest.approx(case["expected"], rel=1e-9)
         or case["scale"] != pytest.approx(case["expected_scale"], rel=1e-8, abs=1e-12)

@@ -50,18 +50,18 @@ def imports(name: str) -> set[str]:
     """Absolute names of all imports of a module, at any depth; for our own code, modules."""
     path = FILES[name]
     package = name.split(".") if path.name == "__init__.py" else name.split(".")[:-1]
-    found = set()
+    result = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            found.update(alias.name for alias in node.names)
+            result.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             base = package[: len(package) - node.level + 1] if node.level else []
             module = ".".join([*base, *([node.module] if node.module else [])])
             names = {f"{module}.{alias.name}" for alias in node.names}
-            found |= names & FILES.keys()
+            result |= names & FILES.keys()
             if not names <= FILES.keys():
-                found.add(module)
-    return found - {name}
+                result.add(module)
+    return result - {name}
 
 
 def room(name: str) -> str:
@@ -72,7 +72,7 @@ def room(name: str) -> str:
 
 def importers(package: str) -> set[str]:
     return {
-        name for name in FILES if any(found.split(".")[0] == package for found in imports(name))
+        name for name in FILES if any(result.split(".")[0] == package for result in imports(name))
     }
 
 
@@ -87,15 +87,15 @@ def test_imports_follow_the_layers() -> None:
     for name in FILES:
         if room(name) == "openclip_eclip" or name.endswith("__main__"):
             continue
-        for found in imports(name) & FILES.keys():
-            same = room(found) == room(name)
-            assert same or storey[room(found)] <= storey[room(name)], f"{name} imports {found}"
+        for result in imports(name) & FILES.keys():
+            same = room(result) == room(name)
+            assert same or storey[room(result)] <= storey[room(name)], f"{name} imports {result}"
 
 
 def test_few_modules_import_open_clip() -> None:
     inside = {f"openclip_eclip.{name}" for name in OPEN_CLIP}
-    found = {name for name in importers("open_clip") if room(name) != "towers"}
-    assert {name for name in found if not name.startswith("training_patches")} == inside
+    result = {name for name in importers("open_clip") if room(name) != "towers"}
+    assert {name for name in result if not name.startswith("training_patches")} == inside
 
 
 def test_only_patches_and_train_import_open_clip_train() -> None:
@@ -107,7 +107,7 @@ def test_only_patches_and_train_import_open_clip_train() -> None:
 
 def test_package_imports_no_scripts_or_tests() -> None:
     for name, path in FILES.items():
-        tops = {found.split(".")[0] for found in imports(name)}
+        tops = {result.split(".")[0] for result in imports(name)}
         assert not tops & {"scripts", "examples", "tests", "conftest"}, name
         assert "sys.path" not in path.read_text(encoding="utf-8"), name
 

@@ -95,16 +95,16 @@ def check(
         for name, value in rounded.items()
     }
     with torch.autocast("cpu", dtype=half, enabled=autocast):
-        found = compute(given)
+        result = compute(given)
     for term, expected in compute(exact).items():
-        assert float(found[term].detach()) == pytest.approx(
+        assert float(result[term].detach()) == pytest.approx(
             float(expected.detach()), rel=1e-4, abs=1e-7
         ), term
         if not expected.requires_grad:
             continue
         ours, theirs = (
             torch.autograd.grad(value, tuple(leaves.values()), retain_graph=True, allow_unused=True)
-            for value, leaves in ((found[term], given), (expected, exact))
+            for value, leaves in ((result[term], given), (expected, exact))
         )
         for name, own, full in zip(inputs, ours, theirs):
             assert (own is None) == (full is None), (term, name)

@@ -105,11 +105,11 @@ def test_step_matches_algorithm_1_in_numpy(
     batch, text = build_batch(mixed, expert, priming)
     loss = EClipLoss()
     loss.configure(config)
-    found = loss(**model(batch, text), output_dict=True)
+    result = loss(**model(batch, text), output_dict=True)
     expected = restate(model, batch, text, config)
-    assert set(found) == set(expected)
+    assert set(result) == set(expected)
     for key, value in expected.items():
-        assert float(found[key].detach()) == pytest.approx(value, rel=1e-9, abs=1e-12), key
+        assert float(result[key].detach()) == pytest.approx(value, rel=1e-9, abs=1e-12), key
     assert loss.mixed_pairs == len(mixed) + expert
 
 
@@ -141,8 +141,8 @@ def test_plain_tensor_is_plain_clip() -> None:
     model = build_model()
     batch, text = build_batch([1])
     stock = open_clip.model.CLIP.forward(model, batch.image, text)
-    found = model(batch.image, text)
-    assert set(found) == set(stock) and all(torch.equal(found[key], stock[key]) for key in stock)
+    result = model(batch.image, text)
+    assert set(result) == set(stock) and all(torch.equal(result[key], stock[key]) for key in stock)
     bias = {"logit_bias": torch.tensor(-3.0, dtype=torch.float64)}
     for ours, host, more in (
         (EClipLoss(), open_clip.ClipLoss(), {}),
@@ -150,7 +150,7 @@ def test_plain_tensor_is_plain_clip() -> None:
     ):
         ours.configure(EClipConfig())
         # no mixed_features at all: the loss is open_clip's
-        assert torch.equal(ours(**found, **more), host(**stock, **more))
+        assert torch.equal(ours(**result, **more), host(**stock, **more))
 
 
 def test_lambda_one_is_the_original_and_zero_the_expert_image() -> None:

@@ -56,7 +56,7 @@ def restated(processor: HeatmapProcessor, image: np.ndarray, heatmap: np.ndarray
     def tokens(picture: np.ndarray) -> np.ndarray:
         padded = np.zeros((3, rows * c.patch, columns * c.patch))
         padded[:, : picture.shape[1], : picture.shape[2]] = picture
-        kernel, found = weight["patch_embed.weight"].reshape(c.width, -1), []
+        kernel, result = weight["patch_embed.weight"].reshape(c.width, -1), []
         for y in range(rows):
             for x in range(columns):
                 cut = padded[:, y * c.patch : (y + 1) * c.patch, x * c.patch : (x + 1) * c.patch]
@@ -70,8 +70,8 @@ def restated(processor: HeatmapProcessor, image: np.ndarray, heatmap: np.ndarray
                             for wave in (np.sin, np.cos)
                         ]
                     )
-                found.append(token)
-        return np.array(found)
+                result.append(token)
+        return np.array(result)
 
     masked = heatmap * image  # E * I, broadcast over channels
     asks, offers = tokens(masked), tokens(image)

@@ -118,6 +118,6 @@ def test_methods_of_table_4_train(launcher: Launcher) -> None:
     )
     losses = {row: tuple(launcher.losses(row.replace("+", "-"))) for row in rows}
     assert len(set(losses.values())) == len(ROWS)
-    assert all(len(found) == 12 for found in losses.values())
+    assert all(len(result) == 12 for result in losses.values())
     assert "mean lambda 0.000" in launcher.log("mha")
     assert "mean lambda 0.000" not in launcher.log("mha-mixup")

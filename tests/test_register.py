@@ -19,7 +19,7 @@ from openclip_eclip.config import EClipConfig
 from openclip_eclip.loss import EClipLoss, EClipSigLipLoss
 from openclip_eclip.register import check_open_clip_version
 
-# name: context length, vocabulary, image side forced to save time (None where the tower can not
+# name: context length, vocabulary, image side forced to save time (None where the tower cannot
 # change it)
 FAMILIES = {
     "ViT-B-32": (77, 49408, 64),

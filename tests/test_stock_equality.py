@@ -57,12 +57,12 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Launcher:
 
 
 def assert_same_run(launcher: Launcher, ours: str, stock: str, epochs: int = 2) -> None:
-    expected, found = launcher.weights(stock, epochs), launcher.weights(ours, epochs)
+    expected, result = launcher.weights(stock, epochs), launcher.weights(ours, epochs)
     assert len(expected) > 10
     for key, value in expected.items():
-        assert torch.equal(found[key], value), key
-    assert {key for key in found if key not in expected} == {
-        key for key in found if key.startswith("heatmap_processor.")
+        assert torch.equal(result[key], value), key
+    assert {key for key in result if key not in expected} == {
+        key for key in result if key.startswith("heatmap_processor.")
     }
     assert len(launcher.losses(stock)) >= 2 * epochs
     assert launcher.losses(ours) == launcher.losses(stock)

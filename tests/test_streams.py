@@ -38,12 +38,12 @@ IDS = torch.tensor([1, 2, 40, (1 << 59) + 7])  # rows of a table, and a sample k
 
 def digest(*values: Any) -> str:
     """A digest of arrays and tensors: bits, shapes and types."""
-    found = hashlib.sha256()
+    result = hashlib.sha256()
     for value in values:
         array = np.asarray(value)
-        found.update(f"{array.shape} {array.dtype.str}".encode())
-        found.update(np.ascontiguousarray(array).tobytes())
-    return found.hexdigest()[:16]
+        result.update(f"{array.shape} {array.dtype.str}".encode())
+        result.update(np.ascontiguousarray(array).tobytes())
+    return result.hexdigest()[:16]
 
 
 def global_draws() -> list[float]:
@@ -93,8 +93,8 @@ def test_only_streams_makes_generators_in_training() -> None:
     files = [path for folder in files for path in folder.rglob("*.py")]
     files += [*root.glob("*.py"), *(root.parent / "training_patches").glob("*.py")]
     made = re.compile(r"default_rng|SeedSequence\(|RandomState|random\.Random\(")
-    found = {path.name: made.findall(path.read_text(encoding="utf-8")) for path in files}
-    assert {name: calls for name, calls in found.items() if calls} == {
+    result = {path.name: made.findall(path.read_text(encoding="utf-8")) for path in files}
+    assert {name: calls for name, calls in result.items() if calls} == {
         "streams.py": ["SeedSequence(", "default_rng", "random.Random("],
         "sample.py": ["SeedSequence("],  # `seeded_randomness` of a list of numbers
         "shard_pipeline.py": ["random.Random("],  # of `worker_seed`

@@ -439,9 +439,9 @@ def aligned(launcher: Launcher, name: str) -> list[float]:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["zero", "blank", "zero again", "blank again"])
 def test_weight_0_or_no_annotation_is_bit_for_bit_clip(runs: Launcher, name: str) -> None:
-    expected, found = runs.weights("clip", 1), runs.weights(name, 1)
-    assert set(found) == set(expected)
-    assert all(torch.equal(found[key], value) for key, value in expected.items())
+    expected, result = runs.weights("clip", 1), runs.weights(name, 1)
+    assert set(result) == set(expected)
+    assert all(torch.equal(result[key], value) for key, value in expected.items())
     assert runs.losses(name) == runs.losses("clip") and not any(aligned(runs, name))
     assert any(
         not torch.equal(value, expected[key]) for key, value in runs.weights("align", 1).items()
@@ -572,10 +572,10 @@ def test_min_share_applies_where_less_is_annotated(runs: Launcher) -> None:
 
 @pytest.mark.slow
 def test_resumed_run_equals_the_uninterrupted_run(runs: Launcher) -> None:
-    found = runs.weights("resumed", 2)
+    result = runs.weights("resumed", 2)
     assert "resuming checkpoint" in runs.log("resumed")
     assert aligned(runs, "resumed") == aligned(runs, "whole")[6:]
-    assert all(torch.equal(found[key], value) for key, value in runs.weights("whole", 2).items())
+    assert all(torch.equal(result[key], value) for key, value in runs.weights("whole", 2).items())
 
 
 @pytest.mark.slow

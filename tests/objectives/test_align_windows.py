@@ -193,12 +193,12 @@ def samples(counts: Sequence[int]) -> SampleBatch:
 def test_sentences_are_limited_and_drawn_by_step_and_sample() -> None:
     many = MOST + 6
     fields, alone = samples([0, 3, many]), samples([0, 0, many])
-    found = [draw_sentences(fields, 0, step) for step in range(8)]
-    for step, one in enumerate(found):
+    result = [draw_sentences(fields, 0, step) for step in range(8)]
+    for step, one in enumerate(result):
         assert one.row.tolist() == [1] * 3 + [2] * MOST and one.text[:3, 0].tolist() == [10, 11, 12]
         assert one.text[3:, 0].diff().min() > 0 and len(one.heatmap) == 3 + MOST
         assert torch.equal(one.text[3:], draw_sentences(alone, 0, step).text)
-    drawn = {tuple(one.text[3:, 0].tolist()) for one in found}
+    drawn = {tuple(one.text[3:, 0].tolist()) for one in result}
     assert len(drawn) > 4 and set().union(*drawn) == set(range(20, 20 + many))
     config = EClipConfig.from_dict({})
     loader = PlannedLoader(
@@ -275,18 +275,18 @@ def test_windows_of_tables_and_shards_are_equal_and_read_only_on_request(tmp_pat
             CsvSamples(read_csv_table(table, CsvColumns()), transform, tokenizer, windows=windows),
             TarSamples(entries, transform, tokenizer, range(4), windows=windows),
         )
-        found = []
+        result = []
         for source in sources:
             with seeded_randomness([0]):
-                found.append(collate([source[i] for i in range(4)]))
-        assert found[0].sentence_row.tolist() == ([1] * 2 + [2] * 3 if windows else [])
-        assert found[0].annotated.tolist() == [2, 3]
+                result.append(collate([source[i] for i in range(4)]))
+        assert result[0].sentence_row.tolist() == ([1] * 2 + [2] * 3 if windows else [])
+        assert result[0].annotated.tolist() == [2, 3]
         assert all(
-            torch.equal(getattr(found[0], name), getattr(found[1], name))
+            torch.equal(getattr(result[0], name), getattr(result[1], name))
             for name in ("image", "heatmap", "sentence_text", "sentence_heatmap")
         )
     assert torch.equal(
-        found[0].sentence_text[:2], tokenizer(["sentence 0 of 1", "sentence 1 of 1"])
+        result[0].sentence_text[:2], tokenizer(["sentence 0 of 1", "sentence 1 of 1"])
     )
     (tmp_path / "1.windows.npz").write_bytes(b"broken")
     with pytest.raises(DataError, match="row 2, column 'windows': .*not a readable npz"):
@@ -418,9 +418,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Launcher:
 
 @pytest.mark.slow
 def test_weight_0_is_bit_for_bit_clip(runs: Launcher) -> None:
-    expected, found = runs.weights("clip", 1), runs.weights("zero", 1)
-    assert set(found) == set(expected)
-    assert all(torch.equal(found[key], value) for key, value in expected.items())
+    expected, result = runs.weights("clip", 1), runs.weights("zero", 1)
+    assert set(result) == set(expected)
+    assert all(torch.equal(result[key], value) for key, value in expected.items())
     assert runs.losses("zero") == runs.losses("clip") and not any(aligned(runs, "zero"))
 
 
@@ -477,7 +477,7 @@ def test_accumulation_matches_the_large_batch(runs: Launcher, whole: str, parts:
 
 @pytest.mark.slow
 def test_resumed_run_equals_the_uninterrupted_run(runs: Launcher) -> None:
-    found = runs.weights("resumed", 2)
+    result = runs.weights("resumed", 2)
     assert "resuming checkpoint" in runs.log("resumed")
     assert aligned(runs, "resumed") == aligned(runs, "whole")[6:]
-    assert all(torch.equal(found[key], value) for key, value in runs.weights("whole", 2).items())
+    assert all(torch.equal(result[key], value) for key, value in runs.weights("whole", 2).items())

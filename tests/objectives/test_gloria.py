@@ -36,11 +36,11 @@ def unpadded(words: Tensor, mask: Tensor) -> list[np.ndarray]:
 def test_local_loss_matches_numpy_loops(aggregate: str, size: int) -> None:
     """Reports of 5, 1, 3 and 7 words; also a single pair, whose loss is 0."""
     regions, words, mask = example(size)
-    found = float(local_loss(regions, words, mask, GloriaConfig(aggregate=aggregate)))
-    assert found == pytest.approx(
+    result = float(local_loss(regions, words, mask, GloriaConfig(aggregate=aggregate)))
+    assert result == pytest.approx(
         reference.local_loss(list(regions.numpy()), unpadded(words, mask), aggregate), abs=1e-12
     )
-    assert (found == 0) == (size == 1)
+    assert (result == 0) == (size == 1)
 
 
 def test_temperatures_have_the_papers_roles() -> None:
@@ -65,7 +65,8 @@ def test_chunks_change_nothing(chunk: int) -> None:
         (scores * torch.arange(16).view(4, 4)).sum().backward()
         results.append((scores.detach(), regions.grad, words.grad))
     assert all(
-        torch.allclose(found, expected, rtol=1e-10, atol=1e-12) for found, expected in zip(*results)
+        torch.allclose(result, expected, rtol=1e-10, atol=1e-12)
+        for result, expected in zip(*results)
     )
 
 
@@ -136,9 +137,9 @@ def test_attention_is_computed_in_fp32(dtype: torch.dtype) -> None:
     regions, words, mask = example()
     regions, words = (30 * regions).to(dtype), (30 * words).to(dtype)
     with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
-        found = local_loss(regions, words, mask, GloriaConfig())
+        result = local_loss(regions, words, mask, GloriaConfig())
     expected = reference.local_loss(list(regions.double().numpy()), unpadded(words.double(), mask))
-    assert found.dtype == torch.float32 and float(found) == pytest.approx(expected, rel=1e-5)
+    assert result.dtype == torch.float32 and float(result) == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -32,9 +32,9 @@ def tiny(processor: bool = True) -> torch.nn.Module:
 
 
 def gloria(**settings: object) -> Gloria:
-    found = Gloria(GloriaConfig(**settings))
-    found.use_tokenizer(open_clip.get_tokenizer("tiny"))
-    return found
+    result = Gloria(GloriaConfig(**settings))
+    result.use_tokenizer(open_clip.get_tokenizer("tiny"))
+    return result
 
 
 @pytest.mark.parametrize("rows,expert", [([], 0), ([0, 2], 1)])
@@ -64,8 +64,8 @@ def test_loss_matches_numpy_loops(rows: list, expert: int) -> None:
     for place, row in enumerate(rows):
         assert (reports[3 + place] == reports[row]).all()
         assert (regions[3 + place] != regions[row]).any()
-    _, found = gradients(model, loss, *batch_text)
-    assert found["region_projection.weight"].abs().sum() > 0 and found["logit_scale"] == 0
+    _, result = gradients(model, loss, *batch_text)
+    assert result["region_projection.weight"].abs().sum() > 0 and result["logit_scale"] == 0
 
 
 COMMON = ("--batch-size", 4, "--epochs", 2, "--eclip-curriculum", 0.2, 0, 0, 0, 0, 1)

@@ -284,9 +284,9 @@ def test_only_methods_with_mixed_pairs_have_a_processor(runs: Launcher) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("ours,clip", [("zero", "clip"), ("m3-zero", "longer")])
 def test_weight_0_is_bit_for_bit_clip(runs: Launcher, ours: str, clip: str) -> None:
-    expected, found = runs.weights(clip, 1), runs.weights(ours, 1)
-    assert set(found) == set(expected)
-    assert all(torch.equal(found[key], value) for key, value in expected.items())
+    expected, result = runs.weights(clip, 1), runs.weights(ours, 1)
+    assert set(result) == set(expected)
+    assert all(torch.equal(result[key], value) for key, value in expected.items())
     assert runs.losses(ours) == runs.losses(clip)
     assert runs.losses("m3") != runs.losses(clip)
 
@@ -315,9 +315,9 @@ def test_accumulation_matches_the_large_batch(runs: Launcher) -> None:
 
 @pytest.mark.slow
 def test_resumed_run_equals_the_uninterrupted_run(runs: Launcher) -> None:
-    found, expected = runs.weights("resumed", 2), runs.weights("whole", 2)
+    result, expected = runs.weights("resumed", 2), runs.weights("whole", 2)
     assert "resuming checkpoint" in runs.log("resumed")
-    assert all(torch.equal(found[key], value) for key, value in expected.items())
+    assert all(torch.equal(result[key], value) for key, value in expected.items())
 
 
 # ---- two processes

@@ -127,8 +127,8 @@ def m3_terms(
 def test_m3_mix_matches_numpy(vl_target: str, weights: tuple[float, float]) -> None:
     v, t, lams = unit(6, seed=1), unit(6, seed=2), [0.2, 0.9, 0.4, 0.7]
     expected = reference.m3_mix(v.numpy(), t.numpy(), 9.0, lams, 0.07, weights)
-    found = m3_terms(v, t, lams, vl_target=vl_target)
-    assert found == pytest.approx(
+    result = m3_terms(v, t, lams, vl_target=vl_target)
+    assert result == pytest.approx(
         {f"m3_{name}_loss": value for name, value in expected.items()}, rel=1e-10
     )
     weighted = m3_terms(v, t, lams, rho=0.25, vl_target=vl_target, weight_v=3, weight_m2=0)
@@ -146,8 +146,8 @@ def test_m3_mix_matches_numpy(vl_target: str, weights: tuple[float, float]) -> N
 def test_m3_mix_with_lambda_one_is_clip(size: int) -> None:
     v, t = unit(size, seed=1), unit(size, seed=2)
     clip = algorithm1.info_nce(v.numpy(), t.numpy(), 9.0, list(range(size)), "diagonal")
-    found = m3_terms(v, t, [1, 1, 1, 1], vl_target="diagonal")
-    assert [found[f"m3_{name}_loss"] for name in ("v", "l", "vl")] == pytest.approx(
+    result = m3_terms(v, t, [1, 1, 1, 1], vl_target="diagonal")
+    assert [result[f"m3_{name}_loss"] for name in ("v", "l", "vl")] == pytest.approx(
         [clip] * 3, rel=1e-9
     )
 
@@ -225,8 +225,8 @@ def test_m3_mix_draws_by_step_alone_and_decays_by_epoch() -> None:
 
 
 def test_m3_mix_settings_from_key_value_words() -> None:
-    found = parse_settings(["weight_v=0.2", "decay=False", "vl_target=diagonal"])
-    assert found == M3MixConfig(weight_v=0.2, decay=False, vl_target="diagonal")
+    result = parse_settings(["weight_v=0.2", "decay=False", "vl_target=diagonal"])
+    assert result == M3MixConfig(weight_v=0.2, decay=False, vl_target="diagonal")
     assert parse_settings([]) == M3MixConfig()
     for word in ("gamma=1", "decay=maybe", "beta"):
         with pytest.raises(
@@ -438,7 +438,7 @@ def test_objectives_compose_with_mixed_pairs_in_one_pass(
         "encode_image",
         lambda images, normalize: passes.append(len(images)) or encode(images, normalize),
     )
-    found = losses_of(model, batch, text)
+    result = losses_of(model, batch, text)
     assert passes == [5 + 2 + 10 if form == "original" else 5 + 2 + 5]
     monkeypatch.undo()
     model.objectives = (M3Mix(),)
@@ -446,9 +446,9 @@ def test_objectives_compose_with_mixed_pairs_in_one_pass(
         expected = losses_of(model, batch, text)
         model.objectives = (Dacl(),)
         expected |= losses_of(model, batch, text)
-        assert found == pytest.approx(expected, rel=1e-12) and len(found) == 2 + 1 + 4
+        assert result == pytest.approx(expected, rel=1e-12) and len(result) == 2 + 1 + 4
     else:
-        assert set(found) == {
+        assert set(result) == {
             "contrastive_loss",
             "priming_loss",
             "m3_v_loss",

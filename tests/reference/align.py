@@ -11,11 +11,13 @@ import numpy as np
 def cell_means(heatmap: np.ndarray, rows: int, columns: int) -> np.ndarray:
     """(rows, columns) means of an (H, W) map whose sides the grid divides."""
     height, width = heatmap.shape[0] // rows, heatmap.shape[1] // columns
-    found = np.zeros((rows, columns))
+    result = np.zeros((rows, columns))
     for r in range(rows):
         for c in range(columns):
-            found[r, c] = heatmap[r * height : (r + 1) * height, c * width : (c + 1) * width].mean()
-    return found
+            result[r, c] = heatmap[
+                r * height : (r + 1) * height, c * width : (c + 1) * width
+            ].mean()
+    return result
 
 
 def attention(positions: np.ndarray, text: np.ndarray, temperature: float) -> np.ndarray:

@@ -149,16 +149,16 @@ def test_pool_attention_matches_the_weights_inside_the_tower(
         patch.setattr(F, "scaled_dot_product_attention", attend)
         features, tokens = encode_tokens(tower, pixels)
     heads = weights[-1].detach().double().numpy()[:, :, queries]
-    found = pool_attention(tower, tokens)
+    result = pool_attention(tower, tokens)
     used = heads.mean((1, 2))[:, prefix:]
     expected = (used / used.sum(1, keepdims=True)).reshape(2, *grid)
-    assert np.abs(found.detach().exp().numpy() - expected).max() < 1e-5
+    assert np.abs(result.detach().exp().numpy() - expected).max() < 1e-5
     assert heads.shape[1] > 1
-    # whatever the text
+    # the same for every text
     assert torch.equal(
-        found, log_attention(tower, tokens, lambda: torch.zeros(2, 24), AlignConfig())
+        result, log_attention(tower, tokens, lambda: torch.zeros(2, 24), AlignConfig())
     )
-    found[:, 0, 0].sum().backward()
+    result[:, 0, 0].sum().backward()
     assert sum(float(p.grad.abs().sum()) for p in tower.parameters() if p.grad is not None) > 0
     assert expected.std() > 1e-6
     assert log_attention(
@@ -182,7 +182,7 @@ def test_pool_attention_leaves_class_tokens_out() -> None:
     whole = pool_attention(tower, tokens)
     assert whole.shape == (2, 14, 14)
     assert whole.detach().exp().sum((1, 2)).tolist() == pytest.approx([1, 1], abs=1e-5)
-    # heads that look at the class token count for less
+    # heads that attend to the class token have less weight
     torch.testing.assert_close(whole, without, atol=1e-2, rtol=1e-2)
     assert not torch.equal(whole, without)
 

@@ -97,9 +97,9 @@ def test_tables_by_file_and_by_content(tmp_path: Path, caplog: pytest.LogCapture
     ]
     (tmp_path / "expert.csv").write_text("\n".join(lines) + "\n")
     with caplog.at_level(logging.INFO):
-        found = known(table_samples(train), table_samples(tmp_path / "expert.csv", EXPERT_ID))
+        result = known(table_samples(train), table_samples(tmp_path / "expert.csv", EXPERT_ID))
     assert "3 of 5 samples of --expert-data have the image of a sample" in caplog.text
-    assert found == {EXPERT_ID + 1: 2, EXPERT_ID + 2: 4, EXPERT_ID + 3: 5}
+    assert result == {EXPERT_ID + 1: 2, EXPERT_ID + 2: 4, EXPERT_ID + 3: 5}
 
 
 def test_image_with_the_same_caption_is_preferred(tmp_path: Path) -> None:
@@ -167,10 +167,10 @@ def test_samples_before_the_damage_match_where_bad_samples_are_skipped(tmp_path:
     args = argparse.Namespace(
         rank=0, world_size=1, train_data=f"file:{shard}", on_bad_sample="skip"
     )
-    found = match_training_images(
+    result = match_training_images(
         args, argparse.Namespace(dataset=None), table_samples(table, EXPERT_ID)
     )
-    assert found == {EXPERT_ID + 1: stable_id(f"{shard}, s0")}  # whether s1 is whole is not known
+    assert result == {EXPERT_ID + 1: stable_id(f"{shard}, s0")}  # whether s1 is whole is not known
 
 
 def test_remote_images_are_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -176,9 +176,9 @@ def weights(folder: Path, name: str, epoch: int = 2) -> dict[str, torch.Tensor]:
 
 
 def assert_same_weights(folder: Path, name: str, other: str) -> None:
-    found, expected = weights(folder, name), weights(folder, other)
-    assert all(torch.equal(found[key], value) for key, value in expected.items())
-    assert set(found) == set(expected)
+    result, expected = weights(folder, name), weights(folder, other)
+    assert all(torch.equal(result[key], value) for key, value in expected.items())
+    assert set(result) == set(expected)
 
 
 @pytest.fixture(autouse=True)
@@ -371,7 +371,7 @@ def test_the_epoch_is_saved_before_a_bad_validation_image(
     image = tmp_path / "valid" / "images" / "5.png"
     good = image.read_bytes()
     with monkeypatch.context() as patch, pytest.raises(UserError, match="row 6"):
-        # after whatever is checked before training
+        # after all checks before training
         at_step(patch, 1, lambda: image.write_bytes(good[:200]))
         run(tmp_path, "bad", *common)
     assert checkpoints(tmp_path, "bad") == ["epoch_0_batch_00000006.pt"]
@@ -468,6 +468,6 @@ def test_runs_killed_in_mid_epoch_and_while_writing_resume(tmp_path: Path) -> No
         timeout=600,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    found = json.loads(done.stdout)
-    assert found["wrong"] == [] and found["same"] == 3 and found["settings"] == sorted(settings)
-    assert found["by_kind"] == {"SIGKILL": 2, "SIGTERM": 2, "writing": 2}
+    result = json.loads(done.stdout)
+    assert result["wrong"] == [] and result["same"] == 3 and result["settings"] == sorted(settings)
+    assert result["by_kind"] == {"SIGKILL": 2, "SIGTERM": 2, "writing": 2}

@@ -75,10 +75,10 @@ def kill_in_epoch(launcher: Launcher, run: list, name: str, epoch: int, step: st
 
 
 def assert_same_end(launcher: Launcher, name: str, other: str) -> None:
-    found, expected = launcher.checkpoint(name, EPOCHS), launcher.checkpoint(other, EPOCHS)
+    result, expected = launcher.checkpoint(name, EPOCHS), launcher.checkpoint(other, EPOCHS)
     for key, value in expected["state_dict"].items():
-        assert torch.equal(found["state_dict"][key], value), key
-    assert found["eclip"]["views"] == expected["eclip"]["views"]
+        assert torch.equal(result["state_dict"][key], value), key
+    assert result["eclip"]["views"] == expected["eclip"]["views"]
     assert sum(expected["eclip"]["views"].values()) > 0
     views = [
         (launcher.folder / "logs" / run / "annotated_views.csv").read_text()

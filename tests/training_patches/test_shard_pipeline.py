@@ -49,15 +49,15 @@ def shards(folder: Path, *counts: int) -> str:
 @pytest.fixture
 def walked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the shards that the check has read."""
-    found: list[str] = []
+    result: list[str] = []
     walk = shard_index.walk_shard
 
     def counted(shard: Path, file: object) -> object:
-        found.append(shard.name)
+        result.append(shard.name)
         return walk(shard, file)
 
     monkeypatch.setattr(shard_index, "walk_shard", counted)
-    return found
+    return result
 
 
 def test_second_check_reads_no_shard_and_reports_the_same(
@@ -140,7 +140,7 @@ def test_record_of_a_read_only_folder_is_in_the_cache(
     first = check_shards([tmp_path / "s-0.tar"], CheckOptions())
     assert check_shards([tmp_path / "s-0.tar"], CheckOptions()) == first and len(walked) == 1
     assert len(list((tmp_path / "cache").rglob("s-0.tar.*.json"))) == 1
-    # neither place: checked again, no error
+    # neither location can be written: checked again, no error
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / FOLDER))
     assert check_shards([tmp_path / "s-0.tar"], CheckOptions()) == first and len(walked) == 2
     monkeypatch.delenv("XDG_CACHE_HOME")
@@ -162,8 +162,8 @@ def test_wrong_counts_beside_the_shards_are_a_warning(
         (b"\xff", "cannot be read"),
     ):
         (tmp_path / "sizes.json").write_bytes(sizes)
-        (found,) = compare_sizes(paths, [4, 3])
-        assert message in found and "not used" in found
+        (result,) = compare_sizes(paths, [4, 3])
+        assert message in result and "not used" in result
     (tmp_path / "sizes.json").unlink()
     (tmp_path / "__len__").write_text("70")
     assert "says 70, the shards hold 7" in compare_sizes(paths, [4, 3])[0]
@@ -180,8 +180,8 @@ def test_counts_are_filled_in_from_the_shards(
     caplog.set_level("INFO")
     path = shards(tmp_path, 4, 3)
     (tmp_path / "sizes.json").write_text('{"s-0.tar": 100, "s-1.tar": 3}')
-    found = source(path)
-    assert (found.total, found.info.dataloader.num_samples) == (7, 8)  # rounded up to batches
+    result = source(path)
+    assert (result.total, result.info.dataloader.num_samples) == (7, 8)  # rounded up to batches
     assert "--train-num-samples is not given: 7" in caplog.text
     assert "s-0.tar 100 (it holds 4)" in caplog.text
     source(path, "--train-num-samples", 70)
@@ -337,13 +337,13 @@ def test_worker_that_can_never_fill_a_batch_is_an_error_before_training(
 def test_only_epochs_that_the_run_reaches_count() -> None:
     """Two small shards of 12 are read by the same worker only in some epochs."""
     args = arguments("--train-data", "x.tar", "--workers", 6, "--batch-size", 8, "--epochs", 500)
-    counts, found = [10] * 10 + [1, 1], []
+    counts, result = [10] * 10 + [1, 1], []
     for args.seed in range(5):
         args.epochs = 500
         args.epochs = smallest_share(args, counts, 0).epoch  # the first in which they meet
         assert args.epochs < 500 and (args.epochs == 0 or smallest_share(args, counts, 0) is None)
-        found.append(args.epochs)
-    assert max(found) > 0
+        result.append(args.epochs)
+    assert max(result) > 0
     check_shares(arguments("--train-data", "x.tar", "--workers", 2, "--batch-size", 4), [4, 4], 0)
 
 
@@ -365,15 +365,15 @@ def test_pass_without_a_batch_is_an_error(tmp_path: Path, monkeypatch: pytest.Mo
     }
     write_shard(tmp_path / "a.tar", bad)
     write_shard(tmp_path / "b.tar", {**bad, **members(1, first=8)})
-    for name, found in (
+    for name, result in (
         ("a", "gave 0 good samples of 4, and no batch of 2"),
         ("b", "gave 1 good samples of 5"),
     ):
         with pytest.raises(
-            DataError, match=f"worker 0 of rank 0: a whole pass over 1 shard {found}"
+            DataError, match=f"worker 0 of rank 0: a whole pass over 1 shard {result}"
         ):
             drained(tmp_path / f"{name}.tar", "--on-bad-sample", "skip")
-        with pytest.raises(DataError, match=found):
+        with pytest.raises(DataError, match=result):
             drained(
                 f"pipe:cat {tmp_path}/{name}.tar",
                 "--on-bad-sample",
@@ -452,7 +452,7 @@ def test_shard_that_changes_after_the_check_stops_training(tmp_path: Path) -> No
     ):
         for flags in ((), ("--dataset-resampled", "--train-num-samples", 99)):
             path = write_shard(tmp_path / f"{name}.tar", members(6))
-            found = source(path, *flags)
+            result = source(path, *flags)
             write_shard(path, content)
             with pytest.raises(
                 DataError,
@@ -461,7 +461,7 @@ def test_shard_that_changes_after_the_check_stops_training(tmp_path: Path) -> No
                     f" {now}"
                 ),
             ):
-                list(found.info.dataloader)
+                list(result.info.dataloader)
 
 
 @pytest.mark.parametrize("lost", ["all", "one"])
@@ -474,7 +474,7 @@ def test_reader_that_loses_heatmaps_stops_training(
     """
     from openclip_eclip.data.shards import tar_source
 
-    found = source(write_shard(tmp_path / "a.tar", members(6)))
+    result = source(write_shard(tmp_path / "a.tar", members(6)))
     find = tar_source.find_member
     monkeypatch.setattr(
         tar_source,
@@ -494,13 +494,13 @@ def test_reader_that_loses_heatmaps_stops_training(
             f" {0 if lost == 'all' else 2}"
         ),
     ):
-        for samples in iter(found.info.dataloader.pipeline[0].dataset.iterator1()):
+        for samples in iter(result.info.dataloader.pipeline[0].dataset.iterator1()):
             batches.append(samples)
     with pytest.raises(
         DataError, match=r"a.tar, 000\d: the check found a heatmap, and training read none"
     ):
         for samples in batches:
-            found.announced.see(samples)
+            result.announced.see(samples)
 
 
 def batch(ids: list[int], delivered: list[bool]) -> SampleBatch:
@@ -508,7 +508,7 @@ def batch(ids: list[int], delivered: list[bool]) -> SampleBatch:
         Sample(torch.zeros(3, 4, 4), torch.zeros(5, dtype=torch.int64), i, delivered=has)
         for i, has in zip(ids, delivered)
     ]
-    return collate(samples)  # the crop lost every map: that is not the reader's fault
+    return collate(samples)  # the crop lost every map: that is not an error of the reader
 
 
 def test_announced_heatmaps_are_compared_in_each_batch_and_at_the_end() -> None:
@@ -548,7 +548,7 @@ def test_announced_heatmaps_are_compared_in_each_batch_and_at_the_end() -> None:
     announced.end_pass(args)
 
 
-# ---- one look at a table's files
+# ---- file checks of a table
 
 
 def test_table_costs_one_stat_for_each_path_on_rank_0_alone(
