@@ -75,7 +75,7 @@ def construct(folder: Path, size: int = 64, limit: int | None = None) -> None:
     `limit`: maximum number of reports of each side.
     """
     from openclip_eclip.metrics.finding_labels import PRESENT, UNCERTAIN, label_report
-    from openclip_eclip.phantom.images import draw_scenes, render_images
+    from openclip_eclip.phantom.images import Knobs, draw_scenes, render_images
     from openclip_eclip.phantom.reports import CLASS_NAMES
 
     reports, test = read_open_i()
@@ -100,7 +100,7 @@ def construct(folder: Path, size: int = 64, limit: int | None = None) -> None:
             next((FINDINGS[key] for key in FINDINGS if key in names), "normal")
             for names in findings_of
         ]
-        scenes = draw_scenes(rng, len(chosen), gaze_leak=0)
+        scenes = draw_scenes(rng, len(chosen), Knobs(gaze_leak=0))
         scenes = dataclasses.replace(
             scenes,
             label=np.array([CLASS_NAMES.index(label) for label in labels]),
