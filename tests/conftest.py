@@ -79,8 +79,11 @@ def ranks(processes: int) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """The environment of commands: no network, no GPU, one thread, this folder in PYTHONPATH."""
-    paths = [str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])]
+    """The environment of commands: no network, no GPU, one thread, this folder in PYTHONPATH.
+
+    The root comes first: tests/training_patches must not be taken for the package of that name.
+    """
+    paths = [str(ROOT), str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {**os.environ, **forked_python.SETTINGS, "PYTHONPATH": os.pathsep.join(paths)}
 
 

@@ -256,7 +256,7 @@ def test_alignment_benchmark_is_made(tmp_path: Path) -> None:
     assert rows["align"] == one["align"]
     cell, student = out / "300-0.15", "eclip-plus-self-trained-30"
     message = (cell / "logs" / f"{student}-taught.txt").read_text()
-    assert "255 made, 45 of experts kept" in message
+    assert "255 written, 45 expert heatmaps kept" in message
     assert pd.read_csv(cell / "taught" / student / "train.csv")["heatmap"].notna().all()
     assert "eclip: 300 annotated samples" in (cell / "runs" / student / "out.log").read_text()
     assert "## Self-training" in (out / "align.md").read_text()

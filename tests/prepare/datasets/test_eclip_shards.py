@@ -214,7 +214,7 @@ BAD_MAPS = {
     "negative": (csr(-spot(0, 0)), "no negative"),
     "all-zero": (csr(np.zeros(SIZE)), "all zero"),
     "object-array": (csr(spot(0, 0), data=np.array([{}] * 64)), "pickles"),
-    "pickle": (b"\x80\x04K\x01.", "Pickles are not read"),
+    "pickle": (b"\x80\x04K\x01.", "Pickles are never read"),
     "cut-off": (GOOD[:200], "unreadable"),
     "json": (b'{"shape": [40, 30]}', "KeyError 'indices'"),
     "json-objects": (
