@@ -122,6 +122,18 @@ def write_table(
     return path
 
 
+def encode_array(values: np.ndarray, suffix: str, **options) -> bytes:
+    """A PNG, .npy or .npz file, by `suffix`."""
+    stream = io.BytesIO()
+    if suffix == ".png":
+        Image.fromarray(values).save(stream, "PNG")
+    elif suffix == ".npy":
+        np.save(stream, values, **options)
+    else:
+        np.savez(stream, heatmap=values)
+    return stream.getvalue()
+
+
 def write_shard(path: Path, members: dict[str, bytes]) -> Path:
     """Writes a webdataset shard of {name: content}, in this order."""
     with tarfile.open(path, "w") as archive:

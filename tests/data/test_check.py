@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import random
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import numpy as np
 import open_clip
 import pytest
 import torch
-from conftest import write_shard, write_table
+from conftest import encode_array, write_shard, write_table
 from open_clip.transform import image_transform
 from PIL import Image
 from torch.utils.data._utils.pin_memory import pin_memory
@@ -24,17 +23,6 @@ from openclip_eclip.data.sample import Sample, collate, seeded_randomness
 from openclip_eclip.data.shards.tar_source import TarSamples, index_shard
 from openclip_eclip.data.tables.csv_source import CsvColumns, CsvSamples, read_csv_table
 from openclip_eclip.evaluate.inputs.eval_set import read_eval_set
-
-
-def encode(values: np.ndarray, suffix: str, **options) -> bytes:
-    stream = io.BytesIO()
-    if suffix == ".png":
-        Image.fromarray(values).save(stream, "PNG")
-    elif suffix == ".npy":
-        np.save(stream, values, **options)
-    else:
-        np.savez(stream, heatmap=values)
-    return stream.getvalue()
 
 
 def samples_of(table, **options) -> CsvSamples:
@@ -192,7 +180,10 @@ def test_an_unreadable_image_is_an_error_or_is_replaced_and_named(tmp_path: Path
 
 
 def test_shards_are_indexed_checked_and_read(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    image, good = encode(np.zeros((40, 40, 3), np.uint8), ".png"), encode(np.eye(20), ".npz")
+    image, good = (
+        encode_array(np.zeros((40, 40, 3), np.uint8), ".png"),
+        encode_array(np.eye(20), ".npz"),
+    )
     shard = write_shard(
         tmp_path / "a.tar",
         {
@@ -204,7 +195,7 @@ def test_shards_are_indexed_checked_and_read(tmp_path: Path, capsys: pytest.Capt
             "3.png": image,
             "4.png": image,
             "4.txt": b"four",
-            "4.heatmap.png": encode(np.zeros((40, 40), np.uint8), ".png"),
+            "4.heatmap.png": encode_array(np.zeros((40, 40), np.uint8), ".png"),
         },
     )
     entries = index_shard(shard)

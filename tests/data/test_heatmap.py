@@ -8,21 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.sparse
-from PIL import Image
+from conftest import encode_array
 
 from openclip_eclip.config import DataError
 from openclip_eclip.data.heatmap import check_aspect, decode_heatmap
-
-
-def encode(values: np.ndarray, suffix: str, **options) -> bytes:
-    stream = io.BytesIO()
-    if suffix == ".png":
-        Image.fromarray(values).save(stream, "PNG")
-    elif suffix == ".npy":
-        np.save(stream, values, **options)
-    else:
-        np.savez(stream, heatmap=values)
-    return stream.getvalue()
 
 
 @pytest.mark.parametrize(
@@ -38,7 +27,7 @@ def encode(values: np.ndarray, suffix: str, **options) -> bytes:
     ids=str,
 )
 def test_heatmap_files_are_divided_by_their_own_maximum(values: np.ndarray, suffix: str) -> None:
-    decoded = decode_heatmap(encode(values, suffix), f"map{suffix}")
+    decoded = decode_heatmap(encode_array(values, suffix), f"map{suffix}")
     assert decoded.dtype == np.float32 and decoded.shape == (2, 2)
     assert np.allclose(decoded, np.squeeze(values) / values.max(), atol=1e-4)
 
@@ -64,21 +53,21 @@ GOOD = np.ones((4, 4), np.float32)
 @pytest.mark.parametrize(
     "data,name,message",
     [
-        (encode(np.where(np.eye(4), np.nan, 1), ".npy"), "a.npy", "NaN or infinite"),
-        (encode(GOOD * -1, ".npy"), "a.npy", "no negative"),
-        (encode(GOOD * 0, ".npy"), "a.npy", "all zero"),
-        (encode(np.ones((3, 4, 4)), ".npy"), "a.npy", r"shape \(3, 4, 4\)"),
-        (encode(np.ones(4), ".npy"), "a.npy", "shape"),
-        (encode(np.zeros((4, 4, 3), np.uint8), ".png"), "a.png", "mode RGB"),
+        (encode_array(np.where(np.eye(4), np.nan, 1), ".npy"), "a.npy", "NaN or infinite"),
+        (encode_array(GOOD * -1, ".npy"), "a.npy", "no negative"),
+        (encode_array(GOOD * 0, ".npy"), "a.npy", "all zero"),
+        (encode_array(np.ones((3, 4, 4)), ".npy"), "a.npy", r"shape \(3, 4, 4\)"),
+        (encode_array(np.ones(4), ".npy"), "a.npy", "shape"),
+        (encode_array(np.zeros((4, 4, 3), np.uint8), ".png"), "a.png", "mode RGB"),
         (b"\x89PNG not", "a.png", "unreadable"),
         (
-            encode(np.array([[{"a": 1}]], dtype=object), ".npy", allow_pickle=True),
+            encode_array(np.array([[{"a": 1}]], dtype=object), ".npy", allow_pickle=True),
             "a.npy",
             "pickle",
         ),
-        (encode(GOOD, ".npy")[:60], "a.npy", "a.npy"),
-        (encode(GOOD * 1j, ".npy"), "a.npy", "complex64"),
-        (encode(GOOD, ".npz")[:90], "a.npz", "unreadable"),
+        (encode_array(GOOD, ".npy")[:60], "a.npy", "a.npy"),
+        (encode_array(GOOD * 1j, ".npy"), "a.npy", "complex64"),
+        (encode_array(GOOD, ".npz")[:90], "a.npz", "unreadable"),
         (b"", "a.jpg", "unknown format"),
     ],
     ids=[
