@@ -309,6 +309,6 @@ def _refuse_equal_ids(test: EvalSet) -> None:
     ids, counts = np.unique(test.ids, return_counts=True)
     if (counts > 1).any():
         raise UserError(
-            f"{test.path}: {str(ids[counts > 1][0])!r} occurs {counts.max()} times; expected each image"
-            " once, so that each report has its own key."
+            f"{test.path}: {str(ids[counts > 1][0])!r} occurs {counts.max()} times; expected each"
+            " image once, so that each report has its own key."
         )
