@@ -6,6 +6,7 @@ Formats: 8/16-bit grey PNG, .npy, .npz (one dense array, or a SciPy CSR matrix).
 from __future__ import annotations
 
 import io
+import threading
 import tokenize
 import warnings
 import zipfile
@@ -30,6 +31,9 @@ GREY_MODES = ("1", "L", "I", "I;16", "I;16B", "I;16L", "F")
 ASPECT_TOLERANCE = 0.02  # one pixel of rounding on a 50-pixel map
 CONTRAST = 1 / 255  # of the maximum: a map with less contrast is flat in 8-bit grey
 MEMBERS = 16  # maximum number of arrays in an .npz; a CSR matrix has five
+# numpy parses a header with `ast`. In Python 3.11 two threads that do so at once can end in
+# "SystemError: AST constructor recursion depth mismatch".
+PARSING = threading.Lock()
 
 
 UNREADABLE = (
@@ -194,13 +198,14 @@ def read_npy(data: bytes, what: str, options: ReadOptions) -> np.ndarray:
     """
     stream = io.BytesIO(data)
     try:
-        version = np.lib.format.read_magic(stream)
-        read_header = (
-            np.lib.format.read_array_header_1_0
-            if version == (1, 0)
-            else np.lib.format.read_array_header_2_0
-        )
-        shape, _, dtype = read_header(stream)
+        with PARSING:
+            version = np.lib.format.read_magic(stream)
+            read_header = (
+                np.lib.format.read_array_header_1_0
+                if version == (1, 0)
+                else np.lib.format.read_array_header_2_0
+            )
+            shape, _, dtype = read_header(stream)
         if dtype.hasobject:
             raise DataError(
                 f"{what}: an array of objects (pickles). Pickles are not read; save plain numbers."
@@ -215,7 +220,8 @@ def read_npy(data: bytes, what: str, options: ReadOptions) -> np.ndarray:
                 f"{what}: {present} bytes where shape {shape} of {dtype} needs {needed}; the file"
                 " was cut off."
             )
-        return np.load(io.BytesIO(data), allow_pickle=False)
+        with PARSING:
+            return np.load(io.BytesIO(data), allow_pickle=False)
     except DataError:
         raise
     except BROKEN_ARRAY as error:

@@ -67,3 +67,25 @@ def test_the_warning_filters_do_not_change(impatient: None) -> None:
         with ThreadPoolExecutor(16) as pool:
             list(pool.map(lambda _: decode_heatmap(content, "x.npy"), range(3000)))
         assert warnings.filters == before
+
+
+def test_headers_of_arrays_are_parsed_one_at_a_time(
+    impatient: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """numpy's parser is `ast`, which fails at times in two threads of Python 3.11."""
+    content, read_header = saved("npy"), np.lib.format.read_array_header_1_0
+    inside: list[int] = []
+    most = 0
+
+    def watched(stream: io.BytesIO) -> tuple:
+        nonlocal most
+        inside.append(1)
+        most = max(most, len(inside))
+        header = read_header(stream)
+        inside.pop()
+        return header
+
+    monkeypatch.setattr(np.lib.format, "read_array_header_1_0", watched)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: decode_heatmap(content, "x.npy"), range(300)))
+    assert most == 1
