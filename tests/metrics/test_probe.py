@@ -95,6 +95,7 @@ def test_standardisation_uses_only_training_rows() -> None:
     np.testing.assert_array_equal(probe.standardise(features, train)[train], moved[train])
 
 
+@pytest.mark.slow
 def test_probe_equals_scikit_learn_at_the_c_of_best_validation() -> None:
     features, labels = problem()
     result = probe.fit_probe(features[:60], labels[:60], features[60:], labels[60:])
@@ -167,6 +168,7 @@ def test_validation_labels_choose_c() -> None:
     assert one.strength != other.strength
 
 
+@pytest.mark.slow
 def test_blank_labels_are_left_out_class_by_class() -> None:
     features, labels = problem()
     with_blanks = labels.copy()
@@ -185,6 +187,7 @@ def test_blank_labels_are_left_out_class_by_class() -> None:
     )
 
 
+@pytest.mark.slow
 def test_classes_without_both_labels_are_left_out() -> None:
     features, labels = problem(classes=3)
     labels[:60, 1] = 0

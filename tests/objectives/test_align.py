@@ -194,6 +194,7 @@ def assert_gradient(model: torch.nn.Module, value: Callable[[], torch.Tensor]) -
     )
 
 
+@pytest.mark.slow
 def test_training_moves_attention_to_the_marked_region() -> None:
     model = tiny()
     loss, batch, text = set_up(model, (Align(),), [0, 1, 2], 0)

@@ -101,6 +101,7 @@ def test_loss_matches_numpy(processor: dict | None, rows: list, expert: int, cou
     ) != float(losses["align_loss"].detach())
 
 
+@pytest.mark.slow
 def test_gradient_matches_finite_differences_and_is_none_in_the_text_tower() -> None:
     model = tiny()
     loss, batch, text = set_up(model, (Align(AlignConfig(windows=True)),), [0], 1)

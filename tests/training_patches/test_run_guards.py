@@ -592,6 +592,7 @@ def test_resume_latest_with_only_damaged_checkpoints_is_an_error(tmp_path: Path)
         run(tmp_path, "--resume", "latest")
 
 
+@pytest.mark.slow
 def test_a_run_without_a_name_is_locked_too(tmp_path: Path) -> None:
     write_table(tmp_path, 4, annotated=[0])
     train.main(

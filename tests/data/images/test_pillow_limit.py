@@ -33,6 +33,7 @@ def impatient() -> None:
     sys.setswitchinterval(before)
 
 
+@pytest.mark.slow
 def test_images_and_heatmaps_are_read_at_once(impatient: None) -> None:
     """Pillow reads its limit twice; a change to None in between would make a good file an error."""
     content, expected = saved("PNG"), PIXELS / np.float32(63)
@@ -59,6 +60,7 @@ def test_the_limit_of_pillow_is_a_large_number_meanwhile_and_restored_afterwards
     assert Image.MAX_IMAGE_PIXELS == 7
 
 
+@pytest.mark.slow
 def test_the_warning_filters_do_not_change(impatient: None) -> None:
     """warnings.catch_warnings in several threads could leave all warnings ignored."""
     content = saved("npy")

@@ -220,6 +220,7 @@ def test_a_patient_or_image_in_two_parts_is_an_error(probe, tmp_path: Path) -> N
         frame.to_csv(train, index=False)
 
 
+@pytest.mark.slow
 def test_an_image_listed_twice_stays_in_one_part(probe, tmp_path: Path) -> None:
     data = table(tmp_path / "data.csv", 80)
     frame = pd.read_csv(data).drop(columns="patient")

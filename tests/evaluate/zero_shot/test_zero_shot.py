@@ -508,6 +508,7 @@ def test_own_classes_absent_class_and_patients(
     ] == pytest.approx(expected)
 
 
+@pytest.mark.slow
 def test_two_classes_report_the_score_without_skill_and_prompt_pairs(
     tmp_path: Path, model: str, phantom_table: Path
 ) -> None:
