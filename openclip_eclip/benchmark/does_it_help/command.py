@@ -214,18 +214,18 @@ def _make_all(
 ) -> dict[str, float]:
     """Search the rates and make all runs. Returns {method: its learning rate}."""
     rates = len(runs.settings.rates)
-    per_method = (rates if rates > 1 else 0) + len(seeds)
+    per_method = rates + len(seeds) - 1  # the first seed's run is one of the search
     expected = {choice.name: costs.run(choice, runs.settings.steps) for choice in choices}
     table = LiveTable(choices, per_method, expected, runs.workers.jobs)
     reported: set[tuple] = set()
 
     def done(job: tuple, error: str | None) -> None:
-        choice, rate, seed = job
-        if error is None and runs.is_trained(*job):
-            known = job in reported
-            reported.add(job)
-            seconds = None if known else runs.seconds(*job)
-            table.update(choice.name, rate, seconds, runs.validation_rank(*job))
+        if job in reported:
+            return
+        reported.add(job)
+        choice, rate, _ = job
+        if error is None:
+            table.update(choice.name, rate, runs.seconds(*job), runs.validation_rank(*job))
         else:
             table.update(choice.name, rate, None, None, error)
 

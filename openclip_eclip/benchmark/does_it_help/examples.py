@@ -7,12 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch.nn.functional import interpolate
 
 from ...data.sample import read_image
 from ...evaluate.inputs.encoder import Encoder, load_encoder
-from ...evaluate.inputs.eval_set import read_eval_set
+from ...evaluate.inputs.eval_set import EvalSet, read_eval_set
 from ...evaluate.inputs.heatmaps import join_heatmaps, read_heatmap_tensor
 from ...metrics.pointing import marked_region
 from ...pseudo_heatmaps import attention_maps
@@ -47,7 +48,7 @@ def attention_figure(models: dict[str, Path], test: Path) -> Figure:
 
 
 def _maps(
-    encoder: Encoder, data: object, rows: Sequence[int]
+    encoder: Encoder, data: EvalSet, rows: Sequence[int]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(attention, grey images, heatmaps) of `rows`, each (N, H, W)."""
     images = [read_image(data.read(row), data.name(row), "RGB", data.reading) for row in rows]
@@ -64,7 +65,7 @@ def _maps(
     return large.numpy(), pixels.mean(1).numpy(), heatmaps.numpy()
 
 
-def _show(axis: object, image: np.ndarray, values: np.ndarray, region: np.ndarray) -> None:
+def _show(axis: Axes, image: np.ndarray, values: np.ndarray, region: np.ndarray) -> None:
     axis.imshow(image, cmap="gray")
     axis.imshow(values, cmap="inferno", alpha=0.55)
     if 0 < region.mean() < 1:

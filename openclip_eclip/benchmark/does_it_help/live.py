@@ -52,7 +52,7 @@ class LiveTable:
         rank: float | None,
         error: str | None = None,
     ) -> None:
-        """A run of a method has ended: its seconds (None: it was there before), its rank."""
+        """A run of a method has ended: its seconds and rank, or the error that ended it."""
         with self.lock:
             row = self.rows[name]
             row.ended += 1

@@ -17,7 +17,7 @@ PLUS: Flags = [
 SHUFFLED: Flags = ["--eclip-placebo", "shuffled"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # hashed by identity
 class Choice:
     """A method of the benchmark.
 
