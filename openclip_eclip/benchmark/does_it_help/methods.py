@@ -38,10 +38,10 @@ TESTED = ("eclip-plus", "eclip")  # the first of them that is trained gives the 
 CHOICES = {
     choice.name: choice
     for choice in (
-        Choice("CLIP", "images and texts alone", ["--method", "clip"], "clip"),
+        Choice("CLIP", "trained on images and texts alone", ["--method", "clip"], "clip"),
         Choice(
             "CLIP-longer",
-            "CLIP, twice the steps",
+            "CLIP with twice the steps, nothing else",
             ["--method", "clip"],
             "clip",
             2,
@@ -54,7 +54,12 @@ CHOICES = {
             "oversampled",
             control_of=TESTED,
         ),
-        Choice("eclip", "the method of the paper", ["--method", "eclip"], "eclip"),
+        Choice(
+            "eclip",
+            "the maps as mixed images, the method of the paper",
+            ["--method", "eclip"],
+            "eclip",
+        ),
         Choice("eclip-plus", "attention is trained towards the maps", PLUS, "plus"),
         Choice(
             "placebo",

@@ -74,7 +74,7 @@ def make_result(
     }
     return Result(
         "benchmark",
-        plain({**record, "model": record["start"] or record["model"]}),
+        _settings(record),
         plain(values),
         tables,
         figures,
@@ -84,6 +84,13 @@ def make_result(
         title="Do the annotations help?",
         answer=answer(tested, measures, len(seeds)),
     )
+
+
+def _settings(record: dict[str, Any]) -> dict[str, Any]:
+    """The settings as the page shows them: the model under the title, hashes at the end."""
+    model = record["start"] or record["model"]
+    rest = {key: value for key, value in record.items() if key not in ("data", "model")}
+    return plain({"model": model, **rest, "data_hashes": record["data"]})
 
 
 def _summary(scores: Sequence[TaskScores], choices: Sequence[Choice]) -> Table:
@@ -110,14 +117,14 @@ def _summary(scores: Sequence[TaskScores], choices: Sequence[Choice]) -> Table:
 def _table(scores: TaskScores, choices: Sequence[Choice], tested: str) -> Table:
     """Difference of each method from CLIP, and of the tested one from each method."""
     rows: list[list[Cell]] = []
-    for choice in choices:
-        for metric in scores.metrics:
+    for metric in scores.metrics:
+        for choice in choices:
             to_clip = scores.difference.get((choice.name, "CLIP"))
             lead = scores.difference.get((tested, choice.name))
             rows.append(
                 [
-                    choice.name,
                     metric,
+                    choice.name,
                     percent(scores.score[choice.name][metric]),
                     points(to_clip[metric]) if to_clip else None,
                     points(lead[metric]) if lead else None,
@@ -125,7 +132,7 @@ def _table(scores: TaskScores, choices: Sequence[Choice], tested: str) -> Table:
             )
     return Table(
         f"{scores.task.capitalize()}, {scores.images} test images",
-        ["method", "score", "value", "minus CLIP", f"{tested} minus it"],
+        ["score", "method", "value", "minus CLIP", f"{tested} minus it"],
         rows,
         NOTES[scores.task],
     )

@@ -61,17 +61,20 @@ def score_task(task: str, folders: Folders, test: Path, with_patients: bool) -> 
         compared = compare([reference, *others], DRAWS, 0)
         known = [metric for metric in metrics if metric in compared.statistics]
         index = {metric: compared.statistics.index(metric) for metric in known}
-        score[reference.name] = _intervals(compared.means[reference.name], index)
+        score[reference.name] = _intervals(compared.means[reference.name], index, 0.0)
         for other, estimate in compared.differences.items():
-            difference[other, reference.name] = _intervals(estimate, index)
+            difference[other, reference.name] = _intervals(estimate, index, -1.0)
     chance = _region(methods[0]) if task == "sensitivity" else None
     return TaskScores(name, len(methods[0].runs[0]["id"]), known, score, difference, chance)
 
 
-def _intervals(estimate: Estimate, index: dict[str, int]) -> dict[str, Interval]:
+def _intervals(estimate: Estimate, index: dict[str, int], least: float) -> dict[str, Interval]:
+    """{metric: interval}, cut to the values of a share (from 0) or of a difference (from -1)."""
     return {
         metric: Interval(
-            *(float(part[q]) for part in (estimate.value, estimate.low, estimate.high))
+            float(estimate.value[q]),
+            max(least, float(estimate.low[q])),
+            min(1.0, float(estimate.high[q])),
         )
         for metric, q in index.items()
     }
