@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 import shutil
 import time
@@ -143,7 +144,7 @@ def steps_of_budget(
     if least > seconds:
         raise UserError(
             f"--budget {budget.minutes:g}m: {len(choices)} methods, {seeds} seeds and {rates}"
-            f" learning rates take at least {(least + costs.elapsed) / 60:.0f} minutes with one"
+            f" learning rates take at least {math.ceil((least + costs.elapsed) / 60)} minutes with one"
             " epoch each; give more minutes, or fewer --methods, --seeds or --lr."
         )
     another = costs.total(choices, rates, seeds, 2 * epoch, jobs) - least  # seconds of an epoch

@@ -40,11 +40,14 @@ class Settings:
     @property
     def flags(self) -> list[str | int | float | Path]:
         """Flags of every training."""
+        length: Flags = (
+            ["--force-context-length", self.context_length] if self.context_length else []
+        )
         return [
             *self.start,
             *("--batch-size", self.batch_size, "--workers", self.workers),
             *("--precision", self.precision, "--wd", self.weight_decay),
-            *(["--force-context-length", self.context_length] if self.context_length else []),
+            *length,
         ]
 
 
