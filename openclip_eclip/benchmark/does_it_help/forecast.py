@@ -142,10 +142,11 @@ def steps_of_budget(
     seconds = 60 * budget.minutes - costs.elapsed
     least = costs.total(choices, rates, seeds, epoch, jobs)
     if least > seconds:
+        minutes = math.ceil((least + costs.elapsed) / 60)
         raise UserError(
             f"--budget {budget.minutes:g}m: {len(choices)} methods, {seeds} seeds and {rates}"
-            f" learning rates take at least {math.ceil((least + costs.elapsed) / 60)} minutes with one"
-            " epoch each; give more minutes, or fewer --methods, --seeds or --lr."
+            f" learning rates take at least {minutes} minutes with one epoch each;"
+            " give more minutes, or fewer --methods, --seeds or --lr."
         )
     another = costs.total(choices, rates, seeds, 2 * epoch, jobs) - least  # seconds of an epoch
     return epoch * min(MOST_EPOCHS, 1 + int((seconds - least) / another))
