@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -257,10 +258,10 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def parse() -> tuple[argparse.Namespace, list[str]]:
+def parse(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
     """(own flags, flags of openclip_eclip.train)."""
     parser = build_parser()
-    args, train_flags = parser.parse_known_args()
+    args, train_flags = parser.parse_known_args(argv)
     if (
         args.table != "align"
         and args.settings == "phantoms"
@@ -279,8 +280,8 @@ def parse() -> tuple[argparse.Namespace, list[str]]:
     return args, train_flags
 
 
-def main() -> int:
-    args, train_flags = parse()
+def main(argv: Sequence[str] | None = None) -> int:
+    args, train_flags = parse(argv)
     seeds = list(range(args.first_seed, args.first_seed + args.seeds))
     if args.table == "align":
         run_align(args, train_flags, seeds)

@@ -25,6 +25,8 @@ from ..files import write_whole
 from .page import machine_kinds
 from .rows import SETTINGS, Flags, Method
 
+VALIDATION = "validation.jsonl"  # in a run folder: a line of scores for each validated epoch
+
 
 class Worker:
     """A process that runs `python -m` commands one after the other: it imports torch only once.
@@ -107,7 +109,8 @@ class Bench:
 
     `tests`: {name: table}; `tasks`: {task of openclip_eclip.evaluate: flags}; `validation`: a table
     whose mean rank chooses the checkpoint of a run, else the last one is taken; `home`: the bench
-    of the runs that others start from, by default this one.
+    of the runs that others start from, by default this one; `settings`: flags as in SETTINGS,
+    instead of those that `args.settings` names.
     """
 
     def __init__(
@@ -119,6 +122,7 @@ class Bench:
         tasks: Mapping[str, Flags],
         validation: Path | None = None,
         home: Bench | None = None,
+        settings: tuple[Flags, Flags, Flags] | None = None,
     ) -> None:
         self.args, self.train_flags, self.workers, self.tests, self.tasks, self.validation = (
             args,
@@ -129,7 +133,7 @@ class Bench:
             validation,
         )
         self.home = home or self
-        self.scratch, self.tune, self.evaluate = SETTINGS[args.settings]
+        self.scratch, self.tune, self.evaluate = settings or SETTINGS[args.settings]
 
     def name(self, method: Method, seed: int) -> str:
         # the name depends on the method and seed alone: two tables share the run of one method
@@ -202,6 +206,7 @@ class Bench:
             self.log(method, seed, "-export"),
         )
         if self.validation:
+            shutil.copy(folder / "checkpoints" / "results.jsonl", folder / VALIDATION)
             shutil.rmtree(folder / "checkpoints")
         facts = {
             "seconds": seconds,

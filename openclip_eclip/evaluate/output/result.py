@@ -62,6 +62,9 @@ class Result:
     # names of metrics that the report explains (glossary.py)
     terms: list[str] = field(default_factory=list)
     warning: str = ""  # printed at the top
+    title: str = ""  # of the pages, instead of the task
+    # the answer to the reader's question at the top of the pages: a few words, then sentences
+    answer: Sequence[str] = ()
 
 
 def plain(value: Any) -> Any:
@@ -100,7 +103,10 @@ def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> st
 
 def markdown(result: Result) -> str:
     """A result as Markdown: all tables and notes."""
-    parts = [f"# {result.task}\n", *([f"**{result.warning}**\n"] if result.warning else [])]
+    parts = [f"# {result.title or result.task}\n"]
+    parts += [f"**{result.warning}**\n"] if result.warning else []
+    if result.answer:
+        parts += [f"**{result.answer[0]}**\n", *(f"{line}\n" for line in result.answer[1:])]
     for table in result.tables:
         parts.append(f"## {table.title}\n\n{markdown_table(table.columns, table.rows)}\n")
         if table.note:
@@ -115,7 +121,7 @@ def read_predictions(folder: Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise UserError(
             f"{folder}: no predictions.npz; expected the --out folder of zero-shot, linear-probe,"
-            " retrieval or reports."
+            " retrieval, sensitivity or reports."
         )
     try:
         with np.load(path, allow_pickle=False) as archive:
@@ -147,7 +153,7 @@ def _check_predictions(path: Path, arrays: dict[str, np.ndarray]) -> None:
     if names is None or not set(names) <= set(arrays):
         raise UserError(
             f"{path}: arrays {sorted(arrays)} of kind {kind!r}; expected those that zero-shot,"
-            " linear-probe, retrieval or reports write."
+            " linear-probe, retrieval, sensitivity or reports write."
         )
     count, value = len(np.atleast_1d(arrays["id"])), arrays["rank" if kind == "ranks" else "score"]
     shape = (count,) if kind == "ranks" else (count, len(np.atleast_1d(arrays["classes"])))

@@ -37,6 +37,7 @@ from ..inputs.features import rank_and_size
 from ..inputs.heatmaps import join_heatmaps, read_heatmap_tensor, suspicious_maps
 from ..options import add_model_arguments, add_output_argument, read_encode_options, read_encoder
 from ..output.result import Result, Table, with_interval
+from .inside import NAMES, attention_inside, predictions, region_share
 
 CONDITIONS = ("true", "shuffled", "centre", "ones")
 POOL = "attention pool"  # if the tower has one, read as in `--method align`
@@ -97,6 +98,7 @@ def run(args: argparse.Namespace) -> Result:
     reports = torch.cat([encoder.encode_texts(part) for part in tokens.split(options.batch_size)])
     cosines: list[dict[str, np.ndarray]] = []
     errors, pointing, pictures, grid = [], [], [], (0, 0)
+    inside, areas = [], []
     for first in tqdm(
         range(0, len(data), options.batch_size), desc="images", unit="batch", disable=None
     ):
@@ -109,7 +111,9 @@ def run(args: argparse.Namespace) -> Result:
         if hasattr(encoder.model, "heatmap_processor"):
             cosines.append(_cosines(encoder, pixels, heatmaps, other_heatmaps, text))
             errors.append(_identity_errors(encoder, pixels))
-        maps, grid = _maps(encoder, pixels, heatmaps, other_heatmaps, text, wrong_text)
+        maps, grid, attended = _maps(encoder, pixels, heatmaps, other_heatmaps, text, wrong_text)
+        inside.append(attended)
+        areas += region_share(heatmaps)
         pointing += [
             {
                 name: pointing_scores(maps_of_kind[i], heatmaps[i, 0].numpy())
@@ -123,7 +127,9 @@ def run(args: argparse.Namespace) -> Result:
                 for i, row in enumerate(rows[:SHOWN])
             ]
     result = _result(args, encoder, data, cosines, errors, pointing, pictures)
-    result.values["grid"] = grid
+    result.predictions = predictions(data, inside)
+    means = result.predictions["score"].mean(0).tolist()
+    result.values |= {"grid": grid, "inside": dict(zip(NAMES, means)), "region": np.mean(areas)}
     result.notes.append(
         f"The image tower has {grid[0]} x {grid[1]} positions; their similarities were enlarged to"
         " the image bilinearly. A coarse grid cannot point at a small region."
@@ -203,8 +209,8 @@ def _maps(
     other_heatmaps: Tensor,
     text: Tensor,
     wrong_text: Tensor,
-) -> tuple[dict[str, np.ndarray], tuple[int, int]]:
-    """({name: maps (B, H, W)}, the tower's grid (h, w)).
+) -> tuple[dict[str, np.ndarray], tuple[int, int], Tensor]:
+    """({name: maps (B, H, W)}, the tower's grid (h, w), `attention_inside` (B, 2)).
 
     Maps are the attention of the pool, if the tower has one, the similarity to the image's report
     and to another report, and two maps that need no model.
@@ -222,13 +228,15 @@ def _maps(
         ].numpy()
 
     pool_map = {} if attention is None else {POOL: enlarge(attention.exp().float().cpu())}
-    return {
+    named = {
         **pool_map,
         "own report": enlarge(similarity_map(positions, text)),
         "another report": enlarge(similarity_map(positions, wrong_text)),
         "centre": np.broadcast_to(centre_map(size), (len(heatmaps), *size)),
         "another heatmap": other_heatmaps[:, 0].numpy(),
-    }, (positions.shape[1], positions.shape[2])
+    }
+    inside = attention_inside(visual, tokens, text, heatmaps)
+    return named, (positions.shape[1], positions.shape[2]), inside
 
 
 def _result(

@@ -1,0 +1,1 @@
+"""`openclip-eclip benchmark`: do expert annotations help on the user's own data?"""

@@ -1,0 +1,186 @@
+"""Budgets, forecasts, settings of a folder, the live table; a tiny benchmark from end to end."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+from openclip_eclip.benchmark.__main__ import main
+from openclip_eclip.benchmark.does_it_help.command import FILE, check_settings, start_flags
+from openclip_eclip.benchmark.does_it_help.data import Data
+from openclip_eclip.benchmark.does_it_help.forecast import (
+    Budget,
+    Costs,
+    read_budget,
+    steps_of_budget,
+)
+from openclip_eclip.benchmark.does_it_help.live import LiveTable, duration
+from openclip_eclip.benchmark.does_it_help.methods import CHOICES, DEFAULT, choose
+from openclip_eclip.config import UserError
+from openclip_eclip.params import eclip_parser, method_names
+from openclip_eclip.prepare.__main__ import main as prepare
+
+FINE = Path(__file__).parents[3] / "openclip_eclip" / "benchmark" / "phantom_model_fine"
+COSTS = Costs(start=2.0, step={"clip": 0.5, "plus": 1.0}, measure=4.0, elapsed=30.0)
+DATA = Data("train.csv", Path("v.csv"), Path("t.csv"), 320, 60, {}, None, {})
+
+
+def test_methods_are_flags_of_the_trainer() -> None:
+    for choice in CHOICES.values():
+        args, rest = eclip_parser().parse_known_args([str(flag) for flag in choice.flags])
+        assert not rest and method_names(args)
+        assert set(choice.control_of) <= set(CHOICES)
+    assert len(DEFAULT) == 6
+
+
+def test_choose_keeps_one_order_and_refuses_what_answers_nothing() -> None:
+    assert [one.name for one in choose(["placebo", "eclip-plus", "CLIP"])] == [
+        "CLIP",
+        "eclip-plus",
+        "placebo",
+    ]
+    with pytest.raises(UserError, match="--methods eclipse: not a method"):
+        choose(["CLIP", "eclipse"])
+    with pytest.raises(UserError, match="expected CLIP and at least one of"):
+        choose(["CLIP", "placebo"])
+
+
+@pytest.mark.parametrize(
+    "text, budget",
+    [
+        ("30m", Budget(30, None)),
+        ("1.5 h", Budget(90, None)),
+        ("500 steps", Budget(None, 500)),
+        ("1 step", Budget(None, 1)),
+    ],
+)
+def test_budget(text: str, budget: Budget) -> None:
+    assert read_budget(text) == budget
+
+
+@pytest.mark.parametrize("text", ["", "30", "-3m", "0 steps", "soon"])
+def test_budget_that_is_none(text: str) -> None:
+    with pytest.raises(UserError, match="--budget"):
+        read_budget(text)
+
+
+def test_steps_fill_the_budget_and_not_more() -> None:
+    choices = choose(["CLIP", "eclip-plus"])
+    where = (choices, 3, 2)
+    steps = steps_of_budget(Budget(10, None), COSTS, *where, DATA, 32, 2)
+    assert steps % 10 == 0  # whole epochs of 320 / 32
+    assert COSTS.total(*where, steps, 2) <= 570 < COSTS.total(*where, steps + 10, 2)
+    assert steps_of_budget(Budget(None, 77), COSTS, *where, DATA, 32, 2) == 77
+    with pytest.raises(UserError, match=r"at least \d+ minutes with one epoch each"):
+        steps_of_budget(Budget(1, None), COSTS, *where, DATA, 32, 2)
+
+
+def test_changed_settings_are_an_error_that_names_them(tmp_path: Path) -> None:
+    record = {"methods": ["CLIP"], "seeds": 3, "wd": 0.1, "data": {"test.csv": "a"}}
+    assert check_settings(tmp_path, record) == {}
+    (tmp_path / FILE).write_text(json.dumps({**record, "steps": 40}))
+    assert check_settings(tmp_path, record)["steps"] == 40
+    assert check_settings(tmp_path, {**record, "seeds": 5, "methods": ["CLIP", "eclip"]})
+    with pytest.raises(UserError, match=r"made with --wd 0\.1, now it is 0\.2"):
+        check_settings(tmp_path, {**record, "wd": 0.2})
+    with pytest.raises(UserError, match=r"made with other data \(test\.csv\)"):
+        check_settings(tmp_path, {**record, "data": {"test.csv": "b"}})
+
+
+def test_live_table_counts_runs_and_forecasts_the_rest() -> None:
+    stream = io.StringIO()
+    table = LiveTable(choose(["CLIP", "eclip-plus"]), 2, {"CLIP": 10, "eclip-plus": 20}, 2, stream)
+    assert table.left() == 30
+    table.update("CLIP", 1e-3, 14.0, 9.5)
+    assert table.left() == 27  # one run of 14 s and two of 20 s, two at a time
+    table.update("CLIP", 3e-3, None, None, "diverged")
+    text = stream.getvalue() + table.text()
+    assert "9.5 at lr 0.001, 1 failed" in text and "0/2" in text
+    assert [duration(s) for s in (40, 720, 12600)] == ["40 seconds", "12 minutes", "3.5 hours"]
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        ({}, "either --start"),
+        ({"start": "a", "model": "b"}, "either --start"),
+        ({"model": "b", "pretrained": "c"}, "trained from scratch"),
+        ({"start": "ViT-B-32"}, "no --pretrained"),
+    ],
+)
+def test_start_must_be_clear(flags: dict, message: str, tmp_path: Path) -> None:
+    from argparse import Namespace
+
+    none = {"start": None, "model": None, "pretrained": None, "out": tmp_path}
+    with pytest.raises(UserError, match=message):
+        start_flags(Namespace(**{**none, **flags}))
+
+
+def tables(folder: Path) -> list[str]:
+    """Phantom tables for training, validation and test, as flags."""
+    prepare(["phantom", str(folder), "--train", "72", "--test", "24", "--annotated", "0.3"])
+    with open(folder / "train.csv", newline="") as file:
+        train = list(csv.DictReader(file))
+    with open(folder / "test_gaze.csv", newline="") as file:
+        gaze = {row["filepath"]: row["gaze"] for row in csv.DictReader(file)}
+    with open(folder / "test.csv", newline="") as file:
+        test = [{**row, "heatmap": gaze[row["filepath"]]} for row in csv.DictReader(file)]
+    flags = []
+    for name, rows in (("train", train[:48]), ("val", train[48:]), ("test", test)):
+        path = folder / f"{name}_rows.csv"
+        with open(path, "w", newline="") as file:
+            writer = csv.DictWriter(
+                file, ["filepath", "title", "heatmap", "label"], extrasaction="ignore"
+            )
+            writer.writeheader()
+            writer.writerows(rows)
+        flags += [f"--{name}-data", str(path)]
+    return flags
+
+
+def test_shared_images_and_missing_columns_are_errors(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    flags = tables(tmp_path / "data")
+    base = [*flags, "--model", f"local-dir:{FINE}", "--out", str(tmp_path / "out")]
+    assert main([*base, "--label-column", "finding"]) == 2
+    assert "--label-column finding: not in" in capsys.readouterr().err
+    assert main([*base, "--test-data", flags[1]]) == 2
+    assert "expected different images" in capsys.readouterr().err
+    assert main([*base, "--csv-heatmap-key", "gaze"]) == 2
+    assert "no column 'gaze'" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_small_benchmark_resumes_and_answers(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    command = [
+        *tables(tmp_path / "data"),
+        *("--model", f"local-dir:{FINE}", "--force-context-length", "32", "--batch-size", "24"),
+        *("--methods", "CLIP", "eclip-plus", "placebo", "--lr", "1e-3", "3e-3"),
+        *("--budget", "4 steps", "--label-column", "label", "--out", str(tmp_path / "out")),
+    ]
+    assert main([*command, "--seeds", "1"]) == 0
+    out = tmp_path / "out"
+    first = {path: path.stat().st_mtime_ns for path in out.glob("runs/*/table.json")}
+    assert len(first) == 6  # two rates of three methods; the better one is the run of seed 0
+    values = json.loads((out / "result.json").read_text())["values"]
+    assert values["outcomes"].keys() == {"attention", "retrieval", "zero-shot"}
+    assert values["scores"]["attention"]["differences"].keys() >= {"eclip-plus minus placebo"}
+    answer = capsys.readouterr().err
+    report = (out / "report.html").read_text(encoding="utf-8")
+    for line in ("On your 24 test images with a marked region", "This is one seed"):
+        assert line in answer and line in report and line in (out / "result.md").read_text()
+    assert report.count("data:image/") == 3
+    # the run that is missing is made again, and a second seed is added; nothing else is trained
+    victim = min(out.glob("results/test/retrieval/eclip-plus-*"))
+    (victim / "result.json").unlink()
+    assert main([*command, "--seeds", "2"]) == 0
+    assert all(path.stat().st_mtime_ns == when for path, when in first.items())
+    assert len(list(out.glob("runs/*/table.json"))) == 9
+    assert (victim / "result.json").is_file()
+    assert main([*command, "--seeds", "2", "--wd", "0.3"]) == 2
+    assert "made with --wd 0.1, now it is 0.3" in capsys.readouterr().err
