@@ -17,6 +17,6 @@ lint:
 format:
 	bash scripts/lint.sh --fix
 
-# the generated parts of README.md and docs/eclip-plus.md
+# the generated pages and blocks of the documentation, then the site in site/; a broken link is an error
 docs:
-	source scripts/env.sh test && PYTHONPATH=tests:scripts/studies/stamps .venv/bin/python tests/docs/test_readme.py
+	source scripts/env.sh docs && .venv/bin/python scripts/build_docs.py && .venv/bin/python -m mkdocs build --strict

@@ -28,7 +28,7 @@ METHODS = ("clip", *EXPERTS, *OBJECTIVES)
 
 
 def eclip_parser() -> argparse.ArgumentParser:
-    """Flags that open_clip does not have. The README's table of flags is generated from them."""
+    """Flags that open_clip does not have. docs/reference/flags.md is generated from them."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, usage=argparse.SUPPRESS)
     group = parser.add_argument_group("eCLIP")
     _add_run(group)

@@ -14,7 +14,7 @@ from .flag_checks import COMPUTED
 class Recipe:
     """The paper's settings (§4.1); a flag the user gives wins over any of them.
 
-    'eclip-plus' is not in the paper (docs/eclip-plus.md).
+    'eclip-plus' is not in the paper (docs/train/eclip-plus.md).
     """
 
     method: str

@@ -1,4 +1,4 @@
-"""A line on each metric, for reports and for the README (tests/docs/test_readme.py)."""
+"""A line on each metric, for reports and for docs/evaluate/metrics.md (scripts/build_docs.py)."""
 
 from __future__ import annotations
 

@@ -1,13 +1,13 @@
-"""README's commands for the raw data sets run unchanged, on small copies of the data sets."""
+"""The commands of docs/data/datasets.md run unchanged, on small copies of the data sets."""
 
 from __future__ import annotations
 
 import json
-import re
 import shlex
 import tarfile
 from pathlib import Path
 
+import page_blocks
 import pandas as pd
 import pytest
 import test_chexpert as chexpert
@@ -152,8 +152,8 @@ def test_every_raw_data_set_is_prepared_by_its_command(
 
     They run in this process, because ten starts of Python would take a minute and a half.
     """
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    (script,) = re.findall(r"<!-- run on miniatures -->\n```bash\n(.*?)```", readme, re.DOTALL)
+    page = ROOT / "docs" / "data" / "datasets.md"
+    (script,) = page_blocks.marked(page, "bash", "run on miniatures")
     monkeypatch.setattr(
         mimic_trees, "HEIGHT", 910
     )  # on smaller images EGD-CXR's default sigma, 150 pixels, draws flat maps
