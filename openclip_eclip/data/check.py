@@ -303,7 +303,7 @@ def _describe_report(path: Path, report: Report, args: argparse.Namespace) -> st
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command. 0: no problems, 1: problems, or a path that cannot be read."""
     parser = argparse.ArgumentParser(
-        prog="python -m openclip_eclip.data.check",
+        prog="openclip-eclip check",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

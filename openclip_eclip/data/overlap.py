@@ -157,7 +157,7 @@ def _pairs(
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command. 0: nothing is shared, 1: something is shared, 2: a set cannot be read."""
     parser = argparse.ArgumentParser(
-        prog="python -m openclip_eclip.data.overlap",
+        prog="openclip-eclip overlap",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

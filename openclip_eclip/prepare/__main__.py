@@ -58,7 +58,7 @@ DATASETS = {
 def main(argv: list[str] | None = None) -> int:
     """Runs one preparation; the exit code is 0, or 2 after one line `error: ...` on stderr."""
     parser = argparse.ArgumentParser(
-        prog="python -m openclip_eclip.prepare", description="Prepares a data set."
+        prog="openclip-eclip prepare", description="Prepares a data set."
     )
     module, args = parse_command(parser, "name", DATASETS, argv)
     return exit_code(lambda: module.run(args))

@@ -30,7 +30,7 @@ from .task import make_queries, record
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m openclip_eclip report",
+        prog="openclip-eclip report",
         description=(
             "Write a report for an image from the nearest reports of an index. Research output, not"
             " a diagnosis."
