@@ -1,6 +1,6 @@
 """Write a trained eCLIP as a plain open_clip folder.
 
-`python -m openclip_eclip.export RUN_OR_CKPT OUT_DIR`
+`openclip-eclip export RUN_OR_CKPT OUT_DIR`
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Find what data sets share: `python -m openclip_eclip.data.overlap TRAIN OTHER ...`.
+"""Find what data sets share: `openclip-eclip overlap TRAIN OTHER ...`.
 
 Compares patients and studies by their ids, images by SHA-256 and by a perceptual hash, and reports
 by their words. The exit code is 1 if anything is shared.

@@ -1,4 +1,4 @@
-"""`python -m openclip_eclip.evaluate TASK ...`."""
+"""`openclip-eclip evaluate TASK ...`."""
 
 from __future__ import annotations
 

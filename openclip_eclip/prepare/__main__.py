@@ -1,4 +1,4 @@
-"""`python -m openclip_eclip.prepare NAME ...` prepares the data set NAME in the folder OUT.
+"""`openclip-eclip prepare NAME ...` prepares the data set NAME in the folder OUT.
 
 Each module of DATASETS has `add_arguments(parser)` and `run(args) -> str`, which returns the
 summary line. Only the requested module is imported, so no data set needs the dependencies of

@@ -1,4 +1,4 @@
-"""A report for an image: `python -m openclip_eclip report IMAGE ... --index FOLDER --model ...`.
+"""A report for an image: `openclip-eclip report IMAGE ... --index FOLDER --model ...`.
 
 Research output, not a diagnosis. `openclip_eclip.evaluate reports --save-index FOLDER` writes the
 index; its worked examples go into the prompt.
@@ -123,7 +123,7 @@ def _checked(index: ReportIndex, folder: Path) -> ReportIndex:
     else:
         raise UserError(
             f"--index {folder}: has no worked examples, so `retrieval` wrote it; expected an index"
-            " of `python -m openclip_eclip.evaluate reports --save-index`."
+            " of `openclip-eclip evaluate reports --save-index`."
         )
     return index
 
