@@ -19,4 +19,4 @@ format:
 
 # the generated parts of README.md and docs/eclip-plus.md
 docs:
-	source scripts/env.sh test && PYTHONPATH=tests:scripts/studies/stamps .venv/bin/python tests/docs/test_readme.py
+	source scripts/env.sh test && PYTHONPATH=tests:scripts:scripts/studies/stamps .venv/bin/python tests/docs/test_readme.py

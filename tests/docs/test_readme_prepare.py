@@ -1,4 +1,4 @@
-"""README's commands for the raw data sets run unchanged, on small copies of the data sets."""
+"""The commands of docs/data/datasets.md run unchanged, on small copies of the data sets."""
 
 from __future__ import annotations
 
@@ -152,8 +152,14 @@ def test_every_raw_data_set_is_prepared_by_its_command(
 
     They run in this process, because ten starts of Python would take a minute and a half.
     """
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    (script,) = re.findall(r"<!-- run on miniatures -->\n```bash\n(.*?)```", readme, re.DOTALL)
+    page = ROOT / "docs" / "data" / "datasets.md"
+    if not page.is_file():
+        pytest.skip("the documentation site is not merged yet")
+    (script,) = re.findall(
+        r"<!-- run on miniatures -->\n```bash\n(.*?)```",
+        page.read_text(encoding="utf-8"),
+        re.DOTALL,
+    )
     monkeypatch.setattr(
         mimic_trees, "HEIGHT", 910
     )  # on smaller images EGD-CXR's default sigma, 150 pixels, draws flat maps
