@@ -1,4 +1,4 @@
-"""Renders four kinds of annotation of one synthetic image as heatmaps for training, and a figure.
+"""Draws four kinds of annotation of one synthetic image as heatmaps for training, and a figure.
 
     python examples/05_gaze_to_heatmap.py [OUT]
 
@@ -39,7 +39,7 @@ batch = generate(16, seed=2, split="train", annotated=0, size=256)
 chosen = int(np.flatnonzero(batch.boxes[:, 0] >= 0)[0])
 image, (x0, y0, x1, y1) = batch.images[chosen], batch.boxes[chosen].astype(float)
 middle_x, middle_y, side = (x0 + x1) / 2, (y0 + y1) / 2, max(x1 - x0, y1 - y0)
-Image.fromarray(image).save(out / "film.png")
+Image.fromarray(image).save(out / "image.png")
 
 # A reader searches both lungs and returns to the finding. One fixation is outside the image and is
 # dropped.
@@ -113,6 +113,6 @@ figure.savefig(out / "gaze.png", dpi=100)
 write_manifest(
     out,
     {name: asdict(config) for name, (_, config) in kinds.items()},
-    [out / "film.png"],
+    [out / "image.png"],
     {"maps": len(kinds)},
 )

@@ -1,6 +1,6 @@
 """Write a trained eCLIP as a plain open_clip folder.
 
-`python -m openclip_eclip.export RUN_OR_CKPT OUT_DIR`
+`openclip-eclip export RUN_OR_CKPT OUT_DIR`
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from .config import UserError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m openclip_eclip.export", description=__doc__)
+    parser = argparse.ArgumentParser(prog="openclip-eclip export", description=__doc__)
     parser.add_argument(
         "source",
         type=Path,

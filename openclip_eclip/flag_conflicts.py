@@ -16,7 +16,7 @@ from .recipes import FINE_TUNING
 UNSUPPORTED = {
     "horovod": "use torchrun",
     "distill_model": "train without --distill-model",
-    "trace": "export a finished run instead (python -m openclip_eclip.export)",
+    "trace": "export a finished run instead (openclip-eclip export)",
     "torchscript": "use --torchcompile",
     "use_bnb_linear": "train without --use-bnb-linear",
     "ddp_static_graph": "the number of mixed pairs, hence the graph, changes from step to step",

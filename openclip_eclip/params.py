@@ -28,21 +28,32 @@ METHODS = ("clip", *EXPERTS, *OBJECTIVES)
 
 
 def eclip_parser() -> argparse.ArgumentParser:
-    """Flags that open_clip does not have. docs/reference/flags.md is generated from them."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, usage=argparse.SUPPRESS)
-    group = parser.add_argument_group("eCLIP")
-    _add_run(group)
-    _add_expert_views(group)
-    _add_heatmaps(group)
-    add_read_arguments(group)
-    _add_saving(parser.add_argument_group("saving"))
+    """Flags that open_clip does not have, grouped by purpose; docs/reference/flags.md shows them."""
+    parser = argparse.ArgumentParser(
+        usage=argparse.SUPPRESS,
+        description=(
+            "openclip-eclip train --model NAME --train-data TABLE_OR_SHARDS [FLAG ...]\n\n"
+            "Trains an open_clip model. First the flags of openclip_eclip, then open_clip's own."
+        ),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        add_help=False,
+        allow_abbrev=False,
+    )
+    _add_method(parser.add_argument_group("what is trained"))
+    data = parser.add_argument_group("data")
+    _add_data(data)
+    add_read_arguments(data)
+    _add_placebo(parser.add_argument_group("placebo, to test whether the heatmaps matter"))
+    _add_saving(parser.add_argument_group("runs and checkpoints"))
+    OBJECTIVES["align"].add_flags(parser.add_argument_group("--method align, --recipe eclip-plus"))
+    _add_expert_views(parser.add_argument_group("--method eclip, --method naive"))
     for name, kind in OBJECTIVES.items():
-        kind.add_flags(parser.add_argument_group(name))
+        if name != "align":
+            kind.add_flags(parser.add_argument_group(f"--method {name}"))
     return parser
 
 
-def _add_run(group: argparse._ArgumentGroup) -> None:
-    """What is trained, and on what."""
+def _add_method(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--recipe",
         choices=sorted(RECIPES),
@@ -62,14 +73,9 @@ def _add_run(group: argparse._ArgumentGroup) -> None:
             "use heatmaps (default: the recipe's, else eclip)"
         ),
     )
-    group.add_argument(
-        "--runs-dir",
-        metavar="DIR",
-        help=(
-            "folder of all runs; the same as --logs, which torchrun takes for its own flag unless "
-            "-- stands before the module (default: --logs)"
-        ),
-    )
+
+
+def _add_data(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--csv-heatmap-key",
         metavar="COLUMN",
@@ -157,27 +163,6 @@ def _add_expert_views(group: argparse._ArgumentGroup) -> None:
             "(multi), or left out (mask) (default: diagonal, as in Algorithm 1)"
         ),
     )
-
-
-def _add_heatmaps(group: argparse._ArgumentGroup) -> None:
-    """Which heatmaps are used, and how the naive baseline uses them."""
-    group.add_argument(
-        "--eclip-placebo",
-        choices=PLACEBOS,
-        help=(
-            "placebo that replaces every heatmap, all else equal: noise (random), another image's "
-            "map (shuffled), one of the same class, a Gaussian at the centre, ones, or the map's "
-            "own spatial frequencies at other positions (phase-scrambled)"
-        ),
-    )
-    group.add_argument(
-        "--csv-label-key",
-        metavar="COLUMN",
-        help=(
-            "column of classes, in shards a field of key.json, for --eclip-placebo "
-            "same-class-shuffled"
-        ),
-    )
     group.add_argument(
         "--eclip-crop-threshold",
         type=float,
@@ -197,7 +182,35 @@ def _add_heatmaps(group: argparse._ArgumentGroup) -> None:
     )
 
 
+def _add_placebo(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--eclip-placebo",
+        choices=PLACEBOS,
+        help=(
+            "placebo that replaces every heatmap, all else equal: noise (random), another image's "
+            "map (shuffled), one of the same class, a Gaussian at the centre, ones, or the map's "
+            "own spatial frequencies at other positions (phase-scrambled)"
+        ),
+    )
+    group.add_argument(
+        "--csv-label-key",
+        metavar="COLUMN",
+        help=(
+            "column of classes, in shards a field of key.json, for --eclip-placebo "
+            "same-class-shuffled"
+        ),
+    )
+
+
 def _add_saving(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--runs-dir",
+        metavar="DIR",
+        help=(
+            "folder of all runs; the same as --logs, which torchrun takes for its own flag unless "
+            "-- stands before the module (default: --logs)"
+        ),
+    )
     group.add_argument(
         "--save-every-steps",
         type=int,

@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run `open_clip_train.main.main` with our patches. UserError for bad flags or data."""
     argv = sys.argv[1:] if argv is None else list(argv)
     if {"-h", "--help"} & set(argv):
-        sys.stdout.write(eclip_parser().format_help() + "\nopen_clip's own:\n")
+        sys.stdout.write(eclip_parser().format_help() + "\nFlags of open_clip:\n")
     from open_clip_train.main import main as host_main
 
     check_patches()

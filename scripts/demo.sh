@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# From a fresh machine to a picture: .venv, install, phantoms, CLIP and eCLIP, their scores. Arguments go to demo.py.
+# From a fresh clone to a picture: .venv, installation, synthetic images, three methods, their scores. Arguments go to demo.py.
 set -euo pipefail
 source "$(dirname "$0")/env.sh" evaluate
 if [ -e demo_output ] && [ $# -eq 0 ]; then

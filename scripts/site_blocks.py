@@ -13,6 +13,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts" / "studies" / "stamps"))
 
+import readme_blocks  # noqa: E402
 import stamps_page  # noqa: E402
 
 from openclip_eclip.benchmark.align_cells import PICTURED  # noqa: E402
@@ -203,4 +204,5 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "replay": lambda: images(cells_table(glance_again)),
     "hard": lambda: images(cells_table(glance_hard, "align_scarce")),
     "taught": lambda: images(cells_table(glance_taught)),
+    **readme_blocks.BLOCKS,
 }

@@ -11,8 +11,10 @@ import json
 import os
 import re
 import subprocess
+import sysconfig
 import tarfile
 import tempfile
+import venv
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -70,6 +72,17 @@ def fast_python() -> str:
     It forks one process that has already loaded torch.
     """
     return forked_python.start(Path(tempfile.mkdtemp(prefix="python-")))
+
+
+def make_python(folder: Path) -> Path:
+    """A virtual environment that finds this one's dependencies, and not its openclip_eclip."""
+    venv.create(folder, with_pip=False, symlinks=True)
+    python = folder / "bin" / "python"
+    site = Path(sysconfig.get_path("purelib", vars={"base": str(folder)}))
+    # a folder named in a .pth file is searched; the .pth files within it, which make an editable
+    # install, are not read
+    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    return python
 
 
 def ranks(processes: int) -> list[str]:

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import openclip_eclip
+import training_patches
 from openclip_eclip.batching.expert_batch import ExpertBatch
 from openclip_eclip.config import EClipConfig
 from openclip_eclip.loss import EClipLoss, EClipSigLipLoss
@@ -287,4 +288,4 @@ def test_plain_checkpoint_keeps_the_fresh_processor_and_a_partial_one_is_an_erro
 
 
 def test_package_version() -> None:
-    assert openclip_eclip.__version__ == "0.1.0"
+    assert openclip_eclip.__version__ == "0.2.0" == training_patches.OPENCLIP_ECLIP

@@ -9,7 +9,7 @@ from typing import Any
 from openclip_eclip.register import check_open_clip_version
 
 # train.py compares it, since Python may find another package of such a general name first
-OPENCLIP_ECLIP = "0.1.0"
+OPENCLIP_ECLIP = "0.2.0"
 
 
 @contextmanager

@@ -195,7 +195,7 @@ def _check_method(
     advice = "give it as --pretrained to fine-tune, or the same --method to continue"
     if ":" in args.model:  # a folder or hub model takes no --pretrained
         advice += (
-            f" (with --model {args.model}: `python -m openclip_eclip.export {path} NEW`, then "
+            f" (with --model {args.model}: `openclip-eclip export {path} NEW`, then "
             "--model local-dir:NEW instead of --pretrained)"
         )
     if method is not None:

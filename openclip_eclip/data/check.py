@@ -1,4 +1,4 @@
-"""Check a data set before training: `python -m openclip_eclip.data.check PATH ...`.
+"""Check a data set before training: `openclip-eclip check PATH ...`.
 
 Reads tables (.csv, .tsv) and webdataset shards. Prints counts, sizes, the share of annotated
 samples, and every problem with its row or key. Writes a contact sheet of images with their
@@ -148,7 +148,7 @@ def raise_faults(report: Report, path: Any) -> None:
     raise DataError(
         f"{path}: {len(report.faults)} problems in {report.samples} samples; nothing was"
         f" trained:\n{lines}{rest}\nCorrect them, or leave these samples out with --on-bad-sample"
-        " skip. To list all problems: python -m openclip_eclip.data.check"
+        " skip. To list all problems: openclip-eclip check"
     )
 
 
@@ -303,7 +303,7 @@ def _describe_report(path: Path, report: Report, args: argparse.Namespace) -> st
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command. 0: no problems, 1: problems, or a path that cannot be read."""
     parser = argparse.ArgumentParser(
-        prog="python -m openclip_eclip.data.check",
+        prog="openclip-eclip check",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -1,4 +1,4 @@
-"""Find what data sets share: `python -m openclip_eclip.data.overlap TRAIN OTHER ...`.
+"""Find what data sets share: `openclip-eclip overlap TRAIN OTHER ...`.
 
 Compares patients and studies by their ids, images by SHA-256 and by a perceptual hash, and reports
 by their words. The exit code is 1 if anything is shared.
@@ -157,7 +157,7 @@ def _pairs(
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command. 0: nothing is shared, 1: something is shared, 2: a set cannot be read."""
     parser = argparse.ArgumentParser(
-        prog="python -m openclip_eclip.data.overlap",
+        prog="openclip-eclip overlap",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -1,4 +1,4 @@
-"""`python -m openclip_eclip.evaluate TASK ...`."""
+"""`openclip-eclip evaluate TASK ...`."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ TASKS = {
 def main(argv: list[str] | None = None) -> int:
     """Run one task; returns the exit code: 0, or 2 after one line `error: ...` on stderr."""
     parser = argparse.ArgumentParser(
-        prog="python -m openclip_eclip.evaluate", description="Evaluate a model."
+        prog="openclip-eclip evaluate", description="Evaluate a model."
     )
     module, args = parse_command(parser, "task", TASKS, argv)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)

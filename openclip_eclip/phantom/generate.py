@@ -1,6 +1,6 @@
 """Synthetic chest X-rays with reports and gaze: training and test data in seconds, no download.
 
-    python -m openclip_eclip.prepare phantom OUT --train 2000 --test 1000 --annotated 0.05 --seed 0
+    openclip-eclip prepare phantom OUT --train 2000 --test 1000 --annotated 0.05 --seed 0
 
 The images have six classes: normal (30 %) and five focal findings (14 % each). A finding has a
 side, a zone and a severity. Exposure, noise, leads, pacemaker, tubes and R/L markers are

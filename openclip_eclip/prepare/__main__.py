@@ -1,4 +1,4 @@
-"""`python -m openclip_eclip.prepare NAME ...` prepares the data set NAME in the folder OUT.
+"""`openclip-eclip prepare NAME ...` prepares the data set NAME in the folder OUT.
 
 Each module of DATASETS has `add_arguments(parser)` and `run(args) -> str`, which returns the
 summary line. Only the requested module is imported, so no data set needs the dependencies of
@@ -58,7 +58,7 @@ DATASETS = {
 def main(argv: list[str] | None = None) -> int:
     """Runs one preparation; the exit code is 0, or 2 after one line `error: ...` on stderr."""
     parser = argparse.ArgumentParser(
-        prog="python -m openclip_eclip.prepare", description="Prepares a data set."
+        prog="openclip-eclip prepare", description="Prepares a data set."
     )
     module, args = parse_command(parser, "name", DATASETS, argv)
     return exit_code(lambda: module.run(args))

@@ -7,13 +7,11 @@ import os
 import shutil
 import subprocess
 import sys
-import sysconfig
-import venv
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from conftest import BASIC, ROOT, TINY, environment, write_table
+from conftest import BASIC, ROOT, TINY, environment, make_python, write_table
 
 pytestmark = pytest.mark.slow
 
@@ -28,17 +26,6 @@ finally:
 """
 
 
-def make_python(folder: Path) -> Path:
-    """A virtual environment that finds this one's dependencies, and not its openclip_eclip."""
-    venv.create(folder, with_pip=False, symlinks=True)
-    python = folder / "bin" / "python"
-    site = Path(sysconfig.get_path("purelib", vars={"base": str(folder)}))
-    # a folder named in a .pth file is searched; the .pth files within it, which make an editable
-    # install, are not read
-    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    return python
-
-
 @pytest.fixture(scope="module")
 def ways(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     """A checkout, three Pythons (bare, with an editable install, with the wheel), and data."""
@@ -48,7 +35,7 @@ def ways(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     leave = shutil.ignore_patterns("__pycache__")
     for name in ("openclip_eclip", "training_patches"):
         shutil.copytree(ROOT / name, checkout / name, ignore=leave)
-    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE", "openclip_eclip_cli.py"):
         shutil.copy(ROOT / name, checkout)
     pythons = {name: make_python(folder / name) for name in ("bare", "editable", "wheel")}
     pip = [sys.executable, "-m", "pip", "--quiet"]

@@ -1,4 +1,4 @@
-"""A report for an image: `python -m openclip_eclip report IMAGE ... --index FOLDER --model ...`.
+"""A report for an image: `openclip-eclip report IMAGE ... --index FOLDER --model ...`.
 
 Research output, not a diagnosis. `openclip_eclip.evaluate reports --save-index FOLDER` writes the
 index; its worked examples go into the prompt.
@@ -30,7 +30,7 @@ from .task import make_queries, record
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m openclip_eclip report",
+        prog="openclip-eclip report",
         description=(
             "Write a report for an image from the nearest reports of an index. Research output, not"
             " a diagnosis."
@@ -123,7 +123,7 @@ def _checked(index: ReportIndex, folder: Path) -> ReportIndex:
     else:
         raise UserError(
             f"--index {folder}: has no worked examples, so `retrieval` wrote it; expected an index"
-            " of `python -m openclip_eclip.evaluate reports --save-index`."
+            " of `openclip-eclip evaluate reports --save-index`."
         )
     return index
 

@@ -136,7 +136,7 @@ def _add_retrieval_arguments(parser: argparse.ArgumentParser) -> None:
         "--save-index",
         type=Path,
         metavar="FOLDER",
-        help="folder in which the index is saved for `search` and python -m openclip_eclip report",
+        help="folder in which the index is saved for `search` and openclip-eclip report",
     )
 
 

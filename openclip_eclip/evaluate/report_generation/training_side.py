@@ -58,7 +58,7 @@ def refuse_leaks(train: EvalSet, test: EvalSet, patient_column: str) -> None:
         raise UserError(
             f"{len(same_images)} test images are also in the training side, byte for byte, such as"
             f" {test.name(same_images[0][1])} and {train.name(same_images[0][0])}; remove them from"
-            " one side (python -m openclip_eclip.data.overlap lists all)."
+            " one side (openclip-eclip overlap lists all)."
         )
 
 
