@@ -2,11 +2,11 @@
 SHELL := bash
 .PHONY: test test-all lint format docs
 
-# under 90 s on two cores: no training, no GPU
+# about 90 s on two cores: no training, no GPU
 test:
 	bash scripts/test.sh -m "not slow and not gpu"
 
-# everything, as CI runs it: about 15 minutes on two cores
+# everything, as CI runs it: about 12 minutes on two cores
 test-all:
 	bash scripts/test.sh
 
