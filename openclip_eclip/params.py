@@ -28,7 +28,7 @@ METHODS = ("clip", *EXPERTS, *OBJECTIVES)
 
 
 def eclip_parser() -> argparse.ArgumentParser:
-    """Flags that open_clip does not have, grouped by purpose; docs/reference/flags.md shows them."""
+    """Flags that open_clip does not have, by purpose, as docs/reference/flags.md shows."""
     parser = argparse.ArgumentParser(
         usage=argparse.SUPPRESS,
         description=(

@@ -62,7 +62,7 @@ def test_pinned_versions_are_allowed() -> None:
 
 def test_extra_all_has_every_extra_except_those_of_developers() -> None:
     (line,) = requirements(EXTRAS["all"])
-    assert line.extras == set(EXTRAS) - {"all", "lint", "test"}
+    assert line.extras == set(EXTRAS) - {"all", "docs", "lint", "test"}
 
 
 def test_changelog_keeps_a_changelog() -> None:
