@@ -27,6 +27,7 @@ from PIL import Image
 from torch.nn.functional import interpolate
 from tqdm import tqdm
 
+import openclip_eclip.benchmark.phantom_tower  # noqa: F401  # registers the tower of MODEL
 from openclip_eclip.benchmark.align_cells import MODEL
 from openclip_eclip.evaluate.__main__ import main as evaluate
 from openclip_eclip.evaluate.inputs.encoder import load_encoder

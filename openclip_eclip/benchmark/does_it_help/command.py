@@ -41,7 +41,7 @@ FILE = "settings.json"
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m openclip_eclip.benchmark",
+        prog="openclip-eclip benchmark",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

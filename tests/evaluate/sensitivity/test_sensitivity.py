@@ -281,6 +281,7 @@ def test_task_with_and_without_processor(
         "result.md",
         "report.html",
         "maps.png",
+        "predictions.npz",
     }
     assert main(["sensitivity", "--model", "tiny", *common, "--out", str(tmp_path / "p")]) == 0
     plain = json.loads((tmp_path / "p" / "result.json").read_text())
