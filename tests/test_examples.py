@@ -114,8 +114,7 @@ def test_05_annotations_become_maps_that_training_reads(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def stamps_data(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.syspath_prepend(str(EXAMPLES))
+def stamps_data():
     import stamps_data
 
     return stamps_data
