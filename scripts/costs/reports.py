@@ -139,8 +139,8 @@ def main() -> None:
         "# What retrieving reports costs\n",
         (
             f"`PYTHONPATH=scripts/studies python scripts/costs/reports.py`: {cpu}, one thread,"
-            f" {vectors.shape[1]} numbers a vector, five reports a query, queries one at a time; mean"
-            f" with the middle 90 %. Encoding an image (ViT-B-32, 224 pixels) costs"
+            f" {vectors.shape[1]} numbers a vector, five reports a query, queries one at a time;"
+            f" mean with the middle 90 %. Encoding an image (ViT-B-32, 224 pixels) costs"
             f" {encode_cost():.0f} ms of CPU beside it.\n"
         ),
         (
