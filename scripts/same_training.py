@@ -10,7 +10,6 @@ that it can be one of the checkouts.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import hashlib
 import json
 import logging
@@ -53,7 +52,7 @@ METHODS = {
     "m3-mix": f"--method m3-mix {START}",
     "gloria": "--method gloria",
     "align": "--method align",
-    "align, least and replay": "--method align --align-least 0.5 --align-replay 0.25",
+    "align, minimum share and oversampling": "--method align --align-least 0.5 --align-replay 0.25",
     "align, windows": "--method align --align-windows",
     "align+eclip, expert data": f"--method align+eclip {EXPERTS}",
     "eclip-plus": "--recipe eclip-plus",
@@ -65,8 +64,11 @@ LOSSES = re.compile(r"\b\w*[Ll]oss: \S+")
 def run(module: str, flags: str) -> None:
     """A command in this process, with what it left in logging taken away."""
     sys.argv = [module, *flags.split()]
-    with contextlib.suppress(SystemExit):
+    try:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
+    except SystemExit as stop:
+        if stop.code:
+            raise
     logging.root.handlers.clear()
 
 
@@ -84,7 +86,6 @@ def digest_of_weights(path: Path) -> str:
 def train_all() -> dict[str, tuple[str, list[str]]]:
     """{name: (digest of the weights, every logged loss)} with the package that is on the path."""
     import open_clip
-    import torch
 
     Path("tiny.json").write_text(json.dumps(TINY))
     open_clip.add_model_config("tiny.json")
@@ -93,7 +94,6 @@ def train_all() -> dict[str, tuple[str, list[str]]]:
     results = {"phantoms": (table, [])}
     for method, flags in METHODS.items():
         name = re.sub(r"\W+", "-", method)
-        torch.manual_seed(0)
         run("openclip_eclip.train", f"{COMMON} {flags} --name {name}")
         log = Path("logs", name, "out.log").read_text()
         end = Path("logs", name, "checkpoints", "epoch_2.pt")

@@ -18,6 +18,7 @@ import venv
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 # before anything imports huggingface_hub: its retries take minutes without a network
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -157,6 +158,22 @@ def write_shard(path: Path, members: dict[str, bytes]) -> Path:
     return path
 
 
+def read_shard(path: Path) -> dict[str, bytes]:
+    """{member: content} of a shard, in order."""
+    with tarfile.open(path) as archive:
+        return {member.name: archive.extractfile(member).read() for member in archive}
+
+
+def read_split(out: Path, split: str = "train") -> dict[str, bytes]:
+    """{member: content} of the first shard of a split that `prepare` wrote."""
+    return read_shard(out / f"{split}-000000.tar")
+
+
+def read_manifest(out: Path) -> dict[str, Any]:
+    """What `prepare` wrote about its output."""
+    return json.loads((out / "manifest.json").read_text())
+
+
 class Launcher:
     """Runs modules in subprocesses in which open_clip knows the tiny model.
 
@@ -209,6 +226,25 @@ class Launcher:
                 f" {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-6000:]}"
             )
         return done
+
+    def worker(self, name: str, *words: str) -> Any:
+        """What tests/workers/NAME.py writes as JSON on two ranks, with `tiny` as the model."""
+        out = self.folder / "results.json"
+        command = [
+            *ranks(2),
+            *map(str, (TESTS / "workers" / f"{name}.py", self.folder / "tiny.json", out)),
+            *words,
+        ]
+        done = subprocess.run(
+            command,
+            env=environment(),
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            timeout=400,
+        )
+        assert done.returncode == 0, done.stderr[-4000:]
+        return json.loads(out.read_text())
 
     def train(self, *runs: Sequence[object], **options: object) -> subprocess.CompletedProcess:
         return self.run("openclip_eclip.train", *runs, **options)

@@ -6,12 +6,10 @@ the others wait for ever; the time limit turns that into a failure.
 
 from __future__ import annotations
 
-import json
 import re
-import subprocess
 
 import pytest
-from conftest import BASIC, TESTS, Launcher, environment, ranks, write_table
+from conftest import BASIC, Launcher, write_table
 
 pytestmark = pytest.mark.slow
 
@@ -19,16 +17,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def result(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict]]:
     launcher = Launcher(tmp_path_factory.mktemp("ddp"))
-    out = launcher.folder / "results.json"
-    command = [
-        *ranks(2),
-        str(TESTS / "workers" / "ddp_loss.py"),
-        str(launcher.folder / "tiny.json"),
-        str(out),
-    ]
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=400)
-    assert done.returncode == 0, done.stderr[-4000:]
-    return json.loads(out.read_text())
+    return launcher.worker("ddp_loss")
 
 
 @pytest.fixture

@@ -48,9 +48,8 @@ class ExpertBatch:
     sentence_text: Tensor = field(default_factory=lambda: torch.zeros(0, 1, dtype=torch.int64))
     # (T, 1, H, W), as `heatmap`
     sentence_heatmap: Tensor = field(default_factory=lambda: torch.zeros(0, 1, 1, 1))
-    oversampled_image: Tensor = field(
-        default_factory=lambda: torch.zeros(0, 3, 1, 1)
-    )  # (R, 3, H, W)
+    # (R, 3, H, W)
+    oversampled_image: Tensor = field(default_factory=lambda: torch.zeros(0, 3, 1, 1))
     # (R, L)
     oversampled_text: Tensor = field(default_factory=lambda: torch.zeros(0, 1, dtype=torch.int64))
     # (R, 1, H, W), as `heatmap`

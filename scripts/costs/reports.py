@@ -1,6 +1,7 @@
 """Measures the cost of retrieving reports for one query, for every kind of index.
 
-    python scripts/costs/reports.py --out docs/results/reports_retrieval.md
+    PYTHONPATH=scripts/studies python scripts/costs/reports.py \\
+        --out docs/results/reports_retrieval.md
 
 The indices have 3 000 and 1 000 000 reports. Vectors are MiniLM's of Open-I's real findings (384
 numbers). The million are mixtures of three real vectors each (Dirichlet 1, 1, 1) with a little
@@ -13,9 +14,8 @@ from __future__ import annotations
 
 import os
 
-os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = (
-    "1"  # before numpy and torch are imported
-)
+# before numpy and torch are imported
+os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import argparse
@@ -138,10 +138,10 @@ def main() -> None:
     lines = [
         "# What retrieving reports costs\n",
         (
-            f"`python scripts/costs/reports.py`: {cpu}, one thread, {vectors.shape[1]} numbers a"
-            " vector, five reports a query, queries one at a time; mean with the middle 90 %."
-            f" Encoding an image (ViT-B-32, 224 pixels) costs {encode_cost():.0f} ms of CPU beside"
-            " it.\n"
+            f"`PYTHONPATH=scripts/studies python scripts/costs/reports.py`: {cpu}, one thread,"
+            f" {vectors.shape[1]} numbers a vector, five reports a query, queries one at a time;"
+            f" mean with the middle 90 %. Encoding an image (ViT-B-32, 224 pixels) costs"
+            f" {encode_cost():.0f} ms of CPU beside it.\n"
         ),
         (
             "| reports | index | pick | CPU ms a query | recall of the exact ten nearest | built"

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import re
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +11,7 @@ import numpy as np
 import open_clip
 import pytest
 import torch
-from conftest import BASIC, TESTS, Launcher, environment, ranks, write_table
+from conftest import BASIC, Launcher, write_table
 from reference import align as reference
 from test_flag_checks import run
 from workers.ddp_loss import make_loss, make_part
@@ -643,16 +641,7 @@ def test_two_processes_match_a_single_process(launcher: Launcher) -> None:
 
     Some cases have none on one rank or on both, with and without a separate stream.
     """
-    out = launcher.folder / "results.json"
-    command = [
-        *ranks(2),
-        str(TESTS / "workers" / "ddp_align.py"),
-        str(launcher.folder / "tiny.json"),
-        str(out),
-    ]
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=400)
-    assert done.returncode == 0, done.stderr[-4000:]
-    results = json.loads(out.read_text())
+    results = launcher.worker("ddp_align")
     assert len(results) == (4 + 3) * (5 + 5 + 1)
     wrong = [
         case

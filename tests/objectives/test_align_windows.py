@@ -22,7 +22,7 @@ from reference import align as reference
 from test_align import aligned, assert_gradient, set_up, tiny
 from test_flag_checks import run
 from test_pool_attention import POOLS, build
-from workers.ddp_align import tell
+from workers.ddp_align import add_sentences
 
 from openclip_eclip.batching.curriculum import Curriculum
 from openclip_eclip.batching.planned_loader import PlannedLoader
@@ -62,7 +62,7 @@ def test_loss_matches_numpy(processor: dict | None, rows: list, expert: int, cou
     """
     model = tiny(processor)
     loss, batch, text = set_up(model, (Align(SETTINGS),), rows, expert)
-    tell(batch, counts, 0)
+    add_sentences(batch, counts, 0)
     losses = loss(**model(batch, text), output_dict=True)
     with torch.no_grad():
         images, texts = (
@@ -105,7 +105,7 @@ def test_loss_matches_numpy(processor: dict | None, rows: list, expert: int, cou
 def test_gradient_matches_finite_differences_and_is_none_in_the_text_tower() -> None:
     model = tiny()
     loss, batch, text = set_up(model, (Align(AlignConfig(windows=True)),), [0], 1)
-    tell(batch, {0: 2, 2: 3, 3: 1}, 0)
+    add_sentences(batch, {0: 2, 2: 3, 3: 1}, 0)
 
     assert_gradient(model, lambda: loss(**model(batch, text), output_dict=True)["align_loss"])
 
@@ -113,7 +113,7 @@ def test_gradient_matches_finite_differences_and_is_none_in_the_text_tower() -> 
 def test_all_sentences_are_encoded_in_one_call() -> None:
     model = tiny()
     loss, batch, text = set_up(model, (Align(AlignConfig(windows=True)),), [0], 0)
-    tell(batch, {0: 2, 2: 3}, 0)
+    add_sentences(batch, {0: 2, 2: 3}, 0)
     seen = []
     encode = model.encode_text
     model.encode_text = lambda tokens, normalize=False: (

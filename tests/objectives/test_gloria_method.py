@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 from pathlib import Path
 
 import open_clip
 import pytest
 import torch
-from conftest import BASIC, TESTS, Launcher, environment, ranks, write_table
+from conftest import BASIC, Launcher, write_table
 from reference import gloria as reference
 from test_flag_checks import run
 from workers.ddp_loss import gradients, make_loss, make_part
@@ -158,16 +156,7 @@ def test_two_processes(launcher: Launcher) -> None:
 
     Local negatives: each rank has its own local loss.
     """
-    out = launcher.folder / "results.json"
-    command = [
-        *ranks(2),
-        str(TESTS / "workers" / "ddp_gloria.py"),
-        str(launcher.folder / "tiny.json"),
-        str(out),
-    ]
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=400)
-    assert done.returncode == 0, done.stderr[-4000:]
-    results = json.loads(out.read_text())
+    results = launcher.worker("ddp_gloria")
     assert len(results) == 12
     # --local-loss without --gather-with-grad: open_clip's contrastive gradient is not the whole;
     # test_distributed.py has each term alone

@@ -8,14 +8,13 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import subprocess
 from pathlib import Path
 
 import open_clip.transform
 import open_clip_train.main as host
 import pytest
 import torch
-from conftest import BASIC, TESTS, Launcher, environment, ranks, write_table
+from conftest import BASIC, Launcher, write_table
 
 from openclip_eclip import train
 from openclip_eclip.config import UserError
@@ -355,22 +354,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Launcher:
         ),
         (*common, "--name", "release", "--method", "eclip+dacl", "--dacl-form", "release"),
     ]
-    command = [
-        *ranks(2),
-        str(TESTS / "workers" / "ddp_objectives.py"),
-        str(launcher.folder / "tiny.json"),
-        str(launcher.folder / "results.json"),
-        json.dumps([[str(flag) for flag in run] for run in runs]),
-    ]
-    done = subprocess.run(
-        command,
-        env=environment(),
-        cwd=launcher.folder,
-        capture_output=True,
-        text=True,
-        timeout=400,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
+    launcher.worker("ddp_objectives", json.dumps([[str(flag) for flag in run] for run in runs]))
     return launcher
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import read_shard
 from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
@@ -408,10 +409,9 @@ def test_webdataset_and_csv_agree(csv_folder, tar_folder):
     for split in ("train", "test"):
         samples = {}
         for shard in sorted(name for name in sizes if name.startswith(split)):
-            with tarfile.open(tar_folder / shard) as tar:
-                for member in tar:
-                    key, kind = member.name.split(".", 1)
-                    samples.setdefault(key, {})[kind] = tar.extractfile(member).read()
+            for name, content in read_shard(tar_folder / shard).items():
+                key, kind = name.split(".", 1)
+                samples.setdefault(key, {})[kind] = content
         rows = pd.read_csv(csv_folder / f"{split}.csv", keep_default_na=False, dtype=str).to_dict(
             "records"
         )

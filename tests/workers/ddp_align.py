@@ -5,19 +5,25 @@ test_align.py starts it twice; it prints JSON.
 
 from __future__ import annotations
 
-import copy
-import json
 import sys
 
 import open_clip
 import torch
 import torch.distributed as dist
-from workers.ddp_loss import SIZE, gradients, join_parts, make_loss, make_part
+from workers.ddp_loss import (
+    SIZE,
+    gradients,
+    join_parts,
+    make_loss,
+    make_part,
+    models,
+    relative_error,
+    write_results,
+)
 
 from openclip_eclip.batching.expert_batch import ExpertBatch
 from openclip_eclip.objectives import Align, Dacl
 from openclip_eclip.objectives.align import AlignConfig
-from training_patches.release_3_3 import ExpertDistributedDataParallel
 
 # siglip, local, with gradient
 MODES = (
@@ -34,7 +40,7 @@ CASES = (
     (([1], []), (0, 2), (0, 1)),
     (([0], [0, 1, 2]), (1, 0), (2, 2)),
 )
-TOLD = (  # and sentences by row
+WITH_SENTENCES = (  # and sentences by row
     (([], []), (0, 0), ({}, {0: 3, 2: 1})),
     (([0], [0, 1]), (0, 0), ({0: 4, 1: 1}, {})),
     (([1], []), (1, 2), ({3: 2}, {1: 2, 4: 3})),
@@ -61,7 +67,7 @@ def annotate(batch: ExpertBatch, rank: int, rows: list[int], again: int) -> Expe
     return batch
 
 
-def tell(batch: ExpertBatch, counts: dict[int, int], rank: int) -> ExpertBatch:
+def add_sentences(batch: ExpertBatch, counts: dict[int, int], rank: int) -> ExpertBatch:
     """The batch with this number of sentences for each row; later rows are of the stream."""
     generator, total = torch.Generator().manual_seed(300 + rank), sum(counts.values())
     batch.sentence_row = torch.tensor(
@@ -92,7 +98,9 @@ def compare(
             r, rows[r][:1] if single.heatmap_processor is not None else [], expert[r], False
         )
         batch.lam = torch.ones_like(batch.lam) if plain else batch.lam
-        parts.append((tell(annotate(batch, r, list(rows[r]), again[r]), counts[r], r), text))
+        parts.append(
+            (add_sentences(annotate(batch, r, list(rows[r]), again[r]), counts[r], r), text)
+        )
     whole, text = join_parts(parts)
     whole.annotated = torch.cat([batch.annotated + SIZE * r for r, (batch, _) in enumerate(parts)])
     whole.annotated_heatmap = torch.cat([batch.annotated_heatmap for batch, _ in parts])
@@ -138,19 +146,13 @@ def compare(
     (value, ours, own), (expected_value, expected, alone) = results
     mean = torch.tensor([value, own], dtype=torch.float64)
     dist.all_reduce(mean)
-    # as in open_clip without --gather-with-grad; but for the scale
     factor = 1.0 if grad or siglip else 1.0 / world
-    names = [name for name in expected if name not in ("logit_scale", "logit_bias")]
-    error = (
-        sum(float((ours[name] - factor * expected[name]).square().sum()) for name in names) ** 0.5
-    )
-    norm = sum(float(expected[name].square().sum()) for name in names) ** 0.5
     return {
         "loss": float(mean[0]) / world,
         "expected": expected_value,
         "align": float(mean[1]) / world,
         "expected_align": alone,
-        "gradient_error": error / max(factor * norm, 1e-30),
+        "gradient_error": relative_error(ours, expected, factor),
         "names": sorted(set(ours) ^ set(expected)),
         "rows": rows,
         "expert": expert,
@@ -167,13 +169,7 @@ def main(config: str, out: str) -> None:
         ({"width": 32, "heads": 4, "zero_init": False}, False),
         ({"kind": "mask"}, True),
     ):
-        torch.manual_seed(0)
-        single = open_clip.create_model(
-            "tiny", output_dict=True, init_logit_bias=-5.0, eclip_cfg={"processor": processor}
-        ).double()
-        wrapped = ExpertDistributedDataParallel(
-            copy.deepcopy(single), device_ids=[torch.device("cpu")]
-        )
+        single, wrapped = models({"processor": processor})
         for rows, expert, again in CASES:
             results += [
                 compare(single, wrapped, plain, rows, expert, mode, again)
@@ -181,12 +177,10 @@ def main(config: str, out: str) -> None:
             ]
         results += [
             compare(single, wrapped, plain, rows, expert, mode, counts=counts)
-            for rows, expert, counts in TOLD
+            for rows, expert, counts in WITH_SENTENCES
             for mode in (MODES[:1] if plain else MODES)
         ]
-    if dist.get_rank() == 0:
-        with open(out, "w", encoding="utf-8") as file:
-            json.dump(results, file)
+    write_results(out, results)
     dist.barrier()
     dist.destroy_process_group()
 

@@ -5,19 +5,24 @@ test_gloria_method.py starts it twice; it prints JSON.
 
 from __future__ import annotations
 
-import copy
 import itertools
-import json
 import sys
 
 import open_clip
 import torch
 import torch.distributed as dist
-from workers.ddp_loss import gradients, join_parts, make_loss, make_part
+from workers.ddp_loss import (
+    gradients,
+    join_parts,
+    make_loss,
+    make_part,
+    models,
+    relative_error,
+    write_results,
+)
 
 from openclip_eclip.objectives import Gloria
 from openclip_eclip.objectives.gloria import GloriaConfig
-from training_patches.release_3_3 import ExpertDistributedDataParallel
 
 
 def main(config: str, out: str) -> None:
@@ -26,13 +31,7 @@ def main(config: str, out: str) -> None:
     rank, world = dist.get_rank(), dist.get_world_size()
     results = []
     for processor in ({"width": 32, "heads": 4, "zero_init": False}, None):
-        torch.manual_seed(0)
-        single = open_clip.create_model(
-            "tiny", output_dict=True, eclip_cfg={"processor": processor, "regions": True}
-        ).double()
-        wrapped = ExpertDistributedDataParallel(
-            copy.deepcopy(single), device_ids=[torch.device("cpu")]
-        )
+        single, wrapped = models({"processor": processor, "regions": True}, init_logit_bias=None)
         for local, grad in itertools.product((False, True), repeat=2):
             for rows in (([], [0, 2]), ([1], [])) if processor else (([], []),):
                 parts = [make_part(r, list(rows[r]), 0, False) for r in range(world)]
@@ -52,28 +51,18 @@ def main(config: str, out: str) -> None:
                 mean = torch.tensor(value, dtype=torch.float64)
                 dist.all_reduce(mean)
                 factor = 1.0 if grad else 1.0 / world  # open_clip's
-                error = (
-                    sum(
-                        float((ours[name] - factor * expected[name]).square().sum())
-                        for name in expected
-                    )
-                    ** 0.5
-                )
-                norm = sum(float(value.square().sum()) for value in expected.values()) ** 0.5
                 results.append(
                     {
                         "loss": float(mean) / world,
                         "expected": expected_value,
-                        "gradient_error": error / (factor * norm),
+                        "gradient_error": relative_error(ours, expected, factor, left_out=()),
                         "names": sorted(set(ours) ^ set(expected)),
                         "local": local,
                         "grad": grad,
                         "rows": rows,
                     }
                 )
-    if rank == 0:
-        with open(out, "w", encoding="utf-8") as file:
-            json.dump(results, file)
+    write_results(out, results)
     dist.barrier()
     dist.destroy_process_group()
 

@@ -9,6 +9,7 @@ import copy
 import itertools
 import json
 import sys
+from typing import Any
 
 import open_clip
 import torch
@@ -113,18 +114,47 @@ def gradients(
     return float(total.detach()), {name: p.grad.clone() for name, p in named if p.grad is not None}
 
 
+def models(
+    eclip_cfg: dict[str, Any], init_logit_bias: float | None = -5.0
+) -> tuple[torch.nn.Module, torch.nn.Module]:
+    """The tiny model in fp64, and its copy under DDP on this rank."""
+    torch.manual_seed(0)
+    single = open_clip.create_model(
+        "tiny", output_dict=True, init_logit_bias=init_logit_bias, eclip_cfg=eclip_cfg
+    ).double()
+    return single, ExpertDistributedDataParallel(
+        copy.deepcopy(single), device_ids=[torch.device("cpu")]
+    )
+
+
+def relative_error(
+    actual: dict[str, torch.Tensor],
+    expected: dict[str, torch.Tensor],
+    factor: float,
+    left_out: tuple[str, ...] = ("logit_scale", "logit_bias"),
+) -> float:
+    """|actual - factor * expected| / |factor * expected| over all gradients but `left_out`.
+
+    Without --gather-with-grad open_clip's own gradient is 1 / W of the full one, but for the scale.
+    """
+    names = [name for name in expected if name not in left_out]
+    error = sum(float((actual[name] - factor * expected[name]).square().sum()) for name in names)
+    norm = sum(float(expected[name].square().sum()) for name in names)
+    return error**0.5 / max(factor * norm**0.5, 1e-30)
+
+
+def write_results(out: str, results: Any) -> None:
+    """Rank 0 writes JSON."""
+    if dist.get_rank() == 0:
+        with open(out, "w", encoding="utf-8") as file:
+            json.dump(results, file)
+
+
 def main(config: str, out: str) -> None:
     open_clip.add_model_config(config)
     dist.init_process_group("gloo")
     rank, world = dist.get_rank(), dist.get_world_size()
-    torch.manual_seed(0)
-    single = open_clip.create_model(
-        "tiny",
-        output_dict=True,
-        init_logit_bias=-5.0,
-        eclip_cfg={"processor": {"width": 32, "heads": 4, "zero_init": False}},
-    ).double()
-    wrapped = ExpertDistributedDataParallel(copy.deepcopy(single), device_ids=[torch.device("cpu")])
+    single, wrapped = models({"processor": {"width": 32, "heads": 4, "zero_init": False}})
     results = []
     cases = [
         (False, local, grad, pairs, rows, expert, False)
@@ -152,25 +182,7 @@ def main(config: str, out: str) -> None:
         expected_value, expected = gradients(
             single, make_loss(siglip, False, False, pairs, 0, 1), *join_parts(parts)
         )
-        norm = (
-            sum(float(g.square().sum()) for n, g in expected.items() if n != "logit_scale") ** 0.5
-        )
-        # without --gather-with-grad open_clip's own gradient is 1 / W of the full one, but for the
-        # scale
         factor = 1.0 if grad or siglip else 1.0 / world
-        names = set(expected) | set(actual)
-        error = (
-            sum(
-                float(
-                    (actual.get(n, torch.zeros(())) - factor * expected.get(n, torch.zeros(())))
-                    .square()
-                    .sum()
-                )
-                for n in names
-                if n not in ("logit_scale", "logit_bias")
-            )
-            ** 0.5
-        )
         results.append(
             {
                 "siglip": siglip,
@@ -182,16 +194,14 @@ def main(config: str, out: str) -> None:
                 "priming": priming,
                 "loss": float(mean) / world,
                 "expected": expected_value,
-                "gradient_error": error / (factor * norm),
-                "names": sorted(names ^ set(expected)),
+                "gradient_error": relative_error(actual, expected, factor),
+                "names": sorted(set(actual) ^ set(expected)),
             }
         )
     from workers.ddp_terms import compare_all  # which takes the batches of this file
 
     terms = compare_all()
-    if rank == 0:
-        with open(out, "w", encoding="utf-8") as file:
-            json.dump({"cases": results, "terms": terms}, file)
+    write_results(out, {"cases": results, "terms": terms})
     dist.barrier()
     dist.destroy_process_group()
 

@@ -5,7 +5,6 @@ test_method.py starts it twice.
 
 from __future__ import annotations
 
-import copy
 import json
 import sys
 from typing import Any
@@ -14,13 +13,21 @@ import numpy as np
 import open_clip
 import torch
 import torch.distributed as dist
-from workers.ddp_loss import SIZE, gradients, join_parts, make_loss, make_part
+from workers.ddp_loss import (
+    SIZE,
+    gradients,
+    join_parts,
+    make_loss,
+    make_part,
+    models,
+    relative_error,
+    write_results,
+)
 
 from openclip_eclip import train
 from openclip_eclip.objectives import Dacl, M3Mix, Objective
 from openclip_eclip.objectives.dacl import DaclConfig
 from openclip_eclip.objectives.m3_mix import M3MixConfig
-from training_patches.release_3_3 import ExpertDistributedDataParallel
 
 # with all weights alike, every term of m3-mix counts in the gradient
 M3 = M3MixConfig(weight_v=1.0, weight_l=1.0, weight_vl=1.0, weight_m2=1.0)
@@ -93,17 +100,11 @@ def compare(
     (value, ours), (expected_value, expected) = results
     mean = torch.tensor(value, dtype=torch.float64)
     dist.all_reduce(mean)
-    # as in open_clip without --gather-with-grad; but for the scale
     factor = 1.0 if grad or siglip else 1.0 / world
-    names = [name for name in expected if name not in ("logit_scale", "logit_bias")]
-    error = (
-        sum(float((ours[name] - factor * expected[name]).square().sum()) for name in names) ** 0.5
-    )
-    norm = sum(float(expected[name].square().sum()) for name in names) ** 0.5
     return {
         "loss": float(mean) / world,
         "expected": expected_value,
-        "gradient_error": error / max(factor * norm, 1e-30),
+        "gradient_error": relative_error(ours, expected, factor),
         "names": sorted(set(ours) ^ set(expected)),
         "local": local,
         "grad": grad,
@@ -117,13 +118,7 @@ def main(config: str, out: str, runs: str) -> None:
     dist.init_process_group("gloo")
     results = []
     for processor in (None, {"width": 32, "heads": 4, "zero_init": False}):
-        torch.manual_seed(0)
-        single = open_clip.create_model(
-            "tiny", output_dict=True, init_logit_bias=-5.0, eclip_cfg={"processor": processor}
-        ).double()
-        wrapped = ExpertDistributedDataParallel(
-            copy.deepcopy(single), device_ids=[torch.device("cpu")]
-        )
+        single, wrapped = models({"processor": processor})
         rows = [[], [0, 2]] if processor else [[], []]  # annotated, on rank 0 and rank 1
         for name, objectives in CASES.items():
             for siglip, local, grad in MODES:
@@ -133,9 +128,7 @@ def main(config: str, out: str, runs: str) -> None:
                         **compare(single, wrapped, objectives, rows, siglip, local, grad),
                     }
                 )
-    if dist.get_rank() == 0:
-        with open(out, "w", encoding="utf-8") as file:
-            json.dump(results, file)
+    write_results(out, results)
     dist.init_process_group = lambda *_, **__: None  # is there already
     for flags in json.loads(runs):
         train.main(flags)

@@ -4,7 +4,9 @@ with an uninterrupted run's.
 One process imports torch and open_clip and forks every run, so that a kill costs a second instead
 of ten:
 
-    python tests/workers/kill_runs.py FOLDER --kills 30 --seed 0     # prints one JSON object
+    PYTHONPATH=tests python tests/workers/kill_runs.py FOLDER --kills 30 --seed 0
+
+It prints one JSON object.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import write_shard
+from conftest import read_shard, write_shard
 from PIL import Image
 from scipy.sparse import csr_matrix
 
@@ -91,11 +91,6 @@ def prepare(tmp_path: Path, *flags: object, out: str = "out") -> int:
     return main(["eclip-shards", str(tmp_path / "src"), str(tmp_path / out), *map(str, flags)])
 
 
-def members(shard: Path) -> dict[str, bytes]:
-    with tarfile.open(shard) as archive:
-        return {member.name: archive.extractfile(member).read() for member in archive}
-
-
 def read_map(content: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(content)))
 
@@ -108,13 +103,13 @@ def test_pairs_become_shards(source: Path, tmp_path: Path, capsys: pytest.Captur
         "train-000001.tar": 1,
         "val-000000.tar": 1,
     }
-    written = members(out / "train-000000.tar")
+    written = read_shard(out / "train-000000.tar")
     assert list(written) == ["k1.jpg", "k1.txt", "k2.jpg", "k2.txt"]
     assert written["k2.txt"].decode() == "Report k2, 5 µm."
     assert Image.open(io.BytesIO(written["k2.jpg"])).format == "JPEG"
     assert Image.open(io.BytesIO(written["k2.jpg"])).size == (20, 27)
     assert prepare(tmp_path, "--size", "original", out="b") == 0
-    written = members(tmp_path / "b" / "train-000000.tar")
+    written = read_shard(tmp_path / "b" / "train-000000.tar")
     assert written["k1.jpg"] == picture()
     assert Image.open(io.BytesIO(written["k2.jpg"])).size == SIZE[::-1]
 
@@ -151,7 +146,7 @@ def test_heatmaps_are_the_mean_of_all_or_the_first(source: Path, tmp_path: Path)
             == 0
         )
         shard = tmp_path / how / "expert-000000.tar"
-        written = members(shard)
+        written = read_shard(shard)
         drawn = read_map(written["e1.heatmap.png"])
         assert drawn.shape == SIZE
         assert drawn[4, 4] == low
@@ -161,7 +156,7 @@ def test_heatmaps_are_the_mean_of_all_or_the_first(source: Path, tmp_path: Path)
         assert written["e1.txt"] == b"A nodule."
         assert not check_entries(index_shard(shard), decode_images=True).faults
     assert prepare(tmp_path, "--expert", tmp_path / "expert", "--size", 20, out="small") == 0
-    small = members(tmp_path / "small" / "expert-000000.tar")
+    small = read_shard(tmp_path / "small" / "expert-000000.tar")
     assert (
         Image.open(io.BytesIO(small["e1.jpg"])).size
         == read_map(small["e1.heatmap.png"]).shape[::-1]
@@ -185,7 +180,7 @@ def test_without_a_manifest_or_its_heatmap_samples_stay_as_plain_pairs(
     )
     assert prepare(tmp_path, "--expert", tmp_path / "expert") == 0
     assert "expert 4" in capsys.readouterr().out
-    written = members(tmp_path / "out" / "expert-000000.tar")
+    written = read_shard(tmp_path / "out" / "expert-000000.tar")
     assert [name for name in written if "heatmap" in name] == ["e4.heatmap.png"]
     assert {f"e{i}.txt" for i in (1, 2, 3, 4)} <= set(written)
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
@@ -251,7 +246,7 @@ def test_resized_maps_need_their_flag(source: Path, tmp_path: Path) -> None:
         )
         == 0
     )
-    drawn = read_map(members(tmp_path / "out" / "expert-000000.tar")["e1.heatmap.png"])
+    drawn = read_map(read_shard(tmp_path / "out" / "expert-000000.tar")["e1.heatmap.png"])
     assert drawn.shape == SIZE and drawn[24, 20] == 255 and drawn[10, 20] == drawn[24, 6] == 0
 
 

@@ -6,7 +6,6 @@ import argparse
 import io
 import json
 import re
-import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +23,7 @@ from bad_inputs.mimic_trees import (
     write_mimic,
     write_transcript,
 )
+from conftest import read_manifest, read_split
 from PIL import Image
 
 from openclip_eclip.data.check import main as check
@@ -55,15 +55,6 @@ def prepare(trees: tuple[Path, Path], out: Path, *flags: object) -> int:
     )
 
 
-def manifest(out: Path) -> dict:
-    return json.loads((out / "manifest.json").read_text())
-
-
-def members(out: Path, split: str = "train") -> dict[str, bytes]:
-    with tarfile.open(out / f"{split}-000000.tar") as shard:
-        return {name: shard.extractfile(name).read() for name in shard.getnames()}
-
-
 def peak(content: bytes) -> tuple[int, int]:
     values = np.asarray(Image.open(io.BytesIO(content)))
     return np.unravel_index(values.argmax(), values.shape)
@@ -80,7 +71,7 @@ def at(x: float, y: float) -> tuple[int, int]:
 
 def test_maps_peak_at_the_longest_fixation(trees: tuple[Path, Path], tmp_path: Path) -> None:
     assert prepare(trees, tmp_path / "out") == 0
-    written = members(tmp_path / "out")
+    written = read_split(tmp_path / "out")
     assert {name.split(".", 1)[0] for name in written} == {dicom(i) for i in EGD_IMAGES}
     # never an empty map
     assert [name for name in written if "heatmap" in name] == [
@@ -104,7 +95,7 @@ def test_maps_peak_at_the_longest_fixation(trees: tuple[Path, Path], tmp_path: P
 
 def test_what_is_dropped_is_counted(trees: tuple[Path, Path], tmp_path: Path) -> None:
     assert prepare(trees, tmp_path / "out") == 0
-    written = manifest(tmp_path / "out")
+    written = read_manifest(tmp_path / "out")
     assert written["left_out"] == {
         "fixations: calibration dot (an id of 39 characters)": 1,
         "fixations: id is not in the master sheet": 1,
@@ -127,7 +118,7 @@ def test_every_table_read_is_hashed_into_the_manifest(
 ) -> None:
     """A run with changed tables must not resume in the same folder."""
     assert prepare(trees, tmp_path / "out") == 0
-    tables = manifest(tmp_path / "out")["tables"]
+    tables = read_manifest(tmp_path / "out")["tables"]
     assert {"master_sheet.csv", "fixations.csv"} <= set(tables) and any(
         "metadata" in name for name in tables
     ), tables
@@ -138,7 +129,7 @@ def test_every_table_read_is_hashed_into_the_manifest(
 def test_weight_by_count(trees: tuple[Path, Path], tmp_path: Path) -> None:
     assert prepare(trees, tmp_path / "out", "--weight", "count") == 0
     values = (
-        np.asarray(Image.open(io.BytesIO(members(tmp_path / "out")[f"{dicom(0)}.heatmap.png"])))
+        np.asarray(Image.open(io.BytesIO(read_split(tmp_path / "out")[f"{dicom(0)}.heatmap.png"])))
         / 255
     )
     # half of the one at the border
@@ -148,7 +139,7 @@ def test_weight_by_count(trees: tuple[Path, Path], tmp_path: Path) -> None:
 
 def test_windows_pair_each_sentence_with_its_gaze(trees: tuple[Path, Path], tmp_path: Path) -> None:
     assert prepare(trees, tmp_path / "out", "--windows", "sentence") == 0
-    written = members(tmp_path / "out")
+    written = read_split(tmp_path / "out")
     windows = json.loads(written[f"{dicom(0)}.windows.json"])
     assert windows == [
         {"sentence": "The lungs are 1.5 clear.", "start": -1.0, "end": 1.5},
@@ -163,12 +154,12 @@ def test_windows_pair_each_sentence_with_its_gaze(trees: tuple[Path, Path], tmp_
     assert maps[0][at(10, 70)] == 0
     assert not any(name.startswith(dicom(1)) and "windows" in name for name in written)
     # the empty transcript
-    assert manifest(tmp_path / "out")["left_out"]["windows: no words with times"] == 1
+    assert read_manifest(tmp_path / "out")["left_out"]["windows: no words with times"] == 1
     (trees[0] / "audio_segmentation_transcripts" / dicom(1) / "transcript.json").unlink()
     assert (
         prepare(trees, tmp_path / "b", "--windows", "sentence", "--lead", 0, "--format", "csv") == 0
     )
-    assert manifest(tmp_path / "b")["left_out"]["windows: no transcript"] == 1
+    assert read_manifest(tmp_path / "b")["left_out"]["windows: no transcript"] == 1
     row = pd.read_csv(tmp_path / "b" / "train.csv", keep_default_na=False).iloc[0]
     assert [w["start"] for w in json.loads((tmp_path / "b" / row["windows"]).read_text())] == [
         0.5,
@@ -228,8 +219,8 @@ def test_positions_from_the_screen_equal_the_tables(
     ]
     pd.DataFrame(rows).to_csv(trees[0] / "fixations.csv", index=False)
     assert prepare(trees, tmp_path / "out", "--positions", "screen") == 0
-    assert peak(members(tmp_path / "out")[f"{dicom(0)}.heatmap.png"]) == at(50, 20)
-    left_out = manifest(tmp_path / "out")["left_out"]
+    assert peak(read_split(tmp_path / "out")[f"{dicom(0)}.heatmap.png"]) == at(50, 20)
+    left_out = read_manifest(tmp_path / "out")["left_out"]
     assert left_out["fixations: off the film"] == 2 and left_out["fixations: no position"] == 1
     # the authors' script
     rewrite(
@@ -323,8 +314,8 @@ def test_images_without_report_or_metadata_are_left_out(
     (trees[1] / "files/p18/p18000005/s59000005.txt").unlink()
     rewrite(trees[1] / "mimic-cxr-2.0.0-metadata.csv.gz", lambda t: t[t.dicom_id != dicom(1)])
     assert prepare(trees, tmp_path / "out") == 0
-    assert {name.split(".")[0] for name in members(tmp_path / "out")} == {dicom(0), dicom(3)}
-    left_out = manifest(tmp_path / "out")["left_out"]
+    assert {name.split(".")[0] for name in read_split(tmp_path / "out")} == {dicom(0), dicom(3)}
+    left_out = read_manifest(tmp_path / "out")["left_out"]
     assert left_out["no report"] == 1 and left_out["no row in MIMIC-CXR's metadata"] == 1
 
 
@@ -356,7 +347,7 @@ def test_images_without_an_official_split_are_left_out_and_the_table_is_hashed(
     table = trees[1] / "mimic-cxr-2.0.0-split.csv.gz"
     rewrite(table, lambda frame: frame[frame["dicom_id"] != dicom(3)])
     assert prepare(trees, tmp_path / "out", "--split", "official", "--format", "csv") == 0
-    written = manifest(tmp_path / "out")
+    written = read_manifest(tmp_path / "out")
     assert written["left_out"]["no row in the table of splits"] == 1
     assert written["examples"]["no row in the table of splits"] == [dicom(3)]
     assert table.name in written["tables"] and not (tmp_path / "out" / "validate.csv").exists()
@@ -365,8 +356,8 @@ def test_images_without_an_official_split_are_left_out_and_the_table_is_hashed(
 def test_evaluated_patients_are_excluded(trees: tuple[Path, Path], tmp_path: Path) -> None:
     (tmp_path / "mimic-5x200.csv").write_text(f"filepath,patient\na.jpg,{IMAGES[0][0]}\n")
     assert prepare(trees, tmp_path / "out", "--exclude-subjects", tmp_path / "mimic-5x200.csv") == 0
-    assert {name.split(".")[0] for name in members(tmp_path / "out")} == {dicom(3), dicom(7)}
-    assert manifest(tmp_path / "out")["left_out"]["patient is in --exclude-subjects"] == 2
+    assert {name.split(".")[0] for name in read_split(tmp_path / "out")} == {dicom(3), dicom(7)}
+    assert read_manifest(tmp_path / "out")["left_out"]["patient is in --exclude-subjects"] == 2
 
 
 @pytest.mark.slow

@@ -6,11 +6,11 @@ import argparse
 import io
 import json
 import re
-import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import read_split
 from PIL import Image
 
 from openclip_eclip.prepare.__main__ import main
@@ -85,8 +85,7 @@ def prepare(root: Path, out: Path, *flags: str) -> int:
 @pytest.mark.parametrize("kaggle", [True, False])
 def test_both_headers_and_both_folder_forms(tmp_path: Path, v2020: bool, kaggle: bool) -> None:
     assert prepare(write_tree(tmp_path / "raw", v2020, kaggle), tmp_path / "out") == 0
-    with tarfile.open(tmp_path / "out" / "train-000000.tar") as shard:
-        content = {name: shard.extractfile(name).read() for name in shard.getnames()}
+    content = read_split(tmp_path / "out")
     keys = [name[:-4] for name in names(3)]
     assert [name for name in content if name.endswith(".txt")] == [f"{key}.txt" for key in keys]
     assert [content[f"{key}.txt"] for key in keys] == [
@@ -115,9 +114,9 @@ def test_boxes_are_drawn_and_infiltrate_is_infiltration(
 ) -> None:
     raw = write_tree(tmp_path / "raw")
     assert prepare(raw, tmp_path / "out") == 0
-    with tarfile.open(tmp_path / "out" / "test-000000.tar") as shard:
-        (name,) = [name for name in shard.getnames() if name.endswith("heatmap.png")]
-        heat = np.asarray(Image.open(io.BytesIO(shard.extractfile(name).read())))
+    content = read_split(tmp_path / "out", "test")
+    (name,) = [name for name in content if name.endswith("heatmap.png")]
+    heat = np.asarray(Image.open(io.BytesIO(content[name])))
     expected = np.zeros((32, 32))
     expected[:8, 16:24] = 255
     assert name.startswith(names(6)[5][:-4]) and np.array_equal(heat, expected)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import re
-import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +20,7 @@ from bad_inputs.mimic_trees import (
     write_mimic,
     write_reflacx,
 )
+from conftest import read_manifest, read_split
 from PIL import Image
 
 from openclip_eclip.data.check import main as check
@@ -49,18 +49,9 @@ def prepare(trees: tuple[Path, Path], out: Path, *flags: object) -> int:
     )
 
 
-def manifest(out: Path) -> dict:
-    return json.loads((out / "manifest.json").read_text())
-
-
-def members(out: Path, split: str = "train") -> dict[str, bytes]:
-    with tarfile.open(out / f"{split}-000000.tar") as shard:
-        return {name: shard.extractfile(name).read() for name in shard.getnames()}
-
-
 def samples(out: Path, split: str = "train") -> dict[str, np.ndarray | None]:
     """{key: map from 0 to 1, or None}."""
-    written = members(out, split)
+    written = read_split(out, split)
     content = {name.split(".")[0]: None for name in written}
     for key in content:
         if f"{key}.heatmap.png" in written:
@@ -84,7 +75,7 @@ def test_splits_are_honoured_and_unusable_readings_counted(
     assert list(samples(tmp_path / "out")) == [dicom(0), dicom(7)]
     assert list(samples(tmp_path / "out", "test")) == [dicom(4)]
     assert samples(tmp_path / "out")[dicom(7)] is None  # all off the film: no map, not zeros
-    content = manifest(tmp_path / "out")
+    content = read_manifest(tmp_path / "out")
     assert content["left_out"] == {
         "reading discarded by the authors": 2,
         "gaze: end not after start": 2,
@@ -106,7 +97,7 @@ def test_a_reading_without_fixations_is_skipped(trees: tuple[Path, Path], tmp_pa
     (trees[0] / "main_data" / "P101R000001" / "fixations.csv").unlink()
     assert prepare(trees, tmp_path / "out", "--readers", "all") == 0
     assert list(samples(tmp_path / "out")) == ["P101R000002", "P300R000006"]
-    assert manifest(tmp_path / "out")["left_out"]["reading without fixations.csv"] == 1
+    assert read_manifest(tmp_path / "out")["left_out"]["reading without fixations.csv"] == 1
 
 
 def test_ways_to_deal_with_several_readers(trees: tuple[Path, Path], tmp_path: Path) -> None:
@@ -142,7 +133,7 @@ def test_one_reader_is_the_first_who_has_a_map(trees: tuple[Path, Path], tmp_pat
     )
     assert prepare(trees, tmp_path / "out", "--readers", "one") == 0
     assert samples(tmp_path / "out")[dicom(0)][at(50, 10)] > 0.8
-    assert members(tmp_path / "out")[f"{dicom(0)}.txt"] == b"clear, lungs. no mass. P101R000002"
+    assert read_split(tmp_path / "out")[f"{dicom(0)}.txt"] == b"clear, lungs. no mass. P101R000002"
 
 
 def test_sigma_is_one_degree_and_the_part_outside_the_shown_area_is_dropped(
@@ -178,33 +169,34 @@ def test_sigma_without_unit_is_in_pixels_and_the_part_outside_is_dropped(
 @pytest.mark.slow
 def test_texts_are_dictations_or_reports(trees: tuple[Path, Path], tmp_path: Path) -> None:
     assert prepare(trees, tmp_path / "a") == 0
-    written = members(tmp_path / "a")
+    written = read_split(tmp_path / "a")
     assert written[f"{dicom(0)}.txt"] == b"clear, lungs. no mass. P101R000001"
     columns = json.loads(written[f"{dicom(0)}.json"])
     # labels are one reader's
     assert columns["readings"] == "P101R000001 P101R000002" and "Consolidation" not in columns
     assert prepare(trees, tmp_path / "b", "--reports", trees[1], "--sections", "impression") == 0
-    assert members(tmp_path / "b")[f"{dicom(0)}.txt"] == b"No acute process."
+    assert read_split(tmp_path / "b")[f"{dicom(0)}.txt"] == b"No acute process."
     assert prepare(trees, tmp_path / "c", "--annotation", "chest-box", "--readers", "all") == 0
     # discarded readings
     assert (
-        manifest(tmp_path / "c")["left_out"]["no transcription; --reports has texts for these"] == 2
+        read_manifest(tmp_path / "c")["left_out"]["no transcription; --reports has texts for these"]
+        == 2
     )
     (trees[0] / "main_data" / "P101R000001" / "transcription.txt").unlink()
     assert prepare(trees, tmp_path / "d") == 0
-    assert members(tmp_path / "d")[f"{dicom(0)}.txt"] == b"clear, lungs. no mass. P101R000002"
+    assert read_split(tmp_path / "d")[f"{dicom(0)}.txt"] == b"clear, lungs. no mass. P101R000002"
 
 
 def test_labels_of_one_reading_go_by_the_names_of_its_phase(
     trees: tuple[Path, Path], tmp_path: Path
 ) -> None:
     assert prepare(trees, tmp_path / "out", "--readers", "all") == 0
-    columns = json.loads(members(tmp_path / "out")["P101R000001.json"])
+    columns = json.loads(read_split(tmp_path / "out")["P101R000001.json"])
     assert columns["Consolidation"] == 4
     assert columns["Other"] == "Azygos|Clip"
     assert columns["Support devices"] == 1
     assert columns["Mass"] == 0
-    later = json.loads(members(tmp_path / "out")["P300R000006.json"])
+    later = json.loads(read_split(tmp_path / "out")["P300R000006.json"])
     assert later["Lung nodule or mass"] == 0
     assert "Mass" not in later
     assert set(PHASE_LABELS[3]) <= set(later)
@@ -232,7 +224,7 @@ def test_ellipses_and_chest_boxes_of_discarded_readings_too(
     assert ellipses["P101R000002"] is None  # a header alone
     # the rectangle's corner
     assert ellipses["P201R000004"][at(20, 40)] == 1 and ellipses["P201R000004"][at(11, 21)] < 0.2
-    assert manifest(tmp_path / "ellipses")["left_out"] == {
+    assert read_manifest(tmp_path / "ellipses")["left_out"] == {
         "ellipses: nothing to draw (the film stays)": 1
     }
 
@@ -243,7 +235,7 @@ def test_missing_chest_box_is_counted_and_the_image_is_kept(
     (trees[0] / "main_data" / "P300R000006" / "chest_bounding_box.csv").unlink()
     assert prepare(trees, tmp_path / "out", "--annotation", "chest-box") == 0
     assert samples(tmp_path / "out")[dicom(7)] is None
-    left_out = manifest(tmp_path / "out")["left_out"]
+    left_out = read_manifest(tmp_path / "out")["left_out"]
     assert left_out["no chest_bounding_box.csv"] == 1
     assert left_out["chest-box: nothing to draw (the film stays)"] == 1
 
@@ -253,7 +245,7 @@ def test_windows_of_several_readings_use_the_gaze_of_each(
     trees: tuple[Path, Path], tmp_path: Path
 ) -> None:
     assert prepare(trees, tmp_path / "out", "--windows", "sentence", "--readers", "all") == 0
-    written = members(tmp_path / "out")
+    written = read_split(tmp_path / "out")
     windows = json.loads(written["P101R000001.windows.json"])
     assert windows == [
         {"sentence": "clear, lungs.", "start": pytest.approx(-1.3), "end": 1.0},
@@ -268,10 +260,10 @@ def test_windows_of_several_readings_use_the_gaze_of_each(
     assert len(json.loads(written["P101R000002.windows.json"])) == 1
     assert "P300R000006.windows.json" not in written
     assert prepare(trees, tmp_path / "mean", "--windows", "sentence") == 0
-    assert len(json.loads(members(tmp_path / "mean")[f"{dicom(0)}.windows.json"])) == 3
+    assert len(json.loads(read_split(tmp_path / "mean")[f"{dicom(0)}.windows.json"])) == 3
     (trees[0] / "main_data" / "P101R000001" / "timestamps_transcription.csv").unlink()
     assert prepare(trees, tmp_path / "b", "--windows", "sentence") == 0
-    assert manifest(tmp_path / "b")["left_out"]["no timestamps_transcription.csv"] == 1
+    assert read_manifest(tmp_path / "b")["left_out"]["no timestamps_transcription.csv"] == 1
 
 
 PHASE_1 = "metadata_phase_1.csv"

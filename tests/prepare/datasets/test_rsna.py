@@ -6,7 +6,6 @@ import argparse
 import io
 import json
 import re
-import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ import pandas as pd
 import pydicom
 import pydicom.data
 import pytest
+from conftest import read_shard
 from PIL import Image
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.encaps import encapsulate
@@ -94,10 +94,9 @@ def prepare(root: Path, out: Path, *flags: str) -> int:
 def samples(out: Path) -> dict[str, dict[str, bytes]]:
     written: dict[str, dict[str, bytes]] = {}
     for path in sorted(out.glob("*.tar")):
-        with tarfile.open(path) as shard:
-            for member in shard:
-                key, _, extension = member.name.partition(".")
-                written.setdefault(key, {})[extension] = shard.extractfile(member).read()
+        for name, content in read_shard(path).items():
+            key, _, extension = name.partition(".")
+            written.setdefault(key, {})[extension] = content
     return written
 
 
