@@ -158,6 +158,7 @@ class Bench:
             if missing or not self.facts_file(method, seed).is_file():
                 self.train(method, seed, worker)
             for (test, task), out in missing.items():
+                shutil.rmtree(out, ignore_errors=True)  # of an interrupted evaluation
                 worker.run(
                     "openclip_eclip.evaluate",
                     [
