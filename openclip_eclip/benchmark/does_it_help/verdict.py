@@ -61,7 +61,9 @@ def outcome(measure: Measure) -> str:
         return "unproven" if explained else "helps"
     if change.high < 0:
         return "harms"
-    return "same" if -MARGIN <= change.low and change.high <= MARGIN else "open"
+    # equal scores on every image, such as no hit at all, leave no width to judge by
+    is_known = change.low < change.high
+    return "same" if is_known and -MARGIN <= change.low and change.high <= MARGIN else "open"
 
 
 def verdict(measures: Sequence[Measure]) -> str:

@@ -42,6 +42,7 @@ BEATEN, AS_GOOD = control(BETTER, SAME), control(OPEN, BETTER)
         (SAME, (AS_GOOD,), "same"),
         (OPEN, (), "open"),
         (Interval(0.02, 0.0, 0.04), (), "open"),
+        (Interval(0.0, 0.0, 0.0), (), "open"),  # no hit by any method
         (Interval(0.01, 0.001, 0.02), (), "helps"),  # small, but its interval excludes 0
     ],
 )
