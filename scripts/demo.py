@@ -49,7 +49,7 @@ TASKS = {
 HEADINGS = {
     "macro-F1": "classes (macro-F1)",
     "R@5": "report found (R@5)",
-    "pointing": "attention in the marked region",
+    "pointing": "attends inside",
 }
 
 
@@ -130,6 +130,8 @@ def show(axes: Axes, image: Image.Image, heat: np.ndarray) -> None:
 def draw(path: Path, data: Path, models: dict[str, str], seed: int) -> None:
     """Draw five test images with a finding: the expert's gaze, and the attention of each model."""
     table = pd.read_csv(data / "test.csv").merge(pd.read_csv(data / "test_gaze.csv"), on="filepath")
+    classes = json.loads((data / "classes.json").read_text(encoding="utf-8"))["classes"]
+    table["label"] = table["label"].map(classes.__getitem__)
     table = table[table["label"] != "normal"]
     table = table.iloc[np.random.default_rng(seed).permutation(len(table))[:5]]
     images = [Image.open(data / name) for name in table["filepath"]]
@@ -149,9 +151,9 @@ def draw(path: Path, data: Path, models: dict[str, str], seed: int) -> None:
 
 def table_of(scores: dict[str, dict[str, float]]) -> str:
     """The scores as text, a line a method."""
-    lines = [f"{'':<12}" + "".join(f"{heading:>30}" for heading in HEADINGS.values())]
+    lines = [f"{'':<12}" + "".join(f"{heading:>22}" for heading in HEADINGS.values())]
     for method, values in scores.items():
-        lines.append(f"{method:<12}" + "".join(f"{values[name]:>30.3f}" for name in HEADINGS))
+        lines.append(f"{method:<12}" + "".join(f"{values[name]:>22.3f}" for name in HEADINGS))
     return "\n".join(lines)
 
 
@@ -165,7 +167,7 @@ def main() -> None:
     )
     parser.add_argument("--test", type=int, default=300, help="test images (default: %(default)s)")
     parser.add_argument(
-        "--epochs", type=int, default=40, help="epochs of each method (default: %(default)s)"
+        "--epochs", type=int, default=24, help="epochs of each method (default: %(default)s)"
     )
     parser.add_argument(
         "--seed", type=int, default=0, help="seed of data and training (default: %(default)s)"
@@ -179,7 +181,7 @@ def main() -> None:
     say(f"2/4  training {', '.join(RECIPES)}: {args.epochs} epochs each, with the same settings")
     with (
         tqdm(total=3 * args.epochs, unit=" epochs", disable=None) as bar,
-        ThreadPoolExecutor(os.cpu_count()) as pool,
+        ThreadPoolExecutor(len(RECIPES)) as pool,
     ):
         folders = pool.map(lambda method: train(method, data, runs, args, bar), RECIPES)
         trained = dict(zip(RECIPES, folders, strict=True))
