@@ -75,6 +75,11 @@ def helps() -> str:
     return "\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n\n"
 
 
+def demo() -> str:
+    """What the demo printed when docs/results/demo.png was made: `scripts/demo.sh | tee`."""
+    return f"```text\n{(RESULTS / 'demo.txt').read_text(encoding='utf-8').strip()}\n```\n"
+
+
 def versions() -> str:
     """Versions that work together, from the files that pin them."""
     lines = [["", "Python", *PACKAGES], ["---"] * (2 + len(PACKAGES))]
@@ -90,6 +95,7 @@ def versions() -> str:
 
 BLOCKS: dict[str, Callable[[], str]] = {
     "number": number,
+    "demo": demo,
     "helps": helps,
     "versions": versions,
 }

@@ -155,6 +155,7 @@ def run(args: argparse.Namespace, extra: list[str]) -> None:
     rates = tuple(args.lr or (TUNE_RATES if args.start else SCRATCH_RATES))
     _check_numbers(args, rates)
     args.out.mkdir(parents=True, exist_ok=True)
+    start = start_flags(args)
     data = read_data(args)
     if data.rows < 2 * args.batch_size:
         args.batch_size = max(2, data.rows // 2)
@@ -162,7 +163,7 @@ def run(args: argparse.Namespace, extra: list[str]) -> None:
     earlier = check_settings(args.out, record)
     workers = Workers(args.jobs, cache=data.is_small)
     settings = Settings(
-        start=start_flags(args),
+        start=start,
         rates=rates,
         steps=earlier.get("steps", 1),
         batch_size=args.batch_size,
