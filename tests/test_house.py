@@ -27,6 +27,7 @@ STOREYS = (
     "version config json_text files machine subcommands mixup priming streams",
     "data metrics",
     "gaze",
+    "annotations",
     "batching generate towers",
     "objectives processor",
     "model loss model_folder model_errors checkpoint_files",

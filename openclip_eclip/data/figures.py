@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -96,12 +97,8 @@ def _window_rows(figure: Any, samples: Sequence[WindowExample], options: ReadOpt
             axes[1:], windows.sentences, windows.times, windows.heatmaps
         ):
             # each map is divided by its own maximum, as in training
-            _overlay(
-                axis,
-                image,
-                values / np.float32(values.max()),
-                f"{_short(sentence)}\n{start:.1f} to {end:.1f} s",
-            )
+            times = "" if math.isnan(start) else f"\n{start:.1f} to {end:.1f} s"
+            _overlay(axis, image, values / np.float32(values.max()), f"{_short(sentence)}{times}")
 
 
 def _short(text: str) -> str:

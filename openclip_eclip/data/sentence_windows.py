@@ -3,7 +3,8 @@
 `prepare ... --windows sentence` writes them, `--align-windows` trains on them, and `data.check`
 checks and draws them. A sample has two files:
 
-* `key.windows.json`, [{"sentence", "start", "end"}], times in seconds on the recording's clock,
+* `key.windows.json`, [{"sentence", "start", "end"}], times in seconds on the recording's clock, or
+  null for both: a phrase with a region, such as a class and its boxes, has no times,
 * `key.windows.npz`, one array `heatmaps`, uint8 (N, h, w).
 
 In shards they are members. Beside tables they are files; a column names the JSON.
@@ -34,7 +35,7 @@ class Windows(NamedTuple):
     """N sentences of one sample and their maps."""
 
     sentences: list[str]
-    times: list[tuple[float, float]]  # start and end in seconds
+    times: list[tuple[float, float]]  # start and end in seconds; NaN: a phrase without times
     heatmaps: np.ndarray  # uint8 (N, h, w), none the same everywhere
 
 
@@ -130,7 +131,7 @@ def decode_sentences(text: bytes, name: str) -> tuple[list[str], list[tuple[floa
         if not _is_entry(entry):
             raise DataError(
                 f"windows {name!r}: entry {i + 1} is {str(entry)[:80]!a}; expected sentence, start"
-                " and end, seconds with start before end."
+                " and end, seconds with start before end, or null for both."
             )
         if is_missing(entry["sentence"]):
             raise DataError(
@@ -138,7 +139,7 @@ def decode_sentences(text: bytes, name: str) -> tuple[list[str], list[tuple[floa
                 " out such sentences."
             )
     return [entry["sentence"] for entry in entries], [
-        (float(entry["start"]), float(entry["end"])) for entry in entries
+        (_seconds(entry["start"]), _seconds(entry["end"])) for entry in entries
     ]
 
 
@@ -146,7 +147,15 @@ def _is_entry(value: Any) -> bool:
     if not isinstance(value, dict):
         return False
     start, end = value.get("start"), value.get("end")
-    return _is_time(start) and _is_time(end) and _is_text(value.get("sentence")) and start < end
+    if not _is_text(value.get("sentence")) or not {"start", "end"} <= value.keys():
+        return False
+    if start is None and end is None:
+        return True
+    return _is_time(start) and _is_time(end) and start < end
+
+
+def _seconds(value: float | None) -> float:
+    return math.nan if value is None else float(value)
 
 
 def _is_time(value: object) -> TypeGuard[float]:
@@ -192,9 +201,16 @@ def encode_windows(
 ) -> tuple[bytes, bytes]:
     """Encode sentences (text, start, end; seconds) and their maps, each (h, w) in [0, 1].
 
-    Returns (JSON, npz).
+    Times are NaN for a phrase without times. Returns (JSON, npz).
     """
-    text = [{"sentence": sentence, "start": start, "end": end} for sentence, start, end in spoken]
+    text = [
+        {
+            "sentence": sentence,
+            "start": None if math.isnan(start) else start,
+            "end": None if math.isnan(end) else end,
+        }
+        for sentence, start, end in spoken
+    ]
     buffer = io.BytesIO()
     np.savez_compressed(
         buffer, heatmaps=np.stack([np.rint(values * 255).astype(np.uint8) for values in heatmaps])

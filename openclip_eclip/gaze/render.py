@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -15,8 +16,9 @@ from .fixations import Fixations
 from .kernels import area_average, fill_ellipse, fill_polygon, gaussian_responses, interval_overlaps
 from .plausible import describe_off_image
 from .shapes import Boxes, Ellipses, Mask, Points, Polygons
+from .stored import StoredMask, Union
 
-Annotation = Fixations | Points | Boxes | Ellipses | Polygons | Mask
+Annotation = Fixations | Points | Boxes | Ellipses | Polygons | Mask | StoredMask | Union
 logger = logging.getLogger(__name__)
 
 # Maximum sigma, in longer sides of the image: wider ones draw flat maps, with kernels as wide
@@ -112,6 +114,10 @@ def render(
             f"render: image_size {image_size}; expected (height, width) of at least 1 pixel."
         )
     out = _output_size(image_size, size)
+    if isinstance(annotation, Union):
+        return _render_union(annotation, image_size, out, config)
+    if isinstance(annotation, StoredMask):
+        annotation = annotation.load()
     if isinstance(annotation, Fixations | Points):
         return _render_gaussians(annotation, image_size, out, config)
     if isinstance(annotation, Mask):
@@ -130,6 +136,22 @@ def render(
     if values is not None and config.sigma is not None:
         values = _blur(values, image_size, config, config.sigma)
     return _finish(values, image_size, used, dropped, config)
+
+
+def _render_union(
+    union: Union, image_size: tuple[int, int], out: tuple[int, int], config: RenderConfig
+) -> Heatmap | None:
+    """The maximum of the maps of all parts, each with the maximum 1."""
+    drawn = [render(part, image_size, out, config) for part in union.parts]
+    maps = [heatmap for heatmap in drawn if heatmap is not None]
+    if not maps:
+        return None
+    values = np.max([heatmap.values for heatmap in maps], axis=0)
+    dropped: Counter[str] = Counter()
+    for heatmap in maps:
+        dropped.update(heatmap.dropped)
+    used = sum(heatmap.used for heatmap in maps)
+    return _finish(values.astype(np.float64), image_size, used, dict(dropped), config)
 
 
 def _output_size(image_size: tuple[int, int], size: int | tuple[int, int]) -> tuple[int, int]:

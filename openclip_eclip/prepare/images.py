@@ -39,18 +39,23 @@ def list_images(folders: Iterable[Path]) -> dict[str, Path]:
 def read_grey(
     path: Path, size: int | None, content: bytes | None = None, options: ReadOptions = ReadOptions()
 ) -> tuple[Image.Image, tuple[int, int]]:
-    """The image of `read_grey_picture`, and its original (height, width) as shown."""
-    image, frame = read_grey_picture(path, size, content, options)
+    """The image of `read_small_picture`, and its original (height, width) as shown."""
+    image, frame = read_small_picture(path, size, content, options)
     return image, frame.shown_size
 
 
-def read_grey_picture(
-    path: Path, size: int | None, content: bytes | None = None, options: ReadOptions = ReadOptions()
+def read_small_picture(
+    path: Path,
+    size: int | None,
+    content: bytes | None = None,
+    options: ReadOptions = ReadOptions(),
+    colour: bool = False,
 ) -> tuple[Image.Image, Frame]:
-    """The upright 8-bit grey image, and its frame (sizes and orientation).
+    """The upright image of 8 bits a channel, and its frame (sizes and orientation).
 
-    The shortest side is reduced to `size` pixels; images are never enlarged. `content` is given for
-    a file in an archive; `path` then only names it.
+    It is grey, or of three channels if `colour` and the file has colours. The shortest side is
+    reduced to `size` pixels; images are never enlarged. `content` is given for a file in an
+    archive; `path` then only names it.
 
     Raises:
         ImageError: `read_picture` cannot read the file.
@@ -60,11 +65,12 @@ def read_grey_picture(
             path if content is None else content,
             str(path),
             options,
-            None if size is None else partial(_draft, size=size),
+            None if size is None else partial(_draft, size=size, colour=colour),
         )
     except DataError as error:
         raise ImageError(str(error)) from error
-    image, original = picture.image.convert("L"), picture.frame.shown_size
+    grey = not colour or picture.image.mode in ("1", "L", "LA") or picture.image.mode[0] in "IF"
+    image, original = picture.image.convert("L" if grey else "RGB"), picture.frame.shown_size
     if size is not None and min(original) > size:
         height, width = _scaled(original, size)
         image = image.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3.0)
@@ -85,13 +91,13 @@ def encode_map(values: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def _draft(image: Image.Image, size: int) -> None:
+def _draft(image: Image.Image, size: int, colour: bool = False) -> None:
     """Lets a JPEG be decoded at the smallest scale that is at least twice `size`.
 
-    It is decoded to grey, unless it has a colour profile.
+    It is decoded to grey, unless it has a colour profile or `colour`.
     """
     small = _scaled((image.height, image.width), 2 * size)
-    image.draft(None if image.info.get("icc_profile") else "L", small[::-1])
+    image.draft(None if colour or image.info.get("icc_profile") else "L", small[::-1])
 
 
 def _scaled(original: tuple[int, int], shortest: int) -> tuple[int, int]:

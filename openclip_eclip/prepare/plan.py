@@ -16,9 +16,9 @@ EXAMPLES = 5  # ids that are named for each reason of leaving something out
 
 @dataclass(frozen=True)
 class Window:
-    """One sentence, and the gaze recorded while it was dictated.
+    """One sentence, and the gaze recorded while it was dictated; or a phrase and its region.
 
-    Times are in seconds on the clock of the recording.
+    Times are in seconds on the clock of the recording, and NaN for a phrase.
     """
 
     sentence: str
@@ -43,6 +43,7 @@ class Item:
     windows: tuple[Window, ...] = ()
     config: RenderConfig = RenderConfig()  # how annotations and windows are drawn
     merge: str = "mean"  # how several readers are merged: mean, noisy-or or one
+    colour: bool = False  # written in colour if the file has colours; else in grey
 
     @property
     def patient(self) -> str:

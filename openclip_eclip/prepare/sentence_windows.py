@@ -6,22 +6,14 @@ import argparse
 import math
 import re
 from collections.abc import Sequence
-from typing import NamedTuple
 
+from ..annotations.record import Word
 from ..config import UserError
 from ..gaze import Fixations
 from .plan import Plan, Window
 
 # a phrase may hold the end of one sentence and the start of the next
 END = re.compile(r"(?<=\.)\s+")
-
-
-class Word(NamedTuple):
-    """A spoken text and its times, in seconds on the clock of the fixations."""
-
-    text: str
-    start: float
-    end: float
 
 
 def add_window_arguments(parser: argparse.ArgumentParser) -> None:

@@ -9,7 +9,7 @@ from ..data.images.picture import Frame, turn_maps
 from ..data.sentence_windows import encode_windows
 from ..data.tables.missing_text import is_missing
 from ..gaze import merge, render
-from .images import ImageError, encode_jpeg, encode_map, read_grey_picture
+from .images import ImageError, encode_jpeg, encode_map, read_small_picture
 from .options import Options
 from .plan import Item
 
@@ -35,7 +35,9 @@ def write_sample(item: Item, options: Options) -> Written:
     """
     if not item.image.is_file():
         raise FileNotFoundError(2, "no such image", str(item.image))
-    image, frame = read_grey_picture(item.image, options.size, options=options.reading)
+    image, frame = read_small_picture(
+        item.image, options.size, options=options.reading, colour=item.colour
+    )
     original, orientation = _annotated_grid(item, frame)
     if (
         options.size is None

@@ -31,7 +31,7 @@ from ...data.heatmap import normalise_heatmap
 from ...data.images.picture import QUARTER_TURNS, turn_maps
 from ...data.tables.missing_text import is_missing
 from ...json_text import decode_text
-from ..images import encode_jpeg, encode_map, read_grey_picture
+from ..images import encode_jpeg, encode_map, read_small_picture
 from ..options import Options, add_writing_arguments, read_options
 from ..plan import Plan
 from ..writer import Chunk, add_members, begin, write_chunks, write_files, write_whole
@@ -299,7 +299,7 @@ def convert(
             f"{where}: members {sorted(members)}, without {' and '.join(missing)}; expected"
             f" {LAYOUT}."
         )
-    image, frame = read_grey_picture(
+    image, frame = read_small_picture(
         Path(f"{where}.{image_name}"), options.size, members[image_name], options.reading
     )
     text = decode_text(members[text_name], f"{where}.{text_name}")

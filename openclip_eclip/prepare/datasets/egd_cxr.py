@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from ...annotations.record import Word
 from ...config import UserError
 from ...gaze import Fixations
 from ...gaze.plausible import refuse_pixels, refuse_units
@@ -21,7 +22,7 @@ from ..command import run_plan
 from ..gaze_options import add_gaze_arguments, gaze_config
 from ..options import add_shared_arguments
 from ..plan import Item, Plan, Window
-from ..sentence_windows import Word, add_window_arguments, check_lead, make_windows
+from ..sentence_windows import add_window_arguments, check_lead, make_windows
 from ..tables import find_table, read_numbers, read_table
 from .mimic_files import (
     SPLITS,

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from ...annotations.record import Word
 from ...config import UserError
 from ...gaze import Boxes, Ellipses, Fixations
 from ..plan import Plan
-from ..sentence_windows import Word
 from ..tables import find_table, read_numbers, read_table
 from .mimic_files import check_id, check_split, read_place
 

@@ -26,12 +26,13 @@ from bad_inputs.mimic_trees import (
 from conftest import read_manifest, read_split
 from PIL import Image
 
+from openclip_eclip.annotations.record import Word
 from openclip_eclip.data.check import main as check
 from openclip_eclip.gaze import Fixations
 from openclip_eclip.prepare.__main__ import main
 from openclip_eclip.prepare.datasets.egd_cxr import split_items
 from openclip_eclip.prepare.plan import Item, Plan
-from openclip_eclip.prepare.sentence_windows import Word, join_sentences, make_windows
+from openclip_eclip.prepare.sentence_windows import join_sentences, make_windows
 
 
 @pytest.fixture

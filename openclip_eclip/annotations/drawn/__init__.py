@@ -1,0 +1,1 @@
+"""Annotation tools: one module for each format of boxes, outlines, points and masks."""

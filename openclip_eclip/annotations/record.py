@@ -1,0 +1,52 @@
+"""What the files of annotation tools and eye trackers say, in one form for all formats."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from ..gaze import Annotation, Fixations
+
+# called with a reason and the place in the file: counts what is not read, and keeps some names
+LeaveOut = Callable[[str, str], None]
+
+
+class Word(NamedTuple):
+    """A spoken text and its times, in seconds on the clock of the fixations."""
+
+    text: str
+    start: float
+    end: float
+
+
+@dataclass(frozen=True, eq=False)
+class Drawing:
+    """What one annotator drew on one image for one label. Several may have the same label."""
+
+    image: str  # the image as the file names it: a path, a file name or an id
+    shape: Annotation  # in pixels of the image, or in fractions of it
+    where: str  # the place in the file, for messages: "boxes.csv, row 7"
+    label: str = ""  # class or phrase; "": none
+    annotator: str = ""
+    size: tuple[int, int] | None = None  # (height, width) of the image, if the file states it
+    fractions: bool = False  # whether positions are fractions of width and height
+
+
+@dataclass(frozen=True, eq=False)
+class Recording:
+    """Gaze of one reader on one image, and what the reader said in the meantime."""
+
+    image: str
+    fixations: Fixations  # what its positions mean: see `place`
+    where: str
+    annotator: str = ""
+    words: tuple[Word, ...] = ()
+    size: tuple[int, int] | None = None  # (height, width) of the image, if the file states it
+    # turns the fixations of the file into pixels of the image of (height, width); None: they are
+    place: Callable[[Fixations, tuple[int, int]], Fixations] | None = None
+    # facts on the quality of the recording, such as {"data loss": 0.03}; shares and degrees
+    quality: tuple[tuple[str, float], ...] = ()
+
+
+Record = Drawing | Recording
