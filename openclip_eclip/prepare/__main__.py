@@ -16,6 +16,10 @@ DATASETS = {
         "openclip_eclip.phantom.generate",
         "synthetic chest X-rays with reports and gaze; nothing to download",
     ),
+    "annotations": (
+        "openclip_eclip.prepare.annotations.command",
+        "your images and texts, with what annotation tools or eye trackers export",
+    ),
     "chexpert": (
         "openclip_eclip.prepare.datasets.chexpert",
         "CheXpert: labelled chest X-rays; chexpert-5x200",

@@ -1,0 +1,145 @@
+"""Files of annotation tools and eye trackers, with your images and texts, as training data.
+
+openclip-eclip prepare annotations boxes.json OUT --images images --texts reports.csv
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from ...annotations.formats import add_format_arguments, read_records, recognise
+from ...config import UserError
+from ...gaze.render import MERGES
+from ...json_text import read_json
+from ..command import run_plan
+from ..gaze_options import add_gaze_arguments, gaze_config
+from ..options import add_writing_arguments, read_options
+from ..plan import Plan
+from ..sentence_windows import check_lead
+from .agreement import agreement
+from .gallery import write_gallery
+from .join import How, files_of, join
+from .match import read_images
+from .texts import add_text_arguments, read_texts
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "src", type=Path, nargs="+", metavar="SRC", help="annotation files, or folders of them"
+    )
+    parser.add_argument("out", type=Path, metavar="OUT", help="folder to write to")
+    parser.add_argument(
+        "--images",
+        type=Path,
+        required=True,
+        metavar="FOLDER|TABLE",
+        help="folder of the images (with its folders), or a table with a column of image files",
+    )
+    add_text_arguments(parser)
+    parser.add_argument(
+        "--split-column",
+        metavar="NAME",
+        help="column of --texts with the split of an image (default: all are in train)",
+    )
+    parser.add_argument(
+        "--phrases",
+        metavar="TEMPLATE|FILE",
+        help=(
+            "writes one window for each class of an image: a phrase such as 'a {c}', or a JSON file"
+            " {class: phrase} (default: no windows of classes)"
+        ),
+    )
+    parser.add_argument(
+        "--merge",
+        choices=MERGES,
+        default="mean",
+        help="how the maps of several annotators become one (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--lead",
+        type=float,
+        default=1.5,
+        metavar="SECONDS",
+        help=(
+            "time from the start of a sentence's window to its first word (default: %(default)s)"
+        ),
+    )
+    add_gaze_arguments(parser, "150 pixels for gaze and points, hard edges for areas", "reflect")
+    add_format_arguments(parser)
+    add_writing_arguments(parser)
+    parser.add_argument(
+        "--shard-size",
+        type=int,
+        default=1000,
+        help="number of samples in a shard (default: %(default)s)",
+    )
+
+
+def run(args: argparse.Namespace) -> str:
+    """Writes the data and two pictures of them; returns the summary."""
+    plans = []
+
+    def make(args: argparse.Namespace) -> Plan:
+        plans.append(make_plan(args))
+        return plans[0]
+
+    summary = run_plan(args, make)
+    if args.dry_run:
+        return summary
+    (plan,) = plans
+    lines = [summary, *plan.summary().splitlines()[1:]]
+    lines += write_gallery(plan, read_options(args))
+    return "\n".join(lines)
+
+
+def make_plan(args: argparse.Namespace) -> Plan:
+    """Recognise, read and join. UserError: see `recognise`, `read_images`, `join`."""
+    check_lead(args)
+    plan = Plan("annotations")
+    found = recognise(args.src, args.annotation_format)
+    plan.tables = [path for path in found.files if path.stat().st_size < 1 << 30]
+    plan.facts["format"] = f"{found.format.name} ({len(found.files)} files)"
+    how = How(
+        config=gaze_config(args, None, "pixels"),
+        merge=args.merge,
+        phrase=read_phrases(args.phrases),
+        lead=args.lead,
+        split=args.split_column,
+        reading=read_options(args).reading,
+    )
+    join(
+        plan,
+        read_images(args.images),
+        read_records(found, files_of(args.src), args, plan.leave_out),
+        None if args.texts == "labels" else read_texts(args),
+        how,
+    )
+    plan.facts |= agreement([item for items in plan.splits.values() for item in items])
+    return plan
+
+
+def read_phrases(text: str | None) -> Callable[[str], str] | None:
+    """The phrase of a class, from a template with {c}, or from a JSON file {class: phrase}.
+
+    UserError: a template without {c}; a class that the file lacks is an error when it is asked for.
+    """
+    if text is None:
+        return None
+    if text.endswith(".json"):
+        phrases = read_json(Path(text))
+
+        def of_file(label: str) -> str:
+            if not isinstance(phrases.get(label), str):
+                raise UserError(
+                    f"--phrases {text}: no phrase for the class {label!r}; expected one for each"
+                    f" class, found {json.dumps(list(phrases))[:100]}."
+                )
+            return phrases[label]
+
+        return of_file
+    if "{c}" not in text:
+        raise UserError(f"--phrases {text!r}: no {{c}}; expected a template such as 'a {{c}}'.")
+    return lambda label: text.replace("{c}", label)

@@ -1,0 +1,99 @@
+"""A page and a picture of the annotated samples, to be looked at before training."""
+
+from __future__ import annotations
+
+import base64
+import io
+from pathlib import Path
+
+import jinja2
+import numpy as np
+from matplotlib import colormaps
+from PIL import Image
+
+from ...data.figures import contact_sheet
+from ...data.heatmap import decode_heatmap
+from ...data.sentence_windows import decode_windows
+from ...files import write_whole
+from ..images import ImageError
+from ..options import Options
+from ..plan import Item, Plan
+from ..write_sample import Written, write_sample
+
+SAMPLES = 30  # on the page, drawn at random
+SHEET = 12  # of them on the contact sheet
+SHOWN = 420  # pixels of the longer side of a picture on the page
+SEED = 0
+PAGE, PICTURE = "overlays.html", "contact_sheet.png"
+
+
+def write_gallery(plan: Plan, options: Options) -> list[str]:
+    """Write OUT/overlays.html and OUT/contact_sheet.png; returns lines that name them.
+
+    The same samples are drawn for the same data. Nothing is written if no sample is annotated.
+    """
+    annotated = [
+        item for items in plan.splits.values() for item in items if item.annotations or item.windows
+    ]
+    order = np.random.default_rng(SEED).permutation(len(annotated))[:SAMPLES]
+    samples = []
+    for index in sorted(order):
+        try:
+            written = write_sample(annotated[index], options)
+        except (ImageError, FileNotFoundError):
+            continue  # --on-bad-sample skip: the writer has counted it
+        if written.heatmap is not None or written.windows is not None:
+            samples.append((annotated[index], written))
+    if not samples:
+        return []
+    sheet = [
+        (written.image, written.heatmap, item.key)
+        for item, written in samples[:SHEET]
+        if written.heatmap is not None
+    ]
+    windows = [
+        (written.image, decode_windows(*written.windows, item.key), item.key)
+        for item, written in samples[:4]
+        if written.windows is not None
+    ]
+    contact_sheet(sheet, options.out / PICTURE, windows)
+    write_whole(options.out / PAGE, _page(plan, samples).encode())
+    return [f"look at them: {options.out / PAGE} ({len(samples)} samples), {options.out / PICTURE}"]
+
+
+def _page(plan: Plan, samples: list[tuple[Item, Written]]) -> str:
+    """The page, with all pictures in it."""
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    template = (Path(__file__).parent / "overlays.html.jinja").read_text(encoding="utf-8")
+    entries = []
+    for item, written in samples:
+        image = Image.open(io.BytesIO(written.image)).convert("RGB")
+        image.thumbnail((SHOWN, SHOWN))
+        pictures = [("", _data(image))]
+        if written.heatmap is not None:
+            values = decode_heatmap(written.heatmap, item.key)
+            pictures.append(("all annotations", _data(_overlay(image, values))))
+        if written.windows is not None:
+            windows = decode_windows(*written.windows, item.key)
+            pictures += [
+                (sentence, _data(_overlay(image, values / np.float32(values.max()))))
+                for sentence, values in zip(windows.sentences, windows.heatmaps)
+            ]
+        entries.append({"key": item.key, "text": item.text, "pictures": pictures})
+    return environment.from_string(template).render(entries=entries, summary=plan.summary())
+
+
+def _overlay(image: Image.Image, values: np.ndarray) -> Image.Image:
+    """`image` with a map (h, w) in [0, 1] over it, opaque where the map is high."""
+    small = np.asarray(Image.fromarray(np.float32(values)).resize(image.size))[..., None]
+    small = small.clip(0, 1)
+    colours = colormaps["inferno"](small[..., 0])[..., :3] * 255
+    opacity = 0.65 * small**0.5
+    mixed = np.asarray(image) * (1 - opacity) + colours * opacity
+    return Image.fromarray(np.uint8(np.rint(mixed)))
+
+
+def _data(image: Image.Image) -> str:
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=85)
+    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -1,0 +1,111 @@
+"""Finds the image that an annotation or a text names."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from ...config import UserError
+from ...data.tables.near_names import near_names
+from ..tables import read_table
+
+SUFFIXES = frozenset(
+    (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".pgm", ".ppm", ".dcm", ".dicom")
+)
+
+
+class Images:
+    """The images of the user by name: the path below their folder, with /."""
+
+    def __init__(self, files: Mapping[str, Path]) -> None:
+        self.files = dict(files)
+        self._by_file: dict[str, list[str]] = defaultdict(list)
+        self._by_stem: dict[str, list[str]] = defaultdict(list)
+        for name in files:
+            path = PurePosixPath(name)
+            self._by_file[path.name].append(name)
+            self._by_stem[stem(path.name)].append(name)
+
+    def find(self, wanted: str) -> str | None:
+        """The name of the one image that `wanted` may mean, or None.
+
+        `wanted` is a path of any system, a file name, or a name without a suffix. A whole path
+        counts first, then the file name, then the name without suffixes. Where several images
+        have it, the one that shares the most folders at the end counts.
+
+        Raises:
+            UserError: several images fit equally well.
+        """
+        if wanted in self.files:
+            return wanted
+        path = PureWindowsPath(wanted) if "\\" in wanted else PurePosixPath(wanted)
+        parts = [part for part in path.as_posix().split("/") if part not in ("", ".", "..")]
+        if not parts:
+            return None
+        candidates = self._by_file.get(parts[-1]) or self._by_stem.get(stem(parts[-1])) or []
+        if len(candidates) < 2:
+            return candidates[0] if candidates else None
+        shared = {name: _shared_folders(name, parts) for name in candidates}
+        best = max(shared.values())
+        nearest = [name for name in candidates if shared[name] == best]
+        if len(nearest) > 1:
+            raise UserError(
+                f"{wanted!r} may be {nearest[0]} or {nearest[1]}; expected one image. Annotations"
+                " and texts need the folders in the name where file names repeat."
+            )
+        return nearest[0]
+
+
+def stem(file_name: str) -> str:
+    """The name without the suffix of an image; other dots stay."""
+    suffix = PurePosixPath(file_name).suffix.lower()
+    return file_name[: -len(suffix)] if suffix in SUFFIXES else file_name
+
+
+def _shared_folders(name: str, parts: list[str]) -> int:
+    """How many folders from the last on are the same."""
+    count = 0
+    for mine, other in zip(reversed(PurePosixPath(name).parts[:-1]), reversed(parts[:-1])):
+        if mine != other:
+            break
+        count += 1
+    return count
+
+
+def read_images(source: Path) -> Images:
+    """The images of a folder and its folders, or of a table's column of image files.
+
+    Raises:
+        UserError: no image there, or a table without such a column.
+    """
+    if source.is_dir():
+        files = {
+            path.relative_to(source).as_posix(): path
+            for path in sorted(source.rglob("*"))
+            if path.suffix.lower() in SUFFIXES and path.is_file()
+        }
+    elif source.is_file():
+        frame = read_table(source, [])
+        column = find_column(source, frame.columns, "filepath", "--image-column")
+        files = {name: source.parent / name for name in frame[column] if name}
+    else:
+        raise UserError(f"--images {source}: no such folder or table.")
+    if not files:
+        raise UserError(f"--images {source}: no image; expected files such as .png, .jpg or .dcm.")
+    return Images(files)
+
+
+def find_column(path: Path, header: Iterable[str], role: str, flag: str) -> str:
+    """The column of a table that is `role`, or has a name that is usual for it.
+
+    `flag`: named in the message as the remedy. UserError: none, or several.
+    """
+    header = list(header)
+    if role in header:
+        return role
+    names = near_names(role, header)
+    if len(names) == 1:
+        return names[0]
+    found = f"columns {', '.join(names)} may be it" if names else f"the header has {header}"
+    raise UserError(f"{path}: no column {role!r}; {found}. Name it with {flag}.")
