@@ -16,6 +16,10 @@ GROUPS = {
     "Data": {
         "prepare": ("openclip_eclip.prepare", "make a data set, or synthetic images to try"),
         "check": ("openclip_eclip.data.check", "check your own data before training"),
+        "export-annotations": (
+            "openclip_eclip.export_annotations",
+            "write heatmaps for an annotation tool, to be corrected",
+        ),
         "overlap": ("openclip_eclip.data.overlap", "find what training and test data share"),
     },
     "Training": {
@@ -45,7 +49,7 @@ def help_text() -> str:
     lines = [USAGE, "Contrastive image-text training with expert annotations, on open_clip."]
     for purpose, commands in GROUPS.items():
         lines.append(f"\n{purpose}:")
-        lines += [f"  {name:<10} {summary}" for name, (_, summary) in commands.items()]
+        lines += [f"  {name:<18} {summary}" for name, (_, summary) in commands.items()]
     return "\n".join(lines) + "\n" + FIRST_STEPS
 
 
