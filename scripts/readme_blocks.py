@@ -36,7 +36,7 @@ def number() -> str:
     methods = results("align.json")["settings"][CLEAN]
     shares = [
         percent(methods[name]["pointing"]["value"])
-        for name in ("eclip-plus", "CLIP", "eclip-plus, shuffled")
+        for name in ("eclip-plus", "CLIP", "eclip-plus, maps of other images")
     ]
     return (
         "On 600 synthetic chest X-rays, 15 % of them annotated, our recipe eclip-plus attends"

@@ -31,14 +31,6 @@ from openclip_eclip.phantom.generate import add_arguments as phantom_arguments  
 from openclip_eclip.prepare.__main__ import DATASETS  # noqa: E402
 
 RESULTS = ROOT / "docs" / "results"
-# names of placebos in align.json: names on the page
-PLACEBOS = {
-    "eclip-plus, random": "eclip-plus, random maps",
-    "eclip-plus, shuffled": "eclip-plus, maps of other images",
-    "eclip-plus, same-class-shuffled": "eclip-plus, maps of other images of the class",
-    "eclip-plus, centre": "eclip-plus, the centre",
-    "eclip-plus, ones": "eclip-plus, maps of ones",
-}
 
 
 def results(name: str) -> dict[str, Any]:
@@ -132,7 +124,7 @@ def align_table() -> str:
         ]
         if any(values):
             lines.append(
-                f"| {PLACEBOS.get(name, name)} | "
+                f"| {name} | "
                 + " | ".join(spread(value) if value else "" for value in values)
                 + " |"
             )
@@ -162,16 +154,16 @@ def stamps_table() -> str:
     rows = []
     for tower, methods in results("stamps_align.json")["summary"].items():
         rows.append([f"**{tower}**", *[""] * 4])
-        for method, row in methods.items():
-            cells = [
-                cell.replace("-", "−")
+        for method, scores in methods.items():
+            shown = [
+                text
                 for name in ("R@5", "pointing")
-                for cell in (
-                    stamps_page.with_sd(row["scores"][name]),
-                    stamps_page.change(row["differences"].get(name)),
+                for text in (
+                    stamps_page.with_sd(scores["scores"][name]),
+                    stamps_page.change(scores["differences"].get(name)),
                 )
             ]
-            rows.append([method, *cells])
+            rows.append([method, *shown])
     return table(["", "R@5", "− CLIP", "pointing", "− CLIP"], rows)
 
 

@@ -35,7 +35,14 @@ RECIPE_METHODS = ("eclip-plus", OVERSAMPLING, HARD, STUDENT, STUDENT_OVERSAMPLED
 STUDENT_BASELINES = ("CLIP, self-trained", "eclip-plus, twice the steps")
 # prefixes of methods that are not "other methods"
 OURS = ("align", "eclip-plus", STUDENT_BASELINES[0])
-PLACEBO_KINDS = ("random", "shuffled", "same-class-shuffled", "centre", "ones")
+# --eclip-placebo: name of the placebo
+PLACEBO_KINDS = {
+    "random": "random maps",
+    "shuffled": "maps of other images",
+    "same-class-shuffled": "maps of other images of the class",
+    "centre": "map of the centre",
+    "ones": "maps of ones",
+}
 # maximum numbers of steps; validation chooses among eighths of them
 STEPS, TUNE_STEPS = {300: 400, 600: 600, 2000: 900}, 150
 TEST_IMAGES, VALIDATION_IMAGES, GAZE_IMAGES = 600, 300, 300
@@ -70,21 +77,21 @@ ALIGN_METHODS = [
     Method(STUDENT_BASELINES[1], PLUS, annotated=True, length=2),
     *(
         Method(
-            f"{OVERSAMPLING}, {kind}",
+            f"{OVERSAMPLING}, {PLACEBO_KINDS[kind]}",
             [*OVERSAMPLED, "--eclip-placebo", kind],
             annotated=True,
         )
-        for kind in PLACEBO_KINDS[:2]
+        for kind in ("random", "shuffled")
     ),
     Method(
-        f"{HARD}, {PLACEBO_KINDS[1]}",
-        [*HEAVY, "--eclip-placebo", PLACEBO_KINDS[1]],
+        f"{HARD}, {PLACEBO_KINDS['shuffled']}",
+        [*HEAVY, "--eclip-placebo", "shuffled"],
         annotated=True,
         length=2,
     ),
     *(
         Method(
-            f"eclip-plus, {kind}",
+            f"eclip-plus, {name}",
             [
                 *PLUS,
                 *("--eclip-placebo", kind),
@@ -92,13 +99,13 @@ ALIGN_METHODS = [
             ],
             annotated=True,
         )
-        for kind in PLACEBO_KINDS
+        for kind, name in PLACEBO_KINDS.items()
     ),
 ]
 NAMES = [method.name for method in ALIGN_METHODS]
 MAIN_METHODS = tuple(NAMES[:10])
 PLACEBOS, PLACEBOS_OVERSAMPLED, PLACEBOS_HARD = (
-    tuple(name for kind in PLACEBO_KINDS if (name := f"{method}, {kind}") in NAMES)
+    tuple(name for kind in PLACEBO_KINDS.values() if (name := f"{method}, {kind}") in NAMES)
     for method in ("eclip-plus", OVERSAMPLING, HARD)
 )
 

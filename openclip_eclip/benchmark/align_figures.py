@@ -52,7 +52,9 @@ def draw_settings(results: dict[str, dict]) -> Figure:
         differences = [
             results[setting].get(name, {}).get(score, {}).get("difference") for name in names
         ]
-        draw_differences(axes, names, differences, f"{setting}: {score} − CLIP")
+        draw_differences(
+            axes, [fill(name, 34) for name in names], differences, f"{setting}:\n{score} − CLIP"
+        )
     return figure
 
 
@@ -99,7 +101,7 @@ def draw_map(results: dict[str, dict]) -> Figure:
             row[-1].set_xticks(
                 range(len(worse)),
                 [
-                    fill(setting.split(", ", 2)[-1].replace("15 %", "as generated"), 12)
+                    fill(setting.split(", ", 2)[-1].replace("15 %", "as generated"), 14)
                     for setting in worse
                 ],
                 fontsize=8,

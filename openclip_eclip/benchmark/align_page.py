@@ -50,7 +50,7 @@ def _introduction(facts: dict) -> list[str]:
         if facts.get("mixed_machines", False)
         else MACHINES
         if len(kinds) > 1
-        else f"All methods ran on one kind of machine: {kinds[0]}."
+        else "All methods ran on one kind of machine."
     )
     return [
         "# Where alignment helps\n",

@@ -100,7 +100,7 @@ def markdown(table: str, record: dict) -> str:
         ),
         (
             "Mean ± sd over seeds. The difference is to the base of the method, paired by seed."
-            " Its 95 % interval is over seeds (Student's t) and"
+            " The 95 % intervals are over seeds (Student's t) and"
             f" images.{record.get('intervals', '')}\n"
         ),
         f"{limits(facts)}\n",
@@ -137,7 +137,7 @@ def limits(facts: dict[str, dict]) -> str:
     )
     dose = (
         f" An annotated image enters {times} times here. In the paper it enters about 527 times"
-        " (through an annotated half-batch). No gain at this dose says nothing of the paper's dose."
+        " (through an annotated half-batch). So this says nothing of the paper's dose."
     )
     return (
         "All methods share learning rate, batch size and number of steps. Methods that fine-tune"
@@ -159,7 +159,7 @@ def draw(scores: dict[str, dict[str, dict]]) -> Figure:
             axes,
             [f"{name} − {score['base']}" for name, score in methods.items()],
             [score["difference"] for score in methods.values()],
-            f"test set: {test}",
+            f"test set: {test}" if len(shown) > 1 else "",
         )
         axes.set_xlabel(f"difference of {METRIC}, 95 % interval")
     return figure

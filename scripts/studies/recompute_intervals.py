@@ -44,15 +44,15 @@ INTERVALS = (
 )
 GPU, CPU = "NVIDIA H100 80GB HBM3", "AMD EPYC"
 NOTE = (
-    "2 000 synthetic images of 64 px, 5 % with gaze, 1 000 test images, 500 steps of 64, "
-    "150 of fine-tuning"
+    "2 000 synthetic images of 64 px, 5 % with gaze, 1 000 test images; 500 steps with batches of 64,"
+    " 150 steps of fine-tuning"
 )
 ON_CPU = {
     OVERSAMPLING,
     STUDENT,
     STUDENT_OVERSAMPLED,
     STUDENT_BASELINES[0],
-    *(f"{OVERSAMPLING}, {kind}" for kind in PLACEBO_KINDS),
+    *(f"{OVERSAMPLING}, {name}" for name in PLACEBO_KINDS.values()),
 }
 
 
