@@ -44,7 +44,7 @@ def draw_settings(results: dict[str, dict]) -> Figure:
             for setting in shown
         )
     ]
-    figure = Figure(figsize=(2.2 + 3.3 * len(shown), 1.6 + 0.5 * len(names)), layout="constrained")
+    figure = Figure(figsize=(2.2 + 3.3 * len(shown), 1.6 + 0.62 * len(names)), layout="constrained")
     grid = figure.subplots(2, len(shown), sharey=True, sharex="row", squeeze=False)
     for axes, (score, setting) in zip(
         grid.flat, [(score, setting) for score in ("macro-F1", "R@5") for setting in shown]
@@ -53,8 +53,9 @@ def draw_settings(results: dict[str, dict]) -> Figure:
             results[setting].get(name, {}).get(score, {}).get("difference") for name in names
         ]
         draw_differences(
-            axes, [fill(name, 34) for name in names], differences, f"{setting}:\n{score} − CLIP"
+            axes, [fill(name, 46) for name in names], differences, f"{setting}:\n{score} − CLIP"
         )
+        axes.tick_params(axis="y", labelsize=8)  # two lines of a long name fit
     return figure
 
 
