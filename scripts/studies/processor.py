@@ -372,7 +372,7 @@ def report(result: dict) -> str:
         ),
         (
             "Means over seeds, ranges in brackets. ms: CPU time of forward and backward pass of"
-            f" {setting['timed'][0]} images of 224 pixels. one value per patch: error of the image"
+            f" {setting['timed'][0]} images of 224 pixels. One value per patch: error of the image"
             " averaged over each patch."
         ),
     ]
@@ -402,7 +402,7 @@ def report(result: dict) -> str:
     parts += [
         "## Response after training",
         (
-            "true, shuffled, ones: cosine of the features of I and of I^E with these heatmaps. For"
+            "Columns true, shuffled, ones: cosine of the features of I and of I^E with these heatmaps. For"
             " scale: the cosine of two images (other image), and of I^E with true and with shuffled"
             " heatmaps. The last two columns are mean squared errors of I^E: to I with heatmaps of"
             " ones, and to E*I."
