@@ -17,12 +17,6 @@ import readme_blocks  # noqa: E402
 import stamps_page  # noqa: E402
 
 from openclip_eclip.benchmark.align_cells import NAMES, PICTURED  # noqa: E402
-from openclip_eclip.benchmark.align_page import (  # noqa: E402
-    few_images_table,
-    oversampling_table,
-    self_training_table,
-    summary_table,
-)
 from openclip_eclip.benchmark.page import change, spread  # noqa: E402
 from openclip_eclip.evaluate.__main__ import TASKS  # noqa: E402
 from openclip_eclip.evaluate.output.glossary import GLOSSARY  # noqa: E402
@@ -99,8 +93,8 @@ def commands_table(commands: Mapping[str, tuple[str, str]], what: str) -> str:
     return table([what, "what it does"], [[f"`{k}`", line] for k, (_, line) in commands.items()])
 
 
-def align_settings(folder: str = ".") -> dict[str, dict]:
-    return results(f"{folder}/align.json")["settings"]
+def align_settings() -> dict[str, dict]:
+    return results("align.json")["settings"]
 
 
 def align_table() -> str:
@@ -129,11 +123,6 @@ def align_table() -> str:
                 + " |"
             )
     return "\n" + "\n".join(lines) + "\n\n"
-
-
-def settings_table(make: Callable[[dict], list[str]], folder: str = ".") -> str:
-    """A table over the settings of the alignment benchmark."""
-    return "\n" + "\n".join(make(align_settings(folder))) + "\n\n"
 
 
 def paper_tables() -> str:
@@ -177,9 +166,5 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "align": align_table,
     "stamps": stamps_table,
     "tables": paper_tables,
-    "settings": lambda: settings_table(summary_table),
-    "oversampling": lambda: settings_table(oversampling_table),
-    "few_images": lambda: settings_table(few_images_table, "align_scarce"),
-    "self_training": lambda: settings_table(self_training_table),
     **readme_blocks.BLOCKS,
 }
