@@ -4,33 +4,29 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "scripts" / "studies" / "stamps"))
+import readme_blocks
+from studies.stamps import stamps_page
 
-import readme_blocks  # noqa: E402
-import stamps_page  # noqa: E402
-
-from openclip_eclip.benchmark.align_cells import PICTURED  # noqa: E402
-from openclip_eclip.benchmark.align_page import (  # noqa: E402
+from openclip_eclip.benchmark.align_cells import PICTURED
+from openclip_eclip.benchmark.align_page import (
     glance,
     glance_again,
     glance_hard,
     glance_taught,
 )
-from openclip_eclip.benchmark.page import change, spread  # noqa: E402
-from openclip_eclip.evaluate.__main__ import TASKS  # noqa: E402
-from openclip_eclip.evaluate.output.glossary import GLOSSARY  # noqa: E402
-from openclip_eclip.params import eclip_parser  # noqa: E402
-from openclip_eclip.phantom.generate import add_arguments as phantom_arguments  # noqa: E402
-from openclip_eclip.prepare.__main__ import DATASETS  # noqa: E402
+from openclip_eclip.benchmark.page import change, spread
+from openclip_eclip.evaluate.__main__ import TASKS
+from openclip_eclip.evaluate.output.glossary import GLOSSARY
+from openclip_eclip.params import eclip_parser
+from openclip_eclip.phantom.generate import add_arguments as phantom_arguments
+from openclip_eclip.prepare.__main__ import DATASETS
 
-RESULTS = ROOT / "docs" / "results"
+RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
 # key in align.json: name on the page
 ALIGN_METHODS = {
     "CLIP": "CLIP",
@@ -65,7 +61,7 @@ def table(head: list[str], rows: list[list[str]]) -> str:
 
 
 def flag_table(actions: list[Any] | None = None) -> str:
-    """Each flag of `openclip_eclip.train` that open_clip does not have, with its help."""
+    """Each flag of `openclip-eclip train` that open_clip does not have, with its help."""
     rows = ["| flag | what it does |", "|---|---|"]
     for action in eclip_parser()._actions if actions is None else actions:
         if action.choices:
