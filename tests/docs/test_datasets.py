@@ -162,6 +162,8 @@ def test_every_raw_data_set_is_prepared_by_its_command(
     monkeypatch.chdir(tmp_path)
     for line in script.replace("\\\n", " ").splitlines():
         words = shlex.split(line, comments=True)
+        if not words:
+            continue
         assert words[:2] == ["openclip-eclip", "prepare"] and prepare(words[2:]) == 0, line
     output = capsys.readouterr().out
     # --dry-run, --part 0/2
