@@ -72,7 +72,9 @@ def models_page() -> str:
                 f"`{path.stem}`",
                 f"`{vision.get('timm_model_name', 'open_clip')}`, {vision['image_size']} px",
                 str(cfg["embed_dim"]),
-                f"`{text['hf_model_name']}`" if "hf_model_name" in text else "open_clip's own",
+                f"`{PurePosixPath(text['hf_model_name']).name}`"
+                if "hf_model_name" in text
+                else "open_clip's own",
                 str(text.get("context_length", 77)),
             ]
         )
