@@ -16,8 +16,10 @@ def page(name: str) -> str:
 def test_coverages_are_all_those_of_the_page() -> None:
     settings = draw_tables.coverages(page("coverage.md"))
     assert len(settings) == 28 and {setting.seeds for setting in settings} == {2, 3, 5, 10}
-    first = settings[0]
-    assert f"| {first.seeds} | {first.before} % | " in page("coverage.md")
+    lines = [line.split(" | ") for line in page("coverage.md").splitlines()]
+    for setting in settings:
+        (line,) = [w for w in lines if w[:2] == [f"| {setting.regime}", str(setting.seeds)]]
+        assert (line[2], line[4]) == (f"{setting.before:.1f} %", f"{setting.now:.1f} %")
     (axes,) = draw_tables.draw_coverage(settings).axes
     drawn = [y for line in axes.lines[:2] for y in line.get_ydata()]
     assert drawn == [s.before for s in settings] + [s.now for s in settings]
