@@ -4,27 +4,23 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "scripts" / "studies" / "stamps"))
+import readme_blocks
+from studies.stamps import stamps_page
 
-import readme_blocks  # noqa: E402
-import stamps_page  # noqa: E402
+from openclip_eclip.benchmark.align_cells import NAMES, PICTURED
+from openclip_eclip.benchmark.page import change, spread
+from openclip_eclip.evaluate.__main__ import TASKS
+from openclip_eclip.evaluate.output.glossary import GLOSSARY
+from openclip_eclip.params import eclip_parser
+from openclip_eclip.phantom.generate import add_arguments as phantom_arguments
+from openclip_eclip.prepare.__main__ import DATASETS
 
-from openclip_eclip.benchmark.align_cells import NAMES, PICTURED  # noqa: E402
-from openclip_eclip.benchmark.page import change, spread  # noqa: E402
-from openclip_eclip.evaluate.__main__ import TASKS  # noqa: E402
-from openclip_eclip.evaluate.output.glossary import GLOSSARY  # noqa: E402
-from openclip_eclip.params import eclip_parser  # noqa: E402
-from openclip_eclip.phantom.generate import add_arguments as phantom_arguments  # noqa: E402
-from openclip_eclip.prepare.__main__ import DATASETS  # noqa: E402
-
-RESULTS = ROOT / "docs" / "results"
+RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
 
 
 def results(name: str) -> dict[str, Any]:
@@ -38,27 +34,31 @@ def table(head: list[str], rows: list[list[str]]) -> str:
     return "\n" + "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows]) + "\n\n"
 
 
-def flag_table(actions: list[Any] | None = None) -> str:
-    """Each flag of `openclip_eclip.train` that open_clip does not have, with its help."""
+def flag_table(actions: list[Any]) -> str:
+    """Each flag of a parser, with its values and its help."""
     rows = ["| flag | what it does |", "|---|---|"]
-    for action in eclip_parser()._actions if actions is None else actions:
+    for action in actions:
+        flag = action.option_strings[0]
         if action.choices:
-            value = " {" + ",".join(action.choices) + "}"
+            name = f"`{flag}`: " + ", ".join(f"`{choice}`" for choice in action.choices)
         elif isinstance(action.metavar, tuple):
-            value = " " + " ".join(action.metavar)
+            name = f"`{flag} {' '.join(action.metavar)}`"
         else:
-            value = f" {action.metavar}" if action.metavar else ""
-        rows.append(f"| `{action.option_strings[0]}{value}` | {action.help % vars(action)} |")
+            name = f"`{flag} {action.metavar}`" if action.metavar else f"`{flag}`"
+        rows.append(f"| {name} | {action.help % vars(action)} |")
     return "\n".join(rows) + "\n"
 
 
 def flag_groups() -> str:
     """The flags as `flag_table` has them, under a heading for each group of the parser."""
-    titles = {"eCLIP": "Data and method", "saving": "Saving"}
     parts = []
     for group in eclip_parser()._action_groups:
         if group._group_actions:
-            title = titles.get(str(group.title), f"`--method {group.title}`")
+            title = str(group.title)
+            if title.startswith("--"):
+                title = ", ".join(f"`{flag}`" for flag in title.split(", "))
+            else:
+                title = title[0].upper() + title[1:]
             parts.append(f"\n## {title}\n\n{flag_table(group._group_actions)}")
     return "".join(parts) + "\n"
 
@@ -157,7 +157,6 @@ def stamps_table() -> str:
 
 
 BLOCKS: dict[str, Callable[[], str]] = {
-    "flags": flag_table,
     "glossary": glossary_table,
     "tasks": partial(commands_table, TASKS, "task"),
     "headline": headline,

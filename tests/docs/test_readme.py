@@ -22,15 +22,6 @@ def blocks(language: str, mark: str = "run") -> list[str]:
     return page_blocks.marked(README, language, mark)
 
 
-def command_folder(folder: Path) -> Path:
-    """A folder for PATH with the console script, as pip would install it for `fast_python`."""
-    script = folder / "openclip-eclip"
-    script.parent.mkdir(parents=True)
-    script.write_text(f'#!/bin/sh\nexec {fast_python()} -m openclip_eclip "$@"\n')
-    script.chmod(0o755)
-    return folder
-
-
 @pytest.mark.slow
 def test_commands_run_in_order(tmp_path: Path) -> None:
     """A small model replaces ViT-B-16, with its context length; nothing else is changed."""
@@ -39,7 +30,9 @@ def test_commands_run_in_order(tmp_path: Path) -> None:
     script = script.replace("--runs-dir", "--force-context-length 64 --runs-dir")
     environment = {
         **os.environ,
-        "PATH": os.pathsep.join([str(command_folder(tmp_path / "bin")), os.environ["PATH"]]),
+        "PATH": os.pathsep.join(
+            [str(page_blocks.command_folder(tmp_path / "bin")), os.environ["PATH"]]
+        ),
         "XDG_CACHE_HOME": str(tmp_path / "cache"),
         "OMP_NUM_THREADS": "1",
     }
