@@ -62,7 +62,7 @@ def test_benchmark_of_the_readme_answers(tmp_path: Path) -> None:
     start = "--start ViT-B-16 --pretrained openai"
     assert start in line
     program, *words = shlex.split(line.replace(start, f"--model {PHANTOM_MODEL}"))
-    small = "--force-context-length 64 --methods CLIP placebo --seeds 1 --lr 1e-3 --batch-size 8"
+    small = "--force-context-length 64 --methods CLIP eclip-plus --seeds 1 --lr 1e-3 --batch-size 8"
     assert program == "openclip-eclip"
     prepare(["phantom", str(tmp_path), "--train", "72", "--test", "24", "--annotated", "0.3"])
     head, *rows = (tmp_path / "train.csv").read_text().splitlines(keepends=True)
