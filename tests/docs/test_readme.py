@@ -61,7 +61,9 @@ def test_benchmark_of_the_readme_answers(tmp_path: Path) -> None:
     (line,) = blocks("bash", "run benchmark")
     start = "--start ViT-B-16 --pretrained openai"
     assert start in line
-    program, *words = shlex.split(line.replace(start, f"--model {PHANTOM_MODEL}"))
+    program, *words = shlex.split(
+        line.replace("\\\n", " ").replace(start, f"--model {PHANTOM_MODEL}")
+    )
     small = "--force-context-length 64 --methods CLIP eclip-plus --seeds 1 --lr 1e-3 --batch-size 8"
     assert program == "openclip-eclip"
     prepare(["phantom", str(tmp_path), "--train", "72", "--test", "24", "--annotated", "0.3"])
