@@ -10,7 +10,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs" / "results"
-CLEAN = "600 films, 15 %"  # the setting of the alignment benchmark that has placebos
+CLEAN = "600 images, 15 %"  # the setting of the alignment benchmark that has placebos
 PACKAGES = ("torch", "open_clip_torch", "timm", "numpy", "pandas")
 
 
@@ -33,10 +33,10 @@ def change(difference: dict[str, float]) -> str:
 
 def number() -> str:
     """The sentence of the first screen: attention with and without the heatmaps."""
-    methods = results("align.json")["cells"][CLEAN]
+    methods = results("align.json")["settings"][CLEAN]
     shares = [
         percent(methods[name]["pointing"]["value"])
-        for name in ("eclip-plus", "CLIP", "eclip-plus, shuffled")
+        for name in ("eclip-plus", "CLIP", "eclip-plus, maps of other images")
     ]
     return (
         "On 600 synthetic chest X-rays, 15 % of them annotated, our recipe eclip-plus attends"
@@ -47,16 +47,16 @@ def number() -> str:
 
 def helps() -> str:
     """What eclip-plus changes against CLIP, by the reader's case; means over five seeds."""
-    cells = results("align.json")["cells"]
+    settings = results("align.json")["settings"]
     towers = results("stamps_align.json")["summary"]
     rows = []
     for case, name in (
-        ("300 synthetic images, 5 % annotated", "300 films, 5 %"),
+        ("300 synthetic images, 5 % annotated", "300 images, 5 %"),
         ("600 synthetic images, 15 % annotated", CLEAN),
-        ("the same, gaze off by 8 % of the image", f"{CLEAN}, gaze off by 8 %"),
-        ("2 000 synthetic images, 5 % annotated", "2000 films, 5 %"),
+        ("the same, gaze shifted by 8 % of the image", f"{CLEAN}, gaze shifted by 8 %"),
+        ("2 000 synthetic images, 5 % annotated", "2000 images, 5 %"),
     ):
-        clip, plus = cells[name]["CLIP"], cells[name]["eclip-plus"]
+        clip, plus = settings[name]["CLIP"], settings[name]["eclip-plus"]
         if clip["machine"] != plus["machine"]:
             raise ValueError(f"{name}: CLIP and eclip-plus ran on different machines")
         scores = [change(plus[score]["difference"]) for score in ("macro-F1", "R@5")]

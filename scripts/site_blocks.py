@@ -4,53 +4,23 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "scripts" / "studies" / "stamps"))
+import readme_blocks
+from studies.stamps import stamps_page
 
-import readme_blocks  # noqa: E402
-import stamps_page  # noqa: E402
+from openclip_eclip.benchmark.align_cells import NAMES, PICTURED
+from openclip_eclip.benchmark.page import change, spread
+from openclip_eclip.evaluate.__main__ import TASKS
+from openclip_eclip.evaluate.output.glossary import GLOSSARY
+from openclip_eclip.params import eclip_parser
+from openclip_eclip.phantom.generate import add_arguments as phantom_arguments
+from openclip_eclip.prepare.__main__ import DATASETS
 
-from openclip_eclip.benchmark.align_cells import PICTURED  # noqa: E402
-from openclip_eclip.benchmark.align_page import (  # noqa: E402
-    glance,
-    glance_again,
-    glance_hard,
-    glance_taught,
-)
-from openclip_eclip.benchmark.page import change, spread  # noqa: E402
-from openclip_eclip.evaluate.__main__ import TASKS  # noqa: E402
-from openclip_eclip.evaluate.output.glossary import GLOSSARY  # noqa: E402
-from openclip_eclip.params import eclip_parser  # noqa: E402
-from openclip_eclip.phantom.generate import add_arguments as phantom_arguments  # noqa: E402
-from openclip_eclip.prepare.__main__ import DATASETS  # noqa: E402
-
-RESULTS = ROOT / "docs" / "results"
-# key in align.json: name on the page
-ALIGN_METHODS = {
-    "CLIP": "CLIP",
-    "CLIP, twice the steps": "CLIP, twice the steps",
-    "m3-mix": "m3-mix",
-    "oversample": "annotated images twice",
-    "naive": "naive",
-    "mask": "mask view",
-    "eCLIP": "eCLIP",
-    "eCLIP^P": "eCLIP^P",
-    "align": "align, weight 1",
-    "eclip-plus": "eclip-plus",
-    "eclip-plus self-trained": "eclip-plus, self-trained",
-    "CLIP self-trained": "CLIP, self-trained",
-    "eclip-plus, random": "eclip-plus, random maps",
-    "eclip-plus, shuffled": "eclip-plus, maps of other images",
-    "eclip-plus, same-class-shuffled": "eclip-plus, maps of other images of the class",
-    "eclip-plus, centre": "eclip-plus, the centre",
-    "eclip-plus, ones": "eclip-plus, maps of ones",
-}
+RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
 
 
 def results(name: str) -> dict[str, Any]:
@@ -64,27 +34,31 @@ def table(head: list[str], rows: list[list[str]]) -> str:
     return "\n" + "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows]) + "\n\n"
 
 
-def flag_table(actions: list[Any] | None = None) -> str:
-    """Each flag of `openclip_eclip.train` that open_clip does not have, with its help."""
+def flag_table(actions: list[Any]) -> str:
+    """Each flag of a parser, with its values and its help."""
     rows = ["| flag | what it does |", "|---|---|"]
-    for action in eclip_parser()._actions if actions is None else actions:
+    for action in actions:
+        flag = action.option_strings[0]
         if action.choices:
-            value = " {" + ",".join(action.choices) + "}"
+            name = f"`{flag}`: " + ", ".join(f"`{choice}`" for choice in action.choices)
         elif isinstance(action.metavar, tuple):
-            value = " " + " ".join(action.metavar)
+            name = f"`{flag} {' '.join(action.metavar)}`"
         else:
-            value = f" {action.metavar}" if action.metavar else ""
-        rows.append(f"| `{action.option_strings[0]}{value}` | {action.help % vars(action)} |")
+            name = f"`{flag} {action.metavar}`" if action.metavar else f"`{flag}`"
+        rows.append(f"| {name} | {action.help % vars(action)} |")
     return "\n".join(rows) + "\n"
 
 
 def flag_groups() -> str:
     """The flags as `flag_table` has them, under a heading for each group of the parser."""
-    titles = {"eCLIP": "Data and method", "saving": "Saving"}
     parts = []
     for group in eclip_parser()._action_groups:
         if group._group_actions:
-            title = titles.get(str(group.title), f"`--method {group.title}`")
+            title = str(group.title)
+            if title.startswith("--"):
+                title = ", ".join(f"`{flag}`" for flag in title.split(", "))
+            else:
+                title = title[0].upper() + title[1:]
             parts.append(f"\n## {title}\n\n{flag_table(group._group_actions)}")
     return "".join(parts) + "\n"
 
@@ -98,7 +72,7 @@ def phantom_flags() -> str:
 
 def headline() -> str:
     """One number for the first page: eclip-plus against CLIP in one setting."""
-    setting = align_cells()["600 films, 15 %"]
+    setting = align_settings()["600 images, 15 %"]
     f1, points = (
         [setting[method][score]["value"] for method in ("CLIP", "eclip-plus")]
         for score in ("macro-F1", "pointing")
@@ -119,13 +93,8 @@ def commands_table(commands: Mapping[str, tuple[str, str]], what: str) -> str:
     return table([what, "what it does"], [[f"`{k}`", line] for k, (_, line) in commands.items()])
 
 
-def align_cells(folder: str = ".") -> dict[str, dict]:
-    return results(f"{folder}/align.json")["cells"]
-
-
-def images(text: str) -> str:
-    """Names of settings in plain words: the results of release 0.1 call an image a film."""
-    return text.replace(" films", " images")
+def align_settings() -> dict[str, dict]:
+    return results("align.json")["settings"]
 
 
 def align_table() -> str:
@@ -133,30 +102,27 @@ def align_table() -> str:
 
     A score is blank if the method was not run, or ran on another machine than CLIP.
     """
-    cells, scores = align_cells(), ("macro-F1", "R@5", "pointing")
+    settings, scores = align_settings(), ("macro-F1", "R@5", "pointing")
     lines = [
-        "| | " + " | ".join(f"{cell}: macro-F1 | R@5 | pointing" for cell in PICTURED) + " |",
+        "| | " + " | ".join(f"{name}: macro-F1 | R@5 | pointing" for name in PICTURED) + " |",
         "|---" * (1 + 3 * len(PICTURED)) + "|",
     ]
-    for row, name in ALIGN_METHODS.items():
-        of_cells = [cells[cell].get(row, {}) for cell in PICTURED]
-        scores_of_row = [
-            own.get(score) if own.get("machine") == cells[cell]["CLIP"]["machine"] else None
-            for own, cell in zip(of_cells, PICTURED)
+    for name in NAMES:
+        methods = [settings[setting].get(name, {}) for setting in PICTURED]
+        values = [
+            method.get(score)
+            if method.get("machine") == settings[setting]["CLIP"]["machine"]
+            else None
+            for method, setting in zip(methods, PICTURED)
             for score in scores
         ]
-        if any(scores_of_row):
+        if any(values):
             lines.append(
                 f"| {name} | "
-                + " | ".join(spread(score) if score else "" for score in scores_of_row)
+                + " | ".join(spread(value) if value else "" for value in values)
                 + " |"
             )
     return "\n" + "\n".join(lines) + "\n\n"
-
-
-def cells_table(make: Callable[[dict], list[str]], folder: str = ".") -> str:
-    """A table over the settings of the alignment benchmark."""
-    return "\n" + "\n".join(make(align_cells(folder))) + "\n\n"
 
 
 def paper_tables() -> str:
@@ -165,8 +131,8 @@ def paper_tables() -> str:
     for name, base in (("table1", "base"), ("table4", "CLIP")):
         title = name.replace("table", "Table ")
         rows = [
-            [row, spread(own), change(own["difference"]).replace("-", "−")]
-            for row, own in results(f"{name}.json")["scores"]["test"].items()
+            [method, spread(score), change(score["difference"])]
+            for method, score in results(f"{name}.json")["scores"]["test"].items()
         ]
         parts.append(table([title, "macro-F1", f"− {base}"], rows)[:-1])
     return "".join(parts) + "\n"
@@ -177,32 +143,27 @@ def stamps_table() -> str:
     rows = []
     for tower, methods in results("stamps_align.json")["summary"].items():
         rows.append([f"**{tower}**", *[""] * 4])
-        for method, row in methods.items():
-            cells = [
-                cell.replace("-", "−")
+        for method, scores in methods.items():
+            shown = [
+                text
                 for name in ("R@5", "pointing")
-                for cell in (
-                    stamps_page.with_sd(row["scores"][name]),
-                    stamps_page.change(row["differences"].get(name)),
+                for text in (
+                    stamps_page.with_sd(scores["scores"][name]),
+                    stamps_page.change(scores["differences"].get(name)),
                 )
             ]
-            rows.append([method, *cells])
+            rows.append([method, *shown])
     return table(["", "R@5", "− CLIP", "pointing", "− CLIP"], rows)
 
 
 BLOCKS: dict[str, Callable[[], str]] = {
-    "flags": flag_table,
     "glossary": glossary_table,
     "tasks": partial(commands_table, TASKS, "task"),
     "headline": headline,
     "phantom": phantom_flags,
     "datasets": partial(commands_table, DATASETS, "NAME"),
-    "align": lambda: images(align_table()),
+    "align": align_table,
     "stamps": stamps_table,
     "tables": paper_tables,
-    "cells": lambda: images(cells_table(glance)),
-    "replay": lambda: images(cells_table(glance_again)),
-    "hard": lambda: images(cells_table(glance_hard, "align_scarce")),
-    "taught": lambda: images(cells_table(glance_taught)),
     **readme_blocks.BLOCKS,
 }

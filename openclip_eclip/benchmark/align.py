@@ -63,7 +63,7 @@ def build(
     # hyperparameters were not chosen on the test images that are reported
     test_seed = 7 if max(seeds) < DEVELOPMENT else 8
     for setting, seed in product(settings, seeds):
-        leak = setting.films if "--gaze-leak" in setting.films else ()
+        leak = setting.images if "--gaze-leak" in setting.images else ()
         name = "-".join(map(str, (setting.home, setting.annotated, *setting.gaze))).replace(
             "--", ""
         )
@@ -76,12 +76,12 @@ def build(
         flags_of[data] = (
             *("--train", setting.count, "--test", 1, "--seed", 1000 + seed),
             *("--annotated", setting.annotated),
-            *setting.films,
+            *setting.images,
             *setting.gaze,
         )
         flags_of[validation] = (
             *("--train", VALIDATION_IMAGES, "--test", 1, "--seed", 5000 + seed, "--annotated", 0),
-            *setting.films,
+            *setting.images,
         )
         own_args = argparse.Namespace(
             **{
@@ -136,7 +136,8 @@ def make_images(workers: Workers, folder: Path, flags: tuple) -> None:
 
 def run_align(args: argparse.Namespace, train_flags: list[str], seeds: list[int]) -> None:
     """Make all missing runs (none with --measured), then align.json, align.md and the figures."""
-    from .align_page import draw_cells, draw_map, page
+    from .align_figures import draw_map, draw_settings
+    from .align_page import page
 
     workers = Workers(args.jobs, cache=True)
     settings = [
@@ -180,11 +181,11 @@ def run_align(args: argparse.Namespace, train_flags: list[str], seeds: list[int]
         "machine": ", ".join(sorted(machines)),
         "note": args.note,
         "mixed_machines": args.mixed_machines,
-        "cells": results,
+        "settings": results,
     }
     (args.out / "align.json").write_text(json.dumps(facts, indent=2))
     (args.out / "align.md").write_text(page(facts), encoding="utf-8")
-    draw_cells(results).savefig(args.out / "align.png", dpi=110)
+    draw_settings(results).savefig(args.out / "align.png", dpi=110)
     draw_map(results).savefig(args.out / "align_map.png", dpi=110)
 
 
@@ -255,7 +256,7 @@ def measure(
                 bench.args.mixed_machines,
             )
             scores[name][metric]["best_other"] = {
-                "row": best.name,
+                "method": best.name,
                 **pair["differences"][name][metric],
             }
     for method in methods:
@@ -313,7 +314,7 @@ def against_teacher(
     }
     for metric, task in SCORES.items():
         pair = bench.compare(
-            f"{task}-taught-{method.name}",
+            f"{task}-teacher-{method.name}",
             {"teacher": folders[task], method.name: students(method, task)},
             bench.args.mixed_machines,
         )

@@ -19,11 +19,10 @@ def spread(score: dict) -> str:
 
 def change(difference: dict | None) -> str:
     """The text of a difference {value, low, high}; blank for the base, which has None."""
-    return (
-        ""
-        if difference is None
-        else f"{difference['value']:+.3f} [{difference['low']:.3f}, {difference['high']:.3f}]"
-    )
+    if difference is None:
+        return ""
+    text = f"{difference['value']:+.3f} [{difference['low']:.3f}, {difference['high']:.3f}]"
+    return text.replace("-", "−")
 
 
 def machine_kinds(runs: Iterable[dict]) -> list[str]:

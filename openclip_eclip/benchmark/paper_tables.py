@@ -89,30 +89,33 @@ def markdown(table: str, record: dict) -> str:
     title = table.replace("table", "Table ")
     machines = ", ".join(sorted({name for entry in facts.values() for name in entry["machines"]}))
     mixed = (
-        " Rows of different machines are compared (--mixed-machines): a difference may be that of"
-        " the machines." * record.get("mixed_machines", False)
+        " Methods of different machines are compared (--mixed-machines): a difference may be that"
+        " of the machines." * record.get("mixed_machines", False)
     )
     lines = [
         f"# {title}\n",
         (
             f"`python -m openclip_eclip.benchmark {table}`: {METRIC}, seeds"
-            f" {' '.join(map(str, record['seeds']))}, {record['note']}; {machines}.{mixed}"
-            " Mean ± sd over seeds; difference to the row's base, seeds paired, with its 95 %"
-            f" interval over seeds (Student's t) and images.{record.get('intervals', '')}\n"
+            f" {' '.join(map(str, record['seeds']))}. {record['note']}. {machines}.{mixed}\n"
+        ),
+        (
+            "Mean ± sd over seeds. The difference is to the base of the method, paired by seed."
+            " The 95 % intervals are over seeds (Student's t) and"
+            f" images.{record.get('intervals', '')}\n"
         ),
         f"{limits(facts)}\n",
         f"![Differences with their intervals]({table}.png)\n",
     ]
-    for test, rows in scores.items():
+    for test, methods in scores.items():
         lines += [
-            f"## {test}\n",
+            f"## Test set: {test}\n",
             (
-                f"| row | {METRIC} | difference to base | base | views an annotated image |"
+                f"| method | {METRIC} | difference to base | base | views an annotated image |"
                 " training s |"
             ),
             "|---|---|---|---|---|---|",
         ]
-        for name, score in rows.items():
+        for name, score in methods.items():
             is_other = score.get("other_machine")
             difference = OTHER_MACHINE if is_other else change(score["difference"])
             base, views = score["base"] if difference else "", facts[name]["views"]
@@ -133,31 +136,30 @@ def limits(facts: dict[str, dict]) -> str:
         else ""
     )
     dose = (
-        f" An annotated image enters {times} times here, about 527 times in the paper (through an"
-        " annotated half-batch): that a row shows no gain at this dose says nothing of the"
-        " paper's."
+        f" An annotated image enters {times} times here. In the paper it enters about 527 times"
+        " (through an annotated half-batch). So this says nothing of the paper's dose."
     )
     return (
-        "All rows share learning rate, batch and length, and those that fine-tune theirs; none has"
-        " settings of its own." + dose * bool(views)
+        "All methods share learning rate, batch size and number of steps. Methods that fine-tune"
+        " share theirs." + dose * bool(views)
     )
 
 
 def draw(scores: dict[str, dict[str, dict]]) -> Figure:
     """Differences from the base with their intervals, a panel for each test set."""
     shown = {
-        test: {name: score for name, score in rows.items() if score["difference"]}
-        for test, rows in scores.items()
+        test: {name: score for name, score in methods.items() if score["difference"]}
+        for test, methods in scores.items()
     }
     count = max(map(len, shown.values()))
     figure = Figure(figsize=(1.2 + 4.6 * len(shown), 1.1 + 0.32 * count), layout="constrained")
     panels = np.atleast_1d(figure.subplots(1, len(shown), sharey=True))
-    for axes, (test, rows) in zip(panels, shown.items()):
+    for axes, (test, methods) in zip(panels, shown.items()):
         draw_differences(
             axes,
-            [f"{name} − {score['base']}" for name, score in rows.items()],
-            [score["difference"] for score in rows.values()],
-            test,
+            [f"{name} − {score['base']}" for name, score in methods.items()],
+            [score["difference"] for score in methods.values()],
+            f"test set: {test}" if len(shown) > 1 else "",
         )
         axes.set_xlabel(f"difference of {METRIC}, 95 % interval")
     return figure
@@ -216,7 +218,7 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
         "--cells",
         nargs="+",
         metavar="CELL",
-        help="settings of align to run, such as '600 films, 15 %%' (default: all)",
+        help="settings of align to run, such as '600 images, 15 %%' (default: all)",
     )
     parser.add_argument(
         "--measured",

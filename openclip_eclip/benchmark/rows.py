@@ -58,7 +58,7 @@ LADDER: dict[str, Flags] = {
     "MHA": ["--eclip-no-mixup", *CONSTANT],
     "MHA + mixup": CONSTANT,
     "MHA + mixup + curriculum": ["--eclip-priming-weight", 0],
-    "random heatmaps, all of it": ["--eclip-placebo", "random"],
+    "eCLIP, random heatmaps": ["--eclip-placebo", "random"],
     "eCLIP": ["--method", "eclip"],
 }
 # the same with the processor of the authors; it needs priming, while ours starts as the identity
@@ -66,7 +66,7 @@ AUTHORS_LADDER: dict[str, Flags] = {
     "MHA": ["--eclip-no-mixup", *CONSTANT],
     "MHA + mixup": CONSTANT,
     "MHA + mixup + curriculum": ["--eclip-priming-weight", 0],
-    "random heatmaps, all of it": ["--eclip-placebo", "random"],
+    "eCLIP, random heatmaps": ["--eclip-placebo", "random"],
     "eCLIP": [],
 }
 TABLES = {

@@ -175,7 +175,7 @@ class Bench:
 
     def student_data(self, method: Method, seed: int) -> Path:
         """The folder of pseudo-heatmaps and results of a method's teacher."""
-        return self.args.out / "taught" / self.name(method, seed)
+        return self.args.out / "pseudo-heatmaps" / self.name(method, seed)
 
     def log(self, method: Method, seed: int, of: str = "") -> Path:
         return self.args.out / "logs" / f"{self.name(method, seed)}{of}.txt"
@@ -252,7 +252,7 @@ class Bench:
                 *("--model", self.model(Method(method.teacher), seed), "--workers", 0),
                 *method.teaching,
             ],
-            self.log(method, seed, "-taught"),
+            self.log(method, seed, "-pseudo-heatmaps"),
         )
         for test, task in product(self.tests, self.tasks):
             shutil.copytree(

@@ -303,7 +303,7 @@ def main() -> None:
         "--rounds", type=int, default=3, help="rounds of each measurement (default: %(default)s)"
     )
     parser.add_argument(
-        "--films",
+        "--images",
         type=int,
         default=400,
         help="number of images to encode (default: %(default)s)",
@@ -322,9 +322,9 @@ def main() -> None:
     start = time.perf_counter()
     lines = ranking(args.rounds) + large_lines()
     with tempfile.TemporaryDirectory() as name:
-        table = write_images(Path(name), args.films)
-        lines += encoding(table, min(160, args.films), args.rounds) + caching(
-            table, args.films, Path(name), args.rounds
+        table = write_images(Path(name), args.images)
+        lines += encoding(table, min(160, args.images), args.rounds) + caching(
+            table, args.images, Path(name), args.rounds
         )
     lines += searching(args.rounds)
     model = next(

@@ -172,7 +172,7 @@ def page(experiments: int, draws: int, start: int) -> str:
     lines = [
         "# How often 95 % intervals hold the truth\n",
         (
-            f"`python scripts/studies/coverage.py`: {experiments} simulated experiments a cell (so"
+            f"`python scripts/studies/coverage.py`: {experiments} simulated experiments a setting (so"
             f" one figure is known to ± {noise:.1f} percentage points), {IMAGES} images, {draws}"
             f" draws of the bootstrap, random seed {start}. Before: percentiles of a bootstrap over"
             " images and seeds. Now: decision 0043. Median width: of the interval now, beside that"

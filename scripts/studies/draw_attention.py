@@ -1,6 +1,6 @@
 """Draw where models attend and where the expert looked, on randomly drawn test images.
 
-python scripts/studies/draw_attention.py CLIP=tables/600/models/clip-30 eclip-plus=tables/600-0.15/models/eclip-plus-30 --data films/test-7 --out looks.png
+python scripts/studies/draw_attention.py CLIP=tables/600/models/clip-30 eclip-plus=tables/600-0.15/models/eclip-plus-30 --data phantoms/test-7 --out attention.png
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "models", nargs="+", metavar="NAME=FOLDER", help="label of a row, and its exported model"
+        "models", nargs="+", metavar="NAME=FOLDER", help="name of a method, and its exported model"
     )
     parser.add_argument(
         "--data", type=Path, required=True, help="data folder with test.csv and test_gaze.csv"

@@ -106,7 +106,7 @@ class Amount(NamedTuple):
     response_seeds: tuple[int, ...] = (0, 1, 2)
     response_forms: tuple[str, ...] = RESPONSE
     response_steps: int = 250
-    films: int = 1000
+    phantoms: int = 1000
 
 
 QUICK = Amount((0,), (0, 1), 2, 16, 4, (1, 1), (0,), RESPONSE[2:], 10, 16)
@@ -146,7 +146,7 @@ def priming_images(count: int) -> dict[str, tuple[Tensor, Tensor]]:
 
     Training and held-out crops have different phantoms.
     """
-    films = [
+    phantoms = [
         generate(count // 4, seed=0, split=s, annotated=0.0, size=224).images[:, None]
         for s in ("train", "test")
     ]
@@ -154,7 +154,7 @@ def priming_images(count: int) -> dict[str, tuple[Tensor, Tensor]]:
     return {
         name: (crops(train, count, largest, 0), crops(held_out, count // 4, largest, 1))
         for name, (train, held_out), largest in (
-            ("phantoms", films, SIDE),
+            ("phantoms", phantoms, SIDE),
             ("photographs", photos, 2 * SIDE),
         )
     }
@@ -248,14 +248,14 @@ def train_small(form: str, amount: Amount, seed: int) -> nn.Module:
 
     It is trained on phantoms, 20 % of them annotated.
     """
-    films = generate(amount.films, seed=seed, split="train", annotated=0.2)
+    phantoms = generate(amount.phantoms, seed=seed, split="train", annotated=0.2)
     image, heatmap = (
-        unit(torch.from_numpy(films.images)[:, None].float()),
-        torch.from_numpy(films.heatmaps)[:, None],
+        unit(torch.from_numpy(phantoms.images)[:, None].float()),
+        torch.from_numpy(phantoms.heatmaps)[:, None],
     )
     name = register_small_model(form)
     # the words that occur, renumbered in order: the last is still open_clip's end of text
-    tokens = open_clip.get_tokenizer(name)(films.reports).unique(return_inverse=True)[1]
+    tokens = open_clip.get_tokenizer(name)(phantoms.reports).unique(return_inverse=True)[1]
     torch.manual_seed(seed)
     model, loss, config = open_clip.create_model(name), EClipLoss(), EClipConfig()
     loss.configure(config)
@@ -264,7 +264,7 @@ def train_small(form: str, amount: Amount, seed: int) -> nn.Module:
     for step in tqdm(range(amount.response_steps), leave=False, disable=None):
         # the same batches for all forms: weights of a processor come from another stream
         keys = torch.randperm(len(image))[:64]
-        candidates = np.flatnonzero(films.annotated[keys])
+        candidates = np.flatnonzero(phantoms.annotated[keys])
         gate = draw_gate(
             seed, step, keys[candidates].tolist(), curriculum.probability(step), config.alpha
         )
@@ -291,10 +291,10 @@ def study_response(amount: Amount) -> tuple[list[dict], dict[str, list[Tensor]]]
 
     There is a row for each form and seed.
     """
-    films = generate(amount.films // 4, seed=0, split="test", annotated=0.0)
+    phantoms = generate(amount.phantoms // 4, seed=0, split="test", annotated=0.0)
     image, heatmap = (
-        unit(torch.from_numpy(films.images)[:, None].float()),
-        torch.from_numpy(films.heatmaps)[:, None],
+        unit(torch.from_numpy(phantoms.images)[:, None].float()),
+        torch.from_numpy(phantoms.heatmaps)[:, None],
     )
     kinds = {"true": heatmap, "shuffled": heatmap.roll(1, dims=0), "ones": torch.ones_like(heatmap)}
     rows, pictures = [], {"I": list(image[:2]), "E": list(heatmap[:2])}
@@ -307,7 +307,7 @@ def study_response(amount: Amount) -> tuple[list[dict], dict[str, list[Tensor]]]
             v_expert = {kind: model.encode_image(x, normalize=True) for kind, x in expert.items()}
         pairs = {
             **{kind: (v, u) for kind, u in v_expert.items()},
-            "other film": (v, v.roll(1, dims=0)),
+            "other image": (v, v.roll(1, dims=0)),
             "true and shuffled": (v_expert["true"], v_expert["shuffled"]),
         }
         rows.append(
@@ -335,12 +335,12 @@ def draw(pictures: dict[str, list[Tensor]], path: Path) -> None:
             form.replace(", ", ",\n"), rotation=0, ha="right", va="center", fontsize=8
         )
         for column, axis in enumerate(axes):
-            film, kind = column // 4, column % 4
-            image = pictures["I"][film].mean(0)
+            index, kind = column // 4, column % 4
+            image = pictures["I"][index].mean(0)
             picture = (
                 image,
-                pictures["E"][film][0],
-                *(x.mean(0) for x in pictures[form][2 * film : 2 * film + 2]),
+                pictures["E"][index][0],
+                *(x.mean(0) for x in pictures[form][2 * index : 2 * index + 2]),
             )[kind]
             low, high = (0, 1) if kind == 1 else (image.min(), image.max())
             axis.imshow(picture, cmap="gray", vmin=low, vmax=high)
@@ -363,13 +363,24 @@ def report(result: dict) -> str:
     setting, priming, response = result.values()
     parts = [
         "# Heatmap processor: identity and response",
-        ", ".join(f"{k}: {v}" for k, v in setting.items()),
-        "Means over seeds, ranges in brackets. ms: CPU time of forward and backward at 224 pixels.",
+        (
+            f"Priming: {setting['images']} crops in batches of {setting['batch']}, seeds"
+            f" {' '.join(map(str, setting['seeds']))}. Training: {setting['response_steps']} steps"
+            f" on {setting['phantoms']} phantoms, seeds"
+            f" {' '.join(map(str, setting['response_seeds']))}. {setting['cpu']},"
+            f" {setting['threads']} thread, torch {setting['torch']}, {setting['minutes']} minutes."
+        ),
+        (
+            "Means over seeds, ranges in brackets. ms: CPU time of forward and backward pass of"
+            f" {setting['timed'][0]} images of 224 pixels. One value per patch: error of the image"
+            " averaged over each patch."
+        ),
     ]
     for steps in sorted({row["steps"] for row in priming}):
-        parts.append(
-            f"## Priming, {steps[-1]} steps: held-out error of Processor(I, 1), variance 1"
-        )
+        parts += [
+            f"## Priming, {steps[-1]} steps",
+            "Validation error of Processor(I, 1) after each number of steps. Images have variance 1.",
+        ]
         rows = [
             [
                 r["form"],
@@ -384,13 +395,19 @@ def report(result: dict) -> str:
         ]
         parts.append(
             markdown_table(
-                ["form", "images", "parameters", "ms", "constant a patch", *map(str, steps)], rows
+                ["form", "images", "parameters", "ms", "one value per patch", *map(str, steps)],
+                rows,
             )
         )
-    parts.append(
-        "## Response after training: cos(v, v^E) under true, shuffled, all-ones heatmaps; cosines"
-        " for scale; errors of I^E against I under ones, and against E*I"
-    )
+    parts += [
+        "## Response after training",
+        (
+            "Columns true, shuffled, ones: cosine of the features of I and of I^E with these heatmaps. For"
+            " scale: the cosine of two images (other image), and of I^E with true and with shuffled"
+            " heatmaps. The last two columns are mean squared errors of I^E: to I with heatmaps of"
+            " ones, and to E*I."
+        ),
+    ]
     columns = list(response[0])[2:]
     rows = [
         [form, *(spread([r[c] for r in response if r["form"] == form]) for c in columns)]

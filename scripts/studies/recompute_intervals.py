@@ -23,7 +23,6 @@ import numpy as np
 
 from openclip_eclip.benchmark.align import METHOD_OF, views_of
 from openclip_eclip.benchmark.align_cells import (
-    ABLATION,
     ALIGN_SETTINGS,
     OVERSAMPLING,
     PLACEBO_KINDS,
@@ -31,28 +30,29 @@ from openclip_eclip.benchmark.align_cells import (
     STUDENT_BASELINES,
     STUDENT_OVERSAMPLED,
 )
-from openclip_eclip.benchmark.align_page import draw_cells, draw_map, page
+from openclip_eclip.benchmark.align_figures import draw_map, draw_settings
+from openclip_eclip.benchmark.align_page import page
 from openclip_eclip.benchmark.page import machine_kinds
 from openclip_eclip.benchmark.paper_tables import draw, markdown
 from openclip_eclip.metrics.compare import half_width, p_value
 
 Z = 1.959964
 INTERVALS = (
-    " Recomputed on 2026-11-28 from means, sd and the earlier intervals: the images' part "
-    "is an upper bound, so that the intervals err to the wide side "
-    "(scripts/studies/recompute_intervals.py)."
+    " They were recomputed on 2026-11-28 from means, sd and the earlier intervals. The images' part"
+    " is an upper bound, so the intervals are rather too wide"
+    " (`scripts/studies/recompute_intervals.py`)."
 )
 GPU, CPU = "NVIDIA H100 80GB HBM3", "AMD EPYC"
 NOTE = (
-    "2 000 phantom films of 64 px, 5 % with gaze, 1 000 test films, 500 steps of 64, "
-    "150 of fine-tuning"
+    "2 000 synthetic images of 64 px, 5 % with gaze, 1 000 test images; 500 steps with batches of 64,"
+    " 150 steps of fine-tuning"
 )
 ON_CPU = {
     OVERSAMPLING,
     STUDENT,
     STUDENT_OVERSAMPLED,
     STUDENT_BASELINES[0],
-    *(f"{OVERSAMPLING}, {kind}" for kind in PLACEBO_KINDS),
+    *(f"{OVERSAMPLING}, {name}" for name in PLACEBO_KINDS.values()),
 }
 
 
@@ -83,32 +83,29 @@ def renew_all(record: Any, seeds: int) -> None:
             renew_all(entry, seeds)
 
 
-def on_cpu(cell: str, row: str) -> bool:
-    """Whether a method ran on a CPU, by the note of align.json.
-
-    ABLATION is the recipe as it was before, on the GPU.
-    """
-    few = {setting.name for setting in ALIGN_SETTINGS if setting.annotated <= 0.01}
-    return row in ON_CPU or (row == "eclip-plus" and cell in few and row != ABLATION)
+def on_cpu(setting: str, method: str) -> bool:
+    """Whether a method ran on a CPU, by the note of align.json."""
+    few = {known.name for known in ALIGN_SETTINGS if known.annotated <= 0.01}
+    return method in ON_CPU or (method == "eclip-plus" and setting in few)
 
 
-def separate(cells: dict[str, dict], one_machine: bool) -> None:
+def separate(settings: dict[str, dict], one_machine: bool) -> None:
     """Add `machine` and `views` to each method, and remove differences between machines.
 
     The difference of a student from its teacher stays: both ran on one machine.
     """
-    named = {cell.name: cell for cell in ALIGN_SETTINGS}
-    for cell, rows in cells.items():
-        for name, row in rows.items():
-            cpu = not one_machine and on_cpu(cell, name)
-            row |= {
+    named = {setting.name: setting for setting in ALIGN_SETTINGS}
+    for setting, methods in settings.items():
+        for name, method in methods.items():
+            cpu = not one_machine and on_cpu(setting, name)
+            method |= {
                 "machine": CPU if cpu else GPU,
-                "views": views_of(METHOD_OF[name], named[cell], row["epochs"]),
+                "views": views_of(METHOD_OF[name], named[setting], method["epochs"]),
             }
             if cpu:
                 for score in ("macro-F1", "R@5"):
-                    row[score]["difference"] = None
-                    row[score].pop("best_other", None)
+                    method[score]["difference"] = None
+                    method[score].pop("best_other", None)
 
 
 def main() -> None:
@@ -116,13 +113,13 @@ def main() -> None:
     for folder in (results, results / "align_scarce"):
         record = json.loads((folder / "align.json").read_text(encoding="utf-8"))
         if "intervals" not in record:
-            renew_all(record["cells"], len(record["seeds"]))
-            separate(record["cells"], one_machine="CPU" not in record["note"])
+            renew_all(record["settings"], len(record["seeds"]))
+            separate(record["settings"], one_machine="CPU" not in record["note"])
             record["intervals"] = INTERVALS
             (folder / "align.json").write_text(json.dumps(record, indent=2))
         (folder / "align.md").write_text(page(record), encoding="utf-8")
-        draw_cells(record["cells"]).savefig(folder / "align.png", dpi=110)
-        draw_map(record["cells"]).savefig(folder / "align_map.png", dpi=110)
+        draw_settings(record["settings"]).savefig(folder / "align.png", dpi=110)
+        draw_map(record["settings"]).savefig(folder / "align_map.png", dpi=110)
     for table in ("table1", "table4"):
         path = results / f"{table}.json"
         record = json.loads(path.read_text(encoding="utf-8"))

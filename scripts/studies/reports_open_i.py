@@ -79,7 +79,7 @@ def construct(folder: Path, size: int = 64, limit: int | None = None) -> None:
     from openclip_eclip.phantom.reports import CLASS_NAMES
 
     reports, test = read_open_i()
-    (folder / "films").mkdir(parents=True, exist_ok=True)
+    (folder / "images").mkdir(parents=True, exist_ok=True)
     for number, (name, chosen) in enumerate(
         {
             "train": [r for r in reports if r.uid not in test],
@@ -125,10 +125,10 @@ def construct(folder: Path, size: int = 64, limit: int | None = None) -> None:
             for report, image, label in zip(
                 chosen[first : first + 256], images, labels[first : first + 256], strict=True
             ):
-                Image.fromarray(image).save(folder / "films" / f"{report.uid}.png")
+                Image.fromarray(image).save(folder / "images" / f"{report.uid}.png")
                 rows.append(
                     {
-                        "filepath": f"films/{report.uid}.png",
+                        "filepath": f"images/{report.uid}.png",
                         "title": report.findings,
                         "patient": report.uid,
                         "constructed": label,
@@ -136,7 +136,7 @@ def construct(folder: Path, size: int = 64, limit: int | None = None) -> None:
                 )
         pd.DataFrame(rows).to_csv(folder / f"{name}.csv", index=False)
     (folder / "README.txt").write_text(
-        "Constructed pairs: reports of Open-I with synthetic films. Not medical data; not to be"
+        "Constructed pairs: reports of Open-I with synthetic images. Not medical data; not to be"
         " passed on.\n"
     )
 
@@ -223,10 +223,13 @@ def page(out: Path, results: dict[str, Path], tokens: int) -> str:
     lines = [
         "# Reports from retrieved reports\n",
         (
-            "`python scripts/studies/reports_open_i.py`: texts of Open-I, phantom films drawn"
-            " after their findings (constructed pairs: no statement on medicine follows), a CLIP"
-            f" of the phantom model trained on them, {cpu}, one thread, SmolLM2 {THREADS}. S_emb"
-            " and BERTScore with MiniLM, not the paper's models.\n"
+            "`python scripts/studies/reports_open_i.py`. Reports of Open-I, with synthetic images"
+            " drawn after their findings. The pairs are constructed: no statement on medicine"
+            " follows.\n"
+        ),
+        (
+            "The model is a CLIP of the phantom model, trained on these pairs. S_emb and BERTScore"
+            f" use MiniLM, not the paper's models. {cpu}, one thread; SmolLM2 with {THREADS} threads.\n"
         ),
     ]
     for name, folder in results.items():
@@ -240,7 +243,7 @@ def page(out: Path, results: dict[str, Path], tokens: int) -> str:
         lines += [
             f"## {name}\n",
             (
-                f"{values['images']} films, {values['index']['count']} distinct reports to retrieve"
+                f"{values['images']} images, {values['index']['count']} distinct reports to retrieve"
                 f" from, {values['same_text']} with the words of a test report{seconds}.\n"
             ),
             (folder / "result.md")
@@ -251,8 +254,8 @@ def page(out: Path, results: dict[str, Path], tokens: int) -> str:
         ]
     counts = records[next(iter(results))]["values"]["faults"]["smollm2"]
     lines.append(
-        f"SmolLM2: at most {tokens} new tokens; {counts['runaway']} of {counts['count']} reports"
-        f" cut there, {counts['empty']} empty.\n"
+        f"SmolLM2 writes at most {tokens} new tokens. {counts['runaway']} of {counts['count']}"
+        f" reports are cut there, {counts['empty']} are empty.\n"
     )
     return "\n".join(lines)
 
@@ -271,7 +274,7 @@ def main() -> int:
         "--write", type=Path, help="Markdown page to write, with its figure beside it"
     )
     parser.add_argument(
-        "--films",
+        "--images",
         type=int,
         default=50,
         help="number of images that SmolLM2 writes reports for (default: %(default)s)",
@@ -292,9 +295,9 @@ def main() -> int:
     if not (args.out / "data" / "test.csv").is_file():
         construct(args.out / "data", limit=args.limit)
     model = train(args.out, args.epochs)
-    few = sample(args.out / "data", args.films, seed=0)
+    few = sample(args.out / "data", args.images, seed=0)
     results = {
-        f"SmolLM2, {args.films} films": measure(
+        f"SmolLM2, {args.images} images": measure(
             args.out,
             model,
             few,
@@ -308,10 +311,10 @@ def main() -> int:
             "--save-index",
             args.out / "index",
         )[0],
-        "Floors, all test films": measure(
+        "Baselines, all test images": measure(
             args.out, model, args.out / "data/test.csv", "copy", "--writer", "copy"
         )[0],
-        "Floors, equal texts kept in the index": measure(
+        "Baselines, equal texts kept in the index": measure(
             args.out,
             model,
             args.out / "data/test.csv",

@@ -186,7 +186,7 @@ def draw(
             fontsize=8,
             loc="left",
         )
-    grid[0, 0].set_ylabel("film", fontsize=9)
+    grid[0, 0].set_ylabel("image", fontsize=9)
     for line, (row, folder) in enumerate(folders.items()):
         encoder = load_encoder(str(folder), device="cpu")
         for column, (image, findings) in enumerate(images):
@@ -270,16 +270,17 @@ def main() -> None:
             f"{args.out / 'runs'}: runs of different machines ({'; '.join(kinds)}); expected one"
             " kind: remove the runs of other machines, or give --mixed-machines."
         )
-    films, written = two_findings(args), args.write or args.out / "sentences.md"
-    scores = {cell: measure(folder, films) for cell, folder in zip(cells, folders)}
+    images, written = two_findings(args), args.write or args.out / "sentences.md"
+    scores = {cell: measure(folder, images) for cell, folder in zip(cells, folders)}
     lines = [
         (
-            f"# Sentences and their places\n\n`python scripts/studies/sentences.py`: {args.train}"
-            f" phantom films with up to two findings, {args.annotated:.0%} with gaze, {args.epochs}"
-            " epochs in batches of 48, ViT of 8-pixel patches with average pooling; the"
-            f" {len(films)} of {args.test} test films with two findings, the sentence of each. Mean"
-            f" ± sd over seeds {' '.join(str(args.first_seed + i) for i in range(args.seeds))};"
-            " chance of the last column is 0.5."
+            "# Attention by sentence\n\n`python scripts/studies/sentences.py`. Training:"
+            f" {args.train} synthetic images with up to two findings, {args.annotated:.0%} with"
+            f" gaze, {args.epochs} epochs in batches of 48. Model: ViT of 8-pixel patches with"
+            f" average pooling. Test: the {len(images)} of {args.test} test images with two"
+            " findings, by the sentence of each finding.\n\nMean ± sd over seeds"
+            f" {' '.join(str(args.first_seed + i) for i in range(args.seeds))}. Chance is 0.5 in"
+            " the last column."
             f" {'; '.join(kinds) or workers.machine}.{' MIXED MACHINES.' * (len(kinds) > 1)}\n"
         ),
         "| | " + " | ".join(SCORES) + " |",
@@ -294,8 +295,8 @@ def main() -> None:
             + " |"
         )
     lines.append(
-        f"\nEight of these films drawn at random, models of seed {args.first_seed}; the box is that"
-        " of the sentence's finding:\n\n![Films and the maps of their"
+        f"\nEight of these images drawn at random, models of seed {args.first_seed}. The box is that"
+        " of the sentence's finding:\n\n![Images and the maps of their"
         f" sentences]({written.stem}.png)"
     )
     written.write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -305,7 +306,7 @@ def main() -> None:
             for (row, seed), folder in zip(cells, folders)
             if seed == args.first_seed and row != "CLIP" and "swapped" not in row
         },
-        films,
+        images,
     ).savefig(written.with_suffix(".png"), dpi=80)
     sys.stdout.write("\n".join(lines) + "\n")
 

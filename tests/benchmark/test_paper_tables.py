@@ -49,7 +49,7 @@ def test_methods_are_those_of_the_papers_tables() -> None:
         "MHA",
         "MHA + mixup",
         "MHA + mixup + curriculum",
-        "random heatmaps, all of it",
+        "eCLIP, random heatmaps",
         "eCLIP",
     ]
     authors = TABLES["table4-authors"]
@@ -104,9 +104,9 @@ def test_settings_of_the_alignment_benchmark() -> None:
     assert len(ALIGN_SETTINGS) == 12 + 4
     homes = {cell.name: cell.home for cell in ALIGN_SETTINGS}
     assert (
-        homes["600 films, 1 %"]
-        == homes["600 films, 15 %, gaze off by 8 %"]
-        != homes["600 films, 15 %, gaze without class"]
+        homes["600 images, 1 %"]
+        == homes["600 images, 15 %, gaze shifted by 8 %"]
+        != homes["600 images, 15 %, gaze independent of the class"]
     )
     assert DEVELOPMENT > 40
 
@@ -158,7 +158,7 @@ def test_a_table_is_made_and_resumed(data: Path, tmp_path: Path) -> None:
     page = (tmp_path / "table4.md").read_text()
     rows = [line for line in page.splitlines() if line.startswith("| ")]
     assert [line.split(" | ")[0] for line in rows] == [
-        "| row",
+        "| method",
         "| CLIP",
         "| CNN",
     ]
@@ -199,7 +199,7 @@ def test_a_run_that_fails_is_named_with_the_end_of_its_log(data: Path, tmp_path:
     ("flags", "named"),
     [
         (("table1", "--rows", "eKLIP"), "eKLIP: expected some of"),
-        (("align", "--cells", "600 film"), "--cells 600 film: expected some of"),
+        (("align", "--cells", "600 image"), "--cells 600 image: expected some of"),
         (("align", "--rows", "MHA"), "--rows MHA: expected some of"),
         (("table5",), "invalid choice: 'table5'"),
     ],
@@ -218,49 +218,52 @@ def test_alignment_benchmark_is_made(tmp_path: Path) -> None:
     A student has a teacher and its pseudo-heatmaps; all figures are written. Then the page is
     written again without training.
     """
-    cells = ["300 films, 15 %", "300 films, 5 %"]
+    cells = ["300 images, 15 %", "300 images, 5 %"]
     fewer = (
         ("test-7", "--train", 1, "--test", 90, "--seed", 7),
         ("300-validation-seed30", "--train", 60, "--test", 1, "--seed", 5030, "--annotated", 0),
     )
     for name, *counts in fewer:  # than the 600 and 300 that it would make
-        folder = tmp_path / "films" / name
+        folder = tmp_path / "phantoms" / name
         assert prepare(["phantom", str(folder), *map(str, counts)]) == 0
         (folder / "annotated.csv").write_text("filepath,title,heatmap\n")
     out = tmp_path / "out"
-    flags = ("align", "--data", tmp_path / "films", "--out", out, "--batch-size", 128)
-    done = run(*flags, "--cells", *cells, "--rows", "align", steps=4)
+    flags = ("align", "--data", tmp_path / "phantoms", "--out", out, "--batch-size", 128)
+    done = run(*flags, "--cells", *cells, "--rows", "align, weight 1", steps=4)
     assert done.returncode == 0, done.stderr[-3000:]
-    result = json.loads((out / "align.json").read_text())["cells"]
+    result = json.loads((out / "align.json").read_text())["settings"]
     assert list(result) == cells
     one, other = result.values()
-    assert list(one) == list(other) == ["CLIP", "align"]
+    assert list(one) == list(other) == ["CLIP", "align, weight 1"]
     assert one["CLIP"] == other["CLIP"]
-    assert one["align"]["NSS"] != other["align"]["NSS"]
-    change = one["align"]["macro-F1"]["value"] - one["CLIP"]["macro-F1"]["value"]
-    assert one["align"]["macro-F1"]["difference"]["value"] == pytest.approx(change)
+    assert one["align, weight 1"]["NSS"] != other["align, weight 1"]["NSS"]
+    change = one["align, weight 1"]["macro-F1"]["value"] - one["CLIP"]["macro-F1"]["value"]
+    assert one["align, weight 1"]["macro-F1"]["difference"]["value"] == pytest.approx(change)
     outputs = sorted(path.name for path in out.glob("*/runs/*"))
-    assert outputs == ["align-30", "align-30", "clip-30"]
-    assert (out / "align.md").read_text().count("| align |") == 2
+    assert outputs == ["align-weight-1-30", "align-weight-1-30", "clip-30"]
+    assert (out / "align.md").read_text().count("| align, weight 1 |") == 2
 
-    flags = (*flags, "--cells", cells[0], "--rows", "align", "eclip-plus self-trained")
+    flags = (*flags, "--cells", cells[0], "--rows", "align, weight 1", "eclip-plus, self-trained")
     done = run(*flags, steps=4)
     assert done.returncode == 0, done.stderr[-3000:]
-    (rows,) = json.loads((out / "align.json").read_text())["cells"].values()
-    assert list(rows) == ["CLIP", "align", "eclip-plus", "eclip-plus self-trained"]
-    assert rows["align"] == one["align"]
+    (rows,) = json.loads((out / "align.json").read_text())["settings"].values()
+    assert list(rows) == ["CLIP", "align, weight 1", "eclip-plus", "eclip-plus, self-trained"]
+    assert rows["align, weight 1"] == one["align, weight 1"]
     cell, student = out / "300-0.15", "eclip-plus-self-trained-30"
-    message = (cell / "logs" / f"{student}-taught.txt").read_text()
+    message = (cell / "logs" / f"{student}-pseudo-heatmaps.txt").read_text()
     assert "255 written, 45 expert heatmaps kept" in message
-    assert pd.read_csv(cell / "taught" / student / "train.csv")["heatmap"].notna().all()
+    assert pd.read_csv(cell / "pseudo-heatmaps" / student / "train.csv")["heatmap"].notna().all()
     assert "eclip: 300 annotated samples" in (cell / "runs" / student / "out.log").read_text()
     assert "## Self-training" in (out / "align.md").read_text()
     for name in ("align.png", "align_map.png"):
         assert (out / name).stat().st_size > 5000
 
-    script, figure = ROOT / "scripts" / "studies" / "draw_attention.py", tmp_path / "looks.png"
-    models = f"CLIP={out / '300' / 'models' / 'clip-30'}", f"align={cell / 'models' / 'align-30'}"
-    phantoms = tmp_path / "films" / "test-7"
+    script, figure = ROOT / "scripts" / "studies" / "draw_attention.py", tmp_path / "attention.png"
+    models = (
+        f"CLIP={out / '300' / 'models' / 'clip-30'}",
+        f"align={cell / 'models' / 'align-weight-1-30'}",
+    )
+    phantoms = tmp_path / "phantoms" / "test-7"
     words = [fast_python(), script, *models, "--data", phantoms, "--count", 3, "--out", figure]
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
     subprocess.run(list(map(str, words)), env=environment, check=True)
@@ -360,7 +363,7 @@ def test_methods_of_another_machine_are_not_compared(tmp_path: Path) -> None:
                 "scores": {"test": scores},
                 "facts": facts,
                 "seeds": [1, 2],
-                "note": "films",
+                "note": "phantoms",
                 "mixed_machines": mixed,
             },
         )
@@ -370,8 +373,8 @@ def test_methods_of_another_machine_are_not_compared(tmp_path: Path) -> None:
 
 
 def test_settings_compare_methods_of_one_machine(tmp_path: Path) -> None:
-    cell = next(cell for cell in ALIGN_SETTINGS if cell.name == "600 films, 5 %")
-    rows = [METHOD_OF[name] for name in ("CLIP", "m3-mix", "mask", "eclip-plus")]
+    cell = next(cell for cell in ALIGN_SETTINGS if cell.name == "600 images, 5 %")
+    rows = [METHOD_OF[name] for name in ("CLIP", "m3-mix", "mask view", "eclip-plus")]
     for slow, mixed in (((), False), (("eclip-plus",), False), (("eclip-plus",), True)):
         bench = Measured(tmp_path, set(slow), mixed)
         result = measure(
@@ -386,7 +389,7 @@ def test_settings_compare_methods_of_one_machine(tmp_path: Path) -> None:
             and ("best_other" in result["eclip-plus"][score]) != apart
             for score in ("macro-F1", "R@5")
         )
-        assert result["mask"]["macro-F1"]["difference"]
+        assert result["mask view"]["macro-F1"]["difference"]
         assert bench.asked["zero-shot-clip"][1] == bool(slow)
         assert ("zero-shot-best-eclip-plus" in bench.asked) != apart
         assert (result["eclip-plus"]["machine"] == result["CLIP"]["machine"]) == (not slow)
@@ -397,7 +400,7 @@ def test_settings_compare_methods_of_one_machine(tmp_path: Path) -> None:
                 "machine": "",
                 "note": "",
                 "mixed_machines": mixed,
-                "cells": {cell.name: result},
+                "settings": {cell.name: result},
             }
         )
         assert (OTHER_MACHINE in text) == apart
@@ -406,15 +409,21 @@ def test_settings_compare_methods_of_one_machine(tmp_path: Path) -> None:
 
 
 def test_views_count_full_batches_once_in_an_epoch() -> None:
-    cell = next(cell for cell in ALIGN_SETTINGS if cell.name == "300 films, 15 %")
+    cell = next(cell for cell in ALIGN_SETTINGS if cell.name == "300 images, 15 %")
     assert (
         views_of(METHOD_OF["eclip-plus"], cell, [10, 20])
         == pytest.approx(15 * 256 / 300)
-        == views_of(METHOD_OF["mask"], cell, [15])
+        == views_of(METHOD_OF["mask view"], cell, [15])
     )
     assert all(
         views_of(METHOD_OF[name], cell, [10]) is None
-        for name in ("CLIP", "oversample", "eCLIP", "eclip-plus with replay", "CLIP self-trained")
+        for name in (
+            "CLIP",
+            "annotated images twice",
+            "eCLIP",
+            "eclip-plus, oversampled",
+            "CLIP, self-trained",
+        )
     )
 
 
@@ -449,11 +458,11 @@ def test_intervals_of_committed_results_are_recomputed() -> None:
     assert row["low"] == 0
     assert row["high"] == pytest.approx(0.005 + wide, abs=1e-6)
     assert "p" not in row
-    assert on_cpu("600 films, 1 %", "eclip-plus")
-    assert not on_cpu("600 films, 5 %", "eclip-plus")
-    assert not on_cpu("600 films, 1 %", "align, weight 0.2")
-    assert on_cpu("600 films, 15 %", "eclip-plus self-trained")
-    assert on_cpu("600 films, 1 %", "eclip-plus with replay, shuffled")
+    assert on_cpu("600 images, 1 %", "eclip-plus")
+    assert not on_cpu("600 images, 5 %", "eclip-plus")
+    assert not on_cpu("600 images, 1 %", "align, weight 0.2")
+    assert on_cpu("600 images, 15 %", "eclip-plus, self-trained")
+    assert on_cpu("600 images, 1 %", "eclip-plus, oversampled, maps of other images")
 
 
 @pytest.mark.slow

@@ -55,6 +55,15 @@ def small(script: str) -> str:
     )
 
 
+def command_folder(folder: Path) -> Path:
+    """A folder for PATH with the console script, as pip would install it for `fast_python`."""
+    script = folder / "openclip-eclip"
+    script.parent.mkdir(parents=True, exist_ok=True)
+    script.write_text(f'#!/bin/sh\nexec {fast_python()} -m openclip_eclip "$@"\n')
+    script.chmod(0o755)
+    return folder
+
+
 def run(block: Block, folder: Path) -> str:
     """Runs a bash or python block in `folder`; returns what it prints.
 
@@ -64,13 +73,17 @@ def run(block: Block, folder: Path) -> str:
     words = ["bash", "-e", "-c", small(block.code)]
     if block.language == "python":
         words = [python, "-c", block.code]
-    path = [str(Path(python).parent), str(Path(sys.executable).parent), os.environ["PATH"]]
+    programs = (
+        command_folder(folder / "bin"),
+        Path(python).parent,
+        Path(sys.executable).parent,
+    )
     done = subprocess.run(
         words,
         cwd=folder,
         env={
             **os.environ,
-            "PATH": os.pathsep.join(path),
+            "PATH": os.pathsep.join([*map(str, programs), os.environ["PATH"]]),
             "OMP_NUM_THREADS": "1",
             "XDG_CACHE_HOME": str(folder / "cache"),
         },

@@ -22,15 +22,6 @@ def blocks(language: str, mark: str = "run") -> list[str]:
     return page_blocks.marked(README, language, mark)
 
 
-def command_folder(folder: Path) -> Path:
-    """A folder for PATH with the console script, as pip would install it for `fast_python`."""
-    script = folder / "openclip-eclip"
-    script.parent.mkdir(parents=True)
-    script.write_text(f'#!/bin/sh\nexec {fast_python()} -m openclip_eclip "$@"\n')
-    script.chmod(0o755)
-    return folder
-
-
 @pytest.mark.slow
 def test_commands_run_in_order(tmp_path: Path) -> None:
     """A small model replaces ViT-B-16, with its context length; nothing else is changed."""
@@ -39,7 +30,9 @@ def test_commands_run_in_order(tmp_path: Path) -> None:
     script = script.replace("--runs-dir", "--force-context-length 64 --runs-dir")
     environment = {
         **os.environ,
-        "PATH": os.pathsep.join([str(command_folder(tmp_path / "bin")), os.environ["PATH"]]),
+        "PATH": os.pathsep.join(
+            [str(page_blocks.command_folder(tmp_path / "bin")), os.environ["PATH"]]
+        ),
         "XDG_CACHE_HOME": str(tmp_path / "cache"),
         "OMP_NUM_THREADS": "1",
     }
@@ -68,8 +61,10 @@ def test_benchmark_of_the_readme_answers(tmp_path: Path) -> None:
     (line,) = blocks("bash", "run benchmark")
     start = "--start ViT-B-16 --pretrained openai"
     assert start in line
-    program, *words = shlex.split(line.replace(start, f"--model {PHANTOM_MODEL}"))
-    small = "--force-context-length 64 --methods CLIP placebo --seeds 1 --lr 1e-3 --batch-size 8"
+    program, *words = shlex.split(
+        line.replace("\\\n", " ").replace(start, f"--model {PHANTOM_MODEL}")
+    )
+    small = "--force-context-length 64 --methods CLIP eclip-plus --seeds 1 --lr 1e-3 --batch-size 8"
     assert program == "openclip-eclip"
     prepare(["phantom", str(tmp_path), "--train", "72", "--test", "24", "--annotated", "0.3"])
     head, *rows = (tmp_path / "train.csv").read_text().splitlines(keepends=True)
@@ -104,7 +99,7 @@ def test_readme_is_short_and_starts_with_purpose_picture_number_and_install() ->
     text = README.read_text(encoding="utf-8")
     assert len(text.encode()) <= 10_000
     first = text[: text.index("- **Few annotations")]
-    order = [first.index(part) for part in ("**Train CLIP", "looks.png", "%**", "pip install")]
+    order = [first.index(part) for part in ("**Train CLIP", "attention.png", "%**", "pip install")]
     assert order == sorted(order)
 
 

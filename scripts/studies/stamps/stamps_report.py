@@ -33,14 +33,19 @@ COLOURS = {"clip": "#8a8f98", "eclip": "#2a6fbb"}
 
 
 def mean_and_sd(values: Sequence[float]) -> str:
-    spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.1f}{spread}"
+    """Mean ± sd of values in percent, as shares."""
+    spread = f" ± {statistics.stdev(values) / 100:.3f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values) / 100:.3f}{spread}"
 
 
 def with_interval(values: Sequence[float]) -> str:
-    """Mean and 95 % interval over seeds (Student's t); a single seed has none."""
-    mean, half = statistics.mean(values), half_width(values)
-    return f"{mean:.1f}" if half is None else f"{mean:.1f} [{mean - half:.1f}, {mean + half:.1f}]"
+    """Mean and 95 % interval over seeds (Student's t) of differences in percent, as shares.
+
+    A single seed has no interval.
+    """
+    mean, half = statistics.mean(values) / 100, half_width(values)
+    interval = "" if half is None else f" [{mean - half / 100:.3f}, {mean + half / 100:.3f}]"
+    return f"{mean:+.3f}{interval}".replace("-", "−")
 
 
 def half_width(values: Sequence[float]) -> float | None:
@@ -77,7 +82,7 @@ def table(results: Mapping[str, Any]) -> str:
         lines.append(
             f"| seed {seed}: CLIP / eCLIP | "
             + " | ".join(
-                f"{results[seed]['clip'][metric]:.1f} / {results[seed]['eclip'][metric]:.1f}"
+                f"{results[seed]['clip'][metric] / 100:.3f} / {results[seed]['eclip'][metric] / 100:.3f}"
                 for metric in metrics
             )
             + " |"
@@ -97,7 +102,7 @@ def verdict(results: Mapping[str, Any]) -> str:
     parts = [
         f"{', '.join(names)}: {text}"
         for names, text in (
-            (inside, "the 95 % interval of the difference over seeds holds 0"),
+            (inside, "the 95 % interval of the difference over seeds contains 0"),
             (better, "eCLIP better, by an interval above 0"),
             (worse, "eCLIP worse, by an interval below 0"),
         )
@@ -116,7 +121,7 @@ def figure(results: Mapping[str, Any], chance: Sequence[float], path: Path) -> N
             values = [scores[method][metric] for scores in results.values()]
             axes.bar(
                 i + offset[method],
-                statistics.mean(values),
+                statistics.mean(values) / 100,
                 0.36,
                 color=COLOURS[method],
                 alpha=0.75,
@@ -126,7 +131,7 @@ def figure(results: Mapping[str, Any], chance: Sequence[float], path: Path) -> N
         for seed, scores in results.items():
             axes.plot(
                 [i + offset[method] for method in NAMES],
-                [scores[method][metric] for method in NAMES],
+                [scores[method][metric] / 100 for method in NAMES],
                 "o-",
                 color="black",
                 markersize=4,
@@ -135,7 +140,7 @@ def figure(results: Mapping[str, Any], chance: Sequence[float], path: Path) -> N
                 label="one seed" if (i, seed) == (0, first) else None,
             )
         axes.hlines(
-            chance[i],
+            chance[i] / 100,
             i - 0.42,
             i + 0.42,
             colors="#b33a3a",
@@ -144,8 +149,8 @@ def figure(results: Mapping[str, Any], chance: Sequence[float], path: Path) -> N
             label="chance" if i == 0 else None,
         )
     axes.set_xticks(range(len(metrics)), metrics)
-    axes.set_ylabel("image → text recall, %")
-    axes.set_title("Held-out stamps (object masks, not gaze)", fontsize=10)
+    axes.set_ylabel("image → text recall")
+    axes.set_title("Test stamps (object masks, not gaze)", fontsize=10)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=8)
     drawing.savefig(path, dpi=120)
@@ -166,25 +171,26 @@ def write_report(record: Mapping[str, Any], folder: Path) -> str:
     )
     text = f"""# Stamps: object masks, not gaze
 
-Image → text recall in percent on held-out Tux Paint stamps; mean ± sd over seeds {", ".join(results)}. Written by
+Image → text recall on test stamps of Tux Paint. Mean ± sd over seeds {", ".join(results)}.
+Differences have 95 % intervals over seeds (Student's t). Written by
 `python scripts/studies/stamps/first_try.py` on {time.strftime("%Y-%m-%d")}.
 
 {rows}
 
-{verdict(results)} Chance: {" / ".join(f"{value:.1f}" for value in chance)}.
+{verdict(results)} Chance: {" / ".join(f"{value / 100:.3f}" for value in chance)}.
 
-- **What the heatmaps are**: masks of the objects, cut out by hand by the stamps' artists. They are human annotation, but of
-  objects and not gaze, and these are not chest films: this says nothing about the paper's medical results.
-- **Data**: {stamps["train"]} training stamps, {stamps["held_out"]} held out ({captions} captions, none of them in training), split once by
-  caption (seed {SPLIT_SEED}). Each is pasted at a random place and scale onto gradients, noise, stripes and pieces of two photographs,
-  {settings["renders"]} pictures a training stamp, {settings["test_renders"]} a held-out one, {settings["size"]} px.
-  {settings["annotated"]:.0%} of the training stamps are annotated, held-out ones never.
-- **Training**: EfficientNet-Lite0 from ImageNet, all of it trained; {TEXT_NOTES[settings["text"]]}; batch {settings["batch_size"]},
-  {settings["epochs"]} epochs, lr {settings["lr"]}, weight decay 0.001, {settings["warmup"]} warm-up steps. CLIP and eCLIP of a seed share pictures,
+- **What the heatmaps are**: masks of the objects, cut out by hand by the stamps' artists. They are human annotation of
+  objects, not gaze, and the images are not chest X-rays. This says nothing about the paper's medical results.
+- **Data**: {stamps["train"]} training stamps, {stamps["held_out"]} for the test ({captions} captions, none of them in training). They are split once by
+  caption (seed {SPLIT_SEED}). Each is pasted at a random position and scale onto gradients, noise, stripes and pieces of two photographs:
+  {settings["renders"]} images a training stamp, {settings["test_renders"]} a test stamp, {settings["size"]} px.
+  {settings["annotated"]:.0%} of the training stamps are annotated, test stamps never.
+- **Training**: EfficientNet-Lite0 from ImageNet, all layers trained; {TEXT_NOTES[settings["text"]]}; batch {settings["batch_size"]},
+  {settings["epochs"]} epochs, lr {settings["lr"]}, weight decay 0.001, {settings["warmup"]} warm-up steps. CLIP and eCLIP of a seed share images,
   initial weights, order and every flag but `--recipe`.
-- **Settings** were chosen for CLIP on a development seed with captions taken from the training side; the seeds above ran once.
-- **Not separated**: the runs are short, so few heatmaps entered at all: {views} mixed pairs a run, beside {seen} pictures a
-  run. eCLIP also sees these extra views; there is no control with random heatmaps here.
+- **Settings** were chosen for CLIP on a development seed with captions of the training part. The seeds above ran once.
+- **Not separated**: the runs are short, so few heatmaps entered: {views} mixed pairs a run, of {seen} images a
+  run. eCLIP also sees these extra views. There is no placebo with random heatmaps here.
 - **Machine**: {platform.machine()}, {os.cpu_count()} cores (shared), {torch.get_num_threads()} thread(s), no GPU;
   {record["minutes"]:.0f} minutes for everything.
   openclip_eclip {__version__}, open_clip {open_clip.__version__}, torch {torch.__version__}.

@@ -5,10 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 from pathlib import Path
 
+import open_clip
 import pytest
+from safetensors.torch import save_file
 
+import openclip_eclip.benchmark.phantom_tower  # noqa: F401  # registers the tower of FINE
 from openclip_eclip.benchmark.__main__ import main
 from openclip_eclip.benchmark.does_it_help.command import FILE, check_settings, start_flags
 from openclip_eclip.benchmark.does_it_help.data import Data
@@ -110,11 +114,16 @@ def test_live_table_counts_runs_and_forecasts_the_rest() -> None:
         ({"start": "a", "model": "b"}, "either --start"),
         ({"model": "b", "pretrained": "c"}, "trained from scratch"),
         ({"start": "ViT-B-32"}, "no --pretrained"),
+        ({"start": f"local-dir:{FINE}"}, "no weights"),
+        ({"start": "FOLDER"}, "no weights"),
     ],
 )
 def test_start_must_be_clear(flags: dict, message: str, tmp_path: Path) -> None:
     from argparse import Namespace
 
+    if flags.get("start") == "FOLDER":
+        shutil.copytree(FINE, tmp_path / "model")
+        flags = {"start": str(tmp_path / "model")}
     none = {"start": None, "model": None, "pretrained": None, "out": tmp_path}
     with pytest.raises(UserError, match=message):
         start_flags(Namespace(**{**none, **flags}))
@@ -184,3 +193,30 @@ def test_small_benchmark_resumes_and_answers(tmp_path: Path, capsys: pytest.Capt
     assert (victim / "result.json").is_file()
     assert main([*command, "--seeds", "2", "--wd", "0.3"]) == 2
     assert "made with --wd 0.1, now it is 0.3" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_shards_and_a_trained_model_to_start_from(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """One shard has one reader, and the tuned model is any open_clip folder."""
+    model = open_clip.create_model(f"local-dir:{FINE}")
+    start = tmp_path / "start"
+    shutil.copytree(FINE, start)
+    save_file(model.state_dict(), start / "open_clip_model.safetensors")
+    prepare(
+        ["phantom", str(tmp_path / "shards"), "--train", "48", "--test", "4", "--annotated", "0.3"]
+        + ["--format", "webdataset", "--seed", "1"]
+    )
+    (shard,) = (tmp_path / "shards").glob("train*.tar")
+    command = [
+        *("--train-data", str(shard), *tables(tmp_path / "data")[2:], "--start", str(start)),
+        *("--methods", "CLIP", "eclip-plus", "--seeds", "1", "--lr", "1e-4"),
+        *("--budget", "2 steps", "--force-context-length", "32", "--batch-size", "24"),
+        *("--out", str(tmp_path / "out")),
+    ]
+    assert main(command) == 2
+    assert "--train-num-samples" in capsys.readouterr().err
+    assert main([*command, "--train-num-samples", "48"]) == 0, capsys.readouterr().err
+    assert "This is one seed" in capsys.readouterr().err
+    assert (tmp_path / "out" / "report.html").is_file()
