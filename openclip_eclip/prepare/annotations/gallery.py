@@ -47,7 +47,7 @@ def write_gallery(plan: Plan, options: Options) -> list[str]:
     if not samples:
         return []
     sheet = [
-        (written.image, written.heatmap, item.key)
+        (written.image, written.heatmap, f"{item.key}.png")
         for item, written in samples[:SHEET]
         if written.heatmap is not None
     ]
@@ -71,7 +71,7 @@ def _page(plan: Plan, samples: list[tuple[Item, Written]]) -> str:
         image.thumbnail((SHOWN, SHOWN))
         pictures = [("", _data(image))]
         if written.heatmap is not None:
-            values = decode_heatmap(written.heatmap, item.key)
+            values = decode_heatmap(written.heatmap, f"{item.key}.png")
             pictures.append(("all annotations", _data(_overlay(image, values))))
         if written.windows is not None:
             windows = decode_windows(*written.windows, item.key)
