@@ -1,4 +1,4 @@
-"""Writes heatmaps and sentence windows as annotations: `openclip-eclip export-annotations DATA OUT`.
+"""Writes heatmaps and sentence windows for an annotation tool: `openclip-eclip export-annotations`.
 
 For the loop of a model and an expert: `prepare pseudo-heatmaps` marks where a model attends, an
 expert corrects these regions in an annotation tool, and `prepare annotations` reads them back.
