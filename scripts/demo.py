@@ -197,11 +197,12 @@ def main() -> None:
     draw(args.out / "demo.png", data, models, args.seed)
     say(table_of(scores))
     minutes = (time.monotonic() - started) / 60
-    say("\nOne seed for each method: other seeds give other numbers (five: docs/results/align.md).")
+    say("\nOne seed for each method, and short training. Five seeds: docs/results/align.md")
     say(f"\npicture: {args.out / 'demo.png'}")
     say(f"pages:   {args.out}/results/*/*/report.html")
     say(f"time:    {minutes:.1f} minutes")
-    say("next:    openclip-eclip check YOUR_TABLE.csv --sheet sheet.png    (README: Your own data)")
+    say("next:    .venv/bin/openclip-eclip check YOUR_TABLE.csv --sheet sheet.png")
+    say("         (README: Your own data)")
 
 
 if __name__ == "__main__":

@@ -55,6 +55,7 @@ def helps() -> str:
         ("600 synthetic images, 15 % annotated", CLEAN),
         ("the same, gaze shifted by 8 % of the image", f"{CLEAN}, gaze shifted by 8 %"),
         ("2 000 synthetic images, 5 % annotated", "2000 images, 5 %"),
+        ("2 000 synthetic images, 15 % annotated", "2000 images, 15 %"),
     ):
         clip, plus = settings[name]["CLIP"], settings[name]["eclip-plus"]
         if clip["machine"] != plus["machine"]:

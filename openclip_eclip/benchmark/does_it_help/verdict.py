@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 # a difference whose whole interval is within this margin of 0 counts as no difference
 MARGIN = 0.03
+ATTENTION = "attention"  # the task whose score is the attention inside the marked region
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,8 @@ def verdict(measures: Sequence[Measure]) -> str:
     )
     if helped and harmed:
         return f"It helps {helped} and harms {harmed}."
+    if helped == ATTENTION and len(measures) > 1:  # what eclip-plus is trained for
+        return "It moves the attention into the marked region; no other score improves."
     if helped:
         return f"Yes, it helps {helped}."
     if harmed and unproven:

@@ -58,7 +58,7 @@ def test_outcome(difference: Interval, controls: tuple[Control, ...], expected: 
         ([("attention", BETTER, BEATEN)], "Yes, it helps attention."),
         (
             [("attention", BETTER, BEATEN), ("retrieval", SAME, AS_GOOD)],
-            "Yes, it helps attention.",
+            "It moves the attention into the marked region; no other score improves.",
         ),
         (
             [("attention", BETTER, BEATEN), ("retrieval", BETTER, BEATEN)],
@@ -95,7 +95,7 @@ def test_answer_gives_numbers_and_the_placebo() -> None:
         seeds=3,
     )
     assert lines == [
-        "Yes, it helps attention.",
+        "It moves the attention into the marked region; no other score improves.",
         "On your 412 test images with a marked region, eclip-plus attends inside it in"
         " 71 % [66, 76] of them, against 34 % [29, 39] for CLIP. The placebo gives 38 % [33, 43],"
         " so it is the maps.",
