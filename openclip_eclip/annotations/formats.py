@@ -34,7 +34,12 @@ class Format(NamedTuple):
 
 
 # asked in this order; a general form comes after the special ones that look like it
-FORMATS = (Format("coco", "drawn.coco", "COCO JSON: boxes, polygons, RLE masks, keypoints"),)
+FORMATS = (
+    Format("coco", "drawn.coco", "COCO JSON: boxes, polygons, RLE masks, keypoints"),
+    Format("cvat", "drawn.cvat", "CVAT XML 1.1 for images"),
+    Format("voc", "drawn.voc", "Pascal VOC XML, one file an image"),
+    Format("yolo", "drawn.yolo", "YOLO txt: boxes and outlines in fractions"),
+)
 
 
 class Recognised(NamedTuple):
