@@ -3,6 +3,8 @@
 The module of a format has
 
 * `claims(path, head) -> bool`: whether this file is of the format; `head`: its first bytes;
+* `accepts(path) -> bool`, if it has one: whether a file in a folder is read if the user names the
+  format: more than `claims` may take;
 * `read(files, root, args, leave_out) -> Iterator[Record]`: all its records. `files`: those that it
   claims; `root`: SRC, or its folder; `args`: the flags of the command, among them those that
   `add_arguments(parser)` of the module adds, if it has one. A broken record raises a UserError
@@ -39,3 +41,113 @@ FORMATS = (
     Format("label-studio", "drawn.label_studio", "Label Studio JSON: all regions of an image"),
     Format("labelme", "drawn.labelme", "LabelMe JSON, one file an image"),
     Format("via", "drawn.via", "VGG Image Annotator: JSON or CSV of VIA 2, JSON of VIA 3"),
+    Format("cvat", "drawn.cvat", "CVAT XML 1.1 for images"),
+    Format("voc", "drawn.voc", "Pascal VOC XML, one file an image"),
+    Format("yolo", "drawn.yolo", "YOLO txt: boxes and outlines in fractions"),
+    Format("boxes", "drawn.boxes", "tables of boxes: VinDr-CXR, NIH, RSNA, or any column names"),
+    Format("masks", "drawn.masks", "folders of mask pictures"),
+)
+
+
+class Recognised(NamedTuple):
+    format: Format
+    files: list[Path]
+    others: list[Path]  # of no known format, such as images beside the annotations
+
+
+def module_of(form: Format) -> ModuleType:
+    return import_module(f"{__package__}.{form.module}")
+
+
+def add_format_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add --annotation-format and the flags of all formats."""
+    parser.add_argument(
+        "--annotation-format",
+        choices=[form.name for form in FORMATS],
+        help="format of SRC (default: recognised from the files)",
+    )
+    for form in FORMATS:
+        module = module_of(form)
+        if hasattr(module, "add_arguments"):
+            module.add_arguments(parser)
+
+
+def recognise(sources: Sequence[Path], name: str | None = None) -> Recognised:
+    """The format of files or folders, and its files.
+
+    `name`: the format that the user named; its module need not claim a file that was given itself.
+
+    Raises:
+        UserError: no such file, no file of a known format, or files of two formats.
+    """
+    files = [path for source in sources for path in _files(source)]
+    if name is not None:
+        (form,) = [form for form in FORMATS if form.name == name]
+        module = module_of(form)
+        accepts = getattr(module, "accepts", None) or (lambda path: False)
+        claimed = [
+            path
+            for path in files
+            if path in sources or accepts(path) or module.claims(path, _head(path))
+        ]
+        if not claimed:
+            raise UserError(
+                f"{_names(sources)}: no file of the format {name}; found {_names(files)}."
+            )
+        return Recognised(form, claimed, [path for path in files if path not in set(claimed)])
+    by_format: dict[Format, list[Path]] = {}
+    others = []
+    for path in files:
+        form = _format_of(path)
+        if form is None:
+            others.append(path)
+        else:
+            by_format.setdefault(form, []).append(path)
+    if not by_format:
+        raise UserError(
+            f"{_names(sources)}: the format was not recognised; found {_names(files)}. Name it with"
+            f" --annotation-format, one of {', '.join(form.name for form in FORMATS)}."
+        )
+    if len(by_format) > 1:
+        found = "; ".join(f"{form.name}: {_names(paths)}" for form, paths in by_format.items())
+        raise UserError(
+            f"{_names(sources)}: files of {len(by_format)} formats ({found}); expected one. Name"
+            " the files of one format, or the format with --annotation-format."
+        )
+    ((form, claimed),) = by_format.items()
+    return Recognised(form, claimed, others)
+
+
+def read_records(
+    found: Recognised, root: Path, args: argparse.Namespace, leave_out: LeaveOut
+) -> Iterator[Record]:
+    """All records of the files, in their order. UserError: a broken record."""
+    return module_of(found.format).read(found.files, root, args, leave_out)
+
+
+def _format_of(path: Path) -> Format | None:
+    head = _head(path)
+    return next((form for form in FORMATS if module_of(form).claims(path, head)), None)
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(HEAD)
+
+
+def _files(source: Path) -> list[Path]:
+    """The file itself, or all files of a folder and its folders, without hidden ones."""
+    if source.is_file():
+        return [source]
+    if not source.is_dir():
+        raise UserError(f"{source}: no such file or folder; expected annotations.")
+    return sorted(
+        path
+        for path in source.rglob("*")
+        if path.is_file() and not any(part.startswith(".") for part in path.parts)
+    )
+
+
+def _names(paths: Sequence[Path]) -> str:
+    more = f" and {len(paths) - SHOWN} more" if len(paths) > SHOWN else ""
+    return (", ".join(map(str, paths[:SHOWN])) or "no files") + more

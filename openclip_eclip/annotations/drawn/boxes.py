@@ -142,9 +142,7 @@ def _corners(
     return boxes
 
 
-def _size(
-    frame: pd.DataFrame, columns: BoxColumns, row: int, where: str
-) -> tuple[int, int] | None:
+def _size(frame: pd.DataFrame, columns: BoxColumns, row: int, where: str) -> tuple[int, int] | None:
     """(height, width) of the image, if the table has it."""
     if not columns.size or any(is_missing(frame[name][row]) for name in columns.size):
         return None
