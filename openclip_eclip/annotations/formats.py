@@ -43,6 +43,8 @@ FORMATS = (
     Format("via", "drawn.via", "VGG Image Annotator: JSON or CSV of VIA 2, JSON of VIA 3"),
     Format("cvat", "drawn.cvat", "CVAT XML 1.1 for images"),
     Format("voc", "drawn.voc", "Pascal VOC XML, one file an image"),
+    Format("dicom", "drawn.dicom", "DICOM segmentations and presentation states"),
+    Format("volumes", "drawn.volumes", "NRRD and NIfTI masks: a slice or a volume"),
     Format("yolo", "drawn.yolo", "YOLO txt: boxes and outlines in fractions"),
     Format("boxes", "drawn.boxes", "tables of boxes: VinDr-CXR, NIH, RSNA, or any column names"),
     Format("masks", "drawn.masks", "folders of mask pictures"),

@@ -135,38 +135,35 @@ def _read_values(path: Path) -> tuple[np.ndarray, tuple[int, int]]:
         raise UserError(str(error)) from error
 
 
-def _classes(
-    path: Path, values: np.ndarray, names: ClassNames | None
-) -> Iterator[tuple[int | None, str]]:
-    """(value, class) of a mask that may have several; the value None is all but 0."""
+def _classes(path: Path, values: np.ndarray, names: ClassNames | None) -> Iterator[tuple[int, str]]:
+    """(value, class) of a mask that may have several."""
     mode, palette = _palette(path)
-    if mode == "P":
+    if mode == "P" and len(values) > 1:
         values = values[values != VOID]
-    numbers = _numbers(names)
-    if names is None or (len(values) == 1 and not set(values.tolist()) & set(numbers)):
-        if len(values) == 1 and (names is None or values[0] == VOID):
-            yield None, ""
-            return
-    if names is None:
-        if len(values) > MANY:
+    numbers, found = _numbers(names), []
+    for value in values.tolist():
+        colour = value if mode == "RGB" else palette.get(value, -1)
+        name = names.colours.get(colour) if names else ""
+        found.append((value, name or numbers.get(value, "")))
+    if len(found) == 1 and not found[0][1]:
+        yield found[0]  # a region, whatever its value
+    elif names is None:
+        if len(found) > MANY:
             raise UserError(
-                f"{path}: {len(values)} different values; expected a mask of at most {MANY} classes."
+                f"{path}: {len(found)} different values; expected a mask of at most {MANY} classes."
                 " A grey map is no mask: name it in the column heatmap of a table."
             )
-        for value in values.tolist():
-            yield value, f"class {value}"
-        return
-    for value in values.tolist():
-        name = names.colours.get(value if mode == "RGB" else palette.get(value, -1))
-        name = name or numbers.get(value)
-        if name is None:
-            shown = f"#{value:06x}" if mode == "RGB" else str(value)
-            raise UserError(
-                f"{path}: the value {shown}, which {names.path} does not have; expected one of its"
-                f" {len(numbers)} classes, or 0."
-            )
-        if name.lower() not in BACKGROUND:
-            yield value, name
+        yield from ((value, f"class {value}") for value, _ in found)
+    else:
+        for value, name in found:
+            if not name:
+                shown = f"#{value:06x}" if mode == "RGB" else str(value)
+                raise UserError(
+                    f"{path}: the value {shown}; expected 0 or one of the {len(numbers)} classes in"
+                    f" {names.path}."
+                )
+            if name.lower() not in BACKGROUND:
+                yield value, name
 
 
 def _palette(path: Path) -> tuple[str, dict[int, int]]:
