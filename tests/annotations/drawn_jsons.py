@@ -96,9 +96,10 @@ def random_mask(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
 
 def set_in(content: Any, key: str, value: Any) -> None:
     """Set a value in nested JSON, such as images.0.height; KeyError as the value removes it."""
-    *path, last = [int(step) if step.isdigit() else step for step in key.split(".")]
+    *path, name = key.split(".")
     for step in path:
-        content = content[step]
+        content = content[int(step) if isinstance(content, list) else step]
+    last = int(name) if isinstance(content, list) else name
     if value is KeyError:
         del content[last]
     elif isinstance(content, list) and last == len(content):

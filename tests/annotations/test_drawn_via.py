@@ -169,7 +169,7 @@ def test_via_3_project(tmp_path: Path) -> None:
         ("a.regions", "x", "key 'regions': 'x'; expected a list"),
         ("a.regions.0", [], r"region 1: \[\]; expected an object"),
         ("a.regions.0.shape_attributes", KeyError, "region 1: no key 'shape_attributes'"),
-        ("a.regions.0.shape_attributes.name", "cube", "a shape cube; expected rect"),
+        ("a.regions.0.shape_attributes.name", "cube", "a shape 'cube'; expected rect"),
         ("a.regions.0.shape_attributes.x", "1", "key 'x': '1'; expected a finite number"),
         ("a.regions.0.shape_attributes.x", KeyError, "key 'x': None; expected a finite number"),
         ("a.regions.0.shape_attributes.width", -4, "width -4 and height 20"),

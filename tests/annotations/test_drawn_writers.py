@@ -19,6 +19,7 @@ from openclip_eclip.annotations.drawn.write_label_studio import (
     write_label_studio,
 )
 from openclip_eclip.config import UserError
+from openclip_eclip.gaze import Annotation, render
 
 FACTORS = (1, 3, (2, 5))  # pixels of the image for one of the mask
 
@@ -53,11 +54,11 @@ def check_the_same(path: Path, annotator: str) -> None:
     assert next(found, None) is None and not left_out
 
 
-def drawn_at(shape, size, out):  # type: ignore[no-untyped-def]
+def drawn_at(shape: Annotation, size: tuple[int, int], out: tuple[int, ...]) -> np.ndarray:
     """The mask at its own resolution; every cell must be wholly inside or outside."""
-    from openclip_eclip.gaze import render
-
-    values = render(shape, size, out).values
+    heatmap = render(shape, size, (out[0], out[1]))
+    assert heatmap is not None
+    values = heatmap.values
     assert np.isclose(values, 0, atol=1e-6).sum() + np.isclose(values, 1).sum() == values.size
     return values > 0.5
 
