@@ -39,8 +39,8 @@ def shape_of(
         angle = float(np.degrees(np.arctan2(major[1], major[0])))
         return turned_ellipse((centre[0], centre[1]), half, angle) if min(half) else None
     raise UserError(
-        f"{where}: {len(xy)} points of type {kind!r}; expected POINT, POLYLINE, INTERPOLATED, CIRCLE"
-        " with 2 points or ELLIPSE with 4."
+        f"{where}: {len(xy)} points of type {kind!r}; expected POINT, POLYLINE, INTERPOLATED,"
+        " CIRCLE with 2 points or ELLIPSE with 4."
     )
 
 
