@@ -162,7 +162,7 @@ BAD = {
     r"points: '1,2,3'; expected x,y;x,y": shape("polygon", points="1,2,3;4,5"),
     r"a mask of 2 x 2 at x 79, y 0 on an image of 60 x 80": shape("mask", **MASK | {"left": 79}),
     r"rle: rle: coco counts add up to 5; expected 2 x 2": shape("mask", **MASK | {"rle": "1, 4"}),
-    r"rle: .*'x'.*; expected whole numbers": shape("mask", **MASK | {"rle": "1, x"}),
+    r"rle: .*' x'.*; expected whole numbers": shape("mask", **MASK | {"rle": "1, x"}),
     r"no label; expected the name of a class": shape("box", **BOX | {"label": ""}),
     r"shape 1 \(cube 'nodule'\): an unknown element": shape("cube"),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -87,24 +88,22 @@ def test_a_pattern_tells_image_class_and_annotator(tmp_path: Path) -> None:
             read_drawings("masks", tmp_path, flags=["--mask-names", pattern], name="masks")
 
 
-@pytest.mark.parametrize("mode", ["grey", "palette", "colours"])
-@pytest.mark.parametrize(
-    ("file", "content"),
-    [
-        ("classes.txt", "background\nnodule\nheart\n"),
-        ("labels.txt", "nodule\nheart\n"),
-        ("classes.json", '{"nodule": 1, "heart": 2}'),
-        ("labelmap.txt", "# label:color_rgb:parts:actions\nbackground:0,0,0::\n"
-         "nodule:250,50,83::\nheart:0,7,200::\n"),
-    ],
-)  # fmt: skip
-def test_values_are_classes(tmp_path: Path, mode: str, file: str, content: str) -> None:
-    if mode == "colours" and file != "labelmap.txt":
-        pytest.skip("only CVAT's file has colours")
+NAMES = {
+    "classes.txt": "background\nnodule\nheart\n",
+    "labels.txt": "nodule\nheart\n",
+    "classes.json": '{"nodule": 1, "heart": 2}',
+    "labelmap.txt": "# label:color_rgb:parts:actions\nbackground:0,0,0::\nnodule:250,50,83::\n"
+    "heart:0,7,200::\n",
+}
+CASES = [*itertools.product(["grey", "palette"], NAMES), ("colours", "labelmap.txt")]
+
+
+@pytest.mark.parametrize(("mode", "file"), CASES)
+def test_values_are_classes(tmp_path: Path, mode: str, file: str) -> None:
     size = (40, 60)
     values = np.zeros(size, np.uint8)
     values[5:20, 5:30], values[22:35, 40:55] = 1, 2
-    (tmp_path / file).write_text(content)
+    (tmp_path / file).write_text(NAMES[file])
     colours = [0, 0, 0, 250, 50, 83, 0, 7, 200]
     path = tmp_path / "SegmentationClass" / "a.png"
     if mode == "colours":
@@ -112,7 +111,7 @@ def test_values_are_classes(tmp_path: Path, mode: str, file: str, content: str) 
     else:
         void = values.copy()
         void[0] = 255 if mode == "palette" else 0
-        save(path, void, colours if mode == "palette" else None)
+        save(path, void, colours + [9] * 759 if mode == "palette" else None)
     save(tmp_path / "SegmentationObject" / "a.png", values, colours)
     found, left_out = read_drawings("masks", tmp_path)
     assert {one.label: one.image for one in found} == {"nodule": "a", "heart": "a"}

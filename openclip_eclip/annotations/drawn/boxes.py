@@ -134,7 +134,7 @@ def _corners(
 ) -> np.ndarray:
     """(N, 4) of xmin, ymin, xmax, ymax of the rows with a box."""
     cells = frame[list(columns.box)].iloc[drawn]
-    boxes = cells.apply(pd.to_numeric, errors="coerce").to_numpy(dtype=np.float64)
+    boxes = np.array(cells.apply(pd.to_numeric, errors="coerce"), dtype=np.float64)
     for i, j in np.argwhere(~np.isfinite(boxes))[:1]:
         number(cells.iat[i, j], where[drawn[i]], f"column {columns.box[j]!r}")
     if not columns.corners:

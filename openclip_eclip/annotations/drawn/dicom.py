@@ -103,6 +103,9 @@ def _segments(path: Path, dataset: Any) -> Iterator[tuple[str, Any, str, str, An
         int(item.SegmentNumber): str(item.get("SegmentLabel", "")).strip()
         for item in dataset.SegmentSequence
     }
+    kind = str(dataset.get("SegmentationType", "BINARY"))
+    if kind == "LABELMAP":
+        labels.pop(int(dataset.get("PixelPaddingValue", 0)), None)  # the background
     frames, rows, columns = (
         int(dataset.get(key, 1) or 1) for key in ("NumberOfFrames", "Rows", "Columns")
     )
@@ -111,7 +114,6 @@ def _segments(path: Path, dataset: Any) -> Iterator[tuple[str, Any, str, str, An
             f"{path}: {frames} frames of {rows} x {columns}; expected at most {MAX_BYTES} pixels."
         )
     pixels = dataset.pixel_array.reshape(frames, rows, columns)
-    kind = str(dataset.get("SegmentationType", "BINARY"))
     limit = HALF * int(dataset.get("MaximumFractionalValue", 255)) if kind == "FRACTIONAL" else 0.5
     marked: dict[tuple[str, int], np.ndarray] = {}
     for i, groups in enumerate(dataset.PerFrameFunctionalGroupsSequence):

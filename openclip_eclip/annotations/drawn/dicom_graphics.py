@@ -47,7 +47,8 @@ def shape_of(
 def _positions(
     graphic: Any, displayed: tuple[list[float], list[float]] | None, where: str
 ) -> np.ndarray:
-    data = np.atleast_1d(np.asarray(graphic.get("GraphicData", []), dtype=np.float64))
+    stored = graphic.get("GraphicData")  # None: empty; one number is no list
+    data = np.atleast_1d(np.asarray([] if stored is None else stored, dtype=np.float64))
     if not len(data) or len(data) % 2 or not np.isfinite(data).all():
         raise UserError(f"{where}, GraphicData: {len(data)} numbers; expected pairs of x and y.")
     xy = data.reshape(-1, 2)

@@ -22,11 +22,16 @@ from ...gaze import GazeError, MaskFile
 from ...gaze.stored import read_mask_values
 from ..record import Drawing, LeaveOut, Record
 from .class_names import BACKGROUND, ClassNames, find_class_names
-from .mask_names import is_general, name_masks
+from .mask_names import name_masks
 
 SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".gif")
 JPEG = (".jpg", ".jpeg")
 MARKED = re.compile(r"(?i)(^|[_.-])(mask|seg|label|segmentation)$")
+FOLDERS = frozenset(
+    "mask masks seg segs segmentation segmentations segmentationclass segmentationobject gt"
+    " groundtruth ground_truth manual_masks".split()
+)
+IMAGE_FOLDERS = ("image", "images", "img", "imgs", "jpegimages")
 INSTANCES = "SegmentationObject"  # of CVAT's and VOC's exports: numbers of objects, not of classes
 MANY = 64  # values of a picture without names; more are those of a photograph or a heatmap
 VOID = 255
@@ -51,10 +56,10 @@ def claims(path: Path, head: bytes) -> bool:
     suffix = path.suffix.lower()
     marked = MARKED.search(path.stem) is not None
     if suffix in JPEG:
-        return marked or _is_mask_folder(path.parent.name)
+        return marked or _in_mask_folder(path)
     if suffix not in SUFFIXES:
         return False
-    return marked or is_general(path.parent.name) or _is_flat_png(head)
+    return marked or _in_mask_folder(path) or _is_flat_png(head)
 
 
 def accepts(path: Path) -> bool:
@@ -62,8 +67,11 @@ def accepts(path: Path) -> bool:
     return path.suffix.lower() in (*SUFFIXES, *JPEG)
 
 
-def _is_mask_folder(name: str) -> bool:
-    return name.lower().startswith(("mask", "segmentation")) and is_general(name)
+def _in_mask_folder(path: Path) -> bool:
+    """Whether a folder above is called so, and none below it `images`."""
+    names = (name.lower() for name in reversed(path.parts[:-1]))
+    nearest = next((name for name in names if name in FOLDERS or name in IMAGE_FOLDERS), "")
+    return nearest in FOLDERS
 
 
 def _is_flat_png(head: bytes) -> bool:
