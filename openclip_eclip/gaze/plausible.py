@@ -182,7 +182,8 @@ def find_fractions(xyxy: np.ndarray, where: Sequence[str]) -> bool:
     Raises:
         GazeError: some rows are fractions and others are not; `where` names each row.
     """
-    small = np.array([_are_fractions(row.reshape(2, 2)) for row in xyxy], dtype=bool)
+    near = ((xyxy >= NEAR_ONE[0]) & (xyxy <= NEAR_ONE[1])).all(axis=1)
+    small = near & (xyxy % 1 != 0).any(axis=1)
     large = (np.abs(xyxy) > NEAR_ONE[1]).any(axis=1)
     if small.any() and large.any():
         first, other = int(np.argmax(small)), int(np.argmax(large))

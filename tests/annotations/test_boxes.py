@@ -106,8 +106,9 @@ def test_columns_are_named_by_flags(tmp_path: Path) -> None:
         "x,y,width,height",
     ],
 )
-def test_other_tables_are_not_claimed(header: str) -> None:
-    assert not boxes.claims(Path("a.csv"), f"{header}\n1,2,3,4,5,6\n".encode())
+def test_other_tables_are_not_claimed(tmp_path: Path, header: str) -> None:
+    assert not boxes.claims(write(tmp_path, f"{header}\n1,2,3,4,5,6\n"), b"")
+    assert boxes.claims(write(tmp_path, f"{RSNA}\na,,,,,0\n"), b"")
 
 
 BAD = {

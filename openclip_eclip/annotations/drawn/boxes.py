@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import csv
 import gzip
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from ..record import Drawing, LeaveOut, Record
 from .box_columns import BoxColumns, guess_columns, named_columns
 from .numbers import check_box, number, side
 
+HEAD = 1 << 16  # bytes
 SUFFIXES = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
 RSNA = {"patientId", "x", "y", "width", "height", "Target"}  # its boxes have no name in the table
 RSNA_LABEL = "lung opacity"
@@ -55,16 +57,18 @@ def claims(path: Path, head: bytes) -> bool:
     """Whether the header has an image and a box, and nothing of a table of gaze."""
     if not path.name.lower().endswith(SUFFIXES):
         return False
-    if path.suffix == ".gz":
-        try:
-            with gzip.open(path) as file:
-                head = file.read(1 << 16)
-        except (OSError, EOFError):
-            return False
-    lines = head.decode("utf-8-sig", "replace").splitlines()
-    line = next((line for line in lines if line.strip()), "")
-    separator = "\t" if "\t" in line else ","
-    return guess_columns(next(csv.reader([line], delimiter=separator), [])) is not None
+    return guess_columns(_header(path)) is not None
+
+
+def _header(path: Path) -> list[str]:
+    """The names in the first line that is not blank; [] if the file cannot be read."""
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            lines = file.read(HEAD).decode("utf-8-sig", "replace").splitlines()
+        line = next((line for line in lines if line.strip()), "")
+        return next(csv.reader([line], delimiter="\t" if "\t" in line else ","), [])
+    except (OSError, EOFError, zlib.error, csv.Error):
+        return []
 
 
 def accepts(path: Path) -> bool:
@@ -85,11 +89,10 @@ def read(
     if form and not given:
         raise UserError(f"--box-form {form} without --box-columns; expected both.")
     for path in files:
-        header = list(read_table_text(path, used=[]).frame) if not given else []
-        columns = named_columns(given, form) if given else guess_columns(header)
+        columns = named_columns(given, form) if given else guess_columns(_header(path))
         if columns is None:
             raise UserError(
-                f"{path}: no columns of an image and a box among {header}; name them with"
+                f"{path}: no columns of an image and a box among {_header(path)}; name them with"
                 " --box-columns image,xmin,ymin,xmax,ymax[,label[,annotator]]."
             )
         yield from _drawings(path, columns, leave_out)
@@ -102,7 +105,7 @@ def _drawings(path: Path, columns: BoxColumns, leave_out: LeaveOut) -> Iterator[
             hint = did_you_mean(name, frame.columns)
             raise UserError(f"{path}: no column {name!r}; found {list(frame.columns)}.{hint}")
     where = [f"{path}, row {i}{line_of(lines, i)}" for i in range(1, len(frame) + 1)]
-    images = frame[columns.image].str.strip()
+    images = np.array(frame[columns.image].str.strip(), dtype=object)
     for i in np.flatnonzero(images == "")[:1]:
         raise UserError(f"{where[i]}, column {columns.image!r}: blank; expected an image.")
     blank = frame[list(columns.box)].map(is_missing).to_numpy()
@@ -119,8 +122,9 @@ def _drawings(path: Path, columns: BoxColumns, leave_out: LeaveOut) -> Iterator[
     annotators = (
         frame[columns.annotator].str.strip().tolist() if columns.annotator else [""] * len(frame)
     )
-    for i, box in zip(drawn, boxes):
-        size = _size(frame, columns, i, where[i])
+    sizes = [frame[name].tolist() for name in columns.size]
+    for i, box in zip(drawn.tolist(), boxes):
+        size = _size(columns, [cells[i] for cells in sizes], where[i])
         left, top, right, bottom = box.tolist()
         check_box((left, top, right, bottom), where[i], (1, 1) if fractions else size)
         label = "" if is_missing(labels[i]) else labels[i]
@@ -142,9 +146,11 @@ def _corners(
     return boxes
 
 
-def _size(frame: pd.DataFrame, columns: BoxColumns, row: int, where: str) -> tuple[int, int] | None:
+def _size(columns: BoxColumns, cells: Sequence[str], where: str) -> tuple[int, int] | None:
     """(height, width) of the image, if the table has it."""
-    if not columns.size or any(is_missing(frame[name][row]) for name in columns.size):
+    if not cells or any(map(is_missing, cells)):
         return None
-    height, width = (side(frame[name][row], where, f"column {name!r}") for name in columns.size)
+    height, width = (
+        side(cell, where, f"column {name!r}") for name, cell in zip(columns.size, cells)
+    )
     return height, width

@@ -45,7 +45,8 @@ def find_class_names(folder: Path, root: Path) -> ClassNames | None:
     Raises:
         UserError: such a file that cannot be read, or a class in it twice.
     """
-    for place in (folder, *folder.parents):
+    above = folder.parents if root in folder.parents else ()
+    for place in (folder, *above):
         for name in (*LISTS, COLOURS, JSON):
             if (place / name).is_file():
                 return _read(place / name)

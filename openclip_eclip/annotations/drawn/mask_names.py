@@ -49,7 +49,9 @@ def name_masks(
     Raises:
         UserError: a pattern without {image}, or a file that does not have its form.
     """
-    relative = [path.relative_to(root) for path in files]
+    relative = [
+        path.relative_to(root) if path.is_relative_to(root) else Path(path.name) for path in files
+    ]
     if pattern is not None:
         return [_by_pattern(path, pattern, file) for path, file in zip(relative, files)]
     folders = [_class_folder(path) for path in relative]
