@@ -24,7 +24,7 @@ FILES[CLI] = ROOT / f"{CLI}.py"
 # from the ground up: a room imports from itself and from those before it; a module outside the
 # rooms is one by itself
 STOREYS = (
-    "version config json_text files machine subcommands mixup priming streams",
+    "version config json_text xml_text files machine subcommands mixup priming streams",
     "data metrics",
     "gaze",
     "annotations",

@@ -3,6 +3,8 @@
 The module of a format has
 
 * `claims(path, head) -> bool`: whether this file is of the format; `head`: its first bytes;
+* `accepts(path) -> bool`, if it has one: whether a file in a folder is read if the user names the
+  format: more than `claims` may take;
 * `read(files, root, args, leave_out) -> Iterator[Record]`: all its records. `files`: those that it
   claims; `root`: SRC, or its folder; `args`: the flags of the command, among them those that
   `add_arguments(parser)` of the module adds, if it has one. A broken record raises a UserError
@@ -39,6 +41,13 @@ FORMATS = (
     Format("label-studio", "drawn.label_studio", "Label Studio JSON: all regions of an image"),
     Format("labelme", "drawn.labelme", "LabelMe JSON, one file an image"),
     Format("via", "drawn.via", "VGG Image Annotator: JSON or CSV of VIA 2, JSON of VIA 3"),
+    Format("cvat", "drawn.cvat", "CVAT XML 1.1 for images"),
+    Format("voc", "drawn.voc", "Pascal VOC XML, one file an image"),
+    Format("dicom", "drawn.dicom", "DICOM segmentations and presentation states"),
+    Format("volumes", "drawn.volumes", "NRRD and NIfTI masks: a slice or a volume"),
+    Format("yolo", "drawn.yolo", "YOLO txt: boxes and outlines in fractions"),
+    Format("boxes", "drawn.boxes", "tables of boxes: VinDr-CXR, NIH, RSNA, or any column names"),
+    Format("masks", "drawn.masks", "folders of mask pictures"),
 )
 
 
@@ -77,7 +86,12 @@ def recognise(sources: Sequence[Path], name: str | None = None) -> Recognised:
     if name is not None:
         (form,) = [form for form in FORMATS if form.name == name]
         module = module_of(form)
-        claimed = [path for path in files if path in sources or module.claims(path, _head(path))]
+        accepts = getattr(module, "accepts", None) or (lambda path: False)
+        claimed = [
+            path
+            for path in files
+            if path in sources or accepts(path) or module.claims(path, _head(path))
+        ]
         if not claimed:
             raise UserError(
                 f"{_names(sources)}: no file of the format {name}; found {_names(files)}."

@@ -5,6 +5,8 @@ Fractions, percentages, swapped axes and pixels of a screen are errors.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from .errors import GazeError
@@ -172,3 +174,22 @@ def _share_off(xy: np.ndarray, sides: np.ndarray) -> float:
 
 def _span(values: np.ndarray) -> str:
     return f"{values.min():.4g} to {values.max():.4g}"
+
+
+def find_fractions(xyxy: np.ndarray, where: Sequence[str]) -> bool:
+    """Whether the boxes (N, 4) of a whole table are fractions of their images, not pixels.
+
+    Raises:
+        GazeError: some rows are fractions and others are not; `where` names each row.
+    """
+    near = ((xyxy >= NEAR_ONE[0]) & (xyxy <= NEAR_ONE[1])).all(axis=1)
+    small = near & (xyxy % 1 != 0).any(axis=1)
+    large = (np.abs(xyxy) > NEAR_ONE[1]).any(axis=1)
+    if small.any() and large.any():
+        first, other = int(np.argmax(small)), int(np.argmax(large))
+        raise GazeError(
+            f"{where[first]}: x and y {_span(xyxy[first])}, as fractions of the image; but"
+            f" {where[other]}: {_span(xyxy[other])}, as pixels; expected one unit in the whole"
+            " table. Convert one of them."
+        )
+    return bool(small.any())

@@ -20,7 +20,12 @@ from ..record import Drawing, LeaveOut
 from .json_files import JsonFile, json_head
 from .values import box_of, check_on_image, image_size, member, number, numbers, text_of
 
-MARKS = {("images", "file_name"), ("annotations", "image_id"), ("categories", "supercategory")}
+MARKS = {
+    ("images", "file_name"),
+    ("annotations", "image_id"),
+    ("annotations", "segmentation"),
+    ("categories", "supercategory"),
+}
 SHAPES = ("segmentation", "keypoints", "bbox")  # in this order
 ANNOTATOR = ("annotator", "annotator_id")
 

@@ -15,14 +15,12 @@ PICTURE = re.compile(r"\.(png|jpe?g|bmp|gif|tiff?|webp|dcm|dicom)$", re.IGNORECA
 UPLOADED = re.compile(r"^(\d+/)?([0-9a-f]{8}-)?")  # project, and what makes a name unique
 
 
-def image_of(data: Any, field: str | None, where: str) -> str:
+def image_of(data: Mapping[str, Any], field: str | None, where: str) -> str:
     """The image of a task. `field`: its name in `data`; None: `image`, or the only picture.
 
     Raises:
         UserError: no such field, no picture or several, or an image within the file.
     """
-    if not isinstance(data, Mapping):
-        raise UserError(f"{where}, key 'data': {str(data)[:60]!r}; expected an object.")
     if field is None:
         texts = [key for key, value in data.items() if isinstance(value, str)]
         pictures = [key for key in texts if PICTURE.search(image_name(data[key]))]

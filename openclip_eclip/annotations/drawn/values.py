@@ -88,7 +88,7 @@ def box_of(xywh: Iterable[float], where: str) -> Boxes:
 
 
 def ellipse_of(values: Iterable[float], turned: float, where: str) -> Ellipses | Polygons:
-    """An ellipse of x and y of the centre and half-axes; if turned clockwise by radians: an outline.
+    """An ellipse of x, y and half-axes; if turned, clockwise by radians, an outline.
 
     UserError: it has no area.
     """

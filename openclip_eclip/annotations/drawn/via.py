@@ -143,10 +143,10 @@ def _via_3_regions(content: dict[str, Any], path: Path) -> Iterator[Region]:
                 " file, with an image."
             )
         attributes = {
-            member(known.get(number), "aname", str, f"{where}, attribute {number}"): _option(
-                known[number], value
+            member(known.get(key), "aname", str, f"{where}, attribute {key}"): _option(
+                known[key], value
             )
-            for number, value in member(entry, "av", dict, where).items()
+            for key, value in member(entry, "av", dict, where).items()
         }
         image = names[str(views[view][0])]
         yield Region(image, _via_3_shape(xy, where), attributes, where)

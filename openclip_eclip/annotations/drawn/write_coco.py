@@ -30,8 +30,9 @@ def write_coco(path: Path, images: Iterable[Predicted], description: str = "") -
     written = empty = 0
     with whole_file(path) as file:
         file.write(f'{{"info": {json.dumps({"description": description})},\n"annotations": [')
-        for name, size, regions in images:
+        for name, sides, regions in images:
             check_new(name, known, path)
+            size = int(sides[0]), int(sides[1])
             pictures.append(
                 {"id": len(pictures) + 1, "file_name": name, "height": size[0], "width": size[1]}
             )

@@ -78,8 +78,8 @@ def _result(region: Region, size: tuple[int, int], identity: str) -> dict[str, A
         "type": "brushlabels",
         "from_name": FROM,
         "to_name": TO,
-        "original_width": size[1],
-        "original_height": size[0],
+        "original_width": int(size[1]),
+        "original_height": int(size[0]),
         "image_rotation": 0,
         "value": {"format": "rle", "rle": encode_brush(mask), "brushlabels": [label]},
     }

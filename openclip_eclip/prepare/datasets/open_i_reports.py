@@ -7,10 +7,10 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
-from xml.etree import ElementTree
 
 from ...config import UserError
 from ...data.tables.missing_text import is_missing
+from ...xml_text import parse_xml
 from ..plan import Plan
 from ..tables import find_table, read_table
 
@@ -93,24 +93,8 @@ def _bounded(path: Path) -> bytes:
 
 
 def _parse(content: bytes, where: str) -> Report:
-    """One report of the XML.
-
-    A document type is an error, because its entities can expand without end or name other files.
-    """
-    try:
-        # decode first: UTF-16 would hide the declarations that are rejected below
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{where}: not UTF-8 ({error}).") from error
-    if re.search(r"<!\s*(DOCTYPE|ENTITY)", text, re.IGNORECASE):
-        raise UserError(
-            f"{where}: a document type or entity declaration; expected plain XML as Open-I gives"
-            " it. Not read."
-        )
-    try:
-        root = ElementTree.fromstring(text)
-    except ElementTree.ParseError as error:
-        raise UserError(f"{where}: broken XML ({error}).") from error
+    """One report of the XML. UserError: not plain XML, or no report."""
+    root = parse_xml(content, where)
     uid = root.find("uId")
     match = re.fullmatch(r"CXR(\d+)", uid.get("id", "") if uid is not None else "")
     if match is None:
