@@ -34,7 +34,11 @@ class Format(NamedTuple):
 
 
 # asked in this order; a general form comes after the special ones that look like it
-FORMATS = (Format("coco", "drawn.coco", "COCO JSON: boxes, polygons, RLE masks, keypoints"),)
+FORMATS = (
+    Format("coco", "drawn.coco", "COCO JSON: boxes, polygons, RLE masks, keypoints"),
+    Format("eyelink", "eye.asc", "EyeLink ASC: fixation events or samples, images by messages"),
+    Format("gaze-table", "eye.table", "CSV or TSV of fixations or samples, any column names"),
+)
 
 
 class Recognised(NamedTuple):
