@@ -213,7 +213,7 @@ class GazeQuality:
         middle = np.median(
             np.concatenate([one for all_ in self.readers.values() for one in all_]), 0
         )
-        return sum((at > middle[i]) == later for later, at in said), len(said)
+        return sum(bool(at > middle[i]) == later for later, at in said), len(said)
 
     def _mirrored(self) -> list[str]:
         found = []

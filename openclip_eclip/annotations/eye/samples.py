@@ -262,10 +262,12 @@ def _fixations(values: np.ndarray, detection: Detection, interval: float) -> lis
             values, minimum_duration=shortest, dispersion_threshold=detection.dispersion
         )
     frame = events.frame
-    return [
-        (int(a), min(int(b), len(values) - 1))
-        for a, b in zip(frame["onset"].to_list(), frame["offset"].to_list())
-    ]
+    found = []
+    for first, last in zip(frame["onset"].to_list(), frame["offset"].to_list()):
+        # I-DT of pymovements ends with the first sample that is too far away
+        far = np.ptp(values[first : last + 1], axis=0).sum() > detection.dispersion
+        found.append((int(first), int(last) - int(detection.detector == "idt" and far)))
+    return found
 
 
 def _precision(values: np.ndarray, found: list[tuple[int, int]]) -> float:
