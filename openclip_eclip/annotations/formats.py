@@ -37,6 +37,12 @@ class Format(NamedTuple):
 FORMATS = (
     Format("coco", "drawn.coco", "COCO JSON: boxes, polygons, RLE masks, keypoints"),
     Format("eyelink", "eye.asc", "EyeLink ASC: fixation events or samples, images by messages"),
+    Format("tobii", "eye.tobii", "Tobii Pro Lab or Studio: TSV of samples with fixations"),
+    Format("gazepoint", "eye.gazepoint", "Gazepoint Analysis: _fixations.csv, _all_gaze.csv"),
+    Format("pupil", "eye.pupil", "Pupil Labs: fixations_on_surface_NAME.csv"),
+    Format("begaze", "eye.begaze", "SMI BeGaze: table of events"),
+    Format("bids-eye", "eye.bids", "BIDS eye tracking: _physio.tsv.gz with sidecar and _events"),
+    Format("gaze-matlab", "eye.matlab", "MATLAB structs of fixations, such as those of OSIE"),
     Format("gaze-table", "eye.table", "CSV or TSV of fixations or samples, any column names"),
 )
 

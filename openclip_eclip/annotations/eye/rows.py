@@ -36,6 +36,7 @@ class Rows:
     rectangle: np.ndarray | None = None  # (N, 4)
     shown: np.ndarray | None = None  # (N, 4)
     offset: np.ndarray | None = None  # (N, 2)
+    row: np.ndarray | None = None  # (N,) of the file, from 1; None: 1 to N
 
     def __len__(self) -> int:
         return len(self.image)
@@ -53,8 +54,8 @@ def numbers(frame: pd.DataFrame, names: Sequence[str], where: str) -> np.ndarray
             cell = cells.iloc[row]
             comma = " Write a decimal point, not a comma." if "," in cell else ""
             raise UserError(
-                f"{where}, row {row + 1}, column {name!r}: {cell!r}; expected a number or a blank"
-                f" cell.{comma}"
+                f"{where}, row {int(frame.index[row]) + 1}, column {name!r}: {cell!r}; expected a"
+                f" number or a blank cell.{comma}"
             )
         columns.append(np.where(np.isfinite(values), values, np.nan))
     return np.stack(columns, axis=1) if columns else np.zeros((len(frame), 0))
@@ -106,12 +107,13 @@ def position_unit(x: np.ndarray, y: np.ndarray, setting: GazeSetting, where: str
     return f"{of}-fractions" if share > 0.5 and inside.mean() > 1 - MIXED else f"{of}-pixels"
 
 
-def check_durations(durations: np.ndarray, where: str) -> None:
+def check_durations(durations: np.ndarray, where: str, row: np.ndarray | None = None) -> None:
     """UserError, with the row, for a negative duration."""
     negative = np.flatnonzero(durations < 0)
     if len(negative):
+        at = negative[0] + 1 if row is None else row[negative[0]]
         raise UserError(
-            f"{where}, row {negative[0] + 1}: a duration of {durations[negative[0]]:g}; expected"
+            f"{where}, row {at}: a duration of {durations[negative[0]]:g}; expected"
             " at least 0. Are start and end swapped?"
         )
 
@@ -127,10 +129,11 @@ def make_recordings(
 ) -> Iterator[Recording]:
     """One recording for each viewing of an image by a reader, in the order of the file."""
     groups: dict[tuple[str, str, str], list[int]] = {}
+    number = np.arange(1, len(rows) + 1) if rows.row is None else rows.row
     for i, image in enumerate(rows.image):
         image = image.strip()
         if is_missing(image):
-            leave_out("gaze without an image", f"{where}, row {i + 1}")
+            leave_out("gaze without an image", f"{where}, row {number[i]}")
             continue
         reader = "" if rows.reader is None else rows.reader[i].strip()
         trial = "" if rows.trial is None else rows.trial[i].strip()
@@ -146,7 +149,7 @@ def make_recordings(
             screen,
         )
         if not (np.isfinite(rows.x[at]) & np.isfinite(rows.y[at])).any():
-            leave_out("gaze without a position", f"{where}, row {members[0] + 1} ({image})")
+            leave_out("gaze without a position", f"{where}, row {number[members[0]]} ({image})")
             continue
         yield Recording(
             image=image,
@@ -157,7 +160,7 @@ def make_recordings(
                 None if rows.start is None else rows.start[at],
                 shown=None if rows.shown is None else rows.shown[at],
             ),
-            where=f"{where}, row {members[0] + 1}",
+            where=f"{where}, row {number[members[0]]}",
             annotator=reader,
             place=placement,
             quality=quality,

@@ -133,7 +133,7 @@ def recordings_of_samples(
         keys["image"] = where.rpartition("/")[2].partition(".")[0]
     for (image, reader, _), part in keys.groupby(["image", "reader", "trial"], sort=False):
         at = frame.index.get_indexer(part.index)
-        place = f"{where}, row {at[0] + 1}"
+        place = f"{where}, row {int(part.index[0]) + 1}"
         if is_missing(str(image)):
             leave_out("gaze without an image", place)
             continue

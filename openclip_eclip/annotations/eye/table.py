@@ -150,7 +150,7 @@ def read_frame(
             yield from recordings_of_samples(frame, columns, where, unit, setting, leave_out)
             return
         rows = _rows(frame, columns, setting, layout, where)
-    check_durations(rows.duration, where)
+    check_durations(rows.duration, where, rows.row)
     unit = _unit(frame, columns, setting, layout, where, units, path, rows)
     if not len(rows):
         leave_out("a table without rows", where)
@@ -216,7 +216,7 @@ def _rows(
     else:
         assert start is not None
         duration = numbers(frame, [columns["end"]], where)[:, 0] - start
-    check_durations(duration, where)
+    check_durations(duration, where, frame.index.to_numpy() + 1)
     factor = time_unit(duration, named, where)
     if start is not None:
         named_start = _named_unit(columns["start"], TIMES)
@@ -239,6 +239,7 @@ def _rows(
         text_column(frame, columns, "reader"),
         text_column(frame, columns, "trial"),
         **four,
+        row=frame.index.to_numpy() + 1,
     )
 
 
@@ -289,6 +290,7 @@ def _list_rows(frame: pd.DataFrame, columns: dict[str, str], where: str) -> Rows
         start,
         text_column(part, columns, "reader"),
         trial,
+        row=np.array(owners, dtype=int) + 1,
     )
 
 
