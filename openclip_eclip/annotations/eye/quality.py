@@ -1,0 +1,272 @@
+"""Quality of gaze recordings in numbers, and what the numbers say is wrong, in sentences."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from ...gaze import Fixations
+from ..record import Recording
+
+FEW = 20  # least number of positions, or of statements, for a sentence on them
+NEAR_ONE = -0.5, 1.5  # pixels
+MOSTLY = 0.5  # share off the image above which the unit or the placement is in doubt
+SOME = 0.2  # the same, if swapped axes would bring nearly all onto it
+CHANCE = 0.01  # of the binomial test, one-sided
+DRIFT = 0.15  # of the side; the middle of natural gaze is near the centre of the image
+LOSS = 0.25  # share of missing samples
+SHORT, LONG = 0.04, 1.5  # seconds; medians of fixations are 0.15 to 0.5
+SIDES = {
+    "x": (re.compile(r"\bleft\b", re.I), re.compile(r"\bright\b", re.I)),
+    "y": (
+        re.compile(r"\b(upper|top|above|apex|apical|apices|superior)\b", re.I),
+        re.compile(r"\b(lower|bottom|below|base|basal|bases|basilar|inferior)\b", re.I),
+    ),
+}
+
+
+def add_quality_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--left-of",
+        choices=("image", "patient"),
+        default="image",
+        help=(
+            "whose left a text means, to find mirrored gaze; the patient's left is on the right of"
+            " a radiograph (default: %(default)s)"
+        ),
+    )
+
+
+class GazeQuality:
+    """Collects recordings, then gives `facts()` and `sentences()`."""
+
+    def __init__(self, left_of: str = "image") -> None:
+        self.left_of = left_of
+        self.xy: list[np.ndarray] = []  # pixels of the image
+        self.sides: list[np.ndarray] = []  # width and height, one row for each position
+        self.durations: list[np.ndarray] = []
+        self.stated: dict[str, list[float]] = {}
+        self.recordings = 0
+        self.images: dict[str, int] = {}  # fixations on it
+        self.readers: dict[str, list[np.ndarray]] = {}
+        # for each axis: (whether the text names the second side, position as a fraction)
+        self.statements: dict[str, list[tuple[bool, float]]] = {"x": [], "y": []}
+
+    def add(
+        self,
+        recording: Recording,
+        fixations: Fixations,
+        image_size: tuple[int, int],
+        statements: Iterable[tuple[str, Fixations]] = (),
+    ) -> None:
+        """Take one recording.
+
+        Args:
+            fixations: those of the recording in pixels of the image, as `place` gives them.
+            image_size: (height, width).
+            statements: texts that may name a side, with the fixations of that time in pixels: the
+                sentence windows, or the text of the image with all fixations.
+        """
+        self.recordings += 1
+        side = np.array(image_size[::-1], dtype=np.float64)
+        xy = np.stack([fixations.x, fixations.y], axis=1)
+        known = np.isfinite(xy).all(axis=1)
+        on = known & (xy >= 0).all(axis=1) & (xy < side).all(axis=1)
+        self.xy.append(xy[known])
+        self.sides.append(np.tile(side, (int(known.sum()), 1)))
+        self.durations.append(fixations.duration[np.isfinite(fixations.duration)])
+        self.images[recording.image] = self.images.get(recording.image, 0) + int(on.sum())
+        self.readers.setdefault(recording.annotator, []).append(xy[on] / side)
+        for name, value in recording.quality:
+            self.stated.setdefault(name, []).append(value)
+        for text, part in statements:
+            self._take(text, np.stack([part.x, part.y], axis=1) / side, part.duration)
+
+    def _take(self, text: str, fractions: np.ndarray, durations: np.ndarray) -> None:
+        weight = np.where(np.isfinite(durations) & (durations > 0), durations, 0)
+        inside = np.isfinite(fractions).all(axis=1) & (np.abs(fractions - 0.5) <= 0.5).all(axis=1)
+        weight = weight * inside
+        if not weight.sum() > 0:
+            return
+        middle = np.average(fractions[inside], axis=0, weights=weight[inside])
+        for i, (axis, (first, second)) in enumerate(SIDES.items()):
+            names = bool(first.search(text)), bool(second.search(text))
+            if names[0] != names[1]:
+                later = names[1]
+                if axis == "x" and self.left_of == "patient":
+                    later = not later
+                self.statements[axis].append((later, float(middle[i])))
+
+    def facts(self) -> dict[str, Any]:
+        """Numbers for the manifest: shares, seconds, and fractions of the sides of the image."""
+        xy, side, durations = self._all()
+        facts: dict[str, Any] = {
+            "recordings": self.recordings,
+            "fixations": len(xy),
+            "images without a fixation on them": sum(not n for n in self.images.values()),
+        }
+        if len(xy):
+            drift = self._drift(self.readers.values())
+            facts["share of fixations off the image"] = _off(xy, side)
+            if drift is not None:
+                facts["middle of gaze from the centre"] = {"x": drift[0], "y": drift[1]}
+        positive = durations[durations > 0]
+        if len(positive):
+            facts["seconds per fixation"] = {
+                name: float(np.quantile(positive, share))
+                for name, share in (("5 %", 0.05), ("median", 0.5), ("95 %", 0.95))
+            }
+            facts["share of fixations without a duration"] = float(1 - (durations > 0).mean())
+        for name, values in self.stated.items():
+            facts[f"{name} (mean)"] = float(np.mean(values))
+        for axis, words in (("x", "left and right"), ("y", "upper and lower")):
+            agree, count = self._agreement(axis)
+            if count:
+                facts[f"texts with {words} that gaze follows"] = {"agree": agree, "of": count}
+        return facts
+
+    def sentences(self) -> list[str]:
+        """What the numbers say is wrong, and what to do; [] if nothing."""
+        xy, side, durations = self._all()
+        found = self._positions(xy, side)
+        if not found:
+            found = [*self._mirrored(), *self._drifted()]
+        positive = durations[durations > 0]
+        if len(positive) >= FEW and not SHORT <= np.median(positive) <= LONG:
+            found.append(
+                f"Half of the fixations last more than {np.median(positive):.3g} s; expected about"
+                " 0.2 s. Name the unit of times with --time-unit."
+            )
+        lost = [value for value in self.stated.get("data loss", []) if value > LOSS]
+        if lost:
+            found.append(
+                f"{len(lost)} of {self.recordings} recordings lack more than {LOSS:.0%} of their"
+                " samples; consider leaving them out."
+            )
+        empty = [name for name, count in self.images.items() if not count]
+        if empty:
+            found.append(
+                f"{len(empty)} of {len(self.images)} images have no fixation on them, such as"
+                f" {', '.join(empty[:3])}."
+            )
+        return found
+
+    def _all(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        pairs = np.zeros((0, 2))
+        return (
+            np.concatenate([pairs, *self.xy]),
+            np.concatenate([pairs, *self.sides]),
+            np.concatenate([np.zeros(0), *self.durations]),
+        )
+
+    def _positions(self, xy: np.ndarray, side: np.ndarray) -> list[str]:
+        """Units and axes: the first that is wrong."""
+        if len(xy) < FEW:
+            return []
+        inside = ((xy >= NEAR_ONE[0]) & (xy <= NEAR_ONE[1])).all()
+        if inside and (xy % 1 != 0).any():
+            return [
+                f"All {len(xy)} positions lie within the unit square, as fractions do, but are read"
+                " as pixels; name the unit with --gaze-unit image-fractions or screen-fractions."
+            ]
+        off, swapped = _off(xy, side), _off(xy[:, ::-1], side)
+        spans = (
+            f"x {xy[:, 0].min():.4g} to {xy[:, 0].max():.4g}, y {xy[:, 1].min():.4g} to"
+            f" {xy[:, 1].max():.4g}, images of {side[:, 0].min():g} to {side[:, 0].max():g} x"
+            f" {side[:, 1].min():g} to {side[:, 1].max():g} pixels"
+        )
+        if off > SOME and swapped < off / 10:
+            return [
+                f"{off:.0%} of the positions lie off their image, {swapped:.0%} with x and y"
+                f" swapped ({spans}); swap the columns with --gaze-columns x=...,y=...."
+            ]
+        below = (xy[:, 1] < 0).mean()
+        flipped = _off(xy * [1, -1], side)
+        if below > MOSTLY and flipped < off / 10:
+            return [
+                f"{below:.0%} of the positions have a negative y ({spans}): the origin seems to be"
+                " at the bottom or in the middle; expected y that grows downwards from the top."
+            ]
+        if off == 1:
+            return [
+                f"All {len(xy)} positions lie beyond their image ({spans}); are they pixels of the"
+                " screen (--screen, --placement), or of the image at another size?"
+            ]
+        if off > MOSTLY:
+            return [
+                f"{off:.0%} of the positions lie off their image ({spans}); are they pixels of the"
+                " screen (--screen, --placement), or of the image at another size?"
+            ]
+        return []
+
+    def _agreement(self, axis: str) -> tuple[int, int]:
+        """(texts whose gaze is on the named side of the middle of all gaze, such texts)."""
+        said = self.statements[axis]
+        if not said:
+            return 0, 0
+        i = "xy".index(axis)
+        middle = np.median(
+            np.concatenate([one for all_ in self.readers.values() for one in all_]), 0
+        )
+        return sum(bool(at > middle[i]) == later for later, at in said), len(said)
+
+    def _mirrored(self) -> list[str]:
+        found = []
+        for axis, words, remedy in (
+            (
+                "x",
+                '"left" or "right"',
+                "x may be mirrored, or --left-of name the wrong side (image, patient)",
+            ),
+            (
+                "y",
+                '"upper" or "lower"',
+                "y may be mirrored: the origin at the bottom in place of the top",
+            ),
+        ):
+            agree, count = self._agreement(axis)
+            if count >= FEW:
+                chance = stats.binomtest(agree, count, alternative="less").pvalue
+                if chance < CHANCE:
+                    found.append(
+                        f"Of {count} texts with {words}, gaze goes to the other side in"
+                        f" {count - agree} (by chance with p = {chance:.1g}); {remedy}."
+                    )
+        return found
+
+    def _drift(self, parts: Iterable[Sequence[np.ndarray]]) -> tuple[float, float] | None:
+        """The median of positions on the image, less the centre, in fractions of the sides."""
+        rows = [one for part in parts for one in part if len(one)]
+        if not rows:
+            return None
+        x, y = np.median(np.concatenate(rows), axis=0) - 0.5
+        return float(x), float(y)
+
+    def _drifted(self) -> list[str]:
+        found = []
+        for reader, parts in self.readers.items():
+            drift = self._drift([parts])
+            if drift is not None and sum(map(len, parts)) >= FEW and len(parts) >= 5:
+                far = [
+                    f"{abs(value):.0%} of the {side} {way[value > 0]}"
+                    for value, side, way in zip(
+                        drift, ("width", "height"), (("left", "right"), ("up", "down"))
+                    )
+                    if abs(value) > DRIFT
+                ]
+                if far:
+                    who = f" of reader {reader!r}" if reader else ""
+                    found.append(
+                        f"The middle of all gaze{who} lies {' and '.join(far)} of the centre of the"
+                        " image; check the calibration and --image-rectangle."
+                    )
+        return found
+
+
+def _off(xy: np.ndarray, side: np.ndarray) -> float:
+    return float(1 - ((xy >= 0) & (xy < side)).all(axis=1).mean()) if len(xy) else 0.0

@@ -1,0 +1,350 @@
+"""Tables of fixations, or of raw samples: CSV or TSV with any column names."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from ...config import UserError
+from ...data.tables.near_names import did_you_mean
+from ...data.tables.text import read_table_text
+from ..record import LeaveOut, Recording
+from .options import TIMES, GazeSetting, add_gaze_arguments, gaze_setting
+from .rows import Rows, check_durations, make_recordings, numbers, position_unit, time_unit
+from .samples import recordings_of_samples
+
+ENDINGS = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".csv.zip", ".tsv.zip")
+# Names of columns as `_simplify` leaves them; the first that a table has is taken
+NAMES = {
+    "image": "image imageid imagename imagefile imagepath img imgname imgid stimulus stimulusname"
+    " stimulusid stimuli stim filename filepath file path picture photo dicomid medianame"
+    " presentedmedianame presentedstimulusname sceneid",
+    "x": "xoriginal fixx fixationx xfixation xposition positionx xpos posx gazex xgaze"
+    " currentfixx fixationpointx meanx xmean avgx averagex locationx centroidx xcoord"
+    " coordx normposx gazepointx bpogx fpogx xpx px xcenter x",
+    "start": "start starttime fixationstart fixstart currentfixstart tstart timestart onset"
+    " onsettime starttimestamp timestampstartfixation fixationstarttime begin begintime"
+    " eventstart fpogs",
+    "end": "end endtime fixationend fixend currentfixend tend timeend offset offsettime"
+    " endtimestamp timestampendfixation fixationendtime eventend",
+    "duration": "duration fixationduration fixdur fixduration durationfixation currentfixduration"
+    " dur gazeeventduration eventduration fixationdur fpogd",
+    "time": "time timestamp t recordingtimestamp sampletime trackertime",
+    "reader": "reader readerid subject subjectid participant participantid participantname"
+    " observer observerid speaker annotator annotatorid user userid viewer recordingsessionlabel"
+    " recording sub",
+    "trial": "trial trialid trialindex trialnumber trialno",
+}
+SUFFIX = re.compile(
+    r"[\[(]?\b(ms|msec|milliseconds|s|sec|seconds|us|px|pix|pixels|deg|degrees)\b[\])]?$"
+)
+UNIT_OF_SUFFIX = {
+    **dict.fromkeys(("ms", "msec", "milliseconds"), "ms"),
+    **dict.fromkeys(("s", "sec", "seconds"), "s"),
+    "us": "us",
+    **dict.fromkeys(("deg", "degrees"), "degrees"),
+}
+SIDES = ("left", "top", "right", "bottom")
+SHOWN = ("shown_xmin", "shown_ymin", "shown_xmax", "shown_ymax")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a file of a tracker's own software always has; the user's flags count more."""
+
+    columns: dict[str, str]
+    unit: str | None = None
+    time: str | None = None
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_gaze_arguments(parser)
+
+
+def claims(path: Path, head: bytes) -> bool:
+    """Whether a table has columns of positions, and of durations, times or an image."""
+    header = header_of(path, head)
+    if header is None:
+        return False
+    found = guess_columns(header)
+    timed = {"duration", "start", "time"} & found.keys()
+    return {"x", "y"} <= found.keys() and bool(timed) or _list_column(head, header) is not None
+
+
+def read(
+    files: Sequence[Path], root: Path, args: argparse.Namespace, leave_out: LeaveOut
+) -> Iterator[Recording]:
+    setting = gaze_setting(args)
+    units: dict[str, Path] = {}
+    for path in files:
+        frame = read_table_text(path, used=()).frame
+        yield from read_frame(frame, path, setting, leave_out, units=units)
+
+
+def header_of(path: Path, head: bytes) -> list[str] | None:
+    """The column names of a table; None for a file that is no table."""
+    name = path.name.lower()
+    if not name.endswith(ENDINGS):
+        return None
+    if not name.endswith((".csv", ".tsv", ".txt")):
+        try:
+            return list(read_table_text(path, used=()).frame.columns)
+        except UserError:
+            return None
+    text = head.decode("utf-8-sig", errors="replace")
+    line = next((line for line in text.splitlines() if line.strip()), "")
+    separator = "\t" if "\t" in line or "," not in line else ","
+    header = next(csv.reader(io.StringIO(line), delimiter=separator), [])
+    return header if len(header) > 1 else None
+
+
+def guess_columns(header: Sequence[str]) -> dict[str, str]:
+    """{role: column}: for each role the best known name that the header has."""
+    simple: dict[str, str] = {}
+    for name in header:
+        simple.setdefault(_simplify(name), name)
+    found = {}
+    for role, names in NAMES.items():
+        for name in names.split():
+            if name in simple:
+                found[role] = simple[name]
+                break
+    if "x" in found:
+        # the twin of x differs in one letter
+        for name in header:
+            changed = [(a, b) for a, b in zip(found["x"], name) if a != b]
+            if len(name) == len(found["x"]) and changed in ([("x", "y")], [("X", "Y")]):
+                found["y"] = name
+    return found
+
+
+def read_frame(
+    frame: pd.DataFrame,
+    path: Path,
+    setting: GazeSetting,
+    leave_out: LeaveOut,
+    layout: Layout = Layout({}),
+    units: dict[str, Path] | None = None,
+    screen: tuple[float, float] | None = None,
+) -> Iterator[Recording]:
+    """The recordings of one table. `units`: those of the tables so far, which must be the same."""
+    where = str(path)
+    columns = _roles(frame, setting, layout, where)
+    if "fixations" in columns:
+        rows = _list_rows(frame, columns, where)
+        if setting.time or (rows.duration > 0).any():
+            rows.duration *= time_unit(rows.duration, setting.time, where)
+    else:
+        _require(columns, frame, where, ("x", "y"))
+        if "duration" not in columns and not {"start", "end"} <= columns.keys():
+            unit = _unit(frame, columns, setting, layout, where, units, path)
+            yield from recordings_of_samples(frame, columns, where, unit, setting, leave_out)
+            return
+        rows = _rows(frame, columns, setting, layout, where)
+    check_durations(rows.duration, where, rows.row)
+    unit = _unit(frame, columns, setting, layout, where, units, path, rows)
+    if not len(rows):
+        leave_out("a table without rows", where)
+    yield from make_recordings(rows, where, unit, setting, leave_out, screen=screen)
+
+
+def text_column(frame: pd.DataFrame, columns: dict[str, str], role: str) -> list[str] | None:
+    return [str(cell) for cell in frame[columns[role]]] if role in columns else None
+
+
+def image_names(frame: pd.DataFrame, columns: dict[str, str], where: str) -> list[str]:
+    """The image of each row; without a column, the stem of the file for all."""
+    names = text_column(frame, columns, "image")
+    return [Path(where).name.partition(".")[0]] * len(frame) if names is None else names
+
+
+def _roles(frame: pd.DataFrame, setting: GazeSetting, layout: Layout, where: str) -> dict[str, str]:
+    header = list(frame.columns)
+    for role, name in setting.columns.items():
+        if name not in header:
+            raise UserError(
+                f"{where}: --gaze-columns {role}={name}: no such column; found {header}."
+                f"{did_you_mean(name, header)}"
+            )
+    guessed = guess_columns(header)
+    if not {"x", "y"} & setting.columns.keys() and "fixations" not in setting.columns:
+        first = frame.iloc[0].astype(str) if len(frame) else pd.Series(dtype=str)
+        lists = [name for name in header if len(first) and first[name].strip().startswith("[[")]
+        if "x" not in guessed and lists:
+            guessed["fixations"] = lists[0]
+    own = {role: name for role, name in layout.columns.items() if name in header}
+    if setting.columns.keys() & {"x", "y"}:
+        guessed.pop("fixations", None)
+    if "duration" in {**guessed, **own, **setting.columns} and "time" in guessed:
+        guessed.setdefault("start", guessed["time"])
+    return {**guessed, **own, **setting.columns}
+
+
+def _require(
+    columns: dict[str, str], frame: pd.DataFrame, where: str, roles: Sequence[str]
+) -> None:
+    for role in roles:
+        if role not in columns:
+            raise UserError(
+                f"{where}: no column for {role} was recognised among {list(frame.columns)}; name it"
+                f" with --gaze-columns {role}=COLUMN."
+            )
+
+
+def _rows(
+    frame: pd.DataFrame,
+    columns: dict[str, str],
+    setting: GazeSetting,
+    layout: Layout,
+    where: str,
+) -> Rows:
+    xy = numbers(frame, [columns["x"], columns["y"]], where)
+    start = numbers(frame, [columns["start"]], where)[:, 0] if "start" in columns else None
+    by_role = columns.get("duration", columns.get("end", ""))
+    named = setting.time or layout.time or _named_unit(by_role, TIMES)
+    if "duration" in columns:
+        duration = numbers(frame, [columns["duration"]], where)[:, 0]
+    else:
+        assert start is not None
+        duration = numbers(frame, [columns["end"]], where)[:, 0] - start
+    check_durations(duration, where, frame.index.to_numpy() + 1)
+    factor = time_unit(duration, named, where)
+    if start is not None:
+        named_start = _named_unit(columns["start"], TIMES)
+        start = start * (TIMES[named_start] if named_start and not setting.time else factor)
+    four = {
+        name: numbers(frame, [columns[role] for role in roles], where)
+        for name, roles in (
+            ("rectangle", SIDES),
+            ("shown", SHOWN),
+            ("offset", ("offset_x", "offset_y")),
+        )
+        if _all_or_none(columns, roles, where)
+    }
+    return Rows(
+        image_names(frame, columns, where),
+        xy[:, 0],
+        xy[:, 1],
+        duration * factor,
+        start,
+        text_column(frame, columns, "reader"),
+        text_column(frame, columns, "trial"),
+        **four,
+        row=frame.index.to_numpy() + 1,
+    )
+
+
+def _all_or_none(columns: dict[str, str], roles: Sequence[str], where: str) -> bool:
+    found = [role for role in roles if role in columns]
+    if found and len(found) < len(roles):
+        raise UserError(
+            f"{where}: --gaze-columns {', '.join(found)}; expected all of {', '.join(roles)}."
+        )
+    return bool(found)
+
+
+def _list_rows(frame: pd.DataFrame, columns: dict[str, str], where: str) -> Rows:
+    """Rows of a table that has all fixations of a viewing in one cell: [[x, y, duration], ...]."""
+    name = columns["fixations"]
+    fields: list[list[float]] = []
+    owners: list[int] = []
+    for i, cell in enumerate(frame[name]):
+        if not str(cell).strip():
+            continue
+        place = f"{where}, row {i + 1}, column {name!r}"
+        try:
+            values = np.asarray(json.loads(cell), dtype=np.float64)
+        except (ValueError, TypeError, RecursionError, OverflowError) as error:
+            raise UserError(
+                f"{place}: {str(cell)[:60]!r} is no list of numbers ({error}); expected"
+                " [[x, y, duration], ...]."
+            ) from error
+        if not values.size:
+            continue
+        if values.ndim != 2 or values.shape[1] not in (3, 4):
+            raise UserError(
+                f"{place}: a list of shape {values.shape}; expected fixations of x, y and duration,"
+                " or x, y, start and duration."
+            )
+        fields += [[*row[:2], np.nan, row[2]] if len(row) == 3 else list(row) for row in values]
+        owners += [i] * len(values)
+    array = np.array(fields, dtype=np.float64).reshape(-1, 4)
+    part = frame.iloc[owners]
+    # each cell is a viewing of its own
+    trial = [str(owner) for owner in owners]
+    start = None if np.isnan(array[:, 2]).all() else array[:, 2]
+    return Rows(
+        image_names(part, columns, where),
+        array[:, 0],
+        array[:, 1],
+        array[:, 3],
+        start,
+        text_column(part, columns, "reader"),
+        trial,
+        row=np.array(owners, dtype=int) + 1,
+    )
+
+
+def _unit(
+    frame: pd.DataFrame,
+    columns: dict[str, str],
+    setting: GazeSetting,
+    layout: Layout,
+    where: str,
+    units: dict[str, Path] | None,
+    path: Path,
+    rows: Rows | None = None,
+) -> str:
+    """The unit of positions. UserError: another than that of the tables before."""
+    if setting.unit is None and layout.unit is not None and "x" not in setting.columns:
+        return layout.unit
+    if setting.unit is None and _named_unit(columns.get("x", ""), ("degrees",)):
+        return "degrees"
+    if rows is None:
+        xy = numbers(frame, [columns["x"], columns["y"]], where)
+        unit = position_unit(xy[:, 0], xy[:, 1], setting, where)
+    else:
+        unit = position_unit(rows.x, rows.y, setting, where)
+    if units is not None and len(frame):
+        units.setdefault(unit, path)
+        if len(units) > 1:
+            (one, first), (two, second) = list(units.items())[:2]
+            raise UserError(
+                f"{second}: positions seem to be {two}, but {one} in {first}; expected one unit."
+                " Name it with --gaze-unit."
+            )
+    return unit
+
+
+def _named_unit(name: str, units: Sequence[str] | dict[str, float]) -> str | None:
+    match = SUFFIX.search(re.sub(r"[_.]", " ", name.lower()).strip())
+    unit = UNIT_OF_SUFFIX.get(match[1]) if match else None
+    return unit if unit in units else None
+
+
+def _simplify(name: str) -> str:
+    """Lower-case letters and digits only, without a unit at the end."""
+    words = re.sub(r"[_.]", " ", name.lower()).strip()
+    without = SUFFIX.sub("", words) if len(words) > 2 else words
+    letters = re.sub(r"[\W_]+", "", without)
+    return letters or re.sub(r"[\W_]+", "", words)
+
+
+def _list_column(head: bytes, header: Sequence[str]) -> str | None:
+    """The column of a table whose first cell is a list of lists."""
+    lines = io.StringIO(head.decode("utf-8-sig", errors="replace"))
+    separator = "\t" if "\t" in lines.readline() else ","
+    try:
+        row = next(csv.reader(lines, delimiter=separator), [])
+    except csv.Error:
+        return None
+    return next((name for name, cell in zip(header, row) if cell.strip().startswith("[[")), None)
