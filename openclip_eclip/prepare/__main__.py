@@ -52,6 +52,10 @@ DATASETS = {
         "openclip_eclip.prepare.datasets.open_i",
         "Open-I: chest X-rays with reports; openi-5, retrieval, report generation",
     ),
+    "covid-chestxray": (
+        "openclip_eclip.prepare.datasets.covid_chestxray",
+        "COVID-19 image collection: open chest X-rays with notes, lung boxes and zone scores",
+    ),
 }
 
 
