@@ -34,7 +34,12 @@ class Format(NamedTuple):
 
 
 # asked in this order; a general form comes after the special ones that look like it
-FORMATS = (Format("coco", "drawn.coco", "COCO JSON: boxes, polygons, RLE masks, keypoints"),)
+FORMATS = (
+    Format("coco", "drawn.coco", "COCO JSON: boxes, polygons, RLE masks, keypoints"),
+    Format("label-studio", "drawn.label_studio", "Label Studio JSON: all regions of an image"),
+    Format("labelme", "drawn.labelme", "LabelMe JSON, one file an image"),
+    Format("via", "drawn.via", "VGG Image Annotator: JSON or CSV of VIA 2, JSON of VIA 3"),
+)
 
 
 class Recognised(NamedTuple):

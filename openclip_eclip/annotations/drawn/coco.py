@@ -1,0 +1,219 @@
+"""COCO JSON: boxes, polygons of several parts, both forms of RLE, and keypoints.
+
+Of an annotation with several shapes one is read: the segmentation, else the keypoints, else the
+box. Masks stay encoded. A large file is streamed.
+"""
+
+from __future__ import annotations
+
+import argparse
+from array import array
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ...config import UserError
+from ...gaze import Annotation, Boxes, Points, Polygons, RleMask
+from ..record import Drawing, LeaveOut
+from .json_files import JsonFile, json_head
+from .values import box_of, check_on_image, image_size, member, number, numbers, text_of
+
+MARKS = {("images", "file_name"), ("annotations", "image_id"), ("categories", "supercategory")}
+SHAPES = ("segmentation", "keypoints", "bbox")  # in this order
+ANNOTATOR = ("annotator", "annotator_id")
+
+
+class Picture(NamedTuple):
+    """`size`: (height, width), if the file states it."""
+
+    name: str
+    size: tuple[int, int] | None
+
+
+def claims(path: Path, head: bytes) -> bool:
+    found = json_head(head)
+    return found is not None and not found.is_list and bool(MARKS & found.keys)
+
+
+def read(
+    files: Sequence[Path], root: Path, args: argparse.Namespace, leave_out: LeaveOut
+) -> Iterator[Drawing]:
+    """All annotations, in the order of the files. UserError: a broken one, or an unknown id."""
+    for path in files:
+        yield from _read_file(path, leave_out)
+
+
+def _read_file(path: Path, leave_out: LeaveOut) -> Iterator[Drawing]:
+    content = JsonFile(path, dict)
+    pictures, names = _pictures(content), _categories(content)
+    known: set[Any] = set()
+    for i, record in enumerate(content.items("annotations"), 1):
+        where = _place(path, "annotation", record, i)
+        identity = record.get("id")
+        if identity is not None:
+            if identity in known:
+                raise UserError(f"{where}: the id is there twice; expected each once.")
+            known.add(identity)
+        picture = pictures.get(_key(record, "image_id", where))
+        if picture is None:
+            raise UserError(
+                f"{where}, key 'image_id': {record['image_id']!r}, which no image of the file has;"
+                f" expected an id of its {len(pictures)} images. Add the image, or delete the"
+                " annotation."
+            )
+        label = _label(record, names, where)
+        shape = _shape(record, picture.size, where, leave_out)
+        if shape is not None:
+            annotator = next((text_of(record[key]) for key in ANNOTATOR if key in record), "")
+            yield Drawing(picture.name, shape, where, label, annotator, picture.size)
+
+
+def _pictures(content: JsonFile) -> dict[Any, Picture]:
+    pictures = {}
+    for i, record in enumerate(content.items("images"), 1):
+        where = _place(content.path, "image", record, i)
+        identity = _key(record, "id", where)
+        if identity in pictures:
+            raise UserError(f"{where}: the id is there twice; expected each once.")
+        name = member(record, "file_name", str, where)
+        pictures[identity] = Picture(name, image_size(record, where))
+    return pictures
+
+
+def _categories(content: JsonFile) -> dict[Any, str]:
+    names = {}
+    for i, record in enumerate(content.items("categories"), 1):
+        where = _place(content.path, "category", record, i)
+        identity = _key(record, "id", where)
+        if identity in names:
+            raise UserError(f"{where}: the id is there twice; expected each once.")
+        names[identity] = member(record, "name", str, where)
+    return names
+
+
+def _label(record: dict[str, Any], names: dict[Any, str], where: str) -> str:
+    if not names and "category_id" not in record:
+        return ""
+    identity = _key(record, "category_id", where)
+    if identity not in names:
+        raise UserError(
+            f"{where}, key 'category_id': {identity!r}; expected the id of one of the"
+            f" {len(names)} categories of the file."
+        )
+    return names[identity]
+
+
+def _shape(
+    record: dict[str, Any], size: tuple[int, int] | None, where: str, leave_out: LeaveOut
+) -> Annotation | None:
+    """The shape of an annotation; None if it has none, which is counted."""
+    if not any(record.get(key) for key in SHAPES):
+        leave_out("annotation without a shape, such as a caption", where)
+        return None
+    if record.get("iscrowd"):
+        leave_out("a crowd (iscrowd 1)", where)
+        return None
+    shape: Boxes | Polygons | Points | None
+    if segmentation := record.get("segmentation"):
+        if isinstance(segmentation, dict):
+            return _mask(segmentation, size, f"{where}, key 'segmentation'")
+        shape = _outlines(segmentation, where, leave_out)
+    elif record.get("keypoints") and (record.get("num_keypoints") != 0 or not record.get("bbox")):
+        shape = _keypoints(record["keypoints"], where, leave_out)
+    else:
+        values = numbers(record["bbox"], "bbox", where)
+        if len(values) != 4:
+            raise UserError(
+                f"{where}, key 'bbox': {len(values)} numbers; expected x, y, width, height."
+            )
+        shape = box_of(values.tolist(), f"{where}, key 'bbox'")
+    if shape is not None:
+        check_on_image(shape, size, where)
+    return shape
+
+
+def _outlines(parts: Any, where: str, leave_out: LeaveOut) -> Polygons | None:
+    if not isinstance(parts, list):
+        raise UserError(
+            f"{where}, key 'segmentation': {str(parts)[:60]!r}; expected a list of outlines or an"
+            " object with size and counts."
+        )
+    outlines = []
+    for part in parts:
+        line = numbers(part, "segmentation", where)
+        if len(line) % 2:
+            raise UserError(
+                f"{where}, key 'segmentation': an outline of {len(line)} numbers; expected pairs"
+                " of x and y."
+            )
+        if len(line) < 6:
+            leave_out("outline of fewer than 3 points", where)
+        else:
+            outlines.append(line.reshape(-1, 2))
+    return Polygons(outlines) if outlines else None
+
+
+def _keypoints(values: Any, where: str, leave_out: LeaveOut) -> Points | None:
+    triples = numbers(values, "keypoints", where)
+    if len(triples) % 3:
+        raise UserError(
+            f"{where}, key 'keypoints': {len(triples)} numbers; expected triples of x, y and"
+            " visibility."
+        )
+    x, y, visible = triples.reshape(-1, 3).T
+    if not (visible > 0).any():
+        leave_out("keypoints that are all without a position", where)
+        return None
+    return Points(x[visible > 0], y[visible > 0])
+
+
+def _mask(code: dict[str, Any], size: tuple[int, int] | None, where: str) -> RleMask:
+    """A mask that stays encoded. UserError: of another size than the image, or cut off."""
+    sides = numbers(member(code, "size", list, where), "size", where)
+    if len(sides) != 2 or (sides < 1).any() or (sides % 1).any():
+        raise UserError(f"{where}: size {code['size']}; expected [height, width] in pixels.")
+    height, width = (int(side) for side in sides)
+    if size is not None and size != (height, width):
+        raise UserError(
+            f"{where}: a mask of {height} x {width} (height x width), the image has {size[0]} x"
+            f" {size[1]}; expected the same."
+        )
+    counts = member(code, "counts", object, where)
+    if isinstance(counts, str):
+        groups = np.frombuffer(counts.encode("utf-8"), dtype=np.uint8).astype(np.int64) - 48
+        # bit 6 says that another group follows
+        if not len(groups) or groups.min() < 0 or groups.max() > 63 or groups[-1] & 0x20:
+            raise UserError(
+                f"{where}: counts that are cut off or not COCO's packed form; expected characters"
+                " from '0' to 'o'. Export the file again."
+            )
+        return RleMask(counts, (height, width))
+    runs = numbers(counts, "counts", where)
+    if (runs < 0).any() or (runs % 1).any() or runs.sum() != height * width:
+        raise UserError(
+            f"{where}: counts that add up to {runs.sum():g}; expected whole numbers from 0 that"
+            f" add up to {height} x {width} = {height * width}."
+        )
+    return RleMask(array("q", runs.astype(np.int64).tolist()), (height, width))
+
+
+def _key(record: Any, key: str, where: str) -> int | str:
+    """An id: a whole number or a text."""
+    value = member(record, key, object, where)
+    if isinstance(value, str):
+        return value
+    if number(value, key, where) % 1:
+        raise UserError(f"{where}, key {key!r}: {value!r}; expected a whole number or a text.")
+    return int(value)
+
+
+def _place(path: Path, kind: str, record: Any, position: int) -> str:
+    """Name a record by its id, or by its position in the list."""
+    if not isinstance(record, dict):
+        raise UserError(f"{path}, {kind} {position}: {str(record)[:60]!r}; expected an object.")
+    identity = record.get("id")
+    if not isinstance(identity, int | str):
+        return f"{path}, {kind} {position} of the list"
+    return f"{path}, {kind} of id {identity}"
