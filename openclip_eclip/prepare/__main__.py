@@ -56,6 +56,14 @@ DATASETS = {
         "openclip_eclip.prepare.datasets.covid_chestxray",
         "COVID-19 image collection: open chest X-rays with notes, lung boxes and zone scores",
     ),
+    "coco": (
+        "openclip_eclip.prepare.datasets.coco",
+        "COCO 2017: photographs with captions, and masks of what each caption names",
+    ),
+    "localized-narratives": (
+        "openclip_eclip.prepare.datasets.localized_narratives",
+        "Localized Narratives: spoken descriptions of photographs with the mouse's trace",
+    ),
 }
 
 

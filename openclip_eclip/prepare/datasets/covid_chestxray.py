@@ -21,8 +21,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ...annotations.drawn.values import member, numbers
 from ...config import UserError
-from ...gaze import Annotation, Boxes
+from ...gaze import Annotation, Boxes, RenderConfig
 from ...json_text import read_json
 from ..command import run_plan
 from ..options import add_shared_arguments
@@ -34,8 +35,6 @@ from .open_sets import (
     Keys,
     add_split_arguments,
     check_boxes,
-    field,
-    number,
     split_by,
     without_missing_images,
 )
@@ -49,11 +48,18 @@ SIDES = {"right lung": 0, "left lung": 1}  # of the patient; the right lung is l
 READERS = {"senior": "S", "junior": "J"}
 ZONES = "ABCDEF"
 HIGHEST = 3  # score of a zone
+# neighbouring zones share the pixels of their border
+SEAMLESS = RenderConfig(overlap="sum")
 
 
 class Lungs(NamedTuple):
     boxes: Boxes  # (2, 4), the right lung first
     size: tuple[int, int]  # (height, width)
+
+    @property
+    def apart(self) -> bool:
+        """Whether the boxes do not overlap."""
+        return bool(self.boxes.xyxy[0, 2] <= self.boxes.xyxy[1, 0])
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -160,7 +166,9 @@ def read_images(
             plan.leave_out("zones: every score is 0, or no lung boxes (the image stays)", name)
         size = lungs[name].size if annotations else None
         key = keys.make(name.rpartition(".")[0] or name, f"{where}, column 'filename'")
-        items.append(Item(key, args.src / "images" / name, note.text, annotations, size, columns))
+        config = SEAMLESS if name in lungs and lungs[name].apart else RenderConfig()
+        image = args.src / "images" / name
+        items.append(Item(key, image, note.text, annotations, size, columns, config=config))
     plan.facts["rows"] = len(frame)
     plan.facts["notes without a word on the image (kept whole)"] = whole
     return items
@@ -212,34 +220,35 @@ def read_lungs(plan: Plan, path: Path) -> dict[str, Lungs]:
     content = read_json(path)
     plan.tables.append(path)
     names = {}
-    for i, category in enumerate(field(content, "categories", list, str(path))):
+    for i, category in enumerate(member(content, "categories", list, str(path))):
         where = f"{path}, category {i + 1}"
-        name = field(category, "name", str, where).strip().lower()
+        name = member(category, "name", str, where).strip().lower()
         if name not in SIDES:
             raise UserError(f"{where}: {name!r}; expected {' and '.join(SIDES)}.")
-        names[field(category, "id", int, where)] = SIDES[name]
+        names[member(category, "id", int, where)] = SIDES[name]
     images: dict[int, tuple[str, tuple[int, int]]] = {}
-    for i, image in enumerate(field(content, "images", list, str(path))):
+    for i, image in enumerate(member(content, "images", list, str(path))):
         where = f"{path}, image {i + 1}"
-        height, width = (field(image, side, int, where) for side in ("height", "width"))
+        height, width = (member(image, side, int, where) for side in ("height", "width"))
         if min(height, width) < 1:
             raise UserError(f"{where}: {height} x {width} pixels; expected a positive size.")
-        images[field(image, "id", int, where)] = (
-            field(image, "file_name", str, where),
+        images[member(image, "id", int, where)] = (
+            member(image, "file_name", str, where),
             (height, width),
         )
     boxes: dict[int, dict[int | None, list[Any]]] = {}
-    for i, box in enumerate(field(content, "annotations", list, str(path))):
+    for i, box in enumerate(member(content, "annotations", list, str(path))):
         where = f"{path}, annotation {i + 1}"
-        image, xywh = field(box, "image_id", int, where), field(box, "bbox", list, where)
+        image = member(box, "image_id", int, where)
+        xywh = numbers(member(box, "bbox", list, where), "bbox", where).tolist()
         # in the published file, one box has no category
-        side = names.get(field(box, "category_id", int, where)) if "category_id" in box else None
+        side = names.get(member(box, "category_id", int, where)) if "category_id" in box else None
         if image not in images or (side is None and "category_id" in box) or len(xywh) != 4:
             raise UserError(
                 f"{where}: image {image}, category {box.get('category_id')}, bbox {xywh}; expected"
                 " an image and a category of this file, and x, y, width, height."
             )
-        x, y, width, height = (number(value, where) for value in xywh)
+        x, y, width, height = xywh
         corners = [x, y, x + width, y + height]
         check_boxes([corners], images[image][1], where)
         if side in boxes.setdefault(image, {}):

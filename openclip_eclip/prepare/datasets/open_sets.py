@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ...annotations.drawn.values import numbers
 from ...config import UserError
 from ...data.images.options import ReadOptions
 from ...data.images.read import read_frame
@@ -86,10 +87,10 @@ def check_boxes(boxes: Sequence[Sequence[Any]], size: tuple[int, int] | None, wh
         UserError, beginning with `where`: no four numbers, empty, or quite outside the image of
             `size` (height, width), if it is known.
     """
-    try:
-        xyxy = np.array(boxes, dtype=np.float64).reshape(-1, 4)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{where}: boxes {str(boxes)[:80]}; expected four numbers each.") from error
+    rows = [numbers(box, "boxes", where) for box in boxes]
+    if any(len(row) != 4 for row in rows):
+        raise UserError(f"{where}: boxes {str(boxes)[:80]}; expected four numbers each.")
+    xyxy = np.array(rows).reshape(-1, 4)
     height, width = size or (np.inf, np.inf)
     for box in xyxy:
         left, top, right, bottom = box
@@ -104,31 +105,6 @@ def check_boxes(boxes: Sequence[Sequence[Any]], size: tuple[int, int] | None, wh
                 f" {height} x {width} pixels (height x width); expected it within."
             )
     return Boxes(xyxy)
-
-
-def number(value: Any, where: str) -> float:
-    """A finite number of a cell or of JSON. UserError, beginning with `where`: anything else."""
-    try:
-        result = float(value)
-    except (TypeError, ValueError):
-        result = np.nan
-    if isinstance(value, bool) or not np.isfinite(result):
-        raise UserError(f"{where}: {value!r}; expected a number.")
-    return result
-
-
-def field(record: Any, name: str, kind: type | tuple[type, ...], where: str) -> Any:
-    """A field of a JSON object. UserError, beginning with `where`: none, or of another type."""
-    if not isinstance(record, dict) or name not in record:
-        found = sorted(record) if isinstance(record, dict) else type(record).__name__
-        raise UserError(f"{where}: no {name!r}; found {str(found)[:100]}.")
-    value = record[name]
-    if not isinstance(value, kind) or isinstance(value, bool):
-        kinds = " or ".join(
-            each.__name__ for each in (kind if isinstance(kind, tuple) else (kind,))
-        )
-        raise UserError(f"{where}: {name!r} is {str(value)[:60]!r}; expected {kinds}.")
-    return value
 
 
 def without_missing_images(plan: Plan, items: Sequence[Item], root: Path) -> list[Item]:
