@@ -64,6 +64,26 @@ DATASETS = {
         "openclip_eclip.prepare.datasets.localized_narratives",
         "Localized Narratives: spoken descriptions of photographs with the mouse's trace",
     ),
+    "chestx-det": (
+        "openclip_eclip.prepare.datasets.chestx_det",
+        "ChestX-Det: outlines or boxes of 13 findings on images of ChestX-ray14",
+    ),
+    "ms-cxr": (
+        "openclip_eclip.prepare.datasets.ms_cxr",
+        "MS-CXR: phrases of reports of MIMIC-CXR with boxes",
+    ),
+    "vindr-cxr": (
+        "openclip_eclip.prepare.datasets.vindr_cxr",
+        "VinDr-CXR: boxes of 22 findings by three radiologists",
+    ),
+    "padchest-gr": (
+        "openclip_eclip.prepare.datasets.padchest_gr",
+        "PadChest-GR: sentences of reports with boxes, in English or Spanish",
+    ),
+    "mimic-eye": (
+        "openclip_eclip.prepare.datasets.mimic_eye",
+        "MIMIC-Eye: the gaze of EGD-CXR and REFLACX with images and reports",
+    ),
 }
 
 

@@ -124,3 +124,8 @@ def without_missing_images(plan: Plan, items: Sequence[Item], root: Path) -> lis
         if item.key not in there:
             plan.leave_out("no image file", item.image.name)
     return found
+
+
+def findings_text(names: Sequence[str]) -> str:
+    """A sentence with the names of findings, for data sets without reports."""
+    return f"Findings: {', '.join(names).lower()}." if names else "No finding."
