@@ -1,7 +1,7 @@
 """MIMIC-Eye 1.0.0 (Hsieh et al. 2023): EGD-CXR and REFLACX in one, with images and reports.
 
 Source: physionet.org/content/mimic-eye-multimodal-datasets (3192 patients), PhysioNet Restricted
-Health Data License 1.5.0: credentials and a signed agreement. SRC is its folder mimic-eye, with a
+Health Data License 1.5.0: a signed agreement. SRC is its folder mimic-eye, with a
 folder of each patient and one of tables:
 
 * patient_<subject>/CXR-JPG/s<study>/<dicom>.jpg, CXR-DICOM/s<study>.txt (the report),

@@ -84,7 +84,9 @@ def read_split(
         key = keys.make(identity, where)
         items.append(read_image(frame, rows, positions, image, key, table, args.readers, options))
     plan.facts[f"images of {folder.name}"] = len(items)
-    plan.facts[f"boxes of {folder.name}"] = int(np.isfinite(positions).all(axis=1).sum())
+    plan.facts[f"boxes of {folder.name}"] = sum(
+        len(shape.xyxy) for item in items for shape in item.annotations if isinstance(shape, Boxes)
+    )
     return without_missing_images(plan, items, folder)
 
 

@@ -125,6 +125,7 @@ def test_photographs_are_written_in_colour(tmp_path: Path) -> None:
         ("A stuffed bear beside buses", ["teddy bear", "bus"]),
         ("A catalogue, a carpet and a scar", []),
         ("puppies and parties", ["dog"]),
+        ("A couple of baby elephants", ["elephant"]),
     ],
 )
 def test_categories_are_found_by_names_plurals_and_synonyms(text: str, named: list[str]) -> None:

@@ -106,12 +106,19 @@ def test_bad_records_are_named(
     assert "grounded_reports_20240819.json, record 2" in error and message in error
 
 
-def test_bad_splits_are_named(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("p1,train", "p1,test", "row 2: split or patient of '1_a-1.png' differ"),
+        ("validation", "dev", "row 3, column 'split': 'dev'"),
+        ("ImageID", "Image", "no column 'ImageID'"),
+    ],
+)
+def test_bad_splits_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture, old: str, new: str, message: str
+) -> None:
     root = write_tree(tmp_path)
     table = root / "master_table.csv"
-    table.write_text(table.read_text().replace("p1,train", "p1,test", 1))
+    table.write_text(table.read_text().replace(old, new, 1))
     assert main(["padchest-gr", str(root), "out", "--dry-run"]) == 2
-    assert "row 2: split or patient of '1_a-1.png' differ" in capsys.readouterr().err
-    table.write_text(table.read_text().replace("validation", "dev"))
-    assert main(["padchest-gr", str(root), "out", "--dry-run"]) == 2
-    assert "differ" in capsys.readouterr().err
+    assert message in capsys.readouterr().err
