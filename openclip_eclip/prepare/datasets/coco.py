@@ -7,7 +7,8 @@ the two parts is enough.
 
 The map of a caption is the masks of what it names. A category is found in a caption by its name,
 plurals and synonyms (coco_words.json), and only if the photograph has masks of it. Each name is
-a phrase window of its own.
+a phrase window of its own. Its map has all objects of the category: that of "a man" also has the
+woman beside him. Crowds (iscrowd 1) are left out and counted.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from ...annotations.drawn.coco import read
 from ...annotations.drawn.json_files import JsonFile
 from ...annotations.drawn.values import image_size, member
 from ...config import UserError
-from ...gaze import Annotation, Union
+from ...gaze import Union
 from ..command import run_plan
 from ..options import add_shared_arguments
 from ..plan import Item, Plan, Window
@@ -170,7 +171,7 @@ def read_captions(plan: Plan, path: Path) -> tuple[dict[int, Photo], dict[int, l
     return photos, captions
 
 
-def read_masks(plan: Plan, path: Path) -> dict[str, dict[str, tuple[Annotation, ...]]]:
+def read_masks(plan: Plan, path: Path) -> dict[str, dict[str, tuple[Any, ...]]]:
     """{file name: {category: shapes}}; masks stay encoded. UserError: no such file, or errors."""
     if not path.is_file():
         raise UserError(

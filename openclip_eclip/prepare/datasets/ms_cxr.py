@@ -131,7 +131,7 @@ def read_image(
         text = " ".join(frame["label_text"].iat[row].split())
         if not text:
             raise UserError(f"{where}, column 'label_text': blank; expected a phrase.")
-        x, y, width, height = positions[row]
+        x, y, width, height = positions[row].tolist()
         corners = [x, y, x + width, y + height]
         if not np.isfinite(corners).all():
             raise UserError(

@@ -184,10 +184,10 @@ def broken(root: Path, name: str, old: str, new: str) -> None:
     ("name", "old", "new", "message"),
     [
         ("boxes.json", "{", "[", "boxes.json: not JSON"),
-        ("boxes.json", '"annotations"', '"marks"', "no 'annotations'"),
+        ("boxes.json", '"annotations"', '"marks"', "no key 'annotations'"),
         ("boxes.json", "[0, 0, 20, 90]", "[0, 0, -20, 90]", "annotation 1: box"),
         ("boxes.json", "[0, 0, 20, 90]", "[100, 0, 20, 90]", "annotation 1: box"),
-        ("boxes.json", "[0, 0, 20, 90]", '["x", 0, 20, 90]', "annotation 1: 'x'"),
+        ("boxes.json", "[0, 0, 20, 90]", '["x", 0, 20, 90]', "annotation 1, key 'bbox': ['x'"),
         ("boxes.json", '"height": 90', '"height": 0', "image 1: 0 x 60"),
         ("boxes.json", "Left Lung", "Heart", "category 2: 'heart'"),
         ("scores.csv", "a.1.png,3", "a.1.png,4", "row 1, column 'S-A': '4'"),
