@@ -39,7 +39,8 @@ from .open_sets import (
     without_missing_images,
 )
 
-COLUMNS = ["patientid", "finding", "view", "modality", "filename", "url", "license"]
+COLUMNS = ["patientid", "finding", "view", "modality", "filename", "license"]
+NOTES = ("clinical_notes", "clinical notes", "notes")  # the names of the releases
 CARRIED = ("finding", "view", "license", "url", "doi", "offset", "sex", "age")  # columns, if there
 FRONTAL = {"PA", "AP", "AP Supine", "AP Erect", "AP semi erect"}
 UNKNOWN = {"", "?"}  # frontal if a radiologist drew two lungs on the image
@@ -139,8 +140,9 @@ def read_images(
     """The frontal X-rays of metadata.csv; UserError: a blank or repeated file name, no patient."""
     table = find_table(args.src, "metadata.csv")
     plan.tables.append(table)
-    frame = read_table(table, COLUMNS)
-    notes = next((name for name in ("clinical_notes", "notes") if name in frame), None)
+    # in some releases, names begin with a blank
+    frame = read_table(table, COLUMNS).rename(columns=str.strip)
+    notes = next((name for name in NOTES if name in frame), None)
     if notes is None:
         raise UserError(f"{table}: no column 'clinical_notes'; found {list(frame.columns)}.")
     check_unique(frame, "filename", table)
@@ -160,7 +162,7 @@ def read_images(
         whole += note.whole
         columns = {label: row[label].strip() for label in CARRIED if label in row}
         columns |= {"patient": row["patientid"].strip(), "source_file": name}
-        columns |= {"label": columns["finding"], "source": columns["url"]}
+        columns |= {"label": columns["finding"], "source": columns.get("url", "")}
         annotations = draw(name, lungs, scores, maps)
         if maps == "zones" and name in scores and not annotations:
             plan.leave_out("zones: every score is 0, or no lung boxes (the image stays)", name)
