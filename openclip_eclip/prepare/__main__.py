@@ -56,6 +56,38 @@ DATASETS = {
         "openclip_eclip.prepare.datasets.open_i",
         "Open-I: chest X-rays with reports; openi-5, retrieval, report generation",
     ),
+    "covid-chestxray": (
+        "openclip_eclip.prepare.datasets.covid_chestxray",
+        "COVID-19 image collection: open chest X-rays with notes, lung boxes and zone scores",
+    ),
+    "coco": (
+        "openclip_eclip.prepare.datasets.coco",
+        "COCO 2017: photographs with captions, and masks of what each caption names",
+    ),
+    "localized-narratives": (
+        "openclip_eclip.prepare.datasets.localized_narratives",
+        "Localized Narratives: spoken descriptions of photographs with the mouse's trace",
+    ),
+    "chestx-det": (
+        "openclip_eclip.prepare.datasets.chestx_det",
+        "ChestX-Det: outlines or boxes of 13 findings on images of ChestX-ray14",
+    ),
+    "ms-cxr": (
+        "openclip_eclip.prepare.datasets.ms_cxr",
+        "MS-CXR: phrases of reports of MIMIC-CXR with boxes",
+    ),
+    "vindr-cxr": (
+        "openclip_eclip.prepare.datasets.vindr_cxr",
+        "VinDr-CXR: boxes of 22 findings by three radiologists",
+    ),
+    "padchest-gr": (
+        "openclip_eclip.prepare.datasets.padchest_gr",
+        "PadChest-GR: sentences of reports with boxes, in English or Spanish",
+    ),
+    "mimic-eye": (
+        "openclip_eclip.prepare.datasets.mimic_eye",
+        "MIMIC-Eye: the gaze of EGD-CXR and REFLACX with images and reports",
+    ),
 }
 
 

@@ -170,7 +170,8 @@ def read_master_sheet(plan: Plan, root: Path) -> pd.DataFrame:
         UserError: an id or path has another form, a path does not fit its row, or an image occurs
             twice.
     """
-    table = find_table(root, "master_sheet.csv")
+    # MIMIC-Eye gives it another name
+    table = find_table(root, "master_sheet.csv", "master_sheet_with_updated_stayId.csv")
     frame = read_table(table, ["dicom_id", "path", "study_id", "patient_id"])
     check_unique(frame, "dicom_id", table)
     columns = (frame[name] for name in ("dicom_id", "path", "study_id", "patient_id"))

@@ -11,6 +11,7 @@ import argparse
 import dataclasses
 import re
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -194,8 +195,16 @@ def read_sectioned(plan: Plan, table: Path, args: argparse.Namespace) -> dict[st
     }
 
 
-def add_texts(plan: Plan, items: list[Item], root: Path, args: argparse.Namespace) -> list[Item]:
+def add_texts(
+    plan: Plan,
+    items: list[Item],
+    root: Path,
+    args: argparse.Namespace,
+    path_of: Callable[[Path, str, str], Path] = report_path,
+) -> list[Item]:
     """The items with the caption of their study as text.
+
+    `path_of` gives the report of a root, a subject and a study.
 
     Items without a caption are left out and counted by reason.
     """
@@ -208,7 +217,7 @@ def add_texts(plan: Plan, items: list[Item], root: Path, args: argparse.Namespac
     else:
         with ThreadPoolExecutor(WORKERS) as pool:
             results = pool.map(
-                lambda ids: read_caption(report_path(root, *ids), args.sections, args.fallback),
+                lambda ids: read_caption(path_of(root, *ids), args.sections, args.fallback),
                 studies,
             )
             bar = tqdm(results, total=len(studies), desc="reports", unit="report", disable=None)

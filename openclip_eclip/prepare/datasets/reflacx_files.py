@@ -67,7 +67,7 @@ def read_metadata(plan: Plan, root: Path) -> list[Reading]:
         plan.tables.append(table)
         frame = read_table(table, FIXED)
         for i, row in enumerate(frame.to_dict("records")):
-            reading = _read_row(row, root, f"{table}, row {i + 1}")
+            reading = read_row(row, root, f"{table}, row {i + 1}")
             if reading.id in readings:
                 raise UserError(
                     f"{table}, row {i + 1}, column 'id': {reading.id!r} occurs twice; expected each"
@@ -90,7 +90,8 @@ def read_subjects(plan: Plan, root: Path) -> set[str]:
     return {reading.patient for reading in read_metadata(plan, root)}
 
 
-def _read_row(row: dict[str, str], root: Path, where: str) -> Reading:
+def read_row(row: dict[str, str], root: Path, where: str) -> Reading:
+    """One row of the metadata. UserError, beginning with `where`: a cell of another form."""
     if not READING_ID.fullmatch(row["id"]):
         raise UserError(
             f"{where}, column 'id': {row['id']!r}; expected P, phase and trial, R, six digits, such"
