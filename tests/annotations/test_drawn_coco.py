@@ -210,6 +210,14 @@ def test_recognised_by_its_keys_in_any_order(tmp_path: Path) -> None:
         read_all(written(tmp_path / "c.json", {"image": [{"name": "images"}]}))
 
 
+def test_keys_in_the_head_of_a_file() -> None:
+    text = '\ufeff [{"a": "b", "c\\"": [{"d": "{x", "e": {"f": 1}}, "g"], "h": "cut'
+    keys = {("a",), ('c\\"',), ('c\\"', "d"), ('c\\"', "e"), ('c\\"', "e", "f"), ("h",)}
+    assert json_files.json_head(text.encode()) == (True, keys)
+    assert json_files.json_head(b"name,x\n") is None and json_files.json_head(b"") is None
+    assert json_files.json_head(b"\xff\xd8{") is None
+
+
 def test_streamed_files_read_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("ijson")
     code = {"size": [60, 90], "counts": [400, 5000]}
