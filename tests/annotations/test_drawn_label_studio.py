@@ -147,8 +147,9 @@ def test_separate_tags_for_shape_and_label(tmp_path: Path) -> None:
         {"id": "a", "type": "choices", "value": {"choices": ["x"]}},
         {"type": "relation", "from_id": "a", "to_id": "b"},
     ]
-    records, left_out = read_all(written(tmp_path / "l.json", [task(*parts)]))
-    assert [one.label for one in records] == ["mass"]
+    for regions in (parts, [parts[1], parts[0], *parts[2:]]):
+        records, left_out = read_all(written(tmp_path / "l.json", [task(*regions)]))
+        assert [one.label for one in records] == ["mass"]
     assert [reason for reason, _ in left_out] == [
         "result of the type choices", "result of the type relation",
     ]  # fmt: skip
@@ -264,6 +265,7 @@ def test_broken_brush_codes_are_errors() -> None:
         ("0.annotations.0.result.0.value.width", -3, "'width': -3; expected a positive number"),
         ("0.annotations.0.result.0.value.width", 0, "'width': 0; expected a positive number"),
         ("0.annotations.0.result.0.value.x", "3", "'x': '3'; expected a finite number"),
+        ("0.annotations.0.result.0.value.x", float("nan"), "'x': nan; expected a finite number"),
         ("0.annotations.0.result.0.value.x", 120, "x 108 to .* on an image of 60 x 90"),
         ("0.annotations.0.result.0.value.rectanglelabels", "a", "'a'; expected a list of names"),
         ("0.annotations.0.result.0.original_width", 0, "'original_width': 0; expected a positive"),

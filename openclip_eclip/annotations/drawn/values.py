@@ -118,8 +118,7 @@ def check_on_image(shape: Shape, size: tuple[int, int] | None, where: str) -> No
     """
     if size is None:
         return
-    xy = positions_of(shape)
-    (left, top), (right, bottom) = xy.min(axis=0), xy.max(axis=0)
+    left, top, right, bottom = _around(shape)
     height, width = size
     if left > width or top > height or right < 0 or bottom < 0:
         swapped = left <= height and top <= width and right >= 0 and bottom >= 0
@@ -129,10 +128,18 @@ def check_on_image(shape: Shape, size: tuple[int, int] | None, where: str) -> No
             f" {SWAPPED if swapped else 'Was the image resized after it was annotated?'}"
         )
     if max(right, bottom) <= NEAR_ONE[1] and min(size) >= SMALL:
-        refuse_fractions(where, xy, size)
+        refuse_fractions(where, _positions(shape), size)
 
 
-def positions_of(shape: Shape) -> np.ndarray:
+def _around(shape: Shape) -> list[float]:
+    """xmin, ymin, xmax, ymax of a shape."""
+    if isinstance(shape, Boxes | Ellipses) and len(shape.xyxy) == 1:  # most, so without arrays
+        return shape.xyxy[0].tolist()
+    xy = _positions(shape)
+    return [*xy.min(axis=0).tolist(), *xy.max(axis=0).tolist()]
+
+
+def _positions(shape: Shape) -> np.ndarray:
     """(N, 2) all corners and points of a shape."""
     if isinstance(shape, Points):
         return np.stack([shape.x, shape.y], axis=1)
