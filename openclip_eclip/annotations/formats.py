@@ -106,13 +106,13 @@ def recognise(sources: Sequence[Path], name: str | None = None) -> Recognised:
             )
         return Recognised(form, claimed, [path for path in files if path not in set(claimed)])
     by_format: dict[Format, list[Path]] = {}
-    others = []
+    others: list[Path] = []
     for path in files:
-        form = _format_of(path)
-        if form is None:
+        claimed_by = _format_of(path)
+        if claimed_by is None:
             others.append(path)
         else:
-            by_format.setdefault(form, []).append(path)
+            by_format.setdefault(claimed_by, []).append(path)
     if not by_format:
         raise UserError(
             f"{_names(sources)}: the format was not recognised; found {_names(files)}. Name it with"

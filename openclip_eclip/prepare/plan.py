@@ -44,6 +44,9 @@ class Item:
     config: RenderConfig = RenderConfig()  # how annotations and windows are drawn
     merge: str = "mean"  # how several readers are merged: mean, noisy-or or one
     colour: bool = False  # written in colour if the file has colours; else in grey
+    # where the stored and the upright image have one size, positions count the upright one
+    upright: bool = False
+    scanpath: bool = False  # order and durations of the fixations are written, too
 
     @property
     def patient(self) -> str:

@@ -6,9 +6,10 @@ from typing import NamedTuple
 
 from ..data.heatmap import is_flat
 from ..data.images.picture import Frame, turn_maps
+from ..data.scanpath import encode_scanpath
 from ..data.sentence_windows import encode_windows
 from ..data.tables.missing_text import is_missing
-from ..gaze import merge, render
+from ..gaze import Fixations, merge, render
 from .images import ImageError, encode_jpeg, encode_map, read_small_picture
 from .options import Options
 from .plan import Item
@@ -17,13 +18,15 @@ from .plan import Item
 class Written(NamedTuple):
     """The encoded sample.
 
-    `windows` is (json, npz). `notes` are the reasons why something was left out, to be counted.
+    `windows` is (json, npz), `scanpath` its member. `notes` are the reasons why something was left
+    out, to be counted.
     """
 
     image: bytes
     heatmap: bytes | None
     windows: tuple[bytes, bytes] | None
     notes: tuple[str, ...] = ()
+    scanpath: bytes | None = None
 
 
 def write_sample(item: Item, options: Options) -> Written:
@@ -58,7 +61,7 @@ def write_sample(item: Item, options: Options) -> Written:
     windows, left_out = _windows(item, original, size, orientation)
     notes += left_out
     png = None if heatmap is None else encode_map(turn_maps(heatmap.values, orientation))
-    return Written(content, png, windows, tuple(notes))
+    return Written(content, png, windows, tuple(notes), _scanpath(item, original, orientation))
 
 
 def _annotated_grid(item: Item, frame: Frame) -> tuple[tuple[int, int], int]:
@@ -70,6 +73,8 @@ def _annotated_grid(item: Item, frame: Frame) -> tuple[tuple[int, int], int]:
     Raises:
         ImageError: neither has the size of the tables.
     """
+    if item.upright and item.size is not None and not _differs(item.size, frame.shown_size):
+        return frame.shown_size, 1
     if item.size is None or not _differs(item.size, frame.stored_size):
         return frame.stored_size, frame.orientation
     if _differs(item.size, frame.shown_size):
@@ -84,6 +89,17 @@ def _annotated_grid(item: Item, frame: Frame) -> tuple[tuple[int, int], int]:
 def _differs(promised: tuple[int, int], actual: tuple[int, int]) -> bool:
     """Whether two sizes differ; EGD-CXR's tables may round a side up to the next even number."""
     return any(not 0 <= side - other <= 1 for side, other in zip(promised, actual))
+
+
+def _scanpath(item: Item, original: tuple[int, int], orientation: int) -> bytes | None:
+    """The member with order and durations of all readings; None if it is not wanted.
+
+    Positions are fractions of the written image, so none is made of turned pixels.
+    """
+    readings = [one for one in item.annotations if isinstance(one, Fixations)]
+    if not item.scanpath or orientation != 1:
+        return None
+    return encode_scanpath(readings, original)
 
 
 def _windows(

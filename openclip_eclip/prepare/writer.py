@@ -22,6 +22,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ..config import DataError, UserError
+from ..data import scanpath
 from ..files import sha256
 from ..gaze import files
 from ..json_text import read_json
@@ -199,6 +200,8 @@ def _add_to_shard(archive: tarfile.TarFile, item: Item, written: Written) -> Non
         members["json"] = json.dumps(item.columns).encode()
     if written.windows is not None:
         members["windows.json"], members["windows.npz"] = written.windows
+    if written.scanpath is not None:
+        members[scanpath.MEMBER] = written.scanpath
     add_members(archive, item.key, members)
 
 
@@ -220,6 +223,9 @@ def _write_files(out: Path, item: Item, written: Written, labelled: bool) -> dic
             (row["windows"], f"windows/{item.key}.windows.npz"), written.windows, strict=True
         ):
             write_whole(out / name, content)
+    if written.scanpath is not None:
+        row["scanpath"] = f"scanpaths/{item.key}.{scanpath.MEMBER}"
+        write_whole(out / row["scanpath"], written.scanpath)
     return {**row, **item.columns}
 
 

@@ -114,7 +114,7 @@ def main() -> None:
         "# What reading annotations costs\n",
         f"`python scripts/costs/annotations.py`: {args.images} images of {SIDE} x {SIDE} pixels,"
         f" {args.boxes} boxes in a COCO file, shards of {SIZE}-pixel JPEGs, {WORKERS} workers on"
-        f" {platform.machine()}, {args.repeats} repeats in turns; median with minimum and maximum.\n",
+        f" {platform.machine()}, {args.repeats} repeats in turns; median (minimum to maximum).\n",
         "| | images a second |",
         "|---|---|",
         *(

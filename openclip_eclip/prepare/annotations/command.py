@@ -18,9 +18,9 @@ from ..command import run_plan
 from ..gaze_options import add_gaze_arguments, gaze_config
 from ..options import add_writing_arguments, read_options
 from ..plan import Plan
-from ..sentence_windows import check_lead
 from .agreement import agreement
 from .gallery import write_gallery
+from .gaze import add_gaze_join_arguments, read_transcripts
 from .join import How, files_of, join
 from .match import read_images
 from .texts import add_text_arguments, read_texts
@@ -58,15 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="mean",
         help="how the maps of several annotators become one (default: %(default)s)",
     )
-    parser.add_argument(
-        "--lead",
-        type=float,
-        default=1.5,
-        metavar="SECONDS",
-        help=(
-            "time from the start of a sentence's window to its first word (default: %(default)s)"
-        ),
-    )
+    add_gaze_join_arguments(parser)
     add_gaze_arguments(parser, "150 pixels for gaze and points, hard edges for areas", "reflect")
     add_format_arguments(parser)
     add_writing_arguments(parser)
@@ -97,7 +89,6 @@ def run(args: argparse.Namespace) -> str:
 
 def make_plan(args: argparse.Namespace) -> Plan:
     """Recognise, read and join. UserError: see `recognise`, `read_images`, `join`."""
-    check_lead(args)
     plan = Plan("annotations")
     found = recognise(args.src, args.annotation_format)
     plan.tables = [path for path in found.files if path.stat().st_size < 1 << 30]
@@ -108,6 +99,8 @@ def make_plan(args: argparse.Namespace) -> Plan:
         phrase=read_phrases(args.phrases),
         lead=args.lead,
         split=args.split_column,
+        transcripts=read_transcripts(args),
+        left_of=args.left_of,
         reading=read_options(args).reading,
     )
     join(

@@ -12,13 +12,16 @@ from pathlib import Path
 
 import numpy as np
 
+from ...annotations.eye.words import Transcripts
 from ...annotations.record import Drawing, Record, Recording
 from ...config import UserError
 from ...data.images.options import ReadOptions
 from ...data.images.read import read_frame
-from ...gaze import Annotation, Boxes, Ellipses, Fixations, Points, Polygons, RenderConfig, Union
+from ...gaze import Annotation, Boxes, Ellipses, Points, Polygons, RenderConfig, Union
 from ..plan import Item, Plan, Window
 from ..sentence_windows import make_windows
+from .found import OfImage
+from .gaze import add_words, check_quality, placed
 from .match import Images, stem
 from .texts import Text
 
@@ -30,7 +33,8 @@ class How:
     """Settings of a join.
 
     `phrase`: the text of a window for a class, or None for no windows of classes; `lead`: seconds
-    before a sentence; `split`: column of the texts that names the split, or None.
+    before a sentence; `split`: column of the texts that names the split, or None; `transcripts`:
+    words of images; `left_of`: whose left the texts mean.
     """
 
     config: RenderConfig = RenderConfig()
@@ -38,18 +42,9 @@ class How:
     phrase: Callable[[str], str] | None = None
     lead: float = 1.5
     split: str | None = None
+    transcripts: Transcripts = field(default_factory=dict)
+    left_of: str = "image"
     reading: ReadOptions = ReadOptions()
-
-
-@dataclass
-class OfImage:
-    """What was found for one image."""
-
-    name: str
-    texts: list[Text] = field(default_factory=list)
-    drawings: list[Drawing] = field(default_factory=list)
-    recordings: list[Recording] = field(default_factory=list)
-    size: tuple[int, int] | None = None  # (height, width) of the pixels that positions count
 
 
 def join(
@@ -78,9 +73,11 @@ def join(
                 of_image.recordings.append(record)
             else:
                 of_image.drawings.append(record)
+    add_words(plan, images, found, how.transcripts)
     _refuse_nothing(plan, counts, found)
     annotated = [one for one in found.values() if one.drawings or one.recordings]
     _read_sizes(images, annotated, how.reading)
+    check_quality(plan, annotated, how.left_of)
     used = list(_items(plan, images, found.values(), texts is None, how))
     for item, split in used:
         plan.splits.setdefault(split, []).append(item)
@@ -131,7 +128,8 @@ def _read_sizes(images: Images, annotated: Sequence[OfImage], options: ReadOptio
     def read(one: OfImage) -> None:
         path = images.files[one.name]
         frame = read_frame(path, str(path), options)
-        stated = {record.size for record in (*one.drawings, *one.recordings)} - {None}
+        records: list[Record] = [*one.drawings, *one.recordings]
+        stated = {record.size for record in records} - {None}
         if len(stated) > 1:
             raise UserError(
                 f"{one.name}: annotations state different sizes of this image (height x width):"
@@ -167,6 +165,8 @@ def _items(
             config=how.config,
             merge=how.merge,
             colour=True,
+            upright=True,
+            scanpath=bool(one.recordings),
         )
         for i, text in enumerate(texts):
             columns = {name: value for name, value in text.columns.items() if value != ""}
@@ -237,15 +237,7 @@ def together(shapes: Sequence[Annotation]) -> Annotation:
             np.concatenate([shape.xyxy for shape in shapes]),  # type: ignore[union-attr]
             np.concatenate([shape.weight for shape in shapes]),  # type: ignore[union-attr]
         )
-    return Union(tuple(shapes))
-
-
-def placed(recording: Recording, size: tuple[int, int] | None) -> Fixations:
-    """The fixations of a recording in pixels of its image of (height, width)."""
-    if recording.place is None:
-        return recording.fixations
-    assert size is not None  # the sizes of annotated images have been read
-    return recording.place(recording.fixations, size)
+    return Union(tuple(shapes))  # type: ignore[arg-type]  # no Union is drawn
 
 
 def in_pixels(drawing: Drawing, size: tuple[int, int] | None) -> Annotation:
