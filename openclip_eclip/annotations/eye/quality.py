@@ -53,7 +53,8 @@ class GazeQuality:
         self.stated: dict[str, list[float]] = {}
         self.recordings = 0
         self.images: dict[str, int] = {}  # fixations on it
-        self.readers: dict[str, list[np.ndarray]] = {}
+        # fractions of the image, (N, 2), of the positions on it: {reader: [(image, positions)]}
+        self.readers: dict[str, list[tuple[str, np.ndarray]]] = {}
         # for each axis: (whether the text names the second side, position as a fraction)
         self.statements: dict[str, list[tuple[bool, float]]] = {"x": [], "y": []}
 
@@ -81,7 +82,7 @@ class GazeQuality:
         self.sides.append(np.tile(side, (int(known.sum()), 1)))
         self.durations.append(fixations.duration[np.isfinite(fixations.duration)])
         self.images[recording.image] = self.images.get(recording.image, 0) + int(on.sum())
-        self.readers.setdefault(recording.annotator, []).append(xy[on] / side)
+        self.readers.setdefault(recording.annotator, []).append((recording.image, xy[on] / side))
         for name, value in recording.quality:
             self.stated.setdefault(name, []).append(value)
         for text, part in statements:
@@ -111,7 +112,7 @@ class GazeQuality:
             "images without a fixation on them": sum(not n for n in self.images.values()),
         }
         if len(xy):
-            drift = self._drift(self.readers.values())
+            drift = self._drift()
             facts["share of fixations off the image"] = _off(xy, side)
             if drift is not None:
                 facts["middle of gaze from the centre"] = {"x": drift[0], "y": drift[1]}
@@ -210,9 +211,7 @@ class GazeQuality:
         if not said:
             return 0, 0
         i = "xy".index(axis)
-        middle = np.median(
-            np.concatenate([one for all_ in self.readers.values() for one in all_]), 0
-        )
+        middle = np.median(self._on_images(), axis=0)
         return sum(bool(at > middle[i]) == later for later, at in said), len(said)
 
     def _mirrored(self) -> list[str]:
@@ -239,33 +238,60 @@ class GazeQuality:
                     )
         return found
 
-    def _drift(self, parts: Iterable[Sequence[np.ndarray]]) -> tuple[float, float] | None:
+    def _on_images(self) -> np.ndarray:
+        parts = [xy for readings in self.readers.values() for _, xy in readings]
+        return np.concatenate([np.zeros((0, 2)), *parts])
+
+    def _drift(self) -> tuple[float, float] | None:
         """The median of positions on the image, less the centre, in fractions of the sides."""
-        rows = [one for part in parts for one in part if len(one)]
-        if not rows:
+        xy = self._on_images()
+        if not len(xy):
             return None
-        x, y = np.median(np.concatenate(rows), axis=0) - 0.5
+        x, y = np.median(xy, axis=0) - 0.5
         return float(x), float(y)
 
     def _drifted(self) -> list[str]:
+        drift = self._drift()
+        if drift is None or self.recordings < 5 or len(self._on_images()) < FEW:
+            return []
+        if far := _far(drift):
+            return [
+                f"The middle of all gaze lies {far} of the centre of the image; check"
+                " --image-rectangle or --placement."
+            ]
+        images: dict[str, list[np.ndarray]] = {}
+        for readings in self.readers.values():
+            for image, xy in readings:
+                images.setdefault(image, []).append(xy)
+        # a reader is compared with others on the same images: content may be above the centre
+        middles = {
+            image: np.median(np.concatenate(parts), axis=0)
+            for image, parts in images.items()
+            if len(parts) > 2 and sum(map(len, parts)) >= FEW
+        }
         found = []
-        for reader, parts in self.readers.items():
-            drift = self._drift([parts])
-            if drift is not None and sum(map(len, parts)) >= FEW and len(parts) >= 5:
-                far = [
-                    f"{abs(value):.0%} of the {side} {way[value > 0]}"
-                    for value, side, way in zip(
-                        drift, ("width", "height"), (("left", "right"), ("up", "down"))
-                    )
-                    if abs(value) > DRIFT
-                ]
-                if far:
-                    who = f" of reader {reader!r}" if reader else ""
-                    found.append(
-                        f"The middle of all gaze{who} lies {' and '.join(far)} of the centre of the"
-                        " image; check the calibration and --image-rectangle."
-                    )
-        return found
+        for reader, readings in self.readers.items():
+            apart = [xy - middles[image] for image, xy in readings if image in middles and len(xy)]
+            if len(apart) >= 5 and sum(map(len, apart)) >= FEW:
+                if far := _far(np.median(np.concatenate(apart), axis=0)):
+                    found.append(f"{reader!r} {far}")
+        if not found:
+            return []
+        names = ", ".join(found[:3]) + (", ..." if len(found) > 3 else "")
+        return [
+            f"The gaze of {len(found)} of {len(self.readers)} readers lies apart from that of"
+            f" others on the same images: {names}; check"
+            " their calibration."
+        ]
+
+
+def _far(drift: Sequence[float] | np.ndarray) -> str:
+    """Such as "20% of the width right"; "" for a small drift (x, y)."""
+    return " and ".join(
+        f"{abs(value):.0%} of the {side} {way[int(value > 0)]}"
+        for value, side, way in zip(drift, ("width", "height"), (("left", "right"), ("up", "down")))
+        if abs(value) > DRIFT
+    )
 
 
 def _off(xy: np.ndarray, side: np.ndarray) -> float:

@@ -106,6 +106,19 @@ def test_drift_durations_and_images_without_gaze() -> None:
     assert quality.facts()["images without a fixation on them"] == 1
 
 
+def test_a_reader_apart_from_others_on_the_same_images() -> None:
+    """All gaze is below the centre, as the content is; only one reader's is elsewhere."""
+    quality = GazeQuality()
+    for i in range(60):
+        image, reader = f"{i % 10}.png", f"r{i // 10}"
+        xy = natural(i) + [0, 30]
+        if reader == "r4":
+            xy = np.clip(xy - [150, 0], 1, 299)
+        quality.add(Recording(image, fixations(xy), "x", reader), fixations(xy), SIZE)
+    assert "The gaze of 1 of 6 readers lies apart" in only(quality)
+    assert "'r4' 2" in only(quality) and "of the width left" in only(quality)
+
+
 def test_no_recordings() -> None:
     assert GazeQuality().sentences() == []
     assert GazeQuality().facts()["fixations"] == 0
