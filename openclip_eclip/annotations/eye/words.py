@@ -11,7 +11,6 @@ from ...config import UserError
 from ...data.tables.text import read_table_text
 from ...json_text import parse_json
 from ..record import Word
-from ..xml_text import read_xml
 from .rows import numbers
 from .table import guess_columns
 from .textgrid import read_textgrid
@@ -199,7 +198,7 @@ def _narratives(path: Path) -> Iterator[tuple[str, list[Word]]]:
 
 
 def _elan(path: Path, tier: str | None) -> list[Word]:
-    root = read_xml(path, LARGEST)
+    root = parse_xml(path.read_bytes(), str(path))
     times: dict[str, float] = {}
     for slot in root.iterfind("TIME_ORDER/TIME_SLOT"):
         value = slot.get("TIME_VALUE")

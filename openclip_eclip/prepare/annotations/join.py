@@ -129,11 +129,11 @@ def _read_sizes(images: Images, annotated: Sequence[OfImage], options: ReadOptio
         path = images.files[one.name]
         frame = read_frame(path, str(path), options)
         records: list[Record] = [*one.drawings, *one.recordings]
-        stated = {record.size for record in records} - {None}
+        stated = {record.size for record in records if record.size is not None}
         if len(stated) > 1:
             raise UserError(
                 f"{one.name}: annotations state different sizes of this image (height x width):"
-                f" {', '.join(f'{h} x {w}' for h, w in sorted(stated))}; expected one."  # type: ignore[misc]
+                f" {', '.join(f'{h} x {w}' for h, w in sorted(stated))}; expected one."
             )
         one.size = next(iter(stated), None) or frame.shown_size
 
