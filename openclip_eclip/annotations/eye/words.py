@@ -10,6 +10,7 @@ from typing import Any
 from ...config import UserError
 from ...data.tables.text import read_table_text
 from ...json_text import parse_json
+from ...xml_text import parse_xml
 from ..record import Word
 from .rows import numbers
 from .table import guess_columns
