@@ -25,8 +25,9 @@ from .samples import recordings_of_samples
 ENDINGS = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".csv.zip", ".tsv.zip")
 # Names of columns as `_simplify` leaves them; the first that a table has is taken
 NAMES = {
-    "image": "image imageid imagename imagefile imagepath img imgname imgid stimulus stimulusname"
-    " stimulusid stimuli stim filename filepath file path picture photo dicomid medianame"
+    # a path says more than an id that has the same row
+    "image": "filepath imagepath imagefile filename imagename imgname image imageid img imgid"
+    " stimulus stimulusname stimulusid stimuli stim file path picture photo dicomid medianame"
     " presentedmedianame presentedstimulusname sceneid",
     "x": "xoriginal fixx fixationx xfixation xposition positionx xpos posx gazex xgaze"
     " currentfixx fixationpointx meanx xmean avgx averagex locationx centroidx xcoord"

@@ -24,7 +24,8 @@ def agreement(items: Sequence[Item]) -> dict[str, float | int]:
     chance. `Item.size` must be known.
     """
     overlaps, first, second = [], [], []
-    images = [item for item in items if len(item.annotations) > 1 and item.size][:MOST]
+    once = {item.image: item for item in items}  # an image with several texts is several samples
+    images = [item for item in once.values() if len(item.annotations) > 1 and item.size][:MOST]
     for item in images:
         assert item.size is not None
         maps = [render(shape, item.size, GRID, item.config) for shape in item.annotations]

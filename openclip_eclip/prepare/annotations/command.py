@@ -45,6 +45,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="column of --texts with the split of an image (default: all are in train)",
     )
     parser.add_argument(
+        "--reader-column",
+        metavar="NAME",
+        help="column of --texts with the reader: each text gets a window with that reader's gaze",
+    )
+    parser.add_argument(
         "--phrases",
         metavar="TEMPLATE|FILE",
         help=(
@@ -99,6 +104,7 @@ def make_plan(args: argparse.Namespace) -> Plan:
         phrase=read_phrases(args.phrases),
         lead=args.lead,
         split=args.split_column,
+        reader=args.reader_column,
         transcripts=read_transcripts(args),
         left_of=args.left_of,
         reading=read_options(args).reading,

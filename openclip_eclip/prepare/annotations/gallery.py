@@ -32,9 +32,9 @@ def write_gallery(plan: Plan, options: Options) -> list[str]:
 
     The same samples are drawn for the same data. Nothing is written if no sample is annotated.
     """
-    annotated = [
-        item for items in plan.splits.values() for item in items if item.annotations or item.windows
-    ]
+    # an image with several texts is shown once
+    once = {item.image: item for items in plan.splits.values() for item in items}
+    annotated = [item for item in once.values() if item.annotations or item.windows]
     order = np.random.default_rng(SEED).permutation(len(annotated))[:SAMPLES]
     samples = []
     for index in sorted(order):

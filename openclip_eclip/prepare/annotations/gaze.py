@@ -79,10 +79,19 @@ def check_quality(plan: Plan, found: Iterable[OfImage], left_of: str) -> None:
             quality.add(recording, fixations, one.size, said)
     if not quality.recordings:
         return
-    plan.facts["gaze"] = quality.facts()
+    plan.facts |= {f"gaze, {name}": _rounded(value) for name, value in quality.facts().items()}
     for i, sentence in enumerate(quality.sentences(), 1):
         plan.facts[f"look at this ({i})"] = sentence
         logger.warning("eclip: %s", sentence)
+
+
+def _rounded(value: object) -> object:
+    """Three digits are enough to look at."""
+    if isinstance(value, float):
+        return round(value, 3)
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_rounded(one)}" for name, one in value.items())
+    return value
 
 
 def _statements(

@@ -33,7 +33,8 @@ class How:
     """Settings of a join.
 
     `phrase`: the text of a window for a class, or None for no windows of classes; `lead`: seconds
-    before a sentence; `split`: column of the texts that names the split, or None; `transcripts`:
+    before a sentence; `split`: column of the texts that names the split, or None; `reader`: column of the
+    texts that names who wrote a text and looked at the image; `transcripts`:
     words of images; `left_of`: whose left the texts mean.
     """
 
@@ -42,6 +43,7 @@ class How:
     phrase: Callable[[str], str] | None = None
     lead: float = 1.5
     split: str | None = None
+    reader: str | None = None
     transcripts: Transcripts = field(default_factory=dict)
     left_of: str = "image"
     reading: ReadOptions = ReadOptions()
@@ -112,7 +114,7 @@ def _refuse_nothing(plan: Plan, counts: Counter[str], found: Mapping[str, OfImag
             raise UserError(
                 f"none of the {counts[kind]} {kind} fits an image, such as"
                 f" {' and '.join(examples)}; the images are called {', '.join(list(found)[:2])}."
-                " Check --images."
+                " Check --images, and which column names the image."
             )
     if not counts["annotations"]:
         raise UserError("no annotation in these files; expected at least one.")
@@ -216,6 +218,13 @@ def _windows(plan: Plan, one: OfImage, how: How) -> tuple[Window, ...]:
             plan, placed(recording, one.size), recording.words, how.lead, recording.where
         )
     ]
+    if how.reader is not None:
+        windows += [
+            Window(text.text, math.nan, math.nan, placed(recording, one.size))
+            for text in one.texts
+            for recording in one.recordings
+            if recording.annotator and recording.annotator == text.columns.get(how.reader)
+        ]
     if how.phrase is not None:
         by_label: dict[str, list[Annotation]] = defaultdict(list)
         for drawing in one.drawings:

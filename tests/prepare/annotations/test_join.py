@@ -136,6 +136,19 @@ def test_sentences_with_times_become_windows(tmp_path: Path) -> None:
     assert first.annotation.x.tolist() == [40.0] and second.annotation.y.tolist() == [7.5]
 
 
+def test_a_text_gets_a_window_with_the_gaze_of_its_reader(tmp_path: Path) -> None:
+    records = [
+        Recording("1.png", Fixations([at], [at], [1.0]), "g.csv", annotator=reader)
+        for at, reader in ((1.0, "ann"), (2.0, "bob"), (3.0, ""))
+    ]
+    texts = [text("1.png", "a dog", who="bob"), text("1.png", "a cat", who="eve")]
+    plan = joined(tmp_path, records, texts, How(reader="who"))
+    for item in plan.splits["train"]:
+        (window,) = item.windows
+        assert window.sentence == "a dog" and window.annotation.x.tolist() == [2.0]
+    assert not joined(tmp_path, records, texts, How()).splits["train"][0].windows
+
+
 def test_texts_from_class_names_and_splits(tmp_path: Path) -> None:
     records = [box("1.png", "nodule"), box("1.png", "mass"), box("1.png", "nodule"), box("2.png")]
     plan = joined(tmp_path, records, None, How())
@@ -193,6 +206,7 @@ def test_agreement_of_annotators() -> None:
     items = [
         Item("1", Path("1"), "", (same, same), (64, 64)),
         Item("2", Path("2"), "", (same, half), (64, 64)),
+        Item("2-1", Path("2"), "another text", (same, half), (64, 64)),
         Item("3", Path("3"), "", (same,), (64, 64)),
     ]
     # the cells of the first image agree; of the second, a quarter of all differ
@@ -206,7 +220,7 @@ def test_agreement_of_annotators() -> None:
     # Cohen's formula by hand: 448 of 512 agree; 256 and 192 of 512 are inside
     expected = (256 * 192 + 256 * 320) / 512**2
     assert kappa(one, other) == pytest.approx((448 / 512 - expected) / (1 - expected))
-    assert math.isnan(kappa(np.ones(3, bool), np.ones(3, bool))) and agreement(items[2:]) == {}
+    assert math.isnan(kappa(np.ones(3, bool), np.ones(3, bool))) and agreement(items[3:]) == {}
 
 
 def test_phrases(tmp_path: Path) -> None:
