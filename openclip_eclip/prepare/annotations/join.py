@@ -33,9 +33,9 @@ class How:
     """Settings of a join.
 
     `phrase`: the text of a window for a class, or None for no windows of classes; `lead`: seconds
-    before a sentence; `split`: column of the texts that names the split, or None; `reader`: column of the
-    texts that names who wrote a text and looked at the image; `transcripts`:
-    words of images; `left_of`: whose left the texts mean.
+    before a sentence; `split`: column of the texts that names the split, or None; `reader`: column
+    of the texts that names who wrote a text and looked at the image; `transcripts`: words of
+    images; `left_of`: whose left the texts mean.
     """
 
     config: RenderConfig = RenderConfig()
@@ -179,7 +179,11 @@ def _items(
                     " as train."
                 )
             key = base.key if len(texts) == 1 else f"{base.key}-{i}"
-            yield replace(base, key=key, text=text.text, columns=columns), split
+            windows = (*base.windows, *_reader_windows(text, one, how))
+            yield (
+                replace(base, key=key, text=text.text, columns=columns, windows=windows),
+                split,
+            )
 
 
 def _label_texts(one: OfImage) -> list[Text]:
@@ -208,6 +212,16 @@ def _annotations(one: OfImage) -> tuple[Annotation, ...]:
     return (*(together(shapes) for shapes in by_annotator.values()), *readings)
 
 
+def _reader_windows(text: Text, one: OfImage, how: How) -> list[Window]:
+    """A window of a text with the gaze of the reader who wrote it, if --reader-column names one."""
+    reader = text.columns.get(how.reader, "") if how.reader else ""
+    return [
+        Window(text.text, math.nan, math.nan, placed(recording, one.size))
+        for recording in one.recordings
+        if reader and recording.annotator == reader
+    ]
+
+
 def _windows(plan: Plan, one: OfImage, how: How) -> tuple[Window, ...]:
     """A window for each sentence of each reader, and for each class if phrases are wanted."""
     windows = [
@@ -218,13 +232,6 @@ def _windows(plan: Plan, one: OfImage, how: How) -> tuple[Window, ...]:
             plan, placed(recording, one.size), recording.words, how.lead, recording.where
         )
     ]
-    if how.reader is not None:
-        windows += [
-            Window(text.text, math.nan, math.nan, placed(recording, one.size))
-            for text in one.texts
-            for recording in one.recordings
-            if recording.annotator and recording.annotator == text.columns.get(how.reader)
-        ]
     if how.phrase is not None:
         by_label: dict[str, list[Annotation]] = defaultdict(list)
         for drawing in one.drawings:
