@@ -77,7 +77,12 @@ def verdict(measures: Sequence[Measure]) -> str:
     if helped and harmed:
         return f"It helps {helped} and harms {harmed}."
     if helped == ATTENTION and len(measures) > 1:  # what eclip-plus is trained for
-        return "It moves the attention into the marked region; no other score improves."
+        rest = (
+            f"{unproven} improves, too, but the maps need not be the reason"
+            if unproven
+            else "no other score improves"
+        )
+        return f"It moves the attention into the marked region; {rest}."
     if helped:
         return f"Yes, it helps {helped}."
     if harmed and unproven:

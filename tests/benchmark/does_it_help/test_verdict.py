@@ -61,6 +61,11 @@ def test_outcome(difference: Interval, controls: tuple[Control, ...], expected: 
             "It moves the attention into the marked region; no other score improves.",
         ),
         (
+            [("attention", BETTER, BEATEN), ("retrieval", BETTER, AS_GOOD)],
+            "It moves the attention into the marked region; retrieval improves, too, but the maps"
+            " need not be the reason.",
+        ),
+        (
             [("attention", BETTER, BEATEN), ("retrieval", BETTER, BEATEN)],
             "Yes, it helps attention and retrieval.",
         ),
