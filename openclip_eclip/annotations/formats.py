@@ -154,7 +154,8 @@ def _files(source: Path) -> list[Path]:
     return sorted(
         path
         for path in source.rglob("*")
-        if path.is_file() and not any(part.startswith(".") for part in path.parts)
+        if path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(source).parts)
     )
 
 

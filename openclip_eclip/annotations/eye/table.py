@@ -143,7 +143,10 @@ def read_frame(
     if "fixations" in columns:
         rows = _list_rows(frame, columns, where)
         if setting.time or (rows.duration > 0).any():
-            rows.duration *= time_unit(rows.duration, setting.time, where)
+            unit_of_time = time_unit(rows.duration, setting.time, where)
+            rows.duration *= unit_of_time
+            if rows.start is not None:
+                rows.start *= unit_of_time
     else:
         _require(columns, frame, where, ("x", "y"))
         if "duration" not in columns and not {"start", "end"} <= columns.keys():

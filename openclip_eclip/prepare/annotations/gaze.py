@@ -62,6 +62,9 @@ def add_words(
             plan.leave_out(f"transcript without its {reason}", name)
             continue
         one = found[image]
+        if sum(not recording.words for recording in one.recordings) > 1:
+            plan.leave_out("transcript of an image with several readers: whose words?", name)
+            continue
         one.recordings = [
             recording if recording.words else replace(recording, words=words)
             for recording in one.recordings

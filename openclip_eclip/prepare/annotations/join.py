@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ...annotations.drawn.values import check_on_image
 from ...annotations.eye.words import Transcripts
 from ...annotations.record import Drawing, Record, Recording
 from ...config import UserError
@@ -138,10 +139,19 @@ def _read_sizes(images: Images, annotated: Sequence[OfImage], options: ReadOptio
                 f" {', '.join(f'{h} x {w}' for h, w in sorted(stated))}; expected one."
             )
         one.size = next(iter(stated), None) or frame.shown_size
+        for drawing in one.drawings:  # of a file with sizes the reader has checked them
+            if drawing.size is None and not drawing.fractions:
+                _check_on_image(drawing, one.size)
 
     with ThreadPoolExecutor(READERS) as pool:
         for _ in pool.map(read, annotated):
             pass
+
+
+def _check_on_image(drawing: Drawing, size: tuple[int, int]) -> None:
+    """UserError, with file and record: a shape off its image of (height, width)."""
+    if isinstance(drawing.shape, Boxes | Ellipses | Polygons | Points):
+        check_on_image(drawing.shape, size, drawing.where)
 
 
 def _items(
@@ -173,12 +183,13 @@ def _items(
         for i, text in enumerate(texts):
             columns = {name: value for name, value in text.columns.items() if value != ""}
             split = columns.get(how.split, "") if how.split else "train"
-            if not split:
+            if not re.fullmatch(r"[A-Za-z0-9_-]+", split):
+                found = repr(split) if split else "blank"
                 raise UserError(
-                    f"{text.where}, column {how.split!r}: blank; expected the name of a split, such"
-                    " as train."
+                    f"{text.where}, column {how.split!r}: {found}; expected the name of a split,"
+                    " such as train."
                 )
-            key = base.key if len(texts) == 1 else f"{base.key}-{i}"
+            key = base.key if len(texts) == 1 else _unique(f"{base.key}-{i}", keys)
             windows = (*base.windows, *_reader_windows(text, one, how))
             yield (
                 replace(base, key=key, text=text.text, columns=columns, windows=windows),
@@ -196,6 +207,11 @@ def _key(name: str, taken: set[str]) -> str:
     """A key of letters, digits, - and _ for an image, unique in `taken`, to which it is added."""
     *folders, file = name.split("/")
     key = re.sub(r"[^A-Za-z0-9_-]+", "_", "_".join([*folders, stem(file)])).strip("_") or "image"
+    return _unique(key, taken)
+
+
+def _unique(key: str, taken: set[str]) -> str:
+    """`key`, or with a number behind it if it is in `taken`; it is added there."""
     unique, number = key, 2
     while unique in taken:
         unique, number = f"{key}_{number}", number + 1

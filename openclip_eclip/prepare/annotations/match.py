@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from ...config import UserError
+from ...data.tables.csv_source import read_columns
 from ...data.tables.near_names import near_names
-from ..tables import read_table
 
 SUFFIXES = frozenset(
     (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".pgm", ".ppm", ".dcm", ".dicom")
@@ -30,6 +30,8 @@ class Images:
     def find(self, wanted: str) -> str | None:
         """The name of the one image that `wanted` may mean, or None.
 
+        Where both have folders, the last folder must be the same.
+
         `wanted` is a path of any system, a file name, or a name without a suffix. A whole path
         counts first, then the file name, then the name without suffixes. Where several images
         have it, the one that shares the most folders at the end counts.
@@ -44,11 +46,13 @@ class Images:
         if not parts:
             return None
         candidates = self._by_file.get(parts[-1]) or self._by_stem.get(stem(parts[-1])) or []
-        if len(candidates) < 2:
-            return candidates[0] if candidates else None
         shared = {name: _shared_folders(name, parts) for name in candidates}
+        if parts[1:]:  # view1.png of another patient's folder is another image
+            shared = {name: count for name, count in shared.items() if count or "/" not in name}
+        if not shared:
+            return None
         best = max(shared.values())
-        nearest = [name for name in candidates if shared[name] == best]
+        nearest = [name for name, count in shared.items() if count == best]
         if len(nearest) > 1:
             raise UserError(
                 f"{wanted!r} may be {nearest[0]} or {nearest[1]}; expected one image. Annotations"
@@ -86,7 +90,7 @@ def read_images(source: Path) -> Images:
             if path.suffix.lower() in SUFFIXES and path.is_file()
         }
     elif source.is_file():
-        frame = read_table(source, [])
+        frame = read_columns(source)
         column = find_column(source, frame.columns, "filepath", "--image-column")
         files = {name: source.parent / name for name in frame[column] if name}
     else:

@@ -8,17 +8,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ...config import UserError
+from ...data.tables.csv_source import read_columns
 from ...json_text import parse_json, read_json
-from ..tables import read_table
 from .match import find_column
 
+OURS = ("filepath", "title", "heatmap", "windows", "scanpath")  # columns of the written table
 LARGEST = 1 << 30  # bytes of a JSON file of captions
 
 
 class Text(NamedTuple):
     image: str  # as the file names it
     text: str
-    columns: dict[str, str]  # all other columns
+    columns: dict[str, str]  # all other columns; those named as OURS begin with "source_"
     where: str
 
 
@@ -52,8 +53,16 @@ def read_texts(args: argparse.Namespace) -> Iterator[Text]:
     return _table(path, args)
 
 
+def kept_name(name: str) -> str:
+    """The name of a column of the user's in the written table, whose own columns stay."""
+    return f"source_{name}" if name in OURS else name
+
+
 def _table(path: Path, args: argparse.Namespace) -> Iterator[Text]:
-    frame = read_table(path, [name for name in (args.image_column, args.text_column) if name])
+    frame = read_columns(path)
+    for name in (args.image_column, args.text_column):
+        if name and name not in frame:
+            raise UserError(f"{path}: no column {name!r}; found {list(frame.columns)}.")
     image = args.image_column or find_column(path, frame.columns, "filepath", "--image-column")
     text = args.text_column or find_column(path, frame.columns, "title", "--text-column")
     others = [name for name in frame.columns if name not in (image, text)]
@@ -61,7 +70,7 @@ def _table(path: Path, args: argparse.Namespace) -> Iterator[Text]:
         yield Text(
             row[image],
             row[text],
-            {name: row[name] for name in others},
+            {kept_name(name): row[name] for name in others},
             f"{path}, row {i}",
         )
 
@@ -86,7 +95,7 @@ def _json_lines(path: Path, args: argparse.Namespace) -> Iterator[Text]:
                     " expected two strings."
                 )
             others = {
-                name: str(value)
+                kept_name(name): str(value)
                 for name, value in entry.items()
                 if name not in names and isinstance(value, (str, int, float))
             }
@@ -100,7 +109,11 @@ def _coco_captions(path: Path) -> Iterator[Text]:
     try:
         names = {image["id"]: image["file_name"] for image in content["images"]}
         for i, entry in enumerate(content["annotations"], 1):
-            yield Text(names[entry["image_id"]], entry["caption"], {}, f"{path}, annotation {i}")
+            where = f"{path}, annotation {i}"
+            image, caption = names[entry["image_id"]], entry["caption"]
+            if not (isinstance(image, str) and isinstance(caption, str)):
+                raise UserError(f"{where}: {image!r}, {caption!r}; expected two strings.")
+            yield Text(image, caption, {}, where)
     except (KeyError, TypeError) as error:
         raise UserError(
             f"{path}: {error!r} is missing; expected COCO captions: images with id and file_name,"

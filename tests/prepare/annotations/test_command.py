@@ -113,3 +113,21 @@ def test_two_formats_in_a_folder_are_an_error(
     command[1] = str(both)
     assert prepare(command) == 2
     assert "files of 2 formats (coco: " in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_columns_of_the_texts_do_not_replace_ours(tmp_path: Path) -> None:
+    """A table that `prepare` wrote may be the texts of the next one; tabs separate as well."""
+    command = write_source(tmp_path)
+    rows = list(csv.reader((tmp_path / "reports.csv").open(newline="")))
+    table = [
+        [*row, *extra] for row, extra in zip(rows, [["title", "heatmap"], *[["t", "h.png"]] * 4])
+    ]
+    lines = ["\t".join(row) for row in table]
+    (tmp_path / "reports.tsv").write_text("\n".join(lines) + "\n")
+    command[command.index("--texts") + 1] = str(tmp_path / "reports.tsv")
+    assert prepare([*command, "--text-column", "report", "--format", "csv"]) == 0
+    with open(tmp_path / "out" / "train.csv", newline="") as file:
+        (first, *_) = csv.DictReader(file)
+    assert (first["title"], first["source_title"]) == ("report 0", "t")
+    assert (first["heatmap"], first["source_heatmap"]) == ("heatmaps/0.png", "h.png")

@@ -40,6 +40,8 @@ def images_in(folder: Path, *names: str, size: tuple[int, int] = (40, 30)) -> Im
         ("2.jpg", "b/2.png"),  # annotated as JPEG, stored as PNG
         ("x.1.2", "b/x.1.2.dcm"),  # dots in a name
         ("3.png", None),
+        ("c/1.png", None),  # another folder: another image
+        ("/set/c/2.png", None),
         ("", None),
         ("/", None),
     ],
@@ -148,6 +150,27 @@ def test_a_text_gets_a_window_with_the_gaze_of_its_reader(tmp_path: Path) -> Non
     assert window.sentence == "a dog" and window.annotation.x.tolist() == [2.0]
     assert not cat.windows  # eve has no recording
     assert not joined(tmp_path, records, texts, How()).splits["train"][0].windows
+
+
+def test_keys_of_several_texts_do_not_collide(tmp_path: Path) -> None:
+    images = images_in(tmp_path, "a.png", "a-1.png")
+    plan = Plan("annotations")
+    texts = [text("a.png", "one"), text("a.png", "two"), text("a-1.png", "three")]
+    join(plan, images, [box("a.png")], texts, How())
+    keys = {item.text: item.key for item in plan.splits["train"]}
+    assert len(set(keys.values())) == 3
+
+
+@pytest.mark.parametrize("split", ["../../evil", "a/b", ""])
+def test_a_split_is_a_plain_name(split: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="expected the name of a split"):
+        joined(tmp_path, [box("1.png")], [text("1.png", "a", fold=split)], How(split="fold"))
+
+
+def test_a_box_off_an_image_of_unstated_size_is_named(tmp_path: Path) -> None:
+    off = Drawing("1.png", Boxes([[400, 5, 500, 25]]), "b.csv, row 2")
+    with pytest.raises(UserError, match="b.csv, row 2"):
+        joined(tmp_path, [box("1.png"), off], [text("1.png", "a")], How())
 
 
 def test_texts_from_class_names_and_splits(tmp_path: Path) -> None:
