@@ -184,9 +184,9 @@ def _items(
             columns = {name: value for name, value in text.columns.items() if value != ""}
             split = columns.get(how.split, "") if how.split else "train"
             if not re.fullmatch(r"[A-Za-z0-9_-]+", split):
-                found = repr(split) if split else "blank"
+                given = repr(split) if split else "blank"
                 raise UserError(
-                    f"{text.where}, column {how.split!r}: {found}; expected the name of a split,"
+                    f"{text.where}, column {how.split!r}: {given}; expected the name of a split,"
                     " such as train."
                 )
             key = base.key if len(texts) == 1 else _unique(f"{base.key}-{i}", keys)
