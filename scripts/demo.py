@@ -19,21 +19,18 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
-from torch.nn.functional import interpolate
+from studies.draw_attention import full_size_attention
 from tqdm import tqdm
 
 import openclip_eclip.benchmark.phantom_tower  # noqa: F401  # registers the tower of MODEL
 from openclip_eclip.benchmark.align_cells import MODEL
 from openclip_eclip.evaluate.__main__ import main as evaluate
-from openclip_eclip.evaluate.inputs.encoder import load_encoder
 from openclip_eclip.export import main as export
 from openclip_eclip.prepare.__main__ import main as prepare
-from openclip_eclip.pseudo_heatmaps import attention_maps
 
 RECIPES = {"CLIP": "clip", "eCLIP": "eclip", "eclip-plus": "eclip-plus"}
 # the small image tower of the synthetic images is not one of timm's
@@ -110,14 +107,6 @@ def score(model: str, data: Path, out: Path) -> dict[str, float]:
     }
 
 
-def attend(model: str, images: list[Image.Image], reports: list[str]) -> np.ndarray:
-    """Attention maps (N, H, W) of the image tower."""
-    encoder = load_encoder(model, device="cpu")
-    pixels = torch.stack([encoder.transform(image.convert("RGB")) for image in images])
-    maps = attention_maps(encoder, pixels, reports)[:, None]
-    return interpolate(maps, size=pixels.shape[-2:], mode="bilinear")[:, 0].numpy()
-
-
 def show(axes: Axes, image: Image.Image, heat: np.ndarray) -> None:
     """Draw `image` with a map (h, w) over it, opaque where the map is high."""
     heat = heat / heat.max()
@@ -136,7 +125,10 @@ def draw(path: Path, data: Path, models: dict[str, str], seed: int) -> None:
     table = table.iloc[np.random.default_rng(seed).permutation(len(table))[:5]]
     images = [Image.open(data / name) for name in table["filepath"]]
     rows = {"expert": [np.asarray(Image.open(data / name), float) for name in table["gaze"]]}
-    rows |= {name: attend(model, images, list(table["title"])) for name, model in models.items()}
+    rows |= {
+        name: full_size_attention(model, images, list(table["title"]))
+        for name, model in models.items()
+    }
     figure = Figure(figsize=(7.2, 5.9), layout="constrained")
     FigureCanvasAgg(figure)
     for axes, (name, maps) in zip(figure.subplots(len(rows), 5), rows.items()):

@@ -36,6 +36,10 @@ def add_shared_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder to write to; the same command resumes an interrupted run",
     )
     add_writing_arguments(parser)
+    add_shard_size_argument(parser)
+
+
+def add_shard_size_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--shard-size",
         type=int,

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from ...gaze import Boxes, Ellipses, Polygons
+from .values import turn
 
 CORNERS = np.array([[-1.0, -1.0], [1, -1], [1, 1], [-1, 1]])
 STEPS = 128  # corners of the outline of a turned ellipse; it covers 99.96 % of it
@@ -16,7 +19,7 @@ def turned_box(
     """The rectangle of `half` (width, height), turned clockwise as seen on the screen."""
     if degrees % 180 == 0:
         return Boxes([[*np.subtract(centre, half), *np.add(centre, half)]])
-    return Polygons([_turn(CORNERS * half, degrees) + centre])
+    return Polygons([turn(CORNERS * half, math.radians(degrees)) + centre])
 
 
 def turned_ellipse(
@@ -27,9 +30,4 @@ def turned_ellipse(
         return Ellipses(np.array([[*np.subtract(centre, half), *np.add(centre, half)]]))
     angle = np.arange(STEPS) * 2 * np.pi / STEPS
     circle = np.stack([np.cos(angle), np.sin(angle)], axis=1)
-    return Polygons([_turn(circle * half, degrees) + centre])
-
-
-def _turn(xy: np.ndarray, degrees: float) -> np.ndarray:
-    cosine, sine = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
-    return xy @ np.array([[cosine, sine], [-sine, cosine]])
+    return Polygons([turn(circle * half, math.radians(degrees)) + centre])

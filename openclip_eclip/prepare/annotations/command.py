@@ -16,7 +16,7 @@ from ...gaze.render import MERGES
 from ...json_text import read_json
 from ..command import run_plan
 from ..gaze_options import add_gaze_arguments, gaze_config
-from ..options import add_writing_arguments, read_options
+from ..options import add_shard_size_argument, add_writing_arguments, read_options
 from ..plan import Plan
 from .agreement import agreement
 from .gallery import write_gallery
@@ -67,28 +67,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_gaze_arguments(parser, "150 pixels for gaze and points, hard edges for areas", "reflect")
     add_format_arguments(parser)
     add_writing_arguments(parser)
-    parser.add_argument(
-        "--shard-size",
-        type=int,
-        default=1000,
-        help="number of samples in a shard (default: %(default)s)",
-    )
+    add_shard_size_argument(parser)
 
 
 def run(args: argparse.Namespace) -> str:
     """Writes the data and two pictures of them; returns the summary."""
-    plans = []
-
-    def make(args: argparse.Namespace) -> Plan:
-        plans.append(make_plan(args))
-        return plans[0]
-
-    summary = run_plan(args, make)
+    options = read_options(args)
+    plan = make_plan(args)
+    summary = run_plan(args, lambda _: plan)
     if args.dry_run:
         return summary
-    (plan,) = plans
     lines = [summary, *plan.summary().splitlines()[1:]]
-    lines += write_gallery(plan, read_options(args))
+    lines += write_gallery(plan, options)
     return "\n".join(lines)
 
 
