@@ -163,3 +163,9 @@ def test_wheel_holds_configs_types_and_patches(tmp_path: Path) -> None:
         "openclip_eclip/generate/prompts/report.json",
     } <= names
     assert {name.split("/")[0].split("-")[0] for name in names} == {*PACKAGES, f"{CLI}.py"}
+
+
+def test_names_of_test_files_are_unique() -> None:
+    """pytest imports them by their name alone, and stops at the second of a name."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted({name for name in names if names.count(name) > 1}) == []
