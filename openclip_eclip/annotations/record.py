@@ -20,7 +20,7 @@ class Word(NamedTuple):
     end: float
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, slots=True)
 class Drawing:
     """What one annotator drew on one image for one label. Several may have the same label."""
 

@@ -15,10 +15,10 @@ from .errors import GazeError
 from .files import save_heatmap, write_manifest
 from .fixations import Fixations
 from .kernels import area_average
-from .render import Annotation, Heatmap, RenderConfig, merge, render
+from .render import Heatmap, RenderConfig, merge, render
 from .rle import decode_rle
 from .shapes import Boxes, Ellipses, Mask, Points, Polygons
-from .stored import MaskFile, RleMask, Union
+from .stored import Annotation, MaskFile, RleMask, Union
 
 __all__ = [
     "Annotation",

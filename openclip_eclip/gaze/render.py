@@ -16,9 +16,8 @@ from .fixations import Fixations
 from .kernels import area_average, fill_ellipse, fill_polygon, gaussian_responses, interval_overlaps
 from .plausible import describe_off_image
 from .shapes import Boxes, Ellipses, Mask, Points, Polygons
-from .stored import StoredMask, Union
+from .stored import Annotation, Stored, Union
 
-Annotation = Fixations | Points | Boxes | Ellipses | Polygons | Mask | StoredMask | Union
 logger = logging.getLogger(__name__)
 
 # Maximum sigma, in longer sides of the image: wider ones draw flat maps, with kernels as wide
@@ -114,10 +113,10 @@ def render(
             f"render: image_size {image_size}; expected (height, width) of at least 1 pixel."
         )
     out = _output_size(image_size, size)
+    while isinstance(annotation, Stored):  # what was kept in a file may be a mask in RLE
+        annotation = annotation.load()
     if isinstance(annotation, Union):
         return _render_union(annotation, image_size, out, config)
-    if isinstance(annotation, StoredMask):
-        annotation = annotation.load()
     if isinstance(annotation, Fixations | Points):
         return _render_gaussians(annotation, image_size, out, config)
     if isinstance(annotation, Mask):

@@ -21,10 +21,10 @@ from .shapes import Boxes, Ellipses, Mask, Points, Polygons
 
 
 @runtime_checkable
-class StoredMask(Protocol):
-    """A mask that `load` decodes. GazeError: it cannot be read, or has another size."""
+class Stored(Protocol):
+    """An annotation that `load` reads or decodes. GazeError: it cannot be read."""
 
-    def load(self) -> Mask: ...
+    def load(self) -> Annotation: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,4 +77,7 @@ def read_mask_values(path: Path) -> np.ndarray:
 class Union:
     """Several shapes of one annotator: the map is the maximum of theirs."""
 
-    parts: tuple[Fixations | Points | Boxes | Ellipses | Polygons | Mask | StoredMask, ...]
+    parts: tuple[Annotation, ...]
+
+
+Annotation = Fixations | Points | Boxes | Ellipses | Polygons | Mask | Stored | Union

@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..gaze import RenderConfig
-from ..gaze.render import Annotation
+from ..gaze import Annotation, RenderConfig
 
 EXAMPLES = 5  # ids that are named for each reason of leaving something out
 
@@ -27,7 +26,7 @@ class Window:
     annotation: Annotation
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Item:
     """One sample to be written."""
 
@@ -74,6 +73,7 @@ class Plan:
     examples: dict[str, list[str]] = field(default_factory=dict)
     # what --dry-run prints besides the counts: rows, patients, labels
     facts: dict[str, Any] = field(default_factory=dict)
+    kept: object = None  # owns the temporary files that the items name; they live as long as it
 
     def leave_out(self, reason: str, identity: str, count: int = 1) -> None:
         """Counts something that is not written, and keeps the first few names."""

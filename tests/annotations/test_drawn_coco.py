@@ -175,7 +175,16 @@ def test_annotator_label_and_size_may_be_absent(tmp_path: Path) -> None:
         ("annotations.0.segmentation", {"size": [60, 90], "counts": [1]}, "add up to 1;"),
         ("annotations.0.segmentation", {"size": [60, 90], "counts": "P"}, "cut off"),
         ("annotations.0.segmentation", {"size": [60, 90]}, "no key 'counts'"),
-        ("annotations.1", {"id": 1, "image_id": 7}, "id 1: the id is there twice"),
+        (
+            "annotations",
+            [{"id": 1, "image_id": 7, "category_id": 3, "bbox": [1, 2, 3, 4]}] * 2,
+            "id 1: the id is there twice",
+        ),
+        (
+            "annotations",
+            [{"id": "a", "image_id": 7, "category_id": 3, "bbox": [1, 2, 3, 4]}] * 2,
+            "id a: the id is there twice",
+        ),
         ("images.1", {"id": 7, "file_name": "b"}, "image of id 7: the id is there twice"),
         ("images.0.file_name", KeyError, "image of id 7: no key 'file_name'"),
         ("images.0.height", 0, "key 'height': 0; expected a positive number"),

@@ -37,6 +37,35 @@ class Picture(NamedTuple):
     size: tuple[int, int] | None
 
 
+class Ids:
+    """The ids of annotations, to find one that is there twice.
+
+    Whole numbers take 8 bytes each: a set of 10 million would take 1 GB.
+    """
+
+    def __init__(self) -> None:
+        self._numbers = array("q")
+        self._texts: set[str] = set()
+
+    def add(self, identity: Any, where: str) -> None:
+        """UserError: a text that is there already. Numbers are compared by `refuse_twice`."""
+        if isinstance(identity, int) and abs(identity) < 1 << 63:
+            self._numbers.append(identity)
+        elif identity is not None:
+            if str(identity) in self._texts:
+                raise UserError(f"{where}: the id is there twice; expected each once.")
+            self._texts.add(str(identity))
+
+    def refuse_twice(self, path: Path) -> None:
+        """UserError: a number that is there twice."""
+        ordered = np.sort(np.array(self._numbers, dtype=np.int64))
+        twice = ordered[1:][ordered[1:] == ordered[:-1]]
+        if len(twice):
+            raise UserError(
+                f"{path}, annotation of id {twice[0]}: the id is there twice; expected each once."
+            )
+
+
 def claims(path: Path, head: bytes) -> bool:
     found = json_head(head)
     return found is not None and not found.is_list and bool(MARKS & found.keys)
@@ -53,14 +82,10 @@ def read(
 def _read_file(path: Path, leave_out: LeaveOut) -> Iterator[Drawing]:
     content = JsonFile(path, dict)
     pictures, names = _pictures(content), _categories(content)
-    known: set[Any] = set()
+    ids = Ids()
     for i, record in enumerate(content.items("annotations"), 1):
         where = _place(path, "annotation", record, i)
-        identity = record.get("id")
-        if identity is not None:
-            if identity in known:
-                raise UserError(f"{where}: the id is there twice; expected each once.")
-            known.add(identity)
+        ids.add(record.get("id"), where)
         picture = pictures.get(_key(record, "image_id", where))
         if picture is None:
             raise UserError(
@@ -73,6 +98,7 @@ def _read_file(path: Path, leave_out: LeaveOut) -> Iterator[Drawing]:
         if shape is not None:
             annotator = next((text_of(record[key]) for key in ANNOTATOR if key in record), "")
             yield Drawing(picture.name, shape, where, label, annotator, picture.size)
+    ids.refuse_twice(path)
 
 
 def _pictures(content: JsonFile) -> dict[Any, Picture]:

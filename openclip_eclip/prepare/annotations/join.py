@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 import re
+from array import array
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-
-import numpy as np
 
 from ...annotations.drawn.values import check_on_image
 from ...annotations.eye.words import Transcripts
@@ -18,11 +17,12 @@ from ...annotations.record import Drawing, Record, Recording
 from ...config import UserError
 from ...data.images.options import ReadOptions
 from ...data.images.read import read_frame
-from ...gaze import Annotation, Boxes, Ellipses, Points, Polygons, RenderConfig, Union
+from ...gaze import Annotation, Boxes, Ellipses, Points, Polygons, RenderConfig
 from ..plan import Item, Plan, Window
 from ..sentence_windows import make_windows
 from .found import OfImage
 from .gaze import add_words, check_quality, placed
+from .kept import KeptDrawings, KeptShape, read_kept
 from .match import Images, stem
 from .texts import Text
 
@@ -62,6 +62,7 @@ def join(
         UserError: nothing fits, an ambiguous name, or an image that cannot be read.
     """
     found = {name: OfImage(name) for name in images.files}
+    plan.kept = kept = KeptDrawings()
     counts = Counter[str]()
     for text in texts or ():
         counts["texts"] += 1
@@ -71,17 +72,14 @@ def join(
         counts["annotations"] += 1
         kind = "gaze" if isinstance(record, Recording) else "annotation"
         if place := _place(plan, images, record.image, record.where, kind):
-            of_image = found[place]
-            if isinstance(record, Recording):
-                of_image.recordings.append(record)
-            else:
-                of_image.drawings.append(record)
+            _add_record(found[place], record, kept)
+    kept.close()
     add_words(plan, images, found, how.transcripts)
     _refuse_nothing(plan, counts, found)
-    annotated = [one for one in found.values() if one.drawings or one.recordings]
-    _read_sizes(images, annotated, how.reading)
+    annotated = [one for one in found.values() if one.is_annotated]
+    _read_sizes(images, annotated, kept, how.reading)
     check_quality(plan, annotated, how.left_of)
-    used = list(_items(plan, images, found.values(), texts is None, how))
+    used = list(_items(plan, images, found.values(), texts is None, how, kept))
     for item, split in used:
         plan.splits.setdefault(split, []).append(item)
     plan.facts |= {
@@ -106,7 +104,7 @@ def _place(plan: Plan, images: Images, wanted: str, where: str, kind: str) -> st
 def _refuse_nothing(plan: Plan, counts: Counter[str], found: Mapping[str, OfImage]) -> None:
     """UserError: not a single annotation, or not a single text, fits an image."""
     fitting = {
-        "annotations": any(one.drawings or one.recordings for one in found.values()),
+        "annotations": any(one.is_annotated for one in found.values()),
         "texts": any(one.texts for one in found.values()),
     }
     for kind, is_any in fitting.items():
@@ -121,8 +119,29 @@ def _refuse_nothing(plan: Plan, counts: Counter[str], found: Mapping[str, OfImag
         raise UserError("no annotation in these files; expected at least one.")
 
 
-def _read_sizes(images: Images, annotated: Sequence[OfImage], options: ReadOptions) -> None:
-    """Read the size of annotated images, and compare it with what the annotations state.
+def _add_record(one: OfImage, record: Record, kept: KeptDrawings) -> None:
+    """Add an annotation to its image. UserError: it states another size than an earlier one."""
+    if record.size is not None:
+        if one.size is not None and record.size != one.size:
+            (h, w), (height, width) = one.size, record.size
+            raise UserError(
+                f"{record.where}: an image of {height} x {width}; an earlier annotation of"
+                f" {one.name} says {h} x {w} (height x width). Expected one size."
+            )
+        one.size = record.size
+    if isinstance(record, Recording):
+        one.recordings.append(record)
+    else:
+        place, group = kept.add(record)
+        one.places.append(place)
+        one.groups.append(group)
+        one.unchecked |= record.size is None  # else the reader of the file has checked it
+
+
+def _read_sizes(
+    images: Images, annotated: Sequence[OfImage], kept: KeptDrawings, options: ReadOptions
+) -> None:
+    """Read the size of annotated images, and check what their readers could not: see `unchecked`.
 
     Positions count the pixels of the upright image if both have the same aspect, as annotation
     tools show it; a stated size that is neither is an error of the writer.
@@ -131,15 +150,8 @@ def _read_sizes(images: Images, annotated: Sequence[OfImage], options: ReadOptio
     def read(one: OfImage) -> None:
         path = images.files[one.name]
         frame = read_frame(path, str(path), options)
-        records: list[Record] = [*one.drawings, *one.recordings]
-        stated = {record.size for record in records if record.size is not None}
-        if len(stated) > 1:
-            raise UserError(
-                f"{one.name}: annotations state different sizes of this image (height x width):"
-                f" {', '.join(f'{h} x {w}' for h, w in sorted(stated))}; expected one."
-            )
-        one.size = next(iter(stated), None) or frame.shown_size
-        for drawing in one.drawings:  # of a file with sizes the reader has checked them
+        one.size = one.size or frame.shown_size
+        for drawing in read_kept(kept.path, one.places) if one.unchecked else ():
             if drawing.size is None and not drawing.fractions:
                 _check_on_image(drawing, one.size)
 
@@ -155,14 +167,19 @@ def _check_on_image(drawing: Drawing, size: tuple[int, int]) -> None:
 
 
 def _items(
-    plan: Plan, images: Images, found: Iterable[OfImage], from_labels: bool, how: How
+    plan: Plan,
+    images: Images,
+    found: Iterable[OfImage],
+    from_labels: bool,
+    how: How,
+    kept: KeptDrawings,
 ) -> Iterator[tuple[Item, str]]:
     """(sample, its split) of every image that has a text."""
     keys: set[str] = set()
     for one in found:
-        texts = _label_texts(one) if from_labels else one.texts
+        texts = _label_texts(one, kept) if from_labels else one.texts
         if not texts:
-            if one.drawings or one.recordings:
+            if one.is_annotated:
                 plan.leave_out("annotated image without a text", one.name)
             else:
                 plan.leave_out("image without text and annotation", one.name)
@@ -171,9 +188,9 @@ def _items(
             key=_key(one.name, keys),
             image=images.files[one.name],
             text="",
-            annotations=_annotations(one),
+            annotations=_annotations(one, kept),
             size=one.size,
-            windows=_windows(plan, one, how),
+            windows=_windows(plan, one, how, kept),
             config=how.config,
             merge=how.merge,
             colour=True,
@@ -197,9 +214,9 @@ def _items(
             )
 
 
-def _label_texts(one: OfImage) -> list[Text]:
+def _label_texts(one: OfImage, kept: KeptDrawings) -> list[Text]:
     """One text from the classes drawn on an image: "nodule, mass"; none without classes."""
-    labels = dict.fromkeys(drawing.label for drawing in one.drawings if drawing.label)
+    labels = [label for label in _shapes(one, kept, "label") if label]
     return [Text(one.name, ", ".join(labels), {}, one.name)] if labels else []
 
 
@@ -219,13 +236,22 @@ def _unique(key: str, taken: set[str]) -> str:
     return unique
 
 
-def _annotations(one: OfImage) -> tuple[Annotation, ...]:
+def _annotations(one: OfImage, kept: KeptDrawings) -> tuple[Annotation, ...]:
     """One annotation for each annotator."""
-    by_annotator: dict[str, list[Annotation]] = defaultdict(list)
-    for drawing in one.drawings:
-        by_annotator[drawing.annotator].append(in_pixels(drawing, one.size))
     readings = [placed(recording, one.size) for recording in one.recordings]
-    return (*(together(shapes) for shapes in by_annotator.values()), *readings)
+    return (*_shapes(one, kept, "annotator").values(), *readings)
+
+
+def _shapes(one: OfImage, kept: KeptDrawings, by: str) -> dict[str, KeptShape]:
+    """What was drawn on an image, by "annotator" or by "label", in the order of the file."""
+    places: dict[str, array[int]] = defaultdict(lambda: array("Q"))
+    for place, group in zip(one.places, one.groups):
+        places[getattr(kept.groups[group], by)].append(place)
+    shapes = {}
+    for name, of_name in places.items():
+        assert one.size is not None  # the sizes of annotated images have been read
+        shapes[name] = KeptShape(kept.path, of_name, one.size)
+    return shapes
 
 
 def _reader_windows(text: Text, one: OfImage, how: How) -> list[Window]:
@@ -238,7 +264,7 @@ def _reader_windows(text: Text, one: OfImage, how: How) -> list[Window]:
     ]
 
 
-def _windows(plan: Plan, one: OfImage, how: How) -> tuple[Window, ...]:
+def _windows(plan: Plan, one: OfImage, how: How, kept: KeptDrawings) -> tuple[Window, ...]:
     """A window for each sentence of each reader, and for each class if phrases are wanted."""
     windows = [
         window
@@ -249,52 +275,12 @@ def _windows(plan: Plan, one: OfImage, how: How) -> tuple[Window, ...]:
         )
     ]
     if how.phrase is not None:
-        by_label: dict[str, list[Annotation]] = defaultdict(list)
-        for drawing in one.drawings:
-            if drawing.label:
-                by_label[drawing.label].append(in_pixels(drawing, one.size))
         windows += [
-            Window(how.phrase(label), math.nan, math.nan, together(shapes))
-            for label, shapes in by_label.items()
+            Window(how.phrase(label), math.nan, math.nan, shape)
+            for label, shape in _shapes(one, kept, "label").items()
+            if label
         ]
     return tuple(windows)
-
-
-def together(shapes: Sequence[Annotation]) -> Annotation:
-    """Several shapes as one; boxes are joined to one array, because many are common."""
-    if len(shapes) == 1:
-        return shapes[0]
-    if all(isinstance(shape, Boxes) for shape in shapes):
-        return Boxes(
-            np.concatenate([shape.xyxy for shape in shapes]),  # type: ignore[union-attr]
-            np.concatenate([shape.weight for shape in shapes]),  # type: ignore[union-attr]
-        )
-    return Union(tuple(shapes))  # type: ignore[arg-type]  # no Union is drawn
-
-
-def in_pixels(drawing: Drawing, size: tuple[int, int] | None) -> Annotation:
-    """The shape of a drawing in pixels of its image of (height, width).
-
-    Raises:
-        UserError: a mask or gaze in fractions.
-    """
-    shape = drawing.shape
-    if not drawing.fractions:
-        return shape
-    assert size is not None  # the sizes of annotated images have been read
-    height, width = size
-    if isinstance(shape, Boxes):
-        return Boxes(shape.xyxy * [width, height, width, height], shape.weight)
-    if isinstance(shape, Ellipses):
-        return Ellipses(shape.xyxy * [width, height, width, height], shape.certainty)
-    if isinstance(shape, Points):
-        return Points(shape.x * width, shape.y * height, shape.weight)
-    if isinstance(shape, Polygons):
-        return Polygons([line * [width, height] for line in shape.outlines], shape.weight)
-    raise UserError(
-        f"{drawing.where}: {type(shape).__name__} in fractions of the image; expected boxes, points"
-        " or outlines."
-    )
 
 
 def files_of(sources: Sequence[Path]) -> Path:

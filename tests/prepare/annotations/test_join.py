@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,11 @@ from PIL import Image
 
 from openclip_eclip.annotations.record import Drawing, Record, Recording, Word
 from openclip_eclip.config import UserError
-from openclip_eclip.gaze import Boxes, Ellipses, Fixations, Mask, Points, Polygons, Union
+from openclip_eclip.gaze import Boxes, Ellipses, Fixations, Mask, Points, Polygons, Union, render
 from openclip_eclip.prepare.annotations.agreement import agreement, kappa
 from openclip_eclip.prepare.annotations.command import read_phrases
-from openclip_eclip.prepare.annotations.join import How, in_pixels, join, together
+from openclip_eclip.prepare.annotations.join import How, join
+from openclip_eclip.prepare.annotations.kept import KeptDrawings, in_pixels, together
 from openclip_eclip.prepare.annotations.match import Images, find_column, read_images
 from openclip_eclip.prepare.annotations.texts import Text
 from openclip_eclip.prepare.plan import Item, Plan
@@ -104,12 +106,12 @@ def test_samples_have_the_annotations_of_every_annotator(tmp_path: Path) -> None
     one, two, again = plan.splits["train"]
     assert (one.key, two.key, again.key) == ("1", "2-0", "2-1")
     assert (one.text, two.text, again.text) == ("one", "two", "two again")
-    ann, bob = one.annotations
+    ann, bob = (shape.load() for shape in one.annotations)
     assert isinstance(ann, Boxes) and len(ann.xyxy) == 2 and isinstance(bob, Points)
     assert (one.merge, one.size, dict(one.columns)) == ("noisy-or", (30, 40), {"patient": "p"})
     nodule, mass = one.windows
     assert (nodule.sentence, mass.sentence) == ("a nodule", "a mass")
-    assert isinstance(nodule.annotation, Union) and isinstance(mass.annotation, Boxes)
+    assert isinstance(nodule.annotation.load(), Union) and isinstance(mass.annotation.load(), Boxes)
     assert math.isnan(nodule.start) and math.isnan(nodule.end)
     assert isinstance(two.annotations[0], Fixations) and not two.windows
     assert plan.left_out == {
@@ -193,7 +195,7 @@ def test_texts_from_class_names_and_splits(tmp_path: Path) -> None:
         (
             [box("1.png", size=(30, 40)), box("1.png", size=(60, 80))],
             [text("1.png", "a")],
-            "different sizes of this image",
+            "an image of 60 x 80; an earlier annotation of 1.png says 30 x 40",
         ),
         (
             [Drawing("1.png", Mask(np.ones((3, 4))), "m.json, 1", fractions=True)],
@@ -257,3 +259,31 @@ def test_phrases(tmp_path: Path) -> None:
         phrase("nodule")
     with pytest.raises(UserError, match="no {c}"):
         read_phrases("a mass")
+
+
+def test_drawings_stay_in_a_file_until_the_plan_is_gone(tmp_path: Path) -> None:
+    """Samples name places of the file: they take few bytes, and another process reads them."""
+    outline = np.random.default_rng(0).uniform(0, 30, (5000, 2))
+    record = Drawing("1.png", Polygons([outline]), "b.json, 1", "nodule", size=(30, 40))
+    plan = joined(tmp_path, [record], None, How(phrase=lambda label: f"a {label}"))
+    (item,) = plan.splits["train"]
+    assert len(pickle.dumps(item)) < 2000
+    assert item.annotations[0].load().outlines[0].tolist() == outline.tolist()
+    assert render(item.windows[0].annotation, (30, 40), 30) is not None
+    path = plan.kept.path
+    assert path.exists() and path.parent.stat().st_mode & 0o077 == 0
+    del plan
+    assert not path.exists()
+
+
+def test_a_full_disk_is_an_error_that_says_where(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = KeptDrawings()
+    monkeypatch.setattr(kept, "_file", Path("/dev/full").open("wb", buffering=0))
+    with pytest.raises(UserError, match="drawings: No space left on device.*Set TMPDIR"):
+        kept.add(box("1.png"))
+
+
+def test_a_box_off_its_image_is_found_beside_one_whose_file_states_the_size(tmp_path: Path) -> None:
+    off = Drawing("1.png", Boxes([[50, 5, 60, 25]]), "other.csv, row 3")
+    with pytest.raises(UserError, match="other.csv, row 3: x 50 to 60"):
+        joined(tmp_path, [box("1.png", size=(30, 40)), off], [text("1.png", "a")], How())

@@ -1,0 +1,128 @@
+"""Drawings wait in a temporary file until they are drawn: a data set may have millions of them."""
+
+from __future__ import annotations
+
+import pickle
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
+
+import numpy as np
+
+from ...annotations.record import Drawing
+from ...config import UserError
+from ...gaze import Annotation, Boxes, Ellipses, Points, Polygons, Union
+
+SCALED = Boxes | Ellipses | Points | Polygons  # shapes that may be in fractions of the image
+
+
+class Group(NamedTuple):
+    """Drawings of one group are the same annotator's, for the same label."""
+
+    annotator: str
+    label: str
+
+
+class KeptDrawings:
+    """A temporary file of drawings, in the order in which they came.
+
+    Memory holds where a drawing is and its group. The file is removed with this object. It is
+    pickled, which is safe here: only this process writes to the folder, which nobody else may open.
+    """
+
+    def __init__(self) -> None:
+        self._folder = TemporaryDirectory(prefix="openclip_eclip_")
+        self.path = Path(self._folder.name) / "drawings"
+        self._file = self.path.open("wb")
+        self._end = 0
+        self._groups: dict[Group, int] = {}
+        self.groups: list[Group] = []
+
+    def add(self, drawing: Drawing) -> tuple[int, int]:
+        """Keep a drawing; returns its place in the file and the number of its group.
+
+        Raises:
+            UserError: a mask in fractions of the image, or no room for the file.
+        """
+        if drawing.fractions and not isinstance(drawing.shape, SCALED):
+            raise UserError(
+                f"{drawing.where}: {type(drawing.shape).__name__} in fractions of the image;"
+                " expected boxes, points or outlines."
+            )
+        group = Group(drawing.annotator, drawing.label)
+        if group not in self._groups:
+            self._groups[group] = len(self.groups)
+            self.groups.append(group)
+        content = pickle.dumps(drawing, pickle.HIGHEST_PROTOCOL)
+        try:
+            self._file.write(content)
+        except OSError as error:
+            raise self._no_room(error) from error
+        place, self._end = self._end, self._end + len(content)
+        return place, self._groups[group]
+
+    def close(self) -> None:
+        """End writing; from now on the drawings can be read. UserError: no room for the file."""
+        try:
+            self._file.close()
+        except OSError as error:
+            raise self._no_room(error) from error
+
+    def _no_room(self, error: OSError) -> UserError:
+        return UserError(
+            f"{self.path}: {error.strerror}; annotations are kept there until they are drawn, about"
+            " as many bytes as their files have. Set TMPDIR to a folder with more room."
+        )
+
+
+def read_kept(path: Path, places: Iterable[int]) -> Iterator[Drawing]:
+    """The drawings at these places of the file of a KeptDrawings."""
+    with path.open("rb") as file:
+        for place in places:
+            file.seek(place)
+            yield pickle.load(file)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class KeptShape:
+    """All that one annotator drew on an image, or all of one label; read when it is drawn."""
+
+    path: Path
+    places: array[int]
+    size: tuple[int, int]  # (height, width) of the image
+
+    def load(self) -> Annotation:
+        return together(
+            [in_pixels(drawing, self.size) for drawing in read_kept(self.path, self.places)]
+        )
+
+
+def together(shapes: Sequence[Annotation]) -> Annotation:
+    """Several shapes as one; boxes are joined to one array, because many are common."""
+    if len(shapes) == 1:
+        return shapes[0]
+    if all(isinstance(shape, Boxes) for shape in shapes):
+        return Boxes(
+            np.concatenate([shape.xyxy for shape in shapes]),  # type: ignore[union-attr]
+            np.concatenate([shape.weight for shape in shapes]),  # type: ignore[union-attr]
+        )
+    return Union(tuple(shapes))
+
+
+def in_pixels(drawing: Drawing, size: tuple[int, int]) -> Annotation:
+    """The shape of a drawing in pixels of its image of (height, width)."""
+    shape = drawing.shape
+    if not drawing.fractions:
+        return shape
+    height, width = size
+    if isinstance(shape, Boxes):
+        return Boxes(shape.xyxy * [width, height, width, height], shape.weight)
+    if isinstance(shape, Ellipses):
+        return Ellipses(shape.xyxy * [width, height, width, height], shape.certainty)
+    if isinstance(shape, Points):
+        return Points(shape.x * width, shape.y * height, shape.weight)
+    assert isinstance(shape, Polygons)  # `KeptDrawings.add` has refused the others
+    return Polygons([line * [width, height] for line in shape.outlines], shape.weight)
