@@ -328,14 +328,23 @@ def _draw_areas(
         rows = interval_overlaps(areas.xyxy[:, 1], areas.xyxy[:, 3], image_size[0], out[0])
         columns = interval_overlaps(areas.xyxy[:, 0], areas.xyxy[:, 2], image_size[1], out[1])
     for i, weight in enumerate(areas.weight):
-        if isinstance(areas, Boxes):
-            cover = np.outer(rows[i], columns[i])
-        elif isinstance(areas, Ellipses):
+        if isinstance(areas, Boxes):  # the pixels of the box alone: boxes are many, and small
+            across, down = _covered(columns[i]), _covered(rows[i])
+            part = values[down, across]
+            combine(part, weight * np.outer(rows[i, down], columns[i, across]), out=part)
+            continue
+        if isinstance(areas, Ellipses):
             cover = fill_ellipse(areas.xyxy[i] * np.tile(scale, 2), out)
         else:
             cover = fill_polygon(areas.outlines[i] * scale, out)
         combine(values, weight * cover, out=values)
     return values
+
+
+def _covered(share: np.ndarray) -> slice:
+    """From the first to the last part of an axis that is covered."""
+    parts = np.flatnonzero(share)
+    return slice(parts[0], parts[-1] + 1) if len(parts) else slice(0)
 
 
 def _blur(

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ...annotations.drawn.values import check_on_image
 from ...annotations.eye.words import Transcripts
-from ...annotations.record import Drawing, Record, Recording
+from ...annotations.record import Record, Recording
 from ...config import UserError
 from ...data.images.options import ReadOptions
 from ...data.images.read import read_frame
@@ -22,7 +22,7 @@ from ..plan import Item, Plan, Window
 from ..sentence_windows import make_windows
 from .found import OfImage
 from .gaze import add_words, check_quality, placed
-from .kept import KeptDrawings, KeptShape, read_kept
+from .kept import Kept, KeptDrawings, KeptShape, read_kept
 from .match import Images, stem
 from .texts import Text
 
@@ -141,26 +141,26 @@ def _add_record(one: OfImage, record: Record, kept: KeptDrawings) -> None:
 def _read_sizes(
     images: Images, annotated: Sequence[OfImage], kept: KeptDrawings, options: ReadOptions
 ) -> None:
-    """Read the size of annotated images, and check what their readers could not: see `unchecked`.
+    """Find the size of annotated images, and check what their readers could not: see `unchecked`.
 
     Positions count the pixels of the upright image if both have the same aspect, as annotation
-    tools show it; a stated size that is neither is an error of the writer.
+    tools show it; a stated size that is neither is an error of the writer, which opens the images.
     """
 
     def read(one: OfImage) -> None:
-        path = images.files[one.name]
-        frame = read_frame(path, str(path), options)
-        one.size = one.size or frame.shown_size
+        if one.size is None:
+            path = images.files[one.name]
+            one.size = read_frame(path, str(path), options).shown_size
         for drawing in read_kept(kept.path, one.places) if one.unchecked else ():
-            if drawing.size is None and not drawing.fractions:
+            if not drawing.is_checked and not drawing.fractions:
                 _check_on_image(drawing, one.size)
 
     with ThreadPoolExecutor(READERS) as pool:
-        for _ in pool.map(read, annotated):
+        for _ in pool.map(read, [one for one in annotated if one.size is None or one.unchecked]):
             pass
 
 
-def _check_on_image(drawing: Drawing, size: tuple[int, int]) -> None:
+def _check_on_image(drawing: Kept, size: tuple[int, int]) -> None:
     """UserError, with file and record: a shape off its image of (height, width)."""
     if isinstance(drawing.shape, Boxes | Ellipses | Polygons | Points):
         check_on_image(drawing.shape, size, drawing.where)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -86,9 +87,11 @@ def read_images(source: Path) -> Images:
     if source.is_dir():
         files = {
             path.relative_to(source).as_posix(): path
-            for path in sorted(source.rglob("*"))
-            if path.suffix.lower() in SUFFIXES and path.is_file()
+            for folder, _, names in os.walk(source)  # rglob asks for every file whether it is one
+            for path in (Path(folder, name) for name in names)
+            if path.suffix.lower() in SUFFIXES
         }
+        files = dict(sorted(files.items()))
     elif source.is_file():
         frame = read_columns(source)
         column = find_column(source, frame.columns, "filepath", "--image-column")
