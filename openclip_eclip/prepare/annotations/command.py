@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 from ...annotations.formats import add_format_arguments, read_records, recognise
@@ -131,4 +132,4 @@ def read_phrases(text: str | None) -> Callable[[str], str] | None:
         return of_file
     if "{c}" not in text:
         raise UserError(f"--phrases {text!r}: no {{c}}; expected a template such as 'a {{c}}'.")
-    return lambda label: text.replace("{c}", label)
+    return cache(lambda label: text.replace("{c}", label))  # one string for all images

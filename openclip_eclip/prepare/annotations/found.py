@@ -19,7 +19,7 @@ class OfImage:
     name: str
     texts: list[Text] = field(default_factory=list)
     places: array[int] = field(default_factory=lambda: array("Q"))
-    groups: array[int] = field(default_factory=lambda: array("L"))
+    groups: array[int] = field(default_factory=lambda: array("I"))
     unchecked: bool = False  # a drawing is of an image whose size its file does not state
     recordings: list[Recording] = field(default_factory=list)
     # (height, width) of the pixels that positions count: what the annotations state, else what the
