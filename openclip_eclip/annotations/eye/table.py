@@ -19,7 +19,17 @@ from ...data.tables.near_names import did_you_mean
 from ...data.tables.text import read_table_text
 from ..record import LeaveOut, Recording
 from .options import TIMES, GazeSetting, add_gaze_arguments, gaze_setting
-from .rows import Rows, check_durations, make_recordings, numbers, position_unit, time_unit
+from .rows import (
+    SUFFIX,
+    Rows,
+    check_durations,
+    make_recordings,
+    named_unit,
+    numbers,
+    position_unit,
+    start_unit,
+    time_unit,
+)
 from .samples import recordings_of_samples
 
 ENDINGS = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".csv.zip", ".tsv.zip")
@@ -44,15 +54,6 @@ NAMES = {
     " observer observerid speaker annotator annotatorid user userid viewer recordingsessionlabel"
     " recording sub",
     "trial": "trial trialid trialindex trialnumber trialno",
-}
-SUFFIX = re.compile(
-    r"[\[(]?\b(ms|msec|milliseconds|s|sec|seconds|us|px|pix|pixels|deg|degrees)\b[\])]?$"
-)
-UNIT_OF_SUFFIX = {
-    **dict.fromkeys(("ms", "msec", "milliseconds"), "ms"),
-    **dict.fromkeys(("s", "sec", "seconds"), "s"),
-    "us": "us",
-    **dict.fromkeys(("deg", "degrees"), "degrees"),
 }
 SIDES = ("left", "top", "right", "bottom")
 SHOWN = ("shown_xmin", "shown_ymin", "shown_xmax", "shown_ymax")
@@ -141,12 +142,7 @@ def read_frame(
     where = str(path)
     columns = _roles(frame, setting, layout, where)
     if "fixations" in columns:
-        rows = _list_rows(frame, columns, where)
-        if setting.time or (rows.duration > 0).any():
-            unit_of_time = time_unit(rows.duration, setting.time, where)
-            rows.duration *= unit_of_time
-            if rows.start is not None:
-                rows.start *= unit_of_time
+        rows = _list_rows(frame, columns, setting, where, leave_out)
     else:
         _require(columns, frame, where, ("x", "y"))
         if "duration" not in columns and not {"start", "end"} <= columns.keys():
@@ -212,19 +208,14 @@ def _rows(
     where: str,
 ) -> Rows:
     xy = numbers(frame, [columns["x"], columns["y"]], where)
-    start = numbers(frame, [columns["start"]], where)[:, 0] if "start" in columns else None
-    by_role = columns.get("duration", columns.get("end", ""))
-    named = setting.time or layout.time or _named_unit(by_role, TIMES)
-    if "duration" in columns:
-        duration = numbers(frame, [columns["duration"]], where)[:, 0]
-    else:
-        assert start is not None
-        duration = numbers(frame, [columns["end"]], where)[:, 0] - start
-    check_durations(duration, where, frame.index.to_numpy() + 1)
-    factor = time_unit(duration, named, where)
-    if start is not None:
-        named_start = _named_unit(columns["start"], TIMES)
-        start = start * (TIMES[named_start] if named_start and not setting.time else factor)
+    row = frame.index.to_numpy() + 1
+    image, reader, trial = (
+        image_names(frame, columns, where),
+        text_column(frame, columns, "reader"),
+        text_column(frame, columns, "trial"),
+    )
+    viewing = list(zip(image, reader or image, trial or image))
+    start, duration = _times(frame, columns, setting, layout, where, viewing)
     four = {
         name: numbers(frame, [columns[role] for role in roles], where)
         for name, roles in (
@@ -234,17 +225,49 @@ def _rows(
         )
         if _all_or_none(columns, roles, where)
     }
-    return Rows(
-        image_names(frame, columns, where),
-        xy[:, 0],
-        xy[:, 1],
-        duration * factor,
-        start,
-        text_column(frame, columns, "reader"),
-        text_column(frame, columns, "trial"),
-        **four,
-        row=frame.index.to_numpy() + 1,
-    )
+    return Rows(image, xy[:, 0], xy[:, 1], duration, start, reader, trial, **four, row=row)
+
+
+def _times(
+    frame: pd.DataFrame,
+    columns: dict[str, str],
+    setting: GazeSetting,
+    layout: Layout,
+    where: str,
+    viewing: Sequence[object],
+) -> tuple[np.ndarray | None, np.ndarray]:
+    """Starts, if the table has them, and durations, in seconds. `viewing`: see `start_unit`.
+
+    A unit in the name of a column counts for that column, --time-unit for all.
+    """
+    roles = ("start", "end", "duration")
+    found: dict[str, str] = {role: columns[role] for role in roles if role in columns}
+    values = {role: numbers(frame, [name], where)[:, 0] for role, name in found.items()}
+    over = setting.time or layout.time
+    named = {role: over or named_unit(name, TIMES) for role, name in found.items()}
+    start, length = values.get("start"), "duration" if "duration" in found else "end"
+    duration = values[length]
+    if length == "end":
+        assert start is not None
+        first, last = named["start"], named["end"]
+        if first and last:
+            duration = duration * (TIMES[last] / TIMES[first])
+        named["end"] = first or last
+        duration = duration - start
+    check_durations(duration, where, frame.index.to_numpy() + 1)
+    factor = time_unit(duration, named[length], where)
+    if start is None:
+        return None, duration * factor
+    if named["start"] and (layout.time or not setting.time):
+        return start * TIMES[named["start"]], duration * factor
+    names = f"column {found['start']!r}", f"column {found[length]!r}"
+    of_start = start_unit(start, duration, viewing, factor, where, names)
+    if length == "end" and of_start != factor:
+        raise UserError(
+            f"{where}: {names[0]} and {names[1]} have different units; expected one. Name the unit"
+            " of both at the end of the columns' names, such as start_s and end_ms."
+        )
+    return start * of_start, duration * factor
 
 
 def _all_or_none(columns: dict[str, str], roles: Sequence[str], where: str) -> bool:
@@ -256,15 +279,26 @@ def _all_or_none(columns: dict[str, str], roles: Sequence[str], where: str) -> b
     return bool(found)
 
 
-def _list_rows(frame: pd.DataFrame, columns: dict[str, str], where: str) -> Rows:
-    """Rows of a table that has all fixations of a viewing in one cell: [[x, y, duration], ...]."""
+def _list_rows(
+    frame: pd.DataFrame,
+    columns: dict[str, str],
+    setting: GazeSetting,
+    where: str,
+    leave_out: LeaveOut,
+) -> Rows:
+    """Rows of a table that has all fixations of a viewing in one cell: [[x, y, duration], ...].
+
+    A viewing without fixations is counted and named.
+    """
     name = columns["fixations"]
+    images = image_names(frame, columns, where)
     fields: list[list[float]] = []
     owners: list[int] = []
     for i, cell in enumerate(frame[name]):
-        if not str(cell).strip():
-            continue
         place = f"{where}, row {i + 1}, column {name!r}"
+        if not str(cell).strip():
+            leave_out("a viewing without fixations", f"{where}, row {i + 1} ({images[i]})")
+            continue
         try:
             values = np.asarray(json.loads(cell), dtype=np.float64)
         except (ValueError, TypeError, RecursionError, OverflowError) as error:
@@ -273,6 +307,7 @@ def _list_rows(frame: pd.DataFrame, columns: dict[str, str], where: str) -> Rows
                 " [[x, y, duration], ...]."
             ) from error
         if not values.size:
+            leave_out("a viewing without fixations", f"{where}, row {i + 1} ({images[i]})")
             continue
         if values.ndim != 2 or values.shape[1] not in (3, 4):
             raise UserError(
@@ -283,17 +318,19 @@ def _list_rows(frame: pd.DataFrame, columns: dict[str, str], where: str) -> Rows
         owners += [i] * len(values)
     array = np.array(fields, dtype=np.float64).reshape(-1, 4)
     part = frame.iloc[owners]
-    # each cell is a viewing of its own
-    trial = [str(owner) for owner in owners]
-    start = None if np.isnan(array[:, 2]).all() else array[:, 2]
+    duration, start = array[:, 3], None if np.isnan(array[:, 2]).all() else array[:, 2]
+    named = setting.time or named_unit(name, TIMES)
+    if named or (duration > 0).any():
+        factor = time_unit(duration, named, where)
+        if start is not None:
+            names = f"start in column {name!r}", "its duration"
+            start = start * start_unit(start, duration, owners, factor, where, names)
+        duration = duration * factor
     return Rows(
         image_names(part, columns, where),
-        array[:, 0],
-        array[:, 1],
-        array[:, 3],
-        start,
+        *(array[:, 0], array[:, 1], duration, start),
         text_column(part, columns, "reader"),
-        trial,
+        [str(owner) for owner in owners],  # each cell is a viewing of its own
         row=np.array(owners, dtype=int) + 1,
     )
 
@@ -311,8 +348,16 @@ def _unit(
     """The unit of positions. UserError: another than that of the tables before."""
     if setting.unit is None and layout.unit is not None and "x" not in setting.columns:
         return layout.unit
-    if setting.unit is None and _named_unit(columns.get("x", ""), ("degrees",)):
-        return "degrees"
+    if setting.unit is None:
+        x, y = (columns.get(axis, "") for axis in "xy")
+        of_x, of_y = (named_unit(name, ("pixels", "degrees")) for name in (x, y))
+        if of_x and of_y and of_x != of_y:
+            raise UserError(
+                f"{where}: {x!r} is in {of_x} and {y!r} in {of_y}; expected one unit. Name other"
+                " columns with --gaze-columns x=...,y=...."
+            )
+        if of_x == "degrees":
+            return "degrees"
     if rows is None:
         xy = numbers(frame, [columns["x"], columns["y"]], where)
         unit = position_unit(xy[:, 0], xy[:, 1], setting, where)
@@ -327,12 +372,6 @@ def _unit(
                 " Name it with --gaze-unit."
             )
     return unit
-
-
-def _named_unit(name: str, units: Sequence[str] | dict[str, float]) -> str | None:
-    match = SUFFIX.search(re.sub(r"[_.]", " ", name.lower()).strip())
-    unit = UNIT_OF_SUFFIX.get(match[1]) if match else None
-    return unit if unit in units else None
 
 
 def _simplify(name: str) -> str:

@@ -36,7 +36,7 @@ class How:
     `phrase`: the text of a window for a class, or None for no windows of classes; `lead`: seconds
     before a sentence; `split`: column of the texts that names the split, or None; `reader`: column
     of the texts that names who wrote a text and looked at the image; `transcripts`: words of
-    images; `left_of`: whose left the texts mean.
+    images; `left_of`: whose left the texts mean; `picture`: where a picture of all gaze is written.
     """
 
     config: RenderConfig = RenderConfig()
@@ -47,6 +47,7 @@ class How:
     reader: str | None = None
     transcripts: Transcripts = field(default_factory=dict)
     left_of: str = "image"
+    picture: Path | None = None
     reading: ReadOptions = ReadOptions()
 
 
@@ -80,7 +81,7 @@ def join(
     _refuse_nothing(plan, counts, found)
     annotated = [one for one in found.values() if one.drawings or one.recordings]
     _read_sizes(images, annotated, how.reading)
-    check_quality(plan, annotated, how.left_of)
+    check_quality(plan, annotated, how.left_of, how.picture)
     used = list(_items(plan, images, found.values(), texts is None, how))
     for item, split in used:
         plan.splits.setdefault(split, []).append(item)
