@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -61,6 +62,16 @@ class Rows:
 
     def __len__(self) -> int:
         return len(self.image)
+
+
+def text_column(frame: pd.DataFrame, columns: dict[str, str], role: str) -> list[str] | None:
+    return [str(cell) for cell in frame[columns[role]]] if role in columns else None
+
+
+def image_names(frame: pd.DataFrame, columns: dict[str, str], where: str) -> list[str]:
+    """The image of each row; without a column, the stem of the file for all."""
+    names = text_column(frame, columns, "image")
+    return [Path(where).name.partition(".")[0]] * len(frame) if names is None else names
 
 
 def numbers(frame: pd.DataFrame, names: Sequence[str], where: str) -> np.ndarray:

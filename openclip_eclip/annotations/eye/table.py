@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import csv
 import io
-import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,16 +17,19 @@ from ...config import UserError
 from ...data.tables.near_names import did_you_mean
 from ...data.tables.text import read_table_text
 from ..record import LeaveOut, Recording
+from .list_cells import are_lists, list_column, list_rows
 from .options import TIMES, GazeSetting, add_gaze_arguments, gaze_setting
 from .rows import (
     SUFFIX,
     Rows,
     check_durations,
+    image_names,
     make_recordings,
     named_unit,
     numbers,
     position_unit,
     start_unit,
+    text_column,
     time_unit,
 )
 from .samples import recordings_of_samples
@@ -79,7 +81,7 @@ def claims(path: Path, head: bytes) -> bool:
         return False
     found = guess_columns(header)
     timed = {"duration", "start", "time"} & found.keys()
-    return {"x", "y"} <= found.keys() and bool(timed) or _list_column(head, header) is not None
+    return {"x", "y"} <= found.keys() and bool(timed) or list_column(head, header) is not None
 
 
 def read(
@@ -142,7 +144,7 @@ def read_frame(
     where = str(path)
     columns = _roles(frame, setting, layout, where)
     if "fixations" in columns:
-        rows = _list_rows(frame, columns, setting, where, leave_out)
+        rows = list_rows(frame, columns, setting, where, leave_out)
     else:
         _require(columns, frame, where, ("x", "y"))
         if "duration" not in columns and not {"start", "end"} <= columns.keys():
@@ -157,16 +159,6 @@ def read_frame(
     yield from make_recordings(rows, where, unit, setting, leave_out, screen=screen)
 
 
-def text_column(frame: pd.DataFrame, columns: dict[str, str], role: str) -> list[str] | None:
-    return [str(cell) for cell in frame[columns[role]]] if role in columns else None
-
-
-def image_names(frame: pd.DataFrame, columns: dict[str, str], where: str) -> list[str]:
-    """The image of each row; without a column, the stem of the file for all."""
-    names = text_column(frame, columns, "image")
-    return [Path(where).name.partition(".")[0]] * len(frame) if names is None else names
-
-
 def _roles(frame: pd.DataFrame, setting: GazeSetting, layout: Layout, where: str) -> dict[str, str]:
     header = list(frame.columns)
     for role, name in setting.columns.items():
@@ -177,8 +169,7 @@ def _roles(frame: pd.DataFrame, setting: GazeSetting, layout: Layout, where: str
             )
     guessed = guess_columns(header)
     if not {"x", "y"} & setting.columns.keys() and "fixations" not in setting.columns:
-        first = frame.iloc[0].astype(str) if len(frame) else pd.Series(dtype=str)
-        lists = [name for name in header if len(first) and first[name].strip().startswith("[[")]
+        lists = [name for name in header if are_lists(frame[name].astype(str))]
         if "x" not in guessed and lists:
             guessed["fixations"] = lists[0]
     own = {role: name for role, name in layout.columns.items() if name in header}
@@ -279,62 +270,6 @@ def _all_or_none(columns: dict[str, str], roles: Sequence[str], where: str) -> b
     return bool(found)
 
 
-def _list_rows(
-    frame: pd.DataFrame,
-    columns: dict[str, str],
-    setting: GazeSetting,
-    where: str,
-    leave_out: LeaveOut,
-) -> Rows:
-    """Rows of a table that has all fixations of a viewing in one cell: [[x, y, duration], ...].
-
-    A viewing without fixations is counted and named.
-    """
-    name = columns["fixations"]
-    images = image_names(frame, columns, where)
-    fields: list[list[float]] = []
-    owners: list[int] = []
-    for i, cell in enumerate(frame[name]):
-        place = f"{where}, row {i + 1}, column {name!r}"
-        if not str(cell).strip():
-            leave_out("a viewing without fixations", f"{where}, row {i + 1} ({images[i]})")
-            continue
-        try:
-            values = np.asarray(json.loads(cell), dtype=np.float64)
-        except (ValueError, TypeError, RecursionError, OverflowError) as error:
-            raise UserError(
-                f"{place}: {str(cell)[:60]!r} is no list of numbers ({error}); expected"
-                " [[x, y, duration], ...]."
-            ) from error
-        if not values.size:
-            leave_out("a viewing without fixations", f"{where}, row {i + 1} ({images[i]})")
-            continue
-        if values.ndim != 2 or values.shape[1] not in (3, 4):
-            raise UserError(
-                f"{place}: a list of shape {values.shape}; expected fixations of x, y and duration,"
-                " or x, y, start and duration."
-            )
-        fields += [[*row[:2], np.nan, row[2]] if len(row) == 3 else list(row) for row in values]
-        owners += [i] * len(values)
-    array = np.array(fields, dtype=np.float64).reshape(-1, 4)
-    part = frame.iloc[owners]
-    duration, start = array[:, 3], None if np.isnan(array[:, 2]).all() else array[:, 2]
-    named = setting.time or named_unit(name, TIMES)
-    if named or (duration > 0).any():
-        factor = time_unit(duration, named, where)
-        if start is not None:
-            names = f"start in column {name!r}", "its duration"
-            start = start * start_unit(start, duration, owners, factor, where, names)
-        duration = duration * factor
-    return Rows(
-        image_names(part, columns, where),
-        *(array[:, 0], array[:, 1], duration, start),
-        text_column(part, columns, "reader"),
-        [str(owner) for owner in owners],  # each cell is a viewing of its own
-        row=np.array(owners, dtype=int) + 1,
-    )
-
-
 def _unit(
     frame: pd.DataFrame,
     columns: dict[str, str],
@@ -380,14 +315,3 @@ def _simplify(name: str) -> str:
     without = SUFFIX.sub("", words) if len(words) > 2 else words
     letters = re.sub(r"[\W_]+", "", without)
     return letters or re.sub(r"[\W_]+", "", words)
-
-
-def _list_column(head: bytes, header: Sequence[str]) -> str | None:
-    """The column of a table whose first cell is a list of lists."""
-    lines = io.StringIO(head.decode("utf-8-sig", errors="replace"))
-    separator = "\t" if "\t" in lines.readline() else ","
-    try:
-        row = next(csv.reader(lines, delimiter=separator), [])
-    except csv.Error:
-        return None
-    return next((name for name, cell in zip(header, row) if cell.strip().startswith("[[")), None)

@@ -119,7 +119,9 @@ def _refuse_nothing(plan: Plan, counts: Counter[str], found: Mapping[str, OfImag
                 " Check --images, and which column names the image."
             )
     if not counts["annotations"]:
-        raise UserError("no annotation in these files; expected at least one.")
+        reasons = "; ".join(f"{name}: {count}" for name, count in plan.left_out.items())
+        found_instead = f" Left out: {reasons}." if reasons else ""
+        raise UserError(f"no annotation in these files; expected at least one.{found_instead}")
 
 
 def _read_sizes(images: Images, annotated: Sequence[OfImage], options: ReadOptions) -> None:

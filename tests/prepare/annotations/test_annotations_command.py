@@ -81,12 +81,18 @@ def test_swapped_axes_are_named_and_drawn(tmp_path: Path, capsys: pytest.Capture
     picture = tmp_path / "out-gaze.png"
     assert f"picture of all gaze: {picture}" in printed
     assert not (tmp_path / "out").exists()
-    # swapped gaze is below the frame of this wide image
-    dots = np.asarray(Image.open(picture).convert("RGB")).astype(int)[:, :600]
-    blue = (dots[..., 2] - dots[..., 0] > 60).nonzero()[0]
-    frame = (dots.max(axis=2) < 30).sum(axis=1) > 300
-    # edges of axes and frame: top of the axes, top and bottom of the image, bottom of the axes
-    assert (blue > frame.nonzero()[0][-3]).mean() > 0.3
+    assert share_below_image(picture) > 0.3  # the image is wide
+
+
+def share_below_image(picture: Path) -> float:
+    """Of the blue pixels of positions in a picture of all gaze, those below the frame."""
+    pixels = np.asarray(Image.open(picture).convert("RGB")).astype(int)[:, :600]
+    rows = (pixels[..., 2] - pixels[..., 0] > 60).nonzero()[0]
+    frame = ((pixels.max(axis=2) < 30).sum(axis=1) > 300).nonzero()[0]
+    groups = np.split(frame, (np.diff(frame) > 3).nonzero()[0] + 1)
+    # long black lines: axes, image, image, axes
+    assert len(rows) and len(groups) == 4
+    return float((rows > groups[2][-1]).mean())
 
 
 def test_an_error_of_units_names_its_picture(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -104,6 +110,7 @@ def test_an_error_of_units_names_its_picture(tmp_path: Path, capsys: pytest.Capt
     assert f"{picture} shows all gaze." in message and picture.is_file()
     # with its unit the same command is right
     assert prepare([*command, "--gaze-unit", "image-fractions", "--dry-run"]) == 0
+    assert share_below_image(picture) == 0
 
 
 def test_the_manifest_has_how_gaze_was_read(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -138,6 +145,22 @@ def test_the_manifest_has_how_gaze_was_read(tmp_path: Path, capsys: pytest.Captu
     printed = capsys.readouterr().out
     for name in ("detector", "data loss (mean)", "precision, degrees (mean)", "positions"):
         assert f"gaze, {name}: " in printed
+
+
+def test_viewings_without_fixations_are_told(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    command = write_source(tmp_path)
+    command.remove("--time-unit"), command.remove("s")
+    (tmp_path / "gaze.csv").write_text("image,gaze\n0.png,[]\n1.png,[]\n")
+    named = ["--annotation-format", "gaze-table", "--gaze-columns", "fixations=gaze", "--dry-run"]
+    assert prepare([*command, *named]) == 2
+    error = capsys.readouterr().err
+    assert "no annotation in these files" in error and "a viewing without fixations: 2" in error
+    (tmp_path / "gaze.csv").write_text('image,gaze\n0.png,[]\n1.png,"[[9, 8, 200]]"\n')
+    assert prepare([*command, "--dry-run"]) == 0
+    printed = capsys.readouterr().out
+    assert "left out, a viewing without fixations: 1 (such as " in printed
+    assert "gaze.csv, row 1 (0.png))" in printed
+    assert "split train: 4 samples, 1 annotated" in printed  # the image stays
 
 
 def test_fixations_of_the_file_have_no_detector(
