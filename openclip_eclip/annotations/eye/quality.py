@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -66,15 +66,12 @@ class GazeQuality:
         recording: Recording,
         fixations: Fixations,
         image_size: tuple[int, int],
-        statements: Iterable[tuple[str, Fixations]] = (),
     ) -> None:
         """Take one recording.
 
         Args:
             fixations: those of the recording in pixels of the image, as `place` gives them.
             image_size: (height, width).
-            statements: texts that may name a side, with the fixations of that time in pixels: the
-                sentence windows, or the text of the image with all fixations.
         """
         self.recordings += 1
         self.places[str(recording.place or "image-pixels")] += 1
@@ -90,10 +87,14 @@ class GazeQuality:
         self.readers.setdefault(recording.annotator, []).append((recording.image, xy[on] / side))
         for name, value in recording.quality:
             self.stated.setdefault(name, []).append(value)
-        for text, part in statements:
-            self._take(text, np.stack([part.x, part.y], axis=1) / side, part.duration)
 
-    def _take(self, text: str, fractions: np.ndarray, durations: np.ndarray) -> None:
+    def add_text(self, text: str, fixations: Fixations, image_size: tuple[int, int]) -> None:
+        """Take a text that may name a side, and the fixations that belong to it, in pixels.
+
+        Each text once: the same text with the gaze of several readers is no further evidence.
+        """
+        fractions = np.stack([fixations.x, fixations.y], axis=1) / image_size[::-1]
+        durations = fixations.duration
         weight = np.where(np.isfinite(durations) & (durations > 0), durations, 0)
         inside = np.isfinite(fractions).all(axis=1) & (np.abs(fractions - 0.5) <= 0.5).all(axis=1)
         weight = weight * inside

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -104,18 +104,28 @@ def add_words(
         ]
 
 
-def check_quality(plan: Plan, found: Iterable[OfImage], left_of: str, picture: Path | None) -> None:
+def check_quality(
+    plan: Plan,
+    found: Iterable[OfImage],
+    left_of: str,
+    picture: Path | None,
+    reader: str | None,
+) -> None:
     """Add what the numbers of all recordings say to the facts of the plan, log it, and draw it.
 
-    Wrong units are errors when maps are drawn; the picture is there before.
+    Wrong units are errors when maps are drawn; the picture is there before. `reader`: the column of
+    the texts that names who wrote them.
     """
     quality = GazeQuality(left_of)
     for one in found:
-        for recording in one.recordings:
-            assert one.size is not None  # the sizes of annotated images have been read
-            fixations = placed(recording, one.size)
-            said = list(_statements(one, recording, fixations))
-            quality.add(recording, fixations, one.size, said)
+        if not one.recordings:
+            continue
+        assert one.size is not None  # the sizes of annotated images have been read
+        readings = [(recording, placed(recording, one.size)) for recording in one.recordings]
+        for recording, fixations in readings:
+            quality.add(recording, fixations, one.size)
+        for text, fixations in _statements(one, readings, reader):
+            quality.add_text(text, fixations, one.size)
     if not quality.recordings:
         return
     plan.facts |= {f"gaze, {name}": _rounded(value) for name, value in quality.facts().items()}
@@ -147,15 +157,31 @@ def _rounded(value: object) -> object:
 
 
 def _statements(
-    one: OfImage, recording: Recording, fixations: Fixations
+    one: OfImage, readings: Sequence[tuple[Recording, Fixations]], reader: str | None
 ) -> Iterator[tuple[str, Fixations]]:
-    """Texts that may name a side, with the gaze of their time: sentences, or the whole text."""
-    sentences = join_sentences(recording.words) if fixations.start is not None else []
-    for sentence in sentences:
-        yield sentence.text, fixations.between(sentence.start, sentence.end)
-    if not sentences:
-        for text in one.texts:
-            yield text.text, fixations
+    """Texts that may name a side, with their gaze: sentences, else the texts of the image.
+
+    A text of the image has the gaze of who wrote it, or of all.
+    """
+    timed = False
+    for recording, fixations in readings:
+        sentences = join_sentences(recording.words) if fixations.start is not None else []
+        timed = timed or bool(sentences)
+        for sentence in sentences:
+            yield sentence.text, fixations.between(sentence.start, sentence.end)
+    for text in () if timed else one.texts:
+        author = text.columns.get(reader, "") if reader else ""
+        parts = [
+            fixations
+            for recording, fixations in readings
+            if not author or recording.annotator == author
+        ]
+        if parts:
+            x, y, duration = (
+                np.concatenate([getattr(part, name) for part in parts])
+                for name in ("x", "y", "duration")
+            )
+            yield text.text, Fixations(x, y, duration)
 
 
 def placed(recording: Recording, size: tuple[int, int] | None) -> Fixations:

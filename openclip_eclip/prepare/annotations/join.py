@@ -81,7 +81,7 @@ def join(
     _refuse_nothing(plan, counts, found)
     annotated = [one for one in found.values() if one.drawings or one.recordings]
     _read_sizes(images, annotated, how.reading)
-    check_quality(plan, annotated, how.left_of, how.picture)
+    check_quality(plan, annotated, how.left_of, how.picture, how.reader)
     used = list(_items(plan, images, found.values(), texts is None, how))
     for item, split in used:
         plan.splits.setdefault(split, []).append(item)
