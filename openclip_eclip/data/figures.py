@@ -22,7 +22,8 @@ WindowExample = tuple[bytes, Windows, str]
 SENTENCES = 5  # maximum number of sentences drawn per sample
 
 
-def _agg_figure() -> Any:
+def agg_figure() -> Any:
+    """A matplotlib Figure that needs no screen."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -42,7 +43,7 @@ def contact_sheet(
     Below, there is a row for each sample of `with_windows`: the image, then one overlay per
     sentence.
     """
-    figure = _agg_figure()
+    figure = agg_figure()
     columns = min(4, len(samples))
     rows = -(-len(samples) // max(columns, 1))
     heights = [height for height in (2.6 * rows, 2.3 * len(with_windows)) if height]
@@ -113,7 +114,7 @@ def processor_figure(
 
     Images are (N, H, W, 3) in any range, the heatmap is (N, H, W).
     """
-    figure = _agg_figure()
+    figure = agg_figure()
     count = len(image)
     figure.set_size_inches(6.4, 1.7 * count + 0.5)
     axes = figure.subplots(count, 4, squeeze=False)

@@ -9,7 +9,7 @@ from ..data.images.picture import Frame, turn_maps
 from ..data.scanpath import encode_scanpath
 from ..data.sentence_windows import encode_windows
 from ..data.tables.missing_text import is_missing
-from ..gaze import Fixations, merge, render
+from ..gaze import Fixations, GazeError, merge, render
 from .images import ImageError, encode_jpeg, encode_map, read_small_picture
 from .options import Options
 from .plan import Item
@@ -35,7 +35,15 @@ def write_sample(item: Item, options: Options) -> Written:
     Raises:
         FileNotFoundError: there is no image.
         ImageError: the image is unreadable, or its size is not that of the tables.
+        GazeError: an annotation cannot be drawn, for example because its unit is wrong.
     """
+    try:
+        return _write(item, options)
+    except GazeError as error:
+        raise GazeError(f"{item.image}: {error}") from error
+
+
+def _write(item: Item, options: Options) -> Written:
     if not item.image.is_file():
         raise FileNotFoundError(2, "no such image", str(item.image))
     image, frame = read_small_picture(

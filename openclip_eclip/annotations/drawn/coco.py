@@ -83,6 +83,7 @@ def _read_file(path: Path, leave_out: LeaveOut) -> Iterator[Drawing]:
     content = JsonFile(path, dict)
     pictures, names = _pictures(content), _categories(content)
     ids = Ids()
+    drawn: set[Any] = set()
     for i, record in enumerate(content.items("annotations"), 1):
         where = _place(path, "annotation", record, i)
         ids.add(record.get("id"), where)
@@ -93,12 +94,18 @@ def _read_file(path: Path, leave_out: LeaveOut) -> Iterator[Drawing]:
                 f" expected an id of its {len(pictures)} images. Add the image, or delete the"
                 " annotation."
             )
+        drawn.add(record["image_id"])
         label = _label(record, names, where)
         shape = _shape(record, picture.size, where, leave_out)
         if shape is not None:
             annotator = next((text_of(record[key]) for key in ANNOTATOR if key in record), "")
             yield Drawing(picture.name, shape, where, label, annotator, picture.size)
     ids.refuse_twice(path)
+    for identity, picture in pictures.items():
+        if identity not in drawn:
+            leave_out(
+                "no annotation of the image", f"{path}, image of id {identity} ({picture.name})"
+            )
 
 
 def _pictures(content: JsonFile) -> dict[Any, Picture]:

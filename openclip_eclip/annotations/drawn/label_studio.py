@@ -81,6 +81,8 @@ def _task(
         if annotation.get("was_cancelled") or annotation.get("skipped"):
             leave_out("cancelled annotation", place)
             continue
+        if not results:
+            leave_out("no shape on the image", place)
         author = annotation.get("model_version" if key == "predictions" else "completed_by")
         if isinstance(author, dict):
             author = author.get("email") or author.get("id")

@@ -52,7 +52,10 @@ def read(
         content = read_small_json(path)
         image = PureWindowsPath(member(content, "imagePath", str, str(path))).as_posix()
         size = image_size(content, str(path), ("imageHeight", "imageWidth"))
-        for i, record in enumerate(member(content, "shapes", list, str(path)), 1):
+        shapes = member(content, "shapes", list, str(path))
+        if not shapes:
+            leave_out("no shape on the image", str(path))
+        for i, record in enumerate(shapes, 1):
             where = f"{path}, shape {i}"
             label = member(record, "label", str, where)
             shape = _shape(record, size, where, leave_out)

@@ -70,7 +70,7 @@ def read(
 ) -> Iterator[Drawing]:
     """All regions of all files. UserError: a broken one, or no clear attribute for the label."""
     for path in files:
-        regions = list(_regions(path))
+        regions = list(_regions(path, leave_out))
         attribute = args.via_attribute or _only_attribute(regions, path)
         for region in regions:
             shape = _shape(region.shape, region.where, leave_out)
@@ -79,15 +79,15 @@ def read(
                     yield Drawing(region.image, shape, region.where, label)
 
 
-def _regions(path: Path) -> Iterator[Region]:
+def _regions(path: Path, leave_out: LeaveOut) -> Iterator[Region]:
     with path.open("rb") as file:
         start = file.read(4).removeprefix(b"\xef\xbb\xbf").lstrip()
     if not start.startswith((b"{", b"[")):
-        yield from _csv_regions(path)
+        yield from _csv_regions(path, leave_out)
         return
     content = read_small_json(path)
     if "metadata" in content and "file" in content:
-        yield from _via_3_regions(content, path)
+        yield from _via_3_regions(content, path, leave_out)
         return
     for key, entry in content.get(PROJECT, content).items():
         where = f"{path}, {key}"
@@ -97,13 +97,15 @@ def _regions(path: Path) -> Iterator[Region]:
             regions = list(regions.values())
         elif not isinstance(regions, list):
             raise UserError(f"{where}, key 'regions': {str(regions)[:60]!r}; expected a list.")
+        if not regions:
+            leave_out("no shape on the image", where)
         for i, region in enumerate(regions, 1):
             place = f"{path}, image {name}, region {i}"
             shape = member(region, "shape_attributes", dict, place)
             yield Region(name, shape, member(region, "region_attributes", dict, place), place)
 
 
-def _csv_regions(path: Path) -> Iterator[Region]:
+def _csv_regions(path: Path, leave_out: LeaveOut) -> Iterator[Region]:
     frame = read_table_text(path, ",").frame
     name = "#filename" if "#filename" in frame else "filename"  # VIA 1 begins with #
     missing = [column for column in (name, *COLUMNS) if column not in frame]
@@ -117,11 +119,13 @@ def _csv_regions(path: Path) -> Iterator[Region]:
             parse_json(cell or "{}", f"{where}, column {column!r}")
             for cell, column in zip(cells, COLUMNS)
         )
-        if shape:  # an image without regions has a row of its own
+        if shape:
             yield Region(image, shape, attributes, where)
+        else:  # an image without regions has a row of its own
+            leave_out("no shape on the image", f"{where} ({image})")
 
 
-def _via_3_regions(content: dict[str, Any], path: Path) -> Iterator[Region]:
+def _via_3_regions(content: dict[str, Any], path: Path, leave_out: LeaveOut) -> Iterator[Region]:
     names = {
         key: member(entry, "fname", str, f"{path}, file {key}")
         for key, entry in member(content, "file", dict, str(path)).items()
@@ -131,6 +135,7 @@ def _via_3_regions(content: dict[str, Any], path: Path) -> Iterator[Region]:
         for key, entry in member(content, "view", dict, str(path)).items()
     }
     known = content.get("attribute", {})
+    drawn = set()
     for key, entry in member(content, "metadata", dict, str(path)).items():
         where = f"{path}, metadata {key}"
         xy = numbers(member(entry, "xy", list, where), "xy", where).tolist()
@@ -149,7 +154,11 @@ def _via_3_regions(content: dict[str, Any], path: Path) -> Iterator[Region]:
             for key, value in member(entry, "av", dict, where).items()
         }
         image = names[str(views[view][0])]
+        drawn.add(image)
         yield Region(image, _via_3_shape(xy, where), attributes, where)
+    for image in names.values():
+        if image not in drawn:
+            leave_out("no shape on the image", f"{path}, file {image}")
 
 
 def _option(attribute: Mapping[str, Any], value: Any) -> Any:

@@ -24,7 +24,7 @@ from ...json_text import read_json
 from ..record import LeaveOut, Recording
 from .options import GazeSetting, gaze_setting
 from .placement import make_placement
-from .rows import numbers, position_unit
+from .rows import numbers, position_unit, time_unit
 from .samples import recording_of_samples, sample_unit
 
 SAMPLES = re.compile(r"(.*?)(_recording-[^_]+)?_(physio|eyetrack)\.tsv(\.gz)?")
@@ -71,7 +71,7 @@ def _read(path: Path, setting: GazeSetting, leave_out: LeaveOut) -> Iterator[Rec
     placement = make_placement(setting, place, where, screen=screen)
     subject = re.match(r"sub-([^_]+)", path.name)
     reader = subject[1] if subject else ""
-    events = _events(path, zero, unit)
+    events = _events(path, zero, unit, setting.time)
     for one in shown:
         at = np.flatnonzero((time >= one.start) & (time < one.end))
         name = f"{where}, event {one.row} ({one.image})"
@@ -197,7 +197,7 @@ def _shown(path: Path, facts: dict[str, Any], leave_out: LeaveOut) -> list[_Show
     return shown
 
 
-def _events(path: Path, zero: float, unit: float) -> np.ndarray | None:
+def _events(path: Path, zero: float, unit: float, named: str | None) -> np.ndarray | None:
     """(N, 2) onset, in seconds from the first sample, and duration; None without the file."""
     for ending in (".tsv.gz", ".tsv"):
         name = re.sub(r"_(physio|eyetrack)\.tsv(\.gz)?$", f"_physioevents{ending}", path.name)
@@ -215,7 +215,9 @@ def _events(path: Path, zero: float, unit: float) -> np.ndarray | None:
         if not len(frame):
             return None
         values = numbers(frame, ["onset", "duration"], str(file))
-        return np.stack([(values[:, 0] - zero) * unit, values[:, 1] * unit], axis=1)
+        # onsets are on the clock of the samples; durations may be in seconds beside a clock of ms
+        seconds = values[:, 1] * time_unit(values[:, 1], named, str(file))
+        return np.stack([(values[:, 0] - zero) * unit, seconds], axis=1)
     return None
 
 

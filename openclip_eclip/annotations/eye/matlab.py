@@ -22,7 +22,7 @@ from ...gaze import Fixations
 from ..record import LeaveOut, Recording
 from .options import GazeSetting, gaze_setting
 from .placement import make_placement
-from .rows import check_durations, position_unit, time_unit
+from .rows import check_durations, position_unit, start_unit, time_unit
 from .table import guess_columns
 
 LARGEST = 1 << 30  # bytes of a file, and of its values
@@ -61,17 +61,24 @@ def _read(path: Path, setting: GazeSetting, leave_out: LeaveOut) -> Iterator[Rec
             f"{path}: no struct with positions; expected fields such as fix_x, fix_y and"
             " fix_duration. Name them with --gaze-columns x=FIELD,y=FIELD,duration=FIELD."
         )
+    for one in found:
+        check_durations(one.duration, one.where)
     durations = np.concatenate([one.duration for one in found])
     factor = time_unit(durations, setting.time, str(path))
     xy = [np.concatenate([getattr(one, axis) for one in found]) for axis in "xy"]
     unit = position_unit(xy[0], xy[1], setting, str(path))
     placement = make_placement(setting, unit, str(path))
     for one in found:
-        check_durations(one.duration, one.where)
         if not np.isfinite(one.x + one.y).any():
             leave_out("gaze without a position", f"{one.where} ({one.image})")
             continue
-        start = None if one.start is None else one.start * factor
+        start = None
+        if one.start is not None:
+            viewing = [0] * len(one.start)
+            names = "the start", "the duration"
+            start = one.start * start_unit(
+                one.start, one.duration, viewing, factor, one.where, names
+            )
         yield Recording(
             image=one.image,
             fixations=Fixations(one.x, one.y, one.duration * factor, start),

@@ -11,6 +11,8 @@ from ...config import UserError
 from ...gaze import Fixations
 from .options import GazeSetting
 
+NEAR_ONE = 1.5  # pixels; a rectangle within them is one of fractions
+
 
 @dataclass(frozen=True, eq=False)
 class Placement:
@@ -56,6 +58,26 @@ class Placement:
             ppd_x=ppd[0] * scale[:, 0],
             ppd_y=ppd[1] * scale[:, 1],
         )
+
+    def __str__(self) -> str:
+        """Such as "screen-pixels, screen of 1920 x 1080, fit": for the summary and the manifest."""
+        parts = [self.unit]
+        if self.screen is not None:
+            parts.append(f"screen of {self.screen[0]:g} x {self.screen[1]:g}")
+        if self.screen_cm is not None:
+            parts.append(f"{self.screen_cm[0]:g} x {self.screen_cm[1]:g} cm")
+        if self.distance_cm is not None:
+            parts.append(f"at {self.distance_cm:g} cm")
+        if not self.unit.startswith("image"):
+            if self.rectangles is not None:
+                parts.append("the image's rectangle by row")
+            elif self.rectangle is not None:
+                parts.append(f"image at {', '.join(f'{side:g}' for side in self.rectangle)}")
+            elif self.placement is not None:
+                parts.append(self.placement)
+        if self.offsets is not None:
+            parts.append("offsets by row")
+        return ", ".join(parts)
 
     def on_screen(self, xy: np.ndarray) -> np.ndarray:
         """Pixels of the screen of positions (N, 2) in the unit of the file, one of the screen."""
@@ -123,6 +145,13 @@ def make_placement(
     if setting.rectangle is not None or setting.placement is not None:
         rectangles = None  # the user's word counts more
         rectangle = setting.rectangle
+    corners = np.array(rectangle or (), float) if rectangles is None else rectangles
+    if np.isfinite(corners).any() and not unit.startswith("image"):
+        if np.nanmax(np.abs(corners)) <= NEAR_ONE:
+            raise UserError(
+                f"{where}: the image lies at {corners.reshape(-1, 4)[0].tolist()} on the screen, as"
+                " fractions are; expected left, top, right and bottom in pixels of the screen."
+            )
     if unit in ("screen-fractions", "degrees") and screen is None:
         raise UserError(f"{where}: positions are {_words(unit)}; expected --screen WxH in pixels.")
     if unit == "degrees" and not (setting.screen_cm and setting.distance_cm):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -52,6 +53,8 @@ class GazeQuality:
         self.durations: list[np.ndarray] = []
         self.stated: dict[str, list[float]] = {}
         self.recordings = 0
+        self.unknown = 0  # fixations without a position
+        self.places: Counter[str] = Counter()  # what positions mean: recordings
         self.images: dict[str, int] = {}  # fixations on it
         # fractions of the image, (N, 2), of the positions on it: {reader: [(image, positions)]}
         self.readers: dict[str, list[tuple[str, np.ndarray]]] = {}
@@ -63,20 +66,19 @@ class GazeQuality:
         recording: Recording,
         fixations: Fixations,
         image_size: tuple[int, int],
-        statements: Iterable[tuple[str, Fixations]] = (),
     ) -> None:
         """Take one recording.
 
         Args:
             fixations: those of the recording in pixels of the image, as `place` gives them.
             image_size: (height, width).
-            statements: texts that may name a side, with the fixations of that time in pixels: the
-                sentence windows, or the text of the image with all fixations.
         """
         self.recordings += 1
+        self.places[str(recording.place or "image-pixels")] += 1
         side = np.array(image_size[::-1], dtype=np.float64)
         xy = np.stack([fixations.x, fixations.y], axis=1)
         known = np.isfinite(xy).all(axis=1)
+        self.unknown += int((~known).sum())
         on = known & (xy >= 0).all(axis=1) & (xy < side).all(axis=1)
         self.xy.append(xy[known])
         self.sides.append(np.tile(side, (int(known.sum()), 1)))
@@ -85,10 +87,14 @@ class GazeQuality:
         self.readers.setdefault(recording.annotator, []).append((recording.image, xy[on] / side))
         for name, value in recording.quality:
             self.stated.setdefault(name, []).append(value)
-        for text, part in statements:
-            self._take(text, np.stack([part.x, part.y], axis=1) / side, part.duration)
 
-    def _take(self, text: str, fractions: np.ndarray, durations: np.ndarray) -> None:
+    def add_text(self, text: str, fixations: Fixations, image_size: tuple[int, int]) -> None:
+        """Take a text that may name a side, and the fixations that belong to it, in pixels.
+
+        Each text once: the same text with the gaze of several readers is no further evidence.
+        """
+        fractions = np.stack([fixations.x, fixations.y], axis=1) / image_size[::-1]
+        durations = fixations.duration
         weight = np.where(np.isfinite(durations) & (durations > 0), durations, 0)
         inside = np.isfinite(fractions).all(axis=1) & (np.abs(fractions - 0.5) <= 0.5).all(axis=1)
         weight = weight * inside
@@ -105,15 +111,18 @@ class GazeQuality:
 
     def facts(self) -> dict[str, Any]:
         """Numbers for the manifest: shares, seconds, and fractions of the sides of the image."""
-        xy, side, durations = self._all()
+        xy, side, durations = self.all()
         facts: dict[str, Any] = {
             "recordings": self.recordings,
+            "positions": dict(self.places),
             "fixations": len(xy),
+            "fixations without a position": self.unknown,
             "images without a fixation on them": sum(not n for n in self.images.values()),
         }
         if len(xy):
             drift = self._drift()
             facts["share of fixations off the image"] = _off(xy, side)
+            facts["share of fixations off each side"] = off_by_side(xy, side)
             if drift is not None:
                 facts["middle of gaze from the centre"] = {"x": drift[0], "y": drift[1]}
         positive = durations[durations > 0]
@@ -133,7 +142,7 @@ class GazeQuality:
 
     def sentences(self) -> list[str]:
         """What the numbers say is wrong, and what to do; [] if nothing."""
-        xy, side, durations = self._all()
+        xy, side, durations = self.all()
         found = self._positions(xy, side)
         if not found:
             found = [*self._mirrored(), *self._drifted()]
@@ -157,7 +166,8 @@ class GazeQuality:
             )
         return found
 
-    def _all(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def all(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Positions in pixels (N, 2), width and height of their images (N, 2), and durations."""
         pairs = np.zeros((0, 2))
         return (
             np.concatenate([pairs, *self.xy]),
@@ -283,6 +293,13 @@ class GazeQuality:
             f" others on the same images: {names}; check"
             " their calibration."
         ]
+
+
+def off_by_side(xy: np.ndarray, side: np.ndarray) -> dict[str, float]:
+    """Shares of positions beyond each side of their image; one off a corner counts for both."""
+    beyond = {"left": xy[:, 0] < 0, "right": xy[:, 0] >= side[:, 0]}
+    beyond |= {"above": xy[:, 1] < 0, "below": xy[:, 1] >= side[:, 1]}
+    return {name: float(off.mean()) if len(off) else 0.0 for name, off in beyond.items()}
 
 
 def _far(drift: Sequence[float] | np.ndarray) -> str:

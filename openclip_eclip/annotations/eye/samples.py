@@ -14,7 +14,7 @@ from ...gaze import Fixations
 from ..record import LeaveOut, Recording
 from .options import TIMES, Detection, GazeSetting
 from .placement import Placement, make_placement
-from .rows import numbers
+from .rows import named_unit, numbers
 
 LEAST = 6  # samples for a velocity
 LARGEST_GRID = 50_000_000  # samples: 14 hours at 1000 Hz
@@ -121,7 +121,7 @@ def recordings_of_samples(
             " --gaze-columns duration=COLUMN, or --detector ivt or idt to find fixations."
         )
     values = numbers(frame, [name, columns["x"], columns["y"]], where)
-    factor = sample_unit(values[:, 0], setting.time, where)
+    factor = sample_unit(values[:, 0], setting.time or named_unit(name, TIMES), where)
     keys = pd.DataFrame(
         {
             role: frame[columns[role]].astype(str).str.strip() if role in columns else ""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import csv
 import io
-import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,8 +17,21 @@ from ...config import UserError
 from ...data.tables.near_names import did_you_mean
 from ...data.tables.text import read_table_text
 from ..record import LeaveOut, Recording
+from .list_cells import are_lists, list_column, list_rows
 from .options import TIMES, GazeSetting, add_gaze_arguments, gaze_setting
-from .rows import Rows, check_durations, make_recordings, numbers, position_unit, time_unit
+from .rows import (
+    SUFFIX,
+    Rows,
+    check_durations,
+    image_names,
+    make_recordings,
+    named_unit,
+    numbers,
+    position_unit,
+    start_unit,
+    text_column,
+    time_unit,
+)
 from .samples import recordings_of_samples
 
 ENDINGS = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".csv.zip", ".tsv.zip")
@@ -45,15 +57,6 @@ NAMES = {
     " recording sub",
     "trial": "trial trialid trialindex trialnumber trialno",
 }
-SUFFIX = re.compile(
-    r"[\[(]?\b(ms|msec|milliseconds|s|sec|seconds|us|px|pix|pixels|deg|degrees)\b[\])]?$"
-)
-UNIT_OF_SUFFIX = {
-    **dict.fromkeys(("ms", "msec", "milliseconds"), "ms"),
-    **dict.fromkeys(("s", "sec", "seconds"), "s"),
-    "us": "us",
-    **dict.fromkeys(("deg", "degrees"), "degrees"),
-}
 SIDES = ("left", "top", "right", "bottom")
 SHOWN = ("shown_xmin", "shown_ymin", "shown_xmax", "shown_ymax")
 
@@ -78,7 +81,7 @@ def claims(path: Path, head: bytes) -> bool:
         return False
     found = guess_columns(header)
     timed = {"duration", "start", "time"} & found.keys()
-    return {"x", "y"} <= found.keys() and bool(timed) or _list_column(head, header) is not None
+    return {"x", "y"} <= found.keys() and bool(timed) or list_column(head, header) is not None
 
 
 def read(
@@ -141,12 +144,7 @@ def read_frame(
     where = str(path)
     columns = _roles(frame, setting, layout, where)
     if "fixations" in columns:
-        rows = _list_rows(frame, columns, where)
-        if setting.time or (rows.duration > 0).any():
-            unit_of_time = time_unit(rows.duration, setting.time, where)
-            rows.duration *= unit_of_time
-            if rows.start is not None:
-                rows.start *= unit_of_time
+        rows = list_rows(frame, columns, setting, where, leave_out)
     else:
         _require(columns, frame, where, ("x", "y"))
         if "duration" not in columns and not {"start", "end"} <= columns.keys():
@@ -161,16 +159,6 @@ def read_frame(
     yield from make_recordings(rows, where, unit, setting, leave_out, screen=screen)
 
 
-def text_column(frame: pd.DataFrame, columns: dict[str, str], role: str) -> list[str] | None:
-    return [str(cell) for cell in frame[columns[role]]] if role in columns else None
-
-
-def image_names(frame: pd.DataFrame, columns: dict[str, str], where: str) -> list[str]:
-    """The image of each row; without a column, the stem of the file for all."""
-    names = text_column(frame, columns, "image")
-    return [Path(where).name.partition(".")[0]] * len(frame) if names is None else names
-
-
 def _roles(frame: pd.DataFrame, setting: GazeSetting, layout: Layout, where: str) -> dict[str, str]:
     header = list(frame.columns)
     for role, name in setting.columns.items():
@@ -181,8 +169,7 @@ def _roles(frame: pd.DataFrame, setting: GazeSetting, layout: Layout, where: str
             )
     guessed = guess_columns(header)
     if not {"x", "y"} & setting.columns.keys() and "fixations" not in setting.columns:
-        first = frame.iloc[0].astype(str) if len(frame) else pd.Series(dtype=str)
-        lists = [name for name in header if len(first) and first[name].strip().startswith("[[")]
+        lists = [name for name in header if are_lists(frame[name].astype(str))]
         if "x" not in guessed and lists:
             guessed["fixations"] = lists[0]
     own = {role: name for role, name in layout.columns.items() if name in header}
@@ -212,19 +199,14 @@ def _rows(
     where: str,
 ) -> Rows:
     xy = numbers(frame, [columns["x"], columns["y"]], where)
-    start = numbers(frame, [columns["start"]], where)[:, 0] if "start" in columns else None
-    by_role = columns.get("duration", columns.get("end", ""))
-    named = setting.time or layout.time or _named_unit(by_role, TIMES)
-    if "duration" in columns:
-        duration = numbers(frame, [columns["duration"]], where)[:, 0]
-    else:
-        assert start is not None
-        duration = numbers(frame, [columns["end"]], where)[:, 0] - start
-    check_durations(duration, where, frame.index.to_numpy() + 1)
-    factor = time_unit(duration, named, where)
-    if start is not None:
-        named_start = _named_unit(columns["start"], TIMES)
-        start = start * (TIMES[named_start] if named_start and not setting.time else factor)
+    row = frame.index.to_numpy() + 1
+    image, reader, trial = (
+        image_names(frame, columns, where),
+        text_column(frame, columns, "reader"),
+        text_column(frame, columns, "trial"),
+    )
+    viewing = list(zip(image, reader or image, trial or image))
+    start, duration = _times(frame, columns, setting, layout, where, viewing)
     four = {
         name: numbers(frame, [columns[role] for role in roles], where)
         for name, roles in (
@@ -234,17 +216,49 @@ def _rows(
         )
         if _all_or_none(columns, roles, where)
     }
-    return Rows(
-        image_names(frame, columns, where),
-        xy[:, 0],
-        xy[:, 1],
-        duration * factor,
-        start,
-        text_column(frame, columns, "reader"),
-        text_column(frame, columns, "trial"),
-        **four,
-        row=frame.index.to_numpy() + 1,
-    )
+    return Rows(image, xy[:, 0], xy[:, 1], duration, start, reader, trial, **four, row=row)
+
+
+def _times(
+    frame: pd.DataFrame,
+    columns: dict[str, str],
+    setting: GazeSetting,
+    layout: Layout,
+    where: str,
+    viewing: Sequence[object],
+) -> tuple[np.ndarray | None, np.ndarray]:
+    """Starts, if the table has them, and durations, in seconds. `viewing`: see `start_unit`.
+
+    A unit in the name of a column counts for that column, --time-unit for all.
+    """
+    roles = ("start", "end", "duration")
+    found: dict[str, str] = {role: columns[role] for role in roles if role in columns}
+    values = {role: numbers(frame, [name], where)[:, 0] for role, name in found.items()}
+    over = setting.time or layout.time
+    named = {role: over or named_unit(name, TIMES) for role, name in found.items()}
+    start, length = values.get("start"), "duration" if "duration" in found else "end"
+    duration = values[length]
+    if length == "end":
+        assert start is not None
+        first, last = named["start"], named["end"]
+        if first and last:
+            duration = duration * (TIMES[last] / TIMES[first])
+        named["end"] = first or last
+        duration = duration - start
+    check_durations(duration, where, frame.index.to_numpy() + 1)
+    factor = time_unit(duration, named[length], where)
+    if start is None:
+        return None, duration * factor
+    if named["start"] and (layout.time or not setting.time):
+        return start * TIMES[named["start"]], duration * factor
+    names = f"column {found['start']!r}", f"column {found[length]!r}"
+    of_start = start_unit(start, duration, viewing, factor, where, names)
+    if length == "end" and of_start != factor:
+        raise UserError(
+            f"{where}: {names[0]} and {names[1]} have different units; expected one. Name the unit"
+            " of both at the end of the columns' names, such as start_s and end_ms."
+        )
+    return start * of_start, duration * factor
 
 
 def _all_or_none(columns: dict[str, str], roles: Sequence[str], where: str) -> bool:
@@ -254,48 +268,6 @@ def _all_or_none(columns: dict[str, str], roles: Sequence[str], where: str) -> b
             f"{where}: --gaze-columns {', '.join(found)}; expected all of {', '.join(roles)}."
         )
     return bool(found)
-
-
-def _list_rows(frame: pd.DataFrame, columns: dict[str, str], where: str) -> Rows:
-    """Rows of a table that has all fixations of a viewing in one cell: [[x, y, duration], ...]."""
-    name = columns["fixations"]
-    fields: list[list[float]] = []
-    owners: list[int] = []
-    for i, cell in enumerate(frame[name]):
-        if not str(cell).strip():
-            continue
-        place = f"{where}, row {i + 1}, column {name!r}"
-        try:
-            values = np.asarray(json.loads(cell), dtype=np.float64)
-        except (ValueError, TypeError, RecursionError, OverflowError) as error:
-            raise UserError(
-                f"{place}: {str(cell)[:60]!r} is no list of numbers ({error}); expected"
-                " [[x, y, duration], ...]."
-            ) from error
-        if not values.size:
-            continue
-        if values.ndim != 2 or values.shape[1] not in (3, 4):
-            raise UserError(
-                f"{place}: a list of shape {values.shape}; expected fixations of x, y and duration,"
-                " or x, y, start and duration."
-            )
-        fields += [[*row[:2], np.nan, row[2]] if len(row) == 3 else list(row) for row in values]
-        owners += [i] * len(values)
-    array = np.array(fields, dtype=np.float64).reshape(-1, 4)
-    part = frame.iloc[owners]
-    # each cell is a viewing of its own
-    trial = [str(owner) for owner in owners]
-    start = None if np.isnan(array[:, 2]).all() else array[:, 2]
-    return Rows(
-        image_names(part, columns, where),
-        array[:, 0],
-        array[:, 1],
-        array[:, 3],
-        start,
-        text_column(part, columns, "reader"),
-        trial,
-        row=np.array(owners, dtype=int) + 1,
-    )
 
 
 def _unit(
@@ -311,8 +283,16 @@ def _unit(
     """The unit of positions. UserError: another than that of the tables before."""
     if setting.unit is None and layout.unit is not None and "x" not in setting.columns:
         return layout.unit
-    if setting.unit is None and _named_unit(columns.get("x", ""), ("degrees",)):
-        return "degrees"
+    if setting.unit is None:
+        x, y = (columns.get(axis, "") for axis in "xy")
+        of_x, of_y = (named_unit(name, ("pixels", "degrees")) for name in (x, y))
+        if of_x and of_y and of_x != of_y:
+            raise UserError(
+                f"{where}: {x!r} is in {of_x} and {y!r} in {of_y}; expected one unit. Name other"
+                " columns with --gaze-columns x=...,y=...."
+            )
+        if of_x == "degrees":
+            return "degrees"
     if rows is None:
         xy = numbers(frame, [columns["x"], columns["y"]], where)
         unit = position_unit(xy[:, 0], xy[:, 1], setting, where)
@@ -329,26 +309,9 @@ def _unit(
     return unit
 
 
-def _named_unit(name: str, units: Sequence[str] | dict[str, float]) -> str | None:
-    match = SUFFIX.search(re.sub(r"[_.]", " ", name.lower()).strip())
-    unit = UNIT_OF_SUFFIX.get(match[1]) if match else None
-    return unit if unit in units else None
-
-
 def _simplify(name: str) -> str:
     """Lower-case letters and digits only, without a unit at the end."""
     words = re.sub(r"[_.]", " ", name.lower()).strip()
     without = SUFFIX.sub("", words) if len(words) > 2 else words
     letters = re.sub(r"[\W_]+", "", without)
     return letters or re.sub(r"[\W_]+", "", words)
-
-
-def _list_column(head: bytes, header: Sequence[str]) -> str | None:
-    """The column of a table whose first cell is a list of lists."""
-    lines = io.StringIO(head.decode("utf-8-sig", errors="replace"))
-    separator = "\t" if "\t" in lines.readline() else ","
-    try:
-        row = next(csv.reader(lines, delimiter=separator), [])
-    except csv.Error:
-        return None
-    return next((name for name, cell in zip(header, row) if cell.strip().startswith("[[")), None)

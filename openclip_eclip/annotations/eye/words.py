@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ...config import UserError
 from ...data.tables.text import read_table_text
@@ -25,11 +25,17 @@ ENDS = ("timestamp_end_word", "end", "end_time", "stop", "offset", "tmax", "xmax
 ALIKE = ("transcript", "transcription", "timestamps_transcription", "words", "whisper")
 TIERS = ("words", "word", "tokens", "transcription", "transcript", "utterances", "default")
 
-Transcripts = dict[str, tuple[Word, ...]]
+
+class Transcript(NamedTuple):
+    words: tuple[Word, ...]
+    file: Path
+
+
+Transcripts = dict[str, Transcript]  # by image, as the file names it
 
 
 def read_words(path: Path, tier: str | None = None) -> Transcripts:
-    """{image: its words}, times in seconds, of a transcript or a folder of transcripts.
+    """The words of each image, times in seconds, of a transcript or a folder of transcripts.
 
     The image is the one that the file names, or the stem of the file, or its folder if all files
     have one name, as transcript.json. Words without a time have NaN. `tier`: of ELAN and Praat;
@@ -53,7 +59,6 @@ def read_words(path: Path, tier: str | None = None) -> Transcripts:
     if not files:
         raise UserError(f"--transcripts {path}: no transcript; expected {', '.join(ENDINGS)}.")
     result: Transcripts = {}
-    sources: dict[str, Path] = {}
     for file in files:
         for image, words in _read_file(file, tier):
             for word in words:
@@ -64,10 +69,11 @@ def read_words(path: Path, tier: str | None = None) -> Transcripts:
                     )
             if image in result:
                 raise UserError(
-                    f"{file}: words of image {image!r} once more, after {sources[image]}; expected"
-                    " one transcript of each image."
+                    f"{file}: words of image {image!r} once more, after {result[image].file};"
+                    " expected one transcript of each image. Where files of several folders have"
+                    " one name, give the words as a table with a column of images."
                 )
-            result[image], sources[image] = tuple(words), file
+            result[image] = Transcript(tuple(words), file)
     return result
 
 

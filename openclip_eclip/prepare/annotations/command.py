@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ...annotations.formats import add_format_arguments, read_records, recognise
 from ...config import UserError
+from ...gaze import GazeError
 from ...gaze.render import MERGES
 from ...json_text import read_json
 from ..command import run_plan
@@ -21,7 +22,8 @@ from ..options import add_shard_size_argument, add_writing_arguments, read_optio
 from ..plan import Plan
 from .agreement import agreement
 from .gallery import write_gallery
-from .gaze import add_gaze_join_arguments, read_transcripts
+from .gaze import PICTURE, add_gaze_join_arguments, gaze_parameters, read_transcripts
+from .gaze_picture import picture_of
 from .join import How, files_of, join
 from .match import read_images
 from .texts import add_text_arguments, read_texts
@@ -72,10 +74,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> str:
-    """Writes the data and two pictures of them; returns the summary."""
+    """Writes the data and pictures of them; returns the summary."""
     options = read_options(args)
-    plan = make_plan(args)
-    summary = run_plan(args, lambda _: plan)
+    plan = Plan("annotations")
+    try:
+        fill_plan(plan, args)
+        summary = run_plan(args, lambda _: plan)
+    except GazeError as error:
+        if PICTURE not in plan.facts:
+            raise
+        raise GazeError(f"{error} {plan.facts[PICTURE]} shows all gaze.") from error
     if args.dry_run:
         return summary
     lines = [summary, *plan.summary().splitlines()[1:]]
@@ -83,12 +91,12 @@ def run(args: argparse.Namespace) -> str:
     return "\n".join(lines)
 
 
-def make_plan(args: argparse.Namespace) -> Plan:
+def fill_plan(plan: Plan, args: argparse.Namespace) -> None:
     """Recognise, read and join. UserError: see `recognise`, `read_images`, `join`."""
-    plan = Plan("annotations")
     found = recognise(args.src, args.annotation_format)
     plan.tables = list(found.files)
     plan.facts["format"] = f"{found.format.name} ({len(found.files)} files)"
+    options = read_options(args)
     how = How(
         config=gaze_config(args, None, "pixels"),
         merge=args.merge,
@@ -98,7 +106,8 @@ def make_plan(args: argparse.Namespace) -> Plan:
         reader=args.reader_column,
         transcripts=read_transcripts(args),
         left_of=args.left_of,
-        reading=read_options(args).reading,
+        picture=picture_of(options.out),
+        reading=options.reading,
     )
     join(
         plan,
@@ -107,8 +116,8 @@ def make_plan(args: argparse.Namespace) -> Plan:
         None if args.texts == "labels" else read_texts(args),
         how,
     )
+    plan.facts |= gaze_parameters(plan, args)
     plan.facts |= agreement([item for items in plan.splits.values() for item in items])
-    return plan
 
 
 def read_phrases(text: str | None) -> Callable[[str], str] | None:

@@ -32,10 +32,14 @@ def write_gallery(plan: Plan, options: Options) -> list[str]:
 
     The same samples are drawn for the same data. Nothing is written if no sample is annotated.
     """
-    # an image with several texts is shown once
-    once = {item.image: item for items in plan.splits.values() for item in items}
-    annotated = [item for item in once.values() if item.annotations or item.windows]
-    order = np.random.default_rng(SEED).permutation(len(annotated))[:SAMPLES]
+    draws = np.random.default_rng(SEED)
+    of_image: dict[Path, list[Item]] = {}
+    for item in (item for items in plan.splits.values() for item in items):
+        if item.annotations or item.windows:
+            of_image.setdefault(item.image, []).append(item)
+    # an image with several texts is shown once, with any of them
+    annotated = [items[draws.integers(len(items))] for items in of_image.values()]
+    order = draws.permutation(len(annotated))[:SAMPLES]
     samples = []
     for index in sorted(order):
         try:

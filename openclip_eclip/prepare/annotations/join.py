@@ -36,7 +36,7 @@ class How:
     `phrase`: the text of a window for a class, or None for no windows of classes; `lead`: seconds
     before a sentence; `split`: column of the texts that names the split, or None; `reader`: column
     of the texts that names who wrote a text and looked at the image; `transcripts`: words of
-    images; `left_of`: whose left the texts mean.
+    images; `left_of`: whose left the texts mean; `picture`: where a picture of all gaze is written.
     """
 
     config: RenderConfig = RenderConfig()
@@ -47,6 +47,7 @@ class How:
     reader: str | None = None
     transcripts: Transcripts = field(default_factory=dict)
     left_of: str = "image"
+    picture: Path | None = None
     reading: ReadOptions = ReadOptions()
 
 
@@ -78,7 +79,7 @@ def join(
     _refuse_nothing(plan, counts, found)
     annotated = [one for one in found.values() if one.is_annotated]
     _read_sizes(images, annotated, kept, how.reading)
-    check_quality(plan, annotated, how.left_of)
+    check_quality(plan, annotated, how.left_of, how.picture, how.reader)
     used = list(_items(plan, images, found.values(), texts is None, how, kept))
     for item, split in used:
         plan.splits.setdefault(split, []).append(item)
@@ -116,7 +117,9 @@ def _refuse_nothing(plan: Plan, counts: Counter[str], found: Mapping[str, OfImag
                 " Check --images, and which column names the image."
             )
     if not counts["annotations"]:
-        raise UserError("no annotation in these files; expected at least one.")
+        reasons = "; ".join(f"{name}: {count}" for name, count in plan.left_out.items())
+        found_instead = f" Left out: {reasons}." if reasons else ""
+        raise UserError(f"no annotation in these files; expected at least one.{found_instead}")
 
 
 def _add_record(one: OfImage, record: Record, kept: KeptDrawings) -> None:

@@ -30,7 +30,8 @@ def collect(change=lambda xy: xy, texts=lambda xy: "", duration: float = 0.25, *
         xy = np.clip(xy + np.array([(-90, 90)[i % 2], (-50, 50)[i // 2 % 2]]), 1, [599, 299])
         found = fixations(change(xy), duration)
         one = Recording(f"{i}.png", found, "x", quality=(("data loss", 0.01 * i),))
-        quality.add(one, found, SIZE, [(texts(xy), found)])
+        quality.add(one, found, SIZE)
+        quality.add_text(texts(xy), found, SIZE)
     return quality
 
 

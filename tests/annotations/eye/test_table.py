@@ -218,6 +218,114 @@ def test_mixed_units_are_errors(tmp_path: Path) -> None:
         Read(tmp_path)
 
 
+VIEWING = [(0.0, 0.2), (0.25, 0.3), (0.6, 0.15), (0.8, 0.4), (1.3, 0.2), (1.55, 0.25)]
+
+
+def timed(
+    folder: Path, start: str, length: str, of_start: float, of_length: float, is_end: bool = False
+) -> Path:
+    """Two viewings with starts and durations (or ends), of so many units per second."""
+    rows = [
+        (image, "r", 9.5, 8.5, at * of_start, (lasts + at * is_end) * of_length)
+        for image in "ab"
+        for at, lasts in VIEWING
+    ]
+    return save(folder, [*NAMES[:4], start, length], rows)
+
+
+@pytest.mark.parametrize(
+    ("start", "length", "of_start", "of_length", "flags"),
+    [
+        ("start", "duration", 1, 1000, ""),  # told from the steps
+        ("start", "duration", 1000, 1, ""),
+        ("start", "duration", 1e6, 1000, ""),
+        ("start", "duration", 1e6, 1, ""),
+        ("start", "duration", 1, 1000, "--time-unit ms"),
+        ("start_s", "duration", 1, 1000, ""),  # told from the names
+        ("start", "duration [ms]", 1, 1000, ""),
+        ("start [us]", "duration_s", 1e6, 1, ""),
+        ("start_s", "end_ms", 1, 1000, ""),
+        ("start", "end_ms", 1000, 1000, ""),
+    ],
+)
+def test_starts_and_durations_of_two_units(
+    tmp_path: Path, start: str, length: str, of_start: float, of_length: float, flags: str
+) -> None:
+    path = timed(tmp_path, start, length, of_start, of_length, length.startswith("end"))
+    for one in Read(path, flags).recordings:
+        near(one.fixations.start, [at for at, _ in VIEWING])
+        near(one.fixations.duration, [lasts for _, lasts in VIEWING])
+
+
+def test_starts_of_another_unit_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    Read(timed(tmp_path, "start", "duration", 1, 1000))
+    assert "column 'start' is read in s, another unit than column 'duration'" in caplog.text
+    caplog.clear()
+    Read(timed(tmp_path, "start", "duration", 1000, 1000))
+    assert not caplog.text
+
+
+def test_times_that_fit_no_two_units_are_errors(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="column 'start' grows by 0.02.*start_s and duration_ms"):
+        Read(timed(tmp_path, "start", "duration", 0.07, 1))
+    with pytest.raises(UserError, match="'start' and column 'end' have different.*start_s and"):
+        Read(timed(tmp_path, "start", "end", 1, 1000, is_end=True))
+    with pytest.raises(UserError, match="or in different units"):
+        Read(timed(tmp_path, "start", "end", 1000, 1, is_end=True))
+    # a name is trusted
+    (got, _) = Read(timed(tmp_path, "start_s", "duration_s", 0.07, 1)).recordings
+    near(got.fixations.start, [0.07 * at for at, _ in VIEWING])
+
+
+def test_durations_of_two_units_in_a_column_are_an_error(tmp_path: Path) -> None:
+    rows = [("a", f"r{i % 2}", 9.5, 8.5, 0.2 if i % 3 else 200) for i in range(12)]
+    path = save(tmp_path, [*NAMES[:4], "duration"], rows)
+    with pytest.raises(UserError, match="0.2, as in s, but 4 of 12 such as 200; expected one unit"):
+        Read(path)
+    # one pause is none
+    path = save(tmp_path, [*NAMES[:4], "duration"], [*rows[1:3], *rows[4:6], rows[0]])
+    assert len(Read(path).recordings) == 2
+
+
+def test_starts_and_durations_of_two_units_in_lists(tmp_path: Path) -> None:
+    cells = json.dumps([[0.5, 0.25, at, lasts * 1000] for at, lasts in VIEWING])
+    pd.DataFrame({"image": ["a"], "gaze": [cells]}).to_csv(tmp_path / "g.csv", index=False)
+    (got,) = Read(tmp_path / "g.csv").recordings
+    near(got.fixations.start, [at for at, _ in VIEWING])
+    near(got.fixations.duration, [lasts for _, lasts in VIEWING])
+
+
+def test_x_and_y_of_two_units_are_errors(tmp_path: Path) -> None:
+    rows = [(*row[:2], row[2] / 100, *row[3:]) for row in ROWS]
+    with pytest.raises(UserError, match="x lies within 0 and 1.*but y is 50 in the middle"):
+        Read(save(tmp_path, NAMES, rows))
+    rows = [(*row[:3], row[3] / 101, *row[4:]) for row in ROWS]
+    with pytest.raises(UserError, match="y lies within 0 and 1.*but x is 40 in the middle"):
+        Read(save(tmp_path, NAMES, rows))
+    with pytest.raises(UserError, match="'x_deg' is in degrees and 'y_pix' in pixels"):
+        columns = ["image", "reader", "x_deg", "y_pix", "start", "duration"]
+        Read(save(tmp_path, columns), "--gaze-columns y=y_pix", "gaze-table")
+
+
+def test_a_rectangle_in_fractions_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="as fractions are; expected left, top, right and bottom"):
+        Read(save(tmp_path, NAMES), "--image-rectangle 0,0,1,0.9")
+    rows = [(*row, 0.1, 0.1, 0.9, 0.9) for row in ROWS]
+    flags = "--gaze-columns left=L,top=T,right=R,bottom=B"
+    with pytest.raises(UserError, match="as fractions are; expected left, top, right and bottom"):
+        Read(save(tmp_path, [*NAMES, *"LTRB"], rows), flags)
+
+
+def test_viewings_without_fixations_are_counted(tmp_path: Path) -> None:
+    path = tmp_path / "lists.csv"
+    rows = ['a,"[[9, 8, 200]]"', "b,[]", "c,"]
+    for order in (rows, rows[::-1]):  # the first viewing may have none
+        path.write_text("\n".join(["image,gaze", *order]) + "\n")
+        got = Read(path)
+        assert [one.image for one in got.recordings] == ["a"]
+        assert got.left_out == {"a viewing without fixations": 2}
+
+
 def test_useless_rows_are_counted(tmp_path: Path) -> None:
     rows = [*ROWS, ("", "r", 1, 1, 0, 200), ("c.png", "r", "", "", 0, 200)]
     got = Read(save(tmp_path, NAMES, rows))

@@ -215,6 +215,16 @@ def test_bids_fixations(tmp_path: Path) -> None:
     assert dict(got.recordings[0].quality)["data loss"] == pytest.approx(1 / 50)
 
 
+def test_bids_durations_in_another_unit_than_onsets(tmp_path: Path) -> None:
+    path = bids(tmp_path)
+    events = path.with_name(path.name.replace("_physio", "_physioevents"))
+    rows = ["100000\t0.4\tfixation", "100400\t0.05\tsaccade", "100750\t0.2\tfixation"]
+    events.write_bytes(gzip.compress("\n".join(rows).encode()))
+    got = Read(path, "--placement stretch")
+    near(got.placed(1, (100, 200)).start, [0.25])
+    near(got.placed(1, (100, 200)).duration, [0.2])
+
+
 def test_bids_samples(tmp_path: Path) -> None:
     pytest.importorskip("pymovements")
     path = bids(tmp_path, events=False)
@@ -260,6 +270,16 @@ def osie(folder: Path, **changes: object) -> Path:
     path = folder / "fixations.mat"
     savemat(path, {"fixations": fixations, "note": "x"}, do_compression=True)
     return path
+
+
+def test_starts_in_another_unit_than_durations(tmp_path: Path) -> None:
+    """A struct with starts in seconds beside durations in milliseconds."""
+    start, duration = [0.0, 0.25, 0.6, 0.8, 1.3], [200.0, 300, 150, 400, 200]
+    one = {"img": "a.jpg", "x": [10.5] * 5, "y": [20.5] * 5, "start": start, "duration": duration}
+    savemat(tmp_path / "m.mat", {"data": one})
+    (got,) = Read(tmp_path / "m.mat").recordings
+    near(got.fixations.start, start)
+    near(got.fixations.duration, [0.2, 0.3, 0.15, 0.4, 0.2])
 
 
 def test_osie(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from openclip_eclip.annotations.eye.words import read_words
+from openclip_eclip.annotations.eye import words
 from openclip_eclip.annotations.record import Word
 from openclip_eclip.config import UserError
 
@@ -119,6 +119,11 @@ JSONS = {
     "egd": {"time_stamped_text": entries("phrase", "begin_time", "end_time")},
     "narrative": {"timed_caption": entries("utterance", "start_time", "end_time")},
 }
+
+
+def read_words(path: Path, tier: str | None = None) -> dict[str, tuple[Word, ...]]:
+    """{image: its words}"""
+    return {name: one.words for name, one in words.read_words(path, tier).items()}
 
 
 @pytest.mark.parametrize("form", JSONS)

@@ -73,11 +73,137 @@ def test_gaze_and_words_become_heatmaps_windows_and_scanpaths(
     assert prepare([*command, *words]) == 0
 
 
-def test_swapped_axes_are_named(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_swapped_axes_are_named_and_drawn(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     command = write_source(tmp_path, swapped=True)
     assert prepare([*command, "--dry-run"]) == 0
-    assert "lie off their image, 0% with x and y swapped" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "lie off their image, 0% with x and y swapped" in printed
+    picture = tmp_path / "out-gaze.png"
+    assert f"picture of all gaze: {picture}" in printed
     assert not (tmp_path / "out").exists()
+    assert share_below_image(picture) > 0.3  # the image is wide
+
+
+def share_below_image(picture: Path) -> float:
+    """Of the blue pixels of positions in a picture of all gaze, those below the frame."""
+    pixels = np.asarray(Image.open(picture).convert("RGB")).astype(int)[:, :600]
+    rows = (pixels[..., 2] - pixels[..., 0] > 60).nonzero()[0]
+    frame = ((pixels.max(axis=2) < 30).sum(axis=1) > 300).nonzero()[0]
+    groups = np.split(frame, (np.diff(frame) > 3).nonzero()[0] + 1)
+    # long black lines: axes, image, image, axes
+    assert len(rows) and len(groups) == 4
+    return float((rows > groups[2][-1]).mean())
+
+
+def test_an_error_of_units_names_its_picture(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """The numbers alone are an error when maps are drawn; the picture is there before."""
+    command = write_source(tmp_path)
+    table = list(csv.reader((tmp_path / "gaze.csv").open(newline="")))
+    for row in table[1:]:
+        row[1:3] = [str(float(row[1]) / SIZE[0]), str(float(row[2]) / SIZE[1])]
+    with open(tmp_path / "gaze.csv", "w", newline="") as file:
+        csv.writer(file).writerows(table)
+    assert prepare([*command, "--gaze-unit", "image-pixels"]) == 2
+    message = capsys.readouterr().err
+    picture = tmp_path / "out-gaze.png"
+    assert "0.png: fixations: all 24 positions" in message
+    assert f"{picture} shows all gaze." in message and picture.is_file()
+    # with its unit the same command is right
+    assert prepare([*command, "--gaze-unit", "image-fractions", "--dry-run"]) == 0
+    assert share_below_image(picture) == 0
+
+
+def test_the_manifest_has_how_gaze_was_read(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """Detector and its parameters, placement, lead; loss, precision and drift of the samples."""
+    pymovements = pytest.importorskip("pymovements")
+    command = write_source(tmp_path)
+    draws = np.random.default_rng(1)
+    rows: list[list[object]] = [["image", "time_ms", "x", "y"]]
+    for number in range(4):
+        for i in range(600):  # at 250 Hz, four places of 0.6 s, and a blink in the second
+            place = (700, 500, 300, 600)[i // 150]
+            at = [place + draws.normal(0, 1), 300 + draws.normal(0, 1)]
+            rows.append([f"{number}.png", 4 * i, *(["", ""] if 200 <= i < 230 else at)])
+    with open(tmp_path / "gaze.csv", "w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    command.remove("--time-unit"), command.remove("s")
+    flags = "--detector ivt --velocity-threshold 40 --screen 1200x800 --screen-cm 40x27"
+    flags += " --distance-cm 60 --placement fit --lead 0.25 --limit 1"
+    words = ["--transcripts", str(tmp_path / "words")]
+    assert prepare([*command, *flags.split(), *words]) == 0
+    facts = read_manifest(tmp_path / "out")["facts"]
+    assert facts["gaze, detector"] == f"pymovements {pymovements.__version__} ivt"
+    assert facts["gaze, velocity threshold per second"] == 40
+    assert facts["gaze, shortest fixation, seconds"] == 0.06
+    assert facts["gaze, lead of a sentence, seconds"] == 0.25
+    where = "screen-pixels, screen of 1200 x 800, 40 x 27 cm, at 60 cm, fit: 4"
+    assert facts["gaze, positions"] == where
+    assert facts["gaze, samples per second (mean)"] == 250
+    assert facts["gaze, data loss (mean)"] == 0.05
+    assert 0 < facts["gaze, precision, degrees (mean)"] < 0.2
+    assert "x: " in facts["gaze, middle of gaze from the centre"]
+    printed = capsys.readouterr().out
+    for name in ("detector", "data loss (mean)", "precision, degrees (mean)", "positions"):
+        assert f"gaze, {name}: " in printed
+
+
+def test_viewings_without_fixations_are_told(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    command = write_source(tmp_path)
+    command.remove("--time-unit"), command.remove("s")
+    (tmp_path / "gaze.csv").write_text("image,gaze\n0.png,[]\n1.png,[]\n")
+    named = ["--annotation-format", "gaze-table", "--gaze-columns", "fixations=gaze", "--dry-run"]
+    assert prepare([*command, *named]) == 2
+    error = capsys.readouterr().err
+    assert "no annotation in these files" in error and "a viewing without fixations: 2" in error
+    (tmp_path / "gaze.csv").write_text('image,gaze\n0.png,[]\n1.png,"[[9, 8, 200]]"\n')
+    assert prepare([*command, "--dry-run"]) == 0
+    printed = capsys.readouterr().out
+    assert "left out, a viewing without fixations: 1 (such as " in printed
+    assert "gaze.csv, row 1 (0.png))" in printed
+    assert "split train: 4 samples, 1 annotated" in printed  # the image stays
+
+
+def test_fixations_of_the_file_have_no_detector(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert prepare([*write_source(tmp_path), "--detector", "ivt", "--dry-run"]) == 0
+    assert "gaze, detector" not in capsys.readouterr().out
+
+
+def test_transcripts_need_starts_and_one_image(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    command = [*write_source(tmp_path), "--transcripts", str(tmp_path / "words"), "--dry-run"]
+    table = list(csv.reader((tmp_path / "gaze.csv").open(newline="")))
+
+    def refused() -> str:
+        assert prepare(command) == 2
+        return capsys.readouterr().err
+
+    with open(tmp_path / "gaze.csv", "w", newline="") as file:
+        csv.writer(file).writerows([row[:3] + row[4:] for row in table])
+    message = refused()
+    assert "gaze.csv, row 1: gaze on 0.png without start times" in message
+    assert "0.json" in message and "--gaze-columns start=COLUMN" in message
+    with open(tmp_path / "gaze.csv", "w", newline="") as file:
+        csv.writer(file).writerows(table)
+    # two files for an image: by its name, and by its name with the suffix
+    (tmp_path / "words" / "1.png.json").write_bytes((tmp_path / "words" / "1.json").read_bytes())
+    message = refused()
+    assert "1.png.json (1.png): words of 1.png, as" in message and "1.json has" in message
+    (tmp_path / "words" / "1.png.json").unlink()
+    # a name of two images
+    for folder in "ab":
+        (tmp_path / "images" / folder).mkdir()
+        Image.new("RGB", SIZE).save(tmp_path / "images" / folder / "2.png")
+    (tmp_path / "images" / "2.png").unlink()
+    rows = [[row[0].replace("2.png", "a/2.png"), *row[1:]] for row in table]
+    with open(tmp_path / "gaze.csv", "w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    reports = (tmp_path / "reports.csv").read_text().replace("2.png", "a/2.png")
+    (tmp_path / "reports.csv").write_text(reports)
+    message = refused()
+    assert "2.json (2): '2' may be a/2.png or b/2.png" in message
 
 
 @pytest.mark.parametrize(

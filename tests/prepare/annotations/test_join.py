@@ -154,6 +154,20 @@ def test_a_text_gets_a_window_with_the_gaze_of_its_reader(tmp_path: Path) -> Non
     assert not joined(tmp_path, records, texts, How()).splits["train"][0].windows
 
 
+def test_a_text_counts_once_for_mirrored_gaze(tmp_path: Path) -> None:
+    """Ten readers of one image are no ten texts that name a side."""
+    left = Fixations([4.0, 5.0], [9.0, 9.0], [0.2, 0.2])
+    records: list[Record] = [Recording("1.png", left, "g.csv", str(i)) for i in range(10)]
+    texts = [text("1.png", "on the right", who="3"), text("1.png", "to the left", who="8")]
+    name = "gaze, texts with left and right that gaze follows"
+    plan = joined(tmp_path, records, texts, How())
+    assert plan.facts[name] == "agree: 1, of: 2"
+    # with the column of readers, a text has the gaze of who wrote it
+    records[8] = Recording("1.png", Fixations([30.0], [9.0], [0.2]), "g.csv", "8")
+    plan = joined(tmp_path, records, texts, How(reader="who"))
+    assert plan.facts[name] == "agree: 0, of: 2"
+
+
 def test_keys_of_several_texts_do_not_collide(tmp_path: Path) -> None:
     images = images_in(tmp_path, "a.png", "a-1.png")
     plan = Plan("annotations")
