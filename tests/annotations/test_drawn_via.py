@@ -171,7 +171,7 @@ def test_via_3_project(tmp_path: Path) -> None:
         ("a.regions.0.shape_attributes", KeyError, "region 1: no key 'shape_attributes'"),
         ("a.regions.0.shape_attributes.name", "cube", "a shape 'cube'; expected rect"),
         ("a.regions.0.shape_attributes.x", "1", "key 'x': '1'; expected a finite number"),
-        ("a.regions.0.shape_attributes.x", KeyError, "key 'x': None; expected a finite number"),
+        ("a.regions.0.shape_attributes.x", KeyError, "key 'x': missing; expected a finite number"),
         ("a.regions.0.shape_attributes.width", -4, "width -4 and height 20"),
         ("a.regions.0.region_attributes", {"kind": []}, r"attribute 'kind': \[\]; expected a text"),
         ("a.regions.0.shape_attributes", {"name": "circle", "cx": 1, "cy": 1, "r": 0},

@@ -8,19 +8,22 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from ...annotations.drawn.values import check_on_image
 from ...annotations.eye.words import Transcripts
-from ...annotations.record import Drawing, Record, Recording
+from ...annotations.record import Drawing, NamedMask, Record, Recording
 from ...config import UserError
 from ...data.images.options import ReadOptions
 from ...data.images.read import read_frame
-from ...gaze import Annotation, Boxes, Ellipses, Points, Polygons, RenderConfig, Union
+from ...gaze import Annotation, Boxes, Ellipses, MaskFile, Points, Polygons, RenderConfig, Union
+from ...gaze.stored import StoredMask
 from ..plan import Item, Plan, Window
 from ..sentence_windows import make_windows
+from .annotators import listed, name_annotators
 from .found import OfImage
 from .gaze import add_words, check_quality, placed
 from .match import Images, stem
@@ -65,19 +68,20 @@ def join(
     counts = Counter[str]()
     for text in texts or ():
         counts["texts"] += 1
-        if place := _place(plan, images, text.image, text.where, "text"):
+        if place := _place(plan, text.image, text.where, "text", images.find):
             found[place].texts.append(text)
     for record in records:
         counts["annotations"] += 1
-        kind = "gaze" if isinstance(record, Recording) else "annotation"
-        if place := _place(plan, images, record.image, record.where, kind):
-            of_image = found[place]
-            if isinstance(record, Recording):
-                of_image.recordings.append(record)
-            else:
-                of_image.drawings.append(record)
+        if isinstance(record, Recording):
+            if place := _place(plan, record.image, record.where, "gaze", images.find):
+                found[place].recordings.append(record)
+        else:
+            find = partial(images.find, file=record.file)
+            if place := _place(plan, record.image, record.where, "annotation", find):
+                found[place].drawings.append(record)
     add_words(plan, images, found, how.transcripts)
     _refuse_nothing(plan, counts, found)
+    name_annotators(plan, found.values())
     annotated = [one for one in found.values() if one.drawings or one.recordings]
     _read_sizes(images, annotated, how.reading)
     check_quality(plan, annotated, how.left_of)
@@ -90,12 +94,17 @@ def join(
         "annotations": counts["annotations"],
         "images with annotations": len(annotated),
     }
+    labels = {drawing.label for one in annotated for drawing in one.drawings}
+    if labels - {""}:
+        plan.facts["classes"] = listed(labels - {""})
 
 
-def _place(plan: Plan, images: Images, wanted: str, where: str, kind: str) -> str | None:
+def _place(
+    plan: Plan, wanted: str, where: str, kind: str, find: Callable[[str], str | None]
+) -> str | None:
     """The image that a text or an annotation names; what fits none is counted."""
     try:
-        name = images.find(wanted)
+        name = find(wanted)
     except UserError as error:
         raise UserError(f"{where}: {error}") from error
     if name is None:
@@ -280,6 +289,8 @@ def in_pixels(drawing: Drawing, size: tuple[int, int] | None) -> Annotation:
     """
     shape = drawing.shape
     if not drawing.fractions:
+        if isinstance(shape, StoredMask) and not isinstance(shape, MaskFile):
+            return NamedMask(shape, drawing.where)
         return shape
     assert size is not None  # the sizes of annotated images have been read
     height, width = size
