@@ -22,6 +22,7 @@ from ...data.tables.missing_text import is_missing
 from ...data.tables.near_names import did_you_mean
 from ...data.tables.text import line_of, read_table_text, sniff_separator
 from ...gaze.plausible import find_fractions
+from ...json_text import show
 from ..record import Drawing, LeaveOut, Record
 from .box_columns import BoxColumns, guess_columns, named_columns
 from .values import box_of, check_on_image, parse_number, parse_side
@@ -91,8 +92,8 @@ def read(
         columns = named_columns(given, form) if given else guess_columns(_header(path))
         if columns is None:
             raise UserError(
-                f"{path}: no columns of an image and a box among {_header(path)}; name them with"
-                " --box-columns image,xmin,ymin,xmax,ymax[,label[,annotator]]."
+                f"{path}: no columns of an image and a box among {show(_header(path))}; name them"
+                " with --box-columns image,xmin,ymin,xmax,ymax[,label[,annotator]]."
             )
         yield from _drawings(path, columns, leave_out)
 
@@ -102,7 +103,7 @@ def _drawings(path: Path, columns: BoxColumns, leave_out: LeaveOut) -> Iterator[
     for name in columns.used:
         if name not in frame:
             hint = did_you_mean(name, frame.columns)
-            raise UserError(f"{path}: no column {name!r}; found {list(frame.columns)}.{hint}")
+            raise UserError(f"{path}: no column {name!r}; found {show(list(frame.columns))}.{hint}")
     where = [f"{path}, row {i}{line_of(lines, i)}" for i in range(1, len(frame) + 1)]
     images = np.array(frame[columns.image].str.strip(), dtype=object)
     for i in np.flatnonzero(images == "")[:1]:

@@ -107,17 +107,17 @@ def _mask(
         raise UserError(
             f"{where}: a mask, but no imageHeight and imageWidth; expected both in the file."
         )
-    (left, top), (right, bottom) = xy.astype(np.int64).tolist()
+    (left, top), (right, bottom) = np.trunc(xy).tolist()
     if not (0 <= left <= right < size[1] and 0 <= top <= bottom < size[0]):
         raise UserError(
-            f"{where}, key 'points': a mask from x {left}, y {top} to x {right}, y {bottom} on an"
-            f" image of {size[0]} x {size[1]} (height x width); expected it on the image."
+            f"{where}, key 'points': a mask from x {left:g}, y {top:g} to x {right:g}, y {bottom:g}"
+            f" on an image of {size[0]} x {size[1]} (height x width); expected it on the image."
         )
     try:
         code = base64.b64decode(member(record, "mask", str, where), validate=True)
     except (binascii.Error, ValueError) as error:
         raise UserError(f"{where}, key 'mask': {error}; expected a PNG in base64.") from error
-    mask = PartMask(code, (left, top, right + 1, bottom + 1), size)
+    mask = PartMask(code, (int(left), int(top), int(right) + 1, int(bottom) + 1), size)
     try:
         mask.open().close()
     except GazeError as error:

@@ -68,14 +68,21 @@ def read(
     files: Sequence[Path], root: Path, args: argparse.Namespace, leave_out: LeaveOut
 ) -> Iterator[Drawing]:
     """All regions of all files. UserError: a broken one, or no clear attribute for the label."""
+    known: set[str] = set()
     for path in files:
         regions = list(_regions(path))
+        known |= {name for region in regions for name in region.attributes}
         attribute = args.via_attribute or _only_attribute(regions, path)
         for region in regions:
             shape = _shape(region.shape, region.where, leave_out)
             if shape is not None:
                 for label in _labels(region, attribute):
                     yield Drawing(region.image, shape, region.where, label, file=path)
+    if args.via_attribute and args.via_attribute not in known:
+        raise UserError(
+            f"--via-attribute {args.via_attribute}: no region has it; expected one of"
+            f" {', '.join(sorted(known)) or 'none'}."
+        )
 
 
 def _regions(path: Path) -> Iterator[Region]:
@@ -109,7 +116,8 @@ def _csv_regions(path: Path) -> Iterator[Region]:
     missing = [column for column in (name, *COLUMNS) if column not in frame]
     if missing:
         raise UserError(
-            f"{path}: no column {missing[0]!r}; found {list(frame.columns)}. Expected VIA's CSV."
+            f"{path}: no column {missing[0]!r}; found {show(list(frame.columns))}. Expected VIA's"
+            " CSV."
         )
     for i, (image, *cells) in enumerate(frame[[name, *COLUMNS]].itertuples(index=False), 1):
         where = f"{path}, row {i}"
