@@ -11,10 +11,22 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from drawn_miniatures import IMAGE, MINIATURES, SIZE, replaced, text_of
+from drawn_miniatures import (
+    CVAT,
+    IMAGE,
+    MARKED,
+    MINIATURES,
+    SIZE,
+    coco,
+    label_studio,
+    labelme,
+    replaced,
+    text_of,
+)
 from PIL import Image
 
 from openclip_eclip.annotations.drawn import json_files
+from openclip_eclip.annotations.drawn.write_coco import pack_rle
 from openclip_eclip.annotations.formats import add_format_arguments, read_records, recognise
 from openclip_eclip.config import UserError
 from openclip_eclip.gaze import render
@@ -123,3 +135,33 @@ def test_damaged_files(name: str, try_file) -> None:
         for form in ("", None):
             try_file(name, content, form)
     assert try_file(name, b"\xef\xbb\xbf" + accented.encode()) == ""
+
+
+def test_huge_images_are_refused_before_a_mask_is_allocated(try_file) -> None:
+    """400 megapixels are stated, which need no long code."""
+    side = 20_000
+    code = (4 * side**2).to_bytes(4, "big")
+    content = coco()
+    content["images"][0] |= {"height": side, "width": side}
+    content["annotations"] = content["annotations"][2:4]
+    for packed, counts in enumerate(([side**2], pack_rle(MARKED))):
+        shape = {"size": [side, side], "counts": counts}
+        content["annotations"][packed] = {
+            **content["annotations"][packed], "segmentation": shape
+        }  # fmt: skip
+    brush = label_studio()
+    results = brush[0]["annotations"][0]["result"]
+    results[:] = results[-1:]
+    results[0] |= {"original_height": side, "original_width": side}
+    results[0]["value"]["rle"] = list(code)
+    whole = labelme()
+    whole |= {"imageHeight": side, "imageWidth": side, "shapes": whole["shapes"][-1:]}
+    head, _, mask = CVAT.partition("<box")
+    mask = mask[mask.index("<mask") :]
+    for name, text in {
+        "coco": json.dumps(content),
+        "label-studio": json.dumps(brush),
+        "labelme": json.dumps(whole),
+        "cvat": (head + mask).replace('width="60" height="40"', f'width="{side}" height="{side}"'),
+    }.items():
+        assert "at most 100000000 pixels" in try_file(name, text), name

@@ -185,6 +185,7 @@ def test_without_sizes_positions_are_fractions(tmp_path: Path) -> None:
         ("gs://bucket/name.png", "name.png"),
         ("https://host/set/na%20me.png?token=1", "set/na me.png"),
         ("/tasks/4/presign/?fileuri=czM6Ly9iL3NldC9uYW1lLnBuZw==", "set/name.png"),
+        ("/presign/?fileuri=aHR0cDovL1t4", "/presign/?fileuri=aHR0cDovL1t4"),  # no address
         ("set/na%20me#1.png", "set/na%20me#1.png"),
     ],
 )

@@ -118,6 +118,8 @@ def test_labels_are_the_only_attribute_or_the_named_one(tmp_path: Path) -> None:
     two = save(path, {"a.png": [region(BOX, kind="nodule", side="left")]})
     with pytest.raises(UserError, match=r"2 attributes \(kind, side\).*--via-attribute"):
         read_all(two)
+    with pytest.raises(UserError, match="--via-attribute sode: no region has it; .* kind, side"):
+        read_all(two, "--via-attribute", "sode")
     records, _ = read_all(two, "--via-attribute", "side")
     assert [one.label for one in records] == ["left"]
 

@@ -76,6 +76,7 @@ BAD = {
     r"line 2: x 1\.1 to 1\.3, .* on an image of 1 x 1": "0 1.2 .5 .2 .2",
     r"line 2: the class 7; expected one of the 1 in .*classes\.txt": "7 .5 .5 .2 .2",
     r"line 2: the class '1\.0'; expected its number": "1.0 .5 .5 .2 .2",
+    r"line 2: the class '99.*9'; expected its number": f"{'9' * 5000} .5 .5 .2 .2",
 }
 
 
@@ -93,6 +94,8 @@ def test_bad_rows_are_errors(tmp_path: Path, message: str) -> None:
         ("classes.txt", "a\nb\na\n", r"classes\.txt: the class 'a' twice"),
         ("data.yaml", "names: 3\n", r"data\.yaml, names: expected a list"),
         ("data.yaml", "names: [a\n", r"data\.yaml: not YAML"),
+        ("data.yaml", "names: [a]\ndate: 2001-99-99\n", r"data\.yaml: not YAML \(month must"),
+        ("labelmap.txt", f"a:1,2,{'9' * 5000}::\n", r"labelmap\.txt: 'a:1,.*; expected name:red"),
         ("classes.json", '{"a": 1, "b": 1}', r"two classes of the same number"),
         ("classes.json", '{"a": "1"}', r"classes\.json, 'a': '1'; expected the number"),
         ("labelmap.txt", "a:1,2:::\n", r"labelmap\.txt: 'a:1,2:::'; expected name:red"),
