@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import base64
 import itertools
 import json
 import random
@@ -35,7 +36,7 @@ from openclip_eclip.prepare.annotations.match import Images
 from openclip_eclip.prepare.plan import Plan
 
 pytestmark = pytest.mark.filterwarnings("error")  # an overflow of NumPy, say
-VALUES = [None, "", [], {}, 0, -1, 1e300, 1e400, 10**400, "x", True]
+VALUES = [None, "", [], [1], {"x": 1}, 0, -1, 1e300, 1e400, 10**400, "x", True]
 TEXTS = ["", "-1", "1e400", "9" * 400, "x", "nan", "[]", "0", "1e300"]
 # what is replaced in texts: attributes and texts of elements, cells, words
 PLACES = {
@@ -165,3 +166,18 @@ def test_huge_images_are_refused_before_a_mask_is_allocated(try_file) -> None:
         "cvat": (head + mask).replace('width="60" height="40"', f'width="{side}" height="{side}"'),
     }.items():
         assert "at most 100000000 pixels" in try_file(name, text), name
+
+
+def test_codes_that_break_when_they_are_drawn(try_file) -> None:
+    """The file and the record are named all the same."""
+    content = coco()
+    content["annotations"][2]["segmentation"]["counts"] = pack_rle(MARKED)[:-1] + "1"
+    assert "annotation of id 2: rle: coco counts add up to" in try_file("coco", json.dumps(content))
+    brush = label_studio()
+    del brush[0]["annotations"][0]["result"][-1]["value"]["rle"][-4:]
+    message = try_file("label-studio", json.dumps(brush))
+    assert "task 9, annotation 1, result rbrush: brush: the code ends" in message
+    whole = labelme()
+    code = base64.b64decode(whole["shapes"][-1]["mask"])
+    whole["shapes"][-1]["mask"] = base64.b64encode(code[:-25]).decode()
+    assert "shape 5: mask: not a readable PNG" in try_file("labelme", json.dumps(whole))
