@@ -9,12 +9,12 @@ import pytest
 from drawn_files import (
     SIZES,
     area,
+    assert_same,
     box_area,
     filled,
     random_box,
     random_outline,
     read_drawings,
-    within_a_pixel,
 )
 from PIL import Image
 
@@ -78,8 +78,8 @@ def test_shapes_are_read_as_drawn(tmp_path: Path, size: tuple[int, int], seed: i
     assert [drawing.label for drawing in found] == ["a", "b", "c", "d"] and not left_out
     assert {(one.image, one.annotator, one.size) for one in found} == {("x/a b.png", "ann", size)}
     assert (area(found[0], size) == drawn).all()
-    assert within_a_pixel(area(found[1], size), filled(outline, size))
-    assert within_a_pixel(area(found[2], size), ellipse)
+    assert_same(area(found[1], size), filled(outline, size))
+    assert_same(area(found[2], size), ellipse)
     assert (area(found[3], size) == marked).all()
 
 
@@ -97,7 +97,7 @@ def test_boxes_and_ellipses_are_turned_clockwise(tmp_path: Path, degrees: float)
     found, _ = read_drawings("cvat", write(tmp_path, IMAGE.format(elements)))
     for drawing, drawn in zip(found, upright.values()):
         turned = np.asarray(Image.fromarray(drawn.astype(np.uint8) * 255).rotate(-degrees)) > 127
-        assert within_a_pixel(area(drawing, size), turned)
+        assert_same(area(drawing, size), turned)
 
 
 def test_points_skeletons_and_what_has_no_area(tmp_path: Path) -> None:

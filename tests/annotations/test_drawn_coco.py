@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from drawn_jsons import (
+from drawn_files import (
     SIZES,
     assert_same,
     drawn,

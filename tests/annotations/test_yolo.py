@@ -9,12 +9,12 @@ import pytest
 from drawn_files import (
     SIZES,
     area,
+    assert_same,
     box_area,
     filled,
     random_box,
     random_outline,
     read_drawings,
-    within_a_pixel,
 )
 
 from openclip_eclip.config import UserError
@@ -45,11 +45,11 @@ def test_boxes_and_outlines_are_read_as_drawn(tmp_path: Path, name: str) -> None
         drawn += [box_area(box, size)] * 2 + [filled(outline, size)]
     found, left_out = read_drawings("yolo", tmp_path)
     assert left_out == {"no object on the image": 1}
-    assert [one.image for one in found] == [f"a.{i}" for i in range(3) for _ in range(3)]
-    assert [one.label for one in found] == ["pleural effusion", "nodule", "nodule"] * 3
+    assert [one.image for one in found] == [f"a.{i}" for i in range(len(SIZES)) for _ in range(3)]
+    assert [one.label for one in found] == ["pleural effusion", "nodule", "nodule"] * len(SIZES)
     assert all(one.fractions and one.size is None and not one.annotator for one in found)
     for one, marked, size in zip(found, drawn, np.repeat(SIZES, 3, axis=0)):
-        assert within_a_pixel(area(one, tuple(size)), marked)
+        assert_same(area(one, tuple(size)), marked)
 
 
 def test_without_names_the_number_is_the_class(tmp_path: Path) -> None:
