@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from reprlib import Repr
 from typing import Any
 
 from .config import DataError
 
 NAMES = {dict: "an object", list: "a list", object: "a value"}
+LONGEST = 80  # characters of a value in a message
+# bounded in depth and length: a value may be nested as deep as the parser goes, or be all of a file
+BOUNDED = Repr()
+BOUNDED.maxlevel, BOUNDED.maxlist, BOUNDED.maxdict = 3, 8, 4
+BOUNDED.maxstring = BOUNDED.maxlong = BOUNDED.maxother = 60
 
 
 def shorten(text: str, longest: int) -> str:
     """`text`, cut to `longest` characters where it has more; an ellipsis is the last of them."""
     return text if len(text) <= longest else f"{text[: longest - 1]}…"
+
+
+def show(value: Any) -> str:
+    """A value of a file as it is named in a message: the beginning of its `repr`."""
+    return shorten(BOUNDED.repr(value), LONGEST)
 
 
 def beginning(text: str, count: int) -> str:
@@ -40,7 +51,7 @@ def parse_json(content: bytes | str, where: str, kind: type = dict) -> Any:
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where}: not JSON ({error}); expected {NAMES[kind]}.") from error
     if not isinstance(value, kind):
-        raise DataError(f"{where}: {str(value)[:60]!r}; expected {NAMES[kind]} as JSON.")
+        raise DataError(f"{where}: {show(value)}; expected {NAMES[kind]} as JSON.")
     return value
 
 

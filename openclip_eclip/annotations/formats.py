@@ -90,7 +90,7 @@ def recognise(sources: Sequence[Path], name: str | None = None) -> Recognised:
     Raises:
         UserError: no such file, no file of a known format, or files of two formats.
     """
-    files = [path for source in sources for path in _files(source)]
+    files = list(dict.fromkeys(path for source in sources for path in _files(source)))
     if name is not None:
         (form,) = [form for form in FORMATS if form.name == name]
         module = module_of(form)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
-from ..gaze import Annotation, Fixations
+from ..gaze import Annotation, Fixations, GazeError
+from ..gaze.stored import Stored
 
 # called with a reason and the place in the file: counts what is not read, and keeps some names
 LeaveOut = Callable[[str, str], None]
@@ -31,6 +33,21 @@ class Drawing:
     annotator: str = ""
     size: tuple[int, int] | None = None  # (height, width) of the image, if the file states it
     fractions: bool = False  # whether positions are fractions of width and height
+    file: Path | None = None  # tells annotators apart, and images of the same name; None: it cannot
+
+
+@dataclass(frozen=True, eq=False)
+class NamedMask:
+    """A mask whose errors, found when it is drawn, begin with its place in the file."""
+
+    mask: Stored
+    where: str
+
+    def load(self) -> Annotation:
+        try:
+            return self.mask.load()
+        except GazeError as error:
+            raise GazeError(f"{self.where}: {error}") from error
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,64 +3,130 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
+from scipy.ndimage import binary_dilation
 
-from openclip_eclip.annotations import formats
+from openclip_eclip.annotations.formats import add_format_arguments, read_records, recognise
 from openclip_eclip.annotations.record import Drawing
-from openclip_eclip.gaze import Boxes, Polygons, render
+from openclip_eclip.gaze import Annotation, render
+from openclip_eclip.gaze.kernels import fill_ellipse, fill_polygon
+from openclip_eclip.prepare.annotations.join import files_of
+from openclip_eclip.prepare.annotations.kept import in_pixels
 
-SIZES = [(61, 83), (96, 40), (33, 33)]  # (height, width): landscape, portrait, square
+SIZES = ((60, 90), (97, 41), (128, 128), (33, 150))  # (height, width)
+
+
+def read_all(
+    source: Path, *flags: str, name: str | None = None
+) -> tuple[list[Drawing], list[tuple[str, str]]]:
+    """(drawings, what was left out) of a file or folder, by the way that the command goes."""
+    parser = argparse.ArgumentParser()
+    add_format_arguments(parser)
+    left_out: list[tuple[str, str]] = []
+    records = read_records(
+        recognise([source], name),
+        files_of([source]),
+        parser.parse_args(flags),
+        lambda reason, where: left_out.append((reason, where)),
+    )
+    return list(records), left_out  # type: ignore[arg-type]
 
 
 def read_drawings(
-    expected: str, *sources: Path, flags: Sequence[str] = (), name: str | None = None
+    expected: str, source: Path, flags: Sequence[str] = (), name: str | None = None
 ) -> tuple[list[Drawing], Counter[str]]:
     """(drawings, reasons of what was left out); the format must be recognised as `expected`."""
-    found = formats.recognise(sources, name)
-    assert found.format.name == expected
-    parser = argparse.ArgumentParser()
-    module = formats.module_of(found.format)
-    if hasattr(module, "add_arguments"):
-        module.add_arguments(parser)
-    left_out: Counter[str] = Counter()
-
-    def leave_out(reason: str, where: str) -> None:
-        assert str(sources[0].parent) in where
-        left_out[reason] += 1
-
-    root = sources[0] if sources[0].is_dir() else sources[0].parent
-    records = list(formats.read_records(found, root, parser.parse_args(flags), leave_out))
-    assert all(isinstance(record, Drawing) and str(root) in record.where for record in records)
-    return records, left_out
+    assert recognise([source], name).format.name == expected
+    records, left_out = read_all(source, *flags, name=name)
+    root = str(files_of([source]))
+    assert all(isinstance(record, Drawing) and root in record.where for record in records)
+    assert all(str(source.parent) in where for _, where in left_out)
+    return records, Counter(reason for reason, _ in left_out)
 
 
 def area(drawing: Drawing, size: tuple[int, int]) -> np.ndarray:
-    """bool (height, width): the pixels whose larger part is marked."""
-    shape = drawing.shape
-    if drawing.fractions:
-        scale = np.array(size[::-1])
-        if isinstance(shape, Boxes):
-            shape = Boxes(shape.xyxy * np.tile(scale, 2))
-        else:
-            assert isinstance(shape, Polygons)
-            shape = Polygons([line * scale for line in shape.outlines])
+    """The pixels that are at least half within the shape of a drawing, bool (height, width)."""
+    return drawn(in_pixels(drawing, size), size)
+
+
+def written(path: Path, content: Any) -> Path:
+    path.write_text(json.dumps(content), encoding="utf-8")
+    return path
+
+
+def drawn(shape: Annotation, size: tuple[int, int]) -> np.ndarray:
+    """The pixels that are at least half within a shape, bool (height, width)."""
     heatmap = render(shape, size, size)
-    return np.zeros(size, bool) if heatmap is None else heatmap.values >= 0.5
+    assert heatmap is not None
+    return heatmap.values >= 0.5
 
 
-def within_a_pixel(found: np.ndarray, drawn: np.ndarray) -> bool:
-    """Whether two areas are equal but for pixels beside an edge."""
-    wide, narrow = drawn.copy(), drawn.copy()
-    for axis in (0, 1):
-        for step in (-1, 1):
-            wide |= np.roll(wide, step, axis)
-            narrow &= np.roll(narrow, step, axis)
-    return bool(drawn.any() and (found <= wide).all() and (found >= narrow).all())
+def assert_same(found: np.ndarray, expected: np.ndarray) -> None:
+    """IoU 1 within a pixel: each mask lies within the other one, grown by a pixel."""
+    assert found.shape == expected.shape and found.any() and expected.any()
+    grown = [binary_dilation(mask, np.ones((3, 3))) for mask in (found, expected)]
+    assert not (found & ~grown[1]).any() and not (expected & ~grown[0]).any()
+
+
+def random_outlines(seed: int) -> Iterator[tuple[tuple[int, int], np.ndarray, np.ndarray]]:
+    """(size, outline (K, 2), its pixels) of star-shaped outlines on images of all SIZES."""
+    rng = np.random.default_rng(seed)
+    for size in SIZES:
+        for count in (3, 5, 12):
+            angle = np.sort(rng.uniform(0, 2 * np.pi, count))
+            reach = rng.uniform(0.2, 0.45, count)[:, None] * size[::-1]
+            middle = np.array(size[::-1]) * rng.uniform(0.4, 0.6, 2)
+            line = middle + reach * np.stack([np.cos(angle), np.sin(angle)], axis=1)
+            mask = fill_polygon(line, size) >= 0.5
+            if mask.sum() > 9:
+                yield size, line, mask
+
+
+def random_boxes(seed: int) -> Iterator[tuple[tuple[int, int], np.ndarray, np.ndarray]]:
+    """(size, xyxy, pixels of the box, those of the ellipse in it) on images of all SIZES."""
+    rng = np.random.default_rng(seed)
+    for size in SIZES:
+        for _ in range(3):
+            low = rng.uniform(0, 0.5, 2) * size[::-1]
+            box = np.concatenate([low, low + rng.uniform(0.2, 0.5, 2) * size[::-1]])
+            x, y = np.meshgrid(np.arange(size[1]) + 0.5, np.arange(size[0]) + 0.5)
+            mask = (x >= box[0]) & (x < box[2]) & (y >= box[1]) & (y < box[3])
+            yield size, box, mask
+
+
+def ellipse_pixels(box: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    return fill_ellipse(box, size) >= 0.5
+
+
+def random_mask(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
+    """Blocks of both values, some of them one pixel, bool (height, width)."""
+    coarse = rng.random((max(size[0] // 5, 1), max(size[1] // 7, 1))) < 0.4
+    rows = np.arange(size[0]) * coarse.shape[0] // size[0]
+    columns = np.arange(size[1]) * coarse.shape[1] // size[1]
+    mask = coarse[rows[:, None], columns] ^ (rng.random(size) < 0.02)
+    mask[0, 0] = rng.random() < 0.5
+    return mask
+
+
+def set_in(content: Any, key: str, value: Any) -> None:
+    """Set a value in nested JSON, such as images.0.height; KeyError as the value removes it."""
+    *path, name = key.split(".")
+    for step in path:
+        content = content[int(step) if isinstance(content, list) else step]
+    last = int(name) if isinstance(content, list) else name
+    if value is KeyError:
+        del content[last]
+    elif isinstance(content, list) and last == len(content):
+        content.append(value)
+    else:
+        content[last] = value
 
 
 def random_box(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:

@@ -115,11 +115,11 @@ BAD = {
     r"row 2: .* as fractions of the image; but .*row 1: .* as pixels; expected one unit": (
         "b,n,0,R,0.1,0.2,0.5,0.75"
     ),
-    r"row 2, column 'x_max': 'wide'; expected a number": "b,n,0,R,1,2,wide,9",
-    r"row 2, column 'y_max': 'inf'; expected a number": "b,n,0,R,1,2,8,inf",
+    r"row 2, column 'x_max': 'wide'; expected a finite number": "b,n,0,R,1,2,wide,9",
+    r"row 2, column 'y_max': 'inf'; expected a finite number": "b,n,0,R,1,2,8,inf",
     r"row 2, column 'y_min': blank; expected four numbers, or none": "b,n,0,R,1,,8,9",
     r"row 2: .* of width -4 and height 7; expected both above 0": "b,n,0,R,9,2,5,9",
-    r"row 2: x -9 to -5, .* quite outside the image": "b,n,0,R,-9,2,-5,9",
+    r"row 2: x -9 to -5, .* on any image; expected a part": "b,n,0,R,-9,2,-5,9",
     r"row 2, column 'image_id': blank; expected an image": ",n,0,R,1,2,9,9",
     r"line 3: 5 fields, the header has 8": "b,n,0,R,1",
 }
@@ -134,5 +134,5 @@ def test_bad_rows_are_errors(tmp_path: Path, message: str) -> None:
 
 def test_bad_image_sizes_are_errors(tmp_path: Path) -> None:
     path = write(tmp_path, "file,width,height,xmin,ymin,xmax,ymax\na.png,0,60,1,2,9,9\n")
-    with pytest.raises(UserError, match=r"row 1, column 'width': '0'; expected a whole number"):
+    with pytest.raises(UserError, match=r"row 1, column 'width': 0; expected a whole number"):
         read_drawings("boxes", path)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from drawn_files import SIZES, area, filled, random_outline, read_drawings, within_a_pixel
+from drawn_files import SIZES, area, assert_same, filled, random_outline, read_drawings
 
 from openclip_eclip.config import UserError
 
@@ -134,7 +134,7 @@ def test_graphic_objects_are_read_as_drawn(tmp_path: Path, size: tuple[int, int]
     drawn.append((x - 15) ** 2 + (y - 14) ** 2 <= 100)
     drawn.append(((x - 15) / 5) ** 2 + ((y - 14) / 10) ** 2 <= 1)
     for one, marked in zip(found, drawn):
-        assert within_a_pixel(area(one, size), marked)
+        assert_same(area(one, size), marked)
     assert (found[5].shape.x, found[5].shape.y) == ([3.5], [4.5])
 
 

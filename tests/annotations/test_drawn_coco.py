@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from drawn_jsons import (
+from drawn_files import (
     SIZES,
     assert_same,
     drawn,
@@ -158,13 +158,21 @@ def test_annotator_label_and_size_may_be_absent(tmp_path: Path) -> None:
     [
         ("annotations.0.image_id", KeyError, "id 1: no key 'image_id'"),
         ("annotations.0.image_id", 99, "id 1, key 'image_id': 99, which no image"),
-        ("annotations.0.image_id", [7], r"key 'image_id': \[7\]; expected a finite number"),
+        (
+            "annotations.0.image_id",
+            [7],
+            r"key 'image_id': \[7\]; expected a whole number or a text",
+        ),
         ("annotations.0.category_id", 4, "key 'category_id': 4; expected the id of one of the 1"),
         ("annotations.0.bbox", [1, 2, 3], "'bbox': 3 numbers; expected x, y, width, height"),
         ("annotations.0.bbox", [1, 2, -3, 4], "width -3 and height 4; expected both above 0"),
         ("annotations.0.bbox", [1, 2, 3, 0], "width 3 and height 0; expected both above 0"),
-        ("annotations.0.bbox", [1, 2, "3", 4], "'bbox': .*; expected a list of numbers"),
-        ("annotations.0.bbox", [1, 2, float("nan"), 4], "'bbox': .*; expected a list of numbers"),
+        ("annotations.0.bbox", [1, 2, "3", 4], "'bbox': .*; expected a list of finite numbers"),
+        (
+            "annotations.0.bbox",
+            [1, 2, float("nan"), 4],
+            "'bbox': .*; expected a list of finite numbers",
+        ),
         ("annotations.0.bbox", [100, 70, 30, 20], "x 100 to 130, y 70 to 90 on an image of 60 x"),
         ("annotations.0.bbox", [0, 70, 30, 15], "They fit with x and y swapped"),
         ("annotations.0.bbox", [0.1, 0.2, 0.3, 0.1], "as fractions do; expected pixels"),
@@ -187,10 +195,10 @@ def test_annotator_label_and_size_may_be_absent(tmp_path: Path) -> None:
         ),
         ("images.1", {"id": 7, "file_name": "b"}, "image of id 7: the id is there twice"),
         ("images.0.file_name", KeyError, "image of id 7: no key 'file_name'"),
-        ("images.0.height", 0, "key 'height': 0; expected a positive number"),
+        ("images.0.height", 0, "key 'height': 0; expected a whole number of pixels from 1"),
         ("images.0.height", 60.5, "key 'height': 60.5; expected a whole number"),
-        ("annotations", {}, "key 'annotations': '{}'; expected a list"),
-        ("annotations.0", [], r"annotation 1: '\[\]'; expected an object"),
+        ("annotations", {}, "key 'annotations': {}; expected a list"),
+        ("annotations.0", [], r"annotation 1: \[\]; expected an object"),
     ],
 )
 def test_broken_files_are_errors(key: str, value: Any, message: str, tmp_path: Path) -> None:

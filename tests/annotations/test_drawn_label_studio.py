@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from drawn_jsons import (
+from drawn_files import (
     SIZES,
     assert_same,
     drawn,
@@ -185,6 +185,7 @@ def test_without_sizes_positions_are_fractions(tmp_path: Path) -> None:
         ("gs://bucket/name.png", "name.png"),
         ("https://host/set/na%20me.png?token=1", "set/na me.png"),
         ("/tasks/4/presign/?fileuri=czM6Ly9iL3NldC9uYW1lLnBuZw==", "set/name.png"),
+        ("/presign/?fileuri=aHR0cDovL1t4", "/presign/?fileuri=aHR0cDovL1t4"),  # no address
         ("set/na%20me#1.png", "set/na%20me#1.png"),
     ],
 )
@@ -255,26 +256,30 @@ def test_broken_brush_codes_are_errors() -> None:
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("0", [], r"task 1: '\[\]'; expected an object"),
+        ("0", [], r"task 1: \[\]; expected an object"),
         ("0.data", KeyError, "task 1: no key 'data'"),
         ("0.annotations", {}, "key 'annotations': {}; expected a list"),
         ("0.annotations.0.result", KeyError, "annotation 1: no key 'result'"),
         ("0.annotations.0.result.0.type", KeyError, "result 1: no key 'type'"),
         ("0.annotations.0.result.0.value", [], "result 1, key 'value': .*; expected an object"),
-        ("0.annotations.0.result.0.value.width", KeyError, "rrectangle, key 'width': None"),
+        ("0.annotations.0.result.0.value.width", KeyError, "rrectangle, key 'width': missing"),
         ("0.annotations.0.result.0.value.width", -3, "'width': -3; expected a positive number"),
         ("0.annotations.0.result.0.value.width", 0, "'width': 0; expected a positive number"),
         ("0.annotations.0.result.0.value.x", "3", "'x': '3'; expected a finite number"),
         ("0.annotations.0.result.0.value.x", float("nan"), "'x': nan; expected a finite number"),
         ("0.annotations.0.result.0.value.x", 120, "x 108 to .* on an image of 60 x 90"),
         ("0.annotations.0.result.0.value.rectanglelabels", "a", "'a'; expected a list of names"),
-        ("0.annotations.0.result.0.original_width", 0, "'original_width': 0; expected a positive"),
+        (
+            "0.annotations.0.result.0.original_width",
+            0,
+            "'original_width': 0; expected a whole number",
+        ),
         ("0.annotations.0.result.1.value.rle", "ab", "key 'rle': 'ab'; expected a list"),
         ("0.annotations.0.result.1.value.rle", [1, 256], "expected a list of bytes"),
         ("0.annotations.0.result.1.value.rle", [0, 0, 0, 9], "a code of 9 values; expected 4 for"),
         ("0.annotations.0.result.1.original_width", 80, "a code of 21600 values; expected 4 for"),
         ("0.annotations.0.result.1.original_width", KeyError, "a brush without original_width"),
-        ("0.annotations.0.result.1.id", "rrectangle", "the id rrectangle is there twice"),
+        ("0.annotations.0.result.1.id", "rrectangle", "the id 'rrectangle' is there twice"),
         (
             "1",
             {"id": 1, "annotations": [], "data": {"image": "a"}},

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from drawn_jsons import (
+from drawn_files import (
     SIZES,
     assert_same,
     drawn,
@@ -132,7 +132,7 @@ MASK = shape("mask", [[0, 0], [2, 1]], mask=png(np.ones((2, 3), dtype=bool)))
         (MASK, "shapes.0", [], r"shape 1: \[\]; expected an object"),
         (MASK, "shapes.0.label", KeyError, "shape 1: no key 'label'"),
         (MASK, "shapes.0.label", 3, "key 'label': 3; expected a text"),
-        (MASK, "imageHeight", -1, "key 'imageHeight': -1; expected a positive number"),
+        (MASK, "imageHeight", -1, "key 'imageHeight': -1; expected a whole number of pixels"),
         (MASK, "imageHeight", None, "a mask, but no imageHeight and imageWidth"),
         (MASK, "shapes.0.points", [[0, 0], [3, 1]], "a picture of 2 x 3; expected 2 x 4"),
         (MASK, "shapes.0.points", [[88, 0], [90, 1]], "to x 90, y 1 on an image of 60 x 90"),
@@ -143,7 +143,12 @@ MASK = shape("mask", [[0, 0], [2, 1]], mask=png(np.ones((2, 3), dtype=bool)))
         (MASK, "shapes.0.shape_type", "cube", "'cube'; expected one of polygon"),
         (MASK, "shapes.0.points", [], "expected at least one pair of x and y"),
         (MASK, "shapes.0.points", [[1, 2, 3]], "expected at least one pair of x and y"),
-        (MASK, "shapes.0.points", [["1", 2]], "key 'points': .*; expected a list of numbers"),
+        (
+            MASK,
+            "shapes.0.points",
+            [["1", 2]],
+            "key 'points': .*; expected a list of finite numbers",
+        ),
         (shape("rectangle", [[1, 1], [1, 9]]), "flags", {}, "width 0 and height 8"),
         (shape("circle", [[1, 1], [1, 1]]), "flags", {}, "half-axes 0 and 0"),
         (shape("rectangle", [[100, 1], [120, 9]]), "flags", {}, "x 100 to 120, .* 60 x 90"),

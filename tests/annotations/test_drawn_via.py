@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from drawn_jsons import (
+from drawn_files import (
     assert_same,
     drawn,
     ellipse_pixels,
@@ -119,6 +119,8 @@ def test_labels_are_the_only_attribute_or_the_named_one(tmp_path: Path) -> None:
     two = save(path, {"a.png": [region(BOX, kind="nodule", side="left")]})
     with pytest.raises(UserError, match=r"2 attributes \(kind, side\).*--via-attribute"):
         read_all(two)
+    with pytest.raises(UserError, match="--via-attribute sode: no region has it; .* kind, side"):
+        read_all(two, "--via-attribute", "sode")
     records, _ = read_all(two, "--via-attribute", "side")
     assert [one.label for one in records] == ["left"]
 
@@ -174,7 +176,7 @@ def test_via_3_project(tmp_path: Path) -> None:
         ("a.regions.0.shape_attributes", KeyError, "region 1: no key 'shape_attributes'"),
         ("a.regions.0.shape_attributes.name", "cube", "a shape 'cube'; expected rect"),
         ("a.regions.0.shape_attributes.x", "1", "key 'x': '1'; expected a finite number"),
-        ("a.regions.0.shape_attributes.x", KeyError, "key 'x': None; expected a finite number"),
+        ("a.regions.0.shape_attributes.x", KeyError, "key 'x': missing; expected a finite number"),
         ("a.regions.0.shape_attributes.width", -4, "width -4 and height 20"),
         ("a.regions.0.region_attributes", {"kind": []}, r"attribute 'kind': \[\]; expected a text"),
         ("a.regions.0.shape_attributes", {"name": "circle", "cx": 1, "cy": 1, "r": 0},

@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from drawn_jsons import SIZES, drawn, random_mask, read_all
+from drawn_files import SIZES, drawn, random_mask, read_all
 
 from openclip_eclip.annotations.drawn.predicted import Predicted, Region
 from openclip_eclip.annotations.drawn.write_coco import write_coco

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from drawn_jsons import read_all
+from drawn_files import read_all
 from PIL import Image
 
 SIDES = {"width": 90, "height": 60}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import itertools
 from pathlib import Path
 
@@ -59,6 +60,36 @@ def test_one_a_class(tmp_path: Path, name: str) -> None:
     found, _ = read_drawings("masks", tmp_path / "x")
     assert sorted((one.image, one.label) for one in found) == sorted(drawn)
     assert all((area(one, one.size) == drawn[one.image, one.label]).all() for one in found)
+
+
+@pytest.mark.parametrize(
+    ("files", "images", "names"),
+    [
+        # the same name again: a class each
+        ("lung/1 heart/1 heart/2", "1 2", [("1", "lung"), ("1", "heart"), ("2", "heart")]),
+        ("lung/1 lung/2", "1 2", [("1", "lung"), ("2", "lung")]),  # the only folder
+        ("p1/1 p2/2", "1 2", [("1", ""), ("2", "")]),  # other masks in each: no classes
+        ("p1/1 p2/1", "p1/1 p2/1", [("1", ""), ("1", "")]),  # folders of the images
+        ("p1/1", "p1/1 p2/1", [("1", "")]),
+        ("p1/lung/1 p1/heart/1", "p1/1", [("1", "lung"), ("1", "heart")]),
+        ("lung/p1/1 heart/p1/1", "p1/1", [("1", "lung"), ("1", "heart")]),
+        ("p1/1_lung p2/1_lung", "p1/1 p2/1", [("1", "lung"), ("1", "lung")]),
+    ],
+)
+@pytest.mark.parametrize("beside", [False, True])
+def test_folders_of_classes_and_of_patients(
+    tmp_path: Path, files: str, images: str, names: list[tuple[str, str]], beside: bool
+) -> None:
+    """Also where the masks are in the folder of the images."""
+    folder = tmp_path if beside else tmp_path / "images"
+    for name in images.split():
+        save(folder / f"{name}.jpg", np.zeros((40, 60), np.uint8))
+    paths = [tmp_path / "masks" / f"{name}.png" for name in files.split()]
+    for path in paths:
+        save(path, some()[0].astype(np.uint8))
+    args = argparse.Namespace(images=folder, mask_names=None)
+    found = list(masks.read(paths, tmp_path / "masks", args, lambda *_: None))
+    assert [(one.image, one.label) for one in found] == names
 
 
 def test_names_without_classes_stay_whole(tmp_path: Path) -> None:
@@ -158,7 +189,3 @@ def test_bad_pictures_are_errors(tmp_path: Path) -> None:
     (tmp_path / "5_mask").mkdir()
     (tmp_path / "5_mask" / "classes.txt").write_text("nodule\nheart\n")
     message("5_mask/a_mask.png", grey // 64, r"the value 3; expected 0 or one of the 2 classes in")
-    for folder in ("train", "test"):
-        save(tmp_path / "6" / folder / "a_mask.png", grey // 200)
-    with pytest.raises(UserError, match=r"a mask of the image 'a' again, first in .*a_mask\.png"):
-        read_drawings("masks", tmp_path / "6")

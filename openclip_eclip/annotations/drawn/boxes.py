@@ -21,11 +21,11 @@ from ...config import UserError
 from ...data.tables.missing_text import is_missing
 from ...data.tables.near_names import did_you_mean
 from ...data.tables.text import line_of, read_table_text, sniff_separator
-from ...gaze import Boxes
 from ...gaze.plausible import find_fractions
+from ...json_text import show
 from ..record import Drawing, LeaveOut, Record
 from .box_columns import BoxColumns, guess_columns, named_columns
-from .numbers import check_box, number, side
+from .values import box_of, check_on_image, parse_number, parse_side
 
 HEAD = 1 << 16  # bytes
 SUFFIXES = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
@@ -92,8 +92,8 @@ def read(
         columns = named_columns(given, form) if given else guess_columns(_header(path))
         if columns is None:
             raise UserError(
-                f"{path}: no columns of an image and a box among {_header(path)}; name them with"
-                " --box-columns image,xmin,ymin,xmax,ymax[,label[,annotator]]."
+                f"{path}: no columns of an image and a box among {show(_header(path))}; name them"
+                " with --box-columns image,xmin,ymin,xmax,ymax[,label[,annotator]]."
             )
         yield from _drawings(path, columns, leave_out)
 
@@ -103,7 +103,7 @@ def _drawings(path: Path, columns: BoxColumns, leave_out: LeaveOut) -> Iterator[
     for name in columns.used:
         if name not in frame:
             hint = did_you_mean(name, frame.columns)
-            raise UserError(f"{path}: no column {name!r}; found {list(frame.columns)}.{hint}")
+            raise UserError(f"{path}: no column {name!r}; found {show(list(frame.columns))}.{hint}")
     where = [f"{path}, row {i}{line_of(lines, i)}" for i in range(1, len(frame) + 1)]
     images = np.array(frame[columns.image].str.strip(), dtype=object)
     for i in np.flatnonzero(images == "")[:1]:
@@ -125,12 +125,10 @@ def _drawings(path: Path, columns: BoxColumns, leave_out: LeaveOut) -> Iterator[
     sizes = [frame[name].tolist() for name in columns.size]
     for i, box in zip(drawn.tolist(), boxes):
         size = _size(columns, [cells[i] for cells in sizes], where[i])
-        left, top, right, bottom = box.tolist()
-        check_box((left, top, right, bottom), where[i], (1, 1) if fractions else size)
+        shape = box_of(box.tolist(), where[i])
+        check_on_image(shape, (1, 1) if fractions else size, where[i])
         label = "" if is_missing(labels[i]) else labels[i]
-        yield Drawing(
-            images[i], Boxes(box[None]), where[i], label, annotators[i], size, bool(fractions)
-        )
+        yield Drawing(images[i], shape, where[i], label, annotators[i], size, fractions, path)
 
 
 def _corners(
@@ -140,7 +138,7 @@ def _corners(
     cells = frame[list(columns.box)].iloc[drawn]
     boxes = np.array(cells.apply(pd.to_numeric, errors="coerce"), dtype=np.float64)
     for i, j in np.argwhere(~np.isfinite(boxes))[:1]:
-        number(cells.iat[i, j], where[drawn[i]], f"column {columns.box[j]!r}")
+        parse_number(cells.iat[i, j], f"column {columns.box[j]!r}", where[drawn[i]])
     if not columns.corners:
         boxes[:, 2:] += boxes[:, :2]
     return boxes
@@ -151,6 +149,6 @@ def _size(columns: BoxColumns, cells: Sequence[str], where: str) -> tuple[int, i
     if not cells or any(map(is_missing, cells)):
         return None
     height, width = (
-        side(cell, where, f"column {name!r}") for name, cell in zip(columns.size, cells)
+        parse_side(cell, f"column {name!r}", where) for name, cell in zip(columns.size, cells)
     )
     return height, width

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...data.images.options import MAX_PIXELS
 from ...gaze import GazeError, Mask
+from .values import check_area
 
 CHANNELS = 4
 WIDTHS = (3, 4, 8, 16)  # bits of lengths that `encode_brush` writes, as Label Studio does
@@ -56,12 +56,8 @@ def decode_brush(code: bytes, image_size: tuple[int, int]) -> np.ndarray:
     Raises:
         GazeError: a code that is cut off, of another image size, or of too many pixels.
     """
+    check_area(image_size)
     height, width = image_size
-    if height * width > MAX_PIXELS:
-        raise GazeError(
-            f"brush: an image of {height} x {width} (height x width); expected at most"
-            f" {MAX_PIXELS} pixels."
-        )
     bits = _Bits(code)
     count = bits.read(32)
     if count != CHANNELS * height * width:

@@ -14,14 +14,14 @@ from typing import Any
 import yaml
 
 from ...config import UserError
-from ...json_text import decode_text, read_json
+from ...json_text import decode_text, read_json, show
 
 LISTS = ("classes.txt", "labels.txt", "obj.names", "predefined_classes.txt")
 COLOURS = "labelmap.txt"
 JSON = "classes.json"
 LARGEST = 1 << 20  # bytes
-NUMBERED = re.compile(r"(\d+)\s*[:=,\t ]\s*(.+)")
-COLOURED = re.compile(r"([^:#][^:]*):(\d+),(\d+),(\d+):")
+NUMBERED = re.compile(r"(\d{1,9})\s*[:=,\t ]\s*(.+)")
+COLOURED = re.compile(r"([^:#][^:]*):(\d{1,3}),(\d{1,3}),(\d{1,3}):")
 BACKGROUND = ("background", "bg", "_background_", "__background__", "unlabelled", "unlabeled")
 
 
@@ -83,7 +83,9 @@ def _text(path: Path) -> str:
 def _numbered(path: Path, numbers: dict[str, Any]) -> ClassNames:
     for name, value in numbers.items():
         if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-            raise UserError(f"{path}, {name!r}: {value!r}; expected the number of the class.")
+            raise UserError(
+                f"{path}, {show(name)}: {show(value)}; expected the number of the class."
+            )
     if len(set(numbers.values())) < len(numbers):
         raise UserError(f"{path}: two classes of the same number; expected one name for each.")
     return ClassNames(path, {value: name for name, value in numbers.items()}, {})
@@ -95,7 +97,7 @@ def _coloured(path: Path, lines: list[str]) -> ClassNames:
     for i, line in enumerate(lines):
         match = COLOURED.match(line)
         if match is None or any(int(match[part]) > 255 for part in (2, 3, 4)):
-            raise UserError(f"{path}: {line!r}; expected name:red,green,blue:: with 0 to 255.")
+            raise UserError(f"{path}: {show(line)}; expected name:red,green,blue:: with 0 to 255.")
         names[i] = match[1].strip()
         colours[int(match[2]) << 16 | int(match[3]) << 8 | int(match[4])] = names[i]
     _refuse_twice(path, list(names.values()))
@@ -126,6 +128,6 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file, {} for anything else. UserError: broken YAML."""
     try:
         content = yaml.safe_load(_text(path))
-    except (yaml.YAMLError, RecursionError) as error:
+    except (yaml.YAMLError, RecursionError, ValueError) as error:  # a date such as 2001-99-99
         raise UserError(f"{path}: not YAML ({' '.join(str(error).split())}).") from error
     return content if isinstance(content, dict) else {}

@@ -10,15 +10,16 @@ import argparse
 from array import array
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from ...config import UserError
-from ...gaze import Annotation, Boxes, Points, Polygons, RleMask
+from ...gaze import Annotation, Points, Polygons, RleMask
+from ...json_text import LONGEST, shorten, show
 from ..record import Drawing, LeaveOut
 from .json_files import JsonFile, json_head
-from .values import box_of, check_on_image, image_size, member, number, numbers, text_of
+from .values import Shape, box_of, check_on_image, identity, image_size, member, name_of, numbers
 
 MARKS = {
     ("images", "file_name"),
@@ -28,6 +29,7 @@ MARKS = {
 }
 SHAPES = ("segmentation", "keypoints", "bbox")  # in this order
 ANNOTATOR = ("annotator", "annotator_id")
+Value = TypeVar("Value")
 
 
 class Picture(NamedTuple):
@@ -47,14 +49,14 @@ class Ids:
         self._numbers = array("q")
         self._texts: set[str] = set()
 
-    def add(self, identity: Any, where: str) -> None:
+    def add(self, own: int | str, where: str) -> None:
         """UserError: a text that is there already. Numbers are compared by `refuse_twice`."""
-        if isinstance(identity, int) and abs(identity) < 1 << 63:
-            self._numbers.append(identity)
-        elif identity is not None:
-            if str(identity) in self._texts:
-                raise UserError(f"{where}: the id is there twice; expected each once.")
-            self._texts.add(str(identity))
+        if isinstance(own, int) and abs(own) < 1 << 63:
+            self._numbers.append(own)
+        elif str(own) in self._texts:
+            raise UserError(f"{where}: the id is there twice; expected each once.")
+        else:
+            self._texts.add(str(own))
 
     def refuse_twice(self, path: Path) -> None:
         """UserError: a number that is there twice."""
@@ -86,61 +88,64 @@ def _read_file(path: Path, leave_out: LeaveOut) -> Iterator[Drawing]:
     drawn: set[Any] = set()
     for i, record in enumerate(content.items("annotations"), 1):
         where = _place(path, "annotation", record, i)
-        ids.add(record.get("id"), where)
+        if record.get("id") is not None:
+            ids.add(identity(record["id"], "id", where), where)
         picture = pictures.get(_key(record, "image_id", where))
         if picture is None:
             raise UserError(
-                f"{where}, key 'image_id': {record['image_id']!r}, which no image of the file has;"
-                f" expected an id of its {len(pictures)} images. Add the image, or delete the"
+                f"{where}, key 'image_id': {show(record['image_id'])}, which no image of the file"
+                f" has; expected an id of its {len(pictures)} images. Add the image, or delete the"
                 " annotation."
             )
         drawn.add(record["image_id"])
         label = _label(record, names, where)
         shape = _shape(record, picture.size, where, leave_out)
         if shape is not None:
-            annotator = next((text_of(record[key]) for key in ANNOTATOR if key in record), "")
-            yield Drawing(picture.name, shape, where, label, annotator, picture.size)
-    ids.refuse_twice(path)
-    for identity, picture in pictures.items():
-        if identity not in drawn:
-            leave_out(
-                "no annotation of the image", f"{path}, image of id {identity} ({picture.name})"
+            annotator = next(
+                (name_of(record[key], key, where) for key in ANNOTATOR if key in record), ""
             )
+            yield Drawing(picture.name, shape, where, label, annotator, picture.size, file=path)
+    ids.refuse_twice(path)
+    for own, picture in pictures.items():
+        if own not in drawn:
+            leave_out("no annotation of the image", f"{path}, image of id {own} ({picture.name})")
 
 
-def _pictures(content: JsonFile) -> dict[Any, Picture]:
-    pictures = {}
+def _pictures(content: JsonFile) -> dict[int | str, Picture]:
+    pictures: dict[int | str, Picture] = {}
     for i, record in enumerate(content.items("images"), 1):
         where = _place(content.path, "image", record, i)
-        identity = _key(record, "id", where)
-        if identity in pictures:
-            raise UserError(f"{where}: the id is there twice; expected each once.")
         name = member(record, "file_name", str, where)
-        pictures[identity] = Picture(name, image_size(record, where))
+        _add(pictures, record, Picture(name, image_size(record, where)), where)
     return pictures
 
 
-def _categories(content: JsonFile) -> dict[Any, str]:
-    names = {}
+def _categories(content: JsonFile) -> dict[int | str, str]:
+    names: dict[int | str, str] = {}
     for i, record in enumerate(content.items("categories"), 1):
         where = _place(content.path, "category", record, i)
-        identity = _key(record, "id", where)
-        if identity in names:
-            raise UserError(f"{where}: the id is there twice; expected each once.")
-        names[identity] = member(record, "name", str, where)
+        _add(names, record, member(record, "name", str, where), where)
     return names
 
 
-def _label(record: dict[str, Any], names: dict[Any, str], where: str) -> str:
+def _add(known: dict[int | str, Value], record: Any, value: Value, where: str) -> None:
+    """Add what a record says, by its id. UserError: the id is there already."""
+    own = _key(record, "id", where)
+    if own in known:
+        raise UserError(f"{where}: the id is there twice; expected each once.")
+    known[own] = value
+
+
+def _label(record: dict[str, Any], names: dict[int | str, str], where: str) -> str:
     if not names and "category_id" not in record:
         return ""
-    identity = _key(record, "category_id", where)
-    if identity not in names:
+    own = _key(record, "category_id", where)
+    if own not in names:
         raise UserError(
-            f"{where}, key 'category_id': {identity!r}; expected the id of one of the"
+            f"{where}, key 'category_id': {show(own)}; expected the id of one of the"
             f" {len(names)} categories of the file."
         )
-    return names[identity]
+    return names[own]
 
 
 def _shape(
@@ -153,7 +158,7 @@ def _shape(
     if record.get("iscrowd"):
         leave_out("a crowd (iscrowd 1)", where)
         return None
-    shape: Boxes | Polygons | Points | None
+    shape: Shape | None
     if segmentation := record.get("segmentation"):
         if isinstance(segmentation, dict):
             return _mask(segmentation, size, f"{where}, key 'segmentation'")
@@ -166,7 +171,8 @@ def _shape(
             raise UserError(
                 f"{where}, key 'bbox': {len(values)} numbers; expected x, y, width, height."
             )
-        shape = box_of(values.tolist(), f"{where}, key 'bbox'")
+        x, y, width, height = values.tolist()
+        shape = box_of((x, y, x + width, y + height), f"{where}, key 'bbox'")
     if shape is not None:
         check_on_image(shape, size, where)
     return shape
@@ -175,7 +181,7 @@ def _shape(
 def _outlines(parts: Any, where: str, leave_out: LeaveOut) -> Polygons | None:
     if not isinstance(parts, list):
         raise UserError(
-            f"{where}, key 'segmentation': {str(parts)[:60]!r}; expected a list of outlines or an"
+            f"{where}, key 'segmentation': {show(parts)}; expected a list of outlines or an"
             " object with size and counts."
         )
     outlines = []
@@ -238,20 +244,14 @@ def _mask(code: dict[str, Any], size: tuple[int, int] | None, where: str) -> Rle
 
 
 def _key(record: Any, key: str, where: str) -> int | str:
-    """An id: a whole number or a text."""
-    value = member(record, key, object, where)
-    if isinstance(value, str):
-        return value
-    if number(value, key, where) % 1:
-        raise UserError(f"{where}, key {key!r}: {value!r}; expected a whole number or a text.")
-    return int(value)
+    return identity(member(record, key, object, where), key, where)
 
 
 def _place(path: Path, kind: str, record: Any, position: int) -> str:
     """Name a record by its id, or by its position in the list."""
     if not isinstance(record, dict):
-        raise UserError(f"{path}, {kind} {position}: {str(record)[:60]!r}; expected an object.")
-    identity = record.get("id")
-    if not isinstance(identity, int | str):
+        raise UserError(f"{path}, {kind} {position}: {show(record)}; expected an object.")
+    own = record.get("id")
+    if not isinstance(own, int | str):
         return f"{path}, {kind} {position} of the list"
-    return f"{path}, {kind} of id {identity}"
+    return f"{path}, {kind} of id {shorten(str(own), LONGEST)}"

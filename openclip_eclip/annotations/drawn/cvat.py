@@ -8,6 +8,7 @@ job.
 from __future__ import annotations
 
 import argparse
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,10 +19,10 @@ import numpy as np
 
 from ...config import UserError
 from ...gaze import Annotation, GazeError, Mask, Points, Polygons, decode_rle
+from ...json_text import show
 from ...xml_text import stream_xml
 from ..record import Drawing, LeaveOut, Record
-from .numbers import check_box, number, side
-from .turned import turned_box, turned_ellipse
+from .values import box_of, check_area, check_on_image, ellipse_of, parse_number, parse_side
 
 ROOT = re.compile(rb"\A(\xef\xbb\xbf)?\s*(<\?.*?\?>\s*|<!--.*?-->\s*)*<annotations[\s>]", re.DOTALL)
 UNUSED = ("polyline", "tag", "cuboid")  # without an area, or without a position
@@ -40,8 +41,8 @@ def read(
     Raises:
         UserError: not XML, tracks of a video, an image twice, a missing or impossible value.
     """
-    known: dict[tuple[str, str], str] = {}
     for path in files:
+        known: set[tuple[str, str]] = set()
         annotators: dict[str, str] = {}
         for child in stream_xml(path):
             if child.tag == "meta":
@@ -80,20 +81,21 @@ def _image(
     image: Element,
     path: Path,
     annotator: str,
-    known: dict[tuple[str, str], str],
+    known: set[tuple[str, str]],
     leave_out: LeaveOut,
 ) -> Iterator[Drawing]:
     name = image.get("name", "")
     where = f"{path}, image {image.get('id', '')} {name!r}"
     if not name:
         raise UserError(f"{where}: no name; expected that of the image file.")
-    size = side(image.get("height"), where, "height"), side(image.get("width"), where, "width")
+    height, width = (parse_side(image.get(key), key, where) for key in ("height", "width"))
+    size = height, width
     if (name, annotator) in known:
         raise UserError(
-            f"{where}: this image again, first in {known[name, annotator]}; expected it once for"
-            " each annotator. For several annotators, assign their tasks in CVAT before the export."
+            f"{where}: this image is there twice; expected it once for each annotator. For several"
+            " annotators, assign their tasks in CVAT before the export."
         )
-    known[name, annotator] = str(path)
+    known.add((name, annotator))
     if len(image) == 0:
         leave_out("no shape on the image", where)
     for i, element in enumerate(image, 1):
@@ -113,45 +115,62 @@ def _image(
         if shape is None:
             leave_out("empty shape", place)
         else:
-            yield Drawing(name, shape, place, label, annotator, size)
+            yield Drawing(name, shape, place, label, annotator, size, file=path)
 
 
 def _box(element: Element, where: str, size: tuple[int, int]) -> Annotation:
-    left, top, right, bottom = (
-        number(element.get(key), where, key) for key in ("xtl", "ytl", "xbr", "ybr")
+    shape = box_of(
+        _values(element, where, "xtl", "ytl", "xbr", "ybr"), where, _turned(element, where)
     )
-    check_box((left, top, right, bottom), where, size)
-    degrees = number(element.get("rotation", "0"), where, "rotation")
-    half = (right - left) / 2, (bottom - top) / 2
-    return turned_box(((left + right) / 2, (top + bottom) / 2), half, degrees)
+    check_on_image(shape, size, where)
+    return shape
 
 
 def _ellipse(element: Element, where: str, size: tuple[int, int]) -> Annotation:
-    x, y, across, down = (number(element.get(key), where, key) for key in ("cx", "cy", "rx", "ry"))
-    check_box((x - across, y - down, x + across, y + down), where, size)
-    degrees = number(element.get("rotation", "0"), where, "rotation")
-    return turned_ellipse((x, y), (across, down), degrees)
+    values = _values(element, where, "cx", "cy", "rx", "ry")
+    shape = ellipse_of(values, _turned(element, where), where)
+    check_on_image(shape, size, where)
+    return shape
 
 
 def _polygon(element: Element, where: str, size: tuple[int, int]) -> Annotation | None:
     xy = _positions(element, where)
     if len(xy) < 3 or (np.ptp(xy, axis=0) == 0).any():
         return None
-    (left, top), (right, bottom) = xy.min(axis=0), xy.max(axis=0)
-    check_box((left, top, right, bottom), where, size)
-    return Polygons([xy])
+    shape = Polygons([xy])
+    check_on_image(shape, size, where)
+    return shape
 
 
 def _points(element: Element, where: str, size: tuple[int, int]) -> Annotation | None:
-    xy = _positions(element, where)
-    return Points(xy[:, 0], xy[:, 1]) if len(xy) else None
+    return _on_image(_positions(element, where), size, where)
 
 
 def _skeleton(element: Element, where: str, size: tuple[int, int]) -> Annotation | None:
     """The joints of a skeleton that are on the image."""
-    joints = [_positions(joint, where) for joint in element if joint.get("outside", "0") != "1"]
-    xy = np.concatenate([np.zeros((0, 2)), *joints])
-    return Points(xy[:, 0], xy[:, 1]) if len(xy) else None
+    joints = [
+        _positions(joint, where)
+        for joint in element.iterfind("points")  # beside attributes
+        if joint.get("outside", "0") != "1"
+    ]
+    return _on_image(np.concatenate([np.zeros((0, 2)), *joints]), size, where)
+
+
+def _on_image(xy: np.ndarray, size: tuple[int, int], where: str) -> Points | None:
+    if not len(xy):
+        return None
+    shape = Points(xy[:, 0], xy[:, 1])
+    check_on_image(shape, size, where)
+    return shape
+
+
+def _values(element: Element, where: str, *keys: str) -> list[float]:
+    return [parse_number(element.get(key), key, where) for key in keys]
+
+
+def _turned(element: Element, where: str) -> float:
+    """How far a shape is turned clockwise, in radians."""
+    return math.radians(parse_number(element.get("rotation", "0"), "rotation", where))
 
 
 def _positions(element: Element, where: str) -> np.ndarray:
@@ -162,8 +181,8 @@ def _positions(element: Element, where: str) -> np.ndarray:
     pairs = [pair.split(",") for pair in text.split(";") if pair.strip()]
     for pair in pairs:
         if len(pair) != 2:
-            raise UserError(f"{where}, points: {','.join(pair)!r}; expected x,y;x,y;...")
-    values = [[number(value.strip(), where, "points") for value in pair] for pair in pairs]
+            raise UserError(f"{where}, points: {show(','.join(pair))}; expected x,y;x,y;...")
+    values = [[parse_number(value, "points", where) for value in pair] for pair in pairs]
     return np.array(values).reshape(-1, 2)
 
 
@@ -176,6 +195,7 @@ class PlacedRle:
     size: tuple[int, int]  # (height, width) of the image
 
     def load(self) -> Mask:
+        check_area(self.size)
         left, top, width, height = self.rectangle
         values = np.zeros(self.size, dtype=bool)
         try:
@@ -188,8 +208,8 @@ class PlacedRle:
 
 
 def _mask(element: Element, where: str, size: tuple[int, int]) -> Annotation | None:
-    left, top = (number(element.get(key), where, key) for key in ("left", "top"))
-    width, height = (side(element.get(key), where, key) for key in ("width", "height"))
+    left, top = _values(element, where, "left", "top")
+    width, height = (parse_side(element.get(key), key, where) for key in ("width", "height"))
     within = min(left, top) >= 0 and left + width <= size[1] and top + height <= size[0]
     if not within or left % 1 or top % 1:
         raise UserError(

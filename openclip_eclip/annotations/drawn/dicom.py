@@ -94,7 +94,7 @@ def _records(
         if shape is None:
             leave_out("empty segment", where)
         else:
-            yield Drawing(images.get(uid, uid), shape, where, label, annotator, size)
+            yield Drawing(images.get(uid, uid), shape, where, label, annotator, size, file=path)
 
 
 def _segments(path: Path, dataset: Any) -> Iterator[tuple[str, Any, str, str, Any]]:

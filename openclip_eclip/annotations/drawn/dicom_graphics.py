@@ -8,7 +8,7 @@ import numpy as np
 
 from ...config import UserError
 from ...gaze import Annotation, Points, Polygons
-from .turned import turned_ellipse
+from .values import ellipse_of
 
 
 def shape_of(
@@ -32,12 +32,12 @@ def shape_of(
         return Polygons([xy]) if (closed or filled) and enough else None
     if kind == "CIRCLE" and len(xy) == 2:
         radius = float(np.hypot(*(xy[1] - xy[0])))
-        return turned_ellipse((xy[0, 0], xy[0, 1]), (radius, radius), 0) if radius else None
+        return ellipse_of((xy[0, 0], xy[0, 1], radius, radius), 0, where) if radius else None
     if kind == "ELLIPSE" and len(xy) == 4:
         centre, major, minor = xy[:2].mean(axis=0), xy[1] - xy[0], xy[3] - xy[2]
         half = float(np.hypot(*major)) / 2, float(np.hypot(*minor)) / 2
-        angle = float(np.degrees(np.arctan2(major[1], major[0])))
-        return turned_ellipse((centre[0], centre[1]), half, angle) if min(half) else None
+        angle = float(np.arctan2(major[1], major[0]))
+        return ellipse_of((centre[0], centre[1], *half), angle, where) if min(half) else None
     raise UserError(
         f"{where}: {len(xy)} points of type {kind!r}; expected POINT, POLYLINE, INTERPOLATED,"
         " CIRCLE with 2 points or ELLIPSE with 4."

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ...config import UserError
-from ...json_text import read_json
+from ...json_text import read_json, show
 
 AT_ONCE = 64 << 20  # bytes of a file that the standard library reads
 SCANNED = 1 << 14  # first bytes in which keys are looked for
@@ -79,7 +79,7 @@ class JsonFile:
             return
         values = self.value if key is None else self.value.get(key, [])
         if not isinstance(values, list):
-            raise UserError(f"{self.path}, key {key!r}: {str(values)[:60]!r}; expected a list.")
+            raise UserError(f"{self.path}, key {key!r}: {show(values)}; expected a list.")
         yield from values
 
     def _stream(self, prefix: str) -> Iterator[Any]:

@@ -16,6 +16,7 @@ import numpy as np
 
 from ...config import UserError
 from ...gaze import Annotation, Points, Polygons
+from ...json_text import show
 from ..record import Drawing, LeaveOut
 from .brush import BrushMask
 from .json_files import JsonFile, json_head
@@ -27,13 +28,19 @@ from .values import (
     ellipse_of,
     image_size,
     member,
+    name_of,
     number,
     numbers,
-    text_of,
     turn,
 )
 
-MARKS = {(key, "result") for key in ("annotations", "completions", "predictions")}
+# lists of a task with results, and the key of who made one
+AUTHOR = {
+    "annotations": "completed_by",
+    "completions": "completed_by",
+    "predictions": "model_version",
+}
+MARKS = {(key, "result") for key in AUTHOR}
 SIZE = ("original_height", "original_width")
 TOOLS = ("rectangle", "polygon", "ellipse", "keypoint", "brush")
 
@@ -59,18 +66,19 @@ def read(
         known: set[str] = set()
         for i, task in enumerate(JsonFile(path, list).items(None), 1):
             if not isinstance(task, dict):
-                raise UserError(f"{path}, task {i}: {str(task)[:60]!r}; expected an object.")
-            where = f"{path}, task {text_of(task.get('id')) or f'{i} of the list'}"
+                raise UserError(f"{path}, task {i}: {show(task)}; expected an object.")
+            own = name_of(task.get("id"), "id", f"{path}, task {i} of the list")
+            where = f"{path}, task {own or f'{i} of the list'}"
             if "id" in task and where in known:
                 raise UserError(f"{where}: the id is there twice; expected each once.")
             known.add(where)
-            yield from _task(task, args.label_studio_image, where, leave_out)
+            yield from _task(task, path, args.label_studio_image, where, leave_out)
 
 
 def _task(
-    task: dict[str, Any], field: str | None, where: str, leave_out: LeaveOut
+    task: dict[str, Any], path: Path, field: str | None, where: str, leave_out: LeaveOut
 ) -> Iterator[Drawing]:
-    key = next((key for key, _ in sorted(MARKS) if key in task), "annotations")
+    key = next((key for key in AUTHOR if key in task), "annotations")
     name = image_of(member(task, "data", dict, where), field, where)
     annotations = member(task, key, list, where)
     if not annotations:
@@ -83,16 +91,17 @@ def _task(
             continue
         if not results:
             leave_out("no shape on the image", place)
-        author = annotation.get("model_version" if key == "predictions" else "completed_by")
+        author = annotation.get(AUTHOR[key])
         if isinstance(author, dict):
             author = author.get("email") or author.get("id")
+        annotator = name_of(author, AUTHOR[key], place)
         for region, tool, labels in _regions(results, place, leave_out):
-            spot = f"{place}, result {text_of(region.get('id')) or region['position']}"
+            spot = f"{place}, result {region.get('id') or region['position']}"
             size = image_size(region, spot, SIZE)
             shape = _shape(region, tool, size, spot, leave_out)
             for label in labels if shape is not None else ():
                 assert shape is not None
-                yield Drawing(name, shape, spot, label, text_of(author), size, size is None)
+                yield Drawing(name, shape, spot, label, annotator, size, size is None, path)
 
 
 def _regions(
@@ -102,7 +111,7 @@ def _regions(
 
     With separate tags for shapes and labels, a region has one result of each, with the same id.
     """
-    regions: dict[Any, tuple[dict[str, Any], str, list[str]]] = {}
+    regions: dict[int | str, tuple[dict[str, Any], str, list[str]]] = {}
     for i, result in enumerate(results, 1):
         kind = member(result, "type", str, f"{where}, result {i}").lower()
         tool = kind.removesuffix("labels")
@@ -113,17 +122,17 @@ def _regions(
         labels = value.get(kind, [])
         if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
             raise UserError(
-                f"{where}, result {i}, key {kind!r}: {labels!r}; expected a list of names."
+                f"{where}, result {i}, key {kind!r}: {show(labels)}; expected a list of names."
             )
-        identity = result.get("id", ("", i))
-        region, known, names = regions.get(identity, ({}, "", []))
+        own = name_of(result.get("id"), "id", f"{where}, result {i}") or i
+        region, known, names = regions.get(own, ({}, "", []))
         if tool and known:
             raise UserError(
-                f"{where}, result {i}: the id {identity} is there twice; expected each once."
+                f"{where}, result {i}: the id {show(own)} is there twice; expected each once."
             )
         if tool:
             region = {**result, "position": i}
-        regions[identity] = region, tool or known, [*names, *labels]
+        regions[own] = region, tool or known, [*names, *labels]
     for region, tool, names in regions.values():
         if tool:
             yield region, tool, names or [""]
@@ -190,7 +199,7 @@ def _area(
     if tool == "ellipse":
         return ellipse_of((*xy, *sides), turned, where)
     if not turned:
-        return box_of((*xy, *sides), where)
+        return box_of((*xy, xy[0] + sides[0], xy[1] + sides[1]), where)
     corners = np.array([[0, 0], [1, 0], [1, 1], [0, 1]]) * sides
     return Polygons([turn(corners, turned) + xy])
 

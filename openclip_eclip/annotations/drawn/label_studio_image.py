@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -55,9 +54,9 @@ def image_name(address: str) -> str:
     if "fileuri" in query:  # a store behind Label Studio
         try:
             stored = base64.b64decode(query["fileuri"][0], validate=True).decode("utf-8")
-        except (binascii.Error, UnicodeDecodeError):
+            return urlsplit(stored).path.lstrip("/")
+        except ValueError:  # no base64, no UTF-8, or no address
             return address
-        return urlsplit(stored).path.lstrip("/")
     _, uploaded, name = parts.path.rpartition("/data/upload/")
     if uploaded:
         return UPLOADED.sub("", unquote(name), count=1)

@@ -16,13 +16,14 @@ import numpy as np
 from PIL import Image
 
 from ...config import UserError
-from ...data.images.options import MAX_PIXELS
 from ...gaze import Annotation, GazeError, Mask, Points, Polygons
+from ...json_text import show
 from ..record import Drawing, LeaveOut
 from .json_files import json_head
 from .values import (
     Shape,
     box_of,
+    check_area,
     check_on_image,
     ellipse_of,
     image_size,
@@ -60,7 +61,7 @@ def read(
             label = member(record, "label", str, where)
             shape = _shape(record, size, where, leave_out)
             if shape is not None:
-                yield Drawing(image, shape, where, label, "", size)
+                yield Drawing(image, shape, where, label, "", size, file=path)
 
 
 def _shape(
@@ -86,7 +87,7 @@ def _shape(
         shape = Polygons([xy])
     elif kind == "rectangle":
         (left, top), (right, bottom) = xy.min(axis=0).tolist(), xy.max(axis=0).tolist()
-        shape = box_of((left, top, right - left, bottom - top), where)
+        shape = box_of((left, top, right, bottom), where)
     elif kind == "circle":
         radius = math.dist(*xy)
         shape = ellipse_of((*xy[0].tolist(), radius, radius), 0, where)
@@ -94,7 +95,7 @@ def _shape(
         shape = Points(*xy.T)
     else:
         raise UserError(
-            f"{where}, key 'shape_type': {str(kind)[:60]!r}; expected one of"
+            f"{where}, key 'shape_type': {show(kind)}; expected one of"
             f" {', '.join((*OUTLINES, *TWO_POINTS, *LINES, 'point', 'points'))}."
         )
     check_on_image(shape, size, where)
@@ -109,17 +110,17 @@ def _mask(
         raise UserError(
             f"{where}: a mask, but no imageHeight and imageWidth; expected both in the file."
         )
-    (left, top), (right, bottom) = xy.astype(np.int64).tolist()
+    (left, top), (right, bottom) = np.trunc(xy).tolist()
     if not (0 <= left <= right < size[1] and 0 <= top <= bottom < size[0]):
         raise UserError(
-            f"{where}, key 'points': a mask from x {left}, y {top} to x {right}, y {bottom} on an"
-            f" image of {size[0]} x {size[1]} (height x width); expected it on the image."
+            f"{where}, key 'points': a mask from x {left:g}, y {top:g} to x {right:g}, y {bottom:g}"
+            f" on an image of {size[0]} x {size[1]} (height x width); expected it on the image."
         )
     try:
         code = base64.b64decode(member(record, "mask", str, where), validate=True)
     except (binascii.Error, ValueError) as error:
         raise UserError(f"{where}, key 'mask': {error}; expected a PNG in base64.") from error
-    mask = PartMask(code, (left, top, right + 1, bottom + 1), size)
+    mask = PartMask(code, (int(left), int(top), int(right) + 1, int(bottom) + 1), size)
     try:
         mask.open().close()
     except GazeError as error:
@@ -151,12 +152,7 @@ class PartMask:
         return picture
 
     def load(self) -> Mask:
-        height, width = self.size
-        if height * width > MAX_PIXELS:
-            raise GazeError(
-                f"mask: an image of {height} x {width} (height x width); expected at most"
-                f" {MAX_PIXELS} pixels."
-            )
+        check_area(self.size)
         left, top, right, bottom = self.box
         with self.open() as picture:
             try:

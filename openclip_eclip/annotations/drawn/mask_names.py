@@ -40,11 +40,19 @@ def is_general(name: str) -> bool:
 
 
 def name_masks(
-    files: Sequence[Path], root: Path, names: Collection[str], pattern: str | None
+    files: Sequence[Path],
+    root: Path,
+    names: Collection[str],
+    pattern: str | None,
+    others: Collection[str] = (),
 ) -> list[MaskName]:
     """The names of all files, which are told apart together.
 
-    `names`: known classes; `pattern`: of --mask-names, or None to guess.
+    A folder is a class if a mask of the same name is in another such folder, or if there is only
+    one: folders of patients hold other images each. Those in `others` are no classes.
+
+    `names`: known classes; `pattern`: of --mask-names, or None to guess; `others`: the folders of
+    the images.
 
     Raises:
         UserError: a pattern without {image}, or a file that does not have its form.
@@ -54,9 +62,9 @@ def name_masks(
     ]
     if pattern is not None:
         return [_by_pattern(path, pattern, file) for path, file in zip(relative, files)]
-    folders = [_class_folder(path) for path in relative]
+    folders = [_class_folder(path, others) for path in relative]
     stems = [strip_general(path.stem) for path in relative]
-    if any(folders):
+    if len(set(folders) - {""}) == 1 or _come_again(stems, folders):
         return [MaskName(stem, folder) for stem, folder in zip(stems, folders)]
     known = [_known_ending(stem, names) for stem in stems]
     if any(label for _, label in known):
@@ -67,9 +75,16 @@ def name_masks(
     return [MaskName(stem) for stem in stems]
 
 
-def _class_folder(path: PurePath) -> str:
-    """The innermost folder that is no general one."""
-    return next((name for name in reversed(path.parts[:-1]) if not is_general(name)), "")
+def _class_folder(path: PurePath, others: Collection[str]) -> str:
+    """The innermost folder that is no general one and none of the images."""
+    folders = reversed(path.parts[:-1])
+    return next((name for name in folders if not is_general(name) and name not in others), "")
+
+
+def _come_again(stems: Sequence[str], folders: Sequence[str]) -> bool:
+    """Whether masks in two of the folders have the same name."""
+    pairs = {(stem, folder) for stem, folder in zip(stems, folders) if folder}
+    return len({stem for stem, _ in pairs}) < len(pairs)
 
 
 def _known_ending(stem: str, names: Collection[str]) -> tuple[str, str]:

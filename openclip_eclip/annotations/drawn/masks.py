@@ -1,14 +1,15 @@
 """Folders of mask pictures: one an image, one a class, or classes by grey value or palette index.
 
-One a class: in folders of the class, or with names that end in _class or -class (or by
---mask-names). Several values in a picture are several classes; classes.txt, CVAT's labelmap.txt or
-another file of names tells which. 255 of a palette is void, as in Pascal VOC. A mask is decoded
-once to find its values, and again when it is drawn.
+One a class: in folders of the class (see `name_masks`), or with names that end in _class or -class
+(or by --mask-names). Several values in a picture are several classes; classes.txt, CVAT's
+labelmap.txt or another file of names tells which. 255 of a palette is void, as in Pascal VOC. A
+mask is decoded once to find its values, and again when it is drawn.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -87,8 +88,7 @@ def read(
     """One drawing for each class of each picture, in the order of the files.
 
     Raises:
-        UserError: a JPEG, a broken picture, too many values, an unknown class, two masks of an
-            image for one class.
+        UserError: a JPEG, a broken picture, too many values, or an unknown class.
     """
     used = [path for path in files if INSTANCES not in path.parts]
     for path in files:
@@ -102,26 +102,33 @@ def read(
             )
     folders = {path.parent: find_class_names(path.parent, root) for path in used}
     labels = {name for found in folders.values() if found for name in found.names.values()}
-    named = name_masks(used, root, labels, getattr(args, "mask_names", None))
-    known: dict[tuple[str, str, str], Path] = {}
+    others = _folders_of_images(getattr(args, "images", None), files)
+    named = name_masks(used, root, labels, getattr(args, "mask_names", None), others)
     for path, (image, label, annotator) in zip(used, named):
-        if (image, label, annotator) in known:
-            first = known[image, label, annotator]
-            raise UserError(
-                f"{path}: a mask of the image {image!r}"
-                f"{f' and the class {label!r}' if label else ''} again, first in {first}; expected"
-                " one. Tell them apart with --mask-names."
-            )
-        known[image, label, annotator] = path
         values, size = _read_values(path)
         marked = values[values != 0]
         if not len(marked):
             leave_out("empty mask", str(path))
         elif label:
-            yield Drawing(image, MaskFile(path), str(path), label, annotator, size)
+            yield Drawing(image, MaskFile(path), str(path), label, annotator, size, file=path)
         else:
             for value, name in _classes(path, marked, folders[path.parent]):
-                yield Drawing(image, MaskFile(path, value), str(path), name, annotator, size)
+                yield Drawing(
+                    image, MaskFile(path, value), str(path), name, annotator, size, file=path
+                )
+
+
+def _folders_of_images(images: Path | None, masks: Sequence[Path]) -> set[str]:
+    """Names of the folders with images: those of patients, say, so not of classes."""
+    if images is None or not images.is_dir():
+        return set()
+    known = {os.path.abspath(path) for path in masks}
+    return {
+        folder
+        for path in images.rglob("*")
+        if path.is_file() and os.path.abspath(path) not in known
+        for folder in path.relative_to(images).parts[:-1]
+    }
 
 
 def _read_values(path: Path) -> tuple[np.ndarray, tuple[int, int]]:

@@ -1,21 +1,25 @@
-"""Checked values of annotation files: numbers, sizes, boxes and outlines, with their place."""
+"""Checked values of annotation files, of JSON, XML and tables: numbers, sizes, shapes on images."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
 from ...config import UserError
-from ...gaze import Boxes, Ellipses, Points, Polygons
+from ...data.images.options import MAX_PIXELS
+from ...gaze import Boxes, Ellipses, GazeError, Points, Polygons
 from ...gaze.plausible import NEAR_ONE, SMALL, SWAPPED, refuse_fractions
-from ...json_text import NAMES, read_json, shorten
+from ...json_text import NAMES, read_json, show
 
 LARGEST = 1 << 28  # bytes of a JSON file that is read at once
+LONGEST = 1 << 20  # pixels of a side of an image
+CORNERS = np.array([[-1.0, -1.0], [1, -1], [1, 1], [-1, 1]])
 ARC = math.radians(2)  # an ellipse that is turned becomes an outline of such arcs
+RESIZED = "Was the image resized after it was annotated, or has the file another unit?"
 Shape = Boxes | Ellipses | Points | Polygons
 KINDS = {**NAMES, str: "a text", int: "a whole number"}
 
@@ -33,33 +37,80 @@ def read_small_json(path: Path, kind: type = dict) -> Any:
 def member(record: Any, key: str, kind: type, where: str) -> Any:
     """The value of `key`. UserError: not an object, no such key, or a value of another kind."""
     if not isinstance(record, Mapping):
-        raise UserError(f"{where}: {_shown(record)}; expected an object.")
+        raise UserError(f"{where}: {show(record)}; expected an object.")
     if key not in record:
         raise UserError(
-            f"{where}: no key {key!r} among {_shown(list(record))}; expected {KINDS[kind]} there."
+            f"{where}: no key {key!r} among {show(list(record))}; expected {KINDS[kind]} there."
         )
     value = record[key]
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise UserError(f"{where}, key {key!r}: {_shown(value)}; expected {KINDS[kind]}.")
+        raise UserError(f"{where}, key {key!r}: {show(value)}; expected {KINDS[kind]}.")
     return value
 
 
 def number(value: Any, key: str, where: str, positive: bool = False) -> float:
     """A finite number, above 0 if it must be `positive`. UserError: anything else."""
-    fits = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not fits or (positive and value <= 0):
-        expected = "a positive number" if positive else "a finite number"
-        raise UserError(f"{where}, key {key!r}: {_shown(value)}; expected {expected}.")
-    return float(value)
+    found = _finite(value) if isinstance(value, int | float) else None
+    if found is None or isinstance(value, bool) or (positive and found <= 0):
+        _refuse_number(f"{where}, key {key!r}", value, positive)
+    return found
+
+
+def parse_number(text: str | None, name: str, where: str) -> float:
+    """The number in the text of an element, an attribute or a cell; None: there is none.
+
+    UserError: anything else.
+    """
+    try:
+        found = _finite(float(text or ""))
+    except ValueError:
+        found = None
+    if found is None:
+        _refuse_number(f"{where}, {name}", text)
+    return found
 
 
 def numbers(values: Any, key: str, where: str) -> np.ndarray:
     """A list of finite numbers as float64. UserError: anything else."""
+    array = np.empty(0)
     fits = isinstance(values, list) and not set(map(type, values)) - {int, float}
-    array = np.array(values, dtype=np.float64) if fits else np.empty(0)
+    if fits:
+        try:
+            array = np.array(values, dtype=np.float64)
+        except OverflowError:  # a whole number of hundreds of digits
+            fits = False
     if not fits or not np.isfinite(array).all():
-        raise UserError(f"{where}, key {key!r}: {_shown(values)}; expected a list of numbers.")
+        raise UserError(f"{where}, key {key!r}: {show(values)}; expected a list of finite numbers.")
     return array
+
+
+def _finite(value: float) -> float | None:
+    """The value, or None if it is infinite, NaN, or a whole number beyond every float."""
+    try:
+        found = float(value)
+    except OverflowError:
+        return None
+    return found if math.isfinite(found) else None
+
+
+def _refuse_number(place: str, found: Any, positive: bool = False) -> NoReturn:
+    expected = "a positive number" if positive else "a finite number"
+    raise UserError(f"{place}: {_shown(found)}; expected {expected}.")
+
+
+def identity(value: Any, key: str, where: str) -> int | str:
+    """An id: a whole number or a text. UserError: anything else."""
+    whole = isinstance(value, float) and value.is_integer()
+    if not isinstance(value, int | str) and not whole or isinstance(value, bool):
+        raise UserError(
+            f"{where}, key {key!r}: {_shown(value)}; expected a whole number or a text."
+        )
+    return value if isinstance(value, str) else int(value)
+
+
+def name_of(value: Any, key: str, where: str) -> str:
+    """A name or an id as text; "" for null. UserError: anything else."""
+    return "" if value is None else str(identity(value, key, where))
 
 
 def image_size(
@@ -69,22 +120,54 @@ def image_size(
     values = [record.get(key) for key in keys]
     if None in values:
         return None
-    sides = [number(value, key, where, positive=True) for value, key in zip(values, keys)]
-    for side, key in zip(sides, keys):
-        if side % 1:
-            raise UserError(f"{where}, key {key!r}: {side:g}; expected a whole number of pixels.")
-    return int(sides[0]), int(sides[1])
+    height, width = (
+        _side(number(value, key, where), f"{where}, key {key!r}")
+        for value, key in zip(values, keys)
+    )
+    return height, width
 
 
-def box_of(xywh: Iterable[float], where: str) -> Boxes:
-    """One box of x, y, width, height. UserError: it has no area."""
-    x, y, width, height = xywh
-    if width <= 0 or height <= 0:
+def parse_side(text: str | None, name: str, where: str) -> int:
+    """A width or height in pixels, from text. UserError: not a whole number of at least 1."""
+    return _side(parse_number(text, name, where), f"{where}, {name}")
+
+
+def _side(value: float, place: str) -> int:
+    if not 1 <= value <= LONGEST or value % 1:
         raise UserError(
-            f"{where}: a box of width {width:g} and height {height:g}; expected both above 0."
-            " Correct or delete it."
+            f"{place}: {value:g}; expected a whole number of pixels from 1 to {LONGEST}."
         )
-    return Boxes([[x, y, x + width, y + height]])
+    return int(value)
+
+
+def check_area(size: tuple[int, int]) -> None:
+    """GazeError: an image of more pixels than any that is read; before a mask is allocated."""
+    height, width = size
+    if height * width > MAX_PIXELS:
+        raise GazeError(
+            f"a mask of an image of {height} x {width} (height x width); expected at most"
+            f" {MAX_PIXELS} pixels."
+        )
+
+
+def box_of(xyxy: Sequence[float], where: str, turned: float = 0) -> Boxes | Polygons:
+    """A box of xmin, ymin, xmax, ymax; if turned, clockwise by radians, an outline.
+
+    UserError: it has no area.
+    """
+    left, top, right, bottom = xyxy
+    if not (right > left and bottom > top):
+        raise UserError(
+            f"{where}: a box of width {right - left:g} and height {bottom - top:g}; expected both"
+            " above 0. Correct or delete it."
+        )
+    if turned % math.pi == 0:
+        return Boxes([[left, top, right, bottom]])
+    middle, half = (
+        [(left + right) / 2, (top + bottom) / 2],
+        [(right - left) / 2, (bottom - top) / 2],
+    )
+    return Polygons([turn(CORNERS * half, turned) + middle])
 
 
 def ellipse_of(values: Iterable[float], turned: float, where: str) -> Ellipses | Polygons:
@@ -111,24 +194,27 @@ def turn(xy: np.ndarray, angle: float) -> np.ndarray:
     return xy @ np.array([[cosine, sine], [-sine, cosine]])
 
 
-def check_on_image(shape: Shape, size: tuple[int, int] | None, where: str) -> None:
+def check_on_image(shape: Shape, size: tuple[float, float] | None, where: str) -> None:
     """UserError: the shape lies off its image, or seems to be in fractions of it.
 
-    A point may lie on the right or lower edge.
+    A point may lie on the edge. `size`: (height, width); (1, 1) if positions are fractions; None:
+    not known, so only what lies above and to the left of every image is off it.
     """
-    if size is None:
-        return
     left, top, right, bottom = _around(shape)
-    height, width = size
-    if left > width or top > height or right < 0 or bottom < 0:
+    height, width = size or (math.inf, math.inf)
+    if isinstance(shape, Points):
+        off = left > width or top > height or right < 0 or bottom < 0
+    else:
+        off = left >= width or top >= height or right <= 0 or bottom <= 0
+    if off:
         swapped = left <= height and top <= width and right >= 0 and bottom >= 0
+        on = f"an image of {height:g} x {width:g} (height x width)" if size else "any image"
         raise UserError(
-            f"{where}: x {left:.6g} to {right:.6g}, y {top:.6g} to {bottom:.6g} on an image of"
-            f" {height} x {width} pixels (height x width); expected a part of it on the image."
-            f" {SWAPPED if swapped else 'Was the image resized after it was annotated?'}"
+            f"{where}: x {left:.6g} to {right:.6g}, y {top:.6g} to {bottom:.6g} on {on}; expected a"
+            f" part of it on the image. {SWAPPED if swapped else RESIZED}"
         )
-    if max(right, bottom) <= NEAR_ONE[1] and min(size) >= SMALL:
-        refuse_fractions(where, _positions(shape), size)
+    if size and max(right, bottom) <= NEAR_ONE[1] and min(size) >= SMALL:
+        refuse_fractions(where, _positions(shape), (int(height), int(width)))
 
 
 def _around(shape: Shape) -> list[float]:
@@ -148,10 +234,6 @@ def _positions(shape: Shape) -> np.ndarray:
     return shape.xyxy.reshape(-1, 2)
 
 
-def text_of(value: Any) -> str:
-    """A name or id as text; "" for null."""
-    return "" if value is None else str(value)
-
-
 def _shown(value: Any) -> str:
-    return shorten(repr(value), 80)
+    """A value in a message; what JSON calls null and XML does not have is missing."""
+    return "missing" if value is None else show(value)

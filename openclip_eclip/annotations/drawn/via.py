@@ -7,7 +7,6 @@ image sizes.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,10 +17,10 @@ import numpy as np
 from ...config import UserError
 from ...data.tables.text import read_table_text
 from ...gaze import Points, Polygons
-from ...json_text import parse_json
+from ...json_text import parse_json, show
 from ..record import Drawing, LeaveOut
 from .json_files import json_head
-from .values import Shape, box_of, ellipse_of, member, number, numbers, read_small_json
+from .values import Shape, box_of, ellipse_of, member, name_of, number, numbers, read_small_json
 
 PROJECT = "_via_img_metadata"
 COLUMNS = ("region_shape_attributes", "region_attributes")
@@ -69,14 +68,21 @@ def read(
     files: Sequence[Path], root: Path, args: argparse.Namespace, leave_out: LeaveOut
 ) -> Iterator[Drawing]:
     """All regions of all files. UserError: a broken one, or no clear attribute for the label."""
+    known: set[str] = set()
     for path in files:
         regions = list(_regions(path, leave_out))
+        known |= {name for region in regions for name in region.attributes}
         attribute = args.via_attribute or _only_attribute(regions, path)
         for region in regions:
             shape = _shape(region.shape, region.where, leave_out)
             if shape is not None:
                 for label in _labels(region, attribute):
-                    yield Drawing(region.image, shape, region.where, label)
+                    yield Drawing(region.image, shape, region.where, label, file=path)
+    if args.via_attribute and args.via_attribute not in known:
+        raise UserError(
+            f"--via-attribute {args.via_attribute}: no region has it; expected one of"
+            f" {', '.join(sorted(known)) or 'none'}."
+        )
 
 
 def _regions(path: Path, leave_out: LeaveOut) -> Iterator[Region]:
@@ -89,14 +95,15 @@ def _regions(path: Path, leave_out: LeaveOut) -> Iterator[Region]:
     if "metadata" in content and "file" in content:
         yield from _via_3_regions(content, path, leave_out)
         return
-    for key, entry in content.get(PROJECT, content).items():
+    entries = member(content, PROJECT, dict, str(path)) if PROJECT in content else content
+    for key, entry in entries.items():
         where = f"{path}, {key}"
         name = member(entry, "filename", str, where)
         regions = member(entry, "regions", object, where)
         if isinstance(regions, dict):  # VIA 1
             regions = list(regions.values())
         elif not isinstance(regions, list):
-            raise UserError(f"{where}, key 'regions': {str(regions)[:60]!r}; expected a list.")
+            raise UserError(f"{where}, key 'regions': {show(regions)}; expected a list.")
         if not regions:
             leave_out("no shape on the image", where)
         for i, region in enumerate(regions, 1):
@@ -111,7 +118,8 @@ def _csv_regions(path: Path, leave_out: LeaveOut) -> Iterator[Region]:
     missing = [column for column in (name, *COLUMNS) if column not in frame]
     if missing:
         raise UserError(
-            f"{path}: no column {missing[0]!r}; found {list(frame.columns)}. Expected VIA's CSV."
+            f"{path}: no column {missing[0]!r}; found {show(list(frame.columns))}. Expected VIA's"
+            " CSV."
         )
     for i, (image, *cells) in enumerate(frame[[name, *COLUMNS]].itertuples(index=False), 1):
         where = f"{path}, row {i}"
@@ -134,37 +142,38 @@ def _via_3_regions(content: dict[str, Any], path: Path, leave_out: LeaveOut) -> 
         key: member(entry, "fid_list", list, f"{path}, view {key}")
         for key, entry in member(content, "view", dict, str(path)).items()
     }
-    known = content.get("attribute", {})
+    known = member(content, "attribute", dict, str(path)) if content.get("attribute") else {}
     drawn = set()
     for key, entry in member(content, "metadata", dict, str(path)).items():
         where = f"{path}, metadata {key}"
         xy = numbers(member(entry, "xy", list, where), "xy", where).tolist()
         if not xy:  # it describes the whole image
             continue
-        view = str(member(entry, "vid", object, where))
-        if view not in views or not views[view] or str(views[view][0]) not in names:
+        view = name_of(member(entry, "vid", object, where), "vid", where)
+        file = name_of(next(iter(views.get(view, ())), None), "fid_list", f"{path}, view {view}")
+        if file not in names:
             raise UserError(
-                f"{where}, key 'vid': {view!r}; expected one of the {len(views)} views of the"
+                f"{where}, key 'vid': {show(view)}; expected one of the {len(views)} views of the"
                 " file, with an image."
             )
         attributes = {
             member(known.get(key), "aname", str, f"{where}, attribute {key}"): _option(
-                known[key], value
+                known[key], value, f"{path}, attribute {key}"
             )
             for key, value in member(entry, "av", dict, where).items()
         }
-        image = names[str(views[view][0])]
-        drawn.add(image)
-        yield Region(image, _via_3_shape(xy, where), attributes, where)
+        drawn.add(names[file])
+        yield Region(names[file], _via_3_shape(xy, where), attributes, where)
     for image in names.values():
         if image not in drawn:
             leave_out("no shape on the image", f"{path}, file {image}")
 
 
-def _option(attribute: Mapping[str, Any], value: Any) -> Any:
+def _option(attribute: Mapping[str, Any], value: Any, where: str) -> Any:
     """The name of the option that was chosen, or the text that was typed."""
-    options = attribute.get("options") or {}
-    return options.get(value, value) if isinstance(value, str) else value
+    if not attribute.get("options") or not isinstance(value, str):
+        return value
+    return member(attribute, "options", dict, where).get(value, value)
 
 
 def _via_3_shape(xy: list[float], where: str) -> dict[str, Any]:
@@ -199,7 +208,7 @@ def _labels(region: Region, attribute: str | None) -> list[str]:
         return [""]
     if not isinstance(value, str | int | float):
         raise UserError(
-            f"{region.where}, attribute {attribute!r}: {json.dumps(value)[:60]}; expected a text or"
+            f"{region.where}, attribute {attribute!r}: {show(value)}; expected a text or"
             " the options of a check box."
         )
     return [str(value)]
@@ -215,7 +224,8 @@ def _shape(record: Mapping[str, Any], where: str, leave_out: LeaveOut) -> Shape 
         leave_out("a line, which has no area", where)
         return None
     if kind == "rect":
-        return box_of(map(get, ("x", "y", "width", "height")), where)
+        left, top, width, height = map(get, ("x", "y", "width", "height"))
+        return box_of((left, top, left + width, top + height), where)
     if kind == "point":
         return Points([get("cx")], [get("cy")])
     if kind in ("circle", "ellipse"):
@@ -224,7 +234,7 @@ def _shape(record: Mapping[str, Any], where: str, leave_out: LeaveOut) -> Shape 
         return ellipse_of(map(get, ("cx", "cy", *along)), turned, where)
     if kind != "polygon":
         raise UserError(
-            f"{where}: a shape {kind[:60]!r}; expected rect, circle, ellipse, polygon, polyline or"
+            f"{where}: a shape {show(kind)}; expected rect, circle, ellipse, polygon, polyline or"
             " point."
         )
     x, y = (numbers(record.get(key), key, where) for key in ("all_points_x", "all_points_y"))

@@ -13,10 +13,9 @@ from pathlib import Path
 from xml.etree.ElementTree import Element
 
 from ...config import UserError
-from ...gaze import Boxes
 from ...xml_text import parse_xml
 from ..record import Drawing, LeaveOut, Record
-from .numbers import check_box, number, side
+from .values import box_of, check_on_image, parse_number, parse_side
 
 ROOT = re.compile(rb"\A(\xef\xbb\xbf)?\s*(<\?.*?\?>\s*|<!--.*?-->\s*)*<annotation[\s>]", re.DOTALL)
 LARGEST = 1 << 24  # bytes of one file; real ones have thousands
@@ -34,9 +33,8 @@ def read(
     """All boxes, in the order of the files.
 
     Raises:
-        UserError: not XML, two files for an image, a missing or impossible value.
+        UserError: not XML, a missing or impossible value.
     """
-    known: dict[str, Path] = {}
     for path in files:
         if path.stat().st_size > LARGEST:
             raise UserError(
@@ -44,18 +42,12 @@ def read(
             )
         tree = parse_xml(path.read_bytes(), str(path))
         name = (tree.findtext("filename") or "").strip() or path.stem
-        if name in known:
-            raise UserError(
-                f"{path}: the image {name!r} again, first in {known[name]}; expected one file for"
-                " each image. Give images of the same name different ones, also in 'filename'."
-            )
-        known[name] = path
         size = _size(tree, str(path))
         objects = tree.findall("object")
         if not objects:
             leave_out("no object on the image", str(path))
         for i, element in enumerate(objects, 1):
-            yield _drawing(element, name, size, f"{path}, object {i}")
+            yield _drawing(element, name, size, path, f"{path}, object {i}")
 
 
 def _size(tree: Element, where: str) -> tuple[int, int] | None:
@@ -64,11 +56,13 @@ def _size(tree: Element, where: str) -> tuple[int, int] | None:
     if element is None:
         return None
     keys = ("height", "width")
-    height, width = (side(element.findtext(key), where, f"size/{key}") for key in keys)
+    height, width = (parse_side(element.findtext(key), f"size/{key}", where) for key in keys)
     return height, width
 
 
-def _drawing(element: Element, name: str, size: tuple[int, int] | None, where: str) -> Drawing:
+def _drawing(
+    element: Element, name: str, size: tuple[int, int] | None, path: Path, where: str
+) -> Drawing:
     label = (element.findtext("name") or "").strip()
     if not label:
         raise UserError(f"{where}: no name; expected that of the class.")
@@ -76,6 +70,6 @@ def _drawing(element: Element, name: str, size: tuple[int, int] | None, where: s
     box = element.find("bndbox")
     if box is None:
         raise UserError(f"{where}: no bndbox; expected one with {', '.join(SIDES)}.")
-    left, top, right, bottom = (number(box.findtext(key), where, key) for key in SIDES)
-    check_box((left, top, right, bottom), where, size)
-    return Drawing(name, Boxes([[left, top, right, bottom]]), where, label, "", size)
+    shape = box_of([parse_number(box.findtext(key), key, where) for key in SIDES], where)
+    check_on_image(shape, size, where)
+    return Drawing(name, shape, where, label, "", size, file=path)

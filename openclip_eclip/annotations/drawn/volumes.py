@@ -57,7 +57,6 @@ def read(
         UserError: the extra is not installed, a broken file, values that are no mask, or too many
             of them.
     """
-    known: dict[str, Path] = {}
     for path in files:
         stem = path.name
         for suffix in (*NIFTI[::-1], ".seg.nrrd", *NRRD):
@@ -65,11 +64,6 @@ def read(
                 stem = stem[: -len(suffix)]
                 break
         stem = strip_general(stem)
-        if stem in known:
-            raise UserError(
-                f"{path}: a mask of the image {stem!r} again, first in {known[stem]}; expected one."
-            )
-        known[stem] = path
         reader = read_nrrd if path.name.lower().endswith(NRRD) else read_nifti
         volume = reader(path, MAX_BYTES)
         yield from _drawings(path, root, stem, volume, args.volume_axes == "stored", leave_out)
@@ -97,7 +91,7 @@ def _drawings(
                 inside = values[k] == value
                 size = inside.shape[0], inside.shape[1]
                 used = True
-                yield Drawing(image, encode_mask(inside), where, label or "", size=size)
+                yield Drawing(image, encode_mask(inside), where, label or "", size=size, file=path)
     if not used:
         leave_out("empty mask", str(path))
 

@@ -15,14 +15,15 @@ from pathlib import Path
 import numpy as np
 
 from ...config import UserError
-from ...gaze import Annotation, Boxes, Polygons
-from ...json_text import decode_text
+from ...gaze import Boxes, Polygons
+from ...json_text import decode_text, show
 from ..record import Drawing, LeaveOut, Record
 from .class_names import ClassNames, find_class_names, is_class_file, read_yaml
-from .numbers import check_box, number
+from .values import box_of, check_on_image, parse_number
 
 HEAD = 1 << 16  # bytes that `claims` gets of a longer file: the last row may be cut
 BEYOND = 1.5  # a fraction beyond the edge of the image; above it is another unit
+DIGITS = 9  # of the number of a class
 LARGEST = 1 << 28  # bytes of one file
 
 
@@ -50,9 +51,8 @@ def read(
     """All objects, by folder and file; an image has the name of its file, without suffix.
 
     Raises:
-        UserError: two files for an image, a row of another form, other units, an unknown class.
+        UserError: a row of another form, other units, an unknown class.
     """
-    known: dict[str, Path] = {}
     for folder in sorted({path.parent for path in files}):
         for path in sorted(folder.glob("*.txt")):
             if path.stat().st_size == 0:
@@ -64,12 +64,6 @@ def read(
             and "kpt_shape" in read_yaml(names.path)
         )
         for path in (path for path in files if path.parent == folder):
-            if path.stem in known:
-                raise UserError(
-                    f"{path}: the image {path.stem!r} again, first in {known[path.stem]}; expected"
-                    " one file for each image. Give images of the same name different ones."
-                )
-            known[path.stem] = path
             yield from _drawings(path, names, keypoints)
 
 
@@ -82,14 +76,15 @@ def _drawings(path: Path, names: ClassNames | None, keypoints: bool) -> Iterator
             continue
         where = f"{path}, line {i}"
         label = _label(cells[0], names, where)
-        values = [number(cell, where, f"number {j}") for j, cell in enumerate(cells[1:], 2)]
+        values = [parse_number(cell, f"number {j}", where) for j, cell in enumerate(cells[1:], 2)]
         shape = _shape(values[:4] if keypoints else values, where)
-        yield Drawing(path.stem, shape, where, label, fractions=True)
+        check_on_image(shape, (1, 1), where)
+        yield Drawing(path.stem, shape, where, label, fractions=True, file=path)
 
 
 def _label(cell: str, names: ClassNames | None, where: str) -> str:
-    if not (cell.isascii() and cell.isdigit()):
-        raise UserError(f"{where}: the class {cell!r}; expected its number, from 0.")
+    if not (cell.isascii() and cell.isdigit() and len(cell) <= DIGITS):
+        raise UserError(f"{where}: the class {show(cell)}; expected its number, from 0.")
     if names is None:
         return f"class {int(cell)}"
     if int(cell) not in names.names:
@@ -99,7 +94,7 @@ def _label(cell: str, names: ClassNames | None, where: str) -> str:
     return names.names[int(cell)]
 
 
-def _shape(values: list[float], where: str) -> Annotation:
+def _shape(values: list[float], where: str) -> Boxes | Polygons:
     if len(values) < 4 or (len(values) > 5 and len(values) % 2):
         raise UserError(
             f"{where}: {len(values)} numbers after the class; expected x, y, width, height or pairs"
@@ -113,10 +108,7 @@ def _shape(values: list[float], where: str) -> Annotation:
         )
     if len(values) < 6:
         x, y, width, height = values[:4]
-        left, top = x - width / 2, y - height / 2
-        check_box((left, top, x + width / 2, y + height / 2), where, (1, 1))
-        return Boxes.from_xywh([[left, top, width, height]])
+        return box_of((x - width / 2, y - height / 2, x + width / 2, y + height / 2), where)
     xy = np.array(values).reshape(-1, 2)
-    (left, top), (right, bottom) = xy.min(axis=0), xy.max(axis=0)
-    check_box((left, top, right, bottom), where, (1, 1))
+    box_of([*xy.min(axis=0).tolist(), *xy.max(axis=0).tolist()], where)  # an outline has an area
     return Polygons([xy])

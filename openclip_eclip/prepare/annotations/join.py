@@ -9,6 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from ...annotations.drawn.values import check_on_image
@@ -20,6 +21,7 @@ from ...data.images.read import read_frame
 from ...gaze import Annotation, Boxes, Ellipses, Points, Polygons, RenderConfig
 from ..plan import Item, Plan, Window
 from ..sentence_windows import make_windows
+from .annotators import listed, name_annotators
 from .found import OfImage
 from .gaze import add_words, check_quality, placed
 from .kept import Kept, KeptDrawings, KeptShape, read_kept
@@ -67,16 +69,20 @@ def join(
     counts = Counter[str]()
     for text in texts or ():
         counts["texts"] += 1
-        if place := _place(plan, images, text.image, text.where, "text"):
+        if place := _place(plan, text.image, text.where, "text", images.find):
             found[place].texts.append(text)
     for record in records:
         counts["annotations"] += 1
-        kind = "gaze" if isinstance(record, Recording) else "annotation"
-        if place := _place(plan, images, record.image, record.where, kind):
+        kind, file = "gaze", None
+        if not isinstance(record, Recording):
+            kind, file = "annotation", record.file
+        find = partial(images.find, file=file)
+        if place := _place(plan, record.image, record.where, kind, find):
             _add_record(found[place], record, kept)
     kept.close()
     add_words(plan, images, found, how.transcripts)
     _refuse_nothing(plan, counts, found)
+    name_annotators(plan, found.values(), kept)
     annotated = [one for one in found.values() if one.is_annotated]
     _read_sizes(images, annotated, kept, how.reading)
     check_quality(plan, annotated, how.left_of, how.picture, how.reader)
@@ -89,12 +95,16 @@ def join(
         "annotations": counts["annotations"],
         "images with annotations": len(annotated),
     }
+    if labels := {group.label for group in kept.groups} - {""}:
+        plan.facts["classes"] = listed(labels)
 
 
-def _place(plan: Plan, images: Images, wanted: str, where: str, kind: str) -> str | None:
+def _place(
+    plan: Plan, wanted: str, where: str, kind: str, find: Callable[[str], str | None]
+) -> str | None:
     """The image that a text or an annotation names; what fits none is counted."""
     try:
-        name = images.find(wanted)
+        name = find(wanted)
     except UserError as error:
         raise UserError(f"{where}: {error}") from error
     if name is None:

@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import pickle
+import shutil
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import NamedTuple
+from tempfile import mkdtemp
+from typing import BinaryIO, NamedTuple
+from weakref import finalize
 
 import numpy as np
 
-from ...annotations.record import Drawing
+from ...annotations.record import Drawing, NamedMask
 from ...config import UserError
-from ...gaze import Annotation, Boxes, Ellipses, Points, Polygons, Union
+from ...gaze import Annotation, Boxes, Ellipses, MaskFile, Points, Polygons, Union
+from ...gaze.stored import Stored
 
 SCALED = Boxes | Ellipses | Points | Polygons  # shapes that may be in fractions of the image
 
 
 class Group(NamedTuple):
-    """Drawings of one group are the same annotator's, for the same label."""
+    """Drawings of one group are the same annotator's, for the same label, and of one file."""
 
     annotator: str
     label: str
+    file: Path | None
 
 
 class KeptDrawings:
@@ -34,9 +38,9 @@ class KeptDrawings:
     """
 
     def __init__(self) -> None:
-        self._folder = TemporaryDirectory(prefix="openclip_eclip_")
-        self.path = Path(self._folder.name) / "drawings"
+        self.path = Path(mkdtemp(prefix="openclip_eclip_")) / "drawings"
         self._file = self.path.open("wb")
+        finalize(self, _remove, self._file, self.path.parent)
         self._end = 0
         self._groups: dict[Group, int] = {}
         self.groups: list[Group] = []
@@ -52,7 +56,7 @@ class KeptDrawings:
                 f"{drawing.where}: {type(drawing.shape).__name__} in fractions of the image;"
                 " expected boxes, points or outlines."
             )
-        group = Group(drawing.annotator, drawing.label)
+        group = Group(drawing.annotator, drawing.label, drawing.file)
         if group not in self._groups:
             self._groups[group] = len(self.groups)
             self.groups.append(group)
@@ -78,6 +82,11 @@ class KeptDrawings:
             f"{self.path}: {error.strerror}; annotations are kept there until they are drawn, about"
             " as many bytes as their files have. Set TMPDIR to a folder with more room."
         )
+
+
+def _remove(file: BinaryIO, folder: Path) -> None:
+    file.close()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 class Kept(NamedTuple):
@@ -145,6 +154,8 @@ def in_pixels(drawing: Kept | Drawing, size: tuple[int, int]) -> Annotation:
     """The shape of a drawing in pixels of its image of (height, width)."""
     shape = drawing.shape
     if not drawing.fractions:
+        if isinstance(shape, Stored) and not isinstance(shape, MaskFile):
+            return NamedMask(shape, drawing.where)
         return shape
     height, width = size
     if isinstance(shape, Boxes):

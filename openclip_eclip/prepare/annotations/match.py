@@ -21,6 +21,7 @@ class Images:
 
     def __init__(self, files: Mapping[str, Path]) -> None:
         self.files = dict(files)
+        self._folders = {folder for name in files for folder in PurePosixPath(name).parts[:-1]}
         self._by_file: dict[str, list[str]] = defaultdict(list)
         self._by_stem: dict[str, list[str]] = defaultdict(list)
         for name in files:
@@ -28,30 +29,41 @@ class Images:
             self._by_file[path.name].append(name)
             self._by_stem[stem(path.name)].append(name)
 
-    def find(self, wanted: str) -> str | None:
+    def find(self, wanted: str, file: Path | None = None) -> str | None:
         """The name of the one image that `wanted` may mean, or None.
 
-        Where both have folders, the last folder must be the same.
-
         `wanted` is a path of any system, a file name, or a name without a suffix. A whole path
-        counts first, then the file name, then the name without suffixes. Where several images
-        have it, the one that shares the most folders at the end counts.
+        counts first, then the file name, then the name without suffixes. Where `wanted` and an
+        image have folders, the last folder must be the same. Where several images have the name,
+        the one that shares the most folders at the end counts.
+
+        `file`: the file that says so. `wanted` counts from its folder: a name without folders is
+        that of an image in a folder of the same name, if the images have such a folder; and of
+        several images the one counts that shares the most folders with `file`.
 
         Raises:
             UserError: several images fit equally well.
         """
-        if wanted in self.files:
-            return wanted
+        folder = Path(os.path.abspath(file)).parent if file and self._folders else Path()
         path = PureWindowsPath(wanted) if "\\" in wanted else PurePosixPath(wanted)
         parts = [part for part in path.as_posix().split("/") if part not in ("", ".", "..")]
+        here = len(parts) == 1 and folder.name in self._folders
+        if wanted in self.files and not here:
+            return wanted
         if not parts:
             return None
-        candidates = self._by_file.get(parts[-1]) or self._by_stem.get(stem(parts[-1])) or []
-        shared = {name: _shared_folders(name, parts) for name in candidates}
-        if parts[1:]:  # view1.png of another patient's folder is another image
-            shared = {name: count for name, count in shared.items() if count or "/" not in name}
-        if not shared:
+        names = self._by_file.get(parts[-1]) or self._by_stem.get(stem(parts[-1])) or []
+        if here:
+            names = [name for name in names if folder.name in PurePosixPath(name).parts[:-1]]
+        elif parts[1:]:  # view1.png of another patient's folder is another image
+            names = [name for name in names if "/" not in name or _shared_folders(name, parts)]
+        if not names:
             return None
+        whole = os.path.normpath(folder / path.as_posix()).split(os.sep)
+        shared = {
+            name: (_shared_folders(name, whole), len({*whole} & {*name.split("/")}))
+            for name in names
+        }
         best = max(shared.values())
         nearest = [name for name, count in shared.items() if count == best]
         if len(nearest) > 1:
