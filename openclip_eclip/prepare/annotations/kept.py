@@ -6,6 +6,7 @@ import pickle
 import shutil
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import mkdtemp
@@ -85,7 +86,8 @@ class KeptDrawings:
 
 
 def _remove(file: BinaryIO, folder: Path) -> None:
-    file.close()
+    with suppress(OSError):  # of a full disk
+        file.close()
     shutil.rmtree(folder, ignore_errors=True)
 
 
