@@ -21,13 +21,13 @@ class Images:
 
     def __init__(self, files: Mapping[str, Path]) -> None:
         self.files = dict(files)
-        self._folders = {folder for name in files for folder in PurePosixPath(name).parts[:-1]}
+        self._folders = {folder for name in files for folder in name.split("/")[:-1]}
         self._by_file: dict[str, list[str]] = defaultdict(list)
         self._by_stem: dict[str, list[str]] = defaultdict(list)
         for name in files:
-            path = PurePosixPath(name)
-            self._by_file[path.name].append(name)
-            self._by_stem[stem(path.name)].append(name)
+            file = name.rpartition("/")[2]
+            self._by_file[file].append(name)
+            self._by_stem[stem(file)].append(name)
 
     def find(self, wanted: str, file: Path | None = None) -> str | None:
         """The name of the one image that `wanted` may mean, or None.
@@ -44,6 +44,8 @@ class Images:
         Raises:
             UserError: several images fit equally well.
         """
+        if wanted in self.files and not self._folders:  # most names, without looking closer
+            return wanted
         folder = Path(os.path.abspath(file)).parent if file and self._folders else Path()
         path = PureWindowsPath(wanted) if "\\" in wanted else PurePosixPath(wanted)
         parts = [part for part in path.as_posix().split("/") if part not in ("", ".", "..")]
@@ -76,7 +78,7 @@ class Images:
 
 def stem(file_name: str) -> str:
     """The name without the suffix of an image; other dots stay."""
-    suffix = PurePosixPath(file_name).suffix.lower()
+    suffix = os.path.splitext(file_name)[1].lower()
     return file_name[: -len(suffix)] if suffix in SUFFIXES else file_name
 
 
@@ -97,12 +99,13 @@ def read_images(source: Path) -> Images:
         UserError: no image there, or a table without such a column.
     """
     if source.is_dir():
-        files = {
-            path.relative_to(source).as_posix(): path
-            for folder, _, names in os.walk(source)  # rglob asks for every file whether it is one
-            for path in (Path(folder, name) for name in names)
-            if path.suffix.lower() in SUFFIXES
-        }
+        below = len(os.path.join(source, ""))
+        files = {}
+        for folder, _, names in os.walk(source):  # rglob asks for every file whether it is one
+            parent = Path(folder)
+            for name in names:
+                if os.path.splitext(name)[1].lower() in SUFFIXES:
+                    files[os.path.join(folder, name)[below:].replace(os.sep, "/")] = parent / name
         files = dict(sorted(files.items()))
     elif source.is_file():
         frame = read_columns(source)
