@@ -84,6 +84,7 @@ def build_parser() -> argparse.ArgumentParser:
         default="heatmap",
         help="column of a table with the experts' maps, shown beside (default: %(default)s)",
     )
+    parser.add_argument("--limit", type=int, metavar="N", help="only the first N images")
     add_model_arguments(parser)
     parser.set_defaults(batch_size=16)
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="to write to")
@@ -99,7 +100,9 @@ def main(argv: list[str] | None = None) -> int:
 def run(args: argparse.Namespace) -> str:
     """Reads, attends, and writes maps, overlays, regions, a table and a page; the summary."""
     read_encode_numbers(args)
-    samples = read_samples(args.images, args.heatmap_column)
+    if args.limit is not None and args.limit < 1:
+        raise UserError(f"--limit {args.limit}: expected at least 1.")
+    samples = read_samples(args.images, args.heatmap_column)[: args.limit]
     if not args.text and not all(sample.text for sample in samples):
         raise UserError("no --text, and images without texts; expected --text 'what to look for'.")
     if args.out.exists() and any(args.out.iterdir()):
