@@ -115,8 +115,8 @@ def recognise(sources: Sequence[Path], name: str | None = None) -> Recognised:
             by_format.setdefault(claimed_by, []).append(path)
     if not by_format:
         raise UserError(
-            f"{_names(sources)}: the format was not recognised; found {_names(files)}. Name it with"
-            f" --annotation-format, one of {', '.join(form.name for form in FORMATS)}."
+            f"{_names(sources)}: the format was not recognised; found {_names(files)}."
+            f" {_advice(files)}"
         )
     if len(by_format) > 1:
         found = "; ".join(f"{form.name}: {_names(paths)}" for form, paths in by_format.items())
@@ -133,6 +133,19 @@ def read_records(
 ) -> Iterator[Record]:
     """All records of the files, in their order. UserError: a broken record."""
     return module_of(found.format).read(found.files, root, args, leave_out)
+
+
+def _advice(files: Sequence[Path]) -> str:
+    """How to name the format of files that none claims."""
+    suffixes = {path.suffix.lower() for path in files}
+    if suffixes <= {".png", ".bmp", ".tif", ".tiff", ".gif"}:
+        return "If these pictures are masks, add --annotation-format masks."
+    if suffixes <= {".csv", ".tsv"}:
+        return (
+            "Of boxes, add --annotation-format boxes --box-columns image,xmin,ymin,xmax,ymax,label"
+            " with your names; of gaze, --annotation-format gaze-table and --gaze-columns."
+        )
+    return f"Name it with --annotation-format, one of {', '.join(form.name for form in FORMATS)}."
 
 
 def _format_of(path: Path) -> Format | None:

@@ -10,6 +10,8 @@ from typing import NamedTuple
 from ..gaze import Annotation, Fixations, GazeError
 from ..gaze.stored import Stored
 
+# the reason for an image that an annotator left empty
+NOTHING_DRAWN = "nothing is drawn on the image (it stays, without a heatmap)"
 # called with a reason and the place in the file: counts what is not read, and keeps some names
 LeaveOut = Callable[[str, str], None]
 

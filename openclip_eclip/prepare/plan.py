@@ -10,7 +10,7 @@ from typing import Any
 
 from ..gaze import Annotation, RenderConfig
 
-EXAMPLES = 5  # ids that are named for each reason of leaving something out
+EXAMPLES = 3  # ids that are named for each reason of leaving something out
 
 
 @dataclass(frozen=True)

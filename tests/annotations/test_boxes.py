@@ -11,6 +11,7 @@ import pytest
 from drawn_files import SIZES, area, box_area, random_box, read_drawings
 
 from openclip_eclip.annotations.drawn import boxes
+from openclip_eclip.annotations.record import NOTHING_DRAWN
 from openclip_eclip.config import UserError
 
 VINDR = "image_id,class_name,class_id,rad_id,x_min,y_min,x_max,y_max"
@@ -54,7 +55,7 @@ def test_vindr(tmp_path: Path) -> None:
     (found,), left_out = read_drawings("boxes", tmp_path)
     assert (found.image, found.label, found.annotator) == ("b2", "Aortic enlargement", "R8")
     assert found.shape.xyxy.tolist() == [[691.5, 375, 1653, 831.25]] and found.size is None
-    assert left_out == {"no box: the image was looked at": 1}
+    assert left_out == {NOTHING_DRAWN: 1}
 
 
 def test_nih_with_its_odd_header(tmp_path: Path) -> None:
@@ -69,7 +70,7 @@ def test_rsna(tmp_path: Path) -> None:
     (found,), left_out = read_drawings("boxes", tmp_path)
     assert (found.image, found.label) == ("b", "lung opacity")
     assert found.shape.xyxy.tolist() == [[264, 152, 477, 531]]
-    assert left_out == {"no box: the image was looked at": 1}
+    assert left_out == {NOTHING_DRAWN: 1}
 
 
 def test_width_and_height_beside_corners_are_those_of_the_image(tmp_path: Path) -> None:

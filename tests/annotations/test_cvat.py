@@ -19,6 +19,7 @@ from drawn_files import (
 from PIL import Image
 
 from openclip_eclip.annotations.drawn import cvat
+from openclip_eclip.annotations.record import NOTHING_DRAWN
 from openclip_eclip.config import UserError
 
 HEAD = '<?xml version="1.0" encoding="utf-8"?>\n<!-- a comment -->\n<annotations>'
@@ -119,7 +120,7 @@ def test_points_skeletons_and_what_has_no_area(tmp_path: Path) -> None:
     assert found[0].shape.x.tolist() == [10.5, 30] and found[0].shape.y.tolist() == [20, 40.25]
     assert found[1].shape.x.tolist() == [5]
     assert left_out == {
-        "polyline": 1, "tag": 1, "empty shape": 2, "no shape on the image": 1,
+        "polyline": 1, "tag": 1, "empty shape": 2, NOTHING_DRAWN: 1,
     }  # fmt: skip
 
 

@@ -20,6 +20,7 @@ from drawn_files import (
     written,
 )
 
+from openclip_eclip.annotations.record import NOTHING_DRAWN
 from openclip_eclip.config import UserError
 from openclip_eclip.gaze import Points, Polygons
 
@@ -86,7 +87,7 @@ def test_random_shapes_come_back(form: str, tmp_path: Path) -> None:
     name = "v.csv" if form == "csv" else "v.json"
     records, left_out = read_all(save(tmp_path / name, images, form))
     assert len(records) == len(expected) > 40
-    assert [reason for reason, _ in left_out] == ["no shape on the image"]  # of none.png
+    assert [reason for reason, _ in left_out] == [NOTHING_DRAWN]  # of none.png
     for record, (image, size, mask) in zip(records, expected):
         assert (record.image, record.label, record.size) == (image, "nodule", None)
         assert_same(drawn(record.shape, size), mask)
@@ -150,7 +151,10 @@ def test_via_3_project(tmp_path: Path) -> None:
     records, left_out = read_all(path)
     assert [one.label for one in records] == ["nodule", "mass", "", "free text", "nodule"]
     assert {one.image for one in records} == {"y.png"}
-    reasons = ["no shape on the image", "a line, which has no area"]
+    reasons = [
+        NOTHING_DRAWN,
+        "a line, which has no area",
+    ]
     assert [reason for reason, _ in left_out] == reasons
     areas = [drawn(records[i].shape, (60, 90)).sum() for i in (0, 2, 3, 4)]
     np.testing.assert_allclose(areas, [600, np.pi * 100, np.pi * 50, 200], rtol=0.06)

@@ -70,4 +70,4 @@ def test_an_image_without_a_shape_is_counted_and_named(name: str, tmp_path: Path
     records, left_out = read_all(tmp_path, name=name)
     assert [Path(one.image).stem for one in records] == ["1"]
     ((reason, where),) = left_out
-    assert reason.startswith(("no ", "empty mask")) and "2" in Path(where).name
+    assert reason.startswith(("nothing is drawn", "empty mask")) and "2" in Path(where).name

@@ -10,6 +10,7 @@ import pytest
 from drawn_files import SIZES, area, box_area, random_box, read_drawings
 
 from openclip_eclip.annotations import formats
+from openclip_eclip.annotations.record import NOTHING_DRAWN
 from openclip_eclip.config import UserError
 
 OBJECT = "<object><name>nodule</name><bndbox>{}</bndbox></object>"
@@ -62,7 +63,7 @@ def test_what_the_file_leaves_out(tmp_path: Path) -> None:
     write(tmp_path, SIZE, "b.xml")
     found, left_out = read_drawings("voc", tmp_path)
     assert [(one.image, one.size) for one in found] == [("a", None)]
-    assert left_out == {"no object on the image": 1}
+    assert left_out == {NOTHING_DRAWN: 1}
 
 
 BAD = {

@@ -17,6 +17,7 @@ from drawn_files import (
     read_drawings,
 )
 
+from openclip_eclip.annotations.record import NOTHING_DRAWN
 from openclip_eclip.config import UserError
 
 NAMES = {
@@ -44,7 +45,7 @@ def test_boxes_and_outlines_are_read_as_drawn(tmp_path: Path, name: str) -> None
         (folder / f"a.{i}.txt").write_text("\n".join(lines) + "\n")
         drawn += [box_area(box, size)] * 2 + [filled(outline, size)]
     found, left_out = read_drawings("yolo", tmp_path)
-    assert left_out == {"no object on the image": 1}
+    assert left_out == {NOTHING_DRAWN: 1}
     assert [one.image for one in found] == [f"a.{i}" for i in range(len(SIZES)) for _ in range(3)]
     assert [one.label for one in found] == ["pleural effusion", "nodule", "nodule"] * len(SIZES)
     assert all(one.fractions and one.size is None and not one.annotator for one in found)

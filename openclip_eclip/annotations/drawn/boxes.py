@@ -23,7 +23,7 @@ from ...data.tables.near_names import did_you_mean
 from ...data.tables.text import line_of, read_table_text, sniff_separator
 from ...gaze.plausible import find_fractions
 from ...json_text import show
-from ..record import Drawing, LeaveOut, Record
+from ..record import NOTHING_DRAWN, Drawing, LeaveOut, Record
 from .box_columns import BoxColumns, guess_columns, named_columns
 from .values import box_of, check_on_image, parse_number, parse_side
 
@@ -114,7 +114,7 @@ def _drawings(path: Path, columns: BoxColumns, leave_out: LeaveOut) -> Iterator[
         raise UserError(f"{where[i]}, column {name!r}: blank; expected four numbers, or none.")
     drawn = np.flatnonzero(~blank.any(axis=1))
     for i in np.flatnonzero(blank.all(axis=1)):
-        leave_out("no box: the image was looked at", where[i])
+        leave_out(NOTHING_DRAWN, where[i])
     boxes = _corners(frame, columns, drawn, where)
     fractions = find_fractions(boxes, [where[i] for i in drawn])
     fixed = RSNA_LABEL if set(frame) == RSNA else ""

@@ -17,7 +17,7 @@ import numpy as np
 from ...config import UserError
 from ...gaze import Annotation, Points, Polygons, RleMask
 from ...json_text import LONGEST, shorten, show
-from ..record import Drawing, LeaveOut
+from ..record import NOTHING_DRAWN, Drawing, LeaveOut
 from .json_files import JsonFile, json_head
 from .values import Shape, box_of, check_on_image, identity, image_size, member, name_of, numbers
 
@@ -108,7 +108,7 @@ def _read_file(path: Path, leave_out: LeaveOut) -> Iterator[Drawing]:
     ids.refuse_twice(path)
     for own, picture in pictures.items():
         if own not in drawn:
-            leave_out("no annotation of the image", f"{path}, image of id {own} ({picture.name})")
+            leave_out(NOTHING_DRAWN, picture.name)
 
 
 def _pictures(content: JsonFile) -> dict[int | str, Picture]:

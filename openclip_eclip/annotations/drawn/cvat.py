@@ -21,7 +21,7 @@ from ...config import UserError
 from ...gaze import Annotation, GazeError, Mask, Points, Polygons, decode_rle
 from ...json_text import show
 from ...xml_text import stream_xml
-from ..record import Drawing, LeaveOut, Record
+from ..record import NOTHING_DRAWN, Drawing, LeaveOut, Record
 from .values import box_of, check_area, check_on_image, ellipse_of, parse_number, parse_side
 
 ROOT = re.compile(rb"\A(\xef\xbb\xbf)?\s*(<\?.*?\?>\s*|<!--.*?-->\s*)*<annotations[\s>]", re.DOTALL)
@@ -97,7 +97,7 @@ def _image(
         )
     known.add((name, annotator))
     if len(image) == 0:
-        leave_out("no shape on the image", where)
+        leave_out(NOTHING_DRAWN, where)
     for i, element in enumerate(image, 1):
         label = element.get("label", "")
         place = f"{where}, shape {i} ({element.tag} {label!r})"

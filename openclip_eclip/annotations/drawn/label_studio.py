@@ -17,7 +17,7 @@ import numpy as np
 from ...config import UserError
 from ...gaze import Annotation, Points, Polygons
 from ...json_text import show
-from ..record import Drawing, LeaveOut
+from ..record import NOTHING_DRAWN, Drawing, LeaveOut
 from .brush import BrushMask
 from .json_files import JsonFile, json_head
 from .label_studio_image import image_of
@@ -90,7 +90,7 @@ def _task(
             leave_out("cancelled annotation", place)
             continue
         if not results:
-            leave_out("no shape on the image", place)
+            leave_out(NOTHING_DRAWN, place)
         author = annotation.get(AUTHOR[key])
         if isinstance(author, dict):
             author = author.get("email") or author.get("id")

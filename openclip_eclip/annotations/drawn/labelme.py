@@ -18,7 +18,7 @@ from PIL import Image
 from ...config import UserError
 from ...gaze import Annotation, GazeError, Mask, Points, Polygons
 from ...json_text import show
-from ..record import Drawing, LeaveOut
+from ..record import NOTHING_DRAWN, Drawing, LeaveOut
 from .json_files import json_head
 from .values import (
     Shape,
@@ -55,7 +55,7 @@ def read(
         size = image_size(content, str(path), ("imageHeight", "imageWidth"))
         shapes = member(content, "shapes", list, str(path))
         if not shapes:
-            leave_out("no shape on the image", str(path))
+            leave_out(NOTHING_DRAWN, str(path))
         for i, record in enumerate(shapes, 1):
             where = f"{path}, shape {i}"
             label = member(record, "label", str, where)

@@ -18,7 +18,7 @@ from ...config import UserError
 from ...data.tables.text import read_table_text
 from ...gaze import Points, Polygons
 from ...json_text import parse_json, show
-from ..record import Drawing, LeaveOut
+from ..record import NOTHING_DRAWN, Drawing, LeaveOut
 from .json_files import json_head
 from .values import Shape, box_of, ellipse_of, member, name_of, number, numbers, read_small_json
 
@@ -105,7 +105,7 @@ def _regions(path: Path, leave_out: LeaveOut) -> Iterator[Region]:
         elif not isinstance(regions, list):
             raise UserError(f"{where}, key 'regions': {show(regions)}; expected a list.")
         if not regions:
-            leave_out("no shape on the image", where)
+            leave_out(NOTHING_DRAWN, where)
         for i, region in enumerate(regions, 1):
             place = f"{path}, image {name}, region {i}"
             shape = member(region, "shape_attributes", dict, place)
@@ -130,7 +130,7 @@ def _csv_regions(path: Path, leave_out: LeaveOut) -> Iterator[Region]:
         if shape:
             yield Region(image, shape, attributes, where)
         else:  # an image without regions has a row of its own
-            leave_out("no shape on the image", f"{where} ({image})")
+            leave_out(NOTHING_DRAWN, f"{where} ({image})")
 
 
 def _via_3_regions(content: dict[str, Any], path: Path, leave_out: LeaveOut) -> Iterator[Region]:
@@ -166,7 +166,7 @@ def _via_3_regions(content: dict[str, Any], path: Path, leave_out: LeaveOut) -> 
         yield Region(names[file], _via_3_shape(xy, where), attributes, where)
     for image in names.values():
         if image not in drawn:
-            leave_out("no shape on the image", f"{path}, file {image}")
+            leave_out(NOTHING_DRAWN, f"{path}, file {image}")
 
 
 def _option(attribute: Mapping[str, Any], value: Any, where: str) -> Any:

@@ -14,7 +14,7 @@ from xml.etree.ElementTree import Element
 
 from ...config import UserError
 from ...xml_text import parse_xml
-from ..record import Drawing, LeaveOut, Record
+from ..record import NOTHING_DRAWN, Drawing, LeaveOut, Record
 from .values import box_of, check_on_image, parse_number, parse_side
 
 ROOT = re.compile(rb"\A(\xef\xbb\xbf)?\s*(<\?.*?\?>\s*|<!--.*?-->\s*)*<annotation[\s>]", re.DOTALL)
@@ -45,7 +45,7 @@ def read(
         size = _size(tree, str(path))
         objects = tree.findall("object")
         if not objects:
-            leave_out("no object on the image", str(path))
+            leave_out(NOTHING_DRAWN, str(path))
         for i, element in enumerate(objects, 1):
             yield _drawing(element, name, size, path, f"{path}, object {i}")
 

@@ -17,7 +17,7 @@ import numpy as np
 from ...config import UserError
 from ...gaze import Boxes, Polygons
 from ...json_text import decode_text, show
-from ..record import Drawing, LeaveOut, Record
+from ..record import NOTHING_DRAWN, Drawing, LeaveOut, Record
 from .class_names import ClassNames, find_class_names, is_class_file, read_yaml
 from .values import box_of, check_on_image, parse_number
 
@@ -56,7 +56,7 @@ def read(
     for folder in sorted({path.parent for path in files}):
         for path in sorted(folder.glob("*.txt")):
             if path.stat().st_size == 0:
-                leave_out("no object on the image", str(path))
+                leave_out(NOTHING_DRAWN, str(path))
         names = find_class_names(folder, root)
         keypoints = (
             names is not None

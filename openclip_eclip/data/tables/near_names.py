@@ -63,7 +63,8 @@ def did_you_mean(wanted: str, header: Iterable[str]) -> str:
     header = list(header)
     if len(header) == 1 and wanted in re.split(r"[;|,\t]", header[0]):
         separator = next(mark for mark in ";|,\t" if mark in header[0])
-        return f" The separator of the header seems to be {separator!r}."
+        seems = f"The separator of the header seems to be {separator!r}"
+        return f" {seems}: save the table with commas or tabs."
     names = near_names(wanted, header)
     return f" Did you mean {' or '.join(map(repr, names))}?" if names else ""
 

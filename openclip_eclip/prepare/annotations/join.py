@@ -69,6 +69,8 @@ def join(
     counts = Counter[str]()
     for text in texts or ():
         counts["texts"] += 1
+        if how.split is None and "split" in text.columns:
+            plan.facts["column split"] = "not used; --split-column split makes one table a split"
         if place := _place(plan, text.image, text.where, "text", images.find):
             found[place].texts.append(text)
     for record in records:
@@ -91,7 +93,7 @@ def join(
         plan.splits.setdefault(split, []).append(item)
     plan.facts |= {
         "images": len(found),
-        "texts": counts["texts"],
+        "texts": counts["texts"] if texts is not None else "from the classes",
         "annotations": counts["annotations"],
         "images with annotations": len(annotated),
     }

@@ -389,7 +389,7 @@ def test_errors_of_evaluation_name_similar_columns_and_lines(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     "member,value,message",
     [
-        ("json", b"[1]", r"a.tar, k.json: '\[1\]'; expected an object"),
+        ("json", b"[1]", r"a.tar, k.json: \[1\]; expected an object"),
         ("json", b"{", "a.tar, k.json: not JSON"),
         ("json", b"[" * 100_000, "a.tar, k.json: not JSON"),
         ("json", b"\xff", "a.tar, k.json: not UTF-8"),

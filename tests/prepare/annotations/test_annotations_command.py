@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,8 @@ import pytest
 from conftest import read_manifest, read_split
 from PIL import Image
 
+from openclip_eclip.annotations.formats import recognise
+from openclip_eclip.config import UserError
 from openclip_eclip.data.scanpath import decode_scanpath
 from openclip_eclip.data.sentence_windows import decode_windows
 from openclip_eclip.prepare.__main__ import main as prepare
@@ -257,3 +260,22 @@ def test_columns_of_the_texts_do_not_replace_ours(tmp_path: Path) -> None:
         (first, *_) = csv.DictReader(file)
     assert (first["title"], first["source_title"]) == ("report 0", "t")
     assert (first["heatmap"], first["source_heatmap"]) == ("heatmaps/0.png", "h.png")
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("lung/1.png", "If these pictures are masks, add --annotation-format masks"),
+        ("odd.csv", "Of boxes, add --annotation-format boxes --box-columns"),
+        ("odd.txt", "Name it with --annotation-format, one of coco, "),
+    ],
+)
+def test_files_of_no_format_come_with_a_remedy(name: str, remedy: str, tmp_path: Path) -> None:
+    path = tmp_path / "in" / name
+    path.parent.mkdir(parents=True)
+    if path.suffix == ".png":
+        Image.new("L", (8, 8), 255).save(path)
+    else:
+        path.write_text("alpha,beta\n1,2\n")
+    with pytest.raises(UserError, match=re.escape(remedy)):
+        recognise([tmp_path / "in"])

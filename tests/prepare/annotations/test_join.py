@@ -301,3 +301,11 @@ def test_a_box_off_its_image_is_found_beside_one_whose_file_states_the_size(tmp_
     off = Drawing("1.png", Boxes([[50, 5, 60, 25]]), "other.csv, row 3")
     with pytest.raises(UserError, match="other.csv, row 3: x 50 to 60"):
         joined(tmp_path, [box("1.png", size=(30, 40)), off], [text("1.png", "a")], How())
+
+
+def test_a_split_that_is_not_used_is_said(tmp_path: Path) -> None:
+    texts = [text("1.png", "a", split="valid")]
+    plan = joined(tmp_path, [box("1.png")], texts, How())
+    assert plan.facts["column split"].startswith("not used; --split-column split")
+    plan = joined(tmp_path, [box("1.png")], texts, How(split="split"))
+    assert "column split" not in plan.facts and list(plan.splits) == ["valid"]
