@@ -1,0 +1,1 @@
+"""Where a model attends, and pages to look at it."""
