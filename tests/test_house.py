@@ -29,7 +29,7 @@ STOREYS = (
     "gaze",
     "annotations",
     "batching generate towers",
-    "objectives processor",
+    "attention objectives processor",
     "model loss model_folder model_errors checkpoint_files",
     "register checkpoint flag_checks",
     "recipes export openclip_eclip",
@@ -158,6 +158,7 @@ def test_wheel_holds_configs_types_and_patches(tmp_path: Path) -> None:
     assert {
         "openclip_eclip/py.typed",
         "openclip_eclip/model_configs/eclip-swin-tiny.json",
+        "openclip_eclip/attention/gallery.html.jinja",
         "openclip_eclip/benchmark/phantom_model/open_clip_config.json",
         "training_patches/README.md",
         "openclip_eclip/generate/prompts/report.json",
