@@ -28,6 +28,7 @@ GROUPS = {
         "export": ("openclip_eclip.export", "write a trained run as a plain open_clip model"),
     },
     "Evaluation": {
+        "attend": ("openclip_eclip.attend_command", "show where a model looks for a text"),
         "evaluate": ("openclip_eclip.evaluate", "measure a model, compare results"),
         "report": (
             "openclip_eclip.evaluate.report_generation.one_image",

@@ -4,10 +4,11 @@ The method is that of Kumar and Marttinen, ECCV 2024. Importing this package reg
 models with open_clip and does nothing else.
 """
 
+from .attention.attend import attend
 from .config import EClipConfig
 from .register import register, unregister
 from .version import __version__
 
-__all__ = ["EClipConfig", "__version__", "register", "unregister"]
+__all__ = ["EClipConfig", "__version__", "attend", "register", "unregister"]
 
 register()

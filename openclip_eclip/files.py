@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 
 def sha256(path: Path) -> str:
@@ -19,17 +20,26 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file so that a reader sees the old or the new content, never a part of it.
+@contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """A stream to a temporary sibling of `path`, renamed to `path` if the block succeeds.
 
-    A full disk or a kill leaves no partial file under its name.
+    A reader sees the old or the new content, never a part of it: a full disk or a kill leaves no
+    partial file under its name.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        partial.write_bytes(data)
+        with partial.open("wb") as stream:
+            yield stream
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file completely or not at all."""
+    with whole_file(path) as stream:
+        stream.write(data)
 
 
 @contextmanager

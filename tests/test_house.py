@@ -29,12 +29,12 @@ STOREYS = (
     "gaze",
     "annotations",
     "batching generate towers",
-    "objectives processor",
+    "attention objectives processor",
     "model loss model_folder model_errors checkpoint_files",
     "register checkpoint flag_checks",
     "recipes export openclip_eclip",
     "params phantom prepare evaluate",
-    "pseudo_heatmaps export_annotations flag_conflicts",
+    "pseudo_heatmaps export_annotations attend_command flag_conflicts",
     "training_patches",
     "train benchmark",
 )
@@ -97,7 +97,7 @@ def test_imports_follow_the_layers() -> None:
 
 def test_few_modules_import_open_clip() -> None:
     inside = {f"openclip_eclip.{name}" for name in OPEN_CLIP}
-    result = {name for name in importers("open_clip") if room(name) != "towers"}
+    result = {name for name in importers("open_clip") if room(name) not in ("towers", "attention")}
     assert {name for name in result if not name.startswith("training_patches")} == inside
 
 
@@ -158,6 +158,7 @@ def test_wheel_holds_configs_types_and_patches(tmp_path: Path) -> None:
     assert {
         "openclip_eclip/py.typed",
         "openclip_eclip/model_configs/eclip-swin-tiny.json",
+        "openclip_eclip/attention/gallery.html.jinja",
         "openclip_eclip/benchmark/phantom_model/open_clip_config.json",
         "training_patches/README.md",
         "openclip_eclip/generate/prompts/report.json",

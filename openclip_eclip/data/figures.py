@@ -32,6 +32,18 @@ def agg_figure() -> Any:
     return figure
 
 
+def blend(image: Image.Image, values: np.ndarray) -> Image.Image:
+    """`image` with a map (h, w) in [0, 1] over it, opaque where the map is high."""
+    from matplotlib import colormaps
+
+    rgb = image.convert("RGB")
+    small = np.asarray(Image.fromarray(np.float32(values)).resize(rgb.size))[..., None]
+    small = small.clip(0, 1)
+    colours = colormaps["inferno"](small[..., 0])[..., :3] * 255
+    opacity = 0.65 * small**0.5
+    return Image.fromarray(np.uint8(np.rint(np.asarray(rgb) * (1 - opacity) + colours * opacity)))
+
+
 def contact_sheet(
     samples: Sequence[Example],
     path: Path,

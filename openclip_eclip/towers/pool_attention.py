@@ -24,6 +24,8 @@ from torch import Tensor, nn
 
 from .positions import Tokens, full_precision
 
+POOLS = (AttentionPoolLatent, AttentionPool2d, RotAttentionPool2d)
+
 
 class MapPool(Protocol):
     """timm's AttentionPool2d and RotAttentionPool2d."""
@@ -58,18 +60,7 @@ def pool_attention(visual: nn.Module, tokens: Tokens) -> Tensor | None:
     else:
         assert isinstance(visual, TimmModel), "`encode_tokens` takes no other tower"
         trunk = visual.trunk
-        pool = next(
-            (
-                module
-                for module in (
-                    getattr(visual.head, "pool", None),
-                    getattr(trunk, "attn_pool", None),
-                    getattr(trunk, "head", None),
-                )
-                if isinstance(module, (AttentionPoolLatent, AttentionPool2d, RotAttentionPool2d))
-            ),
-            None,
-        )
+        pool = _timm_pool(visual)
         if pool is None:
             return None
         if isinstance(pool, AttentionPoolLatent):
@@ -84,6 +75,27 @@ def pool_attention(visual: nn.Module, tokens: Tokens) -> Tensor | None:
     sides = tokens.grid.shape[1:3]
     log = scores.log_softmax(dim=-1).flatten(1, 2).logsumexp(dim=1)[:, -sides.numel() :]
     return log.log_softmax(dim=-1).unflatten(1, sides)
+
+
+def has_pool(visual: nn.Module) -> bool:
+    """Whether `pool_attention` has an answer for this tower."""
+    if isinstance(visual, VisionTransformer):
+        return visual.attn_pool is not None and visual.attn_pool_contrastive is None
+    if isinstance(visual, TimmModel):
+        return _timm_pool(visual) is not None
+    return isinstance(visual, ModifiedResNet)
+
+
+def _timm_pool(
+    visual: TimmModel,
+) -> AttentionPoolLatent | AttentionPool2d | RotAttentionPool2d | None:
+    """The learned pool of a timm tower; None for another pool."""
+    places = (
+        getattr(visual.head, "pool", None),
+        getattr(visual.trunk, "attn_pool", None),
+        getattr(visual.trunk, "head", None),
+    )
+    return next((module for module in places if isinstance(module, POOLS)), None)
 
 
 def _scores(query: Tensor, key: Tensor, heads: int) -> Tensor:

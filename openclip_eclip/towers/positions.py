@@ -70,7 +70,7 @@ def _timm(visual: TimmModel, pixels: Tensor, stages: int) -> tuple[Tensor, Token
 
     # a map, (B, h, w, C) or (B, C, h, w)
     if isinstance(last, Tensor) and last.ndim == 4:
-        grid = last if _channels_last(trunk) else last.permute(0, 2, 3, 1)
+        grid = last if is_channels_last(trunk) else last.permute(0, 2, 3, 1)
         return features, Tokens(grid, None, maps)
 
     # patch tokens, (B, P + h * w, C)
@@ -85,7 +85,8 @@ def _timm(visual: TimmModel, pixels: Tensor, stages: int) -> tuple[Tensor, Token
     return features, Tokens(grid, last[:, :prefix], maps)
 
 
-def _channels_last(trunk: TimmTrunk) -> bool:
+def is_channels_last(trunk: TimmTrunk) -> bool:
+    """Whether the maps of a timm model are (B, h, w, C), as Swin's are; else (B, C, h, w)."""
     return getattr(trunk, "output_fmt", "NCHW") == "NHWC"
 
 
@@ -109,7 +110,7 @@ def project_tokens(visual: nn.Module, tokens: Tokens) -> Tensor:
         alone = grid.reshape(-1, 1, grid.shape[-1]).expand(-1, tokens.prefix.shape[1] + 1, -1)
     else:
         alone = grid.reshape(-1, 1, 1, grid.shape[-1])
-        alone = alone if _channels_last(trunk) else alone.permute(0, 3, 1, 2)
+        alone = alone if is_channels_last(trunk) else alone.permute(0, 3, 1, 2)
     return visual.head(trunk.forward_head(alone)).unflatten(0, grid.shape[:3])
 
 

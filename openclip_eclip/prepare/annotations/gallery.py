@@ -8,10 +8,9 @@ from pathlib import Path
 
 import jinja2
 import numpy as np
-from matplotlib import colormaps
 from PIL import Image
 
-from ...data.figures import contact_sheet
+from ...data.figures import blend, contact_sheet
 from ...data.heatmap import decode_heatmap
 from ...data.sentence_windows import decode_windows
 from ...files import write_whole
@@ -76,25 +75,15 @@ def _page(plan: Plan, samples: list[tuple[Item, Written]]) -> str:
         pictures = [("", _data(image))]
         if written.heatmap is not None:
             values = decode_heatmap(written.heatmap, f"{item.key}.png")
-            pictures.append(("all annotations", _data(_overlay(image, values))))
+            pictures.append(("all annotations", _data(blend(image, values))))
         if written.windows is not None:
             windows = decode_windows(*written.windows, item.key)
             pictures += [
-                (sentence, _data(_overlay(image, values / np.float32(values.max()))))
+                (sentence, _data(blend(image, values / np.float32(values.max()))))
                 for sentence, values in zip(windows.sentences, windows.heatmaps)
             ]
         entries.append({"key": item.key, "text": item.text, "pictures": pictures})
     return environment.from_string(template).render(entries=entries, summary=plan.summary())
-
-
-def _overlay(image: Image.Image, values: np.ndarray) -> Image.Image:
-    """`image` with a map (h, w) in [0, 1] over it, opaque where the map is high."""
-    small = np.asarray(Image.fromarray(np.float32(values)).resize(image.size))[..., None]
-    small = small.clip(0, 1)
-    colours = colormaps["inferno"](small[..., 0])[..., :3] * 255
-    opacity = 0.65 * small**0.5
-    mixed = np.asarray(image) * (1 - opacity) + colours * opacity
-    return Image.fromarray(np.uint8(np.rint(mixed)))
 
 
 def _data(image: Image.Image) -> str:

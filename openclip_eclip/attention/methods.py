@@ -1,0 +1,71 @@
+"""The methods by name, with one call for all."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..config import UserError
+from ..towers.host import HostModel
+from ..towers.pool_attention import has_pool
+
+
+class Method(NamedTuple):
+    """`summary`: a line of help. `by_text`: the map depends on the text."""
+
+    summary: str
+    by_text: bool = True
+
+
+# each is a module of this room with `maps(model, pixels, text, image)`, or a floor
+METHODS = {
+    "pool": Method("the attention of the tower's learned pool, the same for every text", False),
+    "similarity": Method("cosine of each position with the text"),
+    "maskclip": Method("the same, of the values of the last block (MaskCLIP)"),
+    "gradcam": Method("gradient of the similarity to the last map (Grad-CAM)"),
+    "rollout": Method("gradient times attention through all blocks (Chefer et al. 2021)"),
+    "center": Method("a Gaussian in the middle: what no model has to be asked for", False),
+    "random": Method("noise: chance", False),
+}
+FLOORS = ("center", "random")
+
+
+def default_method(model: HostModel) -> str:
+    """`pool` for a tower with a learned pool, else `similarity`: what `--method align` trains."""
+    return "pool" if has_pool(model.visual) else "similarity"
+
+
+def attention_maps(
+    name: str, model: HostModel, pixels: Tensor, text: Tensor, image: Tensor, seed: int = 0
+) -> Tensor:
+    """Where `model` looks on images for texts, (T, h, w) float32; higher is more.
+
+    The range depends on the method; only order and shape of a map mean something. `h, w`: the
+    positions of the image tower.
+
+    Args:
+        name: one of METHODS.
+        model: a model of open_clip in evaluation mode.
+        pixels: (B, 3, H, W), as its transform makes them.
+        text: (T, D) unit features of texts.
+        image: (T,) int64: the row of `pixels` that belongs to each text.
+        seed: of the method `random`.
+
+    Raises:
+        UserError: an unknown method, or one that this image tower does not have.
+    """
+    if name not in METHODS:
+        raise UserError(f"attention method {name!r}; expected one of {', '.join(METHODS)}.")
+    if name in FLOORS:
+        from .floors import floor_maps
+
+        return floor_maps(name, model, pixels, len(text), seed)
+    return import_module(f"{__package__}.{name}").maps(model, pixels, text, image).float()
+
+
+def image_of_texts(images: int, texts: int, device: torch.device | str = "cpu") -> Tensor:
+    """(images * texts,) int64: the image of each pair, where each image has all texts in turn."""
+    return torch.arange(images, device=device).repeat_interleave(texts)

@@ -1,0 +1,157 @@
+"""`attend`, in Python and as a command."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from conftest import TINY
+from PIL import Image
+
+import openclip_eclip
+from openclip_eclip.annotations.drawn.predicted import Region
+from openclip_eclip.attend_command import enlarge, look_at, main, read_samples
+from openclip_eclip.attention.methods import attention_maps
+from openclip_eclip.config import UserError
+from openclip_eclip.gaze import decode_rle
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> None:
+    path = tmp_path_factory.mktemp("configs") / "attend-tiny.json"
+    path.write_text(json.dumps({**TINY, "vision_cfg": {**TINY["vision_cfg"], "image_size": 64}}))
+    open_clip.add_model_config(path.parent)
+
+
+@pytest.mark.parametrize("name", ["attend-tiny", "eclip-attend-tiny"])
+def test_maps_of_every_pair(name: str) -> None:
+    model, _, _ = open_clip.create_model_and_transforms(name)
+    model.train()
+    tokens = open_clip.get_tokenizer("attend-tiny")(["a dog", "a cat", "a tree"])
+    images = torch.randn(2, 3, 64, 64)
+    maps = openclip_eclip.attend(model, images, tokens)
+    assert maps.shape == (2, 3, 4, 4) and model.training
+    with torch.no_grad():
+        text = model.eval().encode_text(tokens, normalize=True)
+    expected = attention_maps("similarity", model, images, text[[1]], torch.tensor([1]))
+    torch.testing.assert_close(maps[1, 1], expected[0])
+    assert not torch.equal(maps, openclip_eclip.attend(model, images, tokens, "gradcam"))
+
+
+def test_coca_is_refused() -> None:
+    model = open_clip.CoCa.__new__(open_clip.CoCa)
+    torch.nn.Module.__init__(model)
+    with pytest.raises(UserError, match="a CoCa reads its image by many queries"):
+        openclip_eclip.attend(model, torch.zeros(1, 3, 8, 8), torch.zeros(1, 4, dtype=torch.long))
+
+
+def write_images(folder: Path) -> None:
+    rng = np.random.default_rng(0)
+    folder.mkdir()
+    for name, size in (("a.png", (90, 60)), ("b.jpg", (64, 80))):
+        Image.fromarray(rng.integers(0, 256, (*size[::-1], 3), dtype=np.uint8)).save(folder / name)
+
+
+def flags(out: Path) -> list[str]:
+    model = ["--model", "attend-tiny", "--pretrained", "random", "--device", "cpu"]
+    return [*model, "--out", str(out)]
+
+
+def test_command_writes_maps_overlays_regions_and_a_page(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    write_images(tmp_path / "in")
+    out = tmp_path / "out"
+    texts = ["--text", "a dog", "--text", "a <b>cat</b>"]
+    methods = ["--methods", "similarity", "center"]
+    assert main([str(tmp_path / "in"), *texts, *methods, *flags(out)]) == 0
+    assert capsys.readouterr().out.startswith("2 images, 8 maps in ")
+    rows = list(csv.DictReader((out / "attend.csv").open()))
+    assert [(row["text"], row["method"]) for row in rows[:3]] == [
+        ("a dog", "similarity"),
+        ("a <b>cat</b>", "similarity"),
+        ("a dog", "center"),
+    ]
+    maps = np.load(out / "maps" / "a-similarity.npy")
+    assert maps.shape == (2, 4, 4) and maps.dtype == np.float32
+    # the table and the regions are of the same map, at the size of the image
+    large = enlarge(maps[1], (60, 90))
+    assert large[int(rows[1]["y"]), int(rows[1]["x"])] == large.max()
+    content = json.loads((out / "regions.json").read_text())
+    coded = content["annotations"][1]["segmentation"]
+    region = decode_rle(coded["counts"], tuple(coded["size"]), "coco")
+    middle = maps[1].min() + (maps[1].max() - maps[1].min()) / 2
+    assert ((region != 0) == (large >= middle)).all()
+    assert Image.open(out / "overlays" / "b-center-0.png").size == (64, 80 + 22)
+    page = (out / "gallery.html").read_text()
+    assert "<b>cat" not in page and "similarity" in page
+
+
+def test_a_table_gives_texts_and_maps_of_experts(tmp_path: Path) -> None:
+    write_images(tmp_path / "in")
+    marked = np.zeros((80, 64), np.uint8)
+    marked[30:50, 20:44] = 255
+    Image.fromarray(marked).save(tmp_path / "in" / "b_map.png")
+    (tmp_path / "in" / "t.csv").write_text(
+        "filepath,title,heatmap\na.png,first,\nb.jpg,second,b_map.png\n"
+    )
+    out = tmp_path / "out"
+    assert main([str(tmp_path / "in" / "t.csv"), "--methods", "center", *flags(out)]) == 0
+    rows = list(csv.DictReader((out / "attend.csv").open()))
+    assert [row["text"] for row in rows] == ["first", "second"]
+    assert [row["inside expert's region"] for row in rows] == ["", "1"]
+
+
+def test_agreement_is_of_the_maximum() -> None:
+    image = Image.new("RGB", (40, 40))
+    attention = np.array([[0.0, 0.1], [0.2, 0.9]])
+    expert = np.zeros((40, 40), np.float32)
+    expert[:20] = 1
+    assert look_at(image, "t", attention, 0.5, expert).agreement == 0
+    assert look_at(image, "t", attention, 0.5, expert[::-1]).agreement == 1
+    look = look_at(image, "t", attention, 0.5, None)
+    assert np.isnan(look.agreement) and look.row["inside expert's region"] == ""
+    assert isinstance(look.region, Region) and look.region.mask[39, 39]
+    flat = look_at(image, "t", np.full((2, 2), 0.3), 0.5, None)  # no contrast: nothing is marked
+    assert not flat.region.mask.any()
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["nothing.png", "--text", "a"], "nothing.png: no such file"),
+        (["in", "--text", "a", "--methods", "pool"], "has no learned attention pool"),
+        (["in"], "no --text, and images without texts"),
+        (["empty", "--text", "a"], "empty: no image"),
+        (["bad.csv", "--text", "a"], "columns path; expected one called filepath"),
+        (["in/broken.png", "--text", "a"], "broken.png"),
+    ],
+)
+def test_errors_are_one_sentence(
+    words: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_images(Path("in"))
+    Path("empty").mkdir()
+    Path("bad.csv").write_text("path\na.png\n")
+    if "broken" in words[0]:
+        Path("in/broken.png").write_bytes(b"no picture")
+    assert main([*words, *flags(Path("out"))]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: ") and message in error
+
+
+def test_names_are_unique(tmp_path: Path) -> None:
+    for folder in ("x", "y"):
+        write_images(tmp_path / folder)
+    samples = read_samples([tmp_path / "x", tmp_path / "y"], "heatmap")
+    assert [sample.name for sample in samples] == ["a", "b", "a_2", "b_2"]

@@ -1,0 +1,234 @@
+"""Each method of attention against its formula, on towers small enough to compute it by hand."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from conftest import TINY
+from open_clip.model import _build_vision_tower
+from torch import Tensor, nn
+from torch.nn.functional import linear, normalize
+
+from openclip_eclip.attention.methods import (
+    METHODS,
+    attention_maps,
+    default_method,
+    image_of_texts,
+)
+from openclip_eclip.config import UserError
+from openclip_eclip.data.placebo import centre_map
+from openclip_eclip.towers.pool_attention import pool_attention
+from openclip_eclip.towers.positions import encode_positions, encode_tokens
+
+TIMM = {"timm_model_pretrained": False, "timm_proj": "linear", "timm_pool": "avg"}
+VIT = {**TINY["vision_cfg"], "image_size": 48}
+SMALL_VIT = {**TIMM, "timm_model_name": "vit_tiny_patch16_224", "image_size": 224}
+TOWERS: dict[str, tuple[dict[str, Any], tuple[int, int], str]] = {  # configuration, grid, without
+    "vit-class": (VIT, (3, 3), "pool"),
+    "vit-average": ({**VIT, "pool_type": "avg", "image_size": [32, 64]}, (2, 4), "pool"),
+    "vit-pool": (
+        {**VIT, "attentional_pool": True, "attn_pooler_queries": 3, "attn_pooler_heads": 2},
+        (3, 3),
+        "",
+    ),
+    "modified-resnet": (
+        {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8, "patch_size": None},
+        (2, 2),
+        "maskclip rollout",
+    ),
+    "resnet": (
+        {**TIMM, "timm_model_name": "resnet10t", "image_size": 96},
+        (3, 3),
+        "pool maskclip rollout",
+    ),
+    "swin": (
+        {**TIMM, "timm_model_name": "swin_tiny_patch4_window7_224", "image_size": 224},
+        (7, 7),
+        "pool maskclip rollout",
+    ),
+    "timm-class": ({**SMALL_VIT, "timm_pool": "token"}, (14, 14), "pool"),
+    "timm-average": (SMALL_VIT, (14, 14), "pool"),
+    "siglip": ({**SMALL_VIT, "timm_pool": "map", "timm_proj": "none"}, (14, 14), ""),
+}
+
+
+def tower(name: str) -> tuple[Any, Tensor, Tensor]:
+    """(a model with this image tower, pixels of 2 images, unit features of 4 texts)."""
+    config, _, _ = TOWERS[name]
+    torch.manual_seed(4)
+    visual = _build_vision_tower(32, dict(config)).eval()
+    for value in visual.parameters():  # attention of untrained towers is flat
+        value.data += 0.05 * torch.randn_like(value)
+    side = config["image_size"]
+    height, width = side if isinstance(side, list) else (side, side)
+    pixels = torch.randn(2, 3, height, width)
+    features = visual(pixels[:1])
+    text = normalize(torch.randn(4, features.shape[-1]), dim=-1)
+    return SimpleNamespace(visual=visual), pixels, text
+
+
+@pytest.mark.parametrize("name", TOWERS)
+@pytest.mark.parametrize("method", METHODS)
+def test_every_tower_has_a_map_or_a_reason(name: str, method: str) -> None:
+    _, grid, without = TOWERS[name]
+    model, pixels, text = tower(name)
+    image = image_of_texts(2, 2)
+    if method in without.split():
+        with pytest.raises(UserError, match=f"attention method {method}: the image tower .* Try"):
+            attention_maps(method, model, pixels, text, image)
+        return
+    maps = attention_maps(method, model, pixels, text, image)
+    assert maps.shape == (4, *grid) and maps.dtype == torch.float32
+    assert maps.isfinite().all() and not maps.requires_grad
+    assert all(value.grad is None for value in model.visual.parameters())
+    if method in ("center", "random"):
+        return
+    # another image, another map; and a text changes it if the method says so
+    assert not torch.allclose(maps[0], maps[2])
+    assert torch.allclose(maps[0], maps[1]) != METHODS[method].by_text
+    # texts and images of a batch do not mix, and no hook is left behind
+    alone = attention_maps(method, model, pixels[1:], text[3:], torch.tensor([0]))
+    torch.testing.assert_close(maps[3:], alone, atol=1e-5, rtol=1e-4)
+    for module in model.visual.modules():
+        assert not module._forward_hooks
+
+
+def test_images_of_texts() -> None:
+    assert image_of_texts(2, 3).tolist() == [0, 0, 0, 1, 1, 1]
+
+
+def test_unknown_method() -> None:
+    model, pixels, text = tower("vit-class")
+    with pytest.raises(UserError, match="'lime'; expected one of pool, similarity"):
+        attention_maps("lime", model, pixels, text, image_of_texts(2, 2))
+
+
+@pytest.mark.parametrize("name", TOWERS)
+def test_default_is_what_align_trains(name: str) -> None:
+    model, pixels, _ = tower(name)
+    has_pool = pool_attention(model.visual, encode_tokens(model.visual, pixels)[1]) is not None
+    assert default_method(model) == ("pool" if has_pool else "similarity")
+
+
+def test_floors_do_not_depend_on_the_model() -> None:
+    model, pixels, text = tower("vit-class")
+    image = image_of_texts(2, 2)
+    centre = attention_maps("center", model, pixels, text, image)
+    assert (centre == torch.from_numpy(centre_map((3, 3)))).all()
+    assert centre[0].argmax() == 4
+    one, again = (attention_maps("random", model, pixels, text, image, seed=5) for _ in range(2))
+    other = attention_maps("random", model, pixels, text, image, seed=6)
+    assert (one == again).all() and (one != other).all() and (one[0] != one[1]).all()
+
+
+def test_similarity_is_a_cosine() -> None:
+    model, pixels, text = tower("vit-class")
+    positions = encode_positions(model.visual, pixels)
+    maps = attention_maps("similarity", model, pixels, text, image_of_texts(2, 2))
+    expected = torch.cosine_similarity(positions[1, 2, 0], text[3], dim=0)
+    torch.testing.assert_close(maps[3, 2, 0], expected)
+
+
+def test_maskclip_is_the_value_path_of_the_last_block() -> None:
+    """Against the block written out: x + out(value), + MLP, norm and projection of the head."""
+    model, pixels, text = tower("vit-class")
+    visual = model.visual
+    before = visual.transformer.resblocks[0](visual._embeds(pixels))
+    block = visual.transformer.resblocks[1]
+    weight, bias = (x[64:] for x in (block.attn.in_proj_weight, block.attn.in_proj_bias))
+    x = before + block.attn.out_proj(linear(block.ln_1(before), weight, bias))
+    x = x + block.mlp(block.ln_2(x))
+    features = normalize(visual.ln_post(x)[:, 1:] @ visual.proj, dim=-1)
+    expected = torch.einsum("bnd,bd->bn", features, text[[1, 2]]).unflatten(1, (3, 3))
+    maps = attention_maps("maskclip", model, pixels, text[[1, 2]], torch.tensor([0, 1]))
+    torch.testing.assert_close(maps, expected)
+
+
+@pytest.mark.parametrize("name", ["resnet", "modified-resnet", "vit-class", "siglip"])
+def test_gradcam_agrees_with_captum(name: str) -> None:
+    """An independent implementation, on the layer that ours takes."""
+    captum = pytest.importorskip("captum.attr")
+    model, pixels, text = tower(name)
+    visual = model.visual
+    layer = {
+        "resnet": lambda: visual.trunk.layer4,
+        "modified-resnet": lambda: visual.layer4,
+        "vit-class": lambda: visual.transformer.resblocks[-1].ln_1,
+        "siglip": lambda: visual.trunk.blocks[-1].norm1,
+    }[name]()
+    is_vit = name in ("vit-class", "siglip")
+    # near the images: the whole map of another text may be below 0
+    text = normalize(normalize(visual(pixels), dim=-1).detach() + text[:2], dim=-1)
+
+    def score(x: Tensor) -> Tensor:
+        return (normalize(visual(x), dim=-1) * text).sum(-1)
+
+    maps = attention_maps("gradcam", model, pixels, text, torch.tensor([0, 1]))
+    cam = captum.LayerGradCam(score, layer)
+    if not is_vit:
+        found = cam.attribute(pixels, relu_attributions=True)[:, 0]
+    else:  # captum takes axis 1 for channels: tokens are the last axis here
+        activation, gradient = _kept(visual, layer, pixels, score)
+        prefix = activation.shape[1] - maps[0].numel()
+        activation, gradient = activation[:, prefix:], gradient[:, prefix:]
+        found = (gradient.mean(1, keepdim=True) * activation).sum(-1).relu().view_as(maps)
+    assert maps.max() > 0
+    torch.testing.assert_close(maps, found.detach(), atol=1e-6, rtol=1e-4)
+
+
+def _kept(visual: Any, layer: nn.Module, pixels: Tensor, score: Any) -> tuple[Tensor, Tensor]:
+    """Activation and gradient of a layer, as captum finds them."""
+    captum = pytest.importorskip("captum._utils.gradient")
+    gradients, activations = captum.compute_layer_gradients_and_eval(score, layer, pixels)[:2]
+    return activations[0], gradients[0]
+
+
+@pytest.mark.parametrize("name", ["vit-class", "vit-average"])
+def test_rollout_of_one_block_is_attention_times_its_gradient(name: str) -> None:
+    """By finite differences: the score as a function of the attention of a single block."""
+    model, pixels, text = tower(name)
+    visual = model.visual.double()
+    pixels, text = pixels[:1].double(), text[:1].double()
+    visual.transformer.resblocks = visual.transformer.resblocks[:1]
+    block, x = visual.transformer.resblocks[0], visual._embeds(pixels)
+    query, key, value = (
+        part.unflatten(-1, (2, 16)).transpose(1, 2)
+        for part in linear(block.ln_1(x), block.attn.in_proj_weight, block.attn.in_proj_bias).chunk(
+            3, -1
+        )
+    )
+    attention = (query @ key.transpose(-2, -1) / 4).softmax(-1)
+
+    def score(attention: Tensor) -> Tensor:
+        out = block.attn.out_proj((attention @ value).transpose(1, 2).flatten(2))
+        after = x + out
+        after = after + block.mlp(block.ln_2(after))
+        pooled, _ = visual._pool(after)
+        return (normalize(pooled @ visual.proj, dim=-1) * text).sum()
+
+    slope = torch.zeros_like(attention)
+    for index in torch.cartesian_prod(*(torch.arange(side) for side in attention.shape[1:])):
+        nudge = torch.zeros_like(attention)
+        nudge[(0, *index)] = 1e-6
+        slope[(0, *index)] = (score(attention + nudge) - score(attention - nudge)) / 2e-6
+    flow = (attention * slope).relu().mean(1)[0] + torch.eye(attention.shape[-1])
+    read = flow[0] if name == "vit-class" else flow[1:].mean(0)
+    maps = attention_maps("rollout", model, pixels, text, torch.tensor([0]))
+    torch.testing.assert_close(maps[0].flatten(), read[1:].detach().float(), atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("method", ["similarity", "maskclip"])
+def test_a_position_that_is_the_text_is_the_maximum(method: str) -> None:
+    """The text is the feature of one position; the others are another thing."""
+    model, pixels, _ = tower("vit-class")
+    wanted = encode_positions(model.visual, pixels)[0, 1, 2]
+    if method == "maskclip":  # the feature that this method gives the position
+        basis = torch.eye(len(wanted))
+        rows = attention_maps(method, model, pixels, basis, torch.zeros(32, dtype=torch.int64))
+        wanted = rows[:, 1, 2]
+    text = normalize(wanted, dim=-1)[None].detach()
+    (found,) = attention_maps(method, model, pixels, text, torch.tensor([0]))
+    assert found.argmax() == 5 and float(found[1, 2]) == pytest.approx(1, abs=1e-5)
