@@ -119,8 +119,8 @@ def _check(sample: GalleryImage) -> None:
     require(count > 0 and len(sample.maps) > 0, "no text or no map", "at least one of each")
     for model, maps in sample.maps.items():
         fits = maps.ndim == 3 and len(maps) == count and maps.size > 0
-        wanted = f"({count}, height, width), a map for each text"
-        require(fits, f"maps of {model} have shape {maps.shape}", wanted)
+        expected = f"({count}, height, width), a map for each text"
+        require(fits, f"maps of {model} have shape {maps.shape}", expected)
         finite = bool(np.isfinite(maps).all())
         require(finite, f"maps of {model} hold NaN or infinity", "finite numbers")
     for model, scores in sample.scores.items():

@@ -105,6 +105,7 @@ def test_maps_are_shrunk_to_means_and_keep_their_range(tmp_path: Path, kind: typ
     np.testing.assert_allclose(levels(grid) / 255, shares, atol=0.51 / 255)
 
 
+@pytest.mark.filterwarnings("error")  # of a division by zero
 def test_flat_maps_and_empty_expert_are_zeros(tmp_path: Path) -> None:
     image = sample(maps={"plain": np.full((2, 3, 3), 5.0)}, expert=np.zeros((48, 64)))
     write_gallery(tmp_path / "gallery.html", [image], "")
