@@ -84,6 +84,12 @@ def build_parser() -> argparse.ArgumentParser:
         default="heatmap",
         help="column of a table with the experts' maps, shown beside (default: %(default)s)",
     )
+    parser.add_argument(
+        "--heatmaps",
+        type=Path,
+        metavar="TABLE",
+        help="table with filepath and the heatmap column, if that of the images has no such column",
+    )
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N images")
     add_model_arguments(parser)
     parser.set_defaults(batch_size=16)
@@ -103,6 +109,8 @@ def run(args: argparse.Namespace) -> str:
     if args.limit is not None and args.limit < 1:
         raise UserError(f"--limit {args.limit}: expected at least 1.")
     samples = read_samples(args.images, args.heatmap_column)[: args.limit]
+    if args.heatmaps is not None:
+        samples = with_heatmaps(samples, args.heatmaps, args.heatmap_column)
     if not args.text and not all(sample.text for sample in samples):
         raise UserError("no --text, and images without texts; expected --text 'what to look for'.")
     if args.out.exists() and any(args.out.iterdir()):
@@ -256,6 +264,29 @@ def read_samples(sources: Sequence[Path], heatmap_column: str) -> list[Sample]:
         if count > 1:
             samples[i] = sample._replace(name=f"{sample.name}_{count}")
     return samples
+
+
+def with_heatmaps(samples: Sequence[Sample], path: Path, column: str) -> list[Sample]:
+    """The samples with the experts' maps of a table. UserError: no column, or no image fits."""
+    frame = read_columns(path)
+    for name in ("filepath", column):
+        if name not in frame:
+            raise UserError(f"{path}: columns {', '.join(frame)}; expected one called {name}.")
+    heatmaps = {
+        (path.parent / row["filepath"]).resolve(): path.parent / row[column]
+        for row in frame.to_dict("records")
+        if row[column]
+    }
+    found = [
+        sample._replace(heatmap=heatmaps.get(sample.path.resolve(), sample.heatmap))
+        for sample in samples
+    ]
+    if not any(sample.heatmap for sample in found):
+        raise UserError(
+            f"--heatmaps {path}: none of its {len(heatmaps)} images is one of the {len(samples)}"
+            " images shown; expected the same files."
+        )
+    return found
 
 
 def _of_table(path: Path, heatmap_column: str) -> list[Sample]:

@@ -15,7 +15,14 @@ from PIL import Image
 
 import openclip_eclip
 from openclip_eclip.annotations.drawn.predicted import Region
-from openclip_eclip.attend_command import enlarge, look_at, main, read_samples
+from openclip_eclip.attend_command import (
+    build_parser,
+    enlarge,
+    look_at,
+    main,
+    read_samples,
+    run,
+)
 from openclip_eclip.attention.methods import attention_maps
 from openclip_eclip.config import UserError
 from openclip_eclip.gaze import decode_rle
@@ -105,6 +112,16 @@ def test_a_table_gives_texts_and_maps_of_experts(tmp_path: Path) -> None:
     rows = list(csv.DictReader((out / "attend.csv").open()))
     assert [row["text"] for row in rows] == ["first", "second"]
     assert [row["inside expert's region"] for row in rows] == ["", "1"]
+    # maps of another table, as those of `prepare phantom`; other images are an error
+    (tmp_path / "gaze.csv").write_text("filepath,gaze\nin/b.jpg,in/b_map.png\n")
+    images = [str(tmp_path / "in" / "b.jpg"), "--text", "a", "--methods", "center"]
+    more = ["--heatmaps", str(tmp_path / "gaze.csv"), "--heatmap-column", "gaze"]
+    assert main([*images, *more, *flags(tmp_path / "second")]) == 0
+    (row,) = csv.DictReader((tmp_path / "second" / "attend.csv").open())
+    assert row["inside expert's region"] == "1"
+    images[0] = str(tmp_path / "in" / "a.png")
+    with pytest.raises(UserError, match="none of its 1 images is one of the 1 images shown"):
+        run(build_parser().parse_args([*images, *more, *flags(tmp_path / "third")]))
 
 
 def test_agreement_is_of_the_maximum() -> None:
