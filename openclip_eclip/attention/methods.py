@@ -44,7 +44,7 @@ def attention_maps(
     """Where `model` looks on images for texts, (T, h, w) float32; higher is more.
 
     The range depends on the method; only order and shape of a map mean something. `h, w`: the
-    positions of the image tower.
+    positions of the image tower; `center` is finer.
 
     Args:
         name: one of METHODS.
