@@ -9,6 +9,7 @@ import argparse
 import csv
 import io
 import sys
+import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -40,7 +41,8 @@ from .subcommands import exit_code
 
 INSIDE = 0.5  # of the way from the minimum to the maximum of a map: in the region
 FLAT = 1e-6  # relative range below which a map has no contrast
-SHOWN = 640  # pixels of the longer side of an overlay
+SMALLEST, SHOWN = 400, 640  # pixels of the longer side of an overlay
+LETTER, LINE = 7, 18  # pixels of a letter and a line of its caption
 
 
 class Sample(NamedTuple):
@@ -198,9 +200,10 @@ def look_at(
     y, x = (int(at) for at in np.unravel_index(large.argmax(), large.shape))
     row: dict[str, object] = {"text": text, "similarity": f"{cosine:.4f}", "x": x, "y": y}
     row["inside expert's region"] = "" if np.isnan(agreement) else int(agreement)
-    small = image.copy()
-    small.thumbnail((SHOWN, SHOWN))
-    picture = blend(small, (large - low) / ((high - low) or 1))
+    longer = max(image.size)
+    scale = min(max(longer, SMALLEST), SHOWN) / longer
+    shown = image.resize((round(image.width * scale) or 1, round(image.height * scale) or 1))
+    picture = blend(shown, (large - low) / ((high - low) or 1))
     png = _captioned(picture, f"{text}  (similarity {cosine:.3f})")
     return Look(row, Region(text, mask), agreement, png)
 
@@ -233,11 +236,12 @@ def _npy(values: np.ndarray) -> bytes:
 
 
 def _captioned(picture: Image.Image, caption: str) -> bytes:
-    """A PNG of the picture with a line of text below."""
-    font = ImageFont.load_default(14)
-    sheet = Image.new("RGB", (picture.width, picture.height + 22), "white")
+    """A PNG of the picture with a text below."""
+    lines = textwrap.wrap(caption, max(picture.width // LETTER, 20))
+    sheet = Image.new("RGB", (picture.width, picture.height + LINE * len(lines) + 4), "white")
     sheet.paste(picture, (0, 0))
-    ImageDraw.Draw(sheet).text((4, picture.height + 2), caption, "black", font)
+    font = ImageFont.load_default(14)
+    ImageDraw.Draw(sheet).text((4, picture.height), "\n".join(lines), "black", font)
     buffer = io.BytesIO()
     sheet.save(buffer, "PNG")
     return buffer.getvalue()

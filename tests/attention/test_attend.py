@@ -94,7 +94,7 @@ def test_command_writes_maps_overlays_regions_and_a_page(
     region = decode_rle(coded["counts"], tuple(coded["size"]), "coco")
     middle = maps[1].min() + (maps[1].max() - maps[1].min()) / 2
     assert ((region != 0) == (large >= middle)).all()
-    assert Image.open(out / "overlays" / "b-center-0.png").size == (64, 80 + 22)
+    assert Image.open(out / "overlays" / "b-center-0.png").size == (320, 400 + 22)
     page = (out / "gallery.html").read_text()
     assert "<b>cat" not in page and "similarity" in page
 
