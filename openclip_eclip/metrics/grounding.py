@@ -93,9 +93,7 @@ def aupro(attention: np.ndarray, region: np.ndarray, limit: float = FPR_LIMIT) -
     rate = (~inside)[order].cumsum()[last_of_tie] / (~inside).sum()
     overlap, rate = np.r_[0, overlap], np.r_[0, rate]
     below = rate <= limit
-    following = np.flatnonzero(~below)[0]
-    step = (limit - rate[below][-1]) / (rate[following] - rate[below][-1])
-    at_limit = overlap[below][-1] + step * (overlap[following] - overlap[below][-1])
+    at_limit = np.interp(limit, rate, overlap)
     area = np.trapezoid(np.r_[overlap[below], at_limit], np.r_[rate[below], limit])
     return float(area / limit)
 

@@ -15,6 +15,7 @@ from .measure import GRID, METRICS, OVERLAP_METRICS, POINTING_15, SALIENCY_METRI
 from .phrases import LARGE, SIZES, SMALL, GroundingSet
 
 BEST_IOU, BEST_DICE = "IoU, best threshold", "Dice, best threshold"
+SIDES = ("left", "right")
 BY_SIZE = (POINTING_15, "mIoU", "AUPRO")
 Named = dict[str, dict[str, Any]]  # {metric: {"value", "interval"}}
 
@@ -127,12 +128,13 @@ def by_side(scores: dict[str, Scores], data: GroundingSet) -> tuple[Any, Table |
     centres = np.array([_left_share(data.phrases[i].region) for i in data.grounded])
     if not (sides != "").any():
         return {}, None
-    values, rows = {}, []
+    values: dict[str, Any] = {}
+    rows: list[list[Cell]] = []
     lefts = {"the regions themselves": centres, **{n: s.left for n, s in scores.items()}}
     for name, left in lefts.items():
         shares = {
             side: float(left[sides == side].mean()) if (sides == side).any() else np.nan
-            for side in ("left", "right")
+            for side in SIDES
         }
         # agreement with the side of the region, for phrases that name one
         agrees = (left * centres + (1 - left) * (1 - centres))[sides != ""].mean()
@@ -143,8 +145,8 @@ def by_side(scores: dict[str, Scores], data: GroundingSet) -> tuple[Any, Table |
         }
         cells = [share for side in shares.values() for share in (side, 1 - side)]
         rows.append([name, *cells, float(agrees)])
-    columns = ["method", *(f"named {a}: on the {b}" for a in shares for b in shares)]
-    count = [int((sides == side).sum()) for side in ("left", "right")]
+    columns = ["method", *(f"named {a}: on the {b}" for a in SIDES for b in SIDES)]
+    count = [int((sides == side).sum()) for side in SIDES]
     note = (
         f"Share of maps whose maximum is in the left or right half of the image; {count[0]} phrases"
         f" name the left, {count[1]} the right. Of the regions, the centre counts: their row shows"
