@@ -110,7 +110,7 @@ def false_alarm_rate(
     """
     if not len(with_region) or not len(without):
         return np.nan
-    # 1e-9: 0.95 * 20 is not 19 in floating point
+    # 1e-9: 0.55 * 100 is above 55 in floating point
     needed = int(np.ceil(sensitivity * len(with_region) - 1e-9))
     threshold = np.sort(with_region)[len(with_region) - needed]
     return float((without >= threshold).mean())

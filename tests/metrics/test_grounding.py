@@ -119,6 +119,8 @@ def test_false_alarms_at_the_threshold_that_detects_95_percent() -> None:
     assert false_alarm_rate(with_region, np.array([1.9, 2.0, 50.0, 0.0])) == 0.5
     assert false_alarm_rate(with_region, np.array([1.0, 1.0]), sensitivity=1) == 1
     assert false_alarm_rate(np.ones(3), np.ones(2)) == 1
+    # 55 of 100 reach 46; 0.55 * 100 is above 55 in floating point
+    assert false_alarm_rate(np.arange(1.0, 101), np.array([45.0, 46.0]), sensitivity=0.55) == 0.5
     assert np.isnan(false_alarm_rate(np.ones(3), np.ones(0)))
     assert np.isnan(false_alarm_rate(np.ones(0), np.ones(3)))
 

@@ -112,11 +112,9 @@ def test_known_attention_points_always_or_never(
     assert settings["protocol"] == "grounding 1"
     assert (values["phrases"], values["phrases_with_region"], values["images"]) == (18, 12, 6)
     right = values["methods"]["similarity"]
-    for name, score in (("pointing game", 1), ("pointing game, 15 px", 1), ("AUC-Judd", None)):
-        assert right[name]["value"] == pytest.approx(score or right[name]["value"])
+    assert right["pointing game"]["value"] == right["pointing game, 15 px"]["value"] == 1
     assert right["pointing game"]["interval"] == [1, 1]
-    assert right["AUC-Judd"]["value"] > 0.95 and right["CNR, signed"]["value"] > 1
-    # the best threshold cannot be worse than a mean over thresholds on such even data
+    assert right["AUC-Judd"]["value"] > 0.9 and right["CNR, signed"]["value"] > 1
     assert right["IoU, best threshold"]["value"] > right["mIoU"]["value"]
     assert list(values["methods"]) == [
         *("similarity", "center", "random"),
