@@ -42,6 +42,8 @@ API = (
     ("Ranking metrics", "openclip_eclip.metrics.ranking"),
     ("Classification metrics", "openclip_eclip.metrics.classification"),
     ("Pointing metrics", "openclip_eclip.metrics.pointing"),
+    ("Grounding metrics", "openclip_eclip.metrics.grounding"),
+    ("Saliency metrics", "openclip_eclip.metrics.saliency"),
     ("Comparing methods", "openclip_eclip.metrics.compare"),
     ("Phantoms", "openclip_eclip.phantom.generate"),
 )

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
+
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..data.placebo import centre_map
-from ..towers.host import HostModel
-from ..towers.positions import encode_tokens
 
-CENTRE = (33, 33)  # fine, and with a middle: on a tower of 2 x 2 positions it would be flat
+# fine, and with a middle: on the positions of a small tower the centre would be flat
+GRID = (33, 33)
 
 
-@torch.no_grad()
-def floor_maps(name: str, model: HostModel, pixels: Tensor, count: int, seed: int) -> Tensor:
-    """(count, h, w) maps `center`, of CENTRE, or `random`, on the grid of the model's positions."""
+def floor_maps(name: str, pixels: Tensor, text: Tensor, image: Tensor) -> Tensor:
+    """(T, *GRID) float32 maps `center` or `random`; arguments as of `attention_maps`."""
     if name == "center":
-        return torch.from_numpy(centre_map(CENTRE)).expand(count, *CENTRE)
-    grid = tuple(encode_tokens(model.visual, pixels[:1])[1].grid.shape[1:3])
-    return torch.rand((count, *grid), generator=torch.Generator().manual_seed(seed))
+        return torch.from_numpy(centre_map(GRID)).expand(len(text), *GRID)
+    seen = [one.float().cpu().numpy().tobytes() for one in pixels]
+    return torch.stack([_noise(seen[i], one) for i, one in zip(image.tolist(), text.float().cpu())])
+
+
+def _noise(pixels: bytes, text: Tensor) -> Tensor:
+    """Noise that depends on image and text alone, not on the batch."""
+    digest = hashlib.blake2b(pixels + text.numpy().tobytes(), digest_size=8).digest()
+    rng = np.random.default_rng(int.from_bytes(digest, "big"))
+    return torch.from_numpy(rng.random(GRID, dtype=np.float32))

@@ -39,12 +39,12 @@ def default_method(model: HostModel) -> str:
 
 
 def attention_maps(
-    name: str, model: HostModel, pixels: Tensor, text: Tensor, image: Tensor, seed: int = 0
+    name: str, model: HostModel, pixels: Tensor, text: Tensor, image: Tensor
 ) -> Tensor:
     """Where `model` looks on images for texts, (T, h, w) float32; higher is more.
 
     The range depends on the method; only order and shape of a map mean something. `h, w`: the
-    positions of the image tower; `center` is finer.
+    positions of the image tower; those of the floors are finer.
 
     Args:
         name: one of METHODS.
@@ -52,7 +52,6 @@ def attention_maps(
         pixels: (B, 3, H, W), as its transform makes them.
         text: (T, D) unit features of texts.
         image: (T,) int64: the row of `pixels` that belongs to each text.
-        seed: of the method `random`.
 
     Raises:
         UserError: an unknown method, or one that this image tower does not have.
@@ -62,7 +61,7 @@ def attention_maps(
     if name in FLOORS:
         from .floors import floor_maps
 
-        return floor_maps(name, model, pixels, len(text), seed)
+        return floor_maps(name, pixels, text, image)
     return import_module(f"{__package__}.{name}").maps(model, pixels, text, image).float()
 
 

@@ -176,10 +176,18 @@ def read_heatmap(
 
 
 def read_windows(
-    text: bytes, maps: bytes, name: str, frame: Frame, options: ReadOptions = ReadOptions()
+    text: bytes,
+    maps: bytes,
+    name: str,
+    frame: Frame,
+    options: ReadOptions = ReadOptions(),
+    empty: bool = False,
 ) -> Windows:
-    """Decode sentence windows, and lay their maps over the image as `read_heatmap` does."""
-    windows = decode_windows(text, maps, name, options=options)
+    """Decode sentence windows, and lay their maps over the image as `read_heatmap` does.
+
+    `empty`: as in `decode_windows`.
+    """
+    windows = decode_windows(text, maps, name, options=options, empty=empty)
     return windows._replace(heatmaps=orient_maps(windows.heatmaps, frame, name))
 
 

@@ -72,10 +72,12 @@ def decode_windows(
     name: str,
     image_size: tuple[int, int] | None = None,
     options: ReadOptions = ReadOptions(),
+    empty: bool = False,
 ) -> Windows:
     """Decode both files and check them against each other.
 
-    `image_size` (height, width): the maps must have its aspect ratio.
+    `image_size` (height, width): the maps must have its aspect ratio. `empty`: a map may be all
+    zero, for a phrase without a region.
 
     Raises:
         DataError: with `name`: not JSON or npz, pickled objects, other fields or types, a sentence
@@ -92,6 +94,8 @@ def decode_windows(
     if image_size is not None:
         check_aspect(heatmaps.shape[1:], image_size, name)
     for i, values in enumerate(heatmaps):
+        if empty and not values.any():
+            continue
         if not values.any() or is_flat(values / values.max()):
             problem = "the same everywhere" if values.any() else "all zero"
             raise DataError(

@@ -42,6 +42,10 @@ TASKS = {
         "openclip_eclip.evaluate.sensitivity.task",
         "use of the annotation, and agreement of attention with expert gaze",
     ),
+    "grounding": (
+        "openclip_eclip.evaluate.grounding.task",
+        "how well attention finds the region of each phrase, beside priors without a model",
+    ),
     "compare": (
         "openclip_eclip.evaluate.compare.task",
         "differences between results, with confidence intervals",

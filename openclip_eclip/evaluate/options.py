@@ -72,6 +72,24 @@ def add_model_arguments(parser: argparse.ArgumentParser, encoding: bool = True) 
     )
 
 
+def add_heatmap_arguments(parser: argparse.ArgumentParser) -> None:
+    """Columns of reports and heatmaps, and the table of heatmaps beside --data."""
+    parser.add_argument(
+        "--text-column", default="title", help="column of the reports (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--heatmap-column",
+        default="heatmap",
+        help="column of the heatmap files (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--heatmaps",
+        type=Path,
+        metavar="TABLE",
+        help="table with filepath and the heatmap column, if --data has no such column",
+    )
+
+
 def add_output_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out",

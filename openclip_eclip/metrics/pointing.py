@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from .auroc import auroc
+from .grounding import pointing_game
+from .saliency import auc_judd, nss
 
 REGION = 0.5  # share of a heatmap's maximum from which a pixel is marked
 
@@ -20,13 +21,8 @@ def marked_region(heatmap: np.ndarray, level: float = REGION) -> np.ndarray:
 def pointing_scores(attention: np.ndarray, heatmap: np.ndarray) -> dict[str, float]:
     """Scores of `attention` (H, W) of any scale against `heatmap` (H, W) >= 0, not all zero.
 
-    - `pointing game` (Zhang et al., arXiv 1608.00507): 1 if the maximum of the map is in the marked
-      region; with several equal maxima the share of them in it.
-    - `NSS` (normalised scanpath saliency): mean of the standardised map, weighted by the heatmap;
-      chance is 0.
-    - `AUC-Judd`: AUROC of the map's values, marked against unmarked pixels, ties half; NaN if all
-      or no pixels are marked. Deviation: marked pixels replace fixated pixels, because a heatmap
-      does not contain single fixations.
+    - `pointing game`: `grounding.pointing_game` of the marked region, without tolerance.
+    - `NSS`, `AUC-Judd`: as in `saliency`, the latter of the marked region.
     - `IoU`: overlap of the marked region with as many of the highest pixels of the map; pixels with
       the value at the limit count in equal shares.
 
@@ -48,14 +44,10 @@ def pointing_scores(attention: np.ndarray, heatmap: np.ndarray) -> dict[str, flo
             "map or heatmap with NaN or infinite values, or a heatmap that is negative or all zero."
         )
     region = marked_region(heatmap)
-    deviation = attention.std()
-    standard = (
-        (attention - attention.mean()) / deviation if deviation > 0 else np.zeros_like(attention)
-    )
     return {
-        "pointing game": float(region[attention == attention.max()].mean()),
-        "NSS": float((standard * heatmap).sum() / heatmap.sum()),
-        "AUC-Judd": float(auroc(region.reshape(-1, 1), attention.reshape(-1, 1))[0]),
+        "pointing game": pointing_game(attention, region),
+        "NSS": nss(attention, heatmap),
+        "AUC-Judd": auc_judd(attention, region),
         "IoU": _iou_of_equal_area(attention, region),
     }
 

@@ -67,16 +67,22 @@ def compare(methods: list[Method], draws: int, seed: int) -> Comparison:
     """Means and differences from the first method.
 
     `draws` and `seed` are those of the bootstrap. It draws patients if any result has them, else
-    images.
+    images; all phrases of an image stay together.
     """
     scorers = [scorer(method) for method in methods]
     images = len(methods[0].runs[0]["id"])
-    patients = next(
-        (run["patient"].tolist() for method in methods for run in method.runs if "patient" in run),
-        None,
+    runs = [run for method in methods for run in method.runs]
+    unit, groups = next(
+        (
+            (f"{key}s", run[key].tolist())
+            for key in ("patient", "image")
+            for run in runs
+            if key in run
+        ),
+        ("images", None),
     )
-    units = images if patients is None else len(np.unique(patients))
-    drawn = draw_all(scorers, images, draws, seed, patients)
+    units = images if groups is None else len(np.unique(groups))
+    drawn = draw_all(scorers, images, draws, seed, groups)
     reference = drawn[0]
     others = {method.name: samples for method, samples in zip(methods[1:], drawn[1:], strict=True)}
     return Comparison(
@@ -84,7 +90,7 @@ def compare(methods: list[Method], draws: int, seed: int) -> Comparison:
         scorers[0],
         images,
         units,
-        "images" if patients is None else "patients",
+        unit,
         {
             method.name: _mean(samples, scorers[0])
             for method, samples in zip(methods, drawn, strict=True)

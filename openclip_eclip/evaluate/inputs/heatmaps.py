@@ -16,7 +16,8 @@ from torch import Tensor
 from ...config import DataError, UserError
 from ...data.heatmap import read_bounded
 from ...data.images.read import read_frame
-from ...data.sample import read_heatmap
+from ...data.sample import read_heatmap, read_windows
+from ...data.sentence_windows import MAPS_MEMBER, TEXT_MEMBER, Windows, file_windows
 from ...data.shards.tar_source import TarEntry
 from ...data.suspicious_maps import SharedMaps, is_the_image
 from ...data.tables.csv_source import locate, read_columns
@@ -24,6 +25,7 @@ from ...data.tables.missing_text import file_cell
 from ...data.tables.near_names import did_you_mean
 from .eval_set import EvalSet
 
+WINDOWS = "windows"  # the column
 GEOMETRIC = ("Resize", "CenterCrop", "ResizeKeepRatio", "ResizeMaxSize", "CenterCropOrPad")
 
 
@@ -37,19 +39,7 @@ def join_heatmaps(data: EvalSet, column: str, table: Path | None) -> EvalSet:
     if "filepath" not in data.table:
         mask = np.array([isinstance(entry, TarEntry) and entry.annotated for entry in data.images])
     else:
-        cells = (
-            data.table[column] if column in data.table else pd.Series("", index=data.table.index)
-        )
-        folder = data.path.parent
-        if table is not None:
-            cells, folder = (
-                data.table["filepath"].map(_read_cells(table, column)).fillna(""),
-                table.parent,
-            )
-        cells = cells.map(
-            lambda cell: str(locate(cell, folder).absolute()) if file_cell(cell) else ""
-        )
-        data.table = data.table.assign(**{"heatmap": cells.tolist()})
+        data.table = data.table.assign(heatmap=_file_column(data, column, table))
         mask = (data.table["heatmap"] != "").to_numpy()
     if not mask.any():
         raise UserError(
@@ -57,6 +47,51 @@ def join_heatmaps(data: EvalSet, column: str, table: Path | None) -> EvalSet:
             f" of them with --heatmaps.{near}"
         )
     return data.keep(mask, "no heatmap")
+
+
+def join_windows(data: EvalSet, table: Path | None) -> EvalSet | None:
+    """The rows that have sentence windows; None if no row has them.
+
+    They are files named in the column `windows` of `data`, or of `table` (joined on filepath), or
+    members of shards. DataError: as `join_heatmaps`.
+    """
+    if "filepath" not in data.table:
+        mask = np.array([isinstance(e, TarEntry) and e.with_windows for e in data.images])
+    else:
+        if table is not None and table.is_file() and WINDOWS not in read_columns(table):
+            table = None
+        data.table = data.table.assign(windows=_file_column(data, WINDOWS, table))
+        mask = (data.table[WINDOWS] != "").to_numpy()
+    return data.keep(mask, "no sentence windows") if mask.any() else None
+
+
+def _file_column(data: EvalSet, column: str, table: Path | None) -> list[str]:
+    """Absolute paths of the files that a column of `data`, or of `table`, names; "" for none."""
+    cells = data.table[column] if column in data.table else pd.Series("", index=data.table.index)
+    folder = data.path.parent
+    if table is not None:
+        cells = data.table["filepath"].map(_read_cells(table, column)).fillna("")
+        folder = table.parent
+    return [str(locate(cell, folder).absolute()) if file_cell(cell) else "" for cell in cells]
+
+
+def read_phrases(data: EvalSet, row: int) -> Windows:
+    """The sentence windows of a row; maps of phrases without a region are all zero.
+
+    DataError: missing, unreadable, or of another aspect ratio than the image; names the row.
+    """
+    frame = read_frame(data.read(row), data.name(row), data.reading)
+    entry = data.images[row]
+    try:
+        if isinstance(entry, Path):
+            path = Path(data.table[WINDOWS].iloc[row])
+            files, name = file_windows(path, data.reading), path.name
+        else:
+            content = entry.read(TEXT_MEMBER, MAPS_MEMBER)
+            files, name = (content[TEXT_MEMBER], content[MAPS_MEMBER]), f"{entry.key}.windows"
+        return read_windows(*files, name, frame, data.reading, empty=True)
+    except (OSError, DataError) as error:
+        raise DataError(f"{data.name(row)}, column {WINDOWS!r}: {error}") from error
 
 
 def _read_cells(table: Path, column: str) -> dict[str, str]:
@@ -88,10 +123,10 @@ def suspicious_maps(data: EvalSet) -> list[str]:
     return [f"{sentence}." for sentence in (shared.warning(), shared.swapped()) if sentence]
 
 
-def read_heatmap_tensor(data: EvalSet, row: int, image: Image.Image, transform: Any) -> Tensor:
-    """A heatmap (1, H, W) float32 with maximum 1, after the geometric steps of `transform`.
+def read_whole_heatmap(data: EvalSet, row: int, image: Image.Image) -> np.ndarray:
+    """A heatmap (h, w) float32 with maximum 1, over the whole upright image.
 
-    DataError: unreadable, empty after the crop, or the image itself; names row and file.
+    DataError: unreadable, or the image itself; names row and file.
     """
     content, name = _bytes(data, row)
     try:
@@ -105,14 +140,23 @@ def read_heatmap_tensor(data: EvalSet, row: int, image: Image.Image, transform: 
             f"{data.name(row)}: heatmap {name!r} shows the image itself; expected a map of expert"
             " gaze, or a blank."
         )
+    return values
+
+
+def read_heatmap_tensor(data: EvalSet, row: int, image: Image.Image, transform: Any) -> Tensor:
+    """A heatmap (1, H, W) float32 with maximum 1, after the geometric steps of `transform`.
+
+    DataError: as `read_whole_heatmap`, or empty after the crop.
+    """
+    values = read_whole_heatmap(data, row, image)
     picture = Image.fromarray(values).resize(image.size, Image.Resampling.BILINEAR)
     for step in geometric_steps(transform):
         picture = step(picture)
     cropped = np.asarray(picture, np.float32).clip(0)
     if cropped.max() <= 0:
         raise DataError(
-            f"{data.name(row)}, heatmap {name}: is 0 everywhere in the centre crop of the"
-            " evaluation transform; expected a positive value there."
+            f"{data.name(row)}, heatmap {_bytes(data, row)[1]}: is 0 everywhere in the centre crop"
+            " of the evaluation transform; expected a positive value there."
         )
     return torch.from_numpy(cropped / cropped.max())[None]
 

@@ -88,6 +88,24 @@ GLOSSARY = {
         "overlap of the marked region with as many of the highest pixels of the map: shared area"
         " over joint area"
     ),
+    "CNR": (
+        "contrast-to-noise ratio of a map: |mean inside - mean outside the region| over the root of"
+        " the sum of both variances; signed: negative where the map avoids the region"
+    ),
+    "mIoU": (
+        "overlap of the region and the part of the map, scaled to [0, 1], above a threshold; mean"
+        " over the thresholds 0.1 to 0.5"
+    ),
+    "Dice": "twice the shared area over the sum of both areas, at the thresholds of mIoU",
+    "AUPRO": (
+        "area under the share of each part of the region that is found, up to a false-positive rate"
+        " of 0.3, divided by 0.3; a constant map has 0.15"
+    ),
+    "CC": "Pearson's correlation of the map with the map of gaze; chance is 0",
+    "KL": (
+        "Kullback-Leibler divergence of the map from the map of gaze, both scaled to sum to 1;"
+        " lower is better, 0 for equal maps"
+    ),
     "BLEU-2": (
         "common words and word pairs of two reports, averaged over the reports; 1 for equal"
         " reports, 0 without a common pair"

@@ -48,6 +48,7 @@ class Result:
       "binary": `label` (N, K) 0, 1 or NaN, `score` (N, K) float64, `classes` (K,) str
       "ranks": `rank` (N,) float64 from 1 (with ties the expected rank)
       "means": `score` (N, K) float64, `classes` (K,) str: metrics that are means over the samples
+    `patient` or `image` (N,) str: groups of samples that `compare` draws as one.
     """
 
     task: str
@@ -121,7 +122,7 @@ def read_predictions(folder: Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise UserError(
             f"{folder}: no predictions.npz; expected the --out folder of zero-shot, linear-probe,"
-            " retrieval, sensitivity or reports."
+            " retrieval, sensitivity, grounding or reports."
         )
     try:
         with np.load(path, allow_pickle=False) as archive:
@@ -153,7 +154,7 @@ def _check_predictions(path: Path, arrays: dict[str, np.ndarray]) -> None:
     if names is None or not set(names) <= set(arrays):
         raise UserError(
             f"{path}: arrays {sorted(arrays)} of kind {kind!r}; expected those that zero-shot,"
-            " linear-probe, retrieval, sensitivity or reports write."
+            " linear-probe, retrieval, sensitivity, grounding or reports write."
         )
     count, value = len(np.atleast_1d(arrays["id"])), arrays["rank" if kind == "ranks" else "score"]
     shape = (count,) if kind == "ranks" else (count, len(np.atleast_1d(arrays["classes"])))

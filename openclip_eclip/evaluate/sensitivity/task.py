@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,7 +34,13 @@ from ..inputs.encoder import Encoder, tokenize
 from ..inputs.eval_set import EvalSet, read_eval_set, with_reports
 from ..inputs.features import rank_and_size
 from ..inputs.heatmaps import join_heatmaps, read_heatmap_tensor, suspicious_maps
-from ..options import add_model_arguments, add_output_argument, read_encode_options, read_encoder
+from ..options import (
+    add_heatmap_arguments,
+    add_model_arguments,
+    add_output_argument,
+    read_encode_options,
+    read_encoder,
+)
 from ..output.result import Result, Table, with_interval
 from .inside import NAMES, attention_inside, predictions, region_share
 
@@ -53,20 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="TABLE",
         help="data set of held-out images with reports and heatmaps",
     )
-    parser.add_argument(
-        "--text-column", default="title", help="column of the reports (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--heatmap-column",
-        default="heatmap",
-        help="column of the heatmap files (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--heatmaps",
-        type=Path,
-        metavar="TABLE",
-        help="table with filepath and the heatmap column, if --data has no such column",
-    )
+    add_heatmap_arguments(parser)
     parser.add_argument(
         "--seed",
         type=seed,

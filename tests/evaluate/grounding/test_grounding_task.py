@@ -1,0 +1,191 @@
+"""The task on a model whose attention is known, and through the command."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from open_clip.model import _build_vision_tower
+from PIL import Image
+from torch import Tensor
+
+from openclip_eclip.data.sentence_windows import encode_windows
+from openclip_eclip.evaluate.__main__ import main
+from openclip_eclip.evaluate.grounding import task
+from openclip_eclip.evaluate.inputs.encoder import Encoder
+from openclip_eclip.prepare.__main__ import main as prepare
+
+SIDE, SQUARE = 64, 16
+COLOURS = ("red", "green", "blue")
+
+
+class ToyEncoder(Encoder):
+    """Its text feature is the colour that the text names, or with `wrong` the next colour."""
+
+    wrong = False
+
+    def encode_texts(self, tokens: Tensor) -> Tensor:
+        return torch.eye(3)[(tokens[:, 0] + self.wrong) % 3]
+
+
+def toy_encoder(wrong: bool) -> Encoder:
+    """A real ViT whose positions are the mean colours of their patches."""
+    config = {"image_size": 32, "layers": 1, "width": 4, "head_width": 4, "patch_size": 8}
+    tower = _build_vision_tower(3, config).eval()
+    with torch.no_grad():
+        for name, values in tower.named_parameters():
+            values.fill_(1.0 if "ln" in name and name.endswith("weight") else 0.0)
+        for channel in range(3):
+            tower.conv1.weight[channel, channel] = 1 / 64
+            tower.proj[channel, channel] = 1
+    tower.preprocess_cfg = {"size": 32, "mean": (0, 0, 0), "std": (1, 1, 1)}
+
+    def tokenizer(texts: list[str]) -> Tensor:
+        return torch.tensor([[COLOURS.index(text.split()[0])] for text in texts])
+
+    encoder = ToyEncoder(
+        SimpleNamespace(visual=tower),
+        lambda image: None,
+        tokenizer,
+        torch.device("cpu"),
+        "fp32",
+        {"model": "toy"},
+    )
+    encoder.wrong = wrong
+    return encoder
+
+
+@pytest.fixture(scope="module")
+def squares(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight images of a red and a green square, and a phrase on a blue one that is not there.
+
+    The red square is on the side that its phrase names; a patch of the tower covers each square.
+    """
+    folder = tmp_path_factory.mktemp("squares")
+    rng, rows = np.random.default_rng(0), []
+    for i in range(8):
+        pixels = np.zeros((SIDE, SIDE, 3), np.uint8)
+        maps = []
+        columns = rng.permutation(2) if i % 2 else rng.permutation(2) + 2
+        for channel, column in enumerate(columns):
+            row = rng.integers(0, 4)
+            region = np.zeros((SIDE, SIDE))
+            region[row * SQUARE : (row + 1) * SQUARE, column * SQUARE : (column + 1) * SQUARE] = 1
+            pixels[..., channel] = 255 * region
+            maps.append(region)
+        side = "left" if i % 2 else "right"
+        spoken = [f"red square on the {side}", "green square", "blue square"]
+        nan = float("nan")
+        text, arrays = encode_windows(
+            [(words, nan, nan) for words in spoken], [*maps, np.zeros((SIDE, SIDE))]
+        )
+        Image.fromarray(pixels).save(folder / f"{i}.png")
+        (folder / f"{i}.windows.json").write_bytes(text)
+        (folder / f"{i}.windows.npz").write_bytes(arrays)
+        rows.append((f"{i}.png", f"{i}.windows.json", i // 2))
+    table = pd.DataFrame(rows, columns=["filepath", "windows", "person"])
+    table[:6].to_csv(folder / "test.csv", index=False)
+    table[6:].to_csv(folder / "val.csv", index=False)
+    return folder
+
+
+def measured(
+    squares: Path, out: Path, monkeypatch: pytest.MonkeyPatch, *flags: str, wrong: bool = False
+) -> dict:
+    monkeypatch.setattr(task, "read_encoder", lambda args: toy_encoder(wrong))
+    common = ["grounding", "--model", "toy", "--data", str(squares / "test.csv")]
+    assert main([*common, "--batch-size", "4", "--out", str(out), *flags]) == 0
+    return json.loads((out / "result.json").read_text())
+
+
+def test_known_attention_points_always_or_never(
+    squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    flags = ("--threshold-data", str(squares / "val.csv"))
+    record = measured(squares, tmp_path / "right", monkeypatch, *flags)
+    values, settings = record["values"], record["settings"]
+    assert settings["protocol"] == "grounding 1"
+    assert (values["phrases"], values["phrases_with_region"], values["images"]) == (18, 12, 6)
+    right = values["methods"]["similarity"]
+    assert right["pointing game"]["value"] == right["pointing game, 15 px"]["value"] == 1
+    assert right["pointing game"]["interval"] == [1, 1]
+    assert right["AUC-Judd"]["value"] > 0.9 and right["CNR, signed"]["value"] > 1
+    assert right["IoU, best threshold"]["value"] > right["mIoU"]["value"]
+    assert list(values["methods"]) == [
+        *("similarity", "center", "random"),
+        *("mean map of the data", "another image's map"),
+    ]
+    # 16 x 16 of 64 x 64 pixels are 6 % of the area
+    assert [values["sizes"][name]["phrases"] for name in ("small", "medium", "large")] == [0, 12, 0]
+    sides = values["sides"]["similarity"]
+    assert sides["named left"] == {"left": 1, "right": 0}
+    assert sides["named right"] == {"left": 0, "right": 1}
+    assert sides["on the region's side"] == 1 and sides == values["sides"]["the regions themselves"]
+    empty = values["without_region"]["similarity"]
+    assert empty["false_alarm_rate"]["value"] == 0 and empty["AUROC"]["value"] == 1
+    page = (tmp_path / "right" / "report.html").read_text()
+    assert page.count("<div class=example>") == 12
+
+    wrong = measured(squares, tmp_path / "wrong", monkeypatch, wrong=True)["values"]
+    assert wrong["methods"]["similarity"]["pointing game"]["value"] == 0
+    assert wrong["methods"]["similarity"]["CNR, signed"]["value"] < 0
+    assert wrong["methods"]["random"] == {
+        key: value for key, value in values["methods"]["random"].items() if "best" not in key
+    }
+
+    capsys.readouterr()
+    both = [f"{name}={tmp_path / name}" for name in ("right", "wrong")]
+    assert main(["compare", *both, "--out", str(tmp_path / "c")]) == 0
+    compared = json.loads((tmp_path / "c" / "result.json").read_text())
+    assert compared["values"]["images"] == 6  # the two phrases of an image are drawn together
+
+
+def test_patients_limit_and_bad_input(
+    squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    record = measured(squares, tmp_path / "p", monkeypatch, "--patient-column", "person")
+    assert record["values"]["patients"] == 3
+    with np.load(tmp_path / "p" / "predictions.npz") as arrays:
+        assert arrays["patient"].tolist() == [name for name in "012" for _ in range(4)]
+        assert arrays["score"].shape == (12, 5) and np.isfinite(arrays["score"]).all()
+    limited = measured(squares, tmp_path / "l", monkeypatch, "--limit", "3")["values"]
+    assert limited["images"] == 3 and limited["phrases"] == 9
+    capsys.readouterr()
+    common = ["grounding", "--model", "toy", "--out", str(tmp_path / "e"), "--data"]
+    test = str(squares / "test.csv")
+    for flags, message in (
+        ((test, "--limit", "1"), "--limit 1: expected at least 2 images"),
+        ((test, "--methods", "pool"), "has no learned attention pool"),
+        (
+            (test, "--threshold-data", test),
+            "6 images are also in --data, such as that of",
+        ),
+        ((test, "--patient-column", "patient"), "no column 'patient'"),
+    ):
+        assert main([*common, *flags]) == 2
+        assert message in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_command_on_heatmaps_of_phantoms(tmp_path: Path) -> None:
+    """Reports and heatmaps are the phrases and regions where there are no sentence windows."""
+    phantoms = tmp_path / "phantoms"
+    assert prepare(["phantom", str(phantoms), "--train", "4", "--test", "6"]) == 0
+    assert (
+        main(
+            [
+                *("grounding", "--model", "tiny", "--pretrained", "random", "--device", "cpu"),
+                *("--data", str(phantoms / "test.csv"), "--heatmap-column", "gaze"),
+                *("--heatmaps", str(phantoms / "test_gaze.csv"), "--out", str(tmp_path / "o")),
+            ]
+        )
+        == 0
+    )
+    values = json.loads((tmp_path / "o" / "result.json").read_text())["values"]
+    assert values["phrases"] == values["images"] >= 2
+    assert values["methods"]["similarity"]["NSS"]["value"] is not None
