@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -14,16 +15,18 @@ from ..data.placebo import centre_map
 GRID = (33, 33)
 
 
-def floor_maps(name: str, pixels: Tensor, text: Tensor, image: Tensor) -> Tensor:
-    """(T, *GRID) float32 maps `center` or `random`; arguments as of `attention_maps`."""
+def floor_maps(name: str, pixels: Tensor, texts: Sequence[bytes], image: Tensor) -> Tensor:
+    """(T, *GRID) float32 maps `center` or `random`, as `attention_maps`; `texts` tell texts apart.
+
+    Noise depends on the image and the text alone, not on the batch.
+    """
     if name == "center":
-        return torch.from_numpy(centre_map(GRID)).expand(len(text), *GRID)
+        return torch.from_numpy(centre_map(GRID)).expand(len(texts), *GRID)
     seen = [one.float().cpu().numpy().tobytes() for one in pixels]
-    return torch.stack([_noise(seen[i], one) for i, one in zip(image.tolist(), text.float().cpu())])
+    return torch.stack([_noise(seen[i] + text) for i, text in zip(image.tolist(), texts)])
 
 
-def _noise(pixels: bytes, text: Tensor) -> Tensor:
-    """Noise that depends on image and text alone, not on the batch."""
-    digest = hashlib.blake2b(pixels + text.numpy().tobytes(), digest_size=8).digest()
+def _noise(key: bytes) -> Tensor:
+    digest = hashlib.blake2b(key, digest_size=8).digest()
     rng = np.random.default_rng(int.from_bytes(digest, "big"))
     return torch.from_numpy(rng.random(GRID, dtype=np.float32))

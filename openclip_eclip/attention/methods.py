@@ -61,7 +61,7 @@ def attention_maps(
     if name in FLOORS:
         from .floors import floor_maps
 
-        return floor_maps(name, pixels, text, image)
+        return floor_maps(name, pixels, [one.numpy().tobytes() for one in text.cpu()], image)
     return import_module(f"{__package__}.{name}").maps(model, pixels, text, image).float()
 
 

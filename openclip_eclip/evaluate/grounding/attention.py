@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ...attention import methods
+from ...attention.floors import floor_maps
 from ...towers.pool_attention import has_pool
 from ..inputs.encoder import Encoder, tokenize
 
@@ -26,7 +27,9 @@ def attention_maps(encoder: Encoder, pixels: Tensor, texts: Sequence[str], metho
     `pixels` (B, 3, H, W) float32; `method`: one of METHODS or FLOORS. UserError: an image tower
     that does not have it.
     """
-    text = encoder.encode_texts(tokenize(encoder, texts)).to(encoder.device)
     image = torch.arange(len(texts), device=encoder.device)
+    if method in FLOORS:  # the same for all models of one image size
+        return floor_maps(method, pixels, [text.encode() for text in texts], image)
+    text = encoder.encode_texts(tokenize(encoder, texts)).to(encoder.device)
     inputs = encoder.to_input(pixels)
     return methods.attention_maps(method, encoder.model, inputs, text, image).cpu()
