@@ -444,7 +444,7 @@ def test_foreign_output_folders_are_an_error_before_encoding(
     assert main([*command, str(tmp_path / "new")]) == 2
     assert "absent.csv: no such file" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
-    assert len(TASKS) == 9
+    assert len(TASKS) == 10
 
 
 def test_only_the_factorys_warning_about_missing_weights_is_silenced(

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from openclip_eclip.annotations.record import NOTHING_DRAWN
 from openclip_eclip.gaze import Polygons, RleMask, render
 from openclip_eclip.prepare.__main__ import main
 from openclip_eclip.prepare.datasets.coco import add_arguments, find_named, make_plan
@@ -97,7 +98,7 @@ def test_each_caption_is_a_sample_with_masks_of_what_it_names(tmp_path: Path) ->
     half = np.zeros((60, 80))
     half[:, :40] = 1
     assert np.array_equal(render(cat.annotations[0], (60, 80), (60, 80)).values, half)
-    assert plan.left_out == {"photograph without a caption": 1}
+    assert plan.left_out == {"photograph without a caption": 1, NOTHING_DRAWN: 1}
 
 
 def test_captions_of_a_photograph_can_be_joined(tmp_path: Path) -> None:
