@@ -6,7 +6,6 @@ openclip-eclip attend IMAGE... --text 'a dog' --model ViT-B-16 --pretrained open
 from __future__ import annotations
 
 import argparse
-import csv
 import io
 import sys
 import textwrap
@@ -17,15 +16,14 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
-from torch import Tensor
 from torch.nn.functional import interpolate
 from tqdm import tqdm
 
 from .annotations.drawn.predicted import Predicted, Region
 from .annotations.drawn.write_coco import write_coco
-from .attention.attend import attend
+from .attention.attend import refuse_coca
 from .attention.gallery import GalleryImage, write_gallery
-from .attention.methods import METHODS, default_method
+from .attention.methods import METHODS, attention_maps, default_method, image_of_texts
 from .config import UserError
 from .data.figures import blend
 from .data.images.options import read_options
@@ -37,6 +35,7 @@ from .evaluate.options import add_model_arguments, read_encode_numbers, read_enc
 from .files import write_whole
 from .metrics.pointing import marked_region
 from .prepare.annotations.match import SUFFIXES
+from .prepare.writer import write_table
 from .subcommands import exit_code
 
 INSIDE = 0.5  # of the way from the minimum to the maximum of a map: in the region
@@ -118,6 +117,7 @@ def run(args: argparse.Namespace) -> str:
     if args.out.exists() and any(args.out.iterdir()):
         raise UserError(f"--out {args.out}: not empty; expected a new or empty folder.")
     encoder = read_encoder(args)
+    refuse_coca(encoder.model)
     methods = args.methods or [default_method(encoder.model)]
     for folder in ("maps", "overlays"):
         (args.out / folder).mkdir(parents=True, exist_ok=True)
@@ -131,7 +131,7 @@ def run(args: argparse.Namespace) -> str:
         f"{args.model}; {', '.join(methods)}",
     )
     write_coco(args.out / "regions.json", regions, f"{args.model}, {', '.join(methods)}")
-    _write_table(args.out / "attend.csv", rows)
+    write_table(args.out / "attend.csv", rows)
     return (
         f"{len(samples)} images, {len(rows)} maps in {args.out}: gallery.html"
         f" ({size / 1e6:.1f} MB), overlays, maps, regions.json, attend.csv"
@@ -148,18 +148,22 @@ def _attended(
 ) -> Iterator[GalleryImage]:
     """The images of the page, one at a time; writes their files, fills `rows` and `regions`."""
     reading, transform = read_options(args), encoder.whole_image_transform()
+    # the texts of the command are encoded once, those of a table with their images
+    given = encoder.encode_texts(tokenize(encoder, args.text)) if args.text else None
     for sample in tqdm(samples, unit="image", desc="attend", disable=None):
         picture = read_picture(sample.path, str(sample.path), reading)
         image, texts = picture.image, args.text or [sample.text]
         pixels = encoder.to_input(transform(image.convert("RGB"))[None])
-        tokens = tokenize(encoder, texts).to(encoder.device)
-        cosines = _cosines(encoder, pixels, tokens)
+        features = encoder.encode_texts(tokenize(encoder, texts)) if given is None else given
+        cosines = (encoder.encode_images(pixels)[0] @ features.T)[0].tolist()
+        moved = features.to(encoder.device)
+        owner = image_of_texts(1, len(texts), encoder.device)
         expert = None
         if sample.heatmap is not None:
             content = sample.heatmap.read_bytes()
             expert = read_heatmap(content, str(sample.heatmap), picture.frame, reading)
         maps = {
-            method: attend(encoder.model, pixels, tokens, method)[0].cpu().numpy()
+            method: attention_maps(method, encoder.model, pixels, moved, owner).cpu().numpy()
             for method in methods
         }
         scores = {}
@@ -206,13 +210,6 @@ def look_at(
     picture = blend(shown, (large - low) / ((high - low) or 1))
     png = _captioned(picture, f"{text}  (similarity {cosine:.3f})")
     return Look(row, Region(text, mask), agreement, png)
-
-
-@torch.inference_mode()
-def _cosines(encoder: Encoder, pixels: Tensor, tokens: Tensor) -> list[float]:
-    """The similarity of the image to each text."""
-    features, _ = encoder.encode_images(pixels)
-    return (features @ encoder.encode_texts(tokens).T)[0].tolist()
 
 
 def enlarge(attention: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -311,14 +308,6 @@ def _of_table(path: Path, heatmap_column: str) -> list[Sample]:
 def _key(path: Path) -> str:
     """A name for files, without the suffix."""
     return "_".join(path.with_suffix("").parts).replace(" ", "_")
-
-
-def _write_table(path: Path, rows: list[dict[str, object]]) -> None:
-    text = io.StringIO()
-    table = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    table.writeheader()
-    table.writerows(rows)
-    write_whole(path, text.getvalue().encode())
 
 
 if __name__ == "__main__":

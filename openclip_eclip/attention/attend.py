@@ -33,11 +33,7 @@ def attend(model: nn.Module, images: Tensor, texts: Tensor, method: str | None =
     Raises:
         UserError: a CoCa, a tower without positions, or one that does not have this method.
     """
-    if isinstance(model, CoCa):
-        raise UserError(
-            "attend: a CoCa reads its image by many queries, of which one is the image feature;"
-            " expected another model of open_clip."
-        )
+    refuse_coca(model)
     host = cast(HostModel, model)
     was_training = model.training
     model.eval()  # dropout and batch statistics would mix images
@@ -50,3 +46,12 @@ def attend(model: nn.Module, images: Tensor, texts: Tensor, method: str | None =
     finally:
         model.train(was_training)
     return maps.unflatten(0, (len(images), len(texts)))
+
+
+def refuse_coca(model: nn.Module) -> None:
+    """UserError: the model is a CoCa."""
+    if isinstance(model, CoCa):
+        raise UserError(
+            "attend: a CoCa reads its image by many queries, of which one is the image feature;"
+            " expected another model of open_clip."
+        )

@@ -54,8 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=METHODS,
         metavar="METHOD",
         help=(
-            f"attention methods, from {', '.join(METHODS)} (default: all that the image tower"
-            f" has); {', '.join(FLOORS)} and two priors of the data are always measured"
+            f"attention methods, from {', '.join(METHODS)} (default: similarity, and pool if the"
+            f" tower has one); {', '.join(FLOORS)} and two priors of the data are always measured"
         ),
     )
     parser.add_argument(
