@@ -59,6 +59,7 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "lock_image_unlocked_groups": AT_LEAST_0,
     "lock_text_unlocked_layers": AT_LEAST_0,
     "expert_batch_size": AT_LEAST_1,
+    "cache_crops": AT_LEAST_1,
 }
 LISTS = {
     "force_image_size": (AT_LEAST_1, (1, 2)),
@@ -74,6 +75,9 @@ NEEDS = {
     "lock_text_freeze_layer_norm": "lock_text",
     "train_data_upsampling_factors": "dataset_resampled",
     "loss_dist_impl": "siglip",
+    "cache_tokens": "freeze_image",
+    "cache_crops": "cache_tokens",
+    "cache_tokens_dtype": "cache_tokens",
 }
 REPORTERS = ("tensorboard", "wandb", "all", "none")
 SCHEDULES = ("cosine", "const", "const-cooldown")

@@ -56,6 +56,16 @@ def reject_unsupported(args: argparse.Namespace, names: tuple[str, ...]) -> None
         raise UserError(
             "--expert-data without --train-data: experts are added to batches of training data."
         )
+    for tower in ("image", "text"):
+        if getattr(args, f"freeze_{tower}") and getattr(args, f"lock_{tower}"):
+            raise UserError(
+                f"--freeze-{tower} with --lock-{tower}: two ways to freeze one tower; drop one."
+            )
+    if args.cache_tokens and args.torchcompile:
+        raise UserError(
+            "--cache-tokens with --torchcompile: a compiled tower computes everything; drop one of"
+            " them."
+        )
     _check_saving(args)
     check_own_numbers(args, eclip_parser()._actions)
     _check_methods(args, names)

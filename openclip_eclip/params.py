@@ -22,6 +22,8 @@ from .recipes import RECIPES
 
 AUTHORS = "authors"  # a value of --eclip-processor
 
+CACHE_CROPS = 4
+
 EXPERTS = ("eclip", "naive")  # methods that append mixed pairs of annotated samples
 HEATMAPS = (*EXPERTS, "align")  # methods that use heatmaps
 METHODS = ("clip", *EXPERTS, *OBJECTIVES)
@@ -45,6 +47,7 @@ def eclip_parser() -> argparse.ArgumentParser:
     add_read_arguments(data)
     _add_placebo(parser.add_argument_group("placebo, to test whether the heatmaps matter"))
     _add_saving(parser.add_argument_group("runs and checkpoints"))
+    _add_frozen(parser.add_argument_group("trained towers that stay as they are"))
     OBJECTIVES["align"].add_flags(parser.add_argument_group("--method align, --recipe eclip-plus"))
     _add_expert_views(parser.add_argument_group("--method eclip, --method naive"))
     for name, kind in OBJECTIVES.items():
@@ -239,6 +242,47 @@ def _add_saving(group: argparse._ArgumentGroup) -> None:
             "keeps the K newest checkpoints within epochs; those of whole epochs are all kept "
             "(default: 2)"
         ),
+    )
+
+
+def _add_frozen(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--freeze-image",
+        choices=("all",),
+        help=(
+            "freezes the image tower up to its positions; its attention pool and its projection are"
+            " trained (default: open_clip's --lock-image, or nothing)"
+        ),
+    )
+    group.add_argument(
+        "--freeze-text",
+        choices=("all",),
+        help=(
+            "freezes the text tower; the projection behind a tower of Hugging Face is trained"
+            " (default: open_clip's --lock-text, or nothing)"
+        ),
+    )
+    group.add_argument(
+        "--cache-tokens",
+        metavar="DIR",
+        help=(
+            "keeps what frozen parts compute in DIR, for all epochs, and for all later runs with"
+            " these weights (default: it is computed again)"
+        ),
+    )
+    group.add_argument(
+        "--cache-crops",
+        type=int,
+        metavar="K",
+        help=(
+            "number of crops of each image that --cache-tokens keeps; each epoch takes one of them"
+            f" at random (default: {CACHE_CROPS})"
+        ),
+    )
+    group.add_argument(
+        "--cache-tokens-dtype",
+        choices=("fp16", "fp32"),
+        help="type of the numbers that --cache-tokens keeps (default: fp16)",
     )
 
 

@@ -45,6 +45,7 @@ from openclip_eclip.params import (
     with_runs_dir,
 )
 from openclip_eclip.recipes import fill_batch_size, with_recipe
+from openclip_eclip.towers.frozen import freeze_image_tower, freeze_text_tower
 
 from .before_training import before_first_step, check_names, check_optimiser, check_towers
 from .finite_loss import FiniteLoss
@@ -151,6 +152,10 @@ class Patches:
             built = self.originals["create_model_and_transforms"](*args, **kwargs)
         self.built = built[0]
         require_finite(built[0].state_dict(), args[1] or args[0], self.buffers())
+        if self.session.args.freeze_image:
+            freeze_image_tower(built[0].visual)
+        if self.session.args.freeze_text:
+            freeze_text_tower(built[0])
         check_towers(self.session.args, built[0])
         if not method.is_plain:
             for objective in method.objectives:
@@ -190,6 +195,7 @@ class Patches:
 
     def create_loss(self, args: argparse.Namespace) -> torch.nn.Module:
         """open_clip's loss with the same settings, extended by mixed pairs, priming, objectives."""
+        self.session.keep_tokens(self.built)  # the towers are locked and the data known by now
         if self.session.method.is_plain:
             return self.finite.watch(self.originals["create_loss"](args))
         where = {"rank": args.rank, "world_size": args.world_size, "cache_labels": True}

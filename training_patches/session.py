@@ -22,8 +22,9 @@ from openclip_eclip.config import EClipConfig
 from openclip_eclip.data.joint_transform import JointTransform
 from openclip_eclip.data.sample import Samples
 from openclip_eclip.machine import note_machine
-from openclip_eclip.params import Method
+from openclip_eclip.params import CACHE_CROPS, Method
 from openclip_eclip.recipes import fill_schedule
+from openclip_eclip.token_cache import TokenCache, cache_frozen_parts
 
 from .announced import Announced
 from .caption_length import announce_lengths
@@ -86,6 +87,8 @@ class Session:
         self.signals, self.saver = signals, MidEpochSaver(args, signals)
         self.check_weights: Callable[[], None] = lambda: None
         self.position: dict[str, Any] | None = None  # set while a position is saved
+        self.total: int | None = None  # samples of --train-data, where they are known
+        self.caches: list[TokenCache] = []
         self.loss: Any = None
         self.model: Any = None
         self.log = RunLog(args, method)
@@ -105,7 +108,8 @@ class Session:
                 "eclip: --precision %s on a CPU can be many times slower than --precision fp32",
                 args.precision,
             )
-        transform = JointTransform(preprocess, self.config.crop_threshold)
+        crops = (args.cache_crops or CACHE_CROPS) if args.cache_tokens else None
+        transform = JointTransform(preprocess, self.config.crop_threshold, crops)
         source = train_source(
             args,
             transform,
@@ -114,6 +118,7 @@ class Session:
             heatmaps=self.method.heatmaps,
             windows=self.method.windows,
         )
+        self.total = source.total
         announce_lengths(
             args,
             "--train-data",
@@ -232,6 +237,15 @@ class Session:
         loader.worker_init_fn = ignore_in_worker
         return loader
 
+    def keep_tokens(self, model: torch.nn.Module) -> None:
+        """Compute what frozen parts of `model` give once, with --cache-tokens."""
+        args = self.args
+        if args.cache_tokens:
+            crops = args.cache_crops or CACHE_CROPS
+            images = None if self.total is None else self.total * crops
+            dtype = args.cache_tokens_dtype or "fp16"
+            self.caches = cache_frozen_parts(model, Path(args.cache_tokens), dtype, images)
+
     # ---- epochs and steps
 
     def start_epoch(
@@ -260,6 +274,8 @@ class Session:
         if self.announced is not None and self.batches.first_batch == 0:
             self.announced.end_pass(self.args)
         self.saver.end_epoch(is_evaluated)
+        for cache in self.caches:
+            cache.end_epoch()
         self._collect()
         self.log.write_views(self.all_views)
 

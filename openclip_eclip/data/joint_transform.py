@@ -107,7 +107,10 @@ class JointTransform:
         ValueError: a step would move the image without its heatmap.
     """
 
-    def __init__(self, train_transform: Any, crop_threshold: float) -> None:
+    def __init__(
+        self, train_transform: Any, crop_threshold: float, crops: int | None = None
+    ) -> None:
+        """`crops`: each sample is always shown in one of that many crops; None: in new ones."""
         # open_clip's synthetic data reads the image size from this attribute
         self.transforms = train_transform.transforms
         first, *rest = self.transforms
@@ -124,7 +127,7 @@ class JointTransform:
             )
         self.crop = SharedCrop(first)
         self.rest: list[Callable] = rest
-        self.crop_threshold = crop_threshold
+        self.crop_threshold, self.crops = crop_threshold, crops
 
     def __call__(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
@@ -62,9 +63,10 @@ def make_sample(
 ) -> Sample:
     """Make one random view of what was read; sentences whose map the crop lost are left out."""
     replacement = placebo(sample_id, heatmap) if placebo and heatmap is not None else None
-    pixels, cropped, maps = transform.with_windows(
-        image, heatmap, replacement, windows.heatmaps if windows else ()
-    )
+    with _known_crop(transform.crops, image):
+        pixels, cropped, maps = transform.with_windows(
+            image, heatmap, replacement, windows.heatmaps if windows else ()
+        )
     sample = Sample(
         pixels, tokenize([caption])[0], sample_id, cropped, delivered=heatmap is not None
     )
@@ -207,6 +209,20 @@ def seeded_randomness(seed: Sequence[int] | np.random.SeedSequence) -> Iterator[
         finally:
             random.setstate(state[0])
             np.random.set_state(state[1])
+
+
+@contextmanager
+def _known_crop(crops: int | None, image: Image.Image) -> Iterator[None]:
+    """One of `crops` views of an image, the same in every run; None: a new one each time.
+
+    The content of the image decides, so that all captions of an image share its views.
+    """
+    if crops is None:
+        yield
+        return
+    number = int(torch.randint(crops, ()))
+    with seeded_randomness([zlib.crc32(image.tobytes()), number]):
+        yield
 
 
 def stable_id(name: str) -> int:

@@ -138,11 +138,6 @@ class Align(Objective):
 
     @classmethod
     def from_args(cls, args: argparse.Namespace) -> Align:
-        if args.lock_image and args.lock_image_unlocked_groups == 0:
-            raise UserError(
-                "--lock-image with --method align: a frozen image tower cannot learn where to"
-                " attend; unlock groups with --lock-image-unlocked-groups, or drop one of them."
-            )
         if args.dacl_form == "release":
             raise UserError(
                 "--dacl-form release with --method align: that form encodes mixed images only, and"
@@ -159,6 +154,12 @@ class Align(Objective):
         if self.config.weight == 0:
             return
         visual, normed = model.visual, list[bool]()
+        if not any(parameter.requires_grad for parameter in visual.parameters()):
+            raise UserError(
+                "--lock-image with --method align: all of the image tower is frozen, so it cannot"
+                " learn where to attend; take --freeze-image all, which trains its pool and"
+                " projection, or unlock groups with --lock-image-unlocked-groups."
+            )
 
         # `normed` records a call of batch norm behind the map, where single positions go through
         hooks = [

@@ -1,0 +1,190 @@
+"""--cache-tokens: what frozen parts of a model compute is computed once and kept in files.
+
+A result is found by the content of its input, so it fits whatever data, crop or method asks for it,
+and several runs and processes share one folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import shutil
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from .config import UserError
+from .files import write_whole
+from .towers.frozen import Rows, keep_results
+
+logger = logging.getLogger(__name__)
+
+DTYPES = {"fp16": torch.float16, "fp32": torch.float32}
+CHUNK = 64 << 20  # bytes of results a file
+
+
+def cache_frozen_parts(
+    model: nn.Module, folder: Path, dtype: str, images: int | None
+) -> list[TokenCache]:
+    """Let frozen parts of `model` take from `folder` what it holds, and add what they compute.
+
+    `dtype`: one of DTYPES. `images`: number of distinct images to come, for the forecast; None if
+    not known. UserError: a tower whose results cannot be kept, or the folder cannot be used.
+    """
+    caches: list[TokenCache] = []
+
+    def make(name: str, weights: dict[str, Tensor]) -> Rows:
+        # another tower has other files
+        part = folder / f"{name}-{dtype}-{_digest(weights)}"
+        count = images if name == "image" else None
+        caches.append(TokenCache(part, DTYPES[dtype], count))
+        return caches[-1].rows
+
+    keep_results(model, make)
+    return caches
+
+
+def _digest(weights: dict[str, Tensor]) -> str:
+    digest = hashlib.blake2b(torch.__version__.encode(), digest_size=8)
+    for name, value in sorted(weights.items()):
+        digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+class TokenCache:
+    """Results by the content of their inputs; files of up to CHUNK bytes hold them."""
+
+    def __init__(self, folder: Path, dtype: torch.dtype, images: int | None) -> None:
+        self.folder, self.dtype, self.images = folder, dtype, images
+        self.where: dict[tuple[int, int], tuple[Any, int]] = {}  # key -> (file or list, row)
+        self.pending: list[Tensor] = []
+        self.pending_keys: list[tuple[int, int]] = []
+        self.files: set[str] = set()
+        self.computed = self.found = 0
+        self.name, self.announced = folder.name.split("-")[0], False
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"--cache-tokens {folder}: {error.strerror}.") from error
+        self.read_files()
+
+    def read_files(self) -> None:
+        """Take in what this folder holds, of other processes too."""
+        for path in sorted(self.folder.glob("*.safetensors")):
+            if path.name in self.files:
+                continue
+            try:
+                file = safe_open(path, "pt")
+                keys, values = file.get_tensor("keys").tolist(), file.get_slice("values")
+            except (OSError, SafetensorError) as error:
+                raise UserError(
+                    f"--cache-tokens: {path} cannot be read ({error}); remove it, and it is"
+                    " computed again."
+                ) from error
+            self.files.add(path.name)
+            for row, key in enumerate(keys):
+                self.where.setdefault((key[0], key[1]), (values, row))
+
+    @torch.no_grad()
+    def rows(self, x: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
+        """`compute(x)`, of which each row depends on the same row of `x` (B, ...) alone.
+
+        What is returned was rounded to the type of the files, whether it was found or computed.
+        """
+        keys = content_keys(x)
+        missing = {key: i for i, key in reversed(list(enumerate(keys))) if key not in self.where}
+        self.computed += len(missing)
+        self.found += len(keys) - len(missing)
+        dtype = x.dtype if x.is_floating_point() else torch.float32
+        if missing:
+            index = torch.tensor(sorted(missing.values()), device=x.device)
+            self._keep([keys[i] for i in index.tolist()], compute(x[index]).to(self.dtype).cpu())
+        stacked = torch.stack([self._row(key) for key in keys])
+        return stacked.to(x.device, dtype, non_blocking=True)
+
+    def _row(self, key: tuple[int, int]) -> Tensor:
+        holder, row = self.where[key]
+        return holder[row]
+
+    def _keep(self, keys: list[tuple[int, int]], values: Tensor) -> None:
+        if not torch.isfinite(values).all():
+            raise UserError(
+                "--cache-tokens: results that are not finite in"
+                f" {str(self.dtype).removeprefix('torch.')}; take --cache-tokens-dtype fp32."
+            )
+        size = values[0].numel() * values.element_size()
+        if not self.where and self.images is not None:
+            self._forecast(size)
+        for key, value in zip(keys, values):
+            self.where[key] = (self.pending, len(self.pending))
+            self.pending.append(value)
+        self.pending_keys += keys
+        if len(self.pending) * size >= CHUNK:
+            self.write()
+
+    def _forecast(self, size: int) -> None:
+        assert self.images is not None, "the caller has checked it"
+        total, free = size * self.images, shutil.disk_usage(self.folder).free
+        logger.info(
+            "eclip: --cache-tokens: %.3g kB an image, %.3g MB for %d images, in %s",
+            size / 1e3,
+            total / 1e6,
+            self.images,
+            self.folder,
+        )
+        if total > free:
+            raise UserError(
+                f"--cache-tokens {self.folder}: {total / 1e9:.1f} GB are needed, {free / 1e9:.1f}"
+                " GB are free; name a folder on another disk, lower --cache-crops, or drop"
+                " --cache-tokens."
+            )
+
+    def end_epoch(self) -> None:
+        """Write, and say once how much was found."""
+        self.write()
+        if self.computed or not self.announced:
+            logger.info(
+                "eclip: --cache-tokens, %s: %d computed, %d found",
+                self.name,
+                self.computed,
+                self.found,
+            )
+        self.announced, self.computed, self.found = True, 0, 0
+
+    def write(self) -> None:
+        """Write what is not in a file yet, and read what other processes wrote."""
+        if self.pending:
+            path = self.folder / f"{uuid.uuid4().hex}.safetensors"
+            tensors = {"keys": torch.tensor(self.pending_keys), "values": torch.stack(self.pending)}
+            try:
+                write_whole(path, save(tensors))
+            except OSError as error:
+                raise UserError(f"--cache-tokens {path}: {error.strerror}.") from error
+            for key in self.pending_keys:
+                del self.where[key]
+            self.pending, self.pending_keys = [], []
+        self.read_files()
+
+
+def content_keys(x: Tensor) -> list[tuple[int, int]]:
+    """Two 64-bit numbers for the content of each row of `x` (B, ...), on any device.
+
+    Sums modulo 2^64 of the elements' bits times fixed random odd numbers: no order of summation
+    changes them.
+    """
+    flat = x.detach().flatten(1).contiguous()
+    bits = flat.view(
+        {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[flat.element_size()]
+    ).long()
+    generator = torch.Generator().manual_seed(0x1C11)
+    odd = torch.randint(-(2**62), 2**62, (2, bits.shape[1]), generator=generator) * 2 + 1
+    odd = odd.to(x.device)
+    first, second = ((bits * factor).sum(dim=1).tolist() for factor in odd)
+    return list(zip(first, second))

