@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from ...data.images.options import read_options
 from ...data.images.read import read_frame
 from ...data.sample import read_image
 from ...data.tables.missing_text import is_missing
-from ...metrics.grounding import TOLERANCE, widen
+from ...metrics.grounding import TOLERANCE
 from ...metrics.pointing import marked_region
 from ..inputs.eval_set import EvalSet, read_eval_set, with_reports
 from ..inputs.heatmaps import join_heatmaps, join_windows, read_phrases, read_whole_heatmap
@@ -29,36 +30,55 @@ LEFT, RIGHT = (re.compile(rf"\b{side}\b", re.IGNORECASE) for side in ("left", "r
 
 @dataclass
 class Phrase:
-    """A phrase of the image in row `row` of the data set."""
+    """A phrase of the image in row `row` of the data set; made by `make_phrase`."""
 
     id: str
     row: int
     text: str
-    target: np.ndarray  # uint8 (h, w), maximum 255; all zero: no region
-    tolerance: float  # pixels of `target` that are 15 pixels of the image
+    packed: bytes  # of the map; thousands of them would not fit into memory as arrays
+    shape: tuple[int, ...]
+    tolerance: float  # pixels of the map that are 15 pixels of the image
+    share: float  # of the map's pixels that are in the region; 0: no region
+    left: float  # 1 if the centre of the region is in the left half, 0 in the right, else 0.5
 
     @property
-    def grounded(self) -> bool:
-        return bool(self.target.any())
+    def target(self) -> np.ndarray:
+        """The map, uint8 (h, w), maximum 255; all zero: no region."""
+        return np.frombuffer(zlib.decompress(self.packed), np.uint8).reshape(self.shape)
 
     @property
     def region(self) -> np.ndarray:
-        return marked_region(self.target) if self.grounded else np.zeros(self.target.shape, bool)
+        return _region(self.target)
 
     @property
-    def widened(self) -> np.ndarray:
-        return widen(self.region, self.tolerance)
+    def grounded(self) -> bool:
+        return self.share > 0
 
     @property
     def size(self) -> str:
-        share = self.region.mean()
-        return SIZES[int(share >= SMALL) + int(share >= LARGE)]
+        return SIZES[int(self.share >= SMALL) + int(self.share >= LARGE)]
 
     @property
     def side(self) -> str | None:
         """The side that the phrase names, "left" or "right"; None for neither or both."""
         left, right = (bool(side.search(self.text)) for side in (LEFT, RIGHT))
         return None if left == right else "left" if left else "right"
+
+
+def make_phrase(id: str, row: int, text: str, target: np.ndarray, tolerance: float) -> Phrase:
+    """A phrase with its map, uint8 (h, w), maximum 255, all zero for no region."""
+    region = _region(target)
+    left = 0.5
+    if region.any():
+        centre = (np.nonzero(region)[1] + 0.5).mean() / region.shape[1]
+        left = float(centre < 0.5) + 0.5 * float(centre == 0.5)
+    packed = zlib.compress(target.tobytes(), 1)
+    share = float(region.mean())
+    return Phrase(id, row, text, packed, target.shape, tolerance, share, left)
+
+
+def _region(target: np.ndarray) -> np.ndarray:
+    return marked_region(target) if target.any() else np.zeros(target.shape, bool)
 
 
 @dataclass
@@ -133,7 +153,7 @@ def _read_row(data: EvalSet, row: int, text_column: str, windows: bool) -> list[
     for number, (text, map_) in enumerate(zip(texts, maps, strict=True)):
         target = reduce_map(map_)
         tolerance = TOLERANCE * target.shape[1] / width
-        result.append(Phrase(f"{data.ids[row]}#{number}", row, text, target, tolerance))
+        result.append(make_phrase(f"{data.ids[row]}#{number}", row, text, target, tolerance))
     return result
 
 

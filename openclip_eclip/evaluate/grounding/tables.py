@@ -125,7 +125,7 @@ def by_size(scores: dict[str, Scores], data: GroundingSet, seed: int) -> tuple[A
 def by_side(scores: dict[str, Scores], data: GroundingSet) -> tuple[Any, Table | None]:
     """Where maps have their maximum, if the phrase names a side; None without such phrases."""
     sides = np.array([data.phrases[i].side or "" for i in data.grounded])
-    centres = np.array([_left_share(data.phrases[i].region) for i in data.grounded])
+    centres = np.array([data.phrases[i].left for i in data.grounded])
     if not (sides != "").any():
         return {}, None
     values: dict[str, Any] = {}
@@ -153,12 +153,6 @@ def by_side(scores: dict[str, Scores], data: GroundingSet) -> tuple[Any, Table |
         " whose left is meant. In a frontal radiograph the patient's left is on the right."
     )
     return values, Table("Left and right", [*columns, "on the region's side"], rows, note)
-
-
-def _left_share(region: np.ndarray) -> float:
-    """1 if the centre of the region is in the left half of the image, 0 in the right, else 0.5."""
-    centre = (np.nonzero(region)[1] + 0.5).mean() / region.shape[1]
-    return float(centre < 0.5) + 0.5 * float(centre == 0.5)
 
 
 def without_region(

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ...attention.attend import refuse_coca
 from ...config import UserError
 from ...subcommands import seed
 from ..inputs.encoder import Encoder
@@ -23,7 +24,7 @@ from ..options import (
     read_encoder,
 )
 from ..output.result import Result
-from .attention import FLOORS, METHODS, default_methods
+from .attention import FLOORS, METHODS, PhraseAttention, default_methods
 from .examples import draw_examples
 from .measure import GRID, METRICS, Scores, measure
 from .phrases import GroundingSet, read_grounding_set
@@ -99,13 +100,17 @@ def run(args: argparse.Namespace) -> Result:
         validation = read_grounding_set(args, args.threshold_data, None, options.skip_bad)
         refuse_shared_images(data, validation)
     encoder = read_encoder(args)
+    refuse_coca(encoder.model)
     methods = args.methods or default_methods(encoder)
-    scores = measure(encoder, data, methods, options.batch_size, args.seed)
-    best = {}
-    if validation is not None:
-        best = best_thresholds(measure(encoder, validation, methods, options.batch_size, args.seed))
+    sets = [data] if validation is None else [data, validation]
+    texts = (phrase.text for one in sets for phrase in one.phrases)
+    attention = PhraseAttention(encoder, texts, options.batch_size)
+    scores, *of_validation = (
+        measure(attention, one, methods, options.batch_size, args.seed) for one in sets
+    )
+    best = best_thresholds(of_validation[0]) if of_validation else {}
     result = _result(args, encoder, data, scores, best)
-    result.examples = draw_examples(encoder, data, methods, args.seed)
+    result.examples = draw_examples(attention, data, methods, args.seed)
     return result
 
 

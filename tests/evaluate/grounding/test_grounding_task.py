@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from open_clip import CoCa
 from open_clip.model import _build_vision_tower
 from PIL import Image
 from torch import Tensor
@@ -148,16 +149,20 @@ def test_known_attention_points_always_or_never(
 def test_patients_limit_and_bad_input(
     squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
+    test = str(squares / "test.csv")
     record = measured(squares, tmp_path / "p", monkeypatch, "--patient-column", "person")
     assert record["values"]["patients"] == 3
     with np.load(tmp_path / "p" / "predictions.npz") as arrays:
         assert arrays["patient"].tolist() == [name for name in "012" for _ in range(4)]
         assert arrays["score"].shape == (12, 5) and np.isfinite(arrays["score"]).all()
+    coca = SimpleNamespace(model=CoCa.__new__(CoCa))
+    monkeypatch.setattr(task, "read_encoder", lambda args: coca)
+    assert main(["grounding", "--model", "toy", "--out", str(tmp_path / "c"), "--data", test]) == 2
+    assert "a CoCa reads its image by many queries" in capsys.readouterr().err
     limited = measured(squares, tmp_path / "l", monkeypatch, "--limit", "3")["values"]
     assert limited["images"] == 3 and limited["phrases"] == 9
     capsys.readouterr()
     common = ["grounding", "--model", "toy", "--out", str(tmp_path / "e"), "--data"]
-    test = str(squares / "test.csv")
     for flags, message in (
         ((test, "--limit", "1"), "--limit 1: expected at least 2 images"),
         ((test, "--methods", "pool"), "has no learned attention pool"),
@@ -169,6 +174,41 @@ def test_patients_limit_and_bad_input(
     ):
         assert main([*common, *flags]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_each_image_and_each_text_is_encoded_once(
+    squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the last phrase of an image would be in the next batch; scores are the same."""
+    images, texts = [], []
+
+    class Counting(ToyEncoder):
+        def to_input(self, values: Tensor) -> Tensor:
+            images.append(len(values))
+            return super().to_input(values)
+
+        def encode_texts(self, tokens: Tensor) -> Tensor:
+            texts.append(len(tokens))
+            return super().encode_texts(tokens)
+
+    toy = toy_encoder(wrong=False)
+    toy.__class__ = Counting
+    monkeypatch.setattr(task, "read_encoder", lambda args: toy)
+    monkeypatch.setattr(task, "draw_examples", lambda *args: [])
+    seen = []
+    for size in ("4", "7", "1"):
+        out = tmp_path / size
+        flags = ["--data", str(squares / "test.csv"), "--batch-size", size, "--out", str(out)]
+        assert (
+            main(["grounding", "--model", "toy", *flags, "--methods", "similarity", "gradcam"]) == 0
+        )
+        # two methods; "green square", "blue square", and the red one on either side
+        assert sum(images) == 2 * 6 and sum(texts) == 4
+        with np.load(out / "predictions.npz") as arrays:
+            seen.append(arrays["score"])
+        images.clear(), texts.clear()
+    np.testing.assert_allclose(seen[0], seen[1], atol=1e-5)
+    np.testing.assert_allclose(seen[0], seen[2], atol=1e-5)
 
 
 @pytest.mark.slow
