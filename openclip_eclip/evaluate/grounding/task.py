@@ -7,10 +7,12 @@ on the same phrases. Maps are enlarged bilinearly to the grid of the region.
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ...annotations.formats import add_format_arguments
 from ...attention.attend import refuse_coca
 from ...config import UserError
 from ...subcommands import seed
@@ -24,6 +26,7 @@ from ..options import (
     read_encoder,
 )
 from ..output.result import Result
+from .annotators import ANOTHER, annotator_scores
 from .attention import FLOORS, METHODS, PhraseAttention, default_methods
 from .examples import draw_examples
 from .measure import GRID, METRICS, Scores, measure
@@ -40,7 +43,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser)
     parser.add_argument(
         "--data",
-        required=True,
         metavar="TABLE",
         help=(
             "data set with sentence windows (column windows, or members of shards): phrases with a"
@@ -49,6 +51,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ),
     )
     add_heatmap_arguments(parser)
+    parser.add_argument(
+        "--annotations",
+        type=Path,
+        nargs="+",
+        metavar="SRC",
+        help=(
+            "annotation files, or folders of them, instead of --data: a table of phrases, or any"
+            " format with drawings that `prepare annotations` reads; needs --images"
+        ),
+    )
+    parser.add_argument(
+        "--images",
+        type=Path,
+        metavar="FOLDER|TABLE",
+        help="images of --annotations: a folder (with its folders), or a table of image files",
+    )
+    parser.add_argument(
+        "--phrases",
+        metavar="TEMPLATE|FILE",
+        help=(
+            "phrases for the classes of --annotations: a template such as 'a {c}', or a JSON file"
+            " {class: phrase} (default: the names of the classes)"
+        ),
+    )
+    add_format_arguments(parser, gaze=False)
     parser.add_argument(
         "--methods",
         nargs="+",
@@ -93,6 +120,10 @@ def run(args: argparse.Namespace) -> Result:
         raise UserError("grounding runs in one process; start it without torchrun.")
     if args.limit is not None and args.limit < 2:
         raise UserError(f"--limit {args.limit}: expected at least 2 images.")
+    if (args.data is None) == (args.annotations is None):
+        raise UserError("grounding: expected either --data or --annotations.")
+    if (args.images is None) != (args.annotations is None):
+        raise UserError("grounding: --annotations and --images belong together; expected both.")
     options = read_encode_options(args)
     data = read_grounding_set(args, args.data, args.heatmaps, options.skip_bad)
     validation = None
@@ -134,21 +165,24 @@ def _result(
     best: dict[str, int],
 ) -> Result:
     groups = data.groups[data.grounded]
+    human = annotator_scores(data)
+    with_human = {**scores, ANOTHER: human} if human else scores
     values: dict[str, Any] = {
         "images": len({phrase.row for phrase in data.phrases}),
         "phrases": len(data.phrases),
         "phrases_with_region": len(data.grounded),
         f"{data.group_kind}s": len(np.unique(data.groups)),
-        "methods": method_values(scores, groups, args.seed, best),
+        "methods": method_values(with_human, groups, args.seed, best),
         "best_thresholds": {name: GRID[i] for name, i in best.items()},
     }
-    values["sizes"], sizes = by_size(scores, data, args.seed)
+    values["sizes"], sizes = by_size(with_human, data, args.seed)
     values["sides"], sides = by_side(scores, data)
     values["without_region"], empty = without_region(scores, data, args.seed)
     extra = [table for table in (sides, empty) if table is not None]
     settings = {
         **encoder.facts,
-        "data": str(args.data),
+        "data": str(data.data.path) if args.data is None else args.data,
+        "annotations": [str(source) for source in args.annotations or ()],
         "test_set_hash": data.data.content_hash(),
         "protocol": PROTOCOL,
         "methods": [name for name in scores],
@@ -164,6 +198,7 @@ def _result(
         "The image is squashed to the model's size; maps are enlarged bilinearly to the grid of"
         " the region. A pixel is in the region from half of its map's maximum on.",
         f"predictions.npz, which `compare` reads, holds the scores of {first!r}.",
+        *(f"Annotations left out, {reason}: {n}." for reason, n in data.left_out.items()),
         *_undefined(scores),
     ]
     return Result(
