@@ -17,7 +17,7 @@ from ...attention.attend import refuse_coca
 from ...config import UserError
 from ...subcommands import seed
 from ..inputs.encoder import Encoder
-from ..inputs.features import rank_and_size
+from ..inputs.features import refuse_processes
 from ..options import (
     add_heatmap_arguments,
     add_model_arguments,
@@ -116,8 +116,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> Result:
     """Measure all methods and priors. UserError: flags or data that do not fit."""
-    if rank_and_size()[1] > 1:
-        raise UserError("grounding runs in one process; start it without torchrun.")
+    refuse_processes("grounding")
     if args.limit is not None and args.limit < 2:
         raise UserError(f"--limit {args.limit}: expected at least 2 images.")
     if (args.data is None) == (args.annotations is None):
