@@ -34,6 +34,10 @@ class Format(NamedTuple):
     module: str
     summary: str
 
+    @property
+    def is_gaze(self) -> bool:
+        return self.module.startswith("eye.")
+
 
 # asked in this order; a general form comes after the special ones that look like it
 FORMATS = (
@@ -54,6 +58,7 @@ FORMATS = (
     Format("bids-eye", "eye.bids", "BIDS eye tracking: _physio.tsv.gz with sidecar and _events"),
     Format("gaze-matlab", "eye.matlab", "MATLAB structs of fixations, such as those of OSIE"),
     Format("gaze-table", "eye.table", "CSV or TSV of fixations or samples, any column names"),
+    Format("phrases", "drawn.phrase_table", "tables of phrases with boxes, outlines or masks"),
     Format("boxes", "drawn.boxes", "tables of boxes: VinDr-CXR, NIH, RSNA, or any column names"),
     Format("masks", "drawn.masks", "folders of mask pictures"),
 )
@@ -69,14 +74,15 @@ def module_of(form: Format) -> ModuleType:
     return import_module(f"{__package__}.{form.module}")
 
 
-def add_format_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add --annotation-format and the flags of all formats."""
+def add_format_arguments(parser: argparse.ArgumentParser, gaze: bool = True) -> None:
+    """Add --annotation-format and the flags of all formats; of drawings alone without `gaze`."""
+    forms = [form for form in FORMATS if gaze or not form.is_gaze]
     parser.add_argument(
         "--annotation-format",
-        choices=[form.name for form in FORMATS],
+        choices=[form.name for form in forms],
         help="format of SRC (default: recognised from the files)",
     )
-    for form in FORMATS:
+    for form in forms:
         module = module_of(form)
         if hasattr(module, "add_arguments"):
             module.add_arguments(parser)

@@ -68,4 +68,13 @@ class Recording:
     quality: tuple[tuple[str, float], ...] = ()
 
 
-Record = Drawing | Recording
+@dataclass(frozen=True, eq=False, slots=True)
+class Absent:
+    """A phrase that a file names for an image without a region."""
+
+    image: str
+    label: str
+    where: str
+
+
+Record = Drawing | Recording | Absent

@@ -16,6 +16,20 @@ def auroc(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
     return auroc_of_rows(labels, scores)(np.arange(len(labels)))
 
 
+def shares_outside(scores: np.ndarray, inside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(above, reached): of the scores outside, the share above each score inside, and from it on.
+
+    `scores` (N,) and `inside` (N,) bool, neither all nor none; results in the order of those
+    inside. The scores outside are sorted, which takes a third of the time of an order of all.
+    """
+    found, outside = scores[inside], np.sort(scores[~inside])
+    shares = [
+        (len(outside) - np.searchsorted(outside, found, side=side)) / len(outside)
+        for side in ("right", "left")
+    ]
+    return shares[0], shares[1]
+
+
 def auroc_of_rows(labels: np.ndarray, scores: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
     """`auroc` as a function of row numbers; it sorts only once for all draws of a bootstrap.
 

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.ndimage import distance_transform_edt, label
 
+from .auroc import shares_outside
+
 TOLERANCE = 15  # pixels of the image: the pointing game's
 THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5)  # of mIoU and Dice
 FPR_LIMIT = 0.3  # of AUPRO
@@ -85,17 +87,15 @@ def aupro(attention: np.ndarray, region: np.ndarray, limit: float = FPR_LIMIT) -
     if region.all() or not region.any():
         return np.nan
     parts, count = label(region, structure=np.ones((3, 3)))
-    weight = (1 / np.maximum(np.bincount(parts.ravel()), 1) / count)[parts.ravel()]
-    inside, order = region.ravel(), np.argsort(-attention, axis=None, kind="stable")
-    values = attention.ravel()[order]
-    last_of_tie = np.flatnonzero(np.r_[np.diff(values) != 0, True])
-    overlap = np.where(inside, weight, 0)[order].cumsum()[last_of_tie]
-    rate = (~inside)[order].cumsum()[last_of_tie] / (~inside).sum()
-    overlap, rate = np.r_[0, overlap], np.r_[0, rate]
-    below = rate <= limit
-    at_limit = np.interp(limit, rate, overlap)
-    area = np.trapezoid(np.r_[overlap[below], at_limit], np.r_[rate[below], limit])
-    return float(area / limit)
+    part = parts[region]
+    weight = 1 / np.bincount(part)[part] / count
+    # a pixel adds its weight from `above` on, linearly until `reached`: between them are its ties
+    above, reached = shares_outside(attention.ravel(), region.ravel())
+    width = reached - above
+    rise = np.minimum(limit, reached) - above
+    found = np.divide(rise, width, out=np.ones_like(width), where=width > 0)
+    area = np.where(above < limit, rise * found / 2 + np.maximum(limit - reached, 0), 0)
+    return float((weight * area).sum() / limit)
 
 
 def false_alarm_rate(

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .auroc import auroc
+from .auroc import shares_outside
 
 EPSILON = 2.2204e-16  # of the benchmark's KL
 
@@ -35,7 +35,10 @@ def auc_judd(attention: np.ndarray, region: np.ndarray) -> float:
 
     Ties count half. NaN if all or no pixels are marked.
     """
-    return float(auroc(region.reshape(-1, 1), attention.reshape(-1, 1))[0])
+    if region.all() or not region.any():
+        return np.nan
+    above, reached = shares_outside(attention.ravel(), region.ravel())
+    return float(1 - (above + reached).mean() / 2)
 
 
 def cc(attention: np.ndarray, gaze: np.ndarray) -> float:
@@ -57,5 +60,6 @@ def kl(attention: np.ndarray, gaze: np.ndarray) -> float:
         return np.nan
     share = attention - min(attention.min(), 0)
     share = share / share.sum() if share.any() else np.full(gaze.shape, 1 / gaze.size)
-    expected = gaze / gaze.sum()
+    some = gaze > 0
+    expected, share = gaze[some] / gaze.sum(), share[some]
     return float((expected * np.log(EPSILON + expected / (share + EPSILON))).sum())

@@ -49,7 +49,7 @@ def _write(item: Item, options: Options) -> Written:
     image, frame = read_small_picture(
         item.image, options.size, options=options.reading, colour=item.colour
     )
-    original, orientation = _annotated_grid(item, frame)
+    original, orientation = annotated_grid(item, frame)
     if (
         options.size is None
         and item.image.suffix.lower() in (".jpg", ".jpeg")
@@ -72,7 +72,7 @@ def _write(item: Item, options: Options) -> Written:
     return Written(content, png, windows, tuple(notes), _scanpath(item, original, orientation))
 
 
-def _annotated_grid(item: Item, frame: Frame) -> tuple[tuple[int, int], int]:
+def annotated_grid(item: Item, frame: Frame) -> tuple[tuple[int, int], int]:
     """(height, width) of the pixel grid of all positions, and the orientation of that grid.
 
     Positions count the stored pixels. If only the upright image has the size of the tables, they

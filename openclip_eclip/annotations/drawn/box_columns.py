@@ -63,20 +63,20 @@ class BoxColumns:
 
 def guess_columns(header: Sequence[str]) -> BoxColumns | None:
     """The columns of a header; None if there is no image, or no box, or it is a table of gaze."""
-    names = {simplify(name): name for name in reversed(header)}
+    names = simplified(header)
     if any(GAZE.search(name) for name in names):
         return None
-    image = _first(names, IMAGE)
+    image = first_of(names, IMAGE)
     for forms, corners in ((CORNERS, True), (SIDES, False)):
         box = _four(names, forms)
         if image and box:
-            size = tuple(_first(names, usual) for usual in IMAGE_SIDES) if corners else ()
+            size = tuple(first_of(names, usual) for usual in IMAGE_SIDES) if corners else ()
             return BoxColumns(
                 image,
                 box,
                 corners,
-                _first(names, LABEL),
-                _first(names, ANNOTATOR),
+                first_of(names, LABEL),
+                first_of(names, ANNOTATOR),
                 size if all(size) else (),
             )
     return None
@@ -108,7 +108,13 @@ def simplify(name: str) -> str:
     return re.sub(r"[\W_]+", "", name.lower())
 
 
-def _first(names: dict[str, str], usual: Sequence[str]) -> str:
+def simplified(header: Sequence[str]) -> dict[str, str]:
+    """{simplified name: name}; the first of several counts."""
+    return {simplify(name): name for name in reversed(header)}
+
+
+def first_of(names: dict[str, str], usual: Sequence[str]) -> str:
+    """The name of the column that has one of the `usual` names, the first of them; "" for none."""
     return next((names[name] for name in usual if name in names), "")
 
 

@@ -57,10 +57,10 @@ def claims(path: Path, head: bytes) -> bool:
     """Whether the header has an image and a box, and nothing of a table of gaze."""
     if not path.name.lower().endswith(SUFFIXES):
         return False
-    return guess_columns(_header(path)) is not None
+    return guess_columns(read_header(path)) is not None
 
 
-def _header(path: Path) -> list[str]:
+def read_header(path: Path) -> list[str]:
     """The names in the first line that is not blank; [] if the file cannot be read."""
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
@@ -89,16 +89,17 @@ def read(
     if form and not given:
         raise UserError(f"--box-form {form} without --box-columns; expected both.")
     for path in files:
-        columns = named_columns(given, form) if given else guess_columns(_header(path))
+        columns = named_columns(given, form) if given else guess_columns(read_header(path))
         if columns is None:
             raise UserError(
-                f"{path}: no columns of an image and a box among {show(_header(path))}; name them"
-                " with --box-columns image,xmin,ymin,xmax,ymax[,label[,annotator]]."
+                f"{path}: no columns of an image and a box among {show(read_header(path))}; name"
+                " them with --box-columns image,xmin,ymin,xmax,ymax[,label[,annotator]]."
             )
-        yield from _drawings(path, columns, leave_out)
+        yield from drawings(path, columns, leave_out)
 
 
-def _drawings(path: Path, columns: BoxColumns, leave_out: LeaveOut) -> Iterator[Drawing]:
+def drawings(path: Path, columns: BoxColumns, leave_out: LeaveOut) -> Iterator[Drawing]:
+    """One drawing for each row with a box. UserError: see `read`."""
     frame, _, lines = read_table_text(path, sniff_separator(path), used=columns.used)
     for name in columns.used:
         if name not in frame:

@@ -99,7 +99,7 @@ def _read_file(path: Path, leave_out: LeaveOut) -> Iterator[Drawing]:
             )
         drawn.add(record["image_id"])
         label = _label(record, names, where)
-        shape = _shape(record, picture.size, where, leave_out)
+        shape = read_shape(record, picture.size, where, leave_out)
         if shape is not None:
             annotator = next(
                 (name_of(record[key], key, where) for key in ANNOTATOR if key in record), ""
@@ -148,7 +148,7 @@ def _label(record: dict[str, Any], names: dict[int | str, str], where: str) -> s
     return names[own]
 
 
-def _shape(
+def read_shape(
     record: dict[str, Any], size: tuple[int, int] | None, where: str, leave_out: LeaveOut
 ) -> Annotation | None:
     """The shape of an annotation; None if it has none, which is counted."""

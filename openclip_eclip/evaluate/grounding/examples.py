@@ -12,9 +12,8 @@ from PIL import Image
 
 from ...data.sample import read_image
 from ...metrics.grounding import rescaled
-from ..inputs.encoder import Encoder
 from ..output.result import Example
-from .attention import attention_maps
+from .attention import PhraseAttention
 from .measure import enlarge
 from .phrases import GroundingSet
 
@@ -23,27 +22,26 @@ HEIGHT = 160  # pixels of a panel
 
 
 def draw_examples(
-    encoder: Encoder, data: GroundingSet, methods: Sequence[str], seed: int
+    attention: PhraseAttention, data: GroundingSet, methods: Sequence[str], seed: int
 ) -> list[Example]:
     """At most COUNT phrases with a region: the image, the expert's map, and each method's map."""
     rng = np.random.default_rng(seed)
     chosen = np.sort(rng.permutation(data.grounded)[:COUNT])
-    return [_draw(encoder, data, data.phrases[i].id, int(i), methods) for i in chosen]
+    return [_draw(attention, data, data.phrases[i].id, int(i), methods) for i in chosen]
 
 
 def _draw(
-    encoder: Encoder, data: GroundingSet, name: str, index: int, methods: Sequence[str]
+    attention: PhraseAttention, data: GroundingSet, name: str, index: int, methods: Sequence[str]
 ) -> Example:
     phrase, images = data.phrases[index], data.data
     image = read_image(images.read(phrase.row), images.name(phrase.row), "RGB", images.reading)
-    pixels = encoder.whole_image_transform()(image)[None]
+    pixels = attention.encoder.whole_image_transform()(image)[None]
     width = max(1, round(HEIGHT * image.width / image.height))
     panel = np.asarray(image.resize((width, HEIGHT)), np.float64) / 255
     size = panel.shape[:2]
     maps = [enlarge(torch.from_numpy(phrase.target.astype(np.float32)), size)]
     maps += [
-        enlarge(attention_maps(encoder, pixels, [phrase.text], method)[0], size)
-        for method in methods
+        enlarge(attention.maps(method, pixels, [phrase.text], [0])[0], size) for method in methods
     ]
     colour = colormaps["viridis"]
     panels = [panel, *(0.5 * panel + 0.5 * colour(rescaled(map_))[..., :3] for map_ in maps)]

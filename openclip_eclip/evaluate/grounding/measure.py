@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 import torch
@@ -20,10 +21,11 @@ from ...metrics.grounding import (
     on_left_side,
     overlaps,
     pointing_game,
+    widen,
 )
 from ...metrics.saliency import auc_judd, cc, kl, nss
 from ..inputs.encoder import Encoder
-from .attention import FLOORS, attention_maps
+from .attention import FLOORS, PhraseAttention
 from .phrases import GroundingSet, Phrase
 from .priors import PRIORS, prior_maps
 
@@ -48,27 +50,28 @@ class Scores:
 
 
 def measure(
-    encoder: Encoder, data: GroundingSet, methods: Sequence[str], batch_size: int, seed: int
+    attention: PhraseAttention,
+    data: GroundingSet,
+    methods: Sequence[str],
+    batch_size: int,
+    seed: int,
 ) -> dict[str, Scores]:
-    """{method, floor or prior: its scores}. UserError: as `attention_maps`, or NaN in a map."""
+    """{method, floor or prior: its scores}. UserError: as `maps`, or NaN in a map."""
     names = [*dict.fromkeys([*methods, *FLOORS])]
     rows: dict[str, list[tuple[np.ndarray, ...]]] = {name: [] for name in (*names, *PRIORS)}
     peaks: dict[str, list[float]] = {name: [] for name in names}
     empty: dict[str, list[float]] = {name: [] for name in names}
-    priors, pixels = prior_maps(data, seed), _PixelReader(encoder, data)
-    starts = range(0, len(data.phrases), batch_size)
-    for first in tqdm(starts, desc="maps", unit="batch", disable=None):
-        batch = data.phrases[first : first + batch_size]
-        stacked = pixels.stack(batch)
-        maps = {
-            name: attention_maps(encoder, stacked, [phrase.text for phrase in batch], name)
-            for name in names
-        }
+    priors, read = prior_maps(data, seed), _PixelReader(attention.encoder, data)
+    for batch in tqdm(batches(data.phrases, batch_size), desc="maps", unit="batch", disable=None):
+        numbers = {row: i for i, row in enumerate(dict.fromkeys(phrase.row for phrase in batch))}
+        pixels = torch.stack([read(row) for row in numbers])
+        texts, image = [phrase.text for phrase in batch], [numbers[phrase.row] for phrase in batch]
+        maps = {name: attention.maps(name, pixels, texts, image) for name in names}
         for name, of_method in maps.items():
             if not torch.isfinite(of_method).all():
                 raise UserError(
                     f"method {name}: a map with NaN or infinite values; with --precision"
-                    f" {encoder.precision} try fp32, else the weights may be damaged."
+                    f" {attention.encoder.precision} try fp32, else the weights may be damaged."
                 )
         for i, phrase in enumerate(batch):
             own = {name: of_method[i] for name, of_method in maps.items()}
@@ -87,22 +90,30 @@ def measure(
     }
 
 
+def batches(phrases: Sequence[Phrase], size: int) -> list[list[Phrase]]:
+    """Phrases in their order, at most `size` in a batch; an image is in one batch alone.
+
+    So the image tower runs once for each image. An image with more phrases is a batch by itself.
+    """
+    result: list[list[Phrase]] = []
+    for _, group in groupby(phrases, key=lambda phrase: phrase.row):
+        of_image = list(group)
+        if result and len(result[-1]) + len(of_image) <= size:
+            result[-1] += of_image
+        else:
+            result.append(of_image)
+    return result
+
+
 class _PixelReader:
-    """Reads the images of phrases, squashed to the model's size; the last one is kept."""
+    """Reads images, squashed to the model's size."""
 
     def __init__(self, encoder: Encoder, data: GroundingSet) -> None:
         self.data, self.transform = data.data, encoder.whole_image_transform()
-        self.row, self.pixels = -1, torch.empty(0)
 
-    def stack(self, phrases: Sequence[Phrase]) -> Tensor:
-        return torch.stack([self._read(phrase.row) for phrase in phrases])
-
-    def _read(self, row: int) -> Tensor:
-        if row != self.row:
-            data = self.data
-            image = read_image(data.read(row), data.name(row), "RGB", data.reading)
-            self.row, self.pixels = row, self.transform(image)
-        return self.pixels
+    def __call__(self, row: int) -> Tensor:
+        data = self.data
+        return self.transform(read_image(data.read(row), data.name(row), "RGB", data.reading))
 
 
 def enlarge(map_: Tensor, size: tuple[int, ...]) -> np.ndarray:
@@ -113,7 +124,8 @@ def enlarge(map_: Tensor, size: tuple[int, ...]) -> np.ndarray:
 
 def score_phrase(phrase: Phrase, maps: dict[str, Tensor]) -> dict[str, tuple[np.ndarray, ...]]:
     """{name: (values, IoU and Dice over GRID, left)} of the maps (h, w) of one phrase."""
-    region, near, gaze = phrase.region, phrase.widened, phrase.target.astype(np.float64)
+    gaze, region = phrase.target.astype(np.float64), phrase.region
+    near = widen(region, phrase.tolerance)
     at = np.isin(GRID, THRESHOLDS)
     scored: dict[str, tuple[np.ndarray, ...]] = {}
     for name, map_ in maps.items():

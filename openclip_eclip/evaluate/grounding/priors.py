@@ -24,14 +24,12 @@ def prior_maps(data: GroundingSet, seed: int) -> Iterator[dict[str, np.ndarray]]
     rows = data.grounded
     maps = np.stack([_on_grid(data.phrases[i].target) for i in rows])
     _, group = np.unique(data.groups[rows], return_inverse=True)
-    sums = np.zeros((group.max() + 1, *GRID))
-    np.add.at(sums, group, maps)
-    total, counts = sums.sum(0), np.bincount(group)
-    rng = np.random.default_rng(seed)
+    total, rng = maps.sum(0, dtype=np.float64), np.random.default_rng(seed)
     for own in group:
-        mean = (total - sums[own]) / (len(rows) - counts[own])
-        donor = rng.choice(np.flatnonzero(group != own))
-        yield {MEAN_MAP: mean.astype(np.float32), OTHER_MAP: maps[donor]}
+        others = group != own
+        rest = total - maps[~others].sum(0, dtype=np.float64)
+        donor = rng.choice(np.flatnonzero(others))
+        yield {MEAN_MAP: (rest / others.sum()).astype(np.float32), OTHER_MAP: maps[donor]}
 
 
 def _on_grid(target: np.ndarray) -> np.ndarray:

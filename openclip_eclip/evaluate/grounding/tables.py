@@ -11,8 +11,11 @@ from ...metrics.auroc import auroc
 from ...metrics.bootstrap import bootstrap_interval
 from ...metrics.grounding import SENSITIVITY, false_alarm_rate
 from ..output.result import Cell, Table, with_interval
+from .annotators import ANOTHER
+from .attention import FLOORS
 from .measure import GRID, METRICS, OVERLAP_METRICS, POINTING_15, SALIENCY_METRICS, Scores
 from .phrases import LARGE, SIZES, SMALL, GroundingSet
+from .priors import PRIORS
 
 BEST_IOU, BEST_DICE = "IoU, best threshold", "Dice, best threshold"
 SIDES = ("left", "right")
@@ -72,9 +75,15 @@ def method_tables(values: dict[str, Named], unit: str, best: dict[str, int]) -> 
     metrics = [*OVERLAP_METRICS, *([BEST_IOU, BEST_DICE] if best else [])]
     note = (
         f"Means over phrases, with 95 % bootstrap intervals over {unit}s; all phrases of one"
-        f" {unit} stay together. The last four rows use no attention: a model should beat them."
+        f" {unit} stay together. The rows {', '.join((*FLOORS, *PRIORS))} use no attention: a model"
+        " should beat them."
         " mIoU and Dice are means over the thresholds 0.1 to 0.5 of the map scaled to [0, 1]."
     )
+    if ANOTHER in values:
+        note += (
+            f" {ANOTHER}: each annotator's map against the mean map of the others, for the phrases"
+            " of several annotators alone; the other rows have the mean map of all."
+        )
     if best:
         chosen = ", ".join(f"{name} {GRID[i]:.2f}" for name, i in best.items())
         note += f" Best thresholds, chosen on --threshold-data: {chosen}."
@@ -125,7 +134,7 @@ def by_size(scores: dict[str, Scores], data: GroundingSet, seed: int) -> tuple[A
 def by_side(scores: dict[str, Scores], data: GroundingSet) -> tuple[Any, Table | None]:
     """Where maps have their maximum, if the phrase names a side; None without such phrases."""
     sides = np.array([data.phrases[i].side or "" for i in data.grounded])
-    centres = np.array([_left_share(data.phrases[i].region) for i in data.grounded])
+    centres = np.array([data.phrases[i].left for i in data.grounded])
     if not (sides != "").any():
         return {}, None
     values: dict[str, Any] = {}
@@ -153,12 +162,6 @@ def by_side(scores: dict[str, Scores], data: GroundingSet) -> tuple[Any, Table |
         " whose left is meant. In a frontal radiograph the patient's left is on the right."
     )
     return values, Table("Left and right", [*columns, "on the region's side"], rows, note)
-
-
-def _left_share(region: np.ndarray) -> float:
-    """1 if the centre of the region is in the left half of the image, 0 in the right, else 0.5."""
-    centre = (np.nonzero(region)[1] + 0.5).mean() / region.shape[1]
-    return float(centre < 0.5) + 0.5 * float(centre == 0.5)
 
 
 def without_region(

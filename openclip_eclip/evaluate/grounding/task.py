@@ -7,14 +7,17 @@ on the same phrases. Maps are enlarged bilinearly to the grid of the region.
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ...annotations.formats import add_format_arguments
+from ...attention.attend import refuse_coca
 from ...config import UserError
 from ...subcommands import seed
 from ..inputs.encoder import Encoder
-from ..inputs.features import rank_and_size
+from ..inputs.features import refuse_processes
 from ..options import (
     add_heatmap_arguments,
     add_model_arguments,
@@ -23,7 +26,8 @@ from ..options import (
     read_encoder,
 )
 from ..output.result import Result
-from .attention import FLOORS, METHODS, default_methods
+from .annotators import ANOTHER, annotator_scores
+from .attention import FLOORS, METHODS, PhraseAttention, default_methods
 from .examples import draw_examples
 from .measure import GRID, METRICS, Scores, measure
 from .phrases import GroundingSet, read_grounding_set
@@ -39,7 +43,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser)
     parser.add_argument(
         "--data",
-        required=True,
         metavar="TABLE",
         help=(
             "data set with sentence windows (column windows, or members of shards): phrases with a"
@@ -48,6 +51,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ),
     )
     add_heatmap_arguments(parser)
+    parser.add_argument(
+        "--annotations",
+        type=Path,
+        nargs="+",
+        metavar="SRC",
+        help=(
+            "annotation files, or folders of them, instead of --data: a table of phrases, or any"
+            " format with drawings that `prepare annotations` reads; needs --images"
+        ),
+    )
+    parser.add_argument(
+        "--images",
+        type=Path,
+        metavar="FOLDER|TABLE",
+        help="images of --annotations: a folder (with its folders), or a table of image files",
+    )
+    parser.add_argument(
+        "--phrases",
+        metavar="TEMPLATE|FILE",
+        help=(
+            "phrases for the classes of --annotations: a template such as 'a {c}', or a JSON file"
+            " {class: phrase} (default: the names of the classes)"
+        ),
+    )
+    add_format_arguments(parser, gaze=False)
     parser.add_argument(
         "--methods",
         nargs="+",
@@ -88,10 +116,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> Result:
     """Measure all methods and priors. UserError: flags or data that do not fit."""
-    if rank_and_size()[1] > 1:
-        raise UserError("grounding runs in one process; start it without torchrun.")
+    refuse_processes("grounding")
     if args.limit is not None and args.limit < 2:
         raise UserError(f"--limit {args.limit}: expected at least 2 images.")
+    if (args.data is None) == (args.annotations is None):
+        raise UserError("grounding: expected either --data or --annotations.")
+    if (args.images is None) != (args.annotations is None):
+        raise UserError("grounding: --annotations and --images belong together; expected both.")
     options = read_encode_options(args)
     data = read_grounding_set(args, args.data, args.heatmaps, options.skip_bad)
     validation = None
@@ -99,13 +130,17 @@ def run(args: argparse.Namespace) -> Result:
         validation = read_grounding_set(args, args.threshold_data, None, options.skip_bad)
         refuse_shared_images(data, validation)
     encoder = read_encoder(args)
+    refuse_coca(encoder.model)
     methods = args.methods or default_methods(encoder)
-    scores = measure(encoder, data, methods, options.batch_size, args.seed)
-    best = {}
-    if validation is not None:
-        best = best_thresholds(measure(encoder, validation, methods, options.batch_size, args.seed))
+    sets = [data] if validation is None else [data, validation]
+    texts = (phrase.text for one in sets for phrase in one.phrases)
+    attention = PhraseAttention(encoder, texts, options.batch_size)
+    scores, *of_validation = (
+        measure(attention, one, methods, options.batch_size, args.seed) for one in sets
+    )
+    best = best_thresholds(of_validation[0]) if of_validation else {}
     result = _result(args, encoder, data, scores, best)
-    result.examples = draw_examples(encoder, data, methods, args.seed)
+    result.examples = draw_examples(attention, data, methods, args.seed)
     return result
 
 
@@ -129,21 +164,24 @@ def _result(
     best: dict[str, int],
 ) -> Result:
     groups = data.groups[data.grounded]
+    human = annotator_scores(data)
+    with_human = {**scores, ANOTHER: human} if human else scores
     values: dict[str, Any] = {
         "images": len({phrase.row for phrase in data.phrases}),
         "phrases": len(data.phrases),
         "phrases_with_region": len(data.grounded),
         f"{data.group_kind}s": len(np.unique(data.groups)),
-        "methods": method_values(scores, groups, args.seed, best),
+        "methods": method_values(with_human, groups, args.seed, best),
         "best_thresholds": {name: GRID[i] for name, i in best.items()},
     }
-    values["sizes"], sizes = by_size(scores, data, args.seed)
+    values["sizes"], sizes = by_size(with_human, data, args.seed)
     values["sides"], sides = by_side(scores, data)
     values["without_region"], empty = without_region(scores, data, args.seed)
     extra = [table for table in (sides, empty) if table is not None]
     settings = {
         **encoder.facts,
-        "data": str(args.data),
+        "data": str(data.data.path) if args.data is None else args.data,
+        "annotations": [str(source) for source in args.annotations or ()],
         "test_set_hash": data.data.content_hash(),
         "protocol": PROTOCOL,
         "methods": [name for name in scores],
@@ -159,6 +197,7 @@ def _result(
         "The image is squashed to the model's size; maps are enlarged bilinearly to the grid of"
         " the region. A pixel is in the region from half of its map's maximum on.",
         f"predictions.npz, which `compare` reads, holds the scores of {first!r}.",
+        *(f"Annotations left out, {reason}: {n}." for reason, n in data.left_out.items()),
         *_undefined(scores),
     ]
     return Result(

@@ -127,6 +127,12 @@ def encode_texts(encoder: Encoder, texts: Sequence[str], options: EncodeOptions)
     return TextFeatures(arrays["unit"][[index_of[text] for text in texts]], int(arrays["cut"]))
 
 
+def refuse_processes(task: str) -> None:
+    """UserError: several processes of torchrun."""
+    if rank_and_size()[1] > 1:
+        raise UserError(f"{task} runs in one process; start it without torchrun.")
+
+
 def rank_and_size() -> tuple[int, int]:
     """(rank, number of ranks) of this process; the first call joins the group of torchrun."""
     size = int(os.environ.get("WORLD_SIZE", 1))

@@ -20,6 +20,8 @@ from torch import Tensor
 from torch.nn.functional import interpolate, normalize
 from tqdm import tqdm
 
+from ...attention.attend import refuse_coca
+from ...attention.methods import attention_maps
 from ...config import UserError
 from ...data.images.options import read_options
 from ...data.placebo import centre_map
@@ -28,11 +30,10 @@ from ...metrics.bootstrap import bootstrap_interval
 from ...metrics.pointing import pointing_scores
 from ...priming import reconstruction_errors
 from ...subcommands import seed
-from ...towers.pool_attention import pool_attention
-from ...towers.positions import project_tokens, similarity_map
+from ...towers.pool_attention import has_pool
 from ..inputs.encoder import Encoder, tokenize
 from ..inputs.eval_set import EvalSet, read_eval_set, with_reports
-from ..inputs.features import rank_and_size
+from ..inputs.features import refuse_processes
 from ..inputs.heatmaps import join_heatmaps, read_heatmap_tensor, suspicious_maps
 from ..options import (
     add_heatmap_arguments,
@@ -70,9 +71,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> Result:
     """Measure both. UserError: fewer than two heatmaps, or an image tower without positions."""
-    if rank_and_size()[1] > 1:
-        raise UserError("sensitivity runs in one process; start it without torchrun.")
+    refuse_processes("sensitivity")
     encoder, options = read_encoder(args, with_processor=True), read_encode_options(args)
+    refuse_coca(encoder.model)
     data_with_heatmaps = join_heatmaps(
         read_eval_set(args.data, options.skip_bad, read_options(args)),
         args.heatmap_column,
@@ -207,28 +208,32 @@ def _maps(
     Maps are the attention of the pool, if the tower has one, the similarity to the image's report
     and to another report, and two maps that need no model.
     """
-    size, visual = pixels.shape[-2:], encoder.model.visual
-    tokens = encoder.encode_tokens(pixels)
-    positions, attention = (
-        project_tokens(visual, tokens).float().cpu(),
-        pool_attention(visual, tokens),
-    )
+    size, inputs = pixels.shape[-2:], encoder.to_input(pixels)
+    image = torch.arange(len(pixels), device=encoder.device)
+
+    def attention(method: str, texts: Tensor) -> Tensor:
+        """(T, h, w): a map for each of the texts of image 0, 1, ..., 0, 1, ..."""
+        twice = image.repeat(len(texts) // len(image))
+        return attention_maps(method, encoder.model, inputs, texts.to(encoder.device), twice).cpu()
 
     def enlarge(maps: Tensor) -> np.ndarray:
         return interpolate(maps[:, None], size=size, mode="bilinear", align_corners=False)[
             :, 0
         ].numpy()
 
-    pool_map = {} if attention is None else {POOL: enlarge(attention.exp().float().cpu())}
+    similar = attention("similarity", torch.cat([text, wrong_text]))
+    own, wrong = similar.chunk(2)
+    pool = {POOL: enlarge(attention("pool", text))} if has_pool(encoder.model.visual) else {}
     named = {
-        **pool_map,
-        "own report": enlarge(similarity_map(positions, text)),
-        "another report": enlarge(similarity_map(positions, wrong_text)),
+        **pool,
+        "own report": enlarge(own),
+        "another report": enlarge(wrong),
         "centre": np.broadcast_to(centre_map(size), (len(heatmaps), *size)),
         "another heatmap": other_heatmaps[:, 0].numpy(),
     }
-    inside = attention_inside(visual, tokens, text, heatmaps)
-    return named, (positions.shape[1], positions.shape[2]), inside
+    tokens = encoder.encode_tokens(pixels)
+    inside = attention_inside(encoder.model.visual, tokens, text, heatmaps)
+    return named, (similar.shape[1], similar.shape[2]), inside
 
 
 def _result(

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ...annotations.drawn.values import check_on_image
 from ...annotations.eye.words import Transcripts
-from ...annotations.record import Record, Recording
+from ...annotations.record import Absent, Drawing, Record, Recording
 from ...config import UserError
 from ...data.images.options import ReadOptions
 from ...data.images.read import read_frame
@@ -74,6 +74,9 @@ def join(
         if place := _place(plan, text.image, text.where, "text", images.find):
             found[place].texts.append(text)
     for record in records:
+        if isinstance(record, Absent):
+            plan.leave_out("phrase without a region", record.where)
+            continue
         counts["annotations"] += 1
         kind, file = "gaze", None
         if not isinstance(record, Recording):
@@ -134,7 +137,7 @@ def _refuse_nothing(plan: Plan, counts: Counter[str], found: Mapping[str, OfImag
         raise UserError(f"no annotation in these files; expected at least one.{found_instead}")
 
 
-def _add_record(one: OfImage, record: Record, kept: KeptDrawings) -> None:
+def _add_record(one: OfImage, record: Drawing | Recording, kept: KeptDrawings) -> None:
     """Add an annotation to its image. UserError: it states another size than an earlier one."""
     if record.size is not None:
         if one.size is not None and record.size != one.size:

@@ -7,100 +7,21 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
-import pandas as pd
 import pytest
-import torch
-from open_clip.model import _build_vision_tower
-from PIL import Image
+from open_clip import CoCa
 from torch import Tensor
+from toy_grounding import ToyEncoder, draw_squares, measured, toy_encoder
 
-from openclip_eclip.data.sentence_windows import encode_windows
 from openclip_eclip.evaluate.__main__ import main
 from openclip_eclip.evaluate.grounding import task
-from openclip_eclip.evaluate.inputs.encoder import Encoder
 from openclip_eclip.prepare.__main__ import main as prepare
-
-SIDE, SQUARE = 64, 16
-COLOURS = ("red", "green", "blue")
-
-
-class ToyEncoder(Encoder):
-    """Its text feature is the colour that the text names, or with `wrong` the next colour."""
-
-    wrong = False
-
-    def encode_texts(self, tokens: Tensor) -> Tensor:
-        return torch.eye(3)[(tokens[:, 0] + self.wrong) % 3]
-
-
-def toy_encoder(wrong: bool) -> Encoder:
-    """A real ViT whose positions are the mean colours of their patches."""
-    config = {"image_size": 32, "layers": 1, "width": 4, "head_width": 4, "patch_size": 8}
-    tower = _build_vision_tower(3, config).eval()
-    with torch.no_grad():
-        for name, values in tower.named_parameters():
-            values.fill_(1.0 if "ln" in name and name.endswith("weight") else 0.0)
-        for channel in range(3):
-            tower.conv1.weight[channel, channel] = 1 / 64
-            tower.proj[channel, channel] = 1
-    tower.preprocess_cfg = {"size": 32, "mean": (0, 0, 0), "std": (1, 1, 1)}
-
-    def tokenizer(texts: list[str]) -> Tensor:
-        return torch.tensor([[COLOURS.index(text.split()[0])] for text in texts])
-
-    encoder = ToyEncoder(
-        SimpleNamespace(visual=tower),
-        lambda image: None,
-        tokenizer,
-        torch.device("cpu"),
-        "fp32",
-        {"model": "toy"},
-    )
-    encoder.wrong = wrong
-    return encoder
 
 
 @pytest.fixture(scope="module")
 def squares(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Eight images of a red and a green square, and a phrase on a blue one that is not there.
-
-    The red square is on the side that its phrase names; a patch of the tower covers each square.
-    """
     folder = tmp_path_factory.mktemp("squares")
-    rng, rows = np.random.default_rng(0), []
-    for i in range(8):
-        pixels = np.zeros((SIDE, SIDE, 3), np.uint8)
-        maps = []
-        columns = rng.permutation(2) if i % 2 else rng.permutation(2) + 2
-        for channel, column in enumerate(columns):
-            row = rng.integers(0, 4)
-            region = np.zeros((SIDE, SIDE))
-            region[row * SQUARE : (row + 1) * SQUARE, column * SQUARE : (column + 1) * SQUARE] = 1
-            pixels[..., channel] = 255 * region
-            maps.append(region)
-        side = "left" if i % 2 else "right"
-        spoken = [f"red square on the {side}", "green square", "blue square"]
-        nan = float("nan")
-        text, arrays = encode_windows(
-            [(words, nan, nan) for words in spoken], [*maps, np.zeros((SIDE, SIDE))]
-        )
-        Image.fromarray(pixels).save(folder / f"{i}.png")
-        (folder / f"{i}.windows.json").write_bytes(text)
-        (folder / f"{i}.windows.npz").write_bytes(arrays)
-        rows.append((f"{i}.png", f"{i}.windows.json", i // 2))
-    table = pd.DataFrame(rows, columns=["filepath", "windows", "person"])
-    table[:6].to_csv(folder / "test.csv", index=False)
-    table[6:].to_csv(folder / "val.csv", index=False)
+    draw_squares(folder)
     return folder
-
-
-def measured(
-    squares: Path, out: Path, monkeypatch: pytest.MonkeyPatch, *flags: str, wrong: bool = False
-) -> dict:
-    monkeypatch.setattr(task, "read_encoder", lambda args: toy_encoder(wrong))
-    common = ["grounding", "--model", "toy", "--data", str(squares / "test.csv")]
-    assert main([*common, "--batch-size", "4", "--out", str(out), *flags]) == 0
-    return json.loads((out / "result.json").read_text())
 
 
 def test_known_attention_points_always_or_never(
@@ -148,16 +69,20 @@ def test_known_attention_points_always_or_never(
 def test_patients_limit_and_bad_input(
     squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
+    test = str(squares / "test.csv")
     record = measured(squares, tmp_path / "p", monkeypatch, "--patient-column", "person")
     assert record["values"]["patients"] == 3
     with np.load(tmp_path / "p" / "predictions.npz") as arrays:
         assert arrays["patient"].tolist() == [name for name in "012" for _ in range(4)]
         assert arrays["score"].shape == (12, 5) and np.isfinite(arrays["score"]).all()
+    coca = SimpleNamespace(model=CoCa.__new__(CoCa))
+    monkeypatch.setattr(task, "read_encoder", lambda args: coca)
+    assert main(["grounding", "--model", "toy", "--out", str(tmp_path / "c"), "--data", test]) == 2
+    assert "a CoCa reads its image by many queries" in capsys.readouterr().err
     limited = measured(squares, tmp_path / "l", monkeypatch, "--limit", "3")["values"]
     assert limited["images"] == 3 and limited["phrases"] == 9
     capsys.readouterr()
     common = ["grounding", "--model", "toy", "--out", str(tmp_path / "e"), "--data"]
-    test = str(squares / "test.csv")
     for flags, message in (
         ((test, "--limit", "1"), "--limit 1: expected at least 2 images"),
         ((test, "--methods", "pool"), "has no learned attention pool"),
@@ -169,6 +94,40 @@ def test_patients_limit_and_bad_input(
     ):
         assert main([*common, *flags]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_each_image_and_each_text_is_encoded_once(
+    squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the last phrase of an image would be in the next batch; scores are the same."""
+    images, texts = [], []
+
+    class Counting(ToyEncoder):
+        def to_input(self, values: Tensor) -> Tensor:
+            images.append(len(values))
+            return super().to_input(values)
+
+        def encode_texts(self, tokens: Tensor) -> Tensor:
+            texts.append(len(tokens))
+            return super().encode_texts(tokens)
+
+    toy = toy_encoder(wrong=False)
+    toy.__class__ = Counting
+    monkeypatch.setattr(task, "read_encoder", lambda args: toy)
+    monkeypatch.setattr(task, "draw_examples", lambda *args: [])
+    seen = []
+    for size in ("4", "1"):
+        out = tmp_path / size
+        flags = ["--data", str(squares / "test.csv"), "--batch-size", size, "--out", str(out)]
+        assert (
+            main(["grounding", "--model", "toy", *flags, "--methods", "similarity", "gradcam"]) == 0
+        )
+        # two methods; "green square", "blue square", and the red one on either side
+        assert sum(images) == 2 * 6 and sum(texts) == 4
+        with np.load(out / "predictions.npz") as arrays:
+            seen.append(arrays["score"])
+        images.clear(), texts.clear()
+    np.testing.assert_allclose(seen[0], seen[1], atol=1e-5)
 
 
 @pytest.mark.slow

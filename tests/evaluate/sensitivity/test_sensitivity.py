@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import open_clip
@@ -13,10 +14,12 @@ import torch
 from conftest import TINY
 from open_clip.model import _build_vision_tower
 from PIL import Image
+from torch.nn.functional import interpolate, normalize
 
 from openclip_eclip.config import DataError, UserError
 from openclip_eclip.data.placebo import centre_map
 from openclip_eclip.evaluate.__main__ import main
+from openclip_eclip.evaluate.inputs.encoder import Encoder
 from openclip_eclip.evaluate.inputs.eval_set import read_eval_set
 from openclip_eclip.evaluate.inputs.heatmaps import (
     join_heatmaps,
@@ -28,7 +31,12 @@ from openclip_eclip.evaluate.sensitivity.task import derangement
 from openclip_eclip.metrics.pointing import pointing_scores
 from openclip_eclip.prepare.__main__ import main as prepare
 from openclip_eclip.towers.pool_attention import pool_attention
-from openclip_eclip.towers.positions import encode_positions, encode_tokens, similarity_map
+from openclip_eclip.towers.positions import (
+    encode_positions,
+    encode_tokens,
+    project_tokens,
+    similarity_map,
+)
 
 VIT = {"layers": 2, "width": 32, "head_width": 16, "patch_size": 16}
 TIMM = {"timm_proj": "linear"}
@@ -244,6 +252,33 @@ def test_derangement_has_no_fixed_point() -> None:
     assert centre.argmax() == 4 * 5 + 2
     assert centre[0, 2] == pytest.approx(centre[8, 2])
     assert centre[0, 2] < 0.1
+
+
+@pytest.mark.parametrize("name", ["vit-class-token", "modified-resnet"])
+def test_maps_are_those_of_the_attention_methods(name: str) -> None:
+    """Bit for bit what the formulas give, for each image its own text and its wrong one."""
+    config, side, grid, _ = TOWERS[name]
+    torch.manual_seed(0)
+    visual = _build_vision_tower(24, {**config, "image_size": side}).eval()
+    model = SimpleNamespace(visual=visual)
+    encoder = Encoder(model, lambda image: None, lambda texts: None, torch.device("cpu"), "fp32")
+    pixels, heatmaps, others = torch.rand(3, 3, side, side), *torch.rand(2, 3, 1, side, side)
+    text, wrong = normalize(torch.randn(2, 3, 24), dim=-1)
+    maps, sides, inside = sensitivity._maps(encoder, pixels, heatmaps, others, text, wrong)
+    assert sides == grid and inside.shape == (3, 2)
+    with torch.inference_mode():
+        tokens = encode_tokens(visual, pixels)[1]
+        expected = {
+            "own report": similarity_map(project_tokens(visual, tokens), text),
+            "another report": similarity_map(project_tokens(visual, tokens), wrong),
+        }
+        attention = pool_attention(visual, tokens)
+        if attention is not None:
+            expected = {"attention pool": attention.exp(), **expected}
+        for key, small in expected.items():
+            large = interpolate(small[:, None], size=side, mode="bilinear", align_corners=False)
+            np.testing.assert_array_equal(maps[key], large[:, 0])
+    assert list(maps) == [*expected, "centre", "another heatmap"]
 
 
 @pytest.fixture(scope="module")
