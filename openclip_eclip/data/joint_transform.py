@@ -110,7 +110,7 @@ class JointTransform:
     def __init__(
         self, train_transform: Any, crop_threshold: float, crops: int | None = None
     ) -> None:
-        """`crops`: each sample is always shown in one of that many crops; None: in new ones."""
+        """`crops`: the number of views of each image; None: each draw is a new one."""
         # open_clip's synthetic data reads the image size from this attribute
         self.transforms = train_transform.transforms
         first, *rest = self.transforms
@@ -128,6 +128,10 @@ class JointTransform:
         self.crop = SharedCrop(first)
         self.rest: list[Callable] = rest
         self.crop_threshold, self.crops = crop_threshold, crops
+
+    def draw_view(self) -> int | None:
+        """The number of one of the `crops` views; None where each draw is a new one."""
+        return None if self.crops is None else int(torch.randint(self.crops, ()))
 
     def __call__(
         self,

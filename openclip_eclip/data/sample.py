@@ -42,6 +42,12 @@ class Sample:
     sentence_heatmap: Tensor | None = None  # (S, 1, H, W) float32
     delivered: bool = False  # a heatmap was read, whether or not the crop kept it
 
+    @property
+    def size(self) -> int:
+        """Bytes of its tensors."""
+        values = (self.image, self.text, self.heatmap, self.sentence_text, self.sentence_heatmap)
+        return sum(value.nbytes for value in values if value is not None)
+
 
 class Samples(Protocol):
     """Samples read one by one: `CsvSamples`, `TarSamples`, or a subset of either."""
@@ -60,10 +66,14 @@ def make_sample(
     heatmap: np.ndarray | None,
     placebo: Placebo | None,
     windows: Windows | None,
+    view: int | None = None,
 ) -> Sample:
-    """Make one random view of what was read; sentences whose map the crop lost are left out."""
+    """Make one random view of what was read; sentences whose map the crop lost are left out.
+
+    `view`: the number of a view that is the same in every run; None: a new one.
+    """
     replacement = placebo(sample_id, heatmap) if placebo and heatmap is not None else None
-    with _known_crop(transform.crops, image):
+    with _known_view(view, image):
         pixels, cropped, maps = transform.with_windows(
             image, heatmap, replacement, windows.heatmaps if windows else ()
         )
@@ -212,17 +222,16 @@ def seeded_randomness(seed: Sequence[int] | np.random.SeedSequence) -> Iterator[
 
 
 @contextmanager
-def _known_crop(crops: int | None, image: Image.Image) -> Iterator[None]:
-    """One of `crops` views of an image, the same in every run; None: a new one each time.
+def _known_view(view: int | None, image: Image.Image) -> Iterator[None]:
+    """The random draws of a view of an image; None: those that come next.
 
     The content of the image decides, so that all captions of an image share its views.
     """
-    if crops is None:
+    if view is None:
         yield
-        return
-    number = int(torch.randint(crops, ()))
-    with seeded_randomness([zlib.crc32(image.tobytes()), number]):
-        yield
+    else:
+        with seeded_randomness([zlib.crc32(image.tobytes()), view]):
+            yield
 
 
 def stable_id(name: str) -> int:

@@ -57,8 +57,8 @@ def freeze_text_tower(model: nn.Module) -> None:
 
 def _after_positions(visual: nn.Module) -> Iterator[nn.Parameter]:
     if isinstance(visual, VisionTransformer):
-        for module in (visual.attn_pool, visual.attn_pool_contrastive, visual.ln_post):
-            if module is not None:
+        for name in ("attn_pool", "attn_pool_contrastive", "ln_post"):
+            if isinstance(module := getattr(visual, name, None), nn.Module):
                 yield from module.parameters()
         if visual.proj is not None:
             yield visual.proj
@@ -68,8 +68,8 @@ def _after_positions(visual: nn.Module) -> Iterator[nn.Parameter]:
         yield from visual.head.parameters()
         # what `forward_head` of timm's models reads
         trunk = cast(Any, visual.trunk)
-        for module in (getattr(trunk, "attn_pool", None), getattr(trunk, "fc_norm", None)):
-            if isinstance(module, nn.Module):
+        for name in ("attn_pool", "fc_norm"):
+            if isinstance(module := getattr(trunk, name, None), nn.Module):
                 yield from module.parameters()
         classifier = trunk.get_classifier()
         if isinstance(classifier, nn.Module):
@@ -106,7 +106,8 @@ def _keep_image(visual: nn.Module, make: MakeRows) -> None:
     elif isinstance(visual, TimmModel):
         trunk, rows = cast(Any, visual.trunk), make("image", weights)
         compute = trunk.forward_features
-        trunk.forward_features = lambda pixels: rows(pixels, compute)
+        # timm's models pass masks of attention on, which TimmModel never gives
+        trunk.forward_features = lambda pixels, **_: rows(pixels, compute)
     else:
         raise UserError(
             f"--cache-tokens: what the image tower {type(visual).__name__} computes up to its"

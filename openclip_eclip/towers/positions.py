@@ -14,7 +14,7 @@ from typing import NamedTuple, cast
 import torch
 from open_clip.modified_resnet import ModifiedResNet
 from open_clip.timm_model import TimmModel
-from open_clip.transformer import VisionTransformer
+from open_clip.transformer import AttentionalPooler, VisionTransformer
 from torch import Tensor, nn
 
 from ..config import UserError
@@ -98,6 +98,12 @@ def project_tokens(visual: nn.Module, tokens: Tokens) -> Tensor:
         embedding = pool.positional_embedding[1:].unflatten(0, grid.shape[1:3]).to(grid.dtype)
         return pool.c_proj(pool.v_proj(grid + embedding))
     if isinstance(visual, VisionTransformer):
+        pool = visual.attn_pool
+        if pool is not None and visual.attn_pool_contrastive is None:
+            # a pool of one position gives its value, whatever the query
+            value = _values(pool, pool.ln_k(grid))
+            pooled = visual.ln_post(pool.attn.out_proj(value))
+            return pooled if visual.proj is None else pooled @ visual.proj
         # the same token twice: pooling takes the first (class token) or the mean of the others
         # (average), and both are equal
         pooled, _ = visual._pool(grid.reshape(-1, 1, grid.shape[-1]).expand(-1, 2, -1))
@@ -112,6 +118,13 @@ def project_tokens(visual: nn.Module, tokens: Tokens) -> Tensor:
         alone = grid.reshape(-1, 1, 1, grid.shape[-1])
         alone = alone if is_channels_last(trunk) else alone.permute(0, 3, 1, 2)
     return visual.head(trunk.forward_head(alone)).unflatten(0, grid.shape[:3])
+
+
+def _values(pool: AttentionalPooler, x: Tensor) -> Tensor:
+    """The values (..., D) of the pool's attention for inputs `x` (..., C)."""
+    attn = pool.attn
+    weight = attn.v_proj_weight if attn.in_proj_weight is None else attn.in_proj_weight.chunk(3)[2]
+    return nn.functional.linear(x, weight, attn.in_proj_bias.chunk(3)[2])
 
 
 def encode_positions(visual: nn.Module, pixels: Tensor) -> Tensor:

@@ -68,6 +68,7 @@ def read_members(
         heatmap,
         placebo,
         sentence_windows,
+        transform.draw_view(),
     )
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 
 from ...config import DataError
 from ..heatmap import read_bounded
@@ -236,6 +236,9 @@ def locate(cell: str, folder: Path) -> Path:
     return PathColumn.locate([cell], folder)[0] or folder
 
 
+KEPT = 2 << 30  # bytes of samples in memory
+
+
 class CsvSamples(Dataset):
     """Map-style data set over a `CsvTable`.
 
@@ -258,6 +261,8 @@ class CsvSamples(Dataset):
         options: ReadOptions = ReadOptions(),
     ) -> None:
         self.options = options
+        self.kept: dict[tuple[int, int], Sample] = {}  # by row and number of the view
+        self.kept_bytes = 0
         self.table, self.transform, self.tokenize = table, transform, tokenize
         self.first_id, self.skip_bad, self.placebo, self.windows = (
             first_id,
@@ -284,6 +289,23 @@ class CsvSamples(Dataset):
         raise DataError(f"{self.table.path}: no readable sample.")
 
     def _read(self, index: int) -> Sample:
+        """A view of a sample. Views with a number are kept in memory, up to KEPT bytes.
+
+        A worker would lose them at the end of the epoch, so it keeps none.
+        """
+        view = self.transform.draw_view()
+        if view is None or get_worker_info() is not None:
+            return self._make(index, view)
+        key = (index, view)
+        if key not in self.kept:
+            sample = self._make(index, view)
+            if self.kept_bytes >= KEPT:
+                return sample
+            self.kept[key] = sample
+            self.kept_bytes += sample.size
+        return replace(self.kept[key])
+
+    def _make(self, index: int, view: int | None) -> Sample:
         where, columns = self.table.name(index), self.table.columns
         image = self.table.image(index)
         picture = read_picture(image, f"{where}, column {columns.image!r}: {image}", self.options)
@@ -305,6 +327,7 @@ class CsvSamples(Dataset):
             heatmap,
             self.placebo,
             self._read_windows(index, picture.frame),
+            view,
         )
 
     def _read_windows(self, index: int, frame: Frame) -> Windows | None:

@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "stamps"))
 from stamps_data import fetch_stamps, read_cutout, read_stamps
 from stamps_data import render as render_stamp
 
-SIDE = 224  # pixels of the shorter side of stored images, and of the longer side of maps
+SIDE = 128  # pixels of the shorter side of stored images, and of the longer side of maps
 SEED = 26
 ZONES = 6  # of the Brixia score: A B C on the right lung from the top, D E F on the left
 GAZE_SIGMA = 0.03  # of the image's width: about one degree in the viewing of winograd_gaze

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import os
 import shutil
 import sys
 import time
@@ -28,6 +29,7 @@ from sets import SETS, Pair, Photo, Phrase, heatmap_png, stored, windows_files
 from start import write_start
 
 from openclip_eclip.evaluate.__main__ import main as evaluate
+from openclip_eclip.files import write_whole
 from openclip_eclip.machine import this_machine
 from openclip_eclip.train import main as train
 
@@ -45,8 +47,12 @@ METHODS = {
 METHODS["eclip-plus, other images' maps"] = METHODS["eclip-plus"]
 PLACEBO = "eclip-plus, other images' maps"
 START = "before training"
-LIMIT = 40  # images of a fold that are tested
-ATTENTION = ("pool", "similarity", "maskclip", "gradcam", "rollout")
+# attention methods, and the number of images of a fold that they are measured on: those that need
+# a gradient or another pass take longer
+ATTENTION = {
+    "values": (("similarity", "pool"), 40),
+    "values_of_all": (("similarity", "pool", "maskclip", "registers", "gradcam", "rollout"), 12),
+}
 
 
 # ---- data
@@ -150,7 +156,7 @@ def train_run(work: Path, data: Path, method: str, fold: int) -> Path:
         *("--model", f"local-dir:{work / f'start_{fold}'}", "--train-data", table, "--seed", fold),
         *("--freeze-image", "all", "--freeze-text", "all", "--cache-tokens", work / "tokens"),
         *("--cache-crops", 2, "--batch-size", BATCH, "--epochs", epochs, "--warmup", STEPS // 10),
-        *("--lr", LR, "--wd", 0.01, "--workers", 1, "--precision", "fp32", "--device", "cpu"),
+        *("--lr", LR, "--wd", 0.01, "--workers", 0, "--precision", "fp32", "--device", "cpu"),
         *("--save-frequency", 0, "--logs", work / "runs", "--name", name),
         *("--log-every-n-steps", 50),
         *METHODS[method],
@@ -166,29 +172,37 @@ def measure(work: Path, data: Path, method: str, fold: int) -> dict:
     if method != START:
         model = train_run(work, data, method, fold)
     seconds = time.perf_counter() - begun
-    out = work / "grounding"
-    shutil.rmtree(out, ignore_errors=True)
-    flags = (
-        *("grounding", "--model", model, "--data", data / f"test_{fold}.csv", "--device", "cpu"),
-        *("--patient-column", "group", "--limit", LIMIT, "--seed", fold, "--out", out),
-        *("--methods", *ATTENTION),
-    )
-    if evaluate([str(flag) for flag in flags]):
-        raise SystemExit(f"evaluate grounding failed for {data.name}, {method}, fold {fold}")
-    result = json.loads((out / "result.json").read_text())
-    if method != START:
-        shutil.rmtree(model)
-    return {
+    record = {
         "set": data.name,
         "method": method,
         "fold": fold,
         "seconds": round(seconds, 1),
         "machine": this_machine("cpu"),
-        "phrases": result["values"]["phrases_with_region"],
-        "images": result["values"]["images"],
-        "values": result["values"]["methods"],
-        "protocol": result["settings"]["protocol"],
     }
+    for key, (names, limit) in ATTENTION.items():
+        record[key] = grounding(work, model, data / f"test_{fold}.csv", fold, names, limit)
+    if method != START:
+        shutil.rmtree(model)
+    return record
+
+
+def grounding(
+    work: Path, model: str | Path, table: Path, seed: int, names: Sequence[str], limit: int
+) -> dict:
+    """What `evaluate grounding` measures, on at most `limit` images."""
+    out = work / f"grounding-{os.getpid()}"
+    shutil.rmtree(out, ignore_errors=True)
+    flags = (
+        *("grounding", "--model", model, "--data", table, "--device", "cpu", "--limit", limit),
+        *("--patient-column", "group", "--seed", seed, "--out", out, "--methods", *names),
+    )
+    if evaluate([str(flag) for flag in flags]):
+        raise SystemExit(f"evaluate grounding failed for {model} on {table}")
+    result = json.loads((out / "result.json").read_text())
+    shutil.rmtree(out)
+    known = ("phrases_with_region", "images", "methods")
+    protocol = result["settings"]["protocol"]
+    return {name: result["values"][name] for name in known} | {"protocol": protocol}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -217,7 +231,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             for method in args.methods:
                 path = records / f"{name}-{method}-{fold}.json"
                 if not path.is_file():
-                    path.write_text(json.dumps(measure(work, work / name, method, fold)))
+                    record = measure(work, work / name, method, fold)
+                    write_whole(path, json.dumps(record, indent=1).encode())
     found = [json.loads(path.read_text()) for path in sorted(records.glob("*.json"))]
     write_page(found, args.out)
 
