@@ -39,17 +39,17 @@ TOWERS: dict[str, tuple[dict[str, Any], tuple[int, int], str]] = {  # configurat
     "modified-resnet": (
         {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8, "patch_size": None},
         (2, 2),
-        "maskclip rollout",
+        "maskclip registers rollout",
     ),
     "resnet": (
         {**TIMM, "timm_model_name": "resnet10t", "image_size": 96},
         (3, 3),
-        "pool maskclip rollout",
+        "pool maskclip registers rollout",
     ),
     "swin": (
         {**TIMM, "timm_model_name": "swin_tiny_patch4_window7_224", "image_size": 224},
         (7, 7),
-        "pool maskclip rollout",
+        "pool maskclip registers rollout",
     ),
     "timm-class": ({**SMALL_VIT, "timm_pool": "token"}, (14, 14), "pool"),
     "timm-average": (SMALL_VIT, (14, 14), "pool"),
