@@ -109,7 +109,7 @@ def _register_neurons(norms: Tensor, neurons: list[Tensor]) -> Tensor:
     scores = scores.masked_fill(late[..., None], 0).flatten(1)
     best = scores.topk(min(NEURONS, scores.shape[1]), dim=1).indices
     chosen = torch.zeros_like(scores, dtype=torch.bool).scatter(1, best, True)
-    chosen &= (scores > 0) & outlier.any(dim=1, keepdim=True)
+    chosen &= scores > 0  # without outliers no score is
     return chosen.unflatten(1, (len(neurons), -1))
 
 
