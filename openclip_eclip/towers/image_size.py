@@ -20,8 +20,8 @@ RESNET_STRIDE = 32  # of open_clip's ResNets
 
 
 @contextmanager
-def at_size(visual: nn.Module, size: tuple[int, int]) -> Iterator[None]:
-    """The image tower takes images of `size` (height, width) while this lasts.
+def at_size(visual: nn.Module, size: tuple[int, int] | None) -> Iterator[None]:
+    """The image tower takes images of `size` (height, width) while this lasts; None: its own size.
 
     Learned positions are interpolated as open_clip and timm do it, bicubic with antialiasing. At
     the trained size nothing changes, nor for a tower without positions (ResNet, ConvNeXt).
@@ -30,7 +30,7 @@ def at_size(visual: nn.Module, size: tuple[int, int]) -> Iterator[None]:
         UserError: a tower that takes one size alone (Swin), or a size that its patches do not fill.
     """
     trained = cast(ImageTower, visual).image_size
-    if size == ((trained, trained) if isinstance(trained, int) else tuple(trained)):
+    if size is None or size == ((trained, trained) if isinstance(trained, int) else tuple(trained)):
         yield
         return
     _check_sides(visual, size)
