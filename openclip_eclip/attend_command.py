@@ -7,50 +7,63 @@ from __future__ import annotations
 
 import argparse
 import io
+import re
 import sys
-import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
-from torch.nn.functional import interpolate
+from PIL import Image
+from torch import Tensor
 from tqdm import tqdm
 
-from .annotations.drawn.predicted import Predicted, Region
+from .annotations.drawn.predicted import Predicted
 from .annotations.drawn.write_coco import write_coco
+from .attend_samples import Sample, read_samples, with_heatmaps
 from .attention.attend import refuse_coca
 from .attention.gallery import GalleryImage, write_gallery
-from .attention.methods import METHODS, attention_maps, default_method, image_of_texts
+from .attention.methods import METHODS, attention_maps, default_method
+from .attention.overlay import look_at
 from .config import UserError
-from .data.figures import blend
 from .data.images.options import read_options
 from .data.images.read import read_picture
 from .data.sample import read_heatmap
-from .data.tables.csv_source import read_columns
-from .evaluate.inputs.encoder import Encoder, tokenize
-from .evaluate.options import add_model_arguments, read_encode_numbers, read_encoder
+from .evaluate.inputs.encoder import RANDOM, Encoder, load_encoder, tokenize
+from .evaluate.options import add_compute_arguments
 from .files import write_whole
-from .metrics.pointing import marked_region
-from .prepare.annotations.match import SUFFIXES
 from .prepare.writer import write_table
 from .subcommands import exit_code
-
-INSIDE = 0.5  # of the way from the minimum to the maximum of a map: in the region
-FLAT = 1e-6  # relative range below which a map has no contrast
-SMALLEST, SHOWN = 400, 640  # pixels of the longer side of an overlay
-LETTER, LINE = 7, 18  # pixels of a letter and a line of its caption
+from .towers.image_size import at_size
 
 
-class Sample(NamedTuple):
-    """An image, its own text ("": none) and its expert's map."""
+class Opened(NamedTuple):
+    """A sample, read: `expert` (h, w) over the whole image."""
+
+    sample: Sample
+    image: Image.Image
+    texts: Sequence[str]
+    expert: np.ndarray | None
+
+
+class Shown(NamedTuple):
+    """A model, its name on the page ("": it is the only one), and its methods."""
 
     name: str
-    path: Path
-    text: str = ""
-    heatmap: Path | None = None
+    encoder: Encoder
+    methods: Sequence[str]
+
+    def title(self, method: str) -> str:
+        """The name of its maps by this method."""
+        return f"{self.name} {method}".strip()
+
+
+class Attended(NamedTuple):
+    """Maps of a batch for all its pairs, by their titles, and the similarity of each pair."""
+
+    maps: dict[str, np.ndarray]  # (pairs, h, w)
+    cosines: list[float]
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -92,8 +105,47 @@ def build_parser() -> argparse.ArgumentParser:
         help="table with filepath and the heatmap column, if that of the images has no such column",
     )
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N images")
-    add_model_arguments(parser)
-    parser.set_defaults(batch_size=16)
+    # one list for both, which keeps what belongs together
+    parser.add_argument(
+        "--model",
+        dest="models",
+        required=True,
+        action="append",
+        type=lambda value: ("model", value),
+        metavar="MODEL",
+        help=(
+            "model to show: a model name of open_clip (with or without the prefix eclip-),"
+            " local-dir:FOLDER, or the folder of a training run; may be given several times"
+        ),
+    )
+    parser.add_argument(
+        "--pretrained",
+        dest="models",
+        action="append",
+        type=lambda value: ("pretrained", value),
+        metavar="TAG_OR_FILE",
+        help=(
+            f"weights of the --model before it, a tag or file as in open_clip; '{RANDOM}' takes an"
+            " untrained model"
+        ),
+    )
+    parser.add_argument(
+        "--force-image-size",
+        type=int,
+        nargs="+",
+        metavar="N",
+        help=(
+            "side, or height and width, of the images that the model gets, in pixels; positions of"
+            " ViTs are interpolated (default: the model's own)"
+        ),
+    )
+    parser.add_argument(
+        "--batch-size",
+        type=int,
+        default=16,
+        help="number of pairs of image and text computed at once (default: %(default)s)",
+    )
+    add_compute_arguments(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="to write to")
     return parser
 
@@ -106,9 +158,10 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> str:
     """Reads, attends, and writes maps, overlays, regions, a table and a page; the summary."""
-    read_encode_numbers(args)
-    if args.limit is not None and args.limit < 1:
-        raise UserError(f"--limit {args.limit}: expected at least 1.")
+    for flag, value in (("--limit", args.limit), ("--batch-size", args.batch_size)):
+        if value is not None and value < 1:
+            raise UserError(f"{flag} {value}: expected at least 1.")
+    given, size = read_models(args.models), read_size(args.force_image_size)
     samples = read_samples(args.images, args.heatmap_column)[: args.limit]
     if args.heatmaps is not None:
         samples = with_heatmaps(samples, args.heatmaps, args.heatmap_column)
@@ -116,198 +169,178 @@ def run(args: argparse.Namespace) -> str:
         raise UserError("no --text, and images without texts; expected --text 'what to look for'.")
     if args.out.exists() and any(args.out.iterdir()):
         raise UserError(f"--out {args.out}: not empty; expected a new or empty folder.")
-    encoder = read_encoder(args)
-    refuse_coca(encoder.model)
-    methods = args.methods or [default_method(encoder.model)]
+    models = []
+    for name, (model, pretrained) in zip(model_names(given), given):
+        encoder = load_encoder(model, pretrained, args.precision, args.device)
+        refuse_coca(encoder.model)
+        methods = args.methods or [default_method(encoder.model)]
+        models.append(Shown(name if len(given) > 1 else "", encoder, methods))
     for folder in ("maps", "overlays"):
         (args.out / folder).mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, object]] = []
     regions: list[Predicted] = []
-    shown = _attended(args, encoder, samples, methods, rows, regions)
-    size = write_gallery(
+    note = "; ".join([", ".join(model for model, _ in given), ", ".join(args.methods or [])])
+    note = note.removesuffix("; ")
+    size_of_page = write_gallery(
         args.out / "gallery.html",
-        shown,
+        _written(args, _attended(args, models, samples, size), rows, regions),
         "Where the model looks",
-        f"{args.model}; {', '.join(methods)}",
+        note,
     )
-    write_coco(args.out / "regions.json", regions, f"{args.model}, {', '.join(methods)}")
+    write_coco(args.out / "regions.json", regions, note)
     write_table(args.out / "attend.csv", rows)
     return (
         f"{len(samples)} images, {len(rows)} maps in {args.out}: gallery.html"
-        f" ({size / 1e6:.1f} MB), overlays, maps, regions.json, attend.csv"
+        f" ({size_of_page / 1e6:.1f} MB), overlays, maps, regions.json, attend.csv"
     )
+
+
+def read_models(given: Sequence[tuple[str, str]]) -> list[tuple[str, str | None]]:
+    """(model, weights) of --model and --pretrained in the order of the command line.
+
+    UserError: weights that belong to no model, or two for one.
+    """
+    count = sum(flag == "model" for flag, _ in given)
+    if count == 1:  # in any order
+        given = sorted(given)
+    models: list[tuple[str, str | None]] = []
+    for flag, value in given:
+        if flag == "model":
+            models.append((value, None))
+        elif not models or models[-1][1] is not None:
+            raise UserError(
+                f"--pretrained {value}: expected one after each --model that needs weights."
+            )
+        else:
+            models[-1] = (models[-1][0], value)
+    return models
+
+
+def model_names(models: Sequence[tuple[str, str | None]]) -> list[str]:
+    """A short name of each, all different."""
+    names: list[str] = []
+    for model, pretrained in models:
+        name = " ".join(Path(part).name for part in (model, pretrained) if part)
+        same = sum(other == name or other.startswith(f"{name} (") for other in names)
+        names.append(f"{name} ({same + 1})" if same else name)
+    return names
+
+
+def read_size(sides: Sequence[int] | None) -> tuple[int, int] | None:
+    """(height, width) of --force-image-size. UserError: no one or two sides."""
+    if sides is None:
+        return None
+    if len(sides) > 2 or min(sides) < 1:
+        raise UserError(
+            f"--force-image-size {' '.join(map(str, sides))}: expected a side in pixels, or height"
+            " and width."
+        )
+    return sides[0], sides[-1]
 
 
 def _attended(
     args: argparse.Namespace,
-    encoder: Encoder,
+    models: Sequence[Shown],
     samples: Sequence[Sample],
-    methods: Sequence[str],
+    size: tuple[int, int] | None,
+) -> Iterator[tuple[Opened, list[Attended]]]:
+    """Each image with the maps of every model, by batches."""
+    # the texts of the command are encoded once, those of a table with their images
+    given = [
+        one.encoder.encode_texts(tokenize(one.encoder, args.text)) if args.text else None
+        for one in models
+    ]
+    step = max(1, args.batch_size // max(1, len(args.text)))
+    with tqdm(total=len(samples), unit="image", desc="attend", disable=None) as progress:
+        for first in range(0, len(samples), step):
+            batch = [_open(args, sample) for sample in samples[first : first + step]]
+            of_models = [
+                _attend(model, batch, features, size) for model, features in zip(models, given)
+            ]
+            for one in zip(batch, *of_models):
+                yield one[0], list(one[1:])
+            progress.update(len(batch))
+
+
+def _open(args: argparse.Namespace, sample: Sample) -> Opened:
+    """UserError: an image or a heatmap that cannot be read."""
+    reading = read_options(args)
+    picture = read_picture(sample.path, str(sample.path), reading)
+    expert = None
+    if sample.heatmap is not None:
+        content = sample.heatmap.read_bytes()
+        expert = read_heatmap(content, str(sample.heatmap), picture.frame, reading)
+    return Opened(sample, picture.image, args.text or [sample.text], expert)
+
+
+def _attend(
+    model: Shown, batch: Sequence[Opened], features: Tensor | None, size: tuple[int, int] | None
+) -> list[Attended]:
+    """The maps of one model, by image. `features` (T, D): of texts that all images share."""
+    encoder = model.encoder
+    transform = encoder.whole_image_transform(size)
+    pixels = torch.stack([transform(one.image.convert("RGB")) for one in batch])
+    pixels = encoder.to_input(pixels)
+    texts = [text for one in batch for text in one.texts]
+    if features is None:
+        features = encoder.encode_texts(tokenize(encoder, texts))
+    else:
+        features = features.repeat(len(batch), 1)
+    owner = torch.arange(len(batch)).repeat_interleave(len(texts) // len(batch))
+    with at_size(encoder.model.visual, size):
+        cosines = (encoder.encode_images(pixels)[0][owner] * features).sum(dim=1)
+        moved, rows = features.to(encoder.device), owner.to(encoder.device)
+        maps = {
+            model.title(method): attention_maps(method, encoder.model, pixels, moved, rows).cpu()
+            for method in model.methods
+        }
+    return [
+        Attended(
+            {title: values[owner == i].numpy() for title, values in maps.items()},
+            cosines[owner == i].tolist(),
+        )
+        for i in range(len(batch))
+    ]
+
+
+def _written(
+    args: argparse.Namespace,
+    attended: Iterator[tuple[Opened, list[Attended]]],
     rows: list[dict[str, object]],
     regions: list[Predicted],
 ) -> Iterator[GalleryImage]:
     """The images of the page, one at a time; writes their files, fills `rows` and `regions`."""
-    reading, transform = read_options(args), encoder.whole_image_transform()
-    # the texts of the command are encoded once, those of a table with their images
-    given = encoder.encode_texts(tokenize(encoder, args.text)) if args.text else None
-    for sample in tqdm(samples, unit="image", desc="attend", disable=None):
-        picture = read_picture(sample.path, str(sample.path), reading)
-        image, texts = picture.image, args.text or [sample.text]
-        pixels = encoder.to_input(transform(image.convert("RGB"))[None])
-        features = encoder.encode_texts(tokenize(encoder, texts)) if given is None else given
-        cosines = (encoder.encode_images(pixels)[0] @ features.T)[0].tolist()
-        moved = features.to(encoder.device)
-        owner = image_of_texts(1, len(texts), encoder.device)
-        expert = None
-        if sample.heatmap is not None:
-            content = sample.heatmap.read_bytes()
-            expert = read_heatmap(content, str(sample.heatmap), picture.frame, reading)
-        maps = {
-            method: attention_maps(method, encoder.model, pixels, moved, owner).cpu().numpy()
-            for method in methods
-        }
+    for (sample, image, texts, expert), of_models in attended:
+        maps: dict[str, np.ndarray] = {}
         scores = {}
-        for method, of_method in maps.items():
-            write_whole(args.out / "maps" / f"{sample.name}-{method}.npy", _npy(of_method))
+        for title, of_title, cosines in (
+            (title, values, one.cosines) for one in of_models for title, values in one.maps.items()
+        ):
+            name = f"{sample.name}-{_plain(title)}"
+            write_whole(args.out / "maps" / f"{name}.npy", _npy(of_title))
             looks = [
                 look_at(image, text, one, cosine, expert)
-                for text, one, cosine in zip(texts, of_method, cosines)
+                for text, one, cosine in zip(texts, of_title, cosines)
             ]
-            scores[method] = [look.agreement for look in looks]
+            maps[title], scores[title] = of_title, [look.agreement for look in looks]
             for i, look in enumerate(looks):
-                rows.append({"filepath": str(sample.path), "method": method, **look.row})
-                write_whole(args.out / "overlays" / f"{sample.name}-{method}-{i}.png", look.png)
-            name, size = f"{sample.path.name} {method}", (image.height, image.width)
-            regions.append(Predicted(name, size, [look.region for look in looks]))
+                rows.append({"filepath": str(sample.path), "method": title, **look.row})
+                write_whole(args.out / "overlays" / f"{name}-{i}.png", look.png)
+            shape = (image.height, image.width)
+            file = f"{sample.name}{sample.path.suffix} {title}"
+            regions.append(Predicted(file, shape, [look.region for look in looks]))
         yield GalleryImage(sample.name, image, texts, maps, expert, scores)
 
 
-class Look(NamedTuple):
-    """What is written of one map."""
-
-    row: dict[str, object]
-    region: Region
-    agreement: float  # 1 if the maximum is in the region that the expert marked; NaN: none
-    png: bytes
-
-
-def look_at(
-    image: Image.Image, text: str, attention: np.ndarray, cosine: float, expert: np.ndarray | None
-) -> Look:
-    """The row, region and picture of one map (h, w) of an image, enlarged to it."""
-    large = enlarge(attention, (image.height, image.width))
-    low, high = float(attention.min()), float(attention.max())
-    # rounding of a map without contrast marks nothing
-    is_flat = high - low <= FLAT * max(abs(low), abs(high))
-    mask = np.zeros(large.shape, bool) if is_flat else large >= low + INSIDE * (high - low)
-    agreement = _inside(large, expert)
-    y, x = (int(at) for at in np.unravel_index(large.argmax(), large.shape))
-    row: dict[str, object] = {"text": text, "similarity": f"{cosine:.4f}", "x": x, "y": y}
-    row["inside expert's region"] = "" if np.isnan(agreement) else int(agreement)
-    longer = max(image.size)
-    scale = min(max(longer, SMALLEST), SHOWN) / longer
-    shown = image.resize((round(image.width * scale) or 1, round(image.height * scale) or 1))
-    picture = blend(shown, (large - low) / ((high - low) or 1))
-    png = _captioned(picture, f"{text}  (similarity {cosine:.3f})")
-    return Look(row, Region(text, mask), agreement, png)
-
-
-def enlarge(attention: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """A map (h, w) on an image of `size` (height, width), bilinear, float32."""
-    values = torch.from_numpy(np.ascontiguousarray(attention, dtype=np.float32))
-    return interpolate(values[None, None], size=size, mode="bilinear")[0, 0].numpy()
-
-
-def _inside(large: np.ndarray, expert: np.ndarray | None) -> float:
-    """1 if the maximum is in the region that the expert marked, else 0; NaN without one."""
-    if expert is None:
-        return float("nan")
-    region = enlarge(marked_region(np.asarray(expert)).astype(np.float32), large.shape) >= 0.5
-    return float(region.ravel()[large.argmax()])
+def _plain(title: str) -> str:
+    """A part of a file name."""
+    return re.sub(r"[^\w.()-]+", "_", title)
 
 
 def _npy(values: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     np.save(buffer, values.astype(np.float32))
     return buffer.getvalue()
-
-
-def _captioned(picture: Image.Image, caption: str) -> bytes:
-    """A PNG of the picture with a text below."""
-    lines = textwrap.wrap(caption, max(picture.width // LETTER, 20))
-    sheet = Image.new("RGB", (picture.width, picture.height + LINE * len(lines) + 4), "white")
-    sheet.paste(picture, (0, 0))
-    font = ImageFont.load_default(14)
-    ImageDraw.Draw(sheet).text((4, picture.height), "\n".join(lines), "black", font)
-    buffer = io.BytesIO()
-    sheet.save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def read_samples(sources: Sequence[Path], heatmap_column: str) -> list[Sample]:
-    """The images of files, folders and tables. UserError: none, or no such file."""
-    samples: list[Sample] = []
-    for source in sources:
-        if source.suffix in (".csv", ".tsv"):
-            samples += _of_table(source, heatmap_column)
-        elif source.is_dir():
-            paths = sorted(path for path in source.rglob("*") if path.suffix.lower() in SUFFIXES)
-            samples += [Sample(_key(path.relative_to(source)), path) for path in paths]
-        elif source.is_file():
-            samples.append(Sample(_key(Path(source.name)), source))
-        else:
-            raise UserError(f"{source}: no such file; expected an image, a folder, or a table.")
-    if not samples:
-        raise UserError(f"{', '.join(map(str, sources))}: no image.")
-    names: dict[str, int] = {}
-    for i, sample in enumerate(samples):
-        names[sample.name] = count = names.get(sample.name, 0) + 1
-        if count > 1:
-            samples[i] = sample._replace(name=f"{sample.name}_{count}")
-    return samples
-
-
-def with_heatmaps(samples: Sequence[Sample], path: Path, column: str) -> list[Sample]:
-    """The samples with the experts' maps of a table. UserError: no column, or no image fits."""
-    frame = read_columns(path)
-    for name in ("filepath", column):
-        if name not in frame:
-            raise UserError(f"{path}: columns {', '.join(frame)}; expected one called {name}.")
-    heatmaps = {
-        (path.parent / row["filepath"]).resolve(): path.parent / row[column]
-        for row in frame.to_dict("records")
-        if row[column]
-    }
-    found = [
-        sample._replace(heatmap=heatmaps.get(sample.path.resolve(), sample.heatmap))
-        for sample in samples
-    ]
-    if not any(sample.heatmap for sample in found):
-        raise UserError(
-            f"--heatmaps {path}: none of its {len(heatmaps)} images is one of the {len(samples)}"
-            " images shown; expected the same files."
-        )
-    return found
-
-
-def _of_table(path: Path, heatmap_column: str) -> list[Sample]:
-    frame = read_columns(path)
-    if "filepath" not in frame:
-        raise UserError(f"{path}: columns {', '.join(frame)}; expected one called filepath.")
-    return [
-        Sample(
-            _key(Path(row["filepath"])),
-            path.parent / row["filepath"],
-            row.get("title", ""),
-            path.parent / row[heatmap_column] if row.get(heatmap_column) else None,
-        )
-        for row in frame.to_dict("records")
-    ]
-
-
-def _key(path: Path) -> str:
-    """A name for files, without the suffix."""
-    return "_".join(path.with_suffix("").parts).replace(" ", "_")
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ STOREYS = (
     "register checkpoint flag_checks",
     "recipes export openclip_eclip",
     "params phantom prepare evaluate",
-    "pseudo_heatmaps export_annotations attend_command flag_conflicts",
+    "pseudo_heatmaps export_annotations attend_samples attend_command flag_conflicts",
     "training_patches",
     "train benchmark",
 )

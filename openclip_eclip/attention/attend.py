@@ -11,6 +11,7 @@ from torch.nn.functional import normalize
 
 from ..config import UserError
 from ..towers.host import HostModel
+from ..towers.image_size import at_size
 from .methods import attention_maps, default_method, image_of_texts
 
 
@@ -25,13 +26,15 @@ def attend(model: nn.Module, images: Tensor, texts: Tensor, method: str | None =
         model: a model of open_clip with an image tower that has positions, such as ViTs, ResNets,
             and most towers of timm; with or without the processor of eCLIP.
         images: (B, 3, H, W) float, from the model's transform. Most transforms crop the middle of
-            an image; the map is that of the crop.
+            an image; the map is that of the crop. Where H and W are not those of the model, its
+            positions are interpolated.
         texts: (T, L) int64, from the model's tokenizer.
         method: one of `attention.methods.METHODS`; None: the attention of the tower's pool, else
             the similarity to the text.
 
     Raises:
-        UserError: a CoCa, a tower without positions, or one that does not have this method.
+        UserError: a CoCa, a tower without positions, or one that does not have this method or
+            does not take this size.
     """
     refuse_coca(model)
     host = cast(HostModel, model)
@@ -42,7 +45,8 @@ def attend(model: nn.Module, images: Tensor, texts: Tensor, method: str | None =
             text = normalize(host.encode_text(texts).float(), dim=-1)
         image = image_of_texts(len(images), len(texts), images.device)
         name = method or default_method(host)
-        maps = attention_maps(name, host, images, text.repeat(len(images), 1), image)
+        with at_size(host.visual, (images.shape[-2], images.shape[-1])):
+            maps = attention_maps(name, host, images, text.repeat(len(images), 1), image)
     finally:
         model.train(was_training)
     return maps.unflatten(0, (len(images), len(texts)))

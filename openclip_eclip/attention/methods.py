@@ -25,6 +25,7 @@ METHODS = {
     "pool": Method("the attention of the tower's learned pool, the same for every text", False),
     "similarity": Method("cosine of each position with the text"),
     "maskclip": Method("the same, of the values of the last block (MaskCLIP)"),
+    "registers": Method("similarity after outliers are moved to a token (test-time registers)"),
     "gradcam": Method("gradient of the similarity to the last map (Grad-CAM)"),
     "rollout": Method("gradient times attention through all blocks (Chefer et al. 2021)"),
     "center": Method("a Gaussian in the middle: what no model has to be asked for", False),

@@ -27,17 +27,7 @@ def add_model_arguments(parser: argparse.ArgumentParser, encoding: bool = True) 
         metavar="TAG_OR_FILE",
         help=f"weights, a tag or file as in open_clip; '{RANDOM}' takes an untrained model",
     )
-    parser.add_argument(
-        "--precision",
-        choices=PRECISIONS,
-        default="fp32",
-        help="floating-point precision of the model (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--device",
-        help="device that computes: cpu, cuda, cuda:1 ... (default: a GPU if there is one)",
-    )
-    add_read_arguments(parser)
+    add_compute_arguments(parser)
     if not encoding:
         return
     parser.add_argument(
@@ -70,6 +60,21 @@ def add_model_arguments(parser: argparse.ArgumentParser, encoding: bool = True) 
             " out and names it in the result (default: %(default)s)"
         ),
     )
+
+
+def add_compute_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of precision and device, and of reading images."""
+    parser.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default="fp32",
+        help="floating-point precision of the model (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--device",
+        help="device that computes: cpu, cuda, cuda:1 ... (default: a GPU if there is one)",
+    )
+    add_read_arguments(parser)
 
 
 def add_heatmap_arguments(parser: argparse.ArgumentParser) -> None:

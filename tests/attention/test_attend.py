@@ -17,13 +17,15 @@ import openclip_eclip
 from openclip_eclip.annotations.drawn.predicted import Region
 from openclip_eclip.attend_command import (
     build_parser,
-    enlarge,
-    look_at,
     main,
-    read_samples,
+    model_names,
+    read_models,
+    read_size,
     run,
 )
+from openclip_eclip.attend_samples import read_samples
 from openclip_eclip.attention.methods import attention_maps
+from openclip_eclip.attention.overlay import look_at, on_image
 from openclip_eclip.config import UserError
 from openclip_eclip.gaze import decode_rle
 
@@ -31,7 +33,10 @@ from openclip_eclip.gaze import decode_rle
 @pytest.fixture(scope="module", autouse=True)
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.mktemp("configs") / "attend-tiny.json"
-    path.write_text(json.dumps({**TINY, "vision_cfg": {**TINY["vision_cfg"], "image_size": 64}}))
+    config = {**TINY, "vision_cfg": {**TINY["vision_cfg"], "image_size": 64}}
+    path.write_text(json.dumps(config))
+    config["vision_cfg"]["layers"] = 1
+    path.with_name("attend-2.json").write_text(json.dumps(config))
     open_clip.add_model_config(path.parent)
 
 
@@ -87,7 +92,7 @@ def test_command_writes_maps_overlays_regions_and_a_page(
     maps = np.load(out / "maps" / "a-similarity.npy")
     assert maps.shape == (2, 4, 4) and maps.dtype == np.float32
     # the table and the regions are of the same map, at the size of the image
-    large = enlarge(maps[1], (60, 90))
+    large = on_image(maps[1], (60, 90))
     assert large[int(rows[1]["y"]), int(rows[1]["x"])] == large.max()
     content = json.loads((out / "regions.json").read_text())
     coded = content["annotations"][1]["segmentation"]
@@ -147,6 +152,8 @@ def test_agreement_is_of_the_maximum() -> None:
         (["empty", "--text", "a"], "empty: no image"),
         (["bad.csv", "--text", "a"], "columns path; expected one called filepath"),
         (["in/broken.png", "--text", "a"], "broken.png"),
+        (["in", "--text", "a", "--force-image-size", "70"], "expected multiples of 16 x 16"),
+        (["in", "--text", "a", "--batch-size", "0"], "--batch-size 0: expected at least 1"),
     ],
 )
 def test_errors_are_one_sentence(
@@ -172,3 +179,66 @@ def test_names_are_unique(tmp_path: Path) -> None:
         write_images(tmp_path / folder)
     samples = read_samples([tmp_path / "x", tmp_path / "y"], "heatmap")
     assert [sample.name for sample in samples] == ["a", "b", "a_2", "b_2"]
+
+
+def test_several_models_methods_and_another_size(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """Each model's maps are those that it has alone, whatever the batch."""
+    write_images(tmp_path / "in")
+    (tmp_path / "in" / "t.csv").write_text("filepath,title\na.png,first one\nb.jpg,second\n")
+    shown = [str(tmp_path / "in" / "t.csv"), "--device", "cpu", "--force-image-size", "64", "96"]
+    shown += ["--methods", "similarity", "center"]
+    first, second = (["--model", "attend-tiny", "--pretrained", "random"], ["--model", "attend-2"])
+    second += ["--pretrained", "random"]
+    out = tmp_path / "out"
+    assert main([*shown, *first, *second, "--batch-size", "9", "--out", str(out)]) == 0
+    assert capsys.readouterr().out.startswith("2 images, 8 maps in ")
+    for flags_, name in ((first, "attend-tiny_random"), (second, "attend-2_random")):
+        alone = tmp_path / name
+        assert main([*shown, *flags_, "--batch-size", "1", "--out", str(alone)]) == 0
+        for image in "ab":
+            maps = np.load(out / "maps" / f"{image}-{name}_similarity.npy")
+            assert maps.shape == (1, 4, 6)
+            expected = np.load(alone / "maps" / f"{image}-similarity.npy")
+            np.testing.assert_allclose(maps, expected, atol=1e-6)
+    rows = list(csv.DictReader((out / "attend.csv").open()))
+    assert [row["method"] for row in rows[:4]] == [
+        f"{model} random {method}"
+        for model in ("attend-tiny", "attend-2")
+        for method in ("similarity", "center")
+    ]
+    assert [row["text"] for row in rows] == 4 * ["first one"] + 4 * ["second"]
+    assert rows[0]["similarity"] != rows[2]["similarity"]
+    page = (out / "gallery.html").read_text()
+    assert '"name": "attend-2 random similarity"' in page
+
+
+def test_weights_belong_to_the_model_before_them() -> None:
+    assert read_models([("pretrained", "x"), ("model", "a")]) == [("a", "x")]  # of one: any order
+    models = [("model", "runs/a"), ("model", "b"), ("pretrained", "in/x.pt"), ("model", "c/a")]
+    assert read_models(models) == [("runs/a", None), ("b", "in/x.pt"), ("c/a", None)]
+    assert model_names(read_models(models)) == ["a", "b x.pt", "a (2)"]
+    for wrong in (
+        [("pretrained", "x"), ("model", "a"), ("model", "b")],
+        [("model", "a"), ("pretrained", "x"), ("pretrained", "y")],
+    ):
+        with pytest.raises(UserError, match="expected one after each --model that needs weights"):
+            read_models(wrong)
+
+
+def test_size_is_a_side_or_two() -> None:
+    assert read_size(None) is None and read_size([8]) == (8, 8) and read_size([8, 9]) == (8, 9)
+    for sides in ([0], [1, 2, 3]):
+        with pytest.raises(UserError, match="--force-image-size .*: expected a side in pixels"):
+            read_size(sides)
+
+
+def test_images_of_one_name_in_two_folders(tmp_path: Path) -> None:
+    for folder in ("x", "y"):
+        write_images(tmp_path / folder)
+    words = [str(tmp_path / "x"), str(tmp_path / "y"), "--text", "a", "--methods", "center"]
+    assert main([*words, *flags(tmp_path / "out")]) == 0
+    content = json.loads((tmp_path / "out" / "regions.json").read_text())
+    names = [image["file_name"] for image in content["images"]]
+    assert names == ["a.png center", "b.jpg center", "a_2.png center", "b_2.jpg center"]

@@ -87,11 +87,16 @@ class Encoder:
         """Pixels or heatmaps on the model's device, in the dtype it takes."""
         return values.to(self.device, get_input_dtype(self.precision), non_blocking=True)
 
-    def whole_image_transform(self) -> Callable[[Image.Image], Tensor]:
-        """Like `transform`, but squashes the image to the model's size instead of cropping it."""
+    def whole_image_transform(
+        self, size: tuple[int, int] | None = None
+    ) -> Callable[[Image.Image], Tensor]:
+        """Like `transform`, but squashes the image to the model's size instead of cropping it.
+
+        `size` (height, width): another size (see `towers.image_size`).
+        """
+        changes = {"resize_mode": "squash"} | ({} if size is None else {"size": size})
         return image_transform_v2(
-            PreprocessCfg(**{**self.model.visual.preprocess_cfg, "resize_mode": "squash"}),
-            is_train=False,
+            PreprocessCfg(**{**self.model.visual.preprocess_cfg, **changes}), is_train=False
         )
 
     @torch.inference_mode()

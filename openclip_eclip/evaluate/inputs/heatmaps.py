@@ -70,7 +70,7 @@ def _file_column(data: EvalSet, column: str, table: Path | None) -> list[str]:
     cells = data.table[column] if column in data.table else pd.Series("", index=data.table.index)
     folder = data.path.parent
     if table is not None:
-        cells = data.table["filepath"].map(_read_cells(table, column)).fillna("")
+        cells = data.table["filepath"].map(heatmap_cells(table, column)).fillna("")
         folder = table.parent
     return [str(locate(cell, folder).absolute()) if file_cell(cell) else "" for cell in cells]
 
@@ -94,8 +94,11 @@ def read_phrases(data: EvalSet, row: int) -> Windows:
         raise DataError(f"{data.name(row)}, column {WINDOWS!r}: {error}") from error
 
 
-def _read_cells(table: Path, column: str) -> dict[str, str]:
-    """{filepath: heatmap} of the rows of --heatmaps that have one."""
+def heatmap_cells(table: Path, column: str) -> dict[str, str]:
+    """{filepath: heatmap} of the rows of --heatmaps that have one.
+
+    DataError: no such file or column, or an image twice.
+    """
     if not table.is_file():
         raise DataError(f"--heatmaps {table}: no such file.")
     cells = read_columns(table)

@@ -99,14 +99,7 @@ def read_images(source: Path) -> Images:
         UserError: no image there, or a table without such a column.
     """
     if source.is_dir():
-        below = len(os.path.join(source, ""))
-        files = {}
-        for folder, _, names in os.walk(source):  # rglob asks for every file whether it is one
-            parent = Path(folder)
-            for name in names:
-                if os.path.splitext(name)[1].lower() in SUFFIXES:
-                    files[os.path.join(folder, name)[below:].replace(os.sep, "/")] = parent / name
-        files = dict(sorted(files.items()))
+        files = image_files(source)
     elif source.is_file():
         frame = read_columns(source)
         column = find_column(source, frame.columns, "filepath", "--image-column")
@@ -116,6 +109,18 @@ def read_images(source: Path) -> Images:
     if not files:
         raise UserError(f"--images {source}: no image; expected files such as .png, .jpg or .dcm.")
     return Images(files)
+
+
+def image_files(folder: Path) -> dict[str, Path]:
+    """{path below the folder, with /: file} of the images of a folder and its folders, in order."""
+    below = len(os.path.join(folder, ""))
+    files = {}
+    for parent, _, names in os.walk(folder):  # rglob asks for every file whether it is one
+        for name in names:
+            if os.path.splitext(name)[1].lower() in SUFFIXES:
+                path = Path(parent) / name
+                files[os.path.join(parent, name)[below:].replace(os.sep, "/")] = path
+    return dict(sorted(files.items()))
 
 
 def find_column(path: Path, header: Iterable[str], role: str, flag: str) -> str:
