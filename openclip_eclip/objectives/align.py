@@ -25,6 +25,7 @@ from ..towers.local_features import on_empty_image
 from ..towers.pool_attention import pool_attention
 from ..towers.positions import Tokens, encode_tokens, full_precision, project_tokens
 from .base import EncodedPass, Gather, Objective
+from .regions import cross_entropy, mean_by_owner
 
 logger = logging.getLogger(__name__)
 
@@ -257,7 +258,7 @@ class Align(Objective):
                 self.config.temperature,
             )  # (T, h, w)
             each = cross_entropy(batch.sentence_heatmap, similarity, self.config.power)  # (T,)
-            error = torch.cat([error, _mean_by_owner(each, owner, len(described))])
+            error = torch.cat([error, mean_by_owner(each, owner, len(described))])
         return {"align_error": self.config.weight * error}
 
     def _pass_rows(self, encoded: EncodedPass, batch: ExpertBatch) -> Tensor:
@@ -316,14 +317,6 @@ def _report_features(model: HostModel, encoded: EncodedPass, batch: ExpertBatch)
     return torch.cat([known, encode_detached(model, batch.oversampled_text)])
 
 
-def _mean_by_owner(each: Tensor, owner: Tensor, count: int) -> Tensor:
-    """The mean over the sentences of each image, (D,): a long dictation does not count more.
-
-    `each` (T,): one value a sentence; `owner` (T,): its image, 0 to D - 1; `count`: D.
-    """
-    return each.new_zeros(count).index_add(0, owner, each) / owner.bincount()
-
-
 def encode_detached(model: HostModel, texts: Tensor) -> Tensor:
     """Unit features (T, D) of `texts` (T, L), detached.
 
@@ -362,15 +355,3 @@ def log_text_attention(
             torch.einsum("thwd,td->thw", positions[image], full_precision(text)) / temperature
         )
     return similarity.flatten(1).log_softmax(dim=1).view_as(similarity)
-
-
-def cross_entropy(heatmap: Tensor, log: Tensor, power: float) -> Tensor:
-    """-sum_p target_p log_p, (A,), for `log` (A, h, w).
-
-    The target is the mean of `heatmap` (A, 1, H, W) in each cell of the grid, to the `power`,
-    scaled to sum to one.
-    """
-    grid = (log.shape[1], log.shape[2])
-    target = F.adaptive_avg_pool2d(heatmap.to(log.dtype), grid).flatten(1).pow(power)
-    target = target / target.sum(dim=1, keepdim=True)
-    return -(target * log.flatten(1)).sum(dim=1)
