@@ -6,12 +6,14 @@ the joint space (`towers.positions.project_tokens`), on a grid (h, w).
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from ..towers.positions import full_precision
+from .base import Gather
+
+FACTOR = 6364136223846793005  # of `text_ids`: odd and large, Knuth's multiplier
 
 
 def region_target(heatmap: Tensor, grid: tuple[int, int], power: float) -> Tensor:
@@ -88,13 +90,45 @@ def region_phrase_contrast(
     return pair_contrast(region_features(positions, target, owner), text, same_text, scale)
 
 
+def gathered_contrast(
+    region: Tensor,
+    text: Tensor,
+    ids: Tensor,
+    weight: Tensor,
+    scale: Tensor | float,
+    gather: Gather,
+    smallest: float,
+) -> Tensor:
+    """This rank's part of the weighted mean of `pair_contrast` over the phrases of all ranks.
+
+    `region`, `text` (T, D), `ids` (T,) int64, equal where texts are, and `weight` (T,) are of this
+    rank; T differs between ranks. The weighted sum is divided by the sum of all weights, or by
+    `smallest` if that is more.
+    """
+    count = weight.new_full((1, 1), len(region))
+    counts, _, rows = gather(count, count)  # (W, 1)
+    numbers = torch.arange(max(1, int(counts.max())), device=region.device)
+    # ranks are padded to equal numbers, so every rank takes part forward and backward
+    padding = (0, 0, 0, len(numbers) - len(region))
+    regions, texts, _ = gather(F.pad(region, padding), F.pad(text, padding))
+    all_ids, weights, _ = gather(F.pad(ids[:, None], padding), F.pad(weight[:, None], padding))
+    is_phrase = (numbers < counts).flatten()
+    is_scored = torch.zeros_like(counts)
+    is_scored[rows] = len(counts) / len(counts[rows])  # right under DDP's plain average
+    share = (is_scored * weights.view(len(counts), -1)).flatten()[is_phrase]
+    all_ids = all_ids[is_phrase]
+    errors = pair_contrast(regions[is_phrase], texts[is_phrase], all_ids == all_ids.T, scale)
+    return (share * errors).sum() / weights.sum().clamp(min=smallest)
+
+
 def text_ids(tokens: Tensor) -> Tensor:
     """A number for each text (T, L) int64, (T,) int64: the same for equal tokens on every rank.
 
-    Two other texts have the same number with a chance below 2**-40.
+    It is a polynomial of the tokens modulo 2**64, so other texts practically never share it. Unlike
+    the tokens, it has one width in every batch.
     """
-    factors = np.random.default_rng(0).integers(1 << 62, size=tokens.shape[1])
-    return (tokens * torch.from_numpy(2 * factors + 1).to(tokens.device)).sum(dim=1)
+    factors = torch.full((tokens.shape[1],), FACTOR, device=tokens.device).cumprod(0)
+    return (tokens * factors).sum(dim=1)
 
 
 def mean_by_owner(each: Tensor, owner: Tensor, count: int) -> Tensor:
