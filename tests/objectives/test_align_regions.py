@@ -5,11 +5,11 @@ The pure functions: test_regions.py. Two ranks: tests/workers/ddp_align.py, in t
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from conftest import BASIC, Launcher, write_table
@@ -17,7 +17,7 @@ from open_clip.transform import image_transform
 from PIL import Image
 from reference import align as reference
 from test_align import aligned, assert_gradient, set_up, tiny
-from test_align_windows import samples, windowed
+from test_align_windows import samples
 from test_flag_checks import run
 from workers.ddp_align import add_sentences
 
@@ -26,9 +26,10 @@ from openclip_eclip.batching.sentence_draw import MOST, draw_sentences
 from openclip_eclip.config import UserError
 from openclip_eclip.data.joint_transform import JointTransform
 from openclip_eclip.data.sample import make_sample, seeded_randomness
-from openclip_eclip.data.sentence_windows import Windows
+from openclip_eclip.data.sentence_windows import Windows, decode_windows, encode_windows
 from openclip_eclip.objectives import Align
 from openclip_eclip.objectives.align import AlignConfig
+from openclip_eclip.prepare.__main__ import main as prepare
 from openclip_eclip.towers.positions import encode_positions
 
 
@@ -160,11 +161,9 @@ def test_a_phrase_without_a_region_is_not_one_whose_region_the_crop_lost() -> No
             )
         assert sample.sentence_text[-1].tolist() == [4]  # of "none", which is always there
         assert sample.sentence_heatmap[-1].shape == (1, 32, 32)
-        assert (
-            sample.sentence_heatmap.flatten(1).amax(1).tolist()
-            == [1, 0][-len(sample.sentence_text) :]
-        )
-        counts.append(len(sample.sentence_text))
+        peaks = sample.sentence_heatmap.flatten(1).amax(1).tolist()
+        assert peaks == [1, 0][-len(peaks) :]
+        counts.append(len(peaks))
     assert {1, 2} == set(counts)
 
 
@@ -195,3 +194,108 @@ def test_bad_flags_are_errors_before_training(
 ) -> None:
     with pytest.raises(UserError, match=re.escape(message)):
         run(tmp_path, "--method", "align", *flags, table=write_table(tmp_path, 6, annotated=[1]))
+
+
+# ---- from drawn regions to training
+
+
+def draw_regions(folder: Path) -> list[str]:
+    """Twelve images, 0 to 7 with a box of one class and an outline of another; how to prepare them.
+
+    Images 8 to 11 have no annotation.
+    """
+    (folder / "images").mkdir()
+    draws, images, regions = np.random.default_rng(0), [], []
+    for i in range(12):
+        pixels = draws.integers(0, 256, (48, 48, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / "images" / f"{i}.png")
+        images.append({"id": i, "file_name": f"{i}.png", "width": 48, "height": 48})
+        if i < 8:
+            drawn = (
+                {"bbox": [4, 4, 16, 16], "category_id": 1 + i % 2},
+                {"segmentation": [[28, 28, 44, 28, 44, 44]], "category_id": 3},
+            )
+            regions += [{"id": 10 * i + k, "image_id": i} | one for k, one in enumerate(drawn)]
+    content = {
+        "images": images,
+        "annotations": regions,
+        "categories": [
+            {"id": k, "name": name} for k, name in ((1, "mass"), (2, "scar"), (3, "node"))
+        ],
+    }
+    (folder / "coco.json").write_text(json.dumps(content))
+    reports = [f"{i}.png,report {i}\n" for i in range(12)]
+    (folder / "reports.csv").write_text("".join(["image,report\n", *reports]))
+    return [
+        *("annotations", str(folder / "coco.json")),
+        *("--images", str(folder / "images"), "--texts", str(folder / "reports.csv")),
+        *("--phrases", "a {c}", "--size", "original", "--workers", "1"),
+    ]
+
+
+def add_absent(folder: Path) -> None:
+    """To every file of windows, a phrase without a region."""
+    for path in folder.rglob("*.windows.json"):
+        windows = decode_windows(path.read_bytes(), path.with_suffix(".npz").read_bytes(), "x")
+        spoken = [(text, *times) for text, times in zip(windows.sentences, windows.times)]
+        maps = [*(windows.heatmaps / 255), np.zeros(windows.heatmaps.shape[1:])]
+        content, arrays = encode_windows([*spoken, ("a tube", np.nan, np.nan)], maps)
+        path.write_bytes(content)
+        path.with_suffix(".npz").write_bytes(arrays)
+
+
+@pytest.mark.slow
+def test_boxes_and_outlines_are_trained_phrase_by_phrase(launcher: Launcher) -> None:
+    """`prepare annotations` and `--align-windows`, from a table and from a shard."""
+    folder = launcher.folder
+    command = draw_regions(folder)
+    for name, form in (("table", "csv"), ("absent", "csv"), ("shard", "webdataset")):
+        assert prepare([*command[:2], str(folder / name), *command[2:], "--format", form]) == 0
+    add_absent(folder / "absent")
+    table, absent = folder / "table" / "train.csv", folder / "absent" / "train.csv"
+    (shard,) = (folder / "shard").glob("*.tar")
+    common = (*BASIC, "--batch-size", 4, "--epochs", 1, "--train-data")
+    align = ("--method", "align", "--align-windows", "--align-min-share", 0.25)
+    regions = ("--align-empty", "uniform", "--align-contrast", 0.5, "--align-temperature", 0.05)
+    still = (*common, absent, *align, *regions, "--lr", 0)
+    launcher.train(
+        (*common, table, "--method", "clip", "--name", "clip"),
+        (*common, absent, *align, *regions[:2], "--align-weight", 0, "--name", "zero"),
+        (*common, table, "--method", "align", "--name", "reports"),
+        (*common, table, *align, "--name", "table"),
+        (*common, shard, *align, "--train-num-samples", 12, "--name", "shard"),
+        (*common, absent, *align, "--name", "ignored"),
+        (*common, absent, *align, *regions[:2], "--name", "uniform"),
+        (*common, absent, *align, *regions, "--name", "regions"),
+        (*common, absent, *align, *regions, "--precision", "amp_bf16", "--name", "amp"),
+        (*common, absent, *align, *regions, "--align-weight", 0, "--name", "contrast"),
+        (*still, "--batch-size", 12, "--name", "one"),
+        (*still, "--accum-freq", 3, "--name", "three"),
+    )
+    for name in ("table", "shard", "ignored", "uniform", "regions", "amp", "contrast"):
+        assert "eclip: 8 samples with sentence windows" in launcher.log(name)
+        assert len(launcher.losses(name)) == 3 and np.isfinite(launcher.losses(name)).all()
+    assert any(aligned(launcher, "table")) and any(aligned(launcher, "shard"))
+    assert aligned(launcher, "table") != aligned(launcher, "reports")
+
+    # phrases without a region change nothing where they are left out
+    for one, other in (("zero", "clip"), ("ignored", "table")):
+        weights, expected = launcher.weights(one, 1), launcher.weights(other, 1)
+        assert weights.keys() == expected.keys()
+        assert all(torch.equal(weights[key], value) for key, value in expected.items())
+    assert launcher.losses("ignored") == launcher.losses("table")
+    assert aligned(launcher, "ignored") == aligned(launcher, "table")
+    assert aligned(launcher, "uniform") != aligned(launcher, "table")
+
+    terms = {name: contrasts(launcher, name) for name in ("regions", "amp", "one", "three")}
+    assert all(any(values) for values in terms.values())
+    assert terms["amp"][0] == pytest.approx(terms["regions"][0], rel=0.05)
+    assert terms["three"] == pytest.approx(terms["one"], rel=1e-4)
+    assert aligned(launcher, "three") == pytest.approx(aligned(launcher, "one"), rel=1e-4)
+    assert any(contrasts(launcher, "contrast")) and not any(aligned(launcher, "contrast"))
+    assert not contrasts(launcher, "uniform")
+
+
+def contrasts(launcher: Launcher, name: str) -> list[float]:
+    found = re.findall(r" Align_contrast_loss: ([\d.e+-]+)", launcher.log(name))
+    return [float(value) for value in found]

@@ -97,11 +97,13 @@ def compare(
     mode: tuple,
     again: tuple = (0, 0),
     counts: tuple[dict, dict] = ({}, {}),
-    settings: dict = {},
+    settings: dict | None = None,
 ) -> dict:
     rank, world = dist.get_rank(), dist.get_world_size()
     # over at least 2.7 of both ranks' samples
-    align = Align(AlignConfig(windows=True, min_share=0.45, **settings), stream_is_plain=plain)
+    align = Align(
+        AlignConfig(windows=True, min_share=0.45, **(settings or {})), stream_is_plain=plain
+    )
     objectives = (align,) if plain else (align, Dacl())
     parts = []
     for r in range(world):
