@@ -156,6 +156,7 @@ def _regions(sample: Annotated, threshold: float, options: ReadOptions) -> Predi
         regions = [
             Region(sentence, values >= threshold * values.max())
             for sentence, values in zip(windows.sentences, windows.heatmaps)
+            if values.any()  # else a phrase without a region
         ]
     elif sample.heatmap is not None:
         values = read_heatmap(*sample.heatmap, frame, options)

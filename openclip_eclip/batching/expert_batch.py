@@ -22,8 +22,9 @@ class ExpertBatch:
       objective with `needs_heatmaps`.
     - `oversampled_*`: R annotated samples of the training data once more, for an objective with
       `oversample`; they are in no pair.
-    - `sentence_*`: T single sentences, each with the heatmap of the expert's gaze while saying it,
-      for an objective with `needs_windows`.
+    - `sentence_*`: T single sentences or phrases, each with the heatmap of the expert's gaze while
+      saying it, or of its region, for an objective with `needs_windows`. The heatmap of a phrase
+      without a region is all zero.
 
     Draws are stored here and not made in the forward pass, since gradient accumulation runs every
     batch forward twice.

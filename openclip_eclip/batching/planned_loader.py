@@ -127,7 +127,8 @@ class PlannedLoader:
         if self.announced is not None:
             self.announced.see(samples)
         streams = [stream for stream in (expert, oversampled) if stream is not None]
-        sentences = join_sentences([samples, *streams], self.seed, step)
+        empty = any(objective.needs_empty_windows for objective in self.objectives)
+        sentences = join_sentences([samples, *streams], self.seed, step, empty)
         batch = ExpertBatch(
             **self._mixed_pairs(samples, step, expert),
             image=samples.image,

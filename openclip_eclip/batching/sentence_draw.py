@@ -25,16 +25,18 @@ class Sentences(NamedTuple):
     heatmap: Tensor  # (T, 1, H, W)
 
 
-def draw_sentences(samples: SampleBatch, seed: int, step: int) -> Sentences:
+def draw_sentences(samples: SampleBatch, seed: int, step: int, empty: bool = False) -> Sentences:
     """The sentences of a batch, at most `MOST` of each sample.
 
+    `empty`: those without a region are among them, whose maps are all zero; else they are left out.
     The draw depends on (seed, step, sample) alone, not on the rank, the batch or any global
     generator.
     """
     rows = samples.sentence_row.numpy()
+    usable = empty | samples.sentence_heatmap.flatten(1).any(dim=1).numpy()
     chosen: list[int] = []
-    for row in np.unique(rows):
-        sentences = np.flatnonzero(rows == row)
+    for row in np.unique(rows[usable]):
+        sentences = np.flatnonzero((rows == row) & usable)
         if len(sentences) > MOST:
             generator = SENTENCES.generator(seed, step, int(samples.sample_id[row]))
             sentences = np.sort(generator.choice(sentences, MOST, replace=False))
@@ -45,11 +47,13 @@ def draw_sentences(samples: SampleBatch, seed: int, step: int) -> Sentences:
     )
 
 
-def join_sentences(parts: Sequence[SampleBatch], seed: int, step: int) -> Sentences:
+def join_sentences(
+    parts: Sequence[SampleBatch], seed: int, step: int, empty: bool = False
+) -> Sentences:
     """`draw_sentences` of several batches; rows are numbered through all of them."""
     drawn, first = [], 0
     for samples in parts:
-        sentences = draw_sentences(samples, seed, step)
+        sentences = draw_sentences(samples, seed, step, empty)
         drawn.append(sentences._replace(row=sentences.row + first))
         first += len(samples)
     # an empty batch of heatmaps has other sides, so it cannot be joined

@@ -57,6 +57,7 @@ class Report:
     faults: list[Fault] = field(default_factory=list)
     good: list[int] = field(default_factory=list)  # indices of the samples without a fault
     with_windows: int = 0
+    empty_windows: int = 0  # phrases without a region
     deep: int = 0  # decoded images of more than 8 bits
     turned: int = 0  # annotated images with an orientation tag other than upright
     # (height, width) of the images opened, as shown
@@ -72,6 +73,7 @@ class Report:
         """Count one sample; with `lengths` also the tokens of its caption and sentences."""
         self.faults.extend(checked.faults)
         self.with_windows += checked.windows
+        self.empty_windows += checked.empty
         if not checked.faults:
             self.good.append(index)
         self.deep += checked.deep
@@ -286,6 +288,8 @@ def _describe_report(path: Path, report: Report, args: argparse.Namespace) -> st
     ]
     if report.with_windows:
         lines.append(f"  sentence windows: {report.with_windows} samples")
+    if report.empty_windows:
+        lines.append(f"  phrases without a region (maps of zeros): {report.empty_windows}")
     warnings = list(report.warnings)
     for what, lengths in (
         ("captions", report.caption_tokens),

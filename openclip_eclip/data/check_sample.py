@@ -57,6 +57,7 @@ class Checked(NamedTuple):
     frame: Frame | None = None
     heatmap_size: tuple[int, int] | None = None
     windows: bool = False
+    empty: int = 0  # phrases of the windows that have no region
     deep: bool = False  # an image of more than 8 bits
     caption: str = ""
     sentences: Sequence[str] = ()
@@ -239,4 +240,5 @@ def _check_windows(
         return checked._replace(
             faults=[*checked.faults, Fault(where, key, str(error))], windows=True
         )
-    return checked._replace(windows=True, sentences=windows.sentences)
+    empty = sum(not values.any() for values in windows.heatmaps)
+    return checked._replace(windows=True, sentences=windows.sentences, empty=empty)

@@ -104,14 +104,16 @@ def _window_rows(figure: Any, samples: Sequence[WindowExample], options: ReadOpt
     for axes, (content, windows, name) in zip(grid, samples):
         image = read_picture(content, name, options).image
         count = len(windows.sentences)
-        shown = f"\n({SENTENCES} of {count} sentences)" if count > SENTENCES else ""
-        _overlay(axes[0], image, None, _short(name) + shown)
+        more = f"\n({SENTENCES} of {count} sentences)" if count > SENTENCES else ""
+        _overlay(axes[0], image, None, _short(name) + more)
         for axis, sentence, (start, end), values in zip(
             axes[1:], windows.sentences, windows.times, windows.heatmaps
         ):
+            note = "" if math.isnan(start) else f"\n{start:.1f} to {end:.1f} s"
+            note += "" if values.any() else "\n(no region)"
             # each map is divided by its own maximum, as in training
-            times = "" if math.isnan(start) else f"\n{start:.1f} to {end:.1f} s"
-            _overlay(axis, image, values / np.float32(values.max()), f"{_short(sentence)}{times}")
+            shown = values / np.float32(values.max()) if values.any() else None
+            _overlay(axis, image, shown, f"{_short(sentence)}{note}")
 
 
 def _short(text: str) -> str:

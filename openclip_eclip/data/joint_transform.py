@@ -158,14 +158,18 @@ class JointTransform:
         """Transform an image, its heatmap, and the maps of its sentences with one geometry.
 
         `windows` are maps (h, w) of any number type. Each is returned as `heatmap` is: (1, H, W),
-        or None if the crop lost it, independent of the others.
+        or None if the crop lost it, independent of the others. A map of zeros, of a phrase without
+        a region, stays one: it is none that the crop lost.
         """
         if heatmap is None and not len(windows):
             return self._finish(self.crop(image)), None, []
         canvas = (image.height, image.width)
         params = self.crop.make_params([image])
         cropped = None if heatmap is None else self._crop(heatmap, canvas, params)
-        maps = [self._crop(window, canvas, params) for window in windows]
+        maps = [
+            self._crop(window, canvas, params) if window.any() else torch.zeros(1, *self.crop.size)
+            for window in windows
+        ]
         view = self._finish(self.crop.transform(image, params))
         # The true heatmap decides whether the view is annotated: if the crop loses the placebo,
         # the uncropped placebo takes its place

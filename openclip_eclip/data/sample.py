@@ -39,7 +39,7 @@ class Sample:
     lam: float = 1.0
     skipped: list[str] = field(default_factory=list)  # messages on the bad samples it replaces
     sentence_text: Tensor | None = None  # (S, L) int64, of S sentences
-    sentence_heatmap: Tensor | None = None  # (S, 1, H, W) float32
+    sentence_heatmap: Tensor | None = None  # (S, 1, H, W) float32; zeros: no region
     delivered: bool = False  # a heatmap was read, whether or not the crop kept it
 
     @property
@@ -101,7 +101,7 @@ class SampleBatch:
     delivered: Tensor  # (B,) bool, a heatmap was read, whether or not the crop kept it
     sentence_row: Tensor  # (T,) int64, the row of the batch that each sentence belongs to
     sentence_text: Tensor  # (T, L) int64
-    sentence_heatmap: Tensor  # (T, 1, H, W) float32
+    sentence_heatmap: Tensor  # (T, 1, H, W) float32; zeros: a phrase without a region
     skipped: list[str]  # messages on the bad samples that others replace
 
     def __len__(self) -> int:
@@ -193,13 +193,9 @@ def read_windows(
     name: str,
     frame: Frame,
     options: ReadOptions = ReadOptions(),
-    empty: bool = False,
 ) -> Windows:
-    """Decode sentence windows, and lay their maps over the image as `read_heatmap` does.
-
-    `empty`: as in `decode_windows`.
-    """
-    windows = decode_windows(text, maps, name, options=options, empty=empty)
+    """Decode sentence windows, and lay their maps over the image as `read_heatmap` does."""
+    windows = decode_windows(text, maps, name, options=options)
     return windows._replace(heatmaps=orient_maps(windows.heatmaps, frame, name))
 
 

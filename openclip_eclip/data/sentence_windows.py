@@ -5,7 +5,8 @@ checks and draws them. A sample has two files:
 
 * `key.windows.json`, [{"sentence", "start", "end"}], times in seconds on the recording's clock, or
   null for both: a phrase with a region, such as a class and its boxes, has no times,
-* `key.windows.npz`, one array `heatmaps`, uint8 (N, h, w).
+* `key.windows.npz`, one array `heatmaps`, uint8 (N, h, w). A map of zeros is that of a phrase
+  without a region: it names what the image does not show.
 
 In shards they are members. Beside tables they are files; a column names the JSON.
 """
@@ -36,7 +37,8 @@ class Windows(NamedTuple):
 
     sentences: list[str]
     times: list[tuple[float, float]]  # start and end in seconds; NaN: a phrase without times
-    heatmaps: np.ndarray  # uint8 (N, h, w), none the same everywhere
+    # uint8 (N, h, w); all zero for a phrase without a region, else none the same everywhere
+    heatmaps: np.ndarray
 
 
 def has_windows(members: Iterable[str], key: str) -> bool:
@@ -72,17 +74,15 @@ def decode_windows(
     name: str,
     image_size: tuple[int, int] | None = None,
     options: ReadOptions = ReadOptions(),
-    empty: bool = False,
 ) -> Windows:
     """Decode both files and check them against each other.
 
-    `image_size` (height, width): the maps must have its aspect ratio. `empty`: a map may be all
-    zero, for a phrase without a region.
+    `image_size` (height, width): the maps must have its aspect ratio.
 
     Raises:
         DataError: with `name`: not JSON or npz, pickled objects, other fields or types, a sentence
-            without words, counts that differ, a map that is zero or the same everywhere, another
-            aspect ratio than that of the image, or more than `options` allow.
+            without words, counts that differ, a map that is the same everywhere and not zero,
+            another aspect ratio than that of the image, or more than `options` allow.
     """
     sentences, times = decode_sentences(text, name)
     heatmaps = _decode_maps(maps, name, options)
@@ -94,13 +94,11 @@ def decode_windows(
     if image_size is not None:
         check_aspect(heatmaps.shape[1:], image_size, name)
     for i, values in enumerate(heatmaps):
-        if empty and not values.any():
-            continue
-        if not values.any() or is_flat(values / values.max()):
-            problem = "the same everywhere" if values.any() else "all zero"
+        if values.any() and is_flat(values / values.max()):
             raise DataError(
-                f"windows {name!r}: the heatmap of sentence {i + 1} ({sentences[i][:40]!r}) is"
-                f" {problem}; leave out sentences without gaze."
+                f"windows {name!r}: the heatmap of sentence {i + 1} ({sentences[i][:40]!r}) is the"
+                " same everywhere; leave out sentences without gaze, or give zeros for a phrase"
+                " without a region."
             )
     return Windows(sentences, times, heatmaps)
 

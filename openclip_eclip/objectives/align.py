@@ -10,8 +10,6 @@ from __future__ import annotations
 import argparse
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,53 +17,25 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..batching.expert_batch import ExpertBatch
-from ..config import UserError, build_settings, check_fields, current_names
+from ..config import UserError
 from ..towers.host import HostModel
 from ..towers.local_features import on_empty_image
 from ..towers.pool_attention import pool_attention
 from ..towers.positions import Tokens, encode_tokens, full_precision, project_tokens
+from .align_settings import AlignConfig, add_align_flags
 from .base import EncodedPass, Gather, Objective
+from .regions import (
+    cross_entropy,
+    gathered_contrast,
+    is_empty,
+    mean_by_owner,
+    region_features,
+    region_target,
+    text_ids,
+    uniform_cross_entropy,
+)
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class AlignConfig:
-    """Settings of alignment; decision 0030 explains the defaults."""
-
-    weight: float = 1.0
-    temperature: float = 0.1  # of the cosine of text and position; an attention pool has its own
-    power: float = 3.0  # of the heatmap on the grid: sharpens it towards its maximum
-    # Where less of the data is annotated, the mean is over at least this share of the batch: few
-    # samples do not get the whole weight.
-    min_share: float = 0.0
-    # Where less than half of this share is annotated, annotated images are added to each batch
-    # once more, for this loss alone, up to this share of the batch.
-    oversample: float = 0.0
-    windows: bool = False  # align single sentences where a sample carries windows
-
-    def __post_init__(self) -> None:
-        check_fields(
-            self,
-            "align",
-            [
-                (0 <= self.weight < float("inf"), "weight", "0 or more"),
-                (self.temperature > 0, "temperature", "a positive number"),
-                (self.power > 0, "power", "a positive number"),
-                (0 <= self.min_share <= 1, "min_share", "a share from 0 to 1"),
-                (0 <= self.oversample <= 1, "oversample", "a share from 0 to 1"),
-            ],
-        )
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> AlignConfig:
-        """Build from a dict of settings, those of release 0.1 included.
-
-        UserError for an unknown key or a bad value.
-        """
-        flags = current_names({f"align_{key}": value for key, value in values.items()}, "align")
-        settings = {name.removeprefix("align_"): value for name, value in flags.items()}
-        return build_settings(cls, settings, "align")
 
 
 class Align(Objective):
@@ -83,58 +53,26 @@ class Align(Objective):
 
     With `windows`, the term of a sample that carries sentences s is the mean over s of
     -sum_p target_sp log attention_sp. There attention_s is the similarity with the feature of
-    sentence s for every tower, since a pool's attention depends on no sentence.
+    sentence s for every tower, since a pool's attention depends on no sentence. A phrase without a
+    region is left out, or its target is the same at all positions (`empty`).
+
+    With `contrast`, a second term is added: each region's feature against the phrases of all
+    regions of the batch, and each phrase against all regions, mean over phrases, then over samples.
     """
 
     def __init__(self, config: AlignConfig = AlignConfig(), stream_is_plain: bool = False) -> None:
         """`stream_is_plain`: mixed pairs of the separate stream hold the images themselves."""
         self.config, self.stream_is_plain = config, stream_is_plain
         self.min_share = config.min_share
-        self.needs_heatmaps = config.weight > 0
-        self.needs_windows = config.windows and config.weight > 0
-        self.image_stages = 0 if config.weight > 0 else None
-        self.oversample = config.oversample if config.weight > 0 else 0.0
+        self.needs_heatmaps = config.active
+        self.needs_windows = config.windows and config.active
+        self.needs_empty_windows = self.needs_windows and config.empty == "uniform"
+        self.image_stages = 0 if config.active else None
+        self.oversample = config.oversample if config.active else 0.0
 
     @staticmethod
     def add_flags(group: argparse._ActionsContainer) -> None:
-        group.add_argument(
-            "--align-weight",
-            type=float,
-            metavar="W",
-            help=(
-                "weight of the alignment loss: the cross-entropy between the heatmap and the "
-                "attention of the image tower (default: 1)"
-            ),
-        )
-        group.add_argument(
-            "--align-min-share",
-            type=float,
-            metavar="SHARE",
-            help=(
-                "minimum annotated share: where less of the data is annotated, the alignment loss"
-                " of a batch is a mean over at least this share of its images, so that a few do "
-                "not get the whole weight (default: 0; 0.05 with --recipe eclip-plus)"
-            ),
-        )
-        group.add_argument(
-            "--align-oversample",
-            type=float,
-            metavar="SHARE",
-            help=(
-                "share of each batch to fill with annotated images: where less than half of this "
-                "share of the data is annotated, annotated images are added to each batch once "
-                "more, for the alignment loss alone (default: 0)"
-            ),
-        )
-        group.add_argument(
-            "--align-windows",
-            action="store_true",
-            default=None,
-            help=(
-                "aligns single sentences: in samples with sentence windows (column windows, "
-                "members windows.json and windows.npz) each sentence is compared with its own map"
-            ),
-        )
+        add_align_flags(group)
 
     @classmethod
     def from_args(cls, args: argparse.Namespace) -> Align:
@@ -145,13 +83,16 @@ class Align(Objective):
             )
         settings = {
             name: getattr(args, f"align_{name}")
-            for name in ("weight", "min_share", "oversample", "windows")
+            for name in (
+                *("weight", "min_share", "oversample", "windows"),
+                *("temperature", "empty", "contrast"),
+            )
         }
         given = {name: value for name, value in settings.items() if value is not None}
         return cls(AlignConfig.from_dict(given), stream_is_plain=args.naive_form == "plain")
 
     def check_model(self, model: HostModel) -> None:
-        if self.config.weight == 0:
+        if not self.config.active:
             return
         visual, normed = model.visual, list[bool]()
         if not any(parameter.requires_grad for parameter in visual.parameters()):
@@ -202,7 +143,7 @@ class Align(Objective):
         self.min_share = (
             self.config.min_share if share is None or share < self.config.min_share else 0.0
         )
-        if self.min_share and share and self.config.weight:
+        if self.min_share and share and self.config.active:
             logger.info(
                 "eclip: %.3g %% of the data is annotated: alignment is a mean over at least %.3g %%"
                 " of each batch",
@@ -211,7 +152,7 @@ class Align(Objective):
             )
 
     def images(self, batch: ExpertBatch, visual: nn.Module) -> dict[str, Tensor]:
-        if self.config.weight == 0:
+        if not self.config.active:
             return {}
         return {"align_oversampled": batch.oversampled_image} | (
             {} if self.stream_is_plain else {"align_stream": batch.expert_image}
@@ -249,17 +190,45 @@ class Align(Objective):
         error = cross_entropy(heatmap, attention, self.config.power)  # (A,)
 
         # sentences: the similarity for every tower, since a pool's attention depends on no sentence
+        entries = {}
         if has_sentences:
-            similarity = log_text_attention(
-                model.visual,
-                encoded.tokens.rows(pass_row[described]),
-                encode_detached(model, batch.sentence_text),
-                owner,
-                self.config.temperature,
-            )  # (T, h, w)
-            each = cross_entropy(batch.sentence_heatmap, similarity, self.config.power)  # (T,)
-            error = torch.cat([error, _mean_by_owner(each, owner, len(described))])
-        return {"align_error": self.config.weight * error}
+            positions = unit_positions(model.visual, encoded.tokens.rows(pass_row[described]))
+            text = encode_detached(model, batch.sentence_text)
+            each = self._sentence_errors(positions, text, owner, batch.sentence_heatmap)  # (T,)
+            error = torch.cat([error, mean_by_owner(each, owner, len(described))])
+            if self.config.contrast:
+                entries = self._regions(positions, text, owner, batch)
+        elif self.config.contrast:
+            entries = _no_regions(encoded)
+        return {"align_error": self.config.weight * error} | entries
+
+    def _sentence_errors(
+        self, positions: Tensor, text: Tensor, owner: Tensor, heatmap: Tensor
+    ) -> Tensor:
+        """One value for each sentence, (T,); positions (D, h, w, E), text (T, E)."""
+        similarity = _log_similarity(positions, text, owner, self.config.temperature)  # (T, h, w)
+        each = cross_entropy(heatmap, similarity, self.config.power)  # 0 for a map of zeros
+        if self.config.empty == "uniform":
+            each = each + is_empty(heatmap) * uniform_cross_entropy(similarity)
+        return each
+
+    def _regions(
+        self, positions: Tensor, text: Tensor, owner: Tensor, batch: ExpertBatch
+    ) -> dict[str, Tensor]:
+        """Of each phrase with a region: both features, a number of its text, and its weight.
+
+        The phrases of an image weigh one together, as in `mean_by_owner`.
+        """
+        grid = (positions.shape[1], positions.shape[2])
+        found = ~is_empty(batch.sentence_heatmap)
+        heatmap, owner = batch.sentence_heatmap[found].to(positions.dtype), owner[found]
+        target = region_target(heatmap, grid, self.config.power)
+        return {
+            "align_region": region_features(positions, target, owner),
+            "align_phrase": full_precision(text[found]),
+            "align_phrase_id": text_ids(batch.sentence_text[found]),
+            "align_phrase_weight": 1 / owner.bincount()[owner].to(positions.dtype),
+        }
 
     def _pass_rows(self, encoded: EncodedPass, batch: ExpertBatch) -> Tensor:
         """The row in the pass of each candidate, (B + M2 + R,) int64."""
@@ -278,7 +247,7 @@ class Align(Objective):
             out.pop(name, None)
 
     def losses(self, out: Mapping[str, Tensor], gather: Gather) -> dict[str, Tensor]:
-        """{align_loss}, 0 without an annotated sample.
+        """{align_loss}, 0 without an annotated sample; with `contrast` also {align_contrast_loss}.
 
         Every rank takes part in the gather, forward and backward.
         """
@@ -289,7 +258,21 @@ class Align(Objective):
         sums, counts, rows = gather(errors.sum()[None, None], errors.new_full((1, 1), len(errors)))
         share = sums[rows].sum() * (len(sums) / len(sums[rows]))  # right under DDP's plain average
         smallest = max(1, self.min_share * len(out["sample_id"]) * len(sums))  # decision 0035
-        return {"align_loss": share / counts.sum().clamp(min=smallest)}
+        losses = {"align_loss": share / counts.sum().clamp(min=smallest)}
+        if self.config.contrast:
+            contrast = gathered_contrast(
+                out["align_region"],
+                out["align_phrase"],
+                out["align_phrase_id"],
+                out["align_phrase_weight"],
+                # CLIP's own, since features of the same space are compared as there; detached, so
+                # that CLIP's loss alone trains it
+                full_precision(out["logit_scale"].detach()),
+                gather,
+                smallest,
+            )
+            losses["align_contrast_loss"] = self.config.contrast * contrast
+        return losses
 
 
 def _with_heatmap(batch: ExpertBatch) -> tuple[Tensor, Tensor]:
@@ -317,12 +300,19 @@ def _report_features(model: HostModel, encoded: EncodedPass, batch: ExpertBatch)
     return torch.cat([known, encode_detached(model, batch.oversampled_text)])
 
 
-def _mean_by_owner(each: Tensor, owner: Tensor, count: int) -> Tensor:
-    """The mean over the sentences of each image, (D,): a long dictation does not count more.
+def _no_regions(encoded: EncodedPass) -> dict[str, Tensor]:
+    """The entries of `Align._regions` for a batch without a phrase.
 
-    `each` (T,): one value a sentence; `owner` (T,): its image, 0 to D - 1; `count`: D.
+    The regions are on the graph: the backward of the gather waits for every rank.
     """
-    return each.new_zeros(count).index_add(0, owner, each) / owner.bincount()
+    text = full_precision(encoded.text.detach()[:0])
+    on_graph = full_precision(encoded.tokens.grid[:0]).sum()  # 0
+    return {
+        "align_region": text + on_graph,
+        "align_phrase": text,
+        "align_phrase_id": torch.zeros(0, dtype=torch.int64, device=text.device),
+        "align_phrase_weight": text.sum(dim=1),
+    }
 
 
 def encode_detached(model: HostModel, texts: Tensor) -> Tensor:
@@ -357,21 +347,17 @@ def log_text_attention(
     `text` (T, D): unit features; `image` (T,) int64: the row of `tokens` of each text's image. It
     works for any tower, also for one with an attention pool.
     """
-    positions = F.normalize(full_precision(project_tokens(visual, tokens)), dim=-1)
+    return _log_similarity(unit_positions(visual, tokens), text, image, temperature)
+
+
+def unit_positions(visual: nn.Module, tokens: Tokens) -> Tensor:
+    """The features by position in the joint space, (A, h, w, D) of unit length, fp32 or more."""
+    return F.normalize(full_precision(project_tokens(visual, tokens)), dim=-1)
+
+
+def _log_similarity(positions: Tensor, text: Tensor, image: Tensor, temperature: float) -> Tensor:
     with torch.autocast(text.device.type, enabled=False):
         similarity = (
             torch.einsum("thwd,td->thw", positions[image], full_precision(text)) / temperature
         )
     return similarity.flatten(1).log_softmax(dim=1).view_as(similarity)
-
-
-def cross_entropy(heatmap: Tensor, log: Tensor, power: float) -> Tensor:
-    """-sum_p target_p log_p, (A,), for `log` (A, h, w).
-
-    The target is the mean of `heatmap` (A, 1, H, W) in each cell of the grid, to the `power`,
-    scaled to sum to one.
-    """
-    grid = (log.shape[1], log.shape[2])
-    target = F.adaptive_avg_pool2d(heatmap.to(log.dtype), grid).flatten(1).pow(power)
-    target = target / target.sum(dim=1, keepdim=True)
-    return -(target * log.flatten(1)).sum(dim=1)

@@ -76,6 +76,8 @@ class Objective:
     needs_heatmaps = False
     # Fill `ExpertBatch.sentence_*` with the sentences of samples that carry windows.
     needs_windows = False
+    # Phrases without a region, whose map is all zero, are among these sentences.
+    needs_empty_windows = False
     # Last stages of the image tower that `read` gets with the tokens; None: `read` is not called.
     image_stages: int | None = None
 

@@ -92,7 +92,6 @@ FAULTS = {
     "npy": (text(), b"\x93NUMPY\x01\x00v\x00", "not a readable npz"),
     "floats": (text(), npz(dtype=float), "float64 .3, 60, 50.; expected uint8"),
     "other-name": (text(), npz(name="maps"), "arrays .'maps'."),
-    "blank": (text(), npz(blank=1), "sentence 2 .'Small nodule.* all zero"),
     "not-json": (b"{", npz(), "not JSON"),
     "no-list": (b"{}", npz(), "expected a list"),
     "no-sentence": (text(sentence=None), npz(), "entry 1 is"),
@@ -161,6 +160,18 @@ def test_windows_are_decoded() -> None:
     assert windows.sentences == SENTENCES[:3]
     assert windows.times[1] == (2.0, 3.5)
     assert windows.heatmaps.shape == (3, 60, 50)
+
+
+def test_a_map_of_zeros_is_a_phrase_without_a_region(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """`check` counts and draws it."""
+    assert not decode_windows(text(), npz(blank=1), "k", (60, 50)).heatmaps[1].any()
+    shard = write_shard(tmp_path / "a.tar", sample("k", text(), npz(blank=1), heatmap=False))
+    assert check_main([str(shard), "--sheet", str(tmp_path / "sheet.png")]) == 0
+    out = capsys.readouterr().out
+    assert "sentence windows: 1 samples\n  phrases without a region (maps of zeros): 1\n" in out
+    assert (tmp_path / "sheet.png").is_file()
 
 
 @pytest.mark.slow

@@ -382,11 +382,6 @@ WINDOWS = {
         npz(heatmaps=np.stack([EYE[0], np.full((8, 8), 9, np.uint8)])),
         "heatmap of sentence 2 .* is the same everywhere",
     ),
-    "zero": (
-        spoken(2),
-        npz(heatmaps=np.stack([EYE[0], EYE[0] * 0])),
-        "heatmap of sentence 2 .* is all zero",
-    ),
     "more than the limit": (
         spoken(),
         zipped("heatmaps.npy", header("(99999, 999, 999)", "'|u1'")),

@@ -642,14 +642,18 @@ def test_two_processes_match_a_single_process(launcher: Launcher) -> None:
     Some cases have none on one rank or on both, with and without a separate stream.
     """
     results = launcher.worker("ddp_align")
-    assert len(results) == (4 + 3) * (5 + 5 + 1)
+    assert len(results) == (4 + 3) * (5 + 5 + 1) + (3 + 1) * 5
     wrong = [
         case
         for case in results
         if abs(case["loss"] - case["expected"]) > 1e-9 * case["expected"]
         or case["names"]
         or abs(case["align"] - case["expected_align"]) > 1e-9
+        or abs(case["contrast"] - case["expected_contrast"]) > 1e-9
         or case["gradient_error"] > 1e-8
     ]
     assert not wrong, wrong[:2]
     assert [bool(case["align"]) for case in results[:20:5]] == [False, True, True, True]
+    # of phrases on one rank, on the other, on both, and on none
+    with_regions = results[35:55:5]
+    assert [bool(case["contrast"]) for case in with_regions] == [True, True, True, False]

@@ -71,3 +71,31 @@ def sentence_loss(
     """
     errors = [loss(heatmaps, probabilities, power) for heatmaps, probabilities in samples]
     return sum(errors) / max(len(errors), minimum) if errors else 0.0
+
+
+def uniform_cross_entropy(probabilities: np.ndarray) -> float:
+    cells = list(np.ndindex(probabilities.shape))
+    return -sum(float(np.log(probabilities[i])) for i in cells) / len(cells)
+
+
+def region_feature(positions: np.ndarray, heatmap: np.ndarray, power: float) -> np.ndarray:
+    """(D,) of unit length: unit positions (h, w, D), weighted by the cells of a heatmap (H, W)."""
+    cells = cell_means(heatmap, *positions.shape[:2]) ** power
+    total = np.zeros(positions.shape[2])
+    for i in np.ndindex(cells.shape):
+        total += cells[i] / cells.sum() * positions[i] / np.linalg.norm(positions[i])
+    return total / np.linalg.norm(total)
+
+
+def contrast(
+    regions: list[np.ndarray], phrases: list[np.ndarray], texts: list, scale: float
+) -> list[float]:
+    """Of each pair the mean of both cross-entropies; phrases with equal text are left out."""
+    errors = []
+    for i, (region, phrase) in enumerate(zip(regions, phrases)):
+        right = scale * float(region @ phrase)
+        others = [k for k, text in enumerate(texts) if k == i or text != texts[i]]
+        to_phrases = np.log(sum(np.exp(scale * float(region @ phrases[k])) for k in others))
+        to_regions = np.log(sum(np.exp(scale * float(regions[k] @ phrase)) for k in others))
+        errors.append((to_phrases - right + to_regions - right) / 2)
+    return errors

@@ -47,6 +47,10 @@ WITH_SENTENCES = (  # and sentences by row
 )
 
 
+# with a contrast of regions and phrases, and phrases without a region
+WITH_REGIONS = {"empty": "uniform", "contrast": 0.3}
+
+
 def annotate(batch: ExpertBatch, rank: int, rows: list[int], again: int) -> ExpertBatch:
     """The batch with the maps of all annotated samples, and with `again` oversampled samples.
 
@@ -78,6 +82,12 @@ def add_sentences(batch: ExpertBatch, counts: dict[int, int], rank: int) -> Expe
     return batch
 
 
+def share_phrases(batch: ExpertBatch) -> None:
+    """Give the first phrase of every rank one text, and the last one no region."""
+    batch.sentence_text[:1] = torch.arange(1, 17)
+    batch.sentence_heatmap[-1:] = 0
+
+
 def compare(
     single: torch.nn.Module,
     wrapped: torch.nn.Module,
@@ -87,10 +97,13 @@ def compare(
     mode: tuple,
     again: tuple = (0, 0),
     counts: tuple[dict, dict] = ({}, {}),
+    settings: dict | None = None,
 ) -> dict:
     rank, world = dist.get_rank(), dist.get_world_size()
     # over at least 2.7 of both ranks' samples
-    align = Align(AlignConfig(windows=True, min_share=0.45), stream_is_plain=plain)
+    align = Align(
+        AlignConfig(windows=True, min_share=0.45, **(settings or {})), stream_is_plain=plain
+    )
     objectives = (align,) if plain else (align, Dacl())
     parts = []
     for r in range(world):
@@ -101,6 +114,8 @@ def compare(
         parts.append(
             (add_sentences(annotate(batch, r, list(rows[r]), again[r]), counts[r], r), text)
         )
+        if settings:
+            share_phrases(parts[-1][0])
     whole, text = join_parts(parts)
     whole.annotated = torch.cat([batch.annotated + SIZE * r for r, (batch, _) in enumerate(parts)])
     whole.annotated_heatmap = torch.cat([batch.annotated_heatmap for batch, _ in parts])
@@ -130,21 +145,25 @@ def compare(
             )
     siglip, local, grad = mode
     results, contrastive = [], grad or not local  # else open_clip's own gradient is not the whole
-    for model, batch, words, settings in (
+    for model, batch, words, loss_settings in (
         (wrapped, *parts[rank], (siglip, local, grad, "diagonal", rank, world)),
         (single, whole, text, (siglip, False, False, "diagonal", 0, 1)),
     ):
         inner = getattr(model, "module", model)
         inner.objectives = objectives
-        loss = make_loss(*settings)
+        loss = make_loss(*loss_settings)
         loss.configure(inner.eclip_config, objectives)
         with torch.no_grad():
             terms = loss(**model(batch, words), output_dict=True)
         results.append(
-            (*gradients(model, loss, batch, words, contrastive), float(terms["align_loss"]))
+            (
+                *gradients(model, loss, batch, words, contrastive),
+                float(terms["align_loss"]),
+                float(terms.get("align_contrast_loss", 0)),
+            )
         )
-    (value, ours, own), (expected_value, expected, alone) = results
-    mean = torch.tensor([value, own], dtype=torch.float64)
+    (value, ours, own, between), (expected_value, expected, alone, alone_between) = results
+    mean = torch.tensor([value, own, between], dtype=torch.float64)
     dist.all_reduce(mean)
     factor = 1.0 if grad or siglip else 1.0 / world
     return {
@@ -152,6 +171,8 @@ def compare(
         "expected": expected_value,
         "align": float(mean[1]) / world,
         "expected_align": alone,
+        "contrast": float(mean[2]) / world,
+        "expected_contrast": alone_between,
         "gradient_error": relative_error(ours, expected, factor),
         "names": sorted(set(ours) ^ set(expected)),
         "rows": rows,
@@ -180,6 +201,12 @@ def main(config: str, out: str) -> None:
             for rows, expert, counts in WITH_SENTENCES
             for mode in (MODES[:1] if plain else MODES)
         ]
+        if processor is None:
+            results += [
+                compare(single, wrapped, plain, rows, expert, mode, (0, 0), counts, WITH_REGIONS)
+                for rows, expert, counts in (*WITH_SENTENCES, (([0], []), (0, 0), ({}, {})))
+                for mode in MODES
+            ]
     write_results(out, results)
     dist.barrier()
     dist.destroy_process_group()

@@ -89,7 +89,7 @@ def read_phrases(data: EvalSet, row: int) -> Windows:
         else:
             content = entry.read(TEXT_MEMBER, MAPS_MEMBER)
             files, name = (content[TEXT_MEMBER], content[MAPS_MEMBER]), f"{entry.key}.windows"
-        return read_windows(*files, name, frame, data.reading, empty=True)
+        return read_windows(*files, name, frame, data.reading)
     except (OSError, DataError) as error:
         raise DataError(f"{data.name(row)}, column {WINDOWS!r}: {error}") from error
 
