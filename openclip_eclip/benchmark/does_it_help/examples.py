@@ -17,7 +17,6 @@ from ...evaluate.inputs.eval_set import EvalSet, read_eval_set
 from ...evaluate.inputs.heatmaps import join_heatmaps, read_heatmap_tensor
 from ...metrics.pointing import marked_region
 from ...pseudo_heatmaps import attention_maps
-from .. import phantom_tower  # noqa: F401  # registers the tower of the phantom models
 from ..page import tidy
 
 SHOWN = 4  # test images
