@@ -29,6 +29,7 @@ from .config import UserError
 from .machine import NAME as MACHINE
 from .model import PROCESSOR_PREFIX, REGIONS_PREFIX
 from .model_errors import one_sentence
+from .towers.phantom_resnet import phantom_resnet
 
 logger = logging.getLogger(__name__)
 
@@ -169,12 +170,14 @@ def _card(config: Mapping[str, Any], out: Path) -> str:
     tower = (
         vision.get("timm_model_name") or f"open_clip {vision.get('layers')} x {vision.get('width')}"
     )
+    # timm knows this tower only with our package
+    knows_tower = f"import openclip_eclip  # for {tower}\n" * (tower == phantom_resnet.__name__)
     return (
         f"# {out.name}\n\nImage tower: {tower}, input {config['preprocess_cfg']['size']} px. "
         f"Text tower: {text.get('hf_model_name') or 'open_clip transformer'}, context length"
         f" {text.get('context_length', 77)}.\n"
         "Trained with openclip_eclip; expert heatmaps are not needed at"
-        " inference.\n\n```python\nimport open_clip\n"
+        f" inference.\n\n```python\nimport open_clip\n{knows_tower}"
         f'model, preprocess = open_clip.create_model_from_pretrained("local-dir:{out.name}")\n'
         f'tokenizer = open_clip.get_tokenizer("local-dir:{out.name}")\n```\n\n'
         "Training data, intended use and licence: to be filled in by whoever publishes it. Not a"

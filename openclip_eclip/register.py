@@ -23,6 +23,7 @@ from .checkpoint_files import read_checkpoint, state_of
 from .config import UserError
 from .model import PROCESSOR_PREFIX, REGIONS_PREFIX, EClipCLIP, EClipCustomTextCLIP
 from .model_folder import CONFIG, check_model_folder
+from .towers import phantom_resnet  # noqa: F401  # timm knows it from now on
 
 logger = logging.getLogger(__name__)
 

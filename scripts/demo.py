@@ -26,18 +26,12 @@ from PIL import Image
 from studies.draw_attention import full_size_attention
 from tqdm import tqdm
 
-import openclip_eclip.benchmark.phantom_tower  # noqa: F401  # registers the tower of MODEL
 from openclip_eclip.benchmark.align_cells import MODEL
 from openclip_eclip.evaluate.__main__ import main as evaluate
 from openclip_eclip.export import main as export
 from openclip_eclip.prepare.__main__ import main as prepare
 
 RECIPES = {"CLIP": "clip", "eCLIP": "eclip", "eclip-plus": "eclip-plus"}
-# the small image tower of the synthetic images is not one of timm's
-TRAIN = (
-    "import sys, openclip_eclip.benchmark.phantom_tower; from openclip_eclip.train import run;"
-    " sys.exit(run())"
-)
 TASKS = {
     "zero-shot": [],
     "retrieval": [],
@@ -71,7 +65,7 @@ def train(method: str, data: Path, runs: Path, args: argparse.Namespace, bar: tq
     ]
     output = []
     with subprocess.Popen(
-        [sys.executable, "-c", TRAIN, *map(str, flags)],
+        [sys.executable, "-m", "openclip_eclip.train", *map(str, flags)],
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},

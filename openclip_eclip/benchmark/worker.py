@@ -16,7 +16,6 @@ from functools import lru_cache
 import open_clip.tokenizer
 
 from ..data.tables import csv_source
-from . import phantom_tower  # noqa: F401
 
 
 def main() -> None:

@@ -16,7 +16,6 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch.nn.functional import interpolate
 
-import openclip_eclip.benchmark.phantom_tower  # noqa: F401
 from openclip_eclip.evaluate.inputs.encoder import load_encoder
 from openclip_eclip.pseudo_heatmaps import attention_maps
 

@@ -160,7 +160,7 @@ def run(args: argparse.Namespace, extra: list[str]) -> None:
     _check_numbers(args, rates)
     args.out.mkdir(parents=True, exist_ok=True)
     start = start_flags(args)
-    data = read_data(args)
+    data = read_data(args, start[1])
     if data.rows < 2 * args.batch_size:
         args.batch_size = max(2, data.rows // 2)
     record = _record(args, data, rates, extra)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from ...attention.methods import default_method
 from ...config import UserError
 from ...data.shards.stream import expand_paths
 from ...data.tables.csv_source import (
@@ -18,9 +19,12 @@ from ...data.tables.csv_source import (
     read_columns,
     read_csv_table,
 )
+from ...data.tables.missing_text import is_missing
+from ...evaluate.inputs.encoder import RANDOM, load_encoder
 from ...files import sha256, write_whole
 from ..rows import Flags
 
+GROUNDING = "grounding"  # the task that measures attention
 MOST_LOADERS = 4
 CACHED = 100 * 2**20  # bytes of image files that a worker keeps in memory, decoded
 
@@ -61,8 +65,10 @@ class Data:
         return len(expand_paths(self.train))
 
 
-def read_data(args: argparse.Namespace) -> Data:
+def read_data(args: argparse.Namespace, model: str) -> Data:
     """Check the tables and write them with absolute paths and our column names.
+
+    `model`: the name or folder of the trained model, whose tower says how its attention is read.
 
     UserError or DataError: a table that cannot be read, no annotation, test images in the training
     data, too few rows.
@@ -100,7 +106,7 @@ def read_data(args: argparse.Namespace) -> Data:
         test=folder / "test.csv",
         rows=len(train) if train else args.train_num_samples,
         annotated=len(train.annotated) if train else None,
-        tasks=_tasks(args, tables["--test-data"], folder),
+        tasks=_tasks(args, tables["--test-data"], folder, model),
         size=sum(_size(table) for table in tables.values()) if train else None,
         facts={
             **{names[flag]: sha256(folder / names[flag]) for flag in tables},
@@ -141,11 +147,20 @@ def _write(table: CsvTable, path: Path, extra: argparse.Namespace | None) -> Non
                     f"--{name}-column {column}: not in {table.path}; found {list(cells.columns)}."
                 )
             frame[name] = cells[column].tolist()
+            blank = [i for i, cell in enumerate(frame[name]) if is_missing(cell)]
+            if name == "patient" and blank:
+                raise UserError(
+                    f"{table.path}, image {frame['filepath'][blank[0]]}: --patient-column {column}"
+                    " is blank; expected a patient in every row."
+                )
     write_whole(path, frame.to_csv(index=False, lineterminator="\n").encode())
 
 
-def _tasks(args: argparse.Namespace, test: CsvTable, folder: Path) -> dict[str, Flags]:
-    """Retrieval always, zero-shot with labels, sensitivity (attention) with at least two maps."""
+def _tasks(args: argparse.Namespace, test: CsvTable, folder: Path, model: str) -> dict[str, Flags]:
+    """Retrieval always, zero-shot with labels, grounding (attention) with maps.
+
+    There must be maps of two images, and of two patients if these are known.
+    """
     tasks: dict[str, Flags] = {"retrieval": []}
     if args.label_column:
         classes, templates = folder / "classes.txt", folder / "templates.txt"
@@ -159,9 +174,19 @@ def _tasks(args: argparse.Namespace, test: CsvTable, folder: Path) -> dict[str, 
         write_whole(classes, "\n".join(labels).encode())
         write_whole(templates, "\n".join(args.template or ["{c}"]).encode())
         tasks["zero-shot"] = ["--classes", classes, "--templates", templates]
-    if len(test.annotated) >= 2:
-        tasks["sensitivity"] = []
+    table = pd.read_csv(folder / "test.csv", dtype=str, keep_default_na=False)
+    unit = "patient" if args.patient_column else "filepath"
+    if table.loc[table["heatmap"] != "", unit].nunique() >= 2:
+        patients: Flags = ["--patient-column", "patient"] if args.patient_column else []
+        tasks[GROUNDING] = ["--methods", attention_method(model), *patients]
     return tasks
+
+
+def attention_method(model: str) -> str:
+    """The attention that alignment trains: of the tower's pool, else the similarity to the text."""
+    # weights do not matter, and those of a name need not be on this machine yet
+    pretrained = None if Path(model).is_dir() else RANDOM
+    return default_method(load_encoder(model, pretrained, device="cpu").model)
 
 
 def _size(table: CsvTable) -> int:

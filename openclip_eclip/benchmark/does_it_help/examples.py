@@ -1,77 +1,156 @@
-"""Pictures of the report: learning curves, differences, and where each method attends."""
+"""Pictures of the report: learning curves, and where each method attends on random test images."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from torch.nn.functional import interpolate
+from PIL import Image
+from torch import Tensor
 
+from ...attention.methods import attention_maps, default_method
 from ...data.sample import read_image
-from ...evaluate.inputs.encoder import Encoder, load_encoder
-from ...evaluate.inputs.eval_set import EvalSet, read_eval_set
-from ...evaluate.inputs.heatmaps import join_heatmaps, read_heatmap_tensor
-from ...metrics.pointing import marked_region
-from ...pseudo_heatmaps import attention_maps
-from .. import phantom_tower  # noqa: F401  # registers the tower of the phantom models
+from ...evaluate.grounding.measure import enlarge
+from ...evaluate.grounding.phrases import GroundingSet
+from ...evaluate.grounding.priors import MEAN_MAP, prior_maps
+from ...evaluate.inputs.encoder import Encoder, load_encoder, tokenize
+from ...metrics.grounding import pointing_game, rescaled
 from ..page import tidy
 
-SHOWN = 4  # test images
-SIDE = 1.45  # inches of one image
+COUNT = 20  # test images
+SEED = 0  # of the draw
+# inches of a panel and of a whole row: 20 rows stay under 10 MB, whatever is in the images
+SIDE, WIDTH = 1.0, 8.8
+LONGEST = 300  # letters of a text
+CENTER = "center"
+NO_MODEL = (CENTER, MEAN_MAP)
 
 
-def attention_figure(models: dict[str, Path], test: Path) -> Figure:
-    """A row for each of a few test images: the marked region, then the attention of each method.
+@dataclass(frozen=True)
+class Examples:
+    """Random test images: {file stem: picture} and {file stem: caption}; `grid`: of the tower."""
 
-    `models`: {method: its folder of the first seed}. The images are evenly spaced in the table.
+    figures: dict[str, Figure]
+    captions: dict[str, str]
+    grid: tuple[int, int]
+
+
+def draw_examples(models: Mapping[str, Path], data: GroundingSet) -> Examples:
+    """A picture for each of at most COUNT random test images; a column for each method.
+
+    `models`: {method: its folder of the first seed}.
     """
-    data = join_heatmaps(read_eval_set(test), "heatmap", None)
-    rows = np.unique(np.linspace(0, len(data) - 1, SHOWN).round().astype(int)).tolist()
-    figure = Figure(figsize=(SIDE * (len(models) + 1), SIDE * len(rows)), layout="constrained")
-    axes = figure.subplots(len(rows), len(models) + 1, squeeze=False)
-    for column, (name, folder) in enumerate(models.items(), start=1):
+    drawn = np.random.default_rng(SEED).permutation(len(data.grounded))[:COUNT]
+    order = np.sort(drawn).tolist()  # numbers among the phrases with a region
+    chosen = data.grounded[order].tolist()
+    maps: dict[str, list[Tensor]] = {}
+    for name, folder in models.items():
         encoder = load_encoder(str(folder), device="cpu")
-        maps, pixels, heatmaps = _maps(encoder, data, rows)
-        for i in range(len(rows)):
-            region = marked_region(heatmaps[i])
-            if column == 1:
-                _show(axes[i][0], pixels[i], heatmaps[i], region)
-            _show(axes[i][column], pixels[i], maps[i], region)
-            top = np.unravel_index(maps[i].argmax(), maps[i].shape)
-            axes[i][column].plot(top[1], top[0], "x", color="white", ms=6, mew=1.6)
-        axes[0][column].set_title(name, fontsize=8)
-    axes[0][0].set_title("expert", fontsize=8)
-    return figure
+        maps[name] = list(_maps(encoder, data, chosen, default_method(encoder.model)))
+    grid = maps[next(iter(models))][0].shape
+    maps[CENTER] = list(_maps(encoder, data, chosen, CENTER))
+    means = [torch.from_numpy(one[MEAN_MAP]) for one in prior_maps(data, SEED)]
+    maps[MEAN_MAP] = [means[i] for i in order]
+    figures, captions = {}, {}
+    for number, index in enumerate(chosen):
+        stem = f"example_{number + 1:02d}"
+        of_image = {name: of_method[number] for name, of_method in maps.items()}
+        figures[stem], inside = _draw(data, index, of_image)
+        captions[stem] = _caption(number + 1, data, index, inside)
+        if number == 0:
+            captions[stem] = f"{_legend(data, len(chosen))} {captions[stem]}"
+    return Examples(figures, captions, (grid[0], grid[1]))
 
 
-def _maps(
-    encoder: Encoder, data: EvalSet, rows: Sequence[int]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(attention, grey images, heatmaps) of `rows`, each (N, H, W)."""
-    images = [read_image(data.read(row), data.name(row), "RGB", data.reading) for row in rows]
-    pixels = torch.stack([encoder.transform(image) for image in images])
-    heatmaps = torch.cat(
-        [
-            read_heatmap_tensor(data, row, image, encoder.transform)
-            for row, image in zip(rows, images, strict=True)
-        ]
-    )
-    titles = data.column("title")
-    maps = attention_maps(encoder, pixels, [titles[row] for row in rows])
-    large = interpolate(maps[:, None], size=pixels.shape[-2:], mode="bilinear")[:, 0]
-    return large.numpy(), pixels.mean(1).numpy(), heatmaps.numpy()
+@torch.no_grad()
+def _maps(encoder: Encoder, data: GroundingSet, chosen: list[int], method: str) -> Tensor:
+    """Maps (N, h, w) of the phrases `chosen`."""
+    phrases, transform = [data.phrases[i] for i in chosen], encoder.whole_image_transform()
+    pixels = torch.stack([transform(_image(data, index)) for index in chosen])
+    text = encoder.encode_texts(tokenize(encoder, [phrase.text for phrase in phrases]))
+    image = torch.arange(len(chosen))
+    return attention_maps(method, encoder.model, encoder.to_input(pixels), text, image)
 
 
-def _show(axis: Axes, image: np.ndarray, values: np.ndarray, region: np.ndarray) -> None:
-    axis.imshow(image, cmap="gray")
-    axis.imshow(values, cmap="inferno", alpha=0.55)
-    if 0 < region.mean() < 1:
-        axis.contour(region, levels=[0.5], colors="#35d0ff", linewidths=1)
+def _image(data: GroundingSet, index: int) -> Image.Image:
+    images, row = data.data, data.phrases[index].row
+    return read_image(images.read(row), images.name(row), "RGB", images.reading)
+
+
+def _draw(
+    data: GroundingSet, index: int, maps: Mapping[str, Tensor]
+) -> tuple[Figure, dict[str, float]]:
+    """The image, the expert's map and `maps` (h, w) side by side; {method: pointing game}."""
+    phrase = data.phrases[index]
+    size, region = phrase.target.shape, phrase.region
+    pixels = np.asarray(_image(data, index).resize(size[::-1]), np.float64) / 255
+    side = min(SIDE, WIDTH / (len(maps) + 2))
+    figure = Figure(figsize=(side * (len(maps) + 2), side + 0.34), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.01, wspace=0, hspace=0)
+    axes = figure.subplots(1, len(maps) + 2)
+    _show(axes[0], pixels, None, None, "image\n")
+    _show(axes[1], pixels, phrase.target.astype(np.float64), region, "expert\n")
+    inside = {}
+    for axis, (name, map_) in zip(axes[2:], maps.items(), strict=True):
+        large = enlarge(map_, size)
+        inside[name] = pointing_game(large, region)
+        title = "\n".join([name, _where(inside[name])])
+        _show(axis, pixels, large, region, title, inside[name] > 0.5)
+        top = np.unravel_index(large.argmax(), size)
+        for colour, width in (("black", 2.6), ("white", 1.3)):  # seen on every colour
+            axis.plot(top[1], top[0], "x", color=colour, ms=5, mew=width)
+    return figure, inside
+
+
+def _where(share: float) -> str:
+    """Where a map has its maximum, or all of several equal ones."""
+    return "inside" if share == 1 else "outside" if share == 0 else f"{share:.0%} inside"
+
+
+def _show(
+    axis: Axes,
+    pixels: np.ndarray,
+    values: np.ndarray | None,
+    region: np.ndarray | None,
+    title: str,
+    is_hit: bool = False,
+) -> None:
+    shown = pixels
+    if values is not None:
+        shown = 0.5 * pixels + 0.5 * colormaps["viridis"](rescaled(values))[..., :3]
+    axis.imshow(shown, interpolation="nearest")
+    if region is not None and 0 < region.mean() < 1:
+        axis.contour(region, levels=[0.5], colors="white", linewidths=0.9)
+    # wrapped by hand: long names of methods would overlap
+    name, *where = title.split("\n")
+    lines = [textwrap.shorten(name, 18, placeholder=" …"), *where]
+    weight = "bold" if is_hit else "normal"
+    axis.set_title("\n".join(lines), fontsize=6.5, pad=2, fontweight=weight, parse_math=False)
     axis.set_axis_off()
+
+
+def _legend(data: GroundingSet, count: int) -> str:
+    return (
+        f"{count} of {len(data.grounded)} test images with a heatmap, drawn at random with seed"
+        f" {SEED}, not chosen. Each map is coloured from its own lowest to its own highest value,"
+        " models of the first seed. Line: the region that the expert marked. Cross: the maximum of"
+        " a map; above it, whether that is inside the region. The last two maps need no model."
+    )
+
+
+def _caption(number: int, data: GroundingSet, index: int, inside: Mapping[str, float]) -> str:
+    phrase = data.phrases[index]
+    text = " ".join(phrase.text.split())
+    text = text if len(text) <= LONGEST else f"{text[:LONGEST]} …"
+    hits = [name for name, share in inside.items() if share > 0.5]
+    return f"{number}. “{text}” Maximum inside the region: {', '.join(hits) or 'none'}."
 
 
 def curve_figure(curves: dict[str, list[tuple[list[float], list[float]]]]) -> Figure:

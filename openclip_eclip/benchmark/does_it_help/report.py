@@ -11,17 +11,23 @@ from matplotlib.figure import Figure
 
 from ...evaluate.output.result import Cell, Result, Table, plain
 from ..page import draw_differences
-from .examples import attention_figure, curve_figure
+from .data import GROUNDING
+from .examples import NO_MODEL, curve_figure, draw_examples
 from .live import duration
 from .methods import RECIPE, TESTED, Choice
+from .regions import LEAST_REACHABLE, Regions, make_regions, read_test_regions
 from .runs import Runs, mean_rank
 from .scores import TaskScores, measure
-from .verdict import MARGIN, Interval, answer, outcome, percent, points
+from .verdict import ATTENTION, MARGIN, Interval, answer, outcome, percent, points
 
+NUMBERS = ("NSS", "mIoU")  # metrics that are not shown in percent
 NOTES = {
-    "attention": (
-        "attends inside: share of test images where the maximum of the attention is in the marked"
-        " region. share of attention inside: how much of the attention is in the region."
+    ATTENTION: (
+        "Pointing game: share of the images where the maximum of the map is inside the marked"
+        " region. NSS: how high the map is where the expert looked, in standard deviations; chance"
+        " is 0. mIoU: overlap of the region and the highest part of the map. center, random, the"
+        " mean map of the data (of all other images) and another image's map use no model, so a"
+        " model should beat them; their intervals are over images."
     ),
     "retrieval": "R@k: share of the images whose text is among the first k of all test texts.",
     "zero-shot": "macro-F1: mean over the classes of F1; every class has the same weight.",
@@ -37,32 +43,36 @@ def make_result(
     record: dict[str, Any],
 ) -> Result:
     """The result, whose `answer` is about the first of TESTED that was trained."""
-    order = {"attention": 0, "retrieval": 1, "zero-shot": 2}
+    order = {ATTENTION: 0, "retrieval": 1, "zero-shot": 2}
     scores = sorted(scores, key=lambda one: order[one.task])
     names = [choice.name for choice in choices]
     tested = next(name for name in TESTED if name in names)
-    measures = [measure(one, tested, choices) for one in scores]
-    tables = [_summary(scores, choices), *(_table(one, choices, tested) for one in scores)]
-    tables.append(_cost(runs, choices, seeds, best))
-    figures = {"differences": _differences(scores, names, tested)}
+    examples, regions = None, None
+    if scores[0].task == ATTENTION:
+        folders = {name: runs.model(one, best[name], seeds[0]) for name, one in zip(names, choices)}
+        data = read_test_regions(runs.data)
+        examples = draw_examples(folders, data)
+        regions = make_regions(data, examples.grid)
+    judged = scores if regions is None or regions.can_be_pointed_at else scores[1:]
+    measures = [measure(one, tested, choices) for one in judged]
+    tables = [
+        _summary(scores, choices, regions),
+        *(_table(one, choices, tested) for one in scores),
+        _cost(runs, choices, seeds, best),
+    ]
+    figures = {
+        "differences": _differences(judged, names, tested),
+        "curves": curve_figure(_curves(runs, choices, seeds, best)),
+        **(examples.figures if examples else {}),
+    }
     captions = {
         "differences": (
             "Difference to CLIP with its 95 % interval. Blue: better, red: worse, grey: may be"
             " chance."
         ),
         "curves": "Score on the validation images during training, a line for each seed.",
+        **(examples.captions if examples else {}),
     }
-    if "attention" in (one.task for one in scores):
-        models = {
-            choice.name: runs.model(choice, best[choice.name], seeds[0]) for choice in choices
-        }
-        figures["attention"] = attention_figure(models, runs.data.test)
-        captions["attention"] = (
-            "Four test images, evenly spaced in the table, not selected. Blue outline: the region"
-            " that the expert marked. Bright: attention of the method, first seed. Cross: its"
-            " maximum."
-        )
-    figures["curves"] = curve_figure(_curves(runs, choices, seeds, best))
     values = {
         "tested": tested,
         "outcomes": {one.task: outcome(one) for one in measures},
@@ -72,6 +82,13 @@ def make_result(
         "forecast_seconds": record["forecast"],
         "seconds": record["seconds"],
     }
+    if regions is not None:
+        values["regions"] = {
+            "images": len(regions.data.grounded),
+            "area": regions.area,
+            "positions": regions.grid,
+            "reachable": regions.reachable,
+        }
     return Result(
         "benchmark",
         _settings(record),
@@ -80,9 +97,9 @@ def make_result(
         figures,
         captions,
         notes=_notes(runs, choices, seeds, record),
-        terms=["95 % interval", *(["R@k"]), *(["macro-F1"] if len(scores) > 2 else [])],
+        terms=_terms(scores),
         title="Do the annotations help?",
-        answer=answer(tested, measures, len(seeds)),
+        answer=[*answer(tested, measures, len(seeds)), *_unjudged(regions)],
     )
 
 
@@ -93,25 +110,91 @@ def _settings(record: dict[str, Any]) -> dict[str, Any]:
     return plain({"model": model, **rest, "data_hashes": record["data"]})
 
 
-def _summary(scores: Sequence[TaskScores], choices: Sequence[Choice]) -> Table:
-    """The first metric of every task, for all methods."""
-    columns = ["method", *(f"{one.task}: {one.metrics[0]}" for one in scores), "what it is"]
+def _terms(scores: Sequence[TaskScores]) -> list[str]:
+    tasks = [one.task for one in scores]
+    attention = ["pointing game", "NSS", "mIoU"] * (ATTENTION in tasks)
+    return ["95 % interval", *attention, "R@k", *["macro-F1"] * ("zero-shot" in tasks)]
+
+
+def _unjudged(regions: Regions | None) -> list[str]:
+    """Why the answer leaves attention out, where it does."""
+    if regions is None or regions.can_be_pointed_at:
+        return []
+    return [
+        f"Attention is not judged: {_positions(regions)} are too few for the pointing game."
+        f" {_reachable(regions)} Below {LEAST_REACHABLE:.0%} the game says more about the positions"
+        " than about the model. NSS, below, needs no maximum. Larger images (--force-image-size) or"
+        " another image tower have more positions."
+    ]
+
+
+def _positions(regions: Regions) -> str:
+    return "{} x {} positions".format(*regions.grid)
+
+
+def _reachable(regions: Regions) -> str:
+    return (
+        "An enlarged map is highest at the centre of a position or at the image's border;"
+        f" {_share(regions.reachable)} of the marked regions hold such a pixel."
+    )
+
+
+def _share(value: float) -> str:
+    return f"{100 * value:.0f} %"
+
+
+def _summary(
+    scores: Sequence[TaskScores], choices: Sequence[Choice], regions: Regions | None
+) -> Table:
+    """The first metrics of every task, for all methods and for maps without a model."""
+    shown = [(one, one.metrics[q]) for one in scores for q in range(1 + (one.task == ATTENTION))]
+    columns = ["method", *(f"{one.task}: {metric}" for one, metric in shown), "what it is"]
     rows: list[list[Cell]] = [
         [
             choice.name,
-            *(percent(one.score[choice.name][one.metrics[0]]) for one in scores),
+            *(_cell(metric, one.score[choice.name][metric]) for one, metric in shown),
             choice.what,
         ]
         for choice in choices
     ]
-    attention = [one for one in scores if one.chance is not None]
-    note = f"Mean over seeds with its 95 % interval, over seeds and {scores[0].images} test images."
-    if attention:
-        note += (
-            f" The marked regions cover {100 * (attention[0].chance or 0):.0f} % of the image: a"
-            " model without any preference attends inside as often as that."
+    note = (
+        f"Mean over seeds with its 95 % interval, over seeds and {scores[-1].images} test images."
+    )
+    if regions is None:
+        return Table("At a glance", columns, rows, note)
+    what = ("no model: a map of the centre", "no model: the mean map of all other images")
+    for name, text in zip(NO_MODEL, what, strict=True):
+        cells = (
+            _cell(metric, one.priors[name][metric]) if name in one.priors else None
+            for one, metric in shown
         )
+        rows.append([name, *cells, text])
+    note += (
+        f" {len(regions.data.grounded)} of them have a marked region. The last two rows use no"
+        " model: a model should beat them. The regions cover"
+        f" {_share(regions.area)} of the image: a map without any preference has its maximum inside"
+        f" as often as that. The image tower has {_positions(regions)}."
+    )
+    if regions.reachable < 1:
+        note += f" {_reachable(regions)}"
     return Table("At a glance", columns, rows, note)
+
+
+def _cell(metric: str, score: Interval) -> str:
+    """A score with its interval, in percent where it is a share."""
+    if metric not in NUMBERS:
+        return percent(score)
+    return f"{score.value:.2f} [{score.low:.2f}, {score.high:.2f}]".replace("-", "−")
+
+
+def _change(metric: str, difference: Interval | None) -> str | None:
+    """A difference with its interval, in points where it is one of shares."""
+    if difference is None:
+        return None
+    if metric not in NUMBERS:
+        return points(difference)
+    text = f"{difference.value:+.2f} [{difference.low:.2f}, {difference.high:.2f}]"
+    return text.replace("-", "−")
 
 
 def _table(scores: TaskScores, choices: Sequence[Choice], tested: str) -> Table:
@@ -119,17 +202,19 @@ def _table(scores: TaskScores, choices: Sequence[Choice], tested: str) -> Table:
     rows: list[list[Cell]] = []
     for metric in scores.metrics:
         for choice in choices:
-            to_clip = scores.difference.get((choice.name, "CLIP"))
-            lead = scores.difference.get((tested, choice.name))
+            to_clip = scores.difference.get((choice.name, "CLIP"), {})
+            lead = scores.difference.get((tested, choice.name), {})
             rows.append(
                 [
                     metric,
                     choice.name,
-                    percent(scores.score[choice.name][metric]),
-                    points(to_clip[metric]) if to_clip else None,
-                    points(lead[metric]) if lead else None,
+                    _cell(metric, scores.score[choice.name][metric]),
+                    _change(metric, to_clip.get(metric)),
+                    _change(metric, lead.get(metric)),
                 ]
             )
+        for prior, score in scores.priors.items():
+            rows.append([metric, prior, _cell(metric, score[metric]), None, None])
     return Table(
         f"{scores.task.capitalize()}, {scores.images} test images",
         ["score", "method", "value", "minus CLIP", f"{tested} minus it"],
@@ -213,6 +298,7 @@ def _values(scores: TaskScores) -> dict[str, Any]:
     return {
         "images": scores.images,
         "methods": {name: numbers(score) for name, score in scores.score.items()},
+        "priors": {name: numbers(score) for name, score in scores.priors.items()},
         "differences": {
             f"{name} minus {reference}": numbers(difference)
             for (name, reference), difference in scores.difference.items()
@@ -243,6 +329,11 @@ def _notes(
         " interval says that the data cannot tell, not that there is no effect. More seeds and more"
         " test images make it narrower.",
     ]
+    if GROUNDING not in data.tasks:
+        notes.append(
+            "Where the methods attend was not measured, and no examples are shown: fewer than two"
+            " test images (or patients) have a heatmap. Give --test-data with heatmaps to see it."
+        )
     if not record["resumed"]:
         notes.append(
             f"It took {duration(record['seconds'])}; the forecast was"

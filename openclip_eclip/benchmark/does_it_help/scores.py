@@ -13,14 +13,18 @@ import pandas as pd
 from ...evaluate.compare.comparison import compare
 from ...evaluate.compare.read import Method as Compared
 from ...evaluate.compare.read import read_methods
+from ...evaluate.grounding.attention import FLOORS
+from ...evaluate.grounding.priors import PRIORS
 from ...metrics.compare import Estimate
+from .data import GROUNDING
 from .methods import Choice
 from .verdict import Control, Interval, Measure
 
 DRAWS = 1000
+UNBOUNDED = ("NSS",)  # in standard deviations of a map; all other scores are shares
 # task of openclip_eclip.evaluate: (its name in the report, metrics, the first one is in the answer)
 TASKS = {
-    "sensitivity": ("attention", ("attends inside", "share of attention inside")),
+    GROUNDING: ("attention", ("pointing game", "NSS", "mIoU")),
     "retrieval": ("retrieval", ("R@5", "R@1", "R@10")),
     "zero-shot": ("zero-shot", ("macro-F1", "accuracy")),
 }
@@ -32,7 +36,8 @@ class TaskScores:
     """All scores of one task.
 
     `score` {method: {metric: Interval}}; `difference` {(method, reference): {metric: Interval}};
-    `chance`: the share of the area that is marked, for attention alone.
+    `priors` {prior: {metric: Interval}}: maps that need no model, for attention alone. Their
+    intervals are over images.
     """
 
     task: str
@@ -40,7 +45,7 @@ class TaskScores:
     metrics: Sequence[str]
     score: dict[str, dict[str, Interval]]
     difference: dict[tuple[str, str], dict[str, Interval]]
-    chance: float | None = None
+    priors: dict[str, dict[str, Interval]] = dataclasses.field(default_factory=dict)
 
 
 def score_task(task: str, folders: Folders, test: Path, with_patients: bool) -> TaskScores:
@@ -54,6 +59,8 @@ def score_task(task: str, folders: Folders, test: Path, with_patients: bool) -> 
         )
         for method in methods:
             for run in method.runs:
+                if "patient" in run:  # grounding knows them
+                    continue
                 run["patient"] = np.array([patient_of[row] for row in run["id"]])
     score, difference = {}, {}
     for reference in methods:
@@ -64,25 +71,33 @@ def score_task(task: str, folders: Folders, test: Path, with_patients: bool) -> 
         score[reference.name] = _intervals(compared.means[reference.name], index, 0.0)
         for other, estimate in compared.differences.items():
             difference[other, reference.name] = _intervals(estimate, index, -1.0)
-    chance = _region(methods[0]) if task == "sensitivity" else None
-    return TaskScores(name, len(methods[0].runs[0]["id"]), known, score, difference, chance)
+    priors = _priors(methods[0], known) if task == GROUNDING else {}
+    return TaskScores(name, len(methods[0].runs[0]["id"]), known, score, difference, priors)
 
 
 def _intervals(estimate: Estimate, index: dict[str, int], least: float) -> dict[str, Interval]:
-    """{metric: interval}, cut to the values of a share (from 0) or of a difference (from -1)."""
+    """{metric: interval}; a share is cut to its values (from 0), or a difference (from -1)."""
     return {
         metric: Interval(
             float(estimate.value[q]),
-            max(least, float(estimate.low[q])),
-            min(1.0, float(estimate.high[q])),
+            max(-np.inf if metric in UNBOUNDED else least, float(estimate.low[q])),
+            min(np.inf if metric in UNBOUNDED else 1.0, float(estimate.high[q])),
         )
         for metric, q in index.items()
     }
 
 
-def _region(method: Compared) -> float:
+def _priors(method: Compared, metrics: Sequence[str]) -> dict[str, dict[str, Interval]]:
+    """The scores of maps that need no model, so they are the same in every result."""
     text = (method.folders[0] / "result.json").read_text(encoding="utf-8")
-    return json.loads(text)["values"]["region"]
+    measured = json.loads(text)["values"]["methods"]
+    return {
+        name: {
+            metric: Interval(measured[name][metric]["value"], *measured[name][metric]["interval"])
+            for metric in metrics
+        }
+        for name in (*FLOORS, *PRIORS)
+    }
 
 
 def measure(scores: TaskScores, tested: str, choices: Sequence[Choice]) -> Measure:

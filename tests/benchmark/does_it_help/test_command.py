@@ -12,7 +12,6 @@ import open_clip
 import pytest
 from safetensors.torch import save_file
 
-import openclip_eclip.benchmark.phantom_tower  # noqa: F401  # registers the tower of FINE
 from openclip_eclip.benchmark.__main__ import main
 from openclip_eclip.benchmark.does_it_help.command import FILE, check_settings, start_flags
 from openclip_eclip.benchmark.does_it_help.data import Data
