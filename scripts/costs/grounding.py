@@ -35,7 +35,7 @@ from typing import Any
 import numpy as np
 
 TOWERS = ("ViT-B-16", "RN50")  # RN50: the learned pool
-BATCH = 16  # images; one text each
+BATCH = 8  # images; one text each
 BARE = "bare encoder"
 FORMS = 40  # shapes and words of the phrases
 STAGES = {
