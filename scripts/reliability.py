@@ -43,6 +43,7 @@ TABLES = (
     "checkpoints",
     "zero_shots",
     "tasks",
+    "grounding",
     "results",
     "mimic",
     "raw_sets",

@@ -50,6 +50,7 @@ FORMATS = (
     Format("dicom", "drawn.dicom", "DICOM segmentations and presentation states"),
     Format("volumes", "drawn.volumes", "NRRD and NIfTI masks: a slice or a volume"),
     Format("yolo", "drawn.yolo", "YOLO txt: boxes and outlines in fractions"),
+    Format("phrases", "drawn.phrase_table", "tables of phrases with boxes, outlines or masks"),
     Format("eyelink", "eye.asc", "EyeLink ASC: fixation events or samples, images by messages"),
     Format("tobii", "eye.tobii", "Tobii Pro Lab or Studio: TSV of samples with fixations"),
     Format("gazepoint", "eye.gazepoint", "Gazepoint Analysis: _fixations.csv, _all_gaze.csv"),
@@ -58,7 +59,6 @@ FORMATS = (
     Format("bids-eye", "eye.bids", "BIDS eye tracking: _physio.tsv.gz with sidecar and _events"),
     Format("gaze-matlab", "eye.matlab", "MATLAB structs of fixations, such as those of OSIE"),
     Format("gaze-table", "eye.table", "CSV or TSV of fixations or samples, any column names"),
-    Format("phrases", "drawn.phrase_table", "tables of phrases with boxes, outlines or masks"),
     Format("boxes", "drawn.boxes", "tables of boxes: VinDr-CXR, NIH, RSNA, or any column names"),
     Format("masks", "drawn.masks", "folders of mask pictures"),
 )
