@@ -122,7 +122,7 @@ def _unjudged(regions: Regions | None) -> list[str]:
         return []
     return [
         f"Attention is not judged: {_positions(regions)} are too few for the pointing game."
-        f" {_reachable(regions)} Below {LEAST_REACHABLE:.0%} the game says more about the positions"
+        f" {_reachable(regions)} Below {_share(LEAST_REACHABLE)} the game says more about the positions"
         " than about the model. NSS, below, needs no maximum. Larger images (--force-image-size) or"
         " another image tower have more positions."
     ]
