@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -184,9 +185,13 @@ def _tasks(args: argparse.Namespace, test: CsvTable, folder: Path, model: str) -
 
 def attention_method(model: str) -> str:
     """The attention that alignment trains: of the tower's pool, else the similarity to the text."""
-    # weights do not matter, and those of a name need not be on this machine yet
+    # weights do not matter here, so open_clip's warning that they are random would mislead
     pretrained = None if Path(model).is_dir() else RANDOM
-    return default_method(load_encoder(model, pretrained, device="cpu").model)
+    logging.disable(logging.WARNING)
+    try:
+        return default_method(load_encoder(model, pretrained, device="cpu").model)
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def _size(table: CsvTable) -> int:

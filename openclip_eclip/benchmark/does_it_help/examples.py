@@ -12,6 +12,7 @@ import torch
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from PIL import Image
 from torch import Tensor
 
@@ -31,6 +32,7 @@ SIDE, WIDTH = 1.0, 8.8
 LONGEST = 300  # letters of a text
 CENTER = "center"
 NO_MODEL = (CENTER, MEAN_MAP)
+TITLES = {MEAN_MAP: "mean map"}  # of narrow columns
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ def draw_examples(models: Mapping[str, Path], data: GroundingSet) -> Examples:
         figures[stem], inside = _draw(data, index, of_image)
         captions[stem] = _caption(number + 1, data, index, inside)
         if number == 0:
-            captions[stem] = f"{_legend(data, len(chosen))} {captions[stem]}"
+            captions[stem] += f" {_legend(data, len(chosen))}"
     return Examples(figures, captions, (grid[0], grid[1]))
 
 
@@ -92,8 +94,8 @@ def _draw(
     size, region = phrase.target.shape, phrase.region
     pixels = np.asarray(_image(data, index).resize(size[::-1]), np.float64) / 255
     side = min(SIDE, WIDTH / (len(maps) + 2))
-    figure = Figure(figsize=(side * (len(maps) + 2), side + 0.34), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.01, wspace=0, hspace=0)
+    narrow = ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.01, wspace=0, hspace=0)
+    figure = Figure(figsize=(side * (len(maps) + 2), side + 0.34), layout=narrow)
     axes = figure.subplots(1, len(maps) + 2)
     _show(axes[0], pixels, None, None, "image\n")
     _show(axes[1], pixels, phrase.target.astype(np.float64), region, "expert\n")
@@ -101,11 +103,11 @@ def _draw(
     for axis, (name, map_) in zip(axes[2:], maps.items(), strict=True):
         large = enlarge(map_, size)
         inside[name] = pointing_game(large, region)
-        title = "\n".join([name, _where(inside[name])])
+        title = "\n".join([TITLES.get(name, name), _where(inside[name])])
         _show(axis, pixels, large, region, title, inside[name] > 0.5)
         top = np.unravel_index(large.argmax(), size)
-        for colour, width in (("black", 2.6), ("white", 1.3)):  # seen on every colour
-            axis.plot(top[1], top[0], "x", color=colour, ms=5, mew=width)
+        for colour, width in (("black", 2.4), ("white", 1.2)):  # seen on every colour
+            axis.plot(top[1], top[0], "x", color=colour, ms=4, mew=width)
     return figure, inside
 
 
@@ -138,10 +140,11 @@ def _show(
 
 def _legend(data: GroundingSet, count: int) -> str:
     return (
-        f"{count} of {len(data.grounded)} test images with a heatmap, drawn at random with seed"
-        f" {SEED}, not chosen. Each map is coloured from its own lowest to its own highest value,"
-        " models of the first seed. Line: the region that the expert marked. Cross: the maximum of"
-        " a map; above it, whether that is inside the region. The last two maps need no model."
+        f"This is the first of {count} among {len(data.grounded)} test images with a heatmap, drawn"
+        f" at random with seed {SEED}, not chosen. Each map is coloured from its own lowest to its"
+        " own highest value; models are those of the first seed. Line: the region that the expert"
+        " marked. Cross: the maximum of a map; above it, whether it is inside the region. The last"
+        " two maps need no model."
     )
 
 

@@ -122,9 +122,9 @@ def _unjudged(regions: Regions | None) -> list[str]:
         return []
     return [
         f"Attention is not judged: {_positions(regions)} are too few for the pointing game."
-        f" {_reachable(regions)} Below {LEAST_REACHABLE:.0%} the game says more about the positions"
-        " than about the model. NSS, below, needs no maximum. Larger images (--force-image-size) or"
-        " another image tower have more positions."
+        f" {_reachable(regions)} Below {_share(LEAST_REACHABLE)} the game says more about the"
+        " positions than about the model. NSS, below, needs no maximum. Larger images"
+        " (--force-image-size) or another image tower have more positions."
     ]
 
 
@@ -148,7 +148,12 @@ def _summary(
 ) -> Table:
     """The first metrics of every task, for all methods and for maps without a model."""
     shown = [(one, one.metrics[q]) for one in scores for q in range(1 + (one.task == ATTENTION))]
-    columns = ["method", *(f"{one.task}: {metric}" for one, metric in shown), "what it is"]
+    # short: with three tasks the table must still fit
+    columns = [
+        "method",
+        *(metric if one.task == ATTENTION else f"{one.task}: {metric}" for one, metric in shown),
+        "what it is",
+    ]
     rows: list[list[Cell]] = [
         [
             choice.name,
@@ -169,9 +174,10 @@ def _summary(
             for one, metric in shown
         )
         rows.append([name, *cells, text])
+    marked = len(regions.data.grounded)
     note += (
-        f" {len(regions.data.grounded)} of them have a marked region. The last two rows use no"
-        " model: a model should beat them. The regions cover"
+        f" {'All' if marked == scores[-1].images else marked} of them have a marked region. The"
+        " last two rows use no model: a model should beat them. The regions cover"
         f" {_share(regions.area)} of the image: a map without any preference has its maximum inside"
         f" as often as that. The image tower has {_positions(regions)}."
     )

@@ -14,7 +14,7 @@ from ...evaluate.compare.comparison import compare
 from ...evaluate.compare.read import Method as Compared
 from ...evaluate.compare.read import read_methods
 from ...evaluate.grounding.attention import FLOORS
-from ...evaluate.grounding.priors import PRIORS
+from ...evaluate.grounding.priors import MEAN_MAP, PRIORS
 from ...metrics.compare import Estimate
 from .data import GROUNDING
 from .methods import Choice
@@ -121,4 +121,5 @@ def measure(scores: TaskScores, tested: str, choices: Sequence[Choice]) -> Measu
         scores.score["CLIP"][metric],
         scores.difference[tested, "CLIP"][metric],
         controls,
+        scores.priors[MEAN_MAP][metric] if scores.priors else None,
     )

@@ -37,7 +37,8 @@ class Measure:
     """What one task measured for the tested method and for CLIP on the same test images.
 
     `task`: "attention", "retrieval" or "zero-shot"; `metric`: name of the score; `difference`: the
-    method minus CLIP; `images`: number of test images.
+    method minus CLIP; `images`: number of test images; `prior`: the score of a map that needs no
+    model, the mean of all other images' maps, for attention alone.
     """
 
     task: str
@@ -47,6 +48,7 @@ class Measure:
     base: Interval
     difference: Interval
     controls: Sequence[Control] = ()
+    prior: Interval | None = None
 
 
 def outcome(measure: Measure) -> str:
@@ -131,7 +133,12 @@ def _sentence(method: str, measure: Measure) -> str:
             "open": "shows no clear difference from CLIP:",
         }[outcome(measure)]
         first = f"{images}, {measure.task} ({measure.metric}) {state} {points(change)}."
-    return " ".join([first, *_reason(measure)])
+    prior = (
+        [f"The mean map of all other images, which needs no model, gives {percent(measure.prior)}."]
+        if measure.prior
+        else []
+    )
+    return " ".join([first, *_reason(measure), *prior])
 
 
 def _reason(measure: Measure) -> list[str]:

@@ -161,6 +161,12 @@ def test_shared_images_and_missing_columns_are_errors(
     assert "expected different images" in capsys.readouterr().err
     assert main([*base, "--csv-heatmap-key", "gaze"]) == 2
     assert "no column 'gaze'" in capsys.readouterr().err
+    table = Path(flags[flags.index("--test-data") + 1])
+    lines = table.read_text().splitlines()
+    patients = ["patient", "", *range(len(lines) - 2)]
+    table.write_text("\n".join(f"{line},{cell}" for line, cell in zip(lines, patients)))
+    assert main([*base, "--patient-column", "patient"]) == 2
+    assert "test_000000.png: --patient-column patient is blank" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -182,7 +188,14 @@ def test_small_benchmark_resumes_and_answers(tmp_path: Path, capsys: pytest.Capt
     report = (out / "report.html").read_text(encoding="utf-8")
     for line in ("On your 24 test images with a marked region", "This is one seed"):
         assert line in answer and line in report and line in (out / "result.md").read_text()
-    assert report.count("data:image/") == 3
+    assert report.count("data:image/") == 2 + 20  # differences, curves, examples
+    assert len(report) < 10e6
+    attention = values["scores"]["attention"]
+    assert attention["methods"]["CLIP"].keys() == {"pointing game", "NSS", "mIoU"}
+    assert attention["priors"].keys() >= {"center", "mean map of the data"}
+    assert values["regions"]["positions"] == [8, 8]
+    at_a_glance = report.partition("At a glance")[2].partition("</table>")[0]
+    assert at_a_glance.count("no model: ") == 2 and at_a_glance.count("<tr>") == 1 + 3 + 2
     # the run that is missing is made again, and a second seed is added; nothing else is trained
     victim = min(out.glob("results/test/retrieval/eclip-plus-*"))
     (victim / "result.json").unlink()
@@ -198,7 +211,7 @@ def test_small_benchmark_resumes_and_answers(tmp_path: Path, capsys: pytest.Capt
 def test_shards_and_a_trained_model_to_start_from(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    """One shard has one reader, and the tuned model is any open_clip folder."""
+    """One shard has one reader; the tuned model is any open_clip folder; no map is needed."""
     model = open_clip.create_model(f"local-dir:{FINE}")
     start = tmp_path / "start"
     shutil.copytree(FINE, start)
@@ -208,8 +221,16 @@ def test_shards_and_a_trained_model_to_start_from(
         + ["--format", "webdataset", "--seed", "1"]
     )
     (shard,) = (tmp_path / "shards").glob("train*.tar")
+    flags = tables(tmp_path / "data")
+    test = Path(flags[-1])
+    with open(test, newline="") as file:
+        rows = [{**row, "heatmap": ""} for row in csv.DictReader(file)]
+    with open(test, "w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0].keys())
+        writer.writeheader()
+        writer.writerows(rows)
     command = [
-        *("--train-data", str(shard), *tables(tmp_path / "data")[2:], "--start", str(start)),
+        *("--train-data", str(shard), *flags[2:], "--start", str(start)),
         *("--methods", "CLIP", "eclip-plus", "--seeds", "1", "--lr", "1e-4"),
         *("--budget", "2 steps", "--force-context-length", "32", "--batch-size", "24"),
         *("--out", str(tmp_path / "out")),
@@ -218,4 +239,7 @@ def test_shards_and_a_trained_model_to_start_from(
     assert "--train-num-samples" in capsys.readouterr().err
     assert main([*command, "--train-num-samples", "48"]) == 0, capsys.readouterr().err
     assert "This is one seed" in capsys.readouterr().err
-    assert (tmp_path / "out" / "report.html").is_file()
+    report = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "Where the methods attend was not measured, and no examples are shown" in report
+    assert report.count("data:image/") == 2 and "pointing game" not in report
+    assert "no model: " not in report

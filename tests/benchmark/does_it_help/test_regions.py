@@ -94,8 +94,11 @@ def grounding_data(table: Path) -> Data:
     return Data("", Path(), table, 0, None, tasks, None, {})
 
 
-def test_attention_is_read_as_alignment_trains_it(models: dict[str, Path]) -> None:
+def test_attention_is_read_as_alignment_trains_it(
+    models: dict[str, Path], caplog: pytest.LogCaptureFixture
+) -> None:
     assert attention_method(f"local-dir:{models['pool']}") == "pool"
+    assert attention_method(MODEL) == "pool" and not caplog.records  # such as "random weights"
     assert attention_method(f"local-dir:{models['vit']}") == "similarity"
 
 
@@ -160,7 +163,7 @@ def test_examples_are_random_images_with_every_method_and_prior(
 ) -> None:
     examples = draw_examples(models, regions)
     assert examples.grid == (8, 8) and len(examples.figures) == COUNT == 20
-    assert "20 of 24 test images with a heatmap, drawn at random with seed 0" in (
+    assert "first of 20 among 24 test images with a heatmap, drawn at random with seed 0" in (
         first := examples.captions["example_01"]
     )
     shown = [i for i in regions.grounded if f"“{regions.phrases[i].text[:300]}" in first]

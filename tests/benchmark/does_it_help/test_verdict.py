@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -120,6 +121,16 @@ def test_answer_does_not_credit_the_maps_where_a_control_is_as_good() -> None:
     assert line.endswith(
         " The placebo (38 % [33, 43]) is not clearly behind, so the maps need not be the reason."
     )
+
+
+def test_answer_gives_what_the_mean_map_reaches_without_a_model() -> None:
+    found = measure("attention", BETTER, BEATEN)
+    line = answer("eclip-plus", [replace(found, prior=LOW)], 3)[1]
+    assert line.endswith(
+        ", so it is the maps. The mean map of all other images, which needs no model, gives 34 %"
+        " [29, 39]."
+    )
+    assert "mean map" not in answer("eclip-plus", [found], 3)[1]
 
 
 def test_answer_says_that_no_placebo_was_trained() -> None:
