@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from openclip_eclip.evaluate.__main__ import TASKS
 from openclip_eclip.evaluate.grounding import task
 from openclip_eclip.evaluate.grounding.measure import batches
 from openclip_eclip.evaluate.grounding.phrases import (
@@ -23,6 +24,10 @@ from openclip_eclip.evaluate.grounding.priors import GRID, prior_maps
 
 WIDE = np.zeros((40, 60), np.uint8)
 WIDE[10:20, 30:45] = 255
+
+
+def test_the_list_of_tasks_names_the_protocol() -> None:
+    assert f"protocol {task.PROTOCOL})" in TASKS["grounding"][1]
 
 
 def read(data: str | None, *flags: str) -> GroundingSet:
