@@ -44,7 +44,8 @@ TASKS = {
     ),
     "grounding": (
         "openclip_eclip.evaluate.grounding.task",
-        "how well attention finds the region of each phrase, beside priors without a model",
+        "how well attention finds the region of each phrase, beside priors without a model"
+        " (protocol grounding 1)",
     ),
     "compare": (
         "openclip_eclip.evaluate.compare.task",

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from ...metrics.auroc import auroc
+from ...metrics.auroc import auroc_of_rows
 from ...metrics.bootstrap import bootstrap_interval
 from ...metrics.grounding import SENSITIVITY, false_alarm_rate
 from ..output.result import Cell, Table, with_interval
@@ -180,11 +180,17 @@ def without_region(
         peaks = np.empty(len(grounded))
         peaks[grounded], peaks[~grounded] = scored.peaks, scored.empty_peaks
 
-        def rates(rows: np.ndarray, peaks: np.ndarray = peaks) -> np.ndarray:
+        area_of = auroc_of_rows(grounded[:, None].astype(float), peaks[:, None])
+
+        def rates(
+            rows: np.ndarray,
+            peaks: np.ndarray = peaks,
+            area_of: Callable[[np.ndarray], np.ndarray] = area_of,
+        ) -> np.ndarray:
             chosen = np.concatenate([of_group[i] for i in rows])
             known, value = grounded[chosen], peaks[chosen]
-            area = auroc(known[:, None].astype(float), value[:, None])[0]
-            return np.array([false_alarm_rate(value[known], value[~known]), area])
+            rate = false_alarm_rate(value[known], value[~known])
+            return np.array([rate, area_of(chosen)[0]])
 
         full = rates(np.arange(len(of_group)))
         low, high = bootstrap_interval(rates, len(of_group), seed=seed)
