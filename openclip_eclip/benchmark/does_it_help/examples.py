@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from torch.nn.functional import interpolate
 
+from ...data.enlarge import enlarge
 from ...data.sample import read_image
 from ...evaluate.inputs.encoder import Encoder, load_encoder
 from ...evaluate.inputs.eval_set import EvalSet, read_eval_set
@@ -62,7 +62,7 @@ def _maps(
     )
     titles = data.column("title")
     maps = attention_maps(encoder, pixels, [titles[row] for row in rows])
-    large = interpolate(maps[:, None], size=pixels.shape[-2:], mode="bilinear")[:, 0]
+    large = enlarge(maps, pixels.shape[-2:])
     return large.numpy(), pixels.mean(1).numpy(), heatmaps.numpy()
 
 

@@ -17,10 +17,11 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
-from torch.nn.functional import interpolate, normalize
+from torch.nn.functional import normalize
 from tqdm import tqdm
 
 from ...config import UserError
+from ...data.enlarge import enlarge
 from ...data.images.options import read_options
 from ...data.placebo import centre_map
 from ...data.sample import read_image
@@ -214,16 +215,14 @@ def _maps(
         pool_attention(visual, tokens),
     )
 
-    def enlarge(maps: Tensor) -> np.ndarray:
-        return interpolate(maps[:, None], size=size, mode="bilinear", align_corners=False)[
-            :, 0
-        ].numpy()
+    def on_pixels(maps: Tensor) -> np.ndarray:
+        return enlarge(maps, size).numpy()
 
-    pool_map = {} if attention is None else {POOL: enlarge(attention.exp().float().cpu())}
+    pool_map = {} if attention is None else {POOL: on_pixels(attention.exp().float().cpu())}
     named = {
         **pool_map,
-        "own report": enlarge(similarity_map(positions, text)),
-        "another report": enlarge(similarity_map(positions, wrong_text)),
+        "own report": on_pixels(similarity_map(positions, text)),
+        "another report": on_pixels(similarity_map(positions, wrong_text)),
         "centre": np.broadcast_to(centre_map(size), (len(heatmaps), *size)),
         "another heatmap": other_heatmaps[:, 0].numpy(),
     }
