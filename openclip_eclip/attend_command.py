@@ -105,6 +105,29 @@ def build_parser() -> argparse.ArgumentParser:
         help="table with filepath and the heatmap column, if that of the images has no such column",
     )
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N images")
+    _add_models(parser)
+    parser.add_argument(
+        "--force-image-size",
+        type=int,
+        nargs="+",
+        metavar="N",
+        help=(
+            "side, or height and width, of the images that the model gets, in pixels; positions of"
+            " ViTs are interpolated (default: the model's own)"
+        ),
+    )
+    parser.add_argument(
+        "--batch-size",
+        type=int,
+        default=16,
+        help="number of pairs of image and text computed at once (default: %(default)s)",
+    )
+    add_compute_arguments(parser)
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="to write to")
+    return parser
+
+
+def _add_models(parser: argparse.ArgumentParser) -> None:
     # one list for both, which keeps what belongs together
     parser.add_argument(
         "--model",
@@ -129,25 +152,6 @@ def build_parser() -> argparse.ArgumentParser:
             " untrained model"
         ),
     )
-    parser.add_argument(
-        "--force-image-size",
-        type=int,
-        nargs="+",
-        metavar="N",
-        help=(
-            "side, or height and width, of the images that the model gets, in pixels; positions of"
-            " ViTs are interpolated (default: the model's own)"
-        ),
-    )
-    parser.add_argument(
-        "--batch-size",
-        type=int,
-        default=16,
-        help="number of pairs of image and text computed at once (default: %(default)s)",
-    )
-    add_compute_arguments(parser)
-    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="to write to")
-    return parser
 
 
 def main(argv: list[str] | None = None) -> int:

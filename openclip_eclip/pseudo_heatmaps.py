@@ -22,11 +22,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from .config import DataError, UserError
+from .data.enlarge import enlarge
 from .data.heatmap import is_flat
 from .data.images.options import ReadOptions, read_options
 from .data.images.picture import Frame, turn_maps_back
@@ -230,7 +230,7 @@ def _png(attention: Tensor, frame: Frame, longer: int) -> bytes:
     height, width = (
         max(1, round(longer * side / max(frame.shown_size))) for side in frame.shown_size
     )
-    large = interpolate(attention[None, None], size=(height, width), mode="bilinear")[0, 0]
+    large = enlarge(attention[None], (height, width))[0]
     return encode_map(turn_maps_back((large / large.max()).numpy(), frame.orientation))
 
 

@@ -78,6 +78,10 @@ def test_floors_need_no_model() -> None:
     alone = attention_maps("random", model, pixels[1:], text[3:], torch.tensor([0]))
     assert (noise[3] == alone[0]).all()  # whatever else is in the batch
     assert (noise[0] != noise[1]).any() and (noise[0] != noise[2]).any()
+    # uniform in [0, 1), without a preferred place: 4 maps of 1089 cells
+    assert 0 <= noise.min() and noise.max() < 1
+    assert noise.mean() == pytest.approx(0.5, abs=0.02)
+    assert noise.std() == pytest.approx(12**-0.5, abs=0.02)
 
 
 def test_similarity_is_a_cosine() -> None:
@@ -188,3 +192,40 @@ def test_a_position_that_is_the_text_is_the_maximum(method: str) -> None:
     text = normalize(wanted, dim=-1)[None].detach()
     (found,) = attention_maps(method, model, pixels, text, torch.tensor([0]))
     assert found.argmax() == 5 and float(found[1, 2]) == pytest.approx(1, abs=1e-5)
+
+
+def test_pool_is_the_softmax_of_its_scores() -> None:
+    """Every head scores a token by its first channel alone, 3 times."""
+    model, pixels, text = tower("modified-resnet")
+    visual = model.visual
+    pool = visual.attnpool
+    width = pool.q_proj.out_features // pool.num_heads
+    for layer in (pool.q_proj, pool.k_proj):
+        nn.init.zeros_(layer.weight)
+        nn.init.zeros_(layer.bias)
+    nn.init.ones_(pool.q_proj.bias)
+    with torch.no_grad():
+        pool.k_proj.weight[:, 0] = 3 / width**0.5
+        grid = encode_tokens(visual, pixels)[1].grid[..., 0]
+    scores = 3 * (grid + pool.positional_embedding[1:, 0].detach().view(2, 2))
+    expected = scores.flatten(1).softmax(1).view(2, 2, 2)[[0, 0, 1, 1]]
+    maps = attention_maps("pool", model, pixels, text, image_of_texts(2, 2))
+    torch.testing.assert_close(maps, expected)
+    assert expected.max() > 0.3  # not flat, which is 0.25
+
+
+def test_gradcam_of_an_average_and_a_projection() -> None:
+    """Their gradient is known: the same at every position, in the direction that is missing."""
+    model, pixels, text = tower("resnet")
+    visual, image = model.visual, image_of_texts(2, 2)
+    weight = visual.head.proj.weight.detach()  # (D, C)
+    with torch.no_grad():
+        grid = encode_tokens(visual, pixels)[1].grid[image].flatten(1, 2)
+    feature = grid.mean(1) @ weight.T
+    unit = normalize(feature, dim=-1)
+    text = normalize(unit + text, dim=-1)
+    slope = (text - (unit * text).sum(-1, keepdim=True) * unit) / feature.norm(dim=-1, keepdim=True)
+    expected = (grid @ (slope @ weight / grid.shape[1])[..., None])[..., 0].relu()
+    maps = attention_maps("gradcam", model, pixels, text, image)
+    torch.testing.assert_close(maps.flatten(1), expected, atol=1e-6, rtol=1e-4)
+    assert expected.max() > 0

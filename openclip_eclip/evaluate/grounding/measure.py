@@ -9,10 +9,10 @@ from itertools import groupby
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
 from tqdm import tqdm
 
 from ...config import UserError
+from ...data.enlarge import enlarge as enlarge_maps
 from ...data.sample import read_image
 from ...metrics.grounding import (
     THRESHOLDS,
@@ -118,8 +118,7 @@ class _PixelReader:
 
 def enlarge(map_: Tensor, size: tuple[int, ...]) -> np.ndarray:
     """A map (h, w) on the grid (H, W), bilinearly, float64."""
-    large = interpolate(map_[None, None].double(), size=size, mode="bilinear", align_corners=False)
-    return large[0, 0].numpy()
+    return enlarge_maps(map_[None].double(), size)[0].numpy()
 
 
 def score_phrase(phrase: Phrase, maps: dict[str, Tensor]) -> dict[str, tuple[np.ndarray, ...]]:

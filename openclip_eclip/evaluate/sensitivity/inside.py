@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import interpolate
 
+from ...data.enlarge import enlarge
 from ...metrics.pointing import marked_region, pointing_scores
 from ...objectives.align import AlignConfig, log_attention
 from ...towers.positions import Tokens
@@ -25,11 +25,9 @@ def attention_inside(visual: nn.Module, tokens: Tokens, text: Tensor, heatmaps: 
     """
     device = tokens.grid.device
     attention = log_attention(visual, tokens, lambda: text.to(device), AlignConfig()).exp()
-    large = interpolate(
-        attention[:, None].float().cpu(), size=heatmaps.shape[-2:], mode="bilinear"
-    ).double()
+    large = enlarge(attention.float().cpu(), heatmaps.shape[-2:]).double()
     scores = []
-    for one, heatmap in zip(large[:, 0].numpy(), heatmaps[:, 0].numpy(), strict=True):
+    for one, heatmap in zip(large.numpy(), heatmaps[:, 0].numpy(), strict=True):
         region = marked_region(heatmap)
         hit = pointing_scores(one, heatmap)["pointing game"]
         scores.append((hit, float(one[region].sum() / one.sum())))

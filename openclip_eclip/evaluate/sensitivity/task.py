@@ -17,12 +17,13 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
-from torch.nn.functional import interpolate, normalize
+from torch.nn.functional import normalize
 from tqdm import tqdm
 
 from ...attention.attend import refuse_coca
 from ...attention.methods import attention_maps
 from ...config import UserError
+from ...data.enlarge import enlarge
 from ...data.images.options import read_options
 from ...data.placebo import centre_map
 from ...data.sample import read_image
@@ -216,18 +217,16 @@ def _maps(
         twice = image.repeat(len(texts) // len(image))
         return attention_maps(method, encoder.model, inputs, texts.to(encoder.device), twice).cpu()
 
-    def enlarge(maps: Tensor) -> np.ndarray:
-        return interpolate(maps[:, None], size=size, mode="bilinear", align_corners=False)[
-            :, 0
-        ].numpy()
+    def on_pixels(maps: Tensor) -> np.ndarray:
+        return enlarge(maps, size).numpy()
 
     similar = attention("similarity", torch.cat([text, wrong_text]))
     own, wrong = similar.chunk(2)
-    pool = {POOL: enlarge(attention("pool", text))} if has_pool(encoder.model.visual) else {}
+    pool = {POOL: on_pixels(attention("pool", text))} if has_pool(encoder.model.visual) else {}
     named = {
         **pool,
-        "own report": enlarge(own),
-        "another report": enlarge(wrong),
+        "own report": on_pixels(own),
+        "another report": on_pixels(wrong),
         "centre": np.broadcast_to(centre_map(size), (len(heatmaps), *size)),
         "another heatmap": other_heatmaps[:, 0].numpy(),
     }

@@ -98,8 +98,8 @@ def _pair(folder: Path, key: str, pair: Pair) -> dict[str, str]:
     if pair.map is not None:
         cells["heatmap"] = f"maps/{key}.png"
         heatmap_png(pair.map).save(folder / cells["heatmap"])
-        # the whole text is a phrase where no part of it has a map of its own
-        cells["windows"] = _windows(folder, key, pair.phrases or [Phrase(pair.text, pair.map)])
+        if pair.phrases:
+            cells["windows"] = _windows(folder, key, pair.phrases)
     return cells
 
 
