@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from conftest import read_shard
 from PIL import Image
 
-from openclip_eclip.data.sentence_windows import decode_windows
+from openclip_eclip.data.sentence_windows import decode_windows, encode_windows
 from openclip_eclip.export_annotations import main as export
 from openclip_eclip.prepare.__main__ import main as prepare
 
@@ -77,6 +78,20 @@ def test_phrases_of_shards_come_back_with_their_regions(phantoms: Path, tmp_path
         ]
         assert maps[0].sentences == maps[1].sentences == ["where the expert looked"]
         assert np.array_equal(maps[0].heatmaps > 127, maps[1].heatmaps > 127)
+
+
+def test_a_phrase_without_a_region_is_left_out(tmp_path: Path) -> None:
+    maps = np.zeros((2, 24, 24))
+    maps[0, 4:9, 4:9] = 1
+    text, arrays = encode_windows([("a mass", np.nan, np.nan), ("a tube", np.nan, np.nan)], maps)
+    (tmp_path / "a.windows.json").write_bytes(text)
+    (tmp_path / "a.windows.npz").write_bytes(arrays)
+    Image.new("L", (24, 24)).save(tmp_path / "a.png")
+    (tmp_path / "a.csv").write_text("filepath,title,windows\na.png,one,a.windows.json\n")
+    assert export([str(tmp_path / "a.csv"), str(tmp_path / "out.json")]) == 0
+    content = json.loads((tmp_path / "out.json").read_text())
+    assert [category["name"] for category in content["categories"]] == ["a mass"]
+    assert len(content["annotations"]) == 1
 
 
 @pytest.mark.parametrize(
