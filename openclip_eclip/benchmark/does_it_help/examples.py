@@ -58,8 +58,8 @@ def draw_examples(models: Mapping[str, Path], data: GroundingSet) -> Examples:
         maps[name] = list(_maps(encoder, data, chosen, default_method(encoder.model)))
     grid = maps[next(iter(models))][0].shape
     maps[CENTER] = list(_maps(encoder, data, chosen, CENTER))
-    means = [torch.from_numpy(one[MEAN_MAP]) for one in prior_maps(data, SEED)]
-    maps[MEAN_MAP] = [means[i] for i in order]
+    means = enumerate(prior_maps(data, SEED))
+    maps[MEAN_MAP] = [torch.from_numpy(one[MEAN_MAP]) for i, one in means if i in order]
     figures, captions = {}, {}
     for number, index in enumerate(chosen):
         stem = f"example_{number + 1:02d}"
