@@ -50,7 +50,7 @@ def maps(model: HostModel, pixels: Tensor, text: Tensor, image: Tensor) -> Tenso
     layers = _layers(visual)
     norms: list[Tensor] = []  # (B, N) after each block
     neurons: list[Tensor] = []  # (B, N, M) of each block
-    keep = [
+    keep: list[Callable[..., Any]] = [
         partial(_keep, norms, lambda values: values.float().norm(dim=-1)),
         partial(_keep, neurons, lambda values: values),
     ]
@@ -83,7 +83,8 @@ def _layers(visual: nn.Module) -> list[Layer]:
     """The blocks in their order. UserError: no ViT, or its MLPs are not known."""
     blocks_of(visual, "registers")
     is_timm = isinstance(visual, TimmModel)
-    blocks = cast(Any, visual.trunk.blocks if is_timm else visual.transformer.resblocks)
+    tower = cast(Any, visual)
+    blocks = tower.trunk.blocks if is_timm else tower.transformer.resblocks
     for block in blocks:
         if type(block.mlp) is not (Mlp if is_timm else nn.Sequential):
             raise UserError(
