@@ -36,6 +36,9 @@ OUTLIER = 2.0
 NEURONS = 10  # the authors' for ViT-B/16
 
 
+Hook = tuple[nn.Module, Callable[..., Any]]  # a module, and what is called with its output
+
+
 class Layer(NamedTuple):
     """A block, and the activation of its MLP: its outputs are the neurons."""
 
@@ -54,7 +57,8 @@ def maps(model: HostModel, pixels: Tensor, text: Tensor, image: Tensor) -> Tenso
         partial(_keep, norms, lambda values: values.float().norm(dim=-1)),
         partial(_keep, neurons, lambda values: values),
     ]
-    with _hooks([(part, hook) for layer in layers for part, hook in zip(layer, keep)]):
+    pairs: list[Hook] = [(part, hook) for layer in layers for part, hook in zip(layer, keep)]
+    with _hooks(pairs):
         tokens = encode_tokens(visual, pixels)[1]
     positions = project_tokens(visual, tokens)
     count = tokens.grid.shape[1] * tokens.grid.shape[2]
@@ -64,7 +68,7 @@ def maps(model: HostModel, pixels: Tensor, text: Tensor, image: Tensor) -> Tenso
     neurons.clear()
     some = found.flatten(1).any(dim=1)
     if some.any():
-        moves = [
+        moves: list[Hook] = [
             (layer.activation, partial(_move, one, count))
             for layer, one in zip(layers, found[some].unbind(1))
         ]
@@ -115,7 +119,7 @@ def _register_neurons(norms: Tensor, neurons: list[Tensor]) -> Tensor:
 
 
 @contextmanager
-def _hooks(pairs: list[tuple[nn.Module, Callable[..., Any]]]) -> Iterator[None]:
+def _hooks(pairs: list[Hook]) -> Iterator[None]:
     """Each hook on the output of its module, while it lasts."""
     handles = [module.register_forward_hook(hook) for module, hook in pairs]
     try:
