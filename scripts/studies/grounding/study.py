@@ -24,7 +24,7 @@ from PIL import Image
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).parent))
-from page import write_page
+from page import CLIP, PHRASES, write_page
 from sets import SETS, Pair, Photo, Phrase, heatmap_png, stored, windows_files
 from start import write_start
 
@@ -40,9 +40,9 @@ FEW_MARKED = ("covid_cxr", "winograd_gaze")  # sets with few marked images, of w
 SHUFFLE_SEED = 5  # of the placebo
 METHODS = {
     "CLIP": ["--method", "clip"],
-    "align": ["--method", "align", "--align-windows"],
+    "align": ["--method", "align"],
     "eclip-plus": [
-        *("--method", "align", "--align-windows"),
+        *("--method", "align"),
         *("--align-weight", "0.2", "--align-min-share", "0.05"),
     ],
 }
@@ -166,6 +166,8 @@ def train_run(work: Path, data: Path, method: str, fold: int) -> Path:
         *("--log-every-n-steps", 50),
         *METHODS[method],
     )
+    if method != CLIP and data.name in PHRASES:
+        flags += ("--align-windows",)
     train([str(flag) for flag in flags])
     return work / "runs" / name
 
