@@ -17,7 +17,7 @@ As in the authors' code for CLIP, NEURONS are moved, and the class token keeps i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple, cast
@@ -83,7 +83,8 @@ def _layers(visual: nn.Module) -> list[Layer]:
     """The blocks in their order. UserError: no ViT, or its MLPs are not known."""
     blocks_of(visual, "registers")
     is_timm = isinstance(visual, TimmModel)
-    blocks = cast(Any, visual.trunk.blocks if is_timm else visual.transformer.resblocks)
+    tower = cast(Any, visual)
+    blocks = tower.trunk.blocks if is_timm else tower.transformer.resblocks
     for block in blocks:
         if type(block.mlp) is not (Mlp if is_timm else nn.Sequential):
             raise UserError(
@@ -114,7 +115,7 @@ def _register_neurons(norms: Tensor, neurons: list[Tensor]) -> Tensor:
 
 
 @contextmanager
-def _hooks(pairs: list[tuple[nn.Module, Callable[..., Any]]]) -> Iterator[None]:
+def _hooks(pairs: Sequence[tuple[nn.Module, Callable[..., Any]]]) -> Iterator[None]:
     """Each hook on the output of its module, while it lasts."""
     handles = [module.register_forward_hook(hook) for module, hook in pairs]
     try:
