@@ -17,7 +17,7 @@ As in the authors' code for CLIP, NEURONS are moved, and the class token keeps i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple, cast
@@ -36,9 +36,6 @@ OUTLIER = 2.0
 NEURONS = 10  # the authors' for ViT-B/16
 
 
-Hook = tuple[nn.Module, Callable[..., Any]]  # a module, and what is called with its output
-
-
 class Layer(NamedTuple):
     """A block, and the activation of its MLP: its outputs are the neurons."""
 
@@ -53,12 +50,11 @@ def maps(model: HostModel, pixels: Tensor, text: Tensor, image: Tensor) -> Tenso
     layers = _layers(visual)
     norms: list[Tensor] = []  # (B, N) after each block
     neurons: list[Tensor] = []  # (B, N, M) of each block
-    keep: list[Callable[..., Any]] = [
+    keep = [
         partial(_keep, norms, lambda values: values.float().norm(dim=-1)),
         partial(_keep, neurons, lambda values: values),
     ]
-    pairs: list[Hook] = [(part, hook) for layer in layers for part, hook in zip(layer, keep)]
-    with _hooks(pairs):
+    with _hooks([(part, hook) for layer in layers for part, hook in zip(layer, keep)]):
         tokens = encode_tokens(visual, pixels)[1]
     positions = project_tokens(visual, tokens)
     count = tokens.grid.shape[1] * tokens.grid.shape[2]
@@ -68,7 +64,7 @@ def maps(model: HostModel, pixels: Tensor, text: Tensor, image: Tensor) -> Tenso
     neurons.clear()
     some = found.flatten(1).any(dim=1)
     if some.any():
-        moves: list[Hook] = [
+        moves = [
             (layer.activation, partial(_move, one, count))
             for layer, one in zip(layers, found[some].unbind(1))
         ]
@@ -119,7 +115,7 @@ def _register_neurons(norms: Tensor, neurons: list[Tensor]) -> Tensor:
 
 
 @contextmanager
-def _hooks(pairs: list[Hook]) -> Iterator[None]:
+def _hooks(pairs: Sequence[tuple[nn.Module, Callable[..., Any]]]) -> Iterator[None]:
     """Each hook on the output of its module, while it lasts."""
     handles = [module.register_forward_hook(hook) for module, hook in pairs]
     try:

@@ -10,6 +10,7 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+from chromium import CHROMIUM, Chromium
 from conftest import TINY
 from PIL import Image
 
@@ -212,6 +213,32 @@ def test_several_models_methods_and_another_size(
     assert rows[0]["similarity"] != rows[2]["similarity"]
     page = (out / "gallery.html").read_text()
     assert '"name": "attend-2 random similarity"' in page
+
+
+@pytest.mark.slow
+@pytest.mark.browser
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium or Chrome")
+def test_page_switches_between_models(tmp_path: Path) -> None:
+    write_images(tmp_path / "in")
+    models = ["--model", "attend-tiny", "--pretrained", "random"]
+    models += ["--model", "attend-2", "--pretrained", "random", "--methods", "similarity"]
+    out = tmp_path / "out"
+    words = [str(tmp_path / "in"), "--text", "a", *models, "--device", "cpu", "--out", str(out)]
+    assert main(words) == 0
+    facts = "document.querySelector('#facts').textContent"
+    pixels = "document.querySelector('#map').toDataURL()"
+    with Chromium(tmp_path / "profile") as browser:
+        browser.open(out / "gallery.html")
+        assert browser.ask(facts).startswith("a · attend-tiny random similarity · map of 4 × 4")
+        before = browser.ask(pixels)
+        browser.click("#models button:nth-child(2)")
+        assert browser.ask(facts).startswith("a · attend-2 random similarity · ")
+        assert browser.ask(pixels) != before
+        browser.press("ArrowRight")  # the next image, of the same model
+        assert browser.ask(facts).startswith("b · attend-2 random similarity · ")
+        browser.press("m")
+        assert browser.ask(facts).startswith("b · attend-tiny random similarity · ")
+        assert not browser.errors
 
 
 def test_weights_belong_to_the_model_before_them() -> None:
