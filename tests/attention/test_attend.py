@@ -182,6 +182,10 @@ def test_names_are_unique(tmp_path: Path) -> None:
     assert [sample.name for sample in samples] == ["a", "b", "a_2", "b_2"]
 
 
+def read_rows(out: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader((out / "attend.csv").open()))
+
+
 def test_several_models_methods_and_another_size(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -203,7 +207,11 @@ def test_several_models_methods_and_another_size(
             assert maps.shape == (1, 4, 6)
             expected = np.load(alone / "maps" / f"{image}-similarity.npy")
             np.testing.assert_allclose(maps, expected, atol=1e-6)
-    rows = list(csv.DictReader((out / "attend.csv").open()))
+        of_model = [row for row in read_rows(out) if row["method"].startswith(name.split("_")[0])]
+        cosines = [float(row["similarity"]) for row in of_model]
+        single = [float(row["similarity"]) for row in read_rows(alone)]
+        assert cosines == pytest.approx(single, abs=2e-4) and len({*single}) > 1
+    rows = read_rows(out)
     assert [row["method"] for row in rows[:4]] == [
         f"{model} random {method}"
         for model in ("attend-tiny", "attend-2")
