@@ -38,7 +38,7 @@ def write_page(records: Sequence[dict[str, Any]], out: Path) -> None:
     (out / "grounding.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     lines = [*HEAD, *_difference_table(found, sets)]
     lines += [line for name in sets for line in _set_table(found, name)]
-    lines += [*_attention_table(found, sets), *_notes(found, facts["machine"])]
+    lines += [*_attention_table(found, sets), *SAID, *_notes(found, facts["machine"])]
     (out / "grounding.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
@@ -46,12 +46,25 @@ HEAD = [
     "# Where models attend, on real images",
     "",
     "`python scripts/studies/grounding/study.py SHARED --work WORK --out docs/results`."
-    " What is compared, and with which data, is in [its folder]"
-    "(https://github.com/openclip-eclip/openclip_eclip/tree/main/scripts/studies/grounding)."
+    " The README in scripts/studies/grounding names the data and their sources."
     " Pointing: the share of phrases whose map has its maximum within 15 pixels of the region."
     " NSS: how high the map is where the region is, in standard deviations; 0 is chance.",
     "",
     "![NSS of models and of maps without a model, on five sets](grounding.png)",
+    "",
+]
+
+
+SAID = [
+    "## What may be said",
+    "",
+    "- Marks move the attention of a frozen, trained tower to where experts mark.",
+    "- Much of this any marks do: with the maps of *other* images the gain is the third column of"
+    " the first table. What the right map adds is the second.",
+    "- On covid_cxr the mean map of the other images is as good as the model: it attends inside"
+    " the lungs. That it finds the affected zone may not be said.",
+    "- For a phrase, take `similarity` if the model was trained phrase by phrase, else `pool`."
+    " `registers` equals `similarity` here: this tower has no positions with outlying norms.",
     "",
 ]
 
@@ -65,7 +78,7 @@ def values(records: Sequence[dict[str, Any]], part: str, attention: str, score: 
 def interval(sample: np.ndarray) -> tuple[float, float]:
     """Mean and half the width of its 95 % interval (Student's t over folds)."""
     count = len(sample)
-    half = math.nan
+    half = math.nan  # of a single fold
     if count > 1:
         half = float(student.ppf(0.975, count - 1) * sample.std(ddof=1) / math.sqrt(count))
     return float(sample.mean()), half
@@ -86,6 +99,8 @@ def _cell(pair: tuple[float, float] | None) -> str:
     if pair is None:
         return ""
     value, half = pair
+    if math.isnan(half):
+        return f"{value:+.2f}".replace("-", "−")
     return f"{value:+.2f} [{value - half:.2f}, {value + half:.2f}]".replace("-", "−")
 
 
@@ -136,7 +151,7 @@ def _set_table(found: Records, name: str) -> list[str]:
     lines = [
         f"## {name}",
         "",
-        f"{phrases} phrases of {images} images, in {len(records)} folds. Mean ± sd over folds.",
+        f"{phrases} phrases of {images} images; folds: {len(records)}. Mean ± sd over folds.",
         "",
         "| | pointing, similarity | NSS, similarity | pointing, pool | NSS, pool | s |",
         "|---|---|---|---|---|---|",
