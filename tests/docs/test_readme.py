@@ -99,7 +99,7 @@ def test_readme_is_short_and_starts_with_purpose_picture_number_and_install() ->
     text = README.read_text(encoding="utf-8")
     assert len(text.encode()) <= 10_000
     first = text[: text.index("- **Few annotations")]
-    order = [first.index(part) for part in ("**Train CLIP", "attention.png", "%**", "pip install")]
+    order = [first.index(part) for part in ("**Train CLIP", "attend.png", "%**", "pip install")]
     assert order == sorted(order)
 
 

@@ -63,15 +63,16 @@ def free_photographs(shared: Path) -> dict[str, str]:
     }
 
 
-def draw(panels: list[list[tuple[np.ndarray, str]]]) -> Figure:
-    """Rows of pictures with titles."""
-    columns = len(panels[0])
-    figure = Figure(figsize=(2.3 * columns, 2.45 * len(panels)), layout="constrained")
-    axes = figure.subplots(len(panels), columns, squeeze=False)
-    for of_row, row in zip(axes, panels):
+def draw(rows: list[list[tuple[np.ndarray, str]]]) -> Figure:
+    """Rows of pictures with titles; each row is as high as its pictures are."""
+    columns, side = len(rows[0]), 2.2  # inches of a picture's width
+    heights = [side * row[0][0].shape[0] / row[0][0].shape[1] for row in rows]
+    figure = Figure(figsize=(side * columns, sum(heights) + 0.5 * len(rows)), layout="constrained")
+    axes = figure.subplots(len(rows), columns, squeeze=False, height_ratios=heights)
+    for of_row, row in zip(axes, rows):
         for axis, (picture, title) in zip(of_row, row):
             axis.imshow(picture)
-            axis.set_title(title, fontsize=10)
+            axis.set_title(title, fontsize=9)
             axis.set_axis_off()
     return figure
 
@@ -85,29 +86,21 @@ def over(image: Image.Image, map_: np.ndarray) -> np.ndarray:
     return 0.5 * grey + 0.5 * colormaps["viridis"](np.asarray(large).clip(0, 1))[..., :3]
 
 
-def panels_of(
-    work: Path, folder: Path, row: dict[str, str], count: int
-) -> list[list[tuple[np.ndarray, str]]]:
-    """A row of panels for each of the first `count` phrases of an image."""
+def panels_of(work: Path, folder: Path, row: dict[str, str]) -> list[tuple[np.ndarray, str]]:
+    """The image, the expert's map of its first phrase, and the map of each model."""
     image, phrases, regions = read_phrases(folder, row)
     image = image.resize((round(image.width * HEIGHT / image.height), HEIGHT))
-    maps = {}
+    phrase = phrases[0] if len(phrases[0]) < 30 else f"{phrases[0][:27]}…"
+    shown = [(np.asarray(image), f"“{phrase}”"), (over(image, regions[0]), "marked by an expert")]
     for model in MODELS:
         run = train_run(work, folder, model, int(row["fold"]))
         encoder = load_encoder(str(run), device="cpu")
         pixels = encoder.whole_image_transform()(image)[None]
-        text = encoder.encode_texts(tokenize(encoder, phrases))
-        of_text = torch.zeros(len(phrases), dtype=torch.int64)
-        maps[model] = attention_maps("similarity", encoder.model, pixels, text, of_text).numpy()
-    rows = []
-    for i, phrase in enumerate(phrases[:count]):
-        short = phrase if len(phrase) < 40 else f"{phrase[:37]}…"
-        shown = [
-            (np.asarray(image), f"“{short}”"),
-            (over(image, regions[i]), "marked by an expert"),
-        ]
-        rows.append(shown + [(over(image, maps[model][i]), model) for model in MODELS])
-    return rows
+        text = encoder.encode_texts(tokenize(encoder, phrases[:1]))
+        first = torch.zeros(1, dtype=torch.int64)
+        map_ = attention_maps("similarity", encoder.model, pixels, text, first)[0]
+        shown.append((over(image, map_.numpy()), model))
+    return shown
 
 
 def main() -> None:
@@ -125,9 +118,9 @@ def main() -> None:
     phantoms = rows_of(work / "phantoms")
     photograph = photographs[rng.integers(len(photographs))]
     phantom = phantoms[rng.integers(len(phantoms))]
-    panels = panels_of(work, work / "coco_small", photograph, 2)
-    panels += panels_of(work, work / "phantoms", phantom, 1)
-    draw(panels).savefig(args.out, dpi=100)
+    chosen = {"coco_small": photograph, "phantoms": phantom}
+    rows = [panels_of(work, work / name, row) for name, row in chosen.items()]
+    draw(rows).savefig(args.out, dpi=85)
     sys.stdout.write(f"photograph {photograph['group']}: {pages[photograph['group']]}\n")
 
 
