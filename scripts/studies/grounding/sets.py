@@ -225,4 +225,4 @@ def heatmap_png(map_: np.ndarray) -> Image.Image:
 def windows_files(phrases: list[Phrase]) -> tuple[bytes, bytes]:
     """The two files of sentence windows, see data/sentence_windows.py."""
     spoken = [(phrase.text, math.nan, math.nan) for phrase in phrases]
-    return encode_windows(spoken, [phrase.map / phrase.map.max() for phrase in phrases])
+    return encode_windows(spoken, [phrase.map / (phrase.map.max() or 1) for phrase in phrases])

@@ -152,23 +152,28 @@ def shuffled_maps(photos: Sequence[Photo]) -> list[list[Pair]]:
 def train_run(work: Path, data: Path, method: str, fold: int) -> Path:
     """The folder of a finished run of training."""
     table = data / f"{'shuffled' if method == PLACEBO else 'train'}_{fold}.csv"
+    name = f"{data.name}-{method.replace(' ', '-')}-{fold}".replace("'", "").replace(",", "")
+    flags = METHODS[method]
+    if method != CLIP and data.name in PHRASES:
+        flags = [*flags, "--align-windows"]
+    return train_on(work, table, name, fold, flags)
+
+
+def train_on(work: Path, table: Path, name: str, seed: int, flags: Sequence[str]) -> Path:
+    """Train STEPS steps on a table; `flags`: those of the method. The folder of the run."""
     with table.open(encoding="utf-8") as file:
         count = sum(1 for _ in csv.reader(file)) - 1
-    name = f"{data.name}-{method.replace(' ', '-')}-{fold}".replace("'", "").replace(",", "")
     shutil.rmtree(work / "runs" / name, ignore_errors=True)
     epochs = max(1, round(STEPS / (count // BATCH)))
-    flags = (
-        *("--model", f"local-dir:{work / f'start_{fold}'}", "--train-data", table, "--seed", fold),
+    shared = (
+        *("--model", f"local-dir:{work / f'start_{seed}'}", "--train-data", table, "--seed", seed),
         *("--freeze-image", "all", "--freeze-text", "all", "--cache-tokens", work / "tokens"),
         *("--cache-crops", 2, "--batch-size", BATCH, "--epochs", epochs, "--warmup", STEPS // 10),
         *("--lr", LR, "--wd", 0.01, "--workers", 0, "--precision", "fp32", "--device", "cpu"),
         *("--save-frequency", 0, "--logs", work / "runs", "--name", name),
         *("--log-every-n-steps", 50),
-        *METHODS[method],
     )
-    if method != CLIP and data.name in PHRASES:
-        flags += ("--align-windows",)
-    train([str(flag) for flag in flags])
+    train([str(flag) for flag in (*shared, *flags)])
     return work / "runs" / name
 
 
@@ -209,7 +214,7 @@ def grounding(
         raise SystemExit(f"evaluate grounding failed for {model} on {table}")
     result = json.loads((out / "result.json").read_text())
     shutil.rmtree(out)
-    known = ("phrases_with_region", "images", "methods")
+    known = ("phrases_with_region", "images", "methods", "without_region")
     protocol = result["settings"]["protocol"]
     return {name: result["values"][name] for name in known} | {"protocol": protocol}
 
