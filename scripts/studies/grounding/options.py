@@ -154,7 +154,7 @@ def page(records: Sequence[dict], sets: Sequence[str]) -> list[str]:
             nss, pointing = (
                 np.array([r["values"][score]["value"] for r in found]) for score in (NSS, POINTING)
             )
-            auroc = np.mean([r["without_region"]["similarity"]["auroc"]["value"] for r in found])
+            auroc = np.mean([r["without_region"]["similarity"]["AUROC"]["value"] for r in found])
             change = ""
             if option != "eclip-plus":
                 value, half = interval(
