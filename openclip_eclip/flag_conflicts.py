@@ -12,6 +12,8 @@ from .objectives import OBJECTIVES
 from .params import EXPERTS, HEATMAPS, eclip_parser
 from .recipes import FINE_TUNING
 
+KEPT_METHODS = ("clip", "align")  # those whose images are views of the data, for --cache-tokens
+
 # flags of open_clip that do not work with heatmaps, and what to do instead
 UNSUPPORTED = {
     "horovod": "use torchrun",
@@ -61,6 +63,13 @@ def reject_unsupported(args: argparse.Namespace, names: tuple[str, ...]) -> None
             raise UserError(
                 f"--freeze-{tower} with --lock-{tower}: two ways to freeze one tower; drop one."
             )
+    changing = [name for name in names if name not in KEPT_METHODS]
+    if args.cache_tokens and changing:
+        raise UserError(
+            f"--cache-tokens with --method {changing[0]}: it shows other images in each step, or"
+            " reads other layers, so results would be kept that nothing finds again; drop"
+            f" --cache-tokens, or take --method {' or '.join(KEPT_METHODS)}."
+        )
     if args.cache_tokens and args.torchcompile:
         raise UserError(
             "--cache-tokens with --torchcompile: a compiled tower computes everything; drop one of"

@@ -19,6 +19,7 @@ from openclip_eclip.data.joint_transform import JointTransform
 from openclip_eclip.data.tables.csv_source import CsvColumns, CsvSamples, read_csv_table
 
 FROZEN = (*"--freeze-image all --freeze-text all --method align".split(), "--align-weight", 1)
+CACHED = "--freeze-image all --method align --cache-tokens x".split()
 # a crop of the whole image: the only view that a run without kept views shows again
 WHOLE = ("--aug-cfg", "scale=(1,1)", "ratio=(1,1)")
 
@@ -124,17 +125,19 @@ def test_views_belong_to_the_image_and_kept_ones_are_not_read_again(
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--cache-tokens", "x"], "--cache-tokens without --freeze-image"),
+        (CACHED[2:], "--cache-tokens without --freeze-image"),
         (["--freeze-image", "all", "--cache-crops", "2"], "--cache-crops without --cache-tokens"),
         (
-            ["--freeze-image", "all", "--cache-tokens", "x", "--cache-crops", "0"],
+            [*CACHED, "--cache-crops", "0"],
             "--cache-crops 0: expected",
         ),
         (["--freeze-image", "all", "--lock-image"], "two ways to freeze one tower"),
         (
-            ["--freeze-image", "all", "--cache-tokens", "x", "--torchcompile"],
+            [*CACHED, "--torchcompile"],
             "--cache-tokens with --torchcompile",
         ),
+        ([*CACHED, "--method", "eclip"], "--cache-tokens with --method eclip: it shows other"),
+        ([*CACHED, "--method", "align+dacl"], "--cache-tokens with --method dacl"),
     ],
 )
 def test_bad_combinations_are_errors(flags: list[str], message: str, tmp_path: Path) -> None:
