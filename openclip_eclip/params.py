@@ -19,10 +19,9 @@ from .config import (
 from .data.images.options import add_read_arguments
 from .objectives import OBJECTIVES, Objective, naive
 from .recipes import RECIPES
+from .run_flags import add_frozen, add_saving
 
 AUTHORS = "authors"  # a value of --eclip-processor
-
-CACHE_CROPS = 4
 
 EXPERTS = ("eclip", "naive")  # methods that append mixed pairs of annotated samples
 HEATMAPS = (*EXPERTS, "align")  # methods that use heatmaps
@@ -46,10 +45,10 @@ def eclip_parser() -> argparse.ArgumentParser:
     _add_data(data)
     add_read_arguments(data)
     _add_placebo(parser.add_argument_group("placebo, to test whether the heatmaps matter"))
-    _add_saving(parser.add_argument_group("runs and checkpoints"))
-    _add_frozen(parser.add_argument_group("trained towers that stay as they are"))
+    add_saving(parser.add_argument_group("runs and checkpoints"))
     OBJECTIVES["align"].add_flags(parser.add_argument_group("--method align, --recipe eclip-plus"))
     _add_expert_views(parser.add_argument_group("--method eclip, --method naive"))
+    add_frozen(parser.add_argument_group("trained towers that stay as they are"))
     for name, kind in OBJECTIVES.items():
         if name != "align":
             kind.add_flags(parser.add_argument_group(f"--method {name}"))
@@ -202,87 +201,6 @@ def _add_placebo(group: argparse._ArgumentGroup) -> None:
             "column of classes, in shards a field of key.json, for --eclip-placebo "
             "same-class-shuffled"
         ),
-    )
-
-
-def _add_saving(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
-        "--runs-dir",
-        metavar="DIR",
-        help=(
-            "folder of all runs; the same as --logs, which torchrun takes for its own flag unless "
-            "-- stands before the module (default: --logs)"
-        ),
-    )
-    group.add_argument(
-        "--save-every-steps",
-        type=int,
-        metavar="N",
-        help=(
-            "saves a checkpoint after every N optimiser steps, from which --resume latest continues"
-            " in the middle of the epoch (default: only at the end of epochs, and at SIGTERM, "
-            "SIGINT and SIGUSR1)"
-        ),
-    )
-    group.add_argument(
-        "--save-every-minutes",
-        type=float,
-        metavar="M",
-        help=(
-            "saves such a checkpoint at the first step that ends M minutes after the last one "
-            "(default: never)"
-        ),
-    )
-    group.add_argument(
-        "--keep-last",
-        type=int,
-        default=2,
-        metavar="K",
-        help=(
-            "keeps the K newest checkpoints within epochs; those of whole epochs are all kept "
-            "(default: 2)"
-        ),
-    )
-
-
-def _add_frozen(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
-        "--freeze-image",
-        choices=("all",),
-        help=(
-            "freezes the image tower up to its positions; its attention pool and its projection are"
-            " trained (default: open_clip's --lock-image, or nothing)"
-        ),
-    )
-    group.add_argument(
-        "--freeze-text",
-        choices=("all",),
-        help=(
-            "freezes the text tower; the projection behind a tower of Hugging Face is trained"
-            " (default: open_clip's --lock-text, or nothing)"
-        ),
-    )
-    group.add_argument(
-        "--cache-tokens",
-        metavar="DIR",
-        help=(
-            "keeps what frozen parts compute in DIR, for all epochs, and for all later runs with"
-            " these weights (default: it is computed again)"
-        ),
-    )
-    group.add_argument(
-        "--cache-crops",
-        type=int,
-        metavar="K",
-        help=(
-            "number of crops of each image that --cache-tokens keeps; each epoch takes one of them"
-            f" at random (default: {CACHE_CROPS})"
-        ),
-    )
-    group.add_argument(
-        "--cache-tokens-dtype",
-        choices=("fp16", "fp32"),
-        help="type of the numbers that --cache-tokens keeps (default: fp16)",
     )
 
 

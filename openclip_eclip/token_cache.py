@@ -6,6 +6,7 @@ and several runs and processes share one folder.
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import logging
 import shutil
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 
 from .config import UserError
 from .files import write_whole
+from .run_flags import kept_views
 from .towers.frozen import Rows, keep_results
 
 logger = logging.getLogger(__name__)
@@ -30,20 +32,24 @@ CHUNK = 64 << 20  # bytes of results a file
 
 
 def cache_frozen_parts(
-    model: nn.Module, folder: Path, dtype: str, images: int | None
+    model: nn.Module, args: argparse.Namespace, samples: int | None
 ) -> list[TokenCache]:
-    """Let frozen parts of `model` take from `folder` what it holds, and add what they compute.
+    """Let frozen parts of `model` take results from --cache-tokens, and add what they compute.
 
-    `dtype`: one of DTYPES. `images`: number of distinct images to come, for the forecast; None if
-    not known. UserError: a tower whose results cannot be kept, or the folder cannot be used.
+    `samples`: number of training samples, for the forecast; None if not known. UserError: a tower
+    whose results cannot be kept, or the folder cannot be used.
     """
+    views = kept_views(args)
+    if views is None:
+        return []
     caches: list[TokenCache] = []
+    dtype = args.cache_tokens_dtype or "fp16"
 
     def make(name: str, weights: dict[str, Tensor]) -> Rows:
         # another tower has other files
-        part = folder / f"{name}-{dtype}-{_digest(weights)}"
-        count = images if name == "image" else None
-        caches.append(TokenCache(part, DTYPES[dtype], count))
+        part = Path(args.cache_tokens) / f"{name}-{dtype}-{_digest(weights)}"
+        images = samples * views if samples is not None and name == "image" else None
+        caches.append(TokenCache(part, DTYPES[dtype], images))
         return caches[-1].rows
 
     keep_results(model, make)

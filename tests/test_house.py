@@ -32,7 +32,7 @@ STOREYS = (
     "attention objectives processor",
     "model loss model_folder model_errors checkpoint_files",
     "register checkpoint flag_checks",
-    "recipes export openclip_eclip",
+    "recipes run_flags token_cache export openclip_eclip",
     "params phantom prepare evaluate",
     "pseudo_heatmaps export_annotations attend_samples attend_command flag_conflicts",
     "training_patches",

@@ -45,6 +45,7 @@ from openclip_eclip.params import (
     with_runs_dir,
 )
 from openclip_eclip.recipes import fill_batch_size, with_recipe
+from openclip_eclip.token_cache import TokenCache, cache_frozen_parts
 from openclip_eclip.towers.frozen import freeze_image_tower, freeze_text_tower
 
 from .before_training import before_first_step, check_names, check_optimiser, check_towers
@@ -97,6 +98,7 @@ class Patches:
         self.session: Session  # from `parse_args` on
         self.finite: FiniteLoss  # from `parse_args` on
         self.built: torch.nn.Module  # the model, from `create_model_and_transforms` on
+        self.caches: list[TokenCache] = []
         self.signals = Signals()
         self.originals: dict[str, Callable] = {}
         self.lock: IO[str] | None = None
@@ -195,7 +197,8 @@ class Patches:
 
     def create_loss(self, args: argparse.Namespace) -> torch.nn.Module:
         """open_clip's loss with the same settings, extended by mixed pairs, priming, objectives."""
-        self.session.keep_tokens(self.built)  # the towers are locked and the data known by now
+        # the towers are locked and the data known by now
+        self.caches = cache_frozen_parts(self.built, args, self.session.total)
         if self.session.method.is_plain:
             return self.finite.watch(self.originals["create_loss"](args))
         where = {"rank": args.rank, "world_size": args.world_size, "cache_labels": True}
@@ -222,6 +225,8 @@ class Patches:
             model, data, loss, epoch, optimizer, scaler, scheduler, *others, tb_writer=tb_writer
         )
         self.check_weights()
+        for cache in self.caches:
+            cache.end_epoch()
         self.session.end_epoch(is_evaluated=will_evaluate(self.session.args, data, epoch + 1))
 
     def check_weights(self) -> None:

@@ -22,9 +22,9 @@ from openclip_eclip.config import EClipConfig
 from openclip_eclip.data.joint_transform import JointTransform
 from openclip_eclip.data.sample import Samples
 from openclip_eclip.machine import note_machine
-from openclip_eclip.params import CACHE_CROPS, Method
+from openclip_eclip.params import Method
 from openclip_eclip.recipes import fill_schedule
-from openclip_eclip.token_cache import TokenCache, cache_frozen_parts
+from openclip_eclip.run_flags import kept_views
 
 from .announced import Announced
 from .caption_length import announce_lengths
@@ -88,7 +88,6 @@ class Session:
         self.check_weights: Callable[[], None] = lambda: None
         self.position: dict[str, Any] | None = None  # set while a position is saved
         self.total: int | None = None  # samples of --train-data, where they are known
-        self.caches: list[TokenCache] = []
         self.loss: Any = None
         self.model: Any = None
         self.log = RunLog(args, method)
@@ -108,8 +107,7 @@ class Session:
                 "eclip: --precision %s on a CPU can be many times slower than --precision fp32",
                 args.precision,
             )
-        crops = (args.cache_crops or CACHE_CROPS) if args.cache_tokens else None
-        transform = JointTransform(preprocess, self.config.crop_threshold, crops)
+        transform = JointTransform(preprocess, self.config.crop_threshold, kept_views(args))
         source = train_source(
             args,
             transform,
@@ -237,15 +235,6 @@ class Session:
         loader.worker_init_fn = ignore_in_worker
         return loader
 
-    def keep_tokens(self, model: torch.nn.Module) -> None:
-        """Compute what frozen parts of `model` give once, with --cache-tokens."""
-        args = self.args
-        if args.cache_tokens:
-            crops = args.cache_crops or CACHE_CROPS
-            images = None if self.total is None else self.total * crops
-            dtype = args.cache_tokens_dtype or "fp16"
-            self.caches = cache_frozen_parts(model, Path(args.cache_tokens), dtype, images)
-
     # ---- epochs and steps
 
     def start_epoch(
@@ -274,8 +263,6 @@ class Session:
         if self.announced is not None and self.batches.first_batch == 0:
             self.announced.end_pass(self.args)
         self.saver.end_epoch(is_evaluated)
-        for cache in self.caches:
-            cache.end_epoch()
         self._collect()
         self.log.write_views(self.all_views)
 

@@ -92,7 +92,10 @@ def keep_in_evaluation(module: nn.Module) -> None:
 
 
 def keep_results(model: nn.Module, make: MakeRows) -> None:
-    """Let the frozen parts of `model` look their results up. UserError: none of the image tower."""
+    """Let the frozen parts of `model` look their results up.
+
+    Maps of several stages, which `encode_tokens` can return, are not kept: do not ask for them.
+    """
     _keep_image(cast(nn.Module, model.visual), make)
     _keep_text(model, make)
 
@@ -103,16 +106,14 @@ def _keep_image(visual: nn.Module, make: MakeRows) -> None:
     weights = {name: value for name, value in visual.state_dict().items() if name not in trained}
     if isinstance(visual, VisionTransformer):
         _keep_vit(cast(Any, visual), make("image", weights))
-    elif isinstance(visual, TimmModel):
+    elif isinstance(visual, ModifiedResNet):
+        _keep_resnet(cast(Any, visual), make("image", weights))
+    else:
+        assert isinstance(visual, TimmModel), "`_after_positions` takes no other tower"
         trunk, rows = cast(Any, visual.trunk), make("image", weights)
         compute = trunk.forward_features
         # timm's models pass masks of attention on, which TimmModel never gives
         trunk.forward_features = lambda pixels, **_: rows(pixels, compute)
-    else:
-        raise UserError(
-            f"--cache-tokens: what the image tower {type(visual).__name__} computes up to its"
-            " positions cannot be kept; expected a ViT of open_clip or a tower of timm."
-        )
 
 
 def _keep_vit(visual: Any, rows: Rows) -> None:
@@ -132,6 +133,23 @@ def _keep_vit(visual: Any, rows: Rows) -> None:
     visual._embeds = lambda pixels: pixels
     inner.forward = lambda pixels: rows(pixels, tokens)
     inner.forward_intermediates = intermediates
+
+
+def _keep_resnet(visual: Any, rows: Rows) -> None:
+    layers = (visual.layer1, visual.layer2, visual.layer3, visual.layer4)
+    stages = (visual.stem, *(layer.forward for layer in layers))
+
+    def grid(pixels: Tensor) -> Tensor:
+        x = pixels
+        for stage in stages:
+            x = stage(x)
+        return x
+
+    # as in `_keep_vit`: pixels pass all stages but the last
+    visual.stem = lambda pixels: pixels
+    for layer in layers[:-1]:
+        layer.forward = lambda pixels: pixels
+    layers[-1].forward = lambda pixels: rows(pixels, grid)
 
 
 def _keep_text(model: Any, make: MakeRows) -> None:

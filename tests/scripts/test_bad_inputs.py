@@ -18,6 +18,7 @@ from conftest import ROOT
 KINDS = (
     "tables",
     "shards",
+    "grounding",
     "heatmaps",
     "windows",
     "images",

@@ -130,6 +130,9 @@ def test_images_of_eight_bits_are_read_as_pillow_reads_them() -> None:
 class Whole:
     """Replaces the training transform; returns the image and its maps unchanged."""
 
+    def draw_view(self) -> None:
+        return None
+
     def with_windows(
         self, image: Image.Image, heatmap: np.ndarray | None, placebo: Any, windows: Any
     ) -> Any:
