@@ -58,11 +58,14 @@ HEAD = [
 SAID = [
     "## What may be said",
     "",
-    "- Marks move the attention of a frozen, trained tower to where experts mark.",
+    "- Where the first interval is above 0: eclip-plus attends where experts mark, more than CLIP"
+    " does, with the same frozen tower.",
     "- Much of this any marks do: with the maps of *other* images the gain is the third column of"
     " the first table. What the right map adds is the second.",
     "- On covid_cxr the mean map of the other images is as good as the model: it attends inside"
     " the lungs. That it finds the affected zone may not be said.",
+    "- winograd_gaze has 36 photographs. Attention near the middle, and on people, explains much of"
+    " it: compare the maps without a model.",
     "- For a phrase, take `similarity` if the model was trained phrase by phrase, else `pool`."
     " `registers` equals `similarity` here: this tower has no positions with outlying norms.",
     "",
