@@ -12,6 +12,7 @@ import logging
 import shutil
 import uuid
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -189,8 +190,14 @@ def content_keys(x: Tensor) -> list[tuple[int, int]]:
     bits = flat.view(
         {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[flat.element_size()]
     ).long()
-    generator = torch.Generator().manual_seed(0x1C11)
-    odd = torch.randint(-(2**62), 2**62, (2, bits.shape[1]), generator=generator) * 2 + 1
-    odd = odd.to(x.device)
+    odd = _odd_numbers(bits.shape[1], x.device)
     first, second = ((bits * factor).sum(dim=1).tolist() for factor in odd)
     return list(zip(first, second))
+
+
+@lru_cache(maxsize=4)  # images and texts have one length each
+def _odd_numbers(count: int, device: torch.device) -> Tensor:
+    """(2, count) int64, the same in every process."""
+    generator = torch.Generator().manual_seed(0x1C11)
+    odd = torch.randint(-(2**62), 2**62, (2, count), generator=generator) * 2 + 1
+    return odd.to(device)

@@ -188,11 +188,7 @@ def read_heatmap(
 
 
 def read_windows(
-    text: bytes,
-    maps: bytes,
-    name: str,
-    frame: Frame,
-    options: ReadOptions = ReadOptions(),
+    text: bytes, maps: bytes, name: str, frame: Frame, options: ReadOptions = ReadOptions()
 ) -> Windows:
     """Decode sentence windows, and lay their maps over the image as `read_heatmap` does."""
     windows = decode_windows(text, maps, name, options=options)

@@ -26,7 +26,7 @@ from page import PLUS
 from study import train_run
 
 from openclip_eclip.attention.methods import attention_maps
-from openclip_eclip.data.sentence_windows import decode_windows
+from openclip_eclip.data.sentence_windows import decode_windows, file_windows
 from openclip_eclip.evaluate.inputs.encoder import load_encoder, tokenize
 from openclip_eclip.metrics.grounding import rescaled
 
@@ -38,8 +38,7 @@ HEIGHT = 240  # pixels of a panel
 def read_phrases(folder: Path, row: dict[str, str]) -> tuple[Image.Image, list[str], np.ndarray]:
     """(image, phrases, maps uint8 (N, h, w)) of a row of a test table."""
     path = folder / row["windows"]
-    files = path.read_bytes(), path.with_suffix(".npz").read_bytes()
-    found = decode_windows(*files, path.name)
+    found = decode_windows(*file_windows(path), path.name)
     return Image.open(folder / row["filepath"]).convert("RGB"), found.sentences, found.heatmaps
 
 

@@ -24,9 +24,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 from page import NSS, POINTING, interval
 from PIL import Image
 from sets import Phrase, windows_files
-from study import FOLDS, LIMIT, grounding, train_on
+from study import FOLDS, TESTED, grounding, train_on
 
-from openclip_eclip.data.sentence_windows import decode_windows
+from openclip_eclip.data.sentence_windows import decode_windows, file_windows
 from openclip_eclip.files import write_whole
 from openclip_eclip.machine import this_machine
 from openclip_eclip.prepare.datasets.coco import find_named
@@ -57,8 +57,7 @@ def own_phrases(data: Path, row: dict[str, str]) -> list[Phrase]:
     """The phrases of a row with their maps; a whole text is one where it has no parts."""
     if row.get("windows"):
         path = data / row["windows"]
-        files = path.read_bytes(), path.with_suffix(".npz").read_bytes()
-        found = decode_windows(*files, path.name)
+        found = decode_windows(*file_windows(path), path.name)
         return [Phrase(s, m / 255) for s, m in zip(found.sentences, found.heatmaps)]
     if row.get("heatmap"):
         return [Phrase(row["title"], np.asarray(Image.open(data / row["heatmap"]), float) / 255)]
@@ -117,7 +116,7 @@ def measure(work: Path, data: Path, option: str, fold: int, shown: dict[str, set
         with_absent_phrases(data, data / f"test_{validation}.csv", tables[1], shown, None)
     name = f"options-{data.name}-{list(OPTIONS).index(option)}-{fold}"
     run = train_on(work, tables[0], name, fold, [*BASE, *OPTIONS[option]])
-    values = grounding(work, run, tables[1], fold, ("similarity",), LIMIT)
+    values = grounding(work, run, tables[1], fold, ("similarity",), TESTED[1])
     shutil.rmtree(run)
     return {
         "set": data.name,

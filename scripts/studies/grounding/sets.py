@@ -20,12 +20,12 @@ import pandas as pd
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from openclip_eclip.data.sentence_windows import decode_windows, encode_windows
+from openclip_eclip.data.sentence_windows import decode_windows, encode_windows, file_windows
 from openclip_eclip.gaze import Annotation, Boxes, Fixations, Polygons, RenderConfig, render
 from openclip_eclip.prepare.__main__ import main as prepare
 from openclip_eclip.prepare.datasets.coco import find_named
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "stamps"))
+sys.path.append(str(Path(__file__).parents[1] / "stamps"))  # behind: it has a study.py too
 from stamps_data import fetch_stamps, read_cutout, read_stamps
 from stamps_data import render as render_stamp
 
@@ -191,9 +191,7 @@ def phantoms(_: Path) -> Iterator[Photo]:
             phrases = []
             if row["windows"]:
                 path = out / row["windows"]
-                found = decode_windows(
-                    path.read_bytes(), path.with_suffix(".npz").read_bytes(), path.name
-                )
+                found = decode_windows(*file_windows(path), path.name)
                 phrases = [Phrase(s, m / 255) for s, m in zip(found.sentences, found.heatmaps)]
             map_ = np.asarray(Image.open(out / row["heatmap"])) / 255 if row["heatmap"] else None
             yield Photo(image, str(i), [Pair(row["title"], map_, phrases)], phrases)

@@ -15,7 +15,7 @@ import open_clip
 import torch
 from safetensors.torch import save_file
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "stamps"))
+sys.path.append(str(Path(__file__).parents[1] / "stamps"))  # behind: it has a study.py too
 from stamps_model import TEXT_FILES, TEXT_FOLDER, packaged
 from stamps_towers import IMAGENET, read_onnx, vit_state
 
