@@ -2,7 +2,7 @@
 
     python scripts/studies/grounding/options.py SHARED --work WORK --out docs/results
 
-WORK is that of study.py. For each fold K, models are trained on three folds and measured on the
+WORK may be that of study.py. For each fold K, models are trained on three folds and measured on the
 next one; fold K itself, on which study.py tests, is not read. Each image also gets a phrase that it
 does not show, from another group, with a map of zeros.
 """
@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from page import NSS, POINTING, interval
 from PIL import Image
 from sets import Phrase, windows_files
-from study import FOLDS, TESTED, grounding, train_on
+from study import FOLDS, TESTED, grounding, make_ready, train_on
 
 from openclip_eclip.data.sentence_windows import decode_windows, file_windows
 from openclip_eclip.files import write_whole
@@ -169,10 +169,12 @@ def page(records: Sequence[dict], sets: Sequence[str]) -> list[str]:
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("shared", type=Path, help="folder of the real sets")
-    parser.add_argument("--work", type=Path, required=True, help="folder of study.py")
+    parser.add_argument("--work", type=Path, required=True, help="folder of data, runs, records")
     parser.add_argument("--out", type=Path, required=True, help="folder of the page")
     args = parser.parse_args(argv)
     work = args.work.resolve()
+    work.mkdir(parents=True, exist_ok=True)
+    make_ready(work, args.shared, SETS, USED)
     photographs = pd.read_csv(args.shared / "coco_small" / "images.csv", dtype=str).fillna("")
     labels = zip(photographs["patient"], photographs["label"])
     shown = {group: set(label.split("|")) for group, label in labels}

@@ -219,6 +219,24 @@ def grounding(
     return {name: result["values"][name] for name in known} | {"protocol": protocol}
 
 
+def make_ready(
+    work: Path,
+    shared: Path,
+    sets: Sequence[str],
+    folds: Sequence[int],
+    onnx: Path | None = None,
+    stamps: Path | None = None,
+) -> None:
+    """Write the sets and the initial models that WORK does not hold yet."""
+    for fold in folds:
+        if not (work / f"start_{fold}").is_dir():
+            write_start(work / f"start_{fold}", onnx, fold)
+    for name in sets:
+        if not (work / name).is_dir():
+            source = stamps or work / "stamps_package" if name == "stamps" else shared
+            write_set(work / name, list(SETS[name](source)))
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("shared", type=Path, help="folder of the real sets")
@@ -231,13 +249,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--stamps", type=Path, help="folder for the stamps' Debian package")
     args = parser.parse_args(argv)
     work = args.work.resolve()
-    for fold in args.folds:
-        if not (work / f"start_{fold}").is_dir():
-            write_start(work / f"start_{fold}", args.onnx, fold)
-    for name in args.sets:
-        if not (work / name).is_dir():
-            source = args.stamps or work / "stamps_package" if name == "stamps" else args.shared
-            write_set(work / name, list(SETS[name](source)))
+    make_ready(work, args.shared, args.sets, args.folds, args.onnx, args.stamps)
     records = work / "records"
     records.mkdir(exist_ok=True)
     for fold in args.folds:
