@@ -22,7 +22,7 @@ from stamps_towers import IMAGENET, read_onnx, vit_state
 SIZE, PATCH = 112, 14  # 8 x 8 positions
 WIDTH = 384  # of both towers and of the joint space
 FRESH = ("attn_pool.", "ln_post.", "proj")
-VISION = {
+VIT = {
     "layers": 12,
     "width": WIDTH,
     "head_width": 64,
@@ -31,14 +31,20 @@ VISION = {
     "ls_init_value": 1.0,
     "no_ln_pre": True,
     "norm_kwargs": {"eps": 1e-6},
-    "attentional_pool": True,
-    "attn_pooler_queries": 1,
-    "attn_pooler_heads": 6,
+}
+# by what stands behind the positions: a fresh attention pool, the class token, or their mean
+POOLS: dict[str, dict[str, object]] = {
+    "attention": {"attentional_pool": True, "attn_pooler_queries": 1, "attn_pooler_heads": 6},
+    "class token": {"pool_type": "tok"},
+    "average": {"pool_type": "avg"},
 }
 
 
-def write_start(folder: Path, onnx: Path | None, seed: int) -> None:
-    """An open_clip `local-dir:` folder. ValueError: other weights than expected in the file."""
+def write_start(folder: Path, onnx: Path | None, seed: int, pool: str = "attention") -> None:
+    """An open_clip `local-dir:` folder; `pool`: one of POOLS.
+
+    ValueError: other weights than expected in the file.
+    """
     folder.mkdir(parents=True)
     source = packaged(*TEXT_FOLDER)
     for name in TEXT_FILES:
@@ -50,7 +56,12 @@ def write_start(folder: Path, onnx: Path | None, seed: int) -> None:
         "hf_pooler_type": "mean_pooler",
         "context_length": 64,
     }
-    model_cfg = {"embed_dim": WIDTH, "vision_cfg": VISION, "text_cfg": text, "custom_text": True}
+    model_cfg = {
+        "embed_dim": WIDTH,
+        "vision_cfg": VIT | POOLS[pool],
+        "text_cfg": text,
+        "custom_text": True,
+    }
     config = {"model_cfg": model_cfg, "preprocess_cfg": IMAGENET}
     (folder / "open_clip_config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
     torch.manual_seed(seed)

@@ -159,14 +159,17 @@ def train_run(work: Path, data: Path, method: str, fold: int) -> Path:
     return train_on(work, table, name, fold, flags)
 
 
-def train_on(work: Path, table: Path, name: str, seed: int, flags: Sequence[str]) -> Path:
+def train_on(
+    work: Path, table: Path, name: str, seed: int, flags: Sequence[str], start: Path | None = None
+) -> Path:
     """Train STEPS steps on a table; `flags`: those of the method. The folder of the run."""
+    start = start or work / f"start_{seed}"
     with table.open(encoding="utf-8") as file:
         count = sum(1 for _ in csv.reader(file)) - 1
     shutil.rmtree(work / "runs" / name, ignore_errors=True)
     epochs = max(1, round(STEPS / (count // BATCH)))
     shared = (
-        *("--model", f"local-dir:{work / f'start_{seed}'}", "--train-data", table, "--seed", seed),
+        *("--model", f"local-dir:{start}", "--train-data", table, "--seed", seed),
         *("--freeze-image", "all", "--freeze-text", "all", "--cache-tokens", work / "tokens"),
         *("--cache-crops", 2, "--batch-size", BATCH, "--epochs", epochs, "--warmup", STEPS // 10),
         *("--lr", LR, "--wd", 0.01, "--workers", 0, "--precision", "fp32", "--device", "cpu"),
