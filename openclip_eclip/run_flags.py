@@ -1,4 +1,4 @@
-"""Flags of runs and checkpoints, and of frozen towers."""
+"""Flags of runs and checkpoints, and of frozen towers; some are the benchmark's too."""
 
 from __future__ import annotations
 
@@ -69,6 +69,10 @@ def add_frozen(group: argparse._ArgumentGroup) -> None:
             " (default: open_clip's --lock-text, or nothing)"
         ),
     )
+    add_cache(group)
+
+
+def add_cache(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--cache-tokens",
         metavar="DIR",

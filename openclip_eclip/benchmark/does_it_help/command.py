@@ -25,6 +25,7 @@ from ...data.tables.csv_source import add_column_arguments
 from ...evaluate.output.write import write_result
 from ...files import write_whole
 from ...json_text import read_json
+from ...run_flags import add_cache
 from ..runner import Workers
 from .data import Data, read_data
 from .forecast import Budget, Costs, probe, read_budget, steps_of_budget
@@ -34,6 +35,7 @@ from .report import make_result
 from .runs import Runs, Settings
 from .scores import score_task
 
+# learning rates of new weights, also those behind a frozen tower, and of trained ones
 SCRATCH_RATES, TUNE_RATES = (3e-4, 1e-3, 3e-3), (1e-5, 3e-5, 1e-4)
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")  # files that open_clip loads from a folder
 FREE = ("methods", "seeds")  # settings that a second call may extend
@@ -86,6 +88,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     start.add_argument("--model", help="model that is trained from scratch")
     _add_run_arguments(parser)
+    add_cache(parser.add_argument_group("a frozen tower, as in --freeze-image all"))
     return parser
 
 
@@ -115,7 +118,8 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
         help=(
             "learning rates that every method tries on the validation data (default: "
             f"{' '.join(f'{rate:g}' for rate in TUNE_RATES)} from --start,"
-            f" {' '.join(f'{rate:g}' for rate in SCRATCH_RATES)} from scratch)"
+            f" {' '.join(f'{rate:g}' for rate in SCRATCH_RATES)} from scratch or with"
+            " --freeze-image)"
         ),
     )
     runs.add_argument("--batch-size", type=int, default=64, help="default: %(default)s")
@@ -156,7 +160,9 @@ def run(args: argparse.Namespace, extra: list[str]) -> None:
     began = time.time()
     choices = choose(args.methods)
     budget = read_budget(args.budget)
-    rates = tuple(args.lr or (TUNE_RATES if args.start else SCRATCH_RATES))
+    is_frozen = any(word.split("=")[0] == "--freeze-image" for word in extra)
+    is_tuned = args.start and not is_frozen
+    rates = tuple(args.lr or (TUNE_RATES if is_tuned else SCRATCH_RATES))
     _check_numbers(args, rates)
     args.out.mkdir(parents=True, exist_ok=True)
     start = start_flags(args)
@@ -176,6 +182,7 @@ def run(args: argparse.Namespace, extra: list[str]) -> None:
         weight_decay=args.wd,
         context_length=args.force_context_length,
         extra=extra,
+        cache=cache_flags(args, is_frozen, choices),
     )
     seeds = list(range(args.seeds))
     costs = _read_costs(earlier)
@@ -291,6 +298,32 @@ def start_flags(args: argparse.Namespace) -> list[str]:
     return ["--model", args.start, "--pretrained", args.pretrained]
 
 
+def cache_flags(
+    args: argparse.Namespace, is_frozen: bool, choices: Sequence[Choice]
+) -> list[str | int]:
+    """The flags of --cache-tokens, for the methods that can take them.
+
+    UserError: nothing is frozen.
+    """
+    if not args.cache_tokens:
+        if args.cache_crops or args.cache_tokens_dtype:
+            raise UserError("--cache-crops and --cache-tokens-dtype belong to --cache-tokens.")
+        return []
+    if not is_frozen:
+        raise UserError(
+            "--cache-tokens without --freeze-image has no effect: give both, or drop it."
+        )
+    others = [choice.name for choice in choices if not choice.is_cached]
+    if others:
+        _say(
+            f"{', '.join(others)}: without --cache-tokens, since new images are mixed in each"
+            " step; these runs take longer."
+        )
+    given = [("--cache-crops", args.cache_crops), ("--cache-tokens-dtype", args.cache_tokens_dtype)]
+    flags: list[str | int] = ["--cache-tokens", str(Path(args.cache_tokens).absolute())]
+    return flags + [word for pair in given if pair[1] for word in pair]
+
+
 def _check_numbers(args: argparse.Namespace, rates: Sequence[float]) -> None:
     for flag, value, right in (
         ("--seeds", args.seeds, args.seeds >= 1),
@@ -310,6 +343,7 @@ def _record(
         for name in (
             *("methods", "seeds", "budget", "start", "pretrained", "model", "batch_size", "wd"),
             *("precision", "force_context_length", "label_column", "template", "patient_column"),
+            *("cache_tokens", "cache_crops", "cache_tokens_dtype"),
         )
     }
     record = {**given, "lr": rates, "data": data.facts, "further_flags": extra}

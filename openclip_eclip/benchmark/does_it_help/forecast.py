@@ -16,7 +16,9 @@ import numpy as np
 import pandas as pd
 
 from ...config import UserError
-from ..runner import Workers
+from ...run_flags import CACHE_CROPS
+from ..rows import Flags
+from ..runner import Workers, count_rows
 from .data import Data
 from .methods import Choice
 from .runs import Runs, Settings
@@ -51,12 +53,14 @@ def read_budget(text: str) -> Budget:
 @dataclass(frozen=True)
 class Costs:
     """Seconds of one worker: `start` of any run, `step` {kind of method: one step}, `measure`: all
-    tasks of one model; `elapsed`: the probe itself."""
+    tasks of one model; `elapsed`: the probe itself; `fill`: what --cache-tokens keeps, computed
+    once."""
 
     start: float
     step: dict[str, float]
     measure: float
     elapsed: float
+    fill: float = 0.0
 
     def run(self, choice: Choice, steps: int) -> float:
         """Seconds of the training of `choice`, where CLIP has `steps`."""
@@ -67,7 +71,7 @@ class Costs:
     ) -> float:
         """Seconds of all runs on `jobs` workers."""
         trainings = rates + seeds - 1
-        return sum(
+        return self.fill + sum(
             trainings * self.run(choice, steps) + seeds * self.measure for choice in choices
         ) / min(jobs, len(choices))
 
@@ -85,6 +89,8 @@ def probe(
     folder.mkdir()
     few = _few(data, folder, settings.batch_size)
     epoch = max(1, few.rows // settings.batch_size)
+    views = _views(settings.cache)
+    settings = dataclasses.replace(settings, cache=_probe_cache(settings.cache, folder / "tokens"))
     steps = epoch * (1 + -(-PROBE_STEPS // epoch))
 
     def runs(name: str, steps: int) -> Runs:
@@ -106,6 +112,10 @@ def probe(
             _ = [job.result() for job in warm]
             jobs = {kind: pool.submit(timed, runs(kind, steps), kinds[kind]) for kind in kinds}
             short = pool.submit(timed, runs("short", epoch), clip)
+            if views:  # as short, but nothing has been kept yet
+                empty = _probe_cache(settings.cache, folder / "no-tokens")
+                new = dataclasses.replace(settings, steps=epoch, cache=empty)
+                filling = pool.submit(timed, Runs(folder / "fill", few, new, workers), clip)
             times = {kind: job.result() for kind, job in jobs.items()}
         start = time.perf_counter()
         measured = runs("clip", steps)
@@ -114,10 +124,32 @@ def probe(
     except RuntimeError as error:
         raise UserError(f"a short trial run failed. {error}") from error
     shutil.rmtree(folder)
+    fill = 0.0
+    if views:  # validation images pass the tower too, once
+        fixed = count_rows(few.validation)
+        of_view = max(filling.result() - short.result(), 0.0) / (few.rows + fixed)
+        fill = of_view * (views * data.rows + fixed)
     of_step = max((times["clip"] - short.result()) / (steps - epoch), 1e-4)
     begin = max(times["clip"] - of_step * steps, 0.0)
     step = {kind: max((times[kind] - begin) / steps, of_step) for kind in kinds}
-    return Costs(begin, step, measure, time.perf_counter() - began)
+    elapsed = time.perf_counter() - began
+    return Costs(begin, step, measure, elapsed, fill)
+
+
+def _views(cache: Flags) -> int:
+    """The number of views of an image that --cache-tokens keeps; 0 without it."""
+    if not cache:
+        return 0
+    return (
+        int(str(cache[cache.index("--cache-crops") + 1]))
+        if "--cache-crops" in cache
+        else CACHE_CROPS
+    )
+
+
+def _probe_cache(cache: Flags, folder: Path) -> Flags:
+    """One view in a folder of the probe: its first runs compute all of them, the others none."""
+    return [*cache, "--cache-tokens", folder, "--cache-crops", 1] if cache else cache
 
 
 def steps_of_budget(

@@ -23,7 +23,7 @@ class Choice:
 
     `flags`: of its training, where {train} is the training data; `length`: its steps, as a multiple
     of CLIP's; `control_of`: the methods whose gain it can explain; `kind`: methods of one kind cost
-    the same.
+    the same; `is_cached`: it can take --cache-tokens, since its images are views of the data.
     """
 
     name: str
@@ -32,6 +32,10 @@ class Choice:
     kind: str
     length: int = 1
     control_of: Sequence[str] = ()
+
+    @property
+    def is_cached(self) -> bool:
+        return self.kind in ("clip", "plus")
 
 
 TESTED = ("eclip-plus", "eclip")  # the first of them that is trained gives the answer

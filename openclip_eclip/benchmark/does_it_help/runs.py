@@ -24,7 +24,7 @@ class Settings:
     """What all runs share.
 
     `start`: flags of the model and its weights; `rates`: learning rates that are tried; `steps`: of
-    CLIP; `extra`: further flags of openclip_eclip.train.
+    CLIP; `extra`: further flags of openclip_eclip.train; `cache`: those of --cache-tokens.
     """
 
     start: Flags
@@ -36,6 +36,7 @@ class Settings:
     weight_decay: float
     context_length: int | None
     extra: Sequence[str]
+    cache: Flags = ()
 
     @property
     def flags(self) -> list[str | int | float | Path]:
@@ -80,6 +81,7 @@ class Runs:
     def method(self, choice: Choice, rate: float) -> Method:
         """The method with this learning rate; its warm-up is a tenth of its steps."""
         flags = [str(flag).replace("{train}", self.data.train) for flag in choice.flags]
+        flags += [str(flag) for flag in self.settings.cache if choice.is_cached]
         warmup = max(1, self.settings.steps * choice.length // 10)
         return Method(
             f"{choice.name}, lr {rate:g}",

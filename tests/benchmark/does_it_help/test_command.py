@@ -13,7 +13,12 @@ import pytest
 from safetensors.torch import save_file
 
 from openclip_eclip.benchmark.__main__ import main
-from openclip_eclip.benchmark.does_it_help.command import FILE, check_settings, start_flags
+from openclip_eclip.benchmark.does_it_help.command import (
+    FILE,
+    cache_flags,
+    check_settings,
+    start_flags,
+)
 from openclip_eclip.benchmark.does_it_help.data import Data
 from openclip_eclip.benchmark.does_it_help.forecast import (
     Budget,
@@ -243,3 +248,42 @@ def test_shards_and_a_trained_model_to_start_from(
     assert "Where the methods attend was not measured, and no examples are shown" in report
     assert report.count("data:image/") == 2 and "pointing game" not in report
     assert "no model: " not in report
+
+
+def test_cache_flags_need_a_frozen_tower(capsys: pytest.CaptureFixture) -> None:
+    from argparse import Namespace
+
+    choices = choose(["CLIP", "eclip-plus", "eclip"])
+    none = {"cache_tokens": None, "cache_crops": None, "cache_tokens_dtype": None}
+    assert cache_flags(Namespace(**none), True, choices) == []
+    with pytest.raises(UserError, match="belong to --cache-tokens"):
+        cache_flags(Namespace(**{**none, "cache_crops": 2}), True, choices)
+    given = Namespace(**{**none, "cache_tokens": "tokens", "cache_crops": 2})
+    with pytest.raises(UserError, match="without --freeze-image"):
+        cache_flags(given, False, choices)
+    where = str(Path("tokens").absolute())
+    assert cache_flags(given, True, choices) == ["--cache-tokens", where, "--cache-crops", 2]
+    assert "eclip: without --cache-tokens" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_frozen_tower_is_computed_once_for_all_methods_that_allow_it(tmp_path: Path) -> None:
+    model = open_clip.create_model(f"local-dir:{FINE}")
+    start = tmp_path / "start"
+    shutil.copytree(FINE, start)
+    save_file(model.state_dict(), start / "open_clip_model.safetensors")
+    command = [
+        *tables(tmp_path / "data"),
+        *("--start", str(start), "--freeze-image", "all", "--cache-crops", "2"),
+        *("--cache-tokens", str(tmp_path / "tokens"), "--methods", "CLIP", "eclip-plus", "eclip"),
+        *("--seeds", "1", "--lr", "1e-3", "--budget", "4 steps", "--force-context-length", "32"),
+        *("--batch-size", "24", "--jobs", "1", "--out", str(tmp_path / "out")),
+    ]
+    assert main(command) == 0
+    texts = [path.read_text() for path in sorted((tmp_path / "out").glob("runs/*/out.log"))]
+    kept = ["--cache-tokens, image" in text for text in texts]
+    assert kept == [True, False, True]  # clip, eclip, eclip-plus
+    # eclip-plus finds what CLIP computed: each view of 48 images, and 24 of validation
+    assert "--cache-tokens, image: 0 computed" in texts[2]
+    record = json.loads((tmp_path / "out" / FILE).read_text())
+    assert record["costs"]["fill"] > 0
