@@ -29,7 +29,7 @@ sys.path.append(str(Path(__file__).parents[1] / "stamps"))  # behind: it has a s
 from stamps_data import fetch_stamps, read_cutout, read_stamps
 from stamps_data import render as render_stamp
 
-SIDE = 128  # pixels of the shorter side of stored images, and of the longer side of maps
+SIDE = 128  # pixels of the shorter side of stored images if not told otherwise, and of the longer side of maps
 SEED = 26
 ZONES = 6  # of the Brixia score: A B C on the right lung from the top, D E F on the left
 GAZE_SIGMA = 0.03  # of the image's width: about one degree in the viewing of winograd_gaze
@@ -206,10 +206,10 @@ SETS: dict[str, Callable[[Path], Iterator[Photo]]] = {
 }
 
 
-def stored(image: Image.Image) -> Image.Image:
-    """RGB, reduced to SIDE on the shorter side."""
+def stored(image: Image.Image, side: int = SIDE) -> Image.Image:
+    """RGB, reduced to `side` pixels on the shorter side."""
     image = image.convert("RGB")
-    scale = SIDE / min(image.size)
+    scale = side / min(image.size)
     if scale >= 1:
         return image
     width, height = (max(1, round(scale * side)) for side in image.size)

@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).parent))
 from page import CLIP, PHRASES, write_page
-from sets import SETS, Pair, Photo, Phrase, heatmap_png, stored, windows_files
+from sets import SETS, SIDE, Pair, Photo, Phrase, heatmap_png, stored, windows_files
 from start import write_start
 
 from openclip_eclip.evaluate.__main__ import main as evaluate
@@ -59,8 +59,14 @@ ALL_MODELS = ("CLIP", "eclip-plus")  # for which all methods of attention are me
 # ---- data
 
 
-def write_set(folder: Path, photos: Sequence[Photo]) -> None:
-    """Images, maps, and the tables train_K.csv, shuffled_K.csv and test_K.csv of each fold K."""
+def write_set(
+    folder: Path, photos: Sequence[Photo], annotated: float = ANNOTATED, side: int = SIDE
+) -> None:
+    """Images, maps, and the tables train_K.csv, shuffled_K.csv and test_K.csv of each fold K.
+
+    `annotated`: share of the marked images whose marks are used in training; `side`: the least
+    pixels of the shorter side of images.
+    """
     folder.mkdir(parents=True)
     for name in ("images", "maps"):
         (folder / name).mkdir()
@@ -70,10 +76,10 @@ def write_set(folder: Path, photos: Sequence[Photo]) -> None:
     rows: dict[str, list[dict[str, str]]] = {"train": [], "shuffled": [], "test": []}
     others = shuffled_maps(photos)
     rng = np.random.default_rng(SHUFFLE_SEED)
-    is_used = rng.random(len(photos)) < (1 if folder.name in FEW_MARKED else ANNOTATED)
+    is_used = rng.random(len(photos)) < (1 if folder.name in FEW_MARKED else annotated)
     for i, photo in enumerate(tqdm(photos, desc=folder.name, unit="image")):
         path = f"images/{i:04d}.jpg"
-        image = stored(photo.image)
+        image = stored(photo.image, side)
         image.save(folder / path, quality=92)
         known = {"filepath": path, "group": photo.group, "fold": str(fold[photo.group])}
         for j, pair in enumerate(photo.pairs):
@@ -229,15 +235,17 @@ def make_ready(
     folds: Sequence[int],
     onnx: Path | None = None,
     stamps: Path | None = None,
+    annotated: float = ANNOTATED,
+    side: int = SIDE,
 ) -> None:
-    """Write the sets and the initial models that WORK does not hold yet."""
+    """Write the sets and the initial models that WORK does not hold yet; as in `write_set`."""
     for fold in folds:
         if not (work / f"start_{fold}").is_dir():
             write_start(work / f"start_{fold}", onnx, fold)
     for name in sets:
         if not (work / name).is_dir():
             source = stamps or work / "stamps_package" if name == "stamps" else shared
-            write_set(work / name, list(SETS[name](source)))
+            write_set(work / name, list(SETS[name](source)), annotated, side)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
