@@ -29,8 +29,8 @@ def attend(model: nn.Module, images: Tensor, texts: Tensor, method: str | None =
             an image; the map is that of the crop. Where H and W are not those of the model, its
             positions are interpolated.
         texts: (T, L) int64, from the model's tokenizer.
-        method: one of `attention.methods.METHODS`; None: the attention of the tower's pool, else
-            the similarity to the text.
+        method: one of `attention.methods.METHODS`; None: the attention of the tower's pool, of a
+            plain ViT without one `rollout`, else the similarity to the text.
 
     Raises:
         UserError: a CoCa, a tower without positions, or one that does not have this method or

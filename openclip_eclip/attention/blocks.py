@@ -59,6 +59,15 @@ def blocks_of(visual: nn.Module, method: str) -> list[Block]:
     return found
 
 
+def is_plain_vit(visual: nn.Module) -> bool:
+    """Whether `blocks_of` knows this image tower."""
+    try:
+        blocks_of(visual, "")
+    except UserError:
+        return False
+    return True
+
+
 def _name(visual: nn.Module) -> str:
     return type(visual.trunk if isinstance(visual, TimmModel) else visual).__name__
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from ..config import UserError
 from ..towers.host import HostModel
 from ..towers.pool_attention import has_pool
+from .blocks import is_plain_vit
 
 
 class Method(NamedTuple):
@@ -34,9 +35,18 @@ METHODS = {
 FLOORS = ("center", "random")
 
 
-def default_method(model: HostModel) -> str:
+def trained_method(model: HostModel) -> str:
     """`pool` for a tower with a learned pool, else `similarity`: what `--method align` trains."""
     return "pool" if has_pool(model.visual) else "similarity"
+
+
+def default_method(model: HostModel) -> str:
+    """What `attend` takes: `pool`, for a plain ViT without a pool `rollout`, else `similarity`.
+
+    For such a ViT rollout measured best (docs/results/attention_without_pool.md).
+    """
+    method = trained_method(model)
+    return "rollout" if method == "similarity" and is_plain_vit(model.visual) else method
 
 
 def attention_maps(

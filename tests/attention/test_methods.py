@@ -17,6 +17,7 @@ from openclip_eclip.attention.methods import (
     attention_maps,
     default_method,
     image_of_texts,
+    trained_method,
 )
 from openclip_eclip.config import UserError
 from openclip_eclip.data.placebo import centre_map
@@ -62,10 +63,14 @@ def test_unknown_method() -> None:
 
 
 @pytest.mark.parametrize("name", TOWERS)
-def test_default_is_what_align_trains(name: str) -> None:
-    model, pixels, _ = tower(name)
+def test_default_and_what_align_trains(name: str) -> None:
+    model, pixels, text = tower(name)
     has_pool = pool_attention(model.visual, encode_tokens(model.visual, pixels)[1]) is not None
-    assert default_method(model) == ("pool" if has_pool else "similarity")
+    assert trained_method(model) == ("pool" if has_pool else "similarity")
+    without = TOWERS[name][2].split()
+    expected = "pool" if has_pool else "similarity" if "rollout" in without else "rollout"
+    assert default_method(model) == expected
+    attention_maps(expected, model, pixels, text, image_of_texts(2, 2))
 
 
 def test_floors_need_no_model() -> None:

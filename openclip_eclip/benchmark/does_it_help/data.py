@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from ...attention.methods import default_method
+from ...attention.methods import trained_method
 from ...config import UserError
 from ...data.shards.stream import expand_paths
 from ...data.tables.csv_source import (
@@ -189,7 +189,7 @@ def attention_method(model: str) -> str:
     pretrained = None if Path(model).is_dir() else RANDOM
     logging.disable(logging.WARNING)
     try:
-        return default_method(load_encoder(model, pretrained, device="cpu").model)
+        return trained_method(load_encoder(model, pretrained, device="cpu").model)
     finally:
         logging.disable(logging.NOTSET)
 

@@ -16,7 +16,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from PIL import Image
 from torch import Tensor
 
-from ...attention.methods import attention_maps, default_method
+from ...attention.methods import attention_maps, trained_method
 from ...data.sample import read_image
 from ...evaluate.grounding.measure import enlarge
 from ...evaluate.grounding.phrases import GroundingSet
@@ -55,7 +55,7 @@ def draw_examples(models: Mapping[str, Path], data: GroundingSet) -> Examples:
     maps: dict[str, list[Tensor]] = {}
     for name, folder in models.items():
         encoder = load_encoder(str(folder), device="cpu")
-        maps[name] = list(_maps(encoder, data, chosen, default_method(encoder.model)))
+        maps[name] = list(_maps(encoder, data, chosen, trained_method(encoder.model)))
     grid = maps[next(iter(models))][0].shape
     maps[CENTER] = list(_maps(encoder, data, chosen, CENTER))
     means = enumerate(prior_maps(data, SEED))
