@@ -117,7 +117,7 @@ def is_overfitting(training: list[Line], validation: list[Line]) -> bool:
     minimum. So a minimum is followed by one warning.
     """
     losses = [line["val-loss"] for line in validation]
-    if len(losses) <= RISES or losses.index(min(losses)) != len(losses) - 1 - RISES:
+    if len(losses) <= RISES or not losses[-1 - RISES] == min(losses) < min(losses[-RISES:]):
         return False
     lowest = validation[-1 - RISES]
     before = _mean(

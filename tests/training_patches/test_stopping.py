@@ -1,4 +1,4 @@
-"""The best epoch is kept, training ends by --patience and --minutes, and a resume changes nothing."""
+"""The best epoch is kept; training ends by --patience and --minutes; a resume changes nothing."""
 
 from __future__ import annotations
 
@@ -157,7 +157,10 @@ def test_a_resumed_run_keeps_the_same_epoch_and_ends_at_the_same_time(
     os.rename(tmp_path / "interrupted" / "run", tmp_path / "logs" / "again")
     for file in ("epoch_best.pt", "epoch_5.pt"):
         result, expected = load(tmp_path, "again", file), load(tmp_path, "run", file)
-        for state in (result, expected):  # of a trained epoch, the random state of its start is void
+        for state in (
+            result,
+            expected,
+        ):  # of a trained epoch, the random state of its start is void
             state["eclip"].get("position", {}).pop("ranks", None)
         assert_equal(result, expected)
     records = [
@@ -288,9 +291,7 @@ def test_two_ranks_stop_together(launcher: Launcher) -> None:
     data = [*BASIC, "--train-data", table, "--val-data", table, "--batch-size", 4, "--epochs", 5]
     patient = [*data, *"--lr 0 --keep-best mean-rank --patience 2 --name patience".split()]
     short = [*data, *"--minutes 1e-9 --name minutes".split()]
-    launcher.train(
-        patient, short, [*short, "--resume", "latest"], [*patient, *RESUME], processes=2
-    )
+    launcher.train(patient, short, [*short, "--resume", "latest"], [*patient, *RESUME], processes=2)
     assert launcher.log("patience").count("Start epoch") == 3
     assert launcher.log("patience").count("after 1 epochs, and no better in 2") == 2
     # two steps an epoch: all ranks know of the first one's clock a step later
