@@ -138,7 +138,8 @@ def _add_models(parser: argparse.ArgumentParser) -> None:
         metavar="MODEL",
         help=(
             "model to show: a model name of open_clip (with or without the prefix eclip-),"
-            " local-dir:FOLDER, or the folder of a training run; may be given several times"
+            " local-dir:FOLDER, the folder of a training run, which stands for its newest"
+            " checkpoint, or a checkpoint file in it; may be given several times"
         ),
     )
     parser.add_argument(

@@ -107,7 +107,7 @@ class Best:
         self.state = state
         if state is not None:
             logger.info(
-                "eclip: %s %.6g after %d epochs; the best is %.6g after %d epochs, in %s",
+                "eclip: %s %.4g at epoch %d; the best is %.4g at epoch %d, in %s",
                 self.measure,
                 value,
                 epoch,
@@ -127,8 +127,8 @@ class Best:
         if state is None or patience is None or state["since"] < patience:
             return None
         return (
-            f"--patience {patience}: {self.measure} was best, {state['value']:.6g}, after "
-            f"{state['epoch']} epochs, and no better in {state['since']} validations since; "
+            f"--patience {patience}: {self.measure} was best, {state['value']:.4g}, at epoch "
+            f"{state['epoch']}, and no better in {state['since']} validations since; "
             f"{self.folder / BEST} holds that epoch"
         )
 

@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 
 NUMBERS, FIGURE = "learning_curve.jsonl", "learning_curve.png"
 RISES = 3  # validations above the minimum that are a warning
+MARKED = 50  # most points of a curve that are marked one by one
 Line = dict[str, Any]
 
 
@@ -73,19 +74,24 @@ class LearningCurve:
         """Draw the figure, and warn of overfitting; `best`: --keep-best and its best epoch."""
         training, validation = read(self.folder / NUMBERS)
         if is_overfitting(training, validation):
-            losses = {line["epoch"]: line["val-loss"] for line in validation}
-            lowest = min(losses, key=losses.__getitem__)
-            logger.warning(
-                "eclip: the validation loss was lowest, %.4g, after %d epochs and is higher since, "
-                "while the training loss falls: the model learns its training images by heart. "
-                "Keep the best epoch with --keep-best, end the run with --patience, or give fewer "
-                "--epochs",
-                losses[lowest],
-                lowest,
-            )
+            self._warn(validation[-1 - RISES])
         stream = io.BytesIO()
         figure(training, validation, best).savefig(stream, dpi=100, format="png")
         write_whole(self.folder / FIGURE, stream.getvalue())
+
+    def _warn(self, lowest: Line) -> None:
+        advice = {
+            "keep the best epoch with --keep-best": self.args.keep_best,
+            "end the run with --patience": self.args.patience,
+            "give fewer --epochs": None,
+        }
+        logger.warning(
+            "eclip: the validation loss was lowest, %.4g, at epoch %d and is higher since, while "
+            "the training loss falls: the model learns its training images by heart; %s",
+            lowest["val-loss"],
+            lowest["epoch"],
+            ", or ".join(text for text, given in advice.items() if given is None),
+        )
 
 
 def read(path: Path) -> tuple[list[Line], list[Line]]:
@@ -143,11 +149,11 @@ def figure(training: list[Line], validation: list[Line], best: tuple[str, int] |
     drawn = agg_figure()
     drawn.set_size_inches(6.4, 5.6 if kept else 3.6)
     axes = drawn.subplots(2 if kept else 1, 1, sharex=True, squeeze=False)[:, 0]
-    _curve(axes[0], training, "train_loss", "training", "tab:blue", "")
-    _curve(axes[0], validation, "val-loss", "validation", "tab:orange", "o")
+    _curve(axes[0], training, "train_loss", "training", "tab:blue")
+    _curve(axes[0], validation, "val-loss", "validation", "tab:orange")
     axes[0].set_ylabel("loss")
     if kept:
-        _curve(axes[1], validation, kept, kept, "tab:green", "o")
+        _curve(axes[1], validation, kept, kept, "tab:green")
         axes[1].set_ylabel("grounding (NSS)" if kept == "grounding" else kept)
     if best is not None:
         for axis in axes:
@@ -155,10 +161,13 @@ def figure(training: list[Line], validation: list[Line], best: tuple[str, int] |
         axes[0].plot([], [], color="grey", linestyle="--", linewidth=1, label="best epoch")
     axes[0].legend()
     axes[-1].set_xlabel("epoch")
+    axes[-1].set_xlim(left=0)
+    axes[-1].xaxis.get_major_locator().set_params(integer=True)
     return drawn
 
 
-def _curve(axis: Any, lines: list[Line], name: str, label: str, colour: str, marker: str) -> None:
+def _curve(axis: Any, lines: list[Line], name: str, label: str, colour: str) -> None:
     known = [line for line in lines if name in line]
     epochs, values = [line["epoch"] for line in known], [line[name] for line in known]
-    axis.plot(epochs, values, color=colour, label=label, marker=marker or None, markersize=4)
+    marker = "o" if len(known) <= MARKED else None
+    axis.plot(epochs, values, color=colour, label=label, marker=marker, markersize=4)

@@ -1,4 +1,4 @@
-"""--keep-best grounding: the attention on heatmaps of --val-data, without a trace in the training."""
+"""--keep-best grounding: attention on heatmaps of --val-data; no number of training changes."""
 
 from __future__ import annotations
 

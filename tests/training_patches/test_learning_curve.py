@@ -41,6 +41,25 @@ def test_overfitting_is_said_once_a_minimum() -> None:
     assert warnings([2, 3, 3, 3], []) == []
 
 
+@pytest.mark.parametrize("patience", [None, 3])
+def test_the_warning_advises_what_is_not_given(
+    patience: int | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    args = SimpleNamespace(logs=tmp_path, name="", keep_best="val-loss", patience=patience)
+    args.log_every_n_steps = 1
+    curve = LearningCurve(args)
+    for epoch, loss in enumerate((2.0, 3.0, 3.0, 3.0), 1):
+        curve.see(epoch - 1, 5.0 - epoch)
+        curve.write_training(1)
+        curve.write_validation(epoch, epoch, {"val-loss": loss})
+        curve.after_validation(None)
+    (record,) = caplog.records
+    text = record.getMessage()
+    assert "was lowest, 2, at epoch 1 and is higher since" in text
+    assert ("--patience" in text) == (patience is None) and "--keep-best" not in text
+    assert "give fewer --epochs" in text
+
+
 def test_numbers_are_means_of_log_steps_and_the_last_attempt_counts(tmp_path: Path) -> None:
     args = SimpleNamespace(logs=str(tmp_path), name="run", log_every_n_steps=3)
     (tmp_path / "run").mkdir()

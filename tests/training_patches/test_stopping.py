@@ -97,8 +97,8 @@ def test_the_best_epoch_is_kept_whatever_else_is_deleted(
     assert kept["epoch"] == 1 and kept["eclip"]["position"]["batch"] == 3
     assert newest_complete(folder) == folder / "epoch_4_batch_00000003.pt"
     text = log(tmp_path, "kept")
-    assert "val-loss 2 after 3 epochs; the best is 1 after 2 epochs, in " in text
-    assert "training ends: --patience 3: val-loss was best, 1, after 2 epochs" in text
+    assert "val-loss 2 at epoch 3; the best is 1 at epoch 2, in " in text
+    assert "training ends: --patience 3: val-loss was best, 1, at epoch 2" in text
     assert text.count("Start epoch") == 5
 
 
@@ -205,7 +205,7 @@ def test_means_of_both_directions_and_ties(tmp_path: Path, monkeypatch: pytest.M
     for epoch, value in enumerate((float("nan"), 0.3, 0.3, float("nan"), 0.4), 1):
         higher.take(value, epoch, tmp_path)
         if epoch == 4:
-            assert "best, 0.3, after 2 epochs, and no better in 2" in higher.why_over()
+            assert "best, 0.3, at epoch 2, and no better in 2" in higher.why_over()
     assert kept == [2, 5] and higher.why_over() is None
 
 
@@ -293,7 +293,7 @@ def test_two_ranks_stop_together(launcher: Launcher) -> None:
     short = [*data, *"--minutes 1e-9 --name minutes".split()]
     launcher.train(patient, short, [*short, "--resume", "latest"], [*patient, *RESUME], processes=2)
     assert launcher.log("patience").count("Start epoch") == 3
-    assert launcher.log("patience").count("after 1 epochs, and no better in 2") == 2
+    assert launcher.log("patience").count("at epoch 1, and no better in 2") == 2
     # two steps an epoch: all ranks know of the first one's clock a step later
     assert "after batch 2 of 2 in epoch 0: 2 of 10 steps, 20 %" in launcher.log("minutes")
     assert "4 of 10 steps, 40 %" in launcher.log("minutes")
