@@ -22,6 +22,7 @@ from openclip_eclip.metrics.saliency import nss
 from training_patches import grounding
 from training_patches.learning_curve import NUMBERS, read
 
+KEEP = ("--keep-best", "grounding")
 ARGS = Namespace(
     dataset_type="auto",
     csv_img_key="filepath",
@@ -147,11 +148,22 @@ def test_errors_come_before_training(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_what_cannot_be_measured_stops_before_the_first_step(tmp_path: Path) -> None:
+    table, valid = write_table(tmp_path, 8), wide_table(tmp_path / "valid", 1)
+    edge = np.zeros((32, 64), np.float32)
+    edge[:, :4] = 1
+    np.save(valid.parent / "0.npy", edge)
+    with pytest.raises(UserError, match="no heatmap of .* lies within the centre crop"):
+        run(tmp_path, "run", "--train-data", table, "--val-data", valid, *KEEP)
+    assert "Start epoch" not in (tmp_path / "logs" / "run" / "out.log").read_text()
+
+
+@pytest.mark.slow
 def test_it_changes_no_number_of_the_training(tmp_path: Path) -> None:
     table, valid = write_table(tmp_path, 24, annotated=range(24)), wide_table(tmp_path / "valid")
     data = ["--train-data", table, "--val-data", valid, *"--method align --workers 1".split()]
     run(tmp_path, "stock", *data)
-    run(tmp_path, "kept", *data, "--keep-best", "grounding")
+    run(tmp_path, "kept", *data, *KEEP)
     files = [
         torch.load(tmp_path / "logs" / name / "checkpoints" / "epoch_2.pt", weights_only=True)
         for name in ("stock", "kept")

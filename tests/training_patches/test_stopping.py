@@ -286,6 +286,18 @@ def test_minutes_that_pass_in_an_evaluation_begin_no_epoch(
     assert "training ends" not in log(tmp_path, "one")
 
 
+def test_minutes_that_pass_in_the_last_step_begin_no_epoch(
+    tmp_path: Path, data: list, clock: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def later() -> None:
+        clock[0] += 61
+
+    at_step(monkeypatch, 2, later)
+    run(tmp_path, "run", *data[:2], *"--minutes 1 --save-frequency 0".split())
+    assert log(tmp_path, "run").count("Start epoch") == 1
+    assert checkpoints(tmp_path, "run") == ["epoch_0_batch_00000003.pt"]
+
+
 def test_two_ranks_stop_together(launcher: Launcher) -> None:
     table = write_table(launcher.folder, 16)
     data = [*BASIC, "--train-data", table, "--val-data", table, "--batch-size", 4, "--epochs", 5]
