@@ -138,7 +138,8 @@ def _add_models(parser: argparse.ArgumentParser) -> None:
         metavar="MODEL",
         help=(
             "model to show: a model name of open_clip (with or without the prefix eclip-),"
-            " local-dir:FOLDER, or the folder of a training run; may be given several times"
+            " local-dir:FOLDER, the folder of a training run, which stands for its newest"
+            " checkpoint, or a checkpoint file in it; may be given several times"
         ),
     )
     parser.add_argument(
@@ -224,10 +225,16 @@ def model_names(models: Sequence[tuple[str, str | None]]) -> list[str]:
     """A short name of each, all different."""
     names: list[str] = []
     for model, pretrained in models:
-        name = " ".join(Path(part).name for part in (model, pretrained) if part)
+        name = " ".join(map(_short_name, filter(None, (model, pretrained))))
         same = sum(other == name or other.startswith(f"{name} (") for other in names)
         names.append(f"{name} ({same + 1})" if same else name)
     return names
+
+
+def _short_name(model: str) -> str:
+    """The last part of a path; of a checkpoint in a run its run, too."""
+    path = Path(model)
+    return f"{path.parents[1].name} {path.stem}" if path.parent.name == "checkpoints" else path.name
 
 
 def read_size(sides: Sequence[int] | None) -> tuple[int, int] | None:

@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 STATE_KEY = "eclip"  # our part of a training checkpoint, beside open_clip's keys
 LATEST = "epoch_latest.pt"  # of --save-most-recent
+BEST = "epoch_best.pt"  # of --keep-best
 NUMBERED = re.compile(r"epoch_(\d+)(?:_batch_(\d+))?\.pt")
 PREFIXES = ("module.", "_orig_mod.")  # of DDP and torch.compile
 STATES = ("state_dict", "model_state_dict", "model")  # keys of the weights in training programs
@@ -77,7 +78,8 @@ def newest_complete(folder: Path) -> Path | None:
     """The complete checkpoint of `folder` that has trained longest, None without one.
 
     Damaged ones are skipped with a warning. Considered are `epoch_N.pt`, `epoch_N_batch_B.pt` (N
-    epochs and B batches) and `epoch_latest.pt`, whose progress is inside.
+    epochs and B batches) and `epoch_latest.pt`, whose progress is inside; `epoch_best.pt`, of any
+    epoch, is not.
     """
     candidates = {
         path: progress

@@ -60,6 +60,8 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "lock_text_unlocked_layers": AT_LEAST_0,
     "expert_batch_size": AT_LEAST_1,
     "cache_crops": AT_LEAST_1,
+    "patience": AT_LEAST_1,
+    "minutes": POSITIVE,
 }
 LISTS = {
     "force_image_size": (AT_LEAST_1, (1, 2)),
@@ -78,6 +80,8 @@ NEEDS = {
     "cache_tokens": "freeze_image",
     "cache_crops": "cache_tokens",
     "cache_tokens_dtype": "cache_tokens",
+    "keep_best": "val_data",
+    "patience": "keep_best",
 }
 REPORTERS = ("tensorboard", "wandb", "all", "none")
 SCHEDULES = ("cosine", "const", "const-cooldown")

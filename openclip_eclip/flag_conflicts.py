@@ -76,6 +76,7 @@ def reject_unsupported(args: argparse.Namespace, names: tuple[str, ...]) -> None
             " them."
         )
     _check_saving(args)
+    _check_stopping(args)
     check_own_numbers(args, eclip_parser()._actions)
     _check_methods(args, names)
     _check_models(args, names)
@@ -100,6 +101,25 @@ def _check_saving(args: argparse.Namespace) -> None:
     if (steps or minutes) and (not args.logs or args.logs.lower() == "none"):
         flag = "--save-every-steps" if steps else "--save-every-minutes"
         raise UserError(f"{flag} with --logs {args.logs}: nothing is saved there; name a folder.")
+
+
+def _check_stopping(args: argparse.Namespace) -> None:
+    flag = "--keep-best" if args.keep_best else "--minutes" if args.minutes is not None else None
+    if flag is None:
+        return
+    if not args.train_data and args.dataset_type != "synthetic":
+        raise UserError(f"{flag} without --train-data: nothing is trained; drop it.")
+    if not args.logs or args.logs.lower() == "none":
+        raise UserError(f"{flag} with --logs {args.logs}: nothing is saved there; name a folder.")
+    if args.keep_best and not args.val_frequency:
+        raise UserError(
+            "--keep-best with --val-frequency 0: no epoch is validated; give --val-frequency 1."
+        )
+    if args.keep_best == "grounding" and args.eclip_placebo:
+        raise UserError(
+            f"--keep-best grounding with --eclip-placebo {args.eclip_placebo}: true heatmaps would"
+            " choose the epoch of a run that must not know them; take another measure."
+        )
 
 
 def _check_methods(args: argparse.Namespace, names: tuple[str, ...]) -> None:

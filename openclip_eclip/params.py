@@ -19,7 +19,7 @@ from .config import (
 from .data.images.options import add_read_arguments
 from .objectives import OBJECTIVES, Objective, naive
 from .recipes import RECIPES
-from .run_flags import add_frozen, add_saving
+from .run_flags import add_frozen, add_saving, add_stopping
 
 AUTHORS = "authors"  # a value of --eclip-processor
 
@@ -46,6 +46,7 @@ def eclip_parser() -> argparse.ArgumentParser:
     add_read_arguments(data)
     _add_placebo(parser.add_argument_group("placebo, to test whether the heatmaps matter"))
     add_saving(parser.add_argument_group("runs and checkpoints"))
+    add_stopping(parser.add_argument_group("the best epoch, and the end of training"))
     OBJECTIVES["align"].add_flags(parser.add_argument_group("--method align, --recipe eclip-plus"))
     _add_expert_views(parser.add_argument_group("--method eclip, --method naive"))
     add_frozen(parser.add_argument_group("trained towers that stay as they are"))

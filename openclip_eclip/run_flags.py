@@ -1,10 +1,11 @@
-"""Flags of runs and checkpoints, and of frozen towers; some are the benchmark's too."""
+"""Flags of runs, checkpoints, the end of training and frozen towers; some are the benchmark's too."""
 
 from __future__ import annotations
 
 import argparse
 
 CACHE_CROPS = 4  # default of --cache-crops
+KEPT_METRICS = ("val-loss", "mean-rank", "recall@5", "grounding")  # of --keep-best
 
 
 def kept_views(args: argparse.Namespace) -> int | None:
@@ -48,6 +49,38 @@ def add_saving(group: argparse._ArgumentGroup) -> None:
         help=(
             "keeps the K newest checkpoints within epochs; those of whole epochs are all kept "
             "(default: 2)"
+        ),
+    )
+
+
+def add_stopping(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--keep-best",
+        choices=KEPT_METRICS,
+        help=(
+            "measure on --val-data by which the best epoch is kept, as checkpoints/epoch_best.pt: "
+            "val-loss, mean-rank and recall@5 (means of image to text and text to image) as "
+            "open_clip computes them, or grounding, the NSS of the trained attention on heatmaps "
+            "or sentence windows of --val-data (default: no epoch is kept as the best)"
+        ),
+    )
+    group.add_argument(
+        "--patience",
+        type=int,
+        metavar="N",
+        help=(
+            "number of validations without a better value of --keep-best after which training ends"
+            " (default: all epochs are trained)"
+        ),
+    )
+    group.add_argument(
+        "--minutes",
+        type=float,
+        metavar="M",
+        help=(
+            "time limit in minutes from the start of the command: training ends at the first step "
+            "after it, with a checkpoint that --resume latest continues for M minutes more "
+            "(default: all epochs are trained)"
         ),
     )
 

@@ -28,6 +28,7 @@ class FiniteLoss:
         self.args = args
         self.optimizer: torch.optim.Optimizer | None = None
         self.step, self.epoch, self.calls, self.first_step = 0, 0, 0, 0
+        self.on_loss: Callable[[int, float], None] = lambda step, value: None  # of each loss
         # step, learning rate, value of the last loss
         self.waiting: tuple[int, float, Callable[[], float]] | None = None
 
@@ -107,6 +108,7 @@ class FiniteLoss:
             value = read()
             if not math.isfinite(value):
                 raise UserError(self._sentence(f"the loss is not finite ({value})", step, rate))
+            self.on_loss(step, value)
 
     def check_weights(
         self, state: Mapping[str, Tensor], buffers: frozenset[str] = frozenset()

@@ -23,6 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from openclip_eclip.checkpoint import CONFIG, plain_config
 from openclip_eclip.checkpoint_files import (
+    BEST,
     STATE_KEY,
     newest_complete,
     progress_in_name,
@@ -53,9 +54,11 @@ from .finite_loss import FiniteLoss
 from .resume import atomic_save
 from .run_folder import claim, lock
 from .run_settings import check_resumed_params, load_to_resume, run_settings
+from .saving import TimeIsUp
 from .session import Session
 from .signals import Signals
 from .val_data import val_source
+from .validation import Validation
 
 logger = logging.getLogger(__name__)
 
@@ -97,11 +100,13 @@ class Patches:
     def __init__(self) -> None:
         self.session: Session  # from `parse_args` on
         self.finite: FiniteLoss  # from `parse_args` on
+        self.validation: Validation  # from `parse_args` on
         self.built: torch.nn.Module  # the model, from `create_model_and_transforms` on
         self.caches: list[TokenCache] = []
         self.signals = Signals()
         self.originals: dict[str, Callable] = {}
         self.lock: IO[str] | None = None
+        self.is_cut = False  # whether --minutes ended the run within an epoch
         self.resumed: dict[str, Any] | None = None  # settings of the run that wrote the checkpoint
         self.resume_latest = self.most_recent = self.named = False  # as the flags were given
 
@@ -131,6 +136,8 @@ class Patches:
         check_resumed_params(args)
         self.session = Session(args, config, build_method(args, names), self.signals)
         self.finite = FiniteLoss(args)
+        self.validation = Validation(args, self.session.saver)
+        self.finite.on_loss = self.validation.curve.see
         # on the first rank only: it may have begun this log before another rank checks it
         if rank == 0 and args.name:
             self.lock = claim(args)
@@ -184,6 +191,9 @@ class Patches:
         rest.train_data = None
         if args.val_data:
             data["val"] = val_source(args, preprocess_fns[1], tokenizer)
+            self.validation.build(
+                self.built, preprocess_fns[1], tokenizer, self.session.method.windows
+            )
             rest.val_data = None
         rest.dataset_type = "auto" if args.dataset_type == "synthetic" else args.dataset_type
         data.update(
@@ -199,6 +209,7 @@ class Patches:
         """open_clip's loss with the same settings, extended by mixed pairs, priming, objectives."""
         # the towers are locked and the data known by now
         self.caches = cache_frozen_parts(self.built, args, self.session.total)
+        self.validation.before_training()
         if self.session.method.is_plain:
             return self.finite.watch(self.originals["create_loss"](args))
         where = {"rank": args.rank, "world_size": args.world_size, "cache_labels": True}
@@ -221,21 +232,51 @@ class Patches:
         scheduler = self.finite.start_epoch(
             epoch, optimizer, scheduler, loader.num_batches, getattr(loader, "first_batch", 0)
         )
-        self.originals["train_one_epoch"](
-            model, data, loss, epoch, optimizer, scaler, scheduler, *others, tb_writer=tb_writer
-        )
-        self.check_weights()
+        try:
+            self.originals["train_one_epoch"](
+                model, data, loss, epoch, optimizer, scaler, scheduler, *others, tb_writer=tb_writer
+            )
+            self.check_weights()
+        except TimeIsUp:
+            self.is_cut, self.session.args.save_logs = True, False  # open_clip saves no epoch
+        finally:
+            self.validation.end_training(self.steps_per_epoch(data))
         for cache in self.caches:
             cache.end_epoch()
+        if self.is_cut:
+            return
         self.session.end_epoch(is_evaluated=will_evaluate(self.session.args, data, epoch + 1))
 
     def check_weights(self) -> None:
         """UserError for weights that are not finite; on all ranks, before one of them saves."""
         self.finite.check_weights(self.built.state_dict(), self.buffers())
 
-    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def evaluate(
+        self, model: Any, data: Any, epoch: int, args: Any, tb_writer: Any = None, **kwargs: Any
+    ) -> dict[str, Any]:
+        if self.is_cut:
+            return {}
         with self.session.saver.evaluation():
-            return self.originals["evaluate"](*args, **kwargs)
+            evaluate = self.originals["evaluate"]
+            result = evaluate(model, data, epoch, args, tb_writer=tb_writer, **kwargs)
+            if "train" in data:
+                steps = epoch * self.steps_per_epoch(data)
+                self.validation.after(result, steps, epoch, tb_writer)
+            return result
+
+    def steps_per_epoch(self, data: Mapping[str, Any]) -> int:
+        return data["train"].dataloader.num_batches // self.session.args.accum_freq
+
+    def range(self, *bounds: int) -> Iterator[int]:
+        """`range` for open_clip's loop over epochs, which ends where training stops early."""
+        self.validation.begin(self.session.restored)
+        for epoch in range(*bounds):
+            if self.validation.why_over():
+                break
+            yield epoch
+        reason = self.validation.why_over()
+        if reason and is_master(self.session.args):
+            logger.info("eclip: training ends: %s", reason)
 
     def buffers(self) -> frozenset[str]:
         """Names of the model's buffers."""
@@ -245,7 +286,8 @@ class Patches:
         if remote:
             return self.originals["get_latest_checkpoint"](path, remote)
         newest = newest_complete(Path(path))
-        if newest is None and any(Path(path).glob("epoch_*.pt")):
+        others = [found for found in Path(path).glob("epoch_*.pt") if found.name != BEST]
+        if newest is None and others:
             raise UserError(
                 f"--resume latest: no complete checkpoint is left in {path}; move the damaged ones"
                 " away to start again, or give another --name."
@@ -268,7 +310,8 @@ class Patches:
         is_checkpoint = isinstance(obj, dict) and {"epoch", "state_dict", "optimizer"} <= set(obj)
         if is_checkpoint:
             self.finite.check_weights(without_prefixes(obj["state_dict"]), self.buffers())
-            obj = {**obj, STATE_KEY: self.session.checkpoint_state()}
+            state = self.session.checkpoint_state() | self.validation.checkpoint_state()
+            obj = {**obj, STATE_KEY: state}
         atomic_save(self.originals["save"], obj, path, *args, **kwargs)
         if is_checkpoint and progress_in_name(Path(path)) == (obj["epoch"], 0):
             self.session.saver.epoch_saved(obj["epoch"])
@@ -318,6 +361,7 @@ def rebound() -> Iterator[Patches]:
             for module, name, replacement in replacements:
                 setattr(module, name, replacement)
             host_loop.enumerate = enumerate_batches
+            host.range = patches.range
             yield patches
         except RuntimeError as error:  # after a signal a data worker or another rank may end first
             if patches.signals.stop:
@@ -327,5 +371,6 @@ def rebound() -> Iterator[Patches]:
             if patches.lock is not None:
                 patches.lock.close()
             vars(host_loop).pop("enumerate", None)
+            vars(host).pop("range", None)
             for module, name, value in before:
                 setattr(module, name, value)

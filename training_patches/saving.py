@@ -1,4 +1,7 @@
-"""Checkpoints within an epoch: when they are saved, how ranks agree on it, which are kept."""
+"""Checkpoints within an epoch: when they are saved, how ranks agree on it, which are kept.
+
+Also the end of a run after --minutes.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,12 @@ from .signals import Signals
 
 logger = logging.getLogger(__name__)
 
-SAVE, STOP = 1, 2  # requests of a rank; a stop is STOP + the number of the signal
+# requests of a rank; END: --minutes are over; a stop is STOP + the number of the signal
+SAVE, END, STOP = 1, 2, 3
+
+
+class TimeIsUp(Exception):
+    """--minutes are over within an epoch, and the position is saved."""
 
 
 class MidEpochSaver:
@@ -37,7 +45,10 @@ class MidEpochSaver:
         self.group: Any = None  # process group on the CPU, whatever that of the training is
         self.pending: tuple[Any, torch.Tensor] | None = None
         self.saved_at: float | None = None  # by the monotonic clock, in seconds
+        self.began = time.monotonic()
+        self.reached: str | None = None  # what was trained when --minutes were over
         self.at_end = 0  # request in the last step of an epoch
+        self.written: Path  # the last checkpoint
         self.is_epoch_saved = False  # whether the end of the current epoch is saved
 
     @property
@@ -68,7 +79,7 @@ class MidEpochSaver:
     def after_step(self, step: int, batch: int) -> None:
         """Call it after optimiser step `step` of the run and `batch` batches of the epoch.
 
-        Raises Stopped, after saving, if a signal asked for it.
+        Raises Stopped, after saving, if a signal asked for it; TimeIsUp after --minutes.
         """
         if not self.is_on:
             return
@@ -83,6 +94,9 @@ class MidEpochSaver:
             self.at_end = request  # first come the remaining batches, which fill no step
             return
         self._save(batch, request)
+        if request == END:
+            self.end_run(batch)
+            raise TimeIsUp
 
     def end_epoch(self, is_evaluated: bool) -> None:
         """Save before the evaluation, so that a bad validation image does not lose the epoch."""
@@ -91,9 +105,29 @@ class MidEpochSaver:
         request = max(self.at_end, self._agree(wait=True))
         if request:
             self._clear_request()
+        if request == END:
+            self.end_run(self.num_batches)
         if is_evaluated or request >= STOP or (request and not self._is_saved_by_open_clip()):
             self._save(self.num_batches, request)
             self.is_epoch_saved = True
+
+    def is_late(self) -> bool:
+        """Whether --minutes are over, by the clock of this rank."""
+        minutes = self.args.minutes
+        return minutes is not None and time.monotonic() - self.began >= 60 * minutes
+
+    def end_run(self, batch: int) -> None:
+        """Begin no further epoch: --minutes are over after `batch` batches of this one."""
+        args, steps = self.args, self.num_batches // self.args.accum_freq
+        if batch == self.num_batches and self.epoch + 1 == args.epochs:
+            return  # all is trained
+        done, total = self.epoch * steps + batch // args.accum_freq, steps * args.epochs
+        self.reached = (
+            f"--minutes {args.minutes:g} are over after batch {batch} of {self.num_batches} in "
+            f"epoch {self.epoch}: {done} of {total} steps, {100 * done / total:.3g} %, are "
+            f"trained. The learning rate was planned for all {args.epochs} epochs: --resume "
+            "latest continues, or start again with fewer --epochs"
+        )
 
     @contextmanager
     def evaluation(self) -> Iterator[None]:
@@ -124,6 +158,7 @@ class MidEpochSaver:
         began = time.monotonic()
         path = self.folder / f"epoch_{self.epoch}_batch_{batch:08d}.pt"
         self.write(batch, path)
+        self.written = path
         if is_master(self.args):
             self._keep_last(path)
             logger.info(
@@ -173,6 +208,8 @@ class MidEpochSaver:
         if self.signals.stop:
             return STOP + self.signals.stop
         assert self.saved_at is not None, "`begin_epoch` comes first"
+        if is_master(self.args) and self.is_late():
+            return END
         minutes, passed = self.args.save_every_minutes, time.monotonic() - self.saved_at
         is_due = minutes is not None and is_master(self.args) and passed >= 60 * minutes
         return SAVE if self.signals.save or is_due else 0

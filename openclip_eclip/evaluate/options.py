@@ -19,7 +19,8 @@ def add_model_arguments(parser: argparse.ArgumentParser, encoding: bool = True) 
         required=True,
         help=(
             "model to evaluate: a model name of open_clip (with or without the prefix eclip-),"
-            " local-dir:FOLDER, or the folder of a training run"
+            " local-dir:FOLDER, the folder of a training run, which stands for its newest"
+            " checkpoint, or a checkpoint file in it"
         ),
     )
     parser.add_argument(

@@ -114,21 +114,30 @@ def load_encoder(
 ) -> Encoder:
     """Load a model by a name of open_clip, or from the folder of a training run.
 
-    Names are `ViT-B-16`, `eclip-ViT-B-16`, `local-dir:FOLDER` and so on. `pretrained`: open_clip's
-    tag or file, or "random" for untrained weights, which are never used silently.
-    `with_processor`: of a run folder, also load its heatmap processor. UserError: an unknown model,
-    or no weights.
+    Names are `ViT-B-16`, `eclip-ViT-B-16`, `local-dir:FOLDER` and so on. Of a run's folder the
+    newest checkpoint is loaded; a checkpoint file in it can be named instead. `pretrained`:
+    open_clip's tag or file, or "random" for untrained weights, which are never used silently.
+    `with_processor`: of a run, also load its heatmap processor. UserError: an unknown model, or no
+    weights.
     """
     torch_device = _device(device)
+    folder, checkpoint = Path(model.removeprefix("local-dir:")), None
     try:
-        if Path(model).is_dir():
+        if Path(model).is_file():
+            checkpoint, run = find_checkpoint(Path(model))
+            if run is None:
+                raise UserError(
+                    f"--model {model}: a file that is not in a run folder with {CONFIG}; expected"
+                    " RUN/checkpoints/epoch_N.pt, a folder, or a model name of open_clip."
+                )
+            folder = run
+        if Path(model).exists():
             if pretrained:
                 raise UserError(
-                    f"--model {model} is a folder with weights; leave --pretrained {pretrained}"
-                    " out."
+                    f"--model {model} has its own weights; leave --pretrained {pretrained} out."
                 )
             pretrained, built, transform, tokenizer = _load_folder(
-                Path(model), precision, torch_device, with_processor
+                folder, checkpoint, precision, torch_device, with_processor
             )
         else:
             pretrained, built, transform = _create(model, pretrained, precision, torch_device)
@@ -151,7 +160,7 @@ def load_encoder(
         "transform": repr(transform),
         "machine": {
             "device": device_name(torch_device),
-            "trained": read_machines(Path(model.removeprefix("local-dir:"))),
+            "trained": read_machines(folder),
         },
     }
     return Encoder(built, transform, tokenizer, torch_device, precision, facts)
@@ -218,11 +227,15 @@ def _has_no_weights(folder: Path) -> bool:
 
 
 def _load_folder(
-    folder: Path, precision: str, device: torch.device, with_processor: bool
+    folder: Path,
+    checkpoint: Path | None,
+    precision: str,
+    device: torch.device,
+    with_processor: bool,
 ) -> tuple[str, nn.Module, Any, Any]:
     """(name of the weights, model, transform, tokenizer) of an exported folder or of a run.
 
-    Of a run it is the newest checkpoint.
+    Of a run it is `checkpoint`, by default the newest one.
     """
     if not (folder / CONFIG).is_file():
         raise UserError(
@@ -241,7 +254,7 @@ def _load_folder(
             name, precision=precision, device=device
         )
         return "its own", built, transform, open_clip.get_tokenizer(name)
-    checkpoint, _ = find_checkpoint(folder)
+    checkpoint = checkpoint or find_checkpoint(folder)[0]
     state = load_weights(checkpoint)
     processor_keys = {
         key.removeprefix(PROCESSOR_PREFIX) for key in state if key.startswith(PROCESSOR_PREFIX)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -152,16 +152,23 @@ def read_heatmap_tensor(data: EvalSet, row: int, image: Image.Image, transform: 
     DataError: as `read_whole_heatmap`, or empty after the crop.
     """
     values = read_whole_heatmap(data, row, image)
-    picture = Image.fromarray(values).resize(image.size, Image.Resampling.BILINEAR)
-    for step in geometric_steps(transform):
-        picture = step(picture)
-    cropped = np.asarray(picture, np.float32).clip(0)
+    cropped = crop_map(values, image.size, geometric_steps(transform))
     if cropped.max() <= 0:
         raise DataError(
             f"{data.name(row)}, heatmap {_bytes(data, row)[1]}: is 0 everywhere in the centre crop"
             " of the evaluation transform; expected a positive value there."
         )
     return torch.from_numpy(cropped / cropped.max())[None]
+
+
+def crop_map(
+    values: np.ndarray, size: tuple[int, int], steps: Sequence[Callable[[Image.Image], Image.Image]]
+) -> np.ndarray:
+    """A map (h, w) over an image of `size` (width, height) after `geometric_steps`, (H, W) >= 0."""
+    picture = Image.fromarray(np.float32(values)).resize(size, Image.Resampling.BILINEAR)
+    for step in steps:
+        picture = step(picture)
+    return np.asarray(picture, np.float32).clip(0)
 
 
 def geometric_steps(transform: Any) -> list[Callable[[Image.Image], Image.Image]]:
