@@ -60,6 +60,7 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "lock_text_unlocked_layers": AT_LEAST_0,
     "expert_batch_size": AT_LEAST_1,
     "cache_crops": AT_LEAST_1,
+    "same_text_similarity": (lambda value: 0 < value < 1, "a number above 0 and below 1"),
 }
 LISTS = {
     "force_image_size": (AT_LEAST_1, (1, 2)),

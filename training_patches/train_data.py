@@ -60,7 +60,7 @@ class TrainSource:
 
 
 def columns_of(args: argparse.Namespace) -> CsvColumns:
-    return replace(read_column_names(args), label=args.csv_label_key)
+    return replace(read_column_names(args), label=args.csv_label_key, group=args.same_text_by)
 
 
 def is_table(path: str, dataset_type: str) -> bool:
@@ -122,7 +122,10 @@ def expert_samples(
                 "--expert-data must be files of this machine: its samples are read individually."
             )
         reports = shard_reports(
-            args, shards, args.expert_data, CheckOptions(windows=windows, read=read_options(args))
+            args,
+            shards,
+            args.expert_data,
+            CheckOptions(windows=windows, read=read_options(args), group=args.same_text_by),
         )
         entries = [entry for report in reports for entry in report.annotated]
         total = sum(report.good for report in reports)
@@ -136,6 +139,7 @@ def expert_samples(
             _entries_placebo(args, transform, entries, ids),
             windows,
             read_options(args),
+            args.same_text_by,
         )
         names = {i: entry.where for i, entry in zip(ids, entries)}
     if not names:
@@ -189,6 +193,8 @@ def good_rows(
     tables: list[CsvTable] = []  # this rank's, once it is read
     columns = columns_of(args)
     columns = replace(columns, heatmap_named=columns.heatmap_named and heatmap_named)
+    if images:  # --val-data, whose texts are all negatives
+        columns = replace(columns, group=None)
 
     def read(locations: dict[str, np.ndarray] | None = None) -> dict[str, np.ndarray]:
         table = read_csv_table(path, columns, locations)
@@ -324,7 +330,10 @@ def _shard_source(
         count = train_samples(args, None)
     else:
         reports = shard_reports(
-            args, shards, args.train_data, CheckOptions(heatmaps, windows, read=read_options(args))
+            args,
+            shards,
+            args.train_data,
+            CheckOptions(heatmaps, windows, read=read_options(args), group=args.same_text_by),
         )
         counts = [report.good for report in reports]
         warn_sizes(shards, [report.samples for report in reports])
@@ -347,7 +356,16 @@ def _shard_source(
     )
     rewire(info, transform, tokenizer, args, heatmaps, placebo, windows, announced)
     samples = (
-        TarSamples(entries, transform, tokenizer, list(names), placebo, windows, read_options(args))
+        TarSamples(
+            entries,
+            transform,
+            tokenizer,
+            list(names),
+            placebo,
+            windows,
+            read_options(args),
+            args.same_text_by,
+        )
         if entries
         else None
     )

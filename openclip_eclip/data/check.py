@@ -119,13 +119,16 @@ def check_entries(
     windows: bool | None = None,
     heatmaps: bool = True,
     options: ReadOptions = ReadOptions(),
+    group: str | None = None,
 ) -> Report:
     """Check the samples of indexed shards, as `check_table` does the rows of a table.
 
-    `heatmaps` False: heatmaps are not checked. `windows` None: as `decode_images`.
+    `heatmaps` False: heatmaps are not checked. `windows` None: as `decode_images`. `group`: a field
+    of the json that every sample must have.
     """
     annotated = [i for i, entry in enumerate(entries) if entry.annotated] if heatmaps else []
-    rule = Rule(decode_images, heatmaps, decode_images if windows is None else windows, options)
+    windows = decode_images if windows is None else windows
+    rule = Rule(decode_images, heatmaps, windows, options, group=group)
     compared = _evenly(annotated, COMPARED_OF_SHARD)
     return _check_all(
         len(entries),
