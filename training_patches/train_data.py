@@ -20,6 +20,7 @@ from openclip_eclip.data.check import Report, check_table, raise_faults
 from openclip_eclip.data.images.options import read_options
 from openclip_eclip.data.joint_transform import JointTransform
 from openclip_eclip.data.placebo import PlaceboHeatmaps, entries_placebo, table_placebo
+from openclip_eclip.data.repeated_texts import describe_repeats
 from openclip_eclip.data.sample import Sample, SampleBatch, Samples, collate, stable_id
 from openclip_eclip.data.shards.index import CheckOptions, ShardReport, check_shards, join_reports
 from openclip_eclip.data.shards.stream import expand_shards
@@ -258,6 +259,7 @@ def _table_source(
 ) -> TrainSource:
     # with --expert-data, the named column may be in that table alone
     table = good_rows(args, args.train_data, heatmaps, windows, heatmap_named=not args.expert_data)
+    _advise_same_text(args, table.captions)
     samples = CsvSamples(
         table,
         transform,
@@ -286,6 +288,13 @@ def _table_source(
         Announced(names, len(table), args.train_data),
         table.header,
     )
+
+
+def _advise_same_text(args: argparse.Namespace, captions: Sequence[str]) -> None:
+    batch = args.batch_size * args.accum_freq * args.world_size
+    line = describe_repeats(captions, batch) if args.same_text is None and args.rank == 0 else None
+    if line:
+        logger.info("eclip: --train-data: %s", line)
 
 
 def _table_placebo(
