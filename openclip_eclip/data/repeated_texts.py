@@ -19,17 +19,17 @@ class Repeats(NamedTuple):
 
 def expected_repeats(texts: Iterable[Hashable], batch: int) -> Repeats:
     """The expectation for batches of `batch` of these rows, or for all rows if they are fewer."""
-    counts = list(Counter(texts).values())
-    rows = sum(counts)
+    sizes = Counter(Counter(texts).values())  # rows with one text -> number of such texts
+    rows = sum(size * number for size, number in sizes.items())
     batch = min(batch, rows)
     if batch < 2:
         return Repeats(0.0, 0.0)
-    equal = sum(count * (count - 1) for count in counts) / (rows * (rows - 1))
+    equal = sum(n * (n - 1) * number for n, number in sizes.items()) / (rows * (rows - 1))
     # the other B - 1 rows are drawn from the M - 1 others, n - 1 of them with the same text
     alone = sum(
-        count / rows * math.exp(_choose(rows - count, batch - 1) - _choose(rows - 1, batch - 1))
-        for count in counts
-        if rows - count >= batch - 1
+        number * n / rows * math.exp(_choose(rows - n, batch - 1) - _choose(rows - 1, batch - 1))
+        for n, number in sizes.items()
+        if rows - n >= batch - 1
     )
     return Repeats(math.comb(batch, 2) * equal, 1 - alone)
 

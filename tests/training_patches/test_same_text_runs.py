@@ -122,11 +122,8 @@ def test_similarity_of_frozen_features_finds_equal_texts(runs: Launcher) -> None
 
 
 def test_accumulation_matches_the_large_batch(runs: Launcher) -> None:
-    """The loss of the first step, and all weights after three."""
-    assert runs.losses("small")[0] == pytest.approx(runs.losses("large")[0], rel=1e-5)
-    expected = runs.weights("large", 1)
-    for key, value in runs.weights("small", 1).items():
-        torch.testing.assert_close(value, expected[key], rtol=1e-3, atol=2e-5)
+    assert len(runs.losses("large")) == 3
+    assert runs.losses("small") == pytest.approx(runs.losses("large"), rel=1e-4)
 
 
 def test_the_log_says_once_an_epoch_how_many_repeat(runs: Launcher) -> None:
@@ -150,15 +147,18 @@ def test_shards_know_groups_too(launcher: Launcher) -> None:
     for i, line in enumerate(table.read_text().splitlines()[1:]):
         file, text, study, _ = line.split(",")
         members |= {f"{i}.png": Path(file).read_bytes(), f"{i}.txt": text.encode()}
-        members[f"{i}.json"] = json.dumps({"study": study or "same"}).encode()
+        members[f"{i}.json"] = json.dumps({"study": study or "same", "row": i}).encode()
     shard = write_shard(launcher.folder / "s.tar", members)
     common = (*BASIC, *"--batch-size 4 --epochs 1 --method clip".split(), "--train-data", shard)
     launcher.train(
         (*common, *"--name tokens --same-text ignore".split()),
         (*common, *"--name groups --same-text ignore --same-text-by study".split()),
+        (*common, *"--name rows --same-text ignore --same-text-by row".split()),
+        (*common, "--name", "stock"),
         (*common, *"--name workers --same-text ignore --same-text-by study --workers 1".split()),
     )
     assert_same_run(launcher, "groups", "tokens", 1)
+    assert_same_run(launcher, "rows", "stock", 1)
     assert ", 0 % have" not in launcher.log("workers")
 
 

@@ -38,7 +38,7 @@ TEXTS = {
     "none": ([0, 1, 2], [3, 4, 5], [6, 7]),
 }
 # annotated rows on each rank, samples of the stream on each rank
-MIXED = {"no mixed pair": (([], []), (0, 0)), "mixed pairs": (([1], [0, 2]), (2, 0))}
+MIXED = {"no mixed pair": (([], []), (0, 0)), "mixed pairs": (([0, 2], [1]), (0, 2))}
 
 
 def make_parts(texts: str, mixed: str, similarity: float | None) -> list[Part]:
