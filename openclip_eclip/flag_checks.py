@@ -62,6 +62,7 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "cache_crops": AT_LEAST_1,
     "patience": AT_LEAST_1,
     "minutes": POSITIVE,
+    "same_text_similarity": (lambda value: 0 < value < 1, "a number above 0 and below 1"),
 }
 LISTS = {
     "force_image_size": (AT_LEAST_1, (1, 2)),

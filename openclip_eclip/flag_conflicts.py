@@ -11,6 +11,7 @@ from .flag_checks import check_data_flags, check_flags, check_own_numbers
 from .objectives import OBJECTIVES
 from .params import EXPERTS, HEATMAPS, eclip_parser
 from .recipes import FINE_TUNING
+from .same_text import check_same_text
 
 KEPT_METHODS = ("clip", "align")  # those whose images are views of the data, for --cache-tokens
 
@@ -75,6 +76,7 @@ def reject_unsupported(args: argparse.Namespace, names: tuple[str, ...]) -> None
             "--cache-tokens with --torchcompile: a compiled tower computes everything; drop one of"
             " them."
         )
+    check_same_text(args, names)
     _check_saving(args)
     _check_stopping(args)
     check_own_numbers(args, eclip_parser()._actions)

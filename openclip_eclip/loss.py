@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, cast
 
 import torch
@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from .config import EClipConfig
 from .objectives import Objective
+from .same_text import SameText
 from .towers.positions import full_precision
 
 
@@ -28,6 +29,30 @@ class Pairs(NamedTuple):
     all_text: Tensor  # (N, D)
     label: Tensor  # (R,) the column of each row's partner
     own: Tensor  # (R, N) bool: the column belongs to the row's sample, the partner included
+    same: Tensor | None = None  # (R, N) bool: its text is that of another sample and the same
+
+
+class RepeatedTexts:
+    """Counts of repeated texts in the batches of all ranks, since the log last read them."""
+
+    def __init__(self) -> None:
+        self.batches = self.images = self.repeated = self.pairs = 0
+
+    def add(self, images: int, repeated: int, pairs: int) -> None:
+        """One batch: its images, those whose text another has too, and unordered pairs."""
+        self.batches, self.images = self.batches + 1, self.images + images
+        self.repeated, self.pairs = self.repeated + repeated, self.pairs + pairs
+
+    def read(self) -> str:
+        """The means since the last call, as part of a line of the log."""
+        images, batches = max(self.images, 1), max(self.batches, 1)
+        text = (
+            f"in the mean batch of {images / batches:.5g} images,"
+            f" {100 * self.repeated / images:.3g} % have a text that another one has too;"
+            f" {self.pairs / batches:.3g} pairs of images"
+        )
+        self.batches = self.images = self.repeated = self.pairs = 0
+        return text
 
 
 class _MixedPairs(nn.Module):
@@ -40,32 +65,40 @@ class _MixedPairs(nn.Module):
 
     mixed_pairs: int = 0  # on all ranks, at the last call; read by the log
 
-    def configure(self, config: EClipConfig, objectives: Sequence[Objective] = ()) -> None:
-        self.eclip_config, self.objectives = config, objectives
+    def configure(
+        self,
+        config: EClipConfig,
+        objectives: Sequence[Objective] = (),
+        same_text: SameText = SameText(),
+    ) -> None:
+        self.eclip_config, self.objectives, self.same_text = config, objectives, same_text
+        self.repeats = RepeatedTexts()
 
     def forward(self, output_dict: bool = False, **out: Tensor) -> dict[str, Tensor] | Tensor:
         """The loss of the output of `EClip.forward`; of a plain CLIP's, it is open_clip's loss.
 
         `out`: image_features, text_features (B, D), mixed_features, mixed_text_features (M, D), all
         of unit length; logit_scale and, perhaps, logit_bias; sample_id (B,), mixed_id (M,) int64;
+        text_key (B,) and mixed_key (M,) int64 or, for similarity, (B, D), (M, D), unit length;
         priming_error (B,); and the entries of the objectives.
         """
         host = {name: out[name] for name in ("logit_scale", "logit_bias") if name in out}
         image_features, text_features = out["image_features"], out["text_features"]
-        counts = self._count_mixed(out["mixed_features"]) if "mixed_features" in out else [0]
+        counts = [0] * self.world_size
+        if "mixed_features" in out:
+            counts = self._count_mixed(out["mixed_features"])
         self.mixed_pairs = sum(counts)
-        if self.mixed_pairs == 0:  # bit-for-bit open_clip's step
+        same = self._same_texts(out, counts) if self.same_text.active else None
+        if self.mixed_pairs == 0 and same is None:  # bit-for-bit open_clip's step
             contrastive = super().forward(image_features, text_features, output_dict=False, **host)
         else:
-            contrastive = self.contrast(
-                self._join(
-                    torch.cat([image_features, out["mixed_features"]]),
-                    torch.cat([text_features, out["mixed_text_features"]]),
-                    torch.cat([out["sample_id"], out["mixed_id"]]),
-                    counts,
-                ),
-                **host,
+            pairs = self._join(
+                _with_mixed(out, "image_features", "mixed_features"),
+                _with_mixed(out, "text_features", "mixed_text_features"),
+                _with_mixed(out, "sample_id", "mixed_id"),
+                counts,
             )
+            contrastive = self.contrast(pairs._replace(same=same), **host)
         for objective in self.objectives:
             contrastive = (
                 contrastive * objective.contrast_weight
@@ -154,14 +187,9 @@ class _MixedPairs(nn.Module):
             rank=self.rank,
             world_size=self.world_size,
         )
-        padded_ids = [torch.zeros(slots, dtype=ids.dtype, device=ids.device) for _ in counts]
-        dist.all_gather(padded_ids, _pad(ids, slots))
-        # rows of `all_*` that are not padding
-        valid = torch.cat(
-            [torch.arange(size + m, device=ids.device) + slots * r for r, m in enumerate(counts)]
-        )
+        valid = _valid(size, counts, ids.device)
         all_image, all_text = all_image[valid], all_text[valid]
-        all_ids = torch.cat(padded_ids)[valid]
+        all_ids = self._all_ranks(ids, counts)
         if not local:
             label = torch.arange(len(valid), device=ids.device)
             return Pairs(
@@ -170,6 +198,59 @@ class _MixedPairs(nn.Module):
         first = sum(size + m for m in counts[: self.rank])
         label = torch.arange(first, first + rows, device=ids.device)
         return Pairs(image, text, all_image, all_text, label, ids[:, None] == all_ids[None])
+
+    def _all_ranks(self, x: Tensor, counts: list[int]) -> Tensor:
+        """`x` (B + M, ...) of all ranks, (N, ...), without gradient and without padding."""
+        if self.world_size == 1:
+            return x
+        size = len(x) - counts[self.rank]
+        slots = size + max(counts)
+        padded = [x.new_zeros(slots, *x.shape[1:]) for _ in counts]
+        dist.all_gather(padded, _pad(x, slots))
+        return torch.cat(padded)[_valid(size, counts, x.device)]
+
+    def _same_texts(self, out: Mapping[str, Tensor], counts: list[int]) -> Tensor | None:
+        """(R, N) bool, the columns whose text is the same and another sample's.
+
+        None where no rank has one, and for the output of a plain model. Copies that mixed pairs
+        make of a sample's own text are not among them: `own_pairs` says what they are. A sample
+        that was drawn twice is another sample.
+        """
+        if "text_key" not in out:
+            return None
+        size = len(out["text_key"])
+        key = self._all_ranks(_with_mixed(out, "text_key", "mixed_key"), counts)
+        ids = self._all_ranks(_with_mixed(out, "sample_id", "mixed_id"), counts)
+        index = torch.arange(len(ids), device=ids.device)
+        mixed = torch.cat([index[: size + m] >= size for m in counts])
+        first = sum(size + m for m in counts[: self.rank])
+        own = slice(first, first + size + counts[self.rank])
+        rows = own if getattr(self, "local_loss", True) else slice(None)
+        copies = (ids[rows, None] == ids) & (mixed[rows, None] | mixed)
+        same = self.same_text.matches(key[rows], key) & ~copies & (index[rows, None] != index)
+        mine = same if rows == own else same[own]
+        originals = mine[:size, ~mixed]
+        # of this rank's rows: all pairs, those of originals, originals with such a pair
+        found = torch.stack([mine.sum(), originals.sum(), originals.any(dim=1).sum()])
+        if self.world_size > 1:
+            dist.all_reduce(found)
+        total, pairs, repeated = found.tolist()
+        self.repeats.add(size * self.world_size, repeated, pairs // 2)
+        return same if total else None
+
+    def _relations(self, pairs: Pairs) -> tuple[Tensor | None, Tensor | None]:
+        """(columns that are left out, positives), (R, N) bool each, by own_pairs and same_text.
+
+        None: no column, and the partner alone. A column that is both is left out.
+        """
+        own_pairs, same = self.eclip_config.own_pairs, pairs.same
+        left_out = _other_copies(pairs) if own_pairs == "mask" else None
+        positive = pairs.own if own_pairs == "multi" else None
+        if same is not None and self.same_text.use == "ignore":
+            left_out = same if left_out is None else left_out | same
+        elif same is not None:
+            positive = same | (~_not_label(pairs) if positive is None else positive)
+        return left_out, positive
 
     def _row_weight(self, pairs: Pairs) -> float:
         """The factor that turns this rank's mean over its rows into its part of the total mean.
@@ -212,14 +293,20 @@ class EClipLoss(_MixedPairs, ClipLoss):
         - mask: other copies are left out of the sum.
         A target shared evenly by the copies equals diagonal, since their texts are equal and each
         copy has a row (docs/decisions/0004).
+
+        `same_text` says the same of other samples' pairs: negative, positive, ignore. With the
+        positives P of a row, its partner among them, and the columns A that are not left out,
+        -log(sum_P exp(logit) / sum_A exp(logit)): MIL-NCE (Miech et al. 2020, Eq. 1), and up to
+        the constant log |P| Khosla et al. 2020, Eq. 3 (L_in).
         """
+        left_out, positive = self._relations(pairs)
         directions = []
         for rows, columns in ((pairs.image, pairs.all_text), (pairs.text, pairs.all_image)):
             logits = _logits(rows, columns, logit_scale, logit_bias)
-            if self.eclip_config.own_pairs == "mask":
-                logits = logits.masked_fill(_other_copies(pairs), float("-inf"))
-            if self.eclip_config.own_pairs == "multi":
-                own = logits.masked_fill(~pairs.own, float("-inf"))
+            if left_out is not None:
+                logits = logits.masked_fill(left_out, float("-inf"))
+            if positive is not None:
+                own = logits.masked_fill(~positive, float("-inf"))
                 directions.append((logits.logsumexp(dim=1) - own.logsumexp(dim=1)).mean())
             else:
                 directions.append(F.cross_entropy(logits, pairs.label))
@@ -234,13 +321,14 @@ class EClipSigLipLoss(_MixedPairs, SigLipLoss):
     ) -> Tensor:
         """-sum over all pairs of log sigmoid(label * logit) / rows.
 
-        `own_pairs` as in `EClipLoss.contrast`.
+        `own_pairs` and `same_text` as in `EClipLoss.contrast`: the label is 1 for every positive.
         """
+        left_out, positive = self._relations(pairs)
         logits = _logits(pairs.image, pairs.all_text, logit_scale, logit_bias)
-        positive = pairs.own if self.eclip_config.own_pairs == "multi" else ~_not_label(pairs)
-        terms = F.logsigmoid(logits * (2.0 * positive - 1).to(logits.dtype))
-        if self.eclip_config.own_pairs == "mask":
-            terms = terms.masked_fill(_other_copies(pairs), 0.0)
+        label = 2.0 * (~_not_label(pairs) if positive is None else positive) - 1
+        terms = F.logsigmoid(logits * label.to(logits.dtype))
+        if left_out is not None:
+            terms = terms.masked_fill(left_out, 0.0)
         return -terms.sum() / len(pairs.image) * self._row_weight(pairs)
 
 
@@ -271,6 +359,19 @@ def _not_label(pairs: Pairs) -> Tensor:
 def _other_copies(pairs: Pairs) -> Tensor:
     """(R, N) bool, the columns that are other copies of a row's partner."""
     return pairs.own & _not_label(pairs)
+
+
+def _with_mixed(out: Mapping[str, Tensor], name: str, mixed: str) -> Tensor:
+    """The entry of the batch (B, ...), and behind it that of the mixed pairs (M, ...), if any."""
+    return torch.cat([out[name], out[mixed]]) if mixed in out else out[name]
+
+
+def _valid(size: int, counts: list[int], device: torch.device) -> Tensor:
+    """(N,) int64: the slots of all ranks that are not padding (see `_MixedPairs._join`)."""
+    slots = size + max(counts)
+    return torch.cat(
+        [torch.arange(size + m, device=device) + slots * r for r, m in enumerate(counts)]
+    )
 
 
 def _pad(x: Tensor, rows: int) -> Tensor:

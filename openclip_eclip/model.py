@@ -19,6 +19,7 @@ from .objectives import Objective
 from .objectives.base import EncodedPass
 from .priming import reconstruction_errors
 from .processor import build_processor
+from .towers.frozen import FrozenText
 from .towers.local_features import region_width, word_width
 from .towers.positions import encode_tokens
 
@@ -56,13 +57,16 @@ class EClip(nn.Module):
             if self.eclip_config.regions:
                 self.region_projection = nn.Linear(region_width(self), word_width(self), bias=False)
         self.objectives: tuple[Objective, ...] = ()  # further losses; set by the training
+        # set by the training, for texts that are the same by their similarity
+        self.frozen_text: FrozenText | None = None
         self.register_load_state_dict_pre_hook(_complete_plain_checkpoint)
 
     def forward(self, image: Tensor | ExpertBatch | None = None, text: Tensor | None = None) -> Any:
         """One step of Algorithm 1 on an `ExpertBatch`; open_clip's forward on anything else.
 
         `text` (B, L) int64. Returns open_clip's dict plus `mixed_features`, `mixed_text_features`
-        (M, D), `mixed_id` (M,), `sample_id` (B,) and, in the priming phase, `priming_error` (B,).
+        (M, D), `mixed_id` (M,), `sample_id` (B,) and, in the priming phase, `priming_error` (B,);
+        with --same-text `text_key` (B,) and `mixed_key` (M,), or (B, D), (M, D).
         No entry but open_clip's is 0-d, since gradient accumulation concatenates all of them.
         Without a processor there are no mixed pairs and none of their keys. Objectives add images
         to the same pass, and keys to the output.
@@ -98,6 +102,11 @@ class EClip(nn.Module):
                 [text_features[:size][batch.mix_index], text_features[size:]]
             )
             out["mixed_id"] = batch.mixed_id
+        key = local.pop("text_key", batch.text_key)
+        if len(key):
+            out["text_key"] = key[:size]
+            if self.heatmap_processor is not None:
+                out["mixed_key"] = torch.cat([key[:size][batch.mix_index], key[size:]])
         out |= local
         for objective in self.objectives:
             objective.complete(out, batch)
@@ -132,6 +141,9 @@ class EClip(nn.Module):
             self.encode_text(texts, normalize=True),
             {},
         )
+        if self.frozen_text is not None:
+            # now: objectives may encode other texts with the same tower
+            local["text_key"] = self.frozen_text.last(text_features)
         if stages:
             ends = list(itertools.accumulate(sizes.values()))
             rows = {name: slice(end - size, end) for (name, size), end in zip(sizes.items(), ends)}

@@ -20,6 +20,7 @@ from .data.images.options import add_read_arguments
 from .objectives import OBJECTIVES, Objective, naive
 from .recipes import RECIPES
 from .run_flags import add_frozen, add_saving, add_stopping
+from .same_text import SameText, add_same_text
 
 AUTHORS = "authors"  # a value of --eclip-processor
 
@@ -43,6 +44,7 @@ def eclip_parser() -> argparse.ArgumentParser:
     _add_method(parser.add_argument_group("what is trained"))
     data = parser.add_argument_group("data")
     _add_data(data)
+    add_same_text(data)
     add_read_arguments(data)
     _add_placebo(parser.add_argument_group("placebo, to test whether the heatmaps matter"))
     add_saving(parser.add_argument_group("runs and checkpoints"))
@@ -213,6 +215,7 @@ class Method:
     experts: str | None  # 'eclip', 'naive' or None: which mixed pairs are appended
     objectives: tuple[Objective, ...]  # each adds terms to the loss
     mixes: bool  # annotated samples of --train-data may become mixed pairs
+    same_text: SameText
 
     @property
     def heatmaps(self) -> bool:
@@ -226,8 +229,8 @@ class Method:
 
     @property
     def is_plain(self) -> bool:
-        """Whether this is CLIP alone."""
-        return self.experts is None and not self.objectives
+        """Whether this is CLIP alone, with open_clip's own loss."""
+        return self.experts is None and not self.objectives and not self.same_text.active
 
 
 def method_names(args: argparse.Namespace) -> tuple[str, ...]:
@@ -265,7 +268,7 @@ def build_method(args: argparse.Namespace, names: tuple[str, ...] | None = None)
     experts = next((name for name in names if name in EXPERTS), None)
     objectives = tuple(OBJECTIVES[name].from_args(args) for name in names if name in OBJECTIVES)
     mixes = experts is not None and args.naive_form != "plain"
-    return Method(names, experts, objectives, mixes)
+    return Method(names, experts, objectives, mixes, SameText.from_args(args))
 
 
 def eclip_config(

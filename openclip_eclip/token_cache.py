@@ -12,7 +12,6 @@ import logging
 import shutil
 import uuid
 from collections.abc import Callable
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from .config import UserError
+from .content import content_numbers
 from .files import write_whole
 from .run_flags import kept_views
 from .towers.frozen import Rows, keep_results
@@ -181,23 +181,6 @@ class TokenCache:
 
 
 def content_keys(x: Tensor) -> list[tuple[int, int]]:
-    """Two 64-bit numbers for the content of each row of `x` (B, ...), on any device.
-
-    Sums modulo 2^64 of the elements' bits times fixed random odd numbers: no order of summation
-    changes them.
-    """
-    flat = x.detach().flatten(1).contiguous()
-    bits = flat.view(
-        {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[flat.element_size()]
-    ).long()
-    odd = _odd_numbers(bits.shape[1], x.device)
-    first, second = ((bits * factor).sum(dim=1).tolist() for factor in odd)
+    """Two 64-bit numbers for the content of each row of `x` (B, ...), on any device."""
+    first, second = content_numbers(x).tolist()
     return list(zip(first, second))
-
-
-@lru_cache(maxsize=4)  # images and texts have one length each
-def _odd_numbers(count: int, device: torch.device) -> Tensor:
-    """(2, count) int64, the same in every process."""
-    generator = torch.Generator().manual_seed(0x1C11)
-    odd = torch.randint(-(2**62), 2**62, (2, count), generator=generator) * 2 + 1
-    return odd.to(device)

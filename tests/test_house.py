@@ -24,13 +24,13 @@ FILES[CLI] = ROOT / f"{CLI}.py"
 # from the ground up: a room imports from itself and from those before it; a module outside the
 # rooms is one by itself
 STOREYS = (
-    "version config json_text xml_text files machine subcommands mixup priming streams",
+    "version config content json_text xml_text files machine subcommands mixup priming streams",
     "data metrics",
     "gaze",
     "annotations",
     "batching generate towers",
     "attention objectives processor",
-    "model loss model_folder model_errors checkpoint_files",
+    "same_text model loss model_folder model_errors checkpoint_files",
     "register checkpoint flag_checks",
     "recipes run_flags token_cache export openclip_eclip",
     "params phantom prepare evaluate",

@@ -47,7 +47,7 @@ from openclip_eclip.params import (
 )
 from openclip_eclip.recipes import fill_batch_size, with_recipe
 from openclip_eclip.token_cache import TokenCache, cache_frozen_parts
-from openclip_eclip.towers.frozen import freeze_image_tower, freeze_text_tower
+from openclip_eclip.towers.frozen import FrozenText, freeze_image_tower, freeze_text_tower
 
 from .before_training import before_first_step, check_names, check_optimiser, check_towers
 from .finite_loss import FiniteLoss
@@ -170,6 +170,8 @@ class Patches:
             for objective in method.objectives:
                 objective.check_model(built[0])
             built[0].objectives = method.objectives
+            if method.same_text.similarity is not None:
+                built[0].frozen_text = FrozenText(built[0])
         run = Path(self.session.args.logs, self.session.args.name)
         # the config that the export and every later user of the weights need
         if is_master(self.session.args) and run.is_dir():
@@ -219,7 +221,8 @@ class Patches:
             loss = EClipLoss(
                 local_loss=args.local_loss, gather_with_grad=args.gather_with_grad, **where
             )
-        loss.configure(self.session.config, self.session.method.objectives)
+        method = self.session.method
+        loss.configure(self.session.config, method.objectives, method.same_text)
         return self.finite.watch(loss)
 
     def train_one_epoch(

@@ -114,10 +114,17 @@ class RunLog:
         if self.writer is not None:
             self.writer.add_figure("eclip/processor", figure, step)
 
-    def write_views(self, views: Counter[int]) -> None:
-        """Write annotated_views.csv: how often each annotated image was in a mixed pair."""
-        if not is_master(self.args) or not self.names:
+    def end_epoch(self, views: Counter[int], loss: Any) -> None:
+        """Write the views of annotated images, and log the repeated texts; both of all ranks."""
+        if not is_master(self.args):
             return
+        if self.names:
+            self._write_views(views)
+        if self.method.same_text.active:
+            logger.info("eclip: --same-text %s: %s", self.method.same_text.use, loss.repeats.read())
+
+    def _write_views(self, views: Counter[int]) -> None:
+        """Write annotated_views.csv: how often each annotated image was in a mixed pair."""
         path = Path(self.args.logs, self.args.name, "annotated_views.csv")
         with open(path, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
             table = csv.writer(file)
@@ -126,6 +133,8 @@ class RunLog:
 
     def filled_flags(self, filled: Mapping[str, Any]) -> None:
         """Log the flags that a recipe has computed from the data, and add them to params.txt."""
+        if not filled:
+            return
         text = ", ".join(f"{name} {value}" for name, value in filled.items())
         logger.info("eclip: recipe %s: %s", self.args.recipe, text)
         params = Path(self.args.logs, self.args.name, "params.txt")

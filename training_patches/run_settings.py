@@ -63,6 +63,9 @@ NAMES = (
     "csv_heatmap_key",
     "eclip_placebo",
     "naive_form",
+    "same_text",
+    "same_text_by",
+    "same_text_similarity",
 )
 # settings whose change on resume is an error: the optimiser state does not fit
 OPTIMISED = (

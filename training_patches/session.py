@@ -124,9 +124,7 @@ class Session:
             tokenizer,
             self.method.windows,
         )
-        filled = fill_schedule(args, source.info.dataloader.num_batches)
-        if filled:
-            self.log.filled_flags(filled)
+        self.log.filled_flags(fill_schedule(args, source.info.dataloader.num_batches))
         self.batches = resumable(source.info.dataloader, source.info.shared_epoch)
         source.info.dataloader = self.batches
         if self.method.is_plain:
@@ -183,6 +181,7 @@ class Session:
             after_step=self.after_step,
             announced=source.announced,
             same_image=same_image,
+            same_text=self.method.same_text.active,
         )
 
     def _oversampled(self, source: TrainSource) -> DataLoader | None:
@@ -264,7 +263,7 @@ class Session:
             self.announced.end_pass(self.args)
         self.saver.end_epoch(is_evaluated)
         self._collect()
-        self.log.write_views(self.all_views)
+        self.log.end_epoch(self.all_views, self.loss)
 
     def _collect(self, batch: int | None = None) -> None:
         """Collect the state of every rank; `batch`: finished batches, if the epoch is not done."""

@@ -21,7 +21,7 @@ from openclip_eclip.data.placebo import PlaceboHeatmaps
 from openclip_eclip.data.sample import collate
 from openclip_eclip.data.shards.stream import Announced as ShardAnnounced
 from openclip_eclip.data.shards.stream import read_shards
-from openclip_eclip.data.shards.tar_source import decode_stream
+from openclip_eclip.data.shards.tar_source import decode_stream, members_to_read
 from openclip_eclip.streams import worker_seed
 
 from .pass_guard import PassGuard
@@ -64,7 +64,12 @@ def rewire(
     )
     stages[-len(TAIL) - 2 :] = [
         guard.shards,
-        partial(read_shards, skip_bad=skip, announced=announced),
+        partial(
+            read_shards,
+            skip_bad=skip,
+            announced=announced,
+            wanted=members_to_read(args.same_text_by),
+        ),
         guard.read,
         SeededShuffle(
             shuffle.kw["bufsize"], shuffle.kw["initial"], args.seed, args.rank, info.shared_epoch
@@ -78,6 +83,7 @@ def rewire(
             windows=windows,
             heatmaps=heatmaps,
             options=read_options(args),
+            group=args.same_text_by,
         ),
         guard.good,
         wds.batched(args.batch_size, partial=False, collation_fn=collate),

@@ -20,6 +20,7 @@ from openclip_eclip.data.check import Report, check_table, raise_faults
 from openclip_eclip.data.images.options import read_options
 from openclip_eclip.data.joint_transform import JointTransform
 from openclip_eclip.data.placebo import PlaceboHeatmaps, entries_placebo, table_placebo
+from openclip_eclip.data.repeated_texts import describe_repeats
 from openclip_eclip.data.sample import Sample, SampleBatch, Samples, collate, stable_id
 from openclip_eclip.data.shards.index import CheckOptions, ShardReport, check_shards, join_reports
 from openclip_eclip.data.shards.stream import expand_shards
@@ -60,7 +61,7 @@ class TrainSource:
 
 
 def columns_of(args: argparse.Namespace) -> CsvColumns:
-    return replace(read_column_names(args), label=args.csv_label_key)
+    return replace(read_column_names(args), label=args.csv_label_key, group=args.same_text_by)
 
 
 def is_table(path: str, dataset_type: str) -> bool:
@@ -122,7 +123,10 @@ def expert_samples(
                 "--expert-data must be files of this machine: its samples are read individually."
             )
         reports = shard_reports(
-            args, shards, args.expert_data, CheckOptions(windows=windows, read=read_options(args))
+            args,
+            shards,
+            args.expert_data,
+            CheckOptions(windows=windows, read=read_options(args), group=args.same_text_by),
         )
         entries = [entry for report in reports for entry in report.annotated]
         total = sum(report.good for report in reports)
@@ -136,6 +140,7 @@ def expert_samples(
             _entries_placebo(args, transform, entries, ids),
             windows,
             read_options(args),
+            args.same_text_by,
         )
         names = {i: entry.where for i, entry in zip(ids, entries)}
     if not names:
@@ -189,6 +194,8 @@ def good_rows(
     tables: list[CsvTable] = []  # this rank's, once it is read
     columns = columns_of(args)
     columns = replace(columns, heatmap_named=columns.heatmap_named and heatmap_named)
+    if images:  # --val-data, whose texts are all negatives
+        columns = replace(columns, group=None)
 
     def read(locations: dict[str, np.ndarray] | None = None) -> dict[str, np.ndarray]:
         table = read_csv_table(path, columns, locations)
@@ -252,6 +259,7 @@ def _table_source(
 ) -> TrainSource:
     # with --expert-data, the named column may be in that table alone
     table = good_rows(args, args.train_data, heatmaps, windows, heatmap_named=not args.expert_data)
+    _advise_same_text(args, table.captions)
     samples = CsvSamples(
         table,
         transform,
@@ -280,6 +288,13 @@ def _table_source(
         Announced(names, len(table), args.train_data),
         table.header,
     )
+
+
+def _advise_same_text(args: argparse.Namespace, captions: Sequence[str]) -> None:
+    batch = args.batch_size * args.accum_freq * args.world_size
+    line = describe_repeats(captions, batch) if args.same_text is None and args.rank == 0 else None
+    if line:
+        logger.info("eclip: --train-data: %s", line)
 
 
 def _table_placebo(
@@ -324,7 +339,10 @@ def _shard_source(
         count = train_samples(args, None)
     else:
         reports = shard_reports(
-            args, shards, args.train_data, CheckOptions(heatmaps, windows, read=read_options(args))
+            args,
+            shards,
+            args.train_data,
+            CheckOptions(heatmaps, windows, read=read_options(args), group=args.same_text_by),
         )
         counts = [report.good for report in reports]
         warn_sizes(shards, [report.samples for report in reports])
@@ -347,7 +365,16 @@ def _shard_source(
     )
     rewire(info, transform, tokenizer, args, heatmaps, placebo, windows, announced)
     samples = (
-        TarSamples(entries, transform, tokenizer, list(names), placebo, windows, read_options(args))
+        TarSamples(
+            entries,
+            transform,
+            tokenizer,
+            list(names),
+            placebo,
+            windows,
+            read_options(args),
+            args.same_text_by,
+        )
         if entries
         else None
     )

@@ -55,6 +55,9 @@ class ExpertBatch:
     oversampled_text: Tensor = field(default_factory=lambda: torch.zeros(0, 1, dtype=torch.int64))
     # (R, 1, H, W), as `heatmap`
     oversampled_heatmap: Tensor = field(default_factory=lambda: torch.zeros(0, 1, 1, 1))
+    # (B + M2,) int64, equal where texts of the batch, then of the separate stream, are the same;
+    # empty unless --same-text asks for it
+    text_key: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
     draws: dict[str, Any] = field(default_factory=dict)  # what the objectives drew for this batch
 
     def to(self, device=None, dtype=None, non_blocking: bool = False) -> ExpertBatch:

@@ -63,6 +63,7 @@ class PlannedLoader:
         after_step: Callable[[int, int], None] | None = None,
         announced: Announcements | None = None,
         same_image: Mapping[int, int] | None = None,
+        same_text: bool = False,
     ) -> None:
         self.loader, self.config, self.curriculum = loader, config, curriculum
         self.num_batches, self.num_samples = loader.num_batches, loader.num_samples
@@ -76,6 +77,7 @@ class PlannedLoader:
         self.annotated = annotated
         # id of a sample of the separate stream -> id of the training sample with the same image
         self.same_image = same_image or {}
+        self.same_text = same_text  # batches say which texts are the same
         self.epoch = 0
         self.views: Counter[int] = Counter()
         self.skipped = 0
@@ -138,6 +140,9 @@ class PlannedLoader:
             sentence_text=sentences.text,
             sentence_heatmap=sentences.heatmap,
         )
+        if self.same_text:
+            keys = [stream.text_key for stream in (samples, expert) if stream is not None]
+            batch.text_key = torch.cat(keys)
         if oversampled is not None:
             batch.oversampled_image = oversampled.image
             batch.oversampled_text = oversampled.text

@@ -27,7 +27,8 @@ from .check_sample import Checked, Fault, Rule, check_entry, check_row
 from .figures import Example, WindowExample, contact_sheet
 from .images.options import ReadOptions, add_read_arguments, read_options
 from .images.read import read_frame
-from .sample import read_windows
+from .repeated_texts import describe_repeats
+from .sample import read_windows, stable_id
 from .sentence_windows import file_windows
 from .shards.sizes import compare_sizes
 from .shards.stream import expand_paths
@@ -46,6 +47,7 @@ from .tables.missing_text import is_doubtful
 # image compared with a heatmap of another size
 COMPARED, COMPARED_OF_SHARD = 64, 8
 CHUNK = 64  # samples per task of a thread
+TYPICAL_BATCH = 256  # for the line on repeated texts, before a batch size is chosen
 
 
 @dataclass
@@ -68,6 +70,7 @@ class Report:
     # lower bounds of the lengths in tokens, of captions that are not missing
     caption_tokens: list[int] = field(default_factory=list)
     sentence_tokens: list[int] = field(default_factory=list)
+    texts: list[int] = field(default_factory=list)  # a number for each of these captions
 
     def add(self, index: int, checked: Checked, lengths: bool) -> None:
         """Count one sample; with `lengths` also the tokens of its caption and sentences."""
@@ -84,6 +87,7 @@ class Report:
             self.heatmap_sizes[checked.heatmap_size] += 1
         if lengths and checked.caption:
             self.caption_tokens.append(fewest_tokens(checked.caption))
+            self.texts.append(stable_id(checked.caption.strip()))
             self.sentence_tokens.extend(map(fewest_tokens, checked.sentences))
 
 
@@ -119,13 +123,16 @@ def check_entries(
     windows: bool | None = None,
     heatmaps: bool = True,
     options: ReadOptions = ReadOptions(),
+    group: str | None = None,
 ) -> Report:
     """Check the samples of indexed shards, as `check_table` does the rows of a table.
 
-    `heatmaps` False: heatmaps are not checked. `windows` None: as `decode_images`.
+    `heatmaps` False: heatmaps are not checked. `windows` None: as `decode_images`. `group`: a field
+    of the json that every sample must have.
     """
     annotated = [i for i, entry in enumerate(entries) if entry.annotated] if heatmaps else []
-    rule = Rule(decode_images, heatmaps, decode_images if windows is None else windows, options)
+    windows = decode_images if windows is None else windows
+    rule = Rule(decode_images, heatmaps, windows, options, group=group)
     compared = _evenly(annotated, COMPARED_OF_SHARD)
     return _check_all(
         len(entries),
@@ -304,6 +311,11 @@ def _describe_report(path: Path, report: Report, args: argparse.Namespace) -> st
     return "\n".join(lines) + "\n"
 
 
+def _advise(texts: Sequence[int]) -> None:
+    if line := describe_repeats(texts, TYPICAL_BATCH):
+        sys.stdout.write(f"  texts that repeat: {line}\n")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command. 0: no problems, 1: problems, or a path that cannot be read."""
     parser = argparse.ArgumentParser(
@@ -342,6 +354,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     examples: list[Example] = []
     window_examples: list[WindowExample] = []
     shards: dict[Path, int] = {}  # samples of each
+    shard_texts: list[int] = []
     try:
         paths = [path for paths in args.paths for path in expand_paths(paths)]
     except UserError as error:
@@ -359,9 +372,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.write(_describe_report(path, report, args))
         if path.suffix == ".tar":
             shards[path] = report.samples
+            shard_texts += report.texts
+        else:
+            _advise(report.texts)
         examples.extend(islice(annotated, 12 - len(examples)))
         window_examples.extend(islice(with_windows, 4 - len(window_examples)))
         total.faults.extend(report.faults)
+    _advise(shard_texts)
     for message in compare_sizes(list(shards), list(shards.values())):
         sys.stdout.write(f"problem: {message}\n")
         status = 1

@@ -16,7 +16,8 @@ from .images.picture import Frame, Picture, orient_maps
 from .images.read import read_frame, read_picture
 from .sample import read_windows
 from .sentence_windows import file_windows
-from .shards.tar_source import TarEntry, entry_windows
+from .shards.members import FIELDS_MEMBER
+from .shards.tar_source import TarEntry, entry_windows, read_group
 from .suspicious_maps import fingerprint, is_the_image
 from .tables.csv_source import CsvTable
 from .tables.missing_text import is_missing
@@ -45,6 +46,7 @@ class Rule(NamedTuple):
     options: ReadOptions
     # compare an image with a heatmap of any size; otherwise, to save time, only of its own size
     compare: bool = False
+    group: str | None = None  # a field that the json of a shard's sample must have
 
 
 class Checked(NamedTuple):
@@ -135,6 +137,16 @@ def check_entry(entry: TarEntry, rule: Rule) -> Checked:
         return Checked([Fault(entry.where, "txt", str(error))])
     if faults := _no_caption(entry.where, "txt", caption):
         return Checked(faults)
+    if rule.group:
+        try:
+            read_group(
+                entry.read(FIELDS_MEMBER) if FIELDS_MEMBER in entry.members else {},
+                entry.where,
+                rule.group,
+            )
+        except DataError as error:
+            message = str(error).removeprefix(f"{entry.where}: ")
+            return Checked([Fault(entry.where, FIELDS_MEMBER, message)])
     image_key, heatmap_key = entry.image_key, entry.heatmap_key if rule.heatmaps else None
     assert image_key is not None  # a sample without an image has a fault
     if not entry.members[image_key][1]:

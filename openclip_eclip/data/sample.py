@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ..content import content_numbers
 from .heatmap import decode_heatmap
 from .images.options import ReadOptions
 from .images.picture import Frame, orient_maps
@@ -41,6 +42,7 @@ class Sample:
     sentence_text: Tensor | None = None  # (S, L) int64, of S sentences
     sentence_heatmap: Tensor | None = None  # (S, 1, H, W) float32; zeros: no region
     delivered: bool = False  # a heatmap was read, whether or not the crop kept it
+    group: str = ""  # its value in the column of --same-text-by
 
     @property
     def size(self) -> int:
@@ -95,6 +97,7 @@ class SampleBatch:
     image: Tensor  # (B, 3, H, W) float32
     text: Tensor  # (B, L) int64
     sample_id: Tensor  # (B,) int64
+    group: Tensor  # (B,) int64, a number for each value of `Sample.group`, 0 for a blank one
     lam: Tensor  # (B,) float32
     annotated: Tensor  # (A,) int64, rows of the batch that have a heatmap
     heatmap: Tensor  # (A, 1, H, W) float32, the heatmaps of these rows
@@ -106,6 +109,11 @@ class SampleBatch:
 
     def __len__(self) -> int:
         return len(self.sample_id)
+
+    @property
+    def text_key(self) -> Tensor:
+        """(B,) int64, equal for texts of one group; without a group, for texts of equal tokens."""
+        return torch.where(self.group == 0, content_numbers(self.text)[0], self.group)
 
     def pin_memory(self) -> SampleBatch:
         """Pin the tensors: torch's loaders pin tensors, lists and dicts, but no dataclass."""
@@ -130,6 +138,10 @@ def collate(samples: Sequence[Sample]) -> SampleBatch:
         image=torch.stack([sample.image for sample in samples]),
         text=torch.stack([sample.text for sample in samples]),
         sample_id=torch.tensor([sample.sample_id for sample in samples], dtype=torch.int64),
+        group=torch.tensor(
+            [stable_id(sample.group) + 1 if sample.group else 0 for sample in samples],
+            dtype=torch.int64,
+        ),
         lam=torch.tensor([sample.lam for sample in samples], dtype=torch.float32),
         annotated=torch.tensor([i for i, _ in maps], dtype=torch.int64),
         heatmap=torch.zeros(0, 1, *samples[0].image.shape[-2:]),
@@ -155,6 +167,7 @@ def _empty_batch() -> SampleBatch:
         image=torch.zeros(0, 3, 1, 1),
         text=torch.zeros(0, 1, dtype=torch.int64),
         sample_id=torch.zeros(0, dtype=torch.int64),
+        group=torch.zeros(0, dtype=torch.int64),
         lam=torch.zeros(0),
         annotated=torch.zeros(0, dtype=torch.int64),
         heatmap=torch.zeros(0, 1, 1, 1),

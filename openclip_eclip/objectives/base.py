@@ -111,13 +111,14 @@ class Objective:
         return {}
 
 
-def add_mixed_pairs(
-    out: dict[str, Tensor], image_features: Tensor, text_features: Tensor, ids: Tensor
-) -> None:
-    """Append pairs (K, D), (K, D) of the samples `ids` (K,) to eCLIP's mixed pairs, if any."""
-    for name, values in (
-        ("mixed_features", image_features),
-        ("mixed_text_features", text_features),
-        ("mixed_id", ids),
-    ):
+def add_mixed_pairs(out: dict[str, Tensor], image_features: Tensor) -> None:
+    """Append one more pair (B, D) of each image of the batch to eCLIP's mixed pairs, if any."""
+    added = {
+        "mixed_features": image_features,
+        "mixed_text_features": out["text_features"],
+        "mixed_id": out["sample_id"],
+    }
+    if "text_key" in out:
+        added["mixed_key"] = out["text_key"]
+    for name, values in added.items():
         out[name] = torch.cat([out[name], values]) if name in out else values

@@ -147,7 +147,7 @@ class Dacl(Objective):
     def complete(self, out: dict[str, Tensor], batch: ExpertBatch) -> None:
         """release: append the second view of every image with the image's text as a mixed pair."""
         if self.config.form == "release":
-            add_mixed_pairs(out, out.pop("dacl_second"), out["text_features"], out["sample_id"])
+            add_mixed_pairs(out, out.pop("dacl_second"))
 
     def losses(self, out: Mapping[str, Tensor], gather: Gather) -> dict[str, Tensor]:
         """{dacl_loss} over the views of all ranks; nothing for 'release', which adds no term."""

@@ -16,6 +16,7 @@ from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
 from ..config import UserError
+from .positions import full_precision
 
 Compute = Callable[[Tensor], Tensor]
 # (input (B, ...), what computes the result (B, ...) of it) -> the result, found or computed
@@ -53,6 +54,24 @@ def freeze_text_tower(model: nn.Module) -> None:
     text = getattr(model, "text", None)
     if text is not None:  # open_clip's CLIP has its text layers in itself, without dropout
         keep_in_evaluation(text)
+
+
+class FrozenText:
+    """Text features before anything that is trained, of a tower that `freeze_text_tower` froze."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.pooled: Tensor | None = None
+        text = getattr(model, "text", None)
+        if isinstance(text, HFTextEncoder):  # the projection behind it is trained
+            text.proj.register_forward_pre_hook(self._see)
+
+    def _see(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        self.pooled = inputs[0]
+
+    def last(self, text_features: Tensor) -> Tensor:
+        """Unit features (B, D) in fp32 or more of the last pass, whose result is given."""
+        features = text_features if self.pooled is None else self.pooled
+        return nn.functional.normalize(full_precision(features.detach()), dim=-1)
 
 
 def _after_positions(visual: nn.Module) -> Iterator[nn.Parameter]:

@@ -9,11 +9,17 @@ from typing import Any
 import pytest
 import torch
 from conftest import TINY
+from open_clip.hf_model import HFTextEncoder
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg, _build_vision_tower
 from torch import Tensor, nn
 
 from openclip_eclip.config import UserError
-from openclip_eclip.towers.frozen import freeze_image_tower, freeze_text_tower, keep_results
+from openclip_eclip.towers.frozen import (
+    FrozenText,
+    freeze_image_tower,
+    freeze_text_tower,
+    keep_results,
+)
 from openclip_eclip.towers.pool_attention import pool_attention
 from openclip_eclip.towers.positions import encode_tokens
 
@@ -174,3 +180,39 @@ def test_a_trained_text_tower_is_not_kept() -> None:
     store = Kept()
     keep_results(model, store.make)
     assert set(store.weights) == {"image"}
+
+
+@pytest.mark.parametrize("projection", ["mlp", None])
+def test_frozen_text_features_do_not_depend_on_what_is_trained(projection: str | None) -> None:
+    """Behind a tower of Hugging Face the projection is trained; results that are kept are seen."""
+    transformers = pytest.importorskip("transformers")
+    config = transformers.BertConfig(
+        vocab_size=99,
+        **{"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2},
+        **{"intermediate_size": 16, "max_position_embeddings": 16, "hidden_dropout_prob": 0.5},
+    )
+    torch.manual_seed(0)
+    model: Any = model_of(tower(VIT))
+    model.text = HFTextEncoder("", 16, config, "mean_pooler", projection, pretrained=False)
+    model.lock_text_tower = model.text.lock
+    freeze_image_tower(model.visual)
+    freeze_text_tower(model)
+    model.train()
+    frozen, texts = FrozenText(model), torch.randint(1, 99, (3, 16))
+    before = frozen.last(model.text(texts))
+    torch.testing.assert_close(before.norm(dim=1), torch.ones(3))
+    for parameter in model.text.proj.parameters():
+        parameter.data.mul_(torch.rand_like(parameter))
+    assert torch.equal(frozen.last(model.text(texts)), before) and not before.requires_grad
+    keep_results(model, (store := Kept()).make)
+    model.text(texts[:2])
+    # one of three is computed, and all are seen
+    torch.testing.assert_close(frozen.last(model.text(texts)), before)
+    assert store.computed["text"] == 3
+
+
+def test_features_of_a_tower_that_is_all_frozen_are_its_own() -> None:
+    model = CLIP(32, CLIPVisionCfg(**TINY["vision_cfg"]), CLIPTextCfg(**TINY["text_cfg"]))
+    freeze_text_tower(model)
+    features = model.encode_text(torch.randint(1, 400, (3, 16)), normalize=True)
+    assert torch.allclose(FrozenText(model).last(features), features)

@@ -187,6 +187,7 @@ def test_pairs_have_the_training_samples_id_and_draws_the_streams() -> None:
         image=torch.zeros(2, 3, 4, 4),
         text=torch.zeros(2, 4, dtype=torch.int64),
         sample_id=torch.tensor([7, 8]),
+        group=torch.zeros(2, dtype=torch.int64),
         lam=torch.ones(2),
         annotated=torch.tensor([0]),
         heatmap=torch.ones(1, 1, 4, 4),

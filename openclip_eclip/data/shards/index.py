@@ -41,6 +41,7 @@ class CheckOptions:
     windows: bool = False
     images: bool = False  # decode every image
     read: ReadOptions = ReadOptions()
+    group: str | None = None  # a field of the json that every sample must have
 
 
 @dataclass
@@ -127,6 +128,7 @@ def _check(shard: Path, options: CheckOptions) -> ShardReport:
             windows=options.windows,
             decode_images=options.images,
             options=options.read,
+            group=options.group,
         )
     good = [entries[i] for i in report.good]
     faults = [*report.faults, *([Fault(str(shard), "archive", damage)] if damage else [])]

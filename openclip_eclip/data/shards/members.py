@@ -12,6 +12,7 @@ IMAGE_MEMBERS = ("jpg", "png", "jpeg", "webp")  # open_clip's, in its order
 HEATMAP_MEMBERS = tuple(f"heatmap{suffix}" for suffix in SUFFIXES)
 WINDOW_MEMBERS = (TEXT_MEMBER, MAPS_MEMBER)
 READ_MEMBERS = frozenset((*IMAGE_MEMBERS, "txt", *HEATMAP_MEMBERS, *WINDOW_MEMBERS))
+FIELDS_MEMBER = "json"  # named fields of a sample, read where a flag names one
 OTHER_IMAGES = ("tif", "tiff", "bmp", "gif", "jp2", "dcm", "dicom", "jfif", "jpe", "ppm", "pgm")
 OTHER_CAPTIONS = ("text", "caption", "captions", "cap")
 HEATMAP_LIKE = re.compile(

@@ -9,7 +9,7 @@ import logging
 import lzma
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -129,11 +129,12 @@ def read_shards(
     sources: Iterable[Mapping[str, Any]],
     skip_bad: bool,
     announced: Mapping[str, Announced] | None = None,
+    wanted: Collection[str] = READ_MEMBERS,
 ) -> Iterator[dict[str, Any]]:
     """A stage of open_clip's webdataset pipeline: {"url"} in, samples out.
 
-    A sample is {`__url__`, `__key__`, `__faults__`, extension: bytes}. Only members that are used
-    are read; the content of the others is empty. A sample that is bad in `announced`, a dict by the
+    A sample is {`__url__`, `__key__`, `__faults__`, extension: bytes}. Only members in `wanted` are
+    read; the content of the others is empty. A sample that is bad in `announced`, a dict by the
     name of the shard, has its fault here too.
 
     Raises:
@@ -146,7 +147,7 @@ def read_shards(
         expected = (announced or {}).get(name)
         samples = maps = 0
         try:
-            for sample in _read_shard(url):
+            for sample in _read_shard(url, wanted):
                 samples += 1
                 maps += find_member(sample, HEATMAP_MEMBERS) is not None
                 if expected is not None and sample["__key__"] in expected.bad:
@@ -164,7 +165,7 @@ def read_shards(
             )
 
 
-def _read_shard(url: str) -> Iterator[dict[str, Any]]:
+def _read_shard(url: str, wanted: Collection[str]) -> Iterator[dict[str, Any]]:
     stream = _open(url)
     try:
         file = _unpacked(stream) if is_remote(url) else stream
@@ -173,7 +174,7 @@ def _read_shard(url: str) -> Iterator[dict[str, Any]]:
         def take(extension: str, member: Member) -> bytes:
             return (
                 read_content(file, member.offset, member.size, member.name)
-                if extension in READ_MEMBERS
+                if extension in wanted
                 else b""
             )
 

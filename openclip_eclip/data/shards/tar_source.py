@@ -16,14 +16,22 @@ from typing import Any, BinaryIO
 from torch.utils.data import Dataset
 
 from ...config import DataError
-from ...json_text import decode_text
+from ...json_text import decode_text, parse_json
 from ..images.options import ReadOptions
 from ..images.read import read_picture
 from ..joint_transform import JointTransform
 from ..sample import Placebo, Sample, Tokenize, make_sample, read_heatmap, read_windows, stable_id
 from ..sentence_windows import MAPS_MEMBER, TEXT_MEMBER, has_windows
 from ..tables.missing_text import is_missing
-from .members import HEATMAP_MEMBERS, IMAGE_MEMBERS, READ_MEMBERS, Fault, find_member, member_faults
+from .members import (
+    FIELDS_MEMBER,
+    HEATMAP_MEMBERS,
+    IMAGE_MEMBERS,
+    READ_MEMBERS,
+    Fault,
+    find_member,
+    member_faults,
+)
 from .walk import KEY_AGAIN, ArchiveError, place_of, walk_samples
 
 
@@ -37,10 +45,12 @@ def read_members(
     windows: bool = False,
     heatmaps: bool = True,
     options: ReadOptions = ReadOptions(),
+    group: str | None = None,
 ) -> Sample:
     """Make a sample from its members, extension -> bytes.
 
-    `windows` reads the sentence windows, too. Raises a DataError that names shard and key.
+    `windows` reads the sentence windows, too; `group`: the field that holds the sample's group.
+    Raises a DataError that names shard and key.
     """
     faults = member_faults(members, heatmaps, windows)
     if faults:
@@ -59,7 +69,7 @@ def read_members(
         sentence_windows = read_windows(
             members[TEXT_MEMBER], members[MAPS_MEMBER], f"{where}.windows", picture.frame, options
         )
-    return make_sample(
+    sample = make_sample(
         transform,
         tokenize,
         picture.image.convert("RGB"),
@@ -70,6 +80,23 @@ def read_members(
         sentence_windows,
         transform.draw_view(),
     )
+    sample.group = read_group(members, where, group) if group else ""
+    return sample
+
+
+def read_group(members: Mapping[str, bytes], where: str, field_name: str) -> str:
+    """The group of a sample, a field of its json; null is a blank. DataError: no such field."""
+    content = members.get(FIELDS_MEMBER)
+    fields = parse_json(content, f"{where}.{FIELDS_MEMBER}") if content is not None else {}
+    if field_name not in fields:
+        raise DataError(f"{where}: no field {field_name!r} (--same-text-by) in its json.")
+    value = fields[field_name]
+    return "" if value is None else str(value).strip()
+
+
+def members_to_read(group: str | None) -> frozenset[str]:
+    """The members that a sample is made of; `group` as in `read_members`."""
+    return READ_MEMBERS | {FIELDS_MEMBER} if group else READ_MEMBERS
 
 
 def read_caption(members: Mapping[str, bytes], where: str) -> str:
@@ -89,6 +116,7 @@ def decode_stream(
     windows: bool = False,
     heatmaps: bool = True,
     options: ReadOptions = ReadOptions(),
+    group: str | None = None,
 ) -> Iterator[Sample]:
     """A stage of open_clip's webdataset pipeline: raw members in, samples out.
 
@@ -109,6 +137,7 @@ def decode_stream(
                 windows,
                 heatmaps,
                 options,
+                group,
             )
         except DataError as error:
             if not skip_bad:
@@ -287,7 +316,9 @@ class TarSamples(Dataset):
         placebo: Placebo | None = None,
         windows: bool = False,
         options: ReadOptions = ReadOptions(),
+        group: str | None = None,
     ) -> None:
+        self.group = group
         self.entries, self.transform, self.tokenize, self.ids, self.placebo = (
             entries,
             transform,
@@ -302,7 +333,8 @@ class TarSamples(Dataset):
 
     def __getitem__(self, index: int) -> Sample:
         entry = self.entries[index]
-        content = entry.read(*(name for name in entry.members if name in READ_MEMBERS))
+        wanted = members_to_read(self.group)
+        content = entry.read(*(name for name in entry.members if name in wanted))
         return read_members(
             content,
             entry.where,
@@ -312,6 +344,7 @@ class TarSamples(Dataset):
             self.placebo,
             self.windows,
             options=self.options,
+            group=self.group,
         )
 
 

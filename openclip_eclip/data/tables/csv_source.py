@@ -38,6 +38,7 @@ class CsvColumns:
     windows: str = "windows"  # sentence windows (data/sentence_windows.py)
     label: str | None = None  # the class, for same-class-shuffled heatmaps
     heatmap_named: bool = False  # the user named the heatmap column: its absence is an error
+    group: str | None = None  # rows of one value have one text, whatever their captions
 
 
 def add_column_arguments(parser: argparse.ArgumentParser) -> None:
@@ -89,6 +90,7 @@ class CsvTable:
     rows: list[int]  # their numbers in the file; the first row after the header is 1
     windows: Sequence[Path | None] = field(default_factory=list)  # empty: no such column
     labels: list[str] = field(default_factory=list)  # empty: no such column
+    groups: list[str] = field(default_factory=list)  # empty: no column is named
     header: list[str] = field(default_factory=list)  # names of all columns
     lines: np.ndarray | None = None  # of all rows of the file, as in `text.TableText`
 
@@ -159,6 +161,7 @@ class CsvTable:
             [self.rows[i] for i in indices],
             _select(self.windows, indices) if self.windows else [],
             [self.labels[i] for i in indices] if self.labels else [],
+            [self.groups[i] for i in indices] if self.groups else [],
             self.header,
             self.lines,
         )
@@ -197,7 +200,9 @@ def read_csv_table(
         )
     frame, separator, lines = read_table_text(path, columns.separator)
     needed = [("--csv-img-key", columns.image), ("--csv-caption-key", columns.caption)]
-    for flag, column in needed + [("--csv-heatmap-key", columns.heatmap)] * columns.heatmap_named:
+    needed += [("--csv-heatmap-key", columns.heatmap)] * columns.heatmap_named
+    needed += [("--same-text-by", columns.group)] if columns.group else []
+    for flag, column in needed:
         if column not in frame:
             raise DataError(
                 f"{path}: no column {column!r}; found {list(frame.columns)} with separator"
@@ -223,6 +228,7 @@ def read_csv_table(
         list(range(1, len(frame) + 1)),
         files("windows", windows),
         frame[columns.label].tolist() if columns.label in frame else [],
+        frame[columns.group].str.strip().tolist() if columns.group else [],
         list(frame.columns),
         lines,
     )
@@ -318,7 +324,7 @@ class CsvSamples(Dataset):
                 )
             except (OSError, DataError) as error:
                 raise DataError(f"{where}, column {columns.heatmap!r}: {error}") from error
-        return make_sample(
+        sample = make_sample(
             self.transform,
             self.tokenize,
             picture.image,
@@ -329,6 +335,8 @@ class CsvSamples(Dataset):
             self._read_windows(index, picture.frame),
             view,
         )
+        sample.group = self.table.groups[index] if self.table.groups else ""
+        return sample
 
     def _read_windows(self, index: int, frame: Frame) -> Windows | None:
         path = self.table.windows[index] if self.windows and self.table.windows else None
