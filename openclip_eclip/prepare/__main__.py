@@ -13,7 +13,7 @@ from ..subcommands import exit_code, parse_command
 # name: (module, one line for --help)
 DATASETS = {
     "phantom": (
-        "openclip_eclip.phantom.generate",
+        "openclip_eclip.phantom.command",
         "synthetic chest X-rays with reports and gaze; nothing to download",
     ),
     "annotations": (
