@@ -19,18 +19,22 @@ Logistic regression on the gaze alone (heatmap averaged to 8 x 8), 2 000 trainin
 samples, mean and s.d. over seeds 0-4, by `gaze_score` of tests/phantom/test_generate.py
 (chance: balanced accuracy 0.167; always "normal": accuracy 0.30):
 
-    gaze_leak   macro-F1        balanced accuracy   accuracy
-    1           0.710 ± 0.006   0.714 ± 0.007       0.731 ± 0.007
-    0.5         0.405 ± 0.010   0.404 ± 0.010       0.434 ± 0.007
-    0           0.108 ± 0.015   0.169 ± 0.008       0.290 ± 0.016
+    anatomy   gaze_leak   macro-F1        balanced accuracy   accuracy
+    chest     1           0.710 ± 0.006   0.714 ± 0.007       0.731 ± 0.007
+    chest     0.5         0.405 ± 0.010   0.404 ± 0.010       0.434 ± 0.007
+    chest     0           0.108 ± 0.015   0.169 ± 0.008       0.290 ± 0.016
+    head      1           0.770 ± 0.014   0.773 ± 0.014       0.786 ± 0.014
+    head      0.5         0.437 ± 0.017   0.436 ± 0.017       0.457 ± 0.016
+    head      0           0.096 ± 0.004   0.163 ± 0.006       0.280 ± 0.010
 
 Three more settings degrade the training split alone. `gaze_noise` is the share of a heatmap's mass
 at random positions. `gaze_shift` moves each heatmap in a random direction, by that share of the
 image side. `shortcut` is the share of images whose devices follow from the class. The test split
 has none of them: its heatmaps are the truth, and its devices are independent of the class.
+`contrast`, `noise` and `devices` change the images of both splits.
 
-Every draw comes from a numpy Generator seeded by (seed, split, block of 32 samples, purpose). The
-same arguments give the same bytes (with the same numpy and Pillow). A smaller `n` gives the same
+Every draw comes from a numpy Generator seeded by (seed, split, block of 32 samples, purpose), and
+by the anatomy. The same arguments give the same bytes (with the same numpy and Pillow). A smaller `n` gives the same
 first samples, though not the same annotated ones (see `generate`).
 """
 
