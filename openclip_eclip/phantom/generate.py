@@ -34,8 +34,8 @@ has none of them: its heatmaps are the truth, and its devices are independent of
 `contrast`, `noise` and `devices` change the images of both splits.
 
 Every draw comes from a numpy Generator seeded by (seed, split, block of 32 samples, purpose), and
-by the anatomy. The same arguments give the same bytes (with the same numpy and Pillow). A smaller `n` gives the same
-first samples, though not the same annotated ones (see `generate`).
+by the anatomy. The same arguments give the same bytes (with the same numpy and Pillow). A smaller
+`n` gives the same first samples, though not the same annotated ones (see `generate`).
 """
 
 import dataclasses

@@ -14,7 +14,7 @@ from ..subcommands import exit_code, parse_command
 DATASETS = {
     "phantom": (
         "openclip_eclip.phantom.command",
-        "synthetic chest X-rays with reports and gaze; nothing to download",
+        "synthetic chest X-rays or head CT slices with reports and gaze; nothing to download",
     ),
     "annotations": (
         "openclip_eclip.prepare.annotations.command",
