@@ -175,7 +175,7 @@ def run(args: argparse.Namespace) -> str:
         check(counts[split], args.seed, split, shares[split], args.size, knobs)
     if args.shard_size < 1:
         raise ValueError(f"shard size {args.shard_size}: expected at least 1. 500 is the default.")
-    words = knobs.shown.words
+    words = ANATOMIES[knobs.anatomy].words
     labels: dict[str, list[int]] = {split: [] for split in SPLITS}
     total = sum(counts.values())
     # disable=None: no progress bar if stderr is not a terminal

@@ -121,7 +121,7 @@ def generate_blocks(
     """
     if split == "test":
         knobs = dataclasses.replace(knobs, gaze_noise=0, gaze_shift=0, shortcut=0)
-    words = knobs.shown.words
+    words = ANATOMIES[knobs.anatomy].words
     is_annotated = _choose_annotated(n, seed, split, annotated, knobs)
     for start in range(0, n, _BLOCK):
         rngs = [
@@ -160,7 +160,9 @@ def generate_blocks(
 def _rng(seed: int, split: str, block: int, purpose: int, knobs: Knobs) -> np.random.Generator:
     key = [seed, SPLITS.index(split), block, purpose]
     # an anatomy after the first has a spawn key of its own, as purposes have in streams.py
-    return np.random.default_rng(np.random.SeedSequence(key, spawn_key=knobs.shown.stream))
+    return np.random.default_rng(
+        np.random.SeedSequence(key, spawn_key=ANATOMIES[knobs.anatomy].stream)
+    )
 
 
 def _choose_annotated(n: int, seed: int, split: str, share: float, knobs: Knobs) -> np.ndarray:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .anatomy import CLASS_SHARES, Anatomy, Scenes
+from .anatomy import CLASS_SHARES, Scenes
 from .chest import CHEST
 from .head import HEAD
 
@@ -27,10 +27,6 @@ class Knobs:
     noise: float = 1.0
     devices: float = 1.0
 
-    @property
-    def shown(self) -> Anatomy:
-        return ANATOMIES[self.anatomy]
-
 
 def draw_scenes(rng: np.random.Generator, count: int, knobs: Knobs) -> Scenes:
     """Draw `count` scenes.
@@ -39,7 +35,7 @@ def draw_scenes(rng: np.random.Generator, count: int, knobs: Knobs) -> Scenes:
     with probability `gaze_leak`. The devices do so with probability `shortcut`: each class then
     has its own set of them.
     """
-    anatomy = knobs.shown
+    anatomy = ANATOMIES[knobs.anatomy]
     classes, u_range, v_range = anatomy.words.classes, anatomy.u_range, anatomy.v_range
     label = rng.choice(len(classes), size=count, p=CLASS_SHARES)
     side = rng.integers(2, size=count)
