@@ -17,7 +17,7 @@ from openclip_eclip.benchmark.page import change, spread
 from openclip_eclip.evaluate.__main__ import TASKS
 from openclip_eclip.evaluate.output.glossary import GLOSSARY
 from openclip_eclip.params import eclip_parser
-from openclip_eclip.phantom.generate import add_arguments as phantom_arguments
+from openclip_eclip.phantom.command import add_arguments as phantom_arguments
 from openclip_eclip.prepare.__main__ import DATASETS
 
 RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"

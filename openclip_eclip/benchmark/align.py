@@ -33,6 +33,7 @@ from .align_cells import (
     TUNE_STEPS,
     VALIDATION_IMAGES,
     Setting,
+    in_anatomy,
 )
 from .page import machine_kinds
 from .rows import Method
@@ -63,16 +64,18 @@ def build(
     # hyperparameters were not chosen on the test images that are reported
     test_seed = 7 if max(seeds) < DEVELOPMENT else 8
     for setting, seed in product(settings, seeds):
-        leak = setting.images if "--gaze-leak" in setting.images else ()
+        pairs = zip(setting.images[::2], setting.images[1::2])
+        # the devices of test images never follow from the class
+        kept = [word for pair in pairs if pair[0] != "--shortcut" for word in pair]
         name = "-".join(map(str, (setting.home, setting.annotated, *setting.gaze))).replace(
             "--", ""
         )
-        test = args.data / "-".join(map(str, ("test", test_seed, *leak))).replace("--", "")
+        test = args.data / "-".join(map(str, ("test", test_seed, *kept))).replace("--", "")
         data, validation = (
             args.data / f"{name}-seed{seed}",
             args.data / f"{setting.home}-validation-seed{seed}",
         )
-        flags_of[test] = ("--train", 1, "--test", TEST_IMAGES, "--seed", test_seed, *leak)
+        flags_of[test] = ("--train", 1, "--test", TEST_IMAGES, "--seed", test_seed, *kept)
         flags_of[data] = (
             *("--train", setting.count, "--test", 1, "--seed", 1000 + seed),
             *("--annotated", setting.annotated),
@@ -141,7 +144,9 @@ def run_align(args: argparse.Namespace, train_flags: list[str], seeds: list[int]
 
     workers = Workers(args.jobs, cache=True)
     settings = [
-        setting for setting in ALIGN_SETTINGS if not args.cells or setting.name in args.cells
+        in_anatomy(setting, args.anatomy)
+        for setting in ALIGN_SETTINGS
+        if not args.cells or setting.name in args.cells
     ]
     benches = build(args, train_flags, workers, seeds, settings)
     wanted = {"CLIP", *(args.rows or NAMES)}
@@ -178,6 +183,7 @@ def run_align(args: argparse.Namespace, train_flags: list[str], seeds: list[int]
     machines = {bench.facts(method, seed)["machine"] for bench, method, seed in runs.values()}
     facts = {
         "seeds": seeds,
+        "anatomy": args.anatomy,
         "machine": ", ".join(sorted(machines)),
         "note": args.note,
         "mixed_machines": args.mixed_machines,

@@ -6,7 +6,7 @@ takes names of settings, and --rows names of methods.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..recipes import RECIPES
@@ -129,6 +129,13 @@ class Setting:
     def home(self) -> str:
         """Settings with the same `home` have the same images, so they share unannotated runs."""
         return "-".join(map(str, (self.count, *self.images))).replace("--", "")
+
+
+def in_anatomy(setting: Setting, anatomy: str) -> Setting:
+    """The setting with images of `anatomy`. Its images and runs have folders of their own."""
+    if anatomy == "chest":
+        return setting
+    return replace(setting, images=(*setting.images, "--anatomy", anatomy))
 
 
 CLEAN = "600 images, 15 %"  # reference of the settings with worse gaze or other images

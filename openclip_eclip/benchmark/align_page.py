@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import product
 
+from ..phantom.scenes import ANATOMIES
 from .align_cells import ALIGN, HARD, OVERSAMPLING, RECIPE_METHODS, STUDENT, STUDENT_OVERSAMPLED
 from .page import OTHER_MACHINE, change, spread
 
@@ -16,14 +17,18 @@ MACHINES = (
     "Methods that ran on another kind of machine than CLIP are not compared with it. CLIP alone has"
     " 0.386 on the CPU and 0.321 on the GPU (600 images)."
 )
-LIMITS = """\
+TUNING = """\
 - **Tuning**: weight, minimum share and oversampling of the aligning methods were chosen in dozens
   of trials, on seeds from 90 on. The other methods had no such trials. All methods share one
   learning rate.
+"""
+CHEST_LIMITS = """\
 - **CLIP**: with twice the steps it still improves with 300 images, on four of five seeds. Its best
   score is not known.
 - **Right map**: with 600 images, 15 %, maps of other images of the same class give about half of
   eclip-plus's gain. That half does not need the map of the image itself.
+"""
+VIEWS = """\
 - **Views**: how often an annotated image was used with its heatmap, up to the chosen checkpoint.
   Blank: without heatmaps, or not recorded (eCLIP and oversampling).
 - **The paper's dose** is about 527 views. Nothing here says what eCLIP does at that dose.
@@ -41,7 +46,7 @@ def page(facts: dict) -> str:
 
 def _introduction(facts: dict) -> list[str]:
     """What was run, what its numbers are and what they do not show."""
-    seeds = " ".join(map(str, facts["seeds"]))
+    seeds, anatomy = " ".join(map(str, facts["seeds"])), facts.get("anatomy", "chest")
     kinds = sorted(
         {method["machine"] for methods in facts["settings"].values() for method in methods.values()}
     )
@@ -56,8 +61,8 @@ def _introduction(facts: dict) -> list[str]:
         "# Where alignment helps\n",
         f"`python -m openclip_eclip.benchmark align`{'. ' * bool(facts['note'])}{facts['note']}\n",
         (
-            "- **Data**: synthetic chest X-rays (phantoms) of 64 px. Each seed has its own training"
-            f" images; seeds {seeds}."
+            f"- **Data**: synthetic {ANATOMIES[anatomy].title} (phantoms) of 64 px. Each seed has"
+            f" its own training images; seeds {seeds}."
         ),
         "- **Model**: a ResNet with attention pooling over 8 x 8 positions, trained from scratch.",
         (
@@ -71,7 +76,7 @@ def _introduction(facts: dict) -> list[str]:
         ),
         "- **Pointing, NSS**: the attention of the model against the gaze, on test images.",
         f"- **Machines**: {facts['machine']}. {comparable}",
-        LIMITS,
+        TUNING + CHEST_LIMITS * (anatomy == "chest") + VIEWS,
         "![Differences to CLIP](align.png)\n",
         "![Scores by share of annotated images, and with worse gaze](align_map.png)\n",
     ]

@@ -22,8 +22,11 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from ..config import UserError
+from ..phantom.scenes import ANATOMIES
 from .align import run_align
 from .align_cells import ALIGN_METHODS, ALIGN_SETTINGS
+from .anatomy import anatomy_of
 from .page import OTHER_MACHINE, change, draw_differences, machine_kinds, spread
 from .rows import SETTINGS, TABLES, Method
 from .runner import Bench, Workers, make_all
@@ -92,11 +95,14 @@ def markdown(table: str, record: dict) -> str:
         " Methods of different machines are compared (--mixed-machines): a difference may be that"
         " of the machines." * record.get("mixed_machines", False)
     )
+    anatomy = record.get("anatomy") or "chest"
+    images = f" Phantoms: {ANATOMIES[anatomy].title}." * (anatomy != "chest")
     lines = [
         f"# {title}\n",
         (
             f"`python -m openclip_eclip.benchmark {table}`: {METRIC}, seeds"
-            f" {' '.join(map(str, record['seeds']))}. {record['note']}. {machines}.{mixed}\n"
+            f" {' '.join(map(str, record['seeds']))}. {record['note']}.{images}"
+            f" {machines}.{mixed}\n"
         ),
         (
             "Mean ± sd over seeds. The difference is to the base of the method, paired by seed."
@@ -221,6 +227,14 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
         help="settings of align to run, such as '600 images, 15 %%' (default: all)",
     )
     parser.add_argument(
+        "--anatomy",
+        choices=ANATOMIES,
+        help=(
+            "align only: anatomy of the synthetic images (default: chest); the data of a table"
+            " have theirs from prepare phantom"
+        ),
+    )
+    parser.add_argument(
         "--measured",
         action="store_true",
         help="align only: trains nothing and writes the page of the runs that exist",
@@ -271,6 +285,12 @@ def parse(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, list[s
     ):
         parser.error("--settings phantoms has no recipe; give --steps and --tune-steps")
     is_align = args.table == "align"
+    if args.anatomy and not is_align:
+        parser.error(
+            f"--anatomy with {args.table}: expected only with align; the images of DATA have the"
+            " anatomy that prepare phantom gave them"
+        )
+    args.anatomy = args.anatomy or "chest"
     methods = ALIGN_METHODS if is_align else TABLES[args.table]
     settings = ALIGN_SETTINGS if is_align else []
     for flag, given, known in (("--rows", args.rows, methods), ("--cells", args.cells, settings)):
@@ -285,9 +305,19 @@ def parse(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, list[s
 def main(argv: Sequence[str] | None = None) -> int:
     args, train_flags = parse(argv)
     seeds = list(range(args.first_seed, args.first_seed + args.seeds))
+    try:
+        make_table(args, train_flags, seeds)
+    except UserError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return error.exit_code
+    return 0
+
+
+def make_table(args: argparse.Namespace, train_flags: list[str], seeds: list[int]) -> None:
+    """Make the missing runs, and the page. UserError: runs of another anatomy are in the folder."""
     if args.table == "align":
         run_align(args, train_flags, seeds)
-        return 0
+        return
     tests = dict(word.split("=", 1) for word in args.test) or {"test": str(args.data / "test.csv")}
     workers = Workers(args.jobs, cache=args.settings == "phantoms")
     bench = Bench(args, train_flags, workers, tests, {"zero-shot": []})
@@ -309,12 +339,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         "seeds": seeds,
         "note": args.note or args.settings,
         "mixed_machines": args.mixed_machines,
+        "anatomy": anatomy_of(bench.table),
     }
     (args.out / f"{args.table}.json").write_text(json.dumps(record, indent=2))
     (args.out / f"{args.table}.md").write_text(markdown(args.table, record), encoding="utf-8")
     draw(scores).savefig(args.out / f"{args.table}.png", dpi=120)
     sys.stdout.write((args.out / f"{args.table}.md").read_text(encoding="utf-8"))
-    return 0
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from ..files import write_whole
+from .anatomy import anatomy_of, check_same_anatomy
 from .page import machine_kinds
 from .rows import SETTINGS, Flags, Method
 
@@ -135,6 +136,11 @@ class Bench:
         self.home = home or self
         self.scratch, self.tune, self.evaluate = settings or SETTINGS[args.settings]
 
+    @property
+    def table(self) -> Path | str:
+        """The training table, as given."""
+        return self.args.train_data or self.args.data / "train.csv"
+
     def name(self, method: Method, seed: int) -> str:
         # the name depends on the method and seed alone: two tables share the run of one method
         words = method.name.replace("^P", " P").lower()
@@ -181,7 +187,7 @@ class Bench:
         return self.args.out / "logs" / f"{self.name(method, seed)}{of}.txt"
 
     def facts_file(self, method: Method, seed: int) -> Path:
-        """The file with {seconds, views, machine, torch, epoch} of a finished run."""
+        """The file with {seconds, views, machine, torch, epoch, anatomy} of a finished run."""
         return self.args.out / "runs" / self.name(method, seed) / "table.json"
 
     def train(self, method: Method, seed: int, worker: Worker) -> None:
@@ -215,6 +221,7 @@ class Bench:
             "machine": self.workers.machine,
             "torch": version("torch"),
             "epoch": epoch,
+            "anatomy": anatomy_of(self.table),
         }
         # written last and atomically: a run with this file is finished
         write_whole(self.facts_file(method, seed), json.dumps(facts).encode())
@@ -240,7 +247,7 @@ class Bench:
 
         The results of the teacher are copied beside them.
         """
-        table = self.args.train_data or self.args.data / "train.csv"
+        table = self.table
         if not method.teacher:
             return table
         folder = self.student_data(method, seed)
@@ -270,9 +277,7 @@ class Bench:
             return []
         batch = int(str(dict(zip(self.scratch, self.scratch[1:])).get("--batch-size", 512)))
         flags = dict(zip(self.train_flags, self.train_flags[1:]))
-        samples = int(flags.get("--train-num-samples", 0)) or count_rows(
-            Path(self.args.train_data or self.args.data / "train.csv")
-        )
+        samples = int(flags.get("--train-num-samples", 0)) or count_rows(Path(self.table))
         epochs = -(
             -steps * method.length // max(1, samples // int(flags.get("--batch-size", batch)))
         )
@@ -352,8 +357,11 @@ def views(folder: Path) -> float | None:
 def make_all(tasks: list[tuple[Bench, Method, int]], jobs: int, title: str) -> None:
     """Make all runs of `tasks` (bench, method, seed).
 
-    Runs that others start from, and teachers, come first.
+    Runs that others start from, and teachers, come first. UserError: a finished run had another
+    anatomy.
     """
+    for bench, method, seed in tasks:
+        check_same_anatomy(bench.facts_file(method, seed), bench.table)
     with (
         ThreadPoolExecutor(jobs) as pool,
         tqdm(total=len(tasks), desc=title, unit="run", disable=None) as bar,

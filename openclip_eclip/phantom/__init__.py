@@ -1,1 +1,1 @@
-"""Synthetic chest X-rays ("phantoms") with reports and gaze."""
+"""Synthetic chest X-rays and head CT slices ("phantoms") with reports and gaze."""

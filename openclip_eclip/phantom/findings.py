@@ -15,8 +15,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..data.sentence_windows import encode_windows
-from .images import NORMAL, Knobs, Scenes, draw_scenes, render_gaze, render_images
-from .reports import CLASS_NAMES, dictate
+from .anatomy import NORMAL, Scenes
+from .images import render_gaze, render_images
+from .reports import dictate
+from .scenes import Knobs, draw_scenes
 
 _APART = 0.24  # image sides between two findings: more than two radii of the largest one
 _TRIES = 6  # scenes to take a further finding from; if none fits, the image has fewer findings
@@ -70,6 +72,7 @@ def render_findings(
         image_layers = np.flatnonzero(shown[:, i])  # the first layer is always among them
         dictation = dictate(
             report_rng,
+            scenes.anatomy.words,
             [
                 (layers[k].label[i], layers[k].side[i], layers[k].zone[i], layers[k].severity[i])
                 for k in image_layers
@@ -86,7 +89,7 @@ def render_findings(
             k = image_layers[number]
             findings.append(
                 DescribedFinding(
-                    CLASS_NAMES[layers[k].label[i]],
+                    scenes.anatomy.words.classes[layers[k].label[i]],
                     boxes[k][i].tolist(),
                     sentence,
                     _PACE * position - _LEAD,
@@ -122,7 +125,7 @@ def _further_findings(
         # images that still lack a finding in this layer
         lacking = (scenes.label != NORMAL) & (wanted > k)
         for _ in range(_TRIES):
-            drawn = draw_scenes(rng, count, Knobs(knobs.gaze_leak))
+            drawn = draw_scenes(rng, count, dataclasses.replace(knobs, shortcut=0))
             fits = lacking & (drawn.label != NORMAL)
             for earlier, has_earlier in zip(layers, shown, strict=True):
                 apart = np.hypot(*(drawn.position - earlier.position).T) >= _APART

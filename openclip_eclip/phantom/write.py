@@ -22,7 +22,6 @@ from PIL import Image
 from ..version import __version__
 from .batch import PhantomBatch
 from .findings import DescribedFinding, windows_of
-from .reports import CLASS_NAMES
 
 
 def write_csv(folder: Path, split: str, blocks: Iterable[PhantomBatch]) -> None:
@@ -97,15 +96,16 @@ def write_webdataset(
         _write_table(folder / "test_gaze.csv", gaze_rows)
 
 
-def recipe(folder: Path, parameters: dict, labels: dict[str, list[int]]) -> dict:
+def recipe(
+    folder: Path, parameters: dict, classes: Sequence[str], labels: dict[str, list[int]]
+) -> dict:
     """The content of recipe.json.
 
     It holds the parameters, the package version, the class counts of each split, and the SHA-256 of
     each CSV and shard.
     """
     counts = {
-        split: Counter(CLASS_NAMES[label] for label in of_split)
-        for split, of_split in labels.items()
+        split: Counter(classes[label] for label in of_split) for split, of_split in labels.items()
     }
     files = sorted([*folder.glob("*.csv"), *folder.glob("*.tar")])
     return {
@@ -113,7 +113,7 @@ def recipe(folder: Path, parameters: dict, labels: dict[str, list[int]]) -> dict
         "package_version": __version__,
         "parameters": parameters,
         "class_counts": {
-            split: {name: count[name] for name in CLASS_NAMES} for split, count in counts.items()
+            split: {name: count[name] for name in classes} for split, count in counts.items()
         },
         "sha256": {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files},
     }
@@ -183,7 +183,7 @@ def _write_table(path: Path, rows: list[dict]) -> None:
 
 def _add_sample(shard: tarfile.TarFile, key: str, block: PhantomBatch, i: int) -> None:
     label = int(block.labels[i])
-    facts = {"label": label, "class": CLASS_NAMES[label], "box": _box(block, i)}
+    facts = {"label": label, "class": block.classes[label], "box": _box(block, i)}
     _add_member(shard, f"{key}.png", _png(block.images[i]))
     _add_member(shard, f"{key}.txt", block.reports[i].encode())
     if block.annotated[i]:

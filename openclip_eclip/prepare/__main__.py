@@ -13,8 +13,8 @@ from ..subcommands import exit_code, parse_command
 # name: (module, one line for --help)
 DATASETS = {
     "phantom": (
-        "openclip_eclip.phantom.generate",
-        "synthetic chest X-rays with reports and gaze; nothing to download",
+        "openclip_eclip.phantom.command",
+        "synthetic chest X-rays or head CT slices with reports and gaze; nothing to download",
     ),
     "annotations": (
         "openclip_eclip.prepare.annotations.command",

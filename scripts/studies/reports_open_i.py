@@ -75,8 +75,8 @@ def construct(folder: Path, size: int = 64, limit: int | None = None) -> None:
     `limit`: maximum number of reports of each side.
     """
     from openclip_eclip.metrics.finding_labels import PRESENT, UNCERTAIN, label_report
-    from openclip_eclip.phantom.images import Knobs, draw_scenes, render_images
-    from openclip_eclip.phantom.reports import CLASS_NAMES
+    from openclip_eclip.phantom.images import render_images
+    from openclip_eclip.phantom.scenes import Knobs, draw_scenes
 
     reports, test = read_open_i()
     (folder / "images").mkdir(parents=True, exist_ok=True)
@@ -103,11 +103,11 @@ def construct(folder: Path, size: int = 64, limit: int | None = None) -> None:
         scenes = draw_scenes(rng, len(chosen), Knobs(gaze_leak=0))
         scenes = dataclasses.replace(
             scenes,
-            label=np.array([CLASS_NAMES.index(label) for label in labels]),
-            heart=np.where(
+            label=np.array([scenes.anatomy.words.classes.index(label) for label in labels]),
+            organ=np.where(
                 ["cardiomegaly" in names for names in findings_of],
                 np.float32(LARGE_HEART),
-                scenes.heart,
+                scenes.organ,
             ),
             devices=scenes.devices
             & np.array([["support devices" in names] for names in findings_of]),
@@ -117,8 +117,9 @@ def construct(folder: Path, size: int = 64, limit: int | None = None) -> None:
             part = dataclasses.replace(
                 scenes,
                 **{
-                    field.name: getattr(scenes, field.name)[first : first + 256]
-                    for field in dataclasses.fields(scenes)
+                    name: values[first : first + 256]
+                    for name, values in vars(scenes).items()
+                    if isinstance(values, np.ndarray)
                 },
             )
             images, _ = render_images(part, rng, size)

@@ -22,12 +22,14 @@ from openclip_eclip.data.shards.tar_source import index_shard
 from openclip_eclip.data.tables.csv_source import CsvColumns, read_csv_table
 from openclip_eclip.objectives import Align
 from openclip_eclip.objectives.align import AlignConfig
+from openclip_eclip.phantom.anatomy import NORMAL
 from openclip_eclip.phantom.batch import PhantomBatch
+from openclip_eclip.phantom.chest import CHEST
 from openclip_eclip.phantom.generate import generate
-from openclip_eclip.phantom.images import NORMAL
-from openclip_eclip.phantom.reports import CLASS_NAMES, FINDING_WORDS
 from openclip_eclip.prepare.__main__ import main
 from openclip_eclip.towers.positions import encode_positions, similarity_map
+
+CLASS_NAMES, FINDING_WORDS = CHEST.words.classes, CHEST.words.synonyms
 
 
 @pytest.fixture(scope="module")

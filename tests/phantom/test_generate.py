@@ -21,20 +21,18 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
 
 import openclip_eclip
-from openclip_eclip.phantom import generate as phantom
+from openclip_eclip.phantom import command as phantom
 from openclip_eclip.phantom import images as phantom_images
+from openclip_eclip.phantom.anatomy import NORMAL
 from openclip_eclip.phantom.batch import PhantomBatch
+from openclip_eclip.phantom.chest import CHEST
 from openclip_eclip.phantom.generate import generate
-from openclip_eclip.phantom.images import NORMAL
-from openclip_eclip.phantom.reports import (
-    CLASS_NAMES,
-    DEVICES,
-    FINDING_WORDS,
-    compose_report,
-    zero_shot_prompts,
-)
+from openclip_eclip.phantom.reports import compose_report, zero_shot_prompts
+from openclip_eclip.phantom.scenes import Knobs, draw_scenes
 from openclip_eclip.prepare.__main__ import main
 
+WORDS = CHEST.words
+CLASS_NAMES, FINDING_WORDS = WORDS.classes, WORDS.synonyms
 FIELDS = ("images", "labels", "reports", "heatmaps", "annotated", "boxes")
 SMALL = "--train 70 --test 40 --annotated 0.3 --seed 7 --size 32 --shard-size 25".split()
 
@@ -225,7 +223,7 @@ def test_gaze_peaks_at_the_lesion(leak):
 
 
 def test_image_and_anatomy_frames_are_inverses():
-    scenes = phantom_images.draw_scenes(np.random.default_rng(0), 50, phantom_images.Knobs())
+    scenes = draw_scenes(np.random.default_rng(0), 50, Knobs())
     points = phantom_images._to_image(scenes, scenes.position[:, None])[:, 0]
     back = phantom_images._to_anatomy(scenes, points[:, 0, None, None], points[:, 1, None, None])
     np.testing.assert_allclose(np.stack(back, axis=-1)[:, 0, 0], scenes.position, atol=1e-6)
@@ -324,8 +322,11 @@ def test_reports_name_side_and_zone_of_the_box(batch):
 
 def test_sentence_order_is_shuffled_and_only_present_devices_are_mentioned():
     rng = np.random.default_rng(0)
-    with_all = [compose_report(rng, 1, 0, 0, 0, np.ones(len(DEVICES), bool)) for _ in range(60)]
-    without = [compose_report(rng, 1, 0, 0, 0, np.zeros(len(DEVICES), bool)) for _ in range(60)]
+    nodule = (CLASS_NAMES.index("nodule"), 0, 0, 0)
+    with_all, without = (
+        [compose_report(rng, WORDS, nodule, np.full(4, worn)) for _ in range(60)]
+        for worn in (True, False)
+    )
     for word in ("leads", "pacemaker", "carina|endotracheal", "feeding|nasogastric"):
         mentions = [any(w in report.lower() for w in word.split("|")) for report in with_all]
         assert 0.5 < np.mean(mentions) < 1
@@ -349,7 +350,7 @@ def test_devices_are_independent_of_the_class(leak_pairs):
 
 @pytest.mark.parametrize("name", CLASS_NAMES)
 def test_prompts_are_distinct_and_cover_side_and_zone(name):
-    prompts = zero_shot_prompts(name)
+    prompts = zero_shot_prompts(WORDS, name)
     assert len(set(prompts)) == 6
     assert all(prompt[0].isupper() and prompt.endswith(".") for prompt in prompts)
     if name != "normal":
@@ -485,7 +486,7 @@ def test_recipe_and_classes(csv_folder, tar_folder):
     classes = json.loads((csv_folder / "classes.json").read_text())
     assert classes == {
         "classes": list(CLASS_NAMES),
-        "prompts": {name: zero_shot_prompts(name) for name in CLASS_NAMES},
+        "prompts": {name: zero_shot_prompts(WORDS, name) for name in CLASS_NAMES},
     }
 
 
@@ -604,7 +605,7 @@ for words, loaded in ((["--help"], False), (["phantom", "--help"], True)):
         main(words)
     except SystemExit:
         pass
-    assert ("openclip_eclip.phantom.generate" in sys.modules) == ("numpy" in sys.modules) == loaded
+    assert ("openclip_eclip.phantom.command" in sys.modules) == ("numpy" in sys.modules) == loaded
 print(sorted({{"torch", "open_clip", "sklearn"}} & set(sys.modules)))
 """
     generated = subprocess.run(
@@ -654,13 +655,13 @@ def test_gaze_noise_and_shift_change_the_training_heatmaps_alone() -> None:
 
 
 def test_a_shortcut_gives_each_class_its_own_devices() -> None:
-    knobs = phantom_images.Knobs(shortcut=1.0)
-    scenes = phantom_images.draw_scenes(np.random.default_rng(0), 400, knobs)
+    knobs = Knobs(shortcut=1.0)
+    scenes = draw_scenes(np.random.default_rng(0), 400, knobs)
     sets = {
         label: {tuple(row) for row in scenes.devices[scenes.label == label]} for label in range(6)
     }
     assert all(len(of_class) == 1 for of_class in sets.values())
     assert len(set.union(*sets.values())) == 6
-    plain = phantom_images.draw_scenes(np.random.default_rng(0), 400, phantom_images.Knobs())
+    plain = draw_scenes(np.random.default_rng(0), 400, Knobs())
     assert len({tuple(row) for row in plain.devices[plain.label == 1]}) > 3
     assert np.array_equal(plain.position, scenes.position)

@@ -41,8 +41,8 @@ from openclip_eclip.evaluate.zero_shot.protocols import (
 )
 from openclip_eclip.evaluate.zero_shot.task import choose_classes, choose_prompts
 from openclip_eclip.metrics.bootstrap import bootstrap_interval
+from openclip_eclip.phantom.chest import CHEST
 from openclip_eclip.phantom.generate import generate
-from openclip_eclip.phantom.reports import CLASS_NAMES
 from openclip_eclip.prepare.datasets import chexpert, nih_cxr14, rsna
 
 TEMPLATES = ["a film with {c}.", "{c}", "chest: {c}, again {c}"]
@@ -338,7 +338,7 @@ def test_classes_come_from_beside_the_data_or_from_the_set(
     assert (
         choose_classes(read_eval_set(phantom_table), None, None)
         == choose_classes(read_eval_set(phantom_table), "phantom", None)
-        == ("own", list(CLASS_NAMES))
+        == ("own", list(CHEST.words.classes))
     )
     data = read_eval_set(table(tmp_path, phantom_table, label="Hernia"))
     assert choose_classes(data, "cxr-14x100", None) == (HERNIA, list(FINDINGS))
@@ -445,9 +445,10 @@ def test_result_is_complete_deterministic_and_equals_open_clip(
     assert "CenterCrop" in settings["transform"]
     assert settings["class_vector"] == "unit_mean"
     assert settings["samples"] == 40
-    assert settings["classes"] == list(CLASS_NAMES)
+    assert settings["classes"] == list(CHEST.words.classes)
     counts = np.bincount(pd.read_csv(phantom_table)["label"], minlength=6)
-    assert values["prevalence"] == pytest.approx(dict(zip(CLASS_NAMES, counts / 40, strict=True)))
+    prevalence = dict(zip(CHEST.words.classes, counts / 40, strict=True))
+    assert values["prevalence"] == pytest.approx(prevalence)
     assert np.sum(values["confusion_matrix"]) == 40
     assert values["headline"]["metric"] == "macro-F1"
     assert values["headline"]["low"] <= values["headline"]["value"] <= values["headline"]["high"]
@@ -633,7 +634,7 @@ def clip_benchmark_folder(folder: Path) -> Path:
             }
         write_shard(folder / "test" / f"{shard}.tar", members)
     write(folder / "test" / "nshards.txt", "2")
-    write(folder / "classnames.txt", "\n".join(CLASS_NAMES))
+    write(folder / "classnames.txt", "\n".join(CHEST.words.classes))
     write(folder / "zeroshot_classification_templates.txt", "\n".join(TEMPLATES))
     return folder
 
@@ -676,7 +677,7 @@ def test_scores_agree_with_clip_benchmark(
 
     result = run(tmp_path / "out", model, folder / "test" / "{0..1}.tar")
     predictions, overall = result["predictions"], result["values"]["overall"]
-    assert predictions["classes"].tolist() == list(CLASS_NAMES)
+    assert predictions["classes"].tolist() == list(CHEST.words.classes)
     assert len(set(predictions["score"].argmax(axis=1))) > 3
     np.testing.assert_array_equal(predictions["label"], target)
     np.testing.assert_allclose(predictions["score"], logits.numpy() / 100, atol=1e-6, rtol=0)
