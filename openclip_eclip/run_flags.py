@@ -1,4 +1,4 @@
-"""Flags of runs and checkpoints, and of frozen towers."""
+"""Flags of runs and checkpoints, and of trained towers."""
 
 from __future__ import annotations
 
@@ -91,3 +91,27 @@ def add_frozen(group: argparse._ArgumentGroup) -> None:
         choices=("fp16", "fp32"),
         help="type of the numbers that --cache-tokens keeps (default: fp16)",
     )
+
+
+def add_fine_tuning(group: argparse._ArgumentGroup) -> None:
+    for tower in ("image", "text"):
+        group.add_argument(
+            f"--lora-{tower}",
+            type=int,
+            metavar="RANK",
+            help=(
+                f"freezes the {tower} tower as --freeze-{tower} does, and trains matrices of rank"
+                " RANK (LoRA) that are added to its linear layers; they are merged wherever the"
+                " checkpoint is read (default: none)"
+            ),
+        )
+    for tower in ("image", "text"):
+        group.add_argument(
+            f"--{tower}-layer-decay",
+            type=float,
+            metavar="D",
+            help=(
+                f"sets the learning rate of layer l of the {tower} tower to lr * D^(L - l), where"
+                " L is its head: pool and projection (default: 1, the same rate everywhere)"
+            ),
+        )
