@@ -217,7 +217,7 @@ def test_a_tower_without_linear_layers_is_an_error(name: str | None) -> None:
         add_low_rank(model, 4, None)
 
 
-def test_training_flags_and_random_numbers_are_left_alone() -> None:
+def test_training_flags_are_left_alone() -> None:
     model = model_of(VIT)
     model.train()
     add_low_rank(model, 4, 4)
