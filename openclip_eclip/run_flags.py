@@ -100,9 +100,9 @@ def add_fine_tuning(group: argparse._ArgumentGroup) -> None:
             type=int,
             metavar="RANK",
             help=(
-                f"freezes the {tower} tower as --freeze-{tower} does, and trains matrices of rank"
-                " RANK (LoRA) that are added to its linear layers; they are merged wherever the"
-                " checkpoint is read (default: none)"
+                f"sets the rank of LoRA in the {tower} tower: its weights are frozen, but for pool"
+                " and projection, and two small matrices are trained for each linear layer;"
+                " export and evaluation see them merged (default: none)"
             ),
         )
     for tower in ("image", "text"):

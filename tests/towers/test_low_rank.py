@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import copy
-import json
 from typing import Any
 
-import open_clip
 import pytest
 import torch
 from conftest import TINY

@@ -57,9 +57,7 @@ def rates(optimizer: Optimizer) -> dict[int, float]:
 
 
 @pytest.mark.parametrize("name", OPTIMISERS)
-def test_each_weight_has_the_rate_of_its_layer(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_each_weight_has_the_rate_of_its_layer(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     clip = model()
     stock = {
         id(p): group["weight_decay"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -139,9 +138,7 @@ def test_two_processes_train_as_one(runs: Launcher) -> None:
     words += ("--opt", "timm/sgd", "--lr", 1, "--aug-cfg", "scale=(1,1)", "ratio=(1,1)")
     gathered = ("--local-loss", "--gather-with-grad")
     runs.train((*words, "--batch-size", 12, "--name", "one"))
-    runs.train(
-        (*words, *gathered, "--batch-size", 6, "--name", "two"), processes=2, timeout=300
-    )
+    runs.train((*words, *gathered, "--batch-size", 6, "--name", "two"), processes=2, timeout=300)
     expected = runs.weights("one", 3)
     for key, value in runs.weights("two", 3).items():
         torch.testing.assert_close(value, expected[key], rtol=1e-4, atol=1e-6)
