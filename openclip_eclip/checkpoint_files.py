@@ -25,6 +25,8 @@ LATEST = "epoch_latest.pt"  # of --save-most-recent
 BEST = "epoch_best.pt"  # of --keep-best
 NUMBERED = re.compile(r"epoch_(\d+)(?:_batch_(\d+))?\.pt")
 PREFIXES = ("module.", "_orig_mod.")  # of DDP and torch.compile
+LOW_RANK = (".lora_A.default.weight", ".lora_B.default.weight")  # ends of the keys of peft's layers
+BASE = ".base_layer"  # and what they put before those of a frozen layer
 STATES = ("state_dict", "model_state_dict", "model")  # keys of the weights in training programs
 # errors that libraries were seen to raise on a damaged or foreign file
 UNREADABLE = (
@@ -197,10 +199,11 @@ def _first_line(error: BaseException) -> str:
     )[0][:200]
 
 
-def state_of(checkpoint: Any, path: Path) -> dict[str, Tensor]:
+def state_of(checkpoint: Any, path: Path, merge: bool = True) -> dict[str, Tensor]:
     """The model's state dict in the result of `read_checkpoint`. UserError without one.
 
-    The prefixes of DDP and torch.compile are removed.
+    The prefixes of DDP and torch.compile are removed, and LoRA is merged; without `merge` the
+    state is as the run trains it.
     """
     if isinstance(checkpoint, Mapping):
         inner = next(
@@ -209,7 +212,8 @@ def state_of(checkpoint: Any, path: Path) -> dict[str, Tensor]:
         )
         state = {str(key): value for key, value in inner.items() if isinstance(value, Tensor)}
         if state:
-            return without_prefixes(state)
+            state = without_prefixes(state)
+            return merge_low_rank(state) if merge else state
         what = (
             f"a dict of {', '.join(map(str, list(checkpoint)[:4]))}"
             if checkpoint
@@ -232,6 +236,23 @@ def without_prefixes(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     ):
         state = {key.removeprefix(prefix): value for key, value in state.items()}
     return state
+
+
+def merge_low_rank(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The keys and weights of the plain model: W + B A for every frozen weight W with LoRA."""
+    end_a, end_b = LOW_RANK
+    changed = [key.removesuffix(end_a) for key in state if key.endswith(end_a)]
+    if not changed:
+        return dict(state)
+    merged = {key: value for key, value in state.items() if not key.endswith(LOW_RANK)}
+    for layer in changed:
+        names = (f"{layer}{BASE}.{name}" for name in ("weight", "in_proj_weight"))
+        key = next(name for name in names if name in merged)
+        # in fp32 or more, also where the run trained in fp16 or bf16
+        wide = torch.promote_types(merged[key].dtype, torch.float32)
+        product = state[layer + end_b].to(wide) @ state[layer + end_a].to(wide)
+        merged[key] = (merged[key].to(wide) + product).to(merged[key].dtype)
+    return {key.replace(BASE + ".", "."): value for key, value in merged.items()}
 
 
 def non_finite(state: Mapping[str, Tensor], buffers: frozenset[str] = frozenset()) -> list[str]:

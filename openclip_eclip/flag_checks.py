@@ -29,6 +29,7 @@ def _number(
 AT_LEAST_0 = (_number(0), "0 or more")
 AT_LEAST_1 = (_number(1), "1 or more")
 POSITIVE = (_number(0, above=True), "a number above 0")
+UP_TO_1 = (_number(0, 1, above=True), "a number above 0 and at most 1")
 BELOW_1 = (lambda value: 0 <= value < 1, "0 or more and below 1")
 RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "lr": AT_LEAST_0,
@@ -63,6 +64,10 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "patience": AT_LEAST_1,
     "minutes": POSITIVE,
     "same_text_similarity": (lambda value: 0 < value < 1, "a number above 0 and below 1"),
+    "lora_image": AT_LEAST_1,
+    "lora_text": AT_LEAST_1,
+    "image_layer_decay": UP_TO_1,
+    "text_layer_decay": UP_TO_1,
 }
 LISTS = {
     "force_image_size": (AT_LEAST_1, (1, 2)),

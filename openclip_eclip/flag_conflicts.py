@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from importlib.util import find_spec
 from pathlib import Path
 
 from .checkpoint_files import weight_files
@@ -59,11 +60,7 @@ def reject_unsupported(args: argparse.Namespace, names: tuple[str, ...]) -> None
         raise UserError(
             "--expert-data without --train-data: experts are added to batches of training data."
         )
-    for tower in ("image", "text"):
-        if getattr(args, f"freeze_{tower}") and getattr(args, f"lock_{tower}"):
-            raise UserError(
-                f"--freeze-{tower} with --lock-{tower}: two ways to freeze one tower; drop one."
-            )
+    _check_towers(args)
     changing = [name for name in names if name not in KEPT_METHODS]
     if args.cache_tokens and changing:
         raise UserError(
@@ -84,6 +81,29 @@ def reject_unsupported(args: argparse.Namespace, names: tuple[str, ...]) -> None
     _check_models(args, names)
     check_flags(args)
     check_data_flags(args)
+
+
+def _check_towers(args: argparse.Namespace) -> None:
+    if args.cache_tokens and args.lora_image:
+        raise UserError(
+            f"--cache-tokens with --lora-image {args.lora_image}: LoRA changes the tokens in each"
+            " step, so nothing that was kept would be right; drop one of them."
+        )
+    for tower in ("image", "text"):
+        given = [
+            f"--{kind}-{tower}"
+            for kind in ("freeze", "lock", "lora")
+            if getattr(args, f"{kind}_{tower}")
+        ]
+        if len(given) > 1:
+            raise UserError(
+                f"{' with '.join(given)}: two ways to freeze one tower; drop one of them."
+            )
+    if (args.lora_image or args.lora_text) and find_spec("peft") is None:
+        raise UserError(
+            f"--lora-{'image' if args.lora_image else 'text'} needs peft: pip install"
+            " 'openclip_eclip[lora]'."
+        )
 
 
 def _check_saving(args: argparse.Namespace) -> None:

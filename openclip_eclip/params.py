@@ -19,7 +19,7 @@ from .config import (
 from .data.images.options import add_read_arguments
 from .objectives import OBJECTIVES, Objective, naive
 from .recipes import RECIPES
-from .run_flags import add_frozen, add_saving, add_stopping
+from .run_flags import add_fine_tuning, add_frozen, add_saving, add_stopping
 from .same_text import SameText, add_same_text
 
 AUTHORS = "authors"  # a value of --eclip-processor
@@ -52,6 +52,7 @@ def eclip_parser() -> argparse.ArgumentParser:
     OBJECTIVES["align"].add_flags(parser.add_argument_group("--method align, --recipe eclip-plus"))
     _add_expert_views(parser.add_argument_group("--method eclip, --method naive"))
     add_frozen(parser.add_argument_group("trained towers that stay as they are"))
+    add_fine_tuning(parser.add_argument_group("trained towers that change a little"))
     for name, kind in OBJECTIVES.items():
         if name != "align":
             kind.add_flags(parser.add_argument_group(f"--method {name}"))

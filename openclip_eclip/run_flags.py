@@ -1,4 +1,4 @@
-"""Flags of runs, checkpoints, the end of training and frozen towers; some are the benchmark's too."""
+"""Flags of runs, of their end, and of trained towers; some are the benchmark's too."""
 
 from __future__ import annotations
 
@@ -128,3 +128,27 @@ def add_cache(group: argparse._ArgumentGroup) -> None:
         choices=("fp16", "fp32"),
         help="type of the numbers that --cache-tokens keeps (default: fp16)",
     )
+
+
+def add_fine_tuning(group: argparse._ArgumentGroup) -> None:
+    for tower in ("image", "text"):
+        group.add_argument(
+            f"--lora-{tower}",
+            type=int,
+            metavar="RANK",
+            help=(
+                f"sets the rank of LoRA in the {tower} tower: its weights are frozen, but for pool"
+                " and projection, and two small matrices are trained for each linear layer;"
+                " export and evaluation see them merged (default: none)"
+            ),
+        )
+    for tower in ("image", "text"):
+        group.add_argument(
+            f"--{tower}-layer-decay",
+            type=float,
+            metavar="D",
+            help=(
+                f"sets the learning rate of layer l of the {tower} tower to lr * D^(L - l), where"
+                " L is its head: pool and projection (default: 1, the same rate everywhere)"
+            ),
+        )

@@ -8,15 +8,17 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import IO, Any
 
 import open_clip
 import open_clip_train.main as host
+import open_clip_train.scheduler as host_scheduler
 import open_clip_train.train as host_loop
+import timm.optim
 import torch
 from open_clip_train.distributed import is_master, world_info_from_env
 from torch.nn.parallel import DistributedDataParallel
@@ -51,6 +53,7 @@ from openclip_eclip.towers.frozen import FrozenText, freeze_image_tower, freeze_
 
 from .before_training import before_first_step, check_names, check_optimiser, check_towers
 from .finite_loss import FiniteLoss
+from .layer_decay import assign_learning_rate, with_layer_decay
 from .resume import atomic_save
 from .run_folder import claim, lock
 from .run_settings import check_resumed_params, load_to_resume, run_settings
@@ -104,7 +107,7 @@ class Patches:
         self.built: torch.nn.Module  # the model, from `create_model_and_transforms` on
         self.caches: list[TokenCache] = []
         self.signals = Signals()
-        self.originals: dict[str, Callable] = {}
+        self.originals: dict[str, Any] = {}
         self.lock: IO[str] | None = None
         self.is_cut = False  # whether --minutes ended the run within an epoch
         self.resumed: dict[str, Any] | None = None  # settings of the run that wrote the checkpoint
@@ -165,6 +168,7 @@ class Patches:
             freeze_image_tower(built[0].visual)
         if self.session.args.freeze_text:
             freeze_text_tower(built[0])
+        self.add_low_rank(built[0])
         check_towers(self.session.args, built[0])
         if not method.is_plain:
             for objective in method.objectives:
@@ -180,6 +184,21 @@ class Patches:
             if not self.named:  # open_clip has made a name by now
                 self.lock = lock(run)
         return built
+
+    def add_low_rank(self, model: torch.nn.Module) -> None:
+        args = self.session.args
+        if args.lora_image or args.lora_text:
+            from openclip_eclip.towers.low_rank import add_low_rank  # needs the extra
+
+            add_low_rank(model, args.lora_image, args.lora_text)
+
+    def adamw(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
+        optimizer = self.originals["optim"].AdamW(*args, **kwargs)
+        return with_layer_decay(optimizer, self.session.args, self.built)
+
+    def create_optimizer_v2(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
+        optimizer = self.originals["create_optimizer_v2"](*args, **kwargs)
+        return with_layer_decay(optimizer, self.session.args, self.built)
 
     def get_data(
         self, args: argparse.Namespace, preprocess_fns: Any, epoch: int = 0, tokenizer: Any = None
@@ -354,6 +373,9 @@ def rebound() -> Iterator[Patches]:
             (host, name, getattr(patches, name))
             for name in (*SIGNATURES, "create_model_and_transforms")
         ),
+        (host, "optim", SimpleNamespace(AdamW=patches.adamw)),
+        (timm.optim, "create_optimizer_v2", patches.create_optimizer_v2),
+        (host_scheduler, "assign_learning_rate", assign_learning_rate),
         (torch, "save", patches.save),
         (torch.nn.parallel, "DistributedDataParallel", ExpertDistributedDataParallel),
     ]

@@ -74,6 +74,10 @@ OPTIMISED = (
     "lock_image_unlocked_groups",
     "lock_text",
     "lock_text_unlocked_layers",
+    "lora_image",
+    "lora_text",
+    "image_layer_decay",
+    "text_layer_decay",
 )
 
 
@@ -152,7 +156,7 @@ def load_to_resume(
             checkpoint = torch.load(file, map_location=map_location, weights_only=True)
     else:
         checkpoint = read_checkpoint(path, map_location, checked)
-    state = state_of(checkpoint, path)
+    state = state_of(checkpoint, path, merge=False)
     trained = isinstance(checkpoint, dict) and "epoch" in checkpoint and "state_dict" in checkpoint
     if trained and not isinstance(checkpoint["epoch"], int):
         raise UserError(
@@ -170,10 +174,12 @@ def load_to_resume(
         ours["settings"] = settings
     if trained:
         _check_method(path, settings.get("method"), state, args, model)
+    if trained and args.train_data:
+        _check_same_trained(path, settings, args)
     _check_weights(path, state, model, bare=not trained)
     require_finite(state, path, frozenset(name for name, _ in model.named_buffers()))
     if trained and args.train_data:
-        _check_optimised(path, settings, checkpoint["optimizer"], args, model)
+        _check_optimised(path, checkpoint["optimizer"], model)
     if args.pretrained:
         logger.info(
             "eclip: weights are those of checkpoint %s; --pretrained %s is where the run began",
@@ -236,7 +242,7 @@ def _check_weights(
         raise UserError(
             f"checkpoint {path} is of another model: {wrong[0]} is "
             f"{'missing' if wrong[0] in expected else 'not part of this run'}; give the "
-            "same --model and --force-* flags."
+            "same --model, --lora-* and --force-* flags."
         )
     for key, value in state.items():
         if key in expected and expected[key].shape != value.shape:
@@ -247,13 +253,7 @@ def _check_weights(
             )
 
 
-def _check_optimised(
-    path: Path,
-    settings: Mapping[str, Any],
-    optimizer: Mapping[str, Any],
-    args: argparse.Namespace,
-    model: torch.nn.Module,
-) -> None:
+def _check_same_trained(path: Path, settings: Mapping[str, Any], args: argparse.Namespace) -> None:
     changed = [
         name for name in OPTIMISED if name in settings and settings[name] != getattr(args, name)
     ]
@@ -264,11 +264,14 @@ def _check_optimised(
             f"this run has {getattr(args, name)}: its optimizer "
             "state does not fit; give the same, or the checkpoint as --pretrained."
         )
+
+
+def _check_optimised(path: Path, optimizer: Mapping[str, Any], model: torch.nn.Module) -> None:
     stored = sum(len(group["params"]) for group in optimizer["param_groups"])
     trained = sum(parameter.requires_grad for parameter in model.parameters())
     if stored != trained:
         raise UserError(
             f"checkpoint {path}: its optimizer trains {stored} tensors, this run "
-            f"{trained}; give the same --lock-* flags, or the "
+            f"{trained}; give the same --lock-* and --freeze-* flags, or the "
             "checkpoint as --pretrained."
         )

@@ -31,18 +31,23 @@ def freeze_image_tower(visual: nn.Module) -> None:
     Frozen modules stay in evaluation mode, also when the model is set to training: no dropout, and
     batch statistics as they are. UserError: a tower that this package does not know.
     """
-    after = list(_after_positions(visual))
-    for parameter in visual.parameters():
-        parameter.requires_grad_(False)
-    for parameter in after:
-        parameter.requires_grad_(True)
-    if not any(parameter.numel() for parameter in after):
+    if not freeze_before_positions(visual):
         raise UserError(
             f"--freeze-image all: the image tower {type(visual).__name__} has no weights behind its"
             " positions, so nothing of it would be trained; drop the flag, or take a tower with an"
             " attention pool or a projection."
         )
     keep_in_evaluation(visual)
+
+
+def freeze_before_positions(visual: nn.Module) -> bool:
+    """Let only the weights behind the tower's positions be trained; whether there are any."""
+    after = list(after_positions(visual))
+    for parameter in visual.parameters():
+        parameter.requires_grad_(False)
+    for parameter in after:
+        parameter.requires_grad_(True)
+    return any(parameter.numel() for parameter in after)
 
 
 def freeze_text_tower(model: nn.Module) -> None:
@@ -74,7 +79,8 @@ class FrozenText:
         return nn.functional.normalize(full_precision(features.detach()), dim=-1)
 
 
-def _after_positions(visual: nn.Module) -> Iterator[nn.Parameter]:
+def after_positions(visual: nn.Module) -> Iterator[nn.Parameter]:
+    """The weights of the pool and the projection. UserError: a tower that is not known."""
     if isinstance(visual, VisionTransformer):
         for name in ("attn_pool", "attn_pool_contrastive", "ln_post"):
             if isinstance(module := getattr(visual, name, None), nn.Module):
@@ -95,8 +101,8 @@ def _after_positions(visual: nn.Module) -> Iterator[nn.Parameter]:
             yield from classifier.parameters()
     else:
         raise UserError(
-            f"--freeze-image: the image tower {type(visual).__name__} is not known; expected"
-            " VisionTransformer, ModifiedResNet or a timm tower."
+            f"the image tower {type(visual).__name__} is not known to --freeze-image, --lora-image"
+            " and --image-layer-decay; expected VisionTransformer, ModifiedResNet or a timm tower."
         )
 
 
@@ -120,7 +126,7 @@ def keep_results(model: nn.Module, make: MakeRows) -> None:
 
 
 def _keep_image(visual: nn.Module, make: MakeRows) -> None:
-    after = {id(parameter) for parameter in _after_positions(visual)}
+    after = {id(parameter) for parameter in after_positions(visual)}
     trained = {name for name, parameter in visual.named_parameters() if id(parameter) in after}
     weights = {name: value for name, value in visual.state_dict().items() if name not in trained}
     if isinstance(visual, VisionTransformer):
@@ -128,7 +134,7 @@ def _keep_image(visual: nn.Module, make: MakeRows) -> None:
     elif isinstance(visual, ModifiedResNet):
         _keep_resnet(cast(Any, visual), make("image", weights))
     else:
-        assert isinstance(visual, TimmModel), "`_after_positions` takes no other tower"
+        assert isinstance(visual, TimmModel), "`after_positions` takes no other tower"
         trunk, rows = cast(Any, visual.trunk), make("image", weights)
         compute = trunk.forward_features
         # timm's models pass masks of attention on, which TimmModel never gives

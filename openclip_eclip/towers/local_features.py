@@ -94,19 +94,24 @@ def on_empty_image(visual: nn.Module, encode: Callable[[Tensor], Any]) -> Any:
             f" {dropped[0]:g}): no whole map is left to compare with; train without"
             " patch dropout."
         )
-    size = cast(ImageTower, visual).image_size
-    # images have the type of a convolution's weight, since --precision bf16 leaves other parameters
-    # in fp32
-    parameter = next((p for p in visual.parameters() if p.ndim == 4), next(visual.parameters()))
-    height, width = (size, size) if isinstance(size, int) else size
     training = [module for module in visual.modules() if module.training]  # not the frozen parts
     visual.eval()
-    image = torch.zeros(1, 3, height, width, device=parameter.device, dtype=parameter.dtype)
+    image = empty_image(visual)
     with torch.no_grad():
         result = encode(image)
     for module in training:
         module.training = True
     return result
+
+
+def empty_image(visual: nn.Module) -> Tensor:
+    """An image (1, 3, H, W) of zeros, as the tower takes it."""
+    size = cast(ImageTower, visual).image_size
+    # images have the type of a convolution's weight, since --precision bf16 leaves other parameters
+    # in fp32
+    parameter = next((p for p in visual.parameters() if p.ndim == 4), next(visual.parameters()))
+    height, width = (size, size) if isinstance(size, int) else size
+    return torch.zeros(1, 3, height, width, device=parameter.device, dtype=parameter.dtype)
 
 
 def encode_words(model: HostModel, tokens: Tensor, pieces: WordPieces) -> tuple[Tensor, Words]:

@@ -154,7 +154,7 @@ def test_kept_weights_are_those_of_the_frozen_part() -> None:
 
 
 def test_a_tower_whose_positions_are_not_known_is_an_error() -> None:
-    with pytest.raises(UserError, match="--freeze-image: the image tower Linear is not known"):
+    with pytest.raises(UserError, match="the image tower Linear is not known"):
         freeze_image_tower(nn.Linear(2, 2))
 
 
