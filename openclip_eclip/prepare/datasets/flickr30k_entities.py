@@ -233,11 +233,11 @@ def read_regions(path: Path) -> Regions:
 def find_boxes(
     phrases: list[Phrase], regions: Regions, counts: Counter[str]
 ) -> dict[str, list[Box]]:
-    """{words: boxes, each once} of the phrases of a caption that have boxes.
+    """{words: boxes} of the phrases of a caption that have boxes.
 
     Phrases of the same words, in upper or lower case, are one. `counts` grows by all phrases.
     """
-    boxes: dict[str, dict[Box, None]] = {}
+    boxes: dict[str, list[Box]] = {}
     first: dict[str, str] = {}  # {words in lower case: as they occur first}
     for phrase in phrases:
         counts["phrases"] += 1
@@ -247,9 +247,9 @@ def find_boxes(
             words = first.setdefault(phrase.words.lower(), phrase.words)
             if words in boxes:
                 counts["phrases joined with others of the same words"] += 1
-            boxes.setdefault(words, {}).update(dict.fromkeys(regions.boxes[phrase.identity]))
+            boxes.setdefault(words, []).extend(regions.boxes[phrase.identity])
         elif phrase.identity in regions.scenes:
             counts["phrases without a window, the whole scene"] += 1
         else:
             counts["phrases without a window, no box"] += 1
-    return {words: list(found) for words, found in boxes.items()}
+    return boxes
