@@ -64,6 +64,10 @@ DATASETS = {
         "openclip_eclip.prepare.datasets.coco",
         "COCO 2017: photographs with captions, and masks of what each caption names",
     ),
+    "flickr30k-entities": (
+        "openclip_eclip.prepare.datasets.flickr30k_entities",
+        "Flickr30k Entities: photographs with captions, and boxes of each phrase",
+    ),
     "localized-narratives": (
         "openclip_eclip.prepare.datasets.localized_narratives",
         "Localized Narratives: spoken descriptions of photographs with the mouse's trace",

@@ -13,6 +13,7 @@ from ...data.tables.missing_text import is_missing
 from ...xml_text import parse_xml
 from ..plan import Plan
 from ..tables import find_table, read_table
+from .open_sets import read_at_most
 
 LARGEST = 1 << 20  # bytes of one report; real ones have about 5 000
 SECTIONS = ("COMPARISON", "INDICATION", "FINDINGS", "IMPRESSION")
@@ -48,7 +49,7 @@ def read_reports(plan: Plan, src: Path) -> list[Report]:
     elif folder.is_dir():
         paths = sorted(folder.glob("*.xml"))
         plan.tables.extend(paths)
-        reports = [_parse(_bounded(path), str(path)) for path in paths]
+        reports = [_parse(read_at_most(path, LARGEST), str(path)) for path in paths]
     else:
         reports = _kaggle(plan, src)
     if not reports:
@@ -81,15 +82,6 @@ def _members(archive: Path) -> Iterator[tuple[str, bytes]]:
         raise UserError(
             f"{archive}: not a readable tar archive ({error}). Copy it again."
         ) from error
-
-
-def _bounded(path: Path) -> bytes:
-    """The content of a file; UserError if it is too large."""
-    if path.stat().st_size > LARGEST:
-        raise UserError(
-            f"{path}: {path.stat().st_size} bytes; expected a report of at most {LARGEST}."
-        )
-    return path.read_bytes()
 
 
 def _parse(content: bytes, where: str) -> Report:

@@ -80,6 +80,14 @@ def image_size(path: Path, options: ReadOptions) -> tuple[int, int]:
     return read_frame(path, str(path), options).shown_size
 
 
+def read_at_most(path: Path, largest: int) -> bytes:
+    """The content of a file. UserError: it has more than `largest` bytes."""
+    size = path.stat().st_size
+    if size > largest:
+        raise UserError(f"{path}: {size} bytes; expected at most {largest}.")
+    return path.read_bytes()
+
+
 def check_boxes(boxes: Sequence[Sequence[Any]], size: tuple[int, int] | None, where: str) -> Boxes:
     """Boxes of (N, 4) xmin, ymin, xmax, ymax in pixels.
 
