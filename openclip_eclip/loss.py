@@ -29,7 +29,7 @@ class Pairs(NamedTuple):
     all_text: Tensor  # (N, D)
     label: Tensor  # (R,) the column of each row's partner
     own: Tensor  # (R, N) bool: the column belongs to the row's sample, the partner included
-    same: Tensor | None = None  # (R, N) bool: its text is that of another sample and the same
+    same: Tensor | None = None  # (R, N) bool: its text is the same, and of another sample
 
 
 class RepeatedTexts:
