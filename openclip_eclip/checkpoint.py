@@ -29,6 +29,7 @@ from .config import UserError
 from .machine import NAME as MACHINE
 from .model import PROCESSOR_PREFIX, REGIONS_PREFIX
 from .model_errors import one_sentence
+from .towers.image_head import ATTENTION_POOL, with_attention_pool
 from .towers.phantom_resnet import phantom_resnet
 
 logger = logging.getLogger(__name__)
@@ -67,6 +68,8 @@ def plain_config(
             (config[part] if part else config)[key] = (
                 float(value) if name.startswith("init_") else value
             )
+    if settings.get("image_head") == ATTENTION_POOL:
+        config["vision_cfg"] = with_attention_pool(config["vision_cfg"], config["embed_dim"])
     return {"model_cfg": config, "preprocess_cfg": dict(preprocess)}
 
 

@@ -74,6 +74,18 @@ POOLS = {  # vision_cfg, grid, tokens before it, queries that the tower uses
         1,
         slice(0, 1),
     ),
+    "timm-norm-before": (
+        {
+            **TIMM,
+            "timm_model_name": "convnext_atto",
+            "timm_pool": "abs_attn",
+            "timm_proj": "",
+            "image_size": 96,
+        },
+        (3, 3),
+        1,
+        slice(0, 1),
+    ),
     "timm-rotary": (
         {
             **TIMM,
