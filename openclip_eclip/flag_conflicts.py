@@ -63,6 +63,11 @@ def reject_unsupported(args: argparse.Namespace, names: tuple[str, ...]) -> None
             raise UserError(
                 f"--freeze-{tower} with --lock-{tower}: two ways to freeze one tower; drop one."
             )
+    if args.freeze_image and args.force_patch_dropout:
+        raise UserError(
+            f"--force-patch-dropout with --freeze-image {args.freeze_image}: frozen parts compute"
+            " as in evaluation, where no patch is dropped; drop one of them."
+        )
     changing = [name for name in names if name not in KEPT_METHODS]
     if args.cache_tokens and changing:
         raise UserError(

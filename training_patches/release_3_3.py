@@ -159,9 +159,9 @@ class Patches:
         if "image_head" in kwargs and not self.session.args.resume:
             log_image_head(built[0])
         if self.session.args.freeze_image:
-            freeze_image_tower(built[0].visual)
+            freeze_image_tower(built[0].visual, self.session.args.freeze_image)
         if self.session.args.freeze_text:
-            freeze_text_tower(built[0])
+            freeze_text_tower(built[0], self.session.args.freeze_text)
         check_towers(self.session.args, built[0])
         if not method.is_plain:
             for objective in method.objectives:
