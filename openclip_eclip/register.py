@@ -23,7 +23,7 @@ from torch import Tensor
 from .checkpoint_files import read_checkpoint, state_of
 from .config import UserError
 from .model import PROCESSOR_PREFIX, REGIONS_PREFIX, EClipCLIP, EClipCustomTextCLIP
-from .model_folder import CONFIG, check_model_folder
+from .model_folder import CONFIG, check_model_folder, check_text_tower, check_tokenizer
 from .towers import phantom_resnet  # noqa: F401  # timm knows it from now on
 from .towers.image_head import ATTENTION_POOL, build_with_pool, carry_over
 
@@ -145,6 +145,9 @@ def _dispatch(host: type, extended: type | None) -> Callable[..., Any]:
                 " supported."
             )
         try:
+            text = kwargs.get("text_cfg") or {}
+            if name := text.get("hf_model_name"):
+                check_text_tower(name, _source.get(), text.get("hf_model_pretrained", True))
             make: Callable[..., Any] = host
             if eclip_cfg is not None and extended is not None:
                 make = partial(extended, eclip_cfg=eclip_cfg)
@@ -177,6 +180,7 @@ def _dispatch(host: type, extended: type | None) -> Callable[..., Any]:
 
 
 def _hf_tokenizer(source: Any, *args: Any, **kwargs: Any) -> Any:
+    check_tokenizer(source)
     try:
         return _originals["HFTokenizer"](source, *args, **kwargs)
     except OSError as error:

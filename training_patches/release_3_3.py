@@ -18,6 +18,7 @@ import open_clip
 import open_clip_train.main as host
 import open_clip_train.train as host_loop
 import torch
+from open_clip.tokenizer import HFTokenizer
 from open_clip_train.distributed import is_master, world_info_from_env
 from torch.nn.parallel import DistributedDataParallel
 
@@ -179,7 +180,11 @@ class Patches:
     def get_data(
         self, args: argparse.Namespace, preprocess_fns: Any, epoch: int = 0, tokenizer: Any = None
     ) -> dict[str, Any]:
-        data = {}
+        data, run = {}, Path(args.logs, args.name)
+        # the name in its config may not be known where the run is evaluated and exported
+        if "local-dir:" in args.model and isinstance(tokenizer, HFTokenizer) and run.is_dir():
+            if is_master(args):
+                tokenizer.save_pretrained(run)
         for objective in self.session.method.objectives:
             objective.use_tokenizer(tokenizer)
         if args.train_data or args.dataset_type == "synthetic":
