@@ -29,6 +29,8 @@ from .config import UserError
 from .machine import NAME as MACHINE
 from .model import PROCESSOR_PREFIX, REGIONS_PREFIX
 from .model_errors import one_sentence
+from .model_folder import has_vocabulary
+from .towers.image_head import ATTENTION_POOL, with_attention_pool
 from .towers.phantom_resnet import phantom_resnet
 
 logger = logging.getLogger(__name__)
@@ -67,6 +69,8 @@ def plain_config(
             (config[part] if part else config)[key] = (
                 float(value) if name.startswith("init_") else value
             )
+    if settings.get("image_head") == ATTENTION_POOL:
+        config["vision_cfg"] = with_attention_pool(config["vision_cfg"], config["embed_dim"])
     return {"model_cfg": config, "preprocess_cfg": dict(preprocess)}
 
 
@@ -122,7 +126,7 @@ def export_plain(source: Path, out: Path, model_name: str | None = None) -> Path
         save_file(state, unfinished / WEIGHTS, metadata={"format": "pt"})
         # safetensors leaves a file that only its owner can read
         shutil.copymode(unfinished / CONFIG, unfinished / WEIGHTS)
-        save_tokenizer(config, unfinished)
+        save_tokenizer(config, unfinished, run)
         (unfinished / CARD).write_text(_card(config, out), encoding="utf-8")
         if run is not None and (run / MACHINE).is_file():
             (unfinished / MACHINE).write_bytes((run / MACHINE).read_bytes())
@@ -158,11 +162,15 @@ def find_checkpoint(source: Path) -> tuple[Path, Path | None]:
     return checkpoint, source
 
 
-def save_tokenizer(config: Mapping[str, Any], out: Path) -> None:
-    """Save a Hugging Face tokenizer into `out`; open_clip's own needs no file."""
+def save_tokenizer(config: Mapping[str, Any], out: Path, run: Path | None) -> None:
+    """Save a Hugging Face tokenizer into `out`; open_clip's own needs no file.
+
+    `run`: the run folder, which holds the tokenizer of a `local-dir:` start.
+    """
     name = config["model_cfg"]["text_cfg"].get("hf_tokenizer_name")
     if name:  # open_clip reads the tokenizer of a local-dir model from its folder
-        open_clip.factory.HFTokenizer(name).tokenizer.save_pretrained(out)
+        source = str(run) if run is not None and has_vocabulary(run) else name
+        open_clip.factory.HFTokenizer(source).tokenizer.save_pretrained(out)
 
 
 def _card(config: Mapping[str, Any], out: Path) -> str:

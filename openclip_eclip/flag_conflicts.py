@@ -99,6 +99,11 @@ def _check_towers(args: argparse.Namespace) -> None:
             raise UserError(
                 f"{' with '.join(given)}: two ways to freeze one tower; drop one of them."
             )
+    if args.freeze_image and args.force_patch_dropout:
+        raise UserError(
+            f"--force-patch-dropout with --freeze-image {args.freeze_image}: frozen parts compute"
+            " as in evaluation, where no patch is dropped; drop one of them."
+        )
     if (args.lora_image or args.lora_text) and find_spec("peft") is None:
         raise UserError(
             f"--lora-{'image' if args.lora_image else 'text'} needs peft: pip install"

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from difflib import get_close_matches
 
 from .config import UserError
+from .towers.image_head import FLAG, POOLS
 
 
 def near(name: str, known: Iterable[str]) -> str:
@@ -47,8 +48,11 @@ def sentence(error: Exception, model: str, pretrained: str | None) -> str | None
     """
     text, source = str(error), _source(model, pretrained)
     if "Error(s) in loading state_dict" in text:
+        has_pool = re.search(rf'Unexpected key.*"visual\.({"|".join(map(re.escape, POOLS))})', text)
+        advice = f"; for a pool that was added give {FLAG}" if has_pool else ""
         return (
-            f"{source} holds weights of another architecture than --model {model}: {_misfit(text)}."
+            f"{source} holds weights of another architecture than --model {model}:"
+            f" {_misfit(text)}{advice}."
         )
     if "is not a known tag or valid file path" in text:
         return (

@@ -1,4 +1,7 @@
-"""Checks of the config in a `local-dir:` model folder, before open_clip builds from it."""
+"""Checks of a `local-dir:` model folder, before open_clip builds from it.
+
+Its config, and the files of a Hugging Face text tower and tokenizer that the config names.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,10 @@ from .json_text import read_json
 logger = logging.getLogger(__name__)
 
 CONFIG = "open_clip_config.json"
+# files with the vocabulary of a Hugging Face tokenizer, of which one is enough to tell
+VOCABULARY = ("tokenizer.json", "vocab*", "*.model", "*.tiktoken")
+TOKENIZER = (*VOCABULARY, "merges.txt", "*token*.json")
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # or an index of several, NAME.index.json
 # keys that open_clip reads; it ignores others
 PREPROCESS = ("size", "mode", "mean", "std", "interpolation", "resize_mode", "fill_color")
 
@@ -54,6 +61,62 @@ def check_model_folder(folder: Path, whole: bool = False) -> None:
             path,
             ", ".join(map(repr, unknown)),
             ", ".join(PREPROCESS),
+        )
+
+
+def has_vocabulary(folder: Path) -> bool:
+    """Whether a folder holds a Hugging Face tokenizer; its settings alone are none."""
+    return any(any(folder.glob(pattern)) for pattern in VOCABULARY)
+
+
+def check_tokenizer(source: str | Path) -> None:
+    """UserError, with the files to copy, for a folder of a tokenizer that has no vocabulary.
+
+    A name of the hub is no folder, and not checked.
+    """
+    folder = Path(source)
+    if not folder.is_dir() or has_vocabulary(folder):
+        return
+    config = read_json(folder / CONFIG) if (folder / CONFIG).is_file() else {}
+    name = config.get("model_cfg", {}).get("text_cfg", {}).get("hf_tokenizer_name") or "NAME"
+    known = Path(name)
+    advice = (
+        f"save them with `transformers.AutoTokenizer.from_pretrained({name!r})"
+        f".save_pretrained({str(folder)!r})`"
+    )
+    if known.is_dir():
+        files = {path.name for pattern in TOKENIZER for path in known.glob(pattern)}
+        advice = f"copy {', '.join(sorted(files)) or 'them'} from {known}"
+    raise UserError(
+        f"{folder}: the files of the text tower's tokenizer are missing, which open_clip reads from"
+        " this folder; expected tokenizer_config.json with tokenizer.json, vocab.txt, vocab.json"
+        f" and merges.txt, or a .model file: {advice}."
+    )
+
+
+def check_text_tower(source: str, where: str, weights: bool) -> None:
+    """UserError for the folder of a Hugging Face text tower that is not there, or not complete.
+
+    `where`: the config that names it; `weights`: whether they are read from it. A name of the hub
+    is not checked.
+    """
+    folder = Path(source)
+    if not folder.is_dir():
+        if folder.is_absolute() or source.startswith((".", "~")):
+            raise UserError(
+                f"{where}: text_cfg.hf_model_name is {source}, which is no folder here; expected"
+                " the folder with the config.json of the text tower, or its name on the hub."
+            )
+        return
+    missing = [] if (folder / "config.json").is_file() else ["config.json (of the text tower)"]
+    indexed = [f"{name}.index.json" for name in WEIGHTS]
+    if weights and not any((folder / name).is_file() for name in (*WEIGHTS, *indexed)):
+        missing.append(f"its weights ({' or '.join(WEIGHTS)})")
+    if missing:
+        raise UserError(
+            f"{where}: text_cfg.hf_model_name is {source}, a folder without"
+            f" {' and without '.join(missing)}; copy what is missing from where the text tower"
+            " comes from."
         )
 
 

@@ -21,6 +21,7 @@ from .objectives import OBJECTIVES, Objective, naive
 from .recipes import RECIPES
 from .run_flags import add_fine_tuning, add_frozen, add_saving, add_stopping
 from .same_text import SameText, add_same_text
+from .towers.image_head import ATTENTION_POOL
 
 AUTHORS = "authors"  # a value of --eclip-processor
 
@@ -77,6 +78,16 @@ def _add_method(group: argparse._ArgumentGroup) -> None:
             f"training method: {', '.join(METHODS)}; join several with +, as in eclip+dacl. "
             "All but 'clip' add to the contrastive loss of CLIP; only eclip, naive and align "
             "use heatmaps (default: the recipe's, else eclip)"
+        ),
+    )
+    group.add_argument(
+        "--image-head",
+        choices=("keep", ATTENTION_POOL),
+        default="keep",
+        help=(
+            "what pools the positions of the image tower: its own pool (keep), or a learned pool of"
+            " open_clip or timm, which begins as the average (attention-pool); the trained model "
+            "stays a plain one, which open_clip loads without this package (default: keep)"
         ),
     )
 

@@ -10,6 +10,7 @@ import contextvars
 import logging
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,9 @@ from torch import Tensor
 from .checkpoint_files import read_checkpoint, state_of
 from .config import UserError
 from .model import PROCESSOR_PREFIX, REGIONS_PREFIX, EClipCLIP, EClipCustomTextCLIP
-from .model_folder import CONFIG, check_model_folder
+from .model_folder import CONFIG, check_model_folder, check_text_tower, check_tokenizer
 from .towers import phantom_resnet  # noqa: F401  # timm knows it from now on
+from .towers.image_head import ATTENTION_POOL, build_with_pool, carry_over
 
 logger = logging.getLogger(__name__)
 
@@ -128,9 +130,12 @@ def _plain(name: str) -> str:
 
 
 def _dispatch(host: type, extended: type | None) -> Callable[..., Any]:
-    """A replacement for the class `host`: it builds `extended` with `eclip_cfg`, else `host`."""
+    """A replacement for the class `host`: it builds `extended` with `eclip_cfg`, else `host`.
 
-    def build(*args: Any, eclip_cfg: Any = None, **kwargs: Any) -> Any:
+    `image_head` is that of --image-head.
+    """
+
+    def build(*args: Any, eclip_cfg: Any = None, image_head: Any = None, **kwargs: Any) -> Any:
         if eclip_cfg is None and _is_eclip_schema.get():
             eclip_cfg = {}
         _is_eclip_schema.set(False)
@@ -140,9 +145,15 @@ def _dispatch(host: type, extended: type | None) -> Callable[..., Any]:
                 " supported."
             )
         try:
-            if eclip_cfg is None or extended is None:
-                return host(*args, **kwargs)
-            return extended(*args, eclip_cfg=eclip_cfg, **kwargs)
+            text = kwargs.get("text_cfg") or {}
+            if name := text.get("hf_model_name"):
+                check_text_tower(name, _source.get(), text.get("hf_model_pretrained", True))
+            make: Callable[..., Any] = host
+            if eclip_cfg is not None and extended is not None:
+                make = partial(extended, eclip_cfg=eclip_cfg)
+            if image_head == ATTENTION_POOL:
+                return build_with_pool(make, *args, **kwargs)
+            return make(*args, **kwargs)
         except OSError as error:
             source = (kwargs.get("text_cfg") or {}).get("hf_model_name")
             if source is None:
@@ -169,6 +180,7 @@ def _dispatch(host: type, extended: type | None) -> Callable[..., Any]:
 
 
 def _hf_tokenizer(source: Any, *args: Any, **kwargs: Any) -> Any:
+    check_tokenizer(source)
     try:
         return _originals["HFTokenizer"](source, *args, **kwargs)
     except OSError as error:
@@ -223,6 +235,8 @@ def _convert_state_dict(model: Any, state: dict[str, Tensor]) -> dict[str, Tenso
             "the weights are those of a SigLIP model (logit_bias): add --siglip, or take a SigLIP"
             " model."
         )
+    if getattr(model, "fresh_weights", None):
+        state, model.fresh_weights = carry_over(model, state)
     return state
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from .towers.frozen import ALL, BLOCKS, blocks_of
+
 CACHE_CROPS = 4  # default of --cache-crops
 KEPT_METRICS = ("val-loss", "mean-rank", "recall@5", "grounding")  # of --keep-best
 
@@ -85,21 +87,36 @@ def add_stopping(group: argparse._ArgumentGroup) -> None:
     )
 
 
+def frozen_part(value: str) -> str:
+    """A value of --freeze-image and --freeze-text."""
+    try:
+        blocks_of(value)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{value!r}: expected {ALL}, or {BLOCKS}N with a whole number N, e.g. {BLOCKS}8"
+        ) from None
+    return value
+
+
 def add_frozen(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--freeze-image",
-        choices=("all",),
+        type=frozen_part,
+        metavar="{all,blocks:N}",
         help=(
-            "freezes the image tower up to its positions; its attention pool and its projection are"
-            " trained (default: open_clip's --lock-image, or nothing)"
+            "freezes the image tower up to its positions (all), or its embedding and its first N "
+            "blocks, stages of a CNN (blocks:N); the rest is trained: at least its attention pool "
+            "and its projection (default: open_clip's --lock-image, or nothing)"
         ),
     )
     group.add_argument(
         "--freeze-text",
-        choices=("all",),
+        type=frozen_part,
+        metavar="{all,blocks:N}",
         help=(
-            "freezes the text tower; the projection behind a tower of Hugging Face is trained"
-            " (default: open_clip's --lock-text, or nothing)"
+            "freezes the text tower (all), or its embedding and its first N blocks (blocks:N); the "
+            "projection behind a tower of Hugging Face is trained (default: open_clip's "
+            "--lock-text, or nothing)"
         ),
     )
     add_cache(group)

@@ -24,7 +24,7 @@ from .config import UserError
 from .content import content_numbers
 from .files import write_whole
 from .run_flags import kept_views
-from .towers.frozen import Rows, keep_results
+from .towers.kept import Rows, keep_results
 
 logger = logging.getLogger(__name__)
 
@@ -49,11 +49,11 @@ def cache_frozen_parts(
     def make(name: str, weights: dict[str, Tensor]) -> Rows:
         # another tower has other files
         part = Path(args.cache_tokens) / f"{name}-{dtype}-{_digest(weights)}"
-        images = samples * views if samples is not None and name == "image" else None
+        images = samples * views if samples is not None and name.startswith("image") else None
         caches.append(TokenCache(part, DTYPES[dtype], images))
         return caches[-1].rows
 
-    keep_results(model, make)
+    keep_results(model, make, args.freeze_image)
     return caches
 
 

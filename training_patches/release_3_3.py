@@ -20,6 +20,7 @@ import open_clip_train.scheduler as host_scheduler
 import open_clip_train.train as host_loop
 import timm.optim
 import torch
+from open_clip.tokenizer import HFTokenizer
 from open_clip_train.distributed import is_master, world_info_from_env
 from torch.nn.parallel import DistributedDataParallel
 
@@ -159,15 +160,19 @@ class Patches:
         # None, not absent, for the baseline: otherwise a preset's eclip_cfg would apply
         method = self.session.method
         kwargs["eclip_cfg"] = None if method.is_plain else self.session.config.to_dict()
+        if self.session.args.image_head != "keep":
+            kwargs["image_head"] = self.session.args.image_head
         self.session.args.save_most_recent = self.most_recent
         with one_sentence(args[0], args[1]):
             built = self.originals["create_model_and_transforms"](*args, **kwargs)
         self.built = built[0]
         require_finite(built[0].state_dict(), args[1] or args[0], self.buffers())
+        if "image_head" in kwargs and not self.session.args.resume:
+            log_image_head(built[0])
         if self.session.args.freeze_image:
-            freeze_image_tower(built[0].visual)
+            freeze_image_tower(built[0].visual, self.session.args.freeze_image)
         if self.session.args.freeze_text:
-            freeze_text_tower(built[0])
+            freeze_text_tower(built[0], self.session.args.freeze_text)
         self.add_low_rank(built[0])
         check_towers(self.session.args, built[0])
         if not method.is_plain:
@@ -203,7 +208,11 @@ class Patches:
     def get_data(
         self, args: argparse.Namespace, preprocess_fns: Any, epoch: int = 0, tokenizer: Any = None
     ) -> dict[str, Any]:
-        data = {}
+        data, run = {}, Path(args.logs, args.name)
+        # the name in its config may not be known where the run is evaluated and exported
+        if "local-dir:" in args.model and isinstance(tokenizer, HFTokenizer) and run.is_dir():
+            if is_master(args):
+                tokenizer.save_pretrained(run)
         for objective in self.session.method.objectives:
             objective.use_tokenizer(tokenizer)
         if args.train_data or args.dataset_type == "synthetic":
@@ -337,6 +346,17 @@ class Patches:
         atomic_save(self.originals["save"], obj, path, *args, **kwargs)
         if is_checkpoint and progress_in_name(Path(path)) == (obj["epoch"], 0):
             self.session.saver.epoch_saved(obj["epoch"])
+
+
+def log_image_head(model: Any) -> None:
+    """Say which weights of --image-head the start has not brought."""
+    if model.fresh_weights is None:
+        logger.info("eclip: --image-head: the image tower has an attention pool, which is kept")
+    elif model.fresh_weights:
+        logger.info(
+            "eclip: --image-head: the pool begins as the average over positions; fresh weights: %s",
+            ", ".join(f"visual.{name}" for name in model.fresh_weights),
+        )
 
 
 def will_evaluate(args: argparse.Namespace, data: Mapping[str, Any], completed: int) -> bool:

@@ -70,6 +70,9 @@ NAMES = (
 # settings whose change on resume is an error: the optimiser state does not fit
 OPTIMISED = (
     "opt",
+    "image_head",
+    "freeze_image",
+    "freeze_text",
     "lock_image",
     "lock_image_unlocked_groups",
     "lock_text",
@@ -242,14 +245,14 @@ def _check_weights(
         raise UserError(
             f"checkpoint {path} is of another model: {wrong[0]} is "
             f"{'missing' if wrong[0] in expected else 'not part of this run'}; give the "
-            "same --model, --lora-* and --force-* flags."
+            "same --model, --image-head, --lora-* and --force-* flags."
         )
     for key, value in state.items():
         if key in expected and expected[key].shape != value.shape:
             raise UserError(
                 f"checkpoint {path} is of another model: {key} is "
                 f"{tuple(value.shape)} in it and {tuple(expected[key].shape)} in this run; "
-                "give the same --model and --force-* flags."
+                "give the same --model, --image-head, --lora-* and --force-* flags."
             )
 
 

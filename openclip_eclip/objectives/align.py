@@ -94,13 +94,7 @@ class Align(Objective):
     def check_model(self, model: HostModel) -> None:
         if not self.config.active:
             return
-        visual, normed = model.visual, list[bool]()
-        if not any(parameter.requires_grad for parameter in visual.parameters()):
-            raise UserError(
-                "--lock-image with --method align: all of the image tower is frozen, so it cannot"
-                " learn where to attend; take --freeze-image all, which trains its pool and"
-                " projection, or unlock groups with --lock-image-unlocked-groups."
-            )
+        visual, normed, trained = model.visual, list[bool](), list[bool]()
 
         # `normed` records a call of batch norm behind the map, where single positions go through
         hooks = [
@@ -109,24 +103,28 @@ class Align(Objective):
             if isinstance(module, _BatchNorm)
         ]
 
+        @torch.enable_grad()
         def encode(image: Tensor) -> Tokens:
             features, tokens = encode_tokens(visual, image)
             normed.clear()
-            unit = F.normalize(features, dim=-1)
-            log_attention(visual, tokens, lambda: unit, self.config)
+            unit = F.normalize(features, dim=-1).detach()
+            attention = [log_attention(visual, tokens, lambda: unit, self.config)]
             if self.needs_windows:
-                log_text_attention(
-                    visual,
-                    tokens,
-                    unit,
-                    torch.zeros(1, dtype=torch.int64, device=image.device),
-                    self.config.temperature,
-                )
+                first = torch.zeros(1, dtype=torch.int64, device=image.device)
+                temperature = self.config.temperature
+                attention += [log_text_attention(visual, tokens, unit, first, temperature)]
+            trained.extend(each.requires_grad for each in attention)
             return tokens
 
         tokens = on_empty_image(visual, encode)
         for hook in hooks:
             hook.remove()
+        if not any(trained):
+            raise UserError(
+                "--lock-image with --method align: nothing by which the image tower attends is"
+                " trained, so it cannot learn where to attend; take --freeze-image all, which"
+                " trains its pool and projection, or unlock more with --lock-image-unlocked-groups."
+            )
         name = type(getattr(visual, "trunk", visual)).__name__
         if normed:
             raise UserError(

@@ -69,8 +69,11 @@ def pool_attention(visual: nn.Module, tokens: Tokens) -> Tensor | None:
                 flat = torch.cat([tokens.prefix, flat], dim=1)
             scores = _latent(pool, flat)
         else:
-            is_rotary = isinstance(pool, RotAttentionPool2d)
-            scores = _timm_2d(cast(MapPool, pool), tokens.grid, is_rotary)
+            is_rotary, grid = isinstance(pool, RotAttentionPool2d), tokens.grid
+            if pool is getattr(visual.head, "pool", None):
+                # what timm's own head leaves of the map: ConvNeXt has a norm there
+                grid = trunk.forward_head(grid.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+            scores = _timm_2d(cast(MapPool, pool), grid, is_rotary)
     # (B, heads, Q, L) -> (B, L): the sum over heads and queries; the positions are the last tokens
     sides = tokens.grid.shape[1:3]
     log = scores.log_softmax(dim=-1).flatten(1, 2).logsumexp(dim=1)[:, -sides.numel() :]

@@ -10,16 +10,13 @@ import pytest
 import torch
 from conftest import TINY
 from open_clip.hf_model import HFTextEncoder
-from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg, _build_vision_tower
+from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg, CustomTextCLIP, _build_vision_tower
 from torch import Tensor, nn
+from transformers import AutoConfig
 
 from openclip_eclip.config import UserError
-from openclip_eclip.towers.frozen import (
-    FrozenText,
-    freeze_image_tower,
-    freeze_text_tower,
-    keep_results,
-)
+from openclip_eclip.towers.frozen import FrozenText, freeze_image_tower, freeze_text_tower
+from openclip_eclip.towers.kept import keep_results
 from openclip_eclip.towers.pool_attention import pool_attention
 from openclip_eclip.towers.positions import encode_tokens
 
@@ -116,14 +113,22 @@ def test_frozen_parts_stay_in_evaluation_mode() -> None:
     assert torch.equal(norms[0].running_mean, before)
 
 
-@pytest.mark.parametrize("name", TOWERS)
-def test_kept_results_give_the_same_features_tokens_and_gradients(name: str) -> None:
+PARTS = [(name, "all") for name in TOWERS] + [
+    (name, f"blocks:{count}")
+    for name, counts in {"vit": (0, 1, 2), "vit-pool": (1,), "timm-pool": (5, 12)}.items()
+    for count in counts
+]
+PARTS += [("modified-resnet", f"blocks:{count}") for count in (0, 3, 4)]
+
+
+@pytest.mark.parametrize(("name", "part"), PARTS)
+def test_kept_results_give_the_same_features_tokens_and_gradients(name: str, part: str) -> None:
     config, _ = TOWERS[name]
     plain, kept, store = tower(config), tower(config), Kept()
     for visual in (plain, kept):
-        freeze_image_tower(visual)
+        freeze_image_tower(visual, part)
         visual.train()
-    keep_results(model_of(kept), store.make)
+    keep_results(model_of(kept), store.make, part)
     side = config["image_size"]
     torch.manual_seed(1)
     images = torch.rand(3, 3, side, side)
@@ -141,7 +146,134 @@ def test_kept_results_give_the_same_features_tokens_and_gradients(name: str) -> 
             outputs.append([features, visual(images), tokens.grid, *trained])
         for expected, found in zip(*outputs, strict=True):
             torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
-    assert store.computed == {"image": 3}
+    assert store.computed == {"image" if part == "all" else f"image_{part.replace(':', '')}": 3}
+
+
+def test_kept_weights_of_some_blocks_are_theirs_alone() -> None:
+    visual, store = tower(TOWERS["modified-resnet"][0]), Kept()
+    freeze_image_tower(visual, "blocks:2")
+    keep_results(model_of(visual), store.make, "blocks:2")
+    (names,) = store.weights.values()
+    first = ("conv", "bn", "layer1.", "layer2.")
+    assert set(names) == {name for name in visual.state_dict() if name.startswith(first)}
+    assert "layer2.0.bn1.running_mean" in names
+
+
+def test_tokens_before_a_block_of_another_tower_are_an_error() -> None:
+    visual = tower(TOWERS["timm-cnn"][0])
+    freeze_image_tower(visual, "blocks:1")
+    with pytest.raises(UserError, match="blocks:1: what ResNet computes.*take --freeze-image all"):
+        keep_results(model_of(visual), Kept().make, "blocks:1")
+
+
+BLOCKS: dict[str, tuple[str, str, set[str], int]] = {  # tower, part, what is frozen, its blocks
+    "vit": (
+        "vit",
+        "blocks:1",
+        {"conv1.*", "class_embedding", "positional_embedding", "ln_pre.*"}
+        | {"transformer.resblocks.0.*"},
+        2,
+    ),
+    "embedding": ("timm-pool", "blocks:0", {"trunk.cls_token", "trunk.pos_embed"}, 12),
+    "timm-vit": (
+        "timm-pool",
+        "blocks:2",
+        {"trunk.cls_token", "trunk.pos_embed", "trunk.blocks.0.*", "trunk.blocks.1.*"},
+        12,
+    ),
+    "timm-cnn": (
+        "timm-cnn",
+        "blocks:3",
+        {"trunk.conv1.*", "trunk.bn1.*"} | {f"trunk.layer{i}.*" for i in (1, 2, 3)},
+        4,
+    ),
+    "modified-resnet": (
+        "modified-resnet",
+        "blocks:1",
+        {f"{layer}{i}.*" for layer in ("conv", "bn") for i in (1, 2, 3)} | {"layer1.*"},
+        4,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_the_embedding_and_the_first_blocks_are_frozen(name: str) -> None:
+    config, part, frozen, count = BLOCKS[name]
+    visual = tower(TOWERS[config][0])
+    freeze_image_tower(visual, part)
+    frozen = frozen | ({"trunk.patch_embed.*"} if config == "timm-pool" else set())
+    for parameter, value in visual.named_parameters():
+        assert value.requires_grad != matches(parameter, frozen), parameter
+    with pytest.raises(UserError, match=rf"has {count} blocks; expected 0 .* to {count}, or all"):
+        freeze_image_tower(visual, f"blocks:{count + 1}")
+
+
+def test_of_partly_frozen_towers_trained_blocks_alone_drop() -> None:
+    """Drop path of trained blocks, batch statistics of trained stages; not those of frozen ones."""
+    cnn = tower(TOWERS["timm-cnn"][0])
+    freeze_image_tower(cnn, "blocks:2")
+    cnn.train()
+    assert not cnn.trunk.layer2[0].bn1.training and cnn.trunk.layer3[0].bn1.training
+    vit = tower({**TOWERS["timm-pool"][0], "timm_drop_path": 0.5, "patch_dropout": 0.5})
+    freeze_image_tower(vit, "blocks:4")
+    vit.train()
+    assert not vit.trunk.blocks[3].drop_path1.training and vit.trunk.blocks[4].drop_path1.training
+    assert not vit.trunk.patch_drop.training
+
+
+def test_dropout_before_a_trained_projection_drops() -> None:
+    visual = tower({**TOWERS["timm-linear"][0], "timm_drop": 0.5})
+    freeze_image_tower(visual)
+    visual.train()
+    assert visual.head.drop.training
+
+
+def test_the_first_blocks_of_a_text_tower_are_frozen() -> None:
+    text_cfg = {**TINY["text_cfg"], "layers": 3}
+    parts = {"token_embedding.*", "positional_embedding", "transformer.resblocks.0.*"}
+    own = CLIP(32, CLIPVisionCfg(**TINY["vision_cfg"]), CLIPTextCfg(**text_cfg))
+    custom = CustomTextCLIP(32, CLIPVisionCfg(**TINY["vision_cfg"]), CLIPTextCfg(**text_cfg))
+    for model, prefix in ((own, ""), (custom, "text.")):
+        freeze_text_tower(model, "blocks:1")
+        for name, value in model.named_parameters():
+            frozen = name.startswith(prefix) and matches(name.removeprefix(prefix), parts)
+            assert value.requires_grad != frozen, name
+        with pytest.raises(UserError, match="--freeze-text blocks:4: the text tower .* has 3 bloc"):
+            freeze_text_tower(model, "blocks:4")
+
+
+@pytest.mark.parametrize(("kind", "checkpoints"), [("bert", False), ("roberta", True)])
+def test_the_first_blocks_of_a_tower_of_hugging_face_are_frozen(
+    kind: str, checkpoints: bool
+) -> None:
+    """Dropout is that of trained blocks, which learn with recomputed activations too."""
+    sizes = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2}
+    config = AutoConfig.for_model(kind, vocab_size=50, intermediate_size=16, **sizes)
+    torch.manual_seed(0)
+    model: Any = nn.Module()
+    model.visual = tower(VIT)
+    model.text = HFTextEncoder("", 8, config, "mean_pooler", "linear", pretrained=False)
+    freeze_text_tower(model, "blocks:2")
+    if checkpoints:
+        model.text.set_grad_checkpointing()
+    model.train()
+    layers = model.text.transformer.encoder.layer
+    assert not layers[1].output.dropout.training and layers[2].output.dropout.training
+    assert not model.text.transformer.embeddings.dropout.training
+    model.text(torch.randint(2, 50, (2, 6))).sum().backward()
+    learnt = {name for name, value in model.text.named_parameters() if value.grad is not None}
+    frozen = (
+        "transformer.embeddings.",
+        "transformer.encoder.layer.0.",
+        "transformer.encoder.layer.1.",
+    )
+    pooler = "transformer.pooler."  # not asked for the mean
+    expected = {
+        name for name, _ in model.text.named_parameters() if not name.startswith((*frozen, pooler))
+    }
+    assert learnt == expected
+    with pytest.raises(UserError, match="the text tower .*Model has 3 blocks"):
+        freeze_text_tower(model, "blocks:4")
 
 
 def test_kept_weights_are_those_of_the_frozen_part() -> None:

@@ -74,6 +74,18 @@ POOLS = {  # vision_cfg, grid, tokens before it, queries that the tower uses
         1,
         slice(0, 1),
     ),
+    "timm-norm-before": (
+        {
+            **TIMM,
+            "timm_model_name": "convnext_atto",
+            "timm_pool": "abs_attn",
+            "timm_proj": "",
+            "image_size": 96,
+        },
+        (3, 3),
+        1,
+        slice(0, 1),
+    ),
     "timm-rotary": (
         {
             **TIMM,
@@ -254,3 +266,28 @@ def test_batch_norm_behind_the_map_is_an_error() -> None:
     with pytest.raises(UserError, match="ResNet has batch norm behind its map"):
         Align().check_model(OneModel(tower))
     assert not any(module._forward_hooks for module in tower.modules())
+
+
+LOCKS = {  # tower, its groups that --lock-image leaves unlocked, --align-windows, can it learn
+    "all of a pool": ("vit-pool", 0, False, False),
+    "values of a pool alone": ("vit-pool", 1, False, False),
+    "similarity behind that pool": ("vit-pool", 1, True, True),
+    "block before a pool": ("vit-pool", 2, False, True),
+    "pool of timm": ("timm-absolute", 0, False, True),
+    "similarity without a pool": ("vit-class", 1, False, True),
+    "all without a pool": ("vit-class", 0, False, False),
+}
+
+
+@pytest.mark.parametrize("name", LOCKS)
+def test_a_locked_tower_aligns_where_something_that_attends_is_trained(name: str) -> None:
+    tower, unlocked, windows, can_learn = LOCKS[name]
+    visual, _ = build((POOLS | TOWERS)[tower][0])
+    visual.lock(unlocked_groups=unlocked)
+    model = OneModel(visual)
+    align = Align(AlignConfig(weight=1.0, windows=windows))
+    if can_learn:
+        align.check_model(model)
+    else:
+        with pytest.raises(UserError, match="nothing by which the image tower attends is trained"):
+            align.check_model(model)

@@ -40,6 +40,13 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Launcher:
         (*data, "--name", "views again", *rounded, "--workers", 1),
         timeout=300,
     )
+    blocks = (*once, *WHOLE, "--freeze-image", "blocks:1", "--method", "align")
+    launcher.train(
+        (*blocks, "--name", "blocks computed"),
+        (*blocks, "--name", "blocks kept", *exact),
+        (*blocks, "--name", "blocks again", *exact, "--accum-freq", 2, "--grad-checkpointing"),
+        timeout=300,
+    )
     two = (*once, *WHOLE, "--batch-size", 2)
     launcher.train(
         (*two, "--name", "two computed"),
@@ -57,7 +64,12 @@ def counts(launcher: Launcher, name: str) -> list[tuple[str, int, int]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("computed", "kept"), [("computed", ("kept", "again")), ("two computed", ("two kept",))]
+    ("computed", "kept"),
+    [
+        ("computed", ("kept", "again")),
+        ("two computed", ("two kept",)),
+        ("blocks computed", ("blocks kept",)),
+    ],
 )
 def test_training_from_kept_results_equals_training_without_them(
     runs: Launcher, computed: str, kept: tuple[str, ...]
@@ -73,6 +85,23 @@ def test_a_result_is_computed_once_for_all_epochs_and_runs(runs: Launcher) -> No
     first = {kind: (computed, known) for kind, computed, known in counts(runs, "kept")}
     assert first["image"] == (12, 0)
     assert counts(runs, "again")[0] == ("image", 0, 12)
+
+
+@pytest.mark.slow
+def test_tokens_before_a_block_are_kept_apart_from_those_behind_the_last(runs: Launcher) -> None:
+    first = {kind: (computed, known) for kind, computed, known in counts(runs, "blocks kept")}
+    assert first["image_blocks1"] == (12, 0)
+    # each batch is encoded twice for accumulated gradients
+    kind, computed, known = counts(runs, "blocks again")[0]
+    assert (kind, computed) == ("image_blocks1", 0) and known > 12
+
+
+@pytest.mark.slow
+def test_the_rest_of_a_partly_frozen_tower_learns(runs: Launcher) -> None:
+    before, after = (runs.weights(name, 1) for name in ("computed", "blocks computed"))
+    block = "visual.transformer.resblocks.{}.mlp.c_fc.weight".format
+    assert torch.equal(before[block(0)], after[block(0)])
+    assert not torch.equal(before[block(1)], after[block(1)])
 
 
 @pytest.mark.slow
@@ -132,6 +161,10 @@ def test_views_belong_to_the_image_and_kept_ones_are_not_read_again(
             "--cache-crops 0: expected",
         ),
         (["--freeze-image", "all", "--lock-image"], "two ways to freeze one tower"),
+        (
+            ["--freeze-image", "blocks:1", "--force-patch-dropout", "0.5"],
+            "--force-patch-dropout with --freeze-image blocks:1: frozen parts compute as in",
+        ),
         (
             [*CACHED, "--torchcompile"],
             "--cache-tokens with --torchcompile",

@@ -301,12 +301,13 @@ def _quiet_factory() -> Iterator[None]:
 def _run_tokenizer(folder: Path) -> Any:
     """The tokenizer of a run folder.
 
-    For `local-dir:` open_clip reads a Hugging Face tokenizer from the folder itself. A run holds
+    For `local-dir:` open_clip reads a Hugging Face tokenizer from the folder itself. A run may hold
     only its name, so its files are saved in a temporary folder first.
     """
     with TemporaryDirectory() as temporary:
         shutil.copy(folder / CONFIG, temporary)
-        save_tokenizer(json.loads((folder / CONFIG).read_text(encoding="utf-8")), Path(temporary))
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        save_tokenizer(config, Path(temporary), folder)
         return open_clip.get_tokenizer(f"local-dir:{temporary}")
 
 
