@@ -20,7 +20,6 @@ import open_clip_train.scheduler as host_scheduler
 import open_clip_train.train as host_loop
 import timm.optim
 import torch
-from open_clip.tokenizer import HFTokenizer
 from open_clip_train.distributed import is_master, world_info_from_env
 from torch.nn.parallel import DistributedDataParallel
 
@@ -50,17 +49,18 @@ from openclip_eclip.params import (
 )
 from openclip_eclip.recipes import fill_batch_size, with_recipe
 from openclip_eclip.token_cache import TokenCache, cache_frozen_parts
-from openclip_eclip.towers.frozen import FrozenText, freeze_image_tower, freeze_text_tower
+from openclip_eclip.towers.frozen import FrozenText
 
-from .before_training import before_first_step, check_names, check_optimiser, check_towers
+from .before_training import before_first_step, check_names, check_optimiser
 from .finite_loss import FiniteLoss
 from .layer_decay import assign_learning_rate, with_layer_decay
 from .resume import atomic_save
-from .run_folder import claim, lock
+from .run_folder import claim, keep_tokenizer, lock
 from .run_settings import check_resumed_params, load_to_resume, run_settings
 from .saving import TimeIsUp
 from .session import Session
 from .signals import Signals
+from .trained_parts import choose_trained_parts
 from .val_data import val_source
 from .validation import Validation
 
@@ -167,14 +167,7 @@ class Patches:
             built = self.originals["create_model_and_transforms"](*args, **kwargs)
         self.built = built[0]
         require_finite(built[0].state_dict(), args[1] or args[0], self.buffers())
-        if "image_head" in kwargs and not self.session.args.resume:
-            log_image_head(built[0])
-        if self.session.args.freeze_image:
-            freeze_image_tower(built[0].visual, self.session.args.freeze_image)
-        if self.session.args.freeze_text:
-            freeze_text_tower(built[0], self.session.args.freeze_text)
-        self.add_low_rank(built[0])
-        check_towers(self.session.args, built[0])
+        choose_trained_parts(built[0], self.session.args)
         if not method.is_plain:
             for objective in method.objectives:
                 objective.check_model(built[0])
@@ -190,13 +183,6 @@ class Patches:
                 self.lock = lock(run)
         return built
 
-    def add_low_rank(self, model: torch.nn.Module) -> None:
-        args = self.session.args
-        if args.lora_image or args.lora_text:
-            from openclip_eclip.towers.low_rank import add_low_rank  # needs the extra
-
-            add_low_rank(model, args.lora_image, args.lora_text)
-
     def adamw(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
         optimizer = self.originals["optim"].AdamW(*args, **kwargs)
         return with_layer_decay(optimizer, self.session.args, self.built)
@@ -208,11 +194,8 @@ class Patches:
     def get_data(
         self, args: argparse.Namespace, preprocess_fns: Any, epoch: int = 0, tokenizer: Any = None
     ) -> dict[str, Any]:
-        data, run = {}, Path(args.logs, args.name)
-        # the name in its config may not be known where the run is evaluated and exported
-        if "local-dir:" in args.model and isinstance(tokenizer, HFTokenizer) and run.is_dir():
-            if is_master(args):
-                tokenizer.save_pretrained(run)
+        data = {}
+        keep_tokenizer(args, tokenizer)
         for objective in self.session.method.objectives:
             objective.use_tokenizer(tokenizer)
         if args.train_data or args.dataset_type == "synthetic":
@@ -346,17 +329,6 @@ class Patches:
         atomic_save(self.originals["save"], obj, path, *args, **kwargs)
         if is_checkpoint and progress_in_name(Path(path)) == (obj["epoch"], 0):
             self.session.saver.epoch_saved(obj["epoch"])
-
-
-def log_image_head(model: Any) -> None:
-    """Say which weights of --image-head the start has not brought."""
-    if model.fresh_weights is None:
-        logger.info("eclip: --image-head: the image tower has an attention pool, which is kept")
-    elif model.fresh_weights:
-        logger.info(
-            "eclip: --image-head: the pool begins as the average over positions; fresh weights: %s",
-            ", ".join(f"visual.{name}" for name in model.fresh_weights),
-        )
 
 
 def will_evaluate(args: argparse.Namespace, data: Mapping[str, Any], completed: int) -> bool:

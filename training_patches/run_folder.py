@@ -10,9 +10,11 @@ import os
 import socket
 from datetime import datetime
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import torch.distributed as dist
+from open_clip.tokenizer import HFTokenizer
+from open_clip_train.distributed import is_master
 
 from openclip_eclip.config import Stopped, UserError
 
@@ -28,6 +30,17 @@ LOG, LOCK = "out.log", ".lock"
 TRAINED = ("Start epoch", "Eval Epoch", "Train Epoch")
 HELD = (errno.EACCES, errno.EAGAIN)
 BROKEN = ("gloo", "by peer", "NCCL")  # in the error of a rank after another one has ended
+
+
+def keep_tokenizer(args: argparse.Namespace, tokenizer: Any) -> None:
+    """Save a Hugging Face tokenizer of a local folder into the run folder.
+
+    The name in its config may not be known where the run is evaluated and exported.
+    """
+    run = Path(args.logs, args.name)
+    is_local = "local-dir:" in args.model and isinstance(tokenizer, HFTokenizer)
+    if is_local and run.is_dir() and is_master(args):
+        tokenizer.save_pretrained(run)
 
 
 def claim(args: argparse.Namespace) -> IO[str] | None:
