@@ -48,7 +48,7 @@ def cache_frozen_parts(
 
     def make(name: str, weights: dict[str, Tensor]) -> Rows:
         # another tower has other files
-        part = Path(args.cache_tokens) / f"{name}-{dtype}-{_digest(weights)}"
+        part = Path(args.cache_tokens) / f"{name}-{dtype}-{_digest(weights, args.precision)}"
         images = samples * views if samples is not None and name.startswith("image") else None
         caches.append(TokenCache(part, DTYPES[dtype], images))
         return caches[-1].rows
@@ -57,8 +57,9 @@ def cache_frozen_parts(
     return caches
 
 
-def _digest(weights: dict[str, Tensor]) -> str:
-    digest = hashlib.blake2b(torch.__version__.encode(), digest_size=8)
+def _digest(weights: dict[str, Tensor], precision: str) -> str:
+    # amp rounds within the tower, so its results are others for the same input
+    digest = hashlib.blake2b(f"{torch.__version__} {precision}".encode(), digest_size=8)
     for name, value in sorted(weights.items()):
         digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
         digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)

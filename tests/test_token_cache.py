@@ -72,11 +72,12 @@ def test_files_are_written_when_they_are_full(
 
 def test_other_weights_have_other_files(tmp_path: Path) -> None:
     layer = nn.Linear(2, 2)
-    before = token_cache._digest(layer.state_dict())
-    assert token_cache._digest(layer.state_dict()) == before
+    before = token_cache._digest(layer.state_dict(), "fp32")
+    assert token_cache._digest(layer.state_dict(), "fp32") == before
+    assert token_cache._digest(layer.state_dict(), "amp") != before
     with torch.no_grad():
         layer.bias[0] += 1
-    assert token_cache._digest(layer.state_dict()) != before
+    assert token_cache._digest(layer.state_dict(), "fp32") != before
 
 
 def test_results_that_do_not_fit_the_type_are_an_error(tmp_path: Path) -> None:

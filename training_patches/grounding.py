@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 from torch.utils.data import DataLoader
 
-from openclip_eclip.attention.methods import attention_maps, default_method
+from openclip_eclip.attention.methods import attention_maps, trained_method
 from openclip_eclip.config import DataError, UserError
 from openclip_eclip.data.enlarge import enlarge
 from openclip_eclip.data.images.options import read_options
@@ -70,7 +70,7 @@ class Grounding:
         self, args: argparse.Namespace, model: nn.Module, samples: Samples, windows: bool
     ) -> None:
         self.args, self.model, self.windows = args, model, windows
-        self.method = default_method(cast(HostModel, model))
+        self.method = trained_method(cast(HostModel, model))
         self.loader = DataLoader(
             cast(Any, samples),
             args.batch_size,
