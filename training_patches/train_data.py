@@ -194,8 +194,8 @@ def good_rows(
     tables: list[CsvTable] = []  # this rank's, once it is read
     columns = columns_of(args)
     columns = replace(columns, heatmap_named=columns.heatmap_named and heatmap_named)
-    if images:  # --val-data, whose texts are all negatives
-        columns = replace(columns, group=None)
+    if path == args.val_data:  # its classes are not asked for, and its texts are all negatives
+        columns = replace(columns, label=None, group=None)
 
     def read(locations: dict[str, np.ndarray] | None = None) -> dict[str, np.ndarray]:
         table = read_csv_table(path, columns, locations)
