@@ -75,7 +75,7 @@ def test_it_is_the_mean_nss_of_the_attention_in_the_crop(tmp_path: Path) -> None
     scores = []
     for i in range(5):
         with Image.open(tmp_path / f"{i}.png") as image:
-            maps = attend(model, transform(image)[None], tokenizer([f"finding {i}"]))
+            maps = attend(model, transform(image)[None], tokenizer([f"finding {i}"]), "similarity")
         crop = np.load(tmp_path / f"{i}.npy")[:, 16:48]  # 32 px, as the model's images are
         large = torch.nn.functional.interpolate(maps.double(), size=(32, 32), mode="bilinear")
         scores.append(nss(large[0, 0].numpy(), crop.astype(np.float64)))
@@ -110,7 +110,7 @@ def test_sentences_are_measured_on_their_own_maps(tmp_path: Path) -> None:
     scores = []
     for i in range(2):
         with Image.open(tmp_path / f"{i}.png") as image:
-            maps = attend(model, transform(image)[None], tokenizer(["left part"]))
+            maps = attend(model, transform(image)[None], tokenizer(["left part"]), "similarity")
         large = torch.nn.functional.interpolate(maps.double(), size=(32, 32), mode="bilinear")
         left = np.zeros((32, 32))
         left[:, :16] = 1
