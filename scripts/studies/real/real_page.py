@@ -48,7 +48,7 @@ def write_page(records: Sequence[dict[str, Any]], out: Path) -> None:
 HEAD = [
     "# Frozen towers on real images",
     "",
-    "`python scripts/studies/real/frozen.py SHARED --work WORK --out docs/results`. The image and"
+    "`python scripts/studies/real/real_study.py SHARED --work WORK --out docs/results`. The image and"
     " the text tower are frozen and trained already; an attention pool and two projections are"
     " trained. Five folds: three are trained on, one chooses learning rate and epoch, one is"
     " tested. R@5: mean of both directions, among all images of the fold, equal texts count as"

@@ -1,6 +1,6 @@
 """Study: what do annotations bring on a few hundred real images, with a frozen tower?
 
-    python scripts/studies/real/frozen.py SHARED --work WORK --out docs/results
+    python scripts/studies/real/real_study.py SHARED --work WORK --out docs/results
 
 SHARED holds the folders of ../grounding/README.md. In each of five folds, three parts are trained
 on, one chooses the learning rate and the epoch, one is tested. Records in WORK are not made again;
