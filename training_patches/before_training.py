@@ -159,5 +159,17 @@ def before_first_step(
     warnings = (
         schedule_warnings(args, data["train"].dataloader.num_batches, args.world_size) + warnings
     )
+    if is_master(args) and (note := optimiser_note(args)):
+        logger.info("eclip: %s", note)
     for warning in warnings if is_master(args) else ():
         logger.warning("eclip: %s", warning)
+
+
+def optimiser_note(args: argparse.Namespace) -> str | None:
+    """For a model of a folder: what AdamW works with, since open_clip takes it from the name."""
+    if ":" not in args.model or args.opt.lower() != "adamw":
+        return None
+    return (
+        f"AdamW with beta2 {args.beta2:g} and eps {args.eps:g}: where --beta1, --beta2 and --eps"
+        " are not given, open_clip chooses them by 'vit' in --model, the folder's name included"
+    )

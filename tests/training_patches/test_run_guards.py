@@ -24,6 +24,7 @@ from openclip_eclip.config import EClipConfig, Stopped, UserError
 from openclip_eclip.flag_checks import schedule_warnings
 from openclip_eclip.params import eclip_parser
 from training_patches import run_folder, run_settings
+from training_patches.before_training import optimiser_note
 from training_patches.finite_loss import FiniteLoss
 from training_patches.release_3_3 import Patches
 from training_patches.run_folder import lock
@@ -35,6 +36,15 @@ def parse(*argv: object) -> argparse.Namespace:
     return patches.parse_args(
         [str(flag) for flag in ("--model", "tiny", "--train-data", "train.csv", *argv)]
     )
+
+
+@pytest.mark.parametrize("name, beta2", [("start", "0.999"), ("vit-start", "0.98")])
+def test_adamw_depends_on_the_name_of_the_folder(name: str, beta2: str) -> None:
+    flags = ["--model", f"local-dir:{name}", "--train-data", "train.csv"]
+    note = optimiser_note(host.parse_args(flags))
+    assert note is not None and f"beta2 {beta2} and eps" in note
+    assert optimiser_note(host.parse_args(["--model", "ViT-B-16"])) is None
+    assert optimiser_note(host.parse_args([*flags, "--opt", "timm/lamb"])) is None
 
 
 def run(folder: Path, *flags: object, name: str = "run") -> Path:
