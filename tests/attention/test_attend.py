@@ -51,7 +51,7 @@ def test_maps_of_every_pair(name: str) -> None:
     assert maps.shape == (2, 3, 4, 4) and model.training
     with torch.no_grad():
         text = model.eval().encode_text(tokens, normalize=True)
-    expected = attention_maps("similarity", model, images, text[[1]], torch.tensor([1]))
+    expected = attention_maps("rollout", model, images, text[[1]], torch.tensor([1]))
     torch.testing.assert_close(maps[1, 1], expected[0])
     assert not torch.equal(maps, openclip_eclip.attend(model, images, tokens, "gradcam"))
 
