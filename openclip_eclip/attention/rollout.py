@@ -7,6 +7,8 @@ class token, the mean over positions, or the positions weighted by the learned p
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -23,7 +25,7 @@ from .blocks import answer, blocks_of, heads_of, joined
 def maps(model: HostModel, pixels: Tensor, text: Tensor, image: Tensor) -> Tensor:
     """(T, h, w), at least 0; see `attention_maps`. UserError: a tower that is no ViT."""
     visual, text = model.visual, text.clone()
-    attentions: list[Tensor] = []  # (T, heads, N, N) of each block
+    attentions: list[Tensor] = []  # (B, heads, N, N) of each block
 
     def open_up(attention: nn.Module, inputs: Any, output: Any) -> Any:
         heads = heads_of(attention, inputs[0])
@@ -35,24 +37,46 @@ def maps(model: HostModel, pixels: Tensor, text: Tensor, image: Tensor) -> Tenso
     ]
     try:
         with torch.enable_grad():
-            features, tokens = encode_tokens(visual, pixels[image].clone().requires_grad_())
-            score = (normalize(features.float(), dim=-1) * text).sum()
-            gradients = torch.autograd.grad(score, attentions)
+            features, tokens = encode_tokens(visual, pixels.clone().requires_grad_())
+            features = normalize(features.float(), dim=-1)
     finally:
         for handle in handles:
             handle.remove()
-    count = attentions[0].shape[-1]
-    flow = torch.eye(count, device=text.device).expand(len(text), -1, -1)
+    sides = tokens.grid.shape[1:3]
+    read = _read(visual, tokens, attentions[0].shape[-1]).detach()
+    found = text.new_zeros(len(text), *sides)
+    # an image is encoded once; each pass back has one text of each image, so that they do not mix
+    for pairs in _rounds(image):
+        with torch.enable_grad():
+            score = (features[image[pairs]] * text[pairs]).sum()
+        gradients = torch.autograd.grad(score, attentions, retain_graph=True)
+        flow = (read @ _flow(attentions, gradients))[:, 0, -sides.numel() :]
+        found[pairs] = flow[image[pairs]].unflatten(1, sides).to(found.dtype)
+    return found
+
+
+def _rounds(image: Tensor) -> list[Tensor]:
+    """Numbers of pairs by turns: the first of each image, the second of each, and so on."""
+    turn, seen = [], Counter[int]()
+    for one in image.tolist():
+        turn.append(seen[one])
+        seen[one] += 1
+    number = torch.tensor(turn, device=image.device)
+    return [(number == i).nonzero()[:, 0] for i in range(max(turn, default=-1) + 1)]
+
+
+def _flow(attentions: list[Tensor], gradients: Sequence[Tensor]) -> Tensor:
+    """(B, N, N): how much of each input token is in each token of the last block."""
+    first = attentions[0]
+    flow = torch.eye(first.shape[-1], device=first.device).expand(len(first), -1, -1)
     for attention, gradient in zip(attentions, gradients):
         step = (attention.detach() * gradient).float().relu().mean(dim=1)  # Eq. 5
         flow = flow + step @ flow  # Eq. 6
-    sides = tokens.grid.shape[1:3]
-    read = _read(visual, tokens, count)
-    return (read @ flow)[:, 0, -sides.numel() :].detach().unflatten(1, sides)
+    return flow
 
 
 def _read(visual: nn.Module, tokens: Tokens, count: int) -> Tensor:
-    """(T, 1, N): how much of each token of the last block is in the image feature."""
+    """(B, 1, N): how much of each token of the last block is in the image feature."""
     positions = tokens.grid.shape[1] * tokens.grid.shape[2]
     weight = torch.zeros(len(tokens.grid), 1, count, device=tokens.grid.device)
     pool = pool_attention(visual, tokens)

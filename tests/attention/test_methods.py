@@ -48,6 +48,10 @@ def test_every_tower_has_a_map_or_a_reason(name: str, method: str) -> None:
     # texts and images of a batch do not mix, and no hook is left behind
     alone = attention_maps(method, model, pixels[1:], text[3:], torch.tensor([0]))
     torch.testing.assert_close(maps[3:], alone, atol=1e-5, rtol=1e-4)
+    order = torch.tensor([2, 0, 3, 1])
+    with torch.no_grad():  # as evaluations call it
+        mixed = attention_maps(method, model, pixels, text[order], image_of_texts(2, 2)[order])
+    torch.testing.assert_close(mixed, maps[order], atol=1e-5, rtol=1e-4)
     for module in model.visual.modules():
         assert not module._forward_hooks
 
