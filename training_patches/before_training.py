@@ -75,6 +75,7 @@ def check_optimiser(args: argparse.Namespace) -> None:
 
 def check_towers(args: argparse.Namespace, model: torch.nn.Module) -> None:
     """UserError for flags of the towers that this model ignores, or that end in a traceback."""
+    _check_image_size(args.model, model.visual)
     is_timm = hasattr(model.visual, "trunk")
     if args.pretrained_image and not is_timm:
         raise UserError(
@@ -128,6 +129,19 @@ def _lock_text(args: argparse.Namespace, model: Lockable) -> None:
         unlocked_layers=args.lock_text_unlocked_layers,
         freeze_layer_norm=args.lock_text_freeze_layer_norm,
     )
+
+
+def _check_image_size(name: str, visual: Any) -> None:
+    """UserError for a timm tower of one size that is given images of another."""
+    patches = getattr(getattr(visual, "trunk", None), "patch_embed", None)
+    own = getattr(patches, "img_size", None) if getattr(patches, "strict_img_size", False) else None
+    if own is not None and tuple(own) != tuple(visual.image_size):
+        given, taken = (" x ".join(map(str, size)) for size in (visual.image_size, own))
+        raise UserError(
+            f"--model {name}: its images are {given} pixels (image_size of its config, or"
+            f" --force-image-size), and timm's {type(visual.trunk).__name__} takes {taken} alone;"
+            " give that size, or a timm model of another."
+        )
 
 
 def before_first_step(

@@ -18,13 +18,14 @@ import open_clip_train.main as host
 import pytest
 import torch
 from conftest import BASIC, Launcher, write_table
+from open_clip.model import CLIPTextCfg, CLIPVisionCfg, CustomTextCLIP
 
 from openclip_eclip import train
 from openclip_eclip.config import EClipConfig, Stopped, UserError
 from openclip_eclip.flag_checks import schedule_warnings
 from openclip_eclip.params import eclip_parser
 from training_patches import run_folder, run_settings
-from training_patches.before_training import optimiser_note
+from training_patches.before_training import _check_image_size, optimiser_note
 from training_patches.finite_loss import FiniteLoss
 from training_patches.release_3_3 import Patches
 from training_patches.run_folder import lock
@@ -45,6 +46,19 @@ def test_adamw_depends_on_the_name_of_the_folder(name: str, beta2: str) -> None:
     assert note is not None and f"beta2 {beta2} and eps" in note
     assert optimiser_note(host.parse_args(["--model", "ViT-B-16"])) is None
     assert optimiser_note(host.parse_args([*flags, "--opt", "timm/lamb"])) is None
+
+
+def test_timm_tower_of_another_size_is_named() -> None:
+    cfg = {"timm_model_name": "vit_tiny_patch16_224", "timm_model_pretrained": False}
+    text = {"context_length": 8, "vocab_size": 64, "width": 16, "heads": 2, "layers": 1}
+    for size in (64, 224):
+        vision = {**cfg, "image_size": size}
+        model = CustomTextCLIP(16, CLIPVisionCfg(**vision), CLIPTextCfg(**text))
+        if size == 224:
+            _check_image_size("tiny", model.visual)
+            continue
+        with pytest.raises(UserError, match="images are 64 x 64 pixels .* takes 224 x 224 alone"):
+            _check_image_size("tiny", model.visual)
 
 
 def run(folder: Path, *flags: object, name: str = "run") -> Path:
