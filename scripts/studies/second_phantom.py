@@ -40,11 +40,13 @@ METRICS = (*SCORES, "pointing")
 CHEST = "2000 images, 5 %"
 CHEST_PLACEBO = "600 images, 15 %"  # the only setting of the chest with the placebo
 Interval = dict[str, float]
+SAME = 0.03  # a difference within it changes nothing, as in `benchmark`
+YES, NO, OPEN = "yes", "no", "cannot tell"
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim on the difference of two methods: `above` 0, or else not certainly different."""
+    """A claim on the difference of two methods: `above` 0, or else within SAME of 0."""
 
     text: str
     metric: str
@@ -53,9 +55,14 @@ class Claim:
     above: bool
     chest: str  # setting of the chest
 
-    def holds(self, difference: Interval) -> bool:
+    def verdict(self, difference: Interval) -> str:
+        """YES, NO or OPEN: an interval that is too wide to tell."""
         low, high = difference["low"], difference["high"]
-        return low > 0 if self.above else low <= 0 <= high
+        if -SAME <= low and high <= SAME:
+            return NO if self.above else YES
+        if low > 0:
+            return YES if self.above else NO
+        return NO if high < 0 else OPEN
 
 
 CLAIMS = (
@@ -170,23 +177,25 @@ def page(record: Mapping[str, Any], align: Mapping[str, Any]) -> str:
         "| eclip-plus … | difference | chest | head | holds on both |",
         "|---" * 5 + "|",
     ]
-    kept, lost = [], []
+    texts: dict[str, list[str]] = {YES: [], NO: [], OPEN: []}
     for claim in CLAIMS:
         chest, is_paired = chest_difference(claim, align)
         head = differences[f"{claim.metric}: {claim.method} − {claim.base}"]
-        both = claim.holds(chest) and claim.holds(head)
-        (kept if both else lost).append(claim.text)
+        verdicts = {claim.verdict(chest), claim.verdict(head)}
+        both = next(one for one in (NO, OPEN, YES) if one in verdicts)
+        texts[both].append(claim.text)
         note = " (not paired)" * (not is_paired)
         other = f" ({claim.chest})" * (claim.chest != CHEST)
         lines.append(
             f"| {claim.text} | {claim.metric}: − {claim.base} | {change(chest)}{note}{other} |"
-            f" {change(head)} | {'yes' if both else 'no'} |"
+            f" {change(head)} | {both} |"
         )
     lines += [
         (
-            f"\nOn both: {'; '.join(kept) or 'none'}. Not on both: {'; '.join(lost) or 'none'}."
+            f"\nOn both: {'; '.join(texts[YES]) or 'none'}. Not on both:"
+            f" {'; '.join(texts[NO]) or 'none'}. Cannot tell: {'; '.join(texts[OPEN]) or 'none'}."
             " A claim of a gain holds where its interval is above 0; that of no change where the"
-            " interval contains 0, which few seeds make easy.\n"
+            f" interval lies within {SAME:g} of 0.\n"
         ),
         (
             f"The chest's numbers are those of [all settings](align.md) ({CHEST}, one H100);"
