@@ -58,11 +58,11 @@ class Claim:
     def verdict(self, difference: Interval) -> str:
         """YES, NO or OPEN: an interval that is too wide to tell."""
         low, high = difference["low"], difference["high"]
+        if self.above:
+            return YES if low > 0 else NO if high <= SAME else OPEN
         if -SAME <= low and high <= SAME:
-            return NO if self.above else YES
-        if low > 0:
-            return YES if self.above else NO
-        return NO if high < 0 else OPEN
+            return YES
+        return NO if low > 0 or high < 0 else OPEN
 
 
 CLAIMS = (

@@ -34,9 +34,9 @@ def test_intervals_are_those_of_scipy() -> None:
 def test_a_gain_needs_an_interval_above_0_and_no_change_a_narrow_one_around_it() -> None:
     gain, same = study.CLAIMS[0], study.CLAIMS[2]
     wide = [{"low": low, "high": low + 0.2} for low in (0.1, -0.1, -0.3)]
-    found = [*wide, {"low": -0.02, "high": 0.03}]
-    assert [gain.verdict(one) for one in found] == ["yes", "cannot tell", "no", "no"]
-    assert [same.verdict(one) for one in found] == ["no", "cannot tell", "no", "yes"]
+    found = [*wide, {"low": -0.02, "high": 0.03}, {"low": 0.01, "high": 0.02}]
+    assert [gain.verdict(one) for one in found] == ["yes", "cannot tell", "no", "no", "yes"]
+    assert [same.verdict(one) for one in found] == ["no", "cannot tell", "no", "yes", "yes"]
 
 
 def test_differences_of_the_chest_are_those_of_the_committed_page() -> None:
